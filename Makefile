@@ -1,0 +1,66 @@
+# Two commands matter: `make demo` and `make test`. Both do all their own set-up.
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+CORE := .venv-core
+BIN := $(CURDIR)/$(VENV)/bin
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
+PYTEST := -m pytest -q
+
+.PHONY: help setup demo test test-long test-unit test-core test-airflow lint format clean requirements
+
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+setup: $(VENV)/.ready  ## Create .venv with pinned, hashed requirements and the loadsheet command
+
+demo: setup  ## Flights end to end in a real Airflow on embedded servers (ARGS=--exit to stop at the end)
+	@$(BIN)/python -m demo $(ARGS)
+
+test: test-unit test-core test-airflow  ## Run every test (short forms), under 15 minutes on 2 cores
+
+test-unit: $(CORE)/.ready  ## Tests that need no services, in seconds, without Airflow
+	$(CORE)/bin/python $(PYTEST) tests/unit
+
+test-core: $(CORE)/.ready  ## The engine on real PostgreSQL and S3, without Airflow
+	$(CORE)/bin/python $(PYTEST) tests/core
+
+test-airflow: setup  ## Factory, operators and the real scheduler
+	$(BIN)/python $(PYTEST) tests/airflow
+
+test-long: setup $(CORE)/.ready  ## The same suites with their long forms (kill sweeps, late commits)
+	LOADSHEET_LONG=1 $(CORE)/bin/python $(PYTEST) tests/unit tests/core
+	LOADSHEET_LONG=1 $(BIN)/python $(PYTEST) tests/airflow
+
+lint: setup  ## Style, types, Airflow rules and the import law
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: setup  ## Put the code in the one style
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## Remove environments, caches and the demo's state
+	rm -rf $(VENV) $(CORE) .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+requirements:  ## Pin requirements/*.in again (needs uv)
+	cd requirements && $(COMPILE) dev.in -o dev.txt && $(COMPILE) airflow.in -c dev.txt -o ../requirements.txt \
+	  && $(COMPILE) core-test.in -c dev.txt -o core-test.txt
+
+$(VENV)/.ready: requirements/dev.txt pyproject.toml
+	$(call environment,$(VENV),requirements/dev.txt)
+
+$(CORE)/.ready: requirements/core-test.txt pyproject.toml
+	$(call environment,$(CORE),requirements/core-test.txt)
+
+define environment
+	@echo "setting up $(1) from $(2)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Loadsheet needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	@$(PYTHON) -m venv --clear $(1)
+	@$(1)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(2)
+	@$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-index --no-build-isolation -e .
+	@touch $@
+endef

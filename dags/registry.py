@@ -1,0 +1,110 @@
+"""Which pipeline files there are, which DAG ids they get, and what becomes of those that are broken."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from pathlib import Path
+from typing import Any
+
+import yaml
+from airflow.sdk import DAG
+
+from dags.factory import broken_dag, build_dag
+from loadsheet.errors import SpecError
+from loadsheet.names import slug
+from loadsheet.spec.load import find_specs, load_pipeline
+
+_DAG_ID = re.compile(r"[A-Za-z0-9_.-]{1,200}")
+_READABLE_BYTES = 1 << 20  # PyYAML takes seconds for a megabyte, and every parse of the DAG file would wait for it
+
+
+def pipeline_dags(root: Path, only: str | None = None) -> dict[str, DAG]:
+    """DAG id -> DAG for every pipeline file below `root`; just the DAG `only` when it is given.
+
+    Never raises for a file's sake: a file that cannot become a DAG becomes one that fails and says why.
+    """
+    specs = find_specs(root)
+    if only is not None:
+        likely = sorted((spec for spec in specs if _may_define(spec, only)), key=lambda s: s.parent.name != only)
+        for spec in likely:
+            dag_id, dag = _dag(spec, root)
+            if dag_id == only:
+                return {dag_id: dag}
+    # Also where `only` was not found: a stand-in's id depends on which ids the other files have taken.
+    dags = _all(specs, root)
+    return dags if only is None else {only: dags[only]} if only in dags else {}
+
+
+def _all(specs: list[Path], root: Path) -> dict[str, DAG]:
+    """A name claimed twice stays with the folder of that name, else with the first; the others get stand-ins."""
+    built = {spec: _dag(spec, root) for spec in specs}
+    owners: dict[str, Path] = {}
+    for spec in sorted(specs, key=lambda s: s.parent.name != built[s][0]):
+        owners.setdefault(built[spec][0], spec)
+    dags = {dag_id: built[spec][1] for dag_id, spec in owners.items()}
+    for spec in specs:
+        name = built[spec][0]
+        if owners[name] != spec:
+            taken = _relative(owners[name], root)
+            problem = f"the pipeline name {name!r} is taken by {taken}. Give one of the two files another `pipeline:`."
+            dag_id = _free_id(spec, dags)
+            dags[dag_id] = broken_dag(dag_id, _relative(spec, root), problem)
+    return dags
+
+
+def _dag(spec: Path, root: Path) -> tuple[str, DAG]:
+    """The file's DAG, or its stand-in, with its id."""
+    try:
+        pipeline = load_pipeline(spec)
+        return pipeline.name, build_dag(pipeline, root)
+    except SpecError as error:
+        problems = str(error)
+    except Exception:  # one pipeline's surprise must not take every other pipeline out of Airflow
+        problems = traceback.format_exc()
+    raw = _raw(spec)
+    name = raw.get("pipeline")
+    dag_id = name if isinstance(name, str) and _DAG_ID.fullmatch(name) else _folder_id(spec)
+    problems = problems.replace(f"{root}/", "")
+    return dag_id, _broken(dag_id, _relative(spec, root), problems, raw.get("schedule"))
+
+
+def _broken(dag_id: str, file: str, problems: str, schedule: Any) -> DAG:
+    # Only text: dag-factory would import and call whatever a mapping with `__type__` names.
+    if isinstance(schedule, str):
+        try:
+            return broken_dag(dag_id, file, problems, schedule)
+        except Exception:  # the schedule may be what is broken
+            pass
+    return broken_dag(dag_id, file, problems)
+
+
+def _may_define(spec: Path, dag_id: str) -> bool:
+    """Whether it is worth reading: the folder has the name, or the text holds it. `pipeline_dags` copes with a miss."""
+    return spec.parent.name == dag_id or dag_id.encode() in spec.read_bytes()
+
+
+def _raw(spec: Path) -> dict[str, Any]:
+    """What can be read of a broken file's top level."""
+    try:
+        text = spec.read_bytes()
+        found = yaml.safe_load(text) if len(text) <= _READABLE_BYTES else {}
+    except (yaml.YAMLError, OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _free_id(spec: Path, taken: dict[str, DAG]) -> str:
+    dag_id = _folder_id(spec)
+    while dag_id in taken:
+        dag_id += ".broken"
+    return dag_id
+
+
+def _folder_id(spec: Path) -> str:
+    folder = spec.parent.name
+    return folder if _DAG_ID.fullmatch(folder) else slug(folder)
+
+
+def _relative(spec: Path, root: Path) -> str:
+    return spec.relative_to(root).as_posix()

@@ -1,0 +1,48 @@
+"""`python -m demo.flights`: make the flights source, and let days pass in it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from demo.flights import a_day_passes
+from demo.flights import generate as generate_source
+
+app = typer.Typer(help="The flights source: generate it, then let days pass.", no_args_is_help=True)
+Dsn = Annotated[str, typer.Option(envvar="FLIGHTS_DSN", help="postgresql://user:password@host:port/database")]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same rows.")]
+
+
+@app.command()
+def generate(
+    dsn: Dsn,
+    scale: Annotated[str, typer.Option(help="demo, small, medium, big, or bookings.")] = "demo",
+    seed: Seed = 42,
+) -> None:
+    """Create schema `bookings` and fill it.
+
+    Example: python -m demo.flights generate --dsn postgresql://me:secret@127.0.0.1/flights --scale small
+    """
+    for table, rows in generate_source(dsn, scale, seed).items():
+        typer.echo(f"{table:16} {rows:>10,} rows")
+
+
+@app.command()
+def day(
+    dsn: Dsn,
+    seed: Seed = 42,
+    bookings: Annotated[int | None, typer.Option(help="New bookings; default: 1 for every 60.")] = None,
+    days: Annotated[int, typer.Option(help="How many days.")] = 1,
+) -> None:
+    """Let a day pass: bookings are made, flights leave and land, an airport is renamed.
+
+    Example: python -m demo.flights day --dsn postgresql://me:secret@127.0.0.1/flights --days 3
+    """
+    for _ in range(days):
+        for table, counts in a_day_passes(dsn, seed, bookings).items():
+            typer.echo(f"{table:16} {counts.inserted:>8,} inserted {counts.updated:>8,} updated")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,160 @@
+"""An embedded PostgreSQL server."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any, LiteralString, Self
+from urllib.parse import quote
+
+import psycopg
+from psycopg import sql
+
+from demo.servers import privileges
+from demo.servers.binaries import reachable_install
+from demo.servers.process import LOOPBACK, Managed, ServerFailed, Supervised, free_port
+
+_STOP = ((signal.SIGINT, 10.0), (signal.SIGQUIT, 5.0))  # PostgreSQL's fast, then immediate shutdown
+_SETTINGS = {
+    "listen_addresses": LOOPBACK,
+    "unix_socket_directories": "",
+    "shared_buffers": "128MB",
+    "max_connections": "200",
+    "max_prepared_transactions": "20",
+    "max_wal_size": "2GB",
+    "dynamic_shared_memory_type": "mmap",  # containers often have a tiny /dev/shm
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+}
+_FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+
+
+class PostgresServer(Managed):
+    """PostgreSQL on 127.0.0.1 with a random port and password; a context manager.
+
+    `data_dir` must not exist yet or be empty; where the server's user cannot reach it (root, who becomes nobody), or
+    when it is None, a folder under the system's temporary folder is used and removed at the end.
+    `durable=False` trades crash safety of the data for speed. `settings` adds or overrides server settings.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path | None = None,
+        *,
+        version: int = 16,
+        durable: bool = False,
+        settings: dict[str, str] | None = None,
+    ):
+        self.host, self.port = LOOPBACK, 0
+        self.user, self.password = "loadsheet", secrets.token_urlsafe(18)
+        self._wanted, self._version = data_dir, version
+        self._settings = _SETTINGS | ({} if durable else _FAST) | (settings or {})
+        self._drop_to = privileges.server_user()
+        self._scratch: Path | None = None
+        self._process: Supervised | None = None
+
+    def start(self) -> Self:
+        """Create the cluster and wait until it answers. Raises ServerFailed with the log's end."""
+        self._scratch = privileges.scratch("loadsheet-pg-")
+        try:
+            self._home = self._place()
+            self._bin = reachable_install(self._version, self._scratch) / "bin"
+            self._initialise()
+            self._serve()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def _place(self) -> Path:
+        """The folder that holds `data` and the log, owned by the server's user."""
+        assert self._scratch is not None
+        home = self._wanted or self._scratch / "cluster"
+        home.mkdir(parents=True, exist_ok=True)
+        if self._drop_to and not privileges.reachable(home):
+            home = self._scratch / "cluster"
+            home.mkdir()
+        privileges.own(home, self._drop_to)
+        return home
+
+    def _initialise(self) -> None:
+        password = self._home / "password"
+        password.touch(mode=0o600)
+        password.write_text(self.password)
+        privileges.own(password, self._drop_to)
+        command = [str(self._bin / "initdb"), "-D", str(self._home / "data"), "-U", self.user, f"--pwfile={password}"]
+        command += ["-A", "scram-sha-256", "-E", "UTF8", "--no-locale", "--no-sync"]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, cwd=self._home, env=_environment(), **self._identity()
+        )
+        password.unlink()
+        if done.returncode:
+            raise ServerFailed(f"initdb ended with exit code {done.returncode}:\n{done.stdout}{done.stderr}")
+
+    def _identity(self) -> dict[str, Any]:
+        return {"user": self._drop_to[0], "group": self._drop_to[1], "extra_groups": []} if self._drop_to else {}
+
+    def _serve(self, attempts: int = 5) -> None:
+        """Start on a free port; try another when somebody was faster."""
+        for attempt in range(1, attempts + 1):
+            self.port = free_port()
+            settings = [f"-c{name}={value}" for name, value in (self._settings | {"port": str(self.port)}).items()]
+            command = [str(self._bin / "postgres"), "-D", str(self._home / "data"), *settings]
+            log = self._home / f"postgres-{attempt}.log"
+            self._process = Supervised(
+                command, log, env=_environment(), cwd=self._home, user=self._drop_to, signals=_STOP
+            )
+            try:
+                self._process.wait_until(self._answers, "PostgreSQL")
+            except ServerFailed:
+                self._process.stop()
+                if attempt == attempts or "Address already in use" not in self._process.tail():
+                    raise
+            else:
+                return
+
+    def _answers(self) -> bool:
+        try:
+            psycopg.connect(self.dsn("postgres"), connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    @property
+    def log(self) -> Path:
+        """The server's log file."""
+        assert self._process is not None
+        return self._process.log
+
+    def dsn(self, database: str) -> str:
+        """A connection URI for `database`."""
+        return f"postgresql://{self.user}:{self.password}@{self.host}:{self.port}/{quote(database, safe='')}"
+
+    def create_database(self, name: str) -> str:
+        """Create an empty database and return its connection URI."""
+        self._administer("CREATE DATABASE {} TEMPLATE template0", name)
+        return self.dsn(name)
+
+    def drop_database(self, name: str) -> None:
+        """Drop the database, ending whatever still uses it."""
+        self._administer("DROP DATABASE IF EXISTS {} WITH (FORCE)", name)
+
+    def _administer(self, statement: LiteralString, name: str) -> None:
+        with psycopg.connect(self.dsn("postgres"), autocommit=True) as connection:
+            connection.execute(sql.SQL(statement).format(sql.Identifier(name)))
+
+    def stop(self) -> None:
+        """Stop the server and remove what was put under the temporary folder. A second call does nothing."""
+        if self._process:
+            self._process.stop()
+        if self._scratch:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+def _environment() -> dict[str, str]:
+    # PG* variables of the user's shell must not steer the embedded server.
+    return {k: v for k, v in os.environ.items() if not k.startswith("PG")} | {"LC_ALL": "C", "TZ": "UTC"}

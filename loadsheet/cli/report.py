@@ -1,0 +1,126 @@
+"""A run as it happens, and what came of it."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from loadsheet.cli.errors import describe, is_expected, report_bug
+from loadsheet.cli.live import Bars, Lines, Live, Silence
+from loadsheet.cli.output import console
+from loadsheet.outcome import Outcome
+from loadsheet.plan.steps import Step
+
+_STYLES = {"done": "green", "skipped": "yellow", "failed": "bold red", "upstream_failed": "red", "not run": "red"}
+
+
+@dataclass
+class Line:
+    """One step of the run: the status it ended with, why, and how long it took."""
+
+    step: Step
+    status: str = "not run"
+    message: str = ""
+    counts: dict[str, int] | None = None
+    started: float | None = None
+    seconds: float = 0.0
+
+    @property
+    def rows(self) -> int | None:
+        """Rows read or carried, else rows that a transform changed; None for a step without rows."""
+        counts = self.counts or {}
+        changes = [counts[name] for name in ("inserted", "updated", "deleted") if name in counts]
+        return counts.get("extracted", sum(changes) if changes else None)
+
+
+class Report:
+    """Gathers what the runner tells, from any thread, and passes it on to the screen."""
+
+    def __init__(self, steps: Sequence[Step], live: Live):
+        self.lines = {step.id: Line(step) for step in steps}
+        self.live = live
+        self.bugs: list[Exception] = []
+        self.began = time.monotonic()
+
+    def on_step(self, step: Step, status: str, result: Outcome | Exception | None) -> None:
+        """A step started, or ended with `status` and its outcome or error."""
+        line = self.lines[step.id]
+        if status == "started":
+            line.started = time.monotonic()
+            self.live.started(step)
+            return
+        line.status = status
+        line.seconds = time.monotonic() - line.started if line.started else 0.0
+        if isinstance(result, Outcome):
+            line.message, line.counts = result.message, result.counts
+        elif isinstance(result, Exception):
+            line.message = describe(result)
+            self.bugs += [] if is_expected(result) else [result]
+        else:
+            line.message = "an earlier step failed" if status == "upstream_failed" else ""
+        self.live.ended(step, status, line.message)
+
+    def on_progress(self, step: Step, rows: int, size: int) -> None:
+        """A step has moved so many rows and bytes so far."""
+        self.live.moved(step, rows, size)
+
+    @property
+    def failed(self) -> bool:
+        """Whether any step did not end well."""
+        return any(line.status not in ("done", "skipped") for line in self.lines.values())
+
+    @property
+    def has_bugs(self) -> bool:
+        """Whether a step failed in a way that nobody foresaw."""
+        return bool(self.bugs)
+
+    def explain_bugs(self) -> None:
+        """Print the traceback of each failure nobody foresaw."""
+        for bug in self.bugs:
+            report_bug(bug)
+
+    def documents(self) -> list[dict[str, Any]]:
+        """The steps for `--json`."""
+        return [
+            {
+                "id": line.step.id, "kind": line.step.kind, "name": line.step.name, "status": line.status,
+                "message": line.message, "counts": line.counts or {}, "seconds": round(line.seconds, 3),
+            }
+            for line in self.lines.values()
+        ]  # fmt: skip
+
+    def print_summary(self, pipeline: str, run_id: str) -> None:
+        """One line per step, and one for the run."""
+        out = console()
+        width = max(len(line.step.id) for line in self.lines.values())
+        for line in self.lines.values():
+            _print_line(out, line, width)
+        statuses = Counter(line.status for line in self.lines.values())
+        counts = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in statuses.items())
+        out.print(f"{pipeline}: {counts} in {time.monotonic() - self.began:.1f} s (run {run_id})", markup=False)
+
+
+def _print_line(out: Console, line: Line, width: int) -> None:
+    status = "loaded" if (line.step.kind, line.status) == ("load", "done") else line.status.replace("_", " ")
+    rows = "" if line.rows is None else f"{line.rows:,} rows"
+    head = Text(f"{status:<15}", style=_STYLES[line.status])
+    # What a server answers may have several lines; they stay below their step.
+    message = line.message.replace("\n", "\n" + " " * 17)
+    tail = Text(f"  {line.step.id:<{width}}  {rows:>16}  {line.seconds:>7.1f} s  {message}".rstrip())
+    out.print(head + tail, soft_wrap=True)
+
+
+@contextmanager
+def live_report(steps: Sequence[Step], quiet: bool) -> Iterator[Report]:
+    """A report that shows progress bars on a terminal, plain lines elsewhere, nothing when `quiet`."""
+    out = console()
+    live: Live = Silence() if quiet else Bars(out) if out.is_terminal else Lines(out)
+    with live:
+        yield Report(steps, live)

@@ -1,0 +1,118 @@
+"""A connection's fields from a URI, JSON or a mapping, by the rules of Airflow's own `Connection`.
+
+Raises InputError when the text is no connection. A message names where the text stands and never quotes from it:
+the wrong part of a URI is often a password with a character that was not encoded.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+from loadsheet.errors import InputError
+
+_FIELDS = ("conn_type", "host", "login", "password", "schema")
+_IGNORED = ("conn_id", "description", "team_name")
+
+
+def fields_from_uri(uri: str, where: str) -> dict[str, Any]:
+    """`conn_type://login:password@host:port/schema?key=value` (or `?__extra__=<json>`), parts percent-encoded.
+
+    The host may carry a protocol of its own: `http://https://host` is `conn_type` http and host `https://host`.
+    """
+    try:
+        parts, protocol = _split(uri)
+        return {
+            "conn_type": _conn_type(urlsplit(uri).scheme),
+            "host": f"{protocol}://{_host(parts)}" if protocol and _host(parts) else _host(parts),
+            "login": unquote(parts.username or ""),
+            "password": unquote(parts.password or ""),
+            "schema": unquote(parts.path[1:]),
+            "port": parts.port,
+            "extra": _extra_of_query(parts.query, where),
+        }
+    except ValueError:
+        raise InputError(
+            f"{where} is not a connection URI: expected conn_type://login:password@host:port/schema, "
+            "with special characters of the login and the password percent-encoded"
+        ) from None
+
+
+def fields_from_json(text: str, where: str) -> dict[str, Any]:
+    """A JSON object with the same keys as a mapping in connections.yml."""
+    return fields_from_mapping(_json_object(text, where), where)
+
+
+def fields_from_mapping(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`conn_type`, `host`, `port`, `login`, `password`, `schema` and `extra` (an object or its JSON text), or `uri`."""
+    if not isinstance(values, Mapping):
+        raise InputError(f"{where}: expected the connection's fields, such as `host: localhost`, or a URI")
+    values = {name: value for name, value in values.items() if value is not None and name not in _IGNORED}
+    if values.keys() == {"uri"}:
+        return fields_from_uri(str(values["uri"]), where)
+    unknown = sorted(str(name) for name in values.keys() - {*_FIELDS, "port", "extra", "extra_dejson"})
+    if unknown:
+        raise InputError(f"{where}: unknown field {unknown[0]!r}; known are {', '.join(_FIELDS)}, port and extra")
+    fields = {name: str(values.get(name, "")) for name in _FIELDS}
+    extra = values.get("extra") or values.get("extra_dejson")
+    return {
+        **fields,
+        "conn_type": _conn_type(fields["conn_type"]),
+        "port": _port(values.get("port"), where),
+        "extra": _extra(extra, where),
+    }
+
+
+def _split(uri: str) -> tuple[SplitResult, str]:
+    """The parts of `uri` without its conn_type, and the host's own protocol (empty when it has none)."""
+    schemes = uri.count("://")
+    if schemes not in (1, 2):
+        raise ValueError
+    has_protocol = schemes == 2
+    rest = uri.replace(f"{urlsplit(uri).scheme}://", "" if has_protocol else "//")
+    if has_protocol and set("@:") & set(rest.split("://", 1)[0]):
+        raise ValueError
+    parts = urlsplit(rest)
+    return parts, parts.scheme if has_protocol else ""
+
+
+def _host(parts: SplitResult) -> str:
+    host = unquote(parts.hostname or "")
+    if "/" not in host:
+        return host
+    # A path as host (a socket's folder): `hostname` is lower case, so take it from the text as it is.
+    return unquote(parts.netloc.rsplit("@", 1)[-1].split(":", 1)[0])
+
+
+def _conn_type(text: str) -> str:
+    return "postgres" if text == "postgresql" else text.replace("-", "_")
+
+
+def _port(value: Any, where: str) -> int | None:
+    try:
+        return int(value) if value else None
+    except (TypeError, ValueError):
+        raise InputError(f"{where}: port must be a whole number") from None
+
+
+def _extra_of_query(query: str, where: str) -> dict[str, Any]:
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    return _extra(options["__extra__"], where) if "__extra__" in options else dict(options)
+
+
+def _extra(value: Any, where: str) -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        return dict(value)
+    return _json_object(value, f"{where}: extra") if value else {}
+
+
+def _json_object(text: Any, where: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (TypeError, ValueError):
+        raise InputError(f"{where} is not valid JSON") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{where} must be a JSON object")
+    return found

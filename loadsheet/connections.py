@@ -1,0 +1,120 @@
+"""Connections by Airflow's ids and in Airflow's forms, found without Airflow.
+
+First `AIRFLOW_CONN_<ID>` (a URI or JSON), then `connections/connections.yml` with `${VAR}` filled in. Both look into
+the environment first and into the project's `.env` after it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import yaml
+from dotenv import dotenv_values
+
+from loadsheet.connection_text import fields_from_json, fields_from_mapping, fields_from_uri
+from loadsheet.errors import ConnectionMissing, InputError
+from loadsheet.variables import MissingVariable, fill
+
+try:
+    from yaml import CSafeLoader as _Loader
+except ImportError:  # a PyYAML built without libyaml
+    from yaml import SafeLoader as _Loader  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connection:
+    """A server and how to log in. The password and the extras, which may hold secrets, are in no `repr`."""
+
+    conn_id: str
+    conn_type: str = ""
+    host: str = ""
+    port: int | None = None
+    login: str = ""
+    password: str = field(default="", repr=False)
+    schema: str = ""
+    """For PostgreSQL: the database."""
+    extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+class Connections(Protocol):
+    """Whoever knows connections: the command line's project, or Airflow's hooks."""
+
+    def __call__(self, conn_id: str) -> Connection:
+        """The connection called `conn_id`. Raises ConnectionMissing."""
+
+
+def project_connections(project: Path, environ: Mapping[str, str] = os.environ) -> Connections:
+    """The connections of the project in the folder `project`. A connection is looked up when it is asked for, so a
+    variable that is missing is only missed by those who need it.
+
+    The result raises ConnectionMissing, naming the connection, the variable and where to set it, and InputError for
+    text that is no connection. Neither ever shows a value.
+    """
+    return _ProjectConnections(project, environ)
+
+
+class _ProjectConnections:
+    def __init__(self, project: Path, environ: Mapping[str, str]):
+        self.file = project / "connections" / "connections.yml"
+        self.dotenv = project / ".env"
+        self.environ = environ
+
+    def __call__(self, conn_id: str) -> Connection:
+        variable = f"AIRFLOW_CONN_{conn_id.upper()}"
+        if text := self.variables.get(variable, "").strip():
+            read = fields_from_json if text.startswith("{") else fields_from_uri
+            return Connection(conn_id=conn_id, **read(text, variable))
+        if conn_id in self.entries:
+            return Connection(conn_id=conn_id, **fields_from_mapping(self._filled(conn_id), f"{self.file}: {conn_id}"))
+        raise ConnectionMissing(
+            f"connection {conn_id!r} is not defined: set {variable} (a URI or JSON, as for Airflow), "
+            f"or add {conn_id!r} to {self.file}{_did_you_mean(conn_id, self.entries)}"
+        )
+
+    def _filled(self, conn_id: str) -> Any:
+        entry = self.entries[conn_id]
+        try:
+            return fill({"uri": entry} if isinstance(entry, str) else entry, self.variables)
+        except MissingVariable as missing:
+            raise ConnectionMissing(
+                f"connection {conn_id!r} has no {missing.key}: {missing}. "
+                f"Set {missing.variable} in the environment or in {self.dotenv} (asked for by {self.file})"
+            ) from None
+
+    @cached_property
+    def variables(self) -> Mapping[str, str]:
+        try:
+            from_file = dotenv_values(self.dotenv) if self.dotenv.is_file() else {}
+        except UnicodeDecodeError:
+            raise InputError(f"{self.dotenv} is not a text file in UTF-8") from None
+        return {**{name: value for name, value in from_file.items() if value is not None}, **self.environ}
+
+    @cached_property
+    def entries(self) -> Mapping[str, Any]:
+        return _read_yaml(self.file) if self.file.is_file() else {}
+
+
+def _read_yaml(file: Path) -> Mapping[str, Any]:
+    try:
+        content = yaml.load(file.read_bytes(), _Loader) or {}
+    except yaml.MarkedYAMLError as error:
+        # Not the error's own text: it quotes the line, which may hold a secret.
+        mark = error.problem_mark
+        place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        raise InputError(f"{file}{place}: not valid YAML: {error.problem}") from None
+    except yaml.YAMLError:
+        raise InputError(f"{file}: not valid YAML: it holds characters that YAML does not allow") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{file}: expected a mapping from connection ids to connections")
+    return content
+
+
+def _did_you_mean(conn_id: str, known: Mapping[str, Any]) -> str:
+    close = get_close_matches(conn_id, [str(name) for name in known], n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,66 @@
+"""Every failure a user can meet, in one tree. A message says what happened, where, and what to do.
+
+LoadsheetError
+├── InputError            the user's files or arguments are wrong: exit code 2, nothing was touched
+│   ├── SpecError         a pipeline file has problems; `.problems` holds them, each with file:line:col
+│   └── ConnectionMissing a connection id that nobody defines, or a `${VAR}` without a value
+└── WorkError             the work failed: exit code 1, the state is as before
+    ├── Superseded        a newer attempt owns this table; nothing was written (a retry re-extracts)
+    ├── HeldBack          open source transactions could still write into the asked interval (a retry may succeed)
+    ├── Corrupt           the lake's bytes are not what the manifest promised; nothing was committed
+    └── Refused           the data or the catalogs contradict the spec; a retry cannot mend it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from loadsheet.spec.problem import Problem
+
+
+class LoadsheetError(Exception):
+    """Base of all expected failures. `retryable` says whether the same call may succeed later."""
+
+    retryable = False
+
+
+class InputError(LoadsheetError):
+    """Wrong input from the user; shown without a traceback, exit code 2."""
+
+
+class SpecError(InputError):
+    """A pipeline file has problems. Fix every line shown and run `loadsheet check` again."""
+
+    def __init__(self, problems: Sequence[Problem]):
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class ConnectionMissing(InputError):
+    """Define the connection in `AIRFLOW_CONN_<ID>` or `connections/connections.yml`, or set the variable it names."""
+
+
+class WorkError(LoadsheetError):
+    """The work failed; shown without a traceback, exit code 1. The state is as before the step."""
+
+
+class Superseded(WorkError):
+    """A newer extraction owns the table. Re-run the extract step; its load then carries the newer fence."""
+
+    retryable = True
+
+
+class HeldBack(WorkError):
+    """Transactions still open on the source may write into the interval. Retry when the named session has ended."""
+
+    retryable = True
+
+
+class Corrupt(WorkError):
+    """The lake's objects differ from their manifest. Nothing was committed; re-run the extract step."""
+
+
+class Refused(WorkError):
+    """Data or catalogs contradict the spec. The message names table and column; retrying cannot help."""

@@ -1,0 +1,84 @@
+"""The manifest: what an attempt stored, written after everything else. No manifest, no load."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from loadsheet.errors import Corrupt
+from loadsheet.sql.types import Column
+
+VERSION = 1
+FILE_NAME = "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One stored object: a complete COPY file of `rows` rows, zstd-compressed."""
+
+    name: str
+    rows: int
+    bytes: int
+    sha256: str
+    """Of the stored bytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """One attempt to extract a table: enough to load it, check it and trace it. Cursors are the source's own text."""
+
+    load_id: str
+    pipeline: str
+    table: str
+    run_id: str
+    fence: int
+    action: str
+    format: str
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+    source_oid: int
+    cursor: str | None = None
+    cursor_type: str | None = None
+    lower: str | None = None
+    upper: str | None = None
+    moves_watermark: bool = False
+    read_at: str
+    """The source's clock when the rows were read."""
+    rows: int
+    parts: tuple[Part, ...]
+    content_sha256: str | None = None
+    """Of the uncompressed rows, where the whole table was read: equal content need not be loaded again."""
+    held_by: str = ""
+    seconds: float = 0.0
+    source: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)
+    version: int = VERSION
+
+    @property
+    def size(self) -> int:
+        """Stored bytes of all parts."""
+        return sum(part.bytes for part in self.parts)
+
+    def to_json(self) -> bytes:
+        """The manifest as it is stored."""
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False).encode()
+
+
+def read_manifest(stored: bytes, name: str) -> Manifest:
+    """The manifest in `stored`. Raises Corrupt when it is not one, or does not add up."""
+    try:
+        fields: dict[str, Any] = json.loads(stored)
+        manifest = Manifest(
+            **{
+                **fields,
+                "columns": tuple(Column(**column) for column in fields["columns"]),
+                "parts": tuple(Part(**part) for part in fields["parts"]),
+                "key": tuple(fields["key"]),
+            }
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise Corrupt(f"{name} is not a readable manifest; run the extract step again") from error
+    if manifest.version != VERSION or sum(part.rows for part in manifest.parts) != manifest.rows:
+        raise Corrupt(f"{name} does not add up; run the extract step again")
+    return manifest

@@ -1,0 +1,169 @@
+"""Plan -> dag-factory configuration, as plain YAML values. Knows dag-factory's format, imports neither it nor Airflow.
+
+What dag-factory 1.1 does with it, and why the shape is as it is: tasks are keyed by short names that must be unique
+across groups; a DAG key it does not know vanishes without a word (owner and retries therefore sit in `default_args`);
+`__type__` makes it call that class with the other keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from loadsheet.plan.dagdocs import dag_doc, step_doc
+from loadsheet.plan.steps import Kind, Step, build_plan
+from loadsheet.spec.models import Pipeline, Tasks
+
+OPERATORS: dict[Kind, str] = {
+    "create_bucket": "operators.bucket.CreateBucketOperator",
+    "extract": "operators.extract.PostgresToMinioOperator",
+    "load": "operators.load.MinioToPostgresOperator",
+    "transform": "operators.transform.SqlTransformOperator",
+}
+GROUPS: dict[Kind, str] = {
+    "extract": "Source tables to the lake, each in one snapshot",
+    "load": "Lake objects to staging tables, each in one transaction",
+    "transform": "Staging to marts, in the order in which the SQL files read each other",
+}
+NOTIFY_FAILURE = "operators.slack.notify_failure"
+
+
+def dag_config(pipeline: Pipeline, root: Path | None = None) -> dict[str, Any]:
+    """The dag-factory configuration of the pipeline's DAG; every value is a plain YAML type.
+
+    `root` is the DAG bundle's folder (default: the one that holds `pipelines/`); tasks name the spec relative to it
+    where they can. Raises SpecError as `build_plan` does.
+    """
+    steps = build_plan(pipeline)
+    spec = spec_path(pipeline.file, root)
+    return {
+        "description": pipeline.description or None,
+        "schedule": _schedule(pipeline),
+        "start_date": _start_date(pipeline.start_date),
+        "catchup": False,
+        "max_active_runs": 1,  # two runs of one pipeline would only fence each other out
+        "max_active_tasks": pipeline.tasks.max_active_tasks,
+        "tags": list(pipeline.tags),
+        "default_args": _default_args(pipeline),
+        "params": _params([table.name for table in pipeline.tables]),
+        "doc_md": dag_doc(pipeline, spec),
+        "task_groups": {kind: {"tooltip": tip} for kind, tip in GROUPS.items() if any(s.kind == kind for s in steps)},
+        "tasks": {_short(step.id): _task(step, pipeline, spec) for step in steps},
+    }
+
+
+def render(pipeline: Pipeline, root: Path | None = None) -> str:
+    """The YAML file that dag-factory's own `load_yaml_dags` turns into the same DAG.
+
+    dag-factory expands `$NAME` in a file before it parses it, so no dollar is written: `\\x24` stands for it.
+    """
+    text = yaml.dump({pipeline.name: dag_config(pipeline, root)}, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return text.replace("$", r"\x24")
+
+
+def spec_path(file: Path, root: Path | None = None) -> str:
+    """`file` relative to `root` (default: the folder that holds `pipelines/`), absolute when it lies elsewhere."""
+    file = file.resolve()
+    if root is None and len(file.parents) > 2 and file.parents[1].name == "pipelines":
+        root = file.parents[2]
+    inside = root is not None and file.is_relative_to(root.resolve())
+    return file.relative_to(root.resolve()).as_posix() if root and inside else str(file)
+
+
+def _task(step: Step, pipeline: Pipeline, spec: str) -> dict[str, Any]:
+    tasks = _behaviour(step, pipeline)
+    return {
+        "operator": OPERATORS[step.kind],
+        **({"task_group_name": step.kind} if step.kind in GROUPS else {}),
+        "dependencies": [_short(upstream) for upstream in step.upstream],
+        "spec": spec,
+        "name": step.name,
+        "task_display_name": step.name if step.kind in GROUPS else step.id,
+        "pool": tasks.pool,
+        "retries": tasks.retries,
+        "execution_timeout": _seconds(tasks.timeout),
+        # A transform asks the ledger whether an input was loaded, so skipped loads must not skip it.
+        "trigger_rule": "none_failed" if step.kind == "transform" else "all_success",
+        "doc_md": step_doc(step, pipeline),
+    }
+
+
+def _behaviour(step: Step, pipeline: Pipeline) -> Tasks:
+    if step.kind == "create_bucket":
+        return pipeline.tasks
+    return (pipeline.transform if step.kind == "transform" else pipeline.table)(step.name).tasks
+
+
+def _default_args(pipeline: Pipeline) -> dict[str, Any]:
+    args: dict[str, Any] = {
+        "owner": pipeline.owner,
+        "retries": pipeline.tasks.retries,
+        "retry_delay": _seconds(pipeline.tasks.retry_delay),
+    }
+    if pipeline.notify and "failure" in pipeline.notify.events:
+        args["on_failure_callback"] = {"callback": NOTIFY_FAILURE, "slack_conn_id": pipeline.notify.slack_conn_id}
+    return args
+
+
+def _schedule(pipeline: Pipeline) -> str | dict[str, str] | None:
+    by_interval = any(t.incremental and t.incremental.by == "data_interval" for t in pipeline.tables)
+    if not by_interval or pipeline.schedule in (None, "@once", "@continuous"):
+        return pipeline.schedule
+    # Airflow 3 gives a plain cron schedule a data interval of length zero: nothing would ever be read.
+    return {"__type__": "airflow.sdk.CronDataIntervalTimetable", "expression": pipeline.schedule, "timezone": "UTC"}
+
+
+def _start_date(text: str | None) -> str | None:
+    """In UTC and without offset, because dag-factory throws an offset away instead of converting it."""
+    if text is None:
+        return None
+    moment = datetime.fromisoformat(text)
+    return (moment.astimezone(UTC) if moment.tzinfo else moment).replace(tzinfo=None).isoformat()
+
+
+def _params(tables: Sequence[str]) -> dict[str, Any]:
+    """The trigger form. Its values reach `loadsheet.options.run_request`."""
+    moment = {"default": None, "type": ["string", "null"], "format": "date-time"}
+    return {
+        "full_refresh": _param("Read, load and build everything again", default=False, type="boolean"),
+        "tables": _param(
+            "Tables to move; none chosen moves all",
+            default=[],
+            type=["array", "null"],
+            items={"type": "string", "enum": list(tables)},
+            examples=list(tables),  # what makes the form offer them as choices
+        ),
+        "interval_start": _param("Read only rows whose cursor is at or after this", **moment),
+        "interval_end": _param("... and before this", **moment),
+    }
+
+
+def _param(description: str, **schema: Any) -> dict[str, Any]:
+    return {"__type__": "airflow.sdk.Param", "description": description, **schema}
+
+
+def _seconds(duration: timedelta) -> dict[str, Any]:
+    return {"__type__": "datetime.timedelta", "seconds": int(duration.total_seconds())}
+
+
+def _short(step_id: str) -> str:
+    return step_id.rpartition(".")[2]
+
+
+class _Dumper(yaml.SafeDumper):
+    """Lines as they are for SQL and docs; quotes around a `$`, so that `render` may write it as an escape."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: _Dumper, value: str) -> yaml.ScalarNode:
+    style = '"' if "$" in value else "|" if "\n" in value else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
+_Dumper.add_representer(str, _text)

@@ -1,0 +1,90 @@
+"""A checked document -> frozen models, defaults applied. The models' own defaults are the schema's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from loadsheet.spec.duration import duration
+from loadsheet.spec.inherit import as_list, inherit
+from loadsheet.spec.models import Incremental, Lake, Notify, Pipeline, Source, Table, Tasks, Transform, Warehouse
+from loadsheet.spec.sql_files import sql_folder
+
+
+def build_pipeline(data: Mapping[str, Any], file: Path, sql: Mapping[str, str]) -> Pipeline:
+    """The pipeline that `data` (valid by schema and rules) describes; `sql` holds each transform's text."""
+    name = data.get("pipeline") or file.resolve().parent.name
+    tasks = _tasks(data.get("tasks") or {}, Tasks())
+    defaults = data.get("defaults") or {}
+    notify = data.get("notify")
+    plain = {key: data[key] for key in ("description", "schedule", "start_date", "owner") if key in data}
+    return Pipeline(
+        name=name,
+        file=file,
+        source=Source(**data["source"]),
+        lake=Lake(**{"prefix": name, **data["lake"]}),
+        warehouse=Warehouse(**data["warehouse"]),
+        tags=tuple(data.get("tags", ())),
+        notify=Notify(**_tuples(notify)) if notify else None,
+        tasks=tasks,
+        tables=tuple(_table(table, inherit(own or {}, defaults), tasks) for table, own in data["tables"].items()),
+        transforms=tuple(
+            _transform(transform, own or {}, sql[transform], sql_folder(file) / f"{transform}.sql", tasks)
+            for transform, own in (data.get("transforms") or {}).items()
+        ),
+        **plain,
+    )
+
+
+def _table(name: str, keys: Mapping[str, Any], tasks: Tasks) -> Table:
+    incremental, max_shrink = keys.get("incremental"), keys.get("max_shrink")
+    return Table(
+        name=name,
+        primary_key=tuple(keys.get("primary_key", ())),
+        incremental=_incremental(incremental) if incremental else None,
+        mode=keys.get("mode"),
+        **_tuples(keys.get("columns", {})),
+        schema_contract=keys.get("schema_contract", {}).get("columns", "evolve"),
+        max_shrink=None if max_shrink is None else float(max_shrink),
+        tasks=_tasks(keys, tasks),
+    )
+
+
+def _incremental(keys: Mapping[str, Any]) -> Incremental:
+    values = {key: value for key, value in keys.items() if value is not None}
+    for key in {"initial_value", "lookback"} & values.keys():
+        values[key] = str(values[key])
+    if "hold_back" in values:
+        values["hold_back"] = duration(values["hold_back"])
+    return Incremental(**values)
+
+
+def _transform(name: str, keys: Mapping[str, Any], sql: str, file: Path, tasks: Tasks) -> Transform:
+    return Transform(
+        name=name,
+        sql=sql,
+        file=file,
+        materialized=keys.get("materialized", "table"),
+        unique_key=tuple(as_list(keys.get("unique_key") or [])),
+        tasks=_tasks(keys, tasks),
+    )
+
+
+def _tasks(keys: Mapping[str, Any], base: Tasks) -> Tasks:
+    values = {key: keys[key] for key in _TASK_KEYS if keys.get(key) is not None}
+    return replace(base, **{key: _TASK_KEYS[key](value) for key, value in values.items()})
+
+
+def _tuples(keys: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in keys.items()}
+
+
+_TASK_KEYS: dict[str, Callable[[Any], Any]] = {
+    "pool": str,
+    "retries": int,
+    "retry_delay": duration,
+    "timeout": duration,
+    "max_active_tasks": int,
+}

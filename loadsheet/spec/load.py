@@ -1,0 +1,123 @@
+"""The one entry to pipeline files: check one, load one, find all. All problems at once, never a traceback."""
+
+from __future__ import annotations
+
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loadsheet.errors import SpecError
+from loadsheet.spec.models import Pipeline
+from loadsheet.spec.problem import Problem
+
+if TYPE_CHECKING:
+    from loadsheet.spec.document import Document
+    from loadsheet.spec.finding import Finding
+
+Checked = tuple[Pipeline | None, tuple[Problem, ...]]
+Stamp = tuple[tuple[str, int, int], ...]
+
+
+def load_pipeline(path: Path) -> Pipeline:
+    """The pipeline in `path` (`…/pipeline.yml`). Raises SpecError with all problems of the file and its SQL."""
+    pipeline, problems = _checked(path)
+    if pipeline is None:
+        raise SpecError(problems)
+    return pipeline
+
+
+def check_file(path: Path) -> tuple[Pipeline | None, list[Problem]]:
+    """The pipeline in `path`, None when there are errors, and its problems in the order of the file.
+
+    Warnings alone leave the pipeline usable. Never raises: whatever is wrong with the file is a problem.
+    """
+    pipeline, problems = _checked(path)
+    return pipeline, list(problems)
+
+
+def find_specs(project: Path) -> list[Path]:
+    """The pipeline files of the project folder `project`, sorted: `pipelines/*/pipeline.yml`."""
+    files = (project / "pipelines").glob("*/pipeline.yml")
+    return sorted(file for file in files if not file.parent.name.startswith("."))
+
+
+@lru_cache(maxsize=1024)
+def _check_cached(path: Path, _: Stamp) -> Checked:
+    # Imported here: PyYAML and jsonschema take 0.1 s, which whoever only needs the models should not pay.
+    from loadsheet.spec.document import read_document
+
+    try:
+        document = read_document(path)
+    except SpecError as error:
+        return None, error.problems
+    return _check(document, path)
+
+
+def _check(document: Document, path: Path) -> Checked:
+    from loadsheet.spec.build import build_pipeline
+    from loadsheet.spec.sql_files import read_transforms
+
+    findings = _findings(document, path.resolve().parent.name)
+    problems = [document.problem(finding) for finding in findings]
+    sql, sql_problems = read_transforms(document, path, findings)
+    problems = sorted([*problems, *sql_problems], key=lambda p: (p.file != document.file, p.file, p.line, p.column))
+    if any(problem.severity == "error" for problem in problems):
+        return None, tuple(problems)
+    pipeline = build_pipeline(document.data, path, sql)
+    try:
+        _order(pipeline)
+    except SpecError as error:
+        return None, (*problems, *error.problems)
+    return pipeline, tuple(problems)
+
+
+def _findings(document: Document, folder: str) -> list[Finding]:
+    from loadsheet.spec.rules import rule_findings
+    from loadsheet.spec.schema import shape_findings
+    from loadsheet.spec.view import View
+
+    shape = shape_findings(document.data)
+    # A key like `on:` is both unquoted and unknown: what it meant helps more than quoting it. For a value it is
+    # the other way round: `retries: 010` is first of all ambiguous, and only therefore not a number.
+    unknown = {finding.path for finding in shape if finding.at == "key"}
+    odd = [finding for finding in document.findings if finding.path not in unknown]
+    seen = {finding.path for finding in odd}
+    findings = [*odd, *(finding for finding in shape if finding.path not in seen)]
+    if not isinstance(document.data, dict):
+        return findings
+    broken = {finding.path for finding in findings if finding.severity == "error"}
+    return [*findings, *rule_findings(View(data=document.data, broken=broken, folder=folder))]
+
+
+def _order(pipeline: Pipeline) -> None:
+    if pipeline.transforms:
+        from loadsheet.plan.order import transform_inputs
+
+        transform_inputs(pipeline)
+
+
+def _checked(path: Path) -> Checked:
+    stamp = _stamp(path)
+    # A file edited twice within one tick of the file system's clock looks unchanged, so new files are not cached.
+    newest = max((mtime for _, mtime, _ in stamp), default=0)
+    fresh = time.time_ns() - newest < 2_000_000_000
+    return _check_cached.__wrapped__(path, stamp) if fresh else _check_cached(path, stamp)
+
+
+def _stamp(path: Path) -> Stamp:
+    """Changes whenever the file or its SQL does, so that a cached check is never stale."""
+    folder = path.absolute().parent
+    try:
+        files = [folder / path.name, *sorted((folder / "sql").glob("*.sql"))]
+    except (OSError, ValueError):
+        files = [folder / path.name]
+    return tuple(_file_stamp(file) for file in files)
+
+
+def _file_stamp(file: Path) -> tuple[str, int, int]:
+    try:
+        stat = file.stat()
+    except (OSError, ValueError):
+        return str(file), 0, 0
+    return str(file), stat.st_mtime_ns, stat.st_size

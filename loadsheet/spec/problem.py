@@ -1,0 +1,31 @@
+"""One problem in a pipeline file, printed as `file:line:col path: message` with a hint under it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Where a file is wrong, what was expected, and what to do. `line` and `column` count from 1."""
+
+    file: str
+    line: int
+    column: int
+    path: str
+    """Dotted path in the document, e.g. `tables.flights.mode`; empty for the file as a whole."""
+    message: str
+    hint: str = ""
+    severity: str = "error"
+    """`error` (exit code 2) or `warning` (shown, exit code 0)."""
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}:{self.column}"
+        label = "warning: " if self.severity == "warning" else ""
+        head = f"{where} {self.path}: {label}{self.message}" if self.path else f"{where} {label}{self.message}"
+        return f"{head}\n  hint: {self.hint}" if self.hint else head
+
+    def as_dict(self) -> dict[str, Any]:
+        """The problem as plain values for `--format json`."""
+        return asdict(self)

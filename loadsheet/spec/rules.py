@@ -1,0 +1,96 @@
+"""Cross-field rules: what a schema cannot say. One small function each; all of them always run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from itertools import chain
+
+from loadsheet.spec.cron import BadSchedule, check_schedule
+from loadsheet.spec.finding import Finding
+from loadsheet.spec.name_rules import NAME_RULES
+from loadsheet.spec.table_rules import TABLE_RULES
+from loadsheet.spec.transform_rules import TRANSFORM_RULES
+from loadsheet.spec.view import View
+
+RESERVED = frozenset({"information_schema", "loadsheet", "pg_catalog", "pg_toast"})
+"""PostgreSQL's own schemas and that of our ledger."""
+
+
+def rule_findings(view: View) -> list[Finding]:
+    """What the rules object to in the sound parts of a pipeline file."""
+    tables = (rule(table, view) for table in view.tables() for rule in TABLE_RULES)
+    transforms = (rule(transform) for transform in view.transforms() for rule in TRANSFORM_RULES)
+    whole = (rule(view) for rule in (*PIPELINE_RULES, *NAME_RULES))
+    return list(chain.from_iterable(chain(whole, tables, transforms)))
+
+
+def folder_names_the_dag(view: View) -> Iterator[Finding]:
+    """Without `pipeline`, the folder's name is the DAG id."""
+    if "pipeline" not in view.data and not re.fullmatch(r"[A-Za-z0-9_.-]{1,250}", view.folder):
+        message = f"the folder's name {view.folder!r} cannot be a DAG id (letters, digits, '_', '-' and '.')"
+        yield Finding(path=(), message=message, hint="add `pipeline: a_name`")
+
+
+def schedule_is_known(view: View) -> Iterator[Finding]:
+    """`schedule` is a cron expression or preset."""
+    try:
+        check_schedule(view.get("schedule", default="@once"))
+    except BadSchedule as error:
+        yield Finding(path=("schedule",), message=str(error), hint=error.hint)
+
+
+def start_date_exists(view: View) -> Iterator[Finding]:
+    """`start_date` is a day of the calendar."""
+    date = view.get("start_date", default="2000-01-01")
+    try:
+        datetime.fromisoformat(date)
+    except ValueError as error:
+        yield Finding(path=("start_date",), message=f"{date!r} is not in the calendar: {error}")
+
+
+def schemas_differ(view: View) -> Iterator[Finding]:
+    """Staging tables and marts may share names, so they must not share a schema."""
+    staging, mart = _warehouse_schemas(view)
+    if staging == mart:
+        at = "mart_schema" if view.get("warehouse", "mart_schema") else "schema"
+        message = f"staging and marts are both in the schema {staging!r}"
+        yield Finding(path=("warehouse", at), message=message, hint="give schema and mart_schema different names")
+
+
+def schemas_are_free(view: View) -> Iterator[Finding]:
+    """Nothing is written to PostgreSQL's or the ledger's own schema."""
+    for key in ("schema", "mart_schema"):
+        name = view.get("warehouse", key, default="")
+        if name in RESERVED or name.startswith("pg_"):
+            message = f"the schema {name!r} is reserved"
+            yield Finding(path=("warehouse", key), message=message, hint="choose another, e.g. staging or mart")
+
+
+def source_is_not_the_target(view: View) -> Iterator[Finding]:
+    """Loading into the schema that is read from would replace the source's own tables."""
+    if not view.sound("source") or view.get("source", "conn_id") != view.get("warehouse", "conn_id"):
+        return
+    schema = view.get("source", "schema", default="public")
+    for key, target in zip(("schema", "mart_schema"), _warehouse_schemas(view), strict=True):
+        if target == schema:
+            message = f"the source's own schema {schema!r} would be written to"
+            hint = "use another schema, or another connection if the warehouse is another database"
+            yield Finding(path=("warehouse", key), message=message, hint=hint)
+
+
+def _warehouse_schemas(view: View) -> tuple[str | None, str | None]:
+    if not view.sound("warehouse"):
+        return None, ""  # unknown, and different
+    return view.get("warehouse", "schema", default="staging"), view.get("warehouse", "mart_schema", default="mart")
+
+
+PIPELINE_RULES = (
+    folder_names_the_dag,
+    schedule_is_known,
+    start_date_exists,
+    schemas_differ,
+    schemas_are_free,
+    source_is_not_the_target,
+)

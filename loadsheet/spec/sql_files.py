@@ -1,0 +1,78 @@
+"""The SQL files of a pipeline's transforms: each is there, readable, inside the pipeline's folder, and used."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from loadsheet.errors import SpecError
+from loadsheet.spec.document import Document
+from loadsheet.spec.finding import Finding
+from loadsheet.spec.problem import Problem
+from loadsheet.spec.text import NUL, read_text
+from loadsheet.spec.words import close
+
+
+def sql_folder(pipeline_file: Path) -> Path:
+    """Where the SQL files of the pipeline in `pipeline_file` are."""
+    return pipeline_file.parent / "sql"
+
+
+def read_transforms(
+    document: Document, pipeline_file: Path, broken: Collection[Finding]
+) -> tuple[dict[str, str], list[Problem]]:
+    """Each transform's SQL text by name, and what is wrong with the files; names that are `broken` are left out."""
+    names = document.data.get("transforms") if isinstance(document.data, dict) else None
+    names = list(names) if isinstance(names, dict) else []
+    folder, texts = sql_folder(pipeline_file), {}
+    problems = [document.problem(finding) for finding in _orphans(folder, names)]
+    bad = {finding.path for finding in broken}
+    for name in (name for name in names if ("transforms", name) not in bad):
+        try:
+            texts[name] = _read(document, folder, name)
+        except SpecError as error:
+            problems.extend(error.problems)
+    return texts, problems
+
+
+def _read(document: Document, folder: Path, name: str) -> str:
+    file = folder / f"{name}.sql"
+    if not _is_there(file):
+        raise SpecError([document.problem(_missing(folder, name))])
+    if not file.resolve().is_relative_to(folder.parent.resolve()):
+        message = f"sql/{name}.sql is outside of the pipeline's folder"
+        finding = Finding(path=("transforms", name), message=message, hint="copy the file into sql/", at="key")
+        raise SpecError([document.problem(finding)])
+    text = read_text(file, forbidden=NUL)
+    if not text.strip():
+        hint = "write one SELECT, or the statements of a script"
+        raise SpecError([Problem(file=str(file), line=1, column=1, path="", message="the file is empty", hint=hint)])
+    return text
+
+
+def _missing(folder: Path, name: str) -> Finding:
+    meant = close(name, _stems(folder))
+    hint = f"rename sql/{meant}.sql, or this transform" if meant else f"create {folder / name}.sql"
+    return Finding(path=("transforms", name), message=f"there is no file sql/{name}.sql", hint=hint, at="key")
+
+
+def _orphans(folder: Path, names: list[str]) -> Iterator[Finding]:
+    for stem in _stems(folder):
+        if stem not in names:
+            message = f"sql/{stem}.sql belongs to no transform"
+            hint = f"add `{stem}:` under transforms, or delete the file"
+            yield Finding(path=("transforms",), message=message, hint=hint, at="key", severity="warning")
+
+
+def _stems(folder: Path) -> list[str]:
+    try:
+        return sorted(file.stem for file in folder.glob("*.sql") if not file.name.startswith("."))
+    except OSError:
+        return []
+
+
+def _is_there(file: Path) -> bool:
+    try:
+        return file.exists()
+    except (OSError, ValueError):  # a name too long for the file system
+        return False

@@ -1,0 +1,62 @@
+"""Bytes of a file -> text, or one clear problem. Spec files and SQL files both come through here."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from loadsheet.errors import SpecError
+from loadsheet.spec.problem import Problem
+
+MAX_BYTES = 1024 * 1024
+"""A spec of 1000 tables has about 100 kB; anything near this size is not a spec."""
+
+UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+"""What YAML forbids, plus the line breaks only YAML 1.1 knows: they shift every position an editor shows."""
+
+NUL = re.compile("\x00")
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+def read_text(path: Path, forbidden: re.Pattern[str] = UNPRINTABLE) -> str:
+    """The file's text without a byte order mark.
+
+    Raises SpecError with one problem when the file cannot be read, is larger than MAX_BYTES, is not UTF-8 or
+    holds a character that `forbidden` finds.
+    """
+    data = _read_bytes(path)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = data[: error.start].decode("utf-8-sig")
+        if data.startswith(_UTF16):
+            raise _unreadable(path, "the file is UTF-16", "save it as UTF-8") from None
+        message = f"the byte 0x{data[error.start]:02x} is not UTF-8"
+        raise _unreadable(path, message, "save the file as UTF-8", before) from None
+    if match := forbidden.search(text):
+        message = f"the character U+{ord(match.group()):04X} cannot be seen and is not allowed here"
+        raise _unreadable(path, message, "delete it", text[: match.start()])
+    return text
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        if path.is_dir():
+            raise _unreadable(path, "this is a folder, not a file")
+        if path.exists() and not path.is_file():
+            raise _unreadable(path, "this is not a regular file")
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise _unreadable(path, "there is no such file") from None
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, f"the file cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if len(data) > MAX_BYTES:
+        raise _unreadable(path, "the file is larger than 1 MiB", "split it")
+    return data
+
+
+def _unreadable(path: Path, message: str, hint: str = "", before: str = "") -> SpecError:
+    line = before.count("\n") + 1
+    column = len(before) - (before.rfind("\n") + 1) + 1
+    return SpecError([Problem(file=str(path), line=line, column=column, path="", message=message, hint=hint)])

@@ -1,0 +1,107 @@
+"""How values are shown to people, and what a mistyped or borrowed word probably meant."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import Any
+
+_KEYS = {
+    "primary_key": "pk key keys id id_column primary_keys primarykey unique_key unique_keys merge_key merge_keys",
+    "unique_key": "pk key keys primary_key primary_keys unique_keys merge_key",
+    "incremental": "cursor cursor_field cursor_column incremental_column incremental_key incremental_by watermark "
+    "watermark_column replication_key update_key updated_at bookmark delta",
+    "cursor": "column field key cursor_field cursor_column incremental_column incremental_key",
+    "by": "strategy type method",
+    "initial_value": "start start_value initial start_from since",
+    "mode": "strategy write_disposition write_mode load_mode load_type write replication_method materialized",
+    "materialized": "materialization materialised type kind mode",
+    "columns": "select fields exclude_columns include_columns",
+    "schema_contract": "contract drift evolution schema_evolution",
+    "tables": "streams resources sources models_in entities",
+    "transforms": "marts models transformations sql queries",
+    "warehouse": "target destination dest sink dwh db output",
+    "lake": "storage s3 minio stage object_store datalake data_lake",
+    "source": "src from origin input",
+    "notify": "on alert alerts slack notification notifications on_failure on_failure_callback",
+    "events": "on when event",
+    "slack_conn_id": "conn_id slack slack_conn slack_webhook_conn_id",
+    "conn_id": "connection connection_id conn postgres_conn_id connection_name",
+    "pipeline": "name dag_id dag id pipeline_name",
+    "schedule": "cron schedule_interval timetable interval",
+    "start_date": "start from_date",
+    "defaults": "default default_args table_defaults",
+    "timeout": "execution_timeout task_timeout",
+    "retry_delay": "retry_wait retry_interval",
+    "max_active_tasks": "concurrency parallelism parallel max_parallel",
+    "mart_schema": "marts_schema transform_schema mart",
+    "prefix": "path folder directory",
+    "format": "file_format filetype type",
+}
+_VALUES = {
+    "merge": "upsert update insert_update scd1 incremental delete_insert",
+    "replace": "truncate full overwrite full_refresh reload drop snapshot create_or_replace full_load",
+    "append": "insert insert_only add append_only",
+    "table": "replace full overwrite",
+    "data_interval": "interval dates time",
+    "watermark": "cursor max high_watermark bookmark",
+    "csv": "text tsv parquet json",
+    "binary": "bin pgcopy",
+    "exclude": "skip ignore drop",
+    "include": "keep",
+    "fail": "error raise stop",
+    "evolve": "allow add",
+    "freeze": "strict forbid",
+    "failure": "error failed on_failure fail failures errors",
+}
+
+
+def found(value: Any) -> str:
+    """The value in human words, for `expected ..., found ...`. A URI is named, never shown: it may hold a password."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return f"the number {shown(value)}"
+    if isinstance(value, str):
+        return shown(value) if value.strip() else "empty text"
+    kind = "list" if isinstance(value, list) else "mapping"
+    return f"a {kind}" if value else f"an empty {kind}"
+
+
+def shown(value: Any) -> str:
+    """The value itself, in one short line."""
+    if isinstance(value, str) and "://" in value:
+        return "a connection URI"
+    text = repr(value) if isinstance(value, str) else str(value)
+    return text if len(text) <= 60 else f"{text[:56]}…{text[-1]}"
+
+
+def meant_key(word: str, allowed: Iterable[str]) -> str | None:
+    """The allowed key that `word` is a typo of or another tool's name for."""
+    return _meant(word, allowed, _KEYS)
+
+
+def meant_value(word: str, allowed: Iterable[str]) -> str | None:
+    """The allowed value that `word` is a typo of or another tool's name for."""
+    return _meant(word, allowed, _VALUES)
+
+
+def close(word: str, allowed: Iterable[str]) -> str | None:
+    """The one of `allowed` that is spelled most like `word`, if any is."""
+    return next(iter(difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.7)), None)
+
+
+def _meant(word: str, allowed: Iterable[str], synonyms: dict[str, str]) -> str | None:
+    names, plain = list(allowed), _snake(word)
+    if plain in names:
+        return plain
+    borrowed = (name for name in names if plain in synonyms.get(name, "").split())
+    return next(borrowed, None) or close(plain, names)
+
+
+def _snake(word: str) -> str:
+    """`primaryKey`, `Primary-Key` and `primary key` are all `primary_key`."""
+    return re.sub(r"[\s-]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", word.strip())).lower().strip("@")

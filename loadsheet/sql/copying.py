@@ -1,0 +1,42 @@
+"""The text of COPY, in and out, for both formats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from loadsheet.sql.text import Relation, ident, idents
+from loadsheet.sql.types import Column
+
+WireFormat = Literal["binary", "csv"]
+
+# Signature, flags and extension length of a binary COPY stream, and its end (PostgreSQL manual, COPY, File Formats).
+BINARY_HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
+BINARY_TRAILER = b"\xff\xff"
+
+
+def select_columns(relation: Relation, columns: Sequence[Column], where: str) -> str:
+    """The SELECT that reads `columns` under their own names; `where` is a condition or empty.
+
+    The columns are named one by one: `COPY table` would skip generated columns and refuse partitioned tables.
+    """
+    reading = ", ".join(
+        f"CAST({ident(c.name)} AS {c.type}) AS {ident(c.name)}" if c.cast else ident(c.name) for c in columns
+    )
+    return f"SELECT {reading} FROM {relation.sql}" + (f" WHERE {where}" if where else "")
+
+
+def copy_out(select: str, wire: WireFormat) -> str:
+    """COPY of a query's rows to the client; csv without a header, which each part gets for itself."""
+    return f"COPY ({select}) TO STDOUT (FORMAT {wire})"
+
+
+def copy_in(relation_sql: str, columns: Sequence[str], wire: WireFormat, server_version: int) -> str:
+    """COPY of one part into a table. From PostgreSQL 15 on the csv header must match the columns."""
+    header = "" if wire == "binary" else f", HEADER {'MATCH' if server_version >= 150000 else 'TRUE'}"
+    return f"COPY {relation_sql} ({idents(columns)}) FROM STDIN (FORMAT {wire}{header})"
+
+
+def csv_header(columns: Sequence[str]) -> bytes:
+    """The csv header line: every name quoted, so that it is read back letter by letter."""
+    return (",".join(ident(name) for name in columns) + "\n").encode()

@@ -1,0 +1,117 @@
+"""Which tables statements read. Names are folded as PostgreSQL folds them; what they mean is decided elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from sqlglot import exp
+from sqlglot.tokenizer_core import Token, TokenType
+
+from loadsheet.sql.tokens import Unparsable, tokenize
+
+_TARGET_OWNERS = (exp.Insert, exp.Update, exp.Delete, exp.Merge, exp.Create, exp.Into)
+_NOT_READING = (exp.Drop, exp.Alter, exp.TruncateTable, exp.Comment, exp.Analyze, exp.Grant, exp.Copy, exp.Set)
+# A foreign key's table and the `t` of FOR UPDATE OF t are named, not read.
+_ONLY_NAMED = (exp.Reference, exp.Lock)
+_NAMES = frozenset({TokenType.VAR, TokenType.IDENTIFIER})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Read:
+    """A table named where rows are read from. `schema` is None when the SQL leaves it out."""
+
+    schema: str | None
+    name: str
+    offset: int = 0
+    certain: bool = True
+    """False for a name found in text that is not parsed: a DO block, a function's body."""
+
+
+def reads(statements: Iterable[exp.Expr]) -> list[Read]:
+    """Every table read, in order of appearance; not CTEs, write targets, or what an earlier statement created."""
+    created: set[tuple[str | None, str]] = set()
+    found: list[Read] = []
+    for statement in statements:
+        found += [read for read in _reads_of(statement) if (read.schema, read.name) not in created]
+        created |= {(target.schema, target.name) for target in _created_by(statement)}
+    return found
+
+
+def fold(identifier: exp.Expr) -> str:
+    """The name PostgreSQL sees: as written in quotes, else in lower case."""
+    return identifier.name if identifier.args.get("quoted") else identifier.name.lower()
+
+
+def _reads_of(statement: exp.Expr) -> Iterator[Read]:
+    if isinstance(statement, exp.Command):
+        yield from _names_in(statement.text("expression"))
+    elif isinstance(statement, exp.Create) and statement.kind not in ("TABLE", "VIEW"):
+        for body in statement.find_all(exp.Heredoc):
+            yield from _names_in(body.name)
+    elif not isinstance(statement, _NOT_READING):
+        targets = {id(target) for target in _targets(statement)}
+        tables = [table for table in _tables(statement) if id(table) not in targets]
+        yield from sorted((_read(t) for t in tables if not _is_cte(t)), key=lambda read: read.offset)
+
+
+def _tables(statement: exp.Expr) -> Iterator[exp.Table]:
+    for table in statement.find_all(exp.Table):
+        is_function = not isinstance(table.this, exp.Identifier)
+        if not is_function and not table.find_ancestor(*_ONLY_NAMED):
+            yield table
+
+
+def _targets(statement: exp.Expr) -> Iterator[exp.Table]:
+    for owner in statement.find_all(*_TARGET_OWNERS):
+        target = owner.this.this if isinstance(owner.this, exp.Schema) else owner.this
+        if isinstance(target, exp.Table) and isinstance(target.this, exp.Identifier):
+            yield target
+
+
+def _created_by(statement: exp.Expr) -> Iterator[Read]:
+    return (_read(target) for target in _targets(statement) if isinstance(target.find_ancestor(*_TARGET_OWNERS), _NEW))
+
+
+_NEW = (exp.Create, exp.Into)
+
+
+def _read(table: exp.Table) -> Read:
+    schema = table.args.get("db")
+    return Read(schema=fold(schema) if schema else None, name=fold(table.this), offset=table.this.meta.get("start", 0))
+
+
+def _is_cte(table: exp.Table) -> bool:
+    """Whether a WITH in whose reach `table` stands gives its name. `WITH a AS (SELECT * FROM a)` reads a real `a`:
+    without RECURSIVE, a CTE sees only those before it."""
+    name, inside, node = fold(table.this), None, table.parent
+    while node and not table.args.get("db"):
+        inside = node if isinstance(node, exp.CTE) else inside
+        if (with_ := node.args.get("with_")) and name in _visible(with_, inside):
+            return True
+        node = node.parent
+    return False
+
+
+def _visible(with_: exp.With, inside: exp.CTE | None) -> set[str]:
+    names = [(cte, fold(cte.args["alias"].this)) for cte in with_.expressions]
+    index = next((i for i, (cte, _) in enumerate(names) if cte is inside), len(names))
+    return {name for _, name in (names if with_.args.get("recursive") else names[:index])}
+
+
+def _names_in(text: str) -> Iterator[Read]:
+    """Every `schema.name` in text that no parser reads, dollar-quoted bodies included."""
+    try:
+        tokens = tokenize(text)
+    except Unparsable:
+        return
+    for token in tokens:
+        if token.token_type is TokenType.HEREDOC_STRING:
+            yield from _names_in(token.text)
+    for schema, dot, name in zip(tokens, tokens[1:], tokens[2:], strict=False):
+        if dot.token_type is TokenType.DOT and {schema.token_type, name.token_type} <= _NAMES:
+            yield Read(schema=_fold_token(schema), name=_fold_token(name), certain=False)
+
+
+def _fold_token(token: Token) -> str:
+    return token.text if token.token_type is TokenType.IDENTIFIER else token.text.lower()

@@ -1,0 +1,59 @@
+"""SQL text to statements, and whether they are the one SELECT that a table, view or merge is made of."""
+
+from __future__ import annotations
+
+import logging
+
+from sqlglot import exp
+from sqlglot.errors import ParseError
+
+from loadsheet.sql.tokens import POSTGRES, Unparsable, tokenize
+
+# sqlglot keeps a statement it does not know as a bare Command and warns of it; a DO block in a script is no news.
+logging.getLogger("sqlglot").addFilter(lambda record: "Falling back to parsing" not in record.getMessage())
+
+_HINT = (
+    "if the server accepts it, sqlglot does not know this syntax yet: write it another way, "
+    "or wrap the statement of a script in DO $$ ... $$"
+)
+_WRITES = (exp.Insert, exp.Update, exp.Delete, exp.Merge)
+
+
+def parse(sql: str) -> list[exp.Expr]:
+    """The statements of `sql`, empty ones left out. Raises Unparsable at the place that could not be read."""
+    try:
+        parsed = POSTGRES.parser().parse(tokenize(sql), sql)
+    except ParseError as error:
+        raise _unparsable(sql, error) from None
+    return [statement for statement in parsed if statement and not isinstance(statement, exp.Semicolon)]
+
+
+def why_not_one_select(statements: list[exp.Expr]) -> str | None:
+    """What keeps `statements` from being exactly one SELECT (WITH, UNION and VALUES allowed); None when nothing."""
+    if len(statements) != 1:
+        return f"expected one SELECT, found {len(statements)} statements" if statements else "there is no SELECT"
+    statement = statements[0]
+    if not isinstance(statement, (exp.Query, exp.Values)):
+        return f"expected one SELECT, found {statement.key.upper()}"
+    if statement.find(exp.Into):
+        return "expected one SELECT, found SELECT INTO"
+    write = statement.find(*_WRITES)
+    return f"expected one SELECT, found {write.key.upper()} inside it" if write else None
+
+
+def _unparsable(sql: str, error: ParseError) -> Unparsable:
+    detail = error.errors[0]
+    before, culprit = detail["start_context"], detail["highlight"]
+    # The parser gives the line and the column where its culprit ends, not where it starts.
+    lines = sql.splitlines(keepends=True)
+    end = sum(len(line) for line in lines[: detail["line"] - 1]) + detail["col"]
+    offset = min(max(end - len(culprit), 0), len(sql))
+    return Unparsable(_explain(detail["description"], before, culprit), offset, _HINT)
+
+
+def _explain(description: str, before: str, culprit: str) -> str:
+    place = f"at {culprit!r}" if culprit else "at its end"
+    after = " ".join(before.split()[-3:])
+    # Only these descriptions say something in SQL's words; others name Python classes and tokens.
+    why = f" ({description})" if description.startswith("Expect") and "<" not in description else ""
+    return f"cannot be read as PostgreSQL {place}" + (f" after {after!r}" if after else "") + why

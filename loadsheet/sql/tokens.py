@@ -1,0 +1,46 @@
+"""PostgreSQL text to tokens with offsets, and where the text is broken."""
+
+from __future__ import annotations
+
+import re
+
+from sqlglot.dialects.dialect import Dialect
+from sqlglot.errors import TokenError
+from sqlglot.tokenizer_core import Token
+
+from loadsheet.errors import InputError
+
+POSTGRES = Dialect.get_or_raise("postgres")
+
+_CLOSED = re.compile(
+    r"""--[^\n]*|/\*.*?\*/|\$(\w*)\$.*?\$\1\$|"[^"]*"|\b[eE]'(?:[^'\\]|\\.|'')*+'|'(?:[^']|'')*+'""", re.DOTALL
+)
+_OPENER = re.compile(r"""/\*|\$\w*\$|"|'""")
+
+
+class Unparsable(InputError):
+    """SQL that cannot be read; `offset` is where. Callers who know the file turn it into a located problem."""
+
+    def __init__(self, message: str, offset: int, hint: str = ""):
+        self.offset, self.hint = offset, hint
+        super().__init__(message)
+
+
+def tokenize(sql: str) -> list[Token]:
+    """The tokens of `sql`; their `start` and `end` are offsets into it. Raises Unparsable."""
+    try:
+        return POSTGRES.tokenize(sql)
+    except TokenError:
+        raise Unparsable("a quote or a comment opens here and never ends", _broken_at(sql), "close it") from None
+
+
+def line_and_column(sql: str, offset: int) -> tuple[int, int]:
+    """The 1-based line and column of `offset`."""
+    return sql.count("\n", 0, offset) + 1, offset - sql.rfind("\n", 0, offset)
+
+
+def _broken_at(sql: str) -> int:
+    """Where the unclosed quote or comment opens: the tokenizer only knows where the text ended."""
+    only_unclosed = _CLOSED.sub(lambda match: " " * len(match[0]), sql)
+    opener = _OPENER.search(only_unclosed)
+    return opener.start() if opener else 0

@@ -1,0 +1,178 @@
+"""The extract step: what is new in a source table, into the lake, manifest last."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+
+from loadsheet.errors import Corrupt
+from loadsheet.lake.manifest import FILE_NAME, Manifest
+from loadsheet.lake.parts import PartWriter, Progress
+from loadsheet.lake.store import Lake
+from loadsheet.names import slug
+from loadsheet.outcome import Outcome, RunRequest, skipped
+from loadsheet.postgres import PINNED
+from loadsheet.source import catalog, holdback, reading
+from loadsheet.source.catalog import SourceTable
+from loadsheet.source.reading import Reading
+from loadsheet.spec.models import Pipeline, Table
+from loadsheet.sql.copying import WireFormat, copy_out, select_columns
+from loadsheet.sql.text import Relation
+from loadsheet.sql.types import without_modifier
+from loadsheet.warehouse import ledger, tables
+from loadsheet.warehouse.ledger import Scope
+
+Session = psycopg.Connection[Any]
+
+
+def extract(
+    pipeline: Pipeline,
+    table: Table,
+    request: RunRequest,
+    source: Session,
+    lake: Lake,
+    warehouse: Session,
+    progress: Progress,
+) -> Outcome:
+    """Store the table's new rows in the lake; `.load_id` names them for the load.
+
+    Skipped when there is nothing new; then nothing was written anywhere. Raises Refused, HeldBack or Superseded
+    (see `loadsheet.errors`), psycopg and minio errors for trouble with the servers.
+    """
+    if not request.wants(table.name):
+        return skipped("not among the tables of this run")
+    attempt = _Attempt(pipeline, table, request, lake, warehouse)
+    described = catalog.describe(source, pipeline.source.schema, table)
+    rows = reading.decide(source, table, described, attempt.seen.watermark, attempt.is_first, request)
+    manifest = attempt.run(source, described, rows, progress)
+    held = f"; held back by {rows.held_by}" if rows.held_by else ""
+    if manifest is None:
+        return skipped(f"nothing new since {rows.lower}{held}" if rows.lower else f"nothing new{held}")
+    return Outcome(
+        status="done",
+        message=f"{manifest.rows:,} rows, {manifest.size:,} bytes of {manifest.format}{held}",
+        load_id=manifest.load_id,
+        counts={"extracted": manifest.rows, "bytes": manifest.size},
+    )
+
+
+class _Attempt:
+    """One try at extracting a table. Its fence is taken when there is something to write, not before."""
+
+    def __init__(self, pipeline: Pipeline, table: Table, request: RunRequest, lake: Lake, warehouse: Session):
+        self.pipeline, self.table, self.request, self.lake, self.warehouse = pipeline, table, request, lake, warehouse
+        self.target = Relation(pipeline.warehouse.schema, table.name)
+        self.started = time.monotonic()
+        self.seen: Scope = ledger.observe(warehouse, pipeline.name, table.name)
+        self.fence = 0
+        self.load_id = self.prefix = ""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether there is no loaded target yet: never loaded, or its table is gone."""
+        return self.seen.last_load_no is None or tables.kind(self.warehouse, self.target) is None
+
+    def begin(self) -> str:
+        """The attempt's prefix in the lake; the first call takes the fence."""
+        if not self.prefix:
+            ledger.ensure(self.warehouse)
+            with self.warehouse.transaction():
+                self.fence = ledger.acquire(self.warehouse, self.pipeline.name, self.table.name, self.target, self.seen)
+                self.load_id = ledger.next_load_id(
+                    self.warehouse, self.pipeline.name, self.table.name, self.request.run_id
+                )
+            self.prefix = (
+                f"{load_prefix(self.pipeline, self.table, self.load_id)}{self.fence:08d}-{uuid.uuid4().hex[:8]}"
+            )
+        return self.prefix
+
+    def run(self, source: Session, expected: SourceTable, rows: Reading, progress: Progress) -> Manifest | None:
+        """Read in one snapshot and store; None when there was nothing new."""
+        with source.transaction():
+            source.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            if expected.is_table:
+                # Before the snapshot: a table rewritten or truncated after it would look empty to it.
+                source.execute(f"LOCK TABLE {expected.relation.sql} IN ACCESS SHARE MODE")
+            described = catalog.describe(source, self.pipeline.source.schema, self.table)
+            reading.refuse_null_cursors(source, self.table, described)
+            read_at, origin = holdback.now(source), catalog.identity(source)
+            wire = wire_format(self.pipeline, described)
+            columns = tuple(column.name for column in described.columns)
+            writer = PartWriter(self.lake, self.begin, wire, columns)
+            copied = _Copy(source, copy_out(select_columns(described.relation, described.columns, rows.where), wire))
+            writer.write(copied, progress)
+        if copied.rows != writer.rows:
+            raise Corrupt(f"{described.relation}: the source sent {copied.rows} rows, {writer.rows} were stored")
+        if self._nothing_new(rows, writer):
+            self._discard(writer)
+            return None
+        manifest = self._manifest(described, rows, wire, writer, read_at, origin)
+        self.lake.put(f"{self.begin()}/{FILE_NAME}", manifest.to_json())
+        return manifest
+
+    def _nothing_new(self, rows: Reading, writer: PartWriter) -> bool:
+        if self.is_first or self.request.is_full(self.table.name):
+            return False
+        if rows.lower is not None or rows.action == "append":
+            return writer.rows == 0
+        return rows.where == "" and writer.content_sha256 == self.seen.content_sha256
+
+    def _discard(self, writer: PartWriter) -> None:
+        """Leave nothing behind of a table that turned out to be the same."""
+        for part in writer.parts:
+            self.lake.remove(part.name)
+
+    def _manifest(
+        self,
+        described: SourceTable,
+        rows: Reading,
+        wire: WireFormat,
+        writer: PartWriter,
+        read_at: str,
+        origin: dict[str, str],
+    ) -> Manifest:
+        self.begin()
+        cursor = self.table.incremental and described.column(self.table.incremental.cursor)
+        keyed = self.table.mode_with_key(bool(described.key)) != "append"
+        return Manifest(
+            load_id=self.load_id, pipeline=self.pipeline.name, table=self.table.name, run_id=self.request.run_id,
+            fence=self.fence, action=rows.action, format=wire, columns=described.columns,
+            key=described.key if keyed else (), source_oid=described.oid,
+            cursor=cursor.name if cursor else None, cursor_type=without_modifier(cursor.type) if cursor else None,
+            lower=rows.lower, upper=rows.upper, moves_watermark=rows.moves_watermark, read_at=read_at,
+            rows=writer.rows, parts=tuple(writer.parts),
+            content_sha256=writer.content_sha256 if rows.where == "" else None, held_by=rows.held_by,
+            seconds=time.monotonic() - self.started, source=origin, settings=PINNED,
+        )  # fmt: skip
+
+
+class _Copy:
+    """The rows of one COPY; `rows` is the count of its completion tag, which end-of-stream alone does not prove."""
+
+    def __init__(self, session: Session, statement: str):
+        self._session, self._statement = session, statement
+        self.rows = -1
+
+    def __iter__(self) -> Iterator[bytes | memoryview]:
+        with self._session.cursor() as cursor:
+            with cursor.copy(self._statement) as copy:
+                while row := copy.read():
+                    yield bytes(row) if isinstance(row, bytearray) else row
+            self.rows = cursor.rowcount
+
+
+def wire_format(pipeline: Pipeline, described: SourceTable) -> WireFormat:
+    """`auto` is binary where every column's bytes mean the same on both sides, else csv."""
+    if pipeline.lake.format == "auto":
+        return "binary" if all(column.exact_in_binary for column in described.columns) else "csv"
+    return pipeline.lake.format
+
+
+def load_prefix(pipeline: Pipeline, table: Table, load_id: str) -> str:
+    """Where all attempts of a load are stored, with a slash at its end."""
+    parts = [pipeline.lake.prefix, slug(table.name), load_id]
+    return "/".join(part for part in parts if part) + "/"

@@ -1,0 +1,51 @@
+"""The transform step: build a mart when something it reads was loaded since it last succeeded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+
+from loadsheet.errors import Refused
+from loadsheet.outcome import Outcome, RunRequest, skipped
+from loadsheet.plan.order import transform_inputs
+from loadsheet.spec.models import Pipeline, Transform
+from loadsheet.sql.text import Relation
+from loadsheet.warehouse import ledger, tables
+from loadsheet.warehouse import transform as warehouse
+
+Session = psycopg.Connection[Any]
+
+
+def transform(pipeline: Pipeline, spec: Transform, request: RunRequest, session: Session) -> Outcome:
+    """Build the transform's table or view, or run its script; skipped when nothing it reads has changed.
+
+    The ledger is asked, not the upstream tasks: a transform that failed is still due when its inputs skip.
+    Raises Refused with the SQL file's name when its SQL fails for a reason a retry cannot mend.
+    """
+    ledger.ensure(session)
+    tables.ensure_schema(session, pipeline.warehouse.mart_schema)
+    target = Relation(pipeline.warehouse.mart_schema, spec.name)
+    inputs = _inputs(pipeline, spec)
+    missing = [str(i) for i in inputs if tables.kind(session, i) is None]
+    if missing:
+        return skipped(f"waits for {', '.join(missing)}, not loaded yet")
+    seen = warehouse.numbers_seen(session, inputs)
+    try:
+        with session.transaction():
+            ledger.lock(session, target)
+            job = warehouse.decide(session, pipeline, spec, target, inputs, request.is_full(spec.name))
+            if job is None:
+                return skipped("nothing it reads has changed")
+            effect = warehouse.run(session, pipeline, spec, request, target, job, seen)
+    except (psycopg.errors.SyntaxErrorOrAccessRuleViolation, psycopg.errors.DataError) as error:
+        raise Refused(f"{spec.file}: {error.diag.message_primary} (SQLSTATE {error.sqlstate})") from error
+    counts = {"inserted": effect.inserted, "updated": effect.updated, "deleted": effect.deleted}
+    return Outcome(status="done", message=f"{effect} ({job.reason})", counts=counts)
+
+
+def _inputs(pipeline: Pipeline, spec: Transform) -> list[Relation]:
+    """The staging tables and marts that the transform reads."""
+    read = transform_inputs(pipeline)[spec.name]
+    staging, marts = pipeline.warehouse.schema, pipeline.warehouse.mart_schema
+    return [Relation(staging, t) for t in read.tables] + [Relation(marts, t) for t in read.transforms]

@@ -1,0 +1,100 @@
+"""Make a target equal to what arrived: replace it whole, or merge the arrived rows into it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+
+from loadsheet.errors import Refused
+from loadsheet.sql import merging
+from loadsheet.sql.merging import LOAD_ID
+from loadsheet.sql.text import Relation, ident
+from loadsheet.warehouse import swap, tables
+from loadsheet.warehouse.ledger import Effect
+
+Session = psycopg.Connection[Any]
+
+
+def replace(
+    session: Session,
+    fresh: Relation,
+    target: Relation,
+    key: tuple[str, ...],
+    load_no: int | None,
+    max_shrink: float | None,
+) -> Effect:
+    """Put the rows of `fresh` (a table beside the target) in the target's place.
+
+    Where nothing depends on the target it is swapped; else the difference is applied in place: what is gone is
+    deleted, what differs updated. Raises Refused when that would cost more than the share `max_shrink` of the rows.
+    """
+    exists = tables.kind(session, target) is not None
+    if exists and max_shrink is not None:
+        _refuse_shrinking(session, fresh, target, max_shrink)
+    rows = tables.count(session, fresh.sql)
+    if not exists or not tables.dependents(session, target):
+        swap.put_in_place(session, fresh, target, key)
+        session.execute(f"ANALYZE {target.sql}")
+        return Effect(inserted=rows, replaced=True)
+    return difference(session, fresh, target, key, load_no)
+
+
+def merge(
+    session: Session, incoming: Relation, target: Relation, key: tuple[str, ...], load_no: int | None, guard: str = ""
+) -> Effect:
+    """Insert or update by key, touching only rows that differ; without a key, append."""
+    values = _values(session, incoming, target)
+    updated = 0
+    if key and (update := merging.update_changed(target.sql, incoming.sql, key, values, guard, load_no)):
+        updated = session.execute(update).rowcount
+    inserted = session.execute(merging.insert_missing(target.sql, incoming.sql, key, values, load_no)).rowcount
+    return Effect(inserted=inserted, updated=updated)
+
+
+def one_row_per_key(session: Session, incoming: Relation, key: tuple[str, ...], cursor: str | None) -> int:
+    """Leave one row per key, the newest, and return how many were dropped.
+
+    Raises Refused when rows lack a complete key, or share one without a cursor to tell which is newer.
+    """
+    nulls = session.execute(merging.count_null_keys(incoming.sql, key)).fetchone()
+    if nulls and nulls[0]:
+        raise Refused(f"{nulls[0]} rows have no complete key ({', '.join(key)}): name a key that is never NULL")
+    doubled = session.execute(merging.has_duplicates(incoming.sql, key)).fetchone()
+    if not doubled or not doubled[0]:
+        return 0
+    if cursor is None:
+        raise Refused(
+            f"rows share the key ({', '.join(key)}): it must be unique, or an incremental cursor tell the newest"
+        )
+    return session.execute(merging.keep_newest(incoming.sql, key, cursor)).rowcount
+
+
+def difference(
+    session: Session, fresh: Relation, target: Relation, key: tuple[str, ...], load_no: int | None
+) -> Effect:
+    """Make the target's rows those of `fresh` in place, touching only what differs, and drop `fresh`."""
+    session.execute(f"ANALYZE {fresh.sql}")
+    deleted = session.execute(merging.delete_gone(target.sql, fresh.sql, key)).rowcount
+    effect = merge(session, fresh, target, key, load_no)
+    session.execute(f"DROP TABLE {fresh.sql}")
+    return Effect(inserted=effect.inserted, updated=effect.updated, deleted=deleted)
+
+
+def _values(session: Session, incoming: Relation, target: Relation) -> dict[str, str]:
+    """The arrived columns as SQL in the target's types; a column the target lacks cannot be kept."""
+    types = tables.columns_of(session, target)
+    arrived = {name: t for name, t in tables.columns_of(session, incoming).items() if name != LOAD_ID}
+    return {
+        name: f"s.{ident(name)}" if types[name] == type_name else f"CAST(s.{ident(name)} AS {types[name]})"
+        for name, type_name in arrived.items()
+    }
+
+
+def _refuse_shrinking(session: Session, fresh: Relation, target: Relation, max_shrink: float) -> None:
+    before, after = tables.count(session, target.sql), tables.count(session, fresh.sql)
+    if before and after < before * (1 - max_shrink):
+        raise Refused(
+            f"{target} would shrink from {before:,} to {after:,} rows, more than max_shrink {max_shrink:g} allows; "
+            "check the source, or raise max_shrink for this run"
+        )

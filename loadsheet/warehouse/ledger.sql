@@ -1,0 +1,71 @@
+-- The ledger: a table's truth, written in the same transaction as its rows.
+CREATE SCHEMA IF NOT EXISTS loadsheet;
+
+-- Numbers every load and every run of a transform, rising in commit order per target because each is drawn under the
+-- target's lock. Rows carry it as _load_id.
+CREATE SEQUENCE IF NOT EXISTS loadsheet.load_no;
+
+-- One row per table of a pipeline: who may write next (fence) and how far it has come (watermark).
+CREATE TABLE IF NOT EXISTS loadsheet.scope (
+    pipeline text NOT NULL,
+    table_name text NOT NULL,
+    target text NOT NULL,
+    fence bigint NOT NULL DEFAULT 0,
+    watermark text,
+    last_load_no bigint,
+    content_sha256 text,
+    source_oid bigint,
+    columns jsonb,
+    PRIMARY KEY (pipeline, table_name)
+);
+
+-- One row per committed load.
+CREATE TABLE IF NOT EXISTS loadsheet.load (
+    load_id text PRIMARY KEY,
+    load_no bigint NOT NULL UNIQUE,
+    pipeline text NOT NULL,
+    table_name text NOT NULL,
+    target text NOT NULL,
+    run_id text NOT NULL,
+    fence bigint NOT NULL,
+    action text NOT NULL,
+    format text NOT NULL,
+    extracted bigint NOT NULL,
+    duplicates bigint NOT NULL,
+    inserted bigint NOT NULL,
+    updated bigint NOT NULL,
+    deleted bigint NOT NULL,
+    replaced boolean NOT NULL,
+    bytes bigint NOT NULL,
+    lower_cursor text,
+    upper_cursor text,
+    held_by text NOT NULL,
+    manifest text NOT NULL,
+    source jsonb NOT NULL,
+    version text NOT NULL,
+    extract_seconds double precision NOT NULL,
+    load_seconds double precision NOT NULL,
+    committed_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE INDEX IF NOT EXISTS load_of_table ON loadsheet.load (pipeline, table_name, load_no);
+CREATE INDEX IF NOT EXISTS load_of_target ON loadsheet.load (target, load_no);
+
+-- One row per successful run of a transform that had something to do.
+CREATE TABLE IF NOT EXISTS loadsheet.transform_run (
+    run_no bigint PRIMARY KEY,
+    pipeline text NOT NULL,
+    transform text NOT NULL,
+    target text NOT NULL,
+    run_id text NOT NULL,
+    sql_sha256 text NOT NULL,
+    full_build boolean NOT NULL,
+    since_load bigint NOT NULL,
+    seen_load bigint NOT NULL,
+    inserted bigint NOT NULL,
+    updated bigint NOT NULL,
+    deleted bigint NOT NULL,
+    replaced boolean NOT NULL,
+    seconds double precision NOT NULL,
+    committed_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE INDEX IF NOT EXISTS transform_run_of_target ON loadsheet.transform_run (target, run_no);

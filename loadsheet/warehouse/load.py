@@ -1,0 +1,159 @@
+"""One load: from verified parts in the lake to committed rows, in one warehouse transaction (design section 5)."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from loadsheet.errors import Corrupt, Refused
+from loadsheet.lake.manifest import Manifest
+from loadsheet.lake.parts import Progress, read_part
+from loadsheet.lake.store import Lake
+from loadsheet.spec.models import Table
+from loadsheet.sql import merging
+from loadsheet.sql.copying import WireFormat, copy_in
+from loadsheet.sql.merging import LOAD_ID
+from loadsheet.sql.text import Relation, ident
+from loadsheet.sql.types import TIME_TYPES
+from loadsheet.warehouse import build, drift, ledger, tables
+from loadsheet.warehouse.ledger import Effect, Session
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """What a load did, with remarks for people (drift, duplicates)."""
+
+    effect: Effect
+    extracted: int
+    notes: tuple[str, ...] = ()
+
+
+def load(
+    session: Session, lake: Lake, manifest: Manifest, name: str, target: Relation, table: Table, progress: Progress
+) -> Loaded:
+    """Commit the manifest's rows to `target`, or nothing. Loading the same manifest twice changes nothing.
+
+    Raises Corrupt when the lake's bytes are not as promised, Superseded when a newer extraction owns the table,
+    Refused when the rows contradict the spec; psycopg errors for trouble with the warehouse.
+    """
+    started = time.monotonic()
+    tables.ensure_schema(session, target.schema)
+    with session.transaction():
+        ledger.lock(session, target)
+        if done := ledger.committed(session, manifest.load_id):
+            return Loaded(effect=done[0], extracted=done[1], notes=("already committed",))
+        ledger.check_fence(session, manifest)
+        work = _Load(session, lake, manifest, target, table, progress)
+        try:
+            effect = work.replace() if manifest.action == "replace" or work.is_new else work.merge()
+        except Refused as error:
+            raise Refused(f"{target}: {error}" if str(target) not in str(error) else str(error)) from error
+        ledger.record_load(
+            session, manifest, name, target, work.number, effect, work.duplicates, time.monotonic() - started
+        )
+        ledger.advance(session, manifest, work.number)
+    return Loaded(effect=effect, extracted=manifest.rows, notes=tuple(work.notes))
+
+
+class _Load:
+    """The work inside the transaction. `number` is drawn under the target's lock, so it rises in commit order."""
+
+    def __init__(
+        self, session: Session, lake: Lake, manifest: Manifest, target: Relation, table: Table, progress: Progress
+    ):
+        self.session, self.lake, self.manifest, self.target = session, lake, manifest, target
+        self.table, self.progress = table, progress
+        self.number = ledger.draw_number(session)
+        self.duplicates = 0
+        self.notes: list[str] = []
+        existing = self._existing()
+        self.is_new = not existing
+        scope = ledger.observe(session, manifest.pipeline, manifest.table)
+        self.drift = drift.compare(manifest.columns, manifest.source_oid, existing or {}, scope)
+        if existing and table.schema_contract == "freeze":
+            drift.refuse_if_frozen(target, self.drift)
+
+    def replace(self) -> Effect:
+        """All rows into a fresh table, then that table in the target's place."""
+        fresh = Relation(self.target.schema, f"_loadsheet_{self.number}")
+        kept = {} if self.is_new else self.drift.kept
+        self._create(fresh, kept)
+        self._fill(fresh)
+        if not self.is_new and tables.dependents(self.session, self.target):
+            drift.alter(self.session, self.target, self.drift)
+        if not self.is_new:
+            self.notes += self.drift.notes
+        return build.replace(self.session, fresh, self.target, self.manifest.key, self.number, self.table.max_shrink)
+
+    def merge(self) -> Effect:
+        """The rows into a temporary table, then the difference into the target."""
+        drift.alter(self.session, self.target, self.drift)
+        self.notes += self.drift.notes
+        incoming = Relation("pg_temp", f"_loadsheet_{self.number}")
+        self._create(incoming, {})
+        self._fill(incoming)
+        self.session.execute(f"ANALYZE {incoming.sql}")
+        if self.manifest.action == "append":
+            return build.merge(self.session, incoming, self.target, (), self.number)
+        return build.merge(self.session, incoming, self.target, self.manifest.key, self.number, self._guard())
+
+    def _existing(self) -> dict[str, str]:
+        columns = tables.columns_of(self.session, self.target)
+        if columns and LOAD_ID not in columns:
+            raise Refused(
+                f"{self.target} exists and was not made by Loadsheet: drop or rename it, or choose another schema"
+            )
+        return columns
+
+    def _create(self, table: Relation, kept: dict[str, str]) -> None:
+        columns = [f"{ident(c.name)} {c.type}" for c in self.manifest.columns]
+        columns += [f"{ident(name)} {type_name}" for name, type_name in kept.items()]
+        # A default fills the number during COPY; it is dropped at once, so that nobody else's rows get it.
+        columns.append(f"{LOAD_ID} bigint NOT NULL DEFAULT {self.number}")
+        temporary, drop = ("TEMPORARY ", " ON COMMIT DROP") if table.schema == "pg_temp" else ("", "")
+        self.session.execute(f"CREATE {temporary}TABLE {table.sql} ({', '.join(columns)}){drop}")
+
+    def _fill(self, table: Relation) -> None:
+        """COPY every part, checking each against the manifest; then one row per key."""
+        for part in self.manifest.parts:
+            rows = self._copy(table, part_blocks=read_part(self.lake, part))
+            if rows != part.rows:
+                raise Corrupt(
+                    f"{part.name} holds {rows} rows, its manifest says {part.rows}; run the extract step again"
+                )
+            self.progress(rows, part.bytes)
+        self.session.execute(f"ALTER TABLE {table.sql} ALTER {LOAD_ID} DROP DEFAULT")
+        if self.manifest.key:
+            self.duplicates = build.one_row_per_key(self.session, table, self.manifest.key, self.manifest.cursor)
+            if self.duplicates:
+                self.notes.append(f"{self.duplicates} rows shared a key with a newer one and were left out")
+
+    def _copy(self, table: Relation, part_blocks: Any) -> int:
+        wire: WireFormat = "binary" if self.manifest.format == "binary" else "csv"
+        statement = copy_in(table.sql, [c.name for c in self.manifest.columns], wire, self.session.info.server_version)
+        try:
+            with self.session.cursor() as cursor:
+                with cursor.copy(statement) as copy:
+                    for block in part_blocks:
+                        copy.write(block)
+                return cursor.rowcount
+        except psycopg.errors.DataError as error:
+            raise Refused(f"{self.target} cannot hold what the source sent: {error.diag.message_primary}") from error
+
+    def _guard(self) -> str:
+        cursor, type_name = self.manifest.cursor, self.manifest.cursor_type
+        if not cursor or not type_name:
+            return ""
+        read_at = f"CAST('{self.manifest.read_at}' AS {type_name})"
+        return merging.not_older(cursor, type_name in TIME_TYPES, read_at)
+
+
+def find_committed(session: Session, target: Relation, load_id: str) -> Loaded | None:
+    """Whether a load whose COMMIT got no answer is committed: asked under the target's lock, so the answer is final."""
+    with session.transaction():
+        ledger.lock(session, target)
+        done = ledger.committed(session, load_id)
+    return Loaded(effect=done[0], extracted=done[1], notes=("commit confirmed",)) if done else None

@@ -1,0 +1,79 @@
+"""What the warehouse's catalogs say of a target."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+
+from loadsheet.sql.text import Relation, ident, literal
+
+Session = psycopg.Connection[Any]
+
+
+def kind(session: Session, target: Relation) -> str | None:
+    """`r` for a table, `v` for a view and so on (pg_class.relkind); None when there is no such relation."""
+    row = session.execute(
+        "SELECT relkind::text FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace "
+        "WHERE nspname = %s AND relname = %s",
+        (target.schema, target.name),
+    ).fetchone()
+    return row[0] if row else None
+
+
+def columns_of(session: Session, target: Relation) -> dict[str, str]:
+    """The target's columns and their formatted types, in order; empty when there is no such table."""
+    return dict(
+        session.execute(
+            "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute "
+            "WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+            (target.sql,),
+        ).fetchall()
+    )
+
+
+def key_of(session: Session, target: Relation) -> tuple[str, tuple[str, ...]] | None:
+    """The name and columns of the target's primary key, if it has one."""
+    row = session.execute(
+        "SELECT conname, array_agg(attname::text ORDER BY place) FROM pg_constraint, "
+        "unnest(conkey) WITH ORDINALITY AS part (attnum, place) JOIN pg_attribute USING (attnum) "
+        "WHERE conrelid = to_regclass(%s) AND contype = 'p' AND attrelid = conrelid GROUP BY conname",
+        (target.sql,),
+    ).fetchone()
+    return (row[0], tuple(row[1])) if row else None
+
+
+def count(session: Session, table_sql: str) -> int:
+    """How many rows the table has."""
+    row = session.execute(f"SELECT count(*) FROM {table_sql}").fetchone()
+    return int(row[0]) if row else 0
+
+
+def ensure_schema(session: Session, schema: str) -> None:
+    """Create the schema where it does not exist; needs no right to create schemas where it does."""
+    if session.execute("SELECT to_regnamespace(quote_ident(%s))", (schema,)).fetchone() == (None,):
+        with session.transaction():
+            session.execute("SELECT pg_advisory_xact_lock(hashtextextended('loadsheet', 0))")
+            session.execute(f"CREATE SCHEMA IF NOT EXISTS {ident(schema)}")
+
+
+# What hangs on a table's identity, so that a swap would break it: views, foreign keys, functions (normal
+# dependencies on the table or its row type), and its own triggers, policies, publications, statistics, constraints
+# and inheritance.
+_DEPENDENTS = """
+SELECT pg_describe_object(classid, objid, 0) FROM pg_depend
+WHERE (refclassid, refobjid) IN (('pg_class'::regclass, {oid}), ('pg_type'::regclass, {row_type}))
+  AND (deptype = 'n' OR classid IN ('pg_trigger'::regclass, 'pg_policy'::regclass, 'pg_publication_rel'::regclass,
+                                    'pg_statistic_ext'::regclass))
+UNION
+SELECT format('constraint %I', conname) FROM pg_constraint WHERE conrelid = {oid} AND contype IN ('f', 'u', 'c', 'x')
+UNION
+SELECT format('inheritance %s', inhrelid::regclass) FROM pg_inherits WHERE {oid} IN (inhparent, inhrelid)
+"""
+
+
+def dependents(session: Session, target: Relation) -> list[str]:
+    """What depends on the target being this very table, described by the server; empty means it can be swapped."""
+    oid = f"{literal(target.sql)}::regclass::oid"
+    row_type = f"(SELECT reltype FROM pg_class WHERE oid = {oid})"
+    return [row[0] for row in session.execute(_DEPENDENTS.replace("{oid}", oid).replace("{row_type}", row_type))]

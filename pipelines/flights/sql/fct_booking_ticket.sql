@@ -1,0 +1,123 @@
+-- Grain: one ticket on one flight (a coupon). Key: (ticket_no, flight_nk).
+-- Incremental: `coupon` has each that was loaded after :since_load, or whose ticket, booking, flight, airports
+-- (time zones) or aircraft were. A UNION of small joins: one OR over all inputs would have to join every row first.
+-- On a full build (:since_load = 0) the first branch has every row, so the lists of changes stay empty.
+-- Local is the departure airport's time for departures and for the booking, the arrival airport's for arrivals.
+-- A key stays NULL until the row it points to has landed. updated_at tells of changes to the fact's own source rows,
+-- not to its airports and aircraft: a renamed airport must not touch every flight.
+WITH dimensions AS ( -- read by nobody, so never run: it says what to build before this fact
+    SELECT 1 FROM mart.dim_aircrafts, mart.dim_airport, mart.dim_date, mart.dim_passenger, mart.dim_time
+),
+
+changed_ticket AS (
+    SELECT ticket_no
+    FROM staging.tickets
+    WHERE :since_load > 0 AND _load_id > :since_load
+    UNION
+    SELECT t.ticket_no
+    FROM staging.bookings AS b
+    JOIN staging.tickets AS t ON t.book_ref = b.book_ref
+    WHERE :since_load > 0 AND b._load_id > :since_load
+),
+
+changed_flight AS (
+    SELECT f.flight_id
+    FROM staging.flights AS f
+    LEFT JOIN staging.airports_data AS d ON d.airport_code = f.departure_airport
+    LEFT JOIN staging.airports_data AS a ON a.airport_code = f.arrival_airport
+    LEFT JOIN staging.aircrafts_data AS p ON p.aircraft_code = f.aircraft_code
+    WHERE :since_load > 0
+        AND (
+            f._load_id > :since_load
+            OR d._load_id > :since_load
+            OR a._load_id > :since_load
+            OR p._load_id > :since_load
+        )
+),
+
+coupon AS MATERIALIZED (
+    SELECT ticket_no, flight_id, fare_conditions, amount, created_at, updated_at
+    FROM staging.ticket_flights
+    WHERE _load_id > :since_load
+    UNION
+    SELECT ticket_no, flight_id, fare_conditions, amount, created_at, updated_at
+    FROM staging.ticket_flights
+    JOIN changed_ticket USING (ticket_no)
+    UNION
+    SELECT ticket_no, flight_id, fare_conditions, amount, created_at, updated_at
+    FROM staging.ticket_flights
+    JOIN changed_flight USING (flight_id)
+),
+
+flight AS MATERIALIZED ( -- once per flight, not once per row: time zones are dear
+    SELECT
+        f.flight_id,
+        f.flight_no,
+        to_char(f.scheduled_departure AT TIME ZONE d.timezone, 'YYYYMMDD')::int AS scheduled_departure_local_date_id,
+        to_char(f.scheduled_departure AT TIME ZONE d.timezone, 'HH24MI')::int AS scheduled_departure_local_time_id,
+        to_char(f.scheduled_departure AT TIME ZONE 'UTC', 'YYYYMMDD')::int AS scheduled_departure_utc_date_id,
+        to_char(f.scheduled_departure AT TIME ZONE 'UTC', 'HH24MI')::int AS scheduled_departure_utc_time_id,
+        to_char(f.scheduled_arrival AT TIME ZONE a.timezone, 'YYYYMMDD')::int AS scheduled_arrival_local_date_id,
+        to_char(f.scheduled_arrival AT TIME ZONE a.timezone, 'HH24MI')::int AS scheduled_arrival_local_time_id,
+        to_char(f.scheduled_arrival AT TIME ZONE 'UTC', 'YYYYMMDD')::int AS scheduled_arrival_utc_date_id,
+        to_char(f.scheduled_arrival AT TIME ZONE 'UTC', 'HH24MI')::int AS scheduled_arrival_utc_time_id,
+        to_char(f.actual_departure AT TIME ZONE d.timezone, 'YYYYMMDD')::int AS actual_departure_local_date_id,
+        to_char(f.actual_departure AT TIME ZONE d.timezone, 'HH24MI')::int AS actual_departure_local_time_id,
+        to_char(f.actual_departure AT TIME ZONE 'UTC', 'YYYYMMDD')::int AS actual_departure_utc_date_id,
+        to_char(f.actual_departure AT TIME ZONE 'UTC', 'HH24MI')::int AS actual_departure_utc_time_id,
+        to_char(f.actual_arrival AT TIME ZONE a.timezone, 'YYYYMMDD')::int AS actual_arrival_local_date_id,
+        to_char(f.actual_arrival AT TIME ZONE a.timezone, 'HH24MI')::int AS actual_arrival_local_time_id,
+        to_char(f.actual_arrival AT TIME ZONE 'UTC', 'YYYYMMDD')::int AS actual_arrival_utc_date_id,
+        to_char(f.actual_arrival AT TIME ZONE 'UTC', 'HH24MI')::int AS actual_arrival_utc_time_id,
+        ('x' || substr(md5(d.airport_code), 1, 16))::bit(64)::bigint AS departure_airport,
+        ('x' || substr(md5(a.airport_code), 1, 16))::bit(64)::bigint AS arrival_airport,
+        ('x' || substr(md5(p.aircraft_code), 1, 16))::bit(64)::bigint AS aircraft_code,
+        f.status,
+        d.timezone,
+        f.updated_at
+    FROM staging.flights AS f
+    LEFT JOIN staging.airports_data AS d ON d.airport_code = f.departure_airport
+    LEFT JOIN staging.airports_data AS a ON a.airport_code = f.arrival_airport
+    LEFT JOIN staging.aircrafts_data AS p ON p.aircraft_code = f.aircraft_code
+    WHERE f.flight_id IN (SELECT flight_id FROM coupon)
+)
+
+SELECT
+    t.book_ref AS book_nk,
+    c.ticket_no,
+    ('x' || substr(md5(t.passenger_id), 1, 16))::bit(64)::bigint AS passenger_id,
+    c.flight_id AS flight_nk,
+    f.flight_no,
+    to_char(b.book_date AT TIME ZONE f.timezone, 'YYYYMMDD')::int AS book_local_date_id,
+    to_char(b.book_date AT TIME ZONE f.timezone, 'HH24MI')::int AS book_local_time_id,
+    to_char(b.book_date AT TIME ZONE 'UTC', 'YYYYMMDD')::int AS book_utc_date_id,
+    to_char(b.book_date AT TIME ZONE 'UTC', 'HH24MI')::int AS book_utc_time_id,
+    f.scheduled_departure_local_date_id,
+    f.scheduled_departure_local_time_id,
+    f.scheduled_departure_utc_date_id,
+    f.scheduled_departure_utc_time_id,
+    f.scheduled_arrival_local_date_id,
+    f.scheduled_arrival_local_time_id,
+    f.scheduled_arrival_utc_date_id,
+    f.scheduled_arrival_utc_time_id,
+    f.actual_departure_local_date_id,
+    f.actual_departure_local_time_id,
+    f.actual_departure_utc_date_id,
+    f.actual_departure_utc_time_id,
+    f.actual_arrival_local_date_id,
+    f.actual_arrival_local_time_id,
+    f.actual_arrival_utc_date_id,
+    f.actual_arrival_utc_time_id,
+    f.departure_airport,
+    f.arrival_airport,
+    f.aircraft_code,
+    c.fare_conditions,
+    c.amount,
+    b.total_amount, -- of the whole booking: repeated on each of its coupons, so never sum it
+    f.status,
+    c.created_at,
+    greatest(c.updated_at, t.updated_at, b.updated_at, f.updated_at) AS updated_at
+FROM coupon AS c
+LEFT JOIN staging.tickets AS t ON t.ticket_no = c.ticket_no
+LEFT JOIN staging.bookings AS b ON b.book_ref = t.book_ref
+LEFT JOIN flight AS f ON f.flight_id = c.flight_id

@@ -1,0 +1,65 @@
+"""Airflow inside the test process: a home of its own, no examples, no telemetry. Set before anything imports it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from demo.servers import SlackReceiver
+from tests.services import connection, database, postgres  # noqa: F401
+
+REPO = Path(__file__).resolve().parents[2]
+_HOME = tempfile.mkdtemp(prefix="loadsheet-airflow-home-")
+os.environ.update(
+    AIRFLOW_HOME=_HOME,
+    AIRFLOW__CORE__LOAD_EXAMPLES="False",
+    AIRFLOW__CORE__UNIT_TEST_MODE="False",
+    AIRFLOW__DAG_FACTORY__ENABLE_TELEMETRY="False",
+)
+
+with warnings.catch_warnings():  # dag-factory 1.1 tries Airflow 2's import paths first
+    warnings.simplefilter("ignore")
+    import dagfactory.dagbuilder  # noqa: F401
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Warnings are errors here too, but not those that Airflow and dag-factory give themselves."""
+    for item in items:
+        if item.path.is_relative_to(REPO / "tests" / "airflow"):
+            item.add_marker(pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning"))
+
+
+def pytest_sessionfinish() -> None:
+    """Leave no home behind."""
+    shutil.rmtree(_HOME, ignore_errors=True)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """A DAG bundle without pipelines: the loader and the ignore file of this repository."""
+    (tmp_path / "dags").mkdir()
+    (tmp_path / "pipelines").mkdir()
+    shutil.copy(REPO / "dags" / "load_pipelines.py", tmp_path / "dags")
+    shutil.copy(REPO / ".airflowignore", tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def slack(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlackReceiver]:
+    """A receiver behind the Airflow connection `slack`."""
+    with SlackReceiver() as receiver:
+        define_slack(monkeypatch, receiver.url)
+        yield receiver
+
+
+def define_slack(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """The Airflow connection `slack` points at `url`; its token must never be shown."""
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_SLACK", f'{{"conn_type": "slackwebhook", "host": "{url}", "password": "T0/B0/hush-hush-token"}}'
+    )

@@ -1,0 +1,78 @@
+"""How a core failure ends an Airflow task, and what its text may hold."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any
+
+import psycopg
+import pytest
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+from loadsheet.errors import ConnectionMissing, Corrupt, HeldBack, InputError, LoadsheetError, Refused, Superseded
+from operators.failures import explained
+from operators.redact import clean
+
+
+def fail(error: BaseException) -> BaseException:
+    with pytest.raises(BaseException) as caught, explained():
+        raise error
+    return caught.value
+
+
+@pytest.mark.parametrize("error", [InputError("x"), ConnectionMissing("x"), Corrupt("x"), Refused("x")])
+def test_what_a_retry_cannot_mend_fails_at_once(error: LoadsheetError) -> None:
+    assert type(fail(error)) is AirflowFailException
+
+
+@pytest.mark.parametrize("error", [Superseded("x"), HeldBack("x"), OSError("x"), psycopg.OperationalError("x")])
+def test_what_a_retry_may_mend_is_retried(error: Exception) -> None:
+    assert type(fail(error)) is AirflowException
+
+
+@pytest.mark.parametrize("error", [psycopg.errors.UndefinedTable("x"), psycopg.errors.DivisionByZero("x")])
+def test_wrong_sql_and_wrong_data_are_not_retried(error: psycopg.Error) -> None:
+    assert type(fail(error)) is AirflowFailException
+
+
+def test_airflows_own_exceptions_pass() -> None:
+    error = AirflowFailException("x")
+    assert fail(error) is error
+
+
+def test_a_timeout_and_a_kill_pass() -> None:
+    error = KeyboardInterrupt("x")
+    assert fail(error) is error
+
+
+def test_the_log_shows_the_place_but_not_the_row(connection: psycopg.Connection[Any]) -> None:
+    connection.execute("CREATE TABLE t (name text PRIMARY KEY)")
+    connection.execute("INSERT INTO t VALUES ('Ada')")
+    with pytest.raises(AirflowException) as caught, explained():
+        connection.execute("INSERT INTO t SELECT name FROM t")
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "UniqueViolation: duplicate key value" in shown
+    assert "INSERT INTO t SELECT" in shown  # the frame of the code that failed
+    assert "Ada" not in shown
+
+
+@pytest.mark.parametrize(
+    ("text", "cleaned"),
+    [
+        ("duplicate key\nDETAIL:  Key (name)=(Ada\nLovelace) already exists.", "duplicate key"),
+        ('broken\nCONTEXT:  COPY t, line 3, column name: "Ada"', "broken"),
+        ('invalid input syntax for type integer: "12 "34""', 'invalid input syntax for type integer: "***"'),
+        ('malformed array literal: "{Ada"', 'malformed array literal: "***"'),
+        ('date/time field value out of range: "1999-99-99"', 'date/time field value out of range: "***"'),
+        ('value "9999999999" is out of range for type integer', 'value "***" is out of range for type integer'),
+        ('relation "staging.bookings" does not exist', 'relation "staging.bookings" does not exist'),
+        ("postgresql://ada:s3cr:et@x@db:5432/lake failed", "postgresql://***@db:5432/lake failed"),
+        ("connecting with password=hunter2 host=db", "connecting with password=*** host=db"),
+        ("{'secret_key': 'abc def', 'region': 'x'}", "{'secret_key': ***, 'region': 'x'}"),
+        ("X-Amz-Signature=0af1&X-Amz-Date=1", "X-Amz-Signature=***&X-Amz-Date=1"),
+        ("https://hooks.slack.com/services/T0/B0/xyz is gone", "https://hooks.slack.com/services/*** is gone"),
+        ('password authentication failed for user "ada"', 'password authentication failed for user "ada"'),
+    ],
+)
+def test_text_loses_rows_and_secrets_and_nothing_else(text: str, cleaned: str) -> None:
+    assert clean(text) == cleaned

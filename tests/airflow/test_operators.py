@@ -1,0 +1,244 @@
+"""The operators' own part: what they ask of the core, what they make of its answer."""
+
+from __future__ import annotations
+
+import contextvars
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psycopg
+import pytest
+from airflow.sdk.bases.operator import BaseOperator, ExecutorSafeguard
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
+import loadsheet.steps
+from loadsheet.outcome import Outcome, skipped
+from operators.base import StepOperator
+from operators.broken import BrokenSpecOperator
+from operators.bucket import CreateBucketOperator
+from operators.connections import airflow_connection
+from operators.extract import PostgresToMinioOperator
+from operators.load import MinioToPostgresOperator
+from operators.transform import SqlTransformOperator
+from tests.airflow.conftest import REPO
+
+SPEC = """\
+version: 1
+source: {conn_id: src}
+lake: {conn_id: lake, bucket: lake}
+warehouse: {conn_id: wh}
+tables: {bookings: , seats: }
+"""
+DONE = Outcome(status="done", message="5,000 rows in 1 part", load_id="run-1")
+
+
+class Engine:
+    """Stands in for `loadsheet.steps.execute`: keeps what it was asked and answers as told."""
+
+    def __init__(self) -> None:
+        self.answer: Callable[[], Outcome] = lambda: DONE
+        self.asked: list[Any] = []
+
+    def execute(
+        self, step: Any, pipeline: Any, request: Any, connections: Any, *, load_id: Any, progress: Any
+    ) -> Outcome:
+        self.asked.append(SimpleNamespace(**locals()))
+        progress(1000, 5_000_000)
+        return self.answer()
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
+    made = Engine()
+    monkeypatch.setattr(loadsheet.steps, "execute", made.execute, raising=False)
+    return made
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> str:
+    file = tmp_path / "pipelines" / "p" / "pipeline.yml"
+    file.parent.mkdir(parents=True)
+    file.write_text(SPEC)
+    return str(file)
+
+
+def context(load_id: Any = None, **more: Any) -> Any:
+    """A manual run without a logical date."""
+    pulled: list[str] = []
+
+    def xcom_pull(task_ids: str) -> Any:
+        pulled.append(task_ids)
+        return load_id
+
+    params = {"full_refresh": False, "tables": [], "interval_start": None, "interval_end": None}
+    return {"run_id": "manual__1", "params": params, "ti": SimpleNamespace(xcom_pull=xcom_pull, pulled=pulled), **more}
+
+
+def execute(operator: BaseOperator, found: Any) -> Any:
+    inside = contextvars.copy_context()
+    inside.run(ExecutorSafeguard.tracker.set, operator)
+    return inside.run(operator.execute, found)
+
+
+def test_an_extract_hands_its_load_id_on_and_nothing_else(engine: Engine, spec: str) -> None:
+    result = execute(PostgresToMinioOperator(task_id="t", spec=spec, name="bookings"), context())
+    assert result == "run-1"
+    assert (engine.asked[0].step.kind, engine.asked[0].step.name) == ("extract", "bookings")
+    assert engine.asked[0].pipeline.name == "p"
+
+
+@pytest.mark.parametrize("operator", [CreateBucketOperator, SqlTransformOperator])
+def test_other_steps_leave_nothing_in_xcom(engine: Engine, spec: str, operator: type[StepOperator]) -> None:
+    assert execute(operator(task_id="t", spec=spec, name="x"), context()) is None
+
+
+def test_a_load_takes_the_id_from_its_own_extract(engine: Engine, spec: str) -> None:
+    found = context(load_id="run-1")
+    assert execute(MinioToPostgresOperator(task_id="t", spec=spec, name="bookings"), found) is None
+    assert found["ti"].pulled == ["extract.extract_bookings"]
+    assert engine.asked[0].load_id == "run-1"
+
+
+def test_a_load_without_an_id_says_which_task_to_clear(engine: Engine, spec: str) -> None:
+    with pytest.raises(AirflowFailException, match=r"extract\.extract_bookings of this run has left no load id"):
+        execute(MinioToPostgresOperator(task_id="t", spec=spec, name="bookings"), context())
+    assert engine.asked == []
+
+
+def test_nothing_new_skips_the_task(engine: Engine, spec: str) -> None:
+    engine.answer = lambda: skipped("nothing above 2026-01-01")
+    with pytest.raises(AirflowSkipException, match="nothing above 2026-01-01"):
+        execute(PostgresToMinioOperator(task_id="t", spec=spec, name="bookings"), context())
+
+
+def test_a_broken_spec_fails_without_a_retry(engine: Engine, spec: str) -> None:
+    Path(spec).write_text(SPEC + "nonsense: 1\n")
+    with pytest.raises(AirflowFailException, match=r"pipeline\.yml:6:1 nonsense"):
+        execute(PostgresToMinioOperator(task_id="t", spec=spec, name="bookings"), context())
+
+
+def test_outcome_and_progress_are_one_readable_line_each(
+    engine: Engine, spec: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("operators.base.PROGRESS_EVERY_SECONDS", 0.0)
+    execute(PostgresToMinioOperator(task_id="t", spec=spec, name="bookings"), context())
+    logged = capsys.readouterr().out
+    assert "bookings: 1,000 rows, 5.0 MB so far" in logged
+    assert "bookings: 5,000 rows in 1 part" in logged
+
+
+def test_the_run_is_described_by_schedule_variable_and_form(
+    engine: Engine, spec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_VAR_LOADSHEET", '{"pipelines": {"p": {"incremental": false, "tables": ["seats"]}}}')
+    found = context(
+        data_interval_start=datetime(2026, 1, 1, tzinfo=UTC), data_interval_end=datetime(2026, 1, 2, tzinfo=UTC)
+    )
+    found["params"]["tables"] = ["bookings"]
+    execute(PostgresToMinioOperator(task_id="t", spec=spec, name="bookings"), found)
+    request = engine.asked[0].request
+    assert request.run_id == "manual__1"
+    assert (request.full_refresh, request.only) == ({"seats"}, {"bookings"})
+    assert (request.interval_start, request.interval_end) == ("2026-01-01T00:00:00+00:00", "2026-01-02T00:00:00+00:00")
+
+
+def test_a_wrong_variable_fails_the_task_and_names_the_key(
+    engine: Engine, spec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_VAR_LOADSHEET", '{"incremental": "no"}')
+    with pytest.raises(AirflowFailException, match="Variable 'loadsheet', key incremental"):
+        execute(PostgresToMinioOperator(task_id="t", spec=spec, name="bookings"), context())
+
+
+def test_airflows_connection_arrives_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_SRC", "postgres://ada:p%40ss@db.example:6543/flights?sslmode=require")
+    found = airflow_connection("src")
+    assert (found.conn_id, found.conn_type, found.host, found.port) == ("src", "postgres", "db.example", 6543)
+    assert (found.login, found.password, found.schema) == ("ada", "p@ss", "flights")
+    assert found.extra == {"sslmode": "require"}
+    assert "p@ss" not in repr(found)
+
+
+def test_a_missing_connection_fails_without_a_retry_and_says_what_to_do(engine: Engine, spec: str) -> None:
+    def ask() -> Outcome:
+        engine.asked[-1].connections("nowhere")
+        return DONE
+
+    engine.answer = ask
+    with pytest.raises(AirflowFailException, match=r"no connection 'nowhere'.*AIRFLOW_CONN_NOWHERE"):
+        execute(PostgresToMinioOperator(task_id="t", spec=spec, name="bookings"), context())
+
+
+def test_a_kill_interrupts_the_work_and_only_the_work(engine: Engine, spec: str) -> None:
+    operator = PostgresToMinioOperator(task_id="t", spec=spec, name="bookings")
+    operator.on_kill()
+
+    def killed() -> Outcome:
+        operator.on_kill()
+        raise AssertionError("went on after a kill")
+
+    engine.answer = killed
+    with pytest.raises(KeyboardInterrupt):
+        execute(operator, context())
+    operator.on_kill()  # as Airflow does after a timeout: the timeout's own exception must stay
+
+
+KILLED = """
+import signal, sys
+import psycopg
+from operators.extract import PostgresToMinioOperator
+
+operator = PostgresToMinioOperator(task_id="t", spec="x", name="x")
+operator._working = True
+signal.signal(signal.SIGTERM, lambda *_: operator.on_kill())  # as Airflow's task runner does
+with psycopg.connect(sys.argv[1], application_name="to be killed") as session:
+    print("started", flush=True)
+    session.execute("SELECT pg_sleep(60)")
+"""
+
+
+def test_a_killed_task_leaves_no_statement_running_in_the_server(
+    database: str, connection: psycopg.Connection[Any]
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, database], cwd=REPO, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as task:
+        assert task.stdout and any(line.strip() == "started" for line in task.stdout)
+        wait_until(lambda: statements(connection) == ["active"])
+        task.send_signal(signal.SIGTERM)
+        assert "KeyboardInterrupt: Airflow asked this task to stop" in task.communicate(timeout=20)[1]
+    wait_until(lambda: statements(connection) == [])
+
+
+def statements(connection: psycopg.Connection[Any]) -> list[str]:
+    found = connection.execute("SELECT state FROM pg_stat_activity WHERE application_name = 'to be killed'")
+    return [state for (state,) in found]
+
+
+def wait_until(done: Callable[[], bool], seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    "operator", [PostgresToMinioOperator, MinioToPostgresOperator, SqlTransformOperator, CreateBucketOperator]
+)
+def test_no_string_of_a_spec_is_a_template(operator: type[StepOperator]) -> None:
+    made = operator(task_id="t", spec="{{ 7*7 }}", name="{{ 7*7 }}")
+    made.render_template_fields({})
+    assert (made.spec, made.name) == ("{{ 7*7 }}", "{{ 7*7 }}")
+    assert not made.template_fields and not made.template_ext
+
+
+def test_the_task_of_a_broken_spec_fails_with_its_problems() -> None:
+    with pytest.raises(AirflowFailException, match="line 3 is wrong"):
+        execute(BrokenSpecOperator(task_id="broken_spec", problems="line 3 is wrong"), {})

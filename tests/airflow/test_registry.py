@@ -1,0 +1,231 @@
+"""Which DAGs a folder of pipeline files becomes, in Airflow's own DagBag; broken and doubled ones included."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.dag_processing.dagbag import BundleDagBag
+from airflow.sdk import DAG
+
+import dags.registry
+from dags.registry import pipeline_dags
+from tests.airflow.conftest import REPO
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(bundle: Path) -> Write:
+    def write(folder: str, *lines: str) -> Path:
+        file = bundle / "pipelines" / folder / "pipeline.yml"
+        file.parent.mkdir()
+        usual = ("version: 1", "source: {conn_id: s}", "lake: {conn_id: l, bucket: lake}", "warehouse: {conn_id: w}")
+        file.write_text("\n".join((*usual, *lines, "tables: {t: }", "")))
+        return file
+
+    return write
+
+
+def dag_bag(bundle: Path) -> BundleDagBag:
+    return BundleDagBag(dag_folder=bundle, bundle_path=bundle, bundle_name="test")
+
+
+def broken(dag: DAG) -> bool:
+    return "broken-spec" in dag.tags
+
+
+def test_every_good_file_is_a_dag(bundle: Path, write: Write) -> None:
+    write("one")
+    write("two", "pipeline: second.name")
+    bag = dag_bag(bundle)
+    assert bag.import_errors == {} and set(bag.dags) == {"one", "second.name"}
+    assert not any(map(broken, bag.dags.values()))
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["shedule: '@daily'"],
+        ["schedule: '61 * * * *'"],
+        ["schedule: {__type__: builtins.exit}"],
+        ["{ not yaml"],
+        ["transforms: {missing: }"],
+    ],
+)
+def test_a_broken_file_hides_neither_the_others_nor_itself(bundle: Path, write: Write, lines: list[str]) -> None:
+    write("good")
+    write("bad", *lines)
+    bag = dag_bag(bundle)
+    assert bag.import_errors == {} and set(bag.dags) == {"good", "bad"}
+    assert not broken(bag.dags["good"]) and broken(bag.dags["bad"])
+    bad = bag.dags["bad"]
+    assert bad.task_ids == ["broken_spec"]
+    problems = bad.get_task("broken_spec").problems
+    assert "pipeline.yml:" in problems and problems in bad.doc_md
+    assert "pipelines/bad/pipeline.yml" in bad.description
+
+
+def test_sql_that_reads_itself_in_a_circle_is_a_broken_file(bundle: Path, write: Write) -> None:
+    file = write("bad", "transforms: {a: , b: }")
+    (file.parent / "sql").mkdir()
+    (file.parent / "sql" / "a.sql").write_text("SELECT * FROM mart.b")
+    (file.parent / "sql" / "b.sql").write_text("SELECT * FROM mart.a")
+    assert "in a circle" in dag_bag(bundle).dags["bad"].get_task("broken_spec").problems
+
+
+def test_a_broken_file_keeps_its_name_and_schedule_where_they_can_be_read(bundle: Path, write: Write) -> None:
+    write("folder", "pipeline: named", "schedule: '0 4 * * *'", "nonsense: 1")
+    dag = dag_bag(bundle).dags["named"]
+    assert broken(dag) and dag.timetable.expression == "0 4 * * *"
+
+
+def test_an_unreadable_name_or_schedule_is_left_out(bundle: Path, write: Write) -> None:
+    write("folder", "pipeline: not a name", "schedule: sometimes")
+    dag = dag_bag(bundle).dags["folder"]
+    assert broken(dag) and dag.schedule is None
+
+
+def test_a_broken_file_never_makes_dag_factory_call_anything(bundle: Path, write: Write, tmp_path: Path) -> None:
+    trap = tmp_path / "called"
+    write(
+        "bad", f"schedule: {{__type__: pathlib.Path.touch, __args__: [{{__type__: pathlib.Path, __args__: [{trap}]}}]}}"
+    )
+    dag_bag(bundle)
+    assert not trap.exists()
+
+
+def test_a_surprise_in_one_file_does_not_take_out_the_rest(
+    bundle: Path, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("good")
+    write("odd")
+    real = dags.registry.build_dag
+
+    def surprising(pipeline: Any, root: Path) -> DAG:
+        if pipeline.name == "odd":
+            raise RuntimeError("never seen before")
+        return real(pipeline, root)
+
+    monkeypatch.setattr(dags.registry, "build_dag", surprising)
+    found = pipeline_dags(bundle)
+    assert not broken(found["good"])
+    assert "RuntimeError: never seen before" in found["odd"].get_task("broken_spec").problems
+
+
+def test_a_name_claimed_twice_stays_with_the_folder_of_that_name(bundle: Path, write: Write) -> None:
+    write("copy", "pipeline: flights")
+    write("flights")
+    found = dag_bag(bundle).dags
+    assert set(found) == {"flights", "copy"}
+    assert not broken(found["flights"]) and broken(found["copy"])
+    assert found["flights"].get_task("create_bucket").spec == "pipelines/flights/pipeline.yml"
+    assert "'flights' is taken by pipelines/flights/pipeline.yml" in found["copy"].get_task("broken_spec").problems
+
+
+def test_stand_ins_never_take_anothers_id(bundle: Path, write: Write) -> None:
+    write("a", "pipeline: x")
+    write("b", "pipeline: x")
+    write("c", "pipeline: b")
+    found = dag_bag(bundle).dags
+    assert {dag_id: broken(dag) for dag_id, dag in found.items()} == {"x": False, "b": False, "b.broken": True}
+    assert found["x"].get_task("create_bucket").spec == "pipelines/a/pipeline.yml"
+
+
+@pytest.mark.parametrize("folder", ["Ünïcode", "two words"])
+def test_a_folder_that_cannot_be_a_dag_id_is_still_seen(bundle: Path, write: Write, folder: str) -> None:
+    write(folder)
+    (dag,) = dag_bag(bundle).dags.values()
+    assert broken(dag) or dag.dag_id == folder
+
+
+def test_no_pipelines_no_dags(bundle: Path) -> None:
+    bag = dag_bag(bundle)
+    assert bag.import_errors == {} and bag.dags == {}
+
+
+class TestForOneTask:
+    """What a worker does: it asks for one DAG."""
+
+    @pytest.fixture
+    def read(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """The folders whose spec was read in full."""
+        seen: list[str] = []
+        real = dags.registry.load_pipeline
+
+        def reading(file: Path) -> Any:
+            seen.append(file.parent.name)
+            return real(file)
+
+        monkeypatch.setattr(dags.registry, "load_pipeline", reading)
+        return seen
+
+    def test_only_that_file_is_read(self, bundle: Path, write: Write, read: list[str]) -> None:
+        for folder in ("a", "flights", "z"):
+            write(folder)
+        assert set(pipeline_dags(bundle, only="flights")) == {"flights"}
+        assert read == ["flights"]
+
+    def test_a_renamed_pipeline_is_found(self, bundle: Path, write: Write, read: list[str]) -> None:
+        write("a")
+        write("folder", "pipeline: flights")
+        write("z")
+        assert set(pipeline_dags(bundle, only="flights")) == {"flights"}
+        assert read == ["folder"]
+
+    def test_a_folder_of_that_name_with_another_pipeline_does_not_mislead(self, bundle: Path, write: Write) -> None:
+        write("flights", "pipeline: other")
+        write("folder", "pipeline: flights")
+        found = pipeline_dags(bundle, only="flights")
+        assert found["flights"].get_task("create_bucket").spec == "pipelines/folder/pipeline.yml"
+
+    def test_an_escaped_name_is_found_by_reading_everything(self, bundle: Path, write: Write) -> None:
+        write("folder", 'pipeline: "fl\\x69ghts"')
+        assert set(pipeline_dags(bundle, only="flights")) == {"flights"}
+
+    @pytest.mark.parametrize("dag_id", ["flights", "copy", "x", "b", "b.broken", "bad"])
+    def test_it_is_the_dag_that_a_full_parse_gives(self, bundle: Path, write: Write, dag_id: str) -> None:
+        write("copy", "pipeline: flights")
+        write("flights")
+        write("a", "pipeline: x")
+        write("b", "pipeline: x")
+        write("c", "pipeline: b")
+        write("bad", "nonsense: 1")
+        alone, full = pipeline_dags(bundle, only=dag_id)[dag_id], pipeline_dags(bundle)[dag_id]
+        assert alone.task_ids == full.task_ids and alone.description == full.description
+        assert [vars(t).get("spec") for t in alone.tasks] == [vars(t).get("spec") for t in full.tasks]
+
+    def test_an_unknown_dag_is_none(self, bundle: Path, write: Write) -> None:
+        write("a")
+        assert pipeline_dags(bundle, only="gone") == {}
+
+    def test_the_loader_asks_airflow_which_dag_is_wanted(self, bundle: Path, write: Write) -> None:
+        write("a")
+        write("b")
+        from airflow.sdk.definitions._internal.dag_parsing_context import _airflow_parsing_context_manager
+
+        with _airflow_parsing_context_manager(dag_id="b", task_id="create_bucket"):
+            assert set(dag_bag(bundle).dags) == {"b"}
+
+
+HEAVY = ("pandas", "pyarrow", "numpy", "psycopg", "psycopg2", "minio", "zstandard", "slack_sdk")
+
+
+def test_a_workers_parse_adds_nothing_heavy_to_what_airflow_has_imported(bundle: Path, write: Write) -> None:
+    write("a")
+    code = (
+        "import os, runpy, sys\n"
+        "os.environ['_AIRFLOW_PARSING_CONTEXT_DAG_ID'] = 'a'\n"
+        f"sys.path.append({str(REPO)!r})\n"
+        "import airflow.sdk, dagfactory.dagbuilder\n"
+        "before = set(sys.modules)\n"
+        f"found = runpy.run_path({str(bundle / 'dags' / 'load_pipelines.py')!r})\n"
+        "assert 'a' in found, sorted(found)\n"
+        f"print('heavy:', *sorted(set({HEAVY!r}) & (set(sys.modules) - before)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")
+    assert done.stdout.splitlines()[-1] == "heavy:"

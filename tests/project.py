@@ -1,0 +1,160 @@
+"""A project folder on real servers, and the oracle that says whether staging equals the source."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg
+import yaml
+
+from demo.servers import S3Server
+from loadsheet.connections import Connection
+from loadsheet.outcome import RunRequest
+from loadsheet.runner import StepResult, run_pipeline
+from loadsheet.spec.load import load_pipeline
+from loadsheet.sql.text import Relation, ident
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass
+class Project:
+    """A pipeline `shop` from `source` to `warehouse` (database URIs) through a bucket of `s3`."""
+
+    folder: Path
+    source: str
+    warehouse: str
+    s3: S3Server
+    bucket: str = field(default_factory=lambda: f"test-{secrets.token_hex(6)}")
+    name: str = "shop"
+
+    def spec(self, tables: dict[str, Any], transforms: dict[str, str | tuple[str, dict[str, Any]]] | None = None, **more: Any) -> None:  # noqa: E501
+        """Write pipeline.yml. A transform is its SQL, or its SQL and its settings."""
+        home = self.folder / "pipelines" / self.name
+        (home / "sql").mkdir(parents=True, exist_ok=True)
+        settings = {}
+        for name, given in (transforms or {}).items():
+            text, options = given if isinstance(given, tuple) else (given, {})
+            (home / "sql" / f"{name}.sql").write_text(text)
+            settings[name] = options
+        lake = {"conn_id": "lake", "bucket": self.bucket, **more.pop("lake", {})}
+        document = {
+            "version": 1, "source": {"conn_id": "shop_source", "schema": "public"}, "lake": lake,
+            "warehouse": {"conn_id": "warehouse"}, **more, "tables": tables,
+        }  # fmt: skip
+        if settings:
+            document["transforms"] = settings
+        (home / "pipeline.yml").write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
+
+    def connections(self, conn_id: str) -> Connection:
+        """What `AIRFLOW_CONN_<ID>` says, for tests that stay in this process."""
+        if conn_id == "lake":
+            return Connection(
+                conn_id=conn_id, login=self.s3.access_key, password=self.s3.secret_key,
+                extra={"endpoint_url": self.s3.endpoint},
+            )  # fmt: skip
+        url = urlsplit(self.source if conn_id == "shop_source" else self.warehouse)
+        return Connection(
+            conn_id=conn_id, host=url.hostname or "", port=url.port, login=url.username or "",
+            password=url.password or "", schema=url.path[1:],
+        )  # fmt: skip
+
+    def environment(self) -> dict[str, str]:
+        """The environment in which the command line finds the connections."""
+        lake = {
+            "conn_type": "generic", "login": self.s3.access_key, "password": self.s3.secret_key,
+            "extra": {"endpoint_url": self.s3.endpoint},
+        }  # fmt: skip
+        return {
+            **os.environ,
+            "AIRFLOW_CONN_SHOP_SOURCE": self.source,
+            "AIRFLOW_CONN_WAREHOUSE": self.warehouse,
+            "AIRFLOW_CONN_LAKE": json.dumps(lake),
+        }
+
+    def run(self, **request: Any) -> dict[str, StepResult]:
+        """Run the pipeline in this process; a new run id unless one is given."""
+        request.setdefault("run_id", f"test__{secrets.token_hex(4)}")
+        pipeline = load_pipeline(self.folder / "pipelines" / self.name / "pipeline.yml")
+        return run_pipeline(pipeline, RunRequest(**request), self.connections)
+
+    def succeed(self, **request: Any) -> dict[str, str]:
+        """Run and expect that nothing failed; the state of each step by its id."""
+        results = self.run(**request)
+        failed = {name: r.result for name, r in results.items() if r.state not in ("done", "skipped")}
+        for error in failed.values():
+            if isinstance(error, Exception):
+                raise error
+        assert not failed
+        return {name: result.state for name, result in results.items()}
+
+    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """`loadsheet --project <folder> …` as a process of its own."""
+        return subprocess.run(self.command(*arguments), env=self.environment(), text=True, capture_output=True, timeout=300)
+
+    def command(self, *arguments: str) -> list[str]:
+        """The command line of `loadsheet` for this project."""
+        return [sys.executable, "-m", "loadsheet", "--project", str(self.folder), *arguments]
+
+    def in_source(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """Run SQL on the source and return its rows."""
+        return fetch(self.source, statement, *parameters)
+
+    def in_warehouse(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """Run SQL on the warehouse and return its rows."""
+        return fetch(self.warehouse, statement, *parameters)
+
+    def differences(self, table: str, staging: str = "staging", schema: str = "public") -> int:
+        """Rows by which staging and the source differ."""
+        return differences(self.source, Relation(schema, table), self.warehouse, Relation(staging, table))
+
+    def objects(self) -> set[str]:
+        """The names of all objects in the lake."""
+        from loadsheet.lake.store import Lake
+
+        return set(Lake(self.connections("lake"), self.bucket).names(""))
+
+
+def fetch(dsn: str, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+    """Run SQL in a session of its own; the rows it returns, if any."""
+    with psycopg.connect(dsn, autocommit=True) as session:
+        cursor = session.execute(statement, parameters or None)
+        return cursor.fetchall() if cursor.description else []
+
+
+def differences(source: str, table: Relation, warehouse: str, target: Relation) -> int:
+    """`EXCEPT ALL` both ways over every source column, compared as the text the servers show: 0 when equal."""
+    with psycopg.connect(source) as reading, psycopg.connect(warehouse) as writing:
+        for session in (reading, writing):
+            session.execute("SET TimeZone = 'UTC'; SET extra_float_digits = 3; SET IntervalStyle = 'postgres'")
+        names = [
+            row[0]
+            for row in reading.execute(
+                "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped "
+                "ORDER BY attnum",
+                (table.sql,),
+            )
+        ]
+        as_text = ", ".join(f"{ident(name)}::text" for name in names)
+        writing.execute("CREATE TEMPORARY TABLE truth (" + ", ".join(f"{ident(name)} text" for name in names) + ")")
+        with (
+            reading.cursor().copy(f"COPY (SELECT {as_text} FROM {table.sql}) TO STDOUT") as out,
+            writing.cursor().copy("COPY truth FROM STDIN") as into,
+        ):
+            for block in out:
+                into.write(block)
+        both = [f"SELECT {as_text} FROM {target.sql}", "SELECT * FROM truth"]
+        count = sum(
+            writing.execute(f"SELECT count(*) FROM ({one} EXCEPT ALL {other}) difference").fetchone()[0]
+            for one, other in (both, both[::-1])
+        )
+        writing.rollback()
+    return count

@@ -1,0 +1,5 @@
+select day, count(*)
+from orders
+where (day > 1
+group by day
+

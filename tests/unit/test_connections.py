@@ -1,0 +1,181 @@
+"""Connections are found as Airflow finds them, and say what is missing without saying a secret."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from loadsheet.connections import Connection, project_connections
+from loadsheet.errors import ConnectionMissing, InputError
+
+SECRET = "s3cr3t"
+
+YAML = """
+warehouse:
+  conn_type: postgres
+  description: Staging and marts
+  host: ${WAREHOUSE_HOST}
+  port: ${WAREHOUSE_PORT:-5432}
+  schema: dwh
+  login: ${WAREHOUSE_USER:-loader}
+  password: ${WAREHOUSE_PASSWORD}
+lake:
+  conn_type: generic
+  extra: {endpoint_url: "http://${LAKE_HOST:-localhost}:9000", nested: {list: ["${LAKE_HOST:-localhost}", 1, true]}}
+uri: postgresql://u:${URI_PASSWORD:-}@h:5433/db
+numbers: {login: 123, port: 5432, password: 007}
+advised: {host: "${ADVISED:?ask the platform team}"}
+"""
+ENVIRON = {"WAREHOUSE_HOST": "db", "WAREHOUSE_PASSWORD": SECRET}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "connections").mkdir()
+    (tmp_path / "connections" / "connections.yml").write_text(YAML)
+    return tmp_path
+
+
+def find(project: Path, conn_id: str, environ: Mapping[str, str] = ENVIRON) -> Connection:
+    return project_connections(project, environ)(conn_id)
+
+
+def test_the_file_is_filled_from_the_environment(project: Path) -> None:
+    assert find(project, "warehouse") == Connection(
+        conn_id="warehouse", conn_type="postgres", host="db", port=5432, login="loader", password=SECRET, schema="dwh"
+    )
+
+
+def test_extras_are_filled_at_any_depth(project: Path) -> None:
+    extra = find(project, "lake", {"LAKE_HOST": "s3"}).extra
+    assert extra == {"endpoint_url": "http://s3:9000", "nested": {"list": ["s3", 1, True]}}
+
+
+def test_a_uri_in_the_file_is_read(project: Path) -> None:
+    found = find(project, "uri", {"URI_PASSWORD": "p%40"})
+    assert (found.conn_type, found.host, found.port, found.password) == ("postgres", "h", 5433, "p@")
+
+
+def test_numbers_in_the_file_become_text_where_text_is_meant(project: Path) -> None:
+    found = find(project, "numbers")
+    assert (found.login, found.port) == ("123", 5432)
+
+
+def test_dotenv_fills_what_the_environment_does_not(project: Path) -> None:
+    (project / ".env").write_text(f"# mine\nexport WAREHOUSE_HOST=from_file\nWAREHOUSE_PASSWORD='{SECRET}'\n")
+    before = dict(os.environ)
+    assert find(project, "warehouse", {}).host == "from_file"
+    assert find(project, "warehouse", {"WAREHOUSE_HOST": "from_environ"}).host == "from_environ"
+    assert dict(os.environ) == before
+
+
+def test_a_connection_may_stand_in_dotenv_whole(project: Path) -> None:
+    (project / ".env").write_text("AIRFLOW_CONN_OTHER=postgres://h/db\n")
+    assert find(project, "other").schema == "db"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "postgres://u:p%40ss@h:5433/db?sslmode=require",
+        json.dumps({"conn_type": "postgres", "login": "u", "password": "p@ss", "host": "h", "port": 5433,
+                    "schema": "db", "extra": {"sslmode": "require"}}),
+        '\n {"conn_type": "postgresql", "login": "u", "password": "p@ss", "host": "h", "port": "5433", "schema": "db", '
+        '"extra": "{\\"sslmode\\": \\"require\\"}", "description": null}',
+    ],
+)  # fmt: skip
+def test_the_environments_connection_comes_before_the_file(project: Path, value: str) -> None:
+    found = find(project, "warehouse", {"AIRFLOW_CONN_WAREHOUSE": value})
+    assert found == Connection(
+        conn_id="warehouse", conn_type="postgres", host="h", port=5433, login="u", password="p@ss", schema="db",
+        extra={"sslmode": "require"},
+    )  # fmt: skip
+
+
+def test_an_empty_variable_is_as_good_as_none(project: Path) -> None:
+    assert find(project, "warehouse", {**ENVIRON, "AIRFLOW_CONN_WAREHOUSE": " "}).host == "db"
+
+
+def test_a_project_without_files_still_has_the_environment(tmp_path: Path) -> None:
+    assert find(tmp_path, "x", {"AIRFLOW_CONN_X": "postgres://h"}).host == "h"
+
+
+def test_an_unknown_connection_says_where_to_define_it(project: Path) -> None:
+    with pytest.raises(ConnectionMissing) as caught:
+        find(project, "warehose")
+    assert "AIRFLOW_CONN_WAREHOSE" in str(caught.value)
+    assert "connections.yml (did you mean 'warehouse'?)" in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [{}, {"WAREHOUSE_HOST": ""}])
+def test_a_variable_without_a_value_is_named(project: Path, value: dict[str, str]) -> None:
+    with pytest.raises(ConnectionMissing, match=r"'warehouse' has no host: WAREHOUSE_HOST is not set.*\.env"):
+        find(project, "warehouse", {"WAREHOUSE_PASSWORD": SECRET, **value})
+
+
+def test_a_variable_may_carry_its_own_advice(project: Path) -> None:
+    with pytest.raises(ConnectionMissing, match="ask the platform team"):
+        find(project, "advised")
+
+
+def test_others_variables_are_not_missed(project: Path) -> None:
+    assert find(project, "lake", {}).extra["endpoint_url"] == "http://localhost:9000"
+
+
+def test_a_value_is_never_looked_into(project: Path) -> None:
+    assert find(project, "warehouse", {**ENVIRON, "WAREHOUSE_PASSWORD": "${HOME} $X {}"}).password == "${HOME} $X {}"
+
+
+def test_secrets_are_in_no_repr(project: Path) -> None:
+    value = f"postgres://u:{SECRET}@h/db?token={SECRET}"
+    connections = project_connections(project, {"AIRFLOW_CONN_X": value})
+    assert SECRET not in repr(connections("x")) + str(connections("x")) + repr(connections)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        f"postgres://u:{SECRET}@h:{SECRET}/db",
+        f"postgres://u:{SECRET}://a://b",
+        f"u:{SECRET}@h",
+        f"postgres://[{SECRET}",
+        f'{{"password": "{SECRET}"',
+        f'{{"pasword": "{SECRET}"}}',
+        f'{{"port": "{SECRET}"}}',
+        f'{{"extra": "{SECRET}"}}',
+        f'{{"extra": ["{SECRET}"]}}',
+        f"postgres://h?__extra__={SECRET}",
+    ],
+)
+def test_a_broken_connection_is_refused_without_quoting_it(project: Path, value: str) -> None:
+    with pytest.raises(InputError, match="AIRFLOW_CONN_X") as caught:
+        find(project, "x", {"AIRFLOW_CONN_X": value})
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"x:\n  password: '{SECRET}", r"connections.yml:2:\d+: not valid YAML"),
+        (f"x: {{password: {SECRET}\x00}}", r"connections.yml: not valid YAML"),
+        (f"- {SECRET}", "expected a mapping"),
+        ("x: 5", "x: expected the connection's fields"),
+        (f"x: {{hots: {SECRET}}}", "x: unknown field 'hots'; known are conn_type, host"),
+        (f"x: {{port: {SECRET}}}", "x: port must be a whole number"),
+    ],
+)
+def test_a_broken_file_is_refused_without_quoting_it(project: Path, text: str, message: str) -> None:
+    (project / "connections" / "connections.yml").write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        find(project, "x")
+    assert SECRET not in str(caught.value)
+
+
+def test_an_empty_file_defines_nothing(project: Path) -> None:
+    (project / "connections" / "connections.yml").write_text("# nothing yet\n")
+    with pytest.raises(ConnectionMissing):
+        find(project, "warehouse")

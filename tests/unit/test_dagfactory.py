@@ -1,0 +1,193 @@
+"""The dag-factory configuration of a plan: plain values, the plan's own edges, nothing of a spec executed."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from loadsheet.plan.dagfactory import dag_config, render, spec_path
+from loadsheet.plan.steps import build_plan
+from loadsheet.spec.models import (
+    Incremental,
+    Lake,
+    Notify,
+    Pipeline,
+    Source,
+    Table,
+    Tasks,
+    Transform,
+    Warehouse,
+)
+
+PLAIN = (str, int, float, bool, type(None))
+
+
+def pipeline(**changes: Any) -> Pipeline:
+    made = Pipeline(
+        name="flights",
+        file=Path("/srv/bundle/pipelines/flights/pipeline.yml"),
+        source=Source(conn_id="flights_source", schema="bookings"),
+        lake=Lake(conn_id="lake", bucket="lake", prefix="flights"),
+        warehouse=Warehouse(conn_id="warehouse"),
+        description="Flight bookings",
+        schedule="@daily",
+        start_date="2026-01-01",
+        owner="data-eng",
+        tags=("flights",),
+        tables=(
+            Table(name="bookings", incremental=Incremental(cursor="updated_at")),
+            Table(name="seats", primary_key=("aircraft_code", "seat_no"), tasks=Tasks(pool="small", retries=5)),
+        ),
+        transforms=(
+            Transform(name="fct", sql="SELECT * FROM bookings", file=Path("fct.sql"), unique_key=("id",)),
+            Transform(name="daily", sql="SELECT * FROM mart.fct", file=Path("daily.sql")),
+        ),
+    )
+    return dataclasses.replace(made, **changes)
+
+
+def plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(type(key) is str and plain(item) for key, item in value.items())
+    return all(map(plain, value)) if type(value) is list else type(value) in PLAIN
+
+
+def test_every_value_is_a_plain_yaml_type() -> None:
+    config = dag_config(pipeline(notify=Notify(slack_conn_id="slack")))
+    assert plain(config)
+    assert yaml.safe_load(yaml.safe_dump(config)) == config
+
+
+def test_tasks_and_edges_are_those_of_the_plan() -> None:
+    tasks = dag_config(pipeline())["tasks"]
+    ids = {name: f"{t['task_group_name']}.{name}" if "task_group_name" in t else name for name, t in tasks.items()}
+    edges = {(ids[up], ids[name]) for name, task in tasks.items() for up in task["dependencies"]}
+    steps = build_plan(pipeline())
+    assert list(ids.values()) == [step.id for step in steps]
+    assert edges == {(up, step.id) for step in steps for up in step.upstream}
+
+
+def test_a_pipeline_without_transforms_has_no_empty_group() -> None:
+    assert list(dag_config(pipeline(transforms=()))["task_groups"]) == ["extract", "load"]
+
+
+def test_tasks_take_pool_retries_and_timeout_from_table_transform_or_pipeline() -> None:
+    fast = Tasks(pool="fast", retries=0, timeout=timedelta(minutes=5), retry_delay=timedelta(minutes=2))
+    config = dag_config(pipeline(tasks=fast))
+    tasks, default_args = config["tasks"], config["default_args"]
+    assert (tasks["extract_seats"]["pool"], tasks["load_seats"]["retries"]) == ("small", 5)
+    assert (tasks["create_bucket"]["pool"], tasks["create_bucket"]["retries"]) == ("fast", 0)
+    assert tasks["create_bucket"]["execution_timeout"] == {"__type__": "datetime.timedelta", "seconds": 300}
+    assert default_args["retry_delay"] == {"__type__": "datetime.timedelta", "seconds": 120}
+    assert default_args["owner"] == "data-eng"
+
+
+def test_only_transforms_survive_a_skipped_load() -> None:
+    tasks = dag_config(pipeline())["tasks"]
+    rules = {name: task["trigger_rule"] for name, task in tasks.items()}
+    assert {name for name, rule in rules.items() if rule == "none_failed"} == {"transform_fct", "transform_daily"}
+
+
+@pytest.mark.parametrize(
+    ("events", "told"),
+    [(("failure",), {"callback": "operators.slack.notify_failure", "slack_conn_id": "s"}), ((), None)],
+)
+def test_slack_hears_of_failures_only_when_the_spec_says_so(events: tuple[str, ...], told: Any) -> None:
+    notify = Notify(slack_conn_id="s", events=events)
+    assert dag_config(pipeline(notify=notify))["default_args"].get("on_failure_callback") == told
+    assert "on_failure_callback" not in dag_config(pipeline(notify=None))["default_args"]
+
+
+@pytest.mark.parametrize(
+    ("start_date", "in_utc"),
+    [
+        ("2026-01-01", "2026-01-01T00:00:00"),
+        ("2026-01-01T02:00:00+02:00", "2026-01-01T00:00:00"),
+        ("2026-01-01T00:00:00Z", "2026-01-01T00:00:00"),
+        (None, None),
+    ],
+)
+def test_the_start_date_is_written_in_utc(start_date: str | None, in_utc: str | None) -> None:
+    assert dag_config(pipeline(start_date=start_date))["start_date"] == in_utc
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (
+            "0 4 * * *",
+            {"__type__": "airflow.sdk.CronDataIntervalTimetable", "expression": "0 4 * * *", "timezone": "UTC"},
+        ),
+        ("@once", "@once"),
+        (None, None),
+    ],
+)
+def test_reading_by_data_interval_needs_runs_that_have_one(schedule: str | None, expected: Any) -> None:
+    table = Table(name="bookings", incremental=Incremental(cursor="book_date", by="data_interval"))
+    assert dag_config(pipeline(schedule=schedule, tables=(table,)))["schedule"] == expected
+
+
+def test_a_plain_schedule_stays_as_it_is() -> None:
+    assert dag_config(pipeline())["schedule"] == "@daily"
+
+
+@pytest.mark.parametrize(
+    ("file", "root", "path"),
+    [
+        ("/srv/bundle/pipelines/flights/pipeline.yml", "/srv/bundle", "pipelines/flights/pipeline.yml"),
+        ("/srv/bundle/pipelines/flights/pipeline.yml", None, "pipelines/flights/pipeline.yml"),
+        ("/srv/bundle/pipelines/flights/pipeline.yml", "/srv/other", "/srv/bundle/pipelines/flights/pipeline.yml"),
+        ("/pipeline.yml", None, "/pipeline.yml"),
+        ("/srv/a/b/pipeline.yml", None, "/srv/a/b/pipeline.yml"),
+    ],
+)
+def test_tasks_name_the_spec_relative_to_the_bundle_where_they_can(file: str, root: str | None, path: str) -> None:
+    assert spec_path(Path(file), root and Path(root)) == path
+
+
+def test_the_trigger_form_offers_the_tables() -> None:
+    params = dag_config(pipeline())["params"]
+    assert list(params) == ["full_refresh", "tables", "interval_start", "interval_end"]
+    assert params["tables"]["items"]["enum"] == params["tables"]["examples"] == ["bookings", "seats"]
+
+
+def test_a_rendered_file_keeps_dollars_out_of_dag_factorys_reach() -> None:
+    dollars = "$HOME and ${PATH}, \\$HOME, line one\nand $$ two"
+    transform = Transform(name="fct", sql=f"SELECT '{dollars}' FROM bookings", file=Path("fct.sql"))
+    made = pipeline(description=dollars, transforms=(transform,))
+    text = render(made)
+    assert "$" not in text
+    assert yaml.safe_load(text) == {"flights": dag_config(made)}
+
+
+def test_names_that_look_like_templates_or_yaml_come_back_as_they_are() -> None:
+    names = ["{{ 7*7 }}", "__type__", "no", "1:30", 'Order "Lines" é', "a: b #c", "-", "12", "x" * 200]
+    made = pipeline(tables=tuple(Table(name=name) for name in names), transforms=())
+    tasks = yaml.safe_load(render(made))["flights"]["tasks"]
+    assert [task["name"] for task in tasks.values() if task.get("task_group_name") == "extract"] == names
+
+
+def test_the_docs_show_tables_and_transforms_and_where_to_change_them() -> None:
+    doc = dag_config(pipeline())["doc_md"]
+    assert "| `bookings` | merge | from the catalog | `updated_at` |" in doc
+    assert "| `seats` | replace | `aircraft_code`, `seat_no` |  |" in doc
+    assert "| `fct` | table | `id` |" in doc
+    assert "`pipelines/flights/pipeline.yml`" in doc
+
+
+def test_names_cannot_break_out_of_the_docs() -> None:
+    made = pipeline(tables=(Table(name="a|b`c\nd"),), transforms=(), description="see notes.md")
+    doc = dag_config(made)["doc_md"]
+    assert "| `` a\\|b`c d `` |" in doc
+    assert not doc.endswith(".md")  # Airflow would open a file of that name
+
+
+def test_a_transforms_sql_is_its_documentation_whatever_it_holds() -> None:
+    sql = "SELECT '```' AS fence FROM bookings"
+    made = pipeline(transforms=(Transform(name="fct", sql=sql, file=Path("fct.sql")),))
+    assert f"````sql\n{sql}\n````" in dag_config(made)["tasks"]["transform_fct"]["doc_md"]
