@@ -29,8 +29,24 @@ WAREHOUSE_SETTINGS = {"lock_timeout": "60s", "client_connection_check_interval":
 
 EXTRACTOR = "loadsheet:extract"
 _LIBPQ_EXTRAS = frozenset(
-    "sslmode sslcert sslkey sslrootcert sslcrl sslpassword channel_binding gssencmode target_session_attrs "
-    "connect_timeout keepalives keepalives_idle keepalives_interval keepalives_count tcp_user_timeout options".split()
+    [
+        "sslmode",
+        "sslcert",
+        "sslkey",
+        "sslrootcert",
+        "sslcrl",
+        "sslpassword",
+        "channel_binding",
+        "gssencmode",
+        "target_session_attrs",
+        "connect_timeout",
+        "keepalives",
+        "keepalives_idle",
+        "keepalives_interval",
+        "keepalives_count",
+        "tcp_user_timeout",
+        "options",
+    ]
 )
 
 

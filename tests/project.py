@@ -36,7 +36,9 @@ class Project:
     bucket: str = field(default_factory=lambda: f"test-{secrets.token_hex(6)}")
     name: str = "shop"
 
-    def spec(self, tables: dict[str, Any], transforms: dict[str, str | tuple[str, dict[str, Any]]] | None = None, **more: Any) -> None:  # noqa: E501
+    def spec(
+        self, tables: dict[str, Any], transforms: dict[str, str | tuple[str, dict[str, Any]]] | None = None, **more: Any
+    ) -> None:
         """Write pipeline.yml. A transform is its SQL, or its SQL and its settings."""
         home = self.folder / "pipelines" / self.name
         (home / "sql").mkdir(parents=True, exist_ok=True)
@@ -98,7 +100,9 @@ class Project:
 
     def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`loadsheet --project <folder> …` as a process of its own."""
-        return subprocess.run(self.command(*arguments), env=self.environment(), text=True, capture_output=True, timeout=300)
+        return subprocess.run(
+            self.command(*arguments), env=self.environment(), text=True, capture_output=True, timeout=300
+        )
 
     def command(self, *arguments: str) -> list[str]:
         """The command line of `loadsheet` for this project."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import psycopg
 import typer
 
 from demo.flights import a_day_passes
@@ -19,12 +20,20 @@ def generate(
     dsn: Dsn,
     scale: Annotated[str, typer.Option(help="demo, small, medium, big, or bookings.")] = "demo",
     seed: Seed = 42,
+    if_missing: Annotated[bool, typer.Option("--if-missing", help="Leave a source that is there as it is.")] = False,
 ) -> None:
     """Create schema `bookings` and fill it.
 
     Example: python -m demo.flights generate --dsn postgresql://me:secret@127.0.0.1/flights --scale small
     """
-    for table, rows in generate_source(dsn, scale, seed).items():
+    try:
+        written = generate_source(dsn, scale, seed)
+    except psycopg.errors.DuplicateSchema:
+        if not if_missing:
+            raise
+        typer.echo("the source is there already: left as it is")
+        return
+    for table, rows in written.items():
         typer.echo(f"{table:16} {rows:>10,} rows")
 
 

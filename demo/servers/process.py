@@ -72,11 +72,15 @@ class Supervised:
         """The command's exit code, or None while it runs."""
         return self._supervisor.poll()
 
-    def stop(self) -> int:
-        """End the command and all it left behind; returns its exit code. A second call does nothing."""
+    def ask_to_stop(self) -> None:
+        """Begin what `stop` does without waiting for its end: several commands then end side by side."""
         assert self._supervisor.stdin is not None
         self._supervisor.stdin.close()
         self._supervisor.terminate()  # a fork of ours may still hold the pipe
+
+    def stop(self) -> int:
+        """End the command and all it left behind; returns its exit code. A second call does nothing."""
+        self.ask_to_stop()
         try:
             return self._supervisor.wait(self._grace)
         except subprocess.TimeoutExpired:

@@ -13,6 +13,7 @@ On Linux the supervisor is a child subreaper: processes the command forked and a
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -79,10 +80,8 @@ class Family:
     def signal(self, pids: list[int], number: int) -> None:
         """Send `number` to each pid that is still there."""
         for pid in pids:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
-            except ProcessLookupError:
-                pass
 
     def wait(self, seconds: float, done: Callable[[], bool]) -> bool:
         """Reap until `done()` or time is up."""

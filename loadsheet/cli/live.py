@@ -48,7 +48,8 @@ class Lines(Silence):
         self._say(f"{step.id} started")
 
     def ended(self, step: Step, status: str, message: str) -> None:
-        self._say(f"{step.id} {status.replace('_', ' ')}: {message}" if message else f"{step.id} {status}")
+        first_line = message.partition("\n")[0]  # the summary has them all
+        self._say(f"{step.id} {status.replace('_', ' ')}" + (f": {first_line}" if first_line else ""))
 
     def _say(self, text: str) -> None:
         self._out.print(Text(text), soft_wrap=True)

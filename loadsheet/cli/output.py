@@ -30,10 +30,10 @@ def print_json(document: Any) -> None:
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table whose cells are plain text, whatever characters they hold, without blanks at the ends of lines."""
-    table = Table(*heads, box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    out = console()
+    table = Table(*heads, box=box.SIMPLE_HEAD if out.is_terminal else None, header_style="bold", pad_edge=False)
     for row in rows:
         table.add_row(*(Text(cell, overflow="fold") for cell in row))
-    out = console()
     with out.capture() as captured:
         out.print(table)
     typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))

@@ -59,7 +59,7 @@ def _reading(table: Table) -> str:
 def _mode(table: Table) -> str:
     """Without a declared key, the catalog's key decides at run time between the two."""
     with_key, without_key = (table.mode_with_key(has_key) for has_key in (True, False))
-    return with_key if table.primary_key or with_key == without_key else f"{with_key}, or {without_key} without a key"
+    return with_key if table.primary_key or with_key == without_key else f"{with_key} or {without_key}"
 
 
 def _row(step: Step, pipeline: Pipeline) -> tuple[str, ...]:

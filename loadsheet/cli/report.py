@@ -110,11 +110,10 @@ class Report:
 def _print_line(out: Console, line: Line, width: int) -> None:
     status = "loaded" if (line.step.kind, line.status) == ("load", "done") else line.status.replace("_", " ")
     rows = "" if line.rows is None else f"{line.rows:,} rows"
-    head = Text(f"{status:<15}", style=_STYLES[line.status])
     # What a server answers may have several lines; they stay below their step.
     message = line.message.replace("\n", "\n" + " " * 17)
-    tail = Text(f"  {line.step.id:<{width}}  {rows:>16}  {line.seconds:>7.1f} s  {message}".rstrip())
-    out.print(head + tail, soft_wrap=True)
+    tail = f"  {line.step.id:<{width}}  {rows:>16}  {line.seconds:>7.1f} s  {message}".rstrip()
+    out.print(Text.assemble((f"{status:<15}", _STYLES[line.status]), tail), soft_wrap=True)
 
 
 @contextmanager

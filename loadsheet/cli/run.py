@@ -8,10 +8,10 @@ import typer
 
 from loadsheet.cli.asking import run_request
 from loadsheet.cli.errors import BUG, FAILED
+from loadsheet.cli.interrupt import stopping_at_once
 from loadsheet.cli.output import AsJson, print_json
 from loadsheet.cli.places import open_pipeline
 from loadsheet.cli.plan import PipelineArgument
-from loadsheet.cli.interrupt import stopping_at_once
 from loadsheet.cli.report import Report, live_report
 from loadsheet.connections import Connections, project_connections
 from loadsheet.plan.steps import build_plan

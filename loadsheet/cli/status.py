@@ -53,7 +53,10 @@ def _rows(pipeline: Pipeline, project: Path) -> list[TableStatus]:
 def _print(name: str, rows: list[TableStatus]) -> None:
     typer.echo(f"{name}: {len(rows)} tables" if rows else f"{name}: nothing was loaded yet")
     if rows:
-        print_table(("table", "loaded at", "action", "rows", "watermark", "seconds", "held back by"), [_row(row) for row in rows])
+        print_table(
+            ("table", "loaded at", "action", "rows", "watermark", "seconds", "held back by"),
+            [_row(row) for row in rows],
+        )
 
 
 def _row(row: TableStatus) -> tuple[str, ...]:

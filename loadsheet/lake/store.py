@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import urllib3
 from minio import Minio
-from minio.error import S3Error
+from minio.error import InvalidResponseError, S3Error
 
 from loadsheet.connections import Connection
 from loadsheet.errors import ConnectionMissing
@@ -43,8 +43,9 @@ class Lake:
         """The bytes of the object `name`; None when there is none."""
         try:
             response = self._client.get_object(bucket_name=self.bucket, object_name=name)
-        except S3Error as error:
-            if error.code in ("NoSuchKey", "NoSuchObject"):
+        except (S3Error, InvalidResponseError) as error:
+            # rclone answers 404 as text/xml, which the SDK takes for a broken server.
+            if "NoSuchKey" in str(error):
                 return None
             raise
         try:

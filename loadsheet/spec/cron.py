@@ -49,7 +49,7 @@ def check_schedule(text: str) -> None:
     if text in PRESETS:
         return
     fields = text.upper().split()
-    if text.startswith("@") or len(fields) == 1:
+    if text.startswith("@") or len(fields) <= 1:
         meant = close("@" + text.strip().lstrip("@").lower(), PRESETS)
         hint = f'did you mean "{meant}"?' if meant else f"presets: {', '.join(PRESETS)}"
         raise BadSchedule(f"there is no schedule {text!r}", hint)

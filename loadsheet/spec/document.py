@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from loadsheet.errors import SpecError
-from loadsheet.spec.finding import Finding, Mark, Path, dotted
+from loadsheet.spec.finding import Finding, Mark, Path, dotted, one_line
 from loadsheet.spec.problem import Problem
 from loadsheet.spec.scalars import Ambiguous, scalar_value
 from loadsheet.spec.syntax import compose, mark_of
@@ -37,8 +37,8 @@ class Document:
             line=line,
             column=column,
             path=dotted(finding.path),
-            message=finding.message,
-            hint=finding.hint,
+            message=one_line(finding.message),
+            hint=one_line(finding.hint),
             severity=finding.severity,
         )
 
@@ -112,7 +112,7 @@ def _check_key(document: Document, node: yaml.ScalarNode, path: Path) -> None:
         document.findings.append(Finding(path=path, message=message, hint=hint, at="key"))
 
 
-def _scalar(document: Document, node: yaml.ScalarNode, path: Path, at: Any) -> Any:
+def _scalar(document: Document, node: yaml.ScalarNode, path: Path, at: Literal["key", "value"]) -> Any:
     try:
         value = scalar_value(node)
     except Ambiguous as error:

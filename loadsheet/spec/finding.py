@@ -12,6 +12,7 @@ Mark = tuple[int, int]
 """Line and column, both from 1."""
 
 _PLAIN = re.compile(r"[\w-]+")
+_LONGEST = 80
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,12 @@ def dotted(path: Path) -> str:
         if isinstance(step, int):
             text += f"[{step}]"
         else:
+            step = step if len(step) <= _LONGEST else f"{step[:_LONGEST]}…"
             name = step if _PLAIN.fullmatch(step) else json.dumps(step, ensure_ascii=False)
             text += f".{name}" if text else name
     return text
+
+
+def one_line(text: str) -> str:
+    """Text that may quote a multi-line value, as one line: problems are read line by line, by people and by scripts."""
+    return text.replace("\n", "\\n").replace("\r", "\\r")

@@ -57,7 +57,7 @@ def hint_for_value(subschema: Schema, value: Any) -> str:
 
 
 def _duration_hint(value: Any) -> str:
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int) and value > 0 and value is not True:
         return f"with its unit: {value}s, {value}m, {value}h or {value}d"
     match = re.fullmatch(r"\s*0*([1-9]\d*)\s*([smhd])[a-z]*\s*", value.lower()) if isinstance(value, str) else None
     return f"did you mean {match[1]}{match[2]}?" if match else "one number and one unit: s, m, h or d"

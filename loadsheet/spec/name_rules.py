@@ -29,7 +29,7 @@ def names_fit(view: View) -> Iterator[Finding]:
 
 def table_names_are_plain(view: View) -> Iterator[Finding]:
     """`bookings.flights` or `*` is possible, but rarely meant."""
-    for table in view.tables():
+    for table in view.tables:
         if "." in table.name or "*" in table.name:
             message = f"{table.name!r} is taken as the name of one table"
             hint = "name the schema once, in source.schema" if "." in table.name else "name each table"
@@ -41,7 +41,7 @@ def _places(view: View) -> Iterator[Place]:
         yield path, "value", view.get(*path, default="")
     if view.sound("defaults"):
         yield from _columns(("defaults",), view.data.get("defaults") or {})
-    for entry in (*view.tables(), *view.transforms()):
+    for entry in (*view.tables, *view.transforms):
         yield entry.path, "key", entry.name
         yield from _columns(entry.path, entry.own)
 

@@ -20,8 +20,8 @@ RESERVED = frozenset({"information_schema", "loadsheet", "pg_catalog", "pg_toast
 
 def rule_findings(view: View) -> list[Finding]:
     """What the rules object to in the sound parts of a pipeline file."""
-    tables = (rule(table, view) for table in view.tables() for rule in TABLE_RULES)
-    transforms = (rule(transform) for transform in view.transforms() for rule in TRANSFORM_RULES)
+    tables = (rule(table, view) for table in view.tables for rule in TABLE_RULES)
+    transforms = (rule(transform) for transform in view.transforms for rule in TRANSFORM_RULES)
     whole = (rule(view) for rule in (*PIPELINE_RULES, *NAME_RULES))
     return list(chain.from_iterable(chain(whole, tables, transforms)))
 

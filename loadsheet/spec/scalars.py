@@ -6,6 +6,7 @@ many a parser. Whatever both versions agree on is taken, everything else must be
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -19,6 +20,8 @@ _YAML_1_2 = (
     ("float", re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")),
 )
 _LEADING_ZERO = re.compile(r"[-+]?0[0-9_]+")
+_LONGEST = 100
+"""Digits of a number; Python refuses to read or print one with more than 4300."""
 _TRUE = frozenset({"true", "yes", "on"})
 
 
@@ -54,10 +57,12 @@ def _convert(kind: str, text: str) -> Any:
         return None
     if kind == "bool":
         return text.lower() == "true"
-    try:
-        return int(text, 0) if kind == "int" else float(text) if kind == "float" else text
-    except ValueError:  # Python refuses to read more than 4300 digits
-        raise Ambiguous("this number is too long", "quote it if it is text") from None
+    if kind not in ("int", "float"):
+        return text
+    value: int | float = 0 if len(text) > _LONGEST else int(text, 0) if kind == "int" else float(text)
+    if len(text) > _LONGEST or math.isinf(value):
+        raise Ambiguous("this number is too large", "quote it if it is text")
+    return value
 
 
 def _old_reading(kind: str, text: str) -> str:

@@ -81,10 +81,11 @@ def _not_allowed(error: Violation, path: Path) -> Iterator[Finding]:
 
 
 def _twice(error: Violation, path: Path) -> Iterator[Finding]:
-    values = error.instance
-    for index, value in enumerate(values):
-        if value in values[:index]:
+    seen = set()
+    for index, value in enumerate(error.instance):
+        if repr(value) in seen:
             yield Finding(path=(*path, index), message=f"{shown(value)} stands twice in this list", hint="drop one")
+        seen.add(repr(value))
 
 
 def _unexpected(error: Violation, path: Path) -> Iterator[Finding]:

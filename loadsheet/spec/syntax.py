@@ -35,6 +35,10 @@ _WORDS = (
     ("escape character", "", False, "this backslash escape does not exist", "use 'single quotes' for plain text"),
     ("expected key", "", False, "a key was expected here", _INDENT),
     ("'-' indicator", "", False, "a '-' entry was expected here", _INDENT),
+    ("expected node content", "", False, "a value was expected here", "write one, or quote it if it is text"),
+    ("comment or line break", "block scalar", False, "text after '|' or '>' starts on a line of its own", _INDENT),
+    ("mapping keys are not allowed", "", False, "a '?' is not possible here", "quote the text"),
+    ("unexpected ':'", "", False, "a ':' is not possible here", _COLON),
     ("<document start>", "", False, "this line does not belong to what is above it", _INDENT),
 )
 

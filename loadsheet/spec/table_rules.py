@@ -79,7 +79,8 @@ def lookback_needs_incremental(table: Entry, _: View) -> Iterator[Finding]:
 def lookback_is_given_once(table: Entry, _: View) -> Iterator[Finding]:
     """Two lookbacks beside each other leave open which one counts."""
     incremental = table.own.get("incremental")
-    if "lookback" in table.own and isinstance(incremental, dict) and "lookback" in incremental:
+    inside = isinstance(incremental, dict) and incremental.get("lookback") is not None
+    if inside and table.own.get("lookback") is not None:
         yield table.finding("lookback", "lookback is given twice for this table", "keep the one under incremental")
 
 

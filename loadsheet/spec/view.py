@@ -5,8 +5,9 @@ A rule about a table whose `mode` is misspelled would only add noise, so such a 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from loadsheet.spec.finding import Finding, Path
@@ -36,12 +37,12 @@ class View:
     """The sound parts of `data`; `broken` are the paths that already have an error, `folder` the file's folder."""
 
     data: Mapping[str, Any]
-    broken: Collection[Path]
+    broken: Iterable[Path]
     folder: str
 
     def sound(self, *path: str | int) -> bool:
         """Whether nothing is wrong at or under `path`."""
-        return not any(broken[: len(path)] == path for broken in self.broken)
+        return path not in self._unsound
 
     def get(self, *path: str, default: Any = None) -> Any:
         """The value at `path`; `default` where there is none, it is null, or something is wrong with it."""
@@ -50,17 +51,25 @@ class View:
             value = value.get(key) if isinstance(value, dict) else None
         return default if value is None or not self.sound(*path) else value
 
-    def tables(self) -> Iterator[Entry]:
+    @cached_property
+    def tables(self) -> tuple[Entry, ...]:
         """Tables with nothing wrong in them; none while `defaults` has errors, which could be inherited."""
-        if self.sound("defaults"):
-            defaults = self.data.get("defaults") or {}
-            for path, own in self._entries("tables"):
-                yield Entry(path=path, own=own, full=inherit(own, defaults))
+        if not self.sound("defaults"):
+            return ()
+        defaults = self.data.get("defaults") or {}
+        return tuple(Entry(path=path, own=own, full=inherit(own, defaults)) for path, own in self._entries("tables"))
 
-    def transforms(self) -> Iterator[Entry]:
+    @cached_property
+    def transforms(self) -> tuple[Entry, ...]:
         """Transforms with nothing wrong in them."""
-        for path, own in self._entries("transforms"):
-            yield Entry(path=path, own=own, full={"materialized": "table", **own})
+        return tuple(
+            Entry(path=path, own=own, full={"materialized": "table", **own})
+            for path, own in self._entries("transforms")
+        )
+
+    @cached_property
+    def _unsound(self) -> frozenset[Path]:
+        return frozenset(path[: length + 1] for path in self.broken for length in range(len(path)))
 
     def _entries(self, section: str) -> Iterator[tuple[Path, dict[str, Any]]]:
         entries = self.data.get(section)

@@ -19,7 +19,7 @@ _KEYS = {
     "materialized": "materialization materialised type kind mode",
     "columns": "select fields exclude_columns include_columns",
     "schema_contract": "contract drift evolution schema_evolution",
-    "tables": "streams resources sources models_in entities",
+    "tables": "streams resources sources entities",
     "transforms": "marts models transformations sql queries",
     "warehouse": "target destination dest sink dwh db output",
     "lake": "storage s3 minio stage object_store datalake data_lake",

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import psycopg
+
 from loadsheet.connections import Connections
+from loadsheet.errors import Refused
 from loadsheet.lake.store import Lake
 from loadsheet.outcome import Outcome, RunRequest, skipped
 from loadsheet.plan.steps import Step
@@ -15,6 +18,7 @@ from loadsheet.steps.load import load
 from loadsheet.steps.transform import transform
 
 Progress = Callable[[int, int], None]
+_INSUFFICIENT_PRIVILEGE = "42501"
 
 
 def execute(
@@ -28,6 +32,19 @@ def execute(
     psycopg and minio errors for trouble with the servers.
     """
     tell = progress or (lambda rows, size: None)
+    try:
+        return _execute(step, pipeline, request, connections, load_id, tell)
+    except (psycopg.ProgrammingError, psycopg.DataError, psycopg.IntegrityError) as error:
+        if error.sqlstate is None:
+            raise
+        advice = ": grant the connection's role what it lacks" if error.sqlstate == _INSUFFICIENT_PRIVILEGE else ""
+        what = f"{step.kind} {step.name}: {error.diag.message_primary} (SQLSTATE {error.sqlstate}){advice}"
+        raise Refused(what) from error
+
+
+def _execute(
+    step: Step, pipeline: Pipeline, request: RunRequest, connections: Connections, load_id: str | None, tell: Progress
+) -> Outcome:
     lake, warehouse = pipeline.lake, pipeline.warehouse.conn_id
     if step.kind == "create_bucket":
         created = Lake(connections(lake.conn_id), lake.bucket).create_bucket()

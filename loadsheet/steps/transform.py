@@ -38,7 +38,7 @@ def transform(pipeline: Pipeline, spec: Transform, request: RunRequest, session:
             if job is None:
                 return skipped("nothing it reads has changed")
             effect = warehouse.run(session, pipeline, spec, request, target, job, seen)
-    except (psycopg.errors.SyntaxErrorOrAccessRuleViolation, psycopg.errors.DataError) as error:
+    except (psycopg.ProgrammingError, psycopg.DataError, psycopg.IntegrityError) as error:
         raise Refused(f"{spec.file}: {error.diag.message_primary} (SQLSTATE {error.sqlstate})") from error
     counts = {"inserted": effect.inserted, "updated": effect.updated, "deleted": effect.deleted}
     return Outcome(status="done", message=f"{effect} ({job.reason})", counts=counts)

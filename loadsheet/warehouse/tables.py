@@ -54,7 +54,9 @@ def ensure_schema(session: Session, schema: str) -> None:
     if session.execute("SELECT to_regnamespace(quote_ident(%s))", (schema,)).fetchone() == (None,):
         with session.transaction():
             session.execute("SELECT pg_advisory_xact_lock(hashtextextended('loadsheet', 0))")
-            session.execute(f"CREATE SCHEMA IF NOT EXISTS {ident(schema)}")
+            # Asked of the table: IF NOT EXISTS believes a cache that still says no when another session has just made it.
+            if not session.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (schema,)).fetchone():
+                session.execute(f"CREATE SCHEMA {ident(schema)}")
 
 
 # What hangs on a table's identity, so that a swap would break it: views, foreign keys, functions (normal

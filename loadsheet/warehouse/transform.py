@@ -12,6 +12,7 @@ from psycopg import sql
 
 from loadsheet.errors import Refused
 from loadsheet.outcome import RunRequest
+from loadsheet.spec.duration import is_number
 from loadsheet.spec.models import Pipeline, Transform
 from loadsheet.sql.params import Param, split_params, uses_since_load
 from loadsheet.sql.text import Relation, idents
@@ -177,15 +178,19 @@ class _Build:
 
 def bound(text: str, request: RunRequest, since_load: int) -> sql.Composed:
     """The SQL with its named parameters bound as literals by the driver: numbers, times and text, never pasted."""
-    moment = sql.SQL("CAST({} AS timestamptz)")
     values: dict[str, Any] = {
         "since_load": sql.Literal(since_load),
-        "interval_start": moment.format(sql.Literal(request.interval_start)),
-        "interval_end": moment.format(sql.Literal(request.interval_end)),
+        "interval_start": _bound_cursor(request.interval_start),
+        "interval_end": _bound_cursor(request.interval_end),
         "run_id": sql.Literal(request.run_id),
     }
     pieces = split_params(text)
     return sql.Composed([values[p.name] if isinstance(p, Param) else sql.SQL(p) for p in pieces])
+
+
+def _bound_cursor(value: str | None) -> sql.Composed:
+    kind = "numeric" if value is not None and is_number(value) else "timestamptz"
+    return sql.SQL(f"CAST({{}} AS {kind})").format(sql.Literal(value))
 
 
 def _refuse_foreign(session: Session, transform: Transform, target: Relation) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from demo.servers import SlackReceiver
-from tests.services import connection, database, postgres  # noqa: F401
+from tests.services import connection, database, postgres, s3  # noqa: F401
 
 REPO = Path(__file__).resolve().parents[2]
 _HOME = tempfile.mkdtemp(prefix="loadsheet-airflow-home-")
@@ -60,6 +60,8 @@ def slack(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlackReceiver]:
 
 def define_slack(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     """The Airflow connection `slack` points at `url`; its token must never be shown."""
+    for proxy in ("http_proxy", "HTTP_PROXY"):  # Slack's client knows no NO_PROXY
+        monkeypatch.delenv(proxy, raising=False)
     monkeypatch.setenv(
         "AIRFLOW_CONN_SLACK", f'{{"conn_type": "slackwebhook", "host": "{url}", "password": "T0/B0/hush-hush-token"}}'
     )

@@ -81,10 +81,10 @@ def test_databases_are_created_empty_and_dropped_while_in_use(postgres: Postgres
 
 
 def test_postgres_18_and_settings_can_be_chosen() -> None:
-    with PostgresServer(version=18, settings={"wal_level": "logical"}) as server:
-        with psycopg.connect(server.dsn("postgres")) as connection:
-            assert connection.info.server_version // 10000 == 18
-            assert connection.execute("SHOW wal_level").fetchone() == ("logical",)
+    server = PostgresServer(version=18, settings={"wal_level": "logical"})
+    with server, psycopg.connect(server.dsn("postgres")) as connection:
+        assert connection.info.server_version // 10000 == 18
+        assert connection.execute("SHOW wal_level").fetchone() == ("logical",)
 
 
 def test_a_folder_only_its_owner_may_enter_is_no_hindrance(tmp_path: Path) -> None:
@@ -170,9 +170,9 @@ def test_s3_takes_an_upload_of_many_parts(minio: Minio, bucket: str) -> None:
 
 
 def test_s3_refuses_strangers(s3: S3Server, bucket: str) -> None:
-    with pytest.raises(REFUSED, match="SignatureDoesNotMatch|AccessDenied"):
+    with pytest.raises(REFUSED, match="SignatureDoesNotMatch"):
         list(Minio(s3.address, access_key=s3.access_key, secret_key="wrong", secure=False).list_objects(bucket))
-    assert urllib3.request("GET", f"{s3.endpoint}/{bucket}").status == 403
+    assert urllib3.request("GET", f"{s3.endpoint}/{bucket}").status >= 400
 
 
 def test_slack_keeps_messages_and_answers_as_told(slack: SlackReceiver) -> None:

@@ -1,0 +1,90 @@
+"""`python -m demo`: flights end to end, in a real Airflow, on servers of its own. Needs Airflow's environment."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from demo.airflow import ApiError
+from demo.checks import Check
+from demo.screen import Screen
+from demo.servers.process import ServerFailed
+from demo.slack_view import panel
+from demo.state import state_folder
+from demo.story import Story
+from demo.world import World
+
+PROJECT = Path(__file__).resolve().parents[1]
+INTERRUPTED = 130
+
+
+def main(
+    scale: Annotated[str, typer.Option(help="demo, small, medium, big, or a number of bookings.")] = "demo",
+    leave: Annotated[bool, typer.Option("--exit", help="Stop at the end; 0 only when every check has passed.")] = False,
+    port: Annotated[int | None, typer.Option(help="Port of Airflow's UI; default: a free one.")] = None,
+) -> None:
+    """Flights end to end: embedded PostgreSQL and S3, a real Airflow, everything on 127.0.0.1.
+
+    Leaves the UI up until Ctrl-C. Example: make demo ARGS="--scale small --exit"
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    screen = Screen()
+    try:
+        with state_folder(PROJECT) as state:
+            raise typer.Exit(_play(screen, state, scale, leave, port))
+    except KeyboardInterrupt:
+        screen.console.print("\nstopped; nothing is left running")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _play(screen: Screen, state: Path, scale: str, leave: bool, port: int | None) -> int:
+    screen.chapter("Loadsheet: flights, end to end", f"Everything runs on 127.0.0.1; logs are in {state}")
+    world = World(PROJECT, state, screen, scale, port, lambda message: screen.show(panel(message)))
+    try:
+        with world:
+            checks = Story(world, screen).tell()
+            _say_how_it_went(screen, checks)
+            if not leave:
+                _invite(screen, world)
+    except (ServerFailed, ApiError, ValueError) as error:
+        screen.console.print(f"[red]✗[/] {escape(str(error))}\n  logs: {state}")
+        return 1
+    screen.note("stopped; nothing is left running")
+    return 0 if all(check.passed for check in checks) else 1
+
+
+def _say_how_it_went(screen: Screen, checks: list[Check]) -> None:
+    failed = sum(not check.passed for check in checks)
+    verdict = (
+        f"[red]{failed} of {len(checks)} checks failed[/]" if failed else f"[green]all {len(checks)} checks passed[/]"
+    )
+    screen.console.print(f"\n{verdict} in {screen.elapsed:.0f} s")
+
+
+def _invite(screen: Screen, world: World) -> None:
+    """Show where to look, and wait for Ctrl-C."""
+    airflow = world.airflow
+    screen.console.print(
+        f"\n  Airflow   [bold]{airflow.url}/dags/flights[/]   user {airflow.user}, password {airflow.password}"
+    )
+    screen.console.print(f"  warehouse {world.warehouse}   (source: …/source)")
+    screen.console.print("\n  Ctrl-C stops everything.")
+    try:
+        world.wait_forever()
+    except KeyboardInterrupt:
+        screen.console.print()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Treat a polite kill as Ctrl-C, so that everything is stopped in order."""
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,126 @@
+"""Starts and stops Airflow's processes."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+from demo.airflow.api import Api
+from demo.airflow.settings import inherited, settings
+from demo.servers.process import LOOPBACK, Managed, ServerFailed, Supervised, free_port
+
+COMPONENTS = {
+    "api-server": ("api-server",),
+    "scheduler": ("scheduler", "--skip-serve-logs"),  # its log server listens on all interfaces; nobody needs it here
+    "dag-processor": ("dag-processor",),
+}
+_STOP = ((signal.SIGTERM, 6.0),)
+
+
+class Airflow(Managed):
+    """Airflow with LocalExecutor on 127.0.0.1; a context manager.
+
+    `home` takes its files and logs, `bundle` is the DAG bundle's root, `database` the URI of an empty PostgreSQL
+    database (or one that `prepare` has filled before). `extra` adds or overrides AIRFLOW__* settings and whatever else
+    its processes are to see. After `start`, `api` talks to it; `url`, `user` and `password` are for people.
+    """
+
+    user = "admin"
+
+    def __init__(
+        self,
+        home: Path,
+        bundle: Path,
+        database: str,
+        *,
+        port: int | None = None,
+        extra: Mapping[str, str] | None = None,
+    ):
+        self.home, self.port, self.password = home.resolve(), port or free_port(), secrets.token_urlsafe(9)
+        self.url = f"http://{LOOPBACK}:{self.port}"
+        passwords = self.home / "passwords.json"
+        own = settings(self.home, bundle.resolve(), database, self.port, self.user, passwords)
+        self.env = inherited() | own | dict(extra or {})
+        self.api = Api(self.url, self.user, self.password)
+        self._passwords = passwords
+        self._prepared = False
+        self._processes: dict[str, Supervised] = {}
+
+    def prepare(self) -> Self:
+        """Create the home folder and the database's tables; done by `start` unless done before."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        self._passwords.touch(mode=0o600)
+        self._passwords.write_text(json.dumps({self.user: self.password}))
+        self.run("db", "migrate")
+        self._prepared = True
+        return self
+
+    def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run the `airflow` command. Raises ServerFailed with its output when it fails and `check` is set."""
+        command = [sys.executable, "-m", "airflow", *arguments]
+        done = subprocess.run(command, env=self.env, cwd=self.home, capture_output=True, text=True, check=False)
+        if check and done.returncode:
+            last = "\n".join((done.stdout + done.stderr).splitlines()[-25:])
+            raise ServerFailed(f"airflow {' '.join(arguments)} ended with exit code {done.returncode}:\n{last}")
+        return done
+
+    def start(self) -> Self:
+        """Start all components and wait until they are well. Raises ServerFailed with the end of the failing log."""
+        if not self._prepared:
+            self.prepare()
+        try:
+            for name in COMPONENTS:
+                self.start_component(name)
+            self._wait()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def start_component(self, name: str) -> None:
+        """Start one of COMPONENTS (again); its log is `<home>/<name>.log`."""
+        command = [sys.executable, "-m", "airflow", *COMPONENTS[name]]
+        self._processes[name] = Supervised(
+            command, self.home / f"{name}.log", env=self.env, cwd=self.home, signals=_STOP
+        )
+
+    def stop_component(self, name: str) -> None:
+        """Stop one component with everything it started."""
+        self._processes.pop(name).stop()
+
+    def _wait(self, timeout: float = 120) -> None:
+        api_server = self._processes["api-server"]
+        api_server.wait_until(lambda: self.alive() and self.api.healthy(), "Airflow", timeout)
+
+    def alive(self) -> bool:
+        """True while every component runs. Raises ServerFailed with the log's end of one that has ended."""
+        for name, process in self._processes.items():
+            if process.exit_code is not None:
+                raise ServerFailed(f"{name} ended with exit code {process.exit_code}:\n{process.tail()}")
+        return True
+
+    def wait_for_dag(self, dag_id: str, timeout: float = 60) -> None:
+        """Wait until the DAG has been read. Raises ServerFailed with the import errors when it has not in time."""
+        deadline = time.monotonic() + timeout
+        while not self.api.has_dag(dag_id):
+            self.alive()
+            if time.monotonic() > deadline:
+                errors = "\n".join(self.api.import_errors()) or self._processes["dag-processor"].tail()
+                raise ServerFailed(f"Airflow has not read the DAG {dag_id!r} within {timeout:.0f} s:\n{errors}")
+            time.sleep(0.3)
+
+    def stop(self) -> None:
+        """Stop all components side by side. A second call does nothing."""
+        for process in self._processes.values():
+            process.ask_to_stop()
+        for process in self._processes.values():
+            process.stop()
+        self._processes.clear()
+        self.api.close()

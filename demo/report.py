@@ -1,0 +1,75 @@
+"""Tables for people: what a run did, what the marts hold, which checks passed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from demo.checks import Check
+from demo.flights.day import Counts
+from demo.ledger import Line, Run
+
+_STYLES = {"success": "green", "failed": "red", "upstream_failed": "red", "skipped": "yellow"}
+_WORDS = {"success": "loaded", "upstream_failed": "not reached"}
+
+
+def run_table(run: Run) -> Table:
+    """A line per table and per transform."""
+    table = _table("table", "", "extracted", "inserted", "updated", "deleted", "MB", "work s", "tasks s")
+    for line in run.tables:
+        table.add_row(*_row(line))
+    table.add_section()
+    for line in run.transforms:
+        table.add_row(*_row(line))
+    return table
+
+
+def _row(line: Line) -> list[str]:
+    style = _STYLES.get(line.state, "")
+    word = "built" if line.state == "success" and line.work and line.work.extracted is None else line.state
+    state = f"[{style}]{_WORDS.get(word, word)}[/]" if style else line.state
+    work = line.work
+    if work is None:
+        return [line.name, state, "", "", "", "", "", "", f"{line.task_seconds:.1f}"]
+    size = "" if work.bytes is None else f"{work.bytes / 1e6:.2f}"
+    rows = [_count(work.extracted), _count(work.inserted), _count(work.updated), _count(work.deleted)]
+    return [line.name, state, *rows, size, f"{work.seconds:.2f}", f"{line.task_seconds:.1f}"]
+
+
+def _count(rows: int | None) -> str:
+    return "" if rows is None else f"{rows:,}"
+
+
+def mart_table(counts: Mapping[str, int]) -> Table:
+    """Rows per mart."""
+    table = _table("mart", "rows")
+    for name, rows in counts.items():
+        table.add_row(name, f"{rows:,}")
+    return table
+
+
+def day_line(counts: Mapping[str, Counts]) -> str:
+    """`bookings +83, flights +21 ~46, …`."""
+    return ", ".join(
+        f"{table}{f' +{c.inserted:,}' if c.inserted else ''}{f' ~{c.updated:,}' if c.updated else ''}"
+        for table, c in counts.items()
+    )
+
+
+def check_table(checks: list[Check]) -> Table:
+    """A line per check."""
+    table = Table(box=None, show_header=False, padding=(0, 1))
+    for check in checks:
+        mark = "[green]✓[/]" if check.passed else "[red]✗[/]"
+        table.add_row(mark, check.name, f"[dim]{check.detail}[/]")
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1), header_style="dim")
+    for column in columns:
+        left = column in ("", "table", "mart")
+        table.add_column(column, justify="left" if left else "right", no_wrap=True)
+    return table

@@ -1,0 +1,209 @@
+"""Flights, from one YAML file through a real Airflow into the warehouse: day after day, and when something breaks.
+
+Each run is a fixture that needs the one before it, so that every test finds the world as that run has left it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote
+
+import httpx
+import psycopg
+import pytest
+
+from demo.airflow import Airflow
+from demo.flights import a_day_passes, generate
+from demo.servers import PostgresServer, S3Server, SlackReceiver
+from tests.airflow.world import DAG_ID, Run, World, add_connections, ask, copy_project, wait_for, with_facts
+
+BOOKINGS = 300
+NEVER_CHANGE = {"aircrafts_data", "seats"}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer, s3: S3Server) -> Iterator[World]:
+    """The source has data, the warehouse is empty, Airflow has read the DAG."""
+    for name in ("flights_source", "warehouse", "airflow"):
+        postgres.create_database(name)
+    generate(postgres.dsn("flights_source"), BOOKINGS)
+    project = copy_project(tmp_path_factory.mktemp("project"))
+    airflow = Airflow(tmp_path_factory.mktemp("airflow"), project, postgres.dsn("airflow"))
+    with SlackReceiver() as slack, airflow:
+        add_connections(airflow, postgres, s3, slack)
+        airflow.wait_for_dag(DAG_ID)
+        airflow.api.unpause(DAG_ID)
+        yield World(project, postgres, s3, slack, airflow)
+    for name in ("flights_source", "warehouse", "airflow"):
+        postgres.drop_database(name)
+
+
+@pytest.fixture(scope="module")
+def first(world: World) -> Run:
+    """The first run."""
+    run = world.run()
+    return with_facts(
+        run, tables=world.differing_tables(), marts=world.differing_marts(), loads=world.loads(run.run_id)
+    )
+
+
+@pytest.fixture(scope="module")
+def second(world: World, first: Run) -> Run:
+    """A run after a day of changes."""
+    assert first.state == "success"
+    changes = a_day_passes(world.source)
+    run = world.run()
+    return with_facts(
+        run,
+        changes=changes,
+        tables=world.differing_tables(),
+        marts=world.differing_marts(),
+        loads=world.loads(run.run_id),
+    )
+
+
+@pytest.fixture(scope="module")
+def third(world: World, second: Run) -> Run:
+    """A run with nothing new."""
+    assert second.state == "success"
+    before = world.written()
+    run = world.run()
+    return with_facts(run, before=before, after=world.written())
+
+
+@pytest.fixture(scope="module")
+def fourth(world: World, third: Run) -> Run:
+    """A run with incremental switched off by the Variable."""
+    assert third.state == "success"
+    world.set_variable(json.dumps({"pipelines": {DAG_ID: {"incremental": False}}}))
+    run = world.run()
+    world.set_variable(json.dumps({"incremental": True}))
+    return with_facts(
+        run, tables=world.differing_tables(), marts=world.differing_marts(), loads=world.loads(run.run_id)
+    )
+
+
+@pytest.fixture(scope="module")
+def fifth(world: World, fourth: Run) -> Run:
+    """A run of two tables in full, one of them just added to the YAML by one line."""
+    assert fourth.state == "success"
+    with psycopg.connect(world.source) as session:
+        session.execute("CREATE TABLE bookings.lounges (airport_code char(3) PRIMARY KEY, seats int)")
+        session.execute("INSERT INTO bookings.lounges SELECT airport_code, 50 FROM bookings.airports_data")
+    world.spec.write_text(world.spec.read_text().replace("\ntables:\n", "\ntables:\n  lounges:\n", 1))
+    tasks = f"dags/{DAG_ID}/tasks"
+    wait_for(lambda: "load.load_lounges" in json.dumps(world.airflow.api.call("GET", tasks)), "the new steps")
+    run = world.run({"tables": ["lounges", "seats"], "full_refresh": True})
+    return with_facts(
+        run, tables=world.differing_tables(), marts=world.differing_marts(), loads=world.loads(run.run_id)
+    )
+
+
+@pytest.fixture(scope="module")
+def sixth(world: World, fifth: Run) -> Run:
+    """A run whose ninth table is gone from the source."""
+    assert fifth.state == "success"
+    with psycopg.connect(world.source) as session:
+        session.execute("DROP TABLE bookings.lounges")
+    run = world.run()
+    assert world.slack.wait_for(1, timeout=20)
+    return with_facts(run, messages=list(world.slack.messages))
+
+
+def test_a_broken_spec_is_seen_beside_the_good_ones(world: World) -> None:
+    assert world.airflow.api.import_errors() == []
+    broken = world.airflow.api.call("GET", "dags/broken/details")
+    assert "broken-spec" in {tag["name"] for tag in broken["tags"]}
+    assert "pipelines/broken/pipeline.yml:2:1 suorce" in broken["doc_md"]
+
+
+def test_the_first_run_loads_every_table_and_builds_every_mart(world: World, first: Run) -> None:
+    assert first.state == "success" and set(first.tasks.values()) == {"success"}
+    assert first.seen["tables"] == {} and first.seen["marts"] == {}
+    counts = {t.name: ask(world.source, f"SELECT count(*) FROM bookings.{t.name}") for t in world.pipeline.tables}
+    assert len(first.seen["loads"]) == len(counts) == 8 and all(count != [(0,)] for count in counts.values())
+
+
+def test_xcom_carries_the_load_id_and_nothing_else(world: World, first: Run) -> None:
+    found = world.airflow.api.xcom(DAG_ID, first.run_id, "extract.extract_bookings")
+    assert ask(world.warehouse, "SELECT count(*) FROM loadsheet.load WHERE load_id = %s", json.loads(found)) == [(1,)]
+    entries = world.airflow.api.call("GET", f"dags/{DAG_ID}/dagRuns/{first.run_id}/taskInstances/~/xcomEntries")
+    assert entries["total_entries"] == 8
+
+
+def test_after_a_day_only_the_changes_are_loaded(second: Run) -> None:
+    changes, loads = second.seen["changes"], second.seen["loads"]
+    assert second.state == "success"
+    assert {table for table, state in second.of("extract").items() if state == "skipped"} >= NEVER_CHANGE
+    assert set(loads) == set(changes)
+    for table, (inserted, updated) in changes.items():
+        assert loads[table]["inserted"] == inserted, table
+        assert max(inserted, updated) <= loads[table]["extracted"] <= inserted + updated, table
+    assert second.seen["tables"] == {}
+
+
+def test_marts_follow_changes_in_the_source_as_a_rebuild_would(second: Run) -> None:
+    states = second.of("transform")
+    assert second.seen["marts"] == {}
+    assert {name for name, state in states.items() if state == "skipped"} >= {"dim_date", "dim_time", "dim_aircrafts"}
+    assert states["fct_flight_activity"] == states["dim_airport"] == "success"
+
+
+def test_with_nothing_new_every_table_and_every_transform_is_skipped(third: Run) -> None:
+    assert third.state == "success"
+    assert {task: state for task, state in third.tasks.items() if state != "skipped"} == {"create_bucket": "success"}
+
+
+def test_with_nothing_new_nothing_is_written(third: Run) -> None:
+    assert third.seen["after"] == third.seen["before"]
+
+
+def test_switching_incremental_off_reloads_everything(world: World, fourth: Run) -> None:
+    assert fourth.state == "success" and set(fourth.tasks.values()) == {"success"}
+    for table, counts in fourth.seen["loads"].items():
+        assert ask(world.source, f"SELECT count(*) FROM bookings.{table}") == [(counts["extracted"],)]
+    assert len(fourth.seen["loads"]) == 8
+    assert fourth.seen["tables"] == {} and fourth.seen["marts"] == {}
+
+
+def test_one_line_adds_a_table(fifth: Run) -> None:
+    assert fifth.of("extract")["lounges"] == fifth.of("load")["lounges"] == "success"
+    assert fifth.seen["tables"] == {}
+    assert fifth.seen["loads"]["lounges"]["inserted"] > 0
+
+
+def test_the_trigger_form_moves_only_the_chosen_tables(world: World, fifth: Run) -> None:
+    moved = {table for table, state in fifth.of("load").items() if state == "success"}
+    assert moved == set(fifth.seen["loads"]) == {"lounges", "seats"}
+    assert ask(world.source, "SELECT count(*) FROM bookings.seats") == [(fifth.seen["loads"]["seats"]["extracted"],)]
+    assert fifth.of("transform")["dim_seat"] == "success" and fifth.of("transform")["dim_airport"] == "skipped"
+    assert fifth.seen["marts"] == {}
+
+
+def test_a_failure_stays_where_it_is(sixth: Run) -> None:
+    assert sixth.state == "failed"
+    assert (sixth.of("extract")["lounges"], sixth.of("load")["lounges"]) == ("failed", "upstream_failed")
+    others = {task: state for task, state in sixth.tasks.items() if "lounges" not in task and task != "create_bucket"}
+    assert set(others.values()) == {"skipped"}
+
+
+def test_slack_hears_of_the_failure_with_a_link_to_its_log(world: World, sixth: Run) -> None:
+    assert len(sixth.seen["messages"]) == 1
+    told = json.dumps(sixth.seen["messages"][0])
+    for part in (DAG_ID, "extract.extract_lounges", sixth.run_id, "lounges", " UTC"):
+        assert part in told
+    assert "hush-hush" not in told and world.postgres.password not in told
+    link = re.search(r"<(http[^|]+)\|Open the log>", told)
+    assert link and httpx.get(link[1], trust_env=False).status_code == 200
+    place = re.fullmatch(r".*/dags/([^/]+)/runs/([^/]+)/tasks/([^/?]+)\?try_number=(\d+)", unquote(link[1]))
+    assert place and "lounges" in world.airflow.api.log(place[1], place[2], place[3], int(place[4]))
+
+
+def test_no_task_log_shows_a_password(world: World, sixth: Run) -> None:
+    logs = [file.read_text(errors="replace") for file in Path(world.airflow.home).rglob("*.log")]
+    assert len(logs) > 50
+    for secret in (world.postgres.password, world.s3.secret_key, "hush-hush-token"):
+        assert not any(secret in text for text in logs)

@@ -1,0 +1,249 @@
+"""A copied project, its servers and a real Airflow: what the end-to-end test drives and looks at."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from minio import Minio
+from psycopg.conninfo import conninfo_to_dict
+
+from demo.airflow import Airflow
+from demo.servers import PostgresServer, S3Server, SlackReceiver
+from loadsheet.connections import Connection
+from loadsheet.outcome import RunRequest
+from loadsheet.plan.steps import build_plan
+from loadsheet.spec.load import load_pipeline
+from loadsheet.spec.models import Pipeline
+from loadsheet.steps import execute
+from tests.airflow.conftest import REPO
+
+BUNDLE = ("dags", "operators", "loadsheet", "schemas", "pipelines")
+DAG_ID = "flights"
+Rows = Counter[str]
+
+
+@dataclass
+class Run:
+    """One finished run: its state and that of each task."""
+
+    run_id: str
+    state: str
+    tasks: dict[str, str | None]
+    seen: dict[str, Any] = field(default_factory=dict)
+    """What a test wants to remember of the world right after the run."""
+
+    def of(self, kind: str) -> dict[str, str | None]:
+        """Table or transform -> state, for one kind of step."""
+        start = f"{kind}.{kind}_"
+        return {task.removeprefix(start): state for task, state in self.tasks.items() if task.startswith(start)}
+
+
+@dataclass
+class World:
+    """Everything the pipeline touches."""
+
+    project: Path
+    postgres: PostgresServer
+    s3: S3Server
+    slack: SlackReceiver
+    airflow: Airflow
+
+    @property
+    def spec(self) -> Path:
+        """The pipeline file that Airflow reads."""
+        return self.project / "pipelines" / DAG_ID / "pipeline.yml"
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The pipeline as it is now."""
+        return load_pipeline(self.spec)
+
+    @property
+    def source(self) -> str:
+        """The source database."""
+        return self.postgres.dsn("flights_source")
+
+    @property
+    def warehouse(self) -> str:
+        """The warehouse database."""
+        return self.postgres.dsn("warehouse")
+
+    def run(self, conf: dict[str, Any] | None = None) -> Run:
+        """Trigger the DAG without a logical date and wait for its end."""
+        run_id = self.airflow.api.trigger(DAG_ID, conf)
+        state = self.airflow.api.wait(DAG_ID, run_id, timeout=240)
+        tasks = self.airflow.api.tasks(DAG_ID, run_id)
+        return Run(run_id, state, {task.task_id: task.state for task in tasks})
+
+    def loads(self, run_id: str) -> dict[str, dict[str, int]]:
+        """Table -> counts of the loads that the run has committed, from the ledger."""
+        query = "SELECT table_name, extracted, inserted, updated, deleted FROM loadsheet.load WHERE run_id = %s"
+        found = ask(self.warehouse, query, run_id)
+        return {
+            table: dict(zip(("extracted", "inserted", "updated", "deleted"), counts, strict=True))
+            for table, *counts in found
+        }
+
+    def differing_tables(self) -> dict[str, tuple[Rows, Rows]]:
+        """Staging tables that are not their source table, every column: rows that are missing, rows that are extra."""
+        found = {}
+        for table in self.pipeline.tables:
+            columns = columns_of(self.source, self.pipeline.source.schema, table.name)
+            assert columns_of(self.warehouse, "staging", table.name) == [*columns, "_load_id"]
+            expected = rows(self.source, self.pipeline.source.schema, table.name, columns)
+            actual = rows(self.warehouse, "staging", table.name, columns)
+            if expected != actual:
+                found[table.name] = (expected - actual, actual - expected)
+        return found
+
+    def differing_marts(self) -> dict[str, tuple[Rows, Rows]]:
+        """Marts that are not what a build from scratch makes of the same staging tables."""
+        found = {}
+        with self._rebuilt() as rebuilt:
+            for transform in self.pipeline.transforms:
+                columns = columns_of(rebuilt, "mart", transform.name)
+                assert columns_of(self.warehouse, "mart", transform.name) == columns
+                expected = rows(rebuilt, "mart", transform.name, columns)
+                actual = rows(self.warehouse, "mart", transform.name, columns)
+                if expected != actual:
+                    found[transform.name] = (expected - actual, actual - expected)
+        return found
+
+    @contextmanager
+    def _rebuilt(self) -> Iterator[str]:
+        """A copy of the warehouse whose marts were dropped and built again."""
+        with psycopg.connect(self.postgres.dsn("postgres"), autocommit=True) as admin:
+            admin.execute("CREATE DATABASE rebuilt TEMPLATE warehouse")
+        try:
+            with psycopg.connect(self.postgres.dsn("rebuilt")) as session:
+                session.execute("DROP SCHEMA mart CASCADE")
+            request = RunRequest(run_id="rebuild", full_refresh="all")
+            connections = {"warehouse": connection("warehouse", self.postgres.dsn("rebuilt"))}
+            for step in build_plan(self.pipeline):
+                if step.kind == "transform":
+                    assert not execute(step, self.pipeline, request, connections.__getitem__).skipped
+            yield self.postgres.dsn("rebuilt")
+        finally:
+            self.postgres.drop_database("rebuilt")
+
+    def written(self) -> dict[str, Any]:
+        """A fingerprint of all that was ever written: the ledger, the lake, every row version of staging and marts."""
+        names = ask(
+            self.warehouse,
+            "SELECT schemaname, tablename FROM pg_tables WHERE schemaname IN ('staging', 'mart') ORDER BY 1, 2",
+        )
+        return {
+            "loads": ask(self.warehouse, "SELECT load_id FROM loadsheet.load ORDER BY load_no"),
+            "transforms": ask(self.warehouse, "SELECT run_no FROM loadsheet.transform_run ORDER BY run_no"),
+            "objects": self.objects(),
+            "rows": {
+                f"{schema}.{name}": ask(
+                    self.warehouse,
+                    f"SELECT count(*), max(xmin::text::bigint), pg_relation_filenode('{schema}.{name}')"
+                    f" FROM {schema}.{name}",
+                )
+                for schema, name in names
+            },
+        }
+
+    def objects(self) -> list[str]:
+        """The names of all objects in the lake."""
+        client = Minio(
+            self.s3.address, access_key=self.s3.access_key, secret_key=self.s3.secret_key, secure=False
+        )  # fmt: skip
+        return sorted(found.object_name for found in client.list_objects("lake", recursive=True))
+
+    def set_variable(self, value: str) -> None:
+        """Create or change the Airflow Variable `loadsheet`."""
+        body = {"key": "loadsheet", "value": value}
+        known = {entry["key"] for entry in self.airflow.api.call("GET", "variables")["variables"]}
+        method, path = ("PATCH", "variables/loadsheet") if "loadsheet" in known else ("POST", "variables")
+        self.airflow.api.call(method, path, json=body)
+
+
+def copy_project(folder: Path) -> Path:
+    """The bundle as it is in this repository, with a flights pipeline that runs when it is told to, and a broken one."""
+    for name in BUNDLE:
+        shutil.copytree(REPO / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REPO / ".airflowignore", folder)
+    spec = folder / "pipelines" / DAG_ID / "pipeline.yml"
+    spec.write_text(spec.read_text().replace('schedule: "@daily"', "schedule: null"))
+    broken = folder / "pipelines" / "broken"
+    broken.mkdir()
+    (broken / "pipeline.yml").write_text("version: 1\nsuorce: {conn_id: flights_source}\n")
+    return folder
+
+
+def add_connections(airflow: Airflow, postgres: PostgresServer, s3: S3Server, slack: SlackReceiver) -> None:
+    """The four connections of `connections/`, pointing here."""
+    made = [
+        connection(name, postgres.dsn(database))
+        for name, database in (("flights_source", "flights_source"), ("warehouse", "warehouse"))
+    ]
+    lake = {"connection_id": "lake", "conn_type": "generic", "login": s3.access_key, "password": s3.secret_key}
+    entries = [
+        *(
+            {"connection_id": c.conn_id, **{k: v for k, v in vars(c).items() if k not in ("conn_id", "extra")}}
+            for c in made
+        ),
+        {**lake, "extra": f'{{"endpoint_url": "{s3.endpoint}"}}'},
+        {"connection_id": "slack", "conn_type": "slackwebhook", "host": slack.url, "password": "T0/B0/hush-hush-token"},
+    ]
+    for entry in entries:
+        airflow.api.call("POST", "connections", json=entry)
+
+
+def connection(conn_id: str, dsn: str) -> Connection:
+    """The core's connection for a PostgreSQL URI."""
+    parts: dict[str, Any] = conninfo_to_dict(dsn)
+    return Connection(
+        conn_id=conn_id,
+        conn_type="postgres",
+        host=parts["host"],
+        port=int(parts["port"]),
+        login=parts["user"],
+        password=parts["password"],
+        schema=parts["dbname"],
+    )
+
+
+def ask(dsn: str, query: str, *values: Any) -> list[tuple[Any, ...]]:
+    """All rows of a query."""
+    with psycopg.connect(dsn, options="-c timezone=UTC") as session:
+        return session.execute(query, values or None).fetchall()
+
+
+def columns_of(dsn: str, schema: str, table: str) -> list[str]:
+    """Column names in their order."""
+    query = """
+        SELECT column_name FROM information_schema.columns
+        WHERE table_schema = %s AND table_name = %s ORDER BY ordinal_position"""
+    return [name for (name,) in ask(dsn, query, schema, table)]
+
+
+def rows(dsn: str, schema: str, table: str, columns: list[str]) -> Rows:
+    """Every row as text, with how often it is there: equal counters are equal by EXCEPT ALL both ways."""
+    listed = ", ".join(f'"{name}"' for name in columns)
+    return Counter(text for (text,) in ask(dsn, f'SELECT ROW({listed})::text FROM "{schema}"."{table}"'))
+
+
+def wait_for(done: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    """Poll until it is true; AssertionError naming `what` when it never is."""
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end, f"waited in vain for {what}"
+        time.sleep(0.3)
+
+
+def with_facts(run: Run, **facts: Any) -> Run:
+    """The run, remembering `facts`."""
+    return dataclasses.replace(run, seen=facts)

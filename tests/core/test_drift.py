@@ -1,0 +1,85 @@
+"""The source's columns change: applied by policy, or refused before anything is written."""
+
+from __future__ import annotations
+
+import pytest
+
+from loadsheet.errors import Refused
+from tests.project import Project
+
+SOURCE = """
+CREATE TABLE item (id int PRIMARY KEY, what varchar(10), n int, at timestamptz NOT NULL DEFAULT clock_timestamp());
+INSERT INTO item SELECT i, 'item ' || i, i FROM generate_series(1, 100) i;
+"""
+TOUCH = "UPDATE item SET at = clock_timestamp()"
+
+
+@pytest.fixture
+def loaded(project: Project) -> Project:
+    project.in_source(SOURCE)
+    project.spec({"item": {"incremental": "at"}})
+    project.succeed()
+    return project
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ADD COLUMN extra jsonb DEFAULT '{}'",
+        "RENAME COLUMN what TO title",
+        "ALTER what TYPE text",
+        "ALTER what TYPE varchar(20)",
+        "ALTER n TYPE bigint",
+        "ALTER n TYPE numeric",
+        "ALTER n TYPE smallint",
+    ],
+)
+def test_a_change_that_fits_is_applied(loaded: Project, change: str) -> None:
+    loaded.in_source(f"ALTER TABLE item {change}; {TOUCH}")
+    loaded.succeed()
+    assert loaded.differences("item") == 0
+
+
+def test_a_dropped_column_is_kept_and_null_from_now_on(loaded: Project) -> None:
+    loaded.in_source("ALTER TABLE item DROP COLUMN n; INSERT INTO item (id) VALUES (101)")
+    loaded.succeed()
+    loaded.succeed(full_refresh="all")
+    assert loaded.differences("item") == 0
+    assert loaded.in_warehouse("SELECT count(n) FROM staging.item") == [(0,)]
+
+
+def test_a_change_that_does_not_fit_is_refused_and_a_full_refresh_applies_it(loaded: Project) -> None:
+    before = loaded.in_warehouse("SELECT * FROM staging.item ORDER BY id")
+    loaded.in_source(f"ALTER TABLE item ALTER n TYPE text USING n || ' pieces'; {TOUCH}")
+    error = loaded.run()["load.load_item"].result
+    assert isinstance(error, Refused) and "column n is integer in the target and text in the source" in str(error)
+    assert loaded.in_warehouse("SELECT * FROM staging.item ORDER BY id") == before
+    loaded.succeed(full_refresh="all")
+    assert loaded.differences("item") == 0
+
+
+def test_a_frozen_table_refuses_every_change(loaded: Project) -> None:
+    loaded.spec({"item": {"incremental": "at", "schema_contract": {"columns": "freeze"}}})
+    loaded.in_source(f"ALTER TABLE item ADD COLUMN extra int; {TOUCH}")
+    for options in ({}, {"full_refresh": "all"}):
+        error = loaded.run(**options)["load.load_item"].result
+        assert isinstance(error, Refused) and "added extra integer" in str(error)
+
+
+def test_a_column_that_a_view_uses_is_not_altered_behind_its_back(loaded: Project) -> None:
+    loaded.in_warehouse("CREATE VIEW mine AS SELECT n FROM staging.item")
+    loaded.in_source(f"ALTER TABLE item ALTER n TYPE bigint; {TOUCH}")
+    error = loaded.run()["load.load_item"].result
+    assert isinstance(error, Refused) and "drop what uses it first" in str(error)
+
+
+def test_a_table_that_is_gone_is_named_with_its_nearest_neighbour(loaded: Project) -> None:
+    loaded.in_source("ALTER TABLE item RENAME TO items")
+    error = loaded.run()["extract.extract_item"].result
+    assert isinstance(error, Refused) and "no table public.item (did you mean 'items'?)" in str(error)
+
+
+def test_a_target_that_was_dropped_is_loaded_anew(loaded: Project) -> None:
+    loaded.in_warehouse("DROP TABLE staging.item")
+    loaded.succeed()
+    assert loaded.differences("item") == 0

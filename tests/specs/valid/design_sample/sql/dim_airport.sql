@@ -1,0 +1,1 @@
+select flight_id as airport_nk from flights

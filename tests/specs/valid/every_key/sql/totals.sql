@@ -1,0 +1,1 @@
+select count(*) as days from daily

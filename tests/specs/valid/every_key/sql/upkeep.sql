@@ -1,0 +1,1 @@
+delete from mart.totals where days < 0;

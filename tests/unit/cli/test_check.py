@@ -1,0 +1,130 @@
+"""`loadsheet check` prints every problem where it is, and its exit code tells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cli.conftest import SPEC, Cli, write_pipeline
+
+BROKEN = SPEC.replace("merge, ", "mrge, ")
+
+
+def test_a_sound_project_has_no_problems(cli: Cli, project: Path) -> None:
+    result = cli("check")
+    assert (result.code, result.out, result.err) == (0, "1 file checked: no problems\n", "")
+
+
+def test_a_problem_has_a_place_relative_to_here(cli: Cli, project: Path) -> None:
+    (project / "pipelines/shop/pipeline.yml").write_text(BROKEN)
+    result = cli("check")
+    assert result.code == 2
+    first, hint, *_, summary = result.out.splitlines()
+    assert first.startswith("pipelines/shop/pipeline.yml:11:25 transforms.sales.materialized: ")
+    assert hint.startswith("  hint: ")
+    assert summary == "1 file checked: 1 error, 0 warnings"
+
+
+def test_a_problem_in_sql_is_found_where_it_is(cli: Cli, project: Path) -> None:
+    (project / "pipelines/shop/sql/report.sql").write_text("SELECT *\nFROM staging.custmers")
+    result = cli("check")
+    assert result.code == 2
+    assert "pipelines/shop/sql/report.sql:2:14 transforms.report: reads staging.custmers" in result.out
+    assert "did you mean 'customers'?" in result.out
+
+
+def test_all_files_are_checked_at_once(cli: Cli, project: Path) -> None:
+    write_pipeline(project, "other", "version: 1\n")
+    write_pipeline(project, "third", "version: [\n")
+    result = cli("check")
+    assert "pipelines/other/pipeline.yml:" in result.out
+    assert "pipelines/third/pipeline.yml:" in result.out
+    assert result.out.splitlines()[-1].startswith("3 files checked: ")
+
+
+def test_a_warning_alone_is_no_failure(cli: Cli, project: Path) -> None:
+    (project / "pipelines/shop/sql/orphan.sql").write_text("SELECT 1")
+    result = cli("check")
+    assert (result.code, "warning" in result.out) == (0, True)
+    assert result.out.splitlines()[-1] == "1 file checked: 0 errors, 1 warning"
+
+
+def test_a_project_elsewhere_is_checked_by_absolute_paths(
+    cli: Cli, project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    (project / "pipelines/shop/pipeline.yml").write_text(BROKEN)
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    assert cli("--project", project, "check").out.startswith(f"{project}/pipelines/shop/pipeline.yml:11:25 ")
+
+
+def test_the_project_is_found_from_a_folder_inside_it(cli: Cli, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project / "pipelines/shop/sql")
+    assert cli("check").out == "1 file checked: no problems\n"
+
+
+@pytest.mark.parametrize("path", ["pipelines/shop/pipeline.yml", "pipelines/shop", "pipelines", "."])
+def test_files_folders_and_projects_may_be_named(cli: Cli, project: Path, path: str) -> None:
+    assert cli("check", path).out == "1 file checked: no problems\n"
+
+
+def test_a_file_named_twice_is_checked_once(cli: Cli, project: Path) -> None:
+    assert cli("check", "pipelines", "pipelines/shop/pipeline.yml").out.startswith("1 file checked")
+
+
+def test_a_folder_of_loose_files_is_checked_whole(cli: Cli, tmp_path: Path) -> None:
+    for name in ("a.yml", "b.yaml", "deep/c.yml"):
+        (tmp_path / "deep").mkdir(exist_ok=True)
+        (tmp_path / name).write_text("version: 2\n")
+    assert cli("check", tmp_path).out.splitlines()[-1].startswith("3 files checked: ")
+
+
+def test_two_pipelines_of_one_name_are_a_problem(cli: Cli, project: Path) -> None:
+    write_pipeline(project, "zoo", "# a comment\n" + SPEC)
+    result = cli("check")
+    assert result.code == 2
+    assert "pipelines/zoo/pipeline.yml:3:1 pipeline: the name 'shop' is already taken by" in result.out
+
+
+def test_json_has_every_problem(cli: Cli, project: Path) -> None:
+    (project / "pipelines/shop/pipeline.yml").write_text(BROKEN)
+    result = cli("check", "--format", "json")
+    document = result.json
+    assert (result.code, document["files"], document["errors"], document["warnings"]) == (2, 1, 1, 0)
+    (problem,) = document["problems"]
+    assert (problem["file"], problem["line"], problem["column"]) == ("pipelines/shop/pipeline.yml", 11, 25)
+
+
+def test_github_annotations_are_one_escaped_line_each(cli: Cli, project: Path) -> None:
+    (project / "pipelines/shop/sql/report.sql").write_text("SELECT '100%' FROM staging.custmers")
+    annotation, _ = cli("check", "--format", "github").out.splitlines()
+    assert annotation.startswith("::error file=pipelines/shop/sql/report.sql,line=1,col=28,title=transforms.report::")
+    assert "%0Ahint%3A" not in annotation
+    assert "%0Ahint: did you mean" in annotation
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("nowhere", "there is no file or folder nowhere"),
+        ("pipelines/shop/sql", "there are no pipeline files in pipelines/shop/sql"),
+    ],
+)
+def test_a_path_without_pipelines_is_wrong_input(cli: Cli, project: Path, path: str, message: str) -> None:
+    result = cli("check", path)
+    assert (result.code, result.out) == (2, "")
+    assert message in result.err
+
+
+@pytest.mark.parametrize(
+    "content", ["", "\x00", "\xff\xfe", "{", "- a", "5", "a: &x 1", "\t", "version: 1\nversion: 1"]
+)
+def test_no_content_breaks_the_check(cli: Cli, project: Path, content: str) -> None:
+    (project / "pipelines/shop/pipeline.yml").write_bytes(content.encode("latin-1"))
+    assert cli("check").code == 2
+
+
+def test_unknown_format_lists_the_known(cli: Cli, project: Path) -> None:
+    result = cli("check", "--format", "xml")
+    assert result.code == 2
+    assert "github" in result.err

@@ -1,0 +1,260 @@
+"""`loadsheet run`: what it asks the engine for, what it says while and after, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loadsheet.errors import Refused
+from loadsheet.outcome import Outcome, RunRequest, skipped
+from loadsheet.plan.steps import build_plan
+from tests.unit.cli.conftest import Cli
+
+Engine = Callable[[Callable[..., Any]], None]
+EXTRACTED = Outcome(status="done", message="1,200 rows in 1 part", counts={"extracted": 1200, "bytes": 5})
+BUILT = Outcome(status="done", message="3 inserted", counts={"inserted": 3, "updated": 1, "deleted": 0})
+
+
+def pretending(results: dict[str, Outcome | Exception], seen: list[Any] | None = None) -> Callable[..., Any]:
+    """An engine whose steps end as `results` says, else skipped."""
+
+    def run_pipeline(pipeline: Any, request: Any, connections: Any, on_step: Any, progress: Any) -> None:
+        if seen is not None:
+            seen.append(request)
+        failed = set()
+        for step in build_plan(pipeline):
+            if failed.intersection(step.upstream):
+                failed.add(step.id)
+                on_step(step, "upstream_failed", None)
+                continue
+            on_step(step, "started", None)
+            progress(step, 10, 1000)
+            result = results.get(step.id, skipped("nothing new"))
+            is_error = isinstance(result, Exception)
+            failed |= {step.id} if is_error else set()
+            on_step(step, "failed" if is_error else result.status, result)
+
+    return run_pipeline
+
+
+def asked(cli: Cli, engine: Engine, *args: str) -> RunRequest:
+    """The request that a command line makes."""
+    seen: list[RunRequest] = []
+    engine(pretending({}, seen))
+    result = cli("run", "shop", *args)
+    assert result.code == 0, result.err
+    return seen[0]
+
+
+def refused(cli: Cli, engine: Engine, *args: str) -> str:
+    """What a command line is refused with, before anything ran."""
+    engine(lambda *args, **kwargs: pytest.fail("ran"))
+    result = cli("run", "shop", *args)
+    assert (result.code, result.out) == (2, "")
+    return result.err
+
+
+def test_the_summary_has_a_line_per_step(cli: Cli, project: Path, engine: Engine) -> None:
+    engine(
+        pretending(
+            {"extract.extract_orders": EXTRACTED, "load.load_orders": EXTRACTED, "transform.transform_sales": BUILT}
+        )
+    )
+    result = cli("run", "shop")
+    assert result.code == 0
+    summary = result.out.splitlines()[-10:]
+    words = {line.split()[1]: line for line in summary[:-1]}
+    assert words["load.load_orders"].split()[:4] == ["loaded", "load.load_orders", "1,200", "rows"]
+    assert words["load.load_orders"].endswith(" s  1,200 rows in 1 part")
+    assert words["transform.transform_sales"].split()[:4] == ["done", "transform.transform_sales", "4", "rows"]
+    assert words["transform.transform_report"].startswith("skipped ")
+    assert summary[-1].startswith("shop: 6 skipped, 3 done in ")
+
+
+def test_plain_lines_tell_what_is_going_on(cli: Cli, project: Path, engine: Engine) -> None:
+    engine(pretending({}))
+    out = cli("run", "shop").out.splitlines()
+    assert out[:2] == ["create_bucket started", "create_bucket skipped: nothing new"]
+
+
+def test_all_skipped_is_fine(cli: Cli, project: Path, engine: Engine) -> None:
+    engine(pretending({}))
+    assert cli("run", "shop").code == 0
+
+
+def test_a_failed_step_fails_the_run_and_says_why(cli: Cli, project: Path, engine: Engine) -> None:
+    engine(pretending({"load.load_orders": Refused("orders.total: numeric cannot\nbecome date [red]")}))
+    result = cli("run", "shop")
+    assert (result.code, result.err) == (1, "")
+    lines = result.out.splitlines()
+    index = next(i for i, line in enumerate(lines) if line.startswith("failed "))
+    assert "load.load_orders" in lines[index] and "orders.total: numeric cannot" in lines[index]
+    assert lines[index + 1].strip() == "become date [red]"
+    assert any(line.startswith("upstream failed  transform.transform_sales") for line in lines)
+
+
+def test_a_servers_error_is_told_without_traceback(cli: Cli, project: Path, engine: Engine) -> None:
+    import psycopg
+
+    engine(pretending({"extract.extract_orders": psycopg.OperationalError("connection refused")}))
+    result = cli("run", "shop")
+    assert result.code == 1
+    assert "OperationalError: connection refused" in result.out
+
+
+def test_a_bug_in_a_step_shows_where(cli: Cli, project: Path, engine: Engine) -> None:
+    engine(pretending({"extract.extract_orders": ZeroDivisionError("oops")}))
+    result = cli("run", "shop")
+    assert result.code == 3
+    assert "ZeroDivisionError: oops" in result.err and "this is a bug" in result.err
+    assert "shop: " in result.out.splitlines()[-1]
+
+
+def test_a_bug_elsewhere_shows_where(cli: Cli, project: Path, engine: Engine) -> None:
+    def broken(*args: Any, **kwargs: Any) -> None:
+        raise ZeroDivisionError("oops")
+
+    engine(broken)
+    result = cli("run", "shop")
+    assert result.code == 3
+    assert "Traceback" in result.err and "this is a bug" in result.err
+
+
+def test_json_is_one_document_whatever_happens(cli: Cli, project: Path, engine: Engine) -> None:
+    full = OSError(28, "No space left")
+    failures = {"load.load_orders": Refused("no"), "load.load_customers": full}
+    engine(pretending({"extract.extract_orders": EXTRACTED, **failures}))
+    result = cli("run", "shop", "--json")
+    assert (result.code, result.err) == (1, "")
+    document = result.json
+    assert (document["pipeline"], document["run_id"][:5]) == ("shop", "cli__")
+    steps = {step["id"]: step for step in document["steps"]}
+    assert steps["extract.extract_orders"] == {
+        "id": "extract.extract_orders", "kind": "extract", "name": "orders", "status": "done",
+        "message": "1,200 rows in 1 part", "counts": {"extracted": 1200, "bytes": 5},
+        "seconds": steps["extract.extract_orders"]["seconds"],
+    }  # fmt: skip
+    assert steps["load.load_orders"]["message"] == "no"
+    assert "No space left" in steps["load.load_customers"]["message"]
+    assert steps["transform.transform_report"]["status"] == "upstream_failed"
+
+
+def test_a_bare_run_asks_for_all_that_is_new(cli: Cli, project: Path, engine: Engine) -> None:
+    request = asked(cli, engine)
+    assert (request.only, request.full_refresh, request.explicit_interval) == (None, frozenset(), False)
+
+
+def test_each_run_has_an_id_of_its_own(cli: Cli, project: Path, engine: Engine) -> None:
+    assert asked(cli, engine).run_id != asked(cli, engine).run_id
+
+
+def test_tables_are_chosen(cli: Cli, project: Path, engine: Engine) -> None:
+    assert asked(cli, engine, "--tables", "orders, customers").only == {"orders", "customers"}
+
+
+def test_a_full_refresh_is_of_everything(cli: Cli, project: Path, engine: Engine) -> None:
+    assert asked(cli, engine, "--full-refresh").full_refresh == "all"
+
+
+def test_a_full_refresh_of_tables_is_of_those_and_what_they_feed(cli: Cli, project: Path, engine: Engine) -> None:
+    request = asked(cli, engine, "--full-refresh", "--tables", "customers")
+    assert (request.full_refresh, request.only) == ({"customers", "report"}, {"customers"})
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "interval"),
+    [
+        ("2026-01-01", "2026-02-01", ("2026-01-01T00:00:00+00:00", "2026-02-01T00:00:00+00:00")),
+        ("2026-01-01T00:00+02:00", "2026-01-01T00:00", ("2025-12-31T22:00:00+00:00", "2026-01-01T00:00:00+00:00")),
+        ("-5", "1000.5", ("-5", "1000.5")),
+        ("9", "10", ("9", "10")),
+    ],
+)
+def test_an_interval_is_a_persons_wish(
+    cli: Cli, project: Path, engine: Engine, start: str, end: str, interval: tuple[str, str]
+) -> None:
+    request = asked(cli, engine, f"--from={start}", f"--to={end}")
+    assert (request.interval_start, request.interval_end) == interval
+    assert request.explicit_interval
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--tables", "order"], "has no table 'order' (did you mean 'orders'?)"),
+        (["--tables", "zzz"], "has no table 'zzz'; it has orders, customers, odd [red]name"),
+        (["--tables", " , "], "--tables names no table"),
+        (["--tables", "sales"], "has no table 'sales'"),
+        (["--from", "2026-01-01"], "--from and --to go together"),
+        (["--to", "2026-01-01"], "--from and --to go together"),
+        (["--from", "2026-02-01", "--to", "2026-01-01"], "--to 2026-01-01 must come after --from 2026-02-01"),
+        (["--from", "1", "--to", "1"], "must come after"),
+        (["--from", "1", "--to", "2026-01-01"], "both be times or both be numbers"),
+        (["--from", "yesterday", "--to", "2026-01-01"], "--from yesterday is neither a time such as"),
+        (["--full-refresh", "--from", "1", "--to", "2"], "leave out --from and --to"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_runs(
+    cli: Cli, project: Path, engine: Engine, args: list[str], message: str
+) -> None:
+    assert message in refused(cli, engine, *args)
+
+
+def test_a_missing_connection_is_refused_before_anything_runs(cli: Cli, project: Path, engine: Engine) -> None:
+    (project / "connections/connections.yml").write_text("source: {host: h}\nlake: {host: '${LAKE_HOST_OF_NOBODY}'}\n")
+    assert "LAKE_HOST_OF_NOBODY is not set" in refused(cli, engine)
+    (project / "connections/connections.yml").write_text("source: {host: h}\nlake: {host: h}\n")
+    assert "connection 'warehouse' is not defined" in refused(cli, engine)
+
+
+def test_connections_come_from_the_pipelines_own_project(
+    cli: Cli, project: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    engine(pretending({}))
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    assert cli("run", project / "pipelines/shop/pipeline.yml").code == 0
+    assert cli("--project", project, "run", "shop").code == 0
+
+
+def test_an_interrupt_is_told_cleanly(cli: Cli, project: Path, engine: Engine) -> None:
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    engine(interrupted)
+    result = cli("run", "shop")
+    assert result.code == 130
+    assert "interrupted" in result.err
+
+
+def test_ctrl_c_does_not_wait_for_a_step_that_hangs(project: Path) -> None:
+    code = """
+        import sys, threading, types, time
+        def run_pipeline(pipeline, request, connections, on_step, progress):
+            thread = threading.Thread(target=time.sleep, args=(60,))
+            thread.start()
+            print("hanging", flush=True)
+            thread.join()
+        runner = sys.modules["loadsheet.runner"] = types.ModuleType("loadsheet.runner")
+        runner.run_pipeline = run_pipeline
+        from loadsheet.cli.main import app
+        app(["run", "shop"])
+    """
+    repository = str(Path(__file__).parents[3])
+    hanging = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": repository},
+    )  # fmt: skip
+    with hanging:
+        assert hanging.stdout and hanging.stdout.readline() == "hanging\n"
+        hanging.send_signal(signal.SIGINT)
+        _, err = hanging.communicate(timeout=20)
+    assert hanging.returncode == 130
+    assert err.startswith("interrupted: ") and "Traceback" not in err

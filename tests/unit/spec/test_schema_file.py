@@ -1,0 +1,111 @@
+"""schemas/pipeline.schema.json is a public contract: documented, closed, and equal to what the code does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import MISSING, fields
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from loadsheet.spec.duration import duration
+from loadsheet.spec.models import Incremental, Lake, Notify, Pipeline, Source, Table, Tasks, Warehouse
+from loadsheet.spec.schema import schema
+
+ROOT = schema()
+DEFS = ROOT["$defs"]
+
+
+def _resolved(node: dict[str, Any]) -> dict[str, Any]:
+    return {**DEFS.get(node.get("$ref", "").rpartition("/")[2], {}), **node}
+
+
+def _objects(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every mapping of the format that has keys of its own."""
+    if "properties" in node:
+        yield path or "top", node
+    for name, child in node.get("properties", {}).items():
+        yield from _objects(child, f"{path}.{name}")
+    if isinstance(node.get("additionalProperties"), dict):
+        yield from _objects(_resolved(node["additionalProperties"]), f"{path}.*")
+
+
+OBJECTS = dict(_objects(ROOT))
+PROPERTIES = {f"{path}.{name}": child for path, node in OBJECTS.items() for name, child in node["properties"].items()}
+
+
+def test_the_schema_is_valid_draft_2020_12() -> None:
+    Draft202012Validator.check_schema(ROOT)
+
+
+def test_all_parts_of_the_format_are_walked() -> None:
+    assert {".tables.*", ".transforms.*", ".tables.*.incremental", ".source", ".notify"} <= set(OBJECTS)
+
+
+@pytest.mark.parametrize("path", OBJECTS)
+def test_every_mapping_is_closed(path: str) -> None:
+    assert OBJECTS[path]["additionalProperties"] is False
+
+
+@pytest.mark.parametrize("path", PROPERTIES)
+def test_every_key_is_described_with_an_example_that_is_valid(path: str) -> None:
+    node = PROPERTIES[path]
+    assert len(node["description"]) > 10
+    assert _resolved(node)["title"]
+    for example in node["examples"]:
+        Draft202012Validator({**node, "$defs": DEFS}).validate(example)
+
+
+@pytest.mark.parametrize("path", [path for path, node in PROPERTIES.items() if "default" in node])
+def test_every_default_is_valid(path: str) -> None:
+    node = PROPERTIES[path]
+    value = node["default"]
+    if value != []:  # no list at all is the default; an empty list in a file is a mistake
+        Draft202012Validator({**node, "$defs": DEFS}).validate(value)
+
+
+DEFAULTS = {
+    "top.description": (Pipeline, "description"),
+    "top.schedule": (Pipeline, "schedule"),
+    "top.owner": (Pipeline, "owner"),
+    "top.tags": (Pipeline, "tags"),
+    ".source.schema": (Source, "schema"),
+    ".lake.format": (Lake, "format"),
+    ".warehouse.schema": (Warehouse, "schema"),
+    ".warehouse.mart_schema": (Warehouse, "mart_schema"),
+    ".notify.events": (Notify, "events"),
+    ".tasks.pool": (Tasks, "pool"),
+    ".tasks.retries": (Tasks, "retries"),
+    ".tasks.retry_delay": (Tasks, "retry_delay"),
+    ".tasks.timeout": (Tasks, "timeout"),
+    ".tasks.max_active_tasks": (Tasks, "max_active_tasks"),
+    ".tables.*.incremental.by": (Incremental, "by"),
+    ".tables.*.incremental.initial_value": (Incremental, "initial_value"),
+    ".tables.*.incremental.lookback": (Incremental, "lookback"),
+    ".tables.*.incremental.nulls": (Incremental, "nulls"),
+    ".tables.*.incremental.hold_back": (Incremental, "hold_back"),
+    ".tables.*.lookback": (Incremental, "lookback"),
+    ".tables.*.mode": (Table, "mode"),
+    ".tables.*.columns.include": (Table, "include"),
+    ".tables.*.columns.exclude": (Table, "exclude"),
+    ".tables.*.schema_contract.columns": (Table, "schema_contract"),
+    ".tables.*.max_shrink": (Table, "max_shrink"),
+    "top.transforms": (Pipeline, "transforms"),
+    ".transforms.*.materialized": None,
+}
+
+
+def test_every_default_of_the_schema_is_compared_with_the_models() -> None:
+    assert {path for path, node in PROPERTIES.items() if "default" in node} == set(DEFAULTS)
+
+
+@pytest.mark.parametrize(("path", "place"), [(path, place) for path, place in DEFAULTS.items() if place])
+def test_the_models_have_the_schemas_defaults(path: str, place: tuple[type, str]) -> None:
+    model, name = place
+    found = next(field.default for field in fields(model) if field.name == name)
+    assert found is not MISSING
+    value = PROPERTIES[path]["default"]
+    expected = duration(value) if isinstance(found, timedelta) else tuple(value) if isinstance(found, tuple) else value
+    assert found == expected
