@@ -28,26 +28,11 @@ SOURCE_SETTINGS = {"synchronize_seqscans": "off", "max_parallel_workers_per_gath
 WAREHOUSE_SETTINGS = {"lock_timeout": "60s", "client_connection_check_interval": "2s", "jit": "off"}
 
 EXTRACTOR = "loadsheet:extract"
-_LIBPQ_EXTRAS = frozenset(
-    [
-        "sslmode",
-        "sslcert",
-        "sslkey",
-        "sslrootcert",
-        "sslcrl",
-        "sslpassword",
-        "channel_binding",
-        "gssencmode",
-        "target_session_attrs",
-        "connect_timeout",
-        "keepalives",
-        "keepalives_idle",
-        "keepalives_interval",
-        "keepalives_count",
-        "tcp_user_timeout",
-        "options",
-    ]
-)
+_LIBPQ_EXTRAS = {
+    *("sslmode", "sslcert", "sslkey", "sslrootcert", "sslcrl", "sslpassword", "channel_binding", "gssencmode"),
+    *("target_session_attrs", "connect_timeout", "tcp_user_timeout", "options"),
+    *("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"),
+}
 
 
 def connect(connection: Connection, application_name: str, settings: dict[str, str]) -> psycopg.Connection[Any]:

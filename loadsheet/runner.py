@@ -31,9 +31,13 @@ class StepResult:
 
 
 def run_pipeline(
-    pipeline: Pipeline, request: RunRequest, connections: Connections, on_step: OnStep = lambda step, state, result: None,
-    progress: OnProgress = lambda step, rows, size: None, parallel: int = 2,
-) -> dict[str, StepResult]:  # fmt: skip
+    pipeline: Pipeline,
+    request: RunRequest,
+    connections: Connections,
+    on_step: OnStep = lambda step, state, result: None,
+    progress: OnProgress = lambda step, rows, size: None,
+    parallel: int = 2,
+) -> dict[str, StepResult]:
     """Run every step, `parallel` at a time, and return the results by step id, in plan order.
 
     A failed step fails what is downstream of it (`upstream_failed`) and nothing else; no exception of a step leaves

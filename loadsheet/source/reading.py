@@ -49,6 +49,11 @@ def decide(
     full = first or request.is_full(table.name)
     if not table.incremental:
         return Reading(action="replace" if full else mode)
+    if mode == "append" and (table.incremental.lookback is not None or table.incremental.nulls == "include"):
+        raise Refused(
+            f"{source.relation} is appended to (it has no primary key), so no row may be read twice: give primary_key, "
+            "or drop incremental.lookback and nulls: include"
+        )
     rows = _Window(session, source, table.incremental, mode)
     if table.incremental.by == "data_interval" or request.explicit_interval:
         return rows.everything() if request.is_full(table.name) else rows.interval(request)
@@ -147,8 +152,8 @@ class _Window:
     def _highest(self, limit: str) -> str | None:
         # ORDER BY ... LIMIT 1 rather than max(): it exists for every ordered type (uuid too) and uses the same index.
         row = self.session.execute(
-            f"SELECT {self.name}::text FROM {self.source.relation.sql} WHERE {self.name} IS NOT NULL"
-            + (f" AND {limit}" if limit else "") + f" ORDER BY {self.name} DESC LIMIT 1"
+            f"SELECT {self.name}::text FROM {self.source.relation.sql} r WHERE {self.name} IS NOT NULL"
+            + (f" AND {limit}" if limit else "") + f" ORDER BY r.{self.name} DESC LIMIT 1"  # not the text: '9' > '50'
         ).fetchone()  # fmt: skip
         return row[0] if row else None
 

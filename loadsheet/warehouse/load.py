@@ -118,13 +118,15 @@ class _Load:
 
     def _fill(self, table: Relation) -> None:
         """COPY every part, checking each against the manifest; then one row per key."""
+        done = 0
         for part in self.manifest.parts:
             rows = self._copy(table, part_blocks=read_part(self.lake, part))
             if rows != part.rows:
                 raise Corrupt(
                     f"{part.name} holds {rows} rows, its manifest says {part.rows}; run the extract step again"
                 )
-            self.progress(rows, part.bytes)
+            done += rows
+            self.progress(done, part.bytes)
         self.session.execute(f"ALTER TABLE {table.sql} ALTER {LOAD_ID} DROP DEFAULT")
         if self.manifest.key:
             self.duplicates = build.one_row_per_key(self.session, table, self.manifest.key, self.manifest.cursor)

@@ -54,7 +54,7 @@ def ensure_schema(session: Session, schema: str) -> None:
     if session.execute("SELECT to_regnamespace(quote_ident(%s))", (schema,)).fetchone() == (None,):
         with session.transaction():
             session.execute("SELECT pg_advisory_xact_lock(hashtextextended('loadsheet', 0))")
-            # Asked of the table: IF NOT EXISTS believes a cache that still says no when another session has just made it.
+            # Asked of the table: IF NOT EXISTS believes a cache that may not know what another session just made.
             if not session.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (schema,)).fetchone():
                 session.execute(f"CREATE SCHEMA {ident(schema)}")
 

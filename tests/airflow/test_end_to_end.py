@@ -129,7 +129,7 @@ def test_the_first_run_loads_every_table_and_builds_every_mart(world: World, fir
 
 def test_xcom_carries_the_load_id_and_nothing_else(world: World, first: Run) -> None:
     found = world.airflow.api.xcom(DAG_ID, first.run_id, "extract.extract_bookings")
-    assert ask(world.warehouse, "SELECT count(*) FROM loadsheet.load WHERE load_id = %s", json.loads(found)) == [(1,)]
+    assert ask(world.warehouse, "SELECT count(*) FROM loadsheet.load WHERE load_id = %s", found) == [(1,)]
     entries = world.airflow.api.call("GET", f"dags/{DAG_ID}/dagRuns/{first.run_id}/taskInstances/~/xcomEntries")
     assert entries["total_entries"] == 8
 
@@ -193,7 +193,7 @@ def test_a_failure_stays_where_it_is(sixth: Run) -> None:
 def test_slack_hears_of_the_failure_with_a_link_to_its_log(world: World, sixth: Run) -> None:
     assert len(sixth.seen["messages"]) == 1
     told = json.dumps(sixth.seen["messages"][0])
-    for part in (DAG_ID, "extract.extract_lounges", sixth.run_id, "lounges", " UTC"):
+    for part in (DAG_ID, "extract.extract_lounges", sixth.run_id, "bookings.lounges", " UTC", "1 of 3"):
         assert part in told
     assert "hush-hush" not in told and world.postgres.password not in told
     link = re.search(r"<(http[^|]+)\|Open the log>", told)

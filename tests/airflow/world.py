@@ -171,7 +171,7 @@ class World:
 
 
 def copy_project(folder: Path) -> Path:
-    """The bundle as it is in this repository, with a flights pipeline that runs when it is told to, and a broken one."""
+    """The bundle as in this repository, but flights runs only when told to, and there is a broken pipeline beside it."""
     for name in BUNDLE:
         shutil.copytree(REPO / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(REPO / ".airflowignore", folder)

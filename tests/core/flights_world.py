@@ -105,6 +105,6 @@ def missing(session: psycopg.Connection[Any], some: str, others: str) -> int:
     """Rows of `some` that `others` lacks, as often as it lacks them. Compared as text: points know no `=`."""
     as_text = "SELECT ROW(q.*)::text FROM ({}) q"
     query = f"SELECT count(*) FROM ({as_text} EXCEPT ALL {as_text}) d".format(some, others)
-    row = session.execute(sql.SQL(query)).fetchone()  # type: ignore[arg-type]
+    row = session.execute(sql.SQL(query)).fetchone()
     assert row
     return int(row[0])

@@ -37,7 +37,13 @@ TRANSFORMS = {
     ),
 }
 # Imports first, so that random moments fall into the run and not into starting Python.
-WORKER = "import sys; from loadsheet.cli.main import main; import loadsheet.runner; print('ready', flush=True); sys.exit(main())"
+WORKER = """
+import sys
+import loadsheet.runner
+from loadsheet.cli.main import main
+print("ready", flush=True)
+sys.exit(main())
+"""
 
 
 def start(project: Project) -> subprocess.Popen[str]:
