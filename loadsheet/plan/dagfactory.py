@@ -7,14 +7,13 @@ across groups; a DAG key it does not know vanishes without a word (owner and ret
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from loadsheet.plan.dagdocs import dag_doc, step_doc
+from loadsheet.plan.dagform import form_params
+from loadsheet.plan.dagyaml import dump
 from loadsheet.plan.steps import Kind, Step, build_plan
 from loadsheet.spec.models import Pipeline, Tasks
 
@@ -49,7 +48,7 @@ def dag_config(pipeline: Pipeline, root: Path | None = None) -> dict[str, Any]:
         "max_active_tasks": pipeline.tasks.max_active_tasks,
         "tags": list(pipeline.tags),
         "default_args": _default_args(pipeline),
-        "params": _params([table.name for table in pipeline.tables]),
+        "params": form_params([table.name for table in pipeline.tables]),
         "doc_md": dag_doc(pipeline, spec),
         "task_groups": {kind: {"tooltip": tip} for kind, tip in GROUPS.items() if any(s.kind == kind for s in steps)},
         "tasks": {_short(step.id): _task(step, pipeline, spec) for step in steps},
@@ -57,12 +56,8 @@ def dag_config(pipeline: Pipeline, root: Path | None = None) -> dict[str, Any]:
 
 
 def render(pipeline: Pipeline, root: Path | None = None) -> str:
-    """The YAML file that dag-factory's own `load_yaml_dags` turns into the same DAG.
-
-    dag-factory expands `$NAME` in a file before it parses it, so no dollar is written: `\\x24` stands for it.
-    """
-    text = yaml.dump({pipeline.name: dag_config(pipeline, root)}, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-    return text.replace("$", r"\x24")
+    """The YAML file that dag-factory's own `load_yaml_dags` turns into the same DAG."""
+    return dump({pipeline.name: dag_config(pipeline, root)})
 
 
 def spec_path(file: Path, root: Path | None = None) -> str:
@@ -125,45 +120,9 @@ def _start_date(text: str | None) -> str | None:
     return (moment.astimezone(UTC) if moment.tzinfo else moment).replace(tzinfo=None).isoformat()
 
 
-def _params(tables: Sequence[str]) -> dict[str, Any]:
-    """The trigger form. Its values reach `loadsheet.options.run_request`."""
-    moment = {"default": None, "type": ["string", "null"], "format": "date-time"}
-    return {
-        "full_refresh": _param("Read, load and build everything again", default=False, type="boolean"),
-        "tables": _param(
-            "Tables to move; none chosen moves all",
-            default=[],
-            type=["array", "null"],
-            items={"type": "string", "enum": list(tables)},
-            examples=list(tables),  # what makes the form offer them as choices
-        ),
-        "interval_start": _param("Read only rows whose cursor is at or after this", **moment),
-        "interval_end": _param("... and before this", **moment),
-    }
-
-
-def _param(description: str, **schema: Any) -> dict[str, Any]:
-    return {"__type__": "airflow.sdk.Param", "description": description, **schema}
-
-
 def _seconds(duration: timedelta) -> dict[str, Any]:
     return {"__type__": "datetime.timedelta", "seconds": int(duration.total_seconds())}
 
 
 def _short(step_id: str) -> str:
     return step_id.rpartition(".")[2]
-
-
-class _Dumper(yaml.SafeDumper):
-    """Lines as they are for SQL and docs; quotes around a `$`, so that `render` may write it as an escape."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-def _text(dumper: _Dumper, value: str) -> yaml.ScalarNode:
-    style = '"' if "$" in value else "|" if "\n" in value else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
-
-
-_Dumper.add_representer(str, _text)

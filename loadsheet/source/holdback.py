@@ -17,8 +17,6 @@ import psycopg
 from loadsheet.errors import Refused
 from loadsheet.postgres import EXTRACTOR
 from loadsheet.source.catalog import SourceTable
-from loadsheet.sql.text import ident
-from loadsheet.sql.types import TIME_TYPES, Column, without_modifier
 
 _POLL_SECONDS = 0.05
 
@@ -48,7 +46,7 @@ class Holder:
     who: str
 
 
-def can_see_transactions(session: psycopg.Connection[Any]) -> str:
+def blindness(session: psycopg.Connection[Any]) -> str:
     """Empty when hold-back can work here, else why it cannot and what to do about it."""
     row = session.execute(
         "SELECT pg_is_in_recovery(), pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'), quote_ident(current_user)"
@@ -64,38 +62,8 @@ def can_see_transactions(session: psycopg.Connection[Any]) -> str:
 
 def require_sight(session: psycopg.Connection[Any], table: SourceTable) -> None:
     """Raises Refused when late commits could be missed here: fail closed, with the exact remedy."""
-    if reason := can_see_transactions(session):
+    if reason := blindness(session):
         raise Refused(f"{table.relation}: {reason} (or accept an overlap by setting incremental.lookback)")
-
-
-def cap(session: psycopg.Connection[Any], column: Column, overlap: bool) -> str:
-    """For a time cursor, the SQL condition that keeps values below now, in a form later transactions cannot undercut.
-
-    Values from the future (`infinity`, year 9999) fail it and so never become the watermark. A coarse cursor (a date,
-    `timestamp(0)`) is capped a whole unit lower, because later rows can still share its last value, unless an overlap
-    (lookback) is read anyway. Empty for other cursors.
-    """
-    base = without_modifier(column.type)
-    if base not in TIME_TYPES:
-        return ""
-    now = "clock_timestamp()"
-    if base != "timestamp with time zone":  # written in the clients' zone, which may be the server's default or UTC
-        zone = "(SELECT reset_val FROM pg_settings WHERE name = 'TimeZone')"
-        now = f"greatest({now} AT TIME ZONE 'UTC', {now} AT TIME ZONE {zone})"
-    step = "0 seconds" if overlap else f"{unit_seconds(column)} seconds"
-    row = session.execute(f"SELECT ({now} - interval '{step}')::text").fetchone()
-    assert row
-    if base == "date":
-        return f"{ident(column.name)} {'<=' if overlap else '<'} CAST('{row[0]}' AS date)"
-    return f"{ident(column.name)} < CAST('{row[0]}' AS {base})"
-
-
-def unit_seconds(column: Column) -> float:
-    """The coarseness of a time cursor: one second for `timestamp(0)`, 0 where it resolves microseconds."""
-    if column.type == without_modifier(column.type):  # microseconds, or a date whose cap is today's midnight
-        return 0
-    digits = int(column.type[column.type.index("(") + 1 : column.type.index(")")])
-    return 0 if digits >= 6 else 10.0**-digits
 
 
 def now(session: psycopg.Connection[Any]) -> str:

@@ -23,8 +23,8 @@ from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.copying import WireFormat, copy_out, select_columns
 from loadsheet.sql.text import Relation
 from loadsheet.sql.types import without_modifier
-from loadsheet.warehouse import ledger, tables
-from loadsheet.warehouse.ledger import Scope
+from loadsheet.warehouse import fence, ledger, tables
+from loadsheet.warehouse.fence import Scope
 
 Session = psycopg.Connection[Any]
 
@@ -67,7 +67,7 @@ class _Attempt:
         self.pipeline, self.table, self.request, self.lake, self.warehouse = pipeline, table, request, lake, warehouse
         self.target = Relation(pipeline.warehouse.schema, table.name)
         self.started = time.monotonic()
-        self.seen: Scope = ledger.observe(warehouse, pipeline.name, table.name)
+        self.seen: Scope = fence.observe(warehouse, pipeline.name, table.name)
         self.fence = 0
         self.load_id = self.prefix = ""
 
@@ -81,7 +81,7 @@ class _Attempt:
         if not self.prefix:
             ledger.ensure(self.warehouse)
             with self.warehouse.transaction():
-                self.fence = ledger.acquire(self.warehouse, self.pipeline.name, self.table.name, self.target, self.seen)
+                self.fence = fence.acquire(self.warehouse, self.pipeline.name, self.table.name, self.target, self.seen)
                 self.load_id = ledger.next_load_id(
                     self.warehouse, self.pipeline.name, self.table.name, self.request.run_id
                 )
@@ -107,19 +107,20 @@ class _Attempt:
             writer.write(copied, progress)
         if copied.rows != writer.rows:
             raise Corrupt(f"{described.relation}: the source sent {copied.rows} rows, {writer.rows} were stored")
-        if self._nothing_new(rows, writer):
+        if self._nothing_new(writer):
             self._discard(writer)
             return None
         manifest = self._manifest(described, rows, wire, writer, read_at, origin)
         self.lake.put(f"{self.begin()}/{FILE_NAME}", manifest.to_json())
         return manifest
 
-    def _nothing_new(self, rows: Reading, writer: PartWriter) -> bool:
+    def _nothing_new(self, writer: PartWriter) -> bool:
+        """No row of an increment; the same content as last time where the whole table is read."""
         if self.is_first or self.request.is_full(self.table.name):
             return False
-        if rows.lower is not None or rows.action == "append":
+        if self.table.incremental:
             return writer.rows == 0
-        return rows.where == "" and writer.content_sha256 == self.seen.content_sha256
+        return writer.content_sha256 == self.seen.content_sha256
 
     def _discard(self, writer: PartWriter) -> None:
         """Leave nothing behind of a table that turned out to be the same."""

@@ -11,8 +11,8 @@ from loadsheet.outcome import Outcome, RunRequest, skipped
 from loadsheet.plan.order import transform_inputs
 from loadsheet.spec.models import Pipeline, Transform
 from loadsheet.sql.text import Relation
-from loadsheet.warehouse import ledger, tables
-from loadsheet.warehouse import transform as warehouse
+from loadsheet.warehouse import due, ledger, tables
+from loadsheet.warehouse.transform import run
 
 Session = psycopg.Connection[Any]
 
@@ -30,14 +30,14 @@ def transform(pipeline: Pipeline, spec: Transform, request: RunRequest, session:
     missing = [str(i) for i in inputs if tables.kind(session, i) is None]
     if missing:
         return skipped(f"waits for {', '.join(missing)}, not loaded yet")
-    seen = warehouse.numbers_seen(session, inputs)
+    seen = due.numbers_seen(session, inputs)
     try:
         with session.transaction():
             ledger.lock(session, target)
-            job = warehouse.decide(session, pipeline, spec, target, inputs, request.is_full(spec.name))
+            job = due.decide(session, pipeline, spec, target, inputs, request.is_full(spec.name))
             if job is None:
                 return skipped("nothing it reads has changed")
-            effect = warehouse.run(session, pipeline, spec, request, target, job, seen)
+            effect = run(session, pipeline, spec, request, target, job, seen)
     except (psycopg.ProgrammingError, psycopg.DataError, psycopg.IntegrityError) as error:
         raise Refused(f"{spec.file}: {error.diag.message_primary} (SQLSTATE {error.sqlstate})") from error
     counts = {"inserted": effect.inserted, "updated": effect.updated, "deleted": effect.deleted}

@@ -12,7 +12,7 @@ from loadsheet.errors import Refused
 from loadsheet.sql.merging import LOAD_ID
 from loadsheet.sql.text import Relation, ident
 from loadsheet.sql.types import Column, widens
-from loadsheet.warehouse.ledger import Scope
+from loadsheet.warehouse.fence import Scope
 
 
 @dataclass(frozen=True, kw_only=True)

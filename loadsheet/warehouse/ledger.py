@@ -1,4 +1,4 @@
-"""The ledger: fences, watermarks and what every load did, in the warehouse's schema `loadsheet`."""
+"""The ledger: what every load and transform did, in the warehouse's schema `loadsheet`."""
 
 from __future__ import annotations
 
@@ -9,26 +9,12 @@ from importlib import resources
 from typing import Any
 
 import psycopg
-from psycopg.rows import class_row
 
 from loadsheet import __version__
-from loadsheet.errors import Superseded
 from loadsheet.lake.manifest import Manifest
 from loadsheet.sql.text import Relation
 
 Session = psycopg.Connection[Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scope:
-    """Where a table of a pipeline stands. `fence` 0 and no watermark before its first extraction."""
-
-    fence: int = 0
-    watermark: str | None = None
-    last_load_no: int | None = None
-    content_sha256: str | None = None
-    source_oid: int | None = None
-    columns: list[dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,41 +53,6 @@ def lock(session: Session, target: Relation, shared: bool = False) -> None:
     session.execute(f"SELECT {kind}(hashtextextended(%s, 0))", (f"loadsheet:{target}",))
 
 
-def observe(session: Session, pipeline: str, table: str) -> Scope:
-    """Where the table stands, without writing anything."""
-    if session.execute("SELECT to_regclass('loadsheet.scope')").fetchone() == (None,):
-        return Scope()
-    with session.cursor(row_factory=class_row(Scope)) as cursor:
-        cursor.execute(
-            "SELECT fence, watermark, last_load_no, content_sha256, source_oid, columns FROM loadsheet.scope "
-            "WHERE pipeline = %s AND table_name = %s",
-            (pipeline, table),
-        )
-        return cursor.fetchone() or Scope()
-
-
-def acquire(session: Session, pipeline: str, table: str, target: Relation, seen: Scope) -> int:
-    """Take the next fence, if the table still stands where it was `seen`.
-
-    Everything an extraction decided rests on what it saw, so taking the fence and checking that are one statement.
-    Raises Superseded when another extraction or load came between.
-    """
-    session.execute(
-        "INSERT INTO loadsheet.scope (pipeline, table_name, target) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
-        (pipeline, table, str(target)),
-    )
-    row = session.execute(
-        "UPDATE loadsheet.scope SET fence = fence + 1, target = %(target)s "
-        "WHERE pipeline = %(pipeline)s AND table_name = %(table)s AND fence = %(fence)s "
-        "AND last_load_no IS NOT DISTINCT FROM %(last_load_no)s AND watermark IS NOT DISTINCT FROM %(watermark)s "
-        "RETURNING fence",
-        {"target": str(target), "pipeline": pipeline, "table": table, **asdict(seen), "columns": None},
-    ).fetchone()
-    if row is None:
-        raise Superseded(f"{pipeline}.{table}: another run extracted or loaded this table meanwhile; retry")
-    return int(row[0])
-
-
 def next_load_id(session: Session, pipeline: str, table: str, run_id: str) -> str:
     """The id of this run's next load of the table: the same for every retry until it is committed."""
     row = session.execute(
@@ -125,29 +76,6 @@ def draw_number(session: Session) -> int:
     row = session.execute("SELECT nextval('loadsheet.load_no')").fetchone()
     assert row
     return int(row[0])
-
-
-def check_fence(session: Session, manifest: Manifest) -> None:
-    """Raises Superseded when a newer extraction owns the table: cheaply, before the work."""
-    row = session.execute(
-        "SELECT fence FROM loadsheet.scope WHERE pipeline = %s AND table_name = %s", (manifest.pipeline, manifest.table)
-    ).fetchone()
-    _refuse_if_superseded(manifest, row is not None and row[0] == manifest.fence)
-
-
-def advance(session: Session, manifest: Manifest, load_no: int) -> None:
-    """Move the watermark and remember what was read. Last in the transaction; raises Superseded unless ours."""
-    moved = session.execute(
-        "UPDATE loadsheet.scope SET last_load_no = %(load_no)s, content_sha256 = %(content)s, source_oid = %(oid)s, "
-        "columns = %(columns)s, watermark = CASE WHEN %(moves)s THEN %(upper)s ELSE watermark END "
-        "WHERE pipeline = %(pipeline)s AND table_name = %(table)s AND fence = %(fence)s",
-        {
-            "load_no": load_no, "content": manifest.content_sha256, "oid": manifest.source_oid,
-            "columns": json.dumps([asdict(column) for column in manifest.columns]), "moves": manifest.moves_watermark,
-            "upper": manifest.upper, "pipeline": manifest.pipeline, "table": manifest.table, "fence": manifest.fence,
-        },
-    ).rowcount  # fmt: skip
-    _refuse_if_superseded(manifest, moved == 1)
 
 
 def record_load(
@@ -175,11 +103,3 @@ def _insert(session: Session, table: str, row: dict[str, Any]) -> None:
     names = ", ".join(row)
     values = ", ".join(f"%({name})s" for name in row)
     session.execute(f"INSERT INTO {table} ({names}) VALUES ({values})", row)
-
-
-def _refuse_if_superseded(manifest: Manifest, ours: bool) -> None:
-    if not ours:
-        raise Superseded(
-            f"{manifest.pipeline}.{manifest.table}: a newer extraction owns this table (this load has fence "
-            f"{manifest.fence}); nothing was written. Re-run the extract step of this run, or let the newer run load"
-        )

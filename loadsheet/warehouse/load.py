@@ -18,7 +18,7 @@ from loadsheet.sql.copying import WireFormat, copy_in
 from loadsheet.sql.merging import LOAD_ID
 from loadsheet.sql.text import Relation, ident
 from loadsheet.sql.types import TIME_TYPES
-from loadsheet.warehouse import build, drift, ledger, tables
+from loadsheet.warehouse import build, drift, fence, ledger, tables
 from loadsheet.warehouse.ledger import Effect, Session
 
 
@@ -45,7 +45,7 @@ def load(
         ledger.lock(session, target)
         if done := ledger.committed(session, manifest.load_id):
             return Loaded(effect=done[0], extracted=done[1], notes=("already committed",))
-        ledger.check_fence(session, manifest)
+        fence.check(session, manifest)
         work = _Load(session, lake, manifest, target, table, progress)
         try:
             effect = work.replace() if manifest.action == "replace" or work.is_new else work.merge()
@@ -54,7 +54,7 @@ def load(
         ledger.record_load(
             session, manifest, name, target, work.number, effect, work.duplicates, time.monotonic() - started
         )
-        ledger.advance(session, manifest, work.number)
+        fence.advance(session, manifest, work.number)
     return Loaded(effect=effect, extracted=manifest.rows, notes=tuple(work.notes))
 
 
@@ -71,7 +71,7 @@ class _Load:
         self.notes: list[str] = []
         existing = self._existing()
         self.is_new = not existing
-        scope = ledger.observe(session, manifest.pipeline, manifest.table)
+        scope = fence.observe(session, manifest.pipeline, manifest.table)
         self.drift = drift.compare(manifest.columns, manifest.source_oid, existing or {}, scope)
         if existing and table.schema_contract == "freeze":
             drift.refuse_if_frozen(target, self.drift)

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import httpx
@@ -113,6 +114,26 @@ def sixth(world: World, fifth: Run) -> Run:
     return with_facts(run, messages=list(world.slack.messages))
 
 
+@pytest.fixture(scope="module")
+def scheduled(world: World) -> dict[str, Any]:
+    """The run that the scheduler itself makes of a pipeline that reads by data interval."""
+    with psycopg.connect(world.source) as session:
+        session.execute("CREATE SCHEMA sensors CREATE TABLE readings (at timestamptz PRIMARY KEY, value int)")
+        session.execute(
+            "INSERT INTO sensors.readings SELECT at, 1 FROM generate_series"
+            "(date_trunc('day', now(), 'UTC') - interval '3 days', now() + interval '1 day', interval '6 hours') AS at"
+        )
+    world.airflow.api.unpause("daily")
+    runs: list[dict[str, Any]] = []
+
+    def finished() -> bool:
+        runs[:] = world.airflow.api.call("GET", "dags/daily/dagRuns")["dag_runs"]
+        return any(run["state"] in ("success", "failed") for run in runs)
+
+    wait_for(finished, "the scheduled run")
+    return runs[0]
+
+
 def test_a_broken_spec_is_seen_beside_the_good_ones(world: World) -> None:
     assert world.airflow.api.import_errors() == []
     broken = world.airflow.api.call("GET", "dags/broken/details")
@@ -207,3 +228,11 @@ def test_no_task_log_shows_a_password(world: World, sixth: Run) -> None:
     assert len(logs) > 50
     for secret in (world.postgres.password, world.s3.secret_key, "hush-hush-token"):
         assert not any(secret in text for text in logs)
+
+
+def test_a_scheduled_run_reads_its_own_interval(world: World, scheduled: dict[str, Any]) -> None:
+    assert (scheduled["state"], scheduled["run_type"]) == ("success", "scheduled")
+    bounds = scheduled["data_interval_start"], scheduled["data_interval_end"]
+    expected = ask(world.source, "SELECT at FROM sensors.readings WHERE at >= %s AND at < %s ORDER BY 1", *bounds)
+    assert len(expected) == 4
+    assert ask(world.warehouse, "SELECT at FROM sensors.readings ORDER BY 1") == expected

@@ -28,6 +28,19 @@ from tests.airflow.conftest import REPO
 
 BUNDLE = ("dags", "operators", "loadsheet", "schemas", "pipelines")
 DAG_ID = "flights"
+BROKEN = """\
+version: 1
+suorce: {conn_id: flights_source}
+"""
+DAILY = """\
+version: 1
+schedule: "@daily"
+source: {conn_id: flights_source, schema: sensors}
+lake: {conn_id: lake, bucket: lake}
+warehouse: {conn_id: warehouse, schema: sensors, mart_schema: sensors_mart}
+tables:
+  readings: {incremental: {cursor: at, by: data_interval}}
+"""
 Rows = Counter[str]
 
 
@@ -171,15 +184,15 @@ class World:
 
 
 def copy_project(folder: Path) -> Path:
-    """The bundle as in this repository, but flights runs only when told to, and there is a broken pipeline beside it."""
+    """The bundle as in this repository, but flights runs only when told to, beside a broken and a daily pipeline."""
     for name in BUNDLE:
         shutil.copytree(REPO / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(REPO / ".airflowignore", folder)
     spec = folder / "pipelines" / DAG_ID / "pipeline.yml"
     spec.write_text(spec.read_text().replace('schedule: "@daily"', "schedule: null"))
-    broken = folder / "pipelines" / "broken"
-    broken.mkdir()
-    (broken / "pipeline.yml").write_text("version: 1\nsuorce: {conn_id: flights_source}\n")
+    for name, text in (("broken", BROKEN), ("daily", DAILY)):
+        (folder / "pipelines" / name).mkdir()
+        (folder / "pipelines" / name / "pipeline.yml").write_text(text)
     return folder
 
 

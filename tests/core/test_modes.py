@@ -60,6 +60,32 @@ def test_append_inserts_each_row_once(project: Project) -> None:
     assert project.differences("event") == 0
 
 
+def test_a_number_as_cursor_is_compared_as_a_number(project: Project) -> None:
+    project.in_source("CREATE TABLE event (n bigint, what text)")
+    project.spec({"event": {"incremental": "n"}})
+    for number in (9, 10, 50, 100, 101):
+        project.in_source("INSERT INTO event VALUES (%s, 'x')", number)
+        project.succeed()
+        assert project.differences("event") == 0
+        assert project.in_warehouse("SELECT watermark FROM loadsheet.scope") == [(str(number),)]
+
+
+def test_the_initial_value_bounds_the_first_load_and_every_full_refresh(project: Project) -> None:
+    project.in_source("CREATE TABLE event (n bigint PRIMARY KEY)")
+    project.in_source("INSERT INTO event SELECT generate_series(1, 20)")
+    project.spec({"event": {"incremental": {"cursor": "n", "initial_value": "11"}}})
+    project.succeed()
+    project.succeed(full_refresh="all")
+    assert project.in_warehouse("SELECT count(*), min(n) FROM staging.event") == [(10, 11)]
+
+
+def test_an_empty_incremental_table_skips_from_the_second_run_on(project: Project) -> None:
+    project.in_source("CREATE TABLE event (n bigint PRIMARY KEY)")
+    project.spec({"event": {"incremental": "n"}})
+    assert project.succeed()["load.load_event"] == "done"
+    assert project.succeed()["load.load_event"] == "skipped"
+
+
 def test_a_full_refresh_reloads_everything_and_sees_deletes(project: Project) -> None:
     project.in_source(CREATE)
     project.spec({"customer": {"incremental": "updated_at"}})

