@@ -69,11 +69,15 @@ def _say_how_it_went(screen: Screen, checks: list[Check]) -> None:
 
 def _invite(screen: Screen, world: World) -> None:
     """Show where to look, and wait for Ctrl-C."""
+    screen.console.print()
     airflow = world.airflow
-    screen.console.print(
-        f"\n  Airflow   [bold]{airflow.url}/dags/flights[/]   user {airflow.user}, password {airflow.password}"
-    )
-    screen.console.print(f"  warehouse {world.warehouse}   (source: …/source)")
+    for line in (
+        f"Airflow     [bold]{airflow.url}/dags/flights[/]",
+        f"login       {airflow.user} / {airflow.password}",
+        f"warehouse   {world.warehouse}",
+        f"source      {world.source}",
+    ):
+        screen.console.print(f"  {line}", soft_wrap=True)
     screen.console.print("\n  Ctrl-C stops everything.")
     try:
         world.wait_forever()

@@ -11,10 +11,10 @@ from psycopg.rows import class_row
 from demo.airflow import Task
 
 _LOADS = """
-    SELECT table_name AS name, extracted, inserted, updated, deleted, bytes, extract_seconds + load_seconds AS seconds
+    SELECT table_name AS name, extracted, inserted, updated, deleted, extract_seconds + load_seconds AS seconds
     FROM loadsheet.load WHERE run_id = %s"""
 _TRANSFORMS = """
-    SELECT transform AS name, NULL AS extracted, inserted, updated, deleted, NULL AS bytes, seconds
+    SELECT transform AS name, NULL AS extracted, inserted, updated, deleted, seconds
     FROM loadsheet.transform_run WHERE run_id = %s"""
 
 
@@ -27,18 +27,16 @@ class Work:
     inserted: int
     updated: int
     deleted: int
-    bytes: int | None
     seconds: float
 
 
 @dataclass(frozen=True)
 class Line:
-    """One table or mart in a run: its state, the work (None when there was none) and the seconds Airflow took."""
+    """One table or mart in a run: its state, and the work (None when there was none)."""
 
     name: str
     state: str
     work: Work | None
-    task_seconds: float
 
 
 @dataclass(frozen=True)
@@ -80,17 +78,14 @@ def _works(session: psycopg.Connection[Any], query: str, run_id: str) -> dict[st
 
 
 def _lines(tasks: list[Task], groups: tuple[str, ...], works: dict[str, Work]) -> list[Line]:
-    """One line per name; its state is that of the last group's step that says more than its predecessor."""
+    """One line per name."""
     found: dict[str, list[Task]] = {}
     for group in groups:
         prefix = f"{group}.{group}_"
         for task in tasks:
             if task.task_id.startswith(prefix):
                 found.setdefault(task.task_id.removeprefix(prefix), []).append(task)
-    return [
-        Line(name, _state(steps), works.get(name), sum(step.seconds or 0.0 for step in steps))
-        for name, steps in found.items()
-    ]
+    return [Line(name, _state(steps), works.get(name)) for name, steps in found.items()]
 
 
 def _state(steps: list[Task]) -> str:

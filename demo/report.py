@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from demo.checks import Check
@@ -17,10 +16,11 @@ _WORDS = {"success": "loaded", "upstream_failed": "not reached"}
 
 def run_table(run: Run) -> Table:
     """A line per table and per transform."""
-    table = _table("table", "", "extracted", "inserted", "updated", "deleted", "MB", "work s", "tasks s")
+    table = _table("table", "", "extracted", "inserted", "updated", "deleted", "seconds")
+    table.caption = "seconds of work; starting Airflow's tasks comes on top"
     for line in run.tables:
         table.add_row(*_row(line))
-    table.add_section()
+    table.add_row()
     for line in run.transforms:
         table.add_row(*_row(line))
     return table
@@ -32,10 +32,9 @@ def _row(line: Line) -> list[str]:
     state = f"[{style}]{_WORDS.get(word, word)}[/]" if style else line.state
     work = line.work
     if work is None:
-        return [line.name, state, "", "", "", "", "", "", f"{line.task_seconds:.1f}"]
-    size = "" if work.bytes is None else f"{work.bytes / 1e6:.2f}"
+        return [line.name, state]
     rows = [_count(work.extracted), _count(work.inserted), _count(work.updated), _count(work.deleted)]
-    return [line.name, state, *rows, size, f"{work.seconds:.2f}", f"{line.task_seconds:.1f}"]
+    return [line.name, state, *rows, f"{work.seconds:.2f}"]
 
 
 def _count(rows: int | None) -> str:
@@ -60,15 +59,17 @@ def day_line(counts: Mapping[str, Counts]) -> str:
 
 def check_table(checks: list[Check]) -> Table:
     """A line per check."""
-    table = Table(box=None, show_header=False, padding=(0, 1))
+    table = Table.grid(padding=(0, 1))
+    table.add_column(min_width=1)
+    table.add_column(no_wrap=True, min_width=max(len(check.name) for check in checks))
+    table.add_column(no_wrap=True, style="dim")
     for check in checks:
-        mark = "[green]✓[/]" if check.passed else "[red]✗[/]"
-        table.add_row(mark, check.name, f"[dim]{check.detail}[/]")
+        table.add_row("[green]✓[/]" if check.passed else "[red]✗[/]", check.name, check.detail)
     return table
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1), header_style="dim")
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim", caption_justify="left")
     for column in columns:
         left = column in ("", "table", "mart")
         table.add_column(column, justify="left" if left else "right", no_wrap=True)

@@ -23,7 +23,7 @@ class Screen:
     """Writes to one console; thread-safe as far as Rich is."""
 
     def __init__(self, console: Console | None = None):
-        self.console = console or Console(highlight=False)
+        self.console = console or _console()
         self._started = time.monotonic()
 
     @property
@@ -62,4 +62,10 @@ class Screen:
         """The line of a step that has ended."""
         mark = "[green]✓[/]" if good else "[red]✗[/]"
         more = f"  [dim]{escape(detail)}[/]" if detail else ""
-        self.console.print(f"{mark} {escape(title)}{more}  [cyan]{seconds:.1f} s[/]")
+        self.console.print(f"{mark} {escape(title)}{more}  [cyan]{seconds:.1f} s[/]", soft_wrap=True)
+
+
+def _console() -> Console:
+    """The terminal as it is; a log file gets long lines."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=120)

@@ -40,6 +40,8 @@ def _block(block: dict[str, Any]) -> list[Text | Table | Rule]:
 def _fields(fields: list[str]) -> Table:
     """Two columns, as in the channel."""
     grid = Table.grid(padding=(0, 4))
+    grid.add_column(overflow="fold")
+    grid.add_column(overflow="fold")
     for pair in range(0, len(fields), 2):
         grid.add_row(*(_text(field) for field in fields[pair : pair + 2]))
     return grid

@@ -20,8 +20,10 @@ from demo.servers.process import Managed
 from loadsheet.connection_export import export_connections
 
 SLACK_TOKEN = "T00000000/B00000000/demo"
-# The demo decides when a run begins; the schedule stays visible in the UI.
-_NO_SCHEDULE = {"AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False"}
+_SETTINGS = {
+    "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",  # the demo says when; the schedule stays visible in the UI
+    "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "30",  # two cores have better things to do
+}
 
 
 class World(Managed):
@@ -75,7 +77,7 @@ class World(Managed):
 
     def _start_airflow(self) -> None:
         home = self._state / "airflow"
-        self.airflow = Airflow(home, self._project, self._metadata, port=self._port, extra=_NO_SCHEDULE)
+        self.airflow = Airflow(home, self._project, self._metadata, port=self._port, extra=_SETTINGS)
         with self._screen.step("Airflow: metadata database"):
             self.airflow.prepare()
         with self._screen.step("Airflow: scheduler, dag-processor, api-server; connections and variables") as step:
@@ -136,7 +138,8 @@ class World(Managed):
 
     def stop(self) -> None:
         """Stop everything; logs stay. A second call does nothing."""
-        self._running.close()
+        with self._screen.console.status("stopping everything"):
+            self._running.close()
 
     def _remove_data(self) -> None:
         """Databases and objects are of no use without the servers' passwords; some editions are gigabytes."""

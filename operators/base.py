@@ -94,7 +94,8 @@ def _request(pipeline: Pipeline, context: Context) -> RunRequest:
     """The run as the schedule, the Variable and the trigger form ask for it; a run may have no logical date."""
     from airflow.sdk import Variable
 
-    from loadsheet.options import VARIABLE, run_request
+    from loadsheet.options import run_request
+    from loadsheet.switches import VARIABLE
 
     return run_request(
         pipeline,

@@ -88,10 +88,11 @@ def _tries(context: Context) -> str:
 
 
 def _error_text(error: BaseException | str | None) -> str:
-    from airflow.sdk.log import redact  # knows the passwords of all connections that this task has opened
+    from airflow.providers.common.compat.sdk import redact
 
     if error is None:
         return "No exception: the task's process was killed or lost. The log has its last lines."
+    # `clean` knows what secrets look like, `redact` the passwords of all connections that this task has opened.
     return str(redact(clean(error) if isinstance(error, str) else summary(error)))
 
 

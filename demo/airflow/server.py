@@ -14,14 +14,14 @@ from typing import Self
 
 from demo.airflow.api import Api
 from demo.airflow.settings import inherited, settings
-from demo.servers.process import LOOPBACK, Managed, ServerFailed, Supervised, free_port
+from demo.servers.process import LOOPBACK, Managed, ServerFailed, Supervised, free_port, listens
 
 COMPONENTS = {
     "api-server": ("api-server",),
     "scheduler": ("scheduler", "--skip-serve-logs"),  # its log server listens on all interfaces; nobody needs it here
     "dag-processor": ("dag-processor",),
 }
-_STOP = ((signal.SIGTERM, 6.0),)
+_STOP = ((signal.SIGTERM, 3.0),)  # the scheduler would wait for running tasks to end
 
 
 class Airflow(Managed):
@@ -54,7 +54,12 @@ class Airflow(Managed):
         self._processes: dict[str, Supervised] = {}
 
     def prepare(self) -> Self:
-        """Create the home folder and the database's tables; done by `start` unless done before."""
+        """Create the home folder and the database's tables; done by `start` unless done before.
+
+        Raises ServerFailed when the port is taken or the migration fails.
+        """
+        if listens(self.port):
+            raise ServerFailed(f"port {self.port} is taken: choose another one")
         self.home.mkdir(parents=True, exist_ok=True)
         self._passwords.touch(mode=0o600)
         self._passwords.write_text(json.dumps({self.user: self.password}))

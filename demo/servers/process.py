@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import secrets
 import signal
 import socket
 import subprocess
@@ -15,6 +17,7 @@ from types import TracebackType
 from typing import IO, Self
 
 LOOPBACK = "127.0.0.1"
+_PORTS = range(20_000, 32_000)
 _SUPERVISOR = Path(__file__).with_name("supervise.py")
 
 
@@ -111,12 +114,17 @@ def _start(
     )
 
 
-def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody listens on now. Another process may take it first: be ready to ask again."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_port(attempts: int = 100) -> int:
+    """A TCP port on 127.0.0.1 that nobody listens on now. Another process may take it first: be ready to ask again.
+
+    Not one of the kernel's own choice: those are handed out to outgoing connections as well, at any moment.
+    """
+    for _ in range(attempts):
+        port = secrets.choice(_PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((LOOPBACK, port))
+            return port
+    raise ServerFailed(f"no free port on {LOOPBACK} between {_PORTS.start} and {_PORTS.stop}")
 
 
 def listens(port: int) -> bool:

@@ -16,8 +16,8 @@ from demo.servers.process import LOOPBACK, Managed, ServerFailed, Supervised, fr
 class S3Server(Managed):
     """`rclone serve s3` on 127.0.0.1 with a random port and key; a context manager.
 
-    Objects live below `data_dir`; None uses a temporary folder that is removed at the end. Clients must use path-style
-    addresses (the minio SDK does) and plain http.
+    Objects live below `data_dir`, the log beside it; None uses a temporary folder that is removed at the end. Clients
+    must use path-style addresses (the minio SDK does) and plain http.
     """
 
     def __init__(self, data_dir: Path | None = None):
@@ -44,7 +44,7 @@ class S3Server(Managed):
         for attempt in range(1, attempts + 1):
             self.port = free_port()
             assert self._scratch is not None
-            log = self._scratch / f"s3-{attempt}.log"
+            log = self.data_dir.with_name(f"{self.data_dir.name}-{attempt}.log")
             self._process = Supervised(self._command(), log, env=self._environment(), cwd=self._scratch)
             try:
                 self._process.wait_until(lambda: listens(self.port), "the S3 server")

@@ -77,6 +77,6 @@ def _client(connection: Connection) -> Minio:
         access_key=connection.login or None,
         secret_key=connection.password or None,
         secure=url.scheme == "https",
-        region=str(connection.extra.get("region_name") or "us-east-1"),
+        region=str(connection.extra.get("region") or "us-east-1"),
         http_client=urllib3.PoolManager(timeout=_TIMEOUT, retries=_RETRIES, maxsize=4),
     )

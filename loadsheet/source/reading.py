@@ -51,8 +51,8 @@ def decide(
         return Reading(action="replace" if full or first else mode)
     if mode == "append" and (table.incremental.lookback is not None or table.incremental.nulls == "include"):
         raise Refused(
-            f"{source.relation} is appended to (it has no primary key), so no row may be read twice: give primary_key, "
-            "or drop incremental.lookback and nulls: include"
+            f"{source.relation} is appended to, so no row may be read twice: merge it (mode: merge, which needs a "
+            "primary_key), or drop incremental.lookback and nulls: include"
         )
     window = _Window(session, source, table.incremental, mode)
     if table.incremental.by == "data_interval" or request.explicit_interval:
@@ -91,7 +91,10 @@ class _Window:
                 "give interval_start and interval_end in the trigger form (or --from and --to)"
             )
         if self._mode != "merge":
-            raise Refused(f"{self._source.relation} has no primary key: an interval read twice would double its rows")
+            raise Refused(
+                f"{self._source.relation} is appended to, and an interval read twice would double its rows: merge it "
+                "(mode: merge, which needs a primary_key)"
+            )
         holdback.require_sight(self._session, self._source)
         moment = end if self._cursor.is_time else holdback.now(self._session)
         if holder := holdback.wait_until_ended(self._session, moment, self._spec.hold_back):

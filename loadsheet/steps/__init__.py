@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import psycopg
 
 from loadsheet.connections import Connections
 from loadsheet.errors import Refused
-from loadsheet.lake.store import Lake
 from loadsheet.outcome import Outcome, RunRequest, skipped
 from loadsheet.plan.steps import Step
 from loadsheet.postgres import connect_source, connect_warehouse
 from loadsheet.spec.models import Pipeline
-from loadsheet.steps.extract import extract
-from loadsheet.steps.load import load
-from loadsheet.steps.transform import transform
+
+if TYPE_CHECKING:
+    from loadsheet.lake.store import Lake
 
 Progress = Callable[[int, int], None]
 _INSUFFICIENT_PRIVILEGE = "42501"
@@ -45,21 +45,56 @@ def execute(
 def _execute(
     step: Step, pipeline: Pipeline, request: RunRequest, connections: Connections, load_id: str | None, tell: Progress
 ) -> Outcome:
-    lake, warehouse = pipeline.lake, pipeline.warehouse.conn_id
-    if step.kind == "create_bucket":
-        created = Lake(connections(lake.conn_id), lake.bucket).create_bucket()
-        return Outcome(status="done", message=f"bucket {lake.bucket} {'created' if created else 'is there'}")
-    if step.kind == "transform":
-        with connect_warehouse(connections(warehouse)) as session:
-            return transform(pipeline, pipeline.transform(step.name), request, session)
-    store = Lake(connections(lake.conn_id), lake.bucket)
-    table = pipeline.table(step.name)
-    if step.kind == "load":
-        return load(pipeline, table, request, load_id, store, lambda: connect_warehouse(connections(warehouse)), tell)
-    if not request.wants(table.name):
-        return skipped("not among the tables of this run")
+    # Each kind imports what it needs: a transform's process is spared the S3 client (0.1 s of starting it).
+    match step.kind:
+        case "create_bucket":
+            created = _lake(pipeline, connections).create_bucket()
+            return Outcome(
+                status="done", message=f"bucket {pipeline.lake.bucket} {'created' if created else 'is there'}"
+            )
+        case "transform":
+            return _transform(pipeline, step.name, request, connections)
+        case _ if not request.wants(step.name):
+            return skipped("not among the tables of this run")
+        case "extract":
+            return _extract(pipeline, step.name, request, connections, tell)
+        case "load":
+            return _load(pipeline, step.name, connections, load_id, tell)
+
+
+def _lake(pipeline: Pipeline, connections: Connections) -> Lake:
+    from loadsheet.lake.store import Lake
+
+    return Lake(connections(pipeline.lake.conn_id), pipeline.lake.bucket)
+
+
+def _extract(pipeline: Pipeline, name: str, request: RunRequest, connections: Connections, tell: Progress) -> Outcome:
+    from loadsheet.steps.extract import extract
+
     with (
         connect_source(connections(pipeline.source.conn_id)) as source,
-        connect_warehouse(connections(warehouse)) as session,
+        connect_warehouse(connections(pipeline.warehouse.conn_id)) as warehouse,
     ):
-        return extract(pipeline, table, request, source, store, session, tell)
+        return extract(pipeline, pipeline.table(name), request, source, _lake(pipeline, connections), warehouse, tell)
+
+
+def _load(pipeline: Pipeline, name: str, connections: Connections, load_id: str | None, tell: Progress) -> Outcome:
+    from loadsheet.steps.load import load
+
+    if load_id is None:
+        return skipped("nothing was extracted")
+    return load(
+        pipeline,
+        pipeline.table(name),
+        load_id,
+        _lake(pipeline, connections),
+        lambda: connect_warehouse(connections(pipeline.warehouse.conn_id)),
+        tell,
+    )
+
+
+def _transform(pipeline: Pipeline, name: str, request: RunRequest, connections: Connections) -> Outcome:
+    from loadsheet.steps.transform import transform
+
+    with connect_warehouse(connections(pipeline.warehouse.conn_id)) as session:
+        return transform(pipeline, pipeline.transform(name), request, session)

@@ -43,13 +43,13 @@ def extract(
     Skipped when there is nothing new; then nothing was written anywhere. Raises Refused, HeldBack or Superseded
     (see `loadsheet.errors`), psycopg and minio errors for trouble with the servers.
     """
-    if not request.wants(table.name):
-        return skipped("not among the tables of this run")
     attempt = _Attempt(pipeline, table, request, lake, warehouse)
     described = catalog.describe(source, pipeline.source.schema, table)
     rows = reading.decide(source, table, described, attempt.seen.watermark, attempt.is_first, request)
     manifest = attempt.run(source, described, rows, progress)
     held = f"; held back by {rows.held_by}" if rows.held_by else ""
+    if rows.action == "append" and table.mode is None:
+        held += "; appended, because there is no primary key to merge by"
     if manifest is None:
         return skipped(f"nothing new since {rows.lower}{held}" if rows.lower else f"nothing new{held}")
     return Outcome(

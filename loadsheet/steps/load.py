@@ -11,7 +11,7 @@ from loadsheet.errors import Corrupt
 from loadsheet.lake.manifest import FILE_NAME, Manifest, read_manifest
 from loadsheet.lake.parts import Progress
 from loadsheet.lake.store import Lake
-from loadsheet.outcome import Outcome, RunRequest, skipped
+from loadsheet.outcome import Outcome
 from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.text import Relation
 from loadsheet.steps.extract import load_prefix
@@ -22,17 +22,12 @@ Session = psycopg.Connection[Any]
 
 
 def load(
-    pipeline: Pipeline, table: Table, request: RunRequest, load_id: str | None, lake: Lake,
-    warehouse: Callable[[], Session], progress: Progress,
-) -> Outcome:  # fmt: skip
-    """Commit what the extract step stored under `load_id`; skipped when it stored nothing.
+    pipeline: Pipeline, table: Table, load_id: str, lake: Lake, warehouse: Callable[[], Session], progress: Progress
+) -> Outcome:
+    """Commit what the extract step stored under `load_id`.
 
     `warehouse` opens a session: a second one is needed when the first is lost during COMMIT, to ask whether it held.
     """
-    if not request.wants(table.name):
-        return skipped("not among the tables of this run")
-    if load_id is None:
-        return skipped("nothing was extracted")
     target = Relation(pipeline.warehouse.schema, table.name)
     name, manifest = newest_manifest(lake, load_prefix(pipeline, table, load_id))
     try:

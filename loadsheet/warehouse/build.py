@@ -96,5 +96,5 @@ def _refuse_shrinking(session: Session, fresh: Relation, target: Relation, max_s
     if before and after < before * (1 - max_shrink):
         raise Refused(
             f"{target} would shrink from {before:,} to {after:,} rows, more than max_shrink {max_shrink:g} allows; "
-            "check the source, or raise max_shrink for this run"
+            "check the source; if that is right, raise max_shrink"
         )

@@ -54,6 +54,15 @@ def test_every_kind_of_value_survives(project: Project, wire: str, table: dict[s
     assert project.differences("everything") == 0
 
 
+@pytest.mark.parametrize("wire", ["binary", "csv"])
+def test_a_single_column_tells_null_from_empty_and_end_of_data(project: Project, wire: str) -> None:
+    project.in_source("CREATE TABLE one (t text)")
+    project.in_source("INSERT INTO one VALUES (NULL), (''), (E'\\\\.'), (E'\\n'), (E'\\\\N'), ('\"'), (' '), (NULL)")
+    project.spec({"one": None}, lake={"format": wire})
+    project.succeed()
+    assert project.differences("one") == 0
+
+
 def test_only_the_columns_that_differ_in_form_are_seen_as_changes(project: Project) -> None:
     project.in_source("CREATE TABLE form (id int PRIMARY KEY, n numeric, i interval, j json, at timestamptz)")
     project.in_source("INSERT INTO form VALUES (1, 1.0, '1 mon', '{}', now()), (2, 1, '1 day', '[]', now())")
