@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from demo.airflow import ApiError
 from demo.checks import Check
+from demo.flights.scales import scale_of
 from demo.screen import Screen
 from demo.servers.process import ServerFailed
 from demo.slack_view import panel
@@ -21,8 +22,11 @@ from demo.world import World
 
 PROJECT = Path(__file__).resolve().parents[1]
 INTERRUPTED = 130
+# Tracebacks without local variables: some of them are passwords.
+app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
 
 
+@app.command()
 def main(
     scale: Annotated[str, typer.Option(help="demo, small, medium, big, or a number of bookings.")] = "demo",
     leave: Annotated[bool, typer.Option("--exit", help="Stop at the end; 0 only when every check has passed.")] = False,
@@ -32,8 +36,11 @@ def main(
 
     Leaves the UI up until Ctrl-C. Example: make demo ARGS="--scale small --exit"
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+    try:
+        scale_of(scale)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--scale") from None
+    _treat_as_ctrl_c(signal.SIGTERM, signal.SIGHUP)
     screen = Screen()
     try:
         with state_folder(PROJECT) as state:
@@ -52,7 +59,7 @@ def _play(screen: Screen, state: Path, scale: str, leave: bool, port: int | None
             _say_how_it_went(screen, checks)
             if not leave:
                 _invite(screen, world)
-    except (ServerFailed, ApiError, ValueError) as error:
+    except (ServerFailed, ApiError) as error:
         screen.console.print(f"[red]✗[/] {escape(str(error))}\n  logs: {state}")
         return 1
     screen.note("stopped; nothing is left running")
@@ -85,10 +92,16 @@ def _invite(screen: Screen, world: World) -> None:
         screen.console.print()
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Treat a polite kill as Ctrl-C, so that everything is stopped in order."""
-    raise KeyboardInterrupt
+def _treat_as_ctrl_c(*signals: signal.Signals) -> None:
+    """Stop everything in order on a polite kill too; leave signals alone that are ignored (nohup)."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    for number in signals:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, interrupt)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

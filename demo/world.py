@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
 from demo.airflow import Airflow
+from demo.connections import import_connections
 from demo.flights import generate
 from demo.screen import Screen
 from demo.servers import PostgresServer, S3Server, SlackReceiver
 from demo.servers.process import Managed
-from loadsheet.connection_export import export_connections
 
 SLACK_TOKEN = "T00000000/B00000000/demo"
 _SETTINGS = {
@@ -83,30 +81,16 @@ class World(Managed):
         with self._screen.step("Airflow: scheduler, dag-processor, api-server; connections and variables") as step:
             # The import commands spend their time importing Airflow: so does what starts meanwhile.
             with ThreadPoolExecutor() as pool:
-                imports = [pool.submit(self._import_connections), pool.submit(self._import_variables)]
+                imports: list[Future[Any]] = [
+                    pool.submit(import_connections, self.airflow, self._project, self._state, self.variables()),
+                    pool.submit(self.airflow.run, "variables", "import", f"{self._project}/variables/variables.json"),
+                ]
                 self._running.enter_context(self.airflow)
             for done in imports:
                 done.result()
             step.detail = self.airflow.url
         with self._screen.step("Airflow: reading the pipelines"):
             self.airflow.wait_for_dag("flights")
-
-    def _import_connections(self) -> None:
-        """connections/connections.yml with this machine's ports and passwords filled in."""
-        filled = self._state / "connections.json"
-        filled.touch(mode=0o600)
-        try:
-            filled.write_text(json.dumps(self._connections()))
-            self.airflow.run("connections", "import", "--overwrite", str(filled))
-        finally:
-            filled.unlink()
-
-    def _connections(self) -> dict[str, dict[str, Any]]:
-        # A copy away from the project: its .env may describe other servers.
-        copy = self._state / "project" / "connections"
-        copy.mkdir(parents=True)
-        shutil.copy(self._project / "connections" / "connections.yml", copy)
-        return export_connections(copy.parent, self.variables())
 
     def variables(self) -> dict[str, str]:
         """What connections.yml asks for."""
@@ -128,9 +112,6 @@ class World(Managed):
             "SLACK_WEBHOOK_TOKEN": SLACK_TOKEN,
         }
 
-    def _import_variables(self) -> None:
-        self.airflow.run("variables", "import", str(self._project / "variables" / "variables.json"))
-
     def wait_forever(self) -> None:
         """Return only when a part of Airflow has ended by itself, with ServerFailed."""
         while self.airflow.alive():
@@ -144,5 +125,4 @@ class World(Managed):
     def _remove_data(self) -> None:
         """Databases and objects are of no use without the servers' passwords; some editions are gigabytes."""
         for folder in ("postgres/data", "lake"):
-            if os.path.isdir(self._state / folder):
-                shutil.rmtree(self._state / folder, ignore_errors=True)
+            shutil.rmtree(self._state / folder, ignore_errors=True)

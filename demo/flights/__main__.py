@@ -10,7 +10,13 @@ import typer
 from demo.flights import a_day_passes
 from demo.flights import generate as generate_source
 
-app = typer.Typer(help="The flights source: generate it, then let days pass.", no_args_is_help=True)
+# Tracebacks without local variables: the DSN has a password.
+app = typer.Typer(
+    help="The flights source: generate it, then let days pass.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
 Dsn = Annotated[str, typer.Option(envvar="FLIGHTS_DSN", help="postgresql://user:password@host:port/database")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same rows.")]
 

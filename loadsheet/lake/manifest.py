@@ -37,6 +37,8 @@ class Manifest:
     format: str
     columns: tuple[Column, ...]
     key: tuple[str, ...]
+    key_is_enforced: bool
+    """The source guarantees the key, so that nobody need look for duplicates and NULLs in it."""
     source_oid: int
     cursor: str | None = None
     cursor_type: str | None = None

@@ -40,8 +40,12 @@ class PartWriter:
 
     def write(self, rows: Iterable[bytes | memoryview], progress: Progress) -> tuple[Part, ...]:
         """Store all rows (one COPY message each) and return the parts. Nothing is stored for no rows."""
-        stream = iter(_without_envelope(rows) if self._wire == "binary" else rows)
+        stream = iter(rows)
         for first in stream:
+            if not self.parts and self._wire == "binary" and bytes(first[: len(BINARY_HEADER)]) == BINARY_HEADER:
+                first = first[len(BINARY_HEADER) :]  # the stream's own, which every part gets for itself
+            if len(first) == 0 or first == self._tail:
+                continue
             body = self._fill(first, stream)
             self._store(*body)
             progress(self.rows, sum(part.bytes for part in self.parts))
@@ -60,6 +64,8 @@ class PartWriter:
         block: list[bytes | memoryview] = []
         waiting = 0
         for row in chain([first], stream):
+            if row == self._tail:
+                continue
             block.append(row)
             rows += 1
             waiting += len(row)
@@ -93,12 +99,3 @@ def read_part(lake: Lake, part: Part) -> Iterator[bytes]:
     if len(stored) != part.bytes or hashlib.sha256(stored).hexdigest() != part.sha256:
         raise Corrupt(f"{part.name} is not what its manifest says ({len(stored)} bytes); run the extract step again")
     yield from zstandard.ZstdDecompressor().read_to_iter(stored, write_size=1 << 20)
-
-
-def _without_envelope(rows: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
-    """Binary rows without the stream's own header and trailer, which every part gets for itself."""
-    for number, row in enumerate(rows):
-        if number == 0 and bytes(row[: len(BINARY_HEADER)]) == BINARY_HEADER:
-            row = row[len(BINARY_HEADER) :]
-        if len(row) > 2 or (len(row) and bytes(row) != BINARY_TRAILER):
-            yield row

@@ -61,6 +61,8 @@ class SourceTable:
     not_null: frozenset[str]
     key: tuple[str, ...]
     """The spec's primary key, else the catalog's; empty when there is none."""
+    key_is_enforced: bool
+    """The source itself keeps the key unique and without NULLs."""
     is_table: bool
 
     def column(self, name: str) -> Column:
@@ -83,12 +85,14 @@ def describe(session: psycopg.Connection[Any], schema: str, table: Table) -> Sou
             else f"the source has no table {relation}: schema {schema!r} is empty, missing or not visible to this role"
         )
     rows = session.execute(_COLUMNS, {"oid": found[0]}).fetchall()
+    primary = tuple(row[0] for row in session.execute(_KEY, {"oid": found[0]}))
     every = SourceTable(
         relation=relation,
         oid=found[0],
         columns=tuple(_column(row) for row in rows),
         not_null=frozenset(row[1] for row in rows if row[2]),
-        key=table.primary_key or tuple(r[0] for r in session.execute(_KEY, {"oid": found[0]})),
+        key=table.primary_key or primary,
+        key_is_enforced=bool(primary) and set(table.primary_key or primary) == set(primary),
         is_table=found[1],
     )
     return _reduced(every, table)

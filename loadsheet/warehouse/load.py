@@ -128,7 +128,7 @@ class _Load:
             done += rows
             self.progress(done, part.bytes)
         self.session.execute(f"ALTER TABLE {table.sql} ALTER {LOAD_ID} DROP DEFAULT")
-        if self.manifest.key:
+        if self.manifest.key and not self.manifest.key_is_enforced:
             self.duplicates = build.one_row_per_key(self.session, table, self.manifest.key, self.manifest.cursor)
             if self.duplicates:
                 self.notes.append(f"{self.duplicates} rows shared a key with a newer one and were left out")

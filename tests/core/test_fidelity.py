@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from demo.servers import PostgresServer
 from loadsheet.errors import Refused
 from tests.project import Project
 
@@ -52,6 +53,17 @@ def test_every_kind_of_value_survives(project: Project, wire: str, table: dict[s
     )
     project.succeed()
     assert project.differences("everything") == 0
+
+
+def test_the_source_may_be_a_newer_server(project: Project) -> None:
+    with PostgresServer(version=18) as newer:
+        project.source = newer.create_database("newer")
+        project.in_source(TYPES)
+        project.in_source("CREATE TABLE virtual (id int PRIMARY KEY, twice int GENERATED ALWAYS AS (id * 2) VIRTUAL)")
+        project.in_source("CREATE TABLE none (id int PRIMARY KEY); INSERT INTO virtual VALUES (1), (2)")
+        project.spec({"everything": None, "virtual": None, "none": None})
+        project.succeed()
+        assert [project.differences(table) for table in ("everything", "virtual", "none")] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("wire", ["binary", "csv"])

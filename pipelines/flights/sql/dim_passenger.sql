@@ -1,6 +1,6 @@
 -- Grain: one passenger, as on the ticket of theirs that changed last. Key: passenger_nk.
--- Computed whole, without :since_load, so that the merge also deletes: when a ticket passes to another passenger, nothing
--- in staging tells whom it left, who may now be gone or known by an older ticket. Only rows that differ are written.
+-- Computed whole, without :since_load, so that the merge also deletes: when a ticket passes to another passenger,
+-- staging no longer tells whom it left, who may be gone or known by an older ticket. Only what differs is written.
 SELECT DISTINCT ON (t.passenger_id)
     ('x' || substr(md5(t.passenger_id), 1, 16))::bit(64)::bigint AS passenger_id, -- see dim_aircrafts
     t.passenger_id AS passenger_nk,

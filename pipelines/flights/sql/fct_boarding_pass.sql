@@ -1,7 +1,9 @@
 -- Grain: one boarding pass. Key: (ticket_no, flight_id).
 -- Incremental: `pass` has each that was loaded after :since_load, or whose ticket, coupon, flight, airports
 -- (time zones) or aircraft were. A UNION of small joins: one OR over all inputs would have to join every row first.
--- On a full build (:since_load = 0) the first branch has every row, so the lists of changes stay empty.
+-- On a full build (:since_load = 0) the first branch has every row, so the lists of changes stay empty. They go
+-- through arrays: the planner expects one row above the load numbers it has statistics of and would scan a big table
+-- for each that there really is; of an array it expects nothing (a time zone, 1 M coupons: 145 s before, 4 s so).
 -- Local is the departure airport's time for departures, the arrival airport's for arrivals.
 -- A key stays NULL until the row it points to has landed. updated_at tells of changes to the fact's own source rows,
 -- not to its airports and aircraft: a renamed airport must not touch every flight.
@@ -10,19 +12,19 @@ WITH dimensions AS ( -- read by nobody, so never run: it says what to build befo
 ),
 
 changed_ticket AS (
-    SELECT ticket_no
+    SELECT unnest(array_agg(ticket_no)) AS ticket_no
     FROM staging.tickets
     WHERE :since_load > 0 AND _load_id > :since_load
 ),
 
 changed_coupon AS (
-    SELECT ticket_no, flight_id
+    SELECT unnest(array_agg(ticket_no)) AS ticket_no, unnest(array_agg(flight_id)) AS flight_id
     FROM staging.ticket_flights
     WHERE :since_load > 0 AND _load_id > :since_load
 ),
 
 changed_flight AS (
-    SELECT f.flight_id
+    SELECT unnest(array_agg(f.flight_id)) AS flight_id
     FROM staging.flights AS f
     LEFT JOIN staging.airports_data AS d ON d.airport_code = f.departure_airport
     LEFT JOIN staging.airports_data AS a ON a.airport_code = f.arrival_airport

@@ -1,7 +1,9 @@
 -- Grain: one ticket on one flight (a coupon). Key: (ticket_no, flight_nk).
 -- Incremental: `coupon` has each that was loaded after :since_load, or whose ticket, booking, flight, airports
 -- (time zones) or aircraft were. A UNION of small joins: one OR over all inputs would have to join every row first.
--- On a full build (:since_load = 0) the first branch has every row, so the lists of changes stay empty.
+-- On a full build (:since_load = 0) the first branch has every row, so the lists of changes stay empty. They go
+-- through arrays: the planner expects one row above the load numbers it has statistics of and would scan a big table
+-- for each that there really is; of an array it expects nothing (a time zone, 1 M coupons: 145 s before, 4 s so).
 -- Local is the departure airport's time for departures and for the booking, the arrival airport's for arrivals.
 -- A key stays NULL until the row it points to has landed. updated_at tells of changes to the fact's own source rows,
 -- not to its airports and aircraft: a renamed airport must not touch every flight.
@@ -9,19 +11,24 @@ WITH dimensions AS ( -- read by nobody, so never run: it says what to build befo
     SELECT 1 FROM mart.dim_aircrafts, mart.dim_airport, mart.dim_date, mart.dim_passenger, mart.dim_time
 ),
 
+changed_booking AS (
+    SELECT unnest(array_agg(book_ref)) AS book_ref
+    FROM staging.bookings
+    WHERE :since_load > 0 AND _load_id > :since_load
+),
+
 changed_ticket AS (
-    SELECT ticket_no
+    SELECT unnest(array_agg(ticket_no)) AS ticket_no
     FROM staging.tickets
     WHERE :since_load > 0 AND _load_id > :since_load
     UNION
-    SELECT t.ticket_no
-    FROM staging.bookings AS b
-    JOIN staging.tickets AS t ON t.book_ref = b.book_ref
-    WHERE :since_load > 0 AND b._load_id > :since_load
+    SELECT ticket_no
+    FROM staging.tickets
+    JOIN changed_booking USING (book_ref)
 ),
 
 changed_flight AS (
-    SELECT f.flight_id
+    SELECT unnest(array_agg(f.flight_id)) AS flight_id
     FROM staging.flights AS f
     LEFT JOIN staging.airports_data AS d ON d.airport_code = f.departure_airport
     LEFT JOIN staging.airports_data AS a ON a.airport_code = f.arrival_airport
