@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from demo.checks import Check
 from demo.flights.day import Counts
@@ -57,15 +59,17 @@ def day_line(counts: Mapping[str, Counts]) -> str:
     )
 
 
-def check_table(checks: list[Check]) -> Table:
-    """A line per check."""
-    table = Table.grid(padding=(0, 1))
-    table.add_column(min_width=1)
-    table.add_column(no_wrap=True, min_width=max(len(check.name) for check in checks))
-    table.add_column(no_wrap=True, style="dim")
-    for check in checks:
-        table.add_row("[green]✓[/]" if check.passed else "[red]✗[/]", check.name, check.detail)
-    return table
+def check_lines(checks: list[Check]) -> Group:
+    """A line per check, with what was found where there is room."""
+    width = max(len(check.name) for check in checks)
+    return Group(*(_check(check, width) for check in checks))
+
+
+def _check(check: Check, width: int) -> Text:
+    mark = ("✓ ", "green") if check.passed else ("✗ ", "red")
+    line = Text.assemble(mark, check.name.ljust(width), "  ", (check.detail, "dim"))
+    line.no_wrap, line.overflow = True, "ellipsis" if check.passed else "fold"
+    return line
 
 
 def _table(*columns: str) -> Table:

@@ -13,7 +13,7 @@ from demo.compare import mart_counts, marts_reconcile, staging_equals_source
 from demo.flights import a_day_passes
 from demo.flights.day import Counts
 from demo.ledger import Run, read_run
-from demo.report import check_table, day_line, mart_table, run_table
+from demo.report import check_lines, day_line, mart_table, run_table
 from demo.screen import Screen
 from demo.watch import by_group, in_words, watching
 from demo.world import World
@@ -118,5 +118,5 @@ class Story:
         with self._screen.step("comparing staging with the source, marts with staging"):
             checks += staging_equals_source(self._world.source, self._world.warehouse)
             checks += marts_reconcile(self._world.warehouse)
-        self._screen.show(check_table(checks))
+        self._screen.show(check_lines(checks))
         return checks

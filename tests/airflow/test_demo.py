@@ -53,6 +53,7 @@ def test_it_ends_with_0_when_every_check_has_passed(environment: dict[str, str])
     done = subprocess.run(demo(), cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "checks passed" in done.stdout and "✗" not in done.stdout
+    assert "✓ staging.boarding_passes equals the source" in done.stdout
     assert "flights failed at extract.extract_boarding_passes" in done.stdout  # Slack's message
     assert living() == []
 

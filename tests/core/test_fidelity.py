@@ -22,11 +22,13 @@ CREATE TABLE everything (
     less small_percent, price money, doc xml, words tsvector, rel regclass, c "char", nothing text,
     twice bigint GENERATED ALWAYS AS (id * 2) STORED
 );
-INSERT INTO everything ("Ünï""code, col", "select", padded, n, exact, f4, f8, ts, local, d, t, i, j, jb, b, u, flag, p,
-    box_, net, mac, bits, vb, r, m, texts, grid, points, feeling, feelings, couple, share, less, price, doc, words, rel, c)
+INSERT INTO everything ("Ünï""code, col", "select", padded, n, exact, f4, f8, ts, local, d, t, i, j, jb, b, u, flag,
+    p, box_, net, mac, bits, vb, r, m, texts, grid, points, feeling, feelings, couple, share, less, price, doc,
+    words, rel, c)
 VALUES
-    (E'a\\tb\\nc\\rd\\\\e"f''g', '', 'x ', 'NaN', 0.00001, 'infinity', '-0', 'infinity', '4713-01-01 BC', '5874897-12-31',
-     '24:00+14', '1 mon -1 day 00:00:00.000001', '{"a": "\\u0000", "a": 1.00}', '{"b": [1, null], "a": 1.00}',
+    (E'a\\tb\\nc\\rd\\\\e"f''g', '', 'x ', 'NaN', 0.00001, 'infinity', '-0', 'infinity', '4713-01-01 BC',
+     '5874897-12-31', '24:00+14', '1 mon -1 day 00:00:00.000001', '{"a": "\\u0000", "a": 1.00}', '{"b": [1, null],
+     "a": 1.00}',
      '\\xdeadbeef00', gen_random_uuid(), true, '(1e-300,-0)', '((1,2),(3,4))', '::1/64', '08:00:2b:01:02:03', B'10101',
      B'', '[1,5)', '{[2020-01-01,2020-02-01)}', ARRAY['NULL', NULL, '', '{"}', 'é'], '[0:1][5:6]={{1,2},{3,NULL}}',
      ARRAY[point '(1,2)'], 'o''k', ARRAY['sad', NULL]::mood[], ROW(1, 'x,"y"'), 12.5, 1, '$1,234.56', NULL,
@@ -34,8 +36,9 @@ VALUES
     (E'\\\\.\\n\\\\.', E'\\\\N', '', '1e1000', -1, 'NaN', 1e-307, '-infinity', '294276-12-31 23:59:59.999',
      '4713-01-01 BC', '00:00-15:59', '-178000000 years', 'null', 'null', '', NULL, false, NULL, NULL, '10.0.0.1', NULL,
      NULL, B'1', 'empty', '{}', '{}', NULL, '{}', 'sad', '{}', ROW(NULL, NULL), 0, 0, '-$0.01', NULL, '', NULL, NULL),
-    (E'\\n\\\\.\\n', ',', NULL, 1.10, 1.10, 0.1, 0.1, now(), now(), now(), now(), '30 days', '""', '""', NULL, NULL, NULL,
-     '(NaN,Infinity)', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+    (E'\\n\\\\.\\n', ',', NULL, 1.10, 1.10, 0.1, 0.1, now(), now(), now(), now(), '30 days', '""', '""', NULL, NULL,
+     NULL, '(NaN,Infinity)', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+     NULL, NULL,
      NULL, NULL, NULL, NULL);
 INSERT INTO everything DEFAULT VALUES;
 """
@@ -104,7 +107,8 @@ def test_any_table_name_works(project: Project, name: str) -> None:
         project.succeed()
         assert project.differences(name) == 0
         project.in_source(
-            f"INSERT INTO {quoted} VALUES (2, 'y') ON CONFLICT DO NOTHING; UPDATE {quoted} SET \"ü%s\" = 'z', at = now()"
+            f"INSERT INTO {quoted} VALUES (2, 'y') ON CONFLICT DO NOTHING;"
+            f"UPDATE {quoted} SET \"ü%s\" = 'z', at = now()"
         )
 
 
