@@ -68,7 +68,7 @@ def check_lines(checks: list[Check]) -> Group:
 def _check(check: Check, width: int) -> Text:
     mark = ("✓ ", "green") if check.passed else ("✗ ", "red")
     line = Text.assemble(mark, check.name.ljust(width), "  ", (check.detail, "dim"))
-    line.no_wrap, line.overflow = True, "ellipsis" if check.passed else "fold"
+    line.no_wrap, line.overflow = check.passed, "ellipsis" if check.passed else "fold"
     return line
 
 

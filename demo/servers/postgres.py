@@ -109,8 +109,9 @@ class PostgresServer(Managed):
             command = [str(self._bin / "postgres"), "-D", str(self._home / "data"), *settings]
             log = self._home / f"postgres-{attempt}.log"
             self._process = Supervised(
-                command, log, env=_environment(), cwd=self._home, user=self._drop_to, signals=self._stop_signals
-            )
+                command, log, env=_environment(), cwd=self._home, user=self._drop_to, signals=self._stop_signals,
+                remove=self._scratch,
+            )  # fmt: skip
             try:
                 self._process.wait_until(self._answers, "PostgreSQL")
             except ServerFailed:

@@ -49,7 +49,7 @@ class Supervised:
     """A command with its own session, log file and guaranteed end.
 
     `signals` are sent to the command in turn, each with the seconds to wait; then SIGKILL to all its descendants.
-    `user` is a (uid, gid) to drop to; None keeps ours.
+    `user` is a (uid, gid) to drop to; None keeps ours. `remove` is a folder to remove should we end without `stop`.
     """
 
     def __init__(
@@ -61,14 +61,16 @@ class Supervised:
         cwd: Path | None = None,
         user: tuple[int, int] | None = None,
         signals: Sequence[tuple[signal.Signals, float]] = ((signal.SIGTERM, 10.0),),
+        remove: Path | None = None,
     ):
         self.log = log
         self._grace = sum(grace for _, grace in signals) + 10
         uid, gid = user or (None, None)
         stops = [(int(number), grace) for number, grace in signals]
-        order = json.dumps({"command": list(command), "signals": stops, "user": uid, "group": gid})
+        last_will = str(remove) if remove else None
+        order = {"command": list(command), "signals": stops, "user": uid, "group": gid, "remove": last_will}
         with log.open("ab") as out:
-            self._supervisor = _start([sys.executable, "-I", "-S", str(_SUPERVISOR), order], out, env, cwd)
+            self._supervisor = _start([sys.executable, "-I", "-S", str(_SUPERVISOR), json.dumps(order)], out, env, cwd)
 
     @property
     def exit_code(self) -> int | None:
@@ -78,8 +80,11 @@ class Supervised:
     def ask_to_stop(self) -> None:
         """Begin what `stop` does without waiting for its end: several commands then end side by side."""
         assert self._supervisor.stdin is not None
-        self._supervisor.stdin.close()
-        self._supervisor.terminate()  # a fork of ours may still hold the pipe
+        with contextlib.suppress(OSError, ValueError):  # it may have ended, or been asked before
+            self._supervisor.stdin.write(b".")
+            self._supervisor.stdin.flush()
+        with contextlib.suppress(OSError):
+            self._supervisor.stdin.close()
 
     def stop(self) -> int:
         """End the command and all it left behind; returns its exit code. A second call does nothing."""

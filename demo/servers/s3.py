@@ -45,7 +45,9 @@ class S3Server(Managed):
             self.port = free_port()
             assert self._scratch is not None
             log = self.data_dir.with_name(f"{self.data_dir.name}-{attempt}.log")
-            self._process = Supervised(self._command(), log, env=self._environment(), cwd=self._scratch)
+            self._process = Supervised(
+                self._command(), log, env=self._environment(), cwd=self._scratch, remove=self._scratch
+            )
             try:
                 self._process.wait_until(lambda: listens(self.port), "the S3 server")
             except ServerFailed:

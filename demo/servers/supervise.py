@@ -1,12 +1,14 @@
 """Runs one command and outlives neither it nor its owner. A script of its own, started by `process.Supervised`.
 
-    python -I -S supervise.py '{"command": [...], "signals": [[2, 10.0]], "user": null}'   < pipe held by the owner
+    python -I -S supervise.py '{"command": [...], "signals": [[2, 10.0]], "user": null, "remove": null}' < pipe
 
-Standard input is a pipe whose other end only the owner holds. However the owner ends, kill -9 included, the kernel
-closes that end; the supervisor then sends the stop signals in turn and at last SIGKILL to everything the command
-left behind. A pipe rather than PR_SET_PDEATHSIG on the owner's side, because that signal follows the *thread* that
-started the child and would stop a server when a short-lived thread ends. Between supervisor (one thread) and command
-PDEATHSIG is used, set after the privilege drop that would clear it, so that killing the supervisor is safe as well.
+Standard input is a pipe whose other end only the owner holds; a word through it asks to stop. However the owner ends,
+kill -9 included, the kernel closes that end. Either way the supervisor sends the stop signals in turn and at last
+SIGKILL to everything the command left behind; without an owner it also removes the folder `remove`.
+
+A pipe rather than PR_SET_PDEATHSIG on the owner's side, because that signal follows the *thread* that started the
+child and would stop a server when a short-lived thread ends. Between supervisor (one thread) and command PDEATHSIG is
+used, set after the privilege drop that would clear it, so that killing the supervisor is safe as well.
 
 On Linux the supervisor is a child subreaper: processes the command forked and abandoned become its own children.
 """
@@ -18,6 +20,7 @@ import ctypes
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -103,8 +106,8 @@ class Family:
             self.signal(self.members(), signal.SIGKILL)
 
 
-def wait_for_a_reason_to_stop(family: Family) -> None:
-    """Return when the owner is gone (end of file), we are asked to stop, or the command has ended."""
+def wait_for_a_reason_to_stop(family: Family) -> bool:
+    """Return when we are asked to stop, or the command has ended (False), or the owner is gone (True)."""
     wake_read, asked = listen_for_signals()
     family.reap()
     while family.child.returncode is None and not asked:
@@ -113,7 +116,8 @@ def wait_for_a_reason_to_stop(family: Family) -> None:
             wake_read.recv(4096)
             family.reap()
         if 0 in ready:
-            return
+            return not os.read(0, 1)
+    return False
 
 
 def listen_for_signals() -> tuple[socket.socket, list[int]]:
@@ -132,8 +136,10 @@ def main() -> int:
     """Run the order in argv[1]; return the command's exit code (128 + signal where one ended it)."""
     order = json.loads(sys.argv[1])
     family = Family(spawn(order))
-    wait_for_a_reason_to_stop(family)
+    orphaned = wait_for_a_reason_to_stop(family)
     family.stop([(number, grace) for number, grace in order["signals"]])
+    if orphaned and order["remove"]:
+        shutil.rmtree(order["remove"], ignore_errors=True)
     code = family.child.returncode
     return 128 - code if code < 0 else code
 

@@ -134,6 +134,7 @@ def test_servers_end_when_their_owner_is_killed(tmp_path: Path, how: signal.Sign
             owner.send_signal(how)
     assert eventually(lambda: not any(map(listens, ports)))
     assert eventually(lambda: not descendants_mentioning(str(tmp_path)))
+    assert eventually(lambda: not list(tmp_path.glob("loadsheet-*")))
 
 
 def test_what_a_command_forked_and_left_behind_ends_with_it(tmp_path: Path) -> None:
