@@ -13,8 +13,10 @@ import psycopg
 from loadsheet import __version__
 from loadsheet.lake.manifest import Manifest
 from loadsheet.sql.text import Relation
+from loadsheet.warehouse import tables
 
 Session = psycopg.Connection[Any]
+_NEWEST = Relation("loadsheet", "transform_run")  # what ledger.sql creates last
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +41,12 @@ class Effect:
 
 def ensure(session: Session) -> None:
     """Create the ledger where it does not exist yet."""
-    if session.execute("SELECT to_regclass('loadsheet.transform_run')").fetchone() != (None,):
+    if tables.kind(session, _NEWEST) is not None:
         return
     with session.transaction():
-        # CREATE ... IF NOT EXISTS by two sessions at once is an error in one of them.
-        session.execute("SELECT pg_advisory_xact_lock(hashtextextended('loadsheet', 0))")
-        session.execute(resources.files(__package__).joinpath("ledger.sql").read_bytes())
+        tables.lock_creation(session)
+        if tables.kind(session, _NEWEST) is None:
+            session.execute(resources.files(__package__).joinpath("ledger.sql").read_bytes())
 
 
 def lock(session: Session, target: Relation, shared: bool = False) -> None:

@@ -51,12 +51,25 @@ def count(session: Session, table_sql: str) -> int:
 
 def ensure_schema(session: Session, schema: str) -> None:
     """Create the schema where it does not exist; needs no right to create schemas where it does."""
-    if session.execute("SELECT to_regnamespace(quote_ident(%s))", (schema,)).fetchone() == (None,):
-        with session.transaction():
-            session.execute("SELECT pg_advisory_xact_lock(hashtextextended('loadsheet', 0))")
-            # Asked of the table: IF NOT EXISTS believes a cache that may not know what another session just made.
-            if not session.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (schema,)).fetchone():
-                session.execute(f"CREATE SCHEMA {ident(schema)}")
+    if _has_schema(session, schema):
+        return
+    with session.transaction():
+        lock_creation(session)
+        if not _has_schema(session, schema):
+            session.execute(f"CREATE SCHEMA {ident(schema)}")
+
+
+def lock_creation(session: Session) -> None:
+    """Wait for whoever is creating a schema, until the transaction ends; then look again before creating.
+
+    Look by a query, as everything here does: IF NOT EXISTS and to_regclass believe a cache that may not know what
+    another session has just made.
+    """
+    session.execute("SELECT pg_advisory_xact_lock(hashtextextended('loadsheet', 0))")
+
+
+def _has_schema(session: Session, schema: str) -> bool:
+    return session.execute("SELECT FROM pg_namespace WHERE nspname = %s", (schema,)).fetchone() is not None
 
 
 # What hangs on a table's identity, so that a swap would break it: views, foreign keys, functions (normal

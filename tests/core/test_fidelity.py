@@ -107,8 +107,7 @@ def test_any_table_name_works(project: Project, name: str) -> None:
         project.succeed()
         assert project.differences(name) == 0
         project.in_source(
-            f"INSERT INTO {quoted} VALUES (2, 'y') ON CONFLICT DO NOTHING;"
-            f"UPDATE {quoted} SET \"ü%s\" = 'z', at = now()"
+            f"INSERT INTO {quoted} VALUES (2, 'y') ON CONFLICT DO NOTHING;UPDATE {quoted} SET \"ü%s\" = 'z', at = now()"
         )
 
 

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+import psycopg
 import pytest
 
 from loadsheet.connections import Connection
@@ -19,6 +20,7 @@ from loadsheet.plan.steps import Step
 from loadsheet.spec.load import load_pipeline
 from loadsheet.spec.models import Pipeline
 from loadsheet.steps import execute
+from loadsheet.warehouse import ledger, tables
 from tests.project import Project
 
 SOURCE = """
@@ -263,3 +265,26 @@ def test_two_runs_at_once_leave_staging_equal_to_the_source(project: Project) ->
             thread.join()
         project.succeed()
         assert project.differences("item") == 0
+
+
+def test_first_runs_at_once_create_the_ledger_once(project: Project) -> None:
+    errors: list[Exception] = []
+
+    def first() -> None:
+        try:
+            with psycopg.connect(project.warehouse, autocommit=True) as session:
+                together.wait()
+                ledger.ensure(session)
+                tables.ensure_schema(session, "staging")
+        except Exception as error:
+            errors.append(error)
+
+    for _ in range(5):
+        project.in_warehouse("DROP SCHEMA IF EXISTS loadsheet, staging CASCADE")
+        together = threading.Barrier(8)
+        threads = [threading.Thread(target=first) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert errors == []
