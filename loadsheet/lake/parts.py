@@ -29,27 +29,43 @@ def suffix(wire: WireFormat) -> str:
 
 
 class PartWriter:
-    """Cuts rows into parts. `begin` is asked for the prefix when the first part is about to be stored."""
+    """Cuts rows into parts. `begin` is asked for the prefix when the first part is about to be stored.
 
-    def __init__(self, lake: Lake, begin: Callable[[], str], wire: WireFormat, columns: tuple[str, ...]):
+    A part is stored when the next one begins, the last one by `finish`: a table of one part that turns out to be the
+    same as last time is never written. `meaning` is what the rows' bytes depend on (their columns); it is part of the
+    content's hash.
+    """
+
+    def __init__(
+        self, lake: Lake, begin: Callable[[], str], wire: WireFormat, columns: tuple[str, ...], meaning: bytes = b""
+    ):
         self._lake, self._begin, self._wire = lake, begin, wire
         self._head, self._tail = (BINARY_HEADER, BINARY_TRAILER) if wire == "binary" else (csv_header(columns), b"")
-        self._content = hashlib.sha256()
+        self._content = hashlib.sha256(meaning)
+        self._full: tuple[list[bytes], int] | None = None
+        self._begun = False
         self.parts: list[Part] = []
         self.rows = 0
 
-    def write(self, rows: Iterable[bytes | memoryview], progress: Progress) -> tuple[Part, ...]:
-        """Store all rows (one COPY message each) and return the parts. Nothing is stored for no rows."""
+    def write(self, rows: Iterable[bytes | memoryview], progress: Progress) -> None:
+        """Cut all rows (one COPY message each) into parts and store all but the last."""
         stream = iter(rows)
         for first in stream:
-            if not self.parts and self._wire == "binary" and bytes(first[: len(BINARY_HEADER)]) == BINARY_HEADER:
+            if not self._begun and self._wire == "binary" and bytes(first[: len(BINARY_HEADER)]) == BINARY_HEADER:
                 first = first[len(BINARY_HEADER) :]  # the stream's own, which every part gets for itself
             if len(first) == 0 or first == self._tail:
                 continue
-            body = self._fill(first, stream)
-            self._store(*body)
+            self._begun = True
+            self.finish()
+            self._full = self._fill(first, stream)
+            self.rows += self._full[1]
             progress(self.rows, sum(part.bytes for part in self.parts))
-        return tuple(self.parts)
+
+    def finish(self) -> None:
+        """Store the part that is filled, if there is one."""
+        if self._full:
+            self._store(*self._full)
+            self._full = None
 
     @property
     def content_sha256(self) -> str:
@@ -88,7 +104,6 @@ class PartWriter:
         name = f"{self._begin()}/part-{len(self.parts):05d}.{suffix(self._wire)}"
         self._lake.put(name, data)
         self.parts.append(Part(name=name, rows=rows, bytes=len(data), sha256=hashlib.sha256(data).hexdigest()))
-        self.rows += rows
 
 
 def read_part(lake: Lake, part: Part) -> Iterator[bytes]:

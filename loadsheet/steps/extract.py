@@ -102,7 +102,7 @@ class _Attempt:
             read_at, origin = holdback.now(source), catalog.identity(source)
             wire = wire_format(self.pipeline, described)
             columns = tuple(column.name for column in described.columns)
-            writer = PartWriter(self.lake, self.begin, wire, columns)
+            writer = PartWriter(self.lake, self.begin, wire, columns, repr((described.columns, described.key)).encode())
             copied = _Copy(source, copy_out(select_columns(described.relation, described.columns, rows.where), wire))
             writer.write(copied, progress)
         if copied.rows != writer.rows:
@@ -110,6 +110,7 @@ class _Attempt:
         if self._nothing_new(writer):
             self._discard(writer)
             return None
+        writer.finish()
         manifest = self._manifest(described, rows, wire, writer, read_at, origin)
         self.lake.put(f"{self.begin()}/{FILE_NAME}", manifest.to_json())
         return manifest

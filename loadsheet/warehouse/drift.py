@@ -71,10 +71,10 @@ def refuse_if_frozen(target: Relation, drift: Drift) -> None:
         raise Refused(f"{target}: schema_contract.columns is freeze, but the source changed: {'; '.join(changes)}")
 
 
-def alter(session: psycopg.Connection[Any], target: Relation, drift: Drift) -> None:
-    """Bring the target's columns up to date in place. Raises Refused where PostgreSQL cannot."""
+def alter(session: psycopg.Connection[Any], target: Relation, drift: Drift, remedy: str) -> None:
+    """Bring the target's columns up to date in place. Raises Refused, with the `remedy`, where PostgreSQL cannot."""
     for name, what in drift.incompatible.items():
-        raise Refused(f"{target}: column {name} {what}; run a full refresh of this table to rebuild it")
+        raise Refused(f"{target}: column {name} {what}; {remedy}")
     clauses = [f"RENAME COLUMN {ident(old)} TO {ident(new)}" for old, new in drift.renamed.items()]
     clauses += [f"ADD COLUMN {ident(c.name)} {c.type}" for c in drift.added]
     clauses += [f"ALTER COLUMN {ident(c.name)} TYPE {c.type}" for c in drift.widened]

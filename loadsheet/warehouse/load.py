@@ -82,15 +82,16 @@ class _Load:
         kept = {} if self.is_new else self.drift.kept
         self._create(fresh, kept)
         self._fill(fresh)
-        if not self.is_new and tables.dependents(self.session, self.target):
-            drift.alter(self.session, self.target, self.drift)
+        if not self.is_new and (dependents := tables.dependents(self.session, self.target)):
+            remedy = f"drop {dependents[0]}, which depends on the table, so that it can be rebuilt"
+            drift.alter(self.session, self.target, self.drift, remedy)
         if not self.is_new:
             self.notes += self.drift.notes
         return build.replace(self.session, fresh, self.target, self.manifest.key, self.number, self.table.max_shrink)
 
     def merge(self) -> Effect:
         """The rows into a temporary table, then the difference into the target."""
-        drift.alter(self.session, self.target, self.drift)
+        drift.alter(self.session, self.target, self.drift, "run a full refresh of this table to rebuild it")
         self.notes += self.drift.notes
         incoming = Relation("pg_temp", f"_loadsheet_{self.number}")
         self._create(incoming, {})

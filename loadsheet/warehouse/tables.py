@@ -76,7 +76,7 @@ def _has_schema(session: Session, schema: str) -> bool:
 # dependencies on the table or its row type), and its own triggers, policies, publications, statistics, constraints
 # and inheritance.
 _DEPENDENTS = """
-SELECT pg_describe_object(classid, objid, 0) FROM pg_depend
+SELECT regexp_replace(pg_describe_object(classid, objid, 0), '^rule _RETURN on ', '') FROM pg_depend
 WHERE (refclassid, refobjid) IN (('pg_class'::regclass, {oid}), ('pg_type'::regclass, {row_type}))
   AND (deptype = 'n' OR classid IN ('pg_trigger'::regclass, 'pg_policy'::regclass, 'pg_publication_rel'::regclass,
                                     'pg_statistic_ext'::regclass))

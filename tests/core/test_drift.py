@@ -58,6 +58,25 @@ def test_a_change_that_does_not_fit_is_refused_and_a_full_refresh_applies_it(loa
     assert loaded.differences("item") == 0
 
 
+def test_a_table_that_a_view_keeps_from_being_rebuilt_names_the_view(loaded: Project) -> None:
+    loaded.in_warehouse("CREATE VIEW public.mine AS SELECT what FROM staging.item")
+    loaded.in_source("ALTER TABLE item ALTER n TYPE text USING n || ' pieces'")
+    error = loaded.run(full_refresh="all")["load.load_item"].result
+    assert isinstance(error, Refused) and "drop view public.mine" in str(error)
+    loaded.in_warehouse("DROP VIEW public.mine")
+    loaded.succeed(full_refresh="all")
+    assert loaded.differences("item") == 0
+
+
+def test_a_replaced_table_sees_a_rename_that_changes_no_value(project: Project) -> None:
+    project.in_source(SOURCE)
+    project.spec({"item": None})
+    project.succeed()
+    project.in_source("ALTER TABLE item RENAME COLUMN what TO title")
+    assert project.succeed()["load.load_item"] == "done"
+    assert project.differences("item") == 0
+
+
 def test_a_frozen_table_refuses_every_change(loaded: Project) -> None:
     loaded.spec({"item": {"incremental": "at", "schema_contract": {"columns": "freeze"}}})
     loaded.in_source(f"ALTER TABLE item ADD COLUMN extra int; {TOUCH}")

@@ -18,11 +18,12 @@ def test_a_bare_table_is_replaced_and_skips_when_nothing_changed(project: Projec
     project.spec({"customer": None})
     assert project.succeed()["load.load_customer"] == "done"
     assert project.differences("customer") == 0
-    objects, loads = project.objects(), project.in_warehouse("SELECT * FROM loadsheet.load")
+    ledger = "SELECT * FROM loadsheet.load, loadsheet.scope"
+    objects, loads = project.objects(), project.in_warehouse(ledger)
     states = project.succeed()
     assert states["extract.extract_customer"] == states["load.load_customer"] == "skipped"
     assert project.objects() == objects
-    assert project.in_warehouse("SELECT * FROM loadsheet.load") == loads
+    assert project.in_warehouse(ledger) == loads
     project.in_source("DELETE FROM customer WHERE id < 10; UPDATE customer SET name = 'x' WHERE id = 500")
     project.succeed()
     assert project.differences("customer") == 0
