@@ -4,7 +4,7 @@ ARGS ?=
 VENV := .venv
 CORE := .venv-core
 BIN := $(CURDIR)/$(VENV)/bin
-COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 PYTEST := -m pytest -q
 
 .PHONY: help setup demo test test-long test-unit test-core test-airflow lint format clean requirements

@@ -9,7 +9,7 @@ import psycopg
 from loadsheet.connections import Connection
 
 # Text forms differ by these settings; unpinned, float digits were lost silently. The pair on both servers carried
-# 456 of 456 hard values unchanged (design section 6).
+# 456 of 456 hard values unchanged (docs/protocol.md).
 PINNED = {
     "TimeZone": "UTC",
     "DateStyle": "ISO, YMD",

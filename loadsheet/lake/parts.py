@@ -17,7 +17,7 @@ from loadsheet.sql.copying import BINARY_HEADER, BINARY_TRAILER, WireFormat, csv
 PART_BYTES = 16 << 20
 # Rows are handed to the compressor in blocks of about this size: one call per row cost more than compressing.
 _BLOCK_BYTES = 256 << 10
-# Level 1: a third of the size for a tenth of the CPU that higher levels take (design section 10).
+# Level 1: a third of the size for a tenth of the CPU that higher levels take.
 _LEVEL = 1
 
 Progress = Callable[[int, int], None]

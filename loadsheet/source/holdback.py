@@ -1,7 +1,7 @@
 """Hold-back: how far the watermark may move so that no transaction still open can write below it.
 
 `max(cursor)` as the next watermark loses rows that commit late: 89 of 359 in the measured run, 0 with hold-back
-(design section 4). A transaction stamps its rows with its start time, or draws a sequence number, long before its
+(docs/protocol.md). A transaction stamps its rows with its start time, or draws a sequence number, long before its
 rows can be seen; so whoever was open when the highest cursor was read may yet write below it.
 """
 

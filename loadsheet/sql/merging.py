@@ -3,7 +3,7 @@
 Rows are compared with `*<>`, PostgreSQL's comparison of a row's stored image: it needs no equality operator (json,
 point and xml have none) and sees what `=` hides (1.0 and 1.00, `1 mon` and `30 days`).
 UPDATE and INSERT rather than ON CONFLICT: unchanged rows are neither locked nor written (half the WAL when most rows
-were sent unchanged, design section 10), and each statement's own count is the number of rows it touched.
+were sent unchanged, docs/protocol.md), and each statement's own count is the number of rows it touched.
 """
 
 from __future__ import annotations

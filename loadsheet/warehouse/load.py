@@ -1,4 +1,4 @@
-"""One load: from verified parts in the lake to committed rows, in one warehouse transaction (design section 5)."""
+"""One load: from verified parts in the lake to committed rows, in one warehouse transaction (docs/protocol.md)."""
 
 from __future__ import annotations
 
