@@ -34,6 +34,8 @@ class Manifest:
     run_id: str
     fence: int
     action: str
+    builds_on_target: bool
+    """The rows are an increment of a target that was there when they were read."""
     format: str
     columns: tuple[Column, ...]
     key: tuple[str, ...]

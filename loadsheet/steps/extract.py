@@ -142,7 +142,8 @@ class _Attempt:
         keyed = self.table.mode_with_key(bool(described.key)) != "append"
         return Manifest(
             load_id=self.load_id, pipeline=self.pipeline.name, table=self.table.name, run_id=self.request.run_id,
-            fence=self.fence, action=rows.action, format=wire, columns=described.columns,
+            fence=self.fence, action=rows.action,
+            builds_on_target=rows.action != "replace" and not self.is_first, format=wire, columns=described.columns,
             key=described.key if keyed else (), key_is_enforced=described.key_is_enforced, source_oid=described.oid,
             cursor=cursor.name if cursor else None, cursor_type=without_modifier(cursor.type) if cursor else None,
             lower=rows.lower, upper=rows.upper, moves_watermark=rows.moves_watermark, read_at=read_at,

@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 
-from loadsheet.errors import Corrupt, Refused
+from loadsheet.errors import Corrupt, Refused, Superseded
 from loadsheet.lake.manifest import Manifest
 from loadsheet.lake.parts import Progress, read_part
 from loadsheet.lake.store import Lake
@@ -71,6 +71,10 @@ class _Load:
         self.notes: list[str] = []
         existing = self._existing()
         self.is_new = not existing
+        if self.is_new and manifest.builds_on_target:
+            raise Superseded(
+                f"{target} is gone since its rows were read, and they are not all; re-run the extract step"
+            )
         scope = fence.observe(session, manifest.pipeline, manifest.table)
         self.drift = drift.compare(manifest.columns, manifest.source_oid, existing or {}, scope)
         if existing and table.schema_contract == "freeze":

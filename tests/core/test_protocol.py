@@ -98,6 +98,17 @@ def test_without_the_fence_the_older_one_would_win(by_hand: ByHand) -> None:
     assert by_hand.project.differences("item") == 4990
 
 
+def test_an_increment_is_not_loaded_into_a_table_that_lost_the_rest(by_hand: ByHand) -> None:
+    by_hand.step("load", "first", by_hand.step("extract", "first").load_id)
+    by_hand.project.in_source("INSERT INTO item VALUES (0, 'late')")
+    load_id = by_hand.step("extract", "second").load_id
+    by_hand.project.in_warehouse("DROP TABLE staging.item")
+    with pytest.raises(Superseded, match="re-run the extract step"):
+        by_hand.step("load", "second", load_id)
+    by_hand.step("load", "second", by_hand.step("extract", "second").load_id)
+    assert by_hand.project.differences("item") == 0
+
+
 MUTATIONS: dict[str, Callable[[bytes, random.Random], bytes | None]] = {
     "cut short": lambda data, chance: data[: chance.randrange(len(data))],
     "one bit flipped": lambda data, chance: _flipped(data, chance.randrange(len(data) * 8)),
