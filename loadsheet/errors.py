@@ -5,7 +5,8 @@ LoadsheetError
 │   ├── SpecError         a pipeline file has problems; `.problems` holds them, each with file:line:col
 │   └── ConnectionMissing a connection id that nobody defines, or a `${VAR}` without a value
 └── WorkError             the work failed: exit code 1, the state is as before
-    ├── Superseded        a newer attempt owns this table; nothing was written (a retry re-extracts)
+    ├── Overtaken         another run extracted or loaded the table while this one looked at it (a retry succeeds)
+    ├── Superseded        a newer extraction owns the table; nothing was written, the extract step must run again
     ├── HeldBack          open source transactions could still write into the asked interval (a retry may succeed)
     ├── Corrupt           the lake's bytes are not what the manifest promised; nothing was committed
     └── Refused           the data or the catalogs contradict the spec; a retry cannot mend it
@@ -46,10 +47,14 @@ class WorkError(LoadsheetError):
     """The work failed; shown without a traceback, exit code 1. The state is as before the step."""
 
 
-class Superseded(WorkError):
-    """A newer extraction owns the table. Re-run the extract step; its load then carries the newer fence."""
+class Overtaken(WorkError):
+    """Another run extracted or loaded the table while this extraction looked at it. A retry looks again."""
 
     retryable = True
+
+
+class Superseded(WorkError):
+    """A newer extraction owns the table, or its target is gone. The extract step must run again; its load follows."""
 
 
 class HeldBack(WorkError):

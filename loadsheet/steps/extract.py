@@ -40,7 +40,7 @@ def extract(
 ) -> Outcome:
     """Store the table's new rows in the lake; `.load_id` names them for the load.
 
-    Skipped when there is nothing new; then nothing was written anywhere. Raises Refused, HeldBack or Superseded
+    Skipped when there is nothing new; then nothing was written anywhere. Raises Refused, HeldBack or Overtaken
     (see `loadsheet.errors`), psycopg and minio errors for trouble with the servers.
     """
     attempt = _Attempt(pipeline, table, request, lake, warehouse)

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import class_row
 
-from loadsheet.errors import Superseded
+from loadsheet.errors import Overtaken, Superseded
 from loadsheet.lake.manifest import Manifest
 from loadsheet.sql.text import Relation
 
@@ -45,7 +45,7 @@ def acquire(session: Session, pipeline: str, table: str, target: Relation, seen:
     """Take the next fence, if the table still stands where it was `seen`.
 
     Everything an extraction decided rests on what it saw, so taking the fence and checking that are one statement.
-    Raises Superseded when another extraction or load came between.
+    Raises Overtaken when another extraction or load came between.
     """
     session.execute(
         "INSERT INTO loadsheet.scope (pipeline, table_name, target) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
@@ -59,7 +59,7 @@ def acquire(session: Session, pipeline: str, table: str, target: Relation, seen:
         {"target": str(target), "pipeline": pipeline, "table": table, **asdict(seen), "columns": None},
     ).fetchone()
     if row is None:
-        raise Superseded(f"{pipeline}.{table}: another run extracted or loaded this table meanwhile; retry")
+        raise Overtaken(f"{pipeline}.{table}: another run extracted or loaded this table meanwhile; retry")
     return int(row[0])
 
 

@@ -9,7 +9,16 @@ import psycopg
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from loadsheet.errors import ConnectionMissing, Corrupt, HeldBack, InputError, LoadsheetError, Refused, Superseded
+from loadsheet.errors import (
+    ConnectionMissing,
+    Corrupt,
+    HeldBack,
+    InputError,
+    LoadsheetError,
+    Overtaken,
+    Refused,
+    Superseded,
+)
 from operators.failures import explained
 from operators.redact import clean
 
@@ -20,12 +29,14 @@ def fail(error: BaseException) -> BaseException:
     return caught.value
 
 
-@pytest.mark.parametrize("error", [InputError("x"), ConnectionMissing("x"), Corrupt("x"), Refused("x")])
+@pytest.mark.parametrize(
+    "error", [InputError("x"), ConnectionMissing("x"), Corrupt("x"), Refused("x"), Superseded("x")]
+)
 def test_what_a_retry_cannot_mend_fails_at_once(error: LoadsheetError) -> None:
     assert type(fail(error)) is AirflowFailException
 
 
-@pytest.mark.parametrize("error", [Superseded("x"), HeldBack("x"), OSError("x"), psycopg.OperationalError("x")])
+@pytest.mark.parametrize("error", [Overtaken("x"), HeldBack("x"), OSError("x"), psycopg.OperationalError("x")])
 def test_what_a_retry_may_mend_is_retried(error: Exception) -> None:
     assert type(fail(error)) is AirflowException
 
