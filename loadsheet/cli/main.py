@@ -54,7 +54,7 @@ def _options(
 
 app = typer.Typer(
     cls=_Reporting, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich",
-    epilog="Example: loadsheet --project ~/work/warehouse run flights",
+    epilog="Example: loadsheet --project ~/elt/warehouse run flights",
 )  # fmt: skip
 app.callback()(_options)
 app.command(epilog="Example: loadsheet check pipelines/flights --format github")(check)
