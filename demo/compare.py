@@ -9,17 +9,8 @@ import psycopg
 from psycopg import sql
 
 from demo.checks import Check
+from demo.flights.tables import TABLES
 
-TABLES = (
-    "aircrafts_data",
-    "airports_data",
-    "bookings",
-    "tickets",
-    "seats",
-    "flights",
-    "ticket_flights",
-    "boarding_passes",
-)
 _PINNED = "-c timezone=UTC -c datestyle=ISO -c intervalstyle=postgres -c extra_float_digits=3"
 _COLUMNS = """
     SELECT string_agg(attname || ' ' || format_type(atttypid, atttypmod), ', ' ORDER BY attnum),

@@ -27,6 +27,7 @@ SOURCE_SETTINGS = {"synchronize_seqscans": "off", "max_parallel_workers_per_gath
 # A lock held by somebody else is an error after this long, not a hang; a dead client's statement ends by itself.
 WAREHOUSE_SETTINGS = {"lock_timeout": "60s", "client_connection_check_interval": "2s", "jit": "off"}
 
+Session = psycopg.Connection[Any]
 EXTRACTOR = "loadsheet:extract"
 _LIBPQ_EXTRAS = {
     *("sslmode", "sslcert", "sslkey", "sslrootcert", "sslcrl", "sslpassword", "channel_binding", "gssencmode"),

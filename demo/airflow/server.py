@@ -96,10 +96,6 @@ class Airflow(Managed):
             command, self.home / f"{name}.log", env=self.env, cwd=self.home, signals=_STOP
         )
 
-    def stop_component(self, name: str) -> None:
-        """Stop one component with everything it started."""
-        self._processes.pop(name).stop()
-
     def _wait(self, timeout: float = 120) -> None:
         api_server = self._processes["api-server"]
         api_server.wait_until(lambda: self.alive() and self.api.healthy(), "Airflow", timeout)

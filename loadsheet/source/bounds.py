@@ -33,11 +33,10 @@ class Cursor:
         makes up for that.
         """
         overlap = self._spec.lookback is not None
-        if not overlap:
-            holdback.require_sight(self._session, self._source)
+        sees = holdback.sees(self._session, self._source, required=not overlap)
         limit = self._cap(overlap)
         highest = self._highest(limit)
-        if highest is None or holdback.blindness(self._session):
+        if highest is None or not sees:
             return highest, ""
         holder = self._holder(mode)
         if holder is None:

@@ -46,7 +46,7 @@ class Holder:
     who: str
 
 
-def blindness(session: psycopg.Connection[Any]) -> str:
+def _blindness(session: psycopg.Connection[Any]) -> str:
     """Empty when hold-back can work here, else why it cannot and what to do about it."""
     row = session.execute(
         "SELECT pg_is_in_recovery(), pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'), quote_ident(current_user)"
@@ -60,10 +60,12 @@ def blindness(session: psycopg.Connection[Any]) -> str:
     return ""
 
 
-def require_sight(session: psycopg.Connection[Any], table: SourceTable) -> None:
-    """Raises Refused when late commits could be missed here: fail closed, with the exact remedy."""
-    if reason := blindness(session):
+def sees(session: psycopg.Connection[Any], table: SourceTable, required: bool = True) -> bool:
+    """Whether open transactions can be seen here. Raises Refused, with the exact remedy, where that is `required`."""
+    reason = _blindness(session)
+    if reason and required:
         raise Refused(f"{table.relation}: {reason} (or accept an overlap by setting incremental.lookback)")
+    return not reason
 
 
 def now(session: psycopg.Connection[Any]) -> str:

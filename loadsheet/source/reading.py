@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import psycopg
+from typing import Literal
 
 from loadsheet.errors import HeldBack, Refused
 from loadsheet.outcome import RunRequest
+from loadsheet.postgres import Session
 from loadsheet.source import holdback
 from loadsheet.source.bounds import Cursor
 from loadsheet.source.catalog import SourceTable
@@ -16,8 +15,6 @@ from loadsheet.spec.duration import is_number, seconds
 from loadsheet.spec.models import Incremental, Mode, Table
 from loadsheet.sql.text import ident, typed
 from loadsheet.sql.types import NUMBER_TYPES
-
-Session = psycopg.Connection[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +92,7 @@ class _Window:
                 f"{self._source.relation} is appended to, and an interval read twice would double its rows: merge it "
                 "(mode: merge, which needs a primary_key)"
             )
-        holdback.require_sight(self._session, self._source)
+        holdback.sees(self._session, self._source)
         moment = end if self._cursor.is_time else holdback.now(self._session)
         if holder := holdback.wait_until_ended(self._session, moment, self._spec.hold_back):
             raise HeldBack(f"{self._source.relation}: {holder.who} may still write before {end}; end it, then retry")

@@ -5,9 +5,6 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterator
-from typing import Any
-
-import psycopg
 
 from loadsheet.errors import Corrupt
 from loadsheet.lake.manifest import FILE_NAME, Manifest
@@ -15,7 +12,7 @@ from loadsheet.lake.parts import PartWriter, Progress
 from loadsheet.lake.store import Lake
 from loadsheet.names import slug
 from loadsheet.outcome import Outcome, RunRequest, skipped
-from loadsheet.postgres import PINNED
+from loadsheet.postgres import PINNED, Session
 from loadsheet.source import catalog, holdback, reading
 from loadsheet.source.catalog import SourceTable
 from loadsheet.source.reading import Reading
@@ -25,8 +22,6 @@ from loadsheet.sql.text import Relation
 from loadsheet.sql.types import without_modifier
 from loadsheet.warehouse import fence, ledger, tables
 from loadsheet.warehouse.fence import Scope
-
-Session = psycopg.Connection[Any]
 
 
 def extract(
@@ -68,13 +63,10 @@ class _Attempt:
         self.target = Relation(pipeline.warehouse.schema, table.name)
         self.started = time.monotonic()
         self.seen: Scope = fence.observe(warehouse, pipeline.name, table.name)
+        # Asked once, with the scope: what is read, and whether it is all there is, must rest on the same answer.
+        self.is_first = self.seen.last_load_no is None or tables.kind(warehouse, self.target) is None
         self.fence = 0
         self.load_id = self.prefix = ""
-
-    @property
-    def is_first(self) -> bool:
-        """Whether there is no loaded target yet: never loaded, or its table is gone."""
-        return self.seen.last_load_no is None or tables.kind(self.warehouse, self.target) is None
 
     def begin(self) -> str:
         """The attempt's prefix in the lake; the first call takes the fence."""

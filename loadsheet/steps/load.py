@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import psycopg
 
@@ -12,13 +11,12 @@ from loadsheet.lake.manifest import FILE_NAME, Manifest, read_manifest
 from loadsheet.lake.parts import Progress
 from loadsheet.lake.store import Lake
 from loadsheet.outcome import Outcome
+from loadsheet.postgres import Session
 from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.text import Relation
 from loadsheet.steps.extract import load_prefix
 from loadsheet.warehouse.load import Loaded, find_committed
 from loadsheet.warehouse.load import load as load_manifest
-
-Session = psycopg.Connection[Any]
 
 
 def load(

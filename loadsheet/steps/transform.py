@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import psycopg
 
 from loadsheet.errors import Refused
 from loadsheet.outcome import Outcome, RunRequest, skipped
 from loadsheet.plan.order import transform_inputs
+from loadsheet.postgres import Session
 from loadsheet.spec.models import Pipeline, Transform
 from loadsheet.sql.text import Relation
 from loadsheet.warehouse import due, ledger, tables
 from loadsheet.warehouse.transform import run
-
-Session = psycopg.Connection[Any]
 
 
 def transform(pipeline: Pipeline, spec: Transform, request: RunRequest, session: Session) -> Outcome:

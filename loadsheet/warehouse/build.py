@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import psycopg
-
 from loadsheet.errors import Refused
+from loadsheet.postgres import Session
 from loadsheet.sql import merging
 from loadsheet.sql.merging import LOAD_ID
 from loadsheet.sql.text import Relation, ident
 from loadsheet.warehouse import swap, tables
 from loadsheet.warehouse.ledger import Effect
 
-Session = psycopg.Connection[Any]
-
 
 def replace(
     session: Session,
     fresh: Relation,
+    rows: int,
     target: Relation,
     key: tuple[str, ...],
     load_no: int | None,
     max_shrink: float | None,
 ) -> Effect:
-    """Put the rows of `fresh` (a table beside the target) in the target's place.
+    """Put the `rows` rows of `fresh` (a table beside the target) in the target's place.
 
     Where nothing depends on the target it is swapped; else the difference is applied in place: what is gone is
     deleted, what differs updated. Raises Refused when that would cost more than the share `max_shrink` of the rows.
     """
     exists = tables.kind(session, target) is not None
     if exists and max_shrink is not None:
-        _refuse_shrinking(session, fresh, target, max_shrink)
-    rows = tables.count(session, fresh.sql)
+        _refuse_shrinking(session, rows, target, max_shrink)
     if not exists or not tables.dependents(session, target):
         swap.put_in_place(session, fresh, target, key)
         session.execute(f"ANALYZE {target.sql}")
@@ -91,8 +86,8 @@ def _values(session: Session, incoming: Relation, target: Relation) -> dict[str,
     }
 
 
-def _refuse_shrinking(session: Session, fresh: Relation, target: Relation, max_shrink: float) -> None:
-    before, after = tables.count(session, target.sql), tables.count(session, fresh.sql)
+def _refuse_shrinking(session: Session, after: int, target: Relation, max_shrink: float) -> None:
+    before = tables.count(session, target.sql)
     if before and after < before * (1 - max_shrink):
         raise Refused(
             f"{target} would shrink from {before:,} to {after:,} rows, more than max_shrink {max_shrink:g} allows; "

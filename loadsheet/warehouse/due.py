@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+from loadsheet.postgres import Session
 from loadsheet.spec.models import Pipeline, Transform
 from loadsheet.sql.text import Relation
 from loadsheet.warehouse import ledger, tables
-from loadsheet.warehouse.ledger import Session
 
 _LAST_RUN = """
 SELECT sql_sha256, seen_load FROM loadsheet.transform_run

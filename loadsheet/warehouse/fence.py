@@ -6,14 +6,12 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import psycopg
 from psycopg.rows import class_row
 
 from loadsheet.errors import Overtaken, Superseded
 from loadsheet.lake.manifest import Manifest
+from loadsheet.postgres import Session
 from loadsheet.sql.text import Relation
-
-Session = psycopg.Connection[Any]
 
 
 @dataclass(frozen=True, kw_only=True)

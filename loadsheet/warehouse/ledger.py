@@ -8,14 +8,12 @@ from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import Any
 
-import psycopg
-
 from loadsheet import __version__
 from loadsheet.lake.manifest import Manifest
+from loadsheet.postgres import Session
 from loadsheet.sql.text import Relation
 from loadsheet.warehouse import tables
 
-Session = psycopg.Connection[Any]
 _NEWEST = Relation("loadsheet", "transform_run")  # what ledger.sql creates last
 
 
@@ -27,11 +25,6 @@ class Effect:
     updated: int = 0
     deleted: int = 0
     replaced: bool = False
-
-    @property
-    def changed(self) -> int:
-        """Rows that are not as before."""
-        return self.inserted + self.updated + self.deleted
 
     def __str__(self) -> str:
         if self.replaced:

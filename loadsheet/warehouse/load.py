@@ -12,6 +12,7 @@ from loadsheet.errors import Corrupt, Refused, Superseded
 from loadsheet.lake.manifest import Manifest
 from loadsheet.lake.parts import Progress, read_part
 from loadsheet.lake.store import Lake
+from loadsheet.postgres import Session
 from loadsheet.spec.models import Table
 from loadsheet.sql import merging
 from loadsheet.sql.copying import WireFormat, copy_in
@@ -19,7 +20,7 @@ from loadsheet.sql.merging import LOAD_ID
 from loadsheet.sql.text import Relation, ident
 from loadsheet.sql.types import TIME_TYPES
 from loadsheet.warehouse import build, drift, fence, ledger, tables
-from loadsheet.warehouse.ledger import Effect, Session
+from loadsheet.warehouse.ledger import Effect
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +92,8 @@ class _Load:
             drift.alter(self.session, self.target, self.drift, remedy)
         if not self.is_new:
             self.notes += self.drift.notes
-        return build.replace(self.session, fresh, self.target, self.manifest.key, self.number, self.table.max_shrink)
+        rows, key = self.manifest.rows - self.duplicates, self.manifest.key
+        return build.replace(self.session, fresh, rows, self.target, key, self.number, self.table.max_shrink)
 
     def merge(self) -> Effect:
         """The rows into a temporary table, then the difference into the target."""

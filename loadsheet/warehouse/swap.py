@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import psycopg
-
+from loadsheet.postgres import Session
 from loadsheet.sql.text import Relation, ident, idents, literal
 from loadsheet.warehouse import tables
-
-Session = psycopg.Connection[Any]
 
 _INDEXES = """
 SELECT i.relname, pg_get_indexdef(i.oid), indisunique FROM pg_index JOIN pg_class i ON i.oid = indexrelid

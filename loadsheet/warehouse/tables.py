@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import psycopg
-
+from loadsheet.postgres import Session
 from loadsheet.sql.text import Relation, ident, literal
-
-Session = psycopg.Connection[Any]
 
 
 def kind(session: Session, target: Relation) -> str | None:
@@ -62,7 +57,7 @@ def ensure_schema(session: Session, schema: str) -> None:
 def lock_creation(session: Session) -> None:
     """Wait for whoever is creating a schema, until the transaction ends; then look again before creating.
 
-    Look by a query, as everything here does: IF NOT EXISTS and to_regclass believe a cache that may not know what
+    Look by a query on the catalog: IF NOT EXISTS and to_regclass believe a cache that may not know what
     another session has just made.
     """
     session.execute("SELECT pg_advisory_xact_lock(hashtextextended('loadsheet', 0))")

@@ -11,13 +11,14 @@ from psycopg import sql
 
 from loadsheet.errors import Refused
 from loadsheet.outcome import RunRequest
+from loadsheet.postgres import Session
 from loadsheet.spec.duration import is_number
 from loadsheet.spec.models import Pipeline, Transform
 from loadsheet.sql.params import Param, split_params, uses_since_load
 from loadsheet.sql.text import Relation, idents
 from loadsheet.warehouse import build, ledger, tables
 from loadsheet.warehouse.due import Job, fingerprint
-from loadsheet.warehouse.ledger import Effect, Session
+from loadsheet.warehouse.ledger import Effect
 
 
 def run(
@@ -81,12 +82,12 @@ class _Build:
 
     def _whole(self) -> Effect:
         """All rows into a fresh table; a merge then touches only what differs."""
-        self._select_into(f"CREATE TABLE {self.fresh.sql} AS\n", 0)
+        rows = self._select_into(f"CREATE TABLE {self.fresh.sql} AS\n", 0)
         self._check_key(self.fresh)
         key = self.transform.unique_key
         if self.transform.materialized == "merge" and self._same_columns(self.fresh):
             return build.difference(self.session, self.fresh, self.target, key, None)
-        return build.replace(self.session, self.fresh, self.target, key, None, None)
+        return build.replace(self.session, self.fresh, rows, self.target, key, None, None)
 
     def _increment(self, job: Job) -> Effect:
         """The rows that may differ into a temporary table, then the difference into the target."""
@@ -98,15 +99,17 @@ class _Build:
         self._check_key(incoming)
         return build.merge(self.session, incoming, self.target, self.transform.unique_key, None)
 
-    def _select_into(self, create: str, since_load: int) -> None:
-        self.session.execute(sql.SQL(create) + bound(self.transform.sql, self.request, since_load))
+    def _select_into(self, create: str, since_load: int) -> int:
+        """Run the SELECT into a new table and return its rows."""
+        return self.session.execute(sql.SQL(create) + bound(self.transform.sql, self.request, since_load)).rowcount
 
     def _same_columns(self, arrived: Relation) -> bool:
         return tables.columns_of(self.session, arrived) == tables.columns_of(self.session, self.target)
 
     def _check_key(self, arrived: Relation) -> None:
         key = self.transform.unique_key
-        missing = [name for name in key if name not in tables.columns_of(self.session, arrived)]
+        columns = tables.columns_of(self.session, arrived)
+        missing = [name for name in key if name not in columns]
         if missing:
             raise Refused(f"{self.target}: its SELECT has no column {missing[0]!r}, which unique_key names")
         if key:

@@ -25,6 +25,13 @@ BOOKINGS = 300
 NEVER_CHANGE = {"aircrafts_data", "seats"}
 
 
+def compared(world: World, run: Run) -> Run:
+    """The run, with what differs after it and what it loaded."""
+    return with_facts(
+        run, tables=world.differing_tables(), marts=world.differing_marts(), loads=world.loads(run.run_id)
+    )
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer, s3: S3Server) -> Iterator[World]:
     """The source has data, the warehouse is empty, Airflow has read the DAG."""
@@ -46,9 +53,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer, s3
 def first(world: World) -> Run:
     """The first run."""
     run = world.run()
-    return with_facts(
-        run, tables=world.differing_tables(), marts=world.differing_marts(), loads=world.loads(run.run_id)
-    )
+    return compared(world, run)
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +87,7 @@ def fourth(world: World, third: Run) -> Run:
     world.set_variable(json.dumps({"pipelines": {DAG_ID: {"incremental": False}}}))
     run = world.run()
     world.set_variable(json.dumps({"incremental": True}))
-    return with_facts(
-        run, tables=world.differing_tables(), marts=world.differing_marts(), loads=world.loads(run.run_id)
-    )
+    return compared(world, run)
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +101,7 @@ def fifth(world: World, fourth: Run) -> Run:
     tasks = f"dags/{DAG_ID}/tasks"
     wait_for(lambda: "load.load_lounges" in json.dumps(world.airflow.api.call("GET", tasks)), "the new steps")
     run = world.run({"tables": ["lounges", "seats"], "full_refresh": True})
-    return with_facts(
-        run, tables=world.differing_tables(), marts=world.differing_marts(), loads=world.loads(run.run_id)
-    )
+    return compared(world, run)
 
 
 @pytest.fixture(scope="module")

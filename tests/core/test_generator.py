@@ -7,18 +7,9 @@ import pytest
 
 from demo.flights import a_day_passes, generate
 from demo.flights.scales import SCALES
+from demo.flights.tables import TABLES
 from demo.servers import PostgresServer
 
-TABLES = (
-    "aircrafts_data",
-    "airports_data",
-    "bookings",
-    "tickets",
-    "seats",
-    "flights",
-    "ticket_flights",
-    "boarding_passes",
-)
 INCONSISTENT = {
     "a booking's total is not the sum of its amounts": """
         SELECT book_ref FROM bookings.bookings JOIN bookings.tickets USING (book_ref)
