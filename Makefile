@@ -7,7 +7,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 PYTEST := -m pytest -q
 
-.PHONY: help setup demo test test-long test-unit test-core test-airflow lint format clean requirements
+.PHONY: help setup demo test test-long test-unit test-core test-faults test-airflow lint format clean requirements
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -17,7 +17,7 @@ setup: $(VENV)/.ready  ## Create .venv with pinned, hashed requirements and the 
 demo: setup  ## Flights end to end in a real Airflow on embedded servers (ARGS=--exit to stop at the end)
 	@$(BIN)/python -m demo $(ARGS)
 
-test: test-unit test-core test-airflow  ## Run every test (short forms), under 15 minutes on 2 cores
+test: test-unit test-core test-faults test-airflow  ## Run every test (short forms), under 15 minutes on 2 cores
 
 test-unit: $(CORE)/.ready  ## Tests that need no services, in seconds, without Airflow
 	$(CORE)/bin/python $(PYTEST) tests/unit
@@ -25,12 +25,16 @@ test-unit: $(CORE)/.ready  ## Tests that need no services, in seconds, without A
 test-core: $(CORE)/.ready  ## The engine on real PostgreSQL and S3, without Airflow
 	$(CORE)/bin/python $(PYTEST) tests/core
 
+test-faults: $(CORE)/.ready  ## What may break, broken on purpose; ends with a table of rows lost and duplicated
+	$(CORE)/bin/python $(PYTEST) tests/faults
+
 test-airflow: setup  ## Factory, operators and the real scheduler
 	$(BIN)/python $(PYTEST) tests/airflow
 
-test-long: setup $(CORE)/.ready  ## The same suites with their long forms (kill sweeps, late commits)
+test-long: setup $(CORE)/.ready  ## The same suites in their long forms, hours of them; the table comes last
 	LOADSHEET_LONG=1 $(CORE)/bin/python $(PYTEST) tests/unit tests/core
 	LOADSHEET_LONG=1 $(BIN)/python $(PYTEST) tests/airflow
+	LOADSHEET_LONG=1 $(CORE)/bin/python $(PYTEST) tests/faults
 
 lint: setup  ## Style, types, Airflow rules and the import law
 	$(BIN)/ruff check .
