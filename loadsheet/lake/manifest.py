@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -69,8 +70,12 @@ class Manifest:
         return json.dumps(asdict(self), indent=1, ensure_ascii=False).encode()
 
 
-def read_manifest(stored: bytes, name: str) -> Manifest:
-    """The manifest in `stored`. Raises Corrupt when it is not one, or does not add up."""
+def read_manifest(stored: bytes | None, name: str, sha256: str) -> Manifest:
+    """The manifest in `stored`, the object `name`. Raises Corrupt unless it is the one with this hash."""
+    if stored is None:
+        raise Corrupt(f"{name} is gone from the lake; run the extract step again")
+    if hashlib.sha256(stored).hexdigest() != sha256:
+        raise Corrupt(f"{name} is not what was stored; run the extract step again")
     try:
         fields: dict[str, Any] = json.loads(stored)
         manifest = Manifest(

@@ -9,6 +9,7 @@ from itertools import chain
 import zstandard
 
 from loadsheet.errors import Corrupt
+from loadsheet.failpoints import reach
 from loadsheet.lake.manifest import Part
 from loadsheet.lake.store import Lake
 from loadsheet.sql.copying import BINARY_HEADER, BINARY_TRAILER, WireFormat, csv_header
@@ -103,6 +104,7 @@ class PartWriter:
         data = b"".join(pieces)
         name = f"{self._begin()}/part-{len(self.parts):05d}.{suffix(self._wire)}"
         self._lake.put(name, data)
+        reach("extract.part_stored")
         self.parts.append(Part(name=name, rows=rows, bytes=len(data), sha256=hashlib.sha256(data).hexdigest()))
 
 

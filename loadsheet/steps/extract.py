@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 import uuid
 from collections.abc import Iterator
 
 from loadsheet.errors import Corrupt
+from loadsheet.failpoints import reach
 from loadsheet.lake.manifest import FILE_NAME, Manifest
 from loadsheet.lake.parts import PartWriter, Progress
 from loadsheet.lake.store import Lake
@@ -41,6 +43,7 @@ def extract(
     attempt = _Attempt(pipeline, table, request, lake, warehouse)
     described = catalog.describe(source, pipeline.source.schema, table)
     rows = reading.decide(source, table, described, attempt.seen.watermark, attempt.is_first, request)
+    reach("extract.decided")
     manifest = attempt.run(source, described, rows, progress)
     held = f"; held back by {rows.held_by}" if rows.held_by else ""
     if rows.action == "append" and table.mode is None:
@@ -62,16 +65,17 @@ class _Attempt:
         self.pipeline, self.table, self.request, self.lake, self.warehouse = pipeline, table, request, lake, warehouse
         self.target = Relation(pipeline.warehouse.schema, table.name)
         self.started = time.monotonic()
+        ledger.ensure(warehouse)
         self.seen: Scope = fence.observe(warehouse, pipeline.name, table.name)
         # Asked once, with the scope: what is read, and whether it is all there is, must rest on the same answer.
         self.is_first = self.seen.last_load_no is None or tables.kind(warehouse, self.target) is None
+        reach("extract.observed")
         self.fence = 0
         self.load_id = self.prefix = ""
 
     def begin(self) -> str:
         """The attempt's prefix in the lake; the first call takes the fence."""
         if not self.prefix:
-            ledger.ensure(self.warehouse)
             with self.warehouse.transaction():
                 self.fence = fence.acquire(self.warehouse, self.pipeline.name, self.table.name, self.target, self.seen)
                 self.load_id = ledger.next_load_id(
@@ -80,6 +84,7 @@ class _Attempt:
             self.prefix = (
                 f"{load_prefix(self.pipeline, self.table, self.load_id)}{self.fence:08d}-{uuid.uuid4().hex[:8]}"
             )
+            reach("extract.fenced")
         return self.prefix
 
     def run(self, source: Session, expected: SourceTable, rows: Reading, progress: Progress) -> Manifest | None:
@@ -90,6 +95,7 @@ class _Attempt:
                 # Before the snapshot: a table rewritten or truncated after it would look empty to it.
                 source.execute(f"LOCK TABLE {expected.relation.sql} IN ACCESS SHARE MODE")
             described = catalog.describe(source, self.pipeline.source.schema, self.table)
+            reach("extract.snapshot")
             reading.refuse_null_cursors(source, self.table, described)
             read_at, origin = holdback.now(source), catalog.identity(source)
             wire = wire_format(self.pipeline, described)
@@ -97,15 +103,25 @@ class _Attempt:
             writer = PartWriter(self.lake, self.begin, wire, columns, repr((described.columns, described.key)).encode())
             copied = _Copy(source, copy_out(select_columns(described.relation, described.columns, rows.where), wire))
             writer.write(copied, progress)
+        reach("extract.copied")
         if copied.rows != writer.rows:
             raise Corrupt(f"{described.relation}: the source sent {copied.rows} rows, {writer.rows} were stored")
         if self._nothing_new(writer):
             self._discard(writer)
             return None
         writer.finish()
+        reach("extract.parts_stored")
         manifest = self._manifest(described, rows, wire, writer, read_at, origin)
-        self.lake.put(f"{self.begin()}/{FILE_NAME}", manifest.to_json())
+        self._seal(manifest)
         return manifest
+
+    def _seal(self, manifest: Manifest) -> None:
+        """Store the manifest, then tell the ledger which one it is: from here on the attempt can be loaded."""
+        name, stored = f"{self.begin()}/{FILE_NAME}", manifest.to_json()
+        self.lake.put(name, stored)
+        reach("extract.manifest_stored")
+        fence.seal(self.warehouse, manifest, name, hashlib.sha256(stored).hexdigest())
+        reach("extract.sealed")
 
     def _nothing_new(self, writer: PartWriter) -> bool:
         """No row of an increment; the same content as last time where the whole table is read."""

@@ -6,15 +6,15 @@ from collections.abc import Callable
 
 import psycopg
 
-from loadsheet.errors import Corrupt
-from loadsheet.lake.manifest import FILE_NAME, Manifest, read_manifest
+from loadsheet.failpoints import reach
+from loadsheet.lake.manifest import read_manifest
 from loadsheet.lake.parts import Progress
 from loadsheet.lake.store import Lake
 from loadsheet.outcome import Outcome
 from loadsheet.postgres import Session
 from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.text import Relation
-from loadsheet.steps.extract import load_prefix
+from loadsheet.warehouse import fence, ledger
 from loadsheet.warehouse.load import Loaded, find_committed
 from loadsheet.warehouse.load import load as load_manifest
 
@@ -27,27 +27,33 @@ def load(
     `warehouse` opens a session: a second one is needed when the first is lost during COMMIT, to ask whether it held.
     """
     target = Relation(pipeline.warehouse.schema, table.name)
-    name, manifest = newest_manifest(lake, load_prefix(pipeline, table, load_id))
-    try:
-        with warehouse() as session:
-            done = load_manifest(session, lake, manifest, name, target, table, progress)
-    except psycopg.OperationalError:
-        # The session may have died after the server committed: only the ledger knows.
-        with warehouse() as session:
-            confirmed = find_committed(session, target, load_id)
-        if confirmed is None:
-            raise
-        done = confirmed
+    with warehouse() as session:
+        try:
+            done = _load(pipeline, table, load_id, lake, session, target, progress)
+        except psycopg.OperationalError:
+            confirmed = _confirmed(warehouse, target, load_id) if session.broken else None
+            if confirmed is None:
+                raise
+            done = confirmed
     return _outcome(done, load_id)
 
 
-def newest_manifest(lake: Lake, prefix: str) -> tuple[str, Manifest]:
-    """The manifest with the highest fence below `prefix`, and its name. Raises Corrupt when there is none."""
-    names = sorted(name for name in lake.names(prefix) if name.endswith(f"/{FILE_NAME}"))
-    stored = lake.get(names[-1]) if names else None
-    if stored is None:
-        raise Corrupt(f"no complete extraction under {prefix}; run the extract step again")
-    return names[-1], read_manifest(stored, names[-1])
+def _load(
+    pipeline: Pipeline, table: Table, load_id: str, lake: Lake, session: Session, target: Relation, progress: Progress
+) -> Loaded:
+    if done := find_committed(session, load_id):
+        return done
+    sealed = fence.sealed(session, pipeline.name, table.name, load_id)
+    manifest = read_manifest(lake.get(sealed.manifest), sealed.manifest, sealed.sha256)
+    reach("load.manifest_read")
+    return load_manifest(session, lake, manifest, sealed.manifest, target, table, progress)
+
+
+def _confirmed(warehouse: Callable[[], Session], target: Relation, load_id: str) -> Loaded | None:
+    """Whether the load is committed although its session was lost: asked under the target's lock, so it is final."""
+    with warehouse() as session, session.transaction():
+        ledger.lock(session, target)
+        return find_committed(session, load_id)
 
 
 def _outcome(done: Loaded, load_id: str) -> Outcome:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import psycopg
 
 from loadsheet.errors import Refused
+from loadsheet.failpoints import reach
 from loadsheet.outcome import Outcome, RunRequest, skipped
 from loadsheet.plan.order import transform_inputs
 from loadsheet.postgres import Session
@@ -31,10 +32,13 @@ def transform(pipeline: Pipeline, spec: Transform, request: RunRequest, session:
     try:
         with session.transaction():
             ledger.lock(session, target)
+            reach("transform.locked")
             job = due.decide(session, pipeline, spec, target, inputs, request.is_full(spec.name))
             if job is None:
                 return skipped("nothing it reads has changed")
             effect = run(session, pipeline, spec, request, target, job, seen)
+            reach("transform.recorded")
+        reach("transform.committed")
     except (psycopg.ProgrammingError, psycopg.DataError, psycopg.IntegrityError) as error:
         raise Refused(f"{spec.file}: {error.diag.message_primary} (SQLSTATE {error.sqlstate})") from error
     counts = {"inserted": effect.inserted, "updated": effect.updated, "deleted": effect.deleted}

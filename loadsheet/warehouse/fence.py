@@ -24,15 +24,23 @@ class Scope:
     content_sha256: str | None = None
     source_oid: int | None = None
     columns: list[dict[str, Any]] | None = None
+    source: dict[str, str] | None = None
+    """The source server as the last load met it (`source.catalog.identity`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sealed:
+    """The attempt that a load must read: its manifest's object name and the SHA-256 of that object."""
+
+    manifest: str
+    sha256: str
 
 
 def observe(session: Session, pipeline: str, table: str) -> Scope:
     """Where the table stands, without writing anything."""
-    if session.execute("SELECT to_regclass('loadsheet.scope')").fetchone() == (None,):
-        return Scope()
     with session.cursor(row_factory=class_row(Scope)) as cursor:
         cursor.execute(
-            "SELECT fence, watermark, last_load_no, content_sha256, source_oid, columns FROM loadsheet.scope "
+            "SELECT fence, watermark, last_load_no, content_sha256, source_oid, columns, source FROM loadsheet.scope "
             "WHERE pipeline = %s AND table_name = %s",
             (pipeline, table),
         )
@@ -50,15 +58,49 @@ def acquire(session: Session, pipeline: str, table: str, target: Relation, seen:
         (pipeline, table, str(target)),
     )
     row = session.execute(
-        "UPDATE loadsheet.scope SET fence = fence + 1, target = %(target)s "
+        "UPDATE loadsheet.scope SET fence = fence + 1, target = %(target)s, "
+        "sealed_load_id = NULL, sealed_manifest = NULL, sealed_sha256 = NULL "
         "WHERE pipeline = %(pipeline)s AND table_name = %(table)s AND fence = %(fence)s "
         "AND last_load_no IS NOT DISTINCT FROM %(last_load_no)s AND watermark IS NOT DISTINCT FROM %(watermark)s "
         "RETURNING fence",
-        {"target": str(target), "pipeline": pipeline, "table": table, **asdict(seen), "columns": None},
+        {
+            "target": str(target), "pipeline": pipeline, "table": table, "fence": seen.fence,
+            "last_load_no": seen.last_load_no, "watermark": seen.watermark,
+        },
+    ).fetchone()  # fmt: skip
+    if row is None:
+        raise _overtaken(pipeline, table)
+    return int(row[0])
+
+
+def seal(session: Session, manifest: Manifest, name: str, sha256: str) -> None:
+    """Say that the attempt is complete: its load reads the manifest `name`, and only with this hash.
+
+    The lake cannot vouch for itself: an older manifest put in the place of a newer one is a perfect manifest. Raises
+    Overtaken when another extraction has taken the fence meanwhile.
+    """
+    sealed = session.execute(
+        "UPDATE loadsheet.scope SET sealed_load_id = %s, sealed_manifest = %s, sealed_sha256 = %s "
+        "WHERE pipeline = %s AND table_name = %s AND fence = %s",
+        (manifest.load_id, name, sha256, manifest.pipeline, manifest.table, manifest.fence),
+    ).rowcount
+    if sealed != 1:
+        raise _overtaken(manifest.pipeline, manifest.table)
+
+
+def sealed(session: Session, pipeline: str, table: str, load_id: str) -> Sealed:
+    """The complete attempt of `load_id`. Raises Superseded when a newer extraction owns the table."""
+    row = session.execute(
+        "SELECT sealed_manifest, sealed_sha256 FROM loadsheet.scope "
+        "WHERE pipeline = %s AND table_name = %s AND sealed_load_id = %s",
+        (pipeline, table, load_id),
     ).fetchone()
     if row is None:
-        raise Overtaken(f"{pipeline}.{table}: another run extracted or loaded this table meanwhile; retry")
-    return int(row[0])
+        raise Superseded(
+            f"{pipeline}.{table}: a newer extraction owns this table; nothing was written. Re-run the extract step of "
+            "this run, or let the newer run load"
+        )
+    return Sealed(manifest=row[0], sha256=row[1])
 
 
 def check(session: Session, manifest: Manifest) -> None:
@@ -73,15 +115,21 @@ def advance(session: Session, manifest: Manifest, load_no: int) -> None:
     """Move the watermark and remember what was read. Last in the transaction; raises Superseded unless ours."""
     moved = session.execute(
         "UPDATE loadsheet.scope SET last_load_no = %(load_no)s, content_sha256 = %(content)s, source_oid = %(oid)s, "
-        "columns = %(columns)s, watermark = CASE WHEN %(moves)s THEN %(upper)s ELSE watermark END "
+        "columns = %(columns)s, source = %(source)s, "
+        "watermark = CASE WHEN %(moves)s THEN %(upper)s ELSE watermark END "
         "WHERE pipeline = %(pipeline)s AND table_name = %(table)s AND fence = %(fence)s",
         {
             "load_no": load_no, "content": manifest.content_sha256, "oid": manifest.source_oid,
             "columns": json.dumps([asdict(column) for column in manifest.columns]), "moves": manifest.moves_watermark,
-            "upper": manifest.upper, "pipeline": manifest.pipeline, "table": manifest.table, "fence": manifest.fence,
+            "source": json.dumps(manifest.source), "upper": manifest.upper, "pipeline": manifest.pipeline,
+            "table": manifest.table, "fence": manifest.fence,
         },
     ).rowcount  # fmt: skip
     _refuse_if_superseded(manifest, moved == 1)
+
+
+def _overtaken(pipeline: str, table: str) -> Overtaken:
+    return Overtaken(f"{pipeline}.{table}: another run extracted or loaded this table meanwhile; retry")
 
 
 def _refuse_if_superseded(manifest: Manifest, ours: bool) -> None:

@@ -9,12 +9,14 @@ from importlib import resources
 from typing import Any
 
 from loadsheet import __version__
+from loadsheet.errors import Refused
 from loadsheet.lake.manifest import Manifest
 from loadsheet.postgres import Session
 from loadsheet.sql.text import Relation
 from loadsheet.warehouse import tables
 
-_NEWEST = Relation("loadsheet", "transform_run")  # what ledger.sql creates last
+VERSION = 2
+_VERSION = "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = 'loadsheet'"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +35,25 @@ class Effect:
 
 
 def ensure(session: Session) -> None:
-    """Create the ledger where it does not exist yet."""
-    if tables.kind(session, _NEWEST) is not None:
+    """Create the ledger where it does not exist yet, and bring an older one up to date.
+
+    Raises Refused when a newer Loadsheet has made it.
+    """
+    if _version(session) == VERSION:
         return
     with session.transaction():
         tables.lock_creation(session)
-        if tables.kind(session, _NEWEST) is None:
+        if (found := _version(session)) < VERSION:
             session.execute(resources.files(__package__).joinpath("ledger.sql").read_bytes())
+            session.execute(f"COMMENT ON SCHEMA loadsheet IS 'ledger version {VERSION}'")
+    if found > VERSION:
+        raise Refused(f"the warehouse's ledger has version {found}, this Loadsheet knows {VERSION}: update Loadsheet")
+
+
+def _version(session: Session) -> int:
+    """The ledger's version; 0 where there is none, or one from before it had a version."""
+    row = session.execute(_VERSION).fetchone()
+    return int(row[0].rpartition(" ")[2]) if row and row[0] else 0
 
 
 def lock(session: Session, target: Relation, shared: bool = False) -> None:

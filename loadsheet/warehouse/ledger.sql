@@ -1,4 +1,5 @@
 -- The ledger: a table's truth, written in the same transaction as its rows.
+-- Run again when LEDGER_VERSION rises: every statement must do nothing where its work is done.
 CREATE SCHEMA IF NOT EXISTS loadsheet;
 
 -- Numbers every load and every run of a transform, rising in commit order per target because each is drawn under the
@@ -18,6 +19,11 @@ CREATE TABLE IF NOT EXISTS loadsheet.scope (
     columns jsonb,
     PRIMARY KEY (pipeline, table_name)
 );
+-- Version 2. The attempt that the next load must read, by name and hash; the source as the last load met it.
+ALTER TABLE loadsheet.scope ADD COLUMN IF NOT EXISTS sealed_load_id text;
+ALTER TABLE loadsheet.scope ADD COLUMN IF NOT EXISTS sealed_manifest text;
+ALTER TABLE loadsheet.scope ADD COLUMN IF NOT EXISTS sealed_sha256 text;
+ALTER TABLE loadsheet.scope ADD COLUMN IF NOT EXISTS source jsonb;
 
 -- One row per committed load.
 CREATE TABLE IF NOT EXISTS loadsheet.load (

@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 
 from loadsheet.errors import Corrupt, Refused, Superseded
+from loadsheet.failpoints import reach
 from loadsheet.lake.manifest import Manifest
 from loadsheet.lake.parts import Progress, read_part
 from loadsheet.lake.store import Lake
@@ -44,18 +45,24 @@ def load(
     tables.ensure_schema(session, target.schema)
     with session.transaction():
         ledger.lock(session, target)
-        if done := ledger.committed(session, manifest.load_id):
-            return Loaded(effect=done[0], extracted=done[1], notes=("already committed",))
+        reach("load.locked")
+        if done := find_committed(session, manifest.load_id):
+            return done
         fence.check(session, manifest)
+        reach("load.fence_checked")
         work = _Load(session, lake, manifest, target, table, progress)
         try:
             effect = work.replace() if manifest.action == "replace" or work.is_new else work.merge()
         except Refused as error:
             raise Refused(f"{target}: {error}" if str(target) not in str(error) else str(error)) from error
+        reach("load.applied")
         ledger.record_load(
             session, manifest, name, target, work.number, effect, work.duplicates, time.monotonic() - started
         )
+        reach("load.recorded")
         fence.advance(session, manifest, work.number)
+        reach("load.advanced")
+    reach("load.committed")
     return Loaded(effect=effect, extracted=manifest.rows, notes=tuple(work.notes))
 
 
@@ -134,11 +141,13 @@ class _Load:
                 )
             done += rows
             self.progress(done, part.bytes)
+            reach("load.part_copied")
         self.session.execute(f"ALTER TABLE {table.sql} ALTER {LOAD_ID} DROP DEFAULT")
         if self.manifest.key and not self.manifest.key_is_enforced:
             self.duplicates = build.one_row_per_key(self.session, table, self.manifest.key, self.manifest.cursor)
             if self.duplicates:
                 self.notes.append(f"{self.duplicates} rows shared a key with a newer one and were left out")
+        reach("load.filled")
 
     def _copy(self, table: Relation, part_blocks: Any) -> int:
         wire: WireFormat = "binary" if self.manifest.format == "binary" else "csv"
@@ -160,9 +169,7 @@ class _Load:
         return merging.not_older(cursor, type_name in TIME_TYPES, read_at)
 
 
-def find_committed(session: Session, target: Relation, load_id: str) -> Loaded | None:
-    """Whether a load whose COMMIT got no answer is committed: asked under the target's lock, so the answer is final."""
-    with session.transaction():
-        ledger.lock(session, target)
-        done = ledger.committed(session, load_id)
-    return Loaded(effect=done[0], extracted=done[1], notes=("commit confirmed",)) if done else None
+def find_committed(session: Session, load_id: str) -> Loaded | None:
+    """What the load did, if it is committed already: by an earlier try, or by this one whose COMMIT got no answer."""
+    done = ledger.committed(session, load_id)
+    return Loaded(effect=done[0], extracted=done[1], notes=("was committed already",)) if done else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from loadsheet.failpoints import reach
 from loadsheet.postgres import Session
 from loadsheet.sql.text import Relation, ident, idents, literal
 from loadsheet.warehouse import tables
@@ -42,6 +43,7 @@ def put_in_place(session: Session, fresh: Relation, target: Relation, key: tuple
     renames = _copy_belongings(session, target, fresh)
     old_key = tables.key_of(session, target)
     session.execute(f"DROP TABLE {target.sql}")
+    reach("swap.dropped")
     session.execute(f"ALTER TABLE {fresh.sql} RENAME TO {ident(target.name)}")
     new_key = tables.key_of(session, target)
     if old_key and new_key:

@@ -10,6 +10,7 @@ import psycopg
 from psycopg import sql
 
 from loadsheet.errors import Refused
+from loadsheet.failpoints import reach
 from loadsheet.outcome import RunRequest
 from loadsheet.postgres import Session
 from loadsheet.spec.duration import is_number
@@ -38,6 +39,7 @@ def run(
         f"SET LOCAL search_path = {idents([pipeline.warehouse.schema, pipeline.warehouse.mart_schema])}, public"
     )
     effect = _Build(session, transform, target, request, number).run(job)
+    reach("transform.built")
     ledger.record_transform(
         session,
         {

@@ -63,7 +63,7 @@ def test_a_load_that_is_repeated_changes_nothing(by_hand: ByHand) -> None:
     load_id = by_hand.step("extract", "run").load_id
     first = by_hand.step("load", "run", load_id)
     again = by_hand.step("load", "run", load_id)
-    assert again.counts == first.counts and "already committed" in again.message
+    assert again.counts == first.counts and "was committed already" in again.message
     assert by_hand.project.in_warehouse("SELECT count(*) FROM loadsheet.load") == [(1,)]
 
 
@@ -90,10 +90,15 @@ def test_an_older_extraction_never_overwrites_a_newer_one(by_hand: ByHand) -> No
 def test_without_the_fence_the_older_one_would_win(by_hand: ByHand) -> None:
     """The negative control: give the old load the current fence, and stale rows return."""
     old = by_hand.step("extract", "old").load_id
+    [sealed] = by_hand.project.in_warehouse(
+        "SELECT sealed_load_id, sealed_manifest, sealed_sha256 FROM loadsheet.scope"
+    )
     by_hand.project.in_source("DELETE FROM item WHERE id > 10")
     by_hand.step("load", "new", by_hand.step("extract", "new").load_id)
     assert by_hand.project.differences("item") == 0
-    by_hand.project.in_warehouse("UPDATE loadsheet.scope SET fence = 1")
+    by_hand.project.in_warehouse(
+        "UPDATE loadsheet.scope SET fence = 1, sealed_load_id = %s, sealed_manifest = %s, sealed_sha256 = %s", *sealed
+    )
     by_hand.step("load", "old", old)
     assert by_hand.project.differences("item") == 4990
 
@@ -171,7 +176,9 @@ def _forge(by_hand: ByHand, rows: int) -> None:
     claims = json.loads(by_hand.lake.get(manifest))
     claims["rows"] = claims["parts"][0]["rows"] = rows
     claims["parts"][0].update(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-    by_hand.lake.put(manifest, json.dumps(claims).encode())
+    stored = json.dumps(claims).encode()
+    by_hand.lake.put(manifest, stored)
+    by_hand.project.in_warehouse("UPDATE loadsheet.scope SET sealed_sha256 = %s", hashlib.sha256(stored).hexdigest())
 
 
 @pytest.mark.parametrize("damage", ["removed", "cut short", "not json", "other count"])
@@ -258,7 +265,7 @@ def test_a_commit_whose_answer_is_lost_counts_once(by_hand: ByHand, proxy: Dropp
     load_id = by_hand.step("extract", "run").load_id
     outcome = by_hand.step("load", "run", load_id, through_proxy)
     assert proxy.dropped == 1
-    assert "commit confirmed" in outcome.message and outcome.counts["inserted"] == 5000
+    assert "was committed already" in outcome.message and outcome.counts["inserted"] == 5000
     assert by_hand.project.in_warehouse("SELECT count(*) FROM loadsheet.load") == [(1,)]
     assert by_hand.project.differences("item") == 0
 
