@@ -8,8 +8,11 @@ LoadsheetError
     ├── Overtaken         another run extracted or loaded the table while this one looked at it (a retry succeeds)
     ├── Superseded        a newer extraction owns the table; nothing was written, the extract step must run again
     ├── HeldBack          open source transactions could still write into the asked interval (a retry may succeed)
+    ├── SourceChanged     the source was restored, failed over or made anew: the watermark may mean nothing there
+    ├── TimedOut          the step took longer than tasks.timeout and was stopped (a retry may succeed)
+    ├── Unavailable       a server is away, busy, full or in somebody else's hands (a retry may succeed)
     ├── Corrupt           the lake's bytes are not what the manifest promised; nothing was committed
-    └── Refused           the data or the catalogs contradict the spec; a retry cannot mend it
+    └── Refused           data or catalogs contradict the spec, or a server says no for good; a retry cannot mend it
 """
 
 from __future__ import annotations
@@ -18,13 +21,22 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from loadsheet.plan.steps import Step
     from loadsheet.spec.problem import Problem
 
 
 class LoadsheetError(Exception):
-    """Base of all expected failures. `retryable` says whether the same call may succeed later."""
+    """Base of all expected failures. `retryable` says whether the same call may succeed later.
+
+    One that leaves a step knows where it happened, and its text says so: `pipeline`, `step`, `run_id`, and the
+    server's `code` where there is one (`SQLSTATE 55P03`, `S3 NoSuchBucket`, `HTTP 503`, `ENOSPC`).
+    """
 
     retryable = False
+    pipeline: str = ""
+    step: Step | None = None
+    run_id: str = ""
+    code: str = ""
 
 
 class InputError(LoadsheetError):
@@ -53,6 +65,12 @@ class Overtaken(WorkError):
     retryable = True
 
 
+class Unavailable(WorkError):
+    """A server is away, busy, full or in somebody else's hands. The same call may succeed when that has passed."""
+
+    retryable = True
+
+
 class Superseded(WorkError):
     """A newer extraction owns the table, or its target is gone. The extract step must run again; its load follows."""
 
@@ -63,9 +81,22 @@ class HeldBack(WorkError):
     retryable = True
 
 
+class SourceChanged(WorkError):
+    """The source is not the server, history or table that the watermark came from. Full refresh, or accept it."""
+
+
+class TimedOut(WorkError):
+    """The step took longer than its `tasks.timeout`. What was not committed is undone; a retry may succeed."""
+
+    retryable = True
+
+
 class Corrupt(WorkError):
     """The lake's objects differ from their manifest. Nothing was committed; re-run the extract step."""
 
 
 class Refused(WorkError):
-    """Data or catalogs contradict the spec. The message names table and column; retrying cannot help."""
+    """Data or catalogs contradict the spec, or a server says no for good; retrying cannot help.
+
+    The message names the table, and the column or the server's code.
+    """

@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections import Counter
 
+from loadsheet.errors import Unavailable
+from loadsheet.limit import watch
+
 VARIABLE = "LOADSHEET_FAILPOINT"
 POINTS = (
-    *("extract.observed", "extract.decided", "extract.snapshot", "extract.fenced", "extract.part_stored"),
-    *("extract.copied", "extract.parts_stored", "extract.manifest_stored", "extract.sealed"),
-    *("load.manifest_read", "load.locked", "load.fence_checked", "load.part_copied", "load.filled", "load.applied"),
-    *("load.recorded", "load.advanced", "load.committed", "swap.dropped"),
+    *("step.begun", "bucket.missing", "ledger.created", "extract.observed", "extract.decided", "extract.snapshot"),
+    *("extract.fenced", "extract.part_stored", "extract.copied", "extract.unchanged", "extract.parts_stored"),
+    *("extract.manifest_stored", "extract.sealed", "load.manifest_read", "load.locked", "load.fence_checked"),
+    *("load.altered", "load.part_copied", "load.filled", "swap.dropped", "difference.deleted", "merge.updated"),
+    *("load.applied", "load.recorded", "load.advanced", "load.committed"),
     *("transform.locked", "transform.built", "transform.recorded", "transform.committed"),
 )
 _reached: Counter[str] = Counter()
-_for_ever = threading.Event()
+_counting = threading.Lock()
 
 
-class Reached(ConnectionError):
+class Reached(Unavailable):
     """What an armed point raises: a failure that a retry mends."""
 
 
@@ -34,13 +39,25 @@ def reach(point: str) -> None:
 
 
 def _fire(armed: str, point: str) -> None:
-    assert point in POINTS, point
     name, action, *nth = armed.split(":")
-    _reached[armed] += name == point
-    if name != point or _reached[armed] != int(*nth or "1"):
+    if name not in POINTS or action not in ("kill", "raise", "hang"):
+        raise ValueError(f"{VARIABLE}={armed}: no such point or action")
+    if name != point:
         return
+    with _counting:
+        _reached[armed] += 1
+        if _reached[armed] != int(*nth or "1"):
+            return
+    print(f"failpoint {point}: {action}", file=sys.stderr, flush=True)
     if action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    if action == "raise":
-        raise Reached(f"failpoint {point}")
-    _for_ever.wait()
+    if action == "hang":
+        _hang()
+    raise Reached(f"failpoint {point}")
+
+
+def _hang() -> None:
+    """Wait as on a server that says nothing more: until the step's time is up and its connections are shut."""
+    for_ever = threading.Event()
+    watch(for_ever.set)
+    for_ever.wait()

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import re
+import socket
 from typing import Any
 
 import psycopg
 
 from loadsheet.connections import Connection
+from loadsheet.limit import remaining, watch
 
-# Text forms differ by these settings; unpinned, float digits were lost silently. The pair on both servers carried
-# 456 of 456 hard values unchanged (docs/protocol.md).
+# What a database or a role may set for its sessions, and what changes values, names, answers or their order by it:
+# unpinned, float digits were lost silently, NULL in an array became a word, and a stale snapshot was taken before a
+# lock was had (tests/faults/hostile.py sets each of them otherwise).
 PINNED = {
     "TimeZone": "UTC",
     "DateStyle": "ISO, YMD",
@@ -20,12 +25,39 @@ PINNED = {
     "xmlbinary": "base64",
     "xmloption": "content",
     "standard_conforming_strings": "on",
+    "array_nulls": "on",
+    "quote_all_identifiers": "off",
+    "transform_null_equals": "off",
+    "gin_fuzzy_search_limit": "0",
+    "default_transaction_isolation": "read committed",
+    "default_transaction_deferrable": "off",
     "search_path": "pg_catalog",
+    # Rows that a policy hides from the role are an error, not a smaller table.
+    "row_security": "off",
 }
 # Reading in physical order, always from the first page, makes the bytes of an unchanged table the same each time.
-SOURCE_SETTINGS = {"synchronize_seqscans": "off", "max_parallel_workers_per_gather": "0", "row_security": "off"}
+SOURCE_SETTINGS = {"synchronize_seqscans": "off", "max_parallel_workers_per_gather": "0"}
 # A lock held by somebody else is an error after this long, not a hang; a dead client's statement ends by itself.
-WAREHOUSE_SETTINGS = {"lock_timeout": "60s", "client_connection_check_interval": "2s", "jit": "off"}
+# A worker that was stopped, or that the network has lost, gives its locks back in half the time others wait for them:
+# nothing of ours is idle in a transaction for more than moments.
+WAREHOUSE_SETTINGS = {
+    "lock_timeout": "60s",
+    "idle_in_transaction_session_timeout": "30s",
+    "client_connection_check_interval": "2s",
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+    "jit": "off",
+}
+# A server that is gone is noticed after a minute of silence. With data on its way the kernel would try for 15 minutes;
+# less than these five would also end the line to a server that is merely too busy to read.
+_NETWORK = {
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 300_000,
+}
 
 Session = psycopg.Connection[Any]
 EXTRACTOR = "loadsheet:extract"
@@ -36,13 +68,28 @@ _LIBPQ_EXTRAS = {
 }
 
 
+class _Connection(psycopg.Connection[Any]):
+    """Says that the line broke when it did: psycopg 3.3 may trip over its own expectations first (a ValueError, where
+    the server's last words came before the end of a COPY), and nobody would know that a retry helps."""
+
+    def wait(self, *args: Any, **kwargs: Any) -> Any:
+        """As psycopg's; raises psycopg.OperationalError for whatever went wrong on a broken line."""
+        try:
+            return super().wait(*args, **kwargs)
+        except Exception as error:
+            if isinstance(error, psycopg.Error) or not self.broken:
+                raise
+            said = self.pgconn.get_error_message().strip()
+            raise psycopg.OperationalError(said or "the line to the server broke") from error
+
+
 def connect(connection: Connection, application_name: str, settings: dict[str, str]) -> psycopg.Connection[Any]:
     """An autocommit session with the pinned settings and `settings`; transactions are opened explicitly.
 
-    Raises psycopg.OperationalError when the server cannot be reached or refuses the login.
+    Raises psycopg.OperationalError when the server cannot be reached, says nothing for 10 s or refuses the login.
     """
     extras = {key: value for key, value in connection.extra.items() if key in _LIBPQ_EXTRAS}
-    session = psycopg.connect(
+    session = _Connection.connect(
         autocommit=True,
         host=connection.host or None,
         port=connection.port or None,
@@ -51,15 +98,38 @@ def connect(connection: Connection, application_name: str, settings: dict[str, s
         dbname=connection.schema or None,
         application_name=application_name,
         client_encoding="UTF8",
-        **{"connect_timeout": 10, "keepalives_idle": 30, **extras},
+        **_network(extras),
     )
-    session.prepare_threshold = None  # behind a transaction pooler a prepared statement may be another session's
-    pin = {**PINNED, **settings}
-    session.execute(
-        "SELECT " + ", ".join(["pg_catalog.set_config(%s, %s, false)"] * len(pin)),
-        [text for pair in pin.items() for text in pair],
-    )
+    try:
+        watch(lambda: _shut(session))
+        _pin(session, {**PINNED, **settings})
+    except BaseException:
+        session.close()
+        raise
     return session
+
+
+def _network(extras: dict[str, Any]) -> dict[str, Any]:
+    """libpq's options: ours, then the connection's own; nobody waits for a login longer than the step may take."""
+    options = {**_NETWORK, **extras}
+    if (left := remaining()) < float(options["connect_timeout"]):
+        options["connect_timeout"] = max(int(left), 1)
+    return options
+
+
+def _pin(session: psycopg.Connection[Any], settings: dict[str, str]) -> None:
+    session.prepare_threshold = None  # behind a transaction pooler a prepared statement may be another session's
+    session.execute(
+        "SELECT " + ", ".join(["pg_catalog.set_config(%s, %s, false)"] * len(settings)),
+        [text for pair in settings.items() for text in pair],
+    )
+
+
+def _shut(session: psycopg.Connection[Any]) -> None:
+    """End the line under whoever waits on it: they see the server go away."""
+    # A duplicate for a moment, because libpq owns the descriptor; held any longer it would keep the line open.
+    with socket.socket(fileno=os.dup(session.pgconn.socket)) as line:
+        line.shutdown(socket.SHUT_RDWR)
 
 
 def connect_source(connection: Connection) -> psycopg.Connection[Any]:
@@ -68,5 +138,11 @@ def connect_source(connection: Connection) -> psycopg.Connection[Any]:
 
 
 def connect_warehouse(connection: Connection) -> psycopg.Connection[Any]:
-    """A session that writes staging, marts and the ledger."""
-    return connect(connection, "loadsheet", WAREHOUSE_SETTINGS)
+    """A session that writes staging, marts and the ledger.
+
+    The connection's own `options` (`-c lock_timeout=5min`) beat WAREHOUSE_SETTINGS, but never PINNED.
+    """
+    named = re.findall(r"(?:-c\s*|--)([\w-]+)\s*=", str(connection.extra.get("options", "")))
+    chosen = {name.replace("-", "_").lower() for name in named}
+    ours = {name: value for name, value in WAREHOUSE_SETTINGS.items() if name not in chosen}
+    return connect(connection, "loadsheet", ours)

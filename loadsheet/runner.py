@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -9,25 +10,49 @@ from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from typing import Literal
 
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_fixed
+
 from loadsheet.connections import Connections
+from loadsheet.errors import LoadsheetError
 from loadsheet.outcome import Outcome, RunRequest
-from loadsheet.plan.steps import Step, build_plan, step_id
+from loadsheet.plan.steps import Step, build_plan, step_id, tasks_of
 from loadsheet.spec.models import Pipeline
 from loadsheet.steps import execute
 
 State = Literal["started", "done", "skipped", "failed", "upstream_failed"]
-OnStep = Callable[[Step, State, Outcome | Exception | None], None]
 OnProgress = Callable[[Step, int, int], None]
+# Steps that wait for their retry hold a thread, but none of the places at work.
+_WAITING = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retry:
+    """A step failed with `error` and is tried again in `delay` seconds: retry `number` of at most `of`."""
+
+    number: int
+    of: int
+    delay: float
+    error: Exception
+
+    def __str__(self) -> str:
+        return f"retry {self.number} of {self.of} in {self.delay:g} s: {self.error}"
+
+
+OnStep = Callable[[Step, State | Literal["waiting"], Outcome | Exception | Retry | None], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """How a step ended: `result` is its outcome, the exception it failed with, or None when an upstream failed."""
+    """How a step ended: `result` is its outcome, the exception it failed with, or None when an upstream failed.
+
+    `seconds` are from its first try's beginning to its last one's end.
+    """
 
     step: Step
     state: State
     result: Outcome | Exception | None
     seconds: float = 0.0
+    tries: int = 1
 
 
 def run_pipeline(
@@ -37,26 +62,31 @@ def run_pipeline(
     on_step: OnStep = lambda step, state, result: None,
     progress: OnProgress = lambda step, rows, size: None,
     parallel: int = 2,
+    retrying: bool = False,
 ) -> dict[str, StepResult]:
     """Run every step, `parallel` at a time, and return the results by step id, in plan order.
 
-    A failed step fails what is downstream of it (`upstream_failed`) and nothing else; no exception of a step leaves
-    this function. `on_step` and `progress` are called from worker threads.
+    With `retrying` a step whose failure may pass is tried again, as often and after as long as the spec's `tasks`
+    say; `on_step` is told of each wait. A failed step fails what is downstream of it (`upstream_failed`) and nothing
+    else; no exception of a step leaves this function. `on_step` and `progress` are called from worker threads.
     """
-    walk = _Walk(pipeline, request, connections, on_step, progress)
-    with ThreadPoolExecutor(parallel, thread_name_prefix="loadsheet") as pool:
+    walk = _Walk(pipeline, request, connections, on_step, progress, parallel, retrying)
+    with ThreadPoolExecutor(parallel + _WAITING, thread_name_prefix="loadsheet") as pool:
         walk.through(pool)
     return {step.id: walk.results[step.id] for step in walk.steps.values()}
 
 
 class _Walk:
     def __init__(
-        self, pipeline: Pipeline, request: RunRequest, connections: Connections, on_step: OnStep, progress: OnProgress
-    ):
+        self, pipeline: Pipeline, request: RunRequest, connections: Connections, on_step: OnStep, progress: OnProgress,
+        parallel: int, retrying: bool,
+    ):  # fmt: skip
         self.pipeline, self.request, self.connections = pipeline, request, connections
-        self.on_step, self.progress = on_step, progress
+        self.on_step, self.progress, self.retrying = on_step, progress, retrying
+        self.places = threading.Semaphore(parallel)
         self.steps = {step.id: step for step in build_plan(pipeline)}
         self.results: dict[str, StepResult] = {}
+        self.began: dict[str, float] = {}
 
     def through(self, pool: ThreadPoolExecutor) -> None:
         order = TopologicalSorter({step.id: step.upstream for step in self.steps.values()})
@@ -73,15 +103,38 @@ class _Walk:
 
     def _run(self, step: Step) -> StepResult:
         if any(self.results[name].state in ("failed", "upstream_failed") for name in step.upstream):
-            return self._ended(step, "upstream_failed", None, 0.0)
-        self.on_step(step, "started", None)
-        started = time.monotonic()
+            self.on_step(step, "upstream_failed", None)
+            return StepResult(step=step, state="upstream_failed", result=None)
+        tries = self._tries(step)
         try:
-            outcome: Outcome | Exception = self._execute(step)
+            outcome: Outcome | Exception = tries(self._try, step)
         except Exception as error:
             outcome = error
         state: State = "failed" if isinstance(outcome, Exception) else outcome.status
-        return self._ended(step, state, outcome, time.monotonic() - started)
+        self.on_step(step, state, outcome)
+        seconds = time.monotonic() - self.began[step.id]
+        made = tries.statistics["attempt_number"]
+        return StepResult(step=step, state=state, result=outcome, seconds=seconds, tries=made)
+
+    def _tries(self, step: Step) -> Retrying:
+        tasks = tasks_of(step, self.pipeline)
+        retries, delay = tasks.retries if self.retrying else 0, tasks.retry_delay.total_seconds()
+
+        def tell(state: RetryCallState) -> None:
+            error = state.outcome and state.outcome.exception()
+            if isinstance(error, Exception):
+                self.on_step(step, "waiting", Retry(number=state.attempt_number, of=retries, delay=delay, error=error))
+
+        return Retrying(
+            retry=retry_if_exception(lambda error: isinstance(error, LoadsheetError) and error.retryable),
+            stop=stop_after_attempt(1 + retries), wait=wait_fixed(delay), before_sleep=tell, reraise=True,
+        )  # fmt: skip
+
+    def _try(self, step: Step) -> Outcome:
+        with self.places:
+            self.began.setdefault(step.id, time.monotonic())
+            self.on_step(step, "started", None)
+            return self._execute(step)
 
     def _execute(self, step: Step) -> Outcome:
         extracted = self.results.get(step_id("extract", step.name)) if step.kind == "load" else None
@@ -90,7 +143,3 @@ class _Walk:
             step, self.pipeline, self.request, self.connections, load_id=load_id,
             progress=lambda rows, size: self.progress(step, rows, size),
         )  # fmt: skip
-
-    def _ended(self, step: Step, state: State, result: Outcome | Exception | None, seconds: float) -> StepResult:
-        self.on_step(step, state, result)
-        return StepResult(step=step, state=state, result=result, seconds=seconds)

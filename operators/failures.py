@@ -8,27 +8,33 @@ from contextlib import contextmanager
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from loadsheet.errors import LoadsheetError
-from operators.redact import clean, summary
-
-# Data exceptions, syntax and access rules, unknown schemas: the same statement fails again in 30 seconds.
-HOPELESS_SQLSTATES = ("22", "42", "3F")
+from loadsheet.redact import clean, summary
 
 
 @contextmanager
 def explained() -> Iterator[None]:
     """Turns whatever the work raises into AirflowFailException (no retry) or AirflowException (retry).
 
-    The original exception's text never reaches the log unread: a driver's message quotes the row it stumbled over.
-    Its frames do, because they are code.
+    What Airflow itself raises passes. An original exception's text never reaches the log unread: a driver's message
+    quotes the row it stumbled over. Its frames do, because they are code.
     """
     try:
         yield
-    except (AirflowException, LoadsheetError) as error:
-        if isinstance(error, AirflowException):
-            raise
+    except LoadsheetError as error:
         kind = AirflowException if error.retryable else AirflowFailException
         raise kind(clean(str(error))).with_traceback(error.__traceback__) from None
     except Exception as error:
-        hopeless = (getattr(error, "sqlstate", None) or "").startswith(HOPELESS_SQLSTATES)
-        kind = AirflowFailException if hopeless else AirflowException
-        raise kind(summary(error)).with_traceback(error.__traceback__) from None
+        if isinstance(error, AirflowException) or type(error).__module__.startswith("airflow."):
+            raise
+        kind, text = _outside_the_core(error)
+        raise kind(text).with_traceback(error.__traceback__) from None
+
+
+def _outside_the_core(error: Exception) -> tuple[type[AirflowException], str]:
+    """How the task ends with an error that the core did not explain: trouble on the way to it, or a bug."""
+    from loadsheet.steps.diagnosis import diagnose  # needs the drivers, which parsing a DAG file does not
+
+    if found := diagnose(error):
+        return AirflowException if found.cause.retryable else AirflowFailException, str(found)
+    notes = getattr(error, "__notes__", ())  # the core has noted where it happened
+    return AirflowFailException, "\n".join([summary(error), *notes, "This is a bug in Loadsheet: please report it"])

@@ -1,126 +1,74 @@
-"""Tells Slack about a task that has finally failed. Whatever goes wrong here is logged and changes nothing."""
+"""Tells Slack about a task that has failed for good, and when it works again. Whatever goes wrong here is logged and
+changes nothing: Airflow calls these when the task's state is settled."""
 
 from __future__ import annotations
 
 import logging
-import re
-import threading
-import traceback
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from operators.redact import clean, summary
+from loadsheet.redact import summary
+from operators import open_failures
+from operators.slack_messages import failure_message, recovery_message
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 log = logging.getLogger(__name__)
-REQUEST_TIMEOUT_SECONDS = 5
-# The client's timeout holds per read, so a server that answers byte by byte could hold the task: this one does not.
-GIVE_UP_SECONDS = 6
-FRAMES = 3
-LONGEST_TEXT = 2500  # Slack refuses a text block above 3000 characters
-_CUT_ENTITY = re.compile(r"&\w*$")
+GIVE_UP_SECONDS = 6.0
 
 
-def notify_failure(context: Context, slack_conn_id: str) -> None:
-    """Posts the failure to the webhook of `slack_conn_id`. For `on_failure_callback`; never raises."""
-    try:
-        _post(slack_conn_id, failure_message(context))
-    except Exception as error:
-        log.warning("Slack was not told about this failure: %s", summary(error))
+def notify_failure(context: Context, slack_conn_id: str, events: Sequence[str] = ("failure",)) -> None:
+    """For `on_failure_callback`: posts the failure to the webhook of `slack_conn_id`; never raises.
 
-
-def failure_message(context: Context) -> dict[str, Any]:
-    """The message as Slack's incoming webhooks take it: `text` for notifications, `blocks` for the channel.
-
-    Needs no logical date. Without an exception (the task's process was killed, or its host went away) it says so.
+    With `recovery` among the `events` the failure is also remembered, told or not.
     """
-    ti = context["ti"]
-    title = f":red_circle: {ti.dag_id} failed at {ti.task_id}"
-    facts = {
-        "Pipeline": ti.dag_id,
-        "Step": ti.task_id,
-        "Run": context["run_id"],
-        "When": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
-        "Try": _tries(context),
-    }
-    error = context.get("exception")
-    frames = _last_frames(error)
-    return {
-        "text": f"{title}: {_escape(_first_line(_error_text(error)))}",
-        "blocks": [
-            _section(f"*{_escape(title)}*"),
-            {"type": "section", "fields": [_markdown(f"*{name}*\n{_escape(value)}") for name, value in facts.items()]},
-            _section(f"*Error*\n{_preformatted(_error_text(error))}"),
-            *([_section(f"*Where*\n{_preformatted(frames)}")] if frames else []),
-            _section(f"<{ti.log_url}|Open the log>"),
-        ],
-    }
-
-
-def _post(slack_conn_id: str, message: dict[str, Any]) -> None:
-    from airflow.providers.slack.hooks.slack_webhook import SlackWebhookHook
-
-    # No retries: the client's own would double the time this may take.
-    hook = SlackWebhookHook(slack_webhook_conn_id=slack_conn_id, timeout=REQUEST_TIMEOUT_SECONDS, retry_handlers=[])
-    hook.get_conn()  # looks the connection up here: Airflow's channel to the supervisor belongs to this thread
-    failed: list[Exception] = []
-
-    def send() -> None:
+    if "recovery" in events:
+        _remember(context)
+    if "failure" in events:
         try:
-            hook.send_dict(message)
+            _post(slack_conn_id, failure_message(context))
         except Exception as error:
-            failed.append(error)
-
-    sender = threading.Thread(target=send, name="slack", daemon=True)
-    sender.start()
-    sender.join(GIVE_UP_SECONDS)
-    if sender.is_alive():
-        raise TimeoutError(f"no answer within {GIVE_UP_SECONDS} s")
-    if failed:
-        raise failed[0]
+            log.warning("Slack was not told about this failure: %s", summary(error))
 
 
-def _tries(context: Context) -> str:
-    ti = context["ti"]
-    return f"{ti.try_number} of {ti.max_tries + 1}"
+def notify_recovery(context: Context, slack_conn_id: str) -> None:
+    """For `on_success_callback` and `on_skipped_callback`: posts that a task which had failed works again.
+
+    Once: the failure is forgotten when Slack was told. Where Slack refuses or cannot be reached the task's next
+    success tells it; where Slack took the message and did not answer in time, a second one would be worse than none.
+    """
+    try:
+        ti = context["ti"]
+        failure = open_failures.find(ti.dag_id, ti.task_id) if _had_work(context) else None
+        if failure is None:
+            return
+        try:
+            _post(slack_conn_id, recovery_message(context, failure))
+        except TimeoutError as error:
+            log.warning("Slack may not have been told about this recovery: %s", summary(error))
+        open_failures.forget(ti.dag_id, ti.task_id)
+    except Exception as error:
+        log.warning("Slack was not told about this recovery: %s", summary(error))
 
 
-def _error_text(error: BaseException | str | None) -> str:
-    from airflow.providers.common.compat.sdk import redact
-
-    if error is None:
-        return "No exception: the task's process was killed or lost. The log has its last lines."
-    # `clean` knows what secrets look like, `redact` the passwords of all connections that this task has opened.
-    return str(redact(clean(error) if isinstance(error, str) else summary(error)))
-
-
-def _last_frames(error: BaseException | str | None) -> str:
-    if not isinstance(error, BaseException):
-        return ""
-    frames = traceback.extract_tb(error.__traceback__)[-FRAMES:]
-    return "\n".join(f"{frame.filename}:{frame.lineno} in {frame.name}\n    {frame.line}" for frame in frames)
+def _remember(context: Context) -> None:
+    try:
+        ti = context["ti"]
+        open_failures.remember(ti.dag_id, ti.task_id, context["run_id"])
+    except Exception as error:
+        log.warning("Slack will not be told when this task works again: %s", summary(error))
 
 
-def _first_line(text: str) -> str:
-    return text.partition("\n")[0]
+def _had_work(context: Context) -> bool:
+    """A table that this run was told to leave out has not shown that it works."""
+    task, chosen = context["task"], (context.get("params") or {}).get("tables")
+    return getattr(task, "kind", None) != "extract" or not chosen or getattr(task, "name", None) in chosen
 
 
-def _section(text: str) -> dict[str, Any]:
-    return {"type": "section", "text": _markdown(text)}
+def _post(slack_conn_id: str, message: dict[str, object]) -> None:
+    until = time.monotonic() + GIVE_UP_SECONDS
+    from operators.webhook import post  # Slack's client takes 0.3 s to import: only when there is something to tell
 
-
-def _markdown(text: str) -> dict[str, str]:
-    return {"type": "mrkdwn", "text": text}
-
-
-def _preformatted(text: str) -> str:
-    shown = _escape(text.replace("```", "'''"))
-    if len(shown) > LONGEST_TEXT:
-        shown = _CUT_ENTITY.sub("", shown[:LONGEST_TEXT]) + " ..."
-    return f"```{shown}```"
-
-
-def _escape(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    post(slack_conn_id, message, until)

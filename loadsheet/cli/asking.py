@@ -16,7 +16,13 @@ from loadsheet.spec.models import Pipeline
 
 
 def run_request(
-    pipeline: Pipeline, *, tables: str | None, full_refresh: bool, start: str | None, end: str | None
+    pipeline: Pipeline,
+    *,
+    tables: str | None,
+    full_refresh: bool,
+    accept_source: bool,
+    start: str | None,
+    end: str | None,
 ) -> RunRequest:
     """The request of one run from the command line.
 
@@ -35,6 +41,7 @@ def run_request(
         interval_start=interval[0],
         interval_end=interval[1],
         explicit_interval=interval != (None, None),
+        accept_source=accept_source,
     )
 
 

@@ -6,17 +6,20 @@ import errno
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import typer
 from typer.exceptions import TyperException
 
 from loadsheet.cli.places import relative_problem
 from loadsheet.errors import InputError, LoadsheetError, SpecError
+from loadsheet.redact import summary
+
+if TYPE_CHECKING:
+    from loadsheet.steps.diagnosis import Diagnosis
 
 FAILED, WRONG_INPUT, BUG, INTERRUPTED = 1, 2, 3, 130
 
-# By name, so that no command imports a driver only to recognize its errors.
-_SERVERS = frozenset({"psycopg", "minio", "urllib3"})
 INTERRUPTED_MESSAGE = "interrupted: what was loaded stays, unfinished steps are rolled back; the same command goes on"
 _BUG = "this is a bug in Loadsheet: please report it with the lines above"
 
@@ -39,16 +42,21 @@ def reported() -> Iterator[None]:
 
 def is_expected(error: BaseException) -> bool:
     """Whether `error` is one that users meet: ours, a server's, the disk's. Everything else is a bug."""
-    modules = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
-    return isinstance(error, (LoadsheetError, OSError)) or bool(modules & _SERVERS)
+    return isinstance(error, LoadsheetError) or _diagnosis(error) is not None
 
 
 def describe(error: BaseException) -> str:
-    """The message of `error`, with its class where the message alone would not be understood."""
-    text = str(error).strip()
-    if isinstance(error, LoadsheetError) and text:
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    """What happened and what to do; only the class and the message of a bug."""
+    if isinstance(error, LoadsheetError):
+        return str(error)
+    return str(_diagnosis(error) or summary(error))
+
+
+def _diagnosis(error: BaseException) -> Diagnosis | None:
+    # Here, so that no command imports the drivers until something went wrong.
+    from loadsheet.steps.diagnosis import diagnose
+
+    return diagnose(error)
 
 
 def _report(error: Exception) -> int:
@@ -64,8 +72,21 @@ def _report(error: Exception) -> int:
 
 
 def report_bug(error: BaseException) -> None:
-    """Print where `error` came from and that it should not have happened."""
-    say("".join(traceback.format_exception(error)) + _BUG)
+    """Print where `error` and what led to it came from, without row data, and that it should not have happened."""
+    say("\n\n".join([*(_traceback(link) for link in reversed(list(_chain(error)))), _BUG]))
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _traceback(error: BaseException) -> str:
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    return "\n".join(
+        [f"Traceback (most recent call last):\n{frames}{summary(error)}", *getattr(error, "__notes__", ())]
+    )
 
 
 def say(text: str) -> None:

@@ -21,6 +21,7 @@ class Live(Protocol):
     ) -> None: ...
     def started(self, step: Step) -> None: ...
     def moved(self, step: Step, rows: int, size: int) -> None: ...
+    def waiting(self, step: Step, message: str) -> None: ...
     def ended(self, step: Step, status: str, message: str) -> None: ...
 
 
@@ -35,6 +36,7 @@ class Silence:
     ) -> None: ...
     def started(self, step: Step) -> None: ...
     def moved(self, step: Step, rows: int, size: int) -> None: ...
+    def waiting(self, step: Step, message: str) -> None: ...
     def ended(self, step: Step, status: str, message: str) -> None: ...
 
 
@@ -46,6 +48,9 @@ class Lines(Silence):
 
     def started(self, step: Step) -> None:
         self._say(f"{step.id} started")
+
+    def waiting(self, step: Step, message: str) -> None:
+        self._say(f"{step.id} {message}")
 
     def ended(self, step: Step, status: str, message: str) -> None:
         first_line = message.partition("\n")[0]  # the summary has them all
@@ -76,11 +81,19 @@ class Bars(Silence):
 
     def started(self, step: Step) -> None:
         # No total: how many rows are new is only known when they have been read.
-        self._tasks[step.id] = self._progress.add_task(step.id, total=None, moved="")
+        if step.id in self._tasks:  # again, after a wait
+            self._progress.update(self._tasks[step.id], moved="")
+        else:
+            self._tasks[step.id] = self._progress.add_task(step.id, total=None, moved="")
 
     def moved(self, step: Step, rows: int, size: int) -> None:
         if step.id in self._tasks:
             self._progress.update(self._tasks[step.id], moved=f"{rows:,} rows, {size / 1e6:,.1f} MB")
+
+    def waiting(self, step: Step, message: str) -> None:
+        if step.id in self._tasks:
+            self._progress.update(self._tasks[step.id], moved="waiting for its retry")
+            self._progress.console.print(Text(f"{step.id} {message}"), soft_wrap=True)
 
     def ended(self, step: Step, status: str, message: str) -> None:
         if step.id in self._tasks:

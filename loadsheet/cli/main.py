@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from loadsheet import __version__
 from loadsheet.cli.check import check
 from loadsheet.cli.errors import reported
+from loadsheet.cli.gc import gc
 from loadsheet.cli.plan import plan
 from loadsheet.cli.render import render
 from loadsheet.cli.run import run
@@ -64,6 +65,7 @@ app.command(
     "Example: loadsheet run flights --from 2026-01-01 --to 2026-02-01"
 )(run)
 app.command(epilog="Example: loadsheet status flights")(status)
+app.command(epilog="Example: loadsheet gc flights --older-than 30d --dry-run")(gc)
 app.command(epilog="Example: loadsheet render flights > flights.dag-factory.yml")(render)
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
@@ -17,6 +17,9 @@ from loadsheet.cli.live import Bars, Lines, Live, Silence
 from loadsheet.cli.output import console
 from loadsheet.outcome import Outcome
 from loadsheet.plan.steps import Step
+
+if TYPE_CHECKING:
+    from loadsheet.runner import Retry
 
 _STYLES = {"done": "green", "skipped": "yellow", "failed": "bold red", "upstream_failed": "red", "not run": "red"}
 
@@ -31,6 +34,7 @@ class Line:
     counts: dict[str, int] | None = None
     started: float | None = None
     seconds: float = 0.0
+    tries: int = 1
 
     @property
     def rows(self) -> int | None:
@@ -49,12 +53,16 @@ class Report:
         self.bugs: list[Exception] = []
         self.began = time.monotonic()
 
-    def on_step(self, step: Step, status: str, result: Outcome | Exception | None) -> None:
-        """A step started, or ended with `status` and its outcome or error."""
+    def on_step(self, step: Step, status: str, result: Outcome | Exception | Retry | None) -> None:
+        """A step started, waits for a retry, or ended with `status` and its outcome or error."""
         line = self.lines[step.id]
         if status == "started":
-            line.started = time.monotonic()
+            line.started = line.started or time.monotonic()
             self.live.started(step)
+            return
+        if status == "waiting":
+            line.tries += 1
+            self.live.waiting(step, str(result))
             return
         line.status = status
         line.seconds = time.monotonic() - line.started if line.started else 0.0
@@ -92,6 +100,7 @@ class Report:
             {
                 "id": line.step.id, "kind": line.step.kind, "name": line.step.name, "status": line.status,
                 "message": line.message, "counts": line.counts or {}, "seconds": round(line.seconds, 3),
+                "tries": line.tries,
             }
             for line in self.lines.values()
         ]  # fmt: skip
@@ -111,7 +120,7 @@ def _print_line(out: Console, line: Line, width: int) -> None:
     status = "loaded" if (line.step.kind, line.status) == ("load", "done") else line.status.replace("_", " ")
     rows = "" if line.rows is None else f"{line.rows:,} rows"
     # What a server answers may have several lines; they stay below their step.
-    message = line.message.replace("\n", "\n" + " " * 17)
+    message = line.message.replace("\n", "\n" + " " * 17) + (f" (tries: {line.tries})" if line.tries > 1 else "")
     tail = f"  {line.step.id:<{width}}  {rows:>16}  {line.seconds:>7.1f} s  {message}".rstrip()
     out.print(Text.assemble((f"{status:<15}", _STYLES[line.status]), tail), soft_wrap=True)
 

@@ -27,6 +27,13 @@ def run(
     full_refresh: Annotated[
         bool, typer.Option("--full-refresh", help="Read, load and build everything (or all of --tables) again.")
     ] = False,
+    accept_source: Annotated[
+        bool,
+        typer.Option(
+            "--accept-source",
+            help="Go on from the watermarks although the source was failed over: it is known to have lost nothing.",
+        ),
+    ] = False,
     start: Annotated[
         str | None,
         typer.Option("--from", metavar="X", help="Only rows whose cursor is at or after X, a time (UTC) or a number."),
@@ -34,15 +41,20 @@ def run(
     end: Annotated[str | None, typer.Option("--to", metavar="Y", help="... and before Y.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Extract, load and transform; exit code 1 when a step failed, 0 also when there was nothing new."""
+    """Extract, load and transform; exit code 1 when a step failed, 0 also when there was nothing new.
+
+    A failure that may pass is tried again, as the spec's tasks.retries and tasks.retry_delay say.
+    """
     from loadsheet.runner import run_pipeline
 
     spec, project = open_pipeline(ctx.obj, pipeline)
-    request = run_request(spec, tables=tables, full_refresh=full_refresh, start=start, end=end)
+    request = run_request(
+        spec, tables=tables, full_refresh=full_refresh, accept_source=accept_source, start=start, end=end
+    )
     connections = project_connections(project)
     _check_connections(spec, connections)
     with live_report(build_plan(spec), quiet=as_json) as report, stopping_at_once(report.live):
-        run_pipeline(spec, request, connections, on_step=report.on_step, progress=report.on_progress)
+        run_pipeline(spec, request, connections, on_step=report.on_step, progress=report.on_progress, retrying=True)
     if as_json:
         print_json({"pipeline": spec.name, "run_id": request.run_id, "steps": report.documents()})
     else:

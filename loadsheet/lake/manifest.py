@@ -50,6 +50,8 @@ class Manifest:
     moves_watermark: bool = False
     read_at: str
     """The source's clock when the rows were read."""
+    clock: str | None = None
+    """The same in the terms of a cursor without a zone: the lowest of the clocks that its writers may go by."""
     rows: int
     parts: tuple[Part, ...]
     content_sha256: str | None = None

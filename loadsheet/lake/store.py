@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import io
+import socket
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
 from urllib.parse import urlsplit
 
 import urllib3
 from minio import Minio
 from minio.error import InvalidResponseError, S3Error
+from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from loadsheet.connections import Connection
 from loadsheet.errors import ConnectionMissing
+from loadsheet.failpoints import reach
+from loadsheet.limit import remaining, watch
 
-_TIMEOUT = urllib3.Timeout(connect=5, read=60)
-_RETRIES = urllib3.Retry(total=3, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504], allowed_methods=None)
+# Seconds without a byte, per try. A line that has gone dead heals on a new one, so four short tries beat a long one.
+_TIMEOUT = urllib3.Timeout(connect=5, read=30)
+_LONGEST_PAUSE = 30
+_BUSY = (429, 500, 502, 503, 504)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """An object as a listing shows it."""
+
+    name: str
+    size: int
+    modified: datetime
 
 
 class Lake:
@@ -28,6 +45,7 @@ class Lake:
         """Create the bucket; False when it is there already."""
         if self._client.bucket_exists(bucket_name=self.bucket):
             return False
+        reach("bucket.missing")
         try:
             self._client.make_bucket(bucket_name=self.bucket)
         except S3Error as error:
@@ -54,15 +72,67 @@ class Lake:
             response.close()
             response.release_conn()
 
+    def exists(self) -> bool:
+        """Whether the bucket is there."""
+        return bool(self._client.bucket_exists(bucket_name=self.bucket))
+
     def names(self, prefix: str) -> Iterator[str]:
         """The names of all objects below `prefix`."""
+        return (found.name for found in self.listing(prefix))
+
+    def listing(self, prefix: str) -> Iterator[Stored]:
+        """All objects below `prefix`, with their sizes and ages."""
         for item in self._client.list_objects(bucket_name=self.bucket, prefix=prefix, recursive=True):
-            if item.object_name and not item.is_dir:
-                yield item.object_name
+            if item.object_name and item.last_modified and not item.is_dir:
+                yield Stored(name=item.object_name, size=item.size or 0, modified=item.last_modified)
 
     def remove(self, name: str) -> None:
         """Remove the object `name`; no error when there is none."""
         self._client.remove_object(bucket_name=self.bucket, object_name=name)
+
+
+class _Retry(urllib3.Retry):
+    """Everything here may be sent twice. A server that asks to wait is obeyed, but not past the step's time."""
+
+    def parse_retry_after(self, retry_after: str) -> float:
+        return min(super().parse_retry_after(retry_after), remaining())
+
+
+class _Http(HTTPConnection):
+    """A connection that ends with the step's time."""
+
+    def connect(self) -> None:
+        super().connect()
+        _watch(self.sock)
+
+
+class _Https(HTTPSConnection):
+    def connect(self) -> None:
+        super().connect()
+        _watch(self.sock)
+
+
+def _watch(line: socket.socket) -> None:
+    watch(lambda: line.shutdown(socket.SHUT_RDWR))
+
+
+class _HttpPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _Http
+
+
+class _HttpsPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _Https
+
+
+def _pool() -> urllib3.PoolManager:
+    # The last answer is handed on, not "too many 500 responses": it says what is wrong (`no space left on device`).
+    retries = _Retry(
+        total=3, backoff_factor=0.2, status_forcelist=_BUSY, allowed_methods=None, raise_on_status=False,
+        retry_after_max=_LONGEST_PAUSE,
+    )  # fmt: skip
+    pool = urllib3.PoolManager(timeout=_TIMEOUT, retries=retries, maxsize=4)
+    pool.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
+    return pool
 
 
 def _client(connection: Connection) -> Minio:
@@ -78,5 +148,5 @@ def _client(connection: Connection) -> Minio:
         secret_key=connection.password or None,
         secure=url.scheme == "https",
         region=str(connection.extra.get("region") or "us-east-1"),
-        http_client=urllib3.PoolManager(timeout=_TIMEOUT, retries=_RETRIES, maxsize=4),
+        http_client=_pool(),
     )

@@ -14,8 +14,8 @@ from typing import Any
 from loadsheet.plan.dagdocs import dag_doc, step_doc
 from loadsheet.plan.dagform import form_params
 from loadsheet.plan.dagyaml import dump
-from loadsheet.plan.steps import Kind, Step, build_plan
-from loadsheet.spec.models import Pipeline, Tasks
+from loadsheet.plan.steps import Kind, Step, build_plan, tasks_of
+from loadsheet.spec.models import Notify, Pipeline
 
 OPERATORS: dict[Kind, str] = {
     "create_bucket": "operators.bucket.CreateBucketOperator",
@@ -28,7 +28,7 @@ GROUPS: dict[Kind, str] = {
     "load": "Lake objects to staging tables, each in one transaction",
     "transform": "Staging to marts, in the order in which the SQL files read each other",
 }
-NOTIFY_FAILURE = "operators.slack.notify_failure"
+NOTIFY_FAILURE, NOTIFY_RECOVERY = "operators.slack.notify_failure", "operators.slack.notify_recovery"
 
 
 def dag_config(pipeline: Pipeline, root: Path | None = None) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def spec_path(file: Path, root: Path | None = None) -> str:
 
 
 def _task(step: Step, pipeline: Pipeline, spec: str) -> dict[str, Any]:
-    tasks = _behaviour(step, pipeline)
+    tasks = tasks_of(step, pipeline)
     return {
         "operator": OPERATORS[step.kind],
         **({"task_group_name": step.kind} if step.kind in GROUPS else {}),
@@ -87,21 +87,27 @@ def _task(step: Step, pipeline: Pipeline, spec: str) -> dict[str, Any]:
     }
 
 
-def _behaviour(step: Step, pipeline: Pipeline) -> Tasks:
-    if step.kind == "create_bucket":
-        return pipeline.tasks
-    return (pipeline.transform if step.kind == "transform" else pipeline.table)(step.name).tasks
-
-
 def _default_args(pipeline: Pipeline) -> dict[str, Any]:
     args: dict[str, Any] = {
         "owner": pipeline.owner,
         "retries": pipeline.tasks.retries,
         "retry_delay": _seconds(pipeline.tasks.retry_delay),
     }
-    if pipeline.notify and "failure" in pipeline.notify.events:
-        args["on_failure_callback"] = {"callback": NOTIFY_FAILURE, "slack_conn_id": pipeline.notify.slack_conn_id}
+    if pipeline.notify:
+        args |= _callbacks(pipeline.notify)
     return args
+
+
+def _callbacks(notify: Notify) -> dict[str, Any]:
+    """Nothing runs after a task that went well unless somebody wants to hear of recoveries."""
+    to = {"slack_conn_id": notify.slack_conn_id}
+    callbacks: dict[str, Any] = {}
+    if notify.events:
+        callbacks["on_failure_callback"] = {"callback": NOTIFY_FAILURE, **to, "events": list(notify.events)}
+    if "recovery" in notify.events:
+        for state in ("success", "skipped"):  # a table without news works too
+            callbacks[f"on_{state}_callback"] = {"callback": NOTIFY_RECOVERY, **to}
+    return callbacks
 
 
 def _schedule(pipeline: Pipeline) -> str | dict[str, str] | None:

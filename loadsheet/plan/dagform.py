@@ -18,6 +18,11 @@ def form_params(tables: Sequence[str]) -> dict[str, Any]:
             items={"type": "string", "enum": list(tables)},
             examples=list(tables),  # what makes the form offer them as choices
         ),
+        "accept_source": _param(
+            "Go on from the watermarks although the source was failed over: it is known to have lost nothing",
+            default=False,
+            type="boolean",
+        ),
         "interval_start": _param("Read only rows whose cursor is at or after this", **moment),
         "interval_end": _param("... and before this", **moment),
     }

@@ -7,7 +7,7 @@ from typing import Literal
 
 from loadsheet.names import slug
 from loadsheet.plan.order import transform_inputs
-from loadsheet.spec.models import Pipeline
+from loadsheet.spec.models import Pipeline, Tasks
 
 Kind = Literal["create_bucket", "extract", "load", "transform"]
 CREATE_BUCKET = "create_bucket"
@@ -30,6 +30,13 @@ class Step:
 def step_id(kind: Kind, name: str) -> str:
     """The id of the step that does `kind` for the table or transform `name`."""
     return CREATE_BUCKET if kind == "create_bucket" else f"{kind}.{kind}_{slug(name)}"
+
+
+def tasks_of(step: Step, pipeline: Pipeline) -> Tasks:
+    """How the step behaves as a task: pool, retries, and the time it may take."""
+    if step.kind == "create_bucket":
+        return pipeline.tasks
+    return (pipeline.transform if step.kind == "transform" else pipeline.table)(step.name).tasks
 
 
 def build_plan(pipeline: Pipeline) -> tuple[Step, ...]:

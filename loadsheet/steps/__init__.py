@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import psycopg
-
 from loadsheet.connections import Connections
-from loadsheet.errors import Refused
+from loadsheet.failpoints import reach
+from loadsheet.limit import limited
 from loadsheet.outcome import Outcome, RunRequest, skipped
-from loadsheet.plan.steps import Step
+from loadsheet.plan.steps import Step, tasks_of
 from loadsheet.postgres import connect_source, connect_warehouse
 from loadsheet.spec.models import Pipeline
+from loadsheet.steps.explain import explained
 
 if TYPE_CHECKING:
     from loadsheet.lake.store import Lake
 
 Progress = Callable[[int, int], None]
-_INSUFFICIENT_PRIVILEGE = "42501"
 
 
 def execute(
@@ -28,24 +27,20 @@ def execute(
     """Do the work of `step` and say what came of it.
 
     `load_id` is the extract step's, for the load of the same table; `progress(rows, bytes)` is told what has been
-    stored or loaded so far. Raises LoadsheetError for expected failures (`.retryable` says whether a retry may help),
-    psycopg and minio errors for trouble with the servers.
+    stored or loaded so far. Raises LoadsheetError, placed and explained (`.retryable` says whether a retry may help);
+    any other exception is a bug.
     """
     tell = progress or (lambda rows, size: None)
-    try:
+    limit = tasks_of(step, pipeline).timeout
+    with explained(step, pipeline, request, connections), limited(f"the {step.kind} of {step.name}", limit):
         return _execute(step, pipeline, request, connections, load_id, tell)
-    except (psycopg.ProgrammingError, psycopg.DataError, psycopg.IntegrityError) as error:
-        if error.sqlstate is None:
-            raise
-        advice = ": grant the connection's role what it lacks" if error.sqlstate == _INSUFFICIENT_PRIVILEGE else ""
-        what = f"{step.kind} {step.name}: {error.diag.message_primary} (SQLSTATE {error.sqlstate}){advice}"
-        raise Refused(what) from error
 
 
 def _execute(
     step: Step, pipeline: Pipeline, request: RunRequest, connections: Connections, load_id: str | None, tell: Progress
 ) -> Outcome:
     # Each kind imports what it needs: a transform's process is spared the S3 client (0.1 s of starting it).
+    reach("step.begun")
     match step.kind:
         case "create_bucket":
             created = _lake(pipeline, connections).create_bucket()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from demo.servers import SlackReceiver
-from tests.services import connection, database, postgres, s3  # noqa: F401
+from tests.services import connection, database, postgres, project, s3, two_databases  # noqa: F401
 
 REPO = Path(__file__).resolve().parents[2]
 _HOME = tempfile.mkdtemp(prefix="loadsheet-airflow-home-")

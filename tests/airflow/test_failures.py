@@ -7,7 +7,8 @@ from typing import Any
 
 import psycopg
 import pytest
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowRuntimeError, ErrorType
+from airflow.sdk.execution_time.comms import ErrorResponse
 
 from loadsheet.errors import (
     ConnectionMissing,
@@ -18,9 +19,16 @@ from loadsheet.errors import (
     Overtaken,
     Refused,
     Superseded,
+    TimedOut,
+    Unavailable,
 )
+from loadsheet.outcome import RunRequest
+from loadsheet.plan.steps import Step
+from loadsheet.redact import clean
+from loadsheet.spec.load import load_pipeline
+from loadsheet.steps import execute
 from operators.failures import explained
-from operators.redact import clean
+from tests.project import Project
 
 
 def fail(error: BaseException) -> BaseException:
@@ -36,7 +44,10 @@ def test_what_a_retry_cannot_mend_fails_at_once(error: LoadsheetError) -> None:
     assert type(fail(error)) is AirflowFailException
 
 
-@pytest.mark.parametrize("error", [Overtaken("x"), HeldBack("x"), OSError("x"), psycopg.OperationalError("x")])
+@pytest.mark.parametrize(
+    "error",
+    [Overtaken("x"), HeldBack("x"), TimedOut("x"), Unavailable("x"), OSError("x"), psycopg.OperationalError("x")],
+)
 def test_what_a_retry_may_mend_is_retried(error: Exception) -> None:
     assert type(fail(error)) is AirflowException
 
@@ -46,8 +57,19 @@ def test_wrong_sql_and_wrong_data_are_not_retried(error: psycopg.Error) -> None:
     assert type(fail(error)) is AirflowFailException
 
 
-def test_airflows_own_exceptions_pass() -> None:
-    error = AirflowFailException("x")
+def test_a_bug_is_not_retried_and_says_where_it_was_met() -> None:
+    error = TypeError("x")
+    error.add_note("shop.item: load failed in run r1")
+    failed = fail(error)
+    assert type(failed) is AirflowFailException
+    assert str(failed).splitlines()[:2] == ["TypeError: x", "shop.item: load failed in run r1"]
+    assert failed.__traceback__ and "raise error" in "".join(traceback.format_exception(failed))
+
+
+@pytest.mark.parametrize(
+    "error", [AirflowFailException("x"), AirflowRuntimeError(ErrorResponse(error=ErrorType.GENERIC_ERROR))]
+)
+def test_airflows_own_exceptions_pass(error: Exception) -> None:
     assert fail(error) is error
 
 
@@ -59,12 +81,34 @@ def test_a_timeout_and_a_kill_pass() -> None:
 def test_the_log_shows_the_place_but_not_the_row(connection: psycopg.Connection[Any]) -> None:
     connection.execute("CREATE TABLE t (name text PRIMARY KEY)")
     connection.execute("INSERT INTO t VALUES ('Ada')")
-    with pytest.raises(AirflowException) as caught, explained():
+    with pytest.raises(AirflowFailException) as caught, explained():
         connection.execute("INSERT INTO t SELECT name FROM t")
     shown = "".join(traceback.format_exception(caught.value))
-    assert "UniqueViolation: duplicate key value" in shown
+    assert "duplicate key value" in shown and "(SQLSTATE 23505)" in shown
     assert "INSERT INTO t SELECT" in shown  # the frame of the code that failed
     assert "Ada" not in shown
+
+
+def test_a_step_fails_the_task_with_its_place_its_code_and_the_next_step(project: Project) -> None:
+    project.in_source("CREATE TABLE item (id int PRIMARY KEY); INSERT INTO item VALUES (1)")
+    project.spec({"item": None})
+    pipeline = load_pipeline(project.folder / "pipelines" / "shop" / "pipeline.yml")
+
+    def run() -> AirflowException:
+        with pytest.raises(AirflowException) as caught, explained():
+            execute(Step(kind="extract", name="item"), pipeline, RunRequest(run_id="manual__1"), project.connections)
+        return caught.value
+
+    project.source, right = project.source.replace(":", ":wrong", 2).replace("wrong//", "//"), project.source
+    hopeless = run()
+    assert type(hopeless) is AirflowFailException
+    assert str(hopeless).startswith("shop.item: extract failed in run manual__1: connection failed: ")
+    assert "(SQLSTATE 28P01)" in str(hopeless) and "Next: correct the connection's login" in str(hopeless)
+    project.source = right
+    project.warehouse = "postgresql://nobody:x@127.0.0.1:1/none"
+    passing = run()
+    assert type(passing) is AirflowException and "(SQLSTATE 08001)" in str(passing)
+    assert "connect_warehouse" in "".join(traceback.format_exception(passing))
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def context(load_id: Any = None, **more: Any) -> Any:
         pulled.append(task_ids)
         return load_id
 
-    params = {"full_refresh": False, "tables": [], "interval_start": None, "interval_end": None}
+    params = {"full_refresh": False, "tables": [], "accept_source": False, "interval_start": None, "interval_end": None}
     return {"run_id": "manual__1", "params": params, "ti": SimpleNamespace(xcom_pull=xcom_pull, pulled=pulled), **more}
 
 

@@ -94,13 +94,27 @@ def test_only_transforms_survive_a_skipped_load() -> None:
 
 
 @pytest.mark.parametrize(
-    ("events", "told"),
-    [(("failure",), {"callback": "operators.slack.notify_failure", "slack_conn_id": "s"}), ((), None)],
+    ("events", "callbacks"),
+    [
+        (("failure",), {"on_failure_callback"}),
+        (("recovery",), {"on_failure_callback", "on_success_callback", "on_skipped_callback"}),
+        (("failure", "recovery"), {"on_failure_callback", "on_success_callback", "on_skipped_callback"}),
+        ((), set()),
+    ],
 )
-def test_slack_hears_of_failures_only_when_the_spec_says_so(events: tuple[str, ...], told: Any) -> None:
-    notify = Notify(slack_conn_id="s", events=events)
-    assert dag_config(pipeline(notify=notify))["default_args"].get("on_failure_callback") == told
-    assert "on_failure_callback" not in dag_config(pipeline(notify=None))["default_args"]
+def test_slack_hears_only_of_what_the_spec_says(events: tuple[str, ...], callbacks: set[str]) -> None:
+    args = dag_config(pipeline(notify=Notify(slack_conn_id="s", events=events)))["default_args"]
+    told = {name: value for name, value in args.items() if name.endswith("_callback")}
+    assert set(told) == callbacks
+    for name, value in told.items():
+        what = {"callback": "operators.slack.notify_recovery", "slack_conn_id": "s"}
+        if name == "on_failure_callback":
+            what = {"callback": "operators.slack.notify_failure", "slack_conn_id": "s", "events": list(events)}
+        assert value == what
+
+
+def test_without_notify_nothing_is_called_after_a_task() -> None:
+    assert not [name for name in dag_config(pipeline(notify=None))["default_args"] if name.endswith("_callback")]
 
 
 @pytest.mark.parametrize(
@@ -152,7 +166,7 @@ def test_tasks_name_the_spec_relative_to_the_bundle_where_they_can(file: str, ro
 
 def test_the_trigger_form_offers_the_tables() -> None:
     params = dag_config(pipeline())["params"]
-    assert list(params) == ["full_refresh", "tables", "interval_start", "interval_end"]
+    assert list(params) == ["full_refresh", "tables", "accept_source", "interval_start", "interval_end"]
     assert params["tables"]["items"]["enum"] == params["tables"]["examples"] == ["bookings", "seats"]
 
 

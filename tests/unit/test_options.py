@@ -79,11 +79,13 @@ def test_a_transform_fed_by_a_table_in_full_is_built_in_full() -> None:
         ([], "Variable 'loadsheet' must be an object, not []"),
         ({"incremental": "no"}, 'key incremental, must be true or false, not "no"'),
         ({"incremental": None}, "key incremental, must be true or false, not null"),
-        ({"incremenal": False}, "unknown key 'incremenal'. Known keys: incremental, pipelines"),
+        ({"incremenal": False}, "unknown key 'incremenal'. Known keys: accept_source, incremental, pipelines"),
         ({"pipelines": ["flights"]}, "key pipelines, must be an object"),
         ({"pipelines": {"flights": False}}, "key pipelines.flights, must be an object, not false"),
         (for_flights(incremental=0), "key pipelines.flights.incremental, must be true or false, not 0"),
         (for_flights(full=True), "key pipelines.flights, has the unknown key 'full'"),
+        ({"accept_source": 1}, "key accept_source, must be true or false, not 1"),
+        (for_flights(accept_source="7"), 'key pipelines.flights.accept_source, must be true or false, not "7"'),
         (for_flights(tables=["bookings"]), "lists tables but not what to do with them"),
         (for_flights(incremental=False, tables="bookings"), "key pipelines.flights.tables, must be a list"),
         (for_flights(incremental=False, tables=["boking"]), "'boking', which is not a table of pipeline 'flights'"),
@@ -94,6 +96,21 @@ def test_a_wrong_variable_is_named_with_its_key(variable: Any, says: str) -> Non
     with pytest.raises(InputError, match="Airflow Variable 'loadsheet'") as caught:
         request(variable)
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "accepts"),
+    [
+        (None, False),
+        ({"accept_source": True}, True),
+        (for_flights(accept_source=True), True),
+        ({"accept_source": True, **for_flights(accept_source=False)}, False),
+        ({"pipelines": {"other": {"accept_source": True}}}, False),
+    ],
+)
+def test_a_failed_over_source_is_accepted_by_the_variable_or_the_form(variable: Any, accepts: bool) -> None:
+    assert request(variable).accept_source == accepts
+    assert request(variable, accept_source=True).accept_source
 
 
 def test_the_form_refreshes_everything() -> None:
@@ -139,6 +156,7 @@ def test_an_interval_from_the_form_beats_the_variable() -> None:
         ({"interval_start": "yesterday", "interval_end": "2026-01-02"}, "interval_start is not a time: 'yesterday'"),
         ({"interval_start": 5, "interval_end": "2026-01-02"}, "interval_start is not a time: 5"),
         ({"full_refresh": "yes"}, 'full_refresh must be true or false, not "yes"'),
+        ({"accept_source": "yes"}, 'accept_source must be true or false, not "yes"'),
         ({"tables": "bookings"}, "parameter tables must be a list"),
         ({"tables": ["nope"]}, "names 'nope', which is not a table"),
         (

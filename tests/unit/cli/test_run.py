@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from loadsheet.errors import Refused
+from loadsheet.errors import Refused, Unavailable
 from loadsheet.outcome import Outcome, RunRequest, skipped
 from loadsheet.plan.steps import build_plan
+from loadsheet.runner import Retry
 from tests.unit.cli.conftest import Cli
 
 Engine = Callable[[Callable[..., Any]], None]
@@ -26,7 +27,9 @@ BUILT = Outcome(status="done", message="3 inserted", counts={"inserted": 3, "upd
 def pretending(results: dict[str, Outcome | Exception], seen: list[Any] | None = None) -> Callable[..., Any]:
     """An engine whose steps end as `results` says, else skipped."""
 
-    def run_pipeline(pipeline: Any, request: Any, connections: Any, on_step: Any, progress: Any) -> None:
+    def run_pipeline(
+        pipeline: Any, request: Any, connections: Any, on_step: Any, progress: Any, retrying: bool
+    ) -> None:
         if seen is not None:
             seen.append(request)
         failed = set()
@@ -107,7 +110,24 @@ def test_a_servers_error_is_told_without_traceback(cli: Cli, project: Path, engi
     engine(pretending({"extract.extract_orders": psycopg.OperationalError("connection refused")}))
     result = cli("run", "shop")
     assert result.code == 1
-    assert "OperationalError: connection refused" in result.out
+    assert "connection refused (SQLSTATE 08006)" in result.out and "Next: see that the server runs" in result.out
+
+
+def test_a_wait_for_a_retry_is_told_and_tries_are_counted(cli: Cli, project: Path, engine: Engine) -> None:
+    def healing(pipeline: Any, request: Any, connections: Any, on_step: Any, progress: Any, retrying: bool) -> None:
+        for step in build_plan(pipeline):
+            on_step(step, "started", None)
+            if step.id == "load.load_orders":
+                on_step(step, "waiting", Retry(number=1, of=2, delay=30.0, error=Unavailable("full")))
+                on_step(step, "started", None)
+            on_step(step, "done", EXTRACTED)
+
+    engine(healing)
+    result = cli("run", "shop")
+    assert "load.load_orders retry 1 of 2 in 30 s: full\n" in result.out
+    assert "1,200 rows in 1 part (tries: 2)\n" in result.out
+    tries = {step["id"]: step["tries"] for step in cli("run", "shop", "--json").json["steps"]}
+    assert (tries["load.load_orders"], tries["load.load_customers"]) == (2, 1)
 
 
 def test_a_bug_in_a_step_shows_where(cli: Cli, project: Path, engine: Engine) -> None:
@@ -116,6 +136,24 @@ def test_a_bug_in_a_step_shows_where(cli: Cli, project: Path, engine: Engine) ->
     assert result.code == 3
     assert "ZeroDivisionError: oops" in result.err and "this is a bug" in result.err
     assert "shop: " in result.out.splitlines()[-1]
+
+
+def test_a_bug_shows_what_led_to_it_but_no_rows(cli: Cli, project: Path, engine: Engine) -> None:
+    def bug(name: str) -> Exception:
+        try:
+            try:
+                raise ValueError(f"duplicate key\nDETAIL:  Key (name)=({name}) already exists.")
+            except ValueError as cause:
+                raise TypeError("oops") from cause
+        except TypeError as error:
+            error.add_note("shop.orders: extract failed in run r1")
+            return error
+
+    engine(pretending({"extract.extract_orders": bug("Ada")}))
+    result = cli("run", "shop")
+    assert result.code == 3 and "Ada" not in result.err + result.out
+    assert result.err.index("ValueError: duplicate key\n") < result.err.index("TypeError: oops\nshop.orders: extract")
+    assert 'raise TypeError("oops") from cause' in result.err
 
 
 def test_a_bug_elsewhere_shows_where(cli: Cli, project: Path, engine: Engine) -> None:
@@ -140,7 +178,7 @@ def test_json_is_one_document_whatever_happens(cli: Cli, project: Path, engine: 
     assert steps["extract.extract_orders"] == {
         "id": "extract.extract_orders", "kind": "extract", "name": "orders", "status": "done",
         "message": "1,200 rows in 1 part", "counts": {"extracted": 1200, "bytes": 5},
-        "seconds": steps["extract.extract_orders"]["seconds"],
+        "seconds": steps["extract.extract_orders"]["seconds"], "tries": 1,
     }  # fmt: skip
     assert steps["load.load_orders"]["message"] == "no"
     assert "No space left" in steps["load.load_customers"]["message"]
@@ -162,6 +200,11 @@ def test_tables_are_chosen(cli: Cli, project: Path, engine: Engine) -> None:
 
 def test_a_full_refresh_is_of_everything(cli: Cli, project: Path, engine: Engine) -> None:
     assert asked(cli, engine, "--full-refresh").full_refresh == "all"
+
+
+def test_a_changed_source_is_accepted_only_when_asked_for(cli: Cli, project: Path, engine: Engine) -> None:
+    assert not asked(cli, engine).accept_source
+    assert asked(cli, engine, "--accept-source").accept_source
 
 
 def test_a_full_refresh_of_tables_is_of_those_and_what_they_feed(cli: Cli, project: Path, engine: Engine) -> None:
@@ -237,7 +280,7 @@ def test_an_interrupt_is_told_cleanly(cli: Cli, project: Path, engine: Engine) -
 def test_ctrl_c_does_not_wait_for_a_step_that_hangs(project: Path) -> None:
     code = """
         import sys, threading, types, time
-        def run_pipeline(pipeline, request, connections, on_step, progress):
+        def run_pipeline(pipeline, request, connections, on_step, progress, retrying):
             thread = threading.Thread(target=time.sleep, args=(60,))
             thread.start()
             print("hanging", flush=True)

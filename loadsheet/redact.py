@@ -1,4 +1,4 @@
-"""Takes row data and secrets out of text that leaves the task: for logs and for Slack. Pure.
+"""Takes row data and secrets out of text that users, logs and Slack see. Pure.
 
 PostgreSQL puts the row into DETAIL, CONTEXT and, for values it cannot read, between quotes in the message itself.
 """
@@ -30,13 +30,18 @@ def clean(text: str) -> str:
     return _ASSIGNED.sub(rf"\1{MASK}", text)
 
 
-def summary(error: BaseException) -> str:
-    """One exception in a line or two: its class and its cleaned message.
+def message(error: BaseException) -> str:
+    """The cleaned message of an exception.
 
     For a driver's error that is the primary message; in a data exception (SQLSTATE 22) whatever stands between
     quotes is a value of the row.
     """
-    message = getattr(getattr(error, "diag", None), "message_primary", None) or str(error)
+    text = getattr(getattr(error, "diag", None), "message_primary", None) or str(error)
     if (getattr(error, "sqlstate", None) or "").startswith("22"):
-        message = re.sub(r'".*"', f'"{MASK}"', message, flags=re.DOTALL)
-    return f"{type(error).__name__}: {clean(message)}".rstrip(": ")
+        text = re.sub(r'".*"', f'"{MASK}"', text, flags=re.DOTALL)
+    return clean(text)
+
+
+def summary(error: BaseException) -> str:
+    """One exception in a line or two: its class and its cleaned message."""
+    return f"{type(error).__name__}: {message(error)}".rstrip(": ")

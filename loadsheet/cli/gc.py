@@ -1,0 +1,161 @@
+"""`loadsheet gc`: remove what the lake no longer needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from loadsheet.cli.errors import FAILED, WRONG_INPUT, describe, is_expected, say
+from loadsheet.cli.output import AsJson, print_json, print_table
+from loadsheet.cli.places import open_pipeline, project_folder, project_specs
+from loadsheet.connections import project_connections
+from loadsheet.errors import InputError, WorkError
+from loadsheet.spec.duration import duration
+from loadsheet.spec.load import load_pipeline
+from loadsheet.spec.models import Pipeline
+
+if TYPE_CHECKING:
+    from loadsheet.lake.garbage import Verdict
+    from loadsheet.steps.housekeeping import TableGarbage
+
+_HEADS = ("table", "abandoned attempts", "old loads", "objects", "bytes", "kept loads", "kept attempts", "kept bytes")
+
+
+def gc(
+    ctx: typer.Context,
+    pipeline: Annotated[
+        str | None, typer.Argument(metavar="[PIPELINE]", help="A pipeline's name, or its file. Default: all.")
+    ] = None,
+    older_than: Annotated[
+        str, typer.Option(metavar="AGE", help="Keep everything younger than this: 12h, 7d. At least 1h.")
+    ] = "7d",
+    keep: Annotated[int, typer.Option(metavar="N", min=1, help="Keep the newest N loads of each table.")] = 3,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove abandoned attempts and old loads from the lake, never what a retry or a rebuild needs."""
+    age = _age(older_than)
+    specs = [open_pipeline(ctx.obj, pipeline)] if pipeline else _all(project_folder(ctx.obj))
+    found, codes = {}, []
+    for spec, project in specs:
+        try:
+            found[spec.name] = _sweep(spec, project, age, keep, dry_run)
+        except Exception as error:  # one pipeline's server that is away must not keep the others' garbage
+            if not is_expected(error):
+                raise
+            say(f"error: {spec.name}: {describe(error)}")
+            codes.append(WRONG_INPUT if isinstance(error, InputError) else FAILED)
+    if as_json:
+        documents = [{"pipeline": name, "tables": [_document(t) for t in tables]} for name, tables in found.items()]
+        print_json({"dry_run": dry_run, "older_than": older_than, "keep": keep, "pipelines": documents})
+    else:
+        for name, tables in found.items():
+            _print(name, tables, dry_run)
+    if codes:
+        raise typer.Exit(min(codes))
+
+
+def _age(text: str) -> Any:
+    from loadsheet.steps.housekeeping import YOUNGEST
+
+    try:
+        age = duration(text)
+    except (ValueError, OverflowError) as error:
+        raise InputError(f"--older-than {text}: {error}") from None
+    if age < YOUNGEST:
+        raise InputError(f"--older-than {text} is too young: an attempt may be under way for that long; use 1h or more")
+    return age
+
+
+def _all(project: Path) -> list[tuple[Pipeline, Path]]:
+    return [(load_pipeline(spec), project) for spec in project_specs(project)]
+
+
+def _sweep(pipeline: Pipeline, project: Path, age: Any, keep: int, dry_run: bool) -> list[TableGarbage]:
+    # Here, so that commands that need no server start without a driver.
+    from loadsheet.lake.store import Lake
+    from loadsheet.postgres import connect_warehouse
+    from loadsheet.steps import housekeeping
+
+    connections = project_connections(project)
+    lake = Lake(connections(pipeline.lake.conn_id), pipeline.lake.bucket)
+    try:
+        with connect_warehouse(connections(pipeline.warehouse.conn_id)) as session:
+            found = housekeeping.find(pipeline, lake, session, age, keep)
+    except Exception as error:
+        if isinstance(error, InputError) or not is_expected(error):
+            raise
+        raise WorkError(f"nothing was removed: {describe(error)}") from error
+    if not dry_run:
+        housekeeping.remove(found, lake)
+    return found
+
+
+@dataclass(frozen=True)
+class _Sum:
+    """Attempts, loads, objects and bytes of some verdicts."""
+
+    attempts: int
+    loads: int
+    objects: int
+    bytes: int
+
+
+def _sum(verdicts: Sequence[Verdict]) -> _Sum:
+    return _Sum(
+        attempts=sum(not v.is_load for v in verdicts),
+        loads=sum(v.is_load for v in verdicts),
+        objects=sum(len(v.attempt.objects) for v in verdicts),
+        bytes=sum(v.attempt.bytes for v in verdicts),
+    )
+
+
+def _split(tables: Sequence[TableGarbage]) -> tuple[_Sum, _Sum]:
+    """What goes and what stays."""
+    verdicts = [verdict for table in tables for verdict in table.verdicts]
+    return _sum([v for v in verdicts if v.remove]), _sum([v for v in verdicts if not v.remove])
+
+
+def _print(name: str, tables: list[TableGarbage], dry_run: bool) -> None:
+    gone, kept = _split(tables)
+    did = "would remove" if dry_run else "removed"
+    typer.echo(
+        f"{name}: {did} {gone.attempts} abandoned attempts and {gone.loads} old loads ({gone.objects:,} objects, "
+        f"{gone.bytes:,} bytes); {kept.loads} loads and {kept.attempts} attempts stay ({kept.bytes:,} bytes)"
+    )
+    if tables:
+        print_table((*_HEADS, "because"), [_row(table) for table in tables])
+
+
+def _row(table: TableGarbage) -> tuple[str, ...]:
+    gone, kept = _split([table])
+    numbers = (gone.attempts, gone.loads, gone.objects, gone.bytes, kept.loads, kept.attempts, kept.bytes)
+    reasons = dict.fromkeys(verdict.why for verdict in table.verdicts if not verdict.remove)
+    left = [] if table.in_spec else ["not in the spec"]
+    return (table.table, *(f"{number:,}" for number in numbers), "; ".join([*left, *reasons]))
+
+
+def _document(table: TableGarbage) -> dict[str, Any]:
+    gone, kept = _split([table])
+    return {
+        "table": table.table,
+        "in_spec": table.in_spec,
+        "removed": vars(gone),
+        "kept": vars(kept),
+        "attempts": [
+            {
+                "prefix": v.attempt.prefix,
+                "is_load": v.is_load,
+                "removed": v.remove,
+                "why": v.why,
+                "objects": len(v.attempt.objects),
+                "bytes": v.attempt.bytes,
+                "newest": v.attempt.newest,
+            }
+            for v in table.verdicts
+        ],
+    }

@@ -1,0 +1,191 @@
+"""What a server's error is taken for: its code, whether a retry can mend it, what may be shown of it."""
+
+from __future__ import annotations
+
+import errno
+import ssl
+from typing import Any
+
+import psycopg
+import pytest
+import urllib3
+from minio.error import InvalidResponseError, S3Error, ServerError
+from urllib3.exceptions import MaxRetryError, ProtocolError, ReadTimeoutError, ResponseError, SSLError
+
+from loadsheet.steps.causes import S3, SQLSTATES
+from loadsheet.steps.diagnosis import diagnose
+
+PASSES = """
+08000 08001 08003 08004 08006 08P01 25006 25P03 25P04 40000 40001 40003 40P01 53000 53100 53200 53300 55006 55P03 57000
+57014 57P01 57P02 57P03 57P05 58000 58030 72000 HV00N XX000
+""".split()
+STAYS = """
+0A000 0B000 21000 22000 22001 22P02 23502 23505 23514 25001 25P02 28000 28P01 2BP01 3D000 3F000 40002 42501 42601 42703
+42P01 44000 53400 54000 55000 57P04 58P01 HV000 P0001 XX001 XX002 99999
+""".split()
+
+
+def refused(code: str, status: int) -> S3Error:
+    response = urllib3.HTTPResponse(status=status)
+    return S3Error(response, code, "no", "/lake", "1", "1", bucket_name="lake")
+
+
+def as_rclone_says_it(code: str, status: int) -> InvalidResponseError:
+    body = f"<?xml?><Error>\n  <Code>{code}</Code>\n  <Message>Sorry,\n no.</Message></Error>"
+    return InvalidResponseError(status, "text/xml; charset=utf-8", body)
+
+
+def given_up(reason: Exception) -> MaxRetryError:
+    return MaxRetryError(urllib3.HTTPConnectionPool("lake"), "/lake/x?X-Amz-Signature=abc", reason)
+
+
+def retried(error: BaseException) -> bool:
+    found = diagnose(error)
+    assert found
+    return found.cause.retryable
+
+
+@pytest.mark.parametrize("code", PASSES)
+def test_a_database_error_that_may_pass_is_retried(code: str) -> None:
+    error = psycopg.DatabaseError("x")
+    error.sqlstate = code
+    assert retried(error)
+
+
+@pytest.mark.parametrize("code", STAYS)
+def test_a_database_error_that_stays_is_not_retried(code: str) -> None:
+    error = psycopg.DatabaseError("x")
+    error.sqlstate = code
+    assert not retried(error)
+
+
+def test_every_class_is_tried_here_and_tells_the_reason_and_the_next_step() -> None:
+    assert all(any(code.startswith(known) for code in PASSES + STAYS) for known in SQLSTATES)
+    for cause in [*SQLSTATES.values(), *S3.values()]:
+        assert cause.why[0].isupper() and cause.why[-1] != "." and cause.next[-1] != "."
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ('connection failed: FATAL:  password authentication failed for user "ada"', "28P01"),
+        ("connection failed: fe_sendauth: no password supplied", "28P01"),
+        ('connection failed: FATAL:  no pg_hba.conf entry for host "10.0.0.1"', "28000"),
+        ('connection failed: FATAL:  role "ada" does not exist', "28000"),
+        ('connection failed: FATAL:  role "ada" is not permitted to log in', "28000"),
+        ("connection failed: SSL error: certificate verify failed", "28000"),
+        ("connection failed: server does not support SSL, but SSL was required", "28000"),
+        ('connection is bad: invalid sslmode value: "bogus"', "28000"),
+        ('connection failed: FATAL:  database "nope" does not exist', "3D000"),
+        ('connection failed: FATAL:  permission denied for database "x"\nDETAIL:  no CONNECT', "42501"),
+        ("connection failed: FATAL:  sorry, too many clients already", "53300"),
+        ('connection failed: FATAL:  too many connections for role "ada"', "53300"),
+        ("connection failed: FATAL:  remaining connection slots are reserved for roles", "53300"),
+        ("connection failed: FATAL:  the database system is starting up", "57P03"),
+        ("consuming input failed: FATAL:  terminating connection due to administrator command\nSSL closed", "57P01"),
+        ('connection failed: connection to server at "x", port 1 failed: Connection refused\n\tIs it on?', "08001"),
+        ("connection timeout expired", "08001"),
+        ("failed to resolve host 'nowhere': [Errno -2] Name or service not known", "08001"),
+        ("connection failed: session is read-only", "08001"),
+        ("the connection is closed", "08006"),
+        ("sending copy data failed: server closed the connection unexpectedly", "08006"),
+    ],
+)
+def test_a_login_that_fails_brings_no_code_so_its_words_are_read(words: str, code: str) -> None:
+    found = diagnose(psycopg.OperationalError(words))
+    assert found and found.code == f"SQLSTATE {code}"
+    assert "DETAIL" not in str(found) and "Is it on" not in str(found) and "\n" not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (refused("SlowDown", 503), "S3 SlowDown"),
+        (refused("RequestTimeout", 400), "S3 RequestTimeout"),
+        (refused("InternalError", 500), "S3 InternalError"),
+        (refused("XMinioStorageFull", 507), "S3 XMinioStorageFull"),
+        (refused("BadDigest", 400), "S3 BadDigest"),
+        (refused("SomethingNew", 503), "S3 SomethingNew"),
+        (as_rclone_says_it("InternalError", 500), "S3 InternalError"),
+        (InvalidResponseError(502, "text/html", "<html>Bad Gateway</html>"), "HTTP 502"),
+        (InvalidResponseError(200, "text/html", "<html>Welcome</html>"), "HTTP 200"),
+        (ServerError("server failed with HTTP status code 503", 503), "HTTP 503"),
+        (ServerError("x", 408), "HTTP 408"),
+        (ServerError("x", 429), "HTTP 429"),
+        (given_up(ResponseError("too many 503 error responses")), "HTTP 503"),
+        (given_up(ProtocolError("Connection aborted.", ConnectionResetError(104, "reset"))), ""),
+        (given_up(ReadTimeoutError(urllib3.HTTPConnectionPool("lake"), "/", "Read timed out.")), ""),
+        (ProtocolError("IncompleteRead"), ""),
+    ],
+)
+def test_the_lakes_trouble_that_may_pass_is_retried(error: Exception, code: str) -> None:
+    found = diagnose(error)
+    assert found and found.code == code and found.cause.retryable
+    assert "Signature" not in str(found) and "<" not in found.text
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (refused("AccessDenied", 403), "S3 AccessDenied"),
+        (refused("InvalidAccessKeyId", 403), "S3 InvalidAccessKeyId"),
+        (refused("SignatureDoesNotMatch", 403), "S3 SignatureDoesNotMatch"),
+        (refused("RequestTimeTooSkewed", 403), "S3 RequestTimeTooSkewed"),
+        (refused("NoSuchBucket", 404), "S3 NoSuchBucket"),
+        (refused("EntityTooLarge", 400), "S3 EntityTooLarge"),
+        (as_rclone_says_it("NoSuchBucket", 404), "S3 NoSuchBucket"),
+        (as_rclone_says_it("SignatureDoesNotMatch", 403), "S3 SignatureDoesNotMatch"),
+        (InvalidResponseError(404, "text/html", "nothing here"), "HTTP 404"),
+        (ServerError("x", 501), "HTTP 501"),
+        (given_up(SSLError(ssl.SSLCertVerificationError("certificate verify failed"))), ""),
+    ],
+)
+def test_what_the_lake_says_for_good_is_not_retried(error: Exception, code: str) -> None:
+    found = diagnose(error)
+    assert found and found.code == code and not found.cause.retryable
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (OSError(errno.EMFILE, "Too many open files"), True),
+        (ConnectionResetError(errno.ECONNRESET, "reset"), True),
+        (TimeoutError("timed out"), True),
+        (FileNotFoundError(errno.ENOENT, "No such file"), False),
+        (PermissionError(errno.EACCES, "Permission denied"), False),
+    ],
+)
+def test_this_machines_trouble(error: OSError, passes: bool) -> None:
+    assert retried(error) is passes
+
+
+class Denied(PermissionError):
+    """As a library may derive it."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TypeError("x"),
+        KeyError("x"),
+        Denied("x"),
+        psycopg.ProgrammingError("2 placeholders"),
+        psycopg.InterfaceError("x"),
+    ],
+)
+def test_what_nobody_foresaw_has_no_diagnosis(error: Exception) -> None:
+    assert diagnose(error) is None
+
+
+class Said(psycopg.errors.InvalidTextRepresentation):
+    """As the server sends it: the primary message alone is worth showing."""
+
+    @property
+    def diag(self) -> Any:
+        return type("Diag", (), {"message_primary": 'invalid input value for enum mood: "Ada"'})()
+
+
+def test_a_value_of_a_row_is_never_shown() -> None:
+    found = diagnose(Said('invalid input value for enum mood: "Ada"\nCONTEXT:  COPY t, line 1, column name: "Ada"'))
+    assert found and "Ada" not in str(found) and 'enum mood: "***" (SQLSTATE 22P02)' in str(found)
