@@ -13,7 +13,7 @@ from loadsheet.errors import InputError
 from loadsheet.outcome import RunRequest
 from loadsheet.plan.order import transform_inputs
 from loadsheet.spec.models import Pipeline
-from loadsheet.switches import Full, full_by_variable, table_names, typed
+from loadsheet.switches import Full, accepted_by_variable, full_by_variable, table_names, typed
 
 Interval = tuple[str | None, str | None]
 
@@ -44,6 +44,7 @@ def run_request(
     full: Full = frozenset() if asked else full_by_variable(pipeline, variable)
     if refresh:
         full = "all" if only is None or full == "all" else full | only
+    accept = typed(params.get("accept_source", False), bool, "the run's parameter accept_source")
     start, end = asked or (_iso(data_interval[0]), _iso(data_interval[1]))
     return RunRequest(
         run_id=run_id,
@@ -52,6 +53,7 @@ def run_request(
         interval_start=start,
         interval_end=end,
         explicit_interval=asked is not None,
+        accept_source=accept or accepted_by_variable(pipeline, variable),
     )
 
 

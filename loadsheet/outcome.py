@@ -22,6 +22,9 @@ class RunRequest:
     explicit_interval: bool = False
     """The interval was asked for by a person (`--from --to`, trigger form): it also bounds watermark tables."""
 
+    accept_source: bool = False
+    """A source that was restored or failed over is known to have lost nothing: go on from the watermark."""
+
     def is_full(self, name: str) -> bool:
         """Whether `name` is to be done in full, ignoring watermarks."""
         return self.full_refresh == "all" or name in self.full_refresh

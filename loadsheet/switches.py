@@ -3,6 +3,8 @@
     {"incremental": true, "pipelines": {"flights": {"incremental": false, "tables": ["bookings"]}}}
 
 `incremental: false` means a full extract and load: everywhere, in one pipeline, or only in the tables listed there.
+`accept_source: true`, everywhere or in one pipeline, lets runs go on although the source was failed over; it is to be
+taken out again, because as long as it stands nobody is told of the next time.
 """
 
 from __future__ import annotations
@@ -34,6 +36,12 @@ def full_by_variable(pipeline: Pipeline, text: str | None) -> Full:
     return (listed if here else frozenset()) | (rest if everywhere else frozenset())
 
 
+def accepted_by_variable(pipeline: Pipeline, text: str | None) -> bool:
+    """Whether the Variable's JSON `text` accepts a source that was failed over."""
+    settings = _switches(text)
+    return bool(_own_entry(settings["pipelines"], pipeline).get("accept_source", settings["accept_source"]))
+
+
 def table_names(value: Any, pipeline: Pipeline, where: str) -> list[str]:
     """`value` as a list of the pipeline's tables. Raises InputError that begins with `where`."""
     known = [table.name for table in pipeline.tables]
@@ -62,18 +70,21 @@ def _switches(text: str | None) -> dict[str, Any]:
             f"the Airflow Variable {VARIABLE!r} is not JSON (line {error.lineno}, column {error.colno}: {error.msg}). "
             'Set it to an object such as {"incremental": true, "pipelines": {}}, or delete it.'
         ) from None
-    settings = _object(found, "", {"incremental", "pipelines"})
-    incremental = typed(settings.get("incremental", True), bool, _key("incremental"))
-    return {"incremental": incremental, "pipelines": typed(settings.get("pipelines", {}), dict, _key("pipelines"))}
+    settings = {"incremental": True, "accept_source": False, "pipelines": {}} | _object(
+        found, "", {"incremental", "accept_source", "pipelines"}
+    )
+    for name, kind in (("incremental", bool), ("accept_source", bool), ("pipelines", dict)):
+        typed(settings[name], kind, _key(name))
+    return settings
 
 
 def _own_entry(pipelines: dict[str, Any], pipeline: Pipeline) -> dict[str, Any]:
     """The pipeline's own settings, checked. Those of others are not looked at: their mistakes are not ours."""
     path = f"pipelines.{pipeline.name}"
-    entry = _object(pipelines.get(pipeline.name, {}), path, {"incremental", "tables"})
-    if "incremental" in entry:
-        typed(entry["incremental"], bool, _key(f"{path}.incremental"))
-    elif "tables" in entry:
+    entry = _object(pipelines.get(pipeline.name, {}), path, {"incremental", "tables", "accept_source"})
+    for name in ("incremental", "accept_source"):
+        typed(entry.get(name, False), bool, _key(f"{path}.{name}"))
+    if "incremental" not in entry and "tables" in entry:
         raise InputError(f'{_key(path)} lists tables but not what to do with them. Add "incremental": false or true.')
     if "tables" in entry:
         table_names(entry["tables"], pipeline, _key(f"{path}.tables"))

@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import psycopg
 
-from loadsheet.source import holdback
+from loadsheet.errors import Refused
+from loadsheet.source import holdback, ties
 from loadsheet.source.catalog import SourceTable
 from loadsheet.spec.models import Incremental, Mode
 from loadsheet.sql.text import ident, typed
 from loadsheet.sql.types import TIME_TYPES, Column, without_modifier
 
-# A cursor without a zone is written in its clients' zone: the server's default, or UTC.
-_DEFAULT_ZONE = "(SELECT reset_val FROM pg_settings WHERE name = 'TimeZone')"
+TIMESTAMPTZ = "timestamp with time zone"
+
+# A cursor without a zone is stamped in its writer's: UTC, the server's default, or what a role or database was given.
+_ZONES = """
+SELECT 'UTC' AS zone UNION SELECT reset_val FROM pg_settings WHERE name = 'TimeZone'
+UNION SELECT split_part(setting, '=', 2) FROM pg_db_role_setting, unnest(setconfig) setting
+      WHERE setting ILIKE 'timezone=%%'
+      AND setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+"""
+# Per zone, the lowest value that may be stamped from `since` on and the highest that can have been stamped until now.
+# They are the clock's at both moments, but for the hour that is lived twice when summer time ends: zones change at
+# quarters of an hour, so these are tried for a day to come and a day back.
+_SPANS = f"""
+WITH moment AS (
+    SELECT now, coalesce(%(since)s, now) AS since FROM (SELECT clock_timestamp() AS now) clock
+), quarter AS (
+    SELECT to_timestamp(floor(extract(epoch FROM since) / 900) * 900) AS since,
+           to_timestamp(floor(extract(epoch FROM now) / 900) * 900) AS now FROM moment
+)
+SELECT (min(later AT TIME ZONE zone) - %(margin)s)::text, (max(earlier AT TIME ZONE zone) + %(margin)s)::text FROM (
+    SELECT since AS later, now AS earlier FROM moment
+    UNION ALL
+    SELECT since + n * interval '15 minutes', now - (n - 1) * interval '15 minutes' - interval '1 microsecond'
+    FROM quarter, generate_series(1, 100) n
+) moments, ({_ZONES}) zones GROUP BY zone
+"""
 
 
 class Cursor:
@@ -33,9 +59,9 @@ class Cursor:
         makes up for that.
         """
         overlap = self._spec.lookback is not None
-        sees = holdback.sees(self._session, self._source, required=not overlap)
-        limit = self._cap(overlap)
-        highest = self._highest(limit)
+        sees = holdback.sees(self._session, self._source, self._spec.cursor, required=not overlap)
+        limit = self._settled(includes_today=overlap)
+        highest = self._unshared(limit)
         if highest is None or not sees:
             return highest, ""
         holder = self._holder(mode)
@@ -43,7 +69,42 @@ class Cursor:
             return highest, ""
         if not self.is_time or holder.since is None:
             return None, holder.who
-        return self._highest(f"{limit} AND {self._before(holder.since)}"), holder.who
+        return self._unshared(f"{limit} AND {self._settled(holder.since)}", holder.since), holder.who
+
+    def at(self, moment: str) -> str:
+        """`moment` as a bound in the cursor's type (SQL): from that moment on nothing is stamped below it.
+
+        Without a zone in the cursor that is the lowest of its writers' clocks. Other cursors: the value as it is.
+        """
+        if not self.is_time or self.type == TIMESTAMPTZ:
+            return typed(moment, self.type)
+        return f"CAST({self._lowest(moment)} AS {self.type})"
+
+    def clock(self) -> str | None:
+        """For a cursor without a zone, the lowest value that may be stamped from now on; None for others."""
+        if not self.is_time or self.type == TIMESTAMPTZ:
+            return None
+        row = self._session.execute(f"SELECT ({self._lowest(None)})::text").fetchone()
+        return row[0] if row else None
+
+    def _lowest(self, moment: str | None) -> str:
+        return f"least({', '.join(typed(low, 'timestamp') for low, _ in self._spans(moment, margin=0))})"
+
+    def refuse_ahead(self, lower: str) -> None:
+        """Raises Refused when `lower` (SQL), above which to read, is ahead of the source's clock.
+
+        The clock was set back, then: what was stamped since is below the watermark and would never be read.
+        """
+        if not self.is_time:
+            return
+        latest = self._latest(self._spans())
+        row = self._session.execute(f"SELECT {lower} > {latest}, ({lower})::text, ({latest})::text").fetchone()
+        if row and row[0]:
+            raise Refused(
+                f"{self._source.relation}: increments were read up to {self._spec.cursor} {row[1]}, but the source's "
+                f"clock says {row[2]}: it was set back, and rows stamped since would be missed. Run a full refresh of "
+                "this table"
+            )
 
     def higher(self, one: str | None, other: str | None) -> str | None:
         """The higher of two values; None counts as lowest."""
@@ -53,9 +114,12 @@ class Cursor:
         return other if row and row[0] else one
 
     def _holder(self, mode: Mode) -> holdback.Holder | None:
-        """A merge by time need not wait: below the oldest open transaction it has a safe watermark at once."""
+        """A merge by time need not wait: below the oldest open transaction it has a safe watermark at once.
+
+        Where the cursor has no zone that is less sure than waiting, because a session may use a zone of its own.
+        """
         moment = holdback.now(self._session)
-        if mode == "merge" and self.is_time:
+        if mode == "merge" and self.type == TIMESTAMPTZ:
             return holdback.open_since(self._session, moment)
         return holdback.wait_until_ended(self._session, moment, self._spec.hold_back)
 
@@ -69,30 +133,52 @@ class Cursor:
         ).fetchone()
         return row[0] if row else None
 
-    def _cap(self, overlap: bool) -> str:
-        """For a time cursor, the condition that keeps values below now, where later transactions cannot undercut it.
+    def _unshared(self, limit: str, since: str | None = None) -> str | None:
+        """The highest value that rows stamped from `since` (or now) on cannot have as well."""
+        highest = self._highest(limit)
+        if not self.is_time or self.type == "date" or self._spec.lookback is not None:
+            return highest
+        while highest is not None and ties.is_coarse(highest):
+            lows = [low for low, _ in self._spans(since, margin=0)]
+            limit += f" AND {self.sql} < {typed(highest, self.type)}"
+            below = self._highest(limit)
+            if not ties.is_shared(self._session, self.type, highest, below, lows):
+                break
+            highest = below
+        return highest
+
+    def _settled(self, since: str | None = None, includes_today: bool = False) -> str:
+        """For a time cursor, the condition on values that nothing written by transactions since `since` undercuts.
 
         Values from the future (`infinity`, year 9999) fail it and so never become the watermark. A coarse cursor (a
-        date, `timestamp(0)`) is capped a whole unit lower, because later rows can still share its last value, unless
+        date, `timestamp(0)`) stops a whole unit lower, because later rows can still share its last value, unless
         an overlap (lookback) is read anyway. Empty for other cursors.
         """
         if not self.is_time:
             return ""
-        now = "clock_timestamp()"
-        if self.type != "timestamp with time zone":
-            now = f"greatest({now} AT TIME ZONE 'UTC', {now} AT TIME ZONE {_DEFAULT_ZONE})"
-        step = 0 if overlap else self._unit_seconds()
-        row = self._session.execute(f"SELECT ({now} - interval '{step} seconds')::text").fetchone()
-        assert row
-        includes_today = overlap and self.type == "date"
-        return f"{self.sql} {'<=' if includes_today else '<'} {typed(row[0], self.type)}"
+        spans = self._spans(since)
+        latest = self._latest(spans)
+        if includes_today and self.type == "date":
+            return f"{self.sql} <= {latest}"
+        if len(spans) == 1:
+            return f"{self.sql} < {typed(spans[0][0], self.type)}"
+        unsettled = [f"{typed(low, self.type)} AND {typed(high, self.type)}" for low, high in spans]
+        return " AND ".join([f"{self.sql} < {latest}"] + [f"{self.sql} NOT BETWEEN {span}" for span in unsettled])
 
-    def _before(self, since: str) -> str:
-        """The condition that keeps values below what a transaction open since `since` can have stamped."""
-        moment = typed(since, "timestamptz")
-        if self.type != "timestamp with time zone":
-            moment = f"least({moment} AT TIME ZONE 'UTC', {moment} AT TIME ZONE {_DEFAULT_ZONE})"
-        return f"{self.sql} < CAST({moment} - interval '{self._unit_seconds()} seconds' AS {self.type})"
+    def _spans(self, since: str | None = None, margin: float | None = None) -> list[tuple[str, str]]:
+        """Per zone of the cursor's writers, the values that may still be undercut by transactions since `since`."""
+        seconds = self._unit_seconds() if margin is None else margin
+        values = {"since": since, "margin": timedelta(seconds=seconds)}
+        if self.type == TIMESTAMPTZ:
+            span = self._session.execute(
+                "SELECT (coalesce(%(since)s, now) - %(margin)s)::text, (now + %(margin)s)::text "
+                "FROM (SELECT clock_timestamp() AS now) clock", values,
+            )  # fmt: skip
+            return span.fetchall()
+        return self._session.execute(_SPANS, values).fetchall()
+
+    def _latest(self, spans: list[tuple[str, str]]) -> str:
+        return f"greatest({', '.join(typed(high, self.type) for _, high in spans)})"
 
     def _unit_seconds(self) -> float:
         """The coarseness of the cursor: one second for `timestamp(0)`, 0 where it resolves microseconds."""

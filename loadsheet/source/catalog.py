@@ -3,52 +3,96 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import psycopg
+from psycopg.rows import dict_row
 
 from loadsheet.errors import Refused
+from loadsheet.source.fitness import refuse_unfit
 from loadsheet.spec.models import Table
 from loadsheet.sql.text import Relation
 from loadsheet.sql.types import Column, landing
 
-# Domains are followed to their base type; `element` is the type inside an array, a non-array's own type.
+# Domains are followed to their base type, inside arrays too; `element` is the type inside an array, a non-array's own.
+# Not every column that is said to be NOT NULL is: PostgreSQL 18 knows such constraints that are not validated, and
+# the tables that inherit from one may lack it.
 _COLUMNS = """
-WITH RECURSIVE base (attnum, name, not_null, declared, oid, typmod) AS (
-    SELECT attnum, attname, attnotnull, format_type(atttypid, atttypmod), atttypid, atttypmod
-    FROM pg_attribute WHERE attrelid = %(oid)s AND attnum > 0 AND NOT attisdropped
+WITH RECURSIVE base (attnum, name, not_null, declared, coll, oid, typmod) AS (
+    SELECT attnum, attname, attnotnull AND NOT (relkind = 'r' AND relhassubclass) AND NOT EXISTS (
+               SELECT FROM pg_constraint
+               WHERE conrelid = attrelid AND contype = 'n' AND attnum = ANY (conkey) AND NOT convalidated),
+           format_type(atttypid, atttypmod), attcollation, atttypid, atttypmod
+    FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
+    WHERE attrelid = %(oid)s AND attnum > 0 AND NOT attisdropped
     UNION ALL
-    SELECT attnum, name, not_null, declared, typbasetype, typtypmod
+    SELECT attnum, name, not_null, declared, coll, typbasetype, typtypmod
     FROM base JOIN pg_type ON pg_type.oid = base.oid AND typtype = 'd'
+), element (attnum, oid, typmod) AS (
+    SELECT attnum, typelem, typmod
+    FROM base JOIN pg_type ON pg_type.oid = base.oid AND typtype <> 'd' AND typcategory = 'A'
+    UNION ALL
+    SELECT attnum, typbasetype, typtypmod FROM element JOIN pg_type ON pg_type.oid = element.oid AND typtype = 'd'
 )
-SELECT attnum, name, not_null, declared, format_type(base.oid, base.typmod) AS source_type,
+SELECT base.attnum, name, not_null, declared,
+       CASE WHEN element.oid <> outer_type.typelem THEN format_type(inner_type.typarray, element.typmod)
+            ELSE format_type(base.oid, base.typmod) END AS source_type,
        coalesce(inner_type.typname, outer_type.typname) AS element,
        outer_type.typcategory = 'A' AS is_array,
-       coalesce(inner_type.oid, outer_type.oid) < 16384 AS builtin  -- FirstNormalObjectId
+       coalesce(inner_type.oid, outer_type.oid) < 16384 AS builtin,  -- FirstNormalObjectId
+       coalesce(element.oid <> outer_type.typelem, false) AS unwrapped,
+       coalesce(inner_type.typtype, outer_type.typtype) = 'e' AS is_enum,
+       EXISTS (SELECT FROM pg_cast WHERE castsource = coalesce(inner_type.oid, outer_type.oid)
+               AND castsource >= 16384 AND casttarget = 'text'::regtype AND castmethod = 'f') AS own_text,
+       CASE WHEN collprovider <> 'd' THEN collname
+            ELSE (SELECT CASE to_jsonb(d) ->> 'datlocprovider' WHEN 'b' THEN 'C' WHEN 'i' THEN 'ICU' ELSE datcollate END
+                  FROM pg_database d WHERE datname = current_database()) END AS "collation",
+       coalesce(collprovider <> 'd', false) AS own_collation,
+       coalesce(NOT collisdeterministic, false) AS loose,
+       ARRAY(SELECT enumlabel::text FROM pg_enum WHERE enumtypid = coalesce(inner_type.oid, outer_type.oid)
+             ORDER BY enumsortorder) AS labels
 FROM base
 JOIN pg_type outer_type ON outer_type.oid = base.oid AND outer_type.typtype <> 'd'
-LEFT JOIN pg_type inner_type ON inner_type.oid = outer_type.typelem AND outer_type.typcategory = 'A'
+LEFT JOIN (element JOIN pg_type inner_type ON inner_type.oid = element.oid AND inner_type.typtype <> 'd')
+     ON element.attnum = base.attnum
+LEFT JOIN pg_collation ON pg_collation.oid = coll
 ORDER BY attnum
 """
+# The key of a table that others inherit from is not one of all rows read from it.
 _KEY = """
 SELECT attname FROM pg_index, unnest(indkey) WITH ORDINALITY AS part (attnum, place)
 JOIN pg_attribute USING (attnum)
-WHERE indrelid = %(oid)s AND indisprimary AND attrelid = indrelid ORDER BY place
+WHERE indrelid = %(oid)s AND indisprimary AND attrelid = indrelid AND NOT EXISTS (
+    SELECT FROM pg_inherits JOIN pg_class ON pg_class.oid = inhparent WHERE inhparent = indrelid AND relkind = 'r')
+ORDER BY place
 """
 _RELATION = """
-SELECT c.oid, relkind IN ('r', 'p') FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+SELECT c.oid, relkind IN ('r', 'p'), row_security_active(c.oid), quote_ident(current_user)
+FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
 WHERE nspname = %s AND relname = %s AND relkind IN ('r', 'p', 'v', 'm', 'f')
 """
 _NEIGHBOURS = """
 SELECT relname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
 WHERE nspname = %s AND relkind IN ('r', 'p', 'v', 'm', 'f')
 """
-# What identifies the server and the place in its history; a role may lack the right to ask for the former.
-_IDENTITY = """
-SELECT current_database(), current_setting('server_version'),
-       CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text
-"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nature:
+    """What a column's own type is like, where its landing type does not say."""
+
+    element: str
+    """The type's internal name, of the element where it is an array."""
+    is_enum: bool
+    own_text: bool
+    """Somebody made a cast to text for the type, which need not show all of a value."""
+    collation: str | None
+    """By which the column is ordered, where it is; the database's own unless `own_collation`."""
+    own_collation: bool
+    loose: bool
+    """Its collation takes values for equal that are not the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +102,7 @@ class SourceTable:
     relation: Relation
     oid: int
     columns: tuple[Column, ...]
+    natures: Mapping[str, Nature]
     not_null: frozenset[str]
     key: tuple[str, ...]
     """The spec's primary key, else the catalog's; empty when there is none."""
@@ -84,13 +129,20 @@ def describe(session: psycopg.Connection[Any], schema: str, table: Table) -> Sou
             if names
             else f"the source has no table {relation}: schema {schema!r} is empty, missing or not visible to this role"
         )
-    rows = session.execute(_COLUMNS, {"oid": found[0]}).fetchall()
+    if found[2]:
+        raise Refused(
+            f"{relation} has row security, and role {found[3]} would be shown only some of its rows: "
+            f"run ALTER ROLE {found[3]} BYPASSRLS; or read as the table's owner"
+        )
+    with session.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(_COLUMNS, {"oid": found[0]}).fetchall()
     primary = tuple(row[0] for row in session.execute(_KEY, {"oid": found[0]}))
     every = SourceTable(
         relation=relation,
         oid=found[0],
         columns=tuple(_column(row) for row in rows),
-        not_null=frozenset(row[1] for row in rows if row[2]),
+        natures={row["name"]: Nature(**{f.name: row[f.name] for f in fields(Nature)}) for row in rows},
+        not_null=frozenset(row["name"] for row in rows if row["not_null"]),
         key=table.primary_key or primary,
         key_is_enforced=bool(primary) and set(table.primary_key or primary) == set(primary),
         is_table=found[1],
@@ -98,20 +150,18 @@ def describe(session: psycopg.Connection[Any], schema: str, table: Table) -> Sou
     return _reduced(every, table)
 
 
-def identity(session: psycopg.Connection[Any]) -> dict[str, str]:
-    """The source's database, version, WAL position and, where the role may ask, its system identifier."""
-    database, version, lsn = session.execute(_IDENTITY).fetchone() or ("", "", "")
-    who = {"database": database, "server_version": version, "lsn": lsn or ""}
-    if session.execute("SELECT has_function_privilege('pg_control_system()', 'EXECUTE')").fetchone() == (True,):
-        row = session.execute("SELECT system_identifier::text FROM pg_control_system()").fetchone()
-        who["system_identifier"] = row[0] if row else ""
-    return who
-
-
-def _column(row: tuple[Any, ...]) -> Column:
-    attnum, name, _, declared, source_type, element, is_array, builtin = row
-    type_name, cast, exact = landing(source_type, element, is_array, builtin)
-    return Column(name=name, attnum=attnum, source_type=declared, type=type_name, cast=cast, exact_in_binary=exact)
+def _column(row: dict[str, Any]) -> Column:
+    type_name, cast, exact = landing(row["source_type"], row["element"], row["is_array"], row["builtin"])
+    return Column(
+        name=row["name"],
+        attnum=row["attnum"],
+        source_type=row["declared"],
+        type=type_name,
+        # The binary form of an array of a domain names the domain.
+        cast=cast or row["unwrapped"],
+        exact_in_binary=exact,
+        labels=tuple(row["labels"]),
+    )
 
 
 def _reduced(every: SourceTable, table: Table) -> SourceTable:
@@ -127,7 +177,9 @@ def _reduced(every: SourceTable, table: Table) -> SourceTable:
         raise Refused(
             f"{every.relation} has a column _load_id, a name Loadsheet needs; exclude it with columns.exclude"
         )
-    return replace(every, columns=tuple(kept))
+    reduced = replace(every, columns=tuple(kept))
+    refuse_unfit(reduced, table)
+    return reduced
 
 
 def _closest(name: str, names: list[str]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +16,7 @@ from loadsheet.source.catalog import SourceTable
 from loadsheet.spec.duration import is_number, seconds
 from loadsheet.spec.models import Incremental, Mode, Table
 from loadsheet.sql.text import ident, typed
-from loadsheet.sql.types import NUMBER_TYPES
+from loadsheet.sql.types import NUMBER_TYPES, widens, without_modifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,24 +30,36 @@ class Reading:
     upper: str | None = None
     """The watermark once the rows are committed, where `moves_watermark`."""
     moves_watermark: bool = False
+    clock: str | None = None
+    """For a cursor without a zone: the lowest value it may be stamped with from now on."""
     held_by: str = ""
     """Who keeps the watermark from moving further."""
 
 
-def decide(
-    session: Session, table: Table, source: SourceTable, watermark: str | None, first: bool, request: RunRequest
-) -> Reading:
+@dataclass(frozen=True, kw_only=True)
+class Last:
+    """What the last load of a table left for the next: its watermark, and the source's columns as they were."""
+
+    watermark: str | None
+    cursor: str | None
+    """The column the watermark is of; None where an older ledger does not say."""
+    source_oid: int | None
+    places: Mapping[str, int]
+    types: Mapping[str, str]
+
+
+def decide(session: Session, table: Table, source: SourceTable, last: Last | None, request: RunRequest) -> Reading:
     """The reading of `table` for this run; waits for open transactions where the cursor needs it.
 
-    `watermark` is the last committed one, `first` whether the target has never been loaded. Raises Refused when the
-    spec and the source contradict each other or late commits could be missed, HeldBack when an interval is not closed.
+    `last` is None when the target has never been loaded. Raises Refused when the spec and the source contradict each
+    other or late commits could be missed, HeldBack when an interval is not closed.
     """
     mode = table.mode_with_key(bool(source.key))
     if mode == "merge" and not source.key:
         raise Refused(f"{source.relation} has no primary key in the source: give primary_key, or mode: append")
     full = request.is_full(table.name)
     if not table.incremental:
-        return Reading(action="replace" if full or first else mode)
+        return Reading(action="replace" if full or last is None else mode)
     if mode == "append" and (table.incremental.lookback is not None or table.incremental.nulls == "include"):
         raise Refused(
             f"{source.relation} is appended to, so no row may be read twice: merge it (mode: merge, which needs a "
@@ -54,7 +68,30 @@ def decide(
     window = _Window(session, source, table.incremental, mode)
     if table.incremental.by == "data_interval" or request.explicit_interval:
         return window.everything() if full else window.interval(request)
-    return window.from_the_start() if full or first else window.above(watermark)
+    if full or last is None:
+        return window.from_the_start()
+    if last.watermark is not None:
+        _refuse_changed_cursor(source, table.incremental.cursor, last)
+    return window.above(last.watermark)
+
+
+def _refuse_changed_cursor(source: SourceTable, name: str, last: Last) -> None:
+    """Raises Refused when the watermark is of another column, or its values are ordered otherwise now."""
+    now = source.column(name)
+    then = last.cursor or name
+    was = last.types.get(then, now.type)
+    if (now.attnum != last.places.get(then)) if source.oid == last.source_oid else (then != name):
+        change = f"is not the column {then} that increments were read by"
+    elif not _same_order(was, now.type):
+        change = f"was {was} and is {now.type} now"
+    else:
+        return
+    raise Refused(f"{source.relation}: cursor {name} {change}; run a full refresh of this table")
+
+
+def _same_order(one: str, other: str) -> bool:
+    before, after = without_modifier(one), without_modifier(other)
+    return widens(before, after) or widens(after, before)
 
 
 class _Window:
@@ -77,6 +114,7 @@ class _Window:
         action: Literal["merge", "append"] = "merge" if self._mode == "merge" else "append"
         if watermark is None:
             return self._rows(action, self._spec.initial_value, ">=")
+        self._cursor.refuse_ahead(self._lower(watermark, watermark))
         return self._rows(action, watermark, ">", floor=watermark)
 
     def interval(self, request: RunRequest) -> Reading:
@@ -92,13 +130,28 @@ class _Window:
                 f"{self._source.relation} is appended to, and an interval read twice would double its rows: merge it "
                 "(mode: merge, which needs a primary_key)"
             )
-        holdback.sees(self._session, self._source)
+        if self._cursor.is_time and not request.explicit_interval:
+            self._wait_for_the_clock(end)
+        holdback.sees(self._session, self._source, self._spec.cursor)
         moment = end if self._cursor.is_time else holdback.now(self._session)
         if holder := holdback.wait_until_ended(self._session, moment, self._spec.hold_back):
             raise HeldBack(f"{self._source.relation}: {holder.who} may still write before {end}; end it, then retry")
-        name, kind = self._cursor.sql, self._cursor.type
-        condition = f"{name} >= {typed(start, kind)} AND {name} < {typed(end, kind)}"
-        return Reading(action="merge", where=self._with_nulls(condition), lower=start, upper=end)
+        name = self._cursor.sql
+        condition = f"{name} >= {self._cursor.at(start)} AND {name} < {self._cursor.at(end)}"
+        where, clock = self._with_nulls(condition), self._cursor.clock()
+        return Reading(action="merge", where=where, lower=start, upper=end, clock=clock)
+
+    def _wait_for_the_clock(self, end: str) -> None:
+        """The scheduler's clock says that the interval is over, but rows are stamped by the source's."""
+        clock = f"SELECT extract(epoch FROM {typed(end, 'timestamptz')} - clock_timestamp())::float8"
+        row = self._session.execute(clock).fetchone()
+        early = row[0] if row else 0
+        if early > self._spec.hold_back.total_seconds():
+            raise HeldBack(
+                f"{self._source.relation}: the interval ends at {end}, which by the source's clock is {early:,.0f} "
+                "seconds away: rows may still be written into it; retry then, and compare the two machines' clocks"
+            )
+        time.sleep(max(early, 0))
 
     def _rows(
         self,
@@ -124,6 +177,7 @@ class _Window:
             lower=start,
             upper=self._cursor.higher(floor, upper),
             moves_watermark=True,
+            clock=self._cursor.clock(),
             held_by=held_by,
         )
 

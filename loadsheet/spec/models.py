@@ -44,10 +44,10 @@ class Warehouse:
 
 @dataclass(frozen=True, kw_only=True)
 class Notify:
-    """Who hears of a failure: an Airflow connection of type slackwebhook."""
+    """Who hears of failures and recoveries: an Airflow connection of type slackwebhook."""
 
     slack_conn_id: str
-    events: tuple[str, ...] = ("failure",)
+    events: tuple[str, ...] = ("failure", "recovery")
 
 
 @dataclass(frozen=True, kw_only=True)

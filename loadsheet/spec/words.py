@@ -54,6 +54,7 @@ _VALUES = {
     "evolve": "allow add",
     "freeze": "strict forbid",
     "failure": "error failed on_failure fail failures errors",
+    "recovery": "recovered on_success success recoveries resolved",
 }
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from loadsheet.sql.text import ident, idents
+from loadsheet.sql.types import TEXT_TYPES, TIME_TYPES
 
 LOAD_ID = "_load_id"
 
@@ -28,17 +29,14 @@ def update_changed(
     guard: str = "",
     load_no: int | None = None,
 ) -> str:
-    """UPDATE of the rows that differ; empty when there is nothing but the key.
+    """UPDATE of the rows that differ, the key among it: 1.0 and 1.00, `1 mon` and `30 days` are equal, not the same.
 
     `columns` maps each column to the SQL of its new value (`s."a"`, or a cast of it to the target's type).
     """
-    values = {name: value for name, value in columns.items() if name not in key}
-    if not values:
-        return ""
     number = f", {LOAD_ID} = {load_no}" if load_no is not None else ""
-    settings = ", ".join(f"{ident(name)} = {value}" for name, value in values.items())
+    settings = ", ".join(f"{ident(name)} = {value}" for name, value in columns.items())
     # Without the casts the parser would compare the rows column by column, by each type's own operator.
-    differs = f"CAST(ROW({idents(values, 't.')}) AS record) *<> CAST(ROW({', '.join(values.values())}) AS record)"
+    differs = f"CAST(ROW({idents(columns, 't.')}) AS record) *<> CAST(ROW({', '.join(columns.values())}) AS record)"
     return (
         f"UPDATE {target} t SET {settings}{number} FROM {source} s WHERE {same_key(key)} AND {differs}"
         + (f" AND ({guard})" if guard else "")
@@ -62,9 +60,14 @@ def delete_gone(target: str, source: str, key: Sequence[str]) -> str:
     return f"DELETE FROM {target} t{gone}"
 
 
+def ordered(cursor: str, type_name: str, prefix: str = "") -> str:
+    """The cursor as it is compared: text byte by byte, because collations differ between servers."""
+    return f"{prefix}{ident(cursor)}" + (' COLLATE "C"' if type_name in TEXT_TYPES else "")
+
+
 def keep_newest(table: str, key: Sequence[str], cursor: str | None) -> str:
-    """DELETE of all but one row per key: the newest by cursor, by arrival where cursors tie."""
-    newest = (f"{ident(cursor)} DESC NULLS LAST, " if cursor else "") + "ctid DESC"
+    """DELETE of all but one row per key: the newest by `cursor` (SQL), by arrival where cursors tie."""
+    newest = (f"{cursor} DESC NULLS LAST, " if cursor else "") + "ctid DESC"
     ranked = f"SELECT ctid, row_number() OVER (PARTITION BY {idents(key)} ORDER BY {newest}) AS place FROM {table}"
     return f"DELETE FROM {table} t USING ({ranked}) s WHERE t.ctid = s.ctid AND s.place > 1"
 
@@ -79,12 +82,13 @@ def has_duplicates(table: str, key: Sequence[str]) -> str:
     return f"SELECT EXISTS (SELECT FROM {table} GROUP BY {idents(key)} HAVING count(*) > 1)"
 
 
-def not_older(cursor: str, time: bool, read_at: str) -> str:
+def not_older(cursor: str, type_name: str, read_at: str) -> str:
     """The guard that an older version never overwrites a newer one.
 
     A target's cursor from beyond the moment of reading is no newer version but a mistake (`infinity`, year 9999): it
-    must not keep its row from being corrected. `read_at` is SQL for that moment in the cursor's type.
+    must not keep its row from being corrected. `read_at` is SQL, in the cursor's type, for the latest moment at which
+    any of the target's rows was read: an increment that arrives late was itself read before the newer rows.
     """
-    mine, theirs = f"s.{ident(cursor)}", f"t.{ident(cursor)}"
+    mine, theirs = ordered(cursor, type_name, "s."), ordered(cursor, type_name, "t.")
     guard = f"{mine} IS NULL OR {theirs} IS NULL OR {mine} >= {theirs}"
-    return f"{guard} OR {theirs} > {read_at}" if time else guard
+    return f"{guard} OR {theirs} > {read_at}" if type_name in TIME_TYPES else guard

@@ -1,8 +1,9 @@
 """How a source type lands in the warehouse, by an explicit rule.
 
-A built-in type that means the same on every server lands as itself. Domains land as their base type. Everything else
-(enums, composites, extension types, object identifiers) lands as `text`, arrays of it as `text[]`: readable without
-the type, and equal to what the source shows.
+A built-in type that means the same on every server lands as itself. Domains and arrays of them land as their base
+type. Everything else (enums, composites, extension types, object identifiers) lands as `text`, arrays of it as
+`text[]`: readable without the type, and equal to what the source shows. So do xml, whose own output leaves out the
+encoding it declares and which a server built without libxml does not take, and jsonpath, which grows with versions.
 """
 
 from __future__ import annotations
@@ -21,9 +22,15 @@ _EXACT_IN_BINARY = {
 }
 # Portable as text under the pinned settings, but their binary form depends on locale, encoding or version.
 _PORTABLE_AS_TEXT = {
-    *("money", "xml", "tsvector", "tsquery", "name", "char", "jsonpath"),
+    *("money", "tsvector", "tsquery", "name", "char"),
     *("pg_lsn", "pg_snapshot", "txid_snapshot", "xid8"),
 }
+# Without an order (a default btree operator class): neither a key nor a cursor.
+_UNORDERED = {
+    *("json", "point", "line", "lseg", "box", "path", "polygon", "circle", "pg_snapshot", "txid_snapshot"),
+}
+# A server takes 1,600 columns, and one of them is `_load_id`.
+MAX_COLUMNS = 1599
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +46,15 @@ class Column:
     cast: bool = False
     """Read as `CAST(column AS type)` because the source's own type does not land."""
     exact_in_binary: bool = True
+    labels: tuple[str, ...] = ()
+    """Of an enum: one that is renamed changes rows that nobody has written."""
 
 
 def landing(source_type: str, element: str, is_array: bool, builtin: bool) -> tuple[str, bool, bool]:
     """`(type, cast, exact_in_binary)` for a source type.
 
-    `source_type` is the formatted base type (domains resolved), `element` the internal name of the type, or of the
-    element where it is an array, `builtin` whether that type ships with PostgreSQL.
+    `source_type` is the formatted base type (domains resolved, also inside an array), `element` the internal name of
+    the type, or of the element where it is an array, `builtin` whether that type ships with PostgreSQL.
     """
     if builtin and element in _EXACT_IN_BINARY:
         return source_type, False, True
@@ -54,7 +63,14 @@ def landing(source_type: str, element: str, is_array: bool, builtin: bool) -> tu
     return ("text[]" if is_array else "text"), True, True
 
 
+def has_order(element: str) -> bool:
+    """Whether values of the type, or of arrays of it, can be compared, so that it may be a key or a cursor."""
+    return element not in _UNORDERED
+
+
 TIME_TYPES = ("timestamp with time zone", "timestamp without time zone", "date")
+# Their order is the collation's: only in "C" is it the same on every server.
+TEXT_TYPES = ("text", "character varying", "bpchar", "name")
 NUMBER_TYPES = ("smallint", "integer", "bigint", "numeric", "real", "double precision")
 
 
@@ -62,7 +78,9 @@ def without_modifier(type_name: str) -> str:
     """The type without its modifier: `timestamp(3) with time zone` -> `timestamp with time zone`."""
     if "(" not in type_name:
         return type_name
-    return type_name[: type_name.index("(")] + type_name[type_name.index(")") + 1 :]
+    plain = type_name[: type_name.index("(")] + type_name[type_name.index(")") + 1 :]
+    # Left alone, these two mean a length of one, to which a cast cuts without a word.
+    return {"character": "bpchar", "bit": '"bit"'}.get(plain, plain)
 
 
 def widens(old: str, new: str) -> bool:
@@ -80,7 +98,7 @@ def widens(old: str, new: str) -> bool:
 
 def _modifier_grows(old: str, new: str) -> bool:
     before, after = _modifier(old), _modifier(new)
-    if not before or len(before) != len(after) or old.startswith("character("):
+    if not before or len(before) != len(after) or old.startswith(("character(", "bit(")):
         return False
     if len(before) == 2:  # numeric: neither the digits before nor those behind the point may get fewer
         return after[1] >= before[1] and after[0] - after[1] >= before[0] - before[1]

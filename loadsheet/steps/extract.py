@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 
-from loadsheet.errors import Corrupt
+from loadsheet.errors import Corrupt, Overtaken
 from loadsheet.failpoints import reach
 from loadsheet.lake.manifest import FILE_NAME, Manifest
 from loadsheet.lake.parts import PartWriter, Progress
@@ -15,9 +16,9 @@ from loadsheet.lake.store import Lake
 from loadsheet.names import slug
 from loadsheet.outcome import Outcome, RunRequest, skipped
 from loadsheet.postgres import PINNED, Session
-from loadsheet.source import catalog, holdback, reading
+from loadsheet.source import catalog, fitness, holdback, identity, reading
 from loadsheet.source.catalog import SourceTable
-from loadsheet.source.reading import Reading
+from loadsheet.source.reading import Last, Reading
 from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.copying import WireFormat, copy_out, select_columns
 from loadsheet.sql.text import Relation
@@ -42,10 +43,12 @@ def extract(
     """
     attempt = _Attempt(pipeline, table, request, lake, warehouse)
     described = catalog.describe(source, pipeline.source.schema, table)
-    rows = reading.decide(source, table, described, attempt.seen.watermark, attempt.is_first, request)
+    rows = reading.decide(source, table, described, attempt.last, request)
     reach("extract.decided")
     manifest = attempt.run(source, described, rows, progress)
     held = f"; held back by {rows.held_by}" if rows.held_by else ""
+    if attempt.accepted:
+        held += f"; accepted: {attempt.accepted}"
     if rows.action == "append" and table.mode is None:
         held += "; appended, because there is no primary key to merge by"
     if manifest is None:
@@ -71,7 +74,18 @@ class _Attempt:
         self.is_first = self.seen.last_load_no is None or tables.kind(warehouse, self.target) is None
         reach("extract.observed")
         self.fence = 0
-        self.load_id = self.prefix = ""
+        self.load_id = self.prefix = self.accepted = ""
+
+    @property
+    def last(self) -> Last | None:
+        """What the last load left behind, for the reading to go on from; None when there is nothing to go on from."""
+        if self.is_first:
+            return None
+        columns = self.seen.columns or []
+        return Last(
+            watermark=self.seen.watermark, cursor=self.seen.cursor, source_oid=self.seen.source_oid,
+            places={c["name"]: c["attnum"] for c in columns}, types={c["name"]: c["type"] for c in columns},
+        )  # fmt: skip
 
     def begin(self) -> str:
         """The attempt's prefix in the lake; the first call takes the fence."""
@@ -95,14 +109,19 @@ class _Attempt:
                 # Before the snapshot: a table rewritten or truncated after it would look empty to it.
                 source.execute(f"LOCK TABLE {expected.relation.sql} IN ACCESS SHARE MODE")
             described = catalog.describe(source, self.pipeline.source.schema, self.table)
+            if described != expected:
+                raise Overtaken(f"{described.relation}: its columns or key changed while it was being read; retry")
             reach("extract.snapshot")
             reading.refuse_null_cursors(source, self.table, described)
-            read_at, origin = holdback.now(source), catalog.identity(source)
+            fitness.refuse_values(source, described, self.table, rows.where, self.warehouse)
+            read_at, origin = holdback.now(source), self._origin(source, described, rows)
             wire = wire_format(self.pipeline, described)
             columns = tuple(column.name for column in described.columns)
             writer = PartWriter(self.lake, self.begin, wire, columns, repr((described.columns, described.key)).encode())
             copied = _Copy(source, copy_out(select_columns(described.relation, described.columns, rows.where), wire))
-            writer.write(copied, progress)
+            # Closed at once when storing fails: a ROLLBACK sent while rows still arrive waits for ever.
+            with closing(iter(copied)) as stream:
+                writer.write(stream, progress)
         reach("extract.copied")
         if copied.rows != writer.rows:
             raise Corrupt(f"{described.relation}: the source sent {copied.rows} rows, {writer.rows} were stored")
@@ -115,6 +134,17 @@ class _Attempt:
         self._seal(manifest)
         return manifest
 
+    def _origin(self, source: Session, described: SourceTable, rows: Reading) -> dict[str, str]:
+        """The source's identity, asked in the snapshot's own session. Raises SourceChanged unless the watermark is
+        one of this source's, or need not be."""
+        origin, changes, lags = identity.observe(source, self.seen.source)
+        changes += identity.table_changes(described, self.seen.source_oid)
+        if changes and self.table.incremental and rows.action != "replace":
+            if not self.request.accept_source:
+                identity.refuse(described, self.pipeline.name, changes, lags)
+            self.accepted = ", ".join(changes)
+        return origin
+
     def _seal(self, manifest: Manifest) -> None:
         """Store the manifest, then tell the ledger which one it is: from here on the attempt can be loaded."""
         name, stored = f"{self.begin()}/{FILE_NAME}", manifest.to_json()
@@ -124,8 +154,11 @@ class _Attempt:
         reach("extract.sealed")
 
     def _nothing_new(self, writer: PartWriter) -> bool:
-        """No row of an increment; the same content as last time where the whole table is read."""
-        if self.is_first or self.request.is_full(self.table.name):
+        """No row of an increment; the same content as last time where the whole table is read.
+
+        A changed source that was accepted is news, to be remembered by a load even without rows.
+        """
+        if self.is_first or self.accepted or self.request.is_full(self.table.name):
             return False
         if self.table.incremental:
             return writer.rows == 0
@@ -133,6 +166,7 @@ class _Attempt:
 
     def _discard(self, writer: PartWriter) -> None:
         """Leave nothing behind of a table that turned out to be the same."""
+        reach("extract.unchanged")
         for part in writer.parts:
             self.lake.remove(part.name)
 
@@ -155,6 +189,7 @@ class _Attempt:
             key=described.key if keyed else (), key_is_enforced=described.key_is_enforced, source_oid=described.oid,
             cursor=cursor.name if cursor else None, cursor_type=without_modifier(cursor.type) if cursor else None,
             lower=rows.lower, upper=rows.upper, moves_watermark=rows.moves_watermark, read_at=read_at,
+            clock=rows.clock,
             rows=writer.rows, parts=tuple(writer.parts),
             content_sha256=writer.content_sha256 if rows.where == "" else None, held_by=rows.held_by,
             seconds=time.monotonic() - self.started, source=origin, settings=PINNED,
@@ -168,7 +203,7 @@ class _Copy:
         self._session, self._statement = session, statement
         self.rows = -1
 
-    def __iter__(self) -> Iterator[bytes | memoryview]:
+    def __iter__(self) -> Generator[bytes | memoryview, None, None]:
         with self._session.cursor() as cursor:
             with cursor.copy(self._statement) as copy:
                 while row := copy.read():

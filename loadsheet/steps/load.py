@@ -30,8 +30,8 @@ def load(
     with warehouse() as session:
         try:
             done = _load(pipeline, table, load_id, lake, session, target, progress)
-        except psycopg.OperationalError:
-            confirmed = _confirmed(warehouse, target, load_id) if session.broken else None
+        except psycopg.Error:
+            confirmed = _confirmed(pipeline, table, load_id, warehouse, target) if session.broken else None
             if confirmed is None:
                 raise
             done = confirmed
@@ -41,6 +41,7 @@ def load(
 def _load(
     pipeline: Pipeline, table: Table, load_id: str, lake: Lake, session: Session, target: Relation, progress: Progress
 ) -> Loaded:
+    ledger.ensure(session)
     if done := find_committed(session, load_id):
         return done
     sealed = fence.sealed(session, pipeline.name, table.name, load_id)
@@ -49,11 +50,19 @@ def _load(
     return load_manifest(session, lake, manifest, sealed.manifest, target, table, progress)
 
 
-def _confirmed(warehouse: Callable[[], Session], target: Relation, load_id: str) -> Loaded | None:
-    """Whether the load is committed although its session was lost: asked under the target's lock, so it is final."""
+def _confirmed(
+    pipeline: Pipeline, table: Table, load_id: str, warehouse: Callable[[], Session], target: Relation
+) -> Loaded | None:
+    """Whether the load is committed although its session was lost: asked under the target's lock, so it is final.
+
+    None when a retry can load it still; raises Superseded when a newer extraction owns the table.
+    """
     with warehouse() as session, session.transaction():
         ledger.lock(session, target)
-        return find_committed(session, load_id)
+        if done := find_committed(session, load_id):
+            return done
+        fence.sealed(session, pipeline.name, table.name, load_id)
+    return None
 
 
 def _outcome(done: Loaded, load_id: str) -> Outcome:

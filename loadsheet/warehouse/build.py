@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from loadsheet.errors import Refused
+from loadsheet.failpoints import reach
 from loadsheet.postgres import Session
 from loadsheet.sql import merging
 from loadsheet.sql.merging import LOAD_ID
@@ -40,15 +41,15 @@ def merge(
 ) -> Effect:
     """Insert or update by key, touching only rows that differ; without a key, append."""
     values = _values(session, incoming, target)
-    updated = 0
-    if key and (update := merging.update_changed(target.sql, incoming.sql, key, values, guard, load_no)):
-        updated = session.execute(update).rowcount
+    update = merging.update_changed(target.sql, incoming.sql, key, values, guard, load_no)
+    updated = session.execute(update).rowcount if key else 0
+    reach("merge.updated")
     inserted = session.execute(merging.insert_missing(target.sql, incoming.sql, key, values, load_no)).rowcount
     return Effect(inserted=inserted, updated=updated)
 
 
 def one_row_per_key(session: Session, incoming: Relation, key: tuple[str, ...], cursor: str | None) -> int:
-    """Leave one row per key, the newest, and return how many were dropped.
+    """Leave one row per key, the newest by `cursor` (SQL), and return how many were dropped.
 
     Raises Refused when rows lack a complete key, or share one without a cursor to tell which is newer.
     """
@@ -71,6 +72,7 @@ def difference(
     """Make the target's rows those of `fresh` in place, touching only what differs, and drop `fresh`."""
     session.execute(f"ANALYZE {fresh.sql}")
     deleted = session.execute(merging.delete_gone(target.sql, fresh.sql, key)).rowcount
+    reach("difference.deleted")
     effect = merge(session, fresh, target, key, load_no)
     session.execute(f"DROP TABLE {fresh.sql}")
     return Effect(inserted=effect.inserted, updated=effect.updated, deleted=deleted)

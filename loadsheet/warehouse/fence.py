@@ -20,12 +20,14 @@ class Scope:
 
     fence: int = 0
     watermark: str | None = None
+    cursor: str | None = None
+    """The column the watermark is of."""
     last_load_no: int | None = None
     content_sha256: str | None = None
     source_oid: int | None = None
     columns: list[dict[str, Any]] | None = None
     source: dict[str, str] | None = None
-    """The source server as the last load met it (`source.catalog.identity`)."""
+    """The source server as the last load met it (`source.identity.observe`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,8 @@ def observe(session: Session, pipeline: str, table: str) -> Scope:
     """Where the table stands, without writing anything."""
     with session.cursor(row_factory=class_row(Scope)) as cursor:
         cursor.execute(
-            "SELECT fence, watermark, last_load_no, content_sha256, source_oid, columns, source FROM loadsheet.scope "
+            "SELECT fence, watermark, cursor, last_load_no, content_sha256, source_oid, columns, source "
+            "FROM loadsheet.scope "
             "WHERE pipeline = %s AND table_name = %s",
             (pipeline, table),
         )
@@ -116,13 +119,14 @@ def advance(session: Session, manifest: Manifest, load_no: int) -> None:
     moved = session.execute(
         "UPDATE loadsheet.scope SET last_load_no = %(load_no)s, content_sha256 = %(content)s, source_oid = %(oid)s, "
         "columns = %(columns)s, source = %(source)s, "
-        "watermark = CASE WHEN %(moves)s THEN %(upper)s ELSE watermark END "
+        "watermark = CASE WHEN %(moves)s THEN %(upper)s ELSE watermark END, "
+        "cursor = CASE WHEN %(moves)s THEN %(cursor)s ELSE cursor END "
         "WHERE pipeline = %(pipeline)s AND table_name = %(table)s AND fence = %(fence)s",
         {
             "load_no": load_no, "content": manifest.content_sha256, "oid": manifest.source_oid,
             "columns": json.dumps([asdict(column) for column in manifest.columns]), "moves": manifest.moves_watermark,
-            "source": json.dumps(manifest.source), "upper": manifest.upper, "pipeline": manifest.pipeline,
-            "table": manifest.table, "fence": manifest.fence,
+            "source": json.dumps(manifest.source), "upper": manifest.upper, "cursor": manifest.cursor,
+            "pipeline": manifest.pipeline, "table": manifest.table, "fence": manifest.fence,
         },
     ).rowcount  # fmt: skip
     _refuse_if_superseded(manifest, moved == 1)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import Any
 
 from loadsheet import __version__
 from loadsheet.errors import Refused
+from loadsheet.failpoints import reach
 from loadsheet.lake.manifest import Manifest
 from loadsheet.postgres import Session
 from loadsheet.sql.text import Relation
 from loadsheet.warehouse import tables
 
-VERSION = 2
+VERSION = 3
 _VERSION = "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = 'loadsheet'"
 
 
@@ -45,6 +47,7 @@ def ensure(session: Session) -> None:
         tables.lock_creation(session)
         if (found := _version(session)) < VERSION:
             session.execute(resources.files(__package__).joinpath("ledger.sql").read_bytes())
+            reach("ledger.created")
             session.execute(f"COMMENT ON SCHEMA loadsheet IS 'ledger version {VERSION}'")
     if found > VERSION:
         raise Refused(f"the warehouse's ledger has version {found}, this Loadsheet knows {VERSION}: update Loadsheet")
@@ -53,7 +56,8 @@ def ensure(session: Session) -> None:
 def _version(session: Session) -> int:
     """The ledger's version; 0 where there is none, or one from before it had a version."""
     row = session.execute(_VERSION).fetchone()
-    return int(row[0].rpartition(" ")[2]) if row and row[0] else 0
+    found = re.search(r"ledger version (\d+)", row[0] or "") if row else None
+    return int(found[1]) if found else 0
 
 
 def lock(session: Session, target: Relation, shared: bool = False) -> None:
@@ -80,6 +84,16 @@ def committed(session: Session, load_id: str) -> tuple[Effect, int] | None:
     return (Effect(inserted=row[0], updated=row[1], deleted=row[2], replaced=row[3]), row[4]) if row else None
 
 
+def newest_reading(session: Session, target: Relation, clock: str) -> str:
+    """The source's clock when the newest of the target's rows were read: `clock`, or one of an earlier load."""
+    row = session.execute(
+        "SELECT clock FROM loadsheet.load WHERE target = %s AND clock::timestamptz > %s::timestamptz "
+        "ORDER BY clock::timestamptz DESC LIMIT 1",
+        (str(target), clock),
+    ).fetchone()
+    return str(row[0]) if row else clock
+
+
 def draw_number(session: Session) -> int:
     """The next load number; call it under the target's lock."""
     row = session.execute("SELECT nextval('loadsheet.load_no')").fetchone()
@@ -97,7 +111,8 @@ def record_load(
         "target": str(target), "run_id": manifest.run_id, "fence": manifest.fence, "action": manifest.action,
         "format": manifest.format, "extracted": manifest.rows, "duplicates": duplicates, **asdict(effect),
         "bytes": manifest.size, "lower_cursor": manifest.lower, "upper_cursor": manifest.upper,
-        "held_by": manifest.held_by, "manifest": name, "source": json.dumps(manifest.source), "version": __version__,
+        "held_by": manifest.held_by, "clock": manifest.clock or manifest.read_at, "manifest": name,
+        "source": json.dumps(manifest.source), "version": __version__,
         "extract_seconds": manifest.seconds, "load_seconds": seconds,
     }  # fmt: skip
     _insert(session, "loadsheet.load", row)

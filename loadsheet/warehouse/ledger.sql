@@ -1,5 +1,5 @@
 -- The ledger: a table's truth, written in the same transaction as its rows.
--- Run again when LEDGER_VERSION rises: every statement must do nothing where its work is done.
+-- Run again when ledger.VERSION rises: every statement must do nothing where its work is done.
 CREATE SCHEMA IF NOT EXISTS loadsheet;
 
 -- Numbers every load and every run of a transform, rising in commit order per target because each is drawn under the
@@ -19,11 +19,13 @@ CREATE TABLE IF NOT EXISTS loadsheet.scope (
     columns jsonb,
     PRIMARY KEY (pipeline, table_name)
 );
--- Version 2. The attempt that the next load must read, by name and hash; the source as the last load met it.
+-- Version 2. The attempt that the next load must read, by name and hash; the source as the last load met it;
+-- the column that the watermark is of.
 ALTER TABLE loadsheet.scope ADD COLUMN IF NOT EXISTS sealed_load_id text;
 ALTER TABLE loadsheet.scope ADD COLUMN IF NOT EXISTS sealed_manifest text;
 ALTER TABLE loadsheet.scope ADD COLUMN IF NOT EXISTS sealed_sha256 text;
 ALTER TABLE loadsheet.scope ADD COLUMN IF NOT EXISTS source jsonb;
+ALTER TABLE loadsheet.scope ADD COLUMN IF NOT EXISTS cursor text;
 
 -- One row per committed load.
 CREATE TABLE IF NOT EXISTS loadsheet.load (
@@ -53,6 +55,8 @@ CREATE TABLE IF NOT EXISTS loadsheet.load (
     load_seconds double precision NOT NULL,
     committed_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
+-- Version 3. The source's clock when the rows were read, in the terms of the table's cursor.
+ALTER TABLE loadsheet.load ADD COLUMN IF NOT EXISTS clock text;
 CREATE INDEX IF NOT EXISTS load_of_table ON loadsheet.load (pipeline, table_name, load_no);
 CREATE INDEX IF NOT EXISTS load_of_target ON loadsheet.load (target, load_no);
 

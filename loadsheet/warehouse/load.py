@@ -19,8 +19,8 @@ from loadsheet.sql import merging
 from loadsheet.sql.copying import WireFormat, copy_in
 from loadsheet.sql.merging import LOAD_ID
 from loadsheet.sql.text import Relation, ident
-from loadsheet.sql.types import TIME_TYPES
 from loadsheet.warehouse import build, drift, fence, ledger, tables
+from loadsheet.warehouse.evict import end_older_tries
 from loadsheet.warehouse.ledger import Effect
 
 
@@ -44,6 +44,7 @@ def load(
     started = time.monotonic()
     tables.ensure_schema(session, target.schema)
     with session.transaction():
+        end_older_tries(session, manifest)
         ledger.lock(session, target)
         reach("load.locked")
         if done := find_committed(session, manifest.load_id):
@@ -94,17 +95,28 @@ class _Load:
         kept = {} if self.is_new else self.drift.kept
         self._create(fresh, kept)
         self._fill(fresh)
-        if not self.is_new and (dependents := tables.dependents(self.session, self.target)):
-            remedy = f"drop {dependents[0]}, which depends on the table, so that it can be rebuilt"
-            drift.alter(self.session, self.target, self.drift, remedy)
         if not self.is_new:
+            self._keep_up()
             self.notes += self.drift.notes
         rows, key = self.manifest.rows - self.duplicates, self.manifest.key
         return build.replace(self.session, fresh, rows, self.target, key, self.number, self.table.max_shrink)
 
+    def _keep_up(self) -> None:
+        """Bring the target as far as its indexes, or all that hangs on it, need to find their columns again."""
+        dependents = tables.dependents(self.session, self.target)
+        if not dependents:
+            drift.rename(self.session, self.target, self.drift)
+            return
+        remedy = f"drop {dependents[0]}, which depends on the table, so that it can be rebuilt"
+        drift.alter(self.session, self.target, self.drift, remedy)
+        drift.refuse_changed_key(self.session, self.target, self.manifest.key, remedy)
+
     def merge(self) -> Effect:
         """The rows into a temporary table, then the difference into the target."""
-        drift.alter(self.session, self.target, self.drift, "run a full refresh of this table to rebuild it")
+        remedy = "run a full refresh of this table to rebuild it"
+        drift.refuse_replaced(self.target, self.drift, remedy)
+        drift.alter(self.session, self.target, self.drift, remedy)
+        drift.refuse_changed_key(self.session, self.target, self.manifest.key, remedy)
         self.notes += self.drift.notes
         incoming = Relation("pg_temp", f"_loadsheet_{self.number}")
         self._create(incoming, {})
@@ -144,7 +156,9 @@ class _Load:
             reach("load.part_copied")
         self.session.execute(f"ALTER TABLE {table.sql} ALTER {LOAD_ID} DROP DEFAULT")
         if self.manifest.key and not self.manifest.key_is_enforced:
-            self.duplicates = build.one_row_per_key(self.session, table, self.manifest.key, self.manifest.cursor)
+            cursor, kind = self.manifest.cursor, self.manifest.cursor_type
+            newest = merging.ordered(cursor, kind) if cursor and kind else None
+            self.duplicates = build.one_row_per_key(self.session, table, self.manifest.key, newest)
             if self.duplicates:
                 self.notes.append(f"{self.duplicates} rows shared a key with a newer one and were left out")
         reach("load.filled")
@@ -165,8 +179,8 @@ class _Load:
         cursor, type_name = self.manifest.cursor, self.manifest.cursor_type
         if not cursor or not type_name:
             return ""
-        read_at = f"CAST('{self.manifest.read_at}' AS {type_name})"
-        return merging.not_older(cursor, type_name in TIME_TYPES, read_at)
+        read_at = ledger.newest_reading(self.session, self.target, self.manifest.clock or self.manifest.read_at)
+        return merging.not_older(cursor, type_name, f"CAST('{read_at}' AS {type_name})")
 
 
 def find_committed(session: Session, load_id: str) -> Loaded | None:

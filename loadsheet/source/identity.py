@@ -1,0 +1,111 @@
+"""Who the source is: still the server, the history and the table that the watermark came from?
+
+A watermark says that everything below it has been read. After a restore, a failover that lost transactions, or a table
+made anew, rows are written below it again, and an increment would never see them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from loadsheet.errors import SourceChanged
+from loadsheet.source.catalog import SourceTable
+
+_DATABASE = """
+SELECT datname::text AS database, d.oid::text AS database_oid, current_setting('server_version') AS server_version,
+       pg_is_in_recovery() AS standby
+FROM pg_database d WHERE datname = current_database()
+"""
+# The insert position: what is visible under synchronous_commit = off lies below it, but not below the written one. A
+# primary tells its timeline to everybody, by the name of its WAL file.
+_WAL = """
+SELECT lsn::text, coalesce(lsn < CAST(%(lsn)s AS pg_lsn), false) AS is_lower,
+       CASE WHEN NOT pg_is_in_recovery() THEN ('x' || left(pg_walfile_name(lsn), 8))::bit(32)::int::text END AS timeline
+FROM (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END) w (lsn)
+"""
+# A standby's timeline is the newest it has heard of: from its primary, while replaying, at its last restart point.
+_CONTROL = """
+SELECT system_identifier::text,
+       greatest((SELECT timeline_id FROM pg_control_checkpoint()),
+                (SELECT min_recovery_end_timeline FROM pg_control_recovery()),
+                (SELECT received_tli FROM pg_stat_wal_receiver))::text AS heard
+FROM pg_control_system()
+"""
+# What a role may be forbidden, and what Aurora has no WAL for.
+_NOT_TOLD = (
+    psycopg.errors.InsufficientPrivilege,
+    psycopg.errors.ObjectNotInPrerequisiteState,
+    psycopg.errors.FeatureNotSupported,
+    psycopg.errors.UndefinedFunction,
+)
+_RISK = (
+    "Rows below the watermark may be new or gone, and an increment would never see them; nothing was written. "
+    "Read the table again: `loadsheet run {pipeline} --tables {table} --full-refresh` (Airflow: full_refresh in the "
+    "trigger form). Or, only if nothing was lost (a planned switchover): --accept-source (Airflow: accept_source)"
+)
+_LAG = "It is a standby: if it only lags behind the one that was read before, retry when it has caught up. "
+
+
+def observe(session: psycopg.Connection[Any], known: dict[str, str] | None) -> tuple[dict[str, str], list[str], bool]:
+    """The source's identity as manifests keep it; how it differs from the `known` one, for people; if it may just lag.
+
+    What the source does not tell this role is left out, and what either side lacks is not compared.
+    """
+    known = known or {}
+    told = _ask(session, (_DATABASE, _WAL, _CONTROL), known.get("lsn") or None)
+    told["timeline"] = told.get("timeline") or told.get("heard")
+    names = ("database", "database_oid", "server_version", "lsn", "timeline", "system_identifier")
+    found = {name: told[name] for name in names if told.get(name)}
+    changes = _changes(known, found)
+    if changes or not told.get("is_lower"):
+        return found, changes, False
+    return found, [f"WAL position {known['lsn']} -> {found['lsn']}"], bool(told["standby"])
+
+
+def _ask(session: psycopg.Connection[Any], parts: tuple[str, ...], lsn: str | None) -> dict[str, Any]:
+    """All parts at once; where the source refuses, each for itself, without those that it refuses."""
+    query = ", ".join(f"({part}) part_{number}" for number, part in enumerate(parts))
+    try:
+        with session.transaction(), session.cursor(row_factory=dict_row) as cursor:
+            return cursor.execute(f"SELECT * FROM {query}", {"lsn": lsn}).fetchone() or {}
+    except _NOT_TOLD:
+        if len(parts) == 1:
+            return {}
+    return {name: fact for part in parts for name, fact in _ask(session, (part,), lsn).items()}
+
+
+def _changes(known: dict[str, str], found: dict[str, str]) -> list[str]:
+    def differs(name: str) -> bool:
+        return name in known and name in found and known[name] != found[name]
+
+    if differs("system_identifier"):
+        return [f"system identifier {known['system_identifier']} -> {found['system_identifier']}"]
+    changes = [f"timeline {known['timeline']} -> {found['timeline']}"] if differs("timeline") else []
+    if differs("database_oid") or differs("database"):
+        changes.append(f"database {_database(known)} -> {_database(found)}")
+    return changes
+
+
+def _database(facts: dict[str, str]) -> str:
+    return f"{facts['database']} (oid {facts.get('database_oid', 'unknown')})"
+
+
+def table_changes(source: SourceTable, known_oid: int | None) -> list[str]:
+    """A table of the same name that is another one. Views are made anew for many reasons and hold no rows."""
+    if not source.is_table or known_oid in (None, source.oid):
+        return []
+    return [f"the table was dropped and made anew, oid {known_oid} -> {source.oid}"]
+
+
+def refuse(source: SourceTable, pipeline: str, changes: list[str], lags: bool) -> None:
+    """Raises SourceChanged with what was seen, what is at risk and the two ways on."""
+    risk = _RISK.format(pipeline=pipeline, table=source.relation.name)
+    seen = ", ".join(changes)
+    error = SourceChanged(
+        f"{source.relation}: the source was restored or failed over: {seen}. {_LAG if lags else ''}{risk}"
+    )
+    error.retryable = lags
+    raise error

@@ -1,0 +1,132 @@
+"""The ledger outlives versions of Loadsheet: an older one is brought up to date in place, a newer one is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from loadsheet.errors import Refused, Superseded
+from loadsheet.warehouse import ledger
+from tests.byhand import ByHand
+from tests.faults.oracle import judge, violations, watermark_violations
+from tests.project import Project
+
+SOURCE = """
+CREATE TABLE item (id int PRIMARY KEY, what text, at timestamptz NOT NULL DEFAULT clock_timestamp());
+INSERT INTO item SELECT i, md5(i::text), '2026-01-01'::timestamptz + i * '1 s'::interval FROM generate_series(1, 100) i;
+"""
+# As the first version made it, before ledgers had a version; one load of `shop.item` is in it.
+FIRST_LEDGER = """
+CREATE SCHEMA loadsheet;
+CREATE SEQUENCE loadsheet.load_no;
+CREATE TABLE loadsheet.scope (
+    pipeline text NOT NULL, table_name text NOT NULL, target text NOT NULL, fence bigint NOT NULL DEFAULT 0,
+    watermark text, last_load_no bigint, content_sha256 text, source_oid bigint, columns jsonb,
+    PRIMARY KEY (pipeline, table_name)
+);
+CREATE TABLE loadsheet.load (
+    load_id text PRIMARY KEY, load_no bigint NOT NULL UNIQUE, pipeline text NOT NULL, table_name text NOT NULL,
+    target text NOT NULL, run_id text NOT NULL, fence bigint NOT NULL, action text NOT NULL, format text NOT NULL,
+    extracted bigint NOT NULL, duplicates bigint NOT NULL, inserted bigint NOT NULL, updated bigint NOT NULL,
+    deleted bigint NOT NULL, replaced boolean NOT NULL, bytes bigint NOT NULL, lower_cursor text, upper_cursor text,
+    held_by text NOT NULL, manifest text NOT NULL, source jsonb NOT NULL, version text NOT NULL,
+    extract_seconds double precision NOT NULL, load_seconds double precision NOT NULL,
+    committed_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE INDEX load_of_table ON loadsheet.load (pipeline, table_name, load_no);
+CREATE INDEX load_of_target ON loadsheet.load (target, load_no);
+CREATE TABLE loadsheet.transform_run (
+    run_no bigint PRIMARY KEY, pipeline text NOT NULL, transform text NOT NULL, target text NOT NULL,
+    run_id text NOT NULL, sql_sha256 text NOT NULL, full_build boolean NOT NULL, since_load bigint NOT NULL,
+    seen_load bigint NOT NULL, inserted bigint NOT NULL, updated bigint NOT NULL, deleted bigint NOT NULL,
+    replaced boolean NOT NULL, seconds double precision NOT NULL,
+    committed_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE INDEX transform_run_of_target ON loadsheet.transform_run (target, run_no);
+
+INSERT INTO loadsheet.scope VALUES (
+    'shop', 'item', 'staging.item', 1, '2026-01-01 00:01:40+00', nextval('loadsheet.load_no'), NULL, {oid},
+    '[{{"name": "id", "attnum": 1, "source_type": "integer", "type": "integer", "cast": "", "exact_in_binary": true}},
+      {{"name": "what", "attnum": 2, "source_type": "text", "type": "text", "cast": "", "exact_in_binary": true}},
+      {{"name": "at", "attnum": 3, "source_type": "timestamp with time zone", "type": "timestamp with time zone",
+        "cast": "", "exact_in_binary": true}}]'
+);
+INSERT INTO loadsheet.load VALUES (
+    'c0ffee', 1, 'shop', 'item', 'staging.item', 'the first', 1, 'replace', 'binary', 100, 0, 100, 0, 0, true, 4711,
+    NULL, '2026-01-01 00:01:40+00', '', 'shop/item/c0ffee/00000001-00000000/manifest.json', '{{"database": "shop"}}',
+    '0.1.0', 0.1, 0.1
+);
+CREATE SCHEMA staging;
+CREATE TABLE staging.item (id int PRIMARY KEY, what text, at timestamptz, _load_id bigint NOT NULL);
+"""
+
+
+@pytest.fixture
+def old(project: Project) -> Project:
+    """100 rows that the first version has loaded, with its ledger."""
+    project.in_source(SOURCE)
+    [(oid,)] = project.in_source("SELECT 'item'::regclass::oid::bigint")
+    project.in_warehouse(FIRST_LEDGER.format(oid=oid))
+    for row in project.in_source("SELECT id, what, at FROM item"):
+        project.in_warehouse("INSERT INTO staging.item VALUES (%s, %s, %s, 1)", *row)
+    project.spec({"item": {"incremental": "at"}})
+    return project
+
+
+def version(project: Project) -> object:
+    return project.in_warehouse("SELECT obj_description('loadsheet'::regnamespace)")[0][0]
+
+
+def test_a_ledger_of_the_first_version_is_upgraded_in_place_and_keeps_its_rows(old: Project) -> None:
+    old.in_source("INSERT INTO item VALUES (101, 'new')")
+    states = old.succeed()
+    assert states["load.load_item"] == "done" and version(old) == f"ledger version {ledger.VERSION}"
+    assert old.in_warehouse("SELECT run_id, extracted, inserted FROM loadsheet.load ORDER BY load_no")[0] == (
+        "the first", 100, 100,
+    )  # fmt: skip
+    # An increment, from where the old version's watermark stood.
+    assert old.in_warehouse("SELECT extracted, lower_cursor FROM loadsheet.load ORDER BY load_no")[1:] == [
+        (1, "2026-01-01 00:01:40+00")
+    ]
+    assert not judge(old, "item") and violations(old) == [] == watermark_violations(old, "item", "at")
+
+
+def test_an_upgraded_ledger_is_the_same_as_a_new_one(old: Project) -> None:
+    shape = """
+        SELECT table_name, column_name, data_type, is_nullable, column_default FROM information_schema.columns
+        WHERE table_schema = 'loadsheet' ORDER BY 1, 2
+    """
+    old.succeed()
+    upgraded = old.in_warehouse(shape)
+    old.in_warehouse("DROP SCHEMA loadsheet, staging CASCADE")
+    old.succeed()
+    assert old.in_warehouse(shape) == upgraded
+
+
+def test_what_nobody_loaded_before_the_upgrade_must_be_extracted_again(old: Project) -> None:
+    """An attempt of the old version is not sealed; its load upgrades the ledger and says what to do."""
+    old.in_source("INSERT INTO item VALUES (101, 'new')")
+    old.in_warehouse("UPDATE loadsheet.scope SET fence = 2")
+    by_hand = ByHand(old, source="")
+    with pytest.raises(Superseded, match="Re-run the extract step"):
+        by_hand.step("load", "before", "deadbeef")
+    assert version(old) == f"ledger version {ledger.VERSION}"
+    by_hand.both("before")
+    assert not judge(old, "item") and violations(old) == []
+
+
+def test_a_ledger_of_a_newer_version_is_refused_and_left_alone(old: Project) -> None:
+    old.succeed()
+    old.in_warehouse(f"COMMENT ON SCHEMA loadsheet IS 'ledger version {ledger.VERSION + 1}'")
+    before = old.in_warehouse("SELECT * FROM loadsheet.scope")
+    with pytest.raises(Refused, match=f"version {ledger.VERSION + 1}.* knows {ledger.VERSION}: update Loadsheet"):
+        old.succeed()
+    assert old.in_warehouse("SELECT * FROM loadsheet.scope") == before
+    assert version(old) == f"ledger version {ledger.VERSION + 1}"
+
+
+def test_somebody_elses_comment_on_the_schema_does_no_harm(old: Project) -> None:
+    old.succeed()
+    old.in_warehouse("COMMENT ON SCHEMA loadsheet IS 'do not touch: belongs to Loadsheet'")
+    old.in_source("INSERT INTO item VALUES (101, 'new')")
+    old.succeed()
+    assert not judge(old, "item") and violations(old) == []
