@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from demo.servers import PostgresServer
 from tests.faults.tally import TALLIES, Tally, as_table
 from tests.services import *  # noqa: F403
 
@@ -30,6 +31,13 @@ def chance() -> random.Random:
     seed = int(os.environ.get("LOADSHEET_SEED") or random.SystemRandom().randrange(10**6))
     print(f"LOADSHEET_SEED={seed}")
     return random.Random(seed)
+
+
+@pytest.fixture(scope="session")
+def newer() -> Iterator[PostgresServer]:
+    """A server two versions ahead of the others, to be a source."""
+    with PostgresServer(version=18) as server:
+        yield server
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

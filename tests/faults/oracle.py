@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import psycopg
 
-from loadsheet.sql.text import Relation, ident
+from loadsheet.sql.text import Relation, ident, literal
 from tests.project import Project
 
 SETTINGS = "SET TimeZone = 'UTC'; SET extra_float_digits = 3; SET IntervalStyle = 'postgres'; SET work_mem = '64MB'"
@@ -124,7 +124,7 @@ def _target_violations(session: psycopg.Connection, target: str) -> list[str]:
     table = Relation(*target.split(".", 1)).sql
     unknown = _count(
         session,
-        f"SELECT _load_id FROM {table} EXCEPT SELECT load_no FROM loadsheet.load WHERE target = '{target}'",
+        f"SELECT _load_id FROM {table} EXCEPT SELECT load_no FROM loadsheet.load WHERE target = {literal(target)}",
     )
     counted = session.execute(_ROWS_AS_COUNTED, {"target": target}).fetchone()
     rows = _count(session, f"SELECT 1 FROM {table}")
