@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 _LINK = re.compile(r"<(https?://[^|>]+)\|([^>]+)>")
-_EMOJI = {":red_circle:": "🔴"}
+_EMOJI = {":red_circle:": "🔴", ":large_green_circle:": "🟢"}
 
 
 def panel(payload: dict[str, Any]) -> Panel:

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 from pathlib import Path
-from typing import Any, LiteralString, Self
+from typing import Any, Literal, LiteralString, Self
 from urllib.parse import quote
 
 import psycopg
@@ -41,6 +41,8 @@ class PostgresServer(Managed):
     `data_dir` must not exist yet or be empty; where the server's user cannot reach it (root, who becomes nobody), or
     when it is None, a folder under the system's temporary folder is used and removed at the end.
     `durable=False` trades crash safety of the data for speed. `settings` adds or overrides server settings.
+    `copy_of` is a running server of the same version whose files are taken over (pg_basebackup), user and password
+    too; with `standby` the copy stays in recovery and follows it, or, if `standby` is "silent", does not follow.
     """
 
     def __init__(
@@ -50,10 +52,12 @@ class PostgresServer(Managed):
         version: int = 16,
         durable: bool = False,
         settings: dict[str, str] | None = None,
+        copy_of: PostgresServer | None = None,
+        standby: bool | Literal["silent"] = False,
     ):
         self.host, self.port = LOOPBACK, 0
         self.user, self.password = "loadsheet", secrets.token_urlsafe(18)
-        self._wanted, self._version = data_dir, version
+        self._wanted, self._version, self._copy_of, self._standby = data_dir, version, copy_of, standby
         self._settings = _SETTINGS | ({} if durable else _FAST) | (settings or {})
         self._stop_signals = _STOP if durable else _STOP_THROWAWAY
         self._drop_to = privileges.server_user()
@@ -66,7 +70,10 @@ class PostgresServer(Managed):
         try:
             self._home = self._place()
             self._bin = reachable_install(self._version, self._scratch) / "bin"
-            self._initialise()
+            if self._copy_of:
+                self._copy(self._copy_of)
+            else:
+                self._initialise()
             self._serve()
         except BaseException:
             self.stop()
@@ -91,12 +98,30 @@ class PostgresServer(Managed):
         privileges.own(password, self._drop_to)
         command = [str(self._bin / "initdb"), "-D", str(self._home / "data"), "-U", self.user, f"--pwfile={password}"]
         command += ["-A", "scram-sha-256", "-E", "UTF8", "--no-locale", "--no-sync"]
+        try:
+            self._run(command, {})
+        finally:
+            password.unlink()
+
+    def _copy(self, other: PostgresServer) -> None:
+        self.user, self.password = other.user, other.password
+        command = [str(self._bin / "pg_basebackup"), "-D", str(self._home / "data"), "-h", other.host]
+        command += ["-p", str(other.port), "-U", other.user, "-c", "fast", "--no-sync", "-X", "stream"]
+        command += ["-R"] if self._standby else []
+        self._run(command, {"PGPASSWORD": other.password})
+        if self._standby:
+            self._settings = self._settings | {"wal_retrieve_retry_interval": "100ms"}  # 5 s when left alone
+        if self._standby == "silent":
+            self._settings = self._settings | {"primary_conninfo": ""}
+
+    def _run(self, command: list[str], more: dict[str, str]) -> None:
         done = subprocess.run(
-            command, capture_output=True, text=True, check=False, cwd=self._home, env=_environment(), **self._identity()
-        )
-        password.unlink()
+            command, capture_output=True, text=True, check=False, cwd=self._home, env=_environment() | more,
+            **self._identity(),
+        )  # fmt: skip
         if done.returncode:
-            raise ServerFailed(f"initdb ended with exit code {done.returncode}:\n{done.stdout}{done.stderr}")
+            name = Path(command[0]).name
+            raise ServerFailed(f"{name} ended with exit code {done.returncode}:\n{done.stdout}{done.stderr}")
 
     def _identity(self) -> dict[str, Any]:
         return {"user": self._drop_to[0], "group": self._drop_to[1], "extra_groups": []} if self._drop_to else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import secrets
 import signal
 import socket
@@ -76,6 +77,18 @@ class Supervised:
     def exit_code(self) -> int | None:
         """The command's exit code, or None while it runs."""
         return self._supervisor.poll()
+
+    def kill(self) -> None:
+        """SIGKILL to the command itself, as a crash would end it (Linux only); returns when it is gone."""
+        for pid in self.pids:
+            os.kill(pid, signal.SIGKILL)
+        self.stop()
+
+    @property
+    def pids(self) -> list[int]:
+        """The command's own process, and what it has left to the supervisor (Linux only)."""
+        children = Path(f"/proc/{self._supervisor.pid}/task/{self._supervisor.pid}/children")
+        return [int(pid) for pid in children.read_text().split()]
 
     def ask_to_stop(self) -> None:
         """Begin what `stop` does without waiting for its end: several commands then end side by side."""

@@ -44,10 +44,7 @@ class S3Server(Managed):
         for attempt in range(1, attempts + 1):
             self.port = free_port()
             assert self._scratch is not None
-            log = self.data_dir.with_name(f"{self.data_dir.name}-{attempt}.log")
-            self._process = Supervised(
-                self._command(), log, env=self._environment(), cwd=self._scratch, remove=self._scratch
-            )
+            self._process = self._launched(self.data_dir.with_name(f"{self.data_dir.name}-{attempt}.log"))
             try:
                 self._process.wait_until(lambda: listens(self.port), "the S3 server")
             except ServerFailed:
@@ -56,6 +53,20 @@ class S3Server(Managed):
                     raise
             else:
                 return
+
+    def _launched(self, log: Path) -> Supervised:
+        return Supervised(self._command(), log, env=self._environment(), cwd=self._scratch, remove=self._scratch)
+
+    def kill(self) -> None:
+        """End the server as a crash would; what was stored stays. `restart` brings it back."""
+        assert self._process is not None
+        self._process.kill()
+
+    def restart(self) -> None:
+        """Serve the same objects on the same port again, after `kill`. Raises ServerFailed with the log's end."""
+        assert self._process is not None
+        self._process = self._launched(self._process.log)
+        self._process.wait_until(lambda: listens(self.port), "the S3 server")
 
     def _command(self) -> list[str]:
         # --no-cleanup: removing a folder with its last object would race with somebody storing the next one.
@@ -69,6 +80,12 @@ class S3Server(Managed):
             "RCLONE_AUTH_KEY": f'"{self.access_key},{self.secret_key}"',
             "RCLONE_CACHE_DIR": str(self._scratch),
         }
+
+    @property
+    def pid(self) -> int:
+        """The server's process (Linux only)."""
+        assert self._process is not None
+        return self._process.pids[0]
 
     @property
     def address(self) -> str:

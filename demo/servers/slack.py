@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import chain, repeat
 from typing import Any, Self
 
 from demo.servers.process import LOOPBACK, Managed
@@ -17,6 +18,7 @@ from demo.servers.process import LOOPBACK, Managed
 class _Answer:
     status: int = 200
     delay: float = 0.0
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -30,7 +32,7 @@ class SlackReceiver(Managed):
     messages: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._answer = _Answer()
+        self._answers: Iterator[_Answer] = repeat(_Answer())
         self._arrived = threading.Condition()
         self._server: ThreadingHTTPServer | None = None
 
@@ -52,25 +54,31 @@ class SlackReceiver(Managed):
         """The webhook's address without the secret path a real one has."""
         return f"http://{LOOPBACK}:{self.port}"
 
-    def respond(self, *, status: int = 200, delay: float = 0.0) -> None:
-        """From now on answer with `status` after `delay` seconds (messages are recorded all the same)."""
-        self._answer = _Answer(status, delay)
+    def respond(
+        self, *, status: int = 200, delay: float = 0.0, headers: dict[str, str] | None = None, times: int | None = None
+    ) -> None:
+        """From now on (or `times` times) answer with `status` and `headers` after `delay` seconds.
+
+        Messages are recorded all the same.
+        """
+        answer = _Answer(status, delay, headers or {})
+        self._answers = repeat(answer) if times is None else chain(repeat(answer, times), repeat(_Answer()))
 
     def wait_for(self, count: int, timeout: float = 30.0) -> bool:
         """Wait until at least `count` messages have arrived; False when time is up."""
         with self._arrived:
             return self._arrived.wait_for(lambda: len(self.messages) >= count, timeout)
 
-    def receive(self, payload: dict[str, Any]) -> int:
-        """Record a message and return the HTTP status to answer with."""
+    def receive(self, payload: dict[str, Any]) -> _Answer:
+        """Record a message and return what to answer."""
         with self._arrived:
             self.messages.append(payload)
+            answer = next(self._answers)
             self._arrived.notify_all()
         if self.on_message:
             self.on_message(payload)
-        answer = self._answer
         time.sleep(answer.delay)
-        return answer.status
+        return answer
 
     def stop(self) -> None:
         """Stop listening. A second call does nothing."""
@@ -84,11 +92,12 @@ def _handler(receiver: SlackReceiver) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            status = receiver.receive(_payload(body))
-            self.send_response(status)
-            self.send_header("Content-Type", "text/html")
+            answer = receiver.receive(_payload(body))
+            self.send_response(answer.status)
+            for name, value in {"Content-Type": "text/html", **answer.headers}.items():
+                self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(b"ok" if status == 200 else b"server_error")
+            self.wfile.write(b"ok" if answer.status == 200 else b"server_error")
 
         def log_message(self, format: str, *args: Any) -> None:
             """Say nothing: the terminal belongs to the demo."""

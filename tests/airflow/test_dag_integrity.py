@@ -102,6 +102,8 @@ def test_tasks_behave_as_the_spec_says(bag: BundleDagBag, pipeline: Pipeline) ->
         rule = "none_failed" if task.task_id.startswith("transform.") else "all_success"
         assert task.trigger_rule == rule
         assert bool(task.on_failure_callback) == bool(pipeline.notify)
+        recovery = bool(pipeline.notify and "recovery" in pipeline.notify.events)
+        assert bool(task.on_success_callback) == bool(task.on_skipped_callback) == recovery
 
 
 def test_every_key_of_a_spec_reaches_its_tasks(hard: Pipeline) -> None:
@@ -123,7 +125,10 @@ def test_every_key_of_a_spec_reaches_its_tasks(hard: Pipeline) -> None:
     assert behaviour["transform.transform_fct"] == ("loads", 1, 90, 7200)
     assert {task.owner for task in dag.tasks} == {"data-eng"}
     callback = dag.get_task("create_bucket").on_failure_callback[0]
-    assert (callback.func.__qualname__, callback.keywords) == ("notify_failure", {"slack_conn_id": "slack"})
+    keywords = {"slack_conn_id": "slack", "events": ["failure", "recovery"]}
+    assert (callback.func.__qualname__, callback.keywords) == ("notify_failure", keywords)
+    callback = dag.get_task("extract.extract_bookings").on_skipped_callback[0]
+    assert (callback.func.__qualname__, callback.keywords) == ("notify_recovery", {"slack_conn_id": "slack"})
 
 
 def test_names_are_shown_as_they_are(hard: Pipeline) -> None:
@@ -136,7 +141,9 @@ def test_names_are_shown_as_they_are(hard: Pipeline) -> None:
 
 def test_the_trigger_form_refuses_what_the_spec_does_not_have(hard: Pipeline) -> None:
     params = build_dag(hard).params
-    assert params.dump() == {"full_refresh": False, "tables": [], "interval_start": None, "interval_end": None}
+    assert params.dump() == {
+        "full_refresh": False, "tables": [], "accept_source": False, "interval_start": None, "interval_end": None,
+    }  # fmt: skip
     for tables in (["bookings"], ["{{ 7*7 }}", "bookings"], None):
         params["tables"] = tables
         params.validate()

@@ -32,6 +32,24 @@ def compared(world: World, run: Run) -> Run:
     )
 
 
+def create_lounges(world: World) -> None:
+    """The ninth table: it comes, goes, and comes back."""
+    with psycopg.connect(world.source) as session:
+        session.execute("CREATE TABLE bookings.lounges (airport_code char(3) PRIMARY KEY, seats int)")
+        session.execute("INSERT INTO bookings.lounges SELECT airport_code, 50 FROM bookings.airports_data")
+
+
+def open_failures(world: World) -> list[str]:
+    """The Variables that remember failures."""
+    keys = [entry["key"] for entry in world.airflow.api.call("GET", "variables")["variables"]]
+    return [key for key in keys if key.startswith("loadsheet_failed")]
+
+
+def tries(world: World, run: Run, task_id: str) -> int:
+    """How often the task was tried in the run."""
+    return next(t.try_number for t in world.airflow.api.tasks(DAG_ID, run.run_id) if t.task_id == task_id)
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer, s3: S3Server) -> Iterator[World]:
     """The source has data, the warehouse is empty, Airflow has read the DAG."""
@@ -94,9 +112,7 @@ def fourth(world: World, third: Run) -> Run:
 def fifth(world: World, fourth: Run) -> Run:
     """A run of two tables in full, one of them just added to the YAML by one line."""
     assert fourth.state == "success"
-    with psycopg.connect(world.source) as session:
-        session.execute("CREATE TABLE bookings.lounges (airport_code char(3) PRIMARY KEY, seats int)")
-        session.execute("INSERT INTO bookings.lounges SELECT airport_code, 50 FROM bookings.airports_data")
+    create_lounges(world)
     world.spec.write_text(world.spec.read_text().replace("\ntables:\n", "\ntables:\n  lounges:\n", 1))
     tasks = f"dags/{DAG_ID}/tasks"
     wait_for(lambda: "load.load_lounges" in json.dumps(world.airflow.api.call("GET", tasks)), "the new steps")
@@ -112,7 +128,21 @@ def sixth(world: World, fifth: Run) -> Run:
         session.execute("DROP TABLE bookings.lounges")
     run = world.run()
     assert world.slack.wait_for(1, timeout=20)
-    return with_facts(run, messages=list(world.slack.messages))
+    return with_facts(run, messages=list(world.slack.messages), failures=open_failures(world))
+
+
+@pytest.fixture(scope="module")
+def seventh(world: World, sixth: Run) -> Run:
+    """A run after the ninth table has come back, and then its extract once more."""
+    assert sixth.state == "failed"
+    create_lounges(world)
+    run = world.run()
+    assert world.slack.wait_for(2, timeout=20)
+    once_more = {"dry_run": False, "dag_run_id": run.run_id, "task_ids": ["extract.extract_lounges"]}
+    world.airflow.api.call("POST", f"dags/{DAG_ID}/clearTaskInstances", json={**once_more, "only_failed": False})
+    wait_for(lambda: tries(world, run, "extract.extract_lounges") == 2, "the second try")
+    state = world.airflow.api.wait(DAG_ID, run.run_id)
+    return with_facts(run, again=state, messages=list(world.slack.messages), failures=open_failures(world))
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +254,22 @@ def test_slack_hears_of_the_failure_with_a_link_to_its_log(world: World, sixth: 
     assert place and "lounges" in world.airflow.api.log(place[1], place[2], place[3], int(place[4]))
 
 
-def test_no_task_log_shows_a_password(world: World, sixth: Run) -> None:
+def test_slack_hears_once_that_it_works_again(sixth: Run, seventh: Run) -> None:
+    assert (seventh.state, seventh.seen["again"]) == ("success", "success")
+    assert seventh.of("extract")["lounges"] == "skipped"  # nothing new in it, which is working too
+    failure, *others = seventh.seen["messages"]
+    assert failure in sixth.seen["messages"] and len(others) == 1
+    told = json.dumps(others[0])
+    for part in (DAG_ID, "works again", "extract.extract_lounges", seventh.run_id, sixth.run_id, "Failed since"):
+        assert part in told
+
+
+def test_a_failure_is_remembered_until_it_works_again(sixth: Run, seventh: Run) -> None:
+    assert sixth.seen["failures"] == [f"loadsheet_failed__{DAG_ID}__extract.extract_lounges"]
+    assert seventh.seen["failures"] == []
+
+
+def test_no_task_log_shows_a_password(world: World, seventh: Run) -> None:
     logs = [file.read_text(errors="replace") for file in Path(world.airflow.home).rglob("*.log")]
     assert len(logs) > 50
     for secret in (world.postgres.password, world.s3.secret_key, "hush-hush-token"):

@@ -1,31 +1,57 @@
-"""What Slack is told when a task has failed, and that telling it never harms the task."""
+"""What Slack is told when a task has failed and when it works again, and that telling it never harms the task."""
 
 from __future__ import annotations
 
 import json
-import logging
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import psycopg
 import pytest
+from airflow.sdk import Variable
 
 from demo.servers import SlackReceiver
-from operators.slack import failure_message, notify_failure
+from operators import slack as callbacks
+from operators.open_failures import variable_key
+from operators.slack import notify_failure, notify_recovery
+from operators.slack_messages import failure_message
 from tests.airflow.conftest import define_slack
 
 LOG_URL = "http://127.0.0.1:8080/dags/flights/runs/manual__1/tasks/load.load_bookings?try_number=3"
 
 
-def context(error: BaseException | str | None = None) -> Any:
+def context(
+    error: BaseException | str | None = None, *, step: str = "load.load_bookings",
+    run_id: str = "manual__2026-01-01T00:00:00+00:00", tables: tuple[str, ...] = (),
+) -> Any:  # fmt: skip
     """As on a manual run without a logical date: no `logical_date`, `ds`, `ts` or `data_interval_*`."""
-    ti = SimpleNamespace(dag_id="flights", task_id="load.load_bookings", try_number=3, max_tries=2, log_url=LOG_URL)
-    found = {"ti": ti, "run_id": "manual__2026-01-01T00:00:00+00:00"}
+    ti = SimpleNamespace(dag_id="flights", task_id=step, try_number=3, max_tries=2, log_url=LOG_URL)
+    task = SimpleNamespace(kind=step.partition(".")[0], name=step.rpartition("_")[2])
+    found = {"ti": ti, "task": task, "run_id": run_id, "params": {"tables": list(tables)}}
     return found if error is None else {**found, "exception": error}
+
+
+def fail(**more: Any) -> None:
+    notify_failure(context("the lake is dry", **more), slack_conn_id="slack", events=["failure", "recovery"])
+
+
+def work(**more: Any) -> None:
+    notify_recovery(context(**more), slack_conn_id="slack")
+
+
+@pytest.fixture
+def variables(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Airflow's Variables, as a task sees them; `test_end_to_end.py` has the real ones."""
+    found: dict[str, str] = {}
+    monkeypatch.setattr(Variable, "keys", lambda prefix: [key for key in found if key.startswith(prefix)])
+    monkeypatch.setattr(Variable, "get", found.__getitem__)
+    monkeypatch.setattr(Variable, "set", lambda key, value, description: found.__setitem__(key, value))
+    monkeypatch.setattr(Variable, "delete", found.__delitem__)
+    return found
 
 
 def raised(error: BaseException) -> BaseException:
@@ -37,6 +63,12 @@ def raised(error: BaseException) -> BaseException:
 
 def text_of(message: dict[str, Any]) -> str:
     return json.dumps(message, ensure_ascii=False)
+
+
+def seconds(work: Callable[[], None]) -> float:
+    started = time.monotonic()
+    work()
+    return time.monotonic() - started
 
 
 def test_a_failure_names_pipeline_step_run_time_try_error_place_and_log(slack: SlackReceiver) -> None:
@@ -89,25 +121,38 @@ def test_long_and_odd_errors_stay_within_slacks_limits_and_markup() -> None:
     assert error.count("```") == 2
 
 
-@pytest.mark.parametrize("status", [404, 500])
-def test_slack_refusing_is_logged_without_its_token(
-    slack: SlackReceiver, status: int, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("status", "headers"), [(404, {}), (500, {}), (429, {}), (429, {"Retry-After": "30"})])
+def test_slack_refusing_costs_nothing_and_is_logged_without_its_token(
+    slack: SlackReceiver, status: int, headers: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    slack.respond(status=status)
-    with caplog.at_level(logging.WARNING):
-        notify_failure(context("x"), slack_conn_id="slack")
+    slack.respond(status=status, headers=headers)
+    assert seconds(lambda: notify_failure(context("x"), slack_conn_id="slack")) < 3
     assert len(slack.messages) == 1
     assert "Slack was not told about this failure" in caplog.text
     assert "hush" not in caplog.text
 
 
-def test_slack_being_down_costs_nothing(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_slack_asking_for_a_moment_gets_it(slack: SlackReceiver, caplog: pytest.LogCaptureFixture) -> None:
+    slack.respond(status=429, headers={"Retry-After": "1"}, times=1)
+    assert 1 <= seconds(lambda: notify_failure(context("x"), slack_conn_id="slack")) < 7
+    assert len(slack.messages) == 2  # the first one was refused
+    assert "Slack was not told" not in caplog.text
+
+
+def test_slack_asking_again_and_again_costs_six_seconds(slack: SlackReceiver, caplog: pytest.LogCaptureFixture) -> None:
+    slack.respond(status=429, headers={"Retry-After": "2"})
+    assert seconds(lambda: notify_failure(context("x"), slack_conn_id="slack")) < 7
+    assert "Slack was not told about this failure" in caplog.text
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:{free_port}", "http://nobody.invalid"])
+def test_slack_out_of_reach_costs_little(
+    address: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    define_slack(monkeypatch, f"http://127.0.0.1:{port}")
-    started = time.monotonic()
-    notify_failure(context("x"), slack_conn_id="slack")
-    assert time.monotonic() - started < 3
+    define_slack(monkeypatch, address.format(free_port=port))
+    assert seconds(lambda: notify_failure(context("x"), slack_conn_id="slack")) < 7
     assert "Slack was not told about this failure" in caplog.text
 
 
@@ -119,9 +164,7 @@ def test_a_missing_connection_is_logged(caplog: pytest.LogCaptureFixture, monkey
 
 def test_slow_slack_costs_six_seconds(slack: SlackReceiver, caplog: pytest.LogCaptureFixture) -> None:
     slack.respond(delay=9)
-    started = time.monotonic()
-    notify_failure(context("x"), slack_conn_id="slack")
-    assert time.monotonic() - started < 6.5
+    assert seconds(lambda: notify_failure(context("x"), slack_conn_id="slack")) < 7
     assert "Slack was not told about this failure" in caplog.text
 
 
@@ -148,12 +191,128 @@ def test_dripping_slack_costs_six_seconds(
     dripping: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     define_slack(monkeypatch, dripping)
-    started = time.monotonic()
-    notify_failure(context("x"), slack_conn_id="slack")
-    assert time.monotonic() - started < 6.5
-    assert "no answer within 6 s" in caplog.text
+    assert seconds(lambda: notify_failure(context("x"), slack_conn_id="slack")) < 7
+    assert "no answer in time" in caplog.text
 
 
 def test_a_context_nobody_expected_is_logged_and_swallowed(caplog: pytest.LogCaptureFixture) -> None:
-    notify_failure({}, slack_conn_id="slack")  # type: ignore[typeddict-item]
+    notify_failure({}, slack_conn_id="slack", events=["failure", "recovery"])  # type: ignore[typeddict-item]
+    notify_recovery({}, slack_conn_id="slack")  # type: ignore[typeddict-item]
     assert "Slack was not told about this failure" in caplog.text
+    assert "Slack was not told about this recovery" in caplog.text
+
+
+def test_a_recovery_names_pipeline_step_run_time_failure_and_log(
+    slack: SlackReceiver, variables: dict[str, str]
+) -> None:
+    fail(run_id="scheduled__1")
+    work(run_id="scheduled__2")
+    told = text_of(slack.messages[1])
+    for part in ("flights works again", "load.load_bookings", "scheduled__2", "Failed since", " UTC", "scheduled__1"):
+        assert part in told
+    assert f"<{LOG_URL}|Open the log>" in told
+
+
+def test_a_recovery_is_told_once_and_nothing_is_left(slack: SlackReceiver, variables: dict[str, str]) -> None:
+    fail()
+    assert list(variables) == ["loadsheet_failed__flights__load.load_bookings"]
+    work()  # cleared in the same run
+    work(run_id="the next one")
+    assert len(slack.messages) == 2 and variables == {}
+
+
+def test_a_task_that_always_worked_has_nothing_to_tell(slack: SlackReceiver, variables: dict[str, str]) -> None:
+    work()
+    assert slack.messages == [] and variables == {}
+
+
+def test_several_failed_runs_have_one_recovery_that_names_the_first(
+    slack: SlackReceiver, variables: dict[str, str]
+) -> None:
+    for run in ("scheduled__1", "manual__2", "scheduled__3"):
+        fail(run_id=run)
+    work(run_id="scheduled__4")
+    assert [("works again" in text_of(message)) for message in slack.messages] == [False, False, False, True]
+    told = text_of(slack.messages[3])
+    assert "scheduled__1" in told and "manual__2" not in told and "scheduled__3" not in told
+
+
+def test_a_task_recovers_when_it_works_not_when_another_does(slack: SlackReceiver, variables: dict[str, str]) -> None:
+    fail(step="load.load_bookings", run_id="1")
+    fail(step="extract.extract_bookings", run_id="2")  # so that the load is upstream_failed: nobody is called for it
+    work(step="extract.extract_bookings", run_id="3")
+    work(step="load.load_bookings_archive", run_id="3")
+    assert len(slack.messages) == 3 and "extract.extract_bookings" in text_of(slack.messages[2])
+    work(step="load.load_bookings", run_id="3")
+    assert len(slack.messages) == 4 and "load.load_bookings" in text_of(slack.messages[3])
+
+
+def test_a_table_that_the_run_left_out_has_not_recovered(slack: SlackReceiver, variables: dict[str, str]) -> None:
+    fail(step="extract.extract_bookings")
+    work(step="extract.extract_bookings", tables=("seats",))
+    assert len(slack.messages) == 1
+    work(step="extract.extract_bookings", tables=("bookings",))
+    assert len(slack.messages) == 2
+
+
+def test_a_failure_slack_was_not_told_of_still_recovers(slack: SlackReceiver, variables: dict[str, str]) -> None:
+    slack.respond(status=500)
+    fail()
+    slack.respond()
+    work()
+    assert "works again" in text_of(slack.messages[1])
+
+
+def test_a_recovery_that_slack_refused_is_told_by_the_next_success(
+    slack: SlackReceiver, variables: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    fail()
+    slack.respond(status=500, times=1)
+    work(run_id="2")
+    assert "Slack was not told about this recovery" in caplog.text
+    work(run_id="3")
+    work(run_id="4")
+    assert [run in text_of(slack.messages[-1]) for run in ('"*Run*\\n3"', '"*Run*\\n4"')] == [True, False]
+    assert len(slack.messages) == 3 and variables == {}
+
+
+def test_a_recovery_that_slack_took_without_an_answer_is_not_told_twice(
+    slack: SlackReceiver, variables: dict[str, str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail()
+    slack.respond(delay=9)
+    monkeypatch.setattr(callbacks, "GIVE_UP_SECONDS", 1.0)
+    work()
+    work()
+    assert "Slack may not have been told about this recovery" in caplog.text
+    assert len(slack.messages) == 2
+
+
+def test_without_the_event_recovery_nothing_is_remembered(slack: SlackReceiver, variables: dict[str, str]) -> None:
+    notify_failure(context("x"), slack_conn_id="slack", events=["failure"])
+    assert len(slack.messages) == 1 and variables == {}
+
+
+def test_without_the_event_failure_only_the_recovery_is_told(slack: SlackReceiver, variables: dict[str, str]) -> None:
+    notify_failure(context("x"), slack_conn_id="slack", events=["recovery"])
+    work()
+    assert len(slack.messages) == 1 and "works again" in text_of(slack.messages[0])
+
+
+def test_variables_out_of_reach_cost_the_recovery_and_not_the_failure(
+    slack: SlackReceiver, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def away(prefix: str) -> list[str]:
+        raise ConnectionError("the API server is away")
+
+    monkeypatch.setattr(Variable, "keys", away)
+    fail()
+    work()
+    assert len(slack.messages) == 1
+    assert "Slack will not be told when this task works again" in caplog.text
+    assert "Slack was not told about this recovery" in caplog.text
+
+
+def test_names_too_long_for_airflow_stay_apart() -> None:
+    one, other = (variable_key("d" * 200, "load.load_" + "t" * 60 + end) for end in "ab")
+    assert one != other and len(one) == len(other) == 250
