@@ -7,7 +7,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 PYTEST := -m pytest -q
 
-.PHONY: help setup demo test test-long test-unit test-core test-faults test-airflow lint format clean requirements
+.PHONY: help setup demo test test-long test-unit test-core test-faults core-and-airflow test-airflow lint format clean requirements
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -17,7 +17,11 @@ setup: $(VENV)/.ready  ## Create .venv with pinned, hashed requirements and the 
 demo: setup  ## Flights end to end in a real Airflow on embedded servers (ARGS=--exit to stop at the end)
 	@$(BIN)/python -m demo $(ARGS)
 
-test: test-unit test-core test-faults test-airflow  ## Run every test (short forms), under 15 minutes on 2 cores
+test: setup test-unit  ## Run every test (short forms), under 15 minutes on 2 cores
+	@$(MAKE) --no-print-directory -j2 --output-sync=recurse test-faults core-and-airflow
+
+core-and-airflow: test-core  # the other half of the machine: the faults take about as long as these two
+	@$(MAKE) --no-print-directory test-airflow
 
 test-unit: $(CORE)/.ready  ## Tests that need no services, in seconds, without Airflow
 	$(CORE)/bin/python $(PYTEST) tests/unit

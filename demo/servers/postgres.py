@@ -39,7 +39,7 @@ class PostgresServer(Managed):
     """PostgreSQL on 127.0.0.1 with a random port and password; a context manager.
 
     `data_dir` must not exist yet or be empty; where the server's user cannot reach it (root, who becomes nobody), or
-    when it is None, a folder under the system's temporary folder is used and removed at the end.
+    when it is None, a folder `within` (default: the system's temporary folder) is used and removed at the end.
     `durable=False` trades crash safety of the data for speed. `settings` adds or overrides server settings.
     `copy_of` is a running server of the same version whose files are taken over (pg_basebackup), user and password
     too; with `standby` the copy stays in recovery and follows it, or, if `standby` is "silent", does not follow.
@@ -54,19 +54,20 @@ class PostgresServer(Managed):
         settings: dict[str, str] | None = None,
         copy_of: PostgresServer | None = None,
         standby: bool | Literal["silent"] = False,
+        within: Path | None = None,
     ):
         self.host, self.port = LOOPBACK, 0
         self.user, self.password = "loadsheet", secrets.token_urlsafe(18)
         self._wanted, self._version, self._copy_of, self._standby = data_dir, version, copy_of, standby
         self._settings = _SETTINGS | ({} if durable else _FAST) | (settings or {})
         self._stop_signals = _STOP if durable else _STOP_THROWAWAY
-        self._drop_to = privileges.server_user()
+        self._within, self._drop_to = within, privileges.server_user()
         self._scratch: Path | None = None
         self._process: Supervised | None = None
 
     def start(self) -> Self:
         """Create the cluster and wait until it answers. Raises ServerFailed with the log's end."""
-        self._scratch = privileges.scratch("loadsheet-pg-")
+        self._scratch = privileges.scratch("loadsheet-pg-", self._within)
         try:
             self._home = self._place()
             self._bin = reachable_install(self._version, self._scratch) / "bin"
@@ -152,6 +153,10 @@ class PostgresServer(Managed):
         except psycopg.OperationalError:
             return False
         return True
+
+    def is_in(self, folder: Path) -> bool:
+        """Whether the server's files lie below `folder`."""
+        return self._home.is_relative_to(folder)
 
     @property
     def log(self) -> Path:

@@ -32,10 +32,10 @@ def own(path: Path, user: tuple[int, int] | None) -> None:
         os.chown(path, *user)
 
 
-def scratch(prefix: str) -> Path:
-    """A new temporary folder that every user may walk through."""
+def scratch(prefix: str, within: Path | None = None) -> Path:
+    """A new temporary folder that every user may walk through, `within` a folder where that is possible."""
     # Root's TMPDIR may point into a private home.
-    places = (tempfile.gettempdir(), "/tmp", "/var/tmp")
+    places = (*([str(within)] if within else []), tempfile.gettempdir(), "/tmp", "/var/tmp")
     parent = next((p for p in places if Path(p).is_dir() and reachable(Path(p))), places[0])
     folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
     folder.chmod(0o755)

@@ -32,6 +32,7 @@ MET_BY = {
     "swap.dropped": ("swapped",),
     "difference.deleted": ("viewed",),
     "merge.updated": ("merged", "appended", "viewed"),
+    **dict.fromkeys(("transform.built", "transform.recorded", "transform.committed"), ("merged", "appended")),
 }
 ONLY_AT_FIRST = ("bucket.missing", "ledger.created")
 NOT_AT_FIRST = ("extract.unchanged", "load.altered", "swap.dropped", "difference.deleted", "merge.updated")
@@ -77,9 +78,10 @@ def forget(project: Project) -> None:
 
 def prepare(project: Project, point: str, place: str) -> None:
     """Something to do at `point`: changes, a new column, or a warehouse without anything."""
-    change(project, ROWS)
     if point == "load.altered":
-        project.in_source(f"ALTER TABLE {place} ADD COLUMN c_{secrets.token_hex(4)} int DEFAULT 7")
+        column = f"c_{secrets.token_hex(4)}"
+        project.in_source(f"ALTER TABLE {place} ADD COLUMN {column} int, ALTER COLUMN {column} SET DEFAULT 7")
+    change(project, ROWS)
     if place == "first":
         forget(project)
 

@@ -246,7 +246,9 @@ def follow(primary: PostgresServer, standby: PostgresServer) -> None:
         psycopg.connect(standby.dsn("postgres"), autocommit=True) as other,
     ):
         position = one.execute("SELECT pg_current_wal_insert_lsn()").fetchone()
+        one.execute("SET synchronous_commit = on")
         while other.execute("SELECT pg_last_wal_replay_lsn() >= %s", position).fetchone() != (True,):
+            one.execute("SELECT txid_current()")  # a commit that flushes: what was written before it goes out now
             time.sleep(0.01)
 
 
