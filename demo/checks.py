@@ -39,9 +39,13 @@ def run_checks(first: Run, second: Run, idle: Run, day: Mapping[str, Counts]) ->
 def slack_checks(
     messages: Sequence[Mapping[str, Any]], run: Run, task_id: str, address: str, log: str
 ) -> Iterator[Check]:
-    """One message about the failure, with a link to the log at `address`; the log has the reason."""
+    """One message about the failure, with a link to the log at `address`, and one when it works again; the log has
+    the reason."""
     about = [m for m in messages if task_id in str(m) and run.run_id in str(m)]
-    yield Check("Slack heard of the failure, once", len(about) == 1, f"messages: {len(messages)}")
-    targets = [link for m in about for link in links(dict(m))]
+    failures = [m for m in about if " failed at " in str(m.get("text"))]
+    yield Check("Slack heard of the failure, once", len(failures) == 1, f"messages: {len(failures)}")
+    mended = len(about) - len(failures)
+    yield Check("Slack heard that it works again, once", mended == 1, f"messages: {mended}")
+    targets = [link for m in failures for link in links(dict(m))]
     yield Check("the message links to the log", any(link.startswith(address) for link in targets), *targets[:1])
     yield Check("the log has the reason", "boarding_passes" in log)
