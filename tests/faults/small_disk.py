@@ -24,13 +24,14 @@ def can_mount() -> bool:
 
 @contextmanager
 def tmpfs(folder: Path, megabytes: int) -> Iterator[Path]:
-    """`folder` as a disk of that size."""
+    """`folder` as a disk of that size; the folder is removed afterwards."""
     folder.mkdir(exist_ok=True)
     assert _run("mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=0777", "tmpfs", str(folder))
     try:
         yield folder
     finally:
         _run("umount", "--lazy", str(folder))  # a server may still have its log open
+        folder.rmdir()
 
 
 @contextmanager
