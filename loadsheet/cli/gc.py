@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -59,7 +60,7 @@ def gc(
         raise typer.Exit(min(codes))
 
 
-def _age(text: str) -> Any:
+def _age(text: str) -> timedelta:
     from loadsheet.steps.housekeeping import YOUNGEST
 
     try:
@@ -75,7 +76,7 @@ def _all(project: Path) -> list[tuple[Pipeline, Path]]:
     return [(load_pipeline(spec), project) for spec in project_specs(project)]
 
 
-def _sweep(pipeline: Pipeline, project: Path, age: Any, keep: int, dry_run: bool) -> list[TableGarbage]:
+def _sweep(pipeline: Pipeline, project: Path, age: timedelta, keep: int, dry_run: bool) -> list[TableGarbage]:
     # Here, so that commands that need no server start without a driver.
     from loadsheet.lake.store import Lake
     from loadsheet.postgres import connect_warehouse

@@ -96,7 +96,7 @@ class _Attempt:
                     self.warehouse, self.pipeline.name, self.table.name, self.request.run_id
                 )
             self.prefix = (
-                f"{load_prefix(self.pipeline, self.table, self.load_id)}{self.fence:08d}-{uuid.uuid4().hex[:8]}"
+                f"{load_prefix(self.pipeline, self.table.name, self.load_id)}{self.fence:08d}-{uuid.uuid4().hex[:8]}"
             )
             reach("extract.fenced")
         return self.prefix
@@ -218,7 +218,7 @@ def wire_format(pipeline: Pipeline, described: SourceTable) -> WireFormat:
     return pipeline.lake.format
 
 
-def load_prefix(pipeline: Pipeline, table: Table, load_id: str) -> str:
-    """Where all attempts of a load are stored, with a slash at its end."""
-    parts = [pipeline.lake.prefix, slug(table.name), load_id]
+def load_prefix(pipeline: Pipeline, table: str, load_id: str = "") -> str:
+    """Where all attempts of a load of the table (of all its loads) are stored, with a slash at its end."""
+    parts = [pipeline.lake.prefix, slug(table), load_id]
     return "/".join(part for part in parts if part) + "/"

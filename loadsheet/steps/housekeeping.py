@@ -12,7 +12,7 @@ from loadsheet.lake import garbage
 from loadsheet.lake.garbage import Verdict
 from loadsheet.lake.store import Lake
 from loadsheet.postgres import Session
-from loadsheet.spec.models import Pipeline, Table
+from loadsheet.spec.models import Pipeline
 from loadsheet.steps.extract import load_prefix
 from loadsheet.warehouse import retention
 
@@ -33,7 +33,7 @@ class TableGarbage:
 def find(pipeline: Pipeline, lake: Lake, session: Session, older_than: timedelta, keep: int) -> list[TableGarbage]:
     """What may go and what must stay, table by table; those that have left the spec come last. Removes nothing.
 
-    Raises InputError when `older_than` or `keep` is too small, WorkError when the lake holds loads and the warehouse
+    Raises InputError when `keep` is too small, WorkError when the lake holds loads and the warehouse
     has no ledger: without it nobody knows what is needed.
     """
     if keep < 1:
@@ -83,7 +83,7 @@ def _refuse_without_ledger(pipeline: Pipeline, lake: Lake, tables: list[str]) ->
 
 
 def _root(pipeline: Pipeline, table: str) -> str:
-    return load_prefix(pipeline, Table(name=table), "")
+    return load_prefix(pipeline, table)
 
 
 def _owner(lake: Lake, manifest: str) -> tuple[str, str] | None:

@@ -1,4 +1,4 @@
-"""The load step: the newest complete attempt of a load, from the lake into staging."""
+"""The load step: the attempt that the ledger has sealed, from the lake into staging."""
 
 from __future__ import annotations
 

@@ -99,10 +99,7 @@ def sealed(session: Session, pipeline: str, table: str, load_id: str) -> Sealed:
         (pipeline, table, load_id),
     ).fetchone()
     if row is None:
-        raise Superseded(
-            f"{pipeline}.{table}: a newer extraction owns this table; nothing was written. Re-run the extract step of "
-            "this run, or let the newer run load"
-        )
+        raise _superseded(pipeline, table)
     return Sealed(manifest=row[0], sha256=row[1])
 
 
@@ -138,7 +135,11 @@ def _overtaken(pipeline: str, table: str) -> Overtaken:
 
 def _refuse_if_superseded(manifest: Manifest, ours: bool) -> None:
     if not ours:
-        raise Superseded(
-            f"{manifest.pipeline}.{manifest.table}: a newer extraction owns this table (this load has fence "
-            f"{manifest.fence}); nothing was written. Re-run the extract step of this run, or let the newer run load"
-        )
+        raise _superseded(manifest.pipeline, manifest.table, f" (this load has fence {manifest.fence})")
+
+
+def _superseded(pipeline: str, table: str, mine: str = "") -> Superseded:
+    return Superseded(
+        f"{pipeline}.{table}: a newer extraction owns this table{mine}; nothing was written. Re-run the extract step "
+        "of this run, or let the newer run load"
+    )
