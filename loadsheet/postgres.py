@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+from collections.abc import Mapping
 from typing import Any
 
 import psycopg
@@ -36,7 +37,12 @@ PINNED = {
     "row_security": "off",
 }
 # Reading in physical order, always from the first page, makes the bytes of an unchanged table the same each time.
-SOURCE_SETTINGS = {"synchronize_seqscans": "off", "max_parallel_workers_per_gather": "0"}
+# The session that holds the snapshot only waits while others read in it.
+SOURCE_SETTINGS = {
+    "synchronize_seqscans": "off",
+    "max_parallel_workers_per_gather": "0",
+    "idle_in_transaction_session_timeout": "0",
+}
 # A lock held by somebody else is an error after this long, not a hang; a dead client's statement ends by itself.
 # A worker that was stopped, or that the network has lost, gives its locks back in half the time others wait for them:
 # nothing of ours is idle in a transaction for more than moments.
@@ -51,7 +57,7 @@ WAREHOUSE_SETTINGS = {
 }
 # A server that is gone is noticed after a minute of silence. With data on its way the kernel would try for 15 minutes;
 # less than these five would also end the line to a server that is merely too busy to read.
-_NETWORK = {
+NETWORK = {
     "connect_timeout": 10,
     "keepalives_idle": 30,
     "keepalives_interval": 10,
@@ -68,9 +74,19 @@ _LIBPQ_EXTRAS = {
 }
 
 
-class _Connection(psycopg.Connection[Any]):
+class PinnedSession(psycopg.Connection[Any]):
     """Says that the line broke when it did: psycopg 3.3 may trip over its own expectations first (a ValueError, where
     the server's last words came before the end of a COPY), and nobody would know that a retry helps."""
+
+    pins: Mapping[str, str] = {}
+
+    def begin_step(self) -> None:
+        """Belong to the step that runs now: end with its time, and have the pinned settings, whatever ran before.
+
+        Raises psycopg.Error when the line is dead.
+        """
+        watch(lambda: _shut(self))
+        _pin(self, self.pins)
 
     def wait(self, *args: Any, **kwargs: Any) -> Any:
         """As psycopg's; raises psycopg.OperationalError for whatever went wrong on a broken line."""
@@ -83,13 +99,13 @@ class _Connection(psycopg.Connection[Any]):
             raise psycopg.OperationalError(said or "the line to the server broke") from error
 
 
-def connect(connection: Connection, application_name: str, settings: dict[str, str]) -> psycopg.Connection[Any]:
+def connect(connection: Connection, application_name: str, settings: dict[str, str]) -> PinnedSession:
     """An autocommit session with the pinned settings and `settings`; transactions are opened explicitly.
 
     Raises psycopg.OperationalError when the server cannot be reached, says nothing for 10 s or refuses the login.
     """
     extras = {key: value for key, value in connection.extra.items() if key in _LIBPQ_EXTRAS}
-    session = _Connection.connect(
+    session = PinnedSession.connect(
         autocommit=True,
         host=connection.host or None,
         port=connection.port or None,
@@ -100,9 +116,9 @@ def connect(connection: Connection, application_name: str, settings: dict[str, s
         client_encoding="UTF8",
         **_network(extras),
     )
+    session.pins = {**PINNED, **settings}
     try:
-        watch(lambda: _shut(session))
-        _pin(session, {**PINNED, **settings})
+        session.begin_step()
     except BaseException:
         session.close()
         raise
@@ -111,13 +127,13 @@ def connect(connection: Connection, application_name: str, settings: dict[str, s
 
 def _network(extras: dict[str, Any]) -> dict[str, Any]:
     """libpq's options: ours, then the connection's own; nobody waits for a login longer than the step may take."""
-    options = {**_NETWORK, **extras}
+    options = {**NETWORK, **extras}
     if (left := remaining()) < float(options["connect_timeout"]):
         options["connect_timeout"] = max(int(left), 1)
     return options
 
 
-def _pin(session: psycopg.Connection[Any], settings: dict[str, str]) -> None:
+def _pin(session: psycopg.Connection[Any], settings: Mapping[str, str]) -> None:
     session.prepare_threshold = None  # behind a transaction pooler a prepared statement may be another session's
     session.execute(
         "SELECT " + ", ".join(["pg_catalog.set_config(%s, %s, false)"] * len(settings)),
@@ -132,12 +148,12 @@ def _shut(session: psycopg.Connection[Any]) -> None:
         line.shutdown(socket.SHUT_RDWR)
 
 
-def connect_source(connection: Connection) -> psycopg.Connection[Any]:
+def connect_source(connection: Connection) -> PinnedSession:
     """A session that only reads. Its name lets other extractions know that it holds nothing back."""
     return connect(connection, EXTRACTOR, SOURCE_SETTINGS)
 
 
-def connect_warehouse(connection: Connection) -> psycopg.Connection[Any]:
+def connect_warehouse(connection: Connection) -> PinnedSession:
     """A session that writes staging, marts and the ledger.
 
     The connection's own `options` (`-c lock_timeout=5min`) beat WAREHOUSE_SETTINGS, but never PINNED.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import heapq
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from graphlib import TopologicalSorter
 from typing import Literal
 
@@ -16,11 +18,12 @@ from loadsheet.connections import Connections
 from loadsheet.errors import LoadsheetError
 from loadsheet.outcome import Outcome, RunRequest
 from loadsheet.plan.steps import Step, build_plan, step_id, tasks_of
+from loadsheet.servers import KeptServers
 from loadsheet.spec.models import Pipeline
 from loadsheet.steps import execute
 
 State = Literal["started", "done", "skipped", "failed", "upstream_failed"]
-OnProgress = Callable[[Step, int, int], None]
+OnProgress = Callable[[Step, int | None, int], None]
 # Steps that wait for their retry hold a thread, but none of the places at work.
 _WAITING = 32
 
@@ -71,35 +74,74 @@ def run_pipeline(
     else; no exception of a step leaves this function. `on_step` and `progress` are called from worker threads.
     """
     walk = _Walk(pipeline, request, connections, on_step, progress, parallel, retrying)
-    with ThreadPoolExecutor(parallel + _WAITING, thread_name_prefix="loadsheet") as pool:
-        walk.through(pool)
+    try:
+        with ThreadPoolExecutor(parallel + _WAITING, thread_name_prefix="loadsheet") as pool:
+            walk.through(pool)
+    finally:
+        walk.servers.close()
     return {step.id: walk.results[step.id] for step in walk.steps.values()}
 
 
 class _Walk:
+    """The steps that are left. A ready step is begun when one of the places at work is free."""
+
     def __init__(
         self, pipeline: Pipeline, request: RunRequest, connections: Connections, on_step: OnStep, progress: OnProgress,
         parallel: int, retrying: bool,
     ):  # fmt: skip
         self.pipeline, self.request, self.connections = pipeline, request, connections
         self.on_step, self.progress, self.retrying = on_step, progress, retrying
-        self.places = threading.Semaphore(parallel)
+        self.servers = KeptServers(pipeline, connections)
         self.steps = {step.id: step for step in build_plan(pipeline)}
         self.results: dict[str, StepResult] = {}
         self.began: dict[str, float] = {}
+        self._places = parallel
+        self._changed = threading.Condition()
 
     def through(self, pool: ThreadPoolExecutor) -> None:
+        """Begin every step as soon as it can be; returns when all have ended."""
         order = TopologicalSorter({step.id: step.upstream for step in self.steps.values()})
         order.prepare()
+        ready: list[tuple[int, int, int, str]] = []
         running: dict[Future[StepResult], str] = {}
         while order.is_active():
-            for name in sorted(order.get_ready(), key=list(self.steps).index):
-                running[pool.submit(self._run, self.steps[name])] = name
-            finished, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in finished:
+            for name in order.get_ready():
+                heapq.heappush(ready, (*self._rank(self.steps[name]), name))
+            while ready and self._take_place():
+                future = pool.submit(self._run, self.steps[(name := heapq.heappop(ready)[-1])])
+                running[future] = name
+                future.add_done_callback(lambda _: self._give_place())
+            with self._changed:
+                self._changed.wait_for(lambda: any(f.done() for f in running) or (ready and self._places))
+            for future in [future for future in running if future.done()]:
                 name = running.pop(future)
                 self.results[name] = future.result()
                 order.done(name)
+
+    def _rank(self, step: Step) -> tuple[int, int, int]:
+        """Lowest first: what is extracted is loaded before more is extracted, the largest first, so that no large one
+        is left to run alone at the end; else as in the plan."""
+        place = self._plan_order[step.id]
+        extracted = self.results.get(step_id("extract", step.name)) if step.kind == "load" else None
+        if extracted and isinstance(extracted.result, Outcome):
+            return 0, -extracted.result.counts.get("bytes", 0), place
+        return int(step.kind == "extract"), 0, place
+
+    @cached_property
+    def _plan_order(self) -> dict[str, int]:
+        return {name: place for place, name in enumerate(self.steps)}
+
+    def _take_place(self) -> bool:
+        with self._changed:
+            if not self._places:
+                return False
+            self._places -= 1
+            return True
+
+    def _give_place(self) -> None:
+        with self._changed:
+            self._places += 1
+            self._changed.notify_all()
 
     def _run(self, step: Step) -> StepResult:
         if any(self.results[name].state in ("failed", "upstream_failed") for name in step.upstream):
@@ -127,19 +169,27 @@ class _Walk:
 
         return Retrying(
             retry=retry_if_exception(lambda error: isinstance(error, LoadsheetError) and error.retryable),
-            stop=stop_after_attempt(1 + retries), wait=wait_fixed(delay), before_sleep=tell, reraise=True,
+            stop=stop_after_attempt(1 + retries), wait=wait_fixed(delay), before_sleep=tell, sleep=self._sleep,
+            reraise=True,
         )  # fmt: skip
 
+    def _sleep(self, seconds: float) -> None:
+        """Wait for a retry without holding a place."""
+        self._give_place()
+        time.sleep(seconds)
+        with self._changed:
+            self._changed.wait_for(lambda: self._places)
+            self._places -= 1
+
     def _try(self, step: Step) -> Outcome:
-        with self.places:
-            self.began.setdefault(step.id, time.monotonic())
-            self.on_step(step, "started", None)
-            return self._execute(step)
+        self.began.setdefault(step.id, time.monotonic())
+        self.on_step(step, "started", None)
+        return self._execute(step)
 
     def _execute(self, step: Step) -> Outcome:
         extracted = self.results.get(step_id("extract", step.name)) if step.kind == "load" else None
         load_id = extracted.result.load_id if extracted and isinstance(extracted.result, Outcome) else None
         return execute(
-            step, self.pipeline, self.request, self.connections, load_id=load_id,
+            step, self.pipeline, self.request, self.connections, load_id=load_id, servers=self.servers,
             progress=lambda rows, size: self.progress(step, rows, size),
         )  # fmt: skip

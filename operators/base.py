@@ -78,14 +78,14 @@ class StepOperator(BaseOperator):
             progress=self._progress(),
         )
 
-    def _progress(self) -> Callable[[int, int], None]:
+    def _progress(self) -> Callable[[int | None, int], None]:
         said = time.monotonic()
 
-        def say(rows: int, size: int) -> None:
+        def say(rows: int | None, size: int) -> None:
             nonlocal said
             if time.monotonic() - said >= PROGRESS_EVERY_SECONDS:
                 said = time.monotonic()
-                self.log.info("%s: %s rows, %.1f MB so far", self.name, f"{rows:,}", size / 1e6)
+                self.log.info("%s: %s%.1f MB so far", self.name, f"{rows:,} rows, " if rows else "", size / 1e6)
 
         return say
 

@@ -159,6 +159,12 @@ class PostgresServer(Managed):
         return self._home.is_relative_to(folder)
 
     @property
+    def pid(self) -> int:
+        """The server's first process (Linux only)."""
+        assert self._process is not None
+        return self._process.pids[0]
+
+    @property
     def log(self) -> Path:
         """The server's log file."""
         assert self._process is not None

@@ -75,7 +75,7 @@ class Report:
             line.message = "an earlier step failed" if status == "upstream_failed" else ""
         self.live.ended(step, status, line.message)
 
-    def on_progress(self, step: Step, rows: int, size: int) -> None:
+    def on_progress(self, step: Step, rows: int | None, size: int) -> None:
         """A step has moved so many rows and bytes so far."""
         self.live.moved(step, rows, size)
 

@@ -1,10 +1,14 @@
-"""A COPY stream as parts in the lake: each a complete COPY file, compressed, hashed, small enough to hold."""
+"""COPY's rows as parts in the lake: each a complete file, compressed, hashed, small enough to hold."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
+from itertools import count
+from typing import Protocol
 
 import zstandard
 
@@ -14,105 +18,181 @@ from loadsheet.lake.manifest import Part
 from loadsheet.lake.store import Lake
 from loadsheet.sql.copying import BINARY_HEADER, BINARY_TRAILER, WireFormat, csv_header
 
-# One part is held in memory on both ways: big enough that S3 round trips vanish, small beside an interpreter.
-PART_BYTES = 16 << 20
-# Rows are handed to the compressor in blocks of about this size: one call per row cost more than compressing.
+# Up to four parts of a reader are held in memory (filled, full, sent by the S3 client): big enough that round trips
+# vanish, small beside an interpreter.
+PART_BYTES = 8 << 20
+# Rows are handed to the compressor in blocks of about this size: small ones cost calls, large ones the cache.
 _BLOCK_BYTES = 256 << 10
 # Level 1: a third of the size for a tenth of the CPU that higher levels take.
 _LEVEL = 1
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[int | None, int], None]
+"""Is told how many rows (None where nobody has counted them yet) and how many stored bytes are done."""
 
 
-def suffix(wire: WireFormat) -> str:
-    """What a part's name ends with: `bin.zst` or `csv.zst`."""
-    return "bin.zst" if wire == "binary" else "csv.zst"
+class Encoder(Protocol):
+    """One part while it is filled."""
+
+    size: int
+    """Stored bytes so far."""
+
+    def add(self, data: bytes) -> None:
+        """Whole rows, as COPY sends them."""
+
+    def finish(self) -> bytes:
+        """The complete object."""
+
+
+class _CopyFile:
+    """A file that COPY FROM takes, compressed."""
+
+    def __init__(self, head: bytes, tail: bytes):
+        self._compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).compressobj()
+        self._tail = tail
+        self._stored = [self._compressor.compress(head)]
+        self.size = 0
+
+    def add(self, data: bytes) -> None:
+        self._stored.append(self._compressor.compress(data))
+        self.size += len(self._stored[-1])
+
+    def finish(self) -> bytes:
+        return b"".join([*self._stored, self._compressor.compress(self._tail), self._compressor.flush()])
+
+
+class PartStore:
+    """Where the writers of one attempt store their parts. `begin` is asked for the prefix before the first."""
+
+    def __init__(
+        self, lake: Lake, begin: Callable[[], str], wire: WireFormat, columns: tuple[str, ...], progress: Progress
+    ):
+        self._lake, self._begin, self.wire = lake, begin, wire
+        self._columns, self._progress, self._numbers = columns, progress, count()
+        self._sizes: list[int] = []
+        self.suffix = "bin.zst" if wire == "binary" else "csv.zst"
+
+    def encoder(self) -> Encoder:
+        """A new part."""
+        if self.wire == "binary":
+            return _CopyFile(BINARY_HEADER, BINARY_TRAILER)
+        return _CopyFile(csv_header(self._columns), b"")
+
+    def put(self, data: bytes) -> Part:
+        """Store one part."""
+        name = f"{self._begin()}/part-{next(self._numbers):05d}.{self.suffix}"
+        self._lake.put(name, data)
+        reach("extract.part_stored")
+        self._sizes.append(len(data))
+        self._progress(None, sum(self._sizes))
+        return Part(name=name, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
 class PartWriter:
-    """Cuts rows into parts. `begin` is asked for the prefix when the first part is about to be stored.
+    """Cuts one stream of rows into parts. One is stored while the next is filled.
 
     A part is stored when the next one begins, the last one by `finish`: a table of one part that turns out to be the
-    same as last time is never written. `meaning` is what the rows' bytes depend on (their columns); it is part of the
-    content's hash.
+    same as last time is never written. `content` is fed all rows, where somebody wants their hash.
     """
 
-    def __init__(
-        self, lake: Lake, begin: Callable[[], str], wire: WireFormat, columns: tuple[str, ...], meaning: bytes = b""
-    ):
-        self._lake, self._begin, self._wire = lake, begin, wire
-        self._head, self._tail = (BINARY_HEADER, BINARY_TRAILER) if wire == "binary" else (csv_header(columns), b"")
-        self._content = hashlib.sha256(meaning)
-        self._full: tuple[list[bytes], int] | None = None
-        self._begun = False
+    def __init__(self, store: PartStore, content: hashlib._Hash | None = None):
+        self._store, self._content = store, content
+        self._blocks: list[bytes] = []
+        self._waiting = 0
+        self._open: Encoder | None = None
+        self._full: bytes | None = None
+        self._is_headed = store.wire == "binary"
+        self._uploads = ThreadPoolExecutor(1, thread_name_prefix="loadsheet-put")
+        self._upload: Future[Part] | None = None
         self.parts: list[Part] = []
-        self.rows = 0
 
-    def write(self, rows: Iterable[bytes | memoryview], progress: Progress) -> None:
-        """Cut all rows (one COPY message each) into parts and store all but the last."""
-        stream = iter(rows)
-        for first in stream:
-            if not self._begun and self._wire == "binary" and bytes(first[: len(BINARY_HEADER)]) == BINARY_HEADER:
-                first = first[len(BINARY_HEADER) :]  # the stream's own, which every part gets for itself
-            if len(first) == 0 or first == self._tail:
-                continue
-            self._begun = True
-            self.finish()
-            self._full = self._fill(first, stream)
-            self.rows += self._full[1]
-            progress(self.rows, sum(part.bytes for part in self.parts))
+    def take(self, block: bytes) -> None:
+        """Add a block of whole rows, the first with the stream's own header."""
+        if self._waiting >= _BLOCK_BYTES:
+            self._add(self._gathered())
+        self._blocks.append(block)
+        self._waiting += len(block)
+
+    def end(self) -> None:
+        """All rows were taken. Raises Corrupt when the stream does not end as it must."""
+        data = self._gathered()
+        if self._store.wire == "binary":
+            if not data.endswith(BINARY_TRAILER):
+                raise Corrupt("the source's stream of rows broke off; run the extract step again")
+            data = data[: -len(BINARY_TRAILER)]  # every part has its own
+        self._add(data)
+        if self._open:
+            self._close(self._open)
 
     def finish(self) -> None:
-        """Store the part that is filled, if there is one."""
-        if self._full:
-            self._store(*self._full)
-            self._full = None
+        """Store what is still held."""
+        if self._full is not None:
+            self._put(self._full)
+        self._uploaded()
+        self._uploads.shutdown()
 
-    @property
-    def content_sha256(self) -> str:
-        """Of all uncompressed rows so far."""
-        return self._content.hexdigest()
+    def _gathered(self) -> bytes:
+        data = b"".join(self._blocks)
+        self._blocks, self._waiting = [], 0
+        return data
 
-    def _fill(self, first: bytes | memoryview, stream: Iterator[bytes | memoryview]) -> tuple[list[bytes], int]:
-        """Compress rows until a part is full."""
-        compressor = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).compressobj()
-        stored = [compressor.compress(self._head)]
-        rows = size = 0
-        block: list[bytes | memoryview] = []
-        waiting = 0
-        for row in chain([first], stream):
-            if row == self._tail:
-                continue
-            block.append(row)
-            rows += 1
-            waiting += len(row)
-            if waiting >= _BLOCK_BYTES:
-                stored.append(self._compress(compressor, block))
-                size += len(stored[-1])
-                block, waiting = [], 0
-                if size >= PART_BYTES:
-                    break
-        stored += [self._compress(compressor, block), compressor.compress(self._tail), compressor.flush()]
-        return stored, rows
+    def _add(self, data: bytes) -> None:
+        if self._is_headed:
+            data, self._is_headed = data.removeprefix(BINARY_HEADER), False
+        if not data:
+            return
+        if self._content:
+            self._content.update(data)
+        if self._open is None:
+            if self._full is not None:
+                self._put(self._full)
+            self._open, self._full = self._store.encoder(), None
+        self._open.add(data)
+        if self._open.size >= PART_BYTES:
+            self._close(self._open)
 
-    def _compress(self, compressor: zstandard.ZstdCompressionObj, block: list[bytes | memoryview]) -> bytes:
-        data = b"".join(block)
-        self._content.update(data)
-        return compressor.compress(data)
+    def _close(self, encoder: Encoder) -> None:
+        self._full, self._open = encoder.finish(), None
 
-    def _store(self, pieces: list[bytes], rows: int) -> None:
-        data = b"".join(pieces)
-        name = f"{self._begin()}/part-{len(self.parts):05d}.{suffix(self._wire)}"
-        self._lake.put(name, data)
-        reach("extract.part_stored")
-        self.parts.append(Part(name=name, rows=rows, bytes=len(data), sha256=hashlib.sha256(data).hexdigest()))
+    def _put(self, data: bytes) -> None:
+        """Store a part in the background; only one at a time, so that memory stays bounded."""
+        self._uploaded()
+        self._upload = self._uploads.submit(copy_context().run, self._store.put, data)
+
+    def _uploaded(self) -> None:
+        if self._upload:
+            self.parts.append(self._upload.result())
+            self._upload = None
 
 
-def read_part(lake: Lake, part: Part) -> Iterator[bytes]:
-    """The COPY bytes of a part, in blocks. Raises Corrupt before the first block when the object is not as promised."""
+def read_parts(lake: Lake, parts: Sequence[Part]) -> Iterator[tuple[Part, Iterator[bytes]]]:
+    """Each part with the COPY bytes in it, in blocks that come when asked for; the next part is fetched meanwhile.
+
+    Its blocks raise Corrupt, before the first, when a part's object is not as promised.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="loadsheet-get") as fetching:
+        left = deque(parts)
+        coming: deque[Future[bytes]] = deque()
+
+        def fetch_next() -> None:
+            if left:
+                coming.append(fetching.submit(copy_context().run, fetch, lake, left.popleft()))
+
+        fetch_next()
+        for part in parts:
+            yield part, _blocks(coming, fetch_next)
+
+
+def _blocks(coming: deque[Future[bytes]], fetch_next: Callable[[], None]) -> Iterator[bytes]:
+    stored = coming.popleft().result()
+    fetch_next()
+    yield from zstandard.ZstdDecompressor().read_to_iter(stored, write_size=1 << 20)
+
+
+def fetch(lake: Lake, part: Part) -> bytes:
+    """The stored bytes of a part. Raises Corrupt when the object is not as promised."""
     stored = lake.get(part.name)
     if stored is None:
         raise Corrupt(f"{part.name} is gone from the lake; run the extract step again")
     if len(stored) != part.bytes or hashlib.sha256(stored).hexdigest() != part.sha256:
         raise Corrupt(f"{part.name} is not what its manifest says ({len(stored)} bytes); run the extract step again")
-    yield from zstandard.ZstdDecompressor().read_to_iter(stored, write_size=1 << 20)
+    return stored

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from urllib.parse import urlsplit
 
 import urllib3
@@ -99,17 +100,21 @@ class _Retry(urllib3.Retry):
 
 
 class _Http(HTTPConnection):
-    """A connection that ends with the step's time."""
+    """A connection that ends with the time of the step that uses it."""
 
-    def connect(self) -> None:
-        super().connect()
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        if self.sock is None:
+            self.connect()
         _watch(self.sock)
+        super().request(*args, **kwargs)
 
 
 class _Https(HTTPSConnection):
-    def connect(self) -> None:
-        super().connect()
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        if self.sock is None:
+            self.connect()
         _watch(self.sock)
+        super().request(*args, **kwargs)
 
 
 def _watch(line: socket.socket) -> None:

@@ -31,10 +31,17 @@ def copy_out(select: str, wire: WireFormat) -> str:
     return f"COPY ({select}) TO STDOUT (FORMAT {wire})"
 
 
-def copy_in(relation_sql: str, columns: Sequence[str], wire: WireFormat, server_version: int) -> str:
-    """COPY of one part into a table. From PostgreSQL 15 on the csv header must match the columns."""
+def copy_in(
+    relation_sql: str, columns: Sequence[str], wire: WireFormat, server_version: int, freeze: bool = False
+) -> str:
+    """COPY of one part into a table. From PostgreSQL 15 on the csv header must match the columns.
+
+    `freeze` is for a table made in the same transaction: nobody need visit its rows again to find them committed, and
+    a reader with an older snapshot, to whom such a table would look empty, sees them.
+    """
     header = "" if wire == "binary" else f", HEADER {'MATCH' if server_version >= 150000 else 'TRUE'}"
-    return f"COPY {relation_sql} ({idents(columns)}) FROM STDIN (FORMAT {wire}{header})"
+    frozen = ", FREEZE" if freeze else ""
+    return f"COPY {relation_sql} ({idents(columns)}) FROM STDIN (FORMAT {wire}{header}{frozen})"
 
 
 def csv_header(columns: Sequence[str]) -> bytes:

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 import uuid
-from collections.abc import Generator
-from contextlib import closing
 
-from loadsheet.errors import Corrupt, Overtaken
+from loadsheet.errors import Overtaken
 from loadsheet.failpoints import reach
-from loadsheet.lake.manifest import FILE_NAME, Manifest
-from loadsheet.lake.parts import PartWriter, Progress
+from loadsheet.lake.manifest import FILE_NAME, Manifest, Part
+from loadsheet.lake.parts import PartStore, PartWriter, Progress
 from loadsheet.lake.store import Lake
 from loadsheet.names import slug
 from loadsheet.outcome import Outcome, RunRequest, skipped
 from loadsheet.postgres import PINNED, Session
-from loadsheet.source import catalog, fitness, holdback, identity, reading
+from loadsheet.source import catalog, fitness, holdback, identity, ranges, reading, stream
 from loadsheet.source.catalog import SourceTable
 from loadsheet.source.reading import Last, Reading
 from loadsheet.spec.models import Pipeline, Table
-from loadsheet.sql.copying import WireFormat, copy_out, select_columns
+from loadsheet.sql.copying import WireFormat, select_columns
 from loadsheet.sql.text import Relation
 from loadsheet.sql.types import without_modifier
 from loadsheet.warehouse import fence, ledger, tables
 from loadsheet.warehouse.fence import Scope
+
+# Sessions that read one large table side by side.
+READERS = 2
 
 
 def extract(
@@ -75,6 +77,7 @@ class _Attempt:
         reach("extract.observed")
         self.fence = 0
         self.load_id = self.prefix = self.accepted = ""
+        self._beginning = threading.Lock()
 
     @property
     def last(self) -> Last | None:
@@ -88,18 +91,20 @@ class _Attempt:
         )  # fmt: skip
 
     def begin(self) -> str:
-        """The attempt's prefix in the lake; the first call takes the fence."""
-        if not self.prefix:
-            with self.warehouse.transaction():
-                self.fence = fence.acquire(self.warehouse, self.pipeline.name, self.table.name, self.target, self.seen)
-                self.load_id = ledger.next_load_id(
-                    self.warehouse, self.pipeline.name, self.table.name, self.request.run_id
-                )
-            self.prefix = (
-                f"{load_prefix(self.pipeline, self.table.name, self.load_id)}{self.fence:08d}-{uuid.uuid4().hex[:8]}"
-            )
-            reach("extract.fenced")
+        """The attempt's prefix in the lake; the first call takes the fence. Called from any thread."""
+        with self._beginning:
+            if not self.prefix:
+                self._take_fence()
         return self.prefix
+
+    def _take_fence(self) -> None:
+        with self.warehouse.transaction():
+            self.fence = fence.acquire(self.warehouse, self.pipeline.name, self.table.name, self.target, self.seen)
+            self.load_id = ledger.next_load_id(self.warehouse, self.pipeline.name, self.table.name, self.request.run_id)
+        self.prefix = (
+            f"{load_prefix(self.pipeline, self.table.name, self.load_id)}{self.fence:08d}-{uuid.uuid4().hex[:8]}"
+        )
+        reach("extract.fenced")
 
     def run(self, source: Session, expected: SourceTable, rows: Reading, progress: Progress) -> Manifest | None:
         """Read in one snapshot and store; None when there was nothing new."""
@@ -116,21 +121,15 @@ class _Attempt:
             fitness.refuse_values(source, described, self.table, rows.where, self.warehouse)
             read_at, origin = holdback.now(source), self._origin(source, described, rows)
             wire = wire_format(self.pipeline, described)
-            columns = tuple(column.name for column in described.columns)
-            writer = PartWriter(self.lake, self.begin, wire, columns, repr((described.columns, described.key)).encode())
-            copied = _Copy(source, copy_out(select_columns(described.relation, described.columns, rows.where), wire))
-            # Closed at once when storing fails: a ROLLBACK sent while rows still arrive waits for ever.
-            with closing(iter(copied)) as stream:
-                writer.write(stream, progress)
+            store = PartStore(self.lake, self.begin, wire, tuple(c.name for c in described.columns), progress)
+            stored = _read(source, described, rows, store)
         reach("extract.copied")
-        if copied.rows != writer.rows:
-            raise Corrupt(f"{described.relation}: the source sent {copied.rows} rows, {writer.rows} were stored")
-        if self._nothing_new(writer):
-            self._discard(writer)
+        if self._nothing_new(stored):
+            self._discard(stored)
             return None
-        writer.finish()
+        stored.finish()
         reach("extract.parts_stored")
-        manifest = self._manifest(described, rows, wire, writer, read_at, origin)
+        manifest = self._manifest(described, rows, wire, stored, read_at, origin)
         self._seal(manifest)
         return manifest
 
@@ -153,7 +152,7 @@ class _Attempt:
         fence.seal(self.warehouse, manifest, name, hashlib.sha256(stored).hexdigest())
         reach("extract.sealed")
 
-    def _nothing_new(self, writer: PartWriter) -> bool:
+    def _nothing_new(self, stored: _Stored) -> bool:
         """No row of an increment; the same content as last time where the whole table is read.
 
         A changed source that was accepted is news, to be remembered by a load even without rows.
@@ -161,13 +160,13 @@ class _Attempt:
         if self.is_first or self.accepted or self.request.is_full(self.table.name):
             return False
         if self.table.incremental:
-            return writer.rows == 0
-        return writer.content_sha256 == self.seen.content_sha256
+            return stored.rows == 0
+        return stored.content_sha256 == self.seen.content_sha256
 
-    def _discard(self, writer: PartWriter) -> None:
+    def _discard(self, stored: _Stored) -> None:
         """Leave nothing behind of a table that turned out to be the same."""
         reach("extract.unchanged")
-        for part in writer.parts:
+        for part in stored.parts:
             self.lake.remove(part.name)
 
     def _manifest(
@@ -175,7 +174,7 @@ class _Attempt:
         described: SourceTable,
         rows: Reading,
         wire: WireFormat,
-        writer: PartWriter,
+        stored: _Stored,
         read_at: str,
         origin: dict[str, str],
     ) -> Manifest:
@@ -190,25 +189,59 @@ class _Attempt:
             cursor=cursor.name if cursor else None, cursor_type=without_modifier(cursor.type) if cursor else None,
             lower=rows.lower, upper=rows.upper, moves_watermark=rows.moves_watermark, read_at=read_at,
             clock=rows.clock,
-            rows=writer.rows, parts=tuple(writer.parts),
-            content_sha256=writer.content_sha256 if rows.where == "" else None, held_by=rows.held_by,
+            rows=stored.rows, parts=tuple(stored.parts),
+            content_sha256=stored.content_sha256, held_by=rows.held_by,
             seconds=time.monotonic() - self.started, source=origin, settings=PINNED,
         )  # fmt: skip
 
 
-class _Copy:
-    """The rows of one COPY; `rows` is the count of its completion tag, which end-of-stream alone does not prove."""
+class _Stored:
+    """The rows of a reading on their way into the lake: a writer per range, in the table's order."""
 
-    def __init__(self, session: Session, statement: str):
-        self._session, self._statement = session, statement
-        self.rows = -1
+    def __init__(self, writers: list[PartWriter], contents: list[hashlib._Hash]):
+        self._writers, self._contents = writers, contents
+        self.rows = 0
 
-    def __iter__(self) -> Generator[bytes | memoryview, None, None]:
-        with self._session.cursor() as cursor:
-            with cursor.copy(self._statement) as copy:
-                while row := copy.read():
-                    yield bytes(row) if isinstance(row, bytearray) else row
-            self.rows = cursor.rowcount
+    @property
+    def parts(self) -> list[Part]:
+        """All that is stored so far."""
+        return [part for writer in self._writers for part in writer.parts]
+
+    @property
+    def content_sha256(self) -> str | None:
+        """Of the uncompressed rows, where the whole table is read to find out whether it has changed."""
+        return hashlib.sha256(b"".join(c.digest() for c in self._contents)).hexdigest() if self._contents else None
+
+    def finish(self) -> None:
+        """Store what is still held."""
+        for writer in self._writers:
+            writer.finish()
+
+
+def _read(source: Session, described: SourceTable, rows: Reading, store: PartStore) -> _Stored:
+    """Read in the open snapshot, many rows by way of further sessions, and cut them into parts.
+
+    Raises Corrupt when COPY did not say how many rows there were.
+    """
+    whole = rows.action == "replace"
+    conditions = ranges.split(source, described, READERS) if whole else ["TRUE"]
+    contents, writers, jobs = [], [], []
+    for condition in conditions:
+        if rows.where == "":
+            contents.append(hashlib.sha256(repr((described.columns, described.key)).encode()))
+        writers.append(PartWriter(store, contents[-1] if contents else None))
+        where = " AND ".join(f"({c})" for c in (rows.where, condition) if c not in ("", "TRUE"))
+        jobs.append(stream.Job(select_columns(described.relation, described.columns, where), writers[-1].take))
+    stored = _Stored(writers, contents)
+    counts = None
+    if len(jobs) > 1 or stream.is_many(source, jobs[0].select):
+        counts = stream.copy_apart(source, jobs, store.wire, min(READERS, len(jobs)))
+    if counts is None:
+        counts = [stream.copy(source, job, store.wire) for job in jobs]
+    for writer in writers:
+        writer.end()
+    stored.rows = sum(counts)
+    return stored
 
 
 def wire_format(pipeline: Pipeline, described: SourceTable) -> WireFormat:

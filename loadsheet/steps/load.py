@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import psycopg
 
@@ -18,9 +19,11 @@ from loadsheet.warehouse import fence, ledger
 from loadsheet.warehouse.load import Loaded, find_committed
 from loadsheet.warehouse.load import load as load_manifest
 
+Warehouse = Callable[[], AbstractContextManager[Session]]
+
 
 def load(
-    pipeline: Pipeline, table: Table, load_id: str, lake: Lake, warehouse: Callable[[], Session], progress: Progress
+    pipeline: Pipeline, table: Table, load_id: str, lake: Lake, warehouse: Warehouse, progress: Progress
 ) -> Outcome:
     """Commit what the extract step stored under `load_id`.
 
@@ -50,9 +53,7 @@ def _load(
     return load_manifest(session, lake, manifest, sealed.manifest, target, table, progress)
 
 
-def _confirmed(
-    pipeline: Pipeline, table: Table, load_id: str, warehouse: Callable[[], Session], target: Relation
-) -> Loaded | None:
+def _confirmed(pipeline: Pipeline, table: Table, load_id: str, warehouse: Warehouse, target: Relation) -> Loaded | None:
     """Whether the load is committed although its session was lost: asked under the target's lock, so it is final.
 
     None when a retry can load it still; raises Superseded when a newer extraction owns the table.

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import psycopg
 
 from loadsheet.errors import Corrupt, Refused, Superseded
 from loadsheet.failpoints import reach
 from loadsheet.lake.manifest import Manifest
-from loadsheet.lake.parts import Progress, read_part
+from loadsheet.lake.parts import Progress, read_parts
 from loadsheet.lake.store import Lake
 from loadsheet.postgres import Session
 from loadsheet.spec.models import Table
@@ -95,6 +95,7 @@ class _Load:
         kept = {} if self.is_new else self.drift.kept
         self._create(fresh, kept)
         self._fill(fresh)
+        self._number(fresh)
         if not self.is_new:
             self._keep_up()
             self.notes += self.drift.notes
@@ -137,24 +138,21 @@ class _Load:
     def _create(self, table: Relation, kept: dict[str, str]) -> None:
         columns = [f"{ident(c.name)} {c.type}" for c in self.manifest.columns]
         columns += [f"{ident(name)} {type_name}" for name, type_name in kept.items()]
-        # A default fills the number during COPY; it is dropped at once, so that nobody else's rows get it.
-        columns.append(f"{LOAD_ID} bigint NOT NULL DEFAULT {self.number}")
         temporary, drop = ("TEMPORARY ", " ON COMMIT DROP") if table.schema == "pg_temp" else ("", "")
         self.session.execute(f"CREATE {temporary}TABLE {table.sql} ({', '.join(columns)}){drop}")
 
     def _fill(self, table: Relation) -> None:
         """COPY every part, checking each against the manifest; then one row per key."""
-        done = 0
-        for part in self.manifest.parts:
-            rows = self._copy(table, part_blocks=read_part(self.lake, part))
-            if rows != part.rows:
-                raise Corrupt(
-                    f"{part.name} holds {rows} rows, its manifest says {part.rows}; run the extract step again"
-                )
-            done += rows
-            self.progress(done, part.bytes)
+        rows = size = 0
+        for part, blocks in read_parts(self.lake, self.manifest.parts):
+            rows += self._copy(table, blocks)
+            size += part.bytes
+            self.progress(rows, size)
             reach("load.part_copied")
-        self.session.execute(f"ALTER TABLE {table.sql} ALTER {LOAD_ID} DROP DEFAULT")
+        if rows != self.manifest.rows:
+            raise Corrupt(
+                f"the lake holds {rows} rows, the manifest says {self.manifest.rows}; run the extract step again"
+            )
         if self.manifest.key and not self.manifest.key_is_enforced:
             cursor, kind = self.manifest.cursor, self.manifest.cursor_type
             newest = merging.ordered(cursor, kind) if cursor and kind else None
@@ -163,13 +161,23 @@ class _Load:
                 self.notes.append(f"{self.duplicates} rows shared a key with a newer one and were left out")
         reach("load.filled")
 
-    def _copy(self, table: Relation, part_blocks: Any) -> int:
+    def _number(self, table: Relation) -> None:
+        """Give all rows the load's number, in the catalog alone: added now, the column costs no byte of a row.
+
+        The default is dropped at once, so that nobody else's rows get it.
+        """
+        self.session.execute(f"ALTER TABLE {table.sql} ADD COLUMN {LOAD_ID} bigint NOT NULL DEFAULT {self.number}")
+        self.session.execute(f"ALTER TABLE {table.sql} ALTER {LOAD_ID} DROP DEFAULT")
+
+    def _copy(self, table: Relation, blocks: Iterable[bytes]) -> int:
         wire: WireFormat = "binary" if self.manifest.format == "binary" else "csv"
-        statement = copy_in(table.sql, [c.name for c in self.manifest.columns], wire, self.session.info.server_version)
+        names = [c.name for c in self.manifest.columns]
+        fresh = table.schema != "pg_temp"
+        statement = copy_in(table.sql, names, wire, self.session.info.server_version, freeze=fresh)
         try:
             with self.session.cursor() as cursor:
                 with cursor.copy(statement) as copy:
-                    for block in part_blocks:
+                    for block in blocks:
                         copy.write(block)
                 return cursor.rowcount
         except psycopg.errors.DataError as error:

@@ -1,0 +1,123 @@
+"""What is carried: the flights source, one large table, and tables of unusual shapes. All of it is deterministic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from demo.flights import generate
+
+if TYPE_CHECKING:
+    from bench.world import World
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A source table as contenders are told of it."""
+
+    name: str
+    key: tuple[str, ...]
+    cursor: str | None = "updated_at"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A source schema with the tables to carry."""
+
+    dsn: str
+    schema: str
+    tables: tuple[Table, ...]
+
+
+# The largest first: whoever runs two at a time then ends with small ones.
+FLIGHTS = (
+    Table(name="ticket_flights", key=("ticket_no", "flight_id")),
+    Table(name="boarding_passes", key=("ticket_no", "flight_id")),
+    Table(name="tickets", key=("ticket_no",)),
+    Table(name="bookings", key=("book_ref",)),
+    Table(name="flights", key=("flight_id",)),
+    Table(name="seats", key=("aircraft_code", "seat_no")),
+    Table(name="airports_data", key=("airport_code",)),
+    Table(name="aircrafts_data", key=("aircraft_code",)),
+)
+
+_COMMON = (
+    "now() - interval '1 day' AS created_at, now() - interval '1 day' + i * interval '1 millisecond' AS updated_at"
+)
+_SHAPES = {
+    # 10 M rows of about 100 bytes, like an orders table.
+    "large": (
+        "SELECT i AS id, lpad(i::text, 13, '0') AS ticket_no, (i * 7919) % 65664 AS flight_id, "
+        "(ARRAY['Economy','Comfort','Business'])[1 + i % 3] AS fare, ((i * 31) % 1000000)::numeric(10,2) AS amount, "
+        f"md5(i::text) AS note, {_COMMON} FROM generate_series(1, {{rows}}) i"
+    ),
+    # 200 columns of five types.
+    "wide": (
+        "SELECT i AS id, {columns}, " + _COMMON + " FROM generate_series(1, {rows}) i"
+    ),
+    # Cells of about 100 kB of jsonb, which the server keeps compressed and out of line.
+    "cells": (
+        "SELECT i AS id, (SELECT jsonb_object_agg('key' || n, md5((i * 1000 + n)::text)) "
+        "FROM generate_series(1, 2300) n) AS document, " + _COMMON + " FROM generate_series(1, {rows}) i"
+    ),
+}  # fmt: skip
+_WIDE = ("(i + {n})::int", "md5((i * {n})::text)", "(i * {n} % 10007)::numeric(12,3)", "i % {n} = 0",
+         "now() - (i + {n}) * interval '1 second'")  # fmt: skip
+
+
+def flights(world: World, scale: str = "medium") -> Source:
+    """The flights source at a scale of `demo.flights`; generated once per server."""
+    from bench.world import ask
+
+    dsn = world.new_source(f"flights_{scale}")
+    if not ask(dsn, "SELECT 1 FROM pg_namespace WHERE nspname = 'bookings'"):
+        generate(dsn, scale)
+        ask(dsn, "VACUUM ANALYZE")
+    return Source(dsn=dsn, schema="bookings", tables=FLIGHTS)
+
+
+def shape(world: World, name: str, rows: int) -> Source:
+    """One table `name` (`large`, `wide` or `cells`) of `rows` rows; generated once per server."""
+    from bench.world import ask
+
+    dsn = world.new_source(f"{name}_{rows}")
+    if not ask(dsn, "SELECT 1 FROM pg_class WHERE relname = %s", name):
+        columns = ", ".join(f"{_WIDE[n % 5].format(n=n)} AS c{n}" for n in range(2, 200))
+        ask(dsn, f"CREATE TABLE {name} AS " + _SHAPES[name].format(rows=rows, columns=columns))
+        ask(dsn, f"ALTER TABLE {name} ADD PRIMARY KEY (id)")
+        ask(dsn, f"CREATE INDEX ON {name} (updated_at)")
+        ask(dsn, f"VACUUM ANALYZE {name}")
+    return Source(dsn=dsn, schema="public", tables=(Table(name=name, key=("id",)),))
+
+
+def tiny(world: World, tables: int) -> Source:
+    """Many tables of 10 rows; generated once per server."""
+    from bench.world import ask
+
+    dsn = world.new_source(f"tiny_{tables}")
+    if not ask(dsn, "SELECT 1 FROM pg_class WHERE relname = 't0001'"):
+        for first in range(1, tables + 1, 100):
+            make = "CREATE TABLE t%s (id int PRIMARY KEY, name text, updated_at timestamptz);"
+            fill = "INSERT INTO t%s SELECT i, md5(i::text), now() FROM generate_series(1, 10) i;"
+            numbers = [f"{n:04d}" for n in range(first, min(first + 100, tables + 1))]
+            ask(dsn, "".join((make + fill).replace("%s", number) for number in numbers))
+    return Source(
+        dsn=dsn, schema="public", tables=tuple(Table(name=f"t{n:04d}", key=("id",)) for n in range(1, tables + 1))
+    )
+
+
+def touch(source: Source, share: float) -> None:
+    """Change `share` of the rows of every table with a cursor; no row twice for shares that add up to at most 1."""
+    from bench.world import ask
+
+    for table in source.tables:
+        if table.cursor and share:
+            # Block by block, spread over the table, as a day's changes are: every 1/share-th row.
+            step = round(1 / share)
+            ask(
+                source.dsn,
+                f"UPDATE {source.schema}.{table.name} SET {table.cursor} = clock_timestamp() "
+                f"WHERE ctid = ANY (ARRAY(SELECT ctid FROM (SELECT ctid, row_number() OVER () AS n "
+                f"FROM {source.schema}.{table.name}) numbered WHERE n % {step} = 0))",
+            )
+        ask(source.dsn, f"VACUUM ANALYZE {source.schema}.{table.name}")

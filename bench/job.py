@@ -1,0 +1,111 @@
+"""What a contender is asked to do, and how each is started: one process per job."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from bench.data import Source, Table
+from bench.world import World
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Carry the tables: all rows into empty targets (`full`), or what changed since the job before (`increment`).
+
+    A peer is a script that takes the path of this as JSON (`write`). `interval` is where the changed rows' cursors
+    lie, for tools that want it by hand; `state` is a folder that stays from job to job of one contender.
+    """
+
+    kind: Literal["full", "increment"]
+    source: str
+    warehouse: str
+    source_schema: str
+    target_schema: str
+    tables: tuple[Table, ...]
+    state: Path
+    interval: tuple[str, str] | None = None
+    parallel: int = 2
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def write(self, file: Path) -> Path:
+        """Store it as JSON, readable by nobody else: it has passwords."""
+        file.touch(mode=0o600)
+        file.write_text(json.dumps(asdict(self), default=str))
+        return file
+
+
+Command = tuple[list[str], dict[str, str]]
+"""The arguments and the environment of a process."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Somebody who carries tables. `note` says how, for the results."""
+
+    name: str
+    command: Callable[[World, Job], Command]
+    note: str = ""
+    increments: bool = True
+
+
+def limit() -> Contender:
+    """psql | psql, binary, into bare tables, then their keys."""
+
+    def command(world: World, job: Job) -> Command:
+        return [sys.executable, "-m", "bench.limit", str(job.write(job.state / "job.json"))], dict(os.environ)
+
+    return Contender("limit", command, "psql COPY | psql COPY, binary, then the keys, two tables at a time", False)
+
+
+def ours(wire: str = "auto", **tasks: Any) -> Contender:
+    """`loadsheet run`, with every guarantee on."""
+
+    def command(world: World, job: Job) -> Command:
+        _project(world, job, wire, tasks)
+        more = ["--full-refresh"] if job.options.get("full_refresh") else []
+        return [sys.executable, "-m", "loadsheet", "--project", str(job.state), "run", "bench", "--json", *more], _env(
+            world, job
+        )
+
+    return Contender(f"loadsheet {wire}", command, f"loadsheet run, through the lake, format {wire}")
+
+
+def _project(world: World, job: Job, wire: str, tasks: dict[str, Any]) -> None:
+    home = job.state / "pipelines" / "bench"
+    home.mkdir(parents=True, exist_ok=True)
+    tables = {table.name: {"incremental": table.cursor} if table.cursor else {} for table in job.tables}
+    spec = {
+        "version": 1, "source": {"conn_id": "bench_source", "schema": job.source_schema},
+        "lake": {"conn_id": "lake", "bucket": "bench", "prefix": job.state.name, "format": wire},
+        "warehouse": {"conn_id": "warehouse", "schema": job.target_schema}, "tables": tables,
+        **({"tasks": tasks} if tasks else {}),
+    }  # fmt: skip
+    (home / "pipeline.yml").write_text(json.dumps(spec))
+
+
+def _env(world: World, job: Job) -> dict[str, str]:
+    lake = {"conn_type": "generic", "login": world.s3["access_key"], "password": world.s3["secret_key"],
+            "extra": {"endpoint_url": world.s3["endpoint"]}}  # fmt: skip
+    return os.environ | {
+        "AIRFLOW_CONN_BENCH_SOURCE": job.source,
+        "AIRFLOW_CONN_WAREHOUSE": job.warehouse,
+        "AIRFLOW_CONN_LAKE": json.dumps(lake),
+    }
+
+
+def job_for(source: Source, warehouse: str, state: Path, **more: Any) -> Job:
+    """A job for all tables of `source`."""
+    schema = f"target_{urlsplit(warehouse).path[1:]}"
+    return Job(
+        source=source.dsn, warehouse=warehouse, source_schema=source.schema, target_schema=schema,
+        tables=source.tables, state=state, **more,
+    )  # fmt: skip

@@ -1,0 +1,149 @@
+"""`python -m bench.transfer full|increment`: whole tables and increments, every contender in turn, n times."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench import data, job, verify
+from bench.job import Contender, Job
+from bench.measure import Usage, measured
+from bench.records import Record, show, store
+from bench.world import World, ask, world
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+_NOW = "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
+UNITS = {"wall": "s", "client": "client CPU s", "source": "source CPU s", "warehouse": "warehouse CPU s",
+         "s3": "S3 CPU s", "peak_mb": "peak MB", "wal_mb": "WAL MB"}  # fmt: skip
+
+
+class Series:
+    """The usage of every run, by case and contender."""
+
+    def __init__(self, bench: str):
+        self.bench = bench
+        self._runs: dict[tuple[str, str], list[Usage]] = {}
+
+    def add(self, case: str, contender: Contender, usage: Usage) -> None:
+        """Remember one run."""
+        self._runs.setdefault((case, contender.name), []).append(usage)
+        figures = ", ".join(f"{getattr(usage, name):.2f} {unit}" for name, unit in UNITS.items())
+        typer.echo(f"{case}: {contender.name}: {figures}")
+
+    def records(self) -> list[Record]:
+        """One record per case, contender and kind of figure."""
+        return [
+            Record(bench=self.bench, case=case, contender=name, unit=UNITS[field.name],
+                   values=tuple(round(getattr(usage, field.name), 4) for usage in runs))
+            for (case, name), runs in self._runs.items() for field in fields(Usage)
+        ]  # fmt: skip
+
+
+class Stage:
+    """A folder of state per contender, and a warehouse database of its own."""
+
+    def __init__(self, place: World, source: data.Source, folder: Path):
+        self._place, self._source, self._folder = place, source, folder
+
+    def full(self, contender: Contender) -> Usage:
+        """Everything into an empty warehouse."""
+        state = self._folder / contender.name.replace(" ", "_")
+        shutil.rmtree(state, ignore_errors=True)
+        state.mkdir()
+        warehouse = self._place.new_warehouse(state.name)
+        return self._run(contender, job.job_for(self._source, warehouse, state, kind="full"))
+
+    def increment(self, contender: Contender, interval: tuple[str, str]) -> Usage:
+        """What has changed since the last job."""
+        state = self._folder / contender.name.replace(" ", "_")
+        warehouse = f"{self._place.warehouse}/{state.name}"
+        return self._run(contender, job.job_for(self._source, warehouse, state, kind="increment", interval=interval))
+
+    def _run(self, contender: Contender, task: Job) -> Usage:
+        command, env = contender.command(self._place, task)
+        usage = measured(self._place, command, env, job.ROOT, task.state / "output.log")
+        if wrong := verify.differences(task):
+            raise RuntimeError(f"{contender.name}: {'; '.join(wrong)}")
+        return usage
+
+
+def contenders(names: Sequence[str]) -> list[Contender]:
+    """By name: limit, auto, binary, csv, parquet."""
+    return [job.limit() if name == "limit" else job.ours(name) for name in names]
+
+
+World_ = Annotated[Path | None, typer.Option("--world", help="A file of `python -m bench.world`.")]
+Times = Annotated[int, typer.Option("--times", help="How often each.")]
+Who = Annotated[str, typer.Option("--who", help="Comma-separated: limit, auto, binary, csv, parquet.")]
+Out = Annotated[Path | None, typer.Option("--json", help="Where to store the values.")]
+
+
+def source_of(place: World, name: str) -> data.Source:
+    """`demo`, `medium` … for the flights; `large:10000000`, `wide:N`, `cells:N`, `tiny:N`."""
+    kind, _, size = name.partition(":")
+    if not size:
+        return data.flights(place, name)
+    return data.tiny(place, int(size)) if kind == "tiny" else data.shape(place, kind, int(size))
+
+
+@app.command()
+def full(
+    of: str = "medium", times: Times = 5, who: Who = "limit,auto,csv", file: World_ = None, out: Out = None
+) -> None:
+    """All rows of `--of`: flights (small, medium), large:10000000, wide:100000, cells:2000, tiny:1000."""
+    series = Series("full")
+    with world(file) as place, tempfile.TemporaryDirectory() as folder:
+        stage = Stage(place, source_of(place, of), Path(folder))
+        for _ in range(times):
+            for contender in contenders(who.split(",")):
+                series.add(of, contender, stage.full(contender))
+        _finish(series, place, out)
+
+
+@app.command()
+def increment(
+    of: str = "medium", share: str = "0,0.001,0.01,0.1", times: Times = 3, who: Who = "auto",
+    file: World_ = None, out: Out = None,
+) -> None:  # fmt: skip
+    """Changes of `--share` of every table's rows, after a full load by everybody."""
+    series = Series("increment")
+    with world(file) as place, tempfile.TemporaryDirectory() as folder:
+        source = source_of(place, of)
+        stage, all_of_them = Stage(place, source, Path(folder)), contenders(who.split(","))
+        for contender in all_of_them:
+            stage.full(contender)
+        for _ in range(times):
+            for part in (float(text) for text in share.split(",")):
+                for contender, usage in _changed(stage, source, part, all_of_them):
+                    series.add(f"{of} {part:.1%} changed", contender, usage)
+        _finish(series, place, out)
+
+
+def _changed(
+    stage: Stage, source: data.Source, share: float, who: Sequence[Contender]
+) -> Iterable[tuple[Contender, Usage]]:
+    def now() -> str:
+        return str(ask(source.dsn, _NOW)[0][0])
+
+    start = now()
+    data.touch(source, share)
+    interval = (start, now())
+    for contender in who:
+        yield contender, stage.increment(contender, interval)
+
+
+def _finish(series: Series, place: World, out: Path | None) -> None:
+    records = series.records()
+    show([record for record in records if record.unit in ("s", "peak MB")])
+    if out:
+        store(out, {"postgresql": place.version()}, records)
+
+
+if __name__ == "__main__":
+    app()
