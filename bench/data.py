@@ -47,18 +47,18 @@ _COMMON = (
 _SHAPES = {
     # 10 M rows of about 100 bytes, like an orders table.
     "large": (
-        "SELECT i AS id, lpad(i::text, 13, '0') AS ticket_no, (i * 7919) % 65664 AS flight_id, "
+        "SELECT i AS id, lpad(i::text, 13, '0') AS ticket_no, (i * 7919 % 65664)::int AS flight_id, "
         "(ARRAY['Economy','Comfort','Business'])[1 + i % 3] AS fare, ((i * 31) % 1000000)::numeric(10,2) AS amount, "
-        f"md5(i::text) AS note, {_COMMON} FROM generate_series(1, {{rows}}) i"
+        f"md5(i::text) AS note, {_COMMON} FROM generate_series(1::bigint, {{rows}}) i"
     ),
     # 200 columns of five types.
     "wide": (
-        "SELECT i AS id, {columns}, " + _COMMON + " FROM generate_series(1, {rows}) i"
+        "SELECT i AS id, {columns}, " + _COMMON + " FROM generate_series(1::bigint, {rows}) i"
     ),
     # Cells of about 100 kB of jsonb, which the server keeps compressed and out of line.
     "cells": (
         "SELECT i AS id, (SELECT jsonb_object_agg('key' || n, md5((i * 1000 + n)::text)) "
-        "FROM generate_series(1, 2300) n) AS document, " + _COMMON + " FROM generate_series(1, {rows}) i"
+        "FROM generate_series(1, 2300) n) AS document, " + _COMMON + " FROM generate_series(1::bigint, {rows}) i"
     ),
 }  # fmt: skip
 _WIDE = ("(i + {n})::int", "md5((i * {n})::text)", "(i * {n} % 10007)::numeric(12,3)", "i % {n} = 0",
