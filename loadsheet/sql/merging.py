@@ -70,15 +70,17 @@ class Merge:
         PLACE is where the target has the row, or NULL. The key is compared too: 1.0 and 1.00 are equal, not the same.
         """
         columns = ", ".join(f"{value} AS {ident(name)}" for name, value in self.values.items())
+        # In the target's type, so that its index can be used.
+        same = " AND ".join(f"t.{ident(name)} = {self.values[name]}" for name in self.key)
         return (
             f"CREATE TEMPORARY TABLE {self.changed} ON COMMIT DROP AS SELECT {columns}, t.ctid AS {PLACE} "
-            f"FROM {self.source} s LEFT JOIN {self.target} t ON {same_key(self.key)} "
+            f"FROM {self.source} s LEFT JOIN {self.target} t ON {same} "
             f"WHERE t.ctid IS NULL OR {self._to_update(self.values)}"
         )
 
     def update_found(self) -> str:
         """UPDATE of the rows the target has, where it had them: without joining the whole target again."""
-        return self._update(f"t.ctid = s.{PLACE}")
+        return self._update(f"s.{PLACE} IS NOT NULL AND t.ctid = s.{PLACE}")
 
     def update_moved(self) -> str:
         """UPDATE of those that are there no longer, because somebody else has written them in the meantime."""
