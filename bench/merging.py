@@ -134,7 +134,7 @@ def _measure(server: PostgresServer, options: argparse.Namespace, way: str, expe
     rows = SHAPES[options.shape][0]
     with _session(server, "work") as session, _session(server, "work") as other:
         for setting in options.set:
-            session.execute(f"SET {setting}")
+            session.execute("SELECT set_config(%s, %s, false)", setting.split("=", 1))
         session.execute("BEGIN")
         session.execute("CREATE TEMP TABLE incoming ON COMMIT DROP AS SELECT * FROM batch")
         other.execute("CHECKPOINT")
