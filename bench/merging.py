@@ -232,7 +232,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--analyze", choices=("full", "key", "none"), default="full")
+    parser.add_argument("--analyze", choices=("full", "key", "none"), default="key")
     parser.add_argument("--set", nargs="*", default=[], help="settings of the session, as work_mem=64MB")
     parser.add_argument("--within", type=Path, default=Path("/dev/shm"), help="where the server's files are")
     parser.add_argument("--json", type=Path, help="add every value to this file")
