@@ -73,6 +73,12 @@ TIME_TYPES = ("timestamp with time zone", "timestamp without time zone", "date")
 TEXT_TYPES = ("text", "character varying", "bpchar", "name")
 NUMBER_TYPES = ("smallint", "integer", "bigint", "numeric", "real", "double precision")
 
+# Equal values of these are stored as the same bytes (a text's under the collation "C").
+SAME_WHEN_EQUAL = (
+    *("smallint", "integer", "bigint", "oid", "boolean", "uuid", "bytea", "text", "character varying"),
+    *("date", "time without time zone", *TIME_TYPES[:2]),
+)
+
 
 def without_modifier(type_name: str) -> str:
     """The type without its modifier: `timestamp(3) with time zone` -> `timestamp with time zone`."""

@@ -7,9 +7,14 @@ from loadsheet.failpoints import reach
 from loadsheet.postgres import Session
 from loadsheet.sql import merging
 from loadsheet.sql.merging import LOAD_ID
-from loadsheet.sql.text import Relation, ident
+from loadsheet.sql.text import Relation, ident, idents
 from loadsheet.warehouse import swap, tables
 from loadsheet.warehouse.ledger import Effect
+
+# Left alone, the planner reads the whole target for a hundredth of its rows, which takes two to three times as long: it
+# takes their pages for scattered over a disk. Up to an eighth they are looked up (docs/performance-merging.md).
+_PROBE = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
+_PROBE_NO_MORE = "SET LOCAL enable_hashjoin TO DEFAULT; SET LOCAL enable_mergejoin TO DEFAULT"
 
 
 def replace(
@@ -40,11 +45,29 @@ def merge(
     session: Session, incoming: Relation, target: Relation, key: tuple[str, ...], load_no: int | None, guard: str = ""
 ) -> Effect:
     """Insert or update by key, touching only rows that differ; without a key, append."""
-    values = _values(session, incoming, target)
-    update = merging.update_changed(target.sql, incoming.sql, key, values, guard, load_no)
-    updated = session.execute(update).rowcount if key else 0
+    types = tables.columns_of(session, target)
+    values = _values(session, incoming, types)
+    if not key:
+        inserted = session.execute(merging.insert_rows(target.sql, incoming.sql, values, load_no)).rowcount
+        reach("merge.updated")
+        return Effect(inserted=inserted)
+    changed = Relation("pg_temp", f"{incoming.name}_changed").sql
+    long = tables.long_columns(session, target)
+    work = merging.Merge(
+        target=target.sql, source=incoming.sql, changed=changed, key=key, values=values, types=types, long=long,
+        load_no=load_no, guard=guard,
+    )  # fmt: skip
+    _analyze(session, incoming, key)
+    if tables.is_fraction(session, incoming, target) and _has_index(session, target, key):
+        session.execute(_PROBE)
+    found = session.execute(work.keep_changed()).rowcount
+    session.execute(_PROBE)  # a row that is written is fetched from its place anyway
+    updated = session.execute(work.update_found()).rowcount
     reach("merge.updated")
-    inserted = session.execute(merging.insert_missing(target.sql, incoming.sql, key, values, load_no)).rowcount
+    session.execute(_PROBE_NO_MORE)
+    inserted = session.execute(work.insert_new()).rowcount
+    if updated + inserted < found:
+        updated += session.execute(work.update_moved()).rowcount
     return Effect(inserted=inserted, updated=updated)
 
 
@@ -70,7 +93,7 @@ def difference(
     session: Session, fresh: Relation, target: Relation, key: tuple[str, ...], load_no: int | None
 ) -> Effect:
     """Make the target's rows those of `fresh` in place, touching only what differs, and drop `fresh`."""
-    session.execute(f"ANALYZE {fresh.sql}")
+    _analyze(session, fresh, key)
     deleted = session.execute(merging.delete_gone(target.sql, fresh.sql, key)).rowcount
     reach("difference.deleted")
     effect = merge(session, fresh, target, key, load_no)
@@ -78,9 +101,19 @@ def difference(
     return Effect(inserted=effect.inserted, updated=effect.updated, deleted=deleted)
 
 
-def _values(session: Session, incoming: Relation, target: Relation) -> dict[str, str]:
+def _analyze(session: Session, arrived: Relation, key: tuple[str, ...]) -> None:
+    """Let the planner know how many rows arrived. Only the key matters: all of 60 columns took ten times as long."""
+    if key:
+        session.execute(f"ANALYZE {arrived.sql} ({idents(key)})")
+
+
+def _has_index(session: Session, target: Relation, key: tuple[str, ...]) -> bool:
+    found = tables.key_of(session, target)
+    return found is not None and set(found[1]) == set(key)
+
+
+def _values(session: Session, incoming: Relation, types: dict[str, str]) -> dict[str, str]:
     """The arrived columns as SQL in the target's types; a column the target lacks cannot be kept."""
-    types = tables.columns_of(session, target)
     arrived = {name: t for name, t in tables.columns_of(session, incoming).items() if name != LOAD_ID}
     return {
         name: f"s.{ident(name)}" if types[name] == type_name else f"CAST(s.{ident(name)} AS {types[name]})"

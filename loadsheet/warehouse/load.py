@@ -122,7 +122,6 @@ class _Load:
         incoming = Relation("pg_temp", f"_loadsheet_{self.number}")
         self._create(incoming, {})
         self._fill(incoming)
-        self.session.execute(f"ANALYZE {incoming.sql}")
         if self.manifest.action == "append":
             return build.merge(self.session, incoming, self.target, (), self.number)
         return build.merge(self.session, incoming, self.target, self.manifest.key, self.number, self._guard())

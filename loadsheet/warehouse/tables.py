@@ -27,6 +27,26 @@ def columns_of(session: Session, target: Relation) -> dict[str, str]:
     )
 
 
+def is_fraction(session: Session, part: Relation, whole: Relation) -> bool:
+    """Whether `part` has at most an eighth of the rows of `whole`, by the last ANALYZE of each."""
+    row = session.execute(
+        "SELECT p.reltuples >= 0 AND p.reltuples * 8 <= w.reltuples FROM pg_class p, pg_class w "
+        "WHERE p.oid = to_regclass(%s) AND w.oid = to_regclass(%s)",
+        (part.sql, whole.sql),
+    ).fetchone()
+    return row == (True,)
+
+
+def long_columns(session: Session, target: Relation) -> set[str]:
+    """The columns of which the target may hold values outside its rows (TOAST); none when it holds no such value."""
+    rows = session.execute(
+        "SELECT attname FROM pg_attribute JOIN pg_class c ON c.oid = attrelid WHERE attrelid = to_regclass(%s) "
+        "AND attnum > 0 AND NOT attisdropped AND attstorage IN ('x', 'e') AND pg_relation_size(reltoastrelid) > 0",
+        (target.sql,),
+    )
+    return {row[0] for row in rows}
+
+
 def key_of(session: Session, target: Relation) -> tuple[str, tuple[str, ...]] | None:
     """The name and columns of the target's primary key, if it has one."""
     row = session.execute(

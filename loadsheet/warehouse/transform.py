@@ -97,7 +97,6 @@ class _Build:
         self._select_into(f"CREATE TEMPORARY TABLE {incoming.sql} ON COMMIT DROP AS\n", job.since_load)
         if not self._same_columns(incoming):
             return self._whole()
-        self.session.execute(f"ANALYZE {incoming.sql}")
         self._check_key(incoming)
         return build.merge(self.session, incoming, self.target, self.transform.unique_key, None)
 
