@@ -1,0 +1,147 @@
+"""What a run costs, counted: statements, requests, bytes of WAL, Python calls per row. Counts do not depend on how busy
+the machine is, so a change that makes the engine slower shows here and not in a bench a month later."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+import urllib3
+
+from loadsheet.outcome import RunRequest
+from loadsheet.runner import run_pipeline
+from loadsheet.source import stream
+from loadsheet.spec.load import load_pipeline
+from tests.project import Project
+
+# Counted, and a little room: 22 and 4 per table when nothing is new; 34 more in the warehouse for an increment.
+SOURCE_STATEMENTS, WAREHOUSE_STATEMENTS, LOAD_STATEMENTS = 24, 6, 38
+
+
+@contextmanager
+def counted(monkeypatch: pytest.MonkeyPatch, project: Project) -> Iterator[Counter[str]]:
+    """Statements by server, and requests to the lake, while the context is open."""
+    counts: Counter[str] = Counter()
+    source = urlsplit(project.source).path[1:]
+    execute, request = psycopg.Cursor.execute, urllib3.PoolManager.urlopen
+
+    def counting_execute(self: Any, *args: Any, **more: Any) -> Any:
+        counts["source" if self.connection.info.dbname == source else "warehouse"] += 1
+        return execute(self, *args, **more)
+
+    def counting_request(self: Any, method: str, *args: Any, **more: Any) -> Any:
+        counts[method] += 1
+        return request(self, method, *args, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(psycopg.Cursor, "execute", counting_execute)
+        patched.setattr(urllib3.PoolManager, "urlopen", counting_request)
+        yield counts
+
+
+def make_tables(project: Project, count: int, first: int = 0) -> None:
+    for n in range(first, count):
+        project.in_source(
+            f"CREATE TABLE t{n} (id int PRIMARY KEY, what text, at timestamptz DEFAULT now()); "
+            f"INSERT INTO t{n} SELECT i, md5(i::text) FROM generate_series(1, 100) i"
+        )
+    project.spec({f"t{n}": {"incremental": "at"} for n in range(count)})
+
+
+def test_nothing_new_costs_a_fixed_number_of_statements_per_table_and_no_request(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for first, count in ((0, 2), (2, 6)):
+        make_tables(project, count, first)
+        project.succeed()
+        with counted(monkeypatch, project) as counts:
+            project.succeed()
+        assert counts["PUT"] == counts["GET"] == 0
+        found.append(counts)
+    per_table = {side: (found[1][side] - found[0][side]) / 4 for side in ("source", "warehouse")}
+    assert per_table["source"] <= SOURCE_STATEMENTS and per_table["warehouse"] <= WAREHOUSE_STATEMENTS, per_table
+
+
+def test_an_increment_costs_four_requests_and_a_fixed_number_of_statements(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_tables(project, 1)
+    project.succeed()
+    project.in_source("UPDATE t0 SET at = now() WHERE id <= 10")
+    with counted(monkeypatch, project) as counts:
+        project.succeed()
+    assert (counts["PUT"], counts["GET"]) == (2, 2)  # part and manifest, there and back
+    assert counts["warehouse"] <= WAREHOUSE_STATEMENTS + LOAD_STATEMENTS, counts
+
+
+def test_nothing_new_writes_nothing_to_the_warehouse(project: Project) -> None:
+    make_tables(project, 3)
+    project.succeed()
+    assert wal_of(project, project.succeed) < 1_000  # the server notes its running transactions now and then
+    project.in_source("UPDATE t0 SET what = 'new', at = now() WHERE id = 1")
+    assert wal_of(project, project.succeed) > 1_000  # the control
+
+
+def wal_of(project: Project, work: Callable[[], object]) -> int:
+    before = project.in_warehouse("SELECT pg_current_wal_insert_lsn() - '0/0'")[0][0]
+    work()
+    return int(project.in_warehouse("SELECT pg_current_wal_insert_lsn() - '0/0'")[0][0] - before)
+
+
+def test_sessions_are_kept_from_step_to_step(project: Project) -> None:
+    opened: list[str] = []
+
+    def connections(conn_id: str) -> Any:
+        opened.append(conn_id)
+        return project.connections(conn_id)
+
+    make_tables(project, 6)
+    pipeline = load_pipeline(project.folder / "pipelines" / "shop" / "pipeline.yml")
+    results = run_pipeline(pipeline, RunRequest(run_id="kept"), connections, parallel=2)
+    assert all(result.state == "done" for result in results.values())
+    assert opened.count("shop_source") <= 2 and opened.count("warehouse") <= 2
+
+
+def calls(work: Callable[[], object]) -> int:
+    """Calls of Python and C functions in all threads while `work` runs."""
+    seen = 0
+
+    def count(frame: Any, event: str, argument: Any) -> None:
+        nonlocal seen
+        seen += event in ("call", "c_call")
+
+    threading.setprofile(count)
+    sys.setprofile(count)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)  # type: ignore[arg-type]
+    return seen
+
+
+def test_no_python_runs_per_row_of_a_large_table(project: Project) -> None:
+    _, few, many = (calls_for(project, rows) for rows in (30_000, 30_000, 90_000))  # the first run imports, too
+    assert (many - few) / 60_000 < 0.3, (few, many)
+
+
+def test_reading_row_by_row_would_be_noticed(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The negative control: one session, one row at a time."""
+    monkeypatch.setattr(stream, "copy_apart", lambda *given: None)
+    _, few, many = (calls_for(project, rows) for rows in (30_000, 30_000, 90_000))  # the first run imports, too
+    assert (many - few) / 60_000 > 3, (few, many)
+
+
+def calls_for(project: Project, rows: int) -> int:
+    project.in_source("DROP TABLE IF EXISTS big; CREATE TABLE big (id int PRIMARY KEY, what text)")
+    project.in_source(f"INSERT INTO big SELECT i, md5(i::text) FROM generate_series(1, {rows}) i")
+    project.spec({"big": None})
+    return calls(lambda: project.succeed(full_refresh="all"))
