@@ -98,6 +98,7 @@ class PartWriter:
         self._store, self._content = store, content
         self._blocks: list[bytes] = []
         self._waiting = 0
+        self._ended = False
         self._open: Encoder | None = None
         self._full: bytes | None = None
         self._is_headed = store.wire == "binary"
@@ -113,7 +114,10 @@ class PartWriter:
         self._waiting += len(block)
 
     def end(self) -> None:
-        """All rows were taken. Raises Corrupt when the stream does not end as it must."""
+        """All rows were taken. Raises Corrupt when the stream does not end as it must. A second call does nothing."""
+        if self._ended:
+            return
+        self._ended = True
         data = self._gathered()
         if self._store.wire == "binary":
             if not data.endswith(BINARY_TRAILER):
@@ -124,9 +128,11 @@ class PartWriter:
             self._close(self._open)
 
     def finish(self) -> None:
-        """Store what is still held."""
+        """End, and store what is still held. A second call does nothing."""
+        self.end()
         if self._full is not None:
             self._put(self._full)
+            self._full = None
         self._uploaded()
         self._uploads.shutdown()
 

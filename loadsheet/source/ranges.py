@@ -5,8 +5,8 @@ from __future__ import annotations
 from loadsheet.postgres import Session
 from loadsheet.source.catalog import SourceTable
 
-# Smaller ones are read in less than a second.
-_LEAST_BYTES = 64 << 20
+# Smaller ones are read in a fraction of a second.
+_LEAST_BYTES = 32 << 20
 # A reader that is done takes another range, so that no one has half of the table left when the others have ended.
 _PER_READER = 4
 # Before PostgreSQL 14 a range of ctids was found by reading the whole table.

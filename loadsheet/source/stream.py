@@ -40,10 +40,11 @@ _SETTINGS = {**PINNED, **SOURCE_SETTINGS, "lock_timeout": "10s"}
 
 @dataclass(frozen=True)
 class Job:
-    """One SELECT; `take` is given its rows, block by block."""
+    """One SELECT; `take` is given its rows, block by block, and `end` is called when there are no more."""
 
     select: str
     take: Callable[[bytes], object]
+    end: Callable[[], object] = lambda: None
 
 
 def is_many(session: Session, select: str) -> bool:
@@ -62,6 +63,7 @@ def copy(session: Session, job: Job, wire: WireFormat) -> int:
         with contextlib.closing(_rows(cursor, copy_out(job.select, wire))) as rows:
             for block in _blocks(rows):
                 job.take(block)
+        job.end()
         return cursor.rowcount
 
 
@@ -157,6 +159,7 @@ async def _copied(connection: Any, job: Job, wire: WireFormat) -> int:
 
     output: Callable[[bytes], Awaitable[None]] = take
     tag = await connection.copy_from_query(job.select, output=output, format=wire)
+    job.end()
     return int(tag.split()[1])
 
 

@@ -229,17 +229,18 @@ def _read(source: Session, described: SourceTable, rows: Reading, store: PartSto
     for condition in conditions:
         if rows.where == "":
             contents.append(hashlib.sha256(repr((described.columns, described.key)).encode()))
-        writers.append(PartWriter(store, contents[-1] if contents else None))
+        writer = PartWriter(store, contents[-1] if contents else None)
+        writers.append(writer)
         where = " AND ".join(f"({c})" for c in (rows.where, condition) if c not in ("", "TRUE"))
-        jobs.append(stream.Job(select_columns(described.relation, described.columns, where), writers[-1].take))
+        select = select_columns(described.relation, described.columns, where)
+        # Of a single range the last part is held back, for it may be the same as last time. Of many it is stored.
+        jobs.append(stream.Job(select, writer.take, writer.end if len(conditions) == 1 else writer.finish))
     stored = _Stored(writers, contents)
     counts = None
     if len(jobs) > 1 or stream.is_many(source, jobs[0].select):
         counts = stream.copy_apart(source, jobs, store.wire, min(READERS, len(jobs)))
     if counts is None:
         counts = [stream.copy(source, job, store.wire) for job in jobs]
-    for writer in writers:
-        writer.end()
     stored.rows = sum(counts)
     return stored
 
