@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 MOST = 32
-"""Entries in one of the 256 sub-folders; the oldest makes room. Some 8,000 pipelines, at about 3 kB each."""
+"""Entries in one of the 256 sub-folders; the oldest makes room. Some 8,000 pipelines, at about 2 kB each."""
 
 
 def get(key: str) -> Any:
