@@ -1,0 +1,1 @@
+"""Measurements, run from the project's root: `python -m bench.<name>`."""
