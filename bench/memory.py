@@ -29,8 +29,8 @@ from loadsheet.spec.load import load_pipeline
 from loadsheet.steps import execute
 folder, kind, name, load_id = sys.argv[1:]
 pipeline = load_pipeline(Path(folder) / "pipelines" / "bench" / "pipeline.yml")
-done = execute(Step(kind=kind, name=name), pipeline, RunRequest(run_id="memory"), project_connections(Path(folder)),
-               load_id=load_id or None)
+request, connections = RunRequest(run_id="memory", full_refresh="all"), project_connections(Path(folder))
+done = execute(Step(kind=kind, name=name), pipeline, request, connections, load_id=load_id or None)
 print(done.load_id or "-", peak() - idle)
 """
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import traceback
 from pathlib import Path
 from typing import Any
 
-import yaml
 from airflow.sdk import DAG
 
 from dags.factory import broken_dag, build_dag
@@ -24,16 +24,26 @@ def pipeline_dags(root: Path, only: str | None = None) -> dict[str, DAG]:
 
     Never raises for a file's sake: a file that cannot become a DAG becomes one that fails and says why.
     """
-    specs = find_specs(root)
-    if only is not None:
-        likely = sorted((spec for spec in specs if _may_define(spec, only)), key=lambda s: s.parent.name != only)
-        for spec in likely:
-            dag_id, dag = _dag(spec, root)
-            if dag_id == only:
-                return {dag_id: dag}
+    if only is not None and (found := _one(root, only)):
+        return {only: found}
     # Also where `only` was not found: a stand-in's id depends on which ids the other files have taken.
-    dags = _all(specs, root)
+    dags = _all(find_specs(root), root)
     return dags if only is None else {only: dags[only]} if only in dags else {}
+
+
+def _one(root: Path, dag_id: str) -> DAG | None:
+    """The DAG of the folder that has its name, which wins over any other; else of the first file that defines it."""
+    same_name = root / "pipelines" / dag_id / "pipeline.yml"
+    if not dag_id.startswith(".") and "/" not in dag_id and os.path.exists(same_name):
+        found, dag = _dag(same_name, root)
+        if found == dag_id:
+            return dag
+    for spec in find_specs(root):
+        if dag_id.encode() in spec.read_bytes():  # else not worth a check; `pipeline_dags` copes with a miss
+            found, dag = _dag(spec, root)
+            if found == dag_id:
+                return dag
+    return None
 
 
 def _all(specs: list[Path], root: Path) -> dict[str, DAG]:
@@ -79,13 +89,10 @@ def _broken(dag_id: str, file: str, problems: str, schedule: Any) -> DAG:
     return broken_dag(dag_id, file, problems)
 
 
-def _may_define(spec: Path, dag_id: str) -> bool:
-    """Whether it is worth reading: the folder has the name, or the text holds it. `pipeline_dags` copes with a miss."""
-    return spec.parent.name == dag_id or dag_id.encode() in spec.read_bytes()
-
-
 def _raw(spec: Path) -> dict[str, Any]:
     """What can be read of a broken file's top level."""
+    import yaml
+
     try:
         text = spec.read_bytes()
         found = yaml.safe_load(text) if len(text) <= _READABLE_BYTES else {}

@@ -11,7 +11,7 @@ from typing import Any
 
 from loadsheet.errors import InputError
 from loadsheet.outcome import RunRequest
-from loadsheet.plan.order import transform_inputs
+from loadsheet.plan.inputs import transform_inputs
 from loadsheet.spec.models import Pipeline
 from loadsheet.switches import Full, accepted_by_variable, full_by_variable, table_names, typed
 

@@ -15,6 +15,7 @@ import zstandard
 from loadsheet.errors import Corrupt
 from loadsheet.failpoints import reach
 from loadsheet.lake.manifest import Part
+from loadsheet.lake.memory import return_large_blocks
 from loadsheet.lake.store import Lake
 from loadsheet.sql.copying import BINARY_HEADER, BINARY_TRAILER, WireFormat, csv_header
 
@@ -66,6 +67,7 @@ class PartStore:
     def __init__(
         self, lake: Lake, begin: Callable[[], str], wire: WireFormat, columns: tuple[str, ...], progress: Progress
     ):
+        return_large_blocks()
         self._lake, self._begin, self.wire = lake, begin, wire
         self._columns, self._progress, self._numbers = columns, progress, count()
         self._sizes: list[int] = []
@@ -175,6 +177,7 @@ def read_parts(lake: Lake, parts: Sequence[Part]) -> Iterator[tuple[Part, Iterat
 
     Its blocks raise Corrupt, before the first, when a part's object is not as promised.
     """
+    return_large_blocks()
     with ThreadPoolExecutor(1, thread_name_prefix="loadsheet-get") as fetching:
         left = deque(parts)
         coming: deque[Future[bytes]] = deque()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from loadsheet.names import slug
-from loadsheet.plan.order import transform_inputs
+from loadsheet.plan.inputs import transform_inputs
 from loadsheet.spec.models import Pipeline, Tasks
 
 Kind = Literal["create_bucket", "extract", "load", "transform"]

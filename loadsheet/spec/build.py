@@ -10,7 +10,7 @@ from typing import Any
 from loadsheet.spec.duration import duration
 from loadsheet.spec.inherit import as_list, inherit
 from loadsheet.spec.models import Incremental, Lake, Notify, Pipeline, Source, Table, Tasks, Transform, Warehouse
-from loadsheet.spec.sql_files import sql_folder
+from loadsheet.spec.places import sql_folder
 
 
 def build_pipeline(data: Mapping[str, Any], file: Path, sql: Mapping[str, str]) -> Pipeline:

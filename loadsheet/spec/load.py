@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loadsheet.errors import SpecError
+from loadsheet.spec.compiled import Found, compiled
 from loadsheet.spec.models import Pipeline
 from loadsheet.spec.problem import Problem
 
@@ -15,16 +16,15 @@ if TYPE_CHECKING:
     from loadsheet.spec.document import Document
     from loadsheet.spec.finding import Finding
 
-Checked = tuple[Pipeline | None, tuple[Problem, ...]]
 Stamp = tuple[tuple[str, int, int], ...]
 
 
 def load_pipeline(path: Path) -> Pipeline:
     """The pipeline in `path` (`…/pipeline.yml`). Raises SpecError with all problems of the file and its SQL."""
-    pipeline, problems = _checked(path)
-    if pipeline is None:
-        raise SpecError(problems)
-    return pipeline
+    found = _found(path)
+    if found.pipeline is None:
+        raise SpecError(found.problems)
+    return found.pipeline
 
 
 def check_file(path: Path) -> tuple[Pipeline | None, list[Problem]]:
@@ -32,8 +32,8 @@ def check_file(path: Path) -> tuple[Pipeline | None, list[Problem]]:
 
     Warnings alone leave the pipeline usable. Never raises: whatever is wrong with the file is a problem.
     """
-    pipeline, problems = _checked(path)
-    return pipeline, list(problems)
+    found = _found(path)
+    return found.pipeline, list(found.problems)
 
 
 def find_specs(project: Path) -> list[Path]:
@@ -43,18 +43,23 @@ def find_specs(project: Path) -> list[Path]:
 
 
 @lru_cache(maxsize=1024)
-def _check_cached(path: Path, _: Stamp) -> Checked:
-    # Imported here: PyYAML and jsonschema take 0.1 s, which whoever only needs the models should not pay.
+def _found_once(path: Path, _: Stamp) -> Found:
+    return compiled(path, _check)
+
+
+def _check(path: Path) -> Found:
+    # Imported here: PyYAML and jsonschema take 0.1 s, which whoever needs only the models should not pay.
     from loadsheet.spec.document import read_document
 
     try:
         document = read_document(path)
     except SpecError as error:
-        return None, error.problems
-    return _check(document, path)
+        return Found(None, error.problems)
+    return _check_document(document, path)
 
 
-def _check(document: Document, path: Path) -> Checked:
+def _check_document(document: Document, path: Path) -> Found:
+    from loadsheet.plan.inputs import transform_inputs
     from loadsheet.spec.build import build_pipeline
     from loadsheet.spec.sql_files import read_transforms
 
@@ -63,13 +68,13 @@ def _check(document: Document, path: Path) -> Checked:
     sql, sql_problems = read_transforms(document, path, findings)
     problems = sorted([*problems, *sql_problems], key=lambda p: (p.file != document.file, p.file, p.line, p.column))
     if any(problem.severity == "error" for problem in problems):
-        return None, tuple(problems)
+        return Found(None, tuple(problems))
     pipeline = build_pipeline(document.data, path, sql)
     try:
-        _order(pipeline)
+        transform_inputs(pipeline)
     except SpecError as error:
-        return None, (*problems, *error.problems)
-    return pipeline, tuple(problems)
+        return Found(None, (*problems, *error.problems))
+    return Found(pipeline, tuple(problems), document.data)
 
 
 def _findings(document: Document, folder: str) -> list[Finding]:
@@ -90,19 +95,12 @@ def _findings(document: Document, folder: str) -> list[Finding]:
     return [*findings, *rule_findings(View(data=document.data, broken=broken, folder=folder))]
 
 
-def _order(pipeline: Pipeline) -> None:
-    if pipeline.transforms:
-        from loadsheet.plan.order import transform_inputs
-
-        transform_inputs(pipeline)
-
-
-def _checked(path: Path) -> Checked:
+def _found(path: Path) -> Found:
     stamp = _stamp(path)
     # A file edited twice within one tick of the file system's clock looks unchanged, so new files are not cached.
     newest = max((mtime for _, mtime, _ in stamp), default=0)
     fresh = time.time_ns() - newest < 2_000_000_000
-    return _check_cached.__wrapped__(path, stamp) if fresh else _check_cached(path, stamp)
+    return _found_once.__wrapped__(path, stamp) if fresh else _found_once(path, stamp)
 
 
 def _stamp(path: Path) -> Stamp:

@@ -9,20 +9,17 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from functools import cache
-from pathlib import Path as FilePath
 from typing import Any
 
 from jsonschema import Draft202012Validator, ValidationError, validators
 
 from loadsheet.spec.finding import Finding, Path
 from loadsheet.spec.hints import hint_for_key, hint_for_missing, hint_for_value
+from loadsheet.spec.places import SCHEMA_FILE
 from loadsheet.spec.words import found, meant_value, shown
 
 Violation = Any
 """A jsonschema.ValidationError, whose stubs call every field possibly unset."""
-
-SCHEMA_FILE = FilePath(__file__).resolve().parents[2] / "schemas" / "pipeline.schema.json"
-"""Beside the package, in a checkout and in an editable install alike."""
 
 
 @cache

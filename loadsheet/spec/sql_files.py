@@ -8,14 +8,10 @@ from pathlib import Path
 from loadsheet.errors import SpecError
 from loadsheet.spec.document import Document
 from loadsheet.spec.finding import Finding
+from loadsheet.spec.places import sql_folder
 from loadsheet.spec.problem import Problem
 from loadsheet.spec.text import NUL, read_text
 from loadsheet.spec.words import close
-
-
-def sql_folder(pipeline_file: Path) -> Path:
-    """Where the SQL files of the pipeline in `pipeline_file` are."""
-    return pipeline_file.parent / "sql"
 
 
 def read_transforms(

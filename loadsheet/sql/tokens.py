@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from sqlglot.dialects.dialect import Dialect
 from sqlglot.errors import TokenError
@@ -26,6 +27,7 @@ class Unparsable(InputError):
         super().__init__(message)
 
 
+@lru_cache(maxsize=1)  # a transform's text is parsed and searched for parameters, one right after the other
 def tokenize(sql: str) -> list[Token]:
     """The tokens of `sql`; their `start` and `end` are offsets into it. Raises Unparsable."""
     try:

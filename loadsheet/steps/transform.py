@@ -7,7 +7,7 @@ import psycopg
 from loadsheet.errors import Refused
 from loadsheet.failpoints import reach
 from loadsheet.outcome import Outcome, RunRequest, skipped
-from loadsheet.plan.order import transform_inputs
+from loadsheet.plan.inputs import transform_inputs
 from loadsheet.postgres import Session
 from loadsheet.spec.models import Pipeline, Transform
 from loadsheet.sql.text import Relation

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from loadsheet.errors import SpecError
-from loadsheet.plan.order import Inputs, transform_inputs
+from loadsheet.plan.inputs import Inputs, transform_inputs
 from loadsheet.spec.models import Lake, Materialized, Pipeline, Source, Table, Transform, Warehouse
 
 TABLES = ("bookings", "flights", "Seat Map", "airports_data")

@@ -1,0 +1,159 @@
+"""A worker builds its DAG without dag-factory: the same DAG, with nothing imported that the task does not need."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG
+from airflow.serialization.serialized_objects import DagSerialization
+
+import dags.factory
+from dags.factory import broken_dag, build_dag
+from loadsheet.spec.load import find_specs, load_pipeline
+from tests.airflow.conftest import REPO
+
+SPECS = [*sorted((REPO / "tests" / "specs" / "valid").rglob("*.yml")), *find_specs(REPO)]
+IN_A_WORKER = "_AIRFLOW_PARSING_CONTEXT_DAG_ID"  # what Airflow's own parsing context sets
+HEAVY = {
+    "dagfactory",
+    "sqlglot",
+    "pandas",
+    "pyarrow",
+    "numpy",
+    "psycopg",
+    "psycopg2",
+    "minio",
+    "zstandard",
+    "slack_sdk",
+}
+
+
+def stored(dag: DAG) -> Any:
+    """What Airflow stores, but for the file and the order of tasks, which its own hash of a DAG leaves out too."""
+    document = DagSerialization.to_dict(dag)["dag"]
+    tasks = sorted((task["__var"] for task in document.pop("tasks")), key=lambda task: task["task_id"])
+    document.pop("fileloc")
+    return json.loads(json.dumps([document, tasks], sort_keys=True))
+
+
+def runtime(dag: DAG) -> Any:
+    """What a worker uses and Airflow does not store."""
+    callbacks = ("on_failure_callback", "on_success_callback", "on_skipped_callback")
+    return {
+        task.task_id: (type(task), task.spec, task.name, [list(map(plain, getattr(task, name))) for name in callbacks])
+        for task in dag.tasks
+    }
+
+
+def plain(callback: functools.partial[Any]) -> Any:
+    return callback.func, callback.args, callback.keywords
+
+
+@pytest.mark.parametrize("file", SPECS, ids=lambda file: f"{file.parent.name}-{file.stem}")
+def test_both_builders_give_the_same_dag(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = load_pipeline(file)
+    by_dag_factory = build_dag(pipeline, REPO)
+    monkeypatch.setenv(IN_A_WORKER, pipeline.name)
+    monkeypatch.setattr(dags.factory, "_by_dag_factory", None)
+    by_hand = build_dag(pipeline, REPO)
+    assert stored(by_hand) == stored(by_dag_factory)
+    assert runtime(by_hand) == runtime(by_dag_factory)
+
+
+@pytest.mark.parametrize("schedule", [None, "0 4 * * *"])
+def test_the_stand_in_for_a_broken_file_is_the_same_too(schedule: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    by_dag_factory = broken_dag("bad", "pipelines/bad/pipeline.yml", "it is bad\nvery", schedule)
+    monkeypatch.setenv(IN_A_WORKER, "bad")
+    by_hand = broken_dag("bad", "pipelines/bad/pipeline.yml", "it is bad\nvery", schedule)
+    assert stored(by_hand) == stored(by_dag_factory)
+
+
+def test_a_difference_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The negative control of the two above."""
+    pipeline = load_pipeline(SPECS[-1])
+    dag = build_dag(pipeline, REPO)
+    before = stored(dag)
+    dag.get_task("extract.extract_seats").set_downstream(dag.get_task("load.load_flights"))
+    assert stored(dag) != before
+
+
+def test_the_form_is_the_dags_and_reaches_a_task_from_there() -> None:
+    from airflow.sdk.definitions.param import process_params
+
+    dag = build_dag(load_pipeline(SPECS[-1]), REPO)
+    task = dag.get_task("extract.extract_seats")
+    assert not task.params and "params" not in next(t["__var"] for t in DagSerialization.to_dict(dag)["dag"]["tasks"])
+    found = process_params(dag, task, {"full_refresh": True}, suppress_exception=False)
+    assert found == {**dag.params.dump(), "full_refresh": True} and found["tables"] == []
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache in which `flights` is known, as after the task before."""
+    folder = tmp_path_factory.mktemp("home") / "cache"
+    code = (
+        f"from loadsheet.spec.load import load_pipeline; load_pipeline(__import__('pathlib').Path({str(SPECS[-1])!r}))"
+    )
+    env = {**os.environ, "LOADSHEET_CACHE": str(folder)}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=REPO, env=env)
+    return folder
+
+
+# Up to the moment when it asks for its connections; what each imports after Airflow's own modules.
+WORKER = """
+import json, runpy, sys
+import airflow.sdk.execution_time.task_runner
+before = set(sys.modules)
+dag = runpy.run_path(sys.argv[1])["flights"]
+parsed = set(sys.modules)
+task = dag.get_task(sys.argv[2])
+import operators.base, operators.connections
+def connection(conn_id):
+    raise KeyboardInterrupt
+operators.connections.airflow_connection = connection
+task.load_id = lambda context: "load"
+operators.base._request = lambda pipeline, context: __import__("loadsheet.outcome").outcome.RunRequest(run_id="r")
+try:
+    task.execute.__wrapped__(task, {}) if hasattr(task.execute, "__wrapped__") else type(task).execute(task, {})
+except KeyboardInterrupt:
+    pass
+print(json.dumps([sorted(parsed - before), sorted(set(sys.modules) - before)]))
+"""
+NEEDED = {
+    "create_bucket": {"minio", "psycopg"},
+    "extract.extract_seats": {"minio", "psycopg", "zstandard"},
+    "load.load_seats": {"minio", "psycopg", "zstandard"},
+    "transform.transform_dim_seat": {"psycopg", "sqlglot"},
+}
+
+
+@pytest.mark.parametrize("task", NEEDED)
+def test_a_worker_imports_what_its_task_needs(task: str, cache: Path) -> None:
+    parsed, ran = in_a_worker(task, LOADSHEET_CACHE=str(cache))
+    assert HEAVY & parsed == set()
+    assert HEAVY & ran <= NEEDED[task]
+    assert not {"loadsheet.spec.schema", "loadsheet.spec.document"} & ran  # ours that need jsonschema and PyYAML
+
+
+def test_without_the_cache_a_worker_checks_its_spec_with_all_that_takes() -> None:
+    """The negative control: the measurement sees such an import."""
+    parsed, _ = in_a_worker("create_bucket", LOADSHEET_CACHE="")
+    assert HEAVY & parsed == {"sqlglot"}
+    assert {"loadsheet.spec.schema", "loadsheet.spec.document"} <= parsed
+
+
+def in_a_worker(task: str, **env: str) -> tuple[set[str], set[str]]:
+    done = subprocess.run(
+        [sys.executable, "-c", WORKER, str(REPO / "dags" / "load_pipelines.py"), task],
+        cwd=REPO, env={**os.environ, IN_A_WORKER: "flights", **env}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    parsed, ran = json.loads(done.stdout.splitlines()[-1])
+    return set(parsed), set(ran)
