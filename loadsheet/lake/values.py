@@ -10,6 +10,8 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 from decimal import Decimal
+from fractions import Fraction
+from math import inf
 from uuid import UUID
 
 from psycopg import adapters
@@ -27,9 +29,9 @@ def _number(code: str) -> Show:
 
 def double(value: float, narrow: bool = False) -> str:
     """The shortest digits that give the value again, in the server's notation (extra_float_digits above 0)."""
-    if value != value or value in (float("inf"), float("-inf")):
+    if value != value or value in (inf, -inf):
         return {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}[str(value)]
-    sign, digits, exponent = Decimal(_shortest(value) if narrow else repr(value)).normalize().as_tuple()
+    sign, digits, exponent = Decimal(_shortest(value, narrow)).normalize().as_tuple()
     exponent = int(exponent) + len(digits) - 1
     shown = "".join(map(str, digits))
     if not -4 <= exponent < (6 if narrow else 15):
@@ -43,9 +45,26 @@ def double(value: float, narrow: bool = False) -> str:
     return "-" + shown if sign else shown
 
 
-def _shortest(value: float) -> str:
-    texts = (f"{value:.{precision}e}" for precision in range(9))
-    return next(text for text in texts if struct.pack(">f", float(text)) == struct.pack(">f", value))
+def _shortest(value: float, narrow: bool) -> str:
+    """Python takes a number half way to the next double for the value, where the tie falls its way; PostgreSQL never.
+    There are none of so few digits below 2^53."""
+    if not narrow and abs(value) < 2**53:
+        return repr(value)
+    texts = (f"{value:.{precision}e}" for precision in range(17))
+    return next(text for text in texts if _is_nearest(Fraction(text), value, ">If" if narrow else ">Qd"))
+
+
+def _is_nearest(shown: Fraction, value: float, codes: str) -> bool:
+    whole, real = codes[0] + codes[1], codes[0] + codes[2]
+    (bits,) = struct.unpack(whole, struct.pack(real, value))
+    if not value:
+        return shown == 0
+    (inner,) = struct.unpack(real, struct.pack(whole, bits - 1))
+    (outer,) = struct.unpack(real, struct.pack(whole, bits + 1))
+    exact = Fraction(value)
+    below = abs(exact - Fraction(inner)) / 2
+    above = below if outer in (inf, -inf) else abs(Fraction(outer) - exact) / 2
+    return abs(exact) - below < abs(shown) < abs(exact) + above
 
 
 def _floats(data: bytes) -> Iterator[str]:

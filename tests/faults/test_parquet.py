@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import struct
 from collections.abc import Callable, Iterator
 
 import psycopg
@@ -11,19 +13,21 @@ import pyarrow.parquet
 import pytest
 
 from loadsheet.errors import Refused
+from loadsheet.lake import nested
 from loadsheet.lake.arrow import from_csv, schema_of
 from loadsheet.lake.parquet import Encoder, decode
 from loadsheet.lake.rows import batches
 from loadsheet.postgres import connect_source, connect_warehouse
 from loadsheet.source import catalog
 from loadsheet.spec.models import Table
-from loadsheet.sql.copying import WireFormat, copy_in, copy_out, select_columns
+from loadsheet.sql.copying import BINARY_HEADER, BINARY_TRAILER, WireFormat, copy_in, copy_out, select_columns
 from loadsheet.sql.parquet_types import unfit
 from loadsheet.sql.text import Relation, ident
 from loadsheet.sql.types import Column
 from tests.faults.fidelity import look, silent
 from tests.faults.hard_values import HARD, TYPES, Hard
 from tests.faults.oracle import Verdict
+from tests.faults.scale import scaled
 from tests.faults.tally import Tally
 from tests.faults.test_types import XML
 from tests.project import Project
@@ -108,6 +112,43 @@ def test_a_binary_load_reads_as_the_same_load_in_csv(hard: Project, tally: Calla
     assert not problems, "\n".join(problems)
     assert refused == VALUES_REFUSED | NOT_READ
     tally("hard values, read back from binary").add(Verdict(rows=0, lost=0), tried=len(HARD))
+
+
+# A type, and bytes that its receive function takes.
+BYTES: dict[str, Callable[[random.Random], bytes]] = {
+    "float8": lambda r: r.randbytes(8), "float4": lambda r: r.randbytes(4), "uuid": lambda r: r.randbytes(16),
+    "date": lambda r: r.randint(-2451545, 2145031948).to_bytes(4, signed=True),
+    "timestamp": lambda r: r.randint(-211813488 * 10**9, 9223371331199999999).to_bytes(8, signed=True),
+    "timestamptz": lambda r: r.randint(-10**17, 10**17).to_bytes(8, signed=True),
+    "interval": lambda r: struct.pack(">qii", r.randint(-(10**15), 10**6), *r.sample(range(-40, 40), 2)),
+    "timetz": lambda r: struct.pack(">qi", r.randint(0, 86400 * 10**6), r.randint(-57599, 57599)),
+    "line": lambda r: struct.pack(">ddd", 1, 2**53 + r.randint(0, 2**20), r.randint(2**53, 2**60)),
+    "inet": lambda r: bytes([3, r.randint(0, 128), 0, 16]) + bytes(r.choices([0, 0, 0, 1, 255], k=16)),
+    "point": lambda r: struct.pack(">dd", r.uniform(-1, 1) * 10.0 ** r.randint(-30, 30), r.randint(-10**17, 10**17)),
+    "macaddr": lambda r: r.randbytes(6), "money": lambda r: r.randbytes(8), "pg_lsn": lambda r: r.randbytes(8),
+}  # fmt: skip
+
+
+def test_any_bytes_are_shown_as_the_server_shows_them(
+    project: Project, chance: random.Random, tally: Callable[[str], Tally]
+) -> None:
+    rows = scaled(500, 5_000)
+    columns = ", ".join(f"{ident(name)} {name}" for name in BYTES)
+    project.in_source(f"CREATE TABLE any_bytes (id serial, {columns})")
+    copied = [BINARY_HEADER]
+    for _ in range(rows):
+        values = [make(chance) for make in BYTES.values()]
+        copied += [len(values).to_bytes(2), *(len(v).to_bytes(4) + v for v in values)]
+    statement = copy_in("any_bytes", list(BYTES), "binary", 0)
+    with psycopg.connect(project.source) as session, session.cursor().copy(statement) as copy:
+        copy.write(b"".join(copied) + BINARY_TRAILER)
+    found = look(project.source, Relation("public", "any_bytes"), list(BYTES), list(BYTES))
+    shows = {name: nested.shown(type_name) for name, type_name in found.types.items()}
+    for values in found.rows.values():
+        assert {n: shows[n](image).encode() for n, (_, image) in values.items()} == {
+            n: t for n, (t, _) in values.items()
+        }
+    tally("any bytes, read back from binary").add(Verdict(rows=0, lost=0), tried=rows * len(BYTES))
 
 
 def _read_csv(text: bytes, columns: tuple[Column, ...]) -> pa.Table | Refused:
