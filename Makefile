@@ -57,7 +57,8 @@ clean:  ## Remove environments, caches and the demo's state
 requirements:  ## Pin requirements/*.in again (needs uv)
 	cd requirements && $(COMPILE) dev.in -o dev.txt && $(COMPILE) airflow.in -c dev.txt -o ../requirements.txt \
 	  && $(COMPILE) core-test.in -c dev.txt -o core-test.txt \
-	  && $(COMPILE) celery.in -c dev.txt $$(sed -n 's/^\([a-z0-9._-]*\)==.*/--no-emit-package \1/p' ../requirements.txt) -o celery.txt
+	  && for extra in celery parquet; do $(COMPILE) $$extra.in -c dev.txt -o $$extra.txt \
+	    $$(sed -n 's/^\([a-z0-9._-]*\)==.*/--no-emit-package \1/p' ../requirements.txt) || exit; done
 
 $(VENV)/.ready: requirements/dev.txt pyproject.toml
 	$(call environment,$(VENV),requirements/dev.txt)

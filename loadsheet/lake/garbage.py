@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from loadsheet.lake.manifest import FILE_NAME
 from loadsheet.lake.store import Stored
 
-_OURS = re.compile(r"[0-9a-f]{20}/(\d{8,})-[0-9a-f]{8}/(?:part-\d{5,}\.(?:bin|csv)\.zst|manifest\.json)")
+_OURS = re.compile(r"[0-9a-f]{20}/(\d{8,})-[0-9a-f]{8}/(?:part-\d{5,}\.(?:(?:bin|csv)\.zst|parquet)|manifest\.json)")
 
 
 @dataclass(frozen=True, kw_only=True)

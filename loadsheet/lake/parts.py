@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
+from dataclasses import dataclass
 from itertools import count
 from typing import Protocol
 
@@ -17,7 +18,8 @@ from loadsheet.failpoints import reach
 from loadsheet.lake.manifest import Part
 from loadsheet.lake.memory import return_large_blocks
 from loadsheet.lake.store import Lake
-from loadsheet.sql.copying import BINARY_HEADER, BINARY_TRAILER, WireFormat, csv_header
+from loadsheet.sql.copying import BINARY_HEADER, BINARY_TRAILER, FileFormat, WireFormat, csv_header
+from loadsheet.sql.types import Column
 
 # Up to four parts of a reader are held in memory (filled, full, sent by the S3 client): big enough that round trips
 # vanish, small beside an interpreter.
@@ -34,8 +36,9 @@ Progress = Callable[[int | None, int], None]
 class Encoder(Protocol):
     """One part while it is filled."""
 
-    size: int
-    """Stored bytes so far."""
+    @property
+    def size(self) -> int:
+        """Stored bytes so far."""
 
     def add(self, data: bytes) -> None:
         """Whole rows, as COPY sends them."""
@@ -61,27 +64,45 @@ class _CopyFile:
         return b"".join([*self._stored, self._compressor.compress(self._tail), self._compressor.flush()])
 
 
+_SUFFIXES: dict[FileFormat, str] = {"binary": "bin.zst", "csv": "csv.zst", "parquet": "parquet"}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the parts of a table are made of."""
+
+    format: FileFormat
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+
+    @property
+    def wire(self) -> WireFormat:
+        """What COPY has to send."""
+        return "binary" if self.format == "binary" else "csv"
+
+    def encoder(self) -> Encoder:
+        """A new part. Raises InputError where pyarrow is missing for Parquet."""
+        if self.format == "parquet":
+            from loadsheet.lake import parquet  # it imports pyarrow, which nobody else needs
+
+            return parquet.Encoder(self.columns, self.key)
+        if self.format == "binary":
+            return _CopyFile(BINARY_HEADER, BINARY_TRAILER)
+        return _CopyFile(csv_header([column.name for column in self.columns]), b"")
+
+
 class PartStore:
     """Where the writers of one attempt store their parts. `begin` is asked for the prefix before the first."""
 
-    def __init__(
-        self, lake: Lake, begin: Callable[[], str], wire: WireFormat, columns: tuple[str, ...], progress: Progress
-    ):
+    def __init__(self, lake: Lake, begin: Callable[[], str], layout: Layout, progress: Progress):
         return_large_blocks()
-        self._lake, self._begin, self.wire = lake, begin, wire
-        self._columns, self._progress, self._numbers = columns, progress, count()
+        self._lake, self._begin, self.layout = lake, begin, layout
+        self._progress, self._numbers = progress, count()
         self._sizes: list[int] = []
-        self.suffix = "bin.zst" if wire == "binary" else "csv.zst"
-
-    def encoder(self) -> Encoder:
-        """A new part."""
-        if self.wire == "binary":
-            return _CopyFile(BINARY_HEADER, BINARY_TRAILER)
-        return _CopyFile(csv_header(self._columns), b"")
 
     def put(self, data: bytes) -> Part:
         """Store one part."""
-        name = f"{self._begin()}/part-{next(self._numbers):05d}.{self.suffix}"
+        name = f"{self._begin()}/part-{next(self._numbers):05d}.{_SUFFIXES[self.layout.format]}"
         self._lake.put(name, data)
         reach("extract.part_stored")
         self._sizes.append(len(data))
@@ -103,7 +124,7 @@ class PartWriter:
         self._ended = False
         self._open: Encoder | None = None
         self._full: bytes | None = None
-        self._is_headed = store.wire == "binary"
+        self._is_headed = store.layout.wire == "binary"
         self._uploads = ThreadPoolExecutor(1, thread_name_prefix="loadsheet-put")
         self._upload: Future[Part] | None = None
         self.parts: list[Part] = []
@@ -121,7 +142,7 @@ class PartWriter:
             return
         self._ended = True
         data = self._gathered()
-        if self._store.wire == "binary":
+        if self._store.layout.wire == "binary":
             if not data.endswith(BINARY_TRAILER):
                 raise Corrupt("the source's stream of rows broke off; run the extract step again")
             data = data[: -len(BINARY_TRAILER)]  # every part has its own
@@ -153,7 +174,7 @@ class PartWriter:
         if self._open is None:
             if self._full is not None:
                 self._put(self._full)
-            self._open, self._full = self._store.encoder(), None
+            self._open, self._full = self._store.layout.encoder(), None
         self._open.add(data)
         if self._open.size >= PART_BYTES:
             self._close(self._open)
@@ -188,12 +209,17 @@ def read_parts(lake: Lake, parts: Sequence[Part]) -> Iterator[tuple[Part, Iterat
 
         fetch_next()
         for part in parts:
-            yield part, _blocks(coming, fetch_next)
+            yield part, _blocks(part, coming, fetch_next)
 
 
-def _blocks(coming: deque[Future[bytes]], fetch_next: Callable[[], None]) -> Iterator[bytes]:
+def _blocks(part: Part, coming: deque[Future[bytes]], fetch_next: Callable[[], None]) -> Iterator[bytes]:
     stored = coming.popleft().result()
     fetch_next()
+    if part.name.endswith(_SUFFIXES["parquet"]):
+        from loadsheet.lake import parquet
+
+        yield from parquet.decode(stored)
+        return
     yield from zstandard.ZstdDecompressor().read_to_iter(stored, write_size=1 << 20)
 
 

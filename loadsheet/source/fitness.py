@@ -11,6 +11,7 @@ import psycopg
 from loadsheet.errors import Refused
 from loadsheet.postgres import Session
 from loadsheet.spec.models import Table
+from loadsheet.sql.parquet_types import REMEDY, unfit
 from loadsheet.sql.text import ident, literal, typed
 from loadsheet.sql.types import MAX_COLUMNS, Column, has_order, without_modifier
 
@@ -36,6 +37,12 @@ def refuse_unfit(source: SourceTable, table: Table) -> None:
     problems = [*_values(source), *_key(source, table), *_cursor(source, table)]
     if problems:
         raise Refused(f"{source.relation}: {'; '.join(problems)}")
+
+
+def refuse_for_parquet(source: SourceTable) -> None:
+    """Raises Refused, naming every column and its type, when the table would not survive in Parquet."""
+    if problems := unfit(source.columns):
+        raise Refused(f"{source.relation}: {'; '.join([*problems, REMEDY])}")
 
 
 def _values(source: SourceTable) -> Iterator[str]:

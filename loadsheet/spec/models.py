@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, NoReturn
 
 Mode = Literal["replace", "append", "merge"]
-Format = Literal["auto", "binary", "csv"]
+Format = Literal["auto", "binary", "csv", "parquet"]
 Materialized = Literal["table", "view", "merge", "script"]
 
 

@@ -9,6 +9,9 @@ from loadsheet.sql.text import Relation, ident, idents
 from loadsheet.sql.types import Column
 
 WireFormat = Literal["binary", "csv"]
+"""What COPY writes and reads."""
+FileFormat = Literal["binary", "csv", "parquet"]
+"""What a part is; Parquet is made from csv, and read as csv."""
 
 # Signature, flags and extension length of a binary COPY stream, and its end (PostgreSQL manual, COPY, File Formats).
 BINARY_HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)

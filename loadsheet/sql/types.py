@@ -103,7 +103,7 @@ def widens(old: str, new: str) -> bool:
 
 
 def _modifier_grows(old: str, new: str) -> bool:
-    before, after = _modifier(old), _modifier(new)
+    before, after = modifier(old), modifier(new)
     if not before or len(before) != len(after) or old.startswith(("character(", "bit(")):
         return False
     if len(before) == 2:  # numeric: neither the digits before nor those behind the point may get fewer
@@ -111,7 +111,8 @@ def _modifier_grows(old: str, new: str) -> bool:
     return after[0] >= before[0]
 
 
-def _modifier(type_name: str) -> list[int]:
+def modifier(type_name: str) -> list[int]:
+    """The numbers in a type's modifier: `numeric(10,2)` -> `[10, 2]`; empty where it has none."""
     if "(" not in type_name:
         return []
     inner = type_name[type_name.index("(") + 1 : type_name.index(")")]

@@ -10,7 +10,7 @@ import uuid
 from loadsheet.errors import Overtaken
 from loadsheet.failpoints import reach
 from loadsheet.lake.manifest import FILE_NAME, Manifest, Part
-from loadsheet.lake.parts import PartStore, PartWriter, Progress
+from loadsheet.lake.parts import Layout, PartStore, PartWriter, Progress
 from loadsheet.lake.store import Lake
 from loadsheet.names import slug
 from loadsheet.outcome import Outcome, RunRequest, skipped
@@ -19,7 +19,7 @@ from loadsheet.source import catalog, fitness, holdback, identity, ranges, readi
 from loadsheet.source.catalog import SourceTable
 from loadsheet.source.reading import Last, Reading
 from loadsheet.spec.models import Pipeline, Table
-from loadsheet.sql.copying import WireFormat, select_columns
+from loadsheet.sql.copying import FileFormat, select_columns
 from loadsheet.sql.text import Relation
 from loadsheet.sql.types import without_modifier
 from loadsheet.warehouse import fence, ledger, tables
@@ -45,9 +45,11 @@ def extract(
     """
     attempt = _Attempt(pipeline, table, request, lake, warehouse)
     described = catalog.describe(source, pipeline.source.schema, table)
+    layout = Layout(file_format(pipeline, described), described.columns, described.key)
+    layout.encoder()  # what is missing, or cannot be carried, is said before anything is read
     rows = reading.decide(source, table, described, attempt.last, request)
     reach("extract.decided")
-    manifest = attempt.run(source, described, rows, progress)
+    manifest = attempt.run(source, described, rows, layout, progress)
     held = f"; held back by {rows.held_by}" if rows.held_by else ""
     if attempt.accepted:
         held += f"; accepted: {attempt.accepted}"
@@ -106,7 +108,9 @@ class _Attempt:
         )
         reach("extract.fenced")
 
-    def run(self, source: Session, expected: SourceTable, rows: Reading, progress: Progress) -> Manifest | None:
+    def run(
+        self, source: Session, expected: SourceTable, rows: Reading, layout: Layout, progress: Progress
+    ) -> Manifest | None:
         """Read in one snapshot and store; None when there was nothing new."""
         with source.transaction():
             source.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
@@ -120,8 +124,7 @@ class _Attempt:
             reading.refuse_null_cursors(source, self.table, described)
             fitness.refuse_values(source, described, self.table, rows.where, self.warehouse)
             read_at, origin = holdback.now(source), self._origin(source, described, rows)
-            wire = wire_format(self.pipeline, described)
-            store = PartStore(self.lake, self.begin, wire, tuple(c.name for c in described.columns), progress)
+            store = PartStore(self.lake, self.begin, layout, progress)
             stored = _read(source, described, rows, store)
         reach("extract.copied")
         if self._nothing_new(stored):
@@ -129,7 +132,7 @@ class _Attempt:
             return None
         stored.finish()
         reach("extract.parts_stored")
-        manifest = self._manifest(described, rows, wire, stored, read_at, origin)
+        manifest = self._manifest(described, rows, layout.format, stored, read_at, origin)
         self._seal(manifest)
         return manifest
 
@@ -173,7 +176,7 @@ class _Attempt:
         self,
         described: SourceTable,
         rows: Reading,
-        wire: WireFormat,
+        format: FileFormat,
         stored: _Stored,
         read_at: str,
         origin: dict[str, str],
@@ -184,7 +187,7 @@ class _Attempt:
         return Manifest(
             load_id=self.load_id, pipeline=self.pipeline.name, table=self.table.name, run_id=self.request.run_id,
             fence=self.fence, action=rows.action,
-            builds_on_target=rows.action != "replace" and not self.is_first, format=wire, columns=described.columns,
+            builds_on_target=rows.action != "replace" and not self.is_first, format=format, columns=described.columns,
             key=described.key if keyed else (), key_is_enforced=described.key_is_enforced, source_oid=described.oid,
             cursor=cursor.name if cursor else None, cursor_type=without_modifier(cursor.type) if cursor else None,
             lower=rows.lower, upper=rows.upper, moves_watermark=rows.moves_watermark, read_at=read_at,
@@ -238,15 +241,20 @@ def _read(source: Session, described: SourceTable, rows: Reading, store: PartSto
     stored = _Stored(writers, contents)
     counts = None
     if len(jobs) > 1 or stream.is_many(source, jobs[0].select):
-        counts = stream.copy_apart(source, jobs, store.wire, min(READERS, len(jobs)))
+        counts = stream.copy_apart(source, jobs, store.layout.wire, min(READERS, len(jobs)))
     if counts is None:
-        counts = [stream.copy(source, job, store.wire) for job in jobs]
+        counts = [stream.copy(source, job, store.layout.wire) for job in jobs]
     stored.rows = sum(counts)
     return stored
 
 
-def wire_format(pipeline: Pipeline, described: SourceTable) -> WireFormat:
-    """`auto` is binary where every column's bytes mean the same on both sides, else csv."""
+def file_format(pipeline: Pipeline, described: SourceTable) -> FileFormat:
+    """`auto` is binary where every column's bytes mean the same on both sides, else csv.
+
+    Raises Refused for a table that does not survive in Parquet.
+    """
+    if pipeline.lake.format == "parquet":
+        fitness.refuse_for_parquet(described)
     if pipeline.lake.format == "auto":
         return "binary" if all(column.exact_in_binary for column in described.columns) else "csv"
     return pipeline.lake.format

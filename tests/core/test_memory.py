@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from tests.project import ROOT, Project
 
 # VmHWM is the process's own peak; ru_maxrss would be inherited from the process that started it.
@@ -32,9 +34,10 @@ def fill(project: Project, rows: int) -> None:
     )
 
 
-def test_three_times_the_rows_need_no_more_memory(project: Project) -> None:
+@pytest.mark.parametrize("wire", ["auto", "parquet"])
+def test_three_times_the_rows_need_no_more_memory(project: Project, wire: str) -> None:
     project.in_source("CREATE TABLE big (id int PRIMARY KEY, noise text)")
-    project.spec({"big": None})
+    project.spec({"big": None}, lake={"format": wire})
     fill(project, 120_000)
     small = peak_kib(project)
     fill(project, 2 * 120_000)

@@ -73,9 +73,10 @@ def test_compose_names_the_image_after_the_pinned_airflow() -> None:
     assert built == {f"loadsheet-airflow:{airflow}"}
 
 
-def test_celery_is_pinned_with_hashes_and_adds_only_what_the_requirements_lack() -> None:
-    celery = (ROOT / "requirements/celery.txt").read_text()
-    pins = re.findall(r"^([a-z0-9._-]+)==.* \\\n    --hash=sha256:", celery, re.M)
-    assert "apache-airflow-providers-celery" in pins
-    assert len(pins) == celery.count("==")
+@pytest.mark.parametrize(("file", "package"), [("celery", "apache-airflow-providers-celery"), ("parquet", "pyarrow")])
+def test_an_extra_is_pinned_with_hashes_and_adds_only_what_the_requirements_lack(file: str, package: str) -> None:
+    extra = (ROOT / f"requirements/{file}.txt").read_text()
+    pins = re.findall(r"^([a-z0-9._-]+)==.* \\\n    --hash=sha256:", extra, re.M)
+    assert package in pins
+    assert len(pins) == len(re.findall(r"^\S+==", extra, re.M))
     assert set(pins) & set(re.findall(r"^([a-z0-9._-]+)==", REQUIREMENTS, re.M)) == set()

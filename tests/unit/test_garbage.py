@@ -65,7 +65,9 @@ def test_without_a_whole_load_every_load_stays() -> None:
     assert set(verdicts(objects, standing(2, load(1, 30), load(2, 30))).values()) == {"a rebuild needs it"}
 
 
-@pytest.mark.parametrize("names", [(), ("part-00000.bin.zst",), ("part-00000.csv.zst", "part-00001.csv.zst")])
+@pytest.mark.parametrize(
+    "names", [(), ("part-00000.bin.zst",), ("part-00000.parquet",), ("part-00000.csv.zst", "part-00001.csv.zst")]
+)
 def test_the_attempt_on_which_the_table_stands_stays_however_old(names: tuple[str, ...]) -> None:
     assert verdicts(stored(7, 300, *names), standing(7)) == {7: "a retry needs it"}
 
@@ -112,7 +114,7 @@ def test_of_a_table_that_is_nowhere_any_more_only_age_counts() -> None:
     "name",
     [
         "notes.txt", f"{LOAD_ID}/notes.txt", f"{LOAD_ID}/00000001-deadbeef/part-00000.bin", f"{LOAD_ID}/manifest.json",
-        f"{LOAD_ID}/00000001-deadbeef/part-00000.parquet", f"{LOAD_ID}/00000001-deadbeef/old/part-00000.bin.zst",
+        f"{LOAD_ID}/00000001-deadbeef/part-00000.parquet.zst", f"{LOAD_ID}/00000001-deadbeef/old/part-00000.bin.zst",
         f"0{LOAD_ID}/00000001-deadbeef/manifest.json", f"{LOAD_ID}/1-deadbeef/manifest.json",
         f"{LOAD_ID}/00000001-deadbeef/manifest.json.bak",
     ],
