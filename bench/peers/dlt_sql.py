@@ -3,12 +3,14 @@
 The option `backend` is "pyarrow" or "connectorx".
 
 Tuned as dlthub.com/docs advises. "SQL database": an Arrow backend for larger tables, full reflection, connectorx in
-streaming mode. "Postgres": Arrow tables with loader_file_format csv, loaded by COPY, "several times faster" than the
-default INSERTs. "Optimizing dlt": resources in parallel, larger buffers, files rotated so that one table loads in
-parallel, load threads; no compression of files that are read once. "Full loading": truncate-and-insert is the fastest.
-An increment is `merge` with strategy `upsert` from dlt's own cursor state; an open range, as dlt's removal of
-duplicates at the edge of a closed one costs time. dlt makes no primary keys: the script adds them at the end of a full
-load, within the measured time.
+streaming mode. "Postgres": Arrow tables load fast as csv (COPY) or as parquet by the ADBC driver (binary COPY); here
+parquet, which took 5.7 s where csv took 12 (connectorx; 15.8 and 19.5 with pyarrow; 2.3 M rows, measured). "Optimizing
+dlt": resources in parallel, larger buffers, files rotated so that one table loads in parallel, a load thread per core.
+"Full loading": truncate-and-insert is the fastest. An increment is `merge` with strategy `upsert` from dlt's own cursor
+state, with an open range: removing duplicates at the edge of a closed one costs time. dlt makes no primary keys: the
+script adds them at the end of a full load, within the measured time.
+
+Different in the target: char(n) becomes varchar(n), integer bigint, jsonb json, point varchar.
 """
 
 from __future__ import annotations
@@ -23,11 +25,10 @@ from typing import Any
 _SETTINGS = {
     "RUNTIME__DLTHUB_TELEMETRY": "false",
     "RUNTIME__LOG_LEVEL": "ERROR",
-    "DATA_WRITER__DISABLE_COMPRESSION": "true",
+    "DATA_WRITER__DISABLE_COMPRESSION": "true",  # of csv; parquet has its own
     "DATA_WRITER__BUFFER_MAX_ITEMS": "100000",
     "DATA_WRITER__FILE_MAX_ITEMS": "500000",
     "LOAD__DELETE_COMPLETED_JOBS": "true",
-    "SOURCES__DATA_WRITER__FILE_MAX_ITEMS": "500000",
 }
 _CHUNK = 50_000
 
@@ -54,7 +55,7 @@ def main(job: dict[str, Any]) -> None:
     pipeline.run(
         source(job),
         write_disposition=how,
-        loader_file_format=job["options"].get("format", "csv"),
+        loader_file_format=job["options"].get("format", "parquet"),
         refresh="drop_sources" if full else None,
     ).raise_on_failed_jobs()
     if full:
@@ -79,7 +80,9 @@ def source(job: dict[str, Any]) -> Any:
     ).parallelize()
     for table in job["tables"]:
         cursor = sources.incremental(table["cursor"], range_start="open") if table["cursor"] else None
-        tables.resources[table["name"]].apply_hints(primary_key=table["key"], incremental=cursor)
+        resource = tables.resources[table["name"]].apply_hints(primary_key=table["key"], incremental=cursor)
+        if job["kind"] == "increment":
+            resource.add_filter(lambda batch: batch.num_rows > 0)  # the driver fails on a file without rows
     return tables
 
 
