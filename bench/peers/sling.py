@@ -9,7 +9,7 @@ straight into the target, not into a temporary table that is then copied. The pr
 max(updated_at) of the target, upserted from a temporary table. SLING_THREADS (several streams in one process) needs a
 paid token, hence processes.
 
-Different in the target: no NOT NULL but the key's; char(n) becomes varchar(n), point becomes varchar.
+Different in the target: no NOT NULL but the key's; char(n) becomes varchar(n), numeric(p,s) numeric, point varchar.
 """
 
 from __future__ import annotations
