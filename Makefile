@@ -51,7 +51,7 @@ format: setup  ## Put the code in the one style
 	$(BIN)/ruff check --fix .
 
 clean:  ## Remove environments, caches and the demo's state
-	rm -rf $(VENV) $(CORE) .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(CORE) .venv-bench-* .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 requirements:  ## Pin requirements/*.in again (needs uv)
@@ -59,6 +59,7 @@ requirements:  ## Pin requirements/*.in again (needs uv)
 	  && $(COMPILE) core-test.in -c dev.txt -o core-test.txt \
 	  && for extra in celery parquet; do $(COMPILE) $$extra.in -c dev.txt -o $$extra.txt \
 	    $$(sed -n 's/^\([a-z0-9._-]*\)==.*/--no-emit-package \1/p' ../requirements.txt) || exit; done
+	cd bench/peers/requirements && for peer in *.in; do $(COMPILE) $$peer -o $${peer%.in}.txt; done
 
 $(VENV)/.ready: requirements/dev.txt pyproject.toml
 	$(call environment,$(VENV),requirements/dev.txt)

@@ -6,11 +6,12 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from bench import peers
 from bench.data import Source, Table
 from bench.world import World
 
@@ -54,7 +55,8 @@ class Contender:
     name: str
     command: Callable[[World, Job], Command]
     note: str = ""
-    increments: bool = True
+    broken: frozenset[str] = frozenset()
+    """Columns that it is known to carry wrongly: not compared, but said."""
 
 
 def limit() -> Contender:
@@ -63,7 +65,7 @@ def limit() -> Contender:
     def command(world: World, job: Job) -> Command:
         return [sys.executable, "-m", "bench.limit", str(job.write(job.state / "job.json"))], dict(os.environ)
 
-    return Contender("limit", command, "psql COPY | psql COPY, binary, then the keys, two tables at a time", False)
+    return Contender("limit", command, "psql COPY | psql COPY, binary, then the keys, two tables at a time")
 
 
 def ours(wire: str = "auto", **tasks: Any) -> Contender:
@@ -77,6 +79,36 @@ def ours(wire: str = "auto", **tasks: Any) -> Contender:
         )
 
     return Contender(f"loadsheet {wire}", command, f"loadsheet run, through the lake, format {wire}")
+
+
+# By name: the script, its options, and columns it carries wrongly (a point becomes the text `{{x y} true}`).
+_PEERS: dict[str, tuple[str, dict[str, Any], frozenset[str]]] = {
+    "ingestr": ("ingestr", {}, frozenset({"coordinates"})),
+    "ingestr without interval": ("ingestr", {"interval": False}, frozenset({"coordinates"})),
+    "dlt connectorx": ("dlt_sql", {"backend": "connectorx"}, frozenset()),
+    "dlt pyarrow": ("dlt_sql", {"backend": "pyarrow"}, frozenset()),
+    "sling": ("sling", {}, frozenset()),
+    "DataFrame": ("dataframe", {}, frozenset()),
+    "DataFrame, one statement": ("dataframe", {"style": "values"}, frozenset()),
+}
+
+
+def peer(name: str, **options: Any) -> Contender:
+    """One of the others, in an environment of its own; straight from source to warehouse, without a lake."""
+    script, usual, broken = _PEERS[name]
+
+    def command(world: World, job: Job) -> Command:
+        file = replace(job, options=usual | options).write(job.state / "job.json")
+        return peers.command(script, file), dict(os.environ)
+
+    return Contender(name, command, f"see bench/peers/{script}.py", broken)
+
+
+def by_name(name: str) -> Contender:
+    """`limit`, a peer, or a format of ours: auto, binary, csv, parquet."""
+    if name == "limit":
+        return limit()
+    return peer(name) if name in _PEERS else ours(name)
 
 
 def _project(world: World, job: Job, wire: str, tasks: dict[str, Any]) -> None:

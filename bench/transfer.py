@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -53,7 +54,7 @@ class Stage:
 
     def full(self, contender: Contender) -> Usage:
         """Everything into an empty warehouse."""
-        state = self._folder / contender.name.replace(" ", "_")
+        state = self._folder / re.sub(r"\W", "_", contender.name)
         shutil.rmtree(state, ignore_errors=True)
         state.mkdir()
         warehouse = self._place.new_warehouse(state.name)
@@ -61,26 +62,23 @@ class Stage:
 
     def increment(self, contender: Contender, interval: tuple[str, str]) -> Usage:
         """What has changed since the last job."""
-        state = self._folder / contender.name.replace(" ", "_")
+        state = self._folder / re.sub(r"\W", "_", contender.name)
         warehouse = f"{self._place.warehouse}/{state.name}"
         return self._run(contender, job.job_for(self._source, warehouse, state, kind="increment", interval=interval))
 
     def _run(self, contender: Contender, task: Job) -> Usage:
         command, env = contender.command(self._place, task)
         usage = measured(self._place, command, env, job.ROOT, task.state / "output.log")
-        if wrong := verify.differences(task):
+        if wrong := verify.differences(task, contender.broken):
             raise RuntimeError(f"{contender.name}: {'; '.join(wrong)}")
         return usage
 
 
-def contenders(names: Sequence[str]) -> list[Contender]:
-    """By name: limit, auto, binary, csv, parquet."""
-    return [job.limit() if name == "limit" else job.ours(name) for name in names]
-
-
 World_ = Annotated[Path | None, typer.Option("--world", help="A file of `python -m bench.world`.")]
 Times = Annotated[int, typer.Option("--times", help="How often each.")]
-Who = Annotated[str, typer.Option("--who", help="Comma-separated: limit, auto, binary, csv, parquet.")]
+Who = Annotated[
+    str, typer.Option("--who", help="Comma-separated: limit, auto, csv, parquet, ingestr, dlt connectorx, sling …")
+]
 Out = Annotated[Path | None, typer.Option("--json", help="Where to store the values.")]
 
 
@@ -101,7 +99,7 @@ def full(
     with world(file) as place, tempfile.TemporaryDirectory() as folder:
         stage = Stage(place, source_of(place, of), Path(folder))
         for _ in range(times):
-            for contender in contenders(who.split(",")):
+            for contender in [job.by_name(name) for name in who.split(",")]:
                 series.add(of, contender, stage.full(contender))
         _finish(series, place, out)
 
@@ -115,7 +113,7 @@ def increment(
     series = Series("increment")
     with world(file) as place, tempfile.TemporaryDirectory() as folder:
         source = source_of(place, of)
-        stage, all_of_them = Stage(place, source, Path(folder)), contenders(who.split(","))
+        stage, all_of_them = Stage(place, source, Path(folder)), [job.by_name(name) for name in who.split(",")]
         for contender in all_of_them:
             stage.full(contender)
         for _ in range(times):
