@@ -10,7 +10,6 @@ from loadsheet.cli.output import AsJson, print_json, print_table
 from loadsheet.cli.places import open_pipeline
 from loadsheet.plan.steps import Step, build_plan
 from loadsheet.spec.models import Pipeline, Table
-from loadsheet.sql.params import uses_since_load
 
 PipelineArgument = Annotated[str, typer.Argument(metavar="PIPELINE", help="A pipeline's name, or its file.")]
 
@@ -37,6 +36,8 @@ def details(step: Step, pipeline: Pipeline) -> dict[str, Any]:
     if step.kind == "create_bucket":
         return {}
     if step.kind == "transform":
+        from loadsheet.sql.params import uses_since_load  # sqlglot: 75 ms that no other command needs
+
         transform = pipeline.transform(step.name)
         return {
             "mode": transform.materialized,

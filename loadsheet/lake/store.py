@@ -11,18 +11,19 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import urllib3
-from minio import Minio
-from minio.error import InvalidResponseError, S3Error
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from loadsheet.connections import Connection
 from loadsheet.errors import ConnectionMissing
 from loadsheet.failpoints import reach
+from loadsheet.lake.sdk import InvalidResponseError, Minio, S3Error
 from loadsheet.limit import remaining, watch
 
 # Seconds without a byte, per try. A line that has gone dead heals on a new one, so four short tries beat a long one.
 _TIMEOUT = urllib3.Timeout(connect=5, read=30)
 _LONGEST_PAUSE = 30
+# S3's own limit for a part of an object. Left alone, the SDK cuts at it and sends three requests where one will do.
+_LEAST_PART_BYTES = 5 << 20
 _BUSY = (429, 500, 502, 503, 504)
 
 
@@ -56,7 +57,10 @@ class Lake:
 
     def put(self, name: str, data: bytes) -> None:
         """Store `data` as the object `name`."""
-        self._client.put_object(bucket_name=self.bucket, object_name=name, data=io.BytesIO(data), length=len(data))
+        self._client.put_object(
+            bucket_name=self.bucket, object_name=name, data=io.BytesIO(data), length=len(data),
+            part_size=max(len(data), _LEAST_PART_BYTES), num_parallel_uploads=1,
+        )  # fmt: skip
 
     def get(self, name: str) -> bytes | None:
         """The bytes of the object `name`; None when there is none."""

@@ -16,6 +16,13 @@ from loadsheet.warehouse.ledger import Effect
 _PROBE = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
 _PROBE_NO_MORE = "SET LOCAL enable_hashjoin TO DEFAULT; SET LOCAL enable_mergejoin TO DEFAULT"
 
+# Enough for the plans of the transforms that follow: 9,000 rows instead of 30,000, a third of the time.
+# Autovacuum looks more closely when rows have changed.
+_SAMPLE = """
+SELECT set_config('default_statistics_target', '30', true)
+WHERE CAST(current_setting('default_statistics_target') AS int) > 30
+"""
+
 
 def replace(
     session: Session,
@@ -36,6 +43,7 @@ def replace(
         _refuse_shrinking(session, rows, target, max_shrink)
     if not exists or not tables.dependents(session, target):
         swap.put_in_place(session, fresh, target, key)
+        session.execute(_SAMPLE)
         session.execute(f"ANALYZE {target.sql}")
         return Effect(inserted=rows, replaced=True)
     return difference(session, fresh, target, key, load_no)
