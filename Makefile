@@ -7,7 +7,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 PYTEST := -m pytest -q
 
-.PHONY: help setup demo test test-long test-unit test-core test-faults core-and-airflow test-airflow lint format clean requirements
+.PHONY: help setup demo test test-long test-unit test-core test-faults core-and-airflow test-airflow lint format clean requirements bench bench-peers
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -40,6 +40,26 @@ test-long: setup $(CORE)/.ready  ## The same suites in their long forms, hours o
 	LOADSHEET_LONG=1 $(BIN)/python $(PYTEST) tests/airflow
 	LOADSHEET_LONG=1 $(CORE)/bin/python $(PYTEST) tests/faults
 
+PEERS := auto,ingestr,dlt connectorx,dlt pyarrow,sling
+
+bench: setup .venv-bench/.ready  ## Measure this machine: Loadsheet, the bare pipe, memory, growth (about 40 minutes)
+	@$(BIN)/python -m bench.transfer full --json bench/results/full_medium.json
+	@$(BIN)/python -m bench.transfer full --of large:10000000 --times 3 --json bench/results/full_large.json
+	@$(BIN)/python -m bench.transfer increment --json bench/results/increment_medium.json
+	@$(BIN)/python -m bench.transfer full --of wide:50000 --times 3 --json bench/results/full_wide.json
+	@$(BIN)/python -m bench.transfer full --of cells:1000 --times 3 --json bench/results/full_cells.json
+	@$(BIN)/python -m bench.memory --json bench/results/memory.json
+	@$(BIN)/python -m bench.growth --json bench/results/growth.json
+	@$(BIN)/python -m bench.merging --json bench/results/merging.json
+	@$(BIN)/python -m bench.factory --json bench/results/factory.json
+	@.venv-bench/bin/python -m bench.plots
+	@$(BIN)/python -m bench.report
+
+bench-peers: setup  ## The same beside sling, dlt, ingestr and the DataFrame way, in environments of their own
+	@$(BIN)/python -m bench.transfer full --times 3 --who "$(PEERS)" --json bench/results/peers_full.json
+	@$(BIN)/python -m bench.transfer increment --share 0.01 --who "$(PEERS)" --json bench/results/peers_increment.json
+	@$(BIN)/python -m bench.report
+
 lint: setup  ## Style, types, Airflow rules and the import law
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -51,12 +71,12 @@ format: setup  ## Put the code in the one style
 	$(BIN)/ruff check --fix .
 
 clean:  ## Remove environments, caches and the demo's state
-	rm -rf $(VENV) $(CORE) .venv-bench-* .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(CORE) .venv-bench* .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 requirements:  ## Pin requirements/*.in again (needs uv)
 	cd requirements && $(COMPILE) dev.in -o dev.txt && $(COMPILE) airflow.in -c dev.txt -o ../requirements.txt \
-	  && $(COMPILE) core-test.in -c dev.txt -o core-test.txt \
+	  && $(COMPILE) core-test.in -c dev.txt -o core-test.txt && $(COMPILE) bench.in -c dev.txt -o bench.txt \
 	  && for extra in celery parquet; do $(COMPILE) $$extra.in -c dev.txt -o $$extra.txt \
 	    $$(sed -n 's/^\([a-z0-9._-]*\)==.*/--no-emit-package \1/p' ../requirements.txt) || exit; done
 	cd bench/peers/requirements && for peer in *.in; do $(COMPILE) $$peer -o $${peer%.in}.txt; done
@@ -66,6 +86,9 @@ $(VENV)/.ready: requirements/dev.txt pyproject.toml
 
 $(CORE)/.ready: requirements/core-test.txt pyproject.toml
 	$(call environment,$(CORE),requirements/core-test.txt)
+
+.venv-bench/.ready: requirements/bench.txt
+	$(call environment,.venv-bench,requirements/bench.txt)
 
 define environment
 	@echo "setting up $(1) from $(2)"

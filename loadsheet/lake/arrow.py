@@ -17,6 +17,8 @@ except ImportError as missing:
         "pyarrow is not installed, the extra loadsheet[parquet]: pip install -r requirements/parquet.txt"
     ) from missing
 
+# Arrow's own pool keeps what is freed; the system's gives blocks of megabytes back (`lake.memory`).
+pa.set_memory_pool(pa.system_memory_pool())
 # pyarrow leaves out a byte order mark at the start of what it reads, be it the first value's own.
 _MARK = b"\xef\xbb\xbf"
 _LINES = pa_csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False)

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pa_parquet
 
-# Text gathered for a row group: what an encoder and a decoder hold, a few times over.
-_GROUP_BYTES = 8 << 20
+# Text gathered for a row group: what an encoder and a decoder hold, a few times over, within 160 MB of a worker.
+_GROUP_BYTES = 2 << 20
 _HEADLESS = pa_csv.WriteOptions(include_header=False, batch_size=16384)
 
 

@@ -226,8 +226,8 @@ def _read(source: Session, described: SourceTable, rows: Reading, store: PartSto
 
     Raises Corrupt when COPY did not say how many rows there were.
     """
-    whole = rows.action == "replace"
-    conditions = ranges.split(source, described, READERS) if whole else ["TRUE"]
+    readers = 1 if store.layout.format == "parquet" else READERS  # what Arrow holds of a part, nobody should hold twice
+    conditions = ranges.split(source, described, readers) if rows.action == "replace" else ["TRUE"]
     contents, writers, jobs = [], [], []
     for condition in conditions:
         if rows.where == "":
@@ -241,7 +241,7 @@ def _read(source: Session, described: SourceTable, rows: Reading, store: PartSto
     stored = _Stored(writers, contents)
     counts = None
     if len(jobs) > 1 or stream.is_many(source, jobs[0].select):
-        counts = stream.copy_apart(source, jobs, store.layout.wire, min(READERS, len(jobs)))
+        counts = stream.copy_apart(source, jobs, store.layout.wire, min(readers, len(jobs)))
     if counts is None:
         counts = [stream.copy(source, job, store.layout.wire) for job in jobs]
     stored.rows = sum(counts)

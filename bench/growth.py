@@ -1,0 +1,89 @@
+"""`python -m bench.growth`: how time grows with the rows of a table, the tables of a pipeline, the number of specs.
+
+`python -m bench.plots` draws what this has stored.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench import data, job
+from bench.records import Record, show, store
+from bench.transfer import Out, Stage, World_
+from bench.world import World, world
+
+_Sizes = Annotated[str, typer.Option(help="Comma-separated; empty for none.")]
+
+
+def main(
+    rows: _Sizes = "10000,100000,1000000,10000000",
+    tables: _Sizes = "10,100,1000,5000",
+    specs: _Sizes = "1,10,100,1000",
+    times: int = 3,
+    file: World_ = None,
+    out: Out = None,
+) -> None:
+    """A full load per number of rows; a first run and one with nothing new per number of tables; a parse per specs."""
+    records: list[Record] = []
+    with world(file) as place, tempfile.TemporaryDirectory() as folder:
+        for size in _numbers(rows):
+            found = list(_rows(place, Path(folder), size, times))
+            records += found
+            show(found)
+        for size in _numbers(tables):
+            found = list(_tables(place, Path(folder), size, times if size <= 100 else 1))
+            records += found
+            show(found)
+        facts = {"postgresql": place.version()}
+    for size in _numbers(specs):
+        records += _specs(size, times)
+        show(records[-1:])
+    if out:
+        store(out, facts, records)
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",") if part]
+
+
+def _rows(place: World, folder: Path, size: int, times: int) -> Iterator[Record]:
+    stage = Stage(place, data.shape(place, "large", size), folder)
+    for contender in (job.limit(), job.ours("auto")):
+        values = tuple(stage.full(contender).wall for _ in range(times))
+        yield Record(bench="growth", case="rows", contender=f"{contender.name}, {size}", unit="s", values=values)
+
+
+def _tables(place: World, folder: Path, size: int, times: int) -> Iterator[Record]:
+    stage, ours = Stage(place, data.tiny(place, size), folder), job.ours("auto")
+    first, unchanged = [], []
+    for _ in range(times):
+        first.append(stage.full(ours).wall)
+        unchanged.append(stage.increment(ours, ("", "")).wall)
+    for name, values in (("first run", first), ("nothing new", unchanged)):
+        yield Record(bench="growth", case="tables", contender=f"{name}, {size}", unit="s", values=tuple(values))
+
+
+def _specs(size: int, times: int) -> list[Record]:
+    """What `bench.factory` says of checking and building so many specs when nothing has changed."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "factory.json"
+        command = [sys.executable, "-m", "bench.factory", "--specs", str(size), "--repeat", str(times)]
+        subprocess.run([*command, "--json", str(file)], check=True, cwd=job.ROOT, stdout=subprocess.DEVNULL)
+        found = json.loads(file.read_text())
+    steady = [r for r in found if r["contender"] == "Loadsheet" and "nothing changed" in r["case"]]
+    return [
+        Record(bench="growth", case="specs", contender=f"parse, {size}", unit=r["unit"], values=tuple(r["values"]))
+        for r in steady
+    ]
+
+
+if __name__ == "__main__":
+    typer.run(main)
