@@ -37,7 +37,7 @@ class Stored:
 
 
 class Lake:
-    """One bucket. Objects are small (a part holds at most some 16 MiB), so they travel whole."""
+    """One bucket. Objects are small (a part holds at most some 8 MiB), so they travel whole."""
 
     def __init__(self, connection: Connection, bucket: str):
         self.bucket = bucket

@@ -56,9 +56,7 @@ def merge(
     types = tables.columns_of(session, target)
     values = _values(session, incoming, types)
     if not key:
-        inserted = session.execute(merging.insert_rows(target.sql, incoming.sql, values, load_no)).rowcount
-        reach("merge.updated")
-        return Effect(inserted=inserted)
+        return Effect(inserted=session.execute(merging.insert_rows(target.sql, incoming.sql, values, load_no)).rowcount)
     changed = Relation("pg_temp", f"{incoming.name}_changed").sql
     long = tables.long_columns(session, target)
     work = merging.Merge(
