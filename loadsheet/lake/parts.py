@@ -139,7 +139,10 @@ class PartWriter:
         self._waiting += len(block)
 
     def end(self) -> None:
-        """All rows were taken. Raises Corrupt when the stream does not end as it must. A second call does nothing."""
+        """All rows were taken; `parts` are all but the last. A second call does nothing.
+
+        Raises Corrupt when the stream does not end as it must.
+        """
         if self._ended:
             return
         self._ended = True
@@ -151,6 +154,7 @@ class PartWriter:
         self._add(data)
         if self._open:
             self._close(self._open)
+        self._uploaded()
 
     def finish(self) -> None:
         """End, and store what is still held. A second call does nothing."""

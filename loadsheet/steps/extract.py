@@ -9,24 +9,22 @@ import uuid
 
 from loadsheet.errors import Overtaken
 from loadsheet.failpoints import reach
-from loadsheet.lake.manifest import FILE_NAME, Manifest, Part
-from loadsheet.lake.parts import Layout, PartStore, PartWriter, Progress
+from loadsheet.lake.manifest import FILE_NAME, Manifest
+from loadsheet.lake.parts import Layout, PartStore, Progress
 from loadsheet.lake.store import Lake
 from loadsheet.names import slug
 from loadsheet.outcome import Outcome, RunRequest, skipped
 from loadsheet.postgres import PINNED, Session
-from loadsheet.source import catalog, fitness, holdback, identity, ranges, reading, stream
+from loadsheet.source import catalog, fitness, holdback, identity, reading
 from loadsheet.source.catalog import SourceTable
 from loadsheet.source.reading import Last, Reading
 from loadsheet.spec.models import Pipeline, Table
-from loadsheet.sql.copying import FileFormat, select_columns
+from loadsheet.sql.copying import FileFormat
 from loadsheet.sql.text import Relation
 from loadsheet.sql.types import without_modifier
+from loadsheet.steps.storing import Stored, read_and_store
 from loadsheet.warehouse import fence, ledger, tables
 from loadsheet.warehouse.fence import Scope
-
-# Sessions that read one large table side by side.
-READERS = 2
 
 
 def extract(
@@ -125,7 +123,7 @@ class _Attempt:
             fitness.refuse_values(source, described, self.table, rows.where, self.warehouse)
             read_at, origin = holdback.now(source), self._origin(source, described, rows)
             store = PartStore(self.lake, self.begin, layout, progress)
-            stored = _read(source, described, rows, store)
+            stored = read_and_store(source, described, rows, store)
         reach("extract.copied")
         if self._nothing_new(stored):
             self._discard(stored)
@@ -155,7 +153,7 @@ class _Attempt:
         fence.seal(self.warehouse, manifest, name, hashlib.sha256(stored).hexdigest())
         reach("extract.sealed")
 
-    def _nothing_new(self, stored: _Stored) -> bool:
+    def _nothing_new(self, stored: Stored) -> bool:
         """No row of an increment; the same content as last time where the whole table is read.
 
         A changed source that was accepted is news, to be remembered by a load even without rows.
@@ -166,7 +164,7 @@ class _Attempt:
             return stored.rows == 0
         return stored.content_sha256 == self.seen.content_sha256
 
-    def _discard(self, stored: _Stored) -> None:
+    def _discard(self, stored: Stored) -> None:
         """Leave nothing behind of a table that turned out to be the same."""
         reach("extract.unchanged")
         for part in stored.parts:
@@ -177,7 +175,7 @@ class _Attempt:
         described: SourceTable,
         rows: Reading,
         format: FileFormat,
-        stored: _Stored,
+        stored: Stored,
         read_at: str,
         origin: dict[str, str],
     ) -> Manifest:
@@ -196,56 +194,6 @@ class _Attempt:
             content_sha256=stored.content_sha256, held_by=rows.held_by,
             seconds=time.monotonic() - self.started, source=origin, settings=PINNED,
         )  # fmt: skip
-
-
-class _Stored:
-    """The rows of a reading on their way into the lake: a writer per range, in the table's order."""
-
-    def __init__(self, writers: list[PartWriter], contents: list[hashlib._Hash]):
-        self._writers, self._contents = writers, contents
-        self.rows = 0
-
-    @property
-    def parts(self) -> list[Part]:
-        """All that is stored so far."""
-        return [part for writer in self._writers for part in writer.parts]
-
-    @property
-    def content_sha256(self) -> str | None:
-        """Of the uncompressed rows, where the whole table is read to find out whether it has changed."""
-        return hashlib.sha256(b"".join(c.digest() for c in self._contents)).hexdigest() if self._contents else None
-
-    def finish(self) -> None:
-        """Store what is still held."""
-        for writer in self._writers:
-            writer.finish()
-
-
-def _read(source: Session, described: SourceTable, rows: Reading, store: PartStore) -> _Stored:
-    """Read in the open snapshot, many rows by way of further sessions, and cut them into parts.
-
-    Raises Corrupt when COPY did not say how many rows there were.
-    """
-    readers = 1 if store.layout.format == "parquet" else READERS  # what Arrow holds of a part, nobody should hold twice
-    conditions = ranges.split(source, described, readers) if rows.action == "replace" else ["TRUE"]
-    contents, writers, jobs = [], [], []
-    for condition in conditions:
-        if rows.where == "":
-            contents.append(hashlib.sha256(repr((described.columns, described.key)).encode()))
-        writer = PartWriter(store, contents[-1] if contents else None)
-        writers.append(writer)
-        where = " AND ".join(f"({c})" for c in (rows.where, condition) if c not in ("", "TRUE"))
-        select = select_columns(described.relation, described.columns, where)
-        # Of a single range the last part is held back, for it may be the same as last time. Of many it is stored.
-        jobs.append(stream.Job(select, writer.take, writer.end if len(conditions) == 1 else writer.finish))
-    stored = _Stored(writers, contents)
-    counts = None
-    if len(jobs) > 1 or stream.is_many(source, jobs[0].select):
-        counts = stream.copy_apart(source, jobs, store.layout.wire, min(readers, len(jobs)))
-    if counts is None:
-        counts = [stream.copy(source, job, store.layout.wire) for job in jobs]
-    stored.rows = sum(counts)
-    return stored
 
 
 def file_format(pipeline: Pipeline, described: SourceTable) -> FileFormat:

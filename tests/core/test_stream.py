@@ -11,7 +11,6 @@ import pytest
 from loadsheet.postgres import Session, connect_source
 from loadsheet.source import catalog, ranges, stream
 from loadsheet.spec.models import Table
-from loadsheet.steps import extract
 from tests.project import Project
 
 ROWS = 40_000
@@ -119,7 +118,7 @@ def test_a_large_table_is_read_by_further_sessions(
         return copy_apart(session, jobs, *more)
 
     copy_apart = stream.copy_apart
-    monkeypatch.setattr(extract.stream, "copy_apart", watched)
+    monkeypatch.setattr(stream, "copy_apart", watched)
     monkeypatch.setattr(ranges, "_LEAST_BYTES", 500_000)
     project.in_source(FILL + HOLES + "; CREATE TABLE tiny (id int PRIMARY KEY); INSERT INTO tiny VALUES (1)")
     project.spec({"item": None, "tiny": None}, lake={"format": wire})
