@@ -106,18 +106,26 @@ def tiny(world: World, tables: int) -> Source:
     )
 
 
-def touch(source: Source, share: float) -> None:
-    """Change `share` of the rows of every table with a cursor; no row twice for shares that add up to at most 1."""
+def touch(source: Source, share: float, recent: bool = False) -> None:
+    """Change `share` of the rows of every table with a cursor: spread over all of it, or the `recent` ones at its end.
+
+    Spread is the worst for every target: each row lies in a page of its own, which the WAL then holds whole.
+    """
     from bench.world import ask
 
     for table in source.tables:
+        name = f"{source.schema}.{table.name}"
         if table.cursor and share:
-            # Block by block, spread over the table, as a day's changes are: every 1/share-th row.
-            step = round(1 / share)
+            change = f"UPDATE {name} SET {table.cursor} = clock_timestamp() WHERE "
             ask(
                 source.dsn,
-                f"UPDATE {source.schema}.{table.name} SET {table.cursor} = clock_timestamp() "
-                f"WHERE ctid = ANY (ARRAY(SELECT ctid FROM (SELECT ctid, row_number() OVER () AS n "
-                f"FROM {source.schema}.{table.name}) numbered WHERE n % {step} = 0))",
+                change + (_RECENT if recent else _SPREAD).format(name=name, share=share, step=round(1 / share)),
             )
-        ask(source.dsn, f"VACUUM ANALYZE {source.schema}.{table.name}")
+        ask(source.dsn, f"VACUUM ANALYZE {name}")
+
+
+_SPREAD = (
+    "ctid = ANY (ARRAY(SELECT ctid FROM (SELECT ctid, row_number() OVER () AS n FROM {name}) numbered "
+    "WHERE n % {step} = 0))"
+)
+_RECENT = "ctid = ANY (ARRAY(SELECT ctid FROM {name} ORDER BY ctid DESC LIMIT (SELECT count(*) * {share} FROM {name})))"

@@ -108,6 +108,7 @@ def full(
 @app.command()
 def increment(
     of: str = "medium", share: str = "0,0.001,0.01,0.1", times: Times = 3, who: Who = "auto",
+    recent: Annotated[bool, typer.Option("--recent", help="The last rows of each table, not spread over it.")] = False,
     file: World_ = None, out: Out = None,
 ) -> None:  # fmt: skip
     """Changes of `--share` of every table's rows, after a full load by everybody."""
@@ -119,19 +120,19 @@ def increment(
             stage.full(contender)
         for _ in range(times):
             for part in (float(text) for text in share.split(",")):
-                for contender, usage in _changed(stage, source, part, all_of_them):
-                    series.add(f"{of} {part:.1%} changed", contender, usage)
+                for contender, usage in _changed(stage, source, part, all_of_them, recent):
+                    series.add(f"{of} {part:.1%} changed{', recent rows' if recent else ''}", contender, usage)
         _finish(series, place, out)
 
 
 def _changed(
-    stage: Stage, source: data.Source, share: float, who: Sequence[Contender]
+    stage: Stage, source: data.Source, share: float, who: Sequence[Contender], recent: bool
 ) -> Iterable[tuple[Contender, Usage]]:
     def now() -> str:
         return str(ask(source.dsn, _NOW)[0][0])
 
     start = now()
-    data.touch(source, share)
+    data.touch(source, share, recent)
     interval = (start, now())
     for contender in who:
         yield contender, stage.increment(contender, interval)
