@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -165,6 +165,10 @@ class PartWriter:
         self._uploaded()
         self._uploads.shutdown()
 
+    def abandon(self) -> None:
+        """Store nothing more; returns when no upload is under way."""
+        self._uploads.shutdown(cancel_futures=True)
+
     def _gathered(self) -> bytes:
         data = b"".join(self._blocks)
         self._blocks, self._waiting = [], 0
@@ -199,10 +203,11 @@ class PartWriter:
             self._upload = None
 
 
-def read_parts(lake: Lake, parts: Sequence[Part]) -> Iterator[tuple[Part, Iterator[bytes]]]:
+def read_parts(lake: Lake, parts: Sequence[Part]) -> Generator[tuple[Part, Iterator[bytes]], None, None]:
     """Each part with the COPY bytes in it, in blocks that come when asked for; the next part is fetched meanwhile.
 
-    Its blocks raise Corrupt, before the first, when a part's object is not as promised.
+    Its blocks raise Corrupt, before the first, when a part's object is not as promised. Closing it waits for the fetch
+    that is under way.
     """
     return_large_blocks()
     with ThreadPoolExecutor(1, thread_name_prefix="loadsheet-get") as fetching:

@@ -167,6 +167,7 @@ class _Attempt:
     def _discard(self, stored: Stored) -> None:
         """Leave nothing behind of a table that turned out to be the same."""
         reach("extract.unchanged")
+        stored.abandon()
         for part in stored.parts:
             self.lake.remove(part.name)
 

@@ -10,7 +10,7 @@ from loadsheet.postgres import Session
 from loadsheet.source import ranges, stream
 from loadsheet.source.catalog import SourceTable
 from loadsheet.source.reading import Reading
-from loadsheet.sql.copying import select_columns
+from loadsheet.sql.copying import WireFormat, select_columns
 
 # Sessions that read one large table side by side.
 READERS = 2
@@ -38,6 +38,11 @@ class Stored:
         for writer in self._writers:
             writer.finish()
 
+    def abandon(self) -> None:
+        """Store nothing more."""
+        for writer in self._writers:
+            writer.abandon()
+
 
 def read_and_store(source: Session, described: SourceTable, rows: Reading, store: PartStore) -> Stored:
     """Read `rows` of the table in the open snapshot, many of them by way of further sessions, and cut them into parts.
@@ -57,10 +62,16 @@ def read_and_store(source: Session, described: SourceTable, rows: Reading, store
         # Of a single range the last part is held back, for it may be the same as last time. Of many it is stored.
         jobs.append(stream.Job(select, writer.take, writer.end if len(conditions) == 1 else writer.finish))
     stored = Stored(writers, contents)
+    try:
+        stored.rows = sum(_read(source, jobs, store.layout.wire, readers))
+    except BaseException:
+        stored.abandon()  # nothing of a step may work on when it has failed
+        raise
+    return stored
+
+
+def _read(source: Session, jobs: list[stream.Job], wire: WireFormat, readers: int) -> list[int]:
     counts = None
     if len(jobs) > 1 or stream.is_many(source, jobs[0].select):
-        counts = stream.copy_apart(source, jobs, store.layout.wire, min(readers, len(jobs)))
-    if counts is None:
-        counts = [stream.copy(source, job, store.layout.wire) for job in jobs]
-    stored.rows = sum(counts)
-    return stored
+        counts = stream.copy_apart(source, jobs, wire, min(readers, len(jobs)))
+    return counts if counts is not None else [stream.copy(source, job, wire) for job in jobs]

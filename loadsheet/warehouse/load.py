@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass
 
 import psycopg
@@ -143,11 +144,12 @@ class _Load:
     def _fill(self, table: Relation) -> None:
         """COPY every part, checking each against the manifest; then one row per key."""
         rows = size = 0
-        for part, blocks in read_parts(self.lake, self.manifest.parts):
-            rows += self._copy(table, blocks)
-            size += part.bytes
-            self.progress(rows, size)
-            reach("load.part_copied")
+        with closing(read_parts(self.lake, self.manifest.parts)) as parts:
+            for part, blocks in parts:
+                rows += self._copy(table, blocks)
+                size += part.bytes
+                self.progress(rows, size)
+                reach("load.part_copied")
         if rows != self.manifest.rows:
             raise Corrupt(
                 f"the lake holds {rows} rows, the manifest says {self.manifest.rows}; run the extract step again"

@@ -49,7 +49,8 @@ def warehouse(
 ) -> Iterator[Fill]:
     """What makes the disk full under the project's warehouse."""
     if request.param == "small files":
-        postmaster = parent_of(project.in_warehouse("SELECT pg_backend_pid()")[0][0])
+        with psycopg.connect(project.warehouse) as session:  # a backend that has ended has no parent
+            postmaster = parent_of(session.info.backend_pid)
         # Not below a WAL segment: a server that cannot write its log stops, which is another story.
         size = (16 << 20) + chance.randrange(2 << 20)
         yield lambda: small_files(postmaster, size)
