@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -111,7 +111,8 @@ def _keep(
         file.touch(mode=0o600)
         file.write_text(json.dumps(asdict(started)))
         typer.echo("ready: Ctrl-C ends the servers")
-        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        with suppress(KeyboardInterrupt):
+            signal.pause()
 
 
 if __name__ == "__main__":
