@@ -65,21 +65,16 @@ class KeptServers(Servers):
 
     @contextlib.contextmanager
     def _session(self, connect: Connect, conn_id: str) -> Iterator[Session]:
-        with self._taken(connect, conn_id) as session:
-            yield session
-            if session.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
-                self._idle[connect].append(session)
-                return
-        session.close()
-
-    @contextlib.contextmanager
-    def _taken(self, connect: Connect, conn_id: str) -> Iterator[PinnedSession]:
         session = self._revived(connect) or connect(self._connections(conn_id))
         try:
             yield session
         except BaseException:
             session.close()
             raise
+        if session.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
+            self._idle[connect].append(session)
+        else:
+            session.close()
 
     def _revived(self, connect: Connect) -> PinnedSession | None:
         """A kept session that still lives."""
