@@ -77,6 +77,7 @@ clean:  ## Remove environments, caches and the demo's state
 requirements:  ## Pin requirements/*.in again (needs uv)
 	cd requirements && $(COMPILE) dev.in -o dev.txt && $(COMPILE) airflow.in -c dev.txt -o ../requirements.txt \
 	  && $(COMPILE) core-test.in -c dev.txt -o core-test.txt && $(COMPILE) bench.in -c dev.txt -o bench.txt \
+	  && $(COMPILE) docs.in -c dev.txt -o docs.txt \
 	  && for extra in celery parquet; do $(COMPILE) $$extra.in -c dev.txt -o $$extra.txt \
 	    $$(sed -n 's/^\([a-z0-9._-]*\)==.*/--no-emit-package \1/p' ../requirements.txt) || exit; done
 	cd bench/peers/requirements && for peer in *.in; do $(COMPILE) $$peer -o $${peer%.in}.txt; done
