@@ -75,7 +75,7 @@ class Stage:
         return usage
 
 
-World_ = Annotated[Path | None, typer.Option("--world", help="A file of `python -m bench.world`.")]
+World_ = Annotated[Path | None, typer.Option("--world", help="A file of `python -m bench.keep`.")]
 Times = Annotated[int, typer.Option("--times", help="How often each.")]
 Who = Annotated[
     str, typer.Option("--who", help="Comma-separated: limit, auto, csv, parquet, ingestr, dlt connectorx, sling …")
