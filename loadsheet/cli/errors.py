@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 FAILED, WRONG_INPUT, BUG, INTERRUPTED = 1, 2, 3, 130
 
-INTERRUPTED_MESSAGE = "interrupted: what was loaded stays, unfinished steps are rolled back; the same command goes on"
+INTERRUPTED_MESSAGE = (
+    "interrupted: what was loaded stays, unfinished steps are rolled back. The same command begins anew, "
+    "with --resume it goes on with this run"
+)
 _BUG = "this is a bug in Loadsheet: please report it with the lines above"
 
 

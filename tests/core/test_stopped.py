@@ -1,0 +1,136 @@
+"""A run that was stopped by Ctrl-C, kill -9 or a failure: nothing is half-written, and --resume goes on with it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.project import Project
+
+SOURCE = """
+CREATE TABLE customer (id int PRIMARY KEY, name text, at timestamptz NOT NULL DEFAULT clock_timestamp());
+CREATE TABLE country (code char(2) PRIMARY KEY, name text);
+INSERT INTO customer SELECT i, 'name ' || i FROM generate_series(1, 100) i;
+INSERT INTO country VALUES ('no', 'Norway'), ('pe', 'Perú');
+"""
+TABLES = {"customer": {"incremental": "at"}, "country": None}
+MART = {"names": "SELECT name FROM staging.customer"}
+HALF_WRITTEN = "SELECT relname FROM pg_class WHERE relname LIKE '\\_loadsheet\\_%'"
+
+
+@pytest.fixture
+def shop(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    project.in_source(SOURCE)
+    project.spec(TABLES, MART, tasks={"retries": 0})
+    monkeypatch.setenv("LOADSHEET_STATE", str(tmp_path / "state"))
+    return project
+
+
+def stopped(project: Project, point: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`loadsheet run` that dies or fails at a point of the protocol."""
+    environment = {**project.environment(), "LOADSHEET_FAILPOINT": point}
+    command = project.command("run", "shop", *arguments)
+    return subprocess.run(command, env=environment, text=True, capture_output=True, timeout=60)
+
+
+def resumed(project: Project) -> dict[str, Any]:
+    """The steps of `loadsheet run --resume` by their id; it ends well."""
+    run = project.cli("run", "shop", "--resume", "--json")
+    assert run.returncode == 0, run.stdout + run.stderr
+    return {step["id"]: step for step in json.loads(run.stdout)["steps"]}
+
+
+def loads(project: Project, table: str) -> int:
+    return project.in_warehouse("SELECT count(*) FROM loadsheet.load WHERE table_name = %s", table)[0][0]
+
+
+@pytest.mark.parametrize("point", ["extract.copied", "load.filled", "transform.built"])
+def test_ctrl_c_leaves_nothing_half_written_and_the_run_goes_on(shop: Project, point: str) -> None:
+    environment = {**shop.environment(), "LOADSHEET_FAILPOINT": f"{point}:hang"}
+    with subprocess.Popen(
+        shop.command("run", "shop"), env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as run:
+        assert run.stderr and run.stderr.readline() == f"failpoint {point}: hang\n"
+        run.send_signal(signal.SIGINT)
+        _, told = run.communicate(timeout=20)
+    assert run.returncode == 130
+    assert told.startswith("interrupted: what was loaded stays") and "--resume" in told and "Traceback" not in told
+    resumed(shop)
+    assert shop.differences("customer") == shop.differences("country") == 0
+    assert shop.in_warehouse("SELECT count(*) FROM mart.names") == [(100,)]
+    assert shop.in_warehouse(HALF_WRITTEN) == []
+
+
+def test_after_kill_9_what_was_extracted_is_loaded_and_not_read_again(shop: Project) -> None:
+    shop.spec({"country": None}, tasks={"retries": 0})
+    assert stopped(shop, "load.manifest_read:kill").returncode == -signal.SIGKILL
+    shop.in_source("INSERT INTO country VALUES ('is', 'Iceland')")
+    assert resumed(shop)["extract.extract_country"]["message"] == "extracted before the run was stopped"
+    assert shop.differences("country") == 1  # the row of which the stopped run could not know
+    assert shop.cli("run", "shop").returncode == 0
+    assert shop.differences("country") == 0
+
+
+def test_without_resume_everything_is_looked_at_again(shop: Project) -> None:
+    """The negative control: it is --resume that does not read."""
+    shop.spec({"country": None}, tasks={"retries": 0})
+    stopped(shop, "load.manifest_read:kill")
+    shop.in_source("INSERT INTO country VALUES ('is', 'Iceland')")
+    assert shop.cli("run", "shop").returncode == 0
+    assert shop.differences("country") == 0
+
+
+def test_a_full_refresh_goes_on_where_it_failed(shop: Project) -> None:
+    shop.succeed()
+    failed = stopped(shop, "transform.built:raise", "--full-refresh")
+    assert failed.returncode == 1
+    assert failed.stdout.splitlines()[-1] == "go on with it: loadsheet run shop --resume"
+    before = loads(shop, "customer"), loads(shop, "country")
+    shop.in_source("UPDATE customer SET name = 'later', at = clock_timestamp() WHERE id = 1")
+    steps = resumed(shop)
+    assert steps["extract.extract_customer"]["message"] == "loaded before the run was stopped"
+    assert steps["transform.transform_names"]["message"] == "100 rows, built anew (full refresh)"
+    assert (loads(shop, "customer"), loads(shop, "country")) == before
+    shop.succeed()  # what came later is not lost: the watermark is below it
+    assert shop.differences("customer") == 0
+
+
+def test_a_table_in_which_nothing_was_new_is_not_read_again(shop: Project) -> None:
+    shop.succeed()
+    shop.in_source("UPDATE customer SET name = 'new', at = clock_timestamp() WHERE id = 1")
+    assert stopped(shop, "transform.built:raise").returncode == 1
+    steps = resumed(shop)
+    assert steps["extract.extract_country"]["message"] == "not among the tables of this run"
+    assert steps["transform.transform_names"]["status"] == "done"
+
+
+def test_a_newer_run_beats_the_stopped_one(shop: Project) -> None:
+    shop.spec({"country": None}, tasks={"retries": 0})
+    stopped(shop, "load.manifest_read:kill")
+    shop.in_source("INSERT INTO country VALUES ('is', 'Iceland')")
+    shop.succeed()
+    shop.in_source("INSERT INTO country VALUES ('se', 'Sweden')")
+    resumed(shop)
+    assert shop.differences("country") == 0
+
+
+def test_a_table_whose_spec_was_changed_is_read_anew(shop: Project) -> None:
+    shop.spec({"country": None}, tasks={"retries": 0})
+    stopped(shop, "load.manifest_read:kill")
+    shop.spec({"country": {"columns": {"exclude": ["name"]}}}, tasks={"retries": 0})
+    resumed(shop)
+    columns = "SELECT count(*) FROM information_schema.columns WHERE table_schema = 'staging' AND column_name = 'name'"
+    assert shop.in_warehouse(columns) == [(0,)]
+
+
+def test_there_must_be_a_stopped_run_to_go_on_with(shop: Project) -> None:
+    shop.spec({"country": None})
+    assert shop.cli("run", "shop").returncode == 0
+    done = shop.cli("run", "shop", "--resume")
+    assert done.returncode == 2
+    assert done.stderr == "error: --resume: no run of shop was stopped on this machine; run it without --resume\n"
