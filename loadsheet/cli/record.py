@@ -27,6 +27,7 @@ class RunRecord:
         self._pipeline = pipeline
         self._file = _file(pipeline)
         self._unchanged: list[str] = []
+        self.is_kept = False
         self._writing = threading.Lock()
 
     def begin(self, request: RunRequest) -> None:
@@ -82,6 +83,7 @@ class RunRecord:
                 fresh = self._file.with_suffix(".new")
                 fresh.write_text(json.dumps(document, default=sorted), "utf-8")
                 fresh.replace(self._file)
+                self.is_kept = True
 
 
 def _file(pipeline: Pipeline) -> Path | None:

@@ -131,6 +131,6 @@ def _print_line(out: Console, line: Line, width: int) -> None:
 def live_report(steps: Sequence[Step], quiet: bool) -> Iterator[Report]:
     """A report that shows progress bars on a terminal, plain lines elsewhere, nothing when `quiet`."""
     out = console()
-    live: Live = Silence() if quiet else Bars(out) if out.is_terminal else Lines(out)
+    live: Live = Silence() if quiet else Bars(out, len(steps)) if out.is_terminal else Lines(out)
     with live:
         yield Report(steps, live)

@@ -21,6 +21,8 @@ from loadsheet.outcome import RunRequest
 from loadsheet.plan.steps import Step, build_plan
 from loadsheet.spec.models import Pipeline
 
+_ANEW = "The same command begins anew"
+
 
 def run(
     ctx: typer.Context,
@@ -73,7 +75,8 @@ def run(
         report, notes = _run_sample(spec, request, connections, as_json, sample)
     else:
         report = _run_recorded(spec, request, connections, as_json, record)
-        notes = [f"go on with it: loadsheet run {pipeline} --resume"] if report.failed and not report.has_bugs else []
+        goes_on = report.failed and record.is_kept and not report.has_bugs
+        notes = [f"go on with it: loadsheet run {pipeline} --resume"] if goes_on else []
     if as_json:
         print_json({"pipeline": spec.name, "run_id": request.run_id, "steps": report.documents()})
     else:
@@ -91,7 +94,8 @@ def _run_recorded(
             record.unchanged(step.name)
 
     record.begin(request)
-    report = _run(spec, request, connections, quiet, note)
+    way_on = f"loadsheet run {spec.name} --resume goes on with this run" if record.is_kept else _ANEW
+    report = _run(spec, request, connections, quiet, way_on, note)
     if not report.failed:
         record.end()
     return report
@@ -111,16 +115,16 @@ def _run_sample(
     ]
     if left_out := ", ".join(transform.name for transform in scripts(spec)):
         notes.append(f"left out, because a script may write anywhere: {left_out}")
-    return _run(moved, request, connections, quiet), notes
+    return _run(moved, request, connections, quiet, _ANEW), notes
 
 
 def _run(
-    spec: Pipeline, request: RunRequest, connections: Connections, quiet: bool,
+    spec: Pipeline, request: RunRequest, connections: Connections, quiet: bool, way_on: str,
     note: Callable[[Step, str], None] = lambda step, state: None,
 ) -> Report:  # fmt: skip
     from loadsheet.runner import run_pipeline
 
-    with live_report(build_plan(spec), quiet=quiet) as report, stopping_at_once(report.live):
+    with live_report(build_plan(spec), quiet=quiet) as report, stopping_at_once(report.live, way_on):
 
         def on_step(step: Step, state: str, result: Any) -> None:
             note(step, state)
