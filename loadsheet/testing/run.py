@@ -53,6 +53,7 @@ class _Run:
 
     def __init__(self, session: Session, pipeline: Pipeline, case: Case, declared: Mapping[str, Declared]):
         self.session, self.pipeline, self.case, self.declared = session, pipeline, case, declared
+        self.described = {name for name, said in declared.items() if said.columns}
         self.given = {name for step in case.steps for name in step.given}
         self.transforms = self._needed()
 
@@ -75,9 +76,9 @@ class _Run:
     def _arriving(self, step: Step, number: int) -> list[str]:
         """The tables of the step; with the first one also those that are only described, and empty."""
         needed = {name for spec in self.transforms for name in self._read_by(spec)}
-        empty = sorted(needed & self.declared.keys() - self.given) if number == 1 else []
+        empty = sorted(needed & self.described - self.given) if number == 1 else []
         later = sorted(self.given - step.given.keys()) if number == 1 else []
-        return [*step.given, *empty, *(name for name in later if name in self.declared)]
+        return [*step.given, *empty, *(name for name in later if name in self.described)]
 
     def _needed(self) -> list[Transform]:
         """The transforms whose marts are expected, and those they read, in order; not what is given instead."""
@@ -97,7 +98,7 @@ class _Run:
         return replace(spec, sql=at(spec.sql, self.case.as_of)) if self.case.as_of else spec
 
     def _refuse_missing(self, spec: Transform) -> Transform:
-        missing = [name for name in self._read_by(spec) if name not in self.given | self.declared.keys()]
+        missing = [name for name in self._read_by(spec) if name not in self.given | self.described]
         if missing:
             raise InputError(
                 f"{spec.name} reads {missing[0]}, of which the test says nothing: give its rows, or "

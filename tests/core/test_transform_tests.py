@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.project import ROOT, Project
+from tests.unit import test_readme as readme
 
 TABLES = {"customer": {"incremental": "at", "primary_key": "id"}, "sale": {"incremental": "at", "primary_key": "id"}}
 PER_SALE = """
@@ -54,6 +55,17 @@ def test_the_flights_pipeline_does_what_its_tests_say_on_the_embedded_server() -
     done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1].startswith("3 tests, all as expected, in ")
+
+
+def test_the_tests_in_the_documentation_are_right(project: Project) -> None:
+    home = readme.write(project.folder, next(spec for spec in readme.SPECS if "pipeline: shop" in spec)).parent
+    (home / "tests").mkdir()
+    shown = readme.blocks(readme.TEXTS["docs/testing.md"], "yaml")
+    for number, block in enumerate(shown):
+        (home / "tests" / f"{number}.yml").write_text(block)
+    done = run(project)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("ok ") == 2 and len(shown) == 3
 
 
 def test_an_increment_is_tested_in_steps_and_leaves_the_warehouse_alone(project: Project) -> None:
