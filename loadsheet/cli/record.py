@@ -26,6 +26,7 @@ class RunRecord:
     def __init__(self, pipeline: Pipeline):
         self._pipeline = pipeline
         self._file = _file(pipeline)
+        self._parts = _parts(pipeline)
         self._unchanged: list[str] = []
         self.is_kept = False
         self._writing = threading.Lock()
@@ -53,10 +54,7 @@ class RunRecord:
         A table whose part of the spec was changed since is read anew. Raises InputError when there is no such run, or
         when its servers or schemas are others now.
         """
-        try:
-            found = json.loads(self._file.read_text("utf-8")) if self._file else None
-        except (OSError, ValueError):
-            found = None
+        found = self._read()
         if not found:
             raise InputError(
                 f"--resume: no run of {self._pipeline.name} was stopped on this machine; run it without --resume"
@@ -66,15 +64,27 @@ class RunRecord:
                 f"--resume: {self._pipeline.file} names another source, lake or warehouse than when the run was "
                 "stopped; run it without --resume"
             )
-        same = {name for name, digest in _parts(self._pipeline).items() if found["parts"].get(name) == digest}
+        self._parts = found["parts"]  # also for the next time: what the run did before was done by these
+        same = {name for name, digest in _parts(self._pipeline).items() if self._parts.get(name) == digest}
         self._unchanged = [name for name in found["unchanged"] if name in same]
-        asked = _request(found["request"])
+        asked: RunRequest = found["request"]
         tables = {table.name for table in self._pipeline.tables} if asked.only is None else asked.only
         return replace(asked, resumes=frozenset(same), only=frozenset(tables) - frozenset(self._unchanged))
 
+    def _read(self) -> dict[str, Any] | None:
+        """The record; None where there is none, or one that another version has written."""
+        try:
+            found: dict[str, Any] = json.loads(self._file.read_text("utf-8")) if self._file else {}
+            return {
+                **{key: found[key] for key in ("places", "parts", "unchanged")},
+                "request": _request(found["request"]),
+            }
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
     def _write(self) -> None:
         document = {
-            "request": asdict(self._request), "places": _places(self._pipeline), "parts": _parts(self._pipeline),
+            "request": asdict(self._request), "places": _places(self._pipeline), "parts": self._parts,
             "unchanged": self._unchanged,
         }  # fmt: skip
         if self._file:

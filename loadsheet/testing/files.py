@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Collection, Iterator, Mapping
+from datetime import datetime
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -72,7 +73,7 @@ class _Reader:
             steps = tuple(self._steps(test, path))
             if not any(step.expect for step in steps):
                 self._wrong(path, "this test expects nothing", "add `expect:` with a mart and its rows")
-            as_of = self._text(test.get("as_of"), (*path, "as_of"))
+            as_of = self._moment(test.get("as_of"), (*path, "as_of"))
             yield Case(name=name, where=self._where(path), steps=steps, as_of=as_of)
 
     def declared(self, before: Mapping[str, Declared]) -> dict[str, Declared]:
@@ -194,6 +195,14 @@ class _Reader:
                 (*path, key), f"unknown key {key!r}", f"did you mean {meant!r}? {choice}" if meant else choice, key=True
             )
         return {key: item for key, item in value.items() if not allowed or key in allowed}
+
+    def _moment(self, value: Any, path: Path) -> str | None:
+        text = self._text(value, path)
+        try:
+            return text and str(datetime.fromisoformat(text))
+        except ValueError:
+            self._wrong(path, f"expected a time, found {found(text)}", 'for example "2026-01-31 12:00:00+00:00"')
+            return None
 
     def _type(self, value: Any, path: Path) -> str:
         kind = self._text(value, path)

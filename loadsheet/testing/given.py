@@ -5,6 +5,8 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 
+import psycopg
+
 from loadsheet import __version__
 from loadsheet.errors import InputError
 from loadsheet.postgres import Session
@@ -49,7 +51,11 @@ def relation(name: str) -> Relation:
 def _create(session: Session, target: Relation, types: dict[str, str], is_staging: bool) -> None:
     columns = [f"{ident(name)} {kind}" for name, kind in types.items()]
     columns += [f"{LOAD_ID} bigint NOT NULL"] if is_staging else []
-    session.execute(f"CREATE TABLE {target.sql} ({', '.join(columns)})".encode())
+    try:
+        with session.transaction():
+            session.execute(f"CREATE TABLE {target.sql} ({', '.join(columns)})".encode())
+    except psycopg.Error as error:
+        raise InputError(f"{target}: {error.diag.message_primary}: correct its columns under `tables`") from None
 
 
 def _key(pipeline: Pipeline, target: Relation) -> tuple[str, ...]:

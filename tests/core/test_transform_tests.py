@@ -133,7 +133,11 @@ tests:
 BAD = {
     "zero": ("given: {staging.sale: [{id: 0}]}", "zero.sql: division by zero"),
     "mixed": ("given: {staging.sale: [{id: 1}, {id: x}]}", "id is text here and bigint above: give its type under"),
-    "silent": ("given: {staging.customer: []}", "silent reads staging.sale, of which the test says nothing"),
+    "silent": ("given: {elsewhere.rates: []}", "silent reads staging.sale, of which the test says nothing"),
+    "kind": (
+        "given: {staging.customer: [{id: 1}], staging.sale: [{id: 1}]}",
+        'type "nonsense" does not exist: correct',
+    ),
     "value": ("given: {staging.sale: [{id: 1, at: '2026-99-01'}]}", " at: date/time field value out of range"),
     "column": ("given: {staging.sale: [{id: 1}]}, expect: {mart.column: [{nr: 1}]}", "mart.column has no column 'nr'"),
 }
@@ -143,7 +147,9 @@ def test_what_keeps_a_test_from_being_run_is_told_and_the_others_run(project: Pr
     tests = {
         name: test if "expect" in test else f"{test}, expect: {{mart.{name}: []}}" for name, (test, _) in BAD.items()
     }
-    text = "tests:\n" + "".join(f"  {name}: {{{test}}}\n" for name, test in tests.items())
+    text = "tables: {staging.customer: {columns: {id: nonsense}}}\ntests:\n" + "".join(
+        f"  {name}: {{{test}}}\n" for name, test in tests.items()
+    )
     write(project, text, **dict.fromkeys(BAD, "SELECT 1 / id AS id FROM sale"))
     done = run(project, "--json")
     assert (done.returncode, done.stderr) == (1, "")

@@ -53,7 +53,7 @@ def problems(folder: Path, text: str, rows: str = "id\n1\n") -> list[str]:
 def test_a_file_holds_tests_and_what_tables_are_made_of(tmp_path: Path) -> None:
     (one, two), tables = read(tmp_path, GOOD)
     assert tables == {"staging.orders": Declared({"id": "numeric(10, 2)", "tags": "text[]"}, ("id",))}
-    assert one.as_of == "2026-01-31 12:00Z" and one.where.endswith("a.yml:3:3")
+    assert one.as_of == "2026-01-31 12:00:00+00:00" and one.where.endswith("a.yml:3:3")
     assert one.steps[0].expect["mart.sales"][0].where.endswith("a.yml:3:67")
     first, second = two.steps
     assert [row.values for row in first.given["staging.orders"]] == [
@@ -77,6 +77,7 @@ def test_a_file_holds_tests_and_what_tables_are_made_of(tmp_path: Path) -> None:
         ("tests: {a: {interval: [1], expect: {mart.sales: []}}}", "expected a list of two times, found a list"),
         ("tests: {a: {full_refresh: all, expect: {mart.sales: []}}}", "expected true or false, found 'all'"),
         ("tests: {a: {as_of: 3, expect: {mart.sales: []}}}", "tests.a.as_of: expected text, found the number 3"),
+        ("tests: {a: {as_of: then, expect: {mart.sales: []}}}", "tests.a.as_of: expected a time, found 'then'"),
         ("tests: {a: {expect: {mart.sales: {csv: ../../pipeline.yml}}}}", "is outside of the folder of the tests"),
         ("tests: {a: {expect: {mart.sales: {csv: none.csv}}}}", "none.csv:1:1 there is no such file"),
         ("tests: {a: {expect: {mart.sales: {csv: orders.csv}}}}", "orders.csv: line 2 has other columns than"),
