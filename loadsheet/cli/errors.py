@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 FAILED, WRONG_INPUT, BUG, INTERRUPTED = 1, 2, 3, 130
 
-INTERRUPTED_MESSAGE = "interrupted: what was loaded stays, unfinished steps are rolled back; the same command goes on"
 _BUG = "this is a bug in Loadsheet: please report it with the lines above"
 
 
@@ -32,7 +31,7 @@ def reported() -> Iterator[None]:
     except (TyperException, typer.Exit, typer.Abort):
         raise
     except KeyboardInterrupt:
-        say(INTERRUPTED_MESSAGE)
+        say("interrupted")
         raise typer.Exit(INTERRUPTED) from None
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.EPIPE:

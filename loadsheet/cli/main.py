@@ -16,6 +16,7 @@ from loadsheet.cli.plan import plan
 from loadsheet.cli.render import render
 from loadsheet.cli.run import run
 from loadsheet.cli.status import status
+from loadsheet.cli.test import test
 
 
 class _Reporting(TyperGroup):
@@ -62,8 +63,10 @@ app.command(epilog="Example: loadsheet check pipelines/flights --format github")
 app.command(epilog="Example: loadsheet plan flights --json")(plan)
 app.command(
     epilog="Example: loadsheet run flights --tables bookings,flights --full-refresh\n\n"
-    "Example: loadsheet run flights --from 2026-01-01 --to 2026-02-01"
+    "Example: loadsheet run flights --from 2026-01-01 --to 2026-02-01\n\n"
+    "Example: loadsheet run flights --sample 1%"
 )(run)
+app.command(epilog="Example: loadsheet test flights --only airports")(test)
 app.command(epilog="Example: loadsheet status flights")(status)
 app.command(epilog="Example: loadsheet gc flights --older-than 30d --dry-run")(gc)
 app.command(epilog="Example: loadsheet render flights > flights.dag-factory.yml")(render)

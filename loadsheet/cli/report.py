@@ -105,8 +105,8 @@ class Report:
             for line in self.lines.values()
         ]  # fmt: skip
 
-    def print_summary(self, pipeline: str, run_id: str) -> None:
-        """One line per step, and one for the run."""
+    def print_summary(self, pipeline: str, run_id: str, *more: str) -> None:
+        """One line per step, one for the run, and what else there is to say."""
         out = console()
         width = max(len(line.step.id) for line in self.lines.values())
         for line in self.lines.values():
@@ -114,6 +114,8 @@ class Report:
         statuses = Counter(line.status for line in self.lines.values())
         counts = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in statuses.items())
         out.print(f"{pipeline}: {counts} in {time.monotonic() - self.began:.1f} s (run {run_id})", markup=False)
+        for text in more:
+            out.print(text, markup=False, soft_wrap=True)
 
 
 def _print_line(out: Console, line: Line, width: int) -> None:
@@ -129,6 +131,6 @@ def _print_line(out: Console, line: Line, width: int) -> None:
 def live_report(steps: Sequence[Step], quiet: bool) -> Iterator[Report]:
     """A report that shows progress bars on a terminal, plain lines elsewhere, nothing when `quiet`."""
     out = console()
-    live: Live = Silence() if quiet else Bars(out) if out.is_terminal else Lines(out)
+    live: Live = Silence() if quiet else Bars(out, len(steps)) if out.is_terminal else Lines(out)
     with live:
         yield Report(steps, live)

@@ -26,6 +26,8 @@ class Reading:
     action: Literal["replace", "merge", "append"]
     where: str = ""
     """SQL condition on the source table; empty reads all."""
+    sample: str = ""
+    """SQL condition of a run for development; empty reads all."""
     lower: str | None = None
     upper: str | None = None
     """The watermark once the rows are committed, where `moves_watermark`."""

@@ -15,7 +15,7 @@ from loadsheet.lake.store import Lake
 from loadsheet.names import slug
 from loadsheet.outcome import Outcome, RunRequest, skipped
 from loadsheet.postgres import PINNED, Session
-from loadsheet.source import catalog, fitness, holdback, identity, reading
+from loadsheet.source import catalog, fitness, holdback, identity, reading, sampling
 from loadsheet.source.catalog import SourceTable
 from loadsheet.source.reading import Last, Reading
 from loadsheet.spec.models import Pipeline, Table
@@ -23,7 +23,7 @@ from loadsheet.sql.copying import FileFormat
 from loadsheet.sql.text import Relation
 from loadsheet.sql.types import without_modifier
 from loadsheet.steps.storing import Stored, read_and_store
-from loadsheet.warehouse import fence, ledger, tables
+from loadsheet.warehouse import fence, ledger, stopped, tables
 from loadsheet.warehouse.fence import Scope
 
 
@@ -42,10 +42,14 @@ def extract(
     (see `loadsheet.errors`), psycopg and minio errors for trouble with the servers.
     """
     attempt = _Attempt(pipeline, table, request, lake, warehouse)
+    if table.name in request.resumes and (before := _before(pipeline, table, request, warehouse)):
+        return before
     described = catalog.describe(source, pipeline.source.schema, table)
     layout = Layout(file_format(pipeline, described), described.columns, described.key)
     layout.encoder()  # what is missing, or cannot be carried, is said before anything is read
     rows = reading.decide(source, table, described, attempt.last, request)
+    if request.sample:
+        rows = sampling.sampled(source, described, rows, request.sample)
     reach("extract.decided")
     manifest = attempt.run(source, described, rows, layout, progress)
     held = f"; held back by {rows.held_by}" if rows.held_by else ""
@@ -61,6 +65,14 @@ def extract(
         load_id=manifest.load_id,
         counts={"extracted": manifest.rows, "bytes": manifest.size},
     )
+
+
+def _before(pipeline: Pipeline, table: Table, request: RunRequest, warehouse: Session) -> Outcome | None:
+    """What this run did for the table before it was stopped; None when it has to be read."""
+    if stopped.has_loaded(warehouse, pipeline.name, table.name, request.run_id):
+        return skipped("loaded before the run was stopped")
+    load_id = stopped.sealed_load(warehouse, pipeline.name, table.name, request.run_id)
+    return Outcome(status="done", message="extracted before the run was stopped", load_id=load_id) if load_id else None
 
 
 class _Attempt:

@@ -11,7 +11,7 @@ from loadsheet.plan.inputs import transform_inputs
 from loadsheet.postgres import Session
 from loadsheet.spec.models import Pipeline, Transform
 from loadsheet.sql.text import Relation
-from loadsheet.warehouse import due, ledger, tables
+from loadsheet.warehouse import due, ledger, stopped, tables
 from loadsheet.warehouse.transform import run
 
 
@@ -33,7 +33,7 @@ def transform(pipeline: Pipeline, spec: Transform, request: RunRequest, session:
         with session.transaction():
             ledger.lock(session, target)
             reach("transform.locked")
-            job = due.decide(session, pipeline, spec, target, inputs, request.is_full(spec.name))
+            job = due.decide(session, pipeline, spec, target, inputs, _is_full(pipeline, spec, request, session))
             if job is None:
                 return skipped("nothing it reads has changed")
             effect = run(session, pipeline, spec, request, target, job, seen)
@@ -43,6 +43,14 @@ def transform(pipeline: Pipeline, spec: Transform, request: RunRequest, session:
         raise Refused(f"{spec.file}: {error.diag.message_primary} (SQLSTATE {error.sqlstate})") from error
     counts = {"inserted": effect.inserted, "updated": effect.updated, "deleted": effect.deleted}
     return Outcome(status="done", message=f"{effect} ({job.reason})", counts=counts)
+
+
+def _is_full(pipeline: Pipeline, spec: Transform, request: RunRequest, session: Session) -> bool:
+    """Whether the run asks to build the transform in full, and has not done so before it was stopped."""
+    if not request.is_full(spec.name):
+        return False
+    resumes = spec.name in request.resumes
+    return not (resumes and stopped.has_built(session, pipeline.name, spec.name, request.run_id))
 
 
 def _inputs(pipeline: Pipeline, spec: Transform) -> list[Relation]:
