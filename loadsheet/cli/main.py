@@ -15,7 +15,7 @@ from loadsheet.cli.gc import gc
 from loadsheet.cli.plan import plan
 from loadsheet.cli.render import render
 from loadsheet.cli.run import run
-from loadsheet.cli.status import status
+from loadsheet.cli.status import StatusCommand, status
 
 
 class _Reporting(TyperGroup):
@@ -64,7 +64,7 @@ app.command(
     epilog="Example: loadsheet run flights --tables bookings,flights --full-refresh\n\n"
     "Example: loadsheet run flights --from 2026-01-01 --to 2026-02-01"
 )(run)
-app.command(epilog="Example: loadsheet status flights")(status)
+app.command(cls=StatusCommand, epilog="Example: loadsheet status flights --watch")(status)
 app.command(epilog="Example: loadsheet gc flights --older-than 30d --dry-run")(gc)
 app.command(epilog="Example: loadsheet render flights > flights.dag-factory.yml")(render)
 
