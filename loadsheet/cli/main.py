@@ -15,6 +15,7 @@ from loadsheet.cli.gc import gc
 from loadsheet.cli.plan import plan
 from loadsheet.cli.render import render
 from loadsheet.cli.run import run
+from loadsheet.cli.schema import schema
 from loadsheet.cli.status import StatusCommand, status
 
 
@@ -66,6 +67,7 @@ app.command(
 )(run)
 app.command(cls=StatusCommand, epilog="Example: loadsheet status flights --watch")(status)
 app.command(epilog="Example: loadsheet gc flights --older-than 30d --dry-run")(gc)
+app.command(epilog="Example: loadsheet schema > pipeline.schema.json")(schema)
 app.command(epilog="Example: loadsheet render flights > flights.dag-factory.yml")(render)
 
 
