@@ -126,7 +126,7 @@ def _document(answers: list[Answer]) -> dict[str, Any]:
     }
 
 
-def _page(answers: list[Answer], out: Console, errors: bool = False) -> RenderableType:
+def _page(answers: list[Answer], errors: bool = False) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
@@ -136,13 +136,13 @@ def _page(answers: list[Answer], out: Console, errors: bool = False) -> Renderab
     for answer in answers:
         if answer.standing or errors:
             parts += [Text("")] if parts else []
-            parts.append(view(answer.standing, out) if answer.standing else Text(f"error: {answer.words}", "red"))
+            parts.append(view(answer.standing) if answer.standing else Text(f"error: {answer.words}", "red"))
     return Group(*parts)
 
 
 def _print(answers: list[Answer], out: Console, errors: bool = False) -> None:
     with out.capture() as captured:
-        out.print(_page(answers, out, errors), soft_wrap=not out.is_terminal)
+        out.print(_page(answers, errors), soft_wrap=not out.is_terminal)
     if text := "\n".join(line.rstrip() for line in captured.get().splitlines()):
         typer.echo(text)
 
@@ -172,7 +172,7 @@ def _live(look: Callable[[], list[Answer]], every: float, out: Console) -> None:
     with Live(console=out, auto_refresh=False) as live:
         for answers in _repeated(look, every):
             foot = Text(f"{_now()}, every {every:g} s, Ctrl-C ends", style="dim")
-            live.update(Group(_page(answers, out, errors=True), Text(""), foot), refresh=True)
+            live.update(Group(_page(answers, errors=True), Text(""), foot), refresh=True)
 
 
 def _repeated(look: Callable[[], list[Answer]], every: float) -> Iterator[list[Answer]]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
-from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -20,23 +20,27 @@ _STYLES = {
 _ONE_PER_TABLE = ("it is copied whole", "it has no watermark yet", "it is not in the spec", "it is read by data")
 
 
-def view(found: PipelineStanding, out: Console) -> RenderableType:
-    """One pipeline on `out`."""
+def view(found: PipelineStanding) -> RenderableType:
+    """One pipeline."""
     counts = f"{found.pipeline}: {len(found.tables)} tables, {len(found.transforms)} transforms"
     parts: list[RenderableType] = [Text(counts, style="bold")]
     if found.tables:
         of_tables = ("table", "loaded", ">rows", "watermark", "data", "source")
-        parts.append(_grid(of_tables, [_table_row(table, found) for table in found.tables], out))
+        parts.append(_grid(of_tables, [_table_row(table, found) for table in found.tables]))
     if found.transforms:
         of_transforms = ("transform", "built", ">rows", "kind", "state")
-        parts.append(_grid(of_transforms, [_transform_row(transform, found) for transform in found.transforms], out))
-    return Group(*parts, *(Text(note, style=style) for style, note in _notes(found)))
+        rows = [_transform_row(transform, found) for transform in found.transforms]
+        parts += [Text(""), _grid(of_transforms, rows)]
+    notes = [Text(note, style=style) for style, note in _notes(found)]
+    return Group(*parts, *([Text("")] if notes else []), *notes)
 
 
-def _grid(heads: tuple[str, ...], rows: list[tuple[Text, ...]], out: Console) -> Table:
-    grid = Table(box=box.SIMPLE_HEAD if out.is_terminal else None, header_style="bold", pad_edge=False)
-    for head in heads:
-        grid.add_column(head.lstrip(">"), justify="right" if head.startswith(">") else "left", overflow="fold")
+def _grid(heads: tuple[str, ...], rows: list[tuple[Text, ...]]) -> Table:
+    """Where the terminal is too narrow the names, which come first, give way. `>` in a head is to the right."""
+    grid = Table(box=None, header_style="bold", pad_edge=False)
+    for place, head in enumerate(heads):
+        side: Literal["left", "right"] = "right" if head.startswith(">") else "left"
+        grid.add_column(head.lstrip(">"), justify=side, overflow="fold", no_wrap=place > 0)
     for row in rows:
         grid.add_row(*row)
     return grid
@@ -53,7 +57,7 @@ def _table_row(table: TableStanding, found: PipelineStanding) -> tuple[Text, ...
 
 def _source(table: TableStanding) -> str:
     if table.failure:
-        return f"{table.failure.step} failed"
+        return "failed"
     if table.last is None:
         return ""
     if table.lag is None:
