@@ -15,7 +15,8 @@ from loadsheet.cli.gc import gc
 from loadsheet.cli.plan import plan
 from loadsheet.cli.render import render
 from loadsheet.cli.run import run
-from loadsheet.cli.status import status
+from loadsheet.cli.schema import schema
+from loadsheet.cli.status import StatusCommand, status
 from loadsheet.cli.test import test
 
 
@@ -67,8 +68,9 @@ app.command(
     "Example: loadsheet run flights --sample 1%"
 )(run)
 app.command(epilog="Example: loadsheet test flights --only airports")(test)
-app.command(epilog="Example: loadsheet status flights")(status)
+app.command(cls=StatusCommand, epilog="Example: loadsheet status flights --watch")(status)
 app.command(epilog="Example: loadsheet gc flights --older-than 30d --dry-run")(gc)
+app.command(epilog="Example: loadsheet schema > pipeline.schema.json")(schema)
 app.command(epilog="Example: loadsheet render flights > flights.dag-factory.yml")(render)
 
 

@@ -12,6 +12,7 @@ from loadsheet.plan.steps import Step, tasks_of
 from loadsheet.servers import Servers
 from loadsheet.spec.models import Pipeline
 from loadsheet.steps.explain import explained
+from loadsheet.steps.failures import noted
 
 Progress = Callable[[int | None, int], None]
 
@@ -28,7 +29,8 @@ def execute(
     """
     tell = progress or (lambda rows, size: None)
     limit = tasks_of(step, pipeline).timeout
-    with explained(step, pipeline, request, connections), limited(f"the {step.kind} of {step.name}", limit):
+    place = step, pipeline, request, connections
+    with noted(*place), explained(*place), limited(f"the {step.kind} of {step.name}", limit):
         return _execute(step, pipeline, request, servers or Servers(pipeline, connections), load_id, tell)
 
 

@@ -23,7 +23,7 @@ from loadsheet.sql.copying import FileFormat
 from loadsheet.sql.text import Relation
 from loadsheet.sql.types import without_modifier
 from loadsheet.steps.storing import Stored, read_and_store
-from loadsheet.warehouse import fence, ledger, stopped, tables
+from loadsheet.warehouse import failures, fence, ledger, stopped, tables
 from loadsheet.warehouse.fence import Scope
 
 
@@ -58,6 +58,7 @@ def extract(
     if rows.action == "append" and table.mode is None:
         held += "; appended, because there is no primary key to merge by"
     if manifest is None:
+        failures.settle(warehouse, pipeline.name, "table", table.name)
         return skipped(f"nothing new since {rows.lower}{held}" if rows.lower else f"nothing new{held}")
     return Outcome(
         status="done",

@@ -20,7 +20,7 @@ from loadsheet.sql import merging
 from loadsheet.sql.copying import WireFormat, copy_in
 from loadsheet.sql.merging import LOAD_ID
 from loadsheet.sql.text import Relation, ident
-from loadsheet.warehouse import build, drift, fence, ledger, tables
+from loadsheet.warehouse import build, drift, failures, fence, ledger, tables
 from loadsheet.warehouse.evict import end_older_tries
 from loadsheet.warehouse.ledger import Effect
 
@@ -63,6 +63,7 @@ def load(
         )
         reach("load.recorded")
         fence.advance(session, manifest, work.number)
+        failures.settle(session, manifest.pipeline, "table", manifest.table)
         reach("load.advanced")
     reach("load.committed")
     return Loaded(effect=effect, extracted=manifest.rows, notes=tuple(work.notes))

@@ -18,7 +18,7 @@ COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
 def test_these_are_the_commands() -> None:
-    assert list(COMMANDS) == ["check", "plan", "run", "test", "status", "gc", "render"]
+    assert list(COMMANDS) == ["check", "plan", "run", "test", "status", "gc", "schema", "render"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
