@@ -71,7 +71,7 @@ format: setup  ## Put the code in the one style
 	$(BIN)/ruff check --fix .
 
 docs: .venv-docs/.ready  ## Build the documentation's site into build/site; a broken link or anchor is an error
-	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --strict
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
 	@echo "build/site/index.html: $$(find build/site -name '*.html' | wc -l) pages"
 
 reference: setup  ## Write the generated pages anew: docs/spec.md, docs/cli.md
