@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from enum import Enum
 from typing import Any
@@ -61,15 +62,17 @@ def _usage(command: Any) -> str:
 
 def _argument(parameter: Any) -> str:
     name = parameter.metavar or parameter.name.upper()
+    if parameter.nargs == -1 and not name.endswith("..."):
+        name += "..."
     return name if parameter.required or name.startswith("[") else f"[{name}]"
 
 
 def _row(parameter: Any) -> str:
     if parameter.param_type_name == "argument":
-        name, value = f"`{_argument(parameter)}`", ""
+        name, value = _code(_argument(parameter)), ""
     else:
         options = [*parameter.opts, *parameter.secondary_opts]
-        name, value = ", ".join(f"`{option}`" for option in options), _value(parameter)
+        name, value = ", ".join(map(_code, options)), _value(parameter)
     cells = [name + value, _prose(parameter.help).replace("\n", " "), _default(parameter)]
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
@@ -80,15 +83,20 @@ def _value(parameter: Any) -> str:
         return ""
     of = parameter.type_descriptor.annotation
     if isinstance(of, type) and issubclass(of, Enum):
-        return " " + ", ".join(f"`{member.value}`" for member in of)
-    return f" `{parameter.metavar or parameter.name.upper()}`"
+        return " " + ", ".join(_code(str(member.value)) for member in of)
+    return f" {_code(parameter.metavar or parameter.name.upper())}"
 
 
 def _default(parameter: Any) -> str:
     value = getattr(parameter.default, "value", parameter.default)
     if parameter.required:
         return "required"
-    return "" if value is None or isinstance(value, bool) or value == () else f"`{value}`"
+    return "" if value is None or isinstance(value, bool) or value in ("", ()) else _code(str(value))
+
+
+def _code(text: str) -> str:
+    """Inline code; a bar in a table's cell is written so that GitHub and MkDocs both show it."""
+    return f"<code>{text.replace('|', '&#124;')}</code>" if "|" in text else f"`{text}`"
 
 
 def _first(command: Any) -> str:
@@ -96,8 +104,8 @@ def _first(command: Any) -> str:
 
 
 def _prose(text: str | None) -> str:
-    """A docstring as Markdown: without its indentation, and nothing in it taken for HTML."""
-    return (text or "").strip().replace("<", "&lt;").replace("*", r"\*")
+    """A help text as Markdown: outside code, nothing in it is taken for HTML or emphasis."""
+    return re.sub(r"(`[^`]*`)|([*<])", lambda m: m[1] or f"\\{m[2]}", (text or "").strip())
 
 
 def _anchor(name: str) -> str:
