@@ -1,4 +1,4 @@
-"""`python -m demo.playground serve` and `… sql`; both work on the project in the current folder."""
+"""`python -m demo.playground serve`, or `sql`: both work on the project in the current folder."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import psycopg
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from demo.servers import PostgresServer, S3Server
 from loadsheet.connections import project_connections
@@ -89,7 +90,7 @@ def _print(cursor: psycopg.Cursor[tuple[object, ...]]) -> None:
         return
     table = Table(*(column.name for column in cursor.description), box=None, pad_edge=False, header_style="")
     for row in cursor:
-        table.add_row(*(str(value) for value in row))
+        table.add_row(*(Text("NULL" if value is None else str(value)) for value in row))
     Console().print(table)
 
 
