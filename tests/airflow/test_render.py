@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import runpy
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 from dags.registry import pipeline_dags
 from loadsheet.cli.main import app
+from loadsheet.spec.load import load_pipeline
 from tests.airflow.conftest import REPO
 from tests.airflow.test_by_hand import runtime, stored
 
@@ -128,13 +130,19 @@ def test_a_name_that_dag_factory_keeps_for_itself_is_refused(name: str, project:
     assert f"dag-factory gives no DAG the name {name!r}" in done.stderr
 
 
-def test_the_loader_that_the_page_shows_loads_it(project: Path) -> None:
-    dag_id = add(project, DOLLARS, {"prices": SQL})
+def test_the_page_on_leaving_leads_to_a_dag_without_our_loader(project: Path) -> None:
+    dag_id = add(project, DOLLARS.replace("dollars", "shop"), {"prices": SQL})
+    (project / "pipelines" / "the_pipeline").rename(project / "pipelines" / dag_id)
+    ours = pipeline_dags(project)[dag_id]
+    (project / "shop.dag-factory.yml").write_text(rendered(project, dag_id), "utf-8")
     page = (REPO / "docs" / "leaving.md").read_text("utf-8")
     (project / "load_shop.py").write_text(page.partition("```python\n")[2].partition("```")[0])
-    (project / "shop.dag-factory.yml").write_text(rendered(project, dag_id), "utf-8")
-    found = runpy.run_path(str(project / "load_shop.py"))
-    assert facts(found[dag_id]) == facts(pipeline_dags(project)[dag_id])
+    hand_over = page.partition("```bash\nmkdir")[2].partition("```")[0]
+    subprocess.run(["bash", "-e", "-c", f"mkdir{hand_over}"], cwd=project, check=True)
+    assert pipeline_dags(project) == {}
+    dag = runpy.run_path(str(project / "load_shop.py"))[dag_id]
+    assert dag.task_ids == ours.task_ids
+    assert {load_pipeline(project / task.spec).name for task in dag.tasks} == {dag_id}
 
 
 def test_it_can_be_edited_by_hand(project: Path) -> None:

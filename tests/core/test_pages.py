@@ -1,16 +1,24 @@
-"""The SQL with which docs/migrate.md compares and joins old and new tables does what the page says."""
+"""The SQL on pages is run: how to compare, switch and join old and new tables, and which rights the roles need."""
 
 from __future__ import annotations
 
 import re
+import secrets
 from datetime import datetime
+from urllib.parse import urlsplit
 
 import pytest
 
-from tests.project import ROOT, Project
+from tests.project import ROOT, Project, fetch
 
-SQL = re.findall(r"^```sql\n(.*?)^```$", (ROOT / "docs" / "migrate.md").read_text("utf-8"), re.MULTILINE | re.DOTALL)
-COMPARE, SWITCH, JOIN = SQL
+
+def sql_of(page: str) -> list[str]:
+    text = (ROOT / "docs" / page).read_text("utf-8")
+    return re.findall(r"^```sql\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+COMPARE, SWITCH, JOIN = sql_of("migrate.md")
+READER, LOADER = (sql for sql in sql_of("how-to.md") if "CREATE ROLE" in sql)
 SOURCE = """
 CREATE TABLE orders (order_id int PRIMARY KEY, customer_id int, amount numeric, status text, updated_at timestamptz);
 INSERT INTO orders SELECT i, i % 7, i, 'open', now() - interval '2 days' FROM generate_series(1, 50) i;
@@ -66,3 +74,23 @@ def test_old_and_new_parts_of_a_large_table_are_joined_without_loss(shop: Projec
     shop.in_warehouse(JOIN)
     everything = "SELECT event_id, what FROM {} ORDER BY 1"
     assert shop.in_warehouse(everything.format("shop_mart.all_events")) == shop.in_source(everything.format("events"))
+
+
+def test_the_roles_on_the_page_have_the_rights_that_a_run_needs(shop: Project) -> None:
+    reader, loader = (f"{name}_{secrets.token_hex(4)}" for name in ("reader", "loader"))
+    shop.in_source(READER.replace("reader", reader))
+    database = urlsplit(shop.warehouse).path[1:]
+    shop.in_warehouse(LOADER.replace("DATABASE warehouse", f"DATABASE {database}").replace("loader", loader))
+    admin = shop.warehouse
+    shop.source, shop.warehouse = as_role(shop.source, reader), as_role(shop.warehouse, loader)
+    shop.spec({"orders": {"incremental": "updated_at"}, "events": None}, {"paid": "SELECT * FROM staging.orders"})
+    try:
+        shop.succeed()
+        assert shop.differences("orders") == shop.differences("events") == 0
+    finally:
+        fetch(admin, f"DROP OWNED BY {loader} CASCADE; DROP ROLE {loader}")
+
+
+def as_role(dsn: str, role: str) -> str:
+    url = urlsplit(dsn)
+    return f"postgresql://{role}:change-me@{url.hostname}:{url.port}{url.path}"
