@@ -7,7 +7,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 PYTEST := -m pytest -q
 
-.PHONY: help setup demo test test-long test-unit test-core test-faults core-and-airflow test-airflow lint format clean requirements bench bench-peers
+.PHONY: help setup demo test test-long test-unit test-core test-faults core-and-airflow test-airflow lint format docs reference clean requirements bench bench-peers
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -70,8 +70,17 @@ format: setup  ## Put the code in the one style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: .venv-docs/.ready  ## Build the documentation's site into build/site; a broken link or anchor is an error
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+	@echo "build/site/index.html: $$(find build/site -name '*.html' | wc -l) pages"
+
+reference: setup  ## Write the generated pages anew: docs/spec.md, docs/cli.md
+	@mkdir -p build
+	$(BIN)/python docs/spec_reference.py > build/spec.md && mv build/spec.md docs/spec.md
+	$(BIN)/python docs/cli_reference.py > build/cli.md && mv build/cli.md docs/cli.md
+
 clean:  ## Remove environments, caches and the demo's state
-	rm -rf $(VENV) $(CORE) .venv-bench* .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(CORE) .venv-bench* .venv-docs build .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 requirements:  ## Pin requirements/*.in again (needs uv)
@@ -90,6 +99,9 @@ $(CORE)/.ready: requirements/core-test.txt pyproject.toml
 
 .venv-bench/.ready: requirements/bench.txt
 	$(call environment,.venv-bench,requirements/bench.txt)
+
+.venv-docs/.ready: requirements/docs.txt
+	$(call environment,.venv-docs,requirements/docs.txt)
 
 define environment
 	@echo "setting up $(1) from $(2)"

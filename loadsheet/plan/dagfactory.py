@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from loadsheet.errors import InputError
 from loadsheet.plan.dagdocs import dag_doc, step_doc
 from loadsheet.plan.dagform import form_params
 from loadsheet.plan.dagyaml import dump
@@ -28,6 +29,7 @@ GROUPS: dict[Kind, str] = {
     "load": "Lake objects to staging tables, each in one transaction",
     "transform": "Staging to marts, in the order in which the SQL files read each other",
 }
+RESERVED = ("default", "task_groups")
 NOTIFY_FAILURE, NOTIFY_RECOVERY = "operators.slack.notify_failure", "operators.slack.notify_recovery"
 
 
@@ -56,7 +58,15 @@ def dag_config(pipeline: Pipeline, root: Path | None = None) -> dict[str, Any]:
 
 
 def render(pipeline: Pipeline, root: Path | None = None) -> str:
-    """The YAML file that dag-factory's own `load_yaml_dags` turns into the same DAG."""
+    """The YAML file that dag-factory's own `load_yaml_dags` turns into the same DAG.
+
+    Raises InputError for the names that mean something else in its files, and SpecError as `build_plan` does.
+    """
+    if pipeline.name in RESERVED:
+        raise InputError(
+            f"dag-factory gives no DAG the name {pipeline.name!r}, which means something else in its files: give the "
+            f"pipeline another name (`pipeline:` in {pipeline.file})"
+        )
     return dump({pipeline.name: dag_config(pipeline, root)})
 
 

@@ -5,18 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 from airflow.dag_processing.dagbag import BundleDagBag
 from airflow.sdk import DAG
 from airflow.serialization.serialized_objects import DagSerialization
-from dagfactory import load_yaml_dags
 
 import operators
 from dags.factory import build_dag
-from loadsheet.plan.dagfactory import render
 from loadsheet.plan.steps import build_plan
 from loadsheet.spec.load import find_specs, load_pipeline
 from loadsheet.spec.models import Pipeline
@@ -160,36 +156,6 @@ def test_airflow_can_store_the_dag_and_renders_nothing_of_it(hard: Pipeline) -> 
         assert not task.template_fields
     assert {task.name for task in dag.tasks} >= {"{{ 7*7 }}"}
     assert stored.description == dag.description
-
-
-def facts(dag: DAG) -> dict[str, Any]:
-    keys = (
-        "name", "spec", "pool", "retries", "retry_delay", "execution_timeout", "trigger_rule", "owner", "doc_md",
-        "task_display_name", "upstream_task_ids",
-    )  # fmt: skip
-    tasks = {task.task_id: (type(task), *(getattr(task, key) for key in keys)) for task in dag.tasks}
-    dag_keys = ("description", "start_date", "timetable", "catchup", "max_active_runs", "max_active_tasks", "tags")
-    groups = {group: node.tooltip for group, node in dag.task_group_dict.items()}
-    return {
-        "tasks": tasks,
-        "groups": groups,
-        "params": {name: dag.params.get_param(name).dump() for name in dag.params},
-        **{key: getattr(dag, key) for key in dag_keys},
-    }
-
-
-@pytest.mark.parametrize("made", [*PIPELINES, None], ids=[*(p.name for p in PIPELINES), "hard"])
-def test_the_rendered_file_is_the_same_dag_to_dag_factory(
-    made: Pipeline | None, hard: Pipeline, tmp_path: Path
-) -> None:
-    pipeline = made or hard
-    file = tmp_path / "dagfactory" / "rendered.yml"
-    file.parent.mkdir()
-    file.write_text(render(pipeline), encoding="utf-8")
-    found: dict[str, DAG] = {}
-    load_yaml_dags(found, config_filepath=str(file), defaults_config_path=str(file.parent))
-    assert facts(found[pipeline.name]) == facts(build_dag(pipeline))
-    assert isinstance(yaml.safe_load(file.read_text())[pipeline.name], dict)
 
 
 def test_the_source_passes_airflows_lint_rules() -> None:
