@@ -22,6 +22,7 @@ from loadsheet.source.catalog import SourceTable
 from loadsheet.source.reading import Reading
 from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.copying import select_columns
+from loadsheet.steps.diagnosis import diagnose
 from loadsheet.steps.extract import file_format, last_of
 from loadsheet.steps.storing import read_and_store
 from loadsheet.warehouse.fence import Scope
@@ -51,6 +52,19 @@ class Extracted:
 def preview_extract(pipeline: Pipeline, table: Table, session: Session, seen: Scope, is_first: bool) -> Extracted:
     """Ask the catalogs of the source, and its rows only where the answer is near at hand."""
     found = StepPreview(id=step_id("extract", table.name))
+    try:
+        return _preview(found, pipeline, table, session, seen, is_first)
+    except psycopg.Error as error:
+        if session.broken:
+            raise
+        found.error("source", str(diagnose(error)))
+        found.does = "would fail"
+        return Extracted(found, is_first=is_first)
+
+
+def _preview(
+    found: StepPreview, pipeline: Pipeline, table: Table, session: Session, seen: Scope, is_first: bool
+) -> Extracted:
     source = _described(found, pipeline, table, session)
     if source is None or not rights.may_read(found, session, source):
         found.does = "would fail"
