@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import secrets
+import subprocess
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
 import psycopg
@@ -13,6 +15,7 @@ from typer.testing import CliRunner
 
 from loadsheet.cli.main import app
 from loadsheet.lake.store import Lake
+from loadsheet.outcome import Outcome
 from loadsheet.sql.text import ident
 from tests.project import Project
 
@@ -281,3 +284,48 @@ def test_a_server_that_is_away_is_one_clear_error(shop: Project) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert "error: the warehouse (connection 'warehouse'): " in done.stderr and "Traceback" not in done.stderr
     assert "secret" not in done.stderr
+
+
+BEFORE = {"primary_key": "id", "incremental": "at"}
+EDITS: dict[str, tuple[Any, Any]] = {
+    "same": (BEFORE, BEFORE),
+    "key": (BEFORE, {**BEFORE, "primary_key": "name"}),
+    "key_of_whole": (None, {"primary_key": "name"}),
+    "cursor": (BEFORE, {**BEFORE, "incremental": "other"}),
+    "to_append": (BEFORE, {**BEFORE, "mode": "append"}),
+    "from_append": ({**BEFORE, "mode": "append"}, BEFORE),
+    "to_whole": (BEFORE, {"primary_key": "id"}),
+    "from_whole": (None, {"incremental": "at"}),
+    "left_out": (BEFORE, {**BEFORE, "columns": {"exclude": ["name"]}}),
+    "frozen": (BEFORE, {**BEFORE, "schema_contract": {"columns": "freeze"}}),
+    "late_start": (BEFORE, {**BEFORE, "incremental": {"cursor": "at", "initial_value": "2020-01-01"}}),
+}
+
+
+def test_what_a_diff_foretells_is_what_the_next_run_does(project: Project) -> None:
+    for table in EDITS:
+        project.in_source(
+            f"CREATE TABLE {table} (id int PRIMARY KEY, name text NOT NULL, at timestamptz NOT NULL DEFAULT now(), "
+            f"other timestamptz NOT NULL DEFAULT now()); INSERT INTO {table} VALUES (1, 'one')"
+        )
+    project.spec({table: deepcopy(before) for table, (before, _) in EDITS.items()})  # a spec takes no YAML aliases
+    git = ["git", "-C", str(project.folder), "-c", "user.name=Test", "-c", "user.email=test@example.com"]
+    for arguments in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message", "before"]):
+        subprocess.run([*git, *arguments], check=True, capture_output=True)
+    project.succeed()
+    project.spec({table: deepcopy(after) for table, (_, after) in EDITS.items()})
+    for table in EDITS:
+        project.in_source(f"UPDATE {table} SET at = clock_timestamp(), other = clock_timestamp()")
+    told = project.cli("plan", "shop", "--diff", "HEAD", "--json")
+    changes = json.loads(told.stdout)["diff"]["changes"]
+    kinds = {c["name"].removeprefix("table "): {k["kind"] for k in c["consequences"]} for c in changes}
+    results = project.run()
+    failed = {r.step.name for r in results.values() if r.state == "failed"}
+    anew = {
+        r.step.name for r in results.values()
+        if isinstance(r.result, Outcome) and r.step.kind == "load" and "built anew" in r.result.message
+    }  # fmt: skip
+    assert kinds.keys() == EDITS.keys() - {"same"}
+    assert {table for table, found in kinds.items() if "stops" in found} == failed
+    assert {table for table, found in kinds.items() if "rebuilt" in found} == anew
+    assert failed == {"key", "cursor", "to_append", "from_append"} and anew == {"key_of_whole", "to_whole"}
