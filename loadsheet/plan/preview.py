@@ -44,6 +44,8 @@ class StepPreview:
     ddl: list[str] = field(default_factory=list)
     sql: str = ""
     findings: list[Finding] = field(default_factory=list)
+    is_cut_off: bool = False
+    """An earlier step would fail, so that this one does not run."""
 
     def error(self, code: str, message: str, fix: str = "") -> None:
         """Add what would make the step fail; the SQL that a message asks to run becomes its fix."""

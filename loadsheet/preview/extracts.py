@@ -12,7 +12,7 @@ import psycopg
 from loadsheet.errors import LoadsheetError
 from loadsheet.lake.parts import Layout, PartStore
 from loadsheet.outcome import RunRequest
-from loadsheet.plan.preview import StepPreview
+from loadsheet.plan.preview import Changes, StepPreview
 from loadsheet.plan.steps import step_id
 from loadsheet.postgres import Session
 from loadsheet.preview import columns, rights
@@ -54,6 +54,9 @@ def preview_extract(pipeline: Pipeline, table: Table, session: Session, seen: Sc
     found = StepPreview(id=step_id("extract", table.name))
     try:
         return _preview(found, pipeline, table, session, seen, is_first)
+    except psycopg.errors.QueryCanceled:
+        found.does = f"what it would read is {TOO_LONG}"
+        return Extracted(found, is_first=is_first)
     except psycopg.Error as error:
         if session.broken:
             raise
@@ -167,7 +170,7 @@ def _estimate(found: StepPreview, session: Session, source: SourceTable, rows: R
 def _changes(
     found: StepPreview, pipeline: Pipeline, table: Table, session: Session, source: SourceTable, seen: Scope,
     rows: Reading, is_first: bool,
-) -> Any:  # fmt: skip
+) -> Changes:  # fmt: skip
     """As the engine tells whether there is anything new: rows of an increment, other content of a whole table."""
     if is_first:
         return "yes"
@@ -175,7 +178,10 @@ def _changes(
         return "no" if found.rows_are_exact and not found.rows else "yes" if found.rows_are_exact else "maybe"
     if found.fails or (found.table_bytes or 0) > _COMPARED_BYTES or not source.is_table:
         return "maybe"
-    return "no" if _content(pipeline, session, source, rows) == seen.content_sha256 else "yes"
+    try:
+        return "no" if _content(pipeline, session, source, rows) == seen.content_sha256 else "yes"
+    except psycopg.errors.QueryCanceled:
+        return "maybe"
 
 
 def _content(pipeline: Pipeline, session: Session, source: SourceTable, rows: Reading) -> str | None:

@@ -23,6 +23,8 @@ from loadsheet.steps.diagnosis import diagnose
 from loadsheet.warehouse import fence, ledger, tables
 from loadsheet.warehouse.fence import Scope
 
+# Later versions have added nothing that is asked here.
+_KNOWN_SINCE = 2
 _LEDGER = {
     "scope": ("SELECT", "INSERT", "UPDATE"),
     "load": ("SELECT", "INSERT"),
@@ -60,7 +62,7 @@ class _Walk:
         for name, inputs in transform_inputs(self.pipeline).items():
             spec = self.pipeline.transform(name)
             step = preview_transform(self.pipeline, spec, inputs, self.warehouse, self.found, self.has_ledger)
-            self.found[step.id] = step
+            self._keep(step)
 
     def _table(self, table: Table, has_staging: bool) -> None:
         target = Relation(self.pipeline.warehouse.schema, table.name)
@@ -68,7 +70,14 @@ class _Walk:
         is_first = seen.last_load_no is None or tables.kind(self.warehouse, target) is None
         extracted = preview_extract(self.pipeline, table, self.source, seen, is_first)
         load = preview_load(self.pipeline, table, extracted, self.warehouse, seen, has_staging)
-        self.found |= {extracted.preview.id: extracted.preview, load.id: load}
+        self._keep(extracted.preview)
+        self._keep(load)
+
+    def _keep(self, step: StepPreview) -> None:
+        """A step that would fail changes nothing."""
+        if step.fails:
+            step.changes = "no"
+        self.found[step.id] = step
 
     def _has_ledger(self, found: StepPreview) -> bool:
         """Whether there is a ledger to be asked; what has to be done about it where there is none."""
@@ -79,10 +88,10 @@ class _Walk:
             return False
         if version < ledger.VERSION:
             found.does, found.changes = f"brings the ledger from version {version} to {ledger.VERSION}", "yes"
-            found.tell(
-                "warning", "ledger", "what the older ledger knows is not read: every table looks like a first load"
-            )
             rights.owns(found, self.warehouse, Relation("loadsheet", "scope"), "alter")
+        if version < _KNOWN_SINCE:
+            told = "what so old a ledger knows is not read: every table looks like a first load"
+            found.tell("warning", "ledger", told)
             return False
         try:
             ledger.refuse_newer(version)

@@ -28,10 +28,10 @@ def preview_load(
     found = StepPreview(id=step_id("load", table.name), changes=extracted.preview.changes)
     source = extracted.source
     if extracted.preview.fails or source is None:
-        found.changes, found.does = "no", "not reached: its extract would fail"
+        found.changes, found.does, found.is_cut_off = "no", "not reached: its extract would fail", True
         return found
     work = _Load(found, session, Relation(pipeline.warehouse.schema, table.name), table, source, seen)
-    action = extracted.rows.action if extracted.rows else "merge"
+    action = found.action = extracted.rows.action if extracted.rows else "merge"
     existing = work.existing() if has_schema else {}
     if found.fails:
         found.does = "would fail"

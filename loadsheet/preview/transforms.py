@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import psycopg
 
 from loadsheet.errors import LoadsheetError
 from loadsheet.outcome import RunRequest
 from loadsheet.plan.inputs import Inputs
-from loadsheet.plan.preview import StepPreview
+from loadsheet.plan.preview import Changes, StepPreview
 from loadsheet.plan.sqltext import transform_sql
 from loadsheet.plan.steps import step_id
 from loadsheet.postgres import Session
@@ -34,19 +33,17 @@ def preview_transform(
     target = Relation(pipeline.warehouse.mart_schema, spec.name)
     upstream = {name: known[step_id("load", name)] for name in inputs.tables}
     upstream |= {name: known[step_id("transform", name)] for name in inputs.transforms}
-    failing = [
-        name for name, step in upstream.items() if step.fails or step.does.startswith("not reached")
-    ]  # fmt: skip
+    failing = [name for name, step in upstream.items() if step.fails or step.is_cut_off]
     if failing:
-        found.changes, found.does = "no", f"not reached: {failing[0]} would fail"
+        found.changes, found.does, found.is_cut_off = "no", f"not reached: {failing[0]} would fail", True
         return found
     relations = [Relation(pipeline.warehouse.schema, name) for name in inputs.tables]
     relations += [Relation(pipeline.warehouse.mart_schema, name) for name in inputs.transforms]
     exists = tables.kind(session, target) is not None
-    _may(found, spec, target, session, exists, has_ledger)
     job = _job(pipeline, spec, target, relations, session, has_ledger)
     found.changes, found.does = _verdict(job, spec, upstream)
     if found.changes != "no":
+        _may(found, spec, target, session, exists, has_ledger, in_full=job is not None and job.full)
         since = job.since_load if job else 0
         found.sql = transform_sql(target, spec.materialized, bound(spec.sql, _REQUEST, since).as_string(session))
         settled = not any(step.ddl for step in upstream.values())
@@ -61,24 +58,27 @@ def _ddl(spec: Transform, target: Relation, exists: bool, job: Job | None) -> li
     """What the catalog will show of it: a new table or view; how a changed one comes out, only its SELECT says."""
     if spec.materialized == "script" or (exists and not (job and job.reason == "its SQL changed")):
         return []
-    kind = (
-        "OR REPLACE VIEW"
-        if spec.materialized == "view" and exists
-        else "VIEW"
-        if spec.materialized == "view"
-        else "TABLE"
-    )
-    replaced = " in place of the old one" if exists and kind == "TABLE" else ""
-    return [f"CREATE {kind} {target.sql} AS SELECT …{replaced}"]
+    kind = "VIEW" if spec.materialized == "view" else "TABLE"
+    if not exists:
+        return [f"CREATE {kind} {target.sql} AS SELECT …"]
+    # PostgreSQL knows no CREATE OR REPLACE TABLE: the new one takes the place and the name of the old.
+    return [f"{'CREATE OR REPLACE VIEW' if kind == 'VIEW' else 'CREATE TABLE'} {target.sql} AS SELECT …"]
 
 
 def _may(
-    found: StepPreview, spec: Transform, target: Relation, session: Session, exists: bool, has_ledger: bool
-) -> None:
+    found: StepPreview, spec: Transform, target: Relation, session: Session, exists: bool, has_ledger: bool,
+    in_full: bool,
+) -> None:  # fmt: skip
+    """Adds what forbids to build it: only an owner may replace a table or a view, rows are written by right."""
     if not exists or spec.materialized == "script":
         return
-    rights.owns(found, session, target, "replace")
+    if spec.materialized == "merge" and not in_full:
+        rights.has_rights(found, session, target, ("SELECT", "INSERT", "UPDATE", "DELETE"))
+    else:
+        rights.owns(found, session, target, "replace")
     if not has_ledger:
+        if tables.kind(session, Relation("loadsheet", "transform_run")) is not None:
+            return
         found.error(
             "target", f"{target} exists and was not made by Loadsheet: drop or rename it, or choose another mart_schema"
         )
@@ -97,7 +97,7 @@ def _job(
     return due.decide(session, pipeline, spec, target, inputs, full=False)
 
 
-def _verdict(job: Job | None, spec: Transform, upstream: Mapping[str, StepPreview]) -> Any:
+def _verdict(job: Job | None, spec: Transform, upstream: Mapping[str, StepPreview]) -> tuple[Changes, str]:
     """Whether it would change something, and in words what."""
     sure = [name for name, step in upstream.items() if step.changes == "yes"]
     unsure = [name for name, step in upstream.items() if step.changes == "maybe"]
@@ -105,6 +105,8 @@ def _verdict(job: Job | None, spec: Transform, upstream: Mapping[str, StepPrevie
         return "yes", f"built in full: {job.reason}"
     if spec.materialized == "view":
         return "no", "a view: shows what it reads by itself"
+    if anew := [name for name in sure if upstream[name].action == "replace"]:
+        return "yes", f"built in full: {', '.join(anew)} {'are' if len(anew) > 1 else 'is'} rebuilt"
     if job or sure:
         return "yes", f"built: new rows in {', '.join(sure)}" if sure else f"built: {job.reason if job else ''}"
     if unsure:

@@ -329,3 +329,48 @@ def test_what_a_diff_foretells_is_what_the_next_run_does(project: Project) -> No
     assert {table for table, found in kinds.items() if "stops" in found} == failed
     assert {table for table, found in kinds.items() if "rebuilt" in found} == anew
     assert failed == {"key", "cursor", "to_append", "from_append"} and anew == {"key_of_whole", "to_whole"}
+
+
+def test_of_many_rows_the_planner_tells_about_how_many_there_are(shop: Project) -> None:
+    shop.in_source(
+        "CREATE TABLE log (id int PRIMARY KEY, at timestamptz NOT NULL); CREATE INDEX ON log (at); INSERT INTO log "
+        "SELECT i, '2026-01-01'::timestamptz + interval '1 s' * i FROM generate_series(1, 150000) i; ANALYZE log"
+    )
+    shop.spec({"log": {"incremental": {"cursor": "at", "initial_value": "2026-01-01 05:33:20+00"}}})
+    step = plan(shop)["steps"]["extract.extract_log"]
+    assert not step["rows_are_exact"] and 110_000 < step["rows"] < 150_000
+    assert step["table_rows"] == 150_000 and step["table_bytes"] > 5_000_000
+    assert step["does"].startswith("rows of at above 2026-01-01 05:33:20+00: about 1")
+
+
+def test_a_table_by_data_interval_may_change_and_is_checked_all_the_same(shop: Project) -> None:
+    interval = {"incremental": {"cursor": "at", "by": "data_interval"}}
+    shop.spec({"customer": interval}, schedule="@daily", start_date="2026-01-01")
+    step = plan(shop)["steps"]["extract.extract_customer"]
+    assert (step["changes"], step["does"]) == ("maybe", "rows of the run's interval by at")
+    shop.in_source("ALTER TABLE customer RENAME at TO changed")
+    assert "has no column 'at'" in found(plan(shop, code=1), "extract.extract_customer")[0]
+
+
+def test_what_reads_a_rebuilt_table_is_built_in_full(shop: Project) -> None:
+    shop.spec(
+        TABLES, {"all": ("SELECT code, name FROM staging.country", {"materialized": "merge", "unique_key": "code"})}
+    )
+    shop.succeed()
+    shop.in_source("DELETE FROM country WHERE code = 'no'")
+    told = plan(shop)["steps"]["transform.transform_all"]["does"]
+    assert told == "built in full: country is rebuilt"
+
+
+def test_a_newer_ledger_stops_the_plan_and_an_older_one_is_not_touched(shop: Project) -> None:
+    shop.succeed()
+    shop.in_warehouse("COMMENT ON SCHEMA loadsheet IS 'ledger version 99'")
+    assert "update Loadsheet" in found(plan(shop, code=1), "extract")[0]
+    shop.in_warehouse("COMMENT ON SCHEMA loadsheet IS 'ledger version 2'; ALTER TABLE loadsheet.load DROP COLUMN clock")
+    steps = plan(shop)["steps"]
+    assert "brings the ledger from version 2 to" in steps["extract"]["does"]
+    assert steps["extract.extract_customer"]["changes"] == "no"
+    shop.in_warehouse("COMMENT ON SCHEMA loadsheet IS NULL; ALTER TABLE loadsheet.scope DROP COLUMN cursor")
+    document = plan(shop)
+    assert "looks like a first load" in found(document, "extract", "warning")[0]
+    shop.in_warehouse("ALTER TABLE loadsheet.scope ADD COLUMN cursor text")  # nobody else has put it back
