@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any
 
 import psycopg
 
 from loadsheet.errors import LoadsheetError
-from loadsheet.lake.parts import Layout, PartStore
 from loadsheet.outcome import RunRequest
 from loadsheet.plan.preview import Changes, StepPreview
 from loadsheet.plan.steps import step_id
 from loadsheet.postgres import Session
-from loadsheet.preview import columns, rights
+from loadsheet.preview import columns, rights, sizes
 from loadsheet.preview.sessions import TOO_LONG
 from loadsheet.source import catalog, holdback, identity, reading
 from loadsheet.source.catalog import SourceTable
@@ -24,19 +23,9 @@ from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.copying import select_columns
 from loadsheet.steps.diagnosis import diagnose
 from loadsheet.steps.extract import file_format, last_of
-from loadsheet.steps.storing import read_and_store
 from loadsheet.warehouse.fence import Scope
 
 _REQUEST = RunRequest(run_id="plan")
-_SIZE = """
-SELECT nullif(sum(greatest(reltuples, -1)), -1)::bigint, sum(pg_relation_size(oid))::bigint FROM pg_class
-WHERE oid = %(oid)s OR (oid IN (SELECT relid FROM pg_partition_tree(%(oid)s) WHERE isleaf) AND relkind <> 'p')
-"""
-# Read in a moment, so that what the planner would guess may as well be counted.
-_SMALL_BYTES = 64 << 20
-_MOST_COUNTED = 100_000
-# Read, hashed and thrown away in a moment.
-_COMPARED_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -73,7 +62,7 @@ def _preview(
         found.does = "would fail"
         return Extracted(found, is_first=is_first)
     _asked(found, "format", lambda: file_format(pipeline, source))
-    found.table_rows, found.table_bytes = session.execute(_SIZE, {"oid": source.oid}).fetchone() or (None, None)
+    found.table_rows, found.table_bytes = sizes.of_table(session, source)
     indexed = columns.cursor_findings(found, session, source, table)
     rows = _decided(found, table, session, source, seen, is_first)
     if rows is None:
@@ -82,8 +71,8 @@ def _preview(
     _identity(found, pipeline, table, session, source, seen, rows)
     found.action, found.lower, found.upper, found.held_by = rows.action, rows.lower, rows.upper, rows.held_by
     found.sql = select_columns(source.relation, source.columns, "" if rows.where == "TRUE" else rows.where)
-    near = indexed or (source.is_table and (found.table_bytes or 0) <= _SMALL_BYTES)
-    _estimate(found, session, source, rows, near)
+    near = indexed or (source.is_table and (found.table_bytes or 0) <= sizes.SMALL_BYTES)
+    sizes.estimate(found, session, source, rows, near)
     columns.key_findings(found, session, source, table, rows, near)
     found.changes = _changes(found, pipeline, table, session, source, seen, rows, is_first)
     found.does = "would fail" if found.fails else _does(found, table)
@@ -150,23 +139,6 @@ def _identity(
         _asked(found, "source-changed", lambda: identity.refuse(source, pipeline.name, changes, lags))
 
 
-def _estimate(found: StepPreview, session: Session, source: SourceTable, rows: Reading, near: bool) -> None:
-    """The planner's guess, or the number itself where it is near at hand."""
-    try:
-        row = session.execute(f"EXPLAIN (FORMAT JSON) {found.sql}").fetchone()
-        plan = row[0][0]["Plan"] if row else {"Plan Rows": 0, "Plan Width": 0}
-        found.rows, width = int(plan["Plan Rows"]), int(plan["Plan Width"])
-        if near:
-            where = f" WHERE {rows.where}" if rows.where else ""
-            few = f"SELECT FROM {source.relation.sql}{where} LIMIT {_MOST_COUNTED + 1}"
-            row = session.execute(f"SELECT count(*) FROM ({few}) few").fetchone()
-            if row and row[0] <= _MOST_COUNTED:
-                found.rows, found.rows_are_exact = row[0], True
-        found.bytes = found.rows * width
-    except psycopg.errors.QueryCanceled:
-        found.tell("note", "size", f"the number of rows is {TOO_LONG}")
-
-
 def _changes(
     found: StepPreview, pipeline: Pipeline, table: Table, session: Session, source: SourceTable, seen: Scope,
     rows: Reading, is_first: bool,
@@ -176,30 +148,12 @@ def _changes(
         return "yes"
     if table.incremental:
         return "no" if found.rows_are_exact and not found.rows else "yes" if found.rows_are_exact else "maybe"
-    if found.fails or (found.table_bytes or 0) > _COMPARED_BYTES or not source.is_table:
+    if found.fails or (found.table_bytes or 0) > sizes.COMPARED_BYTES or not source.is_table:
         return "maybe"
     try:
-        return "no" if _content(pipeline, session, source, rows) == seen.content_sha256 else "yes"
+        return "no" if sizes.content_sha256(pipeline, session, source, rows) == seen.content_sha256 else "yes"
     except psycopg.errors.QueryCanceled:
         return "maybe"
-
-
-def _content(pipeline: Pipeline, session: Session, source: SourceTable, rows: Reading) -> str | None:
-    """The hash that the engine would compare with the last one; the rows themselves go nowhere."""
-    layout = Layout(file_format(pipeline, source), source.columns, source.key)
-    store = PartStore(cast(Any, _Nowhere()), lambda: "", layout, lambda rows, size: None)
-    with session.transaction():
-        session.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        stored = read_and_store(session, source, rows, store)
-    stored.abandon()
-    return stored.content_sha256
-
-
-class _Nowhere:
-    """A lake that keeps nothing."""
-
-    def put(self, name: str, data: bytes) -> None:
-        """Forget `data`."""
 
 
 def _does(found: StepPreview, table: Table) -> str:
@@ -207,17 +161,9 @@ def _does(found: StepPreview, table: Table) -> str:
     if found.changes == "no":
         return f"nothing new since {cursor} {found.lower}" if cursor else "nothing new: its content is as it was loaded"
     about = "" if found.rows_are_exact else "about "
-    size = f"{about}{found.rows:,} rows, {_size(found.bytes or 0)}" if found.rows is not None else ""
+    size = f"{about}{found.rows:,} rows, {sizes.shown(found.bytes or 0)}" if found.rows is not None else ""
     if not cursor:
         unsure = "; loaded if they differ" if found.changes == "maybe" else ""
         return f"all rows: {size}{unsure}"
     above = f"rows of {cursor} above {found.lower}" if found.lower is not None else "all rows"
     return f"{above}: {size}"
-
-
-def _size(count: int) -> str:
-    size, units = float(count), iter(("B", "kB", "MB", "GB"))
-    unit = next(units)
-    while size >= 1000 and (larger := next(units, None)):
-        size, unit = size / 1000, larger
-    return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"

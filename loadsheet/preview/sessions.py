@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import psycopg
@@ -26,9 +26,9 @@ def read_only(pipeline: Pipeline, connections: Connections) -> Iterator[tuple[Se
         yield source, warehouse
 
 
-def _open(connect, connection: Connection, role: str) -> PinnedSession:  # type: ignore[no-untyped-def]
+def _open(connect: Callable[[Connection], PinnedSession], connection: Connection, role: str) -> PinnedSession:
     try:
-        session: PinnedSession = connect(connection)
+        session = connect(connection)
         session.pins = {**session.pins, **_SETTINGS}
         session.begin_step()
     except psycopg.Error as error:

@@ -25,6 +25,8 @@ from loadsheet.warehouse import build, drift, fence, ledger, tables
 from loadsheet.warehouse.evict import end_older_tries
 from loadsheet.warehouse.ledger import Effect
 
+REBUILD = "run a full refresh of this table to rebuild it"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
@@ -116,10 +118,9 @@ class _Load:
 
     def merge(self) -> Effect:
         """The rows into a temporary table, then the difference into the target."""
-        remedy = REBUILD
-        drift.refuse_replaced(self.target, self.drift, remedy)
-        drift.alter(self.session, self.target, self.drift, remedy)
-        drift.refuse_changed_key(self.session, self.target, self.manifest.key, remedy)
+        drift.refuse_replaced(self.target, self.drift, REBUILD)
+        drift.alter(self.session, self.target, self.drift, REBUILD)
+        drift.refuse_changed_key(self.session, self.target, self.manifest.key, REBUILD)
         self.notes += self.drift.notes
         incoming = Relation("pg_temp", f"_loadsheet_{self.number}")
         self._create(incoming, {})
@@ -182,9 +183,6 @@ class _Load:
             return ""
         read_at = ledger.newest_reading(self.session, self.target, self.manifest.clock or self.manifest.read_at)
         return merging.not_older(cursor, type_name, f"CAST('{read_at}' AS {type_name})")
-
-
-REBUILD = "run a full refresh of this table to rebuild it"
 
 
 def drop_first(dependent: str) -> str:

@@ -374,3 +374,18 @@ def test_a_newer_ledger_stops_the_plan_and_an_older_one_is_not_touched(shop: Pro
     document = plan(shop)
     assert "looks like a first load" in found(document, "extract", "warning")[0]
     shop.in_warehouse("ALTER TABLE loadsheet.scope ADD COLUMN cursor text")  # nobody else has put it back
+
+
+def test_a_partitioned_table_is_as_large_as_its_parts(shop: Project) -> None:
+    shop.in_source(
+        "CREATE TABLE log (id int PRIMARY KEY, at timestamptz NOT NULL) PARTITION BY RANGE (id); CREATE TABLE log_1 "
+        "PARTITION OF log FOR VALUES FROM (0) TO (1000); CREATE TABLE log_2 PARTITION OF log DEFAULT; CREATE INDEX ON "
+        "log (at); INSERT INTO log SELECT i, now() FROM generate_series(1, 3000) i"
+    )
+    shop.spec({"log": {"incremental": "at"}})
+    step = plan(shop)["steps"]["extract.extract_log"]
+    assert (step["rows"], step["rows_are_exact"], step["table_bytes"] > 100_000) == (3000, True, True)
+    shop.in_source("ANALYZE log")
+    document = plan(shop)
+    assert document["steps"]["extract.extract_log"]["table_rows"] == 3000
+    assert not found(document, "extract.extract_log", "warning")
