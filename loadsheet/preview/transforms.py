@@ -128,6 +128,6 @@ def _explain(found: StepPreview, pipeline: Pipeline, spec: Transform, session: S
         hint = f". {error.diag.message_hint}" if error.diag.message_hint else ""
         found.error("sql", f"{spec.file.name}: {message(error)} (SQLSTATE {error.sqlstate}){hint}")
         return
-    except psycopg.errors.QueryCanceled:
+    except (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable):  # a load swaps the table just now
         return
     found.rows = int(row[0][0]["Plan"]["Plan Rows"]) if row else None
