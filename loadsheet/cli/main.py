@@ -61,7 +61,11 @@ app = typer.Typer(
 )  # fmt: skip
 app.callback()(_options)
 app.command(epilog="Example: loadsheet check pipelines/flights --format github")(check)
-app.command(epilog="Example: loadsheet plan flights --json")(plan)
+app.command(
+    epilog="Example: loadsheet plan flights --connect\n\n"
+    "Example: loadsheet plan flights --diff main --exit-code\n\n"
+    "Example: loadsheet plan flights --connect --sql bookings"
+)(plan)
 app.command(
     epilog="Example: loadsheet run flights --tables bookings,flights --full-refresh\n\n"
     "Example: loadsheet run flights --from 2026-01-01 --to 2026-02-01\n\n"

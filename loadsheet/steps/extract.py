@@ -95,13 +95,7 @@ class _Attempt:
     @property
     def last(self) -> Last | None:
         """What the last load left behind, for the reading to go on from; None when there is nothing to go on from."""
-        if self.is_first:
-            return None
-        columns = self.seen.columns or []
-        return Last(
-            watermark=self.seen.watermark, cursor=self.seen.cursor, source_oid=self.seen.source_oid,
-            places={c["name"]: c["attnum"] for c in columns}, types={c["name"]: c["type"] for c in columns},
-        )  # fmt: skip
+        return None if self.is_first else last_of(self.seen)
 
     def begin(self) -> str:
         """The attempt's prefix in the lake; the first call takes the fence. Called from any thread."""
@@ -208,6 +202,15 @@ class _Attempt:
             content_sha256=stored.content_sha256, held_by=rows.held_by,
             seconds=time.monotonic() - self.started, source=origin, settings=PINNED,
         )  # fmt: skip
+
+
+def last_of(seen: Scope) -> Last:
+    """What the last load left for the next reading to go on from."""
+    columns = seen.columns or []
+    return Last(
+        watermark=seen.watermark, cursor=seen.cursor, source_oid=seen.source_oid,
+        places={c["name"]: c["attnum"] for c in columns}, types={c["name"]: c["type"] for c in columns},
+    )  # fmt: skip
 
 
 def file_format(pipeline: Pipeline, described: SourceTable) -> FileFormat:

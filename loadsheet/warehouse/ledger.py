@@ -53,7 +53,7 @@ def ensure(session: Session) -> None:
 
 
 def refuse_newer(found: int) -> None:
-    """Raises Refused for a ledger whose version this Loadsheet does not know."""
+    """Raises Refused when a newer Loadsheet has made the ledger whose version was `found`."""
     if found > VERSION:
         raise Refused(f"the warehouse's ledger has version {found}, this Loadsheet knows {VERSION}: update Loadsheet")
 

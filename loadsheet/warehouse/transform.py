@@ -34,7 +34,7 @@ def run(
     """Build the target and record the run; call it in a transaction that holds the target's lock."""
     started = time.monotonic()
     number = ledger.draw_number(session)
-    _refuse_foreign(session, transform, target)
+    refuse_foreign(session, transform, target)
     session.execute(
         f"SET LOCAL search_path = {idents([pipeline.warehouse.schema, pipeline.warehouse.mart_schema])}, public"
     )
@@ -137,7 +137,7 @@ def _bound_cursor(value: str | None) -> sql.Composed:
     return sql.SQL(f"CAST({{}} AS {kind})").format(sql.Literal(value))
 
 
-def _refuse_foreign(session: Session, transform: Transform, target: Relation) -> None:
+def refuse_foreign(session: Session, transform: Transform, target: Relation) -> None:
     """Never replace what somebody else made, nor a table by a view."""
     kind = tables.kind(session, target)
     if kind is None or transform.materialized == "script":
