@@ -50,7 +50,8 @@ def _options(
 ) -> None:
     """Carry PostgreSQL tables through a lake into a warehouse, as one YAML file says.
 
-    Exit codes: 0 fine, 1 the work failed, 2 the input is wrong, 3 a bug.
+    Exit codes: 0 fine, 1 the work failed, 2 the input is wrong, 3 a bug, 4 something would change
+    (plan --exit-code), 130 interrupted.
     """
     ctx.obj = project
 
