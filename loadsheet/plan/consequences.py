@@ -149,6 +149,8 @@ def _keyed(table: Table) -> bool | None:
 
 def _cursor(old: Table, new: Table) -> Iterator[str]:
     one, other = old.incremental, new.incremental
+    if one is None and other and other.by == "watermark" and _keyed(new) is False:
+        yield "its rows were loaded without a cursor, and appended to them would double; the next extract stops"
     if one and other and one.cursor != other.cursor and one.by == other.by == "watermark":
         yield f"the watermark is one of {one.cursor} and means nothing for {other.cursor}; the next extract stops"
 
@@ -160,9 +162,8 @@ def _rows(
         return
     start = f" from {new.initial_value} on" if new.initial_value is not None else ""
     if old is None and new.by == "watermark":
-        added = "merged" if _keyed(table) else "added to those that are there, doubling them without a key"
-        advice = "" if _keyed(table) else f"; {refresh} starts afresh"
-        yield Consequence("read again", f"all rows{start} once more, {added}; then what is new by {new.cursor}{advice}")
+        advice = "" if _keyed(table) else f"; without a key in the catalog the extract stops: {refresh}"
+        yield Consequence("read again", f"all rows{start} once more, merged; then what is new by {new.cursor}{advice}")
     elif old and old.by != new.by and new.by == "watermark":
         yield Consequence("read again", f"all rows{start} once more, merged: there is no watermark yet")
     elif new.by == "data_interval" and (old is None or old.by != new.by):

@@ -296,6 +296,7 @@ EDITS: dict[str, tuple[Any, Any]] = {
     "from_append": ({**BEFORE, "mode": "append"}, BEFORE),
     "to_whole": (BEFORE, {"primary_key": "id"}),
     "from_whole": (None, {"incremental": "at"}),
+    "appended_to_whole": (None, {"incremental": "at", "mode": "append"}),
     "left_out": (BEFORE, {**BEFORE, "columns": {"exclude": ["name"]}}),
     "frozen": (BEFORE, {**BEFORE, "schema_contract": {"columns": "freeze"}}),
     "late_start": (BEFORE, {**BEFORE, "incremental": {"cursor": "at", "initial_value": "2020-01-01"}}),
@@ -328,7 +329,8 @@ def test_what_a_diff_foretells_is_what_the_next_run_does(project: Project) -> No
     assert kinds.keys() == EDITS.keys() - {"same"}
     assert {table for table, found in kinds.items() if "stops" in found} == failed
     assert {table for table, found in kinds.items() if "rebuilt" in found} == anew
-    assert failed == {"key", "cursor", "to_append", "from_append"} and anew == {"key_of_whole", "to_whole"}
+    assert failed == {"key", "cursor", "to_append", "from_append", "appended_to_whole"}
+    assert anew == {"key_of_whole", "to_whole"}
 
 
 def test_of_many_rows_the_planner_tells_about_how_many_there_are(shop: Project) -> None:
