@@ -27,6 +27,7 @@ def build_pipeline(data: Mapping[str, Any], file: Path, sql: Mapping[str, str]) 
         lake=Lake(**{"prefix": name, **data["lake"]}),
         warehouse=Warehouse(**data["warehouse"]),
         tags=tuple(data.get("tags", ())),
+        external=tuple(data.get("external", ())),
         notify=Notify(**_tuples(notify)) if notify else None,
         tasks=tasks,
         tables=tuple(_table(table, inherit(own or {}, defaults), tasks) for table, own in data["tables"].items()),

@@ -25,6 +25,10 @@ def parse(sql: str) -> list[exp.Expr]:
         parsed = POSTGRES.parser().parse(tokenize(sql), sql)
     except ParseError as error:
         raise _unparsable(sql, error) from None
+    except RecursionError:
+        raise Unparsable(
+            "nested too deeply to be read", 0, "part it, for example by WITH or into several transforms"
+        ) from None
     return [statement for statement in parsed if statement and not isinstance(statement, exp.Semicolon)]
 
 
