@@ -52,6 +52,8 @@ def _hint(pipeline: Pipeline, read: Read, name: str) -> str:
     alike = [own for _, own in ours] if read.schema is None else [own for _, own in ours if own == read.name]
     if meant := _close(read.name, alike):
         return f"did you mean {next(schema for schema, own in ours if own == meant)}.{meant}?"
+    if meant := _close(name, [external.replace("*", read.name) for external in pipeline.external]):
+        return f"did you mean {meant}?"
     add = f"add {read.name!r} to `tables`, or list" if read.schema in (schemas.schema, None) else "list"
     return f"{add} `{name if read.schema else f'{_SEARCHED_LAST}.{name}'}` under `external` if it is made elsewhere"
 

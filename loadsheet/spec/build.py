@@ -11,6 +11,7 @@ from loadsheet.spec.duration import duration
 from loadsheet.spec.inherit import as_list, inherit
 from loadsheet.spec.models import Incremental, Lake, Notify, Pipeline, Source, Table, Tasks, Transform, Warehouse
 from loadsheet.spec.places import sql_folder
+from loadsheet.spec.view import View
 
 
 def build_pipeline(data: Mapping[str, Any], file: Path, sql: Mapping[str, str]) -> Pipeline:
@@ -36,6 +37,34 @@ def build_pipeline(data: Mapping[str, Any], file: Path, sql: Mapping[str, str]) 
             for transform, own in (data.get("transforms") or {}).items()
         ),
         **plain,
+    )
+
+
+def sketch_pipeline(view: View, file: Path, sql: Mapping[str, str]) -> Pipeline | None:
+    """What a document with errors tells about its SQL's surroundings; None where that is not enough to judge it."""
+    tables, external = view.data.get("tables"), view.get("external", default=[])
+    if not view.sound("warehouse") or not isinstance(tables, dict) or not view.sound("external"):
+        return None
+    # A transform that is broken itself, or whose file is, counts as an empty script: it is but a name to others.
+    kinds = {transform.name: transform.full["materialized"] for transform in view.transforms if transform.name in sql}
+    transforms = view.data.get("transforms")
+    return Pipeline(
+        name="",
+        file=file,
+        source=Source(conn_id=""),
+        lake=Lake(conn_id="", bucket=""),
+        warehouse=Warehouse(**view.data["warehouse"]),
+        external=tuple(external),
+        tables=tuple(Table(name=name) for name in tables),
+        transforms=tuple(
+            Transform(
+                name=name,
+                sql=sql.get(name, ""),
+                file=sql_folder(file) / f"{name}.sql",
+                materialized=kinds.get(name, "script"),
+            )
+            for name in (transforms if isinstance(transforms, dict) else ())
+        ),
     )
 
 
