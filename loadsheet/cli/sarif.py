@@ -41,8 +41,7 @@ def _result(problem: Problem) -> dict[str, Any]:
         **({"logicalLocations": [{"fullyQualifiedName": problem.path}]} if problem.path else {}),
     }
     return {
-        "ruleId": problem.code,
-        "ruleIndex": list(RULES).index(problem.code),
+        **({"ruleId": problem.code, "ruleIndex": list(RULES).index(problem.code)} if problem.code in RULES else {}),
         "level": problem.severity,
         "message": {"text": f"{problem.message}{hint}"},
         "locations": [place],
