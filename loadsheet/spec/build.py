@@ -42,8 +42,8 @@ def build_pipeline(data: Mapping[str, Any], file: Path, sql: Mapping[str, str]) 
 
 def sketch_pipeline(view: View, file: Path, sql: Mapping[str, str]) -> Pipeline | None:
     """What a document with errors tells about its SQL's surroundings; None where that is not enough to judge it."""
-    tables, external = view.data.get("tables"), view.get("external", default=[])
-    if not view.sound("warehouse") or not isinstance(tables, dict) or not view.sound("external"):
+    warehouse, external, tables = view.get("warehouse"), view.get("external", default=[]), view.data.get("tables")
+    if warehouse is None or not view.sound("external") or not isinstance(tables, dict):
         return None
     # A transform that is broken itself, or whose file is, counts as an empty script: it is but a name to others.
     kinds = {transform.name: transform.full["materialized"] for transform in view.transforms if transform.name in sql}
@@ -53,7 +53,7 @@ def sketch_pipeline(view: View, file: Path, sql: Mapping[str, str]) -> Pipeline 
         file=file,
         source=Source(conn_id=""),
         lake=Lake(conn_id="", bucket=""),
-        warehouse=Warehouse(**view.data["warehouse"]),
+        warehouse=Warehouse(**warehouse),
         external=tuple(external),
         tables=tuple(Table(name=name) for name in tables),
         transforms=tuple(
