@@ -10,11 +10,8 @@ from typing import Annotated
 
 import typer
 
-from loadsheet.cli.checking import check_files
 from loadsheet.cli.errors import WRONG_INPUT
 from loadsheet.cli.places import PIPELINES, project_folder, project_specs, relative_problem
-from loadsheet.cli.problems import as_annotation, as_json, as_text, explanation
-from loadsheet.cli.sarif import as_sarif
 from loadsheet.errors import InputError
 
 
@@ -45,6 +42,11 @@ def check(
     ] = "",
 ) -> None:
     """Print every problem in pipeline files and their SQL; exit code 2 when there is an error."""
+    # Here, not at the top: every other command would pay for these imports, too.
+    from loadsheet.cli.checking import check_files
+    from loadsheet.cli.problems import as_annotation, as_json, as_text, explanation
+    from loadsheet.cli.sarif import as_sarif
+
     if explain:
         typer.echo(explanation(explain))
         return

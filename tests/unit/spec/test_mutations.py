@@ -149,7 +149,7 @@ def test_random_bytes_are_never_a_traceback(tmp_path: Path, seed: int) -> None:
     _assert_sane(file)
 
 
-@pytest.mark.parametrize("seed", range(100))
+@pytest.mark.parametrize("seed", range(40))
 def test_broken_sql_is_never_a_traceback(tmp_path: Path, seed: int) -> None:
     _assert_sane(_write(tmp_path / "flights", FLIGHTS_TEXT, _broken_sql(random.Random(seed))))
 
