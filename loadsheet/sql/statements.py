@@ -26,9 +26,10 @@ def parse(sql: str) -> list[exp.Expr]:
     except ParseError as error:
         raise _unparsable(sql, error) from None
     except RecursionError:
-        raise Unparsable(
-            "nested too deeply to be read", 0, "part it, for example by WITH or into several transforms"
-        ) from None
+        hint = "part it, for example by WITH or into several transforms"
+        raise Unparsable("nested too deeply to be read", 0, hint) from None
+    except Exception:  # on odd text the parser fails in its own code, too: an interval of `"a` is a TokenError inside
+        raise Unparsable("cannot be read as PostgreSQL", 0, _HINT) from None
     return [statement for statement in parsed if statement and not isinstance(statement, exp.Semicolon)]
 
 

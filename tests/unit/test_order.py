@@ -290,6 +290,10 @@ def test_sql_nested_too_deeply_is_a_problem_and_no_traceback(sql: str) -> None:
     assert "nested too deeply" in problems(sql)[0]
 
 
+def test_text_that_the_parser_itself_fails_on_is_a_problem_and_no_traceback() -> None:
+    assert "cannot be read as PostgreSQL" in problems("SELECT 1 FROM generate_series(a, b, '1 \"a')")[0]
+
+
 def test_an_unquoted_name_finds_no_table_with_capitals() -> None:
     with pytest.raises(SpecError, match="did you mean 'Orders'"):
         transform_inputs(pipeline({"me": "SELECT * FROM staging.Orders"}, tables=("Orders",)))
