@@ -21,8 +21,9 @@ _WRITES = (exp.Insert, exp.Update, exp.Delete, exp.Merge)
 
 def parse(sql: str) -> list[exp.Expr]:
     """The statements of `sql`, empty ones left out. Raises Unparsable at the place that could not be read."""
+    tokens = tokenize(sql)
     try:
-        parsed = POSTGRES.parser().parse(tokenize(sql), sql)
+        parsed = POSTGRES.parser().parse(tokens, sql)
     except ParseError as error:
         raise _unparsable(sql, error) from None
     except RecursionError:
