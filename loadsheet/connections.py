@@ -7,7 +7,7 @@ the environment first and into the project's `.env` after it.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
@@ -18,7 +18,8 @@ import yaml
 from dotenv import dotenv_values
 
 from loadsheet.connection_text import fields_from_json, fields_from_mapping, fields_from_uri
-from loadsheet.errors import ConnectionMissing, InputError
+from loadsheet.errors import ConnectionMissing, InputError, SpecError
+from loadsheet.spec.problem import Problem
 from loadsheet.variables import MissingVariable, fill
 
 try:
@@ -59,6 +60,18 @@ def project_connections(project: Path, environ: Mapping[str, str] = os.environ) 
     return _ProjectConnections(project, environ)
 
 
+def declared_connections(
+    project: Path, environ: Mapping[str, str] = os.environ
+) -> tuple[Collection[str], Callable[[str], bool]]:
+    """The ids in the project's connections.yml, and whether an id is there, in the environment or in `.env`.
+
+    Raises SpecError when connections.yml cannot be read, InputError for a `.env` that is not text.
+    """
+    connections = _ProjectConnections(project, environ)
+    known = [str(name) for name in connections.entries]
+    return known, lambda conn_id: conn_id in known or connections.in_environment(conn_id) != ""
+
+
 class _ProjectConnections:
     def __init__(self, project: Path, environ: Mapping[str, str]):
         self.file = project / "connections" / "connections.yml"
@@ -66,8 +79,8 @@ class _ProjectConnections:
         self.environ = environ
 
     def __call__(self, conn_id: str) -> Connection:
-        variable = f"AIRFLOW_CONN_{conn_id.upper()}"
-        if text := self.variables.get(variable, "").strip():
+        variable = _variable(conn_id)
+        if text := self.in_environment(conn_id):
             read = fields_from_json if text.startswith("{") else fields_from_uri
             return Connection(conn_id=conn_id, **read(text, variable))
         if conn_id in self.entries:
@@ -76,6 +89,9 @@ class _ProjectConnections:
             f"connection {conn_id!r} is not defined: set {variable} (a URI or JSON, as for Airflow), "
             f"or add {conn_id!r} to {self.file}{_did_you_mean(conn_id, self.entries)}"
         )
+
+    def in_environment(self, conn_id: str) -> str:
+        return self.variables.get(_variable(conn_id), "").strip()
 
     def _filled(self, conn_id: str) -> Any:
         entry = self.entries[conn_id]
@@ -100,19 +116,30 @@ class _ProjectConnections:
         return _read_yaml(self.file) if self.file.is_file() else {}
 
 
+def _variable(conn_id: str) -> str:
+    return f"AIRFLOW_CONN_{conn_id.upper()}"
+
+
 def _read_yaml(file: Path) -> Mapping[str, Any]:
     try:
         content = yaml.load(file.read_bytes(), _Loader) or {}
     except yaml.MarkedYAMLError as error:
         # Not the error's own text: it quotes the line, which may hold a secret.
         mark = error.problem_mark
-        place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise InputError(f"{file}{place}: not valid YAML: {error.problem}") from None
+        place = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        raise _unreadable(file, f"not valid YAML: {error.problem}", place) from None
     except yaml.YAMLError:
-        raise InputError(f"{file}: not valid YAML: it holds characters that YAML does not allow") from None
+        raise _unreadable(file, "not valid YAML: it holds characters that YAML does not allow") from None
     if not isinstance(content, dict):
-        raise InputError(f"{file}: expected a mapping from connection ids to connections")
+        raise _unreadable(file, "expected a mapping from connection ids to connections")
     return content
+
+
+def _unreadable(file: Path, message: str, place: tuple[int, int] = (1, 1)) -> SpecError:
+    line, column = place
+    return SpecError(
+        [Problem(file=str(file), line=line, column=column, path="", message=message, code="unreadable-file")]
+    )
 
 
 def _did_you_mean(conn_id: str, known: Mapping[str, Any]) -> str:

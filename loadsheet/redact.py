@@ -14,8 +14,10 @@ _BAD_VALUE = re.compile(
 )
 _URL_LOGIN = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/@]*:[^\s/]*@", re.IGNORECASE)
 _WEBHOOK = re.compile(r"(/services/)[\w/-]+")
+_SECRET = r"""(?:password|passwd|pwd|secret|token|credential|signature|api[_-]?key|access[_-]?key)[\w-]*"""
+_REST = re.compile(rf"""((?:{_SECRET}|\bpass)['"]?\s*[=:]\s*)(.+)""", re.IGNORECASE)
 _ASSIGNED = re.compile(
-    r"""((?:password|passwd|pwd|secret|token|credential|signature|api[_-]?key|access[_-]?key)[\w-]*['"]?\s*[=:]\s*)"""
+    rf"""({_SECRET}['"]?\s*[=:]\s*)"""
     r"""('[^']*'|"[^"]*"|[^\s,;&)}\]]+)""",
     re.IGNORECASE,
 )
@@ -28,6 +30,16 @@ def clean(text: str) -> str:
     text = _URL_LOGIN.sub(rf"\1{MASK}@", text)
     text = _WEBHOOK.sub(rf"\1{MASK}", text)
     return _ASSIGNED.sub(rf"\1{MASK}", text)
+
+
+def hidden(line: str) -> str:
+    """A line of a file with secrets starred out, each character by one: positions in it stay what they are.
+
+    After a word such as `password` all is hidden: in a file that is broken, nobody knows where the value ends.
+    """
+    for pattern in (_URL_LOGIN, _WEBHOOK, _REST):
+        line = pattern.sub(lambda m: m[1] + MASK[0] * (len(m[0]) - len(m[1])), line)
+    return line
 
 
 def message(error: BaseException) -> str:

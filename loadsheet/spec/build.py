@@ -11,6 +11,7 @@ from loadsheet.spec.duration import duration
 from loadsheet.spec.inherit import as_list, inherit
 from loadsheet.spec.models import Incremental, Lake, Notify, Pipeline, Source, Table, Tasks, Transform, Warehouse
 from loadsheet.spec.places import sql_folder
+from loadsheet.spec.view import View
 
 
 def build_pipeline(data: Mapping[str, Any], file: Path, sql: Mapping[str, str]) -> Pipeline:
@@ -27,6 +28,7 @@ def build_pipeline(data: Mapping[str, Any], file: Path, sql: Mapping[str, str]) 
         lake=Lake(**{"prefix": name, **data["lake"]}),
         warehouse=Warehouse(**data["warehouse"]),
         tags=tuple(data.get("tags", ())),
+        external=tuple(data.get("external", ())),
         notify=Notify(**_tuples(notify)) if notify else None,
         tasks=tasks,
         tables=tuple(_table(table, inherit(own or {}, defaults), tasks) for table, own in data["tables"].items()),
@@ -35,6 +37,34 @@ def build_pipeline(data: Mapping[str, Any], file: Path, sql: Mapping[str, str]) 
             for transform, own in (data.get("transforms") or {}).items()
         ),
         **plain,
+    )
+
+
+def sketch_pipeline(view: View, file: Path, sql: Mapping[str, str]) -> Pipeline | None:
+    """What a document with errors tells about its SQL's surroundings; None where that is not enough to judge it."""
+    warehouse, external, tables = view.get("warehouse"), view.get("external", default=[]), view.data.get("tables")
+    if warehouse is None or not view.sound("external") or not isinstance(tables, dict):
+        return None
+    # A transform that is broken itself, or whose file is, counts as an empty script: it is but a name to others.
+    kinds = {transform.name: transform.full["materialized"] for transform in view.transforms if transform.name in sql}
+    transforms = view.data.get("transforms")
+    return Pipeline(
+        name="",
+        file=file,
+        source=Source(conn_id=""),
+        lake=Lake(conn_id="", bucket=""),
+        warehouse=Warehouse(**warehouse),
+        external=tuple(external),
+        tables=tuple(Table(name=name) for name in tables),
+        transforms=tuple(
+            Transform(
+                name=name,
+                sql=sql.get(name, ""),
+                file=sql_folder(file) / f"{name}.sql",
+                materialized=kinds.get(name, "script"),
+            )
+            for name in (transforms if isinstance(transforms, dict) else ())
+        ),
     )
 
 

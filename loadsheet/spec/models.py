@@ -134,6 +134,8 @@ class Pipeline:
     tasks: Tasks = Tasks()
     tables: tuple[Table, ...] = ()
     transforms: tuple[Transform, ...] = field(default=())
+    external: tuple[str, ...] = ()
+    """Tables of the warehouse that transforms read and others make: `schema.table`, or `schema.*` for all of one."""
 
     def table(self, name: str) -> Table:
         """The table called `name`; KeyError when the spec has none."""

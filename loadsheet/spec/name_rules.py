@@ -23,7 +23,11 @@ def names_fit(view: View) -> Iterator[Finding]:
         if size > MAX_BYTES:
             message = f"the name {shown(name)} has {size} bytes; PostgreSQL holds {MAX_BYTES}"
             yield Finding(
-                path=path, message=message, hint="write what PostgreSQL keeps of it: the first 63 bytes", at=at
+                "bad-name",
+                path=path,
+                message=message,
+                hint="write what PostgreSQL keeps of it: the first 63 bytes",
+                at=at,
             )
 
 
@@ -33,7 +37,7 @@ def table_names_are_plain(view: View) -> Iterator[Finding]:
         if "." in table.name or "*" in table.name:
             message = f"{table.name!r} is taken as the name of one table"
             hint = "name the schema once, in source.schema" if "." in table.name else "name each table"
-            yield Finding(path=table.path, message=message, hint=hint, at="key", severity="warning")
+            yield Finding("odd-name", path=table.path, message=message, hint=hint, at="key", severity="warning")
 
 
 def _places(view: View) -> Iterator[Place]:

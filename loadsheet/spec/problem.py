@@ -17,6 +17,8 @@ class Problem:
     """Dotted path in the document, e.g. `tables.flights.mode`; empty for the file as a whole."""
     message: str
     hint: str = ""
+    code: str = ""
+    """The rule that is broken, as `spec.codes` calls it."""
     severity: str = "error"
     """`error` (exit code 2) or `warning` (shown, exit code 0)."""
 

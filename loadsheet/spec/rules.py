@@ -30,7 +30,7 @@ def folder_names_the_dag(view: View) -> Iterator[Finding]:
     """Without `pipeline`, the folder's name is the DAG id."""
     if "pipeline" not in view.data and not re.fullmatch(r"[A-Za-z0-9_.-]{1,250}", view.folder):
         message = f"the folder's name {view.folder!r} cannot be a DAG id (letters, digits, '_', '-' and '.')"
-        yield Finding(path=(), message=message, hint="add `pipeline: a_name`")
+        yield Finding("bad-name", path=(), message=message, hint="add `pipeline: a_name`")
 
 
 def schedule_is_known(view: View) -> Iterator[Finding]:
@@ -38,7 +38,7 @@ def schedule_is_known(view: View) -> Iterator[Finding]:
     try:
         check_schedule(view.get("schedule", default="@once"))
     except BadSchedule as error:
-        yield Finding(path=("schedule",), message=str(error), hint=error.hint)
+        yield Finding("bad-schedule", path=("schedule",), message=str(error), hint=error.hint)
 
 
 def start_date_exists(view: View) -> Iterator[Finding]:
@@ -47,7 +47,7 @@ def start_date_exists(view: View) -> Iterator[Finding]:
     try:
         datetime.fromisoformat(date)
     except ValueError as error:
-        yield Finding(path=("start_date",), message=f"{date!r} is not in the calendar: {error}")
+        yield Finding("bad-schedule", path=("start_date",), message=f"{date!r} is not in the calendar: {error}")
 
 
 def schemas_differ(view: View) -> Iterator[Finding]:
@@ -56,7 +56,9 @@ def schemas_differ(view: View) -> Iterator[Finding]:
     if staging == mart:
         at = "mart_schema" if view.get("warehouse", "mart_schema") else "schema"
         message = f"staging and marts are both in the schema {staging!r}"
-        yield Finding(path=("warehouse", at), message=message, hint="give schema and mart_schema different names")
+        yield Finding(
+            "schema-clash", path=("warehouse", at), message=message, hint="give schema and mart_schema different names"
+        )
 
 
 def schemas_are_free(view: View) -> Iterator[Finding]:
@@ -65,7 +67,9 @@ def schemas_are_free(view: View) -> Iterator[Finding]:
         name = view.get("warehouse", key, default="")
         if name in RESERVED or name.startswith("pg_"):
             message = f"the schema {name!r} is reserved"
-            yield Finding(path=("warehouse", key), message=message, hint="choose another, e.g. staging or mart")
+            yield Finding(
+                "schema-clash", path=("warehouse", key), message=message, hint="choose another, e.g. staging or mart"
+            )
 
 
 def source_is_not_the_target(view: View) -> Iterator[Finding]:
@@ -77,7 +81,7 @@ def source_is_not_the_target(view: View) -> Iterator[Finding]:
         if target == schema:
             message = f"the source's own schema {schema!r} would be written to"
             hint = "use another schema, or another connection if the warehouse is another database"
-            yield Finding(path=("warehouse", key), message=message, hint=hint)
+            yield Finding("schema-clash", path=("warehouse", key), message=message, hint=hint)
 
 
 def _warehouse_schemas(view: View) -> tuple[str | None, str | None]:

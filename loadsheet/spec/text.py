@@ -59,4 +59,6 @@ def _read_bytes(path: Path) -> bytes:
 def _unreadable(path: Path, message: str, hint: str = "", before: str = "") -> SpecError:
     line = before.count("\n") + 1
     column = len(before) - (before.rfind("\n") + 1) + 1
-    return SpecError([Problem(file=str(path), line=line, column=column, path="", message=message, hint=hint)])
+    return SpecError(
+        [Problem(file=str(path), line=line, column=column, path="", message=message, hint=hint, code="unreadable-file")]
+    )

@@ -21,6 +21,7 @@ _KEYS = {
     "schema_contract": "contract drift evolution schema_evolution",
     "tables": "streams resources sources entities",
     "transforms": "marts models transformations sql queries",
+    "external": "externals external_tables external_models external_sources reads",
     "warehouse": "target destination dest sink dwh db output",
     "lake": "storage s3 minio stage object_store datalake data_lake",
     "source": "src from origin input",

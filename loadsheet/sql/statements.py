@@ -21,10 +21,16 @@ _WRITES = (exp.Insert, exp.Update, exp.Delete, exp.Merge)
 
 def parse(sql: str) -> list[exp.Expr]:
     """The statements of `sql`, empty ones left out. Raises Unparsable at the place that could not be read."""
+    tokens = tokenize(sql)
     try:
-        parsed = POSTGRES.parser().parse(tokenize(sql), sql)
+        parsed = POSTGRES.parser().parse(tokens, sql)
     except ParseError as error:
         raise _unparsable(sql, error) from None
+    except RecursionError:
+        hint = "part it, for example by WITH or into several transforms"
+        raise Unparsable("nested too deeply to be read", 0, hint) from None
+    except Exception:  # on odd text the parser fails in its own code, too: an interval of `"a` is a TokenError inside
+        raise Unparsable("cannot be read as PostgreSQL", 0, _HINT) from None
     return [statement for statement in parsed if statement and not isinstance(statement, exp.Semicolon)]
 
 
