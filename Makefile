@@ -77,10 +77,11 @@ docs: .venv-docs/.ready  ## Build the documentation's site into build/site; a br
 	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
 	@echo "build/site/index.html: $$(find build/site -name '*.html' | wc -l) pages"
 
-reference: setup  ## Write the generated pages anew: docs/spec.md, docs/cli.md
+reference: setup  ## Write the generated pages anew: docs/spec.md, docs/cli.md, docs/rules.md
 	@mkdir -p build
 	$(BIN)/python docs/spec_reference.py > build/spec.md && mv build/spec.md docs/spec.md
 	$(BIN)/python docs/cli_reference.py > build/cli.md && mv build/cli.md docs/cli.md
+	$(BIN)/python docs/rules_reference.py > build/rules.md && mv build/rules.md docs/rules.md
 
 clean:  ## Remove environments, caches and the demo's state
 	rm -rf $(VENV) $(CORE) .venv-bench* .venv-docs tests/editors/node_modules build .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -218,7 +218,7 @@ class _Reader:
 
     def _wrong(self, path: Path, message: str, hint: str = "", key: bool = False) -> None:
         at: Any = "key" if key else "value"
-        self.findings.append(Finding(path=path, message=message, hint=hint, at=at))
+        self.findings.append(Finding("", path=path, message=message, hint=hint, at=at))
 
     def _where(self, path: Path) -> str:
         line, column = self.document.keys.get(path) or self.document.values.get(path) or (1, 1)

@@ -19,7 +19,6 @@ OTHERS = {"testing.md"}  # pages whose YAML has the same words and is that of ot
 YAML = [(name, text) for name, page in PAGES.items() if name not in OTHERS for text in blocks(page, "yaml")]
 KEYS = set(schema()["properties"])
 OURS = [(name, text) for name, text in YAML if isinstance(found := yaml.safe_load(text), dict) and set(found) <= KEYS]
-PLACEHOLDER = "SELECT 1 AS one\n"
 
 
 def test_the_reference_of_commands_is_that_of_the_command_line() -> None:
@@ -32,10 +31,9 @@ def test_a_spec_on_a_page_has_no_problem(tmp_path: Path, page: str, text: str) -
     whole = text if "version" in document else yaml.safe_dump(yaml.safe_load(FRAME) | document, sort_keys=False)
     wrong = page == "tutorial.md" and "mode: upsert" in text  # the mistake that it shows
     file = write(tmp_path, whole)
-    for name in document.get("transforms") or {}:
-        sql = file.parent / "sql" / f"{name}.sql"
-        if not sql.exists():
-            sql.write_text(PLACEHOLDER)
+    for name, keys in (document.get("transforms") or {}).items():
+        column = (keys or {}).get("unique_key", "one")
+        (file.parent / "sql" / f"{name}.sql").write_text(f"SELECT 1 AS {column}\n")
     assert bool(check_file(file)[1]) == wrong
 
 
