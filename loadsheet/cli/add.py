@@ -19,7 +19,7 @@ def add(
     pipeline: PipelineArgument,
     tables: Annotated[
         list[str],
-        typer.Argument(metavar="TABLE...", help="Names, or patterns in quotes: 'order_*', 'bookings.*', '*'."),
+        typer.Argument(metavar="TABLE", help="Names, or patterns in quotes: 'order_*', 'bookings.*', '*'."),
     ],
     dry_run: DryRun = False,
     as_json: AsJson = False,

@@ -25,7 +25,7 @@ _NAME = re.compile(r"(?!\.)[A-Za-z0-9_.-]{1,250}")
 _BEGIN = """\
 # `loadsheet check` reads this file, `loadsheet plan {name}` shows the steps, `loadsheet run {name}` runs them.
 version: 1
-pipeline: {name}
+pipeline: {quoted}
 schedule: null      # or five cron fields in UTC, or "@hourly", "@daily"; null: only when somebody starts it
 
 # Ids of connections (see connections/); this file never holds a password.
@@ -115,6 +115,7 @@ def _text(name: str, ends: Ends, schema: str, suggestions: Mapping[str, Suggesti
     base = re.sub(r"\W", "_", name.lower(), flags=re.ASCII)[:50]
     return _BEGIN.format(
         name=name,
+        quoted=flow(name),
         source=flow({"conn_id": ends.source, "schema": schema}),
         lake=flow({"conn_id": ends.lake, "bucket": ends.bucket}),
         warehouse=flow({"conn_id": ends.warehouse, "schema": f"{base}_staging", "mart_schema": f"{base}_mart"}),

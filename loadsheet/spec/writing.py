@@ -16,7 +16,7 @@ import yaml
 from loadsheet.spec.syntax import compose
 from loadsheet.spec.text import UNPRINTABLE
 
-_PLAIN = re.compile(r"[^\W\d]\w*")
+_PLAIN = re.compile(r"[^\W\d][\w-]*")
 _WORDS = frozenset("y n yes no on off true false null".split())
 """Plain text that some YAML reader takes for a truth value or nothing."""
 
