@@ -33,7 +33,7 @@ def plan(ctx: typer.Context, pipeline: PipelineArgument, as_json: AsJson = False
 
 def details(step: Step, pipeline: Pipeline) -> dict[str, Any]:
     """How the step works: `mode`, `key` (None: the catalog knows) and `cursor`, as far as they apply."""
-    if step.kind == "create_bucket":
+    if step.kind in ("create_bucket", "resolve"):
         return {}
     if step.kind == "transform":
         from loadsheet.sql.params import uses_since_load  # sqlglot: 75 ms that no other command needs

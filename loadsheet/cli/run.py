@@ -46,13 +46,15 @@ def run(
     A failure that may pass is tried again, as the spec's tasks.retries and tasks.retry_delay say.
     """
     from loadsheet.runner import run_pipeline
+    from loadsheet.steps.resolve import resolved
 
     spec, project = open_pipeline(ctx.obj, pipeline)
+    connections = project_connections(project)
+    _check_connections(spec, connections)
+    spec = resolved(spec, connections)
     request = run_request(
         spec, tables=tables, full_refresh=full_refresh, accept_source=accept_source, start=start, end=end
     )
-    connections = project_connections(project)
-    _check_connections(spec, connections)
     with live_report(build_plan(spec), quiet=as_json) as report, stopping_at_once(report.live):
         run_pipeline(spec, request, connections, on_step=report.on_step, progress=report.on_progress, retrying=True)
     if as_json:

@@ -63,7 +63,7 @@ class _Reading:
     def inputs(self) -> Inputs:
         kinds = {self.meaning(read) for read in self.reads}
         return Inputs(
-            tables=tuple(t.name for t in self.pipeline.tables if ("table", t.name) in kinds),
+            tables=tuple(t.name for t in self.pipeline.tables if ("table", t.name) in kinds) + self._matched(kinds),
             transforms=tuple(
                 t.name
                 for t in self.pipeline.transforms
@@ -71,12 +71,18 @@ class _Reading:
             ),
         )
 
+    def _matched(self, kinds: set[tuple[str, str] | None]) -> tuple[str, ...]:
+        names = {found[1] for found in kinds if found and found[0] == "table"}
+        return tuple(sorted(name for name in names if self.pipeline.pattern_of(name)))
+
     def meaning(self, read: Read) -> tuple[str, str] | None:
         """`("table" | "transform", name)`; None for what the pipeline does not make."""
         schemas = self.pipeline.warehouse
         is_table = any(t.name == read.name for t in self.pipeline.tables)
+        # Only by its schema: "*" matches the name of any transform and of anything that a script makes for itself.
+        is_matched = read.schema == schemas.schema and self.pipeline.pattern_of(read.name) is not None
         is_transform = any(t.name == read.name for t in self.pipeline.transforms)
-        if is_table and read.schema in (schemas.schema, None):
+        if is_matched or (is_table and read.schema in (schemas.schema, None)):
             return "table", read.name
         return ("transform", read.name) if is_transform and read.schema in (schemas.mart_schema, None) else None
 
@@ -86,7 +92,14 @@ class _Reading:
 
     def _unknown_tables(self) -> list[Problem]:
         staging, known = self.pipeline.warehouse.schema, [t.name for t in self.pipeline.tables]
-        unknown = [read for read in self.reads if read.certain and read.schema == staging and read.name not in known]
+        unknown = [
+            read
+            for read in self.reads
+            if read.certain
+            and read.schema == staging
+            and read.name not in known
+            and not self.pipeline.pattern_of(read.name)
+        ]
         return [
             self.problem(
                 read.offset,

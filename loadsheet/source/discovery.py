@@ -76,6 +76,11 @@ class Found:
     grant: str | None
     """What to run so that this role may read it; None where it may."""
 
+    @property
+    def is_own_table(self) -> bool:
+        """Whether it is a table whose rows are read nowhere else, and somebody's own."""
+        return self.kind in ("r", "p") and not self.part_of and not self.extension
+
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
@@ -104,6 +109,15 @@ def relations(session: psycopg.Connection[Any], schema: str) -> list[Found]:
         raise Refused(f"role {found[3]} may not use schema {schema!r}: GRANT USAGE ON SCHEMA {found[2]} TO {found[3]};")
     with session.cursor(row_factory=class_row(Found)) as cursor:
         return cursor.execute(_RELATIONS, {"schema": found[2]}).fetchall()
+
+
+def has_relation(session: psycopg.Connection[Any], schema: str, name: str) -> bool:
+    """Whether `schema` has a table or view of this name."""
+    found = session.execute(
+        "SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE nspname = %s AND relname = %s "
+        "AND relkind IN ('r', 'p', 'v', 'm', 'f')", (schema, name),
+    )  # fmt: skip
+    return found.fetchone() is not None
 
 
 def filled_schemas(session: psycopg.Connection[Any]) -> list[str]:
