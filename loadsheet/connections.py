@@ -72,6 +72,28 @@ def declared_connections(
     return known, lambda conn_id: conn_id in known or connections.in_environment(conn_id) != ""
 
 
+def connection_types(project: Path, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The `conn_type` of every connection the project defines, by id; nothing else is read of them.
+
+    A variable's id is in small letters: Airflow takes any case for it. Raises InputError as `project_connections`.
+    """
+    known = _ProjectConnections(project, environ)
+    types = {str(conn_id): _type_of(entry) for conn_id, entry in known.entries.items()}
+    for variable, text in known.variables.items():
+        if variable.startswith("AIRFLOW_CONN_"):
+            conn_id = variable.removeprefix("AIRFLOW_CONN_")
+            read = fields_from_json if text.strip().startswith("{") else fields_from_uri
+            same = next((name for name in types if name.upper() == conn_id), conn_id.lower())
+            types[same] = read(text.strip(), variable)["conn_type"]
+    return types
+
+
+def _type_of(entry: Any) -> str:
+    if isinstance(entry, str):
+        return fields_from_uri(entry, "")["conn_type"] if "://" in entry else ""
+    return str(entry.get("conn_type", "")) if isinstance(entry, dict) else ""
+
+
 class _ProjectConnections:
     def __init__(self, project: Path, environ: Mapping[str, str]):
         self.file = project / "connections" / "connections.yml"

@@ -58,6 +58,8 @@ class Outcome:
     """Names the load from extract to load; the only thing that travels between their tasks."""
     counts: dict[str, int] = field(default_factory=dict)
     """`extracted`, `inserted`, `updated`, `deleted` rows and `bytes`, as far as they apply."""
+    names: tuple[str, ...] = ()
+    """The tables that a pattern matches."""
 
     @property
     def skipped(self) -> bool:

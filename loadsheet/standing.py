@@ -146,7 +146,7 @@ def _open(known: Known, kind: str, name: str) -> Failure | None:
 
 
 def _ask_source(pipeline: Pipeline, connections: Connections, found: PipelineStanding) -> None:
-    specs = {table.name: table for table in pipeline.tables}
+    specs = {t.name: pipeline.table(t.name) for t in found.tables if _is_in_spec(pipeline, t.name)}
     asked = []
     for table in found.tables:
         table.lag_unknown = _unasked(specs.get(table.name), table)
@@ -163,6 +163,10 @@ def _ask_source(pipeline: Pipeline, connections: Connections, found: PipelineSta
         found.source_unknown = _words(error)
         for table in asked:
             table.lag_unknown = "" if table.lag else table.lag_unknown or "the source could not be asked"
+
+
+def _is_in_spec(pipeline: Pipeline, name: str) -> bool:
+    return any(table.name == name for table in pipeline.tables) or pipeline.pattern_of(name) is not None
 
 
 def _unasked(spec: Table | None, table: TableStanding) -> str:

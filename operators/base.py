@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -39,8 +40,8 @@ class StepOperator(BaseOperator):
         self.name = name
         self._working = False
 
-    def execute(self, context: Context) -> str | None:
-        """The load id for the next step, if there is one. Skips the task when there was nothing to do."""
+    def execute(self, context: Context) -> str | list[str] | None:
+        """What the next step needs, if anything: a load id, or names of tables. Skips where there was nothing to do."""
         with explained():
             self._working = True
             try:
@@ -50,6 +51,8 @@ class StepOperator(BaseOperator):
         self.log.info("%s: %s", self.name, outcome.message)
         if outcome.skipped:
             raise AirflowSkipException(outcome.message)
+        if self.kind == "resolve":
+            return list(outcome.names)
         return outcome.load_id if self.kind == "extract" else None
 
     def on_kill(self) -> None:
@@ -72,7 +75,7 @@ class StepOperator(BaseOperator):
         return execute(
             Step(kind=self.kind, name=self.name),
             pipeline,
-            _request(pipeline, context),
+            _request(_knowing(pipeline, self.name) if self.kind in ("extract", "load") else pipeline, context),
             airflow_connection,
             load_id=self.load_id(context),
             progress=self._progress(),
@@ -88,6 +91,11 @@ class StepOperator(BaseOperator):
                 self.log.info("%s: %s%.1f MB so far", self.name, f"{rows:,} rows, " if rows else "", size / 1e6)
 
         return say
+
+
+def _knowing(pipeline: Pipeline, name: str) -> Pipeline:
+    """The pipeline with the table of a mapped task among its own, so that "all but these" means it too."""
+    return replace(pipeline, tables=(*pipeline.tables, pipeline.table(name))) if pipeline.pattern_of(name) else pipeline
 
 
 def _request(pipeline: Pipeline, context: Context) -> RunRequest:

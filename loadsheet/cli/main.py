@@ -9,9 +9,11 @@ import typer
 from typer.core import TyperGroup
 
 from loadsheet import __version__
+from loadsheet.cli.add import add
 from loadsheet.cli.check import check
 from loadsheet.cli.errors import reported
 from loadsheet.cli.gc import gc
+from loadsheet.cli.new import new
 from loadsheet.cli.plan import plan
 from loadsheet.cli.render import render
 from loadsheet.cli.run import run
@@ -67,6 +69,10 @@ app.command(
     "Example: loadsheet plan flights --diff main --exit-code\n\n"
     "Example: loadsheet plan flights --connect --sql bookings"
 )(plan)
+app.command(
+    epilog="Example: loadsheet add flights loyalty_cards\n\nExample: loadsheet add flights 'bookings.*' --dry-run"
+)(add)
+app.command(epilog="Example: loadsheet new shop --source shop_source --tables 'public.order*'")(new)
 app.command(
     epilog="Example: loadsheet run flights --tables bookings,flights --full-refresh\n\n"
     "Example: loadsheet run flights --from 2026-01-01 --to 2026-02-01\n\n"

@@ -47,9 +47,11 @@ def plan(
     spec, project = open_pipeline(ctx.obj, pipeline)
     if exit_code and not connect and diff is None:
         raise InputError("--exit-code says whether something would change: add --connect or --diff REV")
+    since = _since(spec, project, diff) if diff is not None else None
+    if connect:
+        spec = _resolved(spec, project)
     steps = build_plan(spec)
     chosen = _chosen(steps, sql, spec) if sql else []
-    since = _since(spec, project, diff) if diff is not None else None
     previews = _previews(spec, project) if connect else {}
     if as_json:
         print_json(_document(spec, steps, previews, since, chosen))
@@ -61,6 +63,13 @@ def plan(
         raise typer.Exit(FAILED)
     if exit_code and (_would_change(previews) or (since and since.changes)):
         raise typer.Exit(CHANGES)
+
+
+def _resolved(pipeline: Pipeline, project: Path) -> Pipeline:
+    from loadsheet.connections import project_connections
+    from loadsheet.steps.resolve import resolved
+
+    return resolved(pipeline, project_connections(project))
 
 
 def _previews(pipeline: Pipeline, project: Path) -> dict[str, StepPreview]:

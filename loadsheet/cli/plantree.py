@@ -108,7 +108,9 @@ def _count(number: int, noun: str) -> str:
 
 def _head(pipeline: Pipeline) -> str:
     schedule = f"schedule {pipeline.schedule}" if pipeline.schedule else "no schedule"
-    return f"{pipeline.name}: {len(pipeline.tables)} tables, {len(pipeline.transforms)} transforms, {schedule}"
+    patterns = f"{_count(len(pipeline.patterns), 'pattern')}, " if pipeline.patterns else ""
+    tables, transforms = len(pipeline.tables), len(pipeline.transforms)
+    return f"{pipeline.name}: {tables} tables, {patterns}{transforms} transforms, {schedule}"
 
 
 def _kinds(steps: Sequence[Step]) -> dict[Kind, list[Step]]:
@@ -117,6 +119,8 @@ def _kinds(steps: Sequence[Step]) -> dict[Kind, list[Step]]:
 
 def _way(kind: Kind, pipeline: Pipeline) -> str:
     source, lake, warehouse = pipeline.source, pipeline.lake, pipeline.warehouse
+    if kind == "resolve":
+        return f"in {source.schema} ({source.conn_id})"
     if kind == "extract":
         return f"{source.schema} ({source.conn_id}) to {lake.bucket}/{lake.prefix}".rstrip("/")
     if kind == "load":

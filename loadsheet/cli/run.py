@@ -58,7 +58,12 @@ def run(
 
     A failure that may pass is tried again, as the spec's tasks.retries and tasks.retry_delay say.
     """
+    from loadsheet.steps.resolve import resolved
+
     spec, project = open_pipeline(ctx.obj, pipeline)
+    connections = project_connections(project)
+    _check_connections(spec, connections)
+    spec = resolved(spec, connections)
     record = RunRecord(spec)
     if resume:
         if tables or full_refresh or accept_source or start or end or sample:
@@ -69,8 +74,6 @@ def run(
             spec, tables=tables, full_refresh=full_refresh, accept_source=accept_source, start=start, end=end,
             sample=sample,
         )  # fmt: skip
-    connections = project_connections(project)
-    _check_connections(spec, connections)
     if sample is not None:
         report, notes = _run_sample(spec, request, connections, as_json, sample)
     else:

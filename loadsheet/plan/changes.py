@@ -17,7 +17,7 @@ from loadsheet.spec.models import Pipeline, Table, Transform
 
 What = Literal["added", "removed", "changed"]
 # Their own changes are shown apart, or are none of the data's business.
-_NOT_COMPARED = {"name", "file", "sql", "tables", "transforms"}
+_NOT_COMPARED = {"name", "file", "sql", "tables", "patterns", "transforms"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,21 +87,26 @@ def _pipeline(old: Pipeline, new: Pipeline) -> Iterator[Change]:
 
 
 def _tables(old: Pipeline | None, new: Pipeline) -> Iterator[Change]:
-    before = {table.name: table for table in old.tables} if old else {}
-    for table in new.tables:
+    before = {table.name: table for table in old.entries} if old else {}
+    left_out = [{p.name: p.exclude for p in pipeline.patterns} if pipeline else {} for pipeline in (old, new)]
+    for table in new.entries:
         steps = (step_id("extract", table.name), step_id("load", table.name))
         name = f"table {table.name}"
         was = before.pop(table.name, None)
         if was is None or old is None:
             found = tuple(consequences.of_new_table(new, table))
             yield Change(what="added", name=name, steps=steps, consequences=found)
-        elif details := _own(was, table, old, new):
+        elif details := _own(was, table, old, new) + _left_out(*(names.get(table.name, ()) for names in left_out)):
             found = tuple(consequences.of_table(new, was, table))
             yield Change(what="changed", name=name, steps=steps, details=details, consequences=found)
     for was in before.values():
         steps = (step_id("extract", was.name), step_id("load", was.name))
         found = tuple(consequences.of_gone(f"{new.warehouse.schema}.{was.name}", "loaded"))
         yield Change(what="removed", name=f"table {was.name}", steps=steps, consequences=found)
+
+
+def _left_out(old: tuple[str, ...], new: tuple[str, ...]) -> tuple[str, ...]:
+    return () if old == new else (f"exclude: {_shown(old)} -> {_shown(new)}",)
 
 
 def _transforms(old: Pipeline | None, new: Pipeline) -> Iterator[Change]:

@@ -16,7 +16,10 @@ def dag_doc(pipeline: Pipeline, spec: str) -> str:
         pipeline.description,
         f"`{source.conn_id}` schema {code(source.schema)} → `{lake.conn_id}` bucket {code(lake.bucket)}"
         f" → `{warehouse.conn_id}` schemas {code(warehouse.schema)} and {code(warehouse.mart_schema)}",
-        grid(["table", "mode", "key", "cursor"], map(_table_row, pipeline.tables)),
+        grid(
+            ["table", "mode", "key", "cursor"],
+            map(_table_row, pipeline.entries),
+        ),
         grid(["transform", "materialized", "key"], map(_transform_row, pipeline.transforms)),
         # Never ends in `.md`: Airflow would take the whole text for a file name.
         f"Change it in {code(spec)}; `loadsheet plan {pipeline.name}` prints these steps.",
@@ -28,6 +31,8 @@ def step_doc(step: Step, pipeline: Pipeline) -> str:
     """One line for a step that moves a table, the SQL for a transform."""
     if step.kind == "create_bucket":
         return f"Makes sure that the bucket {code(step.name)} exists.\n"
+    if step.kind == "resolve":
+        return f"Asks the source which of its tables match {code(step.name)}; the next tasks are mapped over them.\n"
     if step.kind == "extract":
         return f"Copies {code(step.name)} from {code(pipeline.source.schema)} to the lake in one snapshot.\n"
     if step.kind == "load":

@@ -75,13 +75,17 @@ class _Reading:
     def inputs(self) -> Inputs:
         kinds = {self.meaning(read) for read in self.reads}
         return Inputs(
-            tables=tuple(t.name for t in self.pipeline.tables if ("table", t.name) in kinds),
+            tables=tuple(t.name for t in self.pipeline.tables if ("table", t.name) in kinds) + self._matched(kinds),
             transforms=tuple(
                 t.name
                 for t in self.pipeline.transforms
                 if ("transform", t.name) in kinds and t.name != self.transform.name
             ),
         )
+
+    def _matched(self, kinds: set[Meaning | None]) -> tuple[str, ...]:
+        names = {found[1] for found in kinds if found and found[0] == "table"}
+        return tuple(sorted(name for name in names if self.pipeline.pattern_of(name)))
 
     def meaning(self, read: Read) -> Meaning | None:
         return meaning(self.pipeline, read)

@@ -12,7 +12,9 @@ _OPEN = "-- as far as the spec tells: the source's catalog names the columns, --
 
 
 def step_sql(step: Step, pipeline: Pipeline) -> str:
-    """The statement of the step; empty for the bucket and for loads, whose SQL follows from the catalogs."""
+    """The statement of the step; empty for loads, whose SQL follows from the catalogs, and where there is none yet."""
+    if step.mapped:
+        return ""
     if step.kind == "extract":
         return _extract(pipeline, pipeline.table(step.name))
     if step.kind != "transform":

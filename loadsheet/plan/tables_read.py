@@ -18,6 +18,9 @@ def meaning(pipeline: Pipeline, read: Read) -> Meaning | None:
     schemas = pipeline.warehouse
     if read.schema in (schemas.schema, None) and any(t.name == read.name for t in pipeline.tables):
         return "table", read.name
+    # Only by its schema: "*" matches the name of any transform and of anything that a script makes for itself.
+    if read.schema == schemas.schema and pipeline.pattern_of(read.name):
+        return "table", read.name
     is_transform = any(t.name == read.name for t in pipeline.transforms)
     return ("transform", read.name) if is_transform and read.schema in (schemas.mart_schema, None) else None
 

@@ -10,7 +10,7 @@ from loadsheet.spec.models import Pipeline, Table, Transform
 
 def details(step: Step, pipeline: Pipeline) -> dict[str, Any]:
     """How the step works: `mode`, `key` (None: the catalog knows) and `cursor`, as far as they apply."""
-    if step.kind == "create_bucket":
+    if step.kind in ("create_bucket", "resolve"):
         return {}
     if step.kind == "transform":
         transform = pipeline.transform(step.name)
@@ -27,6 +27,9 @@ def does(step: Step, pipeline: Pipeline) -> str:
     """The same as a phrase: `new rows by updated_at`, `merge by order_id`."""
     if step.kind == "create_bucket":
         return "unless it is there"
+    if step.kind == "resolve":
+        left_out = next((pattern.exclude for pattern in pipeline.patterns if pattern.name == step.name), ())
+        return "the tables that match when a run begins" + (f", but {', '.join(left_out)}" if left_out else "")
     if step.kind == "transform":
         return _builds(pipeline.transform(step.name))
     table = pipeline.table(step.name)

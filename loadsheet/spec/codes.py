@@ -79,6 +79,10 @@ RULES: dict[str, Rule] = {
         "Key and cursor columns have to reach the warehouse, and one list of columns has to decide which others do.",
         "Keep either include or exclude, with the key and the cursor among the columns that are carried.",
     ),
+    "one-table-only": Rule(
+        "Key and columns of one table are not those of all tables that a pattern matches.",
+        "Give the table that needs them an entry of its own: it wins over the pattern.",
+    ),
     "no-effect": Rule(
         "A setting that does nothing makes its readers believe that it does.",
         "Drop it, or add what it needs.",

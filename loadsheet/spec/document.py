@@ -53,12 +53,13 @@ class Document:
         return next((mark for path in parents if (mark := self.keys.get(path) or self.values.get(path))), (1, 1))
 
 
-def read_document(path: FilePath) -> Document:
+def read_document(path: FilePath, text: str | None = None) -> Document:
     """The file as located data, with `findings` for YAML that not every reader would understand alike.
 
-    Raises SpecError when there is nothing to go on with: no readable file, no YAML, or nothing in it.
+    `text` is what to read in its place. Raises SpecError when there is nothing to go on with: no readable file, no
+    YAML, or nothing in it.
     """
-    node, refused = compose(read_text(path))
+    node, refused = compose(read_text(path) if text is None else text)
     document = Document(file=str(path), findings=refused)
     if not refused and (node is None or _is_nothing(node)):
         hint = "a pipeline has the keys version, source, lake, warehouse and tables"

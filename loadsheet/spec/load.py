@@ -38,6 +38,12 @@ def check_file(path: Path) -> tuple[Pipeline | None, list[Problem]]:
     return found.pipeline, list(found.problems)
 
 
+def check_text(path: Path, text: str) -> tuple[Pipeline | None, list[Problem]]:
+    """What `check_file` would find if `path`, which need not exist yet, held `text`."""
+    found = _check(path, text)
+    return found.pipeline, list(found.problems)
+
+
 def find_specs(project: Path) -> list[Path]:
     """The pipeline files of the project folder `project`, sorted: `pipelines/*/pipeline.yml`."""
     files = (project / "pipelines").glob("*/pipeline.yml")
@@ -49,12 +55,12 @@ def _found_once(path: Path, _: Stamp) -> Found:
     return compiled(path, _check)
 
 
-def _check(path: Path) -> Found:
+def _check(path: Path, text: str | None = None) -> Found:
     # Imported here: PyYAML and jsonschema take 0.1 s, which whoever needs only the models should not pay.
     from loadsheet.spec.document import read_document
 
     try:
-        document = read_document(path)
+        document = read_document(path, text)
     except SpecError as error:
         return Found(None, error.problems)
     return _check_document(document, path)

@@ -10,6 +10,7 @@ from itertools import chain
 from loadsheet.spec.cron import BadSchedule, check_schedule
 from loadsheet.spec.finding import Finding
 from loadsheet.spec.name_rules import NAME_RULES
+from loadsheet.spec.pattern_rules import PATTERN_RULES, defaults_exclude_no_tables
 from loadsheet.spec.table_rules import TABLE_RULES
 from loadsheet.spec.transform_rules import TRANSFORM_RULES
 from loadsheet.spec.view import View
@@ -20,7 +21,7 @@ RESERVED = frozenset({"information_schema", "loadsheet", "pg_catalog", "pg_toast
 
 def rule_findings(view: View) -> list[Finding]:
     """What the rules object to in the sound parts of a pipeline file."""
-    tables = (rule(table, view) for table in view.tables for rule in TABLE_RULES)
+    tables = (rule(table, view) for table in view.tables for rule in (*TABLE_RULES, *PATTERN_RULES))
     transforms = (rule(transform) for transform in view.transforms for rule in TRANSFORM_RULES)
     whole = (rule(view) for rule in (*PIPELINE_RULES, *NAME_RULES))
     return list(chain.from_iterable(chain(whole, tables, transforms)))
@@ -97,4 +98,5 @@ PIPELINE_RULES = (
     schemas_differ,
     schemas_are_free,
     source_is_not_the_target,
+    defaults_exclude_no_tables,
 )

@@ -44,6 +44,8 @@ def _execute(
             return Outcome(
                 status="done", message=f"bucket {pipeline.lake.bucket} {'created' if created else 'is there'}"
             )
+        case "resolve":
+            return _resolve(pipeline, step.name, servers)
         case "transform":
             return _transform(pipeline, step.name, request, servers)
         case _ if not request.wants(step.name):
@@ -55,11 +57,22 @@ def _execute(
 
 
 # Each kind imports what it needs.
-def _extract(pipeline: Pipeline, name: str, request: RunRequest, servers: Servers, tell: Progress) -> Outcome:
-    from loadsheet.steps.extract import extract
+def _resolve(pipeline: Pipeline, name: str, servers: Servers) -> Outcome:
+    from loadsheet.steps.resolve import resolve
 
     with servers.source() as source, servers.warehouse() as warehouse:
-        return extract(pipeline, pipeline.table(name), request, source, servers.lake, warehouse, tell)
+        return resolve(pipeline, name, source, warehouse)
+
+
+def _extract(pipeline: Pipeline, name: str, request: RunRequest, servers: Servers, tell: Progress) -> Outcome:
+    from loadsheet.source.discovery import has_relation
+    from loadsheet.steps.extract import extract
+
+    table = pipeline.table(name)
+    with servers.source() as source, servers.warehouse() as warehouse:
+        if table.matched and not has_relation(source, pipeline.source.schema, name):
+            return skipped("the source no longer has it; what was loaded stays")
+        return extract(pipeline, table, request, source, servers.lake, warehouse, tell)
 
 
 def _load(pipeline: Pipeline, name: str, servers: Servers, load_id: str | None, tell: Progress) -> Outcome:

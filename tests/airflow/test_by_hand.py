@@ -47,7 +47,12 @@ def runtime(dag: DAG) -> Any:
     """What a worker uses and Airflow does not store."""
     callbacks = ("on_failure_callback", "on_success_callback", "on_skipped_callback")
     return {
-        task.task_id: (type(task), task.spec, task.name, [list(map(plain, getattr(task, name))) for name in callbacks])
+        task.task_id: (
+            getattr(task, "operator_class", type(task)),
+            getattr(task, "partial_kwargs", {}).get("spec") or task.spec,
+            getattr(task, "name", None),
+            [list(map(plain, getattr(task, name))) for name in callbacks],
+        )
         for task in dag.tasks
     }
 

@@ -282,3 +282,41 @@ def test_a_scheduled_run_reads_its_own_interval(world: World, scheduled: dict[st
     expected = ask(world.source, "SELECT at FROM sensors.readings WHERE at >= %s AND at < %s ORDER BY 1", *bounds)
     assert len(expected) == 4
     assert ask(world.warehouse, "SELECT at FROM sensors.readings ORDER BY 1") == expected
+
+
+def run_everything(world: World) -> tuple[str, dict[str, dict[str | None, str]]]:
+    """One run of the pipeline with a pattern: its state, and per task what the UI shows of each table's state."""
+    api = world.airflow.api
+    run_id = api.trigger("everything", None)
+    state = api.wait("everything", run_id, timeout=240)
+    tasks: dict[str, dict[str | None, str]] = {}
+    for found in api.call("GET", f"dags/everything/dagRuns/{run_id}/taskInstances")["task_instances"]:
+        tasks.setdefault(found["task_id"].partition("_any_")[0], {})[found["rendered_map_index"]] = found["state"]
+    return state, tasks
+
+
+def test_a_pattern_is_what_the_source_has_when_a_run_begins(world: World) -> None:
+    with psycopg.connect(world.source, autocommit=True) as source:
+        source.execute(
+            "CREATE SCHEMA loose; SET search_path = loose; CREATE VIEW seen AS SELECT 1;"
+            "CREATE TABLE exact AS SELECT 1 id; CREATE TABLE tmp_three AS SELECT 1 id;"
+            "CREATE TABLE one AS SELECT 1 id; CREATE TABLE two AS SELECT 1 id"
+        )
+        world.airflow.api.unpause("everything")
+        state, tasks = run_everything(world)
+        both = {"one": "success", "two": "success"}
+        assert (state, tasks["extract.extract"], tasks["load.load"]) == ("success", both, both)
+        assert tasks["extract.extract_exact"] == tasks["transform.transform_counted"] == {None: "success"}
+
+        source.execute("CREATE TABLE late AS SELECT 1 id; DROP TABLE two; CREATE TABLE unfit AS SELECT 1 _load_id")
+        state, tasks = run_everything(world)
+        source.execute("ALTER SCHEMA loose RENAME TO lost")
+        unasked_state, unasked = run_everything(world)
+    assert (unasked_state, unasked["resolve"]) == ("failed", {None: "failed"})
+    assert unasked["extract.extract"] == unasked["load.load"] == {None: "upstream_failed"}
+    assert state == "failed"
+    assert tasks["extract.extract"] == {"late": "success", "one": "skipped", "two": "skipped", "unfit": "failed"}
+    assert tasks["load.load"] == {"late": "success", "one": "skipped", "two": "skipped", "unfit": "skipped"}
+    assert tasks["transform.transform_counted"] == {None: "upstream_failed"}
+    assert ask(world.warehouse, "SELECT count(*) FROM loose.two") == [(1,)]  # nothing is dropped
+    assert any("failed at extract.extract_any_684888c0 [unfit]" in m["text"] for m in world.slack.messages)

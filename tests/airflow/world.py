@@ -41,6 +41,19 @@ warehouse: {conn_id: warehouse, schema: sensors, mart_schema: sensors_mart}
 tables:
   readings: {incremental: {cursor: at, by: data_interval}}
 """
+EVERYTHING = """\
+version: 1
+source: {conn_id: flights_source, schema: loose}
+lake: {conn_id: lake, bucket: lake}
+warehouse: {conn_id: warehouse, schema: loose, mart_schema: loose_mart}
+notify: {slack_conn_id: slack}
+tasks: {retries: 0}
+tables:
+  exact:
+  "*": {exclude: [tmp_*]}
+transforms:
+  counted:
+"""
 Rows = Counter[str]
 
 
@@ -184,15 +197,18 @@ class World:
 
 
 def copy_project(folder: Path) -> Path:
-    """The bundle as in this repository, but flights runs only when told to, beside a broken and a daily pipeline."""
+    """The bundle as in this repository, but flights runs only when told to; and three more pipelines beside it."""
     for name in BUNDLE:
         shutil.copytree(REPO / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(REPO / ".airflowignore", folder)
     spec = folder / "pipelines" / DAG_ID / "pipeline.yml"
     spec.write_text(spec.read_text().replace('schedule: "@daily"', "schedule: null"))
-    for name, text in (("broken", BROKEN), ("daily", DAILY)):
+    for name, text in (("broken", BROKEN), ("daily", DAILY), ("everything", EVERYTHING)):
         (folder / "pipelines" / name).mkdir()
         (folder / "pipelines" / name / "pipeline.yml").write_text(text)
+    sql = folder / "pipelines" / "everything" / "sql"
+    sql.mkdir()
+    (sql / "counted.sql").write_text("SELECT count(*) FROM loose.one")
     return folder
 
 
