@@ -15,6 +15,7 @@ from loadsheet.cli.errors import WRONG_INPUT
 from loadsheet.cli.places import PIPELINES, project_folder, project_specs, relative_problem
 from loadsheet.errors import InputError
 from loadsheet.spec.problem import Problem
+from loadsheet.visible import visible
 
 
 class Format(StrEnum):
@@ -82,5 +83,5 @@ def _annotation(problem: Problem) -> str:
 
 
 def _escaped(text: str, more: bool = False) -> str:
-    text = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    text = visible(text).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
     return text.replace(":", "%3A").replace(",", "%2C") if more else text

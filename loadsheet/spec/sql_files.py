@@ -10,7 +10,7 @@ from loadsheet.spec.document import Document
 from loadsheet.spec.finding import Finding
 from loadsheet.spec.places import sql_folder
 from loadsheet.spec.problem import Problem
-from loadsheet.spec.text import NUL, read_text
+from loadsheet.spec.text import STEERING, read_text
 from loadsheet.spec.words import close
 
 
@@ -39,7 +39,7 @@ def _read(document: Document, folder: Path, name: str) -> str:
         message = f"sql/{name}.sql is outside of the pipeline's folder"
         finding = Finding(path=("transforms", name), message=message, hint="copy the file into sql/", at="key")
         raise SpecError([document.problem(finding)])
-    text = read_text(file, forbidden=NUL)
+    text = read_text(file, forbidden=STEERING)
     if not text.strip():
         hint = "write one SELECT, or the statements of a script"
         raise SpecError([Problem(file=str(file), line=1, column=1, path="", message="the file is empty", hint=hint)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from loadsheet.connections import Connections
 from loadsheet.failpoints import reach
@@ -12,6 +13,7 @@ from loadsheet.plan.steps import Step, tasks_of
 from loadsheet.servers import Servers
 from loadsheet.spec.models import Pipeline
 from loadsheet.steps.explain import explained
+from loadsheet.visible import on_one_line
 
 Progress = Callable[[int | None, int], None]
 
@@ -29,7 +31,9 @@ def execute(
     tell = progress or (lambda rows, size: None)
     limit = tasks_of(step, pipeline).timeout
     with explained(step, pipeline, request, connections), limited(f"the {step.kind} of {step.name}", limit):
-        return _execute(step, pipeline, request, servers or Servers(pipeline, connections), load_id, tell)
+        outcome = _execute(step, pipeline, request, servers or Servers(pipeline, connections), load_id, tell)
+    # It may name tables, roles and sessions, and is a line of a log.
+    return replace(outcome, message=on_one_line(outcome.message))
 
 
 def _execute(

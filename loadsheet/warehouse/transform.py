@@ -76,10 +76,10 @@ class _Build:
             statement = create + bound(self.transform.sql, self.request, 0)
             try:
                 with self.session.transaction():
-                    self.session.execute(statement)
+                    self._one(statement)
             except psycopg.errors.InvalidTableDefinition:  # columns were renamed, dropped or changed their type
                 self.session.execute(f"DROP VIEW {self.target.sql}")
-                self.session.execute(statement)
+                self._one(statement)
         return Effect(replaced=True)
 
     def _whole(self) -> Effect:
@@ -102,7 +102,12 @@ class _Build:
 
     def _select_into(self, create: str, since_load: int) -> int:
         """Run the SELECT into a new table and return its rows."""
-        return self.session.execute(sql.SQL(create) + bound(self.transform.sql, self.request, since_load)).rowcount
+        return self._one(sql.SQL(create) + bound(self.transform.sql, self.request, since_load)).rowcount
+
+    def _one(self, statement: sql.Composed) -> psycopg.Cursor[Any]:
+        """Run what must be one statement. Said to the server and not only to the check, which reads SQL by a parser
+        of its own: in the extended protocol PostgreSQL refuses a second one. `binary` is what makes psycopg use it."""
+        return self.session.execute(statement, binary=True)
 
     def _same_columns(self, arrived: Relation) -> bool:
         return tables.columns_of(self.session, arrived) == tables.columns_of(self.session, self.target)
