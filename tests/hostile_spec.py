@@ -18,20 +18,24 @@ KEY, NAME, ITEM = "<key>", "<name>", "[]"
 SCHEMA: dict[str, Any] = json.loads((ROOT / "schemas" / "pipeline.schema.json").read_text())
 CANARY_VARIABLE = "LOADSHEET_TEST_CANARY"
 CANARY_VALUE = "canary-from-the-environment"
-RENDERED = "1337"
-"""What `7*191` becomes where somebody computes it; no value and no message holds it otherwise."""
+RENDERED = "62773913"
+"""What `7919*7927` becomes where somebody computes it; no value and no message holds it otherwise."""
 TRAP = "/tmp/loadsheet-canary-file"
 """The file that whoever executes a value would make or read; it must never exist."""
 
 _CODE = f"__import__('os').system('touch {TRAP}')"
 _JINJA = [
-    "{{ 7*191 }}", "{% print(7*191) %}", "{# x #}{{ 7*191 }}", "{{ '7'*7*191 }}", "{{7*191}}.md", "${{ 7*191 }}",
-    "#{7*191}",
-    "{{ conn.warehouse.password }}", "{{ var.value.get('x', 7*191) }}", "{{ macros.datetime }}{{ 7*191 }}",
-    "{{ ti.xcom_pull() or 7*191 }}", "{{ ''.__class__.__mro__[1].__subclasses__() }}", "{% set x = 7*191 %}{{ x }}",
-    f"{{{{ cycler.__init__.__globals__.os.popen('touch {TRAP}').read() }}}}", "{{ dag_run.conf['x'] or 7*191 }}",
-    "{% include '/etc/passwd' %}", "{% raw %}{{ 7*191 }}", "{{ ds }}{{ 7*191 }}", "<%= 7*191 %>", "{{-7*191-}}",
-    "@{{ 7*191 }}daily", "/x.md", "x{{ 7*191 }}.sql", "{{ params.tables or 7*191 }}", "{{ task.spec }}{{ 7*191 }}",
+    "{{ 7919*7927 }}", "{% print(7919*7927) %}", "{# x #}{{ 7919*7927 }}", "{{ '7'*7919 }}", "{{7919*7927}}.md",
+    "${{ 7919*7927 }}",
+    "#{7919*7927}",
+    "{{ conn.warehouse.password }}", "{{ var.value.get('x', 7919*7927) }}", "{{ macros.datetime }}{{ 7919*7927 }}",
+    "{{ ti.xcom_pull() or 7919*7927 }}", "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "{% set x = 7919*7927 %}{{ x }}",
+    f"{{{{ cycler.__init__.__globals__.os.popen('touch {TRAP}').read() }}}}", "{{ dag_run.conf['x'] or 7919*7927 }}",
+    "{% include '/etc/passwd' %}", "{% raw %}{{ 7919*7927 }}", "{{ ds }}{{ 7919*7927 }}", "<%= 7919*7927 %>",
+    "{{-7919*7927-}}",
+    "@{{ 7919*7927 }}daily", "/x.md", "x{{ 7919*7927 }}.sql", "{{ params.tables or 7919*7927 }}",
+    "{{ task.spec }}{{ 7919*7927 }}",
 ]  # fmt: skip
 _STATEMENTS = [
     "DROP TABLE sentinel", "DROP TABLE public.sentinel", "DELETE FROM sentinel", "TRUNCATE public.sentinel",
@@ -68,14 +72,15 @@ _CODES = [
 _SHOWN = [
     "<!channel>", "<!here> x", "<@U123>", "<http://evil.example|click>", "*bold*", "`x`", "```x```", "~~~~", "&lt;",
     "<b>x</b>",
-    "<script>alert(7*191)</script>", "[x](javascript:alert(1))", "![x](http://evil.example/x.png)", "|a|b|", "# x",
+    "<script>alert(7919*7927)</script>", "[x](javascript:alert(1))", "![x](http://evil.example/x.png)", "|a|b|", "# x",
     "> x",
     "[red]x[/red]", "[bold", ":red_circle:", "::error file=x::y", "::set-output name=x::y", "##[error]x", "\\", "\\\\",
     "x\\",
 ]  # fmt: skip
 _CONTROLS = [
     *(f"a{chr(code)}b" for code in (*range(32), *range(0x7F, 0xA0))),
-    *(f"a{turn}b" for turn in "\u061c\u200b\u200d\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff\ufffe\uffff"),
+    *(f"a{turn}b" for turn in "\u061c\u200b\u200d\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e"),
+    *(f"a{turn}b" for turn in "\u2060\u2066\u2067\u2068\u2069\ufeff\ufffe\uffff"),
     "\x1b[2J\x1b[Hx", "\x1b]0;title\x07", "\x1b]8;;http://evil.example\x07x", "a\nb", "a\n\nFAILED", "a\r\nb", "\n",
     "\t", " ",
     "x\nERROR: 0 rows lost", "x\n  loaded  load.load_y", "\x00", "x\x00y", "\x9b31mx", "\u202egnp.exe",
@@ -84,7 +89,8 @@ _CONTROLS = [
 _UNICODE = [
     "\u0430dmin", "ſtaging", "ﬁeld", "İ", "ß", "ǆ", "e\u0301", "\u00e9", "\u3164", "\u00a0", "\u2003", "😀", "👩‍👩‍👧",
     "\U0010ffff", "\U000e0041",
-    "ａｂｃ", "′; x", "ʼ; x", "＇; x", "＂x", "；x", "‘x’", "𝕏", "Ω", "K", "x̸" * 9, "ت", "א", "१", "١", "Ⅷ", "½", "\ufe0f",
+    "ａｂｃ", "′; x", "ʼ; x", "＇; x", "＂x", "；x", "‘x’", "𝕏", "Ω", "K", "x̸" * 9, "ت", "א", "१", "١", "Ⅷ", "½",
+    "\ufe0f",
     "\u034f",
 ]  # fmt: skip
 _LONG = [
@@ -134,7 +140,7 @@ RAW: tuple[str, ...] = (
     "[" * 60 + "]" * 60,
     "{a: " * 60 + "x" + "}" * 60, "{" * 2000, "[" * 20000, "'never closed", '"\\q"', '"\\ud800"', "@x", "%x", "`x`",
     "|x", "x: y: z",
-    "{{ 7*191 }}", "{% x %}", "- - - x", f"\n  a0: &a0 {{x: 1}}\n{_LAUGHS}", "!!float x", "!!int '1'",
+    "{{ 7919*7927 }}", "{% x %}", "- - - x", f"\n  a0: &a0 {{x: 1}}\n{_LAUGHS}", "!!float x", "!!int '1'",
     "1" + ":1" * 5000, "\ufeffx",
 )  # fmt: skip
 """YAML that is no plain value: none of it may be taken."""

@@ -12,11 +12,12 @@ from loadsheet.spec.models import Pipeline, Transform
 from loadsheet.spec.problem import Problem
 from loadsheet.sql.params import PARAMS, placeholders
 from loadsheet.sql.reads import Read, reads
-from loadsheet.sql.statements import parse, why_not_one_select
+from loadsheet.sql.statements import parse, why_not_in_our_transaction, why_not_one_select
 from loadsheet.sql.tokens import Unparsable, line_and_column
 
 _PARAMS_HINT = "the parameters are " + ", ".join(f":{name}" for name in PARAMS)
 _SELECT_HINT = "several statements, or statements that write, need `materialized: script`"
+_SCRIPT_HINT = "take it out: Loadsheet begins and commits, so that script and ledger agree"
 
 
 def infer_inputs(pipeline: Pipeline) -> dict[str, Inputs]:
@@ -47,7 +48,8 @@ class _Reading:
             self.broken = self.problem(error.offset, str(error), error.hint)
             return
         self.reads = reads(statements)
-        self.refused = None if transform.materialized == "script" else why_not_one_select(statements)
+        self.is_script = transform.materialized == "script"
+        self.refused = (why_not_in_our_transaction if self.is_script else why_not_one_select)(statements)
 
     def problem(self, offset: int, message: str, hint: str = "") -> Problem:
         line, column = line_and_column(self.transform.sql, offset)
@@ -57,7 +59,8 @@ class _Reading:
     def problems(self) -> Iterable[Problem]:
         if self.broken:
             return [self.broken]
-        refused = [self.problem(0, self.refused, _SELECT_HINT)] if self.refused else []
+        hint = _SCRIPT_HINT if self.is_script else _SELECT_HINT
+        refused = [self.problem(0, self.refused, hint)] if self.refused else []
         return [*refused, *self._unknown_params(), *self._unknown_tables()]
 
     def inputs(self) -> Inputs:

@@ -61,13 +61,23 @@ class _Build:
 
     def run(self, job: Job) -> Effect:
         if self.transform.materialized == "script":
-            self.session.execute(bound(self.transform.sql, self.request, job.since_load))
+            self._script(job)
             return Effect(replaced=True)
         if self.transform.materialized == "view":
             return self._view(job)
         if self.transform.materialized == "merge" and not job.full and uses_since_load(self.transform.sql):
             return self._increment(job)
         return self._whole()
+
+    def _script(self, job: Job) -> None:
+        """As many statements as it likes, but in our transaction: with it the target's lock would be gone."""
+        ours = self.session.execute("SELECT pg_current_xact_id()::text").fetchone()
+        self.session.execute(bound(self.transform.sql, self.request, job.since_load))
+        if self.session.execute("SELECT pg_current_xact_id()::text").fetchone() != ours:
+            raise Refused(
+                f"{self.transform.file}: the script has ended the transaction it runs in; take COMMIT, ROLLBACK and "
+                "PREPARE TRANSACTION out of it. What it did until then stays, and is not in the ledger"
+            )
 
     def _view(self, job: Job) -> Effect:
         """A view shows its inputs by itself; it is made anew only when its SQL did change."""

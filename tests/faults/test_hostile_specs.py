@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from loadsheet.errors import Refused
+from loadsheet.errors import LoadsheetError, Refused
 from loadsheet.outcome import RunRequest
 from loadsheet.postgres import connect_source
 from loadsheet.runner import StepResult, run_pipeline
@@ -75,8 +75,9 @@ def _carry(project: Project, names: list[str], chance: random.Random) -> None:
             f"CREATE TABLE {table} ({ident(column)} text PRIMARY KEY, at timestamptz DEFAULT '2026-01-01', _ text)"
         )
         with psycopg.connect(project.source, autocommit=True) as session:
+            doubled = table.replace("%", "%%")
             session.execute(f"COMMENT ON TABLE {table} IS '\x1b[2J<!channel>'")
-            session.cursor().executemany(f"INSERT INTO {table} VALUES (%s, DEFAULT, %s)", [(n, n) for n in names[:9]])
+            session.cursor().executemany(f"INSERT INTO {doubled} VALUES (%s, DEFAULT, %s)", [(n, n) for n in names[:9]])
         tables[name] = {"incremental": "at", "primary_key": column, "columns": {"include": [column, "at"]}}
     project.spec(tables)
     for run in range(2):
@@ -130,8 +131,6 @@ def test_what_the_check_takes_in_any_field_runs_or_is_refused_in_words(project: 
 
 
 def _assert_in_words(result: StepResult, field: Field, value: str) -> None:
-    from loadsheet.errors import LoadsheetError
-
     if isinstance(result.result, Exception):
         assert isinstance(result.result, LoadsheetError), (field, value, result.result)
         assert not _STEERING.search(str(result.result)) and RENDERED not in str(result.result)
@@ -176,6 +175,28 @@ def test_without_the_extended_protocol_it_would(project: Project, monkeypatch: p
     assert project.in_warehouse("SELECT to_regclass('public.victim')") == [(None,)]
 
 
+@pytest.mark.parametrize("sql", ["COMMIT", "ROLLBACK", "COMMIT; BEGIN", "/* x */ ROLLBACK AND CHAIN", "END"])
+def test_a_script_that_ends_our_transaction_is_refused_by_the_check_and_noticed_by_the_engine(
+    project: Project, monkeypatch: pytest.MonkeyPatch, sql: str
+) -> None:
+    project.in_source("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)")
+    project.spec({"t": None}, {"m": (f"CREATE TABLE mart.m (); {sql} -- staging.t", {"materialized": "script"})})
+    pipeline, problems = check_file(project.folder / "pipelines" / "shop" / "pipeline.yml")
+    # Only the engine notices END: to the parser it may close a function's BEGIN ATOMIC.
+    assert sql == "END" or (pipeline is None and "a script runs in one transaction" in str(problems[0]))
+    monkeypatch.setattr("loadsheet.plan.order.why_not_in_our_transaction", lambda statements: None)
+    result = project.run()["transform.transform_m"].result
+    assert isinstance(result, Refused) and "ended the transaction" in str(result), result
+    assert project.in_warehouse("SELECT * FROM loadsheet.transform_run") == []
+
+
+def test_a_script_may_have_savepoints_and_blocks(project: Project) -> None:
+    project.in_source("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)")
+    text = "SAVEPOINT a; CREATE TABLE mart.m (); ROLLBACK TO SAVEPOINT a; DO $$ BEGIN PERFORM 1; END $$; -- staging.t"
+    project.spec({"t": None}, {"m": (text, {"materialized": "script"})})
+    assert project.succeed()["transform.transform_m"] == "done"
+
+
 def test_a_view_of_the_source_that_writes_is_not_helped_by_reading_it(project: Project) -> None:
     project.in_source(
         "CREATE TABLE seen (at timestamptz);"
@@ -187,9 +208,9 @@ def test_a_view_of_the_source_that_writes_is_not_helped_by_reading_it(project: P
         project.spec({"v": settings})
         error = project.run()["extract.extract_v"].result
         assert isinstance(error, Exception) and "read-only transaction" in str(error), error
-    with connect_source(project.connections("shop_source")) as session:
-        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
-            session.execute("INSERT INTO public.seen VALUES (now())")
+    refused = pytest.raises(psycopg.errors.ReadOnlySqlTransaction)
+    with connect_source(project.connections("shop_source")) as session, refused:
+        session.execute("INSERT INTO public.seen VALUES (now())")
     assert project.in_source("TABLE public.seen") == []
 
 
