@@ -30,12 +30,16 @@ _ASSIGNED = re.compile(
 
 _SECRET_KEY = re.compile("pass|pwd|secret|token|credential|api_?key|access_?key|private_?key|^options$", re.IGNORECASE)
 _LEAST = 6  # characters: a password such as `x` would take every x out of every message
+_WORDS = "password passphrase passwd secret_key token credential signature api_key access_key private_key"
 _known: set[str] = set()
 
 
 def hide(*secrets: str) -> None:
-    """From now on no text of this process shows these values, as they are or percent-encoded."""
-    long = [secret for secret in secrets if len(secret) >= _LEAST]
+    """From now on no text of this process shows these values, as they are or percent-encoded.
+
+    Not those that are too short, nor one such as `secret`: `secret_key=...` could no longer be told for what it is.
+    """
+    long = [secret for secret in secrets if len(secret) >= _LEAST and secret.lower() not in _WORDS]
     _known.update(long, (quote(secret, safe="") for secret in long))
 
 

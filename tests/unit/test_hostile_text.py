@@ -94,6 +94,11 @@ def test_a_short_password_does_not_blank_out_the_messages(nothing_known: None) -
     assert clean("relation x is missing") == "relation x is missing"
 
 
+def test_a_password_that_is_the_word_before_another_does_not_uncover_that(nothing_known: None) -> None:
+    Connection(conn_id="c", password="secret")
+    assert clean("secret_key=hunter2 failed") == "secret_key=*** failed"
+
+
 @pytest.mark.parametrize(
     "value", ["host=db password=hunter2", "secret_key: hunter2", "postgresql://u:hunter2@db/x", "token=hunter2;"]
 )
