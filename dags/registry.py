@@ -13,10 +13,11 @@ from airflow.sdk import DAG
 from dags.factory import broken_dag, build_dag
 from loadsheet.errors import SpecError
 from loadsheet.names import slug
-from loadsheet.spec.load import find_specs, load_pipeline
+from loadsheet.redact import clean
+from loadsheet.spec.load import find_specs, load_pipeline, refuse_link_outwards
+from loadsheet.spec.text import read_text
 
 _DAG_ID = re.compile(r"[A-Za-z0-9_.-]{1,200}")
-_READABLE_BYTES = 1 << 20  # PyYAML takes seconds for a megabyte, and every parse of the DAG file would wait for it
 
 
 def pipeline_dags(root: Path, only: str | None = None) -> dict[str, DAG]:
@@ -39,7 +40,7 @@ def _one(root: Path, dag_id: str) -> DAG | None:
         if found == dag_id:
             return dag
     for spec in find_specs(root):
-        if dag_id.encode() in spec.read_bytes():  # else not worth a check; `pipeline_dags` copes with a miss
+        if dag_id in _text(spec):  # else not worth a check; `pipeline_dags` copes with a miss
             found, dag = _dag(spec, root)
             if found == dag_id:
                 return dag
@@ -71,7 +72,7 @@ def _dag(spec: Path, root: Path) -> tuple[str, DAG]:
     except SpecError as error:
         problems = str(error)
     except Exception:  # one pipeline's surprise must not take every other pipeline out of Airflow
-        problems = traceback.format_exc()
+        problems = clean(traceback.format_exc())
     raw = _raw(spec)
     name = raw.get("pipeline")
     dag_id = name if isinstance(name, str) and _DAG_ID.fullmatch(name) else _folder_id(spec)
@@ -89,16 +90,41 @@ def _broken(dag_id: str, file: str, problems: str, schedule: Any) -> DAG:
     return broken_dag(dag_id, file, problems)
 
 
-def _raw(spec: Path) -> dict[str, Any]:
-    """What can be read of a broken file's top level."""
+def _raw(spec: Path) -> dict[str, str]:
+    """The texts at the top level of a broken file, as far as it can be read.
+
+    By its events, of which there are as many as the file is long: building its values would follow aliases and merge
+    keys, and 30 lines of these are more than a machine's memory.
+    """
     import yaml
 
+    from loadsheet.spec.syntax import LOADER
+
+    found: dict[str, str] = {}
+    depth, key = 0, None
     try:
-        text = spec.read_bytes()
-        found = yaml.safe_load(text) if len(text) <= _READABLE_BYTES else {}
-    except (yaml.YAMLError, OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        for event in yaml.parse(_text(spec), LOADER):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth != 1 or isinstance(event, yaml.CollectionStartEvent):
+                continue
+            if key is None and isinstance(event, yaml.ScalarEvent):
+                key = event.value
+            else:
+                if key is not None and isinstance(event, yaml.ScalarEvent) and not event.tag:
+                    found[key] = event.value
+                key = None
+    except (yaml.YAMLError, ValueError):
+        pass
+    return found
+
+
+def _text(spec: Path) -> str:
+    """The file's text; empty for what a check would not read either: a pipe, a device, a link that leads away."""
+    try:
+        refuse_link_outwards(spec)
+        return read_text(spec)
+    except SpecError:
+        return ""
 
 
 def _free_id(spec: Path, taken: dict[str, DAG]) -> str:

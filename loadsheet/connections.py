@@ -19,6 +19,7 @@ from dotenv import dotenv_values
 
 from loadsheet.connection_text import fields_from_json, fields_from_mapping, fields_from_uri
 from loadsheet.errors import ConnectionMissing, InputError, SpecError
+from loadsheet.redact import hide, secrets_in
 from loadsheet.spec.problem import Problem
 from loadsheet.variables import MissingVariable, fill
 
@@ -41,6 +42,10 @@ class Connection:
     schema: str = ""
     """For PostgreSQL: the database."""
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        """No message of this process shows the secrets, whoever makes it."""
+        hide(self.password, *secrets_in(self.extra), *([self.login] if "endpoint_url" in self.extra else []))
 
 
 class Connections(Protocol):

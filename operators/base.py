@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowSkipException
 
+from loadsheet.visible import on_one_line
 from operators.failures import explained
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class StepOperator(BaseOperator):
                 outcome = self._run(context)
             finally:
                 self._working = False
-        self.log.info("%s: %s", self.name, outcome.message)
+        self.log.info("%s: %s", self._shown, outcome.message)
         if outcome.skipped:
             raise AirflowSkipException(outcome.message)
         if self.kind == "resolve":
@@ -64,6 +65,10 @@ class StepOperator(BaseOperator):
     def load_id(self, context: Context) -> str | None:
         """The load id handed over by an earlier step; None where no earlier step makes one."""
         return None
+
+    @property
+    def _shown(self) -> str:
+        return on_one_line(self.name)
 
     def _run(self, context: Context) -> Outcome:
         from loadsheet.plan.steps import Step
@@ -88,7 +93,7 @@ class StepOperator(BaseOperator):
             nonlocal said
             if time.monotonic() - said >= PROGRESS_EVERY_SECONDS:
                 said = time.monotonic()
-                self.log.info("%s: %s%.1f MB so far", self.name, f"{rows:,} rows, " if rows else "", size / 1e6)
+                self.log.info("%s: %s%.1f MB so far", self._shown, f"{rows:,} rows, " if rows else "", size / 1e6)
 
         return say
 

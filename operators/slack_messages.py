@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from loadsheet.redact import clean, summary
+from loadsheet.visible import visible
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -122,4 +123,4 @@ def _preformatted(text: str) -> str:
 
 
 def _escape(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return visible(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -47,7 +47,8 @@ def source_lines(file: str) -> list[str]:
     """The lines of `file` as problems count them; kept until `source_lines.cache_clear()`."""
     path = Path(file)
     try:
-        if not path.is_file():
+        # A link may lead out of the project: what it leads to is not to be shown.
+        if path.is_symlink() or not path.is_file():
             return []
         with path.open("rb") as source:
             text = source.read(MAX_BYTES).decode("utf-8-sig", errors="replace")

@@ -14,6 +14,7 @@ from rich.table import Column
 from rich.text import Text
 
 from loadsheet.plan.steps import Step
+from loadsheet.visible import on_one_line, visible
 
 
 class Live(Protocol):
@@ -73,7 +74,7 @@ class Lines(Silence):
         self._say(f"{step.id} {status.replace('_', ' ')}" + (f": {first_line}" if first_line else ""))
 
     def _say(self, text: str) -> None:
-        self._out.print(Text(text), soft_wrap=True)
+        self._out.print(Text(on_one_line(text)), soft_wrap=True)
 
 
 class Bars(Silence):
@@ -120,7 +121,7 @@ class Bars(Silence):
     def waiting(self, step: Step, message: str) -> None:
         if step.id in self._tasks:
             self._progress.update(self._tasks[step.id], amount="waiting for its retry", speed="", size="")
-            self._progress.console.print(Text(f"{step.id} {message}"), soft_wrap=True)
+            self._progress.console.print(Text(visible(f"{step.id} {message}")), soft_wrap=True)
 
     def ended(self, step: Step, status: str, message: str) -> None:
         self._ended += 1

@@ -13,6 +13,7 @@ from loadsheet.errors import InputError
 from loadsheet.spec.codes import RULES, links
 from loadsheet.spec.problem import Problem
 from loadsheet.spec.words import close
+from loadsheet.visible import visible
 
 
 def as_text(problems: Sequence[Problem]) -> Iterator[str]:
@@ -62,7 +63,7 @@ def explanation(code: str) -> str:
 
 
 def _escaped(text: str, more: bool = False) -> str:
-    text = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    text = visible(text).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
     return text.replace(":", "%3A").replace(",", "%2C") if more else text
 
 

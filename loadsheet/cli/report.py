@@ -17,6 +17,7 @@ from loadsheet.cli.live import Bars, Lines, Live, Silence
 from loadsheet.cli.output import console
 from loadsheet.outcome import Outcome
 from loadsheet.plan.steps import Step
+from loadsheet.visible import visible
 
 if TYPE_CHECKING:
     from loadsheet.runner import Retry
@@ -122,7 +123,8 @@ def _print_line(out: Console, line: Line, width: int) -> None:
     status = "loaded" if (line.step.kind, line.status) == ("load", "done") else line.status.replace("_", " ")
     rows = "" if line.rows is None else f"{line.rows:,} rows"
     # What a server answers may have several lines; they stay below their step.
-    message = line.message.replace("\n", "\n" + " " * 17) + (f" (tries: {line.tries})" if line.tries > 1 else "")
+    message = visible(line.message).replace("\n", "\n" + " " * 17)
+    message += f" (tries: {line.tries})" if line.tries > 1 else ""
     tail = f"  {line.step.id:<{width}}  {rows:>16}  {line.seconds:>7.1f} s  {message}".rstrip()
     out.print(Text.assemble((f"{status:<15}", _STYLES[line.status]), tail), soft_wrap=True)
 

@@ -38,8 +38,7 @@ def step_doc(step: Step, pipeline: Pipeline) -> str:
     if step.kind == "load":
         return f"Loads {code(step.name)} into {code(pipeline.warehouse.schema)} in one transaction.\n"
     transform = pipeline.transform(step.name)
-    fence = "`" * max(3, _longest_backticks(transform.sql) + 1)
-    return f"Builds {code(step.name)} ({transform.materialized}).\n\n{fence}sql\n{transform.sql.rstrip()}\n{fence}\n"
+    return f"Builds {code(step.name)} ({transform.materialized}).\n\n{block(transform.sql, 'sql')}\n"
 
 
 def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -47,6 +46,12 @@ def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     body = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     lines = [head, ["---"] * len(head), *body] if body else []
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def block(text: str, language: str) -> str:
+    """`text` as a block of code that ends where it ends, whatever it holds."""
+    fence = "`" * max(3, _longest_backticks(text) + 1)
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
 
 
 def code(text: str) -> str:

@@ -18,11 +18,12 @@ from loadsheet.spec.problem import Problem
 from loadsheet.sql.columns import output_columns
 from loadsheet.sql.params import PARAMS, placeholders
 from loadsheet.sql.reads import Read, reads
-from loadsheet.sql.statements import parse, why_not_one_select
+from loadsheet.sql.statements import parse, why_not_in_our_transaction, why_not_one_select
 from loadsheet.sql.tokens import Unparsable, line_and_column
 
 _PARAMS_HINT = "the parameters are " + ", ".join(f":{name}" for name in PARAMS)
 _SELECT_HINT = "several statements, or statements that write, need `materialized: script`"
+_SCRIPT_HINT = "take it out: Loadsheet begins and commits, so that script and ledger agree"
 
 
 def infer_inputs(pipeline: Pipeline) -> dict[str, Inputs]:
@@ -57,9 +58,10 @@ class _Reading:
             self.broken = self.problem("sql-syntax", error.offset, str(error), error.hint)
             return
         self.reads = reads(statements)
-        if transform.materialized != "script":
-            self.refused = why_not_one_select(statements)
-            self.outputs = None if self.refused else output_columns(statements[0])
+        self.is_script = transform.materialized == "script"
+        self.refused = (why_not_in_our_transaction if self.is_script else why_not_one_select)(statements)
+        if not self.is_script and not self.refused:
+            self.outputs = output_columns(statements[0])
 
     def problem(self, code: str, offset: int, message: str, hint: str = "") -> Problem:
         line, column = line_and_column(self.transform.sql, offset)
@@ -69,7 +71,8 @@ class _Reading:
     def problems(self) -> Iterable[Problem]:
         if self.broken:
             return [self.broken]
-        refused = [self.problem("sql-not-select", 0, self.refused, _SELECT_HINT)] if self.refused else []
+        code, hint = ("sql-script", _SCRIPT_HINT) if self.is_script else ("sql-not-select", _SELECT_HINT)
+        refused = [self.problem(code, 0, self.refused, hint)] if self.refused else []
         return [*refused, *self._unknown_params(), *self._unknown_tables()]
 
     def inputs(self) -> Inputs:

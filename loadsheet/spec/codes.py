@@ -99,6 +99,10 @@ RULES: dict[str, Rule] = {
         "A table, view or merge is made from the rows of one SELECT.",
         "Write one SELECT, or set `materialized: script`.",
     ),
+    "sql-script": Rule(
+        "A script runs in one transaction of ours, together with its line in the ledger.",
+        "Take COMMIT, ROLLBACK and what else begins or ends a transaction out of the file.",
+    ),
     "unknown-parameter": Rule(
         "Only known parameters are bound; any other one would reach the server as it stands and fail there.",
         "Use one of the known parameters.",

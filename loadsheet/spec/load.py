@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from functools import lru_cache
@@ -60,10 +61,23 @@ def _check(path: Path, text: str | None = None) -> Found:
     from loadsheet.spec.document import read_document
 
     try:
+        refuse_link_outwards(path)
         document = read_document(path, text)
     except SpecError as error:
         return Found(None, error.problems)
     return _check_document(document, path)
+
+
+def refuse_link_outwards(path: Path) -> None:
+    """Whoever may only write `pipelines/` must not have other files read by linking to them: problems quote the text.
+
+    Links within it, as a mounted ConfigMap has them, are followed.
+    """
+    if os.path.islink(path) and not path.resolve().is_relative_to(path.absolute().parents[1].resolve()):
+        message, hint = "this link leads out of the folder of pipelines", "put the file itself here"
+        raise SpecError(
+            [Problem(file=str(path), line=1, column=1, path="", message=message, hint=hint, code="unreadable-file")]
+        )
 
 
 def _check_document(document: Document, path: Path) -> Found:

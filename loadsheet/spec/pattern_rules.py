@@ -16,7 +16,9 @@ def patterns_name_no_columns(table: Entry, _: View) -> Iterator[Finding]:
     for key in _ONE_TABLE:
         if is_pattern(table.name) and table.own.get(key) is not None:
             hint = "give the table that needs it an entry of its own: it wins over the pattern"
-            yield table.finding("one-table-only", key, f"{key} cannot be said of all tables that match {table.name!r}", hint)
+            yield table.finding(
+                "one-table-only", key, f"{key} cannot be said of all tables that match {table.name!r}", hint
+            )
 
 
 def exclude_needs_a_pattern(table: Entry, _: View) -> Iterator[Finding]:

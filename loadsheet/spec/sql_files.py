@@ -10,7 +10,7 @@ from loadsheet.spec.document import Document
 from loadsheet.spec.finding import Finding
 from loadsheet.spec.places import sql_folder
 from loadsheet.spec.problem import Problem
-from loadsheet.spec.text import NUL, read_text
+from loadsheet.spec.text import STEERING, read_text
 from loadsheet.spec.words import close
 
 
@@ -41,7 +41,7 @@ def _read(document: Document, folder: Path, name: str) -> str:
             "sql-file", path=("transforms", name), message=message, hint="copy the file into sql/", at="key"
         )
         raise SpecError([document.problem(finding)])
-    text = read_text(file, forbidden=NUL)
+    text = read_text(file, forbidden=STEERING)
     if not text.strip():
         hint = "write one SELECT, or the statements of a script"
         raise SpecError(

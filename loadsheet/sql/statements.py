@@ -47,6 +47,23 @@ def why_not_one_select(statements: list[exp.Expr]) -> str | None:
     return f"expected one SELECT, found {write.key.upper()} inside it" if write else None
 
 
+def why_not_in_our_transaction(statements: list[exp.Expr]) -> str | None:
+    """Which of a script's `statements` would end the transaction it runs in, and its locks with it; None when none."""
+    found = next(filter(None, map(_ending, statements)), None)
+    return f"a script runs in one transaction, found {found}" if found else None
+
+
+def _ending(statement: exp.Expr) -> str:
+    """The statement in a word or two if it begins or ends a transaction, else nothing."""
+    if isinstance(statement, exp.Command) and statement.text("expression").lstrip().upper().startswith("TRANSACTION"):
+        return f"{statement.this} TRANSACTION".upper()
+    if isinstance(statement, exp.Column):  # what sqlglot makes of a statement it does not know
+        return "ABORT" if statement.name.upper() == "ABORT" else ""
+    if isinstance(statement, exp.Rollback):
+        return "" if statement.args.get("savepoint") else "ROLLBACK"
+    return "BEGIN" if isinstance(statement, exp.Transaction) else "COMMIT" if isinstance(statement, exp.Commit) else ""
+
+
 def _unparsable(sql: str, error: ParseError) -> Unparsable:
     detail = error.errors[0]
     before, culprit = detail["start_context"], detail["highlight"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from loadsheet.connections import Connections
 from loadsheet.failpoints import reach
@@ -13,6 +14,7 @@ from loadsheet.servers import Servers
 from loadsheet.spec.models import Pipeline
 from loadsheet.steps.explain import explained
 from loadsheet.steps.failures import noted
+from loadsheet.visible import on_one_line
 
 Progress = Callable[[int | None, int], None]
 
@@ -31,7 +33,9 @@ def execute(
     limit = tasks_of(step, pipeline).timeout
     place = step, pipeline, request, connections
     with noted(*place), explained(*place), limited(f"the {step.kind} of {step.name}", limit):
-        return _execute(step, pipeline, request, servers or Servers(pipeline, connections), load_id, tell)
+        outcome = _execute(step, pipeline, request, servers or Servers(pipeline, connections), load_id, tell)
+    # It may name tables, roles and sessions, and is a line of a log.
+    return replace(outcome, message=on_one_line(outcome.message))
 
 
 def _execute(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import time
 from collections import Counter
@@ -25,6 +26,7 @@ from loadsheet.spec.load import load_pipeline
 from loadsheet.spec.models import Pipeline
 from loadsheet.steps import execute
 from tests.airflow.conftest import REPO
+from tests.canaries import HARD
 
 BUNDLE = ("dags", "operators", "loadsheet", "schemas", "pipelines")
 DAG_ID = "flights"
@@ -212,16 +214,26 @@ def copy_project(folder: Path) -> Path:
     return folder
 
 
+CANARIES = {"token": "canary-token-in-extra", "options": "-c app.canary=canary-in-options"}
+
+
 def add_connections(airflow: Airflow, postgres: PostgresServer, s3: S3Server, slack: SlackReceiver) -> None:
-    """The four connections of `connections/`, pointing here."""
+    """The four connections of `connections/`, pointing here; the source's with a password that needs encoding."""
+    with psycopg.connect(postgres.dsn("flights_source"), autocommit=True) as session:
+        session.execute(f"CREATE ROLE canary LOGIN SUPERUSER PASSWORD '{HARD}'")
     made = [
         connection(name, postgres.dsn(database))
         for name, database in (("flights_source", "flights_source"), ("warehouse", "warehouse"))
     ]
+    made[0] = dataclasses.replace(made[0], login="canary", password=HARD, extra=CANARIES)
     lake = {"connection_id": "lake", "conn_type": "generic", "login": s3.access_key, "password": s3.secret_key}
     entries = [
         *(
-            {"connection_id": c.conn_id, **{k: v for k, v in vars(c).items() if k not in ("conn_id", "extra")}}
+            {
+                "connection_id": c.conn_id,
+                **{k: v for k, v in vars(c).items() if k not in ("conn_id", "extra")},
+                "extra": json.dumps(dict(c.extra)),
+            }
             for c in made
         ),
         {**lake, "extra": f'{{"endpoint_url": "{s3.endpoint}"}}'},

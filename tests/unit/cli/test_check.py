@@ -217,3 +217,12 @@ def test_a_rule_is_explained_by_its_code(cli: Cli) -> None:
     assert (result.code, result.out.splitlines()[0]) == (0, f"unknown-key: {RULES['unknown-key'].why}")
     wrong = cli("check", "--explain", "unknown-kye")
     assert wrong.code == 2 and "did you mean 'unknown-key'?" in wrong.err
+
+
+def test_what_a_link_leads_to_is_not_shown(cli: Cli, project: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("the secret of another file\n")
+    spec = project / "pipelines/shop/pipeline.yml"
+    spec.unlink()
+    spec.symlink_to(tmp_path / "secret")
+    found = cli("check")
+    assert "this link leads out of the folder of pipelines" in found.out and "the secret" not in found.out

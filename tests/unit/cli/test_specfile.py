@@ -29,8 +29,8 @@ def test_the_new_text_takes_the_files_place_with_its_rights(file: Path) -> None:
     assert sorted(path.name for path in file.parent.iterdir()) == ["pipeline.yml", "sql"]
 
 
-def test_a_link_stays_a_link(file: Path, tmp_path: Path) -> None:
-    elsewhere = tmp_path / "elsewhere.yml"
+def test_a_link_stays_a_link(file: Path) -> None:
+    elsewhere = file.parents[1] / "elsewhere.yml"
     file.rename(elsewhere)
     file.symlink_to(elsewhere)
     spec = SpecFile(file)
