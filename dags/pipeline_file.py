@@ -53,13 +53,13 @@ def _dag(name: str, made: DAG | str, spec: Path) -> DAG:
         broken.problems = made
         return broken
     for task in made.tasks:
-        task.spec = str(spec)  # type: ignore[attr-defined]  # the bundle's version of it, not one beside our code
+        task.spec = str(spec)  # type: ignore[union-attr]  # the bundle's version of it, not one beside our code
     made.pipeline_file = str(spec)  # type: ignore[attr-defined]
     return made
 
 
 class _YamlIsTheSource:
-    """A cluster policy: Airflow has just said that the DAG comes from the stub, which is what the Code tab would show."""
+    """A cluster policy. Airflow has just noted the stub as the DAG's file; the Code tab shows whatever is noted."""
 
     @staticmethod
     @hookimpl

@@ -47,8 +47,8 @@ class Stubs:
 
         Raises FileNotFoundError when there is no `pipelines` folder: that is a wrong path, not an empty project.
         """
-        for folder in (self.dags, self.parsed):
-            folder.mkdir(parents=True, exist_ok=True)
+        for place in (self.dags, self.parsed):
+            place.mkdir(parents=True, exist_ok=True)
         ignore = self.dags.parent / ".gitignore"
         if not ignore.exists():  # in a clone, `git clean` must not take away what a task is about to read
             self._write(ignore, "*\n")
@@ -139,7 +139,7 @@ class Stubs:
 
 
 def mark(stub: Path, began: int, claim: str) -> None:
-    """Say of a DAG file when its latest parse `began` (nanoseconds), and which name it claims that is not its folder's."""
+    """Say of a DAG file when its latest parse `began` (nanoseconds), and which name but its folder's it claims."""
     marker = stub.parents[1] / "parsed" / stub.name
     with contextlib.suppress(OSError):  # one parse too many is better than none
         marker.write_text(claim)
