@@ -68,11 +68,11 @@ def main() -> None:
         _round(running, given.specs, values)
         for number in range(given.repeat):
             _edits(running, number, values)
-    interval = 600
-    for who in running.pids:
-        rest, parse = values["at rest", f"{who}, % of a core"][0], values["one parse", f"{who}, CPU ms"][0]
-        steady = rest + given.specs * parse / 10 / interval
-        values[f"steady load, each file parsed every {interval} s", f"{who}, % of a core"].append(steady)
+    for interval in (3600, 600):
+        for who in running.pids:
+            rest, parse = values["at rest", f"{who}, % of a core"][0], values["one parse", f"{who}, CPU ms"][0]
+            steady = rest + given.specs * parse / 10 / interval
+            values[f"steady load, each file parsed every {interval} s", f"{who}, % of a core"].append(steady)
     records = [
         Record(bench="parsing", case=case, contender=OURS, unit=unit, values=tuple(found))
         for (case, unit), found in values.items()

@@ -64,9 +64,10 @@ class Stubs:
     def refresh(self) -> None:
         """Make the folder say what has happened to the pipelines since the last call: new, edited and deleted ones.
 
-        Raises FileNotFoundError as `add` does.
+        Raises FileNotFoundError as `add` does, and PermissionError when the folder is somebody else's.
         """
         new = self.add()
+        self._refuse_strangers()
         folders = {name: folder for name, folder in self._folders().items() if self._spec(folder).exists()}
         gone = self._remove(folders)
         changed = self._changed(folders)
@@ -78,6 +79,15 @@ class Stubs:
         for name in folders:
             if name in changed or self._unread(name) or self._due(name):
                 _stamp(self.dags / name)
+
+    def _refuse_strangers(self) -> None:
+        """Airflow's default place is below /tmp, and what is there is run."""
+        for place in (self.dags, *self.dags.parents[:2]):
+            if place.stat().st_uid != os.geteuid():
+                raise PermissionError(
+                    f"{place} belongs to another user: remove it, or set [dag_processor] dag_bundle_storage_path to a "
+                    "folder of Airflow's own"
+                )
 
     def _folders(self) -> dict[str, str]:
         """The name of the DAG file -> the pipeline's folder."""

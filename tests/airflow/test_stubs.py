@@ -150,6 +150,13 @@ def test_a_missing_folder_of_pipelines_is_a_wrong_path_and_removes_nothing(proje
     assert names(stubs) == ["one.yml.py", "two.yml.py"]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_another_users_folder_is_refused(project: Path, stubs: Stubs) -> None:
+    os.chown(stubs.dags, 12345, 12345)
+    with pytest.raises(PermissionError, match="belongs to another user: remove it, or set"):
+        stubs.refresh()
+
+
 def test_two_projects_never_share_a_folder(project: Path, tmp_path: Path) -> None:
     add(tmp_path / "other", "one")
     assert Stubs(project, tmp_path).dags != Stubs(tmp_path / "other", tmp_path).dags
