@@ -80,8 +80,15 @@ def _claimants(root: Path, dag_id: str) -> Iterator[Path]:
     if not dag_id.startswith(".") and "/" not in dag_id and os.path.exists(same_name):
         yield same_name
     for spec in find_specs(root):
-        if dag_id.encode() in spec.read_bytes():  # else not worth a check; `pipeline_dags` copes with a miss
+        if dag_id.encode() in _bytes(spec):  # else not worth a check; `pipeline_dags` copes with a miss
             yield spec
+
+
+def _bytes(spec: Path) -> bytes:
+    try:
+        return spec.read_bytes()
+    except OSError:  # deleted since it was found, or nobody may read it: no reason to fail somebody else's DAG
+        return b""
 
 
 def _all(specs: list[Path], root: Path) -> dict[str, DAG]:
@@ -152,4 +159,4 @@ def _free_id(spec: Path, taken: dict[str, DAG]) -> str:
 
 def _folder_id(spec: Path) -> str:
     folder = spec.parent.name
-    return folder if _DAG_ID.fullmatch(folder) else slug(folder)
+    return folder if _DAG_ID.fullmatch(folder) else slug(folder.encode(errors="replace").decode())

@@ -54,7 +54,7 @@ class Stubs:
             self._write(ignore, "*\n")
         there = set(os.listdir(self.dags))
         missing = {name: folder for name, folder in self._folders().items() if name not in there}
-        new = {name: folder for name, folder in missing.items() if self._spec(folder).exists()}
+        new = {name: folder for name, folder in missing.items() if self._has_spec(folder)}
         for name, folder in new.items():
             spec = f"pipelines/{folder}/pipeline.yml"
             text = TEMPLATE.format(spec=spec, project=str(self.project), folder=folder)
@@ -68,7 +68,7 @@ class Stubs:
         """
         new = self.add()
         self._refuse_strangers()
-        folders = {name: folder for name, folder in self._folders().items() if self._spec(folder).exists()}
+        folders = {name: folder for name, folder in self._folders().items() if self._has_spec(folder)}
         gone = self._remove(folders)
         changed = self._changed(folders)
         if new or gone or changed:
@@ -97,8 +97,9 @@ class Stubs:
             raise FileNotFoundError(f"{self.project} is no project: it has no folder `pipelines`") from error
         return {_stub_name(folder): folder for folder in found if not folder.startswith(".")}
 
-    def _spec(self, folder: str) -> Path:
-        return self.project / "pipelines" / folder / "pipeline.yml"
+    def _has_spec(self, folder: str) -> bool:
+        # Not Path.exists, which raises for a folder that may not be entered: the others would wait for that one.
+        return os.path.exists(self.project / "pipelines" / folder / "pipeline.yml")
 
     def _write(self, file: Path, text: str) -> None:
         """Whole or not at all; Airflow looks only into `dags`."""
@@ -111,7 +112,7 @@ class Stubs:
         known = self._folders()
         gone = {name for name in os.listdir(self.dags) if name.endswith(SUFFIX) and name not in folders}
         for name in gone:
-            if name in known and self._spec(known[name]).exists():
+            if name in known and self._has_spec(known[name]):
                 continue  # made by another process since we looked
             for file in (self.dags / name, self.parsed / name):
                 file.unlink(missing_ok=True)

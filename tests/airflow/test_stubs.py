@@ -76,6 +76,13 @@ def test_an_edit_is_passed_on_whatever_time_the_file_says(project: Path, stubs: 
     assert stamped(stubs) == {"one.yml.py"}
 
 
+def test_a_folder_that_cannot_be_looked_into_stops_no_other(project: Path, stubs: Stubs) -> None:
+    (project / "pipelines" / "loop").symlink_to("loop")
+    (project / "pipelines" / "a_file").write_text("")
+    (project / "pipelines" / "one" / "pipeline.yml").write_text("edited")
+    assert stamped(stubs) == {"one.yml.py"}
+
+
 def test_deleted_sql_is_an_edit(project: Path, stubs: Stubs) -> None:
     file = project / "pipelines" / "two" / "sql" / "mart.sql"
     file.write_text("SELECT 1")
