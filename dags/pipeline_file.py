@@ -43,14 +43,14 @@ def dag_of(stub: str, project: str, folder: str) -> DAG:
     if name != folder:
         mark(Path(stub), began, name)
     if isinstance(made, DAG) and (owner := taken_by(spec, name, root)):
-        made = f"{relative(spec, root)}: {taken(name, relative(owner, root))}"
+        made = taken(name, relative(owner, root))
     return _dag(name, made, spec)
 
 
 def _dag(name: str, made: DAG | str, spec: Path) -> DAG:
     if isinstance(made, str):
         broken = BrokenPipeline(name, schedule=None)
-        broken.problems = made
+        broken.problems = f"{relative(spec, spec.parents[2])} cannot become a DAG:\n{made}"
         return broken
     for task in made.tasks:
         task.spec = str(spec)  # type: ignore[union-attr]  # the bundle's version of it, not one beside our code
