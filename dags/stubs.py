@@ -103,7 +103,7 @@ class Stubs:
 
     def _write(self, file: Path, text: str) -> None:
         """Whole or not at all; Airflow looks only into `dags`."""
-        with tempfile.NamedTemporaryFile("w", dir=self.dags.parent, delete=False) as draft:
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=self.dags.parent, delete=False) as draft:
             draft.write(text)
         os.chmod(draft.name, 0o644)  # a task may run as another user than the one that was first here
         os.replace(draft.name, file)
@@ -153,7 +153,7 @@ def mark(stub: Path, began: int, claim: str) -> None:
     """Say of a DAG file when its latest parse `began` (nanoseconds), and which name but its folder's it claims."""
     marker = stub.parents[1] / "parsed" / stub.name
     with contextlib.suppress(OSError):  # one parse too many is better than none
-        marker.write_text(claim)
+        marker.write_text(claim, encoding="utf-8")
         os.utime(marker, ns=(began, began))
 
 
