@@ -29,8 +29,9 @@ PROGRESS_EVERY_SECONDS = 10.0
 
 
 class StepOperator(BaseOperator):
-    """Runs one step of the plan. `spec` is the pipeline file (relative to the bundle's root), `name` the table or
-    transform. Both are data, never templates: whoever edits a spec must not be able to make Airflow render it."""
+    """Runs one step of the plan. `spec` is the pipeline file (absolute, or relative to the folder of our code), `name`
+    the table or transform. Both are data, never templates: whoever edits a spec must not be able to make Airflow render
+    it."""
 
     template_fields = ()
     kind: ClassVar[Kind]
