@@ -7,7 +7,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 PYTEST := -m pytest -q
 
-.PHONY: help setup demo test test-long test-unit test-core test-faults core-and-airflow test-airflow lint format clean requirements bench bench-peers
+.PHONY: help setup demo test test-long test-unit test-core test-faults test-editors core-and-airflow test-airflow lint format docs reference clean requirements bench bench-peers
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -17,7 +17,7 @@ setup: $(VENV)/.ready  ## Create .venv with pinned, hashed requirements and the 
 demo: setup  ## Flights end to end in a real Airflow on embedded servers (ARGS=--exit to stop at the end)
 	@$(BIN)/python -m demo $(ARGS)
 
-test: setup test-unit  ## Run every test (short forms), under 15 minutes on 2 cores
+test: setup test-unit test-editors  ## Run every test (short forms), under 15 minutes on 2 cores
 	@$(MAKE) --no-print-directory -j2 --output-sync=recurse test-faults core-and-airflow
 
 core-and-airflow: test-core  # the other half of the machine: the faults take about as long as these two
@@ -25,6 +25,9 @@ core-and-airflow: test-core  # the other half of the machine: the faults take ab
 
 test-unit: $(CORE)/.ready  ## Tests that need no services, in seconds, without Airflow
 	$(CORE)/bin/python $(PYTEST) tests/unit
+
+test-editors: $(CORE)/.ready tests/editors/node_modules/.ready  ## The real YAML language server on pipeline files
+	$(CORE)/bin/python $(PYTEST) tests/editors
 
 test-core: $(CORE)/.ready  ## The engine on real PostgreSQL and S3, without Airflow
 	$(CORE)/bin/python $(PYTEST) tests/core
@@ -52,6 +55,7 @@ bench: setup .venv-bench/.ready  ## Measure this machine: Loadsheet, the bare pi
 	@$(BIN)/python -m bench.growth --json bench/results/growth.json
 	@$(BIN)/python -m bench.merging --json bench/results/merging.json
 	@$(BIN)/python -m bench.factory --json bench/results/factory.json
+	@$(BIN)/python -m bench.parsing --json bench/results/parsing.json
 	@.venv-bench/bin/python -m bench.plots
 	@$(BIN)/python -m bench.report
 
@@ -70,8 +74,18 @@ format: setup  ## Put the code in the one style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: .venv-docs/.ready  ## Build the documentation's site into build/site; a broken link or anchor is an error
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+	@echo "build/site/index.html: $$(find build/site -name '*.html' | wc -l) pages"
+
+reference: setup  ## Write the generated pages anew: docs/spec.md, docs/cli.md, docs/rules.md
+	@mkdir -p build
+	$(BIN)/python docs/spec_reference.py > build/spec.md && mv build/spec.md docs/spec.md
+	$(BIN)/python docs/cli_reference.py > build/cli.md && mv build/cli.md docs/cli.md
+	$(BIN)/python docs/rules_reference.py > build/rules.md && mv build/rules.md docs/rules.md
+
 clean:  ## Remove environments, caches and the demo's state
-	rm -rf $(VENV) $(CORE) .venv-bench* .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(CORE) .venv-bench* .venv-docs tests/editors/node_modules build .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 requirements:  ## Pin requirements/*.in again (needs uv)
@@ -90,6 +104,12 @@ $(CORE)/.ready: requirements/core-test.txt pyproject.toml
 
 .venv-bench/.ready: requirements/bench.txt
 	$(call environment,.venv-bench,requirements/bench.txt)
+
+tests/editors/node_modules/.ready: tests/editors/package-lock.json | $(CORE)/.ready
+	@$(CORE)/bin/python -m tests.editors.server && touch $@
+
+.venv-docs/.ready: requirements/docs.txt
+	$(call environment,.venv-docs,requirements/docs.txt)
 
 define environment
 	@echo "setting up $(1) from $(2)"

@@ -15,7 +15,7 @@ from typing import Any
 
 import psycopg
 
-from demo.servers.binaries import postgres_install
+from loadsheet.testing.binaries import postgres_install
 
 _PSQL = str(postgres_install(16) / "bin" / "psql")
 _COLUMNS = (

@@ -12,6 +12,9 @@ from pkgutil import resolve_name
 from typing import Any
 
 from airflow.sdk import DAG, BaseOperator, TaskGroup
+from airflow.sdk.definitions.mappedoperator import MappedOperator
+
+Task = BaseOperator | MappedOperator
 
 
 @cache
@@ -30,19 +33,24 @@ def build(dag_id: str, config: Mapping[str, Any]) -> DAG:
     dag = DAG(dag_id, schedule=config["schedule"], **arguments)
     dag.is_dagfactory_auto_generated = True  # type: ignore[attr-defined]
     groups = {name: TaskGroup(name, dag=dag, **settings) for name, settings in config.get("task_groups", {}).items()}
-    tasks: dict[str, BaseOperator] = {}
+    tasks: dict[str, Task] = {}
     for name, task in config["tasks"].items():
-        tasks[name] = _task(name, dict(task), dag, groups)
+        tasks[name] = _task(name, dict(task), dag, groups, tasks)
         for upstream in task.get("dependencies", ()):
             tasks[name].set_upstream(tasks[upstream])
     return dag
 
 
-def _task(name: str, task: dict[str, Any], dag: DAG, groups: Mapping[str, TaskGroup]) -> BaseOperator:
+def _task(
+    name: str, task: dict[str, Any], dag: DAG, groups: Mapping[str, TaskGroup], tasks: Mapping[str, Task]
+) -> Task:
     operator: type[BaseOperator] = named(task.pop("operator"))
     task.pop("dependencies", None)
     group = groups.get(task.pop("task_group_name", ""))
-    return operator(task_id=name, dag=dag, task_group=group, **task)
+    if "expand" not in task:
+        return operator(task_id=name, dag=dag, task_group=group, **task)
+    over = {key: tasks[source.removesuffix(".output")].output for key, source in task.pop("expand").items()}
+    return operator.partial(task_id=name, dag=dag, task_group=group, **task).expand(**over)
 
 
 def _callback(value: Any) -> Any:

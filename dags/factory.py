@@ -9,6 +9,7 @@ from typing import Any
 from airflow.sdk import DAG, get_parsing_context
 
 from dags import by_hand
+from loadsheet.plan.dagdocs import block, code
 from loadsheet.plan.dagfactory import dag_config
 from loadsheet.spec.models import Pipeline
 
@@ -34,7 +35,7 @@ def broken_dag(dag_id: str, file: str, problems: str, schedule: str | None = Non
             "catchup": False,
             "max_active_runs": 1,
             "tags": [BROKEN_TAG],
-            "doc_md": f"`{file}` cannot become a DAG until this is mended:\n\n~~~~text\n{problems}\n~~~~\n",
+            "doc_md": f"{code(file)} cannot become a DAG until this is mended:\n\n{block(problems, 'text')}\n",
             "default_args": {"retries": 0},
             "tasks": {"broken_spec": {"operator": "operators.broken.BrokenSpecOperator", "problems": problems}},
         },

@@ -20,7 +20,6 @@ from demo.servers.process import Managed
 SLACK_TOKEN = "T00000000/B00000000/demo"
 _SETTINGS = {
     "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",  # the demo says when; the schedule stays visible in the UI
-    "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "30",  # two cores have better things to do
 }
 
 

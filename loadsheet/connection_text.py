@@ -75,7 +75,16 @@ def _split(uri: str) -> tuple[SplitResult, str]:
     if has_protocol and set("@:") & set(rest.split("://", 1)[0]):
         raise ValueError
     parts = urlsplit(rest)
+    if _is_cut(parts):
+        raise ValueError
     return parts, parts.scheme if has_protocol else ""
+
+
+def _is_cut(parts: SplitResult) -> bool:
+    """Whether an unencoded `/`, `?` or `#` has cut the URI within its password: the rest of it, up to the `@`, would be
+    taken for a database or an option, the beginning for a host or a port, and messages name those."""
+    options = (option for option in parts.query.split("&") if "=" not in option)
+    return bool(parts.fragment) or "@" in parts.path or any("@" in option for option in options)
 
 
 def _host(parts: SplitResult) -> str:

@@ -7,7 +7,7 @@ the environment first and into the project's `.env` after it.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
@@ -18,7 +18,9 @@ import yaml
 from dotenv import dotenv_values
 
 from loadsheet.connection_text import fields_from_json, fields_from_mapping, fields_from_uri
-from loadsheet.errors import ConnectionMissing, InputError
+from loadsheet.errors import ConnectionMissing, InputError, SpecError
+from loadsheet.redact import hide, secrets_in
+from loadsheet.spec.problem import Problem
 from loadsheet.variables import MissingVariable, fill
 
 try:
@@ -41,6 +43,10 @@ class Connection:
     """For PostgreSQL: the database."""
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
+    def __post_init__(self) -> None:
+        """No message of this process shows the secrets, whoever makes it."""
+        hide(self.password, *secrets_in(self.extra), *([self.login] if "endpoint_url" in self.extra else []))
+
 
 class Connections(Protocol):
     """Whoever knows connections: the command line's project, or Airflow's hooks."""
@@ -59,6 +65,40 @@ def project_connections(project: Path, environ: Mapping[str, str] = os.environ) 
     return _ProjectConnections(project, environ)
 
 
+def declared_connections(
+    project: Path, environ: Mapping[str, str] = os.environ
+) -> tuple[Collection[str], Callable[[str], bool]]:
+    """The ids in the project's connections.yml, and whether an id is there, in the environment or in `.env`.
+
+    Raises SpecError when connections.yml cannot be read, InputError for a `.env` that is not text.
+    """
+    connections = _ProjectConnections(project, environ)
+    known = [str(name) for name in connections.entries]
+    return known, lambda conn_id: conn_id in known or connections.in_environment(conn_id) != ""
+
+
+def connection_types(project: Path, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The `conn_type` of every connection the project defines, by id; nothing else is read of them.
+
+    A variable's id is in small letters: Airflow takes any case for it. Raises InputError as `project_connections`.
+    """
+    known = _ProjectConnections(project, environ)
+    types = {str(conn_id): _type_of(entry) for conn_id, entry in known.entries.items()}
+    for variable, text in known.variables.items():
+        if variable.startswith("AIRFLOW_CONN_"):
+            conn_id = variable.removeprefix("AIRFLOW_CONN_")
+            read = fields_from_json if text.strip().startswith("{") else fields_from_uri
+            same = next((name for name in types if name.upper() == conn_id), conn_id.lower())
+            types[same] = read(text.strip(), variable)["conn_type"]
+    return types
+
+
+def _type_of(entry: Any) -> str:
+    if isinstance(entry, str):
+        return fields_from_uri(entry, "")["conn_type"] if "://" in entry else ""
+    return str(entry.get("conn_type", "")) if isinstance(entry, dict) else ""
+
+
 class _ProjectConnections:
     def __init__(self, project: Path, environ: Mapping[str, str]):
         self.file = project / "connections" / "connections.yml"
@@ -66,8 +106,8 @@ class _ProjectConnections:
         self.environ = environ
 
     def __call__(self, conn_id: str) -> Connection:
-        variable = f"AIRFLOW_CONN_{conn_id.upper()}"
-        if text := self.variables.get(variable, "").strip():
+        variable = _variable(conn_id)
+        if text := self.in_environment(conn_id):
             read = fields_from_json if text.startswith("{") else fields_from_uri
             return Connection(conn_id=conn_id, **read(text, variable))
         if conn_id in self.entries:
@@ -76,6 +116,9 @@ class _ProjectConnections:
             f"connection {conn_id!r} is not defined: set {variable} (a URI or JSON, as for Airflow), "
             f"or add {conn_id!r} to {self.file}{_did_you_mean(conn_id, self.entries)}"
         )
+
+    def in_environment(self, conn_id: str) -> str:
+        return self.variables.get(_variable(conn_id), "").strip()
 
     def _filled(self, conn_id: str) -> Any:
         entry = self.entries[conn_id]
@@ -100,19 +143,30 @@ class _ProjectConnections:
         return _read_yaml(self.file) if self.file.is_file() else {}
 
 
+def _variable(conn_id: str) -> str:
+    return f"AIRFLOW_CONN_{conn_id.upper()}"
+
+
 def _read_yaml(file: Path) -> Mapping[str, Any]:
     try:
         content = yaml.load(file.read_bytes(), _Loader) or {}
     except yaml.MarkedYAMLError as error:
         # Not the error's own text: it quotes the line, which may hold a secret.
         mark = error.problem_mark
-        place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise InputError(f"{file}{place}: not valid YAML: {error.problem}") from None
+        place = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        raise _unreadable(file, f"not valid YAML: {error.problem}", place) from None
     except yaml.YAMLError:
-        raise InputError(f"{file}: not valid YAML: it holds characters that YAML does not allow") from None
+        raise _unreadable(file, "not valid YAML: it holds characters that YAML does not allow") from None
     if not isinstance(content, dict):
-        raise InputError(f"{file}: expected a mapping from connection ids to connections")
+        raise _unreadable(file, "expected a mapping from connection ids to connections")
     return content
+
+
+def _unreadable(file: Path, message: str, place: tuple[int, int] = (1, 1)) -> SpecError:
+    line, column = place
+    return SpecError(
+        [Problem(file=str(file), line=line, column=column, path="", message=message, code="unreadable-file")]
+    )
 
 
 def _did_you_mean(conn_id: str, known: Mapping[str, Any]) -> str:

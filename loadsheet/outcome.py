@@ -7,6 +7,14 @@ from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sample:
+    """How much of each table a run for development reads: a `share` (0 to 1), or about so many `rows`."""
+
+    share: float | None = None
+    rows: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunRequest:
     """One run of a pipeline, as asked for by a schedule, a trigger form or the command line."""
 
@@ -24,6 +32,11 @@ class RunRequest:
 
     accept_source: bool = False
     """A source that was restored or failed over is known to have lost nothing: go on from the watermark."""
+    sample: Sample | None = None
+    """Read only so much of each table; of a pipeline that `loadsheet.sample.sampled` has moved elsewhere."""
+    resumes: frozenset[str] = frozenset()
+    """Tables and transforms with which a stopped run of this id goes on: what it has extracted, loaded or built is not
+    done again."""
 
     def is_full(self, name: str) -> bool:
         """Whether `name` is to be done in full, ignoring watermarks."""
@@ -45,6 +58,8 @@ class Outcome:
     """Names the load from extract to load; the only thing that travels between their tasks."""
     counts: dict[str, int] = field(default_factory=dict)
     """`extracted`, `inserted`, `updated`, `deleted` rows and `bytes`, as far as they apply."""
+    names: tuple[str, ...] = ()
+    """The tables that a pattern matches."""
 
     @property
     def skipped(self) -> bool:

@@ -37,8 +37,10 @@ PINNED = {
     "row_security": "off",
 }
 # Reading in physical order, always from the first page, makes the bytes of an unchanged table the same each time.
-# The session that holds the snapshot only waits while others read in it.
+# The session that holds the snapshot only waits while others read in it. A view of the source may call a function that
+# writes: not for us, in no transaction.
 SOURCE_SETTINGS = {
+    "default_transaction_read_only": "on",
     "synchronize_seqscans": "off",
     "max_parallel_workers_per_gather": "0",
     "idle_in_transaction_session_timeout": "0",

@@ -1,11 +1,18 @@
-"""Takes row data and secrets out of text that users, logs and Slack see. Pure.
+"""Takes row data and secrets out of text that users, logs and Slack see.
 
 PostgreSQL puts the row into DETAIL, CONTEXT and, for values it cannot read, between quotes in the message itself.
+Secrets are known in two ways: by what stands before them, and by value. Every connection tells this module its own, so
+that a server which repeats one in words of its own does not give it away.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import quote
+
+from loadsheet.visible import visible
 
 MASK = "***"
 _ROW_DATA = re.compile(r"^[ \t]*(DETAIL|CONTEXT|QUERY|STATEMENT):.*", re.MULTILINE | re.DOTALL)
@@ -14,20 +21,69 @@ _BAD_VALUE = re.compile(
 )
 _URL_LOGIN = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/@]*:[^\s/]*@", re.IGNORECASE)
 _WEBHOOK = re.compile(r"(/services/)[\w/-]+")
+_SECRET = r"""(?:password|passwd|pwd|secret|token|credential|signature|api[_-]?key|access[_-]?key)[\w-]*"""
+_REST = re.compile(rf"""((?:{_SECRET}|\bpass)['"]?\s*[=:]\s*)(.+)""", re.IGNORECASE)
 _ASSIGNED = re.compile(
-    r"""((?:password|passwd|pwd|secret|token|credential|signature|api[_-]?key|access[_-]?key)[\w-]*['"]?\s*[=:]\s*)"""
+    rf"""({_SECRET}['"]?\s*[=:]\s*)"""
     r"""('[^']*'|"[^"]*"|[^\s,;&)}\]]+)""",
     re.IGNORECASE,
 )
 
 
+_SECRET_KEY = re.compile("pass|pwd|secret|token|credential|api_?key|access_?key|private_?key|^options$", re.IGNORECASE)
+_LEAST = 6  # characters: a password such as `x` would take every x out of every message
+_WORDS = "password passphrase passwd secret_key token credential signature api_key access_key private_key"
+_known: set[str] = set()
+
+
+def hide(*secrets: str) -> None:
+    """From now on no text of this process shows these values, as they are or percent-encoded.
+
+    Not those that are too short, nor one such as `secret`: `secret_key=...` could no longer be told for what it is.
+    """
+    long = [secret for secret in secrets if len(secret) >= _LEAST and secret.lower() not in _WORDS]
+    _known.update(long, (quote(secret, safe="") for secret in long))
+
+
+def secrets_in(extra: Mapping[str, Any]) -> Iterable[str]:
+    """The values of a connection's extras whose keys say that they are secret, at any depth, and libpq's `options`."""
+    for key, value in extra.items():
+        if isinstance(value, Mapping):
+            yield from secrets_in(value)
+        elif isinstance(value, str) and _SECRET_KEY.search(str(key)):
+            # Settings: each value alone, for the server quotes them one by one.
+            yield from [value, *(part.partition("=")[2] for part in value.split())] if key == "options" else [value]
+
+
 def clean(text: str) -> str:
-    """`text` without DETAIL and what follows it, without values PostgreSQL could not read, without secrets."""
+    """`text` without DETAIL and what follows it, without values PostgreSQL could not read, without secrets, and with
+    nothing in it that steers a screen."""
     text = _ROW_DATA.sub("", text).rstrip()
     text = _BAD_VALUE.sub(lambda m: f'{m[1] or m[2]}"{MASK}"', text)
+    return visible(without_secrets(text))
+
+
+def without_secrets(text: str) -> str:
+    """`text` without what is a secret by its value or by what stands before it."""
+    return _ASSIGNED.sub(rf"\1{MASK}", masked(text))
+
+
+def masked(text: str) -> str:
+    """`text` without what is certainly a secret: known values, the logins of URLs, webhooks."""
+    for secret in sorted(_known, key=len, reverse=True):
+        text = text.replace(secret, MASK)
     text = _URL_LOGIN.sub(rf"\1{MASK}@", text)
-    text = _WEBHOOK.sub(rf"\1{MASK}", text)
-    return _ASSIGNED.sub(rf"\1{MASK}", text)
+    return _WEBHOOK.sub(rf"\1{MASK}", text)
+
+
+def hidden(line: str) -> str:
+    """A line of a file with secrets starred out, each character by one: positions in it stay what they are.
+
+    After a word such as `password` all is hidden: in a file that is broken, nobody knows where the value ends.
+    """
+    for pattern in (_URL_LOGIN, _WEBHOOK, _REST):
+        line = pattern.sub(lambda m: m[1] + MASK[0] * (len(m[0]) - len(m[1])), line)
+    return line
 
 
 def message(error: BaseException) -> str:

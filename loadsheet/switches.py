@@ -46,7 +46,7 @@ def table_names(value: Any, pipeline: Pipeline, where: str) -> list[str]:
     """`value` as a list of the pipeline's tables. Raises InputError that begins with `where`."""
     known = [table.name for table in pipeline.tables]
     names: list[str] = typed(value, list, where)
-    unknown = [name for name in names if name not in known]
+    unknown = [name for name in names if name not in known and not pipeline.pattern_of(name)]
     if unknown:
         raise InputError(
             f"{where} names {unknown[0]!r}, which is not a table of pipeline {pipeline.name!r}. "

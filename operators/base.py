@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowSkipException
 
+from loadsheet.visible import on_one_line
 from operators.failures import explained
 
 if TYPE_CHECKING:
@@ -27,8 +29,9 @@ PROGRESS_EVERY_SECONDS = 10.0
 
 
 class StepOperator(BaseOperator):
-    """Runs one step of the plan. `spec` is the pipeline file (relative to the bundle's root), `name` the table or
-    transform. Both are data, never templates: whoever edits a spec must not be able to make Airflow render it."""
+    """Runs one step of the plan. `spec` is the pipeline file (absolute, or relative to the folder of our code), `name`
+    the table or transform. Both are data, never templates: whoever edits a spec must not be able to make Airflow render
+    it."""
 
     template_fields = ()
     kind: ClassVar[Kind]
@@ -39,17 +42,19 @@ class StepOperator(BaseOperator):
         self.name = name
         self._working = False
 
-    def execute(self, context: Context) -> str | None:
-        """The load id for the next step, if there is one. Skips the task when there was nothing to do."""
+    def execute(self, context: Context) -> str | list[str] | None:
+        """What the next step needs, if anything: a load id, or names of tables. Skips where there was nothing to do."""
         with explained():
             self._working = True
             try:
                 outcome = self._run(context)
             finally:
                 self._working = False
-        self.log.info("%s: %s", self.name, outcome.message)
+        self.log.info("%s: %s", self._shown, outcome.message)
         if outcome.skipped:
             raise AirflowSkipException(outcome.message)
+        if self.kind == "resolve":
+            return list(outcome.names)
         return outcome.load_id if self.kind == "extract" else None
 
     def on_kill(self) -> None:
@@ -62,6 +67,10 @@ class StepOperator(BaseOperator):
         """The load id handed over by an earlier step; None where no earlier step makes one."""
         return None
 
+    @property
+    def _shown(self) -> str:
+        return on_one_line(self.name)
+
     def _run(self, context: Context) -> Outcome:
         from loadsheet.plan.steps import Step
         from loadsheet.spec.load import load_pipeline
@@ -72,7 +81,7 @@ class StepOperator(BaseOperator):
         return execute(
             Step(kind=self.kind, name=self.name),
             pipeline,
-            _request(pipeline, context),
+            _request(_knowing(pipeline, self.name) if self.kind in ("extract", "load") else pipeline, context),
             airflow_connection,
             load_id=self.load_id(context),
             progress=self._progress(),
@@ -85,9 +94,14 @@ class StepOperator(BaseOperator):
             nonlocal said
             if time.monotonic() - said >= PROGRESS_EVERY_SECONDS:
                 said = time.monotonic()
-                self.log.info("%s: %s%.1f MB so far", self.name, f"{rows:,} rows, " if rows else "", size / 1e6)
+                self.log.info("%s: %s%.1f MB so far", self._shown, f"{rows:,} rows, " if rows else "", size / 1e6)
 
         return say
+
+
+def _knowing(pipeline: Pipeline, name: str) -> Pipeline:
+    """The pipeline with the table of a mapped task among its own, so that "all but these" means it too."""
+    return replace(pipeline, tables=(*pipeline.tables, pipeline.table(name))) if pipeline.pattern_of(name) else pipeline
 
 
 def _request(pipeline: Pipeline, context: Context) -> RunRequest:

@@ -9,6 +9,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from loadsheet.errors import LoadsheetError
 from loadsheet.redact import clean, summary
+from loadsheet.visible import visible
 
 
 @contextmanager
@@ -36,5 +37,5 @@ def _outside_the_core(error: Exception) -> tuple[type[AirflowException], str]:
 
     if found := diagnose(error):
         return AirflowException if found.cause.retryable else AirflowFailException, str(found)
-    notes = getattr(error, "__notes__", ())  # the core has noted where it happened
+    notes = map(visible, getattr(error, "__notes__", ()))  # the core has noted where it happened
     return AirflowFailException, "\n".join([summary(error), *notes, "This is a bug in Loadsheet: please report it"])

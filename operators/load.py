@@ -18,10 +18,16 @@ class MinioToPostgresOperator(StepOperator):
     kind = "load"
     ui_color = "#b7e1b0"
 
-    def load_id(self, context: Context) -> str:
-        """The id that the extract step has pushed. Raises InputError when there is none."""
+    def load_id(self, context: Context) -> str | None:
+        """The id that the extract step has pushed. Raises InputError when there is none, but for a mapped task, which
+        follows all extractions: None where that of its own table had nothing to give."""
+        ti = context["ti"]
+        if getattr(ti, "map_index", -1) >= 0:
+            upstream = ti.task_id.replace("load.load_", "extract.extract_", 1)
+            mapped: str | None = ti.xcom_pull(task_ids=upstream, map_indexes=ti.map_index)
+            return mapped
         upstream = step_id("extract", self.name)
-        found = context["ti"].xcom_pull(task_ids=upstream)
+        found = ti.xcom_pull(task_ids=upstream)
         if not isinstance(found, str):
             raise InputError(f"{upstream} of this run has left no load id. Clear that task; this one follows it.")
         return found

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from loadsheet.redact import summary
 from operators import open_failures
-from operators.slack_messages import failure_message, recovery_message
+from operators.slack_messages import failure_message, recovery_message, step_name
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -41,14 +41,14 @@ def notify_recovery(context: Context, slack_conn_id: str) -> None:
     """
     try:
         ti = context["ti"]
-        failure = open_failures.find(ti.dag_id, ti.task_id) if _had_work(context) else None
+        failure = open_failures.find(ti.dag_id, step_name(context)) if _had_work(context) else None
         if failure is None:
             return
         try:
             _post(slack_conn_id, recovery_message(context, failure))
         except TimeoutError as error:
             log.warning("Slack may not have been told about this recovery: %s", summary(error))
-        open_failures.forget(ti.dag_id, ti.task_id)
+        open_failures.forget(ti.dag_id, step_name(context))
     except Exception as error:
         log.warning("Slack was not told about this recovery: %s", summary(error))
 
@@ -56,7 +56,7 @@ def notify_recovery(context: Context, slack_conn_id: str) -> None:
 def _remember(context: Context) -> None:
     try:
         ti = context["ti"]
-        open_failures.remember(ti.dag_id, ti.task_id, context["run_id"])
+        open_failures.remember(ti.dag_id, step_name(context), context["run_id"])
     except Exception as error:
         log.warning("Slack will not be told when this task works again: %s", summary(error))
 

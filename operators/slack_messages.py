@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from loadsheet.redact import clean, summary
+from loadsheet.visible import visible
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -22,13 +23,20 @@ LONGEST_TEXT = 2500  # Slack refuses a text block above 3000 characters
 _CUT_ENTITY = re.compile(r"&\w*$")
 
 
+def step_name(context: Context) -> str:
+    """The task's id; of one that is mapped, with the table it is for."""
+    ti = context["ti"]
+    mapped = getattr(ti, "map_index", -1) >= 0
+    return f"{ti.task_id} [{getattr(context['task'], 'name', ti.map_index)}]" if mapped else str(ti.task_id)
+
+
 def failure_message(context: Context) -> dict[str, Any]:
     """A task has failed for good. Without an exception (its process was killed, its host went away) it says so."""
     ti, error = context["ti"], context.get("exception")
-    title = f":red_circle: {ti.dag_id} failed at {ti.task_id}"
+    title = f":red_circle: {ti.dag_id} failed at {step_name(context)}"
     facts = {
         "Pipeline": ti.dag_id,
-        "Step": ti.task_id,
+        "Step": step_name(context),
         "Run": context["run_id"],
         "When": _now(),
         "Try": _tries(context),
@@ -42,10 +50,10 @@ def failure_message(context: Context) -> dict[str, Any]:
 def recovery_message(context: Context, failure: Failure) -> dict[str, Any]:
     """A task that had failed works again."""
     ti = context["ti"]
-    title = f":large_green_circle: {ti.dag_id} works again at {ti.task_id}"
+    title = f":large_green_circle: {ti.dag_id} works again at {step_name(context)}"
     facts = {
         "Pipeline": ti.dag_id,
-        "Step": ti.task_id,
+        "Step": step_name(context),
         "Run": context["run_id"],
         "When": _now(),
         "Failed since": failure.since,
@@ -115,4 +123,4 @@ def _preformatted(text: str) -> str:
 
 
 def _escape(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return visible(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

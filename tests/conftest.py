@@ -1,7 +1,8 @@
-"""For every suite: what a spec's check has found is not remembered from one test, or run of the tests, to the next."""
+"""For every suite: nothing is remembered from one test, or run of the tests, to the next: what the check of a spec has
+found, which run was stopped."""
 
 from __future__ import annotations
 
 import os
 
-os.environ["LOADSHEET_CACHE"] = ""
+os.environ["LOADSHEET_CACHE"] = os.environ["LOADSHEET_STATE"] = ""

@@ -16,7 +16,7 @@ _NOT_INHERITED = ("AIRFLOW_", "AIRFLOW__", "PYTHON", "PG", "http_proxy", "https_
 
 
 def settings(home: Path, bundle: Path, database: str, port: int, user: str, passwords: Path) -> dict[str, str]:
-    """What differs from Airflow's defaults. `database` is a postgresql:// URI, `bundle` the DAG bundle's root.
+    """What differs from Airflow's defaults. `database` is a postgresql:// URI, `bundle` the project with its code.
 
     Nothing listens but the api-server, on 127.0.0.1; every secret is new; nothing is reported to anybody.
     """
@@ -44,18 +44,20 @@ def settings(home: Path, bundle: Path, database: str, port: int, user: str, pass
         "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": _bundles(bundle),
         "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_STORAGE_PATH": str(home / "bundles"),
         "AIRFLOW__DAG_PROCESSOR__BUNDLE_REFRESH_CHECK_INTERVAL": "1",
-        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "10",
+        # Edits do not wait for it: the bundle passes them on.
+        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",
         "AIRFLOW__DAG_FACTORY__ENABLE_TELEMETRY": "False",
         "DO_NOT_TRACK": "1",
         "SCARF_ANALYTICS": "false",
+        "PYTHONPATH": str(bundle),  # where the bundle's class is
         "PYTHONUNBUFFERED": "1",
         "COLUMNS": "160",
     }
 
 
 def _bundles(folder: Path) -> str:
-    kwargs = {"path": str(folder), "refresh_interval": 5}
-    classpath = "airflow.dag_processing.bundles.local.LocalDagBundle"
+    kwargs = {"path": str(folder), "refresh_interval": 1}
+    classpath = "dags.bundle.LocalPipelineBundle"
     return json.dumps([{"name": "project", "classpath": classpath, "kwargs": kwargs}])
 
 

@@ -14,9 +14,9 @@ from urllib.parse import quote
 import psycopg
 from psycopg import sql
 
-from demo.servers import privileges
-from demo.servers.binaries import reachable_install
 from demo.servers.process import LOOPBACK, Managed, ServerFailed, Supervised, free_port
+from loadsheet.testing import privileges
+from loadsheet.testing.binaries import reachable_install
 
 _STOP = ((signal.SIGINT, 10.0), (signal.SIGQUIT, 5.0))  # PostgreSQL's fast, then immediate shutdown
 # Without a last checkpoint, which took 40 s of writing data that nobody will read again.

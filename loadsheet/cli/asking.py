@@ -11,7 +11,7 @@ from typing import Literal
 
 from loadsheet.errors import InputError
 from loadsheet.options import with_fed_transforms
-from loadsheet.outcome import RunRequest
+from loadsheet.outcome import RunRequest, Sample
 from loadsheet.spec.models import Pipeline
 
 
@@ -23,17 +23,20 @@ def run_request(
     accept_source: bool,
     start: str | None,
     end: str | None,
+    sample: str | None = None,
 ) -> RunRequest:
     """The request of one run from the command line.
 
     `tables` is a list with commas. Raises InputError for a table the pipeline does not have, half an interval, an
-    interval that is none, and a full refresh of an interval.
+    interval that is none, a full refresh of an interval, and a sample that is none or is asked for an interval.
     """
     only = _tables(pipeline, tables) if tables is not None else None
     if full_refresh and (start or end):
         raise InputError("--full-refresh replaces a table, so it must read all of it: leave out --from and --to")
     interval = _interval(start, end)
-    full: frozenset[str] | Literal["all"] = (only or "all") if full_refresh else frozenset()
+    if sample is not None and (start or end):
+        raise InputError("--sample reads its tables anew each time: leave out --from and --to")
+    full: frozenset[str] | Literal["all"] = (only or "all") if full_refresh or sample else frozenset()
     return RunRequest(
         run_id=f"cli__{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}",
         full_refresh=with_fed_transforms(pipeline, full),
@@ -42,6 +45,7 @@ def run_request(
         interval_end=interval[1],
         explicit_interval=interval != (None, None),
         accept_source=accept_source,
+        sample=_sample(sample) if sample is not None else None,
     )
 
 
@@ -59,6 +63,16 @@ def _tables(pipeline: Pipeline, text: str) -> frozenset[str]:
 def _suggestion(name: str, known: Iterable[str]) -> str:
     close = get_close_matches(name, known, n=1)
     return f" (did you mean {close[0]!r}?)" if close else f"; it has {', '.join(known)}"
+
+
+def _sample(text: str) -> Sample:
+    number = text.removesuffix("%")
+    if re.fullmatch(r"\d+(\.\d+)?", number) and (share := float(number)):
+        if number != text and share <= 100:
+            return Sample(share=share / 100)
+        if number == text and share.is_integer():
+            return Sample(rows=int(share))
+    raise InputError(f"--sample {text} is neither a share, such as 1% or 0.1%, nor a number of rows per table")
 
 
 def _interval(start: str | None, end: str | None) -> tuple[str | None, str | None]:

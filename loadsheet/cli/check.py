@@ -10,11 +10,9 @@ from typing import Annotated
 
 import typer
 
-from loadsheet.cli.checking import check_files
 from loadsheet.cli.errors import WRONG_INPUT
 from loadsheet.cli.places import PIPELINES, project_folder, project_specs, relative_problem
 from loadsheet.errors import InputError
-from loadsheet.spec.problem import Problem
 
 
 class Format(StrEnum):
@@ -23,6 +21,7 @@ class Format(StrEnum):
     text = "text"
     json = "json"
     github = "github"
+    sarif = "sarif"
 
 
 def check(
@@ -32,21 +31,39 @@ def check(
         typer.Argument(metavar="PATH...", help="Pipeline files, or folders that hold some. Default: the project's."),
     ] = None,
     output: Annotated[
-        Format, typer.Option("--format", help="text for people, json for scripts, github for annotations in a CI run.")
+        Format,
+        typer.Option(
+            "--format",
+            help="text for people, json for scripts, github for annotations in a CI run, sarif for code scanning.",
+        ),
     ] = Format.text,
+    explain: Annotated[
+        str, typer.Option(metavar="CODE", help="Say why there is a rule, such as unknown-key, and what mends it.")
+    ] = "",
 ) -> None:
     """Print every problem in pipeline files and their SQL; exit code 2 when there is an error."""
+    # Here, not at the top: every other command would pay for these imports, too.
+    from loadsheet.cli.checking import check_files
+    from loadsheet.cli.problems import as_annotation, as_json, as_text, explanation
+    from loadsheet.cli.sarif import as_sarif
+
+    if explain:
+        typer.echo(explanation(explain))
+        return
     found = [file for path in paths for file in _files(path)] if paths else project_specs(project_folder(ctx.obj))
     files = list(dict.fromkeys(found))
-    problems = [relative_problem(problem) for problem in check_files(files)]
+    problems = [relative_problem(problem) for problem in check_files(files, ctx.obj)]
     errors = sum(problem.severity == "error" for problem in problems)
+    warnings = len(problems) - errors
     if output is Format.json:
-        counts = {"files": len(files), "errors": errors, "warnings": len(problems) - errors}
-        typer.echo(json.dumps({**counts, "problems": [problem.as_dict() for problem in problems]}, indent=2))
+        counts = {"files": len(files), "errors": errors, "warnings": warnings}
+        typer.echo(json.dumps({**counts, "problems": [as_json(problem) for problem in problems]}, indent=2))
+    elif output is Format.sarif:
+        typer.echo(json.dumps(as_sarif(problems), indent=2))
     else:
-        for problem in problems:
-            typer.echo(_annotation(problem) if output is Format.github else str(problem))
-        typer.echo(_summary(len(files), errors, len(problems) - errors))
+        for line in map(as_annotation, problems) if output is Format.github else as_text(problems):
+            typer.echo(line)
+        typer.echo(_summary(len(files), errors, warnings))
     if errors:
         raise typer.Exit(WRONG_INPUT)
 
@@ -71,16 +88,3 @@ def _summary(files: int, errors: int, warnings: int) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _annotation(problem: Problem) -> str:
-    """A GitHub Actions workflow command; its properties and its text are escaped differently."""
-    text = f"{problem.message}\nhint: {problem.hint}" if problem.hint else problem.message
-    place = {"file": problem.file, "line": problem.line, "col": problem.column, "title": problem.path or "pipeline"}
-    properties = ",".join(f"{key}={_escaped(str(value), more=True)}" for key, value in place.items())
-    return f"::{problem.severity} {properties}::{_escaped(text)}"
-
-
-def _escaped(text: str, more: bool = False) -> str:
-    text = text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-    return text.replace(":", "%3A").replace(",", "%2C") if more else text

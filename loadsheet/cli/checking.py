@@ -1,45 +1,53 @@
-"""All problems of a set of pipeline files: each file's own, and names used twice."""
+"""All problems of a set of pipeline files: each file's own, and what only shows beside the rest of the project."""
 
 from __future__ import annotations
 
-import re
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from loadsheet.spec.load import check_file
+from loadsheet.cli.beside import duplicates
+from loadsheet.cli.declared import undeclared
+from loadsheet.cli.places import PIPELINES, project_folder
+from loadsheet.errors import SpecError
+from loadsheet.spec.load import check_file, find_specs
 from loadsheet.spec.models import Pipeline
 from loadsheet.spec.problem import Problem
 
 
-def check_files(files: Iterable[Path]) -> list[Problem]:
-    """The problems of `files`, file by file."""
-    problems: list[Problem] = []
-    pipelines: list[Pipeline] = []
+def check_files(files: Sequence[Path], given: Path | None = None) -> list[Problem]:
+    """The problems of `files`, file by file. Their projects' other pipelines are read, but not blamed.
+
+    `given` is the project the user has named; else it is the one around each file.
+    """
+    groups: dict[str, list[Problem]] = {}
+    pipelines: dict[Path, Pipeline | None] = {}
     for file in files:
-        pipeline, found = check_file(file)
-        problems += found
-        if pipeline:
-            pipelines.append(pipeline)
-    return problems + _same_names(pipelines)
+        pipelines[file.resolve()], groups[str(file)] = check_file(file)
+    for project, own in _projects(files, given):
+        for problem in (*undeclared(project, own), *_beside(project, own, pipelines)):
+            groups.setdefault(problem.file, []).append(problem)
+    return [problem for spec, found in groups.items() for problem in sorted(found, key=lambda p: _order(spec, p))]
 
 
-def _same_names(pipelines: Iterable[Pipeline]) -> list[Problem]:
-    """Pipelines of one name, which is a DAG id. Only what Airflow loads counts: other files may be drafts."""
-    by_name = defaultdict(list)
-    for pipeline in pipelines:
-        if pipeline.file.name == "pipeline.yml":
-            by_name[pipeline.name].append(pipeline)
-    return [_same_name(first, other) for first, *others in by_name.values() for other in others]
+def _order(spec: str, problem: Problem) -> tuple[bool, str, int, int]:
+    return problem.file != spec, problem.file, problem.line, problem.column
 
 
-def _same_name(first: Pipeline, other: Pipeline) -> Problem:
-    key = re.search(r"^pipeline\s*:", other.file.read_text(), re.MULTILINE)
-    return Problem(
-        file=str(other.file),
-        line=other.file.read_text().count("\n", 0, key.start()) + 1 if key else 1,
-        column=1,
-        path="pipeline",
-        message=f"the name {other.name!r} is already taken by {first.file}",
-        hint="the name is the DAG's id: give each pipeline its own",
-    )
+def _projects(files: Iterable[Path], given: Path | None) -> Iterator[tuple[Path, list[Path]]]:
+    """Each project with those of `files` that are its pipelines. Loose files may be drafts, and are left alone."""
+    projects: dict[Path, list[Path]] = {}
+    for file in files:
+        project = project_folder(given, file.resolve().parent)
+        if (project / PIPELINES).is_dir() and file.name == "pipeline.yml":
+            projects.setdefault(project, []).append(file)
+    yield from projects.items()
+
+
+def _beside(project: Path, own: Sequence[Path], known: dict[Path, Pipeline | None]) -> list[Problem]:
+    asked = {file.resolve() for file in own}
+    rest = (check_file(file)[0] for file in find_specs(project) if file.resolve() not in asked)
+    blamed = [pipeline for file in own if (pipeline := known[file.resolve()])]
+    try:
+        return duplicates([pipeline for pipeline in rest if pipeline], blamed)
+    except SpecError as error:  # a file that has just been taken away
+        return list(error.problems)

@@ -13,14 +13,14 @@ from typer.exceptions import TyperException
 
 from loadsheet.cli.places import relative_problem
 from loadsheet.errors import InputError, LoadsheetError, SpecError
-from loadsheet.redact import summary
+from loadsheet.redact import masked, summary
+from loadsheet.visible import visible
 
 if TYPE_CHECKING:
     from loadsheet.steps.diagnosis import Diagnosis
 
 FAILED, WRONG_INPUT, BUG, INTERRUPTED = 1, 2, 3, 130
 
-INTERRUPTED_MESSAGE = "interrupted: what was loaded stays, unfinished steps are rolled back; the same command goes on"
 _BUG = "this is a bug in Loadsheet: please report it with the lines above"
 
 
@@ -32,7 +32,7 @@ def reported() -> Iterator[None]:
     except (TyperException, typer.Exit, typer.Abort):
         raise
     except KeyboardInterrupt:
-        say(INTERRUPTED_MESSAGE)
+        say("interrupted")
         raise typer.Exit(INTERRUPTED) from None
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.EPIPE:
@@ -48,7 +48,7 @@ def is_expected(error: BaseException) -> bool:
 def describe(error: BaseException) -> str:
     """What happened and what to do; only the class and the message of a bug."""
     if isinstance(error, LoadsheetError):
-        return str(error)
+        return visible(masked(str(error)))
     return str(_diagnosis(error) or summary(error))
 
 
@@ -62,7 +62,7 @@ def _diagnosis(error: BaseException) -> Diagnosis | None:
 def _report(error: Exception) -> int:
     if isinstance(error, SpecError):
         for problem in error.problems:
-            typer.echo(str(relative_problem(problem)), err=True)
+            say(str(relative_problem(problem)))
         return WRONG_INPUT
     if not is_expected(error):
         report_bug(error)
@@ -90,5 +90,5 @@ def _traceback(error: BaseException) -> str:
 
 
 def say(text: str) -> None:
-    """`text` on stderr."""
-    typer.echo(text, err=True)
+    """`text` on stderr, without secrets and without what would steer the terminal."""
+    typer.echo(visible(masked(text)), err=True)

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from loadsheet.visible import json_safe, on_one_line
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
 # A pipe has no width; a table must not be cut to 80 columns for it.
 _WIDTH_OF_A_PIPE = 1000
@@ -25,7 +27,7 @@ def console() -> Console:
 
 def print_json(document: Any) -> None:
     """`document` on stdout; values JSON does not know, such as times, as their text."""
-    typer.echo(json.dumps(document, indent=2, ensure_ascii=False, default=str))
+    typer.echo(json_safe(json.dumps(document, indent=2, ensure_ascii=False, default=str)))
 
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -33,7 +35,7 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     out = console()
     table = Table(*heads, box=box.SIMPLE_HEAD if out.is_terminal else None, header_style="bold", pad_edge=False)
     for row in rows:
-        table.add_row(*(Text(cell, overflow="fold") for cell in row))
+        table.add_row(*(Text(on_one_line(cell), overflow="fold") for cell in row))
     with out.capture() as captured:
         out.print(table)
     typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))

@@ -56,7 +56,8 @@ def project_specs(project: Path) -> list[Path]:
 
 def shown(path: Path | str) -> str:
     """`path` relative to the current folder where it lies below it, else absolute."""
-    full = Path(path).resolve()
+    # A link is shown as itself, not as what it leads to.
+    full = Path(path).parent.resolve() / Path(path).name
     return str(full.relative_to(Path.cwd())) if full.is_relative_to(Path.cwd()) else str(full)
 
 

@@ -1,80 +1,152 @@
-"""`loadsheet plan`: the steps of a pipeline, the same that Airflow shows as tasks."""
+"""`loadsheet plan`: the steps of a pipeline, the same that Airflow shows as tasks, and what they would do now."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from loadsheet.cli.output import AsJson, print_json, print_table
+from loadsheet.cli.errors import FAILED
+from loadsheet.cli.output import AsJson, print_json
 from loadsheet.cli.places import open_pipeline
+from loadsheet.errors import InputError
 from loadsheet.plan.steps import Step, build_plan
-from loadsheet.spec.models import Pipeline, Table
+from loadsheet.spec.models import Pipeline
+
+if TYPE_CHECKING:
+    from loadsheet.plan.changes import Comparison
+    from loadsheet.plan.preview import StepPreview
 
 PipelineArgument = Annotated[str, typer.Argument(metavar="PIPELINE", help="A pipeline's name, or its file.")]
+CHANGES = 4
 
 
-def plan(ctx: typer.Context, pipeline: PipelineArgument, as_json: AsJson = False) -> None:
-    """Print a pipeline's steps in the order in which they run."""
-    spec, _ = open_pipeline(ctx.obj, pipeline)
+def plan(
+    ctx: typer.Context,
+    pipeline: PipelineArgument,
+    connect: Annotated[
+        bool, typer.Option("--connect", help="Compare with source and warehouse as they are now; writes nothing.")
+    ] = False,
+    diff: Annotated[
+        str | None, typer.Option("--diff", metavar="REV", help="What changed since a Git revision: HEAD, main, v1.2.")
+    ] = None,
+    sql: Annotated[
+        str | None, typer.Option("--sql", metavar="STEP", help="Print the SQL of a step, a table, a transform, or all.")
+    ] = None,
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code", help=f"Exit with {CHANGES} when something would change or has changed.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Print what will happen, in order: a pipeline's steps, what they would do now, what changed since.
+
+    Exit code 1 when --connect finds what would make the run fail.
+    """
+    spec, project = open_pipeline(ctx.obj, pipeline)
+    if exit_code and not connect and diff is None:
+        raise InputError("--exit-code says whether something would change: add --connect or --diff REV")
+    since = _since(spec, project, diff) if diff is not None else None
+    if connect:
+        spec = _resolved(spec, project)
     steps = build_plan(spec)
+    chosen = _chosen(steps, sql, spec) if sql else []
+    previews = _previews(spec, project) if connect else {}
     if as_json:
-        documents = [
-            {"id": step.id, "kind": step.kind, "name": step.name, "upstream": step.upstream, **details(step, spec)}
-            for step in steps
-        ]
-        print_json({"pipeline": spec.name, "schedule": spec.schedule, "steps": documents})
-        return
-    typer.echo(f"{spec.name}: {len(spec.tables)} tables, {len(spec.transforms)} transforms, {_schedule(spec)}")
-    by_id = {step.id: step for step in steps}
-    rows = [(*_row(step, spec), _after(step, by_id)) for step in steps]
-    print_table(("step", "name", "mode", "key", "cursor", "after"), rows)
+        print_json(_document(spec, steps, previews, since, chosen))
+    elif sql:
+        typer.echo("\n\n".join(f"-- {step.id}\n{text}" for step in chosen if (text := _sql(step, spec, previews))))
+    else:
+        _print(spec, steps, previews, since)
+    if any(step.fails for step in previews.values()):
+        raise typer.Exit(FAILED)
+    if exit_code and (_would_change(previews) or (since and since.changes)):
+        raise typer.Exit(CHANGES)
 
 
-def details(step: Step, pipeline: Pipeline) -> dict[str, Any]:
-    """How the step works: `mode`, `key` (None: the catalog knows) and `cursor`, as far as they apply."""
-    if step.kind == "create_bucket":
-        return {}
-    if step.kind == "transform":
-        from loadsheet.sql.params import uses_since_load  # sqlglot: 75 ms that no other command needs
+def _resolved(pipeline: Pipeline, project: Path) -> Pipeline:
+    from loadsheet.connections import project_connections
+    from loadsheet.steps.resolve import resolved
 
-        transform = pipeline.transform(step.name)
-        return {
-            "mode": transform.materialized,
-            "key": transform.unique_key,
-            "cursor": "_load_id" if uses_since_load(transform.sql) else None,
+    return resolved(pipeline, project_connections(project))
+
+
+def _previews(pipeline: Pipeline, project: Path) -> dict[str, StepPreview]:
+    # Here, so that a plan that needs no server starts without a driver.
+    from loadsheet.connections import project_connections
+    from loadsheet.preview.live import preview
+
+    return preview(pipeline, project_connections(project))
+
+
+def _since(pipeline: Pipeline, project: Path, revision: str) -> Comparison:
+    from loadsheet.plan.changes import compare
+    from loadsheet.preview.revision import pipeline_at
+
+    return compare(pipeline_at(pipeline, project, revision), pipeline, revision)
+
+
+def _would_change(previews: Mapping[str, StepPreview]) -> bool:
+    return any(step.changes != "no" for step in previews.values())
+
+
+def _document(
+    pipeline: Pipeline, steps: Sequence[Step], previews: Mapping[str, StepPreview], since: Comparison | None,
+    chosen: Sequence[Step],
+) -> dict[str, Any]:  # fmt: skip
+    from loadsheet.plan.preview import summary
+    from loadsheet.plan.words import details
+
+    documents = [
+        {
+            "id": step.id, "kind": step.kind, "name": step.name, "upstream": step.upstream, **details(step, pipeline),
+            **({"sql": _sql(step, pipeline, previews)} if step in chosen else {}),
+            **({"now": previews[step.id].as_dict()} if previews else {}),
         }
-    table = pipeline.table(step.name)
-    cursor = table.incremental.cursor if table.incremental else None
-    if step.kind == "extract":
-        return {"mode": _reading(table), "cursor": cursor}
-    return {"mode": _mode(table), "key": table.primary_key or None, "cursor": cursor}
+        for step in steps
+    ]  # fmt: skip
+    document: dict[str, Any] = {"pipeline": pipeline.name, "schedule": pipeline.schedule, "steps": documents}
+    if previews:
+        before = {kind: previews[kind].as_dict() for kind in ("extract", "load", "transform")}
+        document["connect"] = {**summary(previews.values()), "before": before}
+    if since:
+        document["diff"] = since.as_dict()
+    return document
 
 
-def _reading(table: Table) -> str:
-    if not table.incremental:
-        return "full"
-    return "new rows" if table.incremental.by == "watermark" else "data interval"
+def _print(
+    pipeline: Pipeline, steps: Sequence[Step], previews: Mapping[str, StepPreview], since: Comparison | None
+) -> None:
+    from loadsheet.cli.plantree import plan_text, since_text, summary_text
+
+    if since:
+        typer.echo(since_text(since))
+        if not previews:
+            return
+        typer.echo()
+    typer.echo(plan_text(pipeline, steps, previews))
+    if previews:
+        typer.echo(summary_text(previews))
 
 
-def _mode(table: Table) -> str:
-    """Without a declared key, the catalog's key decides at run time between the two."""
-    with_key, without_key = (table.mode_with_key(has_key) for has_key in (True, False))
-    return with_key if table.primary_key or with_key == without_key else f"{with_key} or {without_key}"
+def _chosen(steps: tuple[Step, ...], wanted: str, pipeline: Pipeline) -> list[Step]:
+    from difflib import get_close_matches
+
+    from loadsheet.plan.sqltext import chosen
+
+    if found := chosen(steps, wanted):
+        return found
+    names = [*dict.fromkeys([step.name for step in steps if step.kind != "create_bucket"])]
+    close = get_close_matches(wanted, [*names, *(step.id for step in steps)], n=1)
+    more = f" (did you mean {close[0]!r}?)" if close else f"; it has {', '.join(names)}, or say all"
+    raise InputError(f"--sql: {pipeline.name} has no step {wanted!r}{more}")
 
 
-def _row(step: Step, pipeline: Pipeline) -> tuple[str, ...]:
-    found = details(step, pipeline)
-    key = "from the catalog" if found.get("key", ()) is None else ", ".join(found.get("key", ()))
-    return step.kind, step.name, found.get("mode", ""), key, found.get("cursor") or ""
+def _sql(step: Step, pipeline: Pipeline, previews: Mapping[str, StepPreview]) -> str:
+    """As it would be run now, where that is known."""
+    from loadsheet.plan.sqltext import step_sql
 
-
-def _after(step: Step, steps: dict[str, Step]) -> str:
-    """The upstream steps by kind, each kind named once: `load bookings, flights; transform dim_date`."""
-    upstream = [steps[step_id] for step_id in step.upstream]
-    kinds = dict.fromkeys(found.kind for found in upstream)
-    return "; ".join(f"{kind} {', '.join(found.name for found in upstream if found.kind == kind)}" for kind in kinds)
-
-
-def _schedule(pipeline: Pipeline) -> str:
-    return f"schedule {pipeline.schedule}" if pipeline.schedule else "no schedule"
+    found = previews.get(step.id)
+    ddl = "".join(f"{statement};\n" for statement in found.ddl) if found and step.kind == "load" else ""
+    return (found.sql if found else "") or ddl.rstrip() or step_sql(step, pipeline)

@@ -17,6 +17,7 @@ from loadsheet.cli.live import Bars, Lines, Live, Silence
 from loadsheet.cli.output import console
 from loadsheet.outcome import Outcome
 from loadsheet.plan.steps import Step
+from loadsheet.visible import visible
 
 if TYPE_CHECKING:
     from loadsheet.runner import Retry
@@ -105,8 +106,8 @@ class Report:
             for line in self.lines.values()
         ]  # fmt: skip
 
-    def print_summary(self, pipeline: str, run_id: str) -> None:
-        """One line per step, and one for the run."""
+    def print_summary(self, pipeline: str, run_id: str, *more: str) -> None:
+        """One line per step, one for the run, and what else there is to say."""
         out = console()
         width = max(len(line.step.id) for line in self.lines.values())
         for line in self.lines.values():
@@ -114,13 +115,16 @@ class Report:
         statuses = Counter(line.status for line in self.lines.values())
         counts = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in statuses.items())
         out.print(f"{pipeline}: {counts} in {time.monotonic() - self.began:.1f} s (run {run_id})", markup=False)
+        for text in more:
+            out.print(text, markup=False, soft_wrap=True)
 
 
 def _print_line(out: Console, line: Line, width: int) -> None:
     status = "loaded" if (line.step.kind, line.status) == ("load", "done") else line.status.replace("_", " ")
     rows = "" if line.rows is None else f"{line.rows:,} rows"
     # What a server answers may have several lines; they stay below their step.
-    message = line.message.replace("\n", "\n" + " " * 17) + (f" (tries: {line.tries})" if line.tries > 1 else "")
+    message = visible(line.message).replace("\n", "\n" + " " * 17)
+    message += f" (tries: {line.tries})" if line.tries > 1 else ""
     tail = f"  {line.step.id:<{width}}  {rows:>16}  {line.seconds:>7.1f} s  {message}".rstrip()
     out.print(Text.assemble((f"{status:<15}", _STYLES[line.status]), tail), soft_wrap=True)
 
@@ -129,6 +133,6 @@ def _print_line(out: Console, line: Line, width: int) -> None:
 def live_report(steps: Sequence[Step], quiet: bool) -> Iterator[Report]:
     """A report that shows progress bars on a terminal, plain lines elsewhere, nothing when `quiet`."""
     out = console()
-    live: Live = Silence() if quiet else Bars(out) if out.is_terminal else Lines(out)
+    live: Live = Silence() if quiet else Bars(out, len(steps)) if out.is_terminal else Lines(out)
     with live:
         yield Report(steps, live)

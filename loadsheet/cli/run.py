@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
@@ -12,10 +13,15 @@ from loadsheet.cli.interrupt import stopping_at_once
 from loadsheet.cli.output import AsJson, print_json
 from loadsheet.cli.places import open_pipeline
 from loadsheet.cli.plan import PipelineArgument
+from loadsheet.cli.record import RunRecord
 from loadsheet.cli.report import Report, live_report
 from loadsheet.connections import Connections, project_connections
-from loadsheet.plan.steps import build_plan
+from loadsheet.errors import InputError
+from loadsheet.outcome import RunRequest
+from loadsheet.plan.steps import Step, build_plan
 from loadsheet.spec.models import Pipeline
+
+_ANEW = "The same command begins anew"
 
 
 def run(
@@ -39,27 +45,96 @@ def run(
         typer.Option("--from", metavar="X", help="Only rows whose cursor is at or after X, a time (UTC) or a number."),
     ] = None,
     end: Annotated[str | None, typer.Option("--to", metavar="Y", help="... and before Y.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run that was stopped or has failed, as it was asked for.")
+    ] = False,
+    sample: Annotated[
+        str | None,
+        typer.Option(metavar="1%|ROWS", help="For development: so much of each table, into schemas of their own."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Extract, load and transform; exit code 1 when a step failed, 0 also when there was nothing new.
 
     A failure that may pass is tried again, as the spec's tasks.retries and tasks.retry_delay say.
     """
-    from loadsheet.runner import run_pipeline
+    from loadsheet.steps.resolve import resolved
 
     spec, project = open_pipeline(ctx.obj, pipeline)
-    request = run_request(
-        spec, tables=tables, full_refresh=full_refresh, accept_source=accept_source, start=start, end=end
-    )
     connections = project_connections(project)
     _check_connections(spec, connections)
-    with live_report(build_plan(spec), quiet=as_json) as report, stopping_at_once(report.live):
-        run_pipeline(spec, request, connections, on_step=report.on_step, progress=report.on_progress, retrying=True)
+    spec = resolved(spec, connections)
+    record = RunRecord(spec)
+    if resume:
+        if tables or full_refresh or accept_source or start or end or sample:
+            raise InputError("--resume goes on as the stopped run was asked for: leave out the other options")
+        request = record.resumed()
+    else:
+        request = run_request(
+            spec, tables=tables, full_refresh=full_refresh, accept_source=accept_source, start=start, end=end,
+            sample=sample,
+        )  # fmt: skip
+    if sample is not None:
+        report, notes = _run_sample(spec, request, connections, as_json, sample)
+    else:
+        report = _run_recorded(spec, request, connections, as_json, record)
+        goes_on = report.failed and record.is_kept and not report.has_bugs
+        notes = [f"go on with it: loadsheet run {pipeline} --resume"] if goes_on else []
     if as_json:
         print_json({"pipeline": spec.name, "run_id": request.run_id, "steps": report.documents()})
     else:
-        report.print_summary(spec.name, request.run_id)
+        report.print_summary(spec.name, request.run_id, *notes)
     _exit(report)
+
+
+def _run_recorded(
+    spec: Pipeline, request: RunRequest, connections: Connections, quiet: bool, record: RunRecord
+) -> Report:
+    """Run, and keep what was asked for until the run has ended well."""
+
+    def note(step: Step, state: str) -> None:
+        if step.kind == "extract" and state == "skipped" and not spec.table(step.name).incremental:
+            record.unchanged(step.name)
+
+    record.begin(request)
+    way_on = f"loadsheet run {spec.name} --resume goes on with this run" if record.is_kept else _ANEW
+    report = _run(spec, request, connections, quiet, way_on, note)
+    if not report.failed:
+        record.end()
+    return report
+
+
+def _run_sample(
+    spec: Pipeline, request: RunRequest, connections: Connections, quiet: bool, sample: str
+) -> tuple[Report, list[str]]:
+    """Run the pipeline moved to schemas of its own; the report, and what else people should know."""
+    from loadsheet.sample import sampled, scripts
+
+    moved = sampled(spec)
+    ours, theirs = moved.warehouse, spec.warehouse
+    notes = [
+        f"a sample ({sample}), in {ours.schema} and {ours.mart_schema}; {theirs.schema}, {theirs.mart_schema} and all "
+        "watermarks are as they were"
+    ]
+    if left_out := ", ".join(transform.name for transform in scripts(spec)):
+        notes.append(f"left out, because a script may write anywhere: {left_out}")
+    return _run(moved, request, connections, quiet, _ANEW), notes
+
+
+def _run(
+    spec: Pipeline, request: RunRequest, connections: Connections, quiet: bool, way_on: str,
+    note: Callable[[Step, str], None] = lambda step, state: None,
+) -> Report:  # fmt: skip
+    from loadsheet.runner import run_pipeline
+
+    with live_report(build_plan(spec), quiet=quiet) as report, stopping_at_once(report.live, way_on):
+
+        def on_step(step: Step, state: str, result: Any) -> None:
+            note(step, state)
+            report.on_step(step, state, result)
+
+        run_pipeline(spec, request, connections, on_step=on_step, progress=report.on_progress, retrying=True)
+    return report
 
 
 def _check_connections(spec: Pipeline, connections: Connections) -> None:

@@ -151,6 +151,10 @@ def _client(connection: Connection) -> Minio:
             f"connection {connection.conn_id!r} needs an S3 endpoint: set extra.endpoint_url, "
             "for example http://127.0.0.1:9000"
         )
+    if "@" in url.netloc:
+        raise ConnectionMissing(
+            f"connection {connection.conn_id!r}: extra.endpoint_url holds a login; it belongs into login and password"
+        )
     return Minio(
         endpoint=url.netloc,
         access_key=connection.login or None,

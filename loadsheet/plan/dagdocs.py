@@ -16,7 +16,10 @@ def dag_doc(pipeline: Pipeline, spec: str) -> str:
         pipeline.description,
         f"`{source.conn_id}` schema {code(source.schema)} → `{lake.conn_id}` bucket {code(lake.bucket)}"
         f" → `{warehouse.conn_id}` schemas {code(warehouse.schema)} and {code(warehouse.mart_schema)}",
-        grid(["table", "mode", "key", "cursor"], map(_table_row, pipeline.tables)),
+        grid(
+            ["table", "mode", "key", "cursor"],
+            map(_table_row, pipeline.entries),
+        ),
         grid(["transform", "materialized", "key"], map(_transform_row, pipeline.transforms)),
         # Never ends in `.md`: Airflow would take the whole text for a file name.
         f"Change it in {code(spec)}; `loadsheet plan {pipeline.name}` prints these steps.",
@@ -28,13 +31,14 @@ def step_doc(step: Step, pipeline: Pipeline) -> str:
     """One line for a step that moves a table, the SQL for a transform."""
     if step.kind == "create_bucket":
         return f"Makes sure that the bucket {code(step.name)} exists.\n"
+    if step.kind == "resolve":
+        return f"Asks the source which of its tables match {code(step.name)}; the next tasks are mapped over them.\n"
     if step.kind == "extract":
         return f"Copies {code(step.name)} from {code(pipeline.source.schema)} to the lake in one snapshot.\n"
     if step.kind == "load":
         return f"Loads {code(step.name)} into {code(pipeline.warehouse.schema)} in one transaction.\n"
     transform = pipeline.transform(step.name)
-    fence = "`" * max(3, _longest_backticks(transform.sql) + 1)
-    return f"Builds {code(step.name)} ({transform.materialized}).\n\n{fence}sql\n{transform.sql.rstrip()}\n{fence}\n"
+    return f"Builds {code(step.name)} ({transform.materialized}).\n\n{block(transform.sql, 'sql')}\n"
 
 
 def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -42,6 +46,12 @@ def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     body = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     lines = [head, ["---"] * len(head), *body] if body else []
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def block(text: str, language: str) -> str:
+    """`text` as a block of code that ends where it ends, whatever it holds."""
+    fence = "`" * max(3, _longest_backticks(text) + 1)
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
 
 
 def code(text: str) -> str:

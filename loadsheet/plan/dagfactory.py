@@ -11,14 +11,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from loadsheet.errors import InputError
 from loadsheet.plan.dagdocs import dag_doc, step_doc
 from loadsheet.plan.dagform import form_params
 from loadsheet.plan.dagyaml import dump
-from loadsheet.plan.steps import Kind, Step, build_plan, tasks_of
+from loadsheet.plan.steps import Kind, Step, build_plan, step_id, tasks_of
 from loadsheet.spec.models import Notify, Pipeline
 
 OPERATORS: dict[Kind, str] = {
     "create_bucket": "operators.bucket.CreateBucketOperator",
+    "resolve": "operators.resolve.ResolveTablesOperator",
     "extract": "operators.extract.PostgresToMinioOperator",
     "load": "operators.load.MinioToPostgresOperator",
     "transform": "operators.transform.SqlTransformOperator",
@@ -28,6 +30,7 @@ GROUPS: dict[Kind, str] = {
     "load": "Lake objects to staging tables, each in one transaction",
     "transform": "Staging to marts, in the order in which the SQL files read each other",
 }
+RESERVED = ("default", "task_groups")
 NOTIFY_FAILURE, NOTIFY_RECOVERY = "operators.slack.notify_failure", "operators.slack.notify_recovery"
 
 
@@ -48,7 +51,7 @@ def dag_config(pipeline: Pipeline, root: Path | None = None) -> dict[str, Any]:
         "max_active_tasks": pipeline.tasks.max_active_tasks,
         "tags": list(pipeline.tags),
         "default_args": _default_args(pipeline),
-        "params": form_params([table.name for table in pipeline.tables]),
+        "params": form_params([table.name for table in pipeline.tables], others=bool(pipeline.patterns)),
         "doc_md": dag_doc(pipeline, spec),
         "task_groups": {kind: {"tooltip": tip} for kind, tip in GROUPS.items() if any(s.kind == kind for s in steps)},
         "tasks": {_short(step.id): _task(step, pipeline, spec) for step in steps},
@@ -56,7 +59,15 @@ def dag_config(pipeline: Pipeline, root: Path | None = None) -> dict[str, Any]:
 
 
 def render(pipeline: Pipeline, root: Path | None = None) -> str:
-    """The YAML file that dag-factory's own `load_yaml_dags` turns into the same DAG."""
+    """The YAML file that dag-factory's own `load_yaml_dags` turns into the same DAG.
+
+    Raises InputError for the names that mean something else in its files, and SpecError as `build_plan` does.
+    """
+    if pipeline.name in RESERVED:
+        raise InputError(
+            f"dag-factory gives no DAG the name {pipeline.name!r}, which means something else in its files: give the "
+            f"pipeline another name (`pipeline:` in {pipeline.file})"
+        )
     return dump({pipeline.name: dag_config(pipeline, root)})
 
 
@@ -76,15 +87,36 @@ def _task(step: Step, pipeline: Pipeline, spec: str) -> dict[str, Any]:
         **({"task_group_name": step.kind} if step.kind in GROUPS else {}),
         "dependencies": [_short(upstream) for upstream in step.upstream],
         "spec": spec,
-        "name": step.name,
-        "task_display_name": step.name if step.kind in GROUPS else step.id,
+        **_name(step),
+        "task_display_name": _display_name(step),
         "pool": tasks.pool,
         "retries": tasks.retries,
         "execution_timeout": _seconds(tasks.timeout),
-        # A transform asks the ledger whether an input was loaded, so skipped loads must not skip it.
-        "trigger_rule": "none_failed" if step.kind == "transform" else "all_success",
+        "trigger_rule": _trigger_rule(step),
         "doc_md": step_doc(step, pipeline),
     }
+
+
+def _display_name(step: Step) -> str:
+    if step.kind == "resolve":
+        return f"resolve {step.name}"
+    return step.name if step.kind in GROUPS else step.id
+
+
+def _name(step: Step) -> dict[str, Any]:
+    """The table's or transform's name; of a mapped step, where its tables' names come from."""
+    if not step.mapped:
+        return {"name": step.name}
+    names = f"{step_id('resolve', step.name)}.output"
+    return {"expand": {"name": names}, "map_index_template": "{{ task.name }}"}
+
+
+def _trigger_rule(step: Step) -> str:
+    if step.kind == "transform":
+        # It asks the ledger whether an input was loaded, so skipped loads must not skip it.
+        return "none_failed"
+    # A mapped load follows all extractions, and one that failed or was skipped must not stop the others' loads.
+    return "all_done" if step.mapped and step.kind == "load" else "all_success"
 
 
 def _default_args(pipeline: Pipeline) -> dict[str, Any]:
@@ -111,7 +143,7 @@ def _callbacks(notify: Notify) -> dict[str, Any]:
 
 
 def _schedule(pipeline: Pipeline) -> str | dict[str, str] | None:
-    by_interval = any(t.incremental and t.incremental.by == "data_interval" for t in pipeline.tables)
+    by_interval = any(t.incremental and t.incremental.by == "data_interval" for t in pipeline.entries)
     if not by_interval or pipeline.schedule in (None, "@once", "@continuous"):
         return pipeline.schedule
     # Airflow 3 gives a plain cron schedule a data interval of length zero: nothing would ever be read.

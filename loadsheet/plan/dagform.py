@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def form_params(tables: Sequence[str]) -> dict[str, Any]:
-    """dag-factory's configuration of the form for a pipeline with these tables."""
+def form_params(tables: Sequence[str], others: bool = False) -> dict[str, Any]:
+    """dag-factory's configuration of the form for a pipeline with these tables, and `others` that only a run knows."""
     moment = {"default": None, "type": ["string", "null"], "format": "date-time"}
     return {
         "full_refresh": _param("Read, load and build everything again", default=False, type="boolean"),
@@ -15,7 +15,7 @@ def form_params(tables: Sequence[str]) -> dict[str, Any]:
             "Tables to move; none chosen moves all",
             default=[],
             type=["array", "null"],
-            items={"type": "string", "enum": list(tables)},
+            items={"type": "string"} if others else {"type": "string", "enum": list(tables)},
             examples=list(tables),  # what makes the form offer them as choices
         ),
         "accept_source": _param(

@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from graphlib import CycleError, TopologicalSorter
 
+from sqlglot import exp
+
 from loadsheet.errors import SpecError
+from loadsheet.plan.columns import Columns, Wrong
 from loadsheet.plan.inputs import Inputs
+from loadsheet.plan.tables_read import Meaning, is_made_elsewhere, meaning, what_is_wrong
+from loadsheet.spec.finding import dotted
 from loadsheet.spec.models import Pipeline, Transform
 from loadsheet.spec.problem import Problem
+from loadsheet.sql.columns import output_columns
 from loadsheet.sql.params import PARAMS, placeholders
 from loadsheet.sql.reads import Read, reads
-from loadsheet.sql.statements import parse, why_not_one_select
+from loadsheet.sql.statements import parse, why_not_in_our_transaction, why_not_one_select
 from loadsheet.sql.tokens import Unparsable, line_and_column
 
 _PARAMS_HINT = "the parameters are " + ", ".join(f":{name}" for name in PARAMS)
 _SELECT_HINT = "several statements, or statements that write, need `materialized: script`"
+_SCRIPT_HINT = "take it out: Loadsheet begins and commits, so that script and ledger agree"
 
 
 def infer_inputs(pipeline: Pipeline) -> dict[str, Inputs]:
     """Every transform's inputs, in an order in which they can run; the spec's order where it is free.
 
     Raises SpecError with all problems of all SQL files: text that cannot be read, more than one SELECT, unknown
-    parameters, staging tables the spec does not have, transforms that read each other in a circle.
+    parameters, tables and columns that are not there, transforms that read each other in a circle.
     """
     found = {transform.name: _Reading(pipeline, transform) for transform in pipeline.transforms}
     problems = [problem for reading in found.values() for problem in reading.problems()]
+    columns = Columns(pipeline, {name: reading.outputs for name, reading in found.items()})
+    problems += [problem for reading in found.values() for problem in reading.wrong_columns(columns)]
     if problems:
         raise SpecError(problems)
     inputs = {name: reading.inputs() for name, reading in found.items()}
@@ -41,29 +50,35 @@ class _Reading:
         self.broken: Problem | None = None
         self.refused: str | None = None
         self.reads: list[Read] = []
+        self.statements: list[exp.Expr] = []
+        self.outputs: list[str] | None = None
         try:
-            statements = parse(transform.sql)
+            self.statements = statements = parse(transform.sql)
         except Unparsable as error:
-            self.broken = self.problem(error.offset, str(error), error.hint)
+            self.broken = self.problem("sql-syntax", error.offset, str(error), error.hint)
             return
         self.reads = reads(statements)
-        self.refused = None if transform.materialized == "script" else why_not_one_select(statements)
+        self.is_script = transform.materialized == "script"
+        self.refused = (why_not_in_our_transaction if self.is_script else why_not_one_select)(statements)
+        if not self.is_script and not self.refused:
+            self.outputs = output_columns(statements[0])
 
-    def problem(self, offset: int, message: str, hint: str = "") -> Problem:
+    def problem(self, code: str, offset: int, message: str, hint: str = "") -> Problem:
         line, column = line_and_column(self.transform.sql, offset)
-        path = f"transforms.{self.transform.name}"
-        return Problem(file=str(self.transform.file), line=line, column=column, path=path, message=message, hint=hint)
+        file, path = str(self.transform.file), dotted(("transforms", self.transform.name))
+        return Problem(file=file, line=line, column=column, path=path, message=message, hint=hint, code=code)
 
     def problems(self) -> Iterable[Problem]:
         if self.broken:
             return [self.broken]
-        refused = [self.problem(0, self.refused, _SELECT_HINT)] if self.refused else []
+        code, hint = ("sql-script", _SCRIPT_HINT) if self.is_script else ("sql-not-select", _SELECT_HINT)
+        refused = [self.problem(code, 0, self.refused, hint)] if self.refused else []
         return [*refused, *self._unknown_params(), *self._unknown_tables()]
 
     def inputs(self) -> Inputs:
         kinds = {self.meaning(read) for read in self.reads}
         return Inputs(
-            tables=tuple(t.name for t in self.pipeline.tables if ("table", t.name) in kinds),
+            tables=tuple(t.name for t in self.pipeline.tables if ("table", t.name) in kinds) + self._matched(kinds),
             transforms=tuple(
                 t.name
                 for t in self.pipeline.transforms
@@ -71,35 +86,36 @@ class _Reading:
             ),
         )
 
-    def meaning(self, read: Read) -> tuple[str, str] | None:
-        """`("table" | "transform", name)`; None for what the pipeline does not make."""
-        schemas = self.pipeline.warehouse
-        is_table = any(t.name == read.name for t in self.pipeline.tables)
-        is_transform = any(t.name == read.name for t in self.pipeline.transforms)
-        if is_table and read.schema in (schemas.schema, None):
-            return "table", read.name
-        return ("transform", read.name) if is_transform and read.schema in (schemas.mart_schema, None) else None
+    def _matched(self, kinds: set[Meaning | None]) -> tuple[str, ...]:
+        names = {found[1] for found in kinds if found and found[0] == "table"}
+        return tuple(sorted(name for name in names if self.pipeline.pattern_of(name)))
+
+    def meaning(self, read: Read) -> Meaning | None:
+        return meaning(self.pipeline, read)
 
     def _unknown_params(self) -> list[Problem]:
         unknown = [(name, offset) for name, offset in placeholders(self.transform.sql) if name not in PARAMS]
-        return [self.problem(offset, f"unknown parameter :{name}", _PARAMS_HINT) for name, offset in unknown]
-
-    def _unknown_tables(self) -> list[Problem]:
-        staging, known = self.pipeline.warehouse.schema, [t.name for t in self.pipeline.tables]
-        unknown = [read for read in self.reads if read.certain and read.schema == staging and read.name not in known]
         return [
-            self.problem(
-                read.offset,
-                f"reads {staging}.{read.name}, which is not a table of this pipeline",
-                _table_hint(read.name, known),
-            )
-            for read in unknown
+            self.problem("unknown-parameter", offset, f"unknown parameter :{name}", _PARAMS_HINT)
+            for name, offset in unknown
         ]
 
+    def _unknown_tables(self) -> list[Problem]:
+        reads = [read for read in self.reads if read.certain and not self.meaning(read)]
+        unknown = [read for read in reads if not is_made_elsewhere(self.pipeline, read)]
+        return [self.problem("unknown-table", read.offset, *what_is_wrong(self.pipeline, read)) for read in unknown]
 
-def _table_hint(name: str, known: list[str]) -> str:
-    close = get_close_matches(name, known, n=1) or [t for t in known if t.lower() == name.lower()]
-    return f"did you mean {close[0]!r}?" if close else f"add {name!r} to `tables`"
+    def wrong_columns(self, columns: Columns) -> list[Problem]:
+        """Columns it reads that are not there, and key columns that it does not make itself."""
+        wrong = [*columns.wrong(self.statements, self.meaning), *self._missing_keys()]
+        return [self.problem("unknown-column", offset, message, hint) for offset, message, hint in wrong]
+
+    def _missing_keys(self) -> Iterator[Wrong]:
+        for key in self.transform.unique_key if self.outputs else ():
+            if self.outputs and key not in self.outputs:
+                close = get_close_matches(key, self.outputs, n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(self.outputs)}"
+                yield 0, f"its SELECT has no column {key!r}, which unique_key names", hint
 
 
 def _sorted(inputs: dict[str, Inputs], found: dict[str, _Reading]) -> list[str]:
@@ -121,4 +137,4 @@ def _cycle(names: list[str], found: dict[str, _Reading]) -> Problem:
     first = found[names[0]]
     offset = next(read.offset for read in first.reads if first.meaning(read) == ("transform", names[1]))
     message = f"transforms read each other in a circle: {' -> '.join(names)}"
-    return first.problem(offset, message, "one of them must not read the next")
+    return first.problem("sql-cycle", offset, message, "one of them must not read the next")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,7 +10,7 @@ from loadsheet.names import slug
 from loadsheet.plan.inputs import transform_inputs
 from loadsheet.spec.models import Pipeline, Tasks
 
-Kind = Literal["create_bucket", "extract", "load", "transform"]
+Kind = Literal["create_bucket", "resolve", "extract", "load", "transform"]
 CREATE_BUCKET = "create_bucket"
 
 
@@ -20,6 +21,8 @@ class Step:
     kind: Kind
     name: str
     upstream: tuple[str, ...] = ()
+    mapped: bool = False
+    """Stands for one step per table that the pattern `name` matches, which only a run knows."""
 
     @property
     def id(self) -> str:
@@ -29,6 +32,8 @@ class Step:
 
 def step_id(kind: Kind, name: str) -> str:
     """The id of the step that does `kind` for the table or transform `name`."""
+    if kind == "resolve":
+        return f"resolve_{slug(name)}"
     return CREATE_BUCKET if kind == "create_bucket" else f"{kind}.{kind}_{slug(name)}"
 
 
@@ -44,15 +49,31 @@ def build_plan(pipeline: Pipeline) -> tuple[Step, ...]:
 
     Raises SpecError when transforms read each other in a circle or a SQL file cannot be parsed.
     """
+    patterns = [pattern.name for pattern in pipeline.patterns]
+    resolves = [Step(kind="resolve", name=name) for name in patterns]
     extracts = [Step(kind="extract", name=t.name, upstream=(CREATE_BUCKET,)) for t in pipeline.tables]
     loads = [Step(kind="load", name=t.name, upstream=(step_id("extract", t.name),)) for t in pipeline.tables]
+    for name in patterns:
+        before, extract = (CREATE_BUCKET, step_id("resolve", name)), step_id("extract", name)
+        extracts.append(Step(kind="extract", name=name, upstream=before, mapped=True))
+        loads.append(Step(kind="load", name=name, upstream=(step_id("resolve", name), extract), mapped=True))
     transforms = [
         Step(
             kind="transform",
             name=name,
-            upstream=tuple(step_id("load", t) for t in inputs.tables)
-            + tuple(step_id("transform", t) for t in inputs.transforms),
+            upstream=_loads_of(pipeline, inputs.tables) + tuple(step_id("transform", t) for t in inputs.transforms),
         )
         for name, inputs in transform_inputs(pipeline).items()
     ]
-    return (Step(kind="create_bucket", name=pipeline.lake.bucket), *extracts, *loads, *transforms)
+    return (Step(kind="create_bucket", name=pipeline.lake.bucket), *resolves, *extracts, *loads, *transforms)
+
+
+def _loads_of(pipeline: Pipeline, tables: Iterable[str]) -> tuple[str, ...]:
+    """What has to be over before the tables are read. A pattern's loads run whatever became of the extractions, each
+    for its own table; so whoever reads one of its tables asks for both."""
+    steps: dict[str, None] = {}
+    for table in tables:
+        pattern = pipeline.pattern_of(table)
+        kinds: tuple[Kind, ...] = ("extract", "load") if pattern else ("load",)
+        steps |= dict.fromkeys(step_id(kind, pattern.name if pattern else table) for kind in kinds)
+    return tuple(steps)

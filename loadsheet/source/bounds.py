@@ -71,6 +71,10 @@ class Cursor:
             return None, holder.who
         return self._unshared(f"{limit} AND {self._settled(holder.since)}", holder.since), holder.who
 
+    def newest_query(self) -> str:
+        """SQL for the highest value there is now, as text, whoever may still write below it; none from the future."""
+        return self._highest_query(self._settled(includes_today=True))
+
     def at(self, moment: str) -> str:
         """`moment` as a bound in the cursor's type (SQL): from that moment on nothing is stamped below it.
 
@@ -124,14 +128,17 @@ class Cursor:
         return holdback.wait_until_ended(self._session, moment, self._spec.hold_back)
 
     def _highest(self, limit: str) -> str | None:
+        row = self._session.execute(self._highest_query(limit)).fetchone()
+        return row[0] if row else None
+
+    def _highest_query(self, limit: str) -> str:
         # ORDER BY ... LIMIT 1 rather than max(): it exists for every ordered type (uuid too) and uses the same index.
         # Qualified, or ORDER BY would mean the text of the SELECT list, in which '9' > '50'.
         condition = f" AND {limit}" if limit else ""
-        row = self._session.execute(
+        return (
             f"SELECT {self.sql}::text FROM {self._source.relation.sql} r "
             f"WHERE {self.sql} IS NOT NULL{condition} ORDER BY r.{self.sql} DESC LIMIT 1"
-        ).fetchone()
-        return row[0] if row else None
+        )
 
     def _unshared(self, limit: str, since: str | None = None) -> str | None:
         """The highest value that rows stamped from `since` (or now) on cannot have as well."""

@@ -27,12 +27,13 @@ _GLANCES = 20
 # would wait for its client, ClientRead) may be in between. 11 of 20,767 backends stopped at random were, and wrote
 # below a value that had been read meanwhile; since when can only be told by when it became idle.
 _OPEN = """
-SELECT since::text, format('pid %%s (%%s, %%s, %%s)', pid, usename, state,
+SELECT since::text, format('pid %%s (%%s, %%s)', pid, concat_ws(', ', usename, nullif(application_name, ''), state),
                            coalesce('open since ' || since, 'hides its transactions: track_activities is off')),
-       state = 'idle'
+       state = 'idle', pid, usename, application_name, state
 FROM (
-    SELECT pid, usename, state, CASE state WHEN 'disabled' THEN NULL WHEN 'idle' THEN state_change
-                                ELSE coalesce(xact_start, query_start) END AS since
+    SELECT pid, usename, application_name, state,
+           CASE state WHEN 'disabled' THEN NULL WHEN 'idle' THEN state_change
+                ELSE coalesce(xact_start, query_start) END AS since
     FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name <> %(extractor)s
       AND backend_type NOT IN ('autovacuum worker', 'walsender')
@@ -41,7 +42,7 @@ FROM (
 ) open WHERE since IS NULL OR since <= %(since)s::timestamptz ORDER BY since NULLS FIRST LIMIT 1
 """
 _PREPARED = """
-SELECT format('prepared transaction %%L (%%s, prepared %%s)', gid, owner, prepared) FROM pg_prepared_xacts
+SELECT format('prepared transaction %L (%s, prepared %s)', gid, owner, prepared), owner FROM pg_prepared_xacts
 WHERE database = current_database() ORDER BY prepared LIMIT 1
 """
 _BLINDNESS = """
@@ -65,6 +66,11 @@ class Holder:
 
     since: str | None
     who: str
+    """In words, with everything below."""
+    pid: int | None = None
+    user: str | None = None
+    application: str | None = None
+    state: str | None = None
 
 
 def sees(session: psycopg.Connection[Any], table: SourceTable, cursor: str, required: bool = True) -> bool:
@@ -120,16 +126,17 @@ def now(session: psycopg.Connection[Any]) -> str:
 def open_since(session: psycopg.Connection[Any], moment: str) -> Holder | None:
     """The oldest transaction that was open at `moment` and still is, or None."""
     for _ in range(_GLANCES):  # who merely looks idle will soon be seen to be, or to be not
-        since, who, looks_idle = session.execute(
+        since, who, looks_idle, *session_of = session.execute(
             _OPEN, {"extractor": EXTRACTOR, "since": moment}
-        ).fetchone() or (None, None, False)  # fmt: skip
+        ).fetchone() or (None, None, False, None, None, None, None)  # fmt: skip
         if not looks_idle:
             break
         time.sleep(0.001)
     prepared = session.execute(_PREPARED).fetchone()
     if prepared:
-        return Holder(since=None, who=prepared[0])
-    return Holder(since=since, who=who) if who else None
+        return Holder(since=None, who=prepared[0], user=prepared[1], state="prepared")
+    pid, user, application, state = session_of
+    return Holder(since=since, who=who, pid=pid, user=user, application=application, state=state) if who else None
 
 
 def wait_until_ended(session: psycopg.Connection[Any], moment: str, bound: timedelta) -> Holder | None:

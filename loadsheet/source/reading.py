@@ -26,6 +26,8 @@ class Reading:
     action: Literal["replace", "merge", "append"]
     where: str = ""
     """SQL condition on the source table; empty reads all."""
+    sample: str = ""
+    """SQL condition of a run for development; empty reads all."""
     lower: str | None = None
     upper: str | None = None
     """The watermark once the rows are committed, where `moves_watermark`."""
@@ -72,6 +74,11 @@ def decide(session: Session, table: Table, source: SourceTable, last: Last | Non
         return window.from_the_start()
     if last.watermark is not None:
         _refuse_changed_cursor(source, table.incremental.cursor, last)
+    elif mode == "append" and last.cursor is None:
+        raise Refused(
+            f"{source.relation} was loaded without a cursor before: appended to what is there, its rows would be "
+            "doubled; run a full refresh of this table"
+        )
     return window.above(last.watermark)
 
 

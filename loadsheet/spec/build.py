@@ -7,10 +7,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from loadsheet.names import is_pattern
 from loadsheet.spec.duration import duration
 from loadsheet.spec.inherit import as_list, inherit
-from loadsheet.spec.models import Incremental, Lake, Notify, Pipeline, Source, Table, Tasks, Transform, Warehouse
+from loadsheet.spec.models import (
+    Incremental,
+    Lake,
+    Notify,
+    Pattern,
+    Pipeline,
+    Source,
+    Table,
+    Tasks,
+    Transform,
+    Warehouse,
+)
 from loadsheet.spec.places import sql_folder
+from loadsheet.spec.view import View
 
 
 def build_pipeline(data: Mapping[str, Any], file: Path, sql: Mapping[str, str]) -> Pipeline:
@@ -19,6 +32,7 @@ def build_pipeline(data: Mapping[str, Any], file: Path, sql: Mapping[str, str]) 
     tasks = _tasks(data.get("tasks") or {}, Tasks())
     defaults = data.get("defaults") or {}
     notify = data.get("notify")
+    tables = [_table(table, inherit(own or {}, defaults), tasks) for table, own in data["tables"].items()]
     plain = {key: data[key] for key in ("description", "schedule", "start_date", "owner") if key in data}
     return Pipeline(
         name=name,
@@ -27,14 +41,44 @@ def build_pipeline(data: Mapping[str, Any], file: Path, sql: Mapping[str, str]) 
         lake=Lake(**{"prefix": name, **data["lake"]}),
         warehouse=Warehouse(**data["warehouse"]),
         tags=tuple(data.get("tags", ())),
+        external=tuple(data.get("external", ())),
         notify=Notify(**_tuples(notify)) if notify else None,
         tasks=tasks,
-        tables=tuple(_table(table, inherit(own or {}, defaults), tasks) for table, own in data["tables"].items()),
+        tables=tuple(table for table in tables if not is_pattern(table.name)),
+        patterns=tuple(_pattern(table, data["tables"][table.name]) for table in tables if is_pattern(table.name)),
         transforms=tuple(
             _transform(transform, own or {}, sql[transform], sql_folder(file) / f"{transform}.sql", tasks)
             for transform, own in (data.get("transforms") or {}).items()
         ),
         **plain,
+    )
+
+
+def sketch_pipeline(view: View, file: Path, sql: Mapping[str, str]) -> Pipeline | None:
+    """What a document with errors tells about its SQL's surroundings; None where that is not enough to judge it."""
+    warehouse, external, tables = view.get("warehouse"), view.get("external", default=[]), view.data.get("tables")
+    if warehouse is None or not view.sound("external") or not isinstance(tables, dict):
+        return None
+    # A transform that is broken itself, or whose file is, counts as an empty script: it is but a name to others.
+    kinds = {transform.name: transform.full["materialized"] for transform in view.transforms if transform.name in sql}
+    transforms = view.data.get("transforms")
+    return Pipeline(
+        name="",
+        file=file,
+        source=Source(conn_id=""),
+        lake=Lake(conn_id="", bucket=""),
+        warehouse=Warehouse(**warehouse),
+        external=tuple(external),
+        tables=tuple(Table(name=name) for name in tables),
+        transforms=tuple(
+            Transform(
+                name=name,
+                sql=sql.get(name, ""),
+                file=sql_folder(file) / f"{name}.sql",
+                materialized=kinds.get(name, "script"),
+            )
+            for name in (transforms if isinstance(transforms, dict) else ())
+        ),
     )
 
 
@@ -50,6 +94,10 @@ def _table(name: str, keys: Mapping[str, Any], tasks: Tasks) -> Table:
         max_shrink=None if max_shrink is None else float(max_shrink),
         tasks=_tasks(keys, tasks),
     )
+
+
+def _pattern(table: Table, own: Mapping[str, Any] | None) -> Pattern:
+    return Pattern(name=table.name, table=table, exclude=tuple((own or {}).get("exclude") or ()))
 
 
 def _incremental(keys: Mapping[str, Any]) -> Incremental:

@@ -39,6 +39,7 @@ class Document:
             path=dotted(finding.path),
             message=one_line(finding.message),
             hint=one_line(finding.hint),
+            code=finding.code,
             severity=finding.severity,
         )
 
@@ -52,16 +53,17 @@ class Document:
         return next((mark for path in parents if (mark := self.keys.get(path) or self.values.get(path))), (1, 1))
 
 
-def read_document(path: FilePath) -> Document:
+def read_document(path: FilePath, text: str | None = None) -> Document:
     """The file as located data, with `findings` for YAML that not every reader would understand alike.
 
-    Raises SpecError when there is nothing to go on with: no readable file, no YAML, or nothing in it.
+    `text` is what to read in its place. Raises SpecError when there is nothing to go on with: no readable file, no
+    YAML, or nothing in it.
     """
-    node, refused = compose(read_text(path))
+    node, refused = compose(read_text(path) if text is None else text)
     document = Document(file=str(path), findings=refused)
     if not refused and (node is None or _is_nothing(node)):
         hint = "a pipeline has the keys version, source, lake, warehouse and tables"
-        refused = [Finding(path=(), message="the file is empty", hint=hint, at=(1, 1))]
+        refused = [Finding("missing-key", path=(), message="the file is empty", hint=hint, at=(1, 1))]
     if node is None or refused:
         raise SpecError([document.problem(finding) for finding in refused])
     document.data = _value(document, node, ())
@@ -87,16 +89,22 @@ def _mapping(document: Document, node: yaml.MappingNode, path: Path) -> dict[str
     for key_node, value_node in node.value:
         at = mark_of(key_node.start_mark)
         if not isinstance(key_node, yaml.ScalarNode):
-            document.findings.append(Finding(path=path, message="a key must be one piece of text", at=at))
+            document.findings.append(
+                Finding("wrong-value", path=path, message="a key must be one piece of text", at=at)
+            )
             continue
         key = key_node.value
         if key == "<<" and not key_node.style:
-            document.findings.append(Finding(path=path, message="merge keys (<<) are not allowed", hint=_SHARE, at=at))
+            document.findings.append(
+                Finding("yaml-feature", path=path, message="merge keys (<<) are not allowed", hint=_SHARE, at=at)
+            )
             continue
         here = (*path, key)
         if key in data:
             message = f"this key stands twice, first on line {document.keys[here][0]}"
-            document.findings.append(Finding(path=here, message=message, hint="keep one of the two", at=at))
+            document.findings.append(
+                Finding("duplicate-key", path=here, message=message, hint="keep one of the two", at=at)
+            )
             continue
         document.keys[here] = at
         _check_key(document, key_node, here)
@@ -109,16 +117,16 @@ def _check_key(document: Document, node: yaml.ScalarNode, path: Path) -> None:
     value = _scalar(document, node, path, "key")
     if len(document.findings) == before and not isinstance(value, str):
         message, hint = f"a key must be text, found {found(value)}", f'quote it: "{node.value}"'
-        document.findings.append(Finding(path=path, message=message, hint=hint, at="key"))
+        document.findings.append(Finding("wrong-value", path=path, message=message, hint=hint, at="key"))
 
 
 def _scalar(document: Document, node: yaml.ScalarNode, path: Path, at: Literal["key", "value"]) -> Any:
     try:
         value = scalar_value(node)
     except Ambiguous as error:
-        document.findings.append(Finding(path=path, message=str(error), hint=error.hint, at=at))
+        document.findings.append(Finding("ambiguous-value", path=path, message=str(error), hint=error.hint, at=at))
         return node.value
     if isinstance(value, str) and (odd := UNPRINTABLE.search(value)):
         message = f"the character U+{ord(odd.group()):04X} is not allowed here"
-        document.findings.append(Finding(path=path, message=message, hint="delete it", at=at))
+        document.findings.append(Finding("unreadable-file", path=path, message=message, hint="delete it", at=at))
     return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 Path = tuple[str | int, ...]
@@ -15,10 +15,13 @@ _PLAIN = re.compile(r"[\w-]+")
 _LONGEST = 80
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Finding:
     """What is wrong at `path`; `at` says whether to point at the key, at its value, or at a known position."""
 
+    code: str
+    """The rule that is broken, as `spec.codes` calls it."""
+    _: KW_ONLY
     path: Path
     message: str
     hint: str = ""

@@ -8,7 +8,7 @@ from typing import Any
 
 from loadsheet.spec.words import meant_key
 
-_ID = "define the connection in connections/connections.yml or AIRFLOW_CONN_<ID>, and write its id here"
+CONNECTION_ID_HINT = "define the connection in connections/connections.yml or AIRFLOW_CONN_<ID>, and write its id here"
 _NO_SECRETS = (
     "this belongs to the connection: connections/connections.yml or AIRFLOW_CONN_<ID>; a spec holds only its id"
 )
@@ -24,13 +24,18 @@ def hint_for_key(root: Schema, key: str, here: Schema) -> str:
     """What the unknown `key` probably meant or where it belongs, and which keys the mapping `here` allows."""
     allowed = here["properties"]
     choice = f"allowed here: {', '.join(allowed)}"
-    if _CONNECTION_KEY.fullmatch(key.lower()):
+    if is_of_a_connection(key):
         return _NO_SECRETS
     if homes := [name for name, child in allowed.items() if key in _resolved(root, child).get("properties", {})]:
         return f"it belongs under {' or '.join(homes)}; {choice}"
     if meant := meant_key(key, allowed):
         return f"did you mean {meant!r}? {choice}"
     return f"it belongs at the top level; {choice}" if key in root["properties"] else choice
+
+
+def is_of_a_connection(key: str) -> bool:
+    """Whether `key` says where a server is or how to log in, which a spec must not know."""
+    return _CONNECTION_KEY.fullmatch(key.lower()) is not None
 
 
 def hint_for_missing(key: str, subschema: Schema) -> str:
@@ -42,7 +47,7 @@ def hint_for_value(subschema: Schema, value: Any) -> str:
     """How to write the value so that it is what the schema expects."""
     title, types = str(subschema.get("title", "")), subschema.get("type", ())
     if "connection" in title and isinstance(value, str) and ("://" in value or "@" in value):
-        return _ID
+        return CONNECTION_ID_HINT
     if "duration" in title:
         return _duration_hint(value)
     if "per table" in title:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +17,7 @@ from loadsheet.spec.problem import Problem
 if TYPE_CHECKING:
     from loadsheet.spec.document import Document
     from loadsheet.spec.finding import Finding
+    from loadsheet.spec.view import View
 
 Stamp = tuple[tuple[str, int, int], ...]
 
@@ -36,6 +39,12 @@ def check_file(path: Path) -> tuple[Pipeline | None, list[Problem]]:
     return found.pipeline, list(found.problems)
 
 
+def check_text(path: Path, text: str) -> tuple[Pipeline | None, list[Problem]]:
+    """What `check_file` would find if `path`, which need not exist yet, held `text`."""
+    found = _check(path, text)
+    return found.pipeline, list(found.problems)
+
+
 def find_specs(project: Path) -> list[Path]:
     """The pipeline files of the project folder `project`, sorted: `pipelines/*/pipeline.yml`."""
     files = (project / "pipelines").glob("*/pipeline.yml")
@@ -47,38 +56,58 @@ def _found_once(path: Path, _: Stamp) -> Found:
     return compiled(path, _check)
 
 
-def _check(path: Path) -> Found:
+def _check(path: Path, text: str | None = None) -> Found:
     # Imported here: PyYAML and jsonschema take 0.1 s, which whoever needs only the models should not pay.
     from loadsheet.spec.document import read_document
 
     try:
-        document = read_document(path)
+        refuse_link_outwards(path)
+        document = read_document(path, text)
     except SpecError as error:
         return Found(None, error.problems)
     return _check_document(document, path)
 
 
+def refuse_link_outwards(path: Path) -> None:
+    """Whoever may only write `pipelines/` must not have other files read by linking to them: problems quote the text.
+
+    Links within it, as a mounted ConfigMap has them, are followed.
+    """
+    if os.path.islink(path) and not path.resolve().is_relative_to(path.absolute().parents[1].resolve()):
+        message, hint = "this link leads out of the folder of pipelines", "put the file itself here"
+        raise SpecError(
+            [Problem(file=str(path), line=1, column=1, path="", message=message, hint=hint, code="unreadable-file")]
+        )
+
+
 def _check_document(document: Document, path: Path) -> Found:
     from loadsheet.plan.inputs import transform_inputs
     from loadsheet.spec.build import build_pipeline
+    from loadsheet.spec.rules import rule_findings
     from loadsheet.spec.sql_files import read_transforms
 
-    findings = _findings(document, path.resolve().parent.name)
+    shape, view = _shape(document, path)
+    findings = [*shape, *(rule_findings(view) if view else ())]
     problems = [document.problem(finding) for finding in findings]
     sql, sql_problems = read_transforms(document, path, findings)
-    problems = sorted([*problems, *sql_problems], key=lambda p: (p.file != document.file, p.file, p.line, p.column))
-    if any(problem.severity == "error" for problem in problems):
-        return Found(None, tuple(problems))
-    pipeline = build_pipeline(document.data, path, sql)
+    problems += sql_problems
+    pipeline = None
+    if not any(problem.severity == "error" for problem in problems):
+        pipeline = build_pipeline(document.data, path, sql)
     try:
-        transform_inputs(pipeline)
+        if pipeline:
+            transform_inputs(pipeline)
+        elif view:
+            _check_sql(view, path, sql)
     except SpecError as error:
-        return Found(None, (*problems, *error.problems))
-    return Found(pipeline, tuple(problems), document.data)
+        problems += error.problems
+        pipeline = None
+    in_order = sorted(problems, key=lambda p: (p.file != document.file, p.file, p.line, p.column))
+    return Found(pipeline, tuple(in_order), document.data if pipeline else None)
 
 
-def _findings(document: Document, folder: str) -> list[Finding]:
-    from loadsheet.spec.rules import rule_findings
+def _shape(document: Document, path: Path) -> tuple[list[Finding], View | None]:
+    """What is odd about the YAML or not as the schema says, and the rest as rules look at it."""
     from loadsheet.spec.schema import shape_findings
     from loadsheet.spec.view import View
 
@@ -90,9 +119,18 @@ def _findings(document: Document, folder: str) -> list[Finding]:
     seen = {finding.path for finding in odd}
     findings = [*odd, *(finding for finding in shape if finding.path not in seen)]
     if not isinstance(document.data, dict):
-        return findings
+        return findings, None
     broken = {finding.path for finding in findings if finding.severity == "error"}
-    return [*findings, *rule_findings(View(data=document.data, broken=broken, folder=folder))]
+    return findings, View(data=document.data, broken=broken, folder=path.resolve().parent.name)
+
+
+def _check_sql(view: View, path: Path, sql: Mapping[str, str]) -> None:
+    """The SQL beside a document with errors, as far as it can be judged. Raises SpecError."""
+    from loadsheet.plan.order import infer_inputs
+    from loadsheet.spec.build import sketch_pipeline
+
+    if pipeline := sketch_pipeline(view, path, sql):
+        infer_inputs(pipeline)
 
 
 def _found(path: Path) -> Found:

@@ -5,10 +5,13 @@ The keys and their defaults are those of `schemas/pipeline.schema.json`; a test 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal, NoReturn
+
+from loadsheet.names import matches
 
 Mode = Literal["replace", "append", "merge"]
 Format = Literal["auto", "binary", "csv", "parquet"]
@@ -93,6 +96,8 @@ class Table:
     max_shrink: float | None = None
     """Largest share of its rows (0 to 1) a full load may lose before it stops; None never stops."""
     tasks: Tasks = Tasks()
+    matched: bool = False
+    """Brought in by a pattern, and so no mistake of the spec when the source no longer has it."""
 
     def mode_with_key(self, has_key: bool) -> Mode:
         """The mode once the primary key is known: the declared one, else the usual one for this table."""
@@ -101,6 +106,19 @@ class Table:
         if not self.incremental:
             return "replace"
         return "merge" if has_key else "append"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pattern:
+    """Tables by a pattern of their names; the source says which when a run begins. Each travels as `table` does."""
+
+    name: str
+    table: Table
+    exclude: tuple[str, ...] = ()
+
+    def matches(self, name: str) -> bool:
+        """Whether a table of this name is one of them."""
+        return matches(self.name, name) and not any(matches(left_out, name) for left_out in self.exclude)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,11 +151,32 @@ class Pipeline:
     notify: Notify | None = None
     tasks: Tasks = Tasks()
     tables: tuple[Table, ...] = ()
+    patterns: tuple[Pattern, ...] = ()
     transforms: tuple[Transform, ...] = field(default=())
+    external: tuple[str, ...] = ()
+    """Tables of the warehouse that transforms read and others make: `schema.table`, or `schema.*` for all of one."""
+
+    @property
+    def entries(self) -> tuple[Table, ...]:
+        """What stands under `tables`: the tables, then what each pattern says of those it matches."""
+        return (*self.tables, *(pattern.table for pattern in self.patterns))
 
     def table(self, name: str) -> Table:
-        """The table called `name`; KeyError when the spec has none."""
-        return next((t for t in self.tables if t.name == name), None) or _missing(name)
+        """The table called `name`, also one that a pattern matches, or a pattern's own; KeyError when there is none."""
+        if found := next((t for t in self.entries if t.name == name), None):
+            return found
+        pattern = self.pattern_of(name)
+        return replace(pattern.table, name=name, matched=True) if pattern else _missing(name)
+
+    def pattern_of(self, name: str) -> Pattern | None:
+        """The first pattern that matches `name`, unless the spec names that table itself."""
+        if any(table.name == name for table in self.tables):
+            return None
+        return next((pattern for pattern in self.patterns if pattern.matches(name)), None)
+
+    def resolved(self, names: Iterable[str]) -> Pipeline:
+        """The same with the tables `names`, which its patterns match, in the place of the patterns."""
+        return replace(self, tables=(*self.tables, *map(self.table, names)), patterns=())
 
     def transform(self, name: str) -> Transform:
         """The transform called `name`; KeyError when the spec has none."""

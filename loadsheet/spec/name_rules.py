@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal
 
+from loadsheet.names import is_pattern
 from loadsheet.spec.finding import Finding, Path
 from loadsheet.spec.inherit import as_list
 from loadsheet.spec.view import View
@@ -23,17 +24,21 @@ def names_fit(view: View) -> Iterator[Finding]:
         if size > MAX_BYTES:
             message = f"the name {shown(name)} has {size} bytes; PostgreSQL holds {MAX_BYTES}"
             yield Finding(
-                path=path, message=message, hint="write what PostgreSQL keeps of it: the first 63 bytes", at=at
+                "bad-name",
+                path=path,
+                message=message,
+                hint="write what PostgreSQL keeps of it: the first 63 bytes",
+                at=at,
             )
 
 
 def table_names_are_plain(view: View) -> Iterator[Finding]:
-    """`bookings.flights` or `*` is possible, but rarely meant."""
+    """`bookings.flights` is possible, but rarely meant."""
     for table in view.tables:
-        if "." in table.name or "*" in table.name:
-            message = f"{table.name!r} is taken as the name of one table"
-            hint = "name the schema once, in source.schema" if "." in table.name else "name each table"
-            yield Finding(path=table.path, message=message, hint=hint, at="key", severity="warning")
+        if "." in table.name:
+            message = f"{table.name!r} is taken as {'a pattern' if is_pattern(table.name) else 'the name of one table'}"
+            hint = "name the schema once, in source.schema"
+            yield Finding("odd-name", path=table.path, message=message, hint=hint, at="key", severity="warning")
 
 
 def _places(view: View) -> Iterator[Place]:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-SCHEMA_FILE = Path(__file__).resolve().parents[2] / "schemas" / "pipeline.schema.json"
-"""Beside the package, in a checkout and in an editable install alike."""
+_ABOVE = Path(__file__).resolve().parents[2:]
+_SCHEMAS = (folder / "schemas" / "pipeline.schema.json" for folder in _ABOVE)
+
+SCHEMA_FILE = next((file for file in _SCHEMAS if file.is_file()), _ABOVE[0])
+"""Beside the package, in a checkout and in an editable install; above it where the package is installed in an
+environment inside the checkout, as pre-commit does."""
 
 
 def sql_folder(pipeline_file: Path) -> Path:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from loadsheet.visible import on_one_line
+
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
@@ -17,14 +19,17 @@ class Problem:
     """Dotted path in the document, e.g. `tables.flights.mode`; empty for the file as a whole."""
     message: str
     hint: str = ""
+    code: str = ""
+    """The rule that is broken, as `spec.codes` calls it."""
     severity: str = "error"
     """`error` (exit code 2) or `warning` (shown, exit code 0)."""
 
     def __str__(self) -> str:
-        where = f"{self.file}:{self.line}:{self.column}"
+        where = f"{on_one_line(self.file)}:{self.line}:{self.column}"
         label = "warning: " if self.severity == "warning" else ""
-        head = f"{where} {self.path}: {label}{self.message}" if self.path else f"{where} {label}{self.message}"
-        return f"{head}\n  hint: {self.hint}" if self.hint else head
+        message = on_one_line(self.message)
+        head = f"{where} {on_one_line(self.path)}: {label}{message}" if self.path else f"{where} {label}{message}"
+        return f"{head}\n  hint: {on_one_line(self.hint)}" if self.hint else head
 
     def as_dict(self) -> dict[str, Any]:
         """The problem as plain values for `--format json`."""

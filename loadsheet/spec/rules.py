@@ -10,6 +10,7 @@ from itertools import chain
 from loadsheet.spec.cron import BadSchedule, check_schedule
 from loadsheet.spec.finding import Finding
 from loadsheet.spec.name_rules import NAME_RULES
+from loadsheet.spec.pattern_rules import PATTERN_RULES, defaults_exclude_no_tables
 from loadsheet.spec.table_rules import TABLE_RULES
 from loadsheet.spec.transform_rules import TRANSFORM_RULES
 from loadsheet.spec.view import View
@@ -20,7 +21,7 @@ RESERVED = frozenset({"information_schema", "loadsheet", "pg_catalog", "pg_toast
 
 def rule_findings(view: View) -> list[Finding]:
     """What the rules object to in the sound parts of a pipeline file."""
-    tables = (rule(table, view) for table in view.tables for rule in TABLE_RULES)
+    tables = (rule(table, view) for table in view.tables for rule in (*TABLE_RULES, *PATTERN_RULES))
     transforms = (rule(transform) for transform in view.transforms for rule in TRANSFORM_RULES)
     whole = (rule(view) for rule in (*PIPELINE_RULES, *NAME_RULES))
     return list(chain.from_iterable(chain(whole, tables, transforms)))
@@ -30,7 +31,7 @@ def folder_names_the_dag(view: View) -> Iterator[Finding]:
     """Without `pipeline`, the folder's name is the DAG id."""
     if "pipeline" not in view.data and not re.fullmatch(r"[A-Za-z0-9_.-]{1,250}", view.folder):
         message = f"the folder's name {view.folder!r} cannot be a DAG id (letters, digits, '_', '-' and '.')"
-        yield Finding(path=(), message=message, hint="add `pipeline: a_name`")
+        yield Finding("bad-name", path=(), message=message, hint="add `pipeline: a_name`")
 
 
 def schedule_is_known(view: View) -> Iterator[Finding]:
@@ -38,7 +39,7 @@ def schedule_is_known(view: View) -> Iterator[Finding]:
     try:
         check_schedule(view.get("schedule", default="@once"))
     except BadSchedule as error:
-        yield Finding(path=("schedule",), message=str(error), hint=error.hint)
+        yield Finding("bad-schedule", path=("schedule",), message=str(error), hint=error.hint)
 
 
 def start_date_exists(view: View) -> Iterator[Finding]:
@@ -47,7 +48,7 @@ def start_date_exists(view: View) -> Iterator[Finding]:
     try:
         datetime.fromisoformat(date)
     except ValueError as error:
-        yield Finding(path=("start_date",), message=f"{date!r} is not in the calendar: {error}")
+        yield Finding("bad-schedule", path=("start_date",), message=f"{date!r} is not in the calendar: {error}")
 
 
 def schemas_differ(view: View) -> Iterator[Finding]:
@@ -56,7 +57,9 @@ def schemas_differ(view: View) -> Iterator[Finding]:
     if staging == mart:
         at = "mart_schema" if view.get("warehouse", "mart_schema") else "schema"
         message = f"staging and marts are both in the schema {staging!r}"
-        yield Finding(path=("warehouse", at), message=message, hint="give schema and mart_schema different names")
+        yield Finding(
+            "schema-clash", path=("warehouse", at), message=message, hint="give schema and mart_schema different names"
+        )
 
 
 def schemas_are_free(view: View) -> Iterator[Finding]:
@@ -65,7 +68,9 @@ def schemas_are_free(view: View) -> Iterator[Finding]:
         name = view.get("warehouse", key, default="")
         if name in RESERVED or name.startswith("pg_"):
             message = f"the schema {name!r} is reserved"
-            yield Finding(path=("warehouse", key), message=message, hint="choose another, e.g. staging or mart")
+            yield Finding(
+                "schema-clash", path=("warehouse", key), message=message, hint="choose another, e.g. staging or mart"
+            )
 
 
 def source_is_not_the_target(view: View) -> Iterator[Finding]:
@@ -77,7 +82,7 @@ def source_is_not_the_target(view: View) -> Iterator[Finding]:
         if target == schema:
             message = f"the source's own schema {schema!r} would be written to"
             hint = "use another schema, or another connection if the warehouse is another database"
-            yield Finding(path=("warehouse", key), message=message, hint=hint)
+            yield Finding("schema-clash", path=("warehouse", key), message=message, hint=hint)
 
 
 def _warehouse_schemas(view: View) -> tuple[str | None, str | None]:
@@ -93,4 +98,5 @@ PIPELINE_RULES = (
     schemas_differ,
     schemas_are_free,
     source_is_not_the_target,
+    defaults_exclude_no_tables,
 )

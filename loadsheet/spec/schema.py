@@ -14,7 +14,7 @@ from typing import Any
 from jsonschema import Draft202012Validator, ValidationError, validators
 
 from loadsheet.spec.finding import Finding, Path
-from loadsheet.spec.hints import hint_for_key, hint_for_missing, hint_for_value
+from loadsheet.spec.hints import CONNECTION_ID_HINT, hint_for_key, hint_for_missing, hint_for_value, is_of_a_connection
 from loadsheet.spec.places import SCHEMA_FILE
 from loadsheet.spec.words import found, meant_value, shown
 
@@ -57,14 +57,15 @@ def _unknown_keys(error: Violation, path: Path) -> Iterator[Finding]:
     for key in error.instance:
         if key not in allowed:
             hint = hint_for_key(schema(), key, error.schema)
-            yield Finding(path=(*path, key), message=f"unknown key {shown(key)}", hint=hint, at="key")
+            code = "connection-in-spec" if is_of_a_connection(key) else "unknown-key"
+            yield Finding(code, path=(*path, key), message=f"unknown key {shown(key)}", hint=hint, at="key")
 
 
 def _missing_keys(error: Violation, path: Path) -> Iterator[Finding]:
     for key in error.validator_value:
         if key not in error.instance:
             hint = hint_for_missing(key, error.schema["properties"][key])
-            yield Finding(path=path, message=f"missing key {shown(key)}", hint=hint)
+            yield Finding("missing-key", path=path, message=f"missing key {shown(key)}", hint=hint)
 
 
 def _not_allowed(error: Violation, path: Path) -> Iterator[Finding]:
@@ -74,24 +75,30 @@ def _not_allowed(error: Violation, path: Path) -> Iterator[Finding]:
     if len(allowed) == 1:
         message = f"{found(value)} is not {allowed[0]}, the only value so far"
     meant = meant_value(value, allowed) if isinstance(value, str) else None
-    yield Finding(path=path, message=message, hint=f"did you mean {meant!r}?" if meant else "")
+    yield Finding("wrong-value", path=path, message=message, hint=f"did you mean {meant!r}?" if meant else "")
 
 
 def _twice(error: Violation, path: Path) -> Iterator[Finding]:
     seen = set()
     for index, value in enumerate(error.instance):
         if repr(value) in seen:
-            yield Finding(path=(*path, index), message=f"{shown(value)} stands twice in this list", hint="drop one")
+            yield Finding(
+                "duplicate-item",
+                path=(*path, index),
+                message=f"{shown(value)} stands twice in this list",
+                hint="drop one",
+            )
         seen.add(repr(value))
 
 
 def _unexpected(error: Violation, path: Path) -> Iterator[Finding]:
     value, title = error.instance, error.schema.get("title", "something else")
     if "propertyNames" in error.absolute_schema_path:
-        yield Finding(path=(*path, value), message=f"expected {title}, found {found(value)}", at="key")
+        yield Finding("wrong-value", path=(*path, value), message=f"expected {title}, found {found(value)}", at="key")
         return
     hint = hint_for_value(error.schema, value)
-    yield Finding(path=path, message=f"expected {title}, found {found(value)}", hint=hint)
+    code = "connection-in-spec" if hint == CONNECTION_ID_HINT else "wrong-value"
+    yield Finding(code, path=path, message=f"expected {title}, found {found(value)}", hint=hint)
 
 
 _WORDS: dict[str, Callable[[Violation, Path], Iterator[Finding]]] = {

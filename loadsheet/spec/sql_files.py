@@ -10,7 +10,7 @@ from loadsheet.spec.document import Document
 from loadsheet.spec.finding import Finding
 from loadsheet.spec.places import sql_folder
 from loadsheet.spec.problem import Problem
-from loadsheet.spec.text import NUL, read_text
+from loadsheet.spec.text import STEERING, read_text
 from loadsheet.spec.words import close
 
 
@@ -37,19 +37,29 @@ def _read(document: Document, folder: Path, name: str) -> str:
         raise SpecError([document.problem(_missing(folder, name))])
     if not file.resolve().is_relative_to(folder.parent.resolve()):
         message = f"sql/{name}.sql is outside of the pipeline's folder"
-        finding = Finding(path=("transforms", name), message=message, hint="copy the file into sql/", at="key")
+        finding = Finding(
+            "sql-file", path=("transforms", name), message=message, hint="copy the file into sql/", at="key"
+        )
         raise SpecError([document.problem(finding)])
-    text = read_text(file, forbidden=NUL)
+    text = read_text(file, forbidden=STEERING)
     if not text.strip():
         hint = "write one SELECT, or the statements of a script"
-        raise SpecError([Problem(file=str(file), line=1, column=1, path="", message="the file is empty", hint=hint)])
+        raise SpecError(
+            [
+                Problem(
+                    file=str(file), line=1, column=1, path="", message="the file is empty", hint=hint, code="sql-file"
+                )
+            ]
+        )
     return text
 
 
 def _missing(folder: Path, name: str) -> Finding:
     meant = close(name, _stems(folder))
     hint = f"rename sql/{meant}.sql, or this transform" if meant else f"create {folder / name}.sql"
-    return Finding(path=("transforms", name), message=f"there is no file sql/{name}.sql", hint=hint, at="key")
+    return Finding(
+        "sql-file", path=("transforms", name), message=f"there is no file sql/{name}.sql", hint=hint, at="key"
+    )
 
 
 def _orphans(folder: Path, names: list[str]) -> Iterator[Finding]:
@@ -57,7 +67,7 @@ def _orphans(folder: Path, names: list[str]) -> Iterator[Finding]:
         if stem not in names:
             message = f"sql/{stem}.sql belongs to no transform"
             hint = f"add `{stem}:` under transforms, or delete the file"
-            yield Finding(path=("transforms",), message=message, hint=hint, at="key", severity="warning")
+            yield Finding("sql-file", path=("transforms",), message=message, hint=hint, at="key", severity="warning")
 
 
 def _stems(folder: Path) -> list[str]:

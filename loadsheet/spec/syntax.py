@@ -49,14 +49,16 @@ def compose(text: str) -> tuple[yaml.Node | None, list[Finding]]:
         line = text.count("\n", 0, tab.start()) + 1
         message = "a tab; YAML wants spaces"
         mark = (line, tab.start(1) - tab.start() + 1)
-        return None, [Finding(path=(), message=message, hint='use spaces, or "\\t" in a quoted text', at=mark)]
+        return None, [
+            Finding("yaml-syntax", path=(), message=message, hint='use spaces, or "\\t" in a quoted text', at=mark)
+        ]
     try:
         findings = list(_forbidden(text))
         return (None, findings) if findings else (yaml.compose(text, LOADER), [])
     except yaml.MarkedYAMLError as error:
         return None, [_in_words(error, text)]
     except yaml.YAMLError as error:
-        return None, [Finding(path=(), message=f"this is not YAML: {error}", at=(1, 1))]
+        return None, [Finding("yaml-syntax", path=(), message=f"this is not YAML: {error}", at=(1, 1))]
 
 
 def mark_of(mark: Any) -> Mark:
@@ -71,10 +73,12 @@ def _forbidden(text: str) -> Iterator[Finding]:
         documents += isinstance(event, yaml.DocumentStartEvent)
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if documents > 1:
-            yield Finding(path=(), message="a second document starts here", hint="one file is one pipeline", at=at)
+            yield Finding(
+                "yaml-feature", path=(), message="a second document starts here", hint="one file is one pipeline", at=at
+            )
             return
         if depth > MAX_DEPTH:
-            yield Finding(path=(), message=f"nested more than {MAX_DEPTH} levels deep", at=at)
+            yield Finding("yaml-feature", path=(), message=f"nested more than {MAX_DEPTH} levels deep", at=at)
             return
         yield from _indirections(event, at)
 
@@ -82,13 +86,17 @@ def _forbidden(text: str) -> Iterator[Finding]:
 def _indirections(event: yaml.Event, at: Mark) -> Iterator[Finding]:
     anchor, tag = getattr(event, "anchor", None), getattr(event, "tag", None)
     if isinstance(event, yaml.AliasEvent):
-        yield Finding(path=(), message=f"aliases are not allowed (*{anchor})", hint=_WRITE_OUT, at=at)
+        yield Finding("yaml-feature", path=(), message=f"aliases are not allowed (*{anchor})", hint=_WRITE_OUT, at=at)
     elif anchor:
-        yield Finding(path=(), message=f"anchors are not allowed (&{anchor})", hint=_WRITE_OUT, at=at)
+        yield Finding("yaml-feature", path=(), message=f"anchors are not allowed (&{anchor})", hint=_WRITE_OUT, at=at)
     if tag:
         shown = tag.replace("tag:yaml.org,2002:", "!!")
         yield Finding(
-            path=(), message=f"tags are not allowed ({shown})", hint="drop it; if it is text, quote it", at=at
+            "yaml-feature",
+            path=(),
+            message=f"tags are not allowed ({shown})",
+            hint="drop it; if it is text, quote it",
+            at=at,
         )
 
 
@@ -96,14 +104,20 @@ def _in_words(error: yaml.MarkedYAMLError, text: str) -> Finding:
     problem, context = error.problem or "", error.context or ""
     if "expected key" in problem and not _starts_a_line(error.problem_mark, text):
         return Finding(
-            path=(), message="the value ended before this", hint=_INNER_QUOTE, at=mark_of(error.problem_mark)
+            "yaml-syntax",
+            path=(),
+            message="the value ended before this",
+            hint=_INNER_QUOTE,
+            at=mark_of(error.problem_mark),
         )
     for part, inside, at_context, message, hint in _WORDS:
         if part in problem and inside in context:
             mark = error.context_mark if at_context and error.context_mark else error.problem_mark
-            return Finding(path=(), message=message, hint=hint, at=mark_of(mark))
+            return Finding("yaml-syntax", path=(), message=message, hint=hint, at=mark_of(mark))
     message = f"this is not YAML: {', '.join(filter(None, (context, problem)))}"
-    return Finding(path=(), message=message, hint=_INDENT, at=mark_of(error.problem_mark or error.context_mark))
+    return Finding(
+        "yaml-syntax", path=(), message=message, hint=_INDENT, at=mark_of(error.problem_mark or error.context_mark)
+    )
 
 
 def _starts_a_line(mark: Any, text: str) -> bool:

@@ -15,14 +15,14 @@ def append_needs_incremental(table: Entry, _: View) -> Iterator[Finding]:
     """Appending everything on every run would double the table."""
     if table.full.get("mode") == "append" and "incremental" not in table.full:
         message = "append without incremental would insert every row again on each run"
-        yield table.finding("mode", message, "add incremental: <column>, or use replace or merge")
+        yield table.finding("unsafe-mode", "mode", message, "add incremental: <column>, or use replace or merge")
 
 
 def replace_excludes_incremental(table: Entry, _: View) -> Iterator[Finding]:
     """Replacing a table by its newest rows would lose all the others."""
     if table.full.get("mode") == "replace" and "incremental" in table.full:
         key = "mode" if "mode" in table.own else "incremental"
-        yield table.finding(key, "replace and incremental exclude each other", _UNINHERIT)
+        yield table.finding("unsafe-mode", key, "replace and incremental exclude each other", _UNINHERIT)
 
 
 def appended_nulls_repeat(table: Entry, _: View) -> Iterator[Finding]:
@@ -30,7 +30,7 @@ def appended_nulls_repeat(table: Entry, _: View) -> Iterator[Finding]:
     if table.full.get("mode") == "append" and table.full.get("incremental", {}).get("nulls") == "include":
         message = "rows with a NULL cursor would be appended again on each run"
         path = (*table.path, "incremental", "nulls")
-        yield Finding(path=path, message=message, hint="use fail, exclude or mode: merge")
+        yield Finding("unsafe-mode", path=path, message=message, hint="use fail, exclude or mode: merge")
 
 
 def interval_needs_schedule(table: Entry, view: View) -> Iterator[Finding]:
@@ -39,7 +39,7 @@ def interval_needs_schedule(table: Entry, view: View) -> Iterator[Finding]:
     if _by(table) == "data_interval" and schedule in (None, "@once") and view.sound("schedule"):
         message = "by: data_interval needs a schedule that repeats"
         hint = 'add schedule: "@daily" at the top, or use by: watermark'
-        yield Finding(path=(*table.path, "incremental", "by"), message=message, hint=hint)
+        yield Finding("bad-schedule", path=(*table.path, "incremental", "by"), message=message, hint=hint)
 
 
 def interval_has_no_initial_value(table: Entry, _: View) -> Iterator[Finding]:
@@ -47,13 +47,15 @@ def interval_has_no_initial_value(table: Entry, _: View) -> Iterator[Finding]:
     if _by(table) == "data_interval" and table.full["incremental"].get("initial_value") is not None:
         path = (*table.path, "incremental", "initial_value")
         message = "initial_value has no effect with by: data_interval"
-        yield Finding(path=path, message=message, hint="set start_date instead", severity="warning")
+        yield Finding("no-effect", path=path, message=message, hint="set start_date instead", severity="warning")
 
 
 def include_or_exclude(table: Entry, _: View) -> Iterator[Finding]:
     """Naming what to carry already says what not to."""
     if {"include", "exclude"} <= set(table.full.get("columns", ())):
-        yield table.finding("columns", "include and exclude exclude each other", "keep one of the two")
+        yield table.finding(
+            "column-conflict", "columns", "include and exclude exclude each other", "keep one of the two"
+        )
 
 
 def needed_columns_are_carried(table: Entry, _: View) -> Iterator[Finding]:
@@ -64,16 +66,25 @@ def needed_columns_are_carried(table: Entry, _: View) -> Iterator[Finding]:
     for kind, column in _needed(table):
         if column in columns.get("exclude", ()):
             message = f"the {kind} column {column!r} cannot be left out"
-            yield Finding(path=(*table.path, "columns", "exclude"), message=message, hint="take it off this list")
+            yield Finding(
+                "column-conflict",
+                path=(*table.path, "columns", "exclude"),
+                message=message,
+                hint="take it off this list",
+            )
         if "include" in columns and column not in columns["include"]:
             message = f"the {kind} column {column!r} is missing here"
-            yield Finding(path=(*table.path, "columns", "include"), message=message, hint="add it to this list")
+            yield Finding(
+                "column-conflict", path=(*table.path, "columns", "include"), message=message, hint="add it to this list"
+            )
 
 
 def lookback_needs_incremental(table: Entry, _: View) -> Iterator[Finding]:
     """There is nothing to look back from."""
     if table.own.get("lookback") is not None and "incremental" not in table.full:
-        yield table.finding("lookback", "lookback has no effect without incremental", "add incremental: <column>")
+        yield table.finding(
+            "no-effect", "lookback", "lookback has no effect without incremental", "add incremental: <column>"
+        )
 
 
 def lookback_is_given_once(table: Entry, _: View) -> Iterator[Finding]:
@@ -81,7 +92,9 @@ def lookback_is_given_once(table: Entry, _: View) -> Iterator[Finding]:
     incremental = table.own.get("incremental")
     inside = isinstance(incremental, dict) and incremental.get("lookback") is not None
     if inside and table.own.get("lookback") is not None:
-        yield table.finding("lookback", "lookback is given twice for this table", "keep the one under incremental")
+        yield table.finding(
+            "no-effect", "lookback", "lookback is given twice for this table", "keep the one under incremental"
+        )
 
 
 def key_is_not_a_comma_list(table: Entry, _: View) -> Iterator[Finding]:
@@ -91,7 +104,7 @@ def key_is_not_a_comma_list(table: Entry, _: View) -> Iterator[Finding]:
         if isinstance(value, str) and "," in value:
             hint = f"several columns are written [{value}]" if key == "primary_key" else "name one column"
             message = f"{value!r} is taken as the name of one column"
-            yield Finding(path=(*table.path, key), message=message, hint=hint, severity="warning")
+            yield Finding("odd-name", path=(*table.path, key), message=message, hint=hint, severity="warning")
 
 
 def _by(table: Entry) -> str:

@@ -7,14 +7,17 @@ from pathlib import Path
 
 from loadsheet.errors import SpecError
 from loadsheet.spec.problem import Problem
+from loadsheet.visible import CONTROLS, TURNS
 
 MAX_BYTES = 1024 * 1024
 """A spec of 1000 tables has about 100 kB; anything near this size is not a spec."""
 
-UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
-"""What YAML forbids, plus the line breaks only YAML 1.1 knows: they shift every position an editor shows."""
+UNPRINTABLE = re.compile(f"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f{TURNS}\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
+"""What YAML forbids, the line breaks only YAML 1.1 knows (they shift every position an editor shows), and what makes a
+file read otherwise than it is."""
 
-NUL = re.compile("\x00")
+STEERING = re.compile(f"(?![\r\f\v])[{CONTROLS}{TURNS}]")
+"""What no SQL file needs: PostgreSQL refuses NUL, and the rest shows a reader other code than the server runs."""
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -59,4 +62,6 @@ def _read_bytes(path: Path) -> bytes:
 def _unreadable(path: Path, message: str, hint: str = "", before: str = "") -> SpecError:
     line = before.count("\n") + 1
     column = len(before) - (before.rfind("\n") + 1) + 1
-    return SpecError([Problem(file=str(path), line=line, column=column, path="", message=message, hint=hint)])
+    return SpecError(
+        [Problem(file=str(path), line=line, column=column, path="", message=message, hint=hint, code="unreadable-file")]
+    )

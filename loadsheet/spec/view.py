@@ -27,9 +27,9 @@ class Entry:
         """The table's or transform's name."""
         return str(self.path[-1])
 
-    def finding(self, key: str, message: str, hint: str = "") -> Finding:
+    def finding(self, code: str, key: str, message: str, hint: str = "") -> Finding:
         """An error at `key` of this entry; where the key is inherited, at the entry itself."""
-        return Finding(path=(*self.path, key), message=message, hint=hint)
+        return Finding(code, path=(*self.path, key), message=message, hint=hint)
 
 
 @dataclass(frozen=True, kw_only=True)

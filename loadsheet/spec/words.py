@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from loadsheet.redact import without_secrets
+
 _KEYS = {
     "primary_key": "pk key keys id id_column primary_keys primarykey unique_key unique_keys merge_key merge_keys",
     "unique_key": "pk key keys primary_key primary_keys unique_keys merge_key",
@@ -21,6 +23,7 @@ _KEYS = {
     "schema_contract": "contract drift evolution schema_evolution",
     "tables": "streams resources sources entities",
     "transforms": "marts models transformations sql queries",
+    "external": "externals external_tables external_models external_sources reads",
     "warehouse": "target destination dest sink dwh db output",
     "lake": "storage s3 minio stage object_store datalake data_lake",
     "source": "src from origin input",
@@ -77,7 +80,7 @@ def shown(value: Any) -> str:
     """The value itself, in one short line."""
     if isinstance(value, str) and "://" in value:
         return "a connection URI"
-    text = repr(value) if isinstance(value, str) else str(value)
+    text = repr(without_secrets(value[:200])) if isinstance(value, str) else str(value)
     return text if len(text) <= 60 else f"{text[:56]}…{text[-1]}"
 
 

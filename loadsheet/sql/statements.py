@@ -21,10 +21,16 @@ _WRITES = (exp.Insert, exp.Update, exp.Delete, exp.Merge)
 
 def parse(sql: str) -> list[exp.Expr]:
     """The statements of `sql`, empty ones left out. Raises Unparsable at the place that could not be read."""
+    tokens = tokenize(sql)
     try:
-        parsed = POSTGRES.parser().parse(tokenize(sql), sql)
+        parsed = POSTGRES.parser().parse(tokens, sql)
     except ParseError as error:
         raise _unparsable(sql, error) from None
+    except RecursionError:
+        hint = "part it, for example by WITH or into several transforms"
+        raise Unparsable("nested too deeply to be read", 0, hint) from None
+    except Exception:  # on odd text the parser fails in its own code, too: an interval of `"a` is a TokenError inside
+        raise Unparsable("cannot be read as PostgreSQL", 0, _HINT) from None
     return [statement for statement in parsed if statement and not isinstance(statement, exp.Semicolon)]
 
 
@@ -39,6 +45,23 @@ def why_not_one_select(statements: list[exp.Expr]) -> str | None:
         return "expected one SELECT, found SELECT INTO"
     write = statement.find(*_WRITES)
     return f"expected one SELECT, found {write.key.upper()} inside it" if write else None
+
+
+def why_not_in_our_transaction(statements: list[exp.Expr]) -> str | None:
+    """Which of a script's `statements` would end the transaction it runs in, and its locks with it; None when none."""
+    found = next(filter(None, map(_ending, statements)), None)
+    return f"a script runs in one transaction, found {found}" if found else None
+
+
+def _ending(statement: exp.Expr) -> str:
+    """The statement in a word or two if it begins or ends a transaction, else nothing."""
+    if isinstance(statement, exp.Command) and statement.text("expression").lstrip().upper().startswith("TRANSACTION"):
+        return f"{statement.this} TRANSACTION".upper()
+    if isinstance(statement, exp.Column):  # what sqlglot makes of a statement it does not know
+        return "ABORT" if statement.name.upper() == "ABORT" else ""
+    if isinstance(statement, exp.Rollback):
+        return "" if statement.args.get("savepoint") else "ROLLBACK"
+    return "BEGIN" if isinstance(statement, exp.Transaction) else "COMMIT" if isinstance(statement, exp.Commit) else ""
 
 
 def _unparsable(sql: str, error: ParseError) -> Unparsable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from loadsheet.connections import Connections
 from loadsheet.failpoints import reach
@@ -12,6 +13,8 @@ from loadsheet.plan.steps import Step, tasks_of
 from loadsheet.servers import Servers
 from loadsheet.spec.models import Pipeline
 from loadsheet.steps.explain import explained
+from loadsheet.steps.failures import noted
+from loadsheet.visible import on_one_line
 
 Progress = Callable[[int | None, int], None]
 
@@ -28,8 +31,11 @@ def execute(
     """
     tell = progress or (lambda rows, size: None)
     limit = tasks_of(step, pipeline).timeout
-    with explained(step, pipeline, request, connections), limited(f"the {step.kind} of {step.name}", limit):
-        return _execute(step, pipeline, request, servers or Servers(pipeline, connections), load_id, tell)
+    place = step, pipeline, request, connections
+    with noted(*place), explained(*place), limited(f"the {step.kind} of {step.name}", limit):
+        outcome = _execute(step, pipeline, request, servers or Servers(pipeline, connections), load_id, tell)
+    # It may name tables, roles and sessions, and is a line of a log.
+    return replace(outcome, message=on_one_line(outcome.message))
 
 
 def _execute(
@@ -42,6 +48,8 @@ def _execute(
             return Outcome(
                 status="done", message=f"bucket {pipeline.lake.bucket} {'created' if created else 'is there'}"
             )
+        case "resolve":
+            return _resolve(pipeline, step.name, servers)
         case "transform":
             return _transform(pipeline, step.name, request, servers)
         case _ if not request.wants(step.name):
@@ -53,11 +61,22 @@ def _execute(
 
 
 # Each kind imports what it needs.
-def _extract(pipeline: Pipeline, name: str, request: RunRequest, servers: Servers, tell: Progress) -> Outcome:
-    from loadsheet.steps.extract import extract
+def _resolve(pipeline: Pipeline, name: str, servers: Servers) -> Outcome:
+    from loadsheet.steps.resolve import resolve
 
     with servers.source() as source, servers.warehouse() as warehouse:
-        return extract(pipeline, pipeline.table(name), request, source, servers.lake, warehouse, tell)
+        return resolve(pipeline, name, source, warehouse)
+
+
+def _extract(pipeline: Pipeline, name: str, request: RunRequest, servers: Servers, tell: Progress) -> Outcome:
+    from loadsheet.source.discovery import has_relation
+    from loadsheet.steps.extract import extract
+
+    table = pipeline.table(name)
+    with servers.source() as source, servers.warehouse() as warehouse:
+        if table.matched and not has_relation(source, pipeline.source.schema, name):
+            return skipped("the source no longer has it; what was loaded stays")
+        return extract(pipeline, table, request, source, servers.lake, warehouse, tell)
 
 
 def _load(pipeline: Pipeline, name: str, servers: Servers, load_id: str | None, tell: Progress) -> Outcome:

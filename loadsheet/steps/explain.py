@@ -18,6 +18,7 @@ from loadsheet.spec.models import Pipeline
 from loadsheet.sql.text import Relation
 from loadsheet.steps.blockers import blockers
 from loadsheet.steps.diagnosis import diagnose
+from loadsheet.visible import on_one_line, visible
 
 _LOCK_TIMEOUT = "SQLSTATE 55P03"
 
@@ -53,14 +54,14 @@ class _Place:
     def __init__(self, step: Step, pipeline: Pipeline, run_id: str):
         self.step, self.pipeline, self.run_id = step, pipeline, run_id
         self.name = pipeline.name if step.kind == "create_bucket" else f"{pipeline.name}.{step.name}"
-        self.failed = f"{self.name}: {step.kind} failed in run {run_id}"
+        self.failed = on_one_line(f"{self.name}: {step.kind} failed in run {run_id}")
 
     def mark(self, error: LoadsheetError, text: str, code: str) -> None:
         """Give the error its place, its code and `text` behind the place; once is enough."""
         if error.pipeline:
             return
         error.pipeline, error.step, error.run_id, error.code = self.pipeline.name, self.step, self.run_id, code
-        error.args = (f"{self.failed}: {text}",)
+        error.args = (f"{self.failed}: {visible(text)}",)
 
     def own_words(self, error: LoadsheetError) -> tuple[str, str]:
         """The text and code of an error that the core raised knowingly, perhaps because of a server's."""

@@ -15,7 +15,7 @@ from loadsheet.lake.store import Lake
 from loadsheet.names import slug
 from loadsheet.outcome import Outcome, RunRequest, skipped
 from loadsheet.postgres import PINNED, Session
-from loadsheet.source import catalog, fitness, holdback, identity, reading
+from loadsheet.source import catalog, fitness, holdback, identity, reading, sampling
 from loadsheet.source.catalog import SourceTable
 from loadsheet.source.reading import Last, Reading
 from loadsheet.spec.models import Pipeline, Table
@@ -23,7 +23,7 @@ from loadsheet.sql.copying import FileFormat
 from loadsheet.sql.text import Relation
 from loadsheet.sql.types import without_modifier
 from loadsheet.steps.storing import Stored, read_and_store
-from loadsheet.warehouse import fence, ledger, tables
+from loadsheet.warehouse import failures, fence, ledger, stopped, tables
 from loadsheet.warehouse.fence import Scope
 
 
@@ -42,10 +42,14 @@ def extract(
     (see `loadsheet.errors`), psycopg and minio errors for trouble with the servers.
     """
     attempt = _Attempt(pipeline, table, request, lake, warehouse)
+    if table.name in request.resumes and (before := _before(pipeline, table, request, warehouse)):
+        return before
     described = catalog.describe(source, pipeline.source.schema, table)
     layout = Layout(file_format(pipeline, described), described.columns, described.key)
     layout.encoder()  # what is missing, or cannot be carried, is said before anything is read
     rows = reading.decide(source, table, described, attempt.last, request)
+    if request.sample:
+        rows = sampling.sampled(source, described, rows, request.sample)
     reach("extract.decided")
     manifest = attempt.run(source, described, rows, layout, progress)
     held = f"; held back by {rows.held_by}" if rows.held_by else ""
@@ -54,6 +58,7 @@ def extract(
     if rows.action == "append" and table.mode is None:
         held += "; appended, because there is no primary key to merge by"
     if manifest is None:
+        failures.settle(warehouse, pipeline.name, "table", table.name)
         return skipped(f"nothing new since {rows.lower}{held}" if rows.lower else f"nothing new{held}")
     return Outcome(
         status="done",
@@ -61,6 +66,14 @@ def extract(
         load_id=manifest.load_id,
         counts={"extracted": manifest.rows, "bytes": manifest.size},
     )
+
+
+def _before(pipeline: Pipeline, table: Table, request: RunRequest, warehouse: Session) -> Outcome | None:
+    """What this run did for the table before it was stopped; None when it has to be read."""
+    if stopped.has_loaded(warehouse, pipeline.name, table.name, request.run_id):
+        return skipped("loaded before the run was stopped")
+    load_id = stopped.sealed_load(warehouse, pipeline.name, table.name, request.run_id)
+    return Outcome(status="done", message="extracted before the run was stopped", load_id=load_id) if load_id else None
 
 
 class _Attempt:
@@ -82,13 +95,7 @@ class _Attempt:
     @property
     def last(self) -> Last | None:
         """What the last load left behind, for the reading to go on from; None when there is nothing to go on from."""
-        if self.is_first:
-            return None
-        columns = self.seen.columns or []
-        return Last(
-            watermark=self.seen.watermark, cursor=self.seen.cursor, source_oid=self.seen.source_oid,
-            places={c["name"]: c["attnum"] for c in columns}, types={c["name"]: c["type"] for c in columns},
-        )  # fmt: skip
+        return None if self.is_first else last_of(self.seen)
 
     def begin(self) -> str:
         """The attempt's prefix in the lake; the first call takes the fence. Called from any thread."""
@@ -195,6 +202,15 @@ class _Attempt:
             content_sha256=stored.content_sha256, held_by=rows.held_by,
             seconds=time.monotonic() - self.started, source=origin, settings=PINNED,
         )  # fmt: skip
+
+
+def last_of(seen: Scope) -> Last:
+    """What the last load left for the next reading to go on from."""
+    columns = seen.columns or []
+    return Last(
+        watermark=seen.watermark, cursor=seen.cursor, source_oid=seen.source_oid,
+        places={c["name"]: c["attnum"] for c in columns}, types={c["name"]: c["type"] for c in columns},
+    )  # fmt: skip
 
 
 def file_format(pipeline: Pipeline, described: SourceTable) -> FileFormat:

@@ -40,6 +40,7 @@ def find(pipeline: Pipeline, lake: Lake, session: Session, older_than: timedelta
         raise InputError("gc must keep at least one load of each table")
     in_spec = [table.name for table in pipeline.tables]
     known = retention.tables_known(session, pipeline.name)
+    in_spec += sorted(name for name in known or () if pipeline.pattern_of(name))
     if not lake.exists():
         return []
     if known is None:

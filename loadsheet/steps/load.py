@@ -15,7 +15,7 @@ from loadsheet.outcome import Outcome
 from loadsheet.postgres import Session
 from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.text import Relation
-from loadsheet.warehouse import fence, ledger
+from loadsheet.warehouse import failures, fence, ledger
 from loadsheet.warehouse.load import Loaded, find_committed
 from loadsheet.warehouse.load import load as load_manifest
 
@@ -46,6 +46,7 @@ def _load(
 ) -> Loaded:
     ledger.ensure(session)
     if done := find_committed(session, load_id):
+        failures.settle(session, pipeline.name, "table", table.name)
         return done
     sealed = fence.sealed(session, pipeline.name, table.name, load_id)
     manifest = read_manifest(lake.get(sealed.manifest), sealed.manifest, sealed.sha256)

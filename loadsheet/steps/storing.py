@@ -57,7 +57,7 @@ def read_and_store(source: Session, described: SourceTable, rows: Reading, store
             contents.append(hashlib.sha256(repr((described.columns, described.key)).encode()))
         writer = PartWriter(store, contents[-1] if contents else None)
         writers.append(writer)
-        where = " AND ".join(f"({c})" for c in (rows.where, condition) if c not in ("", "TRUE"))
+        where = " AND ".join(f"({c})" for c in (rows.where, rows.sample, condition) if c not in ("", "TRUE"))
         select = select_columns(described.relation, described.columns, where)
         # Of a single range the last part is held back, for it may be the same as last time. Of many it is stored.
         jobs.append(stream.Job(select, writer.take, writer.end if len(conditions) == 1 else writer.finish))

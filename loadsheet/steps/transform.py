@@ -11,7 +11,7 @@ from loadsheet.plan.inputs import transform_inputs
 from loadsheet.postgres import Session
 from loadsheet.spec.models import Pipeline, Transform
 from loadsheet.sql.text import Relation
-from loadsheet.warehouse import due, ledger, tables
+from loadsheet.warehouse import due, failures, ledger, stopped, tables
 from loadsheet.warehouse.transform import run
 
 
@@ -24,7 +24,7 @@ def transform(pipeline: Pipeline, spec: Transform, request: RunRequest, session:
     ledger.ensure(session)
     tables.ensure_schema(session, pipeline.warehouse.mart_schema)
     target = Relation(pipeline.warehouse.mart_schema, spec.name)
-    inputs = _inputs(pipeline, spec)
+    inputs = relations_read(pipeline, spec)
     missing = [str(i) for i in inputs if tables.kind(session, i) is None]
     if missing:
         return skipped(f"waits for {', '.join(missing)}, not loaded yet")
@@ -33,10 +33,12 @@ def transform(pipeline: Pipeline, spec: Transform, request: RunRequest, session:
         with session.transaction():
             ledger.lock(session, target)
             reach("transform.locked")
-            job = due.decide(session, pipeline, spec, target, inputs, request.is_full(spec.name))
+            job = due.decide(session, pipeline, spec, target, inputs, _is_full(pipeline, spec, request, session))
             if job is None:
+                failures.settle(session, pipeline.name, "transform", spec.name)
                 return skipped("nothing it reads has changed")
             effect = run(session, pipeline, spec, request, target, job, seen)
+            failures.settle(session, pipeline.name, "transform", spec.name)
             reach("transform.recorded")
         reach("transform.committed")
     except (psycopg.ProgrammingError, psycopg.DataError, psycopg.IntegrityError) as error:
@@ -45,7 +47,15 @@ def transform(pipeline: Pipeline, spec: Transform, request: RunRequest, session:
     return Outcome(status="done", message=f"{effect} ({job.reason})", counts=counts)
 
 
-def _inputs(pipeline: Pipeline, spec: Transform) -> list[Relation]:
+def _is_full(pipeline: Pipeline, spec: Transform, request: RunRequest, session: Session) -> bool:
+    """Whether the run asks to build the transform in full, and has not done so before it was stopped."""
+    if not request.is_full(spec.name):
+        return False
+    resumes = spec.name in request.resumes
+    return not (resumes and stopped.has_built(session, pipeline.name, spec.name, request.run_id))
+
+
+def relations_read(pipeline: Pipeline, spec: Transform) -> list[Relation]:
     """The staging tables and marts that the transform reads."""
     read = transform_inputs(pipeline)[spec.name]
     staging, marts = pipeline.warehouse.schema, pipeline.warehouse.mart_schema

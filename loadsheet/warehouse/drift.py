@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import psycopg
@@ -111,13 +112,20 @@ def refuse_if_frozen(target: Relation, drift: Drift) -> None:
         raise Refused(f"{target}: schema_contract.columns is freeze, but the source changed: {'; '.join(changes)}")
 
 
-def refuse_changed_key(session: Session, target: Relation, key: tuple[str, ...], remedy: str) -> None:
+def refuse_changed_key(
+    session: Session,
+    target: Relation,
+    key: tuple[str, ...],
+    remedy: str,
+    renamed: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Raises Refused, with the `remedy`, when the target's rows are kept apart by another key than the arriving ones.
 
-    Rows matched by a key the target does not keep unique would be doubled, or overwrite each other.
+    Rows matched by a key the target does not keep unique would be doubled, or overwrite each other. `renamed` are the
+    columns that are yet to get their new names.
     """
     found = tables.key_of(session, target)
-    held = found[1] if found else ()
+    held = tuple(renamed.get(name, name) for name in found[1]) if found else ()
     if set(held) != set(key):
         was, now = (f"({', '.join(names)})" if names else "none" for names in (held, key))
         raise Refused(f"{target}: the primary key is {was} in the target and {now} in the source or spec; {remedy}")
@@ -128,6 +136,11 @@ def refuse_replaced(target: Relation, drift: Drift, remedy: str) -> None:
     _refuse(target, drift.replaced, remedy)
 
 
+def refuse_incompatible(target: Relation, drift: Drift, remedy: str) -> None:
+    """Raises Refused, with the `remedy`, when a column cannot be brought up to date where it is."""
+    _refuse(target, drift.incompatible, remedy)
+
+
 def _refuse(target: Relation, columns: dict[str, str], remedy: str) -> None:
     for name, what in columns.items():
         raise Refused(f"{target}: column {name} {what}; {remedy}")
@@ -135,11 +148,9 @@ def _refuse(target: Relation, columns: dict[str, str], remedy: str) -> None:
 
 def alter(session: psycopg.Connection[Any], target: Relation, drift: Drift, remedy: str) -> None:
     """Bring the target's columns up to date in place. Raises Refused, with the `remedy`, where PostgreSQL cannot."""
-    _refuse(target, drift.incompatible, remedy)
+    refuse_incompatible(target, drift, remedy)
     rename(session, target, drift)
-    clauses = [f"ADD COLUMN {ident(c.name)} {c.type}" for c in drift.added]
-    clauses += [f"ALTER COLUMN {ident(c.name)} TYPE {c.type}" for c in drift.widened]
-    for clause in clauses:
+    for clause in clauses(drift):
         try:
             session.execute(f"ALTER TABLE {target.sql} {clause}")
         except (psycopg.errors.FeatureNotSupported, psycopg.errors.DependentObjectsStillExist) as error:
@@ -147,6 +158,12 @@ def alter(session: psycopg.Connection[Any], target: Relation, drift: Drift, reme
                 f"{target}: cannot {clause}: {error.diag.message_primary}; drop what uses it first"
             ) from error
         reach("load.altered")
+
+
+def clauses(drift: Drift) -> list[str]:
+    """What ALTER TABLE must do to the target's columns, but for renames."""
+    added = [f"ADD COLUMN {ident(c.name)} {c.type}" for c in drift.added]
+    return added + [f"ALTER COLUMN {ident(c.name)} TYPE {c.type}" for c in drift.widened]
 
 
 def rename(session: Session, target: Relation, drift: Drift) -> None:

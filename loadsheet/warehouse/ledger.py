@@ -17,7 +17,7 @@ from loadsheet.postgres import Session
 from loadsheet.sql.text import Relation
 from loadsheet.warehouse import tables
 
-VERSION = 3
+VERSION = 4
 _VERSION = "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = 'loadsheet'"
 
 
@@ -41,19 +41,24 @@ def ensure(session: Session) -> None:
 
     Raises Refused when a newer Loadsheet has made it.
     """
-    if _version(session) == VERSION:
+    if version(session) == VERSION:
         return
     with session.transaction():
         tables.lock_creation(session)
-        if (found := _version(session)) < VERSION:
+        if (found := version(session)) < VERSION:
             session.execute(resources.files(__package__).joinpath("ledger.sql").read_bytes())
             reach("ledger.created")
             session.execute(f"COMMENT ON SCHEMA loadsheet IS 'ledger version {VERSION}'")
+    refuse_newer(found)
+
+
+def refuse_newer(found: int) -> None:
+    """Raises Refused when a newer Loadsheet has made the ledger whose version was `found`."""
     if found > VERSION:
         raise Refused(f"the warehouse's ledger has version {found}, this Loadsheet knows {VERSION}: update Loadsheet")
 
 
-def _version(session: Session) -> int:
+def version(session: Session) -> int:
     """The ledger's version; 0 where there is none, or one from before it had a version."""
     row = session.execute(_VERSION).fetchone()
     found = re.search(r"ledger version (\d+)", row[0] or "") if row else None

@@ -79,3 +79,19 @@ CREATE TABLE IF NOT EXISTS loadsheet.transform_run (
     committed_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 CREATE INDEX IF NOT EXISTS transform_run_of_target ON loadsheet.transform_run (target, run_no);
+
+-- Version 4. The last failure of a table or a transform; `worked_at` is when it worked again. Written in a transaction
+-- of its own, after the step's was rolled back.
+CREATE TABLE IF NOT EXISTS loadsheet.failure (
+    pipeline text NOT NULL,
+    kind text NOT NULL,
+    name text NOT NULL,
+    step text NOT NULL,
+    run_id text NOT NULL,
+    code text NOT NULL,
+    message text NOT NULL,
+    since timestamptz NOT NULL,
+    failed_at timestamptz NOT NULL,
+    worked_at timestamptz,
+    PRIMARY KEY (pipeline, kind, name)
+);

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -20,9 +20,12 @@ from loadsheet.sql import merging
 from loadsheet.sql.copying import WireFormat, copy_in
 from loadsheet.sql.merging import LOAD_ID
 from loadsheet.sql.text import Relation, ident
-from loadsheet.warehouse import build, drift, fence, ledger, tables
+from loadsheet.sql.types import Column
+from loadsheet.warehouse import build, drift, failures, fence, ledger, tables
 from loadsheet.warehouse.evict import end_older_tries
 from loadsheet.warehouse.ledger import Effect
+
+REBUILD = "run a full refresh of this table to rebuild it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +66,7 @@ def load(
         )
         reach("load.recorded")
         fence.advance(session, manifest, work.number)
+        failures.settle(session, manifest.pipeline, "table", manifest.table)
         reach("load.advanced")
     reach("load.committed")
     return Loaded(effect=effect, extracted=manifest.rows, notes=tuple(work.notes))
@@ -79,7 +83,7 @@ class _Load:
         self.number = ledger.draw_number(session)
         self.duplicates = 0
         self.notes: list[str] = []
-        existing = self._existing()
+        existing = existing_columns(session, target)
         self.is_new = not existing
         if self.is_new and manifest.builds_on_target:
             raise Superseded(
@@ -109,16 +113,15 @@ class _Load:
         if not dependents:
             drift.rename(self.session, self.target, self.drift)
             return
-        remedy = f"drop {dependents[0]}, which depends on the table, so that it can be rebuilt"
+        remedy = drop_first(dependents[0])
         drift.alter(self.session, self.target, self.drift, remedy)
         drift.refuse_changed_key(self.session, self.target, self.manifest.key, remedy)
 
     def merge(self) -> Effect:
         """The rows into a temporary table, then the difference into the target."""
-        remedy = "run a full refresh of this table to rebuild it"
-        drift.refuse_replaced(self.target, self.drift, remedy)
-        drift.alter(self.session, self.target, self.drift, remedy)
-        drift.refuse_changed_key(self.session, self.target, self.manifest.key, remedy)
+        drift.refuse_replaced(self.target, self.drift, REBUILD)
+        drift.alter(self.session, self.target, self.drift, REBUILD)
+        drift.refuse_changed_key(self.session, self.target, self.manifest.key, REBUILD)
         self.notes += self.drift.notes
         incoming = Relation("pg_temp", f"_loadsheet_{self.number}")
         self._create(incoming, {})
@@ -127,19 +130,10 @@ class _Load:
             return build.merge(self.session, incoming, self.target, (), self.number)
         return build.merge(self.session, incoming, self.target, self.manifest.key, self.number, self._guard())
 
-    def _existing(self) -> dict[str, str]:
-        columns = tables.columns_of(self.session, self.target)
-        if columns and LOAD_ID not in columns:
-            raise Refused(
-                f"{self.target} exists and was not made by Loadsheet: drop or rename it, or choose another schema"
-            )
-        return columns
-
     def _create(self, table: Relation, kept: dict[str, str]) -> None:
-        columns = [f"{ident(c.name)} {c.type}" for c in self.manifest.columns]
-        columns += [f"{ident(name)} {type_name}" for name, type_name in kept.items()]
         temporary, drop = ("TEMPORARY ", " ON COMMIT DROP") if table.schema == "pg_temp" else ("", "")
-        self.session.execute(f"CREATE {temporary}TABLE {table.sql} ({', '.join(columns)}){drop}")
+        columns = column_list(self.manifest.columns, kept)
+        self.session.execute(f"CREATE {temporary}TABLE {table.sql} ({columns}){drop}")
 
     def _fill(self, table: Relation) -> None:
         """COPY every part, checking each against the manifest; then one row per key."""
@@ -190,6 +184,25 @@ class _Load:
             return ""
         read_at = ledger.newest_reading(self.session, self.target, self.manifest.clock or self.manifest.read_at)
         return merging.not_older(cursor, type_name, f"CAST('{read_at}' AS {type_name})")
+
+
+def drop_first(dependent: str) -> str:
+    """What to do so that a table can be rebuilt on which something depends."""
+    return f"drop {dependent}, which depends on the table, so that it can be rebuilt"
+
+
+def existing_columns(session: Session, target: Relation) -> dict[str, str]:
+    """The target's columns and types; empty when it is yet to be made. Raises Refused when somebody else made it."""
+    columns = tables.columns_of(session, target)
+    if columns and LOAD_ID not in columns:
+        raise Refused(f"{target} exists and was not made by Loadsheet: drop or rename it, or choose another schema")
+    return columns
+
+
+def column_list(columns: Sequence[Column], kept: Mapping[str, str]) -> str:
+    """The columns of CREATE TABLE: those that arrive, then those that only the target has."""
+    arriving = [f"{ident(c.name)} {c.type}" for c in columns]
+    return ", ".join(arriving + [f"{ident(name)} {type_name}" for name, type_name in kept.items()])
 
 
 def find_committed(session: Session, load_id: str) -> Loaded | None:

@@ -34,7 +34,7 @@ def run(
     """Build the target and record the run; call it in a transaction that holds the target's lock."""
     started = time.monotonic()
     number = ledger.draw_number(session)
-    _refuse_foreign(session, transform, target)
+    refuse_foreign(session, transform, target)
     session.execute(
         f"SET LOCAL search_path = {idents([pipeline.warehouse.schema, pipeline.warehouse.mart_schema])}, public"
     )
@@ -61,13 +61,23 @@ class _Build:
 
     def run(self, job: Job) -> Effect:
         if self.transform.materialized == "script":
-            self.session.execute(bound(self.transform.sql, self.request, job.since_load))
+            self._script(job)
             return Effect(replaced=True)
         if self.transform.materialized == "view":
             return self._view(job)
         if self.transform.materialized == "merge" and not job.full and uses_since_load(self.transform.sql):
             return self._increment(job)
         return self._whole()
+
+    def _script(self, job: Job) -> None:
+        """As many statements as it likes, but in our transaction: with it the target's lock would be gone."""
+        ours = self.session.execute("SELECT pg_current_xact_id()::text").fetchone()
+        self.session.execute(bound(self.transform.sql, self.request, job.since_load))
+        if self.session.execute("SELECT pg_current_xact_id()::text").fetchone() != ours:
+            raise Refused(
+                f"{self.transform.file}: the script has ended the transaction it runs in; take COMMIT, ROLLBACK and "
+                "PREPARE TRANSACTION out of it. What it did until then stays, and is not in the ledger"
+            )
 
     def _view(self, job: Job) -> Effect:
         """A view shows its inputs by itself; it is made anew only when its SQL did change."""
@@ -76,10 +86,10 @@ class _Build:
             statement = create + bound(self.transform.sql, self.request, 0)
             try:
                 with self.session.transaction():
-                    self.session.execute(statement)
+                    self._one(statement)
             except psycopg.errors.InvalidTableDefinition:  # columns were renamed, dropped or changed their type
                 self.session.execute(f"DROP VIEW {self.target.sql}")
-                self.session.execute(statement)
+                self._one(statement)
         return Effect(replaced=True)
 
     def _whole(self) -> Effect:
@@ -102,7 +112,12 @@ class _Build:
 
     def _select_into(self, create: str, since_load: int) -> int:
         """Run the SELECT into a new table and return its rows."""
-        return self.session.execute(sql.SQL(create) + bound(self.transform.sql, self.request, since_load)).rowcount
+        return self._one(sql.SQL(create) + bound(self.transform.sql, self.request, since_load)).rowcount
+
+    def _one(self, statement: sql.Composed) -> psycopg.Cursor[Any]:
+        """Run what must be one statement. Said to the server and not only to the check, which reads SQL by a parser
+        of its own: in the extended protocol PostgreSQL refuses a second one. `binary` is what makes psycopg use it."""
+        return self.session.execute(statement, binary=True)
 
     def _same_columns(self, arrived: Relation) -> bool:
         return tables.columns_of(self.session, arrived) == tables.columns_of(self.session, self.target)
@@ -137,7 +152,7 @@ def _bound_cursor(value: str | None) -> sql.Composed:
     return sql.SQL(f"CAST({{}} AS {kind})").format(sql.Literal(value))
 
 
-def _refuse_foreign(session: Session, transform: Transform, target: Relation) -> None:
+def refuse_foreign(session: Session, transform: Transform, target: Relation) -> None:
     """Never replace what somebody else made, nor a table by a view."""
     kind = tables.kind(session, target)
     if kind is None or transform.materialized == "script":

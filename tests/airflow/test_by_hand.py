@@ -16,10 +16,12 @@ from airflow.serialization.serialized_objects import DagSerialization
 
 import dags.factory
 from dags.factory import broken_dag, build_dag
+from dags.stubs import Stubs
 from loadsheet.spec.load import find_specs, load_pipeline
 from tests.airflow.conftest import REPO
 
 SPECS = [*sorted((REPO / "tests" / "specs" / "valid").rglob("*.yml")), *find_specs(REPO)]
+LOADER = REPO / "dags" / "load_pipelines.py"
 IN_A_WORKER = "_AIRFLOW_PARSING_CONTEXT_DAG_ID"  # what Airflow's own parsing context sets
 HEAVY = {
     "dagfactory",
@@ -47,7 +49,12 @@ def runtime(dag: DAG) -> Any:
     """What a worker uses and Airflow does not store."""
     callbacks = ("on_failure_callback", "on_success_callback", "on_skipped_callback")
     return {
-        task.task_id: (type(task), task.spec, task.name, [list(map(plain, getattr(task, name))) for name in callbacks])
+        task.task_id: (
+            getattr(task, "operator_class", type(task)),
+            getattr(task, "partial_kwargs", {}).get("spec") or task.spec,
+            getattr(task, "name", None),
+            [list(map(plain, getattr(task, name))) for name in callbacks],
+        )
         for task in dag.tasks
     }
 
@@ -111,7 +118,8 @@ WORKER = """
 import json, runpy, sys
 import airflow.sdk.execution_time.task_runner
 before = set(sys.modules)
-dag = runpy.run_path(sys.argv[1])["flights"]
+held = runpy.run_path(sys.argv[1])
+dag = held["flights"] if "flights" in held else held["dag"]
 parsed = set(sys.modules)
 task = dag.get_task(sys.argv[2])
 import operators.base, operators.connections
@@ -134,12 +142,26 @@ NEEDED = {
 }
 
 
+@pytest.fixture(scope="module")
+def stub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The DAG file that the bundle makes for `flights`."""
+    stubs = Stubs(REPO, tmp_path_factory.mktemp("storage"))
+    stubs.add()
+    return stubs.dags / "flights.yml.py"
+
+
 @pytest.mark.parametrize("task", NEEDED)
 def test_a_worker_imports_what_its_task_needs(task: str, cache: Path) -> None:
     parsed, ran = in_a_worker(task, LOADSHEET_CACHE=str(cache))
     assert HEAVY & parsed == set()
     assert HEAVY & ran <= NEEDED[task]
     assert not {"loadsheet.spec.schema", "loadsheet.spec.document"} & ran  # ours that need jsonschema and PyYAML
+
+
+def test_a_worker_of_the_bundle_imports_no_more(stub: Path, cache: Path) -> None:
+    parsed, ran = in_a_worker("extract.extract_seats", stub, LOADSHEET_CACHE=str(cache))
+    assert HEAVY & parsed == set()
+    assert HEAVY & ran <= NEEDED["extract.extract_seats"]
 
 
 def test_without_the_cache_a_worker_checks_its_spec_with_all_that_takes() -> None:
@@ -149,10 +171,10 @@ def test_without_the_cache_a_worker_checks_its_spec_with_all_that_takes() -> Non
     assert {"loadsheet.spec.schema", "loadsheet.spec.document"} <= parsed
 
 
-def in_a_worker(task: str, **env: str) -> tuple[set[str], set[str]]:
+def in_a_worker(task: str, file: Path = LOADER, **env: str) -> tuple[set[str], set[str]]:
     done = subprocess.run(
-        [sys.executable, "-c", WORKER, str(REPO / "dags" / "load_pipelines.py"), task],
-        cwd=REPO, env={**os.environ, IN_A_WORKER: "flights", **env}, capture_output=True, text=True,
+        [sys.executable, "-c", WORKER, str(file), task], cwd=REPO, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(REPO), IN_A_WORKER: "flights", **env},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     parsed, ran = json.loads(done.stdout.splitlines()[-1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import time
 from collections import Counter
@@ -25,6 +26,7 @@ from loadsheet.spec.load import load_pipeline
 from loadsheet.spec.models import Pipeline
 from loadsheet.steps import execute
 from tests.airflow.conftest import REPO
+from tests.canaries import HARD
 
 BUNDLE = ("dags", "operators", "loadsheet", "schemas", "pipelines")
 DAG_ID = "flights"
@@ -40,6 +42,19 @@ lake: {conn_id: lake, bucket: lake}
 warehouse: {conn_id: warehouse, schema: sensors, mart_schema: sensors_mart}
 tables:
   readings: {incremental: {cursor: at, by: data_interval}}
+"""
+EVERYTHING = """\
+version: 1
+source: {conn_id: flights_source, schema: loose}
+lake: {conn_id: lake, bucket: lake}
+warehouse: {conn_id: warehouse, schema: loose, mart_schema: loose_mart}
+notify: {slack_conn_id: slack}
+tasks: {retries: 0}
+tables:
+  exact:
+  "*": {exclude: [tmp_*]}
+transforms:
+  counted:
 """
 Rows = Counter[str]
 
@@ -184,28 +199,41 @@ class World:
 
 
 def copy_project(folder: Path) -> Path:
-    """The bundle as in this repository, but flights runs only when told to, beside a broken and a daily pipeline."""
+    """The bundle as in this repository, but flights runs only when told to; and three more pipelines beside it."""
     for name in BUNDLE:
         shutil.copytree(REPO / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(REPO / ".airflowignore", folder)
     spec = folder / "pipelines" / DAG_ID / "pipeline.yml"
     spec.write_text(spec.read_text().replace('schedule: "@daily"', "schedule: null"))
-    for name, text in (("broken", BROKEN), ("daily", DAILY)):
+    for name, text in (("broken", BROKEN), ("daily", DAILY), ("everything", EVERYTHING)):
         (folder / "pipelines" / name).mkdir()
         (folder / "pipelines" / name / "pipeline.yml").write_text(text)
+    sql = folder / "pipelines" / "everything" / "sql"
+    sql.mkdir()
+    (sql / "counted.sql").write_text("SELECT count(*) FROM loose.one")
     return folder
 
 
+CANARIES = {"token": "canary-token-in-extra", "options": "-c app.canary=canary-in-options"}
+
+
 def add_connections(airflow: Airflow, postgres: PostgresServer, s3: S3Server, slack: SlackReceiver) -> None:
-    """The four connections of `connections/`, pointing here."""
+    """The four connections of `connections/`, pointing here; the source's with a password that needs encoding."""
+    with psycopg.connect(postgres.dsn("flights_source"), autocommit=True) as session:
+        session.execute(f"CREATE ROLE canary LOGIN SUPERUSER PASSWORD '{HARD}'")
     made = [
         connection(name, postgres.dsn(database))
         for name, database in (("flights_source", "flights_source"), ("warehouse", "warehouse"))
     ]
+    made[0] = dataclasses.replace(made[0], login="canary", password=HARD, extra=CANARIES)
     lake = {"connection_id": "lake", "conn_type": "generic", "login": s3.access_key, "password": s3.secret_key}
     entries = [
         *(
-            {"connection_id": c.conn_id, **{k: v for k, v in vars(c).items() if k not in ("conn_id", "extra")}}
+            {
+                "connection_id": c.conn_id,
+                **{k: v for k, v in vars(c).items() if k not in ("conn_id", "extra")},
+                "extra": json.dumps(dict(c.extra)),
+            }
             for c in made
         ),
         {**lake, "extra": f'{{"endpoint_url": "{s3.endpoint}"}}'},

@@ -49,6 +49,30 @@ def test_a_merge_loads_only_what_changed_and_touches_only_what_differs(project: 
     assert states["extract.extract_customer"] == states["load.load_customer"] == "skipped"
 
 
+def test_a_table_without_a_key_that_gets_a_cursor_is_not_appended_to_itself(project: Project) -> None:
+    project.in_source("CREATE TABLE event (at timestamptz DEFAULT clock_timestamp(), what text)")
+    project.in_source("INSERT INTO event (what) SELECT i::text FROM generate_series(1, 100) i")
+    project.spec({"event": None})
+    project.succeed()
+    project.spec({"event": {"incremental": "at"}})
+    with pytest.raises(Refused, match=r"loaded without a cursor before.* full refresh"):
+        project.succeed()
+    assert project.differences("event") == 0
+    project.succeed(full_refresh="all")
+    project.in_source("INSERT INTO event (what) VALUES ('new')")
+    project.succeed()
+    assert project.differences("event") == 0
+
+
+def test_a_table_with_a_cursor_that_was_empty_or_held_back_at_first_is_appended_to(project: Project) -> None:
+    project.in_source("CREATE TABLE event (at timestamptz DEFAULT clock_timestamp(), what text)")
+    project.spec({"event": {"incremental": "at"}})
+    project.succeed()
+    project.in_source("INSERT INTO event (what) SELECT i::text FROM generate_series(1, 100) i")
+    assert project.succeed()["load.load_event"] == "done"
+    assert project.differences("event") == 0
+
+
 def test_append_inserts_each_row_once(project: Project) -> None:
     project.in_source("CREATE TABLE event (at timestamptz DEFAULT clock_timestamp(), what text)")
     project.in_source("INSERT INTO event (what) SELECT i::text FROM generate_series(1, 100) i")

@@ -116,7 +116,7 @@ def test_parameters_are_bound_and_never_pasted(project: Project) -> None:
 @pytest.mark.parametrize(
     ("sql", "settings", "message"),
     [
-        ("SELECT 1 AS other", MERGE, "no column 'id', which unique_key names"),
+        ("SELECT count(*) FROM staging.sale", MERGE, "no column 'id', which unique_key names"),
         ("SELECT 1 AS id UNION ALL SELECT 1", MERGE, "share the key (id)"),
         ("SELECT NULL::int AS id", MERGE, "1 rows have no complete key (id)"),
         ("SELECT nonsense FROM staging.sale", {}, 'column "nonsense" does not exist (SQLSTATE 42703)'),

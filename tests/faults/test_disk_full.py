@@ -14,8 +14,8 @@ import psycopg
 import pytest
 
 from demo.servers import PostgresServer, S3Server
-from demo.servers.privileges import own, scratch, server_user
 from loadsheet.errors import Unavailable
+from loadsheet.testing.privileges import own, scratch, server_user
 from tests.faults.changing import SOURCE, Changing, errors
 from tests.faults.oracle import judge
 from tests.faults.scale import scaled

@@ -160,8 +160,8 @@ def test_a_broken_connection_is_refused_without_quoting_it(project: Path, value:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (f"x:\n  password: '{SECRET}", r"connections.yml:2:\d+: not valid YAML"),
-        (f"x: {{password: {SECRET}\x00}}", r"connections.yml: not valid YAML"),
+        (f"x:\n  password: '{SECRET}", r"connections.yml:2:\d+ not valid YAML"),
+        (f"x: {{password: {SECRET}\x00}}", r"connections.yml:1:1 not valid YAML"),
         (f"- {SECRET}", "expected a mapping"),
         ("x: 5", "x: expected the connection's fields"),
         (f"x: {{hots: {SECRET}}}", "x: unknown field 'hots'; known are conn_type, host"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,9 +38,9 @@ def inputs(sql: str, materialized: Materialized = "table") -> Inputs:
     return transform_inputs(Pipeline(**{**vars(made), "transforms": tuple(others)}))["me"]
 
 
-def problems(sql: str, materialized: Materialized = "table") -> list[str]:
+def problems(sql: str, materialized: Materialized = "table", **more: Any) -> list[str]:
     with pytest.raises(SpecError) as caught:
-        transform_inputs(pipeline({"me": sql}, materialized))
+        transform_inputs(replace(pipeline({"me": sql}, materialized), **more))
     return [str(problem) for problem in caught.value.problems]
 
 
@@ -61,8 +63,9 @@ def problems(sql: str, materialized: Materialized = "table") -> list[str]:
         ("TABLE bookings", ["bookings"], []),
         ("VALUES (1, 'bookings')", [], []),
         ("SELECT 'FROM bookings' /* FROM flights */ -- FROM flights", [], []),
-        ("SELECT * FROM public.bookings JOIN pg_catalog.pg_class ON true JOIN nothing_of_ours ON true", [], []),
-        ("SELECT * FROM mart.bookings", [], []),
+        ("SELECT * FROM pg_catalog.pg_class JOIN pg_stat_activity ON true JOIN information_schema.tables ON true",
+         [], []),
+        ("SELECT * FROM loadsheet.load", [], []),
         ("SELECT * FROM mart.me JOIN me ON true", [], []),
     ],
 )  # fmt: skip
@@ -181,6 +184,114 @@ def test_an_unknown_staging_table_is_a_problem_with_a_hint() -> None:
 
 def test_an_unknown_staging_table_like_no_other_is_to_be_added() -> None:
     assert "add 'zzz' to `tables`" in problems("SELECT * FROM staging.zzz")[0]
+
+
+@pytest.mark.parametrize(
+    ("sql", "message", "hint"),
+    [
+        ("SELECT * FROM mart.dim_airprt", "reads mart.dim_airprt, which is not a transform",
+         "did you mean 'dim_airport'?"),
+        ("SELECT * FROM mart.bookings", "reads mart.bookings, which is not a transform",
+         "did you mean staging.bookings?"),
+        ("SELECT * FROM stagging.flights", "reads stagging.flights, which this pipeline neither loads nor builds",
+         "did you mean staging.flights?"),
+        ("SELECT * FROM public.bookings", "reads public.bookings, which", "did you mean staging.bookings?"),
+        ("SELECT * FROM bokings", "reads bokings, which", "did you mean staging.bookings?"),
+        ("SELECT * FROM public.rates", "reads public.rates, which", "list `public.rates` under `external`"),
+        ("SELECT * FROM rates", "reads rates, which", "list `public.rates` under `external`"),
+    ],
+)  # fmt: skip
+def test_a_table_that_nobody_makes_is_a_problem_with_a_way_out(sql: str, message: str, hint: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        transform_inputs(pipeline({"dim_airport": "SELECT 1 AS one", "me": sql}))
+    (problem,) = caught.value.problems
+    assert message in problem.message and hint in problem.hint
+    assert problem.code == "unknown-table"
+
+
+@pytest.mark.parametrize("external", ["public.rates", "public.*"])
+@pytest.mark.parametrize("sql", ["SELECT * FROM public.rates", "SELECT * FROM rates", "SELECT * FROM PUBLIC.Rates"])
+def test_a_table_declared_external_may_be_read_and_is_no_input(sql: str, external: str) -> None:
+    declared = replace(pipeline({"me": sql}), external=(external,))
+    assert transform_inputs(declared) == {"me": Inputs((), ())}
+
+
+@pytest.mark.parametrize("external", ["public.rate", "other.*", "staging.rates"])
+def test_another_table_declared_external_does_not_help(external: str) -> None:
+    assert "reads public.rates" in problems("SELECT * FROM public.rates", external=(external,))[0]
+
+
+CARRIED = (Table(name="bookings", include=("ref", "amount")), Table(name="flights", exclude=("note",)), Table(name="x"))
+
+
+@pytest.mark.parametrize(
+    ("sql", "start", "hint"),
+    [
+        ("SELECT b.amout AS a FROM staging.bookings b", "1:10 transforms.me: reads bookings.amout",
+         "did you mean 'amount'?"),
+        ("SELECT amout AS a FROM bookings", "1:8 transforms.me: reads bookings.amout", "did you mean 'amount'?"),
+        ("SELECT b.day FROM bookings b", "1:10 transforms.me: reads bookings.day", "tables.bookings.columns.include"),
+        ("SELECT f.note FROM flights f", "1:10 transforms.me: reads flights.note, a column that is not carried",
+         "tables.flights.columns.exclude"),
+        ("SELECT x.a FROM x,\n (SELECT note FROM flights) q", "2:10 transforms.me: reads flights.note", "exclude"),
+        ("WITH q AS (SELECT B.Amout FROM bookings AS b) SELECT * FROM q", "1:21 transforms.me: reads bookings.amout",
+         "amount"),
+        ("SELECT o.id_nk FROM mart.other o", "1:10 transforms.me: reads other.id_nk", "it has id, name"),
+        ("SELECT o.total FROM mart.other o", "1:10 transforms.me: reads other.total", "it has id, name"),
+        ("SELECT x.a FROM x WHERE EXISTS (SELECT FROM other o WHERE o.idd = x.a)",
+         "1:61 transforms.me: reads other.idd", "id"),
+    ],
+)  # fmt: skip
+def test_a_column_that_cannot_be_there_is_a_problem(sql: str, start: str, hint: str) -> None:
+    made = pipeline({"other": 'SELECT x.id, x.v AS "name" FROM x', "me": sql})
+    with pytest.raises(SpecError) as caught:
+        transform_inputs(replace(made, tables=CARRIED))
+    (problem,) = caught.value.problems
+    assert str(problem).startswith(f"sql/me.sql:{start}") and hint in problem.hint
+    assert problem.code == "unknown-column"
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT b.ref, amount, b._load_id, b.ctid, b FROM bookings b ORDER BY b.amount",
+        "SELECT amount AS amoun FROM bookings ORDER BY amoun",
+        "SELECT b.a FROM bookings AS b (a, c)",
+        "SELECT x.anything, note FROM x",
+        "SELECT note FROM flights f JOIN x ON true",
+        "SELECT (SELECT max(x.a) FROM x WHERE x.b = b.ref) AS m FROM bookings b",
+        "SELECT (SELECT ref FROM x) AS m FROM bookings b",
+        "SELECT user, current_date FROM bookings",
+        "SELECT j.amout FROM bookings b, LATERAL (SELECT 1 AS amout) j",
+        "SELECT k FROM bookings b, each(b.ref) AS j(k, v)",
+        "SELECT o.id, o.name FROM other o",
+        "SELECT s.whatever FROM star s",
+        "SELECT c.whatever FROM counted c",
+        "SELECT bookings.ref FROM staging.bookings UNION SELECT x.q FROM x ORDER BY ref",
+        "WITH bookings AS (SELECT 1 AS q) SELECT bookings.q FROM bookings",
+    ],
+)
+def test_a_column_that_could_be_there_is_no_problem(sql: str) -> None:
+    others = {"other": "SELECT id, v AS name FROM x", "star": "SELECT * FROM x", "counted": "SELECT count(*) FROM x"}
+    made = replace(pipeline({**others, "me": sql}), tables=CARRIED)
+    assert "me" in transform_inputs(made)
+
+
+def test_a_unique_key_must_be_a_column_of_the_select() -> None:
+    made = pipeline({"me": "SELECT id AS user_id, name FROM bookings"})
+    (me,) = made.transforms
+    keyed = replace(made, transforms=(replace(me, materialized="merge", unique_key=("userid",)),))
+    with pytest.raises(SpecError, match=r"its SELECT has no column 'userid', which unique_key names\n.*'user_id'"):
+        transform_inputs(keyed)
+
+
+@pytest.mark.parametrize("sql", ["SELECT " + "(" * 20_000, "SELECT " + "(" * 3_000 + "1" + ")" * 3_000])
+def test_sql_nested_too_deeply_is_a_problem_and_no_traceback(sql: str) -> None:
+    assert "nested too deeply" in problems(sql)[0]
+
+
+def test_text_that_the_parser_itself_fails_on_is_a_problem_and_no_traceback() -> None:
+    assert "cannot be read as PostgreSQL" in problems("SELECT 1 FROM generate_series(a, b, '1 \"a')")[0]
 
 
 def test_an_unquoted_name_finds_no_table_with_capitals() -> None:

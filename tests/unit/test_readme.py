@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FILES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *(ROOT / "docs").glob("*.md")]
 TEXTS = {str(file.relative_to(ROOT)): file.read_text(encoding="utf-8") for file in FILES}
 README = TEXTS["README.md"]
-BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r'^( *)```(\w*)(?: title="[^"\n]*")?\n(.*?)^\1```$', re.MULTILINE | re.DOTALL)
 CLI: Any = typer.main.get_command(app)
 FRAME = """\
 version: 1

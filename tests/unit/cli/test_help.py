@@ -18,7 +18,7 @@ COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
 def test_these_are_the_commands() -> None:
-    assert list(COMMANDS) == ["check", "plan", "run", "status", "gc", "render"]
+    assert list(COMMANDS) == ["check", "plan", "add", "new", "run", "test", "status", "gc", "schema", "render"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -34,7 +34,7 @@ def test_help_has_an_example_whose_options_exist(cli: Cli, command: str, monkeyp
         assert {word for word in words if word.startswith("--")} <= options
 
 
-@pytest.mark.parametrize("command", ["plan", "run", "status", "gc"])
+@pytest.mark.parametrize("command", ["plan", "add", "new", "run", "test", "status", "gc"])
 def test_what_scripts_read_comes_as_json(command: str) -> None:
     assert "--json" in {option for parameter in COMMANDS[command].params for option in parameter.opts}
 

@@ -2,35 +2,67 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.unit.cli.conftest import SPEC, Cli, write_pipeline
-
-
-def row(out: str, *starts: str) -> list[str]:
-    return next(line.split("  ") for line in out.splitlines() if line.split()[: len(starts)] == list(starts))
+from tests.project import ROOT
+from tests.unit.cli.conftest import SPEC, SQL, Cli, write_pipeline
 
 
 def test_steps_are_listed_in_running_order(cli: Cli, project: Path) -> None:
     result = cli("plan", "shop")
     assert result.code == 0
-    names = [line.split()[:2] for line in result.out.splitlines() if line.startswith((" ", "extract", "load", "trans"))]
-    wanted = [["extract", "orders"], ["load", "customers"], ["transform", "sales"], ["transform", "report"]]
+    names = [line.strip("│├└─ ").split("  ")[0] for line in result.out.splitlines()]
+    wanted = ["create_bucket", "extract", "orders", "load", "orders", "transform", "sales", "report"]
     assert [name for name in names if name in wanted] == wanted
 
 
 def test_modes_keys_and_cursors_are_shown(cli: Cli, project: Path) -> None:
     out = cli("plan", "shop").out
     assert "shop: 3 tables, 2 transforms, no schedule" in out
-    assert " ".join(row(out, "load", "orders")).split() == [
-        "load", "orders", "merge", "or", "append", "from", "the", "catalog", "updated_at", "extract", "orders"
-    ]  # fmt: skip
-    assert "replace" in row(out, "load", "customers")
-    assert "_load_id" in "".join(row(out, "transform", "sales"))
-    assert "load customers; transform sales" in "".join(row(out, "transform", "report"))
+    lines = [" ".join(line.split()).strip("│├└─ ") for line in out.splitlines()]
+    assert "orders new rows by updated_at" in lines
+    assert "orders merge by the catalog's key, else append" in lines
+    assert "customers replace, key from the catalog" in lines
+    assert "odd [red]name replace, key a, b" in lines
+    assert "sales merge by id, from new rows" in lines
+    assert "after load customers; transform sales" in lines
+
+
+def test_a_plan_fits_into_80_columns_of_a_terminal(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # what rich takes for a terminal
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = re.sub(r"\x1b\[[\d;]*m", "", cli("--project", ROOT, "plan", "flights").out).splitlines()
+    assert 70 < max(map(len, lines)) <= 80
+    assert "fct_seat_occupied_daily" in "".join(lines)
+
+
+def test_a_pipe_gets_no_colours(cli: Cli, project: Path) -> None:
+    assert "\x1b" not in cli("plan", "shop").out
+
+
+def test_the_sql_of_a_step_is_printed_alone(cli: Cli, project: Path) -> None:
+    result = cli("plan", "shop", "--sql", "orders")
+    assert result.out.splitlines()[0] == "-- extract.extract_orders"
+    assert 'SELECT * FROM "public"."orders" WHERE "updated_at" > <watermark>' in result.out
+    assert cli("plan", "shop", "--sql", "transform.transform_sales").out == (
+        '-- transform.transform_sales\nCREATE TABLE "mart"."_loadsheet_<number>" AS\n' + SQL["sales"] + "\n"
+    )
+    assert cli("plan", "shop", "--sql", "all").out.count("-- transform.") == 2
+
+
+def test_sql_of_a_step_that_is_none_suggests_one(cli: Cli, project: Path) -> None:
+    result = cli("plan", "shop", "--sql", "oders")
+    assert (result.code, result.out) == (2, "")
+    assert "shop has no step 'oders' (did you mean 'orders'?)" in result.err
+
+
+def test_an_exit_code_needs_something_to_compare_with(cli: Cli, project: Path) -> None:
+    result = cli("plan", "shop", "--exit-code")
+    assert result.code == 2 and "add --connect or --diff REV" in result.err
 
 
 def test_odd_names_are_shown_as_they_are(cli: Cli, project: Path) -> None:
@@ -43,7 +75,7 @@ def test_nothing_is_cut_for_a_pipe(cli: Cli, project: Path) -> None:
     tables = "".join(f"  {name}:\n" for name in names)
     reads_all = "SELECT 1 FROM " + ", ".join(f"staging.{name}" for name in names)
     write_pipeline(project, "wide", f"{head}tables:\n{tables}transforms:\n  all:\n", {"all": reads_all})
-    line = next(line for line in cli("plan", "wide").out.splitlines() if line.startswith("transform "))
+    line = next(line for line in cli("plan", "wide").out.splitlines() if "after load" in line)
     assert all(name in line for name in names)
 
 

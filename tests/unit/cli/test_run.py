@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from loadsheet.errors import Refused, Unavailable
-from loadsheet.outcome import Outcome, RunRequest, skipped
+from loadsheet.outcome import Outcome, RunRequest, Sample, skipped
 from loadsheet.plan.steps import build_plan
 from loadsheet.runner import Retry
 from tests.unit.cli.conftest import Cli
@@ -202,6 +202,20 @@ def test_a_full_refresh_is_of_everything(cli: Cli, project: Path, engine: Engine
     assert asked(cli, engine, "--full-refresh").full_refresh == "all"
 
 
+@pytest.mark.parametrize(
+    ("size", "sample"), [("1%", Sample(share=0.01)), ("0.1%", Sample(share=0.001)), ("5000", Sample(rows=5000))]
+)
+def test_a_sample_is_read_anew_each_time(cli: Cli, project: Path, engine: Engine, size: str, sample: Sample) -> None:
+    request = asked(cli, engine, "--sample", size)
+    assert (request.sample, request.full_refresh, request.only) == (sample, "all", None)
+
+
+def test_a_sampled_run_says_where_its_tables_are(cli: Cli, project: Path, engine: Engine) -> None:
+    engine(pretending({}))
+    last = cli("run", "shop", "--sample", "1%").out.splitlines()[-1]
+    assert last.startswith("a sample (1%), in staging_sample and mart_sample; staging, mart and all watermarks")
+
+
 def test_a_changed_source_is_accepted_only_when_asked_for(cli: Cli, project: Path, engine: Engine) -> None:
     assert not asked(cli, engine).accept_source
     assert asked(cli, engine, "--accept-source").accept_source
@@ -243,6 +257,13 @@ def test_an_interval_is_a_persons_wish(
         (["--from", "1", "--to", "2026-01-01"], "both be times or both be numbers"),
         (["--from", "yesterday", "--to", "2026-01-01"], "--from yesterday is neither a time such as"),
         (["--full-refresh", "--from", "1", "--to", "2"], "leave out --from and --to"),
+        (["--sample", "1%", "--from", "1", "--to", "2"], "leave out --from and --to"),
+        (["--sample", "0%"], "--sample 0% is neither a share, such as 1% or 0.1%, nor a number of rows per table"),
+        (["--sample", "101%"], "neither a share"),
+        (["--sample", "0.5"], "neither a share"),
+        (["--sample", ""], "neither a share"),
+        (["--resume", "--tables", "orders"], "leave out the other options"),
+        (["--resume"], "no run of shop was stopped on this machine"),
     ],
 )
 def test_wrong_options_are_refused_before_anything_runs(

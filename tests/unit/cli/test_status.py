@@ -1,58 +1,80 @@
-"""`loadsheet status`: the ledger's view, for people and for scripts."""
+"""`loadsheet status` without servers: its command line, its ages, its troubles. With: tests/core/test_status.py."""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import typer
 
-from loadsheet import postgres
-from loadsheet.warehouse import status
-from loadsheet.warehouse.status import TableStatus
+from loadsheet import standing
+from loadsheet.cli.ages import age
+from loadsheet.cli.main import app
+from loadsheet.cli.status import StatusCommand
+from loadsheet.connections import Connections
+from loadsheet.spec.models import Pipeline
+from loadsheet.standing import PipelineStanding, TableStanding
 from tests.unit.cli.conftest import SPEC, Cli, write_pipeline
-
-LOADED = TableStatus(
-    pipeline="shop", table="orders", target='"staging"."orders"', watermark="2026-01-01 00:00:00+00", fence=3,
-    load_id="abc", load_no=7, action="merge", loaded_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), extracted=1234,
-    inserted=1, updated=2, deleted=0, bytes=99, held_by="", extract_seconds=0.5, load_seconds=1.25,
-)  # fmt: skip
-NEVER = TableStatus(
-    pipeline="shop", table="customers", target='"staging"."customers"', watermark=None, fence=1, load_id=None,
-    load_no=None, action=None, loaded_at=None, extracted=None, inserted=None, updated=None, deleted=None, bytes=None,
-    held_by="", extract_seconds=None, load_seconds=None,
-)  # fmt: skip
 
 
 @pytest.fixture
 def ledger(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project whose warehouse knows two tables of `shop`."""
-    monkeypatch.setattr(postgres, "connect_warehouse", lambda connection: nullcontext(connection))
-    monkeypatch.setattr(status, "status_rows", lambda session, name: [NEVER, LOADED] if name == "shop" else [])
+    """A project whose warehouse has loaded nothing yet."""
+
+    def stand(pipeline: Pipeline, connections: Connections) -> PipelineStanding:
+        never = {"rows": None, "rows_exact": False, "last": None, "failure": None, "watermark": None, "cursor": None}
+        tables = [TableStanding(name=t.name, target=f"staging.{t.name}", **never) for t in pipeline.tables]  # type: ignore[arg-type]
+        return PipelineStanding(pipeline=pipeline.name, at=datetime.now(UTC), tables=tables, transforms=[])
+
+    monkeypatch.setattr(standing, "standing", stand)
     return project
-
-
-def test_each_table_has_a_line(cli: Cli, ledger: Path) -> None:
-    result = cli("status", "shop")
-    assert result.code == 0
-    orders = next(line for line in result.out.splitlines() if "orders" in line)
-    for word in ("2026-01-02 03:04:05 UTC", "merge", "1,234", "2026-01-01 00:00:00+00", "1.8"):
-        assert word in orders
-    assert "never" in next(line for line in result.out.splitlines() if "customers" in line)
 
 
 def test_all_pipelines_are_shown_when_none_is_named(cli: Cli, ledger: Path) -> None:
     write_pipeline(ledger, "other", SPEC.replace("shop", "other"))
-    out = cli("status").out
-    assert "other: nothing was loaded yet" in out and "shop: 2 tables" in out
+    result = cli("status")
+    assert result.code == 0
+    assert "other: 3 tables" in result.out and "shop: 3 tables" in result.out
+    assert [pipeline["pipeline"] for pipeline in cli("status", "--json").json["pipelines"]] == ["other", "shop"]
 
 
-def test_json_has_every_field(cli: Cli, ledger: Path) -> None:
-    (pipeline,) = cli("status", "--json").json["pipelines"]
-    assert pipeline["pipeline"] == "shop"
-    orders = pipeline["tables"][1]
-    assert (orders["table"], orders["load_no"], orders["loaded_at"]) == ("orders", 7, "2026-01-02 03:04:05+00:00")
+def test_a_name_is_text_and_no_markup(cli: Cli, ledger: Path) -> None:
+    assert "odd [red]name" in cli("status", "shop").out
+
+
+@pytest.mark.parametrize("args", [["--watch", "0"], ["--watch=soon"]])
+def test_the_seconds_between_two_looks_are_a_number_above_zero(cli: Cli, ledger: Path, args: list[str]) -> None:
+    assert cli("status", *args).code == 2
+
+
+@pytest.mark.parametrize(
+    ("args", "pipeline", "watch"),
+    [
+        ([], None, None),
+        (["--watch"], None, 5.0),
+        (["--watch", "2"], None, 2.0),
+        (["--watch", "0.5", "shop"], "shop", 0.5),
+        (["shop", "--watch"], "shop", 5.0),
+        (["--watch", "shop"], "shop", 5.0),
+        (["--watch=3", "shop"], "shop", 3.0),
+    ],
+)
+def test_watch_takes_seconds_or_none(args: list[str], pipeline: str | None, watch: float | None) -> None:
+
+    command = typer.main.get_command(app).commands["status"]  # type: ignore[attr-defined]
+    assert isinstance(command, StatusCommand)
+    parameters = command.make_context("status", args).params
+    assert (parameters["pipeline"], parameters["watch"]) == (pipeline, watch)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(-3, "0s"), (0.9, "0s"), (59, "59s"), (60, "1m"), (3_599, "59m"), (3_600, "1h"), (3_900, "1h 5m"),
+     (36_000, "10h"), (90_000, "1d 1h"), (900_000, "10d")],
+)  # fmt: skip
+def test_an_age_is_one_or_two_units(seconds: float, text: str) -> None:
+    assert age(seconds) == text
 
 
 def test_a_warehouse_that_is_away_is_no_crash(cli: Cli, project: Path) -> None:

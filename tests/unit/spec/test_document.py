@@ -48,7 +48,9 @@ def test_every_key_and_value_knows_its_line_and_column(spec: Path) -> None:
 
 
 def test_a_finding_at_a_path_that_is_not_there_points_at_its_nearest_parent(spec: Path) -> None:
-    problem = read_document(spec).problem(Finding(path=("tables", "orders", "incremental", "by"), message="x"))
+    problem = read_document(spec).problem(
+        Finding("wrong-value", path=("tables", "orders", "incremental", "by"), message="x")
+    )
     assert (problem.line, problem.column, problem.path) == (6, 3, "tables.orders.incremental.by")
 
 

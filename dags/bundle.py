@@ -1,0 +1,85 @@
+"""DAG bundles for which every `pipelines/<name>/pipeline.yml` is a DAG file of its own: see docs/bundle.md.
+
+A project on disk here; one in a Git repository in `dags.git_bundle`.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+
+from airflow.configuration import conf
+from airflow.dag_processing.bundles.base import BaseDagBundle
+from airflow.dag_processing.bundles.local import LocalDagBundle
+
+from dags.stubs import Stubs
+
+_log = logging.getLogger(__name__)
+# What a parse needs. It is a fork of the DAG processor: what that has imported, no parse has to.
+_PARSING = (
+    "dagfactory.dagbuilder",
+    "dags.pipeline_file",
+    "loadsheet.plan.inputs",
+    "loadsheet.spec.build",
+    "loadsheet.spec.document",
+    "loadsheet.spec.rules",
+    "loadsheet.spec.schema",
+    "loadsheet.spec.sql_files",
+    "operators.bucket",
+    "operators.extract",
+    "operators.load",
+    "operators.slack",
+    "operators.transform",
+)
+
+
+class PipelineBundle(BaseDagBundle):
+    """What the bundles here share. A class puts it after the bundle that brings the project, whose `initialize` then
+    calls ours when the project is there."""
+
+    @property
+    @abstractmethod
+    def project(self) -> Path:
+        """The folder that holds `pipelines/`."""
+
+    @cached_property
+    def stubs(self) -> Stubs:
+        """The DAG files; never in the user's own folder."""
+        return Stubs(self.project, self.base_dir, forget=conf.getint("dag_processor", "stale_dag_threshold"))
+
+    def initialize(self) -> None:
+        """Write the DAG files that are missing. Raises FileNotFoundError when there are no pipelines."""
+        self.stubs.add()
+        super().initialize()
+
+
+class LocalPipelineBundle(LocalDagBundle, PipelineBundle):
+    """The pipelines of the project folder `path`."""
+
+    @property
+    def project(self) -> Path:
+        """`path`, as configured."""
+        return super().path
+
+    @property
+    def path(self) -> Path:
+        """Where Airflow finds the DAG files."""
+        return self.stubs.dags
+
+    def refresh(self) -> None:
+        """Pass on what was edited, added and deleted. Raises FileNotFoundError when there are no pipelines."""
+        super().refresh()
+        import_what_a_parse_needs()
+        self.stubs.refresh()
+
+
+def import_what_a_parse_needs() -> None:
+    """Before the DAG processor forks. A module that cannot be imported is left for the parse to say so."""
+    for module in _PARSING:
+        try:
+            import_module(module)
+        except Exception:
+            _log.exception("%s cannot be imported", module)

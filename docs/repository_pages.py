@@ -1,0 +1,76 @@
+"""A hook of MkDocs (see mkdocs.yml): files outside docs/ that pages link to become pages of the site.
+
+So the same links work in the repository and on the site. The README is the page "Overview", other Markdown a page as it
+is; any other file is a page that shows its text. The hook also refuses pages that would fetch something from elsewhere.
+"""
+
+from __future__ import annotations
+
+import logging
+import posixpath
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parents[1]
+LINK = re.compile(r"(?<=\]\()(?!https?:|#)([^)\s#]+)(?=[)#\s])")
+FETCHED = re.compile(r"<(?:script|img|iframe|link (?!rel=.canonical))[^>]*?\b(?:src|href)=.?(?:https?:)?//[^>]*>")
+LANGUAGES = {".yml": "yaml", ".json": "json", ".py": "python", ".sql": "sql", ".toml": "toml"}
+log = logging.getLogger("mkdocs.hooks.repository_pages")
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add a page for every file outside docs/ that can be reached from a page."""
+    waiting, done = {f"docs/{file.src_uri}" for file in files.documentation_pages()} | {"README.md"}, set()
+    while waiting:
+        path = waiting.pop()
+        done.add(path)
+        if path.endswith(".md"):
+            waiting |= set(targets(path, (ROOT / path).read_text(encoding="utf-8")).values()) - done
+    for path in sorted(done):
+        if not path.startswith("docs/"):
+            files.append(page_for(path, config))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """The page with its links to files of the repository turned into links to pages of the site."""
+    if page.file.abs_src_path is None:
+        return markdown  # a page that only shows a file
+    found = targets(Path(page.file.abs_src_path).relative_to(ROOT).as_posix(), markdown)
+    folder = posixpath.dirname(page.file.src_uri) or "."
+    return LINK.sub(lambda m: posixpath.relpath(uri(found[m[1]]), folder) if m[1] in found else m[1], markdown)
+
+
+def on_post_page(output: str, page: Any, **_: Any) -> None:
+    """Warn, which ends a strict build, when a page would fetch something from another host."""
+    for element in FETCHED.findall(output):
+        log.warning("%s would fetch something from elsewhere: %s", page.file.src_uri, element)
+
+
+def targets(path: str, markdown: str) -> dict[str, str]:
+    """The links in `markdown`, the text of the repository's file `path`, and the files that they lead to."""
+    folder = posixpath.dirname(path)
+    found = {link: posixpath.normpath(posixpath.join(folder, link)) for link in LINK.findall(markdown)}
+    return {link: target for link, target in found.items() if (ROOT / target).is_file()}
+
+
+def uri(path: str) -> str:
+    """What a file of the repository is called among the site's sources."""
+    if path == "README.md":
+        return "overview.md"
+    if path.startswith("docs/"):
+        return path.removeprefix("docs/")
+    return f"repository/{path.lstrip('.')}" + ("" if path.endswith((".md", ".txt")) else ".md")
+
+
+def page_for(path: str, config: Any) -> File:
+    """The page for a file outside docs/: Markdown and plain text as they are, else its text as code."""
+    file = ROOT / path
+    if path.endswith((".md", ".txt")):
+        return File.generated(config, uri(path), abs_src_path=str(file))
+    language, text = LANGUAGES.get(file.suffix, "text"), file.read_text(encoding="utf-8")
+    head = f"---\nsearch: {{exclude: true}}\n---\n# {path}\n\n"
+    return File.generated(config, uri(path), content=f"{head}~~~~~~{language}\n{text}~~~~~~\n")

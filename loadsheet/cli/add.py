@@ -1,0 +1,61 @@
+"""`loadsheet add`: tables of the source into a pipeline file, each with the entry that its catalog suggests."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from loadsheet.cli.output import AsJson, print_json
+from loadsheet.cli.places import open_pipeline, shown
+from loadsheet.cli.plan import PipelineArgument
+from loadsheet.connections import project_connections
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the diff, and write nothing.")]
+
+
+def add(
+    ctx: typer.Context,
+    pipeline: PipelineArgument,
+    tables: Annotated[
+        list[str],
+        typer.Argument(metavar="TABLE", help="Names, or patterns in quotes: 'order_*', 'bookings.*', '*'."),
+    ],
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Add tables of the source to a pipeline file: key, cursor and the reason for it come from the catalog.
+
+    Everything else in the file stays as it is. Nothing is written when anything is wrong.
+    """
+    # Here, because other commands should not wait for them.
+    from loadsheet.cli.choosing import choose
+    from loadsheet.cli.specfile import SpecFile
+    from loadsheet.cli.suggesting import print_suggestions, suggest
+    from loadsheet.postgres import connect_source
+    from loadsheet.source.discovery import relations
+
+    spec, project = open_pipeline(ctx.obj, pipeline)
+    file = SpecFile(spec.file)
+    with connect_source(project_connections(project)(spec.source.conn_id)) as session:
+        schema = spec.source.schema
+        choice = choose(tables, schema, relations(session, schema), file.data["tables"])
+        suggestions = suggest(session, schema, choice, file.data.get("defaults") or {})
+    text = file.with_tables({name: suggestion.entry for name, suggestion in suggestions.items()})
+    if suggestions and not dry_run:
+        file.write(text)
+    if as_json:
+        added = [suggestion.document for suggestion in suggestions.values()]
+        facts = {"pipeline": spec.name, "file": shown(file.path), "written": bool(suggestions) and not dry_run}
+        print_json({**facts, "added": added, **choice.document, "diff": file.diff(text)})
+        return
+    verb = "would be added" if dry_run else "added"
+    typer.echo(f"{spec.name}: {count(len(suggestions))} {verb} to {shown(file.path)}")
+    print_suggestions(suggestions.values(), choice)
+    if dry_run and suggestions:
+        typer.echo(f"\n{file.diff(text)}", nl=False)
+
+
+def count(number: int) -> str:
+    """How many tables, in words."""
+    return f"{number or 'no'} {'table' if number == 1 else 'tables'}"

@@ -1,0 +1,36 @@
+"""Sessions that cannot write, and in which no statement takes long."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psycopg
+
+from loadsheet.connections import Connection, Connections
+from loadsheet.errors import Unavailable
+from loadsheet.postgres import PinnedSession, Session, connect_source, connect_warehouse
+from loadsheet.spec.models import Pipeline
+from loadsheet.steps.diagnosis import diagnose
+
+_SECONDS = 5
+_SETTINGS = {"default_transaction_read_only": "on", "statement_timeout": f"{_SECONDS}s", "lock_timeout": "2s"}
+TOO_LONG = f"not known: the question took longer than {_SECONDS} s"
+
+
+@contextmanager
+def read_only(pipeline: Pipeline, connections: Connections) -> Iterator[tuple[Session, Session]]:
+    """The source and the warehouse. Raises Unavailable, naming the connection, when one cannot be had."""
+    source = _open(connect_source, connections(pipeline.source.conn_id), "source")
+    with source, _open(connect_warehouse, connections(pipeline.warehouse.conn_id), "warehouse") as warehouse:
+        yield source, warehouse
+
+
+def _open(connect: Callable[[Connection], PinnedSession], connection: Connection, role: str) -> PinnedSession:
+    try:
+        session = connect(connection)
+        session.pins = {**session.pins, **_SETTINGS}
+        session.begin_step()
+    except psycopg.Error as error:
+        raise Unavailable(f"the {role} (connection {connection.conn_id!r}): {diagnose(error)}") from error
+    return session

@@ -1,0 +1,76 @@
+"""How much a table holds and a reading would bring: estimated, counted or compared, whichever is near at hand."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import psycopg
+
+from loadsheet.lake.parts import Layout, PartStore
+from loadsheet.plan.preview import StepPreview
+from loadsheet.postgres import Session
+from loadsheet.preview.sessions import TOO_LONG
+from loadsheet.source.catalog import SourceTable
+from loadsheet.source.reading import Reading
+from loadsheet.spec.models import Pipeline
+from loadsheet.steps.extract import file_format
+from loadsheet.steps.storing import read_and_store
+
+_SIZE = """
+SELECT CASE WHEN min(reltuples) >= 0 THEN sum(reltuples)::bigint END, sum(pg_relation_size(oid))::bigint FROM pg_class
+WHERE relkind <> 'p' AND (oid = %(oid)s OR oid IN (SELECT relid FROM pg_partition_tree(%(oid)s) WHERE isleaf))
+"""
+# Read in a moment, so that what the planner would guess may as well be counted.
+SMALL_BYTES = 64 << 20
+_MOST_COUNTED = 100_000
+# Read, hashed and thrown away in a moment.
+COMPARED_BYTES = 8 << 20
+
+
+def of_table(session: Session, source: SourceTable) -> tuple[int | None, int | None]:
+    """Rows and bytes of the whole table by its catalog; no rows where it was never analyzed."""
+    return session.execute(_SIZE, {"oid": source.oid}).fetchone() or (None, None)
+
+
+def estimate(found: StepPreview, session: Session, source: SourceTable, rows: Reading, near: bool) -> None:
+    """The planner's guess, or the number itself where it is near at hand."""
+    try:
+        row = session.execute(f"EXPLAIN (FORMAT JSON) {found.sql}").fetchone()
+        plan = row[0][0]["Plan"] if row else {"Plan Rows": 0, "Plan Width": 0}
+        found.rows, width = int(plan["Plan Rows"]), int(plan["Plan Width"])
+        if near:
+            where = f" WHERE {rows.where}" if rows.where else ""
+            few = f"SELECT FROM {source.relation.sql}{where} LIMIT {_MOST_COUNTED + 1}"
+            row = session.execute(f"SELECT count(*) FROM ({few}) few").fetchone()
+            if row and row[0] <= _MOST_COUNTED:
+                found.rows, found.rows_are_exact = row[0], True
+        found.bytes = found.rows * width
+    except psycopg.errors.QueryCanceled:
+        found.tell("note", "size", f"the number of rows is {TOO_LONG}")
+
+
+def content_sha256(pipeline: Pipeline, session: Session, source: SourceTable, rows: Reading) -> str | None:
+    """The hash that the engine would compare with the last one; the rows themselves go nowhere."""
+    layout = Layout(file_format(pipeline, source), source.columns, source.key)
+    store = PartStore(cast(Any, _Nowhere()), lambda: "", layout, lambda rows, size: None)
+    with session.transaction():
+        session.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        stored = read_and_store(session, source, rows, store)
+    stored.abandon()
+    return stored.content_sha256
+
+
+class _Nowhere:
+    """A lake that keeps nothing."""
+
+    def put(self, name: str, data: bytes) -> None:
+        """Forget `data`."""
+
+
+def shown(count: int) -> str:
+    """A number of bytes for people."""
+    size, units = float(count), iter(("B", "kB", "MB", "GB"))
+    unit = next(units)
+    while size >= 1000 and (larger := next(units, None)):
+        size, unit = size / 1000, larger
+    return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"

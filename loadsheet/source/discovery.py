@@ -1,0 +1,136 @@
+"""What the source has to offer: the relations of a schema, and what its catalogs know of how they are written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+import psycopg
+from psycopg.rows import class_row
+
+from loadsheet.errors import Refused
+
+# A table that inherits is part of another one: its rows are read there as well.
+_RELATIONS = """
+SELECT c.oid, c.relname::text AS name, relkind::text AS kind, greatest(reltuples, 0)::bigint AS rows,
+       (SELECT p.relname::text FROM pg_inherits JOIN pg_class p ON p.oid = inhparent
+        WHERE inhrelid = c.oid ORDER BY inhseqno LIMIT 1) AS part_of,
+       (SELECT extname::text FROM pg_depend JOIN pg_extension e ON e.oid = refobjid
+        WHERE classid = 'pg_class'::regclass AND objid = c.oid AND deptype = 'e' LIMIT 1) AS extension,
+       CASE WHEN NOT has_table_privilege(c.oid, 'SELECT')
+            THEN format('GRANT SELECT ON %%s TO %%I;', c.oid::regclass, current_user) END AS grant
+FROM pg_class c WHERE relnamespace = %(schema)s::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'f')
+ORDER BY c.relname
+"""
+_SCHEMAS = """
+SELECT nspname::text, has_schema_privilege(n.oid, 'USAGE'), quote_ident(nspname), quote_ident(current_user),
+       EXISTS (SELECT FROM pg_class WHERE relnamespace = n.oid AND relkind IN ('r', 'p', 'v', 'm', 'f'))
+FROM pg_namespace n WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' ORDER BY 1
+"""
+# Only a key that holds for all rows, at once, and whose columns are all plain ones. What is counted of a partitioned
+# table is counted in its partitions. A sequence that a session draws blocks from is no order to read by (holdback.py).
+_FACTS = """
+SELECT c.oid,
+       ARRAY(SELECT to_json(ARRAY(
+                 SELECT attname FROM unnest(indkey) WITH ORDINALITY part (attnum, place)
+                 JOIN pg_attribute USING (attnum)
+                 WHERE attrelid = indrelid AND place <= indnkeyatts ORDER BY place))
+             FROM pg_index WHERE indrelid = c.oid AND indisunique AND indisvalid AND indimmediate AND NOT indisprimary
+             AND indpred IS NULL AND indexprs IS NULL ORDER BY indnkeyatts, indexrelid) AS uniques,
+       ARRAY(SELECT DISTINCT attname::text FROM pg_index JOIN pg_class x ON x.oid = indexrelid
+             JOIN pg_am ON pg_am.oid = x.relam AND amname = 'btree'
+             JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]
+             WHERE indrelid = c.oid AND indisvalid AND indpred IS NULL) AS indexed,
+       ARRAY(SELECT attname::text FROM pg_attribute
+             JOIN (SELECT refobjsubid AS attnum, objid AS seqrelid FROM pg_depend
+                   WHERE classid = 'pg_class'::regclass AND deptype IN ('a', 'i')
+                   AND refclassid = 'pg_class'::regclass AND refobjid = c.oid
+                   UNION
+                   SELECT adnum, refobjid FROM pg_attrdef d
+                   JOIN pg_depend ON classid = 'pg_attrdef'::regclass AND objid = d.oid
+                   WHERE refclassid = 'pg_class'::regclass AND adrelid = c.oid) source USING (attnum)
+             JOIN pg_sequence USING (seqrelid)
+             WHERE attrelid = c.oid AND seqincrement > 0 AND seqcache = 1 AND NOT seqcycle) AS drawn,
+       coalesce((SELECT json_object_agg(attname, json_build_array(null_frac, coalesce(correlation, 0))) FROM pg_stats
+                 WHERE schemaname = (SELECT nspname FROM pg_namespace n WHERE n.oid = relnamespace)
+                 AND tablename = relname AND inherited = (relkind = 'p')), '{}') AS stats,
+       (SELECT coalesce(sum(pg_stat_get_tuples_updated(part) + pg_stat_get_tuples_deleted(part)), 0)::bigint
+        FROM (SELECT c.oid UNION SELECT relid FROM pg_partition_tree(c.oid::regclass)) parts (part)) AS changes
+FROM pg_class c WHERE c.oid = ANY (%(oids)s)
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A relation of the schema: `kind` is the catalog's letter, `rows` its estimate."""
+
+    oid: int
+    name: str
+    kind: str
+    rows: int
+    part_of: str | None
+    """The table that its rows are read with: of a partition, or of a table that inherits."""
+    extension: str | None
+    grant: str | None
+    """What to run so that this role may read it; None where it may."""
+
+    @property
+    def is_own_table(self) -> bool:
+        """Whether it is a table whose rows are read nowhere else, and somebody's own."""
+        return self.kind in ("r", "p") and not self.part_of and not self.extension
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """How a table is written and found, as far as catalogs and statistics know."""
+
+    oid: int
+    uniques: list[list[str]]
+    """Columns of each unique index that holds for all rows, the shortest first."""
+    indexed: list[str]
+    """Columns that an index begins with."""
+    drawn: list[str]
+    """Columns filled by a sequence that only rises."""
+    stats: Mapping[str, tuple[float, float]]
+    """Per analysed column, the share of NULLs and the correlation with the physical order."""
+    changes: int
+    """Rows updated or deleted since the statistics began."""
+
+
+def relations(session: psycopg.Connection[Any], schema: str) -> list[Found]:
+    """The tables and views of `schema`, by name. Raises Refused when it is missing or not to be used by this role."""
+    schemas = session.execute(_SCHEMAS).fetchall()
+    found = next((row for row in schemas if row[0] == schema), None)
+    if not found:
+        raise Refused(f"the source has no schema {schema!r}{_others(schema, [row[0] for row in schemas])}")
+    if not found[1]:
+        raise Refused(f"role {found[3]} may not use schema {schema!r}: GRANT USAGE ON SCHEMA {found[2]} TO {found[3]};")
+    with session.cursor(row_factory=class_row(Found)) as cursor:
+        return cursor.execute(_RELATIONS, {"schema": found[2]}).fetchall()
+
+
+def has_relation(session: psycopg.Connection[Any], schema: str, name: str) -> bool:
+    """Whether `schema` has a table or view of this name."""
+    found = session.execute(
+        "SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE nspname = %s AND relname = %s "
+        "AND relkind IN ('r', 'p', 'v', 'm', 'f')", (schema, name),
+    )  # fmt: skip
+    return found.fetchone() is not None
+
+
+def filled_schemas(session: psycopg.Connection[Any]) -> list[str]:
+    """The schemas that have tables or views and may be used by this role."""
+    return [row[0] for row in session.execute(_SCHEMAS) if row[1] and row[4]]
+
+
+def facts(session: psycopg.Connection[Any], oids: Iterable[int]) -> dict[int, Facts]:
+    """What is known of each table, by oid."""
+    with session.cursor(row_factory=class_row(Facts)) as cursor:
+        return {row.oid: row for row in cursor.execute(_FACTS, {"oids": list(oids)})}
+
+
+def _others(name: str, names: list[str]) -> str:
+    close = get_close_matches(name, names, 1)
+    return f" (did you mean {close[0]!r}?)" if close else f"; it has {', '.join(names)}"

@@ -1,0 +1,42 @@
+"""`resolve.*`: which tables a pattern means today. Asked when a run begins, never while a file is read."""
+
+from __future__ import annotations
+
+from loadsheet.connections import Connections
+from loadsheet.outcome import Outcome
+from loadsheet.postgres import Session
+from loadsheet.servers import Servers
+from loadsheet.source.discovery import relations
+from loadsheet.spec.models import Pipeline
+from loadsheet.warehouse import retention
+
+
+def resolve(pipeline: Pipeline, pattern: str, source: Session, warehouse: Session) -> Outcome:
+    """The source's tables that `pattern` matches and nothing before it does, in the outcome's `names`.
+
+    A table that was loaded once and is gone is among them: its extraction is skipped, where everybody sees it.
+    Raises Refused when the role may not use the schema.
+    """
+    found = {relation.name for relation in relations(source, pipeline.source.schema) if relation.is_own_table}
+    known = retention.tables_known(warehouse, pipeline.name) or set()
+    names = tuple(name for name in sorted(found | known) if _is_meant(pipeline, pattern, name))
+    there, gone = ([name for name in names if (name in found) == here] for here in (True, False))
+    message = f"{pattern} matches {len(there)} tables: {', '.join(there) or 'none'}"
+    if gone:
+        message += f"; no longer in the source, kept in the warehouse: {', '.join(gone)}"
+    return Outcome(status="done", message=message, names=names)
+
+
+def resolved(pipeline: Pipeline, connections: Connections) -> Pipeline:
+    """The pipeline with the tables that its patterns match now in their place; itself where it has none."""
+    if not pipeline.patterns:
+        return pipeline
+    servers = Servers(pipeline, connections)
+    with servers.source() as source, servers.warehouse() as warehouse:
+        outcomes = [resolve(pipeline, pattern.name, source, warehouse) for pattern in pipeline.patterns]
+    return pipeline.resolved(name for outcome in outcomes for name in outcome.names)
+
+
+def _is_meant(pipeline: Pipeline, pattern: str, name: str) -> bool:
+    meant = pipeline.pattern_of(name)
+    return meant is not None and meant.name == pattern

@@ -1,0 +1,87 @@
+"""Expected rows and actual ones: what is missing, what is too much, and which cell of a row differs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from loadsheet.errors import InputError
+from loadsheet.postgres import Session
+from loadsheet.sql.text import ident
+from loadsheet.testing.given import relation
+from loadsheet.testing.models import Row
+from loadsheet.testing.values import as_text, shown
+from loadsheet.warehouse import tables
+
+Texts = dict[str, str | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """One row that is not as expected: `expected` is None for one too many, `actual` for a missing one.
+
+    `where` is the expected row's place in the file, `key` the columns by which the two were paired.
+    """
+
+    table: str
+    expected: Texts | None
+    actual: Texts | None
+    where: str = ""
+    key: tuple[str, ...] = ()
+
+    @property
+    def cells(self) -> list[str]:
+        """The columns that differ."""
+        return [c for c in self.expected or {} if self.actual and (self.expected or {})[c] != self.actual[c]]
+
+
+def compare(session: Session, name: str, expected: Sequence[Row], key: tuple[str, ...]) -> list[Difference]:
+    """How the table `name` differs from the `expected` rows, in the columns that they name; in whatever order.
+
+    Raises InputError when the table is not there, lacks a column, or an expected value is none of its column's type.
+    """
+    types = tables.columns_of(session, relation(name))
+    if not types:
+        raise InputError(f"{name} was not built")
+    columns = list(dict.fromkeys(column for row in expected for column in row.values)) or list(types)
+    for row in expected:
+        if unknown := [column for column in row.values if column not in types]:
+            raise InputError(f"{row.where} {name} has no column {unknown[0]!r}; it has {', '.join(types)}")
+    select = ", ".join(as_text(ident(column), types[column]) for column in columns)
+    left = [
+        dict(zip(columns, row, strict=True)) for row in session.execute(f"SELECT {select} FROM {relation(name).sql}")
+    ]
+    missing = []
+    for row in expected:
+        # A row that leaves a column out says nothing of it.
+        texts = shown(session, row, types)
+        same = next((actual for actual in left if all(actual[c] == text for c, text in texts.items())), None)
+        if same is None:
+            missing.append((row, texts))
+        else:
+            left.remove(same)
+    return _paired(name, missing, left, tuple(c for c in key if c in columns) if set(key) <= set(columns) else ())
+
+
+def _paired(
+    name: str, missing: list[tuple[Row, Texts]], left: list[Texts], key: tuple[str, ...]
+) -> list[Difference]:  # fmt: skip
+    found = []
+    for row, texts in missing:
+        other = _most_alike(texts, left, key)
+        if other is not None:
+            left.remove(other)
+        found.append(Difference(table=name, expected=texts, actual=other, where=row.where, key=key))
+    return found + [Difference(table=name, expected=None, actual=actual) for actual in left]
+
+
+def _most_alike(texts: Texts, left: list[Texts], key: tuple[str, ...]) -> Texts | None:
+    """The row of the same key; without a key, the one that agrees in most columns, and in at least half of them."""
+    if key:
+        return next((actual for actual in left if all(actual[c] == texts.get(c) for c in key)), None)
+
+    def agreeing(actual: Texts) -> int:
+        return sum(actual[c] == text for c, text in texts.items())
+
+    best = max(left, key=agreeing, default=None)
+    return best if best is not None and 2 * agreeing(best) >= len(texts) > 1 else None

@@ -1,0 +1,222 @@
+"""Pipelines as a real Airflow's DAG bundles, on disk and in Git: edits show at once, and one bad file hurts nobody.
+
+Airflow's own loop takes a second; the bar of 10 s is for busy machines, what was measured is printed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from demo.airflow import Airflow
+from demo.servers import PostgresServer, S3Server, SlackReceiver
+from tests.airflow.conftest import REPO
+from tests.airflow.world import add_connections, ask
+
+BAR = 10.0
+SPEC = """\
+version: 1
+source: {conn_id: flights_source, schema: public}
+lake: {conn_id: lake, bucket: bundles}
+warehouse: {conn_id: warehouse, schema: staging, mart_schema: mart}
+tables: {t: }
+transforms: {answer: {materialized: table}}
+"""
+
+
+@dataclass
+class Bundles:
+    """A folder of pipelines, a Git repository with one, and the Airflow that has both."""
+
+    airflow: Airflow
+    folder: Path
+    repository: Path
+    warehouse: str
+
+    def call(self, path: str) -> Any:
+        return self.airflow.api.call("GET", path, headers={"Accept": "application/json"})
+
+    def code(self, dag_id: str) -> str:
+        return str(self.call(f"dagSources/{dag_id}")["content"])
+
+    def error(self, file: str) -> str:
+        """The import error of a DAG file; empty when it has none."""
+        errors = self.call("importErrors")["import_errors"]
+        return next((error["stack_trace"] for error in errors if error["filename"] == f"{file}.yml.py"), "")
+
+    def stale(self, dag_id: str) -> bool:
+        return bool(self.call(f"dags/{dag_id}")["is_stale"])
+
+    def commit(self, message: str) -> str:
+        """The new commit."""
+        git(self.repository, "add", "--all")
+        git(self.repository, "commit", "--quiet", "--message", message)
+        return git(self.repository, "rev-parse", "HEAD")
+
+
+def git(folder: Path, *arguments: str) -> str:
+    who = ("-c", "user.name=test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false")
+    return subprocess.run(
+        ["git", *who, *arguments], cwd=folder, check=True, capture_output=True, text=True
+    ).stdout.strip()  # fmt: skip
+
+
+def write(root: Path, name: str, *lines: str, answer: int = 1) -> Path:
+    file = root / "pipelines" / name / "pipeline.yml"
+    (file.parent / "sql").mkdir(parents=True)
+    file.write_text(SPEC + "".join(f"{line}\n" for line in lines))
+    (file.parent / "sql" / "answer.sql").write_text(f"SELECT {answer} AS answer, count(*) AS n FROM staging.t\n")
+    return file
+
+
+def seen(done: Callable[[], bool], what: str) -> None:
+    began = time.monotonic()
+    while not done():
+        assert time.monotonic() - began < BAR, f"waited in vain for {what}"
+        time.sleep(0.05)
+    print(f"{what}: {time.monotonic() - began:.1f} s")
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer, s3: S3Server) -> Iterator[Bundles]:
+    databases = ("flights_source", "warehouse", "airflow")
+    for name in databases:
+        postgres.create_database(name)
+    with psycopg.connect(postgres.dsn("flights_source")) as session:
+        session.execute("CREATE TABLE t AS SELECT 1 AS id")
+    folder, repository = tmp_path_factory.mktemp("folder"), tmp_path_factory.mktemp("repository")
+    for name in ("good", "edited"):
+        write(folder, name)
+    write(folder, "bad").write_text("version: 1\nsuorce: {}\n")
+    git(repository, "init", "--quiet", "--initial-branch", "main")
+    write(repository / "elt", "versioned", answer=1)
+    git(repository, "add", "--all")
+    git(repository, "commit", "--quiet", "--message", "first")
+    airflow = Airflow(
+        tmp_path_factory.mktemp("airflow"), REPO, postgres.dsn("airflow"),
+        extra={"AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(configured(folder, repository))},
+    )  # fmt: skip
+    with SlackReceiver() as slack, airflow:
+        add_connections(airflow, postgres, s3, slack)
+        for name in ("good", "edited", "versioned"):
+            airflow.wait_for_dag(name)
+        yield Bundles(airflow, folder, repository, postgres.dsn("warehouse"))
+    for name in databases:
+        postgres.drop_database(name)
+
+
+def configured(folder: Path, repository: Path) -> list[dict[str, Any]]:
+    local = {"path": str(folder), "refresh_interval": 1}
+    remote = {"repo_url": str(repository), "tracking_ref": "main", "subdir": "elt", "refresh_interval": 1}
+    return [
+        {"name": "local", "classpath": "dags.bundle.LocalPipelineBundle", "kwargs": local},
+        {"name": "remote", "classpath": "dags.git_bundle.GitPipelineBundle", "kwargs": remote},
+    ]
+
+
+def test_the_code_tab_shows_the_yaml(bundles: Bundles) -> None:
+    for dag_id, file in (("good", bundles.folder), ("versioned", bundles.repository / "elt")):
+        assert bundles.code(dag_id) == (file / "pipelines" / dag_id / "pipeline.yml").read_text()
+
+
+def test_a_broken_file_is_an_import_error_with_every_place_and_no_traceback(bundles: Bundles) -> None:
+    seen(lambda: bundles.error("bad") != "", "a broken file's import error")
+    error = bundles.error("bad")
+    assert "pipelines/bad/pipeline.yml:2:1 suorce: unknown key 'suorce'" in error
+    assert "pipelines/bad/pipeline.yml:1:1 missing key 'lake'" in error
+    assert "Traceback" not in error and ".py" not in error
+    assert not bundles.stale("good") and not bundles.stale("edited")
+
+
+def test_an_edit_shows_at_once(bundles: Bundles) -> None:
+    file = bundles.folder / "pipelines" / "edited" / "pipeline.yml"
+    file.write_text(f"{SPEC}description: edited by hand\n")
+    seen(lambda: bundles.call("dags/edited")["description"] == "edited by hand", "an edited spec")
+    assert bundles.code("edited") == file.read_text()
+    file.write_text(f"{file.read_text()}# a comment changes nothing but the text\n")
+    seen(lambda: "a comment changes nothing" in bundles.code("edited"), "an edited comment")
+
+
+def test_edited_sql_shows_at_once(bundles: Bundles) -> None:
+    (bundles.folder / "pipelines" / "edited" / "sql" / "answer.sql").write_text(
+        "SELECT 41 + 1 AS answer FROM staging.t"
+    )
+    seen(lambda: "41 + 1" in json.dumps(bundles.call("dags/edited/tasks")), "edited SQL")
+
+
+def test_a_broken_edit_takes_its_dag_out_until_it_is_mended(bundles: Bundles) -> None:
+    file = write(bundles.folder, "mended")
+    seen(lambda: bundles.airflow.api.has_dag("mended"), "a new file")
+    file.write_text(SPEC.replace("version: 1", "version: 7"))
+    seen(lambda: bundles.stale("mended"), "a broken edit")
+    assert "pipelines/mended/pipeline.yml:1:10 version" in bundles.error("mended")
+    assert not bundles.stale("good")
+    file.write_text(SPEC)
+    seen(lambda: not bundles.stale("mended") and not bundles.error("mended"), "the mended file")
+
+
+def test_a_deleted_file_takes_its_dag_and_its_error_with_it(bundles: Bundles) -> None:
+    write(bundles.folder, "short_lived")
+    seen(lambda: bundles.airflow.api.has_dag("short_lived"), "a new file")
+    shutil.rmtree(bundles.folder / "pipelines" / "short_lived")
+    seen(lambda: bundles.stale("short_lived"), "a deleted file")
+    write(bundles.folder, "wrong").write_text("[")
+    seen(lambda: bundles.error("wrong") != "", "a new broken file")
+    shutil.rmtree(bundles.folder / "pipelines" / "wrong")
+    seen(lambda: not bundles.error("wrong"), "a deleted broken file")
+
+
+def test_a_name_claimed_twice_stays_where_it_was_and_is_an_error_at_the_other(bundles: Bundles) -> None:
+    write(bundles.folder, "twin", "pipeline: good")
+    seen(lambda: "twin" in bundles.error("twin"), "a name claimed twice")
+    assert bundles.error("twin").startswith(
+        "PipelineProblems: pipelines/twin/pipeline.yml cannot become a DAG:\n"
+        "the pipeline name 'good' is taken by pipelines/good/pipeline.yml."
+    )
+    assert bundles.call("dags/good")["relative_fileloc"] == "good.yml.py" and not bundles.stale("good")
+    (bundles.folder / "pipelines" / "good").rename(bundles.folder / "pipelines" / ".put_away")
+    seen(lambda: bundles.call("dags/good")["relative_fileloc"] == "twin.yml.py", "the name's next owner")
+    seen(lambda: not bundles.error("twin") and not bundles.stale("good"), "the end of the error")
+
+
+def test_a_run_keeps_the_commit_it_was_scheduled_with(bundles: Bundles) -> None:
+    api = bundles.airflow.api
+    first = git(bundles.repository, "rev-parse", "HEAD")
+    run_id = api.trigger("versioned")  # paused: it waits
+    project = bundles.repository / "elt"
+    shutil.rmtree(project / "pipelines" / "versioned")
+    file = write(project, "versioned", "description: second", answer=2)
+    write(project, "pushed")
+    second = bundles.commit("second")
+    seen(lambda: bundles.call("dags/versioned")["bundle_version"] == second, "a pushed edit")
+    seen(lambda: api.has_dag("pushed"), "a pushed new file")
+    assert bundles.code("versioned") == file.read_text()
+    assert "SELECT 2 AS answer" in json.dumps(bundles.call("dags/versioned/tasks"))
+    api.unpause("versioned")
+    assert api.wait("versioned", run_id, timeout=120) == "success"
+    assert bundles.call(f"dags/versioned/dagRuns/{run_id}")["bundle_version"] == first
+    assert ask(bundles.warehouse, "SELECT answer FROM mart.answer") == [(1,)]
+
+
+def test_a_broken_commit_hurts_only_its_own_file(bundles: Bundles) -> None:
+    write(bundles.repository / "elt", "bad_push").write_text("version: 1\nsuorce: {}\n")
+    bundles.commit("third")
+    seen(lambda: "pipelines/bad_push/pipeline.yml:2:1 suorce" in bundles.error("bad_push"), "a pushed broken file")
+    assert not bundles.stale("versioned")
+    git(bundles.repository, "rm", "-r", "--quiet", "elt/pipelines/bad_push")
+    bundles.commit("fourth")
+    seen(lambda: not bundles.error("bad_push"), "the end of a pushed broken file")
+
+
+def test_nothing_was_written_into_the_project_or_the_repository(bundles: Bundles) -> None:
+    assert {file.suffix for file in bundles.folder.rglob("*") if file.is_file()} <= {".yml", ".sql"}
+    assert git(bundles.repository, "status", "--porcelain") == ""

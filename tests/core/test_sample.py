@@ -1,0 +1,82 @@
+"""`loadsheet run --sample`: rows that belong together, away from everything that production rests on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.project import Project
+
+SOURCE = """
+CREATE TABLE country (code char(2) PRIMARY KEY, name text);
+CREATE TABLE orders (id int PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp());
+CREATE TABLE lines (order_id int, line int, amount int, PRIMARY KEY (order_id, line));
+INSERT INTO country VALUES ('no', 'Norway'), ('pe', 'Perú');
+INSERT INTO orders SELECT i FROM generate_series(1, 20000) i;
+INSERT INTO lines SELECT i, l, i FROM generate_series(1, 20000) i, generate_series(1, 2) l;
+ANALYZE;
+"""
+TABLES = {"country": None, "orders": {"incremental": "at", "max_shrink": 0.1}, "lines": None}
+TRANSFORMS = {
+    "totals": (
+        "SELECT o.id, sum(l.amount) AS amount FROM staging.orders o JOIN lines l ON order_id = o.id GROUP BY o.id",
+        {"materialized": "merge", "unique_key": "id"},
+    ),
+    "big": "SELECT id FROM mart.totals WHERE amount > 100",
+    "log": ("DELETE FROM mart.big WHERE id IN (SELECT -id FROM mart.big)", {"materialized": "script"}),
+}
+STATE = (
+    "SELECT * FROM loadsheet.scope WHERE pipeline = 'shop' ORDER BY table_name",
+    "SELECT * FROM loadsheet.load WHERE pipeline = 'shop' ORDER BY load_no",
+    "SELECT * FROM loadsheet.transform_run WHERE pipeline = 'shop' ORDER BY run_no",
+    *(f"SELECT *, xmin::text FROM {t} ORDER BY 1, 2" for t in ("staging.country", "staging.orders", "staging.lines")),
+    *(f"SELECT *, xmin::text FROM {t} ORDER BY 1, 2" for t in ("mart.totals", "mart.big")),
+)
+
+
+def production(project: Project) -> list[list[tuple[Any, ...]]]:
+    """All that a sampled run must not touch: the ledger's rows, and each row with the transaction that wrote it."""
+    return [project.in_warehouse(query) for query in STATE]
+
+
+def sample(project: Project, size: str) -> str:
+    run = project.cli("run", "shop", "--sample", size)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout
+
+
+def test_a_sample_keeps_what_belongs_together_and_leaves_production_alone(project: Project) -> None:
+    project.in_source(SOURCE)
+    project.spec(TABLES, TRANSFORMS, lake={"prefix": "shop"})
+    project.succeed()
+    before, objects = production(project), project.objects()
+    project.in_source("UPDATE orders SET at = clock_timestamp() WHERE id <= 10; DELETE FROM country WHERE code = 'no'")
+    told = sample(project, "10%")
+    assert "staging_sample and mart_sample; staging, mart and all watermarks are as they were" in told
+    assert "left out, because a script may write anywhere: log" in told
+    orders = {row[0] for row in project.in_warehouse("SELECT id FROM staging_sample.orders")}
+    lines = project.in_warehouse("SELECT order_id, count(*) FROM staging_sample.lines GROUP BY 1")
+    assert 1_700 < len(orders) < 2_300
+    assert dict(lines) == dict.fromkeys(orders, 2)
+    assert project.in_warehouse("SELECT count(*) FROM staging_sample.country") == [(1,)]  # small: whole
+    assert project.in_warehouse("SELECT count(*) FROM mart_sample.totals") == [(len(orders),)]
+
+    sample(project, "500")  # smaller than before, which max_shrink would forbid
+    fewer = {row[0] for row in project.in_warehouse("SELECT id FROM staging_sample.orders")}
+    assert 350 < len(fewer) < 650 and fewer < orders
+    assert production(project) == before
+    assert objects < project.objects() and {n.split("/")[0] for n in project.objects() - objects} == {"shop_sample"}
+
+    project.succeed()  # the negative control: production has missed nothing of what a sampled run has seen
+    assert production(project) != before
+    assert project.differences("orders") == project.differences("country") == project.differences("lines") == 0
+
+
+def test_rows_without_a_key_and_views_are_sampled_too(project: Project) -> None:
+    project.in_source(
+        "CREATE TABLE log (what text); INSERT INTO log SELECT md5(i::text) FROM generate_series(1, 20000) i; "
+        "CREATE VIEW seen AS SELECT * FROM log; ANALYZE"
+    )
+    project.spec({"log": None, "seen": None})
+    sample(project, "2000")
+    found = [project.in_warehouse(f"SELECT count(*) FROM staging_sample.{name}")[0][0] for name in ("log", "seen")]
+    assert all(1_700 < count < 2_300 for count in found), found

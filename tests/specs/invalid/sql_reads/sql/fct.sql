@@ -1,0 +1,2 @@
+SELECT d.day, d.rate
+FROM mart.dayly d WHERE d.day > :since

@@ -1,0 +1,2 @@
+DELETE FROM mart.daily;
+COMMIT;

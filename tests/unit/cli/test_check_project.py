@@ -1,0 +1,130 @@
+"""`loadsheet check` looks at a pipeline beside the rest of its project: names, tables, connections, pools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cli.conftest import SPEC, Cli, write_pipeline
+
+OTHER = SPEC.replace("pipeline: shop\n", "")
+
+
+def test_two_pipelines_that_write_one_table_are_a_problem(cli: Cli, project: Path) -> None:
+    write_pipeline(project, "zoo", OTHER)
+    result = cli("check")
+    assert result.code == 2
+    taken = "is also written by the pipeline 'shop' (pipelines/shop/pipeline.yml)"
+    assert f"pipelines/zoo/pipeline.yml:6:3 tables.orders: staging.orders {taken}" in result.out
+    assert f"pipelines/zoo/pipeline.yml:10:3 transforms.sales: mart.sales {taken}" in result.out
+    assert result.out.splitlines()[-1] == "2 files checked: 5 errors, 0 warnings"
+    assert "pipelines/shop/pipeline.yml:" not in result.out
+
+
+def test_the_file_that_is_asked_for_is_the_one_to_blame(cli: Cli, project: Path) -> None:
+    write_pipeline(project, "zoo", OTHER)
+    out = cli("check", "pipelines/shop").out
+    assert "pipelines/shop/pipeline.yml:7:3 tables.orders: staging.orders is also written by the pipeline 'zoo'" in out
+    assert out.splitlines()[-1] == "1 file checked: 5 errors, 0 warnings"
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        OTHER.replace("{conn_id: warehouse}", "{conn_id: warehouse, schema: zoo, mart_schema: zoo_mart}"),
+        OTHER.replace("{conn_id: warehouse}", "{conn_id: source}"),
+    ],
+)
+def test_the_same_table_elsewhere_is_none(cli: Cli, project: Path, spec: str) -> None:
+    sql = {"sales": "SELECT id FROM orders", "report": "SELECT * FROM sales"}
+    write_pipeline(project, "zoo", spec, sql)
+    assert cli("check").out == "2 files checked: no problems\n"
+
+
+def test_a_draft_beside_a_pipeline_is_left_alone(cli: Cli, project: Path) -> None:
+    (project / "pipelines/shop/draft.yml").write_text(SPEC.replace("conn_id: source", "conn_id: later"))
+    assert cli("check", "pipelines/shop/draft.yml").out == "1 file checked: no problems\n"
+
+
+def with_connection(project: Path, name: str) -> None:
+    file = project / "pipelines/shop/pipeline.yml"
+    file.write_text(SPEC.replace("warehouse: {conn_id: warehouse}", f"warehouse: {{conn_id: {name}}}"))
+
+
+def test_an_unknown_connection_is_a_problem_with_a_way_out(cli: Cli, project: Path) -> None:
+    with_connection(project, "warehose")
+    result = cli("check")
+    assert result.code == 2
+    assert "pipelines/shop/pipeline.yml:5:22 warehouse.conn_id: there is no connection 'warehose'" in result.out
+    assert (
+        "did you mean 'warehouse'? else add it to connections/connections.yml, or set AIRFLOW_CONN_WAREH" in result.out
+    )
+
+
+def test_a_connection_is_missed_even_where_there_are_other_errors(cli: Cli, project: Path) -> None:
+    with_connection(project, "warehose")
+    file = project / "pipelines/shop/pipeline.yml"
+    file.write_text(file.read_text().replace("merge, ", "mrge, "))
+    assert cli("check").out.splitlines()[-1] == "1 file checked: 2 errors, 0 warnings"
+
+
+@pytest.mark.parametrize("where", ["environment", ".env", "no connections folder"])
+def test_a_connection_may_be_declared_elsewhere(
+    cli: Cli, project: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    with_connection(project, "dwh")
+    assert cli("check").code == 2
+    if where == "environment":
+        monkeypatch.setenv("AIRFLOW_CONN_DWH", "postgresql://db/x")
+    elif where == ".env":
+        (project / ".env").write_text("AIRFLOW_CONN_DWH=postgresql://db/x\n")
+    else:
+        (project / "connections").rename(project / "elsewhere")
+    assert cli("check").code == 0
+
+
+def test_the_answer_follows_connections_at_once_though_the_spec_stays(
+    cli: Cli, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOADSHEET_CACHE", str(tmp_path / "cache"))
+    with_connection(project, "dwh")
+    connections = project / "connections/connections.yml"
+    codes = []
+    for text in ("source: {}\nlake: {}\ndwh: {}\n", "source: {}\nlake: {}\n", "source: {}\nlake: {}\ndwh: {}\n"):
+        connections.write_text(text)
+        codes.append(cli("check").code)
+    assert codes == [0, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "place"),
+    [
+        ("connections.yml", "a: [\n", "connections/connections.yml:2:1 not valid YAML"),
+        ("connections.yml", "- a\n", "connections/connections.yml:1:1 expected a mapping"),
+        ("pools.json", "{\n x", "connections/pools.json:2:2 not valid JSON"),
+        ("pools.json", "[]", "connections/pools.json:1:1 expected a mapping"),
+    ],
+)
+def test_a_declaration_that_cannot_be_read_is_a_problem_beside_the_others(
+    cli: Cli, project: Path, file: str, text: str, place: str
+) -> None:
+    (project / "connections" / file).write_text(text)
+    (project / "pipelines/shop/sql/report.sql").write_text("SELECT * FROM staging.custmers")
+    result = cli("check")
+    assert result.code == 2 and place in result.out and "reads staging.custmers" in result.out
+
+
+POOLED = SPEC.replace("customers:", "customers: {pool: slo}").replace("tables:", "tasks: {pool: default_pool}\ntables:")
+
+
+def test_an_unknown_pool_is_a_problem_where_pools_are_declared(cli: Cli, project: Path) -> None:
+    (project / "pipelines/shop/pipeline.yml").write_text(POOLED)
+    assert cli("check").code == 0
+    (project / "connections/pools.json").write_text('{"slow": {"slots": 2, "description": ""}}')
+    result = cli("check")
+    assert result.code == 2
+    assert "pipelines/shop/pipeline.yml:9:21 tables.customers.pool: there is no pool 'slo'" in result.out
+    assert "did you mean 'slow'?" in result.out
+    (project / "connections/pools.json").write_text('{"slo": {"slots": 2, "description": ""}}')
+    assert cli("check").code == 0

@@ -1,0 +1,168 @@
+"""`loadsheet plan --diff`: what changed in a pipeline since a Git revision, and what it means for the data."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.cli.conftest import SPEC, SQL, Cli, write_pipeline
+
+FILE = Path("pipelines/shop/pipeline.yml")
+
+
+def git(*arguments: str) -> None:
+    identity = ["-c", "user.name=Test", "-c", "user.email=test@example.com", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", *identity, *arguments], check=True, capture_output=True)
+
+
+@pytest.fixture
+def committed(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The project as it was committed; it is the current folder."""
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "as it was")
+    return project
+
+
+def edit(old: str, new: str, file: Path = FILE) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+def diff(cli: Cli, revision: str = "HEAD") -> dict[str, Any]:
+    """The changes by name."""
+    document: dict[str, Any] = cli("plan", "shop", "--diff", revision, "--json").json["diff"]
+    return {change["name"]: change for change in document["changes"]}
+
+
+def kinds(change: dict[str, Any]) -> list[str]:
+    return [consequence["kind"] for consequence in change["consequences"]]
+
+
+def test_nothing_changed_is_exit_code_0_and_said(cli: Cli, committed: Path) -> None:
+    result = cli("plan", "shop", "--diff", "HEAD", "--exit-code")
+    assert (result.code, result.out) == (0, "shop since HEAD: nothing changed\n")
+
+
+def test_a_comment_in_the_yaml_changes_nothing_one_in_the_sql_does(cli: Cli, committed: Path) -> None:
+    edit("version: 1", "version: 1  # the first")
+    assert cli("plan", "shop", "--diff", "HEAD", "--exit-code").code == 0
+    edit("SELECT id", "-- ids\nSELECT id", Path("pipelines/shop/sql/sales.sql"))
+    assert cli("plan", "shop", "--diff", "HEAD", "--exit-code").code == 4
+
+
+def test_steps_that_come_and_go_are_named(cli: Cli, committed: Path) -> None:
+    edit('  "odd [red]name": {primary_key: [a, b]}\n', "  events:\n")
+    found = diff(cli)
+    assert found["table events"]["steps"] == ["extract.extract_events", "load.load_events"]
+    assert (found["table events"]["what"], kinds(found["table events"])) == ("added", ["created"])
+    assert (found["table odd [red]name"]["what"], kinds(found["table odd [red]name"])) == ("removed", ["stays"])
+
+
+def test_settings_are_shown_as_they_were_and_are(cli: Cli, committed: Path) -> None:
+    edit("orders: {incremental: updated_at}", "orders: {incremental: created_at, pool: big}")
+    change = diff(cli)["table orders"]
+    assert change["details"] == ["incremental.cursor: updated_at -> created_at", "tasks.pool: default_pool -> big"]
+    assert kinds(change) == ["stops"]
+    assert "loadsheet run shop --tables orders --full-refresh" in change["consequences"][0]["text"]
+
+
+def test_tasks_of_the_whole_pipeline_are_one_change(cli: Cli, committed: Path) -> None:
+    edit("tables:", "schedule: '@daily'\ntasks: {retries: 5}\ntables:")
+    found = diff(cli)
+    assert list(found) == ["pipeline"]
+    assert found["pipeline"]["details"] == ["schedule: none -> @daily", "tasks.retries: 2 -> 5"]
+
+
+def test_a_changed_select_is_a_short_diff_and_rebuilds_what_reads_it(cli: Cli, committed: Path) -> None:
+    edit("SELECT id FROM", "SELECT id, 1 AS one FROM", Path("pipelines/shop/sql/sales.sql"))
+    document = cli("plan", "shop", "--diff", "HEAD", "--json").json["diff"]
+    change = document["changes"][0]
+    assert change["sql"].splitlines() == [
+        "@@ -1 +1 @@", f"-{SQL['sales']}", f"+{SQL['sales'].replace('SELECT id', 'SELECT id, 1 AS one')}",
+    ]  # fmt: skip
+    assert kinds(change) == ["rebuilt"]
+    assert document["built_again"] == ["report"]
+    out = cli("plan", "shop", "--diff", "HEAD").out
+    assert "then  built again, because of what they read: report" in out
+
+
+def test_what_a_transform_waits_for_is_part_of_the_change(cli: Cli, committed: Path) -> None:
+    edit("USING (id)", "USING (id) JOIN staging.orders USING (id)", Path("pipelines/shop/sql/report.sql"))
+    assert diff(cli)["transform report"]["details"] == [
+        "after: load customers; transform sales -> load orders, customers; transform sales"
+    ]
+
+
+def test_a_table_that_is_to_become_a_view_stops(cli: Cli, committed: Path) -> None:
+    edit("report:", "report: {materialized: view}")
+    assert kinds(diff(cli)["transform report"]) == ["stops"]
+
+
+def test_a_pipeline_new_since_then_is_all_added(cli: Cli, committed: Path) -> None:
+    write_pipeline(committed, "fresh", SPEC.replace("pipeline: shop", "pipeline: fresh"))
+    result = cli("plan", "fresh", "--diff", "HEAD", "--exit-code")
+    assert result.code == 4
+    assert result.out.startswith("fresh is new since HEAD: there was no such pipeline\n")
+    assert result.out.count("── added ") == 5
+
+
+def test_a_pipeline_in_another_folder_is_found_by_its_name(cli: Cli, committed: Path) -> None:
+    git("mv", "pipelines/shop", "pipelines/store")
+    edit("customers:", "customers: {max_shrink: 0.5}", Path("pipelines/store/pipeline.yml"))
+    assert list(diff(cli)) == ["table customers"]
+
+
+def test_a_renamed_pipeline_begins_anew(cli: Cli, committed: Path) -> None:
+    edit("pipeline: shop", "pipeline: store")
+    document = cli("plan", "store", "--diff", "HEAD", "--json").json["diff"]
+    change = document["changes"][0]
+    assert change["details"][0] == "pipeline: shop -> store"
+    assert kinds(change)[:2] == ["rebuilt", "stays"]
+    assert document["built_again"] == ["sales", "report"]
+
+
+def test_older_revisions_of_any_spelling_are_understood(cli: Cli, committed: Path) -> None:
+    git("tag", "v1")
+    edit("customers:", "customers: {max_shrink: 0.5}")
+    git("commit", "--quiet", "--all", "--message", "later")
+    assert diff(cli, "HEAD") == {}
+    assert list(diff(cli, "v1")) == list(diff(cli, "HEAD~1")) == ["table customers"]
+
+
+@pytest.mark.parametrize("revision", ["nope", "--help", "", "HEAD:pipelines", "a\nb"])
+def test_a_revision_that_is_none_is_wrong_input(cli: Cli, committed: Path, revision: str) -> None:
+    result = cli("plan", "shop", f"--diff={revision}")
+    assert (result.code, result.out) == (2, "")
+    assert f"{revision!r} is no revision of the Git repository" in result.err
+
+
+def test_outside_a_repository_is_wrong_input(cli: Cli, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(project.parent))
+    result = cli("plan", "shop", "--diff", "HEAD")
+    assert (result.code, result.out) == (2, "")
+    assert "--diff: git cannot tell what" in result.err and "not a git repository" in result.err
+
+
+def test_without_git_is_wrong_input(cli: Cli, committed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(committed))
+    assert not shutil.which("git")
+    result = cli("plan", "shop", "--diff", "HEAD")
+    assert (result.code, result.out) == (2, "")
+    assert "--diff needs git" in result.err
+
+
+def test_a_file_that_was_broken_then_is_shown_with_its_places_then(cli: Cli, committed: Path) -> None:
+    good = FILE.read_text()
+    edit("materialized: merge", "materialized: upsrt")
+    git("commit", "--quiet", "--all", "--message", "broken")
+    FILE.write_text(good)
+    result = cli("plan", "shop", "--diff", "HEAD")
+    assert (result.code, result.out) == (2, "")
+    assert "HEAD:pipelines/shop/pipeline.yml:11:" in result.err and "/tmp" not in result.err
