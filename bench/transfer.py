@@ -54,7 +54,7 @@ class Stage:
 
     def full(self, contender: Contender) -> Usage:
         """Everything into an empty warehouse."""
-        state = self._folder / re.sub(r"\W", "_", contender.name)
+        state = self._folder / re.sub(r"\W", "_", contender.name).lower()
         shutil.rmtree(state, ignore_errors=True)
         state.mkdir()
         warehouse = self._place.new_warehouse(state.name)
@@ -62,7 +62,7 @@ class Stage:
 
     def increment(self, contender: Contender, interval: tuple[str, str]) -> Usage:
         """What has changed since the last job."""
-        state = self._folder / re.sub(r"\W", "_", contender.name)
+        state = self._folder / re.sub(r"\W", "_", contender.name).lower()
         warehouse = f"{self._place.warehouse}/{state.name}"
         return self._run(contender, job.job_for(self._source, warehouse, state, kind="increment", interval=interval))
 
