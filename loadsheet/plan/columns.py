@@ -21,9 +21,9 @@ class Columns:
     """What is known of the columns of a pipeline's tables and transforms (`outputs`; None: the server names them)."""
 
     def __init__(self, pipeline: Pipeline, outputs: Mapping[str, list[str] | None]):
-        self.tables = {table.name: table for table in pipeline.tables}
+        self.table = pipeline.table
         self.outputs = outputs
-        self.some_known = any(table.include or table.exclude for table in pipeline.tables) or any(outputs.values())
+        self.some_known = any(table.include or table.exclude for table in pipeline.entries) or any(outputs.values())
 
     def wrong(self, statements: Iterable[exp.Expr], meaning: Callable[[Read], Meaning | None]) -> Iterator[Wrong]:
         """The columns that cannot be there."""
@@ -33,10 +33,10 @@ class Columns:
 
     def _wrong(self, column: ColumnRead, meaning: Meaning) -> tuple[str, str] | None:
         kind, name = meaning
-        if kind == "table" and column.name in self.tables[name].exclude:
+        if kind == "table" and column.name in self.table(name).exclude:
             hint = f"take it off tables.{name}.columns.exclude"
             return f"reads {name}.{column.name}, a column that is not carried", hint
-        known = [*self.tables[name].include, LOAD_ID] if kind == "table" else self.outputs.get(name)
+        known = [*self.table(name).include, LOAD_ID] if kind == "table" else self.outputs.get(name)
         if known is None or known == [LOAD_ID] or column.name in known:
             return None
         close = next(iter(get_close_matches(column.name, known, n=1, cutoff=0.7)), None)
