@@ -7,6 +7,7 @@ from pathlib import Path
 
 from airflow.policies import hookimpl
 from airflow.sdk import DAG, get_parsing_context
+from airflow.sdk.definitions.mappedoperator import MappedOperator
 from airflow.settings import get_policy_plugin_manager
 
 from dags.registry import attempt, relative, taken, taken_by
@@ -52,8 +53,11 @@ def _dag(name: str, made: DAG | str, spec: Path) -> DAG:
         broken = BrokenPipeline(name, schedule=None)
         broken.problems = f"{relative(spec, spec.parents[2])} cannot become a DAG:\n{made}"
         return broken
-    for task in made.tasks:
-        task.spec = str(spec)  # type: ignore[union-attr]  # the bundle's version of it, not one beside our code
+    for task in made.tasks:  # the bundle's version of the file, not one beside our code
+        if isinstance(task, MappedOperator):
+            task.partial_kwargs["spec"] = str(spec)
+        else:
+            task.spec = str(spec)
     made.pipeline_file = str(spec)  # type: ignore[attr-defined]
     return made
 

@@ -179,3 +179,16 @@ def in_a_worker(task: str, file: Path = LOADER, **env: str) -> tuple[set[str], s
     assert done.returncode == 0, done.stderr[-3000:]
     parsed, ran = json.loads(done.stdout.splitlines()[-1])
     return set(parsed), set(ran)
+
+
+def test_in_a_bundle_mapped_tasks_too_read_the_bundles_own_file(tmp_path: Path) -> None:
+    from dags.pipeline_file import dag_of
+
+    spec, stub = tmp_path / "pipelines" / "shop" / "pipeline.yml", tmp_path / "home" / "dags" / "shop.yml.py"
+    for folder in (spec.parent, stub.parent, tmp_path / "home" / "parsed"):
+        folder.mkdir(parents=True)
+    text = (REPO / "tests" / "specs" / "valid" / "patterns.yml").read_text()
+    spec.write_text(text)
+    dag = dag_of(str(stub), str(tmp_path), "shop")
+    assert any(task.is_mapped for task in dag.tasks)
+    assert {task.partial_kwargs["spec"] if task.is_mapped else task.spec for task in dag.tasks} == {str(spec)}

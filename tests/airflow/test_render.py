@@ -142,7 +142,8 @@ def test_the_page_on_leaving_leads_to_a_dag_without_our_loader(project: Path) ->
     assert pipeline_dags(project) == {}
     dag = runpy.run_path(str(project / "load_shop.py"))[dag_id]
     assert dag.task_ids == ours.task_ids
-    assert {load_pipeline(project / task.spec).name for task in dag.tasks} == {dag_id}
+    specs = {task.partial_kwargs["spec"] if task.is_mapped else task.spec for task in dag.tasks}
+    assert {load_pipeline(project / spec).name for spec in specs} == {dag_id}
 
 
 def test_it_can_be_edited_by_hand(project: Path) -> None:

@@ -220,7 +220,8 @@ CANARIES = {"token": "canary-token-in-extra", "options": "-c app.canary=canary-i
 def add_connections(airflow: Airflow, postgres: PostgresServer, s3: S3Server, slack: SlackReceiver) -> None:
     """The four connections of `connections/`, pointing here; the source's with a password that needs encoding."""
     with psycopg.connect(postgres.dsn("flights_source"), autocommit=True) as session:
-        session.execute(f"CREATE ROLE canary LOGIN SUPERUSER PASSWORD '{HARD}'")
+        if not session.execute("SELECT 1 FROM pg_roles WHERE rolname = 'canary'").fetchone():
+            session.execute(f"CREATE ROLE canary LOGIN SUPERUSER PASSWORD '{HARD}'")
     made = [
         connection(name, postgres.dsn(database))
         for name, database in (("flights_source", "flights_source"), ("warehouse", "warehouse"))
