@@ -45,12 +45,14 @@ test-long: setup $(CORE)/.ready  ## The same suites in their long forms, hours o
 
 PEERS := auto,ingestr,dlt connectorx,dlt pyarrow,sling
 
-bench: setup .venv-bench/.ready  ## Measure this machine: Loadsheet, the bare pipe, memory, growth (about 40 minutes)
+bench: setup .venv-bench/.ready  ## Measure this machine: Loadsheet, the bare pipe, memory, growth (about an hour)
 	@$(BIN)/python -m bench.transfer full --json bench/results/full_medium.json
-	@$(BIN)/python -m bench.transfer full --of large:10000000 --times 3 --json bench/results/full_large.json
+	@$(BIN)/python -m bench.transfer full --of large:10000000 --times 3 --who "limit,auto,one reader" --json bench/results/full_large.json
 	@$(BIN)/python -m bench.transfer increment --json bench/results/increment_medium.json
 	@$(BIN)/python -m bench.transfer full --of wide:50000 --times 3 --json bench/results/full_wide.json
 	@$(BIN)/python -m bench.transfer full --of cells:1000 --times 3 --json bench/results/full_cells.json
+	@$(BIN)/python -m bench.transfer full --of tiny:1000 --times 3 --who limit,auto --json bench/results/full_tiny.json
+	@$(BIN)/python -m bench.dag --json bench/results/dag.json
 	@$(BIN)/python -m bench.memory --json bench/results/memory.json
 	@$(BIN)/python -m bench.growth --json bench/results/growth.json
 	@$(BIN)/python -m bench.merging --json bench/results/merging.json
@@ -61,7 +63,9 @@ bench: setup .venv-bench/.ready  ## Measure this machine: Loadsheet, the bare pi
 
 bench-peers: setup  ## The same beside sling, dlt, ingestr and the DataFrame way, in environments of their own
 	@$(BIN)/python -m bench.transfer full --times 3 --who "$(PEERS)" --json bench/results/peers_full.json
-	@$(BIN)/python -m bench.transfer increment --share 0.01 --who "$(PEERS)" --json bench/results/peers_increment.json
+	@$(BIN)/python -m bench.transfer increment --who "$(PEERS)" --json bench/results/peers_increment.json
+	@$(BIN)/python -m bench.transfer increment --recent --share 0.01 --who "$(PEERS)" --json bench/results/peers_increment_recent.json
+	@$(BIN)/python -m bench.transfer full --of small --times 1 --who "auto,DataFrame" --json bench/results/peers_dataframe.json
 	@$(BIN)/python -m bench.report
 
 lint: setup  ## Style, types, Airflow rules and the import law

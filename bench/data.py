@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from bench.world import World, ask
 from demo.flights import generate
-
-if TYPE_CHECKING:
-    from bench.world import World
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +64,6 @@ _WIDE = ("(i + {n})::int", "md5((i * {n})::text)", "(i * {n} % 10007)::numeric(1
 
 def flights(world: World, scale: str = "medium") -> Source:
     """The flights source at a scale of `demo.flights`; generated once per server."""
-    from bench.world import ask
-
     dsn = world.new_source(f"flights_{scale}")
     if not ask(dsn, "SELECT 1 FROM pg_namespace WHERE nspname = 'bookings'"):
         generate(dsn, scale)
@@ -78,8 +73,6 @@ def flights(world: World, scale: str = "medium") -> Source:
 
 def shape(world: World, name: str, rows: int) -> Source:
     """One table `name` (`large`, `wide` or `cells`) of `rows` rows; generated once per server."""
-    from bench.world import ask
-
     dsn = world.new_source(f"{name}_{rows}")
     if not ask(dsn, "SELECT 1 FROM pg_class WHERE relname = %s", name):
         columns = ", ".join(f"{_WIDE[n % 5].format(n=n)} AS c{n}" for n in range(2, 200))
@@ -92,8 +85,6 @@ def shape(world: World, name: str, rows: int) -> Source:
 
 def tiny(world: World, tables: int) -> Source:
     """Many tables of 10 rows; generated once per server."""
-    from bench.world import ask
-
     dsn = world.new_source(f"tiny_{tables}")
     if not ask(dsn, "SELECT 1 FROM pg_class WHERE relname = 't0001'"):
         for first in range(1, tables + 1, 100):
@@ -111,8 +102,6 @@ def touch(source: Source, share: float, recent: bool = False) -> None:
 
     Spread is the worst for every target: each row lies in a page of its own, which the WAL then holds whole.
     """
-    from bench.world import ask
-
     for table in source.tables:
         name = f"{source.schema}.{table.name}"
         if table.cursor and share:

@@ -80,20 +80,20 @@ def write_project(root: Path, count: int, *, renamed: bool = True) -> None:
 def _prepare(work: Path, count: int) -> None:
     write_project(work / "one", 1)
     write_project(work / "many", count)
-    _child("write", work / "many")
+    child("write", work / "many")
 
 
 def _measure(work: Path, temp: Path, count: int, repeat: int) -> Iterator[tuple[str, str, str, float]]:
     one, many = work / "one", work / "many"
     for number in range(repeat):
-        for what, found in _child("single", one).items():
+        for what, found in child("single", one).items():
             for contender, value in found.items():
                 yield f"{what} one DAG of 24 steps", contender, "ms", value
         case = f"{count} specs"
-        yield f"{case}, first time ever", OURS, "s", _child("all", many, cache=temp / f"cache{number}")["s"]
-        yield f"{case}, nothing changed", OURS, "s", _child("all", many, cache=temp / f"cache{number}")["s"]
+        yield f"{case}, first time ever", OURS, "s", child("all", many, cache=temp / f"cache{number}")["s"]
+        yield f"{case}, nothing changed", OURS, "s", child("all", many, cache=temp / f"cache{number}")["s"]
         for contender, folder in ((HAND, "hand"), (TUNED, "tuned")):
-            found = _child("native", many, folder)["s"]
+            found = child("native", many, folder)["s"]
             for state in ("first time ever", "nothing changed"):
                 yield f"{case}, {state}", contender, "s", found
         for root, dag_id, which in (
@@ -103,12 +103,13 @@ def _measure(work: Path, temp: Path, count: int, repeat: int) -> Iterator[tuple[
         ):
             empty = Path(tempfile.mkdtemp(dir=temp))
             for state in ("empty cache", "the task before has filled the cache"):
-                found = _child("worker", root, dag_id, cache=empty)
+                found = child("worker", root, dag_id, cache=empty)
                 yield f"worker's start, {which}, {state}", OURS, "ms", found["ms"]
-        yield "worker's start, 1 DAG file", HAND, "ms", _child("worker-native", one, "p0000")["ms"]
+        yield "worker's start, 1 DAG file", HAND, "ms", child("worker-native", one, "p0000")["ms"]
 
 
-def _child(*arguments: str | Path, cache: Path | None = None) -> dict[str, Any]:
+def child(*arguments: str | Path, cache: Path | None = None) -> dict[str, Any]:
+    """What `bench.factory_child`, a process of its own, has measured. `cache` is where checks are remembered."""
     env = {
         **os.environ,
         "AIRFLOW_HOME": str(Path(tempfile.gettempdir()) / "loadsheet-bench-airflow"),

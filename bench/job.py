@@ -68,18 +68,22 @@ def limit() -> Contender:
     return Contender("limit", command, "psql COPY | psql COPY, binary, then the keys, two tables at a time")
 
 
-def ours(wire: str = "auto", **tasks: Any) -> Contender:
-    """`loadsheet run`, with every guarantee on."""
+def ours(wire: str = "auto", one_reader: bool = False, **tasks: Any) -> Contender:
+    """`loadsheet run`, with every guarantee on; `one_reader`: a large table is not read by several sessions."""
 
     def command(world: World, job: Job) -> Command:
         _project(world, job, wire, tasks)
         more = ["--full-refresh"] if job.options.get("full_refresh") else []
-        return [sys.executable, "-m", "loadsheet", "--project", str(job.state), "run", "bench", "--json", *more], _env(
-            world, job
-        )
+        start = [sys.executable, *(["-c", _ONE_READER] if one_reader else ["-m", "loadsheet"])]
+        return [*start, "--project", str(job.state), "run", "bench", "--json", *more], _env(world, job)
 
-    return Contender(f"loadsheet {wire}", command, f"loadsheet run, through the lake, format {wire}")
+    name, more = (
+        (f"loadsheet {wire}, one reader", ", a table by one reader") if one_reader else (f"loadsheet {wire}", "")
+    )
+    return Contender(name, command, f"loadsheet run, through the lake, format {wire}{more}")
 
+
+_ONE_READER = "from loadsheet.steps import storing; storing.READERS = 1; from loadsheet.cli.main import main; main()"
 
 # By name: the script, its options, and columns it carries wrongly (a point becomes the text `{{x y} true}`).
 _PEERS: dict[str, tuple[str, dict[str, Any], frozenset[str]]] = {
@@ -89,7 +93,8 @@ _PEERS: dict[str, tuple[str, dict[str, Any], frozenset[str]]] = {
     "dlt pyarrow": ("dlt_sql", {"backend": "pyarrow"}, frozenset()),
     "sling": ("sling", {}, frozenset()),
     "DataFrame": ("dataframe", {}, frozenset()),
-    "DataFrame, one statement": ("dataframe", {"style": "values"}, frozenset()),
+    "DataFrame by statement": ("dataframe", {"style": "values"}, frozenset()),
+    "DataFrame by row": ("dataframe", {"style": "rows"}, frozenset()),
 }
 
 
@@ -105,9 +110,11 @@ def peer(name: str, **options: Any) -> Contender:
 
 
 def by_name(name: str) -> Contender:
-    """`limit`, a peer, or a format of ours: auto, binary, csv, parquet."""
+    """`limit`, a peer, or a format of ours: auto, binary, csv, parquet; `one reader` is auto with one."""
     if name == "limit":
         return limit()
+    if name == "one reader":
+        return ours(one_reader=True)
     return peer(name) if name in _PEERS else ours(name)
 
 

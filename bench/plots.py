@@ -17,7 +17,7 @@ IMAGES = HERE.parent / "docs" / "images"
 TITLES = {
     "rows": "A full load, by rows of the table",
     "tables": "A run of tables with 10 rows, by their number",
-    "specs": "A parse of unchanged specs, by their number",
+    "specs": "Checking and building all specs, by their number",
 }
 
 

@@ -54,7 +54,7 @@ class Stage:
 
     def full(self, contender: Contender) -> Usage:
         """Everything into an empty warehouse."""
-        state = self._folder / re.sub(r"\W", "_", contender.name)
+        state = self._folder / re.sub(r"\W", "_", contender.name).lower()
         shutil.rmtree(state, ignore_errors=True)
         state.mkdir()
         warehouse = self._place.new_warehouse(state.name)
@@ -62,7 +62,7 @@ class Stage:
 
     def increment(self, contender: Contender, interval: tuple[str, str]) -> Usage:
         """What has changed since the last job."""
-        state = self._folder / re.sub(r"\W", "_", contender.name)
+        state = self._folder / re.sub(r"\W", "_", contender.name).lower()
         warehouse = f"{self._place.warehouse}/{state.name}"
         return self._run(contender, job.job_for(self._source, warehouse, state, kind="increment", interval=interval))
 
@@ -75,7 +75,7 @@ class Stage:
         return usage
 
 
-World_ = Annotated[Path | None, typer.Option("--world", help="A file of `python -m bench.world`.")]
+World_ = Annotated[Path | None, typer.Option("--world", help="A file of `python -m bench.keep`.")]
 Times = Annotated[int, typer.Option("--times", help="How often each.")]
 Who = Annotated[
     str, typer.Option("--who", help="Comma-separated: limit, auto, csv, parquet, ingestr, dlt connectorx, sling …")

@@ -1,7 +1,6 @@
 """The servers a measurement runs on: two PostgreSQL (source, warehouse) and one S3, with their CPU time.
 
-`python -m bench.world FILE --scale medium` starts them, writes where they are to FILE and waits for Ctrl-C; the other
-commands take `--world FILE` and then neither start servers nor generate data again.
+`python -m bench.keep FILE` keeps them running for several measurements.
 """
 
 from __future__ import annotations
@@ -9,18 +8,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import psutil
 import psycopg
-import typer
 
-from bench import data
 from demo.servers import PostgresServer, S3Server
 
 # Memory, where there is enough of it: a disk that others share was the largest noise of all.
@@ -97,23 +93,3 @@ def _cpu(process: psutil.Process) -> float:
         except psutil.NoSuchProcess:  # ended meanwhile: its parent has its time
             continue
     return float(total)
-
-
-def _keep(
-    file: Annotated[Path, typer.Argument(help="Where to write the servers' addresses.")],
-    scale: Annotated[
-        str, typer.Option(help="Of the flights source: demo, small, medium, big, or bookings.")
-    ] = "medium",
-) -> None:
-    """Start the servers, generate the flights, and wait for Ctrl-C."""
-    with world() as started:
-        data.flights(started, scale)
-        file.touch(mode=0o600)
-        file.write_text(json.dumps(asdict(started)))
-        typer.echo("ready: Ctrl-C ends the servers")
-        with suppress(KeyboardInterrupt):
-            signal.pause()
-
-
-if __name__ == "__main__":
-    typer.run(_keep)

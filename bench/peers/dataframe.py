@@ -1,10 +1,10 @@
 """The DataFrame way: fetchall, to_csv, an object (or a local file), read_csv, upserts by SQLAlchemy, 1,000 rows each.
 
 The baseline of most home-made pipelines. Tuned only where its documentation says so: SQLAlchemy gets a chunk as a list
-of parameters ("insertmanyvalues"), not one statement built per chunk (the option `style: "values"` does that, twice as
-slow, measured); two tables at a time, a process each. Repaired where it would spoil the data: read_csv keeps text as
-text (`dtype=str`, or ticket numbers lose their zeros), jsonb and point travel as text. An empty text and NULL are the
-same in such a CSV.
+of parameters ("insertmanyvalues"); two tables at a time, a process each. Option `style`: "values" builds one statement
+per chunk, "rows" executes one per row, as a loop over a chunk's rows does. Repaired where it would spoil the data:
+read_csv keeps text as text (`dtype=str`, or ticket numbers lose their zeros), jsonb and point travel as text. An empty
+text and NULL are the same in such a CSV.
 Targets are created first, with the source's types and the primary key.
 
 Options: `limit_rows` reads only so many rows of every table, the time for all of them is then extrapolated linearly;
@@ -108,7 +108,11 @@ def upsert(job: Job, table: dict[str, Any], frame: pandas.DataFrame, types: dict
         for start in range(0, len(frame), _CHUNK):
             chunk = frame.iloc[start : start + _CHUNK]
             rows = chunk.astype(object).where(chunk.notna(), None).to_dict("records")
-            if job["options"].get("style") == "values":
+            style = job["options"].get("style")
+            if style == "rows":
+                for row in rows:
+                    session.execute(statement, row)
+            elif style == "values":
                 session.execute(statement.values(rows))
             else:
                 session.execute(statement, rows)
