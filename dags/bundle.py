@@ -31,6 +31,7 @@ _PARSING = (
     "operators.bucket",
     "operators.extract",
     "operators.load",
+    "operators.resolve",
     "operators.slack",
     "operators.transform",
 )
