@@ -16,6 +16,7 @@ from loadsheet.plan.steps import Step, build_plan
 from loadsheet.spec.models import Pipeline
 
 if TYPE_CHECKING:
+    from loadsheet.connections import Connections
     from loadsheet.plan.changes import Comparison
     from loadsheet.plan.preview import StepPreview
 
@@ -49,10 +50,11 @@ def plan(
         raise InputError("--exit-code says whether something would change: add --connect or --diff REV")
     since = _since(spec, project, diff) if diff is not None else None
     if connect:
-        spec = _resolved(spec, project)
+        connections = _connections(project)
+        spec = _resolved(spec, connections)
     steps = build_plan(spec)
     chosen = _chosen(steps, sql, spec) if sql else []
-    previews = _previews(spec, project) if connect else {}
+    previews = _previews(spec, connections) if connect else {}
     if as_json:
         print_json(_document(spec, steps, previews, since, chosen))
     elif sql:
@@ -65,19 +67,23 @@ def plan(
         raise typer.Exit(CHANGES)
 
 
-def _resolved(pipeline: Pipeline, project: Path) -> Pipeline:
+# The next three import where they are called, so that a plan that needs no server starts without a driver.
+def _connections(project: Path) -> Connections:
     from loadsheet.connections import project_connections
+
+    return project_connections(project)
+
+
+def _resolved(pipeline: Pipeline, connections: Connections) -> Pipeline:
     from loadsheet.steps.resolve import resolved
 
-    return resolved(pipeline, project_connections(project))
+    return resolved(pipeline, connections)
 
 
-def _previews(pipeline: Pipeline, project: Path) -> dict[str, StepPreview]:
-    # Here, so that a plan that needs no server starts without a driver.
-    from loadsheet.connections import project_connections
+def _previews(pipeline: Pipeline, connections: Connections) -> dict[str, StepPreview]:
     from loadsheet.preview.live import preview
 
-    return preview(pipeline, project_connections(project))
+    return preview(pipeline, connections)
 
 
 def _since(pipeline: Pipeline, project: Path, revision: str) -> Comparison:
