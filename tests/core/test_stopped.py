@@ -14,16 +14,9 @@ from typer.testing import CliRunner, Result
 
 from loadsheet import failpoints
 from loadsheet.cli.main import app
+from tests.core.shop import MART, SOURCE, TABLES
 from tests.project import Project
 
-SOURCE = """
-CREATE TABLE customer (id int PRIMARY KEY, name text, at timestamptz NOT NULL DEFAULT clock_timestamp());
-CREATE TABLE country (code char(2) PRIMARY KEY, name text);
-INSERT INTO customer SELECT i, 'name ' || i FROM generate_series(1, 100) i;
-INSERT INTO country VALUES ('no', 'Norway'), ('pe', 'Perú');
-"""
-TABLES = {"customer": {"incremental": "at"}, "country": None}
-MART = {"names": "SELECT name FROM staging.customer"}
 HALF_WRITTEN = "SELECT relname FROM pg_class WHERE relname LIKE '\\_loadsheet\\_%'"
 
 
