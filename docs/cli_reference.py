@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from enum import Enum
 from typing import Any
 
 import typer
@@ -81,9 +80,8 @@ def _value(parameter: Any) -> str:
     """What comes after an option: nothing for a switch, the words to choose from, or a placeholder."""
     if parameter.is_flag or parameter.count:
         return ""
-    of = parameter.type_descriptor.annotation
-    if isinstance(of, type) and issubclass(of, Enum):
-        return " " + ", ".join(_code(str(member.value)) for member in of)
+    if choices := getattr(parameter.type, "choices", ()):
+        return " " + ", ".join(_code(str(getattr(choice, "value", choice))) for choice in choices)
     return f" {_code(parameter.metavar or parameter.name.upper())}"
 
 

@@ -49,6 +49,7 @@ class _Reading:
         self.pipeline, self.transform = pipeline, transform
         self.broken: Problem | None = None
         self.refused: str | None = None
+        self.unknown_params: list[tuple[str, int]] = []
         self.reads: list[Read] = []
         self.statements: list[exp.Expr] = []
         self.outputs: list[str] | None = None
@@ -57,6 +58,8 @@ class _Reading:
         except Unparsable as error:
             self.broken = self.problem("sql-syntax", error.offset, str(error), error.hint)
             return
+        # At once: the text's tokens are still at hand.
+        self.unknown_params = [(name, at) for name, at in placeholders(transform.sql) if name not in PARAMS]
         self.reads = reads(statements)
         self.is_script = transform.materialized == "script"
         self.refused = (why_not_in_our_transaction if self.is_script else why_not_one_select)(statements)
@@ -94,10 +97,9 @@ class _Reading:
         return meaning(self.pipeline, read)
 
     def _unknown_params(self) -> list[Problem]:
-        unknown = [(name, offset) for name, offset in placeholders(self.transform.sql) if name not in PARAMS]
         return [
             self.problem("unknown-parameter", offset, f"unknown parameter :{name}", _PARAMS_HINT)
-            for name, offset in unknown
+            for name, offset in self.unknown_params
         ]
 
     def _unknown_tables(self) -> list[Problem]:
