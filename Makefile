@@ -65,7 +65,7 @@ bench-peers: setup  ## The same beside sling, dlt, ingestr and the DataFrame way
 	@$(BIN)/python -m bench.transfer full --times 3 --who "$(PEERS)" --json bench/results/peers_full.json
 	@$(BIN)/python -m bench.transfer increment --who "$(PEERS)" --json bench/results/peers_increment.json
 	@$(BIN)/python -m bench.transfer increment --recent --share 0.01 --who "$(PEERS)" --json bench/results/peers_increment_recent.json
-	@$(BIN)/python -m bench.transfer full --of small --times 1 --who "auto,DataFrame" --json bench/results/peers_dataframe.json
+	@$(BIN)/python -m bench.transfer full --of small --times 1 --who "auto,DataFrame,DataFrame one at a time,DataFrame by pangres" --json bench/results/peers_dataframe.json
 	@$(BIN)/python -m bench.report
 
 lint: setup  ## Style, types, Airflow rules and the import law

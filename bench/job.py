@@ -93,8 +93,10 @@ _PEERS: dict[str, tuple[str, dict[str, Any], frozenset[str]]] = {
     "dlt pyarrow": ("dlt_sql", {"backend": "pyarrow"}, frozenset()),
     "sling": ("sling", {}, frozenset()),
     "DataFrame": ("dataframe", {}, frozenset()),
+    "DataFrame one at a time": ("dataframe", {"parallel": 1}, frozenset()),
     "DataFrame by statement": ("dataframe", {"style": "values"}, frozenset()),
     "DataFrame by row": ("dataframe", {"style": "rows"}, frozenset()),
+    "DataFrame by pangres": ("dataframe", {"style": "pangres"}, frozenset()),
 }
 
 

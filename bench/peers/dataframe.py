@@ -1,13 +1,14 @@
 """The DataFrame way: fetchall, to_csv, an object (or a local file), read_csv, upserts by SQLAlchemy, 1,000 rows each.
 
 The baseline of most home-made pipelines. Tuned only where its documentation says so: SQLAlchemy gets a chunk as a list
-of parameters ("insertmanyvalues"); two tables at a time, a process each. Option `style`: "values" builds one statement
-per chunk, "rows" executes one per row, as a loop over a chunk's rows does. Repaired where it would spoil the data:
+of parameters ("insertmanyvalues"); two tables at a time, a process each. Repaired where it would spoil the data:
 read_csv keeps text as text (`dtype=str`, or ticket numbers lose their zeros), jsonb and point travel as text. An empty
-text and NULL are the same in such a CSV.
-Targets are created first, with the source's types and the primary key.
+text and NULL are the same in such a CSV. Targets are created first, with the source's types and the primary key.
 
-Options: `limit_rows` reads only so many rows of every table, the time for all of them is then extrapolated linearly;
+Options: `parallel` is how many tables at a time (such pipelines usually carry one after the other). `style`: "values"
+builds one statement per chunk, "rows" executes one per row, as a loop over a chunk's rows does, "pangres" leaves it to
+the library of that name. `limit_rows` reads only so many rows of every table, the time for all of them is then
+extrapolated linearly;
 `s3` ({endpoint, access_key, secret_key, bucket}) sends the CSV through S3 instead of a file in the state folder.
 """
 
@@ -39,9 +40,10 @@ _COLUMNS = (
 
 def main(job: Job) -> None:
     """Carry every table, `parallel` at a time."""
+    parallel = job["options"].get("parallel", job["parallel"])
     with psycopg2.connect(job["warehouse"]) as session, session.cursor() as cursor:
         cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {job['target_schema']}")
-    with ProcessPoolExecutor(job["parallel"]) as pool:
+    with ProcessPoolExecutor(parallel) as pool:
         list(pool.map(partial(carry, job), job["tables"]))
 
 
@@ -107,8 +109,11 @@ def upsert(job: Job, table: dict[str, Any], frame: pandas.DataFrame, types: dict
         session.exec_driver_sql(f"CREATE TABLE IF NOT EXISTS {target.fullname} ({columns}, PRIMARY KEY ({key}))")
         for start in range(0, len(frame), _CHUNK):
             chunk = frame.iloc[start : start + _CHUNK]
-            rows = chunk.astype(object).where(chunk.notna(), None).to_dict("records")
             style = job["options"].get("style")
+            if style == "pangres":
+                _by_pangres(session, job, table, chunk)
+                continue
+            rows = chunk.astype(object).where(chunk.notna(), None).to_dict("records")
             if style == "rows":
                 for row in rows:
                     session.execute(statement, row)
@@ -116,6 +121,15 @@ def upsert(job: Job, table: dict[str, Any], frame: pandas.DataFrame, types: dict
                 session.execute(statement.values(rows))
             else:
                 session.execute(statement, rows)
+
+
+def _by_pangres(session: sa.Connection, job: Job, table: dict[str, Any], chunk: pandas.DataFrame) -> None:
+    import pangres
+
+    pangres.upsert(
+        con=session, df=chunk.set_index(table["key"]), table_name=table["name"], schema=job["target_schema"],
+        if_row_exists="update", create_table=False,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
