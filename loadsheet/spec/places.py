@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 _ABOVE = Path(__file__).resolve().parents[2:]
@@ -15,3 +17,13 @@ environment inside the checkout, as pre-commit does."""
 def sql_folder(pipeline_file: Path) -> Path:
     """Where the SQL files of the pipeline in `pipeline_file` are."""
     return pipeline_file.parent / "sql"
+
+
+def is_there(pipeline_file: Path) -> bool:
+    """Whether there is a file of that name, be it a link to nowhere, or in a folder that may not be looked into: then
+    whoever reads it says so, and nobody passes over it in silence."""
+    try:
+        os.lstat(pipeline_file)
+    except OSError as error:
+        return error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+    return True

@@ -189,6 +189,17 @@ def test_specs_are_found_in_the_order_of_their_folders(tmp_path: Path) -> None:
     assert find_specs(tmp_path / "nowhere") == []
 
 
+def test_a_spec_that_cannot_be_read_is_not_passed_over(tmp_path: Path) -> None:
+    _write(tmp_path / "pipelines" / "good", HEAD)
+    (tmp_path / "pipelines" / "linked").mkdir()
+    link = tmp_path / "pipelines" / "linked" / "pipeline.yml"
+    link.symlink_to("gone.yml")
+    (tmp_path / "pipelines" / "loop").symlink_to("loop")
+    assert link in find_specs(tmp_path)
+    assert [problem.message for problem in check_file(link)[1]] == ["there is no such file"]
+    assert len(find_specs(tmp_path)) == 2
+
+
 def test_importing_models_and_load_imports_neither_yaml_nor_jsonschema() -> None:
     code = (
         "import sys, loadsheet.spec.load, loadsheet.spec.models;"
