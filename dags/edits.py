@@ -1,0 +1,80 @@
+"""Which DAG files Airflow has to parse again: the pipelines that were edited, and those whose name somebody else has
+claimed or given up."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from dags.stub import claim_of, unread
+
+Folders = Mapping[str, str]
+"""The name of the DAG file -> the pipeline's folder."""
+Source = tuple[str, int, int, int, int]
+
+
+class Edits:
+    """Compares with what the last look saw. The first look finds nothing: then Airflow parses every file anyway.
+
+    `forget` is the number of seconds after which Airflow drops a DAG that its file no longer holds.
+    """
+
+    def __init__(self, pipelines: Path, dags: Path, forget: float):
+        self._pipelines, self._dags, self._forget = pipelines, dags, forget
+        self._sources: dict[str, frozenset[Source]] = {}
+        self._claims: dict[str, str] | None = None
+        self._again: dict[str, float] = {}
+
+    def look(self, folders: Folders) -> set[str]:
+        """The names of the DAG files to parse."""
+        now = time.monotonic()
+        changed = self._edited(folders) | self._rivals(folders)
+        due = {name for name, when in self._again.items() if now > when}
+        waiting = {name: when for name, when in self._again.items() if name in folders and name not in due}
+        # Once more, later: then Airflow notices that the DAG of the old name is no longer in the file.
+        self._again = waiting | dict.fromkeys(changed, now + self._forget + 5)
+        return (changed | due | {name for name in folders if unread(self._dags / name)}) & folders.keys()
+
+    def _edited(self, folders: Folders) -> set[str]:
+        last = self._sources
+        self._sources = {name: _sources(self._pipelines / folder) for name, folder in folders.items()}
+        return {name for name, found in self._sources.items() if last.get(name, found) != found}
+
+    def _rivals(self, folders: Folders) -> set[str]:
+        """Those with another name than their folder's (that one nobody can take), when another file has come to that
+        name or left it."""
+        last = self._claims
+        claims = self._claims = {name: claim_of(self._dags / name) or folder for name, folder in folders.items()}
+        if last is None or last == claims:
+            return set()
+        moved = [
+            (name, claim)
+            for name in last.keys() | claims.keys()
+            if last.get(name) != claims.get(name)
+            for claim in (last.get(name), claims.get(name))
+        ]
+        return {
+            name
+            for name, claim in claims.items()
+            if claim != folders[name] and any(claim == other and name != who for who, other in moved)
+        }
+
+
+def _sources(folder: Path) -> frozenset[Source]:
+    """Changes whenever the pipeline file or an SQL file beside it does."""
+    found = [_source(folder / "pipeline.yml")]
+    with contextlib.suppress(OSError), os.scandir(folder / "sql") as entries:
+        found += [_source(entry) for entry in entries if entry.name.endswith(".sql")]
+    return frozenset(found)
+
+
+def _source(file: Path | os.DirEntry[str]) -> Source:
+    try:
+        stat = file.stat()
+    except OSError:
+        return file.name, 0, 0, 0, 0
+    # The change time too: an unpacked file brings the modification time of its archive, and may get the old inode.
+    return file.name, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino
