@@ -9,11 +9,12 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from dags.stub import claim_of, unread
+from dags.stub import claim_of, marker_of, stats
 
 Folders = Mapping[str, str]
 """The name of the DAG file -> the pipeline's folder."""
 Source = tuple[str, int, int, int, int]
+Stats = Mapping[str, os.stat_result]
 
 
 class Edits:
@@ -30,24 +31,36 @@ class Edits:
 
     def look(self, folders: Folders) -> set[str]:
         """The names of the DAG files to parse."""
-        now = time.monotonic()
-        changed = self._edited(folders) | self._rivals(folders)
+        now, marks = time.monotonic(), stats(marker_of(self._dags / "any").parent)
+        changed = self._edited(folders) | self._rivals(folders, marks)
         due = {name for name, when in self._again.items() if now > when}
         waiting = {name: when for name, when in self._again.items() if name in folders and name not in due}
         # Once more, later: then Airflow notices that the DAG of the old name is no longer in the file.
         self._again = waiting | dict.fromkeys(changed, now + self._forget + 5)
-        return (changed | due | {name for name in folders if unread(self._dags / name)}) & folders.keys()
+        return (changed | due | self._unread(marks)) & folders.keys()
+
+    def _unread(self, marks: Stats) -> set[str]:
+        """Those whose latest parse began before the latest stamp: Airflow compares with when it ended, and would never
+        see an edit that fell between the two."""
+        return {
+            name
+            for name, stub in stats(self._dags).items()
+            if name in marks and marks[name].st_mtime_ns < stub.st_mtime_ns
+        }
 
     def _edited(self, folders: Folders) -> set[str]:
         last = self._sources
         self._sources = {name: _sources(self._pipelines / folder) for name, folder in folders.items()}
         return {name for name, found in self._sources.items() if last.get(name, found) != found}
 
-    def _rivals(self, folders: Folders) -> set[str]:
+    def _rivals(self, folders: Folders, marks: Stats) -> set[str]:
         """Those with another name than their folder's (that one nobody can take), when another file has come to that
         name or left it."""
         last = self._claims
-        claims = self._claims = {name: claim_of(self._dags / name) or folder for name, folder in folders.items()}
+        claims = self._claims = {
+            name: (name in marks and marks[name].st_size and claim_of(self._dags / name)) or folder
+            for name, folder in folders.items()
+        }
         if last is None or last == claims:
             return set()
         moved = [

@@ -65,22 +65,22 @@ def mark(stub: Path, began: int, claim: str | None = None) -> None:
 
 def claim_of(stub: Path) -> str:
     """The pipeline's name, where the latest parse has found another one than its folder's; else nothing."""
-    marker = marker_of(stub)
     try:
-        return marker.read_text(encoding="utf-8", errors="replace") if marker.stat().st_size else ""
+        return marker_of(stub).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-
-
-def unread(stub: Path) -> bool:
-    """Whether the latest parse began before the latest stamp: Airflow compares with when it ended, and would never see
-    an edit that fell between the two."""
-    try:
-        return marker_of(stub).stat().st_mtime_ns < stub.stat().st_mtime_ns
-    except OSError:
-        return False
 
 
 def marker_of(stub: Path) -> Path:
     """Where the parses of a DAG file leave their marks."""
     return stub.parents[1] / "parsed" / stub.name
+
+
+def stats(folder: Path) -> dict[str, os.stat_result]:
+    """Each file of the folder with its size and times."""
+    found = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):  # removed since
+                found[entry.name] = entry.stat()
+    return found

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from dags.edits import Edits
-from dags.stub import SUFFIX, TEMPLATE, marker_of, stamp, stub_name, stub_text, write_whole
+from dags.stub import SUFFIX, TEMPLATE, marker_of, stamp, stats, stub_name, stub_text, write_whole
 from loadsheet.spec.places import is_there
 
 
@@ -40,8 +40,7 @@ class Stubs:
         ignore = self.home / ".gitignore"
         if not ignore.exists():  # in a clone, `git clean` must not take away what a task is about to read
             write_whole(ignore, "*\n", drafts=self.home)
-        with os.scandir(self.dags) as entries:  # an empty one is what a power failure has left
-            there = {entry.name for entry in entries if entry.stat().st_size}
+        there = {name for name, stub in stats(self.dags).items() if stub.st_size}  # a power failure leaves empty ones
         for name, folder in self._listed().items():
             if name not in there and self._has_spec(folder):
                 self._write(name, folder)
@@ -83,7 +82,7 @@ class Stubs:
         return {stub_name(folder): folder for folder in found if not folder.startswith(".")}
 
     def _has_spec(self, folder: str) -> bool:
-        return is_there(self.project / "pipelines" / folder / "pipeline.yml")
+        return is_there(os.path.join(self.project, "pipelines", folder, "pipeline.yml"))
 
     def _write(self, name: str, folder: str) -> None:
         write_whole(self.dags / name, stub_text(self.project, folder), drafts=self.home)

@@ -27,6 +27,8 @@ from loadsheet.spec.problem import Problem
 from loadsheet.spec.text import MAX_BYTES
 
 LIBRARIES = ("PyYAML", "jsonschema", "sqlglot")
+MOST_BYTES = 16 * MAX_BYTES
+"""Of a pipeline's files together, twice in memory: files that no transform names are read for the key, too."""
 
 
 class Found(NamedTuple):
@@ -54,7 +56,8 @@ def compiled(path: Path, check: Callable[[Path], Found]) -> Found:
 
 
 def _content(path: Path) -> dict[str, bytes] | None:
-    """The YAML and all SQL files by name; None where something stands that a check must look at: links, for one."""
+    """The YAML and all SQL files by name; None where something stands that a check must look at: links, for one; and
+    where they are too many to hold."""
     folder = sql_folder(path)
     try:
         if os.path.islink(folder) or not stat.S_ISREG(os.lstat(path).st_mode):
@@ -62,6 +65,8 @@ def _content(path: Path) -> dict[str, bytes] | None:
         entries = list(os.scandir(folder)) if os.path.isdir(folder) else []
         sql = sorted((entry for entry in entries if entry.name.endswith(".sql")), key=lambda entry: entry.name)
         if not all(entry.is_file(follow_symlinks=False) for entry in sql):
+            return None
+        if path.stat().st_size + sum(entry.stat().st_size for entry in sql) > MOST_BYTES:
             return None
         content = {"": _read(path), **{entry.name: _read(entry.path) for entry in sql}}
     except (OSError, ValueError):

@@ -151,10 +151,13 @@ class TestWhoHasAName:
         assert taken_by(first, "flights", bundle) is None
         assert taken_by(second, "flights", bundle) == first
 
-    def test_a_file_that_cannot_be_read_keeps_the_name_of_its_folder(self, bundle: Path, write: Write) -> None:
+    @pytest.mark.parametrize("target", ["gone.yml", "pipeline.yml"])
+    def test_a_file_that_cannot_be_read_keeps_the_name_of_its_folder(
+        self, bundle: Path, write: Write, target: str
+    ) -> None:
         (bundle / "pipelines" / "flights").mkdir()
         linked = bundle / "pipelines" / "flights" / "pipeline.yml"
-        linked.symlink_to("gone.yml")
+        linked.symlink_to(target)
         assert taken_by(write("copy", "pipeline: flights"), "flights", bundle) == linked
 
 
