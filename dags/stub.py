@@ -32,13 +32,18 @@ def stub_text(project: Path, folder: str) -> str:
     return TEMPLATE.format(spec=f"pipelines/{folder}/pipeline.yml", project=str(project), folder=folder)
 
 
-def write_whole(file: Path, text: str, drafts: Path) -> None:
-    """Whole or not at all. `drafts` is a folder on the same disk where Airflow does not look. Raises OSError."""
+def write_whole(file: Path, text: str, drafts: Path, when: int | None = None) -> None:
+    """Whole or not at all, with the time `when` (nanoseconds; default: now). Raises OSError.
+
+    `drafts` is a folder on the same disk where Airflow does not look.
+    """
     handle, draft = tempfile.mkstemp(dir=drafts)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as target:
             target.write(text)
         os.chmod(draft, 0o644)  # a task may run as another user than the one that was first here
+        if when is not None:
+            os.utime(draft, ns=(when, when))
         os.replace(draft, file)
     except BaseException:
         os.unlink(draft)
@@ -55,12 +60,15 @@ def stamp(stub: Path) -> None:
 def mark(stub: Path, began: int, claim: str | None = None) -> None:
     """Say of a DAG file when its latest parse `began` (nanoseconds), and which name but its folder's it claims: ""
     for none, None for the one that the parse before has found."""
-    marker = marker_of(stub)
+    marker, known = marker_of(stub), claim_of(stub)
     with contextlib.suppress(OSError):  # one parse too many is better than none
-        if claim is not None and claim != claim_of(stub):
-            write_whole(marker, claim, drafts=stub.parents[1])
-        marker.touch()
-        os.utime(marker, ns=(began, began))
+        try:
+            same = claim is None or claim == known
+            os.utime(marker, ns=(began, began))
+        except OSError:  # not there yet, or another user's: somebody has used Airflow's command line
+            same = False
+        if not same:
+            write_whole(marker, known if claim is None else claim, drafts=stub.parents[1], when=began)
 
 
 def claim_of(stub: Path) -> str:

@@ -299,6 +299,23 @@ def test_a_file_made_by_another_user_hides_no_edit(shared: Path) -> None:
         assert stamped(stubs) == {"one.yml.py", "two.yml.py"}
 
 
+@AS_ROOT
+def test_a_parse_by_another_user_does_not_have_the_file_parsed_for_ever(shared: Path) -> None:
+    add(shared, "one")
+    (shared / "storage").mkdir()
+    os.chown(shared / "storage", NOBODY, NOBODY)
+    with nobody():
+        stubs = Stubs(shared, shared / "storage")
+        stubs.refresh()
+    mark(stubs.dags / "one.yml.py", OLD)  # root has run `airflow dags reserialize`
+    with nobody():
+        stubs.refresh()
+        mark(stubs.dags / "one.yml.py", time.time_ns())
+        before = (stubs.dags / "one.yml.py").stat().st_mtime_ns
+        stubs.refresh()
+        assert (stubs.dags / "one.yml.py").stat().st_mtime_ns == before
+
+
 @contextmanager
 def full_disk() -> Iterator[None]:
     """Files can be made, and nothing can be written into them."""
