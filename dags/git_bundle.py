@@ -7,7 +7,7 @@ from pathlib import Path
 
 from airflow.providers.git.bundles.git import GitDagBundle
 
-from dags.bundle import PipelineBundle, import_what_a_parse_needs
+from dags.bundle import PipelineBundle, prepare_to_parse
 from dags.stubs import Stubs
 
 
@@ -38,5 +38,6 @@ class GitPipelineBundle(GitDagBundle, PipelineBundle):
     def refresh(self) -> None:
         """Fetch, then pass on what has changed. Raises what Git does, and FileNotFoundError without pipelines."""
         super().refresh()
-        import_what_a_parse_needs()
+        if self.is_initialized:  # else it may be a worker: a bundle without a version is also refreshed when it is made
+            prepare_to_parse()
         self.stubs.refresh()
