@@ -86,6 +86,31 @@ def test_a_versions_files_go_with_its_clone(repository: Path, storage: Path) -> 
     assert not made.path.exists()
 
 
+def test_a_versions_files_survive_what_airflow_does_to_its_clone(repository: Path, storage: Path) -> None:
+    first = git(repository, "rev-parse", "HEAD")
+    for _ in range(2):  # the second time, Airflow runs `git reset` and `git clean` in it
+        made = bundle(repository, version=first, prune_dotgit_folder=False)
+        made.initialize()
+        (made.repo_path / "left_by_a_task").write_text("")
+        written = (made.path / "one.yml.py").stat().st_ctime_ns
+    again = bundle(repository, version=first, prune_dotgit_folder=False)
+    again.initialize()
+    assert not (made.repo_path / "left_by_a_task").exists()
+    assert (made.path / "one.yml.py").stat().st_ctime_ns == written  # another task may be reading it
+
+
+def test_only_the_dag_processor_prepares_to_parse(
+    repository: Path, storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared: list[bool] = []
+    monkeypatch.setattr("dags.git_bundle.prepare_to_parse", lambda: prepared.append(True))
+    made = bundle(repository)
+    made.initialize()  # as a worker does, where bundles have no versions
+    assert not prepared and runs(made) == {"one.yml.py"}
+    made.refresh()
+    assert prepared
+
+
 def test_after_a_forced_push_a_run_goes_on_where_its_commit_was_seen(repository: Path, storage: Path) -> None:
     seen = bundle(repository)
     seen.initialize()
