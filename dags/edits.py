@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from dags.stub import claim_of, marker_of, stats
+from dags.stub import claim_of, stats
 
 Folders = Mapping[str, str]
 """The name of the DAG file -> the pipeline's folder."""
@@ -23,15 +23,16 @@ class Edits:
     `forget` is the number of seconds after which Airflow drops a DAG that its file no longer holds.
     """
 
-    def __init__(self, pipelines: Path, dags: Path, forget: float):
-        self._pipelines, self._dags, self._forget = pipelines, dags, forget
+    def __init__(self, pipelines: Path, home: Path, forget: float):
+        self._pipelines, self._forget = pipelines, forget
+        self._dags, self._parsed = home / "dags", home / "parsed"
         self._sources: dict[str, frozenset[Source]] = {}
         self._claims: dict[str, str] | None = None
         self._again: dict[str, float] = {}
 
     def look(self, folders: Folders) -> set[str]:
         """The names of the DAG files to parse."""
-        now, marks = time.monotonic(), stats(marker_of(self._dags / "any").parent)
+        now, marks = time.monotonic(), stats(self._parsed)
         changed = self._edited(folders) | self._rivals(folders, marks)
         due = {name for name, when in self._again.items() if now > when}
         waiting = {name: when for name, when in self._again.items() if name in folders and name not in due}

@@ -27,7 +27,7 @@ class Stubs:
         key = hashlib.sha256(f"{self.project}\n{TEMPLATE}".encode(errors="surrogateescape")).hexdigest()
         self.home = within / f"{prefix}pipelines-{key}"
         self.dags = self.home / "dags"
-        self._edits = Edits(self.project / "pipelines", self.dags, forget)
+        self._edits = Edits(self.project / "pipelines", self.home, forget)
         self._waiting: set[str] = set()
 
     def add(self) -> None:
@@ -65,13 +65,14 @@ class Stubs:
     def _refuse_strangers(self) -> None:
         """Airflow's default place is below /tmp, and what is there is run."""
         for place in (self.dags, self.home, self.home.parent):
-            found = place.stat()
-            if found.st_uid != os.geteuid() or found.st_mode & 0o002:
-                whose = "may be written by everybody" if found.st_uid == os.geteuid() else "belongs to another user"
+            if place.stat().st_uid != os.geteuid():
                 raise PermissionError(
-                    f"{place} {whose}: remove it, or set [dag_processor] dag_bundle_storage_path to a folder of "
-                    "Airflow's own"
+                    f"{place} belongs to another user: remove it, or set [dag_processor] dag_bundle_storage_path to a "
+                    "folder of Airflow's own"
                 )
+        for place in (self.dags, self.home):
+            if place.stat().st_mode & 0o002:
+                raise PermissionError(f"{place} may be written by everybody, and what is there is run: remove it")
 
     def _listed(self) -> dict[str, str]:
         """The name of the DAG file -> the folder, for everything in `pipelines`."""
@@ -88,10 +89,9 @@ class Stubs:
         write_whole(self.dags / name, stub_text(self.project, folder), drafts=self.home)
 
     def _remove(self, folders: dict[str, str]) -> None:
-        for name in os.listdir(self.dags):
-            if not name.endswith(SUFFIX) or name in folders:
-                continue
-            known = self._listed()
+        gone = {name for name in os.listdir(self.dags) if name.endswith(SUFFIX)} - folders.keys()
+        known = self._listed() if gone else {}
+        for name in gone:
             if name in known and self._has_spec(known[name]):
                 continue  # made by another process since we looked
             for file in (self.dags / name, marker_of(self.dags / name)):

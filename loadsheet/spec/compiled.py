@@ -81,7 +81,7 @@ def _read(file: str | Path) -> bytes:
 
 def _key(path: Path, content: Mapping[str, bytes]) -> str | None:
     try:
-        digest = hashlib.sha256(_checker())
+        digest = hashlib.sha256(checker())
     except (OSError, ImportError):  # code that is not in files, a library without metadata
         return None
     folder = os.path.basename(os.path.realpath(path.parent))  # the pipeline's name where it does not give one
@@ -92,8 +92,11 @@ def _key(path: Path, content: Mapping[str, bytes]) -> str | None:
 
 
 @once
-def _checker() -> bytes:
-    """Another value whenever a check might find something else: our code, the schema, the libraries, Python."""
+def checker() -> bytes:
+    """Another value whenever a check might find something else: our code, the schema, the libraries, Python.
+
+    Of the files as they are at the first call: a process that lives long makes it when it imports the code.
+    """
     package = Path(__file__).resolve().parents[1]
     files = [
         SCHEMA_FILE,

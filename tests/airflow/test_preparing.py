@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -41,7 +42,40 @@ def test_the_parse_of_an_edited_file_imports_nothing(tmp_path: Path) -> None:
 
 
 def test_unprepared_it_imports_a_lot(tmp_path: Path) -> None:
-    assert "sqlglot" in imported(tmp_path, "") and "dagfactory" in imported(tmp_path, "")
+    found = imported(tmp_path, "")
+    assert "sqlglot" in found and "dagfactory" in found
+
+
+LOAD = """
+from pathlib import Path
+from loadsheet.spec.load import load_pipeline
+load_pipeline(Path("pipelines/flights/pipeline.yml"))
+"""
+UPDATE = """
+import loadsheet.spec.rules
+with open("loadsheet/spec/rules.py", "a") as code:
+    code.write("# another rule")
+"""
+
+
+@pytest.mark.parametrize(
+    ("prepare", "checked_anew"), [("import dags.bundle as b; b.prepare_to_parse()", True), ("", False)]
+)
+def test_updated_code_does_not_take_over_what_the_old_has_found(
+    tmp_path: Path, prepare: str, checked_anew: bool
+) -> None:
+    for name in ("dags", "loadsheet", "operators", "pipelines", "schemas"):
+        shutil.copytree(REPO / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    cache = tmp_path / "cache"
+    env = {"PATH": "", "AIRFLOW_HOME": str(tmp_path), "PYTHONPATH": str(tmp_path), "LOADSHEET_CACHE": str(cache)}
+
+    def entries_after(code: str) -> int:
+        command = [sys.executable, "-W", "ignore", "-c", code]
+        subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, check=True)
+        return len(list(cache.glob("*/*.json")))
+
+    assert entries_after(prepare + UPDATE + LOAD) == 1  # a DAG processor that nobody has restarted
+    assert (entries_after(LOAD) == 2) == checked_anew
 
 
 @pytest.mark.parametrize(("order", "said"), [("modified_time", False), ("random_seeded_by_host", True)])

@@ -151,7 +151,7 @@ def test_the_same_folder_elsewhere_has_its_own_paths(spec: Path, checks: list[Pa
 
 def test_another_checker_checks_again(spec: Path, checks: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     check_file(spec)
-    monkeypatch.setattr(compiled, "_checker", lambda: b"another schema")
+    monkeypatch.setattr(compiled, "checker", lambda: b"another schema")
     check_file(spec)
     assert len(checks) == 2
 
@@ -164,7 +164,7 @@ def test_a_changed_schema_or_rule_is_another_checker(tmp_path: Path, changed: st
         subprocess.run(["cp", "-r", str(ROOT / name), str(tmp_path)], check=True)
 
     def checker() -> str:
-        code = "from loadsheet.spec.compiled import _checker; print(_checker().hex())"
+        code = "from loadsheet.spec.compiled import checker; print(checker().hex())"
         done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
         return done.stdout
 
