@@ -14,5 +14,7 @@ RUN python -m pip install --quiet --disable-pip-version-check --require-hashes -
 
 COPY --chown=airflow:root . ./
 RUN python -m pip install --quiet --disable-pip-version-check --no-deps --no-index --no-build-isolation -e .
+# Every task is a new process: without this each would compile our code again, 80 ms.
+RUN python -m compileall -q dags loadsheet operators
 # A spec with a mistake stops here, not at night.
 RUN loadsheet check

@@ -5,9 +5,10 @@ A project on disk here; one in a Git repository in `dags.git_bundle`.
 
 from __future__ import annotations
 
+import gc
 import logging
 from abc import abstractmethod
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import import_module
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from airflow.dag_processing.bundles.base import BaseDagBundle
 from airflow.dag_processing.bundles.local import LocalDagBundle
 
 from dags.stubs import Stubs
+from loadsheet.spec.compiled import checker
 
 _log = logging.getLogger(__name__)
 # What a parse needs. It is a fork of the DAG processor: what that has imported, no parse has to.
@@ -23,6 +25,8 @@ _PARSING = (
     "dagfactory.dagbuilder",
     "dags.pipeline_file",
     "loadsheet.plan.inputs",
+    "loadsheet.plan.order",
+    "loadsheet.plan.tables_read",
     "loadsheet.spec.build",
     "loadsheet.spec.document",
     "loadsheet.spec.rules",
@@ -73,14 +77,28 @@ class LocalPipelineBundle(LocalDagBundle, PipelineBundle):
     def refresh(self) -> None:
         """Pass on what was edited, added and deleted. Raises FileNotFoundError when there are no pipelines."""
         super().refresh()
-        import_what_a_parse_needs()
+        prepare_to_parse()
         self.stubs.refresh()
 
 
-def import_what_a_parse_needs() -> None:
-    """Before the DAG processor forks. A module that cannot be imported is left for the parse to say so."""
+@cache
+def prepare_to_parse() -> None:
+    """Once, before the DAG processor forks: import what a parse needs, and say what would keep edits from being seen.
+
+    A module that cannot be imported is left for the parse to say so.
+    """
     for module in _PARSING:
         try:
             import_module(module)
         except Exception:
             _log.exception("%s cannot be imported", module)
+    checker()  # now: after an update the files are no longer the code that runs here, and finds what is remembered
+    gc.collect()
+    gc.freeze()  # as Airflow does with its own: else a fork's first collection copies all of it
+    order = conf.get("dag_processor", "file_parsing_sort_mode")
+    if order != "modified_time":
+        _log.error(
+            "[dag_processor] file_parsing_sort_mode is %r: edits wait for min_file_process_interval, as Airflow asks "
+            "for a file's time only with 'modified_time'",
+            order,
+        )

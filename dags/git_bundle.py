@@ -5,10 +5,9 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
-from airflow.configuration import conf
 from airflow.providers.git.bundles.git import GitDagBundle
 
-from dags.bundle import PipelineBundle, import_what_a_parse_needs
+from dags.bundle import PipelineBundle, prepare_to_parse
 from dags.stubs import Stubs
 
 
@@ -25,9 +24,11 @@ class GitPipelineBundle(GitDagBundle, PipelineBundle):
 
     @cached_property
     def stubs(self) -> Stubs:
-        """In the clone itself, which is Airflow's: what removes an old version removes them too."""
-        forget = conf.getint("dag_processor", "stale_dag_threshold")
-        return Stubs(self.project, self.repo_path, prefix=".", forget=forget)
+        """A version's are in its own clone: what removes that removes them too. Those of the newest commit are beside
+        the clone, where no commit can bring Python files for Airflow to run."""
+        if self.version:
+            return Stubs(self.project, self.repo_path, prefix=".")
+        return super().stubs
 
     @property
     def path(self) -> Path:
@@ -37,5 +38,6 @@ class GitPipelineBundle(GitDagBundle, PipelineBundle):
     def refresh(self) -> None:
         """Fetch, then pass on what has changed. Raises what Git does, and FileNotFoundError without pipelines."""
         super().refresh()
-        import_what_a_parse_needs()
+        if self.is_initialized:  # else it may be a worker: a bundle without a version is also refreshed when it is made
+            prepare_to_parse()
         self.stubs.refresh()

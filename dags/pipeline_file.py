@@ -10,8 +10,9 @@ from airflow.sdk import DAG, get_parsing_context
 from airflow.sdk.definitions.mappedoperator import MappedOperator
 from airflow.settings import get_policy_plugin_manager
 
-from dags.registry import attempt, relative, taken, taken_by
-from dags.stubs import mark
+from dags.claims import taken, taken_by
+from dags.registry import attempt, relative
+from dags.stub import mark
 
 
 class PipelineProblems(Exception):
@@ -39,10 +40,9 @@ def dag_of(stub: str, project: str, folder: str) -> DAG:
     if get_parsing_context().dag_id:  # a worker: whose DAG it is was settled when it was scheduled
         return _dag(*attempt(spec, root), spec)
     began = time.time_ns()
-    mark(Path(stub), began, "")
+    mark(Path(stub), began)
     name, made = attempt(spec, root)
-    if name != folder:
-        mark(Path(stub), began, name)
+    mark(Path(stub), began, name if name != folder else "")  # before we ask who else has it: one of the two sees both
     if isinstance(made, DAG) and (owner := taken_by(spec, name, root)):
         made = taken(name, relative(owner, root))
     return _dag(name, made, spec)

@@ -27,6 +27,8 @@ from loadsheet.spec.problem import Problem
 from loadsheet.spec.text import MAX_BYTES
 
 LIBRARIES = ("PyYAML", "jsonschema", "sqlglot")
+MOST_BYTES = 16 * MAX_BYTES
+"""Of a pipeline's files together, twice in memory: files that no transform names are read for the key, too."""
 
 
 class Found(NamedTuple):
@@ -54,7 +56,8 @@ def compiled(path: Path, check: Callable[[Path], Found]) -> Found:
 
 
 def _content(path: Path) -> dict[str, bytes] | None:
-    """The YAML and all SQL files by name; None where something stands that a check must look at: links, for one."""
+    """The YAML and all SQL files by name; None where something stands that a check must look at: links, for one; and
+    where they are too many to hold."""
     folder = sql_folder(path)
     try:
         if os.path.islink(folder) or not stat.S_ISREG(os.lstat(path).st_mode):
@@ -62,6 +65,8 @@ def _content(path: Path) -> dict[str, bytes] | None:
         entries = list(os.scandir(folder)) if os.path.isdir(folder) else []
         sql = sorted((entry for entry in entries if entry.name.endswith(".sql")), key=lambda entry: entry.name)
         if not all(entry.is_file(follow_symlinks=False) for entry in sql):
+            return None
+        if path.stat().st_size + sum(entry.stat().st_size for entry in sql) > MOST_BYTES:
             return None
         content = {"": _read(path), **{entry.name: _read(entry.path) for entry in sql}}
     except (OSError, ValueError):
@@ -76,7 +81,7 @@ def _read(file: str | Path) -> bytes:
 
 def _key(path: Path, content: Mapping[str, bytes]) -> str | None:
     try:
-        digest = hashlib.sha256(_checker())
+        digest = hashlib.sha256(checker())
     except (OSError, ImportError):  # code that is not in files, a library without metadata
         return None
     folder = os.path.basename(os.path.realpath(path.parent))  # the pipeline's name where it does not give one
@@ -87,8 +92,11 @@ def _key(path: Path, content: Mapping[str, bytes]) -> str | None:
 
 
 @once
-def _checker() -> bytes:
-    """Another value whenever a check might find something else: our code, the schema, the libraries, Python."""
+def checker() -> bytes:
+    """Another value whenever a check might find something else: our code, the schema, the libraries, Python.
+
+    Of the files as they are at the first call: a process that lives long makes it when it imports the code.
+    """
     package = Path(__file__).resolve().parents[1]
     files = [
         SCHEMA_FILE,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from loadsheet.errors import SpecError
 from loadsheet.spec.compiled import Found, compiled
 from loadsheet.spec.models import Pipeline
+from loadsheet.spec.places import is_there, leads_into
 from loadsheet.spec.problem import Problem
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ def check_text(path: Path, text: str) -> tuple[Pipeline | None, list[Problem]]:
 
 def find_specs(project: Path) -> list[Path]:
     """The pipeline files of the project folder `project`, sorted: `pipelines/*/pipeline.yml`."""
-    files = (project / "pipelines").glob("*/pipeline.yml")
-    return sorted(file for file in files if not file.parent.name.startswith("."))
+    files = (folder / "pipeline.yml" for folder in (project / "pipelines").glob("[!.]*"))
+    return sorted(file for file in files if is_there(file))
 
 
 @lru_cache(maxsize=1024)
@@ -73,7 +74,8 @@ def refuse_link_outwards(path: Path) -> None:
 
     Links within it, as a mounted ConfigMap has them, are followed.
     """
-    if os.path.islink(path) and not path.resolve().is_relative_to(path.absolute().parents[1].resolve()):
+    pipelines = path.absolute().parents[1]
+    if os.path.islink(path) and not leads_into(path, pipelines):
         message, hint = "this link leads out of the folder of pipelines", "put the file itself here"
         raise SpecError(
             [Problem(file=str(path), line=1, column=1, path="", message=message, hint=hint, code="unreadable-file")]

@@ -8,7 +8,7 @@ from pathlib import Path
 from loadsheet.errors import SpecError
 from loadsheet.spec.document import Document
 from loadsheet.spec.finding import Finding
-from loadsheet.spec.places import sql_folder
+from loadsheet.spec.places import is_there, leads_into, sql_folder
 from loadsheet.spec.problem import Problem
 from loadsheet.spec.text import STEERING, read_text
 from loadsheet.spec.words import close
@@ -33,9 +33,9 @@ def read_transforms(
 
 def _read(document: Document, folder: Path, name: str) -> str:
     file = folder / f"{name}.sql"
-    if not _is_there(file):
+    if not is_there(file):
         raise SpecError([document.problem(_missing(folder, name))])
-    if not file.resolve().is_relative_to(folder.parent.resolve()):
+    if not leads_into(file, folder.parent):
         message = f"sql/{name}.sql is outside of the pipeline's folder"
         finding = Finding(
             "sql-file", path=("transforms", name), message=message, hint="copy the file into sql/", at="key"
@@ -75,10 +75,3 @@ def _stems(folder: Path) -> list[str]:
         return sorted(file.stem for file in folder.glob("*.sql") if not file.name.startswith("."))
     except OSError:
         return []
-
-
-def _is_there(file: Path) -> bool:
-    try:
-        return file.exists()
-    except (OSError, ValueError):  # a name too long for the file system
-        return False

@@ -7,7 +7,7 @@ import logging
 from sqlglot import exp
 from sqlglot.errors import ParseError
 
-from loadsheet.sql.tokens import POSTGRES, Unparsable, tokenize
+from loadsheet.sql.tokens import POSTGRES, TOO_DEEP_HINT, Unparsable, tokenize
 
 # sqlglot keeps a statement it does not know as a bare Command and warns of it; a DO block in a script is no news.
 logging.getLogger("sqlglot").addFilter(lambda record: "Falling back to parsing" not in record.getMessage())
@@ -27,8 +27,7 @@ def parse(sql: str) -> list[exp.Expr]:
     except ParseError as error:
         raise _unparsable(sql, error) from None
     except RecursionError:
-        hint = "part it, for example by WITH or into several transforms"
-        raise Unparsable("nested too deeply to be read", 0, hint) from None
+        raise Unparsable("nested too deeply to be read", 0, TOO_DEEP_HINT) from None
     except Exception:  # on odd text the parser fails in its own code, too: an interval of `"a` is a TokenError inside
         raise Unparsable("cannot be read as PostgreSQL", 0, _HINT) from None
     return [statement for statement in parsed if statement and not isinstance(statement, exp.Semicolon)]

@@ -7,11 +7,15 @@ from functools import lru_cache
 
 from sqlglot.dialects.dialect import Dialect
 from sqlglot.errors import TokenError
-from sqlglot.tokenizer_core import Token
+from sqlglot.tokenizer_core import Token, TokenType
 
 from loadsheet.errors import InputError
 
 POSTGRES = Dialect.get_or_raise("postgres")
+DEEPEST = 1000
+"""Parentheses inside parentheses. 30,000 of them take the compiled parser's stack and with it the whole process, which
+in Airflow ends a parse without a word."""
+TOO_DEEP_HINT = "part it, for example by WITH or into several transforms"
 
 _CLOSED = re.compile(
     r"""--[^\n]*|/\*.*?\*/|\$(\w*)\$.*?\$\1\$|"[^"]*"|\b[eE]'(?:[^'\\]|\\.|'')*+'|'(?:[^']|'')*+'""", re.DOTALL
@@ -31,9 +35,19 @@ class Unparsable(InputError):
 def tokenize(sql: str) -> list[Token]:
     """The tokens of `sql`; their `start` and `end` are offsets into it. Raises Unparsable."""
     try:
-        return POSTGRES.tokenize(sql)
+        tokens = POSTGRES.tokenize(sql)
     except TokenError:
         raise Unparsable("a quote or a comment opens here and never ends", _broken_at(sql), "close it") from None
+    _refuse_depth(tokens)
+    return tokens
+
+
+def _refuse_depth(tokens: list[Token]) -> None:
+    depth = 0
+    for token in tokens:
+        depth += (token.token_type == TokenType.L_PAREN) - (token.token_type == TokenType.R_PAREN)
+        if depth > DEEPEST:
+            raise Unparsable("nested too deeply to be read", token.start, TOO_DEEP_HINT)
 
 
 def line_and_column(sql: str, offset: int) -> tuple[int, int]:

@@ -164,6 +164,19 @@ def test_a_broken_edit_takes_its_dag_out_until_it_is_mended(bundles: Bundles) ->
     seen(lambda: not bundles.stale("mended") and not bundles.error("mended"), "the mended file")
 
 
+def test_a_run_waits_for_its_file_to_be_mended(bundles: Bundles) -> None:
+    api, file = bundles.airflow.api, write(bundles.folder, "waiting")
+    seen(lambda: api.has_dag("waiting"), "a new file")
+    run_id = api.trigger("waiting")  # paused
+    file.write_text("version: 7\n")
+    seen(lambda: bundles.stale("waiting"), "a broken edit")
+    api.unpause("waiting")
+    time.sleep(3)
+    assert bundles.call(f"dags/waiting/dagRuns/{run_id}")["state"] == "queued"
+    file.write_text(SPEC)
+    assert api.wait("waiting", run_id, timeout=120) == "success"
+
+
 def test_a_deleted_file_takes_its_dag_and_its_error_with_it(bundles: Bundles) -> None:
     write(bundles.folder, "short_lived")
     seen(lambda: bundles.airflow.api.has_dag("short_lived"), "a new file")

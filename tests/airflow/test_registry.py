@@ -11,6 +11,7 @@ from airflow.dag_processing.dagbag import BundleDagBag
 from airflow.sdk import DAG
 
 import dags.registry
+from dags.claims import taken_by
 from dags.registry import pipeline_dags
 
 Write = Callable[..., Path]
@@ -131,6 +132,33 @@ def test_stand_ins_never_take_anothers_id(bundle: Path, write: Write) -> None:
     found = dag_bag(bundle).dags
     assert {dag_id: broken(dag) for dag_id, dag in found.items()} == {"x": False, "b": False, "b.broken": True}
     assert found["x"].get_task("create_bucket").spec == "pipelines/a/pipeline.yml"
+
+
+class TestWhoHasAName:
+    """As each file of the DAG bundle asks for itself."""
+
+    def test_two_links_to_one_folder_do_not_both_have_its_name(self, bundle: Path, write: Write) -> None:
+        write("away")
+        (bundle / "pipelines" / "away").rename(bundle / "away")
+        for link in ("a", "b"):
+            (bundle / "pipelines" / link).symlink_to(bundle / "away")
+        first, second = (bundle / "pipelines" / link / "pipeline.yml" for link in ("a", "b"))
+        assert taken_by(first, "away", bundle) is None
+        assert taken_by(second, "away", bundle) == first
+
+    def test_an_escaped_name_is_a_name(self, bundle: Path, write: Write) -> None:
+        first, second = (write(folder, 'pipeline: "fl\\x69ghts"') for folder in ("a", "b"))
+        assert taken_by(first, "flights", bundle) is None
+        assert taken_by(second, "flights", bundle) == first
+
+    @pytest.mark.parametrize("target", ["gone.yml", "pipeline.yml"])
+    def test_a_file_that_cannot_be_read_keeps_the_name_of_its_folder(
+        self, bundle: Path, write: Write, target: str
+    ) -> None:
+        (bundle / "pipelines" / "flights").mkdir()
+        linked = bundle / "pipelines" / "flights" / "pipeline.yml"
+        linked.symlink_to(target)
+        assert taken_by(write("copy", "pipeline: flights"), "flights", bundle) == linked
 
 
 @pytest.mark.parametrize("folder", ["Ünïcode", "two words"])

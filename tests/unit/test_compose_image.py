@@ -33,6 +33,10 @@ def problems(dockerfile: str = DOCKERFILE, makefile: str = MAKEFILE, dockerignor
         "Airflow is the pinned one": re.findall(r"^FROM (.*)$", dockerfile, re.M)
         == [f"apache/airflow:slim-{airflow}-python3.12"],
         "it ends as an ordinary user": re.findall(r"^USER (.*)$", dockerfile, re.M)[-1:] == ["airflow"],
+        "the code that tasks import is compiled": "PYTHONDONTWRITEBYTECODE" not in dockerfile
+        or bool(
+            re.search(r"COPY .* \. \./\n(.*\n)*RUN python -m compileall -q dags loadsheet operators\n", dockerfile)
+        ),
         "all is ignored but what is listed": ignored[0] == "*",
         "no secret or environment is listed": not [n for n in listed if re.match(r"\.(env|git|venv|demo)", n)],
         "all that is copied is listed": copied - {"."} <= listed,
@@ -56,6 +60,8 @@ def test_the_image_is_installed_by_the_steps_of_make_setup_as_an_ordinary_user()
         ("Airflow is", {"dockerfile": DOCKERFILE.replace("slim-3", "slim-2")}),
         ("Airflow is", {"dockerfile": DOCKERFILE.replace("airflow:slim", "airflow:latest-slim")}),
         ("it ends", {"dockerfile": DOCKERFILE + "USER root\n"}),
+        ("the code that", {"dockerfile": re.sub(r"RUN .* compileall .*\n", "", DOCKERFILE)}),
+        ("the code that", {"dockerfile": DOCKERFILE.replace("-q dags loadsheet", "-q loadsheet")}),
         ("all is ignored", {"dockerignore": DOCKERIGNORE.replace("*\n", "", 1)}),
         ("no secret", {"dockerignore": DOCKERIGNORE + "!.env\n"}),
         ("all that is copied", {"dockerfile": DOCKERFILE + "COPY --chown=airflow:root bench/ bench/\n"}),

@@ -285,9 +285,20 @@ def test_a_unique_key_must_be_a_column_of_the_select() -> None:
         transform_inputs(keyed)
 
 
-@pytest.mark.parametrize("sql", ["SELECT " + "(" * 20_000, "SELECT " + "(" * 3_000 + "1" + ")" * 3_000])
+def within(depth: int) -> str:
+    """Without a limit, 30,000 of these end the process itself (SIGSEGV)."""
+    return "SELECT 1 AS a FROM " + "(SELECT * FROM " * depth + "staging.bookings" + ") AS x" * depth
+
+
+@pytest.mark.parametrize(
+    "sql", ["SELECT " + "(" * 20_000, "SELECT " + "(" * 3_000 + "1" + ")" * 3_000, within(1_001), within(30_000)]
+)
 def test_sql_nested_too_deeply_is_a_problem_and_no_traceback(sql: str) -> None:
     assert "nested too deeply" in problems(sql)[0]
+
+
+def test_sql_nested_as_deep_as_anybody_writes_it_is_read() -> None:
+    assert "me" in transform_inputs(pipeline({"me": within(300)}))
 
 
 def test_text_that_the_parser_itself_fails_on_is_a_problem_and_no_traceback() -> None:

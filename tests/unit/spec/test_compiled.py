@@ -72,6 +72,22 @@ def entries(folder: Path) -> list[Path]:
     return sorted(folder.glob("*/*"))
 
 
+def test_a_heap_of_files_that_nothing_names_is_not_held_in_memory(
+    spec: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    real = compiled._read
+    monkeypatch.setattr(compiled, "_read", lambda file: read.append(Path(file).name) or real(file))
+    for number in range(17):
+        (spec.parent / "sql" / f"heap{number}.sql").write_bytes(b"-- " + b"x" * (compiled.MAX_BYTES - 3))
+    assert check_file(spec)[0]
+    assert not [name for name in read if name.startswith("heap")] and not entries(folder)
+    (spec.parent / "sql" / "heap0.sql").unlink()
+    (spec.parent / "sql" / "heap1.sql").unlink()
+    assert check_file(spec)[0]
+    assert [name for name in read if name.startswith("heap")] and entries(folder)
+
+
 @pytest.mark.parametrize("file", SPECS, ids=lambda file: f"{file.parent.name}-{file.stem}")
 def test_the_second_time_finds_what_the_first_found(file: Path, checks: list[Path]) -> None:
     first, again = check_file(file), check_file(file)
@@ -135,7 +151,7 @@ def test_the_same_folder_elsewhere_has_its_own_paths(spec: Path, checks: list[Pa
 
 def test_another_checker_checks_again(spec: Path, checks: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     check_file(spec)
-    monkeypatch.setattr(compiled, "_checker", lambda: b"another schema")
+    monkeypatch.setattr(compiled, "checker", lambda: b"another schema")
     check_file(spec)
     assert len(checks) == 2
 
@@ -148,7 +164,7 @@ def test_a_changed_schema_or_rule_is_another_checker(tmp_path: Path, changed: st
         subprocess.run(["cp", "-r", str(ROOT / name), str(tmp_path)], check=True)
 
     def checker() -> str:
-        code = "from loadsheet.spec.compiled import _checker; print(_checker().hex())"
+        code = "from loadsheet.spec.compiled import checker; print(checker().hex())"
         done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
         return done.stdout
 

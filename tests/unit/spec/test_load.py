@@ -189,6 +189,31 @@ def test_specs_are_found_in_the_order_of_their_folders(tmp_path: Path) -> None:
     assert find_specs(tmp_path / "nowhere") == []
 
 
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("gone.yml", "there is no such file"),
+        ("pipeline.yml", "the file cannot be read: Too many levels of symbolic links"),
+    ],
+)
+def test_a_spec_that_cannot_be_read_is_not_passed_over(tmp_path: Path, target: str, message: str) -> None:
+    good = _write(tmp_path / "pipelines" / "good", HEAD)
+    (tmp_path / "pipelines" / "loop").symlink_to("loop")
+    link = tmp_path / "pipelines" / "linked" / "pipeline.yml"
+    link.parent.mkdir()
+    link.symlink_to(target)
+    assert find_specs(tmp_path) == [good, link]
+    assert [problem.message for problem in check_file(link)[1]] == [message]
+
+
+def test_sql_that_cannot_be_read_is_not_called_missing(tmp_path: Path) -> None:
+    file = _write(tmp_path / "pipelines" / "shop", f"{HEAD}  t:\ntransforms: {{m: , n: }}\n")
+    (file.parent / "sql").mkdir(exist_ok=True)
+    (file.parent / "sql" / "m.sql").symlink_to("m.sql")
+    messages = {problem.message for problem in check_file(file)[1] if problem.severity == "error"}
+    assert messages == {"the file cannot be read: Too many levels of symbolic links", "there is no file sql/n.sql"}
+
+
 def test_importing_models_and_load_imports_neither_yaml_nor_jsonschema() -> None:
     code = (
         "import sys, loadsheet.spec.load, loadsheet.spec.models;"

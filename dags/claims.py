@@ -1,0 +1,64 @@
+"""Which DAG id a pipeline file has, be it broken or not, and whose it is when two files claim the same."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from dags.raw import raw_text, raw_values
+from loadsheet.names import slug
+from loadsheet.spec.load import find_specs, load_pipeline
+from loadsheet.spec.places import is_there
+
+_DAG_ID = re.compile(r"[A-Za-z0-9_.-]{1,200}")
+
+
+def taken_by(spec: Path, name: str, root: Path) -> Path | None:
+    """The file that has the pipeline name `name`, when that is not `spec`; a broken file keeps the name it claims."""
+    if spec.parent.name == name:
+        return None
+    for other in claimants(root, name):
+        if other == spec:
+            return None
+        if _name_of(other) == name:
+            return other
+    return None
+
+
+def taken(name: str, owner: str) -> str:
+    """What to do about a name that `owner` has."""
+    return f"the pipeline name {name!r} is taken by {owner}. Give one of the two files another `pipeline:`."
+
+
+def claimants(root: Path, dag_id: str) -> Iterator[Path]:
+    """The files that may have it: the one in the folder of that name, which wins over any other; then those whose text
+    does not rule it out."""
+    same_name = root / "pipelines" / dag_id / "pipeline.yml"
+    if not dag_id.startswith(".") and "/" not in dag_id and is_there(same_name):
+        yield same_name
+    for spec in find_specs(root):
+        text = raw_text(spec)
+        # Escaped letters, and a linked folder's own name, are not in the text.
+        if dag_id in text or "\\" in text or os.path.islink(spec.parent):
+            yield spec
+
+
+def readable_name(spec: Path) -> str:
+    """The DAG id of a broken file."""
+    name = raw_values(spec).get("pipeline")
+    return name if isinstance(name, str) and _DAG_ID.fullmatch(name) else folder_id(spec)
+
+
+def folder_id(spec: Path) -> str:
+    """The DAG id of a file that gives none."""
+    folder = spec.parent.name
+    return folder if _DAG_ID.fullmatch(folder) else slug(folder.encode(errors="replace").decode())
+
+
+def _name_of(spec: Path) -> str:
+    try:
+        return load_pipeline(spec).name
+    except Exception:  # whatever it is, the file's own parse says it
+        return readable_name(spec)
