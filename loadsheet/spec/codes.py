@@ -101,7 +101,7 @@ RULES: dict[str, Rule] = {
     ),
     "sql-script": Rule(
         "A script runs in one transaction of ours, together with its line in the ledger.",
-        "Take COMMIT, ROLLBACK and what else begins or ends a transaction out of the file.",
+        "Take COMMIT, ROLLBACK and what else begins or ends a transaction, or cannot run in one, out of the file.",
     ),
     "unknown-parameter": Rule(
         "Only known parameters are bound; any other one would reach the server as it stands and fail there.",
@@ -115,8 +115,12 @@ RULES: dict[str, Rule] = {
         "The transform would fail when it runs: the columns of what it reads are known, and this is none of them.",
         "Mend the name, or carry the column: see `columns` of the table.",
     ),
+    "duplicate-column": Rule(
+        "A table or a view cannot have two columns of one name, so the transform would fail when it runs.",
+        "Name one of them otherwise with AS, or leave it out.",
+    ),
     "sql-cycle": Rule(
-        "Transforms that read each other in a circle have no order in which they could run.",
+        "Transforms that read each other in a circle, or one that reads itself, have no order in which they could run.",
         "Take one of the reads out, or make one transform of two.",
     ),
     "duplicate-pipeline": Rule(

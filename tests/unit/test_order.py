@@ -66,7 +66,6 @@ def problems(sql: str, materialized: Materialized = "table", **more: Any) -> lis
         ("SELECT * FROM pg_catalog.pg_class JOIN pg_stat_activity ON true JOIN information_schema.tables ON true",
          [], []),
         ("SELECT * FROM loadsheet.load", [], []),
-        ("SELECT * FROM mart.me JOIN me ON true", [], []),
     ],
 )  # fmt: skip
 def test_reads_of_a_select(sql: str, tables: list[str], transforms: list[str]) -> None:
