@@ -129,7 +129,8 @@ RULES: dict[str, Rule] = {
     ),
     "duplicate-target": Rule(
         "Two pipelines that write one table undo each other's work, each time the other one has run.",
-        "Load it once, and list it under `external` in the other pipeline; or give one of them another schema.",
+        "Load it once, and list it under `external` in the other pipeline or, where a pattern matches it, under the "
+        "pattern's `exclude`; or give one of them another schema.",
     ),
     "unknown-connection": Rule(
         "The project's connections/ says which connections there are; a task that asks for another one fails.",

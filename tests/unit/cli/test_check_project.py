@@ -42,6 +42,62 @@ def test_the_same_table_elsewhere_is_none(cli: Cli, project: Path, spec: str) ->
     assert cli("check").out == "2 files checked: no problems\n"
 
 
+PLAIN = """\
+version: 1
+source: {conn_id: source}
+lake: {conn_id: lake, bucket: lake}
+warehouse: {conn_id: warehouse, schema: raw}
+tables:
+  """
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        ('"*":', "bills:", "tables.bills: raw.bills is also written by the pipeline 'first' (pipelines/first/"
+         "pipeline.yml), by its pattern '*'\n  hint: add `exclude: [bills]` to that pattern"),
+        ("bills:", '"*":', "tables.\"*\": raw.bills is also written by the pipeline 'first' (pipelines/first/"
+         "pipeline.yml), which names it\n  hint: add `exclude: [bills]` here"),
+        ('"odd[*]name":', '"odd*":', 'raw.odd*name is also written by the pipeline \'first\' (pipelines/first/'
+         'pipeline.yml), which names it\n  hint: add `exclude: ["odd[*]name"]` here'),
+        ('"*":', '"log_*":', "raw.log_* is also written by the pipeline 'first' (pipelines/first/pipeline.yml), by "
+         "its pattern '*'"),
+        ('"log_*":', '"*": {exclude: [log_web]}', "raw.* is also written by the pipeline 'first'"),
+        ('"*":', '"*":', "raw.* is also written by the pipeline 'first'"),
+    ],
+)  # fmt: skip
+def test_a_pattern_that_means_a_table_of_another_pipeline_is_a_problem(
+    cli: Cli, project: Path, first: str, second: str, said: str
+) -> None:
+    for name, table in (("first", first), ("second", second)):
+        write_pipeline(project, name, f"{PLAIN}{table}\n", {})
+    result = cli("check", "pipelines/first", "pipelines/second")
+    assert result.code == 2 and result.out.splitlines()[-1] == "2 files checked: 1 error, 0 warnings"
+    assert said in "\n".join(line for line in result.out.splitlines() if " | " not in line)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "elsewhere"),
+    [
+        ('"*": {exclude: [bills]}', "bills:", ""),
+        ('"*": {exclude: ["log_*"]}', '"log_*":', ""),
+        ('"log_*":', "bills:", ""),
+        ('"*_2024":', '"log_*":', ""),
+        ('"odd[*]name":', '"odd[?]name":', ""),
+        ('"*":', "bills:", "conn_id: source, schema: other"),
+        ('"*":', '"*":', "conn_id: later"),
+    ],
+)
+def test_a_pattern_that_may_mean_no_table_of_another_pipeline_is_none(
+    cli: Cli, project: Path, first: str, second: str, elsewhere: str
+) -> None:
+    (project / "connections/connections.yml").write_text("source: {}\nlater: {}\nlake: {}\nwarehouse: {}\n")
+    write_pipeline(project, "first", f"{PLAIN}{first}\n", {})
+    spec = f"{PLAIN}{second}\n"
+    write_pipeline(project, "second", spec.replace("conn_id: source", elsewhere) if elsewhere else spec, {})
+    assert cli("check", "pipelines/first", "pipelines/second").out == "2 files checked: no problems\n"
+
+
 def test_a_draft_beside_a_pipeline_is_left_alone(cli: Cli, project: Path) -> None:
     (project / "pipelines/shop/draft.yml").write_text(SPEC.replace("conn_id: source", "conn_id: later"))
     assert cli("check", "pipelines/shop/draft.yml").out == "1 file checked: no problems\n"
