@@ -134,7 +134,8 @@ RULES: dict[str, Rule] = {
     ),
     "unknown-connection": Rule(
         "The project's connections/ says which connections there are; a task that asks for another one fails.",
-        "Mend the id, add it to connections/connections.yml, or set AIRFLOW_CONN_<ID> where `check` runs.",
+        "Mend the id, add it to connections/connections.yml, or set AIRFLOW_CONN_<ID> where `check` runs. Where a "
+        "secrets backend has it, set AIRFLOW__SECRETS__BACKEND there, or in `.env`, as Airflow has it.",
     ),
     "unknown-pool": Rule(
         "Tasks of a pool that does not exist wait for ever, and Airflow shows no error.",

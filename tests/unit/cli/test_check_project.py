@@ -140,6 +140,25 @@ def test_a_connection_may_be_declared_elsewhere(
     assert cli("check").code == 0
 
 
+@pytest.mark.parametrize("variable", ["AIRFLOW__SECRETS__BACKEND", "AIRFLOW__WORKERS__SECRETS_BACKEND"])
+@pytest.mark.parametrize("where", ["environment", ".env"])
+def test_a_secrets_backend_may_have_the_connection_and_a_slip_is_shown_all_the_same(
+    cli: Cli, project: Path, monkeypatch: pytest.MonkeyPatch, variable: str, where: str
+) -> None:
+    with_connection(project, "dwh_prod")
+    assert f"set {variable}" in cli("check").out or "WORKERS" in variable
+    backend = "airflow.providers.hashicorp.secrets.vault.VaultBackend"
+    if where == "environment":
+        monkeypatch.setenv(variable, backend)
+    else:
+        (project / ".env").write_text(f"{variable}={backend}\n")
+    assert cli("check").out == "1 file checked: no problems\n"
+    with_connection(project, "warehose")
+    result = cli("check")
+    assert result.code == 0 and "warning: there is no connection 'warehose'" in result.out
+    assert "did you mean 'warehouse'? else the secrets backend must have it" in result.out
+
+
 def test_the_answer_follows_connections_at_once_though_the_spec_stays(
     cli: Cli, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
