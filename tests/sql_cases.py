@@ -34,6 +34,8 @@ ACCEPTED = {
     'FROM bookings, (SELECT 1 AS "order") q',
     "words that are values": "SELECT user, current_date, a IN (1), interval '1' day AS i, NULL AS n FROM bookings "
     "LIMIT 5 OFFSET 10",
+    "signs and blanks in quotes and comments": """
+        SELECT '{{ ’ \u00a0 \\ `' AS "‘\u00a0{`", $$ \u200b } $$ AS y /* { \u00a0 ` */ FROM bookings -- \u3000 \\ {""",
     "two columns of different names": 'SELECT a AS "A", a, b AS c FROM bookings',
 }
 """SELECTs over SETUP; each reads `staging.bookings`."""
@@ -55,6 +57,12 @@ REFUSED = {
     "SELECT TRY_CAST(a AS text) AS x FROM bookings": ("1:17", "no TRY_CAST"),
     "SELECT b.a FROM bookings b\n  LEFT JOIN flights f": ("2:13", "JOIN without ON or USING"),
     "SELECT b.a FROM bookings b JOIN (SELECT 1 AS x FROM flights) q": ("1:41", "JOIN without ON or USING"),
+    "SELECT {{ column }} FROM bookings": ("1:8", "has no {"),
+    "\\set x 1\nSELECT a FROM bookings": ("1:1", "has no \\"),
+    "SELECT `a` FROM bookings": ("1:8", "has no `"),
+    "SELECT ‘a’ AS x FROM bookings": ("1:8", "a typographic quote"),
+    "SELECT a\n FROM\u00a0bookings": ("2:6", "the blank U+00A0"),
+    "SELECT '\u00a0' AS x, /* \u00a0 */ \u200bb FROM bookings": ("1:26", "the blank U+200B"),
     "SELECT order FROM bookings": ("1:8", "order is a word of SQL"),
     "SELECT a FROM order": ("1:15", "order is a word of SQL"),
     "SELECT a FROM bookings WHERE a =< 1": ("1:32", "no =<"),

@@ -48,7 +48,8 @@ def start_date_exists(view: View) -> Iterator[Finding]:
     try:
         datetime.fromisoformat(date)
     except ValueError as error:
-        yield Finding("bad-schedule", path=("start_date",), message=f"{date!r} is not in the calendar: {error}")
+        why = "an offset is below 24 hours" if "offset" in str(error) else error
+        yield Finding("bad-schedule", path=("start_date",), message=f"{date!r} is not in the calendar: {why}")
 
 
 def schemas_differ(view: View) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ from sqlglot.tokenizer_core import Token, TokenType
 
 from loadsheet.sql.easing import eased
 from loadsheet.sql.strict import slips_in_statement, slips_in_tokens
-from loadsheet.sql.tokens import POSTGRES, Unparsable, tokenize
+from loadsheet.sql.tokens import POSTGRES, Unparsable, odd_blank, tokenize
 
 # sqlglot keeps a statement it does not know as a bare Command and warns of it; a DO block in a script is no news.
 logging.getLogger("sqlglot").addFilter(lambda record: "Falling back to parsing" not in record.getMessage())
@@ -36,6 +36,9 @@ def parse(sql: str) -> list[exp.Expr]:
     A statement that only names what it does (DROP, COMMENT, SAVEPOINT) may be one that sqlglot does not know: it comes
     out as a Command.
     """
+    if (offset := odd_blank(sql)) is not None:
+        message = f"the blank U+{ord(sql[offset]):04X} is none to PostgreSQL, but a part of a name"
+        raise Unparsable(message, offset, "write a plain space, or nothing")
     return [statement for part in _parts(tokenize(sql)) if (statement := _statement(sql, part))]
 
 

@@ -80,6 +80,21 @@ def _matching(tokens: Sequence[Token], _: Sequence[TokenType], at: int) -> Slip 
     return None if word.startswith("~") else (tokens[at].start, f"PostgreSQL has no {word}", hint)
 
 
+def _foreign_sign(tokens: Sequence[Token], _: Sequence[TokenType], at: int) -> Slip | None:
+    token = tokens[at]
+    if token.token_type is _T.VAR:
+        return (token.start, *_TYPOGRAPHIC) if token.text[0] in "‘’“”" or token.text[-1] in "‘’“”" else None
+    return (token.start, *_SIGNS[token.text]) if token.text in _SIGNS else None
+
+
+_TYPOGRAPHIC = ("a typographic quote, which is a letter to PostgreSQL", "write 'text' and \"name\"")
+_SIGNS = {
+    "{": ("PostgreSQL has no {", "nothing is rendered here: write the SQL as the server is to get it"),
+    "\\": ("PostgreSQL has no \\", "commands of psql are no SQL: leave the line out"),
+    "`": ("PostgreSQL has no `", 'a name that needs quotes is written "name"'),
+}
+
+
 _LOOK: dict[TokenType, Callable[[Sequence[Token], Sequence[TokenType], int], Slip | None]] = {
     _T.COMMA: _dangling,
     _T.GROUP_BY: _dangling,
@@ -91,6 +106,10 @@ _LOOK: dict[TokenType, Callable[[Sequence[Token], Sequence[TokenType], int], Sli
     _T.ALIAS: _text_for_a_name,
     _T.EQ: _equal,
     _T.RLIKE: _matching,
+    _T.L_BRACE: _foreign_sign,
+    _T.BACKSLASH: _foreign_sign,
+    _T.UNKNOWN: _foreign_sign,
+    _T.VAR: _foreign_sign,
 }
 
 

@@ -16,6 +16,8 @@ POSTGRES = Dialect.get_or_raise("postgres")
 _CLOSED = re.compile(
     r"""--[^\n]*|/\*.*?\*/|\$(\w*)\$.*?\$\1\$|"[^"]*"|\b[eE]'(?:[^'\\]|\\.|'')*+'|'(?:[^']|'')*+'""", re.DOTALL
 )
+_ODD_BLANK = re.compile("[\u0085\u00a0\u1680\u2000-\u200f\u2028\u2029\u202f\u205f\u2060\u3000\ufeff]")
+"""Blanks and nothings that come with text from web pages: to PostgreSQL they are letters."""
 _OPENER = re.compile(r"""/\*|\$\w*\$|"|'""")
 
 
@@ -34,6 +36,14 @@ def tokenize(sql: str) -> list[Token]:
         return POSTGRES.tokenize(sql)
     except TokenError:
         raise Unparsable("a quote or a comment opens here and never ends", _broken_at(sql), "close it") from None
+
+
+def odd_blank(sql: str) -> int | None:
+    """Where a blank stands that PostgreSQL takes for a letter, outside of quotes and comments; None: nowhere."""
+    if not _ODD_BLANK.search(sql):
+        return None
+    found = _ODD_BLANK.search(_CLOSED.sub(lambda match: " " * len(match[0]), sql))
+    return found.start() if found else None
 
 
 def line_and_column(sql: str, offset: int) -> tuple[int, int]:
