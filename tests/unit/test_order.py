@@ -294,7 +294,7 @@ def test_text_that_the_parser_itself_fails_on_is_a_problem_and_no_traceback() ->
 
 
 def test_an_unquoted_name_finds_no_table_with_capitals() -> None:
-    with pytest.raises(SpecError, match="did you mean 'Orders'"):
+    with pytest.raises(SpecError, match=r"did you mean 'Orders'\? Its capitals need quotes: .Orders."):
         transform_inputs(pipeline({"me": "SELECT * FROM staging.Orders"}, tables=("Orders",)))
 
 

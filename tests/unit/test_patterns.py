@@ -116,6 +116,12 @@ def test_what_is_read_without_a_schema_is_a_transform_and_no_match(pipeline: Pip
     assert transform_inputs(pipeline)["report"].tables == ()
 
 
+def test_what_a_pattern_would_match_is_to_be_read_with_its_schema(pipeline: Pipeline) -> None:
+    (pipeline.transforms[1].file).write_text("SELECT 1 AS x FROM lines")
+    (problem,) = check_file(pipeline.file)[1]
+    assert problem.hint == "write staging.lines if it is a table of the pattern '*'"
+
+
 def test_a_run_puts_the_tables_it_found_in_the_place_of_patterns(pipeline: Pipeline) -> None:
     found = pipeline.resolved(["log_web", "lines"])
     assert [table.name for table in found.tables] == ["orders", "log_web", "lines"] and not found.patterns

@@ -98,6 +98,20 @@ def test_a_pattern_that_may_mean_no_table_of_another_pipeline_is_none(
     assert cli("check", "pipelines/first", "pipelines/second").out == "2 files checked: no problems\n"
 
 
+def test_a_pipeline_that_nobody_reads_because_of_its_name_is_a_problem(cli: Cli, project: Path) -> None:
+    (project / "pipelines/zoo").mkdir()
+    misnamed = project / "pipelines/zoo/pipeline.yaml"
+    misnamed.write_text(OTHER.replace("conn_id: warehouse", "conn_id: warehouse, schema: zoo"))
+    result = cli("check")
+    assert result.code == 2
+    assert (
+        "pipelines/zoo/pipeline.yaml:1:1 nobody reads this file: a pipeline's file is called pipeline.yml" in result.out
+    )
+    assert cli("check", "pipelines/shop").code == 0
+    misnamed.rename(project / "pipelines/zoo/draft.yaml")
+    assert cli("check").code == 0
+
+
 def test_a_draft_beside_a_pipeline_is_left_alone(cli: Cli, project: Path) -> None:
     (project / "pipelines/shop/draft.yml").write_text(SPEC.replace("conn_id: source", "conn_id: later"))
     assert cli("check", "pipelines/shop/draft.yml").out == "1 file checked: no problems\n"
