@@ -7,12 +7,13 @@ from functools import lru_cache
 
 from sqlglot.dialects.dialect import Dialect
 from sqlglot.errors import TokenError
-from sqlglot.tokenizer_core import Token
+from sqlglot.tokenizer_core import Token, TokenType
 
 from loadsheet.errors import InputError
 
 POSTGRES = Dialect.get_or_raise("postgres")
 
+_COMMANDS = POSTGRES.tokenizer_class.COMMANDS
 _CLOSED = re.compile(
     r"""--[^\n]*|/\*.*?\*/|\$(\w*)\$.*?\$\1\$|"[^"]*"|\b[eE]'(?:[^'\\]|\\.|'')*+'|'(?:[^']|'')*+'""", re.DOTALL
 )
@@ -36,6 +37,27 @@ def tokenize(sql: str) -> list[Token]:
         return POSTGRES.tokenize(sql)
     except TokenError:
         raise Unparsable("a quote or a comment opens here and never ends", _broken_at(sql), "close it") from None
+
+
+def words(sql: str) -> list[Token]:
+    """The tokens of `sql`, also of what sqlglot keeps as one text because it does not parse it: `CALL f(:run_id)`.
+
+    That text comes as a string whose offsets are no use, so it is read again. Raises Unparsable.
+    """
+    tokens, found = tokenize(sql), []
+    ends = [token.start for token in tokens[2:]] + [len(sql)] * 2
+    for index, token in enumerate(tokens):
+        before = tokens[index - 1] if index else None
+        if before and before.token_type in _COMMANDS and token.token_type is TokenType.STRING:
+            start = before.end + 1
+            found += [_moved(inner, start) for inner in words(sql[start : ends[index - 1]])]
+        else:
+            found.append(token)
+    return found
+
+
+def _moved(token: Token, by: int) -> Token:
+    return Token(token.token_type, token.text, token.line, token.col, token.start + by, token.end + by)
 
 
 def odd_blank(sql: str) -> int | None:
