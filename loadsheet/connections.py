@@ -29,6 +29,10 @@ except ImportError:  # a PyYAML built without libyaml
     from yaml import SafeLoader as _Loader  # type: ignore[assignment]
 
 
+SECRETS_BACKENDS = ("AIRFLOW__SECRETS__BACKEND", "AIRFLOW__WORKERS__SECRETS_BACKEND")
+"""Airflow's own settings, as variables."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Connection:
     """A server and how to log in. The password and the extras, which may hold secrets, are in no `repr`."""
@@ -67,14 +71,16 @@ def project_connections(project: Path, environ: Mapping[str, str] = os.environ) 
 
 def declared_connections(
     project: Path, environ: Mapping[str, str] = os.environ
-) -> tuple[Collection[str], Callable[[str], bool]]:
-    """The ids in the project's connections.yml, and whether an id is there, in the environment or in `.env`.
+) -> tuple[Collection[str], Callable[[str], bool], bool]:
+    """The ids in the project's connections.yml; whether an id is there, in the environment or in `.env`; and whether a
+    secrets backend of Airflow's, which the environment or `.env` names, may have others.
 
     Raises SpecError when connections.yml cannot be read, InputError for a `.env` that is not text.
     """
     connections = _ProjectConnections(project, environ)
     known = [str(name) for name in connections.entries]
-    return known, lambda conn_id: conn_id in known or connections.in_environment(conn_id) != ""
+    has_backend = any(connections.variables.get(name, "").strip() for name in SECRETS_BACKENDS)
+    return known, lambda conn_id: conn_id in known or connections.in_environment(conn_id) != "", has_backend
 
 
 def connection_types(project: Path, environ: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from functools import lru_cache
+from itertools import chain
 
 _UNSAFE = re.compile(r"[^\w-]", re.ASCII)
 
@@ -21,8 +22,21 @@ def slug(name: str) -> str:
 
 
 def is_pattern(name: str) -> bool:
-    """Whether `name` stands for tables by a pattern: `*` is any text, `?` any one character."""
-    return "*" in name or "?" in name
+    """Whether `name` stands for tables by a pattern: `*` is any text, `?` any one character.
+
+    In brackets, `[*]` and `[?]`, they are themselves, as in fnmatch and gitignore; other brackets mean nothing.
+    """
+    return any(found[0] in _ANY for found in _SIGN.finditer(name))
+
+
+def plain(name: str) -> str:
+    """The table that `name`, which is no pattern, means: `odd[*]name` is `odd*name`."""
+    return _SIGN.sub(lambda found: found[0].strip("[]"), name)
+
+
+def spelled(table: str) -> str:
+    """How a spec names `table` and no other: the other way round."""
+    return re.sub(r"[*?]", r"[\g<0>]", table)
 
 
 def matches(pattern: str, name: str) -> bool:
@@ -30,6 +44,23 @@ def matches(pattern: str, name: str) -> bool:
     return bool(_compiled(pattern).fullmatch(name))
 
 
+def covers(pattern: str, other: str) -> bool:
+    """Whether every name that the pattern (or name) `other` matches is also one for `pattern`. Never wrongly true."""
+    return bool(_compiled(pattern, one="[^\x00]").fullmatch(_as_text(other)))
+
+
+_SIGN = re.compile(r"\[[*?]\]|[*?]")
+_ANY = {"*": ".*", "?": "."}
+
+
 @lru_cache(maxsize=256)
-def _compiled(pattern: str) -> re.Pattern[str]:
-    return re.compile(re.escape(pattern).replace(r"\*", ".*").replace(r"\?", "."), re.DOTALL)
+def _compiled(pattern: str, one: str = ".") -> re.Pattern[str]:
+    any_of = {**_ANY, "?": one}
+    signs = [any_of.get(sign, re.escape(sign[1:2])) for sign in _SIGN.findall(pattern)]
+    texts = [re.escape(text) for text in _SIGN.split(pattern)]
+    return re.compile("".join(chain.from_iterable(zip(texts, [*signs, ""], strict=True))), re.DOTALL)
+
+
+def _as_text(pattern: str) -> str:
+    """A name like all that `pattern` matches: what may be any text is a character that no name of PostgreSQL has."""
+    return _SIGN.sub(lambda found: {"*": "\0", "?": "\1"}.get(found[0], found[0][1:2]), pattern)

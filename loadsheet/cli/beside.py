@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from loadsheet.cli.overlaps import Routes, overlaps
 from loadsheet.cli.places import shown
+from loadsheet.names import spelled
 from loadsheet.spec.finding import Finding, Path
 from loadsheet.spec.models import Pipeline
 from loadsheet.spec.problem import Problem
@@ -17,9 +19,10 @@ def duplicates(others: Iterable[Pipeline], blamed: Sequence[Pipeline]) -> list[P
     """The problems of `blamed` with names and tables that `others`, or those before them, have already."""
     names: dict[str, Pipeline] = {}
     targets: dict[Target, Pipeline] = {}
+    routes: Routes = {}
     problems: list[Problem] = []
     for pipeline in (*others, *blamed):
-        found = [*_name(pipeline, names), *_targets(pipeline, targets)]
+        found = [*_name(pipeline, names), *_targets(pipeline, targets), *overlaps(pipeline, routes)]
         if found and any(pipeline is one for one in blamed):
             problems += _located(pipeline, found)
     return problems
@@ -48,7 +51,7 @@ def _written(pipeline: Pipeline) -> Iterator[tuple[Target, Path]]:
     """A script is left out: only it knows what it writes."""
     to = pipeline.warehouse
     for table in pipeline.tables:
-        yield (to.conn_id, to.schema, table.name), ("tables", table.name)
+        yield (to.conn_id, to.schema, table.name), ("tables", spelled(table.name))
     for transform in pipeline.transforms:
         if transform.materialized != "script":
             yield (to.conn_id, to.mart_schema, transform.name), ("transforms", transform.name)

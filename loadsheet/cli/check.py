@@ -43,7 +43,7 @@ def check(
 ) -> None:
     """Print every problem in pipeline files and their SQL; exit code 2 when there is an error."""
     # Here, not at the top: every other command would pay for these imports, too.
-    from loadsheet.cli.checking import check_files
+    from loadsheet.cli.checking import check_files, unread
     from loadsheet.cli.problems import as_annotation, as_json, as_text, explanation
     from loadsheet.cli.sarif import as_sarif
 
@@ -52,7 +52,8 @@ def check(
         return
     found = [file for path in paths for file in _files(path)] if paths else project_specs(project_folder(ctx.obj))
     files = list(dict.fromkeys(found))
-    problems = [relative_problem(problem) for problem in check_files(files, ctx.obj)]
+    unseen = [] if paths else unread(project_folder(ctx.obj))
+    problems = [relative_problem(problem) for problem in (*check_files(files, ctx.obj), *unseen)]
     errors = sum(problem.severity == "error" for problem in problems)
     warnings = len(problems) - errors
     if output is Format.json:

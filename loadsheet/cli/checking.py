@@ -29,6 +29,17 @@ def check_files(files: Sequence[Path], given: Path | None = None) -> list[Proble
     return [problem for spec, found in groups.items() for problem in sorted(found, key=lambda p: _order(spec, p))]
 
 
+def unread(project: Path) -> list[Problem]:
+    """Files that look like pipelines of `project` and that nobody reads, because of their names."""
+    files = sorted((project / PIPELINES).glob("*/pipeline.yaml"))
+    message, hint = "nobody reads this file: a pipeline's file is called pipeline.yml", "rename it"
+    return [
+        Problem(file=str(file), line=1, column=1, path="", message=message, hint=hint, code="unreadable-file")
+        for file in files
+        if not file.with_suffix(".yml").exists()
+    ]
+
+
 def _order(spec: str, problem: Problem) -> tuple[bool, str, int, int]:
     return problem.file != spec, problem.file, problem.line, problem.column
 

@@ -1,13 +1,15 @@
 """Connections and pools that pipelines name, beside those that the project's connections/ declares.
 
 Not part of a file's own check, which is remembered by the file's content: this depends on other files and on the
-environment. A project without connections/ keeps them somewhere else, and nothing is said.
+environment. A project without connections/ keeps them somewhere else, and nothing is said. Where Airflow has a secrets
+backend, an unknown id may be one of its own: only one that looks like a slip is shown, as a warning.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path as File
 from typing import Any
 
@@ -50,17 +52,25 @@ def _rule(make: Callable[[File], Rule], project: File, problems: list[Problem]) 
 
 
 def _connections(project: File) -> Rule:
-    from loadsheet.connections import declared_connections
+    from loadsheet.connections import SECRETS_BACKENDS, declared_connections
 
-    known, is_declared = declared_connections(project)
+    known, is_declared, has_backend = declared_connections(project)
 
     def rule(data: Any) -> Iterator[Finding]:
         for path in _CONNECTIONS:
             name = _at(data, path)
             if isinstance(name, str) and name and "://" not in name and not is_declared(name):
                 message = f"there is no connection {name!r} in connections/ or the environment"
-                hint = f"add it to connections/connections.yml, or set AIRFLOW_CONN_{name.upper()}"
-                yield _finding("unknown-connection", path, message, name, known, hint)
+                hint = (
+                    f"add it to connections/connections.yml, or set AIRFLOW_CONN_{name.upper()}; if Airflow's secrets "
+                    f"backend has it, set {SECRETS_BACKENDS[0]} here as there"
+                )
+                finding = _finding("unknown-connection", path, message, name, known, hint)
+                if not has_backend:
+                    yield finding
+                elif meant := close(name, known):
+                    hint = f"did you mean {meant!r}? else the secrets backend must have it"
+                    yield replace(finding, hint=hint, severity="warning")
 
     return rule
 

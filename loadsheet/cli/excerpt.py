@@ -42,19 +42,35 @@ def excerpt(problem: Problem, secret_lines: Collection[tuple[str, int]] = ()) ->
     return [f"{number}{before}{token}{after}".rstrip(), f"     | {' ' * _cells(before)}{caret}"]
 
 
+def end_column(problem: Problem) -> int:
+    """The column behind the word that the problem is about; behind its first character where there is none to see."""
+    lines = source_lines(problem.file)
+    line = lines[problem.line - 1] if problem.line <= len(lines) else ""
+    match = _TOKEN.match(line, problem.column - 1)
+    return match.end() + 1 if match else problem.column + 1
+
+
 @cache
 def source_lines(file: str) -> list[str]:
     """The lines of `file` as problems count them; kept until `source_lines.cache_clear()`."""
+    text = file_text(file)
+    if text is None:
+        return []
+    text = text.removeprefix("\ufeff")
+    return text.split("\n") if file.endswith(".sql") else _LINE_END.split(text)
+
+
+def file_text(file: str) -> str | None:
+    """What is in `file`; None where it cannot be read or must not be shown."""
     path = Path(file)
     try:
         # A link may lead out of the project: what it leads to is not to be shown.
         if path.is_symlink() or not path.is_file():
-            return []
+            return None
         with path.open("rb") as source:
-            text = source.read(MAX_BYTES).decode("utf-8-sig", errors="replace")
+            return source.read(MAX_BYTES).decode("utf-8", errors="replace")
     except (OSError, ValueError):
-        return []
-    return text.split("\n") if path.suffix == ".sql" else _LINE_END.split(text)
+        return None
 
 
 def _printable(text: str) -> str:

@@ -15,15 +15,18 @@ from loadsheet.plan.tables_read import Meaning, is_made_elsewhere, meaning, what
 from loadsheet.spec.finding import dotted
 from loadsheet.spec.models import Pipeline, Transform
 from loadsheet.spec.problem import Problem
-from loadsheet.sql.columns import output_columns
+from loadsheet.sql.columns import doubled_columns, output_columns
 from loadsheet.sql.params import PARAMS, placeholders
+from loadsheet.sql.parsing import parse
 from loadsheet.sql.reads import Read, reads
-from loadsheet.sql.statements import parse, why_not_in_our_transaction, why_not_one_select
+from loadsheet.sql.statements import why_not_in_our_transaction, why_not_one_select
 from loadsheet.sql.tokens import Unparsable, line_and_column
 
 _PARAMS_HINT = "the parameters are " + ", ".join(f":{name}" for name in PARAMS)
 _SELECT_HINT = "several statements, or statements that write, need `materialized: script`"
 _SCRIPT_HINT = "take it out: Loadsheet begins and commits, so that script and ledger agree"
+
+_OWN = "leave it out, or make it a script, which can create its table before it reads it"
 
 
 def infer_inputs(pipeline: Pipeline) -> dict[str, Inputs]:
@@ -76,7 +79,7 @@ class _Reading:
             return [self.broken]
         code, hint = ("sql-script", _SCRIPT_HINT) if self.is_script else ("sql-not-select", _SELECT_HINT)
         refused = [self.problem(code, 0, self.refused, hint)] if self.refused else []
-        return [*refused, *self._unknown_params(), *self._unknown_tables()]
+        return [*refused, *self._unknown_params(), *self._unknown_tables(), *self._itself(), *self._doubled()]
 
     def inputs(self) -> Inputs:
         kinds = {self.meaning(read) for read in self.reads}
@@ -106,6 +109,16 @@ class _Reading:
         reads = [read for read in self.reads if read.certain and not self.meaning(read)]
         unknown = [read for read in reads if not is_made_elsewhere(self.pipeline, read)]
         return [self.problem("unknown-table", read.offset, *what_is_wrong(self.pipeline, read)) for read in unknown]
+
+    def _itself(self) -> Iterator[Problem]:
+        for read in self.reads if not self.is_script else ():
+            if self.meaning(read) == ("transform", self.transform.name):
+                yield self.problem("sql-cycle", read.offset, "reads itself, which is not there on its first run", _OWN)
+
+    def _doubled(self) -> Iterator[Problem]:
+        for name, offset in doubled_columns(self.statements[0]) if not self.is_script and not self.refused else ():
+            message, hint = f"its SELECT has two columns {name!r}", "name one of them otherwise: AS another_name"
+            yield self.problem("duplicate-column", offset, message, hint)
 
     def wrong_columns(self, columns: Columns) -> list[Problem]:
         """Columns it reads that are not there, and key columns that it does not make itself."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from loadsheet.spec.models import Pipeline
 from loadsheet.spec.words import close
 from loadsheet.sql.reads import Read
+from loadsheet.sql.text import ident
 
 Meaning = tuple[str, str]
 """`("table" | "transform", name)`."""
@@ -48,17 +49,24 @@ def what_is_wrong(pipeline: Pipeline, read: Read) -> tuple[str, str]:
 
 def _hint(pipeline: Pipeline, read: Read, name: str) -> str:
     schemas = pipeline.warehouse
+    if read.schema is None and (pattern := pipeline.pattern_of(read.name)):
+        return f"write {schemas.schema}.{read.name} if it is a table of the pattern {pattern.name!r}"
     ours = [(schemas.schema, table.name) for table in pipeline.tables]
     ours += [(schemas.mart_schema, transform.name) for transform in pipeline.transforms]
     if meant := _close(read.name, [own for schema, own in ours if read.schema == schema]):
-        return f"did you mean {meant!r}?"
+        return f"did you mean {meant!r}?{_in_quotes(meant)}"
     alike = [own for _, own in ours] if read.schema is None else [own for _, own in ours if own == read.name]
     if meant := _close(read.name, alike):
-        return f"did you mean {next(schema for schema, own in ours if own == meant)}.{meant}?"
+        return f"did you mean {next(schema for schema, own in ours if own == meant)}.{meant}?{_in_quotes(meant)}"
     if meant := _close(name, [external.replace("*", read.name) for external in pipeline.external]):
         return f"did you mean {meant}?"
     add = f"add {read.name!r} to `tables`, or list" if read.schema in (schemas.schema, None) else "list"
     return f"{add} `{name if read.schema else f'{_SEARCHED_LAST}.{name}'}` under `external` if it is made elsewhere"
+
+
+def _in_quotes(name: str) -> str:
+    """SQL folds what stands without quotes, so that capitals alone would find nothing."""
+    return "" if name == name.lower() else f" Its capitals need quotes: {ident(name)}"
 
 
 def _close(name: str, known: list[str]) -> str | None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from loadsheet.names import is_pattern
+from loadsheet.names import is_pattern, plain
 from loadsheet.spec.duration import duration
 from loadsheet.spec.inherit import as_list, inherit
 from loadsheet.spec.models import (
@@ -32,8 +32,8 @@ def build_pipeline(data: Mapping[str, Any], file: Path, sql: Mapping[str, str]) 
     tasks = _tasks(data.get("tasks") or {}, Tasks())
     defaults = data.get("defaults") or {}
     notify = data.get("notify")
-    tables = [_table(table, inherit(own or {}, defaults), tasks) for table, own in data["tables"].items()]
-    plain = {key: data[key] for key in ("description", "schedule", "start_date", "owner") if key in data}
+    tables = {key: _table(key, inherit(own or {}, defaults), tasks) for key, own in data["tables"].items()}
+    as_they_are = {key: data[key] for key in ("description", "schedule", "start_date", "owner") if key in data}
     return Pipeline(
         name=name,
         file=file,
@@ -44,13 +44,13 @@ def build_pipeline(data: Mapping[str, Any], file: Path, sql: Mapping[str, str]) 
         external=tuple(data.get("external", ())),
         notify=Notify(**_tuples(notify)) if notify else None,
         tasks=tasks,
-        tables=tuple(table for table in tables if not is_pattern(table.name)),
-        patterns=tuple(_pattern(table, data["tables"][table.name]) for table in tables if is_pattern(table.name)),
+        tables=tuple(replace(table, name=plain(key)) for key, table in tables.items() if not is_pattern(key)),
+        patterns=tuple(_pattern(table, data["tables"][key]) for key, table in tables.items() if is_pattern(key)),
         transforms=tuple(
             _transform(transform, own or {}, sql[transform], sql_folder(file) / f"{transform}.sql", tasks)
             for transform, own in (data.get("transforms") or {}).items()
         ),
-        **plain,
+        **as_they_are,
     )
 
 
@@ -69,7 +69,8 @@ def sketch_pipeline(view: View, file: Path, sql: Mapping[str, str]) -> Pipeline 
         lake=Lake(conn_id="", bucket=""),
         warehouse=Warehouse(**warehouse),
         external=tuple(external),
-        tables=tuple(Table(name=name) for name in tables),
+        tables=tuple(Table(name=plain(name)) for name in tables if not is_pattern(name)),
+        patterns=tuple(Pattern(name=name, table=Table(name=name)) for name in tables if is_pattern(name)),
         transforms=tuple(
             Transform(
                 name=name,

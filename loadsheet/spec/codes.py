@@ -101,7 +101,7 @@ RULES: dict[str, Rule] = {
     ),
     "sql-script": Rule(
         "A script runs in one transaction of ours, together with its line in the ledger.",
-        "Take COMMIT, ROLLBACK and what else begins or ends a transaction out of the file.",
+        "Take COMMIT, ROLLBACK and what else begins or ends a transaction, or cannot run in one, out of the file.",
     ),
     "unknown-parameter": Rule(
         "Only known parameters are bound; any other one would reach the server as it stands and fail there.",
@@ -115,8 +115,12 @@ RULES: dict[str, Rule] = {
         "The transform would fail when it runs: the columns of what it reads are known, and this is none of them.",
         "Mend the name, or carry the column: see `columns` of the table.",
     ),
+    "duplicate-column": Rule(
+        "A table or a view cannot have two columns of one name, so the transform would fail when it runs.",
+        "Name one of them otherwise with AS, or leave it out.",
+    ),
     "sql-cycle": Rule(
-        "Transforms that read each other in a circle have no order in which they could run.",
+        "Transforms that read each other in a circle, or one that reads itself, have no order in which they could run.",
         "Take one of the reads out, or make one transform of two.",
     ),
     "duplicate-pipeline": Rule(
@@ -125,11 +129,13 @@ RULES: dict[str, Rule] = {
     ),
     "duplicate-target": Rule(
         "Two pipelines that write one table undo each other's work, each time the other one has run.",
-        "Load it once, and list it under `external` in the other pipeline; or give one of them another schema.",
+        "Load it once, and list it under `external` in the other pipeline or, where a pattern matches it, under the "
+        "pattern's `exclude`; or give one of them another schema.",
     ),
     "unknown-connection": Rule(
         "The project's connections/ says which connections there are; a task that asks for another one fails.",
-        "Mend the id, add it to connections/connections.yml, or set AIRFLOW_CONN_<ID> where `check` runs.",
+        "Mend the id, add it to connections/connections.yml, or set AIRFLOW_CONN_<ID> where `check` runs. Where a "
+        "secrets backend has it, set AIRFLOW__SECRETS__BACKEND there, or in `.env`, as Airflow has it.",
     ),
     "unknown-pool": Rule(
         "Tasks of a pool that does not exist wait for ever, and Airflow shows no error.",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from loadsheet.spec.words import close
 
 PRESETS = ("@once", "@hourly", "@daily", "@weekly", "@monthly", "@quarterly", "@yearly")
+_ALIASES = {"@midnight": "@daily", "@annually": "@yearly"}
 _MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
 _DAYS = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")
 _LONGEST = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
@@ -50,7 +51,8 @@ def check_schedule(text: str) -> None:
         return
     fields = text.upper().split()
     if text.startswith("@") or len(fields) <= 1:
-        meant = close("@" + text.strip().lstrip("@").lower(), PRESETS)
+        word = "@" + text.strip().lstrip("@").lower()
+        meant = _ALIASES.get(word) or close(word, PRESETS)
         hint = f'did you mean "{meant}"?' if meant else f"presets: {', '.join(PRESETS)}"
         raise BadSchedule(f"there is no schedule {text!r}", hint)
     if len(fields) != len(_FIELDS):

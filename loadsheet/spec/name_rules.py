@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from loadsheet.names import is_pattern
+from loadsheet.names import is_pattern, plain
 from loadsheet.spec.finding import Finding, Path
 from loadsheet.spec.inherit import as_list
 from loadsheet.spec.view import View
@@ -47,7 +47,7 @@ def _places(view: View) -> Iterator[Place]:
     if view.sound("defaults"):
         yield from _columns(("defaults",), view.data.get("defaults") or {})
     for entry in (*view.tables, *view.transforms):
-        yield entry.path, "key", entry.name
+        yield entry.path, "key", plain(entry.name) if entry.path[0] == "tables" else entry.name
         yield from _columns(entry.path, entry.own)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from loadsheet.names import is_pattern
+from loadsheet.names import is_pattern, plain
 from loadsheet.spec.finding import Finding
 from loadsheet.spec.view import Entry, View
 
@@ -33,6 +33,15 @@ def defaults_exclude_no_tables(view: View) -> Iterator[Finding]:
     if view.get("defaults", "exclude") is not None:
         hint = "write it under the pattern"
         yield Finding("no-effect", path=("defaults", "exclude"), message="exclude cannot be a default", hint=hint)
+
+
+def no_name_is_also_a_pattern(view: View) -> Iterator[Finding]:
+    """`odd[*]name` and the pattern `odd*name` would be one task."""
+    names = {table.name for table in view.tables}
+    for table in view.tables:
+        if not is_pattern(table.name) and (pattern := plain(table.name)) != table.name and pattern in names:
+            message, hint = f"its task has the name of that of the pattern {pattern!r}", "write the pattern otherwise"
+            yield Finding("bad-name", path=table.path, message=message, hint=hint, at="key")
 
 
 PATTERN_RULES = (patterns_name_no_columns, exclude_needs_a_pattern)

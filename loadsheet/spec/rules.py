@@ -10,7 +10,7 @@ from itertools import chain
 from loadsheet.spec.cron import BadSchedule, check_schedule
 from loadsheet.spec.finding import Finding
 from loadsheet.spec.name_rules import NAME_RULES
-from loadsheet.spec.pattern_rules import PATTERN_RULES, defaults_exclude_no_tables
+from loadsheet.spec.pattern_rules import PATTERN_RULES, defaults_exclude_no_tables, no_name_is_also_a_pattern
 from loadsheet.spec.table_rules import TABLE_RULES
 from loadsheet.spec.transform_rules import TRANSFORM_RULES
 from loadsheet.spec.view import View
@@ -48,7 +48,8 @@ def start_date_exists(view: View) -> Iterator[Finding]:
     try:
         datetime.fromisoformat(date)
     except ValueError as error:
-        yield Finding("bad-schedule", path=("start_date",), message=f"{date!r} is not in the calendar: {error}")
+        why = "an offset is below 24 hours" if "offset" in str(error) else error
+        yield Finding("bad-schedule", path=("start_date",), message=f"{date!r} is not in the calendar: {why}")
 
 
 def schemas_differ(view: View) -> Iterator[Finding]:
@@ -99,4 +100,5 @@ PIPELINE_RULES = (
     schemas_are_free,
     source_is_not_the_target,
     defaults_exclude_no_tables,
+    no_name_is_also_a_pattern,
 )

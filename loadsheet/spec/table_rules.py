@@ -33,6 +33,21 @@ def appended_nulls_repeat(table: Entry, _: View) -> Iterator[Finding]:
         yield Finding("unsafe-mode", path=path, message=message, hint="use fail, exclude or mode: merge")
 
 
+def appended_rows_are_read_once(table: Entry, _: View) -> Iterator[Finding]:
+    """What is read twice would be appended twice."""
+    incremental = table.full.get("incremental", {})
+    if table.full.get("mode") != "append":
+        return
+    if incremental.get("lookback") is not None:
+        path = (*table.path, *(("lookback",) if table.own.get("lookback") else ("incremental", "lookback")))
+        message = "rows inside the lookback would be appended again on each run"
+        hint = "use mode: merge, or drop it (an inherited one: `lookback: null`)"
+        yield Finding("unsafe-mode", path=path, message=message, hint=hint)
+    if _by(table) == "data_interval":
+        message, hint = "an interval that is read twice would be appended twice", "use mode: merge, or by: watermark"
+        yield Finding("unsafe-mode", path=(*table.path, "incremental", "by"), message=message, hint=hint)
+
+
 def interval_needs_schedule(table: Entry, view: View) -> Iterator[Finding]:
     """Only a schedule that repeats gives runs a data interval."""
     schedule = view.get("schedule")
@@ -122,6 +137,7 @@ TABLE_RULES = (
     append_needs_incremental,
     replace_excludes_incremental,
     appended_nulls_repeat,
+    appended_rows_are_read_once,
     interval_needs_schedule,
     interval_has_no_initial_value,
     include_or_exclude,

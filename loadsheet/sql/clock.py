@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlglot.tokenizer_core import TokenType
 
 from loadsheet.sql.text import literal
-from loadsheet.sql.tokens import tokenize
+from loadsheet.sql.tokens import words
 
 _FUNCTIONS = frozenset({"now", "transaction_timestamp", "statement_timestamp", "clock_timestamp"})
 _WORDS = {
@@ -17,7 +17,7 @@ _WORDS = {
 def at(sql: str, moment: str) -> str:
     """`sql` with `now()`, `current_date` and their like as at `moment`. Raises Unparsable."""
     now = f"CAST({literal(moment)} AS timestamptz)"
-    pieces, end, tokens = [], 0, tokenize(sql)
+    pieces, end, tokens = [], 0, words(sql)
     for index, token in enumerate(tokens):
         name = "" if token.token_type in (TokenType.STRING, TokenType.IDENTIFIER) else token.text.lower()
         called = [t.token_type for t in tokens[index + 1 : index + 3]] == [TokenType.L_PAREN, TokenType.R_PAREN]

@@ -46,6 +46,16 @@ def output_columns(statement: exp.Expr) -> list[str] | None:
     return [column for column in columns if column] if columns and all(columns) else None
 
 
+def doubled_columns(statement: exp.Expr) -> Iterator[tuple[str, int]]:
+    """Each name that a SELECT gives to a second column, and where: no table or view can be made of it."""
+    seen: set[str] = set()
+    for item in statement.selects if isinstance(statement, exp.Query) else ():
+        name = _output(item)
+        if name and name in seen:
+            yield name, min((node.meta["start"] for node in item.walk() if "start" in node.meta), default=0)
+        seen.add(name or "")
+
+
 def _output(item: exp.Expr) -> str | None:
     if isinstance(item, exp.Alias):
         return fold(item.args["alias"])

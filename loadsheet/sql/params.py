@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from sqlglot.tokenizer_core import Token, TokenType
 
-from loadsheet.sql.tokens import tokenize
+from loadsheet.sql.tokens import words
 
 PARAMS = ("since_load", "interval_start", "interval_end", "run_id")
 
@@ -52,7 +52,7 @@ def placeholders(sql: str) -> Iterator[tuple[str, int]]:
     """Every `:name` in `sql`, known or not, with the offset of its colon. Raises Unparsable like `split_params`."""
     brackets: list[bool] = []
     before: Token | None = None
-    tokens = tokenize(sql)
+    tokens = words(sql)
     for token, following in pairwise(tokens):
         _track(brackets, token, before)
         if _is_placeholder(sql, token, following) and not (brackets and brackets[-1] and _slices(before)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlglot import exp
 from sqlglot.tokenizer_core import Token, TokenType
@@ -12,6 +12,7 @@ from loadsheet.sql.tokens import Unparsable, tokenize
 
 _TARGET_OWNERS = (exp.Insert, exp.Update, exp.Delete, exp.Merge, exp.Create, exp.Into)
 _NOT_READING = (exp.Drop, exp.Alter, exp.TruncateTable, exp.Comment, exp.Analyze, exp.Grant, exp.Copy, exp.Set)
+_READING_COMMANDS = frozenset({"CALL", "COPY", "CREATE", "DECLARE", "DO", "EXECUTE", "EXPLAIN", "PREPARE"})
 # A foreign key's table and the `t` of FOR UPDATE OF t are named, not read.
 _ONLY_NAMED = (exp.Reference, exp.Lock)
 _NAMES = frozenset({TokenType.VAR, TokenType.IDENTIFIER})
@@ -45,7 +46,8 @@ def fold(identifier: exp.Expr) -> str:
 
 def _reads_of(statement: exp.Expr) -> Iterator[Read]:
     if isinstance(statement, exp.Command):
-        yield from _names_in(statement.text("expression"))
+        if statement.this.upper() in _READING_COMMANDS:
+            yield from _names_in(statement.text("expression"))
     elif isinstance(statement, exp.Create) and statement.kind not in ("TABLE", "VIEW"):
         for body in statement.find_all(exp.Heredoc):
             yield from _names_in(body.name)
@@ -70,7 +72,10 @@ def _targets(statement: exp.Expr) -> Iterator[exp.Table]:
 
 
 def _created_by(statement: exp.Expr) -> Iterator[Read]:
-    return (_read(target) for target in _targets(statement) if isinstance(target.find_ancestor(*_TARGET_OWNERS), _NEW))
+    yield from (_read(t) for t in _targets(statement) if isinstance(t.find_ancestor(*_TARGET_OWNERS), _NEW))
+    if isinstance(statement, exp.Alter) and isinstance(statement.this, exp.Table):
+        renamed = (action.this for action in statement.args["actions"] if isinstance(action, exp.AlterRename))
+        yield from (replace(_read(statement.this), name=fold(new.this)) for new in renamed)
 
 
 _NEW = (exp.Create, exp.Into)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from sqlglot.tokenizer_core import Token, TokenType
 
 from loadsheet.sql.text import ident
-from loadsheet.sql.tokens import tokenize
+from loadsheet.sql.tokens import words
 
 Moves = Mapping[str, tuple[str, Collection[str]]]
 """By schema: the schema to name instead, and the tables in it that this is true of."""
@@ -16,7 +16,7 @@ Moves = Mapping[str, tuple[str, Collection[str]]]
 def in_schemas(sql: str, moves: Moves) -> str:
     """`sql` with `schema.table` named as `moves` say. Text in quotes stays as it is. Raises Unparsable."""
     pieces, end = [], 0
-    tokens = tokenize(sql)
+    tokens = words(sql)
     for schema, dot, table in zip(tokens, tokens[1:], tokens[2:], strict=False):
         moved, names = moves.get(_name(schema), ("", ()))
         if moved and dot.token_type is TokenType.DOT and _name(table) in names:

@@ -17,9 +17,12 @@ DEEPEST = 1000
 in Airflow ends a parse without a word."""
 TOO_DEEP_HINT = "part it, for example by WITH or into several transforms"
 
+_COMMANDS = POSTGRES.tokenizer_class.COMMANDS
 _CLOSED = re.compile(
     r"""--[^\n]*|/\*.*?\*/|\$(\w*)\$.*?\$\1\$|"[^"]*"|\b[eE]'(?:[^'\\]|\\.|'')*+'|'(?:[^']|'')*+'""", re.DOTALL
 )
+_ODD_BLANK = re.compile("[\u0085\u00a0\u1680\u2000-\u200f\u2028\u2029\u202f\u205f\u2060\u3000\ufeff]")
+"""Blanks and nothings that come with text from web pages: to PostgreSQL they are letters."""
 _OPENER = re.compile(r"""/\*|\$\w*\$|"|'""")
 
 
@@ -48,6 +51,35 @@ def _refuse_depth(tokens: list[Token]) -> None:
         depth += (token.token_type == TokenType.L_PAREN) - (token.token_type == TokenType.R_PAREN)
         if depth > DEEPEST:
             raise Unparsable("nested too deeply to be read", token.start, TOO_DEEP_HINT)
+
+
+def words(sql: str) -> list[Token]:
+    """The tokens of `sql`, also of what sqlglot keeps as one text because it does not parse it: `CALL f(:run_id)`.
+
+    That text comes as a string whose offsets are no use, so it is read again. Raises Unparsable.
+    """
+    tokens, found = tokenize(sql), []
+    ends = [token.start for token in tokens[2:]] + [len(sql)] * 2
+    for index, token in enumerate(tokens):
+        before = tokens[index - 1] if index else None
+        if before and before.token_type in _COMMANDS and token.token_type is TokenType.STRING:
+            start = before.end + 1
+            found += [_moved(inner, start) for inner in words(sql[start : ends[index - 1]])]
+        else:
+            found.append(token)
+    return found
+
+
+def _moved(token: Token, by: int) -> Token:
+    return Token(token.token_type, token.text, token.line, token.col, token.start + by, token.end + by)
+
+
+def odd_blank(sql: str) -> int | None:
+    """Where a blank stands that PostgreSQL takes for a letter, outside of quotes and comments; None: nowhere."""
+    if not _ODD_BLANK.search(sql):
+        return None
+    found = _ODD_BLANK.search(_CLOSED.sub(lambda match: " " * len(match[0]), sql))
+    return found.start() if found else None
 
 
 def line_and_column(sql: str, offset: int) -> tuple[int, int]:

@@ -23,7 +23,7 @@ from loadsheet.sql.copying import FileFormat
 from loadsheet.sql.text import Relation
 from loadsheet.sql.types import without_modifier
 from loadsheet.steps.storing import Stored, read_and_store
-from loadsheet.warehouse import failures, fence, ledger, stopped, tables
+from loadsheet.warehouse import failures, fence, ledger, sharing, stopped, tables
 from loadsheet.warehouse.fence import Scope
 
 
@@ -143,8 +143,11 @@ class _Attempt:
 
     def _origin(self, source: Session, described: SourceTable, rows: Reading) -> dict[str, str]:
         """The source's identity, asked in the snapshot's own session. Raises SourceChanged unless the watermark is
-        one of this source's, or need not be."""
+        one of this source's, or need not be; Refused when the rows in the target are another pipeline's."""
         origin, changes, lags = identity.observe(source, self.seen.source)
+        if not self.request.is_full(self.table.name):
+            whose = (self.pipeline.name, self.target, self.seen)
+            sharing.refuse_foreign_rows(self.warehouse, *whose, origin, described.oid)
         changes += identity.table_changes(described, self.seen.source_oid)
         if changes and self.table.incremental and rows.action != "replace":
             if not self.request.accept_source:

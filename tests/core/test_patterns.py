@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from loadsheet.names import slug
 from tests.project import Project
 
 SOURCE = """
@@ -92,3 +93,14 @@ def test_a_mart_may_not_read_what_no_pattern_matches(shop: Project) -> None:
     shop.spec(TABLES, {"sums": "SELECT id FROM staging.tmp_sums"})
     check = shop.cli("check")
     assert check.returncode == 2 and "staging.tmp_sums, which is not a table of this pipeline" in check.stdout
+
+
+def test_a_table_with_a_star_in_its_name_is_loaded_alone(project: Project) -> None:
+    project.in_source('CREATE TABLE "odd*name" (id int PRIMARY KEY); CREATE TABLE oddxname (id int PRIMARY KEY);')
+    project.in_source('INSERT INTO "odd*name" VALUES (1), (2)')
+    project.spec({"odd[*]name": {"primary_key": "id"}}, {"odd": 'SELECT id FROM staging."odd*name"'})
+    steps = run(project)
+    assert len([name for name in steps if name.startswith("extract.")]) == 1 and set(steps.values()) == {"done"}
+    assert project.differences("odd*name") == 0
+    assert project.in_warehouse("SELECT count(*) FROM mart.odd") == [(2,)]
+    assert run(project, "--tables", "odd*name")[f"extract.extract_{slug('odd*name')}"] == "skipped"

@@ -149,3 +149,15 @@ def test_a_mart_with_a_view_on_it_is_rebuilt_in_place(project: Project) -> None:
     project.succeed()
     assert wrong(project) == 0
     assert last_run(project)[1:] == (0, 1, 0)
+
+
+def test_a_script_may_call_a_procedure_with_parameters(project: Project) -> None:
+    project.in_source(SOURCE)
+    text = """
+    CREATE TABLE IF NOT EXISTS mart.runs (run text, sales bigint);
+    CREATE OR REPLACE PROCEDURE mart.note(run text) LANGUAGE sql
+    BEGIN ATOMIC INSERT INTO mart.runs SELECT run, count(*) FROM staging.sale; END;
+    CALL mart.note(:run_id) """
+    project.spec(TABLES, {"runs": (text, {"materialized": "script"})})
+    project.succeed(run_id="the_first")
+    assert project.in_warehouse("SELECT * FROM mart.runs") == [("the_first", 1000)]

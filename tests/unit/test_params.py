@@ -93,3 +93,21 @@ def test_pieces_joined_give_the_text_back(sql: str) -> None:
     except Unparsable:
         return
     assert joined(pieces) == sql
+
+
+@pytest.mark.parametrize(
+    ("sql", "names"),
+    [
+        ("CALL mart.load(:run_id)", ["run_id"]),
+        ("-- first\nCALL mart.load(':run_id', :since_load) ; SELECT :run_id", ["since_load", "run_id"]),
+        ("EXPLAIN EXECUTE q(:interval_start) \n", ["interval_start"]),
+        ("DECLARE c CURSOR FOR SELECT * FROM t WHERE _load_id > :since_load  ", ["since_load"]),
+        ("DO $$ BEGIN PERFORM :run_id; END $$ ", []),
+        ("VACUUM t \n\n", []),
+        ("CALL f('10:30') ", []),
+    ],
+)
+def test_parameters_are_found_in_what_no_parser_reads(sql: str, names: list[str]) -> None:
+    pieces = split_params(sql)
+    assert [piece.name for piece in pieces if isinstance(piece, Param)] == names
+    assert "".join(f":{piece.name}" if isinstance(piece, Param) else piece for piece in pieces) == sql

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from loadsheet.names import matches, slug
+from loadsheet.names import covers, is_pattern, matches, plain, slug, spelled
 from loadsheet.plan.inputs import transform_inputs
 from loadsheet.plan.steps import build_plan
-from loadsheet.spec.load import load_pipeline
+from loadsheet.spec.load import check_file, load_pipeline
 from loadsheet.spec.models import Pipeline
 
 SPEC = """\
@@ -43,11 +43,50 @@ def pipeline(tmp_path: Path) -> Pipeline:
     [
         ("*", "any thing", True), ("log_*", "log_", True), ("log_*", "catalog_x", False), ("?", "a", True),
         ("?", "ab", False), ("a[b]*", "a[b]c", True), ("a[b]*", "ab", False), ("*.x", "axx", False),
-        ("Log*", "log", False), ("*", "line\nbreak", True),
+        ("Log*", "log", False), ("*", "line\nbreak", True), ("a[*]b*", "a*bc", True), ("a[*]b*", "axbc", False),
+        ("a[?]", "a?", True), ("a[?]", "ab", False), ("[a]*", "a", False),
     ],
 )  # fmt: skip
 def test_a_pattern_knows_two_signs_and_takes_all_others_as_they_are(pattern: str, name: str, expected: bool) -> None:
     assert matches(pattern, name) == expected
+
+
+@pytest.mark.parametrize("table", ["odd*name", "what?", "x[*]", "[?]*", "a[b]", "plain"])
+def test_a_name_with_the_signs_of_a_pattern_can_be_spelled_and_means_that_table_alone(table: str) -> None:
+    assert not is_pattern(spelled(table)) and plain(spelled(table)) == table
+    assert matches(spelled(table), table) and not matches(
+        spelled(table), table.replace("*", "x").replace("?", "x") + "x"
+    )
+
+
+@pytest.mark.parametrize(
+    ("pattern", "other", "expected"),
+    [
+        ("*", "log_*", True), ("log_*", "*", False), ("log_*", "log_web_*", True), ("log_?", "log_a", True),
+        ("log_?", "log_*", False), ("log_*", "log_?", True), ("*_2024", "log_*", False), ("log_?", "log_?", True),
+        ("odd*", "odd[*]", True), ("odd[*]", "odd*", False), ("?*", "*", False),
+    ],
+)  # fmt: skip
+def test_whether_one_pattern_takes_all_that_another_does(pattern: str, other: str, expected: bool) -> None:
+    assert covers(pattern, other) == expected
+
+
+def test_a_table_with_a_star_in_its_name_is_one_table(tmp_path: Path) -> None:
+    (tmp_path / "pipeline.yml").write_text(SPEC.split("transforms:")[0] + '  "odd[*]name": {primary_key: id}\n')
+    made = load_pipeline(tmp_path / "pipeline.yml")
+    assert made.table("odd*name").primary_key == ("id",) and not made.table("odd*name").matched
+    steps = {step.id: step for step in build_plan(made)}
+    assert steps[f"extract.extract_{slug('odd*name')}"].name == "odd*name"
+    assert made.table("oddxname").matched
+
+
+def test_sql_beside_a_spec_with_errors_may_read_what_a_pattern_matches(tmp_path: Path) -> None:
+    (tmp_path / "sql").mkdir()
+    (tmp_path / "sql" / "sums.sql").write_text("SELECT 1 AS x FROM staging.orders, staging.lines, staging.log_web")
+    spec = SPEC.replace("{retries: 1}", "{retries: many}").replace("  report:\n", "")
+    (tmp_path / "pipeline.yml").write_text(spec)
+    problems = check_file(tmp_path / "pipeline.yml")[1]
+    assert [problem.path for problem in problems] == ["tasks.retries"]
 
 
 def test_the_entry_of_its_own_wins_then_the_first_pattern(pipeline: Pipeline) -> None:
@@ -75,6 +114,12 @@ def test_a_transform_waits_for_the_whole_of_each_pattern_it_reads(pipeline: Pipe
 def test_what_is_read_without_a_schema_is_a_transform_and_no_match(pipeline: Pipeline) -> None:
     assert transform_inputs(pipeline)["report"].transforms == ("sums",)
     assert transform_inputs(pipeline)["report"].tables == ()
+
+
+def test_what_a_pattern_would_match_is_to_be_read_with_its_schema(pipeline: Pipeline) -> None:
+    (pipeline.transforms[1].file).write_text("SELECT 1 AS x FROM lines")
+    (problem,) = check_file(pipeline.file)[1]
+    assert problem.hint == "write staging.lines if it is a table of the pattern '*'"
 
 
 def test_a_run_puts_the_tables_it_found_in_the_place_of_patterns(pipeline: Pipeline) -> None:

@@ -42,6 +42,76 @@ def test_the_same_table_elsewhere_is_none(cli: Cli, project: Path, spec: str) ->
     assert cli("check").out == "2 files checked: no problems\n"
 
 
+PLAIN = """\
+version: 1
+source: {conn_id: source}
+lake: {conn_id: lake, bucket: lake}
+warehouse: {conn_id: warehouse, schema: raw}
+tables:
+  """
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        ('"*":', "bills:", "tables.bills: raw.bills is also written by the pipeline 'first' (pipelines/first/"
+         "pipeline.yml), by its pattern '*'\n  hint: add `exclude: [bills]` to that pattern"),
+        ("bills:", '"*":', "tables.\"*\": raw.bills is also written by the pipeline 'first' (pipelines/first/"
+         "pipeline.yml), which names it\n  hint: add `exclude: [bills]` here"),
+        ('"odd[*]name":', '"odd*":', 'raw.odd*name is also written by the pipeline \'first\' (pipelines/first/'
+         'pipeline.yml), which names it\n  hint: add `exclude: ["odd[*]name"]` here'),
+        ('"*":', '"log_*":', "raw.log_* is also written by the pipeline 'first' (pipelines/first/pipeline.yml), by "
+         "its pattern '*'"),
+        ('"log_*":', '"*": {exclude: [log_web]}', "raw.* is also written by the pipeline 'first'"),
+        ('"*":', '"*":', "raw.* is also written by the pipeline 'first'"),
+    ],
+)  # fmt: skip
+def test_a_pattern_that_means_a_table_of_another_pipeline_is_a_problem(
+    cli: Cli, project: Path, first: str, second: str, said: str
+) -> None:
+    for name, table in (("first", first), ("second", second)):
+        write_pipeline(project, name, f"{PLAIN}{table}\n", {})
+    result = cli("check", "pipelines/first", "pipelines/second")
+    assert result.code == 2 and result.out.splitlines()[-1] == "2 files checked: 1 error, 0 warnings"
+    assert said in "\n".join(line for line in result.out.splitlines() if " | " not in line)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "elsewhere"),
+    [
+        ('"*": {exclude: [bills]}', "bills:", ""),
+        ('"*": {exclude: ["log_*"]}', '"log_*":', ""),
+        ('"log_*":', "bills:", ""),
+        ('"*_2024":', '"log_*":', ""),
+        ('"odd[*]name":', '"odd[?]name":', ""),
+        ('"*":', "bills:", "conn_id: source, schema: other"),
+        ('"*":', '"*":', "conn_id: later"),
+    ],
+)
+def test_a_pattern_that_may_mean_no_table_of_another_pipeline_is_none(
+    cli: Cli, project: Path, first: str, second: str, elsewhere: str
+) -> None:
+    (project / "connections/connections.yml").write_text("source: {}\nlater: {}\nlake: {}\nwarehouse: {}\n")
+    write_pipeline(project, "first", f"{PLAIN}{first}\n", {})
+    spec = f"{PLAIN}{second}\n"
+    write_pipeline(project, "second", spec.replace("conn_id: source", elsewhere) if elsewhere else spec, {})
+    assert cli("check", "pipelines/first", "pipelines/second").out == "2 files checked: no problems\n"
+
+
+def test_a_pipeline_that_nobody_reads_because_of_its_name_is_a_problem(cli: Cli, project: Path) -> None:
+    (project / "pipelines/zoo").mkdir()
+    misnamed = project / "pipelines/zoo/pipeline.yaml"
+    misnamed.write_text(OTHER.replace("conn_id: warehouse", "conn_id: warehouse, schema: zoo"))
+    result = cli("check")
+    assert result.code == 2
+    assert (
+        "pipelines/zoo/pipeline.yaml:1:1 nobody reads this file: a pipeline's file is called pipeline.yml" in result.out
+    )
+    assert cli("check", "pipelines/shop").code == 0
+    misnamed.rename(project / "pipelines/zoo/draft.yaml")
+    assert cli("check").code == 0
+
+
 def test_a_draft_beside_a_pipeline_is_left_alone(cli: Cli, project: Path) -> None:
     (project / "pipelines/shop/draft.yml").write_text(SPEC.replace("conn_id: source", "conn_id: later"))
     assert cli("check", "pipelines/shop/draft.yml").out == "1 file checked: no problems\n"
@@ -82,6 +152,25 @@ def test_a_connection_may_be_declared_elsewhere(
     else:
         (project / "connections").rename(project / "elsewhere")
     assert cli("check").code == 0
+
+
+@pytest.mark.parametrize("variable", ["AIRFLOW__SECRETS__BACKEND", "AIRFLOW__WORKERS__SECRETS_BACKEND"])
+@pytest.mark.parametrize("where", ["environment", ".env"])
+def test_a_secrets_backend_may_have_the_connection_and_a_slip_is_shown_all_the_same(
+    cli: Cli, project: Path, monkeypatch: pytest.MonkeyPatch, variable: str, where: str
+) -> None:
+    with_connection(project, "dwh_prod")
+    assert f"set {variable}" in cli("check").out or "WORKERS" in variable
+    backend = "airflow.providers.hashicorp.secrets.vault.VaultBackend"
+    if where == "environment":
+        monkeypatch.setenv(variable, backend)
+    else:
+        (project / ".env").write_text(f"{variable}={backend}\n")
+    assert cli("check").out == "1 file checked: no problems\n"
+    with_connection(project, "warehose")
+    result = cli("check")
+    assert result.code == 0 and "warning: there is no connection 'warehose'" in result.out
+    assert "did you mean 'warehouse'? else the secrets backend must have it" in result.out
 
 
 def test_the_answer_follows_connections_at_once_though_the_spec_stays(

@@ -1,0 +1,2 @@
+SELECT o.id, c.id
+FROM staging.orders o JOIN staging.orders c ON c.id = o.parent

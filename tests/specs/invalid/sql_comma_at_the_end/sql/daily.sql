@@ -1,0 +1,4 @@
+SELECT
+  id,
+  amount,
+FROM staging.orders

@@ -1,0 +1,2 @@
+SELECT id FROM staging.orders
+WHERE id > (SELECT max(id) FROM mart.daily)
