@@ -87,7 +87,7 @@ def _previews(pipeline: Pipeline, connections: Connections) -> dict[str, StepPre
 
 
 def _since(pipeline: Pipeline, project: Path, revision: str) -> Comparison:
-    from loadsheet.plan.changes import compare
+    from loadsheet.plan.comparing import compare
     from loadsheet.preview.revision import pipeline_at
 
     return compare(pipeline_at(pipeline, project, revision), pipeline, revision)
