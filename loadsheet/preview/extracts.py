@@ -31,12 +31,11 @@ _REQUEST = RunRequest(run_id="plan")
 
 @dataclass(frozen=True)
 class Extracted:
-    """What the load's preview goes on from; `source` and `rows` are None where the extract would fail."""
+    """What the load's preview goes on from; `source` and `rows` are None where they are not known."""
 
     preview: StepPreview
     source: SourceTable | None = None
     rows: Reading | None = None
-    is_first: bool = True
     stops_load: str = ""
     """Why the load of these rows would fail."""
 
@@ -48,18 +47,18 @@ def preview_extract(
     found = StepPreview(id=step_id("extract", table.name))
     if table.matched and not has_relation(session, pipeline.source.schema, table.name):
         found.changes, found.does = "no", "skipped: the source does not have it; what was loaded stays"
-        return Extracted(found, is_first=is_first)
+        return Extracted(found)
     try:
         return _Extract(found, pipeline, table, session, warehouse, seen, is_first).look()
     except UNANSWERED:
         found.does = f"what it would read is {NOT_KNOWN}"
-        return Extracted(found, is_first=is_first)
+        return Extracted(found)
     except psycopg.Error as error:
         if session.broken or warehouse.broken:
             raise
         found.error("source", str(diagnose(error)))
         found.does = "would fail"
-        return Extracted(found, is_first=is_first)
+        return Extracted(found)
 
 
 class _Extract:
@@ -75,14 +74,14 @@ class _Extract:
         source = _described(found, self.pipeline, table, session)
         if source is None or not rights.may_read(found, session, source):
             found.does = "would fail"
-            return Extracted(found, is_first=self.is_first)
+            return Extracted(found)
         asked(found, "format", lambda: _can_be_written(self.pipeline, source))
         found.table_rows, found.table_bytes = sizes.of_table(session, source)
         indexed = columns.about_cursor(found, session, source, table)
         rows = self._decided(source)
         if rows is None:
             found.does = "would fail" if found.fails else found.does
-            return Extracted(found, source, None, self.is_first)
+            return Extracted(found, source)
         self._identity(source, rows.action)
         self._values(source, rows.where)
         found.action, found.lower, found.upper, found.held_by = rows.action, rows.lower, rows.upper, rows.held_by
@@ -94,7 +93,7 @@ class _Extract:
         is_merged = rows.action == "merge" and not self.is_first
         found.reads_again = is_merged and news.reads_again(table, source, self.seen, self.warehouse)
         found.does = "would fail" if found.fails else news.told(found, table)
-        return Extracted(found, source, rows, self.is_first, stops)
+        return Extracted(found, source, rows, stops)
 
     def _changes(self, source: SourceTable, rows: Reading) -> Changes:
         if self.is_first:
@@ -125,7 +124,7 @@ class _Extract:
             asked(found, "mode", lambda: reading.refuse_appended_interval(source, mode))
         asked(found, "hold-back", lambda: holdback.sees(self.session, source, spec.cursor))
         self._identity(source, "merge")
-        self._values(source, "")
+        self._values(source, "FALSE")  # which rows, nobody knows; the cursor is looked at in all of them
         found.does = f"rows of the run's interval by {spec.cursor}"
 
     def _identity(self, source: SourceTable, action: str) -> None:

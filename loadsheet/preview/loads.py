@@ -1,23 +1,21 @@
-"""What the load of one table would do in the warehouse: DDL, drift, and what would stop it."""
+"""What the load of one table would do in the warehouse, and what would stop it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from loadsheet.errors import LoadsheetError
 from loadsheet.plan.preview import StepPreview
 from loadsheet.plan.steps import step_id
 from loadsheet.postgres import Session
-from loadsheet.preview import rights
+from loadsheet.preview import rights, targets
 from loadsheet.preview.asking import asked
 from loadsheet.preview.extracts import Extracted
-from loadsheet.preview.sessions import UNANSWERED
 from loadsheet.source.catalog import SourceTable
 from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.merging import LOAD_ID
 from loadsheet.sql.text import Relation, ident, idents
-from loadsheet.warehouse import build, drift, tables
+from loadsheet.warehouse import drift, tables
 from loadsheet.warehouse.drift import Drift
 from loadsheet.warehouse.fence import Scope
 from loadsheet.warehouse.load import REBUILD, column_list, drop_first, existing_columns
@@ -98,67 +96,20 @@ class _Load:
             self.found.tell("note", "drift", note)
         if self.found.action != "replace":
             self._asked("drift", lambda: drift.refuse_replaced(self.target, changed, REBUILD))
-            self._alter(changed, REBUILD)
+            targets.alter(self.found, self.session, self.target, changed, self.key, REBUILD)
             self._merge()
             return
         rights.creates_in(self.found, self.session, self.target.schema)
-        self._shrink()
-        dependents = tables.dependents(self.session, self.target)
-        if dependents:
-            self._alter(changed, drop_first(dependents[0]))
+        targets.shrink(self.found, self.session, self.target, self.table, self.extracted.preview)
+        if dependents := tables.dependents(self.session, self.target):
+            remedy = drop_first(dependents[0])
+            targets.alter(self.found, self.session, self.target, changed, self.key, remedy)
             self._apply(dependents[0])
         else:
-            self._swap(changed)
+            targets.swap(self.found, self.session, self.target, changed, self.key, self.source.columns)
 
     def _drift(self, existing: dict[str, str]) -> Drift:
         return drift.compare(self.source.columns, self.source.oid, existing, self.seen)
-
-    def _shrink(self) -> None:
-        """As the load would, where the rows that arrive are counted; else by the planner's guess."""
-        rows, most = self.extracted.preview.rows, self.table.max_shrink
-        if rows is None or most is None or not rights.has_rights(self.found, self.session, self.target, ["SELECT"]):
-            return
-        try:
-            build.refuse_shrinking(self.session, rows, self.target, most)
-        except LoadsheetError as error:
-            guess = "" if self.extracted.preview.rows_are_exact else "by the planner's guess, "
-            self.found.tell("warning" if guess else "error", "shrink", f"{guess}{error}")
-        except UNANSWERED:
-            self.found.tell("note", "shrink", f"whether {self.target} would shrink too much is not known")
-
-    def _swap(self, changed: Drift) -> None:
-        self.found.does, self.found.is_rebuilt = "built beside the old table and swapped", True
-        rights.owns(self.found, self.session, self.target, "replace")
-        held = tables.key_of(self.session, self.target)
-        same_key = set(held[1] if held else ()) == set(self.key)
-        if changed.notes or changed.replaced or changed.incompatible or not same_key:
-            self.found.does = "built anew beside the old table and swapped"
-            fresh = Relation(self.target.schema, "_loadsheet_<number>")
-            columns = column_list(self.source.columns, changed.kept)
-            self.found.ddl += [
-                f"CREATE TABLE {fresh.sql} ({columns}, {ident(LOAD_ID)} bigint NOT NULL)",
-                *([f"ALTER TABLE {fresh.sql} ADD PRIMARY KEY ({idents(self.key)})"] if self.key else []),
-                f"DROP TABLE {self.target.sql}",
-                f"ALTER TABLE {fresh.sql} RENAME TO {ident(self.target.name)}",
-            ]
-            for name, what in changed.incompatible.items():
-                self.found.tell("note", "drift", f"{name} {what}: the new table has the source's type")
-
-    def _alter(self, changed: Drift, remedy: str) -> None:
-        """The target is brought up to date where it is."""
-        self._asked("drift", lambda: drift.refuse_incompatible(self.target, changed, remedy))
-        self._asked(
-            "key", lambda: drift.refuse_changed_key(self.session, self.target, self.key, remedy, changed.renamed)
-        )
-        clauses = [*drift.renames(changed), *drift.clauses(changed)]
-        self.found.ddl += [f"ALTER TABLE {self.target.sql} {clause}" for clause in clauses]
-        if clauses:
-            rights.owns(self.found, self.session, self.target, "alter")
-        before = {now: was for was, now in changed.renamed.items()}
-        for column in changed.widened:
-            if users := tables.users_of(self.session, self.target, before.get(column.name, column.name)):
-                what = f"{self.target}: cannot ALTER COLUMN {ident(column.name)} TYPE {column.type}"
-                self.found.error("drift", f"{what}: {users[0]} uses it; drop what uses it first")
 
     def _merge(self) -> None:
         by = f" by {', '.join(self.key)}" if self.key else ""

@@ -1,24 +1,20 @@
-"""Whether a transform would run, why, and whether the warehouse takes its SQL."""
+"""Whether a transform would run, and why: by the ledger, and by what would come before it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-import psycopg
-
-from loadsheet.errors import LoadsheetError
 from loadsheet.outcome import RunRequest
 from loadsheet.plan.inputs import Inputs
 from loadsheet.plan.preview import Changes, StepPreview
 from loadsheet.plan.sqltext import transform_sql
 from loadsheet.plan.steps import step_id
 from loadsheet.postgres import Session
-from loadsheet.preview import reading_rights, rights
-from loadsheet.preview.sessions import UNANSWERED
-from loadsheet.redact import message
+from loadsheet.preview import builds, reading_rights
+from loadsheet.preview.asking import asked
 from loadsheet.spec.models import Pipeline, Transform
 from loadsheet.sql.params import uses_since_load
-from loadsheet.sql.text import Relation, idents
+from loadsheet.sql.text import Relation
 from loadsheet.warehouse import due, tables
 from loadsheet.warehouse.due import Job
 from loadsheet.warehouse.transform import bound, refuse_foreign
@@ -69,18 +65,27 @@ class _Transform:
             return
         in_full = bool(job and job.full) or bool(self._rebuilt())
         since = self._since(in_full)
-        self._may_build(in_full)
-        if self.has_ledger:
-            self._refuse_foreign()
-        found.sql = transform_sql(
-            self.target, self.spec.materialized, bound(self.spec.sql, _REQUEST, since).as_string(self.session),
-            in_full=not self._is_increment(in_full),
-        )  # fmt: skip
-        if reading_rights.may_read(found, self.session, self.pipeline, self.spec, self.relations.values()):
-            self._explain(since, is_counted=not self._is_increment(in_full))
-        found.ddl += self._ddl(job)
+        self._build(in_full, since, job)
         found.is_rebuilt = self._is_rebuilt(in_full)
         found.does = "would fail" if found.fails else found.does
+
+    def _build(self, in_full: bool, since: int, job: Job | None) -> None:
+        """What would forbid it, the SQL, and what comes of it."""
+        found, is_increment = self.found, self._is_increment(in_full)
+        builds.may_write(found, self.session, self.spec, self.target, self.exists and is_increment, self.has_schema)
+        if self.has_ledger:
+            asked(found, "target", lambda: refuse_foreign(self.session, self.spec, self.target))
+        found.sql = transform_sql(
+            self.target, self.spec.materialized, bound(self.spec.sql, _REQUEST, since).as_string(self.session),
+            in_full=not is_increment,
+        )  # fmt: skip
+        may_read = reading_rights.may_read(found, self.session, self.pipeline, self.spec, self.relations.values())
+        is_settled = not self.missing and not any(step.ddl for step in self.upstream.values())
+        if may_read and is_settled and self.spec.materialized != "script":
+            rows = builds.explain(found, self.session, self.pipeline, self.spec, bound(self.spec.sql, _REQUEST, since))
+            # How many come of new rows alone is not to be had before these are loaded.
+            found.rows = None if is_increment else rows
+        found.ddl += builds.ddl(self.spec, self.target, self.exists, bool(job and job.reason == "its SQL changed"))
 
     def _stays_away(self, name: str, step: StepPreview) -> bool:
         return self.relations[name] in self.missing and step.changes == "no"
@@ -125,58 +130,3 @@ class _Transform:
         if self.spec.materialized in ("table", "merge") and self.exists:
             return self.spec.materialized == "table" and not tables.dependents(self.session, self.target)
         return self.spec.materialized != "merge" or not self.exists
-
-    def _ddl(self, job: Job | None) -> list[str]:
-        """What the catalog will show of it: a new table or view; how a changed one comes out, only its SELECT says."""
-        is_view, is_new = self.spec.materialized == "view", not self.exists
-        if self.spec.materialized == "script" or not (is_new or (job and job.reason == "its SQL changed")):
-            return []
-        # PostgreSQL knows no CREATE OR REPLACE TABLE: the new one takes the place and the name of the old.
-        create = "CREATE TABLE" if not is_view else "CREATE VIEW" if is_new else "CREATE OR REPLACE VIEW"
-        return [f"{create} {self.target.sql} AS SELECT …"]
-
-    def _may_build(self, in_full: bool) -> None:
-        """Adds what forbids to build it: only an owner may replace a table or a view, rows are written by right."""
-        found, session, kind = self.found, self.session, self.spec.materialized
-        if kind == "script":
-            return
-        is_increment = self.exists and self._is_increment(in_full)
-        if not is_increment and self.has_schema:
-            rights.creates_in(found, session, self.target.schema)
-        if not self.exists:
-            return
-        if kind == "merge" or (kind == "table" and tables.dependents(session, self.target)):
-            more = () if is_increment else ("DELETE",)
-            rights.has_rights(found, session, self.target, ("SELECT", "INSERT", "UPDATE", *more))
-            rights.in_database(found, session, "TEMPORARY", "create temporary tables")
-        else:
-            rights.owns(found, session, self.target, "replace")
-
-    def _refuse_foreign(self) -> None:
-        try:
-            refuse_foreign(self.session, self.spec, self.target)
-        except LoadsheetError as error:
-            self.found.error("target", str(error))
-
-    def _explain(self, since: int, is_counted: bool) -> None:
-        """The planner reads the SELECT as a run would: names, types and rights, and about how many rows come of it.
-
-        How many come of new rows alone is not to be had before these are loaded.
-        """
-        is_settled = not self.missing and not any(step.ddl for step in self.upstream.values())
-        if self.spec.materialized == "script" or not is_settled:
-            return
-        schemas = idents([self.pipeline.warehouse.schema, self.pipeline.warehouse.mart_schema])
-        statement = psycopg.sql.SQL("EXPLAIN (FORMAT JSON)\n") + bound(self.spec.sql, _REQUEST, since)
-        try:
-            with self.session.transaction():
-                self.session.execute(f"SET LOCAL search_path = {schemas}, public")
-                # `binary`: one statement and no second, as in a run.
-                row = self.session.execute(statement, binary=True).fetchone()
-        except (psycopg.ProgrammingError, psycopg.DataError) as error:
-            hint = f". {error.diag.message_hint}" if error.diag.message_hint else ""
-            self.found.error("sql", f"{self.spec.file.name}: {message(error)} (SQLSTATE {error.sqlstate}){hint}")
-            return
-        except UNANSWERED:  # a load swaps the table just now
-            return
-        self.found.rows = int(row[0][0]["Plan"]["Plan Rows"]) if row and is_counted else None
