@@ -12,7 +12,7 @@ import psycopg
 from loadsheet.lake.store import Lake
 from loadsheet.outcome import Outcome
 from tests.core.planned import *  # noqa: F403
-from tests.core.planned import MART, TABLES, as_role, fixes, found, plan
+from tests.core.planned import MART, SOURCE, TABLES, as_role, fixes, found, plan
 from tests.project import Project
 
 
@@ -330,3 +330,18 @@ def test_a_partitioned_table_is_as_large_as_its_parts(shop: Project) -> None:
     document = plan(shop)
     assert document["steps"]["extract.extract_log"]["table_rows"] == 3000
     assert not found(document, "extract.extract_log", "warning")
+
+
+def test_a_table_goes_on_when_a_pattern_comes_to_mean_it_and_when_it_is_named_again(project: Project) -> None:
+    project.in_source(SOURCE)
+    named, matched = {"customer": {"incremental": "at"}}, {"cust*": {"incremental": "at"}}
+    project.spec(named)
+    git = ["git", "-C", str(project.folder), "-c", "user.name=Test", "-c", "user.email=test@example.com"]
+    for tables in (matched, named):
+        for arguments in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message", "before"]):
+            subprocess.run([*git, *arguments], check=True, capture_output=True)
+        assert project.cli("run", "shop").returncode == 0
+        project.spec(tables)
+        told = json.loads(project.cli("plan", "shop", "--diff", "HEAD", "--json").stdout)["diff"]["changes"]
+        assert [change["consequences"] for change in told if change["name"] == "table customer"] == [[]]
+        assert "nothing new since" in project.cli("run", "shop").stdout
