@@ -50,6 +50,8 @@ class StepPreview:
     """Rows may be among those to be read that were loaded before as they are: then nothing comes of them."""
     is_rebuilt: bool = False
     """Every row is written anew, so that what reads the table is built in full."""
+    may_remove: bool = False
+    """Rows may be taken away; only then what reads the table is built in full."""
 
     def error(self, code: str, message: str, fix: str = "") -> None:
         """Add what would make the step fail; the SQL that a message asks to run becomes its fix."""

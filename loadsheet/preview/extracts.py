@@ -90,8 +90,7 @@ class _Extract:
         sizes.estimate(found, session, source, rows, near)
         stops = columns.about_key(found, session, source, table, rows)
         found.changes = self._changes(source, rows)
-        is_merged = rows.action == "merge" and not self.is_first
-        found.reads_again = is_merged and news.reads_again(table, source, self.seen, self.warehouse)
+        found.reads_again = not self.is_first and news.reads_again(table, source, rows, self.seen, self.warehouse)
         found.does = "would fail" if found.fails else news.told(found, table)
         return Extracted(found, source, rows, stops)
 

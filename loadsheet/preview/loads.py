@@ -62,7 +62,7 @@ class _Load:
             self.found.error("key", f"{self.target}: {self.extracted.stops_load}")
         if self.found.fails:
             self.found.does = "would fail"
-        elif self.found.changes == "yes" and self.extracted.preview.reads_again and existing:
+        elif self.found.changes == "yes" and self.extracted.preview.reads_again and not self.found.is_rebuilt:
             self.found.changes = "maybe"
             self.found.does += ", where they differ from what was loaded before"
 
@@ -118,6 +118,7 @@ class _Load:
 
     def _apply(self, dependent: str) -> None:
         self.found.does = f"the difference is applied in place, because {dependent} depends on the table"
+        self.found.may_remove = True
         self._write(("SELECT", "INSERT", "UPDATE", "DELETE"))
 
     def _write(self, needed: tuple[str, ...]) -> None:

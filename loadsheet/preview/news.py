@@ -41,10 +41,14 @@ def of_whole(
     return "no" if content == seen.content_sha256 else "yes"
 
 
-def reads_again(table: Table, source: SourceTable, seen: Scope, warehouse: Session) -> bool:
-    """Whether a merge may read rows that were loaded before: below the watermark, or above one that had to stay low."""
+def reads_again(table: Table, source: SourceTable, rows: Reading, seen: Scope, warehouse: Session) -> bool:
+    """Whether what is read may all be there already: below the watermark, above one that had to stay low, or in a
+    whole table whose content is another one only by its columns, or was never compared."""
     spec = table.incremental
     if not spec:
+        before = {column["name"]: column["type"] for column in seen.columns or ()}
+        return seen.content_sha256 is None or before != {column.name: column.type for column in source.columns}
+    if rows.action != "merge":
         return False
     if seen.watermark is None or spec.lookback is not None or spec.nulls == "include":
         return True

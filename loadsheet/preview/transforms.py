@@ -67,6 +67,7 @@ class _Transform:
         since = self._since(in_full)
         self._build(in_full, since, job)
         found.is_rebuilt = self._is_rebuilt(in_full)
+        found.may_remove = not found.is_rebuilt and not self._is_increment(in_full)
         found.does = "would fail" if found.fails else found.does
 
     def _build(self, in_full: bool, since: int, job: Job | None) -> None:
@@ -111,8 +112,12 @@ class _Transform:
             return is_told, "a view: shows what it reads by itself"
         if anew := self._rebuilt():
             return "yes", f"built in full: {', '.join(anew)} {'are' if len(anew) > 1 else 'is'} rebuilt"
-        if job or sure:
-            return "yes", f"built: new rows in {', '.join(sure)}" if sure else f"built: {job.reason if job else ''}"
+        if sure:
+            removing = [name for name in sure if self.upstream[name].may_remove]
+            gone = f"; in full if rows of {', '.join(removing)} are gone" if removing else ""
+            return "yes", f"built: new rows in {', '.join(sure)}{gone}"
+        if job:
+            return "yes", f"built: {job.reason}"
         if unsure:
             return "maybe", f"built if {', '.join(unsure)} {'change' if len(unsure) > 1 else 'changes'}"
         return "no", "skipped: nothing it reads would change"
