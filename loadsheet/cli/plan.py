@@ -14,9 +14,9 @@ from loadsheet.cli.places import open_pipeline
 from loadsheet.errors import InputError
 from loadsheet.plan.steps import Step, build_plan
 from loadsheet.spec.models import Pipeline
+from loadsheet.visible import visible
 
 if TYPE_CHECKING:
-    from loadsheet.connections import Connections
     from loadsheet.plan.changes import Comparison
     from loadsheet.plan.preview import StepPreview
 
@@ -49,16 +49,16 @@ def plan(
     if exit_code and not connect and diff is None:
         raise InputError("--exit-code says whether something would change: add --connect or --diff REV")
     since = _since(spec, project, diff) if diff is not None else None
+    previews: Mapping[str, StepPreview] = {}
+    asked = spec
     if connect:
-        connections = _connections(project)
-        spec = _resolved(spec, connections)
+        spec, previews = _previews(spec, project)
     steps = build_plan(spec)
-    chosen = _chosen(steps, sql, spec) if sql else []
-    previews = _previews(spec, connections) if connect else {}
+    chosen = _chosen(steps, sql, asked) if sql is not None else []
     if as_json:
         print_json(_document(spec, steps, previews, since, chosen))
-    elif sql:
-        typer.echo("\n\n".join(f"-- {step.id}\n{text}" for step in chosen if (text := _sql(step, spec, previews))))
+    elif sql is not None:
+        typer.echo(visible("\n\n".join(_sql_text(step, spec, previews) for step in chosen)))
     else:
         _print(spec, steps, previews, since)
     if any(step.fails for step in previews.values()):
@@ -67,27 +67,16 @@ def plan(
         raise typer.Exit(CHANGES)
 
 
-# The next three import where they are called, so that a plan that needs no server starts without a driver.
-def _connections(project: Path) -> Connections:
+# It imports where it is called, so that a plan that needs no server starts without a driver.
+def _previews(pipeline: Pipeline, project: Path) -> tuple[Pipeline, dict[str, StepPreview]]:
     from loadsheet.connections import project_connections
-
-    return project_connections(project)
-
-
-def _resolved(pipeline: Pipeline, connections: Connections) -> Pipeline:
-    from loadsheet.steps.resolve import resolved
-
-    return resolved(pipeline, connections)
-
-
-def _previews(pipeline: Pipeline, connections: Connections) -> dict[str, StepPreview]:
     from loadsheet.preview.live import preview
 
-    return preview(pipeline, connections)
+    return preview(pipeline, project_connections(project))
 
 
 def _since(pipeline: Pipeline, project: Path, revision: str) -> Comparison:
-    from loadsheet.plan.changes import compare
+    from loadsheet.plan.comparing import compare
     from loadsheet.preview.revision import pipeline_at
 
     return compare(pipeline_at(pipeline, project, revision), pipeline, revision)
@@ -143,10 +132,20 @@ def _chosen(steps: tuple[Step, ...], wanted: str, pipeline: Pipeline) -> list[St
 
     if found := chosen(steps, wanted):
         return found
+    if any(pattern.name == wanted for pattern in pipeline.patterns):  # its tables stand in its place by now
+        of_tables = [step for step in steps if step.kind in ("extract", "load")]
+        return [s for s in of_tables if (pattern := pipeline.pattern_of(s.name)) and pattern.name == wanted]
     names = [*dict.fromkeys([step.name for step in steps if step.kind != "create_bucket"])]
     close = get_close_matches(wanted, [*names, *(step.id for step in steps)], n=1)
     more = f" (did you mean {close[0]!r}?)" if close else f"; it has {', '.join(names)}, or say all"
     raise InputError(f"--sql: {pipeline.name} has no step {wanted!r}{more}")
+
+
+def _sql_text(step: Step, pipeline: Pipeline, previews: Mapping[str, StepPreview]) -> str:
+    """The step's SQL under its id; where there is none, why."""
+    from loadsheet.plan.sqltext import why_none
+
+    return f"-- {step.id}\n{_sql(step, pipeline, previews) or why_none(step, bool(previews))}"
 
 
 def _sql(step: Step, pipeline: Pipeline, previews: Mapping[str, StepPreview]) -> str:

@@ -15,6 +15,7 @@ from loadsheet.plan.preview import StepPreview, summary
 from loadsheet.plan.steps import Kind, Step
 from loadsheet.plan.words import after, does
 from loadsheet.spec.models import Pipeline
+from loadsheet.visible import on_one_line, visible
 
 if TYPE_CHECKING:
     from loadsheet.plan.changes import Comparison
@@ -57,7 +58,7 @@ def since_text(since: Comparison) -> str:
     for change in since.changes:
         branch = tree.add(_pair(change.what, change.name, 9))
         for line in change.details:
-            branch.add(Text(line))
+            branch.add(Text(visible(line)))
         if change.sql:
             branch.add(_diff(change.sql))
         for consequence in change.consequences:
@@ -68,7 +69,7 @@ def since_text(since: Comparison) -> str:
 
 
 def _diff(lines: Iterable[str]) -> Text:
-    styled = [Text(line, style=_STYLES.get(line[:1], "")) for line in lines]
+    styled = [Text(visible(line), style=_STYLES.get(line[:1], "")) for line in lines]
     return Text("\n").join(styled)
 
 
@@ -80,18 +81,18 @@ def _remark(branch: Tree, found: StepPreview | None) -> None:
     if found.held_by:
         branch.add(_pair("held back", f"the watermark stays below what is still open: {found.held_by}"))
     for statement in found.ddl:
-        branch.add(_pair("runs", statement))
-    for finding in found.findings:
-        leaf = branch.add(_pair(finding.severity, finding.message))
-        if finding.fix and finding.fix not in finding.message:
-            leaf.add(_pair("fix", finding.fix))
+        branch.add(_pair("runs", on_one_line(statement)))
+    for remark in found.remarks:
+        leaf = branch.add(_pair(remark.severity, on_one_line(remark.message)))
+        if remark.fix and remark.fix not in remark.message:
+            leaf.add(_pair("fix", on_one_line(remark.fix)))
 
 
 def _pair(label: str, text: str, least: int = 0) -> Grid:
     grid = Grid.grid(padding=(0, 2, 0, 0))
     grid.add_column(min_width=least, no_wrap=len(label) <= _WIDEST, overflow="fold")
     grid.add_column(overflow="fold")
-    grid.add_row(Text(label, style=_STYLES.get(label, "")), Text(text))
+    grid.add_row(Text(on_one_line(label), style=_STYLES.get(label, "")), Text(visible(text)))
     return grid
 
 
@@ -109,8 +110,8 @@ def _count(number: int, noun: str) -> str:
 def _head(pipeline: Pipeline) -> str:
     schedule = f"schedule {pipeline.schedule}" if pipeline.schedule else "no schedule"
     patterns = f"{_count(len(pipeline.patterns), 'pattern')}, " if pipeline.patterns else ""
-    tables, transforms = len(pipeline.tables), len(pipeline.transforms)
-    return f"{pipeline.name}: {tables} tables, {patterns}{transforms} transforms, {schedule}"
+    tables, transforms = _count(len(pipeline.tables), "table"), _count(len(pipeline.transforms), "transform")
+    return f"{pipeline.name}: {tables}, {patterns}{transforms}, {schedule}"
 
 
 def _kinds(steps: Sequence[Step]) -> dict[Kind, list[Step]]:

@@ -13,7 +13,7 @@ _REMEDY = re.compile(r"\brun ((?:GRANT|ALTER) [^;]*;)")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class Remark:
     """Something about a step that the servers tell. An `error` would make the step fail as things are."""
 
     severity: Severity
@@ -43,25 +43,31 @@ class StepPreview:
     table_bytes: int | None = None
     ddl: list[str] = field(default_factory=list)
     sql: str = ""
-    findings: list[Finding] = field(default_factory=list)
+    remarks: list[Remark] = field(default_factory=list)
     is_cut_off: bool = False
     """An earlier step would fail, so that this one does not run."""
+    reads_again: bool = False
+    """Rows may be among those to be read that were loaded before as they are: then nothing comes of them."""
+    is_rebuilt: bool = False
+    """Every row is written anew, so that what reads the table is built in full."""
+    may_remove: bool = False
+    """Rows may be taken away; only then what reads the table is built in full."""
 
     def error(self, code: str, message: str, fix: str = "") -> None:
         """Add what would make the step fail; the SQL that a message asks to run becomes its fix."""
         remedy = _REMEDY.search(message)
-        finding = Finding(severity="error", code=code, message=message, fix=fix or (remedy[1] if remedy else ""))
-        if finding.message not in {known.message for known in self.findings}:
-            self.findings.append(finding)
+        remark = Remark(severity="error", code=code, message=message, fix=fix or (remedy[1] if remedy else ""))
+        if remark.message not in {known.message for known in self.remarks}:
+            self.remarks.append(remark)
 
     def tell(self, severity: Severity, code: str, message: str, fix: str = "") -> None:
         """Add what is worth knowing."""
-        self.findings.append(Finding(severity=severity, code=code, message=message, fix=fix))
+        self.remarks.append(Remark(severity=severity, code=code, message=message, fix=fix))
 
     @property
     def fails(self) -> bool:
         """Whether the step would fail as things are."""
-        return any(finding.severity == "error" for finding in self.findings)
+        return any(remark.severity == "error" for remark in self.remarks)
 
     def as_dict(self) -> dict[str, Any]:
         """The preview as plain values, without the id and the SQL."""
@@ -69,12 +75,12 @@ class StepPreview:
 
 
 def summary(previews: Iterable[StepPreview]) -> dict[str, Any]:
-    """How many steps would change something, how many findings there are of each kind, the rows and bytes to read.
+    """How many steps would change something, how many remarks there are of each kind, the rows and bytes to read.
 
-    Previews of what comes before the first step of a kind count with their findings only.
+    Previews of what comes before the first step of a kind count with their remarks only.
     """
     previews = list(previews)
-    found = [finding.severity for step in previews for finding in step.findings]
+    found = [remark.severity for step in previews for remark in step.remarks]
     steps = [step for step in previews if step.id not in ("extract", "load", "transform")]
     moving = [step for step in steps if step.id.startswith("extract.") and step.changes != "no"]
     return {

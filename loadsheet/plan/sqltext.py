@@ -23,13 +23,26 @@ def step_sql(step: Step, pipeline: Pipeline) -> str:
     return transform_sql(Relation(pipeline.warehouse.mart_schema, step.name), transform.materialized, transform.sql)
 
 
-def transform_sql(target: Relation, materialized: str, body: str) -> str:
-    """What builds `target` from `body`. A table is built beside the one it replaces, or is compared with."""
+def why_none(step: Step, is_connected: bool) -> str:
+    """Why the step has no SQL to show, as a comment."""
+    if step.kind in ("create_bucket", "resolve"):
+        return "-- it changes nothing by SQL"
+    if is_connected:
+        return "-- it would change no table's definition" if step.kind == "load" else "-- it would not run"
+    which = "one for each table that the pattern matches" if step.mapped else "it follows from the catalogs"
+    return f"-- {which}: --connect shows it"
+
+
+def transform_sql(target: Relation, materialized: str, body: str, in_full: bool = True) -> str:
+    """What builds `target` from `body`. A table is built beside the one it replaces, or is compared with; new rows
+    alone go through a temporary one."""
     body = body.rstrip()
     if materialized == "script":
         return body
     if materialized == "view":
         return f"CREATE OR REPLACE VIEW {target.sql} AS\n{body}"
+    if not in_full:
+        return f'CREATE TEMPORARY TABLE "_loadsheet_<number>" ON COMMIT DROP AS\n{body}'
     return f'CREATE TABLE {ident(target.schema)}."_loadsheet_<number>" AS\n{body}'
 
 

@@ -7,7 +7,7 @@ import psycopg
 from loadsheet.errors import LoadsheetError
 from loadsheet.plan.preview import Severity, StepPreview
 from loadsheet.postgres import Session
-from loadsheet.preview.sessions import TOO_LONG
+from loadsheet.preview.sessions import NOT_KNOWN, UNANSWERED
 from loadsheet.source import reading
 from loadsheet.source.catalog import SourceTable
 from loadsheet.source.reading import Reading
@@ -31,7 +31,7 @@ SELECT EXISTS (SELECT FROM pg_index WHERE indrelid = %(oid)s AND indisunique AND
 """
 
 
-def cursor_findings(found: StepPreview, session: Session, source: SourceTable, table: Table) -> bool:
+def about_cursor(found: StepPreview, session: Session, source: SourceTable, table: Table) -> bool:
     """Adds what speaks against the cursor; whether an index finds its rows."""
     spec = table.incremental
     if not spec:
@@ -45,7 +45,7 @@ def cursor_findings(found: StepPreview, session: Session, source: SourceTable, t
     indexed, statistics = session.execute(_CURSOR, values).fetchone() or (False, None)
     null_share, correlation = (float(part) if part else None for part in (statistics or "(,)")[1:-1].split(","))
     if not indexed and source.is_table:
-        message = f"no index begins with cursor {spec.cursor}: every run reads all {size:,} bytes to find what is new"
+        message = f"no index begins with cursor {spec.cursor}: every run reads the whole table to find what is new"
         fix = f"CREATE INDEX ON {relation.sql} ({ident(spec.cursor)});"
         found.tell("warning" if size > 8 << 20 else "note", "cursor-index", message, fix)
     if spec.cursor in source.key:
@@ -77,47 +77,49 @@ def _nulls(
     except LoadsheetError as error:
         found.error("cursor-null", str(error))
         return
-    except psycopg.errors.QueryCanceled:
-        known = f"about {share:.1%} of the rows" if share is not None else TOO_LONG
+    except UNANSWERED:
+        known = f"about {share:.1%} of the rows" if share is not None else NOT_KNOWN
         severity: Severity = "error" if share else "note"
         found.tell(severity, "cursor-null", f"rows without {spec.cursor}: {known}; one of them stops the extract")
         return
     except psycopg.errors.InsufficientPrivilege:
         return
     fix = f"ALTER TABLE {source.relation.sql} ALTER COLUMN {ident(spec.cursor)} SET NOT NULL;"
+    fix = fix if source.is_table else ""
     found.tell("note", "cursor-null", f"{spec.cursor} may be NULL; no row is, but one would stop the extract", fix)
 
 
-def key_findings(
-    found: StepPreview, session: Session, source: SourceTable, table: Table, rows: Reading, near: bool
-) -> None:
-    """Adds what the rows that would be read say of a key that the source itself does not keep unique."""
+def about_key(found: StepPreview, session: Session, source: SourceTable, table: Table, rows: Reading) -> str:
+    """Adds what the rows that would be read say of a key that the source itself does not keep unique.
+
+    Returns what would stop the load of these rows; empty where nothing does.
+    """
     key = source.key
     if table.mode_with_key(bool(key)) == "append" or not key or source.key_is_enforced:
         if not key and table.incremental and table.mode is None:
             found.tell("note", "key", f"{source.relation} has no primary key to merge by: its rows are appended")
-        return
+        return ""
     attnums = [source.column(name).attnum for name in key]
     unique = session.execute(_UNIQUE, {"oid": source.oid, "attnums": attnums}).fetchone() == (True,)
     if unique and source.not_null.issuperset(key):
-        return
+        return ""
     where = f" WHERE {rows.where}" if rows.where else ""
     sample = f"(SELECT {idents(key)} FROM {source.relation.sql}{where} LIMIT {_LOOKED_AT}) sample"
     names = ", ".join(key)
     try:
         counted = session.execute(merging.count_null_keys(sample, key)).fetchone()
         doubled = None if unique else session.execute(merging.has_duplicates(sample, key)).fetchone()
-    except psycopg.errors.QueryCanceled:
-        found.tell("warning", "key", f"whether the key ({names}) is unique is {TOO_LONG}")
-        return
+    except UNANSWERED:
+        found.tell("warning", "key", f"whether the key ({names}) is unique is {NOT_KNOWN}")
+        return ""
     if counted and counted[0]:
-        found.error("key", f"{counted[0]:,} rows have no complete key ({names}): name a key that is never NULL")
+        return f"{counted[0]:,} rows have no complete key ({names}): name a key that is never NULL"
     if doubled and doubled[0] and not table.incremental:
-        found.error("key", f"rows share the key ({names}): it must be unique, or an incremental cursor tell the newest")
-    elif doubled and doubled[0]:
+        return f"rows share the key ({names}): it must be unique, or an incremental cursor tell the newest"
+    if doubled and doubled[0]:
         found.tell("warning", "key", f"rows share the key ({names}): only the newest of each is kept")
-    elif not found.fails and not unique:
-        whole = found.rows is not None and found.rows <= _LOOKED_AT
-        seen = "in all rows to be read" if whole else f"in the {_LOOKED_AT:,} rows looked at"
-        fix = f"CREATE UNIQUE INDEX ON {source.relation.sql} ({idents(key)});"
+    elif not unique:
+        seen = "in all rows to be read" if found.rows_are_exact else f"in the first {_LOOKED_AT:,} rows at most"
+        fix = f"CREATE UNIQUE INDEX ON {source.relation.sql} ({idents(key)});" if source.is_table else ""
         found.tell("warning", "key", f"the key ({names}) is unique {seen}, but nothing in the source keeps it so", fix)
+    return ""

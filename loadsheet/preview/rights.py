@@ -1,4 +1,4 @@
-"""What the role lacks of the rights that a run needs, each with the GRANT that gives it."""
+"""What the role lacks of the rights that a run needs, each with the SQL that gives it, and no more than that."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from loadsheet.plan.preview import StepPreview
 from loadsheet.postgres import Session
 from loadsheet.source.catalog import SourceTable
 from loadsheet.sql.text import Relation, ident
-from loadsheet.warehouse import tables
 
 # LOCK TABLE, by which a table is held still while it is read, wants the right to all of it; a view has no such lock.
 _READS = """
@@ -16,15 +15,22 @@ SELECT current_user::text, has_schema_privilege(%(schema)s, 'USAGE'),
        has_table_privilege(%(oid)s::oid, 'SELECT') OR (NOT %(is_table)s AND NOT EXISTS (
            SELECT FROM unnest(%(columns)s::text[]) name WHERE NOT has_column_privilege(%(oid)s::oid, name, 'SELECT')))
 """
-_OWNER = """
-SELECT current_user::text, pg_has_role(relowner, 'USAGE'), pg_get_userbyid(relowner)::text,
-       ARRAY(SELECT right_name FROM unnest(%(rights)s::text[]) right_name
-             WHERE NOT has_table_privilege(pg_class.oid, right_name))
-FROM pg_class WHERE oid = to_regclass(%(table)s)
+# By the catalog: to_regclass() raises an error in a schema that the role may not use.
+_RELATION = """
+SELECT current_user::text, relkind::text,
+       ARRAY(SELECT name FROM unnest(%(rights)s::text[]) name
+             WHERE NOT CASE relkind WHEN 'S' THEN has_sequence_privilege(c.oid, name)
+                                    ELSE has_table_privilege(c.oid, name) END)
+FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE nspname = %(schema)s AND relname = %(name)s
 """
-_SCHEMA = (
-    "SELECT current_user::text, has_schema_privilege(%(schema)s, 'USAGE'), has_schema_privilege(%(schema)s, 'CREATE')"
-)
+_OWNER = """
+SELECT current_user::text, pg_has_role(owner, 'USAGE'), pg_get_userbyid(owner)::text,
+       (SELECT rolsuper FROM pg_roles WHERE pg_roles.oid = owner)
+FROM (SELECT relowner AS owner FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+      WHERE nspname = %(schema)s AND relname = %(name)s
+      UNION ALL SELECT nspowner FROM pg_namespace WHERE nspname = %(schema)s AND %(name)s::text IS NULL) owned
+"""
+_SCHEMA = "SELECT current_user::text, has_schema_privilege(nspname, %s) FROM pg_namespace WHERE nspname = %s"
 _DATABASE = "SELECT current_user::text, current_database()::text, has_database_privilege(current_database(), %(right)s)"
 
 
@@ -44,28 +50,31 @@ def may_read(found: StepPreview, session: Session, source: SourceTable) -> bool:
 
 
 def has_schema(found: StepPreview, session: Session, schema: str) -> bool:
-    """Whether the schema exists. Adds the CREATE SCHEMA where it does not, and what is lacking to go on."""
-    row = session.execute("SELECT FROM pg_namespace WHERE nspname = %s", (schema,)).fetchone()
-    if row is None:
-        found.changes = "yes"
-        found.ddl.append(f"CREATE SCHEMA {ident(schema)}")
-        in_database(found, session, "CREATE", f"create schema {schema}")
-        return False
-    role, uses, creates = session.execute(_SCHEMA, {"schema": schema}).fetchone() or ("", True, True)
-    lacking = [name for name, has in (("USAGE", uses), ("CREATE", creates)) if not has]
-    if lacking:
-        fix = f"GRANT {', '.join(lacking)} ON SCHEMA {ident(schema)} TO {ident(role)};"
-        found.error("privilege", f"role {role} may not create tables in schema {schema}", fix)
-    return True
+    """Whether the schema exists. Adds the CREATE SCHEMA where it does not, and what is lacking for it."""
+    if session.execute("SELECT FROM pg_namespace WHERE nspname = %s", (schema,)).fetchone() is not None:
+        return True
+    found.changes = "yes"
+    found.ddl.append(f"CREATE SCHEMA {ident(schema)}")
+    in_database(found, session, "CREATE", f"create schema {schema}")
+    return False
 
 
 def uses_schema(found: StepPreview, session: Session, schema: str) -> bool:
-    """Whether the role may use what is in the schema; an error with its GRANT where it may not."""
-    role, uses, _ = session.execute(_SCHEMA, {"schema": schema}).fetchone() or ("", True, True)
-    if not uses:
-        fix = f"GRANT USAGE ON SCHEMA {ident(schema)} TO {ident(role)};"
-        found.error("privilege", f"role {role} may not use schema {schema}", fix)
-    return bool(uses)
+    """Whether the role may use what is in the schema that exists; an error with its GRANT where it may not."""
+    return _in_schema(found, session, schema, "USAGE", "use schema")
+
+
+def creates_in(found: StepPreview, session: Session, schema: str) -> bool:
+    """Whether the role may make tables in the schema, or it is yet to be made; an error with its GRANT else."""
+    return _in_schema(found, session, schema, "CREATE", "create tables in schema")
+
+
+def _in_schema(found: StepPreview, session: Session, schema: str, right: str, purpose: str) -> bool:
+    role, has = session.execute(_SCHEMA, (right, schema)).fetchone() or ("", True)
+    if not has:
+        fix = f"GRANT {right} ON SCHEMA {ident(schema)} TO {ident(role)};"
+        found.error("privilege", f"role {role} may not {purpose} {schema}", fix)
+    return bool(has)
 
 
 def in_database(found: StepPreview, session: Session, right: str, purpose: str) -> None:
@@ -77,23 +86,34 @@ def in_database(found: StepPreview, session: Session, right: str, purpose: str) 
 
 
 def owns(found: StepPreview, session: Session, target: Relation, purpose: str) -> None:
-    """Adds an error when somebody else owns the target: only its owner may replace or alter a table."""
-    role, is_owner, owner, _ = session.execute(
-        _OWNER, {"table": target.sql, "rights": []}
-    ).fetchone() or ("", True, "", [])  # fmt: skip
+    """Adds an error when somebody else owns the table or view: only its owner may replace or alter it."""
+    _owns(found, session, "TABLE", target.sql, str(target), purpose, schema=target.schema, name=target.name)
+
+
+def owns_schema(found: StepPreview, session: Session, schema: str, purpose: str) -> None:
+    """Adds an error when somebody else owns the schema."""
+    _owns(found, session, "SCHEMA", ident(schema), f"schema {schema}", purpose, schema=schema, name=None)
+
+
+def _owns(
+    found: StepPreview, session: Session, kind: str, quoted: str, shown: str, purpose: str, **named: str | None
+) -> None:
+    role, is_owner, owner, is_super = session.execute(_OWNER, named).fetchone() or ("", True, "", False)
     if not is_owner:
+        # Who is in the owner's place leaves the owner's own work as it was; but nobody should be a superuser for it.
         fix = f"GRANT {ident(owner)} TO {ident(role)};"
-        found.error("privilege", f"{target} belongs to {owner}, and role {role} may not {purpose} it", fix)
+        if is_super:
+            fix = f"ALTER {kind} {quoted} OWNER TO {ident(role)};"
+        found.error("privilege", f"{shown} belongs to {owner}, and role {role} may not {purpose} it", fix)
 
 
-def has_rights(found: StepPreview, session: Session, target: Relation, rights: Sequence[str]) -> bool:
-    """Whether the role has all these rights on the table; an error with its GRANT where it has not."""
-    if tables.kind(session, target) is None:
-        return True
-    role, _, _, lacking = session.execute(
-        _OWNER, {"table": target.sql, "rights": list(rights)}
-    ).fetchone() or ("", True, "", [])  # fmt: skip
+def has_rights(found: StepPreview, session: Session, relation: Relation, rights: Sequence[str]) -> bool:
+    """Whether the role has all these rights on the table, view or sequence, or there is none; an error with its GRANT
+    where it has not."""
+    values = {"schema": relation.schema, "name": relation.name, "rights": list(rights)}
+    role, kind, lacking = session.execute(_RELATION, values).fetchone() or ("", "", [])
     if lacking:
-        fix = f"GRANT {', '.join(lacking)} ON {target.sql} TO {ident(role)};"
-        found.error("privilege", f"role {role} lacks {', '.join(lacking)} on {target}", fix)
+        on = f"SEQUENCE {relation.sql}" if kind == "S" else relation.sql
+        fix = f"GRANT {', '.join(lacking)} ON {on} TO {ident(role)};"
+        found.error("privilege", f"role {role} lacks {', '.join(lacking)} on {relation}", fix)
     return not lacking

@@ -15,7 +15,8 @@ from loadsheet.steps.diagnosis import diagnose
 
 _SECONDS = 5
 _SETTINGS = {"default_transaction_read_only": "on", "statement_timeout": f"{_SECONDS}s", "lock_timeout": "2s"}
-TOO_LONG = f"not known: the question took longer than {_SECONDS} s"
+UNANSWERED = (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable)
+NOT_KNOWN = f"not known: the answer takes longer than {_SECONDS} s, or another session has locked the table"
 
 
 @contextmanager

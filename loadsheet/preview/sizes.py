@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import psycopg
-
 from loadsheet.lake.parts import Layout, PartStore
 from loadsheet.plan.preview import StepPreview
 from loadsheet.postgres import Session
-from loadsheet.preview.sessions import TOO_LONG
+from loadsheet.preview.sessions import NOT_KNOWN, UNANSWERED
 from loadsheet.source.catalog import SourceTable
 from loadsheet.source.reading import Reading
 from loadsheet.spec.models import Pipeline
 from loadsheet.steps.extract import file_format
 from loadsheet.steps.storing import read_and_store
 
+# With what inherits from it, partitions too, and with the long values that are kept outside of the rows.
 _SIZE = """
-SELECT CASE WHEN min(reltuples) >= 0 THEN sum(reltuples)::bigint END, sum(pg_relation_size(oid))::bigint FROM pg_class
-WHERE relkind <> 'p' AND (oid = %(oid)s OR oid IN (SELECT relid FROM pg_partition_tree(%(oid)s) WHERE isleaf))
+WITH RECURSIVE part (oid) AS (
+    SELECT %(oid)s::oid UNION SELECT inhrelid FROM pg_inherits JOIN part ON inhparent = part.oid
+)
+SELECT CASE WHEN min(reltuples) >= 0 THEN sum(reltuples)::bigint END, sum(pg_table_size(oid))::bigint
+FROM pg_class JOIN part USING (oid) WHERE relkind IN ('r', 'm')
 """
 # Read in a moment, so that what the planner would guess may as well be counted.
 SMALL_BYTES = 64 << 20
@@ -28,7 +30,7 @@ COMPARED_BYTES = 8 << 20
 
 
 def of_table(session: Session, source: SourceTable) -> tuple[int | None, int | None]:
-    """Rows and bytes of the whole table by its catalog; no rows where it was never analyzed."""
+    """Rows and bytes of the whole table by its catalog; no rows where it was never analyzed, nothing of a view."""
     return session.execute(_SIZE, {"oid": source.oid}).fetchone() or (None, None)
 
 
@@ -42,11 +44,12 @@ def estimate(found: StepPreview, session: Session, source: SourceTable, rows: Re
             where = f" WHERE {rows.where}" if rows.where else ""
             few = f"SELECT FROM {source.relation.sql}{where} LIMIT {_MOST_COUNTED + 1}"
             row = session.execute(f"SELECT count(*) FROM ({few}) few").fetchone()
-            if row and row[0] <= _MOST_COUNTED:
-                found.rows, found.rows_are_exact = row[0], True
+            counted = row[0] if row else 0
+            found.rows_are_exact = counted <= _MOST_COUNTED
+            found.rows = counted if found.rows_are_exact else max(found.rows, counted)
         found.bytes = found.rows * width
-    except psycopg.errors.QueryCanceled:
-        found.tell("note", "size", f"the number of rows is {TOO_LONG}")
+    except UNANSWERED:
+        found.tell("note", "size", f"the number of rows is {NOT_KNOWN}")
 
 
 def content_sha256(pipeline: Pipeline, session: Session, source: SourceTable, rows: Reading) -> str | None:

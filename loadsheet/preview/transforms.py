@@ -1,22 +1,20 @@
-"""Whether a transform would run, why, and whether the warehouse takes its SQL."""
+"""Whether a transform would run, and why: by the ledger, and by what would come before it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-import psycopg
-
-from loadsheet.errors import LoadsheetError
 from loadsheet.outcome import RunRequest
 from loadsheet.plan.inputs import Inputs
 from loadsheet.plan.preview import Changes, StepPreview
 from loadsheet.plan.sqltext import transform_sql
 from loadsheet.plan.steps import step_id
 from loadsheet.postgres import Session
-from loadsheet.preview import rights
-from loadsheet.redact import message
+from loadsheet.preview import builds, reading_rights
+from loadsheet.preview.asking import asked
 from loadsheet.spec.models import Pipeline, Transform
-from loadsheet.sql.text import Relation, idents
+from loadsheet.sql.params import uses_since_load
+from loadsheet.sql.text import Relation
 from loadsheet.warehouse import due, tables
 from loadsheet.warehouse.due import Job
 from loadsheet.warehouse.transform import bound, refuse_foreign
@@ -26,108 +24,114 @@ _REQUEST = RunRequest(run_id="plan")
 
 def preview_transform(
     pipeline: Pipeline, spec: Transform, inputs: Inputs, session: Session, known: Mapping[str, StepPreview],
-    has_ledger: bool,
+    has_ledger: bool, has_schema: bool,
 ) -> StepPreview:  # fmt: skip
     """The transform, after the steps that are `known` by id."""
     found = StepPreview(id=step_id("transform", spec.name))
-    target = Relation(pipeline.warehouse.mart_schema, spec.name)
     upstream = {name: known[step_id("load", name)] for name in inputs.tables}
     upstream |= {name: known[step_id("transform", name)] for name in inputs.transforms}
-    failing = [name for name, step in upstream.items() if step.fails or step.is_cut_off]
-    if failing:
+    if failing := [name for name, step in upstream.items() if step.fails or step.is_cut_off]:
         found.changes, found.does, found.is_cut_off = "no", f"not reached: {failing[0]} would fail", True
-        return found
-    relations = [Relation(pipeline.warehouse.schema, name) for name in inputs.tables]
-    relations += [Relation(pipeline.warehouse.mart_schema, name) for name in inputs.transforms]
-    exists = tables.kind(session, target) is not None
-    job = _job(pipeline, spec, target, relations, session, has_ledger)
-    found.changes, found.does = _verdict(job, spec, upstream)
-    if found.changes != "no":
-        _may(found, spec, target, session, exists, has_ledger, in_full=job is not None and job.full)
-        since = job.since_load if job else 0
-        found.sql = transform_sql(target, spec.materialized, bound(spec.sql, _REQUEST, since).as_string(session))
-        settled = not any(step.ddl for step in upstream.values())
-        if settled and all(tables.kind(session, relation) is not None for relation in relations):
-            _explain(found, pipeline, spec, session, since)
-        found.ddl += _ddl(spec, target, exists, job)
-    found.does = "would fail" if found.fails else found.does
+    else:
+        _Transform(found, pipeline, spec, inputs, session, upstream, has_ledger, has_schema).look()
     return found
 
 
-def _ddl(spec: Transform, target: Relation, exists: bool, job: Job | None) -> list[str]:
-    """What the catalog will show of it: a new table or view; how a changed one comes out, only its SELECT says."""
-    if spec.materialized == "script" or (exists and not (job and job.reason == "its SQL changed")):
-        return []
-    kind = "VIEW" if spec.materialized == "view" else "TABLE"
-    if not exists:
-        return [f"CREATE {kind} {target.sql} AS SELECT …"]
-    # PostgreSQL knows no CREATE OR REPLACE TABLE: the new one takes the place and the name of the old.
-    return [f"{'CREATE OR REPLACE VIEW' if kind == 'VIEW' else 'CREATE TABLE'} {target.sql} AS SELECT …"]
+class _Transform:
+    def __init__(
+        self, found: StepPreview, pipeline: Pipeline, spec: Transform, inputs: Inputs, session: Session,
+        upstream: Mapping[str, StepPreview], has_ledger: bool, has_schema: bool,
+    ):  # fmt: skip
+        self.found, self.pipeline, self.spec, self.session, self.upstream = found, pipeline, spec, session, upstream
+        self.has_ledger, self.has_schema = has_ledger, has_schema
+        schemas = pipeline.warehouse
+        self.target = Relation(schemas.mart_schema, spec.name)
+        self.relations = {name: Relation(schemas.schema, name) for name in inputs.tables}
+        self.relations |= {name: Relation(schemas.mart_schema, name) for name in inputs.transforms}
+        self.missing = [r for r in self.relations.values() if tables.kind(session, r) is None]
+        self.exists = tables.kind(session, self.target) is not None
 
-
-def _may(
-    found: StepPreview, spec: Transform, target: Relation, session: Session, exists: bool, has_ledger: bool,
-    in_full: bool,
-) -> None:  # fmt: skip
-    """Adds what forbids to build it: only an owner may replace a table or a view, rows are written by right."""
-    if not exists or spec.materialized == "script":
-        return
-    if spec.materialized == "merge" and not in_full:
-        rights.has_rights(found, session, target, ("SELECT", "INSERT", "UPDATE", "DELETE"))
-    else:
-        rights.owns(found, session, target, "replace")
-    if not has_ledger:
-        if tables.kind(session, Relation("loadsheet", "transform_run")) is not None:
+    def look(self) -> None:
+        found = self.found
+        if waits := [str(self.relations[name]) for name, step in self.upstream.items() if self._stays_away(name, step)]:
+            found.changes, found.does = "no", f"waits for {', '.join(waits)}, not loaded yet"
             return
-        found.error(
-            "target", f"{target} exists and was not made by Loadsheet: drop or rename it, or choose another mart_schema"
-        )
-        return
-    try:
-        refuse_foreign(session, spec, target)
-    except LoadsheetError as error:
-        found.error("target", str(error))
+        job = self._job()
+        found.changes, found.does = self._verdict(job)
+        if found.changes == "no":
+            return
+        if self.spec.materialized == "view" and not (job and job.full):
+            found.is_rebuilt = True
+            return
+        in_full = bool(job and job.full) or bool(self._rebuilt())
+        since = self._since(in_full)
+        self._build(in_full, since, job)
+        found.is_rebuilt = self._is_rebuilt(in_full)
+        found.may_remove = not found.is_rebuilt and not self._is_increment(in_full)
+        found.does = "would fail" if found.fails else found.does
 
+    def _build(self, in_full: bool, since: int, job: Job | None) -> None:
+        """What would forbid it, the SQL, and what comes of it."""
+        found, is_increment = self.found, self._is_increment(in_full)
+        builds.may_write(found, self.session, self.spec, self.target, self.exists and is_increment, self.has_schema)
+        if self.has_ledger:
+            asked(found, "target", lambda: refuse_foreign(self.session, self.spec, self.target))
+        found.sql = transform_sql(
+            self.target, self.spec.materialized, bound(self.spec.sql, _REQUEST, since).as_string(self.session),
+            in_full=not is_increment,
+        )  # fmt: skip
+        may_read = reading_rights.may_read(found, self.session, self.pipeline, self.spec, self.relations.values())
+        is_settled = not self.missing and not any(step.ddl for step in self.upstream.values())
+        if may_read and is_settled and self.spec.materialized != "script":
+            rows = builds.explain(found, self.session, self.pipeline, self.spec, bound(self.spec.sql, _REQUEST, since))
+            # How many come of new rows alone is not to be had before these are loaded.
+            found.rows = None if is_increment else rows
+        found.ddl += builds.ddl(self.spec, self.target, self.exists, bool(job and job.reason == "its SQL changed"))
 
-def _job(
-    pipeline: Pipeline, spec: Transform, target: Relation, inputs: list[Relation], session: Session, has_ledger: bool
-) -> Job | None:
-    if not has_ledger:
-        return Job(full=True, since_load=0, reason="first run")
-    return due.decide(session, pipeline, spec, target, inputs, full=False)
+    def _stays_away(self, name: str, step: StepPreview) -> bool:
+        return self.relations[name] in self.missing and step.changes == "no"
 
+    def _job(self) -> Job | None:
+        if not self.has_ledger:
+            return Job(full=True, since_load=0, reason="first run")
+        inputs = list(self.relations.values())
+        return due.decide(self.session, self.pipeline, self.spec, self.target, inputs, full=False)
 
-def _verdict(job: Job | None, spec: Transform, upstream: Mapping[str, StepPreview]) -> tuple[Changes, str]:
-    """Whether it would change something, and in words what."""
-    sure = [name for name, step in upstream.items() if step.changes == "yes"]
-    unsure = [name for name, step in upstream.items() if step.changes == "maybe"]
-    if job and job.full:
-        return "yes", f"built in full: {job.reason}"
-    if spec.materialized == "view":
-        return "no", "a view: shows what it reads by itself"
-    if anew := [name for name in sure if upstream[name].action == "replace"]:
-        return "yes", f"built in full: {', '.join(anew)} {'are' if len(anew) > 1 else 'is'} rebuilt"
-    if job or sure:
-        return "yes", f"built: new rows in {', '.join(sure)}" if sure else f"built: {job.reason if job else ''}"
-    if unsure:
-        return "maybe", f"built if {', '.join(unsure)} {'change' if len(unsure) > 1 else 'changes'}"
-    return "no", "skipped: nothing it reads would change"
+    def _rebuilt(self) -> list[str]:
+        return [name for name, step in self.upstream.items() if step.changes == "yes" and step.is_rebuilt]
 
+    def _verdict(self, job: Job | None) -> tuple[Changes, str]:
+        """Whether it would change something, and in words what."""
+        sure = [name for name, step in self.upstream.items() if step.changes == "yes"]
+        unsure = [name for name, step in self.upstream.items() if step.changes == "maybe"]
+        if job and job.full:
+            return "yes", f"built in full: {job.reason}"
+        if self.spec.materialized == "view":
+            # The ledger takes note all the same, and what reads the view is built in full.
+            is_told: Changes = "yes" if job or sure else "maybe" if unsure else "no"
+            return is_told, "a view: shows what it reads by itself"
+        if anew := self._rebuilt():
+            return "yes", f"built in full: {', '.join(anew)} {'are' if len(anew) > 1 else 'is'} rebuilt"
+        if sure:
+            removing = [name for name in sure if self.upstream[name].may_remove]
+            gone = f"; in full if rows of {', '.join(removing)} are gone" if removing else ""
+            return "yes", f"built: new rows in {', '.join(sure)}{gone}"
+        if job:
+            return "yes", f"built: {job.reason}"
+        if unsure:
+            return "maybe", f"built if {', '.join(unsure)} {'change' if len(unsure) > 1 else 'changes'}"
+        return "no", "skipped: nothing it reads would change"
 
-def _explain(found: StepPreview, pipeline: Pipeline, spec: Transform, session: Session, since: int) -> None:
-    """The planner reads the SELECT as a run would: names, types and rights, and about how many rows come of it."""
-    if spec.materialized == "script":
-        return
-    schemas = idents([pipeline.warehouse.schema, pipeline.warehouse.mart_schema])
-    statement = psycopg.sql.SQL("EXPLAIN (FORMAT JSON)\n") + bound(spec.sql, _REQUEST, since)
-    try:
-        with session.transaction():
-            session.execute(f"SET LOCAL search_path = {schemas}, public")
-            row = session.execute(statement).fetchone()
-    except (psycopg.ProgrammingError, psycopg.DataError) as error:
-        hint = f". {error.diag.message_hint}" if error.diag.message_hint else ""
-        found.error("sql", f"{spec.file.name}: {message(error)} (SQLSTATE {error.sqlstate}){hint}")
-        return
-    except (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable):  # a load swaps the table just now
-        return
-    found.rows = int(row[0][0]["Plan"]["Plan Rows"]) if row else None
+    def _is_increment(self, in_full: bool) -> bool:
+        return self.spec.materialized == "merge" and not in_full and uses_since_load(self.spec.sql)
+
+    def _since(self, in_full: bool) -> int:
+        """The number that `:since_load` stands for: 0 but for what is built of new rows."""
+        if in_full or not (self._is_increment(in_full) or self.spec.materialized == "script"):
+            return 0
+        return due.seen(self.session, self.pipeline, self.spec)
+
+    def _is_rebuilt(self, in_full: bool) -> bool:
+        if self.spec.materialized in ("table", "merge") and self.exists:
+            return self.spec.materialized == "table" and not tables.dependents(self.session, self.target)
+        return self.spec.materialized != "merge" or not self.exists

@@ -56,17 +56,10 @@ def decide(session: Session, table: Table, source: SourceTable, last: Last | Non
     `last` is None when the target has never been loaded. Raises Refused when the spec and the source contradict each
     other or late commits could be missed, HeldBack when an interval is not closed.
     """
-    mode = table.mode_with_key(bool(source.key))
-    if mode == "merge" and not source.key:
-        raise Refused(f"{source.relation} has no primary key in the source: give primary_key, or mode: append")
+    mode = refuse_mode(table, source)
     full = request.is_full(table.name)
     if not table.incremental:
         return Reading(action="replace" if full or last is None else mode)
-    if mode == "append" and (table.incremental.lookback is not None or table.incremental.nulls == "include"):
-        raise Refused(
-            f"{source.relation} is appended to, so no row may be read twice: merge it (mode: merge, which needs a "
-            "primary_key), or drop incremental.lookback and nulls: include"
-        )
     window = _Window(session, source, table.incremental, mode)
     if table.incremental.by == "data_interval" or request.explicit_interval:
         return window.everything() if full else window.interval(request)
@@ -80,6 +73,29 @@ def decide(session: Session, table: Table, source: SourceTable, last: Last | Non
             "doubled; run a full refresh of this table"
         )
     return window.above(last.watermark)
+
+
+def refuse_mode(table: Table, source: SourceTable) -> Mode:
+    """The table's mode. Raises Refused where it does not go with the source's key and the rest of the spec."""
+    mode = table.mode_with_key(bool(source.key))
+    if mode == "merge" and not source.key:
+        raise Refused(f"{source.relation} has no primary key in the source: give primary_key, or mode: append")
+    spec = table.incremental
+    if spec and mode == "append" and (spec.lookback is not None or spec.nulls == "include"):
+        raise Refused(
+            f"{source.relation} is appended to, so no row may be read twice: merge it (mode: merge, which needs a "
+            "primary_key), or drop incremental.lookback and nulls: include"
+        )
+    return mode
+
+
+def refuse_appended_interval(source: SourceTable, mode: Mode) -> None:
+    """Raises Refused unless rows of an interval are merged."""
+    if mode != "merge":
+        raise Refused(
+            f"{source.relation} is appended to, and an interval read twice would double its rows: merge it "
+            "(mode: merge, which needs a primary_key)"
+        )
 
 
 def _refuse_changed_cursor(source: SourceTable, name: str, last: Last) -> None:
@@ -132,11 +148,7 @@ class _Window:
                 f"{self._source.relation} is incremental by data_interval, but this run has none: "
                 "give interval_start and interval_end in the trigger form (or --from and --to)"
             )
-        if self._mode != "merge":
-            raise Refused(
-                f"{self._source.relation} is appended to, and an interval read twice would double its rows: merge it "
-                "(mode: merge, which needs a primary_key)"
-            )
+        refuse_appended_interval(self._source, self._mode)
         if self._cursor.is_time and not request.explicit_interval:
             self._wait_for_the_clock(end)
         holdback.sees(self._session, self._source, self._spec.cursor)

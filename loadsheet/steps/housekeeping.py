@@ -14,7 +14,7 @@ from loadsheet.lake.store import Lake
 from loadsheet.postgres import Session
 from loadsheet.spec.models import Pipeline
 from loadsheet.steps.extract import load_prefix
-from loadsheet.warehouse import retention
+from loadsheet.warehouse import ledger, retention
 
 # An attempt under way is safe by its fence, not by its age. The age is for what no fence of this ledger speaks of:
 # another pipeline's attempt under the same prefix, before it has a manifest to say whose it is.
@@ -33,13 +33,15 @@ class TableGarbage:
 def find(pipeline: Pipeline, lake: Lake, session: Session, older_than: timedelta, keep: int) -> list[TableGarbage]:
     """What may go and what must stay, table by table; those that have left the spec come last. Removes nothing.
 
-    Raises InputError when `keep` is too small, WorkError when the lake holds loads and the warehouse
-    has no ledger: without it nobody knows what is needed.
+    Brings an older ledger up to date. Raises InputError when `keep` is too small, WorkError when the lake holds loads
+    and the warehouse has no ledger: without it nobody knows what is needed; Refused when a newer Loadsheet made it.
     """
     if keep < 1:
         raise InputError("gc must keep at least one load of each table")
     in_spec = [table.name for table in pipeline.tables]
     known = retention.tables_known(session, pipeline.name)
+    if known is not None:
+        ledger.ensure(session)  # an older one does not tell what is needed
     in_spec += sorted(name for name in known or () if pipeline.pattern_of(name))
     if not lake.exists():
         return []

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from loadsheet.connections import Connections
 from loadsheet.outcome import Outcome
+from loadsheet.plan.inputs import transform_inputs
 from loadsheet.postgres import Session
 from loadsheet.servers import Servers
 from loadsheet.source.discovery import relations
@@ -17,7 +20,7 @@ def resolve(pipeline: Pipeline, pattern: str, source: Session, warehouse: Sessio
     A table that was loaded once and is gone is among them: its extraction is skipped, where everybody sees it.
     Raises Refused when the role may not use the schema.
     """
-    found = {relation.name for relation in relations(source, pipeline.source.schema) if relation.is_own_table}
+    found = _own_tables(pipeline, source)
     known = retention.tables_known(warehouse, pipeline.name) or set()
     names = tuple(name for name in sorted(found | known) if _is_meant(pipeline, pattern, name))
     there, gone = ([name for name in names if (name in found) == here] for here in (True, False))
@@ -33,8 +36,23 @@ def resolved(pipeline: Pipeline, connections: Connections) -> Pipeline:
         return pipeline
     servers = Servers(pipeline, connections)
     with servers.source() as source, servers.warehouse() as warehouse:
-        outcomes = [resolve(pipeline, pattern.name, source, warehouse) for pattern in pipeline.patterns]
-    return pipeline.resolved(name for outcome in outcomes for name in outcome.names)
+        return with_tables(pipeline, source, retention.tables_known(warehouse, pipeline.name) or ())
+
+
+def with_tables(pipeline: Pipeline, source: Session, known: Collection[str]) -> Pipeline:
+    """The pipeline with the tables that its patterns match in their place; `known` are those loaded before.
+
+    So are tables that a transform reads and the source lacks: they are skipped, and the transform waits for them.
+    Raises Refused when the role may not use the schema.
+    """
+    read = {name for inputs in transform_inputs(pipeline).values() for name in inputs.tables}
+    names = sorted({*_own_tables(pipeline, source), *known, *read})
+    matched = [(pipeline.pattern_of(name), name) for name in names]
+    return pipeline.resolved(name for pattern in pipeline.patterns for found, name in matched if found == pattern)
+
+
+def _own_tables(pipeline: Pipeline, source: Session) -> set[str]:
+    return {relation.name for relation in relations(source, pipeline.source.schema) if relation.is_own_table}
 
 
 def _is_meant(pipeline: Pipeline, pattern: str, name: str) -> bool:

@@ -40,7 +40,7 @@ def replace(
     """
     exists = tables.kind(session, target) is not None
     if exists and max_shrink is not None:
-        _refuse_shrinking(session, rows, target, max_shrink)
+        refuse_shrinking(session, rows, target, max_shrink)
     if not exists or not tables.dependents(session, target):
         swap.put_in_place(session, fresh, target, key)
         session.execute(_SAMPLE)
@@ -127,7 +127,8 @@ def _values(session: Session, incoming: Relation, types: dict[str, str]) -> dict
     }
 
 
-def _refuse_shrinking(session: Session, after: int, target: Relation, max_shrink: float) -> None:
+def refuse_shrinking(session: Session, after: int, target: Relation, max_shrink: float) -> None:
+    """Raises Refused when `after` rows are fewer than the share `max_shrink` may take from the target's."""
     before = tables.count(session, target.sql)
     if before and after < before * (1 - max_shrink):
         raise Refused(

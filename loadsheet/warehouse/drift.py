@@ -166,8 +166,17 @@ def clauses(drift: Drift) -> list[str]:
     return added + [f"ALTER COLUMN {ident(c.name)} TYPE {c.type}" for c in drift.widened]
 
 
+def renames(drift: Drift) -> list[str]:
+    """What ALTER TABLE must do to name the target's columns as the source's were: by way of other names where one
+    takes the name that another gives up."""
+    pairs = list(drift.renamed.items())
+    if drift.renamed.keys() & set(drift.renamed.values()):
+        steps = [(old, f"_loadsheet_{n}", new) for n, (old, new) in enumerate(pairs)]
+        pairs = [(old, aside) for old, aside, _ in steps] + [(aside, new) for _, aside, new in steps]
+    return [f"RENAME COLUMN {ident(old)} TO {ident(new)}" for old, new in pairs]
+
+
 def rename(session: Session, target: Relation, drift: Drift) -> None:
-    """Rename the target's columns as the source's were; by way of other names, for two may have swapped theirs."""
-    steps = [(old, f"_loadsheet_{n}", new) for n, (old, new) in enumerate(drift.renamed.items())]
-    for old, new in [(old, aside) for old, aside, _ in steps] + [(aside, new) for _, aside, new in steps]:
-        session.execute(f"ALTER TABLE {target.sql} RENAME COLUMN {ident(old)} TO {ident(new)}")
+    """Rename the target's columns as the source's were."""
+    for clause in renames(drift):
+        session.execute(f"ALTER TABLE {target.sql} {clause}")

@@ -47,6 +47,12 @@ def numbers_seen(session: Session, inputs: list[Relation]) -> int:
     return int(row[0]) if row else 0
 
 
+def seen(session: Session, pipeline: Pipeline, transform: Transform) -> int:
+    """The number up to which the transform has seen its inputs; 0 before its first run."""
+    last = session.execute(_LAST_RUN, (pipeline.name, transform.name)).fetchone()
+    return int(last[1]) if last else 0
+
+
 def decide(
     session: Session, pipeline: Pipeline, transform: Transform, target: Relation, inputs: list[Relation], full: bool
 ) -> Job | None:

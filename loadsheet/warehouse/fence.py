@@ -50,6 +50,12 @@ def observe(session: Session, pipeline: str, table: str) -> Scope:
         return cursor.fetchone() or Scope()
 
 
+def last_was_held(session: Session, seen: Scope) -> bool:
+    """Whether the load that was `seen` left its watermark below rows that it had read."""
+    row = session.execute("SELECT held_by <> '' FROM loadsheet.load WHERE load_no = %s", (seen.last_load_no,))
+    return row.fetchone() == (True,)
+
+
 def acquire(session: Session, pipeline: str, table: str, target: Relation, seen: Scope) -> int:
     """Take the next fence, if the table still stands where it was `seen`.
 

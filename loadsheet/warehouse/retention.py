@@ -6,7 +6,8 @@ from collections.abc import Collection
 
 from loadsheet.lake.garbage import Load, Standing
 from loadsheet.postgres import Session
-from loadsheet.warehouse import ledger
+from loadsheet.sql.text import Relation
+from loadsheet.warehouse import tables
 
 _SCOPE = """
 SELECT fence, sealed_manifest, EXISTS (
@@ -21,13 +22,9 @@ WHERE pipeline = %s AND table_name = %s ORDER BY load_no
 
 
 def tables_known(session: Session, pipeline: str) -> set[str] | None:
-    """The tables that were ever extracted for the pipeline; None where the warehouse has no ledger.
-
-    Brings an older ledger up to date. Raises Refused when a newer Loadsheet has made it.
-    """
-    if session.execute("SELECT to_regclass('loadsheet.scope')").fetchone() == (None,):
+    """The tables that were ever extracted for the pipeline; None where the warehouse has no ledger."""
+    if tables.kind(session, Relation("loadsheet", "scope")) is None:
         return None
-    ledger.ensure(session)
     found = session.execute("SELECT table_name FROM loadsheet.scope WHERE pipeline = %s", (pipeline,))
     return {row[0] for row in found}
 

@@ -102,6 +102,19 @@ SELECT format('inheritance %s', inhrelid::regclass) FROM pg_inherits WHERE {oid}
 """
 
 
+def users_of(session: Session, target: Relation, column: str) -> list[str]:
+    """What PostgreSQL would not let the column's type be altered for, described by the server."""
+    rows = session.execute(
+        "SELECT DISTINCT regexp_replace(pg_describe_object(classid, objid, 0), '^rule _RETURN on ', '') "
+        "FROM pg_depend JOIN pg_attribute ON attrelid = refobjid AND attnum = refobjsubid "
+        "WHERE refclassid = 'pg_class'::regclass AND refobjid = to_regclass(%s) AND attname = %s AND classid IN "
+        "('pg_rewrite'::regclass, 'pg_trigger'::regclass, 'pg_policy'::regclass, 'pg_proc'::regclass, "
+        "'pg_publication_rel'::regclass) ORDER BY 1",
+        (target.sql, column),
+    )
+    return [row[0] for row in rows]
+
+
 def dependents(session: Session, target: Relation) -> list[str]:
     """What depends on the target being this very table, described by the server; empty means it can be swapped."""
     oid = f"{literal(target.sql)}::regclass::oid"

@@ -3,78 +3,17 @@
 from __future__ import annotations
 
 import json
-import secrets
 import subprocess
-from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
 
 import psycopg
-import pytest
-from typer.testing import CliRunner
 
-from loadsheet.cli.main import app
 from loadsheet.lake.store import Lake
 from loadsheet.outcome import Outcome
-from loadsheet.sql.text import ident
+from tests.core.planned import *  # noqa: F403
+from tests.core.planned import MART, SOURCE, TABLES, as_role, fixes, found, plan
 from tests.project import Project
-
-SOURCE = """
-CREATE TABLE customer (id int PRIMARY KEY, name text, at timestamptz NOT NULL DEFAULT clock_timestamp());
-CREATE INDEX ON customer (at);
-CREATE TABLE country (code char(2) PRIMARY KEY, name text);
-INSERT INTO customer SELECT i, 'name ' || i FROM generate_series(1, 100) i;
-INSERT INTO country VALUES ('no', 'Norway'), ('pe', 'Perú');
-"""
-TABLES = {"customer": {"incremental": "at"}, "country": None}
-MART = {"names": "SELECT id, name FROM staging.customer"}
-
-
-@pytest.fixture
-def shop(project: Project) -> Project:
-    project.in_source(SOURCE)
-    project.spec(TABLES, MART)
-    return project
-
-
-@pytest.fixture
-def role(postgres: Any, two_databases: tuple[str, str]) -> Iterator[str]:
-    """A role that may log in and nothing else, with a name that must be quoted."""
-    name = f'Re"ader {secrets.token_hex(4)}'
-    with psycopg.connect(two_databases[0], autocommit=True) as session:
-        session.execute(f"CREATE ROLE {ident(name)} LOGIN PASSWORD 'secret'")
-        yield name
-    for dsn in two_databases:
-        with psycopg.connect(dsn, autocommit=True) as session:
-            session.execute(f"REASSIGN OWNED BY {ident(name)} TO CURRENT_USER; DROP OWNED BY {ident(name)}")
-    with psycopg.connect(two_databases[0], autocommit=True) as session:
-        session.execute(f"DROP ROLE {ident(name)}")
-
-
-def plan(project: Project, *options: str, code: int = 0) -> dict[str, Any]:
-    """The plan against the servers, with each step's preview by its id."""
-    arguments = ["--project", str(project.folder), "plan", "shop", "--connect", "--json", *options]
-    done = CliRunner().invoke(app, arguments, env=project.environment())
-    assert done.exit_code == code, done.output
-    document = json.loads(done.stdout)
-    steps = {step["id"]: {**step.pop("now"), **step} for step in document["steps"]}
-    return {**document, "steps": steps | document["connect"]["before"]}
-
-
-def found(document: dict[str, Any], step: str, severity: str = "error") -> list[str]:
-    return [f["message"] for f in document["steps"][step]["findings"] if f["severity"] == severity]
-
-
-def fixes(document: dict[str, Any]) -> list[str]:
-    steps = document["steps"].values()
-    return [f["fix"] for step in steps for f in step["findings"] if f["severity"] == "error"]
-
-
-def as_role(dsn: str, role: str) -> str:
-    """The database as this role logs in to it."""
-    from urllib.parse import quote
-
-    return dsn.replace(dsn.split("//")[1].split("@")[0], f"{quote(role)}:secret")
 
 
 def objects(dsn: str) -> list[tuple[Any, ...]]:
@@ -183,7 +122,7 @@ def test_a_key_that_is_not_unique_is_found_before_the_run_finds_it(shop: Project
     document = plan(shop)
     assert "nothing in the source keeps it so" in found(document, "extract.extract_log", "warning")[0]
     shop.in_source("INSERT INTO log VALUES (1, now())")
-    assert "rows share the key (no)" in found(plan(shop, code=1), "extract.extract_log")[0]
+    assert "rows share the key (no)" in found(plan(shop, code=1), "load.load_log")[0]
     failed = shop.run()["load.load_log"].result
     assert "rows share the key (no)" in str(failed)
     shop.spec({"log": {"primary_key": "no", "incremental": "at"}})
@@ -391,3 +330,18 @@ def test_a_partitioned_table_is_as_large_as_its_parts(shop: Project) -> None:
     document = plan(shop)
     assert document["steps"]["extract.extract_log"]["table_rows"] == 3000
     assert not found(document, "extract.extract_log", "warning")
+
+
+def test_a_table_goes_on_when_a_pattern_comes_to_mean_it_and_when_it_is_named_again(project: Project) -> None:
+    project.in_source(SOURCE)
+    named, matched = {"customer": {"incremental": "at"}}, {"cust*": {"incremental": "at"}}
+    project.spec(named)
+    git = ["git", "-C", str(project.folder), "-c", "user.name=Test", "-c", "user.email=test@example.com"]
+    for tables in (matched, named):
+        for arguments in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message", "before"]):
+            subprocess.run([*git, *arguments], check=True, capture_output=True)
+        assert project.cli("run", "shop").returncode == 0
+        project.spec(tables)
+        told = json.loads(project.cli("plan", "shop", "--diff", "HEAD", "--json").stdout)["diff"]["changes"]
+        assert [change["consequences"] for change in told if change["name"] == "table customer"] == [[]]
+        assert "nothing new since" in project.cli("run", "shop").stdout

@@ -148,3 +148,21 @@ def test_render_prints_yaml_for_dag_factory(cli: Cli, project: Path) -> None:
     dag = yaml.safe_load(result.out)["shop"]
     assert "transform_report" in dag["tasks"]
     assert dag["tasks"]["extract_orders"]["spec"] == "pipelines/shop/pipeline.yml"
+
+
+@pytest.mark.parametrize("wanted", ["load", "create_bucket"])
+def test_a_step_without_sql_says_why(cli: Cli, project: Path, wanted: str) -> None:
+    lines = cli("plan", "shop", "--sql", wanted).out.splitlines()
+    assert lines and all(line.startswith("-- ") or not line for line in lines)
+    assert ("--connect shows it" in lines[1]) == (wanted == "load")
+
+
+def test_sql_of_no_step_is_not_the_whole_plan(cli: Cli, project: Path) -> None:
+    result = cli("plan", "shop", "--sql", "")
+    assert (result.code, result.out) == (2, "")
+    assert "shop has no step ''" in result.err
+
+
+def test_one_table_is_not_called_tables(cli: Cli, project: Path) -> None:
+    write_pipeline(project, "one", SPEC.replace("shop", "one").partition("tables:")[0] + "tables:\n  orders:\n", {})
+    assert cli("plan", "one").out.startswith("one: 1 table, 0 transforms, no schedule\n")

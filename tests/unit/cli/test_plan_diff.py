@@ -166,3 +166,101 @@ def test_a_file_that_was_broken_then_is_shown_with_its_places_then(cli: Cli, com
     result = cli("plan", "shop", "--diff", "HEAD")
     assert (result.code, result.out) == (2, "")
     assert "HEAD:pipelines/shop/pipeline.yml:11:" in result.err and "/tmp" not in result.err
+
+
+def test_sql_in_folders_below_is_none_of_the_pipeline(cli: Cli, committed: Path) -> None:
+    for folder in ("a", "z"):  # listed before and after the transform's own
+        below = Path("pipelines/shop/sql", folder)
+        below.mkdir()
+        (below / "sales.sql").write_text("SELECT 1 AS other")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "kept aside")
+    assert diff(cli) == {}
+
+
+def test_sql_behind_a_link_is_read_where_it_leads(cli: Cli, committed: Path) -> None:
+    sql = Path("pipelines/shop/sql/sales.sql")
+    sql.rename("pipelines/shop/shared.sql")
+    sql.symlink_to("../shared.sql")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "linked")
+    assert diff(cli) == {}
+    Path("pipelines/shop/shared.sql").write_text(SQL["sales"] + " AND true")
+    assert list(diff(cli)) == ["transform sales"]
+
+
+@pytest.mark.parametrize("variable", ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX"])
+def test_in_a_git_hook_the_repository_is_that_of_the_file(
+    cli: Cli, committed: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    edit("customers:", "customers: {max_shrink: 0.5}")
+    monkeypatch.setenv(variable, str(committed / ".git"))
+    assert list(diff(cli)) == ["table customers"]
+
+
+def test_a_revision_that_a_shallow_clone_lacks_is_said_to_be_fetched(
+    cli: Cli, committed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git("commit", "--quiet", "--allow-empty", "--message", "later")
+    git("clone", "--quiet", "--depth", "1", f"file://{committed}", str(tmp_path / "clone"))
+    monkeypatch.chdir(tmp_path / "clone")
+    assert diff(cli) == {}
+    result = cli("plan", "shop", "--diff", "HEAD~1")
+    assert (result.code, result.out) == (2, "")
+    assert "which is a shallow clone: run git fetch --unshallow" in result.err
+
+
+def test_what_was_missing_then_is_named_as_it_was_then(cli: Cli, committed: Path) -> None:
+    Path("pipelines/shop/sql/sales.sql").rename("kept.sql")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "without")
+    Path("kept.sql").rename("pipelines/shop/sql/sales.sql")
+    result = cli("plan", "shop", "--diff", "HEAD")
+    assert "create HEAD:pipelines/shop/sql/sales.sql" in result.err
+
+
+def test_a_table_that_a_pattern_means_from_now_on_goes_on_as_it_is(cli: Cli, committed: Path) -> None:
+    edit("orders: {incremental: updated_at}", '"ord*": {incremental: updated_at}')
+    found = diff(cli)
+    assert list(found)[:2] == ["table ord*", "table orders"]
+    assert found["table ord*"]["steps"][0].startswith("resolve_")
+    change = found["table orders"]
+    assert (change["what"], change["details"], kinds(change)) == (
+        "changed", ["one of ord* now, not a table of its own"], [],
+    )  # fmt: skip
+
+
+def test_a_table_named_although_a_pattern_meant_it_is_no_first_one(cli: Cli, committed: Path) -> None:
+    edit("customers:", '"*_log": {incremental: at}\n  customers:')
+    git("commit", "--quiet", "--all", "--message", "pattern")
+    edit("customers:", "user_log: {incremental: {cursor: at, nulls: exclude}}\n  customers:")
+    change = diff(cli)["table user_log"]
+    assert (change["what"], kinds(change)) == ("changed", ["from now on"])
+    assert change["details"] == ["incremental.nulls: fail -> exclude", "a table of its own now, not one of *_log"]
+    edit("user_log:", "user_logs:")  # one that the pattern never meant
+    assert kinds(diff(cli)["table user_logs"]) == ["created"]
+
+
+def test_what_a_pattern_leaves_out_stays_and_what_it_takes_in_comes(cli: Cli, committed: Path) -> None:
+    edit("customers:", '"*_log": {exclude: [tmp_*]}\n  customers:')
+    git("commit", "--quiet", "--all", "--message", "pattern")
+    edit("[tmp_*]", "[old_*]")
+    change = diff(cli)["table *_log"]
+    assert change["details"] == ["exclude: tmp_* -> old_*"]
+    assert kinds(change) == ["stays", "from now on"]
+
+
+def test_nothing_stops_where_every_table_is_a_first_one(cli: Cli, committed: Path) -> None:
+    edit("orders: {incremental: updated_at}", "orders: {incremental: created_at}")
+    assert kinds(diff(cli)["table orders"]) == ["stops"]
+    edit("warehouse: {conn_id: warehouse}", "warehouse: {conn_id: another}")
+    edit("report:", "report: {materialized: view}")
+    found = diff(cli)
+    assert kinds(found["pipeline"]) == ["rebuilt"]
+    assert kinds(found["table orders"]) == kinds(found["transform report"]) == []
+
+
+def test_another_format_builds_again_only_what_reads_tables_without_a_cursor(cli: Cli, committed: Path) -> None:
+    edit("bucket: lake", "bucket: lake, format: csv")
+    document = cli("plan", "shop", "--diff", "HEAD", "--json").json["diff"]
+    assert document["built_again"] == ["report"]  # and not sales, which reads orders alone
