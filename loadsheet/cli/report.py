@@ -133,6 +133,8 @@ def _print_line(out: Console, line: Line, width: int) -> None:
 def live_report(steps: Sequence[Step], quiet: bool) -> Iterator[Report]:
     """A report that shows progress bars on a terminal, plain lines elsewhere, nothing when `quiet`."""
     out = console()
-    live: Live = Silence() if quiet else Bars(out, len(steps)) if out.is_terminal else Lines(out)
+    # Not `is_terminal`, which FORCE_COLOR makes true of a log. A dumb one has no cursor to move.
+    can_move = out.file.isatty() and not out.is_dumb_terminal
+    live: Live = Silence() if quiet else Bars(out, len(steps)) if can_move else Lines(out)
     with live:
         yield Report(steps, live)
