@@ -71,6 +71,18 @@ def test_a_sample_keeps_what_belongs_together_and_leaves_production_alone(projec
     assert project.differences("orders") == project.differences("country") == project.differences("lines") == 0
 
 
+def test_a_small_table_is_whole_also_when_nobody_has_analysed_it(project: Project) -> None:
+    """The planner takes an empty guess for thousands of rows."""
+    project.in_source("CREATE TABLE small (id int PRIMARY KEY); INSERT INTO small SELECT generate_series(1, 300)")
+    estimate = project.in_source("EXPLAIN (FORMAT JSON) SELECT FROM small")[0][0][0]["Plan"]["Plan Rows"]
+    assert estimate > 2_000
+    project.spec({"small": None})
+    for size, left in (("0.01%", 300), ("300", 300), ("100", 100)):
+        sample(project, size)
+        count = project.in_warehouse("SELECT count(*) FROM staging_sample.small")[0][0]
+        assert count == left if left == 300 else count < 300
+
+
 def test_rows_without_a_key_and_views_are_sampled_too(project: Project) -> None:
     project.in_source(
         "CREATE TABLE log (what text); INSERT INTO log SELECT md5(i::text) FROM generate_series(1, 20000) i; "

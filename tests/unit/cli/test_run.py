@@ -255,6 +255,10 @@ def test_an_interval_is_a_persons_wish(
         (["--from", "1", "--to", "1"], "must come after"),
         (["--from", "1", "--to", "2026-01-01"], "both be times or both be numbers"),
         (["--from", "yesterday", "--to", "2026-01-01"], "--from yesterday is neither a time such as"),
+        (["--from", "0001-01-01T00:00+14:00", "--to", "2026-01-01"], "is neither a time such as"),
+        (["--from", "2026-01-01", "--to", "9999-12-31T23:00-14:00"], "--to 9999-12-31T23:00-14:00 is neither a time"),
+        (["--from", "\u0661", "--to", "\u0662"], "is neither a time such as"),
+        (["--sample", "\u0661%"], "neither a share"),
         (["--full-refresh", "--from", "1", "--to", "2"], "leave out --from and --to"),
         (["--sample", "1%", "--from", "1", "--to", "2"], "leave out --from and --to"),
         (["--sample", "0%"], "--sample 0% is neither a share, such as 1% or 0.1%, nor a number of rows per table"),
@@ -276,6 +280,24 @@ def test_a_missing_connection_is_refused_before_anything_runs(cli: Cli, project:
     assert "LAKE_HOST_OF_NOBODY is not set" in refused(cli, engine)
     (project / "connections/connections.yml").write_text("source: {host: h}\nlake: {host: h}\n")
     assert "connection 'warehouse' is not defined" in refused(cli, engine)
+
+
+def test_a_run_that_ends_well_takes_no_other_runs_record_away(
+    cli: Cli, project: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Another begins and fails while it goes on: it is the other that --resume goes on with."""
+    monkeypatch.setenv("LOADSHEET_STATE", str(tmp_path / "state"))
+
+    def overlapping(*args: Any, **kwargs: Any) -> None:
+        engine(pretending({"extract.extract_orders": Refused("no")}))
+        other = cli("run", "shop", "--tables", "orders")
+        assert other.code == 1 and "go on with it: loadsheet run shop --resume" in other.out
+        pretending({})(*args, **kwargs)
+
+    engine(overlapping)
+    assert cli("run", "shop").code == 0
+    assert asked(cli, engine, "--resume").only == {"orders"}
+    assert "no run of shop was stopped" in refused(cli, engine, "--resume")
 
 
 def test_connections_come_from_the_pipelines_own_project(
