@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,12 +12,14 @@ import typer
 from rich.text import Text
 
 from loadsheet.cli.errors import FAILED
+from loadsheet.cli.interrupt import as_ctrl_c
 from loadsheet.cli.output import AsJson, console, print_json
 from loadsheet.cli.places import open_pipeline, project_folder, project_specs, shown
 from loadsheet.connections import project_connections
-from loadsheet.errors import InputError, LoadsheetError
+from loadsheet.errors import InputError, LoadsheetError, SpecError
 from loadsheet.spec.load import load_pipeline
 from loadsheet.spec.models import Pipeline
+from loadsheet.spec.problem import Problem
 
 if TYPE_CHECKING:
     from loadsheet.connections import Connection
@@ -47,10 +50,8 @@ def test(
 
     Tests are in tests/*.yml beside the pipeline file.
     """
-    from loadsheet.testing.files import read_tests
-
     specs = [open_pipeline(ctx.obj, pipeline)] if pipeline else _all(project_folder(ctx.obj))
-    found = [(spec, *read_tests(spec)) for spec, _ in specs]
+    found = _read([spec for spec, _ in specs])
     chosen = [
         (spec, [case for case in cases if only is None or only in case.name], tables) for spec, cases, tables in found
     ]
@@ -58,7 +59,8 @@ def test(
         raise InputError(_no_tests(found, only))
     started = time.monotonic()
     connection = project_connections(specs[0][1])(warehouse) if warehouse else None
-    verdicts = _run(chosen, connection, quiet=as_json)
+    with as_ctrl_c():
+        verdicts = _run(chosen, connection, quiet=as_json)
     failed = sum(not verdict.passed for verdict in verdicts)
     if as_json:
         print_json({"tests": [_document(verdict) for verdict in verdicts]})
@@ -72,6 +74,22 @@ def test(
 
 def _all(project: Path) -> list[tuple[Pipeline, Path]]:
     return [(load_pipeline(spec), project) for spec in project_specs(project)]
+
+
+def _read(specs: Sequence[Pipeline]) -> list[Any]:
+    """The tests of each. Raises SpecError with the problems of all."""
+    from loadsheet.testing.files import read_tests
+
+    found: list[Any] = []
+    problems: list[Problem] = []
+    for spec in specs:
+        try:
+            found.append((spec, *read_tests(spec)))
+        except SpecError as error:
+            problems += error.problems
+    if problems:
+        raise SpecError(problems)
+    return found
 
 
 def _no_tests(found: list[Any], only: str | None) -> str:
@@ -134,7 +152,7 @@ def _lines(difference: Difference) -> list[tuple[str, str]]:
         return [(f"+ {_row(actual or {})}", "green")]
     if actual is None:
         return [(f"- {_row(expected)}{where}", "red")]
-    key = difference.key or tuple(c for c in expected if c not in difference.cells)
+    key = tuple(c for c in difference.key if c in expected) or tuple(c for c in expected if c not in difference.cells)
     lines = [(f"~ {_row({c: expected[c] for c in key})}{where}", "yellow")]
     for cell in difference.cells:
         lines += [(f"    {cell}: expected {_value(expected[cell])}, found {_value(actual[cell])}", "")]
@@ -146,7 +164,11 @@ def _row(values: dict[str, str | None]) -> str:
 
 
 def _value(value: str | None) -> str:
-    return "null" if value is None else repr(value) if value != value.strip() or not value else value
+    """As it is, in quotes where it would be taken for something else: NULL, nothing, two lines."""
+    if value is None:
+        return "null"
+    is_plain = value and value == value.strip() and value.isprintable() and value != "null"
+    return value if is_plain else repr(value)
 
 
 def _place(where: str) -> str:

@@ -37,6 +37,8 @@ def give(
             _create(session, target, types, target.schema == pipeline.warehouse.schema)
         types = tables.columns_of(session, target)
         gone = session.execute(f"DELETE FROM {target.sql}").rowcount if replaces else 0
+        if unknown := [column for column in declared.key if column not in types]:
+            raise InputError(f"{target} has no column {unknown[0]!r} to be its key; it has {', '.join(types)}")
         key = declared.key or _key(pipeline, target)
         updated = sum(_put(session, target, row, types, key, number) for row in rows)
         _record(session, pipeline, target, number, len(rows) - updated, updated, gone, is_new or replaces)
