@@ -12,17 +12,21 @@ from loadsheet.errors import SpecError
 from loadsheet.spec.load import check_file, find_specs
 from loadsheet.spec.models import Pipeline
 from loadsheet.spec.problem import Problem
+from loadsheet.testing.files import test_problems
 
 
 def check_files(files: Sequence[Path], given: Path | None = None) -> list[Problem]:
-    """The problems of `files`, file by file. Their projects' other pipelines are read, but not blamed.
+    """The problems of `files` and of the tests beside them, file by file.
 
-    `given` is the project the user has named; else it is the one around each file.
+    Their projects' other pipelines are read, but not blamed. `given` is the project the user has named; else
+    it is the one around each file.
     """
     groups: dict[str, list[Problem]] = {}
     pipelines: dict[Path, Pipeline | None] = {}
     for file in files:
         pipelines[file.resolve()], groups[str(file)] = check_file(file)
+        if pipeline := pipelines[file.resolve()]:
+            groups[str(file)] += test_problems(pipeline)
     for project, own in _projects(files, given):
         for problem in (*undeclared(project, own), *_beside(project, own, pipelines)):
             groups.setdefault(problem.file, []).append(problem)
