@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
+from loadsheet.cli.bars import Bars
 from loadsheet.cli.errors import describe, is_expected, report_bug
-from loadsheet.cli.live import Bars, Lines, Live, Silence
+from loadsheet.cli.live import Lines, Live, Silence
 from loadsheet.cli.output import console
 from loadsheet.outcome import Outcome
 from loadsheet.plan.steps import Step
@@ -114,7 +115,8 @@ class Report:
             _print_line(out, line, width)
         statuses = Counter(line.status for line in self.lines.values())
         counts = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in statuses.items())
-        out.print(f"{pipeline}: {counts} in {time.monotonic() - self.began:.1f} s (run {run_id})", markup=False)
+        whole = f"{pipeline}: {counts} in {time.monotonic() - self.began:.1f} s (run {run_id})"
+        out.print(whole, markup=False, soft_wrap=True)  # a run id that is cut in two cannot be copied
         for text in more:
             out.print(text, markup=False, soft_wrap=True)
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.text import Text
 
 from loadsheet.cli.errors import FAILED
 from loadsheet.cli.interrupt import as_ctrl_c
-from loadsheet.cli.output import AsJson, console, print_json
+from loadsheet.cli.output import AsJson, print_json
 from loadsheet.cli.places import open_pipeline, project_folder, project_specs, shown
+from loadsheet.cli.verdicts import document, print_verdict
 from loadsheet.connections import project_connections
 from loadsheet.errors import InputError, LoadsheetError, SpecError
 from loadsheet.spec.load import load_pipeline
@@ -23,7 +23,6 @@ from loadsheet.spec.problem import Problem
 
 if TYPE_CHECKING:
     from loadsheet.connections import Connection
-    from loadsheet.testing.compare import Difference
     from loadsheet.testing.models import Case
     from loadsheet.testing.run import Verdict
 
@@ -63,7 +62,7 @@ def test(
         verdicts = _run(chosen, connection, quiet=as_json)
     failed = sum(not verdict.passed for verdict in verdicts)
     if as_json:
-        print_json({"tests": [_document(verdict) for verdict in verdicts]})
+        print_json({"tests": [document(verdict) for verdict in verdicts]})
     else:
         count = f"{len(verdicts)} tests" if len(verdicts) != 1 else "1 test"
         result = f"{failed} failed" if failed else "all as expected"
@@ -111,7 +110,7 @@ def _run(chosen: list[Any], connection: Connection | None, quiet: bool) -> list[
                 with throwaway_database(server) as session:
                     verdicts.append(_tried(lambda: run_case(session, spec, case, tables), case))  # noqa: B023
                 if not quiet:
-                    _print(spec, verdicts[-1])
+                    print_verdict(spec.name, verdicts[-1])
     return verdicts
 
 
@@ -123,74 +122,3 @@ def _tried(run: Any, case: Case) -> Verdict:
     except LoadsheetError as error:
         return Verdict(case=case, error=str(error))
     return verdict
-
-
-def _print(spec: Pipeline, verdict: Verdict) -> None:
-    out = console()
-    mark = ("ok    ", "green") if verdict.passed else ("failed", "bold red")
-    out.print(Text.assemble(mark, f"  {spec.name}: {verdict.case.name}"), soft_wrap=True)
-    if verdict.passed:
-        return
-    step = f" (step {verdict.step})" if len(verdict.case.steps) > 1 and verdict.step else ""
-    out.print(Text(f"        {_place(verdict.case.where)}{step}"), soft_wrap=True)
-    if verdict.error:
-        out.print(Text(_indented(_shortened(verdict.error))), soft_wrap=True)
-    table = ""
-    for difference in verdict.differences:
-        if difference.table != table:
-            table = difference.table
-            out.print(Text(f"        {table}:"), soft_wrap=True)
-        for line, style in _lines(difference):
-            out.print(Text(f"          {line}", style=style), soft_wrap=True)
-
-
-def _lines(difference: Difference) -> list[tuple[str, str]]:
-    """A missing row has a `-` before it, one too many a `+`, and each cell that differs a line with both."""
-    expected, actual = difference.expected, difference.actual
-    where = f"   {_place(difference.where)}" if difference.where else ""
-    if expected is None:
-        return [(f"+ {_row(actual or {})}", "green")]
-    if actual is None:
-        return [(f"- {_row(expected)}{where}", "red")]
-    key = tuple(c for c in difference.key if c in expected) or tuple(c for c in expected if c not in difference.cells)
-    lines = [(f"~ {_row({c: expected[c] for c in key})}{where}", "yellow")]
-    for cell in difference.cells:
-        lines += [(f"    {cell}: expected {_value(expected[cell])}, found {_value(actual[cell])}", "")]
-    return lines
-
-
-def _row(values: dict[str, str | None]) -> str:
-    return ", ".join(f"{name}: {_value(value)}" for name, value in values.items())
-
-
-def _value(value: str | None) -> str:
-    """As it is, in quotes where it would be taken for something else: NULL, nothing, two lines."""
-    if value is None:
-        return "null"
-    is_plain = value and value == value.strip() and value.isprintable() and value != "null"
-    return value if is_plain else repr(value)
-
-
-def _place(where: str) -> str:
-    file, line, column = where.rsplit(":", 2)
-    return f"{shown(file)}:{line}:{column}"
-
-
-def _shortened(text: str) -> str:
-    """Files as seen from here."""
-    return text.replace(f"{Path.cwd()}/", "")
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"        {line}" for line in text.splitlines())
-
-
-def _document(verdict: Verdict) -> dict[str, Any]:
-    return {
-        "name": verdict.case.name, "where": verdict.case.where, "passed": verdict.passed, "step": verdict.step,
-        "error": verdict.error,
-        "differences": [
-            {"table": d.table, "expected": d.expected, "actual": d.actual, "where": d.where}
-            for d in verdict.differences
-        ],
-    }  # fmt: skip
