@@ -12,7 +12,6 @@ from loadsheet.errors import SpecError
 from loadsheet.spec.load import check_file, find_specs
 from loadsheet.spec.models import Pipeline
 from loadsheet.spec.problem import Problem
-from loadsheet.testing.files import test_problems
 
 
 def check_files(files: Sequence[Path], given: Path | None = None) -> list[Problem]:
@@ -26,11 +25,20 @@ def check_files(files: Sequence[Path], given: Path | None = None) -> list[Proble
     for file in files:
         pipelines[file.resolve()], groups[str(file)] = check_file(file)
         if pipeline := pipelines[file.resolve()]:
-            groups[str(file)] += test_problems(pipeline)
+            groups[str(file)] += _of_tests(pipeline)
     for project, own in _projects(files, given):
         for problem in (*undeclared(project, own), *_beside(project, own, pipelines)):
             groups.setdefault(problem.file, []).append(problem)
     return [problem for spec, found in groups.items() for problem in sorted(found, key=lambda p: _order(spec, p))]
+
+
+def _of_tests(pipeline: Pipeline) -> list[Problem]:
+    if not (pipeline.file.parent / "tests").is_dir():
+        return []
+    # Here, because the SQL parser comes with it, which a check that is remembered does without.
+    from loadsheet.testing.files import test_problems
+
+    return test_problems(pipeline)
 
 
 def _order(spec: str, problem: Problem) -> tuple[bool, str, int, int]:

@@ -11,7 +11,8 @@ from loadsheet.spec.document import Document
 from loadsheet.spec.finding import Path
 from loadsheet.spec.models import Pipeline
 from loadsheet.spec.problem import Problem
-from loadsheet.spec.words import close, found
+from loadsheet.spec.words import found
+from loadsheet.testing import tables
 from loadsheet.testing.csv_rows import csv_rows
 from loadsheet.testing.fields import Fields
 from loadsheet.testing.models import Case, Declared, Row, Step
@@ -43,6 +44,7 @@ class Reader:
             if "steps" in test and test.keys() & set(_STEP_KEYS):
                 self._fields.wrong((*path, "steps"), "a test has steps, or is one itself", "move the rest into a step")
             steps = tuple(self._steps(test, path))
+            self._refuse_both(steps, path, is_one="steps" not in test)
             if not any(step.expect for step in steps):
                 self._fields.wrong(path, "this test expects nothing", "add `expect:` with a mart and its rows")
             as_of = self._fields.moment(test.get("as_of"), (*path, "as_of"))
@@ -50,7 +52,7 @@ class Reader:
 
     def declared(self, before: Mapping[str, Declared]) -> dict[str, Declared]:
         """What the file says of tables; `before` is what other files have said."""
-        tables = {}
+        declared = {}
         for name, said in self._fields.mapping(self._data.get("tables"), ("tables",)).items():
             path = ("tables", name)
             self._check_table(name, path)
@@ -60,8 +62,8 @@ class Reader:
                 self._fields.wrong(path, message, "keep one of the two")
             columns = self._fields.mapping(said.get("columns"), (*path, "columns"))
             types = {c: self._fields.type_name(kind, (*path, "columns", c)) for c, kind in columns.items()}
-            tables[name] = Declared(types, self._fields.column_names(said.get("key", []), (*path, "key")))
-        return tables
+            declared[name] = Declared(types, self._fields.column_names(said.get("key", []), (*path, "key")))
+        return declared
 
     def _steps(self, test: dict[str, Any], path: Path) -> Iterator[Step]:
         if "steps" not in test:
@@ -75,43 +77,36 @@ class Reader:
             at = (*path, "steps", number)
             yield self._step(self._fields.mapping(step, at, _STEP_KEYS), at)
 
+    def _refuse_both(self, steps: tuple[Step, ...], path: Path, is_one: bool) -> None:
+        """A mart that is expected and given would be compared with itself."""
+        given = {name for step in steps for name in step.given}.intersection(tables.marts(self._pipeline))
+        for number, step in enumerate(steps):
+            at = path if is_one else (*path, "steps", number)
+            for name in step.expect.keys() & given:
+                message = f"{name} is given in this test, so it is not built and nothing can be expected of it"
+                self._fields.wrong((*at, "expect", name), message, "leave out one of the two", key=True)
+
     def _step(self, step: dict[str, Any], path: Path) -> Step:
         return Step(
             where=self._fields.where(path), given=self._tables(step.get("given"), (*path, "given")),
-            expect=self._tables(step.get("expect"), (*path, "expect"), marts=True),
+            expect=self._tables(step.get("expect"), (*path, "expect"), expected=True),
             full_refresh=self._fields.flag(step.get("full_refresh", False), (*path, "full_refresh")),
             interval=self._fields.interval(step.get("interval"), (*path, "interval")),
         )  # fmt: skip
 
-    def _tables(self, tables: Any, path: Path, marts: bool = False) -> dict[str, tuple[Row, ...]]:
+    def _tables(self, value: Any, path: Path, expected: bool = False) -> dict[str, tuple[Row, ...]]:
         rows = {}
-        for name, value in self._fields.mapping(tables, path).items():
-            self._check_table(name, (*path, name), marts)
-            rows[name] = tuple(self._rows(value, (*path, name)))
+        for name, given in self._fields.mapping(value, path).items():
+            self._check_table(name, (*path, name), expected)
+            rows[name] = tuple(self._rows(given, (*path, name)))
         return rows
 
-    def _check_table(self, name: str, path: Path, marts: bool = False) -> None:
-        """`name` is one of the pipeline's tables or marts, or (where rows are given) of another schema."""
-        schemas = self._pipeline.warehouse
-        staging = [f"{schemas.schema}.{table.name}" for table in self._pipeline.tables]
-        built = [f"{schemas.mart_schema}.{t.name}" for t in self._pipeline.transforms if t.materialized != "script"]
-        known = built if marts else [*staging, *built]
-        schema, dot, table = name.partition(".")
-        if name in known or self._may_be_there(schema, table, marts):
-            return
-        if dot and not marts and schema not in (schemas.schema, schemas.mart_schema):
-            return
-        meant = close(name, known) or next((k for k in known if k.partition(".")[2] == name), None)
-        what = "a mart" if marts else "a table or a mart"
-        hint = f"did you mean {meant!r}?" if meant else f"it has {', '.join(known) or 'none'}"
-        self._fields.wrong(path, f"{name} is not {what} of {self._pipeline.name}", hint, key=True)
-
-    def _may_be_there(self, schema: str, table: str, marts: bool) -> bool:
-        """A table that a pattern matches, or what only a script knows that it makes."""
-        if marts:
-            has_scripts = any(transform.materialized == "script" for transform in self._pipeline.transforms)
-            return schema == self._pipeline.warehouse.mart_schema and has_scripts
-        return schema == self._pipeline.warehouse.schema and self._pipeline.pattern_of(table) is not None
+    def _check_table(self, name: str, path: Path, expected: bool = False) -> None:
+        may_be = tables.may_be_expected if expected else tables.may_be_given
+        if not may_be(self._pipeline, name):
+            what = "a mart of" if expected else "a table, a mart or an `external` table of"
+            hint = tables.hint(self._pipeline, name, expected)
+            self._fields.wrong(path, f"{name} is not {what} {self._pipeline.name}", hint, key=True)
 
     def _rows(self, value: Any, path: Path) -> Iterator[Row]:
         if isinstance(value, dict):

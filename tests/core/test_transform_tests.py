@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -39,7 +40,7 @@ tests:
 
 
 def write(project: Project, tests: str, **transforms: Any) -> None:
-    project.spec(TABLES, transforms)
+    project.spec(TABLES, transforms, external=["elsewhere.rates"])
     folder = project.folder / "pipelines" / "shop" / "tests"
     folder.mkdir(exist_ok=True)
     (folder / "tests.yml").write_text(tests)
@@ -217,6 +218,7 @@ BAD = {
         "given: {elsewhere.rates: [{id: 1}], staging.sale: [{id: 1}]}",
         "elsewhere.rates has no column 'nr' to be its key; it has id",
     ),
+    "load": ("given: {staging.sale: [{id: 1, _load_id: 4}]}", "_load_id is filled by Loadsheet"),
     "value": ("given: {staging.sale: [{id: 1, at: '2026-99-01'}]}", " at: date/time field value out of range"),
     "column": ("given: {staging.sale: [{id: 1}]}, expect: {mart.column: [{nr: 1}]}", "mart.column has no column 'nr'"),
 }
@@ -263,9 +265,10 @@ def _scratch_of(pid: int) -> Path:
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            environ = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
-            found = [entry for entry in environ if entry.startswith(b"SCRATCH=")]
-            if found and Path(f"/proc/{child}/comm").read_text() == "sh\n":
-                return Path(found[0].decode().partition("=")[2])
+            with contextlib.suppress(ProcessLookupError, FileNotFoundError):  # initdb has ended meanwhile
+                environ = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+                found = [entry for entry in environ if entry.startswith(b"SCRATCH=")]
+                if found and Path(f"/proc/{child}/comm").read_text() == "sh\n":
+                    return Path(found[0].decode().partition("=")[2])
         time.sleep(0.02)
     raise AssertionError("no server was started")

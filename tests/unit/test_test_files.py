@@ -25,6 +25,7 @@ pipeline: shop
 source: {conn_id: source}
 lake: {conn_id: lake, bucket: lake}
 warehouse: {conn_id: warehouse}
+external: [elsewhere.*, staging.theirs]
 tables: {orders: , customers: , "*_*": {exclude: [tmp_*]}}
 transforms: {sales: }
 """
@@ -89,17 +90,21 @@ WRONG = [
         ("tests: {a: {expect: {mart.sales: {csv: none.csv}}}}", "none.csv:1:1 there is no such file"),
         ("tests: {a: {expect: {mart.sales: {csv: orders.csv}}}}", "orders.csv: line 2 has other columns than"),
         ("tables: {staging.orders: {columns: {id: \"int); DROP TABLE x; --\"}}}", "expected a type of PostgreSQL"),
-        ("tables: {staging.order: {columns: {}}}", "staging.order is not a table or a mart of shop"),
+        ("tables: {staging.order: {columns: {}}}", "staging.order is not a table, a mart or"),
         ("tables: {staging.orders: {key: 3}}", "expected a column, or a list of columns, found the number 3"),
         ("tests: {a: *b}", "aliases are not allowed"),
         ("tests: {a: {expect: {mart.sales: [{id: 12345678901234567.25}]}}}", 'quote it: "12345678901234567.25"'),
+        ("tests: {a: {given: {stagign.orders: []}, expect: {mart.sales: []}}}", "did you mean 'staging.orders'?"),
+        ("tests: {a: {given: {public.x: []}, expect: {mart.sales: []}}}", "a mart or an `external` table of shop"),
+        ("tests: {a: {given: {mart.sales: []}, expect: {mart.sales: []}}}", "mart.sales is given in this test, so it"),
+        ("tests: {a: {steps: [{given: {mart.sales: []}}, {expect: {mart.sales: []}}]}}", "steps[1].expect."),
         ("# nothing", "a.yml:1:1 the file is empty\n  hint: a test file has the keys tests and tables"),
         ("tests: {a: {interval: [then, 3], expect: {mart.sales: []}}}", "tests.a.interval[0]: expected a time, found"),
         ("tests: {a: {interval: [1, null], expect: {mart.sales: []}}}", "tests.a.interval[1]: expected a time"),
         ("tests: {a: {expect: {mart.sales: {csv: twice.csv}}}}", "twice.csv: line 1 must name each column once"),
         ("tests: {a: {expect: {mart.sales: {csv: empty.csv}}}}", "empty.csv: line 1 must name each column once"),
         ("tests: {a: {expect: {mart.sales: {csv: quote.csv}}}}", "quote.csv: line 2 is not csv: "),
-        ("tests: {a: {given: {staging.tmp_x: []}, expect: {mart.sales: []}}}", "staging.tmp_x is not a table or a m"),
+        ("tests: {a: {given: {staging.tmp_x: []}, expect: {mart.sales: []}}}", "staging.tmp_x is not a table, a m"),
 ]  # fmt: skip
 
 
@@ -112,6 +117,12 @@ def test_what_is_wrong_is_told_with_its_place(tmp_path: Path, text: str, expecte
 def test_a_table_that_a_pattern_matches_can_be_given(tmp_path: Path) -> None:
     (case,), _ = read(tmp_path, "tests: {a: {given: {staging.log_web: [{id: 1}]}, expect: {mart.sales: []}}}")
     assert case.given == {"staging.log_web"}
+
+
+def test_a_table_that_others_make_can_be_given(tmp_path: Path) -> None:
+    text = "tests: {a: {given: {elsewhere.rates: [], staging.theirs: []}, expect: {mart.sales: []}}}"
+    (case,), _ = read(tmp_path, text)
+    assert case.given == {"elsewhere.rates", "staging.theirs"}
 
 
 def test_a_column_of_a_csv_file_holds_numbers_where_all_its_fields_are_some(tmp_path: Path) -> None:
@@ -136,7 +147,7 @@ SCHEMA = json.loads(SCHEMA_FILE.with_name("tests.schema.json").read_text())
 
 
 # Names, times, files and digits; what steps may not stand beside.
-BEYOND_A_SCHEMA = "mart.sale: {orders: csv [then DROP order: tmp_x 678".split() + [
+BEYOND_A_SCHEMA = "mart.sale: {orders: csv stagign public.x {mart.sales: [then DROP order: tmp_x 678".split() + [
     "# nothing",
     "as_of: then",
     "steps: {}",
