@@ -87,11 +87,11 @@ def _asked_interval(params: Mapping[str, Any]) -> Interval | None:
 def _moment(text: Any, name: str) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
-    except (TypeError, ValueError):
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (TypeError, ValueError, OverflowError):  # overflow: in UTC it is before the year 1 or after 9999
         raise InputError(
             f"the run's parameter {name} is not a time: {text!r}. Write it like 2026-01-31T00:00:00+00:00."
         ) from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _iso(moment: datetime | None) -> str | None:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import gc
 import heapq
-import threading
 import time
+from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from functools import cached_property
 from graphlib import TopologicalSorter
 from typing import Literal
-
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_fixed
 
 from loadsheet.connections import Connections
 from loadsheet.errors import LoadsheetError
@@ -25,8 +22,6 @@ from loadsheet.steps import execute
 
 State = Literal["started", "done", "skipped", "failed", "upstream_failed"]
 OnProgress = Callable[[Step, int | None, int], None]
-# Steps that wait for their retry hold a thread, but none of the places at work.
-_WAITING = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,119 +69,104 @@ def run_pipeline(
     say; `on_step` is told of each wait. A failed step fails what is downstream of it (`upstream_failed`) and nothing
     else; no exception of a step leaves this function. `on_step` and `progress` are called from worker threads.
     """
-    walk = _Walk(pipeline, request, connections, on_step, progress, parallel, retrying)
+    walk = _Walk(pipeline, request, connections, on_step, progress, retrying)
     gc.freeze()  # what is imported stays: looking at it again and again took 0.1 s of a run of 6
     try:
-        with ThreadPoolExecutor(parallel + _WAITING, thread_name_prefix="loadsheet") as pool:
-            walk.through(pool)
+        with ThreadPoolExecutor(parallel, thread_name_prefix="loadsheet") as pool:
+            walk.through(pool, parallel)
     finally:
         walk.servers.close()
     return {step.id: walk.results[step.id] for step in walk.steps.values()}
 
 
 class _Walk:
-    """The steps that are left. A ready step is begun when one of the places at work is free."""
+    """The steps that are left. A ready step is begun when one of the threads is free; one that waits for its retry
+    has none, or a server that is away would keep as many steps as there are threads from all the others."""
 
     def __init__(
         self, pipeline: Pipeline, request: RunRequest, connections: Connections, on_step: OnStep, progress: OnProgress,
-        parallel: int, retrying: bool,
+        retrying: bool,
     ):  # fmt: skip
         self.pipeline, self.request, self.connections = pipeline, request, connections
         self.on_step, self.progress, self.retrying = on_step, progress, retrying
         self.servers = KeptServers(pipeline, connections)
         self.steps = {step.id: step for step in build_plan(pipeline)}
         self.results: dict[str, StepResult] = {}
-        self.began: dict[str, float] = {}
-        self._places = parallel
-        self._changed = threading.Condition()
+        self._places = {name: place for place, name in enumerate(self.steps)}
+        self._began: dict[str, float] = {}
+        self._tries: Counter[str] = Counter()
+        self._ready: list[tuple[int, int, int, str]] = []
+        self._later: list[tuple[float, str]] = []
+        """Steps that wait for their retry, by the moment at which it is due."""
 
-    def through(self, pool: ThreadPoolExecutor) -> None:
+    def through(self, pool: ThreadPoolExecutor, parallel: int) -> None:
         """Begin every step as soon as it can be; returns when all have ended."""
         order = TopologicalSorter({step.id: step.upstream for step in self.steps.values()})
         order.prepare()
-        ready: list[tuple[int, int, int, str]] = []
-        running: dict[Future[StepResult], str] = {}
+        running: dict[Future[StepResult | Retry], str] = {}
         while order.is_active():
-            for name in order.get_ready():
-                heapq.heappush(ready, (*self._rank(self.steps[name]), name))
-            while ready and self._take_place():
-                future = pool.submit(self._run, self.steps[(name := heapq.heappop(ready)[-1])])
-                running[future] = name
-                future.add_done_callback(lambda _: self._give_place())
-            with self._changed:
-                self._changed.wait_for(lambda: any(f.done() for f in running) or (ready and self._places))
-            for future in [future for future in running if future.done()]:
-                name = running.pop(future)
-                self.results[name] = future.result()
-                order.done(name)
+            for name in (*order.get_ready(), *self._due()):
+                heapq.heappush(self._ready, (*self._rank(self.steps[name]), name))
+            while self._ready and len(running) < parallel:
+                name = heapq.heappop(self._ready)[-1]
+                running[pool.submit(self._run, self.steps[name])] = name
+            for future in self._ended(running):
+                name, result = running.pop(future), future.result()
+                if isinstance(result, Retry):
+                    heapq.heappush(self._later, (time.monotonic() + result.delay, name))
+                else:
+                    self.results[name] = result
+                    order.done(name)
+
+    def _due(self) -> list[str]:
+        now, due = time.monotonic(), []
+        while self._later and self._later[0][0] <= now:
+            due.append(heapq.heappop(self._later)[1])
+        return due
+
+    def _ended(self, running: dict[Future[StepResult | Retry], str]) -> set[Future[StepResult | Retry]]:
+        """Those that have ended; waits for one, or until a retry is due."""
+        patience = max(self._later[0][0] - time.monotonic(), 0.0) if self._later else None
+        if running:
+            return wait(running, patience, FIRST_COMPLETED).done
+        time.sleep(patience or 0.0)
+        return set()
 
     def _rank(self, step: Step) -> tuple[int, int, int]:
         """Lowest first: what is extracted is loaded before more is extracted, the largest first, so that no large one
         is left to run alone at the end; else as in the plan."""
-        place = self._plan_order[step.id]
+        place = self._places[step.id]
         extracted = self.results.get(step_id("extract", step.name)) if step.kind == "load" else None
         if extracted and isinstance(extracted.result, Outcome):
             return 0, -extracted.result.counts.get("bytes", 0), place
         return int(step.kind == "extract"), 0, place
 
-    @cached_property
-    def _plan_order(self) -> dict[str, int]:
-        return {name: place for place, name in enumerate(self.steps)}
-
-    def _take_place(self) -> bool:
-        with self._changed:
-            if not self._places:
-                return False
-            self._places -= 1
-            return True
-
-    def _give_place(self) -> None:
-        with self._changed:
-            self._places += 1
-            self._changed.notify_all()
-
-    def _run(self, step: Step) -> StepResult:
+    def _run(self, step: Step) -> StepResult | Retry:
+        """One try."""
         if any(self.results[name].state in ("failed", "upstream_failed") for name in step.upstream):
             self.on_step(step, "upstream_failed", None)
             return StepResult(step=step, state="upstream_failed", result=None)
-        tries = self._tries(step)
+        began = self._began.setdefault(step.id, time.monotonic())
+        self._tries[step.id] += 1
+        self.on_step(step, "started", None)
         try:
-            outcome: Outcome | Exception = tries(self._try, step)
+            outcome: Outcome | Exception = self._execute(step)
         except Exception as error:
+            if retry := self._retry(step, error):
+                self.on_step(step, "waiting", retry)
+                return retry
             outcome = error
         state: State = "failed" if isinstance(outcome, Exception) else outcome.status
         self.on_step(step, state, outcome)
-        seconds = time.monotonic() - self.began[step.id]
-        made = tries.statistics["attempt_number"]
-        return StepResult(step=step, state=state, result=outcome, seconds=seconds, tries=made)
+        seconds = time.monotonic() - began
+        return StepResult(step=step, state=state, result=outcome, seconds=seconds, tries=self._tries[step.id])
 
-    def _tries(self, step: Step) -> Retrying:
-        tasks = tasks_of(step, self.pipeline)
-        retries, delay = tasks.retries if self.retrying else 0, tasks.retry_delay.total_seconds()
-
-        def tell(state: RetryCallState) -> None:
-            error = state.outcome and state.outcome.exception()
-            if isinstance(error, Exception):
-                self.on_step(step, "waiting", Retry(number=state.attempt_number, of=retries, delay=delay, error=error))
-
-        return Retrying(
-            retry=retry_if_exception(lambda error: isinstance(error, LoadsheetError) and error.retryable),
-            stop=stop_after_attempt(1 + retries), wait=wait_fixed(delay), before_sleep=tell, sleep=self._sleep,
-            reraise=True,
-        )  # fmt: skip
-
-    def _sleep(self, seconds: float) -> None:
-        """Wait for a retry without holding a place."""
-        self._give_place()
-        time.sleep(seconds)
-        with self._changed:
-            self._changed.wait_for(lambda: self._places)
-            self._places -= 1
-
-    def _try(self, step: Step) -> Outcome:
-        self.began.setdefault(step.id, time.monotonic())
-        self.on_step(step, "started", None)
-        return self._execute(step)
+    def _retry(self, step: Step, error: Exception) -> Retry | None:
+        """The retry that the spec allows after `error`; None when it was the last try, or another would not help."""
+        tasks, number = tasks_of(step, self.pipeline), self._tries[step.id]
+        if not self.retrying or number > tasks.retries or not (isinstance(error, LoadsheetError) and error.retryable):
+            return None
+        return Retry(number=number, of=tasks.retries, delay=tasks.retry_delay.total_seconds(), error=error)
 
     def _execute(self, step: Step) -> Outcome:
         extracted = self.results.get(step_id("extract", step.name)) if step.kind == "load" else None

@@ -39,7 +39,7 @@ def add(
     file = SpecFile(spec.file)
     with connect_source(project_connections(project)(spec.source.conn_id)) as session:
         schema = spec.source.schema
-        choice = choose(tables, schema, relations(session, schema), file.data["tables"])
+        choice = choose(tables, schema, relations(session, schema), file.data["tables"], spec.pattern_of)
         suggestions = suggest(session, schema, choice, file.data.get("defaults") or {})
     text = file.with_tables({name: suggestion.entry for name, suggestion in suggestions.items()})
     if suggestions and not dry_run:

@@ -67,7 +67,7 @@ def _suggestion(name: str, known: Iterable[str]) -> str:
 
 def _sample(text: str) -> Sample:
     number = text.removesuffix("%")
-    if re.fullmatch(r"\d+(\.\d+)?", number) and (share := float(number)):
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", number) and (share := float(number)):
         if number != text and share <= 100:
             return Sample(share=share / 100)
         if number == text and share.is_integer():
@@ -93,12 +93,12 @@ def _interval(start: str | None, end: str | None) -> tuple[str | None, str | Non
 
 
 def _bound(text: str, option: str) -> datetime | Decimal:
-    if re.fullmatch(r"-?\d+(\.\d+)?", text):
+    if re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", text):
         return Decimal(text)
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):  # overflow: in UTC it is before the year 1 or after 9999
         raise InputError(
             f"{option} {text} is neither a time such as 2026-01-31 or 2026-01-31T12:00:00+00:00 nor a number"
         ) from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)

@@ -15,14 +15,17 @@ from loadsheet.spec.problem import Problem
 
 
 def check_files(files: Sequence[Path], given: Path | None = None) -> list[Problem]:
-    """The problems of `files`, file by file. Their projects' other pipelines are read, but not blamed.
+    """The problems of `files` and of the tests beside them, file by file.
 
-    `given` is the project the user has named; else it is the one around each file.
+    Their projects' other pipelines are read, but not blamed. `given` is the project the user has named; else
+    it is the one around each file.
     """
     groups: dict[str, list[Problem]] = {}
     pipelines: dict[Path, Pipeline | None] = {}
     for file in files:
         pipelines[file.resolve()], groups[str(file)] = check_file(file)
+        if pipeline := pipelines[file.resolve()]:
+            groups[str(file)] += _of_tests(pipeline)
     for project, own in _projects(files, given):
         for problem in (*undeclared(project, own), *_beside(project, own, pipelines)):
             groups.setdefault(problem.file, []).append(problem)
@@ -38,6 +41,15 @@ def unread(project: Path) -> list[Problem]:
         for file in files
         if not file.with_suffix(".yml").exists()
     ]
+
+
+def _of_tests(pipeline: Pipeline) -> list[Problem]:
+    if not (pipeline.file.parent / "tests").is_dir():
+        return []
+    # Here, because the SQL parser comes with it, which a check that is remembered does without.
+    from loadsheet.testing.files import test_problems
+
+    return test_problems(pipeline)
 
 
 def _order(spec: str, problem: Problem) -> tuple[bool, str, int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -10,9 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loadsheet.errors import InputError
+from loadsheet.names import is_pattern
+from loadsheet.spec.text import UNPRINTABLE
 
 if TYPE_CHECKING:
     from loadsheet.source.discovery import Found
+    from loadsheet.spec.models import Pattern
+
+    PatternOf = Callable[[str], Pattern | None]
 
 _KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}
 
@@ -35,22 +40,28 @@ class Choice:
         return {"already_there": self.present, "left_out": self.left_out, "needed": self.needed}
 
 
-def choose(wanted: Sequence[str], schema: str, found: Iterable[Found], present: Collection[str]) -> Choice:
+def choose(
+    wanted: Sequence[str], schema: str, found: Iterable[Found], present: Collection[str],
+    pattern_of: PatternOf = lambda name: None,
+) -> Choice:  # fmt: skip
     """What `wanted`, names and patterns (`*`, `bookings.*`), means among the relations `found` in `schema`.
 
+    The file has the tables `present`, and `pattern_of` says which of its patterns carries a table already.
     Raises InputError naming every name and pattern that matches nothing, with the closest names.
     """
     relations = {relation.name: relation for relation in found}
     choice, problems = Choice(), []
     for text in wanted:
         name = text.removeprefix(f"{schema}.") if text not in relations else text
-        if name in relations:
+        if name in relations and (why := _unwritable(name)):
+            problems.append(f"{name}: {why}")
+        elif name in relations:
             _add(choice, relations[name], present)
             choice.named.add(name)
         elif not _is_pattern(name):
             problems.append(_unknown(text, schema, relations))
         elif matched := [relation for relation in relations.values() if fnmatchcase(relation.name, name)]:
-            _add_matched(choice, matched, present)
+            _add_matched(choice, matched, present, pattern_of)
         else:
             problems.append(_unmatched(text, schema, relations))
     if problems:
@@ -67,9 +78,11 @@ def _add(choice: Choice, relation: Found, present: Collection[str]) -> None:
         choice.present.append(relation.name)
 
 
-def _add_matched(choice: Choice, matched: Iterable[Found], present: Collection[str]) -> None:
+def _add_matched(choice: Choice, matched: Iterable[Found], present: Collection[str], pattern_of: PatternOf) -> None:
     for relation in matched:
         why = _why_not(relation)
+        if not why and (pattern := pattern_of(relation.name)):
+            why = f"the file's pattern {pattern.name} carries it; name it to give it an entry of its own"
         if why and relation.name not in present:
             choice.left_out[relation.name] = why
         else:
@@ -78,6 +91,8 @@ def _add_matched(choice: Choice, matched: Iterable[Found], present: Collection[s
 
 def _why_not(relation: Found) -> str:
     """Why a pattern does not bring the relation in; empty where it does."""
+    if why := _unwritable(relation.name):
+        return why
     if relation.part_of:
         return f"part of {relation.part_of}, which has its rows"
     if relation.extension:
@@ -85,6 +100,15 @@ def _why_not(relation: Found) -> str:
     if kind := _KINDS.get(relation.kind):
         return f"{kind}; name it to add it"
     return f"this role may not read it: {relation.grant}" if relation.grant else ""
+
+
+def _unwritable(name: str) -> str:
+    """Why no pipeline file can hold a table of this name; empty where one can."""
+    if is_pattern(name):
+        return "with * or ? in its name, it would be a pattern in the file"
+    if odd := UNPRINTABLE.search(name):
+        return f"no pipeline file may hold the character U+{ord(odd[0]):04X} of its name"
+    return ""
 
 
 def _is_pattern(name: str) -> bool:
@@ -98,11 +122,18 @@ def _unknown(text: str, schema: str, relations: Collection[str]) -> str:
         hint = f"; source.schema is {schema}, and tables of another schema need a pipeline of their own"
     elif close:
         hint = f" (did you mean {' or '.join(map(repr, close))}?)"
-    elif Path(text).exists():
+    elif _is_file(text):
         hint = "; it is a file here: quote a pattern ('*'), or the shell puts file names in its place"
     else:
         hint = f"; it has {_some(relations)}"
     return f"the source has no table {text!r}{hint}"
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except OSError:  # too long for a file's name
+        return False
 
 
 def _unmatched(text: str, schema: str, relations: Collection[str]) -> str:

@@ -25,6 +25,8 @@ class Ends:
     lake: str
     bucket: str
     slack: str | None
+    used_schemas: frozenset[str]
+    """Schemas of the warehouse that other pipelines of the project write to."""
 
     @staticmethod
     def of(project: Path, *, source: str | None, warehouse: str | None, lake: str | None, bucket: str | None) -> Ends:
@@ -47,6 +49,12 @@ class Ends:
             lake=lake,
             bucket=bucket or _bucket(lake, others),
             slack=slack.pop() if len(slack) == 1 else None,
+            used_schemas=frozenset(
+                schema
+                for pipeline in others
+                if pipeline.warehouse.conn_id == warehouse
+                for schema in (pipeline.warehouse.schema, pipeline.warehouse.mart_schema)
+            ),
         )
 
 

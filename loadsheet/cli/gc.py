@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from loadsheet.cli.errors import FAILED, WRONG_INPUT, describe, is_expected, say
+from loadsheet.cli.gc_sample import drop_sample, print_dropped
 from loadsheet.cli.output import AsJson, print_json, print_table
 from loadsheet.cli.places import open_pipeline, project_folder, project_specs
 from loadsheet.connections import project_connections
@@ -22,6 +23,9 @@ from loadsheet.spec.models import Pipeline
 if TYPE_CHECKING:
     from loadsheet.lake.garbage import Verdict
     from loadsheet.steps.housekeeping import TableGarbage
+
+Specs = Sequence[tuple[Pipeline, Path]]
+Found = TypeVar("Found")
 
 _HEADS = ("table", "abandoned attempts", "old loads", "objects", "bytes", "kept loads", "kept attempts", "kept bytes")
 
@@ -35,29 +39,64 @@ def gc(
         str, typer.Option(metavar="AGE", help="Keep everything younger than this: 12h, 7d. At least 1h.")
     ] = "7d",
     keep: Annotated[int, typer.Option(metavar="N", min=1, help="Keep the newest N loads of each table.")] = 3,
+    sample: Annotated[
+        bool,
+        typer.Option("--sample", help="Remove instead what `run --sample` has made: its tables, schemas and objects."),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove abandoned attempts and old loads from the lake, never what a retry or a rebuild needs."""
+    """Remove abandoned attempts and old loads from the lake, never what a retry or a rebuild needs.
+
+    With --sample, be rid of a sample.
+    """
     age = _age(older_than)
+    if sample and _given(ctx, "older_than", "keep"):
+        raise InputError("--sample removes the sample whole: leave out --older-than and --keep")
     specs = [open_pipeline(ctx.obj, pipeline)] if pipeline else _all(project_folder(ctx.obj))
-    found, codes = {}, []
-    for spec, project in specs:
-        try:
-            found[spec.name] = _sweep(spec, project, age, keep, dry_run)
-        except Exception as error:  # one pipeline's server that is away must not keep the others' garbage
-            if not is_expected(error):
-                raise
-            say(f"error: {spec.name}: {describe(error)}")
-            codes.append(WRONG_INPUT if isinstance(error, InputError) else FAILED)
+    if sample:
+        _drop_samples(specs, dry_run, as_json)
+        return
+    found, code = _each(specs, lambda spec, project: _sweep(spec, project, age, keep, dry_run))
     if as_json:
         documents = [{"pipeline": name, "tables": [_document(t) for t in tables]} for name, tables in found.items()]
         print_json({"dry_run": dry_run, "older_than": older_than, "keep": keep, "pipelines": documents})
     else:
         for name, tables in found.items():
             _print(name, tables, dry_run)
-    if codes:
-        raise typer.Exit(min(codes))
+    if code:
+        raise typer.Exit(code)
+
+
+def _drop_samples(specs: Specs, dry_run: bool, as_json: bool) -> None:
+    dropped, code = _each(specs, lambda spec, project: drop_sample(spec, project, dry_run))
+    if as_json:
+        documents = [{"pipeline": name, **sample.document} for name, sample in dropped.items()]
+        print_json({"dry_run": dry_run, "pipelines": documents})
+    else:
+        for name, sample in dropped.items():
+            print_dropped(name, sample, dry_run)
+    if code:
+        raise typer.Exit(code)
+
+
+def _each(specs: Specs, work: Callable[[Pipeline, Path], Found]) -> tuple[dict[str, Found], int]:
+    """What `work` finds, by pipeline, and an exit code; one pipeline's server that is away keeps no other's garbage."""
+    found, codes = {}, []
+    for spec, project in specs:
+        try:
+            found[spec.name] = work(spec, project)
+        except Exception as error:
+            if not is_expected(error):
+                raise
+            say(f"error: {spec.name}: {describe(error)}")
+            codes.append(WRONG_INPUT if isinstance(error, InputError) else FAILED)
+    return found, min(codes, default=0)
+
+
+def _given(ctx: typer.Context, *options: str) -> bool:
+    """Whether any of them stands on the command line."""
+    return any(getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE" for name in options)
 
 
 def _age(text: str) -> timedelta:
@@ -72,7 +111,7 @@ def _age(text: str) -> timedelta:
     return age
 
 
-def _all(project: Path) -> list[tuple[Pipeline, Path]]:
+def _all(project: Path) -> Specs:
     return [(load_pipeline(spec), project) for spec in project_specs(project)]
 
 

@@ -80,8 +80,12 @@ app.command(
 )(run)
 app.command(epilog="Example: loadsheet test flights --only airports")(test)
 app.command(cls=StatusCommand, epilog="Example: loadsheet status flights --watch")(status)
-app.command(epilog="Example: loadsheet gc flights --older-than 30d --dry-run")(gc)
-app.command(epilog="Example: loadsheet schema > pipeline.schema.json")(schema)
+app.command(
+    epilog="Example: loadsheet gc flights --older-than 30d --dry-run\n\nExample: loadsheet gc flights --sample"
+)(gc)
+app.command(epilog="Example: loadsheet schema > schemas/pipeline.schema.json\n\nExample: loadsheet schema tests")(
+    schema
+)
 app.command(epilog="Example: loadsheet render flights > flights.dag-factory.yml")(render)
 
 

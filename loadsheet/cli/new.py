@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -90,7 +91,7 @@ def new(
         suggestions = suggest(session, schema, choice, {})
     if not suggestions:
         raise InputError(f"there is no table in schema {schema!r} to begin with; nothing was written")
-    text = _text(pipeline, ends, schema, suggestions)
+    text = _text(pipeline, ends, schema, _free_schemas(pipeline, ends), suggestions)
     if (project / "schemas" / "pipeline.schema.json").is_file():
         text = f"# yaml-language-server: $schema=../../schemas/pipeline.schema.json\n{text}"
     check_new(file, text)
@@ -109,16 +110,27 @@ def new(
         typer.echo(f"Next: loadsheet check, loadsheet run {pipeline}")
 
 
-def _text(name: str, ends: Ends, schema: str, suggestions: Mapping[str, Suggestion]) -> str:
+def _free_schemas(name: str, ends: Ends) -> tuple[str, str]:
+    """Schemas for staging and marts that no other pipeline of the project uses in that warehouse.
+
+    `a-b`, `a_b` and `A_b` would else write into the same.
+    """
+    base = re.sub(r"\W", "_", name.lower(), flags=re.ASCII)[:50]
+    base = f"_{base}" if base.startswith("pg_") else base  # reserved
+    bases = itertools.chain([base], (f"{base}_{number}" for number in itertools.count(2)))
+    pairs = ((f"{base}_staging", f"{base}_mart") for base in bases)
+    return next(pair for pair in pairs if not ends.used_schemas.intersection(pair))
+
+
+def _text(name: str, ends: Ends, schema: str, schemas: tuple[str, str], suggestions: Mapping[str, Suggestion]) -> str:
     from loadsheet.spec.writing import flow, pair
 
-    base = re.sub(r"\W", "_", name.lower(), flags=re.ASCII)[:50]
     return _BEGIN.format(
         name=name,
         quoted=flow(name),
         source=flow({"conn_id": ends.source, "schema": schema}),
         lake=flow({"conn_id": ends.lake, "bucket": ends.bucket}),
-        warehouse=flow({"conn_id": ends.warehouse, "schema": f"{base}_staging", "mart_schema": f"{base}_mart"}),
+        warehouse=flow({"conn_id": ends.warehouse, "schema": schemas[0], "mart_schema": schemas[1]}),
         notify=f"notify: {flow({'slack_conn_id': ends.slack})}\n" if ends.slack else "",
         tables="".join(f"  {pair(table, found.entry)}\n" for table, found in suggestions.items()),
     )

@@ -69,9 +69,12 @@ def relative_problem(problem: Problem) -> Problem:
 def _as_file(name: str) -> Path | None:
     """The pipeline file that `name` is a path to; None when it is a pipeline's name."""
     path = Path(name)
-    file = path / "pipeline.yml" if path.is_dir() else path
-    if file.is_file():
-        return file
+    try:
+        file = path / "pipeline.yml" if path.is_dir() else path
+        if file.is_file():
+            return file
+    except OSError:  # too long for a file's name
+        return None
     if len(path.parts) > 1 or path.suffix in (".yml", ".yaml"):
         raise InputError(f"there is no file {file}")
     return None

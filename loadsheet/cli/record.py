@@ -28,7 +28,6 @@ class RunRecord:
         self._file = _file(pipeline)
         self._parts = _parts(pipeline)
         self._unchanged: list[str] = []
-        self.is_kept = False
         self._writing = threading.Lock()
 
     def begin(self, request: RunRequest) -> None:
@@ -40,11 +39,18 @@ class RunRecord:
         """The run has read the whole table and found nothing new in it, which the ledger is not told. Any thread."""
         with self._writing:
             self._unchanged.append(table)
-            self._write()
+            if self.is_kept:
+                self._write()
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether `--resume` would go on with this run: not where another one has begun since."""
+        found = self._read()
+        return found is not None and found["request"].run_id == self._request.run_id
 
     def end(self) -> None:
         """The run has ended well: there is nothing to go on with."""
-        if self._file:
+        if self._file and self.is_kept:
             with contextlib.suppress(OSError):
                 self._file.unlink(missing_ok=True)
 
@@ -90,10 +96,9 @@ class RunRecord:
         if self._file:
             with contextlib.suppress(OSError):
                 self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                fresh = self._file.with_suffix(".new")
+                fresh = self._file.with_suffix(f".{os.getpid()}.new")  # another run may be writing its own
                 fresh.write_text(json.dumps(document, default=sorted), "utf-8")
                 fresh.replace(self._file)
-                self.is_kept = True
 
 
 def _file(pipeline: Pipeline) -> Path | None:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
+from loadsheet.cli.bars import Bars
 from loadsheet.cli.errors import describe, is_expected, report_bug
-from loadsheet.cli.live import Bars, Lines, Live, Silence
+from loadsheet.cli.live import Lines, Live, Silence
 from loadsheet.cli.output import console
 from loadsheet.outcome import Outcome
 from loadsheet.plan.steps import Step
@@ -114,7 +115,8 @@ class Report:
             _print_line(out, line, width)
         statuses = Counter(line.status for line in self.lines.values())
         counts = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in statuses.items())
-        out.print(f"{pipeline}: {counts} in {time.monotonic() - self.began:.1f} s (run {run_id})", markup=False)
+        whole = f"{pipeline}: {counts} in {time.monotonic() - self.began:.1f} s (run {run_id})"
+        out.print(whole, markup=False, soft_wrap=True)  # a run id that is cut in two cannot be copied
         for text in more:
             out.print(text, markup=False, soft_wrap=True)
 
@@ -133,6 +135,8 @@ def _print_line(out: Console, line: Line, width: int) -> None:
 def live_report(steps: Sequence[Step], quiet: bool) -> Iterator[Report]:
     """A report that shows progress bars on a terminal, plain lines elsewhere, nothing when `quiet`."""
     out = console()
-    live: Live = Silence() if quiet else Bars(out, len(steps)) if out.is_terminal else Lines(out)
+    # Not `is_terminal`, which FORCE_COLOR makes true of a log. A dumb one has no cursor to move.
+    can_move = out.file.isatty() and not out.is_dumb_terminal
+    live: Live = Silence() if quiet else Bars(out, len(steps)) if can_move else Lines(out)
     with live:
         yield Report(steps, live)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from loadsheet.cli.asking import run_request
-from loadsheet.cli.errors import BUG, FAILED
+from loadsheet.cli.errors import BUG, FAILED, say
 from loadsheet.cli.interrupt import stopping_at_once
 from loadsheet.cli.output import AsJson, print_json
 from loadsheet.cli.places import open_pipeline
@@ -58,12 +58,10 @@ def run(
 
     A failure that may pass is tried again, as the spec's tasks.retries and tasks.retry_delay say.
     """
-    from loadsheet.steps.resolve import resolved
-
     spec, project = open_pipeline(ctx.obj, pipeline)
     connections = project_connections(project)
     _check_connections(spec, connections)
-    spec = resolved(spec, connections)
+    spec = _resolved(spec, connections)
     record = RunRecord(spec)
     if resume:
         if tables or full_refresh or accept_source or start or end or sample:
@@ -85,6 +83,17 @@ def run(
     else:
         report.print_summary(spec.name, request.run_id, *notes)
     _exit(report)
+
+
+def _resolved(spec: Pipeline, connections: Connections) -> Pipeline:
+    """The pipeline with tables in the place of its patterns; says which of them match none."""
+    from loadsheet.steps.resolve import resolved
+
+    found = resolved(spec, connections)
+    names = {pattern.name for table in found.tables if (pattern := spec.pattern_of(table.name))}
+    if idle := [pattern.name for pattern in spec.patterns if pattern.name not in names]:
+        say(f"no table in schema {spec.source.schema!r} of the source matches {', '.join(idle)}")
+    return found
 
 
 def _run_recorded(

@@ -49,8 +49,9 @@ class SpecFile:
         return diff(self.path, self.text, text)
 
     def write(self, text: str) -> None:
-        """Put `text` into the file's place. Raises InputError when somebody has changed the file meanwhile."""
+        """Put `text` into the file's place. Raises InputError when it is read-only or was changed meanwhile."""
         target = self.path.resolve()
+        _refuse_read_only(target, target.parent)
         temporary = _temporary(target, self._bom + text)
         try:
             if not target.exists() or target.read_bytes() != self._bytes:
@@ -63,8 +64,14 @@ class SpecFile:
 
 
 def write_new(path: Path, text: str) -> None:
-    """Make the file and its folder. Raises InputError when the file is already there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Make the file and its folder. Raises InputError when the file is already there or no folder can be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"{shown(path.parent)} cannot be a folder: there is a file; nothing was written") from None
+    except PermissionError:
+        raise InputError(f"{shown(path.parent)} cannot be made: no permission; nothing was written") from None
+    _refuse_read_only(path.parent)
     temporary = _temporary(path, text)
     try:
         os.chmod(temporary, 0o666 & ~_umask())
@@ -73,6 +80,13 @@ def write_new(path: Path, text: str) -> None:
         raise InputError(f"{shown(path)} is already there; nothing was written") from None
     finally:
         os.unlink(temporary)
+
+
+def _refuse_read_only(*places: Path) -> None:
+    """Putting a file in another's place asks only the folder; but who makes a file read-only wants it kept."""
+    for place in places:
+        if place.exists() and not os.access(place, os.W_OK):
+            raise InputError(f"{shown(place)} is read-only; nothing was written")
 
 
 def check_new(path: Path, text: str) -> None:

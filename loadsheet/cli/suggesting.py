@@ -11,6 +11,7 @@ import typer
 from loadsheet.errors import InputError, Refused
 from loadsheet.spec.fitting import fitted
 from loadsheet.spec.models import Incremental, Table
+from loadsheet.visible import on_one_line
 
 if TYPE_CHECKING:
     from loadsheet.cli.choosing import Choice
@@ -97,14 +98,18 @@ def print_suggestions(suggestions: Iterable[Suggestion], choice: Choice) -> None
     for suggestion in suggestions:
         typer.echo(f"  {pair(suggestion.found.name, suggestion.entry)}")
         for line in _reasons(suggestion.advice):
-            typer.echo(f"      {line}")
+            typer.echo(f"      {on_one_line(line)}")
     if choice.present:
-        typer.echo(f"already there: {', '.join(choice.present)}")
+        typer.echo(f"already there: {_names(choice.present)}")
     for why in dict.fromkeys(choice.left_out.values()):
         names = [name for name, reason in choice.left_out.items() if reason == why]
-        typer.echo(f"left out: {', '.join(names)} ({why})")
+        typer.echo(f"left out: {_names(names)} ({on_one_line(why)})")
     for text in choice.needed:
         typer.echo(f"before increments can be read: {text}")
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(map(on_one_line, names))
 
 
 def _reasons(advice: Advice) -> Iterable[str]:

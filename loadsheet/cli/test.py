@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.text import Text
 
 from loadsheet.cli.errors import FAILED
-from loadsheet.cli.output import AsJson, console, print_json
+from loadsheet.cli.interrupt import as_ctrl_c
+from loadsheet.cli.output import AsJson, print_json
 from loadsheet.cli.places import open_pipeline, project_folder, project_specs, shown
+from loadsheet.cli.verdicts import document, print_verdict
 from loadsheet.connections import project_connections
-from loadsheet.errors import InputError, LoadsheetError
+from loadsheet.errors import InputError, LoadsheetError, SpecError
 from loadsheet.spec.load import load_pipeline
 from loadsheet.spec.models import Pipeline
+from loadsheet.spec.problem import Problem
 
 if TYPE_CHECKING:
     from loadsheet.connections import Connection
-    from loadsheet.testing.compare import Difference
     from loadsheet.testing.models import Case
     from loadsheet.testing.run import Verdict
 
@@ -47,10 +49,8 @@ def test(
 
     Tests are in tests/*.yml beside the pipeline file.
     """
-    from loadsheet.testing.files import read_tests
-
     specs = [open_pipeline(ctx.obj, pipeline)] if pipeline else _all(project_folder(ctx.obj))
-    found = [(spec, *read_tests(spec)) for spec, _ in specs]
+    found = _read([spec for spec, _ in specs])
     chosen = [
         (spec, [case for case in cases if only is None or only in case.name], tables) for spec, cases, tables in found
     ]
@@ -58,10 +58,11 @@ def test(
         raise InputError(_no_tests(found, only))
     started = time.monotonic()
     connection = project_connections(specs[0][1])(warehouse) if warehouse else None
-    verdicts = _run(chosen, connection, quiet=as_json)
+    with as_ctrl_c():
+        verdicts = _run(chosen, connection, quiet=as_json)
     failed = sum(not verdict.passed for verdict in verdicts)
     if as_json:
-        print_json({"tests": [_document(verdict) for verdict in verdicts]})
+        print_json({"tests": [document(verdict) for verdict in verdicts]})
     else:
         count = f"{len(verdicts)} tests" if len(verdicts) != 1 else "1 test"
         result = f"{failed} failed" if failed else "all as expected"
@@ -72,6 +73,22 @@ def test(
 
 def _all(project: Path) -> list[tuple[Pipeline, Path]]:
     return [(load_pipeline(spec), project) for spec in project_specs(project)]
+
+
+def _read(specs: Sequence[Pipeline]) -> list[Any]:
+    """The tests of each. Raises SpecError with the problems of all."""
+    from loadsheet.testing.files import read_tests
+
+    found: list[Any] = []
+    problems: list[Problem] = []
+    for spec in specs:
+        try:
+            found.append((spec, *read_tests(spec)))
+        except SpecError as error:
+            problems += error.problems
+    if problems:
+        raise SpecError(problems)
+    return found
 
 
 def _no_tests(found: list[Any], only: str | None) -> str:
@@ -93,7 +110,7 @@ def _run(chosen: list[Any], connection: Connection | None, quiet: bool) -> list[
                 with throwaway_database(server) as session:
                     verdicts.append(_tried(lambda: run_case(session, spec, case, tables), case))  # noqa: B023
                 if not quiet:
-                    _print(spec, verdicts[-1])
+                    print_verdict(spec.name, verdicts[-1])
     return verdicts
 
 
@@ -105,70 +122,3 @@ def _tried(run: Any, case: Case) -> Verdict:
     except LoadsheetError as error:
         return Verdict(case=case, error=str(error))
     return verdict
-
-
-def _print(spec: Pipeline, verdict: Verdict) -> None:
-    out = console()
-    mark = ("ok    ", "green") if verdict.passed else ("failed", "bold red")
-    out.print(Text.assemble(mark, f"  {spec.name}: {verdict.case.name}"), soft_wrap=True)
-    if verdict.passed:
-        return
-    step = f" (step {verdict.step})" if len(verdict.case.steps) > 1 and verdict.step else ""
-    out.print(Text(f"        {_place(verdict.case.where)}{step}"), soft_wrap=True)
-    if verdict.error:
-        out.print(Text(_indented(_shortened(verdict.error))), soft_wrap=True)
-    table = ""
-    for difference in verdict.differences:
-        if difference.table != table:
-            table = difference.table
-            out.print(Text(f"        {table}:"), soft_wrap=True)
-        for line, style in _lines(difference):
-            out.print(Text(f"          {line}", style=style), soft_wrap=True)
-
-
-def _lines(difference: Difference) -> list[tuple[str, str]]:
-    """A missing row has a `-` before it, one too many a `+`, and each cell that differs a line with both."""
-    expected, actual = difference.expected, difference.actual
-    where = f"   {_place(difference.where)}" if difference.where else ""
-    if expected is None:
-        return [(f"+ {_row(actual or {})}", "green")]
-    if actual is None:
-        return [(f"- {_row(expected)}{where}", "red")]
-    key = difference.key or tuple(c for c in expected if c not in difference.cells)
-    lines = [(f"~ {_row({c: expected[c] for c in key})}{where}", "yellow")]
-    for cell in difference.cells:
-        lines += [(f"    {cell}: expected {_value(expected[cell])}, found {_value(actual[cell])}", "")]
-    return lines
-
-
-def _row(values: dict[str, str | None]) -> str:
-    return ", ".join(f"{name}: {_value(value)}" for name, value in values.items())
-
-
-def _value(value: str | None) -> str:
-    return "null" if value is None else repr(value) if value != value.strip() or not value else value
-
-
-def _place(where: str) -> str:
-    file, line, column = where.rsplit(":", 2)
-    return f"{shown(file)}:{line}:{column}"
-
-
-def _shortened(text: str) -> str:
-    """Files as seen from here."""
-    return text.replace(f"{Path.cwd()}/", "")
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"        {line}" for line in text.splitlines())
-
-
-def _document(verdict: Verdict) -> dict[str, Any]:
-    return {
-        "name": verdict.case.name, "where": verdict.case.where, "passed": verdict.passed, "step": verdict.step,
-        "error": verdict.error,
-        "differences": [
-            {"table": d.table, "expected": d.expected, "actual": d.actual, "where": d.where}
-            for d in verdict.differences
-        ],
-    }  # fmt: skip

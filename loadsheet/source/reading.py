@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import psycopg
+
 from loadsheet.errors import HeldBack, Refused
 from loadsheet.outcome import RunRequest
 from loadsheet.postgres import Session
@@ -149,6 +151,7 @@ class _Window:
                 "give interval_start and interval_end in the trigger form (or --from and --to)"
             )
         refuse_appended_interval(self._source, self._mode)
+        self._refuse_misfits(start, end)
         if self._cursor.is_time and not request.explicit_interval:
             self._wait_for_the_clock(end)
         holdback.sees(self._session, self._source, self._spec.cursor)
@@ -159,6 +162,17 @@ class _Window:
         condition = f"{name} >= {self._cursor.at(start)} AND {name} < {self._cursor.at(end)}"
         where, clock = self._with_nulls(condition), self._cursor.clock()
         return Reading(action="merge", where=where, lower=start, upper=end, clock=clock)
+
+    def _refuse_misfits(self, *bounds: str) -> None:
+        """Raises Refused when a bound is no value of the cursor's type: times for a number, numbers for a time."""
+        for bound in bounds:
+            try:
+                self._session.execute(f"SELECT {typed(bound, self._cursor.type)}")
+            except psycopg.DataError:
+                raise Refused(
+                    f"{self._source.relation}: the interval's bound {bound} is no value of the cursor "
+                    f"{self._spec.cursor}, which is {self._cursor.type}; choose the tables it is meant for (--tables)"
+                ) from None
 
     def _wait_for_the_clock(self, end: str) -> None:
         """The scheduler's clock says that the interval is over, but rows are stamped by the source's."""

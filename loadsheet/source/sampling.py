@@ -17,6 +17,7 @@ from loadsheet.sql.text import ident, idents
 
 LEAST = 1_000
 """A share of a small table would leave nothing to join with: what has no more rows is read whole."""
+_COUNTED = 100_000
 _BITS = 1 << 31
 # Fewer values than this are no sample: a third of the rows, or none.
 _FEW_VALUES = """
@@ -26,14 +27,21 @@ WHERE schemaname = %s AND tablename = %s AND n_distinct BETWEEN 0 AND 1000
 
 
 def sampled(session: Session, source: SourceTable, rows: Reading, sample: Sample) -> Reading:
-    """`rows`, but only those of the sample. How many the table has is the planner's estimate."""
+    """`rows`, but only those of the sample. How many a large table has is the planner's estimate."""
     row = session.execute(f"EXPLAIN (FORMAT JSON) SELECT FROM {source.relation.sql}").fetchone()
     expected = max(row[0][0]["Plan"]["Plan Rows"] if row else 0, 1)
     wanted = sample.rows if sample.rows is not None else max((sample.share or 0) * expected, LEAST)
-    if wanted >= expected:
+    if wanted >= expected or _has_at_most(session, source, min(int(wanted), _COUNTED)):
         return rows
     limit = max(round(wanted / expected * _BITS), 1)
     return replace(rows, sample=f"(hashtextextended({_drawn_by(session, source)}, 0) & {_BITS - 1}) < {limit}")
+
+
+def _has_at_most(session: Session, source: SourceTable, rows: int) -> bool:
+    """Counted: a table nobody has analysed is estimated at thousands of rows when it holds ten."""
+    first = f"SELECT FROM {source.relation.sql} LIMIT {rows + 1}"
+    found = session.execute(f"SELECT count(*) <= {rows} FROM ({first}) first").fetchone()
+    return bool(found and found[0])
 
 
 def _drawn_by(session: Session, source: SourceTable) -> str:

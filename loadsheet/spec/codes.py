@@ -123,6 +123,10 @@ RULES: dict[str, Rule] = {
         "Transforms that read each other in a circle, or one that reads itself, have no order in which they could run.",
         "Take one of the reads out, or make one transform of two.",
     ),
+    "test-file": Rule(
+        "A test that gives or expects something else than the pipeline has would fail for no fault of its SQL.",
+        "Write it as docs/testing.md shows; `loadsheet test` runs it.",
+    ),
     "duplicate-pipeline": Rule(
         "A pipeline's name is its DAG id: of two pipelines with one name, Airflow can run only one.",
         "Give each pipeline a name of its own.",
@@ -145,6 +149,7 @@ RULES: dict[str, Rule] = {
 
 DOCS = "docs/rules.md"
 KEYS = "docs/spec.md"
+TESTING = "docs/testing.md"
 
 _NAMED = re.compile(r'(tables|transforms)\.(?:"(?:[^"\\]|\\.)*"|[\w-]+…?)(?:\.(\w+))?')
 _NESTED = {"tables": ("incremental", "columns", "schema_contract"), "transforms": ()}
@@ -153,6 +158,8 @@ _SECTIONS = ("source", "lake", "warehouse", "notify", "tasks")
 
 def links(code: str, path: str) -> tuple[str, ...]:
     """Where to read on about a problem: the rule's section, and that of the keys around `path`."""
+    if code == "test-file":
+        return f"{DOCS}#{code}", *((TESTING,) if path else ())
     about = path.split(".")[0].split("[")[0]
     keys = about if about in _SECTIONS else "top-level"
     if about == "defaults":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from decimal import Decimal
 from typing import Any
 
 import yaml
@@ -62,6 +63,8 @@ def _convert(kind: str, text: str) -> Any:
     value: int | float = 0 if len(text) > _LONGEST else int(text, 0) if kind == "int" else float(text)
     if len(text) > _LONGEST or math.isinf(value):
         raise Ambiguous("this number is too large", "quote it if it is text")
+    if kind == "float" and Decimal(text) != Decimal(repr(value)):
+        raise Ambiguous(f"readers keep only {value!r} of this number", f'quote it: "{text}"')
     return value
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from loadsheet.errors import InputError, WorkError
@@ -52,6 +52,14 @@ def find(pipeline: Pipeline, lake: Lake, session: Session, older_than: timedelta
     return [_judged(pipeline, name, lake, session, in_spec, older_than, keep) for name in names if name in known]
 
 
+def find_sample(pipeline: Pipeline, lake: Lake, session: Session) -> list[TableGarbage]:
+    """All that the lake holds of a pipeline that `loadsheet.sample.sampled` has moved: nobody rebuilds a sample."""
+    known = retention.tables_known(session, pipeline.name)
+    if not known or not lake.exists():
+        return []
+    return [_judged(pipeline, name, lake, session, [], timedelta(0), 1, wanted=False) for name in sorted(known)]
+
+
 def remove(found: Iterable[TableGarbage], lake: Lake) -> None:
     """Remove what the verdicts say may go. Stopped half-way it leaves nothing that could be taken for whole."""
     for table in found:
@@ -64,13 +72,15 @@ def remove(found: Iterable[TableGarbage], lake: Lake) -> None:
 
 
 def _judged(
-    pipeline: Pipeline, name: str, lake: Lake, session: Session, in_spec: list[str], older_than: timedelta, keep: int
-) -> TableGarbage:
+    pipeline: Pipeline, name: str, lake: Lake, session: Session, in_spec: list[str], older_than: timedelta, keep: int,
+    wanted: bool = True,
+) -> TableGarbage:  # fmt: skip
     roots = {_root(pipeline, name)} | retention.prefixes_known(session, pipeline.name, name)
     listed = [attempt for root in sorted(roots) for attempt in garbage.attempts(lake.listing(root), root)]
     # After the listing: an attempt it shows has a fence that the ledger has given out.
     standing = retention.standing(session, pipeline.name, name, in_spec)
     assert standing is not None  # a scope is never taken away
+    standing = replace(standing, wanted=standing.wanted and wanted)
     verdicts = garbage.judge(listed, standing, older_than, keep, lambda manifest: _owner(lake, manifest))
     return TableGarbage(table=name, in_spec=name in in_spec, verdicts=tuple(verdicts))
 

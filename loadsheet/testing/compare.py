@@ -9,8 +9,9 @@ from loadsheet.errors import InputError
 from loadsheet.postgres import Session
 from loadsheet.sql.text import ident
 from loadsheet.testing.given import relation
+from loadsheet.testing.matching import matched
 from loadsheet.testing.models import Row
-from loadsheet.testing.values import as_text, shown
+from loadsheet.testing.values import as_text, comparable, shown
 from loadsheet.warehouse import tables
 
 Texts = dict[str, str | None]
@@ -48,19 +49,23 @@ def compare(session: Session, name: str, expected: Sequence[Row], key: tuple[str
         if unknown := [column for column in row.values if column not in types]:
             raise InputError(f"{row.where} {name} has no column {unknown[0]!r}; it has {', '.join(types)}")
     select = ", ".join(as_text(ident(column), types[column]) for column in columns)
-    left = [
-        dict(zip(columns, row, strict=True)) for row in session.execute(f"SELECT {select} FROM {relation(name).sql}")
+    actual = [
+        {column: comparable(text, types[column]) for column, text in zip(columns, row, strict=True)}
+        for row in session.execute(f"SELECT {select} FROM {relation(name).sql}")
     ]
-    missing = []
-    for row in expected:
-        # A row that leaves a column out says nothing of it.
-        texts = shown(session, row, types)
-        same = next((actual for actual in left if all(actual[c] == text for c, text in texts.items())), None)
-        if same is None:
-            missing.append((row, texts))
-        else:
-            left.remove(same)
+    wanted = [shown(session, row, types) for row in expected]
+    # A row that leaves a column out says nothing of it, so it may be several.
+    same = matched([[place for place, row in enumerate(actual) if _is(texts, row)] for texts in wanted])
+    missing = [
+        (row, texts) for place, (row, texts) in enumerate(zip(expected, wanted, strict=True)) if place not in same
+    ]
+    taken = set(same.values())
+    left = [row for place, row in enumerate(actual) if place not in taken]
     return _paired(name, missing, left, tuple(c for c in key if c in columns) if set(key) <= set(columns) else ())
+
+
+def _is(texts: Texts, actual: Texts) -> bool:
+    return all(actual[column] == text for column, text in texts.items())
 
 
 def _paired(
@@ -77,7 +82,7 @@ def _paired(
 
 def _most_alike(texts: Texts, left: list[Texts], key: tuple[str, ...]) -> Texts | None:
     """The row of the same key; without a key, the one that agrees in most columns, and in at least half of them."""
-    if key:
+    if key and set(key) <= texts.keys():
         return next((actual for actual in left if all(actual[c] == texts.get(c) for c in key)), None)
 
     def agreeing(actual: Texts) -> int:

@@ -27,6 +27,8 @@ def give(
     Raises InputError for a value that does not fit its column.
     """
     target = relation(name)
+    if odd := next((row for row in rows if LOAD_ID in row.values), None):
+        raise InputError(f"{odd.where} {LOAD_ID} is filled by Loadsheet: the rows of each step are a load")
     with session.transaction():
         tables.ensure_schema(session, target.schema)
         ledger.lock(session, target)
@@ -37,6 +39,8 @@ def give(
             _create(session, target, types, target.schema == pipeline.warehouse.schema)
         types = tables.columns_of(session, target)
         gone = session.execute(f"DELETE FROM {target.sql}").rowcount if replaces else 0
+        if unknown := [column for column in declared.key if column not in types]:
+            raise InputError(f"{target} has no column {unknown[0]!r} to be its key; it has {', '.join(types)}")
         key = declared.key or _key(pipeline, target)
         updated = sum(_put(session, target, row, types, key, number) for row in rows)
         _record(session, pipeline, target, number, len(rows) - updated, updated, gone, is_new or replaces)
@@ -66,7 +70,7 @@ def _key(pipeline: Pipeline, target: Relation) -> tuple[str, ...]:
 
 def _put(session: Session, target: Relation, row: Row, types: dict[str, str], key: tuple[str, ...], number: int) -> int:
     """Insert the row; returns how many it took the place of."""
-    if unknown := [name for name in row.values if name not in types or name == LOAD_ID]:
+    if unknown := [name for name in row.values if name not in types]:
         raise InputError(f"{row.where} {target} has no column {unknown[0]!r}: give it in the table's first rows")
     taken = 0
     if key and set(key) <= row.values.keys():

@@ -42,3 +42,8 @@ class Case:
     where: str
     steps: tuple[Step, ...]
     as_of: str | None = None
+
+    @property
+    def given(self) -> set[str]:
+        """The tables of which any step gives rows."""
+        return {name for step in self.steps for name in step.given}

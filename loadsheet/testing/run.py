@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from loadsheet.errors import InputError, LoadsheetError
+from loadsheet.errors import LoadsheetError
 from loadsheet.outcome import RunRequest
-from loadsheet.plan.inputs import transform_inputs
 from loadsheet.postgres import Session
 from loadsheet.spec.models import Pipeline, Transform
 from loadsheet.sql.clock import at
@@ -15,6 +14,7 @@ from loadsheet.steps.transform import transform
 from loadsheet.testing.compare import Difference, compare
 from loadsheet.testing.given import give
 from loadsheet.testing.models import Case, Declared, Step
+from loadsheet.testing.needed import described, needed, read_by, unsaid
 from loadsheet.warehouse import ledger
 
 
@@ -36,6 +36,8 @@ class Verdict:
 def run_case(session: Session, pipeline: Pipeline, case: Case, declared: Mapping[str, Declared]) -> Verdict:
     """Run the steps of `case` in the empty database of `session`. What is wrong is in the verdict; psycopg errors of
     a lost server are raised."""
+    if message := unsaid(pipeline, case, declared):
+        return Verdict(case=case, error=message)
     ledger.ensure(session)
     run = _Run(session, pipeline, case, declared)
     for number, step in enumerate(case.steps, 1):
@@ -53,9 +55,7 @@ class _Run:
 
     def __init__(self, session: Session, pipeline: Pipeline, case: Case, declared: Mapping[str, Declared]):
         self.session, self.pipeline, self.case, self.declared = session, pipeline, case, declared
-        self.described = {name for name, said in declared.items() if said.columns}
-        self.given = {name for step in case.steps for name in step.given}
-        self.transforms = self._needed()
+        self.transforms = [self._timed(spec) for spec in needed(pipeline, case)]
 
     def step(self, step: Step, number: int) -> list[Difference]:
         """What arrives, what is built from it, and how that differs from what is expected."""
@@ -75,37 +75,11 @@ class _Run:
 
     def _arriving(self, step: Step, number: int) -> list[str]:
         """The tables of the step; with the first one also those that are only described, and empty."""
-        needed = {name for spec in self.transforms for name in self._read_by(spec)}
-        empty = sorted(needed & self.described - self.given) if number == 1 else []
-        later = sorted(self.given - step.given.keys()) if number == 1 else []
-        return [*step.given, *empty, *(name for name in later if name in self.described)]
-
-    def _needed(self) -> list[Transform]:
-        """The transforms whose marts are expected, and those they read, in order; not what is given instead."""
-        mart, inputs = self.pipeline.warehouse.mart_schema, transform_inputs(self.pipeline)
-        wanted = {name for step in self.case.steps for name in step.expect}
-        scripts = {t.name for t in self.pipeline.transforms if t.materialized == "script"}
-        built = {f"{mart}.{name}" for name in inputs} - {f"{mart}.{name}" for name in scripts}
-        # Which script makes a table nobody can tell, so all of them run.
-        names = scripts if wanted - built else set()
-        for name in reversed(inputs):
-            if f"{mart}.{name}" in wanted or any(name in inputs[reader].transforms for reader in names):
-                names |= {name} if f"{mart}.{name}" not in self.given else set()
-        specs = [self.pipeline.transform(name) for name in inputs if name in names]
-        return [self._timed(self._refuse_missing(spec)) for spec in specs]
+        if number > 1:
+            return list(step.given)
+        read = {name for spec in self.transforms for name in read_by(self.pipeline, spec)}
+        empty = described(self.declared) & (read | self.case.given) - step.given.keys()
+        return [*step.given, *sorted(empty)]
 
     def _timed(self, spec: Transform) -> Transform:
         return replace(spec, sql=at(spec.sql, self.case.as_of)) if self.case.as_of else spec
-
-    def _refuse_missing(self, spec: Transform) -> Transform:
-        missing = [name for name in self._read_by(spec) if name not in self.given | self.described]
-        if missing:
-            raise InputError(
-                f"{spec.name} reads {missing[0]}, of which the test says nothing: give its rows, or "
-                "its columns under `tables` when it is to be empty"
-            )
-        return spec
-
-    def _read_by(self, spec: Transform) -> list[str]:
-        tables = transform_inputs(self.pipeline)[spec.name].tables
-        return [f"{self.pipeline.warehouse.schema}.{name}" for name in tables]

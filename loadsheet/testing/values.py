@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from typing import Any
 
 import psycopg
@@ -15,6 +16,9 @@ from loadsheet.testing.models import Row
 
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d(:?\d\d)?)?")
+
+# A number with decimals, or a text, in which there may be something that looks like one.
+_NUMBER = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d+\.\d+')
 
 
 def guessed_types(rows: Iterable[Row], declared: Mapping[str, str]) -> dict[str, str]:
@@ -41,7 +45,7 @@ def _guess(value: Any) -> str:
         return "boolean"
     if isinstance(value, int):
         return "bigint"
-    if isinstance(value, float):
+    if isinstance(value, float | Decimal):
         return "numeric"
     if isinstance(value, dict | list):
         return "jsonb"
@@ -59,8 +63,14 @@ def casts(values: Mapping[str, Any], types: Mapping[str, str]) -> tuple[list[str
         kind = types[name]
         is_list = isinstance(value, list) and kind.endswith("[]")
         pieces.append(f"CAST(CAST(%s AS text[]) AS {kind})" if is_list else f"CAST(CAST(%s AS text) AS {kind})")
-        parameters.append([_text(item) for item in value] if is_list else _text(value))
+        parameters.append(_items(value, kind) if is_list else _text(value))
     return pieces, parameters
+
+
+def _items(values: list[Any], kind: str) -> list[Any]:
+    """A list in a list is one more dimension, unless it is a value of its own."""
+    is_nested = not kind.startswith("json")
+    return [_items(v, kind) if is_nested and isinstance(v, list) else _text(v) for v in values]
 
 
 def _text(value: Any) -> str | None:
@@ -72,10 +82,15 @@ def _text(value: Any) -> str | None:
 
 
 def as_text(sql: str, kind: str) -> str:
-    """The text by which two values of a type are the same: 1.0 is 1.00, and a JSON object has no order."""
-    if kind.startswith("numeric") and not kind.endswith("[]"):
-        return f"CAST(trim_scale({sql}) AS text)"
+    """SQL for a value's text, in which a JSON object has no order."""
     return f"CAST(CAST({sql} AS jsonb) AS text)" if kind == "json" else f"CAST({sql} AS text)"
+
+
+def comparable(text: str | None, kind: str) -> str | None:
+    """The text by which two values of a type are the same: 1.0 is 1.00, in JSON and in arrays of numbers, too."""
+    if text is None or not kind.startswith(("numeric", "json")):
+        return text
+    return _NUMBER.sub(lambda found: found[0] if found[0][0] == '"' else found[0].rstrip("0").rstrip("."), text)
 
 
 def shown(session: Session, row: Row, types: Mapping[str, str]) -> dict[str, str | None]:
@@ -83,7 +98,7 @@ def shown(session: Session, row: Row, types: Mapping[str, str]) -> dict[str, str
     pieces, parameters = casts(row.values, types)
     texts = [as_text(piece, types[name]) for piece, name in zip(pieces, row.values, strict=True)]
     values = execute(session, f"SELECT {', '.join(texts) or 'NULL'}", parameters, row, types).fetchone() or ()
-    return dict(zip(row.values, values, strict=False))
+    return {name: comparable(value, types[name]) for name, value in zip(row.values, values, strict=False)}
 
 
 def execute(session: Session, statement: str, parameters: list[Any], row: Row, types: Mapping[str, str]) -> Any:

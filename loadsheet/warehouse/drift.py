@@ -45,7 +45,7 @@ class Drift:
             + [f"added {c.name} {c.type} (older rows have NULL until a full refresh)" for c in self.added]
             + [f"widened {c.name} to {c.type}" for c in self.widened]
             + [f"{name} is now {type_name} in the source" for name, type_name in self.narrowed.items()]
-            + [f"{name} was dropped in the source" for name in self.dropped]
+            + [f"{name} is no longer read from the source" for name in self.dropped]
         )
 
 

@@ -174,6 +174,36 @@ def test_what_the_role_may_not_read_comes_with_the_grant_to_run(shop: Project) -
     assert f"before increments can be read: role {role} cannot see other sessions' transactions" in added.stdout
 
 
+def test_tables_whose_names_no_file_can_hold_keep_no_others_out(shop: Project) -> None:
+    shop.in_source('CREATE TABLE "what?" (id int, password text); CREATE TABLE "esc\x1b[2K" (id int)')
+    added = shop.cli("add", "shop", "*")
+    assert added.returncode == 0 and "orders" in tables(shop), added.stderr
+    assert "left out: what? (with * or ? in its name, it would be a pattern in the file)" in added.stdout
+    assert "left out: esc\\x1b[2K (no pipeline file may hold the character U+001B of its name)" in added.stdout
+    before = spec(shop).read_bytes()
+    said = refused(shop.cli("add", "shop", "what?", "no", "esc\x1b[2K"))
+    assert "what?: with * or ? in its name" in said and "esc\\x1b[2K: no pipeline file" in said
+    assert spec(shop).read_bytes() == before
+
+
+def test_a_pattern_adds_nothing_that_a_pattern_of_the_file_carries_already(shop: Project) -> None:
+    spec(shop).write_text(
+        spec(shop).read_text().replace("    # stock", '    "*_*": {exclude: [page_events]}\n    # stock')
+    )
+    shop.in_source("CREATE TABLE order_lines (id int PRIMARY KEY)")
+    added = shop.cli("add", "shop", "order*", "page*")
+    assert list(tables(shop)) == ["countries", "*_*", "orders", "page_events"]
+    assert "left out: order_lines (the file's pattern *_* carries it; name it" in added.stdout
+    assert shop.cli("add", "shop", "order_lines").returncode == 0
+    assert list(tables(shop))[-1] == "order_lines"
+
+
+def test_a_name_that_is_too_long_for_a_file_is_no_such_table(shop: Project) -> None:
+    assert "the source has no table 'xxx" in refused(shop.cli("add", "shop", "x" * 300))
+    unknown = shop.cli("run", "x" * 300)
+    assert unknown.returncode == 2 and "there is no pipeline 'xxx" in unknown.stderr
+
+
 def test_a_key_that_no_merge_can_use_means_a_whole_copy(shop: Project) -> None:
     shop.in_source(
         "CREATE TYPE name AS (first text, last text);"
@@ -218,6 +248,19 @@ def test_a_new_pipeline_overwrites_nothing(shop: Project) -> None:
     dry = shop.cli("new", "third", "--dry-run")
     assert dry.returncode == 0 and "+++ b/" in dry.stdout and "+  orders: {incremental: updated_at" in dry.stdout
     assert not (shop.folder / "pipelines" / "third").exists()
+
+
+def test_pipelines_of_like_names_get_schemas_of_their_own(shop: Project) -> None:
+    names = ["a-b", "a_b", "A.b", "pg_x"]
+    for name in names:
+        made = shop.cli("new", name, "--source", "shop_source", "--tables", "countries", "--schema", "public")
+        assert made.returncode == 0, made.stderr
+    specs = [yaml.safe_load((shop.folder / "pipelines" / name / "pipeline.yml").read_text()) for name in names]
+    assert [spec["warehouse"]["schema"] for spec in specs] == [
+        "a_b_staging", "a_b_2_staging", "a_b_3_staging", "_pg_x_staging"
+    ]  # fmt: skip
+    assert "no problems" in shop.cli("check").stdout
+    assert shop.cli("run", "pg_x").returncode == 0
 
 
 def test_an_empty_folder_becomes_a_project_and_choices_are_asked_for(shop: Project) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -321,15 +322,32 @@ def test_nobody_waits_for_a_retry_who_did_not_ask_for_one(shop: Shop) -> None:
 
 def test_a_step_that_waits_for_its_retry_keeps_no_other_from_working(shop: Shop) -> None:
     shop.project.in_source("CREATE TABLE other (id int PRIMARY KEY); INSERT INTO other VALUES (1)")
-    shop.project.spec({"item": {"incremental": "at"}, "other": None}, tasks={"retries": 1, "retry_delay": "0s"})
+    shop.project.spec({"item": {"incremental": "at"}, "other": None}, tasks={"retries": 1, "retry_delay": "3s"})
+    loaded_at_each_try: list[tuple[Any, ...]] = []
 
-    def other_is_loaded() -> bool:
-        return fetch(shop.project.warehouse, "SELECT to_regclass('staging.other') IS NOT NULL") == [(True,)]
+    def look(step: Step, moment: str) -> None:
+        if (step.id, moment) == (LOAD, "started"):
+            loaded_at_each_try.extend(fetch(shop.project.warehouse, "SELECT to_regclass('staging.other') IS NOT NULL"))
 
     with a_lock_held_by_another(shop):
-        results = shop.run(on_wait=lambda retry: until(other_is_loaded), parallel=1)
+        results = shop.run(look, parallel=1)
     assert (results["load.load_other"].state, results[LOAD].tries) == ("done", 2)
+    assert loaded_at_each_try == [(False,), (True,)]
     shop.converges()
+
+
+def test_a_source_that_is_away_keeps_no_run_waiting_for_ever_however_many_tables_it_has(project: Project) -> None:
+    """Each of them waits for its retry at the same time."""
+    tables = [f"t{number}" for number in range(40)]
+    project.source = project.source.replace(f":{urlsplit(project.source).port}/", ":1/")
+    project.spec(dict.fromkeys(tables), tasks={"retries": 1, "retry_delay": "1s"})
+    began = time.monotonic()
+    run = subprocess.run(
+        project.command("run", "shop", "--json"), env=project.environment(), text=True, capture_output=True, timeout=60
+    )
+    assert run.returncode == 1, run.stderr
+    tries = {step["name"]: step["tries"] for step in json.loads(run.stdout)["steps"] if step["kind"] == "extract"}
+    assert tries == dict.fromkeys(tables, 2) and time.monotonic() - began < 1 * len(tables)  # they wait together
 
 
 # Trouble that hits one try.

@@ -77,6 +77,15 @@ def test_only_some_of_the_tables_that_match_can_be_asked_for(shop: Project) -> N
     assert wrong.returncode == 2 and "did you mean 'countries'?" in wrong.stderr
 
 
+def test_a_pattern_that_matches_nothing_is_told(shop: Project) -> None:
+    shop.spec({**TABLES, "audit_*": None, "countries_??": None})
+    told = shop.cli("run", "shop")
+    assert told.returncode == 0
+    assert told.stderr == "no table in schema 'public' of the source matches audit_*, countries_??\n"
+    shop.in_source("CREATE TABLE audit_1 (id int); CREATE TABLE countries_no (id int)")
+    assert shop.cli("run", "shop").stderr.count("audit_*") == 1  # "*" stands before them, and takes theirs
+
+
 def test_check_and_plan_ask_no_server(shop: Project) -> None:
     shop.source = shop.warehouse = "postgresql://nobody:x@127.0.0.1:1/none"
     assert shop.cli("check").returncode == 0

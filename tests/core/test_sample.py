@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from tests.project import Project
@@ -71,6 +72,18 @@ def test_a_sample_keeps_what_belongs_together_and_leaves_production_alone(projec
     assert project.differences("orders") == project.differences("country") == project.differences("lines") == 0
 
 
+def test_a_small_table_is_whole_also_when_nobody_has_analysed_it(project: Project) -> None:
+    """The planner takes an empty guess for thousands of rows."""
+    project.in_source("CREATE TABLE small (id int PRIMARY KEY); INSERT INTO small SELECT generate_series(1, 300)")
+    estimate = project.in_source("EXPLAIN (FORMAT JSON) SELECT FROM small")[0][0][0]["Plan"]["Plan Rows"]
+    assert estimate > 2_000
+    project.spec({"small": None})
+    for size, left in (("0.01%", 300), ("300", 300), ("100", 100)):
+        sample(project, size)
+        count = project.in_warehouse("SELECT count(*) FROM staging_sample.small")[0][0]
+        assert count == left if left == 300 else count < 300
+
+
 def test_rows_without_a_key_and_views_are_sampled_too(project: Project) -> None:
     project.in_source(
         "CREATE TABLE log (what text); INSERT INTO log SELECT md5(i::text) FROM generate_series(1, 20000) i; "
@@ -80,3 +93,41 @@ def test_rows_without_a_key_and_views_are_sampled_too(project: Project) -> None:
     sample(project, "2000")
     found = [project.in_warehouse(f"SELECT count(*) FROM staging_sample.{name}")[0][0] for name in ("log", "seen")]
     assert all(1_700 < count < 2_300 for count in found), found
+
+
+def test_a_sample_can_be_dropped_whole_and_only_it(project: Project) -> None:
+    project.in_source(SOURCE)
+    project.spec(TABLES, {**TRANSFORMS, "seen": ("SELECT id FROM staging.orders", {"materialized": "view"})})
+    project.succeed()
+    before, objects = production(project), project.objects()
+    sample(project, "10%")
+    dry = project.cli("gc", "shop", "--sample", "--dry-run")
+    assert dry.returncode == 0 and "shop: would remove the sample: mart_sample.big, mart_sample.seen" in dry.stdout
+    assert project.in_warehouse("SELECT count(*) > 0 FROM mart_sample.seen") == [(True,)]
+    dropped = project.cli("gc", "shop", "--sample")
+    assert dropped.returncode == 0, dropped.stderr
+    assert "staging_sample.orders; schemas staging_sample, mart_sample; 6 objects (" in dropped.stdout
+    assert project.in_warehouse("SELECT nspname FROM pg_namespace WHERE nspname LIKE '%\\_sample'") == []
+    assert (production(project), project.objects()) == (before, objects)
+    assert "shop: removed the sample: no tables; 0 objects" in project.cli("gc", "shop", "--sample").stdout
+    sample(project, "10%")  # and it can be taken again
+    assert project.in_warehouse("SELECT count(*) > 0 FROM mart_sample.seen") == [(True,)]
+
+
+def test_what_others_keep_beside_a_sample_stays(project: Project) -> None:
+    project.in_source("CREATE TABLE small (id int PRIMARY KEY); INSERT INTO small VALUES (1)")
+    project.spec({"small": None})
+    sample(project, "10%")
+    project.in_warehouse("CREATE TABLE staging_sample.mine (id int); CREATE VIEW mine AS TABLE staging_sample.small")
+    held = project.cli("gc", "shop", "--sample")
+    assert held.returncode == 1 and "other objects depend on it" in held.stderr and "Traceback" not in held.stderr
+    assert project.in_warehouse("SELECT * FROM mine")[0][0] == 1
+    project.in_warehouse("DROP VIEW mine")
+    dropped = project.cli("gc", "shop", "--sample", "--json")
+    assert json.loads(dropped.stdout)["pipelines"] == [
+        {"pipeline": "shop", "relations": ["staging_sample.small"], "schemas": [], "objects": 2,
+         "bytes": json.loads(dropped.stdout)["pipelines"][0]["bytes"], "kept": []}
+    ]  # fmt: skip
+    assert project.in_warehouse("SELECT count(*) FROM staging_sample.mine") == [(0,)]
+    both = project.cli("gc", "shop", "--sample", "--keep", "5")
+    assert both.returncode == 2 and "leave out --older-than and --keep" in both.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -39,7 +40,7 @@ tests:
 
 
 def write(project: Project, tests: str, **transforms: Any) -> None:
-    project.spec(TABLES, transforms)
+    project.spec(TABLES, transforms, external=["elsewhere.rates"])
     folder = project.folder / "pipelines" / "shop" / "tests"
     folder.mkdir(exist_ok=True)
     (folder / "tests.yml").write_text(tests)
@@ -130,6 +131,81 @@ tests:
     assert done.returncode == 0, done.stdout
 
 
+def test_rows_that_say_less_than_others_are_paired_so_that_all_that_can_have_one_do(project: Project) -> None:
+    rows = "[{customer: 1, amount: 2}, {customer: 1, amount: 3}, {customer: 5, amount: 5}]"
+    right = "{customer: 1}, {customer: 1, amount: 2}, {amount: 5}"
+    tests = {"right": right, "wrong": right.replace("amount: 2", "amount: 4")}
+    text = "tests:\n" + "".join(
+        f"  {name}: {{given: {{staging.sale: {rows}}}, expect: {{mart.sales: [{expected}]}}}}\n"
+        for name, expected in tests.items()
+    )
+    write(project, text, sales="SELECT customer, amount FROM sale")
+    told = {test["name"]: test for test in json.loads(run(project, "--json").stdout)["tests"]}
+    assert told["right"]["passed"]
+    (difference,) = told["wrong"]["differences"]  # the negative control
+    assert difference["expected"] == {"customer": "1", "amount": "4"} and difference["actual"]["customer"] == "1"
+
+
+VALUES = {
+    "jsonb": ('\'{"a": 1.00, "b": "1.00"}\'::jsonb', '{b: "1.00", a: 1}', '{b: "1.0", a: 1}'),
+    "numbers": ("array[1.0, 2.50]", "[1, 2.5]", "[1, 2.05]"),
+    "matrix": ("array[[1, 2], [3, 4]]", "[[1, 2], [3, 4]]", "[[1, 2], [4, 3]]"),
+    "big": ("12345678901234567890.100", '"12345678901234567890.1"', '"12345678901234567890.2"'),
+    "words": ("'null'", '"null"', "null"),
+    "range": ("int4range(1, 5)", '"[1,4]"', '"[1,6]"'),
+    "raw": ("'\\x00ff'::bytea", '"\\\\x00FF"', '"\\\\x00FE"'),
+    "zone": ("'2026-01-01 12:00+02'::timestamptz", '"2026-01-01 10:00Z"', '"2026-01-01 12:00Z"'),
+    "empty": ("''", '""', "null"),
+}
+
+
+def test_a_value_is_as_expected_by_its_type_and_not_by_its_digits(project: Project) -> None:
+    def test(name: str, expected: str) -> str:
+        return f"  {name}: {{given: {{staging.sale: [{{id: 1}}]}}, expect: {{mart.{name}: [{{v: {expected}}}]}}}}\n"
+
+    sql = {name: f"SELECT {value} AS v FROM sale" for name, (value, *_) in VALUES.items()}
+    write(project, "tests:\n" + "".join(test(name, right) for name, (_, right, _) in VALUES.items()), **sql)
+    done = run(project)
+    assert done.returncode == 0, done.stdout + done.stderr
+    write(project, "tests:\n" + "".join(test(name, wrong) for name, (_, _, wrong) in VALUES.items()), **sql)
+    done = run(project)  # the negative control
+    assert done.stdout.splitlines()[-1].startswith(f"{len(VALUES)} tests, {len(VALUES)} failed")
+    assert "- v: null" in done.stdout and "+ v: 'null'" in done.stdout and "+ v: ''" in done.stdout
+
+
+def test_rows_of_a_csv_file_join_with_those_of_the_test_by_number(project: Project) -> None:
+    write(
+        project,
+        "tests: {all: {given: {staging.sale: {csv: sale.csv}, staging.customer: [{id: 1, name: Ann}]}, "
+        "expect: {mart.sales: [{id: 7, name: Ann, zip: '0815'}]}}}",
+        sales="SELECT s.id, c.name, s.zip FROM sale s JOIN customer c ON c.id = s.customer",
+    )
+    (project.folder / "pipelines" / "shop" / "tests" / "sale.csv").write_text("id,customer,zip\n7,1,0815\n8,2,0816\n")
+    done = run(project)
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_run_that_is_killed_leaves_no_database_behind(project: Project) -> None:
+    write(
+        project,
+        "tests: {slow: {given: {staging.sale: []}, expect: {mart.slow: []}}}\n"
+        "tables: {staging.sale: {columns: {id: int}}}",
+        slow="SELECT id FROM sale, (SELECT pg_sleep(60)) nap",
+    )
+    made = "SELECT count(*) FROM pg_database WHERE datname LIKE 'loadsheet\\_test\\_%'"
+    asleep = "SELECT FROM pg_stat_activity WHERE datname LIKE 'loadsheet\\_test\\_%' AND query LIKE '%pg_sleep%'"
+    command = project.command("test", "shop", "--warehouse", "warehouse")
+    with subprocess.Popen(command, env=project.environment(), stderr=subprocess.PIPE, text=True) as running:
+        deadline = time.monotonic() + 20
+        while not project.in_warehouse(asleep) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert project.in_warehouse(made) == [(1,)]
+        running.terminate()
+        _, told = running.communicate(timeout=20)
+    assert (running.returncode, told) == (130, "interrupted\n")
+    assert project.in_warehouse(made) == [(0,)]
+
+
 BAD = {
     "zero": ("given: {staging.sale: [{id: 0}]}", "zero.sql: division by zero"),
     "mixed": ("given: {staging.sale: [{id: 1}, {id: x}]}", "id is text here and bigint above: give its type under"),
@@ -138,6 +214,11 @@ BAD = {
         "given: {staging.customer: [{id: 1}], staging.sale: [{id: 1}]}",
         'type "nonsense" does not exist: correct',
     ),
+    "key": (
+        "given: {elsewhere.rates: [{id: 1}], staging.sale: [{id: 1}]}",
+        "elsewhere.rates has no column 'nr' to be its key; it has id",
+    ),
+    "load": ("given: {staging.sale: [{id: 1, _load_id: 4}]}", "_load_id is filled by Loadsheet"),
     "value": ("given: {staging.sale: [{id: 1, at: '2026-99-01'}]}", " at: date/time field value out of range"),
     "column": ("given: {staging.sale: [{id: 1}]}, expect: {mart.column: [{nr: 1}]}", "mart.column has no column 'nr'"),
 }
@@ -147,7 +228,7 @@ def test_what_keeps_a_test_from_being_run_is_told_and_the_others_run(project: Pr
     tests = {
         name: test if "expect" in test else f"{test}, expect: {{mart.{name}: []}}" for name, (test, _) in BAD.items()
     }
-    text = "tables: {staging.customer: {columns: {id: nonsense}}}\ntests:\n" + "".join(
+    text = "tables: {staging.customer: {columns: {id: nonsense}}, elsewhere.rates: {key: nr}}\ntests:\n" + "".join(
         f"  {name}: {{{test}}}\n" for name, test in tests.items()
     )
     write(project, text, **dict.fromkeys(BAD, "SELECT 1 / id AS id FROM sale"))
@@ -184,9 +265,10 @@ def _scratch_of(pid: int) -> Path:
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            environ = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
-            found = [entry for entry in environ if entry.startswith(b"SCRATCH=")]
-            if found and Path(f"/proc/{child}/comm").read_text() == "sh\n":
-                return Path(found[0].decode().partition("=")[2])
+            with contextlib.suppress(ProcessLookupError, FileNotFoundError):  # initdb has ended meanwhile
+                environ = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+                found = [entry for entry in environ if entry.startswith(b"SCRATCH=")]
+                if found and Path(f"/proc/{child}/comm").read_text() == "sh\n":
+                    return Path(found[0].decode().partition("=")[2])
         time.sleep(0.02)
     raise AssertionError("no server was started")

@@ -17,7 +17,9 @@ from tests.project import ROOT
 PAGE = ROOT / "docs" / "tutorial.md"
 BLOCK = re.compile(r'^```(\w+)(?: title="([^"\n]*)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 # What differs from run to run, and from machine to machine.
-VARIES = re.compile(r"\d{4}-\d\d-\d\d[T ][\d:.]+(?:Z|\+00| UTC)?|\d+\.\d s\b|[\d,]+ bytes|(?<= )\d+\.\d(?=\s|$)")
+VARIES = re.compile(
+    r"\d{4}-\d\d-\d\d[T ][\d:.]+(?:Z|\+00| UTC)?|\d+\.\d s\b|[\d,]+ bytes|\b\d+[sm]\b|(?<= )\d+\.\d(?=\s|$)"
+)
 LIVE = re.compile(r"^\S+ (started|done|skipped)(:| |$)(?!  )")  # progress, which a terminal does not keep
 REWRITE = "REWRITE_TUTORIAL"  # set it to write what the commands print now into the page
 

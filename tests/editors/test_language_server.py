@@ -158,8 +158,11 @@ def test_a_server_that_reaches_for_the_network_is_noticed() -> None:
 
 
 def test_the_schema_is_printed_as_it_is_committed_and_has_the_packages_version() -> None:
-    result = CliRunner().invoke(app, ["schema"])
-    assert (result.exit_code, result.stdout) == (0, SCHEMA_FILE.read_text(encoding="utf-8"))
+    for arguments in ([], ["tests"]):
+        result = CliRunner().invoke(app, ["schema", *arguments])
+        file = SCHEMA_FILE.with_name(f"{(arguments or ['pipeline'])[0]}.schema.json")
+        assert (result.exit_code, result.stdout) == (0, file.read_text(encoding="utf-8"))
+        assert json.loads(result.stdout)["x-version"] == __version__
     assert schema()["x-version"] == __version__
     assert schema()["$id"] == f"urn:loadsheet:pipeline:{schema()['properties']['version']['const']}"
 

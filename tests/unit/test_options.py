@@ -154,6 +154,10 @@ def test_an_interval_from_the_form_beats_the_variable() -> None:
         ({"interval_end": "2026-01-01"}, "give both or neither"),
         ({"interval_start": "2026-01-02", "interval_end": "2026-01-02"}, "must be after interval_start"),
         ({"interval_start": "yesterday", "interval_end": "2026-01-02"}, "interval_start is not a time: 'yesterday'"),
+        (
+            {"interval_start": "0001-01-01T00:00+14:00", "interval_end": "2026-01-02"},
+            "interval_start is not a time: '0001",
+        ),
         ({"interval_start": 5, "interval_end": "2026-01-02"}, "interval_start is not a time: 5"),
         ({"full_refresh": "yes"}, 'full_refresh must be true or false, not "yes"'),
         ({"accept_source": "yes"}, 'accept_source must be true or false, not "yes"'),

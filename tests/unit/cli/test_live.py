@@ -7,7 +7,8 @@ import re
 
 from rich.console import Console
 
-from loadsheet.cli.live import Bars, Lines
+from loadsheet.cli.bars import Bars
+from loadsheet.cli.live import Lines
 from loadsheet.plan.steps import Step
 
 STEP = Step(kind="load", name="odd [red]name")

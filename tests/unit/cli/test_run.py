@@ -6,8 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +255,10 @@ def test_an_interval_is_a_persons_wish(
         (["--from", "1", "--to", "1"], "must come after"),
         (["--from", "1", "--to", "2026-01-01"], "both be times or both be numbers"),
         (["--from", "yesterday", "--to", "2026-01-01"], "--from yesterday is neither a time such as"),
+        (["--from", "0001-01-01T00:00+14:00", "--to", "2026-01-01"], "is neither a time such as"),
+        (["--from", "2026-01-01", "--to", "9999-12-31T23:00-14:00"], "--to 9999-12-31T23:00-14:00 is neither a time"),
+        (["--from", "\u0661", "--to", "\u0662"], "is neither a time such as"),
+        (["--sample", "\u0661%"], "neither a share"),
         (["--full-refresh", "--from", "1", "--to", "2"], "leave out --from and --to"),
         (["--sample", "1%", "--from", "1", "--to", "2"], "leave out --from and --to"),
         (["--sample", "0%"], "--sample 0% is neither a share, such as 1% or 0.1%, nor a number of rows per table"),
@@ -279,6 +282,24 @@ def test_a_missing_connection_is_refused_before_anything_runs(cli: Cli, project:
     assert "connection 'warehouse' is not defined" in refused(cli, engine)
 
 
+def test_a_run_that_ends_well_takes_no_other_runs_record_away(
+    cli: Cli, project: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Another begins and fails while it goes on: it is the other that --resume goes on with."""
+    monkeypatch.setenv("LOADSHEET_STATE", str(tmp_path / "state"))
+
+    def overlapping(*args: Any, **kwargs: Any) -> None:
+        engine(pretending({"extract.extract_orders": Refused("no")}))
+        other = cli("run", "shop", "--tables", "orders")
+        assert other.code == 1 and "go on with it: loadsheet run shop --resume" in other.out
+        pretending({})(*args, **kwargs)
+
+    engine(overlapping)
+    assert cli("run", "shop").code == 0
+    assert asked(cli, engine, "--resume").only == {"orders"}
+    assert "no run of shop was stopped" in refused(cli, engine, "--resume")
+
+
 def test_connections_come_from_the_pipelines_own_project(
     cli: Cli, project: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -298,27 +319,66 @@ def test_an_interrupt_is_told_cleanly(cli: Cli, project: Path, engine: Engine) -
     assert "interrupted" in result.err
 
 
-def test_ctrl_c_does_not_wait_for_a_step_that_hangs(project: Path) -> None:
-    code = """
-        import sys, threading, types, time
-        def run_pipeline(pipeline, request, connections, on_step, progress, retrying):
-            thread = threading.Thread(target=time.sleep, args=(60,))
-            thread.start()
-            print("hanging", flush=True)
-            thread.join()
-        runner = sys.modules["loadsheet.runner"] = types.ModuleType("loadsheet.runner")
-        runner.run_pipeline = run_pipeline
-        from loadsheet.cli.main import app
-        app(["run", "shop"])
-    """
-    repository = str(Path(__file__).parents[3])
-    hanging = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": repository},
+HANGING = """
+import sys, threading, types, time
+def run_pipeline(pipeline, request, connections, on_step, progress, retrying):
+    def work():
+        {work}
+    thread = threading.Thread(target=work)
+    thread.start()
+    print("hanging", file=sys.stderr, flush=True)
+    thread.join()
+runner = sys.modules["loadsheet.runner"] = types.ModuleType("loadsheet.runner")
+runner.run_pipeline = run_pipeline
+from loadsheet.cli.main import app
+app(["run", "shop"])
+"""
+
+
+def hanging(work: str = "time.sleep(60)", ignored: Sequence[signal.Signals] = ()) -> subprocess.Popen[str]:
+    """A run whose one step does `work`, begun by somebody who has signals ignored."""
+
+    def ignore() -> None:
+        for number in ignored:
+            signal.signal(number, signal.SIG_IGN)
+
+    started = subprocess.Popen(
+        [sys.executable, "-c", HANGING.format(work=work)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}, preexec_fn=ignore,
     )  # fmt: skip
-    with hanging:
-        assert hanging.stdout and hanging.stdout.readline() == "hanging\n"
-        hanging.send_signal(signal.SIGINT)
-        _, err = hanging.communicate(timeout=20)
-    assert hanging.returncode == 130
+    assert started.stderr and started.stderr.readline() == "hanging\n"
+    return started
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_does_not_wait_for_a_step_that_hangs(project: Path, number: signal.Signals) -> None:
+    with hanging() as run:
+        run.send_signal(number)
+        _, err = run.communicate(timeout=20)
+    assert run.returncode == 128 + number
     assert err.startswith("interrupted: ") and "Traceback" not in err
+
+
+def test_a_signal_that_the_caller_has_ignored_stays_ignored(project: Path) -> None:
+    with hanging("time.sleep(2)", ignored=[signal.SIGINT, signal.SIGHUP]) as run:
+        run.send_signal(signal.SIGINT)
+        run.send_signal(signal.SIGHUP)
+        _, err = run.communicate(timeout=20)
+    assert "interrupted" not in err and run.returncode not in (129, 130)
+
+
+def test_a_reader_who_stands_still_keeps_nobody_from_stopping_the_run(project: Path) -> None:
+    with hanging("print('x' * (1 << 22), flush=True)") as run:  # more than the pipe holds, and nobody reads
+        run.send_signal(signal.SIGINT)
+        assert run.wait(20) == 130
+
+
+@pytest.mark.parametrize("variables", [{"FORCE_COLOR": "1"}, {}])
+def test_a_log_has_lines_and_no_moving_bars(
+    cli: Cli, project: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    engine(pretending({}))
+    out = cli("run", "shop").out
+    assert out.startswith("create_bucket started\n") and "\x1b[?25l" not in out and "\x1b[2K" not in out

@@ -52,6 +52,22 @@ def test_an_edit_in_between_is_noticed_and_kept(file: Path) -> None:
     assert sorted(path.name for path in file.parent.iterdir()) == ["sql"]
 
 
+@pytest.mark.parametrize("read_only", ["pipelines/shop/pipeline.yml", "pipelines/shop"])
+def test_what_is_read_only_is_left_alone(
+    project: Path, file: Path, read_only: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, before = SpecFile(file), file.read_bytes()
+    text = spec.with_tables(NEW)
+    # Told to be so, because these tests may be run as root, who may write everywhere.
+    monkeypatch.setattr(os, "access", lambda path, mode: path != (project / read_only).resolve())
+    with pytest.raises(InputError, match=f"{read_only} is read-only; nothing was written"):
+        spec.write(text)
+    assert file.read_bytes() == before
+    monkeypatch.undo()
+    spec.write(text)  # the control
+    assert file.read_bytes() != before
+
+
 def test_a_text_that_would_not_pass_the_check_is_refused(file: Path) -> None:
     with pytest.raises(SpecError, match="append without incremental"):
         SpecFile(file).with_tables({"countries": {"mode": "append"}})
@@ -65,3 +81,9 @@ def test_a_new_file_never_replaces_one(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="already there"):
         write_new(file, "two\n")
     assert file.read_text() == "one\n" and os.listdir(file.parent) == ["pipeline.yml"]
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "new").write_text("a file")
+    with pytest.raises(InputError, match="new cannot be a folder: there is a file; nothing was written"):
+        write_new(tmp_path / "new" / "pipeline.yml", "one\n")
