@@ -7,6 +7,7 @@ that a server which repeats one in words of its own does not give it away.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -37,12 +38,13 @@ _known: set[str] = set()
 
 
 def hide(*secrets: str) -> None:
-    """From now on no text of this process shows these values, as they are or percent-encoded.
+    """From now on no text of this process shows these values, as they are, percent-encoded, in JSON or as Python does.
 
     Not those that are too short, nor one such as `secret`: `secret_key=...` could no longer be told for what it is.
     """
     long = [secret for secret in secrets if len(secret) >= _LEAST and secret.lower() not in _WORDS]
-    _known.update(long, (quote(secret, safe="") for secret in long))
+    for secret in long:
+        _known.update((secret, quote(secret, safe=""), quote(secret), json.dumps(secret)[1:-1], repr(secret)[1:-1]))
 
 
 def secrets_in(extra: Mapping[str, Any]) -> Iterable[str]:
@@ -50,6 +52,8 @@ def secrets_in(extra: Mapping[str, Any]) -> Iterable[str]:
     for key, value in extra.items():
         if isinstance(value, Mapping):
             yield from secrets_in(value)
+        elif isinstance(value, list):
+            yield from (secret for item in value for secret in secrets_in({key: item}))
         elif isinstance(value, str) and _SECRET_KEY.search(str(key)):
             # Settings: each value alone, for the server quotes them one by one.
             yield from [value, *(part.partition("=")[2] for part in value.split())] if key == "options" else [value]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -87,6 +89,13 @@ def test_a_connections_secrets_are_known_by_value(nothing_known: None) -> None:
     assert masked(text) == text
     Connection(conn_id="c", password="p@ss/w:rd#1", extra=extra)
     assert masked(text) == "*** *** *** *** *** plain"
+
+
+@pytest.mark.parametrize("show", [str, json.dumps, repr, quote])
+def test_a_secret_is_masked_in_every_way_it_may_be_written(nothing_known: None, show: Callable[[str], str]) -> None:
+    secret = "can\"ary/'é\\x"
+    Connection(conn_id="c", extra={"servers": [{"password": secret}]})
+    assert "can" in show(secret) and "can" not in masked(f"the server said {show(secret)}")
 
 
 def test_a_short_password_does_not_blank_out_the_messages(nothing_known: None) -> None:
