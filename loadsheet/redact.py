@@ -17,12 +17,12 @@ from loadsheet.visible import visible
 
 MASK = "***"
 _ROW_DATA = re.compile(r"^[ \t]*(DETAIL|CONTEXT|QUERY|STATEMENT):.*", re.MULTILINE | re.DOTALL)
-_BAD_VALUE = re.compile(
-    r'((?:invalid|malformed|out of range)[^"\n]*: )".*"|(value )".*"(?= is out of range)', re.DOTALL
-)
-_URL_LOGIN = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/@]*:[^\s/]*@", re.IGNORECASE)
+# Nothing here may look at a character many times: the owner of a view decides what a server says, and how much of it.
+_BAD_VALUE = re.compile(r'((?:invalid|malformed|out of range)[^"\n]{0,200}: )".*"', re.DOTALL)
+_OUT_OF_RANGE = 'value "', '" is out of range'
+_URL_LOGIN = re.compile(r"(\b[a-z][a-z0-9+.-]{0,30}://)[^\s/:]*:[^\s/]*@", re.IGNORECASE)
 _WEBHOOK = re.compile(r"(/services/)[\w/-]+")
-_SECRET = r"""(?:password|passwd|pwd|secret|token|credential|signature|api[_-]?key|access[_-]?key)[\w-]*"""
+_SECRET = r"""(?:password|passwd|pwd|secret|token|credential|signature|api[_-]?key|access[_-]?key)[\w-]{0,40}"""
 _REST = re.compile(rf"""((?:{_SECRET}|\bpass)['"]?\s*[=:]\s*)(.+)""", re.IGNORECASE)
 _ASSIGNED = re.compile(
     rf"""({_SECRET}['"]?\s*[=:]\s*)"""
@@ -63,8 +63,14 @@ def clean(text: str) -> str:
     """`text` without DETAIL and what follows it, without values PostgreSQL could not read, without secrets, and with
     nothing in it that steers a screen."""
     text = _ROW_DATA.sub("", text).rstrip()
-    text = _BAD_VALUE.sub(lambda m: f'{m[1] or m[2]}"{MASK}"', text)
+    text = _without_out_of_range(_BAD_VALUE.sub(rf'\1"{MASK}"', text))
     return visible(without_secrets(text))
+
+
+def _without_out_of_range(text: str) -> str:
+    """PostgreSQL's `value "..." is out of range for type ...`; the value may hold anything, these words too."""
+    begin, end = text.find(_OUT_OF_RANGE[0]), text.rfind(_OUT_OF_RANGE[1])
+    return f'{text[:begin]}value "{MASK}{text[end:]}' if 0 <= begin < end else text
 
 
 def without_secrets(text: str) -> str:
