@@ -14,8 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from loadsheet.connection_file import read_connections
 from loadsheet.connections import project_connections
 from loadsheet.errors import InputError
 
@@ -25,13 +24,7 @@ def export_connections(project: Path, environ: Mapping[str, str] = os.environ) -
 
     Raises ConnectionMissing for a variable without a value, InputError for a file that holds no connections.
     """
-    file = project / "connections" / "connections.yml"
-    try:
-        entries = yaml.safe_load(file.read_bytes())
-    except (OSError, yaml.YAMLError):
-        raise InputError(f"{file}: cannot be read as YAML") from None
-    if not isinstance(entries, dict):
-        raise InputError(f"{file}: expected a mapping from connection ids to connections")
+    entries = read_connections(project / "connections" / "connections.yml")
     connections = project_connections(project, environ)
     return {conn_id: _described(entry) | _fields(connections(conn_id)) for conn_id, entry in entries.items()}
 

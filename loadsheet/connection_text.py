@@ -13,7 +13,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from loadsheet.errors import InputError
 
-_FIELDS = ("conn_type", "host", "login", "password", "schema")
+TEXT_FIELDS = ("conn_type", "host", "login", "password", "schema")
 _IGNORED = ("conn_id", "description", "team_name")
 
 
@@ -52,10 +52,12 @@ def fields_from_mapping(values: Mapping[str, Any], where: str) -> dict[str, Any]
     values = {name: value for name, value in values.items() if value is not None and name not in _IGNORED}
     if values.keys() == {"uri"}:
         return fields_from_uri(str(values["uri"]), where)
-    unknown = sorted(str(name) for name in values.keys() - {*_FIELDS, "port", "extra", "extra_dejson"})
+    unknown = sorted(str(name) for name in values.keys() - {*TEXT_FIELDS, "port", "extra", "extra_dejson"})
     if unknown:
-        raise InputError(f"{where}: unknown field {unknown[0]!r}; known are {', '.join(_FIELDS)}, port and extra")
-    fields = {name: str(values.get(name, "")) for name in _FIELDS}
+        raise InputError(f"{where}: unknown field {unknown[0]!r}; known are {', '.join(TEXT_FIELDS)}, port and extra")
+    if odd := next((name for name in TEXT_FIELDS if isinstance(values.get(name), (Mapping, list))), None):
+        raise InputError(f"{where}: {odd} must be text")
+    fields = {name: str(values.get(name, "")) for name in TEXT_FIELDS}
     extra = values.get("extra") or values.get("extra_dejson")
     return {
         **fields,

@@ -14,19 +14,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-import yaml
 from dotenv import dotenv_values
 
+from loadsheet.connection_file import read_connections
 from loadsheet.connection_text import fields_from_json, fields_from_mapping, fields_from_uri
-from loadsheet.errors import ConnectionMissing, InputError, SpecError
+from loadsheet.errors import ConnectionMissing, InputError
 from loadsheet.redact import hide, secrets_in
-from loadsheet.spec.problem import Problem
 from loadsheet.variables import MissingVariable, fill
-
-try:
-    from yaml import CSafeLoader as _Loader
-except ImportError:  # a PyYAML built without libyaml
-    from yaml import SafeLoader as _Loader  # type: ignore[assignment]
 
 
 SECRETS_BACKENDS = ("AIRFLOW__SECRETS__BACKEND", "AIRFLOW__WORKERS__SECRETS_BACKEND")
@@ -146,33 +140,11 @@ class _ProjectConnections:
 
     @cached_property
     def entries(self) -> Mapping[str, Any]:
-        return _read_yaml(self.file) if self.file.is_file() else {}
+        return read_connections(self.file) if self.file.is_file() else {}
 
 
 def _variable(conn_id: str) -> str:
     return f"AIRFLOW_CONN_{conn_id.upper()}"
-
-
-def _read_yaml(file: Path) -> Mapping[str, Any]:
-    try:
-        content = yaml.load(file.read_bytes(), _Loader) or {}
-    except yaml.MarkedYAMLError as error:
-        # Not the error's own text: it quotes the line, which may hold a secret.
-        mark = error.problem_mark
-        place = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        raise _unreadable(file, f"not valid YAML: {error.problem}", place) from None
-    except yaml.YAMLError:
-        raise _unreadable(file, "not valid YAML: it holds characters that YAML does not allow") from None
-    if not isinstance(content, dict):
-        raise _unreadable(file, "expected a mapping from connection ids to connections")
-    return content
-
-
-def _unreadable(file: Path, message: str, place: tuple[int, int] = (1, 1)) -> SpecError:
-    line, column = place
-    return SpecError(
-        [Problem(file=str(file), line=line, column=column, path="", message=message, code="unreadable-file")]
-    )
 
 
 def _did_you_mean(conn_id: str, known: Mapping[str, Any]) -> str:

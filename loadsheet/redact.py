@@ -7,6 +7,7 @@ that a server which repeats one in words of its own does not give it away.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -16,12 +17,12 @@ from loadsheet.visible import visible
 
 MASK = "***"
 _ROW_DATA = re.compile(r"^[ \t]*(DETAIL|CONTEXT|QUERY|STATEMENT):.*", re.MULTILINE | re.DOTALL)
-_BAD_VALUE = re.compile(
-    r'((?:invalid|malformed|out of range)[^"\n]*: )".*"|(value )".*"(?= is out of range)', re.DOTALL
-)
-_URL_LOGIN = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/@]*:[^\s/]*@", re.IGNORECASE)
+# Nothing here may look at a character many times: the owner of a view decides what a server says, and how much of it.
+_BAD_VALUE = re.compile(r'((?:invalid|malformed|out of range)[^"\n]{0,200}: )".*"', re.DOTALL)
+_OUT_OF_RANGE = 'value "', '" is out of range'
+_URL_LOGIN = re.compile(r"(\b[a-z][a-z0-9+.-]{0,30}://)[^\s/:]*:[^\s/]*@", re.IGNORECASE)
 _WEBHOOK = re.compile(r"(/services/)[\w/-]+")
-_SECRET = r"""(?:password|passwd|pwd|secret|token|credential|signature|api[_-]?key|access[_-]?key)[\w-]*"""
+_SECRET = r"""(?:password|passwd|pwd|secret|token|credential|signature|api[_-]?key|access[_-]?key)[\w-]{0,40}"""
 _REST = re.compile(rf"""((?:{_SECRET}|\bpass)['"]?\s*[=:]\s*)(.+)""", re.IGNORECASE)
 _ASSIGNED = re.compile(
     rf"""({_SECRET}['"]?\s*[=:]\s*)"""
@@ -37,12 +38,13 @@ _known: set[str] = set()
 
 
 def hide(*secrets: str) -> None:
-    """From now on no text of this process shows these values, as they are or percent-encoded.
+    """From now on no text of this process shows these values, as they are, percent-encoded, in JSON or as Python does.
 
     Not those that are too short, nor one such as `secret`: `secret_key=...` could no longer be told for what it is.
     """
     long = [secret for secret in secrets if len(secret) >= _LEAST and secret.lower() not in _WORDS]
-    _known.update(long, (quote(secret, safe="") for secret in long))
+    for secret in long:
+        _known.update((secret, quote(secret, safe=""), quote(secret), json.dumps(secret)[1:-1], repr(secret)[1:-1]))
 
 
 def secrets_in(extra: Mapping[str, Any]) -> Iterable[str]:
@@ -50,6 +52,8 @@ def secrets_in(extra: Mapping[str, Any]) -> Iterable[str]:
     for key, value in extra.items():
         if isinstance(value, Mapping):
             yield from secrets_in(value)
+        elif isinstance(value, list):
+            yield from (secret for item in value for secret in secrets_in({key: item}))
         elif isinstance(value, str) and _SECRET_KEY.search(str(key)):
             # Settings: each value alone, for the server quotes them one by one.
             yield from [value, *(part.partition("=")[2] for part in value.split())] if key == "options" else [value]
@@ -59,8 +63,14 @@ def clean(text: str) -> str:
     """`text` without DETAIL and what follows it, without values PostgreSQL could not read, without secrets, and with
     nothing in it that steers a screen."""
     text = _ROW_DATA.sub("", text).rstrip()
-    text = _BAD_VALUE.sub(lambda m: f'{m[1] or m[2]}"{MASK}"', text)
+    text = _without_out_of_range(_BAD_VALUE.sub(rf'\1"{MASK}"', text))
     return visible(without_secrets(text))
+
+
+def _without_out_of_range(text: str) -> str:
+    """PostgreSQL's `value "..." is out of range for type ...`; the value may hold anything, these words too."""
+    begin, end = text.find(_OUT_OF_RANGE[0]), text.rfind(_OUT_OF_RANGE[1])
+    return f'{text[:begin]}value "{MASK}{text[end:]}' if 0 <= begin < end else text
 
 
 def without_secrets(text: str) -> str:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, quote_plus
+
+import psycopg
+import zstandard
+from minio import Minio
+
+from demo.servers import S3Server
+from loadsheet.sql.text import Relation
 
 HARD = "c@n4ry/p:ss?w#rd%41&é"
 """A password of characters that must be encoded in a URI."""
@@ -35,6 +44,40 @@ def files(*folders: Path) -> dict[str, str]:
     """Every file below `folders` as text."""
     every = (file for folder in folders for file in folder.rglob("*") if file.is_file())
     return {str(file): file.read_bytes().decode(errors="replace") for file in every}
+
+
+def tables(session: psycopg.Connection[Any], schema: str, without: Collection[str] = ()) -> dict[str, str]:
+    """Every value of every table of a schema, but for the tables `without`: one text a table."""
+    names = session.execute("SELECT tablename FROM pg_tables WHERE schemaname = %s", (schema,)).fetchall()
+    return {
+        name: "\n".join(_text(v) for row in session.execute(f"TABLE {Relation(schema, name).sql}") for v in row)
+        for (name,) in names
+        if name not in without
+    }
+
+
+def objects(s3: S3Server, *buckets: str) -> dict[str, str]:
+    """Every object of the buckets: its name, its headers, and what is in it, unpacked."""
+    client = Minio(s3.address, access_key=s3.access_key, secret_key=s3.secret_key, secure=False)
+    found = {}
+    for bucket in buckets:
+        for item in client.list_objects(bucket, recursive=True):
+            name = item.object_name
+            with client.get_object(bucket, name) as answer:
+                found[f"{bucket}/{name}"] = f"{name}\n{dict(answer.headers)}\n{_text(_unpacked(name, answer.read()))}"
+    return found
+
+
+def _unpacked(name: str, stored: bytes) -> bytes:
+    # Parquet packs each page on its own: it would be searched in vain.
+    assert not name.endswith(".parquet"), name
+    return zstandard.ZstdDecompressor().stream_reader(io.BytesIO(stored)).read() if name.endswith(".zst") else stored
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 @contextmanager

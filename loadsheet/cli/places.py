@@ -32,8 +32,15 @@ def open_pipeline(given: Path | None, name: str) -> tuple[Pipeline, Path]:
 
     Raises InputError naming the known pipelines, SpecError when the file has problems.
     """
+    file, project = find_pipeline(given, name)
+    return load_pipeline(file), project
+
+
+def find_pipeline(given: Path | None, name: str) -> tuple[Path, Path]:
+    """The file of the pipeline called `name`, or the file or the folder's file `name`, and its project; the file may
+    be broken. Raises InputError naming the known pipelines."""
     if file := _as_file(name):
-        return load_pipeline(file), project_folder(given, file.parent)
+        return file, project_folder(given, file.parent)
     project = project_folder(given)
     specs = project_specs(project)
     names = {}
@@ -41,7 +48,7 @@ def open_pipeline(given: Path | None, name: str) -> tuple[Pipeline, Path]:
     for spec in sorted(specs, key=lambda spec: spec.parent.name != name):
         names[spec] = _name_in(spec)
         if names[spec] == name:
-            return load_pipeline(spec), project
+            return spec, project
     raise InputError(f"there is no pipeline {name!r} in {shown(project)}{_known(name, sorted(names.values()))}")
 
 

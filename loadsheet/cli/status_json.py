@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -10,6 +11,8 @@ from loadsheet.source.holdback import Holder
 from loadsheet.standing import PipelineStanding, Standing, TableStanding, TransformStanding
 
 FORMAT = 1
+# As servers write times for us. Python takes a number such as 20240101 for a day as well.
+_TIME = re.compile(r"\d{4}-\d\d-\d\d(?: |$)")
 
 
 def document(found: PipelineStanding) -> dict[str, Any]:
@@ -62,8 +65,8 @@ def _common(standing: Standing, found: PipelineStanding) -> dict[str, Any]:
     return {
         "target": standing.target,
         "state": standing.state,  # type: ignore[attr-defined]
-        "rows": standing.rows,
-        "rows_exact": standing.rows_exact,
+        "rows": standing.rows.number,
+        "rows_exact": standing.rows.exact,
         "last_error": None if failure is None else {
             "at": failure.at.isoformat(), "since": failure.since.isoformat(), "step": failure.step,
             "run_id": failure.run_id, "code": failure.code or None, "message": failure.message,
@@ -96,9 +99,11 @@ def open_for(holder: Holder, found: PipelineStanding) -> float | None:
 
 def watermark_age(table: TableStanding, found: PipelineStanding) -> float | None:
     """How old the newest loaded row is, by the source's clock or else the warehouse's; None for other cursors."""
+    if not _TIME.match(table.watermark or ""):
+        return None
     try:
         newest = datetime.fromisoformat(table.watermark or "")
-    except ValueError:  # a number, a text, a time Python cannot hold
+    except ValueError:  # a time Python cannot hold
         return None
     clock = found.source_clock or found.at
     return (clock - (newest if newest.tzinfo else newest.replace(tzinfo=clock.tzinfo))).total_seconds()

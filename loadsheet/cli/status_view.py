@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Literal
 
 from rich.console import Group, RenderableType
@@ -10,29 +9,40 @@ from rich.table import Table
 from rich.text import Text
 
 from loadsheet.cli.ages import age
-from loadsheet.cli.status_json import open_for, watermark_age
+from loadsheet.cli.status_json import watermark_age
+from loadsheet.cli.status_notes import ONE_PER_TABLE, notes
 from loadsheet.standing import PipelineStanding, Standing, TableStanding, TransformStanding
+from loadsheet.visible import on_one_line, visible
 
 _STYLES = {
-    "failed": "bold red", "never": "dim", "held_back": "yellow", "behind": "yellow", "due": "yellow",
+    "failed": "bold red", "never": "dim", "gone": "yellow", "held_back": "yellow", "behind": "yellow", "due": "yellow",
     "current": "green", "loaded": "",
 }  # fmt: skip
-_ONE_PER_TABLE = ("it is copied whole", "it has no watermark yet", "it is not in the spec", "it is read by data")
+_CALM = ("current", "loaded")
+# Of a watermark: a time with its seconds takes 19 characters, a UUID 36. More would leave no room for names.
+_WIDEST = 36
 
 
-def view(found: PipelineStanding) -> RenderableType:
-    """One pipeline."""
-    counts = f"{found.pipeline}: {len(found.tables)} tables, {len(found.transforms)} transforms"
-    parts: list[RenderableType] = [Text(counts, style="bold")]
-    if found.tables:
+def view(found: PipelineStanding, brief: bool = False) -> RenderableType:
+    """One pipeline; `brief` leaves out tables and transforms that want nothing."""
+    tables = [table for table in found.tables if not (brief and table.state in _CALM)]
+    transforms = [transform for transform in found.transforms if not (brief and transform.state in _CALM)]
+    parts: list[RenderableType] = [Text(_counts(found, len(tables) + len(transforms)), style="bold")]
+    if tables:
         of_tables = ("table", "loaded", ">rows", "watermark", "data", "source")
-        parts.append(_grid(of_tables, [_table_row(table, found) for table in found.tables]))
-    if found.transforms:
+        parts.append(_grid(of_tables, [_table_row(table, found) for table in tables]))
+    if transforms:
         of_transforms = ("transform", "built", ">rows", "kind", "state")
-        rows = [_transform_row(transform, found) for transform in found.transforms]
+        rows = [_transform_row(transform, found) for transform in transforms]
         parts += [Text(""), _grid(of_transforms, rows)]
-    notes = [Text(note, style=style) for style, note in _notes(found)]
-    return Group(*parts, *([Text("")] if notes else []), *notes)
+    sentences = [Text(visible(note), style=style) for style, note in notes(found)]
+    return Group(*parts, *([Text("")] if sentences else []), *sentences)
+
+
+def _counts(found: PipelineStanding, shown: int) -> str:
+    left_out = len(found.tables) + len(found.transforms) - shown
+    more = f" ({left_out} that want nothing are left out)" if left_out else ""
+    return f"{found.pipeline}: {len(found.tables)} tables, {len(found.transforms)} transforms{more}"
 
 
 def _grid(heads: tuple[str, ...], rows: list[tuple[Text, ...]]) -> Table:
@@ -48,20 +58,30 @@ def _grid(heads: tuple[str, ...], rows: list[tuple[Text, ...]]) -> Table:
 
 def _table_row(table: TableStanding, found: PipelineStanding) -> tuple[Text, ...]:
     old = watermark_age(table, found)
-    watermark = (table.watermark or "").split("+")[0].partition(".")[0] if old is not None else table.watermark or ""
     return (
-        Text(table.name), Text(_ago(table, found)), Text(_rows(table)), Text(watermark),
-        Text("" if old is None else age(old)), Text(_source(table), style=_STYLES[table.state]),
+        Text(on_one_line(table.name)), Text(_ago(table, found)), Text(_rows(table)),
+        Text(_short(table.watermark or "", is_time=old is not None)), Text("" if old is None else age(old)),
+        Text(_source(table), style=_STYLES[table.state]),
     )  # fmt: skip
 
 
+def _short(watermark: str, is_time: bool) -> str:
+    """A watermark is a row's value: it may hold anything, and be of any length."""
+    shown = on_one_line(watermark.split("+")[0].partition(".")[0] if is_time else watermark)
+    return shown if len(shown) <= _WIDEST else f"{shown[: _WIDEST - 1]}…"
+
+
 def _source(table: TableStanding) -> str:
+    if not table.in_spec:
+        return "not in the spec"
     if table.failure:
         return "failed"
     if table.last is None:
         return ""
+    if not table.rows.is_there:
+        return "its table is gone"
     if table.lag is None:
-        return "" if table.lag_unknown.startswith(_ONE_PER_TABLE) else "unknown"
+        return "" if table.lag_unknown.startswith(ONE_PER_TABLE) else "unknown"
     if not table.lag.ahead:
         return "up to date"
     if table.lag.seconds is not None:
@@ -72,8 +92,8 @@ def _source(table: TableStanding) -> str:
 def _transform_row(transform: TransformStanding, found: PipelineStanding) -> tuple[Text, ...]:
     state = {"failed": "failed", "never": "", "due": f"due: {transform.due}"}.get(transform.state, "up to date")
     return (
-        Text(transform.name), Text(_ago(transform, found)), Text(_rows(transform)), Text(transform.materialized),
-        Text(state, style=_STYLES[transform.state]),
+        Text(on_one_line(transform.name)), Text(_ago(transform, found)), Text(_rows(transform)),
+        Text(transform.materialized), Text(state, style=_STYLES[transform.state]),
     )  # fmt: skip
 
 
@@ -82,33 +102,5 @@ def _ago(standing: Standing, found: PipelineStanding) -> str:
 
 
 def _rows(standing: Standing) -> str:
-    return "" if standing.rows is None else f"{'' if standing.rows_exact else '~'}{standing.rows:,}"
-
-
-def _notes(found: PipelineStanding) -> Iterator[tuple[str, str]]:
-    """Style and text of what needs a sentence, the worst first."""
-    for standing in [*found.tables, *found.transforms]:
-        if failure := standing.failure:
-            began = (
-                "" if failure.since == failure.at else f", first {age((found.at - failure.since).total_seconds())} ago"
-            )
-            ago = f"{age((found.at - failure.at).total_seconds())} ago{began}"
-            yield "red", f"{failure.step} of {standing.name} failed {ago} (run {failure.run_id}): {failure.message}"
-    held: dict[str, list[str]] = {}
-    for table in found.tables:
-        if holder := table.held_back_by:
-            seconds = open_for(holder, found)
-            held.setdefault(holder.who + (f", {age(seconds)} ago" if seconds is not None else ""), []).append(
-                table.name
-            )
-    for who, names in held.items():
-        yield "yellow", f"{', '.join(names)}: held back by {who}"
-    for table in found.tables:
-        if table.last and table.last.held_by and not table.held_back_by and not (table.lag and not table.lag.ahead):
-            yield "yellow", f"{table.name}: its last load was held back by {table.last.held_by}"
-    if found.source_unknown:
-        yield "yellow", f"The source could not be asked: {found.source_unknown}"
-        return
-    for table in found.tables:
-        if table.last and table.lag_unknown and not table.lag_unknown.startswith(_ONE_PER_TABLE):
-            yield "", f"{table.name}: {table.lag_unknown}"
+    number = standing.rows.number
+    return "" if number is None else f"{'' if standing.rows.exact else '~'}{number:,}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +32,7 @@ class Lag:
     seconds: float | None = None
     """Between the two, for a cursor that is a time; 0 when nothing is ahead."""
     distance: float | None = None
-    """The same for a cursor that is a number."""
+    """The same for a cursor that is a number; None where one of the two is infinite or no number."""
 
 
 def begin(session: psycopg.Connection[Any]) -> str:
@@ -78,7 +79,8 @@ def _compared(session: psycopg.Connection[Any], cursor: Cursor, newest: str, wat
     elif cursor.type in _NUMBERS:
         distance = f"CAST({high} AS numeric) - CAST({low} AS numeric)"
     ahead, apart = session.execute(f"SELECT {high} > {low}, ({distance})::float8").fetchone() or (False, None)
-    apart = apart if ahead or apart is None else 0.0
+    if apart is not None:
+        apart = (apart if math.isfinite(apart) else None) if ahead else 0.0
     return Lag(
         newest=newest, ahead=ahead, seconds=apart if cursor.is_time else None,
         distance=None if cursor.is_time else apart,

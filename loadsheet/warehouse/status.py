@@ -16,6 +16,8 @@ from loadsheet.warehouse import ledger
 # Counting so many pages (8 MB) takes some 20 ms.
 _COUNTED_PAGES = 1_000
 _LONGEST = "5s"
+# A table that somebody has locked for longer has its rows unknown; the next one is not to wait as well.
+_LONGEST_LOCK = "1s"
 _WATERMARKS = "SELECT table_name, watermark, cursor FROM loadsheet.scope WHERE pipeline = %s ORDER BY table_name"
 _LOADS = """
 SELECT scope.table_name AS name, load.target, committed_at AS at, run_id, load_no AS number, action AS how, extracted,
@@ -33,8 +35,8 @@ SELECT kind, name, step, run_id, code, message, since, failed_at AS at, worked_a
 FROM loadsheet.failure WHERE pipeline = %s
 """
 _SIZE = """
-SELECT relkind IN ('r', 'p', 'm'), pg_relation_size(oid) / current_setting('block_size')::int, reltuples::bigint
-FROM pg_class WHERE oid = to_regclass(%s)
+SELECT relkind IN ('r', 'p', 'm'), coalesce(pg_relation_size(oid), 0) / current_setting('block_size')::int,
+       reltuples::bigint FROM pg_class WHERE oid = to_regclass(%s)
 """
 
 
@@ -85,6 +87,17 @@ class Watermark:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rows:
+    """How many rows a target has: None for a view, for what is not there, not to be read by this role, locked, or was
+    never estimated. `exact` when they were counted."""
+
+    number: int | None
+    exact: bool = False
+    is_there: bool = True
+    """False: there is no table or view of this name."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Known:
     """What the ledger knows of one pipeline, by the names of tables and transforms; empty before the first run."""
 
@@ -98,11 +111,11 @@ class Known:
 def begin(session: Session) -> datetime:
     """Make the session one that only asks, and briefly; returns the warehouse's clock."""
     row = session.execute(
-        "SELECT set_config('statement_timeout', %s, false), set_config('default_transaction_read_only', 'on', false), "
-        "clock_timestamp()", (_LONGEST,),
+        "SELECT set_config('statement_timeout', %s, false), set_config('lock_timeout', %s, false), "
+        "set_config('default_transaction_read_only', 'on', false), clock_timestamp()", (_LONGEST, _LONGEST_LOCK),
     ).fetchone()  # fmt: skip
     assert row
-    return row[2]  # type: ignore[no-any-return]
+    return row[3]  # type: ignore[no-any-return]
 
 
 def known(session: Session, pipeline: str) -> Known:
@@ -121,21 +134,22 @@ def known(session: Session, pipeline: str) -> Known:
     )
 
 
-def rows_in(session: Session, target: Relation) -> tuple[int | None, bool]:
-    """The rows of a table, and whether they were counted: a large one is estimated by its last VACUUM or ANALYZE.
-
-    None for a view, for what is not there, not to be read by this role, or was never estimated.
-    """
-    is_table, pages, estimate = session.execute(_SIZE, (target.sql,)).fetchone() or (False, 0, 0)
-    if not is_table:
-        return None, False
-    if pages > _COUNTED_PAGES:
-        return (estimate if estimate >= 0 else None), False
+def rows_in(session: Session, target: Relation) -> Rows:
+    """The rows of a table. A large one is estimated by its last VACUUM or ANALYZE."""
     try:
-        row = session.execute(f"SELECT count(*) FROM {target.sql}").fetchone()
-    except (psycopg.errors.InsufficientPrivilege, psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable):
-        return None, False
-    return (row[0] if row else None), True
+        size = session.execute(_SIZE, (target.sql,)).fetchone()
+        if size is None:
+            return Rows(number=None, is_there=False)
+        is_table, pages, estimate = size
+        if is_table and pages <= _COUNTED_PAGES:
+            row = session.execute(f"SELECT count(*) FROM {target.sql}").fetchone()
+            return Rows(number=row[0] if row else None, exact=True)
+    except (
+        psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedTable,
+        psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable,
+    ):  # fmt: skip
+        return Rows(number=None)
+    return Rows(number=estimate if is_table and estimate >= 0 else None)
 
 
 def _exists(session: Session, table: str) -> bool:

@@ -20,7 +20,8 @@ import pytest
 from demo.airflow import Airflow
 from demo.servers import PostgresServer, S3Server, SlackReceiver
 from tests.airflow.conftest import REPO
-from tests.airflow.world import add_connections, ask
+from tests.airflow.secrets_kept import add_connections
+from tests.airflow.world import ask
 
 BAR = 10.0
 SPEC = """\

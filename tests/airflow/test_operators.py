@@ -19,6 +19,7 @@ from airflow.sdk.bases.operator import BaseOperator, ExecutorSafeguard
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 import loadsheet.steps
+from loadsheet.errors import ConnectionMissing
 from loadsheet.outcome import Outcome, skipped
 from operators.base import StepOperator
 from operators.broken import BrokenSpecOperator
@@ -174,6 +175,14 @@ def test_a_missing_connection_fails_without_a_retry_and_says_what_to_do(engine: 
     engine.answer = ask
     with pytest.raises(AirflowFailException, match=r"no connection 'nowhere'.*AIRFLOW_CONN_NOWHERE"):
         execute(PostgresToMinioOperator(task_id="t", spec=spec, name="bookings"), context())
+
+
+@pytest.mark.parametrize("text", ["postgresql://u:canary/not:encoded?pass@h:1/d", '{"password": "canary-cut'])
+def test_a_connection_that_airflow_cannot_read_is_said_to_be_there(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_ODD", text)
+    with pytest.raises(ConnectionMissing, match="cannot read AIRFLOW_CONN_ODD") as caught:
+        airflow_connection("odd")
+    assert "canary" not in str(caught.value)
 
 
 def test_a_kill_interrupts_the_work_and_only_the_work(engine: Engine, spec: str) -> None:

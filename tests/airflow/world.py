@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 import time
 from collections import Counter
@@ -25,15 +24,11 @@ from loadsheet.plan.steps import build_plan
 from loadsheet.spec.load import load_pipeline
 from loadsheet.spec.models import Pipeline
 from loadsheet.steps import execute
+from tests.airflow import secrets_kept
 from tests.airflow.conftest import REPO
-from tests.canaries import HARD
 
 BUNDLE = ("dags", "operators", "loadsheet", "schemas", "pipelines")
 DAG_ID = "flights"
-BROKEN = """\
-version: 1
-suorce: {conn_id: flights_source}
-"""
 DAILY = """\
 version: 1
 schedule: "@daily"
@@ -199,49 +194,20 @@ class World:
 
 
 def copy_project(folder: Path) -> Path:
-    """The bundle as in this repository, but flights runs only when told to; and three more pipelines beside it."""
+    """The bundle as in this repository, but flights runs only when told to; and more pipelines beside it."""
     for name in BUNDLE:
         shutil.copytree(REPO / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(REPO / ".airflowignore", folder)
     spec = folder / "pipelines" / DAG_ID / "pipeline.yml"
     spec.write_text(spec.read_text().replace('schedule: "@daily"', "schedule: null"))
-    for name, text in (("broken", BROKEN), ("daily", DAILY), ("everything", EVERYTHING)):
+    for name, text in (("broken", secrets_kept.BROKEN), ("daily", DAILY), ("everything", EVERYTHING)):
         (folder / "pipelines" / name).mkdir()
         (folder / "pipelines" / name / "pipeline.yml").write_text(text)
     sql = folder / "pipelines" / "everything" / "sql"
     sql.mkdir()
     (sql / "counted.sql").write_text("SELECT count(*) FROM loose.one")
+    secrets_kept.write(folder)
     return folder
-
-
-CANARIES = {"token": "canary-token-in-extra", "options": "-c app.canary=canary-in-options"}
-
-
-def add_connections(airflow: Airflow, postgres: PostgresServer, s3: S3Server, slack: SlackReceiver) -> None:
-    """The four connections of `connections/`, pointing here; the source's with a password that needs encoding."""
-    with psycopg.connect(postgres.dsn("flights_source"), autocommit=True) as session:
-        if not session.execute("SELECT 1 FROM pg_roles WHERE rolname = 'canary'").fetchone():
-            session.execute(f"CREATE ROLE canary LOGIN SUPERUSER PASSWORD '{HARD}'")
-    made = [
-        connection(name, postgres.dsn(database))
-        for name, database in (("flights_source", "flights_source"), ("warehouse", "warehouse"))
-    ]
-    made[0] = dataclasses.replace(made[0], login="canary", password=HARD, extra=CANARIES)
-    lake = {"connection_id": "lake", "conn_type": "generic", "login": s3.access_key, "password": s3.secret_key}
-    entries = [
-        *(
-            {
-                "connection_id": c.conn_id,
-                **{k: v for k, v in vars(c).items() if k not in ("conn_id", "extra")},
-                "extra": json.dumps(dict(c.extra)),
-            }
-            for c in made
-        ),
-        {**lake, "extra": f'{{"endpoint_url": "{s3.endpoint}"}}'},
-        {"connection_id": "slack", "conn_type": "slackwebhook", "host": slack.url, "password": "T0/B0/hush-hush-token"},
-    ]
-    for entry in entries:
-        airflow.api.call("POST", "connections", json=entry)
 
 
 def connection(conn_id: str, dsn: str) -> Connection:

@@ -3,6 +3,7 @@ on both sides stay as they were, nothing is rendered, executed or written beside
 
 from __future__ import annotations
 
+import os
 import random
 import re
 from pathlib import Path
@@ -12,6 +13,7 @@ import psycopg
 import pytest
 
 from loadsheet.errors import LoadsheetError, Refused
+from loadsheet.lake.store import Lake
 from loadsheet.names import is_pattern
 from loadsheet.outcome import RunRequest
 from loadsheet.postgres import connect_source
@@ -20,7 +22,7 @@ from loadsheet.spec.load import check_file
 from loadsheet.spec.text import STEERING
 from loadsheet.sql.text import ident
 from loadsheet.warehouse import transform as transforms
-from tests import hostile_spec
+from tests import canaries, hostile_spec
 from tests.faults.scale import scaled
 from tests.hostile_spec import CANARY_VALUE, CANARY_VARIABLE, RENDERED, TRAP, VALUES, Field
 from tests.project import Project
@@ -37,14 +39,41 @@ REACHING: list[Field] = [
 
 @pytest.fixture(autouse=True)
 def sentinels(project: Project, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Tables that nobody names, on both sides; at the end of each test they are as they were."""
+    """Tables that nobody names, on both sides: at the end of each test they are as they were. And a variable that
+    nobody expands, a sum that nobody computes: neither is in the lake's objects, the ledger, or what was built."""
+    before = buckets(project)
     monkeypatch.setenv(CANARY_VARIABLE, CANARY_VALUE)
     project.in_source(SENTINEL)
     project.in_warehouse(SENTINEL)
     yield
     assert project.in_source("TABLE public.sentinel") == project.in_warehouse("TABLE public.sentinel") == [(1, "whole")]
     assert not Path(TRAP).exists()
-    assert CANARY_VALUE not in "".join(project.objects())
+    assert canaries.found(places(project, buckets(project) - before), [CANARY_VALUE, RENDERED]) == set()
+
+
+def buckets(project: Project) -> set[str]:
+    """All there are: a hostile name may have made one."""
+    return set(os.listdir(project.s3.data_dir))
+
+
+def places(project: Project, in_buckets: set[str]) -> dict[str, str]:
+    """What is in the lake's objects and in every table of the warehouse, by place."""
+    with psycopg.connect(project.warehouse) as session:
+        schemas = session.execute("SELECT nspname FROM pg_namespace WHERE nspname !~ '^(pg_|information_schema$)'")
+        found = {f"{schema}.{n}": t for (schema,) in schemas for n, t in canaries.tables(session, schema).items()}
+    return canaries.objects(project.s3, *in_buckets) | found
+
+
+@pytest.mark.parametrize("planted", [CANARY_VALUE, RENDERED])
+def test_the_search_finds_what_is_in_objects_and_in_tables(project: Project, planted: str) -> None:
+    project.in_source(f"CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'x{planted}x')")
+    project.spec({"t": None}, {"m": "SELECT v FROM t"})
+    project.succeed()
+    found = {name.rpartition("/")[2] for name, _ in canaries.found(places(project, {project.bucket}), [planted])}
+    assert found == {"part-00000.bin.zst", "staging.t", "mart.m"}
+    project.in_warehouse("DROP SCHEMA staging CASCADE; DROP SCHEMA mart CASCADE")
+    for name in project.objects():
+        Lake(project.connections("lake"), project.bucket).remove(name)
 
 
 def fitting(project: Project, taken: set[str]) -> list[str]:

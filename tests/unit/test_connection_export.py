@@ -54,6 +54,11 @@ def test_a_file_without_connections_is_refused_without_quoting_it(tmp_path: Path
     assert "just" not in str(refused.value)
 
 
+def test_a_project_without_the_file_is_said_to_have_none(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"connections\.yml:1:1 .*No such file"):
+        export_connections(tmp_path, {})
+
+
 def test_the_command_prints_json_and_a_missing_variable_is_exit_code_2(tmp_path: Path) -> None:
     def run(**environ: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "loadsheet.connection_export", str(tmp_path)]

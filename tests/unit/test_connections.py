@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import yaml
 
 from loadsheet.connections import Connection, project_connections
 from loadsheet.errors import ConnectionMissing, InputError
@@ -63,6 +64,28 @@ def test_a_uri_in_the_file_is_read(project: Path) -> None:
 def test_numbers_in_the_file_become_text_where_text_is_meant(project: Path) -> None:
     found = find(project, "numbers")
     assert (found.login, found.port) == ("123", 5432)
+
+
+@pytest.mark.parametrize("text", ["0123", "yes", "1.0e+5", "0x10", "1_000", "12:30:45"])
+def test_a_password_is_what_is_written_whatever_yaml_makes_of_it(project: Path, text: str) -> None:
+    assert str(yaml.safe_load(text)) != text  # the control
+    (project / "connections" / "connections.yml").write_text(f"odd: {{conn_type: postgres, password: {text}, login: }}")
+    assert (find(project, "odd").password, find(project, "odd").login) == (text, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: {host: one}\nb: {host: two}\na: {host: three}\n", "connections.yml:3:1 'a' is there a second time"),
+        ("a: {host: one, login: x, host: two}\n", "connections.yml:1:26 'host' is there a second time"),
+        ("a: {password: {x: canary}}\n", "password must be text"),
+    ],
+)
+def test_what_yaml_would_pass_over_is_said(project: Path, text: str, said: str) -> None:
+    (project / "connections" / "connections.yml").write_text(text)
+    with pytest.raises(InputError) as caught:
+        find(project, "a")
+    assert said in str(caught.value) and "canary" not in str(caught.value)
 
 
 def test_dotenv_fills_what_the_environment_does_not(project: Path) -> None:

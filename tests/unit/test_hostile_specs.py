@@ -136,6 +136,11 @@ def test_there_are_500_values_and_each_is_placed_where_it_should_be() -> None:
         assert "a value" in str(hostile_spec.placed(field, "a value"))
 
 
+def test_the_page_says_how_many_there_are() -> None:
+    page = (hostile_spec.ROOT / "docs" / "security.md").read_text("utf-8")
+    assert f"{len(VALUES)} hostile values in each of the {len(FIELDS)} string fields, and {len(RAW)} pieces" in page
+
+
 @pytest.mark.timeout(1200)
 def test_text_is_refused_with_its_place_or_is_data(folder: Path) -> None:
     accepted = refused = 0

@@ -15,6 +15,7 @@ from loadsheet.cli.status import StatusCommand
 from loadsheet.connections import Connections
 from loadsheet.spec.models import Pipeline
 from loadsheet.standing import PipelineStanding, TableStanding
+from loadsheet.warehouse.status import Rows
 from tests.unit.cli.conftest import SPEC, Cli, write_pipeline
 
 
@@ -23,8 +24,11 @@ def ledger(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project whose warehouse has loaded nothing yet."""
 
     def stand(pipeline: Pipeline, connections: Connections) -> PipelineStanding:
-        never = {"rows": None, "rows_exact": False, "last": None, "failure": None, "watermark": None, "cursor": None}
-        tables = [TableStanding(name=t.name, target=f"staging.{t.name}", **never) for t in pipeline.tables]  # type: ignore[arg-type]
+        never = {"rows": Rows(number=None), "last": None, "failure": None, "in_spec": True}
+        tables = [
+            TableStanding(name=t.name, target=f"staging.{t.name}", watermark=None, cursor=None, **never)
+            for t in pipeline.tables
+        ]
         return PipelineStanding(pipeline=pipeline.name, at=datetime.now(UTC), tables=tables, transforms=[])
 
     monkeypatch.setattr(standing, "standing", stand)
@@ -43,8 +47,8 @@ def test_a_name_is_text_and_no_markup(cli: Cli, ledger: Path) -> None:
     assert "odd [red]name" in cli("status", "shop").out
 
 
-@pytest.mark.parametrize("args", [["--watch", "0"], ["--watch=soon"]])
-def test_the_seconds_between_two_looks_are_a_number_above_zero(cli: Cli, ledger: Path, args: list[str]) -> None:
+@pytest.mark.parametrize("args", [["--watch", "0"], ["--watch=soon"], ["--watch=inf"], ["--watch=nan"]])
+def test_the_seconds_between_two_looks_are_some_and_less_than_a_day(cli: Cli, ledger: Path, args: list[str]) -> None:
     assert cli("status", *args).code == 2
 
 
