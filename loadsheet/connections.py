@@ -22,7 +22,6 @@ from loadsheet.errors import ConnectionMissing, InputError
 from loadsheet.redact import hide, secrets_in
 from loadsheet.variables import MissingVariable, fill
 
-
 SECRETS_BACKENDS = ("AIRFLOW__SECRETS__BACKEND", "AIRFLOW__WORKERS__SECRETS_BACKEND")
 """Airflow's own settings, as variables."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 import typer
@@ -48,6 +49,8 @@ def status(
 
     Reads only. Without access to the source it shows what the warehouse knows.
     """
+    if watch is not None and math.isnan(watch):  # neither below the least nor above the most
+        raise typer.BadParameter("expected a number of seconds", param_hint="'--watch'")
     look = asking(ctx.obj, pipeline)
     if watch is not None:
         keep_looking(look, watch, as_json)

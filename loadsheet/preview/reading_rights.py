@@ -9,8 +9,8 @@ from loadsheet.plan.tables_read import is_made_elsewhere, meaning
 from loadsheet.postgres import Session
 from loadsheet.preview import rights
 from loadsheet.spec.models import Pipeline, Transform
+from loadsheet.sql.parsing import parse
 from loadsheet.sql.reads import reads
-from loadsheet.sql.statements import parse
 from loadsheet.sql.text import Relation
 from loadsheet.warehouse import tables
 
