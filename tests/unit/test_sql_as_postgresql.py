@@ -62,7 +62,9 @@ def test_a_script_may_not_end_its_transaction(statement: str, before: str) -> No
     assert "a script runs in one transaction, found" in problem(f"{before}{statement};", "script")
 
 
-@pytest.mark.parametrize("sql", ["SELCT 1", "foo", "SELECT 1; TRUNCAT mart.other", "DROP TABLE x; bar baz"])
+@pytest.mark.parametrize(
+    "sql", ["SELCT 1", "foo", "SELECT 1; TRUNCAT mart.other", "DROP TABLE x; bar baz", "BEGIN CALL f() "]
+)
 def test_what_is_no_statement_is_a_problem(sql: str) -> None:
     found = problem(sql, "script")
     assert "cannot be read as PostgreSQL" in found or "no statement of PostgreSQL begins with" in found
