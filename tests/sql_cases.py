@@ -86,6 +86,7 @@ SCRIPTS = {
     "options of a view": "CREATE VIEW mart.v WITH (security_barrier) AS SELECT a FROM bookings",
     "its own table": "CREATE TABLE IF NOT EXISTS mart.me (a int); INSERT INTO mart.me SELECT a FROM bookings "
     "WHERE a > (SELECT coalesce(max(a), 0) FROM mart.me)",
+    "cursors, and a blank at the end": "DECLARE c CURSOR FOR SELECT a FROM staging.bookings; FETCH ALL FROM c ",
     "blocks": "DO $$ BEGIN PERFORM count(*) FROM staging.bookings; END $$; COMMENT ON TABLE mart.other IS 'a; b'",
 }
 """Scripts over SETUP; each reads `staging.bookings`, and none another table of SETUP that it does not make itself."""

@@ -51,15 +51,15 @@ def eased(sql: str, tokens: Tokens) -> list[Token]:
 def _operator(sql: str, tokens: list[Token], at: int) -> tuple[int, list[Token]] | None:
     """`a ~= b`, `a <<= b`, `@ a`: any operator that is none of the usual ones. It ends where PostgreSQL says."""
     first = tokens[at]
-    if sql[first.start] not in _OPERATOR or first.token_type is TokenType.IDENTIFIER:
+    if not _is_sign(sql, first) or first.token_type is TokenType.IDENTIFIER:
         return None
     end, taken = first.end, 1
-    while at + taken < len(tokens) and tokens[at + taken].start == end + 1 and sql[end + 1] in _OPERATOR:
+    while at + taken < len(tokens) and tokens[at + taken].start == end + 1 and _is_sign(sql, tokens[at + taken]):
         end, taken = tokens[at + taken].end, taken + 1
     text = sql[first.start : end + 1]
     while text[1:] and text[-1] in "+-" and not set(text) & set("~!@#%^&|`?"):
         text, taken = text[:-1], taken - 1
-    if _type(tokens, at - 1) in _BEFORE_OPERAND or sql[tokens[at - 1].start] in _OPERATOR:
+    if _type(tokens, at - 1) in _BEFORE_OPERAND or _is_sign(sql, tokens[at - 1]):
         return None if text in _NEVER_BEFORE_ITS_OPERAND else (taken, [])
     return None if text in _KNOWN | _NO_OPERATOR else (taken, [_token(TokenType.EQ, "=", first)])
 
@@ -78,7 +78,7 @@ def _array_type(_: str, tokens: list[Token], at: int) -> tuple[int, list[Token]]
 
 def _ordering_operator(sql: str, tokens: list[Token], at: int) -> tuple[int, list[Token]] | None:
     """`ORDER BY a USING <`."""
-    if _type(tokens, at) != "USING" or at + 1 == len(tokens) or sql[tokens[at + 1].start] not in _OPERATOR:
+    if _type(tokens, at) != "USING" or at + 1 == len(tokens) or not _is_sign(sql, tokens[at + 1]):
         return None
     return 2, []
 
@@ -163,6 +163,11 @@ def _closing(tokens: list[Token], at: int) -> int:
         if not depth:
             return index
     return len(tokens)
+
+
+def _is_sign(sql: str, token: Token) -> bool:
+    """Whether an operator begins there. The text that sqlglot keeps of a command has no place of its own."""
+    return token.start < len(sql) and sql[token.start] in _OPERATOR
 
 
 def _find(tokens: list[Token], at: int, wanted: TokenType) -> int | None:

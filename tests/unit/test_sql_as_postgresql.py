@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -61,10 +62,28 @@ def test_a_script_may_not_end_its_transaction(statement: str, before: str) -> No
     assert "a script runs in one transaction, found" in problem(f"{before}{statement};", "script")
 
 
-@pytest.mark.parametrize("sql", ["SELCT 1", "foo", "SELECT 1; TRUNCAT mart.other", "DROP TABLE x; bar baz"])
+@pytest.mark.parametrize(
+    "sql", ["SELCT 1", "foo", "SELECT 1; TRUNCAT mart.other", "DROP TABLE x; bar baz", "BEGIN CALL f() "]
+)
 def test_what_is_no_statement_is_a_problem(sql: str) -> None:
     found = problem(sql, "script")
     assert "cannot be read as PostgreSQL" in found or "no statement of PostgreSQL begins with" in found
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_becomes_of_sql_it_is_read_or_a_problem_with_a_place(seed: int) -> None:
+    chance = random.Random(seed)
+    pool = [*ACCEPTED.values(), *REFUSED, *SCRIPTS.values(), *ENDING, "CALL f(:run_id) ", "EXPLAIN SELECT 1 "]
+    for _ in range(500):
+        text = chance.choice(pool)
+        for _ in range(chance.randint(1, 4)):
+            at, other = chance.randrange(len(text) + 1), chance.choice(pool)
+            begin = chance.randrange(len(other))
+            text = text[:at] + other[begin : begin + chance.randrange(30)] + text[at + chance.randrange(8) :]
+        try:
+            inputs(text, "script")
+        except SpecError as error:
+            assert all(found.line >= 1 and found.column >= 1 for found in error.problems)
 
 
 def test_what_a_function_is_given_beside_subqueries_is_no_input() -> None:
