@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from loadsheet import __version__
-from loadsheet.cli.excerpt import end_column, file_text, source_lines
-from loadsheet.cli.linehash import line_hashes
+from loadsheet.cli.excerpt import end_column, source_lines
 from loadsheet.spec.codes import RULES, links
 from loadsheet.spec.problem import Problem
 
@@ -20,10 +18,9 @@ _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sa
 def as_sarif(problems: Sequence[Problem]) -> dict[str, Any]:
     """The whole document: one run, all rules, one result per problem. Links are relative, as in the docs.
 
-    All that GitHub's code scanning calls required is there; of a file that cannot be read no line has a fingerprint.
+    All that GitHub's code scanning calls required is there, but for the fingerprints, which its upload adds.
     """
     source_lines.cache_clear()
-    _hashes.cache_clear()
     driver = {"name": "loadsheet", "version": __version__, "rules": [_rule(code) for code in RULES]}
     results = [_result(problem) for problem in problems]
     run = {"tool": {"driver": driver}, "columnKind": "unicodeCodePoints", "results": results}
@@ -60,21 +57,7 @@ def _result(problem: Problem) -> dict[str, Any]:
         "level": problem.severity,
         "message": {"text": f"{problem.message}{hint}"},
         "locations": [place],
-        **_fingerprint(problem),
     }
-
-
-def _fingerprint(problem: Problem) -> dict[str, Any]:
-    """Which line it is, by its content: so that an alert is the same one when lines above it come or go."""
-    hashes = _hashes(problem.file)
-    found = hashes[problem.line - 1] if problem.line <= len(hashes) else ""
-    return {"partialFingerprints": {"primaryLocationLineHash": found}} if found else {}
-
-
-@cache
-def _hashes(file: str) -> list[str]:
-    text = file_text(file)
-    return [] if text is None else line_hashes(text)
 
 
 def _uri(file: str) -> str:

@@ -143,11 +143,11 @@ class _Attempt:
 
     def _origin(self, source: Session, described: SourceTable, rows: Reading) -> dict[str, str]:
         """The source's identity, asked in the snapshot's own session. Raises SourceChanged unless the watermark is
-        one of this source's, or need not be; Refused when the rows in the target are another pipeline's."""
+        one of this source's, or need not be; Refused when another pipeline's rows in the target would suffer."""
         origin, changes, lags = identity.observe(source, self.seen.source)
         if not self.request.is_full(self.table.name):
             whose = (self.pipeline.name, self.target, self.seen)
-            sharing.refuse_foreign_rows(self.warehouse, *whose, origin, described.oid)
+            sharing.refuse_foreign_rows(self.warehouse, *whose, origin, described.oid, rows.action == "append")
         changes += identity.table_changes(described, self.seen.source_oid)
         if changes and self.table.incremental and rows.action != "replace":
             if not self.request.accept_source:

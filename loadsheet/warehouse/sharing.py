@@ -18,27 +18,34 @@ WHERE l.target = %s AND l.pipeline <> %s AND l.load_no > %s ORDER BY l.load_no D
 """
 _SAME = ("system_identifier", "database", "database_oid")
 _REMEDY = (
-    "two pipelines that load one table undo each other's work, and nothing was written. Leave it out of one of them "
+    "its rows would be overwritten or doubled, so nothing was written. Leave the table out of one pipeline "
     "(under a pattern: `exclude`), or give one another warehouse.schema. To take the table over, read it again: "
     "`loadsheet run {pipeline} --tables {table} --full-refresh` (Airflow: full_refresh in the trigger form)"
 )
 
 
 def refuse_foreign_rows(
-    session: Session, pipeline: str, target: Relation, seen: Scope, source: dict[str, str], source_oid: int
+    session: Session,
+    pipeline: str,
+    target: Relation,
+    seen: Scope,
+    source: dict[str, str],
+    source_oid: int,
+    appends: bool,
 ) -> None:
-    """Raises Refused when another pipeline has loaded `target` since this one did.
+    """Raises Refused when another pipeline has loaded `target` since this one did, with rows of another source, or
+    when this one `appends` what the other may have appended already.
 
-    A pipeline that comes to the table for the first time may take it over from one that has read the same table of the
-    same source: so does one that was renamed.
+    Merged from one source they do each other no harm (the guard of `merging.not_older`), and a pipeline that comes to
+    the table for the first time reads it whole: so does one that was renamed.
     """
-    last = seen.last_load_no or 0
-    other = session.execute(_NEWER, (str(target), pipeline, last)).fetchone()
+    other = session.execute(_NEWER, (str(target), pipeline, seen.last_load_no or 0)).fetchone()
     if other is None or tables.kind(session, target) is None:
         return
     name, its_source, its_oid = other
-    if last or its_oid != source_oid or _differs(its_source, source):
-        whose = "" if last else " from another source"
+    is_foreign = its_oid != source_oid or _differs(its_source, source)
+    if is_foreign or appends:
+        whose = " from another source" if is_foreign else ""
         raise Refused(f"{target} was loaded by the pipeline {name!r}{whose}: {_remedy(pipeline, target)}")
 
 

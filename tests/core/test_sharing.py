@@ -74,7 +74,7 @@ def test_a_full_refresh_takes_the_table_over_and_the_other_pipeline_is_told(shop
     elsewhere.succeed(full_refresh=frozenset({"orders"}))
     assert rows(shop) == [("zoo", 3)]
     elsewhere.succeed()
-    assert "was loaded by the pipeline 'zoo':" in refusal(shop)
+    assert "was loaded by the pipeline 'zoo' from another source:" in refusal(shop)
     assert rows(shop) == [("zoo", 3)]
     shop.succeed(full_refresh=frozenset({"orders"}))
     assert rows(shop) == [("shop", 3)]
@@ -88,9 +88,28 @@ def test_a_renamed_pipeline_goes_on(shop: Project, tmp_path: Path) -> None:
     assert rows(zoo) == [("shop", 4)]
 
 
-def test_two_pipelines_that_take_turns_on_one_table_are_found(shop: Project, tmp_path: Path) -> None:
-    beside(shop, tmp_path / "second").succeed()
-    assert "was loaded by the pipeline 'zoo':" in refusal(shop)
+def test_two_pipelines_that_merge_one_table_of_one_source_take_turns(shop: Project, tmp_path: Path) -> None:
+    zoo = beside(shop, tmp_path / "second")
+    for number in range(4, 8):
+        shop.in_source(f"INSERT INTO orders VALUES ({number}, 'shop', clock_timestamp())")
+        for pipeline in (zoo, shop):
+            pipeline.succeed()
+    assert rows(shop) == [("shop", 7)]
+
+
+def test_two_pipelines_that_append_to_one_table_are_found_before_a_row_is_doubled(
+    project: Project, tmp_path: Path
+) -> None:
+    appended = {"orders": {"incremental": "at", "mode": "append"}}
+    project.in_source(SOURCE)
+    project.spec(appended)
+    zoo = beside(project, tmp_path / "second", appended)
+    for pipeline in (project, zoo):
+        pipeline.succeed()
+    project.in_source("INSERT INTO orders VALUES (4, 'shop', clock_timestamp())")
+    zoo.succeed()
+    assert "was loaded by the pipeline 'zoo':" in refusal(project)
+    assert rows(project) == [("shop", 4)]
 
 
 @pytest.mark.parametrize("way", ["its schema", "the table"])

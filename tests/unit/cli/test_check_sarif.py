@@ -9,7 +9,6 @@ from urllib.parse import unquote
 import pytest
 from jsonschema import Draft202012Validator
 
-from loadsheet.cli.linehash import line_hashes
 from loadsheet.spec.codes import RULES
 from tests.unit.cli.conftest import SPEC, Cli, write_pipeline
 
@@ -45,9 +44,6 @@ RESULT = closed(
     level={"enum": ["error", "warning"]},
     message=MESSAGE,
     locations={"type": "array", "minItems": 1, "items": LOCATION},
-    partialFingerprints=closed(
-        "primaryLocationLineHash", primaryLocationLineHash={"type": "string", "pattern": "^[0-9a-f]{1,16}:[0-9]+$"}
-    ),
 )
 DRIVER = closed("name version rules", name={"const": "loadsheet"}, version=TEXT, rules={"type": "array", "items": RULE})
 RUN = closed(
@@ -105,35 +101,6 @@ def test_a_path_is_a_uri(cli: Cli, project: Path, tmp_path_factory: pytest.TempP
     elsewhere.write_text("version: 2\n")
     (result, *_) = run_of(cli("check", elsewhere, "--format", "sarif").json)["results"]
     assert result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == elsewhere.as_uri()
-
-
-def fingerprints(document: Any) -> dict[str, str]:
-    return {
-        result["message"]["text"].split("\n")[0]: result["partialFingerprints"]["primaryLocationLineHash"]
-        for result in run_of(document)["results"]
-    }
-
-
-def test_a_result_keeps_its_fingerprint_when_lines_above_it_come_and_changes_it_with_its_own(
-    cli: Cli, project: Path
-) -> None:
-    file = project / "pipelines/shop/pipeline.yml"
-    file.write_text(SPEC.replace("merge, ", "mrge, ").replace("  customers:", "  customers: {mode: x}"))
-    before = fingerprints(cli("check", "--format", "sarif").json)
-    assert len(set(before.values())) == len(before) == 2
-    file.write_text("# new\n\n" + file.read_text())
-    assert fingerprints(cli("check", "--format", "sarif").json) == before
-    file.write_text(file.read_text().replace("{mode: x}", "{mode: x, timeout: 1h}"))
-    after = fingerprints(cli("check", "--format", "sarif").json)
-    assert [name for name in before if before[name] != after[name]] == [next(name for name in before if "'x'" in name)]
-
-
-def test_the_fingerprint_is_the_one_that_githubs_upload_makes() -> None:
-    """Known of its algorithm: blanks and kinds of line ends do not count, equal lines do, and an empty line's value."""
-    assert line_hashes("") == ["c129715d7a2bc9a3:1"]
-    assert line_hashes(" a\nb\n  \t\tc\n d")[0] == "271789c17abda88f:1"
-    assert line_hashes("a b\r\nc\r d\n") == line_hashes("ab\nc\nd\n")
-    assert [hashed.split(":")[1] for hashed in line_hashes("same line of text\n" * 20)][:3] == ["1", "2", "3"]
 
 
 def test_a_place_without_a_word_is_one_character_wide(cli: Cli, project: Path) -> None:
