@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loadsheet.errors import InputError
-from loadsheet.names import is_pattern
+from loadsheet.names import is_pattern, spelled
 from loadsheet.spec.text import UNPRINTABLE
 
 if TYPE_CHECKING:
@@ -103,9 +103,9 @@ def _why_not(relation: Found) -> str:
 
 
 def _unwritable(name: str) -> str:
-    """Why no pipeline file can hold a table of this name; empty where one can."""
+    """Why a table of this name is not added to a file; empty where it can be."""
     if is_pattern(name):
-        return "with * or ? in its name, it would be a pattern in the file"
+        return f"with * or ? in its name, it would be a pattern: write it into the file yourself, as {spelled(name)!r}"
     if odd := UNPRINTABLE.search(name):
         return f"no pipeline file may hold the character U+{ord(odd[0]):04X} of its name"
     return ""
