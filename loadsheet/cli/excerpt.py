@@ -53,24 +53,16 @@ def end_column(problem: Problem) -> int:
 @cache
 def source_lines(file: str) -> list[str]:
     """The lines of `file` as problems count them; kept until `source_lines.cache_clear()`."""
-    text = file_text(file)
-    if text is None:
-        return []
-    text = text.removeprefix("\ufeff")
-    return text.split("\n") if file.endswith(".sql") else _LINE_END.split(text)
-
-
-def file_text(file: str) -> str | None:
-    """What is in `file`; None where it cannot be read or must not be shown."""
     path = Path(file)
     try:
         # A link may lead out of the project: what it leads to is not to be shown.
         if path.is_symlink() or not path.is_file():
-            return None
+            return []
         with path.open("rb") as source:
-            return source.read(MAX_BYTES).decode("utf-8", errors="replace")
+            text = source.read(MAX_BYTES).decode("utf-8-sig", errors="replace")
     except (OSError, ValueError):
-        return None
+        return []
+    return text.split("\n") if path.suffix == ".sql" else _LINE_END.split(text)
 
 
 def _printable(text: str) -> str:

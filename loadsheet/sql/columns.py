@@ -10,7 +10,7 @@ from typing import TypeGuard
 from sqlglot import exp
 from sqlglot.optimizer.scope import Scope, traverse_scope
 
-from loadsheet.sql.reads import Read, fold
+from loadsheet.sql.reads import Read, begins, fold
 
 # What cannot be told apart is left to the server, without a word.
 logging.getLogger("sqlglot").addFilter(lambda record: "Cannot traverse scope" not in record.getMessage())
@@ -52,7 +52,7 @@ def doubled_columns(statement: exp.Expr) -> Iterator[tuple[str, int]]:
     for item in statement.selects if isinstance(statement, exp.Query) else ():
         name = _output(item)
         if name and name in seen:
-            yield name, min((node.meta["start"] for node in item.walk() if "start" in node.meta), default=0)
+            yield name, begins(item)
         seen.add(name or "")
 
 

@@ -44,6 +44,11 @@ def fold(identifier: exp.Expr) -> str:
     return identifier.name if identifier.args.get("quoted") else identifier.name.lower()
 
 
+def begins(node: exp.Expr) -> int:
+    """The offset at which `node` begins, by the first name in it; 0 where it names nothing."""
+    return min((found.meta["start"] for found in node.walk() if "start" in found.meta), default=0)
+
+
 def _reads_of(statement: exp.Expr) -> Iterator[Read]:
     if isinstance(statement, exp.Command):
         if statement.this.upper() in _READING_COMMANDS:

@@ -8,6 +8,8 @@ from typing import Any
 from sqlglot import exp
 from sqlglot.tokenizer_core import Token, TokenType
 
+from loadsheet.sql.reads import begins
+
 Slip = tuple[int, str, str]
 """Offset, message, hint."""
 
@@ -125,24 +127,24 @@ def slips_in_statement(statement: exp.Expr, tokens: Sequence[Token]) -> Iterator
 def _qualify(node: exp.Expr, _: Sequence[Token]) -> Slip | None:
     if not (qualify := node.args.get("qualify")):
         return None
-    return _place(qualify), "PostgreSQL has no QUALIFY", "filter by WHERE, around a subquery with the window function"
+    return begins(qualify), "PostgreSQL has no QUALIFY", "filter by WHERE, around a subquery with the window function"
 
 
 def _star(node: exp.Expr, _: Sequence[Token]) -> Slip | None:
     if not any(node.args.get(key) for key in ("except_", "replace", "rename")):
         return None
-    return _place(node), "PostgreSQL has no * with exceptions", "name the columns"
+    return begins(node), "PostgreSQL has no * with exceptions", "name the columns"
 
 
 def _try_cast(node: exp.Expr, _: Sequence[Token]) -> Slip | None:
-    return _place(node), "PostgreSQL has no TRY_CAST", "write CAST, in a CASE that leaves out what does not fit"
+    return begins(node), "PostgreSQL has no TRY_CAST", "write CAST, in a CASE that leaves out what does not fit"
 
 
 def _join(node: exp.Expr, tokens: Sequence[Token]) -> Slip | None:
     """A JOIN, not a comma, that says nothing about which rows meet."""
     if any(node.args.get(key) for key in ("on", "using", "method")) or node.args.get("kind") == "CROSS":
         return None
-    place = _place(node)
+    place = begins(node)
     before = [token.token_type for token in tokens if token.start < place]
     while before and before[-1] in (_T.L_PAREN, _T.LATERAL, _T.ONLY, _T.SELECT, _T.WITH):
         before.pop()
@@ -164,7 +166,7 @@ def _table(node: exp.Expr, _: Sequence[Token]) -> Slip | None:
 def _reserved(name: exp.Expr) -> Slip | None:
     if not isinstance(name, exp.Identifier) or name.args.get("quoted") or name.name.lower() not in _RESERVED:
         return None
-    return _place(name), f"{name.name} is a word of SQL, not a name", f'write "{name.name}" if it is a name'
+    return begins(name), f"{name.name} is a word of SQL, not a name", f'write "{name.name}" if it is a name'
 
 
 _LOOK_AT: dict[type[exp.Expr], Callable[[Any, Sequence[Token]], Slip | None]] = {
@@ -175,7 +177,3 @@ _LOOK_AT: dict[type[exp.Expr], Callable[[Any, Sequence[Token]], Slip | None]] = 
     exp.Column: _column,
     exp.Table: _table,
 }
-
-
-def _place(node: exp.Expr) -> int:
-    return min((found.meta["start"] for found in node.walk() if "start" in found.meta), default=0)

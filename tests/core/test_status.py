@@ -253,11 +253,11 @@ def test_watching_repeats_in_a_pipe_and_ends_well_at_ctrl_c(shop: Project, as_js
     assert (p.returncode, complaints) == (0, "")
 
 
-def test_on_a_terminal_of_80_columns_nothing_is_wrapped_and_the_watch_ends_at_ctrl_c(shop: Project) -> None:
-    shop.succeed()
+def watched(project: Project, columns: int, lines: int) -> bytes:
+    """What a terminal of that size gets from `--watch` until Ctrl-C, which ends it well."""
     main, side = os.openpty()
-    environment = {**shop.environment(), "COLUMNS": "80", "LINES": "40", "TERM": "xterm"}
-    command = shop.command("status", "shop", "--watch")
+    environment = {**project.environment(), "COLUMNS": str(columns), "LINES": str(lines), "TERM": "xterm"}
+    command = project.command("status", "shop", "--watch")
     with subprocess.Popen(command, env=environment, stdout=side, stderr=side, stdin=subprocess.DEVNULL) as p:
         os.close(side)
         screen = b""
@@ -266,6 +266,12 @@ def test_on_a_terminal_of_80_columns_nothing_is_wrapped_and_the_watch_ends_at_ct
         p.send_signal(signal.SIGINT)
         assert p.wait(30) == 0
     os.close(main)
+    return screen
+
+
+def test_on_a_terminal_of_80_columns_nothing_is_wrapped_and_the_watch_ends_at_ctrl_c(shop: Project) -> None:
+    shop.succeed()
+    screen = watched(shop, columns=80, lines=40)
     lines = [re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", line) for line in screen.decode().splitlines()]
     assert max(map(len, lines)) <= 80, lines
     orders = next(line for line in lines if "orders" in line)

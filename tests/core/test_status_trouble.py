@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -16,7 +15,7 @@ import pytest
 
 from loadsheet.sql.text import ident, literal
 from loadsheet.standing import in_source
-from tests.core.test_status import cli, states, status
+from tests.core.test_status import cli, states, status, watched
 from tests.project import Project
 
 STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -183,16 +182,6 @@ def test_a_watch_on_a_low_terminal_shows_what_is_wrong(project: Project, height:
     project.succeed()
     project.in_source("DROP TABLE t7")
     project.run()
-    main, side = os.openpty()
-    environment = {**project.environment(), "COLUMNS": "100", "LINES": str(height), "TERM": "xterm"}
-    command = project.command("status", "shop", "--watch")
-    with subprocess.Popen(command, env=environment, stdout=side, stderr=side, stdin=subprocess.DEVNULL) as p:
-        os.close(side)
-        screen = b""
-        while b"Ctrl-C ends" not in screen:
-            screen += os.read(main, 65536)
-        p.send_signal(signal.SIGINT)
-        assert p.wait(30) == 0
-    os.close(main)
+    screen = watched(project, columns=100, lines=height)
     assert b"extract of t7 failed" in screen and (b"(19 that want nothing are left out)" in screen) is left_out
     assert (b"t19 " in screen) is not left_out
