@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from loadsheet.cli.output import AsJson, print_json
+from loadsheet.cli.options import AsJson, PipelineArgument
+from loadsheet.cli.output import print_json
 from loadsheet.cli.places import open_pipeline, shown
-from loadsheet.cli.plan import PipelineArgument
 from loadsheet.connections import project_connections
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the diff, and write nothing.")]

@@ -12,7 +12,8 @@ import typer
 
 from loadsheet.cli.errors import FAILED, WRONG_INPUT, describe, is_expected, say
 from loadsheet.cli.gc_sample import drop_sample, print_dropped
-from loadsheet.cli.output import AsJson, print_json, print_table
+from loadsheet.cli.options import AsJson
+from loadsheet.cli.output import print_json, print_table
 from loadsheet.cli.places import open_pipeline, project_folder, project_specs
 from loadsheet.connections import project_connections
 from loadsheet.errors import InputError, WorkError

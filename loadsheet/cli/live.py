@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import Protocol, Self
-
-from rich.console import Console
-from rich.text import Text
+from typing import TYPE_CHECKING, Protocol, Self
 
 from loadsheet.cli.pace import Pace
 from loadsheet.plan.steps import Step
 from loadsheet.visible import on_one_line
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 class Live(Protocol):
@@ -71,4 +71,6 @@ class Lines(Silence):
         self._say(f"{step.id} {status.replace('_', ' ')}" + (f": {first_line}" if first_line else ""))
 
     def _say(self, text: str) -> None:
+        from rich.text import Text
+
         self._out.print(Text(on_one_line(text)), soft_wrap=True)

@@ -2,28 +2,64 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from loadsheet import __version__
-from loadsheet.cli.add import add
-from loadsheet.cli.check import check
 from loadsheet.cli.errors import reported
-from loadsheet.cli.gc import gc
-from loadsheet.cli.new import new
-from loadsheet.cli.plan import plan
-from loadsheet.cli.render import render
-from loadsheet.cli.run import run
-from loadsheet.cli.schema import schema
-from loadsheet.cli.status import StatusCommand, status
-from loadsheet.cli.test import test
+
+EXAMPLES = {
+    "check": ("pipelines/flights --format github",),
+    "plan": ("flights --connect", "flights --diff main --exit-code", "flights --connect --sql bookings"),
+    "add": ("flights loyalty_cards", "flights 'bookings.*' --dry-run"),
+    "new": ("shop --source shop_source --tables 'public.order*'",),
+    "run": (
+        "flights --tables bookings,flights --full-refresh",
+        "flights --from 2026-01-01 --to 2026-02-01",
+        "flights --sample 1%",
+    ),
+    "test": ("flights --only airports",),
+    "status": ("flights --watch",),
+    "gc": ("flights --older-than 30d --dry-run", "flights --sample"),
+    "schema": ("> schemas/pipeline.schema.json", "tests"),
+    "render": ("flights > flights.dag-factory.yml",),
+}
+"""The commands, each a function of `loadsheet.cli.<its name>`, and how they are used."""
 
 
-class _Reporting(TyperGroup):
+class _Commands(Mapping[str, TyperCommand]):
+    """The commands by name. Only what is asked for is imported and built: all of them are a fifth of a run's start."""
+
+    def __getitem__(self, name: str) -> TyperCommand:
+        examples = "\n\n".join(f"Example: loadsheet {name} {example}" for example in EXAMPLES[name])
+        module = import_module(f"loadsheet.cli.{name}")
+        alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+        alone.command(name, cls=getattr(module, "Command", None), epilog=examples)(getattr(module, name))
+        command: Any = typer.main.get_command(alone)
+        return command  # type: ignore[no-any-return]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(EXAMPLES)
+
+    def __len__(self) -> int:
+        return len(EXAMPLES)
+
+
+class _Group(TyperGroup):
     """Turns the errors of every command into messages and exit codes, in one place."""
+
+    def __init__(self, **given: Any):
+        super().__init__(**given)
+        self.commands = _Commands()  # type: ignore[assignment]  # Typer only reads it
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(EXAMPLES)
 
     def invoke(self, ctx: Any) -> Any:
         with reported():
@@ -59,36 +95,14 @@ def _options(
 
 
 app = typer.Typer(
-    cls=_Reporting, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich",
+    cls=_Group, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich",
     epilog="Example: loadsheet --project ~/elt/warehouse run flights",
 )  # fmt: skip
 app.callback()(_options)
-app.command(epilog="Example: loadsheet check pipelines/flights --format github")(check)
-app.command(
-    epilog="Example: loadsheet plan flights --connect\n\n"
-    "Example: loadsheet plan flights --diff main --exit-code\n\n"
-    "Example: loadsheet plan flights --connect --sql bookings"
-)(plan)
-app.command(
-    epilog="Example: loadsheet add flights loyalty_cards\n\nExample: loadsheet add flights 'bookings.*' --dry-run"
-)(add)
-app.command(epilog="Example: loadsheet new shop --source shop_source --tables 'public.order*'")(new)
-app.command(
-    epilog="Example: loadsheet run flights --tables bookings,flights --full-refresh\n\n"
-    "Example: loadsheet run flights --from 2026-01-01 --to 2026-02-01\n\n"
-    "Example: loadsheet run flights --sample 1%"
-)(run)
-app.command(epilog="Example: loadsheet test flights --only airports")(test)
-app.command(cls=StatusCommand, epilog="Example: loadsheet status flights --watch")(status)
-app.command(
-    epilog="Example: loadsheet gc flights --older-than 30d --dry-run\n\nExample: loadsheet gc flights --sample"
-)(gc)
-app.command(epilog="Example: loadsheet schema > schemas/pipeline.schema.json\n\nExample: loadsheet schema tests")(
-    schema
-)
-app.command(epilog="Example: loadsheet render flights > flights.dag-factory.yml")(render)
 
 
 def main() -> None:
     """Run the command line of this process and exit with its code."""
+    # What is imported is no garbage: looking for some after every 700 objects was a twelfth of a run's start.
+    gc.set_threshold(20_000)
     app(prog_name="loadsheet")

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from loadsheet.cli.add import DryRun, count
-from loadsheet.cli.output import AsJson, print_json
+from loadsheet.cli.options import AsJson
+from loadsheet.cli.output import print_json
 from loadsheet.cli.places import PIPELINES, shown
 from loadsheet.connections import project_connections
 from loadsheet.errors import InputError

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from loadsheet.visible import json_safe, on_one_line
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
+if TYPE_CHECKING:
+    from rich.console import Console
+
 # A pipe has no width; a table must not be cut to 80 columns for it.
 _WIDTH_OF_A_PIPE = 1000
 
 
 def console() -> Console:
     """A console that is as wide as the terminal, or wide enough when there is none."""
+    from rich.console import Console  # here: a script that asks for JSON is spared 30 ms
+
     found = Console(highlight=False)
     return found if found.is_terminal else Console(highlight=False, width=_WIDTH_OF_A_PIPE)
 
@@ -32,6 +32,10 @@ def print_json(document: Any) -> None:
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table whose cells are plain text, whatever characters they hold, without blanks at the ends of lines."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
     out = console()
     table = Table(*heads, box=box.SIMPLE_HEAD if out.is_terminal else None, header_style="bold", pad_edge=False)
     for row in rows:

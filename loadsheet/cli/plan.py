@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loadsheet.cli.errors import FAILED
-from loadsheet.cli.output import AsJson, print_json
+from loadsheet.cli.options import AsJson, PipelineArgument
+from loadsheet.cli.output import print_json
 from loadsheet.cli.places import open_pipeline
 from loadsheet.errors import InputError
 from loadsheet.plan.steps import Step, build_plan
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from loadsheet.plan.changes import Comparison
     from loadsheet.plan.preview import StepPreview
 
-PipelineArgument = Annotated[str, typer.Argument(metavar="PIPELINE", help="A pipeline's name, or its file.")]
 CHANGES = 4
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from loadsheet.cli.options import PipelineArgument
 from loadsheet.cli.places import open_pipeline
-from loadsheet.cli.plan import PipelineArgument
 
 
 def render(ctx: typer.Context, pipeline: PipelineArgument) -> None:

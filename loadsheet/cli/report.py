@@ -9,10 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.text import Text
-
-from loadsheet.cli.bars import Bars
 from loadsheet.cli.errors import describe, is_expected, report_bug
 from loadsheet.cli.live import Lines, Live, Silence
 from loadsheet.cli.output import console
@@ -21,6 +17,8 @@ from loadsheet.plan.steps import Step
 from loadsheet.visible import visible
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from loadsheet.runner import Retry
 
 _STYLES = {"done": "green", "skipped": "yellow", "failed": "bold red", "upstream_failed": "red", "not run": "red"}
@@ -122,6 +120,8 @@ class Report:
 
 
 def _print_line(out: Console, line: Line, width: int) -> None:
+    from rich.text import Text
+
     status = "loaded" if (line.step.kind, line.status) == ("load", "done") else line.status.replace("_", " ")
     rows = "" if line.rows is None else f"{line.rows:,} rows"
     # What a server answers may have several lines; they stay below their step.
@@ -134,9 +134,17 @@ def _print_line(out: Console, line: Line, width: int) -> None:
 @contextmanager
 def live_report(steps: Sequence[Step], quiet: bool) -> Iterator[Report]:
     """A report that shows progress bars on a terminal, plain lines elsewhere, nothing when `quiet`."""
+    with _live(len(steps), quiet) as live:
+        yield Report(steps, live)
+
+
+def _live(steps: int, quiet: bool) -> Live:
+    if quiet:
+        return Silence()
     out = console()
     # Not `is_terminal`, which FORCE_COLOR makes true of a log. A dumb one has no cursor to move.
-    can_move = out.file.isatty() and not out.is_dumb_terminal
-    live: Live = Silence() if quiet else Bars(out, len(steps)) if can_move else Lines(out)
-    with live:
-        yield Report(steps, live)
+    if not out.file.isatty() or out.is_dumb_terminal:
+        return Lines(out)
+    from loadsheet.cli.bars import Bars
+
+    return Bars(out, steps)

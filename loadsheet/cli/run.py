@@ -10,9 +10,9 @@ import typer
 from loadsheet.cli.asking import run_request
 from loadsheet.cli.errors import BUG, FAILED, say
 from loadsheet.cli.interrupt import stopping_at_once
-from loadsheet.cli.output import AsJson, print_json
+from loadsheet.cli.options import AsJson, PipelineArgument
+from loadsheet.cli.output import print_json
 from loadsheet.cli.places import open_pipeline
-from loadsheet.cli.plan import PipelineArgument
 from loadsheet.cli.record import RunRecord
 from loadsheet.cli.report import Report, live_report
 from loadsheet.connections import Connections, project_connections

@@ -9,7 +9,8 @@ import typer
 from typer.core import TyperCommand
 
 from loadsheet.cli.errors import FAILED, WRONG_INPUT, say
-from loadsheet.cli.output import AsJson, console, print_json
+from loadsheet.cli.options import AsJson
+from loadsheet.cli.output import console, print_json
 from loadsheet.cli.status_answers import as_document, asking
 from loadsheet.cli.status_watch import keep_looking, print_page
 from loadsheet.errors import InputError
@@ -18,7 +19,7 @@ _EVERY = 5
 _MOST = 86_400  # a day; a system's clock cannot wait for ever
 
 
-class StatusCommand(TyperCommand):
+class Command(TyperCommand):
     """Takes `--watch` with a number of seconds or without; an option of Typer's has a value always or never."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

@@ -12,7 +12,8 @@ import typer
 
 from loadsheet.cli.errors import FAILED
 from loadsheet.cli.interrupt import as_ctrl_c
-from loadsheet.cli.output import AsJson, print_json
+from loadsheet.cli.options import AsJson
+from loadsheet.cli.output import print_json
 from loadsheet.cli.places import open_pipeline, project_folder, project_specs, shown
 from loadsheet.cli.verdicts import document, print_verdict
 from loadsheet.connections import project_connections

@@ -11,7 +11,7 @@ import typer
 from loadsheet import standing
 from loadsheet.cli.ages import age
 from loadsheet.cli.main import app
-from loadsheet.cli.status import StatusCommand
+from loadsheet.cli.status import Command
 from loadsheet.connections import Connections
 from loadsheet.spec.models import Pipeline
 from loadsheet.standing import PipelineStanding, TableStanding
@@ -67,7 +67,7 @@ def test_the_seconds_between_two_looks_are_some_and_less_than_a_day(cli: Cli, le
 def test_watch_takes_seconds_or_none(args: list[str], pipeline: str | None, watch: float | None) -> None:
 
     command = typer.main.get_command(app).commands["status"]  # type: ignore[attr-defined]
-    assert isinstance(command, StatusCommand)
+    assert isinstance(command, Command)
     parameters = command.make_context("status", args).params
     assert (parameters["pipeline"], parameters["watch"]) == (pipeline, watch)
 

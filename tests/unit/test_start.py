@@ -1,0 +1,42 @@
+"""What a process imports before it does anything: a third of a short run's time, and paid by every task."""
+
+from __future__ import annotations
+
+import pytest
+
+from loadsheet.cli.main import EXAMPLES
+from tests.imports import imported_by
+
+A_RUN = ("loadsheet.cli.main", "loadsheet.cli.run", "loadsheet.runner", "loadsheet.steps.extract", "loadsheet.steps.load")
+HELP = "from loadsheet.cli.main import app; app(['{}', '--help'], standalone_mode=False)"
+SETTINGS = "lifecycleconfig notificationconfig objectlockconfig replicationconfig select sseconfig minioadmin"
+
+
+@pytest.mark.parametrize("command", EXAMPLES)
+def test_a_command_imports_no_other(command: str) -> None:
+    imported = set(imported_by(code=HELP.format(command)).split())
+    assert f"loadsheet.cli.{command}" in imported
+    others = {name for name in EXAMPLES if f"loadsheet.cli.{name}" in imported} - {command}
+    assert others <= {"add"} if command == "new" else not others
+
+
+def test_a_run_that_shows_nothing_imports_what_it_needs_only() -> None:
+    imported = set(imported_by(*A_RUN).split())
+    assert {"psycopg", "minio"} <= imported
+    unneeded = {"rich", "yaml", "jsonschema", "sqlglot", "dotenv", "pyarrow", "asyncpg", "pydantic"}
+    assert not imported & {*unneeded, *(f"minio.{name}" for name in SETTINGS.split())}
+    assert len(imported) < 500  # 481 when this was written
+
+
+def test_what_is_left_out_of_the_s3_client_is_there_for_whoever_asks() -> None:
+    code = (
+        "import loadsheet.lake.sdk, minio, minio.api as api\n"
+        "from minio.versioningconfig import VersioningConfig\n"
+        "assert isinstance(VersioningConfig('Enabled'), api.VersioningConfig)\n"
+        "assert not isinstance(1, api.VersioningConfig)\n"
+        "assert api.VersioningConfig('Suspended').status == 'Suspended'\n"
+        "assert api.LifecycleConfig.fromxml.__self__ is minio.lifecycleconfig.LifecycleConfig\n"
+        "assert minio.MinioAdmin.user_add is minio.minioadmin.MinioAdmin.user_add\n"
+        "print('fine')"
+    )
+    assert imported_by(code=code).startswith("fine\n")
