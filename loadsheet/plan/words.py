@@ -85,6 +85,6 @@ def _builds(transform: Transform) -> str:
 
 
 def _reads_what_is_new(transform: Transform) -> bool:
-    from loadsheet.sql.params import uses_since_load  # sqlglot: 75 ms that only plans need
+    from loadsheet.sql.params import uses_since_load
 
     return uses_since_load(transform.sql)

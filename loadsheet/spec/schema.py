@@ -43,7 +43,19 @@ def shape_findings(data: Any) -> list[Finding]:
 @cache
 def _validator() -> Any:
     whole = validators.extend(Draft202012Validator, {"pattern": _pattern})  # type: ignore[no-untyped-call]
-    return whole(schema())
+    return whole(_inlined(schema(), schema()["$defs"]))
+
+
+def _inlined(part: Any, definitions: dict[str, Any]) -> Any:
+    """`part` with definitions in the place of references to them: resolving them is a third of a check of the shape.
+    None of ours refers to itself."""
+    if isinstance(part, list):
+        return [_inlined(item, definitions) for item in part]
+    if not isinstance(part, dict):
+        return part
+    if "$ref" in part:
+        part = {**definitions[part["$ref"].rpartition("/")[2]], **part}
+    return {key: _inlined(value, definitions) for key, value in part.items() if key not in ("$ref", "$defs")}
 
 
 def _pattern(_: Any, pattern: str, instance: Any, __: Any) -> Iterator[ValidationError]:

@@ -46,6 +46,9 @@ def _parts(tokens: list[Token]) -> Iterator[list[Token]]:
     """The tokens between semicolons; those in BEGIN ATOMIC ... END, a function's body, part nothing."""
     part: list[Token] = []
     bodies = 0
+    if TokenType.SEMICOLON not in {token.token_type for token in tokens}:
+        yield tokens
+        return
     for before, token in zip([None, *tokens], tokens, strict=False):
         word = token.text.upper()
         bodies += word == "ATOMIC" and before is not None and before.text.upper() == "BEGIN"

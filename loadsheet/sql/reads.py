@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from sqlglot import exp
@@ -29,13 +29,14 @@ class Read:
     """False for a name found in text that is not parsed: a DO block, a function's body."""
 
 
-def reads(statements: Iterable[exp.Expr]) -> list[Read]:
+def reads(statements: Sequence[exp.Expr]) -> list[Read]:
     """Every table read, in order of appearance; not CTEs, write targets, or what an earlier statement created."""
     created: set[tuple[str | None, str]] = set()
     found: list[Read] = []
-    for statement in statements:
+    for place, statement in enumerate(statements, start=1):
         found += [read for read in _reads_of(statement) if (read.schema, read.name) not in created]
-        created |= {(target.schema, target.name) for target in _created_by(statement)}
+        if place < len(statements):  # looked for only where somebody may read it: it is one more walk of the tree
+            created |= {(target.schema, target.name) for target in _created_by(statement)}
     return found
 
 

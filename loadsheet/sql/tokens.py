@@ -46,6 +46,8 @@ def tokenize(sql: str) -> list[Token]:
 
 
 def _refuse_depth(tokens: list[Token]) -> None:
+    if len(tokens) <= DEEPEST:
+        return
     depth = 0
     for token in tokens:
         depth += (token.token_type == TokenType.L_PAREN) - (token.token_type == TokenType.R_PAREN)
@@ -59,6 +61,8 @@ def words(sql: str) -> list[Token]:
     That text comes as a string whose offsets are no use, so it is read again. Raises Unparsable.
     """
     tokens, found = tokenize(sql), []
+    if not any(token.token_type in _COMMANDS for token in tokens):
+        return tokens
     ends = [token.start for token in tokens[2:]] + [len(sql)] * 2
     for index, token in enumerate(tokens):
         before = tokens[index - 1] if index else None

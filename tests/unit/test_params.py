@@ -79,7 +79,7 @@ def test_since_load_makes_a_transform_incremental(sql: str, uses: bool) -> None:
 
 def test_an_open_quote_is_refused() -> None:
     with pytest.raises(Unparsable, match="never ends"):
-        split_params("SELECT 'x")
+        split_params("SELECT 'x :run_id")
 
 
 MARKS = ("'", '"', "$$", "--", "/*", "*/", "[", "]", "(", ")", "::", ":", "a", "1", "é", ",", "ARRAY", "\\", "E'", "%")
