@@ -13,7 +13,7 @@ from types import FrameType
 from loadsheet.cli.errors import say
 from loadsheet.cli.live import Live
 
-_PATIENCE = 2.0
+_PATIENCE = 5.0
 _STOPPED_BY = 128
 """What shells add to a signal's number: 130 is Ctrl-C, 143 `kill`, 129 a terminal that is gone."""
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from loadsheet.plan.steps import Step
 from loadsheet.spec.models import Pipeline, Table, Transform
+from loadsheet.sql.params import uses_since_load
 
 
 def details(step: Step, pipeline: Pipeline) -> dict[str, Any]:
@@ -14,7 +15,7 @@ def details(step: Step, pipeline: Pipeline) -> dict[str, Any]:
         return {}
     if step.kind == "transform":
         transform = pipeline.transform(step.name)
-        cursor = "_load_id" if _reads_what_is_new(transform) else None
+        cursor = "_load_id" if uses_since_load(transform.sql) else None
         return {"mode": transform.materialized, "key": transform.unique_key, "cursor": cursor}
     table = pipeline.table(step.name)
     cursor = table.incremental.cursor if table.incremental else None
@@ -80,11 +81,5 @@ def _loads(table: Table) -> str:
 
 def _builds(transform: Transform) -> str:
     key = f" by {', '.join(transform.unique_key)}" if transform.unique_key else ""
-    new = ", from new rows" if _reads_what_is_new(transform) else ""
+    new = ", from new rows" if uses_since_load(transform.sql) else ""
     return f"{transform.materialized}{key}{new}"
-
-
-def _reads_what_is_new(transform: Transform) -> bool:
-    from loadsheet.sql.params import uses_since_load
-
-    return uses_since_load(transform.sql)

@@ -2,8 +2,8 @@
 
 The arrived rows are compared with the target in one pass, which leaves the new and the different ones in a temporary
 table (not in the WAL); only those are joined again and written. Unchanged rows are neither locked nor written, and
-each statement's own count is the number of rows it touched. docs/performance-merging.md has what upsert, MERGE and
-UPDATE + INSERT cost instead.
+each statement's own count is the number of rows it touched. Where values are long, new rows are not kept: they are
+inserted from where they arrived. docs/performance-merging.md has what upsert, MERGE and UPDATE + INSERT cost instead.
 """
 
 from __future__ import annotations
@@ -60,22 +60,23 @@ class Merge:
     """The target's columns and their types."""
     long: Collection[str]
     """Columns of which the target holds values outside its rows (TOAST)."""
+    keeps_new: bool
+    """Whether `changed` has the new rows, too. It saves a second join; where rows are long, copying them costs more."""
     load_no: int | None
     guard: str
     """A condition that a row must also fulfil to be updated; empty: none."""
 
     def keep_changed(self) -> str:
-        """CREATE of `changed`: the rows that the target lacks, or that differ and pass the guard.
+        """CREATE of `changed`: the rows that differ and pass the guard and, if it `keeps_new`, those the target lacks.
 
         PLACE is where the target has the row, or NULL. The key is compared too: 1.0 and 1.00 are equal, not the same.
         """
         columns = ", ".join(f"{value} AS {ident(name)}" for name, value in self.values.items())
-        # In the target's type, so that its index can be used.
-        same = " AND ".join(f"t.{ident(name)} = {self.values[name]}" for name in self.key)
+        join, lacks = ("LEFT JOIN", "t.ctid IS NULL OR ") if self.keeps_new else ("JOIN", "")
         return (
             f"CREATE TEMPORARY TABLE {self.changed} ON COMMIT DROP AS SELECT {columns}, t.ctid AS {PLACE} "
-            f"FROM {self.source} s LEFT JOIN {self.target} t ON {same} "
-            f"WHERE t.ctid IS NULL OR {self._to_update(self.values)}"
+            f"FROM {self.source} s {join} {self.target} t ON {self._same} "
+            f"WHERE {lacks}{self._to_update(self.values)}"
         )
 
     def update_found(self) -> str:
@@ -88,7 +89,15 @@ class Merge:
 
     def insert_new(self) -> str:
         """INSERT of the rows the target lacks."""
-        return insert_rows(self.target, self.changed, self._kept, self.load_no, f"s.{PLACE} IS NULL")
+        if self.keeps_new:
+            return insert_rows(self.target, self.changed, self._kept, self.load_no, f"s.{PLACE} IS NULL")
+        lacks = f"NOT EXISTS (SELECT FROM {self.target} t WHERE {self._same})"
+        return insert_rows(self.target, self.source, self.values, self.load_no, lacks)
+
+    @property
+    def _same(self) -> str:
+        # In the target's type, so that its index can be used.
+        return " AND ".join(f"t.{ident(name)} = {self.values[name]}" for name in self.key)
 
     @property
     def _kept(self) -> dict[str, str]:

@@ -61,18 +61,21 @@ def merge(
     long = tables.long_columns(session, target)
     work = merging.Merge(
         target=target.sql, source=incoming.sql, changed=changed, key=key, values=values, types=types, long=long,
-        load_no=load_no, guard=guard,
+        keeps_new=not (long and tables.is_mostly_long(session, target)), load_no=load_no, guard=guard,
     )  # fmt: skip
     _analyze(session, incoming, key)
-    if tables.is_fraction(session, incoming, target) and _has_index(session, target, key):
+    look_up = tables.is_fraction(session, incoming, target) and _has_index(session, target, key)
+    if look_up:
         session.execute(_PROBE)
     found = session.execute(work.keep_changed()).rowcount
     session.execute(_PROBE)  # a row that is written is fetched from its place anyway
     updated = session.execute(work.update_found()).rowcount
     reach("merge.updated")
-    session.execute(_PROBE_NO_MORE)
+    if not look_up:
+        session.execute(_PROBE_NO_MORE)
     inserted = session.execute(work.insert_new()).rowcount
-    if updated + inserted < found:
+    session.execute(_PROBE_NO_MORE)
+    if updated + (inserted if work.keeps_new else 0) < found:
         updated += session.execute(work.update_moved()).rowcount
     return Effect(inserted=inserted, updated=updated)
 

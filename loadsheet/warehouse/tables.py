@@ -47,6 +47,15 @@ def long_columns(session: Session, target: Relation) -> set[str]:
     return {row[0] for row in rows}
 
 
+def is_mostly_long(session: Session, target: Relation) -> bool:
+    """Whether more of the target lies outside its rows (TOAST) than in them."""
+    row = session.execute(
+        "SELECT pg_relation_size(reltoastrelid) > pg_relation_size(oid) FROM pg_class WHERE oid = to_regclass(%s)",
+        (target.sql,),
+    ).fetchone()
+    return row == (True,)
+
+
 def key_of(session: Session, target: Relation) -> tuple[str, tuple[str, ...]] | None:
     """The name and columns of the target's primary key, if it has one."""
     row = session.execute(

@@ -108,6 +108,26 @@ def test_a_long_value_that_is_the_same_is_not_written_again(project: Project) ->
     assert project.in_warehouse(pieces) != before
 
 
+def test_new_long_rows_are_merged_beside_changed_ones(project: Project) -> None:
+    """They come from where they arrived, by another statement than others; here looked up by key, and not."""
+    loaded(project)
+    project.spec({"item": {"incremental": "at"}})
+    document = "(SELECT jsonb_agg(md5(({} + n)::text)) FROM generate_series(1, 100) n)"
+    project.in_source(f"UPDATE item SET doc = {document.format('item.id')}, at = now() WHERE id <= 2000")
+    project.succeed()
+    in_and_outside = "pg_relation_size(oid), pg_relation_size(reltoastrelid) FROM pg_class"
+    [(inside, outside)] = project.in_warehouse(f"SELECT {in_and_outside} WHERE oid = 'staging.item'::regclass")
+    assert outside > inside
+    for first, new in ((ROWS, 3), (2 * ROWS, ROWS // 4)):
+        project.in_source(
+            f"INSERT INTO item (id, name, price, doc) SELECT {first} + i, 'new', 1.50, {document.format('i')} "
+            f"FROM generate_series(1, {new}) i; UPDATE item SET price = {new}, at = now() WHERE id IN (5, 6, 7)"
+        )
+        project.succeed()
+        assert effect(project) == (new + 3, new, 3)
+        assert project.differences("item") == 0
+
+
 WRITTEN_TWICE = {
     "smallint": "'1', '01', '-0', '0'", "integer": "'1', '+1'", "bigint": "'1', '01'", "oid": "'1', '01'",
     "boolean": "'t', 'yes', 'on', '1', 'f'", "bytea": r"'\x61', 'a', '\141', ''", "text": "'a', 'a ', 'A', ''",
