@@ -43,7 +43,7 @@ test-long: setup $(CORE)/.ready  ## The same suites in their long forms, hours o
 	LOADSHEET_LONG=1 $(BIN)/python $(PYTEST) tests/airflow
 	LOADSHEET_LONG=1 $(CORE)/bin/python $(PYTEST) tests/faults
 
-PEERS := auto,ingestr,dlt connectorx,dlt pyarrow,sling
+PEERS := limit,auto,ingestr,dlt connectorx,dlt pyarrow,sling
 
 bench: setup .venv-bench/.ready  ## Measure this machine: Loadsheet, the bare pipe, memory, growth (about an hour)
 	@$(BIN)/python -m bench.transfer full --json bench/results/full_medium.json

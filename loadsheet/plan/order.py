@@ -16,8 +16,9 @@ from loadsheet.spec.finding import dotted
 from loadsheet.spec.models import Pipeline, Transform
 from loadsheet.spec.problem import Problem
 from loadsheet.sql.columns import doubled_columns, output_columns
-from loadsheet.sql.params import PARAMS, placeholders
+from loadsheet.sql.params import PARAMS
 from loadsheet.sql.parsing import parse
+from loadsheet.sql.placeholders import placeholders
 from loadsheet.sql.reads import Read, reads
 from loadsheet.sql.statements import why_not_in_our_transaction, why_not_one_select
 from loadsheet.sql.tokens import Unparsable, line_and_column

@@ -24,7 +24,7 @@ from loadsheet.spec import cache
 from loadsheet.spec.models import Pipeline
 from loadsheet.spec.places import SCHEMA_FILE, sql_folder
 from loadsheet.spec.problem import Problem
-from loadsheet.spec.text import MAX_BYTES
+from loadsheet.spec.text import MAX_BYTES, read_bounded
 
 LIBRARIES = ("PyYAML", "jsonschema", "sqlglot")
 MOST_BYTES = 16 * MAX_BYTES
@@ -76,7 +76,7 @@ def _content(path: Path) -> dict[str, bytes] | None:
 
 def _read(file: str | Path) -> bytes:
     with open(file, "rb") as source:
-        return source.read(MAX_BYTES + 1)
+        return read_bounded(source)
 
 
 def _key(path: Path, content: Mapping[str, bytes]) -> str | None:

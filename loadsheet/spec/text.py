@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from pathlib import Path
+from typing import BinaryIO
 
 from loadsheet.errors import SpecError
 from loadsheet.spec.problem import Problem
@@ -44,12 +47,13 @@ def read_text(path: Path, forbidden: re.Pattern[str] = UNPRINTABLE) -> str:
 
 def _read_bytes(path: Path) -> bytes:
     try:
-        if path.is_dir():
+        found = path.stat()
+        if stat.S_ISDIR(found.st_mode):
             raise _unreadable(path, "this is a folder, not a file")
-        if path.exists() and not path.is_file():
+        if not stat.S_ISREG(found.st_mode):
             raise _unreadable(path, "this is not a regular file")
         with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+            data = read_bounded(file)
     except FileNotFoundError:
         raise _unreadable(path, "there is no such file") from None
     except (OSError, ValueError) as error:
@@ -57,6 +61,14 @@ def _read_bytes(path: Path) -> bytes:
     if len(data) > MAX_BYTES:
         raise _unreadable(path, "the file is larger than 1 MiB", "split it")
     return data
+
+
+def read_bounded(file: BinaryIO) -> bytes:
+    """What the open `file` holds; of more than MAX_BYTES one byte more, whatever it has become meanwhile.
+
+    Room is made for its size: for the most there may be it took longer than to read what there is.
+    """
+    return file.read(min(os.fstat(file.fileno()).st_size, MAX_BYTES) + 1)
 
 
 def _unreadable(path: Path, message: str, hint: str = "", before: str = "") -> SpecError:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 PARAMS = ("since_load", "interval_start", "interval_end", "run_id")
 
 # A colon before a letter, and no cast (`::`). Where there is none, nobody needs the tokenizer: 75 ms of imports.
-_MAY_BE_NAMED = re.compile(r"(?<!:)(?:::)*:[^\W\d]")
+MAY_BE_NAMED = re.compile(r"(?<!:)(?:::)*:[^\W\d]")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def split_params(sql: str) -> list[str | Param]:
     """
     pieces: list[str | Param] = []
     end = 0
-    for name, offset in placeholders(sql):
+    for name, offset in _placeholders(sql):
         if name in PARAMS:
             pieces += [sql[end:offset], Param(name)]
             end = offset + 1 + len(name)
@@ -39,12 +39,11 @@ def split_params(sql: str) -> list[str | Param]:
 
 def uses_since_load(sql: str) -> bool:
     """Whether `sql` reads only what is new, by `:since_load`, and so can be built incrementally."""
-    return any(name == "since_load" for name, _ in placeholders(sql))
+    return any(name == "since_load" for name, _ in _placeholders(sql))
 
 
-def placeholders(sql: str) -> Iterator[tuple[str, int]]:
-    """Every `:name` in `sql`, known or not, with the offset of its colon. Raises Unparsable like `split_params`."""
-    if not _MAY_BE_NAMED.search(sql):
+def _placeholders(sql: str) -> Iterator[tuple[str, int]]:
+    if not MAY_BE_NAMED.search(sql):
         return iter(())
     from loadsheet.sql.placeholders import placeholders
 

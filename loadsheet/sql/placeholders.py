@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from sqlglot.tokenizer_core import Token, TokenType
 
+from loadsheet.sql.params import MAY_BE_NAMED
 from loadsheet.sql.tokens import words
 
 _OPERAND_ENDS = frozenset(
@@ -18,8 +19,10 @@ _BEFORE_ARRAY_CONSTRUCTOR = frozenset({TokenType.ARRAY, TokenType.L_BRACKET, Tok
 def placeholders(sql: str) -> Iterator[tuple[str, int]]:
     """Every `:name` in `sql`, known or not, with the offset of its colon.
 
-    Raises Unparsable when a quote or comment in `sql` never ends.
+    Raises Unparsable when it is not clear where they are, because a quote or comment in `sql` never ends.
     """
+    if not MAY_BE_NAMED.search(sql):
+        return
     brackets: list[bool] = []
     before: Token | None = None
     tokens = words(sql)
