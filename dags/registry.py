@@ -13,6 +13,7 @@ from dags.factory import broken_dag, build_dag
 from dags.raw import raw_values
 from loadsheet.errors import SpecError
 from loadsheet.redact import clean
+from loadsheet.spec.ahead import checked_ahead
 from loadsheet.spec.load import find_specs, load_pipeline
 
 
@@ -55,7 +56,8 @@ def _one(root: Path, dag_id: str) -> DAG | None:
 
 def _all(specs: list[Path], root: Path) -> dict[str, DAG]:
     """A name claimed twice stays with the folder of that name, else with the first; the others get stand-ins."""
-    built = {spec: _dag(spec, root) for spec in specs}
+    with checked_ahead(specs):
+        built = {spec: _dag(spec, root) for spec in specs}
     owners: dict[str, Path] = {}
     for spec in sorted(specs, key=lambda s: s.parent.name != built[s][0]):
         owners.setdefault(built[spec][0], spec)

@@ -9,6 +9,7 @@ from loadsheet.cli.beside import duplicates
 from loadsheet.cli.declared import undeclared
 from loadsheet.cli.places import PIPELINES, project_folder
 from loadsheet.errors import SpecError
+from loadsheet.spec.ahead import checked_ahead
 from loadsheet.spec.load import check_file, find_specs
 from loadsheet.spec.models import Pipeline
 from loadsheet.spec.problem import Problem
@@ -22,10 +23,11 @@ def check_files(files: Sequence[Path], given: Path | None = None) -> list[Proble
     """
     groups: dict[str, list[Problem]] = {}
     pipelines: dict[Path, Pipeline | None] = {}
-    for file in files:
-        pipelines[file.resolve()], groups[str(file)] = check_file(file)
-        if pipeline := pipelines[file.resolve()]:
-            groups[str(file)] += _of_tests(pipeline)
+    with checked_ahead(files):
+        for file in files:
+            pipelines[file.resolve()], groups[str(file)] = check_file(file)
+            if pipeline := pipelines[file.resolve()]:
+                groups[str(file)] += _of_tests(pipeline)
     for project, own in _projects(files, given):
         for problem in (*undeclared(project, own), *_beside(project, own, pipelines)):
             groups.setdefault(problem.file, []).append(problem)

@@ -43,6 +43,11 @@ def put(key: str, value: Any) -> None:
             _write(_file(folder, key), f"{_seal(key, body)}\n{body}")
 
 
+def is_on() -> bool:
+    """Whether there is a folder to keep anything in."""
+    return _folder() is not None
+
+
 def _folder() -> Path | None:
     chosen = os.environ.get("LOADSHEET_CACHE")
     if chosen is None:

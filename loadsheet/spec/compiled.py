@@ -55,6 +55,13 @@ def compiled(path: Path, check: Callable[[Path], Found]) -> Found:
     return found
 
 
+def is_remembered(path: Path) -> bool | None:
+    """Whether a check of `path` would be found in the cache; None where none can be kept."""
+    content = _content(path) if cache.is_on() else None
+    key = _key(path, content) if content else None
+    return None if key is None else cache.get(key) is not None
+
+
 def _content(path: Path) -> dict[str, bytes] | None:
     """The YAML and all SQL files by name; None where something stands that a check must look at: links, for one; and
     where they are too many to hold."""
