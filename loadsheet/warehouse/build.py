@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from loadsheet.errors import Refused
 from loadsheet.failpoints import reach
 from loadsheet.postgres import Session
@@ -65,19 +68,26 @@ def merge(
     )  # fmt: skip
     _analyze(session, incoming, key)
     look_up = tables.is_fraction(session, incoming, target) and _has_index(session, target, key)
-    if look_up:
-        session.execute(_PROBE)
-    found = session.execute(work.keep_changed()).rowcount
-    session.execute(_PROBE)  # a row that is written is fetched from its place anyway
-    updated = session.execute(work.update_found()).rowcount
-    reach("merge.updated")
-    if not look_up:
-        session.execute(_PROBE_NO_MORE)
-    inserted = session.execute(work.insert_new()).rowcount
-    session.execute(_PROBE_NO_MORE)
+    with _probing(session, look_up):
+        found = session.execute(work.keep_changed()).rowcount
+    with _probing(session):  # a row that is written is fetched from its place anyway
+        updated = session.execute(work.update_found()).rowcount
+        reach("merge.updated")
+    with _probing(session, look_up and not work.keeps_new):
+        inserted = session.execute(work.insert_new()).rowcount
     if updated + (inserted if work.keeps_new else 0) < found:
         updated += session.execute(work.update_moved()).rowcount
     return Effect(inserted=inserted, updated=updated)
+
+
+@contextmanager
+def _probing(session: Session, wanted: bool = True) -> Iterator[None]:
+    """Within, rows are looked up. An error ends the transaction, and the setting with it."""
+    if wanted:
+        session.execute(_PROBE)
+    yield
+    if wanted:
+        session.execute(_PROBE_NO_MORE)
 
 
 def one_row_per_key(session: Session, incoming: Relation, key: tuple[str, ...], cursor: str | None) -> int:
