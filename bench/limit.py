@@ -59,7 +59,8 @@ def _pipe(job: dict[str, Any], select: str, *statements: str) -> None:
         [_PSQL, "-qXc", f"COPY ({select}) TO STDOUT (FORMAT binary)", job["source"]], stdout=subprocess.PIPE
     )
     writing = [option for statement in statements for option in ("-c", statement)]
-    subprocess.run([_PSQL, "-qX", *writing, job["warehouse"]], stdin=reading.stdout, check=True)
+    command = [_PSQL, "-qX", "-v", "ON_ERROR_STOP=1", *writing, job["warehouse"]]
+    subprocess.run(command, stdin=reading.stdout, check=True)
     if reading.wait():
         raise RuntimeError(f"{select} failed")
 
