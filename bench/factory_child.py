@@ -25,8 +25,8 @@ HEAVY = ("dagfactory", "jsonschema", "yaml", "sqlglot", "pandas", "pyarrow", "nu
 def write(root: Path) -> dict[str, Any]:
     """The same DAGs by hand, one file each, below `hand` and `tuned`."""
     from bench.handwritten import source
-    from loadsheet.plan.dagfactory import dag_config
-    from loadsheet.spec.load import find_specs, load_pipeline
+    from loadsheet.plan.dag_config import dag_config
+    from loadsheet.spec.pipeline_file import find_specs, load_pipeline
 
     for kind in ("hand", "tuned"):
         (root / kind).mkdir()
@@ -43,9 +43,9 @@ def single(root: Path) -> dict[str, Any]:
     from airflow.serialization.serialized_objects import DagSerialization
 
     from bench.handwritten import source
-    from dags.factory import build_dag
-    from loadsheet.plan.dagfactory import dag_config
-    from loadsheet.spec.load import find_specs, load_pipeline
+    from loadsheet.airflow.factory import build_dag
+    from loadsheet.plan.dag_config import dag_config
+    from loadsheet.spec.pipeline_file import find_specs, load_pipeline
 
     pipeline = load_pipeline(find_specs(root)[0])
     config = dag_config(pipeline, root)
@@ -75,7 +75,7 @@ def all_(root: Path) -> dict[str, Any]:
     """Seconds to check and build every spec, our imports included."""
 
     def everything() -> None:
-        from dags.registry import pipeline_dags
+        from loadsheet.airflow.registry import pipeline_dags
 
         assert not any("broken-spec" in dag.tags for dag in pipeline_dags(root).values())
 
@@ -99,7 +99,7 @@ def worker(root: Path, dag_id: str) -> dict[str, Any]:
 
     def start() -> None:
         dag = runpy.run_path(str(root / "dags" / "load_pipelines.py"))[dag_id]
-        from loadsheet.spec.load import load_pipeline
+        from loadsheet.spec.pipeline_file import load_pipeline
 
         load_pipeline(root / dag.get_task("create_bucket").spec)
 
@@ -110,8 +110,8 @@ def worker(root: Path, dag_id: str) -> dict[str, Any]:
 def worker_native(root: Path, dag_id: str) -> dict[str, Any]:
     """The same with the DAG written by hand: its operator needs the pipeline just as well, so only the DAG counts."""
     from bench.handwritten import source
-    from loadsheet.plan.dagfactory import dag_config
-    from loadsheet.spec.load import find_specs, load_pipeline
+    from loadsheet.plan.dag_config import dag_config
+    from loadsheet.spec.pipeline_file import find_specs, load_pipeline
 
     pipeline = load_pipeline(find_specs(root)[0])
     text = source(dag_id, dag_config(pipeline, root))

@@ -13,11 +13,11 @@ from functools import partial
 import pendulum
 from airflow.sdk import DAG, CronDataIntervalTimetable, Param, TaskGroup
 
-from operators.bucket import CreateBucketOperator
-from operators.extract import PostgresToMinioOperator
-from operators.load import MinioToPostgresOperator
-from operators.slack import notify_failure, notify_recovery
-from operators.transform import SqlTransformOperator
+from loadsheet.airflow.operators import CreateBucketOperator
+from loadsheet.airflow.operators import PostgresToMinioOperator
+from loadsheet.airflow.operators import MinioToPostgresOperator
+from loadsheet.airflow.slack import notify_failure, notify_recovery
+from loadsheet.airflow.operators import SqlTransformOperator
 
 """
 _NOT_OF_THE_TASK = ("operator", "task_group_name", "dependencies")

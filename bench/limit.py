@@ -16,7 +16,7 @@ from typing import Any
 
 import psycopg
 
-from loadsheet.testing.binaries import postgres_install
+from loadsheet.sqltest.embedded import postgres_install
 
 _PSQL = str(postgres_install(16) / "bin" / "psql")
 _COLUMNS = (

@@ -22,11 +22,11 @@ import sys
 def peak(): return int([l.split()[1] for l in open("/proc/self/status") if l.startswith("VmHWM")][0])
 idle = peak()
 from pathlib import Path
-from loadsheet.connections import project_connections
+from loadsheet.connections.lookup import project_connections
 from loadsheet.outcome import RunRequest
 from loadsheet.plan.steps import Step
-from loadsheet.spec.load import load_pipeline
-from loadsheet.steps import execute
+from loadsheet.spec.pipeline_file import load_pipeline
+from loadsheet.engine.execute import execute
 folder, kind, name, load_id = sys.argv[1:]
 pipeline = load_pipeline(Path(folder) / "pipelines" / "bench" / "pipeline.yml")
 request, connections = RunRequest(run_id="memory", full_refresh="all"), project_connections(Path(folder))

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from demo.airflow import Airflow
-from loadsheet.connection_export import export_connections
+from loadsheet.connections.export import export_connections
 
 
 def import_connections(airflow: Airflow, project: Path, scratch: Path, variables: Mapping[str, str]) -> None:

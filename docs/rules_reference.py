@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from loadsheet.spec.codes import RULES
-from loadsheet.spec.load import check_file
-from loadsheet.spec.problem import Problem
+from loadsheet.problem import Problem
+from loadsheet.spec.pipeline_file import check_file
+from loadsheet.spec.rule_catalog import RULES
 
 SPECS = Path(__file__).parents[1] / "tests" / "specs"
 HEAD = """\
 # Every rule of loadsheet check
 
-Generated from `loadsheet/spec/codes.py` by `python docs/rules_reference.py`; the examples are tests in `tests/specs`.
+Generated from `loadsheet/spec/rule_catalog.py` by `docs/rules_reference.py`; the examples are tests in `tests/specs`.
 A rule's name is the `code` in JSON and the rule's id in SARIF, and stays as it is. `loadsheet check --explain NAME`
 prints a section. The keys themselves are in [spec.md](spec.md).
 """

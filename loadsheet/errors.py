@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from loadsheet.plan.steps import Step
-    from loadsheet.spec.problem import Problem
+    from loadsheet.problem import Problem
 
 
 class LoadsheetError(Exception):

@@ -12,8 +12,8 @@ import sys
 import threading
 from collections import Counter
 
+from loadsheet.deadline import watch
 from loadsheet.errors import Unavailable
-from loadsheet.limit import watch
 
 VARIABLE = "LOADSHEET_FAILPOINT"
 POINTS = (

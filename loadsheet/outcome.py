@@ -33,7 +33,7 @@ class RunRequest:
     accept_source: bool = False
     """A source that was restored or failed over is known to have lost nothing: go on from the watermark."""
     sample: Sample | None = None
-    """Read only so much of each table; of a pipeline that `loadsheet.sample.sampled` has moved elsewhere."""
+    """Read only so much of each table; of a pipeline that `loadsheet.engine.sample.sampled` has moved elsewhere."""
     resumes: frozenset[str] = frozenset()
     """Tables and transforms with which a stopped run of this id goes on: what it has extracted, loaded or built is not
     done again."""

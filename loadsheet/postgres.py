@@ -10,8 +10,8 @@ from typing import Any
 
 import psycopg
 
-from loadsheet.connections import Connection
-from loadsheet.limit import remaining, watch
+from loadsheet.connections.lookup import Connection
+from loadsheet.deadline import remaining, watch
 
 # What a database or a role may set for its sessions, and what changes values, names, answers or their order by it:
 # unpinned, float digits were lost silently, NULL in an array became a word, and a stale snapshot was taken before a

@@ -1,1 +1,1 @@
-"""What Airflow tasks run: thin. Hooks and context in, one call into `loadsheet`, the result out."""
+"""The public operators under their documented names. The code is `loadsheet.airflow.operators`."""

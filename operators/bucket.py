@@ -1,12 +1,5 @@
-"""`create_bucket`."""
+"""`create_bucket`: makes the lake"s bucket."""
 
-from __future__ import annotations
+from loadsheet.airflow.operators import CreateBucketOperator
 
-from operators.base import StepOperator
-
-
-class CreateBucketOperator(StepOperator):
-    """Makes sure that the lake's bucket exists."""
-
-    kind = "create_bucket"
-    ui_color = "#d9d9d9"
+__all__ = ["CreateBucketOperator"]

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from loadsheet import failpoints
-from loadsheet.connections import Connection
+from loadsheet.connections.lookup import Connection
+from loadsheet.engine.execute import execute
 from loadsheet.errors import LoadsheetError
 from loadsheet.lake.store import Lake
 from loadsheet.outcome import Outcome, RunRequest
 from loadsheet.plan.steps import Step
-from loadsheet.spec.load import load_pipeline
 from loadsheet.spec.models import Pipeline
-from loadsheet.steps import execute
+from loadsheet.spec.pipeline_file import load_pipeline
 from tests.project import Project
 
 SOURCE = """

@@ -16,10 +16,10 @@ import psycopg
 import yaml
 
 from demo.servers import S3Server
-from loadsheet.connections import Connection
+from loadsheet.connections.lookup import Connection
+from loadsheet.engine.runner import StepResult, run_pipeline
 from loadsheet.outcome import RunRequest
-from loadsheet.runner import StepResult, run_pipeline
-from loadsheet.spec.load import load_pipeline
+from loadsheet.spec.pipeline_file import load_pipeline
 from loadsheet.sql.text import Relation, ident
 
 ROOT = Path(__file__).resolve().parent.parent

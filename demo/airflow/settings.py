@@ -56,7 +56,7 @@ def settings(home: Path, bundle: Path, database: str, port: int, user: str, pass
 
 def _bundles(folder: Path) -> str:
     kwargs = {"path": str(folder), "refresh_interval": 1}
-    classpath = "dags.bundle.LocalPipelineBundle"
+    classpath = "loadsheet.airflow.bundle.LocalPipelineBundle"
     return json.dumps([{"name": "project", "classpath": classpath, "kwargs": kwargs}])
 
 

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from demo.servers import PostgresServer, S3Server
-from loadsheet.connections import project_connections
+from loadsheet.connections.lookup import project_connections
 from loadsheet.errors import InputError
 
 SHOP = Path(__file__).with_name("shop.sql")

@@ -15,8 +15,8 @@ import psycopg
 from psycopg import sql
 
 from demo.servers.process import LOOPBACK, Managed, ServerFailed, Supervised, free_port
-from loadsheet.testing import privileges
-from loadsheet.testing.binaries import reachable_install
+from loadsheet.sqltest import embedded
+from loadsheet.sqltest.embedded import reachable_install
 
 _STOP = ((signal.SIGINT, 10.0), (signal.SIGQUIT, 5.0))  # PostgreSQL's fast, then immediate shutdown
 # Without a last checkpoint, which took 40 s of writing data that nobody will read again.
@@ -61,13 +61,13 @@ class PostgresServer(Managed):
         self._wanted, self._version, self._copy_of, self._standby = data_dir, version, copy_of, standby
         self._settings = _SETTINGS | ({} if durable else _FAST) | (settings or {})
         self._stop_signals = _STOP if durable else _STOP_THROWAWAY
-        self._within, self._drop_to = within, privileges.server_user()
+        self._within, self._drop_to = within, embedded.server_user()
         self._scratch: Path | None = None
         self._process: Supervised | None = None
 
     def start(self) -> Self:
         """Create the cluster and wait until it answers. Raises ServerFailed with the log's end."""
-        self._scratch = privileges.scratch("loadsheet-pg-", self._within)
+        self._scratch = embedded.scratch_folder("loadsheet-pg-", self._within)
         try:
             self._home = self._place()
             self._bin = reachable_install(self._version, self._scratch) / "bin"
@@ -86,17 +86,17 @@ class PostgresServer(Managed):
         assert self._scratch is not None
         home = self._wanted or self._scratch / "cluster"
         home.mkdir(parents=True, exist_ok=True)
-        if self._drop_to and not privileges.reachable(home):
+        if self._drop_to and not embedded.reachable(home):
             home = self._scratch / "cluster"
             home.mkdir()
-        privileges.own(home, self._drop_to)
+        embedded.own(home, self._drop_to)
         return home
 
     def _initialise(self) -> None:
         password = self._home / "password"
         password.touch(mode=0o600)
         password.write_text(self.password)
-        privileges.own(password, self._drop_to)
+        embedded.own(password, self._drop_to)
         command = [str(self._bin / "initdb"), "-D", str(self._home / "data"), "-U", self.user, f"--pwfile={password}"]
         command += ["-A", "scram-sha-256", "-E", "UTF8", "--no-locale", "--no-sync"]
         try:

@@ -6,10 +6,9 @@ from typing import Annotated
 
 import typer
 
-from loadsheet.cli.options import AsJson, PipelineArgument
-from loadsheet.cli.output import print_json
-from loadsheet.cli.places import open_pipeline, shown
-from loadsheet.connections import project_connections
+from loadsheet.cli.output import AsJson, PipelineArgument, print_json
+from loadsheet.connections.lookup import project_connections
+from loadsheet.project.folder import open_pipeline, shown
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the diff, and write nothing.")]
 
@@ -29,9 +28,9 @@ def add(
     Everything else in the file stays as it is. Nothing is written when anything is wrong.
     """
     # Here, because other commands should not wait for them.
-    from loadsheet.cli.choosing import choose
-    from loadsheet.cli.specfile import SpecFile
-    from loadsheet.cli.suggesting import print_suggestions, suggest
+    from loadsheet.authoring.advice import print_suggestions, suggest
+    from loadsheet.authoring.choose import choose
+    from loadsheet.authoring.file import SpecFile
     from loadsheet.postgres import connect_source
     from loadsheet.source.discovery import relations
 

@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from loadsheet.cli.errors import WRONG_INPUT
-from loadsheet.cli.places import PIPELINES, project_folder, project_specs, relative_problem
 from loadsheet.errors import InputError
+from loadsheet.project.folder import PIPELINES, project_folder, project_specs, relative_problem
 
 
 class Format(StrEnum):
@@ -43,9 +43,8 @@ def check(
 ) -> None:
     """Print every problem in pipeline files and their SQL; exit code 2 when there is an error."""
     # Here, not at the top: every other command would pay for these imports, too.
-    from loadsheet.cli.checking import check_files, unread
-    from loadsheet.cli.problems import as_annotation, as_json, as_text, explanation
-    from loadsheet.cli.sarif import as_sarif
+    from loadsheet.cli.formats import as_annotation, as_json, as_sarif, as_text, explanation
+    from loadsheet.project.check import check_files, unread
 
     if explain:
         typer.echo(explanation(explain))

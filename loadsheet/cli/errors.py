@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 import typer
 from typer.exceptions import TyperException
 
-from loadsheet.cli.places import relative_problem
 from loadsheet.errors import InputError, LoadsheetError, SpecError
-from loadsheet.redact import masked, summary
-from loadsheet.visible import visible
+from loadsheet.project.folder import relative_problem
+from loadsheet.redact import masked, summary, visible
 
 if TYPE_CHECKING:
-    from loadsheet.steps.diagnosis import Diagnosis
+    from loadsheet.engine.diagnosis import Diagnosis
 
 FAILED, WRONG_INPUT, BUG, INTERRUPTED = 1, 2, 3, 130
 
@@ -54,7 +53,7 @@ def describe(error: BaseException) -> str:
 
 def _diagnosis(error: BaseException) -> Diagnosis | None:
     # Here, so that no command imports the drivers until something went wrong.
-    from loadsheet.steps.diagnosis import diagnose
+    from loadsheet.engine.diagnosis import diagnose
 
     return diagnose(error)
 

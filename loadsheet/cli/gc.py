@@ -1,4 +1,4 @@
-"""`loadsheet gc`: remove what the lake no longer needs."""
+"""`loadsheet gc`: removes what the lake no longer needs, or everything a sample run created."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from loadsheet.cli.errors import FAILED, WRONG_INPUT, describe, is_expected, say
-from loadsheet.cli.gc_sample import drop_sample, print_dropped
-from loadsheet.cli.options import AsJson
-from loadsheet.cli.output import print_json, print_table
-from loadsheet.cli.places import open_pipeline, project_folder, project_specs
-from loadsheet.connections import project_connections
+from loadsheet.cli.output import AsJson, print_json, print_table
+from loadsheet.connections.lookup import project_connections
 from loadsheet.errors import InputError, WorkError
-from loadsheet.spec.duration import duration
-from loadsheet.spec.load import load_pipeline
+from loadsheet.project.folder import open_pipeline, project_folder, project_specs
+from loadsheet.redact import on_one_line
 from loadsheet.spec.models import Pipeline
+from loadsheet.spec.pipeline_file import load_pipeline
+from loadsheet.spec.schedule import duration
 
 if TYPE_CHECKING:
+    from loadsheet.engine.garbage import TableGarbage
     from loadsheet.lake.garbage import Verdict
-    from loadsheet.steps.housekeeping import TableGarbage
 
 Specs = Sequence[tuple[Pipeline, Path]]
 Found = TypeVar("Found")
@@ -101,7 +100,7 @@ def _given(ctx: typer.Context, *options: str) -> bool:
 
 
 def _age(text: str) -> timedelta:
-    from loadsheet.steps.housekeeping import YOUNGEST
+    from loadsheet.engine.garbage import YOUNGEST
 
     try:
         age = duration(text)
@@ -118,21 +117,21 @@ def _all(project: Path) -> Specs:
 
 def _sweep(pipeline: Pipeline, project: Path, age: timedelta, keep: int, dry_run: bool) -> list[TableGarbage]:
     # Here, so that commands that need no server start without a driver.
+    from loadsheet.engine import garbage
     from loadsheet.lake.store import Lake
     from loadsheet.postgres import connect_warehouse
-    from loadsheet.steps import housekeeping
 
     connections = project_connections(project)
     lake = Lake(connections(pipeline.lake.conn_id), pipeline.lake.bucket)
     try:
         with connect_warehouse(connections(pipeline.warehouse.conn_id)) as session:
-            found = housekeeping.find(pipeline, lake, session, age, keep)
+            found = garbage.find(pipeline, lake, session, age, keep)
     except Exception as error:
         if isinstance(error, InputError) or not is_expected(error):
             raise
         raise WorkError(f"nothing was removed: {describe(error)}") from error
     if not dry_run:
-        housekeeping.remove(found, lake)
+        garbage.remove(found, lake)
     return found
 
 
@@ -200,3 +199,62 @@ def _document(table: TableGarbage) -> dict[str, Any]:
             for v in table.verdicts
         ],
     }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dropped:
+    """What a pipeline's sample was, or would be in a dry run."""
+
+    relations: list[str]
+    schemas: list[str]
+    objects: int
+    bytes: int
+    kept: list[str]
+    """Why objects stay that are called like the sample's."""
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """For `--json`."""
+        return vars(self)
+
+
+def drop_sample(pipeline: Pipeline, project: Path, dry_run: bool) -> Dropped:
+    """Drop the tables, views and empty schemas of the pipeline's sample, and remove its objects from the lake.
+
+    The ledger's rows stay: a sample that is being taken must still find its fence. Raises what servers raise.
+    """
+    from loadsheet.engine import garbage, sample
+    from loadsheet.engine.sample import sampled
+    from loadsheet.lake.store import Lake
+    from loadsheet.postgres import connect_warehouse
+
+    connections, moved = project_connections(project), sampled(pipeline)
+    lake = Lake(connections(pipeline.lake.conn_id), pipeline.lake.bucket)
+    with connect_warehouse(connections(pipeline.warehouse.conn_id)) as session:
+        relations = sample.made(session, moved)
+        schemas = [] if dry_run else sample.drop(session, moved, relations)
+        found = garbage.find_sample(moved, lake, session)
+    if not dry_run:
+        garbage.remove(found, lake)
+    return _dropped([str(relation) for relation, _ in relations], schemas, found)
+
+
+def _dropped(relations: list[str], schemas: list[str], found: list[TableGarbage]) -> Dropped:
+    verdicts = [verdict for table in found for verdict in table.verdicts]
+    gone = [verdict.attempt for verdict in verdicts if verdict.remove]
+    return Dropped(
+        relations=relations, schemas=schemas, objects=sum(len(attempt.objects) for attempt in gone),
+        bytes=sum(attempt.bytes for attempt in gone),
+        kept=list(dict.fromkeys(verdict.why for verdict in verdicts if not verdict.remove)),
+    )  # fmt: skip
+
+
+def print_dropped(name: str, dropped: Dropped, dry_run: bool) -> None:
+    """One line, and why something stays."""
+    did = "would remove" if dry_run else "removed"
+    relations = ", ".join(map(on_one_line, dropped.relations)) or "no tables"
+    schemas = f"; schemas {', '.join(dropped.schemas)}" if dropped.schemas else ""
+    objects = f"{dropped.objects:,} objects ({dropped.bytes:,} bytes) in the lake"
+    typer.echo(f"{name}: {did} the sample: {relations}{schemas}; {objects}")
+    for why in dropped.kept:
+        typer.echo(f"  objects stay: {why}")

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from loadsheet.cli.errors import say
-from loadsheet.cli.live import Live
+from loadsheet.cli.progress import Live
 
 _PATIENCE = 5.0
 _STOPPED_BY = 128

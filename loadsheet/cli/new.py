@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from loadsheet.cli.add import DryRun, count
-from loadsheet.cli.options import AsJson
-from loadsheet.cli.output import print_json
-from loadsheet.cli.places import PIPELINES, shown
-from loadsheet.connections import project_connections
+from loadsheet.cli.output import AsJson, print_json
+from loadsheet.connections.lookup import project_connections
 from loadsheet.errors import InputError
-from loadsheet.spec.load import check_file, find_specs
+from loadsheet.project.folder import PIPELINES, shown
+from loadsheet.spec.pipeline_file import check_file, find_specs
 
 if TYPE_CHECKING:
-    from loadsheet.cli.connecting import Ends
-    from loadsheet.cli.suggesting import Suggestion
+    from loadsheet.authoring.advice import Suggestion
+    from loadsheet.authoring.ends import Ends
     from loadsheet.postgres import Session
 
 _NAME = re.compile(r"(?!\.)[A-Za-z0-9_.-]{1,250}")
@@ -76,10 +75,10 @@ def new(
 ) -> None:
     """Start a pipeline: a file with its connections and a line for each table, ready for `loadsheet run`."""
     # Here, because other commands should not wait for them.
-    from loadsheet.cli.choosing import choose
-    from loadsheet.cli.connecting import Ends
-    from loadsheet.cli.specfile import check_new, diff, write_new
-    from loadsheet.cli.suggesting import print_suggestions, suggest
+    from loadsheet.authoring.advice import print_suggestions, suggest
+    from loadsheet.authoring.choose import choose
+    from loadsheet.authoring.ends import Ends
+    from loadsheet.authoring.file import check_new, diff, write_new
     from loadsheet.postgres import connect_source
     from loadsheet.source.discovery import relations
 
@@ -124,7 +123,7 @@ def _free_schemas(name: str, ends: Ends) -> tuple[str, str]:
 
 
 def _text(name: str, ends: Ends, schema: str, schemas: tuple[str, str], suggestions: Mapping[str, Suggestion]) -> str:
-    from loadsheet.spec.writing import flow, pair
+    from loadsheet.spec.edit import flow, pair
 
     return _BEGIN.format(
         name=name,

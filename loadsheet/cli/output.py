@@ -1,14 +1,14 @@
-"""Printing for people and for scripts."""
+"""Output for people and for scripts, and the options that several commands share."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from loadsheet.visible import json_safe, on_one_line
+from loadsheet.redact import json_safe, on_one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,3 +43,7 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     with out.capture() as captured:
         out.print(table)
     typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+PipelineArgument = Annotated[str, typer.Argument(metavar="PIPELINE", help="A pipeline's name, or its file.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]

@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loadsheet.cli.errors import FAILED
-from loadsheet.cli.options import AsJson, PipelineArgument
-from loadsheet.cli.output import print_json
-from loadsheet.cli.places import open_pipeline
+from loadsheet.cli.output import AsJson, PipelineArgument, print_json
 from loadsheet.errors import InputError
 from loadsheet.plan.steps import Step, build_plan
+from loadsheet.project.folder import open_pipeline
+from loadsheet.redact import visible
 from loadsheet.spec.models import Pipeline
-from loadsheet.visible import visible
 
 if TYPE_CHECKING:
-    from loadsheet.plan.changes import Comparison
-    from loadsheet.plan.preview import StepPreview
+    from loadsheet.diff.compare import Comparison
+    from loadsheet.preview.models import StepPreview
 
 CHANGES = 4
 
@@ -69,15 +68,15 @@ def plan(
 
 # It imports where it is called, so that a plan that needs no server starts without a driver.
 def _previews(pipeline: Pipeline, project: Path) -> tuple[Pipeline, dict[str, StepPreview]]:
-    from loadsheet.connections import project_connections
-    from loadsheet.preview.live import preview
+    from loadsheet.connections.lookup import project_connections
+    from loadsheet.preview.pipeline import preview
 
     return preview(pipeline, project_connections(project))
 
 
 def _since(pipeline: Pipeline, project: Path, revision: str) -> Comparison:
-    from loadsheet.plan.comparing import compare
-    from loadsheet.preview.revision import pipeline_at
+    from loadsheet.diff.compare import compare
+    from loadsheet.diff.git import pipeline_at
 
     return compare(pipeline_at(pipeline, project, revision), pipeline, revision)
 
@@ -90,8 +89,8 @@ def _document(
     pipeline: Pipeline, steps: Sequence[Step], previews: Mapping[str, StepPreview], since: Comparison | None,
     chosen: Sequence[Step],
 ) -> dict[str, Any]:  # fmt: skip
-    from loadsheet.plan.preview import summary
-    from loadsheet.plan.words import details
+    from loadsheet.plan.describe import details
+    from loadsheet.preview.models import summary
 
     documents = [
         {
@@ -113,7 +112,7 @@ def _document(
 def _print(
     pipeline: Pipeline, steps: Sequence[Step], previews: Mapping[str, StepPreview], since: Comparison | None
 ) -> None:
-    from loadsheet.cli.plantree import plan_text, since_text, summary_text
+    from loadsheet.cli.plan_tree import plan_text, since_text, summary_text
 
     if since:
         typer.echo(since_text(since))
@@ -128,7 +127,7 @@ def _print(
 def _chosen(steps: tuple[Step, ...], wanted: str, pipeline: Pipeline) -> list[Step]:
     from difflib import get_close_matches
 
-    from loadsheet.plan.sqltext import chosen
+    from loadsheet.plan.step_sql import chosen
 
     if found := chosen(steps, wanted):
         return found
@@ -143,14 +142,14 @@ def _chosen(steps: tuple[Step, ...], wanted: str, pipeline: Pipeline) -> list[St
 
 def _sql_text(step: Step, pipeline: Pipeline, previews: Mapping[str, StepPreview]) -> str:
     """The step's SQL under its id; where there is none, why."""
-    from loadsheet.plan.sqltext import why_none
+    from loadsheet.plan.step_sql import why_none
 
     return f"-- {step.id}\n{_sql(step, pipeline, previews) or why_none(step, bool(previews))}"
 
 
 def _sql(step: Step, pipeline: Pipeline, previews: Mapping[str, StepPreview]) -> str:
     """As it would be run now, where that is known."""
-    from loadsheet.plan.sqltext import step_sql
+    from loadsheet.plan.step_sql import step_sql
 
     found = previews.get(step.id)
     ddl = "".join(f"{statement};\n" for statement in found.ddl) if found and step.kind == "load" else ""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import typer
 
-from loadsheet.cli.options import PipelineArgument
-from loadsheet.cli.places import open_pipeline
+from loadsheet.cli.output import PipelineArgument
+from loadsheet.project.folder import open_pipeline
 
 
 def render(ctx: typer.Context, pipeline: PipelineArgument) -> None:
     """Print a pipeline's DAG as a dag-factory YAML file."""
-    from loadsheet.plan import dagfactory
+    from loadsheet.plan import dag_config
 
     spec, project = open_pipeline(ctx.obj, pipeline)
-    typer.echo(dagfactory.render(spec, project), nl=False)
+    typer.echo(dag_config.render(spec, project), nl=False)

@@ -7,18 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from loadsheet.cli.asking import run_request
 from loadsheet.cli.errors import BUG, FAILED, say
 from loadsheet.cli.interrupt import stopping_at_once
-from loadsheet.cli.options import AsJson, PipelineArgument
-from loadsheet.cli.output import print_json
-from loadsheet.cli.places import open_pipeline
-from loadsheet.cli.record import RunRecord
-from loadsheet.cli.report import Report, live_report
-from loadsheet.connections import Connections, project_connections
+from loadsheet.cli.output import AsJson, PipelineArgument, print_json
+from loadsheet.cli.progress import Report, live_report
+from loadsheet.connections.lookup import Connections, project_connections
+from loadsheet.engine.request import command_line_request
+from loadsheet.engine.resume import RunRecord
 from loadsheet.errors import InputError
 from loadsheet.outcome import RunRequest
 from loadsheet.plan.steps import Step, build_plan
+from loadsheet.project.folder import open_pipeline
 from loadsheet.spec.models import Pipeline
 
 _ANEW = "The same command begins anew"
@@ -68,7 +67,7 @@ def run(
             raise InputError("--resume goes on as the stopped run was asked for: leave out the other options")
         request = record.resumed()
     else:
-        request = run_request(
+        request = command_line_request(
             spec, tables=tables, full_refresh=full_refresh, accept_source=accept_source, start=start, end=end,
             sample=sample,
         )  # fmt: skip
@@ -87,7 +86,7 @@ def run(
 
 def _resolved(spec: Pipeline, connections: Connections) -> Pipeline:
     """The pipeline with tables in the place of its patterns; says which of them match none."""
-    from loadsheet.steps.resolve import resolved
+    from loadsheet.engine.resolve import resolved
 
     found = resolved(spec, connections)
     names = {pattern.name for table in found.tables if (pattern := spec.pattern_of(table.name))}
@@ -117,7 +116,7 @@ def _run_sample(
     spec: Pipeline, request: RunRequest, connections: Connections, quiet: bool, sample: str
 ) -> tuple[Report, list[str]]:
     """Run the pipeline moved to schemas of its own; the report, and what else people should know."""
-    from loadsheet.sample import sampled, scripts
+    from loadsheet.engine.sample import sampled, scripts
 
     moved = sampled(spec)
     ours, theirs = moved.warehouse, spec.warehouse
@@ -134,7 +133,7 @@ def _run(
     spec: Pipeline, request: RunRequest, connections: Connections, quiet: bool, way_on: str,
     note: Callable[[Step, str], None] = lambda step, state: None,
 ) -> Report:  # fmt: skip
-    from loadsheet.runner import run_pipeline
+    from loadsheet.engine.runner import run_pipeline
 
     with live_report(build_plan(spec), quiet=quiet) as report, stopping_at_once(report.live, way_on):
 

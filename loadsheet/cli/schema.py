@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from loadsheet.spec.places import SCHEMA_FILE
+from loadsheet.spec.files import SCHEMA_FILE
 
 
 class Kind(StrEnum):

@@ -1,19 +1,32 @@
-"""`loadsheet status`: where each table and transform stands, by the ledger in the warehouse and by the source."""
+"""`loadsheet status`: how each table and mart stands, once or continuously."""
 
 from __future__ import annotations
 
+import json
 import math
-from typing import Annotated, Any
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-from loadsheet.cli.errors import FAILED, WRONG_INPUT, say
-from loadsheet.cli.options import AsJson
-from loadsheet.cli.output import console, print_json
-from loadsheet.cli.status_answers import as_document, asking
-from loadsheet.cli.status_watch import keep_looking, print_page
-from loadsheet.errors import InputError
+from loadsheet.cli.errors import FAILED, WRONG_INPUT, describe, is_expected, say
+from loadsheet.cli.output import AsJson, console, print_json
+from loadsheet.connections.lookup import project_connections
+from loadsheet.errors import InputError, SpecError
+from loadsheet.project.folder import find_pipeline, project_folder, project_specs, relative_problem, shown
+from loadsheet.redact import json_safe
+from loadsheet.spec.pipeline_file import load_pipeline
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from loadsheet.status.models import PipelineStatus
 
 _EVERY = 5
 _MOST = 86_400  # a day; a system's clock cannot wait for ever
@@ -68,3 +81,129 @@ def status(
             say(f"error: {answer.words}")
     if errors := [answer.error for answer in answers if answer.error]:
         raise typer.Exit(WRONG_INPUT if any(isinstance(error, InputError) for error in errors) else FAILED)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A pipeline, or its file where that is broken: how it stands, or why that cannot be said."""
+
+    name: str
+    status: PipelineStatus | None
+    error: Exception | None = None
+
+    @property
+    def words(self) -> str:
+        """What went wrong."""
+        if isinstance(self.error, SpecError):
+            return "\n".join(str(relative_problem(problem)) for problem in self.error.problems)
+        return f"{self.name}: {describe(self.error)}" if self.error else ""
+
+
+def asking(given: Path | None, name: str | None) -> Callable[[], list[Answer]]:
+    """What asks about the pipeline `name`, or about all; the trouble of one does not hide the others, nor ends a watch.
+
+    Raises InputError, also when it is called, where there is no such pipeline or none at all.
+    """
+    if name:
+        file, project = find_pipeline(given, name)
+        return lambda: [_answer(file, project)]
+    project = project_folder(given)
+    return lambda: [_answer(file, project) for file in project_specs(project)]
+
+
+def _answer(file: Path, project: Path) -> Answer:
+    # Here, so that commands that need no server start without a driver.
+    from loadsheet.status.pipeline import pipeline_status
+
+    name = shown(file)
+    try:
+        pipeline = load_pipeline(file)
+        name = pipeline.name
+        return Answer(name, pipeline_status(pipeline, project_connections(project)))
+    except Exception as error:
+        if not is_expected(error):
+            raise
+        return Answer(name, None, error)
+
+
+def as_document(answers: list[Answer]) -> dict[str, Any]:
+    """The document of `--json`."""
+    from loadsheet.status.document import FORMAT, document, failed_document
+
+    return {
+        "format": FORMAT,
+        "pipelines": [
+            document(answer.status) if answer.status else failed_document(answer.name, answer.words)
+            for answer in answers
+        ],
+    }
+
+
+def as_page(answers: list[Answer], errors: bool = False, brief: bool = False) -> RenderableType:
+    """The page for people: with what went wrong, if `errors`; without what wants nothing, if `brief`."""
+    from rich.console import Group
+    from rich.text import Text
+
+    from loadsheet.redact import visible
+    from loadsheet.status.page import view
+
+    parts: list[RenderableType] = []
+    for answer in answers:
+        if answer.status or errors:
+            parts += [Text("")] if parts else []
+            error = Text(visible(f"error: {answer.words}"), "red")
+            parts.append(view(answer.status, brief) if answer.status else error)
+    return Group(*parts)
+
+
+def keep_looking(look: Callable[[], list[Answer]], every: float, as_json: bool) -> None:
+    """Until Ctrl-C, which is how this ends and no failure: one page that changes on a terminal, one after the other
+    elsewhere, one JSON document a line for scripts."""
+    out = console()
+    with suppress(KeyboardInterrupt):
+        if as_json:
+            for answers in _repeated(look, every):
+                typer.echo(json_safe(json.dumps(as_document(answers), ensure_ascii=False, default=str)))
+        elif out.is_terminal:
+            _live(look, every, out)
+        else:
+            for answers in _repeated(look, every):
+                typer.echo(_now())
+                print_page(answers, out, errors=True)
+                typer.echo()
+
+
+def print_page(answers: list[Answer], out: Console, errors: bool = False) -> None:
+    """One page, without blanks at the ends of lines."""
+    with out.capture() as captured:
+        out.print(as_page(answers, errors), soft_wrap=not out.is_terminal)
+    if text := "\n".join(line.rstrip() for line in captured.get().splitlines()):
+        typer.echo(text)
+
+
+def _live(look: Callable[[], list[Answer]], every: float, out: Console) -> None:
+    from rich.console import Group
+    from rich.live import Live
+    from rich.text import Text
+
+    with Live(console=out, auto_refresh=False) as live:
+        for answers in _repeated(look, every):
+            foot = Text(f"{_now()}, every {every:g} s, Ctrl-C ends", style="dim")
+            live.update(Group(_fitting(answers, out), Text(""), foot), refresh=True)
+
+
+def _fitting(answers: list[Answer], out: Console) -> RenderableType:
+    """What is below the screen cannot be scrolled to, and failures stand at the end: then without what is well."""
+    page = as_page(answers, errors=True)
+    foot = 2
+    return page if len(out.render_lines(page)) + foot <= out.height else as_page(answers, errors=True, brief=True)
+
+
+def _repeated(look: Callable[[], list[Answer]], every: float) -> Iterator[list[Answer]]:
+    while True:
+        yield look()
+        time.sleep(every)
+
+
+def _now() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -1,4 +1,4 @@
-"""`loadsheet test`: transforms on small given rows, in a database made for it."""
+"""`loadsheet test`: builds transforms from given rows and compares the result with expected rows."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
 from loadsheet.cli.errors import FAILED
 from loadsheet.cli.interrupt import as_ctrl_c
-from loadsheet.cli.options import AsJson
-from loadsheet.cli.output import print_json
-from loadsheet.cli.places import open_pipeline, project_folder, project_specs, shown
-from loadsheet.cli.verdicts import document, print_verdict
-from loadsheet.connections import project_connections
+from loadsheet.cli.output import AsJson, console, print_json
+from loadsheet.connections.lookup import project_connections
 from loadsheet.errors import InputError, LoadsheetError, SpecError
-from loadsheet.spec.load import load_pipeline
+from loadsheet.problem import Problem
+from loadsheet.project.folder import open_pipeline, project_folder, project_specs, shown
 from loadsheet.spec.models import Pipeline
-from loadsheet.spec.problem import Problem
+from loadsheet.spec.pipeline_file import load_pipeline
 
 if TYPE_CHECKING:
-    from loadsheet.connections import Connection
-    from loadsheet.testing.models import Case
-    from loadsheet.testing.run import Verdict
+    from loadsheet.connections.lookup import Connection
+    from loadsheet.sqltest.compare import Difference
+    from loadsheet.sqltest.models import Case
+    from loadsheet.sqltest.run import Verdict
 
 
 def test(
@@ -78,7 +78,7 @@ def _all(project: Path) -> list[tuple[Pipeline, Path]]:
 
 def _read(specs: Sequence[Pipeline]) -> list[Any]:
     """The tests of each. Raises SpecError with the problems of all."""
-    from loadsheet.testing.files import read_tests
+    from loadsheet.sqltest.files import read_tests
 
     found: list[Any] = []
     problems: list[Problem] = []
@@ -101,8 +101,8 @@ def _no_tests(found: list[Any], only: str | None) -> str:
 
 def _run(chosen: list[Any], connection: Connection | None, quiet: bool) -> list[Verdict]:
     # Here, so that `loadsheet test --help` needs no driver.
-    from loadsheet.testing.run import run_case
-    from loadsheet.testing.server import embedded, throwaway_database
+    from loadsheet.sqltest.embedded import embedded, throwaway_database
+    from loadsheet.sqltest.run import run_case
 
     verdicts = []
     with nullcontext(connection) if connection else embedded() as server:
@@ -116,10 +116,83 @@ def _run(chosen: list[Any], connection: Connection | None, quiet: bool) -> list[
 
 
 def _tried(run: Any, case: Case) -> Verdict:
-    from loadsheet.testing.run import Verdict
+    from loadsheet.sqltest.run import Verdict
 
     try:
         verdict: Verdict = run()
     except LoadsheetError as error:
         return Verdict(case=case, error=str(error))
     return verdict
+
+
+def print_verdict(pipeline: str, verdict: Verdict) -> None:
+    """The test with its mark; of one that failed, each row that is not as expected, or what kept it from being run."""
+    out = console()
+    mark = ("ok    ", "green") if verdict.passed else ("failed", "bold red")
+    out.print(Text.assemble(mark, f"  {pipeline}: {verdict.case.name}"), soft_wrap=True)
+    if verdict.passed:
+        return
+    step = f" (step {verdict.step})" if len(verdict.case.steps) > 1 and verdict.step else ""
+    out.print(Text(f"        {_place(verdict.case.where)}{step}"), soft_wrap=True)
+    if verdict.error:
+        out.print(Text(_indented(_shortened(verdict.error))), soft_wrap=True)
+    table = ""
+    for difference in verdict.differences:
+        if difference.table != table:
+            table = difference.table
+            out.print(Text(f"        {table}:"), soft_wrap=True)
+        for line, style in _lines(difference):
+            out.print(Text(f"          {line}", style=style), soft_wrap=True)
+
+
+def _lines(difference: Difference) -> list[tuple[str, str]]:
+    """A missing row has a `-` before it, one too many a `+`, and each cell that differs a line with both."""
+    expected, actual = difference.expected, difference.actual
+    where = f"   {_place(difference.where)}" if difference.where else ""
+    if expected is None:
+        return [(f"+ {_row(actual or {})}", "green")]
+    if actual is None:
+        return [(f"- {_row(expected)}{where}", "red")]
+    key = tuple(c for c in difference.key if c in expected) or tuple(c for c in expected if c not in difference.cells)
+    lines = [(f"~ {_row({c: expected[c] for c in key})}{where}", "yellow")]
+    for cell in difference.cells:
+        lines += [(f"    {cell}: expected {_value(expected[cell])}, found {_value(actual[cell])}", "")]
+    return lines
+
+
+def _row(values: dict[str, str | None]) -> str:
+    return ", ".join(f"{name}: {_value(value)}" for name, value in values.items())
+
+
+def _value(value: str | None) -> str:
+    """As it is, in quotes where it would be taken for something else: NULL, nothing, two lines."""
+    if value is None:
+        return "null"
+    is_plain = value and value == value.strip() and value.isprintable() and value != "null"
+    return value if is_plain else repr(value)
+
+
+def _place(where: str) -> str:
+    file, line, column = where.rsplit(":", 2)
+    return f"{shown(file)}:{line}:{column}"
+
+
+def _shortened(text: str) -> str:
+    """Files as seen from here."""
+    return text.replace(f"{Path.cwd()}/", "")
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"        {line}" for line in text.splitlines())
+
+
+def document(verdict: Verdict) -> dict[str, Any]:
+    """The verdict for `--json`."""
+    return {
+        "name": verdict.case.name, "where": verdict.case.where, "passed": verdict.passed, "step": verdict.step,
+        "error": verdict.error,
+        "differences": [
+            {"table": d.table, "expected": d.expected, "actual": d.actual, "where": d.where}
+            for d in verdict.differences
+        ],
+    }  # fmt: skip

@@ -1,0 +1,1 @@
+"""Objects in the lake: parts, manifests, and which of them are garbage."""

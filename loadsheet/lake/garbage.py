@@ -56,7 +56,7 @@ class Load:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
+class TableRecord:
     """What the ledger knows of a table, at `now` by the warehouse's clock."""
 
     pipeline: str
@@ -99,7 +99,7 @@ def attempts(objects: Iterable[Stored], root: str) -> list[Attempt]:
 
 
 def judge(
-    found: Iterable[Attempt], standing: Standing, older_than: timedelta, keep: int, owner: Owner
+    found: Iterable[Attempt], standing: TableRecord, older_than: timedelta, keep: int, owner: Owner
 ) -> list[Verdict]:
     """A verdict on every attempt.
 
@@ -121,7 +121,7 @@ _FOREIGN = (
 
 
 class _Court:
-    def __init__(self, standing: Standing, older_than: timedelta, keep: int, owner: Owner):
+    def __init__(self, standing: TableRecord, older_than: timedelta, keep: int, owner: Owner):
         self.standing, self.keep, self.owner = standing, keep, owner
         self.before = standing.now - older_than
         self.loads = {load.prefix: load for load in standing.loads}

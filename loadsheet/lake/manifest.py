@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from loadsheet.errors import Corrupt
+from loadsheet.names import slug
+from loadsheet.spec.models import Pipeline
 from loadsheet.sql.types import Column
 
 VERSION = 2
@@ -92,3 +94,9 @@ def read_manifest(stored: bytes | None, name: str, sha256: str) -> Manifest:
     if manifest.version != VERSION:
         raise Corrupt(f"{name} was written by another version of Loadsheet; run the extract step again")
     return manifest
+
+
+def load_prefix(pipeline: Pipeline, table: str, load_id: str = "") -> str:
+    """Where all attempts of a load of the table (of all its loads) are stored, with a slash at its end."""
+    parts = [pipeline.lake.prefix, slug(table), load_id]
+    return "/".join(part for part in parts if part) + "/"

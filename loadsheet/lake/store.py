@@ -13,11 +13,11 @@ from urllib.parse import urlsplit
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
-from loadsheet.connections import Connection
+from loadsheet.connections.lookup import Connection
+from loadsheet.deadline import remaining, watch
 from loadsheet.errors import ConnectionMissing
 from loadsheet.failpoints import reach
 from loadsheet.lake.sdk import InvalidResponseError, Minio, S3Error
-from loadsheet.limit import remaining, watch
 
 # Seconds without a byte, per try. A line that has gone dead heals on a new one, so four short tries beat a long one.
 _TIMEOUT = urllib3.Timeout(connect=5, read=30)

@@ -1,0 +1,1 @@
+"""Turns a spec into steps, and steps into a dag-factory configuration or text."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from loadsheet.names import slug
-from loadsheet.plan.inputs import transform_inputs
+from loadsheet.spec.dependencies import transform_inputs
 from loadsheet.spec.models import Pipeline, Tasks
 
 Kind = Literal["create_bucket", "resolve", "extract", "load", "transform"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import psycopg
 
 from loadsheet.errors import LoadsheetError
-from loadsheet.plan.preview import Severity, StepPreview
 from loadsheet.postgres import Session
+from loadsheet.preview.models import Severity, StepPreview
 from loadsheet.preview.sessions import NOT_KNOWN, UNANSWERED
 from loadsheet.source import reading
 from loadsheet.source.catalog import SourceTable

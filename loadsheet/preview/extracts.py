@@ -1,4 +1,4 @@
-"""What the extract of one table would read, and what the source says against it."""
+"""What an extract step would read."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ from datetime import timedelta
 
 import psycopg
 
+from loadsheet.engine.diagnosis import diagnose
+from loadsheet.engine.extract import file_format, last_of
 from loadsheet.errors import LoadsheetError
 from loadsheet.lake.parts import Layout
 from loadsheet.outcome import RunRequest
-from loadsheet.plan.preview import Changes, StepPreview
 from loadsheet.plan.steps import step_id
 from loadsheet.postgres import Session
-from loadsheet.preview import columns, news, rights, sizes
-from loadsheet.preview.asking import asked
-from loadsheet.preview.sessions import NOT_KNOWN, UNANSWERED
+from loadsheet.preview import columns, rights, sizes
+from loadsheet.preview.models import Changes, StepPreview
+from loadsheet.preview.sessions import NOT_KNOWN, UNANSWERED, asked
 from loadsheet.source import catalog, fitness, holdback, identity, reading
+from loadsheet.source.bounds import TIMESTAMPTZ
 from loadsheet.source.catalog import SourceTable
 from loadsheet.source.discovery import has_relation
 from loadsheet.source.reading import Reading
 from loadsheet.spec.models import Incremental, Mode, Pipeline, Table
 from loadsheet.sql.copying import select_columns
-from loadsheet.steps.diagnosis import diagnose
-from loadsheet.steps.extract import file_format, last_of
-from loadsheet.warehouse.fence import Scope
+from loadsheet.sql.types import TIME_TYPES, without_modifier
+from loadsheet.warehouse.fence import Scope, last_was_held
 
 _REQUEST = RunRequest(run_id="plan")
 
@@ -90,16 +91,16 @@ class _Extract:
         sizes.estimate(found, session, source, rows, near)
         stops = columns.about_key(found, session, source, table, rows)
         found.changes = self._changes(source, rows)
-        found.reads_again = not self.is_first and news.reads_again(table, source, rows, self.seen, self.warehouse)
-        found.does = "would fail" if found.fails else news.told(found, table)
+        found.reads_again = not self.is_first and reads_again(table, source, rows, self.seen, self.warehouse)
+        found.does = "would fail" if found.fails else told(found, table)
         return Extracted(found, source, rows, stops)
 
     def _changes(self, source: SourceTable, rows: Reading) -> Changes:
         if self.is_first:
             return "yes"
         if self.table.incremental:
-            return news.of_increment(self.found, self.table, source)
-        return news.of_whole(self.found, self.pipeline, self.session, source, rows, self.seen)
+            return of_increment(self.found, self.table, source)
+        return of_whole(self.found, self.pipeline, self.session, source, rows, self.seen)
 
     def _decided(self, source: SourceTable) -> Reading | None:
         """What the engine itself would decide now, without its patience for open transactions."""
@@ -158,3 +159,64 @@ def _described(found: StepPreview, pipeline: Pipeline, table: Table, session: Se
 
 def _can_be_written(pipeline: Pipeline, source: SourceTable) -> None:
     Layout(file_format(pipeline, source), source.columns, source.key).encoder()
+
+
+def of_increment(found: StepPreview, table: Table, source: SourceTable) -> Changes:
+    """Whether rows would be read. A run that waits for who holds it back may find more than there is now."""
+    if not found.rows_are_exact or (not found.rows and found.held_by and _waits(table, source)):
+        return "maybe"
+    return "yes" if found.rows else "no"
+
+
+def _waits(table: Table, source: SourceTable) -> bool:
+    spec = table.incremental
+    by_time = spec is not None and without_modifier(source.column(spec.cursor).type) == TIMESTAMPTZ
+    return not by_time or table.mode_with_key(bool(source.key)) != "merge"
+
+
+def of_whole(
+    found: StepPreview, pipeline: Pipeline, session: Session, source: SourceTable, rows: Reading, seen: Scope
+) -> Changes:
+    """Whether the content differs from the last load's, where it is small enough to be compared."""
+    if found.fails or (found.table_bytes or 0) > sizes.COMPARED_BYTES or not source.is_table:
+        return "maybe"
+    try:
+        content = sizes.content_sha256(pipeline, session, source, rows)
+    except UNANSWERED:
+        return "maybe"
+    return "no" if content == seen.content_sha256 else "yes"
+
+
+def reads_again(table: Table, source: SourceTable, rows: Reading, seen: Scope, warehouse: Session) -> bool:
+    """Whether what is read may all be there already: below the watermark, above one that had to stay low, or in a
+    whole table whose content is another one only by its columns, or was never compared."""
+    spec = table.incremental
+    if not spec:
+        before = {column["name"]: column["type"] for column in seen.columns or ()}
+        return seen.content_sha256 is None or before != {column.name: column.type for column in source.columns}
+    if rows.action != "merge":
+        return False
+    if seen.watermark is None or spec.lookback is not None or spec.nulls == "include":
+        return True
+    kind = source.column(spec.cursor).type
+    is_fine = kind == TIMESTAMPTZ or without_modifier(kind) not in TIME_TYPES
+    return not is_fine or last_was_held(warehouse, seen)
+
+
+def told(found: StepPreview, table: Table) -> str:
+    """The extract in words."""
+    cursor = table.incremental.cursor if table.incremental else ""
+    if found.changes == "no":
+        return f"nothing new since {cursor} {found.lower}" if cursor else "nothing new: its content is as it was loaded"
+    if not cursor:
+        return f"all rows{_size(found)}{'; loaded if they differ' if found.changes == 'maybe' else ''}"
+    above = f"rows of {cursor} above {found.lower}" if found.lower is not None else "all rows"
+    if found.held_by and not found.rows:
+        return f"{above}, when those who hold them back have ended"
+    return f"{above}{_size(found)}"
+
+
+def _size(found: StepPreview) -> str:
+    if found.rows is None:
+        return ""
+    return f": {'' if found.rows_are_exact else 'about '}{found.rows:,} rows, {sizes.shown(found.bytes or 0)}"

@@ -1,13 +1,18 @@
-"""What the role lacks of the rights that a run needs, each with the SQL that gives it, and no more than that."""
+"""Which privileges the roles have and need, with the GRANT for each that is missing."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from loadsheet.plan.preview import StepPreview
 from loadsheet.postgres import Session
+from loadsheet.preview.models import StepPreview
 from loadsheet.source.catalog import SourceTable
+from loadsheet.spec.models import Pipeline, Transform
+from loadsheet.spec.sql_reading import is_made_elsewhere, meaning
+from loadsheet.sql.parsing import parse
+from loadsheet.sql.reads import reads
 from loadsheet.sql.text import Relation, ident
+from loadsheet.warehouse import tables
 
 # LOCK TABLE, by which a table is held still while it is read, wants the right to all of it; a view has no such lock.
 _READS = """
@@ -117,3 +122,24 @@ def has_rights(found: StepPreview, session: Session, relation: Relation, rights:
         fix = f"GRANT {', '.join(lacking)} ON {on} TO {ident(role)};"
         found.error("privilege", f"role {role} lacks {', '.join(lacking)} on {relation}", fix)
     return not lacking
+
+
+def may_read_inputs(
+    found: StepPreview, session: Session, pipeline: Pipeline, spec: Transform, own: Iterable[Relation]
+) -> bool:
+    """Whether the role may; errors with their GRANTs where it may not. What is not there is not asked about."""
+    allowed = [has_rights(found, session, relation, ("SELECT",)) for relation in own]
+    for relation in _others(session, pipeline, spec):
+        allowed.append(uses_schema(found, session, relation.schema))
+        allowed.append(has_rights(found, session, relation, ("SELECT",)))
+    return all(allowed)
+
+
+def _others(session: Session, pipeline: Pipeline, spec: Transform) -> Iterator[Relation]:
+    """What it reads of others, where it is found."""
+    searched = (pipeline.warehouse.schema, pipeline.warehouse.mart_schema, "public")
+    for read in reads(parse(spec.sql)):
+        if read.certain and not meaning(pipeline, read) and is_made_elsewhere(pipeline, read):
+            relations = (Relation(schema, read.name) for schema in ((read.schema,) if read.schema else searched))
+            if there := next((relation for relation in relations if tables.kind(session, relation)), None):
+                yield there

@@ -1,17 +1,19 @@
-"""Sessions that cannot write, and in which no statement takes long."""
+"""Read-only sessions for a preview, and what to report where a server does not answer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import psycopg
 
-from loadsheet.connections import Connection, Connections
-from loadsheet.errors import Unavailable
+from loadsheet.connections.lookup import Connection, Connections
+from loadsheet.engine.diagnosis import diagnose
+from loadsheet.errors import LoadsheetError, Unavailable
 from loadsheet.postgres import PinnedSession, Session, connect_source, connect_warehouse
+from loadsheet.preview.models import StepPreview
 from loadsheet.spec.models import Pipeline
-from loadsheet.steps.diagnosis import diagnose
 
 _SECONDS = 5
 _SETTINGS = {"default_transaction_read_only": "on", "statement_timeout": f"{_SECONDS}s", "lock_timeout": "2s"}
@@ -35,3 +37,16 @@ def _open(connect: Callable[[Connection], PinnedSession], connection: Connection
     except psycopg.Error as error:
         raise Unavailable(f"the {role} (connection {connection.conn_id!r}): {diagnose(error)}") from error
     return session
+
+
+def asked(found: StepPreview, code: str, question: Callable[[], Any]) -> Any:
+    """The answer; None, and a remark, when it is a refusal or takes too long."""
+    try:
+        return question()
+    except LoadsheetError as error:
+        found.error(code, str(error))
+    except UNANSWERED:
+        found.tell("note", code, NOT_KNOWN)
+    except psycopg.errors.InsufficientPrivilege as error:
+        found.error("privilege", error.diag.message_primary or str(error))
+    return None

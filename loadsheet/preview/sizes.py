@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+from loadsheet.engine.extract import file_format, read_and_store
 from loadsheet.lake.parts import Layout, PartStore
-from loadsheet.plan.preview import StepPreview
 from loadsheet.postgres import Session
+from loadsheet.preview.models import StepPreview
 from loadsheet.preview.sessions import NOT_KNOWN, UNANSWERED
 from loadsheet.source.catalog import SourceTable
 from loadsheet.source.reading import Reading
 from loadsheet.spec.models import Pipeline
-from loadsheet.steps.extract import file_format
-from loadsheet.steps.storing import read_and_store
 
 # With what inherits from it, partitions too, and with the long values that are kept outside of the rows.
 _SIZE = """

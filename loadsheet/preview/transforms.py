@@ -1,23 +1,26 @@
-"""Whether a transform would run, and why: by the ledger, and by what would come before it."""
+"""What a transform step would build."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+import psycopg
+from psycopg import sql
+
 from loadsheet.outcome import RunRequest
-from loadsheet.plan.inputs import Inputs
-from loadsheet.plan.preview import Changes, StepPreview
-from loadsheet.plan.sqltext import transform_sql
+from loadsheet.plan.step_sql import transform_sql
 from loadsheet.plan.steps import step_id
 from loadsheet.postgres import Session
-from loadsheet.preview import builds, reading_rights
-from loadsheet.preview.asking import asked
+from loadsheet.preview import rights
+from loadsheet.preview.models import Changes, StepPreview
+from loadsheet.preview.sessions import UNANSWERED, asked
+from loadsheet.redact import message
+from loadsheet.spec.dependencies import Inputs
 from loadsheet.spec.models import Pipeline, Transform
 from loadsheet.sql.params import uses_since_load
-from loadsheet.sql.text import Relation
-from loadsheet.warehouse import due, tables
-from loadsheet.warehouse.due import Job
-from loadsheet.warehouse.transform import bound, refuse_foreign
+from loadsheet.sql.text import Relation, idents
+from loadsheet.warehouse import mart, tables
+from loadsheet.warehouse.mart import Job, bound, refuse_foreign
 
 _REQUEST = RunRequest(run_id="plan")
 
@@ -73,20 +76,20 @@ class _Transform:
     def _build(self, in_full: bool, since: int, job: Job | None) -> None:
         """What would forbid it, the SQL, and what comes of it."""
         found, is_increment = self.found, self._is_increment(in_full)
-        builds.may_write(found, self.session, self.spec, self.target, self.exists and is_increment, self.has_schema)
+        may_write(found, self.session, self.spec, self.target, self.exists and is_increment, self.has_schema)
         if self.has_ledger:
             asked(found, "target", lambda: refuse_foreign(self.session, self.spec, self.target))
         found.sql = transform_sql(
             self.target, self.spec.materialized, bound(self.spec.sql, _REQUEST, since).as_string(self.session),
             in_full=not is_increment,
         )  # fmt: skip
-        may_read = reading_rights.may_read(found, self.session, self.pipeline, self.spec, self.relations.values())
+        may_read = rights.may_read_inputs(found, self.session, self.pipeline, self.spec, self.relations.values())
         is_settled = not self.missing and not any(step.ddl for step in self.upstream.values())
         if may_read and is_settled and self.spec.materialized != "script":
-            rows = builds.explain(found, self.session, self.pipeline, self.spec, bound(self.spec.sql, _REQUEST, since))
+            rows = explain(found, self.session, self.pipeline, self.spec, bound(self.spec.sql, _REQUEST, since))
             # How many come of new rows alone is not to be had before these are loaded.
             found.rows = None if is_increment else rows
-        found.ddl += builds.ddl(self.spec, self.target, self.exists, bool(job and job.reason == "its SQL changed"))
+        found.ddl += ddl(self.spec, self.target, self.exists, bool(job and job.reason == "its SQL changed"))
 
     def _stays_away(self, name: str, step: StepPreview) -> bool:
         return self.relations[name] in self.missing and step.changes == "no"
@@ -95,7 +98,7 @@ class _Transform:
         if not self.has_ledger:
             return Job(full=True, since_load=0, reason="first run")
         inputs = list(self.relations.values())
-        return due.decide(self.session, self.pipeline, self.spec, self.target, inputs, full=False)
+        return mart.decide(self.session, self.pipeline, self.spec, self.target, inputs, full=False)
 
     def _rebuilt(self) -> list[str]:
         return [name for name, step in self.upstream.items() if step.changes == "yes" and step.is_rebuilt]
@@ -129,9 +132,57 @@ class _Transform:
         """The number that `:since_load` stands for: 0 but for what is built of new rows."""
         if in_full or not (self._is_increment(in_full) or self.spec.materialized == "script"):
             return 0
-        return due.seen(self.session, self.pipeline, self.spec)
+        return mart.seen(self.session, self.pipeline, self.spec)
 
     def _is_rebuilt(self, in_full: bool) -> bool:
         if self.spec.materialized in ("table", "merge") and self.exists:
             return self.spec.materialized == "table" and not tables.dependents(self.session, self.target)
         return self.spec.materialized != "merge" or not self.exists
+
+
+def may_write(
+    found: StepPreview, session: Session, spec: Transform, target: Relation, is_increment: bool, has_schema: bool
+) -> None:
+    """Adds what forbids to build it: only an owner may replace a table or a view, rows are written by right."""
+    if spec.materialized == "script":
+        return
+    if not is_increment and has_schema:
+        rights.creates_in(found, session, target.schema)
+    if tables.kind(session, target) is None:
+        return
+    in_place = spec.materialized == "table" and has_schema and tables.dependents(session, target)
+    if spec.materialized == "merge" or in_place:
+        more = () if is_increment else ("DELETE",)
+        rights.has_rights(found, session, target, ("SELECT", "INSERT", "UPDATE", *more))
+        rights.in_database(found, session, "TEMPORARY", "create temporary tables")
+    else:
+        rights.owns(found, session, target, "replace")
+
+
+def explain(
+    found: StepPreview, session: Session, pipeline: Pipeline, spec: Transform, select: sql.Composed
+) -> int | None:
+    """The planner reads the SELECT as a run would: names, types and rights. Returns about how many rows come of it."""
+    schemas = idents([pipeline.warehouse.schema, pipeline.warehouse.mart_schema])
+    try:
+        with session.transaction():
+            session.execute(f"SET LOCAL search_path = {schemas}, public")
+            # `binary`: one statement and no second, as in a run.
+            row = session.execute(sql.SQL("EXPLAIN (FORMAT JSON)\n") + select, binary=True).fetchone()
+    except (psycopg.ProgrammingError, psycopg.DataError) as error:
+        hint = f". {error.diag.message_hint}" if error.diag.message_hint else ""
+        found.error("sql", f"{spec.file.name}: {message(error)} (SQLSTATE {error.sqlstate}){hint}")
+        return None
+    except UNANSWERED:  # a load swaps the table just now
+        return None
+    return int(row[0][0]["Plan"]["Plan Rows"]) if row else None
+
+
+def ddl(spec: Transform, target: Relation, exists: bool, is_changed: bool) -> list[str]:
+    """A new table or view; how a changed one comes out, only its SELECT says."""
+    if spec.materialized == "script" or (exists and not is_changed):
+        return []
+    # PostgreSQL knows no CREATE OR REPLACE TABLE: the new one takes the place and the name of the old.
+    replaces = "CREATE OR REPLACE VIEW" if exists else "CREATE VIEW"
+    create = replaces if spec.materialized == "view" else "CREATE TABLE"
+    return [f"{create} {target.sql} AS SELECT …"]

@@ -11,9 +11,8 @@ import psycopg
 from loadsheet.errors import Refused
 from loadsheet.postgres import Session
 from loadsheet.spec.models import Table
-from loadsheet.sql.parquet_types import REMEDY, unfit
 from loadsheet.sql.text import ident, literal, typed
-from loadsheet.sql.types import MAX_COLUMNS, Column, has_order, without_modifier
+from loadsheet.sql.types import MAX_COLUMNS, REMEDY, Column, has_order, unfit, without_modifier
 
 if TYPE_CHECKING:
     from loadsheet.source.catalog import SourceTable

@@ -15,8 +15,8 @@ from loadsheet.postgres import Session
 from loadsheet.source import holdback
 from loadsheet.source.bounds import Cursor
 from loadsheet.source.catalog import SourceTable
-from loadsheet.spec.duration import is_number, seconds
 from loadsheet.spec.models import Incremental, Mode, Table
+from loadsheet.spec.schedule import is_number, seconds
 from loadsheet.sql.text import ident, typed
 from loadsheet.sql.types import NUMBER_TYPES, widens, without_modifier
 

@@ -1,4 +1,4 @@
-"""The rows of a SELECT as COPY sends them, in blocks of whole rows; many rows by way of further, faster sessions.
+"""The rows of a SELECT as a COPY stream; large tables are read in page ranges over several sessions.
 
 psycopg hands over one row at a time, in Python: 0.6 s of CPU per million rows, joining and compressing included.
 asyncpg collects what has arrived in C: 0.25 s, and other threads run meanwhile (docs/performance.md). It needs a
@@ -21,8 +21,9 @@ from urllib.parse import urlencode
 import psycopg
 from psycopg.abc import Buffer, PQGen
 
-from loadsheet.limit import remaining, watch
+from loadsheet.deadline import remaining, watch
 from loadsheet.postgres import NETWORK, PINNED, SOURCE_SETTINGS, Session
+from loadsheet.source.catalog import SourceTable
 from loadsheet.sql.copying import WireFormat, copy_out
 
 # A further session costs 10 ms here; so does reading this many rows without one.
@@ -198,3 +199,34 @@ def _kept_alive() -> type[Any]:
                 line.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, NETWORK["keepalives_count"])
 
     return KeptAlive
+
+
+# Smaller ones are read in a fraction of a second.
+_LEAST_BYTES = 32 << 20
+# A reader that is done takes another range, so that no one has half of the table left when the others have ended.
+_PER_READER = 4
+# Before PostgreSQL 14 a range of ctids was found by reading the whole table.
+_RANGE_SCANS_SINCE = 140000
+_PAGES = """
+SELECT pg_relation_size(c.oid) / current_setting('block_size')::int, current_setting('block_size')::int
+FROM pg_class c JOIN pg_am ON pg_am.oid = relam
+WHERE c.oid = %s AND relkind = 'r' AND amname = 'heap' AND NOT relhassubclass
+"""
+
+
+def split(session: Session, source: SourceTable, readers: int) -> list[str]:
+    """Conditions on `source`, each of which holds for the rows of one range of pages, in their order.
+
+    A single condition that holds for all rows where the table is small, is no plain table, or one reader must do.
+    """
+    if readers < 2 or session.info.server_version < _RANGE_SCANS_SINCE:
+        return ["TRUE"]
+    pages, page_bytes = session.execute(_PAGES, (source.oid,)).fetchone() or (0, 1)
+    count = min(pages * page_bytes // _LEAST_BYTES, readers * _PER_READER)
+    if count < 2:
+        return ["TRUE"]
+    starts = [pages * n // count for n in range(1, count)]
+    # The last is open: rows may have been added beyond the pages that were counted, before the snapshot.
+    lows = ["", *(f"ctid >= '({start},0)'" for start in starts)]
+    highs = [*(f"ctid < '({start},0)'" for start in starts), ""]
+    return [" AND ".join(filter(None, pair)) for pair in zip(lows, highs, strict=True)]

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from loadsheet.names import is_pattern, plain
-from loadsheet.spec.duration import duration
-from loadsheet.spec.inherit import as_list, inherit
+from loadsheet.spec.files import sql_folder
 from loadsheet.spec.models import (
     Incremental,
     Lake,
@@ -22,8 +21,8 @@ from loadsheet.spec.models import (
     Transform,
     Warehouse,
 )
-from loadsheet.spec.places import sql_folder
-from loadsheet.spec.view import View
+from loadsheet.spec.schedule import duration
+from loadsheet.spec.view import View, as_list, inherit
 
 
 def build_pipeline(data: Mapping[str, Any], file: Path, sql: Mapping[str, str]) -> Pipeline:

@@ -1,4 +1,4 @@
-"""The compiled form of a pipeline file: what its check found, remembered from process to process by content.
+"""The compiled form of a pipeline file: the result of its check, cached on disk by content.
 
 Airflow parses every file again in a new process every few seconds, and each task's worker its own. Checking 24 steps
 takes 30 ms, nearly all of it for SQL; an entry is read in 0.5 and needs neither PyYAML nor jsonschema nor sqlglot.
@@ -6,26 +6,33 @@ takes 30 ms, nearly all of it for SQL; an entry is read in 0.5 and needs neither
 The key is the SHA-256 of the YAML, of the SQL files, and of all that decides what a check finds. An entry holds the
 checked document, its warnings, and what each transform reads; the SQL itself is the file's, never the entry's.
 Files with errors have no entry.
+
+`LOADSHEET_CACHE` names the folder (empty: none); without it, `loadsheet` in the user's cache folder. Not in the
+project, which may be read-only and is replaced by every deploy; not in /tmp, where others could write. JSON and never
+pickle, and only in a folder that nobody else may write: whoever can change an entry must not gain anything by it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import os
 import stat
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from functools import cache as once
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from loadsheet.spec import cache
+from loadsheet.problem import Problem
+from loadsheet.spec.files import MAX_BYTES, SCHEMA_FILE, read_bounded, sql_folder
 from loadsheet.spec.models import Pipeline
-from loadsheet.spec.places import SCHEMA_FILE, sql_folder
-from loadsheet.spec.problem import Problem
-from loadsheet.spec.text import MAX_BYTES, read_bounded
 
+CHECKING = (".", "spec", "spec/rules", "sql")
+"""The folders that hold every module a check imports. A test compares them with what a check really imports."""
 LIBRARIES = ("PyYAML", "jsonschema", "sqlglot")
 MOST_BYTES = 16 * MAX_BYTES
 """Of a pipeline's files together, twice in memory: files that no transform names are read for the key, too."""
@@ -45,21 +52,21 @@ def compiled(path: Path, check: Callable[[Path], Found]) -> Found:
     key = _key(path, content) if content else None
     if content is None or key is None:
         return check(path)
-    entry = cache.get(key)
+    entry = read_entry(key)
     if entry is not None:
         return _unpack(entry, path, content)
     found = check(path)
     unchanged = content == _content(path)  # else somebody has edited the files meanwhile
     if found.pipeline and unchanged and all(problem.file == str(path) for problem in found.problems):
-        cache.put(key, _pack(found))
+        write_entry(key, _pack(found))
     return found
 
 
 def is_remembered(path: Path) -> bool | None:
     """Whether a check of `path` would be found in the cache; None where none can be kept."""
-    content = _content(path) if cache.is_on() else None
+    content = _content(path) if cache_is_on() else None
     key = _key(path, content) if content else None
-    return None if key is None else cache.get(key) is not None
+    return None if key is None else read_entry(key) is not None
 
 
 def _content(path: Path) -> dict[str, bytes] | None:
@@ -105,10 +112,8 @@ def checker() -> bytes:
     Of the files as they are at the first call: a process that lives long makes it when it imports the code.
     """
     package = Path(__file__).resolve().parents[1]
-    files = [
-        SCHEMA_FILE,
-        *(file for part in (".", "spec", "plan", "sql") for file in sorted((package / part).glob("*.py"))),
-    ]
+    code = [file for part in CHECKING for file in sorted((package / part).glob("*.py"))]
+    files = [SCHEMA_FILE, *code]
     digest = hashlib.sha256(f"{sys.version} {[version(library) for library in LIBRARIES]}".encode())
     for file in files:
         digest.update(hashlib.sha256(_read(file)).digest())
@@ -116,7 +121,7 @@ def checker() -> bytes:
 
 
 def _pack(found: Found) -> dict[str, Any]:
-    from loadsheet.plan.inputs import transform_inputs
+    from loadsheet.spec.dependencies import transform_inputs
 
     assert found.pipeline
     return {
@@ -127,8 +132,8 @@ def _pack(found: Found) -> dict[str, Any]:
 
 
 def _unpack(entry: Any, path: Path, content: Mapping[str, bytes]) -> Found:
-    from loadsheet.plan.inputs import Inputs, remember
     from loadsheet.spec.build import build_pipeline
+    from loadsheet.spec.dependencies import Inputs, remember
 
     data = entry["data"]
     sql = {name: content[f"{name}.sql"].decode("utf-8-sig") for name in data.get("transforms") or ()}
@@ -136,3 +141,76 @@ def _unpack(entry: Any, path: Path, content: Mapping[str, bytes]) -> Found:
     remember(pipeline, {name: Inputs(tuple(tables), tuple(marts)) for name, tables, marts in entry["inputs"]})
     warnings = tuple(Problem(**{**problem, "file": str(path)}) for problem in entry["warnings"])
     return Found(pipeline, warnings, data)
+
+
+MOST_ENTRIES = 32
+"""Entries in one of the 256 sub-folders; the oldest makes room. Some 8,000 pipelines, at about 2 kB each."""
+
+
+def read_entry(key: str) -> Any:
+    """The value put under `key` (hex digits); None where there is none, or not exactly what was put there."""
+    try:
+        folder = _folder()
+        if folder is None or not _is_ours_alone(folder):
+            return None
+        seal, _, body = _file(folder, key).read_text("utf-8").partition("\n")
+        return json.loads(body) if seal == _seal(key, body) else None
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def write_entry(key: str, value: Any) -> None:
+    """Keep `value` (plain JSON) under `key`, whole or not at all; does nothing where that is not possible."""
+    with contextlib.suppress(OSError, ValueError):
+        folder = _folder()
+        if folder is None:
+            return
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if _is_ours_alone(folder):
+            body = json.dumps(value, allow_nan=False)
+            _write(_file(folder, key), f"{_seal(key, body)}\n{body}")
+
+
+def cache_is_on() -> bool:
+    """Whether there is a folder to keep anything in."""
+    return _folder() is not None
+
+
+def _folder() -> Path | None:
+    chosen = os.environ.get("LOADSHEET_CACHE")
+    if chosen is None:
+        chosen = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "loadsheet")
+    return Path(chosen) if os.path.isabs(chosen) else None
+
+
+def _is_ours_alone(folder: Path) -> bool:
+    stat = folder.stat()
+    return stat.st_uid == os.geteuid() and not stat.st_mode & 0o022
+
+
+def _file(folder: Path, key: str) -> Path:
+    return folder / key[:2] / f"{key}.json"
+
+
+def _seal(key: str, body: str) -> str:
+    return hashlib.sha256(f"{key}\n{body}".encode()).hexdigest()
+
+
+def _write(file: Path, text: str) -> None:
+    file.parent.mkdir(mode=0o700, exist_ok=True)
+    _make_room(file.parent)
+    handle, temporary = tempfile.mkstemp(dir=file.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as target:
+            target.write(text)
+        os.replace(temporary, file)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _make_room(folder: Path) -> None:
+    files = list(folder.iterdir())
+    if len(files) >= MOST_ENTRIES:
+        for old in sorted(files, key=lambda file: file.stat().st_mtime_ns)[: len(files) - MOST_ENTRIES + 1]:
+            old.unlink(missing_ok=True)

@@ -13,10 +13,18 @@ from typing import Any
 
 from jsonschema import Draft202012Validator, ValidationError, validators
 
-from loadsheet.spec.finding import Finding, Path
-from loadsheet.spec.hints import CONNECTION_ID_HINT, hint_for_key, hint_for_missing, hint_for_value, is_of_a_connection
-from loadsheet.spec.places import SCHEMA_FILE
-from loadsheet.spec.words import found, meant_value, shown
+from loadsheet.problem import Finding, KeyPath
+from loadsheet.spec.files import SCHEMA_FILE
+from loadsheet.spec.suggest import (
+    CONNECTION_ID_HINT,
+    found,
+    hint_for_key,
+    hint_for_missing,
+    hint_for_value,
+    is_of_a_connection,
+    meant_value,
+    shown,
+)
 
 Violation = Any
 """A jsonschema.ValidationError, whose stubs call every field possibly unset."""
@@ -31,7 +39,7 @@ def schema() -> dict[str, Any]:
 
 def shape_findings(data: Any) -> list[Finding]:
     """Everything in `data` that the schema does not allow; one finding per path, or per unknown or missing key."""
-    findings: dict[tuple[Path, str], Finding] = {}
+    findings: dict[tuple[KeyPath, str], Finding] = {}
     for error in _validator().iter_errors(data):
         path = tuple(error.absolute_path)
         for finding in _WORDS.get(str(error.validator), _unexpected)(error, path):
@@ -64,7 +72,7 @@ def _pattern(_: Any, pattern: str, instance: Any, __: Any) -> Iterator[Validatio
         yield ValidationError("pattern")
 
 
-def _unknown_keys(error: Violation, path: Path) -> Iterator[Finding]:
+def _unknown_keys(error: Violation, path: KeyPath) -> Iterator[Finding]:
     allowed = list(error.schema["properties"])
     for key in error.instance:
         if key not in allowed:
@@ -73,14 +81,14 @@ def _unknown_keys(error: Violation, path: Path) -> Iterator[Finding]:
             yield Finding(code, path=(*path, key), message=f"unknown key {shown(key)}", hint=hint, at="key")
 
 
-def _missing_keys(error: Violation, path: Path) -> Iterator[Finding]:
+def _missing_keys(error: Violation, path: KeyPath) -> Iterator[Finding]:
     for key in error.validator_value:
         if key not in error.instance:
             hint = hint_for_missing(key, error.schema["properties"][key])
             yield Finding("missing-key", path=path, message=f"missing key {shown(key)}", hint=hint)
 
 
-def _not_allowed(error: Violation, path: Path) -> Iterator[Finding]:
+def _not_allowed(error: Violation, path: KeyPath) -> Iterator[Finding]:
     allowed = [value for value in error.validator_value if value is not None]
     value = error.instance
     message = f"{found(value)} is not one of {', '.join(allowed)}"
@@ -90,7 +98,7 @@ def _not_allowed(error: Violation, path: Path) -> Iterator[Finding]:
     yield Finding("wrong-value", path=path, message=message, hint=f"did you mean {meant!r}?" if meant else "")
 
 
-def _twice(error: Violation, path: Path) -> Iterator[Finding]:
+def _twice(error: Violation, path: KeyPath) -> Iterator[Finding]:
     seen = set()
     for index, value in enumerate(error.instance):
         if repr(value) in seen:
@@ -103,7 +111,7 @@ def _twice(error: Violation, path: Path) -> Iterator[Finding]:
         seen.add(repr(value))
 
 
-def _unexpected(error: Violation, path: Path) -> Iterator[Finding]:
+def _unexpected(error: Violation, path: KeyPath) -> Iterator[Finding]:
     value, title = error.instance, error.schema.get("title", "something else")
     if "propertyNames" in error.absolute_schema_path:
         yield Finding("wrong-value", path=(*path, value), message=f"expected {title}, found {found(value)}", at="key")
@@ -113,7 +121,7 @@ def _unexpected(error: Violation, path: Path) -> Iterator[Finding]:
     yield Finding(code, path=path, message=f"expected {title}, found {found(value)}", hint=hint)
 
 
-_WORDS: dict[str, Callable[[Violation, Path], Iterator[Finding]]] = {
+_WORDS: dict[str, Callable[[Violation, KeyPath], Iterator[Finding]]] = {
     "additionalProperties": _unknown_keys,
     "required": _missing_keys,
     "enum": _not_allowed,

@@ -6,12 +6,10 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from loadsheet.errors import SpecError
-from loadsheet.spec.document import Document
-from loadsheet.spec.finding import Finding
-from loadsheet.spec.places import is_there, leads_into, sql_folder
-from loadsheet.spec.problem import Problem
-from loadsheet.spec.text import STEERING, read_text
-from loadsheet.spec.words import close
+from loadsheet.problem import Finding, Problem
+from loadsheet.spec.files import STEERING, is_there, leads_into, read_text, sql_folder
+from loadsheet.spec.strict_yaml import Document
+from loadsheet.spec.suggest import close
 
 
 def read_transforms(

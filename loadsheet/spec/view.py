@@ -1,4 +1,4 @@
-"""What cross-field rules look at: the parts of a document that are sound by themselves.
+"""What cross-field rules look at: the valid parts of a document, with `defaults` applied to each table.
 
 A rule about a table whose `mode` is misspelled would only add noise, so such a table is not shown to rules.
 """
@@ -10,15 +10,39 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from loadsheet.spec.finding import Finding, Path
-from loadsheet.spec.inherit import inherit
+from loadsheet.problem import Finding, KeyPath
+
+
+def inherit(own: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The table's keys with `defaults` filled in: its own key wins whole, null un-inherits, keys without value go.
+
+    `incremental` comes out as a mapping that carries its lookback; keys and column lists come out as lists.
+    """
+    table = {key: value for key, value in {**defaults, **own}.items() if value is not None}
+    lookback = table.pop("lookback", None)
+    if "primary_key" in table:
+        table["primary_key"] = as_list(table["primary_key"])
+    if "incremental" in table:
+        short = table["incremental"]
+        incremental = {"cursor": short} if isinstance(short, str) else dict(short)
+        # Nearest wins: a table's lookback beats the one inside an inherited incremental, not one beside it.
+        inherited = own.get("incremental") is None
+        if "lookback" not in incremental or (inherited and "lookback" in own):
+            incremental["lookback"] = lookback
+        table["incremental"] = incremental
+    return table
+
+
+def as_list(value: str | list[str]) -> list[str]:
+    """One name or a list of names, as a list."""
+    return [value] if isinstance(value, str) else value
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """One table or transform: as written, and (for tables) with the defaults merged in."""
 
-    path: Path
+    path: KeyPath
     own: Mapping[str, Any]
     full: Mapping[str, Any]
 
@@ -37,7 +61,7 @@ class View:
     """The sound parts of `data`; `broken` are the paths that already have an error, `folder` the file's folder."""
 
     data: Mapping[str, Any]
-    broken: Iterable[Path]
+    broken: Iterable[KeyPath]
     folder: str
 
     def sound(self, *path: str | int) -> bool:
@@ -68,10 +92,10 @@ class View:
         )
 
     @cached_property
-    def _unsound(self) -> frozenset[Path]:
+    def _unsound(self) -> frozenset[KeyPath]:
         return frozenset(path[: length + 1] for path in self.broken for length in range(len(path)))
 
-    def _entries(self, section: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    def _entries(self, section: str) -> Iterator[tuple[KeyPath, dict[str, Any]]]:
         entries = self.data.get(section)
         for name, own in entries.items() if isinstance(entries, dict) else ():
             if self.sound(section, name):

@@ -1,0 +1,1 @@
+"""SQL as text only: identifiers, COPY, merges, types, parsing. No driver."""

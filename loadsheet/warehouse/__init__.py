@@ -1,0 +1,1 @@
+"""Writes the warehouse: ledger, fence, loads, swaps, merges, drift, marts."""

@@ -1,4 +1,4 @@
-"""The ledger: what every load and transform did, in the warehouse's schema `loadsheet`."""
+"""The ledger: what every load and transform did, and the last failure of each, in the schema `loadsheet`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import re
 from dataclasses import asdict, dataclass
 from importlib import resources
-from typing import Any
+from typing import Any, Literal
 
 from loadsheet import __version__
 from loadsheet.errors import Refused
@@ -132,3 +132,39 @@ def _insert(session: Session, table: str, row: dict[str, Any]) -> None:
     names = ", ".join(row)
     values = ", ".join(f"%({name})s" for name in row)
     session.execute(f"INSERT INTO {table} ({names}) VALUES ({values})", row)
+
+
+Kind = Literal["table", "transform"]
+
+# `since` is the first failure since it last worked.
+_REMEMBER = """
+INSERT INTO loadsheet.failure AS f (pipeline, kind, name, step, run_id, code, message, since, failed_at)
+SELECT %(pipeline)s, %(kind)s, %(name)s, %(step)s, %(run_id)s, %(code)s, %(message)s, now, now
+FROM (SELECT clock_timestamp() AS now) clock
+ON CONFLICT (pipeline, kind, name) DO UPDATE SET
+    step = excluded.step, run_id = excluded.run_id, code = excluded.code, message = excluded.message,
+    since = CASE WHEN f.worked_at IS NULL THEN f.since ELSE excluded.since END,
+    failed_at = excluded.failed_at, worked_at = NULL
+"""
+
+
+def remember(
+    session: Session, pipeline: str, kind: Kind, name: str, *, step: str, run_id: str, code: str, message: str
+) -> None:
+    """Note that `step` failed; `message` must be fit to be shown."""
+    session.execute(
+        _REMEMBER,
+        {
+            "pipeline": pipeline, "kind": kind, "name": name, "step": step, "run_id": run_id, "code": code,
+            "message": message,
+        },
+    )  # fmt: skip
+
+
+def settle(session: Session, pipeline: str, kind: Kind, name: str) -> None:
+    """Say that it works again. Writes nothing where nothing had failed."""
+    session.execute(
+        "UPDATE loadsheet.failure SET worked_at = clock_timestamp() "
+        "WHERE pipeline = %s AND kind = %s AND name = %s AND worked_at IS NULL",
+        (pipeline, kind, name),
+    )

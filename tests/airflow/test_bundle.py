@@ -119,8 +119,8 @@ def configured(folder: Path, repository: Path) -> list[dict[str, Any]]:
     local = {"path": str(folder), "refresh_interval": 1}
     remote = {"repo_url": str(repository), "tracking_ref": "main", "subdir": "elt", "refresh_interval": 1}
     return [
-        {"name": "local", "classpath": "dags.bundle.LocalPipelineBundle", "kwargs": local},
-        {"name": "remote", "classpath": "dags.git_bundle.GitPipelineBundle", "kwargs": remote},
+        {"name": "local", "classpath": "loadsheet.airflow.bundle.LocalPipelineBundle", "kwargs": local},
+        {"name": "remote", "classpath": "loadsheet.airflow.git_bundle.GitPipelineBundle", "kwargs": remote},
     ]
 
 

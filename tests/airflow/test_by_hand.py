@@ -10,14 +10,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import dags.factory
 import pytest
 from airflow.sdk import DAG
 from airflow.serialization.serialized_objects import DagSerialization
 
-import dags.factory
-from dags.factory import broken_dag, build_dag
-from dags.stubs import Stubs
-from loadsheet.spec.load import find_specs, load_pipeline
+from loadsheet.airflow.factory import broken_dag, build_dag
+from loadsheet.airflow.stubs import Stubs
+from loadsheet.spec.pipeline_file import find_specs, load_pipeline
 from tests.airflow.conftest import REPO
 
 SPECS = [*sorted((REPO / "tests" / "specs" / "valid").rglob("*.yml")), *find_specs(REPO)]
@@ -105,9 +105,8 @@ def test_the_form_is_the_dags_and_reaches_a_task_from_there() -> None:
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache in which `flights` is known, as after the task before."""
     folder = tmp_path_factory.mktemp("home") / "cache"
-    code = (
-        f"from loadsheet.spec.load import load_pipeline; load_pipeline(__import__('pathlib').Path({str(SPECS[-1])!r}))"
-    )
+    load = "from loadsheet.spec.pipeline_file import load_pipeline"
+    code = f"{load}; load_pipeline(__import__('pathlib').Path({str(SPECS[-1])!r}))"
     env = {**os.environ, "LOADSHEET_CACHE": str(folder)}
     subprocess.run([sys.executable, "-c", code], check=True, cwd=REPO, env=env)
     return folder
@@ -122,12 +121,13 @@ held = runpy.run_path(sys.argv[1])
 dag = held["flights"] if "flights" in held else held["dag"]
 parsed = set(sys.modules)
 task = dag.get_task(sys.argv[2])
-import operators.base, operators.connections
+import loadsheet.airflow.operators, loadsheet.airflow.operators
 def connection(conn_id):
     raise KeyboardInterrupt
-operators.connections.airflow_connection = connection
+loadsheet.airflow.operators.airflow_connection = connection
 task.load_id = lambda context: "load"
-operators.base._request = lambda pipeline, context: __import__("loadsheet.outcome").outcome.RunRequest(run_id="r")
+from loadsheet.outcome import RunRequest
+loadsheet.airflow.operators._request = lambda pipeline, context: RunRequest(run_id="r")
 try:
     task.execute.__wrapped__(task, {}) if hasattr(task.execute, "__wrapped__") else type(task).execute(task, {})
 except KeyboardInterrupt:
@@ -155,7 +155,7 @@ def test_a_worker_imports_what_its_task_needs(task: str, cache: Path) -> None:
     parsed, ran = in_a_worker(task, LOADSHEET_CACHE=str(cache))
     assert HEAVY & parsed == set()
     assert HEAVY & ran <= NEEDED[task]
-    assert not {"loadsheet.spec.schema", "loadsheet.spec.document"} & ran  # ours that need jsonschema and PyYAML
+    assert not {"loadsheet.spec.schema", "loadsheet.spec.strict_yaml"} & ran  # ours that need jsonschema and PyYAML
 
 
 def test_a_worker_of_the_bundle_imports_no_more(stub: Path, cache: Path) -> None:
@@ -168,7 +168,7 @@ def test_without_the_cache_a_worker_checks_its_spec_with_all_that_takes() -> Non
     """The negative control: the measurement sees such an import."""
     parsed, _ = in_a_worker("create_bucket", LOADSHEET_CACHE="")
     assert HEAVY & parsed == {"sqlglot"}
-    assert {"loadsheet.spec.schema", "loadsheet.spec.document"} <= parsed
+    assert {"loadsheet.spec.schema", "loadsheet.spec.strict_yaml"} <= parsed
 
 
 def in_a_worker(task: str, file: Path = LOADER, **env: str) -> tuple[set[str], set[str]]:
@@ -182,7 +182,7 @@ def in_a_worker(task: str, file: Path = LOADER, **env: str) -> tuple[set[str], s
 
 
 def test_in_a_bundle_mapped_tasks_too_read_the_bundles_own_file(tmp_path: Path) -> None:
-    from dags.pipeline_file import dag_of
+    from loadsheet.airflow.dag_file import dag_of
 
     spec, stub = tmp_path / "pipelines" / "shop" / "pipeline.yml", tmp_path / "home" / "dags" / "shop.yml.py"
     for folder in (spec.parent, stub.parent, tmp_path / "home" / "parsed"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from airflow.sdk import Connection as AirflowConnection
 
-from loadsheet.connections import project_connections
+from loadsheet.connections.lookup import project_connections
 
 URIS = [
     "postgres://login:password@host:5432/database",

@@ -12,10 +12,10 @@ from airflow.sdk import DAG
 from airflow.serialization.serialized_objects import DagSerialization
 
 import operators
-from dags.factory import build_dag
+from loadsheet.airflow.factory import build_dag
 from loadsheet.plan.steps import build_plan
-from loadsheet.spec.load import find_specs, load_pipeline
 from loadsheet.spec.models import Pipeline
+from loadsheet.spec.pipeline_file import find_specs, load_pipeline
 from tests.airflow.conftest import REPO
 
 PIPELINES = [load_pipeline(spec) for spec in find_specs(REPO)]

@@ -10,6 +10,8 @@ import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowRuntimeError, ErrorType
 from airflow.sdk.execution_time.comms import ErrorResponse
 
+from loadsheet.airflow.operators import explained
+from loadsheet.engine.execute import execute
 from loadsheet.errors import (
     ConnectionMissing,
     Corrupt,
@@ -25,9 +27,7 @@ from loadsheet.errors import (
 from loadsheet.outcome import RunRequest
 from loadsheet.plan.steps import Step
 from loadsheet.redact import clean
-from loadsheet.spec.load import load_pipeline
-from loadsheet.steps import execute
-from operators.failures import explained
+from loadsheet.spec.pipeline_file import load_pipeline
 from tests.project import Project
 
 

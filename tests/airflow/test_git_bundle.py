@@ -13,7 +13,7 @@ from airflow.exceptions import AirflowException
 from airflow.providers.git.bundles.git import GitDagBundle
 from airflow.utils.file import list_py_file_paths
 
-from dags.git_bundle import GitPipelineBundle
+from loadsheet.airflow.git_bundle import GitPipelineBundle
 
 PYTHON = "# an Airflow DAG, says Airflow's look at the text\nraise SystemExit('run')\n"
 
@@ -103,7 +103,7 @@ def test_only_the_dag_processor_prepares_to_parse(
     repository: Path, storage: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared: list[bool] = []
-    monkeypatch.setattr("dags.git_bundle.prepare_to_parse", lambda: prepared.append(True))
+    monkeypatch.setattr("loadsheet.airflow.git_bundle.prepare_to_parse", lambda: prepared.append(True))
     made = bundle(repository)
     made.initialize()  # as a worker does, where bundles have no versions
     assert not prepared and runs(made) == {"one.yml.py"}

@@ -9,17 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dags.factory
+import operators.base
 import pytest
 from airflow.sdk import DAG
 from airflow.serialization.serialized_objects import DagSerialization
 
-import dags.factory
-import operators.base
-from dags.registry import pipeline_dags
-from loadsheet.plan.dagfactory import dag_config
+from loadsheet.airflow.registry import pipeline_dags
+from loadsheet.airflow.slack import failure_message
+from loadsheet.plan.dag_config import dag_config
 from loadsheet.plan.steps import step_id
-from loadsheet.spec.load import check_file, load_pipeline
-from operators.slack_messages import failure_message
+from loadsheet.spec.pipeline_file import check_file, load_pipeline
 from tests import hostile_spec
 from tests.airflow.test_operators import context, execute
 from tests.airflow.test_slack import context as failed
@@ -110,7 +110,7 @@ def hard(project: Project, monkeypatch: pytest.MonkeyPatch) -> tuple[Project, li
     marts = dict.fromkeys(names[:2], f"SELECT '{{{{ 7919*7927 }}}} ${CANARY_VARIABLE}' AS said, v FROM ({reads}) AS r")
     project.spec(dict.fromkeys(names), marts, description="{{ 7919*7927 }}", owner="{{ 7919*7927 }}")
     monkeypatch.setattr(operators.base, "BUNDLE_ROOT", project.folder)
-    monkeypatch.setattr("operators.connections.airflow_connection", project.connections)
+    monkeypatch.setattr("loadsheet.airflow.operators.airflow_connection", project.connections)
     monkeypatch.setattr("airflow.sdk.Variable.get", lambda key, default=None: default)
     return project, names
 

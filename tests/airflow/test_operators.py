@@ -13,21 +13,23 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import loadsheet.steps
 import psycopg
 import pytest
 from airflow.sdk.bases.operator import BaseOperator, ExecutorSafeguard
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-import loadsheet.steps
+from loadsheet.airflow.operators import (
+    BrokenSpecOperator,
+    CreateBucketOperator,
+    MinioToPostgresOperator,
+    PostgresToMinioOperator,
+    SqlTransformOperator,
+    StepOperator,
+    airflow_connection,
+)
 from loadsheet.errors import ConnectionMissing
 from loadsheet.outcome import Outcome, skipped
-from operators.base import StepOperator
-from operators.broken import BrokenSpecOperator
-from operators.bucket import CreateBucketOperator
-from operators.connections import airflow_connection
-from operators.extract import PostgresToMinioOperator
-from operators.load import MinioToPostgresOperator
-from operators.transform import SqlTransformOperator
 from tests.airflow.conftest import REPO
 
 SPEC = """\
@@ -41,7 +43,7 @@ DONE = Outcome(status="done", message="5,000 rows in 1 part", load_id="run-1")
 
 
 class Engine:
-    """Stands in for `loadsheet.steps.execute`: keeps what it was asked and answers as told."""
+    """Stands in for `loadsheet.engine.execute.execute`: keeps what it was asked and answers as told."""
 
     def __init__(self) -> None:
         self.answer: Callable[[], Outcome] = lambda: DONE
@@ -128,7 +130,7 @@ def test_a_broken_spec_fails_without_a_retry(engine: Engine, spec: str) -> None:
 def test_outcome_and_progress_are_one_readable_line_each(
     engine: Engine, spec: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("operators.base.PROGRESS_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr("loadsheet.airflow.operators.PROGRESS_EVERY_SECONDS", 0.0)
     execute(PostgresToMinioOperator(task_id="t", spec=spec, name="bookings"), context())
     logged = capsys.readouterr().out
     assert "bookings: 1,000 rows, 5.0 MB so far" in logged
@@ -202,7 +204,7 @@ def test_a_kill_interrupts_the_work_and_only_the_work(engine: Engine, spec: str)
 KILLED = """
 import signal, sys
 import psycopg
-from operators.extract import PostgresToMinioOperator
+from loadsheet.airflow.operators import PostgresToMinioOperator
 
 operator = PostgresToMinioOperator(task_id="t", spec="x", name="x")
 operator._working = True

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from dags.bundle import prepare_to_parse
+from loadsheet.airflow.bundle import prepare_to_parse
 from tests.airflow.conftest import REPO
 
 PARSE = """\
 import os, sys
 from pathlib import Path
-from dags.bundle import prepare_to_parse
-from dags.pipeline_file import dag_of
+from loadsheet.airflow.bundle import prepare_to_parse
+from loadsheet.airflow.dag_file import dag_of
 {prepare}
 known = set(sys.modules)
 folder = Path({folder!r})
@@ -48,18 +48,18 @@ def test_unprepared_it_imports_a_lot(tmp_path: Path) -> None:
 
 LOAD = """
 from pathlib import Path
-from loadsheet.spec.load import load_pipeline
+from loadsheet.spec.pipeline_file import load_pipeline
 load_pipeline(Path("pipelines/flights/pipeline.yml"))
 """
 UPDATE = """
-import loadsheet.spec.rules
-with open("loadsheet/spec/rules.py", "a") as code:
+import loadsheet.spec.rules.pipeline
+with open("loadsheet/spec/rules/pipeline.py", "a") as code:
     code.write("# another rule")
 """
 
 
 @pytest.mark.parametrize(
-    ("prepare", "checked_anew"), [("import dags.bundle as b; b.prepare_to_parse()", True), ("", False)]
+    ("prepare", "checked_anew"), [("import loadsheet.airflow.bundle as b; b.prepare_to_parse()", True), ("", False)]
 )
 def test_updated_code_does_not_take_over_what_the_old_has_found(
     tmp_path: Path, prepare: str, checked_anew: bool
@@ -84,7 +84,7 @@ def test_it_says_when_airflow_would_not_see_edits(
 ) -> None:
     monkeypatch.setenv("AIRFLOW__DAG_PROCESSOR__FILE_PARSING_SORT_MODE", order)
     prepare_to_parse.cache_clear()
-    with caplog.at_level(logging.ERROR, "dags.bundle"):
+    with caplog.at_level(logging.ERROR, "loadsheet.airflow.bundle"):
         prepare_to_parse()
         prepare_to_parse()
     assert caplog.text.count("edits wait for min_file_process_interval") == said

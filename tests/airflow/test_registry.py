@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dags.registry
 import pytest
 from airflow.dag_processing.dagbag import BundleDagBag
 from airflow.sdk import DAG
 
-import dags.registry
-from dags.claims import taken_by
-from dags.registry import pipeline_dags
+from loadsheet.airflow.dag_ids import taken_by
+from loadsheet.airflow.registry import pipeline_dags
 
 Write = Callable[..., Path]
 

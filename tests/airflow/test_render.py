@@ -14,9 +14,9 @@ from airflow.sdk import DAG
 from dagfactory import load_yaml_dags
 from typer.testing import CliRunner
 
-from dags.registry import pipeline_dags
+from loadsheet.airflow.registry import pipeline_dags
 from loadsheet.cli.main import app
-from loadsheet.spec.load import load_pipeline
+from loadsheet.spec.pipeline_file import load_pipeline
 from tests.airflow.conftest import REPO
 from tests.airflow.test_by_hand import runtime, stored
 

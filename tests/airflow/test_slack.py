@@ -15,10 +15,8 @@ import pytest
 from airflow.sdk import Variable
 
 from demo.servers import SlackReceiver
-from operators import slack as callbacks
-from operators.open_failures import variable_key
-from operators.slack import notify_failure, notify_recovery
-from operators.slack_messages import failure_message
+from loadsheet.airflow import slack as callbacks
+from loadsheet.airflow.slack import failure_message, notify_failure, notify_recovery, variable_key
 from tests.airflow.conftest import define_slack
 
 LOG_URL = "http://127.0.0.1:8080/dags/flights/runs/manual__1/tasks/load.load_bookings?try_number=3"

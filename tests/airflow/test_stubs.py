@@ -15,8 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from dags.stub import mark
-from dags.stubs import Stubs
+from loadsheet.airflow.stubs import Stubs, mark
 
 OLD = 1_000_000_000_000_000_000
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")

@@ -18,12 +18,12 @@ from psycopg.conninfo import conninfo_to_dict
 
 from demo.airflow import Airflow
 from demo.servers import PostgresServer, S3Server, SlackReceiver
-from loadsheet.connections import Connection
+from loadsheet.connections.lookup import Connection
+from loadsheet.engine.execute import execute
 from loadsheet.outcome import RunRequest
 from loadsheet.plan.steps import build_plan
-from loadsheet.spec.load import load_pipeline
 from loadsheet.spec.models import Pipeline
-from loadsheet.steps import execute
+from loadsheet.spec.pipeline_file import load_pipeline
 from tests.airflow import secrets_kept
 from tests.airflow.conftest import REPO
 

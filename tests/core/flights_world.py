@@ -12,12 +12,12 @@ from psycopg import sql
 
 from demo.flights import generate
 from demo.servers import PostgresServer, S3Server
-from loadsheet.connections import Connection
+from loadsheet.connections.lookup import Connection
+from loadsheet.engine.runner import run_pipeline
 from loadsheet.outcome import Outcome, RunRequest
-from loadsheet.runner import run_pipeline
-from loadsheet.spec.load import load_pipeline
 from loadsheet.spec.models import Pipeline
-from loadsheet.warehouse.transform import bound
+from loadsheet.spec.pipeline_file import load_pipeline
+from loadsheet.warehouse.mart import bound
 from tests.project import ROOT, Project
 
 MARTS = (

@@ -15,10 +15,10 @@ import psycopg
 import pytest
 import urllib3
 
+from loadsheet.engine.runner import run_pipeline
 from loadsheet.outcome import RunRequest
-from loadsheet.runner import run_pipeline
 from loadsheet.source import stream
-from loadsheet.spec.load import load_pipeline
+from loadsheet.spec.pipeline_file import load_pipeline
 from tests.project import Project
 
 # Counted, and a little room: 22 and 5 per table when nothing is new; 34 more in the warehouse for an increment.

@@ -23,13 +23,13 @@ import pytest
 
 from demo.servers import PostgresServer
 from loadsheet import postgres as sessions
+from loadsheet.engine.failures import explained
+from loadsheet.engine.runner import Retry, StepResult, run_pipeline
 from loadsheet.errors import LoadsheetError, Refused, Superseded, Unavailable
 from loadsheet.lake.store import Lake
 from loadsheet.outcome import RunRequest
 from loadsheet.plan.steps import Step
-from loadsheet.runner import Retry, StepResult, run_pipeline
-from loadsheet.spec.load import load_pipeline
-from loadsheet.steps.explain import explained
+from loadsheet.spec.pipeline_file import load_pipeline
 from tests.faults.oracle import judge, violations
 from tests.project import Project, fetch
 
@@ -444,7 +444,7 @@ def test_what_nobody_foresaw_is_not_retried_and_notes_its_place(shop: Shop, monk
     def broken(*arguments: Any) -> None:
         raise TypeError("a bug")
 
-    monkeypatch.setattr("loadsheet.warehouse.load._Load.merge", broken)
+    monkeypatch.setattr("loadsheet.warehouse.load_transaction._Load.merge", broken)
     failed = shop.run()[LOAD]
     assert isinstance(failed.result, TypeError) and failed.tries == 1
     assert failed.result.__notes__ == [f"shop.item: load failed in run {shop.run_id}"]

@@ -19,7 +19,7 @@ import pytest
 from minio import Minio
 
 from loadsheet.errors import Corrupt, InputError, Refused
-from loadsheet.frame import read_load
+from loadsheet.lake.frame import read_load
 from tests.project import ROOT, Project
 
 DOCS = (ROOT / "docs" / "lake.md").read_text()

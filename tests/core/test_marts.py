@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from demo.servers import PostgresServer, S3Server
-from loadsheet.plan.inputs import transform_inputs
+from loadsheet.spec.dependencies import transform_inputs
 from tests.core.flights_world import MARTS, Flights, drop, flights_pipeline, new_flights
 
 AUDIT = ["created_at", "updated_at"]

@@ -10,8 +10,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from loadsheet.engine.runner import StepResult
 from loadsheet.outcome import Outcome
-from loadsheet.runner import StepResult
 from tests.core.planned import *  # noqa: F403
 from tests.core.planned import plan
 from tests.project import Project

@@ -20,7 +20,7 @@ from minio.error import InvalidResponseError, S3Error
 
 from demo.servers import PostgresServer, S3Server, SlackReceiver
 from demo.servers.process import ServerFailed, Supervised, listens
-from loadsheet.testing import privileges
+from loadsheet.sqltest import embedded
 
 REPOSITORY = Path(__file__).parents[2]
 # rclone labels its errors text/xml, which the minio SDK does not read as the S3 errors they are.
@@ -96,9 +96,9 @@ def test_a_folder_only_its_owner_may_enter_is_no_hindrance(tmp_path: Path) -> No
 
 
 def test_programs_that_the_servers_user_cannot_reach_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
-    really = privileges.reachable
-    monkeypatch.setattr(privileges, "server_user", lambda: (os.geteuid() or 65534, os.getegid() or 65534))
-    monkeypatch.setattr(privileges, "reachable", lambda path: path.name != "bin" and really(path))
+    really = embedded.reachable
+    monkeypatch.setattr(embedded, "server_user", lambda: (os.geteuid() or 65534, os.getegid() or 65534))
+    monkeypatch.setattr(embedded, "reachable", lambda path: path.name != "bin" and really(path))
     server = PostgresServer()
     if os.geteuid():
         monkeypatch.setattr(server, "_drop_to", None)

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from loadsheet.cli.main import app
 from loadsheet.errors import LoadsheetError
-from loadsheet.source import lag
+from loadsheet.status import source as lag
 from tests.project import Project
 
 SOURCE = """

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from loadsheet.postgres import Session, connect_source
-from loadsheet.source import catalog, ranges, stream
+from loadsheet.source import catalog, stream
 from loadsheet.spec.models import Table
 from tests.project import Project
 
@@ -45,8 +45,8 @@ def expected(session: Session) -> list[int]:
 
 
 def test_ranges_read_side_by_side_hold_every_row_once(source: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranges, "_LEAST_BYTES", 200_000)
-    conditions = ranges.split(source, catalog.describe(source, "public", Table(name="item")), readers=2)
+    monkeypatch.setattr(stream, "_LEAST_BYTES", 200_000)
+    conditions = stream.split(source, catalog.describe(source, "public", Table(name="item")), readers=2)
     assert len(conditions) == 8
     taken: list[list[bytes]] = [[] for _ in conditions]
     jobs = [stream.Job(select(c), took.append) for c, took in zip(conditions, taken, strict=True)]
@@ -58,7 +58,7 @@ def test_ranges_read_side_by_side_hold_every_row_once(source: Session, monkeypat
 
 def test_a_small_table_and_a_single_reader_are_one_range(source: Session) -> None:
     item = catalog.describe(source, "public", Table(name="item"))
-    assert ranges.split(source, item, readers=2) == ["TRUE"] == ranges.split(source, item, readers=1)
+    assert stream.split(source, item, readers=2) == ["TRUE"] == stream.split(source, item, readers=1)
 
 
 def test_both_ways_of_reading_send_the_same(source: Session) -> None:
@@ -119,7 +119,7 @@ def test_a_large_table_is_read_by_further_sessions(
 
     copy_apart = stream.copy_apart
     monkeypatch.setattr(stream, "copy_apart", watched)
-    monkeypatch.setattr(ranges, "_LEAST_BYTES", 500_000)
+    monkeypatch.setattr(stream, "_LEAST_BYTES", 500_000)
     project.in_source(FILL + HOLES + "; CREATE TABLE tiny (id int PRIMARY KEY); INSERT INTO tiny VALUES (1)")
     project.spec({"item": None, "tiny": None}, lake={"format": wire})
     project.succeed()

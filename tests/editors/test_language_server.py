@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from loadsheet import __version__
 from loadsheet.cli.main import app
-from loadsheet.spec.places import SCHEMA_FILE
+from loadsheet.spec.files import SCHEMA_FILE
 from loadsheet.spec.schema import schema
 from tests.editors.server import HERE, ROOT, SETTINGS, LanguageServer, install
 

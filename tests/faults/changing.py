@@ -6,10 +6,10 @@ import secrets
 from dataclasses import dataclass, field
 from typing import Any
 
+from loadsheet.engine.runner import StepResult, run_pipeline
 from loadsheet.errors import LoadsheetError
 from loadsheet.outcome import RunRequest
-from loadsheet.runner import StepResult, run_pipeline
-from loadsheet.spec.load import load_pipeline
+from loadsheet.spec.pipeline_file import load_pipeline
 from tests.faults.oracle import Verdict, judge, violations
 from tests.faults.proxy import through
 from tests.project import Project

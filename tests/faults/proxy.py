@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Literal, Self
 
-from loadsheet.connections import Connection, Connections
+from loadsheet.connections.lookup import Connection, Connections
 
 Direction = Literal["to_server", "to_client"]
 Kind = Literal["reset", "stall", "slow", "half_close", "lose_answer"]

@@ -11,9 +11,9 @@ import psycopg
 import pytest
 
 from loadsheet import postgres
+from loadsheet.engine import load
 from loadsheet.errors import Unavailable
 from loadsheet.outcome import Outcome
-from loadsheet.steps import load
 from tests.byhand import ByHand, may_be_retried, wait_until
 from tests.faults.oracle import judge, violations, watermark_violations
 from tests.faults.proxy import Direction, Fault, Proxy, Watch, losing_answers, through

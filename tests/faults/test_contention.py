@@ -15,12 +15,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from loadsheet.connections import Connection
+from loadsheet.connections.lookup import Connection
+from loadsheet.engine.runner import StepResult, run_pipeline
 from loadsheet.errors import LoadsheetError, Superseded
 from loadsheet.outcome import RunRequest
 from loadsheet.postgres import connect_warehouse
-from loadsheet.runner import StepResult, run_pipeline
-from loadsheet.spec.load import load_pipeline
+from loadsheet.spec.pipeline_file import load_pipeline
 from tests.faults.oracle import judge, violations
 from tests.faults.scale import scaled
 from tests.faults.tally import Tally

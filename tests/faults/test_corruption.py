@@ -13,10 +13,10 @@ import psycopg
 import pytest
 import zstandard
 
+from loadsheet.engine import load as load_step
 from loadsheet.errors import Corrupt
 from loadsheet.lake import parts
 from loadsheet.lake.manifest import Manifest, read_manifest
-from loadsheet.steps import load as load_step
 from tests.byhand import ByHand
 from tests.faults.oracle import Verdict, judge, violations, watermark_violations
 from tests.faults.scale import scaled

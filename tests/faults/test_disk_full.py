@@ -15,7 +15,7 @@ import pytest
 
 from demo.servers import PostgresServer, S3Server
 from loadsheet.errors import Unavailable
-from loadsheet.testing.privileges import own, scratch, server_user
+from loadsheet.sqltest.embedded import own, scratch_folder, server_user
 from tests.faults.changing import SOURCE, Changing, errors
 from tests.faults.oracle import judge
 from tests.faults.scale import scaled
@@ -55,7 +55,7 @@ def warehouse(
         size = (16 << 20) + chance.randrange(2 << 20)
         yield lambda: small_files(postmaster, size)
         return
-    with tmpfs(scratch("loadsheet-disk-"), 96) as disk:
+    with tmpfs(scratch_folder("loadsheet-disk-"), 96) as disk:
         space, folder = f"small_{secrets.token_hex(4)}", disk / "space"
         folder.mkdir()
         own(folder, server_user())

@@ -11,11 +11,11 @@ from typing import Any
 import psycopg
 import pytest
 
+from loadsheet.engine import extract as extract_step
+from loadsheet.engine import load as load_step
+from loadsheet.engine.runner import StepResult
 from loadsheet.errors import LoadsheetError, Overtaken, Refused, SourceChanged
 from loadsheet.outcome import RunRequest
-from loadsheet.runner import StepResult
-from loadsheet.steps import extract as extract_step
-from loadsheet.steps import load as load_step
 from loadsheet.warehouse import drift
 from tests.faults.oracle import judge, violations
 from tests.faults.scale import LONG, scaled
@@ -279,15 +279,15 @@ def test_new_columns_are_backfilled_for_one_table_without_reading_the_others(pro
 
 
 def test_the_trigger_form_backfills_one_table_too(project: Project) -> None:
-    from loadsheet.options import run_request
-    from loadsheet.spec.load import load_pipeline
+    from loadsheet.engine.request import airflow_request
+    from loadsheet.spec.pipeline_file import load_pipeline
 
     sweep = Sweep(project, ["add_default", "rename"], {})
     sweep.change("add_default")
     project.succeed()
     other = sweep.state("rename")
     spec = load_pipeline(project.folder / "pipelines" / "shop" / "pipeline.yml")
-    asked: RunRequest = run_request(spec, run_id="manual", params={"full_refresh": True, "tables": ["add_default"]})
+    asked: RunRequest = airflow_request(spec, run_id="manual", params={"full_refresh": True, "tables": ["add_default"]})
     project.succeed(run_id=asked.run_id, only=asked.only, full_refresh=asked.full_refresh)
     assert not judge(project, "add_default")
     assert sweep.state("rename") == other

@@ -21,6 +21,9 @@ from typer.testing import CliRunner, Result
 
 from demo.servers import PostgresServer
 from loadsheet.cli.main import app
+from loadsheet.engine import garbage
+from loadsheet.engine.execute import execute
+from loadsheet.engine.garbage import TableGarbage
 from loadsheet.errors import LoadsheetError, WorkError
 from loadsheet.lake import parts
 from loadsheet.lake.manifest import FILE_NAME, read_manifest
@@ -28,13 +31,11 @@ from loadsheet.lake.store import Lake
 from loadsheet.outcome import Outcome, RunRequest
 from loadsheet.plan.steps import Step
 from loadsheet.postgres import connect_warehouse
-from loadsheet.spec.load import load_pipeline
 from loadsheet.spec.models import Pipeline
+from loadsheet.spec.pipeline_file import load_pipeline
 from loadsheet.sql.text import Relation
-from loadsheet.steps import execute, housekeeping
-from loadsheet.steps.housekeeping import TableGarbage
 from loadsheet.warehouse import ledger
-from loadsheet.warehouse.load import load as load_manifest
+from loadsheet.warehouse.load_transaction import load as load_manifest
 from tests.faults.oracle import Verdict, judge
 from tests.faults.scale import scaled
 from tests.faults.shop import TABLES, change, open_shop, verdicts
@@ -77,13 +78,13 @@ def lake_of(project: Project) -> Lake:
 def found_in(project: Project, older_than: timedelta = timedelta(0), keep: int = 1) -> list[TableGarbage]:
     """What gc finds; by default with no age to protect anything."""
     with connect_warehouse(project.connections("warehouse")) as session:
-        return housekeeping.find(pipeline_of(project), lake_of(project), session, older_than, keep)
+        return garbage.find(pipeline_of(project), lake_of(project), session, older_than, keep)
 
 
 def gc(project: Project, lake: Lake | None = None) -> int:
     """Find and remove with the smallest age and count; how many attempts went."""
     found = found_in(project)
-    housekeeping.remove(found, lake or lake_of(project))
+    garbage.remove(found, lake or lake_of(project))
     return sum(verdict.remove for table in found for verdict in table.verdicts)
 
 

@@ -12,16 +12,16 @@ from typing import Any
 import psycopg
 import pytest
 
+from loadsheet.engine.runner import StepResult, run_pipeline
 from loadsheet.errors import LoadsheetError, Refused
 from loadsheet.lake.store import Lake
 from loadsheet.names import is_pattern
 from loadsheet.outcome import RunRequest
 from loadsheet.postgres import connect_source
-from loadsheet.runner import StepResult, run_pipeline
-from loadsheet.spec.load import check_file
-from loadsheet.spec.text import STEERING
+from loadsheet.spec.files import STEERING
+from loadsheet.spec.pipeline_file import check_file
 from loadsheet.sql.text import ident
-from loadsheet.warehouse import transform as transforms
+from loadsheet.warehouse import mart as transforms
 from tests import canaries, hostile_spec
 from tests.faults.scale import scaled
 from tests.hostile_spec import CANARY_VALUE, CANARY_VARIABLE, RENDERED, TRAP, VALUES, Field
@@ -209,7 +209,7 @@ def test_a_script_that_ends_our_transaction_is_refused_by_the_check_and_noticed_
     project.spec({"t": None}, {"m": (f"CREATE TABLE mart.m (); {sql} -- staging.t", {"materialized": "script"})})
     pipeline, problems = check_file(project.folder / "pipelines" / "shop" / "pipeline.yml")
     assert pipeline is None and "a script runs in one transaction" in str(problems[0])
-    monkeypatch.setattr("loadsheet.plan.order.why_not_in_our_transaction", lambda statements: None)
+    monkeypatch.setattr("loadsheet.spec.sql_reading.why_not_in_our_transaction", lambda statements: None)
     result = project.run()["transform.transform_m"].result
     assert isinstance(result, Refused) and "ended the transaction" in str(result), result
     assert project.in_warehouse("SELECT * FROM loadsheet.transform_run") == []

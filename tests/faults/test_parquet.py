@@ -13,17 +13,15 @@ import pyarrow.parquet
 import pytest
 
 from loadsheet.errors import Refused
-from loadsheet.lake import nested
-from loadsheet.lake.arrow import from_csv, schema_of
-from loadsheet.lake.parquet import Encoder, decode
-from loadsheet.lake.rows import batches
+from loadsheet.lake import postgres_text
+from loadsheet.lake.frame import batches
+from loadsheet.lake.parquet import Encoder, decode, from_csv, schema_of
 from loadsheet.postgres import connect_source, connect_warehouse
 from loadsheet.source import catalog
 from loadsheet.spec.models import Table
 from loadsheet.sql.copying import BINARY_HEADER, BINARY_TRAILER, WireFormat, copy_in, copy_out, select_columns
-from loadsheet.sql.parquet_types import unfit
 from loadsheet.sql.text import Relation, ident
-from loadsheet.sql.types import Column
+from loadsheet.sql.types import Column, unfit
 from tests.faults.fidelity import look, silent
 from tests.faults.hard_values import HARD, TYPES, Hard
 from tests.faults.oracle import Verdict
@@ -143,7 +141,7 @@ def test_any_bytes_are_shown_as_the_server_shows_them(
     with psycopg.connect(project.source) as session, session.cursor().copy(statement) as copy:
         copy.write(b"".join(copied) + BINARY_TRAILER)
     found = look(project.source, Relation("public", "any_bytes"), list(BYTES), list(BYTES))
-    shows = {name: nested.shown(type_name) for name, type_name in found.types.items()}
+    shows = {name: postgres_text.shown(type_name) for name, type_name in found.types.items()}
     for values in found.rows.values():
         assert {n: shows[n](image).encode() for n, (_, image) in values.items()} == {
             n: t for n, (t, _) in values.items()

@@ -11,8 +11,8 @@ import psycopg
 import pytest
 
 from demo.servers import PostgresServer
+from loadsheet.engine.runner import StepResult
 from loadsheet.errors import SourceChanged
-from loadsheet.runner import StepResult
 from loadsheet.source import identity
 from tests.faults.oracle import judge, violations
 from tests.faults.tally import Tally

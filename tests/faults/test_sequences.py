@@ -16,15 +16,15 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from loadsheet import failpoints
+from loadsheet.engine.execute import execute
+from loadsheet.engine.runner import StepResult
 from loadsheet.errors import Corrupt, Refused
 from loadsheet.failpoints import POINTS
 from loadsheet.lake.store import Lake
 from loadsheet.outcome import Outcome, RunRequest
 from loadsheet.plan.steps import Step
-from loadsheet.runner import StepResult
 from loadsheet.source import bounds, reading
-from loadsheet.spec.load import load_pipeline
-from loadsheet.steps import execute
+from loadsheet.spec.pipeline_file import load_pipeline
 from loadsheet.warehouse import drift
 from tests.faults.oracle import Verdict, judge, violations
 from tests.faults.scale import scaled

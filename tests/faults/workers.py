@@ -20,9 +20,15 @@ from tests.project import Project, fetch
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(
     [
-        *("tests.faults.workers", "tests.faults.naive", "loadsheet.cli.main", "loadsheet.cli.run", "loadsheet.runner"),
-        *("loadsheet.spec.load", "jsonschema", "pydantic", "stringprep"),
-        *("loadsheet.steps.extract", "loadsheet.steps.load", "loadsheet.steps.transform", "sqlglot", "psycopg"),
+        *(
+            "tests.faults.workers",
+            "tests.faults.naive",
+            "loadsheet.cli.main",
+            "loadsheet.cli.run",
+            "loadsheet.engine.runner",
+        ),
+        *("loadsheet.spec.pipeline_file", "jsonschema", "pydantic", "stringprep"),
+        *("loadsheet.engine.extract", "loadsheet.engine.load", "loadsheet.engine.transform", "sqlglot", "psycopg"),
     ]
 )
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from loadsheet.source import advice
+from loadsheet.authoring import advice
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from loadsheet.connection_export import export_connections
+from loadsheet.connections.export import export_connections
 from tests.unit.compose_file import ROOT, STACK, VARIABLE, Stack
 
 CONNECTIONS = yaml.safe_load((ROOT / "connections/connections.yml").read_text())

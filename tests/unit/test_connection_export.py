@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from loadsheet.connection_export import export_connections
+from loadsheet.connections.export import export_connections
 from loadsheet.errors import ConnectionMissing, InputError
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +61,7 @@ def test_a_project_without_the_file_is_said_to_have_none(tmp_path: Path) -> None
 
 def test_the_command_prints_json_and_a_missing_variable_is_exit_code_2(tmp_path: Path) -> None:
     def run(**environ: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "loadsheet.connection_export", str(tmp_path)]
+        command = [sys.executable, "-m", "loadsheet.connections.export", str(tmp_path)]
         return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True)
 
     project(tmp_path, FILE)

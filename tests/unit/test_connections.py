@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from loadsheet.connections import Connection, project_connections
+from loadsheet.connections.lookup import Connection, project_connections
 from loadsheet.errors import ConnectionMissing, InputError
 
 SECRET = "s3cr3t"

@@ -10,19 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from loadsheet.plan.dagfactory import dag_config, render, spec_path
+from loadsheet.plan.dag_config import dag_config, render, spec_path
 from loadsheet.plan.steps import build_plan
-from loadsheet.spec.models import (
-    Incremental,
-    Lake,
-    Notify,
-    Pipeline,
-    Source,
-    Table,
-    Tasks,
-    Transform,
-    Warehouse,
-)
+from loadsheet.spec.models import Incremental, Lake, Notify, Pipeline, Source, Table, Tasks, Transform, Warehouse
 
 PLAIN = (str, int, float, bool, type(None))
 
@@ -107,9 +97,9 @@ def test_slack_hears_only_of_what_the_spec_says(events: tuple[str, ...], callbac
     told = {name: value for name, value in args.items() if name.endswith("_callback")}
     assert set(told) == callbacks
     for name, value in told.items():
-        what = {"callback": "operators.slack.notify_recovery", "slack_conn_id": "s"}
+        what = {"callback": "loadsheet.airflow.slack.notify_recovery", "slack_conn_id": "s"}
         if name == "on_failure_callback":
-            what = {"callback": "operators.slack.notify_failure", "slack_conn_id": "s", "events": list(events)}
+            what = {"callback": "loadsheet.airflow.slack.notify_failure", "slack_conn_id": "s", "events": list(events)}
         assert value == what
 
 

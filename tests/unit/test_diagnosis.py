@@ -12,8 +12,8 @@ import urllib3
 from minio.error import InvalidResponseError, S3Error, ServerError
 from urllib3.exceptions import MaxRetryError, ProtocolError, ReadTimeoutError, ResponseError, SSLError
 
-from loadsheet.steps.causes import S3, SQLSTATES
-from loadsheet.steps.diagnosis import diagnose
+from loadsheet.engine.causes import S3, SQLSTATES
+from loadsheet.engine.diagnosis import diagnose
 
 PASSES = """
 08000 08001 08003 08004 08006 08P01 25006 25P03 25P04 40000 40001 40003 40P01 53000 53100 53200 53300 55006 55P03 57000

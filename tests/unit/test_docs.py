@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from docs import cli_reference
-from loadsheet.spec.load import check_file
+from loadsheet.spec.pipeline_file import check_file
 from loadsheet.spec.schema import schema
 from tests.unit.test_readme import FRAME, blocks, write
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from loadsheet.lake.garbage import Load, Standing, attempts, judge
+from loadsheet.lake.garbage import Load, TableRecord, attempts, judge
 from loadsheet.lake.store import Stored
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
@@ -28,12 +28,12 @@ def load(fence: int, days: float, whole: bool = False) -> Load:
     return Load(load_no=fence, prefix=prefix(fence), committed_at=NOW - timedelta(days=days), whole=whole)
 
 
-def standing(fence: int, *loads: Load, sealed: str | None = None, wanted: bool = True) -> Standing:
-    return Standing(pipeline="shop", table="orders", fence=fence, sealed=sealed, loads=loads, now=NOW, wanted=wanted)
+def standing(fence: int, *loads: Load, sealed: str | None = None, wanted: bool = True) -> TableRecord:
+    return TableRecord(pipeline="shop", table="orders", fence=fence, sealed=sealed, loads=loads, now=NOW, wanted=wanted)
 
 
 def verdicts(
-    objects: list[Stored], of: Standing, keep: int = 1, owner: tuple[str, str] | None = ("shop", "orders")
+    objects: list[Stored], of: TableRecord, keep: int = 1, owner: tuple[str, str] | None = ("shop", "orders")
 ) -> dict[int, str]:
     """Fence -> why, with a minus before what goes."""
     found = judge(attempts(objects, ROOT), of, WEEK, keep, lambda manifest: owner)

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import yaml
 
-from loadsheet.plan.dagfactory import OPERATORS, dag_config, render
+from loadsheet.plan.dag_config import OPERATORS, dag_config, render
+from loadsheet.problem import Problem
 from loadsheet.spec import models
-from loadsheet.spec.load import check_file
-from loadsheet.spec.problem import Problem
+from loadsheet.spec.pipeline_file import check_file
 from tests import hostile_spec
 from tests.hostile_spec import CANARY_VALUE, CANARY_VARIABLE, RAW, RENDERED, SCHEMA, TRAP, VALUES, Field
 
@@ -100,7 +100,7 @@ def assert_data(value: Any) -> None:
     if isinstance(value, dict):
         assert value.get("__type__", "airflow.sdk.Param") in _TYPES and "__args__" not in value
         assert value.get("operator", OPERATORS["load"]) in OPERATORS.values()
-        assert str(value.get("callback", "operators.slack.")).startswith("operators.slack.")
+        assert str(value.get("callback", "loadsheet.airflow.slack.")).startswith("loadsheet.airflow.slack.")
         for inner in value.values():
             assert_data(inner)
     elif isinstance(value, list):

@@ -11,11 +11,10 @@ from urllib.parse import quote
 import pytest
 
 from loadsheet import redact
-from loadsheet.connections import Connection
-from loadsheet.redact import clean, hidden, masked
-from loadsheet.spec.load import check_file
-from loadsheet.spec.words import shown
-from loadsheet.visible import json_safe, on_one_line, visible
+from loadsheet.connections.lookup import Connection
+from loadsheet.redact import clean, hidden, json_safe, masked, on_one_line, visible
+from loadsheet.spec.pipeline_file import check_file
+from loadsheet.spec.suggest import shown
 
 HEAD = "version: 1\nsource: {conn_id: s}\nlake: {conn_id: l, bucket: lake}\nwarehouse: {conn_id: w}\ntables: {t: }\n"
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from loadsheet.engine.request import airflow_request
 from loadsheet.errors import InputError
-from loadsheet.options import run_request
 from loadsheet.outcome import RunRequest
 from loadsheet.spec.models import Lake, Pipeline, Source, Table, Transform, Warehouse
 
@@ -32,7 +32,7 @@ FED_BY_BOOKINGS = {"bookings", "fct", "daily"}
 
 def request(variable: Any = None, **params: Any) -> RunRequest:
     text = variable if variable is None or isinstance(variable, str) else json.dumps(variable)
-    return run_request(FLIGHTS, run_id="r", variable=text, params=params)
+    return airflow_request(FLIGHTS, run_id="r", variable=text, params=params)
 
 
 def for_flights(**entry: Any) -> dict[str, Any]:
@@ -177,11 +177,11 @@ def test_a_wrong_form_says_what_to_change(params: dict[str, Any], says: str) -> 
 
 def test_the_runs_own_interval_is_passed_on_in_utc() -> None:
     start = datetime(2026, 1, 1, 3, tzinfo=timezone(timedelta(hours=3)))
-    made = run_request(FLIGHTS, run_id="r", data_interval=(start, datetime(2026, 1, 2, tzinfo=UTC)))
+    made = airflow_request(FLIGHTS, run_id="r", data_interval=(start, datetime(2026, 1, 2, tzinfo=UTC)))
     assert (made.interval_start, made.interval_end) == ("2026-01-01T00:00:00+00:00", "2026-01-02T00:00:00+00:00")
     assert not made.explicit_interval
 
 
 def test_a_run_without_a_logical_date_has_no_interval() -> None:
-    made = run_request(FLIGHTS, run_id="r", data_interval=(None, None))
+    made = airflow_request(FLIGHTS, run_id="r", data_interval=(None, None))
     assert (made.interval_start, made.interval_end, made.explicit_interval) == (None, None, False)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from loadsheet.errors import SpecError
-from loadsheet.plan.inputs import Inputs, transform_inputs
+from loadsheet.spec.dependencies import Inputs, transform_inputs
 from loadsheet.spec.models import Lake, Materialized, Pipeline, Source, Table, Transform, Warehouse
 
 TABLES = ("bookings", "flights", "Seat Map", "airports_data")

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadsheet.sql.params import PARAMS, Param, split_params, uses_since_load
-from loadsheet.sql.placeholders import placeholders
+from loadsheet.sql.params import PARAMS, Param, placeholders, split_params, uses_since_load
 from loadsheet.sql.tokens import Unparsable
 
 SINCE, RUN = Param("since_load"), Param("run_id")

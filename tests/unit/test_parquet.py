@@ -20,8 +20,7 @@ from hypothesis import strategies as st
 from loadsheet.errors import Refused
 from loadsheet.lake import parquet
 from loadsheet.lake.parquet import Encoder, decode
-from loadsheet.sql.parquet_types import kind, unfit
-from loadsheet.sql.types import Column
+from loadsheet.sql.types import Column, kind, unfit
 from tests.imports import imported_by
 
 _TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
@@ -186,7 +185,7 @@ def test_pyarrow_guessing_by_itself_loses_values() -> None:
 
 
 def test_nothing_imports_pyarrow_before_it_is_needed() -> None:
-    assert "pyarrow" not in imported_by("loadsheet.cli.main", "loadsheet.runner", "loadsheet.steps.extract")
+    assert "pyarrow" not in imported_by("loadsheet.cli.main", "loadsheet.engine.runner", "loadsheet.engine.extract")
 
 
 def test_where_pyarrow_is_missing_the_message_says_what_to_install() -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from loadsheet.names import covers, is_pattern, matches, plain, slug, spelled
-from loadsheet.plan.inputs import transform_inputs
 from loadsheet.plan.steps import build_plan
-from loadsheet.spec.load import check_file, load_pipeline
+from loadsheet.spec.dependencies import transform_inputs
 from loadsheet.spec.models import Pipeline
+from loadsheet.spec.pipeline_file import check_file, load_pipeline
 
 SPEC = """\
 version: 1

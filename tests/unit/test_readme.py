@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from docs.spec_reference import mappings, reference
 from loadsheet.cli.main import app
-from loadsheet.spec.load import check_file
+from loadsheet.spec.pipeline_file import check_file
 from loadsheet.spec.schema import schema
 
 ROOT = Path(__file__).resolve().parents[2]

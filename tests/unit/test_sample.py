@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from loadsheet.engine.sample import sampled
 from loadsheet.errors import InputError
-from loadsheet.sample import sampled
 from loadsheet.spec.models import Lake, Pipeline, Source, Table, Transform, Warehouse
 
 SHOP = Pipeline(

@@ -11,12 +11,11 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from loadsheet.errors import SpecError
-from loadsheet.spec.load import load_pipeline
-from loadsheet.spec.places import SCHEMA_FILE
-from loadsheet.sql.clock import at
-from loadsheet.sql.schemas import in_schemas
-from loadsheet.testing.files import read_tests
-from loadsheet.testing.models import Case, Declared
+from loadsheet.spec.files import SCHEMA_FILE
+from loadsheet.spec.pipeline_file import load_pipeline
+from loadsheet.sql.substitute import at, in_schemas
+from loadsheet.sqltest.files import read_tests
+from loadsheet.sqltest.models import Case, Declared
 from tests.project import ROOT
 
 SPEC = """\

@@ -96,8 +96,8 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Any]], No
     """Puts a function in the place of `run_pipeline`."""
 
     def replace(run_pipeline: Callable[..., Any]) -> None:
-        runner = ModuleType("loadsheet.runner")
+        runner = ModuleType("loadsheet.engine.runner")
         runner.run_pipeline = run_pipeline  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, "loadsheet.runner", runner)
+        monkeypatch.setitem(sys.modules, "loadsheet.engine.runner", runner)
 
     return replace

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
-from loadsheet.spec.codes import RULES
+from loadsheet.spec.rule_catalog import RULES
 from tests.unit.cli.conftest import SPEC, Cli, write_pipeline
 
 BROKEN = SPEC.replace("merge, ", "mrge, ")

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 import pytest
 from jsonschema import Draft202012Validator
 
-from loadsheet.spec.codes import RULES
+from loadsheet.spec.rule_catalog import RULES
 from tests.unit.cli.conftest import SPEC, Cli, write_pipeline
 
 TEXT = {"type": "string", "minLength": 1}

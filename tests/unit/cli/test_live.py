@@ -7,8 +7,8 @@ import re
 
 from rich.console import Console
 
-from loadsheet.cli.bars import Bars
-from loadsheet.cli.live import Lines
+from loadsheet.cli.progress import Lines
+from loadsheet.cli.progress_bars import Bars
 from loadsheet.plan.steps import Step
 
 STEP = Step(kind="load", name="odd [red]name")

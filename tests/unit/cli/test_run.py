@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from loadsheet.engine.runner import Retry
 from loadsheet.errors import Refused, Unavailable
 from loadsheet.outcome import Outcome, RunRequest, Sample, skipped
 from loadsheet.plan.steps import build_plan
-from loadsheet.runner import Retry
 from tests.unit.cli.conftest import Cli
 
 Engine = Callable[[Callable[..., Any]], None]
@@ -328,7 +328,7 @@ def run_pipeline(pipeline, request, connections, on_step, progress, retrying):
     thread.start()
     print("hanging", file=sys.stderr, flush=True)
     thread.join()
-runner = sys.modules["loadsheet.runner"] = types.ModuleType("loadsheet.runner")
+runner = sys.modules["loadsheet.engine.runner"] = types.ModuleType("loadsheet.engine.runner")
 runner.run_pipeline = run_pipeline
 from loadsheet.cli.main import app
 app(["run", "shop"])

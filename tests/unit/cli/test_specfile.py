@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from loadsheet.cli.specfile import SpecFile, write_new
+from loadsheet.authoring.file import SpecFile, write_new
 from loadsheet.errors import InputError, SpecError
 
 NEW = {"countries": {"incremental": "updated_at"}}

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import typer
 
-from loadsheet import standing
-from loadsheet.cli.ages import age
 from loadsheet.cli.main import app
 from loadsheet.cli.status import Command
-from loadsheet.connections import Connections
+from loadsheet.connections.lookup import Connections
 from loadsheet.spec.models import Pipeline
-from loadsheet.standing import PipelineStanding, TableStanding
-from loadsheet.warehouse.status import Rows
+from loadsheet.status import pipeline as standing
+from loadsheet.status.models import PipelineStatus, TableStatus
+from loadsheet.status.page import age
+from loadsheet.status.warehouse import Rows
 from tests.unit.cli.conftest import SPEC, Cli, write_pipeline
 
 
@@ -23,13 +23,13 @@ from tests.unit.cli.conftest import SPEC, Cli, write_pipeline
 def ledger(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project whose warehouse has loaded nothing yet."""
 
-    def stand(pipeline: Pipeline, connections: Connections) -> PipelineStanding:
+    def stand(pipeline: Pipeline, connections: Connections) -> PipelineStatus:
         never = {"rows": Rows(number=None), "last": None, "failure": None, "in_spec": True}
         tables = [
-            TableStanding(name=t.name, target=f"staging.{t.name}", watermark=None, cursor=None, **never)
+            TableStatus(name=t.name, target=f"staging.{t.name}", watermark=None, cursor=None, **never)
             for t in pipeline.tables
         ]
-        return PipelineStanding(pipeline=pipeline.name, at=datetime.now(UTC), tables=tables, transforms=[])
+        return PipelineStatus(pipeline=pipeline.name, at=datetime.now(UTC), tables=tables, transforms=[])
 
     monkeypatch.setattr(standing, "standing", stand)
     return project

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from loadsheet.cli.checking import check_files
-from loadsheet.spec import ahead, load
-from loadsheet.spec.ahead import FEWEST, checked_ahead
+from loadsheet.project.check import check_files
+from loadsheet.spec import parallel_check, pipeline_file
 from loadsheet.spec.compiled import is_remembered
+from loadsheet.spec.parallel_check import FEWEST, checked_ahead
 
 SPEC = """\
 version: 1
@@ -30,14 +30,14 @@ tables: {{t{number}: {{}}}}
 def specs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Just enough of them, on a machine of two cores, with an empty cache."""
     monkeypatch.setenv("LOADSHEET_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(ahead, "_cores", lambda: 2)
+    monkeypatch.setattr(parallel_check, "_cores", lambda: 2)
     for number in range(FEWEST):
         folder = tmp_path / "pipelines" / f"p{number:03}"
         folder.mkdir(parents=True)
         (folder / "pipeline.yml").write_text(SPEC.format(number=number))
         old = time.time() - 60  # what is new is looked at twice
         os.utime(folder / "pipeline.yml", (old, old))
-    return load.find_specs(tmp_path)
+    return pipeline_file.find_specs(tmp_path)
 
 
 @pytest.fixture
@@ -64,8 +64,8 @@ def test_another_process_begins_with_the_last_and_leaves_what_it_finds(
         while not is_remembered(specs[0]) and time.monotonic() < until:
             time.sleep(0.05)
     assert all(is_remembered(spec) for spec in specs)
-    monkeypatch.setattr(load, "_check", None)  # nobody checks again
-    assert [load.load_pipeline(spec).name for spec in specs] == [spec.parent.name for spec in specs]
+    monkeypatch.setattr(pipeline_file, "_check", None)  # nobody checks again
+    assert [pipeline_file.load_pipeline(spec).name for spec in specs] == [spec.parent.name for spec in specs]
 
 
 def test_what_is_found_is_the_same(specs: list[Path], started: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +82,7 @@ def test_no_process_is_started_for_few_or_known_files_or_without_a_cache(
 ) -> None:
     with checked_ahead(specs[1:]):
         pass
-    load.check_file(specs[-1])
+    pipeline_file.check_file(specs[-1])
     with checked_ahead(specs):
         pass
     monkeypatch.setenv("LOADSHEET_CACHE", "")
@@ -92,7 +92,7 @@ def test_no_process_is_started_for_few_or_known_files_or_without_a_cache(
 
 
 def test_it_ends_when_nobody_waits_for_it_any_more(specs: list[Path]) -> None:
-    command = [sys.executable, "-P", "-m", "loadsheet.spec.ahead", "1"]  # a parent that is not the test
+    command = [sys.executable, "-P", "-m", "loadsheet.spec.parallel_check", "1"]  # a parent that is not the test
     done = subprocess.run(command, input=os.fsencode(specs[0]), capture_output=True, env=os.environ, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     assert not is_remembered(specs[0])

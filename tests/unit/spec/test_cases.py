@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from loadsheet.spec.load import check_file
+from loadsheet.spec.pipeline_file import check_file
 
 SPECS = Path(__file__).parents[2] / "specs"
 VALID = sorted((SPECS / "valid").rglob("*.yml"))

@@ -9,8 +9,8 @@ import pytest
 
 from docs.rules_reference import examples, reference
 from docs.spec_reference import mappings
-from loadsheet.spec.codes import RULES, links
-from loadsheet.spec.load import check_file
+from loadsheet.spec.pipeline_file import check_file
+from loadsheet.spec.rule_catalog import RULES, links
 from loadsheet.spec.schema import schema
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 
 from loadsheet.errors import SpecError
-from loadsheet.plan import inputs
 from loadsheet.plan.steps import build_plan
-from loadsheet.spec import cache, compiled, load
+from loadsheet.problem import Problem
+from loadsheet.spec import compiled, dependencies, pipeline_file
 from loadsheet.spec.models import Pipeline
-from loadsheet.spec.problem import Problem
 
 ROOT = Path(__file__).resolve().parents[3]
 SPECS = sorted((ROOT / "tests" / "specs").rglob("*.yml")) + [ROOT / "pipelines" / "flights" / "pipeline.yml"]
@@ -51,21 +50,21 @@ def spec(tmp_path: Path) -> Path:
 def checks(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that were checked in full; nothing else in this process remembers them."""
     seen: list[Path] = []
-    real = load._check
+    real = pipeline_file._check
 
     def check(path: Path) -> compiled.Found:
         seen.append(path)
         return real(path)
 
-    monkeypatch.setattr(load, "_check", check)
+    monkeypatch.setattr(pipeline_file, "_check", check)
     return seen
 
 
 def check_file(file: Path) -> Found:
     """As in a new process."""
-    inputs._known.clear()
-    load._found_once.cache_clear()
-    return load.check_file(file)
+    dependencies._known.clear()
+    pipeline_file._found_once.cache_clear()
+    return pipeline_file.check_file(file)
 
 
 def entries(folder: Path) -> list[Path]:
@@ -105,9 +104,9 @@ def test_warnings_are_not_lost(spec: Path, checks: list[Path]) -> None:
 def test_errors_are_found_again_each_time(spec: Path, folder: Path) -> None:
     spec.write_text(SPEC.replace("daily", "weekly"))
     for _ in range(2):
-        inputs._known.clear()
+        dependencies._known.clear()
         with pytest.raises(SpecError, match=r"there is no file sql/weekly\.sql"):
-            load.load_pipeline(spec)
+            pipeline_file.load_pipeline(spec)
     assert entries(folder) == []
 
 
@@ -157,7 +156,7 @@ def test_another_checker_checks_again(spec: Path, checks: list[Path], monkeypatc
 
 
 @pytest.mark.parametrize(
-    "changed", ["schemas/pipeline.schema.json", "loadsheet/spec/rules.py", "loadsheet/plan/order.py"]
+    "changed", ["schemas/pipeline.schema.json", "loadsheet/spec/rules/pipeline.py", "loadsheet/spec/sql_reading.py"]
 )
 def test_a_changed_schema_or_rule_is_another_checker(tmp_path: Path, changed: str) -> None:
     for name in ("loadsheet", "schemas"):
@@ -212,7 +211,7 @@ def test_an_entry_with_a_true_seal_is_used(spec: Path, folder: Path, checks: lis
     (entry,) = entries(folder)
     body = json.loads(entry.read_text().partition("\n")[2])
     body["data"]["description"] = "tampered"
-    cache.put(entry.stem, body)
+    compiled.write_entry(entry.stem, body)
     pipeline, _ = check_file(spec)
     assert pipeline and pipeline.description == "tampered" and len(checks) == 1
 
@@ -244,7 +243,7 @@ def test_a_folder_of_somebody_else_is_not_used(spec: Path, checks: list[Path], m
 @pytest.mark.parametrize("chosen", ["", "relative", "/proc/nowhere", "/dev/null/cache", "/nul\0"])
 def test_nowhere_to_write_is_fine(spec: Path, checks: list[Path], monkeypatch: pytest.MonkeyPatch, chosen: str) -> None:
     if "\0" in chosen:
-        monkeypatch.setattr(cache, "_folder", lambda: Path(chosen))
+        monkeypatch.setattr(compiled, "_folder", lambda: Path(chosen))
     else:
         monkeypatch.setenv("LOADSHEET_CACHE", chosen)
     assert check_file(spec) == check_file(spec) and len(checks) == 2
@@ -265,17 +264,17 @@ def test_without_a_choice_it_is_in_the_users_cache_folder(
 
 
 def test_the_cache_stays_small(folder: Path) -> None:
-    for number in range(cache.MOST + 5):
-        cache.put(f"00{number:062}", number)
+    for number in range(compiled.MOST_ENTRIES + 5):
+        compiled.write_entry(f"00{number:062}", number)
         os.utime(folder / "00" / f"00{number:062}.json", (number, number))
-    assert len(entries(folder)) == cache.MOST
-    assert cache.get(f"00{4:062}") is None and cache.get(f"00{5:062}") == 5
+    assert len(entries(folder)) == compiled.MOST_ENTRIES
+    assert compiled.read_entry(f"00{4:062}") is None and compiled.read_entry(f"00{5:062}") == 5
 
 
 def test_a_remembered_file_needs_no_parser_of_yaml_json_schema_or_sql(spec: Path, folder: Path) -> None:
     check_file(spec)
     code = (
-        "import sys; from pathlib import Path; from loadsheet.spec.load import load_pipeline;"
+        "import sys; from pathlib import Path; from loadsheet.spec.pipeline_file import load_pipeline;"
         f"from loadsheet.plan.steps import build_plan; build_plan(load_pipeline(Path({str(spec)!r})));"
         "print(sorted({'yaml', 'jsonschema', 'sqlglot', 'pickle'} & set(sys.modules)))"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loadsheet.spec.cron import PRESETS, BadSchedule, check_schedule
+from loadsheet.spec.schedule import PRESETS, BadSchedule, check_schedule
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from loadsheet.errors import SpecError
-from loadsheet.spec.document import read_document
-from loadsheet.spec.finding import Finding, dotted
-from loadsheet.spec.load import check_file
-from loadsheet.spec.text import MAX_BYTES
+from loadsheet.problem import Finding, dotted
+from loadsheet.spec.files import MAX_BYTES
+from loadsheet.spec.pipeline_file import check_file
+from loadsheet.spec.strict_yaml import read_document
 
 SPEC = """\
 version: 1

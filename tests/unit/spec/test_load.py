@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from loadsheet.errors import SpecError
-from loadsheet.spec.load import check_file, check_text, find_specs, load_pipeline
 from loadsheet.spec.models import Incremental, Lake, Pipeline, Source, Table, Tasks, Warehouse
+from loadsheet.spec.pipeline_file import check_file, check_text, find_specs, load_pipeline
 
 VALID = Path(__file__).parents[2] / "specs" / "valid"
 HEAD = """\
@@ -216,7 +216,7 @@ def test_sql_that_cannot_be_read_is_not_called_missing(tmp_path: Path) -> None:
 
 def test_importing_models_and_load_imports_neither_yaml_nor_jsonschema() -> None:
     code = (
-        "import sys, loadsheet.spec.load, loadsheet.spec.models;"
+        "import sys, loadsheet.spec.pipeline_file, loadsheet.spec.models;"
         "print(sorted({'yaml', 'jsonschema', 'sqlglot', 'psycopg', 'minio', 'airflow'} & set(sys.modules)))"
     )
     done = subprocess.run(

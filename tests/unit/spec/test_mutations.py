@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
-from loadsheet.cli.problems import as_text
-from loadsheet.spec.codes import RULES
-from loadsheet.spec.load import check_file
+from loadsheet.cli.formats import as_text
+from loadsheet.spec.pipeline_file import check_file
+from loadsheet.spec.rule_catalog import RULES
 
 VALID = Path(__file__).parents[2] / "specs" / "valid"
 TEXT = (VALID / "design_sample" / "pipeline.yml").read_text(encoding="utf-8")

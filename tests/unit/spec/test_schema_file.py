@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from loadsheet.spec.duration import duration
 from loadsheet.spec.models import Incremental, Lake, Notify, Pipeline, Source, Table, Tasks, Warehouse
+from loadsheet.spec.schedule import duration
 from loadsheet.spec.schema import schema
 
 ROOT = schema()

@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
-from loadsheet.spec.document import read_document
-from loadsheet.spec.fitting import fitted
-from loadsheet.spec.inherit import inherit
-from loadsheet.spec.load import check_text
-from loadsheet.spec.writing import with_tables
+from loadsheet.spec.edit import fitted, with_tables
+from loadsheet.spec.pipeline_file import check_text
+from loadsheet.spec.strict_yaml import read_document
+from loadsheet.spec.view import inherit
 
 ENTRIES: dict[str, dict[str, Any]] = {
     "countries": {},

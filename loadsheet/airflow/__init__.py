@@ -1,0 +1,1 @@
+"""The only part that imports Airflow: operators, DAG factory, bundles, Slack."""

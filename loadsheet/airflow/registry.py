@@ -1,0 +1,95 @@
+"""The DAGs of all pipeline files, and what becomes of those that are broken."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import DAG
+
+from loadsheet.airflow.dag_ids import claimants, folder_id, raw_values, readable_name, taken
+from loadsheet.airflow.factory import broken_dag, build_dag
+from loadsheet.errors import SpecError
+from loadsheet.redact import clean
+from loadsheet.spec.parallel_check import checked_ahead
+from loadsheet.spec.pipeline_file import find_specs, load_pipeline
+
+
+def pipeline_dags(root: Path, only: str | None = None) -> dict[str, DAG]:
+    """DAG id -> DAG for every pipeline file below `root`; just the DAG `only` when it is given.
+
+    Never raises for a file's sake: a file that cannot become a DAG becomes one that fails and says why.
+    """
+    if only is not None and (found := _one(root, only)):
+        return {only: found}
+    # Also where `only` was not found: a stand-in's id depends on which ids the other files have taken.
+    dags = _all(find_specs(root), root)
+    return dags if only is None else {only: dags[only]} if only in dags else {}
+
+
+def attempt(spec: Path, root: Path) -> tuple[str, DAG | str]:
+    """The file's DAG id, and its DAG or what is wrong with it. Never raises for the file's sake."""
+    try:
+        pipeline = load_pipeline(spec)
+        return pipeline.name, build_dag(pipeline, root)
+    except SpecError as error:
+        problems = str(error)
+    except Exception:  # one pipeline's surprise must not take every other pipeline out of Airflow
+        problems = clean(traceback.format_exc())
+    return readable_name(spec), problems.replace(f"{root}/", "")
+
+
+def relative(spec: Path, root: Path) -> str:
+    """The file's path as people know it."""
+    return spec.relative_to(root).as_posix()
+
+
+def _one(root: Path, dag_id: str) -> DAG | None:
+    for spec in claimants(root, dag_id):
+        found, dag = _dag(spec, root)
+        if found == dag_id:
+            return dag
+    return None
+
+
+def _all(specs: list[Path], root: Path) -> dict[str, DAG]:
+    """A name claimed twice stays with the folder of that name, else with the first; the others get stand-ins."""
+    with checked_ahead(specs):
+        built = {spec: _dag(spec, root) for spec in specs}
+    owners: dict[str, Path] = {}
+    for spec in sorted(specs, key=lambda s: s.parent.name != built[s][0]):
+        owners.setdefault(built[spec][0], spec)
+    dags = {dag_id: built[spec][1] for dag_id, spec in owners.items()}
+    for spec in specs:
+        name = built[spec][0]
+        if owners[name] != spec:
+            dag_id = _free_id(spec, dags)
+            problem = taken(name, relative(owners[name], root))
+            dags[dag_id] = broken_dag(dag_id, relative(spec, root), problem)
+    return dags
+
+
+def _dag(spec: Path, root: Path) -> tuple[str, DAG]:
+    """The file's DAG, or its stand-in, with its id."""
+    dag_id, made = attempt(spec, root)
+    if isinstance(made, str):
+        made = _broken(dag_id, relative(spec, root), made, raw_values(spec).get("schedule"))
+    return dag_id, made
+
+
+def _broken(dag_id: str, file: str, problems: str, schedule: Any) -> DAG:
+    # Only text: dag-factory would import and call whatever a mapping with `__type__` names.
+    if isinstance(schedule, str):
+        try:
+            return broken_dag(dag_id, file, problems, schedule)
+        except Exception:  # the schedule may be what is broken
+            pass
+    return broken_dag(dag_id, file, problems)
+
+
+def _free_id(spec: Path, taken: dict[str, DAG]) -> str:
+    dag_id = folder_id(spec)
+    while dag_id in taken:
+        dag_id += ".broken"
+    return dag_id

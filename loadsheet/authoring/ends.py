@@ -1,0 +1,86 @@
+"""Which connections a new pipeline goes between, as far as the project leaves no choice."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from loadsheet.connections.lookup import connection_types
+from loadsheet.errors import InputError
+from loadsheet.spec.models import Pipeline
+from loadsheet.spec.pipeline_file import check_file, find_specs
+
+_LAKES = ("generic", "aws", "s3", "minio")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ends:
+    """Connection ids of a new pipeline, and the lake's bucket."""
+
+    source: str
+    warehouse: str
+    lake: str
+    bucket: str
+    slack: str | None
+    used_schemas: frozenset[str]
+    """Schemas of the warehouse that other pipelines of the project write to."""
+
+    @staticmethod
+    def of(project: Path, *, source: str | None, warehouse: str | None, lake: str | None, bucket: str | None) -> Ends:
+        """The given ones; else those of the project's other pipelines, where they agree; else the only ones left.
+
+        Raises InputError that names the candidates where there is more than one, or none.
+        """
+        types = connection_types(project)
+        others = [pipeline for spec in find_specs(project) if (pipeline := check_file(spec)[0])]
+        databases = [name for name, kind in types.items() if kind == "postgres"]
+        lakes = [name for name, kind in types.items() if kind in _LAKES]
+        known = {p.warehouse.conn_id for p in others} or {name for name in databases if "warehouse" in name.lower()}
+        warehouse = _one("warehouse", warehouse, known or set(databases) - {source}, types)
+        source = _one("source", source, set(databases) - {warehouse}, types)
+        lake = _one("lake", lake, {p.lake.conn_id for p in others} or lakes, types)
+        slack = {name for name, kind in types.items() if kind == "slackwebhook"}
+        return Ends(
+            source=source,
+            warehouse=warehouse,
+            lake=lake,
+            bucket=bucket or _bucket(lake, others),
+            slack=slack.pop() if len(slack) == 1 else None,
+            used_schemas=frozenset(
+                schema
+                for pipeline in others
+                if pipeline.warehouse.conn_id == warehouse
+                for schema in (pipeline.warehouse.schema, pipeline.warehouse.mart_schema)
+            ),
+        )
+
+
+def _one(role: str, given: str | None, candidates: Iterable[str], known: Collection[str]) -> str:
+    if given is not None and given in known:
+        return given
+    if given is not None:
+        close = get_close_matches(given, known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"the project has {', '.join(sorted(known)) or 'none'}"
+        raise InputError(
+            f"connection {given!r} is not defined ({hint}): add it to connections/connections.yml, "
+            f"or set AIRFLOW_CONN_{given.upper()}"
+        )
+    found = sorted(set(candidates))
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise InputError(f"which connection is the {role}? Say --{role}, one of: {', '.join(found)}")
+    raise InputError(
+        f"no connection can be the {role}: add one to connections/connections.yml, or set AIRFLOW_CONN_<ID>, "
+        f"and name it with --{role}"
+    )
+
+
+def _bucket(lake: str, others: Iterable[Pipeline]) -> str:
+    """The bucket that other pipelines use there, else one called like the connection."""
+    used = {pipeline.lake.bucket for pipeline in others if pipeline.lake.conn_id == lake}
+    name = re.sub(r"[^a-z0-9]+", "-", lake.lower()).strip("-")
+    return used.pop() if len(used) == 1 else name if len(name) >= 3 else f"{name}-lake"

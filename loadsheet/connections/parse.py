@@ -1,0 +1,227 @@
+"""Connections as text: URIs, JSON and `connections/connections.yml`, with `${VAR}` filled in.
+
+Raises InputError when the text is no connection. A message names where the text stands and never quotes from it:
+the wrong part of a URI is often a password with a character that was not encoded.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+import yaml
+
+from loadsheet.errors import InputError, SpecError
+from loadsheet.problem import Problem
+
+_REFERENCE = re.compile(r"\$\{(\w+)(?::(?P<kind>[-?])(?P<text>[^}]*))?\}")
+
+
+class MissingVariable(Exception):
+    """`variable` has no value, and `key` needs it."""
+
+    def __init__(self, variable: str, key: str, advice: str):
+        self.variable, self.key = variable, key
+        super().__init__(f"{variable} is not set" + (f" ({advice})" if advice else ""))
+
+
+def fill(value: Any, variables: Mapping[str, str], key: str = "") -> Any:
+    """`value` with `${VAR}`, `${VAR:-default}` and `${VAR:?advice}` in its texts, at any depth, replaced.
+
+    A variable that is empty counts as not set: an `.env` copied from its example and not filled in. Where empty is
+    meant, `${VAR:-}` says so. What a variable holds is never looked into. Raises MissingVariable.
+    """
+    if isinstance(value, Mapping):
+        return {name: fill(item, variables, f"{key}.{name}" if key else str(name)) for name, item in value.items()}
+    if isinstance(value, list):
+        return [fill(item, variables, key) for item in value]
+    return _fill_text(value, variables, key) if isinstance(value, str) else value
+
+
+def _fill_text(text: str, variables: Mapping[str, str], key: str) -> str:
+    def replace(reference: re.Match[str]) -> str:
+        if found := variables.get(reference[1]):
+            return found
+        if reference["kind"] == "-":
+            return reference["text"]
+        raise MissingVariable(reference[1], key, reference["text"] or "")
+
+    return _REFERENCE.sub(replace, text)
+
+
+TEXT_FIELDS = ("conn_type", "host", "login", "password", "schema")
+_IGNORED = ("conn_id", "description", "team_name")
+
+
+def fields_from_uri(uri: str, where: str) -> dict[str, Any]:
+    """`conn_type://login:password@host:port/schema?key=value` (or `?__extra__=<json>`), parts percent-encoded.
+
+    The host may carry a protocol of its own: `http://https://host` is `conn_type` http and host `https://host`.
+    """
+    try:
+        parts, protocol = _split(uri)
+        return {
+            "conn_type": _conn_type(urlsplit(uri).scheme),
+            "host": f"{protocol}://{_host(parts)}" if protocol and _host(parts) else _host(parts),
+            "login": unquote(parts.username or ""),
+            "password": unquote(parts.password or ""),
+            "schema": unquote(parts.path[1:]),
+            "port": parts.port,
+            "extra": _extra_of_query(parts.query, where),
+        }
+    except ValueError:
+        raise InputError(
+            f"{where} is not a connection URI: expected conn_type://login:password@host:port/schema, "
+            "with special characters of the login and the password percent-encoded"
+        ) from None
+
+
+def fields_from_json(text: str, where: str) -> dict[str, Any]:
+    """A JSON object with the same keys as a mapping in connections.yml."""
+    return fields_from_mapping(_json_object(text, where), where)
+
+
+def fields_from_mapping(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`conn_type`, `host`, `port`, `login`, `password`, `schema` and `extra` (an object or its JSON text), or `uri`."""
+    if not isinstance(values, Mapping):
+        raise InputError(f"{where}: expected the connection's fields, such as `host: localhost`, or a URI")
+    values = {name: value for name, value in values.items() if value is not None and name not in _IGNORED}
+    if values.keys() == {"uri"}:
+        return fields_from_uri(str(values["uri"]), where)
+    unknown = sorted(str(name) for name in values.keys() - {*TEXT_FIELDS, "port", "extra", "extra_dejson"})
+    if unknown:
+        raise InputError(f"{where}: unknown field {unknown[0]!r}; known are {', '.join(TEXT_FIELDS)}, port and extra")
+    if odd := next((name for name in TEXT_FIELDS if isinstance(values.get(name), (Mapping, list))), None):
+        raise InputError(f"{where}: {odd} must be text")
+    fields = {name: str(values.get(name, "")) for name in TEXT_FIELDS}
+    extra = values.get("extra") or values.get("extra_dejson")
+    return {
+        **fields,
+        "conn_type": _conn_type(fields["conn_type"]),
+        "port": _port(values.get("port"), where),
+        "extra": _extra(extra, where),
+    }
+
+
+def _split(uri: str) -> tuple[SplitResult, str]:
+    """The parts of `uri` without its conn_type, and the host's own protocol (empty when it has none)."""
+    schemes = uri.count("://")
+    if schemes not in (1, 2):
+        raise ValueError
+    has_protocol = schemes == 2
+    rest = uri.replace(f"{urlsplit(uri).scheme}://", "" if has_protocol else "//")
+    if has_protocol and set("@:") & set(rest.split("://", 1)[0]):
+        raise ValueError
+    parts = urlsplit(rest)
+    if _is_cut(parts):
+        raise ValueError
+    return parts, parts.scheme if has_protocol else ""
+
+
+def _is_cut(parts: SplitResult) -> bool:
+    """Whether an unencoded `/`, `?` or `#` has cut the URI within its password: the rest of it, up to the `@`, would be
+    taken for a database or an option, the beginning for a host or a port, and messages name those."""
+    options = (option for option in parts.query.split("&") if "=" not in option)
+    return bool(parts.fragment) or "@" in parts.path or any("@" in option for option in options)
+
+
+def _host(parts: SplitResult) -> str:
+    host = unquote(parts.hostname or "")
+    if "/" not in host:
+        return host
+    # A path as host (a socket's folder): `hostname` is lower case, so take it from the text as it is.
+    return unquote(parts.netloc.rsplit("@", 1)[-1].split(":", 1)[0])
+
+
+def _conn_type(text: str) -> str:
+    return "postgres" if text == "postgresql" else text.replace("-", "_")
+
+
+def _port(value: Any, where: str) -> int | None:
+    try:
+        return int(value) if value else None
+    except (TypeError, ValueError):
+        raise InputError(f"{where}: port must be a whole number") from None
+
+
+def _extra_of_query(query: str, where: str) -> dict[str, Any]:
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    return _extra(options["__extra__"], where) if "__extra__" in options else dict(options)
+
+
+def _extra(value: Any, where: str) -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        return dict(value)
+    return _json_object(value, f"{where}: extra") if value else {}
+
+
+def _json_object(text: Any, where: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (TypeError, ValueError):
+        raise InputError(f"{where} is not valid JSON") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{where} must be a JSON object")
+    return found
+
+
+try:
+    from yaml import CSafeLoader as _Loader
+except ImportError:  # a PyYAML built without libyaml
+    from yaml import SafeLoader as _Loader  # type: ignore[assignment]
+
+_NULL = "tag:yaml.org,2002:null"
+
+
+def read_connections(file: Path) -> Mapping[str, Any]:
+    """The connections in `file` by id. Raises SpecError, with the place and never with a value, when it cannot be read,
+    is no mapping, or says something twice, of which YAML would quietly take the last."""
+    try:
+        text = file.read_bytes()
+        content = yaml.load(text, _Loader) or {}
+        root = yaml.compose(text, _Loader)
+    except OSError as error:
+        raise _unreadable(file, f"cannot be read: {error.strerror}") from None
+    except yaml.MarkedYAMLError as error:
+        # Not the error's own text: it quotes the line, which may hold a secret.
+        mark = error.problem_mark
+        place = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        raise _unreadable(file, f"not valid YAML: {error.problem}", place) from None
+    except yaml.YAMLError:
+        raise _unreadable(file, "not valid YAML: it holds characters that YAML does not allow") from None
+    if not isinstance(content, dict):
+        raise _unreadable(file, "expected a mapping from connection ids to connections")
+    _refuse_twice(file, root)
+    return {conn_id: _as_written(str(conn_id), entry, root) for conn_id, entry in content.items()}
+
+
+def _refuse_twice(file: Path, root: Any) -> None:
+    """The ids, and the fields of each."""
+    entries = root.value if root else []
+    for pairs in (entries, *(entry.value for _, entry in entries if isinstance(entry, yaml.MappingNode))):
+        seen = set()
+        for key, _ in pairs:
+            if key.value in seen:
+                place = (key.start_mark.line + 1, key.start_mark.column + 1)
+                raise _unreadable(file, f"{key.value!r} is there a second time: remove one of the two", place)
+            seen.add(key.value)
+
+
+def _as_written(conn_id: str, entry: Any, root: Any) -> Any:
+    """A password such as 0123 or yes is that text; YAML makes 83 and True of it."""
+    if not isinstance(entry, dict):
+        return entry
+    fields = [pair for key, fields in root.value if key.value == conn_id for pair in fields.value]
+    scalars = ((key.value, value) for key, value in fields if isinstance(value, yaml.ScalarNode))
+    return entry | {name: value.value for name, value in scalars if name in TEXT_FIELDS and value.tag != _NULL}
+
+
+def _unreadable(file: Path, message: str, place: tuple[int, int] = (1, 1)) -> SpecError:
+    line, column = place
+    return SpecError(
+        [Problem(file=str(file), line=line, column=column, path="", message=message, code="unreadable-file")]
+    )

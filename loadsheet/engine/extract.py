@@ -1,0 +1,292 @@
+"""The extract step: reads the new rows of a source table into the lake. The manifest is written last."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+import uuid
+
+from loadsheet.engine import resume, sample
+from loadsheet.errors import Overtaken
+from loadsheet.failpoints import reach
+from loadsheet.lake.manifest import FILE_NAME, Manifest, Part, load_prefix
+from loadsheet.lake.parts import Layout, PartStore, PartWriter, Progress
+from loadsheet.lake.store import Lake
+from loadsheet.outcome import Outcome, RunRequest, skipped
+from loadsheet.postgres import PINNED, Session
+from loadsheet.source import catalog, fitness, holdback, identity, reading, stream
+from loadsheet.source.catalog import SourceTable
+from loadsheet.source.reading import Last, Reading
+from loadsheet.spec.models import Pipeline, Table
+from loadsheet.sql.copying import FileFormat, WireFormat, select_columns
+from loadsheet.sql.text import Relation
+from loadsheet.sql.types import without_modifier
+from loadsheet.warehouse import fence, ledger, tables
+from loadsheet.warehouse.fence import Scope
+
+
+def extract(
+    pipeline: Pipeline,
+    table: Table,
+    request: RunRequest,
+    source: Session,
+    lake: Lake,
+    warehouse: Session,
+    progress: Progress,
+) -> Outcome:
+    """Store the table's new rows in the lake; `.load_id` names them for the load.
+
+    Skipped when there is nothing new; then nothing was written anywhere. Raises Refused, HeldBack or Overtaken
+    (see `loadsheet.errors`), psycopg and minio errors for trouble with the servers.
+    """
+    attempt = _Attempt(pipeline, table, request, lake, warehouse)
+    if table.name in request.resumes and (before := _before(pipeline, table, request, warehouse)):
+        return before
+    described = catalog.describe(source, pipeline.source.schema, table)
+    layout = Layout(file_format(pipeline, described), described.columns, described.key)
+    layout.encoder()  # what is missing, or cannot be carried, is said before anything is read
+    rows = reading.decide(source, table, described, attempt.last, request)
+    if request.sample:
+        rows = sample.sampled_rows(source, described, rows, request.sample)
+    reach("extract.decided")
+    manifest = attempt.run(source, described, rows, layout, progress)
+    held = f"; held back by {rows.held_by}" if rows.held_by else ""
+    if attempt.accepted:
+        held += f"; accepted: {attempt.accepted}"
+    if rows.action == "append" and table.mode is None:
+        held += "; appended, because there is no primary key to merge by"
+    if manifest is None:
+        ledger.settle(warehouse, pipeline.name, "table", table.name)
+        return skipped(f"nothing new since {rows.lower}{held}" if rows.lower else f"nothing new{held}")
+    return Outcome(
+        status="done",
+        message=f"{manifest.rows:,} rows, {manifest.size:,} bytes of {manifest.format}{held}",
+        load_id=manifest.load_id,
+        counts={"extracted": manifest.rows, "bytes": manifest.size},
+    )
+
+
+def _before(pipeline: Pipeline, table: Table, request: RunRequest, warehouse: Session) -> Outcome | None:
+    """What this run did for the table before it was stopped; None when it has to be read."""
+    if resume.has_loaded(warehouse, pipeline.name, table.name, request.run_id):
+        return skipped("loaded before the run was stopped")
+    load_id = resume.sealed_load(warehouse, pipeline.name, table.name, request.run_id)
+    return Outcome(status="done", message="extracted before the run was stopped", load_id=load_id) if load_id else None
+
+
+class _Attempt:
+    """One try at extracting a table. Its fence is taken when there is something to write, not before."""
+
+    def __init__(self, pipeline: Pipeline, table: Table, request: RunRequest, lake: Lake, warehouse: Session):
+        self.pipeline, self.table, self.request, self.lake, self.warehouse = pipeline, table, request, lake, warehouse
+        self.target = Relation(pipeline.warehouse.schema, table.name)
+        self.started = time.monotonic()
+        ledger.ensure(warehouse)
+        self.seen: Scope = fence.observe(warehouse, pipeline.name, table.name)
+        # Asked once, with the scope: what is read, and whether it is all there is, must rest on the same answer.
+        self.is_first = self.seen.last_load_no is None or tables.kind(warehouse, self.target) is None
+        reach("extract.observed")
+        self.fence = 0
+        self.load_id = self.prefix = self.accepted = ""
+        self._beginning = threading.Lock()
+
+    @property
+    def last(self) -> Last | None:
+        """What the last load left behind, for the reading to go on from; None when there is nothing to go on from."""
+        return None if self.is_first else last_of(self.seen)
+
+    def begin(self) -> str:
+        """The attempt's prefix in the lake; the first call takes the fence. Called from any thread."""
+        with self._beginning:
+            if not self.prefix:
+                self._take_fence()
+        return self.prefix
+
+    def _take_fence(self) -> None:
+        with self.warehouse.transaction():
+            self.fence = fence.acquire(self.warehouse, self.pipeline.name, self.table.name, self.target, self.seen)
+            self.load_id = ledger.next_load_id(self.warehouse, self.pipeline.name, self.table.name, self.request.run_id)
+        self.prefix = (
+            f"{load_prefix(self.pipeline, self.table.name, self.load_id)}{self.fence:08d}-{uuid.uuid4().hex[:8]}"
+        )
+        reach("extract.fenced")
+
+    def run(
+        self, source: Session, expected: SourceTable, rows: Reading, layout: Layout, progress: Progress
+    ) -> Manifest | None:
+        """Read in one snapshot and store; None when there was nothing new."""
+        with source.transaction():
+            source.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            if expected.is_table:
+                # Before the snapshot: a table rewritten or truncated after it would look empty to it.
+                source.execute(f"LOCK TABLE {expected.relation.sql} IN ACCESS SHARE MODE")
+            described = catalog.describe(source, self.pipeline.source.schema, self.table)
+            if described != expected:
+                raise Overtaken(f"{described.relation}: its columns or key changed while it was being read; retry")
+            reach("extract.snapshot")
+            reading.refuse_null_cursors(source, self.table, described)
+            fitness.refuse_values(source, described, self.table, rows.where, self.warehouse)
+            read_at, origin = holdback.now(source), self._origin(source, described, rows)
+            store = PartStore(self.lake, self.begin, layout, progress)
+            stored = read_and_store(source, described, rows, store)
+        reach("extract.copied")
+        if self._nothing_new(stored):
+            self._discard(stored)
+            return None
+        stored.finish()
+        reach("extract.parts_stored")
+        manifest = self._manifest(described, rows, layout.format, stored, read_at, origin)
+        self._seal(manifest)
+        return manifest
+
+    def _origin(self, source: Session, described: SourceTable, rows: Reading) -> dict[str, str]:
+        """The source's identity, asked in the snapshot's own session. Raises SourceChanged unless the watermark is
+        one of this source's, or need not be; Refused when another pipeline's rows in the target would suffer."""
+        origin, changes, lags = identity.observe(source, self.seen.source)
+        if not self.request.is_full(self.table.name):
+            whose = (self.pipeline.name, self.target, self.seen)
+            fence.refuse_foreign_rows(self.warehouse, *whose, origin, described.oid, rows.action == "append")
+        changes += identity.table_changes(described, self.seen.source_oid)
+        if changes and self.table.incremental and rows.action != "replace":
+            if not self.request.accept_source:
+                identity.refuse(described, self.pipeline.name, changes, lags)
+            self.accepted = ", ".join(changes)
+        return origin
+
+    def _seal(self, manifest: Manifest) -> None:
+        """Store the manifest, then tell the ledger which one it is: from here on the attempt can be loaded."""
+        name, stored = f"{self.begin()}/{FILE_NAME}", manifest.to_json()
+        self.lake.put(name, stored)
+        reach("extract.manifest_stored")
+        fence.seal(self.warehouse, manifest, name, hashlib.sha256(stored).hexdigest())
+        reach("extract.sealed")
+
+    def _nothing_new(self, stored: Stored) -> bool:
+        """No row of an increment; the same content as last time where the whole table is read.
+
+        A changed source that was accepted is news, to be remembered by a load even without rows.
+        """
+        if self.is_first or self.accepted or self.request.is_full(self.table.name):
+            return False
+        if self.table.incremental:
+            return stored.rows == 0
+        return stored.content_sha256 == self.seen.content_sha256
+
+    def _discard(self, stored: Stored) -> None:
+        """Leave nothing behind of a table that turned out to be the same."""
+        reach("extract.unchanged")
+        stored.abandon()
+        for part in stored.parts:
+            self.lake.remove(part.name)
+
+    def _manifest(
+        self,
+        described: SourceTable,
+        rows: Reading,
+        format: FileFormat,
+        stored: Stored,
+        read_at: str,
+        origin: dict[str, str],
+    ) -> Manifest:
+        self.begin()
+        cursor = self.table.incremental and described.column(self.table.incremental.cursor)
+        keyed = self.table.mode_with_key(bool(described.key)) != "append"
+        return Manifest(
+            load_id=self.load_id, pipeline=self.pipeline.name, table=self.table.name, run_id=self.request.run_id,
+            fence=self.fence, action=rows.action,
+            builds_on_target=rows.action != "replace" and not self.is_first, format=format, columns=described.columns,
+            key=described.key if keyed else (), key_is_enforced=described.key_is_enforced, source_oid=described.oid,
+            cursor=cursor.name if cursor else None, cursor_type=without_modifier(cursor.type) if cursor else None,
+            lower=rows.lower, upper=rows.upper, moves_watermark=rows.moves_watermark, read_at=read_at,
+            clock=rows.clock,
+            rows=stored.rows, parts=tuple(stored.parts),
+            content_sha256=stored.content_sha256, held_by=rows.held_by,
+            seconds=time.monotonic() - self.started, source=origin, settings=PINNED,
+        )  # fmt: skip
+
+
+def last_of(seen: Scope) -> Last:
+    """What the last load left for the next reading to go on from."""
+    columns = seen.columns or []
+    return Last(
+        watermark=seen.watermark, cursor=seen.cursor, source_oid=seen.source_oid,
+        places={c["name"]: c["attnum"] for c in columns}, types={c["name"]: c["type"] for c in columns},
+    )  # fmt: skip
+
+
+def file_format(pipeline: Pipeline, described: SourceTable) -> FileFormat:
+    """`auto` is binary where every column's bytes mean the same on both sides, else csv.
+
+    Raises Refused for a table that does not survive in Parquet.
+    """
+    if pipeline.lake.format == "parquet":
+        fitness.refuse_for_parquet(described)
+    if pipeline.lake.format == "auto":
+        return "binary" if all(column.exact_in_binary for column in described.columns) else "csv"
+    return pipeline.lake.format
+
+
+# Sessions that read one large table side by side.
+READERS = 2
+
+
+class Stored:
+    """The rows of a reading on their way into the lake: a writer per range, in the table's order."""
+
+    def __init__(self, writers: list[PartWriter], contents: list[hashlib._Hash]):
+        self._writers, self._contents = writers, contents
+        self.rows = 0
+
+    @property
+    def parts(self) -> list[Part]:
+        """All that is stored so far."""
+        return [part for writer in self._writers for part in writer.parts]
+
+    @property
+    def content_sha256(self) -> str | None:
+        """Of the uncompressed rows, where the whole table is read to find out whether it has changed."""
+        return hashlib.sha256(b"".join(c.digest() for c in self._contents)).hexdigest() if self._contents else None
+
+    def finish(self) -> None:
+        """Store what is still held."""
+        for writer in self._writers:
+            writer.finish()
+
+    def abandon(self) -> None:
+        """Store nothing more."""
+        for writer in self._writers:
+            writer.abandon()
+
+
+def read_and_store(source: Session, described: SourceTable, rows: Reading, store: PartStore) -> Stored:
+    """Read `rows` of the table in the open snapshot, many of them by way of further sessions, and cut them into parts.
+
+    Raises psycopg errors, those of the lake, and Corrupt when the stream of rows broke off.
+    """
+    readers = 1 if store.layout.format == "parquet" else READERS  # what Arrow holds of a part, nobody should hold twice
+    conditions = stream.split(source, described, readers) if rows.action == "replace" else ["TRUE"]
+    contents, writers, jobs = [], [], []
+    for condition in conditions:
+        if rows.where == "":
+            contents.append(hashlib.sha256(repr((described.columns, described.key)).encode()))
+        writer = PartWriter(store, contents[-1] if contents else None)
+        writers.append(writer)
+        where = " AND ".join(f"({c})" for c in (rows.where, rows.sample, condition) if c not in ("", "TRUE"))
+        select = select_columns(described.relation, described.columns, where)
+        # Of a single range the last part is held back, for it may be the same as last time. Of many it is stored.
+        jobs.append(stream.Job(select, writer.take, writer.end if len(conditions) == 1 else writer.finish))
+    stored = Stored(writers, contents)
+    try:
+        stored.rows = sum(_read(source, jobs, store.layout.wire, readers))
+    except BaseException:
+        stored.abandon()  # nothing of a step may work on when it has failed
+        raise
+    return stored
+
+
+def _read(source: Session, jobs: list[stream.Job], wire: WireFormat, readers: int) -> list[int]:
+    counts = None
+    if len(jobs) > 1 or stream.is_many(source, jobs[0].select):
+        counts = stream.copy_apart(source, jobs, wire, min(readers, len(jobs)))
+    return counts if counts is not None else [stream.copy(source, job, wire) for job in jobs]

@@ -1,0 +1,1 @@
+"""A project: its folder, its pipeline files checked together, its declared connections and pools."""

@@ -1,0 +1,1 @@
+"""Cross-field rules: what a JSON Schema cannot express. Every rule always runs."""

@@ -1,0 +1,189 @@
+"""How values are shown in messages, and what a mistyped word or key probably meant."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from loadsheet.redact import without_secrets
+
+_KEYS = {
+    "primary_key": "pk key keys id id_column primary_keys primarykey unique_key unique_keys merge_key merge_keys",
+    "unique_key": "pk key keys primary_key primary_keys unique_keys merge_key",
+    "incremental": "cursor cursor_field cursor_column incremental_column incremental_key incremental_by watermark "
+    "watermark_column replication_key update_key updated_at bookmark delta",
+    "cursor": "column field key cursor_field cursor_column incremental_column incremental_key",
+    "by": "strategy type method",
+    "initial_value": "start start_value initial start_from since",
+    "mode": "strategy write_disposition write_mode load_mode load_type write replication_method materialized",
+    "materialized": "materialization materialised type kind mode",
+    "columns": "select fields exclude_columns include_columns",
+    "schema_contract": "contract drift evolution schema_evolution",
+    "tables": "streams resources sources entities",
+    "transforms": "marts models transformations sql queries",
+    "external": "externals external_tables external_models external_sources reads",
+    "warehouse": "target destination dest sink dwh db output",
+    "lake": "storage s3 minio stage object_store datalake data_lake",
+    "source": "src from origin input",
+    "notify": "on alert alerts slack notification notifications on_failure on_failure_callback",
+    "events": "on when event",
+    "slack_conn_id": "conn_id slack slack_conn slack_webhook_conn_id",
+    "conn_id": "connection connection_id conn postgres_conn_id connection_name",
+    "pipeline": "name dag_id dag id pipeline_name",
+    "schedule": "cron schedule_interval timetable interval",
+    "start_date": "start from_date",
+    "defaults": "default default_args table_defaults",
+    "timeout": "execution_timeout task_timeout",
+    "retry_delay": "retry_wait retry_interval",
+    "max_active_tasks": "concurrency parallelism parallel max_parallel",
+    "mart_schema": "marts_schema transform_schema mart",
+    "prefix": "path folder directory",
+    "format": "file_format filetype type",
+}
+_VALUES = {
+    "merge": "upsert update insert_update scd1 incremental delete_insert",
+    "replace": "truncate full overwrite full_refresh reload drop snapshot create_or_replace full_load",
+    "append": "insert insert_only add append_only",
+    "table": "replace full overwrite",
+    "data_interval": "interval dates time",
+    "watermark": "cursor max high_watermark bookmark",
+    "csv": "text tsv json",
+    "binary": "bin pgcopy",
+    "parquet": "pq arrow orc avro columnar",
+    "exclude": "skip ignore drop",
+    "include": "keep",
+    "fail": "error raise stop",
+    "evolve": "allow add",
+    "freeze": "strict forbid",
+    "failure": "error failed on_failure fail failures errors",
+    "recovery": "recovered on_success success recoveries resolved",
+}
+
+
+def found(value: Any) -> str:
+    """The value in human words, for `expected ..., found ...`. A URI is named, never shown: it may hold a password."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return f"the number {shown(value)}"
+    if isinstance(value, str):
+        return shown(value) if value.strip() else "empty text"
+    kind = "list" if isinstance(value, list) else "mapping"
+    return f"a {kind}" if value else f"an empty {kind}"
+
+
+def shown(value: Any) -> str:
+    """The value itself, in one short line."""
+    if isinstance(value, str) and "://" in value:
+        return "a connection URI"
+    text = repr(without_secrets(value[:200])) if isinstance(value, str) else str(value)
+    return text if len(text) <= 60 else f"{text[:56]}…{text[-1]}"
+
+
+def meant_key(word: str, allowed: Iterable[str]) -> str | None:
+    """The allowed key that `word` is a typo of or another tool's name for."""
+    return _meant(word, allowed, _KEYS)
+
+
+def meant_value(word: str, allowed: Iterable[str]) -> str | None:
+    """The allowed value that `word` is a typo of or another tool's name for."""
+    return _meant(word, allowed, _VALUES)
+
+
+def close(word: str, allowed: Iterable[str]) -> str | None:
+    """The one of `allowed` that is spelled most like `word`, if any is."""
+    return next(iter(difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.7)), None)
+
+
+def _meant(word: str, allowed: Iterable[str], synonyms: dict[str, str]) -> str | None:
+    names, plain = list(allowed), _snake(word)
+    if plain in names:
+        return plain
+    borrowed = (name for name in names if plain in synonyms.get(name, "").split())
+    return next(borrowed, None) or close(plain, names)
+
+
+def _snake(word: str) -> str:
+    """`primaryKey`, `Primary-Key` and `primary key` are all `primary_key`."""
+    return re.sub(r"[\s-]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", word.strip())).lower().strip("@")
+
+
+CONNECTION_ID_HINT = "define the connection in connections/connections.yml or AIRFLOW_CONN_<ID>, and write its id here"
+_NO_SECRETS = (
+    "this belongs to the connection: connections/connections.yml or AIRFLOW_CONN_<ID>; a spec holds only its id"
+)
+_TABLES = "write each table as a key, `bookings:`, not as a list entry, `- bookings`"
+_CONNECTION_KEY = re.compile(
+    r"host|port|url|uri|dsn|user(name)?|login|pass(word|wd)?|token|db|dbname|database|(access|secret)(_.*)?|endpoint(_.*)?"
+)
+
+Schema = Mapping[str, Any]
+
+
+def hint_for_key(root: Schema, key: str, here: Schema) -> str:
+    """What the unknown `key` probably meant or where it belongs, and which keys the mapping `here` allows."""
+    allowed = here["properties"]
+    choice = f"allowed here: {', '.join(allowed)}"
+    if is_of_a_connection(key):
+        return _NO_SECRETS
+    if homes := [name for name, child in allowed.items() if key in _resolved(root, child).get("properties", {})]:
+        return f"it belongs under {' or '.join(homes)}; {choice}"
+    if meant := meant_key(key, allowed):
+        return f"did you mean {meant!r}? {choice}"
+    return f"it belongs at the top level; {choice}" if key in root["properties"] else choice
+
+
+def is_of_a_connection(key: str) -> bool:
+    """Whether `key` says where a server is or how to log in, which a spec must not know."""
+    return _CONNECTION_KEY.fullmatch(key.lower()) is not None
+
+
+def hint_for_missing(key: str, subschema: Schema) -> str:
+    """The line to add, by the schema's own example."""
+    return f"add `{key}: {_flow(subschema['examples'][0])}`"
+
+
+def hint_for_value(subschema: Schema, value: Any) -> str:
+    """How to write the value so that it is what the schema expects."""
+    title, types = str(subschema.get("title", "")), subschema.get("type", ())
+    if "connection" in title and isinstance(value, str) and ("://" in value or "@" in value):
+        return CONNECTION_ID_HINT
+    if "duration" in title:
+        return _duration_hint(value)
+    if "per table" in title:
+        return _TABLES
+    if "array" in types and "string" not in types and isinstance(value, str):
+        return f"write a list: [{value}]"
+    if "string" in types and isinstance(value, int | float) and not isinstance(value, bool):
+        return f'quote it: "{value}"'
+    if "string" not in types and isinstance(value, str) and re.fullmatch(r"-?\d+(\.\d+)?", value):
+        return "write it without quotes"
+    return f"for example {_flow(subschema['examples'][-1])}" if subschema.keys() >= {"examples", "type"} else ""
+
+
+def _duration_hint(value: Any) -> str:
+    if isinstance(value, int) and value > 0 and value is not True:
+        return f"with its unit: {value}s, {value}m, {value}h or {value}d"
+    match = re.fullmatch(r"\s*0*([1-9]\d*)\s*([smhd])[a-z]*\s*", value.lower()) if isinstance(value, str) else None
+    return f"did you mean {match[1]}{match[2]}?" if match else "one number and one unit: s, m, h or d"
+
+
+def _flow(example: Any) -> str:
+    """A value as people write it on one line of YAML."""
+    if isinstance(example, dict):
+        return "{" + ", ".join(f"{key}: {_flow(value)}" for key, value in example.items()) + "}"
+    if isinstance(example, list):
+        return f"[{', '.join(map(_flow, example))}]"
+    if example is None:
+        return "null"
+    plain = isinstance(example, str) and re.fullmatch(r"[A-Za-z][\w-]*|\d+[smhd]", example)
+    return str(example) if plain or not isinstance(example, str) else f'"{example}"'
+
+
+def _resolved(root: Schema, node: Schema) -> Schema:
+    name = str(node.get("$ref", "")).rpartition("/")[2]
+    return {**root["$defs"].get(name, {}), **node}

@@ -1,0 +1,1 @@
+"""How a pipeline stands: watermarks, rows, lag, failures. Read-only."""
