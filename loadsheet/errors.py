@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from loadsheet.plan.steps import Step
     from loadsheet.problem import Problem
 
 
@@ -34,7 +33,7 @@ class LoadsheetError(Exception):
 
     retryable = False
     pipeline: str = ""
-    step: Step | None = None
+    step: str = ""
     run_id: str = ""
     code: str = ""
 

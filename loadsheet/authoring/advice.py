@@ -15,8 +15,8 @@ import typer
 
 from loadsheet.errors import InputError, Refused
 from loadsheet.redact import on_one_line
-from loadsheet.source.catalog import SourceTable
 from loadsheet.source.discovery import Facts
+from loadsheet.source.table import SourceTable
 from loadsheet.spec.edit import fitted
 from loadsheet.spec.models import Incremental, Table
 from loadsheet.sql.types import TIME_TYPES, has_order, without_modifier

@@ -1,25 +1,17 @@
-"""The progress and the result of a run, for a log or a terminal."""
+"""The progress of a run: lines in a log, nothing for a script. The bars of a terminal are in `progress_bars`."""
 
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
-from loadsheet.cli.errors import describe, is_expected, report_bug
-from loadsheet.cli.output import console
-from loadsheet.outcome import Outcome
 from loadsheet.plan.steps import Step
-from loadsheet.redact import on_one_line, visible
+from loadsheet.redact import on_one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from loadsheet.engine.runner import Retry
 
 
 class Live(Protocol):
@@ -113,132 +105,3 @@ class Pace:
         if self.rows is not None:
             return f"{self.rows / seconds:,.0f} rows/s"
         return f"{self.bytes / 1e6 / seconds:,.1f} MB/s" if self.bytes else ""
-
-
-_STYLES = {"done": "green", "skipped": "yellow", "failed": "bold red", "upstream_failed": "red", "not run": "red"}
-
-
-@dataclass
-class Line:
-    """One step of the run: the status it ended with, why, and how long it took."""
-
-    step: Step
-    status: str = "not run"
-    message: str = ""
-    counts: dict[str, int] | None = None
-    started: float | None = None
-    seconds: float = 0.0
-    tries: int = 1
-
-    @property
-    def rows(self) -> int | None:
-        """Rows read or carried, else rows that a transform changed; None for a step without rows."""
-        counts = self.counts or {}
-        changes = [counts[name] for name in ("inserted", "updated", "deleted") if name in counts]
-        return counts.get("extracted", sum(changes) if changes else None)
-
-
-class Report:
-    """Gathers what the runner tells, from any thread, and passes it on to the screen."""
-
-    def __init__(self, steps: Sequence[Step], live: Live):
-        self.lines = {step.id: Line(step) for step in steps}
-        self.live = live
-        self.bugs: list[Exception] = []
-        self.began = time.monotonic()
-
-    def on_step(self, step: Step, status: str, result: Outcome | Exception | Retry | None) -> None:
-        """A step started, waits for a retry, or ended with `status` and its outcome or error."""
-        line = self.lines[step.id]
-        if status == "started":
-            line.started = line.started or time.monotonic()
-            self.live.started(step)
-            return
-        if status == "waiting":
-            line.tries += 1
-            self.live.waiting(step, str(result))
-            return
-        line.status = status
-        line.seconds = time.monotonic() - line.started if line.started else 0.0
-        if isinstance(result, Outcome):
-            line.message, line.counts = result.message, result.counts
-        elif isinstance(result, Exception):
-            line.message = describe(result)
-            self.bugs += [] if is_expected(result) else [result]
-        else:
-            line.message = "an earlier step failed" if status == "upstream_failed" else ""
-        self.live.ended(step, status, line.message)
-
-    def on_progress(self, step: Step, rows: int | None, size: int) -> None:
-        """A step has moved so many rows and bytes so far."""
-        self.live.moved(step, rows, size)
-
-    @property
-    def failed(self) -> bool:
-        """Whether any step did not end well."""
-        return any(line.status not in ("done", "skipped") for line in self.lines.values())
-
-    @property
-    def has_bugs(self) -> bool:
-        """Whether a step failed in a way that nobody foresaw."""
-        return bool(self.bugs)
-
-    def explain_bugs(self) -> None:
-        """Print the traceback of each failure nobody foresaw."""
-        for bug in self.bugs:
-            report_bug(bug)
-
-    def documents(self) -> list[dict[str, Any]]:
-        """The steps for `--json`."""
-        return [
-            {
-                "id": line.step.id, "kind": line.step.kind, "name": line.step.name, "status": line.status,
-                "message": line.message, "counts": line.counts or {}, "seconds": round(line.seconds, 3),
-                "tries": line.tries,
-            }
-            for line in self.lines.values()
-        ]  # fmt: skip
-
-    def print_summary(self, pipeline: str, run_id: str, *more: str) -> None:
-        """One line per step, one for the run, and what else there is to say."""
-        out = console()
-        width = max(len(line.step.id) for line in self.lines.values())
-        for line in self.lines.values():
-            _print_line(out, line, width)
-        statuses = Counter(line.status for line in self.lines.values())
-        counts = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in statuses.items())
-        whole = f"{pipeline}: {counts} in {time.monotonic() - self.began:.1f} s (run {run_id})"
-        out.print(whole, markup=False, soft_wrap=True)  # a run id that is cut in two cannot be copied
-        for text in more:
-            out.print(text, markup=False, soft_wrap=True)
-
-
-def _print_line(out: Console, line: Line, width: int) -> None:
-    from rich.text import Text
-
-    status = "loaded" if (line.step.kind, line.status) == ("load", "done") else line.status.replace("_", " ")
-    rows = "" if line.rows is None else f"{line.rows:,} rows"
-    # What a server answers may have several lines; they stay below their step.
-    message = visible(line.message).replace("\n", "\n" + " " * 17)
-    message += f" (tries: {line.tries})" if line.tries > 1 else ""
-    tail = f"  {line.step.id:<{width}}  {rows:>16}  {line.seconds:>7.1f} s  {message}".rstrip()
-    out.print(Text.assemble((f"{status:<15}", _STYLES[line.status]), tail), soft_wrap=True)
-
-
-@contextmanager
-def live_report(steps: Sequence[Step], quiet: bool) -> Iterator[Report]:
-    """A report that shows progress bars on a terminal, plain lines elsewhere, nothing when `quiet`."""
-    with _live(len(steps), quiet) as live:
-        yield Report(steps, live)
-
-
-def _live(steps: int, quiet: bool) -> Live:
-    if quiet:
-        return Silence()
-    out = console()
-    # Not `is_terminal`, which FORCE_COLOR makes true of a log. A dumb one has no cursor to move.
-    if not out.file.isatty() or out.is_dumb_terminal:
-        return Lines(out)
-    from loadsheet.cli.progress_bars import Bars
-
-    return Bars(out, steps)

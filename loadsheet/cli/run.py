@@ -10,7 +10,7 @@ import typer
 from loadsheet.cli.errors import BUG, FAILED, say
 from loadsheet.cli.interrupt import stopping_at_once
 from loadsheet.cli.output import AsJson, PipelineArgument, print_json
-from loadsheet.cli.progress import Report, live_report
+from loadsheet.cli.report import Report, live_report
 from loadsheet.connections.lookup import Connections, project_connections
 from loadsheet.engine.request import command_line_request
 from loadsheet.engine.resume import RunRecord

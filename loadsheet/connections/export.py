@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from loadsheet.connections.file import read_connections
 from loadsheet.connections.lookup import project_connections
-from loadsheet.connections.parse import read_connections
 from loadsheet.errors import InputError
 
 

@@ -141,7 +141,7 @@ class _ProjectConnections:
     def entries(self) -> Mapping[str, Any]:
         if not self.file.is_file():
             return {}
-        from loadsheet.connections.parse import read_connections  # here: PyYAML is 14 ms
+        from loadsheet.connections.file import read_connections  # here: PyYAML is 14 ms
 
         return read_connections(self.file)
 

@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 
-from loadsheet.engine import resume, sample
+from loadsheet.engine import resume
 from loadsheet.errors import Overtaken
 from loadsheet.failpoints import reach
 from loadsheet.lake.manifest import FILE_NAME, Manifest, Part, load_prefix
@@ -16,8 +16,8 @@ from loadsheet.lake.store import Lake
 from loadsheet.outcome import Outcome, RunRequest, skipped
 from loadsheet.postgres import PINNED, Session
 from loadsheet.source import catalog, fitness, holdback, identity, reading, stream
-from loadsheet.source.catalog import SourceTable
 from loadsheet.source.reading import Last, Reading
+from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.copying import FileFormat, WireFormat, select_columns
 from loadsheet.sql.text import Relation
@@ -48,6 +48,8 @@ def extract(
     layout.encoder()  # what is missing, or cannot be carried, is said before anything is read
     rows = reading.decide(source, table, described, attempt.last, request)
     if request.sample:
+        from loadsheet.engine import sample  # it imports the SQL parser, which no other run needs
+
         rows = sample.sampled_rows(source, described, rows, request.sample)
     reach("extract.decided")
     manifest = attempt.run(source, described, rows, layout, progress)

@@ -95,7 +95,7 @@ class _Place:
         """Give the error its place, its code and `text` behind the place; once is enough."""
         if error.pipeline:
             return
-        error.pipeline, error.step, error.run_id, error.code = self.pipeline.name, self.step, self.run_id, code
+        error.pipeline, error.step, error.run_id, error.code = self.pipeline.name, self.step.id, self.run_id, code
         error.args = (f"{self.failed}: {visible(text)}",)
 
     def own_words(self, error: LoadsheetError) -> tuple[str, str]:

@@ -16,8 +16,8 @@ from loadsheet.engine import garbage
 from loadsheet.errors import InputError
 from loadsheet.outcome import Sample
 from loadsheet.postgres import Session
-from loadsheet.source.catalog import SourceTable
 from loadsheet.source.reading import Reading
+from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline, Transform
 from loadsheet.sql.substitute import in_schemas
 from loadsheet.sql.text import Relation, ident, idents

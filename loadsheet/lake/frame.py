@@ -8,6 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+# First: it reports a missing pyarrow as an InputError.
+from loadsheet.lake.parquet import from_csv, schema_of
+
+# isort: split
+
 import psycopg
 import pyarrow as pa
 import pyarrow.fs as pa_fs
@@ -18,12 +23,9 @@ from psycopg.pq import Format
 
 from loadsheet.errors import Corrupt, InputError, Refused
 from loadsheet.lake.manifest import Manifest, Part, read_manifest
-from loadsheet.lake.parquet import from_csv, schema_of
 from loadsheet.lake.postgres_text import shown
 from loadsheet.sql.copying import BINARY_HEADER, csv_header
 from loadsheet.sql.types import TEXT, Column, kind, without_modifier
-
-# isort: split
 
 _REMEDY = "leave it out (columns=[...])"
 
@@ -81,8 +83,6 @@ def _tables(files: pa_fs.FileSystem, folder: str, part: Part, told: Manifest, na
         wanted = [column for name in names for column in told.columns if column.name == name]
         yield from_csv(copied[len(csv_header(every)) :], every, schema_of(wanted), _REMEDY)
 
-
-# isort: split
 
 Values = list[bytes | None]
 # Rows turned into columns at a time: enough for Arrow to be cheap, few enough to be small.

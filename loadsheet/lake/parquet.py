@@ -6,17 +6,18 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 
-import pyarrow as pa
-import pyarrow.csv as pa_csv
-import pyarrow.parquet as pa_parquet
-
 from loadsheet.errors import Corrupt, InputError, LoadsheetError, Refused
 from loadsheet.sql.copying import csv_header
 from loadsheet.sql.types import REMEDY, TEXT, Column, kind, unfit
 
-# first: it says so when pyarrow is missing
-
-# isort: split
+try:
+    import pyarrow as pa
+    import pyarrow.csv as pa_csv
+    import pyarrow.parquet as pa_parquet
+except ImportError as missing:
+    raise InputError(
+        "pyarrow is not installed, the extra loadsheet[parquet]: pip install -r requirements/parquet.txt"
+    ) from missing
 
 # Text gathered for a row group: what an encoder and a decoder hold, a few times over, within 160 MB of a worker.
 _GROUP_BYTES = 2 << 20
@@ -91,14 +92,6 @@ def _shown(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
         return column.cast(pa.int64()).cast(pa.timestamp(column.type.unit))
     return column
 
-
-try:
-    import pyarrow as pa
-    import pyarrow.csv as pa_csv
-except ImportError as missing:
-    raise InputError(
-        "pyarrow is not installed, the extra loadsheet[parquet]: pip install -r requirements/parquet.txt"
-    ) from missing
 
 # Arrow's own pool keeps what is freed; the system's gives blocks of megabytes back (`lake.memory`).
 pa.set_memory_pool(pa.system_memory_pool())

@@ -9,8 +9,8 @@ from loadsheet.postgres import Session
 from loadsheet.preview.models import Severity, StepPreview
 from loadsheet.preview.sessions import NOT_KNOWN, UNANSWERED
 from loadsheet.source import reading
-from loadsheet.source.catalog import SourceTable
 from loadsheet.source.reading import Reading
+from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Table
 from loadsheet.sql import merging
 from loadsheet.sql.text import ident, idents

@@ -19,9 +19,9 @@ from loadsheet.preview.models import Changes, StepPreview
 from loadsheet.preview.sessions import NOT_KNOWN, UNANSWERED, asked
 from loadsheet.source import catalog, fitness, holdback, identity, reading
 from loadsheet.source.bounds import TIMESTAMPTZ
-from loadsheet.source.catalog import SourceTable
 from loadsheet.source.discovery import has_relation
 from loadsheet.source.reading import Reading
+from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Incremental, Mode, Pipeline, Table
 from loadsheet.sql.copying import select_columns
 from loadsheet.sql.types import TIME_TYPES, without_modifier

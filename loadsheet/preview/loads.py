@@ -12,7 +12,7 @@ from loadsheet.preview import rights
 from loadsheet.preview.extracts import Extracted
 from loadsheet.preview.models import StepPreview
 from loadsheet.preview.sessions import UNANSWERED, asked
-from loadsheet.source.catalog import SourceTable
+from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.merging import LOAD_ID
 from loadsheet.sql.text import Relation, ident, idents

@@ -19,8 +19,8 @@ from loadsheet.preview.loads import preview_load
 from loadsheet.preview.models import StepPreview
 from loadsheet.preview.sessions import read_only
 from loadsheet.preview.transforms import preview_transform
-from loadsheet.spec.dependencies import Inputs, transform_inputs
-from loadsheet.spec.models import Pipeline, Table
+from loadsheet.spec.dependencies import transform_inputs
+from loadsheet.spec.models import Inputs, Pipeline, Table
 from loadsheet.sql.text import Relation
 from loadsheet.warehouse import fence, ledger, tables
 from loadsheet.warehouse.fence import Scope

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from loadsheet.postgres import Session
 from loadsheet.preview.models import StepPreview
-from loadsheet.source.catalog import SourceTable
+from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline, Transform
 from loadsheet.spec.sql_reading import is_made_elsewhere, meaning
 from loadsheet.sql.parsing import parse

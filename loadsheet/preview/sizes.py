@@ -9,8 +9,8 @@ from loadsheet.lake.parts import Layout, PartStore
 from loadsheet.postgres import Session
 from loadsheet.preview.models import StepPreview
 from loadsheet.preview.sessions import NOT_KNOWN, UNANSWERED
-from loadsheet.source.catalog import SourceTable
 from loadsheet.source.reading import Reading
+from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline
 
 # With what inherits from it, partitions too, and with the long values that are kept outside of the rows.

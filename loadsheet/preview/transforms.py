@@ -15,8 +15,7 @@ from loadsheet.preview import rights
 from loadsheet.preview.models import Changes, StepPreview
 from loadsheet.preview.sessions import UNANSWERED, asked
 from loadsheet.redact import message
-from loadsheet.spec.dependencies import Inputs
-from loadsheet.spec.models import Pipeline, Transform
+from loadsheet.spec.models import Inputs, Pipeline, Transform
 from loadsheet.sql.params import uses_since_load
 from loadsheet.sql.text import Relation, idents
 from loadsheet.warehouse import mart, tables

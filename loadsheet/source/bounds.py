@@ -15,7 +15,7 @@ from psycopg import Connection, sql
 
 from loadsheet.errors import Refused
 from loadsheet.source import holdback
-from loadsheet.source.catalog import SourceTable
+from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Incremental, Mode
 from loadsheet.sql.text import ident, typed
 from loadsheet.sql.types import TIME_TYPES, Column, without_modifier

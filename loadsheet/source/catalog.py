@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Any
 
 import psycopg
@@ -12,6 +10,7 @@ from psycopg.rows import dict_row
 
 from loadsheet.errors import Refused
 from loadsheet.source.fitness import refuse_unfit
+from loadsheet.source.table import Nature, SourceTable, closest
 from loadsheet.spec.models import Table
 from loadsheet.sql.text import Relation
 from loadsheet.sql.types import Column, landing
@@ -79,45 +78,6 @@ WHERE nspname = %s AND relkind IN ('r', 'p', 'v', 'm', 'f')
 """
 
 
-@dataclass(frozen=True, kw_only=True)
-class Nature:
-    """What a column's own type is like, where its landing type does not say."""
-
-    element: str
-    """The type's internal name, of the element where it is an array."""
-    is_enum: bool
-    own_text: bool
-    """Somebody made a cast to text for the type, which need not show all of a value."""
-    collation: str | None
-    """By which the column is ordered, where it is; the database's own unless `own_collation`."""
-    own_collation: bool
-    loose: bool
-    """Its collation takes values for equal that are not the same."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceTable:
-    """A table as its catalog describes it, reduced to the columns the spec carries."""
-
-    relation: Relation
-    oid: int
-    columns: tuple[Column, ...]
-    natures: Mapping[str, Nature]
-    not_null: frozenset[str]
-    key: tuple[str, ...]
-    """The spec's primary key, else the catalog's; empty when there is none."""
-    key_is_enforced: bool
-    """The source itself keeps the key unique and without NULLs."""
-    is_table: bool
-
-    def column(self, name: str) -> Column:
-        """The column called `name`. Raises Refused, with the closest names, when the table has none."""
-        for column in self.columns:
-            if column.name == name:
-                return column
-        raise Refused(f"{self.relation} has no column {name!r}{_closest(name, [c.name for c in self.columns])}")
-
-
 def describe(session: psycopg.Connection[Any], schema: str, table: Table) -> SourceTable:
     """Ask the catalogs for `table`. Raises Refused when it, or a column the spec names, does not exist."""
     relation = Relation(schema, table.name)
@@ -125,7 +85,7 @@ def describe(session: psycopg.Connection[Any], schema: str, table: Table) -> Sou
     if not found:
         names = [row[0] for row in session.execute(_NEIGHBOURS, (schema,))]
         raise Refused(
-            f"the source has no table {relation}{_closest(table.name, names)}"
+            f"the source has no table {relation}{closest(table.name, names)}"
             if names
             else f"the source has no table {relation}: schema {schema!r} is empty, missing or not visible to this role"
         )
@@ -180,8 +140,3 @@ def _reduced(every: SourceTable, table: Table) -> SourceTable:
     reduced = replace(every, columns=tuple(kept))
     refuse_unfit(reduced, table)
     return reduced
-
-
-def _closest(name: str, names: list[str]) -> str:
-    close = difflib.get_close_matches(name, names, 1)
-    return f" (did you mean {close[0]!r}?)" if close else f"; it has {', '.join(sorted(names)[:10])}"

@@ -15,7 +15,7 @@ from loadsheet.sql.text import ident, literal, typed
 from loadsheet.sql.types import MAX_COLUMNS, REMEDY, Column, has_order, unfit, without_modifier
 
 if TYPE_CHECKING:
-    from loadsheet.source.catalog import SourceTable
+    from loadsheet.source.table import SourceTable
 
 # Collations whose order is that of the bytes in UTF8, hence the same on every server.
 _BYTEWISE = ("C", "POSIX", "ucs_basic", "C.UTF-8", "C.utf8", "pg_c_utf8")

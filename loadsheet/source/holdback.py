@@ -16,7 +16,7 @@ import psycopg
 
 from loadsheet.errors import Refused
 from loadsheet.postgres import EXTRACTOR
-from loadsheet.source.catalog import SourceTable
+from loadsheet.source.table import SourceTable
 
 _POLL_SECONDS = 0.05
 _GLANCES = 20

@@ -12,7 +12,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from loadsheet.errors import SourceChanged
-from loadsheet.source.catalog import SourceTable
+from loadsheet.source.table import SourceTable
 
 _DATABASE = """
 SELECT datname::text AS database, d.oid::text AS database_oid, current_setting('server_version') AS server_version,

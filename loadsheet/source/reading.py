@@ -14,7 +14,7 @@ from loadsheet.outcome import RunRequest
 from loadsheet.postgres import Session
 from loadsheet.source import holdback
 from loadsheet.source.bounds import Cursor
-from loadsheet.source.catalog import SourceTable
+from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Incremental, Mode, Table
 from loadsheet.spec.schedule import is_number, seconds
 from loadsheet.sql.text import ident, typed

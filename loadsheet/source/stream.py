@@ -23,7 +23,7 @@ from psycopg.abc import Buffer, PQGen
 
 from loadsheet.deadline import remaining, watch
 from loadsheet.postgres import NETWORK, PINNED, SOURCE_SETTINGS, Session
-from loadsheet.source.catalog import SourceTable
+from loadsheet.source.table import SourceTable
 from loadsheet.sql.copying import WireFormat, copy_out
 
 # A further session costs 10 ms here; so does reading this many rows without one.

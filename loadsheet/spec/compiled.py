@@ -133,7 +133,8 @@ def _pack(found: Found) -> dict[str, Any]:
 
 def _unpack(entry: Any, path: Path, content: Mapping[str, bytes]) -> Found:
     from loadsheet.spec.build import build_pipeline
-    from loadsheet.spec.dependencies import Inputs, remember
+    from loadsheet.spec.dependencies import remember
+    from loadsheet.spec.models import Inputs
 
     data = entry["data"]
     sql = {name: content[f"{name}.sql"].decode("utf-8-sig") for name in data.get("transforms") or ()}

@@ -185,3 +185,11 @@ class Pipeline:
 
 def _missing(name: str) -> NoReturn:
     raise KeyError(name)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a transform reads: tables of the spec and other transforms, each in the spec's order."""
+
+    tables: tuple[str, ...]
+    transforms: tuple[str, ...]

@@ -10,8 +10,7 @@ from sqlglot import exp
 
 from loadsheet.errors import SpecError
 from loadsheet.problem import Problem, dotted
-from loadsheet.spec.dependencies import Inputs
-from loadsheet.spec.models import Pipeline, Transform
+from loadsheet.spec.models import Inputs, Pipeline, Transform
 from loadsheet.spec.suggest import close
 from loadsheet.sql.merging import LOAD_ID
 from loadsheet.sql.params import PARAMS, placeholders

@@ -305,7 +305,7 @@ def test_each_trouble_is_named_retried_if_it_may_pass_and_leaves_nothing_behind(
     error = failed.result
     assert type(error) is (Unavailable if case.passes else Refused)
     assert isinstance(error, LoadsheetError) and error.retryable is case.passes
-    assert (error.pipeline, error.step and error.step.id, error.run_id) == ("shop", case.step, shop.run_id)
+    assert (error.pipeline, error.step, error.run_id) == ("shop", case.step, shop.run_id)
     assert error.code == case.code and case.code in str(error)
     name = {"create_bucket": "shop", TRANSFORM: "shop.names"}.get(case.step, "shop.item")
     assert str(error).startswith(f"{name}: {failed.step.kind} failed in run {shop.run_id}: ")

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from loadsheet.errors import SpecError
-from loadsheet.spec.dependencies import Inputs, transform_inputs
-from loadsheet.spec.models import Lake, Materialized, Pipeline, Source, Table, Transform, Warehouse
+from loadsheet.spec.dependencies import transform_inputs
+from loadsheet.spec.models import Inputs, Lake, Materialized, Pipeline, Source, Table, Transform, Warehouse
 
 TABLES = ("bookings", "flights", "Seat Map", "airports_data")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from loadsheet.errors import SpecError
-from loadsheet.spec.dependencies import Inputs, transform_inputs
-from loadsheet.spec.models import Lake, Materialized, Pipeline, Source, Table, Transform, Warehouse
+from loadsheet.spec.dependencies import transform_inputs
+from loadsheet.spec.models import Inputs, Lake, Materialized, Pipeline, Source, Table, Transform, Warehouse
 from tests.sql_cases import ACCEPTED, ENDING, REFUSED, SCRIPTS
 
 

@@ -7,7 +7,7 @@ import pytest
 from loadsheet.cli.main import EXAMPLES
 from tests.imports import imported_by
 
-A_RUN = [f"loadsheet.{name}" for name in ("cli.main", "cli.run", "runner", "steps.extract", "steps.load")]
+A_RUN = [f"loadsheet.{name}" for name in ("cli.main", "cli.run", "engine.runner", "engine.extract", "engine.load")]
 HELP = "from loadsheet.cli.main import app; app(['{}', '--help'], standalone_mode=False)"
 SETTINGS = "lifecycleconfig notificationconfig objectlockconfig replicationconfig select sseconfig minioadmin"
 

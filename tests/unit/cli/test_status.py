@@ -31,7 +31,7 @@ def ledger(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ]
         return PipelineStatus(pipeline=pipeline.name, at=datetime.now(UTC), tables=tables, transforms=[])
 
-    monkeypatch.setattr(standing, "standing", stand)
+    monkeypatch.setattr(standing, "pipeline_status", stand)
     return project
 
 
