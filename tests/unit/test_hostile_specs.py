@@ -30,6 +30,7 @@ _TYPES = {"datetime.timedelta", "airflow.sdk.Param", "airflow.sdk.CronDataInterv
 _STEERING = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 # Not of the schema: made from the document, or the SQL that stands in a file of its own.
 _MADE = {"Transform.sql", "Table.name", "Transform.name", "Pipeline.name", "Pattern.name"}
+_MADE |= {"Inputs.tables", "Inputs.transforms"}  # inferred from the SQL, never read from the file
 _OTHERWISE = {"include": "columns.include", "exclude": "columns.exclude", "schema_contract": "schema_contract.columns"}
 
 

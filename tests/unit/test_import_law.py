@@ -1,18 +1,74 @@
-"""The import law of the house: dags -> operators -> loadsheet, and a core that never needs Airflow."""
+"""The import law: layers, no circles, a core that never needs Airflow, and few late imports."""
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "loadsheet"
 LINT = Path(sys.executable).with_name("lint-imports")
+
+# Late imports, those inside functions: how many a module has, and why. A new one needs a line here.
+COMMAND = "a command imports only what it runs; tests/unit/test_start.py measures it"
+TASK = "a DAG file is parsed for every task; the engine is imported when a task runs"
+PARSER = "the SQL parser takes 75 ms to import, PyYAML and jsonschema 100 ms"
+CACHED = "a pipeline found in the cache needs no YAML, schema or SQL parser"
+LATE = {
+    "airflow/dag_ids.py": (2, PARSER),
+    "airflow/factory.py": (1, "a worker does not need dag-factory, which takes 90 ms to import"),
+    "airflow/operators.py": (6, TASK),
+    "airflow/slack.py": (4, TASK),
+    "authoring/advice.py": (4, COMMAND),
+    "authoring/file.py": (3, COMMAND),
+    "cli/add.py": (5, COMMAND),
+    "cli/check.py": (2, COMMAND),
+    "cli/errors.py": (1, COMMAND),
+    "cli/formats.py": (1, COMMAND),
+    "cli/gc.py": (8, COMMAND),
+    "cli/new.py": (8, COMMAND),
+    "cli/output.py": (4, "Rich is not imported where nothing is printed in columns or colours"),
+    "cli/plan.py": (11, COMMAND),
+    "cli/progress.py": (1, "Rich is not imported for a log"),
+    "cli/render.py": (1, COMMAND),
+    "cli/report.py": (2, "Rich is not imported for a log"),
+    "cli/run.py": (3, COMMAND),
+    "cli/status.py": (9, COMMAND),
+    "cli/test.py": (4, COMMAND),
+    "connections/lookup.py": (2, "PyYAML and dotenv are needed only for connections in files"),
+    "engine/diagnosis.py": (2, "drivers are imported when one of them has raised"),
+    "engine/execute.py": (5, "a step imports only its own kind"),
+    "engine/extract.py": (1, PARSER),
+    "engine/sessions.py": (1, "the S3 client takes 60 ms; a transform does not need it"),
+    "lake/parts.py": (2, "pyarrow is an extra"),
+    "preview/pipeline.py": (1, "the S3 client takes 60 ms; most previews do not need it"),
+    "project/check.py": (1, "test files are read only where a pipeline has some"),
+    "project/conflicts.py": (2, PARSER),
+    "project/declared.py": (2, PARSER),
+    "source/stream.py": (3, "asyncpg is needed only for tables above 20,000 rows"),
+    "spec/compiled.py": (4, CACHED),
+    "spec/dependencies.py": (1, CACHED),
+    "spec/pipeline_file.py": (9, CACHED),
+    "sql/params.py": (1, PARSER),
+}
 
 
 def lint(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([LINT, "--no-cache"], cwd=folder, text=True, capture_output=True)
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Path:
+    """A copy of the packages and their contracts."""
+    for name in ("loadsheet", "operators", "dags", "pyproject.toml"):
+        subprocess.run(["cp", "-r", str(ROOT / name), str(tmp_path)], check=True)
+    return tmp_path
 
 
 def test_imports_point_one_way_only() -> None:
@@ -20,16 +76,48 @@ def test_imports_point_one_way_only() -> None:
     assert result.returncode == 0, result.stdout
 
 
-def test_an_import_of_airflow_in_the_core_breaks_the_law(tmp_path: Path) -> None:
+def test_an_import_of_airflow_in_the_core_breaks_the_law(house: Path) -> None:
     """The negative control: the same contracts refuse a core module that imports Airflow."""
-    for name in ("loadsheet", "operators", "dags", "pyproject.toml"):
-        subprocess.run(["cp", "-r", str(ROOT / name), str(tmp_path)], check=True)
-    (tmp_path / "loadsheet" / "sql" / "text.py").write_text("from airflow.sdk import DAG\nimport psycopg\n")
-    result = lint(tmp_path)
+    (house / "loadsheet" / "sql" / "text.py").write_text("from airflow.sdk import DAG\nimport psycopg\n")
+    result = lint(house)
     assert result.returncode == 1
     assert "the core never imports Airflow BROKEN" in result.stdout
     assert "the pure part imports no driver and no client BROKEN" in result.stdout
 
 
+def test_a_new_module_must_choose_a_layer(house: Path) -> None:
+    (house / "loadsheet" / "helpers.py").write_text("")
+    result = lint(house)
+    assert result.returncode == 1 and "loadsheet.helpers" in result.stdout
+
+
+def test_two_modules_that_import_each_other_break_the_law(house: Path) -> None:
+    with (house / "loadsheet" / "lake" / "manifest.py").open("a") as manifest:
+        manifest.write("\nfrom loadsheet.lake import parts\n")
+    result = lint(house)
+    assert result.returncode == 1 and "No cycles are allowed in loadsheet.lake" in result.stdout
+
+
 def test_the_core_is_tested_without_airflow() -> None:
     assert find_spec("airflow") is None
+
+
+def late_imports(module: Path) -> int:
+    """The import statements inside functions."""
+    tree = ast.parse(module.read_text(encoding="utf-8"))
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    inside = {node for function in functions for node in ast.walk(function)}
+    return sum(isinstance(node, ast.Import | ast.ImportFrom) for node in inside)
+
+
+def test_late_imports_are_counted_and_have_a_reason() -> None:
+    found = {module.relative_to(PACKAGE).as_posix(): late_imports(module) for module in PACKAGE.rglob("*.py")}
+    expected = {module: count for module, (count, _) in LATE.items()}
+    assert {module: count for module, count in found.items() if count} == expected
+
+
+def test_the_map_in_contributing_shows_every_room() -> None:
+    rooms = {path.stem for path in PACKAGE.glob("*.py")} | {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^\| `loadsheet/(\w+?)(?:/|\.py)` \|", text, re.MULTILINE)
+    assert sorted(shown) == sorted(rooms - {"__init__", "__main__"})

@@ -174,6 +174,26 @@ def test_a_changed_schema_or_rule_is_another_checker(tmp_path: Path, changed: st
     assert checker() != before
 
 
+CHECK_ALL = """
+import sys
+from pathlib import Path
+from loadsheet.spec.pipeline_file import check_file
+for spec in sorted(Path("tests/specs").rglob("*.yml")):
+    check_file(spec)
+print(*(module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "loadsheet"), sep="\\n")
+"""
+
+
+def test_the_key_covers_every_module_that_a_check_imports() -> None:
+    """Code that a check runs may move to another folder only together with `compiled.CHECKING`."""
+    environment = {"LOADSHEET_CACHE": "", "PYTHONPATH": str(ROOT), "PATH": ""}
+    command = [sys.executable, "-c", CHECK_ALL]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    imported = {Path(file) for file in done.stdout.split()}
+    assert ROOT / "loadsheet" / "spec" / "rules" / "tables.py" in imported
+    assert imported <= set(compiled.code_files())
+
+
 @pytest.mark.parametrize(
     "damage",
     [
