@@ -1,4 +1,5 @@
-"""`python -m bench.dag`: the flights tables as a DAG in a real Airflow, beside `loadsheet run` of the same file."""
+"""`python -m bench.dag`: the flights tables as a DAG in a real Airflow, beside `loadsheet run` of
+the same file."""
 
 from __future__ import annotations
 
@@ -34,7 +35,9 @@ def main(
         for _ in range(times):
             contender = job.ours("auto")
             values.setdefault(("full", "loadsheet run"), []).append(stage.full(contender).wall)
-            values.setdefault(("nothing new", "loadsheet run"), []).append(stage.increment(contender, ("", "")).wall)
+            values.setdefault(("nothing new", "loadsheet run"), []).append(
+                stage.increment(contender, ("", "")).wall
+            )
             full, unchanged = _in_airflow(place, source, Path(folder) / "airflow", parallel)
             values.setdefault(("full", "DAG"), []).append(full)
             values.setdefault(("nothing new", "DAG"), []).append(unchanged)
@@ -47,11 +50,15 @@ def main(
             store(out, {"postgresql": place.version(), "tasks at once": str(parallel)}, records)
 
 
-def _in_airflow(place: World, source: data.Source, folder: Path, parallel: int) -> tuple[float, float]:
+def _in_airflow(
+    place: World, source: data.Source, folder: Path, parallel: int
+) -> tuple[float, float]:
     """Seconds of a first run and of one with nothing new."""
     shutil.rmtree(folder, ignore_errors=True)
     for name in _BUNDLE:
-        shutil.copytree(job.ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            job.ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__")
+        )
     shutil.copy(job.ROOT / ".airflowignore", folder)
     task = job.job_for(source, place.new_warehouse("dag"), folder, kind="full")
     _, env = job.ours("auto", max_active_tasks=parallel).command(place, task)

@@ -1,4 +1,5 @@
-"""What is carried: the flights source, one large table, and tables of unusual shapes. All of it is deterministic."""
+"""What is carried: the flights source, one large table, and tables of unusual shapes. All of it is
+deterministic."""
 
 from __future__ import annotations
 
@@ -38,9 +39,7 @@ FLIGHTS = (
     Table(name="aircrafts_data", key=("aircraft_code",)),
 )
 
-_COMMON = (
-    "now() - interval '1 day' AS created_at, now() - interval '1 day' + i * interval '1 millisecond' AS updated_at"
-)
+_COMMON = "now() - interval '1 day' AS created_at, now() - interval '1 day' + i * interval '1 millisecond' AS updated_at"
 _SHAPES = {
     # 10 M rows of about 100 bytes, like an orders table.
     "large": (
@@ -55,11 +54,18 @@ _SHAPES = {
     # Cells of about 100 kB of jsonb, which the server keeps compressed and out of line.
     "cells": (
         "SELECT i AS id, (SELECT jsonb_object_agg('key' || n, md5((i * 1000 + n)::text)) "
-        "FROM generate_series(1, 2300) n) AS document, " + _COMMON + " FROM generate_series(1::bigint, {rows}) i"
+        "FROM generate_series(1, 2300) n) AS document, "
+        + _COMMON
+        + " FROM generate_series(1::bigint, {rows}) i"
     ),
-}  # fmt: skip
-_WIDE = ("(i + {n})::int", "md5((i * {n})::text)", "(i * {n} % 10007)::numeric(12,3)", "i % {n} = 0",
-         "now() - (i + {n}) * interval '1 second'")  # fmt: skip
+}
+_WIDE = (
+    "(i + {n})::int",
+    "md5((i * {n})::text)",
+    "(i * {n} % 10007)::numeric(12,3)",
+    "i % {n} = 0",
+    "now() - (i + {n}) * interval '1 second'",
+)
 
 
 def flights(world: World, scale: str = "medium") -> Source:
@@ -93,14 +99,18 @@ def tiny(world: World, tables: int) -> Source:
             numbers = [f"{n:04d}" for n in range(first, min(first + 100, tables + 1))]
             ask(dsn, "".join((make + fill).replace("%s", number) for number in numbers))
     return Source(
-        dsn=dsn, schema="public", tables=tuple(Table(name=f"t{n:04d}", key=("id",)) for n in range(1, tables + 1))
+        dsn=dsn,
+        schema="public",
+        tables=tuple(Table(name=f"t{n:04d}", key=("id",)) for n in range(1, tables + 1)),
     )
 
 
 def touch(source: Source, share: float, recent: bool = False) -> None:
-    """Change `share` of the rows of every table with a cursor: spread over all of it, or the `recent` ones at its end.
+    """Change `share` of the rows of every table with a cursor: spread over all of it, or the
+    `recent` ones at its end.
 
-    Spread is the worst for every target: each row lies in a page of its own, which the WAL then holds whole.
+    Spread is the worst for every target: each row lies in a page of its own, which the WAL then
+    holds whole.
     """
     for table in source.tables:
         name = f"{source.schema}.{table.name}"
@@ -108,7 +118,10 @@ def touch(source: Source, share: float, recent: bool = False) -> None:
             change = f"UPDATE {name} SET {table.cursor} = clock_timestamp() WHERE "
             ask(
                 source.dsn,
-                change + (_RECENT if recent else _SPREAD).format(name=name, share=share, step=round(1 / share)),
+                change
+                + (_RECENT if recent else _SPREAD).format(
+                    name=name, share=share, step=round(1 / share)
+                ),
             )
         ask(source.dsn, f"VACUUM ANALYZE {name}")
 

@@ -1,7 +1,9 @@
-"""What the factory costs beside the same DAGs written by hand. `python -m bench.factory [--json FILE]`, in `.venv`.
+"""What the factory costs beside the same DAGs written by hand. `python -m bench.factory [--json
+FILE]`, in `.venv`.
 
-Every run is a process of its own, and the contenders take turns. A DAG has 24 steps: those of `pipelines/flights`
-without three of its marts. What each case measures says `bench/factory_child.py`.
+Every run is a process of its own, and the contenders take turns. A DAG has 24 steps: those of
+`pipelines/flights` without three of its marts. What each case measures says
+`bench/factory_child.py`.
 """
 
 from __future__ import annotations
@@ -32,9 +34,13 @@ def main() -> None:
     """Measure, print a table, write the values."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="where the values go")
-    parser.add_argument("--work", type=Path, help="a folder for the pipelines, kept for the next time")
+    parser.add_argument(
+        "--work", type=Path, help="a folder for the pipelines, kept for the next time"
+    )
     parser.add_argument("--repeat", type=int, default=5, help="runs of each contender (default: 5)")
-    parser.add_argument("--specs", type=int, default=1000, help="how many specs are many (default: 1000)")
+    parser.add_argument(
+        "--specs", type=int, default=1000, help="how many specs are many (default: 1000)"
+    )
     given = parser.parse_args()
     values: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory(prefix="loadsheet-bench-") as temp:
@@ -60,7 +66,8 @@ def main() -> None:
 
 
 def write_project(root: Path, count: int, *, renamed: bool = True) -> None:
-    """A DAG bundle with the loader and `count` pipelines `p0000`...; the last one is `renamed` in `z_folder`."""
+    """A DAG bundle with the loader and `count` pipelines `p0000`...; the last one is `renamed` in
+    `z_folder`."""
     (root / "dags").mkdir(parents=True)
     shutil.copy(REPO / "dags" / "load_pipelines.py", root / "dags")
     lines = (FLIGHTS / "pipeline.yml").read_text(encoding="utf-8").splitlines(keepends=True)
@@ -72,7 +79,9 @@ def write_project(root: Path, count: int, *, renamed: bool = True) -> None:
             name, folder = "renamed", "z_folder"
         sql = root / "pipelines" / folder / "sql"
         sql.mkdir(parents=True)
-        (sql.parent / "pipeline.yml").write_text(text.replace("pipeline: flights", f"pipeline: {name}"))
+        (sql.parent / "pipeline.yml").write_text(
+            text.replace("pipeline: flights", f"pipeline: {name}")
+        )
         for mart in marts:  # no two alike: nothing may be remembered from one to the next
             (sql / mart.name).write_text(f"-- {name}\n{mart.read_text(encoding='utf-8')}")
 
@@ -83,15 +92,27 @@ def _prepare(work: Path, count: int) -> None:
     child("write", work / "many")
 
 
-def _measure(work: Path, temp: Path, count: int, repeat: int) -> Iterator[tuple[str, str, str, float]]:
+def _measure(
+    work: Path, temp: Path, count: int, repeat: int
+) -> Iterator[tuple[str, str, str, float]]:
     one, many = work / "one", work / "many"
     for number in range(repeat):
         for what, found in child("single", one).items():
             for contender, value in found.items():
                 yield f"{what} one DAG of 24 steps", contender, "ms", value
         case = f"{count} specs"
-        yield f"{case}, first time ever", OURS, "s", child("all", many, cache=temp / f"cache{number}")["s"]
-        yield f"{case}, nothing changed", OURS, "s", child("all", many, cache=temp / f"cache{number}")["s"]
+        yield (
+            f"{case}, first time ever",
+            OURS,
+            "s",
+            child("all", many, cache=temp / f"cache{number}")["s"],
+        )
+        yield (
+            f"{case}, nothing changed",
+            OURS,
+            "s",
+            child("all", many, cache=temp / f"cache{number}")["s"],
+        )
         for contender, folder in ((HAND, "hand"), (TUNED, "tuned")):
             found = child("native", many, folder)["s"]
             for state in ("first time ever", "nothing changed"):
@@ -109,7 +130,8 @@ def _measure(work: Path, temp: Path, count: int, repeat: int) -> Iterator[tuple[
 
 
 def child(*arguments: str | Path, cache: Path | None = None) -> dict[str, Any]:
-    """What `bench.factory_child`, a process of its own, has measured. `cache` is where checks are remembered."""
+    """What `bench.factory_child`, a process of its own, has measured. `cache` is where checks are
+    remembered."""
     env = {
         **os.environ,
         "AIRFLOW_HOME": str(Path(tempfile.gettempdir()) / "loadsheet-bench-airflow"),

@@ -1,7 +1,8 @@
-"""One measurement of `bench.factory` in a process of its own; the last line it prints is the result as JSON.
+"""One measurement of `bench.factory` in a process of its own; the last line it prints is the result
+as JSON.
 
-Airflow's own modules are imported before the clock starts: its dag processor forks from a process that has them, and a
-worker needs them whoever has written the DAG.
+Airflow's own modules are imported before the clock starts: its dag processor forks from a process
+that has them, and a worker needs them whoever has written the DAG.
 """
 
 from __future__ import annotations
@@ -19,7 +20,17 @@ from typing import Any
 import airflow.sdk.execution_time.task_runner  # noqa: F401
 from airflow.sdk import DAG
 
-HEAVY = ("dagfactory", "jsonschema", "yaml", "sqlglot", "pandas", "pyarrow", "numpy", "psycopg", "minio")
+HEAVY = (
+    "dagfactory",
+    "jsonschema",
+    "yaml",
+    "sqlglot",
+    "pandas",
+    "pyarrow",
+    "numpy",
+    "psycopg",
+    "minio",
+)
 
 
 def write(root: Path) -> dict[str, Any]:
@@ -38,8 +49,9 @@ def write(root: Path) -> dict[str, Any]:
 
 
 def single(root: Path) -> dict[str, Any]:
-    """Milliseconds to build one DAG once everything is imported, the spec checked and the file by hand compiled; and
-    those in which Airflow turns it into what it stores, as its dag processor does after every parse."""
+    """Milliseconds to build one DAG once everything is imported, the spec checked and the file by
+    hand compiled; and those in which Airflow turns it into what it stores, as its dag processor
+    does after every parse."""
     from airflow.serialization.serialized_objects import DagSerialization
 
     from bench.handwritten import source
@@ -83,7 +95,8 @@ def all_(root: Path) -> dict[str, Any]:
 
 
 def native(root: Path, folder: str) -> dict[str, Any]:
-    """Seconds to read, compile and run every DAG file written by hand, the operators' import included."""
+    """Seconds to read, compile and run every DAG file written by hand, the operators' import
+    included."""
 
     def everything() -> None:
         for file in sorted((root / folder).glob("*.py")):
@@ -108,7 +121,8 @@ def worker(root: Path, dag_id: str) -> dict[str, Any]:
 
 
 def worker_native(root: Path, dag_id: str) -> dict[str, Any]:
-    """The same with the DAG written by hand: its operator needs the pipeline just as well, so only the DAG counts."""
+    """The same with the DAG written by hand: its operator needs the pipeline just as well, so only
+    the DAG counts."""
     from bench.handwritten import source
     from loadsheet.plan.dag_config import dag_config
     from loadsheet.spec.pipeline_file import find_specs, load_pipeline
@@ -132,16 +146,20 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def _facts(dag: DAG) -> Any:
-    """What Airflow stores of a DAG, but for the order of tasks, the file, and copies of the params in tasks."""
+    """What Airflow stores of a DAG, but for the order of tasks, the file, and copies of the params
+    in tasks."""
     from airflow.serialization.serialized_objects import DagSerialization
 
     stored = DagSerialization.to_dict(dag)["dag"]
     tasks = [task["__var"] for task in stored.pop("tasks")]
     for task in tasks:
-        copied = json.dumps(task.pop("params", stored["params"]))  # says of each that it comes from the DAG
+        # says of each that it comes from the DAG
+        copied = json.dumps(task.pop("params", stored["params"]))
         assert copied.replace('"source": "dag"', '"source": null') == json.dumps(stored["params"])
     stored.pop("fileloc")
-    return json.loads(json.dumps([stored, sorted(tasks, key=lambda task: task["task_id"])], sort_keys=True))
+    return json.loads(
+        json.dumps([stored, sorted(tasks, key=lambda task: task["task_id"])], sort_keys=True)
+    )
 
 
 KINDS: dict[str, Callable[..., Any]] = {

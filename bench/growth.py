@@ -1,4 +1,5 @@
-"""`python -m bench.growth`: how time grows with the rows of a table, the tables of a pipeline, the number of specs.
+"""`python -m bench.growth`: how time grows with the rows of a table, the tables of a pipeline, the
+number of specs.
 
 `python -m bench.plots` draws what this has stored.
 """
@@ -28,7 +29,8 @@ def main(
     file: World_ = None,
     out: Out = None,
 ) -> None:
-    """A full load per number of rows; a first run and one with nothing new per number of tables; a parse per specs."""
+    """A full load per number of rows; a first run and one with nothing new per number of tables; a
+    parse per specs."""
     records: list[Record] = []
     with world(file) as place, tempfile.TemporaryDirectory() as folder:
         for size in _numbers(rows):
@@ -56,7 +58,13 @@ def _rows(place: World, folder: Path, size: int, times: int) -> Iterator[Record]
     stage = Stage(place, data.shape(place, "large", size), folder)
     for contender in (job.limit(), job.ours("auto")):
         values = tuple(stage.full(contender).wall for _ in range(times))
-        yield Record(bench="growth", case="rows", contender=f"{contender.name}, {size}", unit="s", values=values)
+        yield Record(
+            bench="growth",
+            case="rows",
+            contender=f"{contender.name}, {size}",
+            unit="s",
+            values=values,
+        )
 
 
 def _tables(place: World, folder: Path, size: int, times: int) -> Iterator[Record]:
@@ -66,11 +74,18 @@ def _tables(place: World, folder: Path, size: int, times: int) -> Iterator[Recor
         first.append(stage.full(ours).wall)
         unchanged.append(stage.increment(ours, ("", "")).wall)
     for name, values in (("first run", first), ("nothing new", unchanged)):
-        yield Record(bench="growth", case="tables", contender=f"{name}, {size}", unit="s", values=tuple(values))
+        yield Record(
+            bench="growth",
+            case="tables",
+            contender=f"{name}, {size}",
+            unit="s",
+            values=tuple(values),
+        )
 
 
 def _specs(size: int, times: int) -> Iterator[Record]:
-    """Checking and building so many specs of 24 steps in a new process: for the first time, and unchanged."""
+    """Checking and building so many specs of 24 steps in a new process: for the first time, and
+    unchanged."""
     values: dict[str, list[float]] = {"first parse ever": [], "parse, nothing changed": []}
     with tempfile.TemporaryDirectory() as folder:
         factory.write_project(Path(folder) / "project", size)
@@ -79,7 +94,9 @@ def _specs(size: int, times: int) -> Iterator[Record]:
                 cache = Path(folder) / f"cache{number}"
                 found.append(factory.child("all", Path(folder) / "project", cache=cache)["s"])
     for name, found in values.items():
-        yield Record(bench="growth", case="specs", contender=f"{name}, {size}", unit="s", values=tuple(found))
+        yield Record(
+            bench="growth", case="specs", contender=f"{name}, {size}", unit="s", values=tuple(found)
+        )
 
 
 if __name__ == "__main__":

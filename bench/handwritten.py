@@ -1,4 +1,5 @@
-"""A pipeline's DAG as somebody would write it by hand: the text of a Python file with Airflow's own classes."""
+"""A pipeline's DAG as somebody would write it by hand: the text of a Python file with Airflow's own
+classes."""
 
 from __future__ import annotations
 
@@ -29,15 +30,27 @@ def source(dag_id: str, config: Mapping[str, Any], *, tuned: bool = False) -> st
     `tuned` gives the DAG its trigger form after its tasks: Airflow then does not copy it into every task, which nobody
     expects and few will do.
     """
-    rest = {key: value for key, value in config.items() if key not in ("tasks", "task_groups", "tags", "params")}
+    rest = {
+        key: value
+        for key, value in config.items()
+        if key not in ("tasks", "task_groups", "tags", "params")
+    }
     arguments = {**rest, "tags": [*config["tags"], "dagfactory"]}
     if not tuned:
         arguments["params"] = config["params"]
     body = [f"with DAG({dag_id!r}, {_arguments(arguments)}) as dag:"]
-    body += [_task(task_id, task) for task_id, task in config["tasks"].items() if "task_group_name" not in task]
+    body += [
+        _task(task_id, task)
+        for task_id, task in config["tasks"].items()
+        if "task_group_name" not in task
+    ]
     for group, settings in config["task_groups"].items():
         body.append(f"    with TaskGroup({group!r}, {_arguments(settings)}):")
-        tasks = ((task_id, task) for task_id, task in config["tasks"].items() if task.get("task_group_name") == group)
+        tasks = (
+            (task_id, task)
+            for task_id, task in config["tasks"].items()
+            if task.get("task_group_name") == group
+        )
         body += ["    " + _task(task_id, task) for task_id, task in tasks]
     for task_id, task in config["tasks"].items():
         if task["dependencies"]:
@@ -54,7 +67,8 @@ def _task(task_id: str, task: Mapping[str, Any]) -> str:
 
 def _arguments(settings: Mapping[str, Any]) -> str:
     return ", ".join(
-        f"{key}={_start(value) if key == 'start_date' else _value(value)}" for key, value in settings.items()
+        f"{key}={_start(value) if key == 'start_date' else _value(value)}"
+        for key, value in settings.items()
     )
 
 

@@ -20,10 +20,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Carry the tables: all rows into empty targets (`full`), or what changed since the job before (`increment`).
+    """Carry the tables: all rows into empty targets (`full`), or what changed since the job before
+    (`increment`).
 
-    A peer is a script that takes the path of this as JSON (`write`). `interval` is where the changed rows' cursors
-    lie, for tools that want it by hand; `state` is a folder that stays from job to job of one contender.
+    A peer is a script that takes the path of this as JSON (`write`). `interval` is where the
+    changed rows' cursors lie, for tools that want it by hand; `state` is a folder that stays from
+    job to job of one contender.
     """
 
     kind: Literal["full", "increment"]
@@ -63,31 +65,39 @@ def limit() -> Contender:
     """psql | psql, binary, into bare tables, then their keys."""
 
     def command(world: World, job: Job) -> Command:
-        return [sys.executable, "-m", "bench.limit", str(job.write(job.state / "job.json"))], dict(os.environ)
+        return [sys.executable, "-m", "bench.limit", str(job.write(job.state / "job.json"))], dict(
+            os.environ
+        )
 
-    return Contender("limit", command, "psql COPY | psql COPY, binary, then the keys, two tables at a time")
+    return Contender(
+        "limit", command, "psql COPY | psql COPY, binary, then the keys, two tables at a time"
+    )
 
 
 def ours(wire: str = "auto", one_reader: bool = False, **tasks: Any) -> Contender:
-    """`loadsheet run`, with every guarantee on; `one_reader`: a large table is not read by several sessions."""
+    """`loadsheet run`, with every guarantee on; `one_reader`: a large table is not read by several
+    sessions."""
 
     def command(world: World, job: Job) -> Command:
         _project(world, job, wire, tasks)
         more = ["--full-refresh"] if job.options.get("full_refresh") else []
         start = [sys.executable, *(["-c", _ONE_READER] if one_reader else ["-m", "loadsheet"])]
-        return [*start, "--project", str(job.state), "run", "bench", "--json", *more], _env(world, job)
+        return [*start, "--project", str(job.state), "run", "bench", "--json", *more], _env(
+            world, job
+        )
 
     name, more = (
-        (f"loadsheet {wire}, one reader", ", a table by one reader") if one_reader else (f"loadsheet {wire}", "")
+        (f"loadsheet {wire}, one reader", ", a table by one reader")
+        if one_reader
+        else (f"loadsheet {wire}", "")
     )
     return Contender(name, command, f"loadsheet run, through the lake, format {wire}{more}")
 
 
-_ONE_READER = (
-    "from loadsheet.engine.execute import storing; storing.READERS = 1; from loadsheet.cli.main import main; main()"
-)
+_ONE_READER = "from loadsheet.engine.execute import storing; storing.READERS = 1; from loadsheet.cli.main import main; main()"
 
-# By name: the script, its options, and columns it carries wrongly (a point becomes the text `{{x y} true}`).
+# By name: the script, its options, and columns it carries wrongly (a point becomes the text `{{x y}
+# true}`).
 _PEERS: dict[str, tuple[str, dict[str, Any], frozenset[str]]] = {
     "ingestr": ("ingestr", {}, frozenset({"coordinates"})),
     "ingestr without interval": ("ingestr", {"interval": False}, frozenset({"coordinates"})),
@@ -103,7 +113,8 @@ _PEERS: dict[str, tuple[str, dict[str, Any], frozenset[str]]] = {
 
 
 def peer(name: str, **options: Any) -> Contender:
-    """One of the others, in an environment of its own; straight from source to warehouse, without a lake."""
+    """One of the others, in an environment of its own; straight from source to warehouse, without a
+    lake."""
     script, usual, broken = _PEERS[name]
 
     def command(world: World, job: Job) -> Command:
@@ -114,7 +125,8 @@ def peer(name: str, **options: Any) -> Contender:
 
 
 def by_name(name: str) -> Contender:
-    """`limit`, a peer, or a format of ours: auto, binary, csv, parquet; `one reader` is auto with one."""
+    """`limit`, a peer, or a format of ours: auto, binary, csv, parquet; `one reader` is auto with
+    one."""
     if name == "limit":
         return limit()
     if name == "one reader":
@@ -125,19 +137,27 @@ def by_name(name: str) -> Contender:
 def _project(world: World, job: Job, wire: str, tasks: dict[str, Any]) -> None:
     home = job.state / "pipelines" / "bench"
     home.mkdir(parents=True, exist_ok=True)
-    tables = {table.name: {"incremental": table.cursor} if table.cursor else {} for table in job.tables}
+    tables = {
+        table.name: {"incremental": table.cursor} if table.cursor else {} for table in job.tables
+    }
     spec = {
-        "version": 1, "source": {"conn_id": "bench_source", "schema": job.source_schema},
+        "version": 1,
+        "source": {"conn_id": "bench_source", "schema": job.source_schema},
         "lake": {"conn_id": "lake", "bucket": "bench", "prefix": job.state.name, "format": wire},
-        "warehouse": {"conn_id": "warehouse", "schema": job.target_schema}, "tables": tables,
+        "warehouse": {"conn_id": "warehouse", "schema": job.target_schema},
+        "tables": tables,
         **({"tasks": tasks} if tasks else {}),
-    }  # fmt: skip
+    }
     (home / "pipeline.yml").write_text(json.dumps(spec))
 
 
 def _env(world: World, job: Job) -> dict[str, str]:
-    lake = {"conn_type": "generic", "login": world.s3["access_key"], "password": world.s3["secret_key"],
-            "extra": {"endpoint_url": world.s3["endpoint"]}}  # fmt: skip
+    lake = {
+        "conn_type": "generic",
+        "login": world.s3["access_key"],
+        "password": world.s3["secret_key"],
+        "extra": {"endpoint_url": world.s3["endpoint"]},
+    }
     return os.environ | {
         "AIRFLOW_CONN_BENCH_SOURCE": job.source,
         "AIRFLOW_CONN_WAREHOUSE": job.warehouse,
@@ -149,6 +169,11 @@ def job_for(source: Source, warehouse: str, state: Path, **more: Any) -> Job:
     """A job for all tables of `source`."""
     schema = f"target_{urlsplit(warehouse).path[1:]}"
     return Job(
-        source=source.dsn, warehouse=warehouse, source_schema=source.schema, target_schema=schema,
-        tables=source.tables, state=state, **more,
-    )  # fmt: skip
+        source=source.dsn,
+        warehouse=warehouse,
+        source_schema=source.schema,
+        target_schema=schema,
+        tables=source.tables,
+        state=state,
+        **more,
+    )

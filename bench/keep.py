@@ -1,7 +1,8 @@
-"""`python -m bench.keep FILE --scale medium`: servers and generated flights for several measurements.
+"""`python -m bench.keep FILE --scale medium`: servers and generated flights for several
+measurements.
 
-Writes where they are to FILE and waits for Ctrl-C; the other commands take `--world FILE` and then neither start
-servers nor generate data again.
+Writes where they are to FILE and waits for Ctrl-C; the other commands take `--world FILE` and then
+neither start servers nor generate data again.
 """
 
 from __future__ import annotations

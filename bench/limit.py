@@ -1,8 +1,9 @@
-"""The limit: `psql COPY TO | psql COPY FROM` into bare tables, each with its primary key at the end, two at a time.
+"""The limit: `psql COPY TO | psql COPY FROM` into bare tables, each with its primary key at the
+end, two at a time.
 
-An increment is the same pipe of the changed rows, into a temporary table, and an upsert from there: the interval is
-given by hand, and what is sent is known to have changed. Nothing between the servers can be faster than this: no
-lake, no checks, no ledger, no types looked at.
+An increment is the same pipe of the changed rows, into a temporary table, and an upsert from there:
+the interval is given by hand, and what is sent is known to have changed. Nothing between the
+servers can be faster than this: no lake, no checks, no ledger, no types looked at.
 """
 
 from __future__ import annotations
@@ -35,28 +36,37 @@ def main(job: dict[str, Any]) -> None:
 
 
 def _carry(job: dict[str, Any], table: dict[str, Any]) -> None:
-    source, target = f"{job['source_schema']}.{table['name']}", f"{job['target_schema']}.{table['name']}"
+    source, target = (
+        f"{job['source_schema']}.{table['name']}",
+        f"{job['target_schema']}.{table['name']}",
+    )
     with psycopg.connect(job["source"]) as session:
         definition, names = session.execute(_COLUMNS, (source,)).fetchone() or ("", "")
     key = ", ".join(table["key"])
     if job["kind"] == "full":
         _pipe(
-            job, f"SELECT {names} FROM {source}", f"CREATE TABLE {target} ({definition})",
-            f"COPY {target} FROM STDIN (FORMAT binary)", f"ALTER TABLE {target} ADD PRIMARY KEY ({key})",
-        )  # fmt: skip
+            job,
+            f"SELECT {names} FROM {source}",
+            f"CREATE TABLE {target} ({definition})",
+            f"COPY {target} FROM STDIN (FORMAT binary)",
+            f"ALTER TABLE {target} ADD PRIMARY KEY ({key})",
+        )
     elif table["cursor"]:
         new = ", ".join(f"{name} = excluded.{name}" for name in names.split(", "))
         _pipe(
-            job, f"SELECT {names} FROM {source} WHERE {table['cursor']} >= '{job['interval'][0]}'",
-            f"CREATE TEMPORARY TABLE arrived ({definition})", "COPY arrived FROM STDIN (FORMAT binary)",
+            job,
+            f"SELECT {names} FROM {source} WHERE {table['cursor']} >= '{job['interval'][0]}'",
+            f"CREATE TEMPORARY TABLE arrived ({definition})",
+            "COPY arrived FROM STDIN (FORMAT binary)",
             f"INSERT INTO {target} SELECT * FROM arrived ON CONFLICT ({key}) DO UPDATE SET {new}",
-        )  # fmt: skip
+        )
 
 
 def _pipe(job: dict[str, Any], select: str, *statements: str) -> None:
     """The rows of `select` into one psql with `statements`, of which one takes them."""
     reading = subprocess.Popen(
-        [_PSQL, "-qXc", f"COPY ({select}) TO STDOUT (FORMAT binary)", job["source"]], stdout=subprocess.PIPE
+        [_PSQL, "-qXc", f"COPY ({select}) TO STDOUT (FORMAT binary)", job["source"]],
+        stdout=subprocess.PIPE,
     )
     writing = [option for statement in statements for option in ("-c", statement)]
     command = [_PSQL, "-qX", "-v", "ON_ERROR_STOP=1", *writing, job["warehouse"]]

@@ -17,7 +17,8 @@ from bench.world import World, ask
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """Seconds of wall and CPU time, the largest sum of resident memory of all processes, WAL written (MB = 10^6)."""
+    """Seconds of wall and CPU time, the largest sum of resident memory of all processes, WAL
+    written (MB = 10^6)."""
 
     wall: float
     client: float
@@ -32,13 +33,17 @@ class Failed(RuntimeError):
     """A contender ended with another exit code than 0; the message has the end of what it said."""
 
 
-def measured(world: World, command: list[str], env: Mapping[str, str], cwd: Path, log: Path) -> Usage:
+def measured(
+    world: World, command: list[str], env: Mapping[str, str], cwd: Path, log: Path
+) -> Usage:
     """Run `command` and measure it. Raises Failed unless it exits with 0."""
     world.settle()
     wal = _wal(world)
     before, started = world.cpu_seconds(), time.monotonic()
     with log.open("wb") as out:
-        child = subprocess.Popen(command, env=dict(env), cwd=cwd, stdout=out, stderr=subprocess.STDOUT)
+        child = subprocess.Popen(
+            command, env=dict(env), cwd=cwd, stdout=out, stderr=subprocess.STDOUT
+        )
         watcher = _Watcher(child.pid)
         watcher.start()
         code = child.wait()
@@ -49,15 +54,24 @@ def measured(world: World, command: list[str], env: Mapping[str, str], cwd: Path
     if code:
         raise Failed(f"{command[:4]} ended with {code}: {log.read_text(errors='replace')[-2000:]}")
     servers = {name: after[name] - before[name] for name in before}
-    return Usage(wall=wall, client=watcher.cpu, peak_mb=watcher.peak / 1e6, wal_mb=(_wal(world) - wal) / 1e6, **servers)
+    return Usage(
+        wall=wall,
+        client=watcher.cpu,
+        peak_mb=watcher.peak / 1e6,
+        wal_mb=(_wal(world) - wal) / 1e6,
+        **servers,
+    )
 
 
 def _wal(world: World) -> int:
-    return int(ask(f"{world.warehouse}/postgres", "SELECT pg_current_wal_lsn() - '0/0'::pg_lsn")[0][0])
+    return int(
+        ask(f"{world.warehouse}/postgres", "SELECT pg_current_wal_lsn() - '0/0'::pg_lsn")[0][0]
+    )
 
 
 class _Watcher(threading.Thread):
-    """Looks at a process and its descendants every 20 ms; CPU of those that ended is their parent's to tell."""
+    """Looks at a process and its descendants every 20 ms; CPU of those that ended is their parent's
+    to tell."""
 
     def __init__(self, pid: int):
         super().__init__(daemon=True)

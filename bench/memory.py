@@ -1,4 +1,5 @@
-"""`python -m bench.memory`: what a worker needs above an idle interpreter, at 1 M and at 10 M rows, step by step."""
+"""`python -m bench.memory`: what a worker needs above an idle interpreter, at 1 M and at 10 M rows,
+step by step."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from bench.records import Record, show, store
 from bench.transfer import Out, World_
 from bench.world import world
 
-# One step in a process of its own, as an Airflow task is; prints the peak and what the interpreter alone needs.
+# One step in a process of its own, as an Airflow task is; prints the peak and what the interpreter
+# alone needs.
 _WORKER = """
 import sys
 def peak(): return int([l.split()[1] for l in open("/proc/self/status") if l.startswith("VmHWM")][0])
@@ -55,7 +57,13 @@ def main(
                     values = tuple(peak[kind] / 1000 for peak in peaks)
                     case = f"{kind}, {wire}"
                     records.append(
-                        Record(bench="memory", case=case, contender=f"{size:,} rows", unit="MB", values=values)
+                        Record(
+                            bench="memory",
+                            case=case,
+                            contender=f"{size:,} rows",
+                            unit="MB",
+                            values=values,
+                        )
                     )
                     show(records[-1:])
         if out:
@@ -66,7 +74,9 @@ def _steps(folder: Path, env: dict[str, str], table: str) -> Iterator[tuple[str,
     load_id = ""
     for kind in ("create_bucket", "extract", "load"):
         command = [sys.executable, "-c", _WORKER, str(folder), kind, table, load_id]
-        done = subprocess.run(command, env=env, cwd=job.ROOT, text=True, stdout=subprocess.PIPE, check=True)
+        done = subprocess.run(
+            command, env=env, cwd=job.ROOT, text=True, stdout=subprocess.PIPE, check=True
+        )
         load_id, peak = done.stdout.split()
         yield kind, int(peak)
 

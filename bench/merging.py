@@ -1,7 +1,9 @@
-"""How rows get into a target: time, CPU, WAL and growth of upsert, MERGE, UPDATE + INSERT and pre-filters.
+"""How rows get into a target: time, CPU, WAL and growth of upsert, MERGE, UPDATE + INSERT and
+pre-filters.
 
 `python -m bench.merging [--quick] [--rows N] [--shape S] [--cases …] [--ways …] [--set work_mem=64MB] [--json FILE]`
-Each measurement has a fresh copy of one database, a checkpoint before it, and ends with COMMIT. Ways take turns.
+Each measurement has a fresh copy of one database, a checkpoint before it, and ends with COMMIT.
+Ways take turns.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from bench.merging_ways import LOAD_NO, LOOSE, WAYS, Rows
 from demo.servers import PostgresServer
 
 HASH = "('x' || left(md5({0}::text), 8))::bit(32)::bigint"
-SHAPES: dict[str, tuple[Rows, str, str]] = {  # columns; the SELECT of row i; what an update of a row changes
+# columns; the SELECT of row i; what an update of a row changes
+SHAPES: dict[str, tuple[Rows, str, str]] = {
     "flights": (
         Rows(
             ("ticket_no", "flight_id"),
@@ -35,11 +38,20 @@ SHAPES: dict[str, tuple[Rows, str, str]] = {  # columns; the SELECT of row i; wh
         "amount = amount + 1, updated_at = timestamptz '2026-06-01'",
     ),
     "wide": (
-        Rows(("id",), ("id", *(f"c{n}" for n in range(58)), "updated_at"), tuple(f"c{n}" for n in range(2, 58, 4))),
+        Rows(
+            ("id",),
+            ("id", *(f"c{n}" for n in range(58)), "updated_at"),
+            tuple(f"c{n}" for n in range(2, 58, 4)),
+        ),
         "i::bigint AS id, "
         + ", ".join(
-            (f"(i * {n + 1})::int8", f"'word ' || i % {n + 9}", "(i % 97)::numeric(9, 2)",
-             "timestamptz '2026-01-01' + i * interval '1 s'")[n % 4] + f" AS c{n}"
+            (
+                f"(i * {n + 1})::int8",
+                f"'word ' || i % {n + 9}",
+                "(i % 97)::numeric(9, 2)",
+                "timestamptz '2026-01-01' + i * interval '1 s'",
+            )[n % 4]
+            + f" AS c{n}"
             for n in range(58)
         )
         + ", timestamptz '2026-01-01' AS updated_at",
@@ -51,8 +63,9 @@ SHAPES: dict[str, tuple[Rows, str, str]] = {  # columns; the SELECT of row i; wh
         "timestamptz '2026-01-01' AS updated_at",
         "updated_at = timestamptz '2026-06-01'",
     ),
-}  # fmt: skip
-CASES: dict[str, tuple[float, float, float]] = {  # shares of the target's rows: sent, of them changed; new ones
+}
+# shares of the target's rows: sent, of them changed; new ones
+CASES: dict[str, tuple[float, float, float]] = {
     "nothing differs": (1, 0, 0),
     "0.1 %, most update": (0.0009, 1, 0.0001),
     "1 %, most update": (0.009, 1, 0.001),
@@ -81,7 +94,9 @@ def main() -> None:
     """Measure, print the medians, write every value."""
     options = _options()
     results: list[dict[str, Any]] = []
-    with PostgresServer(durable=True, within=options.within, settings={"autovacuum": "off"}) as server:
+    with PostgresServer(
+        durable=True, within=options.within, settings={"autovacuum": "off"}
+    ) as server:
         _make_target(server, options.shape, options.rows)
         for case in options.cases:
             expected = _make_case(server, options.shape, options.rows, case)
@@ -127,7 +142,9 @@ def _make_case(server: PostgresServer, shape: str, rows: int, case: str) -> tupl
     return inserted, updated
 
 
-def _measure(server: PostgresServer, options: argparse.Namespace, way: str, expected: tuple[int, int]) -> Once:
+def _measure(
+    server: PostgresServer, options: argparse.Namespace, way: str, expected: tuple[int, int]
+) -> Once:
     with _session(server, "postgres") as admin:
         admin.execute("DROP DATABASE IF EXISTS work")
         admin.execute("CREATE DATABASE work TEMPLATE template STRATEGY file_copy")
@@ -162,7 +179,9 @@ class _Clock:
     def stop(self) -> Once:
         """What it took since the start."""
         wall = time.perf_counter() - self.started
-        cpu, wal, size = (after - before for after, before in zip(self._look(), self.before, strict=True))
+        cpu, wal, size = (
+            after - before for after, before in zip(self._look(), self.before, strict=True)
+        )
         return Once(wall, cpu / 1e9, wal / 1e6, size / 1e6)
 
     def _look(self) -> tuple[int, int, int]:
@@ -174,7 +193,9 @@ class _Clock:
         return cpu, row[0], row[1]
 
 
-def _check(session: psycopg.Connection[Any], rows: Rows, before: int, expected: tuple[int, int]) -> None:
+def _check(
+    session: psycopg.Connection[Any], rows: Rows, before: int, expected: tuple[int, int]
+) -> None:
     """Every sent row is there, only what was to be written has been, and nothing else came or went."""
     session.execute("SET work_mem = '1GB'")
     names = ", ".join(rows.columns)
@@ -198,7 +219,10 @@ def _print(title: str, taken: dict[str, list[Once]]) -> None:
     print(f"\n{title}\n{'':24}{'wall s':>9}{'spread':>16}{'cpu s':>9}", end="")
     print(f"{'x best':>8}{'WAL MB':>10}{'x best':>8}{'grown MB':>10}")
     medians = {way: _median(values) for way, values in taken.items()}
-    fastest, smallest = min(m.wall for m in medians.values()), max(min(m.wal for m in medians.values()), 0.001)
+    fastest, smallest = (
+        min(m.wall for m in medians.values()),
+        max(min(m.wal for m in medians.values()), 0.001),
+    )
     for way, m in sorted(medians.items(), key=lambda item: item[1].wall):
         walls = [once.wall for once in taken[way]]
         spread = f"{min(walls):.3f}-{max(walls):.3f}"
@@ -210,19 +234,27 @@ def _print(title: str, taken: dict[str, list[Once]]) -> None:
 
 
 def _median(values: list[Once]) -> Once:
-    return Once(*(statistics.median(column) for column in zip(*(astuple(v) for v in values), strict=True)))
+    return Once(
+        *(statistics.median(column) for column in zip(*(astuple(v) for v in values), strict=True))
+    )
 
 
-def _results(options: argparse.Namespace, case: str, taken: dict[str, list[Once]]) -> list[dict[str, Any]]:
+def _results(
+    options: argparse.Namespace, case: str, taken: dict[str, list[Once]]
+) -> list[dict[str, Any]]:
     note = f"analyze={options.analyze} {' '.join(options.set)}".strip()
     return [
         {
-            "bench": "merging", "case": f"{options.shape} {options.rows}: {case}", "contender": way,
-            "unit": f"{what} {unit}", "values": [getattr(once, what) for once in values], "note": note,
+            "bench": "merging",
+            "case": f"{options.shape} {options.rows}: {case}",
+            "contender": way,
+            "unit": f"{what} {unit}",
+            "values": [getattr(once, what) for once in values],
+            "note": note,
         }
         for way, values in taken.items()
         for what, unit in (("wall", "s"), ("cpu", "s"), ("wal", "MB"), ("growth", "MB"))
-    ]  # fmt: skip
+    ]
 
 
 def _options() -> argparse.Namespace:
@@ -233,8 +265,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--analyze", choices=("full", "key", "none"), default="key")
-    parser.add_argument("--set", nargs="*", default=[], help="settings of the session, as work_mem=64MB")
-    parser.add_argument("--within", type=Path, default=Path("/dev/shm"), help="where the server's files are")
+    parser.add_argument(
+        "--set", nargs="*", default=[], help="settings of the session, as work_mem=64MB"
+    )
+    parser.add_argument(
+        "--within", type=Path, default=Path("/dev/shm"), help="where the server's files are"
+    )
     parser.add_argument("--json", type=Path, help="add every value to this file")
     parser.add_argument("--quick", action="store_true", help="10,000 rows, once")
     options = parser.parse_args()

@@ -23,10 +23,17 @@ class Rows:
     odd: tuple[str, ...] = ()  # columns of which equal values may look different: numeric, jsonb
 
     def mixed(self, source: str = "s") -> str:
-        """The condition that the images differ, by `=` where that says the same (and so not of the key)."""
-        plain = [f"t.{c} IS DISTINCT FROM {source}.{c}" for c in self.columns if c not in (*self.odd, *self.key)]
+        """The condition that the images differ, by `=` where that says the same (and so not of the
+        key)."""
+        plain = [
+            f"t.{c} IS DISTINCT FROM {source}.{c}"
+            for c in self.columns
+            if c not in (*self.odd, *self.key)
+        ]
         mine, theirs = idents(self.odd, "t."), idents(self.odd, f"{source}.")
-        image = [f"CAST(ROW({mine}) AS record) *<> CAST(ROW({theirs}) AS record)"] if self.odd else []
+        image = (
+            [f"CAST(ROW({mine}) AS record) *<> CAST(ROW({theirs}) AS record)"] if self.odd else []
+        )
         return f"({' OR '.join(plain + image)})"
 
     def settings(self, source: str = "s") -> str:
@@ -86,7 +93,11 @@ def _filter_rows(session: Session, rows: Rows, differs: str, at: str) -> Counts:
     updated = session.execute(
         f"UPDATE target t SET {rows.settings()} FROM changed s WHERE {at} AND s.at IS NOT NULL"
     ).rowcount
-    return (session.execute(rows.insert("changed s WHERE at IS NULL")).rowcount if updated < found else 0), updated
+    return (
+        session.execute(rows.insert("changed s WHERE at IS NULL")).rowcount
+        if updated < found
+        else 0
+    ), updated
 
 
 def _filter_ids(session: Session, rows: Rows, differs: str, at: str) -> Counts:

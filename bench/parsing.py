@@ -1,7 +1,9 @@
-"""How soon Airflow shows an edited pipeline, and what it costs to keep looking. `python -m bench.parsing`, in `.venv`.
+"""How soon Airflow shows an edited pipeline, and what it costs to keep looking. `python -m
+bench.parsing`, in `.venv`.
 
-A DAG processor of Airflow's own with many pipelines of 24 steps (those of `bench.factory`) and the demo's settings.
-CPU is that of the DAG processor with its children, and of the PostgreSQL that holds Airflow's metadata.
+A DAG processor of Airflow's own with many pipelines of 24 steps (those of `bench.factory`) and the
+demo's settings. CPU is that of the DAG processor with its children, and of the PostgreSQL that
+holds Airflow's metadata.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ class Running:
         """Seconds used so far, per process with its children."""
         return {name: _cpu(psutil.Process(pid)) for name, pid in self.pids.items()}
 
-    def wait(self, query: str, *values: object, wanted: Callable[[int], bool], poll: float = 0.02) -> float:
+    def wait(
+        self, query: str, *values: object, wanted: Callable[[int], bool], poll: float = 0.02
+    ) -> float:
         """Seconds until the query's number is as wanted; raises TimeoutError after two minutes."""
         began = time.monotonic()
         while not wanted(int(ask(self.database, query, *values)[0][0])):
@@ -59,7 +63,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="where the values go")
     parser.add_argument("--specs", type=int, default=100, help="how many pipelines (default: 100)")
-    parser.add_argument("--seconds", type=float, default=20, help="how long to watch it rest (default: 20)")
+    parser.add_argument(
+        "--seconds", type=float, default=20, help="how long to watch it rest (default: 20)"
+    )
     parser.add_argument("--repeat", type=int, default=5, help="edits of each kind (default: 5)")
     given = parser.parse_args()
     values: Values = defaultdict(list)
@@ -70,9 +76,14 @@ def main() -> None:
             _edits(running, number, values)
     for interval in (3600, 600):
         for who in running.pids:
-            rest, parse = values["at rest", f"{who}, % of a core"][0], values["one parse", f"{who}, CPU ms"][0]
+            rest, parse = (
+                values["at rest", f"{who}, % of a core"][0],
+                values["one parse", f"{who}, CPU ms"][0],
+            )
             steady = rest + given.specs * parse / 10 / interval
-            values[f"steady load, each file parsed every {interval} s", f"{who}, % of a core"].append(steady)
+            values[
+                f"steady load, each file parsed every {interval} s", f"{who}, % of a core"
+            ].append(steady)
     records = [
         Record(bench="parsing", case=case, contender=OURS, unit=unit, values=tuple(found))
         for (case, unit), found in values.items()
@@ -85,15 +96,22 @@ def main() -> None:
 @contextmanager
 def processor(specs: int) -> Iterator[Running]:
     """A DAG processor that has read every pipeline."""
-    with tempfile.TemporaryDirectory(prefix="loadsheet-bench-") as temp, PostgresServer() as postgres:
+    with (
+        tempfile.TemporaryDirectory(prefix="loadsheet-bench-") as temp,
+        PostgresServer() as postgres,
+    ):
         project = Path(temp) / "project"
         write_project(project, specs)
         database = postgres.create_database("airflow")
-        airflow = Airflow(Path(temp) / "airflow", project, database, extra={"PYTHONPATH": str(REPO)})
+        airflow = Airflow(
+            Path(temp) / "airflow", project, database, extra={"PYTHONPATH": str(REPO)}
+        )
         airflow.prepare()
         try:
             airflow.start_component("dag-processor")
-            running = Running(project, database, {"metadata database": postgres.pid}, airflow.home / "bundles")
+            running = Running(
+                project, database, {"metadata database": postgres.pid}, airflow.home / "bundles"
+            )
             running.wait(COUNT, wanted=lambda count: count == specs, poll=0.5)
             running.pids["DAG processor"] = airflow._processes["dag-processor"].pids[0]
             time.sleep(5)
@@ -116,7 +134,8 @@ def _rest(running: Running, seconds: float, values: Values) -> None:
 
 
 def _round(running: Running, specs: int, values: Values) -> None:
-    """Every file once, as after `min_file_process_interval`: its time says that it has changed, and nothing has."""
+    """Every file once, as after `min_file_process_interval`: its time says that it has changed, and
+    nothing has."""
 
     def parse_all() -> None:
         now = time.time()
@@ -140,19 +159,26 @@ def _edits(running: Running, number: int, values: Values) -> None:
     stored = "SELECT coalesce(max(hashtext(dag_hash)), 0) FROM serialized_dag WHERE dag_id = %s"
     before = int(ask(running.database, stored, folder.name)[0][0])
     _append(folder / "sql" / "dim_date.sql", f"-- edit {number}\n")
-    values["edited SQL shows", "s"].append(running.wait(stored, folder.name, wanted=lambda found: found != before))
+    values["edited SQL shows", "s"].append(
+        running.wait(stored, folder.name, wanted=lambda found: found != before)
+    )
     new = folder.with_name(f"new{number}")
     shutil.copytree(folder, new)
     _append(new / "pipeline.yml", "", pipeline=new.name)
     live = "SELECT count(*) FROM dag WHERE NOT is_stale AND dag_id = %s"
     values["a new file shows", "s"].append(running.wait(live, new.name, wanted=bool))
     shutil.rmtree(new)
-    values["a deleted file is gone", "s"].append(running.wait(live, new.name, wanted=lambda found: not found))
+    values["a deleted file is gone", "s"].append(
+        running.wait(live, new.name, wanted=lambda found: not found)
+    )
 
 
 def _append(file: Path, text: str, pipeline: str = "") -> None:
     lines = file.read_text().splitlines(keepends=True)
-    named = [f"pipeline: {pipeline}\n" if pipeline and line.startswith("pipeline:") else line for line in lines]
+    named = [
+        f"pipeline: {pipeline}\n" if pipeline and line.startswith("pipeline:") else line
+        for line in lines
+    ]
     file.write_text("".join(named) + text)
 
 

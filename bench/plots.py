@@ -1,4 +1,5 @@
-"""`python -m bench.plots` (in an environment with requirements/bench.txt): bench/results/growth.json -> docs/images."""
+"""`python -m bench.plots` (in an environment with requirements/bench.txt):
+bench/results/growth.json -> docs/images."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ TITLES = {
 
 
 def main() -> None:
-    """One picture per kind of growth, both axes logarithmic; a dotted line shows what growing in proportion means."""
+    """One picture per kind of growth, both axes logarithmic; a dotted line shows what growing in
+    proportion means."""
     pyplot.rcParams["svg.hashsalt"] = "loadsheet"  # the same values give the same file
     records = json.loads((HERE / "results" / "growth.json").read_text())["records"]
     for case, title in TITLES.items():
@@ -39,7 +41,13 @@ def _draw(case: str, title: str, lines: dict[str, list[tuple[int, float]]]) -> N
     for name, points in lines.items():
         sizes, seconds = zip(*sorted(points), strict=True)
         axes.loglog(sizes, seconds, marker="o", label=name)
-        axes.loglog(sizes, [seconds[-1] * size / sizes[-1] for size in sizes], ":", color="grey", linewidth=0.8)
+        axes.loglog(
+            sizes,
+            [seconds[-1] * size / sizes[-1] for size in sizes],
+            ":",
+            color="grey",
+            linewidth=0.8,
+        )
     axes.set(title=title, xlabel=case, ylabel="seconds")
     axes.grid(alpha=0.3)
     axes.legend()

@@ -41,7 +41,12 @@ def show(records: Sequence[Record]) -> None:
     table = Table("case", "contender", "unit", "median", "from", "to", "n")
     for r in records:
         table.add_row(
-            r.case, r.contender, r.unit, f"{r.median:.3g}", f"{min(r.values):.3g}", f"{max(r.values):.3g}",
+            r.case,
+            r.contender,
+            r.unit,
+            f"{r.median:.3g}",
+            f"{min(r.values):.3g}",
+            f"{max(r.values):.3g}",
             str(len(r.values)),
-        )  # fmt: skip
+        )
     Console(width=150).print(table)

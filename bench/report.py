@@ -55,14 +55,20 @@ def _table(records: Sequence[Record]) -> Iterator[str]:
 
 
 def _ordered(names: Iterable[str]) -> list[str]:
-    return sorted(names, key=lambda name: _REFERENCES.index(name) if name in _REFERENCES else len(_REFERENCES))
+    return sorted(
+        names, key=lambda name: _REFERENCES.index(name) if name in _REFERENCES else len(_REFERENCES)
+    )
 
 
 def _cell(record: Record | None, spread: bool) -> str:
     if record is None:
         return ""
     text = _number(record.median)
-    return f"{text} ({_number(min(record.values))} to {_number(max(record.values))})" if spread else text
+    return (
+        f"{text} ({_number(min(record.values))} to {_number(max(record.values))})"
+        if spread
+        else text
+    )
 
 
 def _number(value: float) -> str:

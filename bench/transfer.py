@@ -1,4 +1,5 @@
-"""`python -m bench.transfer full|increment`: whole tables and increments, every contender in turn, n times."""
+"""`python -m bench.transfer full|increment`: whole tables and increments, every contender in turn,
+n times."""
 
 from __future__ import annotations
 
@@ -20,8 +21,15 @@ from bench.world import World, ask, world
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 _NOW = "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
-UNITS = {"wall": "s", "client": "client CPU s", "source": "source CPU s", "warehouse": "warehouse CPU s",
-         "s3": "S3 CPU s", "peak_mb": "peak MB", "wal_mb": "WAL MB"}  # fmt: skip
+UNITS = {
+    "wall": "s",
+    "client": "client CPU s",
+    "source": "source CPU s",
+    "warehouse": "warehouse CPU s",
+    "s3": "S3 CPU s",
+    "peak_mb": "peak MB",
+    "wal_mb": "WAL MB",
+}
 
 
 class Series:
@@ -40,10 +48,16 @@ class Series:
     def records(self) -> list[Record]:
         """One record per case, contender and kind of figure."""
         return [
-            Record(bench=self.bench, case=case, contender=name, unit=UNITS[field.name],
-                   values=tuple(round(getattr(usage, field.name), 4) for usage in runs))
-            for (case, name), runs in self._runs.items() for field in fields(Usage)
-        ]  # fmt: skip
+            Record(
+                bench=self.bench,
+                case=case,
+                contender=name,
+                unit=UNITS[field.name],
+                values=tuple(round(getattr(usage, field.name), 4) for usage in runs),
+            )
+            for (case, name), runs in self._runs.items()
+            for field in fields(Usage)
+        ]
 
 
 class Stage:
@@ -64,21 +78,28 @@ class Stage:
         """What has changed since the last job."""
         state = self._folder / re.sub(r"\W", "_", contender.name).lower()
         warehouse = f"{self._place.warehouse}/{state.name}"
-        return self._run(contender, job.job_for(self._source, warehouse, state, kind="increment", interval=interval))
+        return self._run(
+            contender,
+            job.job_for(self._source, warehouse, state, kind="increment", interval=interval),
+        )
 
     def _run(self, contender: Contender, task: Job) -> Usage:
         command, env = contender.command(self._place, task)
         usage = measured(self._place, command, env, job.ROOT, task.state / "output.log")
         if wrong := verify.differences(task, contender.broken):
             raise RuntimeError(f"{contender.name}: {'; '.join(wrong)}")
-        ask(task.warehouse, "VACUUM ANALYZE")  # else autovacuum does it while the next one is measured
+        # else autovacuum does it while the next one is measured
+        ask(task.warehouse, "VACUUM ANALYZE")
         return usage
 
 
 World_ = Annotated[Path | None, typer.Option("--world", help="A file of `python -m bench.keep`.")]
 Times = Annotated[int, typer.Option("--times", help="How often each.")]
 Who = Annotated[
-    str, typer.Option("--who", help="Comma-separated: limit, auto, csv, parquet, ingestr, dlt connectorx, sling …")
+    str,
+    typer.Option(
+        "--who", help="Comma-separated: limit, auto, csv, parquet, ingestr, dlt connectorx, sling …"
+    ),
 ]
 Out = Annotated[Path | None, typer.Option("--json", help="Where to store the values.")]
 
@@ -93,9 +114,14 @@ def source_of(place: World, name: str) -> data.Source:
 
 @app.command()
 def full(
-    of: str = "medium", times: Times = 5, who: Who = "limit,auto,csv", file: World_ = None, out: Out = None
+    of: str = "medium",
+    times: Times = 5,
+    who: Who = "limit,auto,csv",
+    file: World_ = None,
+    out: Out = None,
 ) -> None:
-    """All rows of `--of`: flights (small, medium), large:10000000, wide:100000, cells:2000, tiny:1000."""
+    """All rows of `--of`: flights (small, medium), large:10000000, wide:100000, cells:2000,
+    tiny:1000."""
     series = Series("full")
     with world(file) as place, tempfile.TemporaryDirectory() as folder:
         stage = Stage(place, source_of(place, of), Path(folder))
@@ -107,21 +133,34 @@ def full(
 
 @app.command()
 def increment(
-    of: str = "medium", share: str = "0,0.001,0.01,0.1", times: Times = 3, who: Who = "auto",
-    recent: Annotated[bool, typer.Option("--recent", help="The last rows of each table, not spread over it.")] = False,
-    file: World_ = None, out: Out = None,
-) -> None:  # fmt: skip
+    of: str = "medium",
+    share: str = "0,0.001,0.01,0.1",
+    times: Times = 3,
+    who: Who = "auto",
+    recent: Annotated[
+        bool, typer.Option("--recent", help="The last rows of each table, not spread over it.")
+    ] = False,
+    file: World_ = None,
+    out: Out = None,
+) -> None:
     """Changes of `--share` of every table's rows, after a full load by everybody."""
     series = Series("increment")
     with world(file) as place, tempfile.TemporaryDirectory() as folder:
         source = source_of(place, of)
-        stage, all_of_them = Stage(place, source, Path(folder)), [job.by_name(name) for name in who.split(",")]
+        stage, all_of_them = (
+            Stage(place, source, Path(folder)),
+            [job.by_name(name) for name in who.split(",")],
+        )
         for contender in all_of_them:
             stage.full(contender)
         for _ in range(times):
             for part in (float(text) for text in share.split(",")):
                 for contender, usage in _changed(stage, source, part, all_of_them, recent):
-                    series.add(f"{of} {part:.1%} changed{', recent rows' if recent else ''}", contender, usage)
+                    series.add(
+                        f"{of} {part:.1%} changed{', recent rows' if recent else ''}",
+                        contender,
+                        usage,
+                    )
         _finish(series, place, out)
 
 

@@ -1,4 +1,5 @@
-"""Whether a target holds what the source holds: row counts and a checksum over every column, after every run."""
+"""Whether a target holds what the source holds: row counts and a checksum over every column, after
+every run."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ _KEY = "SELECT indkey::text FROM pg_index WHERE indrelid = %s::regclass AND indi
 
 
 def differences(job: Job, broken: frozenset[str] = frozenset()) -> list[str]:
-    """What is wrong with the job's targets, in words; empty when they equal the source, keys included.
+    """What is wrong with the job's targets, in words; empty when they equal the source, keys
+    included.
 
     `broken` columns are not compared.
     """
@@ -24,7 +26,9 @@ def differences(job: Job, broken: frozenset[str] = frozenset()) -> list[str]:
 def _difference(job: Job, table: Table, broken: frozenset[str]) -> str:
     source, target = f"{job.source_schema}.{table.name}", f"{job.target_schema}.{table.name}"
     names = [row[0] for row in ask(job.source, _COLUMNS, source) if row[0] not in broken]
-    expected, found = (_content(dsn, name, names) for dsn, name in ((job.source, source), (job.warehouse, target)))
+    expected, found = (
+        _content(dsn, name, names) for dsn, name in ((job.source, source), (job.warehouse, target))
+    )
     if found != expected:
         return f"{target}: (rows, checksum) {found}, source {expected}"
     return "" if ask(job.warehouse, _KEY, target) else f"{target} has no primary key"

@@ -1,4 +1,5 @@
-"""The servers a measurement runs on: two PostgreSQL (source, warehouse) and one S3, with their CPU time.
+"""The servers a measurement runs on: two PostgreSQL (source, warehouse) and one S3, with their CPU
+time.
 
 `python -m bench.keep FILE` keeps them running for several measurements.
 """
@@ -25,7 +26,8 @@ _MEMORY, _ROOM = Path("/dev/shm"), 12 << 30
 
 @dataclass(frozen=True)
 class World:
-    """Where the servers are. `source` and `warehouse` are URIs without a database's name at their end."""
+    """Where the servers are. `source` and `warehouse` are URIs without a database's name at their
+    end."""
 
     source: str
     warehouse: str
@@ -71,17 +73,20 @@ def world(file: Path | None = None) -> Iterator[World]:
     if file:
         yield World(**json.loads(file.read_text()))
         return
-    roomy = _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _ROOM
+    roomy = (
+        _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _ROOM
+    )
     within = _MEMORY if roomy else None
     with ExitStack() as running:
         source = running.enter_context(PostgresServer(within=within, durable=True))
         warehouse = running.enter_context(PostgresServer(within=within, durable=True))
         s3 = running.enter_context(S3Server())
         yield World(
-            source=source.dsn("").rstrip("/"), warehouse=warehouse.dsn("").rstrip("/"),
+            source=source.dsn("").rstrip("/"),
+            warehouse=warehouse.dsn("").rstrip("/"),
             s3={"endpoint": s3.endpoint, "access_key": s3.access_key, "secret_key": s3.secret_key},
             pids={"source": source.pid, "warehouse": warehouse.pid, "s3": s3.pid},
-        )  # fmt: skip
+        )
 
 
 def _cpu(process: psutil.Process) -> float:

@@ -1,1 +1,2 @@
-"""The flights example brought to life: embedded servers, a source generator and the `make demo` story."""
+"""The flights example brought to life: embedded servers, a source generator and the `make demo`
+story."""

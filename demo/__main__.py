@@ -1,4 +1,5 @@
-"""`python -m demo`: flights end to end, in a real Airflow, on servers of its own. Needs Airflow's environment."""
+"""`python -m demo`: flights end to end, in a real Airflow, on servers of its own. Needs Airflow's
+environment."""
 
 from __future__ import annotations
 
@@ -28,9 +29,15 @@ app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
 
 @app.command()
 def main(
-    scale: Annotated[str, typer.Option(help="demo, small, medium, big, or a number of bookings.")] = "demo",
-    leave: Annotated[bool, typer.Option("--exit", help="Stop at the end; 0 only when every check has passed.")] = False,
-    port: Annotated[int | None, typer.Option(help="Port of Airflow's UI; default: a free one.")] = None,
+    scale: Annotated[
+        str, typer.Option(help="demo, small, medium, big, or a number of bookings.")
+    ] = "demo",
+    leave: Annotated[
+        bool, typer.Option("--exit", help="Stop at the end; 0 only when every check has passed.")
+    ] = False,
+    port: Annotated[
+        int | None, typer.Option(help="Port of Airflow's UI; default: a free one.")
+    ] = None,
 ) -> None:
     """Flights end to end: embedded PostgreSQL and S3, a real Airflow, everything on 127.0.0.1.
 
@@ -51,7 +58,9 @@ def main(
 
 
 def _play(screen: Screen, state: Path, scale: str, leave: bool, port: int | None) -> int:
-    screen.chapter("Loadsheet: flights, end to end", f"Everything runs on 127.0.0.1; logs are in {state}")
+    screen.chapter(
+        "Loadsheet: flights, end to end", f"Everything runs on 127.0.0.1; logs are in {state}"
+    )
     world = World(PROJECT, state, screen, scale, port, lambda message: screen.show(panel(message)))
     try:
         with world:
@@ -69,7 +78,9 @@ def _play(screen: Screen, state: Path, scale: str, leave: bool, port: int | None
 def _say_how_it_went(screen: Screen, checks: list[Check]) -> None:
     failed = sum(not check.passed for check in checks)
     verdict = (
-        f"[red]{failed} of {len(checks)} checks failed[/]" if failed else f"[green]all {len(checks)} checks passed[/]"
+        f"[red]{failed} of {len(checks)} checks failed[/]"
+        if failed
+        else f"[green]all {len(checks)} checks passed[/]"
     )
     screen.console.print(f"\n{verdict} in {screen.elapsed:.0f} s")
 

@@ -23,29 +23,46 @@ class Check:
 
 
 def run_checks(first: Run, second: Run, idle: Run, day: Mapping[str, Counts]) -> Iterator[Check]:
-    """The first run loads everything, the second what the `day` has changed, one with nothing new nothing at all."""
+    """The first run loads everything, the second what the `day` has changed, one with nothing new
+    nothing at all."""
     unlike = [t.task_id for t in first.tasks if t.state != "success"]
-    yield Check("the first run loads every table and builds every mart", not unlike, ", ".join(unlike))
+    yield Check(
+        "the first run loads every table and builds every mart", not unlike, ", ".join(unlike)
+    )
     skipped = {name for name, state in second.states("load").items() if state == "skipped"}
-    yield Check("the second run skips the tables without news", skipped == UNCHANGED, ", ".join(sorted(skipped)))
+    yield Check(
+        "the second run skips the tables without news",
+        skipped == UNCHANGED,
+        ", ".join(sorted(skipped)),
+    )
     changed = {table: counts.inserted + counts.updated for table, counts in day.items()}
     read = {line.name: line.work.extracted for line in second.tables if line.work}
-    detail = f"{sum(changed.values()):,} rows" if read == changed else f"{read} instead of {changed}"
+    detail = (
+        f"{sum(changed.values()):,} rows" if read == changed else f"{read} instead of {changed}"
+    )
     yield Check("the second run reads exactly the rows of that day", read == changed, detail)
     done = [t.task_id for t in idle.tasks if t.state == "success" and t.task_id != "create_bucket"]
-    yield Check("a run with nothing new skips every table and every mart", not done, ", ".join(done))
+    yield Check(
+        "a run with nothing new skips every table and every mart", not done, ", ".join(done)
+    )
 
 
 def slack_checks(
     messages: Sequence[Mapping[str, Any]], run: Run, task_id: str, address: str, log: str
 ) -> Iterator[Check]:
-    """One message about the failure, with a link to the log at `address`, and one when it works again; the log has
-    the reason."""
+    """One message about the failure, with a link to the log at `address`, and one when it works
+    again; the log has the reason."""
     about = [m for m in messages if task_id in str(m) and run.run_id in str(m)]
     failures = [m for m in about if " failed at " in str(m.get("text"))]
-    yield Check("Slack heard of the failure, once", len(failures) == 1, f"messages: {len(failures)}")
+    yield Check(
+        "Slack heard of the failure, once", len(failures) == 1, f"messages: {len(failures)}"
+    )
     mended = len(about) - len(failures)
     yield Check("Slack heard that it works again, once", mended == 1, f"messages: {mended}")
     targets = [link for m in failures for link in links(dict(m))]
-    yield Check("the message links to the log", any(link.startswith(address) for link in targets), *targets[:1])
+    yield Check(
+        "the message links to the log",
+        any(link.startswith(address) for link in targets),
+        *targets[:1],
+    )
     yield Check("the log has the reason", "boarding_passes" in log)

@@ -1,4 +1,5 @@
-"""Whether the warehouse holds what the source holds: row by row for staging, in sums and counts for the marts."""
+"""Whether the warehouse holds what the source holds: row by row for staging, in sums and counts for
+the marts."""
 
 from __future__ import annotations
 
@@ -65,7 +66,9 @@ def _compare(ours: psycopg.Connection[Any], theirs: psycopg.Connection[Any], tab
     row = sql.SQL("ROW({})::text").format(sql.SQL(columns))
     theirs.execute("DROP TABLE IF EXISTS source")
     theirs.execute("CREATE TEMPORARY TABLE source (line text)")
-    read = sql.SQL("COPY (SELECT {} FROM {}) TO STDOUT").format(row, sql.Identifier("bookings", table))
+    read = sql.SQL("COPY (SELECT {} FROM {}) TO STDOUT").format(
+        row, sql.Identifier("bookings", table)
+    )
     with ours.cursor().copy(read) as out, theirs.cursor().copy("COPY source FROM STDIN") as into:
         for data in out:
             into.write(data)
@@ -87,12 +90,20 @@ def marts_reconcile(warehouse: str) -> Iterator[Check]:
 def mart_counts(warehouse: str) -> dict[str, int]:
     """Rows per mart."""
     with psycopg.connect(warehouse) as session:
-        names = session.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'mart' ORDER BY 1").fetchall()
+        names = session.execute(
+            "SELECT tablename FROM pg_tables WHERE schemaname = 'mart' ORDER BY 1"
+        ).fetchall()
         count = sql.SQL("SELECT count(*) FROM {}")
-        return {name: _one(session, count.format(sql.Identifier("mart", name)))[0] for (name,) in names}
+        return {
+            name: _one(session, count.format(sql.Identifier("mart", name)))[0] for (name,) in names
+        }
 
 
-def _one(session: psycopg.Connection[Any], query: str | sql.Composed, *parameters: Any) -> tuple[Any, ...]:
-    row = session.execute(query.encode() if isinstance(query, str) else query, parameters or None).fetchone()
+def _one(
+    session: psycopg.Connection[Any], query: str | sql.Composed, *parameters: Any
+) -> tuple[Any, ...]:
+    row = session.execute(
+        query.encode() if isinstance(query, str) else query, parameters or None
+    ).fetchone()
     assert row is not None
     return tuple(row)

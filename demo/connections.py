@@ -11,10 +11,14 @@ from demo.airflow import Airflow
 from loadsheet.connections.export import export_connections
 
 
-def import_connections(airflow: Airflow, project: Path, scratch: Path, variables: Mapping[str, str]) -> None:
-    """Fill in `variables`, and import with Airflow's own command. The filled file in `scratch` is deleted.
+def import_connections(
+    airflow: Airflow, project: Path, scratch: Path, variables: Mapping[str, str]
+) -> None:
+    """Fill in `variables`, and import with Airflow's own command. The filled file in `scratch` is
+    deleted.
 
-    Raises ConnectionMissing for a variable without a value, ServerFailed when Airflow refuses the file.
+    Raises ConnectionMissing for a variable without a value, ServerFailed when Airflow refuses the
+    file.
     """
     # A copy away from the project: its .env may describe other servers.
     copy = scratch / "project" / "connections"

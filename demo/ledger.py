@@ -53,7 +53,11 @@ class Run:
     def states(self, group: str) -> dict[str, str]:
         """Table or transform -> state of its step in `group` (extract, load, transform)."""
         prefix = f"{group}.{group}_"
-        return {t.task_id.removeprefix(prefix): t.state or "" for t in self.tasks if t.task_id.startswith(prefix)}
+        return {
+            t.task_id.removeprefix(prefix): t.state or ""
+            for t in self.tasks
+            if t.task_id.startswith(prefix)
+        }
 
 
 def read_run(warehouse: str, run_id: str, state: str, seconds: float, tasks: list[Task]) -> Run:

@@ -30,12 +30,21 @@ def run_table(run: Run) -> Table:
 
 def _row(line: Line) -> list[str]:
     style = _STYLES.get(line.state, "")
-    word = "built" if line.state == "success" and line.work and line.work.extracted is None else line.state
+    word = (
+        "built"
+        if line.state == "success" and line.work and line.work.extracted is None
+        else line.state
+    )
     state = f"[{style}]{_WORDS.get(word, word)}[/]" if style else line.state
     work = line.work
     if work is None:
         return [line.name, state]
-    rows = [_count(work.extracted), _count(work.inserted), _count(work.updated), _count(work.deleted)]
+    rows = [
+        _count(work.extracted),
+        _count(work.inserted),
+        _count(work.updated),
+        _count(work.deleted),
+    ]
     return [line.name, state, *rows, f"{work.seconds:.2f}"]
 
 
@@ -73,7 +82,9 @@ def _check(check: Check, width: int) -> Text:
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim", caption_justify="left")
+    table = Table(
+        box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim", caption_justify="left"
+    )
     for column in columns:
         left = column in ("", "table", "mart")
         table.add_column(column, justify="left" if left else "right", no_wrap=True)

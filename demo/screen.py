@@ -1,4 +1,5 @@
-"""What the demo says while it works: a line per step with its time, moving on a terminal, plain elsewhere."""
+"""What the demo says while it works: a line per step with its time, moving on a terminal, plain
+elsewhere."""
 
 from __future__ import annotations
 
@@ -48,7 +49,8 @@ class Screen:
 
     @contextmanager
     def step(self, title: str) -> Iterator[Step]:
-        """Shows `title` while the block runs, and a line with its time and `detail` when it is done or has failed."""
+        """Shows `title` while the block runs, and a line with its time and `detail` when it is done
+        or has failed."""
         done, started = Step(), time.monotonic()
         try:
             with self.console.status(escape(title)):
@@ -62,7 +64,9 @@ class Screen:
         """The line of a step that has ended."""
         mark = "[green]✓[/]" if good else "[red]✗[/]"
         more = f"  [dim]{escape(detail)}[/]" if detail else ""
-        self.console.print(f"{mark} {escape(title)}{more}  [cyan]{seconds:.1f} s[/]", soft_wrap=True)
+        self.console.print(
+            f"{mark} {escape(title)}{more}  [cyan]{seconds:.1f} s[/]", soft_wrap=True
+        )
 
 
 def _console() -> Console:

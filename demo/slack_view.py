@@ -18,8 +18,14 @@ _EMOJI = {":red_circle:": "🔴", ":large_green_circle:": "🟢"}
 
 def panel(payload: dict[str, Any]) -> Panel:
     """The message's blocks in a frame; without blocks its text."""
-    blocks = payload.get("blocks") or [{"type": "section", "text": {"text": payload.get("text", "")}}]
-    return Panel(Group(*(part for block in blocks for part in _block(block))), title="Slack", border_style="magenta")
+    blocks = payload.get("blocks") or [
+        {"type": "section", "text": {"text": payload.get("text", "")}}
+    ]
+    return Panel(
+        Group(*(part for block in blocks for part in _block(block))),
+        title="Slack",
+        border_style="magenta",
+    )
 
 
 def links(payload: dict[str, Any]) -> list[str]:
@@ -30,7 +36,11 @@ def links(payload: dict[str, Any]) -> list[str]:
 def _block(block: dict[str, Any]) -> list[Text | Table | Rule]:
     if block.get("type") == "divider":
         return [Rule(style="dim")]
-    texts = [block["text"]] if "text" in block else [e for e in block.get("elements", []) if "text" in e]
+    texts = (
+        [block["text"]]
+        if "text" in block
+        else [e for e in block.get("elements", []) if "text" in e]
+    )
     parts: list[Text | Table | Rule] = [_text(entry["text"]) for entry in texts]
     if "fields" in block:
         parts.append(_fields([entry["text"] for entry in block["fields"]]))
@@ -51,7 +61,10 @@ def _text(mrkdwn: str) -> Text:
     for name, emoji in _EMOJI.items():
         mrkdwn = mrkdwn.replace(name, emoji)
     parts = re.split(r"```(.*?)```", mrkdwn, flags=re.DOTALL)
-    marked = [_inline(part) if place % 2 == 0 else f"[dim]{_escaped(part)}[/]" for place, part in enumerate(parts)]
+    marked = [
+        _inline(part) if place % 2 == 0 else f"[dim]{_escaped(part)}[/]"
+        for place, part in enumerate(parts)
+    ]
     return Text.from_markup("".join(marked), emoji=False)
 
 

@@ -1,4 +1,5 @@
-"""The demo's folder: `.demo/` in the project, emptied at the start, or a temporary one where that cannot be used."""
+"""The demo's folder: `.demo/` in the project, emptied at the start, or a temporary one where that
+cannot be used."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from pathlib import Path
 
 @contextmanager
 def state_folder(project: Path) -> Iterator[Path]:
-    """A folder of this process's own. Logs stay in it afterwards; a second demo at the same time gets another one."""
+    """A folder of this process's own. Logs stay in it afterwards; a second demo at the same time
+    gets another one."""
     folder = project / ".demo"
     lock = _lock(folder)
     if lock is None:
@@ -27,7 +29,8 @@ def state_folder(project: Path) -> Iterator[Path]:
 
 
 def _lock(folder: Path) -> int | None:
-    """An open lock file, held while the demo runs; None when the folder is in use or not ours to write."""
+    """An open lock file, held while the demo runs; None when the folder is in use or not ours to
+    write."""
     try:
         folder.mkdir(exist_ok=True)
         lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -34,7 +34,8 @@ class Story:
         self._world, self._screen, self._api = world, screen, world.airflow.api
 
     def tell(self) -> list[Check]:
-        """All acts; returns the checks. Raises ServerFailed or ApiError when Airflow does not keep up."""
+        """All acts; returns the checks. Raises ServerFailed or ApiError when Airflow does not keep
+        up."""
         self._api.unpause(DAG)
         try:
             return self._acts()
@@ -43,18 +44,25 @@ class Story:
 
     def _acts(self) -> list[Check]:
         self._screen.chapter(
-            "Run 1: everything", "8 tables from the source through the lake to staging, then 10 marts."
+            "Run 1: everything",
+            "8 tables from the source through the lake to staging, then 10 marts.",
         )
         first = self._run("loading everything")
         self._screen.chapter(
-            "Run 2: a day later", "New bookings; flights leave, land, are late; an airport is renamed."
+            "Run 2: a day later",
+            "New bookings; flights leave, land, are late; an airport is renamed.",
         )
         day = self._a_day()
         second = self._run("loading what has changed")
-        text = f"Somebody renames bookings.{BROKEN} in the source. The task fails; Slack hears of it."
+        text = (
+            f"Somebody renames bookings.{BROKEN} in the source. The task fails; Slack hears of it."
+        )
         self._screen.chapter("Run 3: something breaks, on purpose", text)
         failed = self._failure()
-        self._screen.chapter("Run 4: mended", "The table has its name back and nothing is new: everything is skipped.")
+        self._screen.chapter(
+            "Run 4: mended",
+            "The table has its name back and nothing is new: everything is skipped.",
+        )
         idle = self._run("looking for news", report=False)
         self._screen.chapter("What is in the warehouse now")
         self._screen.show(mart_table(mart_counts(self._world.warehouse)))
@@ -81,7 +89,11 @@ class Story:
             connection.execute(statement.encode())
 
     def _run(
-        self, title: str, expected: str = "success", conf: Mapping[str, Any] | None = None, report: bool = True
+        self,
+        title: str,
+        expected: str = "success",
+        conf: Mapping[str, Any] | None = None,
+        report: bool = True,
     ) -> Run:
         """Trigger the DAG, show its progress and what it did. Raises OtherEnding."""
         started = time.monotonic()
@@ -98,12 +110,16 @@ class Story:
     def _summary(self, title: str, run: Run, expected: str) -> None:
         right = run.state == expected
         verdict = f"{run.state}, as it should" if right and expected == "failed" else run.state
-        groups = " · ".join(f"{name}: {in_words(states)}" for name, states in by_group(run.tasks).items())
+        groups = " · ".join(
+            f"{name}: {in_words(states)}" for name, states in by_group(run.tasks).items()
+        )
         self._screen.result(right, f"{title}: {verdict}", groups, run.seconds)
         if not right:
             for task in run.tasks:
                 if task.state == "failed":
-                    self._screen.note(f"the end of the log of {task.task_id}:\n{self._log(run, task.task_id)[-1500:]}")
+                    self._screen.note(
+                        f"the end of the log of {task.task_id}:\n{self._log(run, task.task_id)[-1500:]}"
+                    )
             raise OtherEnding(f"the run '{title}' ended as {run.state} instead of {expected}")
 
     def _log(self, run: Run, task_id: str) -> str:

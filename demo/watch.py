@@ -15,7 +15,11 @@ from demo.airflow import Task
 from demo.screen import Screen
 
 _ENDED = ("success", "skipped", "failed", "upstream_failed")
-_WORDS = {"success": "done", "upstream_failed": "not reached", "up_for_retry": "waiting for a retry"}
+_WORDS = {
+    "success": "done",
+    "upstream_failed": "not reached",
+    "up_for_retry": "waiting for a retry",
+}
 _LINE_EVERY = 5.0
 
 
@@ -25,12 +29,20 @@ def by_group(tasks: list[Task]) -> dict[str, Counter[str]]:
     for task in tasks:
         groups.setdefault(task.task_id.partition(".")[0], Counter())[task.state or "waiting"] += 1
     order = ("create_bucket", "extract", "load", "transform")
-    return dict(sorted(groups.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
+    return dict(
+        sorted(
+            groups.items(),
+            key=lambda item: order.index(item[0]) if item[0] in order else len(order),
+        )
+    )
 
 
 def in_words(states: Counter[str]) -> str:
     """`6 done, 2 skipped`."""
-    known = sorted(states.items(), key=lambda item: (_ENDED.index(item[0]) if item[0] in _ENDED else 9, item[0]))
+    known = sorted(
+        states.items(),
+        key=lambda item: (_ENDED.index(item[0]) if item[0] in _ENDED else 9, item[0]),
+    )
     return ", ".join(f"{count} {_WORDS.get(state, state)}" for state, count in known)
 
 
@@ -73,7 +85,9 @@ def _table(groups: dict[str, Counter[str]], seconds: float) -> Table:
     for group, states in groups.items():
         total, ended = states.total(), sum(states[state] for state in _ENDED)
         style = "red" if states["failed"] or states["upstream_failed"] else "green"
-        bar = ProgressBar(total=total, completed=ended, width=24, complete_style=style, finished_style=style)
+        bar = ProgressBar(
+            total=total, completed=ended, width=24, complete_style=style, finished_style=style
+        )
         table.add_row(f"  {group}", bar, f"{ended}/{total}", f"[dim]{in_words(states)}[/]")
     table.add_row("", "", f"[cyan]{seconds:.0f} s[/]", "")
     return table

@@ -1,4 +1,5 @@
-"""Everything the demo runs on: servers, a source full of flights, and an Airflow that knows them all."""
+"""Everything the demo runs on: servers, a source full of flights, and an Airflow that knows them
+all."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from demo.servers.process import Managed
 
 SLACK_TOKEN = "T00000000/B00000000/demo"
 _SETTINGS = {
-    "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",  # the demo says when; the schedule stays visible in the UI
+    # the demo says when; the schedule stays visible in the UI
+    "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",
 }
 
 
@@ -35,7 +37,13 @@ class World(Managed):
         port: int | None,
         on_slack: Callable[[dict[str, Any]], None],
     ):
-        self._project, self._state, self._screen, self._scale, self._port = project, state, screen, scale, port
+        self._project, self._state, self._screen, self._scale, self._port = (
+            project,
+            state,
+            screen,
+            scale,
+            port,
+        )
         self._running = ExitStack()
         self.postgres = PostgresServer(state / "postgres")
         self.s3 = S3Server(state / "lake")
@@ -70,19 +78,36 @@ class World(Managed):
     def _make_source(self) -> None:
         with self._screen.step(f"Flights source, scale {self._scale}") as step:
             rows = generate(self.source, self._scale)
-            step.detail = f"{rows['bookings']:,} bookings, {sum(rows.values()):,} rows in {len(rows)} tables"
+            step.detail = (
+                f"{rows['bookings']:,} bookings, {sum(rows.values()):,} rows in {len(rows)} tables"
+            )
 
     def _start_airflow(self) -> None:
         home = self._state / "airflow"
-        self.airflow = Airflow(home, self._project, self._metadata, port=self._port, extra=_SETTINGS)
+        self.airflow = Airflow(
+            home, self._project, self._metadata, port=self._port, extra=_SETTINGS
+        )
         with self._screen.step("Airflow: metadata database"):
             self.airflow.prepare()
-        with self._screen.step("Airflow: scheduler, dag-processor, api-server; connections and variables") as step:
+        with self._screen.step(
+            "Airflow: scheduler, dag-processor, api-server; connections and variables"
+        ) as step:
             # The import commands spend their time importing Airflow: so does what starts meanwhile.
             with ThreadPoolExecutor() as pool:
                 imports: list[Future[Any]] = [
-                    pool.submit(import_connections, self.airflow, self._project, self._state, self.variables()),
-                    pool.submit(self.airflow.run, "variables", "import", f"{self._project}/variables/variables.json"),
+                    pool.submit(
+                        import_connections,
+                        self.airflow,
+                        self._project,
+                        self._state,
+                        self.variables(),
+                    ),
+                    pool.submit(
+                        self.airflow.run,
+                        "variables",
+                        "import",
+                        f"{self._project}/variables/variables.json",
+                    ),
                 ]
                 self._running.enter_context(self.airflow)
             for done in imports:
@@ -122,6 +147,7 @@ class World(Managed):
             self._running.close()
 
     def _remove_data(self) -> None:
-        """Databases and objects are of no use without the servers' passwords; some editions are gigabytes."""
+        """Databases and objects are of no use without the servers' passwords; some editions are
+        gigabytes."""
         for folder in ("postgres/data", "lake"):
             shutil.rmtree(self._state / folder, ignore_errors=True)

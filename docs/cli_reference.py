@@ -1,4 +1,5 @@
-"""Every command of `loadsheet`, from the command line itself: `python docs/cli_reference.py > docs/cli.md`."""
+"""Every command of `loadsheet`, from the command line itself: `python docs/cli_reference.py >
+docs/cli.md`."""
 
 from __future__ import annotations
 
@@ -25,7 +26,10 @@ TABLE = "| argument or option | meaning | default |\n|---|---|---|"
 def reference() -> str:
     """The whole page."""
     group: Any = typer.main.get_command(app)
-    names = "\n".join(f"| [`{name}`](#{_anchor(name)}) | {_first(command)} |" for name, command in _commands(group))
+    names = "\n".join(
+        f"| [`{name}`](#{_anchor(name)}) | {_first(command)} |"
+        for name, command in _commands(group)
+    )
     index = f"| command | what it does |\n|---|---|\n{names}\n"
     parts = [HEAD, index, *_section("loadsheet", group, "[OPTIONS] COMMAND")]
     for name, command in _commands(group):
@@ -45,7 +49,9 @@ def _commands(group: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _section(title: str, command: Any, usage: str) -> list[str]:
-    examples = [line.removeprefix("Example: ") for line in (command.epilog or "").split("\n\n") if line]
+    examples = [
+        line.removeprefix("Example: ") for line in (command.epilog or "").split("\n\n") if line
+    ]
     parts = [f"## {title}\n", f"{_prose(command.help)}\n", f"```text\n{title} {usage}\n```\n"]
     shown = [parameter for parameter in command.params if not parameter.hidden]
     if shown:
@@ -56,7 +62,9 @@ def _section(title: str, command: Any, usage: str) -> list[str]:
 
 
 def _usage(command: Any) -> str:
-    return " ".join(["[OPTIONS]", *(_argument(p) for p in command.params if p.param_type_name == "argument")])
+    return " ".join(
+        ["[OPTIONS]", *(_argument(p) for p in command.params if p.param_type_name == "argument")]
+    )
 
 
 def _argument(parameter: Any) -> str:
@@ -89,7 +97,9 @@ def _default(parameter: Any) -> str:
     value = getattr(parameter.default, "value", parameter.default)
     if parameter.required:
         return "required"
-    return "" if value is None or isinstance(value, bool) or value in ("", ()) else _code(str(value))
+    return (
+        "" if value is None or isinstance(value, bool) or value in ("", ()) else _code(str(value))
+    )
 
 
 def _code(text: str) -> str:

@@ -1,7 +1,9 @@
-"""A hook of MkDocs (see mkdocs.yml): files outside docs/ that pages link to become pages of the site.
+"""A hook of MkDocs (see mkdocs.yml): files outside docs/ that pages link to become pages of the
+site.
 
-So the same links work in the repository and on the site. The README is the page "Overview", other Markdown a page as it
-is; any other file is a page that shows its text. The hook also refuses pages that would fetch something from elsewhere.
+So the same links work in the repository and on the site. The README is the page "Overview", other
+Markdown a page as it is; any other file is a page that shows its text. The hook also refuses pages
+that would fetch something from elsewhere.
 """
 
 from __future__ import annotations
@@ -16,14 +18,19 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
 LINK = re.compile(r"(?<=\]\()(?!https?:|#)([^)\s#]+)(?=[)#\s])")
-FETCHED = re.compile(r"<(?:script|img|iframe|link (?!rel=.canonical))[^>]*?\b(?:src|href)=.?(?:https?:)?//[^>]*>")
+FETCHED = re.compile(
+    r"<(?:script|img|iframe|link (?!rel=.canonical))[^>]*?\b(?:src|href)=.?(?:https?:)?//[^>]*>"
+)
 LANGUAGES = {".yml": "yaml", ".json": "json", ".py": "python", ".sql": "sql", ".toml": "toml"}
 log = logging.getLogger("mkdocs.hooks.repository_pages")
 
 
 def on_files(files: Files, config: Any) -> Files:
     """Add a page for every file outside docs/ that can be reached from a page."""
-    waiting, done = {f"docs/{file.src_uri}" for file in files.documentation_pages()} | {"README.md"}, set()
+    waiting, done = (
+        {f"docs/{file.src_uri}" for file in files.documentation_pages()} | {"README.md"},
+        set(),
+    )
     while waiting:
         path = waiting.pop()
         done.add(path)
@@ -41,7 +48,9 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         return markdown  # a page that only shows a file
     found = targets(Path(page.file.abs_src_path).relative_to(ROOT).as_posix(), markdown)
     folder = posixpath.dirname(page.file.src_uri) or "."
-    return LINK.sub(lambda m: posixpath.relpath(uri(found[m[1]]), folder) if m[1] in found else m[1], markdown)
+    return LINK.sub(
+        lambda m: posixpath.relpath(uri(found[m[1]]), folder) if m[1] in found else m[1], markdown
+    )
 
 
 def on_post_page(output: str, page: Any, **_: Any) -> None:
@@ -51,9 +60,12 @@ def on_post_page(output: str, page: Any, **_: Any) -> None:
 
 
 def targets(path: str, markdown: str) -> dict[str, str]:
-    """The links in `markdown`, the text of the repository's file `path`, and the files that they lead to."""
+    """The links in `markdown`, the text of the repository's file `path`, and the files that they
+    lead to."""
     folder = posixpath.dirname(path)
-    found = {link: posixpath.normpath(posixpath.join(folder, link)) for link in LINK.findall(markdown)}
+    found = {
+        link: posixpath.normpath(posixpath.join(folder, link)) for link in LINK.findall(markdown)
+    }
     return {link: target for link, target in found.items() if (ROOT / target).is_file()}
 
 
@@ -67,7 +79,8 @@ def uri(path: str) -> str:
 
 
 def page_for(path: str, config: Any) -> File:
-    """The page for a file outside docs/: Markdown and plain text as they are, else its text as code."""
+    """The page for a file outside docs/: Markdown and plain text as they are, else its text as
+    code."""
     file = ROOT / path
     if path.endswith((".md", ".txt")):
         return File.generated(config, uri(path), abs_src_path=str(file))

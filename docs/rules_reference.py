@@ -1,4 +1,5 @@
-"""Every rule of `loadsheet check`: `python docs/rules_reference.py > docs/rules.md`. A test compares."""
+"""Every rule of `loadsheet check`: `python docs/rules_reference.py > docs/rules.md`. A test
+compares."""
 
 from __future__ import annotations
 
@@ -36,7 +37,9 @@ def reference() -> str:
     parts, shown = [HEAD], examples()
     for code, rule in RULES.items():
         example = f"\n```text\n{shown[code]}\n```\n" if code in shown else ""
-        parts.append(f"## {code}\n\n{rule.why}\n\nFix: {rule.fix[0].lower()}{rule.fix[1:]}\n{example}")
+        parts.append(
+            f"## {code}\n\n{rule.why}\n\nFix: {rule.fix[0].lower()}{rule.fix[1:]}\n{example}"
+        )
     return "\n".join(parts)
 
 

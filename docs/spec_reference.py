@@ -1,4 +1,5 @@
-"""Every key of a pipeline file, from its schema: `python docs/spec_reference.py > docs/spec.md`. A test compares."""
+"""Every key of a pipeline file, from its schema: `python docs/spec_reference.py > docs/spec.md`. A
+test compares."""
 
 from __future__ import annotations
 
@@ -7,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-SCHEMA: dict[str, Any] = json.loads((Path(__file__).parents[1] / "schemas" / "pipeline.schema.json").read_text())
+SCHEMA: dict[str, Any] = json.loads(
+    (Path(__file__).parents[1] / "schemas" / "pipeline.schema.json").read_text()
+)
 HEAD = """\
 # Every key of a pipeline file
 
@@ -37,7 +40,13 @@ def mappings(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[s
 def row(name: str, node: dict[str, Any], required: bool) -> str:
     """One key as a line of a table."""
     default = "required" if required else code(node["default"]) if "default" in node else ""
-    cells = [f"`{name}`", resolved(node)["title"], node["description"], default, ", ".join(map(code, node["examples"]))]
+    cells = [
+        f"`{name}`",
+        resolved(node)["title"],
+        node["description"],
+        default,
+        ", ".join(map(code, node["examples"])),
+    ]
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
@@ -50,8 +59,13 @@ def reference() -> str:
     """The whole page."""
     parts = [HEAD]
     for path, node in mappings(SCHEMA):
-        rows = [row(name, child, name in node.get("required", ())) for name, child in node["properties"].items()]
-        parts.append("\n".join([f"## {f'`{path}`' if path else 'Top level'}\n", TABLE, *rows]) + "\n")
+        rows = [
+            row(name, child, name in node.get("required", ()))
+            for name, child in node["properties"].items()
+        ]
+        parts.append(
+            "\n".join([f"## {f'`{path}`' if path else 'Top level'}\n", TABLE, *rows]) + "\n"
+        )
     return "\n".join(parts)
 
 

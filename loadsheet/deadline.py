@@ -1,6 +1,8 @@
-"""The time a step may take. When it is up, all connections the step has opened are shut, so that nobody waits on.
+"""The time a step may take. When it is up, all connections the step has opened are shut, so that
+nobody waits on.
 
-Airflow's own timeout raises in the task once; it cannot free a clean-up that then waits on the same dead line, and
+Airflow's own timeout raises in the task once; it cannot free a clean-up that then waits on the same
+dead line, and
 `loadsheet run` has its steps in threads, where nothing can be raised. A shut socket ends every wait there is.
 """
 
@@ -20,7 +22,8 @@ _current: ContextVar[_Limit | None] = ContextVar("limit", default=None)
 
 @contextlib.contextmanager
 def limited(what: str, limit: timedelta) -> Iterator[None]:
-    """Within, this thread's connections live at most `limit`. Raises TimedOut in place of what they fail with then.
+    """Within, this thread's connections live at most `limit`. Raises TimedOut in place of what they
+    fail with then.
 
     `what` names the step and says where its limit is set.
     """
@@ -38,7 +41,8 @@ def limited(what: str, limit: timedelta) -> Iterator[None]:
 
 
 def watch(shut: Callable[[], object]) -> None:
-    """Have a new connection `shut` when the step's time is up; that may be called from any thread, and may fail.
+    """Have a new connection `shut` when the step's time is up; that may be called from any thread,
+    and may fail.
 
     Raises TimedOut when it is up already.
     """
@@ -47,7 +51,8 @@ def watch(shut: Callable[[], object]) -> None:
 
 
 def remaining() -> float:
-    """Seconds the step has left, never below 0; infinite outside of a step. Raises TimedOut when its time is up."""
+    """Seconds the step has left, never below 0; infinite outside of a step. Raises TimedOut when
+    its time is up."""
     bound = _current.get()
     return bound.remaining() if bound else float("inf")
 

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 class LoadsheetError(Exception):
     """Base of all expected failures. `retryable` says whether the same call may succeed later.
 
-    One that leaves a step knows where it happened, and its text says so: `pipeline`, `step`, `run_id`, and the
-    server's `code` where there is one (`SQLSTATE 55P03`, `S3 NoSuchBucket`, `HTTP 503`, `ENOSPC`).
+    One that leaves a step knows where it happened, and its text says so: `pipeline`, `step`,
+    `run_id`, and the server's `code` where there is one (`SQLSTATE 55P03`, `S3 NoSuchBucket`, `HTTP
+    503`, `ENOSPC`).
     """
 
     retryable = False
@@ -51,7 +52,8 @@ class SpecError(InputError):
 
 
 class ConnectionMissing(InputError):
-    """Define the connection in `AIRFLOW_CONN_<ID>` or `connections/connections.yml`, or set the variable it names."""
+    """Define the connection in `AIRFLOW_CONN_<ID>` or `connections/connections.yml`, or set the
+    variable it names."""
 
 
 class WorkError(LoadsheetError):
@@ -59,39 +61,46 @@ class WorkError(LoadsheetError):
 
 
 class Overtaken(WorkError):
-    """Another run extracted or loaded the table while this extraction looked at it. A retry looks again."""
+    """Another run extracted or loaded the table while this extraction looked at it. A retry looks
+    again."""
 
     retryable = True
 
 
 class Unavailable(WorkError):
-    """A server is away, busy, full or in somebody else's hands. The same call may succeed when that has passed."""
+    """A server is away, busy, full or in somebody else's hands. The same call may succeed when that
+    has passed."""
 
     retryable = True
 
 
 class Superseded(WorkError):
-    """A newer extraction owns the table, or its target is gone. The extract step must run again; its load follows."""
+    """A newer extraction owns the table, or its target is gone. The extract step must run again;
+    its load follows."""
 
 
 class HeldBack(WorkError):
-    """Transactions still open on the source may write into the interval. Retry when the named session has ended."""
+    """Transactions still open on the source may write into the interval. Retry when the named
+    session has ended."""
 
     retryable = True
 
 
 class SourceChanged(WorkError):
-    """The source is not the server, history or table that the watermark came from. Full refresh, or accept it."""
+    """The source is not the server, history or table that the watermark came from. Full refresh, or
+    accept it."""
 
 
 class TimedOut(WorkError):
-    """The step took longer than its `tasks.timeout`. What was not committed is undone; a retry may succeed."""
+    """The step took longer than its `tasks.timeout`. What was not committed is undone; a retry may
+    succeed."""
 
     retryable = True
 
 
 class Corrupt(WorkError):
-    """The lake's objects differ from their manifest. Nothing was committed; re-run the extract step."""
+    """The lake's objects differ from their manifest. Nothing was committed; re-run the extract
+    step."""
 
 
 class Refused(WorkError):

@@ -17,10 +17,36 @@ from loadsheet.errors import Unavailable
 
 VARIABLE = "LOADSHEET_FAILPOINT"
 POINTS = (
-    *("step.begun", "bucket.missing", "ledger.created", "extract.observed", "extract.decided", "extract.snapshot"),
-    *("extract.fenced", "extract.part_stored", "extract.copied", "extract.unchanged", "extract.parts_stored"),
-    *("extract.manifest_stored", "extract.sealed", "load.manifest_read", "load.locked", "load.fence_checked"),
-    *("load.altered", "load.part_copied", "load.filled", "swap.dropped", "difference.deleted", "merge.updated"),
+    *(
+        "step.begun",
+        "bucket.missing",
+        "ledger.created",
+        "extract.observed",
+        "extract.decided",
+        "extract.snapshot",
+    ),
+    *(
+        "extract.fenced",
+        "extract.part_stored",
+        "extract.copied",
+        "extract.unchanged",
+        "extract.parts_stored",
+    ),
+    *(
+        "extract.manifest_stored",
+        "extract.sealed",
+        "load.manifest_read",
+        "load.locked",
+        "load.fence_checked",
+    ),
+    *(
+        "load.altered",
+        "load.part_copied",
+        "load.filled",
+        "swap.dropped",
+        "difference.deleted",
+        "merge.updated",
+    ),
     *("load.applied", "load.recorded", "load.advanced", "load.committed"),
     *("transform.locked", "transform.built", "transform.recorded", "transform.committed"),
 )
@@ -57,7 +83,8 @@ def _fire(armed: str, point: str) -> None:
 
 
 def _hang() -> None:
-    """Wait as on a server that says nothing more: until the step's time is up and its connections are shut."""
+    """Wait as on a server that says nothing more: until the step's time is up and its connections
+    are shut."""
     for_ever = threading.Event()
     watch(for_ever.set)
     for_ever.wait()

@@ -11,9 +11,11 @@ _UNSAFE = re.compile(r"[^\w-]", re.ASCII)
 
 
 def slug(name: str) -> str:
-    """`name` where it is plain ASCII letters, digits, `_` and `-`; else those plus a hash that keeps it unique.
+    """`name` where it is plain ASCII letters, digits, `_` and `-`; else those plus a hash that
+    keeps it unique.
 
-    Airflow task ids allow `[\\w.-]`, object keys almost anything; a table may be called `Order "Lines" é`.
+    Airflow task ids allow `[\\w.-]`, object keys almost anything; a table may be called `Order
+    "Lines" é`.
     """
     plain = _UNSAFE.sub("_", name.replace("*", "any"))
     if plain == name and len(name) <= 63:
@@ -24,7 +26,8 @@ def slug(name: str) -> str:
 def is_pattern(name: str) -> bool:
     """Whether `name` stands for tables by a pattern: `*` is any text, `?` any one character.
 
-    In brackets, `[*]` and `[?]`, they are themselves, as in fnmatch and gitignore; other brackets mean nothing.
+    In brackets, `[*]` and `[?]`, they are themselves, as in fnmatch and gitignore; other brackets
+    mean nothing.
     """
     return any(found[0] in _ANY for found in _SIGN.finditer(name))
 
@@ -45,7 +48,8 @@ def matches(pattern: str, name: str) -> bool:
 
 
 def covers(pattern: str, other: str) -> bool:
-    """Whether every name that the pattern (or name) `other` matches is also one for `pattern`. Never wrongly true."""
+    """Whether every name that the pattern (or name) `other` matches is also one for `pattern`.
+    Never wrongly true."""
     return bool(_compiled(pattern, one="[^\x00]").fullmatch(_as_text(other)))
 
 
@@ -58,9 +62,12 @@ def _compiled(pattern: str, one: str = ".") -> re.Pattern[str]:
     any_of = {**_ANY, "?": one}
     signs = [any_of.get(sign, re.escape(sign[1:2])) for sign in _SIGN.findall(pattern)]
     texts = [re.escape(text) for text in _SIGN.split(pattern)]
-    return re.compile("".join(chain.from_iterable(zip(texts, [*signs, ""], strict=True))), re.DOTALL)
+    return re.compile(
+        "".join(chain.from_iterable(zip(texts, [*signs, ""], strict=True))), re.DOTALL
+    )
 
 
 def _as_text(pattern: str) -> str:
-    """A name like all that `pattern` matches: what may be any text is a character that no name of PostgreSQL has."""
+    """A name like all that `pattern` matches: what may be any text is a character that no name of
+    PostgreSQL has."""
     return _SIGN.sub(lambda found: {"*": "\0", "?": "\1"}.get(found[0], found[0][1:2]), pattern)

@@ -8,7 +8,8 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """How much of each table a run for development reads: a `share` (0 to 1), or about so many `rows`."""
+    """How much of each table a run for development reads: a `share` (0 to 1), or about so many
+    `rows`."""
 
     share: float | None = None
     rows: int | None = None
@@ -26,17 +27,21 @@ class RunRequest:
     """Tables to move; None moves all."""
     interval_start: str | None = None
     interval_end: str | None = None
-    """ISO 8601 times with offset (or numbers for numeric cursors): the run's data interval `[start, end)`."""
+    """ISO 8601 times with offset (or numbers for numeric cursors): the run's data interval `[start,
+    end)`."""
     explicit_interval: bool = False
-    """The interval was asked for by a person (`--from --to`, trigger form): it also bounds watermark tables."""
+    """The interval was asked for by a person (`--from --to`, trigger form): it also bounds
+    watermark tables."""
 
     accept_source: bool = False
-    """A source that was restored or failed over is known to have lost nothing: go on from the watermark."""
+    """A source that was restored or failed over is known to have lost nothing: go on from the
+    watermark."""
     sample: Sample | None = None
-    """Read only so much of each table; of a pipeline that `loadsheet.engine.sample.sampled` has moved elsewhere."""
+    """Read only so much of each table; of a pipeline that `loadsheet.engine.sample.sampled` has
+    moved elsewhere."""
     resumes: frozenset[str] = frozenset()
-    """Tables and transforms with which a stopped run of this id goes on: what it has extracted, loaded or built is not
-    done again."""
+    """Tables and transforms with which a stopped run of this id goes on: what it has extracted,
+    loaded or built is not done again."""
 
     def is_full(self, name: str) -> bool:
         """Whether `name` is to be done in full, ignoring watermarks."""

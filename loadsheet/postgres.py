@@ -13,9 +13,10 @@ import psycopg
 from loadsheet.connections.lookup import Connection
 from loadsheet.deadline import remaining, watch
 
-# What a database or a role may set for its sessions, and what changes values, names, answers or their order by it:
-# unpinned, float digits were lost silently, NULL in an array became a word, and a stale snapshot was taken before a
-# lock was had (tests/faults/hostile.py sets each of them otherwise).
+# What a database or a role may set for its sessions, and what changes values, names, answers or
+# their order by it: unpinned, float digits were lost silently, NULL in an array became a word, and
+# a stale snapshot was taken before a lock was had (tests/faults/hostile.py sets each of them
+# otherwise).
 PINNED = {
     "TimeZone": "UTC",
     "DateStyle": "ISO, YMD",
@@ -36,18 +37,19 @@ PINNED = {
     # Rows that a policy hides from the role are an error, not a smaller table.
     "row_security": "off",
 }
-# Reading in physical order, always from the first page, makes the bytes of an unchanged table the same each time.
-# The session that holds the snapshot only waits while others read in it. A view of the source may call a function that
-# writes: not for us, in no transaction.
+# Reading in physical order, always from the first page, makes the bytes of an unchanged table the
+# same each time. The session that holds the snapshot only waits while others read in it. A view of
+# the source may call a function that writes: not for us, in no transaction.
 SOURCE_SETTINGS = {
     "default_transaction_read_only": "on",
     "synchronize_seqscans": "off",
     "max_parallel_workers_per_gather": "0",
     "idle_in_transaction_session_timeout": "0",
 }
-# A lock held by somebody else is an error after this long, not a hang; a dead client's statement ends by itself.
-# A worker that was stopped, or that the network has lost, gives its locks back in half the time others wait for them:
-# nothing of ours is idle in a transaction for more than moments.
+# A lock held by somebody else is an error after this long, not a hang; a dead client's statement
+# ends by itself. A worker that was stopped, or that the network has lost, gives its locks back in
+# half the time others wait for them: nothing of ours is idle in a transaction for more than
+# moments.
 WAREHOUSE_SETTINGS = {
     "lock_timeout": "60s",
     "idle_in_transaction_session_timeout": "30s",
@@ -57,8 +59,9 @@ WAREHOUSE_SETTINGS = {
     "tcp_keepalives_count": "3",
     "jit": "off",
 }
-# A server that is gone is noticed after a minute of silence. With data on its way the kernel would try for 15 minutes;
-# less than these five would also end the line to a server that is merely too busy to read.
+# A server that is gone is noticed after a minute of silence. With data on its way the kernel would
+# try for 15 minutes; less than these five would also end the line to a server that is merely too
+# busy to read.
 NETWORK = {
     "connect_timeout": 10,
     "keepalives_idle": 30,
@@ -70,20 +73,31 @@ NETWORK = {
 Session = psycopg.Connection[Any]
 EXTRACTOR = "loadsheet:extract"
 _LIBPQ_EXTRAS = {
-    *("sslmode", "sslcert", "sslkey", "sslrootcert", "sslcrl", "sslpassword", "channel_binding", "gssencmode"),
+    *(
+        "sslmode",
+        "sslcert",
+        "sslkey",
+        "sslrootcert",
+        "sslcrl",
+        "sslpassword",
+        "channel_binding",
+        "gssencmode",
+    ),
     *("target_session_attrs", "connect_timeout", "tcp_user_timeout", "options"),
     *("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"),
 }
 
 
 class PinnedSession(psycopg.Connection[Any]):
-    """Says that the line broke when it did: psycopg 3.3 may trip over its own expectations first (a ValueError, where
-    the server's last words came before the end of a COPY), and nobody would know that a retry helps."""
+    """Says that the line broke when it did: psycopg 3.3 may trip over its own expectations first (a
+    ValueError, where the server's last words came before the end of a COPY), and nobody would know
+    that a retry helps."""
 
     pins: Mapping[str, str] = {}
 
     def begin_step(self) -> None:
-        """Belong to the step that runs now: end with its time, and have the pinned settings, whatever ran before.
+        """Belong to the step that runs now: end with its time, and have the pinned settings,
+        whatever ran before.
 
         Raises psycopg.Error when the line is dead.
         """
@@ -101,10 +115,14 @@ class PinnedSession(psycopg.Connection[Any]):
             raise psycopg.OperationalError(said or "the line to the server broke") from error
 
 
-def connect(connection: Connection, application_name: str, settings: dict[str, str]) -> PinnedSession:
-    """An autocommit session with the pinned settings and `settings`; transactions are opened explicitly.
+def connect(
+    connection: Connection, application_name: str, settings: dict[str, str]
+) -> PinnedSession:
+    """An autocommit session with the pinned settings and `settings`; transactions are opened
+    explicitly.
 
-    Raises psycopg.OperationalError when the server cannot be reached, says nothing for 10 s or refuses the login.
+    Raises psycopg.OperationalError when the server cannot be reached, says nothing for 10 s or
+    refuses the login.
     """
     extras = {key: value for key, value in connection.extra.items() if key in _LIBPQ_EXTRAS}
     session = PinnedSession.connect(
@@ -128,7 +146,8 @@ def connect(connection: Connection, application_name: str, settings: dict[str, s
 
 
 def _network(extras: dict[str, Any]) -> dict[str, Any]:
-    """libpq's options: ours, then the connection's own; nobody waits for a login longer than the step may take."""
+    """libpq's options: ours, then the connection's own; nobody waits for a login longer than the
+    step may take."""
     options = {**NETWORK, **extras}
     if (left := remaining()) < float(options["connect_timeout"]):
         options["connect_timeout"] = max(int(left), 1)
@@ -136,7 +155,8 @@ def _network(extras: dict[str, Any]) -> dict[str, Any]:
 
 
 def _pin(session: psycopg.Connection[Any], settings: Mapping[str, str]) -> None:
-    session.prepare_threshold = None  # behind a transaction pooler a prepared statement may be another session's
+    # behind a transaction pooler a prepared statement may be another session's
+    session.prepare_threshold = None
     session.execute(
         "SELECT " + ", ".join(["pg_catalog.set_config(%s, %s, false)"] * len(settings)),
         [text for pair in settings.items() for text in pair],
@@ -145,7 +165,8 @@ def _pin(session: psycopg.Connection[Any], settings: Mapping[str, str]) -> None:
 
 def _shut(session: psycopg.Connection[Any]) -> None:
     """End the line under whoever waits on it: they see the server go away."""
-    # A duplicate for a moment, because libpq owns the descriptor; held any longer it would keep the line open.
+    # A duplicate for a moment, because libpq owns the descriptor; held any longer it would keep the
+    # line open.
     with socket.socket(fileno=os.dup(session.pgconn.socket)) as line:
         line.shutdown(socket.SHUT_RDWR)
 
@@ -158,7 +179,8 @@ def connect_source(connection: Connection) -> PinnedSession:
 def connect_warehouse(connection: Connection) -> PinnedSession:
     """A session that writes staging, marts and the ledger.
 
-    The connection's own `options` (`-c lock_timeout=5min`) beat WAREHOUSE_SETTINGS, but never PINNED.
+    The connection's own `options` (`-c lock_timeout=5min`) beat WAREHOUSE_SETTINGS, but never
+    PINNED.
     """
     named = re.findall(r"(?:-c\s*|--)([\w-]+)\s*=", str(connection.extra.get("options", "")))
     chosen = {name.replace("-", "_").lower() for name in named}

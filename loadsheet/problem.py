@@ -19,7 +19,8 @@ _LONGEST = 80
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong at `path`; `at` says whether to point at the key, at its value, or at a known position."""
+    """What is wrong at `path`; `at` says whether to point at the key, at its value, or at a known
+    position."""
 
     code: str
     """The rule that is broken, as `spec.codes` calls it."""
@@ -32,7 +33,8 @@ class Finding:
 
 
 def dotted(path: KeyPath) -> str:
-    """`tables.flights.primary_key[1]`; a key that is not a plain word is quoted, so the path stays one line."""
+    """`tables.flights.primary_key[1]`; a key that is not a plain word is quoted, so the path stays
+    one line."""
     text = ""
     for step in path:
         if isinstance(step, int):
@@ -45,7 +47,8 @@ def dotted(path: KeyPath) -> str:
 
 
 def one_line(text: str) -> str:
-    """Text that may quote a multi-line value, as one line: problems are read line by line, by people and by scripts."""
+    """Text that may quote a multi-line value, as one line: problems are read line by line, by
+    people and by scripts."""
     return text.replace("\n", "\\n").replace("\r", "\\r")
 
 
@@ -69,7 +72,11 @@ class Problem:
         where = f"{on_one_line(self.file)}:{self.line}:{self.column}"
         label = "warning: " if self.severity == "warning" else ""
         message = on_one_line(self.message)
-        head = f"{where} {on_one_line(self.path)}: {label}{message}" if self.path else f"{where} {label}{message}"
+        head = (
+            f"{where} {on_one_line(self.path)}: {label}{message}"
+            if self.path
+            else f"{where} {label}{message}"
+        )
         return f"{head}\n  hint: {on_one_line(self.hint)}" if self.hint else head
 
     def as_dict(self) -> dict[str, Any]:

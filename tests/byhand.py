@@ -1,4 +1,5 @@
-"""The steps of one table, one by one, as Airflow's tasks run them: in this process, or each in one of its own."""
+"""The steps of one table, one by one, as Airflow's tasks run them: in this process, or each in one
+of its own."""
 
 from __future__ import annotations
 
@@ -52,12 +53,19 @@ class ByHand:
     def spec(self, transforms: dict[str, Any] | None = None, **more: Any) -> None:
         """Write pipeline.yml and read it."""
         self.project.spec(self.tables, transforms, **more)
-        self.pipeline = load_pipeline(self.project.folder / "pipelines" / self.project.name / "pipeline.yml")
+        self.pipeline = load_pipeline(
+            self.project.folder / "pipelines" / self.project.name / "pipeline.yml"
+        )
 
     def step(
-        self, kind: str, run: str, load_id: str | None = None,
-        connections: Callable[[str], Connection] | None = None, name: str = "item", **request: Any,
-    ) -> Outcome:  # fmt: skip
+        self,
+        kind: str,
+        run: str,
+        load_id: str | None = None,
+        connections: Callable[[str], Connection] | None = None,
+        name: str = "item",
+        **request: Any,
+    ) -> Outcome:
         """Do one step of run `run`."""
         asked = RunRequest(run_id=run, **request)
         where = connections or self.project.connections
@@ -68,18 +76,35 @@ class ByHand:
         return self.step("load", run, self.step("extract", run, **request).load_id)
 
     def start(
-        self, kind: str, run: str, load_id: str | None = None, stop_at: str = "", lake: str | None = None,
-        prepare: Callable[[], None] | None = None, name: str = "item",
-    ) -> Worker:  # fmt: skip
+        self,
+        kind: str,
+        run: str,
+        load_id: str | None = None,
+        stop_at: str = "",
+        lake: str | None = None,
+        prepare: Callable[[], None] | None = None,
+        name: str = "item",
+    ) -> Worker:
         """Do one step in a process of its own, which stops itself at the failpoint `stop_at`.
 
         `lake` is an S3 endpoint to use instead of the project's; `prepare` is called first, in the process.
         """
-        connections = {conn: self.project.connections(conn) for conn in ("shop_source", "warehouse", "lake")}
+        connections = {
+            conn: self.project.connections(conn) for conn in ("shop_source", "warehouse", "lake")
+        }
         if lake:
             connections["lake"].extra["endpoint_url"] = lake
         ours, theirs = _PROCESSES.Pipe()
-        work = (theirs, self.pipeline.file, connections, Step(kind=kind, name=name), run, load_id, stop_at, prepare)
+        work = (
+            theirs,
+            self.pipeline.file,
+            connections,
+            Step(kind=kind, name=name),
+            run,
+            load_id,
+            stop_at,
+            prepare,
+        )
         process = _PROCESSES.Process(target=_work, args=work, daemon=True)
         process.start()
         theirs.close()
@@ -123,7 +148,10 @@ class Worker:
     def is_stopped(self) -> bool:
         """Whether it sleeps after a SIGSTOP."""
         try:
-            return Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+            return (
+                Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+                == "T"
+            )
         except FileNotFoundError:
             return False
 
@@ -160,9 +188,15 @@ def may_be_retried(error: object) -> bool:
 
 
 def _work(
-    pipe: Pipe, file: Path, connections: dict[str, Connection], step: Step, run: str, load_id: str | None, stop_at: str,
+    pipe: Pipe,
+    file: Path,
+    connections: dict[str, Connection],
+    step: Step,
+    run: str,
+    load_id: str | None,
+    stop_at: str,
     prepare: Callable[[], None] | None,
-) -> None:  # fmt: skip
+) -> None:
     if prepare:
         prepare()
     if stop_at:
@@ -170,7 +204,11 @@ def _work(
         failpoints._fire = _stop_there
     try:
         answer: Outcome | Exception = execute(
-            step, load_pipeline(file), RunRequest(run_id=run), connections.__getitem__, load_id=load_id
+            step,
+            load_pipeline(file),
+            RunRequest(run_id=run),
+            connections.__getitem__,
+            load_id=load_id,
         )
     except LoadsheetError as error:
         answer = type(error)(*error.args)

@@ -24,9 +24,17 @@ HARD = "c@n4ry/p:ss?w#rd%41&é"
 
 
 def forms(secret: str) -> set[str]:
-    """How a secret may be written: as it is, percent-encoded, in JSON, as Python shows it, in base64."""
+    """How a secret may be written: as it is, percent-encoded, in JSON, as Python shows it, in
+    base64."""
     encoded = base64.b64encode(secret.encode()).decode().rstrip("=")
-    return {secret, quote(secret, safe=""), quote_plus(secret), json.dumps(secret)[1:-1], repr(secret)[1:-1], encoded}
+    return {
+        secret,
+        quote(secret, safe=""),
+        quote_plus(secret),
+        json.dumps(secret)[1:-1],
+        repr(secret)[1:-1],
+        encoded,
+    }
 
 
 def found(places: Mapping[str, str], secrets: Iterable[str]) -> set[tuple[str, str]]:
@@ -37,7 +45,7 @@ def found(places: Mapping[str, str], secrets: Iterable[str]) -> set[tuple[str, s
         for form in forms(secret)
         for name, text in places.items()
         if form in text
-    }  # fmt: skip
+    }
 
 
 def files(*folders: Path) -> dict[str, str]:
@@ -46,11 +54,17 @@ def files(*folders: Path) -> dict[str, str]:
     return {str(file): file.read_bytes().decode(errors="replace") for file in every}
 
 
-def tables(session: psycopg.Connection[Any], schema: str, without: Collection[str] = ()) -> dict[str, str]:
+def tables(
+    session: psycopg.Connection[Any], schema: str, without: Collection[str] = ()
+) -> dict[str, str]:
     """Every value of every table of a schema, but for the tables `without`: one text a table."""
-    names = session.execute("SELECT tablename FROM pg_tables WHERE schemaname = %s", (schema,)).fetchall()
+    names = session.execute(
+        "SELECT tablename FROM pg_tables WHERE schemaname = %s", (schema,)
+    ).fetchall()
     return {
-        name: "\n".join(_text(v) for row in session.execute(f"TABLE {Relation(schema, name).sql}") for v in row)
+        name: "\n".join(
+            _text(v) for row in session.execute(f"TABLE {Relation(schema, name).sql}") for v in row
+        )
         for (name,) in names
         if name not in without
     }
@@ -64,14 +78,20 @@ def objects(s3: S3Server, *buckets: str) -> dict[str, str]:
         for item in client.list_objects(bucket, recursive=True):
             name = item.object_name
             with client.get_object(bucket, name) as answer:
-                found[f"{bucket}/{name}"] = f"{name}\n{dict(answer.headers)}\n{_text(_unpacked(name, answer.read()))}"
+                found[f"{bucket}/{name}"] = (
+                    f"{name}\n{dict(answer.headers)}\n{_text(_unpacked(name, answer.read()))}"
+                )
     return found
 
 
 def _unpacked(name: str, stored: bytes) -> bytes:
     # Parquet packs each page on its own: it would be searched in vain.
     assert not name.endswith(".parquet"), name
-    return zstandard.ZstdDecompressor().stream_reader(io.BytesIO(stored)).read() if name.endswith(".zst") else stored
+    return (
+        zstandard.ZstdDecompressor().stream_reader(io.BytesIO(stored)).read()
+        if name.endswith(".zst")
+        else stored
+    )
 
 
 def _text(value: Any) -> str:

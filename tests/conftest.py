@@ -1,5 +1,5 @@
-"""For every suite: nothing is remembered from one test, or run of the tests, to the next: what the check of a spec has
-found, which run was stopped."""
+"""For every suite: nothing is remembered from one test, or run of the tests, to the next: what the
+check of a spec has found, which run was stopped."""
 
 from __future__ import annotations
 

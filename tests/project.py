@@ -37,7 +37,10 @@ class Project:
     name: str = "shop"
 
     def spec(
-        self, tables: dict[str, Any], transforms: dict[str, str | tuple[str, dict[str, Any]]] | None = None, **more: Any
+        self,
+        tables: dict[str, Any],
+        transforms: dict[str, str | tuple[str, dict[str, Any]]] | None = None,
+        **more: Any,
     ) -> None:
         """Write pipeline.yml. A transform is its SQL, or its SQL and its settings."""
         home = self.folder / "pipelines" / self.name
@@ -49,32 +52,46 @@ class Project:
             settings[name] = options
         lake = {"conn_id": "lake", "bucket": self.bucket, **more.pop("lake", {})}
         document = {
-            "version": 1, "source": {"conn_id": "shop_source", "schema": "public"}, "lake": lake,
-            "warehouse": {"conn_id": "warehouse"}, **more, "tables": tables,
-        }  # fmt: skip
+            "version": 1,
+            "source": {"conn_id": "shop_source", "schema": "public"},
+            "lake": lake,
+            "warehouse": {"conn_id": "warehouse"},
+            **more,
+            "tables": tables,
+        }
         if settings:
             document["transforms"] = settings
-        (home / "pipeline.yml").write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
+        (home / "pipeline.yml").write_text(
+            yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+        )
 
     def connections(self, conn_id: str) -> Connection:
         """What `AIRFLOW_CONN_<ID>` says, for tests that stay in this process."""
         if conn_id == "lake":
             return Connection(
-                conn_id=conn_id, login=self.s3.access_key, password=self.s3.secret_key,
+                conn_id=conn_id,
+                login=self.s3.access_key,
+                password=self.s3.secret_key,
                 extra={"endpoint_url": self.s3.endpoint},
-            )  # fmt: skip
+            )
         url = urlsplit(self.source if conn_id == "shop_source" else self.warehouse)
         return Connection(
-            conn_id=conn_id, host=url.hostname or "", port=url.port, login=url.username or "",
-            password=url.password or "", schema=url.path[1:],
-        )  # fmt: skip
+            conn_id=conn_id,
+            host=url.hostname or "",
+            port=url.port,
+            login=url.username or "",
+            password=url.password or "",
+            schema=url.path[1:],
+        )
 
     def environment(self) -> dict[str, str]:
         """The environment in which the command line finds the connections."""
         lake = {
-            "conn_type": "generic", "login": self.s3.access_key, "password": self.s3.secret_key,
+            "conn_type": "generic",
+            "login": self.s3.access_key,
+            "password": self.s3.secret_key,
             "extra": {"endpoint_url": self.s3.endpoint},
-        }  # fmt: skip
+        }
         return {
             **os.environ,
             "AIRFLOW_CONN_SHOP_SOURCE": self.source,
@@ -91,7 +108,9 @@ class Project:
     def succeed(self, **request: Any) -> dict[str, str]:
         """Run and expect that nothing failed; the state of each step by its id."""
         results = self.run(**request)
-        failed = {name: r.result for name, r in results.items() if r.state not in ("done", "skipped")}
+        failed = {
+            name: r.result for name, r in results.items() if r.state not in ("done", "skipped")
+        }
         for error in failed.values():
             if isinstance(error, Exception):
                 raise error
@@ -101,7 +120,11 @@ class Project:
     def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`loadsheet --project <folder> …` as a process of its own."""
         return subprocess.run(
-            self.command(*arguments), env=self.environment(), text=True, capture_output=True, timeout=300
+            self.command(*arguments),
+            env=self.environment(),
+            text=True,
+            capture_output=True,
+            timeout=300,
         )
 
     def command(self, *arguments: str) -> list[str]:
@@ -118,7 +141,9 @@ class Project:
 
     def differences(self, table: str, staging: str = "staging", schema: str = "public") -> int:
         """Rows by which staging and the source differ."""
-        return differences(self.source, Relation(schema, table), self.warehouse, Relation(staging, table))
+        return differences(
+            self.source, Relation(schema, table), self.warehouse, Relation(staging, table)
+        )
 
     def objects(self) -> set[str]:
         """The names of all objects in the lake."""
@@ -135,10 +160,13 @@ def fetch(dsn: str, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
 
 
 def differences(source: str, table: Relation, warehouse: str, target: Relation) -> int:
-    """`EXCEPT ALL` both ways over every source column, compared as the text the servers show: 0 when equal."""
+    """`EXCEPT ALL` both ways over every source column, compared as the text the servers show: 0
+    when equal."""
     with psycopg.connect(source) as reading, psycopg.connect(warehouse) as writing:
         for session in (reading, writing):
-            session.execute("SET TimeZone = 'UTC'; SET extra_float_digits = 3; SET IntervalStyle = 'postgres'")
+            session.execute(
+                "SET TimeZone = 'UTC'; SET extra_float_digits = 3; SET IntervalStyle = 'postgres'"
+            )
         names = [
             row[0]
             for row in reading.execute(
@@ -148,7 +176,11 @@ def differences(source: str, table: Relation, warehouse: str, target: Relation) 
             )
         ]
         as_text = ", ".join(f"{ident(name)}::text" for name in names)
-        writing.execute("CREATE TEMPORARY TABLE truth (" + ", ".join(f"{ident(name)} text" for name in names) + ")")
+        writing.execute(
+            "CREATE TEMPORARY TABLE truth ("
+            + ", ".join(f"{ident(name)} text" for name in names)
+            + ")"
+        )
         with (
             reading.cursor().copy(f"COPY (SELECT {as_text} FROM {table.sql}) TO STDOUT") as out,
             writing.cursor().copy("COPY truth FROM STDIN") as into,
@@ -157,7 +189,9 @@ def differences(source: str, table: Relation, warehouse: str, target: Relation) 
                 into.write(block)
         both = [f"SELECT {as_text} FROM {target.sql}", "SELECT * FROM truth"]
         count = sum(
-            writing.execute(f"SELECT count(*) FROM ({one} EXCEPT ALL {other}) difference").fetchone()[0]
+            writing.execute(
+                f"SELECT count(*) FROM ({one} EXCEPT ALL {other}) difference"
+            ).fetchone()[0]
             for one, other in (both, both[::-1])
         )
         writing.rollback()

@@ -19,7 +19,17 @@ from minio import Minio
 from demo.servers import PostgresServer, S3Server, SlackReceiver
 from tests.project import Project
 
-__all__ = ["bucket", "connection", "database", "minio", "postgres", "project", "s3", "slack", "two_databases"]
+__all__ = [
+    "bucket",
+    "connection",
+    "database",
+    "minio",
+    "postgres",
+    "project",
+    "s3",
+    "slack",
+    "two_databases",
+]
 
 
 # A database is made in 0.05 s there; on a busy disk it took 0.3 s, and every test asks for two.
@@ -29,8 +39,11 @@ _ROOM = 4 << 30
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    """One PostgreSQL server for the session; its files are in memory where the machine has room for them."""
-    roomy = _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _ROOM
+    """One PostgreSQL server for the session; its files are in memory where the machine has room for
+    them."""
+    roomy = (
+        _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _ROOM
+    )
     with PostgresServer(within=_MEMORY if roomy else None) as server:
         yield server
 
@@ -94,6 +107,7 @@ def project(tmp_path: Path, two_databases: tuple[str, str], s3: S3Server) -> Pro
 def _new_database(postgres: PostgresServer) -> Iterator[str]:
     name = f"test_{secrets.token_hex(6)}"
     yield postgres.create_database(name)
-    if postgres.is_in(_MEMORY):  # elsewhere DROP DATABASE waits seconds for a checkpoint; the server goes at the end
+    # elsewhere DROP DATABASE waits seconds for a checkpoint; the server goes at the end
+    if postgres.is_in(_MEMORY):
         with contextlib.suppress(psycopg.Error):  # a prepared transaction that a test has left
             postgres.drop_database(name)

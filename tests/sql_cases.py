@@ -1,4 +1,5 @@
-"""SQL that a check must judge as PostgreSQL does: both our check and a real server are asked about each."""
+"""SQL that a check must judge as PostgreSQL does: both our check and a real server are asked about
+each."""
 
 from __future__ import annotations
 
@@ -56,7 +57,10 @@ REFUSED = {
     "SELECT * EXCLUDE (a) FROM bookings": ("1:8", "no * with exceptions"),
     "SELECT TRY_CAST(a AS text) AS x FROM bookings": ("1:17", "no TRY_CAST"),
     "SELECT b.a FROM bookings b\n  LEFT JOIN flights f": ("2:13", "JOIN without ON or USING"),
-    "SELECT b.a FROM bookings b JOIN (SELECT 1 AS x FROM flights) q": ("1:41", "JOIN without ON or USING"),
+    "SELECT b.a FROM bookings b JOIN (SELECT 1 AS x FROM flights) q": (
+        "1:41",
+        "JOIN without ON or USING",
+    ),
     "SELECT {{ column }} FROM bookings": ("1:8", "has no {"),
     "\\set x 1\nSELECT a FROM bookings": ("1:1", "has no \\"),
     "SELECT `a` FROM bookings": ("1:8", "has no `"),
@@ -66,7 +70,10 @@ REFUSED = {
     "SELECT order FROM bookings": ("1:8", "order is a word of SQL"),
     "SELECT a FROM order": ("1:15", "order is a word of SQL"),
     "SELECT a FROM bookings WHERE a =< 1": ("1:32", "no =<"),
-    "SELECT b.a, f.a FROM bookings b JOIN flights f USING (c)": ("1:13", "its SELECT has two columns 'a'"),
+    "SELECT b.a, f.a FROM bookings b JOIN flights f USING (c)": (
+        "1:13",
+        "its SELECT has two columns 'a'",
+    ),
     "SELECT a AS x, b AS X FROM bookings": ("1:16", "its SELECT has two columns 'x'"),
     "SELECT max(a) AS a FROM mart.me": ("1:30", "reads itself"),
 }
@@ -89,11 +96,21 @@ SCRIPTS = {
     "cursors, and a blank at the end": "DECLARE c CURSOR FOR SELECT a FROM staging.bookings; FETCH ALL FROM c ",
     "blocks": "DO $$ BEGIN PERFORM count(*) FROM staging.bookings; END $$; COMMENT ON TABLE mart.other IS 'a; b'",
 }
-"""Scripts over SETUP; each reads `staging.bookings`, and none another table of SETUP that it does not make itself."""
+"""Scripts over SETUP; each reads `staging.bookings`, and none another table of SETUP that it does
+not make itself."""
 
 ENDING = (
-    "COMMIT", "ROLLBACK", "ABORT", "ABORT WORK", "END", "END TRANSACTION", "START TRANSACTION", "BEGIN",
-    "COMMIT AND CHAIN", "START TRANSACTION READ ONLY", "VACUUM mart.other",
+    "COMMIT",
+    "ROLLBACK",
+    "ABORT",
+    "ABORT WORK",
+    "END",
+    "END TRANSACTION",
+    "START TRANSACTION",
+    "BEGIN",
+    "COMMIT AND CHAIN",
+    "START TRANSACTION READ ONLY",
+    "VACUUM mart.other",
     "CREATE INDEX CONCURRENTLY ON mart.other (a)",
-)  # fmt: skip
+)
 """Statements that no script may hold, since it runs in a transaction of ours."""

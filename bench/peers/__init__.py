@@ -15,7 +15,8 @@ PEERS = ("sling", "dlt_sql", "ingestr", "dataframe")
 
 
 def environment(name: str) -> Path:
-    """The python of `.venv-bench-<name>`, which is made when it is missing or older than its requirements.
+    """The python of `.venv-bench-<name>`, which is made when it is missing or older than its
+    requirements.
 
     Raises subprocess.CalledProcessError when pip cannot install them.
     """
@@ -24,7 +25,15 @@ def environment(name: str) -> Path:
     if not ready.exists() or ready.stat().st_mtime < wanted.stat().st_mtime:
         print(f"setting up {home.name} from {wanted.relative_to(ROOT)}", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", "--clear", home], check=True)
-        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes"]
+        pip = [
+            str(python),
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--require-hashes",
+        ]
         subprocess.run([*pip, "-r", str(wanted)], check=True)
         ready.touch()
     return python

@@ -1,4 +1,5 @@
-"""Programs as children of a peer's script, several at a time. For the scripts beside it, which run on their own."""
+"""Programs as children of a peer's script, several at a time. For the scripts beside it, which run
+on their own."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ def make_schema(job: Job) -> None:
 
 
 def run_all(job: Job, command: Callable[[Job, dict[str, Any]], Command]) -> int:
-    """One child per table, `parallel` at a time, tables in their order. 0 only if every child ended with 0."""
+    """One child per table, `parallel` at a time, tables in their order. 0 only if every child ended
+    with 0."""
     make_schema(job)
     with ThreadPoolExecutor(job["parallel"]) as pool:
         codes = list(pool.map(lambda table: _run(*command(job, table)), job["tables"]))
@@ -43,7 +45,12 @@ def run_all(job: Job, command: Callable[[Job, dict[str, Any]], Command]) -> int:
 
 
 def _run(arguments: list[str], variables: dict[str, str]) -> int:
-    done = subprocess.run(arguments, env=os.environ | variables, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        arguments, env=os.environ | variables, capture_output=True, text=True, check=False
+    )
     if done.returncode:
-        print(f"{arguments[0]} ended with {done.returncode}:\n{(done.stdout + done.stderr)[-3000:]}", file=sys.stderr)
+        print(
+            f"{arguments[0]} ended with {done.returncode}:\n{(done.stdout + done.stderr)[-3000:]}",
+            file=sys.stderr,
+        )
     return done.returncode

@@ -1,14 +1,16 @@
-"""The DataFrame way: fetchall, to_csv, an object (or a local file), read_csv, upserts by SQLAlchemy, 1,000 rows each.
+"""The DataFrame way: fetchall, to_csv, an object (or a local file), read_csv, upserts by
+SQLAlchemy, 1,000 rows each.
 
-The baseline of most home-made pipelines. Tuned only where its documentation says so: SQLAlchemy gets a chunk as a list
-of parameters ("insertmanyvalues"); two tables at a time, a process each. Repaired where it would spoil the data:
-read_csv keeps text as text (`dtype=str`, or ticket numbers lose their zeros), jsonb and point travel as text. An empty
-text and NULL are the same in such a CSV. Targets are created first, with the source's types and the primary key.
+The baseline of most home-made pipelines. Tuned only where its documentation says so: SQLAlchemy
+gets a chunk as a list of parameters ("insertmanyvalues"); two tables at a time, a process each.
+Repaired where it would spoil the data: read_csv keeps text as text (`dtype=str`, or ticket numbers
+lose their zeros), jsonb and point travel as text. An empty text and NULL are the same in such a
+CSV. Targets are created first, with the source's types and the primary key.
 
-Options: `parallel` is how many tables at a time (such pipelines usually carry one after the other). `style`: "values"
-builds one statement per chunk, "rows" executes one per row, as a loop over a chunk's rows does, "pangres" leaves it to
-the library of that name. `limit_rows` reads only so many rows of every table, the time for all of them is then
-extrapolated linearly;
+Options: `parallel` is how many tables at a time (such pipelines usually carry one after the other).
+`style`: "values" builds one statement per chunk, "rows" executes one per row, as a loop over a
+chunk's rows does, "pangres" leaves it to the library of that name. `limit_rows` reads only so many
+rows of every table, the time for all of them is then extrapolated linearly;
 `s3` ({endpoint, access_key, secret_key, bucket}) sends the CSV through S3 instead of a file in the state folder.
 """
 
@@ -60,10 +62,16 @@ def read(job: Job, table: dict[str, Any]) -> tuple[pandas.DataFrame, dict[str, s
     name = f"{job['source_schema']}.{table['name']}"
     query, parameters = f"SELECT * FROM {name}", None
     if job["kind"] == "increment":
-        query, parameters = f"{query} WHERE {table['cursor']} >= %s AND {table['cursor']} <= %s", job["interval"]
+        query, parameters = (
+            f"{query} WHERE {table['cursor']} >= %s AND {table['cursor']} <= %s",
+            job["interval"],
+        )
     if limit := job["options"].get("limit_rows"):
         query += f" LIMIT {int(limit)}"
-    with psycopg2.connect(job["source"], options="-c TimeZone=UTC") as session, session.cursor() as cursor:
+    with (
+        psycopg2.connect(job["source"], options="-c TimeZone=UTC") as session,
+        session.cursor() as cursor,
+    ):
         psycopg2.extras.register_default_jsonb(session, loads=lambda text: text)
         cursor.execute(_COLUMNS, (name,))
         types = dict(cursor.fetchall())
@@ -92,7 +100,9 @@ def fetch(job: Job, name: str) -> bytes:
 def _bucket(job: Job) -> tuple[Minio, str]:
     s3 = job["options"]["s3"]
     address = urlsplit(s3["endpoint"]).netloc
-    return Minio(address, access_key=s3["access_key"], secret_key=s3["secret_key"], secure=False), s3["bucket"]
+    return Minio(
+        address, access_key=s3["access_key"], secret_key=s3["secret_key"], secure=False
+    ), s3["bucket"]
 
 
 def upsert(job: Job, table: dict[str, Any], frame: pandas.DataFrame, types: dict[str, str]) -> None:
@@ -102,11 +112,15 @@ def upsert(job: Job, table: dict[str, Any], frame: pandas.DataFrame, types: dict
     statement = insert(target)
     others = {name: statement.excluded[name] for name in types if name not in table["key"]}
     statement = statement.on_conflict_do_update(index_elements=table["key"], set_=others)
-    engine = sa.create_engine(job["warehouse"].replace("://", "+psycopg2://", 1), insertmanyvalues_page_size=_CHUNK)
+    engine = sa.create_engine(
+        job["warehouse"].replace("://", "+psycopg2://", 1), insertmanyvalues_page_size=_CHUNK
+    )
     with engine.begin() as session:
         columns = ", ".join(f"{name} {kind}" for name, kind in types.items())
         key = ", ".join(table["key"])
-        session.exec_driver_sql(f"CREATE TABLE IF NOT EXISTS {target.fullname} ({columns}, PRIMARY KEY ({key}))")
+        session.exec_driver_sql(
+            f"CREATE TABLE IF NOT EXISTS {target.fullname} ({columns}, PRIMARY KEY ({key}))"
+        )
         for start in range(0, len(frame), _CHUNK):
             chunk = frame.iloc[start : start + _CHUNK]
             style = job["options"].get("style")
@@ -123,13 +137,19 @@ def upsert(job: Job, table: dict[str, Any], frame: pandas.DataFrame, types: dict
                 session.execute(statement, rows)
 
 
-def _by_pangres(session: sa.Connection, job: Job, table: dict[str, Any], chunk: pandas.DataFrame) -> None:
+def _by_pangres(
+    session: sa.Connection, job: Job, table: dict[str, Any], chunk: pandas.DataFrame
+) -> None:
     import pangres
 
     pangres.upsert(
-        con=session, df=chunk.set_index(table["key"]), table_name=table["name"], schema=job["target_schema"],
-        if_row_exists="update", create_table=False,
-    )  # fmt: skip
+        con=session,
+        df=chunk.set_index(table["key"]),
+        table_name=table["name"],
+        schema=job["target_schema"],
+        if_row_exists="update",
+        create_table=False,
+    )
 
 
 if __name__ == "__main__":

@@ -2,13 +2,15 @@
 
 The option `backend` is "pyarrow" or "connectorx".
 
-Tuned as dlthub.com/docs advises. "SQL database": an Arrow backend for larger tables, full reflection, connectorx in
-streaming mode. "Postgres": Arrow tables load fast as csv (COPY) or as parquet by the ADBC driver (binary COPY); here
-parquet, which took 5.7 s where csv took 12 (connectorx; 15.8 and 19.5 with pyarrow; 2.3 M rows, measured). "Optimizing
-dlt": resources in parallel, larger buffers, files rotated so that one table loads in parallel, a load thread per core.
-"Full loading": truncate-and-insert is the fastest. An increment is `merge` with strategy `upsert` from dlt's own cursor
-state, with an open range: removing duplicates at the edge of a closed one costs time. dlt makes no primary keys: the
-script adds them at the end of a full load, within the measured time.
+Tuned as dlthub.com/docs advises. "SQL database": an Arrow backend for larger tables, full
+reflection, connectorx in streaming mode. "Postgres": Arrow tables load fast as csv (COPY) or as
+parquet by the ADBC driver (binary COPY); here parquet, which took 5.7 s where csv took 12
+(connectorx; 15.8 and 19.5 with pyarrow; 2.3 M rows, measured). "Optimizing dlt": resources in
+parallel, larger buffers, files rotated so that one table loads in parallel, a load thread per core.
+"Full loading": truncate-and-insert is the fastest. An increment is `merge` with strategy `upsert`
+from dlt's own cursor state, with an open range: removing duplicates at the edge of a closed one
+costs time. dlt makes no primary keys: the script adds them at the end of a full load, within the
+measured time.
 
 Different in the target: char(n) becomes varchar(n), integer bigint, jsonb json, point varchar.
 """
@@ -35,9 +37,14 @@ _CHUNK = 50_000
 
 def main(job: dict[str, Any]) -> None:
     """Do the job. Raises what dlt raises."""
-    os.environ.update(_SETTINGS | {
-        "DLT_DATA_DIR": job["state"], "EXTRACT__WORKERS": str(job["parallel"]), "LOAD__WORKERS": str(job["parallel"]),
-    })  # fmt: skip
+    os.environ.update(
+        _SETTINGS
+        | {
+            "DLT_DATA_DIR": job["state"],
+            "EXTRACT__WORKERS": str(job["parallel"]),
+            "LOAD__WORKERS": str(job["parallel"]),
+        }
+    )
     import dlt  # after its settings
 
     full = job["kind"] == "full"
@@ -75,30 +82,41 @@ def source(job: dict[str, Any]) -> Any:
         backend=job["options"]["backend"],
         chunk_size=_CHUNK,
         reflection_level="full_with_precision",
-        backend_kwargs={"return_type": "arrow_stream", "conn": job["source"]} if streaming else {"tz": "UTC"},
+        backend_kwargs={"return_type": "arrow_stream", "conn": job["source"]}
+        if streaming
+        else {"tz": "UTC"},
         query_adapter_callback=as_text,
     ).parallelize()
     for table in job["tables"]:
-        cursor = sources.incremental(table["cursor"], range_start="open") if table["cursor"] else None
-        resource = tables.resources[table["name"]].apply_hints(primary_key=table["key"], incremental=cursor)
+        cursor = (
+            sources.incremental(table["cursor"], range_start="open") if table["cursor"] else None
+        )
+        resource = tables.resources[table["name"]].apply_hints(
+            primary_key=table["key"], incremental=cursor
+        )
         if job["kind"] == "increment":
-            resource.add_filter(lambda batch: batch.num_rows > 0)  # the driver fails on a file without rows
+            # the driver fails on a file without rows
+            resource.add_filter(lambda batch: batch.num_rows > 0)
     return tables
 
 
 def as_text(query: Any, table: Any) -> Any:
     """The query with jsonb and unknown types (point) as text.
 
-    connectorx cannot read a point and wraps JSON twice; pyarrow makes one struct of a column's documents, so that every
-    document gets the keys of all others.
+    connectorx cannot read a point and wraps JSON twice; pyarrow makes one struct of a column's
+    documents, so that every document gets the keys of all others.
     """
     from sqlalchemy import JSON, Text, cast
     from sqlalchemy.types import NullType
 
-    return query.with_only_columns(*(
-        cast(column, Text).label(column.name) if isinstance(column.type, JSON | NullType) else column
-        for column in table.columns
-    ))  # fmt: skip
+    return query.with_only_columns(
+        *(
+            cast(column, Text).label(column.name)
+            if isinstance(column.type, JSON | NullType)
+            else column
+            for column in table.columns
+        )
+    )
 
 
 def add_keys(job: dict[str, Any]) -> None:

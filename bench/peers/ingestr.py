@@ -1,15 +1,17 @@
-"""ingestr 0.15.9: one process per table, which is how it works, `parallel` at a time; direct, without a lake.
+"""ingestr 0.15.9: one process per table, which is how it works, `parallel` at a time; direct,
+without a lake.
 
 The release is a Go program in a wheel; it has no choice of SQL backend any more.
 
-Tuned as its documentation advises: a full load is strategy `replace` with `--primary-key`, so that ingestr makes the
-key itself (it then truncates and COPYs with 5 writers; pages of 100,000 rows or 2 writers were no faster, measured). An
-increment is strategy `merge` with `--incremental-key`; ingestr keeps no state, so `--interval-start` and
+Tuned as its documentation advises: a full load is strategy `replace` with `--primary-key`, so that
+ingestr makes the key itself (it then truncates and COPYs with 5 writers; pages of 100,000 rows or 2
+writers were no faster, measured). An increment is strategy `merge` with `--incremental-key`;
+ingestr keeps no state, so `--interval-start` and
 `--interval-end` give the changed rows by hand. With the option `interval: false` they are left out, and it reads and
 merges every row. The option `flags` gives it more options.
 
-Different in the target: no NOT NULL but the key's; char(n) becomes varchar(n), a point becomes text that
-is no point any more (`{{129.7706 62.0933} true}`).
+Different in the target: no NOT NULL but the key's; char(n) becomes varchar(n), a point becomes text
+that is no point any more (`{{129.7706 62.0933} true}`).
 """
 
 from __future__ import annotations
@@ -33,11 +35,18 @@ def main() -> int:
 def command(job: Job, table: dict[str, Any]) -> Command:
     """`ingestr ingest` of one table."""
     arguments = [
-        _PROGRAM, "ingest", "--yes", "--progress", "log",
-        "--source-table", f"{job['source_schema']}.{table['name']}",
-        "--dest-table", f"{job['target_schema']}.{table['name']}",
-        "--incremental-strategy", "replace" if job["kind"] == "full" else "merge",
-    ]  # fmt: skip
+        _PROGRAM,
+        "ingest",
+        "--yes",
+        "--progress",
+        "log",
+        "--source-table",
+        f"{job['source_schema']}.{table['name']}",
+        "--dest-table",
+        f"{job['target_schema']}.{table['name']}",
+        "--incremental-strategy",
+        "replace" if job["kind"] == "full" else "merge",
+    ]
     for column in table["key"]:
         arguments += ["--primary-key", column]
     for option, value in job["options"].get("flags", {}).items():

@@ -1,15 +1,18 @@
 """sling 1.4.11: one process per table, `parallel` at a time; direct, without a lake.
 
-The package `sling` fetches its program at the first run; `sling-linux-amd64` is the same program on the package index.
+The package `sling` fetches its program at the first run; `sling-linux-amd64` is the same program on
+the package index.
 
-Tuned as docs.slingdata.io advises: `use_bulk` (COPY) is on, its default; SLING_DIRECT_INSERT writes a full load
-straight into the target, not into a temporary table that is then copied. The primary key is made by sling's `post_sql`:
-10.7 and 10.4 s; made with the table by `table_keys` 14.9 and 12.1 s, and that without direct insert 14.2 and 12.7 s
-(2.3 M rows, two runs of each). An increment is mode `incremental` with `primary_key` and `update_key`: rows above
-max(updated_at) of the target, upserted from a temporary table. SLING_THREADS (several streams in one process) needs a
-paid token, hence processes.
+Tuned as docs.slingdata.io advises: `use_bulk` (COPY) is on, its default; SLING_DIRECT_INSERT writes
+a full load straight into the target, not into a temporary table that is then copied. The primary
+key is made by sling's `post_sql`: 10.7 and 10.4 s; made with the table by `table_keys` 14.9 and
+12.1 s, and that without direct insert 14.2 and 12.7 s (2.3 M rows, two runs of each). An increment
+is mode `incremental` with `primary_key` and `update_key`: rows above max(updated_at) of the target,
+upserted from a temporary table. SLING_THREADS (several streams in one process) needs a paid token,
+hence processes.
 
-Different in the target: no NOT NULL but the key's; char(n) becomes varchar(n), numeric(p,s) numeric, point varchar.
+Different in the target: no NOT NULL but the key's; char(n) becomes varchar(n), numeric(p,s)
+numeric, point varchar.
 """
 
 from __future__ import annotations
@@ -54,7 +57,8 @@ def command(job: Job, table: dict[str, Any]) -> Command:
         "BENCH_WAREHOUSE": plain(job["warehouse"]),
         "SLING_HOME_DIR": job["state"],
         "SLING_DISABLE_TELEMETRY": "true",
-        "HTTPS_PROXY": "http://127.0.0.1:9",  # nobody: now and then it asks whether there is a newer release
+        # nobody: now and then it asks whether there is a newer release
+        "HTTPS_PROXY": "http://127.0.0.1:9",
     }
 
 

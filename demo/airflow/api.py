@@ -64,7 +64,10 @@ class Api:
             parts = self.call("GET", "monitor/health")
         except ApiError:
             return False
-        return all(parts[part]["status"] == "healthy" for part in ("metadatabase", "scheduler", "dag_processor"))
+        return all(
+            parts[part]["status"] == "healthy"
+            for part in ("metadatabase", "scheduler", "dag_processor")
+        )
 
     def has_dag(self, dag_id: str) -> bool:
         """Whether the DAG has been read."""
@@ -82,9 +85,13 @@ class Api:
         """Let the scheduler run the DAG."""
         self.call("PATCH", f"dags/{dag_id}", json={"is_paused": False})
 
-    def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None, run_id: str | None = None) -> str:
+    def trigger(
+        self, dag_id: str, conf: Mapping[str, Any] | None = None, run_id: str | None = None
+    ) -> str:
         """Start a run without a logical date, as the UI's trigger form does; returns its run id."""
-        body = {"logical_date": None, "conf": dict(conf or {})} | ({"dag_run_id": run_id} if run_id else {})
+        body = {"logical_date": None, "conf": dict(conf or {})} | (
+            {"dag_run_id": run_id} if run_id else {}
+        )
         return str(self.call("POST", f"dags/{dag_id}/dagRuns", json=body)["dag_run_id"])
 
     def run_state(self, dag_id: str, run_id: str) -> str:
@@ -97,7 +104,9 @@ class Api:
         found: list[dict[str, Any]] = []
         total = 1
         while len(found) < total:
-            page = self.call("GET", path, params={"limit": 100, "offset": len(found), "order_by": "id"})
+            page = self.call(
+                "GET", path, params={"limit": 100, "offset": len(found), "order_by": "id"}
+            )
             found, total = found + page["task_instances"], page["total_entries"]
         return sorted((_task(entry) for entry in found), key=lambda task: task.task_id)
 
@@ -109,7 +118,8 @@ class Api:
         watch: Callable[[list[Task]], None] | None = None,
         poll: float = 0.5,
     ) -> str:
-        """Wait for the end of a run and return its state; `watch` sees its tasks at every poll. Raises ApiError."""
+        """Wait for the end of a run and return its state; `watch` sees its tasks at every poll.
+        Raises ApiError."""
         deadline = time.monotonic() + timeout
         while True:
             state = self.run_state(dag_id, run_id)
@@ -124,9 +134,9 @@ class Api:
     def log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1) -> str:
         """The log of one try as text."""
         path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{try_number}"
-        content = self.call("GET", path, params={"full_content": True}, headers={"Accept": "application/json"})[
-            "content"
-        ]
+        content = self.call(
+            "GET", path, params={"full_content": True}, headers={"Accept": "application/json"}
+        )["content"]
         return "\n".join(_line(entry) for entry in content)
 
     def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
@@ -142,5 +152,9 @@ def _task(entry: dict[str, Any]) -> Task:
 def _line(entry: Any) -> str:
     if not isinstance(entry, dict):
         return str(entry)
-    details = [f"{k}={v}" for k, v in entry.items() if k not in ("timestamp", "event", "level", "logger")]
-    return " ".join([str(entry.get("timestamp") or ""), str(entry.get("event", "")), *details]).strip()
+    details = [
+        f"{k}={v}" for k, v in entry.items() if k not in ("timestamp", "event", "level", "logger")
+    ]
+    return " ".join(
+        [str(entry.get("timestamp") or ""), str(entry.get("event", "")), *details]
+    ).strip()

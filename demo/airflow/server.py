@@ -18,7 +18,8 @@ from demo.servers.process import LOOPBACK, Managed, ServerFailed, Supervised, fr
 
 COMPONENTS = {
     "api-server": ("api-server",),
-    "scheduler": ("scheduler", "--skip-serve-logs"),  # its log server listens on all interfaces; nobody needs it here
+    # its log server listens on all interfaces; nobody needs it here
+    "scheduler": ("scheduler", "--skip-serve-logs"),
     "dag-processor": ("dag-processor",),
 }
 _STOP = ((signal.SIGTERM, 3.0),)  # the scheduler would wait for running tasks to end
@@ -28,8 +29,9 @@ class Airflow(Managed):
     """Airflow with LocalExecutor on 127.0.0.1; a context manager.
 
     `home` takes its files and logs, `bundle` is the DAG bundle's root, `database` the URI of an empty PostgreSQL
-    database (or one that `prepare` has filled before). `extra` adds or overrides AIRFLOW__* settings and whatever else
-    its processes are to see. After `start`, `api` talks to it; `url`, `user` and `password` are for people.
+    database (or one that `prepare` has filled before). `extra` adds or overrides AIRFLOW__*
+    settings and whatever else its processes are to see. After `start`, `api` talks to it; `url`,
+    `user` and `password` are for people.
     """
 
     user = "admin"
@@ -43,7 +45,11 @@ class Airflow(Managed):
         port: int | None = None,
         extra: Mapping[str, str] | None = None,
     ):
-        self.home, self.port, self.password = home.resolve(), port or free_port(), secrets.token_urlsafe(9)
+        self.home, self.port, self.password = (
+            home.resolve(),
+            port or free_port(),
+            secrets.token_urlsafe(9),
+        )
         self.url = f"http://{LOOPBACK}:{self.port}"
         passwords = self.home / "passwords.json"
         own = settings(self.home, bundle.resolve(), database, self.port, self.user, passwords)
@@ -68,16 +74,22 @@ class Airflow(Managed):
         return self
 
     def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run the `airflow` command. Raises ServerFailed with its output when it fails and `check` is set."""
+        """Run the `airflow` command. Raises ServerFailed with its output when it fails and `check`
+        is set."""
         command = [sys.executable, "-m", "airflow", *arguments]
-        done = subprocess.run(command, env=self.env, cwd=self.home, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, env=self.env, cwd=self.home, capture_output=True, text=True, check=False
+        )
         if check and done.returncode:
             last = "\n".join((done.stdout + done.stderr).splitlines()[-25:])
-            raise ServerFailed(f"airflow {' '.join(arguments)} ended with exit code {done.returncode}:\n{last}")
+            raise ServerFailed(
+                f"airflow {' '.join(arguments)} ended with exit code {done.returncode}:\n{last}"
+            )
         return done
 
     def start(self) -> Self:
-        """Start all components and wait until they are well. Raises ServerFailed with the end of the failing log."""
+        """Start all components and wait until they are well. Raises ServerFailed with the end of
+        the failing log."""
         if not self._prepared:
             self.prepare()
         try:
@@ -101,20 +113,28 @@ class Airflow(Managed):
         api_server.wait_until(lambda: self.alive() and self.api.healthy(), "Airflow", timeout)
 
     def alive(self) -> bool:
-        """True while every component runs. Raises ServerFailed with the log's end of one that has ended."""
+        """True while every component runs. Raises ServerFailed with the log's end of one that has
+        ended."""
         for name, process in self._processes.items():
             if process.exit_code is not None:
-                raise ServerFailed(f"{name} ended with exit code {process.exit_code}:\n{process.tail()}")
+                raise ServerFailed(
+                    f"{name} ended with exit code {process.exit_code}:\n{process.tail()}"
+                )
         return True
 
     def wait_for_dag(self, dag_id: str, timeout: float = 60) -> None:
-        """Wait until the DAG has been read. Raises ServerFailed with the import errors when it has not in time."""
+        """Wait until the DAG has been read. Raises ServerFailed with the import errors when it has
+        not in time."""
         deadline = time.monotonic() + timeout
         while not self.api.has_dag(dag_id):
             self.alive()
             if time.monotonic() > deadline:
-                errors = "\n".join(self.api.import_errors()) or self._processes["dag-processor"].tail()
-                raise ServerFailed(f"Airflow has not read the DAG {dag_id!r} within {timeout:.0f} s:\n{errors}")
+                errors = (
+                    "\n".join(self.api.import_errors()) or self._processes["dag-processor"].tail()
+                )
+                raise ServerFailed(
+                    f"Airflow has not read the DAG {dag_id!r} within {timeout:.0f} s:\n{errors}"
+                )
             time.sleep(0.3)
 
     def stop(self) -> None:

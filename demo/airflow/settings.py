@@ -1,4 +1,5 @@
-"""Airflow's configuration for one bundle folder, one database and one port, as environment variables."""
+"""Airflow's configuration for one bundle folder, one database and one port, as environment
+variables."""
 
 from __future__ import annotations
 
@@ -15,22 +16,29 @@ from demo.servers.process import LOOPBACK
 _NOT_INHERITED = ("AIRFLOW_", "AIRFLOW__", "PYTHON", "PG", "http_proxy", "https_proxy", "all_proxy")
 
 
-def settings(home: Path, bundle: Path, database: str, port: int, user: str, passwords: Path) -> dict[str, str]:
-    """What differs from Airflow's defaults. `database` is a postgresql:// URI, `bundle` the project with its code.
+def settings(
+    home: Path, bundle: Path, database: str, port: int, user: str, passwords: Path
+) -> dict[str, str]:
+    """What differs from Airflow's defaults. `database` is a postgresql:// URI, `bundle` the project
+    with its code.
 
-    Nothing listens but the api-server, on 127.0.0.1; every secret is new; nothing is reported to anybody.
+    Nothing listens but the api-server, on 127.0.0.1; every secret is new; nothing is reported to
+    anybody.
     """
     url = f"http://{LOOPBACK}:{port}"
     return {
         "AIRFLOW_HOME": str(home),
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database.replace("postgresql://", "postgresql+psycopg2://", 1),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database.replace(
+            "postgresql://", "postgresql+psycopg2://", 1
+        ),
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
         "AIRFLOW__CORE__PARALLELISM": "4",
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__DAGS_FOLDER": str(bundle),
         "AIRFLOW__CORE__FERNET_KEY": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
-        "AIRFLOW__CORE__HOSTNAME_CALLABLE": "socket.gethostname",  # the default waits for DNS, which may not answer
+        # the default waits for DNS, which may not answer
+        "AIRFLOW__CORE__HOSTNAME_CALLABLE": "socket.gethostname",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{user}:admin",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
         "AIRFLOW__CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "0",

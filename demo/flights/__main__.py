@@ -17,7 +17,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
-Dsn = Annotated[str, typer.Option(envvar="FLIGHTS_DSN", help="postgresql://user:password@host:port/database")]
+Dsn = Annotated[
+    str, typer.Option(envvar="FLIGHTS_DSN", help="postgresql://user:password@host:port/database")
+]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same rows.")]
 
 
@@ -26,11 +28,14 @@ def generate(
     dsn: Dsn,
     scale: Annotated[str, typer.Option(help="demo, small, medium, big, or bookings.")] = "demo",
     seed: Seed = 42,
-    if_missing: Annotated[bool, typer.Option("--if-missing", help="Leave a source that is there as it is.")] = False,
+    if_missing: Annotated[
+        bool, typer.Option("--if-missing", help="Leave a source that is there as it is.")
+    ] = False,
 ) -> None:
     """Create schema `bookings` and fill it.
 
-    Example: python -m demo.flights generate --dsn postgresql://me:secret@127.0.0.1/flights --scale small
+    Example: python -m demo.flights generate --dsn postgresql://me:secret@127.0.0.1/flights --scale
+    small
     """
     try:
         written = generate_source(dsn, scale, seed)
@@ -47,7 +52,9 @@ def generate(
 def day(
     dsn: Dsn,
     seed: Seed = 42,
-    bookings: Annotated[int | None, typer.Option(help="New bookings; default: 1 for every 60.")] = None,
+    bookings: Annotated[
+        int | None, typer.Option(help="New bookings; default: 1 for every 60.")
+    ] = None,
     days: Annotated[int, typer.Option(help="How many days.")] = 1,
 ) -> None:
     """Let a day pass: bookings are made, flights leave and land, an airport is renamed.

@@ -1,4 +1,5 @@
-"""Times as whole minutes since the epoch, UTC: cheap to compute with, formatted for PostgreSQL when written."""
+"""Times as whole minutes since the epoch, UTC: cheap to compute with, formatted for PostgreSQL when
+written."""
 
 from __future__ import annotations
 

@@ -16,8 +16,11 @@ _HAVE = """
     SELECT pg_catalog.now()::text, (SELECT count(*) FROM bookings.bookings), (SELECT count(*) FROM bookings.tickets)"""
 
 
-def sell_today(connection: Connection, now: int, random: Random, bookings: int | None) -> dict[str, int]:
-    """Make `bookings` bookings (None: one for every 60 there are, 20 at least); returns the rows added per table.
+def sell_today(
+    connection: Connection, now: int, random: Random, bookings: int | None
+) -> dict[str, int]:
+    """Make `bookings` bookings (None: one for every 60 there are, 20 at least); returns the rows
+    added per table.
 
     Raises RuntimeError when the flights have no room for them.
     """
@@ -27,14 +30,30 @@ def sell_today(connection: Connection, now: int, random: Random, bookings: int |
     with connection.cursor() as cursor:
         spool = Spool(cursor, *TABLES)
         receipts = Receipts(spool, random, stamp=stamp, bookings=made, tickets=tickets)
-        flights = [flight for flight, _ in open_flights(connection) if flight.departure > now + 3 * clock.HOUR]
-        _sell(connection, receipts, flights, now, random, max(20, made // 60) if bookings is None else bookings)
+        flights = [
+            flight
+            for flight, _ in open_flights(connection)
+            if flight.departure > now + 3 * clock.HOUR
+        ]
+        _sell(
+            connection,
+            receipts,
+            flights,
+            now,
+            random,
+            max(20, made // 60) if bookings is None else bookings,
+        )
         spool.flush()
     return spool.written
 
 
 def _sell(
-    connection: Connection, receipts: Receipts, flights: list[Flight], now: int, random: Random, bookings: int
+    connection: Connection,
+    receipts: Receipts,
+    flights: list[Flight],
+    now: int,
+    random: Random,
+    bookings: int,
 ) -> None:
     timetable, seating = Timetable(flights), seats_sold(connection, flights)
     end, tries = receipts.bookings + bookings, 20 * bookings + 100

@@ -15,7 +15,16 @@ from demo.flights.roster import Connection, open_flights
 from demo.flights.status import State, fate_of, state_at
 
 _HERE = Path(__file__).parent
-_GREAT = ("Pushkin", "Lomonosov", "Tchaikovsky", "Mendeleev", "Chekhov", "Tupolev", "Akhmatova", "Kovalevskaya")
+_GREAT = (
+    "Pushkin",
+    "Lomonosov",
+    "Tchaikovsky",
+    "Mendeleev",
+    "Chekhov",
+    "Tupolev",
+    "Akhmatova",
+    "Kovalevskaya",
+)
 _RENAME = """
     UPDATE bookings.airports_data
     SET airport_name = jsonb_set(airport_name, '{en}', to_jsonb(format('%%s %%s Airport', city ->> 'en', %s::text)))
@@ -33,15 +42,23 @@ class Counts(NamedTuple):
 
 
 def a_day_passes(dsn: str, seed: int = 42, bookings: int | None = None) -> dict[str, Counts]:
-    """Move the source's clock on by a day; returns what changed per table (tables without a change are not named).
+    """Move the source's clock on by a day; returns what changed per table (tables without a change
+    are not named).
 
     `bookings` is how many are made (default: one for every 60 there are, 20 at least). `seed` should be the one the
-    source was generated with. aircrafts_data and seats never change. Rows carry the real time in updated_at.
+    source was generated with. aircrafts_data and seats never change. Rows carry the real time in
+    updated_at.
     """
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("SET timezone = 'UTC'")
         day = _Day(connection, seed)
-        for change in (day.begin, day.check_in, day.publish, day.rename_an_airport, day.correct_contacts):
+        for change in (
+            day.begin,
+            day.check_in,
+            day.publish,
+            day.rename_an_airport,
+            day.correct_contacts,
+        ):
             with connection.transaction():
                 change()
         for half in (day.moves[::2], day.moves[1::2]):
@@ -65,18 +82,28 @@ class _Day:
         self._now = clock.minutes(now) + clock.DAY
         self._random = Random(self._seed * 1_000_003 + self._now)
         body = f"SELECT '{clock.text(self._now)}'::timestamptz"
-        head = "CREATE OR REPLACE FUNCTION bookings.now() RETURNS timestamptz LANGUAGE sql IMMUTABLE"
+        head = (
+            "CREATE OR REPLACE FUNCTION bookings.now() RETURNS timestamptz LANGUAGE sql IMMUTABLE"
+        )
         self._connection.execute(f"{head} AS $${body}$$".encode())
         self._states: dict[int, tuple[str, State]] = {}
         for flight, status in open_flights(self._connection):
             fate = fate_of(flight.flight_id, self._seed)
-            state = state_at(flight.departure, flight.route.duration, fate, self._now, flight.published)
+            state = state_at(
+                flight.departure, flight.route.duration, fate, self._now, flight.published
+            )
             self._states[flight.flight_id] = (status, state)
-        self.moves = [(number, new) for number, (old, new) in self._states.items() if new.status != old]
+        self.moves = [
+            (number, new) for number, (old, new) in self._states.items() if new.status != old
+        ]
 
     def check_in(self) -> None:
         """Everybody on what has left since yesterday, half of those who leave within a day."""
-        left = [n for n, (old, new) in self._states.items() if new.actual_departure and old != "Departed"]
+        left = [
+            n
+            for n, (old, new) in self._states.items()
+            if new.actual_departure and old != "Departed"
+        ]
         soon = [n for n, (_, new) in self._states.items() if new.status in ("On Time", "Delayed")]
         board = (_HERE / "board.sql").read_bytes()
         for flights, everybody in ((left, True), (soon, False)):
@@ -85,14 +112,21 @@ class _Day:
 
     def publish(self) -> None:
         """New flights at the far end of the schedule."""
-        self._count("flights", inserted=self._connection.execute((_HERE / "publish.sql").read_bytes()).rowcount)
+        self._count(
+            "flights",
+            inserted=self._connection.execute((_HERE / "publish.sql").read_bytes()).rowcount,
+        )
 
     def rename_an_airport(self) -> None:
         """One that is flown to is named after somebody."""
-        codes = self._connection.execute("SELECT DISTINCT arrival_airport FROM bookings.flights ORDER BY 1").fetchall()
+        codes = self._connection.execute(
+            "SELECT DISTINCT arrival_airport FROM bookings.flights ORDER BY 1"
+        ).fetchall()
         (code,) = codes[int(self._random.random() * len(codes))]
         who = _GREAT[self._now // clock.DAY % len(_GREAT)]
-        self._count("airports_data", updated=self._connection.execute(_RENAME, (who, code)).rowcount)
+        self._count(
+            "airports_data", updated=self._connection.execute(_RENAME, (who, code)).rowcount
+        )
 
     def correct_contacts(self) -> None:
         """Some passengers have a new telephone number."""
@@ -109,7 +143,10 @@ class _Day:
 
     def move(self, flights: list[tuple[int, State]]) -> None:
         """Flights leave, land, are delayed or cancelled."""
-        rows = [(new.status, _time(new.actual_departure), _time(new.actual_arrival), n) for n, new in flights]
+        rows = [
+            (new.status, _time(new.actual_departure), _time(new.actual_arrival), n)
+            for n, new in flights
+        ]
         self._update("flights", _MOVE, rows)
 
     def sell(self, bookings: int | None) -> None:

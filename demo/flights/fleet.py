@@ -24,12 +24,15 @@ class Aircraft:
 
     @cached_property
     def seats(self) -> dict[str, list[str]]:
-        """Seat numbers by class: rows are numbered through the cabins, the last row of a cabin may be short."""
+        """Seat numbers by class: rows are numbered through the cabins, the last row of a cabin may
+        be short."""
         found: dict[str, list[str]] = {}
         first_row = 1
         for fare_class, letters, count in self.cabins:
             width = len(letters)
-            found[fare_class] = [f"{first_row + i // width}{letters[i % width]}" for i in range(count)]
+            found[fare_class] = [
+                f"{first_row + i // width}{letters[i % width]}" for i in range(count)
+            ]
             first_row += math.ceil(count / width)
         return found
 
@@ -39,17 +42,68 @@ def _jet(code: str, en: str, ru: str, range_km: int, *cabins: tuple[str, str, in
 
 
 FLEET = (
-    _jet("773", "Boeing 777-300", "Боинг 777-300", 11100,
-         ("Business", "ACDGHK", 30), ("Comfort", "ACDEFGHK", 48), ("Economy", "ABCDEFGHK", 324)),
-    _jet("763", "Boeing 767-300", "Боинг 767-300", 7900, ("Business", "ABCFGH", 30), ("Economy", "ABCDFGH", 192)),
-    _jet("SU9", "Sukhoi Superjet-100", "Сухой Суперджет-100", 3000, ("Business", "ACDF", 12), ("Economy", "ACDEF", 85)),
-    _jet("320", "Airbus A320-200", "Аэробус A320-200", 5700, ("Business", "ACDF", 20), ("Economy", "ABCDEF", 120)),
-    _jet("321", "Airbus A321-200", "Аэробус A321-200", 5600, ("Business", "ACDF", 28), ("Economy", "ABCDEF", 142)),
-    _jet("319", "Airbus A319-100", "Аэробус A319-100", 6700, ("Business", "ACDF", 20), ("Economy", "ABCDEF", 96)),
-    _jet("733", "Boeing 737-300", "Боинг 737-300", 4200, ("Business", "ACDF", 12), ("Economy", "ABCDEF", 118)),
-    Aircraft("CN1", "Cessna 208 Caravan", "Сессна 208 Караван", 1200, 300, (("Economy", "AB", 12),)),
+    _jet(
+        "773",
+        "Boeing 777-300",
+        "Боинг 777-300",
+        11100,
+        ("Business", "ACDGHK", 30),
+        ("Comfort", "ACDEFGHK", 48),
+        ("Economy", "ABCDEFGHK", 324),
+    ),
+    _jet(
+        "763",
+        "Boeing 767-300",
+        "Боинг 767-300",
+        7900,
+        ("Business", "ABCFGH", 30),
+        ("Economy", "ABCDFGH", 192),
+    ),
+    _jet(
+        "SU9",
+        "Sukhoi Superjet-100",
+        "Сухой Суперджет-100",
+        3000,
+        ("Business", "ACDF", 12),
+        ("Economy", "ACDEF", 85),
+    ),
+    _jet(
+        "320",
+        "Airbus A320-200",
+        "Аэробус A320-200",
+        5700,
+        ("Business", "ACDF", 20),
+        ("Economy", "ABCDEF", 120),
+    ),
+    _jet(
+        "321",
+        "Airbus A321-200",
+        "Аэробус A321-200",
+        5600,
+        ("Business", "ACDF", 28),
+        ("Economy", "ABCDEF", 142),
+    ),
+    _jet(
+        "319",
+        "Airbus A319-100",
+        "Аэробус A319-100",
+        6700,
+        ("Business", "ACDF", 20),
+        ("Economy", "ABCDEF", 96),
+    ),
+    _jet(
+        "733",
+        "Boeing 737-300",
+        "Боинг 737-300",
+        4200,
+        ("Business", "ACDF", 12),
+        ("Economy", "ABCDEF", 118),
+    ),
+    Aircraft(
+        "CN1", "Cessna 208 Caravan", "Сессна 208 Караван", 1200, 300, (("Economy", "AB", 12),)
+    ),
     _jet("CR2", "Bombardier CRJ-200", "Бомбардье CRJ-200", 2700, ("Economy", "ACDF", 50)),
-)  # fmt: skip
+)
 AIRCRAFT = {aircraft.code: aircraft for aircraft in FLEET}
 
 
@@ -70,7 +124,9 @@ class Airport:
         """Along the great circle."""
         lat1, lat2 = math.radians(self.latitude), math.radians(other.latitude)
         across = math.radians(other.longitude - self.longitude)
-        cosine = math.sin(lat1) * math.sin(lat2) + math.cos(lat1) * math.cos(lat2) * math.cos(across)
+        cosine = math.sin(lat1) * math.sin(lat2) + math.cos(lat1) * math.cos(lat2) * math.cos(
+            across
+        )
         return 6371.0 * math.acos(min(1.0, max(-1.0, cosine)))
 
 
@@ -78,6 +134,8 @@ def airports() -> list[Airport]:
     """The 104 airports of airports.csv, in its order."""
     with Path(__file__).with_name("airports.csv").open(encoding="utf-8", newline="") as file:
         return [
-            Airport(**{**row, "longitude": float(row["longitude"]), "latitude": float(row["latitude"])})  # type: ignore[arg-type]
+            Airport(
+                **{**row, "longitude": float(row["longitude"]), "latitude": float(row["latitude"])}
+            )  # type: ignore[arg-type]
             for row in csv.DictReader(file)
         ]

@@ -25,7 +25,8 @@ _REFERENCE = ("aircrafts_data", "airports_data", "seats", "flights")
 
 
 def generate(dsn: str, scale: str | int = "demo", seed: int = 42) -> dict[str, int]:
-    """Create schema `bookings` in the database `dsn`, fill it in one transaction and return the rows per table.
+    """Create schema `bookings` in the database `dsn`, fill it in one transaction and return the
+    rows per table.
 
     `scale` is demo, small, medium, big or a number of bookings (ValueError otherwise). When the schema is there already
     it raises psycopg.errors.DuplicateSchema.
@@ -55,13 +56,19 @@ def _write_reference(spool: Spool) -> None:
     audit = f"{_BEGINNING}\t{_BEGINNING}\n"
     for aircraft in FLEET:
         model = _json(en=aircraft.model_en, ru=aircraft.model_ru)
-        spool.table("aircrafts_data").append(f"{aircraft.code}\t{model}\t{aircraft.range_km}\t{audit}")
+        spool.table("aircrafts_data").append(
+            f"{aircraft.code}\t{model}\t{aircraft.range_km}\t{audit}"
+        )
         for fare_class, seats in aircraft.seats.items():
-            spool.table("seats").extend(f"{aircraft.code}\t{seat}\t{fare_class}\t{audit}" for seat in seats)
+            spool.table("seats").extend(
+                f"{aircraft.code}\t{seat}\t{fare_class}\t{audit}" for seat in seats
+            )
     for airport in airports():
         names = f"{_json(en=airport.name_en, ru=airport.name_ru)}\t{_json(en=airport.city_en, ru=airport.city_ru)}"
         place = f"({airport.longitude!r},{airport.latitude!r})"
-        spool.table("airports_data").append(f"{airport.code}\t{names}\t{place}\t{airport.timezone}\t{audit}")
+        spool.table("airports_data").append(
+            f"{airport.code}\t{names}\t{place}\t{airport.timezone}\t{audit}"
+        )
 
 
 def _json(**values: str) -> str:

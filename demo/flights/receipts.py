@@ -16,7 +16,8 @@ _FIRST_TICKET = 5432000000
 
 
 def book_ref(number: int) -> str:
-    """The reference of the `number`-th booking: six hexadecimal digits, each given once up to 16 million."""
+    """The reference of the `number`-th booking: six hexadecimal digits, each given once up to 16
+    million."""
     return f"{(number * 6_700_417 + 0x5A3C1) % 16**6:06X}"
 
 
@@ -31,14 +32,26 @@ class Receipts:
     `stamp` is the text for created_at and updated_at; None takes the time of the booking or check-in itself.
     """
 
-    def __init__(self, spool: Spool, random: Random, *, stamp: str | None = None, bookings: int = 0, tickets: int = 0):
+    def __init__(
+        self,
+        spool: Spool,
+        random: Random,
+        *,
+        stamp: str | None = None,
+        bookings: int = 0,
+        tickets: int = 0,
+    ):
         self._spool, self._random, self._stamp = spool, random, stamp
         self.bookings, self.tickets, self.legs, self.passes = bookings, tickets, 0, 0
         self._passengers = tickets
 
     def book(self, seats: int, legs: list[Leg], now: int) -> list[str]:
-        """One booking of `seats` tickets, each over all `legs`, made before `now`; returns the ticket numbers."""
-        reference, at = book_ref(self.bookings), clock.text(self._booked_at(legs[0].flight.departure, now))
+        """One booking of `seats` tickets, each over all `legs`, made before `now`; returns the
+        ticket numbers."""
+        reference, at = (
+            book_ref(self.bookings),
+            clock.text(self._booked_at(legs[0].flight.departure, now)),
+        )
         total = seats * sum(leg.flight.route.fares[CLASSES[leg.fare_class]] for leg in legs)
         self._spool.table("bookings").append(f"{reference}\t{at}\t{total}.00\t{self._audit(at)}")
         self.bookings += 1
@@ -54,7 +67,10 @@ class Receipts:
 
     def _booked_at(self, departure: int, now: int) -> int:
         """Some time in the month before departure, and not in the future."""
-        earliest, latest = departure - _BOOKING_DAYS_AHEAD * clock.DAY, min(departure - 2 * clock.HOUR, now)
+        earliest, latest = (
+            departure - _BOOKING_DAYS_AHEAD * clock.DAY,
+            min(departure - 2 * clock.HOUR, now),
+        )
         if self._stamp:
             earliest = max(earliest, now - clock.DAY)  # sold today
         return latest - int(max(0, latest - earliest) * self._random.random() ** 2)
@@ -79,7 +95,9 @@ class Receipts:
         audit, lines = self._audit(at), self._spool.table("ticket_flights")
         for flight, fare_class, _ in legs:
             name = CLASSES[fare_class]
-            lines.append(f"{ticket}\t{flight.flight_id}\t{name}\t{flight.route.fares[name]}.00\t{audit}")
+            lines.append(
+                f"{ticket}\t{flight.flight_id}\t{name}\t{flight.route.fares[name]}.00\t{audit}"
+            )
         self.legs += len(legs)
 
     def check_in(self, ticket: str, flight: Flight, boarding_no: int, seat: str) -> None:

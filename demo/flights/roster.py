@@ -30,7 +30,13 @@ def open_flights(connection: Connection) -> list[tuple[Flight, str]]:
 
 
 def _flight(
-    flight_id: int, flight_no: str, departure: datetime, arrival: datetime, start: str, end: str, aircraft: str
+    flight_id: int,
+    flight_no: str,
+    departure: datetime,
+    arrival: datetime,
+    start: str,
+    end: str,
+    aircraft: str,
 ) -> Flight:
     leaves, duration = clock.minutes(departure), clock.minutes(arrival) - clock.minutes(departure)
     prices = fares(flight_no, _PLACES[start].distance_km(_PLACES[end]))

@@ -13,7 +13,8 @@ HUBS = ("DME", "LED", "SVX", "OVB", "SVO", "KJA", "VKO", "KHV")
 
 @dataclass(frozen=True)
 class Route:
-    """A flight number: where, with what, when (minute of the UTC day), how long, and what a ticket costs per class."""
+    """A flight number: where, with what, when (minute of the UTC day), how long, and what a ticket
+    costs per class."""
 
     flight_no: str
     departure: str
@@ -33,8 +34,13 @@ def build_routes(count: int, airports: list[Airport], random: Random) -> list[Ro
     while len(routes) < count:
         pair = len(routes) // 2
         hub = by_code[hubs[pair % len(hubs)]]
-        # The first pairs link the hubs with each other, so that every airport can be reached from every other.
-        far = by_code[hubs[pair + 1]] if pair + 1 < len(hubs) else spokes[int(random.random() * len(spokes))]
+        # The first pairs link the hubs with each other, so that every airport can be reached from
+        # every other.
+        far = (
+            by_code[hubs[pair + 1]]
+            if pair + 1 < len(hubs)
+            else spokes[int(random.random() * len(spokes))]
+        )
         there = _route(len(routes) + 1, hub, far, random)
         routes += [there, _way_back(there, len(routes) + 2, random)]
     return routes
@@ -47,14 +53,24 @@ def _route(number: int, start: Airport, end: Airport, random: Random) -> Route:
     minute = int(local - start.longitude * 4) // 5 * 5 % DAY
     duration = 25 + int(distance / aircraft.speed_kmh * 60) // 5 * 5
     flight_no = f"PG{number:04d}"
-    return Route(flight_no, start.code, end.code, aircraft, minute, duration, fares(flight_no, distance))
+    return Route(
+        flight_no, start.code, end.code, aircraft, minute, duration, fares(flight_no, distance)
+    )
 
 
 def _way_back(there: Route, number: int, random: Random) -> Route:
     pause = 60 + int(random.random() * 120) // 5 * 5
     minute = (there.minute + there.duration + pause) % DAY
     flight_no = f"PG{number:04d}"
-    return Route(flight_no, there.arrival, there.departure, there.aircraft, minute, there.duration, there.fares)
+    return Route(
+        flight_no,
+        there.arrival,
+        there.departure,
+        there.aircraft,
+        minute,
+        there.duration,
+        there.fares,
+    )
 
 
 def fares(flight_no: str, distance: float) -> dict[str, int]:

@@ -45,7 +45,9 @@ def fare_class_wanted(random: Random) -> int:
 class Sales:
     """Sells a whole edition, booking by booking; memory does not grow with it."""
 
-    def __init__(self, scale: Scale, flights: list[Flight], receipts: Receipts, random: Random, seed: int):
+    def __init__(
+        self, scale: Scale, flights: list[Flight], receipts: Receipts, random: Random, seed: int
+    ):
         self._scale, self._flights, self._receipts, self._random = scale, flights, receipts, random
         self._timetable, self._seating = Timetable(flights), Seating(len(flights))
         self._future = bisect_right([f.departure for f in flights], clock.START)
@@ -54,7 +56,9 @@ class Sales:
     def _share(self, flight: Flight, seed: int) -> float:
         """The share of a flight's passengers that has checked in by now."""
         fate = fate_of(flight.flight_id, seed)
-        state = state_at(flight.departure, flight.route.duration, fate, clock.START, flight.published)
+        state = state_at(
+            flight.departure, flight.route.duration, fate, clock.START, flight.published
+        )
         return _CHECK_IN.get(state.status, 0.0)
 
     def sell_all(self) -> None:
@@ -65,7 +69,9 @@ class Sales:
 
     def _sell(self, share: float) -> bool:
         """One booking, when `share` of all should be done; False when the flight drawn was full."""
-        seats = steer(party(self._random), self._receipts.tickets, self._scale.tickets * share, 1, 3, 4)
+        seats = steer(
+            party(self._random), self._receipts.tickets, self._scale.tickets * share, 1, 3, 4
+        )
         legs = self._travel(seats, self._scale.ticket_flights * share)
         if legs:
             tickets = self._receipts.book(seats, legs, clock.START)
@@ -73,9 +79,14 @@ class Sales:
         return bool(legs)
 
     def _travel(self, seats: int, due: float) -> list[Leg]:
-        wanted = steer(legs_wanted(self._random) * seats, self._receipts.legs, due, seats, 5 * seats, 15) // seats
+        wanted = (
+            steer(legs_wanted(self._random) * seats, self._receipts.legs, due, seats, 5 * seats, 15)
+            // seats
+        )
         first, fare_class = self._first_flight(), fare_class_wanted(self._random)
-        return travel(first, wanted, seats, fare_class, self._timetable, self._seating, self._random)
+        return travel(
+            first, wanted, seats, fare_class, self._timetable, self._seating, self._random
+        )
 
     def _first_flight(self) -> Flight:
         """One before the clock while boarding passes are behind their share, else one after it."""
@@ -88,5 +99,7 @@ class Sales:
             share = self._check_in[leg.flight.flight_id]
             for place, ticket in enumerate(tickets if share else ()):
                 if share == 1.0 or self._random.random() < share:
-                    boarding_no, seat = self._seating.board(leg.flight, leg.fare_class, leg.first + place)
+                    boarding_no, seat = self._seating.board(
+                        leg.flight, leg.fare_class, leg.first + place
+                    )
                     self._receipts.check_in(ticket, leg.flight, boarding_no, seat)

@@ -15,7 +15,8 @@ class Scale:
     ticket_flights: int
     days: int
     past: float
-    """Share of the schedule that lies before the clock; about the share of tickets with a boarding pass."""
+    """Share of the schedule that lies before the clock; about the share of tickets with a boarding
+    pass."""
 
 
 SCALES = {
@@ -27,11 +28,14 @@ SCALES = {
 
 
 def scale_of(wanted: str | int) -> Scale:
-    """A named scale, or one with about that many bookings (10 at least). Raises ValueError on an unknown name."""
+    """A named scale, or one with about that many bookings (10 at least). Raises ValueError on an
+    unknown name."""
     if str(wanted).isdigit():
         return _of_size(max(10, int(wanted)))
     if wanted not in SCALES:
-        raise ValueError(f"unknown scale {wanted!r}: use {', '.join(SCALES)} or a number of bookings")
+        raise ValueError(
+            f"unknown scale {wanted!r}: use {', '.join(SCALES)} or a number of bookings"
+        )
     return SCALES[str(wanted)]
 
 
@@ -40,4 +44,6 @@ def _of_size(bookings: int) -> Scale:
     ratio = bookings / small.bookings
     flights = max(60, round(small.flights * ratio))
     tickets, ticket_flights = round(small.tickets * ratio), round(small.ticket_flights * ratio)
-    return Scale(bookings, tickets, flights, ticket_flights, 30 if flights < 10_000 else 60, small.past)
+    return Scale(
+        bookings, tickets, flights, ticket_flights, 30 if flights < 10_000 else 60, small.past
+    )

@@ -38,7 +38,10 @@ def build_schedule(scale: Scale, routes: list[Route]) -> list[Flight]:
     """
     first_day = START // DAY - round(scale.days * scale.past)
     departures = sorted(_departures(scale, routes, first_day), key=lambda d: (d[0], d[1].flight_no))
-    return [Flight(number, route, departure) for number, (departure, route) in enumerate(departures, start=1)]
+    return [
+        Flight(number, route, departure)
+        for number, (departure, route) in enumerate(departures, start=1)
+    ]
 
 
 def _departures(scale: Scale, routes: list[Route], first_day: int) -> Iterator[tuple[int, Route]]:

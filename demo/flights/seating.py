@@ -15,11 +15,14 @@ class Seating:
     def __init__(self, last: int):
         self._sold = array("H", bytes(2 * len(CLASSES) * (last + 1)))
         self._boarded = array("H", bytes(2 * (last + 1)))
-        self._capacity = {code: tuple(len(a.seats.get(c, ())) for c in CLASSES) for code, a in AIRCRAFT.items()}
+        self._capacity = {
+            code: tuple(len(a.seats.get(c, ())) for c in CLASSES) for code, a in AIRCRAFT.items()
+        }
         self._maps = {code: _mixed(aircraft) for code, aircraft in AIRCRAFT.items()}
 
     def sell(self, flight: Flight, wanted: int, seats: int) -> tuple[int, int] | None:
-        """Sell `seats` in the wanted class or else another: (class, number of the first). None when none has room."""
+        """Sell `seats` in the wanted class or else another: (class, number of the first). None when
+        none has room."""
         capacity = self._capacity[flight.route.aircraft.code]
         base = flight.flight_id * len(CLASSES)
         for fare_class in (wanted, 0, 2, 1):

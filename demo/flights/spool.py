@@ -11,7 +11,8 @@ _CHUNK = 60_000
 
 
 class Spool:
-    """Collects lines of COPY's text format per table and writes them in the order the tables were given.
+    """Collects lines of COPY's text format per table and writes them in the order the tables were
+    given.
 
     That order must put a table after those its foreign keys point to.
     """
@@ -37,7 +38,9 @@ class Spool:
                 self._write(table, lines)
 
     def _write(self, table: str, lines: list[str]) -> None:
-        with self._cursor.copy(sql.SQL("COPY bookings.{} FROM STDIN").format(sql.Identifier(table))) as copy:
+        with self._cursor.copy(
+            sql.SQL("COPY bookings.{} FROM STDIN").format(sql.Identifier(table))
+        ) as copy:
             copy.write("".join(lines))
         self.written[table] += len(lines)
         lines.clear()

@@ -15,7 +15,8 @@ _TRIES = 4
 
 
 class Leg(NamedTuple):
-    """Seats sold on a flight: class index, and the running number of the first of them in that class."""
+    """Seats sold on a flight: class index, and the running number of the first of them in that
+    class."""
 
     flight: Flight
     fare_class: int
@@ -40,9 +41,16 @@ class Timetable:
 
 
 def travel(
-    first: Flight, legs: int, seats: int, fare_class: int, timetable: Timetable, seating: Seating, random: Random
+    first: Flight,
+    legs: int,
+    seats: int,
+    fare_class: int,
+    timetable: Timetable,
+    seating: Seating,
+    random: Random,
 ) -> list[Leg]:
-    """Sell `seats` on up to `legs` flights from `first` on; fewer where no later flight has room. May be empty."""
+    """Sell `seats` on up to `legs` flights from `first` on; fewer where no later flight has room.
+    May be empty."""
     booked: list[Leg] = []
     flight: Flight | None = first
     while flight and len(booked) < legs:
@@ -52,14 +60,17 @@ def travel(
         booked.append(Leg(flight, *sold))
         # Half-way people stay some days, elsewhere they change planes.
         stay = _CONNECTION if 2 * len(booked) != legs else DAY // 2 + int(random.random() * 5 * DAY)
-        flight = timetable.next_from(flight.route.arrival, flight.arrival + stay, int(random.random() * 3))
+        flight = timetable.next_from(
+            flight.route.arrival, flight.arrival + stay, int(random.random() * 3)
+        )
     return booked
 
 
 def _sell_on(
     flight: Flight, seats: int, fare_class: int, timetable: Timetable, seating: Seating
 ) -> tuple[tuple[int, int] | None, Flight | None]:
-    """Sell seats on `flight` or one of the next from the same airport; returns the sale and the flight."""
+    """Sell seats on `flight` or one of the next from the same airport; returns the sale and the
+    flight."""
     found: Flight | None = flight
     for _ in range(_TRIES):
         if found is None or (sold := seating.sell(found, fare_class, seats)):

@@ -23,18 +23,22 @@ SHOP = Path(__file__).with_name("shop.sql")
 ENV = Path(".env")
 # Tracebacks without local variables: the connections have passwords.
 app = typer.Typer(
-    help="Servers to try Loadsheet on: a source, a warehouse and a lake, all on 127.0.0.1.", no_args_is_help=True,
-    add_completion=False, pretty_exceptions_show_locals=False,
-)  # fmt: skip
+    help="Servers to try Loadsheet on: a source, a warehouse and a lake, all on 127.0.0.1.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
 
 
 @app.command()
 def serve() -> None:
-    """Start them, and write .env with the connections shop_source, warehouse and lake. Ctrl-C ends and removes all.
+    """Start them, and write .env with the connections shop_source, warehouse and lake. Ctrl-C ends
+    and removes all.
 
     Example: python -m demo.playground serve
     """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # also where a shell has started us with & or nohup
+    # also where a shell has started us with & or nohup
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     with PostgresServer() as postgres, S3Server() as s3:
         source, warehouse = postgres.create_database("shop"), postgres.create_database("warehouse")
@@ -42,7 +46,9 @@ def serve() -> None:
             session.execute(SHOP.read_bytes())
         _write(source, warehouse, s3)
         try:
-            typer.echo(f"The servers are up; {ENV} says where they are. Ctrl-C stops them and removes it.")
+            typer.echo(
+                f"The servers are up; {ENV} says where they are. Ctrl-C stops them and removes it."
+            )
             with suppress(KeyboardInterrupt):
                 signal.pause()
         finally:
@@ -51,7 +57,9 @@ def serve() -> None:
 
 @app.command()
 def sql(
-    conn_id: Annotated[str, typer.Argument(help="A connection of the project, such as shop_source or warehouse.")],
+    conn_id: Annotated[
+        str, typer.Argument(help="A connection of the project, such as shop_source or warehouse.")
+    ],
     statement: Annotated[str, typer.Argument(help="What to run there.")],
 ) -> None:
     """Run SQL and print its rows, for those who have no psql.
@@ -61,9 +69,12 @@ def sql(
     try:
         connection = project_connections(Path.cwd())(conn_id)
         with psycopg.connect(
-            host=connection.host, port=connection.port, user=connection.login, password=connection.password,
+            host=connection.host,
+            port=connection.port,
+            user=connection.login,
+            password=connection.password,
             dbname=connection.schema,
-        ) as session:  # fmt: skip
+        ) as session:
             _print(session.execute(statement.encode()))
     except (InputError, psycopg.Error) as error:
         typer.echo(f"error: {error}", err=True)
@@ -72,14 +83,18 @@ def sql(
 
 def _write(source: str, warehouse: str, s3: S3Server) -> None:
     lake = {
-        "conn_type": "generic", "login": s3.access_key, "password": s3.secret_key,
+        "conn_type": "generic",
+        "login": s3.access_key,
+        "password": s3.secret_key,
         "extra": {"endpoint_url": s3.endpoint},
-    }  # fmt: skip
+    }
     found = {"SHOP_SOURCE": source, "WAREHOUSE": warehouse, "LAKE": json.dumps(lake)}
     try:
         handle = os.open(ENV, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     except FileExistsError:
-        raise SystemExit(f"there is a file {ENV} here already: go to an empty folder, or remove it") from None
+        raise SystemExit(
+            f"there is a file {ENV} here already: go to an empty folder, or remove it"
+        ) from None
     with os.fdopen(handle, "w") as file:
         file.writelines(f"AIRFLOW_CONN_{name}='{value}'\n" for name, value in found.items())
 
@@ -88,7 +103,9 @@ def _print(cursor: psycopg.Cursor[tuple[object, ...]]) -> None:
     if not cursor.description:
         typer.echo(cursor.statusmessage)
         return
-    table = Table(*(column.name for column in cursor.description), box=None, pad_edge=False, header_style="")
+    table = Table(
+        *(column.name for column in cursor.description), box=None, pad_edge=False, header_style=""
+    )
     for row in cursor:
         table.add_row(*(Text("NULL" if value is None else str(value)) for value in row))
     Console().print(table)

@@ -1,4 +1,5 @@
-"""Servers for the demo and the tests: all on 127.0.0.1, free ports, random credentials, gone with their owner."""
+"""Servers for the demo and the tests: all on 127.0.0.1, free ports, random credentials, gone with
+their owner."""
 
 from demo.servers.postgres import PostgresServer
 from demo.servers.s3 import S3Server

@@ -39,10 +39,12 @@ class PostgresServer(Managed):
     """PostgreSQL on 127.0.0.1 with a random port and password; a context manager.
 
     `data_dir` must not exist yet or be empty; where the server's user cannot reach it (root, who becomes nobody), or
-    when it is None, a folder `within` (default: the system's temporary folder) is used and removed at the end.
+    when it is None, a folder `within` (default: the system's temporary folder) is used and removed
+    at the end.
     `durable=False` trades crash safety of the data for speed. `settings` adds or overrides server settings.
     `copy_of` is a running server of the same version whose files are taken over (pg_basebackup), user and password
-    too; with `standby` the copy stays in recovery and follows it, or, if `standby` is "silent", does not follow.
+    too; with `standby` the copy stays in recovery and follows it, or, if `standby` is "silent",
+    does not follow.
     """
 
     def __init__(
@@ -58,7 +60,12 @@ class PostgresServer(Managed):
     ):
         self.host, self.port = LOOPBACK, 0
         self.user, self.password = "loadsheet", secrets.token_urlsafe(18)
-        self._wanted, self._version, self._copy_of, self._standby = data_dir, version, copy_of, standby
+        self._wanted, self._version, self._copy_of, self._standby = (
+            data_dir,
+            version,
+            copy_of,
+            standby,
+        )
         self._settings = _SETTINGS | ({} if durable else _FAST) | (settings or {})
         self._stop_signals = _STOP if durable else _STOP_THROWAWAY
         self._within, self._drop_to = within, embedded.server_user()
@@ -97,7 +104,14 @@ class PostgresServer(Managed):
         password.touch(mode=0o600)
         password.write_text(self.password)
         embedded.own(password, self._drop_to)
-        command = [str(self._bin / "initdb"), "-D", str(self._home / "data"), "-U", self.user, f"--pwfile={password}"]
+        command = [
+            str(self._bin / "initdb"),
+            "-D",
+            str(self._home / "data"),
+            "-U",
+            self.user,
+            f"--pwfile={password}",
+        ]
         command += ["-A", "scram-sha-256", "-E", "UTF8", "--no-locale", "--no-sync"]
         try:
             self._run(command, {})
@@ -106,38 +120,74 @@ class PostgresServer(Managed):
 
     def _copy(self, other: PostgresServer) -> None:
         self.user, self.password = other.user, other.password
-        command = [str(self._bin / "pg_basebackup"), "-D", str(self._home / "data"), "-h", other.host]
-        command += ["-p", str(other.port), "-U", other.user, "-c", "fast", "--no-sync", "-X", "stream"]
+        command = [
+            str(self._bin / "pg_basebackup"),
+            "-D",
+            str(self._home / "data"),
+            "-h",
+            other.host,
+        ]
+        command += [
+            "-p",
+            str(other.port),
+            "-U",
+            other.user,
+            "-c",
+            "fast",
+            "--no-sync",
+            "-X",
+            "stream",
+        ]
         command += ["-R"] if self._standby else []
         self._run(command, {"PGPASSWORD": other.password})
         if self._standby:
-            self._settings = self._settings | {"wal_retrieve_retry_interval": "100ms"}  # 5 s when left alone
+            # 5 s when left alone
+            self._settings = self._settings | {"wal_retrieve_retry_interval": "100ms"}
         if self._standby == "silent":
             self._settings = self._settings | {"primary_conninfo": ""}
 
     def _run(self, command: list[str], more: dict[str, str]) -> None:
         done = subprocess.run(
-            command, capture_output=True, text=True, check=False, cwd=self._home, env=_environment() | more,
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=self._home,
+            env=_environment() | more,
             **self._identity(),
-        )  # fmt: skip
+        )
         if done.returncode:
             name = Path(command[0]).name
-            raise ServerFailed(f"{name} ended with exit code {done.returncode}:\n{done.stdout}{done.stderr}")
+            raise ServerFailed(
+                f"{name} ended with exit code {done.returncode}:\n{done.stdout}{done.stderr}"
+            )
 
     def _identity(self) -> dict[str, Any]:
-        return {"user": self._drop_to[0], "group": self._drop_to[1], "extra_groups": []} if self._drop_to else {}
+        return (
+            {"user": self._drop_to[0], "group": self._drop_to[1], "extra_groups": []}
+            if self._drop_to
+            else {}
+        )
 
     def _serve(self, attempts: int = 5) -> None:
         """Start on a free port; try another when somebody was faster."""
         for attempt in range(1, attempts + 1):
             self.port = free_port()
-            settings = [f"-c{name}={value}" for name, value in (self._settings | {"port": str(self.port)}).items()]
+            settings = [
+                f"-c{name}={value}"
+                for name, value in (self._settings | {"port": str(self.port)}).items()
+            ]
             command = [str(self._bin / "postgres"), "-D", str(self._home / "data"), *settings]
             log = self._home / f"postgres-{attempt}.log"
             self._process = Supervised(
-                command, log, env=_environment(), cwd=self._home, user=self._drop_to, signals=self._stop_signals,
+                command,
+                log,
+                env=_environment(),
+                cwd=self._home,
+                user=self._drop_to,
+                signals=self._stop_signals,
                 remove=self._scratch,
-            )  # fmt: skip
+            )
             try:
                 self._process.wait_until(self._answers, "PostgreSQL")
             except ServerFailed:
@@ -188,7 +238,8 @@ class PostgresServer(Managed):
             connection.execute(sql.SQL(statement).format(sql.Identifier(name)))
 
     def stop(self) -> None:
-        """Stop the server and remove what was put under the temporary folder. A second call does nothing."""
+        """Stop the server and remove what was put under the temporary folder. A second call does
+        nothing."""
         if self._process:
             self._process.stop()
         if self._scratch:
@@ -197,4 +248,7 @@ class PostgresServer(Managed):
 
 def _environment() -> dict[str, str]:
     # PG* variables of the user's shell must not steer the embedded server.
-    return {k: v for k, v in os.environ.items() if not k.startswith("PG")} | {"LC_ALL": "C", "TZ": "UTC"}
+    return {k: v for k, v in os.environ.items() if not k.startswith("PG")} | {
+        "LC_ALL": "C",
+        "TZ": "UTC",
+    }

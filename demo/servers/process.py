@@ -33,7 +33,10 @@ class Managed(ABC):
         return self.start()
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
     ) -> None:
         self.stop()
 
@@ -69,9 +72,17 @@ class Supervised:
         uid, gid = user or (None, None)
         stops = [(int(number), grace) for number, grace in signals]
         last_will = str(remove) if remove else None
-        order = {"command": list(command), "signals": stops, "user": uid, "group": gid, "remove": last_will}
+        order = {
+            "command": list(command),
+            "signals": stops,
+            "user": uid,
+            "group": gid,
+            "remove": last_will,
+        }
         with log.open("ab") as out:
-            self._supervisor = _start([sys.executable, "-I", "-S", str(_SUPERVISOR), json.dumps(order)], out, env, cwd)
+            self._supervisor = _start(
+                [sys.executable, "-I", "-S", str(_SUPERVISOR), json.dumps(order)], out, env, cwd
+            )
 
     @property
     def exit_code(self) -> int | None:
@@ -79,7 +90,8 @@ class Supervised:
         return self._supervisor.poll()
 
     def kill(self) -> None:
-        """SIGKILL to the command itself, as a crash would end it (Linux only); returns when it is gone."""
+        """SIGKILL to the command itself, as a crash would end it (Linux only); returns when it is
+        gone."""
         for pid in self.pids:
             os.kill(pid, signal.SIGKILL)
         self.stop()
@@ -91,7 +103,8 @@ class Supervised:
         return [int(pid) for pid in children.read_text().split()]
 
     def ask_to_stop(self) -> None:
-        """Begin what `stop` does without waiting for its end: several commands then end side by side."""
+        """Begin what `stop` does without waiting for its end: several commands then end side by
+        side."""
         assert self._supervisor.stdin is not None
         with contextlib.suppress(OSError, ValueError):  # it may have ended, or been asked before
             self._supervisor.stdin.write(b".")
@@ -100,7 +113,8 @@ class Supervised:
             self._supervisor.stdin.close()
 
     def stop(self) -> int:
-        """End the command and all it left behind; returns its exit code. A second call does nothing."""
+        """End the command and all it left behind; returns its exit code. A second call does
+        nothing."""
         self.ask_to_stop()
         try:
             return self._supervisor.wait(self._grace)
@@ -109,7 +123,8 @@ class Supervised:
             return self._supervisor.wait()
 
     def wait_until(self, ready: Callable[[], bool], what: str, timeout: float = 60.0) -> None:
-        """Poll `ready` until it is true. Raises ServerFailed with the log's end when the command ends or time is up."""
+        """Poll `ready` until it is true. Raises ServerFailed with the log's end when the command
+        ends or time is up."""
         deadline = time.monotonic() + timeout
         while not ready():
             if self.exit_code is not None:
@@ -128,14 +143,22 @@ def _start(
 ) -> subprocess.Popen[bytes]:
     # A new session keeps the terminal's Ctrl-C away: the owner decides in which order things stop.
     return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=out, stderr=out, env=env, cwd=cwd, start_new_session=True
+        command,
+        stdin=subprocess.PIPE,
+        stdout=out,
+        stderr=out,
+        env=env,
+        cwd=cwd,
+        start_new_session=True,
     )
 
 
 def free_port(attempts: int = 100) -> int:
-    """A TCP port on 127.0.0.1 that nobody listens on now. Another process may take it first: be ready to ask again.
+    """A TCP port on 127.0.0.1 that nobody listens on now. Another process may take it first: be
+    ready to ask again.
 
-    Not one of the kernel's own choice: those are handed out to outgoing connections as well, at any moment.
+    Not one of the kernel's own choice: those are handed out to outgoing connections as well, at any
+    moment.
     """
     for _ in range(attempts):
         port = secrets.choice(_PORTS)

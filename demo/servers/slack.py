@@ -55,14 +55,21 @@ class SlackReceiver(Managed):
         return f"http://{LOOPBACK}:{self.port}"
 
     def respond(
-        self, *, status: int = 200, delay: float = 0.0, headers: dict[str, str] | None = None, times: int | None = None
+        self,
+        *,
+        status: int = 200,
+        delay: float = 0.0,
+        headers: dict[str, str] | None = None,
+        times: int | None = None,
     ) -> None:
         """From now on (or `times` times) answer with `status` and `headers` after `delay` seconds.
 
         Messages are recorded all the same.
         """
         answer = _Answer(status, delay, headers or {})
-        self._answers = repeat(answer) if times is None else chain(repeat(answer, times), repeat(_Answer()))
+        self._answers = (
+            repeat(answer) if times is None else chain(repeat(answer, times), repeat(_Answer()))
+        )
 
     def wait_for(self, count: int, timeout: float = 30.0) -> bool:
         """Wait until at least `count` messages have arrived; False when time is up."""

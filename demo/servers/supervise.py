@@ -1,16 +1,20 @@
-"""Runs one command and outlives neither it nor its owner. A script of its own, started by `process.Supervised`.
+"""Runs one command and outlives neither it nor its owner. A script of its own, started by
+`process.Supervised`.
 
     python -I -S supervise.py '{"command": [...], "signals": [[2, 10.0]], "user": null, "remove": null}' < pipe
 
-Standard input is a pipe whose other end only the owner holds; a word through it asks to stop. However the owner ends,
-kill -9 included, the kernel closes that end. Either way the supervisor sends the stop signals in turn and at last
-SIGKILL to everything the command left behind; without an owner it also removes the folder `remove`.
+Standard input is a pipe whose other end only the owner holds; a word through it asks to stop.
+However the owner ends, kill -9 included, the kernel closes that end. Either way the supervisor
+sends the stop signals in turn and at last SIGKILL to everything the command left behind; without an
+owner it also removes the folder `remove`.
 
-A pipe rather than PR_SET_PDEATHSIG on the owner's side, because that signal follows the *thread* that started the
-child and would stop a server when a short-lived thread ends. Between supervisor (one thread) and command PDEATHSIG is
-used, set after the privilege drop that would clear it, so that killing the supervisor is safe as well.
+A pipe rather than PR_SET_PDEATHSIG on the owner's side, because that signal follows the *thread*
+that started the child and would stop a server when a short-lived thread ends. Between supervisor
+(one thread) and command PDEATHSIG is used, set after the privilege drop that would clear it, so
+that killing the supervisor is safe as well.
 
-On Linux the supervisor is a child subreaper: processes the command forked and abandoned become its own children.
+On Linux the supervisor is a child subreaper: processes the command forked and abandoned become its
+own children.
 """
 
 from __future__ import annotations
@@ -36,9 +40,17 @@ LINUX = sys.platform == "linux"
 
 def spawn(order: dict[str, Any]) -> subprocess.Popen[bytes]:
     """Start the command in a session of its own, as another user where the order names one."""
-    drop = {} if order["user"] is None else {"user": order["user"], "group": order["group"], "extra_groups": []}
+    drop = (
+        {}
+        if order["user"] is None
+        else {"user": order["user"], "group": order["group"], "extra_groups": []}
+    )
     return subprocess.Popen(
-        order["command"], stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=die_with_me(), **drop
+        order["command"],
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=die_with_me(),
+        **drop,
     )
 
 
@@ -59,7 +71,8 @@ class Family:
         self.empty = False
 
     def reap(self) -> None:
-        """Collect every process that has ended, ours or inherited; note the command's own exit code."""
+        """Collect every process that has ended, ours or inherited; note the command's own exit
+        code."""
         try:
             while (ended := os.waitpid(-1, os.WNOHANG)) != (0, 0):
                 if ended[0] == self.child.pid:
@@ -107,7 +120,8 @@ class Family:
 
 
 def wait_for_a_reason_to_stop(family: Family) -> bool:
-    """Return when we are asked to stop, or the command has ended (False), or the owner is gone (True)."""
+    """Return when we are asked to stop, or the command has ended (False), or the owner is gone
+    (True)."""
     wake_read, asked = listen_for_signals()
     family.reap()
     while family.child.returncode is None and not asked:

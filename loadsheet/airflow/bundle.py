@@ -1,4 +1,5 @@
-"""DAG bundles for which every `pipelines/<name>/pipeline.yml` is a DAG file of its own: see docs/bundle.md.
+"""DAG bundles for which every `pipelines/<name>/pipeline.yml` is a DAG file of its own: see
+docs/bundle.md.
 
 A project on disk here; one in a Git repository in `loadsheet.airflow.git_bundle`.
 """
@@ -37,8 +38,8 @@ _PARSING = (
 
 
 class PipelineBundle(BaseDagBundle):
-    """What the bundles here share. A class puts it after the bundle that brings the project, whose `initialize` then
-    calls ours when the project is there."""
+    """What the bundles here share. A class puts it after the bundle that brings the project, whose
+    `initialize` then calls ours when the project is there."""
 
     @property
     @abstractmethod
@@ -48,10 +49,13 @@ class PipelineBundle(BaseDagBundle):
     @cached_property
     def stubs(self) -> Stubs:
         """The DAG files; never in the user's own folder."""
-        return Stubs(self.project, self.base_dir, forget=conf.getint("dag_processor", "stale_dag_threshold"))
+        return Stubs(
+            self.project, self.base_dir, forget=conf.getint("dag_processor", "stale_dag_threshold")
+        )
 
     def initialize(self) -> None:
-        """Write the DAG files that are missing. Raises FileNotFoundError when there are no pipelines."""
+        """Write the DAG files that are missing. Raises FileNotFoundError when there are no
+        pipelines."""
         self.stubs.add()
         super().initialize()
 
@@ -70,7 +74,8 @@ class LocalPipelineBundle(LocalDagBundle, PipelineBundle):
         return self.stubs.dags
 
     def refresh(self) -> None:
-        """Pass on what was edited, added and deleted. Raises FileNotFoundError when there are no pipelines."""
+        """Pass on what was edited, added and deleted. Raises FileNotFoundError when there are no
+        pipelines."""
         super().refresh()
         prepare_to_parse()
         self.stubs.refresh()
@@ -78,7 +83,8 @@ class LocalPipelineBundle(LocalDagBundle, PipelineBundle):
 
 @cache
 def prepare_to_parse() -> None:
-    """Once, before the DAG processor forks: import what a parse needs, and say what would keep edits from being seen.
+    """Once, before the DAG processor forks: import what a parse needs, and say what would keep
+    edits from being seen.
 
     A module that cannot be imported is left for the parse to say so.
     """
@@ -87,7 +93,9 @@ def prepare_to_parse() -> None:
             import_module(module)
         except Exception:
             _log.exception("%s cannot be imported", module)
-    checker()  # now: after an update the files are no longer the code that runs here, and finds what is remembered
+    # now: after an update the files are no longer the code that runs here, and finds what is
+    # remembered
+    checker()
     gc.collect()
     gc.freeze()  # as Airflow does with its own: else a fork's first collection copies all of it
     order = conf.get("dag_processor", "file_parsing_sort_mode")

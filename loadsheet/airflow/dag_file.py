@@ -1,4 +1,5 @@
-"""What a DAG file of the bundle holds: the DAG of one pipeline file, with that file as its source in Airflow's UI."""
+"""What a DAG file of the bundle holds: the DAG of one pipeline file, with that file as its source
+in Airflow's UI."""
 
 from __future__ import annotations
 
@@ -22,8 +23,8 @@ class PipelineProblems(Exception):
 class BrokenPipeline(DAG):
     """Stands for a file with problems until Airflow looks at it, and then becomes an import error.
 
-    An exception in `validate` is shown as its text alone; raised while the DAG file is imported, it would come with a
-    traceback through our code that helps nobody.
+    An exception in `validate` is shown as its text alone; raised while the DAG file is imported, it
+    would come with a traceback through our code that helps nobody.
     """
 
     problems: str
@@ -34,7 +35,8 @@ class BrokenPipeline(DAG):
 
 
 def dag_of(stub: str, project: str, folder: str) -> DAG:
-    """The DAG of `pipelines/<folder>/pipeline.yml`, or one that becomes an import error. `stub` is the DAG file."""
+    """The DAG of `pipelines/<folder>/pipeline.yml`, or one that becomes an import error. `stub` is
+    the DAG file."""
     root = Path(project)
     spec = root / "pipelines" / folder / "pipeline.yml"
     if get_parsing_context().dag_id:  # a worker: whose DAG it is was settled when it was scheduled
@@ -42,7 +44,8 @@ def dag_of(stub: str, project: str, folder: str) -> DAG:
     began = time.time_ns()
     mark(Path(stub), began)
     name, made = attempt(spec, root)
-    mark(Path(stub), began, name if name != folder else "")  # before we ask who else has it: one of the two sees both
+    # before we ask who else has it: one of the two sees both
+    mark(Path(stub), began, name if name != folder else "")
     if isinstance(made, DAG) and (owner := taken_by(spec, name, root)):
         made = taken(name, relative(owner, root))
     return _dag(name, made, spec)
@@ -63,7 +66,8 @@ def _dag(name: str, made: DAG | str, spec: Path) -> DAG:
 
 
 class _YamlIsTheSource:
-    """A cluster policy. Airflow has just noted the stub as the DAG's file; the Code tab shows whatever is noted."""
+    """A cluster policy. Airflow has just noted the stub as the DAG's file; the Code tab shows
+    whatever is noted."""
 
     @staticmethod
     @hookimpl

@@ -1,4 +1,5 @@
-"""Which DAG id a pipeline file has, even if it is broken, and which file owns an id that two files use."""
+"""Which DAG id a pipeline file has, even if it is broken, and which file owns an id that two files
+use."""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ from loadsheet.spec.pipeline_file import find_specs, load_pipeline, refuse_link_
 def raw_values(spec: Path) -> dict[str, str]:
     """The texts at the top level of a broken file, as far as it can be read.
 
-    By its events, of which there are as many as the file is long: building its values would follow aliases and merge
-    keys, and 30 lines of these are more than a machine's memory.
+    By its events, of which there are as many as the file is long: building its values would follow
+    aliases and merge keys, and 30 lines of these are more than a machine's memory.
     """
     import yaml
 
@@ -28,7 +29,9 @@ def raw_values(spec: Path) -> dict[str, str]:
     depth, key = 0, None
     try:
         for event in yaml.parse(raw_text(spec), LOADER):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(
+                event, yaml.CollectionEndEvent
+            )
             if depth != 1 or isinstance(event, yaml.CollectionStartEvent):
                 continue
             if key is None and isinstance(event, yaml.ScalarEvent):
@@ -43,9 +46,11 @@ def raw_values(spec: Path) -> dict[str, str]:
 
 
 def raw_text(spec: Path) -> str:
-    """The file's text; empty for what a check would not read either: a pipe, a device, a link that leads away.
+    """The file's text; empty for what a check would not read either: a pipe, a device, a link that
+    leads away.
 
-    Also for one that is gone since it was found, or that nobody may read: no reason to fail somebody else's DAG.
+    Also for one that is gone since it was found, or that nobody may read: no reason to fail
+    somebody else's DAG.
     """
     try:
         refuse_link_outwards(spec)
@@ -58,7 +63,8 @@ _DAG_ID = re.compile(r"[A-Za-z0-9_.-]{1,200}")
 
 
 def taken_by(spec: Path, name: str, root: Path) -> Path | None:
-    """The file that has the pipeline name `name`, when that is not `spec`; a broken file keeps the name it claims."""
+    """The file that has the pipeline name `name`, when that is not `spec`; a broken file keeps the
+    name it claims."""
     if spec.parent.name == name:
         return None
     for other in claimants(root, name):
@@ -75,8 +81,8 @@ def taken(name: str, owner: str) -> str:
 
 
 def claimants(root: Path, dag_id: str) -> Iterator[Path]:
-    """The files that may have it: the one in the folder of that name, which wins over any other; then those whose text
-    does not rule it out."""
+    """The files that may have it: the one in the folder of that name, which wins over any other;
+    then those whose text does not rule it out."""
     same_name = root / "pipelines" / dag_id / "pipeline.yml"
     if not dag_id.startswith(".") and "/" not in dag_id and is_there(same_name):
         yield same_name
@@ -100,7 +106,8 @@ def folder_id(spec: Path) -> str:
 
 
 def _text(spec: Path) -> str:
-    """As `raw_text`, in a third of the time where the file is a plain one: a worker may look at a thousand."""
+    """As `raw_text`, in a third of the time where the file is a plain one: a worker may look at a
+    thousand."""
     try:
         found = os.lstat(spec)
         if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_BYTES:

@@ -23,14 +23,16 @@ BROKEN_TAG = "broken-spec"
 
 
 def build_dag(pipeline: Pipeline, root: Path | None = None) -> DAG:
-    """The pipeline's DAG, built by dag-factory. `root` is the DAG bundle's folder. Raises SpecError."""
+    """The pipeline's DAG, built by dag-factory. `root` is the DAG bundle's folder. Raises
+    SpecError."""
     return _build(pipeline.name, dag_config(pipeline, root))
 
 
 def broken_dag(dag_id: str, file: str, problems: str, schedule: str | None = None) -> DAG:
     """A DAG that says what is wrong with `file` wherever one looks, and fails when it runs.
 
-    With the spec's schedule, where that could be read, the missing loads show as red runs and not as silence.
+    With the spec's schedule, where that could be read, the missing loads show as red runs and not
+    as silence.
     """
     return _build(
         dag_id,
@@ -44,19 +46,25 @@ def broken_dag(dag_id: str, file: str, problems: str, schedule: str | None = Non
             "doc_md": f"{code(file)} cannot become a DAG until this is mended:\n\n{block(problems, 'text')}\n",
             "default_args": {"retries": 0},
             "tasks": {
-                "broken_spec": {"operator": "loadsheet.airflow.operators.BrokenSpecOperator", "problems": problems}
+                "broken_spec": {
+                    "operator": "loadsheet.airflow.operators.BrokenSpecOperator",
+                    "problems": problems,
+                }
             },
         },
     )
 
 
 def _build(dag_id: str, config: Mapping[str, Any]) -> DAG:
-    """From dag-factory's plain YAML form, but never by way of a file: there it expands `$NAME`, even inside SQL."""
+    """From dag-factory's plain YAML form, but never by way of a file: there it expands `$NAME`,
+    even inside SQL."""
     real: dict[str, Any] = _real({key: value for key, value in config.items() if key != "params"})
-    # A worker builds one DAG for every task it runs: importing dag-factory would take it 90 ms each time.
+    # A worker builds one DAG for every task it runs: importing dag-factory would take it 90 ms each
+    # time.
     dag = (build if get_parsing_context().dag_id else _by_dag_factory)(dag_id, real)
-    # Now, not before: Airflow copies the params into every task it makes then. Building takes twice as long with them,
-    # storing the DAG 17 times (74 ms against 4), and a task reads them from its DAG anyway.
+    # Now, not before: Airflow copies the params into every task it makes then. Building takes twice
+    # as long with them, storing the DAG 17 times (74 ms against 4), and a task reads them from its
+    # DAG anyway.
     dag.params.update(_real(config.get("params", {})))
     dag.validate()  # type: ignore[no-untyped-call]  # here, where a bad cron costs one pipeline; Airflow would count it against the whole file
     return dag
@@ -94,15 +102,25 @@ def named(path: str) -> Any:
 
 
 def build(dag_id: str, config: Mapping[str, Any]) -> DAG:
-    """The DAG of a configuration whose `__type__`s have become objects; every task comes after its `dependencies`."""
-    arguments = {key: value for key, value in config.items() if key not in ("tasks", "task_groups", "schedule")}
+    """The DAG of a configuration whose `__type__`s have become objects; every task comes after its
+    `dependencies`."""
+    arguments = {
+        key: value
+        for key, value in config.items()
+        if key not in ("tasks", "task_groups", "schedule")
+    }
     start = arguments.get("start_date")
     arguments["start_date"] = datetime.fromisoformat(start).replace(tzinfo=UTC) if start else None
     arguments["tags"] = [*config["tags"], "dagfactory"]
-    arguments["default_args"] = {key: _callback(value) for key, value in config["default_args"].items()}
+    arguments["default_args"] = {
+        key: _callback(value) for key, value in config["default_args"].items()
+    }
     dag = DAG(dag_id, schedule=config["schedule"], **arguments)
     dag.is_dagfactory_auto_generated = True  # type: ignore[attr-defined]
-    groups = {name: TaskGroup(name, dag=dag, **settings) for name, settings in config.get("task_groups", {}).items()}
+    groups = {
+        name: TaskGroup(name, dag=dag, **settings)
+        for name, settings in config.get("task_groups", {}).items()
+    }
     tasks: dict[str, Task] = {}
     for name, task in config["tasks"].items():
         tasks[name] = _task(name, dict(task), dag, groups, tasks)
@@ -112,18 +130,27 @@ def build(dag_id: str, config: Mapping[str, Any]) -> DAG:
 
 
 def _task(
-    name: str, task: dict[str, Any], dag: DAG, groups: Mapping[str, TaskGroup], tasks: Mapping[str, Task]
+    name: str,
+    task: dict[str, Any],
+    dag: DAG,
+    groups: Mapping[str, TaskGroup],
+    tasks: Mapping[str, Task],
 ) -> Task:
     operator: type[BaseOperator] = named(task.pop("operator"))
     task.pop("dependencies", None)
     group = groups.get(task.pop("task_group_name", ""))
     if "expand" not in task:
         return operator(task_id=name, dag=dag, task_group=group, **task)
-    over = {key: tasks[source.removesuffix(".output")].output for key, source in task.pop("expand").items()}
+    over = {
+        key: tasks[source.removesuffix(".output")].output
+        for key, source in task.pop("expand").items()
+    }
     return operator.partial(task_id=name, dag=dag, task_group=group, **task).expand(**over)
 
 
 def _callback(value: Any) -> Any:
     if not isinstance(value, dict) or "callback" not in value:
         return value
-    return partial(named(value["callback"]), **{key: arg for key, arg in value.items() if key != "callback"})
+    return partial(
+        named(value["callback"]), **{key: arg for key, arg in value.items() if key != "callback"}
+    )

@@ -1,4 +1,5 @@
-"""The pipelines of a Git repository, each a DAG file of its own. Needs apache-airflow-providers-git."""
+"""The pipelines of a Git repository, each a DAG file of its own. Needs
+apache-airflow-providers-git."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from loadsheet.airflow.stubs import Stubs
 class GitPipelineBundle(GitDagBundle, PipelineBundle):
     """Takes what GitDagBundle takes; `subdir` is the project's folder in the repository.
 
-    A run keeps the commit it was scheduled with: its pipeline and its SQL are read from that commit's own clone.
+    A run keeps the commit it was scheduled with: its pipeline and its SQL are read from that
+    commit's own clone.
     """
 
     @property
@@ -24,8 +26,8 @@ class GitPipelineBundle(GitDagBundle, PipelineBundle):
 
     @cached_property
     def stubs(self) -> Stubs:
-        """A version's are in its own clone: what removes that removes them too. Those of the newest commit are beside
-        the clone, where no commit can bring Python files for Airflow to run."""
+        """A version's are in its own clone: what removes that removes them too. Those of the newest
+        commit are beside the clone, where no commit can bring Python files for Airflow to run."""
         if self.version:
             return Stubs(self.project, self.repo_path, prefix=".")
         return super().stubs
@@ -36,8 +38,10 @@ class GitPipelineBundle(GitDagBundle, PipelineBundle):
         return self.stubs.dags
 
     def refresh(self) -> None:
-        """Fetch, then pass on what has changed. Raises what Git does, and FileNotFoundError without pipelines."""
+        """Fetch, then pass on what has changed. Raises what Git does, and FileNotFoundError without
+        pipelines."""
         super().refresh()
-        if self.is_initialized:  # else it may be a worker: a bundle without a version is also refreshed when it is made
+        # else it may be a worker: a bundle without a version is also refreshed when it is made
+        if self.is_initialized:
             prepare_to_parse()
         self.stubs.refresh()

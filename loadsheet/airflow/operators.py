@@ -1,6 +1,7 @@
 """The operators of the generated tasks: a thin layer over `loadsheet.engine.execute`.
 
-The engine is imported when a task runs, not when a DAG file is parsed: a worker parses the file for every task.
+The engine is imported when a task runs, not when a DAG file is parsed: a worker parses the file for
+every task.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 
 
 def airflow_connection(conn_id: str) -> Connection:
-    """The connection as Airflow finds it (secrets backend, environment, database). Raises ConnectionMissing."""
+    """The connection as Airflow finds it (secrets backend, environment, database). Raises
+    ConnectionMissing."""
     try:
         found = AirflowConnection.get(conn_id)
     except AirflowNotFoundException:
@@ -67,10 +69,11 @@ def _why_not(conn_id: str, variable: str) -> str:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Turns whatever the work raises into AirflowFailException (no retry) or AirflowException (retry).
+    """Turns whatever the work raises into AirflowFailException (no retry) or AirflowException
+    (retry).
 
-    What Airflow itself raises passes. An original exception's text never reaches the log unread: a driver's message
-    quotes the row it stumbled over. Its frames do, because they are code.
+    What Airflow itself raises passes. An original exception's text never reaches the log unread: a
+    driver's message quotes the row it stumbled over. Its frames do, because they are code.
     """
     try:
         yield
@@ -85,13 +88,17 @@ def explained() -> Iterator[None]:
 
 
 def _outside_the_core(error: Exception) -> tuple[type[AirflowException], str]:
-    """How the task ends with an error that the core did not explain: trouble on the way to it, or a bug."""
-    from loadsheet.engine.diagnosis import diagnose  # needs the drivers, which parsing a DAG file does not
+    """How the task ends with an error that the core did not explain: trouble on the way to it, or a
+    bug."""
+    # needs the drivers, which parsing a DAG file does not
+    from loadsheet.engine.diagnosis import diagnose
 
     if found := diagnose(error):
         return AirflowException if found.cause.retryable else AirflowFailException, str(found)
     notes = map(visible, getattr(error, "__notes__", ()))  # the core has noted where it happened
-    return AirflowFailException, "\n".join([summary(error), *notes, "This is a bug in Loadsheet: please report it"])
+    return AirflowFailException, "\n".join(
+        [summary(error), *notes, "This is a bug in Loadsheet: please report it"]
+    )
 
 
 BUNDLE_ROOT = Path(__file__).resolve().parents[2]
@@ -99,9 +106,9 @@ PROGRESS_EVERY_SECONDS = 10.0
 
 
 class StepOperator(BaseOperator):
-    """Runs one step of the plan. `spec` is the pipeline file (absolute, or relative to the folder of our code), `name`
-    the table or transform. Both are data, never templates: whoever edits a spec must not be able to make Airflow render
-    it."""
+    """Runs one step of the plan. `spec` is the pipeline file (absolute, or relative to the folder
+    of our code), `name` the table or transform. Both are data, never templates: whoever edits a
+    spec must not be able to make Airflow render it."""
 
     template_fields = ()
     kind: ClassVar[Kind]
@@ -113,7 +120,8 @@ class StepOperator(BaseOperator):
         self._working = False
 
     def execute(self, context: Context) -> str | list[str] | None:
-        """What the next step needs, if anything: a load id, or names of tables. Skips where there was nothing to do."""
+        """What the next step needs, if anything: a load id, or names of tables. Skips where there
+        was nothing to do."""
         with explained():
             self._working = True
             try:
@@ -128,8 +136,9 @@ class StepOperator(BaseOperator):
         return outcome.load_id if self.kind == "extract" else None
 
     def on_kill(self) -> None:
-        """Stops the work. psycopg cancels the statement that runs in the server when it sees a KeyboardInterrupt;
-        after a timeout the work has ended already and the timeout's own exception must stay."""
+        """Stops the work. psycopg cancels the statement that runs in the server when it sees a
+        KeyboardInterrupt; after a timeout the work has ended already and the timeout's own
+        exception must stay."""
         if self._working:
             raise KeyboardInterrupt("Airflow asked this task to stop")
 
@@ -150,7 +159,10 @@ class StepOperator(BaseOperator):
         return execute(
             Step(kind=self.kind, name=self.name),
             pipeline,
-            _request(_knowing(pipeline, self.name) if self.kind in ("extract", "load") else pipeline, context),
+            _request(
+                _knowing(pipeline, self.name) if self.kind in ("extract", "load") else pipeline,
+                context,
+            ),
             airflow_connection,
             load_id=self.load_id(context),
             progress=self._progress(),
@@ -163,18 +175,29 @@ class StepOperator(BaseOperator):
             nonlocal said
             if time.monotonic() - said >= PROGRESS_EVERY_SECONDS:
                 said = time.monotonic()
-                self.log.info("%s: %s%.1f MB so far", self._shown, f"{rows:,} rows, " if rows else "", size / 1e6)
+                self.log.info(
+                    "%s: %s%.1f MB so far",
+                    self._shown,
+                    f"{rows:,} rows, " if rows else "",
+                    size / 1e6,
+                )
 
         return say
 
 
 def _knowing(pipeline: Pipeline, name: str) -> Pipeline:
-    """The pipeline with the table of a mapped task among its own, so that "all but these" means it too."""
-    return replace(pipeline, tables=(*pipeline.tables, pipeline.table(name))) if pipeline.pattern_of(name) else pipeline
+    """The pipeline with the table of a mapped task among its own, so that "all but these" means it
+    too."""
+    return (
+        replace(pipeline, tables=(*pipeline.tables, pipeline.table(name)))
+        if pipeline.pattern_of(name)
+        else pipeline
+    )
 
 
 def _request(pipeline: Pipeline, context: Context) -> RunRequest:
-    """The run as the schedule, the Variable and the trigger form ask for it; a run may have no logical date."""
+    """The run as the schedule, the Variable and the trigger form ask for it; a run may have no
+    logical date."""
     from airflow.sdk import Variable
 
     from loadsheet.engine.request import VARIABLE, airflow_request
@@ -203,7 +226,8 @@ class ResolveTablesOperator(StepOperator):
 
 
 class PostgresToMinioOperator(StepOperator):
-    """Copies a table's new rows (or all of them) to the lake. XCom carries the load id, nothing else."""
+    """Copies a table's new rows (or all of them) to the lake. XCom carries the load id, nothing
+    else."""
 
     kind = "extract"
     ui_color = "#a7d8de"
@@ -216,8 +240,9 @@ class MinioToPostgresOperator(StepOperator):
     ui_color = "#b7e1b0"
 
     def load_id(self, context: Context) -> str | None:
-        """The id that the extract step has pushed. Raises InputError when there is none, but for a mapped task, which
-        follows all extractions: None where that of its own table had nothing to give."""
+        """The id that the extract step has pushed. Raises InputError when there is none, but for a
+        mapped task, which follows all extractions: None where that of its own table had nothing to
+        give."""
         ti = context["ti"]
         if getattr(ti, "map_index", -1) >= 0:
             upstream = ti.task_id.replace("load.load_", "extract.extract_", 1)
@@ -226,7 +251,9 @@ class MinioToPostgresOperator(StepOperator):
         upstream = step_id("extract", self.name)
         found = ti.xcom_pull(task_ids=upstream)
         if not isinstance(found, str):
-            raise InputError(f"{upstream} of this run has left no load id. Clear that task; this one follows it.")
+            raise InputError(
+                f"{upstream} of this run has left no load id. Clear that task; this one follows it."
+            )
         return found
 
 

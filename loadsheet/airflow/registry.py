@@ -19,11 +19,13 @@ from loadsheet.spec.pipeline_file import find_specs, load_pipeline
 def pipeline_dags(root: Path, only: str | None = None) -> dict[str, DAG]:
     """DAG id -> DAG for every pipeline file below `root`; just the DAG `only` when it is given.
 
-    Never raises for a file's sake: a file that cannot become a DAG becomes one that fails and says why.
+    Never raises for a file's sake: a file that cannot become a DAG becomes one that fails and says
+    why.
     """
     if only is not None and (found := _one(root, only)):
         return {only: found}
-    # Also where `only` was not found: a stand-in's id depends on which ids the other files have taken.
+    # Also where `only` was not found: a stand-in's id depends on which ids the other files have
+    # taken.
     dags = _all(find_specs(root), root)
     return dags if only is None else {only: dags[only]} if only in dags else {}
 
@@ -54,7 +56,8 @@ def _one(root: Path, dag_id: str) -> DAG | None:
 
 
 def _all(specs: list[Path], root: Path) -> dict[str, DAG]:
-    """A name claimed twice stays with the folder of that name, else with the first; the others get stand-ins."""
+    """A name claimed twice stays with the folder of that name, else with the first; the others get
+    stand-ins."""
     with checked_ahead(specs):
         built = {spec: _dag(spec, root) for spec in specs}
     owners: dict[str, Path] = {}

@@ -1,8 +1,9 @@
-"""Slack messages about failed and recovered tasks. A failure to send is logged and never fails a task.
+"""Slack messages about failed and recovered tasks. A failure to send is logged and never fails a
+task.
 
-Airflow's own history cannot say it: runs that people trigger have no date to be ordered by, and clearing a task makes
-it forget. XCom and the task's state store end with the run. A Variable can be read and written from a task and, where
-a task's process was lost, from the DAG processor.
+Airflow's own history cannot say it: runs that people trigger have no date to be ordered by, and
+clearing a task makes it forget. XCom and the task's state store end with the run. A Variable can be
+read and written from a task and, where a task's process was lost, from the DAG processor.
 
 Needs no logical date: a run that somebody triggers has none.
 """
@@ -30,21 +31,26 @@ from loadsheet.redact import clean, summary, visible
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-# Holds per read, so a server that answers byte by byte could hold the task for ever: `until` does not let it.
+# Holds per read, so a server that answers byte by byte could hold the task for ever: `until` does
+# not let it.
 REQUEST_TIMEOUT_SECONDS = 5
 _ANSWER_SECONDS = 1.0
 
 
 def post(slack_conn_id: str, message: dict[str, Any], until: float) -> None:
-    """Post `message` to the webhook of the Airflow connection `slack_conn_id`, or give up at `until` (monotonic).
+    """Post `message` to the webhook of the Airflow connection `slack_conn_id`, or give up at
+    `until` (monotonic).
 
-    Raises TimeoutError when the message may have arrived but no answer came; whatever the client raises when Slack
-    refused it or was not reached.
+    Raises TimeoutError when the message may have arrived but no answer came; whatever the client
+    raises when Slack refused it or was not reached.
     """
     hook = SlackWebhookHook(
-        slack_webhook_conn_id=slack_conn_id, timeout=REQUEST_TIMEOUT_SECONDS, retry_handlers=[_WhenAllowed(until)]
+        slack_webhook_conn_id=slack_conn_id,
+        timeout=REQUEST_TIMEOUT_SECONDS,
+        retry_handlers=[_WhenAllowed(until)],
     )
-    hook.get_conn()  # looks the connection up here: Airflow's channel to the supervisor belongs to this thread
+    # looks the connection up here: Airflow's channel to the supervisor belongs to this thread
+    hook.get_conn()
     failed: list[Exception] = []
 
     def send() -> None:
@@ -63,8 +69,8 @@ def post(slack_conn_id: str, message: dict[str, Any], until: float) -> None:
 
 
 class _WhenAllowed(RateLimitErrorRetryHandler):
-    """Waits as long as a 429 asks for, if there is time for it: Slack takes about one message a second, and a source
-    that is down fails many tasks at once. Nothing else is tried twice."""
+    """Waits as long as a 429 asks for, if there is time for it: Slack takes about one message a
+    second, and a source that is down fails many tasks at once. Nothing else is tried twice."""
 
     def __init__(self, until: float):
         super().__init__(max_retry_count=5)
@@ -80,14 +86,21 @@ class _WhenAllowed(RateLimitErrorRetryHandler):
     ) -> bool:
         if response is None or response.status_code != 429:
             return False
-        asked = next((value[0] for name, value in response.headers.items() if name.lower() == "retry-after"), "")
+        asked = next(
+            (value[0] for name, value in response.headers.items() if name.lower() == "retry-after"),
+            "",
+        )
         # The client adds up to a second of its own, so that not all come back at once.
-        return asked.isdecimal() and time.monotonic() + int(asked) + 1 + _ANSWER_SECONDS < self._until
+        return (
+            asked.isdecimal() and time.monotonic() + int(asked) + 1 + _ANSWER_SECONDS < self._until
+        )
 
 
 _PREFIX = "loadsheet_failed"
 _LONGEST_KEY = 250  # of a Variable, in Airflow's database
-_DESCRIPTION = "{task_id} of {dag_id} has failed and not worked since; Loadsheet removes this when it does"
+_DESCRIPTION = (
+    "{task_id} of {dag_id} has failed and not worked since; Loadsheet removes this when it does"
+)
 
 
 @dataclass(frozen=True)
@@ -99,7 +112,8 @@ class Failure:
 
 
 def find(dag_id: str, task_id: str) -> Failure | None:
-    """The task's failure, if it has not worked since. One small query of Airflow's API, no secrets backend."""
+    """The task's failure, if it has not worked since. One small query of Airflow's API, no secrets
+    backend."""
     from airflow.sdk import Variable
 
     key = variable_key(dag_id, task_id)
@@ -116,7 +130,9 @@ def remember(dag_id: str, task_id: str, run_id: str) -> None:
         return
     failure = Failure(since=datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"), run_id=run_id)
     description = _DESCRIPTION.format(task_id=task_id, dag_id=dag_id)
-    Variable.set(variable_key(dag_id, task_id), json.dumps(asdict(failure)), description=description)
+    Variable.set(
+        variable_key(dag_id, task_id), json.dumps(asdict(failure)), description=description
+    )
 
 
 def forget(dag_id: str, task_id: str) -> None:
@@ -145,11 +161,16 @@ def step_name(context: Context) -> str:
     """The task's id; of one that is mapped, with the table it is for."""
     ti = context["ti"]
     mapped = getattr(ti, "map_index", -1) >= 0
-    return f"{ti.task_id} [{getattr(context['task'], 'name', ti.map_index)}]" if mapped else str(ti.task_id)
+    return (
+        f"{ti.task_id} [{getattr(context['task'], 'name', ti.map_index)}]"
+        if mapped
+        else str(ti.task_id)
+    )
 
 
 def failure_message(context: Context) -> dict[str, Any]:
-    """A task has failed for good. Without an exception (its process was killed, its host went away) it says so."""
+    """A task has failed for good. Without an exception (its process was killed, its host went away)
+    it says so."""
     ti, error = context["ti"], context.get("exception")
     title = f":red_circle: {ti.dag_id} failed at {step_name(context)}"
     facts = {
@@ -162,7 +183,9 @@ def failure_message(context: Context) -> dict[str, Any]:
     what, frames = _error_text(error), _last_frames(error)
     where = [f"*Where*\n{_preformatted(frames)}"] if frames else []
     text = f"{title}: {_escape(_first_line(what))}"
-    return _message(title, text, facts, f"*Error*\n{_preformatted(what)}", *where, _log_link(context))
+    return _message(
+        title, text, facts, f"*Error*\n{_preformatted(what)}", *where, _log_link(context)
+    )
 
 
 def recovery_message(context: Context, failure: Failure) -> dict[str, Any]:
@@ -218,7 +241,9 @@ def _last_frames(error: BaseException | str | None) -> str:
     if not isinstance(error, BaseException):
         return ""
     frames = traceback.extract_tb(error.__traceback__)[-FRAMES:]
-    return "\n".join(f"{frame.filename}:{frame.lineno} in {frame.name}\n    {frame.line}" for frame in frames)
+    return "\n".join(
+        f"{frame.filename}:{frame.lineno} in {frame.name}\n    {frame.line}" for frame in frames
+    )
 
 
 def _first_line(text: str) -> str:
@@ -248,7 +273,9 @@ log = logging.getLogger(__name__)
 GIVE_UP_SECONDS = 6.0
 
 
-def notify_failure(context: Context, slack_conn_id: str, events: Sequence[str] = ("failure",)) -> None:
+def notify_failure(
+    context: Context, slack_conn_id: str, events: Sequence[str] = ("failure",)
+) -> None:
     """For `on_failure_callback`: posts the failure to the webhook of `slack_conn_id`; never raises.
 
     With `recovery` among the `events` the failure is also remembered, told or not.
@@ -263,10 +290,12 @@ def notify_failure(context: Context, slack_conn_id: str, events: Sequence[str] =
 
 
 def notify_recovery(context: Context, slack_conn_id: str) -> None:
-    """For `on_success_callback` and `on_skipped_callback`: posts that a task which had failed works again.
+    """For `on_success_callback` and `on_skipped_callback`: posts that a task which had failed works
+    again.
 
-    Once: the failure is forgotten when Slack was told. Where Slack refuses or cannot be reached the task's next
-    success tells it; where Slack took the message and did not answer in time, a second one would be worse than none.
+    Once: the failure is forgotten when Slack was told. Where Slack refuses or cannot be reached the
+    task's next success tells it; where Slack took the message and did not answer in time, a second
+    one would be worse than none.
     """
     try:
         ti = context["ti"]
@@ -293,7 +322,11 @@ def _remember(context: Context) -> None:
 def _had_work(context: Context) -> bool:
     """A table that this run was told to leave out has not shown that it works."""
     task, chosen = context["task"], (context.get("params") or {}).get("tables")
-    return getattr(task, "kind", None) != "extract" or not chosen or getattr(task, "name", None) in chosen
+    return (
+        getattr(task, "kind", None) != "extract"
+        or not chosen
+        or getattr(task, "name", None) in chosen
+    )
 
 
 def _post(slack_conn_id: str, message: dict[str, object]) -> None:

@@ -1,6 +1,7 @@
 """The folder of DAG files that the bundle shows to Airflow: one per pipeline file.
 
-Airflow asks such a file's modification time whether there is something to parse, so an edit is passed on by a new one.
+Airflow asks such a file's modification time whether there is something to parse, so an edit is
+passed on by a new one.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ def stub_name(folder: str) -> str:
 
 def stub_text(project: Path, folder: str) -> str:
     """What is in the DAG file for the pipeline in `folder`."""
-    return TEMPLATE.format(spec=f"pipelines/{folder}/pipeline.yml", project=str(project), folder=folder)
+    return TEMPLATE.format(
+        spec=f"pipelines/{folder}/pipeline.yml", project=str(project), folder=folder
+    )
 
 
 def write_whole(file: Path, text: str, drafts: Path, when: int | None = None) -> None:
@@ -57,28 +60,33 @@ def write_whole(file: Path, text: str, drafts: Path, when: int | None = None) ->
 
 
 def stamp(stub: Path) -> None:
-    """Give the DAG file a new time, which makes Airflow parse it. Raises PermissionError for another user's file."""
+    """Give the DAG file a new time, which makes Airflow parse it. Raises PermissionError for
+    another user's file."""
     now = time.time_ns()
     with contextlib.suppress(FileNotFoundError):
         os.utime(stub, ns=(now, now))
 
 
 def mark(stub: Path, began: int, claim: str | None = None) -> None:
-    """Say of a DAG file when its latest parse `began` (nanoseconds), and which name but its folder's it claims: ""
-    for none, None for the one that the parse before has found."""
+    """Say of a DAG file when its latest parse `began` (nanoseconds), and which name but its
+    folder's it claims: "" for none, None for the one that the parse before has found."""
     marker, known = marker_of(stub), claim_of(stub)
     with contextlib.suppress(OSError):  # one parse too many is better than none
         try:
             same = claim is None or claim == known
             os.utime(marker, ns=(began, began))
-        except OSError:  # not there yet, or another user's: somebody has used Airflow's command line
+        # not there yet, or another user's: somebody has used Airflow's command line
+        except OSError:
             same = False
         if not same:
-            write_whole(marker, known if claim is None else claim, drafts=stub.parents[1], when=began)
+            write_whole(
+                marker, known if claim is None else claim, drafts=stub.parents[1], when=began
+            )
 
 
 def claim_of(stub: Path) -> str:
-    """The pipeline's name, where the latest parse has found another one than its folder's; else nothing."""
+    """The pipeline's name, where the latest parse has found another one than its folder's; else
+    nothing."""
     try:
         return marker_of(stub).read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -107,7 +115,8 @@ Stats = Mapping[str, os.stat_result]
 
 
 class Edits:
-    """Compares with what the last look saw. The first look finds nothing: then Airflow parses every file anyway.
+    """Compares with what the last look saw. The first look finds nothing: then Airflow parses every
+    file anyway.
 
     `forget` is the number of seconds after which Airflow drops a DAG that its file no longer holds.
     """
@@ -124,14 +133,17 @@ class Edits:
         now, marks = time.monotonic(), stats(self._parsed)
         changed = self._edited(folders) | self._rivals(folders, marks)
         due = {name for name, when in self._again.items() if now > when}
-        waiting = {name: when for name, when in self._again.items() if name in folders and name not in due}
-        # Once more, later: then Airflow notices that the DAG of the old name is no longer in the file.
+        waiting = {
+            name: when for name, when in self._again.items() if name in folders and name not in due
+        }
+        # Once more, later: then Airflow notices that the DAG of the old name is no longer in the
+        # file.
         self._again = waiting | dict.fromkeys(changed, now + self._forget + 5)
         return (changed | due | self._unread(marks)) & folders.keys()
 
     def _unread(self, marks: Stats) -> set[str]:
-        """Those whose latest parse began before the latest stamp: Airflow compares with when it ended, and would never
-        see an edit that fell between the two."""
+        """Those whose latest parse began before the latest stamp: Airflow compares with when it
+        ended, and would never see an edit that fell between the two."""
         return {
             name
             for name, stub in stats(self._dags).items()
@@ -140,12 +152,14 @@ class Edits:
 
     def _edited(self, folders: Folders) -> set[str]:
         last = self._sources
-        self._sources = {name: _sources(self._pipelines / folder) for name, folder in folders.items()}
+        self._sources = {
+            name: _sources(self._pipelines / folder) for name, folder in folders.items()
+        }
         return {name for name, found in self._sources.items() if last.get(name, found) != found}
 
     def _rivals(self, folders: Folders, marks: Stats) -> set[str]:
-        """Those with another name than their folder's (that one nobody can take), when another file has come to that
-        name or left it."""
+        """Those with another name than their folder's (that one nobody can take), when another file
+        has come to that name or left it."""
         last = self._claims
         claims = self._claims = {
             name: (name in marks and marks[name].st_size and claim_of(self._dags / name)) or folder
@@ -162,7 +176,8 @@ class Edits:
         return {
             name
             for name, claim in claims.items()
-            if claim != folders[name] and any(claim == other and name != who for who, other in moved)
+            if claim != folders[name]
+            and any(claim == other and name != who for who, other in moved)
         }
 
 
@@ -179,12 +194,14 @@ def _source(file: Path | os.DirEntry[str]) -> Source:
         stat = file.stat()
     except OSError:
         return file.name, 0, 0, 0, 0
-    # The change time too: an unpacked file brings the modification time of its archive, and may get the old inode.
+    # The change time too: an unpacked file brings the modification time of its archive, and may get
+    # the old inode.
     return file.name, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino
 
 
 class Stubs:
-    """The DAG files for the pipelines of `project`, in a folder of this project's own below `within`.
+    """The DAG files for the pipelines of `project`, in a folder of this project's own below
+    `within`.
 
     `forget` is the number of seconds after which Airflow drops a DAG that its file no longer holds. Several processes
     may work on the same folder at once.
@@ -192,8 +209,11 @@ class Stubs:
 
     def __init__(self, project: Path, within: Path, prefix: str = "", forget: float = 50):
         self.project = project.absolute()
-        # In full: a commit that brings this very folder, with files of its own for Airflow to run, cannot be made.
-        key = hashlib.sha256(f"{self.project}\n{TEMPLATE}".encode(errors="surrogateescape")).hexdigest()
+        # In full: a commit that brings this very folder, with files of its own for Airflow to run,
+        # cannot be made.
+        key = hashlib.sha256(
+            f"{self.project}\n{TEMPLATE}".encode(errors="surrogateescape")
+        ).hexdigest()
         self.home = within / f"{prefix}pipelines-{key}"
         self.dags = self.home / "dags"
         self._edits = Edits(self.project / "pipelines", self.home, forget)
@@ -202,26 +222,33 @@ class Stubs:
     def add(self) -> None:
         """Write the files that are missing. This is all a worker needs: two folders are listed.
 
-        Raises FileNotFoundError when there is no `pipelines` folder: that is a wrong path, not an empty project.
+        Raises FileNotFoundError when there is no `pipelines` folder: that is a wrong path, not an
+        empty project.
         """
         for place in (self.home, self.dags, self.home / "parsed"):
             place.mkdir(mode=0o775, parents=True, exist_ok=True)
         ignore = self.home / ".gitignore"
-        if not ignore.exists():  # in a clone, `git clean` must not take away what a task is about to read
+        # in a clone, `git clean` must not take away what a task is about to read
+        if not ignore.exists():
             write_whole(ignore, "*\n", drafts=self.home)
-        there = {name for name, stub in stats(self.dags).items() if stub.st_size}  # a power failure leaves empty ones
+        # a power failure leaves empty ones
+        there = {name for name, stub in stats(self.dags).items() if stub.st_size}
         for name, folder in self._listed().items():
             if name not in there and self._has_spec(folder):
                 self._write(name, folder)
 
     def refresh(self) -> None:
-        """Make the folder say what has happened to the pipelines since the last call: new, edited and deleted ones.
+        """Make the folder say what has happened to the pipelines since the last call: new, edited
+        and deleted ones.
 
-        Raises FileNotFoundError as `add` does, and PermissionError when the folder is not Airflow's own.
+        Raises FileNotFoundError as `add` does, and PermissionError when the folder is not Airflow's
+        own.
         """
         self.add()
         self._refuse_strangers()
-        folders = {name: folder for name, folder in self._listed().items() if self._has_spec(folder)}
+        folders = {
+            name: folder for name, folder in self._listed().items() if self._has_spec(folder)
+        }
         self._remove(folders)
         self._waiting |= self._edits.look(folders)
         for name in self._waiting & folders.keys():
@@ -241,14 +268,18 @@ class Stubs:
                 )
         for place in (self.dags, self.home):
             if place.stat().st_mode & 0o002:
-                raise PermissionError(f"{place} may be written by everybody, and what is there is run: remove it")
+                raise PermissionError(
+                    f"{place} may be written by everybody, and what is there is run: remove it"
+                )
 
     def _listed(self) -> dict[str, str]:
         """The name of the DAG file -> the folder, for everything in `pipelines`."""
         try:
             found = os.listdir(self.project / "pipelines")
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"{self.project} is no project: it has no folder `pipelines`") from error
+            raise FileNotFoundError(
+                f"{self.project} is no project: it has no folder `pipelines`"
+            ) from error
         return {stub_name(folder): folder for folder in found if not folder.startswith(".")}
 
     def _has_spec(self, folder: str) -> bool:

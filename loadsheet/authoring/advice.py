@@ -1,7 +1,7 @@
 """Suggests how to load a table, from what the source's catalogs know about it.
 
-Pure: no question to a server here. Where the catalog cannot know (are rows ever updated?) the careful way is advised,
-and the reason names the other one.
+Pure: no question to a server here. Where the catalog cannot know (are rows ever updated?) the
+careful way is advised, and the reason names the other one.
 """
 
 from __future__ import annotations
@@ -31,8 +31,11 @@ _AFTER = r"(?:_?(?:at|on|ts|dt|time|date|datetime|timestamp|stamp|utc|tz))*"
 _UPDATED = re.compile(
     rf"{_BEFORE}(?:updated?|modified|modification|changed?|upd|mod|write){_AFTER}|mtime|systemmodstamp"
 )
-_CREATED = re.compile(rf"{_BEFORE}(?:created?|creation|inserted|ingested|recorded|logged){_AFTER}|ctime")
-# Tables whose rows are written once, by their names: statistics alone would say so of any table just restored.
+_CREATED = re.compile(
+    rf"{_BEFORE}(?:created?|creation|inserted|ingested|recorded|logged){_AFTER}|ctime"
+)
+# Tables whose rows are written once, by their names: statistics alone would say so of any table
+# just restored.
 _LOGS = frozenset(
     "event events log logs logged audit audits history journal journals click clicks impression impressions pageviews "
     "reading readings measurement measurements".split()
@@ -70,7 +73,9 @@ class Advice:
         if self.key and not self.declared:
             entry["primary_key"] = self.key[0] if len(self.key) == 1 else list(self.key)
         if self.cursor:
-            entry["incremental"] = {"cursor": self.cursor, "nulls": "include"} if self.nulls else self.cursor
+            entry["incremental"] = (
+                {"cursor": self.cursor, "nulls": "include"} if self.nulls else self.cursor
+            )
         if self.append:
             entry["mode"] = "append"
         if self.secrets:
@@ -93,7 +98,9 @@ def advise(table: SourceTable, facts: Facts) -> Advice:
         cursor=cursor,
         append=append,
         nulls=cursor is not None and cursor not in table.not_null,
-        secrets=tuple(c.name for c in table.columns if looks_secret(c.name) and c.name not in (*key, cursor)),
+        secrets=tuple(
+            c.name for c in table.columns if looks_secret(c.name) and c.name not in (*key, cursor)
+        ),
         why=why,
     )
 
@@ -113,7 +120,11 @@ def _is_key(table: SourceTable, columns: list[str]) -> bool:
         table.natures[c.name].is_enum or (has_order(table.natures[c.name].element) and not c.cast)
         for c in map(table.column, columns)
     )
-    return set(columns) <= table.not_null and all(usable) and not any(table.natures[name].loose for name in columns)
+    return (
+        set(columns) <= table.not_null
+        and all(usable)
+        and not any(table.natures[name].loose for name in columns)
+    )
 
 
 def _cursor(table: SourceTable, facts: Facts, key: tuple[str, ...]) -> tuple[str | None, bool, str]:
@@ -123,11 +134,19 @@ def _cursor(table: SourceTable, facts: Facts, key: tuple[str, ...]) -> tuple[str
     written_once = bool(_LOGS & set(_plain(table.relation.name).split("_"))) and not facts.changes
     growing = _growing(table, facts)
     if growing and written_once and not updated:
-        return growing, True, f"{_because(table, facts, growing)}; a log by its name, and no row was ever changed"
+        return (
+            growing,
+            True,
+            f"{_because(table, facts, growing)}; a log by its name, and no row was ever changed",
+        )
     if updated:
         return None, False, f"no key to merge by; with one, {updated[-1]} tells what changed"
     if growing:
-        return None, False, f"no column tells of updates; if there are none: {{incremental: {growing}, mode: append}}"
+        return (
+            None,
+            False,
+            f"no column tells of updates; if there are none: {{incremental: {growing}, mode: append}}",
+        )
     return None, False, "no column tells what changed"
 
 
@@ -138,7 +157,11 @@ def _times(table: SourceTable, facts: Facts, names: re.Pattern[str]) -> Iterator
         if kind in TIME_TYPES and not column.cast and names.fullmatch(_plain(column.name)):
             nulls, correlation = facts.stats.get(column.name, (0.0, 0.0))
             yield (
-                *(column.name in table.not_null, -TIME_TYPES.index(kind), column.name in facts.indexed),
+                *(
+                    column.name in table.not_null,
+                    -TIME_TYPES.index(kind),
+                    column.name in facts.indexed,
+                ),
                 *(-nulls, correlation, -place, column.name),
             )
 
@@ -179,16 +202,24 @@ class Suggestion:
     def document(self) -> dict[str, Any]:
         """The suggestion for `--json`."""
         return {
-            "table": self.found.name, "entry": self.entry, "mode": self.advice.mode, "key": self.advice.key,
-            "cursor": self.advice.cursor, "excluded": self.advice.secrets, "rows": self.found.rows,
+            "table": self.found.name,
+            "entry": self.entry,
+            "mode": self.advice.mode,
+            "key": self.advice.key,
+            "cursor": self.advice.cursor,
+            "excluded": self.advice.secrets,
+            "rows": self.found.rows,
             "why": self.advice.why,
-        }  # fmt: skip
+        }
 
 
-def suggest(session: Session, schema: str, choice: Choice, defaults: Mapping[str, Any]) -> dict[str, Suggestion]:
+def suggest(
+    session: Session, schema: str, choice: Choice, defaults: Mapping[str, Any]
+) -> dict[str, Suggestion]:
     """Each chosen table's suggestion, by name.
 
-    What cannot be carried is put among the choice's `left_out`; raises InputError when it was asked for by name.
+    What cannot be carried is put among the choice's `left_out`; raises InputError when it was asked
+    for by name.
     """
     from loadsheet.source.discovery import facts
 
@@ -210,8 +241,11 @@ def suggest(session: Session, schema: str, choice: Choice, defaults: Mapping[str
     return suggestions
 
 
-def _advice(session: Session, schema: str, name: str, known: Facts, choice: Choice) -> tuple[Advice, list[str]]:
-    """The advice, tried out as a run would: a key or a cursor may be one that no row can be followed by."""
+def _advice(
+    session: Session, schema: str, name: str, known: Facts, choice: Choice
+) -> tuple[Advice, list[str]]:
+    """The advice, tried out as a run would: a key or a cursor may be one that no row can be
+    followed by."""
 
     from loadsheet.source.catalog import describe
     from loadsheet.source.holdback import sees
@@ -221,12 +255,15 @@ def _advice(session: Session, schema: str, name: str, known: Facts, choice: Choi
     if advice.cursor:
         try:
             describe(
-                session, schema,
+                session,
+                schema,
                 Table(
-                    name=name, primary_key=() if advice.declared else advice.key,
-                    incremental=Incremental(cursor=advice.cursor), mode="append" if advice.append else None,
+                    name=name,
+                    primary_key=() if advice.declared else advice.key,
+                    incremental=Incremental(cursor=advice.cursor),
+                    mode="append" if advice.append else None,
                 ),
-            )  # fmt: skip
+            )
         except Refused as error:
             advice = whole(advice, str(error))
     if advice.cursor:

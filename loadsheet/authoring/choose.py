@@ -1,4 +1,5 @@
-"""Names and patterns from a command line -> relations of the source, and a reason for whatever is left out."""
+"""Names and patterns from a command line -> relations of the source, and a reason for whatever is
+left out."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ _KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}
 
 @dataclass
 class Choice:
-    """Relations to add, those the file has already, and those a pattern matched but should not bring in, with why."""
+    """Relations to add, those the file has already, and those a pattern matched but should not
+    bring in, with why."""
 
     chosen: dict[str, Found] = field(default_factory=dict)
     named: set[str] = field(default_factory=set)
@@ -41,13 +43,18 @@ class Choice:
 
 
 def choose(
-    wanted: Sequence[str], schema: str, found: Iterable[Found], present: Collection[str],
+    wanted: Sequence[str],
+    schema: str,
+    found: Iterable[Found],
+    present: Collection[str],
     pattern_of: PatternOf = lambda name: None,
-) -> Choice:  # fmt: skip
-    """What `wanted`, names and patterns (`*`, `bookings.*`), means among the relations `found` in `schema`.
+) -> Choice:
+    """What `wanted`, names and patterns (`*`, `bookings.*`), means among the relations `found` in
+    `schema`.
 
-    The file has the tables `present`, and `pattern_of` says which of its patterns carries a table already.
-    Raises InputError naming every name and pattern that matches nothing, with the closest names.
+    The file has the tables `present`, and `pattern_of` says which of its patterns carries a table
+    already. Raises InputError naming every name and pattern that matches nothing, with the closest
+    names.
     """
     relations = {relation.name: relation for relation in found}
     choice, problems = Choice(), []
@@ -60,7 +67,9 @@ def choose(
             choice.named.add(name)
         elif not _is_pattern(name):
             problems.append(_unknown(text, schema, relations))
-        elif matched := [relation for relation in relations.values() if fnmatchcase(relation.name, name)]:
+        elif matched := [
+            relation for relation in relations.values() if fnmatchcase(relation.name, name)
+        ]:
             _add_matched(choice, matched, present, pattern_of)
         else:
             problems.append(_unmatched(text, schema, relations))
@@ -78,7 +87,9 @@ def _add(choice: Choice, relation: Found, present: Collection[str]) -> None:
         choice.present.append(relation.name)
 
 
-def _add_matched(choice: Choice, matched: Iterable[Found], present: Collection[str], pattern_of: PatternOf) -> None:
+def _add_matched(
+    choice: Choice, matched: Iterable[Found], present: Collection[str], pattern_of: PatternOf
+) -> None:
     for relation in matched:
         why = _why_not(relation)
         if not why and (pattern := pattern_of(relation.name)):
@@ -123,7 +134,9 @@ def _unknown(text: str, schema: str, relations: Collection[str]) -> str:
     elif close:
         hint = f" (did you mean {' or '.join(map(repr, close))}?)"
     elif _is_file(text):
-        hint = "; it is a file here: quote a pattern ('*'), or the shell puts file names in its place"
+        hint = (
+            "; it is a file here: quote a pattern ('*'), or the shell puts file names in its place"
+        )
     else:
         hint = f"; it has {_some(relations)}"
     return f"the source has no table {text!r}{hint}"

@@ -29,8 +29,16 @@ class Ends:
     """Schemas of the warehouse that other pipelines of the project write to."""
 
     @staticmethod
-    def of(project: Path, *, source: str | None, warehouse: str | None, lake: str | None, bucket: str | None) -> Ends:
-        """The given ones; else those of the project's other pipelines, where they agree; else the only ones left.
+    def of(
+        project: Path,
+        *,
+        source: str | None,
+        warehouse: str | None,
+        lake: str | None,
+        bucket: str | None,
+    ) -> Ends:
+        """The given ones; else those of the project's other pipelines, where they agree; else the
+        only ones left.
 
         Raises InputError that names the candidates where there is more than one, or none.
         """
@@ -38,7 +46,9 @@ class Ends:
         others = [pipeline for spec in find_specs(project) if (pipeline := check_file(spec)[0])]
         databases = [name for name, kind in types.items() if kind == "postgres"]
         lakes = [name for name, kind in types.items() if kind in _LAKES]
-        known = {p.warehouse.conn_id for p in others} or {name for name in databases if "warehouse" in name.lower()}
+        known = {p.warehouse.conn_id for p in others} or {
+            name for name in databases if "warehouse" in name.lower()
+        }
         warehouse = _one("warehouse", warehouse, known or set(databases) - {source}, types)
         source = _one("source", source, set(databases) - {warehouse}, types)
         lake = _one("lake", lake, {p.lake.conn_id for p in others} or lakes, types)
@@ -63,7 +73,11 @@ def _one(role: str, given: str | None, candidates: Iterable[str], known: Collect
         return given
     if given is not None:
         close = get_close_matches(given, known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"the project has {', '.join(sorted(known)) or 'none'}"
+        hint = (
+            f"did you mean {close[0]!r}?"
+            if close
+            else f"the project has {', '.join(sorted(known)) or 'none'}"
+        )
         raise InputError(
             f"connection {given!r} is not defined ({hint}): add it to connections/connections.yml, "
             f"or set AIRFLOW_CONN_{given.upper()}"
@@ -72,7 +86,9 @@ def _one(role: str, given: str | None, candidates: Iterable[str], known: Collect
     if len(found) == 1:
         return found[0]
     if found:
-        raise InputError(f"which connection is the {role}? Say --{role}, one of: {', '.join(found)}")
+        raise InputError(
+            f"which connection is the {role}? Say --{role}, one of: {', '.join(found)}"
+        )
     raise InputError(
         f"no connection can be the {role}: add one to connections/connections.yml, or set AIRFLOW_CONN_<ID>, "
         f"and name it with --{role}"

@@ -31,7 +31,8 @@ class SpecFile:
         self.data: Mapping[str, Any] = read_document(path, self.text).data
 
     def with_tables(self, entries: Mapping[str, Mapping[str, Any]]) -> str:
-        """The text with `entries` as its last tables. Raises SpecError when it would not pass the check."""
+        """The text with `entries` as its last tables. Raises SpecError when it would not pass the
+        check."""
         from loadsheet.spec.edit import with_tables
         from loadsheet.spec.strict_yaml import read_document
 
@@ -40,8 +41,13 @@ class SpecFile:
         text = with_tables(self.text, entries)
         check_new(self.path, text)
         new = {name: entry or None for name, entry in entries.items()}
-        if read_document(self.path, text).data != {**self.data, "tables": {**self.data["tables"], **new}}:
-            raise InputError(f"{shown(self.path)} is written in a way that cannot be extended; nothing was written")
+        if read_document(self.path, text).data != {
+            **self.data,
+            "tables": {**self.data["tables"], **new},
+        }:
+            raise InputError(
+                f"{shown(self.path)} is written in a way that cannot be extended; nothing was written"
+            )
         return text
 
     def diff(self, text: str) -> str:
@@ -49,13 +55,16 @@ class SpecFile:
         return diff(self.path, self.text, text)
 
     def write(self, text: str) -> None:
-        """Put `text` into the file's place. Raises InputError when it is read-only or was changed meanwhile."""
+        """Put `text` into the file's place. Raises InputError when it is read-only or was changed
+        meanwhile."""
         target = self.path.resolve()
         _refuse_read_only(target, target.parent)
         temporary = _temporary(target, self._bom + text)
         try:
             if not target.exists() or target.read_bytes() != self._bytes:
-                raise InputError(f"{shown(self.path)} was changed meanwhile; nothing was written: run it again")
+                raise InputError(
+                    f"{shown(self.path)} was changed meanwhile; nothing was written: run it again"
+                )
             shutil.copymode(target, temporary)
             os.replace(temporary, target)
         except BaseException:
@@ -64,13 +73,18 @@ class SpecFile:
 
 
 def write_new(path: Path, text: str) -> None:
-    """Make the file and its folder. Raises InputError when the file is already there or no folder can be."""
+    """Make the file and its folder. Raises InputError when the file is already there or no folder
+    can be."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise InputError(f"{shown(path.parent)} cannot be a folder: there is a file; nothing was written") from None
+        raise InputError(
+            f"{shown(path.parent)} cannot be a folder: there is a file; nothing was written"
+        ) from None
     except PermissionError:
-        raise InputError(f"{shown(path.parent)} cannot be made: no permission; nothing was written") from None
+        raise InputError(
+            f"{shown(path.parent)} cannot be made: no permission; nothing was written"
+        ) from None
     _refuse_read_only(path.parent)
     temporary = _temporary(path, text)
     try:
@@ -83,7 +97,8 @@ def write_new(path: Path, text: str) -> None:
 
 
 def _refuse_read_only(*places: Path) -> None:
-    """Putting a file in another's place asks only the folder; but who makes a file read-only wants it kept."""
+    """Putting a file in another's place asks only the folder; but who makes a file read-only wants
+    it kept."""
     for place in places:
         if place.exists() and not os.access(place, os.W_OK):
             raise InputError(f"{shown(place)} is read-only; nothing was written")
@@ -102,8 +117,12 @@ def diff(path: Path, old: str, new: str) -> str:
     """The unified diff of a file that held `old` (empty: was not there) and is to hold `new`."""
     name = shown(path)
     before = f"a/{name}" if old else "/dev/null"
-    lines = unified_diff(old.splitlines(keepends=True), new.splitlines(keepends=True), before, f"b/{name}")
-    return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
+    lines = unified_diff(
+        old.splitlines(keepends=True), new.splitlines(keepends=True), before, f"b/{name}"
+    )
+    return "".join(
+        line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines
+    )
 
 
 def _temporary(target: Path, text: str) -> str:

@@ -1,4 +1,5 @@
-"""`loadsheet add`: tables of the source into a pipeline file, each with the entry that its catalog suggests."""
+"""`loadsheet add`: tables of the source into a pipeline file, each with the entry that its catalog
+suggests."""
 
 from __future__ import annotations
 
@@ -18,12 +19,15 @@ def add(
     pipeline: PipelineArgument,
     tables: Annotated[
         list[str],
-        typer.Argument(metavar="TABLE", help="Names, or patterns in quotes: 'order_*', 'bookings.*', '*'."),
+        typer.Argument(
+            metavar="TABLE", help="Names, or patterns in quotes: 'order_*', 'bookings.*', '*'."
+        ),
     ],
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Add tables of the source to a pipeline file: key, cursor and the reason for it come from the catalog.
+    """Add tables of the source to a pipeline file: key, cursor and the reason for it come from the
+    catalog.
 
     Everything else in the file stays as it is. Nothing is written when anything is wrong.
     """
@@ -38,14 +42,20 @@ def add(
     file = SpecFile(spec.file)
     with connect_source(project_connections(project)(spec.source.conn_id)) as session:
         schema = spec.source.schema
-        choice = choose(tables, schema, relations(session, schema), file.data["tables"], spec.pattern_of)
+        choice = choose(
+            tables, schema, relations(session, schema), file.data["tables"], spec.pattern_of
+        )
         suggestions = suggest(session, schema, choice, file.data.get("defaults") or {})
     text = file.with_tables({name: suggestion.entry for name, suggestion in suggestions.items()})
     if suggestions and not dry_run:
         file.write(text)
     if as_json:
         added = [suggestion.document for suggestion in suggestions.values()]
-        facts = {"pipeline": spec.name, "file": shown(file.path), "written": bool(suggestions) and not dry_run}
+        facts = {
+            "pipeline": spec.name,
+            "file": shown(file.path),
+            "written": bool(suggestions) and not dry_run,
+        }
         print_json({**facts, "added": added, **choice.document, "diff": file.diff(text)})
         return
     verb = "would be added" if dry_run else "added"

@@ -28,7 +28,10 @@ def check(
     ctx: typer.Context,
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="PATH...", help="Pipeline files, or folders that hold some. Default: the project's."),
+        typer.Argument(
+            metavar="PATH...",
+            help="Pipeline files, or folders that hold some. Default: the project's.",
+        ),
     ] = None,
     output: Annotated[
         Format,
@@ -38,7 +41,10 @@ def check(
         ),
     ] = Format.text,
     explain: Annotated[
-        str, typer.Option(metavar="CODE", help="Say why there is a rule, such as unknown-key, and what mends it.")
+        str,
+        typer.Option(
+            metavar="CODE", help="Say why there is a rule, such as unknown-key, and what mends it."
+        ),
     ] = "",
 ) -> None:
     """Print every problem in pipeline files and their SQL; exit code 2 when there is an error."""
@@ -49,7 +55,11 @@ def check(
     if explain:
         typer.echo(explanation(explain))
         return
-    found = [file for path in paths for file in _files(path)] if paths else project_specs(project_folder(ctx.obj))
+    found = (
+        [file for path in paths for file in _files(path)]
+        if paths
+        else project_specs(project_folder(ctx.obj))
+    )
     files = list(dict.fromkeys(found))
     unseen = [] if paths else unread(project_folder(ctx.obj))
     problems = [relative_problem(problem) for problem in (*check_files(files, ctx.obj), *unseen)]
@@ -57,7 +67,9 @@ def check(
     warnings = len(problems) - errors
     if output is Format.json:
         counts = {"files": len(files), "errors": errors, "warnings": warnings}
-        typer.echo(json.dumps({**counts, "problems": [as_json(problem) for problem in problems]}, indent=2))
+        typer.echo(
+            json.dumps({**counts, "problems": [as_json(problem) for problem in problems]}, indent=2)
+        )
     elif output is Format.sarif:
         typer.echo(json.dumps(as_sarif(problems), indent=2))
     else:
@@ -75,14 +87,20 @@ def _files(path: Path) -> Iterable[Path]:
         if not path.exists():
             raise InputError(f"there is no file or folder {path}")
         return [path]
-    found = sorted(path.rglob("pipeline.yml")) or sorted([*path.rglob("*.yml"), *path.rglob("*.yaml")])
+    found = sorted(path.rglob("pipeline.yml")) or sorted(
+        [*path.rglob("*.yml"), *path.rglob("*.yaml")]
+    )
     if not found:
         raise InputError(f"there are no pipeline files in {path}")
     return found
 
 
 def _summary(files: int, errors: int, warnings: int) -> str:
-    found = f"{_count(errors, 'error')}, {_count(warnings, 'warning')}" if errors or warnings else "no problems"
+    found = (
+        f"{_count(errors, 'error')}, {_count(warnings, 'warning')}"
+        if errors or warnings
+        else "no problems"
+    )
     return f"{_count(files, 'file')} checked: {found}"
 
 

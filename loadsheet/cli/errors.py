@@ -25,7 +25,8 @@ _BUG = "this is a bug in Loadsheet: please report it with the lines above"
 
 @contextmanager
 def reported() -> Iterator[None]:
-    """Wrong input exits with 2, failed work with 1, anything unforeseen with 3 and a traceback, Ctrl-C with 130."""
+    """Wrong input exits with 2, failed work with 1, anything unforeseen with 3 and a traceback,
+    Ctrl-C with 130."""
     try:
         yield
     except (TyperException, typer.Exit, typer.Abort):
@@ -40,7 +41,8 @@ def reported() -> Iterator[None]:
 
 
 def is_expected(error: BaseException) -> bool:
-    """Whether `error` is one that users meet: ours, a server's, the disk's. Everything else is a bug."""
+    """Whether `error` is one that users meet: ours, a server's, the disk's. Everything else is a
+    bug."""
     return isinstance(error, LoadsheetError) or _diagnosis(error) is not None
 
 
@@ -71,7 +73,8 @@ def _report(error: Exception) -> int:
 
 
 def report_bug(error: BaseException) -> None:
-    """Print where `error` and what led to it came from, without row data, and that it should not have happened."""
+    """Print where `error` and what led to it came from, without row data, and that it should not
+    have happened."""
     say("\n\n".join([*(_traceback(link) for link in reversed(list(_chain(error)))), _BUG]))
 
 
@@ -84,7 +87,10 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def _traceback(error: BaseException) -> str:
     frames = "".join(traceback.format_tb(error.__traceback__))
     return "\n".join(
-        [f"Traceback (most recent call last):\n{frames}{summary(error)}", *getattr(error, "__notes__", ())]
+        [
+            f"Traceback (most recent call last):\n{frames}{summary(error)}",
+            *getattr(error, "__notes__", ()),
+        ]
     )
 
 

@@ -22,7 +22,8 @@ from loadsheet.spec.suggest import close
 
 
 def as_text(problems: Sequence[Problem]) -> Iterator[str]:
-    """Each problem: `file:line:col path: message`, its line with a caret, what to do, why, where to read on.
+    """Each problem: `file:line:col path: message`, its line with a caret, what to do, why, where to
+    read on.
 
     The reason of a rule is told once; with the tenth problem of a kind it would only be in the way.
     """
@@ -34,7 +35,10 @@ def as_text(problems: Sequence[Problem]) -> Iterator[str]:
         lines = excerpt(problem, secret)
         yield _styled(head, bold=True)
         yield from lines[:1]
-        yield from (_styled(line, fg="yellow" if problem.severity == "warning" else "red") for line in lines[1:])
+        yield from (
+            _styled(line, fg="yellow" if problem.severity == "warning" else "red")
+            for line in lines[1:]
+        )
         yield from [hint] if hint else []
         if problem.code in RULES and problem.code not in told:
             told.add(problem.code)
@@ -51,8 +55,15 @@ def as_annotation(problem: Problem) -> str:
     """A GitHub Actions workflow command; its properties and its text are escaped differently."""
     text = f"{problem.message}\nhint: {problem.hint}" if problem.hint else problem.message
     text += f"\nsee: {', '.join(links(problem.code, problem.path))}"
-    place = {"file": problem.file, "line": problem.line, "col": problem.column, "title": problem.path or "pipeline"}
-    properties = ",".join(f"{key}={_escaped(str(value), more=True)}" for key, value in place.items())
+    place = {
+        "file": problem.file,
+        "line": problem.line,
+        "col": problem.column,
+        "title": problem.path or "pipeline",
+    }
+    properties = ",".join(
+        f"{key}={_escaped(str(value), more=True)}" for key, value in place.items()
+    )
     return f"::{problem.severity} {properties}::{_escaped(text)}"
 
 
@@ -64,7 +75,9 @@ def explanation(code: str) -> str:
             f"there is no rule {code!r}{f' (did you mean {meant!r}?)' if meant else ''}: {', '.join(RULES)}"
         )
     rule = RULES[code]
-    return "\n".join([f"{code}: {rule.why}", f"  fix: {rule.fix}", f"  see: {', '.join(links(code, ''))}"])
+    return "\n".join(
+        [f"{code}: {rule.why}", f"  fix: {rule.fix}", f"  see: {', '.join(links(code, ''))}"]
+    )
 
 
 def _escaped(text: str, more: bool = False) -> str:
@@ -77,13 +90,17 @@ def _styled(text: str, **style: Any) -> str:
     return text if os.environ.get("NO_COLOR") else typer.style(text, **style)
 
 
-_SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+_SCHEMA = (
+    "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+)
 
 
 def as_sarif(problems: Sequence[Problem]) -> dict[str, Any]:
-    """The whole document: one run, all rules, one result per problem. Links are relative, as in the docs.
+    """The whole document: one run, all rules, one result per problem. Links are relative, as in the
+    docs.
 
-    All that GitHub's code scanning calls required is there, but for the fingerprints, which its upload adds.
+    All that GitHub's code scanning calls required is there, but for the fingerprints, which its
+    upload adds.
     """
     source_lines.cache_clear()
     driver = {"name": "loadsheet", "version": __version__, "rules": [_rule(code) for code in RULES]}
@@ -118,7 +135,11 @@ def _result(problem: Problem) -> dict[str, Any]:
         **({"logicalLocations": [{"fullyQualifiedName": problem.path}]} if problem.path else {}),
     }
     return {
-        **({"ruleId": problem.code, "ruleIndex": list(RULES).index(problem.code)} if problem.code in RULES else {}),
+        **(
+            {"ruleId": problem.code, "ruleIndex": list(RULES).index(problem.code)}
+            if problem.code in RULES
+            else {}
+        ),
         "level": problem.severity,
         "message": {"text": f"{problem.message}{hint}"},
         "locations": [place],
@@ -139,9 +160,11 @@ _LINE_END = re.compile(r"\r\n|\n|\r")
 
 
 def excerpt(problem: Problem, secret_lines: Collection[tuple[str, int]] = ()) -> list[str]:
-    """Two lines, the source's and the caret's; none where the file has no such line or cannot be read.
+    """Two lines, the source's and the caret's; none where the file has no such line or cannot be
+    read.
 
-    Values that look like secrets are hidden; on `secret_lines` (file, line) everything is, but the key itself.
+    Values that look like secrets are hidden; on `secret_lines` (file, line) everything is, but the
+    key itself.
     """
     lines = source_lines(problem.file)
     if problem.line > len(lines):
@@ -154,7 +177,9 @@ def excerpt(problem: Problem, secret_lines: Collection[tuple[str, int]] = ()) ->
         if not line[end:].lstrip().startswith(":"):
             return []  # not a key, so it may be the secret
         line, start, end = line[start:end], 0, end - start
-    before, token, after = (_printable(part) for part in (line[:start], line[start:end], line[end:]))
+    before, token, after = (
+        _printable(part) for part in (line[:start], line[start:end], line[end:])
+    )
     number = f"{problem.line:>4} | "
     before, token, after = _cut(before, token, after, WIDTH - len(number))
     caret = "^" * max(1, _cells(token))
@@ -162,7 +187,8 @@ def excerpt(problem: Problem, secret_lines: Collection[tuple[str, int]] = ()) ->
 
 
 def end_column(problem: Problem) -> int:
-    """The column behind the word that the problem is about; behind its first character where there is none to see."""
+    """The column behind the word that the problem is about; behind its first character where there
+    is none to see."""
     lines = source_lines(problem.file)
     line = lines[problem.line - 1] if problem.line <= len(lines) else ""
     match = _TOKEN.match(line, problem.column - 1)
@@ -187,7 +213,8 @@ def source_lines(file: str) -> list[str]:
 def _printable(text: str) -> str:
     """`text` without what would move the cursor, colour the terminal or turn the reading direction."""
     return "".join(
-        _TAB if char == "\t" else char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text
+        _TAB if char == "\t" else char if char.isprintable() else "\N{REPLACEMENT CHARACTER}"
+        for char in text
     )
 
 

@@ -27,23 +27,43 @@ if TYPE_CHECKING:
 Specs = Sequence[tuple[Pipeline, Path]]
 Found = TypeVar("Found")
 
-_HEADS = ("table", "abandoned attempts", "old loads", "objects", "bytes", "kept loads", "kept attempts", "kept bytes")
+_HEADS = (
+    "table",
+    "abandoned attempts",
+    "old loads",
+    "objects",
+    "bytes",
+    "kept loads",
+    "kept attempts",
+    "kept bytes",
+)
 
 
 def gc(
     ctx: typer.Context,
     pipeline: Annotated[
-        str | None, typer.Argument(metavar="[PIPELINE]", help="A pipeline's name, or its file. Default: all.")
+        str | None,
+        typer.Argument(metavar="[PIPELINE]", help="A pipeline's name, or its file. Default: all."),
     ] = None,
     older_than: Annotated[
-        str, typer.Option(metavar="AGE", help="Keep everything younger than this: 12h, 7d. At least 1h.")
+        str,
+        typer.Option(
+            metavar="AGE", help="Keep everything younger than this: 12h, 7d. At least 1h."
+        ),
     ] = "7d",
-    keep: Annotated[int, typer.Option(metavar="N", min=1, help="Keep the newest N loads of each table.")] = 3,
+    keep: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Keep the newest N loads of each table.")
+    ] = 3,
     sample: Annotated[
         bool,
-        typer.Option("--sample", help="Remove instead what `run --sample` has made: its tables, schemas and objects."),
+        typer.Option(
+            "--sample",
+            help="Remove instead what `run --sample` has made: its tables, schemas and objects.",
+        ),
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Remove abandoned attempts and old loads from the lake, never what a retry or a rebuild needs.
@@ -59,8 +79,13 @@ def gc(
         return
     found, code = _each(specs, lambda spec, project: _sweep(spec, project, age, keep, dry_run))
     if as_json:
-        documents = [{"pipeline": name, "tables": [_document(t) for t in tables]} for name, tables in found.items()]
-        print_json({"dry_run": dry_run, "older_than": older_than, "keep": keep, "pipelines": documents})
+        documents = [
+            {"pipeline": name, "tables": [_document(t) for t in tables]}
+            for name, tables in found.items()
+        ]
+        print_json(
+            {"dry_run": dry_run, "older_than": older_than, "keep": keep, "pipelines": documents}
+        )
     else:
         for name, tables in found.items():
             _print(name, tables, dry_run)
@@ -81,7 +106,8 @@ def _drop_samples(specs: Specs, dry_run: bool, as_json: bool) -> None:
 
 
 def _each(specs: Specs, work: Callable[[Pipeline, Path], Found]) -> tuple[dict[str, Found], int]:
-    """What `work` finds, by pipeline, and an exit code; one pipeline's server that is away keeps no other's garbage."""
+    """What `work` finds, by pipeline, and an exit code; one pipeline's server that is away keeps no
+    other's garbage."""
     found, codes = {}, []
     for spec, project in specs:
         try:
@@ -96,7 +122,9 @@ def _each(specs: Specs, work: Callable[[Pipeline, Path], Found]) -> tuple[dict[s
 
 def _given(ctx: typer.Context, *options: str) -> bool:
     """Whether any of them stands on the command line."""
-    return any(getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE" for name in options)
+    return any(
+        getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE" for name in options
+    )
 
 
 def _age(text: str) -> timedelta:
@@ -107,7 +135,9 @@ def _age(text: str) -> timedelta:
     except (ValueError, OverflowError) as error:
         raise InputError(f"--older-than {text}: {error}") from None
     if age < YOUNGEST:
-        raise InputError(f"--older-than {text} is too young: an attempt may be under way for that long; use 1h or more")
+        raise InputError(
+            f"--older-than {text} is too young: an attempt may be under way for that long; use 1h or more"
+        )
     return age
 
 
@@ -115,7 +145,9 @@ def _all(project: Path) -> Specs:
     return [(load_pipeline(spec), project) for spec in project_specs(project)]
 
 
-def _sweep(pipeline: Pipeline, project: Path, age: timedelta, keep: int, dry_run: bool) -> list[TableGarbage]:
+def _sweep(
+    pipeline: Pipeline, project: Path, age: timedelta, keep: int, dry_run: bool
+) -> list[TableGarbage]:
     # Here, so that commands that need no server start without a driver.
     from loadsheet.engine import garbage
     from loadsheet.lake.store import Lake
@@ -173,7 +205,15 @@ def _print(name: str, tables: list[TableGarbage], dry_run: bool) -> None:
 
 def _row(table: TableGarbage) -> tuple[str, ...]:
     gone, kept = _split([table])
-    numbers = (gone.attempts, gone.loads, gone.objects, gone.bytes, kept.loads, kept.attempts, kept.bytes)
+    numbers = (
+        gone.attempts,
+        gone.loads,
+        gone.objects,
+        gone.bytes,
+        kept.loads,
+        kept.attempts,
+        kept.bytes,
+    )
     reasons = dict.fromkeys(verdict.why for verdict in table.verdicts if not verdict.remove)
     left = [] if table.in_spec else ["not in the spec"]
     return (table.table, *(f"{number:,}" for number in numbers), "; ".join([*left, *reasons]))
@@ -219,9 +259,11 @@ class Dropped:
 
 
 def drop_sample(pipeline: Pipeline, project: Path, dry_run: bool) -> Dropped:
-    """Drop the tables, views and empty schemas of the pipeline's sample, and remove its objects from the lake.
+    """Drop the tables, views and empty schemas of the pipeline's sample, and remove its objects
+    from the lake.
 
-    The ledger's rows stay: a sample that is being taken must still find its fence. Raises what servers raise.
+    The ledger's rows stay: a sample that is being taken must still find its fence. Raises what
+    servers raise.
     """
     from loadsheet.engine import garbage, sample
     from loadsheet.engine.sample import sampled
@@ -243,10 +285,12 @@ def _dropped(relations: list[str], schemas: list[str], found: list[TableGarbage]
     verdicts = [verdict for table in found for verdict in table.verdicts]
     gone = [verdict.attempt for verdict in verdicts if verdict.remove]
     return Dropped(
-        relations=relations, schemas=schemas, objects=sum(len(attempt.objects) for attempt in gone),
+        relations=relations,
+        schemas=schemas,
+        objects=sum(len(attempt.objects) for attempt in gone),
         bytes=sum(attempt.bytes for attempt in gone),
         kept=list(dict.fromkeys(verdict.why for verdict in verdicts if not verdict.remove)),
-    )  # fmt: skip
+    )
 
 
 def print_dropped(name: str, dropped: Dropped, dry_run: bool) -> None:

@@ -20,10 +20,12 @@ _STOPPED_BY = 128
 
 @contextmanager
 def stopping_at_once(live: Live, way_on: str) -> Iterator[None]:
-    """Within, such a signal clears the screen, says what now is (and the `way_on`), and ends the process.
+    """Within, such a signal clears the screen, says what now is (and the `way_on`), and ends the
+    process.
 
-    A KeyboardInterrupt would wait for the worker threads, and those sit in a COPY until it is done. Going away is
-    safe: a server rolls back what a lost client has not committed, and the next run takes over by its fence.
+    A KeyboardInterrupt would wait for the worker threads, and those sit in a COPY until it is done.
+    Going away is safe: a server rolls back what a lost client has not committed, and the next run
+    takes over by its fence.
     """
 
     def tell() -> None:
@@ -32,7 +34,8 @@ def stopping_at_once(live: Live, way_on: str) -> Iterator[None]:
         sys.stdout.flush()
 
     def stop(number: int) -> None:
-        # A thread, and only so long: the terminal may be gone, and a pager that stands still keeps a worker in a write.
+        # A thread, and only so long: the terminal may be gone, and a pager that stands still keeps
+        # a worker in a write.
         teller = threading.Thread(target=tell, daemon=True)
         teller.start()
         teller.join(_PATIENCE)
@@ -44,7 +47,8 @@ def stopping_at_once(live: Live, way_on: str) -> Iterator[None]:
 
 @contextmanager
 def as_ctrl_c() -> Iterator[None]:
-    """Within, `kill` and a closed terminal do what Ctrl-C does, so that what was made for a while is taken away."""
+    """Within, `kill` and a closed terminal do what Ctrl-C does, so that what was made for a while
+    is taken away."""
 
     def interrupt(number: int) -> None:
         raise KeyboardInterrupt
@@ -55,12 +59,15 @@ def as_ctrl_c() -> Iterator[None]:
 
 @contextmanager
 def _on_signal(act: Callable[[int], None]) -> Iterator[None]:
-    """Within, `act` is called for those of the three signals that nobody told us to ignore (nohup, `&` in a script)."""
+    """Within, `act` is called for those of the three signals that nobody told us to ignore (nohup,
+    `&` in a script)."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         act(number)
 
-    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    numbers = [
+        getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+    ]
     before = {number: signal.getsignal(number) for number in numbers}
     heard = [number for number in numbers if before[number] is not signal.SIG_IGN]
     for number in heard:

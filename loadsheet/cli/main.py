@@ -16,7 +16,11 @@ from loadsheet.cli.errors import reported
 
 EXAMPLES = {
     "check": ("pipelines/flights --format github",),
-    "plan": ("flights --connect", "flights --diff main --exit-code", "flights --connect --sql bookings"),
+    "plan": (
+        "flights --connect",
+        "flights --diff main --exit-code",
+        "flights --connect --sql bookings",
+    ),
     "add": ("flights loyalty_cards", "flights 'bookings.*' --dry-run"),
     "new": ("shop --source shop_source --tables 'public.order*'",),
     "run": (
@@ -34,13 +38,18 @@ EXAMPLES = {
 
 
 class _Commands(Mapping[str, TyperCommand]):
-    """The commands by name. Only what is asked for is imported and built: all of them are a fifth of a run's start."""
+    """The commands by name. Only what is asked for is imported and built: all of them are a fifth
+    of a run's start."""
 
     def __getitem__(self, name: str) -> TyperCommand:
         examples = "\n\n".join(f"Example: loadsheet {name} {example}" for example in EXAMPLES[name])
         module = import_module(f"loadsheet.cli.{name}")
-        alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
-        alone.command(name, cls=getattr(module, "Command", None), epilog=examples)(getattr(module, name))
+        alone = typer.Typer(
+            add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
+        )
+        alone.command(name, cls=getattr(module, "Command", None), epilog=examples)(
+            getattr(module, name)
+        )
         command: Any = typer.main.get_command(alone)
         return command  # type: ignore[no-any-return]
 
@@ -83,7 +92,8 @@ def _options(
         ),
     ] = None,
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
     """Carry PostgreSQL tables through a lake into a warehouse, as one YAML file says.
@@ -95,14 +105,18 @@ def _options(
 
 
 app = typer.Typer(
-    cls=_Group, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich",
+    cls=_Group,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
     epilog="Example: loadsheet --project ~/elt/warehouse run flights",
-)  # fmt: skip
+)
 app.callback()(_options)
 
 
 def main() -> None:
     """Run the command line of this process and exit with its code."""
-    # What is imported is no garbage: looking for some after every 700 objects was a twelfth of a run's start.
+    # What is imported is no garbage: looking for some after every 700 objects was a twelfth of a
+    # run's start.
     gc.set_threshold(20_000)
     app(prog_name="loadsheet")

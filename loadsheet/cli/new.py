@@ -47,33 +47,49 @@ tables:
 def new(
     ctx: typer.Context,
     pipeline: Annotated[
-        str, typer.Argument(metavar="PIPELINE", help="The new pipeline's name: its folder and DAG id.")
+        str,
+        typer.Argument(metavar="PIPELINE", help="The new pipeline's name: its folder and DAG id."),
     ],
     source: Annotated[
-        str | None, typer.Option(metavar="CONN", help="Connection to the source. Default: the only one that it can be.")
+        str | None,
+        typer.Option(
+            metavar="CONN", help="Connection to the source. Default: the only one that it can be."
+        ),
     ] = None,
     warehouse: Annotated[
-        str | None, typer.Option(metavar="CONN", help="Default: the other pipelines', or the only one left.")
+        str | None,
+        typer.Option(metavar="CONN", help="Default: the other pipelines', or the only one left."),
     ] = None,
     lake: Annotated[
-        str | None, typer.Option(metavar="CONN", help="Default: the other pipelines', or the only one of its kind.")
+        str | None,
+        typer.Option(
+            metavar="CONN", help="Default: the other pipelines', or the only one of its kind."
+        ),
     ] = None,
     tables: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="TABLE", help="A table or a pattern in quotes, 'bookings.*'; may be repeated. Default: all."
+            metavar="TABLE",
+            help="A table or a pattern in quotes, 'bookings.*'; may be repeated. Default: all.",
         ),
     ] = None,
     schema: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Schema of the tables. Default: the pattern's, or the only one.")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Schema of the tables. Default: the pattern's, or the only one."
+        ),
     ] = None,
     bucket: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Default: the other pipelines', or one called like the lake.")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Default: the other pipelines', or one called like the lake."
+        ),
     ] = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Start a pipeline: a file with its connections and a line for each table, ready for `loadsheet run`."""
+    """Start a pipeline: a file with its connections and a line for each table, ready for `loadsheet
+    run`."""
     # Here, because other commands should not wait for them.
     from loadsheet.authoring.advice import print_suggestions, suggest
     from loadsheet.authoring.choose import choose
@@ -90,7 +106,9 @@ def new(
         choice = choose(tables or ["*"], schema, relations(session, schema), ())
         suggestions = suggest(session, schema, choice, {})
     if not suggestions:
-        raise InputError(f"there is no table in schema {schema!r} to begin with; nothing was written")
+        raise InputError(
+            f"there is no table in schema {schema!r} to begin with; nothing was written"
+        )
     text = _text(pipeline, ends, schema, _free_schemas(pipeline, ends), suggestions)
     if (project / "schemas" / "pipeline.schema.json").is_file():
         text = f"# yaml-language-server: $schema=../../schemas/pipeline.schema.json\n{text}"
@@ -102,7 +120,9 @@ def new(
         facts = {"pipeline": pipeline, "file": shown(file), "written": not dry_run}
         print_json({**facts, "added": added, **choice.document, "diff": diff(file, "", text)})
         return
-    typer.echo(f"{shown(file)} {'would be' if dry_run else 'is'} made, with {count(len(suggestions))}")
+    typer.echo(
+        f"{shown(file)} {'would be' if dry_run else 'is'} made, with {count(len(suggestions))}"
+    )
     print_suggestions(suggestions.values(), choice)
     if dry_run:
         typer.echo(f"\n{diff(file, '', text)}", nl=False)
@@ -122,7 +142,13 @@ def _free_schemas(name: str, ends: Ends) -> tuple[str, str]:
     return next(pair for pair in pairs if not ends.used_schemas.intersection(pair))
 
 
-def _text(name: str, ends: Ends, schema: str, schemas: tuple[str, str], suggestions: Mapping[str, Suggestion]) -> str:
+def _text(
+    name: str,
+    ends: Ends,
+    schema: str,
+    schemas: tuple[str, str],
+    suggestions: Mapping[str, Suggestion],
+) -> str:
     from loadsheet.spec.edit import flow, pair
 
     return _BEGIN.format(
@@ -130,7 +156,9 @@ def _text(name: str, ends: Ends, schema: str, schemas: tuple[str, str], suggesti
         quoted=flow(name),
         source=flow({"conn_id": ends.source, "schema": schema}),
         lake=flow({"conn_id": ends.lake, "bucket": ends.bucket}),
-        warehouse=flow({"conn_id": ends.warehouse, "schema": schemas[0], "mart_schema": schemas[1]}),
+        warehouse=flow(
+            {"conn_id": ends.warehouse, "schema": schemas[0], "mart_schema": schemas[1]}
+        ),
         notify=f"notify: {flow({'slack_conn_id': ends.slack})}\n" if ends.slack else "",
         tables="".join(f"  {pair(table, found.entry)}\n" for table, found in suggestions.items()),
     )
@@ -141,7 +169,9 @@ def _project(given: Path | None) -> Path:
     if given and not given.is_dir():
         raise InputError(f"there is no folder {given}")
     here = Path.cwd()
-    return given or next((folder for folder in (here, *here.parents) if (folder / PIPELINES).is_dir()), here)
+    return given or next(
+        (folder for folder in (here, *here.parents) if (folder / PIPELINES).is_dir()), here
+    )
 
 
 def _free(project: Path, name: str) -> Path:
@@ -151,7 +181,9 @@ def _free(project: Path, name: str) -> Path:
         )
     file = project / PIPELINES / name / "pipeline.yml"
     if file.exists():
-        raise InputError(f"{shown(file)} is already there: `loadsheet add {name} TABLE` adds tables to it")
+        raise InputError(
+            f"{shown(file)} is already there: `loadsheet add {name} TABLE` adds tables to it"
+        )
     for other in find_specs(project):
         pipeline, _ = check_file(other)
         if pipeline and pipeline.name == name:
@@ -164,7 +196,11 @@ def _schema(session: Session, tables: tuple[str, ...] | list[str]) -> str:
     from loadsheet.source.discovery import filled_schemas
 
     schemas = filled_schemas(session)
-    named = {text.partition(".")[0] for text in tables if text.partition(".")[0] in schemas and "." in text}
+    named = {
+        text.partition(".")[0]
+        for text in tables
+        if text.partition(".")[0] in schemas and "." in text
+    }
     if len(named) == 1:
         return named.pop()
     if len(schemas) == 1 and not named:

@@ -31,13 +31,19 @@ def print_json(document: Any) -> None:
 
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table whose cells are plain text, whatever characters they hold, without blanks at the ends of lines."""
+    """A table whose cells are plain text, whatever characters they hold, without blanks at the ends
+    of lines."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     out = console()
-    table = Table(*heads, box=box.SIMPLE_HEAD if out.is_terminal else None, header_style="bold", pad_edge=False)
+    table = Table(
+        *heads,
+        box=box.SIMPLE_HEAD if out.is_terminal else None,
+        header_style="bold",
+        pad_edge=False,
+    )
     for row in rows:
         table.add_row(*(Text(on_one_line(cell), overflow="fold") for cell in row))
     with out.capture() as captured:
@@ -45,5 +51,7 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
-PipelineArgument = Annotated[str, typer.Argument(metavar="PIPELINE", help="A pipeline's name, or its file.")]
+PipelineArgument = Annotated[
+    str, typer.Argument(metavar="PIPELINE", help="A pipeline's name, or its file.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]

@@ -1,4 +1,5 @@
-"""`loadsheet plan`: the steps of a pipeline, the same that Airflow shows as tasks, and what they would do now."""
+"""`loadsheet plan`: the steps of a pipeline, the same that Airflow shows as tasks, and what they
+would do now."""
 
 from __future__ import annotations
 
@@ -27,26 +28,41 @@ def plan(
     ctx: typer.Context,
     pipeline: PipelineArgument,
     connect: Annotated[
-        bool, typer.Option("--connect", help="Compare with source and warehouse as they are now; writes nothing.")
+        bool,
+        typer.Option(
+            "--connect", help="Compare with source and warehouse as they are now; writes nothing."
+        ),
     ] = False,
     diff: Annotated[
-        str | None, typer.Option("--diff", metavar="REV", help="What changed since a Git revision: HEAD, main, v1.2.")
+        str | None,
+        typer.Option(
+            "--diff", metavar="REV", help="What changed since a Git revision: HEAD, main, v1.2."
+        ),
     ] = None,
     sql: Annotated[
-        str | None, typer.Option("--sql", metavar="STEP", help="Print the SQL of a step, a table, a transform, or all.")
+        str | None,
+        typer.Option(
+            "--sql", metavar="STEP", help="Print the SQL of a step, a table, a transform, or all."
+        ),
     ] = None,
     exit_code: Annotated[
-        bool, typer.Option("--exit-code", help=f"Exit with {CHANGES} when something would change or has changed.")
+        bool,
+        typer.Option(
+            "--exit-code", help=f"Exit with {CHANGES} when something would change or has changed."
+        ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Print what will happen, in order: a pipeline's steps, what they would do now, what changed since.
+    """Print what will happen, in order: a pipeline's steps, what they would do now, what changed
+    since.
 
     Exit code 1 when --connect finds what would make the run fail.
     """
     spec, project = open_pipeline(ctx.obj, pipeline)
     if exit_code and not connect and diff is None:
-        raise InputError("--exit-code says whether something would change: add --connect or --diff REV")
+        raise InputError(
+            "--exit-code says whether something would change: add --connect or --diff REV"
+        )
     since = _since(spec, project, diff) if diff is not None else None
     previews: Mapping[str, StepPreview] = {}
     asked = spec
@@ -86,21 +102,32 @@ def _would_change(previews: Mapping[str, StepPreview]) -> bool:
 
 
 def _document(
-    pipeline: Pipeline, steps: Sequence[Step], previews: Mapping[str, StepPreview], since: Comparison | None,
+    pipeline: Pipeline,
+    steps: Sequence[Step],
+    previews: Mapping[str, StepPreview],
+    since: Comparison | None,
     chosen: Sequence[Step],
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     from loadsheet.plan.describe import details
     from loadsheet.preview.models import summary
 
     documents = [
         {
-            "id": step.id, "kind": step.kind, "name": step.name, "upstream": step.upstream, **details(step, pipeline),
+            "id": step.id,
+            "kind": step.kind,
+            "name": step.name,
+            "upstream": step.upstream,
+            **details(step, pipeline),
             **({"sql": _sql(step, pipeline, previews)} if step in chosen else {}),
             **({"now": previews[step.id].as_dict()} if previews else {}),
         }
         for step in steps
-    ]  # fmt: skip
-    document: dict[str, Any] = {"pipeline": pipeline.name, "schedule": pipeline.schedule, "steps": documents}
+    ]
+    document: dict[str, Any] = {
+        "pipeline": pipeline.name,
+        "schedule": pipeline.schedule,
+        "steps": documents,
+    }
     if previews:
         before = {kind: previews[kind].as_dict() for kind in ("extract", "load", "transform")}
         document["connect"] = {**summary(previews.values()), "before": before}
@@ -110,7 +137,10 @@ def _document(
 
 
 def _print(
-    pipeline: Pipeline, steps: Sequence[Step], previews: Mapping[str, StepPreview], since: Comparison | None
+    pipeline: Pipeline,
+    steps: Sequence[Step],
+    previews: Mapping[str, StepPreview],
+    since: Comparison | None,
 ) -> None:
     from loadsheet.cli.plan_tree import plan_text, since_text, summary_text
 
@@ -131,9 +161,14 @@ def _chosen(steps: tuple[Step, ...], wanted: str, pipeline: Pipeline) -> list[St
 
     if found := chosen(steps, wanted):
         return found
-    if any(pattern.name == wanted for pattern in pipeline.patterns):  # its tables stand in its place by now
+    # its tables stand in its place by now
+    if any(pattern.name == wanted for pattern in pipeline.patterns):
         of_tables = [step for step in steps if step.kind in ("extract", "load")]
-        return [s for s in of_tables if (pattern := pipeline.pattern_of(s.name)) and pattern.name == wanted]
+        return [
+            s
+            for s in of_tables
+            if (pattern := pipeline.pattern_of(s.name)) and pattern.name == wanted
+        ]
     names = [*dict.fromkeys([step.name for step in steps if step.kind != "create_bucket"])]
     close = get_close_matches(wanted, [*names, *(step.id for step in steps)], n=1)
     more = f" (did you mean {close[0]!r}?)" if close else f"; it has {', '.join(names)}, or say all"
@@ -152,5 +187,9 @@ def _sql(step: Step, pipeline: Pipeline, previews: Mapping[str, StepPreview]) ->
     from loadsheet.plan.step_sql import step_sql
 
     found = previews.get(step.id)
-    ddl = "".join(f"{statement};\n" for statement in found.ddl) if found and step.kind == "load" else ""
+    ddl = (
+        "".join(f"{statement};\n" for statement in found.ddl)
+        if found and step.kind == "load"
+        else ""
+    )
     return (found.sql if found else "") or ddl.rstrip() or step_sql(step, pipeline)

@@ -22,11 +22,20 @@ if TYPE_CHECKING:
 # These are paid by `loadsheet plan` alone, which imports this module when it prints.
 
 
-_STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan", "now": "bold", "+": "green", "-": "red"}
+_STYLES = {
+    "error": "bold red",
+    "warning": "yellow",
+    "note": "cyan",
+    "now": "bold",
+    "+": "green",
+    "-": "red",
+}
 _WIDEST = 40
 
 
-def plan_text(pipeline: Pipeline, steps: Sequence[Step], previews: Mapping[str, StepPreview]) -> str:
+def plan_text(
+    pipeline: Pipeline, steps: Sequence[Step], previews: Mapping[str, StepPreview]
+) -> str:
     """The steps in the order in which they run, with what they would do now where that is known."""
     width = min(max(len(step.name) for step in steps), _WIDEST)
     by_id = {step.id: step for step in steps}
@@ -48,7 +57,9 @@ def plan_text(pipeline: Pipeline, steps: Sequence[Step], previews: Mapping[str, 
 def summary_text(previews: Mapping[str, StepPreview]) -> str:
     """The last line: what all steps would do together."""
     found = summary(previews.values())
-    problems = ", ".join(_count(found[f"{name}s"], name) for name in ("error", "warning") if found[f"{name}s"])
+    problems = ", ".join(
+        _count(found[f"{name}s"], name) for name in ("error", "warning") if found[f"{name}s"]
+    )
     unsure = f", {found['maybe']} more may" if found["maybe"] else ""
     does = f"{_count(found['changes'], 'step')} would change something{unsure}; about {found['rows']:,} rows to read"
     return f"{does}; {problems or 'nothing is in the way'}"
@@ -66,7 +77,9 @@ def since_text(since: Comparison) -> str:
         for consequence in change.consequences:
             branch.add(_pair(consequence.kind, consequence.text))
     if since.built_again:
-        tree.add(_pair("then", f"built again, because of what they read: {', '.join(since.built_again)}"))
+        tree.add(
+            _pair("then", f"built again, because of what they read: {', '.join(since.built_again)}")
+        )
     return _rendered(tree)
 
 
@@ -81,7 +94,9 @@ def _remark(branch: Tree, found: StepPreview | None) -> None:
     if found.does:
         branch.add(_pair("now", found.does))
     if found.held_by:
-        branch.add(_pair("held back", f"the watermark stays below what is still open: {found.held_by}"))
+        branch.add(
+            _pair("held back", f"the watermark stays below what is still open: {found.held_by}")
+        )
     for statement in found.ddl:
         branch.add(_pair("runs", on_one_line(statement)))
     for remark in found.remarks:
@@ -112,12 +127,18 @@ def _count(number: int, noun: str) -> str:
 def _head(pipeline: Pipeline) -> str:
     schedule = f"schedule {pipeline.schedule}" if pipeline.schedule else "no schedule"
     patterns = f"{_count(len(pipeline.patterns), 'pattern')}, " if pipeline.patterns else ""
-    tables, transforms = _count(len(pipeline.tables), "table"), _count(len(pipeline.transforms), "transform")
+    tables, transforms = (
+        _count(len(pipeline.tables), "table"),
+        _count(len(pipeline.transforms), "transform"),
+    )
     return f"{pipeline.name}: {tables}, {patterns}{transforms}, {schedule}"
 
 
 def _kinds(steps: Sequence[Step]) -> dict[Kind, list[Step]]:
-    return {kind: [step for step in steps if step.kind == kind] for kind in dict.fromkeys(step.kind for step in steps)}
+    return {
+        kind: [step for step in steps if step.kind == kind]
+        for kind in dict.fromkeys(step.kind for step in steps)
+    }
 
 
 def _way(kind: Kind, pipeline: Pipeline) -> str:

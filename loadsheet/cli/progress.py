@@ -1,4 +1,5 @@
-"""The progress of a run: lines in a log, nothing for a script. The bars of a terminal are in `progress_bars`."""
+"""The progress of a run: lines in a log, nothing for a script. The bars of a terminal are in
+`progress_bars`."""
 
 from __future__ import annotations
 
@@ -19,7 +20,10 @@ class Live(Protocol):
 
     def __enter__(self) -> Self: ...
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None: ...
     def started(self, step: Step) -> None: ...
     def moved(self, step: Step, rows: int | None, size: int) -> None: ...
@@ -34,7 +38,10 @@ class Silence:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None: ...
     def started(self, step: Step) -> None: ...
     def moved(self, step: Step, rows: int | None, size: int) -> None: ...
@@ -43,7 +50,8 @@ class Silence:
 
 
 class Lines(Silence):
-    """A line when a step starts and when it has ended; of a long one also how far it is, every half minute."""
+    """A line when a step starts and when it has ended; of a long one also how far it is, every half
+    minute."""
 
     def __init__(self, out: Console, every: float = 30.0):
         self._out, self._every = out, every
@@ -60,7 +68,9 @@ class Lines(Silence):
             self._told[step.id] = time.monotonic()
             pace = self._pace[step.id]
             pace.moved(rows, size)
-            self._say(f"{step.id} at {', '.join(filter(None, (pace.amount, pace.size, pace.speed)))}")
+            self._say(
+                f"{step.id} at {', '.join(filter(None, (pace.amount, pace.size, pace.speed)))}"
+            )
 
     def waiting(self, step: Step, message: str) -> None:
         self._say(f"{step.id} {message}")
@@ -68,7 +78,9 @@ class Lines(Silence):
     def ended(self, step: Step, status: str, message: str) -> None:
         self._told.pop(step.id, None)
         first_line = message.partition("\n")[0]  # the summary has them all
-        self._say(f"{step.id} {status.replace('_', ' ')}" + (f": {first_line}" if first_line else ""))
+        self._say(
+            f"{step.id} {status.replace('_', ' ')}" + (f": {first_line}" if first_line else "")
+        )
 
     def _say(self, text: str) -> None:
         from rich.text import Text

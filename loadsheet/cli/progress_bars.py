@@ -18,15 +18,25 @@ from loadsheet.redact import visible
 
 
 class Bars(Silence):
-    """One moving line per running step, gone when it has ended, and one for the whole run; the summary follows."""
+    """One moving line per running step, gone when it has ended, and one for the whole run; the
+    summary follows."""
 
     def __init__(self, out: Console, steps: int = 0):
         # Of a step no total: how many rows are new is only known when they have been read.
-        columns = [TextColumn(f"{{task.fields[{name}]}}", justify="right") for name in ("amount", "speed", "size")]
+        columns = [
+            TextColumn(f"{{task.fields[{name}]}}", justify="right")
+            for name in ("amount", "speed", "size")
+        ]
         self._progress = Progress(
-            SpinnerColumn(), TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True)), *columns,
-            TimeElapsedColumn(), console=out, transient=True, expand=True, refresh_per_second=5,
-        )  # fmt: skip
+            SpinnerColumn(),
+            TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True)),
+            *columns,
+            TimeElapsedColumn(),
+            console=out,
+            transient=True,
+            expand=True,
+            refresh_per_second=5,
+        )
         self._steps, self._ended = steps, 0
         self._tasks: dict[str, TaskID] = {}
         self._pace: dict[str, Pace] = {}
@@ -38,7 +48,10 @@ class Bars(Silence):
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._progress.stop()
 
@@ -60,7 +73,9 @@ class Bars(Silence):
 
     def waiting(self, step: Step, message: str) -> None:
         if step.id in self._tasks:
-            self._progress.update(self._tasks[step.id], amount="waiting for its retry", speed="", size="")
+            self._progress.update(
+                self._tasks[step.id], amount="waiting for its retry", speed="", size=""
+            )
             self._progress.console.print(Text(visible(f"{step.id} {message}")), soft_wrap=True)
 
     def ended(self, step: Step, status: str, message: str) -> None:
@@ -79,6 +94,9 @@ class Bars(Silence):
         size = sum(pace.bytes for name, pace in paces if name.startswith("extract."))
         whole = Pace(self._since, rows or None, size)
         self._progress.update(
-            self._whole, description=f"{self._ended} of {self._steps} steps", amount=whole.amount, speed=whole.speed,
+            self._whole,
+            description=f"{self._ended} of {self._steps} steps",
+            amount=whole.amount,
+            speed=whole.speed,
             size=whole.size,
-        )  # fmt: skip
+        )

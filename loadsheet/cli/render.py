@@ -1,4 +1,5 @@
-"""`loadsheet render`: the pipeline as a dag-factory file, for whoever wants to go on without Loadsheet's factory."""
+"""`loadsheet render`: the pipeline as a dag-factory file, for whoever wants to go on without
+Loadsheet's factory."""
 
 from __future__ import annotations
 

@@ -22,7 +22,13 @@ if TYPE_CHECKING:
     from loadsheet.engine.runner import Retry
 
 
-_STYLES = {"done": "green", "skipped": "yellow", "failed": "bold red", "upstream_failed": "red", "not run": "red"}
+_STYLES = {
+    "done": "green",
+    "skipped": "yellow",
+    "failed": "bold red",
+    "upstream_failed": "red",
+    "not run": "red",
+}
 
 
 @dataclass
@@ -99,12 +105,17 @@ class Report:
         """The steps for `--json`."""
         return [
             {
-                "id": line.step.id, "kind": line.step.kind, "name": line.step.name, "status": line.status,
-                "message": line.message, "counts": line.counts or {}, "seconds": round(line.seconds, 3),
+                "id": line.step.id,
+                "kind": line.step.kind,
+                "name": line.step.name,
+                "status": line.status,
+                "message": line.message,
+                "counts": line.counts or {},
+                "seconds": round(line.seconds, 3),
                 "tries": line.tries,
             }
             for line in self.lines.values()
-        ]  # fmt: skip
+        ]
 
     def print_summary(self, pipeline: str, run_id: str, *more: str) -> None:
         """One line per step, one for the run, and what else there is to say."""
@@ -113,9 +124,12 @@ class Report:
         for line in self.lines.values():
             _print_line(out, line, width)
         statuses = Counter(line.status for line in self.lines.values())
-        counts = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in statuses.items())
+        counts = ", ".join(
+            f"{count} {status.replace('_', ' ')}" for status, count in statuses.items()
+        )
         whole = f"{pipeline}: {counts} in {time.monotonic() - self.began:.1f} s (run {run_id})"
-        out.print(whole, markup=False, soft_wrap=True)  # a run id that is cut in two cannot be copied
+        # a run id that is cut in two cannot be copied
+        out.print(whole, markup=False, soft_wrap=True)
         for text in more:
             out.print(text, markup=False, soft_wrap=True)
 
@@ -123,7 +137,11 @@ class Report:
 def _print_line(out: Console, line: Line, width: int) -> None:
     from rich.text import Text
 
-    status = "loaded" if (line.step.kind, line.status) == ("load", "done") else line.status.replace("_", " ")
+    status = (
+        "loaded"
+        if (line.step.kind, line.status) == ("load", "done")
+        else line.status.replace("_", " ")
+    )
     rows = "" if line.rows is None else f"{line.rows:,} rows"
     # What a server answers may have several lines; they stay below their step.
     message = visible(line.message).replace("\n", "\n" + " " * 17)

@@ -27,10 +27,14 @@ def run(
     ctx: typer.Context,
     pipeline: PipelineArgument,
     tables: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Only these tables, and the transforms they feed.")
+        str | None,
+        typer.Option(metavar="A,B", help="Only these tables, and the transforms they feed."),
     ] = None,
     full_refresh: Annotated[
-        bool, typer.Option("--full-refresh", help="Read, load and build everything (or all of --tables) again.")
+        bool,
+        typer.Option(
+            "--full-refresh", help="Read, load and build everything (or all of --tables) again."
+        ),
     ] = False,
     accept_source: Annotated[
         bool,
@@ -41,19 +45,31 @@ def run(
     ] = False,
     start: Annotated[
         str | None,
-        typer.Option("--from", metavar="X", help="Only rows whose cursor is at or after X, a time (UTC) or a number."),
+        typer.Option(
+            "--from",
+            metavar="X",
+            help="Only rows whose cursor is at or after X, a time (UTC) or a number.",
+        ),
     ] = None,
     end: Annotated[str | None, typer.Option("--to", metavar="Y", help="... and before Y.")] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run that was stopped or has failed, as it was asked for.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with the run that was stopped or has failed, as it was asked for.",
+        ),
     ] = False,
     sample: Annotated[
         str | None,
-        typer.Option(metavar="1%|ROWS", help="For development: so much of each table, into schemas of their own."),
+        typer.Option(
+            metavar="1%|ROWS",
+            help="For development: so much of each table, into schemas of their own.",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Extract, load and transform; exit code 1 when a step failed, 0 also when there was nothing new.
+    """Extract, load and transform; exit code 1 when a step failed, 0 also when there was nothing
+    new.
 
     A failure that may pass is tried again, as the spec's tasks.retries and tasks.retry_delay say.
     """
@@ -64,13 +80,20 @@ def run(
     record = RunRecord(spec)
     if resume:
         if tables or full_refresh or accept_source or start or end or sample:
-            raise InputError("--resume goes on as the stopped run was asked for: leave out the other options")
+            raise InputError(
+                "--resume goes on as the stopped run was asked for: leave out the other options"
+            )
         request = record.resumed()
     else:
         request = command_line_request(
-            spec, tables=tables, full_refresh=full_refresh, accept_source=accept_source, start=start, end=end,
+            spec,
+            tables=tables,
+            full_refresh=full_refresh,
+            accept_source=accept_source,
+            start=start,
+            end=end,
             sample=sample,
-        )  # fmt: skip
+        )
     if sample is not None:
         report, notes = _run_sample(spec, request, connections, as_json, sample)
     else:
@@ -105,7 +128,9 @@ def _run_recorded(
             record.unchanged(step.name)
 
     record.begin(request)
-    way_on = f"loadsheet run {spec.name} --resume goes on with this run" if record.is_kept else _ANEW
+    way_on = (
+        f"loadsheet run {spec.name} --resume goes on with this run" if record.is_kept else _ANEW
+    )
     report = _run(spec, request, connections, quiet, way_on, note)
     if not report.failed:
         record.end()
@@ -130,18 +155,27 @@ def _run_sample(
 
 
 def _run(
-    spec: Pipeline, request: RunRequest, connections: Connections, quiet: bool, way_on: str,
+    spec: Pipeline,
+    request: RunRequest,
+    connections: Connections,
+    quiet: bool,
+    way_on: str,
     note: Callable[[Step, str], None] = lambda step, state: None,
-) -> Report:  # fmt: skip
+) -> Report:
     from loadsheet.engine.runner import run_pipeline
 
-    with live_report(build_plan(spec), quiet=quiet) as report, stopping_at_once(report.live, way_on):
+    with (
+        live_report(build_plan(spec), quiet=quiet) as report,
+        stopping_at_once(report.live, way_on),
+    ):
 
         def on_step(step: Step, state: str, result: Any) -> None:
             note(step, state)
             report.on_step(step, state, result)
 
-        run_pipeline(spec, request, connections, on_step=on_step, progress=report.on_progress, retrying=True)
+        run_pipeline(
+            spec, request, connections, on_step=on_step, progress=report.on_progress, retrying=True
+        )
     return report
 
 

@@ -19,7 +19,10 @@ class Kind(StrEnum):
 
 def schema(
     kind: Annotated[
-        Kind, typer.Argument(metavar="[pipeline|tests]", help="Of pipeline files, or of the test files beside them.")
+        Kind,
+        typer.Argument(
+            metavar="[pipeline|tests]", help="Of pipeline files, or of the test files beside them."
+        ),
     ] = Kind.pipeline,
 ) -> None:
     """Print the JSON Schema that editors check and complete pipeline files by, or test files."""

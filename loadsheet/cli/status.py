@@ -19,7 +19,13 @@ from loadsheet.cli.errors import FAILED, WRONG_INPUT, describe, is_expected, say
 from loadsheet.cli.output import AsJson, console, print_json
 from loadsheet.connections.lookup import project_connections
 from loadsheet.errors import InputError, SpecError
-from loadsheet.project.folder import find_pipeline, project_folder, project_specs, relative_problem, shown
+from loadsheet.project.folder import (
+    find_pipeline,
+    project_folder,
+    project_specs,
+    relative_problem,
+    shown,
+)
 from loadsheet.redact import json_safe
 from loadsheet.spec.pipeline_file import load_pipeline
 
@@ -33,12 +39,19 @@ _MOST = 86_400  # a day; a system's clock cannot wait for ever
 
 
 class Command(TyperCommand):
-    """Takes `--watch` with a number of seconds or without; an option of Typer's has a value always or never."""
+    """Takes `--watch` with a number of seconds or without; an option of Typer's has a value always
+    or never."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As Typer's."""
-        bare = [place for place, word in enumerate(args) if word == "--watch" and not _is_number(args[place + 1 :])]
-        return super().parse_args(ctx, [f"--watch={_EVERY}" if n in bare else word for n, word in enumerate(args)])
+        bare = [
+            place
+            for place, word in enumerate(args)
+            if word == "--watch" and not _is_number(args[place + 1 :])
+        ]
+        return super().parse_args(
+            ctx, [f"--watch={_EVERY}" if n in bare else word for n, word in enumerate(args)]
+        )
 
 
 def _is_number(words: list[str]) -> bool:
@@ -48,18 +61,22 @@ def _is_number(words: list[str]) -> bool:
 def status(
     ctx: typer.Context,
     pipeline: Annotated[
-        str | None, typer.Argument(metavar="[PIPELINE]", help="A pipeline's name, or its file. Default: all.")
+        str | None,
+        typer.Argument(metavar="[PIPELINE]", help="A pipeline's name, or its file. Default: all."),
     ] = None,
     watch: Annotated[
         float | None,
         typer.Option(
-            metavar="[SECONDS]", min=0.1, max=_MOST,
+            metavar="[SECONDS]",
+            min=0.1,
+            max=_MOST,
             help=f"Look again every so many seconds ({_EVERY}), until Ctrl-C.",
         ),
     ] = None,
     as_json: AsJson = False,
-) -> None:  # fmt: skip
-    """Show each table's last load, rows, watermark, distance to the source, and what holds it back or has failed.
+) -> None:
+    """Show each table's last load, rows, watermark, distance to the source, and what holds it back
+    or has failed.
 
     Reads only. Without access to the source it shows what the warehouse knows.
     """
@@ -80,7 +97,9 @@ def status(
         if answer.error and not as_json:
             say(f"error: {answer.words}")
     if errors := [answer.error for answer in answers if answer.error]:
-        raise typer.Exit(WRONG_INPUT if any(isinstance(error, InputError) for error in errors) else FAILED)
+        raise typer.Exit(
+            WRONG_INPUT if any(isinstance(error, InputError) for error in errors) else FAILED
+        )
 
 
 @dataclass(frozen=True)
@@ -100,7 +119,8 @@ class Answer:
 
 
 def asking(given: Path | None, name: str | None) -> Callable[[], list[Answer]]:
-    """What asks about the pipeline `name`, or about all; the trouble of one does not hide the others, nor ends a watch.
+    """What asks about the pipeline `name`, or about all; the trouble of one does not hide the
+    others, nor ends a watch.
 
     Raises InputError, also when it is called, where there is no such pipeline or none at all.
     """
@@ -140,7 +160,8 @@ def as_document(answers: list[Answer]) -> dict[str, Any]:
 
 
 def as_page(answers: list[Answer], errors: bool = False, brief: bool = False) -> RenderableType:
-    """The page for people: with what went wrong, if `errors`; without what wants nothing, if `brief`."""
+    """The page for people: with what went wrong, if `errors`; without what wants nothing, if
+    `brief`."""
     from rich.console import Group
     from rich.text import Text
 
@@ -157,13 +178,15 @@ def as_page(answers: list[Answer], errors: bool = False, brief: bool = False) ->
 
 
 def keep_looking(look: Callable[[], list[Answer]], every: float, as_json: bool) -> None:
-    """Until Ctrl-C, which is how this ends and no failure: one page that changes on a terminal, one after the other
-    elsewhere, one JSON document a line for scripts."""
+    """Until Ctrl-C, which is how this ends and no failure: one page that changes on a terminal, one
+    after the other elsewhere, one JSON document a line for scripts."""
     out = console()
     with suppress(KeyboardInterrupt):
         if as_json:
             for answers in _repeated(look, every):
-                typer.echo(json_safe(json.dumps(as_document(answers), ensure_ascii=False, default=str)))
+                typer.echo(
+                    json_safe(json.dumps(as_document(answers), ensure_ascii=False, default=str))
+                )
         elif out.is_terminal:
             _live(look, every, out)
         else:
@@ -193,10 +216,15 @@ def _live(look: Callable[[], list[Answer]], every: float, out: Console) -> None:
 
 
 def _fitting(answers: list[Answer], out: Console) -> RenderableType:
-    """What is below the screen cannot be scrolled to, and failures stand at the end: then without what is well."""
+    """What is below the screen cannot be scrolled to, and failures stand at the end: then without
+    what is well."""
     page = as_page(answers, errors=True)
     foot = 2
-    return page if len(out.render_lines(page)) + foot <= out.height else as_page(answers, errors=True, brief=True)
+    return (
+        page
+        if len(out.render_lines(page)) + foot <= out.height
+        else as_page(answers, errors=True, brief=True)
+    )
 
 
 def _repeated(look: Callable[[], list[Answer]], every: float) -> Iterator[list[Answer]]:

@@ -31,10 +31,12 @@ if TYPE_CHECKING:
 def test(
     ctx: typer.Context,
     pipeline: Annotated[
-        str | None, typer.Argument(metavar="[PIPELINE]", help="A pipeline's name, or its file. Default: all.")
+        str | None,
+        typer.Argument(metavar="[PIPELINE]", help="A pipeline's name, or its file. Default: all."),
     ] = None,
     only: Annotated[
-        str | None, typer.Option("--only", metavar="TEXT", help="Only tests that have this in their name.")
+        str | None,
+        typer.Option("--only", metavar="TEXT", help="Only tests that have this in their name."),
     ] = None,
     warehouse: Annotated[
         str | None,
@@ -46,14 +48,16 @@ def test(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Build transforms from given rows and compare them with expected ones; exit code 1 when they differ.
+    """Build transforms from given rows and compare them with expected ones; exit code 1 when they
+    differ.
 
     Tests are in tests/*.yml beside the pipeline file.
     """
     specs = [open_pipeline(ctx.obj, pipeline)] if pipeline else _all(project_folder(ctx.obj))
     found = _read([spec for spec, _ in specs])
     chosen = [
-        (spec, [case for case in cases if only is None or only in case.name], tables) for spec, cases, tables in found
+        (spec, [case for case in cases if only is None or only in case.name], tables)
+        for spec, cases, tables in found
     ]
     if not any(cases for _, cases, _ in chosen):
         raise InputError(_no_tests(found, only))
@@ -126,7 +130,8 @@ def _tried(run: Any, case: Case) -> Verdict:
 
 
 def print_verdict(pipeline: str, verdict: Verdict) -> None:
-    """The test with its mark; of one that failed, each row that is not as expected, or what kept it from being run."""
+    """The test with its mark; of one that failed, each row that is not as expected, or what kept it
+    from being run."""
     out = console()
     mark = ("ok    ", "green") if verdict.passed else ("failed", "bold red")
     out.print(Text.assemble(mark, f"  {pipeline}: {verdict.case.name}"), soft_wrap=True)
@@ -146,17 +151,22 @@ def print_verdict(pipeline: str, verdict: Verdict) -> None:
 
 
 def _lines(difference: Difference) -> list[tuple[str, str]]:
-    """A missing row has a `-` before it, one too many a `+`, and each cell that differs a line with both."""
+    """A missing row has a `-` before it, one too many a `+`, and each cell that differs a line with
+    both."""
     expected, actual = difference.expected, difference.actual
     where = f"   {_place(difference.where)}" if difference.where else ""
     if expected is None:
         return [(f"+ {_row(actual or {})}", "green")]
     if actual is None:
         return [(f"- {_row(expected)}{where}", "red")]
-    key = tuple(c for c in difference.key if c in expected) or tuple(c for c in expected if c not in difference.cells)
+    key = tuple(c for c in difference.key if c in expected) or tuple(
+        c for c in expected if c not in difference.cells
+    )
     lines = [(f"~ {_row({c: expected[c] for c in key})}{where}", "yellow")]
     for cell in difference.cells:
-        lines += [(f"    {cell}: expected {_value(expected[cell])}, found {_value(actual[cell])}", "")]
+        lines += [
+            (f"    {cell}: expected {_value(expected[cell])}, found {_value(actual[cell])}", "")
+        ]
     return lines
 
 
@@ -189,10 +199,13 @@ def _indented(text: str) -> str:
 def document(verdict: Verdict) -> dict[str, Any]:
     """The verdict for `--json`."""
     return {
-        "name": verdict.case.name, "where": verdict.case.where, "passed": verdict.passed, "step": verdict.step,
+        "name": verdict.case.name,
+        "where": verdict.case.where,
+        "passed": verdict.passed,
+        "step": verdict.step,
         "error": verdict.error,
         "differences": [
             {"table": d.table, "expected": d.expected, "actual": d.actual, "where": d.where}
             for d in verdict.differences
         ],
-    }  # fmt: skip
+    }

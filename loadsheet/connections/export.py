@@ -1,8 +1,10 @@
-"""connections.yml with its `${VAR}` filled in, for `airflow connections import`, which fills in nothing itself.
+"""connections.yml with its `${VAR}` filled in, for `airflow connections import`, which fills in
+nothing itself.
 
     python -m loadsheet.connections.export [PROJECT] > connections.json
 
-The output holds secrets: write it where nobody else reads (umask 077), and delete it after the import.
+The output holds secrets: write it where nobody else reads (umask 077), and delete it after the
+import.
 """
 
 from __future__ import annotations
@@ -19,14 +21,21 @@ from loadsheet.connections.lookup import project_connections
 from loadsheet.errors import InputError
 
 
-def export_connections(project: Path, environ: Mapping[str, str] = os.environ) -> dict[str, dict[str, Any]]:
-    """Every connection of `project`'s connections.yml in Airflow's import format: all values known, ports numbers.
+def export_connections(
+    project: Path, environ: Mapping[str, str] = os.environ
+) -> dict[str, dict[str, Any]]:
+    """Every connection of `project`'s connections.yml in Airflow's import format: all values known,
+    ports numbers.
 
-    Raises ConnectionMissing for a variable without a value, InputError for a file that holds no connections.
+    Raises ConnectionMissing for a variable without a value, InputError for a file that holds no
+    connections.
     """
     entries = read_connections(project / "connections" / "connections.yml")
     connections = project_connections(project, environ)
-    return {conn_id: _described(entry) | _fields(connections(conn_id)) for conn_id, entry in entries.items()}
+    return {
+        conn_id: _described(entry) | _fields(connections(conn_id))
+        for conn_id, entry in entries.items()
+    }
 
 
 def _fields(connection: object) -> dict[str, Any]:
@@ -34,11 +43,16 @@ def _fields(connection: object) -> dict[str, Any]:
 
 
 def _described(entry: Any) -> dict[str, Any]:
-    return {"description": entry["description"]} if isinstance(entry, dict) and "description" in entry else {}
+    return (
+        {"description": entry["description"]}
+        if isinstance(entry, dict) and "description" in entry
+        else {}
+    )
 
 
 def main() -> int:
-    """Print the connections of the project given as argument (default: the folder we are in); 2 when input is wrong."""
+    """Print the connections of the project given as argument (default: the folder we are in); 2
+    when input is wrong."""
     try:
         print(json.dumps(export_connections(Path(*sys.argv[1:2])), indent=2))
     except InputError as error:

@@ -21,8 +21,9 @@ _NULL = "tag:yaml.org,2002:null"
 
 
 def read_connections(file: Path) -> Mapping[str, Any]:
-    """The connections in `file` by id. Raises SpecError, with the place and never with a value, when it cannot be read,
-    is no mapping, or says something twice, of which YAML would quietly take the last."""
+    """The connections in `file` by id. Raises SpecError, with the place and never with a value,
+    when it cannot be read, is no mapping, or says something twice, of which YAML would quietly take
+    the last."""
     try:
         text = file.read_bytes()
         content = yaml.load(text, _Loader) or {}
@@ -35,7 +36,9 @@ def read_connections(file: Path) -> Mapping[str, Any]:
         place = (mark.line + 1, mark.column + 1) if mark else (1, 1)
         raise _unreadable(file, f"not valid YAML: {error.problem}", place) from None
     except yaml.YAMLError:
-        raise _unreadable(file, "not valid YAML: it holds characters that YAML does not allow") from None
+        raise _unreadable(
+            file, "not valid YAML: it holds characters that YAML does not allow"
+        ) from None
     if not isinstance(content, dict):
         raise _unreadable(file, "expected a mapping from connection ids to connections")
     _refuse_twice(file, root)
@@ -45,12 +48,17 @@ def read_connections(file: Path) -> Mapping[str, Any]:
 def _refuse_twice(file: Path, root: Any) -> None:
     """The ids, and the fields of each."""
     entries = root.value if root else []
-    for pairs in (entries, *(entry.value for _, entry in entries if isinstance(entry, yaml.MappingNode))):
+    for pairs in (
+        entries,
+        *(entry.value for _, entry in entries if isinstance(entry, yaml.MappingNode)),
+    ):
         seen = set()
         for key, _ in pairs:
             if key.value in seen:
                 place = (key.start_mark.line + 1, key.start_mark.column + 1)
-                raise _unreadable(file, f"{key.value!r} is there a second time: remove one of the two", place)
+                raise _unreadable(
+                    file, f"{key.value!r} is there a second time: remove one of the two", place
+                )
             seen.add(key.value)
 
 
@@ -60,11 +68,22 @@ def _as_written(conn_id: str, entry: Any, root: Any) -> Any:
         return entry
     fields = [pair for key, fields in root.value if key.value == conn_id for pair in fields.value]
     scalars = ((key.value, value) for key, value in fields if isinstance(value, yaml.ScalarNode))
-    return entry | {name: value.value for name, value in scalars if name in TEXT_FIELDS and value.tag != _NULL}
+    return entry | {
+        name: value.value for name, value in scalars if name in TEXT_FIELDS and value.tag != _NULL
+    }
 
 
 def _unreadable(file: Path, message: str, place: tuple[int, int] = (1, 1)) -> SpecError:
     line, column = place
     return SpecError(
-        [Problem(file=str(file), line=line, column=column, path="", message=message, code="unreadable-file")]
+        [
+            Problem(
+                file=str(file),
+                line=line,
+                column=column,
+                path="",
+                message=message,
+                code="unreadable-file",
+            )
+        ]
     )

@@ -1,7 +1,7 @@
 """Connections by Airflow's ids and in Airflow's forms, found without Airflow.
 
-First `AIRFLOW_CONN_<ID>` (a URI or JSON), then `connections/connections.yml` with `${VAR}` filled in. Both look into
-the environment first and into the project's `.env` after it.
+First `AIRFLOW_CONN_<ID>` (a URI or JSON), then `connections/connections.yml` with `${VAR}` filled
+in. Both look into the environment first and into the project's `.env` after it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from loadsheet.connections.parse import MissingVariable, fields_from_json, fields_from_mapping, fields_from_uri, fill
+from loadsheet.connections.parse import (
+    MissingVariable,
+    fields_from_json,
+    fields_from_mapping,
+    fields_from_uri,
+    fill,
+)
 from loadsheet.errors import ConnectionMissing, InputError
 from loadsheet.redact import hide, secrets_in
 
@@ -24,7 +30,8 @@ SECRETS_BACKENDS = ("AIRFLOW__SECRETS__BACKEND", "AIRFLOW__WORKERS__SECRETS_BACK
 
 @dataclass(frozen=True, kw_only=True)
 class Connection:
-    """A server and how to log in. The password and the extras, which may hold secrets, are in no `repr`."""
+    """A server and how to log in. The password and the extras, which may hold secrets, are in no
+    `repr`."""
 
     conn_id: str
     conn_type: str = ""
@@ -38,7 +45,11 @@ class Connection:
 
     def __post_init__(self) -> None:
         """No message of this process shows the secrets, whoever makes it."""
-        hide(self.password, *secrets_in(self.extra), *([self.login] if "endpoint_url" in self.extra else []))
+        hide(
+            self.password,
+            *secrets_in(self.extra),
+            *([self.login] if "endpoint_url" in self.extra else []),
+        )
 
 
 class Connections(Protocol):
@@ -49,11 +60,11 @@ class Connections(Protocol):
 
 
 def project_connections(project: Path, environ: Mapping[str, str] = os.environ) -> Connections:
-    """The connections of the project in the folder `project`. A connection is looked up when it is asked for, so a
-    variable that is missing is only missed by those who need it.
+    """The connections of the project in the folder `project`. A connection is looked up when it is
+    asked for, so a variable that is missing is only missed by those who need it.
 
-    The result raises ConnectionMissing, naming the connection, the variable and where to set it, and InputError for
-    text that is no connection. Neither ever shows a value.
+    The result raises ConnectionMissing, naming the connection, the variable and where to set it,
+    and InputError for text that is no connection. Neither ever shows a value.
     """
     return _ProjectConnections(project, environ)
 
@@ -61,21 +72,27 @@ def project_connections(project: Path, environ: Mapping[str, str] = os.environ) 
 def declared_connections(
     project: Path, environ: Mapping[str, str] = os.environ
 ) -> tuple[Collection[str], Callable[[str], bool], bool]:
-    """The ids in the project's connections.yml; whether an id is there, in the environment or in `.env`; and whether a
-    secrets backend of Airflow's, which the environment or `.env` names, may have others.
+    """The ids in the project's connections.yml; whether an id is there, in the environment or in
+    `.env`; and whether a secrets backend of Airflow's, which the environment or `.env` names, may
+    have others.
 
     Raises SpecError when connections.yml cannot be read, InputError for a `.env` that is not text.
     """
     connections = _ProjectConnections(project, environ)
     known = [str(name) for name in connections.entries]
     has_backend = any(connections.variables.get(name, "").strip() for name in SECRETS_BACKENDS)
-    return known, lambda conn_id: conn_id in known or connections.in_environment(conn_id) != "", has_backend
+    return (
+        known,
+        lambda conn_id: conn_id in known or connections.in_environment(conn_id) != "",
+        has_backend,
+    )
 
 
 def connection_types(project: Path, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The `conn_type` of every connection the project defines, by id; nothing else is read of them.
 
-    A variable's id is in small letters: Airflow takes any case for it. Raises InputError as `project_connections`.
+    A variable's id is in small letters: Airflow takes any case for it. Raises InputError as
+    `project_connections`.
     """
     known = _ProjectConnections(project, environ)
     types = {str(conn_id): _type_of(entry) for conn_id, entry in known.entries.items()}
@@ -106,7 +123,10 @@ class _ProjectConnections:
             read = fields_from_json if text.startswith("{") else fields_from_uri
             return Connection(conn_id=conn_id, **read(text, variable))
         if conn_id in self.entries:
-            return Connection(conn_id=conn_id, **fields_from_mapping(self._filled(conn_id), f"{self.file}: {conn_id}"))
+            return Connection(
+                conn_id=conn_id,
+                **fields_from_mapping(self._filled(conn_id), f"{self.file}: {conn_id}"),
+            )
         raise ConnectionMissing(
             f"connection {conn_id!r} is not defined: set {variable} (a URI or JSON, as for Airflow), "
             f"or add {conn_id!r} to {self.file}{_did_you_mean(conn_id, self.entries)}"
@@ -135,7 +155,10 @@ class _ProjectConnections:
             from_file = dotenv_values(self.dotenv)
         except UnicodeDecodeError:
             raise InputError(f"{self.dotenv} is not a text file in UTF-8") from None
-        return {**{name: value for name, value in from_file.items() if value is not None}, **self.environ}
+        return {
+            **{name: value for name, value in from_file.items() if value is not None},
+            **self.environ,
+        }
 
     @cached_property
     def entries(self) -> Mapping[str, Any]:

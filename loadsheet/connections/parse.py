@@ -1,7 +1,7 @@
 """Connections as text: URIs and JSON objects, with `${VAR}` filled in.
 
-Raises InputError when the text is no connection. A message names where the text stands and never quotes from it:
-the wrong part of a URI is often a password with a character that was not encoded.
+Raises InputError when the text is no connection. A message names where the text stands and never
+quotes from it: the wrong part of a URI is often a password with a character that was not encoded.
 """
 
 from __future__ import annotations
@@ -26,13 +26,18 @@ class MissingVariable(Exception):
 
 
 def fill(value: Any, variables: Mapping[str, str], key: str = "") -> Any:
-    """`value` with `${VAR}`, `${VAR:-default}` and `${VAR:?advice}` in its texts, at any depth, replaced.
+    """`value` with `${VAR}`, `${VAR:-default}` and `${VAR:?advice}` in its texts, at any depth,
+    replaced.
 
-    A variable that is empty counts as not set: an `.env` copied from its example and not filled in. Where empty is
-    meant, `${VAR:-}` says so. What a variable holds is never looked into. Raises MissingVariable.
+    A variable that is empty counts as not set: an `.env` copied from its example and not filled in.
+    Where empty is meant, `${VAR:-}` says so. What a variable holds is never looked into. Raises
+    MissingVariable.
     """
     if isinstance(value, Mapping):
-        return {name: fill(item, variables, f"{key}.{name}" if key else str(name)) for name, item in value.items()}
+        return {
+            name: fill(item, variables, f"{key}.{name}" if key else str(name))
+            for name, item in value.items()
+        }
     if isinstance(value, list):
         return [fill(item, variables, key) for item in value]
     return _fill_text(value, variables, key) if isinstance(value, str) else value
@@ -54,9 +59,11 @@ _IGNORED = ("conn_id", "description", "team_name")
 
 
 def fields_from_uri(uri: str, where: str) -> dict[str, Any]:
-    """`conn_type://login:password@host:port/schema?key=value` (or `?__extra__=<json>`), parts percent-encoded.
+    """`conn_type://login:password@host:port/schema?key=value` (or `?__extra__=<json>`), parts
+    percent-encoded.
 
-    The host may carry a protocol of its own: `http://https://host` is `conn_type` http and host `https://host`.
+    The host may carry a protocol of its own: `http://https://host` is `conn_type` http and host
+    `https://host`.
     """
     try:
         parts, protocol = _split(uri)
@@ -82,16 +89,27 @@ def fields_from_json(text: str, where: str) -> dict[str, Any]:
 
 
 def fields_from_mapping(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """`conn_type`, `host`, `port`, `login`, `password`, `schema` and `extra` (an object or its JSON text), or `uri`."""
+    """`conn_type`, `host`, `port`, `login`, `password`, `schema` and `extra` (an object or its JSON
+    text), or `uri`."""
     if not isinstance(values, Mapping):
-        raise InputError(f"{where}: expected the connection's fields, such as `host: localhost`, or a URI")
-    values = {name: value for name, value in values.items() if value is not None and name not in _IGNORED}
+        raise InputError(
+            f"{where}: expected the connection's fields, such as `host: localhost`, or a URI"
+        )
+    values = {
+        name: value for name, value in values.items() if value is not None and name not in _IGNORED
+    }
     if values.keys() == {"uri"}:
         return fields_from_uri(str(values["uri"]), where)
-    unknown = sorted(str(name) for name in values.keys() - {*TEXT_FIELDS, "port", "extra", "extra_dejson"})
+    unknown = sorted(
+        str(name) for name in values.keys() - {*TEXT_FIELDS, "port", "extra", "extra_dejson"}
+    )
     if unknown:
-        raise InputError(f"{where}: unknown field {unknown[0]!r}; known are {', '.join(TEXT_FIELDS)}, port and extra")
-    if odd := next((name for name in TEXT_FIELDS if isinstance(values.get(name), (Mapping, list))), None):
+        raise InputError(
+            f"{where}: unknown field {unknown[0]!r}; known are {', '.join(TEXT_FIELDS)}, port and extra"
+        )
+    if odd := next(
+        (name for name in TEXT_FIELDS if isinstance(values.get(name), (Mapping, list))), None
+    ):
         raise InputError(f"{where}: {odd} must be text")
     fields = {name: str(values.get(name, "")) for name in TEXT_FIELDS}
     extra = values.get("extra") or values.get("extra_dejson")
@@ -104,7 +122,8 @@ def fields_from_mapping(values: Mapping[str, Any], where: str) -> dict[str, Any]
 
 
 def _split(uri: str) -> tuple[SplitResult, str]:
-    """The parts of `uri` without its conn_type, and the host's own protocol (empty when it has none)."""
+    """The parts of `uri` without its conn_type, and the host's own protocol (empty when it has
+    none)."""
     schemes = uri.count("://")
     if schemes not in (1, 2):
         raise ValueError
@@ -119,8 +138,9 @@ def _split(uri: str) -> tuple[SplitResult, str]:
 
 
 def _is_cut(parts: SplitResult) -> bool:
-    """Whether an unencoded `/`, `?` or `#` has cut the URI within its password: the rest of it, up to the `@`, would be
-    taken for a database or an option, the beginning for a host or a port, and messages name those."""
+    """Whether an unencoded `/`, `?` or `#` has cut the URI within its password: the rest of it, up
+    to the `@`, would be taken for a database or an option, the beginning for a host or a port, and
+    messages name those."""
     options = (option for option in parts.query.split("&") if "=" not in option)
     return bool(parts.fragment) or "@" in parts.path or any("@" in option for option in options)
 
@@ -129,7 +149,8 @@ def _host(parts: SplitResult) -> str:
     host = unquote(parts.hostname or "")
     if "/" not in host:
         return host
-    # A path as host (a socket's folder): `hostname` is lower case, so take it from the text as it is.
+    # A path as host (a socket's folder): `hostname` is lower case, so take it from the text as it
+    # is.
     return unquote(parts.netloc.rsplit("@", 1)[-1].split(":", 1)[0])
 
 

@@ -36,7 +36,8 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """All changes since `revision`, in the order of the file; `built_again` are transforms that follow from them."""
+    """All changes since `revision`, in the order of the file; `built_again` are transforms that
+    follow from them."""
 
     pipeline: str
     revision: str
@@ -52,7 +53,8 @@ class Comparison:
         if not self.changes:
             return f"{self.pipeline} since {self.revision}: nothing changed"
         counts = [
-            (what, sum(change.what == what for change in self.changes)) for what in ("added", "removed", "changed")
+            (what, sum(change.what == what for change in self.changes))
+            for what in ("added", "removed", "changed")
         ]
         return f"{self.pipeline} since {self.revision}: {', '.join(f'{n} {what}' for what, n in counts if n)}"
 
@@ -60,8 +62,11 @@ class Comparison:
         """The comparison as plain values; a diff as one text."""
         changes = [{**asdict(change), "sql": "\n".join(change.sql)} for change in self.changes]
         return {
-            "revision": self.revision, "new": self.is_new, "changes": changes, "built_again": self.built_again,
-        }  # fmt: skip
+            "revision": self.revision,
+            "new": self.is_new,
+            "changes": changes,
+            "built_again": self.built_again,
+        }
 
 
 def compare(old: Pipeline | None, new: Pipeline, revision: str) -> Comparison:
@@ -69,7 +74,11 @@ def compare(old: Pipeline | None, new: Pipeline, revision: str) -> Comparison:
     changes = [*(_pipeline(old, new) if old else ()), *_tables(old, new), *_transforms(old, new)]
     again = _built_again(old, changes, new)
     return Comparison(
-        pipeline=new.name, revision=revision, is_new=old is None, changes=tuple(changes), built_again=again
+        pipeline=new.name,
+        revision=revision,
+        is_new=old is None,
+        changes=tuple(changes),
+        built_again=again,
     )
 
 
@@ -81,7 +90,8 @@ def _pipeline(old: Pipeline, new: Pipeline) -> Iterator[Change]:
 
 
 def _tables(old: Pipeline | None, new: Pipeline) -> Iterator[Change]:
-    """Tables and patterns. A table that is named now, or no longer, may be one that a pattern meant, or means."""
+    """Tables and patterns. A table that is named now, or no longer, may be one that a pattern
+    meant, or means."""
     before = {table.name: table for table in old.entries} if old else {}
     for table in new.entries:
         was = before.pop(table.name, None)
@@ -95,24 +105,48 @@ def _tables(old: Pipeline | None, new: Pipeline) -> Iterator[Change]:
             yield from _changed(old, new, was, table, of_left_out(*left_out), kept)
         else:
             found = tuple(consequences.of_new_table(new, table))
-            yield Change(what="added", name=f"table {table.name}", steps=_steps(new, table), consequences=found)
+            yield Change(
+                what="added",
+                name=f"table {table.name}",
+                steps=_steps(new, table),
+                consequences=found,
+            )
     for was in before.values():
         assert old
         if (by := new.pattern_of(was.name)) and was in old.tables:
-            yield from _changed(old, new, was, new.table(was.name), (f"one of {by.name} now, not a table of its own",))
+            yield from _changed(
+                old,
+                new,
+                was,
+                new.table(was.name),
+                (f"one of {by.name} now, not a table of its own",),
+            )
             continue
         found = tuple(consequences.of_gone(f"{old.warehouse.schema}.{was.name}", "loaded"))
-        yield Change(what="removed", name=f"table {was.name}", steps=_steps(old, was), consequences=found)
+        yield Change(
+            what="removed", name=f"table {was.name}", steps=_steps(old, was), consequences=found
+        )
 
 
 def _changed(
-    old: Pipeline, new: Pipeline, was: Table, table: Table, more: tuple[str, ...], kept: tuple[Consequence, ...] = ()
+    old: Pipeline,
+    new: Pipeline,
+    was: Table,
+    table: Table,
+    more: tuple[str, ...],
+    kept: tuple[Consequence, ...] = (),
 ) -> Iterator[Change]:
     """The change of one table, with `more` details; none where nothing differs."""
     if details := of_part(was, table, old, new) + more:
-        found = () if consequences.begins_anew(old, new) else tuple(consequences.of_table(new, was, table))
+        found = (
+            ()
+            if consequences.begins_anew(old, new)
+            else tuple(consequences.of_table(new, was, table))
+        )
         steps, name = _steps(new, table), f"table {table.name}"
-        yield Change(what="changed", name=name, steps=steps, details=details, consequences=found + kept)
+        yield Change(
+            what="changed", name=name, steps=steps, details=details, consequences=found + kept
+        )
 
 
 def _steps(pipeline: Pipeline, table: Table) -> tuple[str, ...]:
@@ -142,9 +176,13 @@ def _transforms(old: Pipeline | None, new: Pipeline) -> Iterator[Change]:
         sql = tuple(of_sql(was, transform))
         if details or sql:
             found = (
-                () if consequences.moves_marts(old, new) else tuple(consequences.of_transform(target, was, transform))
+                ()
+                if consequences.moves_marts(old, new)
+                else tuple(consequences.of_transform(target, was, transform))
             )
-            yield Change(what="changed", name=name, steps=steps, details=details, sql=sql, consequences=found)
+            yield Change(
+                what="changed", name=name, steps=steps, details=details, sql=sql, consequences=found
+            )
     for was in before.values():
         assert old
         steps = (step_id("transform", was.name),)
@@ -154,19 +192,33 @@ def _transforms(old: Pipeline | None, new: Pipeline) -> Iterator[Change]:
 
 def _upstream(pipeline: Pipeline) -> dict[str, str]:
     steps = {step.id: step for step in build_plan(pipeline)}
-    return {name: after(step, steps) or "nothing" for name, step in steps.items() if step.kind == "transform"}
+    return {
+        name: after(step, steps) or "nothing"
+        for name, step in steps.items()
+        if step.kind == "transform"
+    }
 
 
 def _built_again(old: Pipeline | None, changes: Iterable[Change], new: Pipeline) -> tuple[str, ...]:
     """Transforms that did not change themselves, but read what is made anew."""
-    anew = {change.name for change in changes if any(c.kind in consequences.ANEW for c in change.consequences)}
-    everything = old is not None and (consequences.begins_anew(old, new) or consequences.moves_marts(old, new))
+    anew = {
+        change.name
+        for change in changes
+        if any(c.kind in consequences.ANEW for c in change.consequences)
+    }
+    everything = old is not None and (
+        consequences.begins_anew(old, new) or consequences.moves_marts(old, new)
+    )
     if old and old.lake.format != new.lake.format:
         anew |= {f"table {table.name}" for table in new.entries if not table.incremental}
     found: dict[str, None] = {}
     for name, inputs in transform_inputs(new).items():
-        reads = {_entry(new, table) for table in inputs.tables} | {f"transform {mart}" for mart in inputs.transforms}
-        if f"transform {name}" not in anew and (everything or reads & anew or set(inputs.transforms) & set(found)):
+        reads = {_entry(new, table) for table in inputs.tables} | {
+            f"transform {mart}" for mart in inputs.transforms
+        }
+        if f"transform {name}" not in anew and (
+            everything or reads & anew or set(inputs.transforms) & set(found)
+        ):
             found[name] = None
     return tuple(found)
 
@@ -181,7 +233,9 @@ def _entry(pipeline: Pipeline, table: str) -> str:
 _NOT_COMPARED = {"name", "file", "sql", "tables", "patterns", "transforms", "matched"}
 
 
-def of_part(old: Table | Transform, new: Table | Transform, before: Pipeline, now: Pipeline) -> tuple[str, ...]:
+def of_part(
+    old: Table | Transform, new: Table | Transform, before: Pipeline, now: Pipeline
+) -> tuple[str, ...]:
     """Those of a table or a transform, but for what it takes from the pipeline's `tasks`."""
     inherited = {
         f"tasks.{f.name}"
@@ -193,7 +247,8 @@ def of_part(old: Table | Transform, new: Table | Transform, before: Pipeline, no
 
 
 def of_settings(old: Any, new: Any) -> Iterator[str]:
-    """`primary_key: id -> id, line` for each setting of two dataclasses of one kind, by its dotted name."""
+    """`primary_key: id -> id, line` for each setting of two dataclasses of one kind, by its dotted
+    name."""
     before, now = dict(_flat(old)), dict(_flat(new))
     for name in dict.fromkeys((*before, *now)):
         if before.get(name) != now.get(name):
@@ -221,7 +276,10 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         if is_dataclass(inner):
             yield from _flat(inner, f"{name}.")
         else:
-            yield {"include": "columns.include", "exclude": "columns.exclude"}.get(name, name), inner
+            yield (
+                {"include": "columns.include", "exclude": "columns.exclude"}.get(name, name),
+                inner,
+            )
 
 
 def _shown(value: Any) -> str:

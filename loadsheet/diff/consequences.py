@@ -29,7 +29,9 @@ def of_new_transform(target: str, transform: Transform) -> Iterator[Consequence]
 
 def of_gone(target: str, done: str) -> Iterator[Consequence]:
     """What is no longer in the file."""
-    yield Consequence("stays", f"{target} is left as it is and no longer {done}; drop it when nobody reads it")
+    yield Consequence(
+        "stays", f"{target} is left as it is and no longer {done}; drop it when nobody reads it"
+    )
 
 
 def of_transform(target: str, old: Transform, new: Transform) -> Iterator[Consequence]:
@@ -40,7 +42,9 @@ def of_transform(target: str, old: Transform, new: Transform) -> Iterator[Conseq
         new.materialized == "view"
     ):
         kind = "view" if old.materialized == "view" else "table"
-        yield Consequence("stops", f"{target} is a {kind} and is to become the other: drop it first")
+        yield Consequence(
+            "stops", f"{target} is a {kind} and is to become the other: drop it first"
+        )
         return
     made = "runs again" if new.materialized == "script" else "is built in full"
     what = "its SQL changed" if old.sql != new.sql else "its kind or key changed"
@@ -48,15 +52,21 @@ def of_transform(target: str, old: Transform, new: Transform) -> Iterator[Conseq
 
 
 def begins_anew(old: Pipeline, new: Pipeline) -> bool:
-    """Whether every table is a first one: what the ledger knows is of another name, warehouse or schema."""
+    """Whether every table is a first one: what the ledger knows is of another name, warehouse or
+    schema."""
     return (old.name, old.warehouse.conn_id, old.warehouse.schema) != (
-        new.name, new.warehouse.conn_id, new.warehouse.schema,
-    )  # fmt: skip
+        new.name,
+        new.warehouse.conn_id,
+        new.warehouse.schema,
+    )
 
 
 def moves_marts(old: Pipeline, new: Pipeline) -> bool:
     """Whether every transform is built where none of it is."""
-    return (old.warehouse.conn_id, old.warehouse.mart_schema) != (new.warehouse.conn_id, new.warehouse.mart_schema)
+    return (old.warehouse.conn_id, old.warehouse.mart_schema) != (
+        new.warehouse.conn_id,
+        new.warehouse.mart_schema,
+    )
 
 
 def of_pipeline(old: Pipeline, new: Pipeline) -> Iterator[Consequence]:
@@ -70,15 +80,25 @@ def of_pipeline(old: Pipeline, new: Pipeline) -> Iterator[Consequence]:
     yield from _warehouse(old, new)
     if not begins_anew(old, new):
         yield from _source(old, new)
-        if old.lake.format != new.lake.format and any(not table.incremental for table in new.entries):
+        if old.lake.format != new.lake.format and any(
+            not table.incremental for table in new.entries
+        ):
             yield Consequence(
-                "read again", "tables without a cursor are loaded once more, where the new format is another for them"
+                "read again",
+                "tables without a cursor are loaded once more, where the new format is another for them",
             )
-    if (old.lake.conn_id, old.lake.bucket, old.lake.prefix) != (new.lake.conn_id, new.lake.bucket, new.lake.prefix):
-        yield Consequence("from now on", "new loads are stored there; older ones stay where they are")
+    if (old.lake.conn_id, old.lake.bucket, old.lake.prefix) != (
+        new.lake.conn_id,
+        new.lake.bucket,
+        new.lake.prefix,
+    ):
+        yield Consequence(
+            "from now on", "new loads are stored there; older ones stay where they are"
+        )
     if old.schedule != new.schedule and any(_by_interval(table) for table in new.entries):
         yield Consequence(
-            "from now on", "runs have other intervals: rows between the old and the new ones need a backfill"
+            "from now on",
+            "runs have other intervals: rows between the old and the new ones need a backfill",
         )
 
 
@@ -88,20 +108,26 @@ def _by_interval(table: Table) -> bool:
 
 def _warehouse(old: Pipeline, new: Pipeline) -> Iterator[Consequence]:
     if old.warehouse.conn_id != new.warehouse.conn_id:
-        yield Consequence("rebuilt", "in another warehouse every table and transform is a first one, read in full")
+        yield Consequence(
+            "rebuilt", "in another warehouse every table and transform is a first one, read in full"
+        )
         return
     if old.warehouse.schema != new.warehouse.schema:
         yield Consequence("rebuilt", f"every table is read in full into {new.warehouse.schema}")
         yield Consequence("stays", f"the tables in {old.warehouse.schema} are left as they are")
     if old.warehouse.mart_schema != new.warehouse.mart_schema:
-        yield Consequence("rebuilt", f"every transform is built in full in {new.warehouse.mart_schema}")
+        yield Consequence(
+            "rebuilt", f"every transform is built in full in {new.warehouse.mart_schema}"
+        )
         yield Consequence("stays", f"what is in {old.warehouse.mart_schema} is left as it is")
 
 
 def _source(old: Pipeline, new: Pipeline) -> Iterator[Consequence]:
     if old.source == new.source or not any(table.incremental for table in new.entries):
         return
-    unless = "" if old.source.schema != new.source.schema else "if it is another server or database, "
+    unless = (
+        "" if old.source.schema != new.source.schema else "if it is another server or database, "
+    )
     yield Consequence(
         "stops",
         f"{unless}the watermarks are not this source's: `loadsheet run {new.name} --full-refresh`, or "
@@ -135,13 +161,17 @@ def of_table(pipeline: Pipeline, old: Table, new: Table) -> Iterator[Consequence
         yield Consequence("from now on", f"a column that changes in the source {then}")
 
 
-def of_pattern(pipeline: Pipeline, name: str, old: tuple[str, ...], new: tuple[str, ...]) -> Iterator[Consequence]:
+def of_pattern(
+    pipeline: Pipeline, name: str, old: tuple[str, ...], new: tuple[str, ...]
+) -> Iterator[Consequence]:
     """What the pattern `name` leaves out was `old` and is `new`."""
     if gone := [text for text in new if text not in old]:
         where = f"tables in {pipeline.warehouse.schema} that match {', '.join(gone)}"
         yield Consequence("stays", f"{where} are left as they are and no longer loaded")
     if come := [text for text in old if text not in new]:
-        yield Consequence("from now on", f"tables that match {', '.join(come)} are loaded as the others of {name}")
+        yield Consequence(
+            "from now on", f"tables that match {', '.join(come)} are loaded as the others of {name}"
+        )
 
 
 def _whole(target: str, old: Table, new: Table) -> Iterator[Consequence]:
@@ -171,7 +201,10 @@ def _key(target: str, old: Table, new: Table) -> Iterator[str]:
 
 def _keyed(table: Table) -> bool | None:
     """Whether rows are loaded by a key; None where the catalog decides."""
-    modes = {table.mode_with_key(True), *(() if table.primary_key else (table.mode_with_key(False),))}
+    modes = {
+        table.mode_with_key(True),
+        *(() if table.primary_key else (table.mode_with_key(False),)),
+    }
     return None if len(modes) > 1 else modes != {"append"}
 
 
@@ -190,20 +223,35 @@ def _rows(
         return
     start = f" from {new.initial_value} on" if new.initial_value is not None else ""
     if old is None and new.by == "watermark":
-        advice = "" if _keyed(table) else f"; without a key in the catalog the extract stops: {refresh}"
-        yield Consequence("read again", f"all rows{start} once more, merged; then what is new by {new.cursor}{advice}")
+        advice = (
+            "" if _keyed(table) else f"; without a key in the catalog the extract stops: {refresh}"
+        )
+        yield Consequence(
+            "read again",
+            f"all rows{start} once more, merged; then what is new by {new.cursor}{advice}",
+        )
     elif old and old.by != new.by and new.by == "watermark":
-        yield Consequence("read again", f"all rows{start} once more, merged: there is no watermark yet")
+        yield Consequence(
+            "read again", f"all rows{start} once more, merged: there is no watermark yet"
+        )
     elif new.by == "data_interval" and (old is None or old.by != new.by):
         yield Consequence(
-            "from now on", "each run reads its own interval; rows before the first need a backfill (--from, --to)"
+            "from now on",
+            "each run reads its own interval; rows before the first need a backfill (--from, --to)",
         )
     elif old and old.initial_value != new.initial_value and old.cursor == new.cursor:
-        yield Consequence("from now on", f"initial_value counts for a full refresh only, {target} is loaded already")
+        yield Consequence(
+            "from now on",
+            f"initial_value counts for a full refresh only, {target} is loaded already",
+        )
     if old and old.nulls != new.nulls:
         yield Consequence("from now on", f"rows without {new.cursor}: {new.nulls}")
     if old and old.lookback != new.lookback:
-        again = f"what is up to {new.lookback} below the watermark" if new.lookback else "nothing below the watermark"
+        again = (
+            f"what is up to {new.lookback} below the watermark"
+            if new.lookback
+            else "nothing below the watermark"
+        )
         yield Consequence("from now on", f"each run reads {again} again")
 
 

@@ -1,1 +1,2 @@
-"""Runs steps: extract, load, transform, and what surrounds them. Airflow tasks and `loadsheet run` both call it."""
+"""Runs steps: extract, load, transform, and what surrounds them. Airflow tasks and `loadsheet run`
+both call it."""

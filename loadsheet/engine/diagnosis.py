@@ -1,4 +1,5 @@
-"""What a driver's exception says: its words without row data, its code, its cause. None for what nobody foresaw."""
+"""What a driver's exception says: its words without row data, its code, its cause. None for what
+nobody foresaw."""
 
 from __future__ import annotations
 
@@ -14,16 +15,25 @@ from loadsheet.engine.causes import Cause
 from loadsheet.redact import clean, message
 
 # Files that are missing or forbidden stay so; every other failure of the operating system may pass.
-_LASTING = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)
+_LASTING = (
+    FileNotFoundError,
+    PermissionError,
+    FileExistsError,
+    IsADirectoryError,
+    NotADirectoryError,
+)
 _S3_CODE = re.compile(r"<Code>(\w+)</Code>(?:.*<Message>(.*?)</Message>)?", re.DOTALL)
 _HINTS = re.compile(r"\n\t.*")  # libpq's guesses at the reason
-_CONNECTING = re.compile("connection (failed|is bad|timeout)|multiple connection|failed to resolve", re.IGNORECASE)
+_CONNECTING = re.compile(
+    "connection (failed|is bad|timeout)|multiple connection|failed to resolve", re.IGNORECASE
+)
 _STATUS = re.compile(r"too many (\d{3}) error responses")
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """`text` are the server's words, `code` is `SQLSTATE 55P03`, `S3 NoSuchBucket`, `HTTP 503`, `ENOSPC` or empty."""
+    """`text` are the server's words, `code` is `SQLSTATE 55P03`, `S3 NoSuchBucket`, `HTTP 503`,
+    `ENOSPC` or empty."""
 
     text: str
     code: str
@@ -41,20 +51,26 @@ class Diagnosis:
 
 
 def diagnose(error: BaseException) -> Diagnosis | None:
-    """The diagnosis of a database's, the lake's or the operating system's error; None for any other."""
+    """The diagnosis of a database's, the lake's or the operating system's error; None for any
+    other."""
     if isinstance(error, psycopg.Error):
         return _database(error)
-    return _lake(error) or (_machine(error) if isinstance(error, OSError) and _is_pythons(error) else None)
+    return _lake(error) or (
+        _machine(error) if isinstance(error, OSError) and _is_pythons(error) else None
+    )
 
 
 def _database(error: psycopg.Error) -> Diagnosis | None:
     text = _one_line(_HINTS.sub("", message(error)))
-    code = error.sqlstate or (_guessed(text) if isinstance(error, psycopg.OperationalError) else None)
+    code = error.sqlstate or (
+        _guessed(text) if isinstance(error, psycopg.OperationalError) else None
+    )
     return Diagnosis(text, f"SQLSTATE {code}", causes.of_sqlstate(code)) if code else None
 
 
 def _guessed(text: str) -> str:
-    """The SQLSTATE that the server's words stand for, else that of a client that cannot connect or is cut off."""
+    """The SQLSTATE that the server's words stand for, else that of a client that cannot connect or
+    is cut off."""
     by_words = (code for code, words in causes.LOGIN_WORDS.items() if words.search(text))
     connecting = _CONNECTING.match(text)
     return next(by_words, causes.NOT_CONNECTED if connecting else causes.DISCONNECTED)
@@ -70,7 +86,11 @@ def _lake(error: BaseException) -> Diagnosis | None:
     if isinstance(error, InvalidResponseError):
         # rclone labels its errors text/xml, which the SDK takes for no S3 answer at all.
         found = _S3_CODE.search(error._body or "")
-        text = (found[2] or found[1]) if found else f"the lake's answer of type {error._content_type} is no S3 answer"
+        text = (
+            (found[2] or found[1])
+            if found
+            else f"the lake's answer of type {error._content_type} is no S3 answer"
+        )
         return _answered(found[1] if found else "", error._code, text)
     if isinstance(error, ServerError):
         return _answered("", error.status_code, str(error))
@@ -87,7 +107,9 @@ def _unanswered(error: BaseException) -> Diagnosis:
     text = _one_line(clean(str(getattr(error, "reason", None) or error)))
     if status := _STATUS.search(text):
         return _answered("", int(status[1]), text)
-    return Diagnosis(text, "", causes.UNTRUSTED if "certificate" in text.lower() else causes.UNREACHABLE)
+    return Diagnosis(
+        text, "", causes.UNTRUSTED if "certificate" in text.lower() else causes.UNREACHABLE
+    )
 
 
 def _is_pythons(error: OSError) -> bool:

@@ -19,33 +19,47 @@ Progress = Callable[[int | None, int], None]
 
 
 def execute(
-    step: Step, pipeline: Pipeline, request: RunRequest, connections: Connections, *,
-    load_id: str | None = None, progress: Progress | None = None, servers: Servers | None = None,
-) -> Outcome:  # fmt: skip
+    step: Step,
+    pipeline: Pipeline,
+    request: RunRequest,
+    connections: Connections,
+    *,
+    load_id: str | None = None,
+    progress: Progress | None = None,
+    servers: Servers | None = None,
+) -> Outcome:
     """Do the work of `step` and say what came of it.
 
     `load_id` is the extract step's, for the load of the same table; `progress(rows, bytes)` is told what has been
-    stored or loaded so far; `servers` are those of a run of several steps. Raises LoadsheetError, placed and explained
-    (`.retryable` says whether a retry may help); any other exception is a bug.
+    stored or loaded so far; `servers` are those of a run of several steps. Raises LoadsheetError,
+    placed and explained (`.retryable` says whether a retry may help); any other exception is a bug.
     """
     tell = progress or (lambda rows, size: None)
     limit = tasks_of(step, pipeline).timeout
     place = step, pipeline, request, connections
     with noted(*place), explained(*place), limited(f"the {step.kind} of {step.name}", limit):
-        outcome = _execute(step, pipeline, request, servers or Servers(pipeline, connections), load_id, tell)
+        outcome = _execute(
+            step, pipeline, request, servers or Servers(pipeline, connections), load_id, tell
+        )
     # It may name tables, roles and sessions, and is a line of a log.
     return replace(outcome, message=on_one_line(outcome.message))
 
 
 def _execute(
-    step: Step, pipeline: Pipeline, request: RunRequest, servers: Servers, load_id: str | None, tell: Progress
+    step: Step,
+    pipeline: Pipeline,
+    request: RunRequest,
+    servers: Servers,
+    load_id: str | None,
+    tell: Progress,
 ) -> Outcome:
     reach("step.begun")
     match step.kind:
         case "create_bucket":
             created = servers.lake.create_bucket()
             return Outcome(
-                status="done", message=f"bucket {pipeline.lake.bucket} {'created' if created else 'is there'}"
+                status="done",
+                message=f"bucket {pipeline.lake.bucket} {'created' if created else 'is there'}",
             )
         case "resolve":
             return _resolve(pipeline, step.name, servers)
@@ -67,7 +81,9 @@ def _resolve(pipeline: Pipeline, name: str, servers: Servers) -> Outcome:
         return resolve(pipeline, name, source, warehouse)
 
 
-def _extract(pipeline: Pipeline, name: str, request: RunRequest, servers: Servers, tell: Progress) -> Outcome:
+def _extract(
+    pipeline: Pipeline, name: str, request: RunRequest, servers: Servers, tell: Progress
+) -> Outcome:
     from loadsheet.engine.extract import extract
     from loadsheet.source.discovery import has_relation
 
@@ -78,7 +94,9 @@ def _extract(pipeline: Pipeline, name: str, request: RunRequest, servers: Server
         return extract(pipeline, table, request, source, servers.lake, warehouse, tell)
 
 
-def _load(pipeline: Pipeline, name: str, servers: Servers, load_id: str | None, tell: Progress) -> Outcome:
+def _load(
+    pipeline: Pipeline, name: str, servers: Servers, load_id: str | None, tell: Progress
+) -> Outcome:
     from loadsheet.engine.load import load
 
     if load_id is None:

@@ -1,4 +1,5 @@
-"""The extract step: reads the new rows of a source table into the lake. The manifest is written last."""
+"""The extract step: reads the new rows of a source table into the lake. The manifest is written
+last."""
 
 from __future__ import annotations
 
@@ -37,8 +38,8 @@ def extract(
 ) -> Outcome:
     """Store the table's new rows in the lake; `.load_id` names them for the load.
 
-    Skipped when there is nothing new; then nothing was written anywhere. Raises Refused, HeldBack or Overtaken
-    (see `loadsheet.errors`), psycopg and minio errors for trouble with the servers.
+    Skipped when there is nothing new; then nothing was written anywhere. Raises Refused, HeldBack
+    or Overtaken (see `loadsheet.errors`), psycopg and minio errors for trouble with the servers.
     """
     attempt = _Attempt(pipeline, table, request, lake, warehouse)
     if table.name in request.resumes and (before := _before(pipeline, table, request, warehouse)):
@@ -60,7 +61,9 @@ def extract(
         held += "; appended, because there is no primary key to merge by"
     if manifest is None:
         ledger.settle(warehouse, pipeline.name, "table", table.name)
-        return skipped(f"nothing new since {rows.lower}{held}" if rows.lower else f"nothing new{held}")
+        return skipped(
+            f"nothing new since {rows.lower}{held}" if rows.lower else f"nothing new{held}"
+        )
     return Outcome(
         status="done",
         message=f"{manifest.rows:,} rows, {manifest.size:,} bytes of {manifest.format}{held}",
@@ -69,25 +72,43 @@ def extract(
     )
 
 
-def _before(pipeline: Pipeline, table: Table, request: RunRequest, warehouse: Session) -> Outcome | None:
+def _before(
+    pipeline: Pipeline, table: Table, request: RunRequest, warehouse: Session
+) -> Outcome | None:
     """What this run did for the table before it was stopped; None when it has to be read."""
     if resume.has_loaded(warehouse, pipeline.name, table.name, request.run_id):
         return skipped("loaded before the run was stopped")
     load_id = resume.sealed_load(warehouse, pipeline.name, table.name, request.run_id)
-    return Outcome(status="done", message="extracted before the run was stopped", load_id=load_id) if load_id else None
+    return (
+        Outcome(status="done", message="extracted before the run was stopped", load_id=load_id)
+        if load_id
+        else None
+    )
 
 
 class _Attempt:
-    """One try at extracting a table. Its fence is taken when there is something to write, not before."""
+    """One try at extracting a table. Its fence is taken when there is something to write, not
+    before."""
 
-    def __init__(self, pipeline: Pipeline, table: Table, request: RunRequest, lake: Lake, warehouse: Session):
-        self.pipeline, self.table, self.request, self.lake, self.warehouse = pipeline, table, request, lake, warehouse
+    def __init__(
+        self, pipeline: Pipeline, table: Table, request: RunRequest, lake: Lake, warehouse: Session
+    ):
+        self.pipeline, self.table, self.request, self.lake, self.warehouse = (
+            pipeline,
+            table,
+            request,
+            lake,
+            warehouse,
+        )
         self.target = Relation(pipeline.warehouse.schema, table.name)
         self.started = time.monotonic()
         ledger.ensure(warehouse)
         self.seen: Scope = fence.observe(warehouse, pipeline.name, table.name)
-        # Asked once, with the scope: what is read, and whether it is all there is, must rest on the same answer.
-        self.is_first = self.seen.last_load_no is None or tables.kind(warehouse, self.target) is None
+        # Asked once, with the scope: what is read, and whether it is all there is, must rest on the
+        # same answer.
+        self.is_first = (
+            self.seen.last_load_no is None or tables.kind(warehouse, self.target) is None
+        )
         reach("extract.observed")
         self.fence = 0
         self.load_id = self.prefix = self.accepted = ""
@@ -95,7 +116,8 @@ class _Attempt:
 
     @property
     def last(self) -> Last | None:
-        """What the last load left behind, for the reading to go on from; None when there is nothing to go on from."""
+        """What the last load left behind, for the reading to go on from; None when there is nothing
+        to go on from."""
         return None if self.is_first else last_of(self.seen)
 
     def begin(self) -> str:
@@ -107,25 +129,35 @@ class _Attempt:
 
     def _take_fence(self) -> None:
         with self.warehouse.transaction():
-            self.fence = fence.acquire(self.warehouse, self.pipeline.name, self.table.name, self.target, self.seen)
-            self.load_id = ledger.next_load_id(self.warehouse, self.pipeline.name, self.table.name, self.request.run_id)
-        self.prefix = (
-            f"{load_prefix(self.pipeline, self.table.name, self.load_id)}{self.fence:08d}-{uuid.uuid4().hex[:8]}"
-        )
+            self.fence = fence.acquire(
+                self.warehouse, self.pipeline.name, self.table.name, self.target, self.seen
+            )
+            self.load_id = ledger.next_load_id(
+                self.warehouse, self.pipeline.name, self.table.name, self.request.run_id
+            )
+        self.prefix = f"{load_prefix(self.pipeline, self.table.name, self.load_id)}{self.fence:08d}-{uuid.uuid4().hex[:8]}"
         reach("extract.fenced")
 
     def run(
-        self, source: Session, expected: SourceTable, rows: Reading, layout: Layout, progress: Progress
+        self,
+        source: Session,
+        expected: SourceTable,
+        rows: Reading,
+        layout: Layout,
+        progress: Progress,
     ) -> Manifest | None:
         """Read in one snapshot and store; None when there was nothing new."""
         with source.transaction():
             source.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             if expected.is_table:
-                # Before the snapshot: a table rewritten or truncated after it would look empty to it.
+                # Before the snapshot: a table rewritten or truncated after it would look empty to
+                # it.
                 source.execute(f"LOCK TABLE {expected.relation.sql} IN ACCESS SHARE MODE")
             described = catalog.describe(source, self.pipeline.source.schema, self.table)
             if described != expected:
-                raise Overtaken(f"{described.relation}: its columns or key changed while it was being read; retry")
+                raise Overtaken(
+                    f"{described.relation}: its columns or key changed while it was being read; retry"
+                )
             reach("extract.snapshot")
             reading.refuse_null_cursors(source, self.table, described)
             fitness.refuse_values(source, described, self.table, rows.where, self.warehouse)
@@ -143,12 +175,15 @@ class _Attempt:
         return manifest
 
     def _origin(self, source: Session, described: SourceTable, rows: Reading) -> dict[str, str]:
-        """The source's identity, asked in the snapshot's own session. Raises SourceChanged unless the watermark is
-        one of this source's, or need not be; Refused when another pipeline's rows in the target would suffer."""
+        """The source's identity, asked in the snapshot's own session. Raises SourceChanged unless
+        the watermark is one of this source's, or need not be; Refused when another pipeline's rows
+        in the target would suffer."""
         origin, changes, lags = identity.observe(source, self.seen.source)
         if not self.request.is_full(self.table.name):
             whose = (self.pipeline.name, self.target, self.seen)
-            fence.refuse_foreign_rows(self.warehouse, *whose, origin, described.oid, rows.action == "append")
+            fence.refuse_foreign_rows(
+                self.warehouse, *whose, origin, described.oid, rows.action == "append"
+            )
         changes += identity.table_changes(described, self.seen.source_oid)
         if changes and self.table.incremental and rows.action != "replace":
             if not self.request.accept_source:
@@ -157,7 +192,8 @@ class _Attempt:
         return origin
 
     def _seal(self, manifest: Manifest) -> None:
-        """Store the manifest, then tell the ledger which one it is: from here on the attempt can be loaded."""
+        """Store the manifest, then tell the ledger which one it is: from here on the attempt can be
+        loaded."""
         name, stored = f"{self.begin()}/{FILE_NAME}", manifest.to_json()
         self.lake.put(name, stored)
         reach("extract.manifest_stored")
@@ -195,26 +231,45 @@ class _Attempt:
         cursor = self.table.incremental and described.column(self.table.incremental.cursor)
         keyed = self.table.mode_with_key(bool(described.key)) != "append"
         return Manifest(
-            load_id=self.load_id, pipeline=self.pipeline.name, table=self.table.name, run_id=self.request.run_id,
-            fence=self.fence, action=rows.action,
-            builds_on_target=rows.action != "replace" and not self.is_first, format=format, columns=described.columns,
-            key=described.key if keyed else (), key_is_enforced=described.key_is_enforced, source_oid=described.oid,
-            cursor=cursor.name if cursor else None, cursor_type=without_modifier(cursor.type) if cursor else None,
-            lower=rows.lower, upper=rows.upper, moves_watermark=rows.moves_watermark, read_at=read_at,
+            load_id=self.load_id,
+            pipeline=self.pipeline.name,
+            table=self.table.name,
+            run_id=self.request.run_id,
+            fence=self.fence,
+            action=rows.action,
+            builds_on_target=rows.action != "replace" and not self.is_first,
+            format=format,
+            columns=described.columns,
+            key=described.key if keyed else (),
+            key_is_enforced=described.key_is_enforced,
+            source_oid=described.oid,
+            cursor=cursor.name if cursor else None,
+            cursor_type=without_modifier(cursor.type) if cursor else None,
+            lower=rows.lower,
+            upper=rows.upper,
+            moves_watermark=rows.moves_watermark,
+            read_at=read_at,
             clock=rows.clock,
-            rows=stored.rows, parts=tuple(stored.parts),
-            content_sha256=stored.content_sha256, held_by=rows.held_by,
-            seconds=time.monotonic() - self.started, source=origin, settings=PINNED,
-        )  # fmt: skip
+            rows=stored.rows,
+            parts=tuple(stored.parts),
+            content_sha256=stored.content_sha256,
+            held_by=rows.held_by,
+            seconds=time.monotonic() - self.started,
+            source=origin,
+            settings=PINNED,
+        )
 
 
 def last_of(seen: Scope) -> Last:
     """What the last load left for the next reading to go on from."""
     columns = seen.columns or []
     return Last(
-        watermark=seen.watermark, cursor=seen.cursor, source_oid=seen.source_oid,
-        places={c["name"]: c["attnum"] for c in columns}, types={c["name"]: c["type"] for c in columns},
-    )  # fmt: skip
+        watermark=seen.watermark,
+        cursor=seen.cursor,
+        source_oid=seen.source_oid,
+        places={c["name"]: c["attnum"] for c in columns},
+        types={c["name"]: c["type"] for c in columns},
+    )
 
 
 def file_format(pipeline: Pipeline, described: SourceTable) -> FileFormat:
@@ -247,8 +302,13 @@ class Stored:
 
     @property
     def content_sha256(self) -> str | None:
-        """Of the uncompressed rows, where the whole table is read to find out whether it has changed."""
-        return hashlib.sha256(b"".join(c.digest() for c in self._contents)).hexdigest() if self._contents else None
+        """Of the uncompressed rows, where the whole table is read to find out whether it has
+        changed."""
+        return (
+            hashlib.sha256(b"".join(c.digest() for c in self._contents)).hexdigest()
+            if self._contents
+            else None
+        )
 
     def finish(self) -> None:
         """Store what is still held."""
@@ -261,12 +321,16 @@ class Stored:
             writer.abandon()
 
 
-def read_and_store(source: Session, described: SourceTable, rows: Reading, store: PartStore) -> Stored:
-    """Read `rows` of the table in the open snapshot, many of them by way of further sessions, and cut them into parts.
+def read_and_store(
+    source: Session, described: SourceTable, rows: Reading, store: PartStore
+) -> Stored:
+    """Read `rows` of the table in the open snapshot, many of them by way of further sessions, and
+    cut them into parts.
 
     Raises psycopg errors, those of the lake, and Corrupt when the stream of rows broke off.
     """
-    readers = 1 if store.layout.format == "parquet" else READERS  # what Arrow holds of a part, nobody should hold twice
+    # what Arrow holds of a part, nobody should hold twice
+    readers = 1 if store.layout.format == "parquet" else READERS
     conditions = stream.split(source, described, readers) if rows.action == "replace" else ["TRUE"]
     contents, writers, jobs = [], [], []
     for condition in conditions:
@@ -274,10 +338,15 @@ def read_and_store(source: Session, described: SourceTable, rows: Reading, store
             contents.append(hashlib.sha256(repr((described.columns, described.key)).encode()))
         writer = PartWriter(store, contents[-1] if contents else None)
         writers.append(writer)
-        where = " AND ".join(f"({c})" for c in (rows.where, rows.sample, condition) if c not in ("", "TRUE"))
+        where = " AND ".join(
+            f"({c})" for c in (rows.where, rows.sample, condition) if c not in ("", "TRUE")
+        )
         select = select_columns(described.relation, described.columns, where)
-        # Of a single range the last part is held back, for it may be the same as last time. Of many it is stored.
-        jobs.append(stream.Job(select, writer.take, writer.end if len(conditions) == 1 else writer.finish))
+        # Of a single range the last part is held back, for it may be the same as last time. Of many
+        # it is stored.
+        jobs.append(
+            stream.Job(select, writer.take, writer.end if len(conditions) == 1 else writer.finish)
+        )
     stored = Stored(writers, contents)
     try:
         stored.rows = sum(_read(source, jobs, store.layout.wire, readers))

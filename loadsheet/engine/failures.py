@@ -1,4 +1,5 @@
-"""Turns any failure of a step into an error that names pipeline, table, run, cause and next step, and records it."""
+"""Turns any failure of a step into an error that names pipeline, table, run, cause and next step,
+and records it."""
 
 from __future__ import annotations
 
@@ -10,7 +11,15 @@ from datetime import timedelta
 from loadsheet.connections.lookup import Connections
 from loadsheet.deadline import limited
 from loadsheet.engine.diagnosis import diagnose
-from loadsheet.errors import Corrupt, InputError, LoadsheetError, Overtaken, Refused, Superseded, Unavailable
+from loadsheet.errors import (
+    Corrupt,
+    InputError,
+    LoadsheetError,
+    Overtaken,
+    Refused,
+    Superseded,
+    Unavailable,
+)
 from loadsheet.outcome import RunRequest
 from loadsheet.plan.steps import Step, step_id
 from loadsheet.postgres import Session, connect_warehouse
@@ -24,11 +33,13 @@ _LONGEST_MESSAGE = 2_000
 
 
 @contextmanager
-def noted(step: Step, pipeline: Pipeline, request: RunRequest, connections: Connections) -> Iterator[None]:
+def noted(
+    step: Step, pipeline: Pipeline, request: RunRequest, connections: Connections
+) -> Iterator[None]:
     """Notes what the step of a table or transform fails with, and lets it pass.
 
-    In a session of its own, because the step's may be broken. A note that cannot be written, or not soon, is left out:
-    nothing may stand in the error's place.
+    In a session of its own, because the step's may be broken. A note that cannot be written, or not
+    soon, is left out: nothing may stand in the error's place.
     """
     try:
         yield
@@ -41,7 +52,9 @@ def noted(step: Step, pipeline: Pipeline, request: RunRequest, connections: Conn
         raise
 
 
-def _note(step: Step, pipeline: Pipeline, request: RunRequest, connections: Connections, error: Exception) -> None:
+def _note(
+    step: Step, pipeline: Pipeline, request: RunRequest, connections: Connections, error: Exception
+) -> None:
     expected = isinstance(error, LoadsheetError)
     place = f"{pipeline.name}.{step.name}: {step.kind} failed in run {request.run_id}: "
     message = str(error).removeprefix(place) if expected else summary(error)
@@ -49,21 +62,29 @@ def _note(step: Step, pipeline: Pipeline, request: RunRequest, connections: Conn
     with brief, connect_warehouse(connections(pipeline.warehouse.conn_id)) as session:
         ledger.ensure(session)
         ledger.remember(
-            session, pipeline.name, "transform" if step.kind == "transform" else "table", step.name,
-            step=step.kind, run_id=request.run_id, code=error.code if isinstance(error, LoadsheetError) else "",
+            session,
+            pipeline.name,
+            "transform" if step.kind == "transform" else "table",
+            step.name,
+            step=step.kind,
+            run_id=request.run_id,
+            code=error.code if isinstance(error, LoadsheetError) else "",
             message=message[:_LONGEST_MESSAGE],
-        )  # fmt: skip
+        )
 
 
 _LOCK_TIMEOUT = "SQLSTATE 55P03"
 
 
 @contextmanager
-def explained(step: Step, pipeline: Pipeline, request: RunRequest, connections: Connections) -> Iterator[None]:
-    """Turns what the step raises into a LoadsheetError with its place; its text holds no row data and no secret.
+def explained(
+    step: Step, pipeline: Pipeline, request: RunRequest, connections: Connections
+) -> Iterator[None]:
+    """Turns what the step raises into a LoadsheetError with its place; its text holds no row data
+    and no secret.
 
-    Trouble with a server becomes Unavailable when it may pass, else Refused. What nobody foresaw is a bug: it leaves
-    as it came, with a note of the place.
+    Trouble with a server becomes Unavailable when it may pass, else Refused. What nobody foresaw is
+    a bug: it leaves as it came, with a note of the place.
     """
     place = _Place(step, pipeline, request.run_id)
     try:
@@ -88,18 +109,26 @@ class _Place:
 
     def __init__(self, step: Step, pipeline: Pipeline, run_id: str):
         self.step, self.pipeline, self.run_id = step, pipeline, run_id
-        self.name = pipeline.name if step.kind == "create_bucket" else f"{pipeline.name}.{step.name}"
+        self.name = (
+            pipeline.name if step.kind == "create_bucket" else f"{pipeline.name}.{step.name}"
+        )
         self.failed = on_one_line(f"{self.name}: {step.kind} failed in run {run_id}")
 
     def mark(self, error: LoadsheetError, text: str, code: str) -> None:
         """Give the error its place, its code and `text` behind the place; once is enough."""
         if error.pipeline:
             return
-        error.pipeline, error.step, error.run_id, error.code = self.pipeline.name, self.step.id, self.run_id, code
+        error.pipeline, error.step, error.run_id, error.code = (
+            self.pipeline.name,
+            self.step.id,
+            self.run_id,
+            code,
+        )
         error.args = (f"{self.failed}: {visible(text)}",)
 
     def own_words(self, error: LoadsheetError) -> tuple[str, str]:
-        """The text and code of an error that the core raised knowingly, perhaps because of a server's."""
+        """The text and code of an error that the core raised knowingly, perhaps because of a
+        server's."""
         if isinstance(error, InputError):
             return str(error), ""
         text = clean(str(error)).removeprefix(f"{self.name}: ")
@@ -113,13 +142,18 @@ class _Place:
         return text, ""
 
     def blockers(self, connections: Connections) -> str:
-        """Who holds the lock that was waited for; empty for a source's tables, and when it cannot be asked."""
+        """Who holds the lock that was waited for; empty for a source's tables, and when it cannot
+        be asked."""
         warehouse = self.pipeline.warehouse
         schema = warehouse.mart_schema if self.step.kind == "transform" else warehouse.schema
         if self.step.kind == "extract":
             return ""
         brief = limited("asking who holds the lock", timedelta(seconds=10))
-        with suppress(Exception), brief, connect_warehouse(connections(warehouse.conn_id)) as session:
+        with (
+            suppress(Exception),
+            brief,
+            connect_warehouse(connections(warehouse.conn_id)) as session,
+        ):
             return blockers(session, Relation(schema, self.step.name))
         return ""
 
@@ -142,7 +176,8 @@ def _masked(text: str, cause: BaseException) -> str:
     return text.replace(clean(said), message(cause)) if said else text
 
 
-# A lock on the table itself, or the one that all loads of it take (`ledger.lock`): pg_locks shows its key in halves.
+# A lock on the table itself, or the one that all loads of it take (`ledger.lock`): pg_locks shows
+# its key in halves.
 _HOLDERS = """
 SELECT DISTINCT format('session %%s (%%s)', pid, concat_ws(', ', usename, nullif(application_name, '')))
 FROM pg_locks JOIN pg_stat_activity USING (pid)
@@ -156,6 +191,9 @@ ORDER BY 1 LIMIT 3
 
 
 def blockers(session: Session, target: Relation) -> str:
-    """The sessions that hold a lock on `target` now, as a sentence; empty when there are none any more."""
-    found = session.execute(_HOLDERS, {"table": target.sql, "key": f"loadsheet:{target}"}).fetchall()
+    """The sessions that hold a lock on `target` now, as a sentence; empty when there are none any
+    more."""
+    found = session.execute(
+        _HOLDERS, {"table": target.sql, "key": f"loadsheet:{target}"}
+    ).fetchall()
     return f"A lock on {target} is held by {', '.join(row[0] for row in found)}" if found else ""

@@ -23,7 +23,12 @@ Warehouse = Callable[[], AbstractContextManager[Session]]
 
 
 def load(
-    pipeline: Pipeline, table: Table, load_id: str, lake: Lake, warehouse: Warehouse, progress: Progress
+    pipeline: Pipeline,
+    table: Table,
+    load_id: str,
+    lake: Lake,
+    warehouse: Warehouse,
+    progress: Progress,
 ) -> Outcome:
     """Commit what the extract step stored under `load_id`.
 
@@ -34,7 +39,9 @@ def load(
         try:
             done = _load(pipeline, table, load_id, lake, session, target, progress)
         except psycopg.Error:
-            confirmed = _confirmed(pipeline, table, load_id, warehouse, target) if session.broken else None
+            confirmed = (
+                _confirmed(pipeline, table, load_id, warehouse, target) if session.broken else None
+            )
             if confirmed is None:
                 raise
             done = confirmed
@@ -42,7 +49,13 @@ def load(
 
 
 def _load(
-    pipeline: Pipeline, table: Table, load_id: str, lake: Lake, session: Session, target: Relation, progress: Progress
+    pipeline: Pipeline,
+    table: Table,
+    load_id: str,
+    lake: Lake,
+    session: Session,
+    target: Relation,
+    progress: Progress,
 ) -> Loaded:
     ledger.ensure(session)
     if done := find_committed(session, load_id):
@@ -54,8 +67,11 @@ def _load(
     return load_manifest(session, lake, manifest, sealed.manifest, target, table, progress)
 
 
-def _confirmed(pipeline: Pipeline, table: Table, load_id: str, warehouse: Warehouse, target: Relation) -> Loaded | None:
-    """Whether the load is committed although its session was lost: asked under the target's lock, so it is final.
+def _confirmed(
+    pipeline: Pipeline, table: Table, load_id: str, warehouse: Warehouse, target: Relation
+) -> Loaded | None:
+    """Whether the load is committed although its session was lost: asked under the target's lock,
+    so it is final.
 
     None when a retry can load it still; raises Superseded when a newer extraction owns the table.
     """

@@ -1,4 +1,5 @@
-"""What a run was asked to do: by the schedule, the Airflow Variable `loadsheet`, the trigger form or the command line.
+"""What a run was asked to do: by the schedule, the Airflow Variable `loadsheet`, the trigger form
+or the command line.
 
 The trigger form beats the Variable, the Variable beats the spec.
 
@@ -38,7 +39,8 @@ def airflow_request(
     """The request of one run.
 
     `variable` is the Variable's JSON text (None when it does not exist), `params` the trigger form, `data_interval`
-    the run's own (both None on a run without a logical date). Raises InputError naming the key that is wrong.
+    the run's own (both None on a run without a logical date). Raises InputError naming the key that
+    is wrong.
     """
     params = params or {}
     only = _chosen_tables(params.get("tables"), pipeline)
@@ -67,7 +69,8 @@ def airflow_request(
 
 
 def with_fed_transforms(pipeline: Pipeline, full: Full) -> Full:
-    """`full` and every transform fed by it: a table read again in full may have lost rows that a mart still holds."""
+    """`full` and every transform fed by it: a table read again in full may have lost rows that a
+    mart still holds."""
     if full == "all" or not full:
         return full
     names = set(full)
@@ -78,7 +81,9 @@ def with_fed_transforms(pipeline: Pipeline, full: Full) -> Full:
 
 
 def _chosen_tables(tables: Any, pipeline: Pipeline) -> frozenset[str] | None:
-    return frozenset(table_names(tables, pipeline, "the run's parameter tables")) if tables else None
+    return (
+        frozenset(table_names(tables, pipeline, "the run's parameter tables")) if tables else None
+    )
 
 
 def _asked_interval(params: Mapping[str, Any]) -> Interval | None:
@@ -86,10 +91,14 @@ def _asked_interval(params: Mapping[str, Any]) -> Interval | None:
     if not start and not end:
         return None
     if not start or not end:
-        raise InputError("the run's parameters interval_start and interval_end go together: give both or neither.")
+        raise InputError(
+            "the run's parameters interval_start and interval_end go together: give both or neither."
+        )
     first, last = _moment(start, "interval_start"), _moment(end, "interval_end")
     if first >= last:
-        raise InputError(f"the run's parameter interval_end ({end}) must be after interval_start ({start}).")
+        raise InputError(
+            f"the run's parameter interval_end ({end}) must be after interval_start ({start})."
+        )
     return _iso(first), _iso(last)
 
 
@@ -97,7 +106,8 @@ def _moment(text: Any, name: str) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
-    except (TypeError, ValueError, OverflowError):  # overflow: in UTC it is before the year 1 or after 9999
+    # overflow: in UTC it is before the year 1 or after 9999
+    except (TypeError, ValueError, OverflowError):
         raise InputError(
             f"the run's parameter {name} is not a time: {text!r}. Write it like 2026-01-31T00:00:00+00:00."
         ) from None
@@ -131,7 +141,9 @@ def full_by_variable(pipeline: Pipeline, text: str | None) -> Full:
 def accepted_by_variable(pipeline: Pipeline, text: str | None) -> bool:
     """Whether the Variable's JSON `text` accepts a source that was failed over."""
     settings = _switches(text)
-    return bool(_own_entry(settings["pipelines"], pipeline).get("accept_source", settings["accept_source"]))
+    return bool(
+        _own_entry(settings["pipelines"], pipeline).get("accept_source", settings["accept_source"])
+    )
 
 
 def table_names(value: Any, pipeline: Pipeline, where: str) -> list[str]:
@@ -171,13 +183,18 @@ def _switches(text: str | None) -> dict[str, Any]:
 
 
 def _own_entry(pipelines: dict[str, Any], pipeline: Pipeline) -> dict[str, Any]:
-    """The pipeline's own settings, checked. Those of others are not looked at: their mistakes are not ours."""
+    """The pipeline's own settings, checked. Those of others are not looked at: their mistakes are
+    not ours."""
     path = f"pipelines.{pipeline.name}"
-    entry = _object(pipelines.get(pipeline.name, {}), path, {"incremental", "tables", "accept_source"})
+    entry = _object(
+        pipelines.get(pipeline.name, {}), path, {"incremental", "tables", "accept_source"}
+    )
     for name in ("incremental", "accept_source"):
         typed(entry.get(name, False), bool, _key(f"{path}.{name}"))
     if "incremental" not in entry and "tables" in entry:
-        raise InputError(f'{_key(path)} lists tables but not what to do with them. Add "incremental": false or true.')
+        raise InputError(
+            f'{_key(path)} lists tables but not what to do with them. Add "incremental": false or true.'
+        )
     if "tables" in entry:
         table_names(entry["tables"], pipeline, _key(f"{path}.tables"))
     return entry
@@ -187,7 +204,9 @@ def _object(value: Any, path: str, keys: set[str]) -> dict[str, Any]:
     found: dict[str, Any] = typed(value, dict, _key(path))
     unknown = sorted(found.keys() - keys)
     if unknown:
-        raise InputError(f"{_key(path)} has the unknown key {unknown[0]!r}. Known keys: {', '.join(sorted(keys))}.")
+        raise InputError(
+            f"{_key(path)} has the unknown key {unknown[0]!r}. Known keys: {', '.join(sorted(keys))}."
+        )
     return found
 
 
@@ -208,15 +227,20 @@ def command_line_request(
     """The request of one run from the command line.
 
     `tables` is a list with commas. Raises InputError for a table the pipeline does not have, half an interval, an
-    interval that is none, a full refresh of an interval, and a sample that is none or is asked for an interval.
+    interval that is none, a full refresh of an interval, and a sample that is none or is asked for
+    an interval.
     """
     only = _tables(pipeline, tables) if tables is not None else None
     if full_refresh and (start or end):
-        raise InputError("--full-refresh replaces a table, so it must read all of it: leave out --from and --to")
+        raise InputError(
+            "--full-refresh replaces a table, so it must read all of it: leave out --from and --to"
+        )
     interval = _interval(start, end)
     if sample is not None and (start or end):
         raise InputError("--sample reads its tables anew each time: leave out --from and --to")
-    full: frozenset[str] | Literal["all"] = (only or "all") if full_refresh or sample else frozenset()
+    full: frozenset[str] | Literal["all"] = (
+        (only or "all") if full_refresh or sample else frozenset()
+    )
     return RunRequest(
         run_id=f"cli__{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}",
         full_refresh=with_fed_transforms(pipeline, full),
@@ -236,7 +260,9 @@ def _tables(pipeline: Pipeline, text: str) -> frozenset[str]:
         raise InputError(f"--tables names no table; {pipeline.name} has {', '.join(known)}")
     for name in names:
         if name not in known:
-            raise InputError(f"--tables: {pipeline.name} has no table {name!r}{_suggestion(name, known)}")
+            raise InputError(
+                f"--tables: {pipeline.name} has no table {name!r}{_suggestion(name, known)}"
+            )
     return frozenset(names)
 
 
@@ -252,14 +278,18 @@ def _sample(text: str) -> Sample:
             return Sample(share=share / 100)
         if number == text and share.is_integer():
             return Sample(rows=int(share))
-    raise InputError(f"--sample {text} is neither a share, such as 1% or 0.1%, nor a number of rows per table")
+    raise InputError(
+        f"--sample {text} is neither a share, such as 1% or 0.1%, nor a number of rows per table"
+    )
 
 
 def _interval(start: str | None, end: str | None) -> tuple[str | None, str | None]:
     if start is None and end is None:
         return None, None
     if start is None or end is None:
-        raise InputError("--from and --to go together: rows from the first are read, rows from the second are not")
+        raise InputError(
+            "--from and --to go together: rows from the first are read, rows from the second are not"
+        )
     first, last = _bound(start, "--from"), _bound(end, "--to")
     if isinstance(first, Decimal) and isinstance(last, Decimal):
         is_interval, bounds = first < last, (start, end)

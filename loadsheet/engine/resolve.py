@@ -1,4 +1,5 @@
-"""`resolve.*`: which tables a pattern means today. Asked when a run begins, never while a file is read."""
+"""`resolve.*`: which tables a pattern means today. Asked when a run begins, never while a file is
+read."""
 
 from __future__ import annotations
 
@@ -15,10 +16,11 @@ from loadsheet.spec.models import Pipeline
 
 
 def resolve(pipeline: Pipeline, pattern: str, source: Session, warehouse: Session) -> Outcome:
-    """The source's tables that `pattern` matches and nothing before it does, in the outcome's `names`.
+    """The source's tables that `pattern` matches and nothing before it does, in the outcome's
+    `names`.
 
-    A table that was loaded once and is gone is among them: its extraction is skipped, where everybody sees it.
-    Raises Refused when the role may not use the schema.
+    A table that was loaded once and is gone is among them: its extraction is skipped, where
+    everybody sees it. Raises Refused when the role may not use the schema.
     """
     found = _own_tables(pipeline, source)
     known = garbage.tables_known(warehouse, pipeline.name) or set()
@@ -31,7 +33,8 @@ def resolve(pipeline: Pipeline, pattern: str, source: Session, warehouse: Sessio
 
 
 def resolved(pipeline: Pipeline, connections: Connections) -> Pipeline:
-    """The pipeline with the tables that its patterns match now in their place; itself where it has none."""
+    """The pipeline with the tables that its patterns match now in their place; itself where it has
+    none."""
     if not pipeline.patterns:
         return pipeline
     servers = Servers(pipeline, connections)
@@ -40,19 +43,26 @@ def resolved(pipeline: Pipeline, connections: Connections) -> Pipeline:
 
 
 def with_tables(pipeline: Pipeline, source: Session, known: Collection[str]) -> Pipeline:
-    """The pipeline with the tables that its patterns match in their place; `known` are those loaded before.
+    """The pipeline with the tables that its patterns match in their place; `known` are those loaded
+    before.
 
-    So are tables that a transform reads and the source lacks: they are skipped, and the transform waits for them.
-    Raises Refused when the role may not use the schema.
+    So are tables that a transform reads and the source lacks: they are skipped, and the transform
+    waits for them. Raises Refused when the role may not use the schema.
     """
     read = {name for inputs in transform_inputs(pipeline).values() for name in inputs.tables}
     names = sorted({*_own_tables(pipeline, source), *known, *read})
     matched = [(pipeline.pattern_of(name), name) for name in names]
-    return pipeline.resolved(name for pattern in pipeline.patterns for found, name in matched if found == pattern)
+    return pipeline.resolved(
+        name for pattern in pipeline.patterns for found, name in matched if found == pattern
+    )
 
 
 def _own_tables(pipeline: Pipeline, source: Session) -> set[str]:
-    return {relation.name for relation in relations(source, pipeline.source.schema) if relation.is_own_table}
+    return {
+        relation.name
+        for relation in relations(source, pipeline.source.schema)
+        if relation.is_own_table
+    }
 
 
 def _is_meant(pipeline: Pipeline, pattern: str, name: str) -> bool:

@@ -1,6 +1,7 @@
 """Resumes a run: which options it was started with, and which of its steps are already done.
 
-What it has done is not kept here: the ledger knows. `LOADSHEET_STATE` names the folder (empty: none); without it,
+What it has done is not kept here: the ledger knows. `LOADSHEET_STATE` names the folder (empty:
+none); without it,
 `loadsheet` in the user's state folder.
 """
 
@@ -24,11 +25,18 @@ from loadsheet.warehouse import ledger
 
 def has_loaded(session: Session, pipeline: str, table: str, run_id: str) -> bool:
     """Whether the run has committed a load of the table."""
-    return _exists(session, "load WHERE pipeline = %s AND table_name = %s AND run_id = %s", pipeline, table, run_id)
+    return _exists(
+        session,
+        "load WHERE pipeline = %s AND table_name = %s AND run_id = %s",
+        pipeline,
+        table,
+        run_id,
+    )
 
 
 def sealed_load(session: Session, pipeline: str, table: str, run_id: str) -> str | None:
-    """The load that the run has extracted completely and not loaded; None as soon as a newer extraction has begun."""
+    """The load that the run has extracted completely and not loaded; None as soon as a newer
+    extraction has begun."""
     load_id = ledger.next_load_id(session, pipeline, table, run_id)
     sealed = "scope WHERE pipeline = %s AND table_name = %s AND sealed_load_id = %s"
     return load_id if _exists(session, sealed, pipeline, table, load_id) else None
@@ -41,11 +49,14 @@ def has_built(session: Session, pipeline: str, transform: str, run_id: str) -> b
 
 
 def _exists(session: Session, where: str, *values: str) -> bool:
-    return session.execute(f"SELECT EXISTS (SELECT FROM loadsheet.{where})", values).fetchone() == (True,)
+    return session.execute(f"SELECT EXISTS (SELECT FROM loadsheet.{where})", values).fetchone() == (
+        True,
+    )
 
 
 class RunRecord:
-    """The record of a pipeline's run. Where none can be written there is none; the run does not depend on it."""
+    """The record of a pipeline's run. Where none can be written there is none; the run does not
+    depend on it."""
 
     def __init__(self, pipeline: Pipeline):
         self._pipeline = pipeline
@@ -60,7 +71,8 @@ class RunRecord:
         self._write()
 
     def unchanged(self, table: str) -> None:
-        """The run has read the whole table and found nothing new in it, which the ledger is not told. Any thread."""
+        """The run has read the whole table and found nothing new in it, which the ledger is not
+        told. Any thread."""
         with self._writing:
             self._unchanged.append(table)
             if self.is_kept:
@@ -81,8 +93,8 @@ class RunRecord:
     def resumed(self) -> RunRequest:
         """The request that goes on with the run that was stopped or has failed.
 
-        A table whose part of the spec was changed since is read anew. Raises InputError when there is no such run, or
-        when its servers or schemas are others now.
+        A table whose part of the spec was changed since is read anew. Raises InputError when there
+        is no such run, or when its servers or schemas are others now.
         """
         found = self._read()
         if not found:
@@ -94,12 +106,21 @@ class RunRecord:
                 f"--resume: {self._pipeline.file} names another source, lake or warehouse than when the run was "
                 "stopped; run it without --resume"
             )
-        self._parts = found["parts"]  # also for the next time: what the run did before was done by these
-        same = {name for name, digest in _parts(self._pipeline).items() if self._parts.get(name) == digest}
+        # also for the next time: what the run did before was done by these
+        self._parts = found["parts"]
+        same = {
+            name
+            for name, digest in _parts(self._pipeline).items()
+            if self._parts.get(name) == digest
+        }
         self._unchanged = [name for name in found["unchanged"] if name in same]
         asked: RunRequest = found["request"]
-        tables = {table.name for table in self._pipeline.tables} if asked.only is None else asked.only
-        return replace(asked, resumes=frozenset(same), only=frozenset(tables) - frozenset(self._unchanged))
+        tables = (
+            {table.name for table in self._pipeline.tables} if asked.only is None else asked.only
+        )
+        return replace(
+            asked, resumes=frozenset(same), only=frozenset(tables) - frozenset(self._unchanged)
+        )
 
     def _read(self) -> dict[str, Any] | None:
         """The record; None where there is none, or one that another version has written."""
@@ -114,13 +135,16 @@ class RunRecord:
 
     def _write(self) -> None:
         document = {
-            "request": asdict(self._request), "places": _places(self._pipeline), "parts": self._parts,
+            "request": asdict(self._request),
+            "places": _places(self._pipeline),
+            "parts": self._parts,
             "unchanged": self._unchanged,
-        }  # fmt: skip
+        }
         if self._file:
             with contextlib.suppress(OSError):
                 self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                fresh = self._file.with_suffix(f".{os.getpid()}.new")  # another run may be writing its own
+                # another run may be writing its own
+                fresh = self._file.with_suffix(f".{os.getpid()}.new")
                 fresh.write_text(json.dumps(document, default=sorted), "utf-8")
                 fresh.replace(self._file)
 
@@ -128,7 +152,9 @@ class RunRecord:
 def _file(pipeline: Pipeline) -> Path | None:
     folder = os.environ.get("LOADSHEET_STATE")
     if folder is None:
-        folder = os.path.join(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"), "loadsheet")
+        folder = os.path.join(
+            os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"), "loadsheet"
+        )
     if not os.path.isabs(folder):
         return None
     return Path(folder) / f"{_digest([str(pipeline.file.resolve()), pipeline.name])}.json"
@@ -139,10 +165,13 @@ def _places(pipeline: Pipeline) -> str:
 
 
 def _parts(pipeline: Pipeline) -> dict[str, str]:
-    """Tables by what the spec says of them. A transform is built again by itself when its SQL has changed."""
+    """Tables by what the spec says of them. A transform is built again by itself when its SQL has
+    changed."""
     return {
         **{transform.name: "" for transform in pipeline.transforms},
-        **{table.name: _digest([replace(table, tasks=pipeline.tasks)]) for table in pipeline.tables},
+        **{
+            table.name: _digest([replace(table, tasks=pipeline.tasks)]) for table in pipeline.tables
+        },
     }
 
 

@@ -26,7 +26,8 @@ OnProgress = Callable[[Step, int | None, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Retry:
-    """A step failed with `error` and is tried again in `delay` seconds: retry `number` of at most `of`."""
+    """A step failed with `error` and is tried again in `delay` seconds: retry `number` of at most
+    `of`."""
 
     number: int
     of: int
@@ -42,7 +43,8 @@ OnStep = Callable[[Step, State | Literal["waiting"], Outcome | Exception | Retry
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """How a step ended: `result` is its outcome, the exception it failed with, or None when an upstream failed.
+    """How a step ended: `result` is its outcome, the exception it failed with, or None when an
+    upstream failed.
 
     `seconds` are from its first try's beginning to its last one's end.
     """
@@ -65,9 +67,10 @@ def run_pipeline(
 ) -> dict[str, StepResult]:
     """Run every step, `parallel` at a time, and return the results by step id, in plan order.
 
-    With `retrying` a step whose failure may pass is tried again, as often and after as long as the spec's `tasks`
-    say; `on_step` is told of each wait. A failed step fails what is downstream of it (`upstream_failed`) and nothing
-    else; no exception of a step leaves this function. `on_step` and `progress` are called from worker threads.
+    With `retrying` a step whose failure may pass is tried again, as often and after as long as the
+    spec's `tasks` say; `on_step` is told of each wait. A failed step fails what is downstream of it
+    (`upstream_failed`) and nothing else; no exception of a step leaves this function. `on_step` and
+    `progress` are called from worker threads.
     """
     walk = _Walk(pipeline, request, connections, on_step, progress, retrying)
     gc.freeze()  # what is imported stays: looking at it again and again took 0.1 s of a run of 6
@@ -80,13 +83,19 @@ def run_pipeline(
 
 
 class _Walk:
-    """The steps that are left. A ready step is begun when one of the threads is free; one that waits for its retry
-    has none, or a server that is away would keep as many steps as there are threads from all the others."""
+    """The steps that are left. A ready step is begun when one of the threads is free; one that
+    waits for its retry has none, or a server that is away would keep as many steps as there are
+    threads from all the others."""
 
     def __init__(
-        self, pipeline: Pipeline, request: RunRequest, connections: Connections, on_step: OnStep, progress: OnProgress,
+        self,
+        pipeline: Pipeline,
+        request: RunRequest,
+        connections: Connections,
+        on_step: OnStep,
+        progress: OnProgress,
         retrying: bool,
-    ):  # fmt: skip
+    ):
         self.pipeline, self.request, self.connections = pipeline, request, connections
         self.on_step, self.progress, self.retrying = on_step, progress, retrying
         self.servers = KeptServers(pipeline, connections)
@@ -124,7 +133,9 @@ class _Walk:
             due.append(heapq.heappop(self._later)[1])
         return due
 
-    def _ended(self, running: dict[Future[StepResult | Retry], str]) -> set[Future[StepResult | Retry]]:
+    def _ended(
+        self, running: dict[Future[StepResult | Retry], str]
+    ) -> set[Future[StepResult | Retry]]:
         """Those that have ended; waits for one, or until a retry is due."""
         patience = max(self._later[0][0] - time.monotonic(), 0.0) if self._later else None
         if running:
@@ -133,8 +144,8 @@ class _Walk:
         return set()
 
     def _rank(self, step: Step) -> tuple[int, int, int]:
-        """Lowest first: what is extracted is loaded before more is extracted, the largest first, so that no large one
-        is left to run alone at the end; else as in the plan."""
+        """Lowest first: what is extracted is loaded before more is extracted, the largest first, so
+        that no large one is left to run alone at the end; else as in the plan."""
         place = self._places[step.id]
         extracted = self.results.get(step_id("extract", step.name)) if step.kind == "load" else None
         if extracted and isinstance(extracted.result, Outcome):
@@ -159,19 +170,37 @@ class _Walk:
         state: State = "failed" if isinstance(outcome, Exception) else outcome.status
         self.on_step(step, state, outcome)
         seconds = time.monotonic() - began
-        return StepResult(step=step, state=state, result=outcome, seconds=seconds, tries=self._tries[step.id])
+        return StepResult(
+            step=step, state=state, result=outcome, seconds=seconds, tries=self._tries[step.id]
+        )
 
     def _retry(self, step: Step, error: Exception) -> Retry | None:
-        """The retry that the spec allows after `error`; None when it was the last try, or another would not help."""
+        """The retry that the spec allows after `error`; None when it was the last try, or another
+        would not help."""
         tasks, number = tasks_of(step, self.pipeline), self._tries[step.id]
-        if not self.retrying or number > tasks.retries or not (isinstance(error, LoadsheetError) and error.retryable):
+        if (
+            not self.retrying
+            or number > tasks.retries
+            or not (isinstance(error, LoadsheetError) and error.retryable)
+        ):
             return None
-        return Retry(number=number, of=tasks.retries, delay=tasks.retry_delay.total_seconds(), error=error)
+        return Retry(
+            number=number, of=tasks.retries, delay=tasks.retry_delay.total_seconds(), error=error
+        )
 
     def _execute(self, step: Step) -> Outcome:
         extracted = self.results.get(step_id("extract", step.name)) if step.kind == "load" else None
-        load_id = extracted.result.load_id if extracted and isinstance(extracted.result, Outcome) else None
+        load_id = (
+            extracted.result.load_id
+            if extracted and isinstance(extracted.result, Outcome)
+            else None
+        )
         return execute(
-            step, self.pipeline, self.request, self.connections, load_id=load_id, servers=self.servers,
+            step,
+            self.pipeline,
+            self.request,
+            self.connections,
+            load_id=load_id,
+            servers=self.servers,
             progress=lambda rows, size: self.progress(step, rows, size),
-        )  # fmt: skip
+        )

@@ -1,8 +1,8 @@
 """`--sample`: a part of each table, in schemas that production does not use.
 
-A row is taken by the hash of its key's first column, so that `orders (order_no)` and `order_lines (order_no, line_no)`
-keep what matches; TABLESAMPLE would draw each table by itself, and not from views and foreign tables at all. The
-server reads the table and sends only the sample.
+A row is taken by the hash of its key's first column, so that `orders (order_no)` and `order_lines
+(order_no, line_no)` keep what matches; TABLESAMPLE would draw each table by itself, and not from
+views and foreign tables at all. The server reads the table and sends only the sample.
 """
 
 from __future__ import annotations
@@ -28,15 +28,22 @@ _LONGEST = 63
 
 
 def sampled(pipeline: Pipeline) -> Pipeline:
-    """The pipeline with schemas, a lake prefix and a name in the ledger of its own, without its scripts.
+    """The pipeline with schemas, a lake prefix and a name in the ledger of its own, without its
+    scripts.
 
-    Its transforms read the sample's tables. A script may write anywhere, so it is left out. Raises InputError where a
-    schema's name is too long to get a suffix, or belongs to the source.
+    Its transforms read the sample's tables. A script may write anywhere, so it is left out. Raises
+    InputError where a schema's name is too long to get a suffix, or belongs to the source.
     """
-    staging, mart = (_schema(pipeline, name) for name in (pipeline.warehouse.schema, pipeline.warehouse.mart_schema))
+    staging, mart = (
+        _schema(pipeline, name)
+        for name in (pipeline.warehouse.schema, pipeline.warehouse.mart_schema)
+    )
     moved = {
         pipeline.warehouse.schema: (staging, frozenset(table.name for table in pipeline.tables)),
-        pipeline.warehouse.mart_schema: (mart, frozenset(transform.name for transform in pipeline.transforms)),
+        pipeline.warehouse.mart_schema: (
+            mart,
+            frozenset(transform.name for transform in pipeline.transforms),
+        ),
     }
     return replace(
         pipeline,
@@ -54,20 +61,27 @@ def sampled(pipeline: Pipeline) -> Pipeline:
 
 def scripts(pipeline: Pipeline) -> tuple[Transform, ...]:
     """The transforms that no sample is taken for."""
-    return tuple(transform for transform in pipeline.transforms if transform.materialized == "script")
+    return tuple(
+        transform for transform in pipeline.transforms if transform.materialized == "script"
+    )
 
 
 def _schema(pipeline: Pipeline, name: str) -> str:
     moved = f"{name}{SUFFIX}"
     if len(moved.encode()) > _LONGEST:
-        raise InputError(f"--sample: {moved!r}, the schema of the sample, is longer than {_LONGEST} bytes")
+        raise InputError(
+            f"--sample: {moved!r}, the schema of the sample, is longer than {_LONGEST} bytes"
+        )
     if pipeline.source.conn_id == pipeline.warehouse.conn_id and moved == pipeline.source.schema:
-        raise InputError(f"--sample: {moved!r}, the schema of the sample, is the one that the pipeline reads from")
+        raise InputError(
+            f"--sample: {moved!r}, the schema of the sample, is the one that the pipeline reads from"
+        )
     return moved
 
 
 LEAST = 1_000
-"""A share of a small table would leave nothing to join with: what has no more rows is read whole."""
+"""A share of a small table would leave nothing to join with: what has no more rows is read whole.
+"""
 _COUNTED = 100_000
 _BITS = 1 << 31
 # Fewer values than this are no sample: a third of the rows, or none.
@@ -85,7 +99,9 @@ def sampled_rows(session: Session, source: SourceTable, rows: Reading, sample: S
     if wanted >= expected or _has_at_most(session, source, min(int(wanted), _COUNTED)):
         return rows
     limit = max(round(wanted / expected * _BITS), 1)
-    return replace(rows, sample=f"(hashtextextended({_drawn_by(session, source)}, 0) & {_BITS - 1}) < {limit}")
+    return replace(
+        rows, sample=f"(hashtextextended({_drawn_by(session, source)}, 0) & {_BITS - 1}) < {limit}"
+    )
 
 
 def _has_at_most(session: Session, source: SourceTable, rows: int) -> bool:
@@ -96,15 +112,20 @@ def _has_at_most(session: Session, source: SourceTable, rows: int) -> bool:
 
 
 def _drawn_by(session: Session, source: SourceTable) -> str:
-    """What is hashed: the key's first column; the whole key where that has few values, the whole row without a key."""
+    """What is hashed: the key's first column; the whole key where that has few values, the whole
+    row without a key."""
     if not source.key:
         return f"CAST(ROW({idents([column.name for column in source.columns])}) AS text)"
-    few = {row[0] for row in session.execute(_FEW_VALUES, (source.relation.schema, source.relation.name))}
+    few = {
+        row[0]
+        for row in session.execute(_FEW_VALUES, (source.relation.schema, source.relation.name))
+    }
     first = next((name for name in source.key if name not in few), None)
     return f"CAST({ident(first)} AS text)" if first else f"CAST(ROW({idents(source.key)}) AS text)"
 
 
-# By the ledger's word, and only in the sample's own schemas: another pipeline may have its sample there as well.
+# By the ledger's word, and only in the sample's own schemas: another pipeline may have its sample
+# there as well.
 _MADE = """
 SELECT nspname::text, relname::text, relkind = 'v' FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
 WHERE nspname = ANY (%(schemas)s) AND relkind IN ('r', 'p', 'v') AND nspname || '.' || relname IN (
@@ -118,7 +139,8 @@ Made = list[tuple[Relation, bool]]
 
 
 def made(session: Session, pipeline: Pipeline) -> Made:
-    """The tables and views that runs of `pipeline`, one that `loadsheet.engine.sample.sampled` has moved, have made."""
+    """The tables and views that runs of `pipeline`, one that `loadsheet.engine.sample.sampled` has
+    moved, have made."""
     if garbage.tables_known(session, pipeline.name) is None:
         return []
     rows = session.execute(_MADE, {"schemas": _schemas(pipeline), "pipeline": pipeline.name})

@@ -1,4 +1,5 @@
-"""The servers of a pipeline as its steps reach them: anew for every step, or kept from step to step."""
+"""The servers of a pipeline as its steps reach them: anew for every step, or kept from step to
+step."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ class Servers:
         self._pipeline, self._connections = pipeline, connections
 
     def source(self) -> contextlib.AbstractContextManager[Session]:
-        """A session that reads. Raises ConnectionMissing; psycopg.OperationalError when it cannot be had."""
+        """A session that reads. Raises ConnectionMissing; psycopg.OperationalError when it cannot
+        be had."""
         return self._session(connect_source, self._pipeline.source.conn_id)
 
     def warehouse(self) -> contextlib.AbstractContextManager[Session]:
@@ -35,7 +37,8 @@ class Servers:
         return self._session(connect_warehouse, self._pipeline.warehouse.conn_id)
 
     def own_warehouse(self) -> Session:
-        """One that nobody had before or has afterwards: a user's SQL may leave anything behind in a session."""
+        """One that nobody had before or has afterwards: a user's SQL may leave anything behind in a
+        session."""
         return connect_warehouse(self._connections(self._pipeline.warehouse.conn_id))
 
     @cached_property
@@ -46,12 +49,15 @@ class Servers:
 
         return Lake(self._connections(self._pipeline.lake.conn_id), self._pipeline.lake.bucket)
 
-    def _session(self, connect: Connect, conn_id: str) -> contextlib.AbstractContextManager[Session]:
+    def _session(
+        self, connect: Connect, conn_id: str
+    ) -> contextlib.AbstractContextManager[Session]:
         return connect(self._connections(conn_id))
 
 
 class KeptServers(Servers):
-    """Sessions that a step has left in order serve later ones: connecting costs 10 ms and more. Close it at the end."""
+    """Sessions that a step has left in order serve later ones: connecting costs 10 ms and more.
+    Close it at the end."""
 
     def __init__(self, pipeline: Pipeline, connections: Connections):
         super().__init__(pipeline, connections)

@@ -16,11 +16,15 @@ from loadsheet.warehouse import ledger, mart, tables
 from loadsheet.warehouse.mart import run
 
 
-def transform(pipeline: Pipeline, spec: Transform, request: RunRequest, session: Session) -> Outcome:
-    """Build the transform's table or view, or run its script; skipped when nothing it reads has changed.
+def transform(
+    pipeline: Pipeline, spec: Transform, request: RunRequest, session: Session
+) -> Outcome:
+    """Build the transform's table or view, or run its script; skipped when nothing it reads has
+    changed.
 
-    The ledger is asked, not the upstream tasks: a transform that failed is still due when its inputs skip.
-    Raises Refused with the SQL file's name when its SQL fails for a reason a retry cannot mend.
+    The ledger is asked, not the upstream tasks: a transform that failed is still due when its
+    inputs skip. Raises Refused with the SQL file's name when its SQL fails for a reason a retry
+    cannot mend.
     """
     ledger.ensure(session)
     tables.ensure_schema(session, pipeline.warehouse.mart_schema)
@@ -34,7 +38,9 @@ def transform(pipeline: Pipeline, spec: Transform, request: RunRequest, session:
         with session.transaction():
             ledger.lock(session, target)
             reach("transform.locked")
-            job = mart.decide(session, pipeline, spec, target, inputs, _is_full(pipeline, spec, request, session))
+            job = mart.decide(
+                session, pipeline, spec, target, inputs, _is_full(pipeline, spec, request, session)
+            )
             if job is None:
                 ledger.settle(session, pipeline.name, "transform", spec.name)
                 return skipped("nothing it reads has changed")
@@ -43,13 +49,16 @@ def transform(pipeline: Pipeline, spec: Transform, request: RunRequest, session:
             reach("transform.recorded")
         reach("transform.committed")
     except (psycopg.ProgrammingError, psycopg.DataError, psycopg.IntegrityError) as error:
-        raise Refused(f"{spec.file}: {error.diag.message_primary} (SQLSTATE {error.sqlstate})") from error
+        raise Refused(
+            f"{spec.file}: {error.diag.message_primary} (SQLSTATE {error.sqlstate})"
+        ) from error
     counts = {"inserted": effect.inserted, "updated": effect.updated, "deleted": effect.deleted}
     return Outcome(status="done", message=f"{effect} ({job.reason})", counts=counts)
 
 
 def _is_full(pipeline: Pipeline, spec: Transform, request: RunRequest, session: Session) -> bool:
-    """Whether the run asks to build the transform in full, and has not done so before it was stopped."""
+    """Whether the run asks to build the transform in full, and has not done so before it was
+    stopped."""
     if not request.is_full(spec.name):
         return False
     resumes = spec.name in request.resumes
@@ -60,4 +69,6 @@ def relations_read(pipeline: Pipeline, spec: Transform) -> list[Relation]:
     """The staging tables and marts that the transform reads."""
     read = transform_inputs(pipeline)[spec.name]
     staging, marts = pipeline.warehouse.schema, pipeline.warehouse.mart_schema
-    return [Relation(staging, t) for t in read.tables] + [Relation(marts, t) for t in read.transforms]
+    return [Relation(staging, t) for t in read.tables] + [
+        Relation(marts, t) for t in read.transforms
+    ]

@@ -31,16 +31,18 @@ _REMEDY = "leave it out (columns=[...])"
 
 
 def read_load(
-    manifest: str | Path, columns: Iterable[str] | None = None, filesystem: pa_fs.FileSystem | None = None
+    manifest: str | Path,
+    columns: Iterable[str] | None = None,
+    filesystem: pa_fs.FileSystem | None = None,
 ) -> pa.Table:
     """The rows that a manifest stands for, as one table: the whole of it is held in memory.
 
     `manifest` is a path, or a URI such as `s3://bucket/shop/orders/…/manifest.json` (with `filesystem`: a path in
-    it); its parts lie beside it. `columns` picks columns by name. Types are those of Parquet; what does not survive
-    there is the text PostgreSQL shows.
+    it); its parts lie beside it. `columns` picks columns by name. Types are those of Parquet; what
+    does not survive there is the text PostgreSQL shows.
 
-    Raises Corrupt for objects that are missing or not as the manifest says, Refused for a value or a type that cannot
-    be read, InputError for a column the load does not have.
+    Raises Corrupt for objects that are missing or not as the manifest says, Refused for a value or
+    a type that cannot be read, InputError for a column the load does not have.
     """
     files, path = (filesystem, str(manifest)) if filesystem else _place(manifest)
     stored = _fetch(files, path)
@@ -51,7 +53,11 @@ def read_load(
         raise InputError(f"{told.table} has no column {unknown[0]!r}; it has {', '.join(known)}")
     folder = path.rpartition("/")[0]
     tables = [table for part in told.parts for table in _tables(files, folder, part, told, names)]
-    return pa.concat_tables(tables) if tables else schema_of([known[name] for name in names]).empty_table()
+    return (
+        pa.concat_tables(tables)
+        if tables
+        else schema_of([known[name] for name in names]).empty_table()
+    )
 
 
 def _place(manifest: str | Path) -> tuple[pa_fs.FileSystem, str]:
@@ -67,13 +73,17 @@ def _fetch(files: pa_fs.FileSystem, path: str) -> bytes:
         raise Corrupt(f"{path} is not there") from error
 
 
-def _tables(files: pa_fs.FileSystem, folder: str, part: Part, told: Manifest, names: list[str]) -> Iterator[pa.Table]:
+def _tables(
+    files: pa_fs.FileSystem, folder: str, part: Part, told: Manifest, names: list[str]
+) -> Iterator[pa.Table]:
     path = f"{folder}/{part.name.rpartition('/')[2]}"
     stored = _fetch(files, path)
     if hashlib.sha256(stored).hexdigest() != part.sha256:
         raise Corrupt(f"{path} is not what its manifest says")
     if told.format == "parquet":
-        yield pa_parquet.read_table(pa.BufferReader(stored), columns=names).replace_schema_metadata(None)
+        yield pa_parquet.read_table(pa.BufferReader(stored), columns=names).replace_schema_metadata(
+            None
+        )
         return
     copied = b"".join(zstandard.ZstdDecompressor().read_to_iter(stored))
     if told.format == "binary":
@@ -89,11 +99,13 @@ Values = list[bytes | None]
 _ROWS = 65_536
 
 
-def batches(copied: bytes, columns: Sequence[Column], names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def batches(
+    copied: bytes, columns: Sequence[Column], names: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
     """Batches of the columns called `names` of a complete binary COPY file with these `columns`.
 
-    Raises Refused, naming the column, for a type whose binary form is not read here, or a value Arrow's type cannot
-    hold; Corrupt when the file ends before its end.
+    Raises Refused, naming the column, for a type whose binary form is not read here, or a value
+    Arrow's type cannot hold; Corrupt when the file ends before its end.
     """
     places = {c.name: place for place, c in enumerate(columns)}
     wanted = [(places[name], columns[places[name]]) for name in names]
@@ -132,7 +144,9 @@ def _split(copied: bytes, width: int) -> Iterator[list[Values]]:
     yield columns
 
 
-def _array(values: Values, column: Column, load: Callable[[bytes], Any], arrow: pa.DataType) -> pa.Array:
+def _array(
+    values: Values, column: Column, load: Callable[[bytes], Any], arrow: pa.DataType
+) -> pa.Array:
     try:
         return pa.array([None if value is None else load(value) for value in values], arrow)
     except (psycopg.DataError, pa.ArrowInvalid, ValueError):

@@ -1,8 +1,9 @@
-"""What of a table's objects in the lake nobody needs any more, by a listing and the ledger's word. Pure.
+"""What of a table's objects in the lake nobody needs any more, by a listing and the ledger's word.
+Pure.
 
-An attempt is all objects of one try to extract: `<load id>/<fence>-<random>/part-*` and `manifest.json`. The listing
-must be older than what the ledger says: then every attempt with a smaller fence than the table's is superseded, and
-can never be loaded unless it is already.
+An attempt is all objects of one try to extract: `<load id>/<fence>-<random>/part-*` and
+`manifest.json`. The listing must be older than what the ledger says: then every attempt with a
+smaller fence than the table's is superseded, and can never be loaded unless it is already.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from datetime import datetime, timedelta
 from loadsheet.lake.manifest import FILE_NAME
 from loadsheet.lake.store import Stored
 
-_OURS = re.compile(r"[0-9a-f]{20}/(\d{8,})-[0-9a-f]{8}/(?:part-\d{5,}\.(?:(?:bin|csv)\.zst|parquet)|manifest\.json)")
+_OURS = re.compile(
+    r"[0-9a-f]{20}/(\d{8,})-[0-9a-f]{8}/(?:part-\d{5,}\.(?:(?:bin|csv)\.zst|parquet)|manifest\.json)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +87,8 @@ Owner = Callable[[str], tuple[str, str] | None]
 
 
 def attempts(objects: Iterable[Stored], root: str) -> list[Attempt]:
-    """The attempts among the objects below `root` (with a slash at its end), in the order of their names.
+    """The attempts among the objects below `root` (with a slash at its end), in the order of their
+    names.
 
     Objects that are not called as ours are left out, and so left alone.
     """
@@ -103,9 +107,10 @@ def judge(
 ) -> list[Verdict]:
     """A verdict on every attempt.
 
-    Kept are: what a retry needs (the attempt on which the table stands), what a rebuild needs (the newest whole load
-    and every later one), the `keep` newest loads, and whatever is younger than `older_than`. `owner` reads pipeline
-    and table from a manifest that the ledger does not know (None: unreadable); it is asked only where it matters.
+    Kept are: what a retry needs (the attempt on which the table stands), what a rebuild needs (the
+    newest whole load and every later one), the `keep` newest loads, and whatever is younger than
+    `older_than`. `owner` reads pipeline and table from a manifest that the ledger does not know
+    (None: unreadable); it is asked only where it matters.
     """
     court = _Court(standing, older_than, keep, owner)
     found = list(found)
@@ -130,13 +135,19 @@ class _Court:
         self.whole = next((load.load_no for load in newest_first if load.whole), 0)
 
     def verdict(self, attempt: Attempt, remove: bool, why: str) -> Verdict:
-        return Verdict(attempt=attempt, is_load=attempt.prefix in self.loads, remove=remove, why=why)
+        return Verdict(
+            attempt=attempt, is_load=attempt.prefix in self.loads, remove=remove, why=why
+        )
 
     def is_foreign(self, attempt: Attempt) -> bool:
         """Whether somebody else must have made it: nobody here was given its fence."""
         ours = (self.standing.pipeline, self.standing.table)
         manifest = attempt.manifest
-        return attempt.fence > self.standing.fence and manifest is not None and self.owner(manifest) == ours
+        return (
+            attempt.fence > self.standing.fence
+            and manifest is not None
+            and self.owner(manifest) == ours
+        )
 
     def judge(self, attempt: Attempt) -> tuple[bool, str]:
         if load := self.loads.get(attempt.prefix):

@@ -28,7 +28,8 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """One attempt to extract a table: enough to load it, check it and trace it. Cursors are the source's own text."""
+    """One attempt to extract a table: enough to load it, check it and trace it. Cursors are the
+    source's own text."""
 
     load_id: str
     pipeline: str
@@ -52,11 +53,13 @@ class Manifest:
     read_at: str
     """The source's clock when the rows were read."""
     clock: str | None = None
-    """The same in the terms of a cursor without a zone: the lowest of the clocks that its writers may go by."""
+    """The same in the terms of a cursor without a zone: the lowest of the clocks that its writers
+    may go by."""
     rows: int
     parts: tuple[Part, ...]
     content_sha256: str | None = None
-    """Of the uncompressed rows, where the whole table was read: equal content need not be loaded again."""
+    """Of the uncompressed rows, where the whole table was read: equal content need not be loaded
+    again."""
     held_by: str = ""
     seconds: float = 0.0
     source: dict[str, str] = field(default_factory=dict)
@@ -74,7 +77,8 @@ class Manifest:
 
 
 def read_manifest(stored: bytes | None, name: str, sha256: str) -> Manifest:
-    """The manifest in `stored`, the object `name`. Raises Corrupt unless it is the one with this hash."""
+    """The manifest in `stored`, the object `name`. Raises Corrupt unless it is the one with this
+    hash."""
     if stored is None:
         raise Corrupt(f"{name} is gone from the lake; run the extract step again")
     if hashlib.sha256(stored).hexdigest() != sha256:
@@ -92,11 +96,14 @@ def read_manifest(stored: bytes | None, name: str, sha256: str) -> Manifest:
     except (ValueError, KeyError, TypeError) as error:
         raise Corrupt(f"{name} is not a readable manifest; run the extract step again") from error
     if manifest.version != VERSION:
-        raise Corrupt(f"{name} was written by another version of Loadsheet; run the extract step again")
+        raise Corrupt(
+            f"{name} was written by another version of Loadsheet; run the extract step again"
+        )
     return manifest
 
 
 def load_prefix(pipeline: Pipeline, table: str, load_id: str = "") -> str:
-    """Where all attempts of a load of the table (of all its loads) are stored, with a slash at its end."""
+    """Where all attempts of a load of the table (of all its loads) are stored, with a slash at its
+    end."""
     parts = [pipeline.lake.prefix, slug(table), load_id]
     return "/".join(part for part in parts if part) + "/"

@@ -23,18 +23,21 @@ from loadsheet.lake.store import Lake
 from loadsheet.sql.copying import BINARY_HEADER, BINARY_TRAILER, FileFormat, WireFormat, csv_header
 from loadsheet.sql.types import Column
 
-# Up to four parts of a reader are held in memory (filled, full, sent by the S3 client): big enough that round trips
-# vanish, small beside an interpreter.
+# Up to four parts of a reader are held in memory (filled, full, sent by the S3 client): big enough
+# that round trips vanish, small beside an interpreter.
 PART_BYTES = 8 << 20
-# Rows go through the compressor in blocks of about this size: small ones cost calls, large ones the cache (blocks of
-# 1 MB take 40 % more time to unpack, most of it for memory that is new each time).
+# Rows go through the compressor in blocks of about this size: small ones cost calls, large ones the
+# cache (blocks of 1 MB take 40 % more time to unpack, most of it for memory that is new each time).
 _BLOCK_BYTES = 256 << 10
-# Level 1: a third of the size for a tenth of the CPU that higher levels take. Its tables cut to what the first cache
-# holds: 10 % faster, and as small, for rows are like their neighbours.
-_COMPRESSION = zstandard.ZstdCompressionParameters.from_level(1, hash_log=12, window_log=17, write_checksum=True)
+# Level 1: a third of the size for a tenth of the CPU that higher levels take. Its tables cut to
+# what the first cache holds: 10 % faster, and as small, for rows are like their neighbours.
+_COMPRESSION = zstandard.ZstdCompressionParameters.from_level(
+    1, hash_log=12, window_log=17, write_checksum=True
+)
 
 Progress = Callable[[int | None, int], None]
-"""Is told how many rows (None where nobody has counted them yet) and how many stored bytes are done."""
+"""Is told how many rows (None where nobody has counted them yet) and how many stored bytes are
+done."""
 
 
 class Encoder(Protocol):
@@ -65,7 +68,9 @@ class _CopyFile:
         self.size += len(self._stored[-1])
 
     def finish(self) -> bytes:
-        return b"".join([*self._stored, self._compressor.compress(self._tail), self._compressor.flush()])
+        return b"".join(
+            [*self._stored, self._compressor.compress(self._tail), self._compressor.flush()]
+        )
 
 
 _SUFFIXES: dict[FileFormat, str] = {"binary": "bin.zst", "csv": "csv.zst", "parquet": "parquet"}
@@ -96,7 +101,8 @@ class Layout:
 
 
 class PartStore:
-    """Where the writers of one attempt store their parts. `begin` is asked for the prefix before the first."""
+    """Where the writers of one attempt store their parts. `begin` is asked for the prefix before
+    the first."""
 
     def __init__(self, lake: Lake, begin: Callable[[], str], layout: Layout, progress: Progress):
         return_large_blocks()
@@ -117,8 +123,9 @@ class PartStore:
 class PartWriter:
     """Cuts one stream of rows into parts. One is stored while the next is filled.
 
-    A part is stored when the next one begins, the last one by `finish`: a table of one part that turns out to be the
-    same as last time is never written. `content` is fed all rows, where somebody wants their hash.
+    A part is stored when the next one begins, the last one by `finish`: a table of one part that
+    turns out to be the same as last time is never written. `content` is fed all rows, where
+    somebody wants their hash.
     """
 
     def __init__(self, store: PartStore, content: hashlib._Hash | None = None):
@@ -205,11 +212,14 @@ class PartWriter:
             self._upload = None
 
 
-def read_parts(lake: Lake, parts: Sequence[Part]) -> Generator[tuple[Part, Iterator[bytes]], None, None]:
-    """Each part with the COPY bytes in it, in blocks that come when asked for; the next part is fetched meanwhile.
+def read_parts(
+    lake: Lake, parts: Sequence[Part]
+) -> Generator[tuple[Part, Iterator[bytes]], None, None]:
+    """Each part with the COPY bytes in it, in blocks that come when asked for; the next part is
+    fetched meanwhile.
 
-    Its blocks raise Corrupt, before the first, when a part's object is not as promised. Closing it waits for the fetch
-    that is under way.
+    Its blocks raise Corrupt, before the first, when a part's object is not as promised. Closing it
+    waits for the fetch that is under way.
     """
     return_large_blocks()
     with ThreadPoolExecutor(1, thread_name_prefix="loadsheet-get") as fetching:
@@ -225,7 +235,9 @@ def read_parts(lake: Lake, parts: Sequence[Part]) -> Generator[tuple[Part, Itera
             yield part, _blocks(part, coming, fetch_next)
 
 
-def _blocks(part: Part, coming: deque[Future[bytes]], fetch_next: Callable[[], None]) -> Iterator[bytes]:
+def _blocks(
+    part: Part, coming: deque[Future[bytes]], fetch_next: Callable[[], None]
+) -> Iterator[bytes]:
     stored = coming.popleft().result()
     fetch_next()
     if part.name.endswith(_SUFFIXES["parquet"]):
@@ -242,7 +254,9 @@ def fetch(lake: Lake, part: Part) -> bytes:
     if stored is None:
         raise Corrupt(f"{part.name} is gone from the lake; run the extract step again")
     if len(stored) != part.bytes or hashlib.sha256(stored).hexdigest() != part.sha256:
-        raise Corrupt(f"{part.name} is not what its manifest says ({len(stored)} bytes); run the extract step again")
+        raise Corrupt(
+            f"{part.name} is not what its manifest says ({len(stored)} bytes); run the extract step again"
+        )
     return stored
 
 
@@ -254,8 +268,8 @@ _BYTES = 1 << 20
 def return_large_blocks() -> None:
     """Have glibc keep no freed block of a megabyte or more; elsewhere this does nothing.
 
-    Left alone it raises that limit with every large block that is freed, and each thread's arena keeps some: reading
-    10 M rows took 131 MB, with this 100 MB, and 96 MB for 1 M.
+    Left alone it raises that limit with every large block that is freed, and each thread's arena
+    keeps some: reading 10 M rows took 131 MB, with this 100 MB, and 96 MB for 1 M.
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _BYTES)

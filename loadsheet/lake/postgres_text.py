@@ -1,7 +1,7 @@
 """Values of Arrow tables as PostgreSQL writes them in text.
 
-psycopg reads what Python has a type for. What Python would change (a month as 30 days, infinity, BC, 24:00) is
-written here from the format of the types' send functions.
+psycopg reads what Python has a type for. What Python would change (a month as 30 days, infinity,
+BC, 24:00) is written here from the format of the types' send functions.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def _number(code: str) -> Show:
 
 
 def double(value: float, narrow: bool = False) -> str:
-    """The shortest digits that give the value again, in the server's notation (extra_float_digits above 0)."""
+    """The shortest digits that give the value again, in the server's notation (extra_float_digits
+    above 0)."""
     if value != value or value in (inf, -inf):
         return {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}[str(value)]
     sign, digits, exponent = Decimal(_shortest(value, narrow)).normalize().as_tuple()
@@ -49,12 +50,14 @@ def double(value: float, narrow: bool = False) -> str:
 
 
 def _shortest(value: float, narrow: bool) -> str:
-    """Python takes a number half way to the next double for the value, where the tie falls its way; PostgreSQL never.
-    There are none of so few digits below 2^53."""
+    """Python takes a number half way to the next double for the value, where the tie falls its way;
+    PostgreSQL never. There are none of so few digits below 2^53."""
     if not narrow and abs(value) < 2**53:
         return repr(value)
     texts = (f"{value:.{precision}e}" for precision in range(17))
-    return next(text for text in texts if _is_nearest(Fraction(text), value, ">If" if narrow else ">Qd"))
+    return next(
+        text for text in texts if _is_nearest(Fraction(text), value, ">If" if narrow else ">Qd")
+    )
 
 
 def _is_nearest(shown: Fraction, value: float, codes: str) -> bool:
@@ -103,7 +106,8 @@ def _endless(value: int, bits: int) -> str:
 
 
 def _day(days: int) -> tuple[str, str]:
-    """The date so many days after 2000-01-01 in the proleptic Gregorian calendar, and its era (Richards' algorithm)."""
+    """The date so many days after 2000-01-01 in the proleptic Gregorian calendar, and its era
+    (Richards' algorithm)."""
     julian = days + _EPOCH
     f = julian + 1401 + (((4 * julian + 274277) // 146097) * 3) // 4 - 38
     e = 4 * f + 3
@@ -124,7 +128,11 @@ def clock(microseconds: int) -> str:
 def _timetz(data: bytes) -> str:
     time, west = struct.unpack(">qi", data)
     hours, rest = divmod(abs(west), 3600)
-    zone = f"{hours:02d}" + (f":{rest // 60:02d}" if rest else "") + (f":{rest % 60:02d}" if rest % 60 else "")
+    zone = (
+        f"{hours:02d}"
+        + (f":{rest // 60:02d}" if rest else "")
+        + (f":{rest % 60:02d}" if rest % 60 else "")
+    )
     return clock(time) + ("-" if west > 0 else "+") + zone
 
 
@@ -185,30 +193,62 @@ def _circle(data: bytes) -> str:
 
 
 SHOWN: dict[str, Show] = {
-    **dict.fromkeys(("text", "varchar", "bpchar", "json", "name", "xml"), lambda data: data.decode()),
-    "bool": lambda data: "t" if data[0] else "f", "int2": _number("h"), "int4": _number("i"), "int8": _number("q"),
-    "oid": _number("I"), "xid8": _number("Q"), "float4": lambda data: double(struct.unpack(">f", data)[0], narrow=True),
-    "float8": lambda data: double(struct.unpack(">d", data)[0]), "numeric": _numeric, "money": _money,
-    "bytea": lambda data: "\\x" + data.hex(), "uuid": lambda data: str(UUID(bytes=data)),
-    '"char"': _char, "jsonb": lambda data: data[1:].decode(), "bit": _bits, "varbit": _bits,
-    "date": _date, "time": lambda data: clock(int.from_bytes(data)), "timetz": _timetz, "timestamp": _timestamp,
-    "timestamptz": lambda data: _timestamp(data, "+00"), "interval": _interval,
-    "point": _points, "box": _points, "lseg": lambda data: f"[{_points(data)}]", "path": _path, "circle": _circle,
-    "line": lambda data: "{" + ",".join(_floats(data)) + "}", "polygon": lambda data: f"({_points(data[4:])})",
-    "inet": _address, "cidr": _address, "macaddr": lambda data: data.hex(":"), "macaddr8": lambda data: data.hex(":"),
-    "pg_lsn": _position, "pg_snapshot": _snapshot, "txid_snapshot": _snapshot,
-}  # fmt: skip
+    **dict.fromkeys(
+        ("text", "varchar", "bpchar", "json", "name", "xml"), lambda data: data.decode()
+    ),
+    "bool": lambda data: "t" if data[0] else "f",
+    "int2": _number("h"),
+    "int4": _number("i"),
+    "int8": _number("q"),
+    "oid": _number("I"),
+    "xid8": _number("Q"),
+    "float4": lambda data: double(struct.unpack(">f", data)[0], narrow=True),
+    "float8": lambda data: double(struct.unpack(">d", data)[0]),
+    "numeric": _numeric,
+    "money": _money,
+    "bytea": lambda data: "\\x" + data.hex(),
+    "uuid": lambda data: str(UUID(bytes=data)),
+    '"char"': _char,
+    "jsonb": lambda data: data[1:].decode(),
+    "bit": _bits,
+    "varbit": _bits,
+    "date": _date,
+    "time": lambda data: clock(int.from_bytes(data)),
+    "timetz": _timetz,
+    "timestamp": _timestamp,
+    "timestamptz": lambda data: _timestamp(data, "+00"),
+    "interval": _interval,
+    "point": _points,
+    "box": _points,
+    "lseg": lambda data: f"[{_points(data)}]",
+    "path": _path,
+    "circle": _circle,
+    "line": lambda data: "{" + ",".join(_floats(data)) + "}",
+    "polygon": lambda data: f"({_points(data[4:])})",
+    "inet": _address,
+    "cidr": _address,
+    "macaddr": lambda data: data.hex(":"),
+    "macaddr8": lambda data: data.hex(":"),
+    "pg_lsn": _position,
+    "pg_snapshot": _snapshot,
+    "txid_snapshot": _snapshot,
+}
 """How each type is shown, by the name its catalog gives it."""
 
 
 _RANGES = {
-    "int4range": "int4", "int8range": "int8", "numrange": "numeric", "daterange": "date", "tsrange": "timestamp",
+    "int4range": "int4",
+    "int8range": "int8",
+    "numrange": "numeric",
+    "daterange": "date",
+    "tsrange": "timestamp",
     "tstzrange": "timestamptz",
-}  # fmt: skip
+}
 
 
 def shown(type_name: str) -> Show | None:
-    """How values of the type (as `Column.type` names it) are shown; None where that is not known here."""
+    """How values of the type (as `Column.type` names it) are shown; None where that is not known
+    here."""
     plain = without_modifier(type_name)
     if plain.endswith("[]"):
         return _array
@@ -224,7 +264,9 @@ def _show(name: str) -> Show | None:
     bound = SHOWN[_RANGES[name.replace("multirange", "range")]]
     if name in _RANGES:
         return lambda data: _range(data, bound)
-    return lambda data: "{" + ",".join(_range(part, bound) for part in _fields(data[4:]) if part) + "}"
+    return lambda data: (
+        "{" + ",".join(_range(part, bound) for part in _fields(data[4:]) if part) + "}"
+    )
 
 
 def _fields(data: bytes) -> Iterator[bytes | None]:
@@ -260,14 +302,23 @@ def _array(data: bytes, vector: bool = False) -> str:
         return " ".join(str(value) for value in values)
     if not dimensions:
         return "{}"
-    texts = ["NULL" if v is None else _quoted(v, rf'["\\{{}}{delimiter}\s]', '\\"', is_array=True) for v in values]
+    texts = [
+        "NULL" if v is None else _quoted(v, rf'["\\{{}}{delimiter}\s]', '\\"', is_array=True)
+        for v in values
+    ]
     for size, _ in reversed(sizes):
-        texts = ["{" + delimiter.join(texts[i : i + size]) + "}" for i in range(0, len(texts), size)]
+        texts = [
+            "{" + delimiter.join(texts[i : i + size]) + "}" for i in range(0, len(texts), size)
+        ]
     bounds = "".join(f"[{lower}:{lower + size - 1}]" for size, lower in sizes) + "="
     return (bounds if any(lower != 1 for _, lower in sizes) else "") + texts[0]
 
 
 def _quoted(text: str, special: str, quote: str, is_array: bool = False) -> str:
-    if text and not re.search(special, text, re.ASCII) and not (is_array and text.upper() == "NULL"):
+    if (
+        text
+        and not re.search(special, text, re.ASCII)
+        and not (is_array and text.upper() == "NULL")
+    ):
         return text
     return '"' + text.replace("\\", "\\\\").replace('"', quote) + '"'

@@ -1,6 +1,8 @@
-"""The minio SDK without what a worker never asks of it: its client for administrators, and the settings of buckets.
+"""The minio SDK without what a worker never asks of it: its client for administrators, and the
+settings of buckets.
 
-Their crypto libraries and 60 dataclasses are half of the SDK's import, in every task. Whoever asks for them gets them.
+Their crypto libraries and 60 dataclasses are half of the SDK's import, in every task. Whoever asks
+for them gets them.
 """
 
 from __future__ import annotations
@@ -11,9 +13,18 @@ from types import ModuleType
 from typing import Any
 
 _LATER = (
-    "minioadmin", "legalhold", "lifecycleconfig", "notificationconfig", "objectlockconfig", "replicationconfig",
-    "retention", "select", "sseconfig", "tagging", "versioningconfig",
-)  # fmt: skip
+    "minioadmin",
+    "legalhold",
+    "lifecycleconfig",
+    "notificationconfig",
+    "objectlockconfig",
+    "replicationconfig",
+    "retention",
+    "select",
+    "sseconfig",
+    "tagging",
+    "versioningconfig",
+)
 
 
 class _Later:

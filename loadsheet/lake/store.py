@@ -19,10 +19,12 @@ from loadsheet.errors import ConnectionMissing
 from loadsheet.failpoints import reach
 from loadsheet.lake.sdk import InvalidResponseError, Minio, S3Error
 
-# Seconds without a byte, per try. A line that has gone dead heals on a new one, so four short tries beat a long one.
+# Seconds without a byte, per try. A line that has gone dead heals on a new one, so four short tries
+# beat a long one.
 _TIMEOUT = urllib3.Timeout(connect=5, read=30)
 _LONGEST_PAUSE = 30
-# S3's own limit for a part of an object. Left alone, the SDK cuts at it and sends three requests where one will do.
+# S3's own limit for a part of an object. Left alone, the SDK cuts at it and sends three requests
+# where one will do.
 _LEAST_PART_BYTES = 5 << 20
 _BUSY = (429, 500, 502, 503, 504)
 
@@ -58,9 +60,13 @@ class Lake:
     def put(self, name: str, data: bytes) -> None:
         """Store `data` as the object `name`."""
         self._client.put_object(
-            bucket_name=self.bucket, object_name=name, data=io.BytesIO(data), length=len(data),
-            part_size=max(len(data), _LEAST_PART_BYTES), num_parallel_uploads=1,
-        )  # fmt: skip
+            bucket_name=self.bucket,
+            object_name=name,
+            data=io.BytesIO(data),
+            length=len(data),
+            part_size=max(len(data), _LEAST_PART_BYTES),
+            num_parallel_uploads=1,
+        )
 
     def get(self, name: str) -> bytes | None:
         """The bytes of the object `name`; None when there is none."""
@@ -87,9 +93,13 @@ class Lake:
 
     def listing(self, prefix: str) -> Iterator[Stored]:
         """All objects below `prefix`, with their sizes and ages."""
-        for item in self._client.list_objects(bucket_name=self.bucket, prefix=prefix, recursive=True):
+        for item in self._client.list_objects(
+            bucket_name=self.bucket, prefix=prefix, recursive=True
+        ):
             if item.object_name and item.last_modified and not item.is_dir:
-                yield Stored(name=item.object_name, size=item.size or 0, modified=item.last_modified)
+                yield Stored(
+                    name=item.object_name, size=item.size or 0, modified=item.last_modified
+                )
 
     def remove(self, name: str) -> None:
         """Remove the object `name`; no error when there is none."""
@@ -97,7 +107,8 @@ class Lake:
 
 
 class _Retry(urllib3.Retry):
-    """Everything here may be sent twice. A server that asks to wait is obeyed, but not past the step's time."""
+    """Everything here may be sent twice. A server that asks to wait is obeyed, but not past the
+    step's time."""
 
     def parse_retry_after(self, retry_after: str) -> float:
         return min(super().parse_retry_after(retry_after), remaining())
@@ -134,11 +145,16 @@ class _HttpsPool(urllib3.HTTPSConnectionPool):
 
 
 def _pool() -> urllib3.PoolManager:
-    # The last answer is handed on, not "too many 500 responses": it says what is wrong (`no space left on device`).
+    # The last answer is handed on, not "too many 500 responses": it says what is wrong (`no space
+    # left on device`).
     retries = _Retry(
-        total=3, backoff_factor=0.2, status_forcelist=_BUSY, allowed_methods=None, raise_on_status=False,
+        total=3,
+        backoff_factor=0.2,
+        status_forcelist=_BUSY,
+        allowed_methods=None,
+        raise_on_status=False,
         retry_after_max=_LONGEST_PAUSE,
-    )  # fmt: skip
+    )
     pool = urllib3.PoolManager(timeout=_TIMEOUT, retries=retries, maxsize=4)
     pool.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
     return pool

@@ -1,7 +1,9 @@
-"""A plan as the configuration that dag-factory builds a DAG from, with the trigger form's parameters.
+"""A plan as the configuration that dag-factory builds a DAG from, with the trigger form's
+parameters.
 
-What dag-factory 1.1 does with it, and why the shape is as it is: tasks are keyed by short names that must be unique
-across groups; a DAG key it does not know vanishes without a word (owner and retries therefore sit in `default_args`);
+What dag-factory 1.1 does with it, and why the shape is as it is: tasks are keyed by short names
+that must be unique across groups; a DAG key it does not know vanishes without a word (owner and
+retries therefore sit in `default_args`);
 `__type__` makes it call that class with the other keys.
 """
 
@@ -31,7 +33,10 @@ GROUPS: dict[Kind, str] = {
     "transform": "Staging to marts, in the order in which the SQL files read each other",
 }
 RESERVED = ("default", "task_groups")
-NOTIFY_FAILURE, NOTIFY_RECOVERY = "loadsheet.airflow.slack.notify_failure", "loadsheet.airflow.slack.notify_recovery"
+NOTIFY_FAILURE, NOTIFY_RECOVERY = (
+    "loadsheet.airflow.slack.notify_failure",
+    "loadsheet.airflow.slack.notify_recovery",
+)
 
 
 def dag_config(pipeline: Pipeline, root: Path | None = None) -> dict[str, Any]:
@@ -51,9 +56,15 @@ def dag_config(pipeline: Pipeline, root: Path | None = None) -> dict[str, Any]:
         "max_active_tasks": pipeline.tasks.max_active_tasks,
         "tags": list(pipeline.tags),
         "default_args": _default_args(pipeline),
-        "params": form_params([table.name for table in pipeline.tables], others=bool(pipeline.patterns)),
+        "params": form_params(
+            [table.name for table in pipeline.tables], others=bool(pipeline.patterns)
+        ),
         "doc_md": dag_doc(pipeline, spec),
-        "task_groups": {kind: {"tooltip": tip} for kind, tip in GROUPS.items() if any(s.kind == kind for s in steps)},
+        "task_groups": {
+            kind: {"tooltip": tip}
+            for kind, tip in GROUPS.items()
+            if any(s.kind == kind for s in steps)
+        },
         "tasks": {_short(step.id): _task(step, pipeline, spec) for step in steps},
     }
 
@@ -61,7 +72,8 @@ def dag_config(pipeline: Pipeline, root: Path | None = None) -> dict[str, Any]:
 def render(pipeline: Pipeline, root: Path | None = None) -> str:
     """The YAML file that dag-factory's own `load_yaml_dags` turns into the same DAG.
 
-    Raises InputError for the names that mean something else in its files, and SpecError as `build_plan` does.
+    Raises InputError for the names that mean something else in its files, and SpecError as
+    `build_plan` does.
     """
     if pipeline.name in RESERVED:
         raise InputError(
@@ -72,7 +84,8 @@ def render(pipeline: Pipeline, root: Path | None = None) -> str:
 
 
 def spec_path(file: Path, root: Path | None = None) -> str:
-    """`file` relative to `root` (default: the folder that holds `pipelines/`), absolute when it lies elsewhere."""
+    """`file` relative to `root` (default: the folder that holds `pipelines/`), absolute when it
+    lies elsewhere."""
     file = file.resolve()
     if root is None and len(file.parents) > 2 and file.parents[1].name == "pipelines":
         root = file.parents[2]
@@ -115,7 +128,8 @@ def _trigger_rule(step: Step) -> str:
     if step.kind == "transform":
         # It asks the ledger whether an input was loaded, so skipped loads must not skip it.
         return "none_failed"
-    # A mapped load follows all extractions, and one that failed or was skipped must not stop the others' loads.
+    # A mapped load follows all extractions, and one that failed or was skipped must not stop the
+    # others' loads.
     return "all_done" if step.mapped and step.kind == "load" else "all_success"
 
 
@@ -135,7 +149,11 @@ def _callbacks(notify: Notify) -> dict[str, Any]:
     to = {"slack_conn_id": notify.slack_conn_id}
     callbacks: dict[str, Any] = {}
     if notify.events:
-        callbacks["on_failure_callback"] = {"callback": NOTIFY_FAILURE, **to, "events": list(notify.events)}
+        callbacks["on_failure_callback"] = {
+            "callback": NOTIFY_FAILURE,
+            **to,
+            "events": list(notify.events),
+        }
     if "recovery" in notify.events:
         for state in ("success", "skipped"):  # a table without news works too
             callbacks[f"on_{state}_callback"] = {"callback": NOTIFY_RECOVERY, **to}
@@ -143,15 +161,23 @@ def _callbacks(notify: Notify) -> dict[str, Any]:
 
 
 def _schedule(pipeline: Pipeline) -> str | dict[str, str] | None:
-    by_interval = any(t.incremental and t.incremental.by == "data_interval" for t in pipeline.entries)
+    by_interval = any(
+        t.incremental and t.incremental.by == "data_interval" for t in pipeline.entries
+    )
     if not by_interval or pipeline.schedule in (None, "@once", "@continuous"):
         return pipeline.schedule
-    # Airflow 3 gives a plain cron schedule a data interval of length zero: nothing would ever be read.
-    return {"__type__": "airflow.sdk.CronDataIntervalTimetable", "expression": pipeline.schedule, "timezone": "UTC"}
+    # Airflow 3 gives a plain cron schedule a data interval of length zero: nothing would ever be
+    # read.
+    return {
+        "__type__": "airflow.sdk.CronDataIntervalTimetable",
+        "expression": pipeline.schedule,
+        "timezone": "UTC",
+    }
 
 
 def _start_date(text: str | None) -> str | None:
-    """In UTC and without offset, because dag-factory throws an offset away instead of converting it."""
+    """In UTC and without offset, because dag-factory throws an offset away instead of converting
+    it."""
     if text is None:
         return None
     moment = datetime.fromisoformat(text)
@@ -167,10 +193,13 @@ def _short(step_id: str) -> str:
 
 
 def form_params(tables: Sequence[str], others: bool = False) -> dict[str, Any]:
-    """dag-factory's configuration of the form for a pipeline with these tables, and `others` that only a run knows."""
+    """dag-factory's configuration of the form for a pipeline with these tables, and `others` that
+    only a run knows."""
     moment = {"default": None, "type": ["string", "null"], "format": "date-time"}
     return {
-        "full_refresh": _param("Read, load and build everything again", default=False, type="boolean"),
+        "full_refresh": _param(
+            "Read, load and build everything again", default=False, type="boolean"
+        ),
         "tables": _param(
             "Tables to move; none chosen moves all",
             default=[],

@@ -10,7 +10,8 @@ from loadsheet.spec.models import Pipeline, Table, Transform
 
 
 def dag_doc(pipeline: Pipeline, spec: str) -> str:
-    """The pipeline in one page: from where to where, its tables, its transforms, and where to change it."""
+    """The pipeline in one page: from where to where, its tables, its transforms, and where to
+    change it."""
     source, lake, warehouse = pipeline.source, pipeline.lake, pipeline.warehouse
     parts = [
         pipeline.description,
@@ -36,9 +37,13 @@ def step_doc(step: Step, pipeline: Pipeline) -> str:
     if step.kind == "extract":
         return f"Copies {code(step.name)} from {code(pipeline.source.schema)} to the lake in one snapshot.\n"
     if step.kind == "load":
-        return f"Loads {code(step.name)} into {code(pipeline.warehouse.schema)} in one transaction.\n"
+        return (
+            f"Loads {code(step.name)} into {code(pipeline.warehouse.schema)} in one transaction.\n"
+        )
     transform = pipeline.transform(step.name)
-    return f"Builds {code(step.name)} ({transform.materialized}).\n\n{block(transform.sql, 'sql')}\n"
+    return (
+        f"Builds {code(step.name)} ({transform.materialized}).\n\n{block(transform.sql, 'sql')}\n"
+    )
 
 
 def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -65,7 +70,12 @@ def _table_row(table: Table) -> list[str]:
     cursor = table.incremental.cursor if table.incremental else ""
     by = " (data interval)" if table.incremental and table.incremental.by == "data_interval" else ""
     mode = table.mode or ("merge" if table.incremental else "replace")
-    return [code(table.name), mode, _codes(table.primary_key) or "from the catalog", cursor and code(cursor) + by]
+    return [
+        code(table.name),
+        mode,
+        _codes(table.primary_key) or "from the catalog",
+        cursor and code(cursor) + by,
+    ]
 
 
 def _transform_row(transform: Transform) -> list[str]:

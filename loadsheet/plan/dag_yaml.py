@@ -10,14 +10,16 @@ import yaml
 def dump(config: dict[str, Any]) -> str:
     """YAML that comes back as `config` when dag-factory reads it.
 
-    It expands `$NAME` in a file's text before it parses that, so no dollar is written: `\\x24` stands for it.
+    It expands `$NAME` in a file's text before it parses that, so no dollar is written: `\\x24`
+    stands for it.
     """
     text = yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
     return text.replace("$", r"\x24")
 
 
 class _Dumper(yaml.SafeDumper):
-    """Lines as they are for SQL and docs; quotes around whatever holds a `$`, so that it may stand as an escape."""
+    """Lines as they are for SQL and docs; quotes around whatever holds a `$`, so that it may stand
+    as an escape."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -10,7 +10,8 @@ from loadsheet.sql.params import uses_since_load
 
 
 def details(step: Step, pipeline: Pipeline) -> dict[str, Any]:
-    """How the step works: `mode`, `key` (None: the catalog knows) and `cursor`, as far as they apply."""
+    """How the step works: `mode`, `key` (None: the catalog knows) and `cursor`, as far as they
+    apply."""
     if step.kind in ("create_bucket", "resolve"):
         return {}
     if step.kind == "transform":
@@ -29,8 +30,12 @@ def does(step: Step, pipeline: Pipeline) -> str:
     if step.kind == "create_bucket":
         return "unless it is there"
     if step.kind == "resolve":
-        left_out = next((pattern.exclude for pattern in pipeline.patterns if pattern.name == step.name), ())
-        return "the tables that match when a run begins" + (f", but {', '.join(left_out)}" if left_out else "")
+        left_out = next(
+            (pattern.exclude for pattern in pipeline.patterns if pattern.name == step.name), ()
+        )
+        return "the tables that match when a run begins" + (
+            f", but {', '.join(left_out)}" if left_out else ""
+        )
     if step.kind == "transform":
         return _builds(pipeline.transform(step.name))
     table = pipeline.table(step.name)
@@ -38,10 +43,14 @@ def does(step: Step, pipeline: Pipeline) -> str:
 
 
 def after(step: Step, steps: dict[str, Step]) -> str:
-    """The upstream steps by kind, each kind named once: `load bookings, flights; transform dim_date`."""
+    """The upstream steps by kind, each kind named once: `load bookings, flights; transform
+    dim_date`."""
     upstream = [steps[step_id] for step_id in step.upstream]
     kinds = dict.fromkeys(found.kind for found in upstream)
-    return "; ".join(f"{kind} {', '.join(found.name for found in upstream if found.kind == kind)}" for kind in kinds)
+    return "; ".join(
+        f"{kind} {', '.join(found.name for found in upstream if found.kind == kind)}"
+        for kind in kinds
+    )
 
 
 def _reading(table: Table) -> str:
@@ -53,7 +62,9 @@ def _reading(table: Table) -> str:
 def _mode(table: Table) -> str:
     """Without a declared key, the catalog's key decides at run time between the two."""
     with_key, without_key = (table.mode_with_key(has_key) for has_key in (True, False))
-    return with_key if table.primary_key or with_key == without_key else f"{with_key} or {without_key}"
+    return (
+        with_key if table.primary_key or with_key == without_key else f"{with_key} or {without_key}"
+    )
 
 
 def _reads(table: Table) -> str:

@@ -1,4 +1,5 @@
-"""The SQL of a step, as it will be run; what only servers know stands in it as a name in angle brackets."""
+"""The SQL of a step, as it will be run; what only servers know stands in it as a name in angle
+brackets."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ _OPEN = "-- as far as the spec tells: the source's catalog names the columns, --
 
 
 def step_sql(step: Step, pipeline: Pipeline) -> str:
-    """The statement of the step; empty for loads, whose SQL follows from the catalogs, and where there is none yet."""
+    """The statement of the step; empty for loads, whose SQL follows from the catalogs, and where
+    there is none yet."""
     if step.mapped:
         return ""
     if step.kind == "extract":
@@ -20,7 +22,9 @@ def step_sql(step: Step, pipeline: Pipeline) -> str:
     if step.kind != "transform":
         return ""
     transform = pipeline.transform(step.name)
-    return transform_sql(Relation(pipeline.warehouse.mart_schema, step.name), transform.materialized, transform.sql)
+    return transform_sql(
+        Relation(pipeline.warehouse.mart_schema, step.name), transform.materialized, transform.sql
+    )
 
 
 def why_none(step: Step, is_connected: bool) -> str:
@@ -28,14 +32,22 @@ def why_none(step: Step, is_connected: bool) -> str:
     if step.kind in ("create_bucket", "resolve"):
         return "-- it changes nothing by SQL"
     if is_connected:
-        return "-- it would change no table's definition" if step.kind == "load" else "-- it would not run"
-    which = "one for each table that the pattern matches" if step.mapped else "it follows from the catalogs"
+        return (
+            "-- it would change no table's definition"
+            if step.kind == "load"
+            else "-- it would not run"
+        )
+    which = (
+        "one for each table that the pattern matches"
+        if step.mapped
+        else "it follows from the catalogs"
+    )
     return f"-- {which}: --connect shows it"
 
 
 def transform_sql(target: Relation, materialized: str, body: str, in_full: bool = True) -> str:
-    """What builds `target` from `body`. A table is built beside the one it replaces, or is compared with; new rows
-    alone go through a temporary one."""
+    """What builds `target` from `body`. A table is built beside the one it replaces, or is compared
+    with; new rows alone go through a temporary one."""
     body = body.rstrip()
     if materialized == "script":
         return body
@@ -48,7 +60,11 @@ def transform_sql(target: Relation, materialized: str, body: str, in_full: bool 
 
 def chosen(steps: Sequence[Step], wanted: str) -> list[Step]:
     """The steps called `wanted`: an id, a table, a transform, a kind, or `all`."""
-    return [step for step in steps if wanted in ("all", step.id, step.id.rpartition(".")[2], step.kind, step.name)]
+    return [
+        step
+        for step in steps
+        if wanted in ("all", step.id, step.id.rpartition(".")[2], step.kind, step.name)
+    ]
 
 
 def _extract(pipeline: Pipeline, table: Table) -> str:
@@ -64,5 +80,11 @@ def _where(spec: Incremental) -> str:
     if spec.by == "data_interval":
         condition = f"{cursor} >= <interval start> AND {cursor} < <interval end>"
     else:
-        condition = f"{cursor} > <watermark>" + (f" - <lookback {spec.lookback}>" if spec.lookback else "")
-    return f" WHERE ({condition} OR {cursor} IS NULL)" if spec.nulls == "include" else f" WHERE {condition}"
+        condition = f"{cursor} > <watermark>" + (
+            f" - <lookback {spec.lookback}>" if spec.lookback else ""
+        )
+    return (
+        f" WHERE ({condition} OR {cursor} IS NULL)"
+        if spec.nulls == "include"
+        else f" WHERE {condition}"
+    )

@@ -1,4 +1,5 @@
-"""Spec -> steps. One step is one Airflow task, one line of `loadsheet plan`, one unit of `loadsheet run`."""
+"""Spec -> steps. One step is one Airflow task, one line of `loadsheet plan`, one unit of `loadsheet
+run`."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ CREATE_BUCKET = "create_bucket"
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One unit of work. `id` is the Airflow task id (`extract.extract_bookings`), `name` the table or transform."""
+    """One unit of work. `id` is the Airflow task id (`extract.extract_bookings`), `name` the table
+    or transform."""
 
     kind: Kind
     name: str
@@ -26,7 +28,8 @@ class Step:
 
     @property
     def id(self) -> str:
-        """The task id; the kind stands twice because dag-factory wants short names unique across groups."""
+        """The task id; the kind stands twice because dag-factory wants short names unique across
+        groups."""
         return step_id(self.kind, self.name)
 
 
@@ -51,26 +54,40 @@ def build_plan(pipeline: Pipeline) -> tuple[Step, ...]:
     """
     patterns = [pattern.name for pattern in pipeline.patterns]
     resolves = [Step(kind="resolve", name=name) for name in patterns]
-    extracts = [Step(kind="extract", name=t.name, upstream=(CREATE_BUCKET,)) for t in pipeline.tables]
-    loads = [Step(kind="load", name=t.name, upstream=(step_id("extract", t.name),)) for t in pipeline.tables]
+    extracts = [
+        Step(kind="extract", name=t.name, upstream=(CREATE_BUCKET,)) for t in pipeline.tables
+    ]
+    loads = [
+        Step(kind="load", name=t.name, upstream=(step_id("extract", t.name),))
+        for t in pipeline.tables
+    ]
     for name in patterns:
         before, extract = (CREATE_BUCKET, step_id("resolve", name)), step_id("extract", name)
         extracts.append(Step(kind="extract", name=name, upstream=before, mapped=True))
-        loads.append(Step(kind="load", name=name, upstream=(step_id("resolve", name), extract), mapped=True))
+        loads.append(
+            Step(kind="load", name=name, upstream=(step_id("resolve", name), extract), mapped=True)
+        )
     transforms = [
         Step(
             kind="transform",
             name=name,
-            upstream=_loads_of(pipeline, inputs.tables) + tuple(step_id("transform", t) for t in inputs.transforms),
+            upstream=_loads_of(pipeline, inputs.tables)
+            + tuple(step_id("transform", t) for t in inputs.transforms),
         )
         for name, inputs in transform_inputs(pipeline).items()
     ]
-    return (Step(kind="create_bucket", name=pipeline.lake.bucket), *resolves, *extracts, *loads, *transforms)
+    return (
+        Step(kind="create_bucket", name=pipeline.lake.bucket),
+        *resolves,
+        *extracts,
+        *loads,
+        *transforms,
+    )
 
 
 def _loads_of(pipeline: Pipeline, tables: Iterable[str]) -> tuple[str, ...]:
-    """What has to be over before the tables are read. A pattern's loads run whatever became of the extractions, each
-    for its own table; so whoever reads one of its tables asks for both."""
+    """What has to be over before the tables are read. A pattern's loads run whatever became of the
+    extractions, each for its own table; so whoever reads one of its tables asks for both."""
     steps: dict[str, None] = {}
     for table in tables:
         pattern = pipeline.pattern_of(table)

@@ -1,4 +1,5 @@
-"""Whether key and cursor can be relied on, by the source's catalog and statistics and a bounded look at its rows."""
+"""Whether key and cursor can be relied on, by the source's catalog and statistics and a bounded
+look at its rows."""
 
 from __future__ import annotations
 
@@ -39,11 +40,16 @@ def about_cursor(found: StepPreview, session: Session, source: SourceTable, tabl
     column = source.column(spec.cursor)
     relation, size = source.relation, found.table_bytes or 0
     values = {
-        "oid": source.oid, "attnum": column.attnum, "schema": relation.schema, "table": relation.name,
+        "oid": source.oid,
+        "attnum": column.attnum,
+        "schema": relation.schema,
+        "table": relation.name,
         "name": column.name,
-    }  # fmt: skip
+    }
     indexed, statistics = session.execute(_CURSOR, values).fetchone() or (False, None)
-    null_share, correlation = (float(part) if part else None for part in (statistics or "(,)")[1:-1].split(","))
+    null_share, correlation = (
+        float(part) if part else None for part in (statistics or "(,)")[1:-1].split(",")
+    )
     if not indexed and source.is_table:
         message = f"no index begins with cursor {spec.cursor}: every run reads the whole table to find what is new"
         fix = f"CREATE INDEX ON {relation.sql} ({ident(spec.cursor)});"
@@ -62,7 +68,12 @@ def about_cursor(found: StepPreview, session: Session, source: SourceTable, tabl
 
 
 def _nulls(
-    found: StepPreview, session: Session, source: SourceTable, table: Table, share: float | None, indexed: bool
+    found: StepPreview,
+    session: Session,
+    source: SourceTable,
+    table: Table,
+    share: float | None,
+    indexed: bool,
 ) -> None:
     spec = table.incremental
     if not spec or spec.cursor in source.not_null:
@@ -70,7 +81,11 @@ def _nulls(
     if spec.nulls != "fail":
         treated = "is never carried" if spec.nulls == "exclude" else "is read again by every run"
         known = f" (about {share:.1%} of the rows)" if share else ""
-        found.tell("note", "cursor-null", f"a row without {spec.cursor}{known} {treated}: nulls is {spec.nulls}")
+        found.tell(
+            "note",
+            "cursor-null",
+            f"a row without {spec.cursor}{known} {treated}: nulls is {spec.nulls}",
+        )
         return
     try:
         reading.refuse_null_cursors(session, table, source)
@@ -80,24 +95,40 @@ def _nulls(
     except UNANSWERED:
         known = f"about {share:.1%} of the rows" if share is not None else NOT_KNOWN
         severity: Severity = "error" if share else "note"
-        found.tell(severity, "cursor-null", f"rows without {spec.cursor}: {known}; one of them stops the extract")
+        found.tell(
+            severity,
+            "cursor-null",
+            f"rows without {spec.cursor}: {known}; one of them stops the extract",
+        )
         return
     except psycopg.errors.InsufficientPrivilege:
         return
     fix = f"ALTER TABLE {source.relation.sql} ALTER COLUMN {ident(spec.cursor)} SET NOT NULL;"
     fix = fix if source.is_table else ""
-    found.tell("note", "cursor-null", f"{spec.cursor} may be NULL; no row is, but one would stop the extract", fix)
+    found.tell(
+        "note",
+        "cursor-null",
+        f"{spec.cursor} may be NULL; no row is, but one would stop the extract",
+        fix,
+    )
 
 
-def about_key(found: StepPreview, session: Session, source: SourceTable, table: Table, rows: Reading) -> str:
-    """Adds what the rows that would be read say of a key that the source itself does not keep unique.
+def about_key(
+    found: StepPreview, session: Session, source: SourceTable, table: Table, rows: Reading
+) -> str:
+    """Adds what the rows that would be read say of a key that the source itself does not keep
+    unique.
 
     Returns what would stop the load of these rows; empty where nothing does.
     """
     key = source.key
     if table.mode_with_key(bool(key)) == "append" or not key or source.key_is_enforced:
         if not key and table.incremental and table.mode is None:
-            found.tell("note", "key", f"{source.relation} has no primary key to merge by: its rows are appended")
+            found.tell(
+                "note",
+                "key",
+                f"{source.relation} has no primary key to merge by: its rows are appended",
+            )
         return ""
     attnums = [source.column(name).attnum for name in key]
     unique = session.execute(_UNIQUE, {"oid": source.oid, "attnums": attnums}).fetchone() == (True,)
@@ -108,7 +139,9 @@ def about_key(found: StepPreview, session: Session, source: SourceTable, table: 
     names = ", ".join(key)
     try:
         counted = session.execute(merging.count_null_keys(sample, key)).fetchone()
-        doubled = None if unique else session.execute(merging.has_duplicates(sample, key)).fetchone()
+        doubled = (
+            None if unique else session.execute(merging.has_duplicates(sample, key)).fetchone()
+        )
     except UNANSWERED:
         found.tell("warning", "key", f"whether the key ({names}) is unique is {NOT_KNOWN}")
         return ""
@@ -117,9 +150,24 @@ def about_key(found: StepPreview, session: Session, source: SourceTable, table: 
     if doubled and doubled[0] and not table.incremental:
         return f"rows share the key ({names}): it must be unique, or an incremental cursor tell the newest"
     if doubled and doubled[0]:
-        found.tell("warning", "key", f"rows share the key ({names}): only the newest of each is kept")
+        found.tell(
+            "warning", "key", f"rows share the key ({names}): only the newest of each is kept"
+        )
     elif not unique:
-        seen = "in all rows to be read" if found.rows_are_exact else f"in the first {_LOOKED_AT:,} rows at most"
-        fix = f"CREATE UNIQUE INDEX ON {source.relation.sql} ({idents(key)});" if source.is_table else ""
-        found.tell("warning", "key", f"the key ({names}) is unique {seen}, but nothing in the source keeps it so", fix)
+        seen = (
+            "in all rows to be read"
+            if found.rows_are_exact
+            else f"in the first {_LOOKED_AT:,} rows at most"
+        )
+        fix = (
+            f"CREATE UNIQUE INDEX ON {source.relation.sql} ({idents(key)});"
+            if source.is_table
+            else ""
+        )
+        found.tell(
+            "warning",
+            "key",
+            f"the key ({names}) is unique {seen}, but nothing in the source keeps it so",
+            fix,
+        )
     return ""

@@ -42,12 +42,20 @@ class Extracted:
 
 
 def preview_extract(
-    pipeline: Pipeline, table: Table, session: Session, warehouse: Session, seen: Scope, is_first: bool
+    pipeline: Pipeline,
+    table: Table,
+    session: Session,
+    warehouse: Session,
+    seen: Scope,
+    is_first: bool,
 ) -> Extracted:
     """Ask the catalogs of the source, and its rows only where the answer is near at hand."""
     found = StepPreview(id=step_id("extract", table.name))
     if table.matched and not has_relation(session, pipeline.source.schema, table.name):
-        found.changes, found.does = "no", "skipped: the source does not have it; what was loaded stays"
+        found.changes, found.does = (
+            "no",
+            "skipped: the source does not have it; what was loaded stays",
+        )
         return Extracted(found)
     try:
         return _Extract(found, pipeline, table, session, warehouse, seen, is_first).look()
@@ -64,10 +72,22 @@ def preview_extract(
 
 class _Extract:
     def __init__(
-        self, found: StepPreview, pipeline: Pipeline, table: Table, session: Session, warehouse: Session, seen: Scope,
+        self,
+        found: StepPreview,
+        pipeline: Pipeline,
+        table: Table,
+        session: Session,
+        warehouse: Session,
+        seen: Scope,
         is_first: bool,
-    ):  # fmt: skip
-        self.found, self.pipeline, self.table, self.session, self.warehouse = found, pipeline, table, session, warehouse
+    ):
+        self.found, self.pipeline, self.table, self.session, self.warehouse = (
+            found,
+            pipeline,
+            table,
+            session,
+            warehouse,
+        )
         self.seen, self.is_first = seen, is_first
 
     def look(self) -> Extracted:
@@ -85,13 +105,22 @@ class _Extract:
             return Extracted(found, source)
         self._identity(source, rows.action)
         self._values(source, rows.where)
-        found.action, found.lower, found.upper, found.held_by = rows.action, rows.lower, rows.upper, rows.held_by
-        found.sql = select_columns(source.relation, source.columns, "" if rows.where == "TRUE" else rows.where)
+        found.action, found.lower, found.upper, found.held_by = (
+            rows.action,
+            rows.lower,
+            rows.upper,
+            rows.held_by,
+        )
+        found.sql = select_columns(
+            source.relation, source.columns, "" if rows.where == "TRUE" else rows.where
+        )
         near = indexed or (source.is_table and (found.table_bytes or 0) <= sizes.SMALL_BYTES)
         sizes.estimate(found, session, source, rows, near)
         stops = columns.about_key(found, session, source, table, rows)
         found.changes = self._changes(source, rows)
-        found.reads_again = not self.is_first and reads_again(table, source, rows, self.seen, self.warehouse)
+        found.reads_again = not self.is_first and reads_again(
+            table, source, rows, self.seen, self.warehouse
+        )
         found.does = "would fail" if found.fails else told(found, table)
         return Extracted(found, source, rows, stops)
 
@@ -111,7 +140,9 @@ class _Extract:
         hasty = replace(table, incremental=replace(spec, hold_back=timedelta(0))) if spec else table
         last = None if self.is_first else last_of(self.seen)
         code = "hold-back" if spec else "mode"
-        rows: Reading | None = asked(found, code, lambda: reading.decide(self.session, hasty, source, last, _REQUEST))
+        rows: Reading | None = asked(
+            found, code, lambda: reading.decide(self.session, hasty, source, last, _REQUEST)
+        )
         if rows is None and not found.fails:
             found.does = f"rows by {spec.cursor}, how many is not known" if spec else "all rows"
         return rows
@@ -124,14 +155,19 @@ class _Extract:
             asked(found, "mode", lambda: reading.refuse_appended_interval(source, mode))
         asked(found, "hold-back", lambda: holdback.sees(self.session, source, spec.cursor))
         self._identity(source, "merge")
-        self._values(source, "FALSE")  # which rows, nobody knows; the cursor is looked at in all of them
+        # which rows, nobody knows; the cursor is looked at in all of them
+        self._values(source, "FALSE")
         found.does = f"rows of the run's interval by {spec.cursor}"
 
     def _identity(self, source: SourceTable, action: str) -> None:
         _, changes, lags = identity.observe(self.session, self.seen.source)
         changes += identity.table_changes(source, self.seen.source_oid)
         if changes and self.table.incremental and action != "replace":
-            asked(self.found, "source-changed", lambda: identity.refuse(source, self.pipeline.name, changes, lags))
+            asked(
+                self.found,
+                "source-changed",
+                lambda: identity.refuse(source, self.pipeline.name, changes, lags),
+            )
 
     def _values(self, source: SourceTable, where: str) -> None:
         """Values that the warehouse cannot hold, or that nothing can follow."""
@@ -139,7 +175,9 @@ class _Extract:
         asked(self.found, "values", lambda: fitness.refuse_values(*values))
 
 
-def _described(found: StepPreview, pipeline: Pipeline, table: Table, session: Session) -> SourceTable | None:
+def _described(
+    found: StepPreview, pipeline: Pipeline, table: Table, session: Session
+) -> SourceTable | None:
     """The table as its catalog describes it, or every name the spec has wrong."""
     described: SourceTable | None = asked(
         found, "catalog", lambda: catalog.describe(session, pipeline.source.schema, table)
@@ -162,7 +200,8 @@ def _can_be_written(pipeline: Pipeline, source: SourceTable) -> None:
 
 
 def of_increment(found: StepPreview, table: Table, source: SourceTable) -> Changes:
-    """Whether rows would be read. A run that waits for who holds it back may find more than there is now."""
+    """Whether rows would be read. A run that waits for who holds it back may find more than there
+    is now."""
     if not found.rows_are_exact or (not found.rows and found.held_by and _waits(table, source)):
         return "maybe"
     return "yes" if found.rows else "no"
@@ -175,7 +214,12 @@ def _waits(table: Table, source: SourceTable) -> bool:
 
 
 def of_whole(
-    found: StepPreview, pipeline: Pipeline, session: Session, source: SourceTable, rows: Reading, seen: Scope
+    found: StepPreview,
+    pipeline: Pipeline,
+    session: Session,
+    source: SourceTable,
+    rows: Reading,
+    seen: Scope,
 ) -> Changes:
     """Whether the content differs from the last load's, where it is small enough to be compared."""
     if found.fails or (found.table_bytes or 0) > sizes.COMPARED_BYTES or not source.is_table:
@@ -187,13 +231,18 @@ def of_whole(
     return "no" if content == seen.content_sha256 else "yes"
 
 
-def reads_again(table: Table, source: SourceTable, rows: Reading, seen: Scope, warehouse: Session) -> bool:
-    """Whether what is read may all be there already: below the watermark, above one that had to stay low, or in a
-    whole table whose content is another one only by its columns, or was never compared."""
+def reads_again(
+    table: Table, source: SourceTable, rows: Reading, seen: Scope, warehouse: Session
+) -> bool:
+    """Whether what is read may all be there already: below the watermark, above one that had to
+    stay low, or in a whole table whose content is another one only by its columns, or was never
+    compared."""
     spec = table.incremental
     if not spec:
         before = {column["name"]: column["type"] for column in seen.columns or ()}
-        return seen.content_sha256 is None or before != {column.name: column.type for column in source.columns}
+        return seen.content_sha256 is None or before != {
+            column.name: column.type for column in source.columns
+        }
     if rows.action != "merge":
         return False
     if seen.watermark is None or spec.lookback is not None or spec.nulls == "include":
@@ -207,9 +256,15 @@ def told(found: StepPreview, table: Table) -> str:
     """The extract in words."""
     cursor = table.incremental.cursor if table.incremental else ""
     if found.changes == "no":
-        return f"nothing new since {cursor} {found.lower}" if cursor else "nothing new: its content is as it was loaded"
+        return (
+            f"nothing new since {cursor} {found.lower}"
+            if cursor
+            else "nothing new: its content is as it was loaded"
+        )
     if not cursor:
-        return f"all rows{_size(found)}{'; loaded if they differ' if found.changes == 'maybe' else ''}"
+        return (
+            f"all rows{_size(found)}{'; loaded if they differ' if found.changes == 'maybe' else ''}"
+        )
     above = f"rows of {cursor} above {found.lower}" if found.lower is not None else "all rows"
     if found.held_by and not found.rows:
         return f"{above}, when those who hold them back have ended"

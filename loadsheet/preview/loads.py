@@ -24,8 +24,13 @@ from loadsheet.warehouse.load_transaction import REBUILD, column_list, drop_firs
 
 
 def preview_load(
-    pipeline: Pipeline, table: Table, extracted: Extracted, session: Session, seen: Scope, has_schema: bool,
-) -> StepPreview:  # fmt: skip
+    pipeline: Pipeline,
+    table: Table,
+    extracted: Extracted,
+    session: Session,
+    seen: Scope,
+    has_schema: bool,
+) -> StepPreview:
     """The load that follows `extracted`; its schema is yet to be made unless it `has_schema`."""
     found = StepPreview(id=step_id("load", table.name), changes=extracted.preview.changes)
     source = extracted.source
@@ -33,7 +38,11 @@ def preview_load(
         found.does, found.is_cut_off = "not reached: its extract would fail", True
     elif source is None:
         is_known = found.changes == "no"
-        found.does = "skipped: nothing was extracted" if is_known else "not known, as what would be extracted is not"
+        found.does = (
+            "skipped: nothing was extracted"
+            if is_known
+            else "not known, as what would be extracted is not"
+        )
     else:
         target = Relation(pipeline.warehouse.schema, table.name)
         _Load(found, session, target, table, source, seen, extracted).look(has_schema)
@@ -42,9 +51,15 @@ def preview_load(
 
 class _Load:
     def __init__(
-        self, found: StepPreview, session: Session, target: Relation, table: Table, source: SourceTable, seen: Scope,
+        self,
+        found: StepPreview,
+        session: Session,
+        target: Relation,
+        table: Table,
+        source: SourceTable,
+        seen: Scope,
         extracted: Extracted,
-    ):  # fmt: skip
+    ):
         self.found, self.session, self.target, self.table = found, session, target, table
         self.source, self.seen, self.extracted = source, seen, extracted
         keyed = table.mode_with_key(bool(source.key)) != "append"
@@ -64,7 +79,11 @@ class _Load:
             self.found.error("key", f"{self.target}: {self.extracted.stops_load}")
         if self.found.fails:
             self.found.does = "would fail"
-        elif self.found.changes == "yes" and self.extracted.preview.reads_again and not self.found.is_rebuilt:
+        elif (
+            self.found.changes == "yes"
+            and self.extracted.preview.reads_again
+            and not self.found.is_rebuilt
+        ):
             self.found.changes = "maybe"
             self.found.does += ", where they differ from what was loaded before"
 
@@ -87,7 +106,9 @@ class _Load:
             rights.creates_in(self.found, self.session, self.target.schema)
         key = f", PRIMARY KEY ({idents(self.key)})" if self.key else ""
         columns = column_list(self.source.columns, {})
-        self.found.ddl.append(f"CREATE TABLE {self.target.sql} ({columns}, {ident(LOAD_ID)} bigint NOT NULL{key})")
+        self.found.ddl.append(
+            f"CREATE TABLE {self.target.sql} ({columns}, {ident(LOAD_ID)} bigint NOT NULL{key})"
+        )
 
     def _keep(self, existing: dict[str, str]) -> None:
         """A target that is there is swapped, altered in place, or refused."""
@@ -119,7 +140,9 @@ class _Load:
         self._write(("SELECT", "INSERT", "UPDATE") if self.key else ("INSERT",))
 
     def _apply(self, dependent: str) -> None:
-        self.found.does = f"the difference is applied in place, because {dependent} depends on the table"
+        self.found.does = (
+            f"the difference is applied in place, because {dependent} depends on the table"
+        )
         self.found.may_remove = True
         self._write(("SELECT", "INSERT", "UPDATE", "DELETE"))
 
@@ -131,8 +154,11 @@ class _Load:
         asked(self.found, code, question)
 
 
-def shrink(found: StepPreview, session: Session, target: Relation, table: Table, extract: StepPreview) -> None:
-    """Adds that too many rows would go, as the load would say; by the planner's guess where they are not counted."""
+def shrink(
+    found: StepPreview, session: Session, target: Relation, table: Table, extract: StepPreview
+) -> None:
+    """Adds that too many rows would go, as the load would say; by the planner's guess where they
+    are not counted."""
     rows, most = extract.rows, table.max_shrink
     if rows is None or most is None or not rights.has_rights(found, session, target, ["SELECT"]):
         return
@@ -146,9 +172,13 @@ def shrink(found: StepPreview, session: Session, target: Relation, table: Table,
 
 
 def swap(
-    found: StepPreview, session: Session, target: Relation, changed: Drift, key: tuple[str, ...],
+    found: StepPreview,
+    session: Session,
+    target: Relation,
+    changed: Drift,
+    key: tuple[str, ...],
     arriving: Sequence[Column],
-) -> None:  # fmt: skip
+) -> None:
     """All rows go into a fresh table, which takes the place of the old one."""
     found.does, found.is_rebuilt = "built beside the old table and swapped", True
     rights.owns(found, session, target, "replace")
@@ -169,11 +199,20 @@ def swap(
 
 
 def alter(
-    found: StepPreview, session: Session, target: Relation, changed: Drift, key: tuple[str, ...], remedy: str
+    found: StepPreview,
+    session: Session,
+    target: Relation,
+    changed: Drift,
+    key: tuple[str, ...],
+    remedy: str,
 ) -> None:
     """The target is brought up to date where it is; errors, with the `remedy`, where it cannot be."""
     asked(found, "drift", lambda: drift.refuse_incompatible(target, changed, remedy))
-    asked(found, "key", lambda: drift.refuse_changed_key(session, target, key, remedy, changed.renamed))
+    asked(
+        found,
+        "key",
+        lambda: drift.refuse_changed_key(session, target, key, remedy, changed.renamed),
+    )
     clauses = [*drift.renames(changed), *drift.clauses(changed)]
     found.ddl += [f"ALTER TABLE {target.sql} {clause}" for clause in clauses]
     if clauses:

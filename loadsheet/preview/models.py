@@ -1,4 +1,5 @@
-"""What a run would do with the servers as they are now: the values that `loadsheet plan --connect` shows."""
+"""What a run would do with the servers as they are now: the values that `loadsheet plan --connect`
+shows."""
 
 from __future__ import annotations
 
@@ -14,11 +15,13 @@ _REMEDY = re.compile(r"\brun ((?:GRANT|ALTER) [^;]*;)")
 
 @dataclass(frozen=True, kw_only=True)
 class Remark:
-    """Something about a step that the servers tell. An `error` would make the step fail as things are."""
+    """Something about a step that the servers tell. An `error` would make the step fail as things
+    are."""
 
     severity: Severity
     code: str
-    """What kind of thing, for scripts: `privilege`, `key`, `cursor`, `drift`, ... (docs/plan.md lists them)."""
+    """What kind of thing, for scripts: `privilege`, `key`, `cursor`, `drift`, ... (docs/plan.md
+    lists them)."""
     message: str
     fix: str = ""
     """The SQL that removes the cause, where SQL can."""
@@ -47,7 +50,8 @@ class StepPreview:
     is_cut_off: bool = False
     """An earlier step would fail, so that this one does not run."""
     reads_again: bool = False
-    """Rows may be among those to be read that were loaded before as they are: then nothing comes of them."""
+    """Rows may be among those to be read that were loaded before as they are: then nothing comes of
+    them."""
     is_rebuilt: bool = False
     """Every row is written anew, so that what reads the table is built in full."""
     may_remove: bool = False
@@ -56,7 +60,9 @@ class StepPreview:
     def error(self, code: str, message: str, fix: str = "") -> None:
         """Add what would make the step fail; the SQL that a message asks to run becomes its fix."""
         remedy = _REMEDY.search(message)
-        remark = Remark(severity="error", code=code, message=message, fix=fix or (remedy[1] if remedy else ""))
+        remark = Remark(
+            severity="error", code=code, message=message, fix=fix or (remedy[1] if remedy else "")
+        )
         if remark.message not in {known.message for known in self.remarks}:
             self.remarks.append(remark)
 
@@ -75,7 +81,8 @@ class StepPreview:
 
 
 def summary(previews: Iterable[StepPreview]) -> dict[str, Any]:
-    """How many steps would change something, how many remarks there are of each kind, the rows and bytes to read.
+    """How many steps would change something, how many remarks there are of each kind, the rows and
+    bytes to read.
 
     Previews of what comes before the first step of a kind count with their remarks only.
     """

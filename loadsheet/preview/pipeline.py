@@ -28,12 +28,16 @@ from loadsheet.warehouse.fence import Scope
 _KINDS = ("extract", "load", "transform")
 
 
-def preview(pipeline: Pipeline, connections: Connections) -> tuple[Pipeline, dict[str, StepPreview]]:
-    """The pipeline with the tables that its patterns match now, and by id what each step would do; under `extract`,
+def preview(
+    pipeline: Pipeline, connections: Connections
+) -> tuple[Pipeline, dict[str, StepPreview]]:
+    """The pipeline with the tables that its patterns match now, and by id what each step would do;
+    under `extract`,
     `load` and `transform` what comes before the first of each.
 
-    Nothing is written: sessions are read-only, the lake is only asked for its bucket. Raises Unavailable when source
-    or warehouse cannot be reached, Refused when the source's schema cannot be searched for a pattern.
+    Nothing is written: sessions are read-only, the lake is only asked for its bucket. Raises
+    Unavailable when source or warehouse cannot be reached, Refused when the source's schema cannot
+    be searched for a pattern.
     """
     found = {CREATE_BUCKET: _bucket(pipeline, connections)}
     with read_only(pipeline, connections) as (source, warehouse):
@@ -52,7 +56,9 @@ def _known(pipeline: Pipeline, warehouse: Session) -> set[str]:
 
 
 class _Walk:
-    def __init__(self, pipeline: Pipeline, source: Session, warehouse: Session, found: dict[str, StepPreview]):
+    def __init__(
+        self, pipeline: Pipeline, source: Session, warehouse: Session, found: dict[str, StepPreview]
+    ):
         self.pipeline, self.source, self.warehouse, self.found = pipeline, source, warehouse, found
         self.found |= {kind: StepPreview(id=kind, changes="no") for kind in _KINDS}
 
@@ -70,7 +76,9 @@ class _Walk:
 
     def _has_schema(self, kind: str, schema: str) -> bool:
         found = self.found[kind]
-        return rights.has_schema(found, self.warehouse, schema) and rights.uses_schema(found, self.warehouse, schema)
+        return rights.has_schema(found, self.warehouse, schema) and rights.uses_schema(
+            found, self.warehouse, schema
+        )
 
     def _why_not(self, before: str) -> str:
         schemas = self.pipeline.warehouse
@@ -81,12 +89,20 @@ class _Walk:
 
     def _table(self, table: Table) -> None:
         target = Relation(self.pipeline.warehouse.schema, table.name)
-        seen = fence.observe(self.warehouse, self.pipeline.name, table.name) if self.has_ledger else Scope()
+        seen = (
+            fence.observe(self.warehouse, self.pipeline.name, table.name)
+            if self.has_ledger
+            else Scope()
+        )
         is_first = seen.last_load_no is None or tables.kind(self.warehouse, target) is None
-        extracted = preview_extract(self.pipeline, table, self.source, self.warehouse, seen, is_first)
+        extracted = preview_extract(
+            self.pipeline, table, self.source, self.warehouse, seen, is_first
+        )
         self._keep("extract", extracted.preview)
         if self._is_reached("load"):
-            load = preview_load(self.pipeline, table, extracted, self.warehouse, seen, self.has_staging)
+            load = preview_load(
+                self.pipeline, table, extracted, self.warehouse, seen, self.has_staging
+            )
         else:
             load = StepPreview(id=step_id("load", table.name))
         self._keep("load", load)
@@ -100,7 +116,8 @@ class _Walk:
         )
 
     def _is_reached(self, kind: str) -> bool:
-        """Whether the ledger and the schemas up to this kind of step can be used, so that asking makes sense."""
+        """Whether the ledger and the schemas up to this kind of step can be used, so that asking
+        makes sense."""
         return not any(self.found[name].fails for name in _KINDS[: _KINDS.index(kind) + 1])
 
     def _keep(self, kind: str, step: StepPreview) -> None:
@@ -146,7 +163,8 @@ _OF_TRANSFORMS = {"transform_run": ("SELECT", "INSERT"), "load_no": ("SELECT",)}
 
 
 def look(found: StepPreview, session: Session, has_transforms: bool) -> bool:
-    """Whether there is a ledger to be asked; adds to `found` what a run does about it, and what is lacking."""
+    """Whether there is a ledger to be asked; adds to `found` what a run does about it, and what is
+    lacking."""
     if tables.kind(session, Relation(SCHEMA, "scope")) is None:
         found.does, found.changes = "creates the ledger (schema loadsheet)", "yes"
         if rights.has_schema(found, session, SCHEMA):
@@ -158,7 +176,10 @@ def look(found: StepPreview, session: Session, has_transforms: bool) -> bool:
     except LoadsheetError as error:
         found.error("ledger", str(error))
     if version < ledger.VERSION:
-        found.does, found.changes = f"brings the ledger from version {version} to {ledger.VERSION}", "yes"
+        found.does, found.changes = (
+            f"brings the ledger from version {version} to {ledger.VERSION}",
+            "yes",
+        )
         _may_make(found, session)
     if version < _KNOWN_SINCE:
         told = "what so old a ledger knows is not read: every table looks like a first load"
@@ -178,5 +199,7 @@ def _may_make(found: StepPreview, session: Session) -> None:
 def _may_use(found: StepPreview, session: Session, has_transforms: bool) -> bool:
     asked = [*_OF_TABLES.items(), *(_OF_TRANSFORMS.items() if has_transforms else ())]
     allowed = [rights.uses_schema(found, session, SCHEMA)]
-    allowed += [rights.has_rights(found, session, Relation(SCHEMA, name), needed) for name, needed in asked]
+    allowed += [
+        rights.has_rights(found, session, Relation(SCHEMA, name), needed) for name, needed in asked
+    ]
     return all(allowed)

@@ -14,7 +14,8 @@ from loadsheet.sql.reads import reads
 from loadsheet.sql.text import Relation, ident
 from loadsheet.warehouse import tables
 
-# LOCK TABLE, by which a table is held still while it is read, wants the right to all of it; a view has no such lock.
+# LOCK TABLE, by which a table is held still while it is read, wants the right to all of it; a view
+# has no such lock.
 _READS = """
 SELECT current_user::text, has_schema_privilege(%(schema)s, 'USAGE'),
        has_table_privilege(%(oid)s::oid, 'SELECT') OR (NOT %(is_table)s AND NOT EXISTS (
@@ -43,9 +44,11 @@ def may_read(found: StepPreview, session: Session, source: SourceTable) -> bool:
     """Whether the role may read the table; an error with its GRANTs where it may not."""
     relation = source.relation
     values = {
-        "schema": relation.schema, "oid": source.oid, "is_table": source.is_table,
+        "schema": relation.schema,
+        "oid": source.oid,
+        "is_table": source.is_table,
         "columns": [column.name for column in source.columns],
-    }  # fmt: skip
+    }
     role, uses, selects = session.execute(_READS, values).fetchone() or ("", True, True)
     grants = [] if uses else [f"GRANT USAGE ON SCHEMA {ident(relation.schema)} TO {ident(role)};"]
     grants += [] if selects else [f"GRANT SELECT ON {relation.sql} TO {ident(role)};"]
@@ -55,8 +58,12 @@ def may_read(found: StepPreview, session: Session, source: SourceTable) -> bool:
 
 
 def has_schema(found: StepPreview, session: Session, schema: str) -> bool:
-    """Whether the schema exists. Adds the CREATE SCHEMA where it does not, and what is lacking for it."""
-    if session.execute("SELECT FROM pg_namespace WHERE nspname = %s", (schema,)).fetchone() is not None:
+    """Whether the schema exists. Adds the CREATE SCHEMA where it does not, and what is lacking for
+    it."""
+    if (
+        session.execute("SELECT FROM pg_namespace WHERE nspname = %s", (schema,)).fetchone()
+        is not None
+    ):
         return True
     found.changes = "yes"
     found.ddl.append(f"CREATE SCHEMA {ident(schema)}")
@@ -65,12 +72,14 @@ def has_schema(found: StepPreview, session: Session, schema: str) -> bool:
 
 
 def uses_schema(found: StepPreview, session: Session, schema: str) -> bool:
-    """Whether the role may use what is in the schema that exists; an error with its GRANT where it may not."""
+    """Whether the role may use what is in the schema that exists; an error with its GRANT where it
+    may not."""
     return _in_schema(found, session, schema, "USAGE", "use schema")
 
 
 def creates_in(found: StepPreview, session: Session, schema: str) -> bool:
-    """Whether the role may make tables in the schema, or it is yet to be made; an error with its GRANT else."""
+    """Whether the role may make tables in the schema, or it is yet to be made; an error with its
+    GRANT else."""
     return _in_schema(found, session, schema, "CREATE", "create tables in schema")
 
 
@@ -91,30 +100,65 @@ def in_database(found: StepPreview, session: Session, right: str, purpose: str) 
 
 
 def owns(found: StepPreview, session: Session, target: Relation, purpose: str) -> None:
-    """Adds an error when somebody else owns the table or view: only its owner may replace or alter it."""
-    _owns(found, session, "TABLE", target.sql, str(target), purpose, schema=target.schema, name=target.name)
+    """Adds an error when somebody else owns the table or view: only its owner may replace or alter
+    it."""
+    _owns(
+        found,
+        session,
+        "TABLE",
+        target.sql,
+        str(target),
+        purpose,
+        schema=target.schema,
+        name=target.name,
+    )
 
 
 def owns_schema(found: StepPreview, session: Session, schema: str, purpose: str) -> None:
     """Adds an error when somebody else owns the schema."""
-    _owns(found, session, "SCHEMA", ident(schema), f"schema {schema}", purpose, schema=schema, name=None)
+    _owns(
+        found,
+        session,
+        "SCHEMA",
+        ident(schema),
+        f"schema {schema}",
+        purpose,
+        schema=schema,
+        name=None,
+    )
 
 
 def _owns(
-    found: StepPreview, session: Session, kind: str, quoted: str, shown: str, purpose: str, **named: str | None
+    found: StepPreview,
+    session: Session,
+    kind: str,
+    quoted: str,
+    shown: str,
+    purpose: str,
+    **named: str | None,
 ) -> None:
-    role, is_owner, owner, is_super = session.execute(_OWNER, named).fetchone() or ("", True, "", False)
+    role, is_owner, owner, is_super = session.execute(_OWNER, named).fetchone() or (
+        "",
+        True,
+        "",
+        False,
+    )
     if not is_owner:
-        # Who is in the owner's place leaves the owner's own work as it was; but nobody should be a superuser for it.
+        # Who is in the owner's place leaves the owner's own work as it was; but nobody should be a
+        # superuser for it.
         fix = f"GRANT {ident(owner)} TO {ident(role)};"
         if is_super:
             fix = f"ALTER {kind} {quoted} OWNER TO {ident(role)};"
-        found.error("privilege", f"{shown} belongs to {owner}, and role {role} may not {purpose} it", fix)
+        found.error(
+            "privilege", f"{shown} belongs to {owner}, and role {role} may not {purpose} it", fix
+        )
 
 
-def has_rights(found: StepPreview, session: Session, relation: Relation, rights: Sequence[str]) -> bool:
-    """Whether the role has all these rights on the table, view or sequence, or there is none; an error with its GRANT
-    where it has not."""
+def has_rights(
+    found: StepPreview, session: Session, relation: Relation, rights: Sequence[str]
+) -> bool:
+    """Whether the role has all these rights on the table, view or sequence, or there is none; an
+    error with its GRANT where it has not."""
     values = {"schema": relation.schema, "name": relation.name, "rights": list(rights)}
     role, kind, lacking = session.execute(_RELATION, values).fetchone() or ("", "", [])
     if lacking:
@@ -125,9 +169,14 @@ def has_rights(found: StepPreview, session: Session, relation: Relation, rights:
 
 
 def may_read_inputs(
-    found: StepPreview, session: Session, pipeline: Pipeline, spec: Transform, own: Iterable[Relation]
+    found: StepPreview,
+    session: Session,
+    pipeline: Pipeline,
+    spec: Transform,
+    own: Iterable[Relation],
 ) -> bool:
-    """Whether the role may; errors with their GRANTs where it may not. What is not there is not asked about."""
+    """Whether the role may; errors with their GRANTs where it may not. What is not there is not
+    asked about."""
     allowed = [has_rights(found, session, relation, ("SELECT",)) for relation in own]
     for relation in _others(session, pipeline, spec):
         allowed.append(uses_schema(found, session, relation.schema))
@@ -140,6 +189,11 @@ def _others(session: Session, pipeline: Pipeline, spec: Transform) -> Iterator[R
     searched = (pipeline.warehouse.schema, pipeline.warehouse.mart_schema, "public")
     for read in reads(parse(spec.sql)):
         if read.certain and not meaning(pipeline, read) and is_made_elsewhere(pipeline, read):
-            relations = (Relation(schema, read.name) for schema in ((read.schema,) if read.schema else searched))
-            if there := next((relation for relation in relations if tables.kind(session, relation)), None):
+            relations = (
+                Relation(schema, read.name)
+                for schema in ((read.schema,) if read.schema else searched)
+            )
+            if there := next(
+                (relation for relation in relations if tables.kind(session, relation)), None
+            ):
                 yield there

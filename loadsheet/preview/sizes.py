@@ -1,4 +1,5 @@
-"""How much a table holds and a reading would bring: estimated, counted or compared, whichever is near at hand."""
+"""How much a table holds and a reading would bring: estimated, counted or compared, whichever is
+near at hand."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from loadsheet.source.reading import Reading
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline
 
-# With what inherits from it, partitions too, and with the long values that are kept outside of the rows.
+# With what inherits from it, partitions too, and with the long values that are kept outside of the
+# rows.
 _SIZE = """
 WITH RECURSIVE part (oid) AS (
     SELECT %(oid)s::oid UNION SELECT inhrelid FROM pg_inherits JOIN part ON inhparent = part.oid
@@ -29,11 +31,14 @@ COMPARED_BYTES = 8 << 20
 
 
 def of_table(session: Session, source: SourceTable) -> tuple[int | None, int | None]:
-    """Rows and bytes of the whole table by its catalog; no rows where it was never analyzed, nothing of a view."""
+    """Rows and bytes of the whole table by its catalog; no rows where it was never analyzed,
+    nothing of a view."""
     return session.execute(_SIZE, {"oid": source.oid}).fetchone() or (None, None)
 
 
-def estimate(found: StepPreview, session: Session, source: SourceTable, rows: Reading, near: bool) -> None:
+def estimate(
+    found: StepPreview, session: Session, source: SourceTable, rows: Reading, near: bool
+) -> None:
     """The planner's guess, or the number itself where it is near at hand."""
     try:
         row = session.execute(f"EXPLAIN (FORMAT JSON) {found.sql}").fetchone()
@@ -51,7 +56,9 @@ def estimate(found: StepPreview, session: Session, source: SourceTable, rows: Re
         found.tell("note", "size", f"the number of rows is {NOT_KNOWN}")
 
 
-def content_sha256(pipeline: Pipeline, session: Session, source: SourceTable, rows: Reading) -> str | None:
+def content_sha256(
+    pipeline: Pipeline, session: Session, source: SourceTable, rows: Reading
+) -> str | None:
     """The hash that the engine would compare with the last one; the rows themselves go nowhere."""
     layout = Layout(file_format(pipeline, source), source.columns, source.key)
     store = PartStore(cast(Any, _Nowhere()), lambda: "", layout, lambda rows, size: None)

@@ -1,4 +1,5 @@
-"""All problems of a set of pipeline files: each file's own, and what only shows beside the rest of the project."""
+"""All problems of a set of pipeline files: each file's own, and what only shows beside the rest of
+the project."""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ from loadsheet.spec.pipeline_file import check_file, find_specs
 def check_files(files: Sequence[Path], given: Path | None = None) -> list[Problem]:
     """The problems of `files` and of the tests beside them, file by file.
 
-    Their projects' other pipelines are read, but not blamed. `given` is the project the user has named; else
-    it is the one around each file.
+    Their projects' other pipelines are read, but not blamed. `given` is the project the user has
+    named; else it is the one around each file.
     """
     groups: dict[str, list[Problem]] = {}
     pipelines: dict[Path, Pipeline | None] = {}
@@ -31,7 +32,11 @@ def check_files(files: Sequence[Path], given: Path | None = None) -> list[Proble
     for project, own in _projects(files, given):
         for problem in (*undeclared(project, own), *_beside(project, own, pipelines)):
             groups.setdefault(problem.file, []).append(problem)
-    return [problem for spec, found in groups.items() for problem in sorted(found, key=lambda p: _order(spec, p))]
+    return [
+        problem
+        for spec, found in groups.items()
+        for problem in sorted(found, key=lambda p: _order(spec, p))
+    ]
 
 
 def unread(project: Path) -> list[Problem]:
@@ -39,7 +44,15 @@ def unread(project: Path) -> list[Problem]:
     files = sorted((project / PIPELINES).glob("*/pipeline.yaml"))
     message, hint = "nobody reads this file: a pipeline's file is called pipeline.yml", "rename it"
     return [
-        Problem(file=str(file), line=1, column=1, path="", message=message, hint=hint, code="unreadable-file")
+        Problem(
+            file=str(file),
+            line=1,
+            column=1,
+            path="",
+            message=message,
+            hint=hint,
+            code="unreadable-file",
+        )
         for file in files
         if not file.with_suffix(".yml").exists()
     ]
@@ -59,7 +72,8 @@ def _order(spec: str, problem: Problem) -> tuple[bool, str, int, int]:
 
 
 def _projects(files: Iterable[Path], given: Path | None) -> Iterator[tuple[Path, list[Path]]]:
-    """Each project with those of `files` that are its pipelines. Loose files may be drafts, and are left alone."""
+    """Each project with those of `files` that are its pipelines. Loose files may be drafts, and are
+    left alone."""
     projects: dict[Path, list[Path]] = {}
     for file in files:
         project = project_folder(given, file.resolve().parent)
@@ -68,7 +82,9 @@ def _projects(files: Iterable[Path], given: Path | None) -> Iterator[tuple[Path,
     yield from projects.items()
 
 
-def _beside(project: Path, own: Sequence[Path], known: dict[Path, Pipeline | None]) -> list[Problem]:
+def _beside(
+    project: Path, own: Sequence[Path], known: dict[Path, Pipeline | None]
+) -> list[Problem]:
     asked = {file.resolve() for file in own}
     rest = (check_file(file)[0] for file in find_specs(project) if file.resolve() not in asked)
     blamed = [pipeline for file in own if (pipeline := known[file.resolve()])]

@@ -1,7 +1,7 @@
 """What two pipelines of a project must not share: a name, or a table that both write.
 
-Said only where it is certain: from one source, a table that one pipeline names is there for the other one's pattern,
-too. From two sources only a run can tell (`loadsheet.warehouse.fence`).
+Said only where it is certain: from one source, a table that one pipeline names is there for the
+other one's pattern, too. From two sources only a run can tell (`loadsheet.warehouse.fence`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ Target = tuple[str, str, str]
 
 
 def duplicates(others: Iterable[Pipeline], blamed: Sequence[Pipeline]) -> list[Problem]:
-    """The problems of `blamed` with names and tables that `others`, or those before them, have already."""
+    """The problems of `blamed` with names and tables that `others`, or those before them, have
+    already."""
     names: dict[str, Pipeline] = {}
     targets: dict[Target, Pipeline] = {}
     routes: Routes = {}
@@ -35,7 +36,9 @@ def _name(pipeline: Pipeline, taken: dict[str, Pipeline]) -> Iterator[Finding]:
     if first is not pipeline:
         message = f"the name {pipeline.name!r} is already taken by {shown(first.file)}"
         hint = "the name is the DAG's id: give each pipeline its own"
-        yield Finding("duplicate-pipeline", path=("pipeline",), message=message, hint=hint, at="key")
+        yield Finding(
+            "duplicate-pipeline", path=("pipeline",), message=message, hint=hint, at="key"
+        )
 
 
 def _targets(pipeline: Pipeline, taken: dict[Target, Pipeline]) -> Iterator[Finding]:
@@ -43,7 +46,9 @@ def _targets(pipeline: Pipeline, taken: dict[Target, Pipeline]) -> Iterator[Find
         first = taken.setdefault(target, pipeline)
         if first is not pipeline:
             schema = f"{target[1]}.{target[2]}"
-            message = f"{schema} is also written by the pipeline {first.name!r} ({shown(first.file)})"
+            message = (
+                f"{schema} is also written by the pipeline {first.name!r} ({shown(first.file)})"
+            )
             key = "schema" if path[0] == "tables" else "mart_schema"
             hint = f"list it under `external` here, or give one of the two another warehouse.{key}"
             yield Finding("duplicate-target", path=path, message=message, hint=hint, at="key")
@@ -60,7 +65,8 @@ def _written(pipeline: Pipeline) -> Iterator[tuple[Target, KeyPath]]:
 
 
 def _located(pipeline: Pipeline, findings: Iterable[Finding]) -> list[Problem]:
-    # Read again for the positions: the checked form has none, and this is needed only where something is wrong.
+    # Read again for the positions: the checked form has none, and this is needed only where
+    # something is wrong.
     from loadsheet.spec.strict_yaml import read_document
 
     document = read_document(pipeline.file)
@@ -85,7 +91,10 @@ def overlaps(pipeline: Pipeline, taken: Routes) -> Iterator[Finding]:
 def _named(pipeline: Pipeline, first: Pipeline) -> Iterator[Finding]:
     for table in pipeline.tables:
         if pattern := first.pattern_of(table.name):
-            how, hint = f"by its pattern {pattern.name!r}", f"add {_exclude(table.name)} to that pattern"
+            how, hint = (
+                f"by its pattern {pattern.name!r}",
+                f"add {_exclude(table.name)} to that pattern",
+            )
             yield _finding(pipeline, spelled(table.name), table.name, first, how, hint)
 
 
@@ -93,8 +102,12 @@ def _matched(pipeline: Pipeline, first: Pipeline) -> Iterator[Finding]:
     for pattern in pipeline.patterns:
         if also := next((other for other in first.patterns if _overlap(pattern, other)), None):
             hint = "leave its tables out of one of the two patterns by `exclude`"
-            yield _finding(pipeline, pattern.name, pattern.name, first, f"by its pattern {also.name!r}", hint)
-        for name in (table.name for table in first.tables if pipeline.pattern_of(table.name) is pattern):
+            yield _finding(
+                pipeline, pattern.name, pattern.name, first, f"by its pattern {also.name!r}", hint
+            )
+        for name in (
+            table.name for table in first.tables if pipeline.pattern_of(table.name) is pattern
+        ):
             hint = f"add {_exclude(name)} here"
             yield _finding(pipeline, pattern.name, name, first, "which names it", hint)
 
@@ -111,10 +124,14 @@ def _overlap(one: Pattern, other: Pattern) -> bool:
 
 
 def _within(inner: Pattern, outer: Pattern) -> bool:
-    return covers(outer.name, inner.name) and not any(covers(left_out, inner.name) for left_out in outer.exclude)
+    return covers(outer.name, inner.name) and not any(
+        covers(left_out, inner.name) for left_out in outer.exclude
+    )
 
 
-def _finding(pipeline: Pipeline, key: str, name: str, first: Pipeline, how: str, hint: str) -> Finding:
+def _finding(
+    pipeline: Pipeline, key: str, name: str, first: Pipeline, how: str, hint: str
+) -> Finding:
     table = f"{pipeline.warehouse.schema}.{name}"
     message = f"{table} is also written by the pipeline {first.name!r} ({shown(first.file)}), {how}"
     hint = f"{hint}, or give one of the two another warehouse.schema"

@@ -1,8 +1,9 @@
 """Connections and pools that pipelines name, beside those that the project's connections/ declares.
 
-Not part of a file's own check, which is remembered by the file's content: this depends on other files and on the
-environment. A project without connections/ keeps them somewhere else, and nothing is said. Where Airflow has a secrets
-backend, an unknown id may be one of its own: only one that looks like a slip is shown, as a warning.
+Not part of a file's own check, which is remembered by the file's content: this depends on other
+files and on the environment. A project without connections/ keeps them somewhere else, and nothing
+is said. Where Airflow has a secrets backend, an unknown id may be one of its own: only one that
+looks like a slip is shown, as a warning.
 """
 
 from __future__ import annotations
@@ -18,12 +19,18 @@ from loadsheet.problem import Finding, KeyPath, Problem
 from loadsheet.spec.suggest import close
 
 POOLS = "connections/pools.json"
-_CONNECTIONS = (("source", "conn_id"), ("lake", "conn_id"), ("warehouse", "conn_id"), ("notify", "slack_conn_id"))
+_CONNECTIONS = (
+    ("source", "conn_id"),
+    ("lake", "conn_id"),
+    ("warehouse", "conn_id"),
+    ("notify", "slack_conn_id"),
+)
 _POOL_SECTIONS = ("tables", "transforms")
 
 
 def undeclared(project: File, files: Iterable[File]) -> list[Problem]:
-    """The connections and pools in `files` that nobody declares; and a declaration that cannot be read."""
+    """The connections and pools in `files` that nobody declares; and a declaration that cannot be
+    read."""
     if not (project / "connections").is_dir():
         return []
     from loadsheet.spec.strict_yaml import read_document
@@ -92,7 +99,9 @@ def _pool_paths(data: Any) -> Iterator[tuple[str, ...]]:
     yield from (("tasks", "pool"), ("defaults", "pool"))
     for section in _POOL_SECTIONS:
         entries = _at(data, (section,))
-        yield from ((section, name, "pool") for name in (entries if isinstance(entries, dict) else ()))
+        yield from (
+            (section, name, "pool") for name in (entries if isinstance(entries, dict) else ())
+        )
 
 
 def _pool_names(file: File) -> list[str]:
@@ -106,14 +115,23 @@ def _pool_names(file: File) -> list[str]:
         line, column, message = error.lineno, error.colno, f"not valid JSON: {error.msg}"
     except (OSError, ValueError, RecursionError) as error:
         line, column, message = 1, 1, f"the file cannot be read: {type(error).__name__}"
-    hint = 'for example {"slow": {"slots": 2, "description": ""}}, as `airflow pools export` writes it'
+    hint = (
+        'for example {"slow": {"slots": 2, "description": ""}}, as `airflow pools export` writes it'
+    )
     place = {"file": str(file), "line": line, "column": column, "path": ""}
     raise SpecError([Problem(**place, message=message, hint=hint, code="unreadable-file")])  # type: ignore[arg-type]
 
 
-def _finding(code: str, path: KeyPath, message: str, name: str, known: Collection[str], add: str) -> Finding:
+def _finding(
+    code: str, path: KeyPath, message: str, name: str, known: Collection[str], add: str
+) -> Finding:
     meant = close(name, known)
-    return Finding(code, path=path, message=message, hint=f"did you mean {meant!r}? else {add}" if meant else add)
+    return Finding(
+        code,
+        path=path,
+        message=message,
+        hint=f"did you mean {meant!r}? else {add}" if meant else add,
+    )
 
 
 def _at(data: Any, path: Iterable[str]) -> Any:

@@ -15,7 +15,8 @@ PIPELINES = "pipelines"
 
 
 def project_folder(given: Path | None, near: Path | None = None) -> Path:
-    """The project: `given`, else the nearest folder with `pipelines/` from `near` (default: here) upwards, else here.
+    """The project: `given`, else the nearest folder with `pipelines/` from `near` (default: here)
+    upwards, else here.
 
     Raises InputError when `given` is not a project.
     """
@@ -24,7 +25,9 @@ def project_folder(given: Path | None, near: Path | None = None) -> Path:
             raise InputError(f"{given} is not a project: it has no folder {PIPELINES}/")
         return given
     start = (near or Path.cwd()).resolve()
-    return next((folder for folder in (start, *start.parents) if (folder / PIPELINES).is_dir()), Path.cwd())
+    return next(
+        (folder for folder in (start, *start.parents) if (folder / PIPELINES).is_dir()), Path.cwd()
+    )
 
 
 def open_pipeline(given: Path | None, name: str) -> tuple[Pipeline, Path]:
@@ -37,19 +40,22 @@ def open_pipeline(given: Path | None, name: str) -> tuple[Pipeline, Path]:
 
 
 def find_pipeline(given: Path | None, name: str) -> tuple[Path, Path]:
-    """The file of the pipeline called `name`, or the file or the folder's file `name`, and its project; the file may
-    be broken. Raises InputError naming the known pipelines."""
+    """The file of the pipeline called `name`, or the file or the folder's file `name`, and its
+    project; the file may be broken. Raises InputError naming the known pipelines."""
     if file := _as_file(name):
         return file, project_folder(given, file.parent)
     project = project_folder(given)
     specs = project_specs(project)
     names = {}
-    # By folder first: a pipeline is usually called like its folder, and then nobody else's file is read.
+    # By folder first: a pipeline is usually called like its folder, and then nobody else's file is
+    # read.
     for spec in sorted(specs, key=lambda spec: spec.parent.name != name):
         names[spec] = _name_in(spec)
         if names[spec] == name:
             return spec, project
-    raise InputError(f"there is no pipeline {name!r} in {shown(project)}{_known(name, sorted(names.values()))}")
+    raise InputError(
+        f"there is no pipeline {name!r} in {shown(project)}{_known(name, sorted(names.values()))}"
+    )
 
 
 def project_specs(project: Path) -> list[Path]:
@@ -57,7 +63,9 @@ def project_specs(project: Path) -> list[Path]:
     specs = find_specs(project)
     if not specs:
         wanted = f"{PIPELINES}/<name>/pipeline.yml"
-        raise InputError(f"no pipelines in {shown(project)}: write {wanted}, or name the project with --project DIR")
+        raise InputError(
+            f"no pipelines in {shown(project)}: write {wanted}, or name the project with --project DIR"
+        )
     return specs
 
 
@@ -94,4 +102,8 @@ def _name_in(spec: Path) -> str:
 
 def _known(name: str, names: list[str]) -> str:
     close = get_close_matches(name, names, n=1)
-    return f" (did you mean {close[0]!r}?); it has: {', '.join(names)}" if close else f"; it has: {', '.join(names)}"
+    return (
+        f" (did you mean {close[0]!r}?); it has: {', '.join(names)}"
+        if close
+        else f"; it has: {', '.join(names)}"
+    )

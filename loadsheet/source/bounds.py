@@ -1,7 +1,8 @@
 """The upper bound of an extraction: how far a cursor can be trusted to be complete.
 
 `date_trunc('minute', now())` in a timestamptz column stamps all rows of a minute alike. A watermark on the running
-minute would hide the rest of it, and nothing in the catalogs says so: the values themselves must tell.
+minute would hide the rest of it, and nothing in the catalogs says so: the values themselves must
+tell.
 """
 
 from __future__ import annotations
@@ -22,16 +23,18 @@ from loadsheet.sql.types import TIME_TYPES, Column, without_modifier
 
 TIMESTAMPTZ = "timestamp with time zone"
 
-# A cursor without a zone is stamped in its writer's: UTC, the server's default, or what a role or database was given.
+# A cursor without a zone is stamped in its writer's: UTC, the server's default, or what a role or
+# database was given.
 _ZONES = """
 SELECT 'UTC' AS zone UNION SELECT reset_val FROM pg_settings WHERE name = 'TimeZone'
 UNION SELECT split_part(setting, '=', 2) FROM pg_db_role_setting, unnest(setconfig) setting
       WHERE setting ILIKE 'timezone=%%'
       AND setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
 """
-# Per zone, the lowest value that may be stamped from `since` on and the highest that can have been stamped until now.
-# They are the clock's at both moments, but for the hour that is lived twice when summer time ends: zones change at
-# quarters of an hour, so these are tried for a day to come and a day back.
+# Per zone, the lowest value that may be stamped from `since` on and the highest that can have been
+# stamped until now. They are the clock's at both moments, but for the hour that is lived twice when
+# summer time ends: zones change at quarters of an hour, so these are tried for a day to come and a
+# day back.
 _SPANS = f"""
 WITH moment AS (
     SELECT now, coalesce(%(since)s, now) AS since FROM (SELECT clock_timestamp() AS now) clock
@@ -49,7 +52,8 @@ SELECT (min(later AT TIME ZONE zone) - %(margin)s)::text, (max(earlier AT TIME Z
 
 
 class Cursor:
-    """The cursor column of one source table. Values are text in the server's own form, compared in SQL by its type."""
+    """The cursor column of one source table. Values are text in the server's own form, compared in
+    SQL by its type."""
 
     def __init__(self, session: psycopg.Connection[Any], source: SourceTable, spec: Incremental):
         self._session, self._source, self._spec = session, source, spec
@@ -59,10 +63,11 @@ class Cursor:
         self.sql = ident(spec.cursor)
 
     def safe_upper(self, mode: Mode) -> tuple[str | None, str]:
-        """The value the watermark may have after this extraction, and who keeps it from being higher.
+        """The value the watermark may have after this extraction, and who keeps it from being
+        higher.
 
-        Waits for open transactions where the mode needs it. Raises Refused where they cannot be seen and no lookback
-        makes up for that.
+        Waits for open transactions where the mode needs it. Raises Refused where they cannot be
+        seen and no lookback makes up for that.
         """
         overlap = self._spec.lookback is not None
         sees = holdback.sees(self._session, self._source, self._spec.cursor, required=not overlap)
@@ -75,23 +80,29 @@ class Cursor:
             return highest, ""
         if not self.is_time or holder.since is None:
             return None, holder.who
-        return self._unshared(f"{limit} AND {self._settled(holder.since)}", holder.since), holder.who
+        return self._unshared(
+            f"{limit} AND {self._settled(holder.since)}", holder.since
+        ), holder.who
 
     def newest_query(self) -> str:
-        """SQL for the highest value there is now, as text, whoever may still write below it; none from the future."""
+        """SQL for the highest value there is now, as text, whoever may still write below it; none
+        from the future."""
         return self._highest_query(self._settled(includes_today=True))
 
     def at(self, moment: str) -> str:
-        """`moment` as a bound in the cursor's type (SQL): from that moment on nothing is stamped below it.
+        """`moment` as a bound in the cursor's type (SQL): from that moment on nothing is stamped
+        below it.
 
-        Without a zone in the cursor that is the lowest of its writers' clocks. Other cursors: the value as it is.
+        Without a zone in the cursor that is the lowest of its writers' clocks. Other cursors: the
+        value as it is.
         """
         if not self.is_time or self.type == TIMESTAMPTZ:
             return typed(moment, self.type)
         return f"CAST({self._lowest(moment)} AS {self.type})"
 
     def clock(self) -> str | None:
-        """For a cursor without a zone, the lowest value that may be stamped from now on; None for others."""
+        """For a cursor without a zone, the lowest value that may be stamped from now on; None for
+        others."""
         if not self.is_time or self.type == TIMESTAMPTZ:
             return None
         row = self._session.execute(f"SELECT ({self._lowest(None)})::text").fetchone()
@@ -103,12 +114,15 @@ class Cursor:
     def refuse_ahead(self, lower: str) -> None:
         """Raises Refused when `lower` (SQL), above which to read, is ahead of the source's clock.
 
-        The clock was set back, then: what was stamped since is below the watermark and would never be read.
+        The clock was set back, then: what was stamped since is below the watermark and would never
+        be read.
         """
         if not self.is_time:
             return
         latest = self._latest(self._spans())
-        row = self._session.execute(f"SELECT {lower} > {latest}, ({lower})::text, ({latest})::text").fetchone()
+        row = self._session.execute(
+            f"SELECT {lower} > {latest}, ({lower})::text, ({latest})::text"
+        ).fetchone()
         if row and row[0]:
             raise Refused(
                 f"{self._source.relation}: increments were read up to {self._spec.cursor} {row[1]}, but the source's "
@@ -120,13 +134,17 @@ class Cursor:
         """The higher of two values; None counts as lowest."""
         if one is None or other is None:
             return one or other
-        row = self._session.execute(f"SELECT {typed(other, self.type)} > {typed(one, self.type)}").fetchone()
+        row = self._session.execute(
+            f"SELECT {typed(other, self.type)} > {typed(one, self.type)}"
+        ).fetchone()
         return other if row and row[0] else one
 
     def _holder(self, mode: Mode) -> holdback.Holder | None:
-        """A merge by time need not wait: below the oldest open transaction it has a safe watermark at once.
+        """A merge by time need not wait: below the oldest open transaction it has a safe watermark
+        at once.
 
-        Where the cursor has no zone that is less sure than waiting, because a session may use a zone of its own.
+        Where the cursor has no zone that is less sure than waiting, because a session may use a
+        zone of its own.
         """
         moment = holdback.now(self._session)
         if mode == "merge" and self.type == TIMESTAMPTZ:
@@ -138,8 +156,9 @@ class Cursor:
         return row[0] if row else None
 
     def _highest_query(self, limit: str) -> str:
-        # ORDER BY ... LIMIT 1 rather than max(): it exists for every ordered type (uuid too) and uses the same index.
-        # Qualified, or ORDER BY would mean the text of the SELECT list, in which '9' > '50'.
+        # ORDER BY ... LIMIT 1 rather than max(): it exists for every ordered type (uuid too) and
+        # uses the same index. Qualified, or ORDER BY would mean the text of the SELECT list, in
+        # which '9' > '50'.
         condition = f" AND {limit}" if limit else ""
         return (
             f"SELECT {self.sql}::text FROM {self._source.relation.sql} r "
@@ -161,11 +180,13 @@ class Cursor:
         return highest
 
     def _settled(self, since: str | None = None, includes_today: bool = False) -> str:
-        """For a time cursor, the condition on values that nothing written by transactions since `since` undercuts.
+        """For a time cursor, the condition on values that nothing written by transactions since
+        `since` undercuts.
 
-        Values from the future (`infinity`, year 9999) fail it and so never become the watermark. A coarse cursor (a
-        date, `timestamp(0)`) stops a whole unit lower, because later rows can still share its last value, unless
-        an overlap (lookback) is read anyway. Empty for other cursors.
+        Values from the future (`infinity`, year 9999) fail it and so never become the watermark. A
+        coarse cursor (a date, `timestamp(0)`) stops a whole unit lower, because later rows can
+        still share its last value, unless an overlap (lookback) is read anyway. Empty for other
+        cursors.
         """
         if not self.is_time:
             return ""
@@ -176,17 +197,23 @@ class Cursor:
         if len(spans) == 1:
             return f"{self.sql} < {typed(spans[0][0], self.type)}"
         unsettled = [f"{typed(low, self.type)} AND {typed(high, self.type)}" for low, high in spans]
-        return " AND ".join([f"{self.sql} < {latest}"] + [f"{self.sql} NOT BETWEEN {span}" for span in unsettled])
+        return " AND ".join(
+            [f"{self.sql} < {latest}"] + [f"{self.sql} NOT BETWEEN {span}" for span in unsettled]
+        )
 
-    def _spans(self, since: str | None = None, margin: float | None = None) -> list[tuple[str, str]]:
-        """Per zone of the cursor's writers, the values that may still be undercut by transactions since `since`."""
+    def _spans(
+        self, since: str | None = None, margin: float | None = None
+    ) -> list[tuple[str, str]]:
+        """Per zone of the cursor's writers, the values that may still be undercut by transactions
+        since `since`."""
         seconds = self._unit_seconds() if margin is None else margin
         values = {"since": since, "margin": timedelta(seconds=seconds)}
         if self.type == TIMESTAMPTZ:
             span = self._session.execute(
                 "SELECT (coalesce(%(since)s, now) - %(margin)s)::text, (now + %(margin)s)::text "
-                "FROM (SELECT clock_timestamp() AS now) clock", values,
-            )  # fmt: skip
+                "FROM (SELECT clock_timestamp() AS now) clock",
+                values,
+            )
             return span.fetchall()
         return self._session.execute(_SPANS, values).fetchall()
 
@@ -194,15 +221,17 @@ class Cursor:
         return f"greatest({', '.join(typed(high, self.type) for _, high in spans)})"
 
     def _unit_seconds(self) -> float:
-        """The coarseness of the cursor: one second for `timestamp(0)`, 0 where it resolves microseconds."""
-        if self._column.type == self.type:  # no modifier: microseconds, or a date, whose cap is today's midnight
+        """The coarseness of the cursor: one second for `timestamp(0)`, 0 where it resolves
+        microseconds."""
+        # no modifier: microseconds, or a date, whose cap is today's midnight
+        if self._column.type == self.type:
             return 0
         digits = int(self._column.type.split("(")[1].split(")")[0])
         return 0 if digits >= 6 else 10.0**-digits
 
 
-# A value may be a whole hour or day in some zone when it is a quarter of an hour in UTC. Its neighbour below tells how
-# coarse the column can be at most: days are 23 hours long at least.
+# A value may be a whole hour or day in some zone when it is a quarter of an hour in UTC. Its
+# neighbour below tells how coarse the column can be at most: days are 23 hours long at least.
 _SHARED = """
 SELECT coalesce(bool_or(low > v AND low < v + length), false)
 FROM {pair}, unnest(ARRAY[{lows}]) low,
@@ -220,13 +249,18 @@ def is_coarse(value: str) -> bool:
     return not re.search(r"\.\d{4}", value)
 
 
-def is_shared(session: Connection[Any], type_name: str, value: str, below: str | None, lows: list[str]) -> bool:
-    """Whether rows stamped from one of the `lows` on can have `value` as well; `below` is the next lower value.
+def is_shared(
+    session: Connection[Any], type_name: str, value: str, below: str | None, lows: list[str]
+) -> bool:
+    """Whether rows stamped from one of the `lows` on can have `value` as well; `below` is the next
+    lower value.
 
     True only for values that are a whole unit which has not ended yet.
     """
     kind = sql.SQL(f"CAST({{}} AS {type_name})")
-    pair = sql.SQL("(SELECT {} AS v, {} AS below) pair").format(kind.format(value), kind.format(below))
+    pair = sql.SQL("(SELECT {} AS v, {} AS below) pair").format(
+        kind.format(value), kind.format(below)
+    )
     times = sql.SQL(", ").join(kind.format(low) for low in lows)
     found = session.execute(sql.SQL(_SHARED).format(pair=pair, lows=times)).fetchone()
     return found == (True,)

@@ -1,4 +1,5 @@
-"""What the source's catalogs say of a table: its columns in order, their landing types, its primary key."""
+"""What the source's catalogs say of a table: its columns in order, their landing types, its primary
+key."""
 
 from __future__ import annotations
 
@@ -15,9 +16,9 @@ from loadsheet.spec.models import Table
 from loadsheet.sql.text import Relation
 from loadsheet.sql.types import Column, landing
 
-# Domains are followed to their base type, inside arrays too; `element` is the type inside an array, a non-array's own.
-# Not every column that is said to be NOT NULL is: PostgreSQL 18 knows such constraints that are not validated, and
-# the tables that inherit from one may lack it.
+# Domains are followed to their base type, inside arrays too; `element` is the type inside an array,
+# a non-array's own. Not every column that is said to be NOT NULL is: PostgreSQL 18 knows such
+# constraints that are not validated, and the tables that inherit from one may lack it.
 _COLUMNS = """
 WITH RECURSIVE base (attnum, name, not_null, declared, coll, oid, typmod) AS (
     SELECT attnum, attname, attnotnull AND NOT (relkind = 'r' AND relhassubclass) AND NOT EXISTS (
@@ -79,7 +80,8 @@ WHERE nspname = %s AND relkind IN ('r', 'p', 'v', 'm', 'f')
 
 
 def describe(session: psycopg.Connection[Any], schema: str, table: Table) -> SourceTable:
-    """Ask the catalogs for `table`. Raises Refused when it, or a column the spec names, does not exist."""
+    """Ask the catalogs for `table`. Raises Refused when it, or a column the spec names, does not
+    exist."""
     relation = Relation(schema, table.name)
     found = session.execute(_RELATION, (schema, table.name)).fetchone()
     if not found:
@@ -101,7 +103,9 @@ def describe(session: psycopg.Connection[Any], schema: str, table: Table) -> Sou
         relation=relation,
         oid=found[0],
         columns=tuple(_column(row) for row in rows),
-        natures={row["name"]: Nature(**{f.name: row[f.name] for f in fields(Nature)}) for row in rows},
+        natures={
+            row["name"]: Nature(**{f.name: row[f.name] for f in fields(Nature)}) for row in rows
+        },
         not_null=frozenset(row["name"] for row in rows if row["not_null"]),
         key=table.primary_key or primary,
         key_is_enforced=bool(primary) and set(table.primary_key or primary) == set(primary),
@@ -111,7 +115,9 @@ def describe(session: psycopg.Connection[Any], schema: str, table: Table) -> Sou
 
 
 def _column(row: dict[str, Any]) -> Column:
-    type_name, cast, exact = landing(row["source_type"], row["element"], row["is_array"], row["builtin"])
+    type_name, cast, exact = landing(
+        row["source_type"], row["element"], row["is_array"], row["builtin"]
+    )
     return Column(
         name=row["name"],
         attnum=row["attnum"],
@@ -127,10 +133,16 @@ def _column(row: dict[str, Any]) -> Column:
 def _reduced(every: SourceTable, table: Table) -> SourceTable:
     for name in (*table.include, *table.exclude, *every.key):
         every.column(name)
-    kept = [c for c in every.columns if (not table.include or c.name in table.include) and c.name not in table.exclude]
+    kept = [
+        c
+        for c in every.columns
+        if (not table.include or c.name in table.include) and c.name not in table.exclude
+    ]
     left_out = [name for name in every.key if name not in {c.name for c in kept}]
     if left_out:
-        raise Refused(f"{every.relation}: columns leaves out {left_out[0]!r}, which is part of the primary key")
+        raise Refused(
+            f"{every.relation}: columns leaves out {left_out[0]!r}, which is part of the primary key"
+        )
     if not kept:
         raise Refused(f"{every.relation} has no columns to carry")
     if any(c.name == "_load_id" for c in kept):

@@ -1,4 +1,5 @@
-"""What the source has to offer: the relations of a schema, and what its catalogs know of how they are written."""
+"""What the source has to offer: the relations of a schema, and what its catalogs know of how they
+are written."""
 
 from __future__ import annotations
 
@@ -29,8 +30,9 @@ SELECT nspname::text, has_schema_privilege(n.oid, 'USAGE'), quote_ident(nspname)
        EXISTS (SELECT FROM pg_class WHERE relnamespace = n.oid AND relkind IN ('r', 'p', 'v', 'm', 'f'))
 FROM pg_namespace n WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' ORDER BY 1
 """
-# Only a key that holds for all rows, at once, and whose columns are all plain ones. What is counted of a partitioned
-# table is counted in its partitions. A sequence that a session draws blocks from is no order to read by (holdback.py).
+# Only a key that holds for all rows, at once, and whose columns are all plain ones. What is counted
+# of a partitioned table is counted in its partitions. A sequence that a session draws blocks from
+# is no order to read by (holdback.py).
 _FACTS = """
 SELECT c.oid,
        ARRAY(SELECT to_json(ARRAY(
@@ -100,13 +102,18 @@ class Facts:
 
 
 def relations(session: psycopg.Connection[Any], schema: str) -> list[Found]:
-    """The tables and views of `schema`, by name. Raises Refused when it is missing or not to be used by this role."""
+    """The tables and views of `schema`, by name. Raises Refused when it is missing or not to be
+    used by this role."""
     schemas = session.execute(_SCHEMAS).fetchall()
     found = next((row for row in schemas if row[0] == schema), None)
     if not found:
-        raise Refused(f"the source has no schema {schema!r}{_others(schema, [row[0] for row in schemas])}")
+        raise Refused(
+            f"the source has no schema {schema!r}{_others(schema, [row[0] for row in schemas])}"
+        )
     if not found[1]:
-        raise Refused(f"role {found[3]} may not use schema {schema!r}: GRANT USAGE ON SCHEMA {found[2]} TO {found[3]};")
+        raise Refused(
+            f"role {found[3]} may not use schema {schema!r}: GRANT USAGE ON SCHEMA {found[2]} TO {found[3]};"
+        )
     with session.cursor(row_factory=class_row(Found)) as cursor:
         return cursor.execute(_RELATIONS, {"schema": found[2]}).fetchall()
 
@@ -115,8 +122,9 @@ def has_relation(session: psycopg.Connection[Any], schema: str, name: str) -> bo
     """Whether `schema` has a table or view of this name."""
     found = session.execute(
         "SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE nspname = %s AND relname = %s "
-        "AND relkind IN ('r', 'p', 'v', 'm', 'f')", (schema, name),
-    )  # fmt: skip
+        "AND relkind IN ('r', 'p', 'v', 'm', 'f')",
+        (schema, name),
+    )
     return found.fetchone() is not None
 
 

@@ -1,4 +1,5 @@
-"""What cannot be carried is refused before anything is read, with the columns, their types and the way out."""
+"""What cannot be carried is refused before anything is read, with the columns, their types and the
+way out."""
 
 from __future__ import annotations
 
@@ -19,27 +20,32 @@ if TYPE_CHECKING:
 
 # Collations whose order is that of the bytes in UTF8, hence the same on every server.
 _BYTEWISE = ("C", "POSIX", "ucs_basic", "C.UTF-8", "C.utf8", "pg_c_utf8")
-# PostgreSQL 17 took an interval's lowest and highest values for infinity: the same bytes mean something else before.
+# PostgreSQL 17 took an interval's lowest and highest values for infinity: the same bytes mean
+# something else before.
 _INFINITE_SINCE = 170000
 _INFINITE = "infinity|178956970 years .*(2147483648 days|2147483647 days 2562047788:00:54.775807)"
 
 
 def refuse_unfit(source: SourceTable, table: Table) -> None:
-    """Raises Refused, naming every column and its type, when the table cannot be carried as `table` asks."""
+    """Raises Refused, naming every column and its type, when the table cannot be carried as `table`
+    asks."""
     if len(source.columns) > MAX_COLUMNS:
         raise Refused(
             f"{source.relation} has {len(source.columns):,} columns, and the target needs one more (_load_id) than the "
             "1,600 PostgreSQL allows: leave some out with columns.exclude"
         )
     if re.fullmatch(r"_loadsheet_\d+", source.relation.name):
-        raise Refused(f"{source.relation} is a name Loadsheet needs: read the table through a view with another name")
+        raise Refused(
+            f"{source.relation} is a name Loadsheet needs: read the table through a view with another name"
+        )
     problems = [*_values(source), *_key(source, table), *_cursor(source, table)]
     if problems:
         raise Refused(f"{source.relation}: {'; '.join(problems)}")
 
 
 def refuse_for_parquet(source: SourceTable) -> None:
-    """Raises Refused, naming every column and its type, when the table would not survive in Parquet."""
+    """Raises Refused, naming every column and its type, when the table would not survive in
+    Parquet."""
     if problems := unfit(source.columns):
         raise Refused(f"{source.relation}: {'; '.join([*problems, REMEDY])}")
 
@@ -58,7 +64,9 @@ def _key(source: SourceTable, table: Table) -> Iterator[str]:
         nature = source.natures[column.name]
         if not has_order(nature.element):
             yield f"{_named(column)} cannot be part of a key, because its type has no order: name another primary_key"
-        elif table.mode_with_key(True) == "merge" and (nature.loose or (column.cast and not nature.is_enum)):
+        elif table.mode_with_key(True) == "merge" and (
+            nature.loose or (column.cast and not nature.is_enum)
+        ):
             yield (
                 f"{_named(column)} cannot be part of a key to merge by: values that are equal in the source are not "
                 f"in the target, where it is {column.type}. Name another primary_key, or replace the table "
@@ -74,7 +82,8 @@ def _cursor(source: SourceTable, table: Table) -> Iterator[str]:
     if column.cast or not has_order(nature.element):
         yield f"{_named(column)} cannot be a cursor, because it has no order in the target: use a time or a number"
         return
-    # An enforced key needs no comparing of cursors in the target, so there the source's order alone counts.
+    # An enforced key needs no comparing of cursors in the target, so there the source's order alone
+    # counts.
     compared = nature.own_collation or (source.key and not source.key_is_enforced)
     if compared and nature.collation and nature.collation not in _BYTEWISE:
         yield (
@@ -83,10 +92,14 @@ def _cursor(source: SourceTable, table: Table) -> Iterator[str]:
         )
 
 
-def refuse_values(source: Session, described: SourceTable, table: Table, where: str, warehouse: Session) -> None:
-    """Raises Refused when rows `where` hold what the warehouse would take for something else, or cannot hold.
+def refuse_values(
+    source: Session, described: SourceTable, table: Table, where: str, warehouse: Session
+) -> None:
+    """Raises Refused when rows `where` hold what the warehouse would take for something else, or
+    cannot hold.
 
-    Looks only where the two servers differ in what they can hold, and at cursors that nothing can follow.
+    Looks only where the two servers differ in what they can hold, and at cursors that nothing can
+    follow.
     """
     rows = f"FROM {described.relation.sql}" + (f" WHERE {where}" if where else "")
     _refuse_endless_cursor(source, described, table)
@@ -104,7 +117,9 @@ def _refuse_endless_cursor(source: Session, described: SourceTable, table: Table
     # NaN is above infinity, which numerics have had since PostgreSQL 14.
     first = "NaN" if kind == "numeric" and source.info.server_version < 140000 else "Infinity"
     endless = f"{ident(column.name)} >= {typed(first, kind)}"
-    row = source.execute(f"SELECT count(*) FROM {described.relation.sql} WHERE {endless}").fetchone()
+    row = source.execute(
+        f"SELECT count(*) FROM {described.relation.sql} WHERE {endless}"
+    ).fetchone()
     if row and row[0]:
         raise Refused(
             f"{described.relation}: {_named(column)} is infinite or NaN in {row[0]} rows, so that nothing could come "
@@ -112,8 +127,12 @@ def _refuse_endless_cursor(source: Session, described: SourceTable, table: Table
         )
 
 
-def _refuse_infinite_intervals(source: Session, described: SourceTable, rows: str, warehouse: Session) -> None:
-    if (source.info.server_version >= _INFINITE_SINCE) == (warehouse.info.server_version >= _INFINITE_SINCE):
+def _refuse_infinite_intervals(
+    source: Session, described: SourceTable, rows: str, warehouse: Session
+) -> None:
+    if (source.info.server_version >= _INFINITE_SINCE) == (
+        warehouse.info.server_version >= _INFINITE_SINCE
+    ):
         return
     for column in described.columns:
         if described.natures[column.name].element != "interval":
@@ -127,9 +146,14 @@ def _refuse_infinite_intervals(source: Session, described: SourceTable, rows: st
             )
 
 
-def _refuse_foreign_text(source: Session, described: SourceTable, rows: str, warehouse: Session) -> None:
-    """Text travels as UTF8: from SQL_ASCII come bytes that nobody looked at, and other encodings lack characters."""
-    mine, theirs = (session.info.parameter_status("server_encoding") or "" for session in (source, warehouse))
+def _refuse_foreign_text(
+    source: Session, described: SourceTable, rows: str, warehouse: Session
+) -> None:
+    """Text travels as UTF8: from SQL_ASCII come bytes that nobody looked at, and other encodings
+    lack characters."""
+    mine, theirs = (
+        session.info.parameter_status("server_encoding") or "" for session in (source, warehouse)
+    )
     if theirs in (mine, "SQL_ASCII") or (theirs == "UTF8" and mine != "SQL_ASCII"):
         return
     for column in described.columns:

@@ -1,8 +1,9 @@
 """Hold-back: how far the watermark may move so that no transaction still open can write below it.
 
 `max(cursor)` as the next watermark loses rows that commit late: 89 of 359 in the measured run, 0 with hold-back
-(docs/protocol.md). A transaction stamps its rows with its start time, or draws a sequence number, long before its
-rows can be seen; so whoever was open when the highest cursor was read may yet write below it.
+(docs/protocol.md). A transaction stamps its rows with its start time, or draws a sequence number,
+long before its rows can be seen; so whoever was open when the highest cursor was read may yet write
+below it.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from loadsheet.source.table import SourceTable
 _POLL_SECONDS = 0.05
 _GLANCES = 20
 
-# Extractions only read, so they hold nothing back; autovacuum and WAL senders write no rows of ours. A transaction
-# leaves this list for pg_prepared_xacts when it is prepared, so that one is asked second.
-# A backend fixes its transaction's now() first and shows itself a moment later: an idle one that waits for nobody (it
-# would wait for its client, ClientRead) may be in between. 11 of 20,767 backends stopped at random were, and wrote
-# below a value that had been read meanwhile; since when can only be told by when it became idle.
+# Extractions only read, so they hold nothing back; autovacuum and WAL senders write no rows of
+# ours. A transaction leaves this list for pg_prepared_xacts when it is prepared, so that one is
+# asked second. A backend fixes its transaction's now() first and shows itself a moment later: an
+# idle one that waits for nobody (it would wait for its client, ClientRead) may be in between. 11 of
+# 20,767 backends stopped at random were, and wrote below a value that had been read meanwhile;
+# since when can only be told by when it became idle.
 _OPEN = """
 SELECT since::text, format('pid %%s (%%s, %%s)', pid, concat_ws(', ', usename, nullif(application_name, ''), state),
                            coalesce('open since ' || since, 'hides its transactions: track_activities is off')),
@@ -62,7 +64,8 @@ SELECT pg_is_in_recovery(), pg_has_role(current_user, 'pg_read_all_stats', 'USAG
 
 @dataclass(frozen=True, kw_only=True)
 class Holder:
-    """Who is still open, and since when: `since` is None where that cannot be known (prepared transactions)."""
+    """Who is still open, and since when: `since` is None where that cannot be known (prepared
+    transactions)."""
 
     since: str | None
     who: str
@@ -73,22 +76,31 @@ class Holder:
     state: str | None = None
 
 
-def sees(session: psycopg.Connection[Any], table: SourceTable, cursor: str, required: bool = True) -> bool:
+def sees(
+    session: psycopg.Connection[Any], table: SourceTable, cursor: str, required: bool = True
+) -> bool:
     """Whether open transactions can be seen here.
 
-    Raises Refused, with the exact remedy, where somebody may write below a value of `cursor` without being seen and
-    that is `required`.
+    Raises Refused, with the exact remedy, where somebody may write below a value of `cursor`
+    without being seen and that is `required`.
     """
-    *sight, blocks = session.execute(
-        _BLINDNESS, {"oid": table.oid, "attnum": table.column(cursor).attnum}
-    ).fetchone() or (None,) * 6  # fmt: skip
+    *sight, blocks = (
+        session.execute(
+            _BLINDNESS, {"oid": table.oid, "attnum": table.column(cursor).attnum}
+        ).fetchone()
+        or (None,) * 6
+    )
     blindness = _blindness(*sight)
     if required and (reason := blindness or _blocks(blocks)):
-        raise Refused(f"{table.relation}: {reason} (or accept an overlap by setting incremental.lookback)")
+        raise Refused(
+            f"{table.relation}: {reason} (or accept an overlap by setting incremental.lookback)"
+        )
     return not blindness
 
 
-def _blindness(standby: bool, privileged: bool, role: str, subscribed: bool, hidden: str | None) -> str:
+def _blindness(
+    standby: bool, privileged: bool, role: str, subscribed: bool, hidden: str | None
+) -> str:
     """Empty when hold-back can work here, else why it cannot and what to do about it."""
     if standby:
         return "the source is a standby and cannot see its primary's transactions: connect to the primary"
@@ -128,7 +140,7 @@ def open_since(session: psycopg.Connection[Any], moment: str) -> Holder | None:
     for _ in range(_GLANCES):  # who merely looks idle will soon be seen to be, or to be not
         since, who, looks_idle, *session_of = session.execute(
             _OPEN, {"extractor": EXTRACTOR, "since": moment}
-        ).fetchone() or (None, None, False, None, None, None, None)  # fmt: skip
+        ).fetchone() or (None, None, False, None, None, None, None)
         if not looks_idle:
             break
         time.sleep(0.001)
@@ -136,11 +148,18 @@ def open_since(session: psycopg.Connection[Any], moment: str) -> Holder | None:
     if prepared:
         return Holder(since=None, who=prepared[0], user=prepared[1], state="prepared")
     pid, user, application, state = session_of
-    return Holder(since=since, who=who, pid=pid, user=user, application=application, state=state) if who else None
+    return (
+        Holder(since=since, who=who, pid=pid, user=user, application=application, state=state)
+        if who
+        else None
+    )
 
 
-def wait_until_ended(session: psycopg.Connection[Any], moment: str, bound: timedelta) -> Holder | None:
-    """Wait until every transaction open at `moment` has ended; after `bound`, the oldest that has not."""
+def wait_until_ended(
+    session: psycopg.Connection[Any], moment: str, bound: timedelta
+) -> Holder | None:
+    """Wait until every transaction open at `moment` has ended; after `bound`, the oldest that has
+    not."""
     deadline = time.monotonic() + bound.total_seconds()
     while holder := open_since(session, moment):
         if time.monotonic() >= deadline:

@@ -1,7 +1,8 @@
 """Who the source is: still the server, the history and the table that the watermark came from?
 
-A watermark says that everything below it has been read. After a restore, a failover that lost transactions, or a table
-made anew, rows are written below it again, and an increment would never see them.
+A watermark says that everything below it has been read. After a restore, a failover that lost
+transactions, or a table made anew, rows are written below it again, and an increment would never
+see them.
 """
 
 from __future__ import annotations
@@ -19,14 +20,15 @@ SELECT datname::text AS database, d.oid::text AS database_oid, current_setting('
        pg_is_in_recovery() AS standby
 FROM pg_database d WHERE datname = current_database()
 """
-# The insert position: what is visible under synchronous_commit = off lies below it, but not below the written one. A
-# primary tells its timeline to everybody, by the name of its WAL file.
+# The insert position: what is visible under synchronous_commit = off lies below it, but not below
+# the written one. A primary tells its timeline to everybody, by the name of its WAL file.
 _WAL = """
 SELECT lsn::text, coalesce(lsn < CAST(%(lsn)s AS pg_lsn), false) AS is_lower,
        CASE WHEN NOT pg_is_in_recovery() THEN ('x' || left(pg_walfile_name(lsn), 8))::bit(32)::int::text END AS timeline
 FROM (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END) w (lsn)
 """
-# A standby's timeline is the newest it has heard of: from its primary, while replaying, at its last restart point.
+# A standby's timeline is the newest it has heard of: from its primary, while replaying, at its last
+# restart point.
 _CONTROL = """
 SELECT system_identifier::text,
        greatest((SELECT timeline_id FROM pg_control_checkpoint()),
@@ -49,8 +51,11 @@ _RISK = (
 _LAG = "It is a standby: if it only lags behind the one that was read before, retry when it has caught up. "
 
 
-def observe(session: psycopg.Connection[Any], known: dict[str, str] | None) -> tuple[dict[str, str], list[str], bool]:
-    """The source's identity as manifests keep it; how it differs from the `known` one, for people; if it may just lag.
+def observe(
+    session: psycopg.Connection[Any], known: dict[str, str] | None
+) -> tuple[dict[str, str], list[str], bool]:
+    """The source's identity as manifests keep it; how it differs from the `known` one, for people;
+    if it may just lag.
 
     What the source does not tell this role is left out, and what either side lacks is not compared.
     """
@@ -65,7 +70,9 @@ def observe(session: psycopg.Connection[Any], known: dict[str, str] | None) -> t
     return found, [f"WAL position {known['lsn']} -> {found['lsn']}"], bool(told["standby"])
 
 
-def _ask(session: psycopg.Connection[Any], parts: tuple[str, ...], lsn: str | None) -> dict[str, Any]:
+def _ask(
+    session: psycopg.Connection[Any], parts: tuple[str, ...], lsn: str | None
+) -> dict[str, Any]:
     """All parts at once; where the source refuses, each for itself, without those that it refuses."""
     query = ", ".join(f"({part}) part_{number}" for number, part in enumerate(parts))
     try:
@@ -83,7 +90,9 @@ def _changes(known: dict[str, str], found: dict[str, str]) -> list[str]:
 
     if differs("system_identifier"):
         return [f"system identifier {known['system_identifier']} -> {found['system_identifier']}"]
-    changes = [f"timeline {known['timeline']} -> {found['timeline']}"] if differs("timeline") else []
+    changes = (
+        [f"timeline {known['timeline']} -> {found['timeline']}"] if differs("timeline") else []
+    )
     if differs("database_oid") or differs("database"):
         changes.append(f"database {_database(known)} -> {_database(found)}")
     return changes
@@ -94,7 +103,8 @@ def _database(facts: dict[str, str]) -> str:
 
 
 def table_changes(source: SourceTable, known_oid: int | None) -> list[str]:
-    """A table of the same name that is another one. Views are made anew for many reasons and hold no rows."""
+    """A table of the same name that is another one. Views are made anew for many reasons and hold
+    no rows."""
     if not source.is_table or known_oid in (None, source.oid):
         return []
     return [f"the table was dropped and made anew, oid {known_oid} -> {source.oid}"]

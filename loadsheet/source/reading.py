@@ -42,7 +42,8 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class Last:
-    """What the last load of a table left for the next: its watermark, and the source's columns as they were."""
+    """What the last load of a table left for the next: its watermark, and the source's columns as
+    they were."""
 
     watermark: str | None
     cursor: str | None
@@ -52,7 +53,9 @@ class Last:
     types: Mapping[str, str]
 
 
-def decide(session: Session, table: Table, source: SourceTable, last: Last | None, request: RunRequest) -> Reading:
+def decide(
+    session: Session, table: Table, source: SourceTable, last: Last | None, request: RunRequest
+) -> Reading:
     """The reading of `table` for this run; waits for open transactions where the cursor needs it.
 
     `last` is None when the target has never been loaded. Raises Refused when the spec and the source contradict each
@@ -78,10 +81,13 @@ def decide(session: Session, table: Table, source: SourceTable, last: Last | Non
 
 
 def refuse_mode(table: Table, source: SourceTable) -> Mode:
-    """The table's mode. Raises Refused where it does not go with the source's key and the rest of the spec."""
+    """The table's mode. Raises Refused where it does not go with the source's key and the rest of
+    the spec."""
     mode = table.mode_with_key(bool(source.key))
     if mode == "merge" and not source.key:
-        raise Refused(f"{source.relation} has no primary key in the source: give primary_key, or mode: append")
+        raise Refused(
+            f"{source.relation} has no primary key in the source: give primary_key, or mode: append"
+        )
     spec = table.incremental
     if spec and mode == "append" and (spec.lookback is not None or spec.nulls == "include"):
         raise Refused(
@@ -101,7 +107,8 @@ def refuse_appended_interval(source: SourceTable, mode: Mode) -> None:
 
 
 def _refuse_changed_cursor(source: SourceTable, name: str, last: Last) -> None:
-    """Raises Refused when the watermark is of another column, or its values are ordered otherwise now."""
+    """Raises Refused when the watermark is of another column, or its values are ordered otherwise
+    now."""
     now = source.column(name)
     then = last.cursor or name
     was = last.types.get(then, now.type)
@@ -157,14 +164,17 @@ class _Window:
         holdback.sees(self._session, self._source, self._spec.cursor)
         moment = end if self._cursor.is_time else holdback.now(self._session)
         if holder := holdback.wait_until_ended(self._session, moment, self._spec.hold_back):
-            raise HeldBack(f"{self._source.relation}: {holder.who} may still write before {end}; end it, then retry")
+            raise HeldBack(
+                f"{self._source.relation}: {holder.who} may still write before {end}; end it, then retry"
+            )
         name = self._cursor.sql
         condition = f"{name} >= {self._cursor.at(start)} AND {name} < {self._cursor.at(end)}"
         where, clock = self._with_nulls(condition), self._cursor.clock()
         return Reading(action="merge", where=where, lower=start, upper=end, clock=clock)
 
     def _refuse_misfits(self, *bounds: str) -> None:
-        """Raises Refused when a bound is no value of the cursor's type: times for a number, numbers for a time."""
+        """Raises Refused when a bound is no value of the cursor's type: times for a number, numbers
+        for a time."""
         for bound in bounds:
             try:
                 self._session.execute(f"SELECT {typed(bound, self._cursor.type)}")
@@ -175,8 +185,11 @@ class _Window:
                 ) from None
 
     def _wait_for_the_clock(self, end: str) -> None:
-        """The scheduler's clock says that the interval is over, but rows are stamped by the source's."""
-        clock = f"SELECT extract(epoch FROM {typed(end, 'timestamptz')} - clock_timestamp())::float8"
+        """The scheduler's clock says that the interval is over, but rows are stamped by the
+        source's."""
+        clock = (
+            f"SELECT extract(epoch FROM {typed(end, 'timestamptz')} - clock_timestamp())::float8"
+        )
         row = self._session.execute(clock).fetchone()
         early = row[0] if row else 0
         if early > self._spec.hold_back.total_seconds():
@@ -195,14 +208,21 @@ class _Window:
     ) -> Reading:
         """Rows from `start` on.
 
-        A merge reads whatever is visible there, also what the watermark may not pass yet: reading such a row again
-        changes nothing. An append must read each row once, so it stops at the safe bound.
+        A merge reads whatever is visible there, also what the watermark may not pass yet: reading
+        such a row again changes nothing. An append must read each row once, so it stops at the safe
+        bound.
         """
         upper, held_by = self._cursor.safe_upper(self._mode)
-        conditions = [f"{self._cursor.sql} {comparison} {self._lower(start, floor)}"] if start is not None else []
+        conditions = (
+            [f"{self._cursor.sql} {comparison} {self._lower(start, floor)}"]
+            if start is not None
+            else []
+        )
         if self._mode != "merge":
             conditions.append(
-                f"{self._cursor.sql} <= {typed(upper, self._cursor.type)}" if upper is not None else "FALSE"
+                f"{self._cursor.sql} <= {typed(upper, self._cursor.type)}"
+                if upper is not None
+                else "FALSE"
             )
         return Reading(
             action=action,
@@ -223,20 +243,29 @@ class _Window:
             return f"{bound} - interval '{seconds(lookback)} seconds'"
         if self._cursor.type in NUMBER_TYPES and is_number(lookback):
             return f"{bound} - {typed(lookback, 'numeric')}"
-        raise Refused(f"{self._source.relation}: lookback {lookback} does not fit a cursor of type {self._cursor.type}")
+        raise Refused(
+            f"{self._source.relation}: lookback {lookback} does not fit a cursor of type {self._cursor.type}"
+        )
 
     def _with_nulls(self, condition: str) -> str:
         if self._spec.nulls == "include":
             return f"({condition} OR {self._cursor.sql} IS NULL)"
-        return condition if condition != "TRUE" or self._spec.nulls == "fail" else f"{self._cursor.sql} IS NOT NULL"
+        return (
+            condition
+            if condition != "TRUE" or self._spec.nulls == "fail"
+            else f"{self._cursor.sql} IS NOT NULL"
+        )
 
 
 def refuse_null_cursors(session: Session, table: Table, source: SourceTable) -> None:
-    """Raises Refused, with their number, when rows have no cursor and the spec does not say what to do with them."""
+    """Raises Refused, with their number, when rows have no cursor and the spec does not say what to
+    do with them."""
     spec = table.incremental
     if not spec or spec.nulls != "fail" or spec.cursor in source.not_null:
         return
-    row = session.execute(f"SELECT count(*) FROM {source.relation.sql} WHERE {ident(spec.cursor)} IS NULL").fetchone()
+    row = session.execute(
+        f"SELECT count(*) FROM {source.relation.sql} WHERE {ident(spec.cursor)} IS NULL"
+    ).fetchone()
     if row and row[0]:
         raise Refused(
             f"{source.relation}: {row[0]} rows have no {spec.cursor}, so an increment would never see them; "

@@ -1,8 +1,10 @@
-"""The rows of a SELECT as a COPY stream; large tables are read in page ranges over several sessions.
+"""The rows of a SELECT as a COPY stream; large tables are read in page ranges over several
+sessions.
 
-psycopg hands over one row at a time, in Python: 0.6 s of CPU per million rows, joining and compressing included.
-asyncpg collects what has arrived in C: 0.25 s, and other threads run meanwhile (docs/performance.md). It needs a
-session of its own, which takes over the snapshot of the first.
+psycopg hands over one row at a time, in Python: 0.6 s of CPU per million rows, joining and
+compressing included. asyncpg collects what has arrived in C: 0.25 s, and other threads run
+meanwhile (docs/performance.md). It needs a session of its own, which takes over the snapshot of the
+first.
 """
 
 from __future__ import annotations
@@ -29,20 +31,39 @@ from loadsheet.sql.copying import WireFormat, copy_out
 # A further session costs 10 ms here; so does reading this many rows without one.
 MANY_ROWS = 20_000
 _BLOCK_BYTES = 64 << 10
-# What both drivers understand alike; where a connection uses more of libpq than this, the one session does it all.
+# What both drivers understand alike; where a connection uses more of libpq than this, the one
+# session does it all.
 _TLS = ("sslmode", "sslcert", "sslkey", "sslrootcert", "sslpassword")
 _SHARED = {
-    *("host", "hostaddr", "port", "user", "dbname", "password", "application_name", "client_encoding", "options"),
-    *("connect_timeout", "tcp_user_timeout", "keepalives", "keepalives_idle", "keepalives_interval"),
+    *(
+        "host",
+        "hostaddr",
+        "port",
+        "user",
+        "dbname",
+        "password",
+        "application_name",
+        "client_encoding",
+        "options",
+    ),
+    *(
+        "connect_timeout",
+        "tcp_user_timeout",
+        "keepalives",
+        "keepalives_idle",
+        "keepalives_interval",
+    ),
     *("keepalives_count", "sslcertmode", *_TLS),
 }
-# Who waits for the table behind somebody who waits for us would wait for ever: better an error that a retry mends.
+# Who waits for the table behind somebody who waits for us would wait for ever: better an error that
+# a retry mends.
 _SETTINGS = {**PINNED, **SOURCE_SETTINGS, "lock_timeout": "10s"}
 
 
 @dataclass(frozen=True)
 class Job:
-    """One SELECT; `take` is given its rows, block by block, and `end` is called when there are no more."""
+    """One SELECT; `take` is given its rows, block by block, and `end` is called when there are no
+    more."""
 
     select: str
     take: Callable[[bytes], object]
@@ -56,7 +77,8 @@ def is_many(session: Session, select: str) -> bool:
 
 
 def copy(session: Session, job: Job, wire: WireFormat) -> int:
-    """Read the rows in this session; their number by COPY's completion tag, for the end of a stream proves nothing.
+    """Read the rows in this session; their number by COPY's completion tag, for the end of a stream
+    proves nothing.
 
     Raises psycopg errors, and what `take` raises.
     """
@@ -76,7 +98,8 @@ def _blocks(cursor: psycopg.Cursor[Any], statement: str) -> Generator[bytes, Non
 
 
 def _several(copied: psycopg.Copy) -> PQGen[list[Buffer]]:
-    """The rows of one block: what `Copy.read` does, but waited for together: two thirds of its time."""
+    """The rows of one block: what `Copy.read` does, but waited for together: two thirds of its
+    time."""
     rows: list[Buffer] = []
     size = 0
     while size < _BLOCK_BYTES and (row := (yield from copied._read_gen())):
@@ -85,10 +108,14 @@ def _several(copied: psycopg.Copy) -> PQGen[list[Buffer]]:
     return rows
 
 
-def copy_apart(session: Session, jobs: Sequence[Job], wire: WireFormat, readers: int) -> list[int] | None:
-    """Read all jobs in `readers` further sessions, each in a thread of its own, in the snapshot of `session`.
+def copy_apart(
+    session: Session, jobs: Sequence[Job], wire: WireFormat, readers: int
+) -> list[int] | None:
+    """Read all jobs in `readers` further sessions, each in a thread of its own, in the snapshot of
+    `session`.
 
-    Returns the rows of each job as `copy` does; None when no further session is to be had: nothing was taken then.
+    Returns the rows of each job as `copy` does; None when no further session is to be had: nothing
+    was taken then.
     `take` is called from those threads, for one job never from two at once. Raises as `copy` does.
     """
     if not set(session.info.get_parameters()) <= _SHARED:
@@ -97,7 +124,9 @@ def copy_apart(session: Session, jobs: Sequence[Job], wire: WireFormat, readers:
     assert row
     reading = _Reading(session, row[0], jobs, wire)
     with ThreadPoolExecutor(readers, thread_name_prefix="loadsheet-read") as pool:
-        futures = [pool.submit(copy_context().run, asyncio.run, reading.read()) for _ in range(readers)]
+        futures = [
+            pool.submit(copy_context().run, asyncio.run, reading.read()) for _ in range(readers)
+        ]
         try:
             for future in wait(futures, return_when=FIRST_EXCEPTION).done:
                 future.result()
@@ -170,11 +199,20 @@ async def _connect(session: Session) -> Any:
     options = session.info.get_parameters()
     dsn = "postgresql://?" + urlencode({name: options[name] for name in _TLS if name in options})
     connection = await asyncpg.connect(
-        dsn, host=session.info.host, port=session.info.port, user=session.info.user, password=session.info.password,
-        database=session.info.dbname, timeout=min(float(NETWORK["connect_timeout"]), max(remaining(), 1.0)),
-        statement_cache_size=0, server_settings=_startup(options), connection_class=_kept_alive(),
-    )  # fmt: skip
-    pins = ", ".join(f"pg_catalog.set_config('{name}', '{value}', false)" for name, value in _SETTINGS.items())
+        dsn,
+        host=session.info.host,
+        port=session.info.port,
+        user=session.info.user,
+        password=session.info.password,
+        database=session.info.dbname,
+        timeout=min(float(NETWORK["connect_timeout"]), max(remaining(), 1.0)),
+        statement_cache_size=0,
+        server_settings=_startup(options),
+        connection_class=_kept_alive(),
+    )
+    pins = ", ".join(
+        f"pg_catalog.set_config('{name}', '{value}', false)" for name, value in _SETTINGS.items()
+    )
     await connection.execute(f"SELECT {pins}")
     return connection
 
@@ -195,7 +233,9 @@ def _kept_alive() -> type[Any]:
             if line is not None and line.family != socket.AF_UNIX:
                 line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
                 line.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, NETWORK["keepalives_idle"])
-                line.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, NETWORK["keepalives_interval"])
+                line.setsockopt(
+                    socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, NETWORK["keepalives_interval"]
+                )
                 line.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, NETWORK["keepalives_count"])
 
     return KeptAlive
@@ -203,7 +243,8 @@ def _kept_alive() -> type[Any]:
 
 # Smaller ones are read in a fraction of a second.
 _LEAST_BYTES = 32 << 20
-# A reader that is done takes another range, so that no one has half of the table left when the others have ended.
+# A reader that is done takes another range, so that no one has half of the table left when the
+# others have ended.
 _PER_READER = 4
 # Before PostgreSQL 14 a range of ctids was found by reading the whole table.
 _RANGE_SCANS_SINCE = 140000
@@ -215,9 +256,11 @@ WHERE c.oid = %s AND relkind = 'r' AND amname = 'heap' AND NOT relhassubclass
 
 
 def split(session: Session, source: SourceTable, readers: int) -> list[str]:
-    """Conditions on `source`, each of which holds for the rows of one range of pages, in their order.
+    """Conditions on `source`, each of which holds for the rows of one range of pages, in their
+    order.
 
-    A single condition that holds for all rows where the table is small, is no plain table, or one reader must do.
+    A single condition that holds for all rows where the table is small, is no plain table, or one
+    reader must do.
     """
     if readers < 2 or session.info.server_version < _RANGE_SCANS_SINCE:
         return ["TRUE"]
@@ -226,7 +269,8 @@ def split(session: Session, source: SourceTable, readers: int) -> list[str]:
     if count < 2:
         return ["TRUE"]
     starts = [pages * n // count for n in range(1, count)]
-    # The last is open: rows may have been added beyond the pages that were counted, before the snapshot.
+    # The last is open: rows may have been added beyond the pages that were counted, before the
+    # snapshot.
     lows = ["", *(f"ctid >= '({start},0)'" for start in starts)]
     highs = [*(f"ctid < '({start},0)'" for start in starts), ""]
     return [" AND ".join(filter(None, pair)) for pair in zip(lows, highs, strict=True)]

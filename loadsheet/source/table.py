@@ -43,13 +43,18 @@ class SourceTable:
     is_table: bool
 
     def column(self, name: str) -> Column:
-        """The column called `name`. Raises Refused, with the closest names, when the table has none."""
+        """The column called `name`. Raises Refused, with the closest names, when the table has
+        none."""
         for column in self.columns:
             if column.name == name:
                 return column
-        raise Refused(f"{self.relation} has no column {name!r}{closest(name, [c.name for c in self.columns])}")
+        raise Refused(
+            f"{self.relation} has no column {name!r}{closest(name, [c.name for c in self.columns])}"
+        )
 
 
 def closest(name: str, names: list[str]) -> str:
     close = difflib.get_close_matches(name, names, 1)
-    return f" (did you mean {close[0]!r}?)" if close else f"; it has {', '.join(sorted(names)[:10])}"
+    return (
+        f" (did you mean {close[0]!r}?)" if close else f"; it has {', '.join(sorted(names)[:10])}"
+    )

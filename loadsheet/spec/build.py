@@ -26,13 +26,18 @@ from loadsheet.spec.view import View, as_list, inherit
 
 
 def build_pipeline(data: Mapping[str, Any], file: Path, sql: Mapping[str, str]) -> Pipeline:
-    """The pipeline that `data` (valid by schema and rules) describes; `sql` holds each transform's text."""
+    """The pipeline that `data` (valid by schema and rules) describes; `sql` holds each transform's
+    text."""
     name = data.get("pipeline") or file.resolve().parent.name
     tasks = _tasks(data.get("tasks") or {}, Tasks())
     defaults = data.get("defaults") or {}
     notify = data.get("notify")
-    tables = {key: _table(key, inherit(own or {}, defaults), tasks) for key, own in data["tables"].items()}
-    as_they_are = {key: data[key] for key in ("description", "schedule", "start_date", "owner") if key in data}
+    tables = {
+        key: _table(key, inherit(own or {}, defaults), tasks) for key, own in data["tables"].items()
+    }
+    as_they_are = {
+        key: data[key] for key in ("description", "schedule", "start_date", "owner") if key in data
+    }
     return Pipeline(
         name=name,
         file=file,
@@ -43,10 +48,16 @@ def build_pipeline(data: Mapping[str, Any], file: Path, sql: Mapping[str, str]) 
         external=tuple(data.get("external", ())),
         notify=Notify(**_tuples(notify)) if notify else None,
         tasks=tasks,
-        tables=tuple(replace(table, name=plain(key)) for key, table in tables.items() if not is_pattern(key)),
-        patterns=tuple(_pattern(table, data["tables"][key]) for key, table in tables.items() if is_pattern(key)),
+        tables=tuple(
+            replace(table, name=plain(key)) for key, table in tables.items() if not is_pattern(key)
+        ),
+        patterns=tuple(
+            _pattern(table, data["tables"][key]) for key, table in tables.items() if is_pattern(key)
+        ),
         transforms=tuple(
-            _transform(transform, own or {}, sql[transform], sql_folder(file) / f"{transform}.sql", tasks)
+            _transform(
+                transform, own or {}, sql[transform], sql_folder(file) / f"{transform}.sql", tasks
+            )
             for transform, own in (data.get("transforms") or {}).items()
         ),
         **as_they_are,
@@ -54,12 +65,22 @@ def build_pipeline(data: Mapping[str, Any], file: Path, sql: Mapping[str, str]) 
 
 
 def sketch_pipeline(view: View, file: Path, sql: Mapping[str, str]) -> Pipeline | None:
-    """What a document with errors tells about its SQL's surroundings; None where that is not enough to judge it."""
-    warehouse, external, tables = view.get("warehouse"), view.get("external", default=[]), view.data.get("tables")
+    """What a document with errors tells about its SQL's surroundings; None where that is not enough
+    to judge it."""
+    warehouse, external, tables = (
+        view.get("warehouse"),
+        view.get("external", default=[]),
+        view.data.get("tables"),
+    )
     if warehouse is None or not view.sound("external") or not isinstance(tables, dict):
         return None
-    # A transform that is broken itself, or whose file is, counts as an empty script: it is but a name to others.
-    kinds = {transform.name: transform.full["materialized"] for transform in view.transforms if transform.name in sql}
+    # A transform that is broken itself, or whose file is, counts as an empty script: it is but a
+    # name to others.
+    kinds = {
+        transform.name: transform.full["materialized"]
+        for transform in view.transforms
+        if transform.name in sql
+    }
     transforms = view.data.get("transforms")
     return Pipeline(
         name="",
@@ -69,7 +90,9 @@ def sketch_pipeline(view: View, file: Path, sql: Mapping[str, str]) -> Pipeline 
         warehouse=Warehouse(**warehouse),
         external=tuple(external),
         tables=tuple(Table(name=plain(name)) for name in tables if not is_pattern(name)),
-        patterns=tuple(Pattern(name=name, table=Table(name=name)) for name in tables if is_pattern(name)),
+        patterns=tuple(
+            Pattern(name=name, table=Table(name=name)) for name in tables if is_pattern(name)
+        ),
         transforms=tuple(
             Transform(
                 name=name,

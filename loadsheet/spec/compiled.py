@@ -1,15 +1,17 @@
 """The compiled form of a pipeline file: the result of its check, cached on disk by content.
 
-Airflow parses every file again in a new process every few seconds, and each task's worker its own. Checking 24 steps
-takes 30 ms, nearly all of it for SQL; an entry is read in 0.5 and needs neither PyYAML nor jsonschema nor sqlglot.
+Airflow parses every file again in a new process every few seconds, and each task's worker its own.
+Checking 24 steps takes 30 ms, nearly all of it for SQL; an entry is read in 0.5 and needs neither
+PyYAML nor jsonschema nor sqlglot.
 
-The key is the SHA-256 of the YAML, of the SQL files, and of all that decides what a check finds. An entry holds the
-checked document, its warnings, and what each transform reads; the SQL itself is the file's, never the entry's.
-Files with errors have no entry.
+The key is the SHA-256 of the YAML, of the SQL files, and of all that decides what a check finds. An
+entry holds the checked document, its warnings, and what each transform reads; the SQL itself is the
+file's, never the entry's. Files with errors have no entry.
 
 `LOADSHEET_CACHE` names the folder (empty: none); without it, `loadsheet` in the user's cache folder. Not in the
-project, which may be read-only and is replaced by every deploy; not in /tmp, where others could write. JSON and never
-pickle, and only in a folder that nobody else may write: whoever can change an entry must not gain anything by it.
+project, which may be read-only and is replaced by every deploy; not in /tmp, where others could
+write. JSON and never pickle, and only in a folder that nobody else may write: whoever can change an
+entry must not gain anything by it.
 """
 
 from __future__ import annotations
@@ -32,14 +34,17 @@ from loadsheet.spec.files import MAX_BYTES, SCHEMA_FILE, read_bounded, sql_folde
 from loadsheet.spec.models import Pipeline
 
 CHECKING = (".", "spec", "spec/rules", "sql")
-"""The folders that hold every module a check imports. A test compares them with what a check really imports."""
+"""The folders that hold every module a check imports. A test compares them with what a check really
+imports."""
 LIBRARIES = ("PyYAML", "jsonschema", "sqlglot")
 MOST_BYTES = 16 * MAX_BYTES
-"""Of a pipeline's files together, twice in memory: files that no transform names are read for the key, too."""
+"""Of a pipeline's files together, twice in memory: files that no transform names are read for the
+key, too."""
 
 
 class Found(NamedTuple):
-    """What a check has found: the pipeline (None where there are errors), problems, and the document itself."""
+    """What a check has found: the pipeline (None where there are errors), problems, and the
+    document itself."""
 
     pipeline: Pipeline | None
     problems: tuple[Problem, ...]
@@ -57,7 +62,11 @@ def compiled(path: Path, check: Callable[[Path], Found]) -> Found:
         return _unpack(entry, path, content)
     found = check(path)
     unchanged = content == _content(path)  # else somebody has edited the files meanwhile
-    if found.pipeline and unchanged and all(problem.file == str(path) for problem in found.problems):
+    if (
+        found.pipeline
+        and unchanged
+        and all(problem.file == str(path) for problem in found.problems)
+    ):
         write_entry(key, _pack(found))
     return found
 
@@ -70,14 +79,17 @@ def is_remembered(path: Path) -> bool | None:
 
 
 def _content(path: Path) -> dict[str, bytes] | None:
-    """The YAML and all SQL files by name; None where something stands that a check must look at: links, for one; and
-    where they are too many to hold."""
+    """The YAML and all SQL files by name; None where something stands that a check must look at:
+    links, for one; and where they are too many to hold."""
     folder = sql_folder(path)
     try:
         if os.path.islink(folder) or not stat.S_ISREG(os.lstat(path).st_mode):
             return None
         entries = list(os.scandir(folder)) if os.path.isdir(folder) else []
-        sql = sorted((entry for entry in entries if entry.name.endswith(".sql")), key=lambda entry: entry.name)
+        sql = sorted(
+            (entry for entry in entries if entry.name.endswith(".sql")),
+            key=lambda entry: entry.name,
+        )
         if not all(entry.is_file(follow_symlinks=False) for entry in sql):
             return None
         if path.stat().st_size + sum(entry.stat().st_size for entry in sql) > MOST_BYTES:
@@ -98,7 +110,8 @@ def _key(path: Path, content: Mapping[str, bytes]) -> str | None:
         digest = hashlib.sha256(checker())
     except (OSError, ImportError):  # code that is not in files, a library without metadata
         return None
-    folder = os.path.basename(os.path.realpath(path.parent))  # the pipeline's name where it does not give one
+    # the pipeline's name where it does not give one
+    folder = os.path.basename(os.path.realpath(path.parent))
     for name, data in {f"{folder}/{path.name}": b"", **content}.items():
         digest.update(f"{name}\0{len(data)}\0".encode(errors="surrogateescape"))
         digest.update(data)
@@ -107,9 +120,11 @@ def _key(path: Path, content: Mapping[str, bytes]) -> str | None:
 
 @once
 def checker() -> bytes:
-    """Another value whenever a check might find something else: our code, the schema, the libraries, Python.
+    """Another value whenever a check might find something else: our code, the schema, the
+    libraries, Python.
 
-    Of the files as they are at the first call: a process that lives long makes it when it imports the code.
+    Of the files as they are at the first call: a process that lives long makes it when it imports
+    the code.
     """
     digest = hashlib.sha256(f"{sys.version} {[version(library) for library in LIBRARIES]}".encode())
     for file in [SCHEMA_FILE, *code_files()]:
@@ -130,7 +145,9 @@ def _pack(found: Found) -> dict[str, Any]:
     return {
         "data": found.data,
         "warnings": [{**problem.as_dict(), "file": ""} for problem in found.problems],
-        "inputs": [[name, i.tables, i.transforms] for name, i in transform_inputs(found.pipeline).items()],
+        "inputs": [
+            [name, i.tables, i.transforms] for name, i in transform_inputs(found.pipeline).items()
+        ],
     }
 
 
@@ -140,19 +157,26 @@ def _unpack(entry: Any, path: Path, content: Mapping[str, bytes]) -> Found:
     from loadsheet.spec.models import Inputs
 
     data = entry["data"]
-    sql = {name: content[f"{name}.sql"].decode("utf-8-sig") for name in data.get("transforms") or ()}
+    sql = {
+        name: content[f"{name}.sql"].decode("utf-8-sig") for name in data.get("transforms") or ()
+    }
     pipeline = build_pipeline(data, path, sql)
-    remember(pipeline, {name: Inputs(tuple(tables), tuple(marts)) for name, tables, marts in entry["inputs"]})
+    remember(
+        pipeline,
+        {name: Inputs(tuple(tables), tuple(marts)) for name, tables, marts in entry["inputs"]},
+    )
     warnings = tuple(Problem(**{**problem, "file": str(path)}) for problem in entry["warnings"])
     return Found(pipeline, warnings, data)
 
 
 MOST_ENTRIES = 32
-"""Entries in one of the 256 sub-folders; the oldest makes room. Some 8,000 pipelines, at about 2 kB each."""
+"""Entries in one of the 256 sub-folders; the oldest makes room. Some 8,000 pipelines, at about 2 kB
+each."""
 
 
 def read_entry(key: str) -> Any:
-    """The value put under `key` (hex digits); None where there is none, or not exactly what was put there."""
+    """The value put under `key` (hex digits); None where there is none, or not exactly what was put
+    there."""
     try:
         folder = _folder()
         if folder is None or not _is_ours_alone(folder):
@@ -164,7 +188,8 @@ def read_entry(key: str) -> Any:
 
 
 def write_entry(key: str, value: Any) -> None:
-    """Keep `value` (plain JSON) under `key`, whole or not at all; does nothing where that is not possible."""
+    """Keep `value` (plain JSON) under `key`, whole or not at all; does nothing where that is not
+    possible."""
     with contextlib.suppress(OSError, ValueError):
         folder = _folder()
         if folder is None:
@@ -183,7 +208,9 @@ def cache_is_on() -> bool:
 def _folder() -> Path | None:
     chosen = os.environ.get("LOADSHEET_CACHE")
     if chosen is None:
-        chosen = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "loadsheet")
+        chosen = os.path.join(
+            os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "loadsheet"
+        )
     return Path(chosen) if os.path.isabs(chosen) else None
 
 
@@ -216,5 +243,7 @@ def _write(file: Path, text: str) -> None:
 def _make_room(folder: Path) -> None:
     files = list(folder.iterdir())
     if len(files) >= MOST_ENTRIES:
-        for old in sorted(files, key=lambda file: file.stat().st_mtime_ns)[: len(files) - MOST_ENTRIES + 1]:
+        for old in sorted(files, key=lambda file: file.stat().st_mtime_ns)[
+            : len(files) - MOST_ENTRIES + 1
+        ]:
             old.unlink(missing_ok=True)

@@ -1,5 +1,5 @@
-"""What each transform reads, and an order in which transforms can run. Inferred once, then remembered: parsing the SQL
-of 10 marts takes 36 ms, and importing the parser 40."""
+"""What each transform reads, and an order in which transforms can run. Inferred once, then
+remembered: parsing the SQL of 10 marts takes 36 ms, and importing the parser 40."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ _known: dict[Pipeline, dict[str, Inputs]] = {}
 
 
 def transform_inputs(pipeline: Pipeline) -> dict[str, Inputs]:
-    """Every transform's inputs, in an order in which they can run; the spec's order where it is free.
+    """Every transform's inputs, in an order in which they can run; the spec's order where it is
+    free.
 
     Raises SpecError with all problems of all SQL files, see `infer_inputs`.
     """

@@ -1,7 +1,8 @@
 """Adds tables to the text of a pipeline file and leaves every other byte as it was.
 
-A YAML library that keeps comments still writes the file anew: ruamel.yaml turned `{x:   1}` into `{x: 1}` and moved
-whole blocks to its own indentation. So the place is found by the parser, and only the new lines are written.
+A YAML library that keeps comments still writes the file anew: ruamel.yaml turned `{x:   1}` into
+`{x: 1}` and moved whole blocks to its own indentation. So the place is found by the parser, and
+only the new lines are written.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from loadsheet.spec.view import inherit
 
 
 def fitted(
-    entry: Mapping[str, Any], key: Collection[str], columns: Collection[str], defaults: Mapping[str, Any]
+    entry: Mapping[str, Any],
+    key: Collection[str],
+    columns: Collection[str],
+    defaults: Mapping[str, Any],
 ) -> dict[str, Any]:
     """`entry` such that, with `defaults` filled in, the table is carried as `entry` alone says.
 
@@ -45,14 +49,19 @@ def fitted(
     return own
 
 
-def _fit_columns(own: dict[str, Any], inherited: Mapping[str, list[str]], columns: Collection[str]) -> None:
+def _fit_columns(
+    own: dict[str, Any], inherited: Mapping[str, list[str]], columns: Collection[str]
+) -> None:
     named = inherited.get("include") or inherited.get("exclude") or []
     if "include" in inherited and set(named) <= set(columns):
         own.pop("columns", None)
         return
     left_out = own.get("columns", {}).get("exclude", [])
     if "exclude" in inherited:
-        left_out = [*(name for name in named if name in columns), *(name for name in left_out if name not in named)]
+        left_out = [
+            *(name for name in named if name in columns),
+            *(name for name in left_out if name not in named),
+        ]
     if "exclude" in inherited and left_out == named:
         own.pop("columns", None)
     elif left_out or inherited:
@@ -83,7 +92,12 @@ def with_tables(text: str, entries: Mapping[str, Mapping[str, Any]]) -> str:
     place = _after(text, last, indent)
     newline = "\r\n" if "\r\n" in text else "\n"
     lines = "".join(f"{' ' * indent}{pair(name, keys)}{newline}" for name, keys in entries.items())
-    return text[:place] + ("" if text[:place].endswith(("\n", "\r")) else newline) + lines + text[place:]
+    return (
+        text[:place]
+        + ("" if text[:place].endswith(("\n", "\r")) else newline)
+        + lines
+        + text[place:]
+    )
 
 
 def pair(name: str, keys: Mapping[str, Any]) -> str:
@@ -94,7 +108,9 @@ def pair(name: str, keys: Mapping[str, Any]) -> str:
 def flow(value: Any) -> str:
     """A value on one line of YAML that every reader understands alike."""
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_scalar(key)}: {flow(inner)}" for key, inner in value.items()) + "}"
+        return (
+            "{" + ", ".join(f"{_scalar(key)}: {flow(inner)}" for key, inner in value.items()) + "}"
+        )
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(flow, value))}]"
     return _scalar(value) if isinstance(value, str) else json.dumps(value)
@@ -103,7 +119,9 @@ def flow(value: Any) -> str:
 def _scalar(text: str) -> str:
     if _PLAIN.fullmatch(text) and text.lower() not in _WORDS and not UNPRINTABLE.search(text):
         return text
-    return UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(text, ensure_ascii=False))
+    return UNPRINTABLE.sub(
+        lambda match: f"\\u{ord(match[0]):04x}", json.dumps(text, ensure_ascii=False)
+    )
 
 
 def _tables(text: str) -> yaml.MappingNode:
@@ -115,7 +133,8 @@ def _tables(text: str) -> yaml.MappingNode:
 
 
 def _end(node: yaml.Node) -> int:
-    """Where the text of `node` ends. The mark of a block is where the next thing begins, comments between or not."""
+    """Where the text of `node` ends. The mark of a block is where the next thing begins, comments
+    between or not."""
     if isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
         last = node.value[-1]
         return _end(last[1] if isinstance(node, yaml.MappingNode) else last)
@@ -123,7 +142,8 @@ def _end(node: yaml.Node) -> int:
 
 
 def _after(text: str, place: int, indent: int) -> int:
-    """The start of the line after `place`, and after comments below it that are indented like tables."""
+    """The start of the line after `place`, and after comments below it that are indented like
+    tables."""
     line = re.compile(r"[^\r\n]*(?:\r\n|\r|\n|\Z)")
     at_line_start = place > 0 and text[place - 1] in "\r\n"
     end = place if at_line_start else line.match(text, place).end()  # type: ignore[union-attr]

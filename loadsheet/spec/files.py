@@ -17,8 +17,8 @@ _ABOVE = Path(__file__).resolve().parents[2:]
 _SCHEMAS = (folder / "schemas" / "pipeline.schema.json" for folder in _ABOVE)
 
 SCHEMA_FILE = next((file for file in _SCHEMAS if file.is_file()), _ABOVE[0])
-"""Beside the package, in a checkout and in an editable install; above it where the package is installed in an
-environment inside the checkout, as pre-commit does."""
+"""Beside the package, in a checkout and in an editable install; above it where the package is
+installed in an environment inside the checkout, as pre-commit does."""
 
 
 def sql_folder(pipeline_file: Path) -> Path:
@@ -27,8 +27,8 @@ def sql_folder(pipeline_file: Path) -> Path:
 
 
 def is_there(file: str | Path) -> bool:
-    """Whether there is a file of that name, be it a link to nowhere, or in a folder that may not be looked into: then
-    whoever reads it says so, and nobody passes over it in silence."""
+    """Whether there is a file of that name, be it a link to nowhere, or in a folder that may not be
+    looked into: then whoever reads it says so, and nobody passes over it in silence."""
     try:
         os.lstat(file)
     except OSError as error:
@@ -47,20 +47,23 @@ def leads_into(file: Path, folder: Path) -> bool:
 MAX_BYTES = 1024 * 1024
 """A spec of 1000 tables has about 100 kB; anything near this size is not a spec."""
 
-UNPRINTABLE = re.compile(f"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f{TURNS}\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
-"""What YAML forbids, the line breaks only YAML 1.1 knows (they shift every position an editor shows), and what makes a
-file read otherwise than it is."""
+UNPRINTABLE = re.compile(
+    f"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f{TURNS}\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]"
+)
+"""What YAML forbids, the line breaks only YAML 1.1 knows (they shift every position an editor
+shows), and what makes a file read otherwise than it is."""
 
 STEERING = re.compile(f"(?![\r\f\v])[{CONTROLS}{TURNS}]")
-"""What no SQL file needs: PostgreSQL refuses NUL, and the rest shows a reader other code than the server runs."""
+"""What no SQL file needs: PostgreSQL refuses NUL, and the rest shows a reader other code than the
+server runs."""
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def read_text(path: Path, forbidden: re.Pattern[str] = UNPRINTABLE) -> str:
     """The file's text without a byte order mark.
 
-    Raises SpecError with one problem when the file cannot be read, is larger than MAX_BYTES, is not UTF-8 or
-    holds a character that `forbidden` finds.
+    Raises SpecError with one problem when the file cannot be read, is larger than MAX_BYTES, is not
+    UTF-8 or holds a character that `forbidden` finds.
     """
     data = _read_bytes(path)
     try:
@@ -89,14 +92,17 @@ def _read_bytes(path: Path) -> bytes:
     except FileNotFoundError:
         raise _unreadable(path, "there is no such file") from None
     except (OSError, ValueError) as error:
-        raise _unreadable(path, f"the file cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise _unreadable(
+            path, f"the file cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from None
     if len(data) > MAX_BYTES:
         raise _unreadable(path, "the file is larger than 1 MiB", "split it")
     return data
 
 
 def read_bounded(file: BinaryIO) -> bytes:
-    """What the open `file` holds; of more than MAX_BYTES one byte more, whatever it has become meanwhile.
+    """What the open `file` holds; of more than MAX_BYTES one byte more, whatever it has become
+    meanwhile.
 
     Room is made for its size: for the most there may be it took longer than to read what there is.
     """
@@ -107,5 +113,15 @@ def _unreadable(path: Path, message: str, hint: str = "", before: str = "") -> S
     line = before.count("\n") + 1
     column = len(before) - (before.rfind("\n") + 1) + 1
     return SpecError(
-        [Problem(file=str(path), line=line, column=column, path="", message=message, hint=hint, code="unreadable-file")]
+        [
+            Problem(
+                file=str(path),
+                line=line,
+                column=column,
+                path="",
+                message=message,
+                hint=hint,
+                code="unreadable-file",
+            )
+        ]
     )

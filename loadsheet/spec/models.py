@@ -28,7 +28,8 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Lake:
-    """Where extracted parts and manifests go: an S3 connection, a bucket, a prefix (no slashes at its ends)."""
+    """Where extracted parts and manifests go: an S3 connection, a bucket, a prefix (no slashes at
+    its ends)."""
 
     conn_id: str
     bucket: str
@@ -55,7 +56,8 @@ class Notify:
 
 @dataclass(frozen=True, kw_only=True)
 class Tasks:
-    """How generated Airflow tasks behave; tables and transforms may override pool, retries and timeout."""
+    """How generated Airflow tasks behave; tables and transforms may override pool, retries and
+    timeout."""
 
     pool: str = "default_pool"
     retries: int = 2
@@ -66,15 +68,17 @@ class Tasks:
 
 @dataclass(frozen=True, kw_only=True)
 class Incremental:
-    """Which rows are new. `by: watermark` reads above the last committed cursor, `by: data_interval` reads the
-    run's interval `[start, end)`."""
+    """Which rows are new. `by: watermark` reads above the last committed cursor, `by:
+    data_interval` reads the run's interval `[start, end)`."""
 
     cursor: str
     by: Literal["watermark", "data_interval"] = "watermark"
     initial_value: str | None = None
-    """The watermark of the first run, as the source server writes it; None reads from the beginning."""
+    """The watermark of the first run, as the source server writes it; None reads from the
+    beginning."""
     lookback: str | None = None
-    """How far below the watermark to read again: a duration (`15m`) or, for a numeric cursor, a number (`1000`)."""
+    """How far below the watermark to read again: a duration (`15m`) or, for a numeric cursor, a
+    number (`1000`)."""
     nulls: Literal["fail", "include", "exclude"] = "fail"
     hold_back: timedelta = timedelta(seconds=60)
     """Longest wait for open source transactions before only what is safe is taken."""
@@ -82,13 +86,15 @@ class Incremental:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """One source table and how it travels. An empty `primary_key` means: ask the source's catalog at run time."""
+    """One source table and how it travels. An empty `primary_key` means: ask the source's catalog
+    at run time."""
 
     name: str
     primary_key: tuple[str, ...] = ()
     incremental: Incremental | None = None
     mode: Mode | None = None
-    """None: replace without incremental, else merge with a key and append without (see `mode_with_key`)."""
+    """None: replace without incremental, else merge with a key and append without (see
+    `mode_with_key`)."""
     include: tuple[str, ...] = ()
     """Columns to carry; empty means all."""
     exclude: tuple[str, ...] = ()
@@ -100,7 +106,8 @@ class Table:
     """Brought in by a pattern, and so no mistake of the spec when the source no longer has it."""
 
     def mode_with_key(self, has_key: bool) -> Mode:
-        """The mode once the primary key is known: the declared one, else the usual one for this table."""
+        """The mode once the primary key is known: the declared one, else the usual one for this
+        table."""
         if self.mode:
             return self.mode
         if not self.incremental:
@@ -110,7 +117,8 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Pattern:
-    """Tables by a pattern of their names; the source says which when a run begins. Each travels as `table` does."""
+    """Tables by a pattern of their names; the source says which when a run begins. Each travels as
+    `table` does."""
 
     name: str
     table: Table
@@ -118,7 +126,9 @@ class Pattern:
 
     def matches(self, name: str) -> bool:
         """Whether a table of this name is one of them."""
-        return matches(self.name, name) and not any(matches(left_out, name) for left_out in self.exclude)
+        return matches(self.name, name) and not any(
+            matches(left_out, name) for left_out in self.exclude
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +145,8 @@ class Transform:
 
 @dataclass(frozen=True, kw_only=True)
 class Pipeline:
-    """A whole pipeline file, defaults applied. `file` is the YAML it came from (`name` is the DAG id)."""
+    """A whole pipeline file, defaults applied. `file` is the YAML it came from (`name` is the DAG
+    id)."""
 
     name: str
     file: Path
@@ -154,7 +165,8 @@ class Pipeline:
     patterns: tuple[Pattern, ...] = ()
     transforms: tuple[Transform, ...] = field(default=())
     external: tuple[str, ...] = ()
-    """Tables of the warehouse that transforms read and others make: `schema.table`, or `schema.*` for all of one."""
+    """Tables of the warehouse that transforms read and others make: `schema.table`, or `schema.*`
+    for all of one."""
 
     @property
     def entries(self) -> tuple[Table, ...]:
@@ -162,7 +174,8 @@ class Pipeline:
         return (*self.tables, *(pattern.table for pattern in self.patterns))
 
     def table(self, name: str) -> Table:
-        """The table called `name`, also one that a pattern matches, or a pattern's own; KeyError when there is none."""
+        """The table called `name`, also one that a pattern matches, or a pattern's own; KeyError
+        when there is none."""
         if found := next((t for t in self.entries if t.name == name), None):
             return found
         pattern = self.pattern_of(name)

@@ -1,7 +1,8 @@
-"""Of many files that nobody has checked yet, other processes check the last ones while this one begins with the first.
+"""Of many files that nobody has checked yet, other processes check the last ones while this one
+begins with the first.
 
-What they find comes by way of the cache (`compiled.py`), so nobody has to know of them. A first check of 1,000 files
-takes as long as the cores there are allow, not as long as one of them.
+What they find comes by way of the cache (`compiled.py`), so nobody has to know of them. A first
+check of 1,000 files takes as long as the cores there are allow, not as long as one of them.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ MOST = 3
 
 @contextlib.contextmanager
 def checked_ahead(specs: Sequence[Path]) -> Iterator[None]:
-    """Within, further processes check the pipeline files `specs` from the last one on; they end with the context.
+    """Within, further processes check the pipeline files `specs` from the last one on; they end
+    with the context.
 
-    None are started where the files are few, where the last one is known already, or where nothing can be kept.
+    None are started where the files are few, where the last one is known already, or where nothing
+    can be kept.
     """
     helpers = _start(specs) if len(specs) >= FEWEST and is_remembered(specs[-1]) is False else []
     try:
@@ -41,22 +44,28 @@ def checked_ahead(specs: Sequence[Path]) -> Iterator[None]:
 def _start(specs: Sequence[Path]) -> list[subprocess.Popen[bytes]]:
     count = min(_cores() - 1, MOST)
     helpers: list[subprocess.Popen[bytes]] = []
-    with contextlib.suppress(OSError):  # no more processes are to be had: it takes longer, and that is all
+    # no more processes are to be had: it takes longer, and that is all
+    with contextlib.suppress(OSError):
         for number in range(count):
             helpers.append(_helper(specs[number::count]))
     return helpers
 
 
 def _helper(specs: Sequence[Path]) -> subprocess.Popen[bytes]:
-    path = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH"))))
+    path = os.pathsep.join(
+        filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")))
+    )
     command = [sys.executable, "-P", "-m", "loadsheet.spec.parallel_check", str(os.getpid())]
     with tempfile.TemporaryFile() as files:  # more than arguments may hold
         files.write(b"\0".join(os.fsencode(spec.absolute()) for spec in reversed(specs)))
         files.seek(0)
         return subprocess.Popen(
-            command, env=os.environ | {"PYTHONPATH": path}, stdin=files, stdout=subprocess.DEVNULL,
+            command,
+            env=os.environ | {"PYTHONPATH": path},
+            stdin=files,
+            stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        )
 
 
 def _cores() -> int:
@@ -64,7 +73,8 @@ def _cores() -> int:
 
 
 def main(parent: int) -> None:
-    """Check the files named on stdin, as long as the process `parent`, which has started this one, lives."""
+    """Check the files named on stdin, as long as the process `parent`, which has started this one,
+    lives."""
     for name in sys.stdin.buffer.read().split(b"\0"):
         if os.getppid() != parent:
             return

@@ -1,4 +1,5 @@
-"""The one entry to pipeline files: check one, load one, find all. All problems at once, never a traceback."""
+"""The one entry to pipeline files: check one, load one, find all. All problems at once, never a
+traceback."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ Stamp = tuple[tuple[str, int, int], ...]
 
 
 def load_pipeline(path: Path) -> Pipeline:
-    """The pipeline in `path` (`…/pipeline.yml`). Raises SpecError with all problems of the file and its SQL."""
+    """The pipeline in `path` (`…/pipeline.yml`). Raises SpecError with all problems of the file and
+    its SQL."""
     found = _found(path)
     if found.pipeline is None:
         raise SpecError(found.problems)
@@ -32,9 +34,11 @@ def load_pipeline(path: Path) -> Pipeline:
 
 
 def check_file(path: Path) -> tuple[Pipeline | None, list[Problem]]:
-    """The pipeline in `path`, None when there are errors, and its problems in the order of the file.
+    """The pipeline in `path`, None when there are errors, and its problems in the order of the
+    file.
 
-    Warnings alone leave the pipeline usable. Never raises: whatever is wrong with the file is a problem.
+    Warnings alone leave the pipeline usable. Never raises: whatever is wrong with the file is a
+    problem.
     """
     found = _found(path)
     return found.pipeline, list(found.problems)
@@ -58,7 +62,8 @@ def _found_once(path: Path, _: Stamp) -> Found:
 
 
 def _check(path: Path, text: str | None = None) -> Found:
-    # Imported here: PyYAML and jsonschema take 0.1 s, which whoever needs only the models should not pay.
+    # Imported here: PyYAML and jsonschema take 0.1 s, which whoever needs only the models should
+    # not pay.
     from loadsheet.spec.strict_yaml import read_document
 
     try:
@@ -70,7 +75,8 @@ def _check(path: Path, text: str | None = None) -> Found:
 
 
 def refuse_link_outwards(path: Path) -> None:
-    """Whoever may only write `pipelines/` must not have other files read by linking to them: problems quote the text.
+    """Whoever may only write `pipelines/` must not have other files read by linking to them:
+    problems quote the text.
 
     Links within it, as a mounted ConfigMap has them, are followed.
     """
@@ -78,7 +84,17 @@ def refuse_link_outwards(path: Path) -> None:
     if os.path.islink(path) and not leads_into(path, pipelines):
         message, hint = "this link leads out of the folder of pipelines", "put the file itself here"
         raise SpecError(
-            [Problem(file=str(path), line=1, column=1, path="", message=message, hint=hint, code="unreadable-file")]
+            [
+                Problem(
+                    file=str(path),
+                    line=1,
+                    column=1,
+                    path="",
+                    message=message,
+                    hint=hint,
+                    code="unreadable-file",
+                )
+            ]
         )
 
 
@@ -114,8 +130,9 @@ def _shape(document: Document, path: Path) -> tuple[list[Finding], View | None]:
     from loadsheet.spec.view import View
 
     shape = shape_findings(document.data)
-    # A key like `on:` is both unquoted and unknown: what it meant helps more than quoting it. For a value it is
-    # the other way round: `retries: 010` is first of all ambiguous, and only therefore not a number.
+    # A key like `on:` is both unquoted and unknown: what it meant helps more than quoting it. For a
+    # value it is the other way round: `retries: 010` is first of all ambiguous, and only therefore
+    # not a number.
     unknown = {finding.path for finding in shape if finding.at == "key"}
     odd = [finding for finding in document.findings if finding.path not in unknown]
     seen = {finding.path for finding in odd}
@@ -137,7 +154,8 @@ def _check_sql(view: View, path: Path, sql: Mapping[str, str]) -> None:
 
 def _found(path: Path) -> Found:
     stamp = _stamp(path)
-    # A file edited twice within one tick of the file system's clock looks unchanged, so new files are not cached.
+    # A file edited twice within one tick of the file system's clock looks unchanged, so new files
+    # are not cached.
     newest = max((mtime for _, mtime, _ in stamp), default=0)
     fresh = time.time_ns() - newest < 2_000_000_000
     return _found_once.__wrapped__(path, stamp) if fresh else _found_once(path, stamp)

@@ -1,4 +1,5 @@
-"""The rules by their codes: the one list that `check`'s output, SARIF and docs/rules.md are made from."""
+"""The rules by their codes: the one list that `check`'s output, SARIF and docs/rules.md are made
+from."""
 
 from __future__ import annotations
 
@@ -65,7 +66,7 @@ RULES: dict[str, Rule] = {
     ),
     "bad-schedule": Rule(
         "Airflow would refuse the schedule, or the pipeline would never run.",
-        "Write a preset such as `\"@daily\"` or five cron fields, in UTC, and dates that are in the calendar.",
+        'Write a preset such as `"@daily"` or five cron fields, in UTC, and dates that are in the calendar.',
     ),
     "schema-clash": Rule(
         "Tables that are written to a schema of somebody else replace what is there.",
@@ -145,7 +146,7 @@ RULES: dict[str, Rule] = {
         "Tasks of a pool that does not exist wait for ever, and Airflow shows no error.",
         "Mend the name, or add the pool to connections/pools.json.",
     ),
-}  # fmt: skip
+}
 
 DOCS = "docs/rules.md"
 KEYS = "docs/spec.md"

@@ -35,7 +35,9 @@ _FIELDS = (
 _ITEM = re.compile(r"(?:(?P<all>\*)|(?P<first>\w+)(?:-(?P<last>\w+))?)(?:/(?P<step>[0-9]{1,3}))?")
 
 
-_EXAMPLE = 'minute, hour, day of month, month, day of week: "30 5 * * MON-FRI" is 5:30 on working days'
+_EXAMPLE = (
+    'minute, hour, day of month, month, day of week: "30 5 * * MON-FRI" is 5:30 on working days'
+)
 
 
 class BadSchedule(ValueError):
@@ -47,7 +49,8 @@ class BadSchedule(ValueError):
 
 
 def check_schedule(text: str) -> None:
-    """Accept a preset or five cron fields. Raises BadSchedule for anything else and for dates that never come."""
+    """Accept a preset or five cron fields. Raises BadSchedule for anything else and for dates that
+    never come."""
     if text in PRESETS:
         return
     fields = text.upper().split()
@@ -60,9 +63,18 @@ def check_schedule(text: str) -> None:
         raise BadSchedule(f"expected 5 cron fields, found {len(fields)}")
     values = [_values(field, part) for field, part in zip(_FIELDS, fields, strict=True)]
     if fields[2] != "*" and re.search(r"L[0-7]|#", fields[4]):
-        raise BadSchedule("a day of the month excludes a counted weekday such as MON#1", "use * for one of the two")
-    if fields[4] == "*" and "L" not in fields[2] and min(values[2]) > max(_LONGEST[m - 1] for m in values[3]):
-        raise BadSchedule("this day never comes in these months", "check the day of month and the month")
+        raise BadSchedule(
+            "a day of the month excludes a counted weekday such as MON#1",
+            "use * for one of the two",
+        )
+    if (
+        fields[4] == "*"
+        and "L" not in fields[2]
+        and min(values[2]) > max(_LONGEST[m - 1] for m in values[3])
+    ):
+        raise BadSchedule(
+            "this day never comes in these months", "check the day of month and the month"
+        )
 
 
 def _values(field: _Field, part: str) -> set[int]:
@@ -78,12 +90,20 @@ def _range(field: _Field, item: str) -> set[int]:
     if not match:
         raise BadSchedule(f"{item!r} is not a cron {field.name}")
     if match["step"] and not 1 <= int(match["step"]) <= field.high:
-        raise BadSchedule(f"the step {match['step']} of the {field.name} is not between 1 and {field.high}")
+        raise BadSchedule(
+            f"the step {match['step']} of the {field.name} is not between 1 and {field.high}"
+        )
     if match["all"]:
         return set(range(field.low, field.high + 1, int(match["step"] or 1)))
     first = _number(field, match["first"])
-    last = _number(field, match["last"]) if match["last"] else field.high if match["step"] else first
-    every = range(first, last + 1) if first <= last else (*range(first, field.high + 1), *range(field.low, last + 1))
+    last = (
+        _number(field, match["last"]) if match["last"] else field.high if match["step"] else first
+    )
+    every = (
+        range(first, last + 1)
+        if first <= last
+        else (*range(first, field.high + 1), *range(field.low, last + 1))
+    )
     return set(every[:: int(match["step"] or 1)])
 
 
@@ -92,7 +112,9 @@ def _number(field: _Field, text: str) -> int:
         return field.names.index(text) + field.low
     if not re.fullmatch(r"[0-9]{1,2}", text) or not field.low <= int(text) <= field.high:
         names = f" or {field.names[0]}-{field.names[-1]}" if field.names else ""
-        raise BadSchedule(f"the {field.name} {text!r} is not between {field.low} and {field.high}{names}")
+        raise BadSchedule(
+            f"the {field.name} {text!r} is not between {field.low} and {field.high}{names}"
+        )
     return int(text)
 
 

@@ -1,6 +1,7 @@
 """Shape and types of a pipeline file by its JSON Schema, every violation in words.
 
-The schema's `title`s are the words: each says what is expected as a noun phrase, for `expected {title}, found ...`.
+The schema's `title`s are the words: each says what is expected as a noun phrase, for `expected
+{title}, found ...`.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def schema() -> dict[str, Any]:
 
 
 def shape_findings(data: Any) -> list[Finding]:
-    """Everything in `data` that the schema does not allow; one finding per path, or per unknown or missing key."""
+    """Everything in `data` that the schema does not allow; one finding per path, or per unknown or
+    missing key."""
     findings: dict[tuple[KeyPath, str], Finding] = {}
     for error in _validator().iter_errors(data):
         path = tuple(error.absolute_path)
@@ -55,19 +57,24 @@ def _validator() -> Any:
 
 
 def _inlined(part: Any, definitions: dict[str, Any]) -> Any:
-    """`part` with definitions in the place of references to them: resolving them is a third of a check of the shape.
-    None of ours refers to itself."""
+    """`part` with definitions in the place of references to them: resolving them is a third of a
+    check of the shape. None of ours refers to itself."""
     if isinstance(part, list):
         return [_inlined(item, definitions) for item in part]
     if not isinstance(part, dict):
         return part
     if "$ref" in part:
         part = {**definitions[part["$ref"].rpartition("/")[2]], **part}
-    return {key: _inlined(value, definitions) for key, value in part.items() if key not in ("$ref", "$defs")}
+    return {
+        key: _inlined(value, definitions)
+        for key, value in part.items()
+        if key not in ("$ref", "$defs")
+    }
 
 
 def _pattern(_: Any, pattern: str, instance: Any, __: Any) -> Iterator[ValidationError]:
-    # Python's `$` also matches before a final newline, JSON Schema's does not: "flights\n" is no DAG id.
+    # Python's `$` also matches before a final newline, JSON Schema's does not: "flights\n" is no
+    # DAG id.
     if isinstance(instance, str) and not re.search(pattern.replace("$", r"\Z"), instance):
         yield ValidationError("pattern")
 
@@ -78,7 +85,9 @@ def _unknown_keys(error: Violation, path: KeyPath) -> Iterator[Finding]:
         if key not in allowed:
             hint = hint_for_key(schema(), key, error.schema)
             code = "connection-in-spec" if is_of_a_connection(key) else "unknown-key"
-            yield Finding(code, path=(*path, key), message=f"unknown key {shown(key)}", hint=hint, at="key")
+            yield Finding(
+                code, path=(*path, key), message=f"unknown key {shown(key)}", hint=hint, at="key"
+            )
 
 
 def _missing_keys(error: Violation, path: KeyPath) -> Iterator[Finding]:
@@ -95,7 +104,9 @@ def _not_allowed(error: Violation, path: KeyPath) -> Iterator[Finding]:
     if len(allowed) == 1:
         message = f"{found(value)} is not {allowed[0]}, the only value so far"
     meant = meant_value(value, allowed) if isinstance(value, str) else None
-    yield Finding("wrong-value", path=path, message=message, hint=f"did you mean {meant!r}?" if meant else "")
+    yield Finding(
+        "wrong-value", path=path, message=message, hint=f"did you mean {meant!r}?" if meant else ""
+    )
 
 
 def _twice(error: Violation, path: KeyPath) -> Iterator[Finding]:
@@ -114,7 +125,12 @@ def _twice(error: Violation, path: KeyPath) -> Iterator[Finding]:
 def _unexpected(error: Violation, path: KeyPath) -> Iterator[Finding]:
     value, title = error.instance, error.schema.get("title", "something else")
     if "propertyNames" in error.absolute_schema_path:
-        yield Finding("wrong-value", path=(*path, value), message=f"expected {title}, found {found(value)}", at="key")
+        yield Finding(
+            "wrong-value",
+            path=(*path, value),
+            message=f"expected {title}, found {found(value)}",
+            at="key",
+        )
         return
     hint = hint_for_value(error.schema, value)
     code = "connection-in-spec" if hint == CONNECTION_ID_HINT else "wrong-value"

@@ -1,4 +1,5 @@
-"""The SQL files of a pipeline's transforms: each is there, readable, inside the pipeline's folder, and used."""
+"""The SQL files of a pipeline's transforms: each is there, readable, inside the pipeline's folder,
+and used."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from loadsheet.spec.suggest import close
 def read_transforms(
     document: Document, pipeline_file: Path, broken: Collection[Finding]
 ) -> tuple[dict[str, str], list[Problem]]:
-    """Each transform's SQL text by name, and what is wrong with the files; names that are `broken` are left out."""
+    """Each transform's SQL text by name, and what is wrong with the files; names that are `broken`
+    are left out."""
     names = document.data.get("transforms") if isinstance(document.data, dict) else None
     names = list(names) if isinstance(names, dict) else []
     folder, texts = sql_folder(pipeline_file), {}
@@ -36,7 +38,11 @@ def _read(document: Document, folder: Path, name: str) -> str:
     if not leads_into(file, folder.parent):
         message = f"sql/{name}.sql is outside of the pipeline's folder"
         finding = Finding(
-            "sql-file", path=("transforms", name), message=message, hint="copy the file into sql/", at="key"
+            "sql-file",
+            path=("transforms", name),
+            message=message,
+            hint="copy the file into sql/",
+            at="key",
         )
         raise SpecError([document.problem(finding)])
     text = read_text(file, forbidden=STEERING)
@@ -45,7 +51,13 @@ def _read(document: Document, folder: Path, name: str) -> str:
         raise SpecError(
             [
                 Problem(
-                    file=str(file), line=1, column=1, path="", message="the file is empty", hint=hint, code="sql-file"
+                    file=str(file),
+                    line=1,
+                    column=1,
+                    path="",
+                    message="the file is empty",
+                    hint=hint,
+                    code="sql-file",
                 )
             ]
         )
@@ -56,7 +68,11 @@ def _missing(folder: Path, name: str) -> Finding:
     meant = close(name, _stems(folder))
     hint = f"rename sql/{meant}.sql, or this transform" if meant else f"create {folder / name}.sql"
     return Finding(
-        "sql-file", path=("transforms", name), message=f"there is no file sql/{name}.sql", hint=hint, at="key"
+        "sql-file",
+        path=("transforms", name),
+        message=f"there is no file sql/{name}.sql",
+        hint=hint,
+        at="key",
     )
 
 
@@ -65,7 +81,14 @@ def _orphans(folder: Path, names: list[str]) -> Iterator[Finding]:
         if stem not in names:
             message = f"sql/{stem}.sql belongs to no transform"
             hint = f"add `{stem}:` under transforms, or delete the file"
-            yield Finding("sql-file", path=("transforms",), message=message, hint=hint, at="key", severity="warning")
+            yield Finding(
+                "sql-file",
+                path=("transforms",),
+                message=message,
+                hint=hint,
+                at="key",
+                severity="warning",
+            )
 
 
 def _stems(folder: Path) -> list[str]:

@@ -15,7 +15,14 @@ from loadsheet.spec.suggest import close
 from loadsheet.sql.merging import LOAD_ID
 from loadsheet.sql.params import PARAMS, placeholders
 from loadsheet.sql.parsing import parse, why_not_in_our_transaction, why_not_one_select
-from loadsheet.sql.reads import ColumnRead, Read, columns_read, doubled_columns, output_columns, reads
+from loadsheet.sql.reads import (
+    ColumnRead,
+    Read,
+    columns_read,
+    doubled_columns,
+    output_columns,
+    reads,
+)
 from loadsheet.sql.text import ident
 from loadsheet.sql.tokens import Unparsable, line_and_column
 
@@ -27,15 +34,19 @@ _OWN = "leave it out, or make it a script, which can create its table before it 
 
 
 def infer_inputs(pipeline: Pipeline) -> dict[str, Inputs]:
-    """Every transform's inputs, in an order in which they can run; the spec's order where it is free.
+    """Every transform's inputs, in an order in which they can run; the spec's order where it is
+    free.
 
-    Raises SpecError with all problems of all SQL files: text that cannot be read, more than one SELECT, unknown
-    parameters, tables and columns that are not there, transforms that read each other in a circle.
+    Raises SpecError with all problems of all SQL files: text that cannot be read, more than one
+    SELECT, unknown parameters, tables and columns that are not there, transforms that read each
+    other in a circle.
     """
     found = {transform.name: _Reading(pipeline, transform) for transform in pipeline.transforms}
     problems = [problem for reading in found.values() for problem in reading.problems()]
     columns = Columns(pipeline, {name: reading.outputs for name, reading in found.items()})
-    problems += [problem for reading in found.values() for problem in reading.wrong_columns(columns)]
+    problems += [
+        problem for reading in found.values() for problem in reading.wrong_columns(columns)
+    ]
     if problems:
         raise SpecError(problems)
     inputs = {name: reading.inputs() for name, reading in found.items()}
@@ -59,29 +70,44 @@ class _Reading:
             self.broken = self.problem("sql-syntax", error.offset, str(error), error.hint)
             return
         # At once: the text's tokens are still at hand.
-        self.unknown_params = [(name, at) for name, at in placeholders(transform.sql) if name not in PARAMS]
+        self.unknown_params = [
+            (name, at) for name, at in placeholders(transform.sql) if name not in PARAMS
+        ]
         self.reads = reads(statements)
         self.is_script = transform.materialized == "script"
-        self.refused = (why_not_in_our_transaction if self.is_script else why_not_one_select)(statements)
+        self.refused = (why_not_in_our_transaction if self.is_script else why_not_one_select)(
+            statements
+        )
         if not self.is_script and not self.refused:
             self.outputs = output_columns(statements[0])
 
     def problem(self, code: str, offset: int, message: str, hint: str = "") -> Problem:
         line, column = line_and_column(self.transform.sql, offset)
         file, path = str(self.transform.file), dotted(("transforms", self.transform.name))
-        return Problem(file=file, line=line, column=column, path=path, message=message, hint=hint, code=code)
+        return Problem(
+            file=file, line=line, column=column, path=path, message=message, hint=hint, code=code
+        )
 
     def problems(self) -> Iterable[Problem]:
         if self.broken:
             return [self.broken]
-        code, hint = ("sql-script", _SCRIPT_HINT) if self.is_script else ("sql-not-select", _SELECT_HINT)
+        code, hint = (
+            ("sql-script", _SCRIPT_HINT) if self.is_script else ("sql-not-select", _SELECT_HINT)
+        )
         refused = [self.problem(code, 0, self.refused, hint)] if self.refused else []
-        return [*refused, *self._unknown_params(), *self._unknown_tables(), *self._itself(), *self._doubled()]
+        return [
+            *refused,
+            *self._unknown_params(),
+            *self._unknown_tables(),
+            *self._itself(),
+            *self._doubled(),
+        ]
 
     def inputs(self) -> Inputs:
         kinds = {self.meaning(read) for read in self.reads}
         return Inputs(
-            tables=tuple(t.name for t in self.pipeline.tables if ("table", t.name) in kinds) + self._matched(kinds),
+            tables=tuple(t.name for t in self.pipeline.tables if ("table", t.name) in kinds)
+            + self._matched(kinds),
             transforms=tuple(
                 t.name
                 for t in self.pipeline.transforms
@@ -105,33 +131,52 @@ class _Reading:
     def _unknown_tables(self) -> list[Problem]:
         reads = [read for read in self.reads if read.certain and not self.meaning(read)]
         unknown = [read for read in reads if not is_made_elsewhere(self.pipeline, read)]
-        return [self.problem("unknown-table", read.offset, *what_is_wrong(self.pipeline, read)) for read in unknown]
+        return [
+            self.problem("unknown-table", read.offset, *what_is_wrong(self.pipeline, read))
+            for read in unknown
+        ]
 
     def _itself(self) -> Iterator[Problem]:
         for read in self.reads if not self.is_script else ():
             if self.meaning(read) == ("transform", self.transform.name):
-                yield self.problem("sql-cycle", read.offset, "reads itself, which is not there on its first run", _OWN)
+                yield self.problem(
+                    "sql-cycle",
+                    read.offset,
+                    "reads itself, which is not there on its first run",
+                    _OWN,
+                )
 
     def _doubled(self) -> Iterator[Problem]:
-        for name, offset in doubled_columns(self.statements[0]) if not self.is_script and not self.refused else ():
-            message, hint = f"its SELECT has two columns {name!r}", "name one of them otherwise: AS another_name"
+        for name, offset in (
+            doubled_columns(self.statements[0]) if not self.is_script and not self.refused else ()
+        ):
+            message, hint = (
+                f"its SELECT has two columns {name!r}",
+                "name one of them otherwise: AS another_name",
+            )
             yield self.problem("duplicate-column", offset, message, hint)
 
     def wrong_columns(self, columns: Columns) -> list[Problem]:
         """Columns it reads that are not there, and key columns that it does not make itself."""
         wrong = [*columns.wrong(self.statements, self.meaning), *self._missing_keys()]
-        return [self.problem("unknown-column", offset, message, hint) for offset, message, hint in wrong]
+        return [
+            self.problem("unknown-column", offset, message, hint) for offset, message, hint in wrong
+        ]
 
     def _missing_keys(self) -> Iterator[Wrong]:
         for key in self.transform.unique_key if self.outputs else ():
             if self.outputs and key not in self.outputs:
                 close = get_close_matches(key, self.outputs, n=1)
-                hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(self.outputs)}"
+                hint = (
+                    f"did you mean {close[0]!r}?" if close else f"it has {', '.join(self.outputs)}"
+                )
                 yield 0, f"its SELECT has no column {key!r}, which unique_key names", hint
 
 
 def _sorted(inputs: dict[str, Inputs], found: dict[str, _Reading]) -> list[str]:
-    sorter = TopologicalSorter({name: found_inputs.transforms for name, found_inputs in inputs.items()})
+    sorter = TopologicalSorter(
+        {name: found_inputs.transforms for name, found_inputs in inputs.items()}
+    )
     try:
         sorter.prepare()
     except CycleError as error:
@@ -147,7 +192,9 @@ def _sorted(inputs: dict[str, Inputs], found: dict[str, _Reading]) -> list[str]:
 def _cycle(names: list[str], found: dict[str, _Reading]) -> Problem:
     """`names` as read: each reads the next. The place is where the first reads the second."""
     first = found[names[0]]
-    offset = next(read.offset for read in first.reads if first.meaning(read) == ("transform", names[1]))
+    offset = next(
+        read.offset for read in first.reads if first.meaning(read) == ("transform", names[1])
+    )
     message = f"transforms read each other in a circle: {' -> '.join(names)}"
     return first.problem("sql-cycle", offset, message, "one of them must not read the next")
 
@@ -164,11 +211,16 @@ def meaning(pipeline: Pipeline, read: Read) -> Meaning | None:
     schemas = pipeline.warehouse
     if read.schema in (schemas.schema, None) and any(t.name == read.name for t in pipeline.tables):
         return "table", read.name
-    # Only by its schema: "*" matches the name of any transform and of anything that a script makes for itself.
+    # Only by its schema: "*" matches the name of any transform and of anything that a script makes
+    # for itself.
     if read.schema == schemas.schema and pipeline.pattern_of(read.name):
         return "table", read.name
     is_transform = any(t.name == read.name for t in pipeline.transforms)
-    return ("transform", read.name) if is_transform and read.schema in (schemas.mart_schema, None) else None
+    return (
+        ("transform", read.name)
+        if is_transform and read.schema in (schemas.mart_schema, None)
+        else None
+    )
 
 
 def is_made_elsewhere(pipeline: Pipeline, read: Read) -> bool:
@@ -176,7 +228,9 @@ def is_made_elsewhere(pipeline: Pipeline, read: Read) -> bool:
     if (read.schema or read.name).startswith("pg_") or read.schema in _ALWAYS_THERE:
         return True
     schemas = pipeline.warehouse
-    searched = (read.schema,) if read.schema else (schemas.schema, schemas.mart_schema, _SEARCHED_LAST)
+    searched = (
+        (read.schema,) if read.schema else (schemas.schema, schemas.mart_schema, _SEARCHED_LAST)
+    )
     names = {name for schema in searched for name in (f"{schema}.{read.name}", f"{schema}.*")}
     return not names.isdisjoint(pipeline.external)
 
@@ -188,24 +242,38 @@ def what_is_wrong(pipeline: Pipeline, read: Read) -> tuple[str, str]:
     if read.schema == schemas.schema:
         return f"reads {name}, which is not a table of this pipeline", _hint(pipeline, read, name)
     if read.schema == schemas.mart_schema:
-        return f"reads {name}, which is not a transform of this pipeline", _hint(pipeline, read, name)
-    return f"reads {name}, which this pipeline neither loads nor builds", _hint(pipeline, read, name)
+        return f"reads {name}, which is not a transform of this pipeline", _hint(
+            pipeline, read, name
+        )
+    return f"reads {name}, which this pipeline neither loads nor builds", _hint(
+        pipeline, read, name
+    )
 
 
 def _hint(pipeline: Pipeline, read: Read, name: str) -> str:
     schemas = pipeline.warehouse
     if read.schema is None and (pattern := pipeline.pattern_of(read.name)):
-        return f"write {schemas.schema}.{read.name} if it is a table of the pattern {pattern.name!r}"
+        return (
+            f"write {schemas.schema}.{read.name} if it is a table of the pattern {pattern.name!r}"
+        )
     ours = [(schemas.schema, table.name) for table in pipeline.tables]
     ours += [(schemas.mart_schema, transform.name) for transform in pipeline.transforms]
     if meant := _close(read.name, [own for schema, own in ours if read.schema == schema]):
         return f"did you mean {meant!r}?{_in_quotes(meant)}"
-    alike = [own for _, own in ours] if read.schema is None else [own for _, own in ours if own == read.name]
+    alike = (
+        [own for _, own in ours]
+        if read.schema is None
+        else [own for _, own in ours if own == read.name]
+    )
     if meant := _close(read.name, alike):
         return f"did you mean {next(schema for schema, own in ours if own == meant)}.{meant}?{_in_quotes(meant)}"
     if meant := _close(name, [external.replace("*", read.name) for external in pipeline.external]):
         return f"did you mean {meant}?"
-    add = f"add {read.name!r} to `tables`, or list" if read.schema in (schemas.schema, None) else "list"
+    add = (
+        f"add {read.name!r} to `tables`, or list"
+        if read.schema in (schemas.schema, None)
+        else "list"
+    )
     return f"{add} `{name if read.schema else f'{_SEARCHED_LAST}.{name}'}` under `external` if it is made elsewhere"
 
 
@@ -223,14 +291,19 @@ Wrong = tuple[int, str, str]
 
 
 class Columns:
-    """What is known of the columns of a pipeline's tables and transforms (`outputs`; None: the server names them)."""
+    """What is known of the columns of a pipeline's tables and transforms (`outputs`; None: the
+    server names them)."""
 
     def __init__(self, pipeline: Pipeline, outputs: Mapping[str, list[str] | None]):
         self.table = pipeline.table
         self.outputs = outputs
-        self.some_known = any(table.include or table.exclude for table in pipeline.entries) or any(outputs.values())
+        self.some_known = any(table.include or table.exclude for table in pipeline.entries) or any(
+            outputs.values()
+        )
 
-    def wrong(self, statements: Iterable[exp.Expr], meaning: Callable[[Read], Meaning | None]) -> Iterator[Wrong]:
+    def wrong(
+        self, statements: Iterable[exp.Expr], meaning: Callable[[Read], Meaning | None]
+    ) -> Iterator[Wrong]:
         """The columns that cannot be there."""
         for column in columns_read(statements) if self.some_known else ():
             if (found := meaning(column.table)) and (text := self._wrong(column, found)):

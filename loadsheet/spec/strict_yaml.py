@@ -35,7 +35,8 @@ _TRUE = frozenset({"true", "yes", "on"})
 
 
 class Ambiguous(ValueError):
-    """A plain scalar that must be quoted; the message says what readers make of it, `hint` what to write."""
+    """A plain scalar that must be quoted; the message says what readers make of it, `hint` what to
+    write."""
 
     def __init__(self, message: str, hint: str):
         super().__init__(message)
@@ -51,8 +52,14 @@ def scalar_value(node: yaml.ScalarNode) -> Any:
         return node.value
     old, new = node.tag.removeprefix(_TAG), _kind_1_2(node.value)
     if old != new or _LEADING_ZERO.fullmatch(node.value):
-        message = f"without quotes {_old_reading(old, node.value)} to some YAML readers, but not to all"
-        number = "write a number with plain digits, 10 or 0.1; if it is text, " if {old, new} & {"int", "float"} else ""
+        message = (
+            f"without quotes {_old_reading(old, node.value)} to some YAML readers, but not to all"
+        )
+        number = (
+            "write a number with plain digits, 10 or 0.1; if it is text, "
+            if {old, new} & {"int", "float"}
+            else ""
+        )
         raise Ambiguous(message, f'{number}quote it: "{_short(node.value)}"')
     return _convert(old, node.value)
 
@@ -68,7 +75,9 @@ def _convert(kind: str, text: str) -> Any:
         return text.lower() == "true"
     if kind not in ("int", "float"):
         return text
-    value: int | float = 0 if len(text) > _LONGEST else int(text, 0) if kind == "int" else float(text)
+    value: int | float = (
+        0 if len(text) > _LONGEST else int(text, 0) if kind == "int" else float(text)
+    )
     if len(text) > _LONGEST or math.isinf(value):
         raise Ambiguous("this number is too large", "quote it if it is text")
     if kind == "float" and Decimal(text) != Decimal(repr(value)):
@@ -100,24 +109,82 @@ _QUOTE = 'quote the text, e.g. "@daily" or "0 6 * * *"'
 _WRITE_OUT = "write it out, put what tables share under `defaults`, or quote it if it is text"
 _CLOSE = "close it, or put a ',' between the entries"
 _INDENT = "check the spaces at the start of this line and of the lines above"
-_INNER_QUOTE = "a quote inside quoted text is doubled, 'it''s', or the text goes in the other kind, \"it's\""
-_COLON = "a key needs ': ' after it (also on the line above), and text that contains ': ' needs quotes"
+_INNER_QUOTE = (
+    "a quote inside quoted text is doubled, 'it''s', or the text goes in the other kind, \"it's\""
+)
+_COLON = (
+    "a key needs ': ' after it (also on the line above), and text that contains ': ' needs quotes"
+)
 _WORDS = (
     # (in libyaml's problem, in its context, point at the context, message, hint)
-    ("alphabetic or numeric", "alias", True, "text cannot start with '*' unless it is quoted", _QUOTE),
-    ("alphabetic or numeric", "anchor", True, "text cannot start with '&' unless it is quoted", _QUOTE),
-    ("cannot start any token", "", False, "text cannot start with this character unless it is quoted", _QUOTE),
-    ("unexpected end of stream", "quoted", True, "this quote is never closed", "add the closing quote"),
+    (
+        "alphabetic or numeric",
+        "alias",
+        True,
+        "text cannot start with '*' unless it is quoted",
+        _QUOTE,
+    ),
+    (
+        "alphabetic or numeric",
+        "anchor",
+        True,
+        "text cannot start with '&' unless it is quoted",
+        _QUOTE,
+    ),
+    (
+        "cannot start any token",
+        "",
+        False,
+        "text cannot start with this character unless it is quoted",
+        _QUOTE,
+    ),
+    (
+        "unexpected end of stream",
+        "quoted",
+        True,
+        "this quote is never closed",
+        "add the closing quote",
+    ),
     ("',' or ']'", "", True, "this list is not closed properly", _CLOSE + " (']' ends the list)"),
-    ("',' or '}'", "", True, "this mapping is not closed properly", _CLOSE + " ('}' ends the mapping)"),
+    (
+        "',' or '}'",
+        "",
+        True,
+        "this mapping is not closed properly",
+        _CLOSE + " ('}' ends the mapping)",
+    ),
     ("mapping values are not allowed", "", False, "a ':' is not possible here", _COLON),
     ("could not find expected ':'", "", True, "this key has no ':' after it", _COLON),
-    ("block sequence entries", "", False, "a '-' entry is not possible here", "start the list on a line of its own"),
-    ("escape character", "", False, "this backslash escape does not exist", "use 'single quotes' for plain text"),
+    (
+        "block sequence entries",
+        "",
+        False,
+        "a '-' entry is not possible here",
+        "start the list on a line of its own",
+    ),
+    (
+        "escape character",
+        "",
+        False,
+        "this backslash escape does not exist",
+        "use 'single quotes' for plain text",
+    ),
     ("expected key", "", False, "a key was expected here", _INDENT),
     ("'-' indicator", "", False, "a '-' entry was expected here", _INDENT),
-    ("expected node content", "", False, "a value was expected here", "write one, or quote it if it is text"),
-    ("comment or line break", "block scalar", False, "text after '|' or '>' starts on a line of its own", _INDENT),
+    (
+        "expected node content",
+        "",
+        False,
+        "a value was expected here",
+        "write one, or quote it if it is text",
+    ),
+    (
+        "comment or line break",
+        "block scalar",
+        False,
+        "text after '|' or '>' starts on a line of its own",
+        _INDENT,
+    ),
     ("mapping keys are not allowed", "", False, "a '?' is not possible here", "quote the text"),
     ("unexpected ':'", "", False, "a ':' is not possible here", _COLON),
     ("<document start>", "", False, "this line does not belong to what is above it", _INDENT),
@@ -125,13 +192,20 @@ _WORDS = (
 
 
 def compose(text: str) -> tuple[yaml.Node | None, list[Finding]]:
-    """The root node (None for an empty document), or what makes the text unacceptable. Never raises on text."""
+    """The root node (None for an empty document), or what makes the text unacceptable. Never raises
+    on text."""
     if tab := _TAB.search(text):
         line = text.count("\n", 0, tab.start()) + 1
         message = "a tab; YAML wants spaces"
         mark = (line, tab.start(1) - tab.start() + 1)
         return None, [
-            Finding("yaml-syntax", path=(), message=message, hint='use spaces, or "\\t" in a quoted text', at=mark)
+            Finding(
+                "yaml-syntax",
+                path=(),
+                message=message,
+                hint='use spaces, or "\\t" in a quoted text',
+                at=mark,
+            )
         ]
     try:
         findings = list(_forbidden(text))
@@ -139,7 +213,9 @@ def compose(text: str) -> tuple[yaml.Node | None, list[Finding]]:
     except yaml.MarkedYAMLError as error:
         return None, [_in_words(error, text)]
     except yaml.YAMLError as error:
-        return None, [Finding("yaml-syntax", path=(), message=f"this is not YAML: {error}", at=(1, 1))]
+        return None, [
+            Finding("yaml-syntax", path=(), message=f"this is not YAML: {error}", at=(1, 1))
+        ]
 
 
 def mark_of(mark: Any) -> Mark:
@@ -152,14 +228,22 @@ def _forbidden(text: str) -> Iterator[Finding]:
     for event in yaml.parse(text, LOADER):
         at = mark_of(event.start_mark)
         documents += isinstance(event, yaml.DocumentStartEvent)
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(
+            event, yaml.CollectionEndEvent
+        )
         if documents > 1:
             yield Finding(
-                "yaml-feature", path=(), message="a second document starts here", hint="one file is one pipeline", at=at
+                "yaml-feature",
+                path=(),
+                message="a second document starts here",
+                hint="one file is one pipeline",
+                at=at,
             )
             return
         if depth > MAX_DEPTH:
-            yield Finding("yaml-feature", path=(), message=f"nested more than {MAX_DEPTH} levels deep", at=at)
+            yield Finding(
+                "yaml-feature", path=(), message=f"nested more than {MAX_DEPTH} levels deep", at=at
+            )
             return
         yield from _indirections(event, at)
 
@@ -167,9 +251,21 @@ def _forbidden(text: str) -> Iterator[Finding]:
 def _indirections(event: yaml.Event, at: Mark) -> Iterator[Finding]:
     anchor, tag = getattr(event, "anchor", None), getattr(event, "tag", None)
     if isinstance(event, yaml.AliasEvent):
-        yield Finding("yaml-feature", path=(), message=f"aliases are not allowed (*{anchor})", hint=_WRITE_OUT, at=at)
+        yield Finding(
+            "yaml-feature",
+            path=(),
+            message=f"aliases are not allowed (*{anchor})",
+            hint=_WRITE_OUT,
+            at=at,
+        )
     elif anchor:
-        yield Finding("yaml-feature", path=(), message=f"anchors are not allowed (&{anchor})", hint=_WRITE_OUT, at=at)
+        yield Finding(
+            "yaml-feature",
+            path=(),
+            message=f"anchors are not allowed (&{anchor})",
+            hint=_WRITE_OUT,
+            at=at,
+        )
     if tag:
         shown = tag.replace("tag:yaml.org,2002:", "!!")
         yield Finding(
@@ -197,7 +293,11 @@ def _in_words(error: yaml.MarkedYAMLError, text: str) -> Finding:
             return Finding("yaml-syntax", path=(), message=message, hint=hint, at=mark_of(mark))
     message = f"this is not YAML: {', '.join(filter(None, (context, problem)))}"
     return Finding(
-        "yaml-syntax", path=(), message=message, hint=_INDENT, at=mark_of(error.problem_mark or error.context_mark)
+        "yaml-syntax",
+        path=(),
+        message=message,
+        hint=_INDENT,
+        at=mark_of(error.problem_mark or error.context_mark),
     )
 
 
@@ -220,7 +320,8 @@ class Document:
     findings: list[Finding] = field(default_factory=list)
 
     def problem(self, finding: Finding) -> Problem:
-        """`finding` with its position: that of the nearest existing parent when the path itself is not in the file."""
+        """`finding` with its position: that of the nearest existing parent when the path itself is
+        not in the file."""
         line, column = self._where(finding)
         return Problem(
             file=self.file,
@@ -236,15 +337,21 @@ class Document:
     def _where(self, finding: Finding) -> Mark:
         if isinstance(finding.at, tuple):
             return finding.at
-        first, second = (self.keys, self.values) if finding.at == "key" else (self.values, self.keys)
+        first, second = (
+            (self.keys, self.values) if finding.at == "key" else (self.values, self.keys)
+        )
         if mark := first.get(finding.path) or second.get(finding.path):
             return mark
         parents = (finding.path[:n] for n in range(len(finding.path) - 1, -1, -1))
-        return next((mark for path in parents if (mark := self.keys.get(path) or self.values.get(path))), (1, 1))
+        return next(
+            (mark for path in parents if (mark := self.keys.get(path) or self.values.get(path))),
+            (1, 1),
+        )
 
 
 def read_document(path: FilePath, text: str | None = None) -> Document:
-    """The file as located data, with `findings` for YAML that not every reader would understand alike.
+    """The file as located data, with `findings` for YAML that not every reader would understand
+    alike.
 
     `text` is what to read in its place. Raises SpecError when there is nothing to go on with: no readable file, no
     YAML, or nothing in it.
@@ -253,7 +360,9 @@ def read_document(path: FilePath, text: str | None = None) -> Document:
     document = Document(file=str(path), findings=refused)
     if not refused and (node is None or _is_nothing(node)):
         hint = "a pipeline has the keys version, source, lake, warehouse and tables"
-        refused = [Finding("missing-key", path=(), message="the file is empty", hint=hint, at=(1, 1))]
+        refused = [
+            Finding("missing-key", path=(), message="the file is empty", hint=hint, at=(1, 1))
+        ]
     if node is None or refused:
         raise SpecError([document.problem(finding) for finding in refused])
     document.data = _value(document, node, ())
@@ -286,14 +395,22 @@ def _mapping(document: Document, node: yaml.MappingNode, path: KeyPath) -> dict[
         key = key_node.value
         if key == "<<" and not key_node.style:
             document.findings.append(
-                Finding("yaml-feature", path=path, message="merge keys (<<) are not allowed", hint=_SHARE, at=at)
+                Finding(
+                    "yaml-feature",
+                    path=path,
+                    message="merge keys (<<) are not allowed",
+                    hint=_SHARE,
+                    at=at,
+                )
             )
             continue
         here = (*path, key)
         if key in data:
             message = f"this key stands twice, first on line {document.keys[here][0]}"
             document.findings.append(
-                Finding("duplicate-key", path=here, message=message, hint="keep one of the two", at=at)
+                Finding(
+                    "duplicate-key", path=here, message=message, hint="keep one of the two", at=at
+                )
             )
             continue
         document.keys[here] = at
@@ -307,16 +424,24 @@ def _check_key(document: Document, node: yaml.ScalarNode, path: KeyPath) -> None
     value = _scalar(document, node, path, "key")
     if len(document.findings) == before and not isinstance(value, str):
         message, hint = f"a key must be text, found {found(value)}", f'quote it: "{node.value}"'
-        document.findings.append(Finding("wrong-value", path=path, message=message, hint=hint, at="key"))
+        document.findings.append(
+            Finding("wrong-value", path=path, message=message, hint=hint, at="key")
+        )
 
 
-def _scalar(document: Document, node: yaml.ScalarNode, path: KeyPath, at: Literal["key", "value"]) -> Any:
+def _scalar(
+    document: Document, node: yaml.ScalarNode, path: KeyPath, at: Literal["key", "value"]
+) -> Any:
     try:
         value = scalar_value(node)
     except Ambiguous as error:
-        document.findings.append(Finding("ambiguous-value", path=path, message=str(error), hint=error.hint, at=at))
+        document.findings.append(
+            Finding("ambiguous-value", path=path, message=str(error), hint=error.hint, at=at)
+        )
         return node.value
     if isinstance(value, str) and (odd := UNPRINTABLE.search(value)):
         message = f"the character U+{ord(odd.group()):04X} is not allowed here"
-        document.findings.append(Finding("unreadable-file", path=path, message=message, hint="delete it", at=at))
+        document.findings.append(
+            Finding("unreadable-file", path=path, message=message, hint="delete it", at=at)
+        )
     return value

@@ -63,7 +63,8 @@ _VALUES = {
 
 
 def found(value: Any) -> str:
-    """The value in human words, for `expected ..., found ...`. A URI is named, never shown: it may hold a password."""
+    """The value in human words, for `expected ..., found ...`. A URI is named, never shown: it may
+    hold a password."""
     if value is None:
         return "nothing"
     if isinstance(value, bool):
@@ -109,13 +110,15 @@ def _meant(word: str, allowed: Iterable[str], synonyms: dict[str, str]) -> str |
 
 def _snake(word: str) -> str:
     """`primaryKey`, `Primary-Key` and `primary key` are all `primary_key`."""
-    return re.sub(r"[\s-]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", word.strip())).lower().strip("@")
+    return (
+        re.sub(r"[\s-]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", word.strip()))
+        .lower()
+        .strip("@")
+    )
 
 
 CONNECTION_ID_HINT = "define the connection in connections/connections.yml or AIRFLOW_CONN_<ID>, and write its id here"
-_NO_SECRETS = (
-    "this belongs to the connection: connections/connections.yml or AIRFLOW_CONN_<ID>; a spec holds only its id"
-)
+_NO_SECRETS = "this belongs to the connection: connections/connections.yml or AIRFLOW_CONN_<ID>; a spec holds only its id"
 _TABLES = "write each table as a key, `bookings:`, not as a list entry, `- bookings`"
 _CONNECTION_KEY = re.compile(
     r"host|port|url|uri|dsn|user(name)?|login|pass(word|wd)?|token|db|dbname|database|(access|secret)(_.*)?|endpoint(_.*)?"
@@ -125,12 +128,17 @@ Schema = Mapping[str, Any]
 
 
 def hint_for_key(root: Schema, key: str, here: Schema) -> str:
-    """What the unknown `key` probably meant or where it belongs, and which keys the mapping `here` allows."""
+    """What the unknown `key` probably meant or where it belongs, and which keys the mapping `here`
+    allows."""
     allowed = here["properties"]
     choice = f"allowed here: {', '.join(allowed)}"
     if is_of_a_connection(key):
         return _NO_SECRETS
-    if homes := [name for name, child in allowed.items() if key in _resolved(root, child).get("properties", {})]:
+    if homes := [
+        name
+        for name, child in allowed.items()
+        if key in _resolved(root, child).get("properties", {})
+    ]:
         return f"it belongs under {' or '.join(homes)}; {choice}"
     if meant := meant_key(key, allowed):
         return f"did you mean {meant!r}? {choice}"
@@ -162,14 +170,24 @@ def hint_for_value(subschema: Schema, value: Any) -> str:
         return f'quote it: "{value}"'
     if "string" not in types and isinstance(value, str) and re.fullmatch(r"-?\d+(\.\d+)?", value):
         return "write it without quotes"
-    return f"for example {_flow(subschema['examples'][-1])}" if subschema.keys() >= {"examples", "type"} else ""
+    return (
+        f"for example {_flow(subschema['examples'][-1])}"
+        if subschema.keys() >= {"examples", "type"}
+        else ""
+    )
 
 
 def _duration_hint(value: Any) -> str:
     if isinstance(value, int) and value > 0 and value is not True:
         return f"with its unit: {value}s, {value}m, {value}h or {value}d"
-    match = re.fullmatch(r"\s*0*([1-9]\d*)\s*([smhd])[a-z]*\s*", value.lower()) if isinstance(value, str) else None
-    return f"did you mean {match[1]}{match[2]}?" if match else "one number and one unit: s, m, h or d"
+    match = (
+        re.fullmatch(r"\s*0*([1-9]\d*)\s*([smhd])[a-z]*\s*", value.lower())
+        if isinstance(value, str)
+        else None
+    )
+    return (
+        f"did you mean {match[1]}{match[2]}?" if match else "one number and one unit: s, m, h or d"
+    )
 
 
 def _flow(example: Any) -> str:

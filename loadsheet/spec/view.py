@@ -1,6 +1,8 @@
-"""What cross-field rules look at: the valid parts of a document, with `defaults` applied to each table.
+"""What cross-field rules look at: the valid parts of a document, with `defaults` applied to each
+table.
 
-A rule about a table whose `mode` is misspelled would only add noise, so such a table is not shown to rules.
+A rule about a table whose `mode` is misspelled would only add noise, so such a table is not shown
+to rules.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from loadsheet.problem import Finding, KeyPath
 
 
 def inherit(own: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The table's keys with `defaults` filled in: its own key wins whole, null un-inherits, keys without value go.
+    """The table's keys with `defaults` filled in: its own key wins whole, null un-inherits, keys
+    without value go.
 
     `incremental` comes out as a mapping that carries its lookback; keys and column lists come out as lists.
     """
@@ -25,7 +28,8 @@ def inherit(own: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, An
     if "incremental" in table:
         short = table["incremental"]
         incremental = {"cursor": short} if isinstance(short, str) else dict(short)
-        # Nearest wins: a table's lookback beats the one inside an inherited incremental, not one beside it.
+        # Nearest wins: a table's lookback beats the one inside an inherited incremental, not one
+        # beside it.
         inherited = own.get("incremental") is None
         if "lookback" not in incremental or (inherited and "lookback" in own):
             incremental["lookback"] = lookback
@@ -58,7 +62,8 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """The sound parts of `data`; `broken` are the paths that already have an error, `folder` the file's folder."""
+    """The sound parts of `data`; `broken` are the paths that already have an error, `folder` the
+    file's folder."""
 
     data: Mapping[str, Any]
     broken: Iterable[KeyPath]
@@ -69,7 +74,8 @@ class View:
         return path not in self._unsound
 
     def get(self, *path: str, default: Any = None) -> Any:
-        """The value at `path`; `default` where there is none, it is null, or something is wrong with it."""
+        """The value at `path`; `default` where there is none, it is null, or something is wrong
+        with it."""
         value: Any = self.data
         for key in path:
             value = value.get(key) if isinstance(value, dict) else None
@@ -77,11 +83,15 @@ class View:
 
     @cached_property
     def tables(self) -> tuple[Entry, ...]:
-        """Tables with nothing wrong in them; none while `defaults` has errors, which could be inherited."""
+        """Tables with nothing wrong in them; none while `defaults` has errors, which could be
+        inherited."""
         if not self.sound("defaults"):
             return ()
         defaults = self.data.get("defaults") or {}
-        return tuple(Entry(path=path, own=own, full=inherit(own, defaults)) for path, own in self._entries("tables"))
+        return tuple(
+            Entry(path=path, own=own, full=inherit(own, defaults))
+            for path, own in self._entries("tables")
+        )
 
     @cached_property
     def transforms(self) -> tuple[Entry, ...]:

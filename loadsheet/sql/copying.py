@@ -13,7 +13,8 @@ WireFormat = Literal["binary", "csv"]
 FileFormat = Literal["binary", "csv", "parquet"]
 """What a part is; Parquet is made from csv, and read as csv."""
 
-# Signature, flags and extension length of a binary COPY stream, and its end (PostgreSQL manual, COPY, File Formats).
+# Signature, flags and extension length of a binary COPY stream, and its end (PostgreSQL manual,
+# COPY, File Formats).
 BINARY_HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 BINARY_TRAILER = b"\xff\xff"
 
@@ -21,10 +22,12 @@ BINARY_TRAILER = b"\xff\xff"
 def select_columns(relation: Relation, columns: Sequence[Column], where: str) -> str:
     """The SELECT that reads `columns` under their own names; `where` is a condition or empty.
 
-    The columns are named one by one: `COPY table` would skip generated columns and refuse partitioned tables.
+    The columns are named one by one: `COPY table` would skip generated columns and refuse
+    partitioned tables.
     """
     reading = ", ".join(
-        f"CAST({ident(c.name)} AS {c.type}) AS {ident(c.name)}" if c.cast else ident(c.name) for c in columns
+        f"CAST({ident(c.name)} AS {c.type}) AS {ident(c.name)}" if c.cast else ident(c.name)
+        for c in columns
     )
     return f"SELECT {reading} FROM {relation.sql}" + (f" WHERE {where}" if where else "")
 
@@ -35,14 +38,20 @@ def copy_out(select: str, wire: WireFormat) -> str:
 
 
 def copy_in(
-    relation_sql: str, columns: Sequence[str], wire: WireFormat, server_version: int, freeze: bool = False
+    relation_sql: str,
+    columns: Sequence[str],
+    wire: WireFormat,
+    server_version: int,
+    freeze: bool = False,
 ) -> str:
     """COPY of one part into a table. From PostgreSQL 15 on the csv header must match the columns.
 
     `freeze` is for a table made in the same transaction: nobody need visit its rows again to find them committed, and
     a reader with an older snapshot, to whom such a table would look empty, sees them.
     """
-    header = "" if wire == "binary" else f", HEADER {'MATCH' if server_version >= 150000 else 'TRUE'}"
+    header = (
+        "" if wire == "binary" else f", HEADER {'MATCH' if server_version >= 150000 else 'TRUE'}"
+    )
     frozen = ", FREEZE" if freeze else ""
     return f"COPY {relation_sql} ({idents(columns)}) FROM STDIN (FORMAT {wire}{header}{frozen})"
 

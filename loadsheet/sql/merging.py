@@ -1,9 +1,11 @@
-"""The text that makes a target equal to what arrived: keep what differs, update it, insert what is missing.
+"""The text that makes a target equal to what arrived: keep what differs, update it, insert what is
+missing.
 
-The arrived rows are compared with the target in one pass, which leaves the new and the different ones in a temporary
-table (not in the WAL); only those are joined again and written. Unchanged rows are neither locked nor written, and
-each statement's own count is the number of rows it touched. Where values are long, new rows are not kept: they are
-inserted from where they arrived. docs/performance-merging.md has what upsert, MERGE and UPDATE + INSERT cost instead.
+The arrived rows are compared with the target in one pass, which leaves the new and the different
+ones in a temporary table (not in the WAL); only those are joined again and written. Unchanged rows
+are neither locked nor written, and each statement's own count is the number of rows it touched.
+Where values are long, new rows are not kept: they are inserted from where they arrived.
+docs/performance-merging.md has what upsert, MERGE and UPDATE + INSERT cost instead.
 """
 
 from __future__ import annotations
@@ -25,16 +27,19 @@ def same_key(key: Sequence[str]) -> str:
 
 
 def differs(values: Mapping[str, str], types: Mapping[str, str]) -> str:
-    """The condition that target row `t` is not what the `values` say (SQL by column; `types` are the target's).
+    """The condition that target row `t` is not what the `values` say (SQL by column; `types` are
+    the target's).
 
-    Where equal values may look different (1.0 and 1.00, `1 mon` and `30 days`) or have no equality (json, point, xml)
-    it takes `*<>`, PostgreSQL's comparison of stored images. Elsewhere `=` says the same sooner: comparing 2.4 million
-    rows took 1.9 s instead of 3.2 s. Images come last: often the rest has told, and no long value need be fetched.
+    Where equal values may look different (1.0 and 1.00, `1 mon` and `30 days`) or have no equality
+    (json, point, xml) it takes `*<>`, PostgreSQL's comparison of stored images. Elsewhere `=` says
+    the same sooner: comparing 2.4 million rows took 1.9 s instead of 3.2 s. Images come last: often
+    the rest has told, and no long value need be fetched.
     """
     exact = {name for name in values if without_modifier(types[name]) in SAME_WHEN_EQUAL}
     tests = [_is_distinct(name, values[name], types[name]) for name in values if name in exact]
     if images := {name: value for name, value in values.items() if name not in exact}:
-        # Without the casts the parser would compare the rows column by column, by each type's own operator.
+        # Without the casts the parser would compare the rows column by column, by each type's own
+        # operator.
         mine, theirs = f"ROW({idents(images, 't.')})", f"ROW({', '.join(images.values())})"
         tests.append(f"CAST({mine} AS record) *<> CAST({theirs} AS record)")
     return f"({' OR '.join(tests)})"
@@ -48,7 +53,8 @@ def _is_distinct(name: str, value: str, type_name: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Merge:
-    """The statements that merge the rows of `source` into `target` by `key`, through the temporary table `changed`."""
+    """The statements that merge the rows of `source` into `target` by `key`, through the temporary
+    table `changed`."""
 
     target: str
     source: str
@@ -61,15 +67,18 @@ class Merge:
     long: Collection[str]
     """Columns of which the target holds values outside its rows (TOAST)."""
     keeps_new: bool
-    """Whether `changed` has the new rows, too. It saves a second join; where rows are long, copying them costs more."""
+    """Whether `changed` has the new rows, too. It saves a second join; where rows are long, copying
+    them costs more."""
     load_no: int | None
     guard: str
     """A condition that a row must also fulfil to be updated; empty: none."""
 
     def keep_changed(self) -> str:
-        """CREATE of `changed`: the rows that differ and pass the guard and, if it `keeps_new`, those the target lacks.
+        """CREATE of `changed`: the rows that differ and pass the guard and, if it `keeps_new`,
+        those the target lacks.
 
-        PLACE is where the target has the row, or NULL. The key is compared too: 1.0 and 1.00 are equal, not the same.
+        PLACE is where the target has the row, or NULL. The key is compared too: 1.0 and 1.00 are
+        equal, not the same.
         """
         columns = ", ".join(f"{value} AS {ident(name)}" for name, value in self.values.items())
         join, lacks = ("LEFT JOIN", "t.ctid IS NULL OR ") if self.keeps_new else ("JOIN", "")
@@ -80,17 +89,21 @@ class Merge:
         )
 
     def update_found(self) -> str:
-        """UPDATE of the rows the target has, where it had them: without joining the whole target again."""
+        """UPDATE of the rows the target has, where it had them: without joining the whole target
+        again."""
         return self._update(f"s.{PLACE} IS NOT NULL AND t.ctid = s.{PLACE}")
 
     def update_moved(self) -> str:
-        """UPDATE of those that are there no longer, because somebody else has written them in the meantime."""
+        """UPDATE of those that are there no longer, because somebody else has written them in the
+        meantime."""
         return self._update(self._to_update(self._kept))
 
     def insert_new(self) -> str:
         """INSERT of the rows the target lacks."""
         if self.keeps_new:
-            return insert_rows(self.target, self.changed, self._kept, self.load_no, f"s.{PLACE} IS NULL")
+            return insert_rows(
+                self.target, self.changed, self._kept, self.load_no, f"s.{PLACE} IS NULL"
+            )
         lacks = f"NOT EXISTS (SELECT FROM {self.target} t WHERE {self._same})"
         return insert_rows(self.target, self.source, self.values, self.load_no, lacks)
 
@@ -107,29 +120,41 @@ class Merge:
         return differs(values, self.types) + (f" AND ({self.guard})" if self.guard else "")
 
     def _update(self, condition: str) -> str:
-        settings = [f"{ident(name)} = {self._new(name, value)}" for name, value in self._kept.items()]
+        settings = [
+            f"{ident(name)} = {self._new(name, value)}" for name, value in self._kept.items()
+        ]
         settings += [f"{LOAD_ID} = {self.load_no}"] if self.load_no is not None else []
         # By the key in any case: a place alone may be another row's by now.
         where = f"{same_key(self.key)} AND {condition}"
-        return f"UPDATE {self.target} t SET {', '.join(settings)} FROM {self.changed} s WHERE {where}"
+        return (
+            f"UPDATE {self.target} t SET {', '.join(settings)} FROM {self.changed} s WHERE {where}"
+        )
 
     def _new(self, name: str, value: str) -> str:
-        """Set to its own copy, a long value would be written anew; set to itself, it stays where it is."""
+        """Set to its own copy, a long value would be written anew; set to itself, it stays where it
+        is."""
         if name not in self.long:
             return value
-        return f"CASE WHEN {differs({name: value}, self.types)} THEN {value} ELSE t.{ident(name)} END"
+        return (
+            f"CASE WHEN {differs({name: value}, self.types)} THEN {value} ELSE t.{ident(name)} END"
+        )
 
 
-def insert_rows(target: str, source: str, values: Mapping[str, str], load_no: int | None, where: str = "") -> str:
+def insert_rows(
+    target: str, source: str, values: Mapping[str, str], load_no: int | None, where: str = ""
+) -> str:
     """INSERT of the source's rows, those that fulfil `where` if it is given."""
     names, new = idents(values), ", ".join(values.values())
     if load_no is not None:
         names, new = f"{names}, {LOAD_ID}", f"{new}, {load_no}"
-    return f"INSERT INTO {target} ({names}) SELECT {new} FROM {source} s" + (f" WHERE {where}" if where else "")
+    return f"INSERT INTO {target} ({names}) SELECT {new} FROM {source} s" + (
+        f" WHERE {where}" if where else ""
+    )
 
 
 def delete_gone(target: str, source: str, key: Sequence[str]) -> str:
-    """DELETE of the rows that are no longer there; of all rows when there is no key to compare them by."""
+    """DELETE of the rows that are no longer there; of all rows when there is no key to compare them
+    by."""
     gone = f" WHERE NOT EXISTS (SELECT 1 FROM {source} s WHERE {same_key(key)})" if key else ""
     return f"DELETE FROM {target} t{gone}"
 
@@ -140,7 +165,8 @@ def ordered(cursor: str, type_name: str, prefix: str = "") -> str:
 
 
 def keep_newest(table: str, key: Sequence[str], cursor: str | None) -> str:
-    """DELETE of all but one row per key: the newest by `cursor` (SQL), by arrival where cursors tie."""
+    """DELETE of all but one row per key: the newest by `cursor` (SQL), by arrival where cursors
+    tie."""
     newest = (f"{cursor} DESC NULLS LAST, " if cursor else "") + "ctid DESC"
     ranked = f"SELECT ctid, row_number() OVER (PARTITION BY {idents(key)} ORDER BY {newest}) AS place FROM {table}"
     return f"DELETE FROM {table} t USING ({ranked}) s WHERE t.ctid = s.ctid AND s.place > 1"
@@ -148,7 +174,9 @@ def keep_newest(table: str, key: Sequence[str], cursor: str | None) -> str:
 
 def count_null_keys(table: str, key: Sequence[str]) -> str:
     """SELECT of the number of rows without a complete key."""
-    return f"SELECT count(*) FROM {table} WHERE " + " OR ".join(f"{ident(name)} IS NULL" for name in key)
+    return f"SELECT count(*) FROM {table} WHERE " + " OR ".join(
+        f"{ident(name)} IS NULL" for name in key
+    )
 
 
 def has_duplicates(table: str, key: Sequence[str]) -> str:
@@ -159,9 +187,10 @@ def has_duplicates(table: str, key: Sequence[str]) -> str:
 def not_older(cursor: str, type_name: str, read_at: str) -> str:
     """The guard that an older version never overwrites a newer one.
 
-    A target's cursor from beyond the moment of reading is no newer version but a mistake (`infinity`, year 9999): it
-    must not keep its row from being corrected. `read_at` is SQL, in the cursor's type, for the latest moment at which
-    any of the target's rows was read: an increment that arrives late was itself read before the newer rows.
+    A target's cursor from beyond the moment of reading is no newer version but a mistake
+    (`infinity`, year 9999): it must not keep its row from being corrected. `read_at` is SQL, in the
+    cursor's type, for the latest moment at which any of the target's rows was read: an increment
+    that arrives late was itself read before the newer rows.
     """
     mine, theirs = ordered(cursor, type_name, "s."), ordered(cursor, type_name, "t.")
     guard = f"{mine} IS NULL OR {theirs} IS NULL OR {mine} >= {theirs}"

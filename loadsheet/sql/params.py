@@ -1,6 +1,8 @@
-"""The named parameters of a transform's SQL: found by the tokenizer, bound by the caller, never pasted as text.
+"""The named parameters of a transform's SQL: found by the tokenizer, bound by the caller, never
+pasted as text.
 
-A driver's own placeholder syntax would trip over `'10:30'`, `::text`, `a[1:2]` and `LIKE '5%'`; a tokenizer does not.
+A driver's own placeholder syntax would trip over `'10:30'`, `::text`, `a[1:2]` and `LIKE '5%'`; a
+tokenizer does not.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ if TYPE_CHECKING:
 
 PARAMS = ("since_load", "interval_start", "interval_end", "run_id")
 
-# A colon before a letter, and no cast (`::`). Where there is none, nobody needs the tokenizer: 75 ms of imports.
+# A colon before a letter, and no cast (`::`). Where there is none, nobody needs the tokenizer: 75
+# ms of imports.
 MAY_BE_NAMED = re.compile(r"(?<!:)(?:::)*:[^\W\d]")
 
 # Token types by name: importing sqlglot's own would cost every start 75 ms.
@@ -32,10 +35,12 @@ class Param:
 
 
 def split_params(sql: str) -> list[str | Param]:
-    """`sql` cut at its known named parameters: text and `Param`s in turn, so that the texts and `:name`s joined
-    give `sql` again. Strings, comments, dollar quotes, casts and array slices are text.
+    """`sql` cut at its known named parameters: text and `Param`s in turn, so that the texts and
+    `:name`s joined give `sql` again. Strings, comments, dollar quotes, casts and array slices are
+    text.
 
-    Raises Unparsable when it is not clear where they are, because a quote or comment in `sql` never ends.
+    Raises Unparsable when it is not clear where they are, because a quote or comment in `sql` never
+    ends.
     """
     pieces: list[str | Param] = []
     end = 0
@@ -54,7 +59,8 @@ def uses_since_load(sql: str) -> bool:
 def placeholders(sql: str) -> Iterator[tuple[str, int]]:
     """Every `:name` in `sql`, known or not, with the offset of its colon.
 
-    Raises Unparsable when it is not clear where they are, because a quote or comment in `sql` never ends.
+    Raises Unparsable when it is not clear where they are, because a quote or comment in `sql` never
+    ends.
     """
     if not MAY_BE_NAMED.search(sql):
         return
@@ -65,7 +71,9 @@ def placeholders(sql: str) -> Iterator[tuple[str, int]]:
     tokens = words(sql)
     for token, following in pairwise(tokens):
         _track(brackets, token, before)
-        if _is_placeholder(sql, token, following) and not (brackets and brackets[-1] and _slices(before)):
+        if _is_placeholder(sql, token, following) and not (
+            brackets and brackets[-1] and _slices(before)
+        ):
             yield sql[following.start : following.end + 1], token.start
         before = token
 
@@ -74,7 +82,9 @@ def _track(brackets: list[bool], token: Token, before: Token | None) -> None:
     """Keeps a stack of open brackets: True for a subscript `a[`, False for `(` and `ARRAY[`."""
     kind = token.token_type.name
     if kind == "L_BRACKET":
-        is_subscript = before is not None and before.token_type.name not in _BEFORE_ARRAY_CONSTRUCTOR
+        is_subscript = (
+            before is not None and before.token_type.name not in _BEFORE_ARRAY_CONSTRUCTOR
+        )
         brackets.append(is_subscript)
     elif kind == "L_PAREN":
         brackets.append(False)
@@ -88,5 +98,6 @@ def _is_placeholder(sql: str, token: Token, following: Token) -> bool:
 
 
 def _slices(before: Token | None) -> bool:
-    """Whether a colon directly inside a subscript parts its bounds: `a[1:n]` and `a[:n]`, but not `a[1 + :n]`."""
+    """Whether a colon directly inside a subscript parts its bounds: `a[1:n]` and `a[:n]`, but not
+    `a[1 + :n]`."""
     return before is not None and before.token_type.name in _OPERAND_ENDS | {"L_BRACKET"}

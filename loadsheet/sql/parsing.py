@@ -14,8 +14,11 @@ from loadsheet.sql.rewrites import eased
 from loadsheet.sql.strict import slips_in_statement, slips_in_tokens
 from loadsheet.sql.tokens import POSTGRES, TOO_DEEP_HINT, Unparsable, odd_blank, tokenize
 
-# sqlglot keeps a statement it does not know as a bare Command and warns of it; a DO block in a script is no news.
-logging.getLogger("sqlglot").addFilter(lambda record: "Falling back to parsing" not in record.getMessage())
+# sqlglot keeps a statement it does not know as a bare Command and warns of it; a DO block in a
+# script is no news.
+logging.getLogger("sqlglot").addFilter(
+    lambda record: "Falling back to parsing" not in record.getMessage()
+)
 
 _HINT = (
     "if the server accepts it, sqlglot does not know this syntax yet: write it another way, "
@@ -26,15 +29,24 @@ _NAMING = frozenset(
     "FETCH GRANT IMPORT LISTEN LOAD LOCK MOVE NOTIFY PREPARE REASSIGN REFRESH REINDEX RELEASE RESET REVOKE SAVEPOINT "
     "SECURITY SET SHOW START TRUNCATE UNLISTEN VACUUM".split()
 )
-"""Statements that say what they do by names alone; a query inside one has to be readable nevertheless."""
-_QUERIES = (TokenType.SELECT, TokenType.INSERT, TokenType.UPDATE, TokenType.DELETE, TokenType.MERGE, TokenType.VALUES)
+"""Statements that say what they do by names alone; a query inside one has to be readable
+nevertheless."""
+_QUERIES = (
+    TokenType.SELECT,
+    TokenType.INSERT,
+    TokenType.UPDATE,
+    TokenType.DELETE,
+    TokenType.MERGE,
+    TokenType.VALUES,
+)
 
 
 def parse(sql: str) -> list[exp.Expr]:
-    """The statements of `sql`, empty ones left out. Raises Unparsable at the place that could not be read.
+    """The statements of `sql`, empty ones left out. Raises Unparsable at the place that could not
+    be read.
 
-    A statement that only names what it does (DROP, COMMENT, SAVEPOINT) may be one that sqlglot does not know: it comes
-    out as a Command.
+    A statement that only names what it does (DROP, COMMENT, SAVEPOINT) may be one that sqlglot does
+    not know: it comes out as a Command.
     """
     if (offset := odd_blank(sql)) is not None:
         message = f"the blank U+{ord(sql[offset]):04X} is none to PostgreSQL, but a part of a name"
@@ -43,7 +55,8 @@ def parse(sql: str) -> list[exp.Expr]:
 
 
 def _parts(tokens: list[Token]) -> Iterator[list[Token]]:
-    """The tokens between semicolons; those in BEGIN ATOMIC ... END, a function's body, part nothing."""
+    """The tokens between semicolons; those in BEGIN ATOMIC ... END, a function's body, part
+    nothing."""
     part: list[Token] = []
     bodies = 0
     if TokenType.SEMICOLON not in {token.token_type for token in tokens}:
@@ -84,15 +97,19 @@ def _parsed(sql: str, tokens: list[Token]) -> exp.Expr | None:
         raise _unparsable(sql, error) from None
     except RecursionError:
         raise Unparsable("nested too deeply to be read", 0, TOO_DEEP_HINT) from None
-    except Exception:  # on odd text the parser fails in its own code, too: an interval of `"a` is a TokenError inside
+    # on odd text the parser fails in its own code, too: an interval of `"a` is a TokenError inside
+    except Exception:
         raise Unparsable("cannot be read as PostgreSQL", 0, _HINT) from None
     if isinstance(parsed, (exp.Condition, exp.Alias)) and not isinstance(parsed, exp.Query):
-        raise Unparsable(f"no statement of PostgreSQL begins with {tokens[0].text!r}", tokens[0].start, _HINT)
+        raise Unparsable(
+            f"no statement of PostgreSQL begins with {tokens[0].text!r}", tokens[0].start, _HINT
+        )
     return None if isinstance(parsed, exp.Semicolon) else parsed
 
 
 def _parsed_otherwise(sql: str, tokens: list[Token], error: Unparsable | None) -> exp.Expr | None:
-    """What comes of it once it is eased; else a Command where it only names what it does. Raises `error`, if any."""
+    """What comes of it once it is eased; else a Command where it only names what it does. Raises
+    `error`, if any."""
     with suppress(Unparsable):
         parsed = _parsed(sql, eased(sql, tokens))
         if not isinstance(parsed, exp.Command):
@@ -130,9 +147,14 @@ _WRITES = (exp.Insert, exp.Update, exp.Delete, exp.Merge)
 
 
 def why_not_one_select(statements: list[exp.Expr]) -> str | None:
-    """What keeps `statements` from being exactly one SELECT (WITH, UNION and VALUES allowed); None when nothing."""
+    """What keeps `statements` from being exactly one SELECT (WITH, UNION and VALUES allowed); None
+    when nothing."""
     if len(statements) != 1:
-        return f"expected one SELECT, found {len(statements)} statements" if statements else "there is no SELECT"
+        return (
+            f"expected one SELECT, found {len(statements)} statements"
+            if statements
+            else "there is no SELECT"
+        )
     statement = statements[0]
     if not isinstance(statement, (exp.Query, exp.Values)):
         return f"expected one SELECT, found {statement.key.upper()}"
@@ -143,19 +165,29 @@ def why_not_one_select(statements: list[exp.Expr]) -> str | None:
 
 
 def why_not_in_our_transaction(statements: list[exp.Expr]) -> str | None:
-    """Which of a script's `statements` would end the transaction it runs in, and its locks with it; None when none."""
+    """Which of a script's `statements` would end the transaction it runs in, and its locks with it;
+    None when none."""
     found = next(filter(None, map(_ending, statements)), None)
     return f"a script runs in one transaction, found {found}" if found else None
 
 
 def _ending(statement: exp.Expr) -> str:
-    """The statement in a word or two if it begins or ends a transaction or cannot run in one, else nothing."""
+    """The statement in a word or two if it begins or ends a transaction or cannot run in one, else
+    nothing."""
     if isinstance(statement, exp.Command):
         word = statement.this.upper()
         is_transaction = statement.text("expression").lstrip().upper().startswith("TRANSACTION")
-        return f"{word} TRANSACTION" if is_transaction else word if word in ("ABORT", "VACUUM") else ""
+        return (
+            f"{word} TRANSACTION" if is_transaction else word if word in ("ABORT", "VACUUM") else ""
+        )
     if isinstance(statement, (exp.Create, exp.Drop)) and statement.args.get("concurrently"):
         return f"{statement.key.upper()} INDEX CONCURRENTLY"
     if isinstance(statement, exp.Rollback):
         return "" if statement.args.get("savepoint") else "ROLLBACK"
-    return "BEGIN" if isinstance(statement, exp.Transaction) else "COMMIT" if isinstance(statement, exp.Commit) else ""
+    return (
+        "BEGIN"
+        if isinstance(statement, exp.Transaction)
+        else "COMMIT"
+        if isinstance(statement, exp.Commit)
+        else ""
+    )

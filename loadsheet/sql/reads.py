@@ -14,8 +14,19 @@ from sqlglot.tokenizer_core import Token, TokenType
 from loadsheet.sql.tokens import Unparsable, tokenize
 
 _TARGET_OWNERS = (exp.Insert, exp.Update, exp.Delete, exp.Merge, exp.Create, exp.Into)
-_NOT_READING = (exp.Drop, exp.Alter, exp.TruncateTable, exp.Comment, exp.Analyze, exp.Grant, exp.Copy, exp.Set)
-_READING_COMMANDS = frozenset({"CALL", "COPY", "CREATE", "DECLARE", "DO", "EXECUTE", "EXPLAIN", "PREPARE"})
+_NOT_READING = (
+    exp.Drop,
+    exp.Alter,
+    exp.TruncateTable,
+    exp.Comment,
+    exp.Analyze,
+    exp.Grant,
+    exp.Copy,
+    exp.Set,
+)
+_READING_COMMANDS = frozenset(
+    {"CALL", "COPY", "CREATE", "DECLARE", "DO", "EXECUTE", "EXPLAIN", "PREPARE"}
+)
 # A foreign key's table and the `t` of FOR UPDATE OF t are named, not read.
 _ONLY_NAMED = (exp.Reference, exp.Lock)
 _NAMES = frozenset({TokenType.VAR, TokenType.IDENTIFIER})
@@ -33,12 +44,14 @@ class Read:
 
 
 def reads(statements: Sequence[exp.Expr]) -> list[Read]:
-    """Every table read, in order of appearance; not CTEs, write targets, or what an earlier statement created."""
+    """Every table read, in order of appearance; not CTEs, write targets, or what an earlier
+    statement created."""
     created: set[tuple[str | None, str]] = set()
     found: list[Read] = []
     for place, statement in enumerate(statements, start=1):
         found += [read for read in _reads_of(statement) if (read.schema, read.name) not in created]
-        if place < len(statements):  # looked for only where somebody may read it: it is one more walk of the tree
+        # looked for only where somebody may read it: it is one more walk of the tree
+        if place < len(statements):
             created |= {(target.schema, target.name) for target in _created_by(statement)}
     return found
 
@@ -63,7 +76,9 @@ def _reads_of(statement: exp.Expr) -> Iterator[Read]:
     elif not isinstance(statement, _NOT_READING):
         targets = {id(target) for target in _targets(statement)}
         tables = [table for table in _tables(statement) if id(table) not in targets]
-        yield from sorted((_read(t) for t in tables if not _is_cte(t)), key=lambda read: read.offset)
+        yield from sorted(
+            (_read(t) for t in tables if not _is_cte(t)), key=lambda read: read.offset
+        )
 
 
 def _tables(statement: exp.Expr) -> Iterator[exp.Table]:
@@ -81,9 +96,15 @@ def _targets(statement: exp.Expr) -> Iterator[exp.Table]:
 
 
 def _created_by(statement: exp.Expr) -> Iterator[Read]:
-    yield from (_read(t) for t in _targets(statement) if isinstance(t.find_ancestor(*_TARGET_OWNERS), _NEW))
+    yield from (
+        _read(t) for t in _targets(statement) if isinstance(t.find_ancestor(*_TARGET_OWNERS), _NEW)
+    )
     if isinstance(statement, exp.Alter) and isinstance(statement.this, exp.Table):
-        renamed = (action.this for action in statement.args["actions"] if isinstance(action, exp.AlterRename))
+        renamed = (
+            action.this
+            for action in statement.args["actions"]
+            if isinstance(action, exp.AlterRename)
+        )
         yield from (replace(_read(statement.this), name=fold(new.this)) for new in renamed)
 
 
@@ -92,12 +113,16 @@ _NEW = (exp.Create, exp.Into)
 
 def _read(table: exp.Table) -> Read:
     schema = table.args.get("db")
-    return Read(schema=fold(schema) if schema else None, name=fold(table.this), offset=table.this.meta.get("start", 0))
+    return Read(
+        schema=fold(schema) if schema else None,
+        name=fold(table.this),
+        offset=table.this.meta.get("start", 0),
+    )
 
 
 def _is_cte(table: exp.Table) -> bool:
-    """Whether a WITH in whose reach `table` stands gives its name. `WITH a AS (SELECT * FROM a)` reads a real `a`:
-    without RECURSIVE, a CTE sees only those before it."""
+    """Whether a WITH in whose reach `table` stands gives its name. `WITH a AS (SELECT * FROM a)`
+    reads a real `a`: without RECURSIVE, a CTE sees only those before it."""
     name, inside, node = fold(table.this), None, table.parent
     while node and not table.args.get("db"):
         inside = node if isinstance(node, exp.CTE) else inside
@@ -132,14 +157,17 @@ def _fold_token(token: Token) -> str:
 
 
 # What cannot be told apart is left to the server, without a word.
-logging.getLogger("sqlglot").addFilter(lambda record: "Cannot traverse scope" not in record.getMessage())
+logging.getLogger("sqlglot").addFilter(
+    lambda record: "Cannot traverse scope" not in record.getMessage()
+)
 
 _SYSTEM = frozenset({"ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnRead:
-    """A column named in SQL, the table it can only come from, and whether the SQL says so itself (`t.column`)."""
+    """A column named in SQL, the table it can only come from, and whether the SQL says so itself
+    (`t.column`)."""
 
     name: str
     table: Read
@@ -148,7 +176,8 @@ class ColumnRead:
 
 
 def columns_read(statements: Iterable[exp.Expr]) -> Iterator[ColumnRead]:
-    """Every column that can only come from one table; none for statements whose scopes cannot be told apart."""
+    """Every column that can only come from one table; none for statements whose scopes cannot be
+    told apart."""
     for statement in statements:
         try:
             for scope in traverse_scope(statement):
@@ -166,7 +195,8 @@ def output_columns(statement: exp.Expr) -> list[str] | None:
 
 
 def doubled_columns(statement: exp.Expr) -> Iterator[tuple[str, int]]:
-    """Each name that a SELECT gives to a second column, and where: no table or view can be made of it."""
+    """Each name that a SELECT gives to a second column, and where: no table or view can be made of
+    it."""
     seen: set[str] = set()
     for item in statement.selects if isinstance(statement, exp.Query) else ():
         name = _output(item)
@@ -178,17 +208,29 @@ def doubled_columns(statement: exp.Expr) -> Iterator[tuple[str, int]]:
 def _output(item: exp.Expr) -> str | None:
     if isinstance(item, exp.Alias):
         return fold(item.args["alias"])
-    return fold(item.this) if isinstance(item, exp.Column) and isinstance(item.this, exp.Identifier) else None
+    return (
+        fold(item.this)
+        if isinstance(item, exp.Column) and isinstance(item.this, exp.Identifier)
+        else None
+    )
 
 
 def _columns_of(scope: Scope) -> Iterator[ColumnRead]:
-    tables = {name.lower(): _table(source) for name, source in scope.sources.items() if _is_plain(source)}
-    only = next(iter(tables.values())) if len(tables) == len(scope.sources) == 1 and _is_alone(scope) else None
+    tables = {
+        name.lower(): _table(source) for name, source in scope.sources.items() if _is_plain(source)
+    }
+    only = (
+        next(iter(tables.values()))
+        if len(tables) == len(scope.sources) == 1 and _is_alone(scope)
+        else None
+    )
     # A bare name can also be the row of a table, or a column that the SELECT itself has named.
     selects = scope.expression.selects if isinstance(scope.expression, exp.Query) else ()
     own = {*tables, *(item.alias.lower() for item in selects if isinstance(item, exp.Alias))}
     for column in scope.columns:
-        if column.parent_select is not scope.expression or not isinstance(column.this, exp.Identifier):
+        if column.parent_select is not scope.expression or not isinstance(
+            column.this, exp.Identifier
+        ):
             continue
         name, qualifier = fold(column.this), column.table.lower()
         table = tables.get(qualifier) if qualifier else only if name.lower() not in own else None
@@ -206,10 +248,16 @@ def _is_plain(source: exp.Table | Scope) -> TypeGuard[exp.Table]:
 
 
 def _is_alone(scope: Scope) -> bool:
-    """Whether a bare column can come from nowhere else: not from an outer query, nor from a function beside it."""
+    """Whether a bare column can come from nowhere else: not from an outer query, nor from a
+    function beside it."""
     select = scope.expression
     beside = select.args.get("joins") or select.args.get("laterals")
-    return isinstance(select, exp.Select) and not beside and not scope.is_subquery and not scope.is_udtf
+    return (
+        isinstance(select, exp.Select)
+        and not beside
+        and not scope.is_subquery
+        and not scope.is_udtf
+    )
 
 
 def _table(source: exp.Table) -> Read:

@@ -1,7 +1,8 @@
 """Rewrites valid PostgreSQL that sqlglot does not know into SQL that it does.
 
-Only to find out what a statement reads: the server gets the SQL as it was written. So an operator may become `=`, and
-a clause that reads nothing may go, as long as every token that stays keeps its place.
+Only to find out what a statement reads: the server gets the SQL as it was written. So an operator
+may become `=`, and a clause that reads nothing may go, as long as every token that stays keeps its
+place.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from sqlglot.tokenizer_core import Token, TokenType
 
 Tokens = Sequence[Token]
 Ease = Callable[[str, list[Token], int], tuple[int, list[Token]] | None]
-"""Of the text, its tokens and an index: how many tokens to take, and what stands for them; None: nothing to do."""
+"""Of the text, its tokens and an index: how many tokens to take, and what stands for them; None:
+nothing to do."""
 
 _OPERATOR = frozenset("+-*/<>=~!@#%^&|`?")
 _KNOWN = frozenset(
@@ -21,7 +23,8 @@ _KNOWN = frozenset(
 _NEVER_BEFORE_ITS_OPERAND = frozenset("* / % ^ < > = <= >= <> != + - ~".split())
 """And three that sqlglot knows there."""
 _NO_OPERATOR = frozenset(("=>", "=<", "><", "==", "=!", "//", ":="))
-"""What people of other languages write. PostgreSQL's grammar takes some of it; its servers have no such operator."""
+"""What people of other languages write. PostgreSQL's grammar takes some of it; its servers have no
+such operator."""
 _BEFORE_OPERAND = frozenset(
     "SELECT DISTINCT WHERE HAVING ON AND OR NOT CASE WHEN THEN ELSE BETWEEN LIKE ILIKE IN RETURNING GROUP_BY ORDER_BY "
     "PARTITION_BY LIMIT VALUES SET L_PAREN L_BRACKET COMMA DCOLON".split()
@@ -42,19 +45,26 @@ def eased(sql: str, tokens: Tokens) -> list[Token]:
     """`tokens` of `sql` without what sqlglot is known not to understand."""
     left, out, at = list(tokens), [], 0
     while at < len(left):
-        taken, instead = next(filter(None, (ease(sql, left, at) for ease in _EASES)), (1, [left[at]]))
+        taken, instead = next(
+            filter(None, (ease(sql, left, at) for ease in _EASES)), (1, [left[at]])
+        )
         out += instead
         at += taken
     return out
 
 
 def _operator(sql: str, tokens: list[Token], at: int) -> tuple[int, list[Token]] | None:
-    """`a ~= b`, `a <<= b`, `@ a`: any operator that is none of the usual ones. It ends where PostgreSQL says."""
+    """`a ~= b`, `a <<= b`, `@ a`: any operator that is none of the usual ones. It ends where
+    PostgreSQL says."""
     first = tokens[at]
     if not _is_sign(sql, first) or first.token_type is TokenType.IDENTIFIER:
         return None
     end, taken = first.end, 1
-    while at + taken < len(tokens) and tokens[at + taken].start == end + 1 and _is_sign(sql, tokens[at + taken]):
+    while (
+        at + taken < len(tokens)
+        and tokens[at + taken].start == end + 1
+        and _is_sign(sql, tokens[at + taken])
+    ):
         end, taken = tokens[at + taken].end, taken + 1
     text = sql[first.start : end + 1]
     while text[1:] and text[-1] in "+-" and not set(text) & set("~!@#%^&|`?"):
@@ -92,7 +102,8 @@ def _join_alias(_: str, tokens: list[Token], at: int) -> tuple[int, list[Token]]
 
 
 def _function(_: str, tokens: list[Token], at: int) -> tuple[int, list[Token]] | None:
-    """`JSON_VALUE(doc, '$.a' RETURNING int DEFAULT 0 ON EMPTY)`: what it reads are subqueries, if any."""
+    """`JSON_VALUE(doc, '$.a' RETURNING int DEFAULT 0 ON EMPTY)`: what it reads are subqueries, if
+    any."""
     if tokens[at].text.lower() not in _OWN_GRAMMAR or _type(tokens, at + 1) != "L_PAREN":
         return None
     close = _closing(tokens, at + 1)
@@ -110,7 +121,8 @@ def _function(_: str, tokens: list[Token], at: int) -> tuple[int, list[Token]] |
 
 
 def _search_or_cycle(_: str, tokens: list[Token], at: int) -> tuple[int, list[Token]] | None:
-    """`WITH RECURSIVE t AS (...) SEARCH DEPTH FIRST BY a, b SET ord CYCLE a, b SET is_cycle USING path`."""
+    """`WITH RECURSIVE t AS (...) SEARCH DEPTH FIRST BY a, b SET ord CYCLE a, b SET is_cycle USING
+    path`."""
     words = [token.text.lower() for token in tokens[at : at + 2]]
     if words[0] == "search" and words[1:] in (["depth"], ["breadth"]):
         last = _find(tokens, at, TokenType.SET)
@@ -124,7 +136,11 @@ def _search_or_cycle(_: str, tokens: list[Token], at: int) -> tuple[int, list[To
 def _overriding(_: str, tokens: list[Token], at: int) -> tuple[int, list[Token]] | None:
     """`INSERT INTO t OVERRIDING SYSTEM VALUE ...`."""
     words = [token.text.lower() for token in tokens[at : at + 3]]
-    return (3, []) if words in (["overriding", "system", "value"], ["overriding", "user", "value"]) else None
+    return (
+        (3, [])
+        if words in (["overriding", "system", "value"], ["overriding", "user", "value"])
+        else None
+    )
 
 
 def _create_options(_: str, tokens: list[Token], at: int) -> tuple[int, list[Token]] | None:
@@ -136,13 +152,24 @@ def _create_options(_: str, tokens: list[Token], at: int) -> tuple[int, list[Tok
         return _closing(tokens, at + 1) + 1 - at, []
     if words[:2] == ["on", "commit"]:
         return (3 if words[2:3] == ["drop"] else 4), []
-    return (1, []) if words[0] in ("local", "global") and words[1:2] in (["temp"], ["temporary"]) else None
+    return (
+        (1, [])
+        if words[0] in ("local", "global") and words[1:2] in (["temp"], ["temporary"])
+        else None
+    )
 
 
 _EASES: tuple[Ease, ...] = (
-    _function, _typed_literal, _array_type, _ordering_operator, _join_alias, _search_or_cycle, _overriding,
-    _create_options, _operator,
-)  # fmt: skip
+    _function,
+    _typed_literal,
+    _array_type,
+    _ordering_operator,
+    _join_alias,
+    _search_or_cycle,
+    _overriding,
+    _create_options,
+    _operator,
+)
 
 
 def _subqueries(tokens: list[Token]) -> Iterator[list[Token]]:
@@ -166,12 +193,15 @@ def _closing(tokens: list[Token], at: int) -> int:
 
 
 def _is_sign(sql: str, token: Token) -> bool:
-    """Whether an operator begins there. The text that sqlglot keeps of a command has no place of its own."""
+    """Whether an operator begins there. The text that sqlglot keeps of a command has no place of
+    its own."""
     return token.start < len(sql) and sql[token.start] in _OPERATOR
 
 
 def _find(tokens: list[Token], at: int, wanted: TokenType) -> int | None:
-    return next((index for index in range(at, len(tokens)) if tokens[index].token_type is wanted), None)
+    return next(
+        (index for index in range(at, len(tokens)) if tokens[index].token_type is wanted), None
+    )
 
 
 def _type(tokens: Tokens, at: int) -> str:

@@ -1,4 +1,5 @@
-"""What sqlglot lets pass and PostgreSQL refuses: the slips of every day, and what other databases write."""
+"""What sqlglot lets pass and PostgreSQL refuses: the slips of every day, and what other databases
+write."""
 
 from __future__ import annotations
 
@@ -15,16 +16,30 @@ Slip = tuple[int, str, str]
 
 _T = TokenType
 _ENDS = frozenset(
-    (_T.FROM, _T.WHERE, _T.GROUP_BY, _T.HAVING, _T.ORDER_BY, _T.LIMIT, _T.UNION, _T.EXCEPT, _T.INTERSECT, _T.R_PAREN,
-     _T.R_BRACKET, _T.COMMA, _T.SEMICOLON)
-)  # fmt: skip
+    (
+        _T.FROM,
+        _T.WHERE,
+        _T.GROUP_BY,
+        _T.HAVING,
+        _T.ORDER_BY,
+        _T.LIMIT,
+        _T.UNION,
+        _T.EXCEPT,
+        _T.INTERSECT,
+        _T.R_PAREN,
+        _T.R_BRACKET,
+        _T.COMMA,
+        _T.SEMICOLON,
+    )
+)
 _RESERVED = frozenset(
     "analyse analyze and asc asymmetric both cast check collate column constraint create desc distinct do else end "
     "except fetch for foreign from grant group having in initially intersect into lateral leading limit not offset on "
     "only or order placing primary references returning select symmetric table then to trailing union unique using "
     "variadic when where window with".split()
 )
-"""PostgreSQL's reserved words, without those that are a value of their own (`user`, `current_date`, `null`)."""
+"""PostgreSQL's reserved words, without those that are a value of their own (`user`, `current_date`,
+`null`)."""
 
 
 def slips_in_tokens(tokens: Sequence[Token]) -> Iterator[Slip]:
@@ -51,7 +66,11 @@ def _empty_list(tokens: Sequence[Token], types: Sequence[TokenType], at: int) ->
 def _bare_interval(tokens: Sequence[Token], types: Sequence[TokenType], at: int) -> Slip | None:
     if types[at + 1] is not _T.NUMBER:
         return None
-    return tokens[at].start, "an interval is text in PostgreSQL", f"write interval '{tokens[at + 1].text} day'"
+    return (
+        tokens[at].start,
+        "an interval is text in PostgreSQL",
+        f"write interval '{tokens[at + 1].text} day'",
+    )
 
 
 def _two_limits(tokens: Sequence[Token], types: Sequence[TokenType], at: int) -> Slip | None:
@@ -85,13 +104,20 @@ def _matching(tokens: Sequence[Token], _: Sequence[TokenType], at: int) -> Slip 
 def _foreign_sign(tokens: Sequence[Token], _: Sequence[TokenType], at: int) -> Slip | None:
     token = tokens[at]
     if token.token_type is _T.VAR:
-        return (token.start, *_TYPOGRAPHIC) if token.text[0] in "‘’“”" or token.text[-1] in "‘’“”" else None
+        return (
+            (token.start, *_TYPOGRAPHIC)
+            if token.text[0] in "‘’“”" or token.text[-1] in "‘’“”"
+            else None
+        )
     return (token.start, *_SIGNS[token.text]) if token.text in _SIGNS else None
 
 
 _TYPOGRAPHIC = ("a typographic quote, which is a letter to PostgreSQL", "write 'text' and \"name\"")
 _SIGNS = {
-    "{": ("PostgreSQL has no {", "nothing is rendered here: write the SQL as the server is to get it"),
+    "{": (
+        "PostgreSQL has no {",
+        "nothing is rendered here: write the SQL as the server is to get it",
+    ),
     "\\": ("PostgreSQL has no \\", "commands of psql are no SQL: leave the line out"),
     "`": ("PostgreSQL has no `", 'a name that needs quotes is written "name"'),
 }
@@ -127,7 +153,11 @@ def slips_in_statement(statement: exp.Expr, tokens: Sequence[Token]) -> Iterator
 def _qualify(node: exp.Expr, _: Sequence[Token]) -> Slip | None:
     if not (qualify := node.args.get("qualify")):
         return None
-    return begins(qualify), "PostgreSQL has no QUALIFY", "filter by WHERE, around a subquery with the window function"
+    return (
+        begins(qualify),
+        "PostgreSQL has no QUALIFY",
+        "filter by WHERE, around a subquery with the window function",
+    )
 
 
 def _star(node: exp.Expr, _: Sequence[Token]) -> Slip | None:
@@ -137,12 +167,19 @@ def _star(node: exp.Expr, _: Sequence[Token]) -> Slip | None:
 
 
 def _try_cast(node: exp.Expr, _: Sequence[Token]) -> Slip | None:
-    return begins(node), "PostgreSQL has no TRY_CAST", "write CAST, in a CASE that leaves out what does not fit"
+    return (
+        begins(node),
+        "PostgreSQL has no TRY_CAST",
+        "write CAST, in a CASE that leaves out what does not fit",
+    )
 
 
 def _join(node: exp.Expr, tokens: Sequence[Token]) -> Slip | None:
     """A JOIN, not a comma, that says nothing about which rows meet."""
-    if any(node.args.get(key) for key in ("on", "using", "method")) or node.args.get("kind") == "CROSS":
+    if (
+        any(node.args.get(key) for key in ("on", "using", "method"))
+        or node.args.get("kind") == "CROSS"
+    ):
         return None
     place = begins(node)
     before = [token.token_type for token in tokens if token.start < place]
@@ -164,9 +201,17 @@ def _table(node: exp.Expr, _: Sequence[Token]) -> Slip | None:
 
 
 def _reserved(name: exp.Expr) -> Slip | None:
-    if not isinstance(name, exp.Identifier) or name.args.get("quoted") or name.name.lower() not in _RESERVED:
+    if (
+        not isinstance(name, exp.Identifier)
+        or name.args.get("quoted")
+        or name.name.lower() not in _RESERVED
+    ):
         return None
-    return begins(name), f"{name.name} is a word of SQL, not a name", f'write "{name.name}" if it is a name'
+    return (
+        begins(name),
+        f"{name.name} is a word of SQL, not a name",
+        f'write "{name.name}" if it is a name',
+    )
 
 
 _LOOK_AT: dict[type[exp.Expr], Callable[[Any, Sequence[Token]], Slip | None]] = {

@@ -14,7 +14,8 @@ Moves = Mapping[str, tuple[str, Collection[str]]]
 
 
 def in_schemas(sql: str, moves: Moves) -> str:
-    """`sql` with `schema.table` named as `moves` say. Text in quotes stays as it is. Raises Unparsable."""
+    """`sql` with `schema.table` named as `moves` say. Text in quotes stays as it is. Raises
+    Unparsable."""
     pieces, end = [], 0
     tokens = words(sql)
     for schema, dot, table in zip(tokens, tokens[1:], tokens[2:], strict=False):
@@ -31,9 +32,12 @@ def _name(token: Token) -> str:
 
 _FUNCTIONS = frozenset({"now", "transaction_timestamp", "statement_timestamp", "clock_timestamp"})
 _WORDS = {
-    "current_timestamp": "timestamptz", "current_date": "date", "current_time": "timetz", "localtimestamp": "timestamp",
+    "current_timestamp": "timestamptz",
+    "current_date": "date",
+    "current_time": "timetz",
+    "localtimestamp": "timestamp",
     "localtime": "time",
-}  # fmt: skip
+}
 
 
 def at(sql: str, moment: str) -> str:
@@ -41,8 +45,15 @@ def at(sql: str, moment: str) -> str:
     now = f"CAST({literal(moment)} AS timestamptz)"
     pieces, end, tokens = [], 0, words(sql)
     for index, token in enumerate(tokens):
-        name = "" if token.token_type in (TokenType.STRING, TokenType.IDENTIFIER) else token.text.lower()
-        called = [t.token_type for t in tokens[index + 1 : index + 3]] == [TokenType.L_PAREN, TokenType.R_PAREN]
+        name = (
+            ""
+            if token.token_type in (TokenType.STRING, TokenType.IDENTIFIER)
+            else token.text.lower()
+        )
+        called = [t.token_type for t in tokens[index + 1 : index + 3]] == [
+            TokenType.L_PAREN,
+            TokenType.R_PAREN,
+        ]
         if tokens[index - 1].token_type is TokenType.DOT and index:
             continue  # a column, or somebody's own function
         if name in _FUNCTIONS and called:

@@ -17,7 +17,8 @@ def idents(names: Iterable[str], prefix: str = "") -> str:
 
 
 def literal(value: str) -> str:
-    """`value` as a string literal; needs `standard_conforming_strings = on`, which our sessions pin."""
+    """`value` as a string literal; needs `standard_conforming_strings = on`, which our sessions
+    pin."""
     return "'" + value.replace("'", "''") + "'"
 
 

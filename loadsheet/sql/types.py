@@ -1,13 +1,16 @@
 """How a source type lands in the warehouse and travels in Parquet, by explicit rules.
 
-A built-in type that means the same on every server lands as itself. Domains and arrays of them land as their base
-type. Everything else (enums, composites, extension types, object identifiers) lands as `text`, arrays of it as
+A built-in type that means the same on every server lands as itself. Domains and arrays of them land
+as their base type. Everything else (enums, composites, extension types, object identifiers) lands
+as `text`, arrays of it as
 `text[]`: readable without the type, and equal to what the source shows. So do xml, whose own output leaves out the
-encoding it declares and which a server built without libxml does not take, and jsonpath, which grows with versions.
+encoding it declares and which a server built without libxml does not take, and jsonpath, which
+grows with versions.
 
-A number travels as a number and a time as a time; what has no counterpart in Parquet travels as the text PostgreSQL
-writes, which is exact. A type that would arrive as something else than its readers take it for is refused: a numeric
-that decimal128 cannot hold, money, and arrays, whose bounds and dimensions a list does not have.
+A number travels as a number and a time as a time; what has no counterpart in Parquet travels as the
+text PostgreSQL writes, which is exact. A type that would arrive as something else than its readers
+take it for is refused: a numeric that decimal128 cannot hold, money, and arrays, whose bounds and
+dimensions a list does not have.
 """
 
 from __future__ import annotations
@@ -15,24 +18,67 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-# Binary COPY of these is the same bytes on every PostgreSQL since 9.4: their send/receive functions carry no OID but
-# the element type's own (built-in, hence equal), and no locale or session setting.
+# Binary COPY of these is the same bytes on every PostgreSQL since 9.4: their send/receive functions
+# carry no OID but the element type's own (built-in, hence equal), and no locale or session setting.
 _EXACT_IN_BINARY = {
-    *("bool", "int2", "int4", "int8", "oid", "float4", "float8", "numeric", "uuid", "bit", "varbit"),
+    *(
+        "bool",
+        "int2",
+        "int4",
+        "int8",
+        "oid",
+        "float4",
+        "float8",
+        "numeric",
+        "uuid",
+        "bit",
+        "varbit",
+    ),
     *("text", "varchar", "bpchar", "bytea", "json", "jsonb"),
     *("date", "time", "timetz", "timestamp", "timestamptz", "interval"),
-    *("point", "line", "lseg", "box", "path", "polygon", "circle", "inet", "cidr", "macaddr", "macaddr8"),
+    *(
+        "point",
+        "line",
+        "lseg",
+        "box",
+        "path",
+        "polygon",
+        "circle",
+        "inet",
+        "cidr",
+        "macaddr",
+        "macaddr8",
+    ),
     *("int4range", "int8range", "numrange", "tsrange", "tstzrange", "daterange"),
-    *("int4multirange", "int8multirange", "nummultirange", "tsmultirange", "tstzmultirange", "datemultirange"),
+    *(
+        "int4multirange",
+        "int8multirange",
+        "nummultirange",
+        "tsmultirange",
+        "tstzmultirange",
+        "datemultirange",
+    ),
 }
-# Portable as text under the pinned settings, but their binary form depends on locale, encoding or version.
+# Portable as text under the pinned settings, but their binary form depends on locale, encoding or
+# version.
 _PORTABLE_AS_TEXT = {
     *("money", "tsvector", "tsquery", "name", "char"),
     *("pg_lsn", "pg_snapshot", "txid_snapshot", "xid8"),
 }
 # Without an order (a default btree operator class): neither a key nor a cursor.
 _UNORDERED = {
-    *("json", "point", "line", "lseg", "box", "path", "polygon", "circle", "pg_snapshot", "txid_snapshot"),
+    *(
+        "json",
+        "point",
+        "line",
+        "lseg",
+        "box",
+        "path",
+        "polygon",
+        "circle",
+        "pg_snapshot",
+        "txid_snapshot",
+    ),
 }
 # A server takes 1,600 columns, and one of them is `_load_id`.
 MAX_COLUMNS = 1599
@@ -55,11 +101,14 @@ class Column:
     """Of an enum: one that is renamed changes rows that nobody has written."""
 
 
-def landing(source_type: str, element: str, is_array: bool, builtin: bool) -> tuple[str, bool, bool]:
+def landing(
+    source_type: str, element: str, is_array: bool, builtin: bool
+) -> tuple[str, bool, bool]:
     """`(type, cast, exact_in_binary)` for a source type.
 
     `source_type` is the formatted base type (domains resolved, also inside an array), `element` the internal name of
-    the type, or of the element where it is an array, `builtin` whether that type ships with PostgreSQL.
+    the type, or of the element where it is an array, `builtin` whether that type ships with
+    PostgreSQL.
     """
     if builtin and element in _EXACT_IN_BINARY:
         return source_type, False, True
@@ -69,7 +118,8 @@ def landing(source_type: str, element: str, is_array: bool, builtin: bool) -> tu
 
 
 def has_order(element: str) -> bool:
-    """Whether values of the type, or of arrays of it, can be compared, so that it may be a key or a cursor."""
+    """Whether values of the type, or of arrays of it, can be compared, so that it may be a key or a
+    cursor."""
     return element not in _UNORDERED
 
 
@@ -80,7 +130,17 @@ NUMBER_TYPES = ("smallint", "integer", "bigint", "numeric", "real", "double prec
 
 # Equal values of these are stored as the same bytes (a text's under the collation "C").
 SAME_WHEN_EQUAL = (
-    *("smallint", "integer", "bigint", "oid", "boolean", "uuid", "bytea", "text", "character varying"),
+    *(
+        "smallint",
+        "integer",
+        "bigint",
+        "oid",
+        "boolean",
+        "uuid",
+        "bytea",
+        "text",
+        "character varying",
+    ),
     *("date", "time without time zone", *TIME_TYPES[:2]),
 )
 
@@ -95,7 +155,8 @@ def without_modifier(type_name: str) -> str:
 
 
 def widens(old: str, new: str) -> bool:
-    """Whether every value of `old` is one of `new`, so that a column may be altered in place without a loss."""
+    """Whether every value of `old` is one of `new`, so that a column may be altered in place
+    without a loss."""
     old_base, new_base = without_modifier(old), without_modifier(new)
     if new == "text":
         return old_base in ("character varying", "text")
@@ -111,7 +172,8 @@ def _modifier_grows(old: str, new: str) -> bool:
     before, after = modifier(old), modifier(new)
     if not before or len(before) != len(after) or old.startswith(("character(", "bit(")):
         return False
-    if len(before) == 2:  # numeric: neither the digits before nor those behind the point may get fewer
+    # numeric: neither the digits before nor those behind the point may get fewer
+    if len(before) == 2:
         return after[1] >= before[1] and after[0] - after[1] >= before[0] - before[1]
     return after[0] >= before[0]
 
@@ -158,12 +220,17 @@ def kind(type_name: str) -> Kind | str:
 
 
 def _decimal(modifiers: list[int]) -> Kind | str:
-    """Parquet's scale is between 0 and the precision: `numeric(3,-2)` has up to 5 digits before the point."""
+    """Parquet's scale is between 0 and the precision: `numeric(3,-2)` has up to 5 digits before the
+    point."""
     if not modifiers:
         return f"a decimal in Parquet has a fixed scale, and at most {_DIGITS} digits"
     precision, scale = modifiers
     precision, scale = max(precision - min(scale, 0), scale), max(scale, 0)
-    return ("decimal128", precision, scale) if precision <= _DIGITS else f"a decimal has at most {_DIGITS} digits"
+    return (
+        ("decimal128", precision, scale)
+        if precision <= _DIGITS
+        else f"a decimal has at most {_DIGITS} digits"
+    )
 
 
 def unfit(columns: Iterable[Column]) -> list[str]:

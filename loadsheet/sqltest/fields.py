@@ -17,7 +17,8 @@ _TYPE = re.compile(r"[A-Za-z_][\w .]*(\(\d+( *, *\d+)?\))?[A-Za-z ]*(\[\d*\])*")
 
 
 class Fields:
-    """Takes values out of one file. What is wrong goes to `findings`, and something harmless takes its place."""
+    """Takes values out of one file. What is wrong goes to `findings`, and something harmless takes
+    its place."""
 
     def __init__(self, document: Document):
         self.document = document
@@ -34,7 +35,8 @@ class Fields:
         return f"{self.document.file}:{line}:{column}"
 
     def mapping(self, value: Any, path: KeyPath, allowed: Collection[str] = ()) -> dict[str, Any]:
-        """`value` where it is a mapping (nothing is an empty one) without keys but those `allowed` (none: any)."""
+        """`value` where it is a mapping (nothing is an empty one) without keys but those `allowed`
+        (none: any)."""
         if not isinstance(value, dict):
             if value is not None:
                 self.wrong(path, f"expected a mapping, found {found(value)}")
@@ -65,11 +67,16 @@ class Fields:
         try:
             return text and str(datetime.fromisoformat(text))
         except ValueError:
-            self.wrong(path, f"expected a time, found {found(text)}", 'for example "2026-01-31 12:00:00+00:00"')
+            self.wrong(
+                path,
+                f"expected a time, found {found(text)}",
+                'for example "2026-01-31 12:00:00+00:00"',
+            )
             return None
 
     def interval(self, value: Any, path: KeyPath) -> tuple[str, str] | None:
-        """`value` where it is a list of two times, or of two numbers as `loadsheet run --from` takes them."""
+        """`value` where it is a list of two times, or of two numbers as `loadsheet run --from`
+        takes them."""
         if value is None:
             return None
         if not isinstance(value, list) or len(value) != 2:
@@ -87,7 +94,11 @@ class Fields:
         """`value` where it can be the name of a type; `text` where it is none."""
         kind = self.text(value, path)
         if kind is not None and not _TYPE.fullmatch(kind):
-            self.wrong(path, f"expected a type of PostgreSQL, found {found(kind)}", "for example integer or char(3)")
+            self.wrong(
+                path,
+                f"expected a type of PostgreSQL, found {found(kind)}",
+                "for example integer or char(3)",
+            )
         return kind or "text"
 
     def column_names(self, value: Any, path: KeyPath) -> tuple[str, ...]:

@@ -50,7 +50,14 @@ def test_problems(pipeline: Pipeline) -> list[Problem]:
             file, line, column = case.where.rsplit(":", 2)
             path = dotted(("tests", case.name))
             problems.append(
-                Problem(file=file, line=int(line), column=int(column), path=path, message=message, code=CODE)
+                Problem(
+                    file=file,
+                    line=int(line),
+                    column=int(column),
+                    path=path,
+                    message=message,
+                    code=CODE,
+                )
             )
     return problems
 
@@ -75,7 +82,9 @@ def _read(pipeline: Pipeline) -> tuple[Tests, list[Problem]]:
 
 def _of_a_test_file(problem: Problem) -> Problem:
     is_empty = problem.code == "missing-key" and not problem.path
-    return replace(problem, hint="a test file has the keys tests and tables") if is_empty else problem
+    return (
+        replace(problem, hint="a test file has the keys tests and tables") if is_empty else problem
+    )
 
 
 _STEP_KEYS = ("given", "expect", "full_refresh", "interval")
@@ -103,11 +112,17 @@ class Reader:
             path: KeyPath = ("tests", name)
             test = self._fields.mapping(test, path, _TEST_KEYS)
             if "steps" in test and test.keys() & set(_STEP_KEYS):
-                self._fields.wrong((*path, "steps"), "a test has steps, or is one itself", "move the rest into a step")
+                self._fields.wrong(
+                    (*path, "steps"),
+                    "a test has steps, or is one itself",
+                    "move the rest into a step",
+                )
             steps = tuple(self._steps(test, path))
             self._refuse_both(steps, path, is_one="steps" not in test)
             if not any(step.expect for step in steps):
-                self._fields.wrong(path, "this test expects nothing", "add `expect:` with a mart and its rows")
+                self._fields.wrong(
+                    path, "this test expects nothing", "add `expect:` with a mart and its rows"
+                )
             as_of = self._fields.moment(test.get("as_of"), (*path, "as_of"))
             yield Case(name=name, where=self._fields.where(path), steps=steps, as_of=as_of)
 
@@ -122,8 +137,13 @@ class Reader:
                 message = f"{name} is described in another file of this folder, too"
                 self._fields.wrong(path, message, "keep one of the two")
             columns = self._fields.mapping(said.get("columns"), (*path, "columns"))
-            types = {c: self._fields.type_name(kind, (*path, "columns", c)) for c, kind in columns.items()}
-            declared[name] = Declared(types, self._fields.column_names(said.get("key", []), (*path, "key")))
+            types = {
+                c: self._fields.type_name(kind, (*path, "columns", c))
+                for c, kind in columns.items()
+            }
+            declared[name] = Declared(
+                types, self._fields.column_names(said.get("key", []), (*path, "key"))
+            )
         return declared
 
     def _steps(self, test: dict[str, Any], path: KeyPath) -> Iterator[Step]:
@@ -145,17 +165,24 @@ class Reader:
             at = path if is_one else (*path, "steps", number)
             for name in step.expect.keys() & given:
                 message = f"{name} is given in this test, so it is not built and nothing can be expected of it"
-                self._fields.wrong((*at, "expect", name), message, "leave out one of the two", key=True)
+                self._fields.wrong(
+                    (*at, "expect", name), message, "leave out one of the two", key=True
+                )
 
     def _step(self, step: dict[str, Any], path: KeyPath) -> Step:
         return Step(
-            where=self._fields.where(path), given=self._tables(step.get("given"), (*path, "given")),
+            where=self._fields.where(path),
+            given=self._tables(step.get("given"), (*path, "given")),
             expect=self._tables(step.get("expect"), (*path, "expect"), expected=True),
-            full_refresh=self._fields.flag(step.get("full_refresh", False), (*path, "full_refresh")),
+            full_refresh=self._fields.flag(
+                step.get("full_refresh", False), (*path, "full_refresh")
+            ),
             interval=self._fields.interval(step.get("interval"), (*path, "interval")),
-        )  # fmt: skip
+        )
 
-    def _tables(self, value: Any, path: KeyPath, expected: bool = False) -> dict[str, tuple[Row, ...]]:
+    def _tables(
+        self, value: Any, path: KeyPath, expected: bool = False
+    ) -> dict[str, tuple[Row, ...]]:
         rows = {}
         for name, given in self._fields.mapping(value, path).items():
             self._check_table(name, (*path, name), expected)
@@ -171,7 +198,9 @@ class Reader:
 
     def _rows(self, value: Any, path: KeyPath) -> Iterator[Row]:
         if isinstance(value, dict):
-            file = self._fields.text(self._fields.mapping(value, path, ("csv",)).get("csv"), (*path, "csv"))
+            file = self._fields.text(
+                self._fields.mapping(value, path, ("csv",)).get("csv"), (*path, "csv")
+            )
             yield from self._csv_rows(file, (*path, "csv")) if file else ()
         elif isinstance(value, list):
             for number, row in enumerate(value):
@@ -183,7 +212,9 @@ class Reader:
     def _csv_rows(self, name: str, path: KeyPath) -> list[Row]:
         file = self._folder / name
         if not file.resolve().is_relative_to(self._folder.resolve()):
-            self._fields.wrong(path, f"{name} is outside of the folder of the tests", "copy the file into it")
+            self._fields.wrong(
+                path, f"{name} is outside of the folder of the tests", "copy the file into it"
+            )
             return []
         try:
             return csv_rows(file)
@@ -203,8 +234,8 @@ _KINDS: tuple[tuple[re.Pattern[str], Callable[[str], Any]], ...] = (
 
 
 def csv_rows(file: Path) -> list[Row]:
-    """The rows of the file, whose first line names the columns. An empty field is NULL; a column with nothing but
-    numbers, or true and false, holds such values, as they would be in YAML.
+    """The rows of the file, whose first line names the columns. An empty field is NULL; a column
+    with nothing but numbers, or true and false, holds such values, as they would be in YAML.
 
     Raises SpecError when it cannot be read, ValueError that says which line is wrong.
     """
@@ -234,11 +265,16 @@ def _values(texts: list[str]) -> list[Any]:
 def marts(pipeline: Pipeline) -> list[str]:
     """What transforms build, as `schema.table`; of a script nobody knows."""
     schema = pipeline.warehouse.mart_schema
-    return [f"{schema}.{transform.name}" for transform in pipeline.transforms if transform.materialized != "script"]
+    return [
+        f"{schema}.{transform.name}"
+        for transform in pipeline.transforms
+        if transform.materialized != "script"
+    ]
 
 
 def may_be_given(pipeline: Pipeline, name: str) -> bool:
-    """Whether rows of it can matter: a table, also of a pattern, a mart, or one that others or scripts make."""
+    """Whether rows of it can matter: a table, also of a pattern, a mart, or one that others or
+    scripts make."""
     schemas = pipeline.warehouse
     schema, dot, table = name.partition(".")
     if not dot:
@@ -246,13 +282,17 @@ def may_be_given(pipeline: Pipeline, name: str) -> bool:
     if name in marts(pipeline) or (schema == schemas.schema and _is_loaded(pipeline, table)):
         return True
     is_ours = schema in (schemas.schema, schemas.mart_schema)
-    return is_made_elsewhere(pipeline, Read(schema=schema, name=table)) or (_has_scripts(pipeline) and not is_ours)
+    return is_made_elsewhere(pipeline, Read(schema=schema, name=table)) or (
+        _has_scripts(pipeline) and not is_ours
+    )
 
 
 def may_be_expected(pipeline: Pipeline, name: str) -> bool:
     """Whether a transform can have built it."""
     schema = name.partition(".")[0]
-    return name in marts(pipeline) or (schema == pipeline.warehouse.mart_schema and _has_scripts(pipeline))
+    return name in marts(pipeline) or (
+        schema == pipeline.warehouse.mart_schema and _has_scripts(pipeline)
+    )
 
 
 def table_hint(pipeline: Pipeline, name: str, expected: bool) -> str:
@@ -264,7 +304,10 @@ def table_hint(pipeline: Pipeline, name: str, expected: bool) -> str:
 
 
 def _is_loaded(pipeline: Pipeline, table: str) -> bool:
-    return any(known.name == table for known in pipeline.tables) or pipeline.pattern_of(table) is not None
+    return (
+        any(known.name == table for known in pipeline.tables)
+        or pipeline.pattern_of(table) is not None
+    )
 
 
 def _has_scripts(pipeline: Pipeline) -> bool:

@@ -1,4 +1,5 @@
-"""Rows that a test gives, put where a load would have put them, with the ledger's row of such a load."""
+"""Rows that a test gives, put where a load would have put them, with the ledger's row of such a
+load."""
 
 from __future__ import annotations
 
@@ -19,16 +20,23 @@ from loadsheet.warehouse import ledger, tables
 
 
 def give(
-    session: Session, pipeline: Pipeline, name: str, rows: Sequence[Row], declared: Declared, replaces: bool
+    session: Session,
+    pipeline: Pipeline,
+    name: str,
+    rows: Sequence[Row],
+    declared: Declared,
+    replaces: bool,
 ) -> None:
-    """Add `rows` to the table `name` (`schema.table`), which is made where it is missing; in the place of those that
-    have their keys, or of all where it `replaces` them.
+    """Add `rows` to the table `name` (`schema.table`), which is made where it is missing; in the
+    place of those that have their keys, or of all where it `replaces` them.
 
     Raises InputError for a value that does not fit its column.
     """
     target = relation(name)
     if odd := next((row for row in rows if LOAD_ID in row.values), None):
-        raise InputError(f"{odd.where} {LOAD_ID} is filled by Loadsheet: the rows of each step are a load")
+        raise InputError(
+            f"{odd.where} {LOAD_ID} is filled by Loadsheet: the rows of each step are a load"
+        )
     with session.transaction():
         tables.ensure_schema(session, target.schema)
         ledger.lock(session, target)
@@ -40,10 +48,21 @@ def give(
         types = tables.columns_of(session, target)
         gone = session.execute(f"DELETE FROM {target.sql}").rowcount if replaces else 0
         if unknown := [column for column in declared.key if column not in types]:
-            raise InputError(f"{target} has no column {unknown[0]!r} to be its key; it has {', '.join(types)}")
+            raise InputError(
+                f"{target} has no column {unknown[0]!r} to be its key; it has {', '.join(types)}"
+            )
         key = declared.key or _key(pipeline, target)
         updated = sum(_put(session, target, row, types, key, number) for row in rows)
-        _record(session, pipeline, target, number, len(rows) - updated, updated, gone, is_new or replaces)
+        _record(
+            session,
+            pipeline,
+            target,
+            number,
+            len(rows) - updated,
+            updated,
+            gone,
+            is_new or replaces,
+        )
 
 
 def relation(name: str) -> Relation:
@@ -59,41 +78,88 @@ def _create(session: Session, target: Relation, types: dict[str, str], is_stagin
         with session.transaction():
             session.execute(f"CREATE TABLE {target.sql} ({', '.join(columns)})".encode())
     except psycopg.Error as error:
-        raise InputError(f"{target}: {error.diag.message_primary}: correct its columns under `tables`") from None
+        raise InputError(
+            f"{target}: {error.diag.message_primary}: correct its columns under `tables`"
+        ) from None
 
 
 def _key(pipeline: Pipeline, target: Relation) -> tuple[str, ...]:
     if target.schema == pipeline.warehouse.schema:
-        return next((table.primary_key for table in pipeline.tables if table.name == target.name), ())
-    return next((transform.unique_key for transform in pipeline.transforms if transform.name == target.name), ())
+        return next(
+            (table.primary_key for table in pipeline.tables if table.name == target.name), ()
+        )
+    return next(
+        (
+            transform.unique_key
+            for transform in pipeline.transforms
+            if transform.name == target.name
+        ),
+        (),
+    )
 
 
-def _put(session: Session, target: Relation, row: Row, types: dict[str, str], key: tuple[str, ...], number: int) -> int:
+def _put(
+    session: Session,
+    target: Relation,
+    row: Row,
+    types: dict[str, str],
+    key: tuple[str, ...],
+    number: int,
+) -> int:
     """Insert the row; returns how many it took the place of."""
     if unknown := [name for name in row.values if name not in types]:
-        raise InputError(f"{row.where} {target} has no column {unknown[0]!r}: give it in the table's first rows")
+        raise InputError(
+            f"{row.where} {target} has no column {unknown[0]!r}: give it in the table's first rows"
+        )
     taken = 0
     if key and set(key) <= row.values.keys():
         pieces, parameters = casts({name: row.values[name] for name in key}, types)
-        same = " AND ".join(f"{ident(name)} = {piece}" for name, piece in zip(key, pieces, strict=True))
-        taken = execute(session, f"DELETE FROM {target.sql} WHERE {same}", parameters, row, types).rowcount
+        same = " AND ".join(
+            f"{ident(name)} = {piece}" for name, piece in zip(key, pieces, strict=True)
+        )
+        taken = execute(
+            session, f"DELETE FROM {target.sql} WHERE {same}", parameters, row, types
+        ).rowcount
     pieces, parameters = casts(row.values, types)
     numbered = LOAD_ID in types
     names = [*row.values, *([LOAD_ID] if numbered else [])]
     values = [*pieces, *([str(number)] if numbered else [])]
-    execute(session, f"INSERT INTO {target.sql} ({idents(names)}) VALUES ({', '.join(values)})", parameters, row, types)
+    execute(
+        session,
+        f"INSERT INTO {target.sql} ({idents(names)}) VALUES ({', '.join(values)})",
+        parameters,
+        row,
+        types,
+    )
     return int(taken)
 
 
 def _record(
-    session: Session, pipeline: Pipeline, target: Relation, number: int, inserted: int, updated: int, deleted: int,
+    session: Session,
+    pipeline: Pipeline,
+    target: Relation,
+    number: int,
+    inserted: int,
+    updated: int,
+    deleted: int,
     replaced: bool,
-) -> None:  # fmt: skip
+) -> None:
     session.execute(
         "INSERT INTO loadsheet.load (load_id, load_no, pipeline, table_name, target, run_id, fence, action, format, "
         "extracted, duplicates, inserted, updated, deleted, replaced, bytes, held_by, manifest, source, version, "
         "extract_seconds, load_seconds) VALUES (%s, %s, %s, %s, %s, 'test', 0, 'given', 'test', %s, 0, %s, %s, %s, %s, "
         "0, '', '', '{}', %s, 0, 0)",
-        (secrets.token_hex(10), number, pipeline.name, target.name, str(target), inserted + updated, inserted, updated,
-         deleted, replaced, __version__),
-    )  # fmt: skip
+        (
+            secrets.token_hex(10),
+            number,
+            pipeline.name,
+            target.name,
+            str(target),
+            inserted + updated,
+            inserted,
+            updated,
+            deleted,
+            replaced,
+            __version__,
+        ),
+    )

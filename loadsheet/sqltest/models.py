@@ -53,7 +53,8 @@ class Case:
 
 
 def needed(pipeline: Pipeline, case: Case) -> list[Transform]:
-    """The transforms whose marts are expected, and those they read, in order; not what is given instead."""
+    """The transforms whose marts are expected, and those they read, in order; not what is given
+    instead."""
     mart, inputs = pipeline.warehouse.mart_schema, transform_inputs(pipeline)
     wanted = {name for step in case.steps for name in step.expect}
     scripts = {t.name for t in pipeline.transforms if t.materialized == "script"}
@@ -68,7 +69,10 @@ def needed(pipeline: Pipeline, case: Case) -> list[Transform]:
 
 def read_by(pipeline: Pipeline, spec: Transform) -> list[str]:
     """The staging tables that the transform reads, as `schema.table`."""
-    return [f"{pipeline.warehouse.schema}.{name}" for name in transform_inputs(pipeline)[spec.name].tables]
+    return [
+        f"{pipeline.warehouse.schema}.{name}"
+        for name in transform_inputs(pipeline)[spec.name].tables
+    ]
 
 
 def described(declared: Mapping[str, Declared]) -> set[str]:

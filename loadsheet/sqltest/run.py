@@ -19,7 +19,8 @@ from loadsheet.warehouse import ledger
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """How a test ended: differences of its first step that has some, or the error that kept it from being run."""
+    """How a test ended: differences of its first step that has some, or the error that kept it from
+    being run."""
 
     case: Case
     differences: list[Difference] = field(default_factory=list)
@@ -32,9 +33,11 @@ class Verdict:
         return not self.differences and not self.error
 
 
-def run_case(session: Session, pipeline: Pipeline, case: Case, declared: Mapping[str, Declared]) -> Verdict:
-    """Run the steps of `case` in the empty database of `session`. What is wrong is in the verdict; psycopg errors of
-    a lost server are raised."""
+def run_case(
+    session: Session, pipeline: Pipeline, case: Case, declared: Mapping[str, Declared]
+) -> Verdict:
+    """Run the steps of `case` in the empty database of `session`. What is wrong is in the verdict;
+    psycopg errors of a lost server are raised."""
     if message := unsaid(pipeline, case, declared):
         return Verdict(case=case, error=message)
     ledger.ensure(session)
@@ -52,7 +55,9 @@ def run_case(session: Session, pipeline: Pipeline, case: Case, declared: Mapping
 class _Run:
     """The steps of one test, one after the other in the same database."""
 
-    def __init__(self, session: Session, pipeline: Pipeline, case: Case, declared: Mapping[str, Declared]):
+    def __init__(
+        self, session: Session, pipeline: Pipeline, case: Case, declared: Mapping[str, Declared]
+    ):
         self.session, self.pipeline, self.case, self.declared = session, pipeline, case, declared
         self.transforms = [self._timed(spec) for spec in needed(pipeline, case)]
 
@@ -60,16 +65,31 @@ class _Run:
         """What arrives, what is built from it, and how that differs from what is expected."""
         for name in self._arriving(step, number):
             declared = self.declared.get(name, Declared())
-            give(self.session, self.pipeline, name, step.given.get(name, ()), declared, step.full_refresh)
+            give(
+                self.session,
+                self.pipeline,
+                name,
+                step.given.get(name, ()),
+                declared,
+                step.full_refresh,
+            )
         start, end = step.interval or (None, None)
         request = RunRequest(
-            run_id=f"test__{number}", full_refresh="all" if step.full_refresh else frozenset(),
-            interval_start=start, interval_end=end,
-        )  # fmt: skip
+            run_id=f"test__{number}",
+            full_refresh="all" if step.full_refresh else frozenset(),
+            interval_start=start,
+            interval_end=end,
+        )
         for spec in self.transforms:
             transform(self.pipeline, spec, request, self.session)
-        keys = {f"{self.pipeline.warehouse.mart_schema}.{t.name}": t.unique_key for t in self.pipeline.transforms}
-        found = (compare(self.session, name, rows, keys.get(name, ())) for name, rows in step.expect.items())
+        keys = {
+            f"{self.pipeline.warehouse.mart_schema}.{t.name}": t.unique_key
+            for t in self.pipeline.transforms
+        }
+        found = (
+            compare(self.session, name, rows, keys.get(name, ()))
+            for name, rows in step.expect.items()
+        )
         return [difference for differences in found for difference in differences]
 
     def _arriving(self, step: Step, number: int) -> list[str]:

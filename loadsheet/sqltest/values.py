@@ -1,4 +1,5 @@
-"""Values as tests write them -> values of PostgreSQL's types, and back to text that can be compared."""
+"""Values as tests write them -> values of PostgreSQL's types, and back to text that can be
+compared."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ _NUMBER = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d+\.\d+')
 
 
 def guessed_types(rows: Iterable[Row], declared: Mapping[str, str]) -> dict[str, str]:
-    """A type for every column that is declared or has a value in `rows`. Raises InputError where values disagree."""
+    """A type for every column that is declared or has a value in `rows`. Raises InputError where
+    values disagree."""
     types = dict(declared)
     for row in rows:
         for name, value in row.values.items():
@@ -34,7 +36,9 @@ def guessed_types(rows: Iterable[Row], declared: Mapping[str, str]) -> dict[str,
             elif {before, guess} == {"bigint", "numeric"}:
                 types[name] = "numeric"
             else:
-                raise InputError(f"{row.where} {name} is {guess} here and {before} above: give its type under `tables`")
+                raise InputError(
+                    f"{row.where} {name} is {guess} here and {before} above: give its type under `tables`"
+                )
     return {name: "text" if kind == "unknown" else kind for name, kind in types.items()}
 
 
@@ -62,7 +66,11 @@ def casts(values: Mapping[str, Any], types: Mapping[str, str]) -> tuple[list[str
     for name, value in values.items():
         kind = types[name]
         is_list = isinstance(value, list) and kind.endswith("[]")
-        pieces.append(f"CAST(CAST(%s AS text[]) AS {kind})" if is_list else f"CAST(CAST(%s AS text) AS {kind})")
+        pieces.append(
+            f"CAST(CAST(%s AS text[]) AS {kind})"
+            if is_list
+            else f"CAST(CAST(%s AS text) AS {kind})"
+        )
         parameters.append(_items(value, kind) if is_list else _text(value))
     return pieces, parameters
 
@@ -87,22 +95,35 @@ def as_text(sql: str, kind: str) -> str:
 
 
 def comparable(text: str | None, kind: str) -> str | None:
-    """The text by which two values of a type are the same: 1.0 is 1.00, in JSON and in arrays of numbers, too."""
+    """The text by which two values of a type are the same: 1.0 is 1.00, in JSON and in arrays of
+    numbers, too."""
     if text is None or not kind.startswith(("numeric", "json")):
         return text
-    return _NUMBER.sub(lambda found: found[0] if found[0][0] == '"' else found[0].rstrip("0").rstrip("."), text)
+    return _NUMBER.sub(
+        lambda found: found[0] if found[0][0] == '"' else found[0].rstrip("0").rstrip("."), text
+    )
 
 
 def shown(session: Session, row: Row, types: Mapping[str, str]) -> dict[str, str | None]:
-    """The row's values as `as_text` shows them. Raises InputError for a value that is none of its column's type."""
+    """The row's values as `as_text` shows them. Raises InputError for a value that is none of its
+    column's type."""
     pieces, parameters = casts(row.values, types)
     texts = [as_text(piece, types[name]) for piece, name in zip(pieces, row.values, strict=True)]
-    values = execute(session, f"SELECT {', '.join(texts) or 'NULL'}", parameters, row, types).fetchone() or ()
-    return {name: comparable(value, types[name]) for name, value in zip(row.values, values, strict=False)}
+    values = (
+        execute(session, f"SELECT {', '.join(texts) or 'NULL'}", parameters, row, types).fetchone()
+        or ()
+    )
+    return {
+        name: comparable(value, types[name])
+        for name, value in zip(row.values, values, strict=False)
+    }
 
 
-def execute(session: Session, statement: str, parameters: list[Any], row: Row, types: Mapping[str, str]) -> Any:
-    """Run a statement whose parameters are the row's. Raises InputError that names the value which does not fit."""
+def execute(
+    session: Session, statement: str, parameters: list[Any], row: Row, types: Mapping[str, str]
+) -> Any:
+    """Run a statement whose parameters are the row's. Raises InputError that names the value which
+    does not fit."""
     try:
         with session.transaction():
             return session.execute(statement, parameters)

@@ -30,9 +30,13 @@ def document(found: PipelineStatus) -> dict[str, Any]:
 def failed_document(pipeline: str, error: str) -> dict[str, Any]:
     """A pipeline whose spec is broken or whose warehouse cannot be asked."""
     return {
-        "pipeline": pipeline, "at": None, "error": error, "source": {"asked": False, "why_not": None}, "tables": [],
+        "pipeline": pipeline,
+        "at": None,
+        "error": error,
+        "source": {"asked": False, "why_not": None},
+        "tables": [],
         "transforms": [],
-    }  # fmt: skip
+    }
 
 
 def _table(table: TableStatus, found: PipelineStatus) -> dict[str, Any]:
@@ -67,11 +71,17 @@ def _common(standing: TargetStatus, found: PipelineStatus) -> dict[str, Any]:
         "state": standing.state,  # type: ignore[attr-defined]
         "rows": standing.rows.number,
         "rows_exact": standing.rows.exact,
-        "last_error": None if failure is None else {
-            "at": failure.at.isoformat(), "since": failure.since.isoformat(), "step": failure.step,
-            "run_id": failure.run_id, "code": failure.code or None, "message": failure.message,
+        "last_error": None
+        if failure is None
+        else {
+            "at": failure.at.isoformat(),
+            "since": failure.since.isoformat(),
+            "step": failure.step,
+            "run_id": failure.run_id,
+            "code": failure.code or None,
+            "message": failure.message,
         },
-    }  # fmt: skip
+    }
 
 
 def _work(standing: TargetStatus, found: PipelineStatus) -> dict[str, Any] | None:
@@ -91,14 +101,16 @@ def _holder(holder: Holder | None, found: PipelineStatus) -> dict[str, Any] | No
 
 
 def open_for(holder: Holder, found: PipelineStatus) -> float | None:
-    """Seconds the transaction has been open, by the source's clock; None where that cannot be known."""
+    """Seconds the transaction has been open, by the source's clock; None where that cannot be
+    known."""
     if holder.since is None or found.source_clock is None:
         return None
     return (found.source_clock - datetime.fromisoformat(holder.since)).total_seconds()
 
 
 def watermark_age(table: TableStatus, found: PipelineStatus) -> float | None:
-    """How old the newest loaded row is, by the source's clock or else the warehouse's; None for other cursors."""
+    """How old the newest loaded row is, by the source's clock or else the warehouse's; None for
+    other cursors."""
     if not _TIME.match(table.watermark or ""):
         return None
     try:
@@ -106,4 +118,6 @@ def watermark_age(table: TableStatus, found: PipelineStatus) -> float | None:
     except ValueError:  # a time Python cannot hold
         return None
     clock = found.source_clock or found.at
-    return (clock - (newest if newest.tzinfo else newest.replace(tzinfo=clock.tzinfo))).total_seconds()
+    return (
+        clock - (newest if newest.tzinfo else newest.replace(tzinfo=clock.tzinfo))
+    ).total_seconds()

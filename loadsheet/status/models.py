@@ -22,12 +22,14 @@ class Lag:
     seconds: float | None = None
     """Between the two, for a cursor that is a time; 0 when nothing is ahead."""
     distance: float | None = None
-    """The same for a cursor that is a number; None where one of the two is infinite or no number."""
+    """The same for a cursor that is a number; None where one of the two is infinite or no number.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """The last committed load of a table, or build of a transform; `extracted` and `bytes` are a load's."""
+    """The last committed load of a table, or build of a transform; `extracted` and `bytes` are a
+    load's."""
 
     name: str
     target: str
@@ -73,8 +75,8 @@ class Watermark:
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """How many rows a target has: None for a view, for what is not there, not to be read by this role, locked, or was
-    never estimated. `exact` when they were counted."""
+    """How many rows a target has: None for a view, for what is not there, not to be read by this
+    role, locked, or was never estimated. `exact` when they were counted."""
 
     number: int | None
     exact: bool = False
@@ -84,7 +86,8 @@ class Rows:
 
 @dataclass(frozen=True, kw_only=True)
 class Known:
-    """What the ledger knows of one pipeline, by the names of tables and transforms; empty before the first run."""
+    """What the ledger knows of one pipeline, by the names of tables and transforms; empty before
+    the first run."""
 
     watermarks: dict[str, Watermark]
     loads: dict[str, Work]
@@ -119,7 +122,8 @@ class TableStatus(TargetStatus):
 
     @property
     def state(self) -> State:
-        """The worst that is known of it; `loaded` when the source could not say whether there is more."""
+        """The worst that is known of it; `loaded` when the source could not say whether there is
+        more."""
         if self.failure:
             return "failed"
         if self.last is None:

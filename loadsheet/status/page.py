@@ -27,8 +27,14 @@ def age(seconds: float) -> str:
     return f"{first}{unit}"
 
 
-ONE_PER_TABLE = ("it is copied whole", "it has no watermark yet", "it is not in the spec", "it is read by data")
-"""Beginnings of reasons why a lag is unknown that the table's line says already, or that are as they should be."""
+ONE_PER_TABLE = (
+    "it is copied whole",
+    "it has no watermark yet",
+    "it is not in the spec",
+    "it is read by data",
+)
+"""Beginnings of reasons why a lag is unknown that the table's line says already, or that are as
+they should be."""
 
 
 def notes(found: PipelineStatus) -> Iterator[tuple[str, str]]:
@@ -44,9 +50,13 @@ def notes(found: PipelineStatus) -> Iterator[tuple[str, str]]:
 def _failures(found: PipelineStatus) -> Iterator[str]:
     for standing in [*found.tables, *found.transforms]:
         if failure := standing.failure:
-            ago, first = (age((found.at - moment).total_seconds()) for moment in (failure.at, failure.since))
+            ago, first = (
+                age((found.at - moment).total_seconds()) for moment in (failure.at, failure.since)
+            )
             when = f"{ago} ago" + ("" if failure.since == failure.at else f", first {first} ago")
-            what = on_one_line(f"{failure.step} of {standing.name} failed {when} (run {failure.run_id})")
+            what = on_one_line(
+                f"{failure.step} of {standing.name} failed {when} (run {failure.run_id})"
+            )
             yield f"{what}: {failure.message}"
 
 
@@ -63,7 +73,12 @@ def _held(found: PipelineStatus) -> Iterator[str]:
 
 def _were_held(found: PipelineStatus) -> Iterator[str]:
     for table in found.tables:
-        if table.last and table.last.held_by and not table.held_back_by and not (table.lag and not table.lag.ahead):
+        if (
+            table.last
+            and table.last.held_by
+            and not table.held_back_by
+            and not (table.lag and not table.lag.ahead)
+        ):
             yield on_one_line(f"{table.name}: its last load was held back by {table.last.held_by}")
 
 
@@ -74,19 +89,30 @@ def _unknown(found: PipelineStatus) -> Iterator[str]:
 
 
 _STYLES = {
-    "failed": "bold red", "never": "dim", "gone": "yellow", "held_back": "yellow", "behind": "yellow", "due": "yellow",
-    "current": "green", "loaded": "",
-}  # fmt: skip
+    "failed": "bold red",
+    "never": "dim",
+    "gone": "yellow",
+    "held_back": "yellow",
+    "behind": "yellow",
+    "due": "yellow",
+    "current": "green",
+    "loaded": "",
+}
 _CALM = ("current", "loaded")
-# Of a watermark: a time with its seconds takes 19 characters, a UUID 36. More would leave no room for names.
+# Of a watermark: a time with its seconds takes 19 characters, a UUID 36. More would leave no room
+# for names.
 _WIDEST = 36
 
 
 def view(found: PipelineStatus, brief: bool = False) -> RenderableType:
     """One pipeline; `brief` leaves out tables and transforms that want nothing."""
     tables = [table for table in found.tables if not (brief and table.state in _CALM)]
-    transforms = [transform for transform in found.transforms if not (brief and transform.state in _CALM)]
-    parts: list[RenderableType] = [Text(_counts(found, len(tables) + len(transforms)), style="bold")]
+    transforms = [
+        transform for transform in found.transforms if not (brief and transform.state in _CALM)
+    ]
+    parts: list[RenderableType] = [
+        Text(_counts(found, len(tables) + len(transforms)), style="bold")
+    ]
     if tables:
         of_tables = ("table", "loaded", ">rows", "watermark", "data", "source")
         parts.append(_grid(of_tables, [_table_row(table, found) for table in tables]))
@@ -105,7 +131,8 @@ def _counts(found: PipelineStatus, shown: int) -> str:
 
 
 def _grid(heads: tuple[str, ...], rows: list[tuple[Text, ...]]) -> Table:
-    """Where the terminal is too narrow the names, which come first, give way. `>` in a head is to the right."""
+    """Where the terminal is too narrow the names, which come first, give way. `>` in a head is to
+    the right."""
     grid = Table(box=None, header_style="bold", pad_edge=False)
     for place, head in enumerate(heads):
         side: Literal["left", "right"] = "right" if head.startswith(">") else "left"
@@ -118,10 +145,13 @@ def _grid(heads: tuple[str, ...], rows: list[tuple[Text, ...]]) -> Table:
 def _table_row(table: TableStatus, found: PipelineStatus) -> tuple[Text, ...]:
     old = watermark_age(table, found)
     return (
-        Text(on_one_line(table.name)), Text(_ago(table, found)), Text(_rows(table)),
-        Text(_short(table.watermark or "", is_time=old is not None)), Text("" if old is None else age(old)),
+        Text(on_one_line(table.name)),
+        Text(_ago(table, found)),
+        Text(_rows(table)),
+        Text(_short(table.watermark or "", is_time=old is not None)),
+        Text("" if old is None else age(old)),
         Text(_source(table), style=_STYLES[table.state]),
-    )  # fmt: skip
+    )
 
 
 def _short(watermark: str, is_time: bool) -> str:
@@ -149,11 +179,16 @@ def _source(table: TableStatus) -> str:
 
 
 def _transform_row(transform: TransformStatus, found: PipelineStatus) -> tuple[Text, ...]:
-    state = {"failed": "failed", "never": "", "due": f"due: {transform.due}"}.get(transform.state, "up to date")
+    state = {"failed": "failed", "never": "", "due": f"due: {transform.due}"}.get(
+        transform.state, "up to date"
+    )
     return (
-        Text(on_one_line(transform.name)), Text(_ago(transform, found)), Text(_rows(transform)),
-        Text(transform.materialized), Text(state, style=_STYLES[transform.state]),
-    )  # fmt: skip
+        Text(on_one_line(transform.name)),
+        Text(_ago(transform, found)),
+        Text(_rows(transform)),
+        Text(transform.materialized),
+        Text(state, style=_STYLES[transform.state]),
+    )
 
 
 def _ago(standing: TargetStatus, found: PipelineStatus) -> str:

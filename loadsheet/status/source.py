@@ -22,7 +22,8 @@ from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.text import typed
 from loadsheet.status.models import Lag, PipelineStatus, TableStatus
 
-# In the planner's units. The end of an index costs about 0.5, a scan of a million short rows 20,000.
+# In the planner's units. The end of an index costs about 0.5, a scan of a million short rows
+# 20,000.
 _MOST_COST = 25_000.0
 _QUERY_TIMEOUT = "2s"
 _NUMBERS = {"smallint", "integer", "bigint", "numeric", "real", "double precision"}
@@ -37,8 +38,11 @@ def begin_on_source(session: psycopg.Connection[Any]) -> str:
     return holdback.now(session)
 
 
-def table_lag(session: psycopg.Connection[Any], schema: str, table: Table, watermark: str) -> tuple[Lag, Holder | None]:
-    """The table's lag behind its source, and the oldest transaction open there when something is ahead.
+def table_lag(
+    session: psycopg.Connection[Any], schema: str, table: Table, watermark: str
+) -> tuple[Lag, Holder | None]:
+    """The table's lag behind its source, and the oldest transaction open there when something is
+    ahead.
 
     Raises Refused, with the reason, where it cannot be known or would cost too much.
     """
@@ -46,11 +50,15 @@ def table_lag(session: psycopg.Connection[Any], schema: str, table: Table, water
     described = catalog.describe(session, schema, table)
     cursor = Cursor(session, described, table.incremental)
     query = cursor.newest_query()
-    _refuse_dear(session, query, f"{table.incremental.cursor} has no index to find its highest value by")
+    _refuse_dear(
+        session, query, f"{table.incremental.cursor} has no index to find its highest value by"
+    )
     try:
         row = session.execute(query).fetchone()
     except psycopg.errors.QueryCanceled as error:
-        raise Refused(f"its highest {table.incremental.cursor} was not found within {_QUERY_TIMEOUT}") from error
+        raise Refused(
+            f"its highest {table.incremental.cursor} was not found within {_QUERY_TIMEOUT}"
+        ) from error
     found = _compared(session, cursor, row[0], watermark) if row else Lag(newest=None, ahead=False)
     holder = None
     if found.ahead and holdback.sees(session, described, table.incremental.cursor, required=False):
@@ -71,13 +79,18 @@ def _compared(session: psycopg.Connection[Any], cursor: Cursor, newest: str, wat
         distance = f"extract(epoch FROM CAST({high} AS timestamp) - CAST({low} AS timestamp))"
     elif cursor.type in _NUMBERS:
         distance = f"CAST({high} AS numeric) - CAST({low} AS numeric)"
-    ahead, apart = session.execute(f"SELECT {high} > {low}, ({distance})::float8").fetchone() or (False, None)
+    ahead, apart = session.execute(f"SELECT {high} > {low}, ({distance})::float8").fetchone() or (
+        False,
+        None,
+    )
     if apart is not None:
         apart = (apart if math.isfinite(apart) else None) if ahead else 0.0
     return Lag(
-        newest=newest, ahead=ahead, seconds=apart if cursor.is_time else None,
+        newest=newest,
+        ahead=ahead,
+        seconds=apart if cursor.is_time else None,
         distance=None if cursor.is_time else apart,
-    )  # fmt: skip
+    )
 
 
 # A source that does not answer must not keep what the warehouse knows from being shown.
@@ -100,7 +113,9 @@ def add_source_lag(pipeline: Pipeline, connections: Connections, found: Pipeline
             for table in asked:
                 _ask(session, pipeline.source.schema, specs[table.name], table)
     except TimedOut:
-        _give_up(f"it was not done answering after {_SOURCE_TIMEOUT.total_seconds():g} s", asked, found)
+        _give_up(
+            f"it was not done answering after {_SOURCE_TIMEOUT.total_seconds():g} s", asked, found
+        )
     except Exception as error:
         _give_up(_words(error), asked, found)
 
@@ -108,7 +123,9 @@ def add_source_lag(pipeline: Pipeline, connections: Connections, found: Pipeline
 def _give_up(why: str, asked: list[TableStatus], found: PipelineStatus) -> None:
     found.source_unknown = why
     for table in asked:
-        table.lag_unknown = "" if table.lag else table.lag_unknown or "the source could not be asked"
+        table.lag_unknown = (
+            "" if table.lag else table.lag_unknown or "the source could not be asked"
+        )
 
 
 def _unasked(spec: Table | None, table: TableStatus) -> str:
@@ -136,7 +153,12 @@ def _one_table(table: TableStatus) -> Iterator[None]:
     """What one table is refused for says nothing about the others; a lost line does."""
     try:
         yield
-    except (Refused, psycopg.ProgrammingError, psycopg.DataError, psycopg.errors.QueryCanceled) as error:
+    except (
+        Refused,
+        psycopg.ProgrammingError,
+        psycopg.DataError,
+        psycopg.errors.QueryCanceled,
+    ) as error:
         table.lag_unknown = _words(error)
 
 

@@ -13,13 +13,23 @@ from loadsheet.engine.transform import relations_read
 from loadsheet.postgres import Session, connect_warehouse
 from loadsheet.spec.models import Pipeline, Transform
 from loadsheet.sql.text import Relation
-from loadsheet.status.models import Failure, Known, PipelineStatus, Rows, TableStatus, TransformStatus, Watermark, Work
+from loadsheet.status.models import (
+    Failure,
+    Known,
+    PipelineStatus,
+    Rows,
+    TableStatus,
+    TransformStatus,
+    Watermark,
+    Work,
+)
 from loadsheet.warehouse import ledger, mart
 
 # Counting so many pages (8 MB) takes some 20 ms.
 _COUNTED_PAGES = 1_000
 _QUERY_TIMEOUT = "5s"
-# A table that somebody has locked for longer has its rows unknown; the next one is not to wait as well.
+# A table that somebody has locked for longer has its rows unknown; the next one is not to wait as
+# well.
 _LONGEST_LOCK = "1s"
 _WATERMARKS = "SELECT table_name, watermark, cursor FROM loadsheet.scope WHERE pipeline = %s ORDER BY table_name"
 _LOADS = """
@@ -47,8 +57,9 @@ def begin_on_warehouse(session: Session) -> datetime:
     """Make the session one that only asks, and briefly; returns the warehouse's clock."""
     row = session.execute(
         "SELECT set_config('statement_timeout', %s, false), set_config('lock_timeout', %s, false), "
-        "set_config('default_transaction_read_only', 'on', false), clock_timestamp()", (_QUERY_TIMEOUT, _LONGEST_LOCK),
-    ).fetchone()  # fmt: skip
+        "set_config('default_transaction_read_only', 'on', false), clock_timestamp()",
+        (_QUERY_TIMEOUT, _LONGEST_LOCK),
+    ).fetchone()
     assert row
     return row[3]  # type: ignore[no-any-return]
 
@@ -80,15 +91,19 @@ def rows_in(session: Session, target: Relation) -> Rows:
             row = session.execute(f"SELECT count(*) FROM {target.sql}").fetchone()
             return Rows(number=row[0] if row else None, exact=True)
     except (
-        psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedTable,
-        psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable,
-    ):  # fmt: skip
+        psycopg.errors.InsufficientPrivilege,
+        psycopg.errors.UndefinedTable,
+        psycopg.errors.QueryCanceled,
+        psycopg.errors.LockNotAvailable,
+    ):
         return Rows(number=None)
     return Rows(number=estimate if is_table and estimate >= 0 else None)
 
 
 def _exists(session: Session, table: str) -> bool:
-    return session.execute("SELECT to_regclass(%s) IS NOT NULL", (f"loadsheet.{table}",)).fetchone() == (True,)
+    return session.execute(
+        "SELECT to_regclass(%s) IS NOT NULL", (f"loadsheet.{table}",)
+    ).fetchone() == (True,)
 
 
 def _rows(session: Session, kind: type[Any], query: str, pipeline: str) -> list[Any]:
@@ -103,40 +118,74 @@ def warehouse_status(pipeline: Pipeline, connections: Connections) -> PipelineSt
         ledger = ledger_state(session, pipeline.name)
         named = {table.name for table in pipeline.tables}
         # One that a pattern matches and that failed at once has left nothing but its failure.
-        failed = [name for kind, name in ledger.failures if kind == "table" and _open(ledger, "table", name)]
+        failed = [
+            name
+            for kind, name in ledger.failures
+            if kind == "table" and _open(ledger, "table", name)
+        ]
         return PipelineStatus(
             pipeline=pipeline.name,
             at=at,
-            # Those of the spec, then those that the ledger remembers from patterns and earlier specs.
+            # Those of the spec, then those that the ledger remembers from patterns and earlier
+            # specs.
             tables=[
-                _table(session, pipeline, name, ledger, name in named or pipeline.pattern_of(name) is not None)
-                for name in dict.fromkeys([*(table.name for table in pipeline.tables), *ledger.watermarks, *failed])
+                _table(
+                    session,
+                    pipeline,
+                    name,
+                    ledger,
+                    name in named or pipeline.pattern_of(name) is not None,
+                )
+                for name in dict.fromkeys(
+                    [*(table.name for table in pipeline.tables), *ledger.watermarks, *failed]
+                )
             ],
-            transforms=[_transform(session, pipeline, transform, ledger) for transform in pipeline.transforms],
+            transforms=[
+                _transform(session, pipeline, transform, ledger)
+                for transform in pipeline.transforms
+            ],
         )
 
 
-def _table(session: Session, pipeline: Pipeline, name: str, known: Known, in_spec: bool) -> TableStatus:
+def _table(
+    session: Session, pipeline: Pipeline, name: str, known: Known, in_spec: bool
+) -> TableStatus:
     target, last = Relation(pipeline.warehouse.schema, name), known.loads.get(name)
     mark = known.watermarks.get(name, Watermark(value=None, cursor=None))
     return TableStatus(
-        name=name, target=last.target if last else str(target), rows=rows_in(session, target), last=last,
+        name=name,
+        target=last.target if last else str(target),
+        rows=rows_in(session, target),
+        last=last,
         # No run will ever mend what has left the spec.
         failure=_open(known, "table", name) if in_spec else None,
-        in_spec=in_spec, watermark=mark.value, cursor=mark.cursor,
-    )  # fmt: skip
+        in_spec=in_spec,
+        watermark=mark.value,
+        cursor=mark.cursor,
+    )
 
 
-def _transform(session: Session, pipeline: Pipeline, transform: Transform, known: Known) -> TransformStatus:
-    target, last = Relation(pipeline.warehouse.mart_schema, transform.name), known.builds.get(transform.name)
+def _transform(
+    session: Session, pipeline: Pipeline, transform: Transform, known: Known
+) -> TransformStatus:
+    target, last = (
+        Relation(pipeline.warehouse.mart_schema, transform.name),
+        known.builds.get(transform.name),
+    )
     job = None
     if last:
-        job = mart.decide(session, pipeline, transform, target, relations_read(pipeline, transform), full=False)
+        job = mart.decide(
+            session, pipeline, transform, target, relations_read(pipeline, transform), full=False
+        )
     return TransformStatus(
-        name=transform.name, target=str(target), rows=rows_in(session, target), last=last,
-        failure=_open(known, "transform", transform.name), materialized=transform.materialized,
+        name=transform.name,
+        target=str(target),
+        rows=rows_in(session, target),
+        last=last,
+        failure=_open(known, "transform", transform.name),
+        materialized=transform.materialized,
         due=job.reason if job else "",
-    )  # fmt: skip
+    )
 
 
 def _open(known: Known, kind: str, name: str) -> Failure | None:

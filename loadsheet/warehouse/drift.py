@@ -1,4 +1,5 @@
-"""Drift: the source's columns are not what the target was made from. Applied by policy, or refused before any write."""
+"""Drift: the source's columns are not what the target was made from. Applied by policy, or refused
+before any write."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ from loadsheet.warehouse.fence import Scope
 
 @dataclass(frozen=True, kw_only=True)
 class Drift:
-    """How the arriving columns differ from the target's. Dropped columns are kept in the target, as `kept`."""
+    """How the arriving columns differ from the target's. Dropped columns are kept in the target, as
+    `kept`."""
 
     renamed: dict[str, str]
     added: tuple[Column, ...]
@@ -42,18 +44,26 @@ class Drift:
         """What changed, for people."""
         return (
             [f"renamed {old} to {new}" for old, new in self.renamed.items()]
-            + [f"added {c.name} {c.type} (older rows have NULL until a full refresh)" for c in self.added]
+            + [
+                f"added {c.name} {c.type} (older rows have NULL until a full refresh)"
+                for c in self.added
+            ]
             + [f"widened {c.name} to {c.type}" for c in self.widened]
-            + [f"{name} is now {type_name} in the source" for name, type_name in self.narrowed.items()]
+            + [
+                f"{name} is now {type_name} in the source"
+                for name, type_name in self.narrowed.items()
+            ]
             + [f"{name} is no longer read from the source" for name in self.dropped]
         )
 
 
-def compare(arriving: Sequence[Column], source_oid: int, existing: dict[str, str], scope: Scope) -> Drift:
+def compare(
+    arriving: Sequence[Column], source_oid: int, existing: dict[str, str], scope: Scope
+) -> Drift:
     """The drift between the columns that arrive and the target's (`existing`: name to type).
 
-    A column is known by its attnum, which the last load remembered, while the source table is the same: a rename
-    keeps it, a column dropped and added again under the same name has another.
+    A column is known by its attnum, which the last load remembered, while the source table is the
+    same: a rename keeps it, a column dropped and added again under the same name has another.
     """
     before = {c["attnum"]: c for c in scope.columns or ()} if scope.source_oid == source_oid else {}
     names = {column.name for column in arriving}
@@ -69,9 +79,13 @@ def compare(arriving: Sequence[Column], source_oid: int, existing: dict[str, str
         narrowed={
             c.name: c.type
             for c in differing
-            if widens(c.type, types[c.name]) and c.attnum in before and before[c.attnum]["type"] != c.type
+            if widens(c.type, types[c.name])
+            and c.attnum in before
+            and before[c.attnum]["type"] != c.type
         },
-        dropped=tuple(c["name"] for attnum, c in before.items() if attnum not in {a.attnum for a in arriving}),
+        dropped=tuple(
+            c["name"] for attnum, c in before.items() if attnum not in {a.attnum for a in arriving}
+        ),
         replaced={
             c.name: "is not the column that older rows were loaded from (dropped and added, or left out for a while)"
             for c in arriving
@@ -80,7 +94,9 @@ def compare(arriving: Sequence[Column], source_oid: int, existing: dict[str, str
         | {
             c.name: f"had its label {sorted(lost)[0]!r} renamed, which older rows still show"
             for c in arriving
-            if c.name in types and c.labels and (lost := _labels(before.get(c.attnum)) - set(c.labels))
+            if c.name in types
+            and c.labels
+            and (lost := _labels(before.get(c.attnum)) - set(c.labels))
         },
         incompatible={
             c.name: f"is {types[c.name]} in the target and {c.type} in the source"
@@ -95,11 +111,16 @@ def _labels(column: dict[str, Any] | None) -> set[str]:
     return set(column.get("labels", ())) if column else set()
 
 
-def _renames(arriving: Sequence[Column], before: dict[int, dict[str, Any]], existing: dict[str, str]) -> dict[str, str]:
-    """Old name -> new name, as far as the target can follow: it may still hold a dropped column of the new name."""
+def _renames(
+    arriving: Sequence[Column], before: dict[int, dict[str, Any]], existing: dict[str, str]
+) -> dict[str, str]:
+    """Old name -> new name, as far as the target can follow: it may still hold a dropped column of
+    the new name."""
     names = {before[c.attnum]["name"]: c.name for c in arriving if c.attnum in before}
     renamed = {old: new for old, new in names.items() if old != new and old in existing}
-    while blocked := [old for old, new in renamed.items() if new in existing and new not in renamed]:
+    while blocked := [
+        old for old, new in renamed.items() if new in existing and new not in renamed
+    ]:
         for old in blocked:
             del renamed[old]
     return renamed
@@ -107,9 +128,13 @@ def _renames(arriving: Sequence[Column], before: dict[int, dict[str, Any]], exis
 
 def refuse_if_frozen(target: Relation, drift: Drift) -> None:
     """Raises Refused when a frozen table's columns changed."""
-    changes = drift.notes + [f"{name} {what}" for name, what in (drift.replaced | drift.incompatible).items()]
+    changes = drift.notes + [
+        f"{name} {what}" for name, what in (drift.replaced | drift.incompatible).items()
+    ]
     if changes:
-        raise Refused(f"{target}: schema_contract.columns is freeze, but the source changed: {'; '.join(changes)}")
+        raise Refused(
+            f"{target}: schema_contract.columns is freeze, but the source changed: {'; '.join(changes)}"
+        )
 
 
 def refuse_changed_key(
@@ -119,20 +144,24 @@ def refuse_changed_key(
     remedy: str,
     renamed: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Raises Refused, with the `remedy`, when the target's rows are kept apart by another key than the arriving ones.
+    """Raises Refused, with the `remedy`, when the target's rows are kept apart by another key than
+    the arriving ones.
 
-    Rows matched by a key the target does not keep unique would be doubled, or overwrite each other. `renamed` are the
-    columns that are yet to get their new names.
+    Rows matched by a key the target does not keep unique would be doubled, or overwrite each other.
+    `renamed` are the columns that are yet to get their new names.
     """
     found = tables.key_of(session, target)
     held = tuple(renamed.get(name, name) for name in found[1]) if found else ()
     if set(held) != set(key):
         was, now = (f"({', '.join(names)})" if names else "none" for names in (held, key))
-        raise Refused(f"{target}: the primary key is {was} in the target and {now} in the source or spec; {remedy}")
+        raise Refused(
+            f"{target}: the primary key is {was} in the target and {now} in the source or spec; {remedy}"
+        )
 
 
 def refuse_replaced(target: Relation, drift: Drift, remedy: str) -> None:
-    """Raises Refused, with the `remedy`, when rows that do not arrive would keep values of another column."""
+    """Raises Refused, with the `remedy`, when rows that do not arrive would keep values of another
+    column."""
     _refuse(target, drift.replaced, remedy)
 
 
@@ -147,13 +176,17 @@ def _refuse(target: Relation, columns: dict[str, str], remedy: str) -> None:
 
 
 def alter(session: psycopg.Connection[Any], target: Relation, drift: Drift, remedy: str) -> None:
-    """Bring the target's columns up to date in place. Raises Refused, with the `remedy`, where PostgreSQL cannot."""
+    """Bring the target's columns up to date in place. Raises Refused, with the `remedy`, where
+    PostgreSQL cannot."""
     refuse_incompatible(target, drift, remedy)
     rename(session, target, drift)
     for clause in clauses(drift):
         try:
             session.execute(f"ALTER TABLE {target.sql} {clause}")
-        except (psycopg.errors.FeatureNotSupported, psycopg.errors.DependentObjectsStillExist) as error:
+        except (
+            psycopg.errors.FeatureNotSupported,
+            psycopg.errors.DependentObjectsStillExist,
+        ) as error:
             raise Refused(
                 f"{target}: cannot {clause}: {error.diag.message_primary}; drop what uses it first"
             ) from error
@@ -167,12 +200,14 @@ def clauses(drift: Drift) -> list[str]:
 
 
 def renames(drift: Drift) -> list[str]:
-    """What ALTER TABLE must do to name the target's columns as the source's were: by way of other names where one
-    takes the name that another gives up."""
+    """What ALTER TABLE must do to name the target's columns as the source's were: by way of other
+    names where one takes the name that another gives up."""
     pairs = list(drift.renamed.items())
     if drift.renamed.keys() & set(drift.renamed.values()):
         steps = [(old, f"_loadsheet_{n}", new) for n, (old, new) in enumerate(pairs)]
-        pairs = [(old, aside) for old, aside, _ in steps] + [(aside, new) for _, aside, new in steps]
+        pairs = [(old, aside) for old, aside, _ in steps] + [
+            (aside, new) for _, aside, new in steps
+        ]
     return [f"RENAME COLUMN {ident(old)} TO {ident(new)}" for old, new in pairs]
 
 

@@ -53,15 +53,17 @@ def observe(session: Session, pipeline: str, table: str) -> Scope:
 
 def last_was_held(session: Session, seen: Scope) -> bool:
     """Whether the load that was `seen` left its watermark below rows that it had read."""
-    row = session.execute("SELECT held_by <> '' FROM loadsheet.load WHERE load_no = %s", (seen.last_load_no,))
+    row = session.execute(
+        "SELECT held_by <> '' FROM loadsheet.load WHERE load_no = %s", (seen.last_load_no,)
+    )
     return row.fetchone() == (True,)
 
 
 def acquire(session: Session, pipeline: str, table: str, target: Relation, seen: Scope) -> int:
     """Take the next fence, if the table still stands where it was `seen`.
 
-    Everything an extraction decided rests on what it saw, so taking the fence and checking that are one statement.
-    Raises Overtaken when another extraction or load came between.
+    Everything an extraction decided rests on what it saw, so taking the fence and checking that are
+    one statement. Raises Overtaken when another extraction or load came between.
     """
     session.execute(
         "INSERT INTO loadsheet.scope (pipeline, table_name, target) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
@@ -74,20 +76,25 @@ def acquire(session: Session, pipeline: str, table: str, target: Relation, seen:
         "AND last_load_no IS NOT DISTINCT FROM %(last_load_no)s AND watermark IS NOT DISTINCT FROM %(watermark)s "
         "RETURNING fence",
         {
-            "target": str(target), "pipeline": pipeline, "table": table, "fence": seen.fence,
-            "last_load_no": seen.last_load_no, "watermark": seen.watermark,
+            "target": str(target),
+            "pipeline": pipeline,
+            "table": table,
+            "fence": seen.fence,
+            "last_load_no": seen.last_load_no,
+            "watermark": seen.watermark,
         },
-    ).fetchone()  # fmt: skip
+    ).fetchone()
     if row is None:
         raise _overtaken(pipeline, table)
     return int(row[0])
 
 
 def seal(session: Session, manifest: Manifest, name: str, sha256: str) -> None:
-    """Say that the attempt is complete: its load reads the manifest `name`, and only with this hash.
+    """Say that the attempt is complete: its load reads the manifest `name`, and only with this
+    hash.
 
-    The lake cannot vouch for itself: an older manifest put in the place of a newer one is a perfect manifest. Raises
-    Overtaken when another extraction has taken the fence meanwhile.
+    The lake cannot vouch for itself: an older manifest put in the place of a newer one is a perfect
+    manifest. Raises Overtaken when another extraction has taken the fence meanwhile.
     """
     sealed = session.execute(
         "UPDATE loadsheet.scope SET sealed_load_id = %s, sealed_manifest = %s, sealed_sha256 = %s "
@@ -113,13 +120,15 @@ def sealed(session: Session, pipeline: str, table: str, load_id: str) -> Sealed:
 def check(session: Session, manifest: Manifest) -> None:
     """Raises Superseded when a newer extraction owns the table: cheaply, before the work."""
     row = session.execute(
-        "SELECT fence FROM loadsheet.scope WHERE pipeline = %s AND table_name = %s", (manifest.pipeline, manifest.table)
+        "SELECT fence FROM loadsheet.scope WHERE pipeline = %s AND table_name = %s",
+        (manifest.pipeline, manifest.table),
     ).fetchone()
     _refuse_if_superseded(manifest, row is not None and row[0] == manifest.fence)
 
 
 def advance(session: Session, manifest: Manifest, load_no: int) -> None:
-    """Move the watermark and remember what was read. Last in the transaction; raises Superseded unless ours."""
+    """Move the watermark and remember what was read. Last in the transaction; raises Superseded
+    unless ours."""
     moved = session.execute(
         "UPDATE loadsheet.scope SET last_load_no = %(load_no)s, content_sha256 = %(content)s, source_oid = %(oid)s, "
         "columns = %(columns)s, source = %(source)s, "
@@ -127,22 +136,33 @@ def advance(session: Session, manifest: Manifest, load_no: int) -> None:
         "cursor = CASE WHEN %(moves)s THEN %(cursor)s ELSE cursor END "
         "WHERE pipeline = %(pipeline)s AND table_name = %(table)s AND fence = %(fence)s",
         {
-            "load_no": load_no, "content": manifest.content_sha256, "oid": manifest.source_oid,
-            "columns": json.dumps([asdict(column) for column in manifest.columns]), "moves": manifest.moves_watermark,
-            "source": json.dumps(manifest.source), "upper": manifest.upper, "cursor": manifest.cursor,
-            "pipeline": manifest.pipeline, "table": manifest.table, "fence": manifest.fence,
+            "load_no": load_no,
+            "content": manifest.content_sha256,
+            "oid": manifest.source_oid,
+            "columns": json.dumps([asdict(column) for column in manifest.columns]),
+            "moves": manifest.moves_watermark,
+            "source": json.dumps(manifest.source),
+            "upper": manifest.upper,
+            "cursor": manifest.cursor,
+            "pipeline": manifest.pipeline,
+            "table": manifest.table,
+            "fence": manifest.fence,
         },
-    ).rowcount  # fmt: skip
+    ).rowcount
     _refuse_if_superseded(manifest, moved == 1)
 
 
 def _overtaken(pipeline: str, table: str) -> Overtaken:
-    return Overtaken(f"{pipeline}.{table}: another run extracted or loaded this table meanwhile; retry")
+    return Overtaken(
+        f"{pipeline}.{table}: another run extracted or loaded this table meanwhile; retry"
+    )
 
 
 def _refuse_if_superseded(manifest: Manifest, ours: bool) -> None:
     if not ours:
-        raise _superseded(manifest.pipeline, manifest.table, f" (this load has fence {manifest.fence})")
+        raise _superseded(
+            manifest.pipeline, manifest.table, f" (this load has fence {manifest.fence})"
+        )
 
 
 def _superseded(pipeline: str, table: str, mine: str = "") -> Superseded:
@@ -175,11 +195,12 @@ def refuse_foreign_rows(
     source_oid: int,
     appends: bool,
 ) -> None:
-    """Raises Refused when another pipeline has loaded `target` since this one did, with rows of another source, or
-    when this one `appends` what the other may have appended already.
+    """Raises Refused when another pipeline has loaded `target` since this one did, with rows of
+    another source, or when this one `appends` what the other may have appended already.
 
-    Merged from one source they do each other no harm (the guard of `merging.not_older`), and a pipeline that comes to
-    the table for the first time reads it whole: so does one that was renamed.
+    Merged from one source they do each other no harm (the guard of `merging.not_older`), and a
+    pipeline that comes to the table for the first time reads it whole: so does one that was
+    renamed.
     """
     other = session.execute(_NEWER, (str(target), pipeline, seen.last_load_no or 0)).fetchone()
     if other is None or tables.kind(session, target) is None:
@@ -188,7 +209,9 @@ def refuse_foreign_rows(
     is_foreign = its_oid != source_oid or _differs(its_source, source)
     if is_foreign or appends:
         whose = " from another source" if is_foreign else ""
-        raise Refused(f"{target} was loaded by the pipeline {name!r}{whose}: {_remedy(pipeline, target)}")
+        raise Refused(
+            f"{target} was loaded by the pipeline {name!r}{whose}: {_remedy(pipeline, target)}"
+        )
 
 
 def _differs(one: dict[str, Any], other: dict[str, Any]) -> bool:

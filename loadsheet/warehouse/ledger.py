@@ -1,4 +1,5 @@
-"""The ledger: what every load and transform did, and the last failure of each, in the schema `loadsheet`."""
+"""The ledger: what every load and transform did, and the last failure of each, in the schema
+`loadsheet`."""
 
 from __future__ import annotations
 
@@ -18,12 +19,15 @@ from loadsheet.sql.text import Relation
 from loadsheet.warehouse import tables
 
 VERSION = 4
-_VERSION = "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = 'loadsheet'"
+_VERSION = (
+    "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = 'loadsheet'"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Effect:
-    """What a load or a transform did to its target, in rows. `replaced` means that every row was written anew."""
+    """What a load or a transform did to its target, in rows. `replaced` means that every row was
+    written anew."""
 
     inserted: int = 0
     updated: int = 0
@@ -55,7 +59,9 @@ def ensure(session: Session) -> None:
 def refuse_newer(found: int) -> None:
     """Raises Refused when a newer Loadsheet has made the ledger whose version was `found`."""
     if found > VERSION:
-        raise Refused(f"the warehouse's ledger has version {found}, this Loadsheet knows {VERSION}: update Loadsheet")
+        raise Refused(
+            f"the warehouse's ledger has version {found}, this Loadsheet knows {VERSION}: update Loadsheet"
+        )
 
 
 def version(session: Session) -> int:
@@ -66,7 +72,8 @@ def version(session: Session) -> int:
 
 
 def lock(session: Session, target: Relation, shared: bool = False) -> None:
-    """Wait for the target's lock and hold it until the transaction ends; all writers of a target take it."""
+    """Wait for the target's lock and hold it until the transaction ends; all writers of a target
+    take it."""
     kind = "pg_advisory_xact_lock_shared" if shared else "pg_advisory_xact_lock"
     session.execute(f"SELECT {kind}(hashtextextended(%s, 0))", (f"loadsheet:{target}",))
 
@@ -78,19 +85,27 @@ def next_load_id(session: Session, pipeline: str, table: str, run_id: str) -> st
         (pipeline, table, run_id),
     ).fetchone()
     committed = row[0] if row else 0
-    return hashlib.sha256(json.dumps([pipeline, table, run_id, committed]).encode()).hexdigest()[:20]
+    return hashlib.sha256(json.dumps([pipeline, table, run_id, committed]).encode()).hexdigest()[
+        :20
+    ]
 
 
 def committed(session: Session, load_id: str) -> tuple[Effect, int] | None:
     """What the load did and how many rows it carried, if it is committed."""
     row = session.execute(
-        "SELECT inserted, updated, deleted, replaced, extracted FROM loadsheet.load WHERE load_id = %s", (load_id,)
+        "SELECT inserted, updated, deleted, replaced, extracted FROM loadsheet.load WHERE load_id = %s",
+        (load_id,),
     ).fetchone()
-    return (Effect(inserted=row[0], updated=row[1], deleted=row[2], replaced=row[3]), row[4]) if row else None
+    return (
+        (Effect(inserted=row[0], updated=row[1], deleted=row[2], replaced=row[3]), row[4])
+        if row
+        else None
+    )
 
 
 def newest_reading(session: Session, target: Relation, clock: str) -> str:
-    """The source's clock when the newest of the target's rows were read: `clock`, or one of an earlier load."""
+    """The source's clock when the newest of the target's rows were read: `clock`, or one of an
+    earlier load."""
     row = session.execute(
         "SELECT clock FROM loadsheet.load WHERE target = %s AND clock::timestamptz > %s::timestamptz "
         "ORDER BY clock::timestamptz DESC LIMIT 1",
@@ -107,19 +122,41 @@ def draw_number(session: Session) -> int:
 
 
 def record_load(
-    session: Session, manifest: Manifest, name: str, target: Relation, load_no: int, effect: Effect,
-    duplicates: int, seconds: float,
-) -> None:  # fmt: skip
-    """Write the load's row; `name` is the manifest's object name, `seconds` how long the load took so far."""
+    session: Session,
+    manifest: Manifest,
+    name: str,
+    target: Relation,
+    load_no: int,
+    effect: Effect,
+    duplicates: int,
+    seconds: float,
+) -> None:
+    """Write the load's row; `name` is the manifest's object name, `seconds` how long the load took
+    so far."""
     row = {
-        "load_id": manifest.load_id, "load_no": load_no, "pipeline": manifest.pipeline, "table_name": manifest.table,
-        "target": str(target), "run_id": manifest.run_id, "fence": manifest.fence, "action": manifest.action,
-        "format": manifest.format, "extracted": manifest.rows, "duplicates": duplicates, **asdict(effect),
-        "bytes": manifest.size, "lower_cursor": manifest.lower, "upper_cursor": manifest.upper,
-        "held_by": manifest.held_by, "clock": manifest.clock or manifest.read_at, "manifest": name,
-        "source": json.dumps(manifest.source), "version": __version__,
-        "extract_seconds": manifest.seconds, "load_seconds": seconds,
-    }  # fmt: skip
+        "load_id": manifest.load_id,
+        "load_no": load_no,
+        "pipeline": manifest.pipeline,
+        "table_name": manifest.table,
+        "target": str(target),
+        "run_id": manifest.run_id,
+        "fence": manifest.fence,
+        "action": manifest.action,
+        "format": manifest.format,
+        "extracted": manifest.rows,
+        "duplicates": duplicates,
+        **asdict(effect),
+        "bytes": manifest.size,
+        "lower_cursor": manifest.lower,
+        "upper_cursor": manifest.upper,
+        "held_by": manifest.held_by,
+        "clock": manifest.clock or manifest.read_at,
+        "manifest": name,
+        "source": json.dumps(manifest.source),
+        "version": __version__,
+        "extract_seconds": manifest.seconds,
+        "load_seconds": seconds,
+    }
     _insert(session, "loadsheet.load", row)
 
 
@@ -149,16 +186,29 @@ ON CONFLICT (pipeline, kind, name) DO UPDATE SET
 
 
 def remember(
-    session: Session, pipeline: str, kind: Kind, name: str, *, step: str, run_id: str, code: str, message: str
+    session: Session,
+    pipeline: str,
+    kind: Kind,
+    name: str,
+    *,
+    step: str,
+    run_id: str,
+    code: str,
+    message: str,
 ) -> None:
     """Note that `step` failed; `message` must be fit to be shown."""
     session.execute(
         _REMEMBER,
         {
-            "pipeline": pipeline, "kind": kind, "name": name, "step": step, "run_id": run_id, "code": code,
+            "pipeline": pipeline,
+            "kind": kind,
+            "name": name,
+            "step": step,
+            "run_id": run_id,
+            "code": code,
             "message": message,
         },
-    )  # fmt: skip
+    )
 
 
 def settle(session: Session, pipeline: str, kind: Kind, name: str) -> None:

@@ -1,6 +1,8 @@
-"""One load: from verified parts in the lake to committed rows, in one warehouse transaction (docs/protocol.md).
+"""One load: from verified parts in the lake to committed rows, in one warehouse transaction
+(docs/protocol.md).
 
-A load names its transaction after its table and its fence, so that a later one finds it in pg_stat_activity.
+A load names its transaction after its table and its fence, so that a later one finds it in
+pg_stat_activity.
 """
 
 from __future__ import annotations
@@ -43,12 +45,20 @@ class Loaded:
 
 
 def load(
-    session: Session, lake: Lake, manifest: Manifest, name: str, target: Relation, table: Table, progress: Progress
+    session: Session,
+    lake: Lake,
+    manifest: Manifest,
+    name: str,
+    target: Relation,
+    table: Table,
+    progress: Progress,
 ) -> Loaded:
-    """Commit the manifest's rows to `target`, or nothing. Loading the same manifest twice changes nothing.
+    """Commit the manifest's rows to `target`, or nothing. Loading the same manifest twice changes
+    nothing.
 
-    Raises Corrupt when the lake's bytes are not as promised, Superseded when a newer extraction owns the table,
-    Refused when the rows contradict the spec; psycopg errors for trouble with the warehouse.
+    Raises Corrupt when the lake's bytes are not as promised, Superseded when a newer extraction
+    owns the table, Refused when the rows contradict the spec; psycopg errors for trouble with the
+    warehouse.
     """
     started = time.monotonic()
     tables.ensure_schema(session, target.schema)
@@ -64,10 +74,19 @@ def load(
         try:
             effect = work.replace() if manifest.action == "replace" or work.is_new else work.merge()
         except Refused as error:
-            raise Refused(f"{target}: {error}" if str(target) not in str(error) else str(error)) from error
+            raise Refused(
+                f"{target}: {error}" if str(target) not in str(error) else str(error)
+            ) from error
         reach("load.applied")
         ledger.record_load(
-            session, manifest, name, target, work.number, effect, work.duplicates, time.monotonic() - started
+            session,
+            manifest,
+            name,
+            target,
+            work.number,
+            effect,
+            work.duplicates,
+            time.monotonic() - started,
         )
         reach("load.recorded")
         fence.advance(session, manifest, work.number)
@@ -78,10 +97,17 @@ def load(
 
 
 class _Load:
-    """The work inside the transaction. `number` is drawn under the target's lock, so it rises in commit order."""
+    """The work inside the transaction. `number` is drawn under the target's lock, so it rises in
+    commit order."""
 
     def __init__(
-        self, session: Session, lake: Lake, manifest: Manifest, target: Relation, table: Table, progress: Progress
+        self,
+        session: Session,
+        lake: Lake,
+        manifest: Manifest,
+        target: Relation,
+        table: Table,
+        progress: Progress,
     ):
         self.session, self.lake, self.manifest, self.target = session, lake, manifest, target
         self.table, self.progress = table, progress
@@ -110,10 +136,13 @@ class _Load:
             self._keep_up()
             self.notes += self.drift.notes
         rows, key = self.manifest.rows - self.duplicates, self.manifest.key
-        return build.replace(self.session, fresh, rows, self.target, key, self.number, self.table.max_shrink)
+        return build.replace(
+            self.session, fresh, rows, self.target, key, self.number, self.table.max_shrink
+        )
 
     def _keep_up(self) -> None:
-        """Bring the target as far as its indexes, or all that hangs on it, need to find their columns again."""
+        """Bring the target as far as its indexes, or all that hangs on it, need to find their
+        columns again."""
         dependents = tables.dependents(self.session, self.target)
         if not dependents:
             drift.rename(self.session, self.target, self.drift)
@@ -133,10 +162,14 @@ class _Load:
         self._fill(incoming)
         if self.manifest.action == "append":
             return build.merge(self.session, incoming, self.target, (), self.number)
-        return build.merge(self.session, incoming, self.target, self.manifest.key, self.number, self._guard())
+        return build.merge(
+            self.session, incoming, self.target, self.manifest.key, self.number, self._guard()
+        )
 
     def _create(self, table: Relation, kept: dict[str, str]) -> None:
-        temporary, drop = ("TEMPORARY ", " ON COMMIT DROP") if table.schema == "pg_temp" else ("", "")
+        temporary, drop = (
+            ("TEMPORARY ", " ON COMMIT DROP") if table.schema == "pg_temp" else ("", "")
+        )
         columns = column_list(self.manifest.columns, kept)
         self.session.execute(f"CREATE {temporary}TABLE {table.sql} ({columns}){drop}")
 
@@ -158,15 +191,20 @@ class _Load:
             newest = merging.ordered(cursor, kind) if cursor and kind else None
             self.duplicates = build.one_row_per_key(self.session, table, self.manifest.key, newest)
             if self.duplicates:
-                self.notes.append(f"{self.duplicates} rows shared a key with a newer one and were left out")
+                self.notes.append(
+                    f"{self.duplicates} rows shared a key with a newer one and were left out"
+                )
         reach("load.filled")
 
     def _number(self, table: Relation) -> None:
-        """Give all rows the load's number, in the catalog alone: added now, the column costs no byte of a row.
+        """Give all rows the load's number, in the catalog alone: added now, the column costs no
+        byte of a row.
 
         The default is dropped at once, so that nobody else's rows get it.
         """
-        self.session.execute(f"ALTER TABLE {table.sql} ADD COLUMN {LOAD_ID} bigint NOT NULL DEFAULT {self.number}")
+        self.session.execute(
+            f"ALTER TABLE {table.sql} ADD COLUMN {LOAD_ID} bigint NOT NULL DEFAULT {self.number}"
+        )
         self.session.execute(f"ALTER TABLE {table.sql} ALTER {LOAD_ID} DROP DEFAULT")
 
     def _copy(self, table: Relation, blocks: Iterable[bytes]) -> int:
@@ -181,13 +219,17 @@ class _Load:
                         copy.write(block)
                 return cursor.rowcount
         except psycopg.errors.DataError as error:
-            raise Refused(f"{self.target} cannot hold what the source sent: {error.diag.message_primary}") from error
+            raise Refused(
+                f"{self.target} cannot hold what the source sent: {error.diag.message_primary}"
+            ) from error
 
     def _guard(self) -> str:
         cursor, type_name = self.manifest.cursor, self.manifest.cursor_type
         if not cursor or not type_name:
             return ""
-        read_at = ledger.newest_reading(self.session, self.target, self.manifest.clock or self.manifest.read_at)
+        read_at = ledger.newest_reading(
+            self.session, self.target, self.manifest.clock or self.manifest.read_at
+        )
         return merging.not_older(cursor, type_name, f"CAST('{read_at}' AS {type_name})")
 
 
@@ -197,10 +239,13 @@ def drop_first(dependent: str) -> str:
 
 
 def existing_columns(session: Session, target: Relation) -> dict[str, str]:
-    """The target's columns and types; empty when it is yet to be made. Raises Refused when somebody else made it."""
+    """The target's columns and types; empty when it is yet to be made. Raises Refused when somebody
+    else made it."""
     columns = tables.columns_of(session, target)
     if columns and LOAD_ID not in columns:
-        raise Refused(f"{target} exists and was not made by Loadsheet: drop or rename it, or choose another schema")
+        raise Refused(
+            f"{target} exists and was not made by Loadsheet: drop or rename it, or choose another schema"
+        )
     return columns
 
 
@@ -211,14 +256,20 @@ def column_list(columns: Sequence[Column], kept: Mapping[str, str]) -> str:
 
 
 def find_committed(session: Session, load_id: str) -> Loaded | None:
-    """What the load did, if it is committed already: by an earlier try, or by this one whose COMMIT got no answer."""
+    """What the load did, if it is committed already: by an earlier try, or by this one whose COMMIT
+    got no answer."""
     done = ledger.committed(session, load_id)
-    return Loaded(effect=done[0], extracted=done[1], notes=("was committed already",)) if done else None
+    return (
+        Loaded(effect=done[0], extracted=done[1], notes=("was committed already",))
+        if done
+        else None
+    )
 
 
-# Who holds an older fence can no longer commit (`fence.advance`). Who holds the same one is another try of the same
-# load: of two, only the one that connected first is ended, so that they never end each other, and one that wakes up
-# never ends the try that has taken over. One's own role's sessions need no further right.
+# Who holds an older fence can no longer commit (`fence.advance`). Who holds the same one is another
+# try of the same load: of two, only the one that connected first is ended, so that they never end
+# each other, and one that wakes up never ends the try that has taken over. One's own role's
+# sessions need no further right.
 _END_OLDER = """
 WITH try AS (
     SELECT pid, backend_start AS since, substring(application_name FROM %s)::bigint AS fence FROM pg_stat_activity
@@ -231,11 +282,15 @@ _LONGEST_NAME = 63  # the server cuts application_name there
 
 
 def end_older_tries(session: Session, manifest: Manifest) -> None:
-    """Name the open transaction after the load; end the sessions of its older tries and of the table's older loads.
+    """Name the open transaction after the load; end the sessions of its older tries and of the
+    table's older loads.
 
-    Call it before the first lock is taken. Whoever is ended meets a lost session, and asks the ledger.
+    Call it before the first lock is taken. Whoever is ended meets a lost session, and asks the
+    ledger.
     """
-    table = hashlib.sha256(json.dumps([manifest.pipeline, manifest.table]).encode()).hexdigest()[:16]
+    table = hashlib.sha256(json.dumps([manifest.pipeline, manifest.table]).encode()).hexdigest()[
+        :16
+    ]
     prefix = f"loadsheet:load:{table}:"
     name = f"{prefix}{manifest.fence}:{slug(manifest.table)}"[:_LONGEST_NAME]
     session.execute("SELECT set_config('application_name', %s, true)", (name,))

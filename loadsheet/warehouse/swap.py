@@ -1,4 +1,5 @@
-"""Put a freshly built table in a target's place, in one short transaction, with all that belonged to the old one."""
+"""Put a freshly built table in a target's place, in one short transaction, with all that belonged
+to the old one."""
 
 from __future__ import annotations
 
@@ -29,8 +30,9 @@ SELECT rolname, rolname = current_user, array_to_string(reloptions, ', ')
 FROM pg_class JOIN pg_roles r ON r.oid = relowner WHERE pg_class.oid = {oid}
 """
 
-# A key of 2 M rows does not fit into the server's usual 64 MB; sorting it on disk takes a quarter longer. What fits is
-# sorted by one process: more of them would take CPU from the tables that are loaded beside this one.
+# A key of 2 M rows does not fit into the server's usual 64 MB; sorting it on disk takes a quarter
+# longer. What fits is sorted by one process: more of them would take CPU from the tables that are
+# loaded beside this one.
 _ROOM_TO_SORT = """
 SELECT set_config('maintenance_work_mem', '256MB', true)
 WHERE pg_size_bytes(current_setting('maintenance_work_mem')) < pg_size_bytes('256MB')
@@ -42,7 +44,8 @@ WHERE pg_relation_size(to_regclass(%s)) < pg_size_bytes('256MB')
 
 
 def put_in_place(session: Session, fresh: Relation, target: Relation, key: tuple[str, ...]) -> None:
-    """Rename `fresh` to `target`, with a primary key on `key`; an existing target's belongings move over.
+    """Rename `fresh` to `target`, with a primary key on `key`; an existing target's belongings move
+    over.
 
     Readers see the old table until the commit and the new one after it, never an empty one.
     """
@@ -58,7 +61,9 @@ def put_in_place(session: Session, fresh: Relation, target: Relation, key: tuple
     session.execute(f"ALTER TABLE {fresh.sql} RENAME TO {ident(target.name)}")
     new_key = tables.key_of(session, target)
     if old_key and new_key:
-        session.execute(f"ALTER TABLE {target.sql} RENAME CONSTRAINT {ident(new_key[0])} TO {ident(old_key[0])}")
+        session.execute(
+            f"ALTER TABLE {target.sql} RENAME CONSTRAINT {ident(new_key[0])} TO {ident(old_key[0])}"
+        )
     for now, before in renames:
         session.execute(f"ALTER INDEX {Relation(target.schema, now).sql} RENAME TO {ident(before)}")
 
@@ -72,17 +77,22 @@ def add_key(session: Session, table: Relation, key: tuple[str, ...]) -> None:
 
 
 def _copy_belongings(session: Session, old: Relation, new: Relation) -> list[tuple[str, str]]:
-    """Indexes, grants, comments, owner and options of `old` for `new`; returns the indexes to rename afterwards."""
+    """Indexes, grants, comments, owner and options of `old` for `new`; returns the indexes to
+    rename afterwards."""
     oid = f"{literal(old.sql)}::regclass"
     renames = []
-    for number, (name, definition, unique) in enumerate(session.execute(_INDEXES.format(oid=oid)).fetchall()):
+    for number, (name, definition, unique) in enumerate(
+        session.execute(_INDEXES.format(oid=oid)).fetchall()
+    ):
         head = f"CREATE {'UNIQUE ' if unique else ''}INDEX {_quoted(session, name)} ON {_qualified(session, old)} "
         assert definition.startswith(head), definition
         renames.append((f"{new.name}_{number}", name))
         session.execute(
             f"CREATE {'UNIQUE ' if unique else ''}INDEX {ident(renames[-1][0])} ON {new.sql} {definition[len(head) :]}"
         )
-    for privilege, grantee, grantable, column in session.execute(_GRANTS.format(oid=oid)).fetchall():
+    for privilege, grantee, grantable, column in session.execute(
+        _GRANTS.format(oid=oid)
+    ).fetchall():
         what = f"{privilege} ({ident(column)})" if column else privilege
         option = " WITH GRANT OPTION" if grantable else ""
         session.execute(f"GRANT {what} ON {new.sql} TO {grantee}{option}")

@@ -7,7 +7,8 @@ from loadsheet.sql.text import Relation, ident, literal
 
 
 def kind(session: Session, target: Relation) -> str | None:
-    """`r` for a table, `v` for a view and so on (pg_class.relkind); None when there is no such relation."""
+    """`r` for a table, `v` for a view and so on (pg_class.relkind); None when there is no such
+    relation."""
     row = session.execute(
         "SELECT relkind::text FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace "
         "WHERE nspname = %s AND relname = %s",
@@ -38,7 +39,8 @@ def is_fraction(session: Session, part: Relation, whole: Relation) -> bool:
 
 
 def long_columns(session: Session, target: Relation) -> set[str]:
-    """The columns of which the target may hold values outside its rows (TOAST); none when it holds no such value."""
+    """The columns of which the target may hold values outside its rows (TOAST); none when it holds
+    no such value."""
     rows = session.execute(
         "SELECT attname FROM pg_attribute JOIN pg_class c ON c.oid = attrelid WHERE attrelid = to_regclass(%s) "
         "AND attnum > 0 AND NOT attisdropped AND attstorage IN ('x', 'e') AND pg_relation_size(reltoastrelid) > 0",
@@ -84,21 +86,25 @@ def ensure_schema(session: Session, schema: str) -> None:
 
 
 def lock_creation(session: Session) -> None:
-    """Wait for whoever is creating a schema, until the transaction ends; then look again before creating.
+    """Wait for whoever is creating a schema, until the transaction ends; then look again before
+    creating.
 
-    Look by a query on the catalog: IF NOT EXISTS and to_regclass believe a cache that may not know what
-    another session has just made.
+    Look by a query on the catalog: IF NOT EXISTS and to_regclass believe a cache that may not know
+    what another session has just made.
     """
     session.execute("SELECT pg_advisory_xact_lock(hashtextextended('loadsheet', 0))")
 
 
 def _has_schema(session: Session, schema: str) -> bool:
-    return session.execute("SELECT FROM pg_namespace WHERE nspname = %s", (schema,)).fetchone() is not None
+    return (
+        session.execute("SELECT FROM pg_namespace WHERE nspname = %s", (schema,)).fetchone()
+        is not None
+    )
 
 
-# What hangs on a table's identity, so that a swap would break it: views, foreign keys, functions (normal
-# dependencies on the table or its row type), and its own triggers, policies, publications, statistics, constraints
-# and inheritance.
+# What hangs on a table's identity, so that a swap would break it: views, foreign keys, functions
+# (normal dependencies on the table or its row type), and its own triggers, policies, publications,
+# statistics, constraints and inheritance.
 _DEPENDENTS = """
 SELECT regexp_replace(pg_describe_object(classid, objid, 0), '^rule _RETURN on ', '') FROM pg_depend
 WHERE (refclassid, refobjid) IN (('pg_class'::regclass, {oid}), ('pg_type'::regclass, {row_type}))
@@ -125,7 +131,13 @@ def users_of(session: Session, target: Relation, column: str) -> list[str]:
 
 
 def dependents(session: Session, target: Relation) -> list[str]:
-    """What depends on the target being this very table, described by the server; empty means it can be swapped."""
+    """What depends on the target being this very table, described by the server; empty means it can
+    be swapped."""
     oid = f"{literal(target.sql)}::regclass::oid"
     row_type = f"(SELECT reltype FROM pg_class WHERE oid = {oid})"
-    return [row[0] for row in session.execute(_DEPENDENTS.replace("{oid}", oid).replace("{row_type}", row_type))]
+    return [
+        row[0]
+        for row in session.execute(
+            _DEPENDENTS.replace("{oid}", oid).replace("{row_type}", row_type)
+        )
+    ]

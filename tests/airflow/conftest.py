@@ -1,4 +1,5 @@
-"""Airflow inside the test process: a home of its own, no examples, no telemetry. Set before anything imports it."""
+"""Airflow inside the test process: a home of its own, no examples, no telemetry. Set before
+anything imports it."""
 
 from __future__ import annotations
 
@@ -32,7 +33,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Warnings are errors here too, but not those that Airflow and dag-factory give themselves."""
     for item in items:
         if item.path.is_relative_to(REPO / "tests" / "airflow"):
-            item.add_marker(pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning"))
+            item.add_marker(
+                pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")
+            )
 
 
 def pytest_sessionfinish() -> None:
@@ -63,5 +66,6 @@ def define_slack(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     for proxy in ("http_proxy", "HTTP_PROXY"):  # Slack's client knows no NO_PROXY
         monkeypatch.delenv(proxy, raising=False)
     monkeypatch.setenv(
-        "AIRFLOW_CONN_SLACK", f'{{"conn_type": "slackwebhook", "host": "{url}", "password": "T0/B0/hush-hush-token"}}'
+        "AIRFLOW_CONN_SLACK",
+        f'{{"conn_type": "slackwebhook", "host": "{url}", "password": "T0/B0/hush-hush-token"}}',
     )

@@ -1,5 +1,5 @@
-"""Every place of the end-to-end world where somebody can read, with a text planted in each: whoever searches the places
-for secrets must find that text there."""
+"""Every place of the end-to-end world where somebody can read, with a text planted in each: whoever
+searches the places for secrets must find that text there."""
 
 from __future__ import annotations
 
@@ -30,19 +30,31 @@ SELECT dag_id, task_id, run_id, map_index, to_json('{PLANTED}'::text) FROM task_
 """
 # Table -> the column behind whose value the text is put, and how, in one of its rows.
 _IN_AIRFLOW = {
-    "xcom": ("value", "json_build_array({}, %s::text)"), "serialized_dag": ("data", "json_build_array({}, %s::text)"),
-    "dag_run": ("conf", "json_build_array({}, %s::text)"), "task_instance": ("executor_config", "{} || %s::bytea"),
-    "import_error": ("stacktrace", "concat({}, %s::text)"), "dag_code": ("source_code", "concat({}, %s::text)"),
+    "xcom": ("value", "json_build_array({}, %s::text)"),
+    "serialized_dag": ("data", "json_build_array({}, %s::text)"),
+    "dag_run": ("conf", "json_build_array({}, %s::text)"),
+    "task_instance": ("executor_config", "{} || %s::bytea"),
+    "import_error": ("stacktrace", "concat({}, %s::text)"),
+    "dag_code": ("source_code", "concat({}, %s::text)"),
     "log": ("extra", "concat({}, %s::text)"),
-}  # fmt: skip
+}
 _IN_LEDGER = {
-    "scope": ("source", "json_build_array({}, %s::text)"), "load": ("held_by", "concat({}, %s::text)"),
-    "failure": ("message", "concat({}, %s::text)"), "transform_run": ("run_id", "concat({}, %s::text)"),
-}  # fmt: skip
-_FILES = ("scheduler.log.1", "logs/dag_id=x/attempt=1.log", "cache/ab/x.json", "bundles/x/dags/x.yml.py")
+    "scope": ("source", "json_build_array({}, %s::text)"),
+    "load": ("held_by", "concat({}, %s::text)"),
+    "failure": ("message", "concat({}, %s::text)"),
+    "transform_run": ("run_id", "concat({}, %s::text)"),
+}
+_FILES = (
+    "scheduler.log.1",
+    "logs/dag_id=x/attempt=1.log",
+    "cache/ab/x.json",
+    "bundles/x/dags/x.yml.py",
+)
 _OBJECTS = {
     "lake/zz/manifest.json": PLANTED.encode(),
-    "lake/zz/part-00000.bin.zst": zstandard.ZstdCompressor().compress(b"PGCOPY\n" + PLANTED.encode()),
+    "lake/zz/part-00000.bin.zst": zstandard.ZstdCompressor().compress(
+        b"PGCOPY\n" + PLANTED.encode()
+    ),
 }
 PLANTED_IN = {
     *(f"file {name}" for name in _FILES),
@@ -55,14 +67,20 @@ PLANTED_IN = {
 
 
 def places(world: World, arguments: Mapping[str, str]) -> dict[str, str]:
-    """Texts by place: files of Airflow's home, both databases, Slack, the lake, and the `arguments` of processes, which
-    somebody goes on to note. PLANTED is gone again afterwards."""
+    """Texts by place: files of Airflow's home, both databases, Slack, the lake, and the `arguments`
+    of processes, which somebody goes on to note. PLANTED is gone again afterwards."""
     home = Path(world.airflow.home)
     httpx.post(world.slack.url, json={"text": PLANTED}, trust_env=False)
     with _in_files(home), _in_the_lake(world), _in_arguments(arguments):
-        files = {str(Path(name).relative_to(home)): text for name, text in canaries.files(home).items()}
-        found = {f"file {name}": text for name, text in files.items() if not name.endswith(_HOLD_SECRETS)}
-        found |= {f"object {name}": text for name, text in canaries.objects(world.s3, "lake").items()}
+        files = {
+            str(Path(name).relative_to(home)): text for name, text in canaries.files(home).items()
+        }
+        found = {
+            f"file {name}": text for name, text in files.items() if not name.endswith(_HOLD_SECRETS)
+        }
+        found |= {
+            f"object {name}": text for name, text in canaries.objects(world.s3, "lake").items()
+        }
         found["arguments"] = "\n".join(arguments.values())
     found |= _tables(world.postgres.dsn("airflow"), "public", "Airflow's", _IN_AIRFLOW)
     found |= _tables(world.warehouse, "loadsheet", "ledger's", _IN_LEDGER)
@@ -83,7 +101,12 @@ def _in_files(home: Path) -> Iterator[None]:
 
 @contextmanager
 def _in_the_lake(world: World) -> Iterator[None]:
-    client = Minio(world.s3.address, access_key=world.s3.access_key, secret_key=world.s3.secret_key, secure=False)
+    client = Minio(
+        world.s3.address,
+        access_key=world.s3.access_key,
+        secret_key=world.s3.secret_key,
+        secure=False,
+    )
     for name, data in _OBJECTS.items():
         client.put_object(*name.split("/", 1), io.BytesIO(data), len(data))
     yield
@@ -93,7 +116,9 @@ def _in_the_lake(world: World) -> Iterator[None]:
 
 @contextmanager
 def _in_arguments(arguments: Mapping[str, str]) -> Iterator[None]:
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", PLANTED]) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(60)", PLANTED]
+    ) as process:
         end = time.monotonic() + 30
         while not any(PLANTED in line for line in [*arguments.values()]) and time.monotonic() < end:
             time.sleep(0.1)
@@ -101,13 +126,17 @@ def _in_arguments(arguments: Mapping[str, str]) -> Iterator[None]:
         process.kill()
 
 
-def _tables(dsn: str, schema: str, whose: str, planting: Mapping[str, tuple[str, str]]) -> dict[str, str]:
+def _tables(
+    dsn: str, schema: str, whose: str, planting: Mapping[str, tuple[str, str]]
+) -> dict[str, str]:
     """Read in the transaction that has planted the text, and that ends without a trace."""
     with psycopg.connect(dsn) as session:
         for name, (column, change) in planting.items():
             table, value = f"{schema}.{name}", change.format(column)
             where = f"ctid = (SELECT min(ctid) FROM {table} WHERE {column} IS NOT NULL)"
-            done = session.execute(f"UPDATE {table} SET {column} = {value} WHERE {where}", (PLANTED,))
+            done = session.execute(
+                f"UPDATE {table} SET {column} = {value} WHERE {where}", (PLANTED,)
+            )
             assert done.rowcount == 1, f"{table} is empty"
         if planting is _IN_AIRFLOW:
             session.execute(_RENDERED)

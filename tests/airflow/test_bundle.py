@@ -1,6 +1,8 @@
-"""Pipelines as a real Airflow's DAG bundles, on disk and in Git: edits show at once, and one bad file hurts nobody.
+"""Pipelines as a real Airflow's DAG bundles, on disk and in Git: edits show at once, and one bad
+file hurts nobody.
 
-Airflow's own loop takes a second; the bar of 10 s is for busy machines, what was measured is printed.
+Airflow's own loop takes a second; the bar of 10 s is for busy machines, what was measured is
+printed.
 """
 
 from __future__ import annotations
@@ -52,7 +54,9 @@ class Bundles:
     def error(self, file: str) -> str:
         """The import error of a DAG file; empty when it has none."""
         errors = self.call("importErrors")["import_errors"]
-        return next((error["stack_trace"] for error in errors if error["filename"] == f"{file}.yml.py"), "")
+        return next(
+            (error["stack_trace"] for error in errors if error["filename"] == f"{file}.yml.py"), ""
+        )
 
     def stale(self, dag_id: str) -> bool:
         return bool(self.call(f"dags/{dag_id}")["is_stale"])
@@ -65,17 +69,26 @@ class Bundles:
 
 
 def git(folder: Path, *arguments: str) -> str:
-    who = ("-c", "user.name=test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false")
+    who = (
+        "-c",
+        "user.name=test",
+        "-c",
+        "user.email=test@example.org",
+        "-c",
+        "commit.gpgsign=false",
+    )
     return subprocess.run(
         ["git", *who, *arguments], cwd=folder, check=True, capture_output=True, text=True
-    ).stdout.strip()  # fmt: skip
+    ).stdout.strip()
 
 
 def write(root: Path, name: str, *lines: str, answer: int = 1) -> Path:
     file = root / "pipelines" / name / "pipeline.yml"
     (file.parent / "sql").mkdir(parents=True)
     file.write_text(SPEC + "".join(f"{line}\n" for line in lines))
-    (file.parent / "sql" / "answer.sql").write_text(f"SELECT {answer} AS answer, count(*) AS n FROM staging.t\n")
+    (file.parent / "sql" / "answer.sql").write_text(
+        f"SELECT {answer} AS answer, count(*) AS n FROM staging.t\n"
+    )
     return file
 
 
@@ -88,7 +101,9 @@ def seen(done: Callable[[], bool], what: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer, s3: S3Server) -> Iterator[Bundles]:
+def bundles(
+    tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer, s3: S3Server
+) -> Iterator[Bundles]:
     databases = ("flights_source", "warehouse", "airflow")
     for name in databases:
         postgres.create_database(name)
@@ -103,9 +118,15 @@ def bundles(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer, 
     git(repository, "add", "--all")
     git(repository, "commit", "--quiet", "--message", "first")
     airflow = Airflow(
-        tmp_path_factory.mktemp("airflow"), REPO, postgres.dsn("airflow"),
-        extra={"AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(configured(folder, repository))},
-    )  # fmt: skip
+        tmp_path_factory.mktemp("airflow"),
+        REPO,
+        postgres.dsn("airflow"),
+        extra={
+            "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(
+                configured(folder, repository)
+            )
+        },
+    )
     with SlackReceiver() as slack, airflow:
         add_connections(airflow, postgres, s3, slack)
         for name in ("good", "edited", "versioned"):
@@ -117,10 +138,23 @@ def bundles(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer, 
 
 def configured(folder: Path, repository: Path) -> list[dict[str, Any]]:
     local = {"path": str(folder), "refresh_interval": 1}
-    remote = {"repo_url": str(repository), "tracking_ref": "main", "subdir": "elt", "refresh_interval": 1}
+    remote = {
+        "repo_url": str(repository),
+        "tracking_ref": "main",
+        "subdir": "elt",
+        "refresh_interval": 1,
+    }
     return [
-        {"name": "local", "classpath": "loadsheet.airflow.bundle.LocalPipelineBundle", "kwargs": local},
-        {"name": "remote", "classpath": "loadsheet.airflow.git_bundle.GitPipelineBundle", "kwargs": remote},
+        {
+            "name": "local",
+            "classpath": "loadsheet.airflow.bundle.LocalPipelineBundle",
+            "kwargs": local,
+        },
+        {
+            "name": "remote",
+            "classpath": "loadsheet.airflow.git_bundle.GitPipelineBundle",
+            "kwargs": remote,
+        },
     ]
 
 
@@ -129,7 +163,9 @@ def test_the_code_tab_shows_the_yaml(bundles: Bundles) -> None:
         assert bundles.code(dag_id) == (file / "pipelines" / dag_id / "pipeline.yml").read_text()
 
 
-def test_a_broken_file_is_an_import_error_with_every_place_and_no_traceback(bundles: Bundles) -> None:
+def test_a_broken_file_is_an_import_error_with_every_place_and_no_traceback(
+    bundles: Bundles,
+) -> None:
     seen(lambda: bundles.error("bad") != "", "a broken file's import error")
     error = bundles.error("bad")
     assert "pipelines/bad/pipeline.yml:2:1 suorce: unknown key 'suorce'" in error
@@ -189,16 +225,23 @@ def test_a_deleted_file_takes_its_dag_and_its_error_with_it(bundles: Bundles) ->
     seen(lambda: not bundles.error("wrong"), "a deleted broken file")
 
 
-def test_a_name_claimed_twice_stays_where_it_was_and_is_an_error_at_the_other(bundles: Bundles) -> None:
+def test_a_name_claimed_twice_stays_where_it_was_and_is_an_error_at_the_other(
+    bundles: Bundles,
+) -> None:
     write(bundles.folder, "twin", "pipeline: good")
     seen(lambda: "twin" in bundles.error("twin"), "a name claimed twice")
     assert bundles.error("twin").startswith(
         "PipelineProblems: pipelines/twin/pipeline.yml cannot become a DAG:\n"
         "the pipeline name 'good' is taken by pipelines/good/pipeline.yml."
     )
-    assert bundles.call("dags/good")["relative_fileloc"] == "good.yml.py" and not bundles.stale("good")
+    assert bundles.call("dags/good")["relative_fileloc"] == "good.yml.py" and not bundles.stale(
+        "good"
+    )
     (bundles.folder / "pipelines" / "good").rename(bundles.folder / "pipelines" / ".put_away")
-    seen(lambda: bundles.call("dags/good")["relative_fileloc"] == "twin.yml.py", "the name's next owner")
+    seen(
+        lambda: bundles.call("dags/good")["relative_fileloc"] == "twin.yml.py",
+        "the name's next owner",
+    )
     seen(lambda: not bundles.error("twin") and not bundles.stale("good"), "the end of the error")
 
 
@@ -224,7 +267,10 @@ def test_a_run_keeps_the_commit_it_was_scheduled_with(bundles: Bundles) -> None:
 def test_a_broken_commit_hurts_only_its_own_file(bundles: Bundles) -> None:
     write(bundles.repository / "elt", "bad_push").write_text("version: 1\nsuorce: {}\n")
     bundles.commit("third")
-    seen(lambda: "pipelines/bad_push/pipeline.yml:2:1 suorce" in bundles.error("bad_push"), "a pushed broken file")
+    seen(
+        lambda: "pipelines/bad_push/pipeline.yml:2:1 suorce" in bundles.error("bad_push"),
+        "a pushed broken file",
+    )
     assert not bundles.stale("versioned")
     git(bundles.repository, "rm", "-r", "--quiet", "elt/pipelines/bad_push")
     bundles.commit("fourth")

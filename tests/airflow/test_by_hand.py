@@ -1,4 +1,5 @@
-"""A worker builds its DAG without dag-factory: the same DAG, with nothing imported that the task does not need."""
+"""A worker builds its DAG without dag-factory: the same DAG, with nothing imported that the task
+does not need."""
 
 from __future__ import annotations
 
@@ -38,9 +39,12 @@ HEAVY = {
 
 
 def stored(dag: DAG) -> Any:
-    """What Airflow stores, but for the file and the order of tasks, which its own hash of a DAG leaves out too."""
+    """What Airflow stores, but for the file and the order of tasks, which its own hash of a DAG
+    leaves out too."""
     document = DagSerialization.to_dict(dag)["dag"]
-    tasks = sorted((task["__var"] for task in document.pop("tasks")), key=lambda task: task["task_id"])
+    tasks = sorted(
+        (task["__var"] for task in document.pop("tasks")), key=lambda task: task["task_id"]
+    )
     document.pop("fileloc")
     return json.loads(json.dumps([document, tasks], sort_keys=True))
 
@@ -75,7 +79,9 @@ def test_both_builders_give_the_same_dag(file: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("schedule", [None, "0 4 * * *"])
-def test_the_stand_in_for_a_broken_file_is_the_same_too(schedule: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stand_in_for_a_broken_file_is_the_same_too(
+    schedule: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     by_dag_factory = broken_dag("bad", "pipelines/bad/pipeline.yml", "it is bad\nvery", schedule)
     monkeypatch.setenv(IN_A_WORKER, "bad")
     by_hand = broken_dag("bad", "pipelines/bad/pipeline.yml", "it is bad\nvery", schedule)
@@ -96,7 +102,9 @@ def test_the_form_is_the_dags_and_reaches_a_task_from_there() -> None:
 
     dag = build_dag(load_pipeline(SPECS[-1]), REPO)
     task = dag.get_task("extract.extract_seats")
-    assert not task.params and "params" not in next(t["__var"] for t in DagSerialization.to_dict(dag)["dag"]["tasks"])
+    assert not task.params and "params" not in next(
+        t["__var"] for t in DagSerialization.to_dict(dag)["dag"]["tasks"]
+    )
     found = process_params(dag, task, {"full_refresh": True}, suppress_exception=False)
     assert found == {**dag.params.dump(), "full_refresh": True} and found["tables"] == []
 
@@ -155,7 +163,8 @@ def test_a_worker_imports_what_its_task_needs(task: str, cache: Path) -> None:
     parsed, ran = in_a_worker(task, LOADSHEET_CACHE=str(cache))
     assert HEAVY & parsed == set()
     assert HEAVY & ran <= NEEDED[task]
-    assert not {"loadsheet.spec.schema", "loadsheet.spec.strict_yaml"} & ran  # ours that need jsonschema and PyYAML
+    # ours that need jsonschema and PyYAML
+    assert not {"loadsheet.spec.schema", "loadsheet.spec.strict_yaml"} & ran
 
 
 def test_a_worker_of_the_bundle_imports_no_more(stub: Path, cache: Path) -> None:
@@ -173,9 +182,12 @@ def test_without_the_cache_a_worker_checks_its_spec_with_all_that_takes() -> Non
 
 def in_a_worker(task: str, file: Path = LOADER, **env: str) -> tuple[set[str], set[str]]:
     done = subprocess.run(
-        [sys.executable, "-c", WORKER, str(file), task], cwd=REPO, capture_output=True, text=True,
+        [sys.executable, "-c", WORKER, str(file), task],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
         env={**os.environ, "PYTHONPATH": str(REPO), IN_A_WORKER: "flights", **env},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     parsed, ran = json.loads(done.stdout.splitlines()[-1])
     return set(parsed), set(ran)
@@ -184,11 +196,16 @@ def in_a_worker(task: str, file: Path = LOADER, **env: str) -> tuple[set[str], s
 def test_in_a_bundle_mapped_tasks_too_read_the_bundles_own_file(tmp_path: Path) -> None:
     from loadsheet.airflow.dag_file import dag_of
 
-    spec, stub = tmp_path / "pipelines" / "shop" / "pipeline.yml", tmp_path / "home" / "dags" / "shop.yml.py"
+    spec, stub = (
+        tmp_path / "pipelines" / "shop" / "pipeline.yml",
+        tmp_path / "home" / "dags" / "shop.yml.py",
+    )
     for folder in (spec.parent, stub.parent, tmp_path / "home" / "parsed"):
         folder.mkdir(parents=True)
     text = (REPO / "tests" / "specs" / "valid" / "patterns.yml").read_text()
     spec.write_text(text)
     dag = dag_of(str(stub), str(tmp_path), "shop")
     assert any(task.is_mapped for task in dag.tasks)
-    assert {task.partial_kwargs["spec"] if task.is_mapped else task.spec for task in dag.tasks} == {str(spec)}
+    assert {task.partial_kwargs["spec"] if task.is_mapped else task.spec for task in dag.tasks} == {
+        str(spec)
+    }

@@ -39,10 +39,20 @@ URIS = [
     "postgres://пользователь:пароль@хост/база",
 ]
 DOCUMENTS = [
-    {"conn_type": "postgres", "login": "u", "password": "p@:/?#", "host": "h", "port": 5432, "schema": "db"},
+    {
+        "conn_type": "postgres",
+        "login": "u",
+        "password": "p@:/?#",
+        "host": "h",
+        "port": 5432,
+        "schema": "db",
+    },
     {"conn_type": "postgresql", "port": "5432", "description": "x"},
     {"conn_type": "google-cloud-platform", "host": None, "login": "", "port": None},
-    {"conn_type": "generic", "extra": {"endpoint_url": "http://h:9000", "nested": {"list": [1, None, True]}}},
+    {
+        "conn_type": "generic",
+        "extra": {"endpoint_url": "http://h:9000", "nested": {"list": [1, None, True]}},
+    },
     {"conn_type": "generic", "extra": '{"endpoint_url": "http://h:9000"}'},
     {"conn_type": "generic", "extra": ""},
     {"conn_type": "generic", "extra": {}},
@@ -52,13 +62,19 @@ FIELDS = ("conn_type", "host", "login", "password", "schema", "port")
 
 
 @pytest.mark.parametrize("text", [*URIS, *(json.dumps(document) for document in DOCUMENTS)])
-def test_a_connection_in_the_environment_is_read_as_airflow_reads_it(tmp_path: Path, text: str) -> None:
+def test_a_connection_in_the_environment_is_read_as_airflow_reads_it(
+    tmp_path: Path, text: str
+) -> None:
     is_json = text.startswith("{")
     theirs = (
-        AirflowConnection.from_json(text, conn_id="x") if is_json else AirflowConnection.from_uri(text, conn_id="x")
+        AirflowConnection.from_json(text, conn_id="x")
+        if is_json
+        else AirflowConnection.from_uri(text, conn_id="x")
     )
     ours = project_connections(tmp_path, {"AIRFLOW_CONN_X": text})("x")
-    assert [getattr(ours, name) or None for name in FIELDS] == [getattr(theirs, name) or None for name in FIELDS]
+    assert [getattr(ours, name) or None for name in FIELDS] == [
+        getattr(theirs, name) or None for name in FIELDS
+    ]
     assert ours.extra == theirs.extra_dejson
 
 
@@ -66,5 +82,8 @@ def test_a_connection_in_the_environment_is_read_as_airflow_reads_it(tmp_path: P
 def test_a_uri_that_airflow_writes_is_read_back(tmp_path: Path, text: str) -> None:
     theirs = AirflowConnection.from_uri(text, conn_id="x")
     ours = project_connections(tmp_path, {"AIRFLOW_CONN_X": theirs.get_uri()})("x")
-    assert (ours.login or None, ours.password or None) == (theirs.login or None, theirs.password or None)
+    assert (ours.login or None, ours.password or None) == (
+        theirs.login or None,
+        theirs.password or None,
+    )
     assert ours.extra == theirs.extra_dejson

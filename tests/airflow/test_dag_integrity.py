@@ -53,7 +53,9 @@ def hard(tmp_path: Path) -> Pipeline:
     file = tmp_path / "pipelines" / "hard" / "pipeline.yml"
     (file.parent / "sql").mkdir(parents=True)
     file.write_text(SPEC)
-    (file.parent / "sql" / "fct.sql").write_text("SELECT '$HOME {{ 7*7 }}' AS x, b.* FROM bookings b\n")
+    (file.parent / "sql" / "fct.sql").write_text(
+        "SELECT '$HOME {{ 7*7 }}' AS x, b.* FROM bookings b\n"
+    )
     (file.parent / "sql" / "daily.sql").write_text("SELECT count(*) FROM mart.fct\n")
     return load_pipeline(file)
 
@@ -77,16 +79,24 @@ def test_the_operators_that_run_are_ours() -> None:
         f"import sys; sys.path.append({str(REPO)!r}); import dags, operators, loadsheet\n"
         "print(*[m.__file__ for m in (dags, operators, loadsheet)], sep='\\n')"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")
-    assert done.stdout.split() == [str(REPO / name / "__init__.py") for name in ("dags", "operators", "loadsheet")]
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/"
+    )
+    assert done.stdout.split() == [
+        str(REPO / name / "__init__.py") for name in ("dags", "operators", "loadsheet")
+    ]
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES, ids=lambda p: p.name)
-def test_tasks_and_edges_are_exactly_those_of_the_plan(bag: BundleDagBag, pipeline: Pipeline) -> None:
+def test_tasks_and_edges_are_exactly_those_of_the_plan(
+    bag: BundleDagBag, pipeline: Pipeline
+) -> None:
     dag, steps = bag.dags[pipeline.name], build_plan(pipeline)
     assert set(dag.task_ids) == {step.id for step in steps}
     assert edges(dag) == {(upstream, step.id) for step in steps for upstream in step.upstream}
-    assert {t.task_id: (t.kind, t.name) for t in dag.tasks} == {step.id: (step.kind, step.name) for step in steps}
+    assert {t.task_id: (t.kind, t.name) for t in dag.tasks} == {
+        step.id: (step.kind, step.name) for step in steps
+    }
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES, ids=lambda p: p.name)
@@ -107,7 +117,10 @@ def test_every_key_of_a_spec_reaches_its_tasks(hard: Pipeline) -> None:
     dag = build_dag(hard)
     assert dag.description == "{{ 7*7 }} costs $HOME, ${PATH} and $$"
     assert (dag.start_date.isoformat(), dag.max_active_tasks) == ("2026-01-01T00:00:00+00:00", 3)
-    assert (type(dag.timetable).__name__, dag.timetable.expression) == ("CronDataIntervalTimetable", "0 4 * * *")
+    assert (type(dag.timetable).__name__, dag.timetable.expression) == (
+        "CronDataIntervalTimetable",
+        "0 4 * * *",
+    )
     behaviour = {
         task.task_id: (
             task.pool,
@@ -118,29 +131,42 @@ def test_every_key_of_a_spec_reaches_its_tasks(hard: Pipeline) -> None:
         for task in dag.tasks
     }
     assert behaviour["create_bucket"] == ("loads", 4, 90, 7200)
-    assert behaviour["extract.extract_bookings"] == behaviour["load.load_bookings"] == ("slow", 0, 90, 900)
+    assert (
+        behaviour["extract.extract_bookings"]
+        == behaviour["load.load_bookings"]
+        == ("slow", 0, 90, 900)
+    )
     assert behaviour["transform.transform_fct"] == ("loads", 1, 90, 7200)
     assert {task.owner for task in dag.tasks} == {"data-eng"}
     callback = dag.get_task("create_bucket").on_failure_callback[0]
     keywords = {"slack_conn_id": "slack", "events": ["failure", "recovery"]}
     assert (callback.func.__qualname__, callback.keywords) == ("notify_failure", keywords)
     callback = dag.get_task("extract.extract_bookings").on_skipped_callback[0]
-    assert (callback.func.__qualname__, callback.keywords) == ("notify_recovery", {"slack_conn_id": "slack"})
+    assert (callback.func.__qualname__, callback.keywords) == (
+        "notify_recovery",
+        {"slack_conn_id": "slack"},
+    )
 
 
 def test_names_are_shown_as_they_are(hard: Pipeline) -> None:
     shown = {task.task_id: task.task_display_name for task in build_dag(hard).tasks}
     assert shown["create_bucket"] == "create_bucket"
     assert sorted(name for task, name in shown.items() if task.startswith("extract.")) == [
-        'Order "Lines" é', "bookings", "{{ 7-7 }}",
-    ]  # fmt: skip
+        'Order "Lines" é',
+        "bookings",
+        "{{ 7-7 }}",
+    ]
 
 
 def test_the_trigger_form_refuses_what_the_spec_does_not_have(hard: Pipeline) -> None:
     params = build_dag(hard).params
     assert params.dump() == {
-        "full_refresh": False, "tables": [], "accept_source": False, "interval_start": None, "interval_end": None,
-    }  # fmt: skip
+        "full_refresh": False,
+        "tables": [],
+        "accept_source": False,
+        "interval_start": None,
+        "interval_end": None,
+    }
     for tables in (["bookings"], ["{{ 7-7 }}", "bookings"], None):
         params["tables"] = tables
         params.validate()
@@ -161,7 +187,19 @@ def test_airflow_can_store_the_dag_and_renders_nothing_of_it(hard: Pipeline) -> 
 
 def test_the_source_passes_airflows_lint_rules() -> None:
     found = subprocess.run(
-        [sys.executable, "-m", "ruff", "check", "--select", "AIR", "--no-cache", "dags", "operators"],
-        cwd=REPO, capture_output=True, text=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "ruff",
+            "check",
+            "--select",
+            "AIR",
+            "--no-cache",
+            "dags",
+            "operators",
+        ],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+    )
     assert found.returncode == 0, found.stdout

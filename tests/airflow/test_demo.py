@@ -1,4 +1,5 @@
-"""`python -m demo`, as a stranger runs it: it tells its story, checks itself, and leaves no process behind."""
+"""`python -m demo`, as a stranger runs it: it tells its story, checks itself, and leaves no process
+behind."""
 
 from __future__ import annotations
 
@@ -24,7 +25,9 @@ def living() -> list[str]:
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if MARK.encode() in (process / "environ").read_bytes():
-                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+                found.append(
+                    (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                )
         except OSError:
             continue
     return found
@@ -50,7 +53,9 @@ def demo(*arguments: str) -> list[str]:
 
 
 def test_it_ends_with_0_when_every_check_has_passed(environment: dict[str, str]) -> None:
-    done = subprocess.run(demo(), cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        demo(), cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "checks passed" in done.stdout and "✗" not in done.stdout
     assert "✓ staging.boarding_passes equals the source" in done.stdout
@@ -62,7 +67,12 @@ def test_it_ends_with_0_when_every_check_has_passed(environment: dict[str, str])
 def starting(environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
     """A demo whose servers run and whose Airflow is just starting."""
     with subprocess.Popen(
-        demo(), cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        demo(),
+        cwd=REPOSITORY,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     ) as process:
         assert process.stdout is not None
         assert any("Airflow: metadata database" in line for line in process.stdout)
@@ -88,6 +98,8 @@ def test_a_taken_port_is_named_and_nothing_is_left(environment: dict[str, str]) 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         command = demo("--port", port)
-        done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
+        )
     assert done.returncode == 1 and f"port {port} is taken" in done.stdout
     assert living() == []

@@ -1,6 +1,8 @@
-"""Flights, from one YAML file through a real Airflow into the warehouse: day after day, and when something breaks.
+"""Flights, from one YAML file through a real Airflow into the warehouse: day after day, and when
+something breaks.
 
-Each run is a fixture that needs the one before it, so that every test finds the world as that run has left it.
+Each run is a fixture that needs the one before it, so that every test finds the world as that run
+has left it.
 """
 
 from __future__ import annotations
@@ -29,15 +31,22 @@ NEVER_CHANGE = {"aircrafts_data", "seats"}
 def compared(world: World, run: Run) -> Run:
     """The run, with what differs after it and what it loaded."""
     return with_facts(
-        run, tables=world.differing_tables(), marts=world.differing_marts(), loads=world.loads(run.run_id)
+        run,
+        tables=world.differing_tables(),
+        marts=world.differing_marts(),
+        loads=world.loads(run.run_id),
     )
 
 
 def create_lounges(world: World) -> None:
     """The ninth table: it comes, goes, and comes back."""
     with psycopg.connect(world.source) as session:
-        session.execute("CREATE TABLE bookings.lounges (airport_code char(3) PRIMARY KEY, seats int)")
-        session.execute("INSERT INTO bookings.lounges SELECT airport_code, 50 FROM bookings.airports_data")
+        session.execute(
+            "CREATE TABLE bookings.lounges (airport_code char(3) PRIMARY KEY, seats int)"
+        )
+        session.execute(
+            "INSERT INTO bookings.lounges SELECT airport_code, 50 FROM bookings.airports_data"
+        )
 
 
 def open_failures(world: World) -> list[str]:
@@ -48,7 +57,9 @@ def open_failures(world: World) -> list[str]:
 
 def tries(world: World, run: Run, task_id: str) -> int:
     """How often the task was tried in the run."""
-    return next(t.try_number for t in world.airflow.api.tasks(DAG_ID, run.run_id) if t.task_id == task_id)
+    return next(
+        t.try_number for t in world.airflow.api.tasks(DAG_ID, run.run_id) if t.task_id == task_id
+    )
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -59,7 +70,9 @@ def arguments() -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer, s3: S3Server) -> Iterator[World]:
+def world(
+    tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer, s3: S3Server
+) -> Iterator[World]:
     """The source has data, the warehouse is empty, Airflow has read the DAG."""
     for name in ("flights_source", "warehouse", "airflow"):
         postgres.create_database(name)
@@ -124,9 +137,14 @@ def fifth(world: World, fourth: Run) -> Run:
     """A run of two tables in full, one of them just added to the YAML by one line."""
     assert fourth.state == "success"
     create_lounges(world)
-    world.spec.write_text(world.spec.read_text().replace("\ntables:\n", "\ntables:\n  lounges:\n", 1))
+    world.spec.write_text(
+        world.spec.read_text().replace("\ntables:\n", "\ntables:\n  lounges:\n", 1)
+    )
     tasks = f"dags/{DAG_ID}/tasks"
-    wait_for(lambda: "load.load_lounges" in json.dumps(world.airflow.api.call("GET", tasks)), "the new steps")
+    wait_for(
+        lambda: "load.load_lounges" in json.dumps(world.airflow.api.call("GET", tasks)),
+        "the new steps",
+    )
     run = world.run({"tables": ["lounges", "seats"], "full_refresh": True})
     return compared(world, run)
 
@@ -149,18 +167,28 @@ def seventh(world: World, sixth: Run) -> Run:
     create_lounges(world)
     run = world.run()
     assert world.slack.wait_for(2, timeout=20)
-    once_more = {"dry_run": False, "dag_run_id": run.run_id, "task_ids": ["extract.extract_lounges"]}
-    world.airflow.api.call("POST", f"dags/{DAG_ID}/clearTaskInstances", json={**once_more, "only_failed": False})
+    once_more = {
+        "dry_run": False,
+        "dag_run_id": run.run_id,
+        "task_ids": ["extract.extract_lounges"],
+    }
+    world.airflow.api.call(
+        "POST", f"dags/{DAG_ID}/clearTaskInstances", json={**once_more, "only_failed": False}
+    )
     wait_for(lambda: tries(world, run, "extract.extract_lounges") == 2, "the second try")
     state = world.airflow.api.wait(DAG_ID, run.run_id)
-    return with_facts(run, again=state, messages=list(world.slack.messages), failures=open_failures(world))
+    return with_facts(
+        run, again=state, messages=list(world.slack.messages), failures=open_failures(world)
+    )
 
 
 @pytest.fixture(scope="module")
 def scheduled(world: World) -> dict[str, Any]:
     """The run that the scheduler itself makes of a pipeline that reads by data interval."""
     with psycopg.connect(world.source) as session:
-        session.execute("CREATE SCHEMA sensors CREATE TABLE readings (at timestamptz PRIMARY KEY, value int)")
+        session.execute(
+            "CREATE SCHEMA sensors CREATE TABLE readings (at timestamptz PRIMARY KEY, value int)"
+        )
         session.execute(
             "INSERT INTO sensors.readings SELECT at, 1 FROM generate_series"
             "(date_trunc('day', now(), 'UTC') - interval '3 days', now() + interval '1 day', interval '6 hours') AS at"
@@ -178,27 +206,41 @@ def scheduled(world: World) -> dict[str, Any]:
 
 def test_a_broken_spec_is_seen_beside_the_good_ones(world: World) -> None:
     (error,) = world.airflow.api.import_errors()
-    assert "pipelines/broken/pipeline.yml:2:1 suorce: unknown key" in error and "Traceback" not in error
+    assert (
+        "pipelines/broken/pipeline.yml:2:1 suorce: unknown key" in error
+        and "Traceback" not in error
+    )
 
 
 def test_the_first_run_loads_every_table_and_builds_every_mart(world: World, first: Run) -> None:
     assert first.state == "success" and set(first.tasks.values()) == {"success"}
     assert first.seen["tables"] == {} and first.seen["marts"] == {}
-    counts = {t.name: ask(world.source, f"SELECT count(*) FROM bookings.{t.name}") for t in world.pipeline.tables}
-    assert len(first.seen["loads"]) == len(counts) == 8 and all(count != [(0,)] for count in counts.values())
+    counts = {
+        t.name: ask(world.source, f"SELECT count(*) FROM bookings.{t.name}")
+        for t in world.pipeline.tables
+    }
+    assert len(first.seen["loads"]) == len(counts) == 8 and all(
+        count != [(0,)] for count in counts.values()
+    )
 
 
 def test_xcom_carries_the_load_id_and_nothing_else(world: World, first: Run) -> None:
     found = world.airflow.api.xcom(DAG_ID, first.run_id, "extract.extract_bookings")
-    assert ask(world.warehouse, "SELECT count(*) FROM loadsheet.load WHERE load_id = %s", found) == [(1,)]
-    entries = world.airflow.api.call("GET", f"dags/{DAG_ID}/dagRuns/{first.run_id}/taskInstances/~/xcomEntries")
+    assert ask(
+        world.warehouse, "SELECT count(*) FROM loadsheet.load WHERE load_id = %s", found
+    ) == [(1,)]
+    entries = world.airflow.api.call(
+        "GET", f"dags/{DAG_ID}/dagRuns/{first.run_id}/taskInstances/~/xcomEntries"
+    )
     assert entries["total_entries"] == 8
 
 
 def test_after_a_day_only_the_changes_are_loaded(second: Run) -> None:
     changes, loads = second.seen["changes"], second.seen["loads"]
     assert second.state == "success"
-    assert {table for table, state in second.of("extract").items() if state == "skipped"} >= NEVER_CHANGE
+    assert {
+        table for table, state in second.of("extract").items() if state == "skipped"
+    } >= NEVER_CHANGE
     assert set(loads) == set(changes)
     for table, (inserted, updated) in changes.items():
         assert loads[table]["inserted"] == inserted, table
@@ -209,13 +251,19 @@ def test_after_a_day_only_the_changes_are_loaded(second: Run) -> None:
 def test_marts_follow_changes_in_the_source_as_a_rebuild_would(second: Run) -> None:
     states = second.of("transform")
     assert second.seen["marts"] == {}
-    assert {name for name, state in states.items() if state == "skipped"} >= {"dim_date", "dim_time", "dim_aircrafts"}
+    assert {name for name, state in states.items() if state == "skipped"} >= {
+        "dim_date",
+        "dim_time",
+        "dim_aircrafts",
+    }
     assert states["fct_flight_activity"] == states["dim_airport"] == "success"
 
 
 def test_with_nothing_new_every_table_and_every_transform_is_skipped(third: Run) -> None:
     assert third.state == "success"
-    assert {task: state for task, state in third.tasks.items() if state != "skipped"} == {"create_bucket": "success"}
+    assert {task: state for task, state in third.tasks.items() if state != "skipped"} == {
+        "create_bucket": "success"
+    }
 
 
 def test_with_nothing_new_nothing_is_written(third: Run) -> None:
@@ -225,7 +273,9 @@ def test_with_nothing_new_nothing_is_written(third: Run) -> None:
 def test_switching_incremental_off_reloads_everything(world: World, fourth: Run) -> None:
     assert fourth.state == "success" and set(fourth.tasks.values()) == {"success"}
     for table, counts in fourth.seen["loads"].items():
-        assert ask(world.source, f"SELECT count(*) FROM bookings.{table}") == [(counts["extracted"],)]
+        assert ask(world.source, f"SELECT count(*) FROM bookings.{table}") == [
+            (counts["extracted"],)
+        ]
     assert len(fourth.seen["loads"]) == 8
     assert fourth.seen["tables"] == {} and fourth.seen["marts"] == {}
 
@@ -239,27 +289,48 @@ def test_one_line_adds_a_table(fifth: Run) -> None:
 def test_the_trigger_form_moves_only_the_chosen_tables(world: World, fifth: Run) -> None:
     moved = {table for table, state in fifth.of("load").items() if state == "success"}
     assert moved == set(fifth.seen["loads"]) == {"lounges", "seats"}
-    assert ask(world.source, "SELECT count(*) FROM bookings.seats") == [(fifth.seen["loads"]["seats"]["extracted"],)]
-    assert fifth.of("transform")["dim_seat"] == "success" and fifth.of("transform")["dim_airport"] == "skipped"
+    assert ask(world.source, "SELECT count(*) FROM bookings.seats") == [
+        (fifth.seen["loads"]["seats"]["extracted"],)
+    ]
+    assert (
+        fifth.of("transform")["dim_seat"] == "success"
+        and fifth.of("transform")["dim_airport"] == "skipped"
+    )
     assert fifth.seen["marts"] == {}
 
 
 def test_a_failure_stays_where_it_is(sixth: Run) -> None:
     assert sixth.state == "failed"
-    assert (sixth.of("extract")["lounges"], sixth.of("load")["lounges"]) == ("failed", "upstream_failed")
-    others = {task: state for task, state in sixth.tasks.items() if "lounges" not in task and task != "create_bucket"}
+    assert (sixth.of("extract")["lounges"], sixth.of("load")["lounges"]) == (
+        "failed",
+        "upstream_failed",
+    )
+    others = {
+        task: state
+        for task, state in sixth.tasks.items()
+        if "lounges" not in task and task != "create_bucket"
+    }
     assert set(others.values()) == {"skipped"}
 
 
 def test_slack_hears_of_the_failure_with_a_link_to_its_log(world: World, sixth: Run) -> None:
     assert len(sixth.seen["messages"]) == 1
     told = json.dumps(sixth.seen["messages"][0])
-    for part in (DAG_ID, "extract.extract_lounges", sixth.run_id, "bookings.lounges", " UTC", "1 of 3"):
+    for part in (
+        DAG_ID,
+        "extract.extract_lounges",
+        sixth.run_id,
+        "bookings.lounges",
+        " UTC",
+        "1 of 3",
+    ):
         assert part in told
     assert "hush-hush" not in told and world.postgres.password not in told
     link = re.search(r"<(http[^|]+)\|Open the log>", told)
     assert link and httpx.get(link[1], trust_env=False).status_code == 200
-    place = re.fullmatch(r".*/dags/([^/]+)/runs/([^/]+)/tasks/([^/?]+)\?try_number=(\d+)", unquote(link[1]))
+    place = re.fullmatch(
+        r".*/dags/([^/]+)/runs/([^/]+)/tasks/([^/?]+)\?try_number=(\d+)", unquote(link[1])
+    )
     assert place and "lounges" in world.airflow.api.log(place[1], place[2], place[3], int(place[4]))
 
 
@@ -269,7 +340,14 @@ def test_slack_hears_once_that_it_works_again(sixth: Run, seventh: Run) -> None:
     failure, *others = seventh.seen["messages"]
     assert failure in sixth.seen["messages"] and len(others) == 1
     told = json.dumps(others[0])
-    for part in (DAG_ID, "works again", "extract.extract_lounges", seventh.run_id, sixth.run_id, "Failed since"):
+    for part in (
+        DAG_ID,
+        "works again",
+        "extract.extract_lounges",
+        seventh.run_id,
+        sixth.run_id,
+        "Failed since",
+    ):
         assert part in told
 
 
@@ -280,7 +358,8 @@ def test_a_failure_is_remembered_until_it_works_again(sixth: Run, seventh: Run) 
 
 @pytest.fixture(scope="module")
 def told(world: World, seventh: Run) -> dict[str, str]:
-    """The pipelines that keep secrets in other ways, and those that fail over one: the state of a run of each."""
+    """The pipelines that keep secrets in other ways, and those that fail over one: the state of a
+    run of each."""
     names = [*secrets_kept.WORKING, *secrets_kept.FAILING]
     api, before = world.airflow.api, len(world.slack.messages)
     for name in names:
@@ -292,25 +371,44 @@ def told(world: World, seventh: Run) -> dict[str, str]:
 
 
 def test_a_run_ends_as_its_secrets_let_it(told: dict[str, str]) -> None:
-    expected = dict.fromkeys(secrets_kept.WORKING, "success") | dict.fromkeys(secrets_kept.FAILING, "failed")
+    expected = dict.fromkeys(secrets_kept.WORKING, "success") | dict.fromkeys(
+        secrets_kept.FAILING, "failed"
+    )
     assert told == expected
 
 
-def test_no_secret_is_shown_anywhere(world: World, told: dict[str, str], arguments: dict[str, str]) -> None:
-    """Logs, DAGs, rendered fields, XCom, import errors, audit log, Slack, ledger, lake, cache, process arguments."""
-    secrets = [*secrets_kept.SECRETS.values(), *secrets_kept.generated(world.airflow, world.postgres, world.s3)]
+def test_no_secret_is_shown_anywhere(
+    world: World, told: dict[str, str], arguments: dict[str, str]
+) -> None:
+    """Logs, DAGs, rendered fields, XCom, import errors, audit log, Slack, ledger, lake, cache,
+    process arguments."""
+    secrets = [
+        *secrets_kept.SECRETS.values(),
+        *secrets_kept.generated(world.airflow, world.postgres, world.s3),
+    ]
     places = shown.places(world, arguments)
     assert len([name for name in places if name.endswith(".log")]) > 50
-    # They are really read: what one spec holds, what is wrong with another, a row that was loaded, failures.
+    # They are really read: what one spec holds, what is wrong with another, a row that was loaded,
+    # failures.
     assert "dim_airport" in places["Airflow's serialized_dag"] and "airflow" in places["arguments"]
-    assert any("Economy" in text for name, text in places.items() if name.startswith("object lake/flights/seats/"))
+    assert any(
+        "Economy" in text
+        for name, text in places.items()
+        if name.startswith("object lake/flights/seats/")
+    )
     assert "suorce" in places["Airflow's import_error"]
-    assert all(f"{name}\n" in places["ledger's failure"] for name in secrets_kept.FAILING if name != "wrong_key")
-    assert '"lock_timeout": "***"' in places["ledger's failure"]  # what the server said, without what was said to it
+    assert all(
+        f"{name}\n" in places["ledger's failure"]
+        for name in secrets_kept.FAILING
+        if name != "wrong_key"
+    )
+    # what the server said, without what was said to it
+    assert '"lock_timeout": "***"' in places["ledger's failure"]
     found = canaries.found(places, [*secrets, shown.PLANTED])
     # The search itself: it finds what is planted, in every kind of place.
     assert {place for place, secret in found if secret == shown.PLANTED} >= shown.PLANTED_IN
-    # Airflow notes in its audit log what was asked of its API; of a connection it masks the password, not the login.
+    # Airflow notes in its audit log what was asked of its API; of a connection it masks the
+    # password, not the login.
     leaks = {(place, secret) for place, secret in found if secret != shown.PLANTED}
     assert leaks <= {("Airflow's log", world.s3.access_key)}
 
@@ -318,19 +416,28 @@ def test_no_secret_is_shown_anywhere(world: World, told: dict[str, str], argumen
 def test_a_scheduled_run_reads_its_own_interval(world: World, scheduled: dict[str, Any]) -> None:
     assert (scheduled["state"], scheduled["run_type"]) == ("success", "scheduled")
     bounds = scheduled["data_interval_start"], scheduled["data_interval_end"]
-    expected = ask(world.source, "SELECT at FROM sensors.readings WHERE at >= %s AND at < %s ORDER BY 1", *bounds)
+    expected = ask(
+        world.source,
+        "SELECT at FROM sensors.readings WHERE at >= %s AND at < %s ORDER BY 1",
+        *bounds,
+    )
     assert len(expected) == 4
     assert ask(world.warehouse, "SELECT at FROM sensors.readings ORDER BY 1") == expected
 
 
 def run_everything(world: World) -> tuple[str, dict[str, dict[str | None, str]]]:
-    """One run of the pipeline with a pattern: its state, and per task what the UI shows of each table's state."""
+    """One run of the pipeline with a pattern: its state, and per task what the UI shows of each
+    table's state."""
     api = world.airflow.api
     run_id = api.trigger("everything", None)
     state = api.wait("everything", run_id, timeout=240)
     tasks: dict[str, dict[str | None, str]] = {}
-    for found in api.call("GET", f"dags/everything/dagRuns/{run_id}/taskInstances")["task_instances"]:
-        tasks.setdefault(found["task_id"].partition("_any_")[0], {})[found["rendered_map_index"]] = found["state"]
+    for found in api.call("GET", f"dags/everything/dagRuns/{run_id}/taskInstances")[
+        "task_instances"
+    ]:
+        tasks.setdefault(found["task_id"].partition("_any_")[0], {})[
+            found["rendered_map_index"]
+        ] = found["state"]
     return state, tasks
 
 
@@ -345,17 +452,35 @@ def test_a_pattern_is_what_the_source_has_when_a_run_begins(world: World) -> Non
         state, tasks = run_everything(world)
         both = {"one": "success", "two": "success"}
         assert (state, tasks["extract.extract"], tasks["load.load"]) == ("success", both, both)
-        assert tasks["extract.extract_exact"] == tasks["transform.transform_counted"] == {None: "success"}
+        assert (
+            tasks["extract.extract_exact"]
+            == tasks["transform.transform_counted"]
+            == {None: "success"}
+        )
 
-        source.execute("CREATE TABLE late AS SELECT 1 id; DROP TABLE two; CREATE TABLE unfit AS SELECT 1 _load_id")
+        source.execute(
+            "CREATE TABLE late AS SELECT 1 id; DROP TABLE two; CREATE TABLE unfit AS SELECT 1 _load_id"
+        )
         state, tasks = run_everything(world)
         source.execute("ALTER SCHEMA loose RENAME TO lost")
         unasked_state, unasked = run_everything(world)
     assert (unasked_state, unasked["resolve"]) == ("failed", {None: "failed"})
     assert unasked["extract.extract"] == unasked["load.load"] == {None: "upstream_failed"}
     assert state == "failed"
-    assert tasks["extract.extract"] == {"late": "success", "one": "skipped", "two": "skipped", "unfit": "failed"}
-    assert tasks["load.load"] == {"late": "success", "one": "skipped", "two": "skipped", "unfit": "skipped"}
+    assert tasks["extract.extract"] == {
+        "late": "success",
+        "one": "skipped",
+        "two": "skipped",
+        "unfit": "failed",
+    }
+    assert tasks["load.load"] == {
+        "late": "success",
+        "one": "skipped",
+        "two": "skipped",
+        "unfit": "skipped",
+    }
     assert tasks["transform.transform_counted"] == {None: "upstream_failed"}
     assert ask(world.warehouse, "SELECT count(*) FROM loose.two") == [(1,)]  # nothing is dropped
-    assert any("failed at extract.extract_any_684888c0 [unfit]" in m["text"] for m in world.slack.messages)
+    assert any(
+        "failed at extract.extract_any_684888c0 [unfit]" in m["text"] for m in world.slack.messages
+    )

@@ -7,7 +7,12 @@ from typing import Any
 
 import psycopg
 import pytest
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowRuntimeError, ErrorType
+from airflow.sdk.exceptions import (
+    AirflowException,
+    AirflowFailException,
+    AirflowRuntimeError,
+    ErrorType,
+)
 from airflow.sdk.execution_time.comms import ErrorResponse
 
 from loadsheet.airflow.operators import explained
@@ -46,13 +51,22 @@ def test_what_a_retry_cannot_mend_fails_at_once(error: LoadsheetError) -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [Overtaken("x"), HeldBack("x"), TimedOut("x"), Unavailable("x"), OSError("x"), psycopg.OperationalError("x")],
+    [
+        Overtaken("x"),
+        HeldBack("x"),
+        TimedOut("x"),
+        Unavailable("x"),
+        OSError("x"),
+        psycopg.OperationalError("x"),
+    ],
 )
 def test_what_a_retry_may_mend_is_retried(error: Exception) -> None:
     assert type(fail(error)) is AirflowException
 
 
-@pytest.mark.parametrize("error", [psycopg.errors.UndefinedTable("x"), psycopg.errors.DivisionByZero("x")])
+@pytest.mark.parametrize(
+    "error", [psycopg.errors.UndefinedTable("x"), psycopg.errors.DivisionByZero("x")]
+)
 def test_wrong_sql_and_wrong_data_are_not_retried(error: psycopg.Error) -> None:
     assert type(fail(error)) is AirflowFailException
 
@@ -67,7 +81,8 @@ def test_a_bug_is_not_retried_and_says_where_it_was_met() -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [AirflowFailException("x"), AirflowRuntimeError(ErrorResponse(error=ErrorType.GENERIC_ERROR))]
+    "error",
+    [AirflowFailException("x"), AirflowRuntimeError(ErrorResponse(error=ErrorType.GENERIC_ERROR))],
 )
 def test_airflows_own_exceptions_pass(error: Exception) -> None:
     assert fail(error) is error
@@ -96,14 +111,26 @@ def test_a_step_fails_the_task_with_its_place_its_code_and_the_next_step(project
 
     def run() -> AirflowException:
         with pytest.raises(AirflowException) as caught, explained():
-            execute(Step(kind="extract", name="item"), pipeline, RunRequest(run_id="manual__1"), project.connections)
+            execute(
+                Step(kind="extract", name="item"),
+                pipeline,
+                RunRequest(run_id="manual__1"),
+                project.connections,
+            )
         return caught.value
 
-    project.source, right = project.source.replace(":", ":wrong", 2).replace("wrong//", "//"), project.source
+    project.source, right = (
+        project.source.replace(":", ":wrong", 2).replace("wrong//", "//"),
+        project.source,
+    )
     hopeless = run()
     assert type(hopeless) is AirflowFailException
-    assert str(hopeless).startswith("shop.item: extract failed in run manual__1: connection failed: ")
-    assert "(SQLSTATE 28P01)" in str(hopeless) and "Next: correct the connection's login" in str(hopeless)
+    assert str(hopeless).startswith(
+        "shop.item: extract failed in run manual__1: connection failed: "
+    )
+    assert "(SQLSTATE 28P01)" in str(hopeless) and "Next: correct the connection's login" in str(
+        hopeless
+    )
     project.source = right
     project.warehouse = "postgresql://nobody:x@127.0.0.1:1/none"
     passing = run()
@@ -116,17 +143,35 @@ def test_a_step_fails_the_task_with_its_place_its_code_and_the_next_step(project
     [
         ("duplicate key\nDETAIL:  Key (name)=(Ada\nLovelace) already exists.", "duplicate key"),
         ('broken\nCONTEXT:  COPY t, line 3, column name: "Ada"', "broken"),
-        ('invalid input syntax for type integer: "12 "34""', 'invalid input syntax for type integer: "***"'),
+        (
+            'invalid input syntax for type integer: "12 "34""',
+            'invalid input syntax for type integer: "***"',
+        ),
         ('malformed array literal: "{Ada"', 'malformed array literal: "***"'),
-        ('date/time field value out of range: "1999-99-99"', 'date/time field value out of range: "***"'),
-        ('value "9999999999" is out of range for type integer', 'value "***" is out of range for type integer'),
-        ('relation "staging.bookings" does not exist', 'relation "staging.bookings" does not exist'),
+        (
+            'date/time field value out of range: "1999-99-99"',
+            'date/time field value out of range: "***"',
+        ),
+        (
+            'value "9999999999" is out of range for type integer',
+            'value "***" is out of range for type integer',
+        ),
+        (
+            'relation "staging.bookings" does not exist',
+            'relation "staging.bookings" does not exist',
+        ),
         ("postgresql://ada:s3cr:et@x@db:5432/lake failed", "postgresql://***@db:5432/lake failed"),
         ("connecting with password=hunter2 host=db", "connecting with password=*** host=db"),
         ("{'secret_key': 'abc def', 'region': 'x'}", "{'secret_key': ***, 'region': 'x'}"),
         ("X-Amz-Signature=0af1&X-Amz-Date=1", "X-Amz-Signature=***&X-Amz-Date=1"),
-        ("https://hooks.slack.com/services/T0/B0/xyz is gone", "https://hooks.slack.com/services/*** is gone"),
-        ('password authentication failed for user "ada"', 'password authentication failed for user "ada"'),
+        (
+            "https://hooks.slack.com/services/T0/B0/xyz is gone",
+            "https://hooks.slack.com/services/*** is gone",
+        ),
+        (
+            'password authentication failed for user "ada"',
+            'password authentication failed for user "ada"',
+        ),
     ],
 )
 def test_text_loses_rows_and_secrets_and_nothing_else(text: str, cleaned: str) -> None:

@@ -1,4 +1,5 @@
-"""Pipelines in a Git repository: what a push can bring, and what becomes of a run whose commit is gone."""
+"""Pipelines in a Git repository: what a push can bring, and what becomes of a run whose commit is
+gone."""
 
 from __future__ import annotations
 
@@ -19,9 +20,18 @@ PYTHON = "# an Airflow DAG, says Airflow's look at the text\nraise SystemExit('r
 
 
 def git(folder: Path, *arguments: str) -> str:
-    who = ("-c", "user.name=test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false")
+    who = (
+        "-c",
+        "user.name=test",
+        "-c",
+        "user.email=test@example.org",
+        "-c",
+        "commit.gpgsign=false",
+    )
     command = ["git", *who, *arguments]
-    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        command, cwd=folder, check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 @pytest.fixture
@@ -49,24 +59,37 @@ def push(repository: Path, files: dict[str, str], *how: str) -> str:
     return git(repository, "rev-parse", "HEAD")
 
 
-def bundle(repository: Path, kind: type[GitDagBundle] = GitPipelineBundle, **settings: Any) -> GitDagBundle:
-    # As from a server: from a path Git would take the repository's objects along, those of lost commits too.
+def bundle(
+    repository: Path, kind: type[GitDagBundle] = GitPipelineBundle, **settings: Any
+) -> GitDagBundle:
+    # As from a server: from a path Git would take the repository's objects along, those of lost
+    # commits too.
     return kind(name="pipelines", repo_url=f"file://{repository}", tracking_ref="main", **settings)
 
 
 def runs(bundle: GitDagBundle) -> set[str]:
     """The files that Airflow runs, and whether it is we who wrote them."""
     files = [Path(file) for file in list_py_file_paths(bundle.path)]
-    return {file.name if "pipeline_file" in file.read_text() else f"{file.name}, pushed" for file in files}
+    return {
+        file.name if "pipeline_file" in file.read_text() else f"{file.name}, pushed"
+        for file in files
+    }
 
 
 def test_python_in_the_repository_is_never_run(repository: Path, storage: Path) -> None:
     first = bundle(repository)
     first.initialize()
-    homes = [os.path.relpath(first.path, start) for start in (first.repo_path, first.base_dir, first.base_dir.parent)]
+    homes = [
+        os.path.relpath(first.path, start)
+        for start in (first.repo_path, first.base_dir, first.base_dir.parent)
+    ]
     homes = [home for home in homes if not home.startswith("..")]
     names = ("one.yml.py", "two.yml.py", "pushed.py")
-    pushed = {f"{home}/{name}": PYTHON for home in [*homes, "dags", "pipelines/two", "."] for name in names}
+    pushed = {
+        f"{home}/{name}": PYTHON
+        for home in [*homes, "dags", "pipelines/two", "."]
+        for name in names
+    }
     commit = push(repository, {"pipelines/two/pipeline.yml": "version: 1\n", **pushed})
     first.refresh()
     assert runs(first) == {"one.yml.py", "two.yml.py"}
@@ -86,7 +109,9 @@ def test_a_versions_files_go_with_its_clone(repository: Path, storage: Path) -> 
     assert not made.path.exists()
 
 
-def test_a_versions_files_survive_what_airflow_does_to_its_clone(repository: Path, storage: Path) -> None:
+def test_a_versions_files_survive_what_airflow_does_to_its_clone(
+    repository: Path, storage: Path
+) -> None:
     first = git(repository, "rev-parse", "HEAD")
     for _ in range(2):  # the second time, Airflow runs `git reset` and `git clean` in it
         made = bundle(repository, version=first, prune_dotgit_folder=False)
@@ -96,14 +121,17 @@ def test_a_versions_files_survive_what_airflow_does_to_its_clone(repository: Pat
     again = bundle(repository, version=first, prune_dotgit_folder=False)
     again.initialize()
     assert not (made.repo_path / "left_by_a_task").exists()
-    assert (made.path / "one.yml.py").stat().st_ctime_ns == written  # another task may be reading it
+    # another task may be reading it
+    assert (made.path / "one.yml.py").stat().st_ctime_ns == written
 
 
 def test_only_the_dag_processor_prepares_to_parse(
     repository: Path, storage: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared: list[bool] = []
-    monkeypatch.setattr("loadsheet.airflow.git_bundle.prepare_to_parse", lambda: prepared.append(True))
+    monkeypatch.setattr(
+        "loadsheet.airflow.git_bundle.prepare_to_parse", lambda: prepared.append(True)
+    )
     made = bundle(repository)
     made.initialize()  # as a worker does, where bundles have no versions
     assert not prepared and runs(made) == {"one.yml.py"}
@@ -111,7 +139,9 @@ def test_only_the_dag_processor_prepares_to_parse(
     assert prepared
 
 
-def test_after_a_forced_push_a_run_goes_on_where_its_commit_was_seen(repository: Path, storage: Path) -> None:
+def test_after_a_forced_push_a_run_goes_on_where_its_commit_was_seen(
+    repository: Path, storage: Path
+) -> None:
     seen = bundle(repository)
     seen.initialize()
     lost = git(repository, "rev-parse", "HEAD")
@@ -128,7 +158,9 @@ def test_after_a_forced_push_a_run_goes_on_where_its_commit_was_seen(repository:
         bundle(repository, version=lost).initialize()
 
 
-def test_a_push_without_pipelines_changes_nothing_and_is_an_error(repository: Path, storage: Path) -> None:
+def test_a_push_without_pipelines_changes_nothing_and_is_an_error(
+    repository: Path, storage: Path
+) -> None:
     made = bundle(repository)
     made.initialize()
     git(repository, "rm", "-r", "--quiet", "pipelines")

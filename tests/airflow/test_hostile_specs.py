@@ -1,4 +1,5 @@
-"""Hostile specs inside Airflow: its parser takes no harm, its tasks carry text as text, its screens show it."""
+"""Hostile specs inside Airflow: its parser takes no harm, its tasks carry text as text, its screens
+show it."""
 
 from __future__ import annotations
 
@@ -27,9 +28,16 @@ from tests.hostile_spec import CANARY_VALUE, CANARY_VARIABLE, RENDERED, TRAP, VA
 from tests.project import Project
 
 SHOWN = [
-    ("description",), ("owner",), ("tags", "[]"), ("tasks", "pool"), ("tables", "<key>"), ("transforms", "<key>"),
-    ("tables", "<name>", "incremental"), ("tables", "<name>", "pool"), ("transforms", "<name>", "unique_key"),
-]  # fmt: skip
+    ("description",),
+    ("owner",),
+    ("tags", "[]"),
+    ("tasks", "pool"),
+    ("tables", "<key>"),
+    ("transforms", "<key>"),
+    ("tables", "<name>", "incremental"),
+    ("tables", "<name>", "pool"),
+    ("transforms", "<name>", "unique_key"),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -64,8 +72,12 @@ def bombs() -> dict[str, str]:
 @pytest.mark.parametrize("kind", bombs())
 def test_a_bomb_costs_its_own_pipeline_and_keeps_its_name(bundle: Path, kind: str) -> None:
     write(bundle, bombs()[kind])
-    write(bundle, "version: 1\nsource: {conn_id: s}\nlake: {conn_id: l, bucket: lake}\n"
-          "warehouse: {conn_id: w}\ntables: {t: }\n", name="good")  # fmt: skip
+    write(
+        bundle,
+        "version: 1\nsource: {conn_id: s}\nlake: {conn_id: l, bucket: lake}\n"
+        "warehouse: {conn_id: w}\ntables: {t: }\n",
+        name="good",
+    )
     found = pipeline_dags(bundle)
     assert set(found) == {"named", "good"} and "broken-spec" in found["named"].tags
 
@@ -80,14 +92,18 @@ def test_what_is_no_file_of_the_project_is_not_read(bundle: Path, target: str) -
     for only in (None, "bad", "something-else"):
         found = pipeline_dags(bundle, only)
         assert set(found) <= {"bad"}
-        assert all("top-secret" not in dag.get_task("broken_spec").problems for dag in found.values())
+        assert all(
+            "top-secret" not in dag.get_task("broken_spec").problems for dag in found.values()
+        )
 
 
 def test_whatever_the_check_takes_is_stored_and_shown_as_text(bundle: Path) -> None:
     chance, stored = random.Random(int(os.environ.get("LOADSHEET_SEED", "5"))), 0
     pairs = [(field, value) for field in SHOWN for value in VALUES]
     for field, value in pairs if os.environ.get("LOADSHEET_LONG") else chance.sample(pairs, 60):
-        file = hostile_spec.written(bundle / "pipelines" / "shop", hostile_spec.placed(field, value))
+        file = hostile_spec.written(
+            bundle / "pipelines" / "shop", hostile_spec.placed(field, value)
+        )
         if check_file(file)[0] is None:
             continue
         dag = dags.factory.build_dag(load_pipeline(file), bundle)
@@ -101,14 +117,20 @@ def test_whatever_the_check_takes_is_stored_and_shown_as_text(bundle: Path) -> N
 @pytest.fixture
 def hard(project: Project, monkeypatch: pytest.MonkeyPatch) -> tuple[Project, list[str]]:
     """A pipeline whose names and SQL are templates, whose operators find it and its servers."""
-    plain = [v for v in VALUES if len(v.encode()) <= 63 and v.isprintable() and not set("/\\*?") & set(v)]
+    plain = [
+        v for v in VALUES if len(v.encode()) <= 63 and v.isprintable() and not set("/\\*?") & set(v)
+    ]
     names = [v for v in plain if "{{" in v][:8]
     for name in names:
         project.in_source(f'CREATE TABLE "{name}" (id int PRIMARY KEY, v text)')
         project.in_source(f"INSERT INTO \"{name}\" VALUES (1, '{{{{ 7919*7927 }}}}')")
     reads = " UNION ALL ".join(f'SELECT v FROM staging."{name}"' for name in names)
-    marts = dict.fromkeys(names[:2], f"SELECT '{{{{ 7919*7927 }}}} ${CANARY_VARIABLE}' AS said, v FROM ({reads}) AS r")
-    project.spec(dict.fromkeys(names), marts, description="{{ 7919*7927 }}", owner="{{ 7919*7927 }}")
+    marts = dict.fromkeys(
+        names[:2], f"SELECT '{{{{ 7919*7927 }}}} ${CANARY_VARIABLE}' AS said, v FROM ({reads}) AS r"
+    )
+    project.spec(
+        dict.fromkeys(names), marts, description="{{ 7919*7927 }}", owner="{{ 7919*7927 }}"
+    )
     monkeypatch.setattr(operators.base, "BUNDLE_ROOT", project.folder)
     monkeypatch.setattr("loadsheet.airflow.operators.airflow_connection", project.connections)
     monkeypatch.setattr("airflow.sdk.Variable.get", lambda key, default=None: default)

@@ -43,14 +43,22 @@ DONE = Outcome(status="done", message="5,000 rows in 1 part", load_id="run-1")
 
 
 class Engine:
-    """Stands in for `loadsheet.engine.execute.execute`: keeps what it was asked and answers as told."""
+    """Stands in for `loadsheet.engine.execute.execute`: keeps what it was asked and answers as
+    told."""
 
     def __init__(self) -> None:
         self.answer: Callable[[], Outcome] = lambda: DONE
         self.asked: list[Any] = []
 
     def execute(
-        self, step: Any, pipeline: Any, request: Any, connections: Any, *, load_id: Any, progress: Any
+        self,
+        step: Any,
+        pipeline: Any,
+        request: Any,
+        connections: Any,
+        *,
+        load_id: Any,
+        progress: Any,
     ) -> Outcome:
         self.asked.append(SimpleNamespace(**locals()))
         progress(1000, 5_000_000)
@@ -80,8 +88,19 @@ def context(load_id: Any = None, **more: Any) -> Any:
         pulled.append(task_ids)
         return load_id
 
-    params = {"full_refresh": False, "tables": [], "accept_source": False, "interval_start": None, "interval_end": None}
-    return {"run_id": "manual__1", "params": params, "ti": SimpleNamespace(xcom_pull=xcom_pull, pulled=pulled), **more}
+    params = {
+        "full_refresh": False,
+        "tables": [],
+        "accept_source": False,
+        "interval_start": None,
+        "interval_end": None,
+    }
+    return {
+        "run_id": "manual__1",
+        "params": params,
+        "ti": SimpleNamespace(xcom_pull=xcom_pull, pulled=pulled),
+        **more,
+    }
 
 
 def execute(operator: BaseOperator, found: Any) -> Any:
@@ -98,7 +117,9 @@ def test_an_extract_hands_its_load_id_on_and_nothing_else(engine: Engine, spec: 
 
 
 @pytest.mark.parametrize("operator", [CreateBucketOperator, SqlTransformOperator])
-def test_other_steps_leave_nothing_in_xcom(engine: Engine, spec: str, operator: type[StepOperator]) -> None:
+def test_other_steps_leave_nothing_in_xcom(
+    engine: Engine, spec: str, operator: type[StepOperator]
+) -> None:
     assert execute(operator(task_id="t", spec=spec, name="x"), context()) is None
 
 
@@ -110,7 +131,9 @@ def test_a_load_takes_the_id_from_its_own_extract(engine: Engine, spec: str) -> 
 
 
 def test_a_load_without_an_id_says_which_task_to_clear(engine: Engine, spec: str) -> None:
-    with pytest.raises(AirflowFailException, match=r"extract\.extract_bookings of this run has left no load id"):
+    with pytest.raises(
+        AirflowFailException, match=r"extract\.extract_bookings of this run has left no load id"
+    ):
         execute(MinioToPostgresOperator(task_id="t", spec=spec, name="bookings"), context())
     assert engine.asked == []
 
@@ -140,16 +163,22 @@ def test_outcome_and_progress_are_one_readable_line_each(
 def test_the_run_is_described_by_schedule_variable_and_form(
     engine: Engine, spec: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AIRFLOW_VAR_LOADSHEET", '{"pipelines": {"p": {"incremental": false, "tables": ["seats"]}}}')
+    monkeypatch.setenv(
+        "AIRFLOW_VAR_LOADSHEET", '{"pipelines": {"p": {"incremental": false, "tables": ["seats"]}}}'
+    )
     found = context(
-        data_interval_start=datetime(2026, 1, 1, tzinfo=UTC), data_interval_end=datetime(2026, 1, 2, tzinfo=UTC)
+        data_interval_start=datetime(2026, 1, 1, tzinfo=UTC),
+        data_interval_end=datetime(2026, 1, 2, tzinfo=UTC),
     )
     found["params"]["tables"] = ["bookings"]
     execute(PostgresToMinioOperator(task_id="t", spec=spec, name="bookings"), found)
     request = engine.asked[0].request
     assert request.run_id == "manual__1"
     assert (request.full_refresh, request.only) == ({"seats"}, {"bookings"})
-    assert (request.interval_start, request.interval_end) == ("2026-01-01T00:00:00+00:00", "2026-01-02T00:00:00+00:00")
+    assert (request.interval_start, request.interval_end) == (
+        "2026-01-01T00:00:00+00:00",
+        "2026-01-02T00:00:00+00:00",
+    )
 
 
 def test_a_wrong_variable_fails_the_task_and_names_the_key(
@@ -161,26 +190,41 @@ def test_a_wrong_variable_fails_the_task_and_names_the_key(
 
 
 def test_airflows_connection_arrives_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AIRFLOW_CONN_SRC", "postgres://ada:p%40ss@db.example:6543/flights?sslmode=require")
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_SRC", "postgres://ada:p%40ss@db.example:6543/flights?sslmode=require"
+    )
     found = airflow_connection("src")
-    assert (found.conn_id, found.conn_type, found.host, found.port) == ("src", "postgres", "db.example", 6543)
+    assert (found.conn_id, found.conn_type, found.host, found.port) == (
+        "src",
+        "postgres",
+        "db.example",
+        6543,
+    )
     assert (found.login, found.password, found.schema) == ("ada", "p@ss", "flights")
     assert found.extra == {"sslmode": "require"}
     assert "p@ss" not in repr(found)
 
 
-def test_a_missing_connection_fails_without_a_retry_and_says_what_to_do(engine: Engine, spec: str) -> None:
+def test_a_missing_connection_fails_without_a_retry_and_says_what_to_do(
+    engine: Engine, spec: str
+) -> None:
     def ask() -> Outcome:
         engine.asked[-1].connections("nowhere")
         return DONE
 
     engine.answer = ask
-    with pytest.raises(AirflowFailException, match=r"no connection 'nowhere'.*AIRFLOW_CONN_NOWHERE"):
+    with pytest.raises(
+        AirflowFailException, match=r"no connection 'nowhere'.*AIRFLOW_CONN_NOWHERE"
+    ):
         execute(PostgresToMinioOperator(task_id="t", spec=spec, name="bookings"), context())
 
 
-@pytest.mark.parametrize("text", ["postgresql://u:canary/not:encoded?pass@h:1/d", '{"password": "canary-cut'])
-def test_a_connection_that_airflow_cannot_read_is_said_to_be_there(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+@pytest.mark.parametrize(
+    "text", ["postgresql://u:canary/not:encoded?pass@h:1/d", '{"password": "canary-cut']
+)
+def test_a_connection_that_airflow_cannot_read_is_said_to_be_there(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_ODD", text)
     with pytest.raises(ConnectionMissing, match="cannot read AIRFLOW_CONN_ODD") as caught:
         airflow_connection("odd")
@@ -219,17 +263,25 @@ def test_a_killed_task_leaves_no_statement_running_in_the_server(
     database: str, connection: psycopg.Connection[Any]
 ) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", KILLED, database], cwd=REPO, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", KILLED, database],
+        cwd=REPO,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     ) as task:
         assert task.stdout and any(line.strip() == "started" for line in task.stdout)
         wait_until(lambda: statements(connection) == ["active"])
         task.send_signal(signal.SIGTERM)
-        assert "KeyboardInterrupt: Airflow asked this task to stop" in task.communicate(timeout=20)[1]
+        assert (
+            "KeyboardInterrupt: Airflow asked this task to stop" in task.communicate(timeout=20)[1]
+        )
     wait_until(lambda: statements(connection) == [])
 
 
 def statements(connection: psycopg.Connection[Any]) -> list[str]:
-    found = connection.execute("SELECT state FROM pg_stat_activity WHERE application_name = 'to be killed'")
+    found = connection.execute(
+        "SELECT state FROM pg_stat_activity WHERE application_name = 'to be killed'"
+    )
     return [state for (state,) in found]
 
 
@@ -241,7 +293,8 @@ def wait_until(done: Callable[[], bool], seconds: float = 10) -> None:
 
 
 @pytest.mark.parametrize(
-    "operator", [PostgresToMinioOperator, MinioToPostgresOperator, SqlTransformOperator, CreateBucketOperator]
+    "operator",
+    [PostgresToMinioOperator, MinioToPostgresOperator, SqlTransformOperator, CreateBucketOperator],
 )
 def test_no_string_of_a_spec_is_a_template(operator: type[StepOperator]) -> None:
     made = operator(task_id="t", spec="{{ 7*7 }}", name="{{ 7*7 }}")

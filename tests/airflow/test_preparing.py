@@ -31,7 +31,12 @@ print(sorted({{name.partition(".")[0] for name in set(sys.modules) - known}} - {
 def imported(tmp_path: Path, prepare: str) -> str:
     code = PARSE.format(folder=str(tmp_path), project=str(REPO), prepare=prepare)
     command = [sys.executable, "-W", "ignore", "-c", code]
-    env = {"PATH": "", "AIRFLOW_HOME": str(tmp_path), "PYTHONPATH": str(REPO), "LOADSHEET_CACHE": ""}
+    env = {
+        "PATH": "",
+        "AIRFLOW_HOME": str(tmp_path),
+        "PYTHONPATH": str(REPO),
+        "LOADSHEET_CACHE": "",
+    }
     done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()[-1]
@@ -59,7 +64,8 @@ with open("loadsheet/spec/rules/pipeline.py", "a") as code:
 
 
 @pytest.mark.parametrize(
-    ("prepare", "checked_anew"), [("import loadsheet.airflow.bundle as b; b.prepare_to_parse()", True), ("", False)]
+    ("prepare", "checked_anew"),
+    [("import loadsheet.airflow.bundle as b; b.prepare_to_parse()", True), ("", False)],
 )
 def test_updated_code_does_not_take_over_what_the_old_has_found(
     tmp_path: Path, prepare: str, checked_anew: bool
@@ -67,7 +73,12 @@ def test_updated_code_does_not_take_over_what_the_old_has_found(
     for name in ("dags", "loadsheet", "operators", "pipelines", "schemas"):
         shutil.copytree(REPO / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     cache = tmp_path / "cache"
-    env = {"PATH": "", "AIRFLOW_HOME": str(tmp_path), "PYTHONPATH": str(tmp_path), "LOADSHEET_CACHE": str(cache)}
+    env = {
+        "PATH": "",
+        "AIRFLOW_HOME": str(tmp_path),
+        "PYTHONPATH": str(tmp_path),
+        "LOADSHEET_CACHE": str(cache),
+    }
 
     def entries_after(code: str) -> int:
         command = [sys.executable, "-W", "ignore", "-c", code]
@@ -78,7 +89,9 @@ def test_updated_code_does_not_take_over_what_the_old_has_found(
     assert (entries_after(LOAD) == 2) == checked_anew
 
 
-@pytest.mark.parametrize(("order", "said"), [("modified_time", False), ("random_seeded_by_host", True)])
+@pytest.mark.parametrize(
+    ("order", "said"), [("modified_time", False), ("random_seeded_by_host", True)]
+)
 def test_it_says_when_airflow_would_not_see_edits(
     order: str, said: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,4 +1,5 @@
-"""Which DAGs a folder of pipeline files becomes, in Airflow's own DagBag; broken and doubled ones included."""
+"""Which DAGs a folder of pipeline files becomes, in Airflow's own DagBag; broken and doubled ones
+included."""
 
 from __future__ import annotations
 
@@ -6,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import dags.registry
 import pytest
 from airflow.dag_processing.dagbag import BundleDagBag
 from airflow.sdk import DAG
 
+import dags.registry
 from loadsheet.airflow.dag_ids import taken_by
 from loadsheet.airflow.registry import pipeline_dags
 
@@ -22,7 +23,12 @@ def write(bundle: Path) -> Write:
     def write(folder: str, *lines: str) -> Path:
         file = bundle / "pipelines" / folder / "pipeline.yml"
         file.parent.mkdir()
-        usual = ("version: 1", "source: {conn_id: s}", "lake: {conn_id: l, bucket: lake}", "warehouse: {conn_id: w}")
+        usual = (
+            "version: 1",
+            "source: {conn_id: s}",
+            "lake: {conn_id: l, bucket: lake}",
+            "warehouse: {conn_id: w}",
+        )
         file.write_text("\n".join((*usual, *lines, "tables: {t: }", "")))
         return file
 
@@ -55,7 +61,9 @@ def test_every_good_file_is_a_dag(bundle: Path, write: Write) -> None:
         ["transforms: {missing: }"],
     ],
 )
-def test_a_broken_file_hides_neither_the_others_nor_itself(bundle: Path, write: Write, lines: list[str]) -> None:
+def test_a_broken_file_hides_neither_the_others_nor_itself(
+    bundle: Path, write: Write, lines: list[str]
+) -> None:
     write("good")
     write("bad", *lines)
     bag = dag_bag(bundle)
@@ -76,7 +84,9 @@ def test_sql_that_reads_itself_in_a_circle_is_a_broken_file(bundle: Path, write:
     assert "in a circle" in dag_bag(bundle).dags["bad"].get_task("broken_spec").problems
 
 
-def test_a_broken_file_keeps_its_name_and_schedule_where_they_can_be_read(bundle: Path, write: Write) -> None:
+def test_a_broken_file_keeps_its_name_and_schedule_where_they_can_be_read(
+    bundle: Path, write: Write
+) -> None:
     write("folder", "pipeline: named", "schedule: '0 4 * * *'", "nonsense: 1")
     dag = dag_bag(bundle).dags["named"]
     assert broken(dag) and dag.timetable.expression == "0 4 * * *"
@@ -88,10 +98,13 @@ def test_an_unreadable_name_or_schedule_is_left_out(bundle: Path, write: Write) 
     assert broken(dag) and dag.schedule is None
 
 
-def test_a_broken_file_never_makes_dag_factory_call_anything(bundle: Path, write: Write, tmp_path: Path) -> None:
+def test_a_broken_file_never_makes_dag_factory_call_anything(
+    bundle: Path, write: Write, tmp_path: Path
+) -> None:
     trap = tmp_path / "called"
     write(
-        "bad", f"schedule: {{__type__: pathlib.Path.touch, __args__: [{{__type__: pathlib.Path, __args__: [{trap}]}}]}}"
+        "bad",
+        f"schedule: {{__type__: pathlib.Path.touch, __args__: [{{__type__: pathlib.Path, __args__: [{trap}]}}]}}",
     )
     dag_bag(bundle)
     assert not trap.exists()
@@ -115,14 +128,19 @@ def test_a_surprise_in_one_file_does_not_take_out_the_rest(
     assert "RuntimeError: never seen before" in found["odd"].get_task("broken_spec").problems
 
 
-def test_a_name_claimed_twice_stays_with_the_folder_of_that_name(bundle: Path, write: Write) -> None:
+def test_a_name_claimed_twice_stays_with_the_folder_of_that_name(
+    bundle: Path, write: Write
+) -> None:
     write("copy", "pipeline: flights")
     write("flights")
     found = dag_bag(bundle).dags
     assert set(found) == {"flights", "copy"}
     assert not broken(found["flights"]) and broken(found["copy"])
     assert found["flights"].get_task("create_bucket").spec == "pipelines/flights/pipeline.yml"
-    assert "'flights' is taken by pipelines/flights/pipeline.yml" in found["copy"].get_task("broken_spec").problems
+    assert (
+        "'flights' is taken by pipelines/flights/pipeline.yml"
+        in found["copy"].get_task("broken_spec").problems
+    )
 
 
 def test_stand_ins_never_take_anothers_id(bundle: Path, write: Write) -> None:
@@ -130,14 +148,20 @@ def test_stand_ins_never_take_anothers_id(bundle: Path, write: Write) -> None:
     write("b", "pipeline: x")
     write("c", "pipeline: b")
     found = dag_bag(bundle).dags
-    assert {dag_id: broken(dag) for dag_id, dag in found.items()} == {"x": False, "b": False, "b.broken": True}
+    assert {dag_id: broken(dag) for dag_id, dag in found.items()} == {
+        "x": False,
+        "b": False,
+        "b.broken": True,
+    }
     assert found["x"].get_task("create_bucket").spec == "pipelines/a/pipeline.yml"
 
 
 class TestWhoHasAName:
     """As each file of the DAG bundle asks for itself."""
 
-    def test_two_links_to_one_folder_do_not_both_have_its_name(self, bundle: Path, write: Write) -> None:
+    def test_two_links_to_one_folder_do_not_both_have_its_name(
+        self, bundle: Path, write: Write
+    ) -> None:
         write("away")
         (bundle / "pipelines" / "away").rename(bundle / "away")
         for link in ("a", "b"):
@@ -162,7 +186,9 @@ class TestWhoHasAName:
 
 
 @pytest.mark.parametrize("folder", ["Ünïcode", "two words"])
-def test_a_folder_that_cannot_be_a_dag_id_is_still_seen(bundle: Path, write: Write, folder: str) -> None:
+def test_a_folder_that_cannot_be_a_dag_id_is_still_seen(
+    bundle: Path, write: Write, folder: str
+) -> None:
     write(folder)
     (dag,) = dag_bag(bundle).dags.values()
     assert broken(dag) or dag.dag_id == folder
@@ -202,18 +228,24 @@ class TestForOneTask:
         assert set(pipeline_dags(bundle, only="flights")) == {"flights"}
         assert read == ["folder"]
 
-    def test_a_folder_of_that_name_with_another_pipeline_does_not_mislead(self, bundle: Path, write: Write) -> None:
+    def test_a_folder_of_that_name_with_another_pipeline_does_not_mislead(
+        self, bundle: Path, write: Write
+    ) -> None:
         write("flights", "pipeline: other")
         write("folder", "pipeline: flights")
         found = pipeline_dags(bundle, only="flights")
         assert found["flights"].get_task("create_bucket").spec == "pipelines/folder/pipeline.yml"
 
-    def test_an_escaped_name_is_found_by_reading_everything(self, bundle: Path, write: Write) -> None:
+    def test_an_escaped_name_is_found_by_reading_everything(
+        self, bundle: Path, write: Write
+    ) -> None:
         write("folder", 'pipeline: "fl\\x69ghts"')
         assert set(pipeline_dags(bundle, only="flights")) == {"flights"}
 
     @pytest.mark.parametrize("dag_id", ["flights", "copy", "x", "b", "b.broken", "bad"])
-    def test_it_is_the_dag_that_a_full_parse_gives(self, bundle: Path, write: Write, dag_id: str) -> None:
+    def test_it_is_the_dag_that_a_full_parse_gives(
+        self, bundle: Path, write: Write, dag_id: str
+    ) -> None:
         write("copy", "pipeline: flights")
         write("flights")
         write("a", "pipeline: x")
@@ -222,7 +254,9 @@ class TestForOneTask:
         write("bad", "nonsense: 1")
         alone, full = pipeline_dags(bundle, only=dag_id)[dag_id], pipeline_dags(bundle)[dag_id]
         assert alone.task_ids == full.task_ids and alone.description == full.description
-        assert [vars(t).get("spec") for t in alone.tasks] == [vars(t).get("spec") for t in full.tasks]
+        assert [vars(t).get("spec") for t in alone.tasks] == [
+            vars(t).get("spec") for t in full.tasks
+        ]
 
     def test_an_unknown_dag_is_none(self, bundle: Path, write: Write) -> None:
         write("a")

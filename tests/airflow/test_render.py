@@ -1,4 +1,5 @@
-"""What `loadsheet render` prints is, to dag-factory's own loader, the DAG that Airflow gets from the spec."""
+"""What `loadsheet render` prints is, to dag-factory's own loader, the DAG that Airflow gets from
+the spec."""
 
 from __future__ import annotations
 
@@ -21,7 +22,12 @@ from tests.airflow.conftest import REPO
 from tests.airflow.test_by_hand import runtime, stored
 
 VALID = REPO / "tests" / "specs" / "valid"
-SPECS = [REPO / "pipelines" / "flights", *sorted(VALID.glob("*.yml")), VALID / "every_key", VALID / "design_sample"]
+SPECS = [
+    REPO / "pipelines" / "flights",
+    *sorted(VALID.glob("*.yml")),
+    VALID / "every_key",
+    VALID / "design_sample",
+]
 SHOWN_FILE = "\n## YML DAG\n```yaml\n"
 DOLLARS = """\
 version: 1
@@ -61,7 +67,9 @@ def add(project: Path, spec: Path | str, sql: dict[str, str] | None = None) -> s
         shutil.copytree(spec, home)
     else:
         (home / "sql").mkdir(parents=True)
-        (home / "pipeline.yml").write_text(spec if isinstance(spec, str) else spec.read_text("utf-8"), "utf-8")
+        (home / "pipeline.yml").write_text(
+            spec if isinstance(spec, str) else spec.read_text("utf-8"), "utf-8"
+        )
     for name, text in (sql or {}).items():
         (home / "sql" / f"{name}.sql").write_text(text)
     return next(iter(pipeline_dags(project)))
@@ -69,7 +77,9 @@ def add(project: Path, spec: Path | str, sql: dict[str, str] | None = None) -> s
 
 def rendered(project: Path, dag_id: str) -> str:
     """What the command prints."""
-    done = CliRunner().invoke(app, ["--project", str(project), "render", dag_id], prog_name="loadsheet")
+    done = CliRunner().invoke(
+        app, ["--project", str(project), "render", dag_id], prog_name="loadsheet"
+    )
     assert done.exit_code == 0, done.output
     return done.stdout
 
@@ -87,12 +97,16 @@ def loaded(text: str, folder: Path) -> dict[str, DAG]:
 def facts(dag: DAG) -> Any:
     """What Airflow stores and a worker uses.
 
-    dag-factory shows its file at the end of the DAG's docs, and gives the DAG its params before its tasks, into which
-    Airflow then copies them.
+    dag-factory shows its file at the end of the DAG's docs, and gives the DAG its params before its
+    tasks, into which Airflow then copies them.
     """
     document, tasks = stored(dag)
     document["doc_md"] = document["doc_md"].partition(SHOWN_FILE)[0]
-    return document, [{k: v for k, v in task.items() if k != "params"} for task in tasks], runtime(dag)
+    return (
+        document,
+        [{k: v for k, v in task.items() if k != "params"} for task in tasks],
+        runtime(dag),
+    )
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda path: path.stem)
@@ -103,7 +117,9 @@ def test_the_rendered_file_is_the_same_dag_to_dag_factory(spec: Path, project: P
     assert facts(found[dag_id]) == facts(pipeline_dags(project)[dag_id])
 
 
-def test_no_variable_of_the_environment_gets_into_it(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_variable_of_the_environment_gets_into_it(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("HOME", "USER", "id", "body"):
         monkeypatch.setenv(name, "expanded")
     dag_id = add(project, DOLLARS, {"prices": SQL})
@@ -163,5 +179,7 @@ def test_it_can_be_edited_by_hand(project: Path) -> None:
     dag, ours = loaded(text, project)[dag_id], pipeline_dags(project)[dag_id]
     assert (dag.schedule, dag.default_args["owner"]) == ("@hourly", "somebody-else")
     assert dag.get_task("extract.extract_seats").priority_weight == 7
-    assert dag.get_task("tell_everybody").upstream_task_ids == {"transform.transform_fct_boarding_pass"}
+    assert dag.get_task("tell_everybody").upstream_task_ids == {
+        "transform.transform_fct_boarding_pass"
+    }
     assert set(dag.task_ids) == {*ours.task_ids, "tell_everybody"}

@@ -1,4 +1,5 @@
-"""What we tell people to set is what Airflow reads: a setting it does not know is passed over without a word."""
+"""What we tell people to set is what Airflow reads: a setting it does not know is passed over
+without a word."""
 
 from __future__ import annotations
 
@@ -25,9 +26,13 @@ def unknown(names: set[str]) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("file", ["docker-compose.yml", "README.md", "docs/bundle.md", "docs/compose.md"])
+@pytest.mark.parametrize(
+    "file", ["docker-compose.yml", "README.md", "docs/bundle.md", "docs/compose.md"]
+)
 def test_every_setting_we_write_down_is_one_of_airflows(file: str) -> None:
-    assert unknown(set(re.findall(r"AIRFLOW__[A-Z_]+?__[A-Z_]+", (REPO / file).read_text()))) == set()
+    assert (
+        unknown(set(re.findall(r"AIRFLOW__[A-Z_]+?__[A-Z_]+", (REPO / file).read_text()))) == set()
+    )
 
 
 def test_every_setting_of_the_demo_is_one_of_airflows(tmp_path: Path) -> None:
@@ -36,7 +41,9 @@ def test_every_setting_of_the_demo_is_one_of_airflows(tmp_path: Path) -> None:
 
 
 def test_the_settings_that_the_bundles_page_explains_are_airflows_and_have_its_defaults() -> None:
-    rows = re.findall(r"^\| `\[(\w+)\] (\w+)` \|.*\| (\S+) \|$", (REPO / "docs" / "bundle.md").read_text(), re.M)
+    rows = re.findall(
+        r"^\| `\[(\w+)\] (\w+)` \|.*\| (\S+) \|$", (REPO / "docs" / "bundle.md").read_text(), re.M
+    )
     assert len(rows) == 6
     for section, option, default in rows:
         described = conf.configuration_description[section]["options"][option]

@@ -1,4 +1,5 @@
-"""What Slack is told when a task has failed and when it works again, and that telling it never harms the task."""
+"""What Slack is told when a task has failed and when it works again, and that telling it never
+harms the task."""
 
 from __future__ import annotations
 
@@ -23,10 +24,14 @@ LOG_URL = "http://127.0.0.1:8080/dags/flights/runs/manual__1/tasks/load.load_boo
 
 
 def context(
-    error: BaseException | str | None = None, *, step: str = "load.load_bookings",
-    run_id: str = "manual__2026-01-01T00:00:00+00:00", tables: tuple[str, ...] = (),
-) -> Any:  # fmt: skip
-    """As on a manual run without a logical date: no `logical_date`, `ds`, `ts` or `data_interval_*`."""
+    error: BaseException | str | None = None,
+    *,
+    step: str = "load.load_bookings",
+    run_id: str = "manual__2026-01-01T00:00:00+00:00",
+    tables: tuple[str, ...] = (),
+) -> Any:
+    """As on a manual run without a logical date: no `logical_date`, `ds`, `ts` or
+    `data_interval_*`."""
     ti = SimpleNamespace(dag_id="flights", task_id=step, try_number=3, max_tries=2, log_url=LOG_URL)
     task = SimpleNamespace(kind=step.partition(".")[0], name=step.rpartition("_")[2])
     found = {"ti": ti, "task": task, "run_id": run_id, "params": {"tables": list(tables)}}
@@ -34,7 +39,9 @@ def context(
 
 
 def fail(**more: Any) -> None:
-    notify_failure(context("the lake is dry", **more), slack_conn_id="slack", events=["failure", "recovery"])
+    notify_failure(
+        context("the lake is dry", **more), slack_conn_id="slack", events=["failure", "recovery"]
+    )
 
 
 def work(**more: Any) -> None:
@@ -45,9 +52,13 @@ def work(**more: Any) -> None:
 def variables(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Airflow's Variables, as a task sees them; `test_end_to_end.py` has the real ones."""
     found: dict[str, str] = {}
-    monkeypatch.setattr(Variable, "keys", lambda prefix: [key for key in found if key.startswith(prefix)])
+    monkeypatch.setattr(
+        Variable, "keys", lambda prefix: [key for key in found if key.startswith(prefix)]
+    )
     monkeypatch.setattr(Variable, "get", found.__getitem__)
-    monkeypatch.setattr(Variable, "set", lambda key, value, description: found.__setitem__(key, value))
+    monkeypatch.setattr(
+        Variable, "set", lambda key, value, description: found.__setitem__(key, value)
+    )
     monkeypatch.setattr(Variable, "delete", found.__delitem__)
     return found
 
@@ -69,11 +80,19 @@ def seconds(work: Callable[[], None]) -> float:
     return time.monotonic() - started
 
 
-def test_a_failure_names_pipeline_step_run_time_try_error_place_and_log(slack: SlackReceiver) -> None:
+def test_a_failure_names_pipeline_step_run_time_try_error_place_and_log(
+    slack: SlackReceiver,
+) -> None:
     notify_failure(context(raised(ValueError("the lake is dry"))), slack_conn_id="slack")
     assert len(slack.messages) == 1
     told = text_of(slack.messages[0])
-    for part in ("flights", "load.load_bookings", "manual__2026-01-01T00:00:00+00:00", " UTC", "3 of 3"):
+    for part in (
+        "flights",
+        "load.load_bookings",
+        "manual__2026-01-01T00:00:00+00:00",
+        " UTC",
+        "3 of 3",
+    ):
         assert part in told
     assert "ValueError: the lake is dry" in told
     assert "test_slack.py:" in told and "in raised" in told
@@ -103,11 +122,15 @@ def test_rows_and_secrets_stay_here(connection: psycopg.Connection[Any]) -> None
     assert "invalid input syntax for type integer" in told and "Ada" not in told
 
 
-def test_the_password_of_a_connection_that_the_task_opened_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_password_of_a_connection_that_the_task_opened_is_masked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from airflow.sdk.log import mask_secret
 
     mask_secret("correct horse battery")
-    assert "battery" not in text_of(failure_message(context("could not log in with correct horse battery")))
+    assert "battery" not in text_of(
+        failure_message(context("could not log in with correct horse battery"))
+    )
 
 
 def test_long_and_odd_errors_stay_within_slacks_limits_and_markup() -> None:
@@ -119,7 +142,9 @@ def test_long_and_odd_errors_stay_within_slacks_limits_and_markup() -> None:
     assert error.count("```") == 2
 
 
-@pytest.mark.parametrize(("status", "headers"), [(404, {}), (500, {}), (429, {}), (429, {"Retry-After": "30"})])
+@pytest.mark.parametrize(
+    ("status", "headers"), [(404, {}), (500, {}), (429, {}), (429, {"Retry-After": "30"})]
+)
 def test_slack_refusing_costs_nothing_and_is_logged_without_its_token(
     slack: SlackReceiver, status: int, headers: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -130,14 +155,18 @@ def test_slack_refusing_costs_nothing_and_is_logged_without_its_token(
     assert "hush" not in caplog.text
 
 
-def test_slack_asking_for_a_moment_gets_it(slack: SlackReceiver, caplog: pytest.LogCaptureFixture) -> None:
+def test_slack_asking_for_a_moment_gets_it(
+    slack: SlackReceiver, caplog: pytest.LogCaptureFixture
+) -> None:
     slack.respond(status=429, headers={"Retry-After": "1"}, times=1)
     assert 1 <= seconds(lambda: notify_failure(context("x"), slack_conn_id="slack")) < 7
     assert len(slack.messages) == 2  # the first one was refused
     assert "Slack was not told" not in caplog.text
 
 
-def test_slack_asking_again_and_again_costs_six_seconds(slack: SlackReceiver, caplog: pytest.LogCaptureFixture) -> None:
+def test_slack_asking_again_and_again_costs_six_seconds(
+    slack: SlackReceiver, caplog: pytest.LogCaptureFixture
+) -> None:
     slack.respond(status=429, headers={"Retry-After": "2"})
     assert seconds(lambda: notify_failure(context("x"), slack_conn_id="slack")) < 7
     assert "Slack was not told about this failure" in caplog.text
@@ -154,13 +183,17 @@ def test_slack_out_of_reach_costs_little(
     assert "Slack was not told about this failure" in caplog.text
 
 
-def test_a_missing_connection_is_logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_connection_is_logged(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_EMPTY", '{"conn_type": "slackwebhook"}')
     notify_failure(context("x"), slack_conn_id="empty")
     assert "Slack was not told about this failure" in caplog.text
 
 
-def test_slow_slack_costs_six_seconds(slack: SlackReceiver, caplog: pytest.LogCaptureFixture) -> None:
+def test_slow_slack_costs_six_seconds(
+    slack: SlackReceiver, caplog: pytest.LogCaptureFixture
+) -> None:
     slack.respond(delay=9)
     assert seconds(lambda: notify_failure(context("x"), slack_conn_id="slack")) < 7
     assert "Slack was not told about this failure" in caplog.text
@@ -193,7 +226,9 @@ def test_dripping_slack_costs_six_seconds(
     assert "no answer in time" in caplog.text
 
 
-def test_a_context_nobody_expected_is_logged_and_swallowed(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_context_nobody_expected_is_logged_and_swallowed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     notify_failure({}, slack_conn_id="slack", events=["failure", "recovery"])  # type: ignore[typeddict-item]
     notify_recovery({}, slack_conn_id="slack")  # type: ignore[typeddict-item]
     assert "Slack was not told about this failure" in caplog.text
@@ -206,12 +241,21 @@ def test_a_recovery_names_pipeline_step_run_time_failure_and_log(
     fail(run_id="scheduled__1")
     work(run_id="scheduled__2")
     told = text_of(slack.messages[1])
-    for part in ("flights works again", "load.load_bookings", "scheduled__2", "Failed since", " UTC", "scheduled__1"):
+    for part in (
+        "flights works again",
+        "load.load_bookings",
+        "scheduled__2",
+        "Failed since",
+        " UTC",
+        "scheduled__1",
+    ):
         assert part in told
     assert f"<{LOG_URL}|Open the log>" in told
 
 
-def test_a_recovery_is_told_once_and_nothing_is_left(slack: SlackReceiver, variables: dict[str, str]) -> None:
+def test_a_recovery_is_told_once_and_nothing_is_left(
+    slack: SlackReceiver, variables: dict[str, str]
+) -> None:
     fail()
     assert list(variables) == ["loadsheet_failed__flights__load.load_bookings"]
     work()  # cleared in the same run
@@ -219,7 +263,9 @@ def test_a_recovery_is_told_once_and_nothing_is_left(slack: SlackReceiver, varia
     assert len(slack.messages) == 2 and variables == {}
 
 
-def test_a_task_that_always_worked_has_nothing_to_tell(slack: SlackReceiver, variables: dict[str, str]) -> None:
+def test_a_task_that_always_worked_has_nothing_to_tell(
+    slack: SlackReceiver, variables: dict[str, str]
+) -> None:
     work()
     assert slack.messages == [] and variables == {}
 
@@ -230,14 +276,22 @@ def test_several_failed_runs_have_one_recovery_that_names_the_first(
     for run in ("scheduled__1", "manual__2", "scheduled__3"):
         fail(run_id=run)
     work(run_id="scheduled__4")
-    assert [("works again" in text_of(message)) for message in slack.messages] == [False, False, False, True]
+    assert [("works again" in text_of(message)) for message in slack.messages] == [
+        False,
+        False,
+        False,
+        True,
+    ]
     told = text_of(slack.messages[3])
     assert "scheduled__1" in told and "manual__2" not in told and "scheduled__3" not in told
 
 
-def test_a_task_recovers_when_it_works_not_when_another_does(slack: SlackReceiver, variables: dict[str, str]) -> None:
+def test_a_task_recovers_when_it_works_not_when_another_does(
+    slack: SlackReceiver, variables: dict[str, str]
+) -> None:
     fail(step="load.load_bookings", run_id="1")
-    fail(step="extract.extract_bookings", run_id="2")  # so that the load is upstream_failed: nobody is called for it
+    # so that the load is upstream_failed: nobody is called for it
+    fail(step="extract.extract_bookings", run_id="2")
     work(step="extract.extract_bookings", run_id="3")
     work(step="load.load_bookings_archive", run_id="3")
     assert len(slack.messages) == 3 and "extract.extract_bookings" in text_of(slack.messages[2])
@@ -245,7 +299,9 @@ def test_a_task_recovers_when_it_works_not_when_another_does(slack: SlackReceive
     assert len(slack.messages) == 4 and "load.load_bookings" in text_of(slack.messages[3])
 
 
-def test_a_table_that_the_run_left_out_has_not_recovered(slack: SlackReceiver, variables: dict[str, str]) -> None:
+def test_a_table_that_the_run_left_out_has_not_recovered(
+    slack: SlackReceiver, variables: dict[str, str]
+) -> None:
     fail(step="extract.extract_bookings")
     work(step="extract.extract_bookings", tables=("seats",))
     assert len(slack.messages) == 1
@@ -253,7 +309,9 @@ def test_a_table_that_the_run_left_out_has_not_recovered(slack: SlackReceiver, v
     assert len(slack.messages) == 2
 
 
-def test_a_failure_slack_was_not_told_of_still_recovers(slack: SlackReceiver, variables: dict[str, str]) -> None:
+def test_a_failure_slack_was_not_told_of_still_recovers(
+    slack: SlackReceiver, variables: dict[str, str]
+) -> None:
     slack.respond(status=500)
     fail()
     slack.respond()
@@ -270,12 +328,18 @@ def test_a_recovery_that_slack_refused_is_told_by_the_next_success(
     assert "Slack was not told about this recovery" in caplog.text
     work(run_id="3")
     work(run_id="4")
-    assert [run in text_of(slack.messages[-1]) for run in ('"*Run*\\n3"', '"*Run*\\n4"')] == [True, False]
+    assert [run in text_of(slack.messages[-1]) for run in ('"*Run*\\n3"', '"*Run*\\n4"')] == [
+        True,
+        False,
+    ]
     assert len(slack.messages) == 3 and variables == {}
 
 
 def test_a_recovery_that_slack_took_without_an_answer_is_not_told_twice(
-    slack: SlackReceiver, variables: dict[str, str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    slack: SlackReceiver,
+    variables: dict[str, str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fail()
     slack.respond(delay=9)
@@ -286,12 +350,16 @@ def test_a_recovery_that_slack_took_without_an_answer_is_not_told_twice(
     assert len(slack.messages) == 2
 
 
-def test_without_the_event_recovery_nothing_is_remembered(slack: SlackReceiver, variables: dict[str, str]) -> None:
+def test_without_the_event_recovery_nothing_is_remembered(
+    slack: SlackReceiver, variables: dict[str, str]
+) -> None:
     notify_failure(context("x"), slack_conn_id="slack", events=["failure"])
     assert len(slack.messages) == 1 and variables == {}
 
 
-def test_without_the_event_failure_only_the_recovery_is_told(slack: SlackReceiver, variables: dict[str, str]) -> None:
+def test_without_the_event_failure_only_the_recovery_is_told(
+    slack: SlackReceiver, variables: dict[str, str]
+) -> None:
     notify_failure(context("x"), slack_conn_id="slack", events=["recovery"])
     work()
     assert len(slack.messages) == 1 and "works again" in text_of(slack.messages[0])

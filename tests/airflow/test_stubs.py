@@ -1,4 +1,5 @@
-"""The folder of DAG files that stands for a project's pipelines: what is in it, and when Airflow is told to look."""
+"""The folder of DAG files that stands for a project's pipelines: what is in it, and when Airflow is
+told to look."""
 
 from __future__ import annotations
 
@@ -76,7 +77,9 @@ def test_nothing_happens_while_nothing_changes(stubs: Stubs) -> None:
 
 
 @pytest.mark.parametrize("edited", ["pipeline.yml", "sql/mart.sql"])
-def test_an_edit_is_passed_on_whatever_time_the_file_says(project: Path, stubs: Stubs, edited: str) -> None:
+def test_an_edit_is_passed_on_whatever_time_the_file_says(
+    project: Path, stubs: Stubs, edited: str
+) -> None:
     file = project / "pipelines" / "one" / edited
     file.write_text("something else")
     os.utime(file, ns=(OLD, OLD))  # as `cp -p` or `mv` leave it
@@ -96,7 +99,8 @@ def test_an_edit_that_keeps_size_and_time_is_an_edit(
     file = project / "pipelines" / "one" / "pipeline.yml"
     before = file.stat()
     edit(file, file.read_text().replace("1", "2"))
-    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))  # as files of an archive, all of one time
+    # as files of an archive, all of one time
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert (file.stat().st_size, file.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
     assert stamped(stubs) == {"one.yml.py"}
 
@@ -119,7 +123,9 @@ def test_deleted_sql_is_an_edit(project: Path, stubs: Stubs) -> None:
     assert stamped(stubs) == {"two.yml.py"}
 
 
-def test_an_edit_during_a_parse_is_passed_on_until_a_parse_began_after_it(project: Path, tmp_path: Path) -> None:
+def test_an_edit_during_a_parse_is_passed_on_until_a_parse_began_after_it(
+    project: Path, tmp_path: Path
+) -> None:
     stubs = Stubs(project, tmp_path / "storage")
     stubs.refresh()
     settle(stubs)
@@ -135,7 +141,9 @@ def test_an_edit_during_a_parse_is_passed_on_until_a_parse_began_after_it(projec
     assert (stubs.dags / "one.yml.py").stat().st_mtime_ns == again
 
 
-def test_an_edited_file_is_parsed_once_more_so_that_airflow_forgets_its_old_name(project: Path, stubs: Stubs) -> None:
+def test_an_edited_file_is_parsed_once_more_so_that_airflow_forgets_its_old_name(
+    project: Path, stubs: Stubs
+) -> None:
     (project / "pipelines" / "one" / "pipeline.yml").write_text("pipeline: renamed")
     stubs.refresh()
     settle(stubs)  # with forget=-5, the time is over at once
@@ -145,7 +153,8 @@ def test_an_edited_file_is_parsed_once_more_so_that_airflow_forgets_its_old_name
 
 
 class TestANameThatTwoFilesClaim:
-    """`two` calls itself `one`. Which of the two has the name is looked at again when that may have changed."""
+    """`two` calls itself `one`. Which of the two has the name is looked at again when that may have
+    changed."""
 
     @pytest.fixture
     def claimed(self, stubs: Stubs) -> Stubs:
@@ -213,7 +222,9 @@ def test_a_deleted_pipelines_file_goes_and_comes_back_with_it(project: Path, stu
     assert stamped(stubs) == {"one.yml.py"}
 
 
-def test_a_worker_adds_what_is_missing_and_takes_nothing_away(project: Path, stubs: Stubs, tmp_path: Path) -> None:
+def test_a_worker_adds_what_is_missing_and_takes_nothing_away(
+    project: Path, stubs: Stubs, tmp_path: Path
+) -> None:
     add(project, "three")
     (project / "pipelines" / "one" / "pipeline.yml").unlink()
     Stubs(project, tmp_path / "storage").add()
@@ -227,12 +238,18 @@ def test_many_processes_at_once_agree(project: Path, tmp_path: Path) -> None:
         for done in [pool.submit(Stubs(project, tmp_path / "at_once").refresh) for _ in range(16)]:
             done.result()
     stubs = Stubs(project, tmp_path / "at_once")
-    assert len(names(stubs)) == 52 and sorted(file.name for file in stubs.dags.parent.iterdir()) == [
-        ".gitignore", "dags", "parsed",
-    ]  # fmt: skip
+    assert len(names(stubs)) == 52 and sorted(
+        file.name for file in stubs.dags.parent.iterdir()
+    ) == [
+        ".gitignore",
+        "dags",
+        "parsed",
+    ]
 
 
-def test_a_missing_folder_of_pipelines_is_a_wrong_path_and_removes_nothing(project: Path, stubs: Stubs) -> None:
+def test_a_missing_folder_of_pipelines_is_a_wrong_path_and_removes_nothing(
+    project: Path, stubs: Stubs
+) -> None:
     (project / "pipelines").rename(project / "elsewhere")
     with pytest.raises(FileNotFoundError, match="is no project: it has no folder `pipelines`"):
         stubs.refresh()
@@ -339,13 +356,19 @@ def test_a_full_disk_leaves_nothing_behind_and_is_made_up_for(project: Path, stu
     with full_disk(), pytest.raises(OSError):
         stubs.refresh()
     assert names(stubs) == ["one.yml.py", "two.yml.py"]
-    assert sorted(file.name for file in stubs.dags.parent.iterdir()) == [".gitignore", "dags", "parsed"]
+    assert sorted(file.name for file in stubs.dags.parent.iterdir()) == [
+        ".gitignore",
+        "dags",
+        "parsed",
+    ]
     stubs.refresh()
     assert names(stubs) == ["one.yml.py", "three.yml.py", "two.yml.py"]
 
 
 @pytest.mark.parametrize("mended_by", [Stubs.add, Stubs.refresh])
-def test_an_empty_file_is_a_missing_one(project: Path, stubs: Stubs, mended_by: Callable[[Stubs], None]) -> None:
+def test_an_empty_file_is_a_missing_one(
+    project: Path, stubs: Stubs, mended_by: Callable[[Stubs], None]
+) -> None:
     file = stubs.dags / "one.yml.py"
     before = file.read_text()
     file.write_text("")  # what a power failure may leave
@@ -378,7 +401,14 @@ def test_two_projects_never_share_a_folder(project: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     "folder",
-    ["a'\"\nimport os\n", "{project}", "x" * 240, "Ünï", "two words", b"\xff".decode(errors="surrogateescape")],
+    [
+        "a'\"\nimport os\n",
+        "{project}",
+        "x" * 240,
+        "Ünï",
+        "two words",
+        b"\xff".decode(errors="surrogateescape"),
+    ],
 )
 def test_a_folders_name_is_only_ever_data(project: Path, stubs: Stubs, folder: str) -> None:
     try:
@@ -390,5 +420,8 @@ def test_a_folders_name_is_only_ever_data(project: Path, stubs: Stubs, folder: s
     imports, assignment = ast.parse((stubs.dags / new).read_text()).body
     assert isinstance(imports, ast.ImportFrom) and isinstance(assignment, ast.Assign)
     assert isinstance(assignment.value, ast.Call)
-    assert [ast.literal_eval(value) for value in assignment.value.args[1:]] == [str(project), folder]
+    assert [ast.literal_eval(value) for value in assignment.value.args[1:]] == [
+        str(project),
+        folder,
+    ]
     new.encode()

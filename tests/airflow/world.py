@@ -67,7 +67,11 @@ class Run:
     def of(self, kind: str) -> dict[str, str | None]:
         """Table or transform -> state, for one kind of step."""
         start = f"{kind}.{kind}_"
-        return {task.removeprefix(start): state for task, state in self.tasks.items() if task.startswith(start)}
+        return {
+            task.removeprefix(start): state
+            for task, state in self.tasks.items()
+            if task.startswith(start)
+        }
 
 
 @dataclass
@@ -117,7 +121,8 @@ class World:
         }
 
     def differing_tables(self) -> dict[str, tuple[Rows, Rows]]:
-        """Staging tables that are not their source table, every column: rows that are missing, rows that are extra."""
+        """Staging tables that are not their source table, every column: rows that are missing, rows
+        that are extra."""
         found = {}
         for table in self.pipeline.tables:
             columns = columns_of(self.source, self.pipeline.source.schema, table.name)
@@ -153,20 +158,25 @@ class World:
             connections = {"warehouse": connection("warehouse", self.postgres.dsn("rebuilt"))}
             for step in build_plan(self.pipeline):
                 if step.kind == "transform":
-                    assert not execute(step, self.pipeline, request, connections.__getitem__).skipped
+                    assert not execute(
+                        step, self.pipeline, request, connections.__getitem__
+                    ).skipped
             yield self.postgres.dsn("rebuilt")
         finally:
             self.postgres.drop_database("rebuilt")
 
     def written(self) -> dict[str, Any]:
-        """A fingerprint of all that was ever written: the ledger, the lake, every row version of staging and marts."""
+        """A fingerprint of all that was ever written: the ledger, the lake, every row version of
+        staging and marts."""
         names = ask(
             self.warehouse,
             "SELECT schemaname, tablename FROM pg_tables WHERE schemaname IN ('staging', 'mart') ORDER BY 1, 2",
         )
         return {
             "loads": ask(self.warehouse, "SELECT load_id FROM loadsheet.load ORDER BY load_no"),
-            "transforms": ask(self.warehouse, "SELECT run_no FROM loadsheet.transform_run ORDER BY run_no"),
+            "transforms": ask(
+                self.warehouse, "SELECT run_no FROM loadsheet.transform_run ORDER BY run_no"
+            ),
             "objects": self.objects(),
             "rows": {
                 f"{schema}.{name}": ask(
@@ -181,26 +191,36 @@ class World:
     def objects(self) -> list[str]:
         """The names of all objects in the lake."""
         client = Minio(
-            self.s3.address, access_key=self.s3.access_key, secret_key=self.s3.secret_key, secure=False
-        )  # fmt: skip
+            self.s3.address,
+            access_key=self.s3.access_key,
+            secret_key=self.s3.secret_key,
+            secure=False,
+        )
         return sorted(found.object_name for found in client.list_objects("lake", recursive=True))
 
     def set_variable(self, value: str) -> None:
         """Create or change the Airflow Variable `loadsheet`."""
         body = {"key": "loadsheet", "value": value}
         known = {entry["key"] for entry in self.airflow.api.call("GET", "variables")["variables"]}
-        method, path = ("PATCH", "variables/loadsheet") if "loadsheet" in known else ("POST", "variables")
+        method, path = (
+            ("PATCH", "variables/loadsheet") if "loadsheet" in known else ("POST", "variables")
+        )
         self.airflow.api.call(method, path, json=body)
 
 
 def copy_project(folder: Path) -> Path:
-    """The bundle as in this repository, but flights runs only when told to; and more pipelines beside it."""
+    """The bundle as in this repository, but flights runs only when told to; and more pipelines
+    beside it."""
     for name in BUNDLE:
         shutil.copytree(REPO / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(REPO / ".airflowignore", folder)
     spec = folder / "pipelines" / DAG_ID / "pipeline.yml"
     spec.write_text(spec.read_text().replace('schedule: "@daily"', "schedule: null"))
-    for name, text in (("broken", secrets_kept.BROKEN), ("daily", DAILY), ("everything", EVERYTHING)):
+    for name, text in (
+        ("broken", secrets_kept.BROKEN),
+        ("daily", DAILY),
+        ("everything", EVERYTHING),
+    ):
         (folder / "pipelines" / name).mkdir()
         (folder / "pipelines" / name / "pipeline.yml").write_text(text)
     sql = folder / "pipelines" / "everything" / "sql"
@@ -239,9 +259,12 @@ def columns_of(dsn: str, schema: str, table: str) -> list[str]:
 
 
 def rows(dsn: str, schema: str, table: str, columns: list[str]) -> Rows:
-    """Every row as text, with how often it is there: equal counters are equal by EXCEPT ALL both ways."""
+    """Every row as text, with how often it is there: equal counters are equal by EXCEPT ALL both
+    ways."""
     listed = ", ".join(f'"{name}"' for name in columns)
-    return Counter(text for (text,) in ask(dsn, f'SELECT ROW({listed})::text FROM "{schema}"."{table}"'))
+    return Counter(
+        text for (text,) in ask(dsn, f'SELECT ROW({listed})::text FROM "{schema}"."{table}"')
+    )
 
 
 def wait_for(done: Callable[[], bool], what: str, seconds: float = 60) -> None:

@@ -1,4 +1,5 @@
-"""The flights pipeline on a generated source, and the oracle that says whether its marts equal a rebuild."""
+"""The flights pipeline on a generated source, and the oracle that says whether its marts equal a
+rebuild."""
 
 from __future__ import annotations
 
@@ -21,9 +22,17 @@ from loadsheet.warehouse.mart import bound
 from tests.project import ROOT, Project
 
 MARTS = (
-    "dim_aircrafts", "dim_airport", "dim_date", "dim_passenger", "dim_seat", "dim_time",
-    "fct_boarding_pass", "fct_booking_ticket", "fct_flight_activity", "fct_seat_occupied_daily",
-)  # fmt: skip
+    "dim_aircrafts",
+    "dim_airport",
+    "dim_date",
+    "dim_passenger",
+    "dim_seat",
+    "dim_time",
+    "fct_boarding_pass",
+    "fct_booking_ticket",
+    "fct_flight_activity",
+    "fct_seat_occupied_daily",
+)
 _REQUEST = RunRequest(run_id="oracle")
 
 
@@ -43,7 +52,8 @@ class Flights(Project):
         return super().connections({"flights_source": "shop_source"}.get(conn_id, conn_id))
 
     def go(self, **request: Any) -> dict[str, Outcome]:
-        """Run and expect that nothing failed; what became of each step, by its plain name for transforms."""
+        """Run and expect that nothing failed; what became of each step, by its plain name for
+        transforms."""
         asked = RunRequest(run_id=f"test__{secrets.token_hex(4)}", **request)
         results = run_pipeline(flights_pipeline(), asked, self.connections).values()
         failed = [r.result for r in results if isinstance(r.result, Exception)]
@@ -63,9 +73,12 @@ class Flights(Project):
         self.go(only=frozenset())
 
     def differing(self, one: str = "mart", other: str = "kept") -> dict[str, int]:
-        """Rows by which marts of two schemas differ, `EXCEPT ALL` both ways over every column; equal ones left out."""
+        """Rows by which marts of two schemas differ, `EXCEPT ALL` both ways over every column;
+        equal ones left out."""
         with psycopg.connect(self.warehouse) as session:
-            counts = {m: difference(session, f"TABLE {one}.{m}", f"TABLE {other}.{m}") for m in MARTS}
+            counts = {
+                m: difference(session, f"TABLE {one}.{m}", f"TABLE {other}.{m}") for m in MARTS
+            }
         return {mart: count for mart, count in counts.items() if count}
 
     def stale(self) -> dict[str, int]:
@@ -80,7 +93,9 @@ class Flights(Project):
 
 def new_flights(folder: Path, postgres: PostgresServer, s3: S3Server, scale: str | int) -> Flights:
     """A generated source, an empty warehouse."""
-    source, warehouse = (postgres.create_database(f"flights_{secrets.token_hex(6)}") for _ in range(2))
+    source, warehouse = (
+        postgres.create_database(f"flights_{secrets.token_hex(6)}") for _ in range(2)
+    )
     generate(source, scale)
     return Flights(folder, source, warehouse, s3)
 
@@ -102,7 +117,8 @@ def difference(session: psycopg.Connection[Any], one: str, other: str) -> int:
 
 
 def missing(session: psycopg.Connection[Any], some: str, others: str) -> int:
-    """Rows of `some` that `others` lacks, as often as it lacks them. Compared as text: points know no `=`."""
+    """Rows of `some` that `others` lacks, as often as it lacks them. Compared as text: points know
+    no `=`."""
     as_text = "SELECT ROW(q.*)::text FROM ({}) q"
     query = f"SELECT count(*) FROM ({as_text} EXCEPT ALL {as_text}) d".format(some, others)
     row = session.execute(sql.SQL(query)).fetchone()

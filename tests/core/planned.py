@@ -1,4 +1,5 @@
-"""What the tests of `loadsheet plan --connect` share: a small shop, a role that lacks everything, the plan as JSON."""
+"""What the tests of `loadsheet plan --connect` share: a small shop, a role that lacks everything,
+the plan as JSON."""
 
 from __future__ import annotations
 
@@ -45,13 +46,16 @@ def role(postgres: Any, two_databases: tuple[str, str]) -> Iterator[str]:
         yield name
     for dsn in two_databases:
         with psycopg.connect(dsn, autocommit=True) as session:
-            session.execute(f"REASSIGN OWNED BY {ident(name)} TO CURRENT_USER; DROP OWNED BY {ident(name)}")
+            session.execute(
+                f"REASSIGN OWNED BY {ident(name)} TO CURRENT_USER; DROP OWNED BY {ident(name)}"
+            )
     with psycopg.connect(two_databases[0], autocommit=True) as session:
         session.execute(f"DROP ROLE {ident(name)}")
 
 
 def plan(project: Project, *options: str, code: int | None = 0) -> dict[str, Any]:
-    """The plan against the servers, with each step's preview by its id; `code` is the exit code, None any."""
+    """The plan against the servers, with each step's preview by its id; `code` is the exit code,
+    None any."""
     arguments = ["--project", str(project.folder), "plan", "shop", "--connect", "--json", *options]
     done = CliRunner().invoke(app, arguments, env=project.environment())
     assert code is None or done.exit_code == code, done.output

@@ -1,4 +1,5 @@
-"""`loadsheet add` and `loadsheet new`: from what a real source's catalogs say to a pipeline that runs."""
+"""`loadsheet add` and `loadsheet new`: from what a real source's catalogs say to a pipeline that
+runs."""
 
 from __future__ import annotations
 
@@ -80,12 +81,16 @@ def reader(project: Project, *grants: str) -> str:
 
 
 def refused(result: subprocess.CompletedProcess[str]) -> str:
-    assert result.returncode == 2 and "Traceback" not in result.stderr, result.stdout + result.stderr
+    assert result.returncode == 2 and "Traceback" not in result.stderr, (
+        result.stdout + result.stderr
+    )
     assert "nothing was written" in result.stderr
     return result.stderr
 
 
-def test_every_table_gets_the_entry_its_catalog_suggests_and_the_pipeline_runs(shop: Project) -> None:
+def test_every_table_gets_the_entry_its_catalog_suggests_and_the_pipeline_runs(
+    shop: Project,
+) -> None:
     before = spec(shop).read_text()
     added = shop.cli("add", "shop", "*")
     assert added.returncode == 0, added.stderr
@@ -93,7 +98,8 @@ def test_every_table_gets_the_entry_its_catalog_suggests_and_the_pipeline_runs(s
         "countries": None,
         "cards": None,
         "customers": {
-            "primary_key": "email", "incremental": {"cursor": "updatedAt", "nulls": "include"},
+            "primary_key": "email",
+            "incremental": {"cursor": "updatedAt", "nulls": "include"},
             "columns": {"exclude": ["password_hash"]},
         },
         "invoices": None,
@@ -102,7 +108,7 @@ def test_every_table_gets_the_entry_its_catalog_suggests_and_the_pipeline_runs(s
         "page_events": {"incremental": "id", "mode": "append"},
         "payments": {"incremental": "modified_on"},
         "stock": None,
-    }  # fmt: skip
+    }
     for text in (
         "merge: updated_at is timestamptz, not null, indexed",
         "key: email is unique and never NULL, though not declared as the primary key",
@@ -146,7 +152,9 @@ def test_nothing_is_written_when_any_name_is_wrong(shop: Project) -> None:
     before = spec(shop).read_bytes()
     said = refused(shop.cli("add", "shop", "orders", "invoice", "sales.orders", "*x*"))
     assert "no table 'invoice' (did you mean 'invoices'?)" in said
-    assert "source.schema is public, and tables of another schema need a pipeline of their own" in said
+    assert (
+        "source.schema is public, and tables of another schema need a pipeline of their own" in said
+    )
     assert "no table in schema 'public' matches '*x*'; it has cards, countries" in said
     assert spec(shop).read_bytes() == before
 
@@ -167,20 +175,33 @@ def test_a_pattern_means_tables_and_a_name_whatever_has_it(shop: Project) -> Non
 def test_what_the_role_may_not_read_comes_with_the_grant_to_run(shop: Project) -> None:
     role = reader(shop, "SELECT ON orders", "USAGE ON SCHEMA public")
     said = refused(shop.cli("add", "shop", "orders", "invoices"))
-    assert f"this role may not read public.invoices: GRANT SELECT ON public.invoices TO {role};" in said
+    assert (
+        f"this role may not read public.invoices: GRANT SELECT ON public.invoices TO {role};"
+        in said
+    )
     added = shop.cli("add", "shop", "*")
     assert added.returncode == 0 and list(tables(shop)) == ["countries", "orders"]
     assert f"GRANT SELECT ON public.invoices TO {role};" in added.stdout
-    assert f"before increments can be read: role {role} cannot see other sessions' transactions" in added.stdout
+    assert (
+        f"before increments can be read: role {role} cannot see other sessions' transactions"
+        in added.stdout
+    )
 
 
 def test_tables_whose_names_no_file_can_hold_keep_no_others_out(shop: Project) -> None:
-    shop.in_source('CREATE TABLE "what?" (id int, password text); CREATE TABLE "esc\x1b[2K" (id int)')
+    shop.in_source(
+        'CREATE TABLE "what?" (id int, password text); CREATE TABLE "esc\x1b[2K" (id int)'
+    )
     added = shop.cli("add", "shop", "*")
     assert added.returncode == 0 and "orders" in tables(shop), added.stderr
-    assert "left out: what? (with * or ? in its name, it would be a pattern: write it" in added.stdout
+    assert (
+        "left out: what? (with * or ? in its name, it would be a pattern: write it" in added.stdout
+    )
     assert "'what[?]'" in added.stdout
-    assert "left out: esc\\x1b[2K (no pipeline file may hold the character U+001B of its name)" in added.stdout
+    assert (
+        "left out: esc\\x1b[2K (no pipeline file may hold the character U+001B of its name)"
+        in added.stdout
+    )
     before = spec(shop).read_bytes()
     said = refused(shop.cli("add", "shop", "what?", "no", "esc\x1b[2K"))
     assert "what?: with * or ? in its name" in said and "esc\\x1b[2K: no pipeline file" in said
@@ -189,7 +210,9 @@ def test_tables_whose_names_no_file_can_hold_keep_no_others_out(shop: Project) -
 
 def test_a_pattern_adds_nothing_that_a_pattern_of_the_file_carries_already(shop: Project) -> None:
     spec(shop).write_text(
-        spec(shop).read_text().replace("    # stock", '    "*_*": {exclude: [page_events]}\n    # stock')
+        spec(shop)
+        .read_text()
+        .replace("    # stock", '    "*_*": {exclude: [page_events]}\n    # stock')
     )
     shop.in_source("CREATE TABLE order_lines (id int PRIMARY KEY)")
     added = shop.cli("add", "shop", "order*", "page*")
@@ -226,14 +249,19 @@ def test_statistics_speak_against_a_log_whose_rows_were_changed(shop: Project) -
 
 
 def test_a_new_pipeline_begins_from_a_connection_and_runs(shop: Project) -> None:
-    made = shop.cli("new", "second", "--source", "shop_source", "--tables", "public.o*", "--tables", "countries")
+    made = shop.cli(
+        "new", "second", "--source", "shop_source", "--tables", "public.o*", "--tables", "countries"
+    )
     assert made.returncode == 0, made.stderr
     document = yaml.safe_load((shop.folder / "pipelines" / "second" / "pipeline.yml").read_text())
     assert document["source"] == {"conn_id": "shop_source", "schema": "public"}
-    assert document["lake"] == {"conn_id": "lake", "bucket": shop.bucket}  # as the project's other pipeline
+    # as the project's other pipeline
+    assert document["lake"] == {"conn_id": "lake", "bucket": shop.bucket}
     assert document["warehouse"] == {
-        "conn_id": "warehouse", "schema": "second_staging", "mart_schema": "second_mart"
-    }  # fmt: skip
+        "conn_id": "warehouse",
+        "schema": "second_staging",
+        "mart_schema": "second_mart",
+    }
     assert list(document["tables"]) == ["orders", "countries"]
     check = shop.cli("check")
     assert check.returncode == 0 and "2 files checked: no problems" in check.stdout, check.stdout
@@ -247,19 +275,31 @@ def test_a_new_pipeline_overwrites_nothing(shop: Project) -> None:
     assert again.returncode == 2 and "`loadsheet add shop TABLE` adds tables to it" in again.stderr
     assert spec(shop).read_bytes() == before
     dry = shop.cli("new", "third", "--dry-run")
-    assert dry.returncode == 0 and "+++ b/" in dry.stdout and "+  orders: {incremental: updated_at" in dry.stdout
+    assert (
+        dry.returncode == 0
+        and "+++ b/" in dry.stdout
+        and "+  orders: {incremental: updated_at" in dry.stdout
+    )
     assert not (shop.folder / "pipelines" / "third").exists()
 
 
 def test_pipelines_of_like_names_get_schemas_of_their_own(shop: Project) -> None:
     names = ["a-b", "a_b", "A.b", "pg_x"]
     for name in names:
-        made = shop.cli("new", name, "--source", "shop_source", "--tables", "countries", "--schema", "public")
+        made = shop.cli(
+            "new", name, "--source", "shop_source", "--tables", "countries", "--schema", "public"
+        )
         assert made.returncode == 0, made.stderr
-    specs = [yaml.safe_load((shop.folder / "pipelines" / name / "pipeline.yml").read_text()) for name in names]
+    specs = [
+        yaml.safe_load((shop.folder / "pipelines" / name / "pipeline.yml").read_text())
+        for name in names
+    ]
     assert [spec["warehouse"]["schema"] for spec in specs] == [
-        "a_b_staging", "a_b_2_staging", "a_b_3_staging", "_pg_x_staging"
-    ]  # fmt: skip
+        "a_b_staging",
+        "a_b_2_staging",
+        "a_b_3_staging",
+        "_pg_x_staging",
+    ]
     assert "no problems" in shop.cli("check").stdout
     assert shop.cli("run", "pg_x").returncode == 0
 
@@ -271,11 +311,14 @@ def test_an_empty_folder_becomes_a_project_and_choices_are_asked_for(shop: Proje
     command = [shop.command("new")[0], "-m", "loadsheet", "--project", str(empty), "new", "deals"]
 
     def new(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*command, *arguments], env=shop.environment(), text=True, capture_output=True)
+        return subprocess.run(
+            [*command, *arguments], env=shop.environment(), text=True, capture_output=True
+        )
 
     assert "which schema? Say --schema, one of: public, sales" in new().stderr
     assert (
-        "connection 'shop_sourc' is not defined (did you mean 'shop_source'?)" in new("--source", "shop_sourc").stderr
+        "connection 'shop_sourc' is not defined (did you mean 'shop_source'?)"
+        in new("--source", "shop_sourc").stderr
     )
     assert not list(empty.iterdir())
     assert new("--schema", "sales", "--bucket", shop.bucket).returncode == 0

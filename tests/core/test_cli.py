@@ -1,4 +1,5 @@
-"""The command line as people use it: on any project folder and any PostgreSQL source, without Airflow."""
+"""The command line as people use it: on any project folder and any PostgreSQL source, without
+Airflow."""
 
 from __future__ import annotations
 
@@ -23,9 +24,13 @@ def test_a_project_is_checked_planned_run_and_asked_for_its_status(shop: Project
     plan = shop.cli("plan", "shop", "--json")
     steps = json.loads(plan.stdout)["steps"]
     assert [s["id"] for s in steps] == [
-        "create_bucket", "extract.extract_customer", "extract.extract_country", "load.load_customer",
-        "load.load_country", "transform.transform_names",
-    ]  # fmt: skip
+        "create_bucket",
+        "extract.extract_customer",
+        "extract.extract_country",
+        "load.load_customer",
+        "load.load_country",
+        "transform.transform_names",
+    ]
     run = shop.cli("run", "shop", "--json")
     assert run.returncode == 0, run.stdout + run.stderr
     assert [s["id"] for s in json.loads(run.stdout)["steps"]] == [s["id"] for s in steps]
@@ -66,7 +71,9 @@ def test_a_failed_step_exits_1_and_the_rest_is_done(shop: Project) -> None:
         (["plan", "nothing"], "shop"),
     ],
 )
-def test_a_misspelt_name_exits_2_with_the_known_ones(shop: Project, arguments: list[str], expected: str) -> None:
+def test_a_misspelt_name_exits_2_with_the_known_ones(
+    shop: Project, arguments: list[str], expected: str
+) -> None:
     result = shop.cli(*arguments)
     assert result.returncode == 2
     assert expected in result.stderr + result.stdout and "Traceback" not in result.stderr

@@ -1,5 +1,6 @@
-"""What a run costs, counted: statements, requests, bytes of WAL, Python calls per row. Counts do not depend on how busy
-the machine is, so a change that makes the engine slower shows here and not in a bench a month later."""
+"""What a run costs, counted: statements, requests, bytes of WAL, Python calls per row. Counts do
+not depend on how busy the machine is, so a change that makes the engine slower shows here and not
+in a bench a month later."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ from loadsheet.source import stream
 from loadsheet.spec.pipeline_file import load_pipeline
 from tests.project import Project
 
-# Counted, and a little room: 22 and 5 per table when nothing is new; 34 more in the warehouse for an increment.
+# Counted, and a little room: 22 and 5 per table when nothing is new; 34 more in the warehouse for
+# an increment.
 SOURCE_STATEMENTS, WAREHOUSE_STATEMENTS, LOAD_STATEMENTS = 24, 6, 38
 
 
@@ -67,7 +69,9 @@ def test_nothing_new_costs_a_fixed_number_of_statements_per_table_and_no_request
         assert counts["PUT"] == counts["GET"] == 0
         found.append(counts)
     per_table = {side: (found[1][side] - found[0][side]) / 4 for side in ("source", "warehouse")}
-    assert per_table["source"] <= SOURCE_STATEMENTS and per_table["warehouse"] <= WAREHOUSE_STATEMENTS, per_table
+    assert (
+        per_table["source"] <= SOURCE_STATEMENTS and per_table["warehouse"] <= WAREHOUSE_STATEMENTS
+    ), per_table
 
 
 def test_an_increment_costs_four_requests_and_a_fixed_number_of_statements(
@@ -85,7 +89,8 @@ def test_an_increment_costs_four_requests_and_a_fixed_number_of_statements(
 def test_nothing_new_writes_nothing_to_the_warehouse(project: Project) -> None:
     make_tables(project, 3)
     project.succeed()
-    assert wal_of(project, project.succeed) < 1_000  # the server notes its running transactions now and then
+    # the server notes its running transactions now and then
+    assert wal_of(project, project.succeed) < 1_000
     project.in_source("UPDATE t0 SET what = 'new', at = now() WHERE id = 1")
     assert wal_of(project, project.succeed) > 1_000  # the control
 
@@ -129,14 +134,18 @@ def calls(work: Callable[[], object]) -> int:
 
 
 def test_no_python_runs_per_row_of_a_large_table(project: Project) -> None:
-    _, few, many = (calls_for(project, rows) for rows in (30_000, 30_000, 90_000))  # the first run imports, too
+    # the first run imports, too
+    _, few, many = (calls_for(project, rows) for rows in (30_000, 30_000, 90_000))
     assert (many - few) / 60_000 < 0.3, (few, many)
 
 
-def test_reading_row_by_row_would_be_noticed(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_row_by_row_would_be_noticed(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The negative control: one session, one row at a time."""
     monkeypatch.setattr(stream, "copy_apart", lambda *given: None)
-    _, few, many = (calls_for(project, rows) for rows in (30_000, 30_000, 90_000))  # the first run imports, too
+    # the first run imports, too
+    _, few, many = (calls_for(project, rows) for rows in (30_000, 30_000, 90_000))
     assert (many - few) / 60_000 > 3, (few, many)
 
 

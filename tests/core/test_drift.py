@@ -48,11 +48,15 @@ def test_a_dropped_column_is_kept_and_null_from_now_on(loaded: Project) -> None:
     assert loaded.in_warehouse("SELECT count(n) FROM staging.item") == [(0,)]
 
 
-def test_a_change_that_does_not_fit_is_refused_and_a_full_refresh_applies_it(loaded: Project) -> None:
+def test_a_change_that_does_not_fit_is_refused_and_a_full_refresh_applies_it(
+    loaded: Project,
+) -> None:
     before = loaded.in_warehouse("SELECT * FROM staging.item ORDER BY id")
     loaded.in_source(f"ALTER TABLE item ALTER n TYPE text USING n || ' pieces'; {TOUCH}")
     error = loaded.run()["load.load_item"].result
-    assert isinstance(error, Refused) and "column n is integer in the target and text in the source" in str(error)
+    assert isinstance(
+        error, Refused
+    ) and "column n is integer in the target and text in the source" in str(error)
     assert loaded.in_warehouse("SELECT * FROM staging.item ORDER BY id") == before
     loaded.succeed(full_refresh="all")
     assert loaded.differences("item") == 0
@@ -95,7 +99,9 @@ def test_a_column_that_a_view_uses_is_not_altered_behind_its_back(loaded: Projec
 def test_a_table_that_is_gone_is_named_with_its_nearest_neighbour(loaded: Project) -> None:
     loaded.in_source("ALTER TABLE item RENAME TO items")
     error = loaded.run()["extract.extract_item"].result
-    assert isinstance(error, Refused) and "no table public.item (did you mean 'items'?)" in str(error)
+    assert isinstance(error, Refused) and "no table public.item (did you mean 'items'?)" in str(
+        error
+    )
 
 
 def test_a_target_that_was_dropped_is_loaded_anew(loaded: Project) -> None:

@@ -1,6 +1,8 @@
-"""What operators read when it breaks: pipeline, table, run, the server's code and the next step; and what is retried.
+"""What operators read when it breaks: pipeline, table, run, the server's code and the next step;
+and what is retried.
 
-Each trouble is made with real servers. It lasts until undone, or it hits the first try only; then the retry heals.
+Each trouble is made with real servers. It lasts until undone, or it hits the first try only; then
+the retry heals.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ INSERT INTO item SELECT i, 'Ada ' || i FROM generate_series(1, 100) i;
 """
 MORE = "INSERT INTO item SELECT i, 'Ada ' || i FROM generate_series((SELECT max(id) + 1 FROM item), 150) i"
 RETRIES = 2
-# Called for each `started` step and for each progress; whatever it does happens in the middle of the step.
+# Called for each `started` step and for each progress; whatever it does happens in the middle of
+# the step.
 Hook = Callable[[Step, str], None]
 
 
@@ -72,10 +75,14 @@ class Shop:
 
         pipeline = load_pipeline(self.project.folder / "pipelines" / "shop" / "pipeline.yml")
         return run_pipeline(
-            pipeline, RunRequest(run_id=self.run_id), self.project.connections, on_step=on_step,
-            progress=lambda step, rows, size: hook(step, "progress"), parallel=parallel,
+            pipeline,
+            RunRequest(run_id=self.run_id),
+            self.project.connections,
+            on_step=on_step,
+            progress=lambda step, rows, size: hook(step, "progress"),
+            parallel=parallel,
             retrying=True,
-        )  # fmt: skip
+        )
 
     def administer(self, statement: str, database: str = "postgres") -> None:
         """Run SQL as the superuser."""
@@ -99,7 +106,8 @@ class Shop:
 
 @pytest.fixture
 def shop(project: Project, postgres: PostgresServer) -> Shop:
-    """Loaded once, with more rows waiting in the source; a role of its own, because superusers have no limits."""
+    """Loaded once, with more rows waiting in the source; a role of its own, because superusers have
+    no limits."""
     role = f"role_{secrets.token_hex(4)}"
     made = Shop(project, postgres, role)
     made.administer(f"CREATE ROLE {role} LOGIN PASSWORD 'p4ss'")
@@ -113,9 +121,10 @@ def shop(project: Project, postgres: PostgresServer) -> Shop:
     made.administer(f"GRANT CREATE ON SCHEMA public TO {role}", made.origin)
     project.in_source(SOURCE)
     project.spec(
-        {"item": {"incremental": "at"}}, {"names": "SELECT name FROM staging.item"},
+        {"item": {"incremental": "at"}},
+        {"names": "SELECT name FROM staging.item"},
         tasks={"retries": RETRIES, "retry_delay": "0s"},
-    )  # fmt: skip
+    )
     project.succeed()
     project.in_source(MORE)
     return made
@@ -265,7 +274,8 @@ def a_bucket_removed_on_the_way(shop: Shop) -> Iterator[Hook]:
 
 @dataclass(frozen=True)
 class Case:
-    """A trouble, the step that meets it, its code, whether it may pass, and what the message must also say."""
+    """A trouble, the step that meets it, its code, whether it may pass, and what the message must
+    also say."""
 
     trouble: Callable[[Shop], Any]
     step: str
@@ -276,32 +286,118 @@ class Case:
 
 EXTRACT, LOAD, TRANSFORM = "extract.extract_item", "load.load_item", "transform.transform_names"
 CASES = [
-    Case(a_lock_held_by_another, LOAD, "SQLSTATE 55P03", True, "report tool). Another session held a lock"),
-    Case(a_session_ended_by_an_administrator, LOAD, "SQLSTATE 57P01", True, "Next: see that it runs"),
-    Case(a_server_that_is_not_there, EXTRACT, "SQLSTATE 08001", True, "port 1 failed: Connection refused"),
-    Case(a_database_closed_for_connections, EXTRACT, "SQLSTATE 57P03", True, "Next: wait until it takes"),
-    Case(too_many_connections, EXTRACT, "SQLSTATE 53300", True, "raise max_connections or the CONNECTION LIMIT"),
-    Case(a_read_only_warehouse, EXTRACT, "SQLSTATE 25006", True, "Next: after a failover point the connection at"),
-    Case(a_lake_that_is_not_there, "create_bucket", "", True, "Connection refused. The lake could not be reached"),
-    Case(a_wrong_password, EXTRACT, "SQLSTATE 28P01", False, "Next: correct the connection's login"),
-    Case(a_missing_database, EXTRACT, "SQLSTATE 3D000", False, "Next: create it, or correct the connection"),
-    Case(a_missing_privilege_in_the_source, EXTRACT, "SQLSTATE 42501", False, "table item (SQLSTATE 42501)"),
-    Case(a_missing_privilege_in_the_warehouse, LOAD, "SQLSTATE 42501", False, "Next: grant the connection's role"),
+    Case(
+        a_lock_held_by_another,
+        LOAD,
+        "SQLSTATE 55P03",
+        True,
+        "report tool). Another session held a lock",
+    ),
+    Case(
+        a_session_ended_by_an_administrator, LOAD, "SQLSTATE 57P01", True, "Next: see that it runs"
+    ),
+    Case(
+        a_server_that_is_not_there,
+        EXTRACT,
+        "SQLSTATE 08001",
+        True,
+        "port 1 failed: Connection refused",
+    ),
+    Case(
+        a_database_closed_for_connections,
+        EXTRACT,
+        "SQLSTATE 57P03",
+        True,
+        "Next: wait until it takes",
+    ),
+    Case(
+        too_many_connections,
+        EXTRACT,
+        "SQLSTATE 53300",
+        True,
+        "raise max_connections or the CONNECTION LIMIT",
+    ),
+    Case(
+        a_read_only_warehouse,
+        EXTRACT,
+        "SQLSTATE 25006",
+        True,
+        "Next: after a failover point the connection at",
+    ),
+    Case(
+        a_lake_that_is_not_there,
+        "create_bucket",
+        "",
+        True,
+        "Connection refused. The lake could not be reached",
+    ),
+    Case(
+        a_wrong_password, EXTRACT, "SQLSTATE 28P01", False, "Next: correct the connection's login"
+    ),
+    Case(
+        a_missing_database,
+        EXTRACT,
+        "SQLSTATE 3D000",
+        False,
+        "Next: create it, or correct the connection",
+    ),
+    Case(
+        a_missing_privilege_in_the_source,
+        EXTRACT,
+        "SQLSTATE 42501",
+        False,
+        "table item (SQLSTATE 42501)",
+    ),
+    Case(
+        a_missing_privilege_in_the_warehouse,
+        LOAD,
+        "SQLSTATE 42501",
+        False,
+        "Next: grant the connection's role",
+    ),
     Case(a_missing_table, EXTRACT, "", False, "(did you mean 'items'?)"),
-    Case(a_constraint_of_somebody_else, LOAD, "SQLSTATE 23514", False, 'violates check constraint "mine"'),
-    Case(sql_that_stumbles_over_a_value, TRANSFORM, "SQLSTATE 22P02", False, "names.sql: invalid input syntax"),
-    Case(a_wrong_key_of_the_lake, "create_bucket", "S3 AccessDenied", False, "Next: correct login and password"),
-    Case(a_bucket_removed_on_the_way, EXTRACT, "S3 NoSuchBucket", False, "Next: run the step create_bucket"),
+    Case(
+        a_constraint_of_somebody_else,
+        LOAD,
+        "SQLSTATE 23514",
+        False,
+        'violates check constraint "mine"',
+    ),
+    Case(
+        sql_that_stumbles_over_a_value,
+        TRANSFORM,
+        "SQLSTATE 22P02",
+        False,
+        "names.sql: invalid input syntax",
+    ),
+    Case(
+        a_wrong_key_of_the_lake,
+        "create_bucket",
+        "S3 AccessDenied",
+        False,
+        "Next: correct login and password",
+    ),
+    Case(
+        a_bucket_removed_on_the_way,
+        EXTRACT,
+        "S3 NoSuchBucket",
+        False,
+        "Next: run the step create_bucket",
+    ),
 ]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.trouble.__name__)
-def test_each_trouble_is_named_retried_if_it_may_pass_and_leaves_nothing_behind(shop: Shop, case: Case) -> None:
+def test_each_trouble_is_named_retried_if_it_may_pass_and_leaves_nothing_behind(
+    shop: Shop, case: Case
+) -> None:
     with case.trouble(shop) as hook:
         results = shop.run(hook)
     failed = results[case.step]
     assert (failed.state, failed.tries) == ("failed", 1 + RETRIES if case.passes else 1)
-    assert [wait.number for wait in shop.waits] == (list(range(1, RETRIES + 1)) if case.passes else [])
+    assert [wait.number for wait in shop.waits] == (
+        list(range(1, RETRIES + 1)) if case.passes else []
+    )
     error = failed.result
     assert type(error) is (Unavailable if case.passes else Refused)
     assert isinstance(error, LoadsheetError) and error.retryable is case.passes
@@ -322,12 +418,16 @@ def test_nobody_waits_for_a_retry_who_did_not_ask_for_one(shop: Shop) -> None:
 
 def test_a_step_that_waits_for_its_retry_keeps_no_other_from_working(shop: Shop) -> None:
     shop.project.in_source("CREATE TABLE other (id int PRIMARY KEY); INSERT INTO other VALUES (1)")
-    shop.project.spec({"item": {"incremental": "at"}, "other": None}, tasks={"retries": 1, "retry_delay": "3s"})
+    shop.project.spec(
+        {"item": {"incremental": "at"}, "other": None}, tasks={"retries": 1, "retry_delay": "3s"}
+    )
     loaded_at_each_try: list[tuple[Any, ...]] = []
 
     def look(step: Step, moment: str) -> None:
         if (step.id, moment) == (LOAD, "started"):
-            loaded_at_each_try.extend(fetch(shop.project.warehouse, "SELECT to_regclass('staging.other') IS NOT NULL"))
+            loaded_at_each_try.extend(
+                fetch(shop.project.warehouse, "SELECT to_regclass('staging.other') IS NOT NULL")
+            )
 
     with a_lock_held_by_another(shop):
         results = shop.run(look, parallel=1)
@@ -336,18 +436,29 @@ def test_a_step_that_waits_for_its_retry_keeps_no_other_from_working(shop: Shop)
     shop.converges()
 
 
-def test_a_source_that_is_away_keeps_no_run_waiting_for_ever_however_many_tables_it_has(project: Project) -> None:
+def test_a_source_that_is_away_keeps_no_run_waiting_for_ever_however_many_tables_it_has(
+    project: Project,
+) -> None:
     """Each of them waits for its retry at the same time."""
     tables = [f"t{number}" for number in range(40)]
     project.source = project.source.replace(f":{urlsplit(project.source).port}/", ":1/")
     project.spec(dict.fromkeys(tables), tasks={"retries": 1, "retry_delay": "1s"})
     began = time.monotonic()
     run = subprocess.run(
-        project.command("run", "shop", "--json"), env=project.environment(), text=True, capture_output=True, timeout=60
+        project.command("run", "shop", "--json"),
+        env=project.environment(),
+        text=True,
+        capture_output=True,
+        timeout=60,
     )
     assert run.returncode == 1, run.stderr
-    tries = {step["name"]: step["tries"] for step in json.loads(run.stdout)["steps"] if step["kind"] == "extract"}
-    assert tries == dict.fromkeys(tables, 2) and time.monotonic() - began < 1 * len(tables)  # they wait together
+    tries = {
+        step["name"]: step["tries"]
+        for step in json.loads(run.stdout)["steps"]
+        if step["kind"] == "extract"
+    }
+    # they wait together
+    assert tries == dict.fromkeys(tables, 2) and time.monotonic() - began < 1 * len(tables)
 
 
 # Trouble that hits one try.
@@ -358,8 +469,9 @@ def waiting(shop: Shop, where: str) -> list[tuple[Any, ...]]:
     return fetch(
         shop.server.dsn("postgres"),
         "SELECT pid FROM pg_stat_activity WHERE datname = %s AND wait_event_type = 'Lock' AND application_name LIKE %s",
-        shop.warehouse, where,
-    )  # fmt: skip
+        shop.warehouse,
+        where,
+    )
 
 
 def until(true: Callable[[], object], seconds: float = 30) -> None:
@@ -388,12 +500,15 @@ def test_a_cancelled_statement_is_retried_and_the_retry_heals(shop: Shop) -> Non
 
 
 def test_a_deadlock_is_retried_and_the_retry_heals(shop: Shop) -> None:
-    # The load holds its target's lock and goes on to the table; the table's holder already waits for that lock, and
-    # never looks for deadlocks itself: the load is the one that the server rolls back.
+    # The load holds its target's lock and goes on to the table; the table's holder already waits
+    # for that lock, and never looks for deadlocks itself: the load is the one that the server rolls
+    # back.
     with psycopg.connect(shop.server.dsn(shop.warehouse), application_name="holder") as holder:
         holder.execute("SET deadlock_timeout = '1h'; SET lock_timeout = '60s'")
         wanted = threading.Thread(
-            target=lambda: holder.execute("SELECT pg_advisory_xact_lock(hashtextextended('loadsheet:staging.item', 0))")
+            target=lambda: holder.execute(
+                "SELECT pg_advisory_xact_lock(hashtextextended('loadsheet:staging.item', 0))"
+            )
         )
 
         def hook(step: Step, moment: str) -> None:
@@ -424,8 +539,14 @@ def test_a_server_that_stops_in_the_middle_is_named(shop: Shop) -> None:
                 other.stop()
 
         error = shop.run(stop)[LOAD].result
-    assert isinstance(error, Unavailable) and error.code in ("SQLSTATE 08001", "SQLSTATE 08006", "SQLSTATE 57P01")
-    assert str(error).startswith(f"shop.item: load failed in run {shop.run_id}: ") and "Next: see that" in str(error)
+    assert isinstance(error, Unavailable) and error.code in (
+        "SQLSTATE 08001",
+        "SQLSTATE 08006",
+        "SQLSTATE 57P01",
+    )
+    assert str(error).startswith(
+        f"shop.item: load failed in run {shop.run_id}: "
+    ) and "Next: see that" in str(error)
 
 
 def test_a_load_whose_extraction_is_gone_says_what_to_clear_and_is_not_retried(shop: Shop) -> None:
@@ -436,11 +557,18 @@ def test_a_load_whose_extraction_is_gone_says_what_to_clear_and_is_not_retried(s
     failed = shop.run(drop)[LOAD]
     assert isinstance(failed.result, Superseded) and failed.tries == 1
     text = str(failed.result)
-    assert text.startswith(f"shop.item: load failed in run {shop.run_id}: staging.item is gone since")
-    assert "in Airflow clear extract.extract_item" in text and "`loadsheet run shop --tables item`" in text
+    assert text.startswith(
+        f"shop.item: load failed in run {shop.run_id}: staging.item is gone since"
+    )
+    assert (
+        "in Airflow clear extract.extract_item" in text
+        and "`loadsheet run shop --tables item`" in text
+    )
 
 
-def test_what_nobody_foresaw_is_not_retried_and_notes_its_place(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_nobody_foresaw_is_not_retried_and_notes_its_place(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*arguments: Any) -> None:
         raise TypeError("a bug")
 
@@ -461,7 +589,10 @@ def test_a_refusal_keeps_its_own_words_and_loses_the_rows(shop: Shop) -> None:
 
     pipeline = load_pipeline(shop.project.folder / "pipelines" / "shop" / "pipeline.yml")
     step, request = Step(kind="load", name="item"), RunRequest(run_id="r1")
-    with pytest.raises(Refused) as caught, explained(step, pipeline, request, shop.project.connections):
+    with (
+        pytest.raises(Refused) as caught,
+        explained(step, pipeline, request, shop.project.connections),
+    ):
         stumble()
     assert str(caught.value).startswith(
         "shop.item: load failed in run r1: staging.item: cannot hold what the source sent: "
@@ -476,9 +607,12 @@ def started(shop: Shop, delay: str) -> subprocess.Popen[str]:
     """`loadsheet run` on a warehouse that is closed, up to its wait for a retry."""
     shop.project.spec({"item": {"incremental": "at"}}, tasks={"retries": 30, "retry_delay": delay})
     run = subprocess.Popen(
-        shop.project.command("run", "shop"), env=shop.project.environment() | {"PYTHONUNBUFFERED": "1"}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        shop.project.command("run", "shop"),
+        env=shop.project.environment() | {"PYTHONUNBUFFERED": "1"},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     assert run.stdout
     for line in run.stdout:
         if "extract.extract_item retry 1 of 30 in " in line:
@@ -505,7 +639,9 @@ def test_ctrl_c_does_not_wait_for_the_retry(shop: Shop) -> None:
 
 
 def test_a_hopeless_run_on_the_command_line_does_not_wait(shop: Shop) -> None:
-    shop.project.spec({"item": {"incremental": "at"}}, tasks={"retries": RETRIES, "retry_delay": "10m"})
+    shop.project.spec(
+        {"item": {"incremental": "at"}}, tasks={"retries": RETRIES, "retry_delay": "10m"}
+    )
     with a_wrong_password(shop):
         run = shop.project.cli("run", "shop", "--json")
     assert (run.returncode, run.stderr) == (1, "")

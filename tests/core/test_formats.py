@@ -1,4 +1,5 @@
-"""What lies in the lake: Parquet end to end; any load read by DuckDB, pandas and Arrow as docs/lake.md says."""
+"""What lies in the lake: Parquet end to end; any load read by DuckDB, pandas and Arrow as
+docs/lake.md says."""
 
 from __future__ import annotations
 
@@ -47,11 +48,22 @@ def filled(project: Project, wire: str, **table: Any) -> Path:
 
 def newest(project: Project) -> Path:
     """The newest load, copied from the lake."""
-    [(manifest,)] = project.in_warehouse("SELECT manifest FROM loadsheet.load ORDER BY load_no DESC LIMIT 1")
-    lake = Minio(project.s3.address, access_key=project.s3.access_key, secret_key=project.s3.secret_key, secure=False)
+    [(manifest,)] = project.in_warehouse(
+        "SELECT manifest FROM loadsheet.load ORDER BY load_no DESC LIMIT 1"
+    )
+    lake = Minio(
+        project.s3.address,
+        access_key=project.s3.access_key,
+        secret_key=project.s3.secret_key,
+        secure=False,
+    )
     prefix = manifest.rpartition("/")[0]
     for name in (name for name in project.objects() if name.startswith(prefix)):
-        lake.fget_object(bucket_name=project.bucket, object_name=name, file_path=str(project.folder / "lake" / name))
+        lake.fget_object(
+            bucket_name=project.bucket,
+            object_name=name,
+            file_path=str(project.folder / "lake" / name),
+        )
     return project.folder / "lake" / prefix
 
 
@@ -75,16 +87,22 @@ def test_parquet_carries_a_table_whole_and_then_only_what_is_new(project: Projec
     assert {path.name for path in folder.iterdir()} == {"part-00000.parquet", "manifest.json"}
     assert json.loads((folder / "manifest.json").read_text())["format"] == "parquet"
     assert set(project.succeed().values()) == {"skipped", "done"}
-    project.in_source("INSERT INTO orders SELECT * FROM (SELECT 4, code, word FROM orders WHERE id = 1) more")
+    project.in_source(
+        "INSERT INTO orders SELECT * FROM (SELECT 4, code, word FROM orders WHERE id = 1) more"
+    )
     project.succeed()
     assert project.differences("orders") == 0
     assert read_load(newest(project) / "manifest.json").column("id").to_pylist() == [4]
 
 
-def test_parquet_is_cut_into_parts_and_an_unchanged_table_is_skipped(project: Project, monkeypatch: Any) -> None:
+def test_parquet_is_cut_into_parts_and_an_unchanged_table_is_skipped(
+    project: Project, monkeypatch: Any
+) -> None:
     monkeypatch.setattr("loadsheet.lake.parts.PART_BYTES", 1 << 20)
     monkeypatch.setattr("loadsheet.lake.parquet._GROUP_BYTES", 1 << 20)
-    project.in_source("CREATE TABLE noise AS SELECT i AS id, md5(i::text) FROM generate_series(1, 100000) i")
+    project.in_source(
+        "CREATE TABLE noise AS SELECT i AS id, md5(i::text) FROM generate_series(1, 100000) i"
+    )
     project.spec({"noise": None}, lake={"format": "parquet"})
     project.succeed()
     assert project.differences("noise") == 0
@@ -93,12 +111,17 @@ def test_parquet_is_cut_into_parts_and_an_unchanged_table_is_skipped(project: Pr
 
 
 def test_a_type_that_does_not_survive_is_refused_before_anything_is_read(project: Project) -> None:
-    project.in_source("CREATE TABLE o (id int PRIMARY KEY, amount numeric, tags text[]); INSERT INTO o VALUES (1, 1)")
+    project.in_source(
+        "CREATE TABLE o (id int PRIMARY KEY, amount numeric, tags text[]); INSERT INTO o VALUES (1, 1)"
+    )
     project.spec({"o": None}, lake={"format": "parquet"})
     error = project.run()["extract.extract_o"].result
     assert isinstance(error, Refused)
-    for part in ("public.o: column amount (numeric) does not survive in Parquet", "column tags (text[])",
-                 "columns.exclude, or set lake.format: auto"):  # fmt: skip
+    for part in (
+        "public.o: column amount (numeric) does not survive in Parquet",
+        "column tags (text[])",
+        "columns.exclude, or set lake.format: auto",
+    ):
         assert part in str(error)
     assert project.objects() == set()
     project.spec({"o": {"columns": {"exclude": ["amount", "tags"]}}}, lake={"format": "parquet"})
@@ -106,13 +129,17 @@ def test_a_type_that_does_not_survive_is_refused_before_anything_is_read(project
     assert project.in_warehouse("SELECT id FROM staging.o") == [(1,)]
 
 
-def test_a_value_that_does_not_fit_is_refused_before_anything_is_committed(project: Project) -> None:
+def test_a_value_that_does_not_fit_is_refused_before_anything_is_committed(
+    project: Project,
+) -> None:
     project.in_source(
         "CREATE TABLE o (id int PRIMARY KEY, till date); INSERT INTO o VALUES (1, now()), (2, 'infinity')"
     )
     project.spec({"o": None}, lake={"format": "parquet"})
     error = project.run()["extract.extract_o"].result
-    assert isinstance(error, Refused) and "column till (date) holds a value that Parquet cannot: infinity" in str(error)
+    assert isinstance(
+        error, Refused
+    ) and "column till (date) holds a value that Parquet cannot: infinity" in str(error)
     assert not [name for name in project.objects() if name.endswith("manifest.json")]
     assert project.in_warehouse("SELECT to_regclass('staging.o')") == [(None,)]
     project.spec({"o": None}, lake={"format": "auto"})
@@ -120,21 +147,32 @@ def test_a_value_that_does_not_fit_is_refused_before_anything_is_committed(proje
     assert project.differences("o") == 0
 
 
-def test_where_pyarrow_is_missing_the_table_fails_with_what_to_install(project: Project, tmp_path: Path) -> None:
+def test_where_pyarrow_is_missing_the_table_fails_with_what_to_install(
+    project: Project, tmp_path: Path
+) -> None:
     project.in_source("CREATE TABLE o (id int PRIMARY KEY); INSERT INTO o VALUES (1)")
     project.spec({"o": None}, lake={"format": "parquet"})
     without = tmp_path / "pyarrow.py"
     without.write_text("raise ImportError")
     code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from loadsheet.cli.main import main; main()"
-    result = run_python(project, code, str(tmp_path), "--project", str(project.folder), "run", "shop")
+    result = run_python(
+        project, code, str(tmp_path), "--project", str(project.folder), "run", "shop"
+    )
     assert result.returncode != 0 and "Traceback" not in result.stderr
-    assert "pip install -r requirements/parquet.txt" in " ".join((result.stdout + result.stderr).split())
+    assert "pip install -r requirements/parquet.txt" in " ".join(
+        (result.stdout + result.stderr).split()
+    )
     assert project.objects() == set()
 
 
 def run_python(project: Project, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code, *arguments], env=project.environment(), cwd=ROOT, text=True,
-                          capture_output=True)  # fmt: skip
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=project.environment(),
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+    )
 
 
 @pytest.mark.parametrize("wire", ["auto", "csv", "parquet"])
@@ -145,7 +183,12 @@ def test_a_load_of_any_format_reads_back_the_same(project: Project, wire: str) -
     assert table.schema.field("seen").type == pa.timestamp("us", "UTC")
     assert table.schema.field("span").metadata == {b"postgres_type": b"interval"}
     assert set(three.values()) == {3, None}
-    assert (one["code"], one["word"], one["paid"], one["raw"]) == ("ab  ", 'a,"b"\n\\.', Decimal("12.50"), b"\x00\xff")
+    assert (one["code"], one["word"], one["paid"], one["raw"]) == (
+        "ab  ",
+        'a,"b"\n\\.',
+        Decimal("12.50"),
+        b"\x00\xff",
+    )
     assert (one["span"], one["place"], one["net"]) == ("1 mon -1 days", "(0.1,-2)", "10.0.0.0/8")
     assert (two["word"], two["raw"], two["doc"], two["born"]) == ("", b"", "null", date(1, 1, 1))
     assert one["big"] == 2**63 - 1 and one["ratio"] != one["ratio"] and one["seen"].microsecond == 1
@@ -161,8 +204,12 @@ def test_only_the_columns_asked_for_are_read(project: Project, wire: str) -> Non
 
 
 @pytest.mark.parametrize("wire", ["binary", "csv"])
-def test_a_column_with_what_arrow_cannot_hold_is_named_and_can_be_left_out(project: Project, wire: str) -> None:
-    project.in_source("CREATE TABLE orders (id int, till date); INSERT INTO orders VALUES (1, 'infinity')")
+def test_a_column_with_what_arrow_cannot_hold_is_named_and_can_be_left_out(
+    project: Project, wire: str
+) -> None:
+    project.in_source(
+        "CREATE TABLE orders (id int, till date); INSERT INTO orders VALUES (1, 'infinity')"
+    )
     project.spec({"orders": None}, lake={"format": wire})
     project.succeed()
     manifest = newest(project) / "manifest.json"
@@ -183,9 +230,12 @@ def test_an_empty_load_reads_back_as_an_empty_table(project: Project) -> None:
 def test_a_load_is_read_where_it_lies(project: Project) -> None:
     folder = filled(project, "auto")
     lake = pyarrow.fs.S3FileSystem(
-        access_key=project.s3.access_key, secret_key=project.s3.secret_key, scheme="http", region="us-east-1",
+        access_key=project.s3.access_key,
+        secret_key=project.s3.secret_key,
+        scheme="http",
+        region="us-east-1",
         endpoint_override=project.s3.address,
-    )  # fmt: skip
+    )
     name = f"{project.bucket}/{folder.relative_to(project.folder / 'lake')}/manifest.json"
     there, here = read_load(name, filesystem=lake), read_load(folder / "manifest.json")
     assert there.schema == here.schema and repr(there.to_pylist()) == repr(here.to_pylist())
@@ -206,10 +256,13 @@ def test_two_documented_lines_read_parquet(project: Project) -> None:
     with_duckdb, with_pandas = documented("Parquet")
     table = run(with_duckdb, folder)["orders"].order("id")
     assert table.project("id, word, paid, noted").fetchall()[1:] == [
-        (2, "", Decimal("0.00"), datetime(2026, 2, 3, 4, 5, 6)), (3, None, None, None),
-    ]  # fmt: skip
+        (2, "", Decimal("0.00"), datetime(2026, 2, 3, 4, 5, 6)),
+        (3, None, None, None),
+    ]
     frame = run(with_pandas, folder)["orders"]
-    assert list(frame["id"]) == [1, 2, 3] and frame["seen"].iloc[0] == pandas.Timestamp("2026-03-29 01:30:00.000001Z")
+    assert list(frame["id"]) == [1, 2, 3] and frame["seen"].iloc[0] == pandas.Timestamp(
+        "2026-03-29 01:30:00.000001Z"
+    )
     told = re.search(r"```sql\n(SELECT decode.*?);", DOCS)
     assert told
     query = told[1].replace("part-00000.parquet", str(folder / "part-00000.parquet"))
@@ -222,8 +275,10 @@ def test_two_documented_lines_read_csv(project: Project) -> None:
     with_duckdb, with_pandas = documented("csv")
     table = run(with_duckdb, folder)["orders"].order("id")
     assert table.project("id, word, paid, big").fetchall() == [
-        ("1", 'a,"b"\n\\.', "12.50", "9223372036854775807"), ("2", "", "0.00", "-1"), ("3", None, None, None),
-    ]  # fmt: skip
+        ("1", 'a,"b"\n\\.', "12.50", "9223372036854775807"),
+        ("2", "", "0.00", "-1"),
+        ("3", None, None, None),
+    ]
     assert list(run(with_pandas, folder)["orders"]["code"])[:2] == ["ab  ", "    "]
 
 
@@ -232,7 +287,9 @@ def test_two_documented_lines_read_any_load(project: Project, wire: str) -> None
     folder = filled(project, wire)
     [with_arrow] = documented("Binary, and any other")
     orders = run(with_arrow, folder)["orders"]
-    assert duckdb.sql("SELECT word, paid FROM orders WHERE id = 2").fetchall() == [("", Decimal("0.00"))]
+    assert duckdb.sql("SELECT word, paid FROM orders WHERE id = 2").fetchall() == [
+        ("", Decimal("0.00"))
+    ]
     assert list(orders.to_pandas()["id"]) == [1, 2, 3]
 
 

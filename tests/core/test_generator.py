@@ -1,4 +1,5 @@
-"""The flights source is the same for the same seed, consistent, and changes only as a day says it does."""
+"""The flights source is the same for the same seed, consistent, and changes only as a day says it
+does."""
 
 from __future__ import annotations
 
@@ -47,7 +48,12 @@ def rows_of(dsn: str) -> dict[str, list[str]]:
     """Every table as sorted lines of text."""
     with psycopg.connect(dsn) as connection:
         return {
-            table: [line for (line,) in connection.execute(f"SELECT t::text FROM bookings.{table} t ORDER BY 1")]
+            table: [
+                line
+                for (line,) in connection.execute(
+                    f"SELECT t::text FROM bookings.{table} t ORDER BY 1"
+                )
+            ]
             for table in TABLES
         }
 
@@ -58,7 +64,9 @@ def counts_of(dsn: str) -> dict[str, int]:
 
 def contradictions(dsn: str) -> dict[str, int]:
     with psycopg.connect(dsn) as connection:
-        found = {name: len(connection.execute(query).fetchall()) for name, query in INCONSISTENT.items()}
+        found = {
+            name: len(connection.execute(query).fetchall()) for name, query in INCONSISTENT.items()
+        }
     return {name: count for name, count in found.items() if count}
 
 
@@ -94,8 +102,22 @@ def test_the_demo_edition_has_its_size_and_the_fleet_and_airports_are_complete(s
 
 def test_each_aircraft_has_its_number_of_seats(source: str) -> None:
     with psycopg.connect(source) as connection:
-        seats = dict(connection.execute("SELECT aircraft_code, count(*) FROM bookings.seats GROUP BY 1").fetchall())
-    expected = {"773": 402, "763": 222, "SU9": 97, "320": 140, "321": 170, "319": 116, "733": 130, "CN1": 12, "CR2": 50}
+        seats = dict(
+            connection.execute(
+                "SELECT aircraft_code, count(*) FROM bookings.seats GROUP BY 1"
+            ).fetchall()
+        )
+    expected = {
+        "773": 402,
+        "763": 222,
+        "SU9": 97,
+        "320": 140,
+        "321": 170,
+        "319": 116,
+        "733": 130,
+        "CN1": 12,
+        "CR2": 50,
+    }
     assert seats == expected
 
 
@@ -115,7 +137,9 @@ def test_updated_at_follows_an_update_and_created_at_does_not(database: str) -> 
     with psycopg.connect(database) as connection:
         before = "SELECT created_at, updated_at FROM bookings.seats WHERE aircraft_code = 'CN1' AND seat_no = '1A'"
         created, _ = connection.execute(before).fetchone() or (None, None)
-        connection.execute("UPDATE bookings.seats SET fare_conditions = 'Economy' WHERE aircraft_code = 'CN1'")
+        connection.execute(
+            "UPDATE bookings.seats SET fare_conditions = 'Economy' WHERE aircraft_code = 'CN1'"
+        )
         now = connection.execute("SELECT pg_catalog.now()").fetchone()
         assert connection.execute(before).fetchone() == (created, *(now or ()))
 
@@ -130,11 +154,20 @@ def test_a_day_changes_what_it_says_and_nothing_else(database: str) -> None:
             inserted, updated = said.get(table, (0, 0))
             assert len(after[table]) - len(before[table]) == inserted, table
             assert len(set(before[table]) - set(after[table])) == updated, table
-        assert {"bookings", "tickets", "ticket_flights", "boarding_passes", "flights", "airports_data"} == set(said)
+        assert {
+            "bookings",
+            "tickets",
+            "ticket_flights",
+            "boarding_passes",
+            "flights",
+            "airports_data",
+        } == set(said)
         assert said["airports_data"].updated == 1 and said["flights"].updated > 0
 
 
-def test_days_leave_the_rows_consistent_even_after_the_first_schedule_has_ended(database: str) -> None:
+def test_days_leave_the_rows_consistent_even_after_the_first_schedule_has_ended(
+    database: str,
+) -> None:
     generate(database, 300)
     for _ in range(20):
         a_day_passes(database)
@@ -148,10 +181,14 @@ def test_the_rows_of_a_day_carry_the_real_time_in_updated_at(database: str) -> N
         said = a_day_passes(database)
         for table, (inserted, updated) in said.items():
             recent = f"SELECT count(*) FROM bookings.{table} WHERE updated_at >= %s"
-            assert connection.execute(recent.encode(), (start,)).fetchone() == (inserted + updated,), table
+            assert connection.execute(recent.encode(), (start,)).fetchone() == (
+                inserted + updated,
+            ), table
 
 
-def test_a_day_with_no_room_for_the_bookings_asked_for_fails_and_keeps_the_rest(database: str) -> None:
+def test_a_day_with_no_room_for_the_bookings_asked_for_fails_and_keeps_the_rest(
+    database: str,
+) -> None:
     generate(database, 30)
     bookings = counts_of(database)["bookings"]
     with pytest.raises(RuntimeError, match="no room left for"):

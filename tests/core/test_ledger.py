@@ -1,4 +1,5 @@
-"""The ledger outlives versions of Loadsheet: an older one is brought up to date in place, a newer one is refused."""
+"""The ledger outlives versions of Loadsheet: an older one is brought up to date in place, a newer
+one is refused."""
 
 from __future__ import annotations
 
@@ -76,18 +77,26 @@ def version(project: Project) -> object:
     return project.in_warehouse("SELECT obj_description('loadsheet'::regnamespace)")[0][0]
 
 
-def test_a_ledger_of_the_first_version_is_upgraded_in_place_and_keeps_its_rows(old: Project) -> None:
+def test_a_ledger_of_the_first_version_is_upgraded_in_place_and_keeps_its_rows(
+    old: Project,
+) -> None:
     old.in_source("INSERT INTO item VALUES (101, 'new')")
     states = old.succeed()
     assert states["load.load_item"] == "done" and version(old) == f"ledger version {ledger.VERSION}"
-    assert old.in_warehouse("SELECT run_id, extracted, inserted FROM loadsheet.load ORDER BY load_no")[0] == (
-        "the first", 100, 100,
-    )  # fmt: skip
+    assert old.in_warehouse(
+        "SELECT run_id, extracted, inserted FROM loadsheet.load ORDER BY load_no"
+    )[0] == (
+        "the first",
+        100,
+        100,
+    )
     # An increment, from where the old version's watermark stood.
-    assert old.in_warehouse("SELECT extracted, lower_cursor FROM loadsheet.load ORDER BY load_no")[1:] == [
-        (1, "2026-01-01 00:01:40+00")
-    ]
-    assert not judge(old, "item") and violations(old) == [] == watermark_violations(old, "item", "at")
+    assert old.in_warehouse("SELECT extracted, lower_cursor FROM loadsheet.load ORDER BY load_no")[
+        1:
+    ] == [(1, "2026-01-01 00:01:40+00")]
+    assert not judge(old, "item") and violations(old) == [] == watermark_violations(
+        old, "item", "at"
+    )
 
 
 def test_an_upgraded_ledger_is_the_same_as_a_new_one(old: Project) -> None:
@@ -103,7 +112,8 @@ def test_an_upgraded_ledger_is_the_same_as_a_new_one(old: Project) -> None:
 
 
 def test_what_nobody_loaded_before_the_upgrade_must_be_extracted_again(old: Project) -> None:
-    """An attempt of the old version is not sealed; its load upgrades the ledger and says what to do."""
+    """An attempt of the old version is not sealed; its load upgrades the ledger and says what to
+    do."""
     old.in_source("INSERT INTO item VALUES (101, 'new')")
     old.in_warehouse("UPDATE loadsheet.scope SET fence = 2")
     by_hand = ByHand(old, source="")
@@ -118,7 +128,9 @@ def test_a_ledger_of_a_newer_version_is_refused_and_left_alone(old: Project) -> 
     old.succeed()
     old.in_warehouse(f"COMMENT ON SCHEMA loadsheet IS 'ledger version {ledger.VERSION + 1}'")
     before = old.in_warehouse("SELECT * FROM loadsheet.scope")
-    with pytest.raises(Refused, match=f"version {ledger.VERSION + 1}.* knows {ledger.VERSION}: update Loadsheet"):
+    with pytest.raises(
+        Refused, match=f"version {ledger.VERSION + 1}.* knows {ledger.VERSION}: update Loadsheet"
+    ):
         old.succeed()
     assert old.in_warehouse("SELECT * FROM loadsheet.scope") == before
     assert version(old) == f"ledger version {ledger.VERSION + 1}"

@@ -1,4 +1,5 @@
-"""The flights marts after a first load: their columns, their grain, their sums and their keys, against the source."""
+"""The flights marts after a first load: their columns, their grain, their sums and their keys,
+against the source."""
 
 from __future__ import annotations
 
@@ -18,20 +19,48 @@ PLACES = ["departure_airport", "arrival_airport", "aircraft_code"]
 
 def keys_of(*events: str) -> list[str]:
     """The date and time keys of each event."""
-    return [f"{event}_{zone}_{part}_id" for event in events for zone in ("local", "utc") for part in ("date", "time")]
+    return [
+        f"{event}_{zone}_{part}_id"
+        for event in events
+        for zone in ("local", "utc")
+        for part in ("date", "time")
+    ]
 
 
-SCHEDULED, ACTUAL = ("scheduled_departure", "scheduled_arrival"), ("actual_departure", "actual_arrival")
+SCHEDULED, ACTUAL = (
+    ("scheduled_departure", "scheduled_arrival"),
+    ("actual_departure", "actual_arrival"),
+)
 COLUMNS = {
     "dim_aircrafts": ["aircraft_id", "aircraft_nk", "model", "range"],
     "dim_airport": ["airport_id", "airport_nk", "airport_name", "city", "coordinates", "timezone"],
     "dim_passenger": ["passenger_id", "passenger_nk", "passenger_name", "phone", "email"],
     "dim_seat": ["seat_id", "aircraft_id", "seat_no", "fare_conditions"],
-    "fct_boarding_pass": ["ticket_no", "book_ref", "passenger_id", "flight_id", "flight_no", "boarding_no"]
+    "fct_boarding_pass": [
+        "ticket_no",
+        "book_ref",
+        "passenger_id",
+        "flight_id",
+        "flight_no",
+        "boarding_no",
+    ]
     + [*keys_of(*SCHEDULED), *PLACES, "status", "fare_conditions", "seat_no"],
     "fct_booking_ticket": ["book_nk", "ticket_no", "passenger_id", "flight_nk", "flight_no"]
-    + [*keys_of("book", *SCHEDULED, *ACTUAL), *PLACES, "fare_conditions", "amount", "total_amount", "status"],
-    "fct_flight_activity": ["flight_nk", "flight_no", *keys_of(*SCHEDULED, *ACTUAL), *PLACES, "status"]
+    + [
+        *keys_of("book", *SCHEDULED, *ACTUAL),
+        *PLACES,
+        "fare_conditions",
+        "amount",
+        "total_amount",
+        "status",
+    ],
+    "fct_flight_activity": [
+        "flight_nk",
+        "flight_no",
+        *keys_of(*SCHEDULED, *ACTUAL),
+        *PLACES,
+        "status",
+    ]
     + ["delay_departure", "delay_arrival", "travel_time"],
     "fct_seat_occupied_daily": ["date_flight", "flight_nk", "flight_no", *PLACES, "status"]
     + ["total_seat", "seat_occupied", "empty_seats"],
@@ -59,7 +88,9 @@ KEYS = [(m, c) for m in [*FACTS, "dim_seat"] for c in COLUMNS[m] if dimension_of
 
 
 @pytest.fixture(scope="module")
-def flights(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer, s3: S3Server) -> Iterator[Flights]:
+def flights(
+    tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer, s3: S3Server
+) -> Iterator[Flights]:
     folder: Path = tmp_path_factory.mktemp("flights")
     made = new_flights(folder, postgres, s3, 2000)
     made.go()
@@ -142,18 +173,24 @@ def test_seats_of_arrived_flights_add_up(flights: Flights) -> None:
         "WHERE status = 'Arrived')",
     )
     wrong = "total_seat - seat_occupied <> empty_seats OR empty_seats < 0 OR seat_occupied < 0 OR total_seat <= 0"
-    assert flights.in_warehouse(f"SELECT count(*) FROM mart.fct_seat_occupied_daily WHERE {wrong}") == [(0,)]
+    assert flights.in_warehouse(
+        f"SELECT count(*) FROM mart.fct_seat_occupied_daily WHERE {wrong}"
+    ) == [(0,)]
 
 
 @pytest.mark.parametrize(("mart", "column"), KEYS)
-def test_every_key_of_a_fact_exists_in_its_dimension(flights: Flights, mart: str, column: str) -> None:
+def test_every_key_of_a_fact_exists_in_its_dimension(
+    flights: Flights, mart: str, column: str
+) -> None:
     dimension, key = str(dimension_of(column)).split(".")
     dangling = (
         f"SELECT count(*) FROM mart.{mart} f WHERE {column} IS NOT NULL "
         f"AND NOT EXISTS (SELECT FROM mart.{dimension} d WHERE d.{key} = f.{column})"
     )
     assert flights.in_warehouse(dangling) == [(0,)]
-    nulls = flights.in_warehouse(f"SELECT count(*) FILTER (WHERE {column} IS NULL), count(*) FROM mart.{mart}")[0]
+    nulls = flights.in_warehouse(
+        f"SELECT count(*) FILTER (WHERE {column} IS NULL), count(*) FROM mart.{mart}"
+    )[0]
     assert (0 < nulls[0] < nulls[1]) if column.startswith("actual_") else nulls[0] == 0
 
 
@@ -174,7 +211,8 @@ def test_keys_of_dimensions_are_unique(flights: Flights, mart: str, key: str) ->
 def test_a_surrogate_key_is_a_hash_of_the_natural_key(flights: Flights) -> None:
     known = flights.in_warehouse("SELECT airport_nk, airport_id FROM mart.dim_airport")
     assert {
-        code: int.from_bytes(hashlib.md5(code.encode()).digest()[:8], "big", signed=True) for code, _ in known
+        code: int.from_bytes(hashlib.md5(code.encode()).digest()[:8], "big", signed=True)
+        for code, _ in known
     } == dict(known)
 
 
@@ -202,7 +240,9 @@ def test_delays_and_durations_are_unknown_until_the_flight_has_moved(flights: Fl
 
 
 def test_the_calendar_has_every_day_and_the_clock_every_minute(flights: Flights) -> None:
-    [(days, first, last)] = flights.in_warehouse("SELECT count(*), min(date_id), max(date_id) FROM mart.dim_date")
+    [(days, first, last)] = flights.in_warehouse(
+        "SELECT count(*), min(date_id), max(date_id) FROM mart.dim_date"
+    )
     assert (days, first, last) == (14610, 20100101, 20491231)
     [monday] = flights.in_warehouse(
         "SELECT full_date::text, quarter, month_name, iso_week, day_of_week, day_name, is_weekend "

@@ -1,4 +1,5 @@
-"""The flights marts after changes in the source: each reaches every mart it concerns, and no more is written."""
+"""The flights marts after changes in the source: each reaches every mart it concerns, and no more
+is written."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ TABLES = frozenset(table.name for table in flights_pipeline().tables)
 
 @dataclass
 class Changed:
-    """The pipeline after a second run over targeted changes; `places` are the rows they were made to."""
+    """The pipeline after a second run over targeted changes; `places` are the rows they were made
+    to."""
 
     flights: Flights
     places: dict[str, Any]
@@ -33,7 +35,9 @@ class Changed:
 
     def mart(self, columns: str, mart: str, condition: str) -> list[tuple[Any, ...]]:
         """Rows of a mart; `{name}` in the condition is a place."""
-        return self.flights.in_warehouse(f"SELECT {columns} FROM mart.{mart} WHERE {condition}".format(**self.places))
+        return self.flights.in_warehouse(
+            f"SELECT {columns} FROM mart.{mart} WHERE {condition}".format(**self.places)
+        )
 
 
 @pytest.fixture
@@ -45,7 +49,9 @@ def flights(tmp_path: Path, postgres: PostgresServer, s3: S3Server) -> Iterator[
 
 
 @pytest.fixture(scope="module")
-def changed(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer, s3: S3Server) -> Iterator[Changed]:
+def changed(
+    tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer, s3: S3Server
+) -> Iterator[Changed]:
     made = new_flights(tmp_path_factory.mktemp("flights"), postgres, s3, 400)
     made.go()
     made.keep_marts("kept")
@@ -68,7 +74,8 @@ UPDATE bookings.airports_data SET timezone = 'Pacific/Kiritimati', airport_name 
 
 
 def places_to_change(flights: Flights) -> dict[str, Any]:
-    """Rows to change, so chosen that each change is the only reason to compute some row of each fact again."""
+    """Rows to change, so chosen that each change is the only reason to compute some row of each
+    fact again."""
     [(airport,)] = flights.in_source(
         "SELECT departure_airport FROM bookings.boarding_passes JOIN bookings.flights f USING (flight_id) "
         "WHERE EXISTS (SELECT FROM bookings.boarding_passes JOIN bookings.flights a USING (flight_id) "
@@ -87,9 +94,13 @@ def places_to_change(flights: Flights) -> dict[str, Any]:
             apart.append(row)
     booking, ticket, coupon, boarding, flight = apart[:5]
     return {
-        "airport": airport, "book_ref": booking[0], "ticket_no": ticket[1], "coupon": coupon[1], "pass": boarding[1],
+        "airport": airport,
+        "book_ref": booking[0],
+        "ticket_no": ticket[1],
+        "coupon": coupon[1],
+        "pass": boarding[1],
         "flight_id": flight[2],
-    }  # fmt: skip
+    }
 
 
 def last_number(flights: Flights) -> int:
@@ -109,26 +120,49 @@ def test_marts_equal_a_rebuild_after_targeted_changes(changed: Changed) -> None:
 @pytest.mark.parametrize(
     ("columns", "mart", "condition", "expected"),
     [
-        ("DISTINCT total_amount::text", "fct_booking_ticket", "book_nk = '{book_ref}'", [("123456.78",)]),
+        (
+            "DISTINCT total_amount::text",
+            "fct_booking_ticket",
+            "book_nk = '{book_ref}'",
+            [("123456.78",)],
+        ),
         ("passenger_name", "dim_passenger", "passenger_nk = '9999 999999'", [("ANNA K",)]),
         ("DISTINCT amount::text", "fct_booking_ticket", "ticket_no = '{coupon}'", [("1.23",)]),
         ("DISTINCT fare_conditions", "fct_boarding_pass", "ticket_no = '{coupon}'", [("Comfort",)]),
         ("DISTINCT seat_no", "fct_boarding_pass", "ticket_no = '{pass}'", [("99Z",)]),
-        ("airport_name, timezone", "dim_airport", "airport_nk = '{airport}'", [("Elsewhere", "Pacific/Kiritimati")]),
         (
-            "delay_departure::text, delay_arrival::text, travel_time::text", "fct_flight_activity",
-            "flight_nk = {flight_id}", [("01:15:00", "01:00:00", "02:45:00")],
+            "airport_name, timezone",
+            "dim_airport",
+            "airport_nk = '{airport}'",
+            [("Elsewhere", "Pacific/Kiritimati")],
         ),
-        ("date_flight IN (20170820, 20170821)", "fct_seat_occupied_daily", "flight_nk = {flight_id}", [(True,)]),
+        (
+            "delay_departure::text, delay_arrival::text, travel_time::text",
+            "fct_flight_activity",
+            "flight_nk = {flight_id}",
+            [("01:15:00", "01:00:00", "02:45:00")],
+        ),
+        (
+            "date_flight IN (20170820, 20170821)",
+            "fct_seat_occupied_daily",
+            "flight_nk = {flight_id}",
+            [(True,)],
+        ),
     ],
-)  # fmt: skip
-def test_a_change_reaches_the_mart(changed: Changed, columns: str, mart: str, condition: str, expected: Any) -> None:
+)
+def test_a_change_reaches_the_mart(
+    changed: Changed, columns: str, mart: str, condition: str, expected: Any
+) -> None:
     assert changed.mart(columns, mart, condition) == expected
 
 
 @pytest.mark.parametrize(
     ("mart", "key"),
-    [("fct_boarding_pass", "flight_id"), ("fct_booking_ticket", "flight_nk"), ("fct_flight_activity", "flight_nk")],
+    [
+        ("fct_boarding_pass", "flight_id"),
+        ("fct_booking_ticket", "flight_nk"),
+        ("fct_flight_activity", "flight_nk"),
+    ],
 )
 def test_a_delayed_flight_reaches_its_facts(changed: Changed, mart: str, key: str) -> None:
     columns = "DISTINCT scheduled_departure_utc_date_id, scheduled_departure_utc_time_id, scheduled_arrival_utc_time_id"
@@ -145,14 +179,18 @@ def test_local_keys_follow_the_airports_time_zone(changed: Changed, mart: str) -
     for event in ("departure", "arrival"):
         local, utc = (moment(f"scheduled_{event}_{zone}") for zone in ("local", "utc"))
         there = f"JOIN mart.dim_airport p ON p.airport_id = f.{event}_airport"
-        shifts = changed.mart(f"DISTINCT ({local} - {utc})::text", f"{mart} f {there}", "airport_nk = '{airport}'")
+        shifts = changed.mart(
+            f"DISTINCT ({local} - {utc})::text", f"{mart} f {there}", "airport_nk = '{airport}'"
+        )
         assert shifts == [("14:00:00",)]  # Pacific/Kiritimati
 
 
 def test_a_ticket_of_another_passenger_takes_its_facts_along(changed: Changed) -> None:
     for fact in ("fct_booking_ticket", "fct_boarding_pass"):
         looked_up = f"{fact} f JOIN mart.dim_passenger p ON p.passenger_id = f.passenger_id"
-        assert changed.mart("DISTINCT passenger_nk", looked_up, "ticket_no = '{ticket_no}'") == [("9999 999999",)]
+        assert changed.mart("DISTINCT passenger_nk", looked_up, "ticket_no = '{ticket_no}'") == [
+            ("9999 999999",)
+        ]
 
 
 def test_only_rows_that_differ_are_written(changed: Changed) -> None:
@@ -167,7 +205,8 @@ def test_only_rows_that_differ_are_written(changed: Changed) -> None:
 
 
 def inputs() -> Iterator[tuple[str, int]]:
-    """Every place where a fact's SQL asks an input for new rows. Aircraft (`p`) have a test of their own."""
+    """Every place where a fact's SQL asks an input for new rows. Aircraft (`p`) have a test of
+    their own."""
     for fact in FACTS:
         for place, found in enumerate(INPUT.finditer(flights_pipeline().transform(fact).sql)):
             if found.group(1) != "p":
@@ -181,7 +220,8 @@ def without(transform: Transform, place: int) -> str:
 
 
 def missed(flights: Flights, fact: str, text: str, since_load: int) -> int:
-    """Rows that differ between the kept mart and a rebuild, and that the increment `text` does not return."""
+    """Rows that differ between the kept mart and a rebuild, and that the increment `text` does not
+    return."""
     transform = flights_pipeline().transform(fact)
     with psycopg.connect(flights.warehouse) as session:
         due = f"{select(session, transform.sql, 0)} EXCEPT ALL TABLE kept.{fact}"
@@ -189,13 +229,28 @@ def missed(flights: Flights, fact: str, text: str, since_load: int) -> int:
 
 
 @pytest.mark.parametrize("fact", FACTS)
-def test_an_increment_returns_every_row_that_a_rebuild_would_change(changed: Changed, fact: str) -> None:
-    assert missed(changed.flights, fact, flights_pipeline().transform(fact).sql, changed.since_load) == 0
+def test_an_increment_returns_every_row_that_a_rebuild_would_change(
+    changed: Changed, fact: str
+) -> None:
+    assert (
+        missed(changed.flights, fact, flights_pipeline().transform(fact).sql, changed.since_load)
+        == 0
+    )
 
 
 @pytest.mark.parametrize(("fact", "place"), list(inputs()))
-def test_an_increment_that_ignores_an_input_is_caught(changed: Changed, fact: str, place: int) -> None:
-    assert missed(changed.flights, fact, without(flights_pipeline().transform(fact), place), changed.since_load) > 0
+def test_an_increment_that_ignores_an_input_is_caught(
+    changed: Changed, fact: str, place: int
+) -> None:
+    assert (
+        missed(
+            changed.flights,
+            fact,
+            without(flights_pipeline().transform(fact), place),
+            changed.since_load,
+        )
+        > 0
+    )
 
 
 def test_a_key_waits_for_its_dimensions_row(flights: Flights) -> None:
@@ -217,13 +272,19 @@ def test_a_key_waits_for_its_dimensions_row(flights: Flights) -> None:
     assert flights.stale() == {}
     for fact in FACTS:
         transform = flights_pipeline().transform(fact)
-        aircraft = [i for i, found in enumerate(INPUT.finditer(transform.sql)) if found.group(1) == "p"]
+        aircraft = [
+            i for i, found in enumerate(INPUT.finditer(transform.sql)) if found.group(1) == "p"
+        ]
         assert missed(flights, fact, transform.sql, since) == 0
-        assert all(missed(flights, fact, without(transform, place), since) > 0 for place in aircraft)
+        assert all(
+            missed(flights, fact, without(transform, place), since) > 0 for place in aircraft
+        )
 
 
 def test_rows_leave_a_mart_with_their_reason(flights: Flights) -> None:
-    [(arrived,)] = flights.in_source("SELECT min(flight_id) FROM bookings.flights WHERE status = 'Arrived'")
+    [(arrived,)] = flights.in_source(
+        "SELECT min(flight_id) FROM bookings.flights WHERE status = 'Arrived'"
+    )
     [(alone,)] = flights.in_source(
         "SELECT min(passenger_id) FROM (SELECT passenger_id FROM bookings.tickets GROUP BY 1 HAVING count(*) = 1) p"
     )
@@ -239,14 +300,23 @@ def test_rows_leave_a_mart_with_their_reason(flights: Flights) -> None:
         f"UPDATE bookings.flights SET status = 'Departed', actual_arrival = NULL WHERE flight_id = {arrived}"
     )
     flights.go()
-    assert flights.in_warehouse(f"SELECT FROM mart.fct_seat_occupied_daily WHERE flight_nk = {arrived}") == []
-    assert flights.in_warehouse(f"SELECT FROM mart.dim_passenger WHERE passenger_nk = '{alone}'") == []
+    assert (
+        flights.in_warehouse(
+            f"SELECT FROM mart.fct_seat_occupied_daily WHERE flight_nk = {arrived}"
+        )
+        == []
+    )
+    assert (
+        flights.in_warehouse(f"SELECT FROM mart.dim_passenger WHERE passenger_nk = '{alone}'") == []
+    )
     assert flights.stale() == {}
-    flights.in_source(f"UPDATE bookings.tickets SET passenger_id = '{alone}' WHERE passenger_name = 'MOVED'")
+    flights.in_source(
+        f"UPDATE bookings.tickets SET passenger_id = '{alone}' WHERE passenger_name = 'MOVED'"
+    )
     flights.go()
-    assert flights.in_warehouse(f"SELECT passenger_name FROM mart.dim_passenger WHERE passenger_nk = '{shared}'") == [
-        ("NEWEST NAME",)
-    ]
+    assert flights.in_warehouse(
+        f"SELECT passenger_name FROM mart.dim_passenger WHERE passenger_nk = '{shared}'"
+    ) == [("NEWEST NAME",)]
     assert flights.stale() == {}
 
 
@@ -261,7 +331,9 @@ def test_marts_equal_a_rebuild_after_days_and_corrections(flights: Flights) -> N
         flights.go()
         assert flights.stale() == {}
     assert flights.in_warehouse("SELECT count(*) FROM mart.dim_seat") == [(1330,)]
-    assert flights.in_warehouse("SELECT model FROM mart.dim_aircrafts WHERE aircraft_nk = '773'") == [("Renamed",)]
+    assert flights.in_warehouse(
+        "SELECT model FROM mart.dim_aircrafts WHERE aircraft_nk = '773'"
+    ) == [("Renamed",)]
     flights.keep_marts("kept")
     flights.rebuild()
     assert flights.differing() == {}

@@ -25,8 +25,12 @@ ROWS = 220_000
 def peak_kib(project: Project, *command: str) -> int:
     worker = subprocess.run(
         [sys.executable, "-c", WORKER, "--project", str(project.folder), *command],
-        env=project.environment(), cwd=ROOT, text=True, capture_output=True, check=True,
-    )  # fmt: skip
+        env=project.environment(),
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        check=True,
+    )
     return int(worker.stdout.splitlines()[-1])
 
 
@@ -48,8 +52,8 @@ def test_three_times_the_rows_need_no_more_memory(project: Project, wire: str) -
     large = peak_kib(project, "run", "shop", "--full-refresh")
     idle = peak_kib(project, "--version")
     print(f"idle {idle} KiB, peak {small} KiB, then {large} KiB")
-    # A worker that does one step needs at most 160 MB (`bench.memory`); this one process does all of them.
-    # Which buffers are full at once is chance (102 to 117 MB were seen with `auto`), and whoever held the added
-    # rows would hold 150 MB more.
+    # A worker that does one step needs at most 160 MB (`bench.memory`); this one process does all
+    # of them. Which buffers are full at once is chance (102 to 117 MB were seen with `auto`), and
+    # whoever held the added rows would hold 150 MB more.
     assert max(small, large) - idle < 180_000
     assert large - small < 40_000

@@ -1,4 +1,5 @@
-"""What a merge writes: the rows that differ, whatever was sent; measured in WAL and seen in the rows' own headers."""
+"""What a merge writes: the rows that differ, whatever was sent; measured in WAL and seen in the
+rows' own headers."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ CREATE = f"""
 CREATE TABLE item (id int PRIMARY KEY, name text, price numeric, doc jsonb, at timestamptz NOT NULL DEFAULT now());
 INSERT INTO item SELECT i, 'name ' || i, i, NULL FROM generate_series(1, {ROWS}) i
 """
-EVERYTHING = {"item": {"incremental": {"cursor": "at", "lookback": "1d"}}}  # each run sends every row again
+# each run sends every row again
+EVERYTHING = {"item": {"incremental": {"cursor": "at", "lookback": "1d"}}}
 HEADERS = "SELECT id, ctid::text, xmin::text, xmax::text FROM staging.item ORDER BY id"
 UPSERT = """
 INSERT INTO staging.item SELECT * FROM staging.item ON CONFLICT (id) DO UPDATE SET
@@ -40,7 +42,9 @@ def wal(project: Project, act: Callable[[], Any]) -> int:
     """The bytes of WAL that the server writes meanwhile."""
     [(before,)] = project.in_warehouse("SELECT pg_current_wal_insert_lsn()::text")
     act()
-    [(written,)] = project.in_warehouse("SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), %s)", before)
+    [(written,)] = project.in_warehouse(
+        "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), %s)", before
+    )
     return int(written)
 
 
@@ -99,7 +103,9 @@ def test_a_long_value_that_is_the_same_is_not_written_again(project: Project) ->
     project.succeed()
     assert effect(project) == (ROWS, 0, 10)
     assert project.in_warehouse(pieces) == before
-    project.in_source("UPDATE item SET doc = doc || '[1]' WHERE id = 5; UPDATE item SET doc = NULL WHERE id = 6")
+    project.in_source(
+        "UPDATE item SET doc = doc || '[1]' WHERE id = 5; UPDATE item SET doc = NULL WHERE id = 6"
+    )
     project.succeed()
     assert effect(project) == (ROWS, 0, 2)
     assert project.differences("item") == 0
@@ -109,14 +115,19 @@ def test_a_long_value_that_is_the_same_is_not_written_again(project: Project) ->
 
 
 def test_new_long_rows_are_merged_beside_changed_ones(project: Project) -> None:
-    """They come from where they arrived, by another statement than others; here looked up by key, and not."""
+    """They come from where they arrived, by another statement than others; here looked up by key,
+    and not."""
     loaded(project)
     project.spec({"item": {"incremental": "at"}})
     document = "(SELECT jsonb_agg(md5(({} + n)::text)) FROM generate_series(1, 100) n)"
-    project.in_source(f"UPDATE item SET doc = {document.format('item.id')}, at = now() WHERE id <= 2000")
+    project.in_source(
+        f"UPDATE item SET doc = {document.format('item.id')}, at = now() WHERE id <= 2000"
+    )
     project.succeed()
     in_and_outside = "pg_relation_size(oid), pg_relation_size(reltoastrelid) FROM pg_class"
-    [(inside, outside)] = project.in_warehouse(f"SELECT {in_and_outside} WHERE oid = 'staging.item'::regclass")
+    [(inside, outside)] = project.in_warehouse(
+        f"SELECT {in_and_outside} WHERE oid = 'staging.item'::regclass"
+    )
     assert outside > inside
     for first, new in ((ROWS, 3), (2 * ROWS, ROWS // 4)):
         project.in_source(
@@ -129,28 +140,42 @@ def test_new_long_rows_are_merged_beside_changed_ones(project: Project) -> None:
 
 
 WRITTEN_TWICE = {
-    "smallint": "'1', '01', '-0', '0'", "integer": "'1', '+1'", "bigint": "'1', '01'", "oid": "'1', '01'",
-    "boolean": "'t', 'yes', 'on', '1', 'f'", "bytea": r"'\x61', 'a', '\141', ''", "text": "'a', 'a ', 'A', ''",
-    "character varying": "'a', 'a ', ''", "date": "'2026-01-02', '20260102', 'infinity'",
+    "smallint": "'1', '01', '-0', '0'",
+    "integer": "'1', '+1'",
+    "bigint": "'1', '01'",
+    "oid": "'1', '01'",
+    "boolean": "'t', 'yes', 'on', '1', 'f'",
+    "bytea": r"'\x61', 'a', '\141', ''",
+    "text": "'a', 'a ', 'A', ''",
+    "character varying": "'a', 'a ', ''",
+    "date": "'2026-01-02', '20260102', 'infinity'",
     "uuid": "'A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11', '{a0eebc999c0b4ef8bb6d6bb9bd380a11}'",
     "time without time zone": "'24:00', '00:00', '0:00:00.000'",
     "timestamp with time zone": "'2026-01-01 00:00Z', '2026-01-01 01:00+01', '2025-12-31 24:00Z', '-infinity'",
     "timestamp without time zone": "'2026-01-01', '2025-12-31 24:00', 'infinity'",
-}  # fmt: skip
+}
 LOOSE = {
-    "numeric": "'1.0', '1.00'", "interval": "'1 mon', '30 days'", "double precision": "'0', '-0'",
-    "bpchar": "'a', 'a '", "numeric[]": "'{1.0}', '{1.00}'", "jsonb": "'1.0', '1.00'",
-}  # fmt: skip
+    "numeric": "'1.0', '1.00'",
+    "interval": "'1 mon', '30 days'",
+    "double precision": "'0', '-0'",
+    "bpchar": "'a', 'a '",
+    "numeric[]": "'{1.0}', '{1.00}'",
+    "jsonb": "'1.0', '1.00'",
+}
 
 
 @pytest.mark.parametrize("kind", [*SAME_WHEN_EQUAL, *LOOSE])
-def test_equality_is_trusted_only_where_equal_values_are_the_same(connection: psycopg.Connection, kind: str) -> None:
+def test_equality_is_trusted_only_where_equal_values_are_the_same(
+    connection: psycopg.Connection, kind: str
+) -> None:
     values = f"unnest(CAST(ARRAY[{(WRITTEN_TWICE | LOOSE)[kind]}] AS text[])) AS"
     values = f"SELECT CAST(v AS {kind}) AS v FROM {values} x (v)"
     pairs = f"FROM ({values}) t, ({values}) s WHERE t.v = s.v AND CAST(ROW(t.v) AS record) *<> CAST(ROW(s.v) AS record)"
     hidden = connection.execute(f"SELECT count(*) {pairs}").fetchone()
     assert hidden and bool(hidden[0]) == (kind in LOOSE)
-    seen = connection.execute(f"SELECT count(*) {pairs} AND {differs({'v': 's.v'}, {'v': kind})}").fetchone()
+    seen = connection.execute(
+        f"SELECT count(*) {pairs} AND {differs({'v': 's.v'}, {'v': kind})}"
+    ).fetchone()
     assert seen == hidden
 
 
@@ -168,7 +193,8 @@ class Meddled:
 
 @contextmanager
 def two_rows_arriving(database: str) -> Iterator[psycopg.Connection]:
-    """A session in whose temporary table `arrived` both rows of `target` (1, 2) are new versions, and 3 is new."""
+    """A session in whose temporary table `arrived` both rows of `target` (1, 2) are new versions,
+    and 3 is new."""
     with psycopg.connect(database) as session:
         session.execute(
             "CREATE TABLE target AS SELECT i AS id, 'old' AS v, 1::numeric AS n FROM generate_series(1, 2) i"
@@ -188,7 +214,9 @@ def test_rows_that_somebody_else_moves_during_the_merge_are_updated(database: st
 
     with two_rows_arriving(database) as session:
         meddled: Any = Meddled(session, "UPDATE", move)
-        done = build.merge(meddled, Relation("pg_temp", "arrived"), Relation("public", "target"), ("id",), None)
+        done = build.merge(
+            meddled, Relation("pg_temp", "arrived"), Relation("public", "target"), ("id",), None
+        )
         assert (done.inserted, done.updated) == (1, 2)
         rows = session.execute("SELECT id, v, n::text FROM target ORDER BY id").fetchall()
         assert rows == [(1, "new", "1.0"), (2, "new", "1.0"), (3, "new", "1.0")]

@@ -1,4 +1,5 @@
-"""Replace, merge and append, driven as `loadsheet run` drives them: staging equals the source after every run."""
+"""Replace, merge and append, driven as `loadsheet run` drives them: staging equals the source after
+every run."""
 
 from __future__ import annotations
 
@@ -24,7 +25,9 @@ def test_a_bare_table_is_replaced_and_skips_when_nothing_changed(project: Projec
     assert states["extract.extract_customer"] == states["load.load_customer"] == "skipped"
     assert project.objects() == objects
     assert project.in_warehouse(ledger) == loads
-    project.in_source("DELETE FROM customer WHERE id < 10; UPDATE customer SET name = 'x' WHERE id = 500")
+    project.in_source(
+        "DELETE FROM customer WHERE id < 10; UPDATE customer SET name = 'x' WHERE id = 500"
+    )
     project.succeed()
     assert project.differences("customer") == 0
 
@@ -44,12 +47,16 @@ def test_a_merge_loads_only_what_changed_and_touches_only_what_differs(project: 
         "SELECT extracted, inserted, updated FROM loadsheet.load ORDER BY load_no DESC LIMIT 1"
     )
     assert (extracted, inserted, updated) == (4, 1, 3)
-    assert project.in_warehouse("SELECT count(*) FROM staging.customer WHERE _load_id > 1") == [(4,)]
+    assert project.in_warehouse("SELECT count(*) FROM staging.customer WHERE _load_id > 1") == [
+        (4,)
+    ]
     states = project.succeed()
     assert states["extract.extract_customer"] == states["load.load_customer"] == "skipped"
 
 
-def test_a_table_without_a_key_that_gets_a_cursor_is_not_appended_to_itself(project: Project) -> None:
+def test_a_table_without_a_key_that_gets_a_cursor_is_not_appended_to_itself(
+    project: Project,
+) -> None:
     project.in_source("CREATE TABLE event (at timestamptz DEFAULT clock_timestamp(), what text)")
     project.in_source("INSERT INTO event (what) SELECT i::text FROM generate_series(1, 100) i")
     project.spec({"event": None})
@@ -64,7 +71,9 @@ def test_a_table_without_a_key_that_gets_a_cursor_is_not_appended_to_itself(proj
     assert project.differences("event") == 0
 
 
-def test_a_table_with_a_cursor_that_was_empty_or_held_back_at_first_is_appended_to(project: Project) -> None:
+def test_a_table_with_a_cursor_that_was_empty_or_held_back_at_first_is_appended_to(
+    project: Project,
+) -> None:
     project.in_source("CREATE TABLE event (at timestamptz DEFAULT clock_timestamp(), what text)")
     project.spec({"event": {"incremental": "at"}})
     project.succeed()
@@ -142,7 +151,9 @@ def test_a_replaced_table_keeps_views_grants_comments_and_indexes(project: Proje
     assert project.differences("customer") == 0
     assert project.in_warehouse(belongings) == before
     project.in_warehouse("CREATE VIEW mine AS SELECT name FROM staging.customer")
-    project.in_source("DELETE FROM customer WHERE id = 8; UPDATE customer SET name = NULL WHERE id = 9")
+    project.in_source(
+        "DELETE FROM customer WHERE id = 8; UPDATE customer SET name = NULL WHERE id = 9"
+    )
     project.succeed()
     assert project.differences("customer") == 0
     assert project.in_warehouse("SELECT count(*) FROM mine") == [(998,)]
@@ -199,9 +210,15 @@ def test_an_interval_is_read_once_and_can_be_repeated(project: Project) -> None:
         "CREATE TABLE item (id int PRIMARY KEY, at timestamptz NOT NULL);"
         "INSERT INTO item SELECT i, '2026-01-01'::timestamptz + i * interval '1 hour' FROM generate_series(0, 95) i"
     )
-    project.spec({"item": {"incremental": {"cursor": "at", "by": "data_interval"}}}, schedule="@daily")
+    project.spec(
+        {"item": {"incremental": {"cursor": "at", "by": "data_interval"}}}, schedule="@daily"
+    )
     for day in (2, 1, 1):
-        project.succeed(interval_start=f"2026-01-0{day}T00:00:00Z", interval_end=f"2026-01-0{day + 1}T00:00:00Z")
-    assert project.in_warehouse("SELECT count(*), min(id), max(id) FROM staging.item") == [(48, 0, 47)]
+        project.succeed(
+            interval_start=f"2026-01-0{day}T00:00:00Z", interval_end=f"2026-01-0{day + 1}T00:00:00Z"
+        )
+    assert project.in_warehouse("SELECT count(*), min(id), max(id) FROM staging.item") == [
+        (48, 0, 47)
+    ]
     error = project.run()["extract.extract_item"].result
     assert isinstance(error, Refused) and "--from and --to" in str(error)

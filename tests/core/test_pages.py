@@ -1,4 +1,5 @@
-"""The SQL on pages is run: how to compare, switch and join old and new tables, and which rights the roles need."""
+"""The SQL on pages is run: how to compare, switch and join old and new tables, and which rights the
+roles need."""
 
 from __future__ import annotations
 
@@ -43,7 +44,10 @@ def test_the_comparison_finds_what_either_side_lacks(shop: Project) -> None:
     shop.in_warehouse("DELETE FROM old.orders WHERE order_id = 7")
     shop.in_warehouse("INSERT INTO old.orders SELECT 99, 1, 1, 'gone', now() - interval '2 days'")
     shop.in_warehouse("INSERT INTO old.orders SELECT 100, 1, 1, 'not settled', now()")
-    assert sorted((row[0], row[1]) for row in shop.in_warehouse(COMPARE)) == [("only in old", 99), ("only in shop", 7)]
+    assert sorted((row[0], row[1]) for row in shop.in_warehouse(COMPARE)) == [
+        ("only in old", 99),
+        ("only in shop", 7),
+    ]
 
 
 def test_readers_of_the_old_table_see_the_new_one_and_its_later_loads(shop: Project) -> None:
@@ -54,7 +58,9 @@ def test_readers_of_the_old_table_see_the_new_one_and_its_later_loads(shop: Proj
         shop.in_warehouse(statement)
     shop.in_source("UPDATE orders SET status = 'paid', updated_at = now() WHERE order_id = 3")
     shop.succeed()
-    assert shop.in_warehouse("SELECT count(*), count(*) FILTER (WHERE status = 'paid') FROM old.orders") == [(50, 1)]
+    assert shop.in_warehouse(
+        "SELECT count(*), count(*) FILTER (WHERE status = 'paid') FROM old.orders"
+    ) == [(50, 1)]
 
 
 def test_old_and_new_parts_of_a_large_table_are_joined_without_loss(shop: Project) -> None:
@@ -63,27 +69,37 @@ def test_old_and_new_parts_of_a_large_table_are_joined_without_loss(shop: Projec
     shop.spec({"events": {"incremental": {"cursor": "updated_at"}}}, warehouse=WAREHOUSE)
     shop.succeed()
     shop.in_warehouse(OLD.format("events"))
-    shop.in_warehouse("DROP TABLE shop.events; DROP SCHEMA loadsheet CASCADE")  # from here on only `old` was there
+    # from here on only `old` was there
+    shop.in_warehouse("DROP TABLE shop.events; DROP SCHEMA loadsheet CASCADE")
     begin = {"cursor": "updated_at", "initial_value": moment.isoformat()}
     shop.spec({"events": {"incremental": begin}}, warehouse=WAREHOUSE)
     shop.succeed()
     assert shop.in_warehouse("SELECT count(*) < 20 FROM shop.events") == [(True,)]
-    shop.in_source("UPDATE events SET what = 'changed', updated_at = now() WHERE event_id IN (2, 49)")
+    shop.in_source(
+        "UPDATE events SET what = 'changed', updated_at = now() WHERE event_id IN (2, 49)"
+    )
     shop.succeed()
     shop.in_warehouse("CREATE SCHEMA shop_mart")
     shop.in_warehouse(JOIN)
     everything = "SELECT event_id, what FROM {} ORDER BY 1"
-    assert shop.in_warehouse(everything.format("shop_mart.all_events")) == shop.in_source(everything.format("events"))
+    assert shop.in_warehouse(everything.format("shop_mart.all_events")) == shop.in_source(
+        everything.format("events")
+    )
 
 
 def test_the_roles_on_the_page_have_the_rights_that_a_run_needs(shop: Project) -> None:
     reader, loader = (f"{name}_{secrets.token_hex(4)}" for name in ("reader", "loader"))
     shop.in_source(READER.replace("reader", reader))
     database = urlsplit(shop.warehouse).path[1:]
-    shop.in_warehouse(LOADER.replace("DATABASE warehouse", f"DATABASE {database}").replace("loader", loader))
+    shop.in_warehouse(
+        LOADER.replace("DATABASE warehouse", f"DATABASE {database}").replace("loader", loader)
+    )
     admin = shop.warehouse
     shop.source, shop.warehouse = as_role(shop.source, reader), as_role(shop.warehouse, loader)
-    shop.spec({"orders": {"incremental": "updated_at"}, "events": None}, {"paid": "SELECT * FROM staging.orders"})
+    shop.spec(
+        {"orders": {"incremental": "updated_at"}, "events": None},
+        {"paid": "SELECT * FROM staging.orders"},
+    )
     try:
         shop.succeed()
         assert shop.differences("orders") == shop.differences("events") == 0

@@ -1,4 +1,5 @@
-"""Patterns in the place of a table's name: `loadsheet run` asks the source what they mean when it begins."""
+"""Patterns in the place of a table's name: `loadsheet run` asks the source what they mean when it
+begins."""
 
 from __future__ import annotations
 
@@ -41,31 +42,44 @@ def run(project: Project, *arguments: str) -> dict[str, str]:
     return {step["id"]: step["status"] for step in json.loads(done.stdout)["steps"]}
 
 
-def test_tables_named_exactly_win_then_the_first_pattern_and_views_and_partitions_stay_out(shop: Project) -> None:
+def test_tables_named_exactly_win_then_the_first_pattern_and_views_and_partitions_stay_out(
+    shop: Project,
+) -> None:
     steps = run(shop)
     assert [name for name in steps if name.startswith("extract.")] == [
-        "extract.extract_orders", "extract.extract_log_web", "extract.extract_countries", "extract.extract_parted",
-    ]  # fmt: skip
+        "extract.extract_orders",
+        "extract.extract_log_web",
+        "extract.extract_countries",
+        "extract.extract_parted",
+    ]
     assert set(steps.values()) == {"done"}
     shop.in_source("INSERT INTO orders VALUES (3); INSERT INTO log_web VALUES (2)")
     run(shop)
-    modes = dict(shop.in_warehouse("SELECT table_name, action FROM loadsheet.load ORDER BY load_no"))
+    modes = dict(
+        shop.in_warehouse("SELECT table_name, action FROM loadsheet.load ORDER BY load_no")
+    )
     assert (modes["orders"], modes["log_web"], modes["countries"]) == ("merge", "append", "replace")
     assert shop.differences("parted") == shop.differences("countries") == 0
     assert shop.in_warehouse("SELECT code FROM mart.codes") == [("no",)]
     assert set(run(shop).values()) == {"done", "skipped"}
 
 
-def test_a_new_table_comes_with_the_next_run_and_one_that_is_gone_stays_in_the_warehouse(shop: Project) -> None:
+def test_a_new_table_comes_with_the_next_run_and_one_that_is_gone_stays_in_the_warehouse(
+    shop: Project,
+) -> None:
     run(shop)
-    shop.in_source("CREATE TABLE late (id int PRIMARY KEY); INSERT INTO late VALUES (1); DROP TABLE parted")
+    shop.in_source(
+        "CREATE TABLE late (id int PRIMARY KEY); INSERT INTO late VALUES (1); DROP TABLE parted"
+    )
     steps = run(shop)
     assert steps["load.load_late"] == "done" and shop.differences("late") == 0
     assert steps["extract.extract_parted"] == steps["load.load_parted"] == "skipped"
     assert "the source no longer has it; what was loaded stays" in shop.cli("run", "shop").stdout
     assert shop.in_warehouse("SELECT id FROM staging.parted") == [(7,)]
     assert "parted" in shop.cli("status", "shop").stdout
-    gone = json.loads(shop.cli("gc", "shop", "--dry-run", "--json").stdout)["pipelines"][0]["tables"]
+    gone = json.loads(shop.cli("gc", "shop", "--dry-run", "--json").stdout)["pipelines"][0][
+        "tables"
+    ]
     assert {table["table"] for table in gone} >= {"parted", "late", "orders"}
 
 
@@ -81,9 +95,12 @@ def test_a_pattern_that_matches_nothing_is_told(shop: Project) -> None:
     shop.spec({**TABLES, "audit_*": None, "countries_??": None})
     told = shop.cli("run", "shop")
     assert told.returncode == 0
-    assert told.stderr == "no table in schema 'public' of the source matches audit_*, countries_??\n"
+    assert (
+        told.stderr == "no table in schema 'public' of the source matches audit_*, countries_??\n"
+    )
     shop.in_source("CREATE TABLE audit_1 (id int); CREATE TABLE countries_no (id int)")
-    assert shop.cli("run", "shop").stderr.count("audit_*") == 1  # "*" stands before them, and takes theirs
+    # "*" stands before them, and takes theirs
+    assert shop.cli("run", "shop").stderr.count("audit_*") == 1
 
 
 def test_check_and_plan_ask_no_server(shop: Project) -> None:
@@ -101,15 +118,24 @@ def test_check_and_plan_ask_no_server(shop: Project) -> None:
 def test_a_mart_may_not_read_what_no_pattern_matches(shop: Project) -> None:
     shop.spec(TABLES, {"sums": "SELECT id FROM staging.tmp_sums"})
     check = shop.cli("check")
-    assert check.returncode == 2 and "staging.tmp_sums, which is not a table of this pipeline" in check.stdout
+    assert (
+        check.returncode == 2
+        and "staging.tmp_sums, which is not a table of this pipeline" in check.stdout
+    )
 
 
 def test_a_table_with_a_star_in_its_name_is_loaded_alone(project: Project) -> None:
-    project.in_source('CREATE TABLE "odd*name" (id int PRIMARY KEY); CREATE TABLE oddxname (id int PRIMARY KEY);')
+    project.in_source(
+        'CREATE TABLE "odd*name" (id int PRIMARY KEY); CREATE TABLE oddxname (id int PRIMARY KEY);'
+    )
     project.in_source('INSERT INTO "odd*name" VALUES (1), (2)')
-    project.spec({"odd[*]name": {"primary_key": "id"}}, {"odd": 'SELECT id FROM staging."odd*name"'})
+    project.spec(
+        {"odd[*]name": {"primary_key": "id"}}, {"odd": 'SELECT id FROM staging."odd*name"'}
+    )
     steps = run(project)
-    assert len([name for name in steps if name.startswith("extract.")]) == 1 and set(steps.values()) == {"done"}
+    assert len([name for name in steps if name.startswith("extract.")]) == 1 and set(
+        steps.values()
+    ) == {"done"}
     assert project.differences("odd*name") == 0
     assert project.in_warehouse("SELECT count(*) FROM mart.odd") == [(2,)]
     assert run(project, "--tables", "odd*name")[f"extract.extract_{slug('odd*name')}"] == "skipped"

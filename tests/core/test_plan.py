@@ -1,4 +1,5 @@
-"""`loadsheet plan --connect`: what a run would do with the servers as they are, said before it, writing nothing."""
+"""`loadsheet plan --connect`: what a run would do with the servers as they are, said before it,
+writing nothing."""
 
 from __future__ import annotations
 
@@ -17,14 +18,24 @@ from tests.project import Project
 
 
 def objects(dsn: str) -> list[tuple[Any, ...]]:
-    """Everything the catalog knows, with its version: a single row written to a table would change nothing here."""
+    """Everything the catalog knows, with its version: a single row written to a table would change
+    nothing here."""
     with psycopg.connect(dsn) as session:
-        rows = session.execute("SELECT oid, relname, xmin::text FROM pg_class WHERE relpersistence = 'p' ORDER BY oid")
-        tables = [r[1:] for r in session.execute("SELECT oid, nspname, xmin::text FROM pg_namespace ORDER BY oid")]
+        rows = session.execute(
+            "SELECT oid, relname, xmin::text FROM pg_class WHERE relpersistence = 'p' ORDER BY oid"
+        )
+        tables = [
+            r[1:]
+            for r in session.execute(
+                "SELECT oid, nspname, xmin::text FROM pg_namespace ORDER BY oid"
+            )
+        ]
         return [*rows.fetchall(), *tables]
 
 
-def test_a_plan_of_an_empty_warehouse_says_what_a_first_run_makes_and_makes_none_of_it(shop: Project) -> None:
+def test_a_plan_of_an_empty_warehouse_says_what_a_first_run_makes_and_makes_none_of_it(
+    shop: Project,
+) -> None:
     before = objects(shop.source), objects(shop.warehouse)
     document = plan(shop, "--exit-code", code=4)
     assert (objects(shop.source), objects(shop.warehouse)) == before
@@ -32,8 +43,13 @@ def test_a_plan_of_an_empty_warehouse_says_what_a_first_run_makes_and_makes_none
     steps = document["steps"]
     assert steps["create_bucket"]["does"] == "it is created"
     assert steps["extract"]["ddl"] == ['CREATE SCHEMA "loadsheet"']
-    assert steps["load"]["ddl"] == ['CREATE SCHEMA "staging"'] and steps["transform"]["ddl"] == ['CREATE SCHEMA "mart"']
-    assert (steps["extract.extract_customer"]["rows"], steps["extract.extract_customer"]["rows_are_exact"]) == (
+    assert steps["load"]["ddl"] == ['CREATE SCHEMA "staging"'] and steps["transform"]["ddl"] == [
+        'CREATE SCHEMA "mart"'
+    ]
+    assert (
+        steps["extract.extract_customer"]["rows"],
+        steps["extract.extract_customer"]["rows_are_exact"],
+    ) == (
         100,
         True,
     )
@@ -55,34 +71,53 @@ def test_the_ddl_of_a_plan_is_what_the_load_then_does(shop: Project, database: s
         shop.succeed()
         with psycopg.connect(database) as mine, psycopg.connect(shop.warehouse) as theirs:
             for table in ("staging.customer", "staging.country"):
-                assert mine.execute(columns, (table,)).fetchall() == theirs.execute(columns, (table,)).fetchall()
+                assert (
+                    mine.execute(columns, (table,)).fetchall()
+                    == theirs.execute(columns, (table,)).fetchall()
+                )
 
     follow(plan(shop))
-    shop.in_source("ALTER TABLE customer ADD vip bool, ALTER id TYPE bigint; ALTER TABLE customer RENAME name TO title")
-    shop.in_source("UPDATE customer SET title = 'x', at = now() WHERE id = 1; ALTER TABLE country ADD since date")
+    shop.in_source(
+        "ALTER TABLE customer ADD vip bool, ALTER id TYPE bigint; ALTER TABLE customer RENAME name TO title"
+    )
+    shop.in_source(
+        "UPDATE customer SET title = 'x', at = now() WHERE id = 1; ALTER TABLE country ADD since date"
+    )
     shop.spec(TABLES)
     document = plan(shop)
-    assert 'ALTER TABLE "staging"."customer" ADD COLUMN "vip" boolean' in document["steps"]["load.load_customer"]["ddl"]
+    assert (
+        'ALTER TABLE "staging"."customer" ADD COLUMN "vip" boolean'
+        in document["steps"]["load.load_customer"]["ddl"]
+    )
     follow(document)
 
 
-def test_after_a_run_a_plan_says_that_nothing_would_change_until_something_does(shop: Project) -> None:
+def test_after_a_run_a_plan_says_that_nothing_would_change_until_something_does(
+    shop: Project,
+) -> None:
     shop.succeed()
     written = shop.in_warehouse("SELECT * FROM loadsheet.scope"), shop.objects()
     document = plan(shop, "--exit-code")
     assert document["connect"]["changes"] == document["connect"]["maybe"] == 0
     shop.in_source("INSERT INTO customer VALUES (101, 'new'), (102, 'new')")
     steps = plan(shop, "--exit-code", code=4)["steps"]
-    assert steps["extract.extract_customer"]["rows"] == 2 and "above 20" in steps["extract.extract_customer"]["does"]
+    assert (
+        steps["extract.extract_customer"]["rows"] == 2
+        and "above 20" in steps["extract.extract_customer"]["does"]
+    )
     assert steps["load.load_customer"]["does"] == "merged by id"
     assert steps["load.load_country"]["changes"] == "no"
     assert steps["transform.transform_names"]["does"] == "built: new rows in customer"
     shop.in_source("UPDATE country SET name = 'Norge' WHERE code = 'no'")
-    assert plan(shop)["steps"]["load.load_country"]["does"] == "built beside the old table and swapped"
+    assert (
+        plan(shop)["steps"]["load.load_country"]["does"] == "built beside the old table and swapped"
+    )
     assert (shop.in_warehouse("SELECT * FROM loadsheet.scope"), shop.objects()) == written
 
 
-def test_what_the_source_role_lacks_is_said_with_the_grants_that_mend_it(shop: Project, role: str) -> None:
+def test_what_the_source_role_lacks_is_said_with_the_grants_that_mend_it(
+    shop: Project, role: str
+) -> None:
     owner, shop.source = shop.source, as_role(shop.source, role)
     with psycopg.connect(owner, autocommit=True) as session:
         for _ in range(3):  # a table that may not be read is not asked about its cursor yet
@@ -93,7 +128,9 @@ def test_what_the_source_role_lacks_is_said_with_the_grants_that_mend_it(shop: P
     assert not lacking
 
 
-def test_what_the_warehouse_role_lacks_is_said_with_the_grants_that_mend_it(shop: Project, role: str) -> None:
+def test_what_the_warehouse_role_lacks_is_said_with_the_grants_that_mend_it(
+    shop: Project, role: str
+) -> None:
     owner, shop.warehouse = shop.warehouse, as_role(shop.warehouse, role)
     with psycopg.connect(owner, autocommit=True) as session:
         for fix in fixes(plan(shop, code=1)):
@@ -104,8 +141,10 @@ def test_what_the_warehouse_role_lacks_is_said_with_the_grants_that_mend_it(shop
 
 def test_names_that_the_source_does_not_have_are_all_named_with_the_closest(shop: Project) -> None:
     tables = {
-        "custommer": None, "customer": {"incremental": "att", "columns": {"exclude": ["nam"]}}, "country": None,
-    }  # fmt: skip
+        "custommer": None,
+        "customer": {"incremental": "att", "columns": {"exclude": ["nam"]}},
+        "country": None,
+    }
     shop.spec(tables)
     document = plan(shop, code=1)
     assert "did you mean 'customer'?" in found(document, "extract.extract_custommer")[0]
@@ -117,16 +156,22 @@ def test_names_that_the_source_does_not_have_are_all_named_with_the_closest(shop
 
 
 def test_a_key_that_is_not_unique_is_found_before_the_run_finds_it(shop: Project) -> None:
-    shop.in_source("CREATE TABLE log (no int NOT NULL, at timestamptz NOT NULL); INSERT INTO log VALUES (1, now())")
+    shop.in_source(
+        "CREATE TABLE log (no int NOT NULL, at timestamptz NOT NULL); INSERT INTO log VALUES (1, now())"
+    )
     shop.spec({"log": {"primary_key": "no"}})
     document = plan(shop)
-    assert "nothing in the source keeps it so" in found(document, "extract.extract_log", "warning")[0]
+    assert (
+        "nothing in the source keeps it so" in found(document, "extract.extract_log", "warning")[0]
+    )
     shop.in_source("INSERT INTO log VALUES (1, now())")
     assert "rows share the key (no)" in found(plan(shop, code=1), "load.load_log")[0]
     failed = shop.run()["load.load_log"].result
     assert "rows share the key (no)" in str(failed)
     shop.spec({"log": {"primary_key": "no", "incremental": "at"}})
-    assert "only the newest of each is kept" in found(plan(shop), "extract.extract_log", "warning")[0]
+    assert (
+        "only the newest of each is kept" in found(plan(shop), "extract.extract_log", "warning")[0]
+    )
     shop.in_source("DELETE FROM log; CREATE UNIQUE INDEX ON log (no)")
     assert not found(plan(shop), "extract.extract_log", "warning")
 
@@ -143,15 +188,21 @@ def test_a_cursor_without_index_order_or_value_is_explained(shop: Project) -> No
     assert any("do not lie in the order of at (correlation" in note for note in notes)
     shop.in_source("INSERT INTO log VALUES (0, NULL)")
     assert "1 rows have no at" in found(plan(shop, code=1), "extract.extract_log")[0]
-    shop.in_source("DELETE FROM log WHERE at IS NULL; ALTER TABLE log ALTER at SET NOT NULL; CREATE INDEX ON log (at)")
+    shop.in_source(
+        "DELETE FROM log WHERE at IS NULL; ALTER TABLE log ALTER at SET NOT NULL; CREATE INDEX ON log (at)"
+    )
     notes = found(plan(shop), "extract.extract_log", "note")
     assert len(notes) == 1 and "order" in notes[0]
 
 
-def test_a_type_that_does_not_fit_the_staging_table_stops_the_plan_as_it_stops_the_run(shop: Project) -> None:
+def test_a_type_that_does_not_fit_the_staging_table_stops_the_plan_as_it_stops_the_run(
+    shop: Project,
+) -> None:
     shop.spec(TABLES)
     shop.succeed()
-    shop.in_source("ALTER TABLE customer ALTER name TYPE int USING id; UPDATE customer SET at = clock_timestamp()")
+    shop.in_source(
+        "ALTER TABLE customer ALTER name TYPE int USING id; UPDATE customer SET at = clock_timestamp()"
+    )
     message = "column name is text in the target and integer in the source"
     assert message in found(plan(shop, code=1), "load.load_customer")[0]
     assert message in str(shop.run()["load.load_customer"].result)
@@ -161,14 +212,24 @@ def test_a_changed_key_and_a_foreign_table_stop_the_plan(shop: Project) -> None:
     shop.spec(TABLES)
     shop.succeed()
     shop.in_source("UPDATE customer SET at = clock_timestamp()")
-    shop.in_warehouse("CREATE SCHEMA IF NOT EXISTS mart; CREATE TABLE mart.names (id int); CREATE TABLE staging.log ()")
+    shop.in_warehouse(
+        "CREATE SCHEMA IF NOT EXISTS mart; CREATE TABLE mart.names (id int); CREATE TABLE staging.log ()"
+    )
     shop.in_source("CREATE TABLE log (id int PRIMARY KEY)")
     shop.in_warehouse("ALTER TABLE staging.log ADD x int")
-    shop.spec({"customer": {"incremental": "at", "primary_key": "name"}, "country": None, "log": None}, MART)
+    shop.spec(
+        {"customer": {"incremental": "at", "primary_key": "name"}, "country": None, "log": None},
+        MART,
+    )
     document = plan(shop, code=1)
-    assert "the primary key is (id) in the target and (name)" in found(document, "load.load_customer")[0]
+    assert (
+        "the primary key is (id) in the target and (name)"
+        in found(document, "load.load_customer")[0]
+    )
     assert "was not made by Loadsheet" in found(document, "load.load_log")[0]
-    assert document["steps"]["transform.transform_names"]["does"] == "not reached: customer would fail"
+    assert (
+        document["steps"]["transform.transform_names"]["does"] == "not reached: customer would fail"
+    )
 
 
 def test_who_holds_the_watermark_back_is_named(shop: Project) -> None:
@@ -186,9 +247,14 @@ def test_sql_that_the_warehouse_does_not_take_is_found_without_running_it(shop: 
     shop.succeed()
     shop.spec(TABLES, {"names": "SELECT nome FROM staging.customer"})
     document = plan(shop, code=1)
-    assert 'names.sql: column "nome" does not exist (SQLSTATE 42703)' in found(document, "transform.transform_names")[0]
+    assert (
+        'names.sql: column "nome" does not exist (SQLSTATE 42703)'
+        in found(document, "transform.transform_names")[0]
+    )
     shop.spec(TABLES, {"names": "SELECT name FROM staging.customer"})
-    assert plan(shop)["steps"]["transform.transform_names"]["does"] == "built in full: its SQL changed"
+    assert (
+        plan(shop)["steps"]["transform.transform_names"]["does"] == "built in full: its SQL changed"
+    )
 
 
 def test_reading_cannot_write_not_even_by_way_of_a_view(shop: Project) -> None:
@@ -221,7 +287,10 @@ def test_a_server_that_is_away_is_one_clear_error(shop: Project) -> None:
     shop.warehouse = "postgresql://nobody:secret@127.0.0.1:1/none"
     done = shop.cli("plan", "shop", "--connect")
     assert (done.returncode, done.stdout) == (1, "")
-    assert "error: the warehouse (connection 'warehouse'): " in done.stderr and "Traceback" not in done.stderr
+    assert (
+        "error: the warehouse (connection 'warehouse'): " in done.stderr
+        and "Traceback" not in done.stderr
+    )
     assert "secret" not in done.stderr
 
 
@@ -238,7 +307,10 @@ EDITS: dict[str, tuple[Any, Any]] = {
     "appended_to_whole": (None, {"incremental": "at", "mode": "append"}),
     "left_out": (BEFORE, {**BEFORE, "columns": {"exclude": ["name"]}}),
     "frozen": (BEFORE, {**BEFORE, "schema_contract": {"columns": "freeze"}}),
-    "late_start": (BEFORE, {**BEFORE, "incremental": {"cursor": "at", "initial_value": "2020-01-01"}}),
+    "late_start": (
+        BEFORE,
+        {**BEFORE, "incremental": {"cursor": "at", "initial_value": "2020-01-01"}},
+    ),
 }
 
 
@@ -248,9 +320,22 @@ def test_what_a_diff_foretells_is_what_the_next_run_does(project: Project) -> No
             f"CREATE TABLE {table} (id int PRIMARY KEY, name text NOT NULL, at timestamptz NOT NULL DEFAULT now(), "
             f"other timestamptz NOT NULL DEFAULT now()); INSERT INTO {table} VALUES (1, 'one')"
         )
-    project.spec({table: deepcopy(before) for table, (before, _) in EDITS.items()})  # a spec takes no YAML aliases
-    git = ["git", "-C", str(project.folder), "-c", "user.name=Test", "-c", "user.email=test@example.com"]
-    for arguments in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message", "before"]):
+    # a spec takes no YAML aliases
+    project.spec({table: deepcopy(before) for table, (before, _) in EDITS.items()})
+    git = [
+        "git",
+        "-C",
+        str(project.folder),
+        "-c",
+        "user.name=Test",
+        "-c",
+        "user.email=test@example.com",
+    ]
+    for arguments in (
+        ["init", "--quiet"],
+        ["add", "."],
+        ["commit", "--quiet", "--message", "before"],
+    ):
         subprocess.run([*git, *arguments], check=True, capture_output=True)
     project.succeed()
     project.spec({table: deepcopy(after) for table, (_, after) in EDITS.items()})
@@ -258,13 +343,18 @@ def test_what_a_diff_foretells_is_what_the_next_run_does(project: Project) -> No
         project.in_source(f"UPDATE {table} SET at = clock_timestamp(), other = clock_timestamp()")
     told = project.cli("plan", "shop", "--diff", "HEAD", "--json")
     changes = json.loads(told.stdout)["diff"]["changes"]
-    kinds = {c["name"].removeprefix("table "): {k["kind"] for k in c["consequences"]} for c in changes}
+    kinds = {
+        c["name"].removeprefix("table "): {k["kind"] for k in c["consequences"]} for c in changes
+    }
     results = project.run()
     failed = {r.step.name for r in results.values() if r.state == "failed"}
     anew = {
-        r.step.name for r in results.values()
-        if isinstance(r.result, Outcome) and r.step.kind == "load" and "built anew" in r.result.message
-    }  # fmt: skip
+        r.step.name
+        for r in results.values()
+        if isinstance(r.result, Outcome)
+        and r.step.kind == "load"
+        and "built anew" in r.result.message
+    }
     assert kinds.keys() == EDITS.keys() - {"same"}
     assert {table for table, found in kinds.items() if "stops" in found} == failed
     assert {table for table, found in kinds.items() if "rebuilt" in found} == anew
@@ -295,7 +385,13 @@ def test_a_table_by_data_interval_may_change_and_is_checked_all_the_same(shop: P
 
 def test_what_reads_a_rebuilt_table_is_built_in_full(shop: Project) -> None:
     shop.spec(
-        TABLES, {"all": ("SELECT code, name FROM staging.country", {"materialized": "merge", "unique_key": "code"})}
+        TABLES,
+        {
+            "all": (
+                "SELECT code, name FROM staging.country",
+                {"materialized": "merge", "unique_key": "code"},
+            )
+        },
     )
     shop.succeed()
     shop.in_source("DELETE FROM country WHERE code = 'no'")
@@ -307,14 +403,19 @@ def test_a_newer_ledger_stops_the_plan_and_an_older_one_is_not_touched(shop: Pro
     shop.succeed()
     shop.in_warehouse("COMMENT ON SCHEMA loadsheet IS 'ledger version 99'")
     assert "update Loadsheet" in found(plan(shop, code=1), "extract")[0]
-    shop.in_warehouse("COMMENT ON SCHEMA loadsheet IS 'ledger version 2'; ALTER TABLE loadsheet.load DROP COLUMN clock")
+    shop.in_warehouse(
+        "COMMENT ON SCHEMA loadsheet IS 'ledger version 2'; ALTER TABLE loadsheet.load DROP COLUMN clock"
+    )
     steps = plan(shop)["steps"]
     assert "brings the ledger from version 2 to" in steps["extract"]["does"]
     assert steps["extract.extract_customer"]["changes"] == "no"
-    shop.in_warehouse("COMMENT ON SCHEMA loadsheet IS NULL; ALTER TABLE loadsheet.scope DROP COLUMN cursor")
+    shop.in_warehouse(
+        "COMMENT ON SCHEMA loadsheet IS NULL; ALTER TABLE loadsheet.scope DROP COLUMN cursor"
+    )
     document = plan(shop)
     assert "looks like a first load" in found(document, "extract", "warning")[0]
-    shop.in_warehouse("ALTER TABLE loadsheet.scope ADD COLUMN cursor text")  # nobody else has put it back
+    # nobody else has put it back
+    shop.in_warehouse("ALTER TABLE loadsheet.scope ADD COLUMN cursor text")
 
 
 def test_a_partitioned_table_is_as_large_as_its_parts(shop: Project) -> None:
@@ -325,23 +426,45 @@ def test_a_partitioned_table_is_as_large_as_its_parts(shop: Project) -> None:
     )
     shop.spec({"log": {"incremental": "at"}})
     step = plan(shop)["steps"]["extract.extract_log"]
-    assert (step["rows"], step["rows_are_exact"], step["table_bytes"] > 100_000) == (3000, True, True)
+    assert (step["rows"], step["rows_are_exact"], step["table_bytes"] > 100_000) == (
+        3000,
+        True,
+        True,
+    )
     shop.in_source("ANALYZE log")
     document = plan(shop)
     assert document["steps"]["extract.extract_log"]["table_rows"] == 3000
     assert not found(document, "extract.extract_log", "warning")
 
 
-def test_a_table_goes_on_when_a_pattern_comes_to_mean_it_and_when_it_is_named_again(project: Project) -> None:
+def test_a_table_goes_on_when_a_pattern_comes_to_mean_it_and_when_it_is_named_again(
+    project: Project,
+) -> None:
     project.in_source(SOURCE)
     named, matched = {"customer": {"incremental": "at"}}, {"cust*": {"incremental": "at"}}
     project.spec(named)
-    git = ["git", "-C", str(project.folder), "-c", "user.name=Test", "-c", "user.email=test@example.com"]
+    git = [
+        "git",
+        "-C",
+        str(project.folder),
+        "-c",
+        "user.name=Test",
+        "-c",
+        "user.email=test@example.com",
+    ]
     for tables in (matched, named):
-        for arguments in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message", "before"]):
+        for arguments in (
+            ["init", "--quiet"],
+            ["add", "."],
+            ["commit", "--quiet", "--message", "before"],
+        ):
             subprocess.run([*git, *arguments], check=True, capture_output=True)
         assert project.cli("run", "shop").returncode == 0
         project.spec(tables)
-        told = json.loads(project.cli("plan", "shop", "--diff", "HEAD", "--json").stdout)["diff"]["changes"]
-        assert [change["consequences"] for change in told if change["name"] == "table customer"] == [[]]
+        told = json.loads(project.cli("plan", "shop", "--diff", "HEAD", "--json").stdout)["diff"][
+            "changes"
+        ]
+        assert [
+            change["consequences"] for change in told if change["name"] == "table customer"
+        ] == [[]]
         assert "nothing new since" in project.cli("run", "shop").stdout

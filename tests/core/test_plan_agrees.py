@@ -22,7 +22,8 @@ NEW_NAMES = {"names": merged("SELECT id, name FROM staging.customer WHERE _load_
 
 
 def agree(shop: Project, *, fails: str = "", **request: Any) -> dict[str, Any]:
-    """Plan, then run: a step that would fail fails, with the plan's words, and one that would not change does not.
+    """Plan, then run: a step that would fail fails, with the plan's words, and one that would not
+    change does not.
 
     Returns the plan.
     """
@@ -35,7 +36,9 @@ def agree(shop: Project, *, fails: str = "", **request: Any) -> dict[str, Any]:
     for name, result in results.items():
         told = document["steps"][name]["changes"]
         counts = result.result.counts if isinstance(result.result, Outcome) else {}
-        is_quiet = result.state != "done" or (result.step.kind == "load" and not any(list(counts.values())[1:]))
+        is_quiet = result.state != "done" or (
+            result.step.kind == "load" and not any(list(counts.values())[1:])
+        )
         if name != "create_bucket" and told != "maybe":
             assert is_quiet == (told == "no"), (name, told, result)
     return document
@@ -68,7 +71,10 @@ def test_a_table_that_would_shrink_too_much_stops_plan_and_run(shop: Project) ->
 
 def test_an_interval_of_a_table_without_a_key_stops_plan_and_run(shop: Project) -> None:
     shop.in_source("CREATE TABLE log (n int, at timestamptz NOT NULL)")
-    interval = {"interval_start": "2026-01-01T00:00:00+00:00", "interval_end": "2026-01-02T00:00:00+00:00"}
+    interval = {
+        "interval_start": "2026-01-01T00:00:00+00:00",
+        "interval_end": "2026-01-02T00:00:00+00:00",
+    }
     by_interval = {"incremental": {"cursor": "at", "by": "data_interval"}}
     shop.spec({"log": by_interval}, schedule="@daily", start_date="2026-01-01")
     agree(shop, fails="extract.extract_log", **interval)
@@ -77,7 +83,9 @@ def test_an_interval_of_a_table_without_a_key_stops_plan_and_run(shop: Project) 
 
 
 def test_an_endless_cursor_stops_plan_and_run(shop: Project) -> None:
-    shop.in_source("CREATE TABLE log (n int PRIMARY KEY, at numeric NOT NULL); INSERT INTO log VALUES (1, 1)")
+    shop.in_source(
+        "CREATE TABLE log (n int PRIMARY KEY, at numeric NOT NULL); INSERT INTO log VALUES (1, 1)"
+    )
     shop.spec({"log": {"incremental": "at"}})
     agree(shop)
     shop.in_source("INSERT INTO log VALUES (2, 'Infinity')")
@@ -103,11 +111,15 @@ def test_a_key_that_is_null_stops_the_load_and_not_the_extract(shop: Project) ->
     ],
 )
 def test_rows_that_are_read_again_may_change_nothing(shop: Project, table: dict[str, Any]) -> None:
-    shop.in_source("ALTER TABLE customer ADD day date NOT NULL DEFAULT current_date, ADD maybe timestamptz")
+    shop.in_source(
+        "ALTER TABLE customer ADD day date NOT NULL DEFAULT current_date, ADD maybe timestamptz"
+    )
     shop.spec({"customer": table}, NEW_NAMES)
     shop.succeed()
     steps = agree(shop)["steps"]
-    assert [steps[name]["changes"] for name in ("extract.extract_customer", "load.load_customer")] == ["yes", "maybe"]
+    assert [
+        steps[name]["changes"] for name in ("extract.extract_customer", "load.load_customer")
+    ] == ["yes", "maybe"]
     assert steps["transform.transform_names"]["does"] == "built if customer changes"
 
 
@@ -124,7 +136,9 @@ def test_what_was_held_back_before_is_read_again(shop: Project) -> None:
 
 
 def test_rows_to_append_may_come_when_those_who_hold_them_back_have_ended(shop: Project) -> None:
-    shop.in_source("CREATE TABLE log (n int GENERATED ALWAYS AS IDENTITY, x int); INSERT INTO log (x) VALUES (1)")
+    shop.in_source(
+        "CREATE TABLE log (n int GENERATED ALWAYS AS IDENTITY, x int); INSERT INTO log (x) VALUES (1)"
+    )
     shop.spec({"log": {"incremental": "n"}})
     shop.succeed()
     assert plan(shop)["steps"]["extract.extract_log"]["changes"] == "no"
@@ -132,25 +146,35 @@ def test_rows_to_append_may_come_when_those_who_hold_them_back_have_ended(shop: 
         session.execute("INSERT INTO log (x) VALUES (2)")
         shop.in_source("INSERT INTO log (x) VALUES (3)")
         step = plan(shop)["steps"]["extract.extract_log"]
-    assert (step["changes"], step["does"]) == ("maybe", "rows of n above 1, when those who hold them back have ended")
+    assert (step["changes"], step["does"]) == (
+        "maybe",
+        "rows of n above 1, when those who hold them back have ended",
+    )
 
 
 def test_what_reads_a_changed_view_table_or_script_is_built_as_the_plan_says(shop: Project) -> None:
     marts = {
         "view": ("SELECT id, name FROM staging.customer", {"materialized": "view"}),
         "whole": "SELECT id, name FROM staging.customer",
-        "script": ("CREATE TABLE IF NOT EXISTS mart.s AS SELECT id FROM staging.customer", {"materialized": "script"}),
+        "script": (
+            "CREATE TABLE IF NOT EXISTS mart.s AS SELECT id FROM staging.customer",
+            {"materialized": "script"},
+        ),
         "of_view": merged("SELECT id, name FROM mart.view"),
         "of_whole": merged("SELECT id, name FROM mart.whole"),
         **NEW_NAMES,
         "of_merge": merged("SELECT id, name FROM mart.names"),
-    }  # fmt: skip
+    }
     shop.spec({"customer": {"incremental": "at"}}, marts)
     shop.succeed()
     changed(shop)
     document = agree(shop)
-    built = dict(shop.in_warehouse("SELECT DISTINCT ON (transform) transform, full_build FROM loadsheet.transform_run "
-                                   "ORDER BY transform, run_no DESC"))  # fmt: skip
+    built = dict(
+        shop.in_warehouse(
+            "SELECT DISTINCT ON (transform) transform, full_build FROM loadsheet.transform_run "
+            "ORDER BY transform, run_no DESC"
+        )
+    )
     told = {name: document["steps"][f"transform.transform_{name}"]["does"] for name in marts}
     in_full = {name for name, does in told.items() if does.startswith("built in full")}
     assert in_full == {name for name, full in built.items() if full} == {"of_view", "of_whole"}
@@ -165,7 +189,9 @@ def test_a_difference_applied_in_place_rebuilds_nothing(shop: Project) -> None:
     shop.succeed()
     shop.in_source("UPDATE country SET name = 'Norge' WHERE code = 'no'")
     document = agree(shop)
-    assert document["steps"]["transform.transform_codes"]["does"].startswith("built: new rows in country; in full if")
+    assert document["steps"]["transform.transform_codes"]["does"].startswith(
+        "built: new rows in country; in full if"
+    )
 
 
 def test_the_sql_of_new_rows_has_the_number_from_which_they_are_new(shop: Project) -> None:
@@ -176,21 +202,27 @@ def test_the_sql_of_new_rows_has_the_number_from_which_they_are_new(shop: Projec
     seen = shop.in_warehouse("SELECT max(seen_load) FROM loadsheet.transform_run")[0][0]
     told = shop.cli("plan", "shop", "--connect", "--sql", "names").stdout
     assert seen > 0 and f"_load_id > {seen}" in told
-    assert told.startswith('-- transform.transform_names\nCREATE TEMPORARY TABLE "_loadsheet_<number>"')
+    assert told.startswith(
+        '-- transform.transform_names\nCREATE TEMPORARY TABLE "_loadsheet_<number>"'
+    )
 
 
 def test_columns_that_swap_their_names_are_renamed_as_the_plan_says(shop: Project) -> None:
     shop.spec({"customer": {"incremental": "at"}})
     shop.in_source("ALTER TABLE customer ADD nick text; UPDATE customer SET nick = 'nick'")
     shop.succeed()
-    shop.in_source("ALTER TABLE customer RENAME name TO x; ALTER TABLE customer RENAME nick TO name")
+    shop.in_source(
+        "ALTER TABLE customer RENAME name TO x; ALTER TABLE customer RENAME nick TO name"
+    )
     shop.in_source("ALTER TABLE customer RENAME x TO nick")
     changed(shop)
     ddl = plan(shop)["steps"]["load.load_customer"]["ddl"]
     with psycopg.connect(shop.warehouse) as session:
         for statement in ddl:
             session.execute(statement)
-        assert session.execute("SELECT DISTINCT name FROM staging.customer").fetchall() == [("nick",)]
+        assert session.execute("SELECT DISTINCT name FROM staging.customer").fetchall() == [
+            ("nick",)
+        ]
         session.rollback()
     shop.succeed()
     assert shop.differences("customer") == 0
@@ -200,8 +232,13 @@ def test_a_table_that_somebody_locks_is_not_known_and_no_error(shop: Project) ->
     with psycopg.connect(shop.source) as session:
         session.execute("LOCK TABLE customer IN ACCESS EXCLUSIVE MODE")
         document = plan(shop)
-    assert "another session has locked the table" in document["steps"]["extract.extract_customer"]["does"]
-    assert {document["steps"][f"{kind}.{kind}_customer"]["changes"] for kind in ("extract", "load")} == {"maybe"}
+    assert (
+        "another session has locked the table"
+        in document["steps"]["extract.extract_customer"]["does"]
+    )
+    assert {
+        document["steps"][f"{kind}.{kind}_customer"]["changes"] for kind in ("extract", "load")
+    } == {"maybe"}
     assert document["steps"]["load.load_country"]["does"] == "creates staging.country"
 
 
@@ -215,9 +252,14 @@ def test_a_size_is_that_of_all_parts_and_of_what_is_stored_beside_them(shop: Pro
     steps = plan(shop)["steps"]
     assert steps["extract.extract_long"]["table_bytes"] > 1_900_000
     assert (
-        steps["extract.extract_base"]["table_rows"] == 5000 and steps["extract.extract_base"]["table_bytes"] > 100_000
+        steps["extract.extract_base"]["table_rows"] == 5000
+        and steps["extract.extract_base"]["table_bytes"] > 100_000
     )
-    assert steps["extract.extract_seen"]["table_rows"] is steps["extract.extract_seen"]["table_bytes"] is None
+    assert (
+        steps["extract.extract_seen"]["table_rows"]
+        is steps["extract.extract_seen"]["table_bytes"]
+        is None
+    )
 
 
 def test_every_fix_can_be_run(shop: Project) -> None:
@@ -231,7 +273,9 @@ def test_every_fix_can_be_run(shop: Project) -> None:
     for fix in given:
         shop.in_source(fix)
     document = plan(shop)
-    assert not [remark for step in document["steps"].values() for remark in step["remarks"] if remark["fix"]]
+    assert not [
+        remark for step in document["steps"].values() for remark in step["remarks"] if remark["fix"]
+    ]
 
 
 PATTERN = {"c*": None}
@@ -264,7 +308,10 @@ def test_a_transform_waits_for_a_table_of_a_pattern_that_never_came(shop: Projec
     shop.in_source("DROP TABLE customer")
     shop.spec(PATTERN, MART)
     document = plan(shop)
-    assert document["steps"]["transform.transform_names"]["does"] == "waits for staging.customer, not loaded yet"
+    assert (
+        document["steps"]["transform.transform_names"]["does"]
+        == "waits for staging.customer, not loaded yet"
+    )
     ran = shop.cli("run", "shop")
     assert ran.returncode == 0 and "waits for staging.customer, not loaded yet" in ran.stdout
 
@@ -273,8 +320,9 @@ def test_the_sql_of_a_pattern_is_that_of_its_tables(shop: Project) -> None:
     shop.spec(PATTERN)
     told = shop.cli("plan", "shop", "--connect", "--sql", "c*").stdout
     assert [line for line in told.splitlines() if line.startswith("-- extract.")] == [
-        "-- extract.extract_country", "-- extract.extract_customer",
-    ]  # fmt: skip
+        "-- extract.extract_country",
+        "-- extract.extract_customer",
+    ]
 
 
 @pytest.mark.parametrize("away", ["source", "warehouse"])
@@ -311,8 +359,12 @@ def follow(shop: Project, owner: str, most: int = 4) -> list[str]:
     raise AssertionError(f"still lacking: {lacking}")
 
 
-def test_what_a_role_lacks_on_another_ones_tables_is_given_by_the_grants_and_no_more(shop: Project, role: str) -> None:
-    shop.in_source("CREATE TABLE log (n int GENERATED ALWAYS AS IDENTITY); INSERT INTO log DEFAULT VALUES")
+def test_what_a_role_lacks_on_another_ones_tables_is_given_by_the_grants_and_no_more(
+    shop: Project, role: str
+) -> None:
+    shop.in_source(
+        "CREATE TABLE log (n int GENERATED ALWAYS AS IDENTITY); INSERT INTO log DEFAULT VALUES"
+    )
     shop.spec({"customer": {"incremental": "at"}, "log": {"incremental": "n"}}, NEW_NAMES)
     shop.succeed()
     changed(shop)
@@ -331,7 +383,8 @@ def test_only_who_replaces_a_table_must_own_it_and_create(shop: Project, role: s
     owner, shop.warehouse = shop.warehouse, as_role(shop.warehouse, role)
     given = follow(shop, owner)
     assert f'GRANT CREATE ON SCHEMA "staging" TO {ident(role)};' in given
-    assert f'ALTER TABLE "staging"."country" OWNER TO {ident(role)};' in given  # its owner is a superuser here
+    # its owner is a superuser here
+    assert f'ALTER TABLE "staging"."country" OWNER TO {ident(role)};' in given
     assert shop.cli("run", "shop").returncode == 0
 
 
@@ -339,7 +392,9 @@ def test_a_schema_for_the_ledger_that_somebody_else_made_is_told(shop: Project, 
     owner, shop.warehouse = shop.warehouse, as_role(shop.warehouse, role)
     with psycopg.connect(owner, autocommit=True) as session:
         for schema in ("loadsheet", "staging", "mart"):
-            session.execute(f"CREATE SCHEMA {schema}; GRANT USAGE, CREATE ON SCHEMA {schema} TO {ident(role)}")
+            session.execute(
+                f"CREATE SCHEMA {schema}; GRANT USAGE, CREATE ON SCHEMA {schema} TO {ident(role)}"
+            )
     assert len(follow(shop, owner)) == 2
     assert shop.cli("run", "shop").returncode == 0
 
@@ -348,7 +403,9 @@ def test_an_older_ledger_of_another_role_is_brought_up_to_date_after_what_the_pl
     shop: Project, role: str
 ) -> None:
     shop.succeed()
-    shop.in_warehouse("COMMENT ON SCHEMA loadsheet IS 'ledger version 3'; DROP TABLE loadsheet.failure")
+    shop.in_warehouse(
+        "COMMENT ON SCHEMA loadsheet IS 'ledger version 3'; DROP TABLE loadsheet.failure"
+    )
     owner, shop.warehouse = shop.warehouse, as_role(shop.warehouse, role)
     follow(shop, owner)
     assert shop.cli("run", "shop").returncode == 0

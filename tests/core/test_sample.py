@@ -1,4 +1,5 @@
-"""`loadsheet run --sample`: rows that belong together, away from everything that production rests on."""
+"""`loadsheet run --sample`: rows that belong together, away from everything that production rests
+on."""
 
 from __future__ import annotations
 
@@ -23,19 +24,26 @@ TRANSFORMS = {
         {"materialized": "merge", "unique_key": "id"},
     ),
     "big": "SELECT id FROM mart.totals WHERE amount > 100",
-    "log": ("DELETE FROM mart.big WHERE id IN (SELECT -id FROM mart.big)", {"materialized": "script"}),
+    "log": (
+        "DELETE FROM mart.big WHERE id IN (SELECT -id FROM mart.big)",
+        {"materialized": "script"},
+    ),
 }
 STATE = (
     "SELECT * FROM loadsheet.scope WHERE pipeline = 'shop' ORDER BY table_name",
     "SELECT * FROM loadsheet.load WHERE pipeline = 'shop' ORDER BY load_no",
     "SELECT * FROM loadsheet.transform_run WHERE pipeline = 'shop' ORDER BY run_no",
-    *(f"SELECT *, xmin::text FROM {t} ORDER BY 1, 2" for t in ("staging.country", "staging.orders", "staging.lines")),
+    *(
+        f"SELECT *, xmin::text FROM {t} ORDER BY 1, 2"
+        for t in ("staging.country", "staging.orders", "staging.lines")
+    ),
     *(f"SELECT *, xmin::text FROM {t} ORDER BY 1, 2" for t in ("mart.totals", "mart.big")),
 )
 
 
 def production(project: Project) -> list[list[tuple[Any, ...]]]:
-    """All that a sampled run must not touch: the ledger's rows, and each row with the transaction that wrote it."""
+    """All that a sampled run must not touch: the ledger's rows, and each row with the transaction
+    that wrote it."""
     return [project.in_warehouse(query) for query in STATE]
 
 
@@ -50,32 +58,49 @@ def test_a_sample_keeps_what_belongs_together_and_leaves_production_alone(projec
     project.spec(TABLES, TRANSFORMS, lake={"prefix": "shop"})
     project.succeed()
     before, objects = production(project), project.objects()
-    project.in_source("UPDATE orders SET at = clock_timestamp() WHERE id <= 10; DELETE FROM country WHERE code = 'no'")
+    project.in_source(
+        "UPDATE orders SET at = clock_timestamp() WHERE id <= 10; DELETE FROM country WHERE code = 'no'"
+    )
     told = sample(project, "10%")
-    assert "staging_sample and mart_sample; staging, mart and all watermarks are as they were" in told
+    assert (
+        "staging_sample and mart_sample; staging, mart and all watermarks are as they were" in told
+    )
     assert "left out, because a script may write anywhere: log" in told
     orders = {row[0] for row in project.in_warehouse("SELECT id FROM staging_sample.orders")}
     lines = project.in_warehouse("SELECT order_id, count(*) FROM staging_sample.lines GROUP BY 1")
     assert 1_700 < len(orders) < 2_300
     assert dict(lines) == dict.fromkeys(orders, 2)
-    assert project.in_warehouse("SELECT count(*) FROM staging_sample.country") == [(1,)]  # small: whole
+    # small: whole
+    assert project.in_warehouse("SELECT count(*) FROM staging_sample.country") == [(1,)]
     assert project.in_warehouse("SELECT count(*) FROM mart_sample.totals") == [(len(orders),)]
 
     sample(project, "500")  # smaller than before, which max_shrink would forbid
     fewer = {row[0] for row in project.in_warehouse("SELECT id FROM staging_sample.orders")}
     assert 350 < len(fewer) < 650 and fewer < orders
     assert production(project) == before
-    assert objects < project.objects() and {n.split("/")[0] for n in project.objects() - objects} == {"shop_sample"}
+    assert objects < project.objects() and {
+        n.split("/")[0] for n in project.objects() - objects
+    } == {"shop_sample"}
 
-    project.succeed()  # the negative control: production has missed nothing of what a sampled run has seen
+    # the negative control: production has missed nothing of what a sampled run has seen
+    project.succeed()
     assert production(project) != before
-    assert project.differences("orders") == project.differences("country") == project.differences("lines") == 0
+    assert (
+        project.differences("orders")
+        == project.differences("country")
+        == project.differences("lines")
+        == 0
+    )
 
 
 def test_a_small_table_is_whole_also_when_nobody_has_analysed_it(project: Project) -> None:
     """The planner takes an empty guess for thousands of rows."""
-    project.in_source("CREATE TABLE small (id int PRIMARY KEY); INSERT INTO small SELECT generate_series(1, 300)")
-    estimate = project.in_source("EXPLAIN (FORMAT JSON) SELECT FROM small")[0][0][0]["Plan"]["Plan Rows"]
+    project.in_source(
+        "CREATE TABLE small (id int PRIMARY KEY); INSERT INTO small SELECT generate_series(1, 300)"
+    )
+    estimate = project.in_source("EXPLAIN (FORMAT JSON) SELECT FROM small")[0][0][0]["Plan"][
+        "Plan Rows"
+    ]
     assert estimate > 2_000
     project.spec({"small": None})
     for size, left in (("0.01%", 300), ("300", 300), ("100", 100)):
@@ -91,25 +116,41 @@ def test_rows_without_a_key_and_views_are_sampled_too(project: Project) -> None:
     )
     project.spec({"log": None, "seen": None})
     sample(project, "2000")
-    found = [project.in_warehouse(f"SELECT count(*) FROM staging_sample.{name}")[0][0] for name in ("log", "seen")]
+    found = [
+        project.in_warehouse(f"SELECT count(*) FROM staging_sample.{name}")[0][0]
+        for name in ("log", "seen")
+    ]
     assert all(1_700 < count < 2_300 for count in found), found
 
 
 def test_a_sample_can_be_dropped_whole_and_only_it(project: Project) -> None:
     project.in_source(SOURCE)
-    project.spec(TABLES, {**TRANSFORMS, "seen": ("SELECT id FROM staging.orders", {"materialized": "view"})})
+    project.spec(
+        TABLES, {**TRANSFORMS, "seen": ("SELECT id FROM staging.orders", {"materialized": "view"})}
+    )
     project.succeed()
     before, objects = production(project), project.objects()
     sample(project, "10%")
     dry = project.cli("gc", "shop", "--sample", "--dry-run")
-    assert dry.returncode == 0 and "shop: would remove the sample: mart_sample.big, mart_sample.seen" in dry.stdout
+    assert (
+        dry.returncode == 0
+        and "shop: would remove the sample: mart_sample.big, mart_sample.seen" in dry.stdout
+    )
     assert project.in_warehouse("SELECT count(*) > 0 FROM mart_sample.seen") == [(True,)]
     dropped = project.cli("gc", "shop", "--sample")
     assert dropped.returncode == 0, dropped.stderr
-    assert "staging_sample.orders; schemas staging_sample, mart_sample; 6 objects (" in dropped.stdout
-    assert project.in_warehouse("SELECT nspname FROM pg_namespace WHERE nspname LIKE '%\\_sample'") == []
+    assert (
+        "staging_sample.orders; schemas staging_sample, mart_sample; 6 objects (" in dropped.stdout
+    )
+    assert (
+        project.in_warehouse("SELECT nspname FROM pg_namespace WHERE nspname LIKE '%\\_sample'")
+        == []
+    )
     assert (production(project), project.objects()) == (before, objects)
-    assert "shop: removed the sample: no tables; 0 objects" in project.cli("gc", "shop", "--sample").stdout
+    assert (
+        "shop: removed the sample: no tables; 0 objects"
+        in project.cli("gc", "shop", "--sample").stdout
+    )
     sample(project, "10%")  # and it can be taken again
     assert project.in_warehouse("SELECT count(*) > 0 FROM mart_sample.seen") == [(True,)]
 
@@ -118,16 +159,28 @@ def test_what_others_keep_beside_a_sample_stays(project: Project) -> None:
     project.in_source("CREATE TABLE small (id int PRIMARY KEY); INSERT INTO small VALUES (1)")
     project.spec({"small": None})
     sample(project, "10%")
-    project.in_warehouse("CREATE TABLE staging_sample.mine (id int); CREATE VIEW mine AS TABLE staging_sample.small")
+    project.in_warehouse(
+        "CREATE TABLE staging_sample.mine (id int); CREATE VIEW mine AS TABLE staging_sample.small"
+    )
     held = project.cli("gc", "shop", "--sample")
-    assert held.returncode == 1 and "other objects depend on it" in held.stderr and "Traceback" not in held.stderr
+    assert (
+        held.returncode == 1
+        and "other objects depend on it" in held.stderr
+        and "Traceback" not in held.stderr
+    )
     assert project.in_warehouse("SELECT * FROM mine")[0][0] == 1
     project.in_warehouse("DROP VIEW mine")
     dropped = project.cli("gc", "shop", "--sample", "--json")
     assert json.loads(dropped.stdout)["pipelines"] == [
-        {"pipeline": "shop", "relations": ["staging_sample.small"], "schemas": [], "objects": 2,
-         "bytes": json.loads(dropped.stdout)["pipelines"][0]["bytes"], "kept": []}
-    ]  # fmt: skip
+        {
+            "pipeline": "shop",
+            "relations": ["staging_sample.small"],
+            "schemas": [],
+            "objects": 2,
+            "bytes": json.loads(dropped.stdout)["pipelines"][0]["bytes"],
+            "kept": [],
+        }
+    ]
     assert project.in_warehouse("SELECT count(*) FROM staging_sample.mine") == [(0,)]
     both = project.cli("gc", "shop", "--sample", "--keep", "5")
     assert both.returncode == 2 and "leave out --older-than and --keep" in both.stderr

@@ -61,11 +61,18 @@ def eventually(check: object, seconds: float = 20) -> bool:
     return True
 
 
-def test_postgres_asks_for_the_password_and_listens_on_loopback_only(postgres: PostgresServer) -> None:
+def test_postgres_asks_for_the_password_and_listens_on_loopback_only(
+    postgres: PostgresServer,
+) -> None:
     with psycopg.connect(postgres.dsn("postgres")) as connection:
         shown = [
             connection.execute(f"SHOW {name}".encode()).fetchone()
-            for name in ("listen_addresses", "unix_socket_directories", "password_encryption", "server_encoding")
+            for name in (
+                "listen_addresses",
+                "unix_socket_directories",
+                "password_encryption",
+                "server_encoding",
+            )
         ]
     assert shown == [("127.0.0.1",), ("",), ("scram-sha-256",), ("UTF8",)]
     with pytest.raises(psycopg.OperationalError, match="password"):
@@ -75,7 +82,9 @@ def test_postgres_asks_for_the_password_and_listens_on_loopback_only(postgres: P
 def test_databases_are_created_empty_and_dropped_while_in_use(postgres: PostgresServer) -> None:
     dsn = postgres.create_database('odd "name" é')
     with psycopg.connect(dsn, autocommit=True) as connection:
-        assert connection.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone() == (0,)
+        assert connection.execute(
+            "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
+        ).fetchone() == (0,)
         postgres.drop_database('odd "name" é')
     with pytest.raises(psycopg.OperationalError, match="does not exist"):
         psycopg.connect(dsn)
@@ -95,9 +104,13 @@ def test_a_folder_only_its_owner_may_enter_is_no_hindrance(tmp_path: Path) -> No
         psycopg.connect(server.dsn("postgres")).close()
 
 
-def test_programs_that_the_servers_user_cannot_reach_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_programs_that_the_servers_user_cannot_reach_are_copied(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     really = embedded.reachable
-    monkeypatch.setattr(embedded, "server_user", lambda: (os.geteuid() or 65534, os.getegid() or 65534))
+    monkeypatch.setattr(
+        embedded, "server_user", lambda: (os.geteuid() or 65534, os.getegid() or 65534)
+    )
     monkeypatch.setattr(embedded, "reachable", lambda path: path.name != "bin" and really(path))
     server = PostgresServer()
     if os.geteuid():
@@ -126,7 +139,9 @@ def test_stopping_leaves_neither_process_nor_temporary_folder() -> None:
 def test_servers_end_when_their_owner_is_killed(tmp_path: Path, how: signal.Signals) -> None:
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     command = [sys.executable, "-c", textwrap.dedent(OWNER), str(tmp_path)]
-    with subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True) as owner:
+    with subprocess.Popen(
+        command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True
+    ) as owner:
         try:
             assert owner.stdout is not None
             ports = [int(port) for port in owner.stdout.readline().split()]
@@ -149,9 +164,13 @@ def test_what_a_command_forked_and_left_behind_ends_with_it(tmp_path: Path) -> N
 
 def test_killing_the_supervisor_ends_the_command(tmp_path: Path) -> None:
     process = Supervised(["sleep", "987651"], tmp_path / "log")
-    assert eventually(lambda: any(c.startswith("sleep") for c in descendants_mentioning("sleep 987651")))
+    assert eventually(
+        lambda: any(c.startswith("sleep") for c in descendants_mentioning("sleep 987651"))
+    )
     process._supervisor.kill()
-    assert eventually(lambda: not any(c.startswith("sleep") for c in descendants_mentioning("sleep 987651")))
+    assert eventually(
+        lambda: not any(c.startswith("sleep") for c in descendants_mentioning("sleep 987651"))
+    )
     process.stop()
 
 
@@ -168,8 +187,12 @@ def test_s3_shows_at_once_what_was_stored_replaced_and_removed(minio: Minio, buc
         minio.put_object(bucket, name, io.BytesIO(name.encode()), -1, part_size=16 * 2**20)
         minio.put_object(bucket, name, io.BytesIO(name.encode() * 2), len(name.encode()) * 2)
         assert minio.get_object(bucket, name).data == name.encode() * 2
-    assert sorted(o.object_name for o in minio.list_objects(bucket, recursive=True)) == sorted(names)
-    assert [o.object_name for o in minio.list_objects(bucket, prefix="deep/", recursive=True)] == [names[1]]
+    assert sorted(o.object_name for o in minio.list_objects(bucket, recursive=True)) == sorted(
+        names
+    )
+    assert [o.object_name for o in minio.list_objects(bucket, prefix="deep/", recursive=True)] == [
+        names[1]
+    ]
     for name in names:
         minio.remove_object(bucket, name)
     assert list(minio.list_objects(bucket, recursive=True)) == []
@@ -185,14 +208,20 @@ def test_s3_takes_an_upload_of_many_parts(minio: Minio, bucket: str) -> None:
 
 def test_s3_refuses_strangers(s3: S3Server, bucket: str) -> None:
     with pytest.raises(REFUSED, match="SignatureDoesNotMatch"):
-        list(Minio(s3.address, access_key=s3.access_key, secret_key="wrong", secure=False).list_objects(bucket))
+        list(
+            Minio(
+                s3.address, access_key=s3.access_key, secret_key="wrong", secure=False
+            ).list_objects(bucket)
+        )
     assert urllib3.request("GET", f"{s3.endpoint}/{bucket}").status >= 400
 
 
 def test_slack_keeps_messages_and_answers_as_told(slack: SlackReceiver) -> None:
     seen: list[object] = []
     slack.on_message = seen.append
-    assert urllib3.request("POST", f"{slack.url}/services/T/B/x", json={"text": "hello"}).data == b"ok"
+    assert (
+        urllib3.request("POST", f"{slack.url}/services/T/B/x", json={"text": "hello"}).data == b"ok"
+    )
     slack.respond(status=500, delay=0.2)
     started = time.monotonic()
     assert urllib3.request("POST", slack.url, body=b"no json", retries=False).status == 500
@@ -201,9 +230,13 @@ def test_slack_keeps_messages_and_answers_as_told(slack: SlackReceiver) -> None:
     assert slack.wait_for(2, timeout=0) and not slack.wait_for(3, timeout=0.01)
 
 
-def test_nothing_listens_beyond_loopback(postgres: PostgresServer, s3: S3Server, slack: SlackReceiver) -> None:
+def test_nothing_listens_beyond_loopback(
+    postgres: PostgresServer, s3: S3Server, slack: SlackReceiver
+) -> None:
     own = socket.gethostbyname(socket.gethostname())
-    addresses = {a[4][0] for a in socket.getaddrinfo(socket.gethostname(), None)} | {own} - {"127.0.0.1"}
+    addresses = {a[4][0] for a in socket.getaddrinfo(socket.gethostname(), None)} | {own} - {
+        "127.0.0.1"
+    }
     for address in {str(a) for a in addresses if not str(a).startswith(("127.", "::1"))}:
         for port in (postgres.port, s3.port, slack.port):
             with pytest.raises(OSError):

@@ -1,4 +1,5 @@
-"""Two pipelines that load one table without a check that sees both: the run finds them by the ledger."""
+"""Two pipelines that load one table without a check that sees both: the run finds them by the
+ledger."""
 
 from __future__ import annotations
 
@@ -42,7 +43,9 @@ def elsewhere(shop: Project, tmp_path: Path, database: str) -> Project:
 
 
 def rows(project: Project) -> list[tuple[str, int]]:
-    return project.in_warehouse("SELECT what, count(*) FROM staging.orders GROUP BY what ORDER BY what")
+    return project.in_warehouse(
+        "SELECT what, count(*) FROM staging.orders GROUP BY what ORDER BY what"
+    )
 
 
 def refusal(project: Project, name: str = "orders") -> str:
@@ -56,21 +59,30 @@ def test_the_rows_of_another_source_are_not_overwritten(shop: Project, elsewhere
     assert "staging.orders was loaded by the pipeline 'shop' from another source" in message
     assert "loadsheet run zoo --tables orders --full-refresh" in message and "exclude" in message
     assert rows(shop) == [("shop", 3)]
-    assert shop.in_warehouse("SELECT count(*) FROM loadsheet.scope WHERE pipeline = 'zoo'") == [(0,)]
+    assert shop.in_warehouse("SELECT count(*) FROM loadsheet.scope WHERE pipeline = 'zoo'") == [
+        (0,)
+    ]
 
 
-def test_a_pattern_that_meets_the_table_of_another_pipeline_loads_the_others(shop: Project, elsewhere: Project) -> None:
+def test_a_pattern_that_meets_the_table_of_another_pipeline_loads_the_others(
+    shop: Project, elsewhere: Project
+) -> None:
     with psycopg.connect(elsewhere.source, autocommit=True) as session:
         session.execute("CREATE TABLE animals (id int PRIMARY KEY); INSERT INTO animals VALUES (1)")
     elsewhere.spec({"*": None})
     done = elsewhere.cli("run", "zoo")
     assert (
-        done.returncode == 1 and "staging.orders was loaded by the pipeline 'shop' from another source" in done.stdout
+        done.returncode == 1
+        and "staging.orders was loaded by the pipeline 'shop' from another source" in done.stdout
     )
-    assert rows(shop) == [("shop", 3)] and shop.in_warehouse("SELECT id FROM staging.animals") == [(1,)]
+    assert rows(shop) == [("shop", 3)] and shop.in_warehouse("SELECT id FROM staging.animals") == [
+        (1,)
+    ]
 
 
-def test_a_full_refresh_takes_the_table_over_and_the_other_pipeline_is_told(shop: Project, elsewhere: Project) -> None:
+def test_a_full_refresh_takes_the_table_over_and_the_other_pipeline_is_told(
+    shop: Project, elsewhere: Project
+) -> None:
     elsewhere.succeed(full_refresh=frozenset({"orders"}))
     assert rows(shop) == [("zoo", 3)]
     elsewhere.succeed()
@@ -88,7 +100,9 @@ def test_a_renamed_pipeline_goes_on(shop: Project, tmp_path: Path) -> None:
     assert rows(zoo) == [("shop", 4)]
 
 
-def test_two_pipelines_that_merge_one_table_of_one_source_take_turns(shop: Project, tmp_path: Path) -> None:
+def test_two_pipelines_that_merge_one_table_of_one_source_take_turns(
+    shop: Project, tmp_path: Path
+) -> None:
     zoo = beside(shop, tmp_path / "second")
     for number in range(4, 8):
         shop.in_source(f"INSERT INTO orders VALUES ({number}, 'shop', clock_timestamp())")
@@ -113,7 +127,9 @@ def test_two_pipelines_that_append_to_one_table_are_found_before_a_row_is_double
 
 
 @pytest.mark.parametrize("way", ["its schema", "the table"])
-def test_a_table_that_the_other_pipeline_has_left_is_free(shop: Project, elsewhere: Project, way: str) -> None:
+def test_a_table_that_the_other_pipeline_has_left_is_free(
+    shop: Project, elsewhere: Project, way: str
+) -> None:
     if way == "its schema":
         shop.spec(TABLES, warehouse={"conn_id": "warehouse", "schema": "shop_staging"})
         shop.succeed()

@@ -28,13 +28,17 @@ def test_the_server_takes_each_select_that_the_check_takes(server: psycopg.Conne
 
 
 @pytest.mark.parametrize("sql", REFUSED)
-def test_the_server_refuses_each_select_that_the_check_refuses(server: psycopg.Connection, sql: str) -> None:
+def test_the_server_refuses_each_select_that_the_check_refuses(
+    server: psycopg.Connection, sql: str
+) -> None:
     with pytest.raises(psycopg.ProgrammingError):
         build(server, sql)
 
 
 @pytest.mark.parametrize("sql", SCRIPTS.values(), ids=SCRIPTS)
-def test_the_server_runs_each_script_that_the_check_takes(server: psycopg.Connection, sql: str) -> None:
+def test_the_server_runs_each_script_that_the_check_takes(
+    server: psycopg.Connection, sql: str
+) -> None:
     with server.transaction(force_rollback=True):
         server.execute(PATH)
         server.execute(sql)

@@ -1,4 +1,5 @@
-"""`loadsheet status` on real servers: what it says of tables and transforms, and that it only reads."""
+"""`loadsheet status` on real servers: what it says of tables and transforms, and that it only
+reads."""
 
 from __future__ import annotations
 
@@ -45,7 +46,9 @@ def shop(project: Project) -> Project:
 
 def cli(project: Project, *arguments: str) -> Any:
     """`loadsheet status` in this process, which is ten times faster than in one of its own."""
-    return CliRunner().invoke(app, ["--project", str(project.folder), "status", *arguments], env=project.environment())
+    return CliRunner().invoke(
+        app, ["--project", str(project.folder), "status", *arguments], env=project.environment()
+    )
 
 
 def status(project: Project, *arguments: str) -> dict[str, Any]:
@@ -54,13 +57,19 @@ def status(project: Project, *arguments: str) -> dict[str, Any]:
     assert done.exit_code == 0, done.stdout + done.stderr
     (pipeline,) = json.loads(done.stdout)["pipelines"]
     pipeline["tables"] = {table["table"]: table for table in pipeline["tables"]}
-    pipeline["transforms"] = {transform["transform"]: transform for transform in pipeline["transforms"]}
+    pipeline["transforms"] = {
+        transform["transform"]: transform for transform in pipeline["transforms"]
+    }
     return pipeline  # type: ignore[no-any-return]
 
 
 def states(project: Project) -> dict[str, str]:
     found = status(project)
-    return {name: entry["state"] for part in ("tables", "transforms") for name, entry in found[part].items()}
+    return {
+        name: entry["state"]
+        for part in ("tables", "transforms")
+        for name, entry in found[part].items()
+    }
 
 
 def test_on_an_empty_warehouse_everything_is_yet_to_be_loaded_and_stays_so(shop: Project) -> None:
@@ -69,18 +78,34 @@ def test_on_an_empty_warehouse_everything_is_yet_to_be_loaded_and_stays_so(shop:
     assert cli(shop, "shop").stdout.count("never") == 4
 
 
-def test_after_a_run_each_table_has_its_load_its_rows_its_watermark_and_its_lag(shop: Project) -> None:
+def test_after_a_run_each_table_has_its_load_its_rows_its_watermark_and_its_lag(
+    shop: Project,
+) -> None:
     shop.succeed(run_id="the run")
     found = status(shop)
     orders, events, country = (found["tables"][name] for name in ("orders", "events", "country"))
     assert (orders["state"], orders["rows"], orders["rows_exact"]) == ("current", 100, True)
-    assert orders["last_load"].items() >= {"run_id": "the run", "how": "replace", "extracted": 100}.items()
+    assert (
+        orders["last_load"].items()
+        >= {"run_id": "the run", "how": "replace", "extracted": 100}.items()
+    )
     assert orders["lag"]["seconds"] == 0 and orders["lag"]["newest"] == orders["watermark"]
     assert 0 <= orders["watermark_age_seconds"] < 600 > orders["last_load"]["age_seconds"] >= 0
-    assert (events["watermark"], events["lag"]["distance"], events["watermark_age_seconds"]) == ("50", 0, None)
-    assert (country["state"], country["lag_unknown"]) == ("loaded", "it is copied whole, without a cursor")
+    assert (events["watermark"], events["lag"]["distance"], events["watermark_age_seconds"]) == (
+        "50",
+        0,
+        None,
+    )
+    assert (country["state"], country["lag_unknown"]) == (
+        "loaded",
+        "it is copied whole, without a cursor",
+    )
     totals = found["transforms"]["totals"]
-    assert (totals["state"], totals["rows"], totals["last_build"]["run_id"]) == ("current", 1, "the run")
+    assert (totals["state"], totals["rows"], totals["last_build"]["run_id"]) == (
+        "current",
+        1,
+        "the run",
+    )
 
 
 def test_it_says_how_far_the_source_is_ahead(shop: Project) -> None:
@@ -102,7 +127,9 @@ def test_a_transform_is_due_when_something_it_reads_was_loaded_since(shop: Proje
     shop.spec(TABLES)
     shop.succeed()
     shop.spec(TABLES, MART)
-    assert status(shop)["transforms"]["totals"].items() >= {"state": "due", "due": "new rows"}.items()
+    assert (
+        status(shop)["transforms"]["totals"].items() >= {"state": "due", "due": "new rows"}.items()
+    )
 
 
 def test_the_session_that_holds_a_table_back_is_named(shop: Project) -> None:
@@ -129,8 +156,12 @@ def test_a_failure_is_shown_until_the_table_works_again(shop: Project) -> None:
     country = status(shop)["tables"]["country"]
     assert (country["state"], country["rows"]) == ("failed", 2)
     error = country["last_error"]
-    assert (error["step"], error["run_id"]) == ("extract", "the second") and error["since"] < error["at"]
-    assert "did you mean 'countries'?" in error["message"] and not error["message"].startswith("shop.country")
+    assert (error["step"], error["run_id"]) == ("extract", "the second") and error["since"] < error[
+        "at"
+    ]
+    assert "did you mean 'countries'?" in error["message"] and not error["message"].startswith(
+        "shop.country"
+    )
     assert "extract of country failed" in cli(shop, "shop").stdout
     shop.in_source("ALTER TABLE countries RENAME TO country")
     states_of_run = shop.succeed()  # nothing new: nothing but the note is written
@@ -179,19 +210,26 @@ def test_without_the_source_it_shows_what_the_warehouse_knows_and_says_why(shop:
     assert "The source could not be asked: " in shown and "secret" not in shown
 
 
-def test_a_lag_that_would_cost_a_scan_is_unknown_and_says_why(shop: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lag_that_would_cost_a_scan_is_unknown_and_says_why(
+    shop: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lag, "_MOST_COST", 1.0)  # what is dear for a table of 100 rows
     shop.succeed()
     assert states(shop)["orders"] == "current"  # the control: by its index
     shop.in_source("DROP INDEX orders_at_idx")
     orders = status(shop)["tables"]["orders"]
-    assert orders["lag"] is None and orders["lag_unknown"] == "at has no index to find its highest value by"
+    assert (
+        orders["lag"] is None
+        and orders["lag_unknown"] == "at has no index to find its highest value by"
+    )
     assert "orders: at has no index" in cli(shop, "shop").stdout
 
 
 def test_a_large_table_is_estimated_and_says_so(shop: Project) -> None:
     shop.spec({"big": None})
-    shop.in_source("CREATE TABLE big AS SELECT i AS id, repeat('x', 900) AS x FROM generate_series(1, 9500) i")
+    shop.in_source(
+        "CREATE TABLE big AS SELECT i AS id, repeat('x', 900) AS x FROM generate_series(1, 9500) i"
+    )
     shop.succeed()
     shop.in_warehouse("ANALYZE staging.big")
     big = status(shop)["tables"]["big"]
@@ -202,11 +240,15 @@ def test_a_large_table_is_estimated_and_says_so(shop: Project) -> None:
 def test_it_writes_nothing(shop: Project) -> None:
     shop.succeed()
     shop.in_warehouse("VACUUM ANALYZE")
-    [(before, *_)] = shop.in_warehouse("SELECT sum(n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_user_tables")
+    [(before, *_)] = shop.in_warehouse(
+        "SELECT sum(n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_user_tables"
+    )
     xid = shop.in_warehouse("SELECT pg_snapshot_xmax(pg_current_snapshot())::text")
     status(shop)
     assert shop.in_warehouse("SELECT pg_snapshot_xmax(pg_current_snapshot())::text") == xid
-    assert shop.in_warehouse("SELECT sum(n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_user_tables") == [(before,)]
+    assert shop.in_warehouse(
+        "SELECT sum(n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_user_tables"
+    ) == [(before,)]
 
 
 def test_a_ledger_of_an_older_version_is_read_and_left_as_it_is(shop: Project) -> None:
@@ -219,8 +261,15 @@ def test_a_ledger_of_an_older_version_is_read_and_left_as_it_is(shop: Project) -
 
 def test_one_pipeline_in_trouble_does_not_hide_the_others(shop: Project) -> None:
     shop.succeed()
-    away = (shop.folder / "pipelines" / "shop" / "pipeline.yml").read_text().partition("transforms:")[0]
-    specs = {"broken": "version: 2\n", "away": away.replace("conn_id: warehouse", "conn_id: nowhere")}
+    away = (
+        (shop.folder / "pipelines" / "shop" / "pipeline.yml")
+        .read_text()
+        .partition("transforms:")[0]
+    )
+    specs = {
+        "broken": "version: 2\n",
+        "away": away.replace("conn_id: warehouse", "conn_id: nowhere"),
+    }
     for name, text in specs.items():
         home = shop.folder / "pipelines" / name
         home.mkdir()
@@ -228,8 +277,13 @@ def test_one_pipeline_in_trouble_does_not_hide_the_others(shop: Project) -> None
     done = cli(shop)
     assert done.exit_code == 2
     assert "shop: 3 tables" in done.stdout
-    assert "broken/pipeline.yml:1:10" in done.stderr and "connection 'nowhere' is not defined" in done.stderr
-    errors = {p["pipeline"]: p["error"] for p in json.loads(cli(shop, "--json").stdout)["pipelines"]}
+    assert (
+        "broken/pipeline.yml:1:10" in done.stderr
+        and "connection 'nowhere' is not defined" in done.stderr
+    )
+    errors = {
+        p["pipeline"]: p["error"] for p in json.loads(cli(shop, "--json").stdout)["pipelines"]
+    }
     assert errors["shop"] is None and "nowhere" in errors["away"]
 
 
@@ -256,9 +310,16 @@ def test_watching_repeats_in_a_pipe_and_ends_well_at_ctrl_c(shop: Project, as_js
 def watched(project: Project, columns: int, lines: int) -> bytes:
     """What a terminal of that size gets from `--watch` until Ctrl-C, which ends it well."""
     main, side = os.openpty()
-    environment = {**project.environment(), "COLUMNS": str(columns), "LINES": str(lines), "TERM": "xterm"}
+    environment = {
+        **project.environment(),
+        "COLUMNS": str(columns),
+        "LINES": str(lines),
+        "TERM": "xterm",
+    }
     command = project.command("status", "shop", "--watch")
-    with subprocess.Popen(command, env=environment, stdout=side, stderr=side, stdin=subprocess.DEVNULL) as p:
+    with subprocess.Popen(
+        command, env=environment, stdout=side, stderr=side, stdin=subprocess.DEVNULL
+    ) as p:
         os.close(side)
         screen = b""
         while b"Ctrl-C ends" not in screen:
@@ -269,13 +330,17 @@ def watched(project: Project, columns: int, lines: int) -> bytes:
     return screen
 
 
-def test_on_a_terminal_of_80_columns_nothing_is_wrapped_and_the_watch_ends_at_ctrl_c(shop: Project) -> None:
+def test_on_a_terminal_of_80_columns_nothing_is_wrapped_and_the_watch_ends_at_ctrl_c(
+    shop: Project,
+) -> None:
     shop.succeed()
     screen = watched(shop, columns=80, lines=40)
     lines = [re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", line) for line in screen.decode().splitlines()]
     assert max(map(len, lines)) <= 80, lines
     orders = next(line for line in lines if "orders" in line)
-    assert re.search(r"orders +\d+s ago +100 +20\d\d-\d\d-\d\d \d\d:\d\d:\d\d +\d+s +up to date", orders)
+    assert re.search(
+        r"orders +\d+s ago +100 +20\d\d-\d\d-\d\d \d\d:\d\d:\d\d +\d+s +up to date", orders
+    )
 
 
 def test_the_documented_shape_is_the_one_that_is_printed(shop: Project) -> None:
@@ -283,11 +348,25 @@ def test_the_documented_shape_is_the_one_that_is_printed(shop: Project) -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "status.md").read_text()
     documented = set(re.findall(r"^\| `(\w+)`", page, re.MULTILINE))
     found = json.loads(cli(shop, "--json").stdout)
-    printed = set(_keys(found)) | {"pid", "user", "application", "state", "since", "who", "step", "code", "message"}
+    printed = set(_keys(found)) | {
+        "pid",
+        "user",
+        "application",
+        "state",
+        "since",
+        "who",
+        "step",
+        "code",
+        "message",
+    }
     assert printed == documented
 
 
 def _keys(value: Any) -> list[str]:
     if isinstance(value, list):
         return [key for item in value for key in _keys(item)]
-    return [key for name, item in value.items() for key in [name, *_keys(item)]] if isinstance(value, dict) else []
+    return (
+        [key for name, item in value.items() for key in [name, *_keys(item)]]
+        if isinstance(value, dict)
+        else []
+    )

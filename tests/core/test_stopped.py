@@ -1,4 +1,5 @@
-"""A run that was stopped by Ctrl-C, kill -9 or a failure: nothing is half-written, and --resume goes on with it."""
+"""A run that was stopped by Ctrl-C, kill -9 or a failure: nothing is half-written, and --resume
+goes on with it."""
 
 from __future__ import annotations
 
@@ -43,27 +44,38 @@ def resumed(project: Project) -> dict[str, Any]:
 
 
 def extracted_only(project: Project) -> None:
-    """A run of one table that fails when it has been extracted and is to be loaded; then a row is added."""
+    """A run of one table that fails when it has been extracted and is to be loaded; then a row is
+    added."""
     project.spec({"country": None}, tasks={"retries": 0})
     assert cli(project, "run", "shop", point="load.manifest_read:raise").exit_code == 1
     project.in_source("INSERT INTO country VALUES ('is', 'Iceland')")
 
 
 def loads(project: Project, table: str) -> int:
-    return project.in_warehouse("SELECT count(*) FROM loadsheet.load WHERE table_name = %s", table)[0][0]
+    return project.in_warehouse("SELECT count(*) FROM loadsheet.load WHERE table_name = %s", table)[
+        0
+    ][0]
 
 
 @pytest.mark.parametrize("point", ["extract.copied", "load.filled", "transform.built"])
 def test_ctrl_c_leaves_nothing_half_written_and_the_run_goes_on(shop: Project, point: str) -> None:
     environment = {**shop.environment(), failpoints.VARIABLE: f"{point}:hang"}
     with subprocess.Popen(
-        shop.command("run", "shop"), env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        shop.command("run", "shop"),
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     ) as run:
         assert run.stderr and run.stderr.readline() == f"failpoint {point}: hang\n"
         run.send_signal(signal.SIGINT)
         out, told = run.communicate(timeout=20)
     assert run.returncode == 130
-    assert told.startswith("interrupted: what was loaded stays") and "--resume" in told and "Traceback" not in told
+    assert (
+        told.startswith("interrupted: what was loaded stays")
+        and "--resume" in told
+        and "Traceback" not in told
+    )
     assert "\x1b" not in out + told  # a pipe gets no control codes
     resumed(shop)
     assert shop.differences("customer") == shop.differences("country") == 0
@@ -74,10 +86,15 @@ def test_ctrl_c_leaves_nothing_half_written_and_the_run_goes_on(shop: Project, p
 def test_after_kill_9_what_was_extracted_is_loaded_and_not_read_again(shop: Project) -> None:
     shop.spec({"country": None}, tasks={"retries": 0})
     environment = {**shop.environment(), failpoints.VARIABLE: "load.manifest_read:kill"}
-    killed = subprocess.run(shop.command("run", "shop"), env=environment, capture_output=True, timeout=60, check=False)
+    killed = subprocess.run(
+        shop.command("run", "shop"), env=environment, capture_output=True, timeout=60, check=False
+    )
     assert killed.returncode == -signal.SIGKILL
     shop.in_source("INSERT INTO country VALUES ('is', 'Iceland')")
-    assert resumed(shop)["extract.extract_country"]["message"] == "extracted before the run was stopped"
+    assert (
+        resumed(shop)["extract.extract_country"]["message"]
+        == "extracted before the run was stopped"
+    )
     assert shop.differences("country") == 1  # the row of which the stopped run could not know
     assert cli(shop, "run", "shop").exit_code == 0
     assert shop.differences("country") == 0
@@ -131,7 +148,9 @@ def test_a_newer_run_beats_the_stopped_one(shop: Project) -> None:
     assert shop.differences("country") == 0
 
 
-def test_a_table_whose_spec_was_changed_is_read_anew_however_often_the_run_is_stopped(shop: Project) -> None:
+def test_a_table_whose_spec_was_changed_is_read_anew_however_often_the_run_is_stopped(
+    shop: Project,
+) -> None:
     shop.spec({"country": None}, {"one": "SELECT 1 / 0 AS x FROM country"}, tasks={"retries": 0})
     assert cli(shop, "run", "shop").exit_code == 1  # the table is loaded
     shop.spec({"country": {"columns": {"exclude": ["name"]}}}, tasks={"retries": 0})
@@ -152,7 +171,10 @@ def test_there_must_be_a_stopped_run_to_go_on_with(shop: Project) -> None:
     assert cli(shop, "run", "shop").exit_code == 0
     done = cli(shop, "run", "shop", "--resume")
     assert done.exit_code == 2
-    assert done.stderr == "error: --resume: no run of shop was stopped on this machine; run it without --resume\n"
+    assert (
+        done.stderr
+        == "error: --resume: no run of shop was stopped on this machine; run it without --resume\n"
+    )
     both = cli(shop, "run", "shop", "--resume", "--full-refresh")
     assert both.exit_code == 2 and "leave out the other options" in both.stderr
 
@@ -161,17 +183,23 @@ def test_a_backfill_reads_its_interval_again_and_leaves_the_watermark(shop: Proj
     shop.succeed()
     watermark = "SELECT watermark FROM loadsheet.scope WHERE table_name = 'customer'"
     before = shop.in_warehouse(watermark)
-    shop.in_source("INSERT INTO customer SELECT i, 'late', '2026-01-15Z' FROM generate_series(201, 203) i")
+    shop.in_source(
+        "INSERT INTO customer SELECT i, 'late', '2026-01-15Z' FROM generate_series(201, 203) i"
+    )
     assert cli(shop, "run", "shop").exit_code == 0
     assert shop.differences("customer") == 3  # the control: a plain run does not see them
-    backfill = cli(shop, "run", "shop", "--from", "2026-01-01", "--to", "2026-02-01", point="load.filled:raise")
+    backfill = cli(
+        shop, "run", "shop", "--from", "2026-01-01", "--to", "2026-02-01", point="load.filled:raise"
+    )
     assert backfill.exit_code == 1
     assert resumed(shop)["load.load_customer"]["counts"]["extracted"] == 3  # of the same interval
     assert shop.differences("customer") == 0 and shop.in_warehouse(watermark) == before
 
 
 def test_bounds_that_are_none_of_the_cursors_values_are_told_as_such(shop: Project) -> None:
-    shop.in_source("CREATE TABLE counted (id int PRIMARY KEY, nr bigint NOT NULL); INSERT INTO counted VALUES (1, 15)")
+    shop.in_source(
+        "CREATE TABLE counted (id int PRIMARY KEY, nr bigint NOT NULL); INSERT INTO counted VALUES (1, 15)"
+    )
     shop.spec({**TABLES, "counted": {"incremental": "nr"}}, tasks={"retries": 0})
     shop.succeed()
     numbers = cli(shop, "run", "shop", "--from", "10", "--to", "20")
@@ -180,4 +208,6 @@ def test_bounds_that_are_none_of_the_cursors_values_are_told_as_such(shop: Proje
     assert said in numbers.stdout and "load.load_counted" in numbers.stdout
     times = cli(shop, "run", "shop", "--from", "2026-01-01", "--to", "2026-02-01")
     assert "is no value of the cursor nr, which is bigint; choose the tables" in times.stdout
-    assert cli(shop, "run", "shop", "--tables", "counted", "--from", "10", "--to", "20").exit_code == 0
+    assert (
+        cli(shop, "run", "shop", "--tables", "counted", "--from", "10", "--to", "20").exit_code == 0
+    )

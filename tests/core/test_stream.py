@@ -23,12 +23,15 @@ HOLES = "DELETE FROM item WHERE id % 3 = 0; UPDATE item SET what = 'new' WHERE i
 
 @pytest.fixture
 def source(project: Project) -> Iterator[Session]:
-    """A session in an open snapshot of a table with holes and moved rows; rows come in after the snapshot."""
+    """A session in an open snapshot of a table with holes and moved rows; rows come in after the
+    snapshot."""
     project.in_source(FILL + HOLES)
     with connect_source(project.connections("shop_source")) as session, session.transaction():
         session.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         session.execute("SELECT count(*) FROM public.item")
-        project.in_source("INSERT INTO item SELECT i, 'late' FROM generate_series(100001, 100100) i")
+        project.in_source(
+            "INSERT INTO item SELECT i, 'late' FROM generate_series(100001, 100100) i"
+        )
         yield session
 
 
@@ -44,9 +47,13 @@ def expected(session: Session) -> list[int]:
     return [row[0] for row in session.execute("SELECT id FROM public.item ORDER BY id")]
 
 
-def test_ranges_read_side_by_side_hold_every_row_once(source: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranges_read_side_by_side_hold_every_row_once(
+    source: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(stream, "_LEAST_BYTES", 200_000)
-    conditions = stream.split(source, catalog.describe(source, "public", Table(name="item")), readers=2)
+    conditions = stream.split(
+        source, catalog.describe(source, "public", Table(name="item")), readers=2
+    )
     assert len(conditions) == 8
     taken: list[list[bytes]] = [[] for _ in conditions]
     jobs = [stream.Job(select(c), took.append) for c, took in zip(conditions, taken, strict=True)]
@@ -58,7 +65,9 @@ def test_ranges_read_side_by_side_hold_every_row_once(source: Session, monkeypat
 
 def test_a_small_table_and_a_single_reader_are_one_range(source: Session) -> None:
     item = catalog.describe(source, "public", Table(name="item"))
-    assert stream.split(source, item, readers=2) == ["TRUE"] == stream.split(source, item, readers=1)
+    assert (
+        stream.split(source, item, readers=2) == ["TRUE"] == stream.split(source, item, readers=1)
+    )
 
 
 def test_both_ways_of_reading_send_the_same(source: Session) -> None:
@@ -66,7 +75,9 @@ def test_both_ways_of_reading_send_the_same(source: Session) -> None:
     fast: list[bytes] = []
     for wire in ("binary", "csv"):
         assert stream.copy(source, stream.Job(select(), slow.append), wire) == len(expected(source))
-        assert stream.copy_apart(source, [stream.Job(select(), fast.append)], wire, 1) == [len(expected(source))]
+        assert stream.copy_apart(source, [stream.Job(select(), fast.append)], wire, 1) == [
+            len(expected(source))
+        ]
     assert b"".join(slow) == b"".join(fast)
 
 
@@ -77,7 +88,9 @@ def test_without_the_snapshot_late_rows_would_be_read(source: Session, project: 
 
 def test_the_server_s_error_comes_as_the_other_driver_has_it(source: Session) -> None:
     with pytest.raises(psycopg.errors.DivisionByZero, match="division by zero"):
-        stream.copy_apart(source, [stream.Job(select("1 / (id - 100) < 9"), lambda block: None)], "csv", 1)
+        stream.copy_apart(
+            source, [stream.Job(select("1 / (id - 100) < 9"), lambda block: None)], "csv", 1
+        )
 
 
 def test_what_fails_while_storing_ends_all_readers_and_comes_as_it_is(source: Session) -> None:
@@ -85,24 +98,34 @@ def test_what_fails_while_storing_ends_all_readers_and_comes_as_it_is(source: Se
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
-        stream.copy_apart(source, [stream.Job(select(), full), stream.Job(select(), lambda block: None)], "csv", 2)
+        stream.copy_apart(
+            source, [stream.Job(select(), full), stream.Job(select(), lambda block: None)], "csv", 2
+        )
     source.execute("SELECT 1")
 
 
 def test_a_role_without_a_further_connection_reads_in_the_one_it_has(project: Project) -> None:
     project.in_source(FILL + "CREATE ROLE narrow LOGIN PASSWORD 'narrow' CONNECTION LIMIT 1")
-    project.in_source("GRANT SELECT ON ALL TABLES IN SCHEMA public TO narrow; GRANT pg_read_all_stats TO narrow")
-    project.source = project.source.replace(project.source.split("//")[1].split("@")[0], "narrow:narrow")
+    project.in_source(
+        "GRANT SELECT ON ALL TABLES IN SCHEMA public TO narrow; GRANT pg_read_all_stats TO narrow"
+    )
+    project.source = project.source.replace(
+        project.source.split("//")[1].split("@")[0], "narrow:narrow"
+    )
     project.spec({"item": None})
     try:
         project.succeed()
         assert project.in_warehouse("SELECT count(*) FROM staging.item") == [(ROWS,)]
     finally:
-        project.source = project.warehouse.rpartition("/")[0] + "/" + project.source.rpartition("/")[2]
+        project.source = (
+            project.warehouse.rpartition("/")[0] + "/" + project.source.rpartition("/")[2]
+        )
         project.in_source("DROP OWNED BY narrow; DROP ROLE narrow")
 
 
-def test_options_that_only_libpq_knows_are_kept_to_libpq(source: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_that_only_libpq_knows_are_kept_to_libpq(
+    source: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(stream, "_SHARED", stream._SHARED - {"host"})
     assert stream.copy_apart(source, [stream.Job(select(), lambda block: None)], "csv", 1) is None
 
@@ -120,7 +143,9 @@ def test_a_large_table_is_read_by_further_sessions(
     copy_apart = stream.copy_apart
     monkeypatch.setattr(stream, "copy_apart", watched)
     monkeypatch.setattr(stream, "_LEAST_BYTES", 500_000)
-    project.in_source(FILL + HOLES + "; CREATE TABLE tiny (id int PRIMARY KEY); INSERT INTO tiny VALUES (1)")
+    project.in_source(
+        FILL + HOLES + "; CREATE TABLE tiny (id int PRIMARY KEY); INSERT INTO tiny VALUES (1)"
+    )
     project.spec({"item": None, "tiny": None}, lake={"format": wire})
     project.succeed()
     assert len(read) == 1 and read[0] > 1

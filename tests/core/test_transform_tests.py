@@ -1,4 +1,5 @@
-"""`loadsheet test`: transforms on given rows, in databases made for it, by the same code as every run."""
+"""`loadsheet test`: transforms on given rows, in databases made for it, by the same code as every
+run."""
 
 from __future__ import annotations
 
@@ -17,7 +18,10 @@ import pytest
 from tests.project import ROOT, Project
 from tests.unit import test_readme as readme
 
-TABLES = {"customer": {"incremental": "at", "primary_key": "id"}, "sale": {"incremental": "at", "primary_key": "id"}}
+TABLES = {
+    "customer": {"incremental": "at", "primary_key": "id"},
+    "sale": {"incremental": "at", "primary_key": "id"},
+}
 PER_SALE = """
 SELECT s.id, c.name, s.amount FROM staging.sale s JOIN staging.customer c ON c.id = s.customer
 WHERE s._load_id > :since_load OR c._load_id > :since_load
@@ -53,13 +57,17 @@ def run(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_flights_pipeline_does_what_its_tests_say_on_the_embedded_server() -> None:
     command = [sys.executable, "-m", "loadsheet", "test", "flights"]
-    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=60, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, text=True, capture_output=True, timeout=60, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1].startswith("3 tests, all as expected, in ")
 
 
 def test_the_tests_in_the_documentation_are_right(project: Project) -> None:
-    home = readme.write(project.folder, next(spec for spec in readme.SPECS if "pipeline: shop" in spec)).parent
+    home = readme.write(
+        project.folder, next(spec for spec in readme.SPECS if "pipeline: shop" in spec)
+    ).parent
     (home / "tests").mkdir()
     shown = readme.blocks(readme.TEXTS["docs/testing.md"], "yaml")
     for number, block in enumerate(shown):
@@ -73,8 +81,16 @@ def test_an_increment_is_tested_in_steps_and_leaves_the_warehouse_alone(project:
     write(project, STEPS, per_sale=(PER_SALE, MERGE))
     done = run(project)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert project.in_warehouse("SELECT FROM pg_namespace WHERE nspname IN ('staging', 'mart', 'loadsheet')") == []
-    assert project.in_warehouse("SELECT FROM pg_database WHERE datname LIKE 'loadsheet\\_test\\_%'") == []
+    assert (
+        project.in_warehouse(
+            "SELECT FROM pg_namespace WHERE nspname IN ('staging', 'mart', 'loadsheet')"
+        )
+        == []
+    )
+    assert (
+        project.in_warehouse("SELECT FROM pg_database WHERE datname LIKE 'loadsheet\\_test\\_%'")
+        == []
+    )
 
 
 def test_a_transform_that_forgets_an_input_fails_in_the_second_step(project: Project) -> None:
@@ -106,7 +122,9 @@ def test_missing_rows_rows_too_many_and_cells_are_told_apart(project: Project) -
     ]
 
 
-def test_values_tell_their_types_now_is_when_the_test_says_and_a_given_mart_is_not_built(project: Project) -> None:
+def test_values_tell_their_types_now_is_when_the_test_says_and_a_given_mart_is_not_built(
+    project: Project,
+) -> None:
     write(
         project,
         """
@@ -125,13 +143,18 @@ tests:
         age="SELECT current_date - day AS days, now() AS on_day, doc FROM sale",
         totals="SELECT id, 1 / 0 AS total FROM sale",
         top="SELECT id FROM mart.totals WHERE total > 10",
-        upkeep=("CREATE TABLE mart.log AS SELECT count(*) AS rows FROM staging.sale", {"materialized": "script"}),
+        upkeep=(
+            "CREATE TABLE mart.log AS SELECT count(*) AS rows FROM staging.sale",
+            {"materialized": "script"},
+        ),
     )
     done = run(project)
     assert done.returncode == 0, done.stdout
 
 
-def test_rows_that_say_less_than_others_are_paired_so_that_all_that_can_have_one_do(project: Project) -> None:
+def test_rows_that_say_less_than_others_are_paired_so_that_all_that_can_have_one_do(
+    project: Project,
+) -> None:
     rows = "[{customer: 1, amount: 2}, {customer: 1, amount: 3}, {customer: 5, amount: 5}]"
     right = "{customer: 1}, {customer: 1, amount: 2}, {amount: 5}"
     tests = {"right": right, "wrong": right.replace("amount: 2", "amount: 4")}
@@ -143,7 +166,10 @@ def test_rows_that_say_less_than_others_are_paired_so_that_all_that_can_have_one
     told = {test["name"]: test for test in json.loads(run(project, "--json").stdout)["tests"]}
     assert told["right"]["passed"]
     (difference,) = told["wrong"]["differences"]  # the negative control
-    assert difference["expected"] == {"customer": "1", "amount": "4"} and difference["actual"]["customer"] == "1"
+    assert (
+        difference["expected"] == {"customer": "1", "amount": "4"}
+        and difference["actual"]["customer"] == "1"
+    )
 
 
 VALUES = {
@@ -164,10 +190,18 @@ def test_a_value_is_as_expected_by_its_type_and_not_by_its_digits(project: Proje
         return f"  {name}: {{given: {{staging.sale: [{{id: 1}}]}}, expect: {{mart.{name}: [{{v: {expected}}}]}}}}\n"
 
     sql = {name: f"SELECT {value} AS v FROM sale" for name, (value, *_) in VALUES.items()}
-    write(project, "tests:\n" + "".join(test(name, right) for name, (_, right, _) in VALUES.items()), **sql)
+    write(
+        project,
+        "tests:\n" + "".join(test(name, right) for name, (_, right, _) in VALUES.items()),
+        **sql,
+    )
     done = run(project)
     assert done.returncode == 0, done.stdout + done.stderr
-    write(project, "tests:\n" + "".join(test(name, wrong) for name, (_, _, wrong) in VALUES.items()), **sql)
+    write(
+        project,
+        "tests:\n" + "".join(test(name, wrong) for name, (_, _, wrong) in VALUES.items()),
+        **sql,
+    )
     done = run(project)  # the negative control
     assert done.stdout.splitlines()[-1].startswith(f"{len(VALUES)} tests, {len(VALUES)} failed")
     assert "- v: null" in done.stdout and "+ v: 'null'" in done.stdout and "+ v: ''" in done.stdout
@@ -180,7 +214,9 @@ def test_rows_of_a_csv_file_join_with_those_of_the_test_by_number(project: Proje
         "expect: {mart.sales: [{id: 7, name: Ann, zip: '0815'}]}}}",
         sales="SELECT s.id, c.name, s.zip FROM sale s JOIN customer c ON c.id = s.customer",
     )
-    (project.folder / "pipelines" / "shop" / "tests" / "sale.csv").write_text("id,customer,zip\n7,1,0815\n8,2,0816\n")
+    (project.folder / "pipelines" / "shop" / "tests" / "sale.csv").write_text(
+        "id,customer,zip\n7,1,0815\n8,2,0816\n"
+    )
     done = run(project)
     assert done.returncode == 0, done.stdout
 
@@ -195,7 +231,9 @@ def test_a_run_that_is_killed_leaves_no_database_behind(project: Project) -> Non
     made = "SELECT count(*) FROM pg_database WHERE datname LIKE 'loadsheet\\_test\\_%'"
     asleep = "SELECT FROM pg_stat_activity WHERE datname LIKE 'loadsheet\\_test\\_%' AND query LIKE '%pg_sleep%'"
     command = project.command("test", "shop", "--warehouse", "warehouse")
-    with subprocess.Popen(command, env=project.environment(), stderr=subprocess.PIPE, text=True) as running:
+    with subprocess.Popen(
+        command, env=project.environment(), stderr=subprocess.PIPE, text=True
+    ) as running:
         deadline = time.monotonic() + 20
         while not project.in_warehouse(asleep) and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -208,8 +246,14 @@ def test_a_run_that_is_killed_leaves_no_database_behind(project: Project) -> Non
 
 BAD = {
     "zero": ("given: {staging.sale: [{id: 0}]}", "zero.sql: division by zero"),
-    "mixed": ("given: {staging.sale: [{id: 1}, {id: x}]}", "id is text here and bigint above: give its type under"),
-    "silent": ("given: {elsewhere.rates: []}", "silent reads staging.sale, of which the test says nothing"),
+    "mixed": (
+        "given: {staging.sale: [{id: 1}, {id: x}]}",
+        "id is text here and bigint above: give its type under",
+    ),
+    "silent": (
+        "given: {elsewhere.rates: []}",
+        "silent reads staging.sale, of which the test says nothing",
+    ),
     "kind": (
         "given: {staging.customer: [{id: 1}], staging.sale: [{id: 1}]}",
         'type "nonsense" does not exist: correct',
@@ -219,23 +263,33 @@ BAD = {
         "elsewhere.rates has no column 'nr' to be its key; it has id",
     ),
     "load": ("given: {staging.sale: [{id: 1, _load_id: 4}]}", "_load_id is filled by Loadsheet"),
-    "value": ("given: {staging.sale: [{id: 1, at: '2026-99-01'}]}", " at: date/time field value out of range"),
-    "column": ("given: {staging.sale: [{id: 1}]}, expect: {mart.column: [{nr: 1}]}", "mart.column has no column 'nr'"),
+    "value": (
+        "given: {staging.sale: [{id: 1, at: '2026-99-01'}]}",
+        " at: date/time field value out of range",
+    ),
+    "column": (
+        "given: {staging.sale: [{id: 1}]}, expect: {mart.column: [{nr: 1}]}",
+        "mart.column has no column 'nr'",
+    ),
 }
 
 
 def test_what_keeps_a_test_from_being_run_is_told_and_the_others_run(project: Project) -> None:
     tests = {
-        name: test if "expect" in test else f"{test}, expect: {{mart.{name}: []}}" for name, (test, _) in BAD.items()
+        name: test if "expect" in test else f"{test}, expect: {{mart.{name}: []}}"
+        for name, (test, _) in BAD.items()
     }
-    text = "tables: {staging.customer: {columns: {id: nonsense}}, elsewhere.rates: {key: nr}}\ntests:\n" + "".join(
-        f"  {name}: {{{test}}}\n" for name, test in tests.items()
+    text = (
+        "tables: {staging.customer: {columns: {id: nonsense}}, elsewhere.rates: {key: nr}}\ntests:\n"
+        + "".join(f"  {name}: {{{test}}}\n" for name, test in tests.items())
     )
     write(project, text, **dict.fromkeys(BAD, "SELECT 1 / id AS id FROM sale"))
     done = run(project, "--json")
     assert (done.returncode, done.stderr) == (1, "")
     told = {test["name"]: test["error"] for test in json.loads(done.stdout)["tests"]}
-    assert {name: message in told[name] for name, (_, message) in BAD.items()} == dict.fromkeys(BAD, True), told
+    assert {name: message in told[name] for name, (_, message) in BAD.items()} == dict.fromkeys(
+        BAD, True
+    ), told
 
 
 def test_wrong_test_files_and_no_tests_are_wrong_input(project: Project) -> None:
@@ -249,8 +303,12 @@ def test_wrong_test_files_and_no_tests_are_wrong_input(project: Project) -> None
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
 def test_the_embedded_server_does_not_outlive_a_killed_owner(project: Project) -> None:
-    write(project, "tests: {slow: {given: {}, expect: {mart.slow: []}}}", slow="SELECT pg_sleep(60)")
-    with subprocess.Popen(project.command("test", "shop"), env=project.environment(), stdout=subprocess.DEVNULL) as run:
+    write(
+        project, "tests: {slow: {given: {}, expect: {mart.slow: []}}}", slow="SELECT pg_sleep(60)"
+    )
+    with subprocess.Popen(
+        project.command("test", "shop"), env=project.environment(), stdout=subprocess.DEVNULL
+    ) as run:
         scratch = _scratch_of(run.pid)
         assert scratch.is_dir()
         os.kill(run.pid, signal.SIGKILL)
@@ -265,7 +323,8 @@ def _scratch_of(pid: int) -> Path:
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            with contextlib.suppress(ProcessLookupError, FileNotFoundError):  # initdb has ended meanwhile
+            # initdb has ended meanwhile
+            with contextlib.suppress(ProcessLookupError, FileNotFoundError):
                 environ = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
                 found = [entry for entry in environ if entry.startswith(b"SCRATCH=")]
                 if found and Path(f"/proc/{child}/comm").read_text() == "sh\n":

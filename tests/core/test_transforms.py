@@ -1,4 +1,5 @@
-"""Transforms: run when something they read changed, incremental where they ask for it, equal to a rebuild."""
+"""Transforms: run when something they read changed, incremental where they ask for it, equal to a
+rebuild."""
 
 from __future__ import annotations
 
@@ -66,13 +67,19 @@ def test_rows_that_are_gone_from_an_input_leave_the_mart(project: Project) -> No
 
 
 def test_a_transform_that_failed_is_due_even_when_its_inputs_skip(project: Project) -> None:
-    built(project, per_sale=(PER_SALE.replace("s.amount", "1 / (s.amount - 2000) AS amount"), MERGE))
+    built(
+        project, per_sale=(PER_SALE.replace("s.amount", "1 / (s.amount - 2000) AS amount"), MERGE)
+    )
     project.in_source("INSERT INTO sale VALUES (2000, 1, 2000)")
     error = project.run()["transform.transform_per_sale"].result
-    assert isinstance(error, Refused) and "per_sale.sql: division by zero (SQLSTATE 22012)" in str(error)
+    assert isinstance(error, Refused) and "per_sale.sql: division by zero (SQLSTATE 22012)" in str(
+        error
+    )
     project.spec(TABLES, {"per_sale": (PER_SALE, MERGE)})
     states = project.succeed()
-    assert states["load.load_sale"] == "skipped" and states["transform.transform_per_sale"] == "done"
+    assert (
+        states["load.load_sale"] == "skipped" and states["transform.transform_per_sale"] == "done"
+    )
     assert wrong(project) == 0
 
 
@@ -84,15 +91,23 @@ def test_changed_sql_rebuilds_and_new_columns_appear(project: Project) -> None:
     assert project.in_warehouse("SELECT count(at) FROM mart.per_sale") == [(1000,)]
 
 
-def test_tables_views_and_scripts_follow_each_other_in_the_order_of_their_reads(project: Project) -> None:
+def test_tables_views_and_scripts_follow_each_other_in_the_order_of_their_reads(
+    project: Project,
+) -> None:
     built(
         project,
         z_last=(
             "DELETE FROM mart.log; INSERT INTO mart.log SELECT total, :run_id FROM mart.big",
             {"materialized": "script"},
         ),
-        big=("SELECT name, total FROM totals WHERE total > 5000; -- done", {"materialized": "view"}),
-        totals=("SELECT name, sum(amount) AS total FROM customer JOIN sale ON customer = customer.id GROUP BY 1", {}),
+        big=(
+            "SELECT name, total FROM totals WHERE total > 5000; -- done",
+            {"materialized": "view"},
+        ),
+        totals=(
+            "SELECT name, sum(amount) AS total FROM customer JOIN sale ON customer = customer.id GROUP BY 1",
+            {},
+        ),
         log=("SELECT 0::numeric AS total, ''::text AS run_id WHERE false", {}),
     )
     assert project.in_warehouse("SELECT count(*) FROM mart.log") == project.in_warehouse(
@@ -101,13 +116,19 @@ def test_tables_views_and_scripts_follow_each_other_in_the_order_of_their_reads(
     project.in_source("INSERT INTO sale VALUES (5000, 1, 1000000)")
     states = project.succeed()
     assert states["transform.transform_log"] == "skipped"
-    assert project.in_warehouse("SELECT max(total) > 1000000, count(DISTINCT run_id) FROM mart.log") == [(True, 1)]
+    assert project.in_warehouse(
+        "SELECT max(total) > 1000000, count(DISTINCT run_id) FROM mart.log"
+    ) == [(True, 1)]
     assert set(project.succeed().values()) == {"done", "skipped"}
 
 
 def test_parameters_are_bound_and_never_pasted(project: Project) -> None:
-    built(project, who=("SELECT :run_id AS run, '%s :run_id' AS text, :interval_start AS start", {}))
-    project.succeed(run_id="x'; DROP TABLE staging.sale; --%s", full_refresh="all", interval_start="2026-01-01")
+    built(
+        project, who=("SELECT :run_id AS run, '%s :run_id' AS text, :interval_start AS start", {})
+    )
+    project.succeed(
+        run_id="x'; DROP TABLE staging.sale; --%s", full_refresh="all", interval_start="2026-01-01"
+    )
     assert project.in_warehouse("SELECT run, text, start::date::text FROM mart.who") == [
         ("x'; DROP TABLE staging.sale; --%s", "%s :run_id", "2026-01-01")
     ]
@@ -119,7 +140,11 @@ def test_parameters_are_bound_and_never_pasted(project: Project) -> None:
         ("SELECT count(*) FROM staging.sale", MERGE, "no column 'id', which unique_key names"),
         ("SELECT 1 AS id UNION ALL SELECT 1", MERGE, "share the key (id)"),
         ("SELECT NULL::int AS id", MERGE, "1 rows have no complete key (id)"),
-        ("SELECT nonsense FROM staging.sale", {}, 'column "nonsense" does not exist (SQLSTATE 42703)'),
+        (
+            "SELECT nonsense FROM staging.sale",
+            {},
+            'column "nonsense" does not exist (SQLSTATE 42703)',
+        ),
     ],
 )
 def test_a_wrong_select_is_refused_with_its_reason(

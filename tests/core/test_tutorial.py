@@ -1,4 +1,5 @@
-"""The tutorial is run as it is written: its files are written, its commands run, its outputs compared."""
+"""The tutorial is run as it is written: its files are written, its commands run, its outputs
+compared."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ BLOCK = re.compile(r'^```(\w+)(?: title="([^"\n]*)")?\n(.*?)^```$', re.MULTILINE
 VARIES = re.compile(
     r"\d{4}-\d\d-\d\d[T ][\d:.]+(?:Z|\+00| UTC)?|\d+\.\d s\b|[\d,]+ bytes|\b\d+[sm]\b|(?<= )\d+\.\d(?=\s|$)"
 )
-LIVE = re.compile(r"^\S+ (started|done|skipped)(:| |$)(?!  )")  # progress, which a terminal does not keep
+# progress, which a terminal does not keep
+LIVE = re.compile(r"^\S+ (started|done|skipped)(:| |$)(?!  )")
 REWRITE = "REWRITE_TUTORIAL"  # set it to write what the commands print now into the page
 
 
@@ -48,9 +50,13 @@ def reader(home: Path) -> Iterator[Path]:
     folder.mkdir()
     command = next(block.text for block in blocks() if block.title.startswith("Terminal 1"))
     servers = subprocess.Popen(
-        ["bash", "-c", command], cwd=folder, env=environment(home), stdout=subprocess.PIPE, text=True,
+        ["bash", "-c", command],
+        cwd=folder,
+        env=environment(home),
+        stdout=subprocess.PIPE,
+        text=True,
         start_new_session=True,
-    )  # fmt: skip
+    )
     try:
         assert servers.stdout is not None
         assert "The servers are up" in servers.stdout.readline()
@@ -63,16 +69,24 @@ def reader(home: Path) -> Iterator[Path]:
 def environment(home: Path) -> dict[str, str]:
     """What activating the environment does, for the interpreter that runs the tests."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    own = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_CONN_")}
+    own = {
+        name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_CONN_")
+    }
     return {**own, "HOME": str(home), "PATH": path, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
 
 
 def answer(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """The command, run by a shell in the reader's folder; standard error is part of the output."""
     return subprocess.run(
-        ["bash", "-e", "-c", command], cwd=folder, env=environment(folder.parent), text=True, timeout=120,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
-    )  # fmt: skip
+        ["bash", "-e", "-c", command],
+        cwd=folder,
+        env=environment(folder.parent),
+        text=True,
+        timeout=120,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
 
 
 def kept(output: str) -> list[str]:
@@ -110,7 +124,9 @@ def test_the_tutorial_works_as_it_is_written(tmp_path: Path) -> None:
         PAGE.write_text(text, "utf-8")
         return
     for block, output in found:
-        assert same(block.text.splitlines()) == same(output.splitlines()), f"{REWRITE}=1 writes the page anew"
+        assert same(block.text.splitlines()) == same(output.splitlines()), (
+            f"{REWRITE}=1 writes the page anew"
+        )
     assert not (folder / ".env").exists()
 
 

@@ -1,4 +1,5 @@
-"""The YAML language server, spoken to as an editor does: JSON-RPC over its standard input and output."""
+"""The YAML language server, spoken to as an editor does: JSON-RPC over its standard input and
+output."""
 
 from __future__ import annotations
 
@@ -16,18 +17,25 @@ NODE, NPM = WHEEL / "bin" / "node", WHEEL / "lib" / "node_modules" / "npm" / "bi
 MODULES = HERE / "node_modules"
 SETTINGS = {
     "yaml": {
-        "validate": True, "hover": True, "completion": True, "schemaStore": {"enable": False},
-        "kubernetesCRDStore": {"enable": False}, "schemas": {},
+        "validate": True,
+        "hover": True,
+        "completion": True,
+        "schemaStore": {"enable": False},
+        "kubernetesCRDStore": {"enable": False},
+        "schemas": {},
     }
-}  # fmt: skip
+}
 
 
 def install() -> None:
-    """The locked packages into tests/editors/node_modules, once: again only when the lock has changed."""
+    """The locked packages into tests/editors/node_modules, once: again only when the lock has
+    changed."""
     mark, lock = MODULES / ".ready", (HERE / "package-lock.json").read_text()
     if mark.is_file() and mark.read_text() == lock:
         return
-    subprocess.run([NODE, NPM, "ci", "--ignore-scripts", "--loglevel=error"], cwd=HERE, check=True, timeout=120)
+    subprocess.run(
+        [NODE, NPM, "ci", "--ignore-scripts", "--loglevel=error"], cwd=HERE, check=True, timeout=120
+    )
     mark.write_text(lock)
 
 
@@ -40,20 +48,30 @@ class LanguageServer:
         binary = MODULES / "yaml-language-server" / "bin" / "yaml-language-server"
         self._process = subprocess.Popen(
             [NODE, "--require", HERE / "no_network.cjs", binary, "--stdio"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
 
     def __enter__(self) -> Self:
         capabilities = {
             "workspace": {"configuration": True, "workspaceFolders": True},
             "textDocument": {
                 "hover": {"contentFormat": ["markdown"]},
-                "completion": {"completionItem": {"snippetSupport": True, "documentationFormat": ["markdown"]}},
+                "completion": {
+                    "completionItem": {"snippetSupport": True, "documentationFormat": ["markdown"]}
+                },
             },
         }
         folders = [{"uri": ROOT.as_uri(), "name": "project"}]
         root = ROOT.as_uri()
-        self.ask("initialize", processId=None, rootUri=root, capabilities=capabilities, workspaceFolders=folders)
+        self.ask(
+            "initialize",
+            processId=None,
+            rootUri=root,
+            capabilities=capabilities,
+            workspaceFolders=folders,
+        )
         self._tell("initialized")
         self._tell("workspace/didChangeConfiguration", settings=self._settings)
         return self
@@ -66,10 +84,14 @@ class LanguageServer:
     def open(self, uri: str, text: str) -> None:
         """Show the server `text` as the file `uri`, which stays open."""
         self._published.pop(uri, None)
-        self._tell("textDocument/didOpen", textDocument={"uri": uri, "languageId": "yaml", "version": 1, "text": text})
+        self._tell(
+            "textDocument/didOpen",
+            textDocument={"uri": uri, "languageId": "yaml", "version": 1, "text": text},
+        )
 
     def diagnostics(self, uri: str) -> list[dict[str, Any]]:
-        """What the server says of an open file; it takes its time (0.2 s), for all that were opened together."""
+        """What the server says of an open file; it takes its time (0.2 s), for all that were opened
+        together."""
         while uri not in self._published:
             self._receive()
         return self._published[uri]
@@ -84,7 +106,9 @@ class LanguageServer:
         """What may be written at a place in an open file, by label."""
         place = {"line": line, "character": character}
         found = self.ask("textDocument/completion", textDocument={"uri": uri}, position=place)
-        return {item["label"]: item for item in (found["items"] if isinstance(found, dict) else found)}
+        return {
+            item["label"]: item for item in (found["items"] if isinstance(found, dict) else found)
+        }
 
     def ask(self, method: str, **params: Any) -> Any:
         """The result of a request; what comes in between is served."""
@@ -131,7 +155,9 @@ class LanguageServer:
 
     def _gone(self) -> AssertionError:
         assert self._process.stderr
-        return AssertionError(f"the language server has gone: {self._process.stderr.read().decode()}")
+        return AssertionError(
+            f"the language server has gone: {self._process.stderr.read().decode()}"
+        )
 
 
 if __name__ == "__main__":

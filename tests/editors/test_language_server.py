@@ -1,4 +1,5 @@
-"""What an editor shows of a pipeline file: the real yaml-language-server, with the committed schema and no network."""
+"""What an editor shows of a pipeline file: the real yaml-language-server, with the committed schema
+and no network."""
 
 from __future__ import annotations
 
@@ -69,8 +70,12 @@ def test_invalid_specs_are_marked_at_the_line_that_is_wrong(server: LanguageServ
     uris = {name: opened(server, MODELINE + file.read_text()) for name, file in files.items()}
     for name, (line, words) in INVALID.items():
         found = server.diagnostics(uris[name])
-        assert any(d["range"]["start"]["line"] == line and words in d["message"] for d in found), (name, found)
-        assert f"{{file}}:{line}:" in files[name].with_suffix(".expected").read_text()  # as `loadsheet check` says
+        assert any(d["range"]["start"]["line"] == line and words in d["message"] for d in found), (
+            name,
+            found,
+        )
+        # as `loadsheet check` says
+        assert f"{{file}}:{line}:" in files[name].with_suffix(".expected").read_text()
 
 
 def test_without_the_modeline_nothing_is_known_of_the_keys(server: LanguageServer) -> None:
@@ -91,8 +96,11 @@ def test_the_settings_in_the_documentation_do_without_the_modeline() -> None:
     assert any("x is not allowed" in diagnostic["message"] for diagnostic in found)
 
 
-def keys(node: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
-    """Every key of a pipeline file with what the schema says of it; `some` stands for a name of the user's."""
+def keys(
+    node: dict[str, Any], path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    """Every key of a pipeline file with what the schema says of it; `some` stands for a name of the
+    user's."""
     children = dict(node.get("properties", {}))
     if isinstance(node.get("additionalProperties"), dict):
         children["some"] = node["additionalProperties"]
@@ -102,9 +110,13 @@ def keys(node: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tup
         yield from () if name == "defaults" else keys(known, (*path, name))
 
 
-def test_every_key_has_its_meaning_its_default_and_an_example_on_hover(server: LanguageServer) -> None:
+def test_every_key_has_its_meaning_its_default_and_an_example_on_hover(
+    server: LanguageServer,
+) -> None:
     every = list(keys(schema()))
-    uri = opened(server, MODELINE + "".join(f"{'  ' * (len(path) - 1)}{path[-1]}:\n" for path, _ in every))
+    uri = opened(
+        server, MODELINE + "".join(f"{'  ' * (len(path) - 1)}{path[-1]}:\n" for path, _ in every)
+    )
     for line, (path, known) in enumerate(every, start=1):
         hover = server.hover(uri, line, 2 * (len(path) - 1) + 1).replace("\\", "")
         assert known["description"].partition("<")[0].partition("`")[0] in hover, (path, hover)
@@ -125,10 +137,14 @@ def test_top_level_keys_are_completed(server: LanguageServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "kind"), [("tables:\n  t:\n    |\n", "table"), ("transforms:\n  t:\n    |\n", "transform")]
+    ("place", "kind"),
+    [("tables:\n  t:\n    |\n", "table"), ("transforms:\n  t:\n    |\n", "transform")],
 )
-def test_the_keys_of_tables_and_transforms_are_completed(server: LanguageServer, place: str, kind: str) -> None:
-    """The server (2.0.0) stops at a nested key whose first type is string and whose default null: none after it."""
+def test_the_keys_of_tables_and_transforms_are_completed(
+    server: LanguageServer, place: str, kind: str
+) -> None:
+    """The server (2.0.0) stops at a nested key whose first type is string and whose default null:
+    none after it."""
     assert labels(server, f"version: 1\n{place}") >= set(schema()["$defs"][kind]["properties"])
 
 
@@ -145,7 +161,9 @@ def test_the_keys_of_tables_and_transforms_are_completed(server: LanguageServer,
         ("transforms:\n  |\n", {"a mart, merged by key"}),
     ],
 )
-def test_values_and_snippets_are_completed(server: LanguageServer, text: str, values: set[str]) -> None:
+def test_values_and_snippets_are_completed(
+    server: LanguageServer, text: str, values: set[str]
+) -> None:
     assert labels(server, f"version: 1\n{text}") >= values
 
 
@@ -153,7 +171,10 @@ def test_a_server_that_reaches_for_the_network_is_noticed() -> None:
     """The negative control: the schema is somewhere else."""
     install()
     with LanguageServer() as server, pytest.raises(AssertionError, match="network: "):
-        server.open(FLIGHTS.as_uri(), "# yaml-language-server: $schema=http://127.0.0.1:9/x.json\nversion: 1\n")
+        server.open(
+            FLIGHTS.as_uri(),
+            "# yaml-language-server: $schema=http://127.0.0.1:9/x.json\nversion: 1\n",
+        )
         server.hover(FLIGHTS.as_uri(), 1, 1)
 
 

@@ -1,4 +1,5 @@
-"""A project whose source changes between runs: what staging held before, and whether each table is that or right."""
+"""A project whose source changes between runs: what staging held before, and whether each table is
+that or right."""
 
 from __future__ import annotations
 
@@ -29,13 +30,16 @@ UPDATE code SET what = md5(what) WHERE id % 5 = 0;
 
 @dataclass
 class Changing:
-    """`item` is merged by its cursor, `code` replaced. `ports` leads some of the connections through proxies."""
+    """`item` is merged by its cursor, `code` replaced. `ports` leads some of the connections
+    through proxies."""
 
     project: Project
     ports: dict[str, int] = field(default_factory=dict)
     source: str = SOURCE
     before: dict[str, object] = field(default_factory=dict)
-    tables: dict[str, Any] = field(default_factory=lambda: {"item": {"incremental": "at"}, "code": {}})
+    tables: dict[str, Any] = field(
+        default_factory=lambda: {"item": {"incremental": "at"}, "code": {}}
+    )
 
     def __post_init__(self) -> None:
         self.project.in_source(self.source)
@@ -44,7 +48,9 @@ class Changing:
     def run(self, timeout: int = 60) -> dict[str, StepResult]:
         """One run, each step limited to `timeout` seconds. Raises what no user should ever see."""
         self.project.spec(self.tables, tasks={"timeout": f"{timeout}s"})
-        pipeline = load_pipeline(self.project.folder / "pipelines" / self.project.name / "pipeline.yml")
+        pipeline = load_pipeline(
+            self.project.folder / "pipelines" / self.project.name / "pipeline.yml"
+        )
         request = RunRequest(run_id=f"test__{secrets.token_hex(4)}")
         return run_pipeline(pipeline, request, through(self.project.connections, self.ports))
 
@@ -73,7 +79,11 @@ class Changing:
         """After a fault: every table that is not as before must be right, and the ledger too."""
         assert violations(self.project) == []
         after = self.content()
-        found = [judge(self.project, table) for table in self.tables if after[table] != self.before[table]]
+        found = [
+            judge(self.project, table)
+            for table in self.tables
+            if after[table] != self.before[table]
+        ]
         assert not any(found), found
         return found
 

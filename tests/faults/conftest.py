@@ -20,7 +20,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def tally(request: pytest.FixtureRequest) -> Callable[[str], Tally]:
-    """`tally("kill -9 of the worker")` is that fault's line in the table, the same for every test that asks for it."""
+    """`tally("kill -9 of the worker")` is that fault's line in the table, the same for every test
+    that asks for it."""
     lines = request.config.stash[TALLIES]
     return lambda fault: lines.setdefault(fault, Tally(fault))
 
@@ -40,7 +41,9 @@ def newer() -> Iterator[PostgresServer]:
         yield server
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
     """Print the table of faults tried, rows lost and rows duplicated."""
     if tallies := list(config.stash[TALLIES].values()):
         terminalreporter.section("faults tried, rows lost, rows duplicated")

@@ -1,7 +1,8 @@
-"""The oracle for hard values: what a column holds, asked of the server itself, under the same settings on both sides.
+"""The oracle for hard values: what a column holds, asked of the server itself, under the same
+settings on both sides.
 
-A value is compared as its type's output function writes it, from which no cast can hide anything, and, where the types
-are equal, by its binary form. Neither asks the product what a type is.
+A value is compared as its type's output function writes it, from which no cast can hide anything,
+and, where the types are equal, by its binary form. Neither asks the product what a type is.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ def look(
     shown: Mapping[str, str] = MappingProxyType({}),
     order: str = "id",
 ) -> Seen:
-    """What `table` holds in the columns `names` (none: all): the text of each, the binary form of those in `binary`.
+    """What `table` holds in the columns `names` (none: all): the text of each, the binary form of
+    those in `binary`.
 
     `shown` has SQL to show a column by, `{}` being its name, where its own output is not what must arrive. `order` is
     SQL by which rows are told apart.
@@ -56,32 +58,52 @@ def look(
         names = names or list(types)
         source = f"{table.sql} ORDER BY {order}"
         ids = [row[0] for row in session.execute(f"SELECT id FROM {source}").fetchall()]
-        texts = _fetch(session, [shown.get(name, "{}").format(ident(name)) for name in names], source, 0)
-        images = _fetch(session, [ident(name) if name in binary else "NULL" for name in names], source, 1)
+        texts = _fetch(
+            session, [shown.get(name, "{}").format(ident(name)) for name in names], source, 0
+        )
+        images = _fetch(
+            session, [ident(name) if name in binary else "NULL" for name in names], source, 1
+        )
     rows: dict[tuple[int, int], dict[str, Image]] = {}
     for i, text, image in zip(ids, texts, images, strict=True):
-        rows[i, sum(i == known for known, _ in rows)] = dict(zip(names, zip(text, image, strict=True), strict=True))
+        rows[i, sum(i == known for known, _ in rows)] = dict(
+            zip(names, zip(text, image, strict=True), strict=True)
+        )
     return Seen(types=types, rows=rows)
 
 
-def _fetch(session: psycopg.Connection, columns: Sequence[str], source: str, form: int) -> list[list[bytes | None]]:
-    """The values as the server sends them, by their types' output (0) or send (1) functions, unread by any driver."""
+def _fetch(
+    session: psycopg.Connection, columns: Sequence[str], source: str, form: int
+) -> list[list[bytes | None]]:
+    """The values as the server sends them, by their types' output (0) or send (1) functions, unread
+    by any driver."""
     query = f"SELECT {', '.join(columns)} FROM {source}".encode()
     answer = session.pgconn.exec_params(query, None, result_format=form)
     assert answer.status == ExecStatus.TUPLES_OK, answer.error_message.decode()
-    return [[answer.get_value(row, place) for place in range(answer.nfields)] for row in range(answer.ntuples)]
+    return [
+        [answer.get_value(row, place) for place in range(answer.nfields)]
+        for row in range(answer.ntuples)
+    ]
 
 
 def silent(source: Seen, target: Seen) -> list[str]:
-    """Every value of the source that the target holds differently, and every row that only one of them has."""
-    problems = [f"row {number} is only in one of them" for number in sorted(source.rows.keys() ^ target.rows.keys())]
+    """Every value of the source that the target holds differently, and every row that only one of
+    them has."""
+    problems = [
+        f"row {number} is only in one of them"
+        for number in sorted(source.rows.keys() ^ target.rows.keys())
+    ]
     for number in sorted(source.rows.keys() & target.rows.keys()):
         for name, (text, image) in source.rows[number].items():
             found, found_image = target.rows[number].get(name, (None, None))
             if text != found:
-                problems.append(f"row {number}, {name}: {_short(text)} became {_short(found)} ({target.types[name]})")
+                problems.append(
+                    f"row {number}, {name}: {_short(text)} became {_short(found)} ({target.types[name]})"
+                )
             elif image != found_image:
-                problems.append(f"row {number}, {name}: {_short(text)} looks the same, but its binary form differs")
+                problems.append(
+                    f"row {number}, {name}: {_short(text)} looks the same, but its binary form differs"
+                )
     return problems
 
 
@@ -90,9 +112,13 @@ def _short(text: bytes | None) -> str:
 
 
 def compared(
-    source: str, warehouse: str, names: Sequence[str], order: Mapping[str, str] = MappingProxyType({})
+    source: str,
+    warehouse: str,
+    names: Sequence[str],
+    order: Mapping[str, str] = MappingProxyType({}),
 ) -> list[str]:
-    """What is silently different between `public.<name>` and `staging.<name>`, in all columns; see `look` for order."""
+    """What is silently different between `public.<name>` and `staging.<name>`, in all columns; see
+    `look` for order."""
     problems = []
     for name in names:
         truth = look(source, Relation("public", name), order=order.get(name, "id"))

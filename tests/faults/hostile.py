@@ -1,4 +1,5 @@
-"""Settings that a database or a role may carry into every session, each of which changes what values look like."""
+"""Settings that a database or a role may carry into every session, each of which changes what
+values look like."""
 
 from __future__ import annotations
 
@@ -30,25 +31,53 @@ CREATE DOMAIN trap.jsonb AS pg_catalog.jsonb CHECK (false);
 
 PROFILES: dict[str, dict[str, str]] = {
     "german": {
-        "DateStyle": "German", "IntervalStyle": "sql_standard", "extra_float_digits": "-15", "bytea_output": "escape",
-        "TimeZone": "Asia/Kolkata", "xmlbinary": "hex", "xmloption": "document", "array_nulls": "off",
-        "quote_all_identifiers": "on", "standard_conforming_strings": "off", "escape_string_warning": "off",
-        "client_encoding": "LATIN1", "lc_monetary": "C.UTF-8", "lc_numeric": "C.UTF-8",
+        "DateStyle": "German",
+        "IntervalStyle": "sql_standard",
+        "extra_float_digits": "-15",
+        "bytea_output": "escape",
+        "TimeZone": "Asia/Kolkata",
+        "xmlbinary": "hex",
+        "xmloption": "document",
+        "array_nulls": "off",
+        "quote_all_identifiers": "on",
+        "standard_conforming_strings": "off",
+        "escape_string_warning": "off",
+        "client_encoding": "LATIN1",
+        "lc_monetary": "C.UTF-8",
+        "lc_numeric": "C.UTF-8",
     },
     "traps": {
-        "search_path": "trap, public, pg_catalog", "DateStyle": "SQL, DMY", "IntervalStyle": "iso_8601",
-        "extra_float_digits": "0", "TimeZone": "America/St_Johns", "default_transaction_isolation": "serializable",
-        "default_transaction_deferrable": "on", "row_security": "on", "client_encoding": "SQL_ASCII",
-        "enable_hashjoin": "off", "enable_seqscan": "off", "default_toast_compression": "pglz",
+        "search_path": "trap, public, pg_catalog",
+        "DateStyle": "SQL, DMY",
+        "IntervalStyle": "iso_8601",
+        "extra_float_digits": "0",
+        "TimeZone": "America/St_Johns",
+        "default_transaction_isolation": "serializable",
+        "default_transaction_deferrable": "on",
+        "row_security": "on",
+        "client_encoding": "SQL_ASCII",
+        "enable_hashjoin": "off",
+        "enable_seqscan": "off",
+        "default_toast_compression": "pglz",
     },
     "postgres": {
-        "DateStyle": "Postgres, MDY", "IntervalStyle": "postgres_verbose", "TimeZone": "Europe/Berlin",
-        "default_transaction_isolation": "repeatable read", "session_replication_role": "replica",
-        "transform_null_equals": "on", "gin_fuzzy_search_limit": "1", "synchronize_seqscans": "on",
-        "bytea_output": "escape", "enable_mergejoin": "off", "enable_nestloop": "off", "array_nulls": "off",
-        "extra_float_digits": "-4", "client_min_messages": "error", "default_statistics_target": "1",
+        "DateStyle": "Postgres, MDY",
+        "IntervalStyle": "postgres_verbose",
+        "TimeZone": "Europe/Berlin",
+        "default_transaction_isolation": "repeatable read",
+        "session_replication_role": "replica",
+        "transform_null_equals": "on",
+        "gin_fuzzy_search_limit": "1",
+        "synchronize_seqscans": "on",
+        "bytea_output": "escape",
+        "enable_mergejoin": "off",
+        "enable_nestloop": "off",
+        "array_nulls": "off",
+        "extra_float_digits": "-4",
+        "client_min_messages": "error",
+        "default_statistics_target": "1",
     },
-}  # fmt: skip
+}
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Says whether staging equals its source, row by row, and whether the ledger agrees with itself.
 
-Both tables are compared as the text the servers show under the same settings: first by a hash over the sorted hashes
-of all rows; where that differs, by EXCEPT ALL both ways, which counts what is lost and what is too many.
+Both tables are compared as the text the servers show under the same settings: first by a hash over
+the sorted hashes of all rows; where that differs, by EXCEPT ALL both ways, which counts what is
+lost and what is too many.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ SETTINGS = "SET TimeZone = 'UTC'; SET extra_float_digits = 3; SET IntervalStyle 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """`lost` rows of the source are missing in staging, `doubled` rows are there that should not be.
+    """`lost` rows of the source are missing in staging, `doubled` rows are there that should not
+    be.
 
     A row with a wrong value counts once in each.
     """
@@ -34,7 +36,12 @@ class Verdict:
 
 
 def judge(
-    project: Project, table: str, *, where: str = "TRUE", columns: Sequence[str] | None = None, staging: str = "staging"
+    project: Project,
+    table: str,
+    *,
+    where: str = "TRUE",
+    columns: Sequence[str] | None = None,
+    staging: str = "staging",
 ) -> Verdict:
     """Compare `public.<table>` (its rows `where`, `columns`: default all) with `<staging>.<table>`."""
     with psycopg.connect(project.source) as source, psycopg.connect(project.warehouse) as warehouse:
@@ -115,9 +122,18 @@ WHERE target = %(target)s AND load_no >= coalesce(
 def violations(project: Project) -> list[str]:
     """Where the ledger contradicts itself or the tables; empty when all is well."""
     with psycopg.connect(project.warehouse, autocommit=True) as session:
-        found = [f"{what}: {row}" for what, query in _INVARIANTS.items() for row in session.execute(query).fetchall()]
-        targets = [row[0] for row in session.execute("SELECT DISTINCT target FROM loadsheet.load").fetchall()]
-        return found + [problem for target in targets for problem in _target_violations(session, target)]
+        found = [
+            f"{what}: {row}"
+            for what, query in _INVARIANTS.items()
+            for row in session.execute(query).fetchall()
+        ]
+        targets = [
+            row[0]
+            for row in session.execute("SELECT DISTINCT target FROM loadsheet.load").fetchall()
+        ]
+        return found + [
+            problem for target in targets for problem in _target_violations(session, target)
+        ]
 
 
 def _target_violations(session: psycopg.Connection, target: str) -> list[str]:
@@ -135,18 +151,22 @@ def _target_violations(session: psycopg.Connection, target: str) -> list[str]:
 
 
 def watermark_violations(project: Project, table: str, cursor: str) -> list[str]:
-    """Where the watermark of `table` went back between two increments, or stands past the source's data."""
+    """Where the watermark of `table` went back between two increments, or stands past the source's
+    data."""
     kind = project.in_source(
         "SELECT format_type(atttypid, NULL) FROM pg_attribute WHERE attrelid = %s::regclass AND attname = %s",
-        ident(table), cursor,
-    )[0][0]  # fmt: skip
+        ident(table),
+        cursor,
+    )[0][0]
     back = project.in_warehouse(
         f"SELECT load_no, upper_cursor FROM (SELECT load_no, action, upper_cursor, lag(upper_cursor) OVER "
         f"(ORDER BY load_no) AS before FROM loadsheet.load WHERE table_name = %s) l "
         f"WHERE action <> 'replace' AND CAST(upper_cursor AS {kind}) < CAST(before AS {kind})",
         table,
     )
-    stands = project.in_warehouse("SELECT watermark FROM loadsheet.scope WHERE table_name = %s", table)
+    stands = project.in_warehouse(
+        "SELECT watermark FROM loadsheet.scope WHERE table_name = %s", table
+    )
     past = project.in_source(
         f"SELECT max({ident(cursor)})::text FROM {ident(table)} HAVING max({ident(cursor)}) < CAST(%s AS {kind})",
         stands[0][0],

@@ -1,8 +1,9 @@
 """A TCP proxy on 127.0.0.1 that breaks the line to a server where it is told to.
 
 `Fault(kind, at, direction)` strikes when byte number `at` is about to pass in that direction, counted over all
-connections since `arm`. It strikes once, or, when it is `lasting`, every connection from then on. A `watch` sees all
-bytes before they pass, may wait or kill somebody, and may answer with a Fault whose `at` counts from these bytes.
+connections since `arm`. It strikes once, or, when it is `lasting`, every connection from then on. A
+`watch` sees all bytes before they pass, may wait or kill somebody, and may answer with a Fault
+whose `at` counts from these bytes.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ _POLL_SECONDS = 0.05
 class Fault:
     """What happens to the line.
 
-    reset: RST to both. half_close: the receiver sees the end of the stream, the other direction works on.
-    stall: nothing passes, both ends stay connected; slow: `speed` bytes/s. Both for `seconds`, or until `heal`.
-    lose_answer: what came before `at` reaches the server, the client's line is cut: the server acts, nobody hears.
+    reset: RST to both. half_close: the receiver sees the end of the stream, the other direction
+    works on. stall: nothing passes, both ends stay connected; slow: `speed` bytes/s. Both for
+    `seconds`, or until `heal`. lose_answer: what came before `at` reaches the server, the client's
+    line is cut: the server acts, nobody hears.
     """
 
     kind: Kind
@@ -46,7 +48,8 @@ Watch = Callable[[Direction, bytes], Fault | None]
 
 
 class Proxy:
-    """A line to `target`; clients connect to `port`. A context manager; at its end every connection is cut."""
+    """A line to `target`; clients connect to `port`. A context manager; at its end every connection
+    is cut."""
 
     def __init__(self, target: tuple[str, int], watch: Watch | None = None):
         self.target = target
@@ -63,7 +66,10 @@ class Proxy:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -126,7 +132,8 @@ class Proxy:
 
 
 class _Line(threading.Thread):
-    """One client's connection: one thread for both directions, so that a reset can be sent while nobody reads."""
+    """One client's connection: one thread for both directions, so that a reset can be sent while
+    nobody reads."""
 
     def __init__(self, proxy: Proxy, client: socket.socket):
         super().__init__(daemon=True)
@@ -202,7 +209,11 @@ class _Line(threading.Thread):
         return True
 
     def _send(self, data: bytes, direction: Direction) -> None:
-        while data and time.monotonic() < self.slow_until and not (self.healed.is_set() or self.cut.is_set()):
+        while (
+            data
+            and time.monotonic() < self.slow_until
+            and not (self.healed.is_set() or self.cut.is_set())
+        ):
             some = max(int(self.speed * _POLL_SECONDS), 1)
             self._receiver(direction).sendall(data[:some])
             data = data[some:]
@@ -211,7 +222,8 @@ class _Line(threading.Thread):
 
 
 def losing_answers(statement: bytes, times: int = 1) -> Watch:
-    """A watch that lets `statement` reach the server and cuts the client's line, the first `times` times."""
+    """A watch that lets `statement` reach the server and cuts the client's line, the first `times`
+    times."""
     left = threading.Semaphore(times)
 
     def watch(direction: Direction, data: bytes) -> Fault | None:
@@ -223,14 +235,17 @@ def losing_answers(statement: bytes, times: int = 1) -> Watch:
 
 
 def through(connections: Connections, ports: Mapping[str, int]) -> Connections:
-    """`connections`, but those with these ids are reached at 127.0.0.1 and the given port: a proxy's."""
+    """`connections`, but those with these ids are reached at 127.0.0.1 and the given port: a
+    proxy's."""
 
     def find(conn_id: str) -> Connection:
         found = connections(conn_id)
         if conn_id not in ports:
             return found
         if "endpoint_url" in found.extra:
-            return replace(found, extra={**found.extra, "endpoint_url": f"http://127.0.0.1:{ports[conn_id]}"})
+            return replace(
+                found, extra={**found.extra, "endpoint_url": f"http://127.0.0.1:{ports[conn_id]}"}
+            )
         return replace(found, host="127.0.0.1", port=ports[conn_id])
 
     return find

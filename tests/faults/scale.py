@@ -1,4 +1,5 @@
-"""How much of a suite is run: a little of everything in `make test`, the published numbers in `make test-long`."""
+"""How much of a suite is run: a little of everything in `make test`, the published numbers in `make
+test-long`."""
 
 from __future__ import annotations
 

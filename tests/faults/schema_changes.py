@@ -1,4 +1,5 @@
-"""Changes of a source table's schema, and what must come of each for a table that is loaded in increments."""
+"""Changes of a source table's schema, and what must come of each for a table that is loaded in
+increments."""
 
 from __future__ import annotations
 
@@ -43,13 +44,20 @@ MADE_ANEW = "is not the column that older rows were loaded from"
 CHANGES = {
     "add": Change(sql="ALTER TABLE {t} ADD extra int"),
     "add_default": Change(sql="ALTER TABLE {t} ADD extra int DEFAULT 5", until_refresh=("extra",)),
-    "add_not_null": Change(sql="ALTER TABLE {t} ADD extra text NOT NULL DEFAULT 'x'", until_refresh=("extra",)),
-    "add_generated": Change(
-        sql="ALTER TABLE {t} ADD extra int GENERATED ALWAYS AS (n + 1) STORED", until_refresh=("extra",)
+    "add_not_null": Change(
+        sql="ALTER TABLE {t} ADD extra text NOT NULL DEFAULT 'x'", until_refresh=("extra",)
     ),
-    "add_identity": Change(sql="ALTER TABLE {t} ADD extra int GENERATED ALWAYS AS IDENTITY", until_refresh=("extra",)),
+    "add_generated": Change(
+        sql="ALTER TABLE {t} ADD extra int GENERATED ALWAYS AS (n + 1) STORED",
+        until_refresh=("extra",),
+    ),
+    "add_identity": Change(
+        sql="ALTER TABLE {t} ADD extra int GENERATED ALWAYS AS IDENTITY", until_refresh=("extra",)
+    ),
     "drop": Change(sql="ALTER TABLE {t} DROP n"),
-    "drop_and_add": Change(sql="ALTER TABLE {t} DROP n, ADD n int", refused=f"column n {MADE_ANEW}"),
+    "drop_and_add": Change(
+        sql="ALTER TABLE {t} DROP n, ADD n int", refused=f"column n {MADE_ANEW}"
+    ),
     "rename": Change(sql="ALTER TABLE {t} RENAME what TO title"),
     "swap": Change(
         sql="ALTER TABLE {t} RENAME n TO x; ALTER TABLE {t} RENAME m TO n; ALTER TABLE {t} RENAME x TO m"
@@ -64,20 +72,28 @@ CHANGES = {
     "to_text": Change(sql="ALTER TABLE {t} ALTER what TYPE text"),
     "more_scale": Change(sql="ALTER TABLE {t} ALTER amount TYPE numeric(10,4)"),
     "narrow_int": Change(sql="ALTER TABLE {t} ALTER big TYPE int"),
-    "less_scale": Change(sql="ALTER TABLE {t} ALTER amount TYPE numeric(7,1)", until_refresh=("amount",)),
+    "less_scale": Change(
+        sql="ALTER TABLE {t} ALTER amount TYPE numeric(7,1)", until_refresh=("amount",)
+    ),
     "text_to_int": Change(
-        sql="ALTER TABLE {t} ALTER note TYPE int USING note::int", refused="column note is text in the target"
+        sql="ALTER TABLE {t} ALTER note TYPE int USING note::int",
+        refused="column note is text in the target",
     ),
     "int_to_text": Change(
-        sql="ALTER TABLE {t} ALTER n TYPE text USING n || ' items'", refused="column n is integer in the target"
+        sql="ALTER TABLE {t} ALTER n TYPE text USING n || ' items'",
+        refused="column n is integer in the target",
     ),
     "zone_added": Change(
-        sql="ALTER TABLE {t} ALTER plain TYPE timestamptz", refused="column plain is timestamp without time zone"
+        sql="ALTER TABLE {t} ALTER plain TYPE timestamptz",
+        refused="column plain is timestamp without time zone",
     ),
-    "array_widened": Change(sql="ALTER TABLE {t} ALTER list TYPE bigint[]", refused="column list is integer[]"),
+    "array_widened": Change(
+        sql="ALTER TABLE {t} ALTER list TYPE bigint[]", refused="column list is integer[]"
+    ),
     "label_added": Change(sql="ALTER TYPE {t}_mood ADD VALUE 'fine' BEFORE 'ok'", frozen=False),
     "label_renamed": Change(
-        sql="ALTER TYPE {t}_mood RENAME VALUE 'sad' TO 'blue'", refused="column feel had its label 'sad' renamed"
+        sql="ALTER TYPE {t}_mood RENAME VALUE 'sad' TO 'blue'",
+        refused="column feel had its label 'sad' renamed",
     ),
     "enum_to_text": Change(sql="ALTER TABLE {t} ALTER feel TYPE text", frozen=False),
     "enum_recoded": Change(
@@ -85,37 +101,52 @@ CHANGES = {
         "ALTER TABLE {t} ALTER feel TYPE {t}_other USING 'bad'::{t}_other",
         refused="column feel had its label 'sad' renamed",
     ),
-    "domain_changed": Change(sql="ALTER DOMAIN {t}_code ADD CHECK (length(value) < 9)", frozen=False),
+    "domain_changed": Change(
+        sql="ALTER DOMAIN {t}_code ADD CHECK (length(value) < 9)", frozen=False
+    ),
     "domain_to_base": Change(sql="ALTER TABLE {t} ALTER code TYPE text", frozen=False),
-    "not_null": Change(sql="ALTER TABLE {t} ALTER n SET NOT NULL, ALTER n SET DEFAULT 1", frozen=False),
+    "not_null": Change(
+        sql="ALTER TABLE {t} ALTER n SET NOT NULL, ALTER n SET DEFAULT 1", frozen=False
+    ),
     "rewritten": Change(sql="VACUUM FULL {t}", frozen=False),
     "made_generated": Change(
-        sql="ALTER TABLE {t} DROP n, ADD n int GENERATED ALWAYS AS (id) STORED", refused=f"column n {MADE_ANEW}"
+        sql="ALTER TABLE {t} DROP n, ADD n int GENERATED ALWAYS AS (id) STORED",
+        refused=f"column n {MADE_ANEW}",
     ),
     "generated_no_more": Change(sql="ALTER TABLE {t} ALTER doubled DROP EXPRESSION", frozen=False),
     "key_renamed": Change(sql="ALTER TABLE {t} RENAME id TO nr", key="nr"),
     "key_widened": Change(sql="ALTER TABLE {t} DROP doubled, ALTER id TYPE bigint"),
     "key_changed": Change(
         sql="ALTER TABLE {t} DROP CONSTRAINT {t}_pkey, ADD PRIMARY KEY (n)",
-        refused="the primary key is (id) in the target and (n) in the source", frozen=False,
+        refused="the primary key is (id) in the target and (n) in the source",
+        frozen=False,
     ),
     "key_composed": Change(
         sql="ALTER TABLE {t} DROP CONSTRAINT {t}_pkey, ADD PRIMARY KEY (id, n)",
-        refused="the primary key is (id) in the target and (id, n) in the source", frozen=False,
+        refused="the primary key is (id) in the target and (id, n) in the source",
+        frozen=False,
     ),
     "key_dropped": Change(
         sql="ALTER TABLE {t} DROP CONSTRAINT {t}_pkey",
-        refused="the primary key is (id) in the target and none in the source", frozen=False,
+        refused="the primary key is (id) in the target and none in the source",
+        frozen=False,
     ),
     "key_column_dropped": Change(
-        sql="ALTER TABLE {t} DROP doubled, DROP id", key="n", refused="the primary key is (id) in the target and none"
+        sql="ALTER TABLE {t} DROP doubled, DROP id",
+        key="n",
+        refused="the primary key is (id) in the target and none",
     ),
     "key_added": Change(
-        before="ALTER TABLE {t} DROP CONSTRAINT {t}_pkey", sql="ALTER TABLE {t} ADD PRIMARY KEY (id)",
-        refused="the primary key is none in the target and (id) in the source", frozen=False,
+        before="ALTER TABLE {t} DROP CONSTRAINT {t}_pkey",
+        sql="ALTER TABLE {t} ADD PRIMARY KEY (id)",
+        refused="the primary key is none in the target and (id) in the source",
+        frozen=False,
     ),
     "cursor_renamed": Change(
-        sql="ALTER TABLE {t} RENAME at TO seen_at", cursor="seen_at", refused="{t} has no column 'at'", gone=True
+        sql="ALTER TABLE {t} RENAME at TO seen_at",
+        cursor="seen_at",
+        refused="{t} has no column 'at'",
+        gone=True,
     ),
     "cursor_dropped": Change(
         sql="ALTER TABLE {t} DROP at", cursor="plain", refused="{t} has no column 'at'", gone=True
@@ -128,34 +159,49 @@ CHANGES = {
         sql="ALTER TABLE {t} DROP at; ALTER TABLE {t} ADD at timestamptz NOT NULL DEFAULT clock_timestamp()",
         refused="cursor at is not the column at that increments were read by",
     ),
-    "dropped": Change(sql="DROP TABLE {t}", touch="SELECT 1", refused="the source has no table public.{t}", gone=True),
+    "dropped": Change(
+        sql="DROP TABLE {t}",
+        touch="SELECT 1",
+        refused="the source has no table public.{t}",
+        gone=True,
+    ),
     "made_anew": Change(
         sql="DROP TABLE {t}; CREATE TABLE {t} (id int PRIMARY KEY, what varchar(10), n int, at timestamptz NOT NULL)",
-        touch=AGAIN, refused="dropped and made anew",
+        touch=AGAIN,
+        refused="dropped and made anew",
     ),
     "columns_reordered": Change(
         sql="ALTER TABLE {t} RENAME TO {t}_old; CREATE TABLE {t} (at timestamptz NOT NULL, n int, what varchar(10), "
         "id int PRIMARY KEY)",
-        touch=AGAIN, refused="dropped and made anew",
+        touch=AGAIN,
+        refused="dropped and made anew",
     ),
     "partitioned": Change(
         sql="ALTER TABLE {t} RENAME TO {t}_old; CREATE TABLE {t} (id int, what varchar(10), n int, at timestamptz, "
         "PRIMARY KEY (id, at)) PARTITION BY RANGE (at); CREATE TABLE {t}_part PARTITION OF {t} DEFAULT",
-        touch=AGAIN, refused="dropped and made anew",
+        touch=AGAIN,
+        refused="dropped and made anew",
     ),
     "renamed": Change(
-        sql="ALTER TABLE {t} RENAME TO {t}_old", touch="SELECT 1", gone=True,
+        sql="ALTER TABLE {t} RENAME TO {t}_old",
+        touch="SELECT 1",
+        gone=True,
         refused="the source has no table public.{t}",
     ),
     "moved": Change(
-        sql="CREATE SCHEMA {t}_s; ALTER TABLE {t} SET SCHEMA {t}_s", touch="SELECT 1",
-        refused="the source has no table public.{t}", gone=True,
+        sql="CREATE SCHEMA {t}_s; ALTER TABLE {t} SET SCHEMA {t}_s",
+        touch="SELECT 1",
+        refused="the source has no table public.{t}",
+        gone=True,
     ),
     "viewed": Change(
         sql="ALTER TABLE {t} RENAME TO {t}_old; CREATE VIEW {t} AS SELECT * FROM {t}_old",
-        refused="the primary key is (id) in the target and none", frozen=False,
+        refused="the primary key is (id) in the target and none",
+        frozen=False,
     ),
     "our_name": Change(
-        sql="ALTER TABLE {t} ADD _load_id bigint", refused="public.{t} has a column _load_id", gone=True
+        sql="ALTER TABLE {t} ADD _load_id bigint",
+        refused="public.{t} has a column _load_id",
+        gone=True,
     ),
-}  # fmt: skip
+}

@@ -1,4 +1,5 @@
-"""A shop whose five tables travel in every way there is: merged, appended, swapped, changed in place, unchanged."""
+"""A shop whose five tables travel in every way there is: merged, appended, swapped, changed in
+place, unchanged."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ INSERT INTO swapped SELECT i, noise(i) FROM generate_series(1, {swapped}) i;
 INSERT INTO viewed SELECT i, noise(i) FROM generate_series(1, {viewed}) i;
 INSERT INTO quiet SELECT i, noise(i) FROM generate_series(1, {viewed}) i;
 """
-# Every row of `merged` moves again; the others change a little, which moves all of `swapped` and `viewed`.
+# Every row of `merged` moves again; the others change a little, which moves all of `swapped` and
+# `viewed`.
 CHANGE = """
 UPDATE merged SET what = noise(id), at = clock_timestamp();
 INSERT INTO merged SELECT max(id) + 1, 'new' FROM merged;

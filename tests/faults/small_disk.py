@@ -1,4 +1,5 @@
-"""Disks that fill up: a tmpfs where we may mount one, and everywhere a limit on the size of a process's files."""
+"""Disks that fill up: a tmpfs where we may mount one, and everywhere a limit on the size of a
+process's files."""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ def filled(disk: Path, left: int) -> Iterator[None]:
 
 @contextmanager
 def small_files(pid: int, size: int) -> Iterator[None]:
-    """Within, neither the process nor those it starts from now on can write a file past `size` bytes."""
+    """Within, neither the process nor those it starts from now on can write a file past `size`
+    bytes."""
     _limit(pid, str(size))
     try:
         yield
@@ -60,7 +62,9 @@ def small_files(pid: int, size: int) -> Iterator[None]:
 def _limit(pid: int, size: str) -> None:
     # As the process's own user: in a container even root may lack the right to do it to others.
     owner = Path(f"/proc/{pid}").stat()
-    become: dict[str, Any] = {} if os.geteuid() else {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
+    become: dict[str, Any] = (
+        {} if os.geteuid() else {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
+    )
     subprocess.run(["prlimit", "--pid", str(pid), f"--fsize={size}:"], check=True, **become)
 
 

@@ -1,4 +1,5 @@
-"""The table at a run's end: faults tried, rows lost, rows duplicated, and what the naive way did in the same test."""
+"""The table at a run's end: faults tried, rows lost, rows duplicated, and what the naive way did in
+the same test."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ HEAD = ("fault", "tried", "hit", "rows lost", "rows duplicated", "control (witho
 
 @dataclass
 class Tally:
-    """One line of the table. `hit` are the faults that met something alive (a kill of a living run, for example)."""
+    """One line of the table. `hit` are the faults that met something alive (a kill of a living run,
+    for example)."""
 
     fault: str
     tried: int = 0
@@ -24,7 +26,8 @@ class Tally:
     controls: list[str] = field(default_factory=list)
 
     def add(self, *verdicts: Verdict, tried: int = 1, hit: int | None = None) -> None:
-        """`tried` more faults, after which the oracle said `verdicts`; all of them hit unless `hit` says otherwise."""
+        """`tried` more faults, after which the oracle said `verdicts`; all of them hit unless `hit`
+        says otherwise."""
         self.tried += tried
         self.hit += tried if hit is None else hit
         self.lost += sum(verdict.lost for verdict in verdicts)
@@ -45,5 +48,8 @@ def as_table(tallies: list[Tally]) -> list[str]:
     """The lines as a Markdown table, columns aligned."""
     rows = [HEAD, *(tally.cells for tally in tallies)]
     widths = [max(len(row[place]) for row in rows) for place in range(len(HEAD))]
-    lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
+    lines = [
+        "| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |"
+        for row in rows
+    ]
     return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]

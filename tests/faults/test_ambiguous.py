@@ -1,4 +1,5 @@
-"""COMMITs whose answer is lost, and clients that die in the middle: what was done counts once, what was not, never."""
+"""COMMITs whose answer is lost, and clients that die in the middle: what was done counts once, what
+was not, never."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ TRANSFORMS = {
     ),
 }
 COMMIT, FENCE, SEAL = b"COMMIT\0", b"SET fence = fence + 1", b"SET sealed_load_id"
-# How long a COMMIT takes on the server: before and after it notices, within 2 s, that the client is gone.
+# How long a COMMIT takes on the server: before and after it notices, within 2 s, that the client is
+# gone.
 SLOW_COMMIT = """
 CREATE FUNCTION loadsheet.wait() RETURNS trigger LANGUAGE plpgsql
     AS 'BEGIN PERFORM pg_sleep({seconds}); RETURN NULL; END';
@@ -98,12 +100,15 @@ FAULTS = (losing_answers, never_sent)
 
 @contextmanager
 def behind(by_hand: ByHand, watch: Watch) -> Iterator[Callable[..., object]]:
-    """`step` through a proxy between Loadsheet and the warehouse: its outcome, or the error it failed with."""
+    """`step` through a proxy between Loadsheet and the warehouse: its outcome, or the error it
+    failed with."""
     warehouse = by_hand.project.connections("warehouse")
     with Proxy((warehouse.host, warehouse.port or 0), watch) as proxy:
         connections = through(by_hand.project.connections, {"warehouse": proxy.port})
 
-        def step(kind: str, run: str, load_id: str | None = None, name: str = "item") -> Outcome | Exception:
+        def step(
+            kind: str, run: str, load_id: str | None = None, name: str = "item"
+        ) -> Outcome | Exception:
             try:
                 outcome: Outcome | Exception = by_hand.step(kind, run, load_id, connections, name)
             except Exception as error:
@@ -119,7 +124,9 @@ def loads(project: Project) -> int:
 
 
 @pytest.mark.timeout(scaled(600, 7200))
-def test_a_commit_whose_answer_is_lost_counts_once(by_hand: ByHand, tally: Callable[[str], Tally]) -> None:
+def test_a_commit_whose_answer_is_lost_counts_once(
+    by_hand: ByHand, tally: Callable[[str], Tally]
+) -> None:
     line = tally("the answer to a load's COMMIT lost")
     for number in range(scaled(8, 100)):
         by_hand.project.in_source(CHANGE)
@@ -151,7 +158,9 @@ def test_a_commit_that_never_arrived_is_reported_as_a_failure_and_retried(
     assert violations(by_hand.project) == []
 
 
-def test_when_nobody_can_be_asked_the_load_fails_and_its_retry_finds_it_committed(by_hand: ByHand) -> None:
+def test_when_nobody_can_be_asked_the_load_fails_and_its_retry_finds_it_committed(
+    by_hand: ByHand,
+) -> None:
     by_hand.project.in_source(CHANGE)
     load_id = by_hand.step("extract", "run").load_id
     with behind(by_hand, nothing_after(COMMIT)) as step:
@@ -164,7 +173,8 @@ def test_when_nobody_can_be_asked_the_load_fails_and_its_retry_finds_it_committe
 
 @pytest.mark.parametrize("seconds", [1, 5])
 def test_a_commit_that_takes_its_time_is_waited_for(by_hand: ByHand, seconds: int) -> None:
-    """The ledger is asked under the target's lock, so the answer is not given before the server has decided."""
+    """The ledger is asked under the target's lock, so the answer is not given before the server has
+    decided."""
     by_hand.project.in_source(CHANGE)
     load_id = by_hand.step("extract", "run").load_id
     by_hand.project.in_warehouse(SLOW_COMMIT.format(seconds=seconds))
@@ -188,7 +198,9 @@ def test_without_asking_the_ledger_a_committed_load_is_reported_as_failed(
     with behind(by_hand, losing_answers(COMMIT)) as step:
         assert isinstance(step("load", "run", load_id), Unavailable)
     wait_until(lambda: loads(by_hand.project) == 2, "the server to commit")
-    tally("the answer to a load's COMMIT lost").control("ledger not asked: committed, reported as failed")
+    tally("the answer to a load's COMMIT lost").control(
+        "ledger not asked: committed, reported as failed"
+    )
 
 
 @pytest.mark.timeout(scaled(600, 7200))
@@ -226,7 +238,9 @@ def test_a_transform_whose_commit_is_lost_takes_effect_once(
             assert again.skipped == (fault is losing_answers), again
             assert runs(by_hand.project, name) == number + 2
             line.add(judge(by_hand.project, "item"))
-    wrong = {name for name, check in RIGHT.items() if by_hand.project.in_warehouse(check) != [(True,)]}
+    wrong = {
+        name for name, check in RIGHT.items() if by_hand.project.in_warehouse(check) != [(True,)]
+    }
     assert not wrong and violations(by_hand.project) == []
 
 
@@ -260,7 +274,8 @@ RIGHT = {
 
 
 class Merging:
-    """A load in a process of its own, in one of the states in which a client may die; `standing` waits for it."""
+    """A load in a process of its own, in one of the states in which a client may die; `standing`
+    waits for it."""
 
     def __init__(self, by_hand: ByHand, number: int):
         self.by_hand, self.project = by_hand, by_hand.project
@@ -276,12 +291,15 @@ class Merging:
         )
 
     def die(self, waiting: str, lake: str | None = None) -> float:
-        """Start, SIGKILL it as soon as a session is `waiting` (SQL); how long the server kept that session."""
+        """Start, SIGKILL it as soon as a session is `waiting` (SQL); how long the server kept that
+        session."""
         worker = self.by_hand.start("load", "killed", self.load_id, lake=lake)
         standing = f"SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND {waiting}"
         wait_until(lambda: self.project.in_warehouse(standing) != [(0,)], waiting)
         assert worker.kill()
-        return wait_until(lambda: self.project.in_warehouse(SESSIONS) == [(0,)], "the session to end", 60)
+        return wait_until(
+            lambda: self.project.in_warehouse(SESSIONS) == [(0,)], "the session to end", 60
+        )
 
     def in_long_update(self) -> float:
         """Dies while the server updates rows, slowly."""
@@ -314,7 +332,9 @@ class Merging:
             return Fault("stall", at=0) if direction == "to_server" and b"/part-" in data else None
 
         with Proxy((host, int(port)), stall_part) as proxy:
-            return self.die("query LIKE 'COPY%' AND wait_event = 'ClientRead'", f"http://127.0.0.1:{proxy.port}")
+            return self.die(
+                "query LIKE 'COPY%' AND wait_event = 'ClientRead'", f"http://127.0.0.1:{proxy.port}"
+            )
 
 
 DEATHS = (Merging.in_long_update, Merging.waiting_for_a_lock, Merging.in_copy, Merging.in_commit)
@@ -343,7 +363,9 @@ def without_checks() -> None:
     postgres.WAREHOUSE_SETTINGS["client_connection_check_interval"] = "0"
 
 
-def test_without_checks_of_the_client_its_session_lives_on(by_hand: ByHand, tally: Callable[[str], Tally]) -> None:
+def test_without_checks_of_the_client_its_session_lives_on(
+    by_hand: ByHand, tally: Callable[[str], Tally]
+) -> None:
     """The negative control: the server goes on with the dead client's statement until that is done."""
     by_hand.project.in_source(CHANGE)
     load_id = by_hand.step("extract", "run").load_id
@@ -353,6 +375,10 @@ def test_without_checks_of_the_client_its_session_lives_on(by_hand: ByHand, tall
     wait_until(lambda: by_hand.project.in_warehouse(updating) != [(0,)], "the update")
     assert worker.kill()
     with pytest.raises(AssertionError, match="the session to end"):
-        wait_until(lambda: by_hand.project.in_warehouse(SESSIONS) == [(0,)], "the session to end", 4)
+        wait_until(
+            lambda: by_hand.project.in_warehouse(SESSIONS) == [(0,)], "the session to end", 4
+        )
     by_hand.project.in_warehouse(SESSIONS.replace("count(*)", "pg_terminate_backend(pid)"))
-    tally("client killed (SIGKILL) in the middle of a merge").control("no checks: session alive after 4 s")
+    tally("client killed (SIGKILL) in the middle of a merge").control(
+        "no checks: session alive after 4 s"
+    )

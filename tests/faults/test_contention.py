@@ -1,4 +1,5 @@
-"""Many loaders at once, and others who hold the warehouse's locks: whoever waits in vain fails, the rest goes on."""
+"""Many loaders at once, and others who hold the warehouse's locks: whoever waits in vain fails, the
+rest goes on."""
 
 from __future__ import annotations
 
@@ -50,7 +51,9 @@ class Impatient(Project):
 
 def tables_of(name: str) -> dict[str, Any]:
     """The tables of one pipeline."""
-    return {f"{name}_{kind}": spec for kind, spec in KINDS.items()} | {SHARED: {"incremental": "at"}}
+    return {f"{name}_{kind}": spec for kind, spec in KINDS.items()} | {
+        SHARED: {"incremental": "at"}
+    }
 
 
 def counted(name: str) -> str:
@@ -82,10 +85,14 @@ def crowd(project: Project) -> dict[str, Impatient]:
 
 def opened(project: Project, name: str) -> Impatient:
     """A pipeline of that name beside the others, loaded once."""
-    made = Impatient(project.folder, project.source, project.warehouse, project.s3, project.bucket, name)
+    made = Impatient(
+        project.folder, project.source, project.warehouse, project.s3, project.bucket, name
+    )
     for table in tables_of(name):
         key = "n int" if table.endswith("appended") else "id bigserial PRIMARY KEY, n int"
-        made.in_source(f"CREATE TABLE IF NOT EXISTS {table} ({key}, at timestamptz NOT NULL DEFAULT now())")
+        made.in_source(
+            f"CREATE TABLE IF NOT EXISTS {table} ({key}, at timestamptz NOT NULL DEFAULT now())"
+        )
         made.in_source(f"INSERT INTO {table} (n) SELECT generate_series(1, 50)")
     made.spec(tables_of(name), transforms_of(name))
     made.succeed()
@@ -110,19 +117,27 @@ class Witness:
                 continue
             kind = type(error).__name__
             self.codes[f"{kind} {getattr(error, 'code', '')}".strip()] += 1
-            # A superseded load is mended by its extract step, which the next run of this loader starts anew.
-            if not (isinstance(error, LoadsheetError) and (error.retryable or isinstance(error, Superseded))):
+            # A superseded load is mended by its extract step, which the next run of this loader
+            # starts anew.
+            if not (
+                isinstance(error, LoadsheetError)
+                and (error.retryable or isinstance(error, Superseded))
+            ):
                 self.unmended.append(f"{step}: {kind}: {error}")
 
 
-def load_for_ever(project: Project, stop: threading.Event, chance: random.Random, witness: Witness) -> None:
+def load_for_ever(
+    project: Project, stop: threading.Event, chance: random.Random, witness: Witness
+) -> None:
     """Run the pipeline again and again, its tables in another order each time."""
     pipeline = load_pipeline(project.folder / "pipelines" / project.name / "pipeline.yml")
     while not stop.is_set():
         tables = list(pipeline.tables)
         chance.shuffle(tables)
         request = RunRequest(run_id=f"{project.name}__{chance.randrange(10**12)}")
-        witness.see(run_pipeline(replace(pipeline, tables=tuple(tables)), request, project.connections))
+        witness.see(
+            run_pipeline(replace(pipeline, tables=tuple(tables)), request, project.connections)
+        )
 
 
 def disturb(dsn: str, stop: threading.Event, chance: random.Random, done: Counter[str]) -> None:
@@ -137,7 +152,9 @@ def disturb(dsn: str, stop: threading.Event, chance: random.Random, done: Counte
                 if attack == "vacuum":
                     session.execute(f"VACUUM FULL {one}")
                 elif attack == "index":
-                    session.execute(f"CREATE INDEX IF NOT EXISTS extra_{one.partition('.')[2]} ON {one} (n)")
+                    session.execute(
+                        f"CREATE INDEX IF NOT EXISTS extra_{one.partition('.')[2]} ON {one} (n)"
+                    )
                 else:
                     hold(session, attack, one, other, stop, chance)
                 done[attack] += 1
@@ -150,7 +167,12 @@ def disturb(dsn: str, stop: threading.Event, chance: random.Random, done: Counte
 
 
 def hold(
-    session: psycopg.Connection, attack: str, one: str, other: str, stop: threading.Event, chance: random.Random
+    session: psycopg.Connection,
+    attack: str,
+    one: str,
+    other: str,
+    stop: threading.Event,
+    chance: random.Random,
 ) -> None:
     with session.transaction():
         if attack == "reader":
@@ -171,7 +193,9 @@ def write(dsn: str, stop: threading.Event, chance: random.Random) -> None:
             table = chance.choice(tables)
             session.execute(f"INSERT INTO {table} (n) VALUES (0)")
             if not table.endswith("appended"):
-                session.execute(f"UPDATE {table} SET n = n + 1, at = now() WHERE id % 10 = {chance.randrange(10)}")
+                session.execute(
+                    f"UPDATE {table} SET n = n + 1, at = now() WHERE id % 10 = {chance.randrange(10)}"
+                )
 
 
 @contextmanager
@@ -211,13 +235,16 @@ def test_loaders_in_any_order_recover_from_every_lock(
         time.sleep(scaled(6, 600))
     for name in PIPELINES:
         crowd[name].succeed()
-    for name in PIPELINES:  # a mart may have read the shared table before the others were done with it
+    # a mart may have read the shared table before the others were done with it
+    for name in PIPELINES:
         crowd[name].succeed()
     verdicts = {table: judge(crowd[name], table) for name in PIPELINES for table in tables_of(name)}
     deadlocks = witness.codes["Unavailable SQLSTATE 40P01"]
     line = tally("contention (runs of 8 loaders)")
     line.add(*verdicts.values(), tried=witness.runs, hit=sum(witness.codes.values()))
-    print(f"{witness.runs} runs, {witness.loads} loads, {deadlocks} deadlocks of ours; met {dict(witness.codes)}")
+    print(
+        f"{witness.runs} runs, {witness.loads} loads, {deadlocks} deadlocks of ours; met {dict(witness.codes)}"
+    )
     print(f"disturbed by {dict(done)}")
     assert not witness.unmended, witness.unmended
     assert not any(verdicts.values()), verdicts
@@ -243,7 +270,9 @@ def test_a_blocked_table_fails_in_its_lock_timeout_and_all_others_go_on(shop: Im
         assert error.code == "SQLSTATE 55P03" and f"session {holder.info.backend_pid}" in str(error)
         assert LOCK_SECONDS <= blocked.seconds < LOCK_SECONDS + 20
         others = {
-            step: result.state for step, result in results.items() if step.startswith("load.") and result != blocked
+            step: result.state
+            for step, result in results.items()
+            if step.startswith("load.") and result != blocked
         }
         assert set(others.values()) == {"done"}
         assert results["transform.transform_shop_latest"].state == "done"
@@ -255,9 +284,13 @@ def test_a_target_that_another_load_holds_is_not_waited_for_without_end(shop: Im
     """The locks of loads among themselves are not table locks, and end in the same time."""
     shop.in_source("INSERT INTO shop_merged (n) VALUES (-1)")
     with psycopg.connect(shop.warehouse) as holder:
-        holder.execute("SELECT pg_advisory_xact_lock(hashtextextended('loadsheet:staging.shop_merged', 0))")
+        holder.execute(
+            "SELECT pg_advisory_xact_lock(hashtextextended('loadsheet:staging.shop_merged', 0))"
+        )
         error = shop.run()["load.load_shop_merged"].result
-        assert isinstance(error, LoadsheetError) and error.retryable and error.code == "SQLSTATE 55P03"
+        assert (
+            isinstance(error, LoadsheetError) and error.retryable and error.code == "SQLSTATE 55P03"
+        )
     shop.succeed()
     assert not judge(shop, "shop_merged")
 
@@ -274,7 +307,9 @@ def test_a_target_that_another_load_holds_is_not_waited_for_without_end(shop: Im
 def test_the_connection_chooses_its_timeouts_but_not_how_values_are_written(
     project: Project, options: str, shown: tuple[str, ...]
 ) -> None:
-    with connect_warehouse(replace(project.connections("warehouse"), extra={"options": options})) as session:
+    with connect_warehouse(
+        replace(project.connections("warehouse"), extra={"options": options})
+    ) as session:
         asked = "SELECT current_setting('lock_timeout'), current_setting('client_connection_check_interval'), "
         assert session.execute(asked + "current_setting('TimeZone')").fetchone() == shown
 
@@ -282,7 +317,8 @@ def test_the_connection_chooses_its_timeouts_but_not_how_values_are_written(
 def test_loading_tables_in_any_order_in_one_transaction_deadlocks(
     project: Project, chance: random.Random, tally: Tallies
 ) -> None:
-    """The control: the naive way, all tables of a run in one transaction, in the order in which they come."""
+    """The control: the naive way, all tables of a run in one transaction, in the order in which
+    they come."""
     tables = [f"naive_{number}" for number in range(4)]
     for table in tables:
         project.in_warehouse(f"CREATE TABLE {table} (id int PRIMARY KEY, n int)")

@@ -1,4 +1,5 @@
-"""Objects in the lake that are not what was stored: every change is noticed before anything is committed."""
+"""Objects in the lake that are not what was stored: every change is noticed before anything is
+committed."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ FAULT = "objects of the lake truncated, flipped, swapped, replayed, edited, remo
 
 @dataclass
 class Attempts:
-    """An attempt of `item` that is not loaded yet, and what else lies in the lake: older ones, another table's."""
+    """An attempt of `item` that is not loaded yet, and what else lies in the lake: older ones,
+    another table's."""
 
     by_hand: ByHand
     looking: psycopg.Connection
@@ -68,7 +70,9 @@ class Attempts:
         assert len(self.objects) > 3
 
     def _stored(self, before: set[str]) -> dict[str, bytes]:
-        names = sorted(self.by_hand.project.objects() - before, key=lambda name: (name.endswith(".json"), name))
+        names = sorted(
+            self.by_hand.project.objects() - before, key=lambda name: (name.endswith(".json"), name)
+        )
         return {name: self.by_hand.lake.get(name) or b"" for name in names}
 
     @property
@@ -130,15 +134,22 @@ def swapped(attempts: Attempts, chance: random.Random) -> dict[str, bytes | None
     return {one: attempts.objects[two], two: attempts.objects[one]}
 
 
-def in_place_of(attempts: Attempts, chance: random.Random, others: list[bytes]) -> dict[str, bytes | None]:
-    """One object of another attempt (a part for a part, the manifest for the manifest), or all of them."""
+def in_place_of(
+    attempts: Attempts, chance: random.Random, others: list[bytes]
+) -> dict[str, bytes | None]:
+    """One object of another attempt (a part for a part, the manifest for the manifest), or all of
+    them."""
     names, place = list(attempts.objects), chance.randrange(len(attempts.parts))
     how = chance.choice(["all", "the manifest", "the same part", "another part"])
     if how == "all" and len(others) == len(names):
         return dict(zip(names, others, strict=True))
     if how == "the manifest":
         return {attempts.manifest: others[-1]}
-    return {attempts.parts[place]: others[place] if how == "the same part" else chance.choice(others[:-1])}
+    return {
+        attempts.parts[place]: others[place]
+        if how == "the same part"
+        else chance.choice(others[:-1])
+    }
 
 
 def replayed(attempts: Attempts, chance: random.Random) -> dict[str, bytes | None]:
@@ -184,7 +195,9 @@ MUTATIONS: dict[str, Mutation] = {
     "insert bytes": altered(inserted),
     "empty": altered(lambda data, chance: b""),
     "delete": altered(lambda data, chance: None),
-    "cut between rows": lambda a, chance: {(name := chance.choice(a.parts)): cut_between_rows(a.objects[name], chance)},
+    "cut between rows": lambda a, chance: {
+        (name := chance.choice(a.parts)): cut_between_rows(a.objects[name], chance)
+    },
     "swap two parts": swapped,
     "another table's": taken_from_another_table,
     "an older one's": replayed,
@@ -193,14 +206,18 @@ MUTATIONS: dict[str, Mutation] = {
 
 
 @pytest.fixture
-def attempts(project: Project, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Attempts]:
+def attempts(
+    project: Project, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Attempts]:
     """Loaded once, and extracted twice since: small parts, so that there are several."""
     monkeypatch.setattr(parts, "PART_BYTES", 1_000)
     monkeypatch.setattr(parts, "_BLOCK_BYTES", 8_000)
     by_hand = ByHand(project, SOURCE, dict(TABLES))
     by_hand.spec(lake={"format": getattr(request, "param", "binary")})
     for name in TABLES:
-        by_hand.step("load", "first", by_hand.step("extract", "first", name=name).load_id, name=name)
+        by_hand.step(
+            "load", "first", by_hand.step("extract", "first", name=name).load_id, name=name
+        )
     with psycopg.connect(project.warehouse, autocommit=True) as looking:
         attempts = Attempts(by_hand, looking)
         attempts.renew()
@@ -254,7 +271,8 @@ def test_every_edit_of_a_manifest_is_noticed(attempts: Attempts) -> None:
 def test_without_the_seal_an_edited_manifest_is_committed(
     attempts: Attempts, tally: Callable[[str], Tally], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The negative control: a manifest that only has to agree with itself moves the watermark past the data."""
+    """The negative control: a manifest that only has to agree with itself moves the watermark past
+    the data."""
 
     def unsealed(stored: bytes | None, name: str, sha256: str) -> Manifest:
         return read_manifest(stored, name, hashlib.sha256(stored or b"").hexdigest())

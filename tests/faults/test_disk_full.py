@@ -1,4 +1,5 @@
-"""Disk full on lake, warehouse and worker: a clean failure, the state as before, and work again afterwards."""
+"""Disk full on lake, warehouse and worker: a clean failure, the state as before, and work again
+afterwards."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ from tests.faults.small_disk import Fill, can_mount, filled, parent_of, small_fi
 from tests.faults.tally import Tally
 from tests.project import Project
 
-# Wide rows, so that `code` outgrows PostgreSQL's own largest file (a WAL segment of 16 MB) without many of them.
+# Wide rows, so that `code` outgrows PostgreSQL's own largest file (a WAL segment of 16 MB) without
+# many of them.
 WIDE = f"""{SOURCE}
 UPDATE code SET what = repeat(what, 58);
 INSERT INTO code SELECT i, repeat(md5(i::text), 58) FROM generate_series(1501, 13000) i;
@@ -34,22 +36,38 @@ Line = Callable[[str], Tally]
 
 
 @pytest.fixture(params=WAYS)
-def lake(request: pytest.FixtureRequest, project: Project, tmp_path: Path, chance: random.Random) -> Iterator[Fill]:
+def lake(
+    request: pytest.FixtureRequest, project: Project, tmp_path: Path, chance: random.Random
+) -> Iterator[Fill]:
     """What makes the disk full under the project's lake."""
     with ExitStack() as stack:
-        disk = stack.enter_context(tmpfs(tmp_path / "disk", 64)) if request.param == "tmpfs" else tmp_path
+        disk = (
+            stack.enter_context(tmpfs(tmp_path / "disk", 64))
+            if request.param == "tmpfs"
+            else tmp_path
+        )
         project.s3 = stack.enter_context(S3Server(disk / "objects"))
         left = chance.randrange(200_000)
-        yield lambda: filled(disk, left) if request.param == "tmpfs" else small_files(project.s3.pid, left)
+        yield (
+            lambda: (
+                filled(disk, left)
+                if request.param == "tmpfs"
+                else small_files(project.s3.pid, left)
+            )
+        )
 
 
 @pytest.fixture(params=WAYS)
 def warehouse(
-    request: pytest.FixtureRequest, project: Project, postgres: PostgresServer, chance: random.Random
+    request: pytest.FixtureRequest,
+    project: Project,
+    postgres: PostgresServer,
+    chance: random.Random,
 ) -> Iterator[Fill]:
     """What makes the disk full under the project's warehouse."""
     if request.param == "small files":
-        with psycopg.connect(project.warehouse) as session:  # a backend that has ended has no parent
+        # a backend that has ended has no parent
+        with psycopg.connect(project.warehouse) as session:
             postmaster = parent_of(session.info.backend_pid)
         # Not below a WAL segment: a server that cannot write its log stops, which is another story.
         size = (16 << 20) + chance.randrange(2 << 20)
@@ -84,8 +102,12 @@ def fails_cleanly_and_recovers(project: Project, full: Fill, line: Tally, codes:
 
 
 @pytest.mark.timeout(scaled(600, 1800))
-def test_a_full_lake_fails_the_extract_and_nothing_else(project: Project, lake: Fill, tally: Line) -> None:
-    fails_cleanly_and_recovers(project, lake, tally("disk full: lake"), {"S3 InternalError", "HTTP 500"})
+def test_a_full_lake_fails_the_extract_and_nothing_else(
+    project: Project, lake: Fill, tally: Line
+) -> None:
+    fails_cleanly_and_recovers(
+        project, lake, tally("disk full: lake"), {"S3 InternalError", "HTTP 500"}
+    )
     assert not [name for name in project.objects() if "rclone_temp" in name]
 
 
@@ -95,7 +117,9 @@ def test_a_full_warehouse_keeps_what_it_had(project: Project, warehouse: Fill, t
 
 
 @pytest.mark.parametrize("warehouse", ["small files"], indirect=True)
-def test_a_load_in_two_transactions_would_lose_the_table(project: Project, warehouse: Fill, tally: Line) -> None:
+def test_a_load_in_two_transactions_would_lose_the_table(
+    project: Project, warehouse: Fill, tally: Line
+) -> None:
     """The negative control: emptied first, filled after, as so many scripts do."""
     project.in_source(WIDE)
     project.in_warehouse("CREATE TABLE code (id int, what text)")
@@ -111,13 +135,19 @@ def test_a_load_in_two_transactions_would_lose_the_table(project: Project, wareh
     tally("disk full: warehouse").control(f"TRUNCATE, then COPY: lost {lost} of 13000 rows")
 
 
-def test_a_worker_that_cannot_write_a_byte_works_all_the_same(project: Project, tally: Line) -> None:
+def test_a_worker_that_cannot_write_a_byte_works_all_the_same(
+    project: Project, tally: Line
+) -> None:
     project.in_source(WIDE)
     project.spec({"item": {"incremental": "at"}, "code": {}})
     done = subprocess.run(
-        project.command("run", "shop"), env=project.environment(), capture_output=True, text=True, timeout=300,
+        project.command("run", "shop"),
+        env=project.environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     line = tally("disk full: worker")
     line.add(*(judge(project, table) for table in ("item", "code")))

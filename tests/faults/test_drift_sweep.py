@@ -1,4 +1,5 @@
-"""Schema changes before, during and after a run: applied by policy or refused with a name, and nothing by halves."""
+"""Schema changes before, during and after a run: applied by policy or refused with a name, and
+nothing by halves."""
 
 from __future__ import annotations
 
@@ -53,7 +54,8 @@ class Sweep:
         self.project.in_source(change.touch.format(t=name, cursor=change.cursor, key=change.key))
 
     def state(self, name: str) -> list[Any]:
-        """All that a failed load must leave as it was: staging's columns and rows, its loads, its watermark."""
+        """All that a failed load must leave as it was: staging's columns and rows, its loads, its
+        watermark."""
         return [
             self.project.in_warehouse(query)
             for query in (
@@ -66,7 +68,8 @@ class Sweep:
         ]
 
     def expect(self, results: dict[str, StepResult], name: str, refused: str) -> bool:
-        """The table's load was refused with these words, its state as before; or it did not fail. True when refused."""
+        """The table's load was refused with these words, its state as before; or it did not fail.
+        True when refused."""
         steps = [results[f"{kind}.{kind}_{name}"] for kind in ("extract", "load")]
         errors = [step.result for step in steps if step.state == "failed"]
         if not refused:
@@ -84,8 +87,9 @@ class Sweep:
         """Staging shows the source, but for the columns whose older rows wait for a full refresh."""
         rows = fetch(
             self.project.source,
-            "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped", name,
-        )  # fmt: skip
+            "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped",
+            name,
+        )
         columns = [row[0] for row in rows if row[0] not in CHANGES[name].until_refresh]
         verdict = judge(self.project, name, columns=columns)
         assert not verdict, (name, verdict)
@@ -103,7 +107,9 @@ class Sweep:
         assert violations(self.project) == []
 
 
-def settle(sweep: Sweep, line: Tally, refused: Callable[[Change], str] = lambda change: change.refused) -> None:
+def settle(
+    sweep: Sweep, line: Tally, refused: Callable[[Change], str] = lambda change: change.refused
+) -> None:
     """The run after the change: each table followed it or was refused; then the way on."""
     results = sweep.project.run()
     for name in sweep.names:
@@ -197,7 +203,11 @@ def before_loading(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("moment", [between_looking_and_reading, while_reading, before_loading])
 @pytest.mark.timeout(scaled(600, 3600))
 def test_a_change_during_a_run_fails_it_or_waits_for_the_next(
-    project: Project, chance: random.Random, tally: Callable[[str], Tally], monkeypatch: pytest.MonkeyPatch, moment: Any
+    project: Project,
+    chance: random.Random,
+    tally: Callable[[str], Tally],
+    monkeypatch: pytest.MonkeyPatch,
+    moment: Any,
 ) -> None:
     sweep = Sweep(project, some(chance), {})
     for name in sweep.names:
@@ -210,7 +220,10 @@ def test_a_change_during_a_run_fails_it_or_waits_for_the_next(
     for name in sweep.names:
         steps = [results[f"{kind}.{kind}_{name}"] for kind in ("extract", "load")]
         errors = [step.result for step in steps if step.state == "failed"]
-        assert all(isinstance(error, (Overtaken, Refused, SourceChanged)) for error in errors), (name, errors)
+        assert all(isinstance(error, (Overtaken, Refused, SourceChanged)) for error in errors), (
+            name,
+            errors,
+        )
         if errors:
             assert name in str(errors[0])
             sweep.unchanged(name)
@@ -254,7 +267,9 @@ def test_appended_and_replaced_tables_follow_or_refuse_too(
         steps = [results[f"{kind}.{kind}_{name}"] for kind in ("extract", "load")]
         errors = [step.result for step in steps if step.state == "failed"]
         if errors:
-            assert all(isinstance(error, LoadsheetError) and name in str(error) for error in errors), errors
+            assert all(
+                isinstance(error, LoadsheetError) and name in str(error) for error in errors
+            ), errors
             assert mode == "append" or CHANGES[name].gone
             sweep.unchanged(name)
         elif mode == "replace":
@@ -263,7 +278,9 @@ def test_appended_and_replaced_tables_follow_or_refuse_too(
     sweep.refresh(tally(LINE))
 
 
-def test_new_columns_are_backfilled_for_one_table_without_reading_the_others(project: Project) -> None:
+def test_new_columns_are_backfilled_for_one_table_without_reading_the_others(
+    project: Project,
+) -> None:
     names = ["add_default", "rename", "widen_int"]
     sweep = Sweep(project, names, {})
     sweep.change("add_default")
@@ -287,18 +304,24 @@ def test_the_trigger_form_backfills_one_table_too(project: Project) -> None:
     project.succeed()
     other = sweep.state("rename")
     spec = load_pipeline(project.folder / "pipelines" / "shop" / "pipeline.yml")
-    asked: RunRequest = airflow_request(spec, run_id="manual", params={"full_refresh": True, "tables": ["add_default"]})
+    asked: RunRequest = airflow_request(
+        spec, run_id="manual", params={"full_refresh": True, "tables": ["add_default"]}
+    )
     project.succeed(run_id=asked.run_id, only=asked.only, full_refresh=asked.full_refresh)
     assert not judge(project, "add_default")
     assert sweep.state("rename") == other
 
 
-def test_a_cursor_that_follows_its_new_name_goes_on_and_another_column_does_not(project: Project) -> None:
+def test_a_cursor_that_follows_its_new_name_goes_on_and_another_column_does_not(
+    project: Project,
+) -> None:
     sweep = Sweep(project, ["cursor_renamed", "add"], {})
     sweep.change("cursor_renamed")
     project.spec({"cursor_renamed": {"incremental": "seen_at"}, "add": {"incremental": "plain"}})
     results = project.run()
-    assert results["load.load_cursor_renamed"].state == "done" and not judge(project, "cursor_renamed")
+    assert results["load.load_cursor_renamed"].state == "done" and not judge(
+        project, "cursor_renamed"
+    )
     error = results["extract.extract_add"].result
     assert isinstance(error, Refused) and "cursor plain is not the column at" in str(error)
 
@@ -306,7 +329,8 @@ def test_a_cursor_that_follows_its_new_name_goes_on_and_another_column_does_not(
 def test_told_apart_by_name_only_columns_would_get_each_others_values(
     project: Project, tally: Callable[[str], Tally], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The negative control: without the columns' places, a swap and a column made anew go through, wrong."""
+    """The negative control: without the columns' places, a swap and a column made anew go through,
+    wrong."""
     names = ["swap", "drop_and_add", "rename_over_dropped"]
     sweep = Sweep(project, names, {})
     compare = drift.compare
@@ -322,7 +346,8 @@ def test_told_apart_by_name_only_columns_would_get_each_others_values(
 def test_an_extraction_that_does_not_look_again_reads_with_an_outdated_plan(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A second look under the lock: the key is dropped while the extraction decides, and doubled rows would arrive."""
+    """A second look under the lock: the key is dropped while the extraction decides, and doubled
+    rows would arrive."""
     sweep = Sweep(project, ["key_dropped"], {})
     project.in_source("UPDATE key_dropped SET at = clock_timestamp()")
     with monkeypatch.context() as patch:

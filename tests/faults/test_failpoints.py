@@ -1,4 +1,5 @@
-"""A run that dies, fails or hangs at a boundary of the protocol is healed by the next: nothing lost, nothing twice."""
+"""A run that dies, fails or hangs at a boundary of the protocol is healed by the next: nothing
+lost, nothing twice."""
 
 from __future__ import annotations
 
@@ -32,11 +33,20 @@ MET_BY = {
     "swap.dropped": ("swapped",),
     "difference.deleted": ("viewed",),
     "merge.updated": ("merged", "appended", "viewed"),
-    **dict.fromkeys(("transform.built", "transform.recorded", "transform.committed"), ("merged", "appended")),
+    **dict.fromkeys(
+        ("transform.built", "transform.recorded", "transform.committed"), ("merged", "appended")
+    ),
 }
 ONLY_AT_FIRST = ("bucket.missing", "ledger.created")
-NOT_AT_FIRST = ("extract.unchanged", "load.altered", "swap.dropped", "difference.deleted", "merge.updated")
-# How a run ends that is killed, fails, hangs, or fails and tries the failed step again: exit code, words.
+NOT_AT_FIRST = (
+    "extract.unchanged",
+    "load.altered",
+    "swap.dropped",
+    "difference.deleted",
+    "merge.updated",
+)
+# How a run ends that is killed, fails, hangs, or fails and tries the failed step again: exit code,
+# words.
 ENDS = {
     "kill": (-9, ""),
     "raise": (1, "failpoint {point}"),
@@ -49,17 +59,27 @@ Case = tuple[str, str, str]
 
 
 def cases() -> Iterator[Case]:
-    """(point, action, table): the table that meets the point, or `first` for a first run of all of them."""
+    """(point, action, table): the table that meets the point, or `first` for a first run of all of
+    them."""
     for point in POINTS:
         met_by = () if point in ONLY_AT_FIRST else MET_BY.get(point, MOVING)
-        places = scaled((*met_by, "first")[:1], met_by if point in NOT_AT_FIRST else (*met_by, "first"))
-        for action, at in (("kill", POINTS), ("raise", POINTS), ("hang", HANGS), ("retry", RETRIES)):
+        places = scaled(
+            (*met_by, "first")[:1], met_by if point in NOT_AT_FIRST else (*met_by, "first")
+        )
+        for action, at in (
+            ("kill", POINTS),
+            ("raise", POINTS),
+            ("hang", HANGS),
+            ("retry", RETRIES),
+        ):
             if point in scaled(at, POINTS):
                 yield from ((point, action, place) for place in places)
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer, s3: S3Server) -> Iterator[Project]:
+def shop(
+    tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer, s3: S3Server
+) -> Iterator[Project]:
     """A shop that has been loaded once; in the end all of it must be right."""
     source, warehouse = (postgres.create_database(f"test_{secrets.token_hex(6)}") for _ in range(2))
     project = Project(tmp_path_factory.mktemp("shop"), source, warehouse, s3)
@@ -80,14 +100,17 @@ def prepare(project: Project, point: str, place: str) -> None:
     """Something to do at `point`: changes, a new column, or a warehouse without anything."""
     if point == "load.altered":
         column = f"c_{secrets.token_hex(4)}"
-        project.in_source(f"ALTER TABLE {place} ADD COLUMN {column} int, ALTER COLUMN {column} SET DEFAULT 7")
+        project.in_source(
+            f"ALTER TABLE {place} ADD COLUMN {column} int, ALTER COLUMN {column} SET DEFAULT 7"
+        )
     change(project, ROWS)
     if place == "first":
         forget(project)
 
 
 def broken_run(project: Project, point: str, action: str, place: str) -> None:
-    """One run that is broken at `point`. AssertionError when the point is not reached, or the run ends otherwise."""
+    """One run that is broken at `point`. AssertionError when the point is not reached, or the run
+    ends otherwise."""
     again = {"retries": 1, "retry_delay": "0s"} if action == "retry" else {"retries": 0}
     patience = {"timeout": "2s"} if action == "hang" else {}
     project.spec(TABLES, TRANSFORMS, tasks=again | patience)
@@ -96,7 +119,9 @@ def broken_run(project: Project, point: str, action: str, place: str) -> None:
     worker = Worker(project, *only, failpoint=armed, part_bytes=PART_BYTES)
     ended, (code, words) = worker.wait(30), ENDS[action]
     assert f"failpoint {point}: " in worker.text, f"never reached:\n{worker.text}"
-    assert ended == code and words.format(point=point) in worker.text.replace("\n", " "), worker.text
+    assert ended == code and words.format(point=point) in worker.text.replace("\n", " "), (
+        worker.text
+    )
 
 
 @pytest.mark.parametrize(("point", "action", "place"), list(cases()))
@@ -140,7 +165,9 @@ def test_the_same_crash_doubles_rows_where_the_watermark_moves_in_a_transaction_
 
     verdict = crashed_without_the_mechanism(shop, monkeypatch, "load.advanced", "advance", apart)
     assert verdict.doubled == ROWS["appended"] and not verdict.lost
-    tally("raise at a named point of the protocol").control(f"doubled {verdict.doubled} of {verdict.rows} rows")
+    tally("raise at a named point of the protocol").control(
+        f"doubled {verdict.doubled} of {verdict.rows} rows"
+    )
 
 
 def test_the_same_crash_loses_rows_where_the_watermark_moves_before_the_rows(
@@ -152,13 +179,20 @@ def test_the_same_crash_loses_rows_where_the_watermark_moves_before_the_rows(
 
     verdict = crashed_without_the_mechanism(shop, monkeypatch, "load.recorded", "check", early)
     assert verdict.lost == ROWS["appended"] and not verdict.doubled
-    tally("raise at a named point of the protocol").control(f"lost {verdict.lost} of {verdict.rows} rows")
+    tally("raise at a named point of the protocol").control(
+        f"lost {verdict.lost} of {verdict.rows} rows"
+    )
 
 
 def crashed_without_the_mechanism(
-    project: Project, monkeypatch: pytest.MonkeyPatch, point: str, name: str, instead: Callable[..., None]
+    project: Project,
+    monkeypatch: pytest.MonkeyPatch,
+    point: str,
+    name: str,
+    instead: Callable[..., None],
 ) -> Verdict:
-    """What the oracle says when one function of the fence is replaced, a load fails and the next run follows."""
+    """What the oracle says when one function of the fence is replaced, a load fails and the next
+    run follows."""
     only = frozenset({"appended"})
     project.spec(TABLES)
     project.succeed(only=only)
@@ -177,7 +211,11 @@ def crashed_without_the_mechanism(
 
 def test_every_boundary_has_a_point_and_every_point_a_boundary() -> None:
     files = (ROOT / "loadsheet").rglob("*.py")
-    reached = [point for file in files for point in re.findall(r'\breach\("([a-z._]+)"\)', file.read_text())]
+    reached = [
+        point
+        for file in files
+        for point in re.findall(r'\breach\("([a-z._]+)"\)', file.read_text())
+    ]
     assert sorted(reached) == sorted(POINTS) and len(POINTS) >= 15
 
 

@@ -1,4 +1,5 @@
-"""`loadsheet gc` beside everything: what a retry or a rebuild needs is never removed, and the rest is."""
+"""`loadsheet gc` beside everything: what a retry or a rebuild needs is never removed, and the rest
+is."""
 
 from __future__ import annotations
 
@@ -44,7 +45,11 @@ from tests.project import Project
 
 ROWS = {"merged": 300, "appended": 50, "swapped": 200, "viewed": 100}
 FAULT = "gc"
-FOREIGN = ("shop/merged/notes.txt", "shop/merged/0123456789abcdef0123/README", "shop/other/part-00000.bin.zst")
+FOREIGN = (
+    "shop/merged/notes.txt",
+    "shop/merged/0123456789abcdef0123/README",
+    "shop/other/part-00000.bin.zst",
+)
 
 
 @pytest.fixture
@@ -56,7 +61,8 @@ def shop(project: Project) -> Project:
 
 @pytest.fixture
 def many_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`merged` has enough rows, and a part few enough, for several parts; the compressor gives 128 KiB at a time."""
+    """`merged` has enough rows, and a part few enough, for several parts; the compressor gives 128
+    KiB at a time."""
     monkeypatch.setitem(ROWS, "merged", 5000)
     monkeypatch.setattr(parts, "PART_BYTES", 1)
     monkeypatch.setattr(parts, "_BLOCK_BYTES", 1000)
@@ -64,7 +70,9 @@ def many_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def command(project: Project, *arguments: str) -> Result:
     """`loadsheet` in this process: starting one takes longer than what it does."""
-    return CliRunner().invoke(app, ["--project", str(project.folder), *arguments], env=project.environment())
+    return CliRunner().invoke(
+        app, ["--project", str(project.folder), *arguments], env=project.environment()
+    )
 
 
 def pipeline_of(project: Project) -> Pipeline:
@@ -75,7 +83,9 @@ def lake_of(project: Project) -> Lake:
     return Lake(project.connections("lake"), project.bucket)
 
 
-def found_in(project: Project, older_than: timedelta = timedelta(0), keep: int = 1) -> list[TableGarbage]:
+def found_in(
+    project: Project, older_than: timedelta = timedelta(0), keep: int = 1
+) -> list[TableGarbage]:
     """What gc finds; by default with no age to protect anything."""
     with connect_warehouse(project.connections("warehouse")) as session:
         return garbage.find(pipeline_of(project), lake_of(project), session, older_than, keep)
@@ -103,17 +113,20 @@ def runs(project: Project, times: int) -> None:
 
 
 def rebuilt(project: Project, postgres: PostgresServer) -> dict[str, Verdict]:
-    """What the oracle says of every staging table built again, in an empty warehouse, from the lake alone.
+    """What the oracle says of every staging table built again, in an empty warehouse, from the lake
+    alone.
 
-    From the newest load that made the table anew, each committed load is applied again in the order of their numbers.
+    From the newest load that made the table anew, each committed load is applied again in the order
+    of their numbers.
     """
     other = replace(project, warehouse=postgres.create_database(f"rebuilt_{secrets.token_hex(6)}"))
     lake, pipeline = lake_of(project), pipeline_of(project)
     loads = project.in_warehouse(
         "SELECT table_name, fence, manifest FROM loadsheet.load l WHERE pipeline = %s AND load_no >= (SELECT "
         "max(load_no) FROM loadsheet.load w WHERE (w.pipeline, w.table_name) = (l.pipeline, l.table_name) "
-        "AND (replaced OR action = 'replace')) ORDER BY load_no", project.name,
-    )  # fmt: skip
+        "AND (replaced OR action = 'replace')) ORDER BY load_no",
+        project.name,
+    )
     with connect_warehouse(other.connections("warehouse")) as session:
         ledger.ensure(session)
         for table, fence, name in loads:
@@ -126,29 +139,49 @@ def rebuilt(project: Project, postgres: PostgresServer) -> dict[str, Verdict]:
             )
             manifest = read_manifest(stored, name, sha256(stored).hexdigest())
             target = Relation(pipeline.warehouse.schema, table)
-            load_manifest(session, lake, manifest, name, target, pipeline.table(table), lambda rows, size: None)
+            load_manifest(
+                session,
+                lake,
+                manifest,
+                name,
+                target,
+                pipeline.table(table),
+                lambda rows, size: None,
+            )
         for table in TABLES:  # one of which nothing is left is empty, not missing
             session.execute(f"CREATE SCHEMA IF NOT EXISTS {pipeline.warehouse.schema}")
-            columns = session.execute("SELECT to_regclass(%s)", (f"{pipeline.warehouse.schema}.{table}",)).fetchone()
+            columns = session.execute(
+                "SELECT to_regclass(%s)", (f"{pipeline.warehouse.schema}.{table}",)
+            ).fetchone()
             if columns == (None,):
-                session.execute(f"CREATE TABLE {pipeline.warehouse.schema}.{table} (id int, what text, at timestamptz)")
+                session.execute(
+                    f"CREATE TABLE {pipeline.warehouse.schema}.{table} (id int, what text, at timestamptz)"
+                )
     return {table: judge(other, table, staging=pipeline.warehouse.schema) for table in TABLES}
 
 
-def extract(project: Project, table: str, run_id: str, progress: Any = None, **request: Any) -> str | None:
+def extract(
+    project: Project, table: str, run_id: str, progress: Any = None, **request: Any
+) -> str | None:
     """The extract step of one table; its load id."""
     step = Step(kind="extract", name=table)
     asked = RunRequest(run_id=run_id, **request)
-    return execute(step, pipeline_of(project), asked, project.connections, progress=progress).load_id
+    return execute(
+        step, pipeline_of(project), asked, project.connections, progress=progress
+    ).load_id
 
 
 def load(project: Project, table: str, run_id: str, load_id: str | None) -> Outcome:
     """The load step of one table."""
     step = Step(kind="load", name=table)
-    return execute(step, pipeline_of(project), RunRequest(run_id=run_id), project.connections, load_id=load_id)
+    return execute(
+        step, pipeline_of(project), RunRequest(run_id=run_id), project.connections, load_id=load_id
+    )
 
 
-def test_a_rebuild_finds_all_it_needs(shop: Project, postgres: PostgresServer, tally: Callable[[str], Tally]) -> None:
+def test_a_rebuild_finds_all_it_needs(
+    shop: Project, postgres: PostgresServer, tally: Callable[[str], Tally]
+) -> None:
     runs(shop, 1)
     shop.succeed(full_refresh="all")
     runs(shop, 2)
@@ -165,9 +198,14 @@ def test_a_rebuild_finds_all_it_needs(shop: Project, postgres: PostgresServer, t
     tally(FAULT).control(f"by age alone a rebuild lost {sum(lost):,} rows")
 
 
-def test_a_retry_of_a_load_finds_what_was_extracted(shop: Project, tally: Callable[[str], Tally]) -> None:
+def test_a_retry_of_a_load_finds_what_was_extracted(
+    shop: Project, tally: Callable[[str], Tally]
+) -> None:
     change(shop, ROWS)
-    extracted = {table: extract(shop, table, "retried") for table in ("merged", "appended", "swapped", "viewed")}
+    extracted = {
+        table: extract(shop, table, "retried")
+        for table in ("merged", "appended", "swapped", "viewed")
+    }
     gc(shop)
     for table, load_id in extracted.items():
         load(shop, table, "retried", load_id)
@@ -233,8 +271,9 @@ def test_abandoned_attempts_go_and_what_is_not_ours_stays(
     abandon(shop, "merged", "third")  # no manifest, and the table stands on it
     merged = {v.why: v for t in found_in(shop) if t.table == "merged" for v in t.verdicts}
     assert {why for why, verdict in merged.items() if verdict.remove} == {
-        "it has no manifest", "superseded before it was loaded"
-    }  # fmt: skip
+        "it has no manifest",
+        "superseded before it was loaded",
+    }
     assert not merged["a retry needs it"].remove and not merged["a rebuild needs it"].remove
     assert gc(shop) == 2
     shop.succeed()
@@ -256,7 +295,11 @@ class Breaking(Lake):
 
 
 def test_a_gc_that_dies_half_way_leaves_nothing_that_looks_whole(
-    many_parts: None, shop: Project, postgres: PostgresServer, tally: Callable[[str], Tally], chance: random.Random
+    many_parts: None,
+    shop: Project,
+    postgres: PostgresServer,
+    tally: Callable[[str], Tally],
+    chance: random.Random,
 ) -> None:
     runs(shop, 1)
     shop.succeed(full_refresh="all")
@@ -284,7 +327,9 @@ def test_a_pipeline_with_the_same_prefix_and_tables_is_not_harmed(
     open_shop(project, ROWS, lake=together)
     other_source = postgres.create_database(f"store_{secrets.token_hex(6)}")
     shop, store = project, replace(project, name="store", source=other_source)
-    store.in_source("CREATE TABLE merged (id int PRIMARY KEY, what text, at timestamptz NOT NULL DEFAULT now())")
+    store.in_source(
+        "CREATE TABLE merged (id int PRIMARY KEY, what text, at timestamptz NOT NULL DEFAULT now())"
+    )
     store.in_source("INSERT INTO merged SELECT i, md5(i::text) FROM generate_series(1, 5000) i")
     warehouse = {"conn_id": "warehouse", "schema": "store"}
     store.spec({"merged": {"incremental": "at"}}, warehouse=warehouse, lake=together)
@@ -295,15 +340,22 @@ def test_a_pipeline_with_the_same_prefix_and_tables_is_not_harmed(
     for project in (shop, store):
         gc(project)
     load(store, "merged", "waiting", load_id)
-    tally(FAULT).add(*verdicts_of(shop), judge(store, "merged", staging="store"), *rebuilt(shop, postgres).values())
+    tally(FAULT).add(
+        *verdicts_of(shop),
+        judge(store, "merged", staging="store"),
+        *rebuilt(shop, postgres).values(),
+    )
     assert all(name.startswith("together/") for name in shop.objects())
     store.in_source("UPDATE merged SET what = what || '.', at = clock_timestamp()")
     abandon(store, "merged", "under way")
-    hour = timedelta(hours=1)  # what the command insists on: it is all that speaks for another's unfinished attempt
+    # what the command insists on: it is all that speaks for another's unfinished attempt
+    hour = timedelta(hours=1)
     assert [v for t in found_in(shop, hour) for v in t.verdicts if v.remove and not v.is_load] == []
 
 
-def test_another_warehouse_with_the_same_pipeline_and_prefix_stops_it(shop: Project, postgres: PostgresServer) -> None:
+def test_another_warehouse_with_the_same_pipeline_and_prefix_stops_it(
+    shop: Project, postgres: PostgresServer
+) -> None:
     other = replace(shop, warehouse=postgres.create_database(f"other_{secrets.token_hex(6)}"))
     runs(shop, 2)
     other.succeed()
@@ -311,7 +363,10 @@ def test_another_warehouse_with_the_same_pipeline_and_prefix_stops_it(shop: Proj
     for table in found_in(other):
         assert not any(verdict.remove for verdict in table.verdicts)
         if table.table in ("merged", "swapped", "viewed"):
-            assert all("another warehouse uses the same prefix" in verdict.why for verdict in table.verdicts)
+            assert all(
+                "another warehouse uses the same prefix" in verdict.why
+                for verdict in table.verdicts
+            )
     assert shop.objects() == before
 
 
@@ -336,7 +391,12 @@ def test_without_a_ledger_nothing_is_removed(shop: Project, tally: Callable[[str
     answer = command(shop, "gc", "shop")
     assert (answer.exit_code, answer.stdout) == (1, "")
     assert "shop: nothing was removed: " in answer.stderr and "schema loadsheet" in answer.stderr
-    away = command(replace(shop, warehouse="postgresql://nobody:x@127.0.0.1:9/nowhere"), "gc", "--older-than", "1h")
+    away = command(
+        replace(shop, warehouse="postgresql://nobody:x@127.0.0.1:9/nowhere"),
+        "gc",
+        "--older-than",
+        "1h",
+    )
     assert away.exit_code == 1 and "shop: nothing was removed: " in away.stderr
     assert shop.objects() == before
     tally(FAULT).add(*verdicts_of(shop), tried=2)
@@ -348,7 +408,9 @@ def grow_old(project: Project) -> None:
     for file in Path(project.s3.data_dir, project.bucket).rglob("*"):
         if file.is_file():
             os.utime(file, (month_ago, month_ago))
-    project.in_warehouse("UPDATE loadsheet.load SET committed_at = committed_at - interval '30 days'")
+    project.in_warehouse(
+        "UPDATE loadsheet.load SET committed_at = committed_at - interval '30 days'"
+    )
 
 
 def test_the_command_says_what_it_would_remove_and_removes_just_that(
@@ -361,20 +423,30 @@ def test_the_command_says_what_it_would_remove_and_removes_just_that(
     grow_old(shop)
     before = shop.objects()
     dry = command(shop, "gc", "shop", "--keep", "1", "--dry-run")
-    assert dry.exit_code == 0 and dry.stdout.startswith("shop: would remove 0 abandoned attempts and ")
+    assert dry.exit_code == 0 and dry.stdout.startswith(
+        "shop: would remove 0 abandoned attempts and "
+    )
     assert shop.objects() == before
     done = json.loads(shop.cli("gc", "shop", "--keep", "1", "--json").stdout)
     (pipeline,) = done["pipelines"]
-    gone = [attempt["prefix"] for table in pipeline["tables"] for attempt in table["attempts"] if attempt["removed"]]
+    gone = [
+        attempt["prefix"]
+        for table in pipeline["tables"]
+        for attempt in table["attempts"]
+        if attempt["removed"]
+    ]
     assert f" {len(gone)} old loads " in dry.stdout
     assert shop.objects() == {name for name in before if name.rpartition("/")[0] not in gone}
     tally(FAULT).add(*verdicts_of(shop))
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"), [(["--older-than", "5m"], "use 1h or more"), (["--older-than", "soon"], "not a duration")]
+    ("arguments", "said"),
+    [(["--older-than", "5m"], "use 1h or more"), (["--older-than", "soon"], "not a duration")],
 )
-def test_an_age_that_protects_nobody_is_refused(project: Project, arguments: list[str], said: str) -> None:
+def test_an_age_that_protects_nobody_is_refused(
+    project: Project, arguments: list[str], said: str
+) -> None:
     project.spec({"merged": None})
     answer = command(project, "gc", "shop", *arguments)
     assert answer.exit_code == 2 and said in answer.stderr
@@ -384,7 +456,9 @@ def test_a_pipeline_that_never_ran_has_nothing_to_remove(project: Project) -> No
     project.spec({"merged": None})
     answer = command(project, "gc")
     assert answer.exit_code == 0, answer.stderr
-    assert answer.stdout.startswith("shop: removed 0 abandoned attempts and 0 old loads (0 objects, 0 bytes)")
+    assert answer.stdout.startswith(
+        "shop: removed 0 abandoned attempts and 0 old loads (0 objects, 0 bytes)"
+    )
 
 
 @pytest.mark.timeout(scaled(600, 7200))

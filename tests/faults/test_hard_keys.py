@@ -1,4 +1,5 @@
-"""Keys and cursors of hard types: values that are equal but not the same, and steps as small as the type allows."""
+"""Keys and cursors of hard types: values that are equal but not the same, and steps as small as the
+type allows."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from tests.faults.scale import scaled
 from tests.faults.tally import Tally
 from tests.project import Project
 
-# Each type's keys; a pair is one key and how it is written later, which the type takes for the same.
+# Each type's keys; a pair is one key and how it is written later, which the type takes for the
+# same.
 KEYS: dict[str, list[str | tuple[str, str]]] = {
     "numeric": [("1.0", "1.00"), ("0", "-0.000"), "'NaN'", "'-Infinity'", "1e-16383"],
     "float8": [("'-0'", "'0'"), "'NaN'", "0.3", "0.1::float8 + 0.2::float8"],
@@ -30,7 +32,12 @@ KEYS: dict[str, list[str | tuple[str, str]]] = {
     "char(8)": ["'a'", "' a'", "''"],
     "varchar(9)": ["'a'", "'a '"],
     "bytea": ["''", r"'\x00'", r"'\x0000'"],
-    "timestamptz": ["'infinity'", "'-infinity'", "'4713-01-01 BC'", "'2026-01-01 00:00:00.000001Z'"],
+    "timestamptz": [
+        "'infinity'",
+        "'-infinity'",
+        "'4713-01-01 BC'",
+        "'2026-01-01 00:00:00.000001Z'",
+    ],
     "date": ["'infinity'", "'0001-01-01 BC'", "'5874897-12-31'"],
     "timetz": ["'12:00+00'", "'13:00+01'", "'24:00+00'"],
     "text[]": ["'{}'", "'{NULL}'", "'{\"NULL\"}'", "'{\"\"}'", "'[0:0]={a}'", "'{a}'"],
@@ -53,23 +60,34 @@ KEYS: dict[str, list[str | tuple[str, str]]] = {
 }
 # Each type's cursors, in the order in which the rows come; `|` is where the first run ends.
 CURSORS = {
-    "int2": "-32768 | 0, 32767", "int8": "9223372036854775805, 9223372036854775806 | 9223372036854775807",
+    "int2": "-32768 | 0, 32767",
+    "int8": "9223372036854775805, 9223372036854775806 | 9223372036854775807",
     "numeric": "9, 10.00 | 10.000000000000000000000000000000000000001, 1e500",
     "float8": "0.1, 0.3 | 0.1::float8 + 0.2::float8, 1.7976931348623157e308",
     "float4": "'-infinity', 0.1 | 0.10000001, 16777216",
-    "percent": "0.01 | 0.02, 50", "money": "'$0.99' | '$1.00', '$1,000.00'",
+    "percent": "0.01 | 0.02, 50",
+    "money": "'$0.99' | '$1.00', '$1,000.00'",
     "timestamptz": "'4713-01-01 BC', '2026-01-01 00:00:00Z' | '2026-01-01 00:00:00.000001Z', '2026-02-03Z'",
     "timestamp": "'-infinity', '2026-01-01 23:59:59.999999' | '2026-01-02', '2026-02-03'",
     "timestamp(3)": "'2026-01-01 00:00:00.001' | '2026-01-01 00:00:00.002'",
-    "date": "'0044-03-15 BC' | '2026-02-03', '2026-03-02'", "interval": "'1 mon' | '30 days 00:00:01', '99 years'",
-    "time": "'00:00' | '23:59:59.999999', '24:00'", "timetz": "'00:00+14' | '00:00+00', '00:00-14'",
+    "date": "'0044-03-15 BC' | '2026-02-03', '2026-03-02'",
+    "interval": "'1 mon' | '30 days 00:00:01', '99 years'",
+    "time": "'00:00' | '23:59:59.999999', '24:00'",
+    "timetz": "'00:00+14' | '00:00+00', '00:00-14'",
     "uuid": "'00000000-0000-0000-0000-000000000009' | '00000000-0000-0000-0000-00000000000a'",
-    "text": r"'B', 'a', E'a\'' | E'a\'\\', 'a''a', 'é', U&'\+01F468'", "char(5)": "'a' | 'b', 'b!'",
-    "bytea": r"'\x00' | '\x0000', '\xff'", "inet": "'9.0.0.0' | '10.0.0.0', '10.0.0.0/32'",
-    "pg_lsn": "'0/9' | '0/A', '1/0'", "xid8": "'9' | '10', '18446744073709551615'", "oid": "9 | 10, 4294967295",
-    "bool": "false | true", "bit(3)": "B'001', B'010' | B'011', B'101'", "bit varying": "B'0' | B'00', B'01'",
-    "jsonb": "'9' | '10', 'true'", "int[]": "'{9}' | '{10}', '{10,0}'",
-}  # fmt: skip
+    "text": r"'B', 'a', E'a\'' | E'a\'\\', 'a''a', 'é', U&'\+01F468'",
+    "char(5)": "'a' | 'b', 'b!'",
+    "bytea": r"'\x00' | '\x0000', '\xff'",
+    "inet": "'9.0.0.0' | '10.0.0.0', '10.0.0.0/32'",
+    "pg_lsn": "'0/9' | '0/A', '1/0'",
+    "xid8": "'9' | '10', '18446744073709551615'",
+    "oid": "9 | 10, 4294967295",
+    "bool": "false | true",
+    "bit(3)": "B'001', B'010' | B'011', B'101'",
+    "bit varying": "B'0' | B'00', B'01'",
+    "jsonb": "'9' | '10', 'true'",
+    "int[]": "'{9}' | '{10}', '{10,0}'",
+}
 
 
 @pytest.fixture
@@ -87,12 +105,19 @@ def test_a_key_that_is_written_in_another_way_stays_one_row(
     typed: Project, tally: Callable[[str], Tally], wire: str, profile: str
 ) -> None:
     loose = [kind for kind, keys in KEYS.items() if any(isinstance(key, tuple) for key in keys)]
-    names = {kind: f"k {kind}" for kind in scaled([*loose, *sorted(KEYS.keys() - loose)[::3]], list(KEYS))}
+    names = {
+        kind: f"k {kind}"
+        for kind in scaled([*loose, *sorted(KEYS.keys() - loose)[::3]], list(KEYS))
+    }
     script = []
     for kind, name in names.items():
-        script += [f"CREATE TABLE {ident(name)} (k {kind} PRIMARY KEY, id int, v text, at timestamptz DEFAULT now())"]
+        script += [
+            f"CREATE TABLE {ident(name)} (k {kind} PRIMARY KEY, id int, v text, at timestamptz DEFAULT now())"
+        ]
         for number, key in enumerate(KEYS[kind]):
-            script += [f"INSERT INTO {ident(name)} VALUES ({key if isinstance(key, str) else key[0]}, {number})"]
+            script += [
+                f"INSERT INTO {ident(name)} VALUES ({key if isinstance(key, str) else key[0]}, {number})"
+            ]
     typed.in_source(";".join(script))
     typed.spec({name: {"incremental": "at"} for name in names.values()}, lake={"format": wire})
     with hostile(profile, typed.source, typed.warehouse):
@@ -103,10 +128,15 @@ def test_a_key_that_is_written_in_another_way_stays_one_row(
         for kind, name in names.items():
             for place, key in enumerate(KEYS[kind]):
                 new = key if isinstance(key, str) else key[1 - number]
-                script += [f"UPDATE {ident(name)} SET k = {new}, v = {row}, at = clock_timestamp() WHERE id = {place}"]
+                script += [
+                    f"UPDATE {ident(name)} SET k = {new}, v = {row}, at = clock_timestamp() WHERE id = {place}"
+                ]
         typed.in_source(";".join(script))
         if number:
-            views = (f"CREATE VIEW {ident(name)} AS SELECT * FROM staging.{ident(name)}" for name in names.values())
+            views = (
+                f"CREATE VIEW {ident(name)} AS SELECT * FROM staging.{ident(name)}"
+                for name in names.values()
+            )
             typed.in_warehouse(";".join(views))
         with hostile(profile, typed.source, typed.warehouse):
             typed.succeed(full_refresh="all" if number else frozenset())
@@ -124,7 +154,11 @@ def test_a_key_that_is_written_in_another_way_stays_one_row(
 def test_a_cursor_of_any_type_reads_every_row_once(
     typed: Project, tally: Callable[[str], Tally], wire: str, profile: str
 ) -> None:
-    names = {f"{mode} {kind}": kind for kind in CURSORS for mode in scaled(["append"], ["append", "merge"])}
+    names = {
+        f"{mode} {kind}": kind
+        for kind in CURSORS
+        for mode in scaled(["append"], ["append", "merge"])
+    }
     create = "CREATE TABLE {} (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, c {})"
     typed.in_source(";".join(create.format(ident(name), kind) for name, kind in names.items()))
     spec = {name: {"incremental": "c", "mode": name.split()[0]} for name in names}
@@ -132,9 +166,13 @@ def test_a_cursor_of_any_type_reads_every_row_once(
     problems = []
     for turn in range(2):
         values = [
-            (ident(name), v) for name, kind in names.items() for v in CURSORS[kind].split(" | ")[turn].split(", ")
+            (ident(name), v)
+            for name, kind in names.items()
+            for v in CURSORS[kind].split(" | ")[turn].split(", ")
         ]
-        typed.in_source(";".join(f"INSERT INTO {name} (c) VALUES ({value})" for name, value in values))
+        typed.in_source(
+            ";".join(f"INSERT INTO {name} (c) VALUES ({value})" for name, value in values)
+        )
         with hostile(profile, typed.source, typed.warehouse):
             typed.succeed()
         problems += compared(typed.source, typed.warehouse, list(names))

@@ -1,5 +1,6 @@
-"""Hostile names, values and SQL that the check lets through, carried by the real engine: every row arrives, sentinels
-on both sides stay as they were, nothing is rendered, executed or written beside where it belongs."""
+"""Hostile names, values and SQL that the check lets through, carried by the real engine: every row
+arrives, sentinels on both sides stay as they were, nothing is rendered, executed or written beside
+where it belongs."""
 
 from __future__ import annotations
 
@@ -29,26 +30,42 @@ from tests.project import Project
 
 SENTINEL = "CREATE TABLE public.sentinel (id int PRIMARY KEY, v text); INSERT INTO public.sentinel VALUES (1, 'whole')"
 _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-# Fields whose text reaches a server; what the others hold ends in Airflow, which tests/airflow looks at.
+# Fields whose text reaches a server; what the others hold ends in Airflow, which tests/airflow
+# looks at.
 REACHING: list[Field] = [
-    ("source", "schema"), ("warehouse", "schema"), ("warehouse", "mart_schema"), ("lake", "prefix"), ("lake", "bucket"),
-    ("pipeline",), ("transforms", "<key>"), ("tables", "<name>", "incremental", "initial_value"),
-    ("transforms", "<name>", "unique_key"), ("tables", "<name>", "columns", "exclude", "[]"),
-]  # fmt: skip
+    ("source", "schema"),
+    ("warehouse", "schema"),
+    ("warehouse", "mart_schema"),
+    ("lake", "prefix"),
+    ("lake", "bucket"),
+    ("pipeline",),
+    ("transforms", "<key>"),
+    ("tables", "<name>", "incremental", "initial_value"),
+    ("transforms", "<name>", "unique_key"),
+    ("tables", "<name>", "columns", "exclude", "[]"),
+]
 
 
 @pytest.fixture(autouse=True)
 def sentinels(project: Project, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Tables that nobody names, on both sides: at the end of each test they are as they were. And a variable that
-    nobody expands, a sum that nobody computes: neither is in the lake's objects, the ledger, or what was built."""
+    """Tables that nobody names, on both sides: at the end of each test they are as they were. And a
+    variable that nobody expands, a sum that nobody computes: neither is in the lake's objects, the
+    ledger, or what was built."""
     before = buckets(project)
     monkeypatch.setenv(CANARY_VARIABLE, CANARY_VALUE)
     project.in_source(SENTINEL)
     project.in_warehouse(SENTINEL)
     yield
-    assert project.in_source("TABLE public.sentinel") == project.in_warehouse("TABLE public.sentinel") == [(1, "whole")]
+    assert (
+        project.in_source("TABLE public.sentinel")
+        == project.in_warehouse("TABLE public.sentinel")
+        == [(1, "whole")]
+    )
     assert not Path(TRAP).exists()
-    assert canaries.found(places(project, buckets(project) - before), [CANARY_VALUE, RENDERED]) == set()
+    assert (
+        canaries.found(places(project, buckets(project) - before), [CANARY_VALUE, RENDERED])
+        == set()
+    )
 
 
 def buckets(project: Project) -> set[str]:
@@ -59,17 +76,28 @@ def buckets(project: Project) -> set[str]:
 def places(project: Project, in_buckets: set[str]) -> dict[str, str]:
     """What is in the lake's objects and in every table of the warehouse, by place."""
     with psycopg.connect(project.warehouse) as session:
-        schemas = session.execute("SELECT nspname FROM pg_namespace WHERE nspname !~ '^(pg_|information_schema$)'")
-        found = {f"{schema}.{n}": t for (schema,) in schemas for n, t in canaries.tables(session, schema).items()}
+        schemas = session.execute(
+            "SELECT nspname FROM pg_namespace WHERE nspname !~ '^(pg_|information_schema$)'"
+        )
+        found = {
+            f"{schema}.{n}": t
+            for (schema,) in schemas
+            for n, t in canaries.tables(session, schema).items()
+        }
     return canaries.objects(project.s3, *in_buckets) | found
 
 
 @pytest.mark.parametrize("planted", [CANARY_VALUE, RENDERED])
 def test_the_search_finds_what_is_in_objects_and_in_tables(project: Project, planted: str) -> None:
-    project.in_source(f"CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'x{planted}x')")
+    project.in_source(
+        f"CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'x{planted}x')"
+    )
     project.spec({"t": None}, {"m": "SELECT v FROM t"})
     project.succeed()
-    found = {name.rpartition("/")[2] for name, _ in canaries.found(places(project, {project.bucket}), [planted])}
+    found = {
+        name.rpartition("/")[2]
+        for name, _ in canaries.found(places(project, {project.bucket}), [planted])
+    }
     assert found == {"part-00000.bin.zst", "staging.t", "mart.m"}
     project.in_warehouse("DROP SCHEMA staging CASCADE; DROP SCHEMA mart CASCADE")
     for name in project.objects():
@@ -81,11 +109,17 @@ def fitting(project: Project, taken: set[str]) -> list[str]:
     folder = project.folder / "elsewhere" / "shop"
     names = [value for value in VALUES if value not in taken and not is_pattern(value)]
     made = {value: hostile_spec.placed(("tables", hostile_spec.KEY), value) for value in names}
-    return [value for value, document in made.items() if check_file(hostile_spec.written(folder, document))[0]]
+    return [
+        value
+        for value, document in made.items()
+        if check_file(hostile_spec.written(folder, document))[0]
+    ]
 
 
 @pytest.mark.timeout(scaled(120, 1800))
-def test_tables_keys_and_cursors_of_hostile_names_arrive_whole(project: Project, chance: random.Random) -> None:
+def test_tables_keys_and_cursors_of_hostile_names_arrive_whole(
+    project: Project, chance: random.Random
+) -> None:
     names = fitting(project, {"_load_id", "sentinel", "_loadsheet_1", "ctid", "xmin", "tableoid"})
     names = chance.sample(names, scaled(24, len(names)))
     print(f"{len(names)} names")
@@ -103,8 +137,14 @@ def _carry(project: Project, names: list[str], chance: random.Random) -> None:
         with psycopg.connect(project.source, autocommit=True) as session:
             doubled = table.replace("%", "%%")
             session.execute(f"COMMENT ON TABLE {table} IS '\x1b[2J<!channel>'")
-            session.cursor().executemany(f"INSERT INTO {doubled} VALUES (%s, DEFAULT, %s)", [(n, n) for n in names[:9]])
-        tables[name] = {"incremental": "at", "primary_key": column, "columns": {"include": [column, "at"]}}
+            session.cursor().executemany(
+                f"INSERT INTO {doubled} VALUES (%s, DEFAULT, %s)", [(n, n) for n in names[:9]]
+            )
+        tables[name] = {
+            "incremental": "at",
+            "primary_key": column,
+            "columns": {"include": [column, "at"]},
+        }
     project.spec(tables)
     for run in range(2):
         done = project.cli("run", project.name)
@@ -112,9 +152,13 @@ def _carry(project: Project, names: list[str], chance: random.Random) -> None:
         assert not _STEERING.search(done.stdout + done.stderr) and RENDERED not in done.stdout
         if run == 0:
             for name in names:
-                project.in_source(f"UPDATE {ident(name)} SET at = '2026-01-02' WHERE {ident('at')} IS NOT NULL")
+                project.in_source(
+                    f"UPDATE {ident(name)} SET at = '2026-01-02' WHERE {ident('at')} IS NOT NULL"
+                )
     for name, settings in tables.items():
-        here = project.in_source(f"SELECT {ident(settings['primary_key'])}, at FROM {ident(name)} ORDER BY 1")
+        here = project.in_source(
+            f"SELECT {ident(settings['primary_key'])}, at FROM {ident(name)} ORDER BY 1"
+        )
         there = project.in_warehouse(
             f"SELECT {ident(settings['primary_key'])}, at FROM staging.{ident(name)} ORDER BY 1"
         )
@@ -123,13 +167,17 @@ def _carry(project: Project, names: list[str], chance: random.Random) -> None:
         shown = project.cli(command, project.name)
         assert shown.returncode == 0 and not _STEERING.search(shown.stdout), shown.stderr
         assert RENDERED not in shown.stdout and CANARY_VALUE not in shown.stdout
-    assert all(name.startswith(f"{project.name}/") and ".." not in name for name in project.objects())
+    assert all(
+        name.startswith(f"{project.name}/") and ".." not in name for name in project.objects()
+    )
     for name in names:
         project.in_source(f"DROP TABLE {ident(name)}")
 
 
 @pytest.mark.timeout(scaled(120, 1800))
-def test_what_the_check_takes_in_any_field_runs_or_is_refused_in_words(project: Project, chance: random.Random) -> None:
+def test_what_the_check_takes_in_any_field_runs_or_is_refused_in_words(
+    project: Project, chance: random.Random
+) -> None:
     project.in_source(
         "CREATE TABLE orders (id int PRIMARY KEY, c timestamptz); INSERT INTO orders VALUES (1, now() - interval '1 h')"
     )
@@ -163,10 +211,13 @@ def _assert_in_words(result: StepResult, field: Field, value: str) -> None:
 
 
 SMUGGLED = [
-    "SELECT 1 AS a; DROP TABLE public.sentinel", "SELECT 1 AS a -- \r; DROP TABLE public.sentinel",
-    "SELECT 'a\\'; DROP TABLE public.sentinel; --'", "SELECT 1 AS a; COMMIT; DROP TABLE public.sentinel; BEGIN",
-    "SELECT 1 AS a\\; DROP TABLE public.sentinel", "SELECT 1 AS a; ; DROP TABLE public.sentinel;",
-]  # fmt: skip
+    "SELECT 1 AS a; DROP TABLE public.sentinel",
+    "SELECT 1 AS a -- \r; DROP TABLE public.sentinel",
+    "SELECT 'a\\'; DROP TABLE public.sentinel; --'",
+    "SELECT 1 AS a; COMMIT; DROP TABLE public.sentinel; BEGIN",
+    "SELECT 1 AS a\\; DROP TABLE public.sentinel",
+    "SELECT 1 AS a; ; DROP TABLE public.sentinel;",
+]
 
 
 @pytest.mark.parametrize("materialized", ["table", "view", "merge"])
@@ -174,9 +225,12 @@ SMUGGLED = [
 def test_no_second_statement_rides_on_a_select_whatever_the_parser_made_of_it(
     project: Project, monkeypatch: pytest.MonkeyPatch, materialized: str, text: str
 ) -> None:
-    """The check refuses each of them. Here the server is asked alone: what runs is not what was checked."""
+    """The check refuses each of them. Here the server is asked alone: what runs is not what was
+    checked."""
     project.in_source("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)")
-    options = {"materialized": materialized} | ({"unique_key": "a"} if materialized == "merge" else {})
+    options = {"materialized": materialized} | (
+        {"unique_key": "a"} if materialized == "merge" else {}
+    )
     project.spec({"t": None}, {"m": ("SELECT id AS a FROM t", options)})
     honest = transforms.bound
     monkeypatch.setattr(transforms, "bound", lambda _, request, since: honest(text, request, since))
@@ -187,29 +241,42 @@ def test_no_second_statement_rides_on_a_select_whatever_the_parser_made_of_it(
     assert check_file(file.parents[1] / "pipeline.yml")[0] is None
 
 
-def test_without_the_extended_protocol_it_would(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extended_protocol_it_would(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The negative control, on a table of its own."""
     project.in_source("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)")
     project.in_warehouse("CREATE TABLE public.victim ()")
     project.spec({"t": None}, {"m": "SELECT id AS a FROM t"})
     honest = transforms.bound
     monkeypatch.setattr(
-        transforms, "bound", lambda _, request, since: honest("SELECT 1 AS a; DROP TABLE public.victim", request, since)
+        transforms,
+        "bound",
+        lambda _, request, since: honest("SELECT 1 AS a; DROP TABLE public.victim", request, since),
     )
-    monkeypatch.setattr(transforms._Build, "_one", lambda self, statement: self.session.execute(statement))
+    monkeypatch.setattr(
+        transforms._Build, "_one", lambda self, statement: self.session.execute(statement)
+    )
     project.run()
     assert project.in_warehouse("SELECT to_regclass('public.victim')") == [(None,)]
 
 
-@pytest.mark.parametrize("sql", ["COMMIT", "ROLLBACK", "COMMIT; BEGIN", "/* x */ ROLLBACK AND CHAIN", "END"])
+@pytest.mark.parametrize(
+    "sql", ["COMMIT", "ROLLBACK", "COMMIT; BEGIN", "/* x */ ROLLBACK AND CHAIN", "END"]
+)
 def test_a_script_that_ends_our_transaction_is_refused_by_the_check_and_noticed_by_the_engine(
     project: Project, monkeypatch: pytest.MonkeyPatch, sql: str
 ) -> None:
     project.in_source("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)")
-    project.spec({"t": None}, {"m": (f"CREATE TABLE mart.m (); {sql} -- staging.t", {"materialized": "script"})})
+    project.spec(
+        {"t": None},
+        {"m": (f"CREATE TABLE mart.m (); {sql} -- staging.t", {"materialized": "script"})},
+    )
     pipeline, problems = check_file(project.folder / "pipelines" / "shop" / "pipeline.yml")
     assert pipeline is None and "a script runs in one transaction" in str(problems[0])
-    monkeypatch.setattr("loadsheet.spec.sql_reading.why_not_in_our_transaction", lambda statements: None)
+    monkeypatch.setattr(
+        "loadsheet.spec.sql_reading.why_not_in_our_transaction", lambda statements: None
+    )
     result = project.run()["transform.transform_m"].result
     assert isinstance(result, Refused) and "ended the transaction" in str(result), result
     assert project.in_warehouse("SELECT * FROM loadsheet.transform_run") == []
@@ -253,7 +320,9 @@ def test_what_the_source_says_steers_neither_terminal_nor_log(project: Project) 
         done = project.cli(*arguments)
         assert done.returncode == 1
         assert not _STEERING.search(done.stdout + done.stderr), done.stdout
-        assert not re.search(r"^load\.load_(all|v) (loaded|done)", done.stdout + done.stderr, re.MULTILINE)
+        assert not re.search(
+            r"^load\.load_(all|v) (loaded|done)", done.stdout + done.stderr, re.MULTILINE
+        )
     assert "\\x1b" in project.cli("run", "shop").stdout
 
 

@@ -1,4 +1,5 @@
-"""SIGKILL at random moments, of the worker, the S3 server and PostgreSQL's backends: one more run makes all equal."""
+"""SIGKILL at random moments, of the worker, the S3 server and PostgreSQL's backends: one more run
+makes all equal."""
 
 from __future__ import annotations
 
@@ -30,8 +31,9 @@ ROWS = scaled(
 PART_BYTES = scaled(64 << 10, 4 << 20)
 WORKERS, S3_SERVERS, BACKENDS = scaled((10, 4, 4), (200, 50, 50))
 LONG_RUN = pytest.mark.timeout(scaled(600, 7200))
-# What a crash of PostgreSQL keeps is what this test assumes: a commit that was reported is not lost with the server's
-# memory, and a page half written by a killed process is mended. The disk itself (fsync) does not fail here.
+# What a crash of PostgreSQL keeps is what this test assumes: a commit that was reported is not lost
+# with the server's memory, and a page half written by a killed process is mended. The disk itself
+# (fsync) does not fail here.
 KEEPS_COMMITS = {"synchronous_commit": "on", "full_page_writes": "on"}
 # One table must not grow for ever: after so many runs it begins again.
 ROUNDS = 5
@@ -59,7 +61,8 @@ class Sweep:
         return self.chance.uniform(0, median(self.seconds[-5:]))
 
     def run(self, blow: Callable[[Worker], bool], hits: int) -> None:
-        """Strike until `hits` blows have met something alive, which `blow` says; a run may end before its blow falls.
+        """Strike until `hits` blows have met something alive, which `blow` says; a run may end
+        before its blow falls.
 
         AssertionError when too few do: then the sweep would prove little.
         """
@@ -81,7 +84,10 @@ class Sweep:
         if worker.ends_within(moment):  # runs have become faster than they were
             self.seconds.append(time.monotonic() - worker.began)
         hit = blow(worker)
-        print(f"blow {self.blows} after {moment:.2f} s of some {median(self.seconds[-5:]):.2f}: {hit=}", flush=True)
+        print(
+            f"blow {self.blows} after {moment:.2f} s of some {median(self.seconds[-5:]):.2f}: {hit=}",
+            flush=True,
+        )
         self.hits += hit
         settled(self.project.source, self.project.warehouse)
         self.project.succeed()
@@ -135,15 +141,23 @@ def test_a_backend_killed_at_any_moment_loses_and_doubles_nothing(
             _until_it_answers(database)
         return hit
 
-    with PostgresServer(settings=KEEPS_COMMITS) as source, PostgresServer(settings=KEEPS_COMMITS) as warehouse:
-        project.source, project.warehouse = source.create_database("shop"), warehouse.create_database("shop")
+    with (
+        PostgresServer(settings=KEEPS_COMMITS) as source,
+        PostgresServer(settings=KEEPS_COMMITS) as warehouse,
+    ):
+        project.source, project.warehouse = (
+            source.create_database("shop"),
+            warehouse.create_database("shop"),
+        )
         Sweep(project, tally("SIGKILL of a PostgreSQL backend"), chance).run(blow, BACKENDS)
 
 
 def _backends(project: Project) -> list[int]:
     """The processes that serve the worker now, of the source and of the warehouse."""
     ours = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'loadsheet%%' AND datname = current_database()"
-    return [pid for database in (project.source, project.warehouse) for (pid,) in fetch(database, ours)]
+    return [
+        pid for database in (project.source, project.warehouse) for (pid,) in fetch(database, ours)
+    ]
 
 
 def _until_it_answers(database: str, seconds: float = 30) -> None:
@@ -169,7 +183,9 @@ def test_a_killed_load_leaves_the_target_as_it_was(project: Project) -> None:
             time.sleep(0.02)
         assert worker.kill()
         settled(project.source, project.warehouse)
-    assert project.in_warehouse("SELECT count(*) FROM staging.merged WHERE what = 'later'") == [(0,)]
+    assert project.in_warehouse("SELECT count(*) FROM staging.merged WHERE what = 'later'") == [
+        (0,)
+    ]
     project.succeed()
     assert not any(verdicts(project))
 
@@ -180,11 +196,15 @@ def test_the_naive_way_killed_like_this_loses_or_doubles_rows(
 ) -> None:
     mark = project.folder / "mark"
     mark.write_text("0")
-    project.in_source("CREATE TABLE event (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, what text)")
+    project.in_source(
+        "CREATE TABLE event (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, what text)"
+    )
     project.in_warehouse("CREATE SCHEMA naive CREATE TABLE event (id bigint, what text)")
     verdict, kills = Verdict(rows=0), 0
     while not verdict and kills < 20:
-        project.in_source("INSERT INTO event (what) SELECT md5(i::text) FROM generate_series(1, 20000) i")
+        project.in_source(
+            "INSERT INTO event (what) SELECT md5(i::text) FROM generate_series(1, 20000) i"
+        )
         before = project.in_warehouse("SELECT count(*) FROM naive.event")
         loader = Killable(naive.load, project.source, project.warehouse, str(mark), mark_first)
         while loader.alive and project.in_warehouse("SELECT count(*) FROM naive.event") == before:

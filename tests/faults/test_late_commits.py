@@ -39,7 +39,8 @@ TABLES = {
     "by_time": {"incremental": "at"},
     "by_number": {"incremental": {"cursor": "id", "hold_back": "5s"}},
     "log": {"incremental": {"cursor": "at", "hold_back": "5s"}},
-    "by_block": {"incremental": {"cursor": "id", "lookback": 1000}},  # 8 writers hold 160 numbers at most
+    # 8 writers hold 160 numbers at most
+    "by_block": {"incremental": {"cursor": "id", "lookback": 1000}},
     "by_second": {"incremental": "at"},
     "second_log": {"incremental": {"cursor": "at", "hold_back": "5s"}},
     "moved": {"incremental": "at"},
@@ -48,15 +49,18 @@ INSERTS = "; ".join(f"INSERT INTO {table} DEFAULT VALUES" for table in TABLES if
 
 
 class Writer:
-    """Transactions that stay open for a while; some read first, undo a part or all, or are prepared for another session
-    to end. `chance` decides."""
+    """Transactions that stay open for a while; some read first, undo a part or all, or are prepared
+    for another session to end. `chance` decides."""
 
     def __init__(self, dsn: str, seed: int):
         self._dsn, self._chance, self._seed, self._prepared = dsn, random.Random(seed), seed, 0
 
     def work(self, stop: threading.Event) -> None:
         """Write until told to stop."""
-        with psycopg.connect(self._dsn) as session, psycopg.connect(self._dsn, autocommit=True) as other:
+        with (
+            psycopg.connect(self._dsn) as session,
+            psycopg.connect(self._dsn, autocommit=True) as other,
+        ):
             while not stop.is_set():
                 if self._chance.random() < 0.3:
                     session.execute("SELECT count(*) FROM by_time")
@@ -64,11 +68,14 @@ class Writer:
                 for _ in range(self._chance.randint(1, 3)):
                     session.execute("SAVEPOINT here")
                     session.execute(INSERTS)
-                    session.execute("ROLLBACK TO here" if self._chance.random() < 0.1 else "RELEASE here")
+                    session.execute(
+                        "ROLLBACK TO here" if self._chance.random() < 0.1 else "RELEASE here"
+                    )
                     self._hold(0.4)
                 if self._chance.random() < 0.5:
                     session.execute(
-                        "UPDATE moved SET n = n + 1, at = now() WHERE id = %s", (self._chance.randint(1, 200),)
+                        "UPDATE moved SET n = n + 1, at = now() WHERE id = %s",
+                        (self._chance.randint(1, 200),),
                     )
                 self._end(session, other)
                 if self._chance.random() < 0.2:
@@ -85,7 +92,9 @@ class Writer:
             name = f"{session.info.dbname}-{self._seed}-{self._prepared}"
             session.execute(f"PREPARE TRANSACTION '{name}'")
             self._hold(0.8)
-            other.execute(f"{'ROLLBACK' if self._chance.random() < 0.2 else 'COMMIT'} PREPARED '{name}'")
+            other.execute(
+                f"{'ROLLBACK' if self._chance.random() < 0.2 else 'COMMIT'} PREPARED '{name}'"
+            )
         session.commit()
 
 
@@ -113,7 +122,9 @@ class Naive:
 
     def read(self) -> None:
         """Read what is above the watermark."""
-        rows = self._project.in_source(f"SELECT id, at::text FROM {self._table} WHERE at > %s", self._watermark)
+        rows = self._project.in_source(
+            f"SELECT id, at::text FROM {self._table} WHERE at > %s", self._watermark
+        )
         self._seen |= {row[0] for row in rows}
         self._watermark = max([row[1] for row in rows], default=self._watermark)
 
@@ -130,7 +141,11 @@ def test_rows_that_commit_late_are_never_lost_while_max_of_cursor_loses_some(
 ) -> None:
     project.in_source(SOURCE)
     project.spec(TABLES)
-    readers, runs, end = [Naive(project, "by_time"), Naive(project, "by_second")], 0, time.monotonic() + scaled(6, 600)
+    readers, runs, end = (
+        [Naive(project, "by_time"), Naive(project, "by_second")],
+        0,
+        time.monotonic() + scaled(6, 600),
+    )
     with writers(project, chance):
         while time.monotonic() < end:
             project.succeed()
@@ -149,12 +164,17 @@ def test_rows_that_commit_late_are_never_lost_while_max_of_cursor_loses_some(
     assert violations(project) == []
     cursors = {table: spec["incremental"] for table, spec in TABLES.items()}
     for table, cursor in cursors.items():
-        assert not watermark_violations(project, table, cursor if isinstance(cursor, str) else cursor["cursor"])
+        assert not watermark_violations(
+            project, table, cursor if isinstance(cursor, str) else cursor["cursor"]
+        )
 
 
 def until_seconds_are_over(project: Project) -> None:
-    """Wait until no row can still be stamped with the second of the last one: an append reads only then."""
-    while project.in_source("SELECT max(at) + interval '1 second' > clock_timestamp() FROM second_log") == [(True,)]:
+    """Wait until no row can still be stamped with the second of the last one: an append reads only
+    then."""
+    while project.in_source(
+        "SELECT max(at) + interval '1 second' > clock_timestamp() FROM second_log"
+    ) == [(True,)]:
         time.sleep(0.05)
 
 
@@ -197,13 +217,18 @@ def test_an_interval_that_can_still_be_written_into_is_not_read(project: Project
     with psycopg.connect(project.source) as writer:
         writer.execute("INSERT INTO item VALUES (1, now())")
         error = project.run(**interval, explicit_interval=True)["extract.extract_item"].result
-        assert isinstance(error, HeldBack) and error.retryable and "may still write before" in str(error)
+        assert (
+            isinstance(error, HeldBack)
+            and error.retryable
+            and "may still write before" in str(error)
+        )
     project.succeed(**interval, explicit_interval=True)
     assert not judge(project, "item")
 
 
 class Flood:
-    """A session that inserts row after row, each in a transaction of its own, as fast as the server takes them."""
+    """A session that inserts row after row, each in a transaction of its own, as fast as the server
+    takes them."""
 
     def __init__(self, dsn: str):
         self._session = psycopg.connect(dsn, autocommit=True)
@@ -244,20 +269,28 @@ AND (xact_start IS NOT NULL OR state = 'active') AND coalesce(xact_start, query_
 def test_a_session_that_has_its_now_but_does_not_show_it_yet_is_seen(
     project: Project, chance: random.Random, tally: Tallies
 ) -> None:
-    """A session fixes now() an instant before it appears as active. It is stopped at random, many times.
+    """A session fixes now() an instant before it appears as active. It is stopped at random, many
+    times.
 
-    The instant is met once in some thousand stops: the long form waits for it, the short one may miss it.
+    The instant is met once in some thousand stops: the long form waits for it, the short one may
+    miss it.
     """
-    project.in_source("CREATE UNLOGGED TABLE item (id bigserial PRIMARY KEY, at timestamptz NOT NULL DEFAULT now())")
+    project.in_source(
+        "CREATE UNLOGGED TABLE item (id bigserial PRIMARY KEY, at timestamptz NOT NULL DEFAULT now())"
+    )
     project.in_source("CREATE TABLE mark (at timestamptz DEFAULT now())")
     looks: list[tuple[str, int, int, holdback.Holder | None]] = []
     line, blind, lost = tally("sessions stopped at an instant"), 0, 0
-    with Flood(project.source) as flood, psycopg.connect(project.source, autocommit=True) as session:
+    with (
+        Flood(project.source) as flood,
+        psycopg.connect(project.source, autocommit=True) as session,
+    ):
         while blind < scaled(1, 10) and line.tried < scaled(300, 10**6):
             looks = [look for _ in range(100) if (look := stopped_look(flood.pid, session, chance))]
             for mark, seen, shown, holder in looks:
                 late = session.execute(
-                    "SELECT count(*), min(at)::text FROM item WHERE id > %s AND at < %s", (seen, mark)
+                    "SELECT count(*), min(at)::text FROM item WHERE id > %s AND at < %s",
+                    (seen, mark),
                 ).fetchone() or (0, "")
                 blind += bool(late[0] and not shown)
                 lost += bool(late[0] and (holder is None or not_before(session, holder, late[1])))
@@ -271,7 +304,8 @@ def test_a_session_that_has_its_now_but_does_not_show_it_yet_is_seen(
 def stopped_look(
     pid: int, session: psycopg.Connection, chance: random.Random
 ) -> tuple[str, int, int, holdback.Holder | None] | None:
-    """With the flood stopped: a row later than what it may be about to write, and who is seen to be open."""
+    """With the flood stopped: a row later than what it may be about to write, and who is seen to be
+    open."""
     time.sleep(chance.uniform(0, 0.0005))
     awake = threading.Event()
 
@@ -279,7 +313,8 @@ def stopped_look(
         awake.set()
         os.kill(pid, signal.SIGCONT)
 
-    timer = threading.Timer(0.2, wake)  # it may have been stopped with a lock in its hands that we need
+    # it may have been stopped with a lock in its hands that we need
+    timer = threading.Timer(0.2, wake)
     os.kill(pid, signal.SIGSTOP)
     timer.start()
     try:
@@ -304,14 +339,19 @@ def not_before(session: psycopg.Connection, holder: holdback.Holder, stamp: str)
 
 
 def refused(project: Project, says: str, then: dict[str, object]) -> None:
-    """The extraction of `item` is refused with these words; with a lookback that somebody chose it is not."""
+    """The extraction of `item` is refused with these words; with a lookback that somebody chose it
+    is not."""
     error = project.run()["extract.extract_item"].result
-    assert isinstance(error, Refused) and says in str(error) and "incremental.lookback" in str(error), error
+    assert (
+        isinstance(error, Refused) and says in str(error) and "incremental.lookback" in str(error)
+    ), error
     project.spec({"item": {"incremental": then}})
     project.succeed()
 
 
-def test_a_role_that_cannot_see_other_sessions_fails_closed_with_the_grant(project: Project) -> None:
+def test_a_role_that_cannot_see_other_sessions_fails_closed_with_the_grant(
+    project: Project,
+) -> None:
     project.in_source(
         "CREATE TABLE item (id int PRIMARY KEY, at timestamptz NOT NULL); INSERT INTO item VALUES (1, now());"
         "DO $$ BEGIN CREATE ROLE \"Reader\" LOGIN PASSWORD 'secret'; EXCEPTION WHEN duplicate_object THEN END $$;"
@@ -330,7 +370,9 @@ def test_a_role_that_cannot_see_other_sessions_fails_closed_with_the_grant(proje
 
 
 def test_sessions_that_hide_their_transactions_are_not_overlooked(project: Project) -> None:
-    project.in_source("CREATE TABLE item (id int PRIMARY KEY, at timestamptz NOT NULL DEFAULT now())")
+    project.in_source(
+        "CREATE TABLE item (id int PRIMARY KEY, at timestamptz NOT NULL DEFAULT now())"
+    )
     project.spec({"item": {"incremental": "at"}})
     with psycopg.connect(project.source) as writer:
         writer.execute("SET track_activities = off")
@@ -343,9 +385,13 @@ def test_sessions_that_hide_their_transactions_are_not_overlooked(project: Proje
     assert not judge(project, "item")
 
 
-def test_numbers_that_sessions_take_in_blocks_are_refused_as_a_cursor(project: Project, tally: Tallies) -> None:
+def test_numbers_that_sessions_take_in_blocks_are_refused_as_a_cursor(
+    project: Project, tally: Tallies
+) -> None:
     project.in_source("CREATE SEQUENCE number CACHE 20")
-    project.in_source("CREATE TABLE item (id bigint PRIMARY KEY DEFAULT nextval('number'), what text)")
+    project.in_source(
+        "CREATE TABLE item (id bigint PRIMARY KEY DEFAULT nextval('number'), what text)"
+    )
     project.spec({"item": {"incremental": "id"}})
     with (
         psycopg.connect(project.source, autocommit=True) as one,
@@ -374,8 +420,12 @@ def test_numbers_that_sessions_take_in_blocks_are_refused_as_a_cursor(project: P
 
 
 @pytest.mark.parametrize("type_name", ["date", "timestamp(0)", "timestamptz(0)"])
-def test_rows_that_share_the_last_value_of_a_coarse_cursor_are_not_lost(project: Project, type_name: str) -> None:
-    project.in_source(f"CREATE TABLE item (id int PRIMARY KEY, at {type_name} NOT NULL DEFAULT now())")
+def test_rows_that_share_the_last_value_of_a_coarse_cursor_are_not_lost(
+    project: Project, type_name: str
+) -> None:
+    project.in_source(
+        f"CREATE TABLE item (id int PRIMARY KEY, at {type_name} NOT NULL DEFAULT now())"
+    )
     project.spec({"item": {"incremental": "at"}})
     for number in range(5):
         project.in_source("INSERT INTO item VALUES (%s)", number)
@@ -387,11 +437,14 @@ UNITS = ("milliseconds", "second", "minute", "hour", "day")
 
 
 def test_rows_that_share_a_value_that_was_cut_off_are_not_lost(project: Project) -> None:
-    """The type says microseconds, the values do not: whole seconds in one table, whole days of Kathmandu in another."""
+    """The type says microseconds, the values do not: whole seconds in one table, whole days of
+    Kathmandu in another."""
     stamps = {f"{unit}_": f"date_trunc('{unit}', now())" for unit in UNITS}
     stamps["kathmandu_"] = "date_trunc('day', now(), 'Asia/Kathmandu')"
     for table, stamp in stamps.items():
-        project.in_source(f"CREATE TABLE {table} (id bigserial PRIMARY KEY, at timestamptz NOT NULL DEFAULT {stamp})")
+        project.in_source(
+            f"CREATE TABLE {table} (id bigserial PRIMARY KEY, at timestamptz NOT NULL DEFAULT {stamp})"
+        )
     tables = list(stamps)
     project.spec({table: {"incremental": "at"} for table in tables})
     for _ in range(3):
@@ -401,7 +454,9 @@ def test_rows_that_share_a_value_that_was_cut_off_are_not_lost(project: Project)
     assert not any(judge(project, table) for table in tables)
 
 
-def test_a_value_that_was_cut_off_becomes_the_watermark_when_its_unit_is_over(project: Project) -> None:
+def test_a_value_that_was_cut_off_becomes_the_watermark_when_its_unit_is_over(
+    project: Project,
+) -> None:
     project.in_source("CREATE TABLE item (id bigserial PRIMARY KEY, at timestamptz NOT NULL)")
     project.in_source(
         "INSERT INTO item (at) "
@@ -421,7 +476,9 @@ def publisher() -> Iterator[PostgresServer]:
         yield server
 
 
-def test_a_standby_fails_closed_and_is_read_with_a_lookback(project: Project, publisher: PostgresServer) -> None:
+def test_a_standby_fails_closed_and_is_read_with_a_lookback(
+    project: Project, publisher: PostgresServer
+) -> None:
     primary = publisher.create_database(project.bucket)
     fetch(primary, "CREATE TABLE item (id int PRIMARY KEY, at timestamptz NOT NULL DEFAULT now())")
     fetch(primary, "INSERT INTO item VALUES (1)")
@@ -437,7 +494,9 @@ def test_a_standby_fails_closed_and_is_read_with_a_lookback(project: Project, pu
         assert not judge(project, "item")
 
 
-def test_a_table_that_a_subscription_fills_fails_closed(project: Project, publisher: PostgresServer) -> None:
+def test_a_table_that_a_subscription_fills_fails_closed(
+    project: Project, publisher: PostgresServer
+) -> None:
     origin = publisher.create_database(f"{project.bucket}-origin")
     project.source = publisher.create_database(project.bucket)
     for dsn in (origin, project.source):

@@ -29,7 +29,8 @@ from tests.faults.tally import Tally
 from tests.project import Project, fetch
 
 LINKS = ("shop_source", "lake", "warehouse")
-# How long after its limit a step may still be there: the time to wake up and tidy, on a machine with other work.
+# How long after its limit a step may still be there: the time to wake up and tidy, on a machine
+# with other work.
 GRACE = 8.0
 FOR_EVER = float("inf")
 Line = Callable[[str], Tally]
@@ -53,18 +54,31 @@ class Networked(Changing):
         for proxy in self.proxies.values():
             proxy.arm(None)
         self.succeed()
-        return {(link, way): proxy.passed[way] for link, proxy in self.proxies.items() for way in get_args(Direction)}
+        return {
+            (link, way): proxy.passed[way]
+            for link, proxy in self.proxies.items()
+            for way in get_args(Direction)
+        }
 
     def attempt(self, link: str, fault: Fault, timeout: int, line: Tally) -> None:
-        """One change, a run with the fault, a run without: no wrong row after either, and nobody hangs."""
+        """One change, a run with the fault, a run without: no wrong row after either, and nobody
+        hangs."""
         print(link, fault)
         self.change()
         self.proxies[link].arm(fault)
         results = self.run(timeout)
-        # A line that fails is nobody's mistake: what cannot be retried would be a wrong diagnosis. Unless a server got
-        # half a question and answered it: its word stands.
-        said = {"SQLSTATE 28P01", "HTTP 400"} if (fault.kind, fault.direction) == ("half_close", "to_server") else set()
-        assert not [error for error in errors(results) if isinstance(error, Refused) and error.code not in said]
+        # A line that fails is nobody's mistake: what cannot be retried would be a wrong diagnosis.
+        # Unless a server got half a question and answered it: its word stands.
+        said = (
+            {"SQLSTATE 28P01", "HTTP 400"}
+            if (fault.kind, fault.direction) == ("half_close", "to_server")
+            else set()
+        )
+        assert not [
+            error
+            for error in errors(results)
+            if isinstance(error, Refused) and error.code not in said
+        ]
         assert all(result.seconds < timeout + GRACE for result in results.values())
         found = self.judge_what_changed()
         hit = self.proxies[link].struck
@@ -77,11 +91,15 @@ class Networked(Changing):
 def networked(project: Project) -> Iterator[Networked]:
     """Loaded once; all lines good."""
     with ExitStack() as stack:
-        targets = {link: (c.host, c.port or 0) for link in LINKS if (c := project.connections(link)).host}
+        targets = {
+            link: (c.host, c.port or 0) for link in LINKS if (c := project.connections(link)).host
+        }
         lake = urlsplit(project.s3.endpoint)
         targets["lake"] = (lake.hostname or "", lake.port or 0)
         proxies = {link: stack.enter_context(Proxy(target)) for link, target in targets.items()}
-        yield Networked(project, {link: proxy.port for link, proxy in proxies.items()}, proxies=proxies)
+        yield Networked(
+            project, {link: proxy.port for link, proxy in proxies.items()}, proxies=proxies
+        )
 
 
 @pytest.mark.timeout(scaled(600, 14_400))
@@ -95,7 +113,9 @@ def test_a_line_that_fails_at_any_byte_changes_no_row(
         line = tally(f"network: {kind} on the line to the {link.removeprefix('shop_')}")
         for attempt in range(scaled(2, 100)):
             way: Direction = ("to_server", "to_client")[attempt % 2]
-            speed, seconds = chance.choice([(300, 0.3), (30_000, FOR_EVER), *scaled([], [(300, FOR_EVER)])])
+            speed, seconds = chance.choice(
+                [(300, 0.3), (30_000, FOR_EVER), *scaled([], [(300, FOR_EVER)])]
+            )
             at = chance.randrange(traffic[link, way])
             networked.attempt(link, Fault(kind, at, way, speed=speed, seconds=seconds), 1, line)
 
@@ -108,20 +128,26 @@ def test_a_server_that_takes_connections_and_says_nothing_holds_nobody_up(
     networked.proxies[link].arm(Fault("stall", 0, "to_client", lasting=True))
     found = errors(networked.run(timeout=1))
     assert found and all(isinstance(error, TimedOut) and error.retryable for error in found)
-    assert "took longer than its timeout (1 s)" in str(found[0]) and "tasks.timeout" in str(found[0])
+    assert "took longer than its timeout (1 s)" in str(found[0]) and "tasks.timeout" in str(
+        found[0]
+    )
     assert networked.is_as_before()
     networked.heal()
     networked.succeed()
     tally("network: a server that accepts and says nothing").add(*networked.judge())
 
 
-def test_a_login_that_gets_no_answer_ends_by_the_connection_s_own_timeout(networked: Networked) -> None:
+def test_a_login_that_gets_no_answer_ends_by_the_connection_s_own_timeout(
+    networked: Networked,
+) -> None:
     proxy = networked.proxies["warehouse"]
     proxy.arm(Fault("stall", 0, "to_client", lasting=True))
     connection = networked.project.connections("warehouse")
     started = time.monotonic()
     with pytest.raises(psycopg.OperationalError, match="timeout"):
-        postgres.connect_warehouse(replace(connection, port=proxy.port, extra={"connect_timeout": "2"}))
+        postgres.connect_warehouse(
+            replace(connection, port=proxy.port, extra={"connect_timeout": "2"})
+        )
     assert time.monotonic() - started < 2 + GRACE
 
 
@@ -131,7 +157,8 @@ class Alarm(BaseException):
 
 @contextmanager
 def alarm_after(seconds: float) -> Iterator[None]:
-    """What `airflow.sdk.execution_time.timeout` does: one signal, one exception in the main thread, no second one."""
+    """What `airflow.sdk.execution_time.timeout` does: one signal, one exception in the main thread,
+    no second one."""
 
     def ring(number: int, frame: FrameType | None) -> NoReturn:
         raise Alarm
@@ -154,8 +181,11 @@ MID_WORK = {
 
 @pytest.mark.timeout(120, method="thread")  # the signal is taken
 @pytest.mark.parametrize("link", LINKS)
-def test_airflow_s_timeout_ends_a_step_that_waits_on_a_dead_line(networked: Networked, link: str) -> None:
-    """The alarm interrupts the wait, but not the tidying up that then waits on the same line: the limit ends that."""
+def test_airflow_s_timeout_ends_a_step_that_waits_on_a_dead_line(
+    networked: Networked, link: str
+) -> None:
+    """The alarm interrupts the wait, but not the tidying up that then waits on the same line: the
+    limit ends that."""
     kind, fault = MID_WORK[link]
     networked.change()
     by_hand = ByHand(networked.project, "", networked.tables)
@@ -164,7 +194,13 @@ def test_airflow_s_timeout_ends_a_step_that_waits_on_a_dead_line(networked: Netw
     networked.proxies[link].arm(fault)
     started = time.monotonic()
     with pytest.raises((Alarm, TimedOut, Unavailable)), alarm_after(0.4):
-        by_hand.step(kind, "run", load_id, through(networked.project.connections, networked.ports), name="code")
+        by_hand.step(
+            kind,
+            "run",
+            load_id,
+            through(networked.project.connections, networked.ports),
+            name="code",
+        )
     assert time.monotonic() - started < 2 + GRACE
     assert networked.proxies[link].struck == 1
     networked.heal()
@@ -172,7 +208,9 @@ def test_airflow_s_timeout_ends_a_step_that_waits_on_a_dead_line(networked: Netw
     networked.judge()
 
 
-def test_without_a_limit_a_dead_line_is_waited_on_for_ever(networked: Networked, tally: Line) -> None:
+def test_without_a_limit_a_dead_line_is_waited_on_for_ever(
+    networked: Networked, tally: Line
+) -> None:
     """The negative control: psycopg alone on the same stalled line."""
     proxy = networked.proxies["shop_source"]
     proxy.arm(Fault("stall", 15_000, "to_client"))
@@ -198,14 +236,19 @@ def silent_before(statement: bytes) -> Watch:
 
 def locks(project: Project) -> int:
     """The target locks that sessions hold."""
-    return int(project.in_warehouse("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted")[0][0])
+    return int(
+        project.in_warehouse(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+        )[0][0]
+    )
 
 
 @pytest.mark.parametrize("idle", ["1s", "0"])
 def test_a_worker_the_network_has_lost_gives_its_locks_back(
     networked: Networked, monkeypatch: pytest.MonkeyPatch, tally: Line, idle: str
 ) -> None:
-    """The server never hears of it: only its own timeout ends the session. With 0, the control, nobody does."""
+    """The server never hears of it: only its own timeout ends the session. With 0, the control,
+    nobody does."""
     monkeypatch.setitem(postgres.WAREHOUSE_SETTINGS, "idle_in_transaction_session_timeout", idle)
     networked.change()
     target = networked.proxies["warehouse"].target
@@ -227,16 +270,25 @@ def test_a_worker_the_network_has_lost_gives_its_locks_back(
         line.add(*networked.judge())
 
 
-def test_a_client_that_takes_an_early_end_for_the_end_loses_rows(networked: Networked, tally: Line) -> None:
+def test_a_client_that_takes_an_early_end_for_the_end_loses_rows(
+    networked: Networked, tally: Line
+) -> None:
     """The negative control: a csv over a line that half-closes, loaded by what came."""
     server, proxy = networked.project.s3, networked.proxies["lake"]
-    client = Minio(f"127.0.0.1:{proxy.port}", access_key=server.access_key, secret_key=server.secret_key, secure=False)
+    client = Minio(
+        f"127.0.0.1:{proxy.port}",
+        access_key=server.access_key,
+        secret_key=server.secret_key,
+        secure=False,
+    )
     text = b"".join(b"%d\n" % i for i in range(4000))
     client.put_object(networked.project.bucket, "naive.csv", io.BytesIO(text), len(text))
     proxy.arm(Fault("half_close", 9_000, "to_client"))
     address = urlsplit(client.presigned_get_object(networked.project.bucket, "naive.csv"))
     with socket.create_connection(("127.0.0.1", proxy.port)) as line, line.makefile("rb") as answer:
-        line.sendall(f"GET {address.path}?{address.query} HTTP/1.0\r\nHost: {address.netloc}\r\n\r\n".encode())
+        line.sendall(
+            f"GET {address.path}?{address.query} HTTP/1.0\r\nHost: {address.netloc}\r\n\r\n".encode()
+        )
         came = answer.read().partition(b"\r\n\r\n")[2]
     with psycopg.connect(networked.project.warehouse) as session, session.cursor() as cursor:
         cursor.execute("CREATE TEMPORARY TABLE naive (id text)")

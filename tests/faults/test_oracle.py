@@ -13,10 +13,11 @@ INSERT INTO item SELECT i, md5(i::text) FROM generate_series(1, 100) i;
 """
 DAMAGES = {
     "DELETE FROM staging.item WHERE id <= 3": Verdict(rows=100, lost=3),
-    "ALTER TABLE staging.item DROP CONSTRAINT item_pkey; INSERT INTO staging.item SELECT * FROM staging.item LIMIT 2":
-        Verdict(rows=100, doubled=2),
+    "ALTER TABLE staging.item DROP CONSTRAINT item_pkey; INSERT INTO staging.item SELECT * FROM staging.item LIMIT 2": Verdict(
+        rows=100, doubled=2
+    ),
     "UPDATE staging.item SET what = NULL WHERE id = 7": Verdict(rows=100, lost=1, doubled=1),
-}  # fmt: skip
+}
 LIES = {
     "UPDATE loadsheet.scope SET last_load_no = 99": "not its highest",
     "UPDATE loadsheet.scope SET fence = 0": "never given out",

@@ -1,4 +1,5 @@
-"""Parquet: a hard value comes back letter by letter, or it is refused with its column's name before it is stored."""
+"""Parquet: a hard value comes back letter by letter, or it is refused with its column's name before
+it is stored."""
 
 from __future__ import annotations
 
@@ -19,7 +20,14 @@ from loadsheet.lake.parquet import Encoder, decode, from_csv, schema_of
 from loadsheet.postgres import connect_source, connect_warehouse
 from loadsheet.source import catalog
 from loadsheet.spec.models import Table
-from loadsheet.sql.copying import BINARY_HEADER, BINARY_TRAILER, WireFormat, copy_in, copy_out, select_columns
+from loadsheet.sql.copying import (
+    BINARY_HEADER,
+    BINARY_TRAILER,
+    WireFormat,
+    copy_in,
+    copy_out,
+    select_columns,
+)
 from loadsheet.sql.text import Relation, ident
 from loadsheet.sql.types import Column, unfit
 from tests.faults.fidelity import look, silent
@@ -45,16 +53,23 @@ def hard(project: Project) -> Project:
     """Every hard value in a column of its own: the value, NULL, a near one, the value."""
     project.in_source(XML)
     project.in_source(TYPES)
-    project.in_source(f"CREATE TABLE hard (id int, {', '.join(f'{ident(h.name)} {h.type}' for h in HARD)})")
+    project.in_source(
+        f"CREATE TABLE hard (id int, {', '.join(f'{ident(h.name)} {h.type}' for h in HARD)})"
+    )
     picks: tuple[Callable[[Hard], str], ...] = (
-        lambda h: h.value, lambda h: "NULL" if h.nullable else h.near, lambda h: h.near, lambda h: h.value,
-    )  # fmt: skip
+        lambda h: h.value,
+        lambda h: "NULL" if h.nullable else h.near,
+        lambda h: h.near,
+        lambda h: h.value,
+    )
     for number, pick in enumerate(picks, 1):
         project.in_source(f"INSERT INTO hard VALUES ({number}, {', '.join(map(pick, HARD))})")
     return project
 
 
-def test_every_hard_value_comes_back_or_is_refused(hard: Project, tally: Callable[[str], Tally]) -> None:
+def test_every_hard_value_comes_back_or_is_refused(
+    hard: Project, tally: Callable[[str], Tally]
+) -> None:
     problems, types, values = [], set(), set()
     for value, columns, rows in _extracted(hard):
         if unfit(columns):
@@ -76,20 +91,26 @@ def test_every_hard_value_comes_back_or_is_refused(hard: Project, tally: Callabl
     tally("hard values, in Parquet").add(Verdict(rows=0, lost=0), tried=len(HARD))
 
 
-def test_as_arrow_reads_csv_by_itself_values_change_silently(hard: Project, tally: Callable[[str], Tally]) -> None:
+def test_as_arrow_reads_csv_by_itself_values_change_silently(
+    hard: Project, tally: Callable[[str], Tally]
+) -> None:
     """The control: the same library, left to guess."""
     changed = set()
     for value, columns, rows in _extracted(hard):
         try:
             stored = pa.BufferOutputStream()
-            names = pyarrow.csv.ReadOptions(column_names=[c.name for c in columns], block_size=1 << 30)
+            names = pyarrow.csv.ReadOptions(
+                column_names=[c.name for c in columns], block_size=1 << 30
+            )
             guessed = pyarrow.csv.read_csv(pa.BufferReader(rows), names)
             pyarrow.parquet.write_table(guessed, stored)
             if _differences(hard, value, columns, decode(bytes(stored.getvalue()))):
                 changed.add(value.name)
         except (pa.ArrowException, psycopg.DataError):
             continue
-    tally("hard values, in Parquet").control(f"types guessed: {len(changed)} of {len(HARD)} changed silently")
+    tally("hard values, in Parquet").control(
+        f"types guessed: {len(changed)} of {len(HARD)} changed silently"
+    )
     assert len(changed) >= 15
 
 
@@ -97,7 +118,9 @@ def test_as_arrow_reads_csv_by_itself_values_change_silently(hard: Project, tall
 NOT_READ = {"tsvector", "tsvector empty", "tsquery"}
 
 
-def test_a_binary_load_reads_as_the_same_load_in_csv(hard: Project, tally: Callable[[str], Tally]) -> None:
+def test_a_binary_load_reads_as_the_same_load_in_csv(
+    hard: Project, tally: Callable[[str], Tally]
+) -> None:
     """What csv reads is the server's own text: it says what the binary form means."""
     problems, refused = [], set()
     csvs, binaries = _extracted(hard), _extracted(hard, "binary")
@@ -114,17 +137,29 @@ def test_a_binary_load_reads_as_the_same_load_in_csv(hard: Project, tally: Calla
 
 # A type, and bytes that its receive function takes.
 BYTES: dict[str, Callable[[random.Random], bytes]] = {
-    "float8": lambda r: r.randbytes(8), "float4": lambda r: r.randbytes(4), "uuid": lambda r: r.randbytes(16),
+    "float8": lambda r: r.randbytes(8),
+    "float4": lambda r: r.randbytes(4),
+    "uuid": lambda r: r.randbytes(16),
     "date": lambda r: r.randint(-2451545, 2145031948).to_bytes(4, signed=True),
-    "timestamp": lambda r: r.randint(-211813488 * 10**9, 9223371331199999999).to_bytes(8, signed=True),
-    "timestamptz": lambda r: r.randint(-10**17, 10**17).to_bytes(8, signed=True),
-    "interval": lambda r: struct.pack(">qii", r.randint(-(10**15), 10**6), *r.sample(range(-40, 40), 2)),
+    "timestamp": lambda r: r.randint(-211813488 * 10**9, 9223371331199999999).to_bytes(
+        8, signed=True
+    ),
+    "timestamptz": lambda r: r.randint(-(10**17), 10**17).to_bytes(8, signed=True),
+    "interval": lambda r: struct.pack(
+        ">qii", r.randint(-(10**15), 10**6), *r.sample(range(-40, 40), 2)
+    ),
     "timetz": lambda r: struct.pack(">qi", r.randint(0, 86400 * 10**6), r.randint(-57599, 57599)),
     "line": lambda r: struct.pack(">ddd", 1, 2**53 + r.randint(0, 2**20), r.randint(2**53, 2**60)),
-    "inet": lambda r: bytes([3, r.randint(0, 128), 0, 16]) + bytes(r.choices([0, 0, 0, 1, 255], k=16)),
-    "point": lambda r: struct.pack(">dd", r.uniform(-1, 1) * 10.0 ** r.randint(-30, 30), r.randint(-10**17, 10**17)),
-    "macaddr": lambda r: r.randbytes(6), "money": lambda r: r.randbytes(8), "pg_lsn": lambda r: r.randbytes(8),
-}  # fmt: skip
+    "inet": lambda r: (
+        bytes([3, r.randint(0, 128), 0, 16]) + bytes(r.choices([0, 0, 0, 1, 255], k=16))
+    ),
+    "point": lambda r: struct.pack(
+        ">dd", r.uniform(-1, 1) * 10.0 ** r.randint(-30, 30), r.randint(-(10**17), 10**17)
+    ),
+    "macaddr": lambda r: r.randbytes(6),
+    "money": lambda r: r.randbytes(8),
+    "pg_lsn": lambda r: r.randbytes(8),
+}
 
 
 def test_any_bytes_are_shown_as_the_server_shows_them(
@@ -164,31 +199,43 @@ def _read_binary(copied: bytes, columns: tuple[Column, ...]) -> pa.Table | Refus
 
 
 def _same(one: pa.Table | Refused, other: pa.Table | Refused) -> bool:
-    """In Arrow's own terms, and as Python shows it: NaN is not equal to itself, and -0 is equal to 0."""
+    """In Arrow's own terms, and as Python shows it: NaN is not equal to itself, and -0 is equal to
+    0."""
     if isinstance(one, Refused) or isinstance(other, Refused):
         return type(one) is type(other)
     same = one.schema.equals(other.schema, check_metadata=True)
     return same and repr(one.to_pylist()) == repr(other.to_pylist())
 
 
-def _extracted(project: Project, wire: WireFormat = "csv") -> Iterator[tuple[Hard, tuple[Column, ...], bytes]]:
+def _extracted(
+    project: Project, wire: WireFormat = "csv"
+) -> Iterator[tuple[Hard, tuple[Column, ...], bytes]]:
     with connect_source(project.connections("shop_source")) as session:
         for value in HARD:
-            columns = catalog.describe(session, "public", Table(name="hard", include=("id", value.name))).columns
+            columns = catalog.describe(
+                session, "public", Table(name="hard", include=("id", value.name))
+            ).columns
             with session.cursor().copy(copy_out(select_columns(TABLE, columns, ""), wire)) as copy:
                 yield value, columns, b"".join(copy)
 
 
-def _differences(project: Project, value: Hard, columns: tuple[Column, ...], csv: Iterator[bytes]) -> list[str]:
+def _differences(
+    project: Project, value: Hard, columns: tuple[Column, ...], csv: Iterator[bytes]
+) -> list[str]:
     """Loaded as the product loads csv; compared as the servers show it."""
     with connect_warehouse(project.connections("warehouse")) as session:
         session.execute("DROP TABLE IF EXISTS public.hard")
-        session.execute(f"CREATE TABLE public.hard ({', '.join(f'{ident(c.name)} {c.type}' for c in columns)})")
-        statement = copy_in(TABLE.sql, [c.name for c in columns], "csv", session.info.server_version)
+        session.execute(
+            f"CREATE TABLE public.hard ({', '.join(f'{ident(c.name)} {c.type}' for c in columns)})"
+        )
+        statement = copy_in(
+            TABLE.sql, [c.name for c in columns], "csv", session.info.server_version
+        )
         with session.cursor().copy(statement) as copy:
             for block in csv:
                 copy.write(block)
     names, same = [c.name for c in columns], [] if value.lands else [value.name]
     return silent(
-        look(project.source, TABLE, names, same, {value.name: value.shown}), look(project.warehouse, TABLE, names, same)
+        look(project.source, TABLE, names, same, {value.name: value.shown}),
+        look(project.warehouse, TABLE, names, same),
     )

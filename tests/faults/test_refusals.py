@@ -1,4 +1,5 @@
-"""What cannot be carried: refused before anything is written, in words that name the column and its type."""
+"""What cannot be carried: refused before anything is written, in words that name the column and its
+type."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from tests.faults.tally import Tally
 from tests.project import Project
 
 FORMATS = ("auto", "binary", "csv")
-# A type with an equality of its own, as citext has, and one whose cast to text hides a part of its values.
+# A type with an equality of its own, as citext has, and one whose cast to text hides a part of its
+# values.
 PECULIAR = r"""
 CREATE TYPE ci;
 CREATE FUNCTION ci_in(cstring) RETURNS ci LANGUAGE internal IMMUTABLE STRICT AS 'textin';
@@ -60,46 +62,83 @@ CASES = {
     "key of points": Case("k point", "'(0,0)'", r"column k \(point\)", KEY),
     "key of boxes": Case("k box[]", "'{}'", r"column k \(box\[\]\)", KEY),
     "key of its own equality": Case("k ci PRIMARY KEY", "'A'", r"column k \(public\.ci\)", MERGE),
-    "key of a composite": Case("k pair PRIMARY KEY", "ROW(1, 'x')", r"column k \(public\.pair\)", MERGE),
-    "key of a made range": Case("k floats PRIMARY KEY", "'[0,1)'", r"column k \(public\.floats\)", MERGE),
-    "key of object names": Case("k regclass PRIMARY KEY", "'pg_class'", r"column k \(regclass\)", MERGE),
-    "one key of two": Case("a int, k ci, PRIMARY KEY (a, k)", "1, 'A'", r"column k \(public\.ci\)", MERGE),
-    "cursor of an enum": Case("k int PRIMARY KEY, c mood", "1, 'sad'", r"column c \(public\.mood\)", CURSOR),
+    "key of a composite": Case(
+        "k pair PRIMARY KEY", "ROW(1, 'x')", r"column k \(public\.pair\)", MERGE
+    ),
+    "key of a made range": Case(
+        "k floats PRIMARY KEY", "'[0,1)'", r"column k \(public\.floats\)", MERGE
+    ),
+    "key of object names": Case(
+        "k regclass PRIMARY KEY", "'pg_class'", r"column k \(regclass\)", MERGE
+    ),
+    "one key of two": Case(
+        "a int, k ci, PRIMARY KEY (a, k)", "1, 'A'", r"column k \(public\.ci\)", MERGE
+    ),
+    "cursor of an enum": Case(
+        "k int PRIMARY KEY, c mood", "1, 'sad'", r"column c \(public\.mood\)", CURSOR
+    ),
     "cursor of json": Case("k int PRIMARY KEY, c json", "1, '1'", r"column c \(json\)", CURSOR),
-    "cursor of its own order": Case("k int PRIMARY KEY, c ci", "1, 'A'", r"column c \(public\.ci\)", CURSOR),
+    "cursor of its own order": Case(
+        "k int PRIMARY KEY, c ci", "1, 'A'", r"column c \(public\.ci\)", CURSOR
+    ),
     "cursor NaN": Case("k int PRIMARY KEY, c numeric", "1, 'NaN'", r"column c \(numeric\)", CURSOR),
     "cursor infinite": Case(
-        "k int, c float8", "1, 'infinity'", r"column c \(double precision\)", {"incremental": "c", "mode": "append"}
+        "k int, c float8",
+        "1, 'infinity'",
+        r"column c \(double precision\)",
+        {"incremental": "c", "mode": "append"},
     ),
-    "a cast that hides": Case("k int PRIMARY KEY, s secret", "1, 'x'", r"column s \(public\.secret\)"),
-    "an array that hides": Case("k int PRIMARY KEY, s secret[]", "1, '{x}'", r"column s \(public\.secret\[\]\)"),
+    "a cast that hides": Case(
+        "k int PRIMARY KEY, s secret", "1, 'x'", r"column s \(public\.secret\)"
+    ),
+    "an array that hides": Case(
+        "k int PRIMARY KEY, s secret[]", "1, '{x}'", r"column s \(public\.secret\[\]\)"
+    ),
     "1600 columns": Case(", ".join(f"c{n} int" for n in range(1600)), "1", "1,600 columns"),
     "our own column": Case("_load_id bigint", "1", "_load_id"),
     "_loadsheet_7": Case("id int PRIMARY KEY", "1", "is a name Loadsheet needs"),
     "no columns": Case("", "", "no columns"),
-}  # fmt: skip
+}
 
 
 def assert_refused(project: Project, words: dict[str, str]) -> None:
-    """Every table's extraction was refused in its `words`, and there is no trace of any of them anywhere."""
+    """Every table's extraction was refused in its `words`, and there is no trace of any of them
+    anywhere."""
     results = project.run()
     for table, pattern in words.items():
-        error = next(r.result for r in results.values() if r.step.kind == "extract" and r.step.name == table)
+        error = next(
+            r.result for r in results.values() if r.step.kind == "extract" and r.step.name == table
+        )
         assert isinstance(error, Refused) and not error.retryable, f"{table}: {error!r}"
         assert re.search(pattern, str(error)) and table in str(error), f"{table}: {error}"
     assert not {name for name in project.objects() if not name.endswith("/")}
-    assert project.in_warehouse("SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace('staging')") == []
+    assert (
+        project.in_warehouse(
+            "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace('staging')"
+        )
+        == []
+    )
     if project.in_warehouse("SELECT to_regclass('loadsheet.scope')") != [(None,)]:
-        assert project.in_warehouse("TABLE loadsheet.scope") == project.in_warehouse("TABLE loadsheet.load") == []
+        assert (
+            project.in_warehouse("TABLE loadsheet.scope")
+            == project.in_warehouse("TABLE loadsheet.load")
+            == []
+        )
 
 
-def test_what_cannot_be_a_key_a_cursor_or_a_text_is_refused(project: Project, tally: Callable[[str], Tally]) -> None:
+def test_what_cannot_be_a_key_a_cursor_or_a_text_is_refused(
+    project: Project, tally: Callable[[str], Tally]
+) -> None:
     project.in_source(TYPES + PECULIAR)
     for table, case in CASES.items():
         project.in_source(f'CREATE TABLE "{table}" ({case.columns})')
-        project.in_source(f'INSERT INTO "{table}" ' + (f"VALUES ({case.row})" if case.row else "DEFAULT VALUES"))
+        project.in_source(
+            f'INSERT INTO "{table}" ' + (f"VALUES ({case.row})" if case.row else "DEFAULT VALUES")
+        )
     for wire in FORMATS:
-        project.spec({table: dict(case.spec) or None for table, case in CASES.items()}, lake={"format": wire})
+        project.spec(
+            {table: dict(case.spec) or None for table, case in CASES.items()}, lake={"format": wire}
+        )
         assert_refused(project, {table: case.words for table, case in CASES.items()})
         tally("hard values, refused").add(Verdict(rows=0), tried=len(CASES))
 
@@ -118,9 +157,16 @@ def test_infinite_intervals_do_not_reach_a_server_that_takes_them_for_numbers(
     project: Project, newer: PostgresServer, tally: Callable[[str], Tally]
 ) -> None:
     project.source = newer.create_database(f"test_{secrets.token_hex(6)}")
-    words = {"one": r"column i \(interval\) is infinite in 1 rows", "many": r"column i \(interval\[\]\)"}
-    project.in_source("CREATE TABLE one (id int PRIMARY KEY, i interval); INSERT INTO one VALUES (1, '-infinity')")
-    project.in_source("CREATE TABLE many (id int PRIMARY KEY, i interval[]); INSERT INTO many VALUES (1, '{infinity}')")
+    words = {
+        "one": r"column i \(interval\) is infinite in 1 rows",
+        "many": r"column i \(interval\[\]\)",
+    }
+    project.in_source(
+        "CREATE TABLE one (id int PRIMARY KEY, i interval); INSERT INTO one VALUES (1, '-infinity')"
+    )
+    project.in_source(
+        "CREATE TABLE many (id int PRIMARY KEY, i interval[]); INSERT INTO many VALUES (1, '{infinity}')"
+    )
     for wire in FORMATS:
         project.spec({"one": None, "many": {"mode": "merge"}}, lake={"format": wire})
         assert_refused(project, words)
@@ -150,7 +196,10 @@ def test_text_that_the_other_encoding_lacks_is_refused(
     unicode, modern = project.source, project.warehouse
     create = "CREATE TABLE t (id int PRIMARY KEY, good varchar(9), bad text[])"
     project.in_source(f"{create}; INSERT INTO t VALUES (1, 'é', '{{x,€}}')")
-    _run(bytes_, f"{create}; INSERT INTO t VALUES (1, 'é', ARRAY[convert_from('\\xe9', 'SQL_ASCII')])")
+    _run(
+        bytes_,
+        f"{create}; INSERT INTO t VALUES (1, 'é', ARRAY[convert_from('\\xe9', 'SQL_ASCII')])",
+    )
     for project.source, project.warehouse in ((unicode, latin), (bytes_, modern)):
         project.bucket = f"test-{secrets.token_hex(6)}"
         for wire in FORMATS:
@@ -164,7 +213,10 @@ def test_text_that_the_other_encoding_lacks_is_refused(
 
 def _encoded(postgres: PostgresServer, encoding: str) -> str:
     name = f"test_{secrets.token_hex(6)}"
-    _run(postgres.dsn("postgres"), f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'")
+    _run(
+        postgres.dsn("postgres"),
+        f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'",
+    )
     return postgres.dsn(name)
 
 
@@ -185,8 +237,13 @@ def test_a_role_that_sees_only_some_rows_is_refused(project: Project, wire: str)
         f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}"
     )
     project.source = re.sub("//.*@", f"//{role}:x@", everything)
-    project.spec({"t": {"incremental": "at"}, "plain": None, "through": None}, lake={"format": wire})
-    assert_refused(project, {"t": f"BYPASSRLS.*|{role}", "plain": "row security", "through": "row-level security"})
+    project.spec(
+        {"t": {"incremental": "at"}, "plain": None, "through": None}, lake={"format": wire}
+    )
+    assert_refused(
+        project,
+        {"t": f"BYPASSRLS.*|{role}", "plain": "row security", "through": "row-level security"},
+    )
     project.source = everything
     project.in_source(f"ALTER ROLE {role} BYPASSRLS")
     project.source = re.sub("//.*@", f"//{role}:x@", everything)

@@ -1,4 +1,5 @@
-"""The source restored, failed over, rebuilt or exchanged: noticed before anything is written, with two ways on."""
+"""The source restored, failed over, rebuilt or exchanged: noticed before anything is written, with
+two ways on."""
 
 from __future__ import annotations
 
@@ -60,7 +61,9 @@ def shop(project: Project, primary: PostgresServer) -> Project:
 def write(project: Project, rows: int) -> None:
     """Some more rows in each table."""
     for table in TABLES:
-        project.in_source(f"INSERT INTO {table} (what) SELECT gen_random_uuid()::text FROM generate_series(1, {rows})")
+        project.in_source(
+            f"INSERT INTO {table} (what) SELECT gen_random_uuid()::text FROM generate_series(1, {rows})"
+        )
 
 
 def at(project: Project, server: PostgresServer) -> str:
@@ -75,17 +78,29 @@ def careless(project: Project) -> Project:
     return other
 
 
-def stopped(project: Project, says: str, tables: tuple[str, ...] = INCREMENTAL) -> dict[str, StepResult]:
-    """Run and expect that `tables` stop with `says`, that the others go on and that nothing of `tables` is written."""
+def stopped(
+    project: Project, says: str, tables: tuple[str, ...] = INCREMENTAL
+) -> dict[str, StepResult]:
+    """Run and expect that `tables` stop with `says`, that the others go on and that nothing of
+    `tables` is written."""
     before, objects = project.in_warehouse(STATE), project.objects()
     results = project.run()
     for step, table in EXTRACTS.items():
         error = results[step].result
         if table in tables:
             assert isinstance(error, SourceChanged), error
-            for words in (says, f"public.{table}", "--full-refresh", "--accept-source", "nothing was written"):
+            for words in (
+                says,
+                f"public.{table}",
+                "--full-refresh",
+                "--accept-source",
+                "nothing was written",
+            ):
                 assert words in str(error)
-            assert f"loadsheet run shop --tables {table} --full-refresh" in str(error) and not error.retryable
+            assert (
+                f"loadsheet run shop --tables {table} --full-refresh" in str(error)
+                and not error.retryable
+            )
     assert results["extract.extract_whole"].state != "failed" and not judge(project, "whole")
     if tables == INCREMENTAL:
         assert project.in_warehouse(STATE) == before
@@ -102,8 +117,15 @@ def equal(project: Project, line: Tally) -> None:
     assert not any(verdicts) and violations(project) == []
 
 
-def attack(shop: Project, monkeypatch: pytest.MonkeyPatch, line: Tally, switch: Callable[[], None], says: str) -> None:
-    """Load more, let `switch` take it away, write anew: both pipelines meet it; the careless one must lose rows."""
+def attack(
+    shop: Project,
+    monkeypatch: pytest.MonkeyPatch,
+    line: Tally,
+    switch: Callable[[], None],
+    says: str,
+) -> None:
+    """Load more, let `switch` take it away, write anew: both pipelines meet it; the careless one
+    must lose rows."""
     other = careless(shop)
     other.succeed()
     write(shop, 30)
@@ -138,7 +160,9 @@ def test_a_source_restored_from_a_copy_of_its_files_is_noticed(
         def switch() -> None:
             shop.source = at(shop, restored)
 
-        attack(shop, monkeypatch, tally("source restored or failed over"), switch, "WAL position 0/")
+        attack(
+            shop, monkeypatch, tally("source restored or failed over"), switch, "WAL position 0/"
+        )
 
 
 def test_a_standby_promoted_before_it_had_everything_is_noticed(
@@ -150,9 +174,13 @@ def test_a_standby_promoted_before_it_had_everything_is_noticed(
             shop.source = at(shop, standby)
             shop.in_source("SELECT pg_promote()")
             # However far it writes, its history is another one.
-            shop.in_source("CREATE TABLE filler AS SELECT repeat('x', 1000) FROM generate_series(1, 1000)")
+            shop.in_source(
+                "CREATE TABLE filler AS SELECT repeat('x', 1000) FROM generate_series(1, 1000)"
+            )
 
-        attack(shop, monkeypatch, tally("source restored or failed over"), switch, "timeline 1 -> 2")
+        attack(
+            shop, monkeypatch, tally("source restored or failed over"), switch, "timeline 1 -> 2"
+        )
 
 
 def test_a_dump_read_into_another_server_is_noticed(
@@ -178,7 +206,9 @@ def test_another_database_behind_the_same_connection_is_noticed(
     def switch() -> None:
         shop.source = primary.dsn(f"other_{name}")
 
-    attack(shop, monkeypatch, tally("source restored or failed over"), switch, f"database {name} (oid ")
+    attack(
+        shop, monkeypatch, tally("source restored or failed over"), switch, f"database {name} (oid "
+    )
 
 
 def test_a_table_dropped_and_made_anew_is_noticed(
@@ -188,14 +218,23 @@ def test_a_table_dropped_and_made_anew_is_noticed(
         shop.in_source(f"DROP TABLE {', '.join(TABLES)}")
         shop.in_source(SOURCE)
 
-    attack(shop, monkeypatch, tally("source restored or failed over"), switch, "the table was dropped and made anew")
+    attack(
+        shop,
+        monkeypatch,
+        tally("source restored or failed over"),
+        switch,
+        "the table was dropped and made anew",
+    )
 
 
 def dump(dsn: str) -> dict[str, bytes]:
     """The rows of each table, as COPY writes them."""
     with psycopg.connect(dsn) as session:
         return {
-            table: b"".join(bytes(block) for block in session.cursor().copy(f"COPY {table} TO STDOUT").__enter__())
+            table: b"".join(
+                bytes(block)
+                for block in session.cursor().copy(f"COPY {table} TO STDOUT").__enter__()
+            )
             for table in TABLES
         }
 
@@ -207,11 +246,15 @@ def reload(dsn: str, rows: dict[str, bytes]) -> None:
             with session.cursor().copy(f"COPY {table} FROM STDIN") as copy:
                 copy.write(text)
             column = "n" if table == "log" else "id"
-            session.execute(f"SELECT setval(pg_get_serial_sequence('{table}', '{column}'), max({column})) FROM {table}")
+            session.execute(
+                f"SELECT setval(pg_get_serial_sequence('{table}', '{column}'), max({column})) FROM {table}"
+            )
 
 
 def test_only_the_table_that_was_made_anew_stops(shop: Project, tally: Tallies) -> None:
-    shop.in_source("DROP TABLE by_number; CREATE TABLE by_number (id bigserial PRIMARY KEY, what text)")
+    shop.in_source(
+        "DROP TABLE by_number; CREATE TABLE by_number (id bigserial PRIMARY KEY, what text)"
+    )
     write(shop, 5)
     results = stopped(shop, "the table was dropped and made anew", ("by_number",))
     assert [results[step].state for step in EXTRACTS] == ["done", "failed", "done"]
@@ -232,10 +275,14 @@ def test_a_switchover_that_lost_nothing_may_be_accepted_and_goes_on_from_the_wat
         done = shop.cli("run", "shop", "--accept-source")
         assert done.returncode == 0 and "accepted: timeline 1 -> 2" in done.stdout, done.stdout
         # Remembered although there was not one new row.
-        known = shop.in_warehouse("SELECT source ->> 'timeline' FROM loadsheet.scope WHERE table_name <> 'whole'")
+        known = shop.in_warehouse(
+            "SELECT source ->> 'timeline' FROM loadsheet.scope WHERE table_name <> 'whole'"
+        )
         assert set(known) == {("2",)}
         equal(shop, tally("source restored or failed over"))
-        actions = shop.in_warehouse("SELECT action FROM loadsheet.load WHERE table_name = 'log' ORDER BY load_no")
+        actions = shop.in_warehouse(
+            "SELECT action FROM loadsheet.load WHERE table_name = 'log' ORDER BY load_no"
+        )
         assert [row[0] for row in actions] == ["replace", *["append"] * 3]
 
 
@@ -247,8 +294,11 @@ def follow(primary: PostgresServer, standby: PostgresServer) -> None:
     ):
         position = one.execute("SELECT pg_current_wal_insert_lsn()").fetchone()
         one.execute("SET synchronous_commit = on")
-        while other.execute("SELECT pg_last_wal_replay_lsn() >= %s", position).fetchone() != (True,):
-            one.execute("SELECT txid_current()")  # a commit that flushes: what was written before it goes out now
+        while other.execute("SELECT pg_last_wal_replay_lsn() >= %s", position).fetchone() != (
+            True,
+        ):
+            # a commit that flushes: what was written before it goes out now
+            one.execute("SELECT txid_current()")
             time.sleep(0.01)
 
 
@@ -256,7 +306,9 @@ def test_a_standby_that_lags_behind_is_tried_again_and_read_when_it_has_caught_u
     project: Project, primary: PostgresServer
 ) -> None:
     project.source = primary.create_database(project.source.rpartition("/")[2])
-    project.in_source("CREATE TABLE item (id int PRIMARY KEY, at timestamptz NOT NULL DEFAULT now())")
+    project.in_source(
+        "CREATE TABLE item (id int PRIMARY KEY, at timestamptz NOT NULL DEFAULT now())"
+    )
     project.spec({"item": {"incremental": {"cursor": "at", "lookback": "1h"}}})
     project.in_source("INSERT INTO item VALUES (1)")
     with PostgresServer(copy_of=primary, standby=True) as standby:
@@ -265,13 +317,17 @@ def test_a_standby_that_lags_behind_is_tried_again_and_read_when_it_has_caught_u
         with psycopg.connect(in_standby, autocommit=True) as session:
             follow(primary, standby)
             session.execute("SELECT pg_wal_replay_pause()")
-            while session.execute("SELECT pg_get_wal_replay_pause_state()").fetchone() != ("paused",):
+            while session.execute("SELECT pg_get_wal_replay_pause_state()").fetchone() != (
+                "paused",
+            ):
                 time.sleep(0.01)
             project.in_source("INSERT INTO item VALUES (2)")
             project.succeed()
             project.source = in_standby
             error = project.run()["extract.extract_item"].result
-            assert isinstance(error, SourceChanged) and error.retryable and "lags behind" in str(error)
+            assert (
+                isinstance(error, SourceChanged) and error.retryable and "lags behind" in str(error)
+            )
             session.execute("SELECT pg_wal_replay_resume()")
         follow(primary, standby)
         project.succeed()
@@ -286,7 +342,9 @@ def test_a_standby_that_lags_behind_is_tried_again_and_read_when_it_has_caught_u
         ("pg_current_wal_insert_lsn()", ["lsn"]),
     ],
 )
-def test_what_the_role_may_not_ask_is_not_compared(shop: Project, function: str, untold: list[str]) -> None:
+def test_what_the_role_may_not_ask_is_not_compared(
+    shop: Project, function: str, untold: list[str]
+) -> None:
     shop.in_source(f"REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC")
     shop.in_source(
         "DO $$ BEGIN CREATE ROLE reader LOGIN PASSWORD 'secret'; EXCEPTION WHEN duplicate_object THEN END $$;"
@@ -294,16 +352,31 @@ def test_what_the_role_may_not_ask_is_not_compared(shop: Project, function: str,
     )
     owner = shop.source
     reader = f"postgresql://reader:secret@{owner.split('@')[1]}"
-    everything = {"database", "database_oid", "server_version", "lsn", "timeline", "system_identifier"}
-    for dsn, told in ((reader, everything - {*untold}), (owner, everything), (reader, everything - {*untold})):
+    everything = {
+        "database",
+        "database_oid",
+        "server_version",
+        "lsn",
+        "timeline",
+        "system_identifier",
+    }
+    for dsn, told in (
+        (reader, everything - {*untold}),
+        (owner, everything),
+        (reader, everything - {*untold}),
+    ):
         fetch(owner, "INSERT INTO by_number (what) VALUES ('more')")
         shop.source = dsn
         shop.succeed()
-        [(known,)] = shop.in_warehouse("SELECT source FROM loadsheet.scope WHERE table_name = 'by_number'")
+        [(known,)] = shop.in_warehouse(
+            "SELECT source FROM loadsheet.scope WHERE table_name = 'by_number'"
+        )
         assert set(known) == told
 
 
-def test_a_ledger_from_before_sources_were_remembered_is_not_compared(shop: Project, primary: PostgresServer) -> None:
+def test_a_ledger_from_before_sources_were_remembered_is_not_compared(
+    shop: Project, primary: PostgresServer
+) -> None:
     name = shop.source.rpartition("/")[2]
     with psycopg.connect(primary.dsn("postgres"), autocommit=True) as session:
         session.execute(f"CREATE DATABASE other_{name} TEMPLATE {name}")
@@ -318,7 +391,9 @@ def test_an_interval_of_a_changed_source_is_not_read_either(shop: Project) -> No
     shop.in_source(f"DROP TABLE {', '.join(TABLES)}")
     shop.in_source(SOURCE)
     asked: dict[str, Any] = {
-        "interval_start": "2020-01-01T00:00:00Z", "interval_end": "2021-01-01T00:00:00Z", "explicit_interval": True,
-    }  # fmt: skip
+        "interval_start": "2020-01-01T00:00:00Z",
+        "interval_end": "2021-01-01T00:00:00Z",
+        "explicit_interval": True,
+    }
     error = shop.run(only=frozenset({"by_time"}), **asked)["extract.extract_by_time"].result
     assert isinstance(error, SourceChanged)

@@ -1,4 +1,5 @@
-"""A lake that answers 5xx, slowly, short, or not at all; and one that stores less than it was given."""
+"""A lake that answers 5xx, slowly, short, or not at all; and one that stores less than it was
+given."""
 
 from __future__ import annotations
 
@@ -79,8 +80,12 @@ def test_a_lake_that_fails_for_ever_is_named_and_nothing_changes(world: World, t
 def test_the_lake_s_own_words_are_told(world: World, tally: Line) -> None:
     world.trouble(lambda method, path: Trouble("status") if method == "PUT" else None)
     found = errors(world.run())
-    assert len(found) == len(world.tables) and all(isinstance(error, Unavailable) for error in found)
-    assert {error.code for error in found} == {"S3 SlowDown"} and "reduce your request rate" in str(found[0])
+    assert len(found) == len(world.tables) and all(
+        isinstance(error, Unavailable) for error in found
+    )
+    assert {error.code for error in found} == {"S3 SlowDown"} and "reduce your request rate" in str(
+        found[0]
+    )
     assert world.is_as_before()
     world.recover(tally("lake: 5xx or 429 for ever"))
 
@@ -124,18 +129,30 @@ def test_a_request_whose_answer_is_lost_may_be_sent_again(world: World, tally: L
 
 def test_an_answer_that_ends_early_is_noticed(world: World, tally: Line) -> None:
     for kind, what in (("short", "the answer's own length"), ("shortened", "the manifest")):
-        world.trouble(lambda method, path, kind=kind: Trouble(kind) if method == "GET" and "part-" in path else None)
+        world.trouble(
+            lambda method, path, kind=kind: (
+                Trouble(kind) if method == "GET" and "part-" in path else None
+            )
+        )
         found = errors(world.run())
-        assert len(found) == len(world.tables) and not any(isinstance(error, Refused) for error in found), found
+        assert len(found) == len(world.tables) and not any(
+            isinstance(error, Refused) for error in found
+        ), found
         assert all(isinstance(error, Corrupt) for error in found) == (kind == "shortened")
         assert world.is_as_before()
         world.recover(tally(f"lake: an object cut short, seen by {what}"))
 
 
 def test_an_object_that_was_not_stored_whole_is_never_loaded(world: World, tally: Line) -> None:
-    world.trouble(lambda method, path: Trouble("truncated") if method == "PUT" and "part-" in path else None)
+    world.trouble(
+        lambda method, path: Trouble("truncated") if method == "PUT" and "part-" in path else None
+    )
     found = errors(world.run())
-    assert world.s3.troubled and len(found) == len(world.tables) and all(isinstance(error, Corrupt) for error in found)
+    assert (
+        world.s3.troubled
+        and len(found) == len(world.tables)
+        and all(isinstance(error, Corrupt) for error in found)
+    )
     assert world.is_as_before()
     world.recover(tally("lake: half of each object stored, and called good"))
 
@@ -143,9 +160,11 @@ def test_an_object_that_was_not_stored_whole_is_never_loaded(world: World, tally
 def test_the_server_alone_takes_half_an_object_for_a_whole_one(world: World, tally: Line) -> None:
     """The negative control: the SDK is content with what it stored and what it reads back."""
     client = Minio(
-        f"127.0.0.1:{world.s3.port}", access_key=world.project.s3.access_key,
-        secret_key=world.project.s3.secret_key, secure=False,
-    )  # fmt: skip
+        f"127.0.0.1:{world.s3.port}",
+        access_key=world.project.s3.access_key,
+        secret_key=world.project.s3.secret_key,
+        secure=False,
+    )
     world.s3.decide = lambda method, path: Trouble("truncated") if method == "PUT" else None
     client.put_object(world.project.bucket, "naive", io.BytesIO(b"1\n2\n3\n4\n"), 8)
     assert client.get_object(world.project.bucket, "naive").data == b"1\n2\n"
@@ -153,9 +172,15 @@ def test_the_server_alone_takes_half_an_object_for_a_whole_one(world: World, tal
 
 
 @pytest.mark.timeout(scaled(600, 7200))
-def test_any_trouble_with_any_request_loses_no_row(world: World, chance: random.Random, tally: Line) -> None:
+def test_any_trouble_with_any_request_loses_no_row(
+    world: World, chance: random.Random, tally: Line
+) -> None:
     line = tally("lake: random trouble with a third of all requests")
-    kinds = [*(Trouble("status", status) for status in (429, 500, 502, 503, 504)), Trouble("lost"), Trouble("short")]
+    kinds = [
+        *(Trouble("status", status) for status in (429, 500, 502, 503, 504)),
+        Trouble("lost"),
+        Trouble("short"),
+    ]
     kinds += [Trouble("shortened"), Trouble("truncated"), Trouble("slow", seconds=0.1)]
     for _ in range(scaled(2, 200)):
         world.trouble(lambda method, path: chance.choice(kinds) if chance.random() < 0.3 else None)

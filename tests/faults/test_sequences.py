@@ -40,12 +40,24 @@ TRANSFORM = (
 # Each operation is a name and a number that picks the row, the column or the point it is about.
 CHANGES = ("insert", "touch", "retouch", "tie", "null", "mend", "delete")
 DRIFTS = ("add", "add default", "drop", "rename", "drop and add", "widen")
-RUNS = ("run", "full refresh", "interval", "retry", "same run", "late", "rolled back", "lake lost", "load again")
+RUNS = (
+    "run",
+    "full refresh",
+    "interval",
+    "retry",
+    "same run",
+    "late",
+    "rolled back",
+    "lake lost",
+    "load again",
+)
 WEIGHTED = (*CHANGES, *CHANGES, *DRIFTS, *RUNS, "insert", "run", "late")
 MODES = {"merged": "merge", "appended": "append", "replaced": "replace"}
 LINE = "sequences of changes, drift, faults and retries against a model"
 policies = st.sampled_from(["fail", "include", "exclude"])
-tables = st.sampled_from([["merged"], ["appended"], ["replaced"], ["merged", "appended"], ["merged", "replaced"]])
+tables = st.sampled_from(
+    [["merged"], ["appended"], ["replaced"], ["merged", "appended"], ["merged", "replaced"]]
+)
 
 
 @dataclass
@@ -69,9 +81,13 @@ class Sequence:
         self.source.execute("DROP TABLE IF EXISTS merged, appended, replaced")
         spec: dict[str, Any] = {}
         for twin in self.twins:
-            self.source.execute(f"CREATE TABLE {twin.name} (id int PRIMARY KEY, v int, at {self.kind})")
+            self.source.execute(
+                f"CREATE TABLE {twin.name} (id int PRIMARY KEY, v int, at {self.kind})"
+            )
             cursor = {"cursor": "at", "nulls": twin.nulls, "hold_back": "0s"}
-            spec[twin.name] = {"incremental": cursor, "mode": twin.mode} if twin.mode != "replace" else None
+            spec[twin.name] = (
+                {"incremental": cursor, "mode": twin.mode} if twin.mode != "replace" else None
+            )
         marts = {"mart_of": TRANSFORM} if self.twins[0].name == "merged" else {}
         self.project.spec(spec, marts)
 
@@ -89,8 +105,14 @@ class Sequence:
 
     def _row(self, twin: Twin, cursor: psycopg.Cursor) -> dict[str | int, Any]:
         assert cursor.description
-        values = dict(zip([column.name for column in cursor.description], cursor.fetchone() or (), strict=True))
-        return {name: values[name] for name in ("id", "v", "at")} | {p: values[n] for p, n in twin.extras.items()}
+        values = dict(
+            zip(
+                [column.name for column in cursor.description], cursor.fetchone() or (), strict=True
+            )
+        )
+        return {name: values[name] for name in ("id", "v", "at")} | {
+            p: values[n] for p, n in twin.extras.items()
+        }
 
     def _new(self) -> str:
         """A cursor value nobody had before, in SQL."""
@@ -108,7 +130,9 @@ class Sequence:
             if twin.rows:
                 chosen = sorted(twin.rows)[number % len(twin.rows)]
                 self.next_number += 1
-                row = self.source.execute(f"UPDATE {twin.name} SET {assignments} WHERE id = %s RETURNING *", (chosen,))
+                row = self.source.execute(
+                    f"UPDATE {twin.name} SET {assignments} WHERE id = %s RETURNING *", (chosen,)
+                )
                 twin.rows[chosen] = self._row(twin, row)
 
     def op_insert(self, number: int) -> None:
@@ -170,7 +194,9 @@ class Sequence:
         self.op_add(number, default=number)
 
     def op_drop(self, number: int) -> None:
-        self._altered(lambda twin, place: f"DROP COLUMN {twin.extras.pop(place)}" if place else None, number)
+        self._altered(
+            lambda twin, place: f"DROP COLUMN {twin.extras.pop(place)}" if place else None, number
+        )
 
     def op_rename(self, number: int) -> None:
         self.names += 1
@@ -195,7 +221,9 @@ class Sequence:
         self._altered(clause, number)
 
     def op_widen(self, number: int) -> None:
-        self._altered(lambda twin, place: f"ALTER {twin.extras.get(place, 'v')} TYPE bigint", number)
+        self._altered(
+            lambda twin, place: f"ALTER {twin.extras.get(place, 'v')} TYPE bigint", number
+        )
 
     # Runs
 
@@ -218,7 +246,11 @@ class Sequence:
     def _run_and_model(self, run_id: str = "", since: Any = None, **request: Any) -> None:
         interval = request.pop("interval", None)
         if interval:
-            request |= {"explicit_interval": True, "interval_start": interval[0][1], "interval_end": interval[1][1]}
+            request |= {
+                "explicit_interval": True,
+                "interval_start": interval[0][1],
+                "interval_end": interval[1][1],
+            }
         results = self._run(run_id, **request)
         for twin in self.twins:
             full = request.get("full_refresh") == "all"
@@ -237,11 +269,23 @@ class Sequence:
 
     def op_interval(self, number: int) -> None:
         """A backfill between two cursor values that rows have, the later one excluded."""
-        values = sorted({row["at"] for twin in self.twins for row in twin.rows.values() if row["at"] is not None})
+        values = sorted(
+            {
+                row["at"]
+                for twin in self.twins
+                for row in twin.rows.values()
+                if row["at"] is not None
+            }
+        )
         if len(values) > 1:
             first = number % (len(values) - 1)
-            texts = [value if self.kind == "bigint" else value.isoformat() for value in (values[first], values[-1])]
-            self._run_and_model(interval=list(zip((values[first], values[-1]), map(str, texts), strict=True)))
+            texts = [
+                value if self.kind == "bigint" else value.isoformat()
+                for value in (values[first], values[-1])
+            ]
+            self._run_and_model(
+                interval=list(zip((values[first], values[-1]), map(str, texts), strict=True))
+            )
 
     def op_retry(self, number: int) -> None:
         """A run that fails somewhere, and its retry."""
@@ -250,14 +294,17 @@ class Sequence:
         self._run_and_model(self.run_id)
 
     def op_lake_lost(self, number: int) -> None:
-        """Everything in the lake is lost between extract and load: the load says so, the retry reads again."""
+        """Everything in the lake is lost between extract and load: the load says so, the retry
+        reads again."""
         with armed("load.manifest_read"):
             results = self._run()
         lake = Lake(self.project.connections("lake"), self.project.bucket)
         for name in list(lake.names("")):
             lake.remove(name)
         for twin in self.twins:
-            extracted, loaded = (results[f"{kind}.{kind}_{twin.name}"] for kind in ("extract", "load"))
+            extracted, loaded = (
+                results[f"{kind}.{kind}_{twin.name}"] for kind in ("extract", "load")
+            )
             if loaded.state == "failed" and "failpoint" in str(loaded.result):
                 assert isinstance(extracted.result, Outcome)
                 with pytest.raises(Corrupt):
@@ -269,22 +316,41 @@ class Sequence:
         for twin in self.twins:
             extracted = self.last.get(f"extract.extract_{twin.name}")
             loaded = self.last.get(f"load.load_{twin.name}")
-            if extracted and loaded and loaded.state == "done" and isinstance(extracted.result, Outcome):
-                assert "committed already" in self._load(twin.name, extracted.result.load_id).message
+            if (
+                extracted
+                and loaded
+                and loaded.state == "done"
+                and isinstance(extracted.result, Outcome)
+            ):
+                assert (
+                    "committed already" in self._load(twin.name, extracted.result.load_id).message
+                )
 
     def _load(self, table: str, load_id: str | None) -> Outcome:
-        pipeline = load_pipeline(self.project.folder / "pipelines" / self.project.name / "pipeline.yml")
+        pipeline = load_pipeline(
+            self.project.folder / "pipelines" / self.project.name / "pipeline.yml"
+        )
         step, request = Step(kind="load", name=table), RunRequest(run_id=self.run_id)
         return execute(step, pipeline, request, self.project.connections, load_id=load_id)
 
     def op_late(self, number: int, commit: bool = True) -> None:
-        """A transaction takes its cursor value, another one commits a higher value, a run comes, the first commits."""
+        """A transaction takes its cursor value, another one commits a higher value, a run comes,
+        the first commits."""
         late = []
         with psycopg.connect(self.project.source) as session:
-            since = session.execute(f"SELECT CAST(now() AS {self.kind})" if self.kind != "bigint" else "SELECT 0")
+            since = session.execute(
+                f"SELECT CAST(now() AS {self.kind})" if self.kind != "bigint" else "SELECT 0"
+            )
             [began] = since.fetchone() or ()
             for twin in self.twins:
-                late.append((twin, self._insert(twin, session, "now()" if self.kind != "bigint" else self._new())))
+                late.append(
+                    (
+                        twin,
+                        self._insert(
+                            twin, session, "now()" if self.kind != "bigint" else self._new()
+                        ),
+                    )
+                )
             self._inserted(lambda twin: self._new())
             self._run_and_model(since=began)
             self.check()
@@ -305,17 +371,22 @@ class Sequence:
             if twin.staging is None:
                 continue
             names = ["id", "v", "at", *sorted(twin.staged.values())]
-            found = self.warehouse.execute(f"SELECT {', '.join(names)} FROM staging.{twin.name}").fetchall()
+            found = self.warehouse.execute(
+                f"SELECT {', '.join(names)} FROM staging.{twin.name}"
+            ).fetchall()
             assert Counter(found) == twin.shown(), twin.name
 
     def check_mart(self) -> None:
         """The mart is what its SELECT gives."""
         if self.twins[0].name == "merged" and self.last.get("mart_of") is None:
             both = "SELECT id, v FROM staging.merged", "SELECT id, v FROM mart.mart_of"
-            assert Counter(self.warehouse.execute(both[0])) == Counter(self.warehouse.execute(both[1]))
+            assert Counter(self.warehouse.execute(both[0])) == Counter(
+                self.warehouse.execute(both[1])
+            )
 
     def end(self) -> list[Verdict]:
-        """A full refresh once every row has a cursor makes staging equal to the source, whatever was before."""
+        """A full refresh once every row has a cursor makes staging equal to the source, whatever
+        was before."""
         self.op_mend(0)
         self.op_full_refresh(0)
         self.check()
@@ -337,7 +408,8 @@ def armed(point: str) -> Iterator[None]:
 
 @pytest.fixture
 def prove(project: Project, chance: random.Random) -> Iterator[Callable[..., None]]:
-    """`prove(n, ended)` tries n sequences and tells `ended` what the oracle says after each; the seed is printed."""
+    """`prove(n, ended)` tries n sequences and tells `ended` what the oracle says after each; the
+    seed is printed."""
     with (
         psycopg.connect(project.source, autocommit=True, prepare_threshold=None) as source,
         psycopg.connect(project.warehouse, autocommit=True, prepare_threshold=None) as warehouse,
@@ -351,16 +423,28 @@ def prove(project: Project, chance: random.Random) -> Iterator[Callable[..., Non
             words: Collection[str] = WEIGHTED,
             shrink: bool = True,
         ) -> None:
-            operations = st.lists(st.tuples(st.sampled_from(words), st.integers(0, 99)), min_size=2, max_size=14)
+            operations = st.lists(
+                st.tuples(st.sampled_from(words), st.integers(0, 99)), min_size=2, max_size=14
+            )
 
             @seed(chance.randrange(10**6))
             @settings(
-                max_examples=examples, deadline=None, database=None, print_blob=True,
-                suppress_health_check=list(HealthCheck), phases=[Phase.generate, *([Phase.shrink] if shrink else [])],
-            )  # fmt: skip
-            @given(names=tables, kind=st.sampled_from(list(KINDS)), nulls=policies, steps=operations)
-            def equal(names: list[str], kind: str, nulls: str, steps: list[tuple[str, int]]) -> None:
-                twins = [Twin(name, MODES[name], _allowed(nulls, name), KINDS[kind]) for name in names]
+                max_examples=examples,
+                deadline=None,
+                database=None,
+                print_blob=True,
+                suppress_health_check=list(HealthCheck),
+                phases=[Phase.generate, *([Phase.shrink] if shrink else [])],
+            )
+            @given(
+                names=tables, kind=st.sampled_from(list(KINDS)), nulls=policies, steps=operations
+            )
+            def equal(
+                names: list[str], kind: str, nulls: str, steps: list[tuple[str, int]]
+            ) -> None:
+                twins = [
+                    Twin(name, MODES[name], _allowed(nulls, name), KINDS[kind]) for name in names
+                ]
                 sequence = Sequence(project, source, warehouse, kind, twins)
                 sequence.begin()
                 for name, argument in steps:
@@ -379,7 +463,9 @@ def _allowed(nulls: str, table: str) -> str:
 
 
 @pytest.mark.timeout(scaled(600, 14400))
-def test_after_any_sequence_staging_is_what_the_model_says(prove: Any, tally: Callable[[str], Tally]) -> None:
+def test_after_any_sequence_staging_is_what_the_model_says(
+    prove: Any, tally: Callable[[str], Tally]
+) -> None:
     line = tally(LINE)
     prove(scaled(25, 2000), lambda verdicts: line.add(*verdicts))
     assert not (line.lost or line.doubled)
@@ -392,14 +478,25 @@ def naive_bound(self: bounds.Cursor, mode: str) -> tuple[str | None, str]:
 
 # What is taken away, and the operations among which a sequence shows it soon.
 CONTROLS: dict[str, tuple[Any, str, Any, tuple[str, ...]]] = {
-    "max(cursor) as watermark": (bounds.Cursor, "safe_upper", naive_bound, ("insert", "late", "run")),
+    "max(cursor) as watermark": (
+        bounds.Cursor,
+        "safe_upper",
+        naive_bound,
+        ("insert", "late", "run"),
+    ),
     "columns told apart by name only": (
-        drift, "refuse_replaced", lambda target, drift, remedy: None, ("add", "drop and add", "insert", "run"),
+        drift,
+        "refuse_replaced",
+        lambda target, drift, remedy: None,
+        ("add", "drop and add", "insert", "run"),
     ),
     "no look at rows without a cursor": (
-        reading, "refuse_null_cursors", lambda session, table, source: None, ("insert", "null", "run"),
+        reading,
+        "refuse_null_cursors",
+        lambda session, table, source: None,
+        ("insert", "null", "run"),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("control", scaled(list(CONTROLS)[:1], list(CONTROLS)))

@@ -1,4 +1,5 @@
-"""Days of 23 and 25 hours, clocks that are wrong, cursors from the end of the world: no gap, no overlap."""
+"""Days of 23 and 25 hours, clocks that are wrong, cursors from the end of the world: no gap, no
+overlap."""
 
 from __future__ import annotations
 
@@ -44,7 +45,10 @@ TABLES = {
     "daily_log": ("date", "append"),
 }
 # A row every so often, for so long before a clock change and after it. Nobody writes on the dot.
-TICK, AROUND = scaled(timedelta(minutes=15), timedelta(minutes=10)), scaled(timedelta(hours=2), timedelta(hours=3))
+TICK, AROUND = (
+    scaled(timedelta(minutes=15), timedelta(minutes=10)),
+    scaled(timedelta(hours=2), timedelta(hours=3)),
+)
 FRACTION = timedelta(seconds=1, microseconds=234567)
 
 
@@ -63,18 +67,27 @@ class World:
         if not self.begin:
             self.project.in_source("TRUNCATE " + ", ".join(TABLES))
             return
-        # A function of this name in the database's own catalog is what sessions find: the server's clock, set by hand.
+        # A function of this name in the database's own catalog is what sessions find: the server's
+        # clock, set by hand.
         self.project.in_source(
             "ALTER FUNCTION pg_catalog.clock_timestamp() RENAME TO real_clock; CREATE TABLE public.clock AS "
             "SELECT CAST('2026-01-01' AS timestamptz) AS now; CREATE FUNCTION pg_catalog.clock_timestamp() "
             "RETURNS timestamptz LANGUAGE sql VOLATILE AS 'SELECT now FROM public.clock'"
         )
         for table, (kind, _) in TABLES.items():
-            self.project.in_source(f"CREATE TABLE {table} (id int PRIMARY KEY, v int, at {kind} NOT NULL)")
+            self.project.in_source(
+                f"CREATE TABLE {table} (id int PRIMARY KEY, v int, at {kind} NOT NULL)"
+            )
 
     def spec(self, tables: list[str], **more: Any) -> None:
         self.project.spec(
-            {t: {"incremental": {"cursor": "at", "hold_back": "0s", **more}, "mode": TABLES[t][1]} for t in tables},
+            {
+                t: {
+                    "incremental": {"cursor": "at", "hold_back": "0s", **more},
+                    "mode": TABLES[t][1],
+                }
+                for t in tables
+            },
             **({"schedule": "@daily"} if "by" in more else {}),
         )
 
@@ -84,10 +97,14 @@ class World:
         self.project.in_source("UPDATE clock SET now = %s", moment)
 
     def write(self, updates: bool = True) -> None:
-        """A new row in every table, and a new version of an older one, stamped by the clock in the writers' zone."""
+        """A new row in every table, and a new version of an older one, stamped by the clock in the
+        writers' zone."""
         self.rows += 1
         self.now += FRACTION
-        statements = [f"SET TimeZone = '{self.zone}'", f"UPDATE clock SET now = '{self.now.isoformat()}'"]
+        statements = [
+            f"SET TimeZone = '{self.zone}'",
+            f"UPDATE clock SET now = '{self.now.isoformat()}'",
+        ]
         for table, (_, mode) in TABLES.items():
             statements.append(f"INSERT INTO {table} VALUES ({self.rows}, 0, clock_timestamp())")
             if updates and mode == "merge":
@@ -98,7 +115,10 @@ class World:
     @property
     def written(self) -> list[tuple[datetime, int]]:
         """When each row was written, by the writers' clock on the wall."""
-        return [(at, row) for row, at in self.project.in_source("SELECT id, at FROM local_log ORDER BY id")]
+        return [
+            (at, row)
+            for row, at in self.project.in_source("SELECT id, at FROM local_log ORDER BY id")
+        ]
 
 
 def utc(text: str) -> datetime:
@@ -149,10 +169,15 @@ def lost_by_the_naive_reader(world: World, every: int) -> int:
     return len(written) - len(seen)
 
 
-@pytest.mark.parametrize("known", scaled([known_by_database, unknown], [known_by_database, known_by_role, unknown]))
+@pytest.mark.parametrize(
+    "known", scaled([known_by_database, unknown], [known_by_database, known_by_role, unknown])
+)
 @pytest.mark.timeout(scaled(600, 7200))
 def test_no_row_of_a_day_with_a_clock_change_is_lost_or_read_twice(
-    project: Project, chance: random.Random, tally: Callable[[str], Tally], known: Callable[[World], dict[str, Any]]
+    project: Project,
+    chance: random.Random,
+    tally: Callable[[str], Tally],
+    known: Callable[[World], dict[str, Any]],
 ) -> None:
     days = DAYS if LONG else chance.sample(BACK, 1)
     tables = [table for table in TABLES if known is not unknown or TABLES[table][1] == "merge"]
@@ -170,20 +195,29 @@ def test_no_row_of_a_day_with_a_clock_change_is_lost_or_read_twice(
         naive = lost_by_the_naive_reader(world, every)
         assert (naive > 0) == ((zone, moment) in BACK)
         if known is known_by_database:
-            tally(DST).control(f"max(cursor), {zone} {moment[:10]}: lost {naive} of {world.rows} rows")
+            tally(DST).control(
+                f"max(cursor), {zone} {moment[:10]}: lost {naive} of {world.rows} rows"
+            )
         project.in_warehouse("DROP SCHEMA staging, loadsheet CASCADE")
 
 
 def intervals(change: datetime, length: timedelta) -> list[tuple[datetime, datetime]]:
-    """The intervals of a schedule in UTC around the change, until the day after it is over everywhere."""
+    """The intervals of a schedule in UTC around the change, until the day after it is over
+    everywhere."""
     start = change.replace(hour=0, minute=0) - timedelta(days=1)
-    return [(start + n * length, start + (n + 1) * length) for n in range(int(timedelta(days=4) / length))]
+    return [
+        (start + n * length, start + (n + 1) * length)
+        for n in range(int(timedelta(days=4) / length))
+    ]
 
 
 @pytest.mark.parametrize("known", scaled([known_by_database], [known_by_database, known_by_role]))
 @pytest.mark.timeout(scaled(600, 7200))
 def test_intervals_over_a_clock_change_have_no_gap_and_no_overlap(
-    project: Project, chance: random.Random, tally: Callable[[str], Tally], known: Callable[[World], dict[str, Any]]
+    project: Project,
+    chance: random.Random,
+    tally: Callable[[str], Tally],
+    known: Callable[[World], dict[str, Any]],
 ) -> None:
     days = DAYS if LONG else chance.sample(BACK, 1)
     tables = [table for table in TABLES if TABLES[table][1] == "merge"]
@@ -202,7 +236,9 @@ def test_intervals_over_a_clock_change_have_no_gap_and_no_overlap(
             verdict = judge(project, table)
             assert not verdict, (zone, moment, table, verdict)
             tally(DST).add(verdict)
-            read = project.in_warehouse("SELECT sum(extracted) FROM loadsheet.load WHERE table_name = %s", table)
+            read = project.in_warehouse(
+                "SELECT sum(extracted) FROM loadsheet.load WHERE table_name = %s", table
+            )
             assert read == [(world.rows,)], (zone, moment, table, read)
         project.in_warehouse("DROP SCHEMA staging, loadsheet CASCADE")
 
@@ -210,7 +246,8 @@ def test_intervals_over_a_clock_change_have_no_gap_and_no_overlap(
 def test_an_interval_taken_in_utc_would_miss_rows_stamped_behind_it(
     project: Project, tally: Callable[[str], Tally], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The negative control: New York's writers still write yesterday's evening when the day is over in UTC."""
+    """The negative control: New York's writers still write yesterday's evening when the day is over
+    in UTC."""
     monkeypatch.setattr(Cursor, "at", lambda self, moment: f"CAST('{moment}' AS {self.type})")
     world = World(project, "America/New_York")
     world.spec(["local"], **known_by_database(world), by="data_interval")
@@ -219,11 +256,15 @@ def test_an_interval_taken_in_utc_would_miss_rows_stamped_behind_it(
         world.at(end - timedelta(hours=1))
         world.write(updates=False)
         world.at(end)
-        project.succeed(interval_start=(end - timedelta(days=1)).isoformat(), interval_end=end.isoformat())
+        project.succeed(
+            interval_start=(end - timedelta(days=1)).isoformat(), interval_end=end.isoformat()
+        )
         world.at(end + timedelta(hours=2))
         world.write(updates=False)
     world.at(start + timedelta(days=3))
-    project.succeed(interval_start=(start + timedelta(days=2)).isoformat(), interval_end=world.now.isoformat())
+    project.succeed(
+        interval_start=(start + timedelta(days=2)).isoformat(), interval_end=world.now.isoformat()
+    )
     lost = judge(project, "local").lost
     assert lost > 0
     tally(DST).control(f"intervals as wall clock in UTC: lost {lost} of {world.rows} rows")
@@ -271,16 +312,25 @@ datetime.datetime = Shifted
 
 
 def run_off_time(project: Project, hours: int, lake: bool) -> subprocess.CompletedProcess[str]:
-    """`loadsheet run` where the clock is off; with `lake`, requests to the lake are signed at the right time."""
-    (project.folder / "sitecustomize.py").write_text(SHIFTED.format(seconds=hours * 3600, lake=lake))
-    environment = {**project.environment(), "PYTHONPATH": os.pathsep.join([str(project.folder), str(ROOT)])}
+    """`loadsheet run` where the clock is off; with `lake`, requests to the lake are signed at the
+    right time."""
+    (project.folder / "sitecustomize.py").write_text(
+        SHIFTED.format(seconds=hours * 3600, lake=lake)
+    )
+    environment = {
+        **project.environment(),
+        "PYTHONPATH": os.pathsep.join([str(project.folder), str(ROOT)]),
+    }
     command = project.command("run", "shop", "--json")
     return subprocess.run(command, env=environment, text=True, capture_output=True, timeout=120)
 
 
 @pytest.mark.parametrize("hours", scaled([1], [-1, 1]))
-def test_the_clock_of_the_worker_decides_nothing(project: Project, tally: Callable[[str], Tally], hours: int) -> None:
-    """A worker whose clock is an hour off, as a process of its own: it reads and loads what any other would."""
+def test_the_clock_of_the_worker_decides_nothing(
+    project: Project, tally: Callable[[str], Tally], hours: int
+) -> None:
+    """A worker whose clock is an hour off, as a process of its own: it reads and loads what any
+    other would."""
     project.in_source(
         "CREATE TABLE item (id int PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp());"
         "CREATE TABLE log (id int, at timestamp NOT NULL DEFAULT clock_timestamp());"
@@ -289,11 +339,15 @@ def test_the_clock_of_the_worker_decides_nothing(project: Project, tally: Callab
     for number in range(scaled(2, 10)):
         with psycopg.connect(project.source) as writer:
             writer.execute("INSERT INTO item VALUES (%s)", (10 * number,))
-            project.in_source(f"INSERT INTO item VALUES ({10 * number + 1}); INSERT INTO log VALUES ({number})")
+            project.in_source(
+                f"INSERT INTO item VALUES ({10 * number + 1}); INSERT INTO log VALUES ({number})"
+            )
         done = run_off_time(project, hours, lake=True)
         assert done.returncode == 0, done.stdout + done.stderr
         said = datetime.fromisoformat(json.loads(done.stdout)["run_id"].removeprefix("cli__"))
-        assert abs(said - datetime.now(UTC) - timedelta(hours=hours)) < timedelta(minutes=10), "its clock was right"
+        assert abs(said - datetime.now(UTC) - timedelta(hours=hours)) < timedelta(minutes=10), (
+            "its clock was right"
+        )
         for table in ("item", "log"):
             verdict = judge(project, table)
             assert not verdict
@@ -302,8 +356,11 @@ def test_the_clock_of_the_worker_decides_nothing(project: Project, tally: Callab
 
 
 def test_a_lake_that_refuses_the_clock_of_the_worker_leaves_all_as_it_was(project: Project) -> None:
-    """S3 checks the time of a signature; an hour is too much for it. A clean failure, and the next run is whole."""
-    project.in_source("CREATE TABLE item (id int PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp())")
+    """S3 checks the time of a signature; an hour is too much for it. A clean failure, and the next
+    run is whole."""
+    project.in_source(
+        "CREATE TABLE item (id int PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp())"
+    )
     project.in_source("INSERT INTO item SELECT generate_series(1, 10)")
     project.spec({"item": {"incremental": "at"}})
     project.succeed()
@@ -327,7 +384,10 @@ def test_a_cursor_from_the_end_of_the_world_does_not_move_the_watermark(
     world = World(project, "UTC")
     world.spec([table])
     world.at(utc("2026-05-05T12:00:00.123456"))
-    odd = [value.replace("now", "2026-05-05 11:00").replace("tomorrow", "2026-05-06 12:00") for value in ODD]
+    odd = [
+        value.replace("now", "2026-05-05 11:00").replace("tomorrow", "2026-05-06 12:00")
+        for value in ODD
+    ]
     for place, value in enumerate(odd):
         project.in_source(f"INSERT INTO {table} VALUES ({1000 + place}, 0, '{value}')")
     project.succeed()
@@ -340,7 +400,9 @@ def test_a_cursor_from_the_end_of_the_world_does_not_move_the_watermark(
     world.at(utc("2026-05-07T12:00"))
     project.succeed()
     # An append takes each row once, so one from the future waits until its time has come.
-    verdict = judge(project, table, where="at < '3000-01-01'" if TABLES[table][1] == "append" else "TRUE")
+    verdict = judge(
+        project, table, where="at < '3000-01-01'" if TABLES[table][1] == "append" else "TRUE"
+    )
     assert not verdict
     tally(CLOCKS).add(verdict, tried=len(ODD))
     assert violations(project) == []
@@ -380,7 +442,9 @@ def test_a_source_whose_clock_was_set_back_is_noticed(
     results = project.run()
     for table in tables:
         error = results[f"extract.extract_{table}"].result
-        assert isinstance(error, Refused) and "set back" in str(error) and "full refresh" in str(error)
+        assert (
+            isinstance(error, Refused) and "set back" in str(error) and "full refresh" in str(error)
+        )
     with monkeypatch.context() as patch:
         patch.setattr(Cursor, "refuse_ahead", lambda self, lower: None)
         project.succeed()

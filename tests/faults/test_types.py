@@ -1,4 +1,5 @@
-"""Hard values: each arrives letter by letter in every format, under any session's settings, in every mode."""
+"""Hard values: each arrives letter by letter in every format, under any session's settings, in
+every mode."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ MODES: dict[str, dict[str, Any] | None] = {
     "merge": {"incremental": {"cursor": "at", "lookback": "1d"}},
     "append": {"mode": "append", "incremental": "at"},
 }
-# Without libxml a server takes no xml; told that any text is xml already, it holds what others would send.
+# Without libxml a server takes no xml; told that any text is xml already, it holds what others
+# would send.
 XML = """
 SET allow_system_table_mods = on;
 UPDATE pg_cast SET castfunc = 0, castmethod = 'b' WHERE castsource = 'text'::regtype AND casttarget = 'xml'::regtype;
@@ -56,7 +58,8 @@ def test_every_hard_value_arrives_letter_by_letter(
         project.source = request.getfixturevalue("newer").create_database(f"hard_{wire}_{profile}")
     _fill(project)
     project.spec(
-        {f"{table}_{mode}": deepcopy(MODES[mode]) for table in TABLES for mode in MODES}, lake={"format": wire}
+        {f"{table}_{mode}": deepcopy(MODES[mode]) for table in TABLES for mode in MODES},
+        lake={"format": wire},
     )
     problems: list[str] = []
     for change in ("", "nothing", "values"):
@@ -64,12 +67,16 @@ def test_every_hard_value_arrives_letter_by_letter(
             _change(project)
         with hostile(profile, project.source, project.warehouse):
             states = project.run()
-        failed = {name: str(r.result) for name, r in states.items() if isinstance(r.result, Exception)}
+        failed = {
+            name: str(r.result) for name, r in states.items() if isinstance(r.result, Exception)
+        }
         assert not failed, failed
         found = _touched(project) if change == "nothing" else _silent(project)
         problems += [f"{change or 'first run'}: {problem}" for problem in found]
     _check_formats(project, wire)
-    tally("hard values, carried").add(Verdict(rows=0, lost=len(problems)), tried=len(HARD) * len(MODES))
+    tally("hard values, carried").add(
+        Verdict(rows=0, lost=len(problems)), tried=len(HARD) * len(MODES)
+    )
     assert not problems, "\n".join(problems)
     assert violations(project) == []
 
@@ -79,11 +86,18 @@ def test_every_hard_value_arrives_letter_by_letter(
 def test_without_pinned_settings_values_change_silently(
     project: Project, tally: Callable[[str], Tally], profile: str
 ) -> None:
-    """The control: column by column through csv, as the sessions come, and once more through Python's csv module."""
+    """The control: column by column through csv, as the sessions come, and once more through
+    Python's csv module."""
     _fill(project)
     for way in ("COPY", "csv module"):
-        changed = [name for table in TABLES for name in _naive(project, table, profile, through_python=way != "COPY")]
-        tally("hard values, carried").control(f"{profile}, {way}: {len(changed)} of {len(HARD)} changed silently")
+        changed = [
+            name
+            for table in TABLES
+            for name in _naive(project, table, profile, through_python=way != "COPY")
+        ]
+        tally("hard values, carried").control(
+            f"{profile}, {way}: {len(changed)} of {len(HARD)} changed silently"
+        )
         assert len(changed) >= 15
 
 
@@ -99,11 +113,15 @@ def _naive(project: Project, table: str, profile: str, through_python: bool) -> 
             query = f"SELECT id, {ident(hard.name)} FROM {truth.sql}"
             with source.cursor().copy(f"COPY ({query}) TO STDOUT (FORMAT csv)") as out:
                 data = b"".join(out)
-            warehouse.execute(f"CREATE TEMPORARY TABLE n{number} (id int, v {hard.lands or hard.type})")
+            warehouse.execute(
+                f"CREATE TEMPORARY TABLE n{number} (id int, v {hard.lands or hard.type})"
+            )
             try:
                 with warehouse.cursor().copy(f"COPY n{number} FROM STDIN (FORMAT csv)") as into:
                     into.write(_read_and_written(data) if through_python else data)
-                passed[hard.name] = f"(SELECT v FROM n{number} n WHERE n.id = s.id) AS {ident(hard.name)}"
+                passed[hard.name] = (
+                    f"(SELECT v FROM n{number} n WHERE n.id = s.id) AS {ident(hard.name)}"
+                )
             except psycopg.DataError:
                 continue
         columns = ", ".join(passed.values())
@@ -135,7 +153,9 @@ def _fill(project: Project) -> None:
             f"CREATE TABLE {first} (id int PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp(), {columns})"
         )
         for number, pick in enumerate((_value, _nothing, _near, _value), 1):
-            project.in_source(f"INSERT INTO {first} VALUES ({number}, DEFAULT, {', '.join(map(pick, values))})")
+            project.in_source(
+                f"INSERT INTO {first} VALUES ({number}, DEFAULT, {', '.join(map(pick, values))})"
+            )
         for mode in ("merge", "append"):
             project.in_source(
                 f"CREATE TABLE {table}_{mode} AS TABLE {first}; ALTER TABLE {table}_{mode} ADD PRIMARY KEY (id)"
@@ -155,13 +175,16 @@ def _nothing(hard: Hard) -> str:
 
 
 def _change(project: Project) -> None:
-    """Each value comes, goes, and takes the place of one that looks like it; what is appended to only gets new rows."""
+    """Each value comes, goes, and takes the place of one that looks like it; what is appended to
+    only gets new rows."""
     for table, values in TABLES.items():
         for mode in MODES:
             for number, pick in {1: _near, 2: _value, 3: _value, 4: _nothing}.items():
                 if mode != "append":
                     new = ", ".join(f"{ident(h.name)} = {pick(h)}" for h in values)
-                    project.in_source(f"UPDATE {table}_{mode} SET at = clock_timestamp(), {new} WHERE id = {number}")
+                    project.in_source(
+                        f"UPDATE {table}_{mode} SET at = clock_timestamp(), {new} WHERE id = {number}"
+                    )
             for number, pick in {5: _value, 6: _near}.items():
                 project.in_source(
                     f"INSERT INTO {table}_{mode} VALUES ({number}, clock_timestamp(), {', '.join(map(pick, values))})"
@@ -173,7 +196,13 @@ def _silent(project: Project) -> list[str]:
     for (table, values), mode in product(TABLES.items(), MODES):
         name, columns = f"{table}_{mode}", ["id", "at", *(h.name for h in values)]
         same = [h.name for h in values if not h.lands]
-        truth = look(project.source, Relation("public", name), columns, same, {h.name: h.shown for h in values})
+        truth = look(
+            project.source,
+            Relation("public", name),
+            columns,
+            same,
+            {h.name: h.shown for h in values},
+        )
         found = look(project.warehouse, Relation("staging", name), columns, same, {})
         problems += [f"{mode}: {problem}" for problem in silent(truth, found)]
         problems += [
@@ -197,6 +226,8 @@ def _touched(project: Project) -> list[str]:
 
 
 def _check_formats(project: Project, wire: str) -> None:
-    used = set(project.in_warehouse("SELECT split_part(table_name, '_', 1), format FROM loadsheet.load"))
+    used = set(
+        project.in_warehouse("SELECT split_part(table_name, '_', 1), format FROM loadsheet.load")
+    )
     auto = {("exact", "binary"), ("textual", "csv")}
     assert used == (auto if wire == "auto" else {(table, wire) for table in TABLES})

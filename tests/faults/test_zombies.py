@@ -1,4 +1,5 @@
-"""Workers that sleep in the middle of their work and wake up when somebody else has done it; runs that overlap."""
+"""Workers that sleep in the middle of their work and wake up when somebody else has done it; runs
+that overlap."""
 
 from __future__ import annotations
 
@@ -30,12 +31,25 @@ INSERT INTO item SELECT i, md5(i::text) FROM generate_series(1, 500) i;
 """
 CHANGE = "UPDATE item SET what = md5(what), at = clock_timestamp() WHERE id % 3 = {third}"
 MERGING = (
-    *("load.manifest_read", "load.locked", "load.fence_checked", "load.part_copied", "load.filled", "merge.updated"),
+    *(
+        "load.manifest_read",
+        "load.locked",
+        "load.fence_checked",
+        "load.part_copied",
+        "load.filled",
+        "merge.updated",
+    ),
     *("load.applied", "load.recorded", "load.advanced", "load.committed"),
 )
 REPLACING = (*(point for point in MERGING if point != "merge.updated"), "swap.dropped")
 EXTRACTING = (
-    *("extract.observed", "extract.decided", "extract.snapshot", "extract.fenced", "extract.part_stored"),
+    *(
+        "extract.observed",
+        "extract.decided",
+        "extract.snapshot",
+        "extract.fenced",
+        "extract.part_stored",
+    ),
     *("extract.copied", "extract.parts_stored", "extract.manifest_stored", "extract.sealed"),
 )
 TRANSFORMING = (
@@ -43,7 +57,8 @@ TRANSFORMING = (
     *scaled((), ("transform.locked", "transform.built")),
 )
 RANDOM = ""
-# A retry takes a fraction of a second. Without the eviction it waits for a lock until lock_timeout, which is 60 s.
+# A retry takes a fraction of a second. Without the eviction it waits for a lock until lock_timeout,
+# which is 60 s.
 SECONDS_FOR_A_RETRY = 20
 
 
@@ -67,7 +82,9 @@ def put_to_sleep(by_hand: ByHand, load_id: str | None, point: str, chance: rando
 
 
 def watermark(project: Project) -> datetime:
-    [(stands,)] = project.in_warehouse("SELECT watermark::timestamptz FROM loadsheet.scope WHERE table_name = 'item'")
+    [(stands,)] = project.in_warehouse(
+        "SELECT watermark::timestamptz FROM loadsheet.scope WHERE table_name = 'item'"
+    )
     assert isinstance(stands, datetime)
     return stands
 
@@ -83,7 +100,9 @@ def test_a_load_that_wakes_up_after_its_retry_writes_nothing(
         point = chance.choice([*(REPLACING if whole else MERGING), RANDOM])
         before = watermark(by_hand.project)
         by_hand.project.in_source(CHANGE.format(third=number % 3))
-        load_id = by_hand.step("extract", f"run {number}", full_refresh="all" if whole else frozenset()).load_id
+        load_id = by_hand.step(
+            "extract", f"run {number}", full_refresh="all" if whole else frozenset()
+        ).load_id
         worker = put_to_sleep(by_hand, load_id, point, chance)
         asleep = worker.is_stopped
         began = time.monotonic()
@@ -94,7 +113,10 @@ def test_a_load_that_wakes_up_after_its_retry_writes_nothing(
         first = judge(by_hand.project, "item")
         worker.wake()
         woken = worker.result()
-        assert (isinstance(woken, Outcome) and woken.counts == done.counts) or may_fail(woken), (point, woken)
+        assert (isinstance(woken, Outcome) and woken.counts == done.counts) or may_fail(woken), (
+            point,
+            woken,
+        )
         line.add(first, judge(by_hand.project, "item"), hit=asleep)
         assert not (line.lost or line.doubled), (number, point)
         assert before <= committed == watermark(by_hand.project)
@@ -113,16 +135,22 @@ def test_a_load_that_wakes_up_after_a_newer_run_writes_nothing(
     by_hand: ByHand, chance: random.Random, tally: Callable[[str], Tally]
 ) -> None:
     line = tally("a load stopped (SIGSTOP), a newer run commits, the load wakes up")
-    # Past `advance` it also holds the row that the newer extraction must change: that one waits for the server to
-    # end a transaction that idles for 30 s.
+    # Past `advance` it also holds the row that the newer extraction must change: that one waits for
+    # the server to end a transaction that idles for 30 s.
     points = [point for point in MERGING if point != "load.advanced"]
-    for number, point in enumerate(chance.sample(points, 4) if scaled(True, False) else MERGING * 3):
+    for number, point in enumerate(
+        chance.sample(points, 4) if scaled(True, False) else MERGING * 3
+    ):
         by_hand.project.in_source(CHANGE.format(third=0))
-        worker = put_to_sleep(by_hand, by_hand.step("extract", f"old {number}").load_id, point, chance)
+        worker = put_to_sleep(
+            by_hand, by_hand.step("extract", f"old {number}").load_id, point, chance
+        )
         by_hand.project.in_source(CHANGE.format(third=0))
         began = time.monotonic()
         by_hand.both(f"new {number}")
-        assert time.monotonic() - began < SECONDS_FOR_A_RETRY + 30 * (point == "load.advanced"), point
+        assert time.monotonic() - began < SECONDS_FOR_A_RETRY + 30 * (point == "load.advanced"), (
+            point
+        )
         worker.wake()
         woken = worker.result()
         assert may_fail(woken) or point == "load.committed", (point, woken)
@@ -131,8 +159,11 @@ def test_a_load_that_wakes_up_after_a_newer_run_writes_nothing(
     assert violations(by_hand.project) == []
 
 
-def old_load_wakes_after_a_newer_one(by_hand: ByHand, prepare: Callable[[], None] | None) -> Outcome | Exception:
-    """A full load of old rows stopped just before its transaction, and woken when newer rows are there."""
+def old_load_wakes_after_a_newer_one(
+    by_hand: ByHand, prepare: Callable[[], None] | None
+) -> Outcome | Exception:
+    """A full load of old rows stopped just before its transaction, and woken when newer rows are
+    there."""
     load_id = by_hand.step("extract", "old", full_refresh="all").load_id
     worker = by_hand.start("load", "old", load_id, "load.manifest_read", prepare=prepare)
     assert worker.wait_until_stopped()
@@ -153,7 +184,9 @@ def without_fence() -> None:
     fence._refuse_if_superseded = lambda manifest, ours: None
 
 
-def test_without_the_fence_an_old_load_brings_stale_rows_back(by_hand: ByHand, tally: Callable[[str], Tally]) -> None:
+def test_without_the_fence_an_old_load_brings_stale_rows_back(
+    by_hand: ByHand, tally: Callable[[str], Tally]
+) -> None:
     """The negative control."""
     assert isinstance(old_load_wakes_after_a_newer_one(by_hand, without_fence), Outcome)
     verdict = judge(by_hand.project, "item")
@@ -181,7 +214,9 @@ def test_without_the_eviction_a_retry_waits_for_a_sleeper(
     worker.wake()
     assert isinstance(worker.result(), Outcome)
     assert not judge(by_hand.project, "item")
-    tally("a load stopped (SIGSTOP), its retry commits, the load wakes up").control("no eviction: lock timeouts")
+    tally("a load stopped (SIGSTOP), its retry commits, the load wakes up").control(
+        "no eviction: lock timeouts"
+    )
 
 
 def impatient() -> None:
@@ -189,7 +224,9 @@ def impatient() -> None:
     postgres.WAREHOUSE_SETTINGS["idle_in_transaction_session_timeout"] = "1s"
 
 
-def test_a_sleeper_in_nobodys_way_but_a_newer_extraction_is_ended_by_the_server(by_hand: ByHand) -> None:
+def test_a_sleeper_in_nobodys_way_but_a_newer_extraction_is_ended_by_the_server(
+    by_hand: ByHand,
+) -> None:
     """Past `advance` it holds the row that the extraction must change; no retry is there to end it."""
     by_hand.project.in_source(CHANGE.format(third=0))
     load_id = by_hand.step("extract", "old").load_id
@@ -205,14 +242,18 @@ def test_a_sleeper_in_nobodys_way_but_a_newer_extraction_is_ended_by_the_server(
 def test_a_transform_that_wakes_up_after_its_retry_does_nothing(by_hand: ByHand) -> None:
     by_hand.spec({"total": "SELECT count(*) AS n FROM staging.item"})
     for number, point in enumerate(TRANSFORMING, start=1):
-        worker = by_hand.start("transform", f"run {number}", stop_at=point, prepare=impatient, name="total")
+        worker = by_hand.start(
+            "transform", f"run {number}", stop_at=point, prepare=impatient, name="total"
+        )
         assert worker.wait_until_stopped()
         again = by_hand.step("transform", f"run {number}", name="total")
         assert again.skipped == (point == "transform.committed")
         worker.wake()
         woken = worker.result()
         assert may_be_retried(woken) or point == "transform.committed", (point, woken)
-        runs = by_hand.project.in_warehouse("SELECT count(*), max(n) FROM loadsheet.transform_run, mart.total")
+        runs = by_hand.project.in_warehouse(
+            "SELECT count(*), max(n) FROM loadsheet.transform_run, mart.total"
+        )
         assert runs == [(number, 500)], point
         by_hand.project.in_source(CHANGE.format(third=0))
         by_hand.both(f"run {number + 1}")
@@ -227,10 +268,15 @@ def test_a_sleeper_never_ends_the_retry_that_has_taken_over(by_hand: ByHand) -> 
     younger = by_hand.start("load", "run", load_id, "load.filled")
     assert younger.wait_until_stopped()
     older.wake()
-    wait_until(lambda: waiting_for_a_lock(by_hand.project) == 1, "the older try to ask for the lock")
+    wait_until(
+        lambda: waiting_for_a_lock(by_hand.project) == 1, "the older try to ask for the lock"
+    )
     younger.wake()
     outcomes = [younger.result(), older.result()]
-    assert [isinstance(o, Outcome) and "was committed already" in o.message for o in outcomes] == [False, True]
+    assert [isinstance(o, Outcome) and "was committed already" in o.message for o in outcomes] == [
+        False,
+        True,
+    ]
     assert not judge(by_hand.project, "item") and violations(by_hand.project) == []
 
 
@@ -259,7 +305,8 @@ def test_a_load_of_another_table_or_pipeline_is_left_alone(by_hand: ByHand) -> N
 def test_an_extract_that_wakes_up_after_its_retry_was_loaded_does_no_harm(
     by_hand: ByHand, tally: Callable[[str], Tally]
 ) -> None:
-    """It sleeps with old rows in its hands; whoever then loads what it stored gets nothing, or is refused."""
+    """It sleeps with old rows in its hands; whoever then loads what it stored gets nothing, or is
+    refused."""
     line = tally("an extract stopped (SIGSTOP), its retry is loaded, the extract wakes up")
     for number, point in enumerate(EXTRACTING * scaled(1, 12)):
         by_hand.project.in_source(CHANGE.format(third=0))
@@ -270,7 +317,10 @@ def test_an_extract_that_wakes_up_after_its_retry_was_loaded_does_no_harm(
         stands = watermark(by_hand.project)
         worker.wake()
         woken = worker.result()
-        assert isinstance(woken, Outcome if point == "extract.sealed" else Overtaken), (point, woken)
+        assert isinstance(woken, Outcome if point == "extract.sealed" else Overtaken), (
+            point,
+            woken,
+        )
         if isinstance(woken, Outcome):
             again = by_hand.step("load", f"run {number}", woken.load_id)
             assert "was committed already" in again.message
@@ -295,7 +345,8 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 class Watching:
-    """Threads beside the runs, until the end: one writes the source, one looks at staging and the watermarks."""
+    """Threads beside the runs, until the end: one writes the source, one looks at staging and the
+    watermarks."""
 
     def __init__(self, project: Project, seed: int):
         self.project, self.chance = project, random.Random(seed)
@@ -328,14 +379,18 @@ class Watching:
 
     def _look(self) -> None:
         seen: dict[tuple[str, Any], Any] = {}
-        question = " UNION ALL ".join(f"SELECT '{t}', id::text, version::text FROM staging.{t}" for t in TABLES)
+        question = " UNION ALL ".join(
+            f"SELECT '{t}', id::text, version::text FROM staging.{t}" for t in TABLES
+        )
         marks = "SELECT table_name, 'watermark', watermark::timestamptz FROM loadsheet.scope"
         with psycopg.connect(self.project.warehouse, autocommit=True) as warehouse:
             while not self.over.wait(0.02):
                 found = {row[:2]: int(row[2]) for row in warehouse.execute(question)}
                 found |= {row[:2]: row[2] for row in warehouse.execute(marks)}
                 self.problems += [
-                    f"{key}: {was} -> {found.get(key)}" for key, was in seen.items() if goes_back(was, found.get(key))
+                    f"{key}: {was} -> {found.get(key)}"
+                    for key, was in seen.items()
+                    if goes_back(was, found.get(key))
                 ]
                 seen = found
                 self.looks += 1
@@ -358,11 +413,14 @@ def test_runs_that_overlap_never_put_an_older_row_over_a_newer_one(
 
     def runs(kind: str) -> None:
         done = 0
-        while done < rounds or (not loads[kind] and done < 10 * rounds):  # the slowest wins once the others are through
+        # the slowest wins once the others are through
+        while done < rounds or (not loads[kind] and done < 10 * rounds):
             done += 1
             end = {"interval_end": datetime.now(UTC).isoformat()} if kind == "backfill" else {}
             results = project.run(**KINDS[kind], **end)
-            loads[kind] += sum(r.state == "done" and r.step.kind == "load" for r in results.values())
+            loads[kind] += sum(
+                r.state == "done" and r.step.kind == "load" for r in results.values()
+            )
             errors = [r.result for r in results.values() if isinstance(r.result, Exception)]
             unforeseen.extend(error for error in errors if not may_fail(error))
 
@@ -379,14 +437,20 @@ def test_runs_that_overlap_never_put_an_older_row_over_a_newer_one(
     line.add(*(judge(project, table) for table in TABLES), tried=rounds * len(KINDS))
     assert not (line.lost or line.doubled)
     assert violations(project) == []
-    assert [problem for table in TABLES for problem in watermark_violations(project, table, "at")] == []
+    assert [
+        problem for table in TABLES for problem in watermark_violations(project, table, "at")
+    ] == []
     print(f"loads that committed: {loads}")
 
 
 def old_rows_arrive_after_newer_ones(project: Project) -> int:
-    """Two pipelines feed one table, so that no fence orders their loads; how many rows are older than before."""
+    """Two pipelines feed one table, so that no fence orders their loads; how many rows are older
+    than before."""
     tables = {"item": {"incremental": "at"}}
-    slow, fast = ByHand(project, VERSIONED, tables), ByHand(replace(project, name="fast"), "", tables)
+    slow, fast = (
+        ByHand(project, VERSIONED, tables),
+        ByHand(replace(project, name="fast"), "", tables),
+    )
     for one in (slow, fast):
         one.both("first")
     project.in_source("UPDATE item SET version = 2, at = clock_timestamp() WHERE id <= 100")
@@ -398,7 +462,9 @@ def old_rows_arrive_after_newer_ones(project: Project) -> int:
     return judge(project, "item").lost
 
 
-def test_of_two_pipelines_that_feed_one_table_none_puts_older_rows_over_newer_ones(project: Project) -> None:
+def test_of_two_pipelines_that_feed_one_table_none_puts_older_rows_over_newer_ones(
+    project: Project,
+) -> None:
     assert old_rows_arrive_after_newer_ones(project) == 0
 
 
@@ -408,4 +474,6 @@ def test_without_the_guard_of_a_merge_older_rows_win(
     """The negative control."""
     monkeypatch.setattr(merging, "not_older", lambda cursor, type_name, read_at: "")
     assert old_rows_arrive_after_newer_ones(project) == 50
-    tally("backfill, increment and full refresh at once, beside a writer").control("no guard: 50 of 50 rows went back")
+    tally("backfill, increment and full refresh at once, beside a writer").control(
+        "no guard: 50 of 50 rows went back"
+    )

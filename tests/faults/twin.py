@@ -1,4 +1,5 @@
-"""What staging must hold, in memory: a twin of one table, which lives through the same operations as the real one."""
+"""What staging must hold, in memory: a twin of one table, which lives through the same operations
+as the real one."""
 
 from __future__ import annotations
 
@@ -9,12 +10,14 @@ from typing import Any
 
 Value = Any
 Row = dict[str | int, Value]
-"""A row's `id`, `v` and `at`, and its extra columns by their attnum: a renamed column stays the same one."""
+"""A row's `id`, `v` and `at`, and its extra columns by their attnum: a renamed column stays the
+same one."""
 
 
 @dataclass
 class Twin:
-    """One table. `rows` is the committed source, `staging` what was loaded (None before the first load)."""
+    """One table. `rows` is the committed source, `staging` what was loaded (None before the first
+    load)."""
 
     name: str
     mode: str
@@ -31,7 +34,12 @@ class Twin:
     """Names of all extra columns staging has, dropped ones too."""
     watermark: Value = None
 
-    def run(self, full: bool = False, interval: tuple[Value, Value] | None = None, open_since: Value = None) -> bool:
+    def run(
+        self,
+        full: bool = False,
+        interval: tuple[Value, Value] | None = None,
+        open_since: Value = None,
+    ) -> bool:
         """What a run does; False when it must be refused, and then nothing changes.
 
         `interval` bounds it as `--from --to` do; `open_since` is the start of a transaction that is open meanwhile.
@@ -45,7 +53,9 @@ class Twin:
             return False
         if interval:
             rows = self._with_nulls()
-            return self._take([r for r in rows if r["at"] is None or interval[0] <= r["at"] < interval[1]])
+            return self._take(
+                [r for r in rows if r["at"] is None or interval[0] <= r["at"] < interval[1]]
+            )
         upper = self._upper(open_since)
         if full or self.staging is None:
             self._replace(self._readable(None, upper))
@@ -57,9 +67,12 @@ class Twin:
         return taken
 
     def shown(self) -> Counter[tuple[Value, ...]]:
-        """The rows staging must show: id, v, at and the extra columns of the last load, in the order of their names."""
+        """The rows staging must show: id, v, at and the extra columns of the last load, in the
+        order of their names."""
         places = sorted(self.staged, key=lambda attnum: self.staged[attnum])
-        return Counter((r["id"], r["v"], r["at"], *(r.get(p) for p in places)) for r in self.staging or [])
+        return Counter(
+            (r["id"], r["v"], r["at"], *(r.get(p) for p in places)) for r in self.staging or []
+        )
 
     def _with_nulls(self) -> Iterable[Row]:
         return (r for r in self.rows.values() if r["at"] is not None or self.nulls == "include")
@@ -76,7 +89,9 @@ class Twin:
         for row in self._with_nulls():
             at = row["at"]
             is_new = at is None or above is None or at > above
-            if is_new and (at is None or self.mode == "merge" or (upper is not None and at <= upper)):
+            if is_new and (
+                at is None or self.mode == "merge" or (upper is not None and at <= upper)
+            ):
                 yield row
 
     def _take(self, rows: list[Row]) -> bool:
@@ -86,7 +101,10 @@ class Twin:
             return True
         if not rows:
             return True
-        if any(name in self.held and self.staged.get(place) != name for place, name in self._arriving().items()):
+        if any(
+            name in self.held and self.staged.get(place) != name
+            for place, name in self._arriving().items()
+        ):
             return False
         if self.mode == "merge":
             arriving = {row["id"]: row for row in rows}
@@ -106,6 +124,10 @@ class Twin:
         self._remember()
 
     def _remember(self) -> None:
-        renamed = {self.staged[p] for p, n in self.extras.items() if p in self.staged and self.staged[p] != n}
+        renamed = {
+            self.staged[p]
+            for p, n in self.extras.items()
+            if p in self.staged and self.staged[p] != n
+        }
         self.held = (self.held - renamed) | set(self.extras.values())
         self.staged = dict(self.extras)

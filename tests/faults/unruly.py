@@ -1,4 +1,5 @@
-"""An S3 server's unruly neighbour: passes requests on to the real one, and misbehaves where it is told to."""
+"""An S3 server's unruly neighbour: passes requests on to the real one, and misbehaves where it is
+told to."""
 
 from __future__ import annotations
 
@@ -26,9 +27,9 @@ class Trouble:
     """What happens to one request.
 
     status: answered with `status` and `headers`, and not passed on. slow: answered `seconds` late.
-    lost: passed on, then the line is cut without an answer. short: the answer ends half way, as its length tells.
-    shortened: only half of the answer's body, under a length that fits. truncated: the answer is good, but only half
-    of what was sent is in the store.
+    lost: passed on, then the line is cut without an answer. short: the answer ends half way, as its
+    length tells. shortened: only half of the answer's body, under a length that fits. truncated:
+    the answer is good, but only half of what was sent is in the store.
     """
 
     kind: Kind
@@ -41,7 +42,8 @@ Decide = Callable[[str, str], Trouble | None]
 
 
 class Unruly:
-    """Serves HTTP on 127.0.0.1:`port`; `decide(method, path)` says what happens to each request. A context manager."""
+    """Serves HTTP on 127.0.0.1:`port`; `decide(method, path)` says what happens to each request. A
+    context manager."""
 
     def __init__(self, server: S3Server):
         self._http = urllib3.PoolManager(retries=False, maxsize=8)
@@ -58,7 +60,10 @@ class Unruly:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
     ) -> None:
         self._server.shutdown()
         self._server.server_close()
@@ -76,7 +81,12 @@ class Unruly:
         trouble = self.decide(request.command, request.path)
         self.troubled += trouble is not None
         if trouble and trouble.kind == "status":
-            return _answer(request, trouble.status, {"Content-Type": "application/xml", **trouble.headers}, SLOW_DOWN)
+            return _answer(
+                request,
+                trouble.status,
+                {"Content-Type": "application/xml", **trouble.headers},
+                SLOW_DOWN,
+            )
         kind = trouble.kind if trouble else ""
         answer = self._pass_on(request, body)
         if trouble:
@@ -88,16 +98,26 @@ class Unruly:
             request.close_connection = True
             return None
         length = len(data) // 2 if kind == "shortened" else len(data)
-        headers = {k: v for k, v in answer.headers.items() if k.lower() not in ("content-length", "connection", "date")}
+        headers = {
+            k: v
+            for k, v in answer.headers.items()
+            if k.lower() not in ("content-length", "connection", "date")
+        }
         sent = data[: len(data) // 2] if kind == "short" else data[:length]
         request.close_connection = kind == "short"
-        return _answer(request, answer.status, headers, sent, len(data) if kind == "short" else length)
+        return _answer(
+            request, answer.status, headers, sent, len(data) if kind == "short" else length
+        )
 
     def _pass_on(self, request: BaseHTTPRequestHandler, body: bytes) -> urllib3.BaseHTTPResponse:
         # The Host header is part of the signature, so it must arrive as it was sent.
         headers = dict(request.headers.items())
         return self._http.request(
-            request.command, self._target + request.path, body=body or None, headers=headers, redirect=False
+            request.command,
+            self._target + request.path,
+            body=body or None,
+            headers=headers,
+            redirect=False,
         )
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
@@ -118,10 +138,17 @@ class Unruly:
 
 
 def _answer(
-    request: BaseHTTPRequestHandler, status: int, headers: dict[str, str], data: bytes, length: int | None = None
+    request: BaseHTTPRequestHandler,
+    status: int,
+    headers: dict[str, str],
+    data: bytes,
+    length: int | None = None,
 ) -> None:
     request.send_response(status)
-    for name, value in {**headers, "Content-Length": str(len(data) if length is None else length)}.items():
+    for name, value in {
+        **headers,
+        "Content-Length": str(len(data) if length is None else length),
+    }.items():
         request.send_header(name, value)
     request.end_headers()
     if request.command != "HEAD":

@@ -1,6 +1,8 @@
-"""Worker processes to be killed: `loadsheet run`, forked from a process that has imported everything already.
+"""Worker processes to be killed: `loadsheet run`, forked from a process that has imported
+everything already.
 
-So random moments fall into the run and not into starting Python, and a worker costs 30 ms instead of a second.
+So random moments fall into the run and not into starting Python, and a worker costs 30 ms instead
+of a second.
 """
 
 from __future__ import annotations
@@ -28,7 +30,13 @@ _FORKS.set_forkserver_preload(
             "loadsheet.engine.runner",
         ),
         *("loadsheet.spec.pipeline_file", "jsonschema", "pydantic", "stringprep"),
-        *("loadsheet.engine.extract", "loadsheet.engine.load", "loadsheet.engine.transform", "sqlglot", "psycopg"),
+        *(
+            "loadsheet.engine.extract",
+            "loadsheet.engine.load",
+            "loadsheet.engine.transform",
+            "sqlglot",
+            "psycopg",
+        ),
     ]
 )
 
@@ -59,7 +67,8 @@ class Killable:
 
 
 class Worker(Killable):
-    """One `loadsheet run` in a process of its own. `part_bytes` makes parts small, so that few rows have several."""
+    """One `loadsheet run` in a process of its own. `part_bytes` makes parts small, so that few rows
+    have several."""
 
     def __init__(self, project: Project, *arguments: str, failpoint: str = "", part_bytes: int = 0):
         self._output = project.folder / f"worker-{secrets.token_hex(4)}.txt"
@@ -74,7 +83,8 @@ class Worker(Killable):
         return self._output.read_text(errors="replace")
 
     def wait(self, seconds: float = 120) -> int | None:
-        """Its exit code. AssertionError, with where each thread stands, when it has not ended after `seconds`."""
+        """Its exit code. AssertionError, with where each thread stands, when it has not ended after
+        `seconds`."""
         self._process.join(seconds)
         if self._process.exitcode is None and self._process.pid:
             os.kill(self._process.pid, signal.SIGUSR1)
@@ -101,7 +111,8 @@ def _work(command: list[str], environment: dict[str, str], output: str, part_byt
 
 
 def settled(*databases: str, seconds: float = 10) -> None:
-    """Wait until no session or lock of ours is left in the databases. AssertionError when one outlives the worker."""
+    """Wait until no session or lock of ours is left in the databases. AssertionError when one
+    outlives the worker."""
     deadline = time.monotonic() + seconds
     for database in databases:
         while left := fetch(database, _LEFT):

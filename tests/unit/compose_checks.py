@@ -1,4 +1,5 @@
-"""What docker-compose.yml is held to without an engine. Each check takes the parsed file and returns what is wrong."""
+"""What docker-compose.yml is held to without an engine. Each check takes the parsed file and
+returns what is wrong."""
 
 from __future__ import annotations
 
@@ -28,13 +29,20 @@ def shape(stack: Stack) -> list[str]:
 def references(stack: Stack) -> list[str]:
     """Every dependency exists and can meet its condition; every volume is declared and used.
 
-    A service that ends is awaited by another: `docker compose up --wait` takes an exit for a failure otherwise.
+    A service that ends is awaited by another: `docker compose up --wait` takes an exit for a
+    failure otherwise.
     """
     services, mounted = stack["services"], set()
     awaited = {other for service in services.values() for other in service.get("depends_on", {})}
-    found = [f"nobody waits for {name}" for name, s in services.items() if runs_once(s) and name not in awaited]
+    found = [
+        f"nobody waits for {name}"
+        for name, s in services.items()
+        if runs_once(s) and name not in awaited
+    ]
     for name, service in services.items():
-        mounted |= {m.split(":")[0] for m in service.get("volumes", []) if not m.startswith((".", "/"))}
+        mounted |= {
+            m.split(":")[0] for m in service.get("volumes", []) if not m.startswith((".", "/"))
+        }
         for other, how in service.get("depends_on", {}).items():
             target = services.get(other, {"restart": "missing"})
             able = {
@@ -42,14 +50,20 @@ def references(stack: Stack) -> list[str]:
                 "service_completed_successfully": runs_once(target),
             }
             if not able.get(how["condition"], other in services):
-                found.append(f"{name} waits for {other} to be {how['condition']}, which never happens")
+                found.append(
+                    f"{name} waits for {other} to be {how['condition']}, which never happens"
+                )
             if set(target.get("profiles", [])) - set(service.get("profiles", [])):
                 found.append(f"{name} waits for {other}, which a profile may leave out")
-    return found + [f"volume {volume} is undeclared or unused" for volume in sorted(mounted ^ set(stack["volumes"]))]
+    return found + [
+        f"volume {volume} is undeclared or unused"
+        for volume in sorted(mounted ^ set(stack["volumes"]))
+    ]
 
 
 def variables(stack: Stack, documented: Mapping[str, str]) -> list[str]:
-    """`${VAR}` is documented, has a default or is refused when empty; a secret is always refused when empty."""
+    """`${VAR}` is documented, has a default or is refused when empty; a secret is always refused
+    when empty."""
     found = []
     for text in strings(stack):
         for name, how, rest in VARIABLE.findall(text):
@@ -61,7 +75,9 @@ def variables(stack: Stack, documented: Mapping[str, str]) -> list[str]:
                 found.append(f"{name} has neither a default nor a refusal")
             elif how == ":-" and documented.get(name) not in (rest, None):
                 found.append(f"{name} is {rest} here and {documented[name]} in .env.example")
-        if re.search(r"\$(?![{$])", VARIABLE.sub("", text.replace("$$", ""))) or "${" in VARIABLE.sub("", text):
+        if re.search(
+            r"\$(?![{$])", VARIABLE.sub("", text.replace("$$", ""))
+        ) or "${" in VARIABLE.sub("", text):
             found.append(f"not a variable that we understand: {text}")
     return found
 
@@ -81,29 +97,46 @@ def literal_secrets(stack: Stack) -> list[str]:
 def images(stack: Stack) -> list[str]:
     """Every image has an exact tag."""
     exact = re.compile(r"[\w./-]+:(\d+\.\d+(\.\d+)?(-[a-z]+)?|RELEASE\.\d{4}-\d\d-\d\dT[\d-]+Z)")
-    return [f"{name}: {s['image']}" for name, s in stack["services"].items() if not exact.fullmatch(s["image"])]
+    return [
+        f"{name}: {s['image']}"
+        for name, s in stack["services"].items()
+        if not exact.fullmatch(s["image"])
+    ]
 
 
 def ports(stack: Stack) -> list[str]:
     """Published on 127.0.0.1 only, on a port that can be changed and that nobody else has."""
     published = [(n, port) for n, s in stack["services"].items() for port in s.get("ports", [])]
-    found = [f"{n}: {p}" for n, p in published if not re.fullmatch(r"127\.0\.0\.1:\$\{\w+:-\d+\}:\d+", p)]
+    found = [
+        f"{n}: {p}" for n, p in published if not re.fullmatch(r"127\.0\.0\.1:\$\{\w+:-\d+\}:\d+", p)
+    ]
     taken = [VARIABLE.findall(port)[0][2] for _, port in published if VARIABLE.search(port)]
-    return found + [f"port {port} is published twice" for port in sorted(set(taken)) if taken.count(port) > 1]
+    return found + [
+        f"port {port} is published twice" for port in sorted(set(taken)) if taken.count(port) > 1
+    ]
 
 
 def health(stack: Stack) -> list[str]:
     """Every service that stays has a healthcheck and comes back; one that ends has none."""
     services = stack["services"].items()
-    return [f"{n}: healthcheck and restart disagree" for n, s in services if runs_once(s) == ("healthcheck" in s)]
+    return [
+        f"{n}: healthcheck and restart disagree"
+        for n, s in services
+        if runs_once(s) == ("healthcheck" in s)
+    ]
 
 
 def users(stack: Stack) -> list[str]:
-    """Nobody runs as root, but for a container that ends, has no network and one capability. None may gain rights."""
+    """Nobody runs as root, but for a container that ends, has no network and one capability. None
+    may gain rights."""
     found = []
     for name, service in stack["services"].items():
         root = service.get("user", "root").split(":")[0] in ("root", "0") and "build" not in service
-        caged = service.get("network_mode") == "none" and service.get("cap_drop") == ["ALL"] and runs_once(service)
+        caged = (
+            service.get("network_mode") == "none"
+            and service.get("cap_drop") == ["ALL"]
+            and runs_once(service)
+        )
         if root and not caged:
             found.append(f"{name} runs as root")
         if "no-new-privileges:true" not in service.get("security_opt", []):
@@ -112,14 +145,19 @@ def users(stack: Stack) -> list[str]:
 
 
 def airflow(stack: Stack) -> list[str]:
-    """Airflow's official services, each through its image's own entrypoint; dag-factory's telemetry is off."""
+    """Airflow's official services, each through its image's own entrypoint; dag-factory's telemetry
+    is off."""
     parts = ("apiserver", "scheduler", "dag-processor", "triggerer", "init", "worker")
     missing = {"postgres", "redis", *(f"airflow-{part}" for part in parts)} - set(stack["services"])
     found = [f"{name} is missing" for name in sorted(missing)]
     for name, service in stack["services"].items():
         if "build" in service and "entrypoint" in service:
             found.append(f"{name} replaces the image's entrypoint")
-        telemetry = service["environment"].get("AIRFLOW__DAG_FACTORY__ENABLE_TELEMETRY") if "build" in service else None
+        telemetry = (
+            service["environment"].get("AIRFLOW__DAG_FACTORY__ENABLE_TELEMETRY")
+            if "build" in service
+            else None
+        )
         if name.startswith("airflow-") and telemetry != "False":
             found.append(f"{name} has telemetry on")
         if "celery" in str(service.get("command")) and service.get("profiles") != ["celery"]:

@@ -21,7 +21,9 @@ class UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
         if doubled := {name for name in names if names.count(name) > 1}:
-            raise yaml.constructor.ConstructorError(None, None, f"twice: {sorted(doubled)}", node.start_mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, f"twice: {sorted(doubled)}", node.start_mark
+            )
         self.flatten_mapping(node)
         return yaml.constructor.SafeConstructor.construct_mapping(self, node, deep=deep)
 

@@ -37,7 +37,9 @@ def test_a_time_of_change_is_known_by_its_name(name: str) -> None:
     assert advice._UPDATED.fullmatch(advice._plain(name))
 
 
-@pytest.mark.parametrize("name", "created_at at paid_at valid_from model update_count changed_by deleted_at".split())
+@pytest.mark.parametrize(
+    "name", "created_at at paid_at valid_from model update_count changed_by deleted_at".split()
+)
 def test_another_time_is_none_of_change(name: str) -> None:
     assert not advice._UPDATED.fullmatch(advice._plain(name))
     assert bool(advice._CREATED.fullmatch(advice._plain(name))) == (name == "created_at")

@@ -1,4 +1,5 @@
-"""docker-compose.yml passes every check that needs no engine, and each check is shown to fail: see `MUTATIONS`."""
+"""docker-compose.yml passes every check that needs no engine, and each check is shown to fail: see
+`MUTATIONS`."""
 
 from __future__ import annotations
 
@@ -43,8 +44,16 @@ MUTATIONS: list[tuple[Check, str, Any]] = [
     (checks.shape, "services.source.environment.POSTGRES_DB", 5),
     (checks.shape, "networkz", {}),
     (checks.references, "services.lake.depends_on.lakeinit", {"condition": "service_started"}),
-    (checks.references, "services.airflow-init.depends_on.postgres.condition", "service_completed_successfully"),
-    (checks.references, "services.airflow-scheduler.depends_on.redis", {"condition": "service_healthy"}),
+    (
+        checks.references,
+        "services.airflow-init.depends_on.postgres.condition",
+        "service_completed_successfully",
+    ),
+    (
+        checks.references,
+        "services.airflow-scheduler.depends_on.redis",
+        {"condition": "service_healthy"},
+    ),
     (checks.references, "services.postgres.healthcheck", GONE),
     (checks.references, "services.airflow-init.depends_on.source-init", GONE),
     (checks.references, "volumes.lake-data", GONE),
@@ -56,7 +65,11 @@ MUTATIONS: list[tuple[Check, str, Any]] = [
     (variables, "services.source.environment.POSTGRES_DB", "$FLIGHTS_SOURCE_DB"),
     (checks.literal_secrets, "services.source.environment.POSTGRES_PASSWORD", "postgres"),
     (checks.literal_secrets, "services.airflow-init.environment.AIRFLOW__CORE__FERNET_KEY", ""),
-    (checks.literal_secrets, "services.airflow-init.environment.URL", "postgresql://airflow:airflow@postgres/airflow"),
+    (
+        checks.literal_secrets,
+        "services.airflow-init.environment.URL",
+        "postgresql://airflow:airflow@postgres/airflow",
+    ),
     (checks.images, "services.redis.image", "redis:latest"),
     (checks.images, "services.redis.image", "redis"),
     (checks.images, "services.postgres.image", "postgres:16"),
@@ -71,7 +84,11 @@ MUTATIONS: list[tuple[Check, str, Any]] = [
     (checks.users, "services.source.security_opt", []),
     (checks.airflow, "services.airflow-dag-processor", GONE),
     (checks.airflow, "services.airflow-init.entrypoint", ["/bin/bash"]),
-    (checks.airflow, "services.airflow-scheduler.environment.AIRFLOW__DAG_FACTORY__ENABLE_TELEMETRY", GONE),
+    (
+        checks.airflow,
+        "services.airflow-scheduler.environment.AIRFLOW__DAG_FACTORY__ENABLE_TELEMETRY",
+        GONE,
+    ),
     (checks.airflow, "services.airflow-worker.profiles", GONE),
 ]
 

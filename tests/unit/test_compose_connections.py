@@ -1,4 +1,5 @@
-"""connections/ names what the pipelines ask for, and inside compose each connection reaches its own service."""
+"""connections/ names what the pipelines ask for, and inside compose each connection reaches its own
+service."""
 
 from __future__ import annotations
 
@@ -54,13 +55,18 @@ def problems(connections: dict[str, Any], services: Stack) -> list[str]:
         ]
     connection, server = connections["lake"], services["lake"]["environment"]
     expected += [
-        (filled(connection["extra"]["endpoint_url"]), "http://lake:" + services["lake"]["ports"][0].rsplit(":", 1)[1]),
+        (
+            filled(connection["extra"]["endpoint_url"]),
+            "http://lake:" + services["lake"]["ports"][0].rsplit(":", 1)[1],
+        ),
         (filled(connection["login"]), server["MINIO_ROOT_USER"]),
         (filled(connection["password"]), server["MINIO_ROOT_PASSWORD"]),
         (filled(connections["slack"]["password"]), init["SLACK_WEBHOOK_TOKEN"]),
     ]
     written_out = [c for c in connections.values() if not re.fullmatch(r"\$\{\w+\}", c["password"])]
-    return [f"{found} instead of {right}" for found, right in expected if found != right] + list(map(str, written_out))
+    return [f"{found} instead of {right}" for found, right in expected if found != right] + list(
+        map(str, written_out)
+    )
 
 
 def test_each_connection_reaches_its_service_with_its_credentials() -> None:

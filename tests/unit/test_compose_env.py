@@ -1,4 +1,5 @@
-""".env.example says everything that can be set and gives no secret away; the documented command fills it."""
+""".env.example says everything that can be set and gives no secret away; the documented command
+fills it."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from tests.unit.compose_file import ROOT, SECRET, STACK, VARIABLE, strings
 
 TEXT = (ROOT / ".env.example").read_text()
 CONNECTIONS = yaml.safe_load((ROOT / "connections/connections.yml").read_text())
-# Read by docker compose itself, and addresses that hold on the host but not inside compose's network.
+# Read by docker compose itself, and addresses that hold on the host but not inside compose's
+# network.
 NOT_IN_COMPOSE = {"COMPOSE_PROFILES", "FLIGHTS_SOURCE_HOST", "WAREHOUSE_HOST", "LAKE_ENDPOINT_URL"}
 
 
@@ -26,10 +28,17 @@ def problems(text: str) -> list[str]:
     """What is wrong with an .env.example for our compose file and our connections."""
     documented = dotenv_values(stream=StringIO(text))
     in_compose = {name for value in strings(STACK) for name, _, _ in VARIABLE.findall(value)}
-    in_connections = {name for value in strings(CONNECTIONS) for name, _, _ in VARIABLE.findall(value)}
-    found = [f"{name} is documented or used, not both" for name in set(documented) ^ (in_compose | NOT_IN_COMPOSE)]
+    in_connections = {
+        name for value in strings(CONNECTIONS) for name, _, _ in VARIABLE.findall(value)
+    }
+    found = [
+        f"{name} is documented or used, not both"
+        for name in set(documented) ^ (in_compose | NOT_IN_COMPOSE)
+    ]
     found += [f"{name} is not documented" for name in in_connections - set(documented)]
-    found += [f"{name} has a value" for name, value in documented.items() if SECRET.search(name) and value]
+    found += [
+        f"{name} has a value" for name, value in documented.items() if SECRET.search(name) and value
+    ]
     lines = ["", *text.splitlines()]
     for before, line in pairwise(lines):
         # Lines that belong together (host and port) share the comment above the first.
@@ -60,11 +69,15 @@ def test_an_example_with_one_mistake_does_not_pass(mistaken: str) -> None:
 
 def test_the_documented_command_fills_every_secret_but_slacks(tmp_path: Path) -> None:
     (tmp_path / ".env.example").write_text(TEXT)
-    script = re.search(r"<<'EOF_PYTHON'\n(.*?)\nEOF_PYTHON", (ROOT / "docs/compose.md").read_text(), re.S)
+    script = re.search(
+        r"<<'EOF_PYTHON'\n(.*?)\nEOF_PYTHON", (ROOT / "docs/compose.md").read_text(), re.S
+    )
     assert script
     subprocess.run([sys.executable, "-c", script[1]], cwd=tmp_path, check=True)
     filled = dotenv_values(tmp_path / ".env")
-    required = {name for text in strings(STACK) for name, how, _ in VARIABLE.findall(text) if how == ":?"}
+    required = {
+        name for text in strings(STACK) for name, how, _ in VARIABLE.findall(text) if how == ":?"
+    }
     assert {name for name in required if not filled[name]} == {"SLACK_WEBHOOK_TOKEN"}
     assert len(base64.urlsafe_b64decode(filled["AIRFLOW_FERNET_KEY"] or "")) == 32
     secrets = [value for name, value in filled.items() if value and SECRET.search(name)]

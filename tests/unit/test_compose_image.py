@@ -1,4 +1,5 @@
-"""The image is what `make setup` builds, for a deployment: same steps, same pins, an ordinary user, no stray file."""
+"""The image is what `make setup` builds, for a deployment: same steps, same pins, an ordinary user,
+no stray file."""
 
 from __future__ import annotations
 
@@ -18,29 +19,53 @@ def pip_steps(text: str) -> list[str]:
     return [step.strip() for step in re.findall(r"python -m (pip .*)", text)]
 
 
-def problems(dockerfile: str = DOCKERFILE, makefile: str = MAKEFILE, dockerignore: str = DOCKERIGNORE) -> list[str]:
-    """Where the image's recipe differs from `make setup`, from the pins, or from what a safe image needs."""
+def problems(
+    dockerfile: str = DOCKERFILE, makefile: str = MAKEFILE, dockerignore: str = DOCKERIGNORE
+) -> list[str]:
+    """Where the image's recipe differs from `make setup`, from the pins, or from what a safe image
+    needs."""
     recipe = re.findall(r"define environment\n(.*?)endef", makefile, re.S)[0]
     ours = pip_steps(recipe.replace("$(1)/bin/", "").replace("$(2)", "requirements.txt"))
     steps = pip_steps(dockerfile)
     airflow = re.findall(r"^apache-airflow==(\S+)", REQUIREMENTS, re.M)[0]
     ignored = [line for line in dockerignore.splitlines() if line and line[0] != "#"]
     listed = {line[1:].rstrip("/") for line in ignored if line[0] == "!"}
-    copied = {name for line in re.findall(r"^COPY --\S+ (.*) \S+$", dockerfile, re.M) for name in line.split()}
+    copied = {
+        name
+        for line in re.findall(r"^COPY --\S+ (.*) \S+$", dockerfile, re.M)
+        for name in line.split()
+    }
     wanted = {
-        "the steps are those of make setup": len(ours) == 2 and [s for s in steps if "celery" not in s] == ours,
-        "nothing is installed without a hash": all("--require-hashes" in s or "--no-index" in s for s in steps),
+        "the steps are those of make setup": len(ours) == 2
+        and [s for s in steps if "celery" not in s] == ours,
+        "nothing is installed without a hash": all(
+            "--require-hashes" in s or "--no-index" in s for s in steps
+        ),
         "Airflow is the pinned one": re.findall(r"^FROM (.*)$", dockerfile, re.M)
         == [f"apache/airflow:slim-{airflow}-python3.12"],
-        "it ends as an ordinary user": re.findall(r"^USER (.*)$", dockerfile, re.M)[-1:] == ["airflow"],
+        "it ends as an ordinary user": re.findall(r"^USER (.*)$", dockerfile, re.M)[-1:]
+        == ["airflow"],
         "the code that tasks import is compiled": "PYTHONDONTWRITEBYTECODE" not in dockerfile
         or bool(
-            re.search(r"COPY .* \. \./\n(.*\n)*RUN python -m compileall -q dags loadsheet operators\n", dockerfile)
+            re.search(
+                r"COPY .* \. \./\n(.*\n)*RUN python -m compileall -q dags loadsheet operators\n",
+                dockerfile,
+            )
         ),
         "all is ignored but what is listed": ignored[0] == "*",
-        "no secret or environment is listed": not [n for n in listed if re.match(r"\.(env|git|venv|demo)", n)],
+        "no secret or environment is listed": not [
+            n for n in listed if re.match(r"\.(env|git|venv|demo)", n)
+        ],
         "all that is copied is listed": copied - {"."} <= listed,
-        "all that runs is listed": {"dags", "demo", "loadsheet", "operators", "pipelines", "connections"} <= listed,
+        "all that runs is listed": {
+            "dags",
+            "demo",
+            "loadsheet",
+            "operators",
+            "pipelines",
+            "connections",
+        }
+        <= listed,
         "all that is listed exists": all((ROOT / name).exists() for name in listed),
     }
     return [what for what, holds in wanted.items() if not holds]
@@ -55,7 +80,10 @@ def test_the_image_is_installed_by_the_steps_of_make_setup_as_an_ordinary_user()
     [
         ("the steps", {"dockerfile": DOCKERFILE.replace("--no-deps --no-index", "--no-deps")}),
         ("the steps", {"dockerfile": re.sub(r"RUN .* -e \.\n", "", DOCKERFILE)}),
-        ("the steps", {"makefile": MAKEFILE.replace("--require-hashes", "--require-hashes --no-deps")}),
+        (
+            "the steps",
+            {"makefile": MAKEFILE.replace("--require-hashes", "--require-hashes --no-deps")},
+        ),
         ("nothing is installed", {"dockerfile": DOCKERFILE + "RUN python -m pip install pandas\n"}),
         ("Airflow is", {"dockerfile": DOCKERFILE.replace("slim-3", "slim-2")}),
         ("Airflow is", {"dockerfile": DOCKERFILE.replace("airflow:slim", "airflow:latest-slim")}),
@@ -64,7 +92,10 @@ def test_the_image_is_installed_by_the_steps_of_make_setup_as_an_ordinary_user()
         ("the code that", {"dockerfile": DOCKERFILE.replace("-q dags loadsheet", "-q loadsheet")}),
         ("all is ignored", {"dockerignore": DOCKERIGNORE.replace("*\n", "", 1)}),
         ("no secret", {"dockerignore": DOCKERIGNORE + "!.env\n"}),
-        ("all that is copied", {"dockerfile": DOCKERFILE + "COPY --chown=airflow:root bench/ bench/\n"}),
+        (
+            "all that is copied",
+            {"dockerfile": DOCKERFILE + "COPY --chown=airflow:root bench/ bench/\n"},
+        ),
         ("all that runs", {"dockerignore": DOCKERIGNORE.replace("!operators/\n", "")}),
         ("all that is listed", {"dockerignore": DOCKERIGNORE + "!plugins/\n"}),
     ],
@@ -79,8 +110,12 @@ def test_compose_names_the_image_after_the_pinned_airflow() -> None:
     assert built == {f"loadsheet-airflow:{airflow}"}
 
 
-@pytest.mark.parametrize(("file", "package"), [("celery", "apache-airflow-providers-celery"), ("parquet", "pyarrow")])
-def test_an_extra_is_pinned_with_hashes_and_adds_only_what_the_requirements_lack(file: str, package: str) -> None:
+@pytest.mark.parametrize(
+    ("file", "package"), [("celery", "apache-airflow-providers-celery"), ("parquet", "pyarrow")]
+)
+def test_an_extra_is_pinned_with_hashes_and_adds_only_what_the_requirements_lack(
+    file: str, package: str
+) -> None:
     extra = (ROOT / f"requirements/{file}.txt").read_text()
     pins = re.findall(r"^([a-z0-9._-]+)==.* \\\n    --hash=sha256:", extra, re.M)
     assert package in pins

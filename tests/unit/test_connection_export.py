@@ -1,4 +1,5 @@
-"""connections.yml becomes a file that `airflow connections import` can take: nothing left to fill in, or a refusal."""
+"""connections.yml becomes a file that `airflow connections import` can take: nothing left to fill
+in, or a refusal."""
 
 from __future__ import annotations
 
@@ -31,7 +32,9 @@ def project(folder: Path, text: str) -> Path:
 
 
 def test_variables_are_filled_in_and_ports_are_numbers(tmp_path: Path) -> None:
-    found = export_connections(project(tmp_path, FILE), {"HOST": "db", "PASSWORD": "a: #'\"${HOST}%"})
+    found = export_connections(
+        project(tmp_path, FILE), {"HOST": "db", "PASSWORD": "a: #'\"${HOST}%"}
+    )
     assert found["warehouse"] == {
         "conn_type": "postgres",
         "description": "staging and marts",
@@ -48,7 +51,9 @@ def test_a_variable_without_a_value_stops_the_export(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["- a", "a: [", "just text"])
-def test_a_file_without_connections_is_refused_without_quoting_it(tmp_path: Path, text: str) -> None:
+def test_a_file_without_connections_is_refused_without_quoting_it(
+    tmp_path: Path, text: str
+) -> None:
     with pytest.raises(InputError, match=r"connections\.yml") as refused:
         export_connections(project(tmp_path, text), {})
     assert "just" not in str(refused.value)

@@ -47,7 +47,13 @@ def find(project: Path, conn_id: str, environ: Mapping[str, str] = ENVIRON) -> C
 
 def test_the_file_is_filled_from_the_environment(project: Path) -> None:
     assert find(project, "warehouse") == Connection(
-        conn_id="warehouse", conn_type="postgres", host="db", port=5432, login="loader", password=SECRET, schema="dwh"
+        conn_id="warehouse",
+        conn_type="postgres",
+        host="db",
+        port=5432,
+        login="loader",
+        password=SECRET,
+        schema="dwh",
     )
 
 
@@ -58,7 +64,12 @@ def test_extras_are_filled_at_any_depth(project: Path) -> None:
 
 def test_a_uri_in_the_file_is_read(project: Path) -> None:
     found = find(project, "uri", {"URI_PASSWORD": "p%40"})
-    assert (found.conn_type, found.host, found.port, found.password) == ("postgres", "h", 5433, "p@")
+    assert (found.conn_type, found.host, found.port, found.password) == (
+        "postgres",
+        "h",
+        5433,
+        "p@",
+    )
 
 
 def test_numbers_in_the_file_become_text_where_text_is_meant(project: Path) -> None:
@@ -69,15 +80,23 @@ def test_numbers_in_the_file_become_text_where_text_is_meant(project: Path) -> N
 @pytest.mark.parametrize("text", ["0123", "yes", "1.0e+5", "0x10", "1_000", "12:30:45"])
 def test_a_password_is_what_is_written_whatever_yaml_makes_of_it(project: Path, text: str) -> None:
     assert str(yaml.safe_load(text)) != text  # the control
-    (project / "connections" / "connections.yml").write_text(f"odd: {{conn_type: postgres, password: {text}, login: }}")
+    (project / "connections" / "connections.yml").write_text(
+        f"odd: {{conn_type: postgres, password: {text}, login: }}"
+    )
     assert (find(project, "odd").password, find(project, "odd").login) == (text, "")
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("a: {host: one}\nb: {host: two}\na: {host: three}\n", "connections.yml:3:1 'a' is there a second time"),
-        ("a: {host: one, login: x, host: two}\n", "connections.yml:1:26 'host' is there a second time"),
+        (
+            "a: {host: one}\nb: {host: two}\na: {host: three}\n",
+            "connections.yml:3:1 'a' is there a second time",
+        ),
+        (
+            "a: {host: one, login: x, host: two}\n",
+            "connections.yml:1:26 'host' is there a second time",
+        ),
         ("a: {password: {x: canary}}\n", "password must be text"),
     ],
 )
@@ -89,7 +108,9 @@ def test_what_yaml_would_pass_over_is_said(project: Path, text: str, said: str) 
 
 
 def test_dotenv_fills_what_the_environment_does_not(project: Path) -> None:
-    (project / ".env").write_text(f"# mine\nexport WAREHOUSE_HOST=from_file\nWAREHOUSE_PASSWORD='{SECRET}'\n")
+    (project / ".env").write_text(
+        f"# mine\nexport WAREHOUSE_HOST=from_file\nWAREHOUSE_PASSWORD='{SECRET}'\n"
+    )
     before = dict(os.environ)
     assert find(project, "warehouse", {}).host == "from_file"
     assert find(project, "warehouse", {"WAREHOUSE_HOST": "from_environ"}).host == "from_environ"
@@ -105,18 +126,33 @@ def test_a_connection_may_stand_in_dotenv_whole(project: Path) -> None:
     "value",
     [
         "postgres://u:p%40ss@h:5433/db?sslmode=require",
-        json.dumps({"conn_type": "postgres", "login": "u", "password": "p@ss", "host": "h", "port": 5433,
-                    "schema": "db", "extra": {"sslmode": "require"}}),
+        json.dumps(
+            {
+                "conn_type": "postgres",
+                "login": "u",
+                "password": "p@ss",
+                "host": "h",
+                "port": 5433,
+                "schema": "db",
+                "extra": {"sslmode": "require"},
+            }
+        ),
         '\n {"conn_type": "postgresql", "login": "u", "password": "p@ss", "host": "h", "port": "5433", "schema": "db", '
         '"extra": "{\\"sslmode\\": \\"require\\"}", "description": null}',
     ],
-)  # fmt: skip
+)
 def test_the_environments_connection_comes_before_the_file(project: Path, value: str) -> None:
     found = find(project, "warehouse", {"AIRFLOW_CONN_WAREHOUSE": value})
     assert found == Connection(
-        conn_id="warehouse", conn_type="postgres", host="h", port=5433, login="u", password="p@ss", schema="db",
+        conn_id="warehouse",
+        conn_type="postgres",
+        host="h",
+        port=5433,
+        login="u",
+        password="p@ss",
+        schema="db",
         extra={"sslmode": "require"},
-    )  # fmt: skip
+    )
 
 
 def test_an_empty_variable_is_as_good_as_none(project: Path) -> None:
@@ -136,7 +172,9 @@ def test_an_unknown_connection_says_where_to_define_it(project: Path) -> None:
 
 @pytest.mark.parametrize("value", [{}, {"WAREHOUSE_HOST": ""}])
 def test_a_variable_without_a_value_is_named(project: Path, value: dict[str, str]) -> None:
-    with pytest.raises(ConnectionMissing, match=r"'warehouse' has no host: WAREHOUSE_HOST is not set.*\.env"):
+    with pytest.raises(
+        ConnectionMissing, match=r"'warehouse' has no host: WAREHOUSE_HOST is not set.*\.env"
+    ):
         find(project, "warehouse", {"WAREHOUSE_PASSWORD": SECRET, **value})
 
 
@@ -150,7 +188,10 @@ def test_others_variables_are_not_missed(project: Path) -> None:
 
 
 def test_a_value_is_never_looked_into(project: Path) -> None:
-    assert find(project, "warehouse", {**ENVIRON, "WAREHOUSE_PASSWORD": "${HOME} $X {}"}).password == "${HOME} $X {}"
+    assert (
+        find(project, "warehouse", {**ENVIRON, "WAREHOUSE_PASSWORD": "${HOME} $X {}"}).password
+        == "${HOME} $X {}"
+    )
 
 
 def test_secrets_are_in_no_repr(project: Path) -> None:
@@ -191,7 +232,9 @@ def test_a_broken_connection_is_refused_without_quoting_it(project: Path, value:
         (f"x: {{port: {SECRET}}}", "x: port must be a whole number"),
     ],
 )
-def test_a_broken_file_is_refused_without_quoting_it(project: Path, text: str, message: str) -> None:
+def test_a_broken_file_is_refused_without_quoting_it(
+    project: Path, text: str, message: str
+) -> None:
     (project / "connections" / "connections.yml").write_text(text)
     with pytest.raises(InputError, match=message) as caught:
         find(project, "x")

@@ -1,4 +1,5 @@
-"""The dag-factory configuration of a plan: plain values, the plan's own edges, nothing of a spec executed."""
+"""The dag-factory configuration of a plan: plain values, the plan's own edges, nothing of a spec
+executed."""
 
 from __future__ import annotations
 
@@ -12,7 +13,17 @@ import yaml
 
 from loadsheet.plan.dag_config import dag_config, render, spec_path
 from loadsheet.plan.steps import build_plan
-from loadsheet.spec.models import Incremental, Lake, Notify, Pipeline, Source, Table, Tasks, Transform, Warehouse
+from loadsheet.spec.models import (
+    Incremental,
+    Lake,
+    Notify,
+    Pipeline,
+    Source,
+    Table,
+    Tasks,
+    Transform,
+    Warehouse,
+)
 
 PLAIN = (str, int, float, bool, type(None))
 
@@ -31,10 +42,16 @@ def pipeline(**changes: Any) -> Pipeline:
         tags=("flights",),
         tables=(
             Table(name="bookings", incremental=Incremental(cursor="updated_at")),
-            Table(name="seats", primary_key=("aircraft_code", "seat_no"), tasks=Tasks(pool="small", retries=5)),
+            Table(
+                name="seats",
+                primary_key=("aircraft_code", "seat_no"),
+                tasks=Tasks(pool="small", retries=5),
+            ),
         ),
         transforms=(
-            Transform(name="fct", sql="SELECT * FROM bookings", file=Path("fct.sql"), unique_key=("id",)),
+            Transform(
+                name="fct", sql="SELECT * FROM bookings", file=Path("fct.sql"), unique_key=("id",)
+            ),
             Transform(name="daily", sql="SELECT * FROM mart.fct", file=Path("daily.sql")),
         ),
     )
@@ -55,7 +72,10 @@ def test_every_value_is_a_plain_yaml_type() -> None:
 
 def test_tasks_and_edges_are_those_of_the_plan() -> None:
     tasks = dag_config(pipeline())["tasks"]
-    ids = {name: f"{t['task_group_name']}.{name}" if "task_group_name" in t else name for name, t in tasks.items()}
+    ids = {
+        name: f"{t['task_group_name']}.{name}" if "task_group_name" in t else name
+        for name, t in tasks.items()
+    }
     edges = {(ids[up], ids[name]) for name, task in tasks.items() for up in task["dependencies"]}
     steps = build_plan(pipeline())
     assert list(ids.values()) == [step.id for step in steps]
@@ -67,12 +87,17 @@ def test_a_pipeline_without_transforms_has_no_empty_group() -> None:
 
 
 def test_tasks_take_pool_retries_and_timeout_from_table_transform_or_pipeline() -> None:
-    fast = Tasks(pool="fast", retries=0, timeout=timedelta(minutes=5), retry_delay=timedelta(minutes=2))
+    fast = Tasks(
+        pool="fast", retries=0, timeout=timedelta(minutes=5), retry_delay=timedelta(minutes=2)
+    )
     config = dag_config(pipeline(tasks=fast))
     tasks, default_args = config["tasks"], config["default_args"]
     assert (tasks["extract_seats"]["pool"], tasks["load_seats"]["retries"]) == ("small", 5)
     assert (tasks["create_bucket"]["pool"], tasks["create_bucket"]["retries"]) == ("fast", 0)
-    assert tasks["create_bucket"]["execution_timeout"] == {"__type__": "datetime.timedelta", "seconds": 300}
+    assert tasks["create_bucket"]["execution_timeout"] == {
+        "__type__": "datetime.timedelta",
+        "seconds": 300,
+    }
     assert default_args["retry_delay"] == {"__type__": "datetime.timedelta", "seconds": 120}
     assert default_args["owner"] == "data-eng"
 
@@ -80,7 +105,10 @@ def test_tasks_take_pool_retries_and_timeout_from_table_transform_or_pipeline() 
 def test_only_transforms_survive_a_skipped_load() -> None:
     tasks = dag_config(pipeline())["tasks"]
     rules = {name: task["trigger_rule"] for name, task in tasks.items()}
-    assert {name for name, rule in rules.items() if rule == "none_failed"} == {"transform_fct", "transform_daily"}
+    assert {name for name, rule in rules.items() if rule == "none_failed"} == {
+        "transform_fct",
+        "transform_daily",
+    }
 
 
 @pytest.mark.parametrize(
@@ -88,23 +116,36 @@ def test_only_transforms_survive_a_skipped_load() -> None:
     [
         (("failure",), {"on_failure_callback"}),
         (("recovery",), {"on_failure_callback", "on_success_callback", "on_skipped_callback"}),
-        (("failure", "recovery"), {"on_failure_callback", "on_success_callback", "on_skipped_callback"}),
+        (
+            ("failure", "recovery"),
+            {"on_failure_callback", "on_success_callback", "on_skipped_callback"},
+        ),
         ((), set()),
     ],
 )
-def test_slack_hears_only_of_what_the_spec_says(events: tuple[str, ...], callbacks: set[str]) -> None:
+def test_slack_hears_only_of_what_the_spec_says(
+    events: tuple[str, ...], callbacks: set[str]
+) -> None:
     args = dag_config(pipeline(notify=Notify(slack_conn_id="s", events=events)))["default_args"]
     told = {name: value for name, value in args.items() if name.endswith("_callback")}
     assert set(told) == callbacks
     for name, value in told.items():
         what = {"callback": "loadsheet.airflow.slack.notify_recovery", "slack_conn_id": "s"}
         if name == "on_failure_callback":
-            what = {"callback": "loadsheet.airflow.slack.notify_failure", "slack_conn_id": "s", "events": list(events)}
+            what = {
+                "callback": "loadsheet.airflow.slack.notify_failure",
+                "slack_conn_id": "s",
+                "events": list(events),
+            }
         assert value == what
 
 
 def test_without_notify_nothing_is_called_after_a_task() -> None:
-    assert not [name for name in dag_config(pipeline(notify=None))["default_args"] if name.endswith("_callback")]
+    assert not [
+        name
+        for name in dag_config(pipeline(notify=None))["default_args"]
+        if name.endswith("_callback")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -125,13 +166,19 @@ def test_the_start_date_is_written_in_utc(start_date: str | None, in_utc: str | 
     [
         (
             "0 4 * * *",
-            {"__type__": "airflow.sdk.CronDataIntervalTimetable", "expression": "0 4 * * *", "timezone": "UTC"},
+            {
+                "__type__": "airflow.sdk.CronDataIntervalTimetable",
+                "expression": "0 4 * * *",
+                "timezone": "UTC",
+            },
         ),
         ("@once", "@once"),
         (None, None),
     ],
 )
-def test_reading_by_data_interval_needs_runs_that_have_one(schedule: str | None, expected: Any) -> None:
+def test_reading_by_data_interval_needs_runs_that_have_one(
+    schedule: str | None, expected: Any
+) -> None:
     table = Table(name="bookings", incremental=Incremental(cursor="book_date", by="data_interval"))
     assert dag_config(pipeline(schedule=schedule, tables=(table,)))["schedule"] == expected
 
@@ -143,21 +190,39 @@ def test_a_plain_schedule_stays_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("file", "root", "path"),
     [
-        ("/srv/bundle/pipelines/flights/pipeline.yml", "/srv/bundle", "pipelines/flights/pipeline.yml"),
+        (
+            "/srv/bundle/pipelines/flights/pipeline.yml",
+            "/srv/bundle",
+            "pipelines/flights/pipeline.yml",
+        ),
         ("/srv/bundle/pipelines/flights/pipeline.yml", None, "pipelines/flights/pipeline.yml"),
-        ("/srv/bundle/pipelines/flights/pipeline.yml", "/srv/other", "/srv/bundle/pipelines/flights/pipeline.yml"),
+        (
+            "/srv/bundle/pipelines/flights/pipeline.yml",
+            "/srv/other",
+            "/srv/bundle/pipelines/flights/pipeline.yml",
+        ),
         ("/pipeline.yml", None, "/pipeline.yml"),
         ("/srv/a/b/pipeline.yml", None, "/srv/a/b/pipeline.yml"),
     ],
 )
-def test_tasks_name_the_spec_relative_to_the_bundle_where_they_can(file: str, root: str | None, path: str) -> None:
+def test_tasks_name_the_spec_relative_to_the_bundle_where_they_can(
+    file: str, root: str | None, path: str
+) -> None:
     assert spec_path(Path(file), root and Path(root)) == path
 
 
 def test_the_trigger_form_offers_the_tables() -> None:
     params = dag_config(pipeline())["params"]
-    assert list(params) == ["full_refresh", "tables", "accept_source", "interval_start", "interval_end"]
-    assert params["tables"]["items"]["enum"] == params["tables"]["examples"] == ["bookings", "seats"]
+    assert list(params) == [
+        "full_refresh",
+        "tables",
+        "accept_source",
+        "interval_start",
+        "interval_end",
+    ]
+    assert (
+        params["tables"]["items"]["enum"] == params["tables"]["examples"] == ["bookings", "seats"]
+    )
 
 
 def test_a_rendered_file_keeps_dollars_out_of_dag_factorys_reach() -> None:
@@ -170,10 +235,22 @@ def test_a_rendered_file_keeps_dollars_out_of_dag_factorys_reach() -> None:
 
 
 def test_names_that_look_like_templates_or_yaml_come_back_as_they_are() -> None:
-    names = ["{{ 7*7 }}", "__type__", "no", "1:30", 'Order "Lines" é', "a: b #c", "-", "12", "x" * 200]
+    names = [
+        "{{ 7*7 }}",
+        "__type__",
+        "no",
+        "1:30",
+        'Order "Lines" é',
+        "a: b #c",
+        "-",
+        "12",
+        "x" * 200,
+    ]
     made = pipeline(tables=tuple(Table(name=name) for name in names), transforms=())
     tasks = yaml.safe_load(render(made))["flights"]["tasks"]
-    assert [task["name"] for task in tasks.values() if task.get("task_group_name") == "extract"] == names
+    assert [
+        task["name"] for task in tasks.values() if task.get("task_group_name") == "extract"
+    ] == names
 
 
 def test_the_docs_show_tables_and_transforms_and_where_to_change_them() -> None:

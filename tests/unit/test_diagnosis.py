@@ -1,4 +1,5 @@
-"""What a server's error is taken for: its code, whether a retry can mend it, what may be shown of it."""
+"""What a server's error is taken for: its code, whether a retry can mend it, what may be shown of
+it."""
 
 from __future__ import annotations
 
@@ -10,7 +11,13 @@ import psycopg
 import pytest
 import urllib3
 from minio.error import InvalidResponseError, S3Error, ServerError
-from urllib3.exceptions import MaxRetryError, ProtocolError, ReadTimeoutError, ResponseError, SSLError
+from urllib3.exceptions import (
+    MaxRetryError,
+    ProtocolError,
+    ReadTimeoutError,
+    ResponseError,
+    SSLError,
+)
 
 from loadsheet.engine.causes import S3, SQLSTATES
 from loadsheet.engine.diagnosis import diagnose
@@ -77,13 +84,22 @@ def test_every_class_is_tried_here_and_tells_the_reason_and_the_next_step() -> N
         ("connection failed: server does not support SSL, but SSL was required", "28000"),
         ('connection is bad: invalid sslmode value: "bogus"', "28000"),
         ('connection failed: FATAL:  database "nope" does not exist', "3D000"),
-        ('connection failed: FATAL:  permission denied for database "x"\nDETAIL:  no CONNECT', "42501"),
+        (
+            'connection failed: FATAL:  permission denied for database "x"\nDETAIL:  no CONNECT',
+            "42501",
+        ),
         ("connection failed: FATAL:  sorry, too many clients already", "53300"),
         ('connection failed: FATAL:  too many connections for role "ada"', "53300"),
         ("connection failed: FATAL:  remaining connection slots are reserved for roles", "53300"),
         ("connection failed: FATAL:  the database system is starting up", "57P03"),
-        ("consuming input failed: FATAL:  terminating connection due to administrator command\nSSL closed", "57P01"),
-        ('connection failed: connection to server at "x", port 1 failed: Connection refused\n\tIs it on?', "08001"),
+        (
+            "consuming input failed: FATAL:  terminating connection due to administrator command\nSSL closed",
+            "57P01",
+        ),
+        (
+            'connection failed: connection to server at "x", port 1 failed: Connection refused\n\tIs it on?',
+            "08001",
+        ),
         ("connection timeout expired", "08001"),
         ("failed to resolve host 'nowhere': [Errno -2] Name or service not known", "08001"),
         ("connection failed: session is read-only", "08001"),
@@ -114,7 +130,10 @@ def test_a_login_that_fails_brings_no_code_so_its_words_are_read(words: str, cod
         (ServerError("x", 429), "HTTP 429"),
         (given_up(ResponseError("too many 503 error responses")), "HTTP 503"),
         (given_up(ProtocolError("Connection aborted.", ConnectionResetError(104, "reset"))), ""),
-        (given_up(ReadTimeoutError(urllib3.HTTPConnectionPool("lake"), "/", "Read timed out.")), ""),
+        (
+            given_up(ReadTimeoutError(urllib3.HTTPConnectionPool("lake"), "/", "Read timed out.")),
+            "",
+        ),
         (ProtocolError("IncompleteRead"), ""),
     ],
 )
@@ -187,5 +206,9 @@ class Said(psycopg.errors.InvalidTextRepresentation):
 
 
 def test_a_value_of_a_row_is_never_shown() -> None:
-    found = diagnose(Said('invalid input value for enum mood: "Ada"\nCONTEXT:  COPY t, line 1, column name: "Ada"'))
+    found = diagnose(
+        Said(
+            'invalid input value for enum mood: "Ada"\nCONTEXT:  COPY t, line 1, column name: "Ada"'
+        )
+    )
     assert found and "Ada" not in str(found) and 'enum mood: "***" (SQLSTATE 22P02)' in str(found)

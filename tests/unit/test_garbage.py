@@ -21,19 +21,37 @@ def prefix(fence: int) -> str:
 
 def stored(fence: int, days: float, *names: str) -> list[Stored]:
     names = names or ("part-00000.bin.zst", "manifest.json")
-    return [Stored(name=f"{prefix(fence)}/{name}", size=10, modified=NOW - timedelta(days=days)) for name in names]
+    return [
+        Stored(name=f"{prefix(fence)}/{name}", size=10, modified=NOW - timedelta(days=days))
+        for name in names
+    ]
 
 
 def load(fence: int, days: float, whole: bool = False) -> Load:
-    return Load(load_no=fence, prefix=prefix(fence), committed_at=NOW - timedelta(days=days), whole=whole)
+    return Load(
+        load_no=fence, prefix=prefix(fence), committed_at=NOW - timedelta(days=days), whole=whole
+    )
 
 
-def standing(fence: int, *loads: Load, sealed: str | None = None, wanted: bool = True) -> TableRecord:
-    return TableRecord(pipeline="shop", table="orders", fence=fence, sealed=sealed, loads=loads, now=NOW, wanted=wanted)
+def standing(
+    fence: int, *loads: Load, sealed: str | None = None, wanted: bool = True
+) -> TableRecord:
+    return TableRecord(
+        pipeline="shop",
+        table="orders",
+        fence=fence,
+        sealed=sealed,
+        loads=loads,
+        now=NOW,
+        wanted=wanted,
+    )
 
 
 def verdicts(
-    objects: list[Stored], of: TableRecord, keep: int = 1, owner: tuple[str, str] | None = ("shop", "orders")
+    objects: list[Stored],
+    of: TableRecord,
+    keep: int = 1,
+    owner: tuple[str, str] | None = ("shop", "orders"),
 ) -> dict[int, str]:
     """Fence -> why, with a minus before what goes."""
     found = judge(attempts(objects, ROOT), of, WEEK, keep, lambda manifest: owner)
@@ -62,25 +80,43 @@ def test_old_loads_go_by_age_and_by_count() -> None:
 
 def test_without_a_whole_load_every_load_stays() -> None:
     objects = stored(1, 30) + stored(2, 30)
-    assert set(verdicts(objects, standing(2, load(1, 30), load(2, 30))).values()) == {"a rebuild needs it"}
+    assert set(verdicts(objects, standing(2, load(1, 30), load(2, 30))).values()) == {
+        "a rebuild needs it"
+    }
 
 
 @pytest.mark.parametrize(
-    "names", [(), ("part-00000.bin.zst",), ("part-00000.parquet",), ("part-00000.csv.zst", "part-00001.csv.zst")]
+    "names",
+    [
+        (),
+        ("part-00000.bin.zst",),
+        ("part-00000.parquet",),
+        ("part-00000.csv.zst", "part-00001.csv.zst"),
+    ],
 )
 def test_the_attempt_on_which_the_table_stands_stays_however_old(names: tuple[str, ...]) -> None:
     assert verdicts(stored(7, 300, *names), standing(7)) == {7: "a retry needs it"}
 
 
 def test_the_sealed_attempt_stays_whatever_its_fence() -> None:
-    assert verdicts(stored(6, 300), standing(7, sealed=f"{prefix(6)}/manifest.json")) == {6: "a retry needs it"}
+    assert verdicts(stored(6, 300), standing(7, sealed=f"{prefix(6)}/manifest.json")) == {
+        6: "a retry needs it"
+    }
 
 
 def test_superseded_attempts_go_when_they_are_old() -> None:
-    objects = stored(1, 8) + stored(2, 8, "part-00000.bin.zst") + stored(3, 6) + stored(4, 6, "part-00000.bin.zst")
+    objects = (
+        stored(1, 8)
+        + stored(2, 8, "part-00000.bin.zst")
+        + stored(3, 6)
+        + stored(4, 6, "part-00000.bin.zst")
+    )
     assert verdicts(objects, standing(9)) == {
-        1: "-superseded before it was loaded", 2: "-it has no manifest", 3: "too young", 4: "too young",
-    }  # fmt: skip
+        1: "-superseded before it was loaded",
+        2: "-it has no manifest",
+        3: "too young",
+        4: "too young",
+    }
 
 
 def test_an_attempt_is_as_young_as_its_newest_object() -> None:
@@ -90,7 +126,10 @@ def test_an_attempt_is_as_young_as_its_newest_object() -> None:
 
 def test_what_another_pipeline_has_stored_under_the_same_prefix_stays() -> None:
     objects = stored(1, 30) + stored(50, 30)
-    assert verdicts(objects, standing(9), owner=("store", "orders")) == {1: "it is store's", 50: "a retry needs it"}
+    assert verdicts(objects, standing(9), owner=("store", "orders")) == {
+        1: "it is store's",
+        50: "a retry needs it",
+    }
 
 
 def test_a_manifest_that_cannot_be_read_stays() -> None:
@@ -100,7 +139,9 @@ def test_a_manifest_that_cannot_be_read_stays() -> None:
 def test_an_attempt_that_the_ledger_never_made_keeps_all() -> None:
     objects = stored(1, 30) + stored(2, 30, "part-00000.bin.zst") + stored(10, 30)
     found = verdicts(objects, standing(9, load(1, 30, True)))
-    assert len(found) == 3 and all("another warehouse uses the same prefix" in why for why in found.values())
+    assert len(found) == 3 and all(
+        "another warehouse uses the same prefix" in why for why in found.values()
+    )
 
 
 def test_of_a_table_that_is_nowhere_any_more_only_age_counts() -> None:
@@ -113,11 +154,16 @@ def test_of_a_table_that_is_nowhere_any_more_only_age_counts() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "notes.txt", f"{LOAD_ID}/notes.txt", f"{LOAD_ID}/00000001-deadbeef/part-00000.bin", f"{LOAD_ID}/manifest.json",
-        f"{LOAD_ID}/00000001-deadbeef/part-00000.parquet.zst", f"{LOAD_ID}/00000001-deadbeef/old/part-00000.bin.zst",
-        f"0{LOAD_ID}/00000001-deadbeef/manifest.json", f"{LOAD_ID}/1-deadbeef/manifest.json",
+        "notes.txt",
+        f"{LOAD_ID}/notes.txt",
+        f"{LOAD_ID}/00000001-deadbeef/part-00000.bin",
+        f"{LOAD_ID}/manifest.json",
+        f"{LOAD_ID}/00000001-deadbeef/part-00000.parquet.zst",
+        f"{LOAD_ID}/00000001-deadbeef/old/part-00000.bin.zst",
+        f"0{LOAD_ID}/00000001-deadbeef/manifest.json",
+        f"{LOAD_ID}/1-deadbeef/manifest.json",
         f"{LOAD_ID}/00000001-deadbeef/manifest.json.bak",
     ],
-)  # fmt: skip
+)
 def test_objects_not_called_as_ours_are_not_seen(name: str) -> None:
     assert attempts([Stored(name=f"{ROOT}{name}", size=1, modified=NOW)], ROOT) == []

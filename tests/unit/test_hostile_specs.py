@@ -1,5 +1,5 @@
-"""Hostile text in every string field of a spec: refused with its place, or carried as data. Nothing is executed,
-rendered, expanded or read beside the project."""
+"""Hostile text in every string field of a spec: refused with its place, or carried as data. Nothing
+is executed, rendered, expanded or read beside the project."""
 
 from __future__ import annotations
 
@@ -21,7 +21,16 @@ from loadsheet.problem import Problem
 from loadsheet.spec import models
 from loadsheet.spec.pipeline_file import check_file
 from tests import hostile_spec
-from tests.hostile_spec import CANARY_VALUE, CANARY_VARIABLE, RAW, RENDERED, SCHEMA, TRAP, VALUES, Field
+from tests.hostile_spec import (
+    CANARY_VALUE,
+    CANARY_VARIABLE,
+    RAW,
+    RENDERED,
+    SCHEMA,
+    TRAP,
+    VALUES,
+    Field,
+)
 
 FIELDS = hostile_spec.string_fields()
 LONG = bool(os.environ.get("LOADSHEET_LONG"))
@@ -31,7 +40,11 @@ _STEERING = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 # Not of the schema: made from the document, or the SQL that stands in a file of its own.
 _MADE = {"Transform.sql", "Table.name", "Transform.name", "Pipeline.name", "Pattern.name"}
 _MADE |= {"Inputs.tables", "Inputs.transforms"}  # inferred from the SQL, never read from the file
-_OTHERWISE = {"include": "columns.include", "exclude": "columns.exclude", "schema_contract": "schema_contract.columns"}
+_OTHERWISE = {
+    "include": "columns.include",
+    "exclude": "columns.exclude",
+    "schema_contract": "schema_contract.columns",
+}
 
 
 class _Watch:
@@ -59,7 +72,8 @@ _WATCH = _Watch()
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A pipeline's folder; whatever is done in the test reads nothing but this folder, and starts nothing."""
+    """A pipeline's folder; whatever is done in the test reads nothing but this folder, and starts
+    nothing."""
     monkeypatch.setenv(CANARY_VARIABLE, CANARY_VALUE)
     home = tmp_path / "pipelines" / "shop"
     check_file(hostile_spec.written(home, hostile_spec.BASE))  # what is imported is imported
@@ -67,13 +81,20 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     _WATCH.looking = True
     yield home
     _WATCH.looking = False
-    strange = {seen for seen in _WATCH.seen if seen[0] != "open" or not _may_be_read(seen[1], tmp_path)}
+    strange = {
+        seen for seen in _WATCH.seen if seen[0] != "open" or not _may_be_read(seen[1], tmp_path)
+    }
     assert not strange
     assert not Path(TRAP).exists()
 
 
 def _may_be_read(name: str, project: Path) -> bool:
-    ours = (str(project), sys.prefix, sys.base_prefix, str(Path(hostile_spec.__file__).parents[1] / "loadsheet"))
+    ours = (
+        str(project),
+        sys.prefix,
+        sys.base_prefix,
+        str(Path(hostile_spec.__file__).parents[1] / "loadsheet"),
+    )
     return name.startswith(ours) or name.isdigit()
 
 
@@ -88,7 +109,8 @@ def cases(values: tuple[str, ...]) -> list[tuple[Field, str]]:
 
 
 def assert_placed(problems: list[Problem], file: Path) -> None:
-    """Each problem has a position, its text is one line that steers nothing, and nothing in it was computed."""
+    """Each problem has a position, its text is one line that steers nothing, and nothing in it was
+    computed."""
     for problem in problems:
         assert problem.line >= 1 and problem.column >= 1 and problem.message, problem
         text = str(problem)
@@ -101,7 +123,9 @@ def assert_data(value: Any) -> None:
     if isinstance(value, dict):
         assert value.get("__type__", "airflow.sdk.Param") in _TYPES and "__args__" not in value
         assert value.get("operator", OPERATORS["load"]) in OPERATORS.values()
-        assert str(value.get("callback", "loadsheet.airflow.slack.")).startswith("loadsheet.airflow.slack.")
+        assert str(value.get("callback", "loadsheet.airflow.slack.")).startswith(
+            "loadsheet.airflow.slack."
+        )
         for inner in value.values():
             assert_data(inner)
     elif isinstance(value, list):
@@ -120,8 +144,14 @@ def test_every_string_of_the_models_is_a_field_of_the_sweep() -> None:
             text = str(field.type)
             where = f"{model.__name__}.{field.name}"
             if ("str" in text or "Literal" in text or "Mode" in text) and where not in _MADE:
-                wanted = _OTHERWISE.get(field.name, field.name) if model.__name__ == "Table" else field.name
-                assert any(re.search(rf"(^|\.){re.escape(wanted)}(\.\[\])?$", name) for name in names), where
+                wanted = (
+                    _OTHERWISE.get(field.name, field.name)
+                    if model.__name__ == "Table"
+                    else field.name
+                )
+                assert any(
+                    re.search(rf"(^|\.){re.escape(wanted)}(\.\[\])?$", name) for name in names
+                ), where
 
 
 def test_a_new_text_field_is_in_the_sweep_by_itself() -> None:
@@ -139,7 +169,10 @@ def test_there_are_500_values_and_each_is_placed_where_it_should_be() -> None:
 
 def test_the_page_says_how_many_there_are() -> None:
     page = (hostile_spec.ROOT / "docs" / "security.md").read_text("utf-8")
-    assert f"{len(VALUES)} hostile values in each of the {len(FIELDS)} string fields, and {len(RAW)} pieces" in page
+    assert (
+        f"{len(VALUES)} hostile values in each of the {len(FIELDS)} string fields, and {len(RAW)} pieces"
+        in page
+    )
 
 
 @pytest.mark.timeout(1200)
@@ -182,6 +215,8 @@ def test_an_execution_would_be_seen() -> None:
         pass
     os.system("true")
     _WATCH.looking = False
-    assert ("open", "/etc/passwd") in _WATCH.seen and any(event == "os.system" for event, _ in _WATCH.seen)
+    assert ("open", "/etc/passwd") in _WATCH.seen and any(
+        event == "os.system" for event, _ in _WATCH.seen
+    )
     with pytest.raises(AssertionError):
         assert_data({"x": {"__type__": "builtins.exit"}})

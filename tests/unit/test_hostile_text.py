@@ -1,4 +1,5 @@
-"""Control characters, turns of direction and secrets: what is shown steers nothing and gives nothing away."""
+"""Control characters, turns of direction and secrets: what is shown steers nothing and gives
+nothing away."""
 
 from __future__ import annotations
 
@@ -20,7 +21,10 @@ HEAD = "version: 1\nsource: {conn_id: s}\nlake: {conn_id: l, bucket: lake}\nware
 
 
 def test_what_steers_a_screen_becomes_visible_and_lines_stay() -> None:
-    assert visible("a\x1b[2Jb\r\x9b\u202e\tc\nd é 👩‍👩‍👧") == "a\\x1b[2Jb\\r\\x9b\\u202e\tc\nd é 👩‍👩‍👧"
+    assert (
+        visible("a\x1b[2Jb\r\x9b\u202e\tc\nd é 👩‍👩‍👧")
+        == "a\\x1b[2Jb\\r\\x9b\\u202e\tc\nd é 👩‍👩‍👧"
+    )
     assert on_one_line("a\nb\tc") == "a\\nb\\tc"
 
 
@@ -31,7 +35,9 @@ def test_json_stays_json_and_gives_the_same_text_back() -> None:
 
 
 @pytest.mark.parametrize("name", ["a\x1b[31mb", "a\u202eb", "a\x9bb", "a\u2066b", "a\x08b"])
-def test_neither_a_spec_nor_a_sql_file_may_hold_what_shows_it_otherwise_than_it_is(tmp_path: Path, name: str) -> None:
+def test_neither_a_spec_nor_a_sql_file_may_hold_what_shows_it_otherwise_than_it_is(
+    tmp_path: Path, name: str
+) -> None:
     file = tmp_path / "shop" / "pipeline.yml"
     (file.parent / "sql").mkdir(parents=True)
     file.write_text(f"{HEAD}description: {json.dumps(name)}\n")
@@ -54,7 +60,9 @@ def test_a_name_in_sql_cannot_forge_a_line_of_the_check(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["../../../secret.txt", "/dev/zero", "/dev/stdin"])
-def test_a_pipeline_file_may_not_be_a_link_to_what_is_not_a_pipeline(tmp_path: Path, target: str) -> None:
+def test_a_pipeline_file_may_not_be_a_link_to_what_is_not_a_pipeline(
+    tmp_path: Path, target: str
+) -> None:
     (tmp_path / "secret.txt").write_text("TOP_SECRET: in here")
     file = tmp_path / "project" / "pipelines" / "shop" / "pipeline.yml"
     file.parent.mkdir(parents=True)
@@ -92,7 +100,9 @@ def test_a_connections_secrets_are_known_by_value(nothing_known: None) -> None:
 
 
 @pytest.mark.parametrize("show", [str, json.dumps, repr, quote])
-def test_a_secret_is_masked_in_every_way_it_may_be_written(nothing_known: None, show: Callable[[str], str]) -> None:
+def test_a_secret_is_masked_in_every_way_it_may_be_written(
+    nothing_known: None, show: Callable[[str], str]
+) -> None:
     secret = "can\"ary/'é\\x"
     Connection(conn_id="c", extra={"servers": [{"password": secret}]})
     assert "can" in show(secret) and "can" not in masked(f"the server said {show(secret)}")
@@ -103,19 +113,33 @@ def test_a_short_password_does_not_blank_out_the_messages(nothing_known: None) -
     assert clean("relation x is missing") == "relation x is missing"
 
 
-def test_a_password_that_is_the_word_before_another_does_not_uncover_that(nothing_known: None) -> None:
+def test_a_password_that_is_the_word_before_another_does_not_uncover_that(
+    nothing_known: None,
+) -> None:
     Connection(conn_id="c", password="secret")
     assert clean("secret_key=hunter2 failed") == "secret_key=*** failed"
 
 
 LONG = (
-    "a.", "a+", "x:", "://x:", "password", "password=", "token ", "invalid ", 'value "', "out of range", "\n \t", "'\"",
-)  # fmt: skip
+    "a.",
+    "a+",
+    "x:",
+    "://x:",
+    "password",
+    "password=",
+    "token ",
+    "invalid ",
+    'value "',
+    "out of range",
+    "\n \t",
+    "'\"",
+)
 
 
 @pytest.mark.parametrize("piece", LONG)
 def test_a_long_message_costs_no_more_than_its_length(piece: str) -> None:
-    """Whoever owns a view may RAISE a megabyte of it; what looks back at each place took 13 s for 40 kB."""
+    """Whoever owns a view may RAISE a megabyte of it; what looks back at each place took 13 s for
+    40 kB."""
     text = piece * (200_000 // len(piece))
     began = time.process_time()
     clean(text), hidden("http://" + text)
@@ -125,8 +149,14 @@ def test_a_long_message_costs_no_more_than_its_length(piece: str) -> None:
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ('value "12" is out of range for type smallint', 'value "***" is out of range for type smallint'),
-        ('invalid input syntax for type integer: "x: "y""', 'invalid input syntax for type integer: "***"'),
+        (
+            'value "12" is out of range for type smallint',
+            'value "***" is out of range for type smallint',
+        ),
+        (
+            'invalid input syntax for type integer: "x: "y""',
+            'invalid input syntax for type integer: "***"',
+        ),
         ("connect to postgresql://me@corp.example:p:w@h:5/d", "connect to postgresql://***@h:5/d"),
     ],
 )
@@ -135,7 +165,13 @@ def test_values_and_logins_are_taken_out(text: str, shown: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["host=db password=hunter2", "secret_key: hunter2", "postgresql://u:hunter2@db/x", "token=hunter2;"]
+    "value",
+    [
+        "host=db password=hunter2",
+        "secret_key: hunter2",
+        "postgresql://u:hunter2@db/x",
+        "token=hunter2;",
+    ],
 )
 def test_a_secret_put_where_an_id_belongs_is_not_quoted(tmp_path: Path, value: str) -> None:
     assert "hunter2" not in shown(value)

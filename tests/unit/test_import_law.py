@@ -78,7 +78,9 @@ def test_imports_point_one_way_only() -> None:
 
 def test_an_import_of_airflow_in_the_core_breaks_the_law(house: Path) -> None:
     """The negative control: the same contracts refuse a core module that imports Airflow."""
-    (house / "loadsheet" / "sql" / "text.py").write_text("from airflow.sdk import DAG\nimport psycopg\n")
+    (house / "loadsheet" / "sql" / "text.py").write_text(
+        "from airflow.sdk import DAG\nimport psycopg\n"
+    )
     result = lint(house)
     assert result.returncode == 1
     assert "the core never imports Airflow BROKEN" in result.stdout
@@ -105,19 +107,26 @@ def test_the_core_is_tested_without_airflow() -> None:
 def late_imports(module: Path) -> int:
     """The import statements inside functions."""
     tree = ast.parse(module.read_text(encoding="utf-8"))
-    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    functions = [
+        node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
     inside = {node for function in functions for node in ast.walk(function)}
     return sum(isinstance(node, ast.Import | ast.ImportFrom) for node in inside)
 
 
 def test_late_imports_are_counted_and_have_a_reason() -> None:
-    found = {module.relative_to(PACKAGE).as_posix(): late_imports(module) for module in PACKAGE.rglob("*.py")}
+    found = {
+        module.relative_to(PACKAGE).as_posix(): late_imports(module)
+        for module in PACKAGE.rglob("*.py")
+    }
     expected = {module: count for module, (count, _) in LATE.items()}
     assert {module: count for module, count in found.items() if count} == expected
 
 
 def test_the_map_in_contributing_shows_every_room() -> None:
-    rooms = {path.stem for path in PACKAGE.glob("*.py")} | {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    rooms = {path.stem for path in PACKAGE.glob("*.py")} | {
+        path.parent.name for path in PACKAGE.glob("*/__init__.py")
+    }
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     shown = re.findall(r"^\| `loadsheet/(\w+?)(?:/|\.py)` \|", text, re.MULTILINE)
     assert sorted(shown) == sorted(rooms - {"__init__", "__main__"})

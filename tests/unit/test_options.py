@@ -39,7 +39,9 @@ def for_flights(**entry: Any) -> dict[str, Any]:
     return {"pipelines": {"flights": entry}}
 
 
-@pytest.mark.parametrize("variable", [None, "", "  ", "{}", '{"incremental": true}', '{"pipelines": {}}'])
+@pytest.mark.parametrize(
+    "variable", [None, "", "  ", "{}", '{"incremental": true}', '{"pipelines": {}}']
+)
 def test_without_wishes_everything_runs_incrementally(variable: str | None) -> None:
     made = request(variable)
     assert made == RunRequest(run_id="r")
@@ -63,7 +65,9 @@ def test_without_wishes_everything_runs_incrementally(variable: str | None) -> N
         ({"pipelines": {"other": {"incremental": "nonsense", "tables": 7}}}, frozenset()),
     ],
 )
-def test_the_variable_switches_incremental_off_everywhere_in_a_pipeline_or_in_tables(variable: Any, full: Any) -> None:
+def test_the_variable_switches_incremental_off_everywhere_in_a_pipeline_or_in_tables(
+    variable: Any, full: Any
+) -> None:
     assert request(variable).full_refresh == full
 
 
@@ -79,16 +83,31 @@ def test_a_transform_fed_by_a_table_in_full_is_built_in_full() -> None:
         ([], "Variable 'loadsheet' must be an object, not []"),
         ({"incremental": "no"}, 'key incremental, must be true or false, not "no"'),
         ({"incremental": None}, "key incremental, must be true or false, not null"),
-        ({"incremenal": False}, "unknown key 'incremenal'. Known keys: accept_source, incremental, pipelines"),
+        (
+            {"incremenal": False},
+            "unknown key 'incremenal'. Known keys: accept_source, incremental, pipelines",
+        ),
         ({"pipelines": ["flights"]}, "key pipelines, must be an object"),
         ({"pipelines": {"flights": False}}, "key pipelines.flights, must be an object, not false"),
-        (for_flights(incremental=0), "key pipelines.flights.incremental, must be true or false, not 0"),
+        (
+            for_flights(incremental=0),
+            "key pipelines.flights.incremental, must be true or false, not 0",
+        ),
         (for_flights(full=True), "key pipelines.flights, has the unknown key 'full'"),
         ({"accept_source": 1}, "key accept_source, must be true or false, not 1"),
-        (for_flights(accept_source="7"), 'key pipelines.flights.accept_source, must be true or false, not "7"'),
+        (
+            for_flights(accept_source="7"),
+            'key pipelines.flights.accept_source, must be true or false, not "7"',
+        ),
         (for_flights(tables=["bookings"]), "lists tables but not what to do with them"),
-        (for_flights(incremental=False, tables="bookings"), "key pipelines.flights.tables, must be a list"),
-        (for_flights(incremental=False, tables=["boking"]), "'boking', which is not a table of pipeline 'flights'"),
+        (
+            for_flights(incremental=False, tables="bookings"),
+            "key pipelines.flights.tables, must be a list",
+        ),
+        (
+            for_flights(incremental=False, tables=["boking"]),
+            "'boking', which is not a table of pipeline 'flights'",
+        ),
         (for_flights(incremental=False, tables=[["x"]]), "['x'], which is not a table"),
     ],
 )
@@ -108,7 +127,9 @@ def test_a_wrong_variable_is_named_with_its_key(variable: Any, says: str) -> Non
         ({"pipelines": {"other": {"accept_source": True}}}, False),
     ],
 )
-def test_a_failed_over_source_is_accepted_by_the_variable_or_the_form(variable: Any, accepts: bool) -> None:
+def test_a_failed_over_source_is_accepted_by_the_variable_or_the_form(
+    variable: Any, accepts: bool
+) -> None:
     assert request(variable).accept_source == accepts
     assert request(variable, accept_source=True).accept_source
 
@@ -130,9 +151,14 @@ def test_no_chosen_table_means_all(nothing: Any) -> None:
 
 
 def test_the_form_adds_to_what_the_variable_wants_in_full() -> None:
-    made = request(for_flights(incremental=False, tables=["seats"]), full_refresh=True, tables=["bookings"])
+    made = request(
+        for_flights(incremental=False, tables=["seats"]), full_refresh=True, tables=["bookings"]
+    )
     assert made.full_refresh == {"seats", "dim_seat"} | FED_BY_BOOKINGS
-    assert request({"incremental": False}, full_refresh=True, tables=["bookings"]).full_refresh == "all"
+    assert (
+        request({"incremental": False}, full_refresh=True, tables=["bookings"]).full_refresh
+        == "all"
+    )
 
 
 def test_an_interval_from_the_form_is_explicit_and_in_utc() -> None:
@@ -152,8 +178,14 @@ def test_an_interval_from_the_form_beats_the_variable() -> None:
     [
         ({"interval_start": "2026-01-01"}, "give both or neither"),
         ({"interval_end": "2026-01-01"}, "give both or neither"),
-        ({"interval_start": "2026-01-02", "interval_end": "2026-01-02"}, "must be after interval_start"),
-        ({"interval_start": "yesterday", "interval_end": "2026-01-02"}, "interval_start is not a time: 'yesterday'"),
+        (
+            {"interval_start": "2026-01-02", "interval_end": "2026-01-02"},
+            "must be after interval_start",
+        ),
+        (
+            {"interval_start": "yesterday", "interval_end": "2026-01-02"},
+            "interval_start is not a time: 'yesterday'",
+        ),
         (
             {"interval_start": "0001-01-01T00:00+14:00", "interval_end": "2026-01-02"},
             "interval_start is not a time: '0001",
@@ -177,8 +209,13 @@ def test_a_wrong_form_says_what_to_change(params: dict[str, Any], says: str) -> 
 
 def test_the_runs_own_interval_is_passed_on_in_utc() -> None:
     start = datetime(2026, 1, 1, 3, tzinfo=timezone(timedelta(hours=3)))
-    made = airflow_request(FLIGHTS, run_id="r", data_interval=(start, datetime(2026, 1, 2, tzinfo=UTC)))
-    assert (made.interval_start, made.interval_end) == ("2026-01-01T00:00:00+00:00", "2026-01-02T00:00:00+00:00")
+    made = airflow_request(
+        FLIGHTS, run_id="r", data_interval=(start, datetime(2026, 1, 2, tzinfo=UTC))
+    )
+    assert (made.interval_start, made.interval_end) == (
+        "2026-01-01T00:00:00+00:00",
+        "2026-01-02T00:00:00+00:00",
+    )
     assert not made.explicit_interval
 
 

@@ -10,12 +10,23 @@ import pytest
 
 from loadsheet.errors import SpecError
 from loadsheet.spec.dependencies import transform_inputs
-from loadsheet.spec.models import Inputs, Lake, Materialized, Pipeline, Source, Table, Transform, Warehouse
+from loadsheet.spec.models import (
+    Inputs,
+    Lake,
+    Materialized,
+    Pipeline,
+    Source,
+    Table,
+    Transform,
+    Warehouse,
+)
 
 TABLES = ("bookings", "flights", "Seat Map", "airports_data")
 
 
-def pipeline(sqls: dict[str, str], materialized: Materialized = "table", tables: tuple[str, ...] = TABLES) -> Pipeline:
+def pipeline(
+    sqls: dict[str, str], materialized: Materialized = "table", tables: tuple[str, ...] = TABLES
+) -> Pipeline:
     return Pipeline(
         name="p",
         file=Path("pipeline.yml"),
@@ -34,7 +45,10 @@ def inputs(sql: str, materialized: Materialized = "table") -> Inputs:
     """What a transform `me` reads, beside two other transforms."""
     sqls = {"other": "SELECT 1", "dim_airport": "SELECT 1", "me": sql}
     made = pipeline(sqls, materialized)
-    others = [t if t.name == "me" else Transform(name=t.name, sql=t.sql, file=t.file) for t in made.transforms]
+    others = [
+        t if t.name == "me" else Transform(name=t.name, sql=t.sql, file=t.file)
+        for t in made.transforms
+    ]
     return transform_inputs(Pipeline(**{**vars(made), "transforms": tuple(others)}))["me"]
 
 
@@ -47,27 +61,40 @@ def problems(sql: str, materialized: Materialized = "table", **more: Any) -> lis
 @pytest.mark.parametrize(
     ("sql", "tables", "transforms"),
     [
-        ("SELECT * FROM staging.bookings b JOIN staging.flights USING (x)", ["bookings", "flights"], []),
+        (
+            "SELECT * FROM staging.bookings b JOIN staging.flights USING (x)",
+            ["bookings", "flights"],
+            [],
+        ),
         ("SELECT * FROM flights, bookings", ["bookings", "flights"], []),
         ("SELECT * FROM STAGING.Bookings", ["bookings"], []),
         ('SELECT * FROM "staging"."Seat Map"', ["Seat Map"], []),
         ("SELECT * FROM mart.dim_airport JOIN other ON true", [], ["other", "dim_airport"]),
         ("SELECT (SELECT max(x) FROM flights) FROM generate_series(1, 2)", ["flights"], []),
         ("SELECT 1 FROM bookings WHERE EXISTS (SELECT FROM mart.other)", ["bookings"], ["other"]),
-        ("SELECT 1 FROM bookings UNION ALL (SELECT 2 FROM flights EXCEPT SELECT 3 FROM other)",
-         ["bookings", "flights"], ["other"]),
-        ("SELECT * FROM bookings b, LATERAL (SELECT * FROM flights f WHERE f.x = b.x) l, LATERAL each(j) AS j(k, v)",
-         ["bookings", "flights"], []),
+        (
+            "SELECT 1 FROM bookings UNION ALL (SELECT 2 FROM flights EXCEPT SELECT 3 FROM other)",
+            ["bookings", "flights"],
+            ["other"],
+        ),
+        (
+            "SELECT * FROM bookings b, LATERAL (SELECT * FROM flights f WHERE f.x = b.x) l, LATERAL each(j) AS j(k, v)",
+            ["bookings", "flights"],
+            [],
+        ),
         ("SELECT * FROM ONLY staging.bookings TABLESAMPLE system (1)", ["bookings"], []),
         ("SELECT * FROM bookings FOR UPDATE OF bookings", ["bookings"], []),
         ("TABLE bookings", ["bookings"], []),
         ("VALUES (1, 'bookings')", [], []),
         ("SELECT 'FROM bookings' /* FROM flights */ -- FROM flights", [], []),
-        ("SELECT * FROM pg_catalog.pg_class JOIN pg_stat_activity ON true JOIN information_schema.tables ON true",
-         [], []),
+        (
+            "SELECT * FROM pg_catalog.pg_class JOIN pg_stat_activity ON true JOIN information_schema.tables ON true",
+            [],
+            [],
+        ),
         ("SELECT * FROM loadsheet.load", [], []),
     ],
-)  # fmt: skip
+)
 def test_reads_of_a_select(sql: str, tables: list[str], transforms: list[str]) -> None:
     assert inputs(sql) == Inputs(tuple(tables), tuple(transforms))
 
@@ -78,14 +105,29 @@ def test_reads_of_a_select(sql: str, tables: list[str], transforms: list[str]) -
         ("WITH bookings AS (SELECT 1) SELECT * FROM bookings", []),
         ("WITH bookings AS (SELECT * FROM bookings) SELECT * FROM bookings", ["bookings"]),
         ("WITH bookings AS (SELECT 1), x AS (SELECT * FROM bookings) SELECT * FROM x", []),
-        ("WITH x AS (SELECT * FROM bookings), bookings AS (SELECT 1) SELECT * FROM x", ["bookings"]),
-        ("WITH RECURSIVE bookings AS (SELECT 1 UNION ALL SELECT n FROM bookings) SELECT * FROM bookings", []),
+        (
+            "WITH x AS (SELECT * FROM bookings), bookings AS (SELECT 1) SELECT * FROM x",
+            ["bookings"],
+        ),
+        (
+            "WITH RECURSIVE bookings AS (SELECT 1 UNION ALL SELECT n FROM bookings) SELECT * FROM bookings",
+            [],
+        ),
         ("WITH bookings AS (SELECT 1) SELECT * FROM staging.bookings", ["bookings"]),
         ("WITH bookings AS (SELECT 1) SELECT 1 UNION SELECT * FROM bookings", []),
-        ("SELECT * FROM (WITH bookings AS (SELECT 1) SELECT * FROM bookings) q, bookings", ["bookings"]),
-        ("WITH a AS (WITH flights AS (SELECT * FROM bookings) SELECT * FROM flights) SELECT * FROM a", ["bookings"]),
+        (
+            "SELECT * FROM (WITH bookings AS (SELECT 1) SELECT * FROM bookings) q, bookings",
+            ["bookings"],
+        ),
+        (
+            "WITH a AS (WITH flights AS (SELECT * FROM bookings) SELECT * FROM flights) SELECT * FROM a",
+            ["bookings"],
+        ),
         ('WITH "Bookings" AS (SELECT 1) SELECT * FROM Bookings', ["bookings"]),
-        ("WITH bookings AS (SELECT 1) SELECT (SELECT max(x) FROM bookings) FROM flights", ["flights"]),
+        (
+            "WITH bookings AS (SELECT 1) SELECT (SELECT max(x) FROM bookings) FROM flights",
+            ["flights"],
+        ),
     ],
 )
 def test_a_cte_hides_a_table_only_in_its_reach(sql: str, tables: list[str]) -> None:
@@ -95,33 +137,69 @@ def test_a_cte_hides_a_table_only_in_its_reach(sql: str, tables: list[str]) -> N
 @pytest.mark.parametrize(
     ("sql", "tables", "transforms"),
     [
-        ("INSERT INTO mart.me (a) SELECT a FROM bookings ON CONFLICT (a) DO UPDATE SET a = excluded.a",
-         ["bookings"], []),
+        (
+            "INSERT INTO mart.me (a) SELECT a FROM bookings ON CONFLICT (a) DO UPDATE SET a = excluded.a",
+            ["bookings"],
+            [],
+        ),
         ("INSERT INTO mart.other SELECT * FROM bookings", ["bookings"], []),
         ("WITH x AS (SELECT * FROM flights) INSERT INTO mart.me SELECT * FROM x", ["flights"], []),
         ("CREATE TABLE mart.me AS SELECT * FROM flights", ["flights"], []),
         ("CREATE VIEW mart.v AS SELECT * FROM flights", ["flights"], []),
         ("SELECT * INTO mart.me FROM flights", ["flights"], []),
-        ("MERGE INTO mart.other o USING staging.bookings b ON o.x = b.x WHEN MATCHED THEN DELETE", ["bookings"], []),
-        ("MERGE INTO mart.me o USING (SELECT * FROM other) b ON o.x = b.x WHEN MATCHED THEN DELETE", [], ["other"]),
-        ("UPDATE mart.other SET x = (SELECT max(x) FROM flights) FROM bookings b WHERE b.x = 1",
-         ["bookings", "flights"], []),
-        ("DELETE FROM mart.me USING bookings b WHERE true; DELETE FROM mart.me WHERE x IN (SELECT x FROM flights)",
-         ["bookings", "flights"], []),
-        ("DROP TABLE bookings; TRUNCATE mart.other; ALTER TABLE mart.other ADD x int; ANALYZE bookings;"
-         "COMMENT ON TABLE mart.other IS 'x'; CREATE INDEX i ON mart.other (x); GRANT SELECT ON mart.other TO public;"
-         "SET work_mem = '1GB'", [], []),
+        (
+            "MERGE INTO mart.other o USING staging.bookings b ON o.x = b.x WHEN MATCHED THEN DELETE",
+            ["bookings"],
+            [],
+        ),
+        (
+            "MERGE INTO mart.me o USING (SELECT * FROM other) b ON o.x = b.x WHEN MATCHED THEN DELETE",
+            [],
+            ["other"],
+        ),
+        (
+            "UPDATE mart.other SET x = (SELECT max(x) FROM flights) FROM bookings b WHERE b.x = 1",
+            ["bookings", "flights"],
+            [],
+        ),
+        (
+            "DELETE FROM mart.me USING bookings b WHERE true; DELETE FROM mart.me WHERE x IN (SELECT x FROM flights)",
+            ["bookings", "flights"],
+            [],
+        ),
+        (
+            "DROP TABLE bookings; TRUNCATE mart.other; ALTER TABLE mart.other ADD x int; ANALYZE bookings;"
+            "COMMENT ON TABLE mart.other IS 'x'; CREATE INDEX i ON mart.other (x); GRANT SELECT ON mart.other TO public;"
+            "SET work_mem = '1GB'",
+            [],
+            [],
+        ),
         ("CREATE TABLE mart.x (id int REFERENCES mart.other (id))", [], []),
-        ("CREATE TEMP TABLE bookings AS SELECT * FROM staging.bookings; SELECT * FROM bookings, flights",
-         ["bookings", "flights"], []),
+        (
+            "CREATE TEMP TABLE bookings AS SELECT * FROM staging.bookings; SELECT * FROM bookings, flights",
+            ["bookings", "flights"],
+            [],
+        ),
         ("CREATE TEMP TABLE bookings (x int); INSERT INTO mart.me SELECT * FROM bookings", [], []),
         ("CREATE TABLE staging.scratch AS SELECT 1; SELECT * FROM staging.scratch", [], []),
-        ("DO $$ BEGIN INSERT INTO mart.me SELECT * FROM staging.bookings; END $$", ["bookings"], []),
-        ("CREATE FUNCTION f() RETURNS int LANGUAGE sql AS $$ SELECT 1 FROM mart.other $$", [], ["other"]),
-        ("DO $$ BEGIN EXECUTE 'select 1 from staging.nowhere'; PERFORM 1 FROM staging.nowhere; END $$", [], []),
+        (
+            "DO $$ BEGIN INSERT INTO mart.me SELECT * FROM staging.bookings; END $$",
+            ["bookings"],
+            [],
+        ),
+        (
+            "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS $$ SELECT 1 FROM mart.other $$",
+            [],
+            ["other"],
+        ),
+        (
+            "DO $$ BEGIN EXECUTE 'select 1 from staging.nowhere'; PERFORM 1 FROM staging.nowhere; END $$",
+            [],
+            [],
+        ),
         ("", [], []),
     ],
-)  # fmt: skip
+)
 def test_reads_of_a_script(sql: str, tables: list[str], transforms: list[str]) -> None:
     assert inputs(sql, "script") == Inputs(tuple(tables), tuple(transforms))
 
@@ -145,14 +223,14 @@ def test_postgresql_expressions_are_understood(expression: str) -> None:
 
 
 def test_all_parameters_may_be_used() -> None:
-    sql = (
-        "SELECT :run_id::text FROM bookings WHERE _load_id > :since_load AND t >= :interval_start AND t < :interval_end"
-    )
+    sql = "SELECT :run_id::text FROM bookings WHERE _load_id > :since_load AND t >= :interval_start AND t < :interval_end"
     assert inputs(sql).tables == ("bookings",)
 
 
 def test_a_transform_may_share_its_name_with_a_table() -> None:
-    found = transform_inputs(pipeline({"bookings": "SELECT * FROM bookings", "b": "SELECT * FROM mart.bookings"}))
+    found = transform_inputs(
+        pipeline({"bookings": "SELECT * FROM bookings", "b": "SELECT * FROM mart.bookings"})
+    )
     assert found == {"bookings": Inputs(("bookings",), ()), "b": Inputs((), ("bookings",))}
 
 
@@ -162,12 +240,21 @@ def test_order_follows_the_reads_and_else_the_spec() -> None:
 
 
 def test_a_circle_is_named_where_it_starts() -> None:
-    sqls = {"a": "SELECT *\nFROM mart.b", "b": "SELECT * FROM c", "c": "SELECT * FROM mart.a", "d": "SELECT 1"}
+    sqls = {
+        "a": "SELECT *\nFROM mart.b",
+        "b": "SELECT * FROM c",
+        "c": "SELECT * FROM mart.a",
+        "d": "SELECT 1",
+    }
     with pytest.raises(SpecError) as caught:
         transform_inputs(pipeline(sqls))
     (problem,) = caught.value.problems
     assert "circle" in problem.message
-    assert problem.message.split(": ")[1] in ("a -> b -> c -> a", "b -> c -> a -> b", "c -> a -> b -> c")
+    assert problem.message.split(": ")[1] in (
+        "a -> b -> c -> a",
+        "b -> c -> a -> b",
+        "c -> a -> b -> c",
+    )
     assert (problem.file, problem.line, problem.column) in (
         ("sql/a.sql", 2, 11),
         ("sql/b.sql", 1, 15),
@@ -177,7 +264,9 @@ def test_a_circle_is_named_where_it_starts() -> None:
 
 def test_an_unknown_staging_table_is_a_problem_with_a_hint() -> None:
     (problem,) = problems("SELECT *\n  FROM staging.boookings")
-    assert problem.startswith("sql/me.sql:2:16 transforms.me: reads staging.boookings, which is not a table")
+    assert problem.startswith(
+        "sql/me.sql:2:16 transforms.me: reads staging.boookings, which is not a table"
+    )
     assert "did you mean 'bookings'?" in problem
 
 
@@ -188,19 +277,38 @@ def test_an_unknown_staging_table_like_no_other_is_to_be_added() -> None:
 @pytest.mark.parametrize(
     ("sql", "message", "hint"),
     [
-        ("SELECT * FROM mart.dim_airprt", "reads mart.dim_airprt, which is not a transform",
-         "did you mean 'dim_airport'?"),
-        ("SELECT * FROM mart.bookings", "reads mart.bookings, which is not a transform",
-         "did you mean staging.bookings?"),
-        ("SELECT * FROM stagging.flights", "reads stagging.flights, which this pipeline neither loads nor builds",
-         "did you mean staging.flights?"),
-        ("SELECT * FROM public.bookings", "reads public.bookings, which", "did you mean staging.bookings?"),
+        (
+            "SELECT * FROM mart.dim_airprt",
+            "reads mart.dim_airprt, which is not a transform",
+            "did you mean 'dim_airport'?",
+        ),
+        (
+            "SELECT * FROM mart.bookings",
+            "reads mart.bookings, which is not a transform",
+            "did you mean staging.bookings?",
+        ),
+        (
+            "SELECT * FROM stagging.flights",
+            "reads stagging.flights, which this pipeline neither loads nor builds",
+            "did you mean staging.flights?",
+        ),
+        (
+            "SELECT * FROM public.bookings",
+            "reads public.bookings, which",
+            "did you mean staging.bookings?",
+        ),
         ("SELECT * FROM bokings", "reads bokings, which", "did you mean staging.bookings?"),
-        ("SELECT * FROM public.rates", "reads public.rates, which", "list `public.rates` under `external`"),
+        (
+            "SELECT * FROM public.rates",
+            "reads public.rates, which",
+            "list `public.rates` under `external`",
+        ),
         ("SELECT * FROM rates", "reads rates, which", "list `public.rates` under `external`"),
     ],
-)  # fmt: skip
-def test_a_table_that_nobody_makes_is_a_problem_with_a_way_out(sql: str, message: str, hint: str) -> None:
+)
+def test_a_table_that_nobody_makes_is_a_problem_with_a_way_out(
+    sql: str, message: str, hint: str
+) -> None:
     with pytest.raises(SpecError) as caught:
         transform_inputs(pipeline({"dim_airport": "SELECT 1 AS one", "me": sql}))
     (problem,) = caught.value.problems
@@ -209,7 +317,9 @@ def test_a_table_that_nobody_makes_is_a_problem_with_a_way_out(sql: str, message
 
 
 @pytest.mark.parametrize("external", ["public.rates", "public.*"])
-@pytest.mark.parametrize("sql", ["SELECT * FROM public.rates", "SELECT * FROM rates", "SELECT * FROM PUBLIC.Rates"])
+@pytest.mark.parametrize(
+    "sql", ["SELECT * FROM public.rates", "SELECT * FROM rates", "SELECT * FROM PUBLIC.Rates"]
+)
 def test_a_table_declared_external_may_be_read_and_is_no_input(sql: str, external: str) -> None:
     declared = replace(pipeline({"me": sql}), external=(external,))
     assert transform_inputs(declared) == {"me": Inputs((), ())}
@@ -220,27 +330,63 @@ def test_another_table_declared_external_does_not_help(external: str) -> None:
     assert "reads public.rates" in problems("SELECT * FROM public.rates", external=(external,))[0]
 
 
-CARRIED = (Table(name="bookings", include=("ref", "amount")), Table(name="flights", exclude=("note",)), Table(name="x"))
+CARRIED = (
+    Table(name="bookings", include=("ref", "amount")),
+    Table(name="flights", exclude=("note",)),
+    Table(name="x"),
+)
 
 
 @pytest.mark.parametrize(
     ("sql", "start", "hint"),
     [
-        ("SELECT b.amout AS a FROM staging.bookings b", "1:10 transforms.me: reads bookings.amout",
-         "did you mean 'amount'?"),
-        ("SELECT amout AS a FROM bookings", "1:8 transforms.me: reads bookings.amout", "did you mean 'amount'?"),
-        ("SELECT b.day FROM bookings b", "1:10 transforms.me: reads bookings.day", "tables.bookings.columns.include"),
-        ("SELECT f.note FROM flights f", "1:10 transforms.me: reads flights.note, a column that is not carried",
-         "tables.flights.columns.exclude"),
-        ("SELECT x.a FROM x,\n (SELECT note FROM flights) q", "2:10 transforms.me: reads flights.note", "exclude"),
-        ("WITH q AS (SELECT B.Amout FROM bookings AS b) SELECT * FROM q", "1:21 transforms.me: reads bookings.amout",
-         "amount"),
-        ("SELECT o.id_nk FROM mart.other o", "1:10 transforms.me: reads other.id_nk", "it has id, name"),
-        ("SELECT o.total FROM mart.other o", "1:10 transforms.me: reads other.total", "it has id, name"),
-        ("SELECT x.a FROM x WHERE EXISTS (SELECT FROM other o WHERE o.idd = x.a)",
-         "1:61 transforms.me: reads other.idd", "id"),
+        (
+            "SELECT b.amout AS a FROM staging.bookings b",
+            "1:10 transforms.me: reads bookings.amout",
+            "did you mean 'amount'?",
+        ),
+        (
+            "SELECT amout AS a FROM bookings",
+            "1:8 transforms.me: reads bookings.amout",
+            "did you mean 'amount'?",
+        ),
+        (
+            "SELECT b.day FROM bookings b",
+            "1:10 transforms.me: reads bookings.day",
+            "tables.bookings.columns.include",
+        ),
+        (
+            "SELECT f.note FROM flights f",
+            "1:10 transforms.me: reads flights.note, a column that is not carried",
+            "tables.flights.columns.exclude",
+        ),
+        (
+            "SELECT x.a FROM x,\n (SELECT note FROM flights) q",
+            "2:10 transforms.me: reads flights.note",
+            "exclude",
+        ),
+        (
+            "WITH q AS (SELECT B.Amout FROM bookings AS b) SELECT * FROM q",
+            "1:21 transforms.me: reads bookings.amout",
+            "amount",
+        ),
+        (
+            "SELECT o.id_nk FROM mart.other o",
+            "1:10 transforms.me: reads other.id_nk",
+            "it has id, name",
+        ),
+        (
+            "SELECT o.total FROM mart.other o",
+            "1:10 transforms.me: reads other.total",
+            "it has id, name",
+        ),
+        (
+            "SELECT x.a FROM x WHERE EXISTS (SELECT FROM other o WHERE o.idd = x.a)",
+            "1:61 transforms.me: reads other.idd",
+            "id",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_column_that_cannot_be_there_is_a_problem(sql: str, start: str, hint: str) -> None:
     made = pipeline({"other": 'SELECT x.id, x.v AS "name" FROM x', "me": sql})
     with pytest.raises(SpecError) as caught:
@@ -271,7 +417,11 @@ def test_a_column_that_cannot_be_there_is_a_problem(sql: str, start: str, hint: 
     ],
 )
 def test_a_column_that_could_be_there_is_no_problem(sql: str) -> None:
-    others = {"other": "SELECT id, v AS name FROM x", "star": "SELECT * FROM x", "counted": "SELECT count(*) FROM x"}
+    others = {
+        "other": "SELECT id, v AS name FROM x",
+        "star": "SELECT * FROM x",
+        "counted": "SELECT count(*) FROM x",
+    }
     made = replace(pipeline({**others, "me": sql}), tables=CARRIED)
     assert "me" in transform_inputs(made)
 
@@ -280,7 +430,9 @@ def test_a_unique_key_must_be_a_column_of_the_select() -> None:
     made = pipeline({"me": "SELECT id AS user_id, name FROM bookings"})
     (me,) = made.transforms
     keyed = replace(made, transforms=(replace(me, materialized="merge", unique_key=("userid",)),))
-    with pytest.raises(SpecError, match=r"its SELECT has no column 'userid', which unique_key names\n.*'user_id'"):
+    with pytest.raises(
+        SpecError, match=r"its SELECT has no column 'userid', which unique_key names\n.*'user_id'"
+    ):
         transform_inputs(keyed)
 
 
@@ -290,7 +442,13 @@ def within(depth: int) -> str:
 
 
 @pytest.mark.parametrize(
-    "sql", ["SELECT " + "(" * 20_000, "SELECT " + "(" * 3_000 + "1" + ")" * 3_000, within(1_001), within(30_000)]
+    "sql",
+    [
+        "SELECT " + "(" * 20_000,
+        "SELECT " + "(" * 3_000 + "1" + ")" * 3_000,
+        within(1_001),
+        within(30_000),
+    ],
 )
 def test_sql_nested_too_deeply_is_a_problem_and_no_traceback(sql: str) -> None:
     assert "nested too deeply" in problems(sql)[0]
@@ -301,11 +459,16 @@ def test_sql_nested_as_deep_as_anybody_writes_it_is_read() -> None:
 
 
 def test_text_that_the_parser_itself_fails_on_is_a_problem_and_no_traceback() -> None:
-    assert "cannot be read as PostgreSQL" in problems("SELECT 1 FROM generate_series(a, b, '1 \"a')")[0]
+    assert (
+        "cannot be read as PostgreSQL"
+        in problems("SELECT 1 FROM generate_series(a, b, '1 \"a')")[0]
+    )
 
 
 def test_an_unquoted_name_finds_no_table_with_capitals() -> None:
-    with pytest.raises(SpecError, match=r"did you mean 'Orders'\? Its capitals need quotes: .Orders."):
+    with pytest.raises(
+        SpecError, match=r"did you mean 'Orders'\? Its capitals need quotes: .Orders."
+    ):
         transform_inputs(pipeline({"me": "SELECT * FROM staging.Orders"}, tables=("Orders",)))
 
 
@@ -324,7 +487,10 @@ def test_an_unknown_parameter_is_a_problem_that_lists_the_known() -> None:
         ("DELETE FROM mart.me", "expected one SELECT, found DELETE"),
         ("DO $$ BEGIN END $$", "expected one SELECT, found COMMAND"),
         ("SELECT * INTO x FROM bookings", "found SELECT INTO"),
-        ("WITH x AS (DELETE FROM mart.other RETURNING *) SELECT * FROM x", "found DELETE inside it"),
+        (
+            "WITH x AS (DELETE FROM mart.other RETURNING *) SELECT * FROM x",
+            "found DELETE inside it",
+        ),
     ],
 )
 @pytest.mark.parametrize("materialized", ["table", "view", "merge"])
@@ -334,7 +500,9 @@ def test_anything_but_one_select_is_a_problem_unless_it_is_a_script(
     assert message in problems(sql, materialized)[0]
 
 
-@pytest.mark.parametrize("sql", ["SELECT 1;", "SELECT 1 ; -- done", ";;SELECT 1;;", "(SELECT 1)", "/* x */ SELECT 1"])
+@pytest.mark.parametrize(
+    "sql", ["SELECT 1;", "SELECT 1 ; -- done", ";;SELECT 1;;", "(SELECT 1)", "/* x */ SELECT 1"]
+)
 def test_empty_statements_do_not_count(sql: str) -> None:
     assert inputs(sql) == Inputs((), ())
 
@@ -351,13 +519,18 @@ def test_empty_statements_do_not_count(sql: str) -> None:
             "sql/me.sql:2:9 transforms.me: cannot be read as PostgreSQL at 'x' after 'FROM bookings GROUP'",
         ),
         ("SELECT (1", "sql/me.sql:1:9 transforms.me: cannot be read as PostgreSQL at '1'"),
-        ("SELECT 1,\n  'it''s", "sql/me.sql:2:3 transforms.me: a quote or a comment opens here and never ends"),
+        (
+            "SELECT 1,\n  'it''s",
+            "sql/me.sql:2:3 transforms.me: a quote or a comment opens here and never ends",
+        ),
         ("SELECT 'a\nb', $$ x", "sql/me.sql:2:5 transforms.me: a quote or a comment"),
         ("SELECT 1 /* x", "sql/me.sql:1:10 transforms.me: a quote or a comment"),
     ],
 )
 @pytest.mark.parametrize("materialized", ["table", "script"])
-def test_sql_that_cannot_be_read_is_located(sql: str, start: str, materialized: Materialized) -> None:
+def test_sql_that_cannot_be_read_is_located(
+    sql: str, start: str, materialized: Materialized
+) -> None:
     (problem,) = problems(sql, materialized)
     assert problem.startswith(start)
     assert "class" not in problem and "Token" not in problem
@@ -366,7 +539,9 @@ def test_sql_that_cannot_be_read_is_located(sql: str, start: str, materialized: 
 
 def test_problems_of_all_files_come_at_once() -> None:
     with pytest.raises(SpecError) as caught:
-        transform_inputs(pipeline({"a": "SELECT (", "b": "SELECT :x", "c": "SELECT * FROM staging.x; SELECT 2"}))
+        transform_inputs(
+            pipeline({"a": "SELECT (", "b": "SELECT :x", "c": "SELECT * FROM staging.x; SELECT 2"})
+        )
     assert [problem.path for problem in caught.value.problems] == [
         "transforms.a",
         "transforms.b",

@@ -72,7 +72,9 @@ def test_unknown_names_are_listed_but_not_cut() -> None:
     assert split_params("SELECT :start") == ["SELECT :start"]
 
 
-@pytest.mark.parametrize(("sql", "uses"), [("x > :since_load", True), ("x > ':since_load'", False), ("1", False)])
+@pytest.mark.parametrize(
+    ("sql", "uses"), [("x > :since_load", True), ("x > ':since_load'", False), ("1", False)]
+)
 def test_since_load_makes_a_transform_incremental(sql: str, uses: bool) -> None:
     assert uses_since_load(sql) is uses
 
@@ -82,7 +84,28 @@ def test_an_open_quote_is_refused() -> None:
         split_params("SELECT 'x :run_id")
 
 
-MARKS = ("'", '"', "$$", "--", "/*", "*/", "[", "]", "(", ")", "::", ":", "a", "1", "é", ",", "ARRAY", "\\", "E'", "%")
+MARKS = (
+    "'",
+    '"',
+    "$$",
+    "--",
+    "/*",
+    "*/",
+    "[",
+    "]",
+    "(",
+    ")",
+    "::",
+    ":",
+    "a",
+    "1",
+    "é",
+    ",",
+    "ARRAY",
+    "\\",
+    "E'",
+    "%",
+)
 FRAGMENTS = st.sampled_from([*(f":{name}" for name in PARAMS), *MARKS, " ", "\n"])
 
 
@@ -99,7 +122,10 @@ def test_pieces_joined_give_the_text_back(sql: str) -> None:
     ("sql", "names"),
     [
         ("CALL mart.load(:run_id)", ["run_id"]),
-        ("-- first\nCALL mart.load(':run_id', :since_load) ; SELECT :run_id", ["since_load", "run_id"]),
+        (
+            "-- first\nCALL mart.load(':run_id', :since_load) ; SELECT :run_id",
+            ["since_load", "run_id"],
+        ),
         ("EXPLAIN EXECUTE q(:interval_start) \n", ["interval_start"]),
         ("DECLARE c CURSOR FOR SELECT * FROM t WHERE _load_id > :since_load  ", ["since_load"]),
         ("DO $$ BEGIN PERFORM :run_id; END $$ ", []),
@@ -110,4 +136,6 @@ def test_pieces_joined_give_the_text_back(sql: str) -> None:
 def test_parameters_are_found_in_what_no_parser_reads(sql: str, names: list[str]) -> None:
     pieces = split_params(sql)
     assert [piece.name for piece in pieces if isinstance(piece, Param)] == names
-    assert "".join(f":{piece.name}" if isinstance(piece, Param) else piece for piece in pieces) == sql
+    assert (
+        "".join(f":{piece.name}" if isinstance(piece, Param) else piece for piece in pieces) == sql
+    )

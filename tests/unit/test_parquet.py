@@ -1,4 +1,5 @@
-"""A Parquet part: csv as COPY writes it goes in, the same values come out, and what cannot is refused by name."""
+"""A Parquet part: csv as COPY writes it goes in, the same values come out, and what cannot is
+refused by name."""
 
 from __future__ import annotations
 
@@ -27,13 +28,22 @@ _TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]
 _DAYS = st.dates(date(1, 1, 1), date(9999, 12, 31))
 # A type, its values, and how PostgreSQL writes one (None: as `str` does).
 COLUMNS: dict[str, st.SearchStrategy[Any]] = {
-    "text": _TEXT, "character varying(20)": _TEXT, "jsonb": _TEXT, "bytea": st.binary(), "boolean": st.booleans(),
-    "smallint": st.integers(-(2**15), 2**15 - 1), "integer": st.integers(-(2**31), 2**31 - 1),
-    "bigint": st.integers(-(2**63), 2**63 - 1), "double precision": st.floats(), "real": st.floats(width=32),
+    "text": _TEXT,
+    "character varying(20)": _TEXT,
+    "jsonb": _TEXT,
+    "bytea": st.binary(),
+    "boolean": st.booleans(),
+    "smallint": st.integers(-(2**15), 2**15 - 1),
+    "integer": st.integers(-(2**31), 2**31 - 1),
+    "bigint": st.integers(-(2**63), 2**63 - 1),
+    "double precision": st.floats(),
+    "real": st.floats(width=32),
     "numeric(38,7)": st.decimals(places=7, min_value=-(10**30), max_value=10**30, allow_nan=False),
-    "date": _DAYS, "timestamp without time zone": st.datetimes(), "time without time zone": st.times(),
+    "date": _DAYS,
+    "timestamp without time zone": st.datetimes(),
+    "time without time zone": st.times(),
     "timestamp(3) with time zone": st.datetimes(timezones=st.just(UTC)),
-}  # fmt: skip
+}
 ROWS = st.lists(st.tuples(*(st.none() | values for values in COLUMNS.values())), max_size=20)
 
 
@@ -55,13 +65,17 @@ def as_copy_writes(value: Any) -> str:
     if isinstance(value, bool):
         return "t" if value else "f"
     if isinstance(value, float):
-        return {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, "NaN" if value != value else repr(value))
+        return {math.inf: "Infinity", -math.inf: "-Infinity"}.get(
+            value, "NaN" if value != value else repr(value)
+        )
     if isinstance(value, bytes):
         return "\\x" + value.hex()
     if isinstance(value, datetime):
         return value.isoformat(" ").replace("+00:00", "+00")
     text = f"{value:f}" if isinstance(value, Decimal) else str(value)
-    return '"' + text.replace('"', '""') + '"' if text == "" or re.search(r'[",\r\n]', text) else text
+    return (
+        '"' + text.replace('"', '""') + '"' if text == "" or re.search(r'[",\r\n]', text) else text
+    )
 
 
 def fields(text: str) -> Iterator[list[str | None]]:
@@ -74,14 +88,19 @@ def fields(text: str) -> Iterator[list[str | None]]:
 def as_value(text: str | None, type_name: str) -> Any:
     if text is None or type_name in ("text", "character varying(20)", "jsonb", "bytea"):
         return text
-    if type_name in ("double precision", "real"):  # the same bits: of NaN there is one, of zero there are two
+    # the same bits: of NaN there is one, of zero there are two
+    if type_name in ("double precision", "real"):
         return struct.pack("d" if type_name != "real" else "f", float(text))
     if type_name.startswith("timestamp"):
         moment = datetime.fromisoformat(text)  # without a zone: the session's, which is UTC
         return moment.replace(tzinfo=UTC) if type_name.endswith("with time zone") else moment
     if type_name.startswith("time "):
         return time.fromisoformat(text)
-    return Decimal(text) if type_name.startswith("numeric") else {"t": "true", "f": "false"}.get(text, text)
+    return (
+        Decimal(text)
+        if type_name.startswith("numeric")
+        else {"t": "true", "f": "false"}.get(text, text)
+    )
 
 
 @given(ROWS)
@@ -89,10 +108,17 @@ def as_value(text: str | None, type_name: str) -> Any:
 def test_any_rows_come_back(rows: list[tuple[Any, ...]]) -> None:
     blocks = [(",".join(map(as_copy_writes, row)) + "\n").encode() for row in rows]
     header, *back = decode(encoded(columns(*COLUMNS), *blocks))
-    assert header.decode() == ",".join('"' + c.name.replace('"', '""') + '"' for c in columns(*COLUMNS)) + "\n"
-    sent, came = ([
-        [as_value(field, t) for field, t in zip(row, COLUMNS, strict=True)] for row in fields(b"".join(text).decode())
-    ] for text in (blocks, back))  # fmt: skip
+    assert (
+        header.decode()
+        == ",".join('"' + c.name.replace('"', '""') + '"' for c in columns(*COLUMNS)) + "\n"
+    )
+    sent, came = (
+        [
+            [as_value(field, t) for field, t in zip(row, COLUMNS, strict=True)]
+            for row in fields(b"".join(text).decode())
+        ]
+        for text in (blocks, back)
+    )
     assert len(sent) == len(rows)
     assert came == sent
 
@@ -120,7 +146,9 @@ def test_rows_are_written_group_by_group(monkeypatch: pytest.MonkeyPatch) -> Non
     file = pyarrow.parquet.ParquetFile(pa.BufferReader(stored))
     assert (encoder.rows, file.metadata.num_rows) == (1000, 1000)
     assert file.num_row_groups >= 3 and sorted(set(sizes))[-1] > sizes[0]
-    assert b"".join(list(decode(stored))[1:]) == b"".join(b"%d\n" % number for number in range(1000))
+    assert b"".join(list(decode(stored))[1:]) == b"".join(
+        b"%d\n" % number for number in range(1000)
+    )
 
 
 def test_the_file_says_what_postgresql_called_its_types_and_the_key() -> None:
@@ -129,7 +157,10 @@ def test_the_file_says_what_postgresql_called_its_types_and_the_key() -> None:
     assert [str(t) for t in schema.types] == ["decimal128(10, 2)", "string"]
     assert schema.field(1).metadata[b"postgres_type"] == b"uuid"
     told = json.loads(schema.metadata[b"loadsheet"])
-    assert told["primary_key"] == ["c0 \"ü'"] and list(told["postgres_types"].values()) == ["numeric(10,2)", "uuid"]
+    assert told["primary_key"] == ["c0 \"ü'"] and list(told["postgres_types"].values()) == [
+        "numeric(10,2)",
+        "uuid",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -143,7 +174,9 @@ def test_the_file_says_what_postgresql_called_its_types_and_the_key() -> None:
         ("numeric(10,2)", "NaN", "NaN or infinity"),
     ],
 )
-def test_a_value_without_room_is_refused_by_its_columns_name(type_name: str, value: str, limit: str) -> None:
+def test_a_value_without_room_is_refused_by_its_columns_name(
+    type_name: str, value: str, limit: str
+) -> None:
     with pytest.raises(Refused) as refused:
         encoded(columns("integer", type_name), f"1,\n2,{value}\n".encode())
     assert f"column c1 \"ü' ({type_name}) holds a value that Parquet cannot: " in str(refused.value)
@@ -156,10 +189,14 @@ def test_a_refusal_does_not_show_the_value() -> None:
     assert "secret" not in str(refused.value)
 
 
-@pytest.mark.parametrize("type_name", ["numeric", "numeric(39,0)", "numeric(38,-1)", "money", "text[]", "int2vector"])
+@pytest.mark.parametrize(
+    "type_name", ["numeric", "numeric(39,0)", "numeric(38,-1)", "money", "text[]", "int2vector"]
+)
 def test_a_type_that_does_not_survive_is_refused_with_its_reason(type_name: str) -> None:
     assert isinstance(kind(type_name), str)
-    with pytest.raises(Refused, match=re.escape(f"({type_name}) does not survive in Parquet, because ")):
+    with pytest.raises(
+        Refused, match=re.escape(f"({type_name}) does not survive in Parquet, because ")
+    ):
         Encoder(columns("integer", type_name))
     assert len(unfit(columns(type_name, "text", type_name))) == 2
 
@@ -167,25 +204,39 @@ def test_a_type_that_does_not_survive_is_refused_with_its_reason(type_name: str)
 @pytest.mark.parametrize(
     ("type_name", "expected"),
     [
-        ("numeric(3,5)", ("decimal128", 5, 5)), ("numeric(3,-2)", ("decimal128", 5, 0)), ("oid", ("int64",)),
-        ("timestamp(3) with time zone", ("timestamp", "us", "UTC")), ("time with time zone", ("string",)),
-        ("character(3)", ("string",)), ("interval", ("string",)), ("inet", ("string",)), ("uuid", ("string",)),
+        ("numeric(3,5)", ("decimal128", 5, 5)),
+        ("numeric(3,-2)", ("decimal128", 5, 0)),
+        ("oid", ("int64",)),
+        ("timestamp(3) with time zone", ("timestamp", "us", "UTC")),
+        ("time with time zone", ("string",)),
+        ("character(3)", ("string",)),
+        ("interval", ("string",)),
+        ("inet", ("string",)),
+        ("uuid", ("string",)),
     ],
-)  # fmt: skip
+)
 def test_a_type_travels_as_its_like(type_name: str, expected: tuple[Any, ...]) -> None:
     assert kind(type_name) == expected
 
 
 def test_pyarrow_guessing_by_itself_loses_values() -> None:
-    """The control: without the columns' types, and told nothing of NULL, the library changes what it reads."""
+    """The control: without the columns' types, and told nothing of NULL, the library changes what
+    it reads."""
     text = b'007,"",t\n'
-    guessed = pyarrow.csv.read_csv(pa.BufferReader(text), pyarrow.csv.ReadOptions(column_names=["a", "b", "c"]))
+    guessed = pyarrow.csv.read_csv(
+        pa.BufferReader(text), pyarrow.csv.ReadOptions(column_names=["a", "b", "c"])
+    )
     assert guessed.to_pylist() == [{"a": 7, "b": None, "c": "t"}]
-    assert b"".join(list(decode(encoded(columns("text", "text", "boolean"), text)))[1:]) == b'"007","",true\n'
+    assert (
+        b"".join(list(decode(encoded(columns("text", "text", "boolean"), text)))[1:])
+        == b'"007","",true\n'
+    )
 
 
 def test_nothing_imports_pyarrow_before_it_is_needed() -> None:
-    assert "pyarrow" not in imported_by("loadsheet.cli.main", "loadsheet.engine.runner", "loadsheet.engine.extract")
+    assert "pyarrow" not in imported_by(
+        "loadsheet.cli.main", "loadsheet.engine.runner", "loadsheet.engine.extract"
+    )
 
 
 def test_where_pyarrow_is_missing_the_message_says_what_to_install() -> None:

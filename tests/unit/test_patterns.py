@@ -1,4 +1,5 @@
-"""Patterns in the place of a table's name: what they match, and what a plan makes of them, without any server."""
+"""Patterns in the place of a table's name: what they match, and what a plan makes of them, without
+any server."""
 
 from __future__ import annotations
 
@@ -32,7 +33,9 @@ external: [public.elsewhere]
 @pytest.fixture
 def pipeline(tmp_path: Path) -> Pipeline:
     (tmp_path / "sql").mkdir()
-    (tmp_path / "sql" / "sums.sql").write_text("SELECT 1 FROM staging.orders, staging.lines, staging.log_web")
+    (tmp_path / "sql" / "sums.sql").write_text(
+        "SELECT 1 FROM staging.orders, staging.lines, staging.log_web"
+    )
     (tmp_path / "sql" / "report.sql").write_text("SELECT 1 FROM sums, elsewhere")
     (tmp_path / "pipeline.yml").write_text(SPEC)
     return load_pipeline(tmp_path / "pipeline.yml")
@@ -41,18 +44,33 @@ def pipeline(tmp_path: Path) -> Pipeline:
 @pytest.mark.parametrize(
     ("pattern", "name", "expected"),
     [
-        ("*", "any thing", True), ("log_*", "log_", True), ("log_*", "catalog_x", False), ("?", "a", True),
-        ("?", "ab", False), ("a[b]*", "a[b]c", True), ("a[b]*", "ab", False), ("*.x", "axx", False),
-        ("Log*", "log", False), ("*", "line\nbreak", True), ("a[*]b*", "a*bc", True), ("a[*]b*", "axbc", False),
-        ("a[?]", "a?", True), ("a[?]", "ab", False), ("[a]*", "a", False),
+        ("*", "any thing", True),
+        ("log_*", "log_", True),
+        ("log_*", "catalog_x", False),
+        ("?", "a", True),
+        ("?", "ab", False),
+        ("a[b]*", "a[b]c", True),
+        ("a[b]*", "ab", False),
+        ("*.x", "axx", False),
+        ("Log*", "log", False),
+        ("*", "line\nbreak", True),
+        ("a[*]b*", "a*bc", True),
+        ("a[*]b*", "axbc", False),
+        ("a[?]", "a?", True),
+        ("a[?]", "ab", False),
+        ("[a]*", "a", False),
     ],
-)  # fmt: skip
-def test_a_pattern_knows_two_signs_and_takes_all_others_as_they_are(pattern: str, name: str, expected: bool) -> None:
+)
+def test_a_pattern_knows_two_signs_and_takes_all_others_as_they_are(
+    pattern: str, name: str, expected: bool
+) -> None:
     assert matches(pattern, name) == expected
 
 
 @pytest.mark.parametrize("table", ["odd*name", "what?", "x[*]", "[?]*", "a[b]", "plain"])
-def test_a_name_with_the_signs_of_a_pattern_can_be_spelled_and_means_that_table_alone(table: str) -> None:
+def test_a_name_with_the_signs_of_a_pattern_can_be_spelled_and_means_that_table_alone(
+    table: str,
+) -> None:
     assert not is_pattern(spelled(table)) and plain(spelled(table)) == table
     assert matches(spelled(table), table) and not matches(
         spelled(table), table.replace("*", "x").replace("?", "x") + "x"
@@ -62,17 +80,29 @@ def test_a_name_with_the_signs_of_a_pattern_can_be_spelled_and_means_that_table_
 @pytest.mark.parametrize(
     ("pattern", "other", "expected"),
     [
-        ("*", "log_*", True), ("log_*", "*", False), ("log_*", "log_web_*", True), ("log_?", "log_a", True),
-        ("log_?", "log_*", False), ("log_*", "log_?", True), ("*_2024", "log_*", False), ("log_?", "log_?", True),
-        ("odd*", "odd[*]", True), ("odd[*]", "odd*", False), ("?*", "*", False),
+        ("*", "log_*", True),
+        ("log_*", "*", False),
+        ("log_*", "log_web_*", True),
+        ("log_?", "log_a", True),
+        ("log_?", "log_*", False),
+        ("log_*", "log_?", True),
+        ("*_2024", "log_*", False),
+        ("log_?", "log_?", True),
+        ("odd*", "odd[*]", True),
+        ("odd[*]", "odd*", False),
+        ("?*", "*", False),
     ],
-)  # fmt: skip
-def test_whether_one_pattern_takes_all_that_another_does(pattern: str, other: str, expected: bool) -> None:
+)
+def test_whether_one_pattern_takes_all_that_another_does(
+    pattern: str, other: str, expected: bool
+) -> None:
     assert covers(pattern, other) == expected
 
 
 def test_a_table_with_a_star_in_its_name_is_one_table(tmp_path: Path) -> None:
-    (tmp_path / "pipeline.yml").write_text(SPEC.split("transforms:")[0] + '  "odd[*]name": {primary_key: id}\n')
+    (tmp_path / "pipeline.yml").write_text(
+        SPEC.split("transforms:")[0] + '  "odd[*]name": {primary_key: id}\n'
+    )
     made = load_pipeline(tmp_path / "pipeline.yml")
     assert made.table("odd*name").primary_key == ("id",) and not made.table("odd*name").matched
     steps = {step.id: step for step in build_plan(made)}
@@ -82,7 +112,9 @@ def test_a_table_with_a_star_in_its_name_is_one_table(tmp_path: Path) -> None:
 
 def test_sql_beside_a_spec_with_errors_may_read_what_a_pattern_matches(tmp_path: Path) -> None:
     (tmp_path / "sql").mkdir()
-    (tmp_path / "sql" / "sums.sql").write_text("SELECT 1 AS x FROM staging.orders, staging.lines, staging.log_web")
+    (tmp_path / "sql" / "sums.sql").write_text(
+        "SELECT 1 AS x FROM staging.orders, staging.lines, staging.log_web"
+    )
     spec = SPEC.replace("{retries: 1}", "{retries: many}").replace("  report:\n", "")
     (tmp_path / "pipeline.yml").write_text(spec)
     problems = check_file(tmp_path / "pipeline.yml")[1]
@@ -92,8 +124,11 @@ def test_sql_beside_a_spec_with_errors_may_read_what_a_pattern_matches(tmp_path:
 def test_the_entry_of_its_own_wins_then_the_first_pattern(pipeline: Pipeline) -> None:
     found = {name: pipeline.pattern_of(name) for name in ("orders", "log_web", "lines", "tmp_1")}
     assert {name: pattern and pattern.name for name, pattern in found.items()} == {
-        "orders": None, "log_web": "log_*", "lines": "*", "tmp_1": None
-    }  # fmt: skip
+        "orders": None,
+        "log_web": "log_*",
+        "lines": "*",
+        "tmp_1": None,
+    }
     assert pipeline.table("log_web").tasks.retries == 5 and pipeline.table("log_web").matched
     assert pipeline.table("lines").tasks.retries == 1 and not pipeline.table("orders").matched
     with pytest.raises(KeyError):
@@ -104,9 +139,12 @@ def test_a_transform_waits_for_the_whole_of_each_pattern_it_reads(pipeline: Pipe
     steps = {step.id: step for step in build_plan(pipeline)}
     every, logs = slug("*"), slug("log_*")
     assert steps["transform.transform_sums"].upstream == (
-        "load.load_orders", f"extract.extract_{every}", f"load.load_{every}", f"extract.extract_{logs}",
+        "load.load_orders",
+        f"extract.extract_{every}",
+        f"load.load_{every}",
+        f"extract.extract_{logs}",
         f"load.load_{logs}",
-    )  # fmt: skip
+    )
     assert steps[f"extract.extract_{every}"].upstream == ("create_bucket", f"resolve_{every}")
     assert [step.name for step in steps.values() if step.mapped] == ["log_*", "*"] * 2
 
@@ -124,5 +162,9 @@ def test_what_a_pattern_would_match_is_to_be_read_with_its_schema(pipeline: Pipe
 
 def test_a_run_puts_the_tables_it_found_in_the_place_of_patterns(pipeline: Pipeline) -> None:
     found = pipeline.resolved(["log_web", "lines"])
-    assert [table.name for table in found.tables] == ["orders", "log_web", "lines"] and not found.patterns
+    assert [table.name for table in found.tables] == [
+        "orders",
+        "log_web",
+        "lines",
+    ] and not found.patterns
     assert not [step for step in build_plan(found) if step.mapped or step.kind == "resolve"]

@@ -18,7 +18,10 @@ from loadsheet.spec.pipeline_file import check_file
 from loadsheet.spec.schema import schema
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *(ROOT / "docs").glob("*.md")]
+FILES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *(ROOT / "docs").glob("*.md"),
+]
 TEXTS = {str(file.relative_to(ROOT)): file.read_text(encoding="utf-8") for file in FILES}
 README = TEXTS["README.md"]
 BLOCK = re.compile(r'^( *)```(\w*)(?: title="[^"\n]*")?\n(.*?)^\1```$', re.MULTILINE | re.DOTALL)
@@ -34,14 +37,20 @@ tables: {a_table: }
 
 def blocks(text: str, language: str) -> list[str]:
     """The fenced blocks of `language`, without the indentation of the list they may stand in."""
-    return [re.sub(rf"^{m[1]}", "", m[3], flags=re.MULTILINE) for m in BLOCK.finditer(text) if m[2] == language]
+    return [
+        re.sub(rf"^{m[1]}", "", m[3], flags=re.MULTILINE)
+        for m in BLOCK.finditer(text)
+        if m[2] == language
+    ]
 
 
 def commands(text: str, word: str) -> set[str]:
     """Every command that begins with `word`, in shell blocks and in inline code."""
     shell = "\n".join(blocks(text, "bash")) + "\n" + "\n".join(blocks(text, "console"))
     inline = re.findall(r"`([^`\n]+)`", BLOCK.sub("", text))
-    found = re.findall(rf"^\$? *(?:\S*/|[A-Z_]+=\S+ )*({word} .*)$", "\n".join([shell, *inline]), re.MULTILINE)
+    found = re.findall(
+        rf"^\$? *(?:\S*/|[A-Z_]+=\S+ )*({word} .*)$", "\n".join([shell, *inline]), re.MULTILINE
+    )
     return {re.sub(r"\s+#.*", "", command) for command in found}
 
 
@@ -54,7 +63,8 @@ FRAGMENTS = [block for block in blocks(README, "yaml") if block not in SPECS]
 
 
 def write(folder: Path, spec: str) -> Path:
-    """The spec in a project below `folder`, with the SQL files that the README shows for its transforms."""
+    """The spec in a project below `folder`, with the SQL files that the README shows for its
+    transforms."""
     home = folder / "pipelines" / yaml.safe_load(spec).get("pipeline", "unnamed")
     (home / "sql").mkdir(parents=True)
     for sql in blocks(README, "sql"):
@@ -85,7 +95,9 @@ def test_a_part_of_a_spec_fits_into_a_whole_one(tmp_path: Path, fragment: str) -
 
 def test_the_plan_in_the_readme_is_the_one_of_its_example(tmp_path: Path) -> None:
     write(tmp_path, next(spec for spec in SPECS if "pipeline: shop" in spec))
-    shown = next(block for block in blocks(README, "console") if block.startswith("$ loadsheet plan shop\n"))
+    shown = next(
+        block for block in blocks(README, "console") if block.startswith("$ loadsheet plan shop\n")
+    )
     result = CliRunner().invoke(app, ["--project", str(tmp_path), "plan", "shop"])
     assert shown.partition("\n")[2] == result.stdout
 
@@ -98,17 +110,29 @@ def test_a_command_and_its_options_exist(command: str) -> None:
         assert words[0] in own
         words = words[2:]
     assert not words or words[0] in CLI.commands
-    known = {option for parameter in CLI.commands[words[0]].params for option in parameter.opts} if words else set()
+    known = (
+        {option for parameter in CLI.commands[words[0]].params for option in parameter.opts}
+        if words
+        else set()
+    )
     assert {word for word in words if word.startswith("--")} <= known | {"--help"}
 
 
 def test_an_option_named_alone_is_one_of_some_command() -> None:
-    known = {option for command in (CLI, *CLI.commands.values()) for p in command.params for option in p.opts}
+    known = {
+        option
+        for command in (CLI, *CLI.commands.values())
+        for p in command.params
+        for option in p.opts
+    }
     assert set(re.findall(r"`(--[a-z-]+)", README)) <= known | {"--help"}
 
 
 def test_every_command_is_explained() -> None:
-    assert all(any(c.startswith(f"loadsheet {name}") for c in commands(README, "loadsheet")) for name in CLI.commands)
+    assert all(
+        any(c.startswith(f"loadsheet {name}") for c in commands(README, "loadsheet"))
+        for name in CLI.commands
+    )
 
 
 @pytest.mark.parametrize("command", every("make"))
@@ -116,29 +140,41 @@ def test_a_make_target_and_its_variables_exist(command: str) -> None:
     makefile = (ROOT / "Makefile").read_text()
     for word in shlex.split(command)[1:]:
         name, is_variable, value = word.partition("=")
-        assert re.search(rf"^{name} \?=" if is_variable else rf"^{name}:", makefile, re.MULTILINE), word
+        assert re.search(
+            rf"^{name} \?=" if is_variable else rf"^{name}:", makefile, re.MULTILINE
+        ), word
         for option in re.findall(r"--\w+", value):
             source = (ROOT / "demo" / "__main__.py").read_text()
             assert f'"{option}"' in source or f" {option[2:]}: Annotated" in source
 
 
-@pytest.mark.parametrize("module", sorted(set(re.findall(r"python -m ([\w.]+)", " ".join(TEXTS.values()))) - {"pip"}))
+@pytest.mark.parametrize(
+    "module", sorted(set(re.findall(r"python -m ([\w.]+)", " ".join(TEXTS.values()))) - {"pip"})
+)
 def test_a_module_that_is_to_be_run_is_ours_or_pytest(module: str) -> None:
     path = ROOT / module.replace(".", "/")
     assert module == "pytest" or path.with_suffix(".py").exists() or (path / "__main__.py").exists()
 
 
-LINKS = [(name, link) for name, text in TEXTS.items() for link in re.findall(r"\]\(([^)\s]+)\)", BLOCK.sub("", text))]
+LINKS = [
+    (name, link)
+    for name, text in TEXTS.items()
+    for link in re.findall(r"\]\(([^)\s]+)\)", BLOCK.sub("", text))
+]
 
 
-@pytest.mark.parametrize(("name", "link"), [(n, link) for n, link in LINKS if not link.startswith("https://")])
+@pytest.mark.parametrize(
+    ("name", "link"), [(n, link) for n, link in LINKS if not link.startswith("https://")]
+)
 def test_a_link_or_an_image_leads_somewhere(name: str, link: str) -> None:
     path, _, anchor = link.partition("#")
     target = (ROOT / name).parent / path if path else ROOT / name
     assert target.exists()
     if anchor:
         headings = re.findall(r"^#+ (.+)$", BLOCK.sub("", target.read_text()), re.MULTILINE)
-        assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        assert anchor in {
+            re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings
+        }
 
 
 def test_every_key_of_a_spec_is_explained() -> None:

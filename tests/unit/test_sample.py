@@ -12,20 +12,31 @@ from loadsheet.errors import InputError
 from loadsheet.spec.models import Lake, Pipeline, Source, Table, Transform, Warehouse
 
 SHOP = Pipeline(
-    name="shop", file=Path("shop/pipeline.yml"), source=Source(conn_id="one"), lake=Lake(conn_id="l", bucket="b"),
-    warehouse=Warehouse(conn_id="two"), tables=(Table(name="orders", max_shrink=0.1),),
+    name="shop",
+    file=Path("shop/pipeline.yml"),
+    source=Source(conn_id="one"),
+    lake=Lake(conn_id="l", bucket="b"),
+    warehouse=Warehouse(conn_id="two"),
+    tables=(Table(name="orders", max_shrink=0.1),),
     transforms=(
         Transform(name="sales", sql="SELECT * FROM staging.orders", file=Path("sales.sql")),
-        Transform(name="all", sql="DELETE FROM mart.sales", file=Path("all.sql"), materialized="script"),
+        Transform(
+            name="all", sql="DELETE FROM mart.sales", file=Path("all.sql"), materialized="script"
+        ),
     ),
-)  # fmt: skip
+)
 
 
 def test_everything_that_is_written_to_is_another() -> None:
     moved = sampled(SHOP)
     assert moved.name == "shop__sample" and moved.lake.prefix == "_sample"
-    assert (moved.warehouse.schema, moved.warehouse.mart_schema) == ("staging_sample", "mart_sample")
-    assert [transform.sql for transform in moved.transforms] == ['SELECT * FROM "staging_sample".orders']
+    assert (moved.warehouse.schema, moved.warehouse.mart_schema) == (
+        "staging_sample",
+        "mart_sample",
+    )
+    assert [transform.sql for transform in moved.transforms] == [
+        'SELECT * FROM "staging_sample".orders'
+    ]
 
 
 def test_a_name_that_the_server_would_cut_to_productions_own_is_refused() -> None:

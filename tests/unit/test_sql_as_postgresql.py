@@ -1,4 +1,5 @@
-"""The check of a transform's SQL says what a server would say. tests/core asks one about the same cases."""
+"""The check of a transform's SQL says what a server would say. tests/core asks one about the same
+cases."""
 
 from __future__ import annotations
 
@@ -9,7 +10,16 @@ import pytest
 
 from loadsheet.errors import SpecError
 from loadsheet.spec.dependencies import transform_inputs
-from loadsheet.spec.models import Inputs, Lake, Materialized, Pipeline, Source, Table, Transform, Warehouse
+from loadsheet.spec.models import (
+    Inputs,
+    Lake,
+    Materialized,
+    Pipeline,
+    Source,
+    Table,
+    Transform,
+    Warehouse,
+)
 from tests.sql_cases import ACCEPTED, ENDING, REFUSED, SCRIPTS
 
 
@@ -44,7 +54,9 @@ def test_a_select_that_postgresql_takes_is_read(sql: str) -> None:
 
 
 @pytest.mark.parametrize(("sql", "said"), REFUSED.items(), ids=REFUSED)
-def test_a_select_that_postgresql_refuses_is_a_problem_at_its_place(sql: str, said: tuple[str, str]) -> None:
+def test_a_select_that_postgresql_refuses_is_a_problem_at_its_place(
+    sql: str, said: tuple[str, str]
+) -> None:
     place, message = said
     found = problem(sql)
     assert found.startswith(f"me.sql:{place} transforms.me: ") and message in found
@@ -57,29 +69,45 @@ def test_a_script_that_postgresql_runs_is_read(sql: str) -> None:
 
 
 @pytest.mark.parametrize("statement", ENDING)
-@pytest.mark.parametrize("before", ["", "SELECT 1; ", "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1; END; "])
+@pytest.mark.parametrize(
+    "before", ["", "SELECT 1; ", "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1; END; "]
+)
 def test_a_script_may_not_end_its_transaction(statement: str, before: str) -> None:
     assert "a script runs in one transaction, found" in problem(f"{before}{statement};", "script")
 
 
 @pytest.mark.parametrize(
-    "sql", ["SELCT 1", "foo", "SELECT 1; TRUNCAT mart.other", "DROP TABLE x; bar baz", "BEGIN CALL f() "]
+    "sql",
+    ["SELCT 1", "foo", "SELECT 1; TRUNCAT mart.other", "DROP TABLE x; bar baz", "BEGIN CALL f() "],
 )
 def test_what_is_no_statement_is_a_problem(sql: str) -> None:
     found = problem(sql, "script")
-    assert "cannot be read as PostgreSQL" in found or "no statement of PostgreSQL begins with" in found
+    assert (
+        "cannot be read as PostgreSQL" in found or "no statement of PostgreSQL begins with" in found
+    )
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_whatever_becomes_of_sql_it_is_read_or_a_problem_with_a_place(seed: int) -> None:
     chance = random.Random(seed)
-    pool = [*ACCEPTED.values(), *REFUSED, *SCRIPTS.values(), *ENDING, "CALL f(:run_id) ", "EXPLAIN SELECT 1 "]
+    pool = [
+        *ACCEPTED.values(),
+        *REFUSED,
+        *SCRIPTS.values(),
+        *ENDING,
+        "CALL f(:run_id) ",
+        "EXPLAIN SELECT 1 ",
+    ]
     for _ in range(500):
         text = chance.choice(pool)
         for _ in range(chance.randint(1, 4)):
             at, other = chance.randrange(len(text) + 1), chance.choice(pool)
             begin = chance.randrange(len(other))
-            text = text[:at] + other[begin : begin + chance.randrange(30)] + text[at + chance.randrange(8) :]
+            text = (
+                text[:at]
+                + other[begin : begin + chance.randrange(30)]
+                + text[at + chance.randrange(8) :]
+            )
         try:
             inputs(text, "script")
         except SpecError as error:

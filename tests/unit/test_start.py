@@ -1,4 +1,5 @@
-"""What a process imports before it does anything: a third of a short run's time, and paid by every task."""
+"""What a process imports before it does anything: a third of a short run's time, and paid by every
+task."""
 
 from __future__ import annotations
 
@@ -7,7 +8,10 @@ import pytest
 from loadsheet.cli.main import EXAMPLES
 from tests.imports import imported_by
 
-A_RUN = [f"loadsheet.{name}" for name in ("cli.main", "cli.run", "engine.runner", "engine.extract", "engine.load")]
+A_RUN = [
+    f"loadsheet.{name}"
+    for name in ("cli.main", "cli.run", "engine.runner", "engine.extract", "engine.load")
+]
 HELP = "from loadsheet.cli.main import app; app(['{}', '--help'], standalone_mode=False)"
 SETTINGS = "lifecycleconfig notificationconfig objectlockconfig replicationconfig select sseconfig minioadmin"
 

@@ -11,7 +11,8 @@ from loadsheet.spec.suggest import shown
 from loadsheet.spec.view import Entry, View, as_list
 
 MAX_BYTES = 63
-"""PostgreSQL's NAMEDATALEN - 1: it cuts longer names off without a word, and two of them may then be one."""
+"""PostgreSQL's NAMEDATALEN - 1: it cuts longer names off without a word, and two of them may then
+be one."""
 
 Place = tuple[KeyPath, Literal["key", "value"], str]
 
@@ -37,7 +38,14 @@ def table_names_are_plain(view: View) -> Iterator[Finding]:
         if "." in table.name:
             message = f"{table.name!r} is taken as {'a pattern' if is_pattern(table.name) else 'the name of one table'}"
             hint = "name the schema once, in source.schema"
-            yield Finding("odd-name", path=table.path, message=message, hint=hint, at="key", severity="warning")
+            yield Finding(
+                "odd-name",
+                path=table.path,
+                message=message,
+                hint=hint,
+                at="key",
+                severity="warning",
+            )
 
 
 def _places(view: View) -> Iterator[Place]:
@@ -74,7 +82,10 @@ def patterns_name_no_columns(table: Entry, _: View) -> Iterator[Finding]:
         if is_pattern(table.name) and table.own.get(key) is not None:
             hint = "give the table that needs it an entry of its own: it wins over the pattern"
             yield table.finding(
-                "one-table-only", key, f"{key} cannot be said of all tables that match {table.name!r}", hint
+                "one-table-only",
+                key,
+                f"{key} cannot be said of all tables that match {table.name!r}",
+                hint,
             )
 
 
@@ -89,15 +100,27 @@ def defaults_exclude_no_tables(view: View) -> Iterator[Finding]:
     """Each pattern says for itself what it leaves out."""
     if view.get("defaults", "exclude") is not None:
         hint = "write it under the pattern"
-        yield Finding("no-effect", path=("defaults", "exclude"), message="exclude cannot be a default", hint=hint)
+        yield Finding(
+            "no-effect",
+            path=("defaults", "exclude"),
+            message="exclude cannot be a default",
+            hint=hint,
+        )
 
 
 def no_name_is_also_a_pattern(view: View) -> Iterator[Finding]:
     """`odd[*]name` and the pattern `odd*name` would be one task."""
     names = {table.name for table in view.tables}
     for table in view.tables:
-        if not is_pattern(table.name) and (pattern := plain(table.name)) != table.name and pattern in names:
-            message, hint = f"its task has the name of that of the pattern {pattern!r}", "write the pattern otherwise"
+        if (
+            not is_pattern(table.name)
+            and (pattern := plain(table.name)) != table.name
+            and pattern in names
+        ):
+            message, hint = (
+                f"its task has the name of that of the pattern {pattern!r}",
+                "write the pattern otherwise",
+            )
             yield Finding("bad-name", path=table.path, message=message, hint=hint, at="key")
 
 

@@ -8,7 +8,12 @@ from datetime import datetime
 from itertools import chain
 
 from loadsheet.problem import Finding
-from loadsheet.spec.rules.names import NAME_RULES, PATTERN_RULES, defaults_exclude_no_tables, no_name_is_also_a_pattern
+from loadsheet.spec.rules.names import (
+    NAME_RULES,
+    PATTERN_RULES,
+    defaults_exclude_no_tables,
+    no_name_is_also_a_pattern,
+)
 from loadsheet.spec.rules.tables import TABLE_RULES
 from loadsheet.spec.schedule import BadSchedule, check_schedule
 from loadsheet.spec.view import Entry, View
@@ -26,7 +31,10 @@ def only_tables_have_keys(transform: Entry) -> Iterator[Finding]:
     kind = transform.full["materialized"]
     if kind in ("view", "script") and transform.full.get("unique_key") is not None:
         yield transform.finding(
-            "no-effect", "unique_key", f"unique_key has no effect on a {kind}", "drop it, or use merge or table"
+            "no-effect",
+            "unique_key",
+            f"unique_key has no effect on a {kind}",
+            "drop it, or use merge or table",
         )
 
 
@@ -67,7 +75,9 @@ def start_date_exists(view: View) -> Iterator[Finding]:
         datetime.fromisoformat(date)
     except ValueError as error:
         why = "an offset is below 24 hours" if "offset" in str(error) else error
-        yield Finding("bad-schedule", path=("start_date",), message=f"{date!r} is not in the calendar: {why}")
+        yield Finding(
+            "bad-schedule", path=("start_date",), message=f"{date!r} is not in the calendar: {why}"
+        )
 
 
 def schemas_differ(view: View) -> Iterator[Finding]:
@@ -77,7 +87,10 @@ def schemas_differ(view: View) -> Iterator[Finding]:
         at = "mart_schema" if view.get("warehouse", "mart_schema") else "schema"
         message = f"staging and marts are both in the schema {staging!r}"
         yield Finding(
-            "schema-clash", path=("warehouse", at), message=message, hint="give schema and mart_schema different names"
+            "schema-clash",
+            path=("warehouse", at),
+            message=message,
+            hint="give schema and mart_schema different names",
         )
 
 
@@ -88,13 +101,18 @@ def schemas_are_free(view: View) -> Iterator[Finding]:
         if name in RESERVED or name.startswith("pg_"):
             message = f"the schema {name!r} is reserved"
             yield Finding(
-                "schema-clash", path=("warehouse", key), message=message, hint="choose another, e.g. staging or mart"
+                "schema-clash",
+                path=("warehouse", key),
+                message=message,
+                hint="choose another, e.g. staging or mart",
             )
 
 
 def source_is_not_the_target(view: View) -> Iterator[Finding]:
     """Loading into the schema that is read from would replace the source's own tables."""
-    if not view.sound("source") or view.get("source", "conn_id") != view.get("warehouse", "conn_id"):
+    if not view.sound("source") or view.get("source", "conn_id") != view.get(
+        "warehouse", "conn_id"
+    ):
         return
     schema = view.get("source", "schema", default="public")
     for key, target in zip(("schema", "mart_schema"), _warehouse_schemas(view), strict=True):
@@ -107,7 +125,9 @@ def source_is_not_the_target(view: View) -> Iterator[Finding]:
 def _warehouse_schemas(view: View) -> tuple[str | None, str | None]:
     if not view.sound("warehouse"):
         return None, ""  # unknown, and different
-    return view.get("warehouse", "schema", default="staging"), view.get("warehouse", "mart_schema", default="mart")
+    return view.get("warehouse", "schema", default="staging"), view.get(
+        "warehouse", "mart_schema", default="mart"
+    )
 
 
 PIPELINE_RULES = (

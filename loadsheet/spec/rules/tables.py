@@ -14,22 +14,31 @@ def append_needs_incremental(table: Entry, _: View) -> Iterator[Finding]:
     """Appending everything on every run would double the table."""
     if table.full.get("mode") == "append" and "incremental" not in table.full:
         message = "append without incremental would insert every row again on each run"
-        yield table.finding("unsafe-mode", "mode", message, "add incremental: <column>, or use replace or merge")
+        yield table.finding(
+            "unsafe-mode", "mode", message, "add incremental: <column>, or use replace or merge"
+        )
 
 
 def replace_excludes_incremental(table: Entry, _: View) -> Iterator[Finding]:
     """Replacing a table by its newest rows would lose all the others."""
     if table.full.get("mode") == "replace" and "incremental" in table.full:
         key = "mode" if "mode" in table.own else "incremental"
-        yield table.finding("unsafe-mode", key, "replace and incremental exclude each other", _UNINHERIT)
+        yield table.finding(
+            "unsafe-mode", key, "replace and incremental exclude each other", _UNINHERIT
+        )
 
 
 def appended_nulls_repeat(table: Entry, _: View) -> Iterator[Finding]:
     """Rows without a cursor are read on every run: appended, they would pile up."""
-    if table.full.get("mode") == "append" and table.full.get("incremental", {}).get("nulls") == "include":
+    if (
+        table.full.get("mode") == "append"
+        and table.full.get("incremental", {}).get("nulls") == "include"
+    ):
         message = "rows with a NULL cursor would be appended again on each run"
         path = (*table.path, "incremental", "nulls")
-        yield Finding("unsafe-mode", path=path, message=message, hint="use fail, exclude or mode: merge")
+        yield Finding(
+            "unsafe-mode", path=path, message=message, hint="use fail, exclude or mode: merge"
+        )
 
 
 def appended_rows_are_read_once(table: Entry, _: View) -> Iterator[Finding]:
@@ -38,13 +47,21 @@ def appended_rows_are_read_once(table: Entry, _: View) -> Iterator[Finding]:
     if table.full.get("mode") != "append":
         return
     if incremental.get("lookback") is not None:
-        path = (*table.path, *(("lookback",) if table.own.get("lookback") else ("incremental", "lookback")))
+        path = (
+            *table.path,
+            *(("lookback",) if table.own.get("lookback") else ("incremental", "lookback")),
+        )
         message = "rows inside the lookback would be appended again on each run"
         hint = "use mode: merge, or drop it (an inherited one: `lookback: null`)"
         yield Finding("unsafe-mode", path=path, message=message, hint=hint)
     if _by(table) == "data_interval":
-        message, hint = "an interval that is read twice would be appended twice", "use mode: merge, or by: watermark"
-        yield Finding("unsafe-mode", path=(*table.path, "incremental", "by"), message=message, hint=hint)
+        message, hint = (
+            "an interval that is read twice would be appended twice",
+            "use mode: merge, or by: watermark",
+        )
+        yield Finding(
+            "unsafe-mode", path=(*table.path, "incremental", "by"), message=message, hint=hint
+        )
 
 
 def interval_needs_schedule(table: Entry, view: View) -> Iterator[Finding]:
@@ -53,7 +70,9 @@ def interval_needs_schedule(table: Entry, view: View) -> Iterator[Finding]:
     if _by(table) == "data_interval" and schedule in (None, "@once") and view.sound("schedule"):
         message = "by: data_interval needs a schedule that repeats"
         hint = 'add schedule: "@daily" at the top, or use by: watermark'
-        yield Finding("bad-schedule", path=(*table.path, "incremental", "by"), message=message, hint=hint)
+        yield Finding(
+            "bad-schedule", path=(*table.path, "incremental", "by"), message=message, hint=hint
+        )
 
 
 def interval_has_no_initial_value(table: Entry, _: View) -> Iterator[Finding]:
@@ -61,14 +80,23 @@ def interval_has_no_initial_value(table: Entry, _: View) -> Iterator[Finding]:
     if _by(table) == "data_interval" and table.full["incremental"].get("initial_value") is not None:
         path = (*table.path, "incremental", "initial_value")
         message = "initial_value has no effect with by: data_interval"
-        yield Finding("no-effect", path=path, message=message, hint="set start_date instead", severity="warning")
+        yield Finding(
+            "no-effect",
+            path=path,
+            message=message,
+            hint="set start_date instead",
+            severity="warning",
+        )
 
 
 def include_or_exclude(table: Entry, _: View) -> Iterator[Finding]:
     """Naming what to carry already says what not to."""
     if {"include", "exclude"} <= set(table.full.get("columns", ())):
         yield table.finding(
-            "column-conflict", "columns", "include and exclude exclude each other", "keep one of the two"
+            "column-conflict",
+            "columns",
+            "include and exclude exclude each other",
+            "keep one of the two",
         )
 
 
@@ -89,7 +117,10 @@ def needed_columns_are_carried(table: Entry, _: View) -> Iterator[Finding]:
         if "include" in columns and column not in columns["include"]:
             message = f"the {kind} column {column!r} is missing here"
             yield Finding(
-                "column-conflict", path=(*table.path, "columns", "include"), message=message, hint="add it to this list"
+                "column-conflict",
+                path=(*table.path, "columns", "include"),
+                message=message,
+                hint="add it to this list",
             )
 
 
@@ -97,7 +128,10 @@ def lookback_needs_incremental(table: Entry, _: View) -> Iterator[Finding]:
     """There is nothing to look back from."""
     if table.own.get("lookback") is not None and "incremental" not in table.full:
         yield table.finding(
-            "no-effect", "lookback", "lookback has no effect without incremental", "add incremental: <column>"
+            "no-effect",
+            "lookback",
+            "lookback has no effect without incremental",
+            "add incremental: <column>",
         )
 
 
@@ -107,7 +141,10 @@ def lookback_is_given_once(table: Entry, _: View) -> Iterator[Finding]:
     inside = isinstance(incremental, dict) and incremental.get("lookback") is not None
     if inside and table.own.get("lookback") is not None:
         yield table.finding(
-            "no-effect", "lookback", "lookback is given twice for this table", "keep the one under incremental"
+            "no-effect",
+            "lookback",
+            "lookback is given twice for this table",
+            "keep the one under incremental",
         )
 
 
@@ -116,9 +153,15 @@ def key_is_not_a_comma_list(table: Entry, _: View) -> Iterator[Finding]:
     for key in ("primary_key", "incremental"):
         value = table.own.get(key)
         if isinstance(value, str) and "," in value:
-            hint = f"several columns are written [{value}]" if key == "primary_key" else "name one column"
+            hint = (
+                f"several columns are written [{value}]"
+                if key == "primary_key"
+                else "name one column"
+            )
             message = f"{value!r} is taken as the name of one column"
-            yield Finding("odd-name", path=(*table.path, key), message=message, hint=hint, severity="warning")
+            yield Finding(
+                "odd-name", path=(*table.path, key), message=message, hint=hint, severity="warning"
+            )
 
 
 def _by(table: Entry) -> str:

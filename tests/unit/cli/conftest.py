@@ -83,7 +83,9 @@ def cli() -> Cli:
 
     def run(*args: str | Path) -> Result:
         result = CliRunner().invoke(app, [str(arg) for arg in args], prog_name="loadsheet")
-        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        assert result.exception is None or isinstance(result.exception, SystemExit), (
+            result.exception
+        )
         if result.exit_code != 3:
             assert "Traceback" not in result.stdout + result.stderr
         return Result(result.exit_code, result.stdout, result.stderr)

@@ -1,4 +1,5 @@
-"""`loadsheet check` looks at a pipeline beside the rest of its project: names, tables, connections, pools."""
+"""`loadsheet check` looks at a pipeline beside the rest of its project: names, tables, connections,
+pools."""
 
 from __future__ import annotations
 
@@ -25,14 +26,19 @@ def test_two_pipelines_that_write_one_table_are_a_problem(cli: Cli, project: Pat
 def test_the_file_that_is_asked_for_is_the_one_to_blame(cli: Cli, project: Path) -> None:
     write_pipeline(project, "zoo", OTHER)
     out = cli("check", "pipelines/shop").out
-    assert "pipelines/shop/pipeline.yml:7:3 tables.orders: staging.orders is also written by the pipeline 'zoo'" in out
+    assert (
+        "pipelines/shop/pipeline.yml:7:3 tables.orders: staging.orders is also written by the pipeline 'zoo'"
+        in out
+    )
     assert out.splitlines()[-1] == "1 file checked: 5 errors, 0 warnings"
 
 
 @pytest.mark.parametrize(
     "spec",
     [
-        OTHER.replace("{conn_id: warehouse}", "{conn_id: warehouse, schema: zoo, mart_schema: zoo_mart}"),
+        OTHER.replace(
+            "{conn_id: warehouse}", "{conn_id: warehouse, schema: zoo, mart_schema: zoo_mart}"
+        ),
         OTHER.replace("{conn_id: warehouse}", "{conn_id: source}"),
     ],
 )
@@ -54,25 +60,43 @@ tables:
 @pytest.mark.parametrize(
     ("first", "second", "said"),
     [
-        ('"*":', "bills:", "tables.bills: raw.bills is also written by the pipeline 'first' (pipelines/first/"
-         "pipeline.yml), by its pattern '*'\n  hint: add `exclude: [bills]` to that pattern"),
-        ("bills:", '"*":', "tables.\"*\": raw.bills is also written by the pipeline 'first' (pipelines/first/"
-         "pipeline.yml), which names it\n  hint: add `exclude: [bills]` here"),
-        ('"odd[*]name":', '"odd*":', 'raw.odd*name is also written by the pipeline \'first\' (pipelines/first/'
-         'pipeline.yml), which names it\n  hint: add `exclude: ["odd[*]name"]` here'),
-        ('"*":', '"log_*":', "raw.log_* is also written by the pipeline 'first' (pipelines/first/pipeline.yml), by "
-         "its pattern '*'"),
+        (
+            '"*":',
+            "bills:",
+            "tables.bills: raw.bills is also written by the pipeline 'first' (pipelines/first/"
+            "pipeline.yml), by its pattern '*'\n  hint: add `exclude: [bills]` to that pattern",
+        ),
+        (
+            "bills:",
+            '"*":',
+            "tables.\"*\": raw.bills is also written by the pipeline 'first' (pipelines/first/"
+            "pipeline.yml), which names it\n  hint: add `exclude: [bills]` here",
+        ),
+        (
+            '"odd[*]name":',
+            '"odd*":',
+            "raw.odd*name is also written by the pipeline 'first' (pipelines/first/"
+            'pipeline.yml), which names it\n  hint: add `exclude: ["odd[*]name"]` here',
+        ),
+        (
+            '"*":',
+            '"log_*":',
+            "raw.log_* is also written by the pipeline 'first' (pipelines/first/pipeline.yml), by "
+            "its pattern '*'",
+        ),
         ('"log_*":', '"*": {exclude: [log_web]}', "raw.* is also written by the pipeline 'first'"),
         ('"*":', '"*":', "raw.* is also written by the pipeline 'first'"),
     ],
-)  # fmt: skip
+)
 def test_a_pattern_that_means_a_table_of_another_pipeline_is_a_problem(
     cli: Cli, project: Path, first: str, second: str, said: str
 ) -> None:
     for name, table in (("first", first), ("second", second)):
         write_pipeline(project, name, f"{PLAIN}{table}\n", {})
     result = cli("check", "pipelines/first", "pipelines/second")
-    assert result.code == 2 and result.out.splitlines()[-1] == "2 files checked: 1 error, 0 warnings"
+    assert (
+        result.code == 2 and result.out.splitlines()[-1] == "2 files checked: 1 error, 0 warnings"
+    )
     assert said in "\n".join(line for line in result.out.splitlines() if " | " not in line)
 
 
@@ -91,21 +115,30 @@ def test_a_pattern_that_means_a_table_of_another_pipeline_is_a_problem(
 def test_a_pattern_that_may_mean_no_table_of_another_pipeline_is_none(
     cli: Cli, project: Path, first: str, second: str, elsewhere: str
 ) -> None:
-    (project / "connections/connections.yml").write_text("source: {}\nlater: {}\nlake: {}\nwarehouse: {}\n")
+    (project / "connections/connections.yml").write_text(
+        "source: {}\nlater: {}\nlake: {}\nwarehouse: {}\n"
+    )
     write_pipeline(project, "first", f"{PLAIN}{first}\n", {})
     spec = f"{PLAIN}{second}\n"
-    write_pipeline(project, "second", spec.replace("conn_id: source", elsewhere) if elsewhere else spec, {})
-    assert cli("check", "pipelines/first", "pipelines/second").out == "2 files checked: no problems\n"
+    write_pipeline(
+        project, "second", spec.replace("conn_id: source", elsewhere) if elsewhere else spec, {}
+    )
+    assert (
+        cli("check", "pipelines/first", "pipelines/second").out == "2 files checked: no problems\n"
+    )
 
 
-def test_a_pipeline_that_nobody_reads_because_of_its_name_is_a_problem(cli: Cli, project: Path) -> None:
+def test_a_pipeline_that_nobody_reads_because_of_its_name_is_a_problem(
+    cli: Cli, project: Path
+) -> None:
     (project / "pipelines/zoo").mkdir()
     misnamed = project / "pipelines/zoo/pipeline.yaml"
     misnamed.write_text(OTHER.replace("conn_id: warehouse", "conn_id: warehouse, schema: zoo"))
     result = cli("check")
     assert result.code == 2
     assert (
-        "pipelines/zoo/pipeline.yaml:1:1 nobody reads this file: a pipeline's file is called pipeline.yml" in result.out
+        "pipelines/zoo/pipeline.yaml:1:1 nobody reads this file: a pipeline's file is called pipeline.yml"
+        in result.out
     )
     assert cli("check", "pipelines/shop").code == 0
     misnamed.rename(project / "pipelines/zoo/draft.yaml")
@@ -113,22 +146,30 @@ def test_a_pipeline_that_nobody_reads_because_of_its_name_is_a_problem(cli: Cli,
 
 
 def test_a_draft_beside_a_pipeline_is_left_alone(cli: Cli, project: Path) -> None:
-    (project / "pipelines/shop/draft.yml").write_text(SPEC.replace("conn_id: source", "conn_id: later"))
+    (project / "pipelines/shop/draft.yml").write_text(
+        SPEC.replace("conn_id: source", "conn_id: later")
+    )
     assert cli("check", "pipelines/shop/draft.yml").out == "1 file checked: no problems\n"
 
 
 def with_connection(project: Path, name: str) -> None:
     file = project / "pipelines/shop/pipeline.yml"
-    file.write_text(SPEC.replace("warehouse: {conn_id: warehouse}", f"warehouse: {{conn_id: {name}}}"))
+    file.write_text(
+        SPEC.replace("warehouse: {conn_id: warehouse}", f"warehouse: {{conn_id: {name}}}")
+    )
 
 
 def test_an_unknown_connection_is_a_problem_with_a_way_out(cli: Cli, project: Path) -> None:
     with_connection(project, "warehose")
     result = cli("check")
     assert result.code == 2
-    assert "pipelines/shop/pipeline.yml:5:22 warehouse.conn_id: there is no connection 'warehose'" in result.out
     assert (
-        "did you mean 'warehouse'? else add it to connections/connections.yml, or set AIRFLOW_CONN_WAREH" in result.out
+        "pipelines/shop/pipeline.yml:5:22 warehouse.conn_id: there is no connection 'warehose'"
+        in result.out
+    )
+    assert (
+        "did you mean 'warehouse'? else add it to connections/connections.yml, or set AIRFLOW_CONN_WAREH"
+        in result.out
     )
 
 
@@ -154,7 +195,9 @@ def test_a_connection_may_be_declared_elsewhere(
     assert cli("check").code == 0
 
 
-@pytest.mark.parametrize("variable", ["AIRFLOW__SECRETS__BACKEND", "AIRFLOW__WORKERS__SECRETS_BACKEND"])
+@pytest.mark.parametrize(
+    "variable", ["AIRFLOW__SECRETS__BACKEND", "AIRFLOW__WORKERS__SECRETS_BACKEND"]
+)
 @pytest.mark.parametrize("where", ["environment", ".env"])
 def test_a_secrets_backend_may_have_the_connection_and_a_slip_is_shown_all_the_same(
     cli: Cli, project: Path, monkeypatch: pytest.MonkeyPatch, variable: str, where: str
@@ -180,7 +223,11 @@ def test_the_answer_follows_connections_at_once_though_the_spec_stays(
     with_connection(project, "dwh")
     connections = project / "connections/connections.yml"
     codes = []
-    for text in ("source: {}\nlake: {}\ndwh: {}\n", "source: {}\nlake: {}\n", "source: {}\nlake: {}\ndwh: {}\n"):
+    for text in (
+        "source: {}\nlake: {}\ndwh: {}\n",
+        "source: {}\nlake: {}\n",
+        "source: {}\nlake: {}\ndwh: {}\n",
+    ):
         connections.write_text(text)
         codes.append(cli("check").code)
     assert codes == [0, 2, 0]
@@ -204,7 +251,9 @@ def test_a_declaration_that_cannot_be_read_is_a_problem_beside_the_others(
     assert result.code == 2 and place in result.out and "reads staging.custmers" in result.out
 
 
-POOLED = SPEC.replace("customers:", "customers: {pool: slo}").replace("tables:", "tasks: {pool: default_pool}\ntables:")
+POOLED = SPEC.replace("customers:", "customers: {pool: slo}").replace(
+    "tables:", "tasks: {pool: default_pool}\ntables:"
+)
 
 
 def test_an_unknown_pool_is_a_problem_where_pools_are_declared(cli: Cli, project: Path) -> None:
@@ -213,7 +262,10 @@ def test_an_unknown_pool_is_a_problem_where_pools_are_declared(cli: Cli, project
     (project / "connections/pools.json").write_text('{"slow": {"slots": 2, "description": ""}}')
     result = cli("check")
     assert result.code == 2
-    assert "pipelines/shop/pipeline.yml:9:21 tables.customers.pool: there is no pool 'slo'" in result.out
+    assert (
+        "pipelines/shop/pipeline.yml:9:21 tables.customers.pool: there is no pool 'slo'"
+        in result.out
+    )
     assert "did you mean 'slow'?" in result.out
     (project / "connections/pools.json").write_text('{"slo": {"slots": 2, "description": ""}}')
     assert cli("check").code == 0

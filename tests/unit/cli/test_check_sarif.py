@@ -17,7 +17,12 @@ TEXT = {"type": "string", "minLength": 1}
 
 def closed(required: str, **properties: Any) -> dict[str, Any]:
     names = required.split()
-    return {"type": "object", "required": names, "additionalProperties": False, "properties": properties}
+    return {
+        "type": "object",
+        "required": names,
+        "additionalProperties": False,
+        "properties": properties,
+    }
 
 
 MESSAGE = closed("text", text=TEXT, markdown=TEXT)
@@ -35,7 +40,10 @@ PLACE = closed("artifactLocation region", artifactLocation=closed("uri", uri=TEX
 LOCATION = closed(
     "physicalLocation",
     physicalLocation=PLACE,
-    logicalLocations={"type": "array", "items": closed("fullyQualifiedName", fullyQualifiedName=TEXT)},
+    logicalLocations={
+        "type": "array",
+        "items": closed("fullyQualifiedName", fullyQualifiedName=TEXT),
+    },
 )
 RESULT = closed(
     "ruleId ruleIndex level message locations",
@@ -45,18 +53,27 @@ RESULT = closed(
     message=MESSAGE,
     locations={"type": "array", "minItems": 1, "items": LOCATION},
 )
-DRIVER = closed("name version rules", name={"const": "loadsheet"}, version=TEXT, rules={"type": "array", "items": RULE})
+DRIVER = closed(
+    "name version rules",
+    name={"const": "loadsheet"},
+    version=TEXT,
+    rules={"type": "array", "items": RULE},
+)
 RUN = closed(
     "tool columnKind results",
     tool=closed("driver", driver=DRIVER),
     columnKind={"const": "unicodeCodePoints"},
     results={"type": "array", "items": RESULT},
 )
-# What the official schema asks of the parts that we write, and nothing beyond them; the whole one (draft 4, 120 kB)
-# was used once by hand.
+# What the official schema asks of the parts that we write, and nothing beyond them; the whole one
+# (draft 4, 120 kB) was used once by hand.
 SARIF = closed(
     "$schema version runs",
-    **{"$schema": TEXT, "version": {"const": "2.1.0"}, "runs": {"type": "array", "minItems": 1, "items": RUN}},
+    **{
+        "$schema": TEXT,
+        "version": {"const": "2.1.0"},
+        "runs": {"type": "array", "minItems": 1, "items": RUN},
+    },
 )
 
 
@@ -75,8 +92,11 @@ def test_every_problem_is_a_result_with_its_rule_and_place(cli: Cli, project: Pa
     assert result.code == 2
     warning, error = run_of(result.json)["results"]
     assert (warning["ruleId"], warning["level"], error["ruleId"], error["level"]) == (
-        "sql-file", "warning", "wrong-value", "error",
-    )  # fmt: skip
+        "sql-file",
+        "warning",
+        "wrong-value",
+        "error",
+    )
     place = error["locations"][0]
     assert place["physicalLocation"] == {
         "artifactLocation": {"uri": "pipelines/shop/pipeline.yml"},
@@ -93,14 +113,20 @@ def test_no_problem_is_an_empty_run_with_all_rules(cli: Cli, project: Path) -> N
 
 
 def test_a_path_is_a_uri(cli: Cli, project: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    write_pipeline(project, "größer & 100 %", SPEC.replace("shop", "other").replace("merge, ", "mrge, "))
+    write_pipeline(
+        project, "größer & 100 %", SPEC.replace("shop", "other").replace("merge, ", "mrge, ")
+    )
     (result, *_) = run_of(cli("check", "--format", "sarif").json)["results"]
     uri = result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
-    assert uri.isascii() and " " not in uri and unquote(uri) == "pipelines/größer & 100 %/pipeline.yml"
+    assert (
+        uri.isascii() and " " not in uri and unquote(uri) == "pipelines/größer & 100 %/pipeline.yml"
+    )
     elsewhere = tmp_path_factory.mktemp("else where") / "loose.yml"
     elsewhere.write_text("version: 2\n")
     (result, *_) = run_of(cli("check", elsewhere, "--format", "sarif").json)["results"]
-    assert result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == elsewhere.as_uri()
+    assert (
+        result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == elsewhere.as_uri()
+    )
 
 
 def test_a_place_without_a_word_is_one_character_wide(cli: Cli, project: Path) -> None:

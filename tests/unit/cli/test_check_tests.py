@@ -25,8 +25,12 @@ def test_tests_that_are_right_change_nothing(cli: Cli, tests: Path) -> None:
     assert cli("check").out == "1 file checked: no problems\n"
 
 
-def test_all_problems_of_tests_come_with_those_of_the_pipeline(cli: Cli, project: Path, tests: Path) -> None:
-    (tests / "a.yml").write_text(GOOD.replace("mart.report", "mart.reprot").replace("given:", "givn:"))
+def test_all_problems_of_tests_come_with_those_of_the_pipeline(
+    cli: Cli, project: Path, tests: Path
+) -> None:
+    (tests / "a.yml").write_text(
+        GOOD.replace("mart.report", "mart.reprot").replace("given:", "givn:")
+    )
     (tests / "b.yml").write_text("tests: [1\n")
     (project / "connections/connections.yml").write_text("source: {host: h}\nlake: {host: h}\n")
     result = cli("check")
@@ -49,15 +53,19 @@ def test_a_table_of_which_a_test_says_nothing_is_told(cli: Cli, tests: Path) -> 
     assert cli("check").out == "1 file checked: no problems\n"
 
 
-def test_tests_beside_several_pipelines_are_told_at_once(cli: Cli, project: Path, tests: Path) -> None:
+def test_tests_beside_several_pipelines_are_told_at_once(
+    cli: Cli, project: Path, tests: Path
+) -> None:
     other = project / "pipelines/zoo"
     (other / "tests").mkdir(parents=True)
     spec = (project / "pipelines/shop/pipeline.yml").read_text()
-    (other / "pipeline.yml").write_text(spec.partition("transforms:")[0].replace("pipeline: shop\n", ""))
+    (other / "pipeline.yml").write_text(
+        spec.partition("transforms:")[0].replace("pipeline: shop\n", "")
+    )
     (other / "tests/a.yml").write_text("test: {}\n")
     (tests / "good.yml").write_text("test: {}\n")
     result = cli("test")
     assert result.code == 2
-    assert [line.partition(" ")[0] for line in result.err.splitlines() if "unknown key" in line] == [
-        "pipelines/shop/tests/good.yml:1:1", "pipelines/zoo/tests/a.yml:1:1"
-    ]  # fmt: skip
+    assert [
+        line.partition(" ")[0] for line in result.err.splitlines() if "unknown key" in line
+    ] == ["pipelines/shop/tests/good.yml:1:1", "pipelines/zoo/tests/a.yml:1:1"]

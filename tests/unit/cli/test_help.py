@@ -18,11 +18,24 @@ COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
 def test_these_are_the_commands() -> None:
-    assert list(COMMANDS) == ["check", "plan", "add", "new", "run", "test", "status", "gc", "schema", "render"]
+    assert list(COMMANDS) == [
+        "check",
+        "plan",
+        "add",
+        "new",
+        "run",
+        "test",
+        "status",
+        "gc",
+        "schema",
+        "render",
+    ]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_has_an_example_whose_options_exist(cli: Cli, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_has_an_example_whose_options_exist(
+    cli: Cli, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     text = cli(command, "--help").out
     examples = re.findall(r"Example: loadsheet (.+)", text)
@@ -36,7 +49,9 @@ def test_help_has_an_example_whose_options_exist(cli: Cli, command: str, monkeyp
 
 @pytest.mark.parametrize("command", ["plan", "add", "new", "run", "test", "status", "gc"])
 def test_what_scripts_read_comes_as_json(command: str) -> None:
-    assert "--json" in {option for parameter in COMMANDS[command].params for option in parameter.opts}
+    assert "--json" in {
+        option for parameter in COMMANDS[command].params for option in parameter.opts
+    }
 
 
 def test_the_bare_command_shows_help(cli: Cli) -> None:
@@ -48,7 +63,9 @@ def test_the_version_is_printed(cli: Cli) -> None:
     assert cli("--version").out == f"loadsheet {__version__}\n"
 
 
-@pytest.mark.parametrize("args", [["nope"], ["plan"], ["plan", "a", "b"], ["run", "x", "--tabels", "y"]])
+@pytest.mark.parametrize(
+    "args", [["nope"], ["plan"], ["plan", "a", "b"], ["run", "x", "--tabels", "y"]]
+)
 def test_a_wrong_command_line_is_wrong_input(cli: Cli, args: list[str]) -> None:
     result = cli(*args)
     assert result.code == 2

@@ -29,7 +29,10 @@ def test_a_line_fits_a_terminal_of_80_columns() -> None:
     with Bars(Console(file=screen, force_terminal=True, width=80, color_system=None), 3) as bars:
         bars.started(long)
         bars.moved(long, 123_456_789, 98_700_000_000)
-    lines = [re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", line) for line in re.split(r"[\r\n]", screen.getvalue())]
+    lines = [
+        re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", line)
+        for line in re.split(r"[\r\n]", screen.getvalue())
+    ]
     assert max(map(len, lines)) == 80
     assert any("extract a_table" in line and "123,456,789 rows" in line for line in lines)
 
@@ -50,7 +53,9 @@ def test_a_log_is_told_how_far_a_long_step_is() -> None:
     lines.ended(STEP, "done", "")
     lines.moved(STEP, 2_000, 2_000_000)  # a late word
     told = log.getvalue().splitlines()
-    assert len(told) == 3 and re.fullmatch(rf"{re.escape(STEP.id)} at 1,000 rows, 2\.0 MB, [\d,]+ rows/s", told[1])
+    assert len(told) == 3 and re.fullmatch(
+        rf"{re.escape(STEP.id)} at 1,000 rows, 2\.0 MB, [\d,]+ rows/s", told[1]
+    )
 
 
 def test_a_log_is_told_nothing_of_a_short_step_in_between() -> None:

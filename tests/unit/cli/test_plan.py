@@ -16,7 +16,16 @@ def test_steps_are_listed_in_running_order(cli: Cli, project: Path) -> None:
     result = cli("plan", "shop")
     assert result.code == 0
     names = [line.strip("│├└─ ").split("  ")[0] for line in result.out.splitlines()]
-    wanted = ["create_bucket", "extract", "orders", "load", "orders", "transform", "sales", "report"]
+    wanted = [
+        "create_bucket",
+        "extract",
+        "orders",
+        "load",
+        "orders",
+        "transform",
+        "sales",
+        "report",
+    ]
     assert [name for name in names if name in wanted] == wanted
 
 
@@ -32,7 +41,9 @@ def test_modes_keys_and_cursors_are_shown(cli: Cli, project: Path) -> None:
     assert "after load customers; transform sales" in lines
 
 
-def test_a_plan_fits_into_80_columns_of_a_terminal(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_fits_into_80_columns_of_a_terminal(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")  # what rich takes for a terminal
     monkeypatch.setenv("COLUMNS", "80")
     lines = re.sub(r"\x1b\[[\d;]*m", "", cli("--project", ROOT, "plan", "flights").out).splitlines()
@@ -49,7 +60,9 @@ def test_the_sql_of_a_step_is_printed_alone(cli: Cli, project: Path) -> None:
     assert result.out.splitlines()[0] == "-- extract.extract_orders"
     assert 'SELECT * FROM "public"."orders" WHERE "updated_at" > <watermark>' in result.out
     assert cli("plan", "shop", "--sql", "transform.transform_sales").out == (
-        '-- transform.transform_sales\nCREATE TABLE "mart"."_loadsheet_<number>" AS\n' + SQL["sales"] + "\n"
+        '-- transform.transform_sales\nCREATE TABLE "mart"."_loadsheet_<number>" AS\n'
+        + SQL["sales"]
+        + "\n"
     )
     assert cli("plan", "shop", "--sql", "all").out.count("-- transform.") == 2
 
@@ -74,7 +87,9 @@ def test_nothing_is_cut_for_a_pipe(cli: Cli, project: Path) -> None:
     head = SPEC.replace("shop", "wide").partition("tables:")[0]
     tables = "".join(f"  {name}:\n" for name in names)
     reads_all = "SELECT 1 FROM " + ", ".join(f"staging.{name}" for name in names)
-    write_pipeline(project, "wide", f"{head}tables:\n{tables}transforms:\n  all:\n", {"all": reads_all})
+    write_pipeline(
+        project, "wide", f"{head}tables:\n{tables}transforms:\n  all:\n", {"all": reads_all}
+    )
     line = next(line for line in cli("plan", "wide").out.splitlines() if "after load" in line)
     assert all(name in line for name in names)
 
@@ -85,10 +100,18 @@ def test_json_names_every_step(cli: Cli, project: Path) -> None:
     steps = {step["id"]: step for step in document["steps"]}
     assert next(iter(steps)) == "create_bucket"
     assert steps["load.load_orders"] == {
-        "id": "load.load_orders", "kind": "load", "name": "orders", "upstream": ["extract.extract_orders"],
-        "mode": "merge or append", "key": None, "cursor": "updated_at",
-    }  # fmt: skip
-    assert steps["transform.transform_report"]["upstream"] == ["load.load_customers", "transform.transform_sales"]
+        "id": "load.load_orders",
+        "kind": "load",
+        "name": "orders",
+        "upstream": ["extract.extract_orders"],
+        "mode": "merge or append",
+        "key": None,
+        "cursor": "updated_at",
+    }
+    assert steps["transform.transform_report"]["upstream"] == [
+        "load.load_customers",
+        "transform.transform_sales",
+    ]
 
 
 @pytest.mark.parametrize("name", ["shop", "pipelines/shop", "pipelines/shop/pipeline.yml"])
@@ -109,7 +132,9 @@ def test_an_unknown_pipeline_lists_the_known(cli: Cli, project: Path) -> None:
     assert "(did you mean 'shop'?); it has: broken, shop" in result.err
 
 
-@pytest.mark.parametrize("name", ["nowhere/pipeline.yml", "nowhere.yml", "pipelines/nowhere", "pipelines/shop/sql"])
+@pytest.mark.parametrize(
+    "name", ["nowhere/pipeline.yml", "nowhere.yml", "pipelines/nowhere", "pipelines/shop/sql"]
+)
 def test_a_path_to_nothing_is_wrong_input(cli: Cli, project: Path, name: str) -> None:
     result = cli("plan", name)
     assert (result.code, result.out) == (2, "")
@@ -127,19 +152,26 @@ def test_without_a_project_every_command_says_so(
 
 
 @pytest.mark.parametrize("command", ["check", "plan shop", "run shop", "status", "render shop"])
-def test_a_project_that_is_none_is_refused(cli: Cli, project: Path, tmp_path: Path, command: str) -> None:
+def test_a_project_that_is_none_is_refused(
+    cli: Cli, project: Path, tmp_path: Path, command: str
+) -> None:
     result = cli("--project", tmp_path / "nowhere", *command.split())
     assert (result.code, result.out) == (2, "")
     assert "is not a project: it has no folder pipelines/" in result.err
 
 
 @pytest.mark.parametrize("command", ["plan shop", "run shop", "status shop", "render shop"])
-def test_a_broken_spec_is_refused_with_all_its_problems(cli: Cli, project: Path, command: str) -> None:
+def test_a_broken_spec_is_refused_with_all_its_problems(
+    cli: Cli, project: Path, command: str
+) -> None:
     text = SPEC.replace("merge, ", "upsrt, ").replace("customers:", "customers: {mod: append}")
     (project / "pipelines/shop/pipeline.yml").write_text(text)
     result = cli(*command.split())
     assert (result.code, result.out) == (2, "")
-    assert "pipelines/shop/pipeline.yml:8:" in result.err and "pipelines/shop/pipeline.yml:11:" in result.err
+    assert (
+        "pipelines/shop/pipeline.yml:8:" in result.err
+        and "pipelines/shop/pipeline.yml:11:" in result.err
+    )
 
 
 def test_render_prints_yaml_for_dag_factory(cli: Cli, project: Path) -> None:
@@ -164,5 +196,10 @@ def test_sql_of_no_step_is_not_the_whole_plan(cli: Cli, project: Path) -> None:
 
 
 def test_one_table_is_not_called_tables(cli: Cli, project: Path) -> None:
-    write_pipeline(project, "one", SPEC.replace("shop", "one").partition("tables:")[0] + "tables:\n  orders:\n", {})
+    write_pipeline(
+        project,
+        "one",
+        SPEC.replace("shop", "one").partition("tables:")[0] + "tables:\n  orders:\n",
+        {},
+    )
     assert cli("plan", "one").out.startswith("one: 1 table, 0 transforms, no schedule\n")

@@ -1,4 +1,5 @@
-"""`loadsheet plan --diff`: what changed in a pipeline since a Git revision, and what it means for the data."""
+"""`loadsheet plan --diff`: what changed in a pipeline since a Git revision, and what it means for
+the data."""
 
 from __future__ import annotations
 
@@ -15,7 +16,14 @@ FILE = Path("pipelines/shop/pipeline.yml")
 
 
 def git(*arguments: str) -> None:
-    identity = ["-c", "user.name=Test", "-c", "user.email=test@example.com", "-c", "commit.gpgsign=false"]
+    identity = [
+        "-c",
+        "user.name=Test",
+        "-c",
+        "user.email=test@example.com",
+        "-c",
+        "commit.gpgsign=false",
+    ]
     subprocess.run(["git", *identity, *arguments], check=True, capture_output=True)
 
 
@@ -50,7 +58,9 @@ def test_nothing_changed_is_exit_code_0_and_said(cli: Cli, committed: Path) -> N
     assert (result.code, result.out) == (0, "shop since HEAD: nothing changed\n")
 
 
-def test_a_comment_in_the_yaml_changes_nothing_one_in_the_sql_does(cli: Cli, committed: Path) -> None:
+def test_a_comment_in_the_yaml_changes_nothing_one_in_the_sql_does(
+    cli: Cli, committed: Path
+) -> None:
     edit("version: 1", "version: 1  # the first")
     assert cli("plan", "shop", "--diff", "HEAD", "--exit-code").code == 0
     edit("SELECT id", "-- ids\nSELECT id", Path("pipelines/shop/sql/sales.sql"))
@@ -62,13 +72,19 @@ def test_steps_that_come_and_go_are_named(cli: Cli, committed: Path) -> None:
     found = diff(cli)
     assert found["table events"]["steps"] == ["extract.extract_events", "load.load_events"]
     assert (found["table events"]["what"], kinds(found["table events"])) == ("added", ["created"])
-    assert (found["table odd [red]name"]["what"], kinds(found["table odd [red]name"])) == ("removed", ["stays"])
+    assert (found["table odd [red]name"]["what"], kinds(found["table odd [red]name"])) == (
+        "removed",
+        ["stays"],
+    )
 
 
 def test_settings_are_shown_as_they_were_and_are(cli: Cli, committed: Path) -> None:
     edit("orders: {incremental: updated_at}", "orders: {incremental: created_at, pool: big}")
     change = diff(cli)["table orders"]
-    assert change["details"] == ["incremental.cursor: updated_at -> created_at", "tasks.pool: default_pool -> big"]
+    assert change["details"] == [
+        "incremental.cursor: updated_at -> created_at",
+        "tasks.pool: default_pool -> big",
+    ]
     assert kinds(change) == ["stops"]
     assert "loadsheet run shop --tables orders --full-refresh" in change["consequences"][0]["text"]
 
@@ -80,13 +96,17 @@ def test_tasks_of_the_whole_pipeline_are_one_change(cli: Cli, committed: Path) -
     assert found["pipeline"]["details"] == ["schedule: none -> @daily", "tasks.retries: 2 -> 5"]
 
 
-def test_a_changed_select_is_a_short_diff_and_rebuilds_what_reads_it(cli: Cli, committed: Path) -> None:
+def test_a_changed_select_is_a_short_diff_and_rebuilds_what_reads_it(
+    cli: Cli, committed: Path
+) -> None:
     edit("SELECT id FROM", "SELECT id, 1 AS one FROM", Path("pipelines/shop/sql/sales.sql"))
     document = cli("plan", "shop", "--diff", "HEAD", "--json").json["diff"]
     change = document["changes"][0]
     assert change["sql"].splitlines() == [
-        "@@ -1 +1 @@", f"-{SQL['sales']}", f"+{SQL['sales'].replace('SELECT id', 'SELECT id, 1 AS one')}",
-    ]  # fmt: skip
+        "@@ -1 +1 @@",
+        f"-{SQL['sales']}",
+        f"+{SQL['sales'].replace('SELECT id', 'SELECT id, 1 AS one')}",
+    ]
     assert kinds(change) == ["rebuilt"]
     assert document["built_again"] == ["report"]
     out = cli("plan", "shop", "--diff", "HEAD").out
@@ -94,7 +114,11 @@ def test_a_changed_select_is_a_short_diff_and_rebuilds_what_reads_it(cli: Cli, c
 
 
 def test_what_a_transform_waits_for_is_part_of_the_change(cli: Cli, committed: Path) -> None:
-    edit("USING (id)", "USING (id) JOIN staging.orders USING (id)", Path("pipelines/shop/sql/report.sql"))
+    edit(
+        "USING (id)",
+        "USING (id) JOIN staging.orders USING (id)",
+        Path("pipelines/shop/sql/report.sql"),
+    )
     assert diff(cli)["transform report"]["details"] == [
         "after: load customers; transform sales -> load orders, customers; transform sales"
     ]
@@ -143,14 +167,18 @@ def test_a_revision_that_is_none_is_wrong_input(cli: Cli, committed: Path, revis
     assert f"{revision!r} is no revision of the Git repository" in result.err
 
 
-def test_outside_a_repository_is_wrong_input(cli: Cli, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outside_a_repository_is_wrong_input(
+    cli: Cli, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(project.parent))
     result = cli("plan", "shop", "--diff", "HEAD")
     assert (result.code, result.out) == (2, "")
     assert "--diff: git cannot tell what" in result.err and "not a git repository" in result.err
 
 
-def test_without_git_is_wrong_input(cli: Cli, committed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_git_is_wrong_input(
+    cli: Cli, committed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(committed))
     assert not shutil.which("git")
     result = cli("plan", "shop", "--diff", "HEAD")
@@ -158,7 +186,9 @@ def test_without_git_is_wrong_input(cli: Cli, committed: Path, monkeypatch: pyte
     assert "--diff needs git" in result.err
 
 
-def test_a_file_that_was_broken_then_is_shown_with_its_places_then(cli: Cli, committed: Path) -> None:
+def test_a_file_that_was_broken_then_is_shown_with_its_places_then(
+    cli: Cli, committed: Path
+) -> None:
     good = FILE.read_text()
     edit("materialized: merge", "materialized: upsrt")
     git("commit", "--quiet", "--all", "--message", "broken")
@@ -219,29 +249,40 @@ def test_what_was_missing_then_is_named_as_it_was_then(cli: Cli, committed: Path
     assert "create HEAD:pipelines/shop/sql/sales.sql" in result.err
 
 
-def test_a_table_that_a_pattern_means_from_now_on_goes_on_as_it_is(cli: Cli, committed: Path) -> None:
+def test_a_table_that_a_pattern_means_from_now_on_goes_on_as_it_is(
+    cli: Cli, committed: Path
+) -> None:
     edit("orders: {incremental: updated_at}", '"ord*": {incremental: updated_at}')
     found = diff(cli)
     assert list(found)[:2] == ["table ord*", "table orders"]
     assert found["table ord*"]["steps"][0].startswith("resolve_")
     change = found["table orders"]
     assert (change["what"], change["details"], kinds(change)) == (
-        "changed", ["one of ord* now, not a table of its own"], [],
-    )  # fmt: skip
+        "changed",
+        ["one of ord* now, not a table of its own"],
+        [],
+    )
 
 
-def test_a_table_named_although_a_pattern_meant_it_is_no_first_one(cli: Cli, committed: Path) -> None:
+def test_a_table_named_although_a_pattern_meant_it_is_no_first_one(
+    cli: Cli, committed: Path
+) -> None:
     edit("customers:", '"*_log": {incremental: at}\n  customers:')
     git("commit", "--quiet", "--all", "--message", "pattern")
     edit("customers:", "user_log: {incremental: {cursor: at, nulls: exclude}}\n  customers:")
     change = diff(cli)["table user_log"]
     assert (change["what"], kinds(change)) == ("changed", ["from now on"])
-    assert change["details"] == ["incremental.nulls: fail -> exclude", "a table of its own now, not one of *_log"]
+    assert change["details"] == [
+        "incremental.nulls: fail -> exclude",
+        "a table of its own now, not one of *_log",
+    ]
     edit("user_log:", "user_logs:")  # one that the pattern never meant
     assert kinds(diff(cli)["table user_logs"]) == ["created"]
 
 
-def test_what_a_pattern_leaves_out_stays_and_what_it_takes_in_comes(cli: Cli, committed: Path) -> None:
+def test_what_a_pattern_leaves_out_stays_and_what_it_takes_in_comes(
+    cli: Cli, committed: Path
+) -> None:
     edit("customers:", '"*_log": {exclude: [tmp_*]}\n  customers:')
     git("commit", "--quiet", "--all", "--message", "pattern")
     edit("[tmp_*]", "[old_*]")
@@ -260,7 +301,9 @@ def test_nothing_stops_where_every_table_is_a_first_one(cli: Cli, committed: Pat
     assert kinds(found["table orders"]) == kinds(found["transform report"]) == []
 
 
-def test_another_format_builds_again_only_what_reads_tables_without_a_cursor(cli: Cli, committed: Path) -> None:
+def test_another_format_builds_again_only_what_reads_tables_without_a_cursor(
+    cli: Cli, committed: Path
+) -> None:
     edit("bucket: lake", "bucket: lake, format: csv")
     document = cli("plan", "shop", "--diff", "HEAD", "--json").json["diff"]
     assert document["built_again"] == ["report"]  # and not sales, which reads orders alone

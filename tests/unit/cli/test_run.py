@@ -19,11 +19,17 @@ from loadsheet.plan.steps import build_plan
 from tests.unit.cli.conftest import Cli
 
 Engine = Callable[[Callable[..., Any]], None]
-EXTRACTED = Outcome(status="done", message="1,200 rows in 1 part", counts={"extracted": 1200, "bytes": 5})
-BUILT = Outcome(status="done", message="3 inserted", counts={"inserted": 3, "updated": 1, "deleted": 0})
+EXTRACTED = Outcome(
+    status="done", message="1,200 rows in 1 part", counts={"extracted": 1200, "bytes": 5}
+)
+BUILT = Outcome(
+    status="done", message="3 inserted", counts={"inserted": 3, "updated": 1, "deleted": 0}
+)
 
 
-def pretending(results: dict[str, Outcome | Exception], seen: list[Any] | None = None) -> Callable[..., Any]:
+def pretending(
+    results: dict[str, Outcome | Exception], seen: list[Any] | None = None
+) -> Callable[..., Any]:
     """An engine whose steps end as `results` says, else skipped."""
 
     def run_pipeline(
@@ -67,7 +73,11 @@ def refused(cli: Cli, engine: Engine, *args: str) -> str:
 def test_the_summary_has_a_line_per_step(cli: Cli, project: Path, engine: Engine) -> None:
     engine(
         pretending(
-            {"extract.extract_orders": EXTRACTED, "load.load_orders": EXTRACTED, "transform.transform_sales": BUILT}
+            {
+                "extract.extract_orders": EXTRACTED,
+                "load.load_orders": EXTRACTED,
+                "transform.transform_sales": BUILT,
+            }
         )
     )
     result = cli("run", "shop")
@@ -76,7 +86,12 @@ def test_the_summary_has_a_line_per_step(cli: Cli, project: Path, engine: Engine
     words = {line.split()[1]: line for line in summary[:-1]}
     assert words["load.load_orders"].split()[:4] == ["loaded", "load.load_orders", "1,200", "rows"]
     assert words["load.load_orders"].endswith(" s  1,200 rows in 1 part")
-    assert words["transform.transform_sales"].split()[:4] == ["done", "transform.transform_sales", "4", "rows"]
+    assert words["transform.transform_sales"].split()[:4] == [
+        "done",
+        "transform.transform_sales",
+        "4",
+        "rows",
+    ]
     assert words["transform.transform_report"].startswith("skipped ")
     assert summary[-1].startswith("shop: 6 skipped, 3 done in ")
 
@@ -93,7 +108,9 @@ def test_all_skipped_is_fine(cli: Cli, project: Path, engine: Engine) -> None:
 
 
 def test_a_failed_step_fails_the_run_and_says_why(cli: Cli, project: Path, engine: Engine) -> None:
-    engine(pretending({"load.load_orders": Refused("orders.total: numeric cannot\nbecome date [red]")}))
+    engine(
+        pretending({"load.load_orders": Refused("orders.total: numeric cannot\nbecome date [red]")})
+    )
     result = cli("run", "shop")
     assert (result.code, result.err) == (1, "")
     lines = result.out.splitlines()
@@ -109,15 +126,24 @@ def test_a_servers_error_is_told_without_traceback(cli: Cli, project: Path, engi
     engine(pretending({"extract.extract_orders": psycopg.OperationalError("connection refused")}))
     result = cli("run", "shop")
     assert result.code == 1
-    assert "connection refused (SQLSTATE 08006)" in result.out and "Next: see that the server runs" in result.out
+    assert (
+        "connection refused (SQLSTATE 08006)" in result.out
+        and "Next: see that the server runs" in result.out
+    )
 
 
-def test_a_wait_for_a_retry_is_told_and_tries_are_counted(cli: Cli, project: Path, engine: Engine) -> None:
-    def healing(pipeline: Any, request: Any, connections: Any, on_step: Any, progress: Any, retrying: bool) -> None:
+def test_a_wait_for_a_retry_is_told_and_tries_are_counted(
+    cli: Cli, project: Path, engine: Engine
+) -> None:
+    def healing(
+        pipeline: Any, request: Any, connections: Any, on_step: Any, progress: Any, retrying: bool
+    ) -> None:
         for step in build_plan(pipeline):
             on_step(step, "started", None)
             if step.id == "load.load_orders":
-                on_step(step, "waiting", Retry(number=1, of=2, delay=30.0, error=Unavailable("full")))
+                on_step(
+                    step, "waiting", Retry(number=1, of=2, delay=30.0, error=Unavailable("full"))
+                )
                 on_step(step, "started", None)
             on_step(step, "done", EXTRACTED)
 
@@ -151,7 +177,9 @@ def test_a_bug_shows_what_led_to_it_but_no_rows(cli: Cli, project: Path, engine:
     engine(pretending({"extract.extract_orders": bug("Ada")}))
     result = cli("run", "shop")
     assert result.code == 3 and "Ada" not in result.err + result.out
-    assert result.err.index("ValueError: duplicate key\n") < result.err.index("TypeError: oops\nshop.orders: extract")
+    assert result.err.index("ValueError: duplicate key\n") < result.err.index(
+        "TypeError: oops\nshop.orders: extract"
+    )
     assert 'raise TypeError("oops") from cause' in result.err
 
 
@@ -175,10 +203,15 @@ def test_json_is_one_document_whatever_happens(cli: Cli, project: Path, engine: 
     assert (document["pipeline"], document["run_id"][:5]) == ("shop", "cli__")
     steps = {step["id"]: step for step in document["steps"]}
     assert steps["extract.extract_orders"] == {
-        "id": "extract.extract_orders", "kind": "extract", "name": "orders", "status": "done",
-        "message": "1,200 rows in 1 part", "counts": {"extracted": 1200, "bytes": 5},
-        "seconds": steps["extract.extract_orders"]["seconds"], "tries": 1,
-    }  # fmt: skip
+        "id": "extract.extract_orders",
+        "kind": "extract",
+        "name": "orders",
+        "status": "done",
+        "message": "1,200 rows in 1 part",
+        "counts": {"extracted": 1200, "bytes": 5},
+        "seconds": steps["extract.extract_orders"]["seconds"],
+        "tries": 1,
+    }
     assert steps["load.load_orders"]["message"] == "no"
     assert "No space left" in steps["load.load_customers"]["message"]
     assert steps["transform.transform_report"]["status"] == "upstream_failed"
@@ -186,7 +219,11 @@ def test_json_is_one_document_whatever_happens(cli: Cli, project: Path, engine: 
 
 def test_a_bare_run_asks_for_all_that_is_new(cli: Cli, project: Path, engine: Engine) -> None:
     request = asked(cli, engine)
-    assert (request.only, request.full_refresh, request.explicit_interval) == (None, frozenset(), False)
+    assert (request.only, request.full_refresh, request.explicit_interval) == (
+        None,
+        frozenset(),
+        False,
+    )
 
 
 def test_each_run_has_an_id_of_its_own(cli: Cli, project: Path, engine: Engine) -> None:
@@ -202,9 +239,12 @@ def test_a_full_refresh_is_of_everything(cli: Cli, project: Path, engine: Engine
 
 
 @pytest.mark.parametrize(
-    ("size", "sample"), [("1%", Sample(share=0.01)), ("0.1%", Sample(share=0.001)), ("5000", Sample(rows=5000))]
+    ("size", "sample"),
+    [("1%", Sample(share=0.01)), ("0.1%", Sample(share=0.001)), ("5000", Sample(rows=5000))],
 )
-def test_a_sample_is_read_anew_each_time(cli: Cli, project: Path, engine: Engine, size: str, sample: Sample) -> None:
+def test_a_sample_is_read_anew_each_time(
+    cli: Cli, project: Path, engine: Engine, size: str, sample: Sample
+) -> None:
     request = asked(cli, engine, "--sample", size)
     assert (request.sample, request.full_refresh, request.only) == (sample, "all", None)
 
@@ -212,15 +252,21 @@ def test_a_sample_is_read_anew_each_time(cli: Cli, project: Path, engine: Engine
 def test_a_sampled_run_says_where_its_tables_are(cli: Cli, project: Path, engine: Engine) -> None:
     engine(pretending({}))
     last = cli("run", "shop", "--sample", "1%").out.splitlines()[-1]
-    assert last.startswith("a sample (1%), in staging_sample and mart_sample; staging, mart and all watermarks")
+    assert last.startswith(
+        "a sample (1%), in staging_sample and mart_sample; staging, mart and all watermarks"
+    )
 
 
-def test_a_changed_source_is_accepted_only_when_asked_for(cli: Cli, project: Path, engine: Engine) -> None:
+def test_a_changed_source_is_accepted_only_when_asked_for(
+    cli: Cli, project: Path, engine: Engine
+) -> None:
     assert not asked(cli, engine).accept_source
     assert asked(cli, engine, "--accept-source").accept_source
 
 
-def test_a_full_refresh_of_tables_is_of_those_and_what_they_feed(cli: Cli, project: Path, engine: Engine) -> None:
+def test_a_full_refresh_of_tables_is_of_those_and_what_they_feed(
+    cli: Cli, project: Path, engine: Engine
+) -> None:
     request = asked(cli, engine, "--full-refresh", "--tables", "customers")
     assert (request.full_refresh, request.only) == ({"customers", "report"}, {"customers"})
 
@@ -229,7 +275,11 @@ def test_a_full_refresh_of_tables_is_of_those_and_what_they_feed(cli: Cli, proje
     ("start", "end", "interval"),
     [
         ("2026-01-01", "2026-02-01", ("2026-01-01T00:00:00+00:00", "2026-02-01T00:00:00+00:00")),
-        ("2026-01-01T00:00+02:00", "2026-01-01T00:00", ("2025-12-31T22:00:00+00:00", "2026-01-01T00:00:00+00:00")),
+        (
+            "2026-01-01T00:00+02:00",
+            "2026-01-01T00:00",
+            ("2025-12-31T22:00:00+00:00", "2026-01-01T00:00:00+00:00"),
+        ),
         ("-5", "1000.5", ("-5", "1000.5")),
         ("9", "10", ("9", "10")),
     ],
@@ -251,17 +301,29 @@ def test_an_interval_is_a_persons_wish(
         (["--tables", "sales"], "has no table 'sales'"),
         (["--from", "2026-01-01"], "--from and --to go together"),
         (["--to", "2026-01-01"], "--from and --to go together"),
-        (["--from", "2026-02-01", "--to", "2026-01-01"], "--to 2026-01-01 must come after --from 2026-02-01"),
+        (
+            ["--from", "2026-02-01", "--to", "2026-01-01"],
+            "--to 2026-01-01 must come after --from 2026-02-01",
+        ),
         (["--from", "1", "--to", "1"], "must come after"),
         (["--from", "1", "--to", "2026-01-01"], "both be times or both be numbers"),
-        (["--from", "yesterday", "--to", "2026-01-01"], "--from yesterday is neither a time such as"),
+        (
+            ["--from", "yesterday", "--to", "2026-01-01"],
+            "--from yesterday is neither a time such as",
+        ),
         (["--from", "0001-01-01T00:00+14:00", "--to", "2026-01-01"], "is neither a time such as"),
-        (["--from", "2026-01-01", "--to", "9999-12-31T23:00-14:00"], "--to 9999-12-31T23:00-14:00 is neither a time"),
+        (
+            ["--from", "2026-01-01", "--to", "9999-12-31T23:00-14:00"],
+            "--to 9999-12-31T23:00-14:00 is neither a time",
+        ),
         (["--from", "\u0661", "--to", "\u0662"], "is neither a time such as"),
         (["--sample", "\u0661%"], "neither a share"),
         (["--full-refresh", "--from", "1", "--to", "2"], "leave out --from and --to"),
         (["--sample", "1%", "--from", "1", "--to", "2"], "leave out --from and --to"),
-        (["--sample", "0%"], "--sample 0% is neither a share, such as 1% or 0.1%, nor a number of rows per table"),
+        (
+            ["--sample", "0%"],
+            "--sample 0% is neither a share, such as 1% or 0.1%, nor a number of rows per table",
+        ),
         (["--sample", "101%"], "neither a share"),
         (["--sample", "0.5"], "neither a share"),
         (["--sample", ""], "neither a share"),
@@ -275,8 +337,12 @@ def test_wrong_options_are_refused_before_anything_runs(
     assert message in refused(cli, engine, *args)
 
 
-def test_a_missing_connection_is_refused_before_anything_runs(cli: Cli, project: Path, engine: Engine) -> None:
-    (project / "connections/connections.yml").write_text("source: {host: h}\nlake: {host: '${LAKE_HOST_OF_NOBODY}'}\n")
+def test_a_missing_connection_is_refused_before_anything_runs(
+    cli: Cli, project: Path, engine: Engine
+) -> None:
+    (project / "connections/connections.yml").write_text(
+        "source: {host: h}\nlake: {host: '${LAKE_HOST_OF_NOBODY}'}\n"
+    )
     assert "LAKE_HOST_OF_NOBODY is not set" in refused(cli, engine)
     (project / "connections/connections.yml").write_text("source: {host: h}\nlake: {host: h}\n")
     assert "connection 'warehouse' is not defined" in refused(cli, engine)
@@ -301,7 +367,11 @@ def test_a_run_that_ends_well_takes_no_other_runs_record_away(
 
 
 def test_connections_come_from_the_pipelines_own_project(
-    cli: Cli, project: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+    cli: Cli,
+    project: Path,
+    engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     engine(pretending({}))
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
@@ -335,7 +405,9 @@ app(["run", "shop"])
 """
 
 
-def hanging(work: str = "time.sleep(60)", ignored: Sequence[signal.Signals] = ()) -> subprocess.Popen[str]:
+def hanging(
+    work: str = "time.sleep(60)", ignored: Sequence[signal.Signals] = ()
+) -> subprocess.Popen[str]:
     """A run whose one step does `work`, begun by somebody who has signals ignored."""
 
     def ignore() -> None:
@@ -343,15 +415,21 @@ def hanging(work: str = "time.sleep(60)", ignored: Sequence[signal.Signals] = ()
             signal.signal(number, signal.SIG_IGN)
 
     started = subprocess.Popen(
-        [sys.executable, "-c", HANGING.format(work=work)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}, preexec_fn=ignore,
-    )  # fmt: skip
+        [sys.executable, "-c", HANGING.format(work=work)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+        preexec_fn=ignore,
+    )
     assert started.stderr and started.stderr.readline() == "hanging\n"
     return started
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_does_not_wait_for_a_step_that_hangs(project: Path, number: signal.Signals) -> None:
+def test_a_signal_does_not_wait_for_a_step_that_hangs(
+    project: Path, number: signal.Signals
+) -> None:
     with hanging() as run:
         run.send_signal(number)
         _, err = run.communicate(timeout=20)
@@ -368,17 +446,26 @@ def test_a_signal_that_the_caller_has_ignored_stays_ignored(project: Path) -> No
 
 
 def test_a_reader_who_stands_still_keeps_nobody_from_stopping_the_run(project: Path) -> None:
-    with hanging("print('x' * (1 << 22), flush=True)") as run:  # more than the pipe holds, and nobody reads
+    # more than the pipe holds, and nobody reads
+    with hanging("print('x' * (1 << 22), flush=True)") as run:
         run.send_signal(signal.SIGINT)
         assert run.wait(20) == 130
 
 
 @pytest.mark.parametrize("variables", [{"FORCE_COLOR": "1"}, {}])
 def test_a_log_has_lines_and_no_moving_bars(
-    cli: Cli, project: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+    cli: Cli,
+    project: Path,
+    engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+    variables: dict[str, str],
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     engine(pretending({}))
     out = cli("run", "shop").out
-    assert out.startswith("create_bucket started\n") and "\x1b[?25l" not in out and "\x1b[2K" not in out
+    assert (
+        out.startswith("create_bucket started\n")
+        and "\x1b[?25l" not in out
+        and "\x1b[2K" not in out
+    )

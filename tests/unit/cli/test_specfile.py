@@ -72,7 +72,9 @@ def test_a_text_that_would_not_pass_the_check_is_refused(file: Path) -> None:
     with pytest.raises(SpecError, match="append without incremental"):
         SpecFile(file).with_tables({"countries": {"mode": "append"}})
     with pytest.raises(InputError, match="larger than 1 MiB"):
-        SpecFile(file).with_tables({f"t{number}": {"primary_key": "k" * 60} for number in range(15_000)})
+        SpecFile(file).with_tables(
+            {f"t{number}": {"primary_key": "k" * 60} for number in range(15_000)}
+        )
 
 
 def test_a_new_file_never_replaces_one(tmp_path: Path) -> None:
@@ -85,5 +87,7 @@ def test_a_new_file_never_replaces_one(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "new").write_text("a file")
-    with pytest.raises(InputError, match="new cannot be a folder: there is a file; nothing was written"):
+    with pytest.raises(
+        InputError, match="new cannot be a folder: there is a file; nothing was written"
+    ):
         write_new(tmp_path / "new" / "pipeline.yml", "one\n")

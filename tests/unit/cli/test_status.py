@@ -1,4 +1,5 @@
-"""`loadsheet status` without servers: its command line, its ages, its troubles. With: tests/core/test_status.py."""
+"""`loadsheet status` without servers: its command line, its ages, its troubles. With:
+tests/core/test_status.py."""
 
 from __future__ import annotations
 
@@ -26,10 +27,14 @@ def ledger(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def stand(pipeline: Pipeline, connections: Connections) -> PipelineStatus:
         never = {"rows": Rows(number=None), "last": None, "failure": None, "in_spec": True}
         tables = [
-            TableStatus(name=t.name, target=f"staging.{t.name}", watermark=None, cursor=None, **never)
+            TableStatus(
+                name=t.name, target=f"staging.{t.name}", watermark=None, cursor=None, **never
+            )
             for t in pipeline.tables
         ]
-        return PipelineStatus(pipeline=pipeline.name, at=datetime.now(UTC), tables=tables, transforms=[])
+        return PipelineStatus(
+            pipeline=pipeline.name, at=datetime.now(UTC), tables=tables, transforms=[]
+        )
 
     monkeypatch.setattr(standing, "pipeline_status", stand)
     return project
@@ -40,15 +45,22 @@ def test_all_pipelines_are_shown_when_none_is_named(cli: Cli, ledger: Path) -> N
     result = cli("status")
     assert result.code == 0
     assert "other: 3 tables" in result.out and "shop: 3 tables" in result.out
-    assert [pipeline["pipeline"] for pipeline in cli("status", "--json").json["pipelines"]] == ["other", "shop"]
+    assert [pipeline["pipeline"] for pipeline in cli("status", "--json").json["pipelines"]] == [
+        "other",
+        "shop",
+    ]
 
 
 def test_a_name_is_text_and_no_markup(cli: Cli, ledger: Path) -> None:
     assert "odd [red]name" in cli("status", "shop").out
 
 
-@pytest.mark.parametrize("args", [["--watch", "0"], ["--watch=soon"], ["--watch=inf"], ["--watch=nan"]])
-def test_the_seconds_between_two_looks_are_some_and_less_than_a_day(cli: Cli, ledger: Path, args: list[str]) -> None:
+@pytest.mark.parametrize(
+    "args", [["--watch", "0"], ["--watch=soon"], ["--watch=inf"], ["--watch=nan"]]
+)
+def test_the_seconds_between_two_looks_are_some_and_less_than_a_day(
+    cli: Cli, ledger: Path, args: list[str]
+) -> None:
     assert cli("status", *args).code == 2
 
 
@@ -64,7 +76,9 @@ def test_the_seconds_between_two_looks_are_some_and_less_than_a_day(cli: Cli, le
         (["--watch=3", "shop"], "shop", 3.0),
     ],
 )
-def test_watch_takes_seconds_or_none(args: list[str], pipeline: str | None, watch: float | None) -> None:
+def test_watch_takes_seconds_or_none(
+    args: list[str], pipeline: str | None, watch: float | None
+) -> None:
 
     command = typer.main.get_command(app).commands["status"]  # type: ignore[attr-defined]
     assert isinstance(command, Command)
@@ -74,9 +88,19 @@ def test_watch_takes_seconds_or_none(args: list[str], pipeline: str | None, watc
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(-3, "0s"), (0.9, "0s"), (59, "59s"), (60, "1m"), (3_599, "59m"), (3_600, "1h"), (3_900, "1h 5m"),
-     (36_000, "10h"), (90_000, "1d 1h"), (900_000, "10d")],
-)  # fmt: skip
+    [
+        (-3, "0s"),
+        (0.9, "0s"),
+        (59, "59s"),
+        (60, "1m"),
+        (3_599, "59m"),
+        (3_600, "1h"),
+        (3_900, "1h 5m"),
+        (36_000, "10h"),
+        (90_000, "1d 1h"),
+        (900_000, "10d"),
+    ],
+)
 def test_an_age_is_one_or_two_units(seconds: float, text: str) -> None:
     assert age(seconds) == text
 

@@ -65,14 +65,21 @@ def test_another_process_begins_with_the_last_and_leaves_what_it_finds(
             time.sleep(0.05)
     assert all(is_remembered(spec) for spec in specs)
     monkeypatch.setattr(pipeline_file, "_check", None)  # nobody checks again
-    assert [pipeline_file.load_pipeline(spec).name for spec in specs] == [spec.parent.name for spec in specs]
+    assert [pipeline_file.load_pipeline(spec).name for spec in specs] == [
+        spec.parent.name for spec in specs
+    ]
 
 
-def test_what_is_found_is_the_same(specs: list[Path], started: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_found_is_the_same(
+    specs: list[Path], started: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for spec in (specs[3], specs[-3]):
         spec.write_text(spec.read_text().replace("tables", "tabels"))
     together = check_files(specs)
-    assert len(started) == 1 and {problem.file for problem in together} == {str(specs[3]), str(specs[-3])}
+    assert len(started) == 1 and {problem.file for problem in together} == {
+        str(specs[3]),
+        str(specs[-3]),
+    }
     monkeypatch.setenv("LOADSHEET_CACHE", "")
     assert check_files(specs) == together
 
@@ -92,7 +99,10 @@ def test_no_process_is_started_for_few_or_known_files_or_without_a_cache(
 
 
 def test_it_ends_when_nobody_waits_for_it_any_more(specs: list[Path]) -> None:
-    command = [sys.executable, "-P", "-m", "loadsheet.spec.parallel_check", "1"]  # a parent that is not the test
-    done = subprocess.run(command, input=os.fsencode(specs[0]), capture_output=True, env=os.environ, check=False)
+    # a parent that is not the test
+    command = [sys.executable, "-P", "-m", "loadsheet.spec.parallel_check", "1"]
+    done = subprocess.run(
+        command, input=os.fsencode(specs[0]), capture_output=True, env=os.environ, check=False
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     assert not is_remembered(specs[0])

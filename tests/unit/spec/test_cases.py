@@ -1,4 +1,5 @@
-"""Every file under tests/specs is a case: drop one in, with the exact output beside it, and it is tested."""
+"""Every file under tests/specs is a case: drop one in, with the exact output beside it, and it is
+tested."""
 
 from __future__ import annotations
 

@@ -17,7 +17,13 @@ ROOT = Path(__file__).resolve().parents[3]
 SPECS = sorted((ROOT / "tests" / "specs").rglob("*.yml"))
 PROBLEMS = [problem for file in SPECS for problem in check_file(file)[1]]
 # These show only beside other files, and are in tests/unit/cli/test_check_project.py.
-OF_A_PROJECT = {"duplicate-pipeline", "duplicate-target", "unknown-connection", "unknown-pool", "test-file"}
+OF_A_PROJECT = {
+    "duplicate-pipeline",
+    "duplicate-target",
+    "unknown-connection",
+    "unknown-pool",
+    "test-file",
+}
 
 
 def anchors(page: str) -> set[str]:
@@ -53,4 +59,6 @@ def test_a_key_leads_to_the_section_that_explains_it(path: str) -> None:
         _, keys = links("unknown-key", f"{path.replace('<name>', name)}.key".lstrip("."))
         assert keys == f"docs/spec.md#{section}"
     assert links("unknown-key", "") == ("docs/rules.md#unknown-key",)
-    assert links("unknown-key", "defaults.incremental.by")[1] == "docs/spec.md#tablesnameincremental"
+    assert (
+        links("unknown-key", "defaults.incremental.by")[1] == "docs/spec.md#tablesnameincremental"
+    )

@@ -1,4 +1,5 @@
-"""What a check has found is remembered by content: never stale, never trusted further than it deserves."""
+"""What a check has found is remembered by content: never stale, never trusted further than it
+deserves."""
 
 from __future__ import annotations
 
@@ -17,7 +18,9 @@ from loadsheet.spec import compiled, dependencies, pipeline_file
 from loadsheet.spec.models import Pipeline
 
 ROOT = Path(__file__).resolve().parents[3]
-SPECS = sorted((ROOT / "tests" / "specs").rglob("*.yml")) + [ROOT / "pipelines" / "flights" / "pipeline.yml"]
+SPECS = sorted((ROOT / "tests" / "specs").rglob("*.yml")) + [
+    ROOT / "pipelines" / "flights" / "pipeline.yml"
+]
 SPEC = """\
 version: 1
 source: {conn_id: s}
@@ -78,7 +81,9 @@ def test_a_heap_of_files_that_nothing_names_is_not_held_in_memory(
     real = compiled._read
     monkeypatch.setattr(compiled, "_read", lambda file: read.append(Path(file).name) or real(file))
     for number in range(17):
-        (spec.parent / "sql" / f"heap{number}.sql").write_bytes(b"-- " + b"x" * (compiled.MAX_BYTES - 3))
+        (spec.parent / "sql" / f"heap{number}.sql").write_bytes(
+            b"-- " + b"x" * (compiled.MAX_BYTES - 3)
+        )
     assert check_file(spec)[0]
     assert not [name for name in read if name.startswith("heap")] and not entries(folder)
     (spec.parent / "sql" / "heap0.sql").unlink()
@@ -98,7 +103,11 @@ def test_the_second_time_finds_what_the_first_found(file: Path, checks: list[Pat
 
 def test_warnings_are_not_lost(spec: Path, checks: list[Path]) -> None:
     first, again = check_file(spec), check_file(spec)
-    assert len(checks) == 1 and len(first[1]) == 2 and list(map(str, again[1])) == list(map(str, first[1]))
+    assert (
+        len(checks) == 1
+        and len(first[1]) == 2
+        and list(map(str, again[1])) == list(map(str, first[1]))
+    )
 
 
 def test_errors_are_found_again_each_time(spec: Path, folder: Path) -> None:
@@ -148,7 +157,9 @@ def test_the_same_folder_elsewhere_has_its_own_paths(spec: Path, checks: list[Pa
     assert {problem.file for problem in problems} == {str(elsewhere / "pipeline.yml")}
 
 
-def test_another_checker_checks_again(spec: Path, checks: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_checker_checks_again(
+    spec: Path, checks: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     check_file(spec)
     monkeypatch.setattr(compiled, "checker", lambda: b"another schema")
     check_file(spec)
@@ -156,7 +167,12 @@ def test_another_checker_checks_again(spec: Path, checks: list[Path], monkeypatc
 
 
 @pytest.mark.parametrize(
-    "changed", ["schemas/pipeline.schema.json", "loadsheet/spec/rules/pipeline.py", "loadsheet/spec/sql_reading.py"]
+    "changed",
+    [
+        "schemas/pipeline.schema.json",
+        "loadsheet/spec/rules/pipeline.py",
+        "loadsheet/spec/sql_reading.py",
+    ],
 )
 def test_a_changed_schema_or_rule_is_another_checker(tmp_path: Path, changed: str) -> None:
     for name in ("loadsheet", "schemas"):
@@ -164,7 +180,9 @@ def test_a_changed_schema_or_rule_is_another_checker(tmp_path: Path, changed: st
 
     def checker() -> str:
         code = "from loadsheet.spec.compiled import checker; print(checker().hex())"
-        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
         return done.stdout
 
     before = checker()
@@ -188,7 +206,9 @@ def test_the_key_covers_every_module_that_a_check_imports() -> None:
     """Code that a check runs may move to another folder only together with `compiled.CHECKING`."""
     environment = {"LOADSHEET_CACHE": "", "PYTHONPATH": str(ROOT), "PATH": ""}
     command = [sys.executable, "-c", CHECK_ALL]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
     imported = {Path(file) for file in done.stdout.split()}
     assert ROOT / "loadsheet" / "spec" / "rules" / "tables.py" in imported
     assert imported <= set(compiled.code_files())
@@ -226,7 +246,8 @@ def test_another_files_entry_is_not_used(spec: Path, folder: Path, checks: list[
 
 
 def test_an_entry_with_a_true_seal_is_used(spec: Path, folder: Path, checks: list[Path]) -> None:
-    """The negative control of the two above: what protects is the seal, and the folder's owner, not luck."""
+    """The negative control of the two above: what protects is the seal, and the folder's owner, not
+    luck."""
     check_file(spec)
     (entry,) = entries(folder)
     body = json.loads(entry.read_text().partition("\n")[2])
@@ -242,18 +263,24 @@ def test_a_sql_link_is_left_to_the_check(spec: Path, folder: Path) -> None:
     sql.rename(spec.parents[1] / "outside.sql")
     sql.symlink_to(spec.parents[1] / "outside.sql")
     pipeline, problems = check_file(spec)
-    assert pipeline is None and any("outside of the pipeline's folder" in problem.message for problem in problems)
+    assert pipeline is None and any(
+        "outside of the pipeline's folder" in problem.message for problem in problems
+    )
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o770])
-def test_a_folder_that_others_may_write_is_not_used(spec: Path, folder: Path, checks: list[Path], mode: int) -> None:
+def test_a_folder_that_others_may_write_is_not_used(
+    spec: Path, folder: Path, checks: list[Path], mode: int
+) -> None:
     check_file(spec)
     folder.chmod(mode)
     check_file(spec)
     assert len(checks) == 2
 
 
-def test_a_folder_of_somebody_else_is_not_used(spec: Path, checks: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_somebody_else_is_not_used(
+    spec: Path, checks: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     check_file(spec)
     monkeypatch.setattr(os, "geteuid", lambda: 4711)
     check_file(spec)
@@ -261,7 +288,9 @@ def test_a_folder_of_somebody_else_is_not_used(spec: Path, checks: list[Path], m
 
 
 @pytest.mark.parametrize("chosen", ["", "relative", "/proc/nowhere", "/dev/null/cache", "/nul\0"])
-def test_nowhere_to_write_is_fine(spec: Path, checks: list[Path], monkeypatch: pytest.MonkeyPatch, chosen: str) -> None:
+def test_nowhere_to_write_is_fine(
+    spec: Path, checks: list[Path], monkeypatch: pytest.MonkeyPatch, chosen: str
+) -> None:
     if "\0" in chosen:
         monkeypatch.setattr(compiled, "_folder", lambda: Path(chosen))
     else:
@@ -280,7 +309,11 @@ def test_without_a_choice_it_is_in_the_users_cache_folder(
     finally:
         os.umask(previous)
     (entry,) = entries(tmp_path / "user" / "loadsheet")
-    assert entry.stat().st_mode & 0o077 == (tmp_path / "user" / "loadsheet").stat().st_mode & 0o077 == 0
+    assert (
+        entry.stat().st_mode & 0o077
+        == (tmp_path / "user" / "loadsheet").stat().st_mode & 0o077
+        == 0
+    )
 
 
 def test_the_cache_stays_small(folder: Path) -> None:
@@ -291,12 +324,16 @@ def test_the_cache_stays_small(folder: Path) -> None:
     assert compiled.read_entry(f"00{4:062}") is None and compiled.read_entry(f"00{5:062}") == 5
 
 
-def test_a_remembered_file_needs_no_parser_of_yaml_json_schema_or_sql(spec: Path, folder: Path) -> None:
+def test_a_remembered_file_needs_no_parser_of_yaml_json_schema_or_sql(
+    spec: Path, folder: Path
+) -> None:
     check_file(spec)
     code = (
         "import sys; from pathlib import Path; from loadsheet.spec.pipeline_file import load_pipeline;"
         f"from loadsheet.plan.steps import build_plan; build_plan(load_pipeline(Path({str(spec)!r})));"
         "print(sorted({'yaml', 'jsonschema', 'sqlglot', 'pickle'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     assert done.stdout == "[]\n"

@@ -132,9 +132,13 @@ def test_invisible_characters_are_refused_where_they_stand(spec: Path, mark: str
     assert (problem.line, problem.column) == (2, 23)
 
 
-@pytest.mark.parametrize("word", ["yes", "No", "ON", "off", "1:30", "1:30.5", "010", "08", "0o17", "0b1", "1_0", "1e3"])
+@pytest.mark.parametrize(
+    "word", ["yes", "No", "ON", "off", "1:30", "1:30.5", "010", "08", "0o17", "0b1", "1_0", "1e3"]
+)
 @pytest.mark.parametrize("place", ["{}: 1", "a: {}", "a: [{}]", "{{a: {}}}"])
-def test_a_word_that_yaml_1_1_and_1_2_read_differently_must_be_quoted(spec: Path, word: str, place: str) -> None:
+def test_a_word_that_yaml_1_1_and_1_2_read_differently_must_be_quoted(
+    spec: Path, word: str, place: str
+) -> None:
     spec.write_text(place.format(word))
     (finding,) = read_document(spec).findings
     assert word in finding.hint
@@ -162,7 +166,9 @@ def test_a_word_that_yaml_1_1_and_1_2_read_differently_must_be_quoted(spec: Path
         ("|-\n  2026-01-01", "2026-01-01"),
     ],
 )
-def test_a_word_that_all_yaml_reads_alike_needs_no_quotes(spec: Path, text: str, value: object) -> None:
+def test_a_word_that_all_yaml_reads_alike_needs_no_quotes(
+    spec: Path, text: str, value: object
+) -> None:
     spec.write_text(f"a: {text}\n")
     document = read_document(spec)
     assert (document.data, document.findings) == ({"a": value}, [])

@@ -48,7 +48,9 @@ def test_the_shortest_spec_takes_every_default(tmp_path: Path) -> None:
     )
 
 
-def test_the_folders_name_is_found_from_a_bare_file_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_folders_name_is_found_from_a_bare_file_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(_write(tmp_path / "shop", HEAD + "  orders:\n").parent)
     assert load_pipeline(Path("pipeline.yml")).name == "shop"
 
@@ -56,7 +58,11 @@ def test_the_folders_name_is_found_from_a_bare_file_name(tmp_path: Path, monkeyp
 def test_a_table_inherits_defaults_and_its_own_keys_win() -> None:
     pipeline = load_pipeline(VALID / "every_key" / "pipeline.yml")
     tasks = Tasks(
-        pool="shop_tables", retries=4, retry_delay=timedelta(0), timeout=timedelta(minutes=90), max_active_tasks=3
+        pool="shop_tables",
+        retries=4,
+        retry_delay=timedelta(0),
+        timeout=timedelta(minutes=90),
+        max_active_tasks=3,
     )
     assert pipeline.table("orders") == Table(
         name="orders",
@@ -69,7 +75,11 @@ def test_a_table_inherits_defaults_and_its_own_keys_win() -> None:
         tasks=tasks,
     )
     assert pipeline.table("lines").incremental == Incremental(
-        cursor="seq", initial_value="1000", lookback="250", nulls="exclude", hold_back=timedelta(minutes=5)
+        cursor="seq",
+        initial_value="1000",
+        lookback="250",
+        nulls="exclude",
+        hold_back=timedelta(minutes=5),
     )
     assert pipeline.table("lines").include == ("order_id", "line_no", "seq", "amount")
     assert pipeline.table("lines").max_shrink == 0.0
@@ -85,7 +95,11 @@ def test_a_transform_carries_its_sql_file_and_keys() -> None:
     daily, totals = pipeline.transform("daily"), pipeline.transform("totals")
     assert daily.file == pipeline.file.parent / "sql" / "daily.sql"
     assert daily.sql.startswith("select day, place")
-    assert (daily.materialized, daily.unique_key, daily.tasks.retries) == ("merge", ("day", "place"), 1)
+    assert (daily.materialized, daily.unique_key, daily.tasks.retries) == (
+        "merge",
+        ("day", "place"),
+        1,
+    )
     assert (totals.materialized, totals.unique_key, totals.tasks) == ("table", (), pipeline.tasks)
 
 
@@ -108,8 +122,13 @@ def test_the_nearest_lookback_counts(table: str, lookback: str | None) -> None:
 
 def test_an_own_lookback_beats_the_one_inside_an_inherited_incremental(tmp_path: Path) -> None:
     defaults = "defaults: {incremental: {cursor: id, lookback: 5}}\n"
-    text = HEAD.replace("tables:\n", defaults + "tables:\n") + "  orders: {lookback: 7}\n  lines: {lookback: null}\n"
-    pipeline = load_pipeline(_write(tmp_path, text.replace("version: 1", "version: 1\npipeline: shop")))
+    text = (
+        HEAD.replace("tables:\n", defaults + "tables:\n")
+        + "  orders: {lookback: 7}\n  lines: {lookback: null}\n"
+    )
+    pipeline = load_pipeline(
+        _write(tmp_path, text.replace("version: 1", "version: 1\npipeline: shop"))
+    )
     assert pipeline.table("orders").incremental == Incremental(cursor="id", lookback="7")
     assert pipeline.table("lines").incremental == Incremental(cursor="id")
 
@@ -121,14 +140,19 @@ def test_a_spec_with_warnings_only_is_usable(tmp_path: Path) -> None:
 
 
 def test_all_problems_are_raised_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
-    file = _write(tmp_path / "shop", HEAD + "  orders: {mode: upsert}\n  lines: {pk: id}\ntransforms:\n  daily:\n")
+    file = _write(
+        tmp_path / "shop",
+        HEAD + "  orders: {mode: upsert}\n  lines: {pk: id}\ntransforms:\n  daily:\n",
+    )
     with pytest.raises(SpecError) as error:
         load_pipeline(file)
     assert [problem.line for problem in error.value.problems] == [6, 7, 9]
 
 
 def test_a_broken_default_does_not_blame_the_tables_that_inherit_it(tmp_path: Path) -> None:
-    file = _write(tmp_path / "shop", "defaults: {incremental: 5}\n" + HEAD + "  orders: {mode: append}\n")
+    file = _write(
+        tmp_path / "shop", "defaults: {incremental: 5}\n" + HEAD + "  orders: {mode: append}\n"
+    )
     assert _problems(file) == ["1:25 defaults.incremental"]
 
 
@@ -164,7 +188,9 @@ def test_a_sql_file_linked_from_elsewhere_is_refused(tmp_path: Path) -> None:
     (tmp_path / "secret.sql").write_text("select 1 as one")
     (tmp_path / "shop" / "sql").mkdir()
     (tmp_path / "shop" / "sql" / "daily.sql").symlink_to(tmp_path / "secret.sql")
-    assert [problem.message for problem in check_file(file)[1]] == ["sql/daily.sql is outside of the pipeline's folder"]
+    assert [problem.message for problem in check_file(file)[1]] == [
+        "sql/daily.sql is outside of the pipeline's folder"
+    ]
 
 
 @pytest.mark.parametrize("kind", ["folder", "dangling", "long name"])
@@ -183,7 +209,9 @@ def test_whatever_stands_where_a_sql_file_should_be_is_a_problem(tmp_path: Path,
 
 
 def test_specs_are_found_in_the_order_of_their_folders(tmp_path: Path) -> None:
-    files = [_write(tmp_path / "pipelines" / name, HEAD) for name in ("b", "a", ".ipynb_checkpoints")]
+    files = [
+        _write(tmp_path / "pipelines" / name, HEAD) for name in ("b", "a", ".ipynb_checkpoints")
+    ]
     (tmp_path / "pipelines" / "c").mkdir()
     assert find_specs(tmp_path) == [files[1], files[0]]
     assert find_specs(tmp_path / "nowhere") == []
@@ -196,7 +224,9 @@ def test_specs_are_found_in_the_order_of_their_folders(tmp_path: Path) -> None:
         ("pipeline.yml", "the file cannot be read: Too many levels of symbolic links"),
     ],
 )
-def test_a_spec_that_cannot_be_read_is_not_passed_over(tmp_path: Path, target: str, message: str) -> None:
+def test_a_spec_that_cannot_be_read_is_not_passed_over(
+    tmp_path: Path, target: str, message: str
+) -> None:
     good = _write(tmp_path / "pipelines" / "good", HEAD)
     (tmp_path / "pipelines" / "loop").symlink_to("loop")
     link = tmp_path / "pipelines" / "linked" / "pipeline.yml"
@@ -211,7 +241,10 @@ def test_sql_that_cannot_be_read_is_not_called_missing(tmp_path: Path) -> None:
     (file.parent / "sql").mkdir(exist_ok=True)
     (file.parent / "sql" / "m.sql").symlink_to("m.sql")
     messages = {problem.message for problem in check_file(file)[1] if problem.severity == "error"}
-    assert messages == {"the file cannot be read: Too many levels of symbolic links", "there is no file sql/n.sql"}
+    assert messages == {
+        "the file cannot be read: Too many levels of symbolic links",
+        "there is no file sql/n.sql",
+    }
 
 
 def test_importing_models_and_load_imports_neither_yaml_nor_jsonschema() -> None:
@@ -220,12 +253,18 @@ def test_importing_models_and_load_imports_neither_yaml_nor_jsonschema() -> None
         "print(sorted({'yaml', 'jsonschema', 'sqlglot', 'psycopg', 'minio', 'airflow'} & set(sys.modules)))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=VALID.parents[2]
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=VALID.parents[2],
     )
     assert done.stdout == "[]\n"
 
 
-def test_checking_ten_times_as_many_tables_calls_at_most_ten_times_as_many_functions(tmp_path: Path) -> None:
+def test_checking_ten_times_as_many_tables_calls_at_most_ten_times_as_many_functions(
+    tmp_path: Path,
+) -> None:
     """Calls, not seconds: others are using this machine, too. It is some 1,600 for a table."""
     _calls_to_check(tmp_path, 1)  # what is imported and compiled once
     few, many = _calls_to_check(tmp_path, 10), _calls_to_check(tmp_path, 100)

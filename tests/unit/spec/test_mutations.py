@@ -31,17 +31,102 @@ LONG = bool(os.environ.get("LOADSHEET_LONG"))
 MEASURED = 10_000 if LONG else 80
 MOST_SECONDS, MOST_MB = 0.2, 100
 ODD: list[Any] = [
-    *(None, True, False, 0, -1, 10**30, 0.5, float("nan"), float("inf"), "", " ", "x", "no", "1h", "a,b", "é" * 70),
-    *("\0", "../x", "a\nb", "@daily", "* * * * *", "'", [], [None], [[]], ["x", "x"], {}, {"x": None}, {"": {}}),
+    *(
+        None,
+        True,
+        False,
+        0,
+        -1,
+        10**30,
+        0.5,
+        float("nan"),
+        float("inf"),
+        "",
+        " ",
+        "x",
+        "no",
+        "1h",
+        "a,b",
+        "é" * 70,
+    ),
+    *(
+        "\0",
+        "../x",
+        "a\nb",
+        "@daily",
+        "* * * * *",
+        "'",
+        [],
+        [None],
+        [[]],
+        ["x", "x"],
+        {},
+        {"x": None},
+        {"": {}},
+    ),
 ]
 SNIPPETS = [
-    *(": ", "- ", "\t", "\n", "  ", "'", '"', "{", "}", "[", "]", "#", "&a ", "*a", "!!x ", "|", ">", "%", "@", ","),
-    *("---\n", "...\n", "? ", "<<: ", "\r", "\0", "\x85", "\ufeff", "é", "\\", "~", "on", "1:30", "2026-01-01"),
+    *(
+        ": ",
+        "- ",
+        "\t",
+        "\n",
+        "  ",
+        "'",
+        '"',
+        "{",
+        "}",
+        "[",
+        "]",
+        "#",
+        "&a ",
+        "*a",
+        "!!x ",
+        "|",
+        ">",
+        "%",
+        "@",
+        ",",
+    ),
+    *(
+        "---\n",
+        "...\n",
+        "? ",
+        "<<: ",
+        "\r",
+        "\0",
+        "\x85",
+        "\ufeff",
+        "é",
+        "\\",
+        "~",
+        "on",
+        "1:30",
+        "2026-01-01",
+    ),
 ]
 
 
 SQL_SNIPPETS = [
-    *("(", ")", "'", '"', "$$", "/*", "--", ";", ",", ".", "::", ":x", "[", "]", " FROM ", " SELECT ", " WITH x AS ("),
+    *(
+        "(",
+        ")",
+        "'",
+        '"',
+        "$$",
+        "/*",
+        "--",
+        ";",
+        ",",
+        ".",
+        "::",
+        ":x",
+        "[",
+        "]",
+        " FROM ",
+        " SELECT ",
+        " WITH x AS (",
+    ),
     *(
         " JOIN staging.nowhere ",
         "((((" * 500,
@@ -126,19 +211,29 @@ def _mutant(folder: Path, seed: int) -> Path:
     if seed % 4 == 1:
         return _write(folder, yaml.safe_dump(_broken_data(chance), allow_unicode=True))
     if seed % 4 == 2:
-        return _write(folder, _broken_text(chance, chance.choice([TEXT, FLIGHTS_TEXT])), {**SQL, **FLIGHTS_SQL})
+        return _write(
+            folder,
+            _broken_text(chance, chance.choice([TEXT, FLIGHTS_TEXT])),
+            {**SQL, **FLIGHTS_SQL},
+        )
     return _write(folder, FLIGHTS_TEXT, _broken_sql(chance))
 
 
 @pytest.mark.parametrize("seed", ROUNDS)
 def test_a_spec_with_odd_values_and_keys_is_never_a_traceback(tmp_path: Path, seed: int) -> None:
     data = _broken_data(random.Random(seed))
-    text = json.dumps(data, ensure_ascii=False) if seed % 2 else yaml.safe_dump(data, allow_unicode=True)
+    text = (
+        json.dumps(data, ensure_ascii=False)
+        if seed % 2
+        else yaml.safe_dump(data, allow_unicode=True)
+    )
     _assert_sane(_write(tmp_path / "shop", text))
 
 
 @pytest.mark.parametrize("seed", ROUNDS)
-def test_a_spec_with_characters_put_in_and_taken_out_is_never_a_traceback(tmp_path: Path, seed: int) -> None:
+def test_a_spec_with_characters_put_in_and_taken_out_is_never_a_traceback(
+    tmp_path: Path, seed: int
+) -> None:
     _assert_sane(_write(tmp_path / "shop", _broken_text(random.Random(seed))))
 
 
@@ -155,9 +250,11 @@ def test_broken_sql_is_never_a_traceback(tmp_path: Path, seed: int) -> None:
 
 
 def measure(folder: Path, count: int) -> None:
-    """Check `count` mutants; print the most CPU time one took, the most memory ever taken, and how many had errors.
+    """Check `count` mutants; print the most CPU time one took, the most memory ever taken, and how
+    many had errors.
 
-    One that is slow is timed again and the best counts: what else the machine does is not the check's.
+    One that is slow is timed again and the best counts: what else the machine does is not the
+    check's.
     """
     _assert_sane(_write(folder / "first", FLIGHTS_TEXT, FLIGHTS_SQL))  # imports are not a spec's
     slowest, broken = 0.0, 0
@@ -168,7 +265,11 @@ def measure(folder: Path, count: int) -> None:
             seconds = min(_timed(file) for _ in range(5))
         slowest = max(slowest, seconds)
         broken += _assert_sane(file)
-    peak = max(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line)
+    peak = max(
+        int(line.split()[1])
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if "VmHWM" in line
+    )
     print(json.dumps({"mutants": count, "broken": broken, "slowest": slowest, "mb": peak / 1024}))
 
 
@@ -182,7 +283,11 @@ def _timed(file: Path) -> float:
 def test_no_mutant_takes_long_or_much(tmp_path: Path) -> None:
     code = f"from tests.unit.spec.test_mutations import *; measure(Path({str(tmp_path)!r}), {MEASURED})"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=VALID.parents[2], capture_output=True, text=True, check=False
+        [sys.executable, "-c", code],
+        cwd=VALID.parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

@@ -1,4 +1,5 @@
-"""schemas/pipeline.schema.json is a public contract: documented, closed, and equal to what the code does."""
+"""schemas/pipeline.schema.json is a public contract: documented, closed, and equal to what the code
+does."""
 
 from __future__ import annotations
 
@@ -10,7 +11,16 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from loadsheet.spec.models import Incremental, Lake, Notify, Pipeline, Source, Table, Tasks, Warehouse
+from loadsheet.spec.models import (
+    Incremental,
+    Lake,
+    Notify,
+    Pipeline,
+    Source,
+    Table,
+    Tasks,
+    Warehouse,
+)
 from loadsheet.spec.schedule import duration
 from loadsheet.spec.schema import schema
 
@@ -33,7 +43,11 @@ def _objects(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[s
 
 
 OBJECTS = dict(_objects(ROOT))
-PROPERTIES = {f"{path}.{name}": child for path, node in OBJECTS.items() for name, child in node["properties"].items()}
+PROPERTIES = {
+    f"{path}.{name}": child
+    for path, node in OBJECTS.items()
+    for name, child in node["properties"].items()
+}
 
 
 def test_the_schema_is_valid_draft_2020_12() -> None:
@@ -41,7 +55,9 @@ def test_the_schema_is_valid_draft_2020_12() -> None:
 
 
 def test_all_parts_of_the_format_are_walked() -> None:
-    assert {".tables.*", ".transforms.*", ".tables.*.incremental", ".source", ".notify"} <= set(OBJECTS)
+    assert {".tables.*", ".transforms.*", ".tables.*.incremental", ".source", ".notify"} <= set(
+        OBJECTS
+    )
 
 
 @pytest.mark.parametrize("path", OBJECTS)
@@ -102,11 +118,19 @@ def test_every_default_of_the_schema_is_compared_with_the_models() -> None:
     assert {path for path, node in PROPERTIES.items() if "default" in node} == set(DEFAULTS)
 
 
-@pytest.mark.parametrize(("path", "place"), [(path, place) for path, place in DEFAULTS.items() if place])
+@pytest.mark.parametrize(
+    ("path", "place"), [(path, place) for path, place in DEFAULTS.items() if place]
+)
 def test_the_models_have_the_schemas_defaults(path: str, place: tuple[type, str]) -> None:
     model, name = place
     found = next(field.default for field in fields(model) if field.name == name)
     assert found is not MISSING
     value = PROPERTIES[path]["default"]
-    expected = duration(value) if isinstance(found, timedelta) else tuple(value) if isinstance(found, tuple) else value
+    expected = (
+        duration(value)
+        if isinstance(found, timedelta)
+        else tuple(value)
+        if isinstance(found, tuple)
+        else value
+    )
     assert found == expected

@@ -57,11 +57,15 @@ def data(text: str) -> Any:
 
 
 def assert_only_added(old: str, new: str, entries: dict[str, dict[str, Any]]) -> None:
-    assert not [line for line in ndiff(old.splitlines(True), new.splitlines(True)) if line[0] == "-"]
+    assert not [
+        line for line in ndiff(old.splitlines(True), new.splitlines(True)) if line[0] == "-"
+    ]
     added = {name: entry or None for name, entry in entries.items()}
     assert data(new) == {**data(old), "tables": {**data(old)["tables"], **added}}
     assert list(data(new)["tables"]) == [*data(old)["tables"], *entries]
-    assert check_text(Path("shop/pipeline.yml"), new)[0], check_text(Path("shop/pipeline.yml"), new)[1]
+    assert check_text(Path("shop/pipeline.yml"), new)[0], check_text(
+        Path("shop/pipeline.yml"), new
+    )[1]
 
 
 def test_a_commented_file_of_odd_shape_differs_only_by_added_lines() -> None:
@@ -93,10 +97,18 @@ def test_a_yaml_library_that_keeps_comments_would_have_changed_such_a_file() -> 
     "text",
     [
         pytest.param(ODD.replace("\n", "\r\n"), id="lines end as in Windows"),
-        pytest.param(ODD.partition("# What follows")[0].rstrip(), id="the file ends in a comment without a newline"),
+        pytest.param(
+            ODD.partition("# What follows")[0].rstrip(),
+            id="the file ends in a comment without a newline",
+        ),
         pytest.param(ODD.partition("   # tickets")[0].rstrip() + "\n", id="the tables come last"),
-        pytest.param(ODD.replace("\n\n   # tickets", "\n   # tickets") + "\n\n\n", id="blank lines at the end"),
-        pytest.param("# only\n" + ODD.replace("   bookings:", "   bookings: # {"), id="a brace in a comment"),
+        pytest.param(
+            ODD.replace("\n\n   # tickets", "\n   # tickets") + "\n\n\n",
+            id="blank lines at the end",
+        ),
+        pytest.param(
+            "# only\n" + ODD.replace("   bookings:", "   bookings: # {"), id="a brace in a comment"
+        ),
     ],
 )
 def test_whatever_surrounds_the_tables_stays(text: str) -> None:
@@ -107,20 +119,58 @@ def test_whatever_surrounds_the_tables_stays(text: str) -> None:
     assert new.count("\r\n") in (0, new.count("\n"))
 
 
-@pytest.mark.parametrize("tables", ["{a: , b: {mode: merge}}", "{a: null,\n  b: {mode: merge},\n}", '{"a": null}'])
+@pytest.mark.parametrize(
+    "tables", ["{a: , b: {mode: merge}}", "{a: null,\n  b: {mode: merge},\n}", '{"a": null}']
+)
 def test_tables_in_braces_get_more_of_them(tables: str) -> None:
     old = ODD.partition("tables :")[0] + f"tables: {tables}   # end\n"
     new = with_tables(old, ENTRIES)
-    assert data(new)["tables"] == {**data(old)["tables"], "countries": None, "lines": ENTRIES["lines"]}
+    assert data(new)["tables"] == {
+        **data(old)["tables"],
+        "countries": None,
+        "lines": ENTRIES["lines"],
+    }
     assert new.endswith("   # end\n")
 
 
 @pytest.mark.parametrize(
     "name",
-    ["no", "ON", "null", "y", "~", "1:30", "010", "2026-01-01", "1e3", "a b", "a: b", "#a", "- a", "{a}", "*", "&a",
-     "été", 'say "hi"', "back\\slash", "tab\there", "line\nbreak", "del\x7f", "nel\x85", "sep\u2028", "😀", "", " a",
-     "%a", "@a", "`a`", "!a", "<<", "="],
-)  # fmt: skip
+    [
+        "no",
+        "ON",
+        "null",
+        "y",
+        "~",
+        "1:30",
+        "010",
+        "2026-01-01",
+        "1e3",
+        "a b",
+        "a: b",
+        "#a",
+        "- a",
+        "{a}",
+        "*",
+        "&a",
+        "été",
+        'say "hi"',
+        "back\\slash",
+        "tab\there",
+        "line\nbreak",
+        "del\x7f",
+        "nel\x85",
+        "sep\u2028",
+        "😀",
+        "",
+        " a",
+        "%a",
+        "@a",
+        "`a`",
+        "!a",
+        "<<",
+        "=",
+    ],
+)
 def test_any_name_of_a_table_or_a_column_comes_back_as_it_was(name: str) -> None:
     entries = {f"{name}": {"incremental": name or "x", "columns": {"exclude": [f"{name}2"]}}}
     assert data(with_tables(ODD, entries))["tables"][name] == entries[name]
@@ -132,26 +182,51 @@ def test_any_name_of_a_table_or_a_column_comes_back_as_it_was(name: str) -> None
         ({}, {"incremental": "updated_at", "columns": {"exclude": ["token"]}}),
         ({"incremental": "updated_at"}, {"columns": {"exclude": ["token"]}}),
         ({"incremental": "at"}, {"columns": {"exclude": ["token"]}}),
-        ({"incremental": "changed"}, {"incremental": "updated_at", "columns": {"exclude": ["token"]}}),
+        (
+            {"incremental": "changed"},
+            {"incremental": "updated_at", "columns": {"exclude": ["token"]}},
+        ),
         ({"primary_key": "id"}, {"incremental": "updated_at", "columns": {"exclude": ["token"]}}),
-        ({"primary_key": "nr"}, {"primary_key": None, "incremental": "updated_at", "columns": {"exclude": ["token"]}}),
+        (
+            {"primary_key": "nr"},
+            {"primary_key": None, "incremental": "updated_at", "columns": {"exclude": ["token"]}},
+        ),
         ({"columns": {"exclude": ["token"]}}, {"incremental": "updated_at"}),
-        ({"columns": {"exclude": ["gone"]}}, {"incremental": "updated_at", "columns": {"exclude": ["token"]}}),
-        ({"columns": {"exclude": ["at"]}}, {"incremental": "updated_at", "columns": {"exclude": ["at", "token"]}}),
+        (
+            {"columns": {"exclude": ["gone"]}},
+            {"incremental": "updated_at", "columns": {"exclude": ["token"]}},
+        ),
+        (
+            {"columns": {"exclude": ["at"]}},
+            {"incremental": "updated_at", "columns": {"exclude": ["at", "token"]}},
+        ),
         ({"columns": {"include": ["id", "updated_at"]}}, {"incremental": "updated_at"}),
-        ({"mode": "replace"}, {"incremental": "updated_at", "columns": {"exclude": ["token"]}, "mode": None}),
+        (
+            {"mode": "replace"},
+            {"incremental": "updated_at", "columns": {"exclude": ["token"]}, "mode": None},
+        ),
         ({"mode": "merge"}, {"incremental": "updated_at", "columns": {"exclude": ["token"]}}),
     ],
 )
-def test_an_entry_fits_the_files_defaults(defaults: dict[str, Any], expected: dict[str, Any]) -> None:
+def test_an_entry_fits_the_files_defaults(
+    defaults: dict[str, Any], expected: dict[str, Any]
+) -> None:
     entry = {"incremental": "updated_at", "columns": {"exclude": ["token"]}}
     assert fitted(entry, ["id"], ["id", "at", "updated_at", "token"], defaults) == expected
 
 
 def test_a_table_without_a_cursor_takes_an_inherited_one_back() -> None:
-    defaults = {"incremental": "updated_at", "mode": "append", "columns": {"exclude": ["note"]}, "lookback": "1h"}
+    defaults = {
+        "incremental": "updated_at",
+        "mode": "append",
+        "columns": {"exclude": ["note"]},
+        "lookback": "1h",
+    }
     own = fitted({}, [], ["a"], defaults)
     assert own == {"incremental": None, "mode": None, "columns": None}
     assert inherit(own, defaults) == {}
     log = fitted({"incremental": "id", "mode": "append"}, ["id"], ["id"], defaults)
-    assert inherit(log, defaults) == {"incremental": {"cursor": "id", "lookback": None}, "mode": "append"}
+    assert inherit(log, defaults) == {
+        "incremental": {"cursor": "id", "lookback": None},
+        "mode": "append",
+    }
