@@ -133,9 +133,10 @@ class Airport:
 def airports() -> list[Airport]:
     """The 104 airports of airports.csv, in its order."""
     with Path(__file__).with_name("airports.csv").open(encoding="utf-8", newline="") as file:
-        return [
-            Airport(
-                **{**row, "longitude": float(row["longitude"]), "latitude": float(row["latitude"])}
-            )  # type: ignore[arg-type]
-            for row in csv.DictReader(file)
-        ]
+        return [_airport(row) for row in csv.DictReader(file)]
+
+
+def _airport(row: dict[str, str]) -> Airport:
+    """The airport in one line of airports.csv."""
+    place = {"longitude": float(row["longitude"]), "latitude": float(row["latitude"])}
+    return Airport(**{**row, **place})  # type: ignore[arg-type]

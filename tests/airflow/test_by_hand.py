@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import dags.factory
 import pytest
 from airflow.sdk import DAG
 from airflow.serialization.serialized_objects import DagSerialization
 
+from loadsheet.airflow import factory
 from loadsheet.airflow.factory import broken_dag, build_dag
 from loadsheet.airflow.stubs import Stubs
 from loadsheet.spec.pipeline_file import find_specs, load_pipeline
@@ -72,7 +72,7 @@ def test_both_builders_give_the_same_dag(file: Path, monkeypatch: pytest.MonkeyP
     pipeline = load_pipeline(file)
     by_dag_factory = build_dag(pipeline, REPO)
     monkeypatch.setenv(IN_A_WORKER, pipeline.name)
-    monkeypatch.setattr(dags.factory, "_by_dag_factory", None)
+    monkeypatch.setattr(factory, "_by_dag_factory", None)
     by_hand = build_dag(pipeline, REPO)
     assert stored(by_hand) == stored(by_dag_factory)
     assert runtime(by_hand) == runtime(by_dag_factory)
@@ -129,7 +129,7 @@ held = runpy.run_path(sys.argv[1])
 dag = held["flights"] if "flights" in held else held["dag"]
 parsed = set(sys.modules)
 task = dag.get_task(sys.argv[2])
-import loadsheet.airflow.operators, loadsheet.airflow.operators
+import loadsheet.airflow.operators
 def connection(conn_id):
     raise KeyboardInterrupt
 loadsheet.airflow.operators.airflow_connection = connection

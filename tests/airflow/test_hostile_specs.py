@@ -10,12 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import dags.factory
-import operators.base
 import pytest
 from airflow.sdk import DAG
 from airflow.serialization.serialized_objects import DagSerialization
 
+from loadsheet.airflow import factory, operators
 from loadsheet.airflow.registry import pipeline_dags
 from loadsheet.airflow.slack import failure_message
 from loadsheet.plan.dag_config import dag_config
@@ -106,7 +105,7 @@ def test_whatever_the_check_takes_is_stored_and_shown_as_text(bundle: Path) -> N
         )
         if check_file(file)[0] is None:
             continue
-        dag = dags.factory.build_dag(load_pipeline(file), bundle)
+        dag = factory.build_dag(load_pipeline(file), bundle)
         text = json.dumps(DagSerialization.to_dict(dag), ensure_ascii=False)
         assert RENDERED not in text and CANARY_VALUE not in text, (field, value)
         assert all(not task.template_fields for task in dag.tasks)
@@ -131,7 +130,7 @@ def hard(project: Project, monkeypatch: pytest.MonkeyPatch) -> tuple[Project, li
     project.spec(
         dict.fromkeys(names), marts, description="{{ 7919*7927 }}", owner="{{ 7919*7927 }}"
     )
-    monkeypatch.setattr(operators.base, "BUNDLE_ROOT", project.folder)
+    monkeypatch.setattr(operators, "BUNDLE_ROOT", project.folder)
     monkeypatch.setattr("loadsheet.airflow.operators.airflow_connection", project.connections)
     monkeypatch.setattr("airflow.sdk.Variable.get", lambda key, default=None: default)
     return project, names
@@ -140,7 +139,7 @@ def hard(project: Project, monkeypatch: pytest.MonkeyPatch) -> tuple[Project, li
 def test_tasks_carry_templates_as_text_to_the_last_row(hard: tuple[Project, list[str]]) -> None:
     project, names = hard
     pipeline = load_pipeline(project.folder / "pipelines" / "shop" / "pipeline.yml")
-    dag: DAG = dags.factory.build_dag(pipeline, project.folder)
+    dag: DAG = factory.build_dag(pipeline, project.folder)
     left: dict[str, Any] = {}
     for task in dag.topological_sort():
         extracted = left.get(task.task_id.replace("load", "extract"))

@@ -13,12 +13,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import loadsheet.steps
 import psycopg
 import pytest
 from airflow.sdk.bases.operator import BaseOperator, ExecutorSafeguard
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
+import loadsheet.engine.execute
 from loadsheet.airflow.operators import (
     BrokenSpecOperator,
     CreateBucketOperator,
@@ -68,7 +68,7 @@ class Engine:
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
     made = Engine()
-    monkeypatch.setattr(loadsheet.steps, "execute", made.execute, raising=False)
+    monkeypatch.setattr(loadsheet.engine.execute, "execute", made.execute, raising=False)
     return made
 
 

@@ -11,7 +11,7 @@ import pytest
 from airflow.dag_processing.dagbag import BundleDagBag
 from airflow.sdk import DAG
 
-import dags.registry
+from loadsheet.airflow import registry
 from loadsheet.airflow.dag_ids import taken_by
 from loadsheet.airflow.registry import pipeline_dags
 
@@ -115,14 +115,14 @@ def test_a_surprise_in_one_file_does_not_take_out_the_rest(
 ) -> None:
     write("good")
     write("odd")
-    real = dags.registry.build_dag
+    real = registry.build_dag
 
     def surprising(pipeline: Any, root: Path) -> DAG:
         if pipeline.name == "odd":
             raise RuntimeError("never seen before")
         return real(pipeline, root)
 
-    monkeypatch.setattr(dags.registry, "build_dag", surprising)
+    monkeypatch.setattr(registry, "build_dag", surprising)
     found = pipeline_dags(bundle)
     assert not broken(found["good"])
     assert "RuntimeError: never seen before" in found["odd"].get_task("broken_spec").problems
@@ -206,13 +206,13 @@ class TestForOneTask:
     def read(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         """The folders whose spec was read in full."""
         seen: list[str] = []
-        real = dags.registry.load_pipeline
+        real = registry.load_pipeline
 
         def reading(file: Path) -> Any:
             seen.append(file.parent.name)
             return real(file)
 
-        monkeypatch.setattr(dags.registry, "load_pipeline", reading)
+        monkeypatch.setattr(registry, "load_pipeline", reading)
         return seen
 
     def test_only_that_file_is_read(self, bundle: Path, write: Write, read: list[str]) -> None:

@@ -176,7 +176,7 @@ def test_a_locked_table_has_its_rows_unknown_and_hides_no_other(pair: Project) -
 def test_a_source_that_takes_too_long_is_said_to(
     pair: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "_LONGEST", timedelta(seconds=0))
+    monkeypatch.setattr(source, "_SOURCE_TIMEOUT", timedelta(seconds=0))
     found = status(pair)
     assert found["source"] == {"asked": False, "why_not": "it was not done answering after 0 s"}
     assert found["tables"]["a"]["rows"] == 1
