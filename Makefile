@@ -7,7 +7,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 PYTEST := -m pytest -q
 
-.PHONY: help setup demo test test-long test-unit test-core test-faults test-editors core-and-airflow test-airflow lint format docs reference clean requirements bench bench-peers
+.PHONY: help setup demo test test-long test-unit test-core test-faults test-editors core-and-airflow test-airflow lint format docs reference clean requirements bench bench-peers build image release
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -88,8 +88,26 @@ reference: setup  ## Write the generated pages anew: docs/spec.md, docs/cli.md, 
 	$(BIN)/python docs/cli_reference.py > build/cli.md && mv build/cli.md docs/cli.md
 	$(BIN)/python docs/rules_reference.py > build/rules.md && mv build/rules.md docs/rules.md
 
+build: setup  ## The wheel and the sdist into dist/, with the pinned tools, and a check of both
+	@rm -rf dist
+	@$(BIN)/python -m build --no-isolation --outdir dist .
+	@$(BIN)/python scripts/release.py artefacts
+
+IMAGE ?= $(shell sed -n 's/^  image: \(loadsheet-airflow:.*\)/\1/p' docker-compose.yml)
+
+image:  ## Build the container image under the name that docker-compose.yml uses (IMAGE=name:tag for another)
+	docker build --tag $(IMAGE) .
+
+release: setup  ## All of a release that needs no credentials; prints the two commands that remain
+	@$(BIN)/python scripts/release.py check
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory docs
+	@$(MAKE) --no-print-directory test
+	@$(MAKE) --no-print-directory build
+	@$(BIN)/python scripts/release.py commands
+
 clean:  ## Remove environments, caches and the demo's state
-	rm -rf $(VENV) $(CORE) .venv-bench* .venv-docs tests/editors/node_modules build .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(CORE) .venv-bench* .venv-docs tests/editors/node_modules build dist .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 requirements:  ## Pin requirements/*.in again (needs uv)
