@@ -285,7 +285,7 @@ def test_two_documented_lines_read_csv(project: Project) -> None:
 @pytest.mark.parametrize("wire", ["binary", "csv", "parquet"])
 def test_two_documented_lines_read_any_load(project: Project, wire: str) -> None:
     folder = filled(project, wire)
-    [with_arrow] = documented("Binary, and any other")
+    [with_arrow] = documented("Binary and all other formats")
     orders = run(with_arrow, folder)["orders"]
     assert duckdb.sql("SELECT word, paid FROM orders WHERE id = 2").fetchall() == [
         ("", Decimal("0.00"))
