@@ -14,14 +14,14 @@ HERE = Path(__file__).parent
 _REFERENCES = ("limit", "by hand", "native", "loadsheet auto")
 _HEAD = """# Results
 
-Written by `python -m bench.report` from `results/*.json`, which the benches wrote. A ratio is a quotient of medians,
-to the contender in the first line; runs were interleaved, so both sides met the same machine. How each contender
-works is in its file below `bench/`.
+Written by `python -m bench.report` from `results/*.json`, which the benchmarks write. A ratio is
+the quotient of two medians, relative to the contender in the first line. Runs were interleaved, so
+all contenders met the same conditions. A contender's file below `bench/` describes how it works.
 """
 
 
 def main() -> None:
-    """Write results.md anew."""
+    """Rewrite results.md."""
     pages = [_page(file) for file in sorted((HERE / "results").glob("*.json"))]
     (HERE / "results.md").write_text("\n".join([_HEAD, *pages]))
 

@@ -1,5 +1,7 @@
-"""`python -m demo`: flights end to end, in a real Airflow, on servers of its own. Needs Airflow's
-environment."""
+"""`python -m demo`: flights end to end, in a real Airflow, on embedded servers.
+
+Needs Airflow's environment.
+"""
 
 from __future__ import annotations
 
@@ -29,19 +31,21 @@ app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
 
 @app.command()
 def main(
-    scale: Annotated[
-        str, typer.Option(help="demo, small, medium, big, or a number of bookings.")
-    ] = "demo",
+    scale: Annotated[str, typer.Option(help="demo, small, medium, big, or a number of bookings.")] = "demo",
     leave: Annotated[
-        bool, typer.Option("--exit", help="Stop at the end; 0 only when every check has passed.")
+        bool,
+        typer.Option("--exit", help="Stop at the end; exit with 0 only if every check passed."),
     ] = False,
     port: Annotated[
-        int | None, typer.Option(help="Port of Airflow's UI; default: a free one.")
+        int | None,
+        typer.Option(help="Port of Airflow's UI. Default: a free port."),
     ] = None,
 ) -> None:
-    """Flights end to end: embedded PostgreSQL and S3, a real Airflow, everything on 127.0.0.1.
+    """Run the flights example end to end: embedded servers and a real Airflow, all on 127.0.0.1.
 
-    Leaves the UI up until Ctrl-C. Example: make demo ARGS="--scale small --exit"
+    The servers are PostgreSQL and S3. Airflow's UI stays up until Ctrl-C.
+
+    Example: make demo ARGS="--scale small --exit"
     """
     try:
         scale_of(scale)
@@ -53,14 +57,13 @@ def main(
         with state_folder(PROJECT) as state:
             raise typer.Exit(_play(screen, state, scale, leave, port))
     except KeyboardInterrupt:
-        screen.console.print("\nstopped; nothing is left running")
+        screen.console.print("\nStopped; nothing is left running.")
         raise typer.Exit(INTERRUPTED) from None
 
 
 def _play(screen: Screen, state: Path, scale: str, leave: bool, port: int | None) -> int:
-    screen.chapter(
-        "Loadsheet: flights, end to end", f"Everything runs on 127.0.0.1; logs are in {state}"
-    )
+    about = f"Everything runs on 127.0.0.1. Logs are in {state}"
+    screen.chapter("Loadsheet: flights, end to end", about)
     world = World(PROJECT, state, screen, scale, port, lambda message: screen.show(panel(message)))
     try:
         with world:
@@ -71,7 +74,7 @@ def _play(screen: Screen, state: Path, scale: str, leave: bool, port: int | None
     except (ServerFailed, ApiError) as error:
         screen.console.print(f"[red]✗[/] {escape(str(error))}\n  logs: {state}")
         return 1
-    screen.note("stopped; nothing is left running")
+    screen.note("Stopped; nothing is left running.")
     return 0 if all(check.passed for check in checks) else 1
 
 
@@ -96,7 +99,7 @@ def _invite(screen: Screen, world: World) -> None:
         f"source      {world.source}",
     ):
         screen.console.print(f"  {line}", soft_wrap=True)
-    screen.console.print("\n  Ctrl-C stops everything.")
+    screen.console.print("\n  Press Ctrl-C to stop everything.")
     try:
         world.wait_forever()
     except KeyboardInterrupt:
@@ -104,7 +107,7 @@ def _invite(screen: Screen, world: World) -> None:
 
 
 def _treat_as_ctrl_c(*signals: signal.Signals) -> None:
-    """Stop everything in order on a polite kill too; leave signals alone that are ignored (nohup)."""
+    """Stop everything in order on these signals too; ignored ones (nohup) stay ignored."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""What must be true of the runs; the demo's exit code hangs on it."""
+"""What must be true of the runs; the demo's exit code depends on it."""
 
 from __future__ import annotations
 
@@ -23,18 +23,14 @@ class Check:
 
 
 def run_checks(first: Run, second: Run, idle: Run, day: Mapping[str, Counts]) -> Iterator[Check]:
-    """The first run loads everything, the second what the `day` has changed, one with nothing new
-    nothing at all."""
+    """The first run loads everything, the second the changes of the `day`, an idle run nothing."""
     unlike = [t.task_id for t in first.tasks if t.state != "success"]
     yield Check(
         "the first run loads every table and builds every mart", not unlike, ", ".join(unlike)
     )
     skipped = {name for name, state in second.states("load").items() if state == "skipped"}
-    yield Check(
-        "the second run skips the tables without news",
-        skipped == UNCHANGED,
-        ", ".join(sorted(skipped)),
-    )
+    title = "the second run skips the tables without changes"
+    yield Check(title, skipped == UNCHANGED, ", ".join(sorted(skipped)))
     changed = {table: counts.inserted + counts.updated for table, counts in day.items()}
     read = {line.name: line.work.extracted for line in second.tables if line.work}
     detail = (
@@ -50,19 +46,17 @@ def run_checks(first: Run, second: Run, idle: Run, day: Mapping[str, Counts]) ->
 def slack_checks(
     messages: Sequence[Mapping[str, Any]], run: Run, task_id: str, address: str, log: str
 ) -> Iterator[Check]:
-    """One message about the failure, with a link to the log at `address`, and one when it works
-    again; the log has the reason."""
+    """Slack gets one message about the failure and one about the recovery.
+
+    The first links to the log at `address`. The log contains the reason.
+    """
     about = [m for m in messages if task_id in str(m) and run.run_id in str(m)]
     failures = [m for m in about if " failed at " in str(m.get("text"))]
-    yield Check(
-        "Slack heard of the failure, once", len(failures) == 1, f"messages: {len(failures)}"
-    )
-    mended = len(about) - len(failures)
-    yield Check("Slack heard that it works again, once", mended == 1, f"messages: {mended}")
+    title = "Slack received one message about the failure"
+    yield Check(title, len(failures) == 1, f"messages: {len(failures)}")
+    recovered = len(about) - len(failures)
+    title = "Slack received one message about the recovery"
+    yield Check(title, recovered == 1, f"messages: {recovered}")
     targets = [link for m in failures for link in links(dict(m))]
-    yield Check(
-        "the message links to the log",
-        any(link.startswith(address) for link in targets),
-        *targets[:1],
-    )
-    yield Check("the log has the reason", "boarding_passes" in log)
+    yield Check("the message links to the log", any(link.startswith(address) for link in targets), *targets[:1])
+    yield Check("the log contains the reason", "boarding_passes" in log)

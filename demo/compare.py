@@ -29,7 +29,7 @@ RECONCILE = {
     "dim_passenger has each passenger once": """
         SELECT (SELECT count(*) FROM mart.dim_passenger)
              = (SELECT count(DISTINCT passenger_id) FROM staging.tickets)""",
-    "dim_airport has today's names": """
+    "dim_airport has the current names": """
         SELECT NOT EXISTS (SELECT FROM mart.dim_airport JOIN staging.airports_data ON airport_code = airport_nk
                            WHERE dim_airport.airport_name IS DISTINCT FROM airports_data.airport_name ->> 'en')""",
     "fct_booking_ticket has every ticket on a flight, and the same revenue": """
@@ -37,7 +37,7 @@ RECONCILE = {
              = (SELECT (count(*), sum(amount)) FROM staging.ticket_flights)""",
     "fct_boarding_pass has every boarding pass": """
         SELECT (SELECT count(*) FROM mart.fct_boarding_pass) = (SELECT count(*) FROM staging.boarding_passes)""",
-    "fct_flight_activity has every flight with today's status": """
+    "fct_flight_activity has every flight with its current status": """
         SELECT NOT EXISTS (SELECT FROM mart.fct_flight_activity fact FULL JOIN staging.flights ON flight_id = flight_nk
                            WHERE fact.status IS DISTINCT FROM flights.status)""",
     "fct_seat_occupied_daily has every arrived flight, and its seats add up": """
@@ -74,14 +74,16 @@ def _compare(ours: psycopg.Connection[Any], theirs: psycopg.Connection[Any], tab
             into.write(data)
     staging = sql.Identifier("staging", table)
     missing, extra, rows = _one(theirs, sql.SQL(_DIFFERENCE).format(row=row, staging=staging))
-    return Check(name, missing == extra == 0, f"{rows:,} rows; {missing} missing, {extra} too many")
+    detail = f"{rows:,} rows; {missing} missing, {extra} unexpected"
+    return Check(name, missing == extra == 0, detail)
 
 
 def marts_reconcile(warehouse: str) -> Iterator[Check]:
     """No mart is empty, and each agrees with staging."""
     counts = mart_counts(warehouse)
     empty = [name for name, rows in counts.items() if not rows]
-    yield Check("10 marts, none of them empty", len(counts) == 10 and not empty, ", ".join(empty))
+    title = "there are 10 marts, and none is empty"
+    yield Check(title, len(counts) == 10 and not empty, ", ".join(empty))
     with psycopg.connect(warehouse) as session:
         for name, query in RECONCILE.items():
             yield Check(name, _one(session, query)[0] is True)

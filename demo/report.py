@@ -19,7 +19,7 @@ _WORDS = {"success": "loaded", "upstream_failed": "not reached"}
 def run_table(run: Run) -> Table:
     """A line per table and per transform."""
     table = _table("table", "", "extracted", "inserted", "updated", "deleted", "seconds")
-    table.caption = "seconds of work; starting Airflow's tasks comes on top"
+    table.caption = "seconds of work, without the time to start Airflow's tasks"
     for line in run.tables:
         table.add_row(*_row(line))
     table.add_row()

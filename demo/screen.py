@@ -1,5 +1,4 @@
-"""What the demo says while it works: a line per step with its time, moving on a terminal, plain
-elsewhere."""
+"""What the demo prints: a line per step with its time; live on a terminal, plain text elsewhere."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ from rich.padding import Padding
 
 @dataclass
 class Step:
-    """What there is to say about a step when it is done."""
+    """The detail to print when a step is done."""
 
     detail: str = ""
 
@@ -70,6 +69,6 @@ class Screen:
 
 
 def _console() -> Console:
-    """The terminal as it is; a log file gets long lines."""
+    """The terminal with its own width; a log file gets long lines."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=120)

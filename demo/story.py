@@ -24,7 +24,7 @@ FAILING_TASK = f"extract.extract_{BROKEN}"
 
 
 class OtherEnding(Exception):
-    """A run did not end as it should; there is no point in going on."""
+    """A run did not end as expected, so the demo cannot continue."""
 
 
 class Story:
@@ -34,8 +34,10 @@ class Story:
         self._world, self._screen, self._api = world, screen, world.airflow.api
 
     def tell(self) -> list[Check]:
-        """All acts; returns the checks. Raises ServerFailed or ApiError when Airflow does not keep
-        up."""
+        """Play all acts and return the checks.
+
+        Raises ServerFailed or ApiError when Airflow stops or does not answer.
+        """
         self._api.unpause(DAG)
         try:
             return self._acts()
@@ -43,33 +45,25 @@ class Story:
             return [Check(str(ending), False)]
 
     def _acts(self) -> list[Check]:
-        self._screen.chapter(
-            "Run 1: everything",
-            "8 tables from the source through the lake to staging, then 10 marts.",
-        )
+        text = "Loads 8 tables from the source through the lake to staging, then builds 10 marts."
+        self._screen.chapter("Run 1: everything", text)
         first = self._run("loading everything")
-        self._screen.chapter(
-            "Run 2: a day later",
-            "New bookings; flights leave, land, are late; an airport is renamed.",
-        )
+        text = "There are new bookings; flights leave, land or are late; an airport is renamed."
+        self._screen.chapter("Run 2: one day later", text)
         day = self._a_day()
-        second = self._run("loading what has changed")
-        text = (
-            f"Somebody renames bookings.{BROKEN} in the source. The task fails; Slack hears of it."
-        )
-        self._screen.chapter("Run 3: something breaks, on purpose", text)
+        second = self._run("loading the changes")
+        text = f"bookings.{BROKEN} is renamed in the source. The task fails; Slack gets an alert."
+        self._screen.chapter("Run 3: a deliberate failure", text)
         failed = self._failure()
-        self._screen.chapter(
-            "Run 4: mended",
-            "The table has its name back and nothing is new: everything is skipped.",
-        )
-        idle = self._run("looking for news", report=False)
-        self._screen.chapter("What is in the warehouse now")
+        text = "The table has its old name again and there are no new rows: everything is skipped."
+        self._screen.chapter("Run 4: recovery", text)
+        idle = self._run("looking for new rows", report=False)
+        self._screen.chapter("Rows in the warehouse")
         self._screen.show(mart_table(mart_counts(self._world.warehouse)))
         return self._verdict([*run_checks(first, second, idle, day), *self._slack_checks(failed)])
 
     def _a_day(self) -> dict[str, Counts]:
-        with self._screen.step("a day passes in the source") as step:
+        with self._screen.step("simulating one day in the source") as step:
             day = a_day_passes(self._world.source)
             step.detail = day_line(day)
         return day
@@ -109,18 +103,15 @@ class Story:
 
     def _summary(self, title: str, run: Run, expected: str) -> None:
         right = run.state == expected
-        verdict = f"{run.state}, as it should" if right and expected == "failed" else run.state
-        groups = " · ".join(
-            f"{name}: {in_words(states)}" for name, states in by_group(run.tasks).items()
-        )
+        verdict = f"{run.state}, as expected" if right and expected == "failed" else run.state
+        groups = " · ".join(f"{name}: {in_words(states)}" for name, states in by_group(run.tasks).items())
         self._screen.result(right, f"{title}: {verdict}", groups, run.seconds)
         if not right:
             for task in run.tasks:
                 if task.state == "failed":
-                    self._screen.note(
-                        f"the end of the log of {task.task_id}:\n{self._log(run, task.task_id)[-1500:]}"
-                    )
-            raise OtherEnding(f"the run '{title}' ended as {run.state} instead of {expected}")
+                    end = self._log(run, task.task_id)[-1500:]
+                    self._screen.note(f"end of the log of {task.task_id}:\n{end}")
+            raise OtherEnding(f"the run '{title}' ended as {run.state}, expected {expected}")
 
     def _log(self, run: Run, task_id: str) -> str:
         tries = {task.task_id: task.try_number for task in run.tasks}
@@ -131,7 +122,7 @@ class Story:
         return list(slack_checks(messages, failed, FAILING_TASK, self._world.airflow.url, log))
 
     def _verdict(self, checks: list[Check]) -> list[Check]:
-        with self._screen.step("comparing staging with the source, marts with staging"):
+        with self._screen.step("comparing staging with the source, and the marts with staging"):
             checks += staging_equals_source(self._world.source, self._world.warehouse)
             checks += marts_reconcile(self._world.warehouse)
         self._screen.show(check_lines(checks))

@@ -26,7 +26,7 @@ _SETTINGS = {
 
 
 class World(Managed):
-    """Starts step by step, saying so on the screen; stops in the opposite order."""
+    """Starts step by step, showing each step on the screen; stops in the opposite order."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class World(Managed):
         self.slack = SlackReceiver(on_slack)
 
     def start(self) -> Self:
-        """Raises ServerFailed with the end of the log of what would not start."""
+        """Start everything. Raises ServerFailed with the end of the log of the failed part."""
         try:
             self._start_servers()
             self._make_source()
@@ -71,7 +71,7 @@ class World(Managed):
         with self._screen.step("S3: the lake") as step:
             self._running.enter_context(self.s3)
             step.detail = self.s3.endpoint
-        with self._screen.step("A stand-in for Slack") as step:
+        with self._screen.step("A local receiver for Slack messages") as step:
             self._running.enter_context(self.slack)
             step.detail = self.slack.url
 
@@ -137,7 +137,7 @@ class World(Managed):
         }
 
     def wait_forever(self) -> None:
-        """Return only when a part of Airflow has ended by itself, with ServerFailed."""
+        """Block while Airflow runs. Raises ServerFailed when a part of it ends unexpectedly."""
         while self.airflow.alive():
             threading.Event().wait(1)
 

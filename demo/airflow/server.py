@@ -65,7 +65,7 @@ class Airflow(Managed):
         Raises ServerFailed when the port is taken or the migration fails.
         """
         if listens(self.port):
-            raise ServerFailed(f"port {self.port} is taken: choose another one")
+            raise ServerFailed(f"port {self.port} is taken: choose another port")
         self.home.mkdir(parents=True, exist_ok=True)
         self._passwords.touch(mode=0o600)
         self._passwords.write_text(json.dumps({self.user: self.password}))
@@ -129,12 +129,9 @@ class Airflow(Managed):
         while not self.api.has_dag(dag_id):
             self.alive()
             if time.monotonic() > deadline:
-                errors = (
-                    "\n".join(self.api.import_errors()) or self._processes["dag-processor"].tail()
-                )
-                raise ServerFailed(
-                    f"Airflow has not read the DAG {dag_id!r} within {timeout:.0f} s:\n{errors}"
-                )
+                errors = "\n".join(self.api.import_errors()) or self._processes["dag-processor"].tail()
+                problem = f"Airflow did not read the DAG {dag_id!r} within {timeout:.0f} s"
+                raise ServerFailed(f"{problem}:\n{errors}")
             time.sleep(0.3)
 
     def stop(self) -> None:

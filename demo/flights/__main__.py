@@ -1,4 +1,4 @@
-"""`python -m demo.flights`: make the flights source, and let days pass in it."""
+"""`python -m demo.flights`: generate the flights source, and simulate days in it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from demo.flights import generate as generate_source
 
 # Tracebacks without local variables: the DSN has a password.
 app = typer.Typer(
-    help="The flights source: generate it, then let days pass.",
+    help="Generate the flights source, then simulate days in it.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,
@@ -26,13 +26,17 @@ Seed = Annotated[int, typer.Option(help="The same seed gives the same rows.")]
 @app.command()
 def generate(
     dsn: Dsn,
-    scale: Annotated[str, typer.Option(help="demo, small, medium, big, or bookings.")] = "demo",
+    scale: Annotated[
+        str,
+        typer.Option(help="demo, small, medium, big, or a number of bookings."),
+    ] = "demo",
     seed: Seed = 42,
     if_missing: Annotated[
-        bool, typer.Option("--if-missing", help="Leave a source that is there as it is.")
+        bool,
+        typer.Option("--if-missing", help="Keep an existing source unchanged."),
     ] = False,
 ) -> None:
-    """Create schema `bookings` and fill it.
+    """Create the schema `bookings` and fill it.
 
     Example: python -m demo.flights generate --dsn postgresql://me:secret@127.0.0.1/flights --scale
     small
@@ -42,7 +46,7 @@ def generate(
     except psycopg.errors.DuplicateSchema:
         if not if_missing:
             raise
-        typer.echo("the source is there already: left as it is")
+        typer.echo("the source already exists: kept unchanged")
         return
     for table, rows in written.items():
         typer.echo(f"{table:16} {rows:>10,} rows")
@@ -53,11 +57,12 @@ def day(
     dsn: Dsn,
     seed: Seed = 42,
     bookings: Annotated[
-        int | None, typer.Option(help="New bookings; default: 1 for every 60.")
+        int | None,
+        typer.Option(help="Number of new bookings. Default: 1 for every 60."),
     ] = None,
-    days: Annotated[int, typer.Option(help="How many days.")] = 1,
+    days: Annotated[int, typer.Option(help="Number of days.")] = 1,
 ) -> None:
-    """Let a day pass: bookings are made, flights leave and land, an airport is renamed.
+    """Simulate a day: bookings are made, flights leave and land, an airport is renamed.
 
     Example: python -m demo.flights day --dsn postgresql://me:secret@127.0.0.1/flights --days 3
     """

@@ -1,4 +1,4 @@
-"""`python -m demo.playground serve`, or `sql`: both work on the project in the current folder."""
+"""`python -m demo.playground serve` and `sql`: both use the project in the current folder."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ SHOP = Path(__file__).with_name("shop.sql")
 ENV = Path(".env")
 # Tracebacks without local variables: the connections have passwords.
 app = typer.Typer(
-    help="Servers to try Loadsheet on: a source, a warehouse and a lake, all on 127.0.0.1.",
+    help="Practice servers for Loadsheet: a source, a warehouse and a lake, all on 127.0.0.1.",
     no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_show_locals=False,
-)
+    add_completion=False, pretty_exceptions_show_locals=False,
+)  # fmt: skip
 
 
 @app.command()
 def serve() -> None:
-    """Start them, and write .env with the connections shop_source, warehouse and lake. Ctrl-C ends
-    and removes all.
+    """Start the servers and write .env with the connections shop_source, warehouse and lake.
+
+    Ctrl-C stops the servers and removes .env.
 
     Example: python -m demo.playground serve
     """
@@ -46,9 +46,7 @@ def serve() -> None:
             session.execute(SHOP.read_bytes())
         _write(source, warehouse, s3)
         try:
-            typer.echo(
-                f"The servers are up; {ENV} says where they are. Ctrl-C stops them and removes it."
-            )
+            typer.echo(f"The servers are up; {ENV} has their connections. Press Ctrl-C to stop.")
             with suppress(KeyboardInterrupt):
                 signal.pause()
         finally:
@@ -57,12 +55,10 @@ def serve() -> None:
 
 @app.command()
 def sql(
-    conn_id: Annotated[
-        str, typer.Argument(help="A connection of the project, such as shop_source or warehouse.")
-    ],
-    statement: Annotated[str, typer.Argument(help="What to run there.")],
+    conn_id: Annotated[str, typer.Argument(help="A connection of the project, such as shop_source or warehouse.")],
+    statement: Annotated[str, typer.Argument(help="The SQL to run.")],
 ) -> None:
-    """Run SQL and print its rows, for those who have no psql.
+    """Run SQL on a connection and print the rows, like psql.
 
     Example: python -m demo.playground sql warehouse "SELECT count(*) FROM staging.orders"
     """
@@ -92,9 +88,8 @@ def _write(source: str, warehouse: str, s3: S3Server) -> None:
     try:
         handle = os.open(ENV, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     except FileExistsError:
-        raise SystemExit(
-            f"there is a file {ENV} here already: go to an empty folder, or remove it"
-        ) from None
+        problem = f"{ENV} already exists: change to an empty folder, or remove the file"
+        raise SystemExit(problem) from None
     with os.fdopen(handle, "w") as file:
         file.writelines(f"AIRFLOW_CONN_{name}='{value}'\n" for name, value in found.items())
 

