@@ -32,7 +32,6 @@ SHOWING = ["docker-compose.yml", "docs/bundle.md", "docs/compose.md", "docs/depl
 @pytest.mark.parametrize("file", SHOWING)
 def test_every_setting_we_write_down_is_one_of_airflows(file: str) -> None:
     found = set(re.findall(r"AIRFLOW__[A-Z_]+?__[A-Z_]+", (REPO / file).read_text()))
-    assert found
     assert unknown(found) == set()
 
 
