@@ -1,8 +1,8 @@
 """A hook of MkDocs (see mkdocs.yml): files outside docs/ that pages link to become pages of the site.
 
-So the same links work in the repository and on the site. Markdown and plain text are published unchanged; any other
-file is a page that shows its text. llms.txt is published with links to pages of the site. The hook also refuses pages
-that would fetch something from another host.
+So the same links work in the repository and on the site. Markdown and plain text are published
+unchanged; any other file is a page that shows its text. llms.txt is published with links to pages
+of the site. The hook also refuses pages that would fetch something from another host.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def on_post_page(output: str, page: Any, **_: Any) -> None:
 
 
 def list_of_pages(files: Files) -> str:
-    """The text of llms.txt, with its links turned into addresses of the site, relative to its root."""
+    """The text of llms.txt, its links turned into addresses relative to the site's root."""
     text = (ROOT / LIST).read_text(encoding="utf-8")
     found = targets(LIST, text)
 
@@ -88,7 +88,7 @@ def uri(path: str) -> str:
 
 
 def page_for(path: str, config: Any) -> File:
-    """The page for a file outside docs/: Markdown and plain text unchanged, else its text as code."""
+    """The page for a file outside docs/: Markdown and text unchanged, else its text as code."""
     file = ROOT / path
     if path.endswith((".md", ".txt")):
         return File.generated(config, uri(path), abs_src_path=str(file))

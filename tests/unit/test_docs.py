@@ -1,4 +1,4 @@
-"""The pages are right and can be found: references are fresh, specs pass the check, every page is listed."""
+"""The pages are right and found: references are fresh, specs pass, every page is listed."""
 
 from __future__ import annotations
 

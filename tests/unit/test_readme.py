@@ -39,7 +39,7 @@ SHOWN = "\n".join(
         "docs/troubleshooting.md",
     )
 )
-"""The pages whose YAML is that of pipeline files, and whose SQL files are those of its transforms."""
+"""Pages whose YAML is that of pipeline files, and whose SQL is that of their transforms."""
 EXAMPLE = TEXTS["docs/pipeline-file.md"]
 COMMANDS = TEXTS["docs/commands.md"]
 BLOCK = re.compile(r'^( *)```(\w*)(?: title="[^"\n]*")?\n(.*?)^\1```$', re.MULTILINE | re.DOTALL)
@@ -76,7 +76,7 @@ SHOP = next(spec for spec in SPECS if "pipeline: shop" in spec)
 
 
 def write(folder: Path, spec: str) -> Path:
-    """The spec in a project below `folder`, with the SQL files that the pages show for its transforms."""
+    """The spec in a project below `folder`, with the SQL that the pages show for its transforms."""
     home = folder / "pipelines" / yaml.safe_load(spec).get("pipeline", "unnamed")
     (home / "sql").mkdir(parents=True)
     for sql in blocks(SHOWN, "sql"):
@@ -101,14 +101,16 @@ def test_a_spec_that_is_shown_has_no_problem(tmp_path: Path, spec: str) -> None:
 
 @pytest.mark.parametrize("fragment", FRAGMENTS)
 def test_a_part_of_a_spec_fits_into_a_whole_one(tmp_path: Path, fragment: str) -> None:
-    frame = SHOP if "transforms" in yaml.safe_load(fragment) else FRAME  # its SQL reads the example's tables
+    # The SQL of transforms reads the tables of the example.
+    frame = SHOP if "transforms" in yaml.safe_load(fragment) else FRAME
     whole = yaml.safe_dump(yaml.safe_load(frame) | yaml.safe_load(fragment), sort_keys=False)
     assert check_file(write(tmp_path, whole))[1] == []
 
 
 def output(command: str) -> str:
     """What docs/commands.md shows as the output of `command`."""
-    shown = next(block for block in blocks(COMMANDS, "console") if block.startswith(f"$ {command}\n"))
+    found = blocks(COMMANDS, "console")
+    shown = next(block for block in found if block.startswith(f"$ {command}\n"))
     return shown.partition("\n")[2]
 
 
@@ -156,7 +158,8 @@ def test_an_option_named_alone_is_one_of_some_command() -> None:
 
 def test_every_command_is_explained() -> None:
     shown = commands(COMMANDS, "loadsheet")
-    assert [name for name in CLI.commands if not any(c.startswith(f"loadsheet {name}") for c in shown)] == []
+    names = {command.split()[1] for command in shown}
+    assert set(CLI.commands) - names == set()
 
 
 @pytest.mark.parametrize("command", every("make"))
