@@ -14,8 +14,8 @@ from loadsheet.cli.main import app
 HEAD = """\
 # The command line
 
-Generated from the commands themselves by `python docs/cli_reference.py`. The
-[README](../README.md#the-command-line) shows what they print.
+Generated from the commands themselves by `python docs/cli_reference.py`.
+[Commands by example](commands.md) shows what they print.
 
 Options before the command are those of `loadsheet` itself. The project is the nearest folder with `pipelines/`, from
 the current one upwards.

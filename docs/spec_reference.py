@@ -15,7 +15,8 @@ HEAD = """\
 # Every key of a pipeline file
 
 Generated from [schemas/pipeline.schema.json](../schemas/pipeline.schema.json) by `python docs/spec_reference.py`.
-The [README](../README.md#the-spec-by-example) shows the keys at work. Examples are written as JSON, which is YAML too.
+[Pipeline file](pipeline-file.md) shows the keys at work. Examples are written as JSON, which is
+YAML too.
 """
 TABLE = "| key | value | meaning | default | examples |\n|---|---|---|---|---|"
 
