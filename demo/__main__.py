@@ -31,7 +31,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
 
 @app.command()
 def main(
-    scale: Annotated[str, typer.Option(help="demo, small, medium, big, or a number of bookings.")] = "demo",
+    scale: Annotated[
+        str, typer.Option(help="demo, small, medium, big, or a number of bookings.")
+    ] = "demo",
     leave: Annotated[
         bool,
         typer.Option("--exit", help="Stop at the end; exit with 0 only if every check passed."),

@@ -58,5 +58,9 @@ def slack_checks(
     title = "Slack received one message about the recovery"
     yield Check(title, recovered == 1, f"messages: {recovered}")
     targets = [link for m in failures for link in links(dict(m))]
-    yield Check("the message links to the log", any(link.startswith(address) for link in targets), *targets[:1])
+    yield Check(
+        "the message links to the log",
+        any(link.startswith(address) for link in targets),
+        *targets[:1],
+    )
     yield Check("the log contains the reason", "boarding_passes" in log)

@@ -104,7 +104,9 @@ class Story:
     def _summary(self, title: str, run: Run, expected: str) -> None:
         right = run.state == expected
         verdict = f"{run.state}, as expected" if right and expected == "failed" else run.state
-        groups = " · ".join(f"{name}: {in_words(states)}" for name, states in by_group(run.tasks).items())
+        groups = " · ".join(
+            f"{name}: {in_words(states)}" for name, states in by_group(run.tasks).items()
+        )
         self._screen.result(right, f"{title}: {verdict}", groups, run.seconds)
         if not right:
             for task in run.tasks:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 from functools import lru_cache
 from itertools import chain
 
+# A ratio from 0 to 1, as difflib measures it.
+_LIKELY = 0.65
 _UNSAFE = re.compile(r"[^\w-]", re.ASCII)
 
 
@@ -71,3 +75,17 @@ def _as_text(pattern: str) -> str:
     """A name like all that `pattern` matches: what may be any text is a character that no name of
     PostgreSQL has."""
     return _SIGN.sub(lambda found: {"*": "\0", "?": "\1"}.get(found[0], found[0][1:2]), pattern)
+
+
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """The one of `known` that is spelled most like `word`; None when none is a likely typo."""
+    return next(iter(get_close_matches(word, list(known), n=1, cutoff=_LIKELY)), None)
+
+
+def did_you_mean(word: str, known: Iterable[str], shown: int = 10) -> str:
+    """What to append to an error about the unknown name `word`: the likely typo, or the names there are."""
+    names = list(known)
+    if meant := closest(word, names):
+        return f" (did you mean {meant!r}?)"
+    more = ", ..." if len(names) > shown else ""
+    return f"; it has {', '.join(names[:shown])}{more}" if names else ""

@@ -129,7 +129,9 @@ class Airflow(Managed):
         while not self.api.has_dag(dag_id):
             self.alive()
             if time.monotonic() > deadline:
-                errors = "\n".join(self.api.import_errors()) or self._processes["dag-processor"].tail()
+                errors = (
+                    "\n".join(self.api.import_errors()) or self._processes["dag-processor"].tail()
+                )
                 problem = f"Airflow did not read the DAG {dag_id!r} within {timeout:.0f} s"
                 raise ServerFailed(f"{problem}:\n{errors}")
             time.sleep(0.3)

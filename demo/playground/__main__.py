@@ -55,7 +55,9 @@ def serve() -> None:
 
 @app.command()
 def sql(
-    conn_id: Annotated[str, typer.Argument(help="A connection of the project, such as shop_source or warehouse.")],
+    conn_id: Annotated[
+        str, typer.Argument(help="A connection of the project, such as shop_source or warehouse.")
+    ],
     statement: Annotated[str, typer.Argument(help="The SQL to run.")],
 ) -> None:
     """Run SQL on a connection and print the rows, like psql.

@@ -5,13 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loadsheet.errors import InputError
-from loadsheet.names import is_pattern, spelled
+from loadsheet.names import closest, is_pattern, spelled
 from loadsheet.spec.files import UNPRINTABLE
 
 if TYPE_CHECKING:
@@ -128,11 +127,11 @@ def _is_pattern(name: str) -> bool:
 
 def _unknown(text: str, schema: str, relations: Collection[str]) -> str:
     owner, _, name = text.rpartition(".")
-    close = get_close_matches(name, relations, 3)
+    meant = closest(name, relations)
     if owner and owner != schema:
         hint = f"; source.schema is {schema}, and tables of another schema need a pipeline of their own"
-    elif close:
-        hint = f" (did you mean {' or '.join(map(repr, close))}?)"
+    elif meant:
+        hint = f" (did you mean {meant!r}?)"
     elif _is_file(text):
         hint = (
             "; it is a file here: quote a pattern ('*'), or the shell puts file names in its place"

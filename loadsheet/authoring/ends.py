@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 from loadsheet.connections.lookup import connection_types
 from loadsheet.errors import InputError
+from loadsheet.names import closest
 from loadsheet.spec.models import Pipeline
 from loadsheet.spec.pipeline_file import check_file, find_specs
 
@@ -72,12 +72,10 @@ def _one(role: str, given: str | None, candidates: Iterable[str], known: Collect
     if given is not None and given in known:
         return given
     if given is not None:
-        close = get_close_matches(given, known, n=1)
-        hint = (
-            f"did you mean {close[0]!r}?"
-            if close
-            else f"the project has {', '.join(sorted(known)) or 'none'}"
-        )
+        meant = closest(given, known)
+        hint = f"the project has {', '.join(sorted(known)) or 'none'}"
+        if meant:
+            hint = f"did you mean {meant!r}?"
         raise InputError(
             f"connection {given!r} is not defined ({hint}): add it to connections/connections.yml, "
             f"or set AIRFLOW_CONN_{given.upper()}"

@@ -14,11 +14,11 @@ import typer
 
 from loadsheet import __version__
 from loadsheet.errors import InputError
+from loadsheet.names import closest
 from loadsheet.problem import Problem
 from loadsheet.redact import hidden, visible
 from loadsheet.spec.files import MAX_BYTES
 from loadsheet.spec.rule_catalog import RULES, links
-from loadsheet.spec.suggest import close
 
 
 def as_text(problems: Sequence[Problem]) -> Iterator[str]:
@@ -70,7 +70,7 @@ def as_annotation(problem: Problem) -> str:
 def explanation(code: str) -> str:
     """The rule `code` in words. Raises InputError naming the known ones."""
     if code not in RULES:
-        meant = close(code, RULES)
+        meant = closest(code, RULES)
         raise InputError(
             f"there is no rule {code!r}{f' (did you mean {meant!r}?)' if meant else ''}: {', '.join(RULES)}"
         )

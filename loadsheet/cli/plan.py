@@ -12,6 +12,7 @@ import typer
 from loadsheet.cli.errors import FAILED
 from loadsheet.cli.output import AsJson, PipelineArgument, print_json
 from loadsheet.errors import InputError
+from loadsheet.names import closest
 from loadsheet.plan.steps import Step, build_plan
 from loadsheet.project.folder import open_pipeline
 from loadsheet.redact import visible
@@ -155,8 +156,6 @@ def _print(
 
 
 def _chosen(steps: tuple[Step, ...], wanted: str, pipeline: Pipeline) -> list[Step]:
-    from difflib import get_close_matches
-
     from loadsheet.plan.step_sql import chosen
 
     if found := chosen(steps, wanted):
@@ -170,8 +169,10 @@ def _chosen(steps: tuple[Step, ...], wanted: str, pipeline: Pipeline) -> list[St
             if (pattern := pipeline.pattern_of(s.name)) and pattern.name == wanted
         ]
     names = [*dict.fromkeys([step.name for step in steps if step.kind != "create_bucket"])]
-    close = get_close_matches(wanted, [*names, *(step.id for step in steps)], n=1)
-    more = f" (did you mean {close[0]!r}?)" if close else f"; it has {', '.join(names)}, or say all"
+    meant = closest(wanted, [*names, *(step.id for step in steps)])
+    more = f"; it has {', '.join(names)}, or say all"
+    if meant:
+        more = f" (did you mean {meant!r}?)"
     raise InputError(f"--sql: {pipeline.name} has no step {wanted!r}{more}")
 
 

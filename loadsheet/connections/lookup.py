@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +21,7 @@ from loadsheet.connections.parse import (
     fill,
 )
 from loadsheet.errors import ConnectionMissing, InputError
+from loadsheet.names import closest
 from loadsheet.redact import hide, secrets_in
 
 SECRETS_BACKENDS = ("AIRFLOW__SECRETS__BACKEND", "AIRFLOW__WORKERS__SECRETS_BACKEND")
@@ -174,5 +174,5 @@ def _variable(conn_id: str) -> str:
 
 
 def _did_you_mean(conn_id: str, known: Mapping[str, Any]) -> str:
-    close = get_close_matches(conn_id, [str(name) for name in known], n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    meant = closest(conn_id, map(str, known))
+    return f" (did you mean {meant!r}?)" if meant else ""

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
-from difflib import get_close_matches
 from typing import Any, Literal
 
 from loadsheet.errors import InputError
+from loadsheet.names import did_you_mean
 from loadsheet.outcome import RunRequest, Sample
 from loadsheet.spec.dependencies import transform_inputs
 from loadsheet.spec.models import Pipeline
@@ -261,14 +261,9 @@ def _tables(pipeline: Pipeline, text: str) -> frozenset[str]:
     for name in names:
         if name not in known:
             raise InputError(
-                f"--tables: {pipeline.name} has no table {name!r}{_suggestion(name, known)}"
+                f"--tables: {pipeline.name} has no table {name!r}{did_you_mean(name, known)}"
             )
     return frozenset(names)
-
-
-def _suggestion(name: str, known: Iterable[str]) -> str:
-    close = get_close_matches(name, known, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else f"; it has {', '.join(known)}"
 
 
 def _sample(text: str) -> Sample:

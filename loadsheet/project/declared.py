@@ -15,8 +15,8 @@ from pathlib import Path as File
 from typing import Any
 
 from loadsheet.errors import SpecError
+from loadsheet.names import closest
 from loadsheet.problem import Finding, KeyPath, Problem
-from loadsheet.spec.suggest import close
 
 POOLS = "connections/pools.json"
 _CONNECTIONS = (
@@ -74,7 +74,7 @@ def _connections(project: File) -> Rule:
                 finding = _finding("unknown-connection", path, message, name, known, hint)
                 if not has_backend:
                     yield finding
-                elif meant := close(name, known):
+                elif meant := closest(name, known):
                     hint = f"did you mean {meant!r}? else the secrets backend must have it"
                     yield replace(finding, hint=hint, severity="warning")
 
@@ -125,7 +125,7 @@ def _pool_names(file: File) -> list[str]:
 def _finding(
     code: str, path: KeyPath, message: str, name: str, known: Collection[str], add: str
 ) -> Finding:
-    meant = close(name, known)
+    meant = closest(name, known)
     return Finding(
         code,
         path=path,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 
 from loadsheet.errors import InputError
+from loadsheet.names import closest
 from loadsheet.problem import Problem
 from loadsheet.spec.models import Pipeline
 from loadsheet.spec.pipeline_file import check_file, find_specs, load_pipeline
@@ -101,9 +101,6 @@ def _name_in(spec: Path) -> str:
 
 
 def _known(name: str, names: list[str]) -> str:
-    close = get_close_matches(name, names, n=1)
-    return (
-        f" (did you mean {close[0]!r}?); it has: {', '.join(names)}"
-        if close
-        else f"; it has: {', '.join(names)}"
-    )
+    meant = closest(name, names)
+    suggestion = f" (did you mean {meant!r}?)" if meant else ""
+    return f"{suggestion}; it has: {', '.join(names)}"

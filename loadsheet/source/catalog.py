@@ -10,8 +10,9 @@ import psycopg
 from psycopg.rows import dict_row
 
 from loadsheet.errors import Refused
+from loadsheet.names import did_you_mean
 from loadsheet.source.fitness import refuse_unfit
-from loadsheet.source.table import Nature, SourceTable, closest
+from loadsheet.source.table import Nature, SourceTable
 from loadsheet.spec.models import Table
 from loadsheet.sql.text import Relation
 from loadsheet.sql.types import Column, landing
@@ -87,7 +88,7 @@ def describe(session: psycopg.Connection[Any], schema: str, table: Table) -> Sou
     if not found:
         names = [row[0] for row in session.execute(_NEIGHBOURS, (schema,))]
         raise Refused(
-            f"the source has no table {relation}{closest(table.name, names)}"
+            f"the source has no table {relation}{did_you_mean(table.name, names)}"
             if names
             else f"the source has no table {relation}: schema {schema!r} is empty, missing or not visible to this role"
         )

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 import psycopg
 from psycopg.rows import class_row
 
 from loadsheet.errors import Refused
+from loadsheet.names import did_you_mean
 
 # A table that inherits is part of another one: its rows are read there as well.
 _RELATIONS = """
@@ -108,7 +108,7 @@ def relations(session: psycopg.Connection[Any], schema: str) -> list[Found]:
     found = next((row for row in schemas if row[0] == schema), None)
     if not found:
         raise Refused(
-            f"the source has no schema {schema!r}{_others(schema, [row[0] for row in schemas])}"
+            f"the source has no schema {schema!r}{did_you_mean(schema, [row[0] for row in schemas])}"
         )
     if not found[1]:
         raise Refused(
@@ -137,8 +137,3 @@ def facts(session: psycopg.Connection[Any], oids: Iterable[int]) -> dict[int, Fa
     """What is known of each table, by oid."""
     with session.cursor(row_factory=class_row(Facts)) as cursor:
         return {row.oid: row for row in cursor.execute(_FACTS, {"oids": list(oids)})}
-
-
-def _others(name: str, names: list[str]) -> str:
-    close = get_close_matches(name, names, 1)
-    return f" (did you mean {close[0]!r}?)" if close else f"; it has {', '.join(names)}"

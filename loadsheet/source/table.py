@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from loadsheet.errors import Refused
+from loadsheet.names import did_you_mean
 from loadsheet.sql.text import Relation
 from loadsheet.sql.types import Column
 
@@ -49,12 +49,5 @@ class SourceTable:
             if column.name == name:
                 return column
         raise Refused(
-            f"{self.relation} has no column {name!r}{closest(name, [c.name for c in self.columns])}"
+            f"{self.relation} has no column {name!r}{did_you_mean(name, [c.name for c in self.columns])}"
         )
-
-
-def closest(name: str, names: list[str]) -> str:
-    close = difflib.get_close_matches(name, names, 1)
-    return (
-        f" (did you mean {close[0]!r}?)" if close else f"; it has {', '.join(sorted(names)[:10])}"
-    )

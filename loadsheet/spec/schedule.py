@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from datetime import timedelta
 
-from loadsheet.spec.suggest import close
+from loadsheet.names import closest
 
 PRESETS = ("@once", "@hourly", "@daily", "@weekly", "@monthly", "@quarterly", "@yearly")
 _ALIASES = {"@midnight": "@daily", "@annually": "@yearly"}
@@ -56,7 +56,7 @@ def check_schedule(text: str) -> None:
     fields = text.upper().split()
     if text.startswith("@") or len(fields) <= 1:
         word = "@" + text.strip().lstrip("@").lower()
-        meant = _ALIASES.get(word) or close(word, PRESETS)
+        meant = _ALIASES.get(word) or closest(word, PRESETS)
         hint = f'did you mean "{meant}"?' if meant else f"presets: {', '.join(PRESETS)}"
         raise BadSchedule(f"there is no schedule {text!r}", hint)
     if len(fields) != len(_FIELDS):

@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from loadsheet.errors import SpecError
+from loadsheet.names import closest
 from loadsheet.problem import Finding, Problem
 from loadsheet.spec.files import STEERING, is_there, leads_into, read_text, sql_folder
 from loadsheet.spec.strict_yaml import Document
-from loadsheet.spec.suggest import close
 
 
 def read_transforms(
@@ -65,7 +65,7 @@ def _read(document: Document, folder: Path, name: str) -> str:
 
 
 def _missing(folder: Path, name: str) -> Finding:
-    meant = close(name, _stems(folder))
+    meant = closest(name, _stems(folder))
     hint = f"rename sql/{meant}.sql, or this transform" if meant else f"create {folder / name}.sql"
     return Finding(
         "sql-file",

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from difflib import get_close_matches
 from graphlib import CycleError, TopologicalSorter
 
 from sqlglot import exp
 
 from loadsheet.errors import SpecError
+from loadsheet.names import closest
 from loadsheet.problem import Problem, dotted
 from loadsheet.spec.models import Inputs, Pipeline, Transform
-from loadsheet.spec.suggest import close
 from loadsheet.sql.merging import LOAD_ID
 from loadsheet.sql.params import PARAMS, placeholders
 from loadsheet.sql.parsing import parse, why_not_in_our_transaction, why_not_one_select
@@ -166,10 +165,8 @@ class _Reading:
     def _missing_keys(self) -> Iterator[Wrong]:
         for key in self.transform.unique_key if self.outputs else ():
             if self.outputs and key not in self.outputs:
-                close = get_close_matches(key, self.outputs, n=1)
-                hint = (
-                    f"did you mean {close[0]!r}?" if close else f"it has {', '.join(self.outputs)}"
-                )
+                close = closest(key, self.outputs)
+                hint = f"did you mean {close!r}?" if close else f"it has {', '.join(self.outputs)}"
                 yield 0, f"its SELECT has no column {key!r}, which unique_key names", hint
 
 
@@ -283,7 +280,7 @@ def _in_quotes(name: str) -> str:
 
 
 def _close(name: str, known: list[str]) -> str | None:
-    return next((k for k in known if k.lower() == name.lower()), None) or close(name, known)
+    return next((k for k in known if k.lower() == name.lower()), None) or closest(name, known)
 
 
 Wrong = tuple[int, str, str]
@@ -317,7 +314,7 @@ class Columns:
         known = [*self.table(name).include, LOAD_ID] if kind == "table" else self.outputs.get(name)
         if known is None or known == [LOAD_ID] or column.name in known:
             return None
-        close = next(iter(get_close_matches(column.name, known, n=1, cutoff=0.7)), None)
+        close = closest(column.name, known)
         if not column.qualified and not close:
             return None  # a keyword such as `user`, perhaps
         have = f"it has {', '.join(known)}" if len(known) <= 12 else ""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from loadsheet.names import closest
 from loadsheet.redact import without_secrets
 
 _KEYS = {
@@ -95,17 +95,12 @@ def meant_value(word: str, allowed: Iterable[str]) -> str | None:
     return _meant(word, allowed, _VALUES)
 
 
-def close(word: str, allowed: Iterable[str]) -> str | None:
-    """The one of `allowed` that is spelled most like `word`, if any is."""
-    return next(iter(difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.7)), None)
-
-
 def _meant(word: str, allowed: Iterable[str], synonyms: dict[str, str]) -> str | None:
     names, plain = list(allowed), _snake(word)
     if plain in names:
         return plain
     borrowed = (name for name in names if plain in synonyms.get(name, "").split())
-    return next(borrowed, None) or close(plain, names)
+    return next(borrowed, None) or closest(plain, names)
 
 
 def _snake(word: str) -> str:

@@ -7,9 +7,10 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
+from loadsheet.names import closest
 from loadsheet.problem import Finding, KeyPath
 from loadsheet.spec.strict_yaml import Document
-from loadsheet.spec.suggest import close, found
+from loadsheet.spec.suggest import found
 
 CODE = "test-file"
 # Names, a modifier, brackets: nothing that could end a statement or begin another.
@@ -42,7 +43,7 @@ class Fields:
                 self.wrong(path, f"expected a mapping, found {found(value)}")
             return {}
         for key in value.keys() - set(allowed) if allowed else ():
-            meant = close(key, allowed)
+            meant = closest(key, allowed)
             choice = f"allowed here: {', '.join(allowed)}"
             hint = f"did you mean {meant!r}? {choice}" if meant else choice
             self.wrong((*path, key), f"unknown key {key!r}", hint, key=True)

@@ -13,13 +13,14 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from loadsheet.errors import SpecError
+from loadsheet.names import closest
 from loadsheet.problem import KeyPath, Problem, dotted
 from loadsheet.spec.files import read_text
 from loadsheet.spec.models import Pipeline
 from loadsheet.spec.pipeline_file import refuse_link_outwards
 from loadsheet.spec.sql_reading import is_made_elsewhere
 from loadsheet.spec.strict_yaml import Document, read_document
-from loadsheet.spec.suggest import close, found
+from loadsheet.spec.suggest import found
 from loadsheet.sql.reads import Read
 from loadsheet.sqltest.fields import CODE, Fields
 from loadsheet.sqltest.models import Case, Declared, Row, Step, unsaid
@@ -299,7 +300,7 @@ def table_hint(pipeline: Pipeline, name: str, expected: bool) -> str:
     """What was meant by `name`, which may be neither given nor `expected`."""
     staging = [f"{pipeline.warehouse.schema}.{table.name}" for table in pipeline.tables]
     known = [*([] if expected else staging), *marts(pipeline)]
-    meant = close(name, known) or next((k for k in known if k.partition(".")[2] == name), None)
+    meant = closest(name, known) or next((k for k in known if k.partition(".")[2] == name), None)
     return f"did you mean {meant!r}?" if meant else f"it has {', '.join(known) or 'none'}"
 
 

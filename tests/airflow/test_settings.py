@@ -26,7 +26,13 @@ def unknown(names: set[str]) -> set[str]:
     return found
 
 
-SHOWING = ["docker-compose.yml", "docs/bundle.md", "docs/compose.md", "docs/deploy.md", "docs/faq.md"]
+SHOWING = [
+    "docker-compose.yml",
+    "docs/bundle.md",
+    "docs/compose.md",
+    "docs/deploy.md",
+    "docs/faq.md",
+]
 """Files that tell people what to set."""
 
 

@@ -34,7 +34,7 @@ LATE = {
     "cli/gc.py": (8, COMMAND),
     "cli/new.py": (8, COMMAND),
     "cli/output.py": (4, "Rich is not imported where nothing is printed in columns or colours"),
-    "cli/plan.py": (11, COMMAND),
+    "cli/plan.py": (10, COMMAND),
     "cli/progress.py": (1, "Rich is not imported for a log"),
     "cli/render.py": (1, COMMAND),
     "cli/report.py": (2, "Rich is not imported for a log"),

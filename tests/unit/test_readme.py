@@ -165,7 +165,12 @@ def test_a_command_and_its_options_exist(command: str) -> None:
 
 
 def test_an_option_named_alone_is_one_of_some_command() -> None:
-    known = {option for command in (CLI, *CLI.commands.values()) for p in command.params for option in p.opts}
+    known = {
+        option
+        for command in (CLI, *CLI.commands.values())
+        for p in command.params
+        for option in p.opts
+    }
     assert set(re.findall(r"`(--[a-z-]+)", SHOWN)) <= known | {"--help"}
 
 
