@@ -71,8 +71,7 @@ def runs(bundle: GitDagBundle) -> set[str]:
     """The files that Airflow runs, and whether it is we who wrote them."""
     files = [Path(file) for file in list_py_file_paths(bundle.path)]
     return {
-        file.name if "pipeline_file" in file.read_text() else f"{file.name}, pushed"
-        for file in files
+        file.name if "dag_file" in file.read_text() else f"{file.name}, pushed" for file in files
     }
 
 
