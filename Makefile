@@ -112,6 +112,7 @@ clean:  ## Remove environments, caches and the demo's state
 
 requirements:  ## Pin requirements/*.in again (needs uv)
 	cd requirements && $(COMPILE) dev.in -o dev.txt && $(COMPILE) airflow.in -c dev.txt -o ../requirements.txt \
+	  && $(COMPILE) core.in -c dev.txt -o core.txt \
 	  && $(COMPILE) core-test.in -c dev.txt -o core-test.txt && $(COMPILE) bench.in -c dev.txt -o bench.txt \
 	  && $(COMPILE) docs.in -c dev.txt -o docs.txt \
 	  && for extra in celery parquet; do $(COMPILE) $$extra.in -c dev.txt -o $$extra.txt \
