@@ -7,7 +7,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 PYTEST := -m pytest -q
 
-.PHONY: help setup demo test test-long test-unit test-core test-faults test-editors core-and-airflow test-airflow lint format docs reference clean requirements bench bench-peers build image release
+.PHONY: help setup demo test test-long test-unit test-core test-faults test-editors test-packaging core-and-airflow test-airflow lint format docs reference clean requirements bench bench-peers build image release
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -22,6 +22,7 @@ test: setup test-unit test-editors  ## Run every test (short forms), under 15 mi
 
 core-and-airflow: test-core  # the other half of the machine: the faults take about as long as these two
 	@$(MAKE) --no-print-directory test-airflow
+	@$(MAKE) --no-print-directory test-packaging
 
 test-unit: $(CORE)/.ready  ## Tests that need no services, in seconds, without Airflow
 	$(CORE)/bin/python $(PYTEST) tests/unit
@@ -37,6 +38,9 @@ test-faults: $(CORE)/.ready  ## What may break, broken on purpose; ends with a t
 
 test-airflow: setup  ## Factory, operators and the real scheduler
 	$(BIN)/python $(PYTEST) tests/airflow
+
+test-packaging: setup  ## The wheel in new environments: from an empty folder to rows and a DAG
+	$(BIN)/python $(PYTEST) tests/packaging
 
 test-long: setup $(CORE)/.ready  ## The same suites in their long forms, hours of them; the table comes last
 	LOADSHEET_LONG=1 $(CORE)/bin/python $(PYTEST) tests/unit tests/core
