@@ -12,7 +12,7 @@ def get_provider_info() -> dict[str, Any]:
     return {
         "package-name": "loadsheet",
         "name": _INTEGRATION,
-        "description": "Pipelines in YAML: PostgreSQL tables through an S3 lake into a PostgreSQL warehouse.",
+        "description": "PostgreSQL tables through an S3 lake into a warehouse, as YAML files say.",
         "operators": [
             {
                 "integration-name": _INTEGRATION,

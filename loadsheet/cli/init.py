@@ -18,11 +18,14 @@ def init(
     ctx: typer.Context,
     folder: Annotated[
         Path | None,
-        typer.Argument(metavar="[DIR]", help="The project's folder, new or existing. Default: the current folder."),
+        typer.Argument(
+            metavar="[DIR]",
+            help="The project's folder, new or existing. Default: the current folder.",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Create a project: an example pipeline, connections, the DAG loader, Docker, CI and editor files.
+    """Create a project: example pipeline, connections, DAG loader, Docker, CI and editor files.
 
     Existing files are listed and left alone.
     """

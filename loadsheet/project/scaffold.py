@@ -14,7 +14,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 TEMPLATES = _PACKAGE / "project" / "template"
 SCHEMAS = _PACKAGE / "schemas"
 
-# The templates' names have no leading dot: a .gitignore or .dockerignore would work on our own repository.
+# The templates' names have no leading dot: a .gitignore there would work on our own repository.
 FILES = {
     ".airflowignore": "airflowignore",
     ".dockerignore": "dockerignore",
@@ -41,7 +41,7 @@ SCHEMA_FILES = ("pipeline.schema.json", "tests.schema.json")
 
 @dataclass(frozen=True)
 class Scaffold:
-    """What `create_project` did. The names are relative to the project's folder, in alphabetical order."""
+    """What `create_project` did. Names are relative to the project's folder, in their order."""
 
     folder: Path
     written: tuple[str, ...]
@@ -50,10 +50,10 @@ class Scaffold:
 
 
 def create_project(folder: Path) -> Scaffold:
-    """Write the files of a project into `folder`, which may not exist yet, and leave existing files alone.
+    """Write the files of a project into `folder`, new or existing, and leave existing files alone.
 
-    Raises InputError, before anything is written, when something in the way is not a file or not a folder; OSError
-    when the disk refuses.
+    Raises InputError, before anything is written, when a file is where a folder is needed, or a
+    folder where a file is needed; OSError when the disk refuses.
     """
     contents = dict(sorted(_contents(folder)))
     _refuse_obstacles(folder, contents)
@@ -76,7 +76,8 @@ def ignores_env(gitignore: Path) -> bool:
     if not gitignore.is_file():
         return False
     lines = gitignore.read_text(encoding="utf-8", errors="replace").splitlines()
-    return not {".env", "/.env", ".env*", "*.env", ".env/"}.isdisjoint(line.strip() for line in lines)
+    patterns = {line.strip() for line in lines}
+    return not patterns.isdisjoint((".env", "/.env", ".env*", "*.env"))
 
 
 def _contents(folder: Path) -> Iterator[tuple[str, bytes]]:
@@ -95,12 +96,13 @@ def _contents(folder: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def _refuse_obstacles(folder: Path, names: dict[str, bytes]) -> None:
-    """Raises InputError naming all: files where a folder is needed, and folders where a file is needed."""
-    found = {place for place in (folder, *folder.parents) if _is_not_a_folder(place)}
-    wrong = [f"{place} is not a folder" for place in sorted(found)]
-    inner = {parent for name in names for parent in Path(name).parents if parent != Path()}
-    wrong += [f"{folder / name} is not a folder" for name in sorted(inner) if _is_not_a_folder(folder / name)]
-    wrong += [f"{folder / name} is a folder, not a file" for name in names if (folder / name).is_dir()]
+    """Raises InputError naming all files where a folder is needed, and folders where a file is."""
+    folders = {folder, *folder.parents}
+    for name in names:
+        folders.update(folder / parent for parent in Path(name).parents)
+    files = [folder / name for name in names]
+    wrong = [f"{place} is not a folder" for place in sorted(folders) if _is_not_a_folder(place)]
+    wrong += [f"{file} is a folder, not a file" for file in files if file.is_dir()]
     if wrong:
         raise InputError("; ".join(wrong) + ". Nothing was written: rename what is in the way")
 
@@ -110,7 +112,7 @@ def _is_not_a_folder(place: Path) -> bool:
 
 
 def _write_new(file: Path, content: bytes) -> bool:
-    """Write the file unless there is one of that name, also one that appears at this moment, or a link to nowhere."""
+    """Write the file unless its name is taken, be it by a link to nowhere. Whether it did."""
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
         target = file.open("xb")

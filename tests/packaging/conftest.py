@@ -1,4 +1,4 @@
-"""The distributions, built once, and environments with the wheel in them. The checkout is on no path."""
+"""The distributions, built once, and environments with the wheel. The checkout is on no path."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NOT_SOURCE = (".*", "build", "dist", "*.egg-info", "node_modules", "__pycache__
 
 @pytest.fixture(scope="session")
 def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with the sdist and the wheel, as `python -m build` makes them: the wheel from the sdist."""
+    """The folder with the sdist, and the wheel that `python -m build` makes from it."""
     source = tmp_path_factory.mktemp("source") / "loadsheet"
     shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(*_NOT_SOURCE))
     folder = tmp_path_factory.mktemp("distributions")
@@ -55,7 +55,7 @@ def core(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
 
 @pytest.fixture(scope="session")
 def airflow(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """The wheel with the Airflow of the environment that runs these tests: installing one takes minutes."""
+    """The wheel with the Airflow that runs these tests: installing another takes minutes."""
     home = tmp_path_factory.mktemp("airflow-home")
     made = create(
         tmp_path_factory.mktemp("airflow") / "venv",

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+Word = str | Path
+Variables = Mapping[str, str]
 ROOT = Path(__file__).resolve().parents[2]
 # What would let the checkout, another project or other servers in.
 _STEERING = ("PYTHON", "AIRFLOW", "LOADSHEET", "PG", "VIRTUAL_ENV")
@@ -23,7 +25,7 @@ class Environment:
     """A virtual environment. `variables` are seen by every command that runs in it."""
 
     folder: Path
-    variables: Mapping[str, str] = field(default_factory=dict)
+    variables: Variables = field(default_factory=dict)
 
     @property
     def python(self) -> Path:
@@ -36,13 +38,13 @@ class Environment:
         paths = sysconfig.get_paths(vars={"base": str(self.folder), "platbase": str(self.folder)})
         return Path(paths["purelib"])
 
-    def environ(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
+    def environ(self, more: Variables | None = None) -> dict[str, str]:
         """The variables of a command: ours without what steers Python or Airflow elsewhere."""
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(_STEERING)}
         return {**inherited, **self.variables, **(more or {})}
 
     def run(
-        self, *command: str | Path, at: Path, more: Mapping[str, str] | None = None
+        self, *command: Word, at: Path, more: Variables | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run a command of this environment in the folder `at`."""
         program, *arguments = map(str, command)
@@ -56,31 +58,27 @@ class Environment:
             check=False,
         )
 
-    def succeed(
-        self, *command: str | Path, at: Path, more: Mapping[str, str] | None = None
-    ) -> str:
+    def succeed(self, *command: Word, at: Path, more: Variables | None = None) -> str:
         """Run a command that must end with 0; what it printed."""
         done = self.run(*command, at=at, more=more)
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
 
-    def json(
-        self, *command: str | Path, at: Path, more: Mapping[str, str] | None = None
-    ) -> Any:
+    def json(self, *command: Word, at: Path, more: Variables | None = None) -> Any:
         """Run a command that prints JSON as the last thing it prints."""
         printed = self.succeed(*command, at=at, more=more)
         start = min(place for mark in "[{" if (place := printed.find(mark)) >= 0)
         return json.loads(printed[start:])
 
 
-def create(folder: Path, variables: Mapping[str, str] | None = None) -> Environment:
+def create(folder: Path, variables: Variables | None = None) -> Environment:
     """A new, empty environment with pip in it."""
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     return Environment(folder, variables or {})
 
 
 def install_pinned(environment: Environment, wheel: Path, requirements: Path) -> None:
-    """Install the pinned requirements, then the wheel alone; pip confirms that they fit together."""
+    """Install the pinned requirements, then the wheel alone; `pip check` accepts the result."""
     here = environment.folder
     environment.succeed("python", *_PIP, "install", "--require-hashes", "-r", requirements, at=here)
     environment.succeed("python", *_PIP, "install", "--no-deps", "--no-index", wheel, at=here)
@@ -88,7 +86,7 @@ def install_pinned(environment: Environment, wheel: Path, requirements: Path) ->
 
 
 def install_beside(environment: Environment, wheel: Path, packages: Path) -> None:
-    """Install the wheel; everything else is imported from the folder `packages` of another environment.
+    """Install the wheel; everything else comes from `packages`, a folder of another environment.
 
     Python does not process the .pth files in that folder, so an editable install of the checkout
     there has no effect here.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import email.message
-import email.parser
 import json
 import subprocess
 import tarfile
 import tomllib
 import zipfile
+from email.message import Message
+from email.parser import Parser
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +49,13 @@ def metadata(wheel: Path, name: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def headers(wheel: Path) -> email.message.Message:
+def headers(wheel: Path) -> Message:
     """The wheel's METADATA."""
-    return email.parser.Parser().parsestr(metadata(wheel, "METADATA"))
+    return Parser().parsestr(metadata(wheel, "METADATA"))
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
-    """`dags` and `operators` are names of folders in nearly every Airflow project: a package must not own them."""
+    """Most Airflow projects have folders `dags` and `operators`: a package must not own them."""
     folders = {name.partition("/")[0] for name in names(wheel)}
     assert folders == {"loadsheet", f"loadsheet-{__version__}.dist-info"}
 
@@ -76,9 +76,7 @@ def test_the_sdist_holds_what_the_wheel_was_built_from(sdist: Path, wheel: Path)
     assert folders == {"loadsheet", "loadsheet.egg-info"}
 
 
-def test_the_metadata_says_what_pyproject_declares(
-    headers: email.message.Message, wheel: Path
-) -> None:
+def test_the_metadata_is_what_pyproject_declares(headers: Message, wheel: Path) -> None:
     project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert headers["Version"] == __version__
     assert headers["Requires-Python"] == project["requires-python"]
@@ -101,10 +99,8 @@ def test_the_code_that_runs_is_the_wheels(core: Environment, tmp_path: Path) -> 
 
 
 def test_the_command_line_brings_nothing_of_airflow(core: Environment, tmp_path: Path) -> None:
-    code = (
-        "import importlib.util as u; print([n for n in ('airflow', 'dagfactory', 'pandas', 'pyarrow')"
-        " if u.find_spec(n)])"
-    )
+    others = ("airflow", "dagfactory", "pandas", "pyarrow")
+    code = f"from importlib.util import find_spec; print([*filter(find_spec, {others})])"
     assert core.succeed("python", "-c", code, at=tmp_path) == "[]\n"
 
 
@@ -194,13 +190,14 @@ WAYS = {
 
 def commit(project: Path) -> None:
     """Make a Git repository of the project."""
-    who = ("-c", "user.name=test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false")
+    settings = ("user.name=test", "user.email=test@example.org", "commit.gpgsign=false")
+    git = ["git", *(word for setting in settings for word in ("-c", setting))]
     for arguments in (
         ("init", "--quiet", "--initial-branch", "main"),
         ("add", "--all"),
-        (*who, "commit", "--quiet", "--message", "project"),
+        ("commit", "--quiet", "--message", "project"),
     ):
-        subprocess.run(["git", *arguments], cwd=project, check=True)
+        subprocess.run([*git, *arguments], cwd=project, check=True)
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +224,7 @@ def listed(airflow: Environment, tmp_path_factory: pytest.TempPathFactory) -> di
     return {dag["dag_id"]: dag for dag in found}
 
 
-def test_airflow_imports_the_wheel_and_not_the_checkout(airflow: Environment, tmp_path: Path) -> None:
+def test_airflow_imports_the_wheel_not_the_checkout(airflow: Environment, tmp_path: Path) -> None:
     code = "import airflow, loadsheet; print(loadsheet.__file__)"
     found = Path(airflow.succeed("python", "-c", code, at=tmp_path).split()[-1])
     assert found == airflow.site_packages / "loadsheet" / "__init__.py"

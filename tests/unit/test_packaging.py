@@ -1,4 +1,4 @@
-"""What pyproject.toml promises to those who install the package: ranges, extras, data files and one version."""
+"""What pyproject.toml promises to those who install the package."""
 
 from __future__ import annotations
 
@@ -86,9 +86,7 @@ def test_an_extra_that_extends_another_names_it() -> None:
     ("file", "declared"),
     [("core.in", PROJECT["dependencies"]), ("parquet.in", EXTRAS["parquet"])],
 )
-def test_the_files_that_are_pinned_from_name_what_is_declared(
-    file: str, declared: list[str]
-) -> None:
+def test_the_files_behind_the_pins_name_what_is_declared(file: str, declared: list[str]) -> None:
     lines = (ROOT / "requirements" / file).read_text().splitlines()
     named = [line.partition("#")[0].strip() for line in lines]
     found = {canonicalize_name(Requirement(name).name) for name in named if name}
@@ -132,7 +130,7 @@ def code(*, of_airflow: bool) -> list[Path]:
 
 
 def test_every_import_of_the_core_is_declared() -> None:
-    """With the extras that the core imports lazily: Parquet, and a PostgreSQL for `loadsheet test`."""
+    """With the extras that the core imports lazily."""
     assert undeclared(code(of_airflow=False), "parquet", "test") == set()
     assert undeclared(code(of_airflow=False)) == {"pyarrow"}
 

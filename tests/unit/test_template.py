@@ -1,4 +1,4 @@
-"""The files that `loadsheet init` writes agree with ours where both do the same job, and pass the same checks."""
+"""The files that `loadsheet init` writes agree with ours, and pass the same checks."""
 
 from __future__ import annotations
 
@@ -123,7 +123,11 @@ def test_the_readmes_command_fills_every_secret_but_the_sources(
     filled = dotenv_values(tmp_path / ".env")
     empty = {name for name, value in filled.items() if not value}
     assert empty == {
-        "COMPOSE_PROFILES", "SOURCE_DB", "SOURCE_HOST", "SOURCE_PASSWORD", "SOURCE_USER",
+        "COMPOSE_PROFILES",
+        "SOURCE_DB",
+        "SOURCE_HOST",
+        "SOURCE_PASSWORD",
+        "SOURCE_USER",
     }
     required = {
         name for text in strings(stack) for name, how, _ in VARIABLE.findall(text) if how == ":?"
