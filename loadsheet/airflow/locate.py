@@ -20,9 +20,9 @@ CODE_ROOT = Path(__file__).resolve().parents[2]
 """The folder that holds our code: where a checkout has its own `pipelines/`."""
 
 
-def remember_project(dag: DAG, root: Path) -> None:
-    """Note on a DAG which project it was made from. Airflow does not store it with the DAG."""
-    dag.loadsheet_project = root.resolve()  # type: ignore[attr-defined]
+def remember_project(dag: DAG, root: Path | None) -> None:
+    """Note on a DAG which project it was made from. Airflow does not store the note."""
+    dag.loadsheet_project = root.resolve() if root else None  # type: ignore[attr-defined]
 
 
 def pipeline_file(spec: str, dag: DAG | None) -> Path:

@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from loadsheet.cli.options import AsJson
-from loadsheet.cli.output import print_json
+from loadsheet.cli.output import AsJson, print_json
 from loadsheet.errors import InputError
 from loadsheet.project.scaffold import Scaffold, create_project, ignores_env
 

@@ -9,10 +9,9 @@ from pathlib import Path
 
 from loadsheet import __version__
 from loadsheet.errors import InputError
+from loadsheet.spec.files import SCHEMA_FILE
 
-_PACKAGE = Path(__file__).resolve().parents[1]
-TEMPLATES = _PACKAGE / "project" / "template"
-SCHEMAS = _PACKAGE / "schemas"
+TEMPLATES = Path(__file__).with_name("template")
 
 # The templates' names have no leading dot: a .gitignore there would work on our own repository.
 FILES = {
@@ -92,7 +91,7 @@ def _contents(folder: Path) -> Iterator[tuple[str, bytes]]:
             text = text.replace(token, value)
         yield name, text.encode()
     for schema in SCHEMA_FILES:
-        yield f"schemas/{schema}", (SCHEMAS / schema).read_bytes()
+        yield f"schemas/{schema}", SCHEMA_FILE.with_name(schema).read_bytes()
 
 
 def _refuse_obstacles(folder: Path, names: dict[str, bytes]) -> None:

@@ -102,7 +102,7 @@ def test_from_an_empty_folder_to_rows_and_a_dag_in_under_five_minutes(
     }
     home = tmp_path / "airflow"
     server = Airflow(home, project, database, extra=settings, python=beside.python).prepare()
-    exported = user.succeed("python", "-m", "loadsheet.connection_export", at=project)
+    exported = user.succeed("python", "-m", "loadsheet.connections.export", at=project)
     (home / "connections.json").write_text(exported)
     server.run("connections", "import", str(home / "connections.json"))
     with server:

@@ -17,7 +17,7 @@ import yaml
 from dotenv import dotenv_values
 
 from loadsheet import __version__
-from loadsheet.connection_export import export_connections
+from loadsheet.connections.export import export_connections
 from loadsheet.project.scaffold import TEMPLATES, create_project, project_name
 from tests.unit import compose_checks as checks
 from tests.unit.compose_file import ROOT, SECRET, STACK, VARIABLE, Stack, parse, strings

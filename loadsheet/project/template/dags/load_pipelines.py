@@ -9,7 +9,7 @@ from pathlib import Path
 
 from airflow.sdk import get_parsing_context
 
-from dags.registry import pipeline_dags
+from loadsheet.airflow.registry import pipeline_dags
 
 ROOT = Path(__file__).resolve().parents[1]
 
