@@ -65,10 +65,13 @@ class Environment:
         return done.stdout
 
     def json(self, *command: Word, at: Path, more: Variables | None = None) -> Any:
-        """Run a command that prints JSON as the last thing it prints."""
-        printed = self.succeed(*command, at=at, more=more)
-        start = min(place for mark in "[{" if (place := printed.find(mark)) >= 0)
-        return json.loads(printed[start:])
+        """Run a command that prints one JSON document."""
+        return json.loads(self.succeed(*command, at=at, more=more))
+
+    def airflow(self, *command: Word, at: Path, more: Variables | None = None) -> Any:
+        """Run an `airflow` command with JSON output, which comes after warnings."""
+        arguments = ("-m", "airflow", *command, "--output", "json")
+        return json.loads(self.succeed("python", *arguments, at=at, more=more).splitlines()[-1])
 
 
 def create(folder: Path, variables: Variables | None = None) -> Environment:

@@ -19,6 +19,7 @@ from demo.servers import S3Server
 from loadsheet import __version__
 from tests.packaging.environment import ROOT, Environment
 
+AIRFLOW = ("python", "-m", "airflow")
 SHOP = """
 CREATE TABLE customers (customer_id int PRIMARY KEY, country text);
 CREATE TABLE orders (
@@ -218,9 +219,9 @@ def listed(airflow: Environment, tmp_path_factory: pytest.TempPathFactory) -> di
         "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(bundles),
         "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_STORAGE_PATH": str(home / "storage"),
     }
-    airflow.succeed("airflow", "db", "migrate", at=home, more=more)
-    airflow.succeed("airflow", "dags", "reserialize", at=home, more=more)
-    found = airflow.json("airflow", "dags", "list", "--output", "json", at=home, more=more)
+    airflow.succeed(*AIRFLOW, "db", "migrate", at=home, more=more)
+    airflow.succeed(*AIRFLOW, "dags", "reserialize", at=home, more=more)
+    found = airflow.airflow("dags", "list", at=home, more=more)
     return {dag["dag_id"]: dag for dag in found}
 
 
@@ -240,5 +241,5 @@ def test_airflow_lists_nothing_else(listed: dict[str, Any]) -> None:
 
 
 def test_airflow_knows_the_provider(airflow: Environment, tmp_path: Path) -> None:
-    found = airflow.json("airflow", "providers", "list", "--output", "json", at=tmp_path)
+    found = airflow.airflow("providers", "list", at=tmp_path)
     assert [p["version"] for p in found if p["package_name"] == "loadsheet"] == [__version__]
