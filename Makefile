@@ -91,6 +91,7 @@ reference: setup  ## Write the generated pages anew: docs/spec.md, docs/cli.md, 
 	$(BIN)/python docs/spec_reference.py > build/spec.md && mv build/spec.md docs/spec.md
 	$(BIN)/python docs/cli_reference.py > build/cli.md && mv build/cli.md docs/cli.md
 	$(BIN)/python docs/rules_reference.py > build/rules.md && mv build/rules.md docs/rules.md
+	cp loadsheet/schemas/*.json schemas/
 
 build: setup  ## The wheel and the sdist into dist/, with the pinned tools, and a check of both
 	@rm -rf dist
