@@ -133,6 +133,13 @@ def test_without_the_extra_a_test_says_what_to_install(core: Environment, tmp_pa
     assert done.returncode == 2 and "install loadsheet[test]" in done.stderr
 
 
+def test_the_tests_of_a_new_project_pass(airflow: Environment, tmp_path: Path) -> None:
+    """In the environment that has the embedded PostgreSQL of the extra."""
+    airflow.succeed("loadsheet", "init", at=tmp_path)
+    printed = airflow.succeed("loadsheet", "test", at=tmp_path)
+    assert "1 test, all as expected" in printed
+
+
 def test_a_new_project_is_checked_planned_and_run(
     core: Environment, tmp_path: Path, two_databases: tuple[str, str], s3: S3Server
 ) -> None:
