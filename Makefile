@@ -7,7 +7,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 PYTEST := -m pytest -q
 
-.PHONY: help setup demo test test-long test-unit test-core test-faults test-editors core-and-airflow test-airflow lint format docs reference clean requirements bench bench-peers build image release
+.PHONY: help setup demo test test-long test-unit test-core test-faults test-editors test-packaging core-and-airflow test-airflow lint format docs reference clean requirements bench bench-peers build image release
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -22,6 +22,7 @@ test: setup test-unit test-editors  ## Run every test (short forms), under 15 mi
 
 core-and-airflow: test-core  # the other half of the machine: the faults take about as long as these two
 	@$(MAKE) --no-print-directory test-airflow
+	@$(MAKE) --no-print-directory test-packaging
 
 test-unit: $(CORE)/.ready  ## Tests that need no services, in seconds, without Airflow
 	$(CORE)/bin/python $(PYTEST) tests/unit
@@ -37,6 +38,9 @@ test-faults: $(CORE)/.ready  ## What may break, broken on purpose; ends with a t
 
 test-airflow: setup  ## Factory, operators and the real scheduler
 	$(BIN)/python $(PYTEST) tests/airflow
+
+test-packaging: setup  ## The wheel in new environments: from an empty folder to rows and a DAG
+	$(BIN)/python $(PYTEST) tests/packaging
 
 test-long: setup $(CORE)/.ready  ## The same suites in their long forms, hours of them; the table comes last
 	LOADSHEET_LONG=1 $(CORE)/bin/python $(PYTEST) tests/unit tests/core
@@ -87,6 +91,7 @@ reference: setup  ## Write the generated pages anew: docs/spec.md, docs/cli.md, 
 	$(BIN)/python docs/spec_reference.py > build/spec.md && mv build/spec.md docs/spec.md
 	$(BIN)/python docs/cli_reference.py > build/cli.md && mv build/cli.md docs/cli.md
 	$(BIN)/python docs/rules_reference.py > build/rules.md && mv build/rules.md docs/rules.md
+	cp loadsheet/schemas/*.json schemas/
 
 build: setup  ## The wheel and the sdist into dist/, with the pinned tools, and a check of both
 	@rm -rf dist
@@ -112,6 +117,7 @@ clean:  ## Remove environments, caches and the demo's state
 
 requirements:  ## Pin requirements/*.in again (needs uv)
 	cd requirements && $(COMPILE) dev.in -o dev.txt && $(COMPILE) airflow.in -c dev.txt -o ../requirements.txt \
+	  && $(COMPILE) core.in -c dev.txt -o core.txt \
 	  && $(COMPILE) core-test.in -c dev.txt -o core-test.txt && $(COMPILE) bench.in -c dev.txt -o bench.txt \
 	  && $(COMPILE) docs.in -c dev.txt -o docs.txt \
 	  && for extra in celery parquet; do $(COMPILE) $$extra.in -c dev.txt -o $$extra.txt \

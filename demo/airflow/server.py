@@ -30,8 +30,9 @@ class Airflow(Managed):
 
     `home` takes its files and logs, `bundle` is the DAG bundle's root, `database` the URI of an empty PostgreSQL
     database (or one that `prepare` has filled before). `extra` adds or overrides AIRFLOW__*
-    settings and whatever else its processes are to see. After `start`, `api` talks to it; `url`,
-    `user` and `password` are for people.
+    settings and whatever else its processes are to see. `python` is the interpreter of the
+    environment that Airflow runs in. After `start`, `api` talks to it; `url`, `user` and
+    `password` are for people.
     """
 
     user = "admin"
@@ -44,6 +45,7 @@ class Airflow(Managed):
         *,
         port: int | None = None,
         extra: Mapping[str, str] | None = None,
+        python: Path = Path(sys.executable),
     ):
         self.home, self.port, self.password = (
             home.resolve(),
@@ -56,6 +58,7 @@ class Airflow(Managed):
         self.env = inherited() | own | dict(extra or {})
         self.api = Api(self.url, self.user, self.password)
         self._passwords = passwords
+        self._command = [str(python), "-m", "airflow"]
         self._prepared = False
         self._processes: dict[str, Supervised] = {}
 
@@ -76,7 +79,7 @@ class Airflow(Managed):
     def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run the `airflow` command. Raises ServerFailed with its output when it fails and `check`
         is set."""
-        command = [sys.executable, "-m", "airflow", *arguments]
+        command = [*self._command, *arguments]
         done = subprocess.run(
             command, env=self.env, cwd=self.home, capture_output=True, text=True, check=False
         )
@@ -103,7 +106,7 @@ class Airflow(Managed):
 
     def start_component(self, name: str) -> None:
         """Start one of COMPONENTS (again); its log is `<home>/<name>.log`."""
-        command = [sys.executable, "-m", "airflow", *COMPONENTS[name]]
+        command = [*self._command, *COMPONENTS[name]]
         self._processes[name] = Supervised(
             command, self.home / f"{name}.log", env=self.env, cwd=self.home, signals=_STOP
         )

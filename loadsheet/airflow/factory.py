@@ -15,7 +15,8 @@ from typing import Any
 from airflow.sdk import DAG, BaseOperator, TaskGroup, get_parsing_context
 from airflow.sdk.definitions.mappedoperator import MappedOperator
 
-from loadsheet.plan.dag_config import dag_config
+from loadsheet.airflow.locate import remember_project
+from loadsheet.plan.dag_config import dag_config, project_root
 from loadsheet.plan.dag_docs import block, code
 from loadsheet.spec.models import Pipeline
 
@@ -23,9 +24,11 @@ BROKEN_TAG = "broken-spec"
 
 
 def build_dag(pipeline: Pipeline, root: Path | None = None) -> DAG:
-    """The pipeline's DAG, built by dag-factory. `root` is the DAG bundle's folder. Raises
-    SpecError."""
-    return _build(pipeline.name, dag_config(pipeline, root))
+    """The pipeline's DAG, built by dag-factory. `root` is the project's folder (default: the one
+    that holds `pipelines/`). Raises SpecError."""
+    dag = _build(pipeline.name, dag_config(pipeline, root))
+    remember_project(dag, root or project_root(pipeline.file))
+    return dag
 
 
 def broken_dag(dag_id: str, file: str, problems: str, schedule: str | None = None) -> DAG:

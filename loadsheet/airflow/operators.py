@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator
@@ -23,6 +22,7 @@ from airflow.sdk.exceptions import (
     AirflowSkipException,
 )
 
+from loadsheet.airflow.locate import pipeline_file
 from loadsheet.connections.lookup import Connection
 from loadsheet.errors import ConnectionMissing, InputError, LoadsheetError
 from loadsheet.plan.steps import step_id
@@ -101,14 +101,13 @@ def _outside_the_core(error: Exception) -> tuple[type[AirflowException], str]:
     )
 
 
-BUNDLE_ROOT = Path(__file__).resolve().parents[2]
 PROGRESS_EVERY_SECONDS = 10.0
 
 
 class StepOperator(BaseOperator):
-    """Runs one step of the plan. `spec` is the pipeline file (absolute, or relative to the folder
-    of our code), `name` the table or transform. Both are data, never templates: whoever edits a
-    spec must not be able to make Airflow render it."""
+    """Runs one step of the plan. `spec` is the pipeline file (absolute, or relative to its
+    project), `name` the table or transform. Both are data, never templates: whoever edits a spec
+    must not be able to make Airflow render it."""
 
     template_fields = ()
     kind: ClassVar[Kind]
@@ -155,7 +154,7 @@ class StepOperator(BaseOperator):
         from loadsheet.plan.steps import Step
         from loadsheet.spec.pipeline_file import load_pipeline
 
-        pipeline = load_pipeline(BUNDLE_ROOT / self.spec)
+        pipeline = load_pipeline(pipeline_file(self.spec, self.get_dag()))
         return execute(
             Step(kind=self.kind, name=self.name),
             pipeline,

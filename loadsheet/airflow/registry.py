@@ -6,7 +6,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import DAG
+from airflow.sdk import DAG, get_parsing_context
 
 from loadsheet.airflow.dag_ids import claimants, folder_id, raw_values, readable_name, taken
 from loadsheet.airflow.factory import broken_dag, build_dag
@@ -17,11 +17,13 @@ from loadsheet.spec.pipeline_file import find_specs, load_pipeline
 
 
 def pipeline_dags(root: Path, only: str | None = None) -> dict[str, DAG]:
-    """DAG id -> DAG for every pipeline file below `root`; just the DAG `only` when it is given.
+    """DAG id -> DAG for every pipeline file of the project `root`; just the DAG `only` when it is
+    given. A task's worker asks Airflow for one DAG, and then that is the default.
 
     Never raises for a file's sake: a file that cannot become a DAG becomes one that fails and says
     why.
     """
+    only = only or get_parsing_context().dag_id
     if only is not None and (found := _one(root, only)):
         return {only: found}
     # Also where `only` was not found: a stand-in's id depends on which ids the other files have

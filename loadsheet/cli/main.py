@@ -15,6 +15,7 @@ from loadsheet import __version__
 from loadsheet.cli.errors import reported
 
 EXAMPLES = {
+    "init": ("warehouse-loads",),
     "check": ("pipelines/flights --format github",),
     "plan": (
         "flights --connect",

@@ -87,10 +87,15 @@ def spec_path(file: Path, root: Path | None = None) -> str:
     """`file` relative to `root` (default: the folder that holds `pipelines/`), absolute when it
     lies elsewhere."""
     file = file.resolve()
-    if root is None and len(file.parents) > 2 and file.parents[1].name == "pipelines":
-        root = file.parents[2]
-    inside = root is not None and file.is_relative_to(root.resolve())
-    return file.relative_to(root.resolve()).as_posix() if root and inside else str(file)
+    root = root.resolve() if root else project_root(file)
+    inside = root is not None and file.is_relative_to(root)
+    return file.relative_to(root).as_posix() if root and inside else str(file)
+
+
+def project_root(file: Path) -> Path | None:
+    """The folder that holds the `pipelines/` in which the pipeline file is; None without one."""
+    above = file.resolve().parents
+    return above[2] if len(above) > 2 and above[1].name == "pipelines" else None
 
 
 def _task(step: Step, pipeline: Pipeline, spec: str) -> dict[str, Any]:

@@ -13,12 +13,8 @@ from loadsheet.errors import SpecError
 from loadsheet.problem import Problem
 from loadsheet.redact import CONTROLS, TURNS
 
-_ABOVE = Path(__file__).resolve().parents[2:]
-_SCHEMAS = (folder / "schemas" / "pipeline.schema.json" for folder in _ABOVE)
-
-SCHEMA_FILE = next((file for file in _SCHEMAS if file.is_file()), _ABOVE[0])
-"""Beside the package, in a checkout and in an editable install; above it where the package is
-installed in an environment inside the checkout, as pre-commit does."""
+SCHEMA_FILE = Path(__file__).resolve().parents[1] / "schemas" / "pipeline.schema.json"
+"""In the package, so that an installed one has it. `schemas/` of our repository has the same."""
 
 
 def sql_folder(pipeline_file: Path) -> Path:

@@ -14,7 +14,7 @@ import pytest
 from airflow.sdk import DAG
 from airflow.serialization.serialized_objects import DagSerialization
 
-from loadsheet.airflow import factory, operators
+from loadsheet.airflow import factory
 from loadsheet.airflow.registry import pipeline_dags
 from loadsheet.airflow.slack import failure_message
 from loadsheet.plan.dag_config import dag_config
@@ -130,7 +130,6 @@ def hard(project: Project, monkeypatch: pytest.MonkeyPatch) -> tuple[Project, li
     project.spec(
         dict.fromkeys(names), marts, description="{{ 7919*7927 }}", owner="{{ 7919*7927 }}"
     )
-    monkeypatch.setattr(operators, "BUNDLE_ROOT", project.folder)
     monkeypatch.setattr("loadsheet.airflow.operators.airflow_connection", project.connections)
     monkeypatch.setattr("airflow.sdk.Variable.get", lambda key, default=None: default)
     return project, names

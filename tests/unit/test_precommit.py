@@ -81,7 +81,6 @@ def test_its_entry_passes_and_fails_as_check_does_from_an_environment_inside_a_c
     shutil.copytree(
         ROOT / "loadsheet", environment / "loadsheet", ignore=shutil.ignore_patterns("__pycache__")
     )
-    shutil.copytree(ROOT / "schemas", clone / "schemas")
     file = project / "pipelines" / "shop" / "pipeline.yml"
     file.parent.mkdir(parents=True)
     file.write_text(BROKEN.replace("mode: x", "mode: merge"))

@@ -1,0 +1,52 @@
+"""Where a task finds its pipeline file.
+
+A DAG is parsed in one place, and its tasks run in others: on a worker, or in the clone of the
+commit that a run was scheduled with. A stored DAG therefore names the file relative to its project,
+and each process completes that name with the folder from which it has parsed the DAG itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loadsheet.errors import InputError
+
+if TYPE_CHECKING:
+    from airflow.sdk import DAG
+
+CODE_ROOT = Path(__file__).resolve().parents[2]
+"""The folder that holds our code: where a checkout has its own `pipelines/`."""
+
+
+def remember_project(dag: DAG, root: Path | None) -> None:
+    """Note on a DAG which project it was made from. Airflow does not store the note."""
+    dag.loadsheet_project = root.resolve() if root else None  # type: ignore[attr-defined]
+
+
+def pipeline_file(spec: str, dag: DAG | None) -> Path:
+    """The pipeline file of a task of `dag`; `spec` is absolute, or relative to its project.
+
+    The project is the one that the DAG was made from. For a DAG that other code made, such as a
+    rendered one, it is the nearest folder above the DAG file, or else the folder of our code, that
+    has such a file. Raises InputError, naming the folders, when there is none.
+    """
+    if Path(spec).is_absolute():
+        return Path(spec)
+    if project := getattr(dag, "loadsheet_project", None):
+        return Path(project, spec)
+    folders = list(dict.fromkeys(_folders(dag)))
+    for folder in folders:
+        if (folder / spec).is_file():
+            return folder / spec
+    looked = ", ".join(map(str, folders))
+    raise InputError(f"there is no pipeline file {spec!r} in any of these folders: {looked}")
+
+
+def _folders(dag: DAG | None) -> Iterator[Path]:
+    if dag and dag.fileloc:
+        # A linked DAG file stands for the one that it leads to, as for the loader of a project.
+        yield from Path(dag.fileloc).resolve().parents
+        yield from Path(dag.fileloc).absolute().parents
+    yield CODE_ROOT
