@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import socket
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import psycopg
 
@@ -70,6 +71,7 @@ NETWORK = {
     "tcp_user_timeout": 300_000,
 }
 
+_log = logging.getLogger(__name__)
 Session = psycopg.Connection[Any]
 EXTRACTOR = "loadsheet:extract"
 _LIBPQ_EXTRAS = {
@@ -115,6 +117,26 @@ class PinnedSession(psycopg.Connection[Any]):
             raise psycopg.OperationalError(said or "the line to the server broke") from error
 
 
+class _LoggedCursor(psycopg.Cursor[Any]):
+    """Logs each statement, never the parameters: those are values of rows."""
+
+    def execute(self, query: Any, *args: Any, **kwargs: Any) -> Self:
+        _log.debug("%s", _text(query))
+        return super().execute(query, *args, **kwargs)
+
+    def copy(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
+        _log.debug("%s", _text(statement))
+        return super().copy(statement, *args, **kwargs)
+
+
+def _text(query: Any) -> str:
+    return query.decode(errors="replace") if isinstance(query, bytes) else str(query)
+
+
+def _version(session: psycopg.Connection[Any]) -> str:
+    return session.info.parameter_status("server_version") or "of unknown version"
+
+
 def connect(
     connection: Connection, application_name: str, settings: dict[str, str]
 ) -> PinnedSession:
@@ -137,6 +159,9 @@ def connect(
         **_network(extras),
     )
     session.pins = {**PINNED, **settings}
+    _log.info("connected to %s: PostgreSQL %s", connection.conn_id, _version(session))
+    if _log.isEnabledFor(logging.DEBUG):
+        session.cursor_factory = _LoggedCursor
     try:
         session.begin_step()
     except BaseException:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 FAILED, WRONG_INPUT, BUG, INTERRUPTED = 1, 2, 3, 130
 
-_BUG = "this is a bug in Loadsheet: please report it with the lines above"
+_BUG = "this is a bug in Loadsheet: please report it and attach this file"
+_BUG_UNWRITTEN = "this is a bug in Loadsheet: please report it with the lines above"
 
 
 @contextmanager
@@ -73,9 +74,13 @@ def _report(error: Exception) -> int:
 
 
 def report_bug(error: BaseException) -> None:
-    """Print where `error` and what led to it came from, without row data, and that it should not
-    have happened."""
-    say("\n\n".join([*(_traceback(link) for link in reversed(list(_chain(error)))), _BUG]))
+    """Print the traceback of `error` and of what led to it, without row data, and write it to a
+    file that can be attached to a report."""
+    from loadsheet.cli.logs import write_bug_report  # only a bug needs it
+
+    report = "\n\n".join(_traceback(link) for link in reversed(list(_chain(error))))
+    file = write_bug_report(report)
+    say(f"{report}\n\n{_BUG}: {file}" if file else f"{report}\n\n{_BUG_UNWRITTEN}")
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

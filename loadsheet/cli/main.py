@@ -6,7 +6,7 @@ import gc
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -92,6 +92,19 @@ def _options(
             "Default: the nearest such folder, from here upwards.",
         ),
     ] = None,
+    verbose: Annotated[
+        int,
+        typer.Option(
+            "--verbose",
+            "-v",
+            count=True,
+            help="Log decisions, waits and versions to stderr; -vv also the SQL that is sent.",
+        ),
+    ] = 0,
+    log_format: Annotated[
+        Literal["text", "json"],
+        typer.Option("--log-format", help="How -v and -vv write their lines."),
+    ] = "text",
     version: Annotated[
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
@@ -103,6 +116,10 @@ def _options(
     (plan --exit-code), 130 interrupted.
     """
     ctx.obj = project
+    if verbose:
+        from loadsheet.cli import logs  # not needed by a command that is not asked to log
+
+        logs.start(verbose, log_format)
 
 
 app = typer.Typer(

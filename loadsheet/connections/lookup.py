@@ -6,6 +6,7 @@ in. Both look into the environment first and into the project's `.env` after it.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ from loadsheet.connections.parse import (
 from loadsheet.errors import ConnectionMissing, InputError
 from loadsheet.names import closest
 from loadsheet.redact import hide, secrets_in
+
+_log = logging.getLogger(__name__)
 
 SECRETS_BACKENDS = ("AIRFLOW__SECRETS__BACKEND", "AIRFLOW__WORKERS__SECRETS_BACKEND")
 """Airflow's own settings, as variables."""
@@ -120,6 +123,7 @@ class _ProjectConnections:
     def __call__(self, conn_id: str) -> Connection:
         variable = _variable(conn_id)
         if text := self.in_environment(conn_id):
+            _log.debug("connection %s: from %s", conn_id, variable)
             read = fields_from_json if text.startswith("{") else fields_from_uri
             return Connection(conn_id=conn_id, **read(text, variable))
         if conn_id in self.entries:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from loadsheet.plan.steps import Step, tasks_of
 from loadsheet.redact import on_one_line
 from loadsheet.spec.models import Pipeline
 
+_log = logging.getLogger(__name__)
 Progress = Callable[[int | None, int], None]
 
 
@@ -37,10 +39,12 @@ def execute(
     tell = progress or (lambda rows, size: None)
     limit = tasks_of(step, pipeline).timeout
     place = step, pipeline, request, connections
+    _log.info("%s of %s begins, run %s", step.id, pipeline.name, request.run_id)
     with noted(*place), explained(*place), limited(f"the {step.kind} of {step.name}", limit):
         outcome = _execute(
             step, pipeline, request, servers or Servers(pipeline, connections), load_id, tell
         )
+    _log.info("%s of %s: %s, %s", step.id, pipeline.name, outcome.status, outcome.message)
     # It may name tables, roles and sessions, and is a line of a log.
     return replace(outcome, message=on_one_line(outcome.message))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from loadsheet.deadline import remaining, watch
 from loadsheet.errors import ConnectionMissing
 from loadsheet.failpoints import reach
 from loadsheet.lake.sdk import InvalidResponseError, Minio, S3Error
+
+_log = logging.getLogger(__name__)
 
 # Seconds without a byte, per try. A line that has gone dead heals on a new one, so four short tries
 # beat a long one.
@@ -59,6 +62,7 @@ class Lake:
 
     def put(self, name: str, data: bytes) -> None:
         """Store `data` as the object `name`."""
+        _log.debug("storing %s/%s, %d bytes", self.bucket, name, len(data))
         self._client.put_object(
             bucket_name=self.bucket,
             object_name=name,
@@ -70,6 +74,7 @@ class Lake:
 
     def get(self, name: str) -> bytes | None:
         """The bytes of the object `name`; None when there is none."""
+        _log.debug("reading %s/%s", self.bucket, name)
         try:
             response = self._client.get_object(bucket_name=self.bucket, object_name=name)
         except (S3Error, InvalidResponseError) as error:

@@ -8,6 +8,7 @@ below it.
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,6 +19,8 @@ import psycopg
 from loadsheet.errors import Refused
 from loadsheet.postgres import EXTRACTOR
 from loadsheet.source.table import SourceTable
+
+_log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.05
 _GLANCES = 20
@@ -161,7 +164,11 @@ def wait_until_ended(
     """Wait until every transaction open at `moment` has ended; after `bound`, the oldest that has
     not."""
     deadline = time.monotonic() + bound.total_seconds()
+    waiting = False
     while holder := open_since(session, moment):
+        if not waiting:
+            _log.info("waiting up to %s for an open transaction: %s", bound, holder.who)
+            waiting = True
         if time.monotonic() >= deadline:
             return holder
         time.sleep(_POLL_SECONDS)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import stat
 import sys
@@ -32,6 +33,8 @@ from typing import Any, NamedTuple
 from loadsheet.problem import Problem
 from loadsheet.spec.files import MAX_BYTES, SCHEMA_FILE, read_bounded, sql_folder
 from loadsheet.spec.models import Pipeline
+
+_log = logging.getLogger(__name__)
 
 CHECKING = (".", "spec", "spec/rules", "sql")
 """The folders that hold every module a check imports. A test compares them with what a check really
@@ -59,6 +62,7 @@ def compiled(path: Path, check: Callable[[Path], Found]) -> Found:
         return check(path)
     entry = read_entry(key)
     if entry is not None:
+        _log.debug("%s: its check is in the cache", path)
         return _unpack(entry, path, content)
     found = check(path)
     unchanged = content == _content(path)  # else somebody has edited the files meanwhile

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
@@ -31,6 +32,8 @@ from loadsheet.sql.text import Relation, ident
 from loadsheet.sql.types import Column
 from loadsheet.warehouse import build, drift, fence, ledger, tables
 from loadsheet.warehouse.ledger import Effect
+
+_log = logging.getLogger(__name__)
 
 REBUILD = "run a full refresh of this table to rebuild it"
 
@@ -88,6 +91,7 @@ def load(
             work.duplicates,
             time.monotonic() - started,
         )
+        _log.info("%s: %s, %s", target, manifest.action, effect)
         reach("load.recorded")
         fence.advance(session, manifest, work.number)
         ledger.settle(session, manifest.pipeline, "table", manifest.table)

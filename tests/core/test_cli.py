@@ -40,6 +40,15 @@ def test_a_project_is_checked_planned_run_and_asked_for_its_status(shop: Project
     assert "100" in json.dumps(status)
 
 
+def test_vv_names_the_servers_and_shows_the_sql_but_no_values(shop: Project) -> None:
+    log = shop.cli("-vv", "run", "shop").stderr
+    assert "INFO loadsheet.postgres: connected to shop_source: PostgreSQL 1" in log
+    assert "DEBUG loadsheet.postgres: COPY " in log and "manifest.json" in log
+    assert "load.load_customer of shop: done" in log
+    assert "name 1" not in log and "Norway" not in log
+    assert "connected to" not in shop.cli("run", "shop").stderr
+
+
 def test_a_run_with_nothing_new_exits_0_and_says_so(shop: Project) -> None:
     shop.cli("run", "shop")
     again = shop.cli("run", "shop")

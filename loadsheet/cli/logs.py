@@ -1,0 +1,85 @@
+"""Log lines on stderr (`-v`, `-vv`, `--log-format`), and the file that a bug report needs.
+
+Without `-v` nothing here is imported: a command starts without it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Literal
+
+from loadsheet import __version__
+from loadsheet.redact import masked, visible
+
+Format = Literal["text", "json"]
+LEVELS = {1: logging.INFO, 2: logging.DEBUG}
+"""What `-v` and `-vv` show: decisions and waits, then also every statement that is sent."""
+
+
+def start(verbosity: int, log_format: Format) -> None:
+    """Show the package's log lines on stderr, the versions first. More than `-vv` is `-vv`."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonLines() if log_format == "json" else _TextLines())
+    logger = logging.getLogger("loadsheet")
+    logger.handlers = [handler]
+    logger.propagate = False
+    logger.setLevel(LEVELS[min(verbosity, 2)])
+    logger.info("%s", versions())
+
+
+def versions() -> str:
+    """Loadsheet, Python and platform in one line. Servers are named when they are connected."""
+    system = f"{platform.system()} {platform.release()} {platform.machine()}"
+    return f"loadsheet {__version__}, Python {platform.python_version()}, {system}"
+
+
+def write_bug_report(report: str) -> Path | None:
+    """Write a file with the versions, the command line and `report`, all without secrets.
+
+    It goes into a new temporary folder that only this user can read, never into the project, where
+    it could be committed. Returns the file; None where nothing can be written.
+    """
+    command = " ".join(["loadsheet", *sys.argv[1:]])
+    text = f"{versions()}\n{command}\n\n{report}\n"
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="loadsheet-bug-"))
+        file = folder / "report.txt"
+        file.write_text(visible(masked(text)), encoding="utf-8")
+    except OSError:
+        return None
+    return file
+
+
+class _TextLines(logging.Formatter):
+    """`12:00:00.123 INFO loadsheet.engine.execute: message`, in UTC, on one line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        clock = time.strftime("%H:%M:%S", time.gmtime(record.created))
+        message = _safe(record)
+        return f"{clock}.{record.msecs:03.0f} {record.levelname} {record.name}: {message}"
+
+
+class _JsonLines(logging.Formatter):
+    """One JSON object per line, with the keys time, level, logger, message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        clock = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line = {
+            "time": f"{clock}.{record.msecs:03.0f}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": _safe(record),
+        }
+        return json.dumps(line)
+
+
+def _safe(record: logging.LogRecord) -> str:
+    """The message without secrets and control characters, statements folded into one line."""
+    text = masked(record.getMessage())
+    return visible(" ".join(text.split()))
