@@ -89,10 +89,14 @@ class _Uncopied(dict[str, Any]):
 
 def _real(value: Any) -> Any:
     """`value` with the objects that its `__type__`s stand for, as dag-factory makes them of a file."""
-    if isinstance(value, dict):
-        made = {key: _real(inner) for key, inner in value.items() if key != "__type__"}
-        return named(value["__type__"])(**made) if "__type__" in value else made
-    return [_real(inner) for inner in value] if isinstance(value, list) else value
+    if isinstance(value, list):
+        return [_real(inner) for inner in value]
+    if not isinstance(value, dict):
+        return value
+    arguments = {key: _real(inner) for key, inner in value.items() if key != "__type__"}
+    if "__type__" not in value:
+        return arguments
+    return named(value["__type__"])(**arguments)
 
 
 Task = BaseOperator | MappedOperator

@@ -56,22 +56,27 @@ def choose(
     names.
     """
     relations = {relation.name: relation for relation in found}
-    choice, problems = Choice(), []
+    choice = Choice()
+    problems = []
     for text in wanted:
-        name = text.removeprefix(f"{schema}.") if text not in relations else text
-        if name in relations and (why := _unwritable(name)):
-            problems.append(f"{name}: {why}")
-        elif name in relations:
+        name = text
+        if text not in relations:
+            name = text.removeprefix(f"{schema}.")
+        if name in relations:
+            why = _unwritable(name)
+            if why:
+                problems.append(f"{name}: {why}")
+                continue
             _add(choice, relations[name], present)
             choice.named.add(name)
         elif not _is_pattern(name):
             problems.append(_unknown(text, schema, relations))
-        elif matched := [
-            relation for relation in relations.values() if fnmatchcase(relation.name, name)
-        ]:
-            _add_matched(choice, matched, present, pattern_of)
         else:
-            problems.append(_unmatched(text, schema, relations))
+            matched = [found for found in relations.values() if fnmatchcase(found.name, name)]
+            if matched:
+                _add_matched(choice, matched, present, pattern_of)
+            else:
+                problems.append(_unmatched(text, schema, relations))
     if problems:
         raise InputError("\n  ".join([*problems, "nothing was written"]))
     for name in choice.named:

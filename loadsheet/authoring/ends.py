@@ -43,7 +43,8 @@ class Ends:
         Raises InputError that names the candidates where there is more than one, or none.
         """
         types = connection_types(project)
-        others = [pipeline for spec in find_specs(project) if (pipeline := check_file(spec)[0])]
+        checked = [check_file(spec)[0] for spec in find_specs(project)]
+        others = [pipeline for pipeline in checked if pipeline]
         databases = [name for name, kind in types.items() if kind == "postgres"]
         lakes = [name for name, kind in types.items() if kind in _LAKES]
         known = {p.warehouse.conn_id for p in others} or {
@@ -53,18 +54,18 @@ class Ends:
         source = _one("source", source, set(databases) - {warehouse}, types)
         lake = _one("lake", lake, {p.lake.conn_id for p in others} or lakes, types)
         slack = {name for name, kind in types.items() if kind == "slackwebhook"}
+        only_slack = slack.pop() if len(slack) == 1 else None
+        used_schemas: set[str] = set()
+        for pipeline in others:
+            if pipeline.warehouse.conn_id == warehouse:
+                used_schemas |= {pipeline.warehouse.schema, pipeline.warehouse.mart_schema}
         return Ends(
             source=source,
             warehouse=warehouse,
             lake=lake,
             bucket=bucket or _bucket(lake, others),
-            slack=slack.pop() if len(slack) == 1 else None,
-            used_schemas=frozenset(
-                schema
-                for pipeline in others
-                if pipeline.warehouse.conn_id == warehouse
-                for schema in (pipeline.warehouse.schema, pipeline.warehouse.mart_schema)
-            ),
+            slack=only_slack,
+            used_schemas=frozenset(used_schemas),
         )
 
 

@@ -151,6 +151,8 @@ def _text(
 ) -> str:
     from loadsheet.spec.edit import flow, pair
 
+    notify = f"notify: {flow({'slack_conn_id': ends.slack})}\n" if ends.slack else ""
+    tables = "".join(f"  {pair(table, found.entry)}\n" for table, found in suggestions.items())
     return _BEGIN.format(
         name=name,
         quoted=flow(name),
@@ -159,8 +161,8 @@ def _text(
         warehouse=flow(
             {"conn_id": ends.warehouse, "schema": schemas[0], "mart_schema": schemas[1]}
         ),
-        notify=f"notify: {flow({'slack_conn_id': ends.slack})}\n" if ends.slack else "",
-        tables="".join(f"  {pair(table, found.entry)}\n" for table, found in suggestions.items()),
+        notify=notify,
+        tables=tables,
     )
 
 

@@ -112,8 +112,9 @@ def _resolved(spec: Pipeline, connections: Connections) -> Pipeline:
     from loadsheet.engine.resolve import resolved
 
     found = resolved(spec, connections)
-    names = {pattern.name for table in found.tables if (pattern := spec.pattern_of(table.name))}
-    if idle := [pattern.name for pattern in spec.patterns if pattern.name not in names]:
+    matching = [spec.pattern_of(table.name) for table in found.tables]
+    idle = [pattern.name for pattern in spec.patterns if pattern not in matching]
+    if idle:
         say(f"no table in schema {spec.source.schema!r} of the source matches {', '.join(idle)}")
     return found
 
@@ -149,7 +150,8 @@ def _run_sample(
         f"a sample ({sample}), in {ours.schema} and {ours.mart_schema}; {theirs.schema}, {theirs.mart_schema} and all "
         "watermarks are as they were"
     ]
-    if left_out := ", ".join(transform.name for transform in scripts(spec)):
+    left_out = ", ".join(transform.name for transform in scripts(spec))
+    if left_out:
         notes.append(f"left out, because a script may write anywhere: {left_out}")
     return _run(moved, request, connections, quiet, _ANEW), notes
 

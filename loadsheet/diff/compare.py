@@ -92,10 +92,14 @@ def _pipeline(old: Pipeline, new: Pipeline) -> Iterator[Change]:
 def _tables(old: Pipeline | None, new: Pipeline) -> Iterator[Change]:
     """Tables and patterns. A table that is named now, or no longer, may be one that a pattern
     meant, or means."""
-    before = {table.name: table for table in old.entries} if old else {}
+    before: dict[str, Table] = {}
+    if old:
+        before = {table.name: table for table in old.entries}
     for table in new.entries:
         was = before.pop(table.name, None)
-        by = old.pattern_of(table.name) if old and not was and table in new.tables else None
+        by = None
+        if old and not was and table in new.tables:
+            by = old.pattern_of(table.name)
         if old and by:
             details = (f"a table of its own now, not one of {by.name}",)
             yield from _changed(old, new, old.table(table.name), table, details)
@@ -160,10 +164,15 @@ def _left_out(pipeline: Pipeline, name: str) -> tuple[str, ...]:
 
 
 def _transforms(old: Pipeline | None, new: Pipeline) -> Iterator[Change]:
-    before = {transform.name: transform for transform in old.transforms} if old else {}
-    orders = (_upstream(old) if old else {}, _upstream(new))
+    before: dict[str, Transform] = {}
+    old_order: dict[str, str] = {}
+    if old:
+        before = {transform.name: transform for transform in old.transforms}
+        old_order = _upstream(old)
+    orders = (old_order, _upstream(new))
     for transform in new.transforms:
-        steps, name = (step_id("transform", transform.name),), f"transform {transform.name}"
+        steps = (step_id("transform", transform.name),)
+        name = f"transform {transform.name}"
         target = f"{new.warehouse.mart_schema}.{transform.name}"
         was = before.pop(transform.name, None)
         if was is None or old is None:

@@ -165,10 +165,12 @@ def of_pattern(
     pipeline: Pipeline, name: str, old: tuple[str, ...], new: tuple[str, ...]
 ) -> Iterator[Consequence]:
     """What the pattern `name` leaves out was `old` and is `new`."""
-    if gone := [text for text in new if text not in old]:
+    gone = [text for text in new if text not in old]
+    if gone:
         where = f"tables in {pipeline.warehouse.schema} that match {', '.join(gone)}"
         yield Consequence("stays", f"{where} are left as they are and no longer loaded")
-    if come := [text for text in old if text not in new]:
+    come = [text for text in old if text not in new]
+    if come:
         yield Consequence(
             "from now on", f"tables that match {', '.join(come)} are loaded as the others of {name}"
         )
@@ -180,7 +182,8 @@ def _whole(target: str, old: Table, new: Table) -> Iterator[Consequence]:
         "its columns changed": (old.include, old.exclude) != (new.include, new.exclude),
         "it is read whole from now on": old.mode_with_key(True) != "replace",
     }
-    if found := [reason for reason, is_one in reasons.items() if is_one]:
+    found = [reason for reason, is_one in reasons.items() if is_one]
+    if found:
         yield Consequence("rebuilt", f"{target} by the next load: {', '.join(found)}")
 
 

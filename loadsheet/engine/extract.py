@@ -279,9 +279,11 @@ def file_format(pipeline: Pipeline, described: SourceTable) -> FileFormat:
     """
     if pipeline.lake.format == "parquet":
         fitness.refuse_for_parquet(described)
-    if pipeline.lake.format == "auto":
-        return "binary" if all(column.exact_in_binary for column in described.columns) else "csv"
-    return pipeline.lake.format
+    if pipeline.lake.format != "auto":
+        return pipeline.lake.format
+    if all(column.exact_in_binary for column in described.columns):
+        return "binary"
+    return "csv"
 
 
 # Sessions that read one large table side by side.
@@ -304,11 +306,10 @@ class Stored:
     def content_sha256(self) -> str | None:
         """Of the uncompressed rows, where the whole table is read to find out whether it has
         changed."""
-        return (
-            hashlib.sha256(b"".join(c.digest() for c in self._contents)).hexdigest()
-            if self._contents
-            else None
-        )
+        if not self._contents:
+            return None
+        digests = b"".join(content.digest() for content in self._contents)
+        return hashlib.sha256(digests).hexdigest()
 
     def finish(self) -> None:
         """Store what is still held."""
@@ -357,7 +358,8 @@ def read_and_store(
 
 
 def _read(source: Session, jobs: list[stream.Job], wire: WireFormat, readers: int) -> list[int]:
-    counts = None
     if len(jobs) > 1 or stream.is_many(source, jobs[0].select):
         counts = stream.copy_apart(source, jobs, wire, min(readers, len(jobs)))
-    return counts if counts is not None else [stream.copy(source, job, wire) for job in jobs]
+        if counts is not None:
+            return counts
+    return [stream.copy(source, job, wire) for job in jobs]

@@ -196,4 +196,5 @@ def blockers(session: Session, target: Relation) -> str:
     found = session.execute(
         _HOLDERS, {"table": target.sql, "key": f"loadsheet:{target}"}
     ).fetchall()
-    return f"A lock on {target} is held by {', '.join(row[0] for row in found)}" if found else ""
+    holders = ", ".join(row[0] for row in found)
+    return f"A lock on {target} is held by {holders}" if holders else ""

@@ -108,19 +108,15 @@ class RunRecord:
             )
         # also for the next time: what the run did before was done by these
         self._parts = found["parts"]
-        same = {
-            name
-            for name, digest in _parts(self._pipeline).items()
-            if self._parts.get(name) == digest
-        }
+        now = _parts(self._pipeline)
+        same = {name for name, digest in now.items() if self._parts.get(name) == digest}
         self._unchanged = [name for name in found["unchanged"] if name in same]
         asked: RunRequest = found["request"]
-        tables = (
-            {table.name for table in self._pipeline.tables} if asked.only is None else asked.only
-        )
-        return replace(
-            asked, resumes=frozenset(same), only=frozenset(tables) - frozenset(self._unchanged)
-        )
+        tables = asked.only
+        if tables is None:
+            tables = frozenset(table.name for table in self._pipeline.tables)
+        left = tables - frozenset(self._unchanged)
+        return replace(asked, resumes=frozenset(same), only=left)
 
     def _read(self) -> dict[str, Any] | None:
         """The record; None where there is none, or one that another version has written."""

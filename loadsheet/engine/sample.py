@@ -163,7 +163,8 @@ def _schemas(pipeline: Pipeline) -> Sequence[str]:
 
 
 def _drop(session: Session, kind: str, relations: Iterable[Relation]) -> None:
-    if names := ", ".join(relation.sql for relation in relations):
+    names = ", ".join(relation.sql for relation in relations)
+    if names:
         session.execute(f"DROP {kind} {names}".encode())
 
 
