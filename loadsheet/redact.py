@@ -99,14 +99,14 @@ def secrets_in(extra: Mapping[str, Any]) -> Iterable[str]:
         if isinstance(value, Mapping):
             yield from secrets_in(value)
         elif isinstance(value, list):
-            yield from (secret for item in value for secret in secrets_in({key: item}))
+            for item in value:
+                yield from secrets_in({key: item})
         elif isinstance(value, str) and _SECRET_KEY.search(str(key)):
-            # Settings: each value alone, for the server quotes them one by one.
-            yield from (
-                [value, *(part.partition("=")[2] for part in value.split())]
-                if key == "options"
-                else [value]
-            )
+            yield value
+            if key == "options":
+                # Settings: each value alone, for the server quotes them one by one.
+                for setting in value.split():
+                    yield setting.partition("=")[2]
 
 
 def clean(text: str) -> str:

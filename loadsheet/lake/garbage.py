@@ -34,7 +34,8 @@ class Attempt:
     def manifest(self) -> str | None:
         """The name of its manifest; an attempt without one does not exist for a load."""
         name = f"{self.prefix}/{FILE_NAME}"
-        return name if any(found.name == name for found in self.objects) else None
+        names = {found.name for found in self.objects}
+        return name if name in names else None
 
     @property
     def bytes(self) -> int:

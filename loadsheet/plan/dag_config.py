@@ -100,9 +100,10 @@ def project_root(file: Path) -> Path | None:
 
 def _task(step: Step, pipeline: Pipeline, spec: str) -> dict[str, Any]:
     tasks = tasks_of(step, pipeline)
+    group = {"task_group_name": step.kind} if step.kind in GROUPS else {}
     return {
         "operator": OPERATORS[step.kind],
-        **({"task_group_name": step.kind} if step.kind in GROUPS else {}),
+        **group,
         "dependencies": [_short(upstream) for upstream in step.upstream],
         "spec": spec,
         **_name(step),

@@ -91,6 +91,9 @@ def _loads_of(pipeline: Pipeline, tables: Iterable[str]) -> tuple[str, ...]:
     steps: dict[str, None] = {}
     for table in tables:
         pattern = pipeline.pattern_of(table)
-        kinds: tuple[Kind, ...] = ("extract", "load") if pattern else ("load",)
-        steps |= dict.fromkeys(step_id(kind, pattern.name if pattern else table) for kind in kinds)
+        if pattern:
+            steps[step_id("extract", pattern.name)] = None
+            steps[step_id("load", pattern.name)] = None
+        else:
+            steps[step_id("load", table)] = None
     return tuple(steps)

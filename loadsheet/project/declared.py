@@ -99,9 +99,9 @@ def _pool_paths(data: Any) -> Iterator[tuple[str, ...]]:
     yield from (("tasks", "pool"), ("defaults", "pool"))
     for section in _POOL_SECTIONS:
         entries = _at(data, (section,))
-        yield from (
-            (section, name, "pool") for name in (entries if isinstance(entries, dict) else ())
-        )
+        if isinstance(entries, dict):
+            for name in entries:
+                yield (section, name, "pool")
 
 
 def _pool_names(file: File) -> list[str]:

@@ -27,6 +27,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from functools import cache as once
 from importlib.metadata import version
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,10 +91,8 @@ def _content(path: Path) -> dict[str, bytes] | None:
         if os.path.islink(folder) or not stat.S_ISREG(os.lstat(path).st_mode):
             return None
         entries = list(os.scandir(folder)) if os.path.isdir(folder) else []
-        sql = sorted(
-            (entry for entry in entries if entry.name.endswith(".sql")),
-            key=lambda entry: entry.name,
-        )
+        sql = [entry for entry in entries if entry.name.endswith(".sql")]
+        sql.sort(key=attrgetter("name"))
         if not all(entry.is_file(follow_symlinks=False) for entry in sql):
             return None
         if path.stat().st_size + sum(entry.stat().st_size for entry in sql) > MOST_BYTES:
@@ -101,7 +100,8 @@ def _content(path: Path) -> dict[str, bytes] | None:
         content = {"": _read(path), **{entry.name: _read(entry.path) for entry in sql}}
     except (OSError, ValueError):
         return None
-    return None if any(len(data) > MAX_BYTES for data in content.values()) else content
+    too_long = any(len(data) > MAX_BYTES for data in content.values())
+    return None if too_long else content
 
 
 def _read(file: str | Path) -> bytes:

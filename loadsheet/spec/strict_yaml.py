@@ -337,16 +337,15 @@ class Document:
     def _where(self, finding: Finding) -> Mark:
         if isinstance(finding.at, tuple):
             return finding.at
-        first, second = (
-            (self.keys, self.values) if finding.at == "key" else (self.values, self.keys)
-        )
-        if mark := first.get(finding.path) or second.get(finding.path):
-            return mark
-        parents = (finding.path[:n] for n in range(len(finding.path) - 1, -1, -1))
-        return next(
-            (mark for path in parents if (mark := self.keys.get(path) or self.values.get(path))),
-            (1, 1),
-        )
+        if finding.at == "value" and finding.path in self.values:
+            return self.values[finding.path]
+        # A path that the file does not have is reported at its nearest parent.
+        for length in range(len(finding.path), -1, -1):
+            path = finding.path[:length]
+            mark = self.keys.get(path) or self.values.get(path)
+            if mark:
+                return mark
+        return (1, 1)
 
 
 def read_document(path: FilePath, text: str | None = None) -> Document:

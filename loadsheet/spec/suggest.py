@@ -129,15 +129,18 @@ def hint_for_key(root: Schema, key: str, here: Schema) -> str:
     choice = f"allowed here: {', '.join(allowed)}"
     if is_of_a_connection(key):
         return _NO_SECRETS
-    if homes := [
-        name
-        for name, child in allowed.items()
-        if key in _resolved(root, child).get("properties", {})
-    ]:
+    homes = []
+    for name, child in allowed.items():
+        if key in _resolved(root, child).get("properties", {}):
+            homes.append(name)
+    if homes:
         return f"it belongs under {' or '.join(homes)}; {choice}"
-    if meant := meant_key(key, allowed):
+    meant = meant_key(key, allowed)
+    if meant:
         return f"did you mean {meant!r}? {choice}"
-    return f"it belongs at the top level; {choice}" if key in root["properties"] else choice
+    if key in root["properties"]:
+        return f"it belongs at the top level; {choice}"
+    return choice
 
 
 def is_of_a_connection(key: str) -> bool:
