@@ -37,7 +37,8 @@ def differs(values: Mapping[str, str], types: Mapping[str, str]) -> str:
     """
     exact = {name for name in values if without_modifier(types[name]) in SAME_WHEN_EQUAL}
     tests = [_is_distinct(name, values[name], types[name]) for name in values if name in exact]
-    if images := {name: value for name, value in values.items() if name not in exact}:
+    images = {name: value for name, value in values.items() if name not in exact}
+    if images:
         # Without the casts the parser would compare the rows column by column, by each type's own
         # operator.
         mine, theirs = f"ROW({idents(images, 't.')})", f"ROW({', '.join(images.values())})"

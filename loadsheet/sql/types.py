@@ -235,8 +235,10 @@ def _decimal(modifiers: list[int]) -> Kind | str:
 
 def unfit(columns: Iterable[Column]) -> list[str]:
     """What cannot travel in Parquet: a line per column, with its type and the reason."""
-    return [
-        f"column {c.name} ({c.type}) does not survive in Parquet, because {reason}"
-        for c in columns
-        if isinstance(reason := kind(c.type), str)
-    ]
+    lines = []
+    for column in columns:
+        reason = kind(column.type)
+        if isinstance(reason, str):
+            where = f"column {column.name} ({column.type})"
+            lines.append(f"{where} does not survive in Parquet, because {reason}")
+    return lines

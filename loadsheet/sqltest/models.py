@@ -84,9 +84,10 @@ def unsaid(pipeline: Pipeline, case: Case, declared: Mapping[str, Declared]) -> 
     """Why the test cannot be run: a table is read of which it says nothing. Empty where it can."""
     known: Collection[str] = case.given | described(declared)
     for spec in needed(pipeline, case):
-        if missing := next((name for name in read_by(pipeline, spec) if name not in known), None):
-            return (
-                f"{spec.name} reads {missing}, of which the test says nothing: give its rows, or its columns under "
-                "`tables` when it is to be empty"
-            )
+        for name in read_by(pipeline, spec):
+            if name not in known:
+                return (
+                    f"{spec.name} reads {name}, of which the test says nothing: give its rows, or "
+                    "its columns under `tables` when it is to be empty"
+                )
     return ""
