@@ -58,8 +58,7 @@ _WEBHOOK = re.compile(r"(/services/)[\w/-]+")
 _SECRET = r"""(?:password|passwd|pwd|secret|token|credential|signature|api[_-]?key|access[_-]?key)[\w-]{0,40}"""
 _REST = re.compile(rf"""((?:{_SECRET}|\bpass)['"]?\s*[=:]\s*)(.+)""", re.IGNORECASE)
 _ASSIGNED = re.compile(
-    rf"""({_SECRET}['"]?\s*[=:]\s*)"""
-    r"""('[^']*'|"[^"]*"|[^\s,;&)}\]]+)""",
+    rf"""({_SECRET}['"]?\s*[=:]\s*)""" r"""('[^']*'|"[^"]*"|[^\s,;&)}\]]+)""",
     re.IGNORECASE,
 )
 
@@ -68,7 +67,10 @@ _SECRET_KEY = re.compile(
     "pass|pwd|secret|token|credential|api_?key|access_?key|private_?key|^options$", re.IGNORECASE
 )
 _LEAST = 6  # characters: a password such as `x` would take every x out of every message
-_WORDS = "password passphrase passwd secret_key token credential signature api_key access_key private_key"
+_WORDS = (
+    "password passphrase passwd secret_key token credential signature api_key access_key"
+    " private_key"
+)
 _known: set[str] = set()
 
 

@@ -101,7 +101,8 @@ def prepare_to_parse() -> None:
     order = conf.get("dag_processor", "file_parsing_sort_mode")
     if order != "modified_time":
         _log.error(
-            "[dag_processor] file_parsing_sort_mode is %r: edits wait for min_file_process_interval, as Airflow asks "
-            "for a file's time only with 'modified_time'",
+            "[dag_processor] file_parsing_sort_mode is %r: edits wait for"
+            " min_file_process_interval, as Airflow asks for a file's time only with"
+            " 'modified_time'",
             order,
         )

@@ -77,7 +77,10 @@ def taken_by(spec: Path, name: str, root: Path) -> Path | None:
 
 def taken(name: str, owner: str) -> str:
     """What to do about a name that `owner` has."""
-    return f"the pipeline name {name!r} is taken by {owner}. Give one of the two files another `pipeline:`."
+    return (
+        f"the pipeline name {name!r} is taken by {owner}. Give one of the two files another"
+        " `pipeline:`."
+    )
 
 
 def claimants(root: Path, dag_id: str) -> Iterator[Path]:

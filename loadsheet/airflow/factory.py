@@ -46,7 +46,10 @@ def broken_dag(dag_id: str, file: str, problems: str, schedule: str | None = Non
             "catchup": False,
             "max_active_runs": 1,
             "tags": [BROKEN_TAG],
-            "doc_md": f"{code(file)} cannot become a DAG until this is mended:\n\n{block(problems, 'text')}\n",
+            "doc_md": (
+                f"{code(file)} cannot become a DAG until this is"
+                f" mended:\n\n{block(problems, 'text')}\n"
+            ),
             "default_args": {"retries": 0},
             "tasks": {
                 "broken_spec": {

@@ -263,8 +263,8 @@ class Stubs:
         for place in (self.dags, self.home, self.home.parent):
             if place.stat().st_uid != os.geteuid():
                 raise PermissionError(
-                    f"{place} belongs to another user: remove it, or set [dag_processor] dag_bundle_storage_path to a "
-                    "folder of Airflow's own"
+                    f"{place} belongs to another user: remove it, or set [dag_processor]"
+                    " dag_bundle_storage_path to a folder of Airflow's own"
                 )
         for place in (self.dags, self.home):
             if place.stat().st_mode & 0o002:

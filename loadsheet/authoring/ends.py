@@ -89,8 +89,8 @@ def _one(role: str, given: str | None, candidates: Iterable[str], known: Collect
             f"which connection is the {role}? Say --{role}, one of: {', '.join(found)}"
         )
     raise InputError(
-        f"no connection can be the {role}: add one to connections/connections.yml, or set AIRFLOW_CONN_<ID>, "
-        f"and name it with --{role}"
+        f"no connection can be the {role}: add one to connections/connections.yml, or set"
+        f" AIRFLOW_CONN_<ID>, and name it with --{role}"
     )
 
 

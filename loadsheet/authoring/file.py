@@ -46,7 +46,8 @@ class SpecFile:
             "tables": {**self.data["tables"], **new},
         }:
             raise InputError(
-                f"{shown(self.path)} is written in a way that cannot be extended; nothing was written"
+                f"{shown(self.path)} is written in a way that cannot be extended; nothing was"
+                " written"
             )
         return text
 

@@ -38,7 +38,10 @@ def check(
         Format,
         typer.Option(
             "--format",
-            help="text for people, json for scripts, github for annotations in a CI run, sarif for code scanning.",
+            help=(
+                "text for people, json for scripts, github for annotations in a CI run, sarif for"
+                " code scanning."
+            ),
         ),
     ] = Format.text,
     explain: Annotated[

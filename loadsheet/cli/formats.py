@@ -72,7 +72,8 @@ def explanation(code: str) -> str:
     if code not in RULES:
         meant = closest(code, RULES)
         raise InputError(
-            f"there is no rule {code!r}{f' (did you mean {meant!r}?)' if meant else ''}: {', '.join(RULES)}"
+            f"there is no rule {code!r}{f' (did you mean {meant!r}?)' if meant else ''}:"
+            f" {', '.join(RULES)}"
         )
     rule = RULES[code]
     return "\n".join(

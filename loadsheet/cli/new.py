@@ -179,7 +179,8 @@ def _project(given: Path | None) -> Path:
 def _free(project: Path, name: str) -> Path:
     if not _NAME.fullmatch(name):
         raise InputError(
-            f"{name!r} cannot be a pipeline's name: letters, digits, '_', '-' and '.', to begin with no '.'"
+            f"{name!r} cannot be a pipeline's name: letters, digits, '_', '-' and '.', to begin"
+            " with no '.'"
         )
     file = project / PIPELINES / name / "pipeline.yml"
     if file.exists():

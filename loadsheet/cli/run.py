@@ -40,7 +40,10 @@ def run(
         bool,
         typer.Option(
             "--accept-source",
-            help="Go on from the watermarks although the source was failed over: it is known to have lost nothing.",
+            help=(
+                "Go on from the watermarks although the source was failed over: it is known to have"
+                " lost nothing."
+            ),
         ),
     ] = False,
     start: Annotated[
@@ -147,8 +150,8 @@ def _run_sample(
     moved = sampled(spec)
     ours, theirs = moved.warehouse, spec.warehouse
     notes = [
-        f"a sample ({sample}), in {ours.schema} and {ours.mart_schema}; {theirs.schema}, {theirs.mart_schema} and all "
-        "watermarks are as they were"
+        f"a sample ({sample}), in {ours.schema} and {ours.mart_schema}; {theirs.schema},"
+        f" {theirs.mart_schema} and all watermarks are as they were"
     ]
     left_out = ", ".join(transform.name for transform in scripts(spec))
     if left_out:

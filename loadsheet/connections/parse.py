@@ -78,8 +78,9 @@ def fields_from_uri(uri: str, where: str) -> dict[str, Any]:
         }
     except ValueError:
         raise InputError(
-            f"{where} is not a connection URI: expected conn_type://login:password@host:port/schema, "
-            "with special characters of the login and the password percent-encoded"
+            f"{where} is not a connection URI: expected"
+            " conn_type://login:password@host:port/schema, with special characters of the login"
+            " and the password percent-encoded"
         ) from None
 
 
@@ -105,7 +106,8 @@ def fields_from_mapping(values: Mapping[str, Any], where: str) -> dict[str, Any]
     )
     if unknown:
         raise InputError(
-            f"{where}: unknown field {unknown[0]!r}; known are {', '.join(TEXT_FIELDS)}, port and extra"
+            f"{where}: unknown field {unknown[0]!r}; known are {', '.join(TEXT_FIELDS)}, port and"
+            " extra"
         )
     for name in TEXT_FIELDS:
         if isinstance(values.get(name), (Mapping, list)):

@@ -156,7 +156,8 @@ class _Attempt:
             described = catalog.describe(source, self.pipeline.source.schema, self.table)
             if described != expected:
                 raise Overtaken(
-                    f"{described.relation}: its columns or key changed while it was being read; retry"
+                    f"{described.relation}: its columns or key changed while it was being read;"
+                    " retry"
                 )
             reach("extract.snapshot")
             reading.refuse_null_cursors(source, self.table, described)

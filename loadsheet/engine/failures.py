@@ -159,8 +159,8 @@ class _Place:
 
     def _again(self) -> str:
         return (
-            f"in Airflow clear {step_id('extract', self.step.name)}, and its load follows; on the command line "
-            f"`loadsheet run {self.pipeline.name} --tables {self.step.name}`"
+            f"in Airflow clear {step_id('extract', self.step.name)}, and its load follows; on the"
+            f" command line `loadsheet run {self.pipeline.name} --tables {self.step.name}`"
         )
 
 

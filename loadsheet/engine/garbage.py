@@ -116,8 +116,9 @@ def _refuse_without_ledger(pipeline: Pipeline, lake: Lake, tables: list[str]) ->
         root = _root(pipeline, name)
         if garbage.attempts(lake.listing(root), root):
             raise WorkError(
-                f"{root} in the lake holds loads, but the warehouse ({pipeline.warehouse.conn_id}) has no ledger "
-                "(schema loadsheet) that would say which of them are needed. Check the connection"
+                f"{root} in the lake holds loads, but the warehouse ({pipeline.warehouse.conn_id})"
+                " has no ledger (schema loadsheet) that would say which of them are needed. Check"
+                " the connection"
             )
 
 

@@ -99,12 +99,13 @@ class RunRecord:
         found = self._read()
         if not found:
             raise InputError(
-                f"--resume: no run of {self._pipeline.name} was stopped on this machine; run it without --resume"
+                f"--resume: no run of {self._pipeline.name} was stopped on this machine; run it"
+                " without --resume"
             )
         if found["places"] != _places(self._pipeline):
             raise InputError(
-                f"--resume: {self._pipeline.file} names another source, lake or warehouse than when the run was "
-                "stopped; run it without --resume"
+                f"--resume: {self._pipeline.file} names another source, lake or warehouse than when"
+                " the run was stopped; run it without --resume"
             )
         # also for the next time: what the run did before was done by these
         self._parts = found["parts"]

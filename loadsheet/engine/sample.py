@@ -74,7 +74,8 @@ def _schema(pipeline: Pipeline, name: str) -> str:
         )
     if pipeline.source.conn_id == pipeline.warehouse.conn_id and moved == pipeline.source.schema:
         raise InputError(
-            f"--sample: {moved!r}, the schema of the sample, is the one that the pipeline reads from"
+            f"--sample: {moved!r}, the schema of the sample, is the one that the pipeline reads"
+            " from"
         )
     return moved
 

@@ -159,8 +159,8 @@ def _array(
         return pa.array(map(loaded, values), arrow)
     except (psycopg.DataError, pa.ArrowInvalid, ValueError):
         raise Refused(
-            f"column {column.name} ({column.type}) holds a value that Arrow cannot, such as infinity, BC or NaN: leave "
-            "it out (columns=[...]), or read it from a load in csv"
+            f"column {column.name} ({column.type}) holds a value that Arrow cannot, such as"
+            " infinity, BC or NaN: leave it out (columns=[...]), or read it from a load in csv"
         ) from None
 
 
@@ -171,8 +171,8 @@ def _loader(column: Column) -> Callable[[bytes], Any]:
         show = shown(column.type)
         if show is None:
             raise Refused(
-                f"column {column.name} ({column.type}) is not read back from a binary load: leave it out "
-                "(columns=[...]), or set lake.format: csv"
+                f"column {column.name} ({column.type}) is not read back from a binary load: leave"
+                " it out (columns=[...]), or set lake.format: csv"
             )
         return show
     oid = adapters.types[without_modifier(column.type)].oid

@@ -121,8 +121,8 @@ def judge(
 
 
 _FOREIGN = (
-    "the lake holds attempts of this table that this warehouse never made: another warehouse uses the same prefix, or "
-    "this one was restored from a backup"
+    "the lake holds attempts of this table that this warehouse never made: another warehouse uses"
+    " the same prefix, or this one was restored from a backup"
 )
 
 

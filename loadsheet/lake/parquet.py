@@ -16,7 +16,8 @@ try:
     import pyarrow.parquet as pa_parquet
 except ImportError as missing:
     raise InputError(
-        "pyarrow is not installed, the extra loadsheet[parquet]: pip install -r requirements/parquet.txt"
+        "pyarrow is not installed, the extra loadsheet[parquet]: pip install -r"
+        " requirements/parquet.txt"
     ) from missing
 
 # Text gathered for a row group: what an encoder and a decoder hold, a few times over, within 160 MB

@@ -255,7 +255,8 @@ def fetch(lake: Lake, part: Part) -> bytes:
         raise Corrupt(f"{part.name} is gone from the lake; run the extract step again")
     if len(stored) != part.bytes or hashlib.sha256(stored).hexdigest() != part.sha256:
         raise Corrupt(
-            f"{part.name} is not what its manifest says ({len(stored)} bytes); run the extract step again"
+            f"{part.name} is not what its manifest says ({len(stored)} bytes); run the extract step"
+            " again"
         )
     return stored
 

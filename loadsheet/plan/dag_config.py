@@ -77,8 +77,8 @@ def render(pipeline: Pipeline, root: Path | None = None) -> str:
     """
     if pipeline.name in RESERVED:
         raise InputError(
-            f"dag-factory gives no DAG the name {pipeline.name!r}, which means something else in its files: give the "
-            f"pipeline another name (`pipeline:` in {pipeline.file})"
+            f"dag-factory gives no DAG the name {pipeline.name!r}, which means something else in"
+            f" its files: give the pipeline another name (`pipeline:` in {pipeline.file})"
         )
     return dump({pipeline.name: dag_config(pipeline, root)})
 
@@ -214,7 +214,8 @@ def form_params(tables: Sequence[str], others: bool = False) -> dict[str, Any]:
             examples=list(tables),  # what makes the form offer them as choices
         ),
         "accept_source": _param(
-            "Go on from the watermarks although the source was failed over: it is known to have lost nothing",
+            "Go on from the watermarks although the source was failed over: it is known to have"
+            " lost nothing",
             default=False,
             type="boolean",
         ),

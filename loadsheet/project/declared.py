@@ -68,8 +68,8 @@ def _connections(project: File) -> Rule:
             if isinstance(name, str) and name and "://" not in name and not is_declared(name):
                 message = f"there is no connection {name!r} in connections/ or the environment"
                 hint = (
-                    f"add it to connections/connections.yml, or set AIRFLOW_CONN_{name.upper()}; if Airflow's secrets "
-                    f"backend has it, set {SECRETS_BACKENDS[0]} here as there"
+                    f"add it to connections/connections.yml, or set AIRFLOW_CONN_{name.upper()}; if"
+                    f" Airflow's secrets backend has it, set {SECRETS_BACKENDS[0]} here as there"
                 )
                 finding = _finding("unknown-connection", path, message, name, known, hint)
                 if not has_backend:

@@ -64,7 +64,8 @@ def project_specs(project: Path) -> list[Path]:
     if not specs:
         wanted = f"{PIPELINES}/<name>/pipeline.yml"
         raise InputError(
-            f"no pipelines in {shown(project)}: write {wanted}, or name the project with --project DIR"
+            f"no pipelines in {shown(project)}: write {wanted}, or name the project with"
+            " --project DIR"
         )
     return specs
 

@@ -106,18 +106,24 @@ def _blindness(
 ) -> str:
     """Empty when hold-back can work here, else why it cannot and what to do about it."""
     if standby:
-        return "the source is a standby and cannot see its primary's transactions: connect to the primary"
+        return (
+            "the source is a standby and cannot see its primary's transactions: connect to the"
+            " primary"
+        )
     if not privileged:
-        return f"role {role} cannot see other sessions' transactions: run GRANT pg_read_all_stats TO {role};"
+        return (
+            f"role {role} cannot see other sessions' transactions: run GRANT pg_read_all_stats TO"
+            f" {role};"
+        )
     if subscribed:
         return (
-            "the table is filled by a subscription, and the transactions of its publisher cannot be seen here: "
-            "connect to the publisher"
+            "the table is filled by a subscription, and the transactions of its publisher cannot be"
+            " seen here: connect to the publisher"
         )
     if hidden:
         return (
-            f"the sessions of {hidden} hide their transactions: set track_activities = on for the server, its roles "
-            "and its databases, and reconnect them"
+            f"the sessions of {hidden} hide their transactions: set track_activities = on for the"
+            " server, its roles and its databases, and reconnect them"
         )
     return ""
 
@@ -126,8 +132,8 @@ def _blocks(found: str | None) -> str:
     """Empty when the cursor's numbers are drawn one by one, else what to do about it."""
     sequence, _, size = (found or "").rpartition(" CACHE ")
     return sequence and (
-        f"sessions take numbers from sequence {sequence} in blocks of {size}, and may use one long after higher ones "
-        f"were read: run ALTER SEQUENCE {sequence} CACHE 1; and reconnect them"
+        f"sessions take numbers from sequence {sequence} in blocks of {size}, and may use one long"
+        f" after higher ones were read: run ALTER SEQUENCE {sequence} CACHE 1; and reconnect them"
     )
 
 

@@ -44,11 +44,15 @@ _NOT_TOLD = (
     psycopg.errors.UndefinedFunction,
 )
 _RISK = (
-    "Rows below the watermark may be new or gone, and an increment would never see them; nothing was written. "
-    "Read the table again: `loadsheet run {pipeline} --tables {table} --full-refresh` (Airflow: full_refresh in the "
-    "trigger form). Or, only if nothing was lost (a planned switchover): --accept-source (Airflow: accept_source)"
+    "Rows below the watermark may be new or gone, and an increment would never see them; nothing"
+    " was written. Read the table again: `loadsheet run {pipeline} --tables {table} --full-refresh`"
+    " (Airflow: full_refresh in the trigger form). Or, only if nothing was lost (a planned"
+    " switchover): --accept-source (Airflow: accept_source)"
 )
-_LAG = "It is a standby: if it only lags behind the one that was read before, retry when it has caught up. "
+_LAG = (
+    "It is a standby: if it only lags behind the one that was read before, retry when it has caught"
+    " up. "
+)
 
 
 def observe(
@@ -115,7 +119,8 @@ def refuse(source: SourceTable, pipeline: str, changes: list[str], lags: bool) -
     risk = _RISK.format(pipeline=pipeline, table=source.relation.name)
     seen = ", ".join(changes)
     error = SourceChanged(
-        f"{source.relation}: the source was restored or failed over: {seen}. {_LAG if lags else ''}{risk}"
+        f"{source.relation}: the source was restored or failed over: {seen}."
+        f" {_LAG if lags else ''}{risk}"
     )
     error.retryable = lags
     raise error

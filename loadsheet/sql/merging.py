@@ -84,9 +84,9 @@ class Merge:
         columns = ", ".join(f"{value} AS {ident(name)}" for name, value in self.values.items())
         join, lacks = ("LEFT JOIN", "t.ctid IS NULL OR ") if self.keeps_new else ("JOIN", "")
         return (
-            f"CREATE TEMPORARY TABLE {self.changed} ON COMMIT DROP AS SELECT {columns}, t.ctid AS {PLACE} "
-            f"FROM {self.source} s {join} {self.target} t ON {self._same} "
-            f"WHERE {lacks}{self._to_update(self.values)}"
+            f"CREATE TEMPORARY TABLE {self.changed} ON COMMIT DROP AS SELECT {columns}, t.ctid AS"
+            f" {PLACE} FROM {self.source} s {join} {self.target} t ON {self._same} WHERE"
+            f" {lacks}{self._to_update(self.values)}"
         )
 
     def update_found(self) -> str:
@@ -169,7 +169,10 @@ def keep_newest(table: str, key: Sequence[str], cursor: str | None) -> str:
     """DELETE of all but one row per key: the newest by `cursor` (SQL), by arrival where cursors
     tie."""
     newest = (f"{cursor} DESC NULLS LAST, " if cursor else "") + "ctid DESC"
-    ranked = f"SELECT ctid, row_number() OVER (PARTITION BY {idents(key)} ORDER BY {newest}) AS place FROM {table}"
+    ranked = (
+        f"SELECT ctid, row_number() OVER (PARTITION BY {idents(key)} ORDER BY {newest}) AS place"
+        f" FROM {table}"
+    )
     return f"DELETE FROM {table} t USING ({ranked}) s WHERE t.ctid = s.ctid AND s.place > 1"
 
 

@@ -165,7 +165,10 @@ class Reader:
         for number, step in enumerate(steps):
             at = path if is_one else (*path, "steps", number)
             for name in step.expect.keys() & given:
-                message = f"{name} is given in this test, so it is not built and nothing can be expected of it"
+                message = (
+                    f"{name} is given in this test, so it is not built and nothing can be expected"
+                    " of it"
+                )
                 self._fields.wrong(
                     (*at, "expect", name), message, "leave out one of the two", key=True
                 )

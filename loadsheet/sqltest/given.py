@@ -141,10 +141,10 @@ def _record(
     replaced: bool,
 ) -> None:
     session.execute(
-        "INSERT INTO loadsheet.load (load_id, load_no, pipeline, table_name, target, run_id, fence, action, format, "
-        "extracted, duplicates, inserted, updated, deleted, replaced, bytes, held_by, manifest, source, version, "
-        "extract_seconds, load_seconds) VALUES (%s, %s, %s, %s, %s, 'test', 0, 'given', 'test', %s, 0, %s, %s, %s, %s, "
-        "0, '', '', '{}', %s, 0, 0)",
+        "INSERT INTO loadsheet.load (load_id, load_no, pipeline, table_name, target, run_id, fence,"
+        " action, format, extracted, duplicates, inserted, updated, deleted, replaced, bytes,"
+        " held_by, manifest, source, version, extract_seconds, load_seconds) VALUES (%s, %s, %s,"
+        " %s, %s, 'test', 0, 'given', 'test', %s, 0, %s, %s, %s, %s, 0, '', '', '{}', %s, 0, 0)",
         (
             secrets.token_hex(10),
             number,

@@ -37,7 +37,8 @@ def guessed_types(rows: Iterable[Row], declared: Mapping[str, str]) -> dict[str,
                 types[name] = "numeric"
             else:
                 raise InputError(
-                    f"{row.where} {name} is {guess} here and {before} above: give its type under `tables`"
+                    f"{row.where} {name} is {guess} here and {before} above: give its type under"
+                    " `tables`"
                 )
     for name, kind in types.items():
         if kind == "unknown":

@@ -31,7 +31,10 @@ _QUERY_TIMEOUT = "5s"
 # A table that somebody has locked for longer has its rows unknown; the next one is not to wait as
 # well.
 _LONGEST_LOCK = "1s"
-_WATERMARKS = "SELECT table_name, watermark, cursor FROM loadsheet.scope WHERE pipeline = %s ORDER BY table_name"
+_WATERMARKS = (
+    "SELECT table_name, watermark, cursor FROM loadsheet.scope WHERE pipeline = %s ORDER BY"
+    " table_name"
+)
 _LOADS = """
 SELECT scope.table_name AS name, load.target, committed_at AS at, run_id, load_no AS number, action AS how, extracted,
        inserted, updated, deleted, bytes, extract_seconds + load_seconds AS seconds, held_by

@@ -104,7 +104,8 @@ def test_a_broken_file_never_makes_dag_factory_call_anything(
     trap = tmp_path / "called"
     write(
         "bad",
-        f"schedule: {{__type__: pathlib.Path.touch, __args__: [{{__type__: pathlib.Path, __args__: [{trap}]}}]}}",
+        "schedule: {__type__: pathlib.Path.touch, __args__: [{__type__: pathlib.Path, __args__:"
+        f" [{trap}]}}]}}",
     )
     dag_bag(bundle)
     assert not trap.exists()
