@@ -143,7 +143,7 @@ def hidden(line: str) -> str:
     """A line of a file with secrets starred out, each character by one: positions in it stay what
     they are.
 
-    After a word such as `password` all is hidden: in a file that is broken, nobody knows where the
+    After a word such as `password` all is hidden: in a broken file there is no telling where the
     value ends.
     """
     for pattern in (_URL_LOGIN, _WEBHOOK, _REST):

@@ -48,7 +48,7 @@ def broken_dag(dag_id: str, file: str, problems: str, schedule: str | None = Non
             "tags": [BROKEN_TAG],
             "doc_md": (
                 f"{code(file)} cannot become a DAG until this is"
-                f" mended:\n\n{block(problems, 'text')}\n"
+                f" fixed:\n\n{block(problems, 'text')}\n"
             ),
             "default_args": {"retries": 0},
             "tasks": {

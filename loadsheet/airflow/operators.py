@@ -107,7 +107,7 @@ PROGRESS_EVERY_SECONDS = 10.0
 
 class StepOperator(BaseOperator):
     """Runs one step of the plan. `spec` is the pipeline file (absolute, or relative to its
-    project), `name` the table or transform. Both are data, never templates: whoever edits a spec
+    project), `name` the table or transform. Both are data, never templates: the author of a spec
     must not be able to make Airflow render it."""
 
     template_fields = ()

@@ -95,7 +95,7 @@ def _one(role: str, given: str | None, candidates: Iterable[str], known: Collect
 
 
 def _bucket(lake: str, others: Iterable[Pipeline]) -> str:
-    """The bucket that other pipelines use there, else one called like the connection."""
+    """The bucket that other pipelines use there, else the connection's id."""
     used = {pipeline.lake.bucket for pipeline in others if pipeline.lake.conn_id == lake}
     name = re.sub(r"[^a-z0-9]+", "-", lake.lower()).strip("-")
     return used.pop() if len(used) == 1 else name if len(name) >= 3 else f"{name}-lake"

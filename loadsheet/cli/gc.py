@@ -68,7 +68,7 @@ def gc(
 ) -> None:
     """Remove abandoned attempts and old loads from the lake, never what a retry or a rebuild needs.
 
-    With --sample, be rid of a sample.
+    With --sample, drop everything a sample run created.
     """
     age = _age(older_than)
     if sample and _given(ctx, "older_than", "keep"):
@@ -252,7 +252,7 @@ class Dropped:
     objects: int
     bytes: int
     kept: list[str]
-    """Why objects stay that are called like the sample's."""
+    """Why objects with the sample's names stay."""
 
     @property
     def document(self) -> dict[str, Any]:

@@ -27,7 +27,7 @@ _BEGIN = """\
 # `loadsheet check` reads this file, `loadsheet plan {name}` shows the steps, `loadsheet run {name}` runs them.
 version: 1
 pipeline: {quoted}
-schedule: null      # or five cron fields in UTC, or "@hourly", "@daily"; null: only when somebody starts it
+schedule: null      # or five cron fields in UTC, or "@hourly", "@daily"; null: only when triggered manually
 
 # Ids of connections (see connections/); this file never holds a password.
 source: {source}
@@ -82,7 +82,8 @@ def new(
     bucket: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Default: the other pipelines', or one called like the lake."
+            metavar="NAME",
+            help="Default: the bucket of the other pipelines, else the lake connection's id.",
         ),
     ] = None,
     dry_run: DryRun = False,

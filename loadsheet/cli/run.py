@@ -20,7 +20,7 @@ from loadsheet.plan.steps import Step, build_plan
 from loadsheet.project.folder import open_pipeline
 from loadsheet.spec.models import Pipeline
 
-_ANEW = "The same command begins anew"
+_ANEW = "The same command starts a new run"
 
 
 def run(
@@ -102,7 +102,7 @@ def run(
     else:
         report = _run_recorded(spec, request, connections, as_json, record)
         goes_on = report.failed and record.is_kept and not report.has_bugs
-        notes = [f"go on with it: loadsheet run {pipeline} --resume"] if goes_on else []
+        notes = [f"resume it: loadsheet run {pipeline} --resume"] if goes_on else []
     if as_json:
         print_json({"pipeline": spec.name, "run_id": request.run_id, "steps": report.documents()})
     else:
@@ -132,9 +132,7 @@ def _run_recorded(
             record.unchanged(step.name)
 
     record.begin(request)
-    way_on = (
-        f"loadsheet run {spec.name} --resume goes on with this run" if record.is_kept else _ANEW
-    )
+    way_on = f"loadsheet run {spec.name} --resume resumes this run" if record.is_kept else _ANEW
     report = _run(spec, request, connections, quiet, way_on, note)
     if not report.failed:
         record.end()
@@ -185,7 +183,7 @@ def _run(
 
 
 def _check_connections(spec: Pipeline, connections: Connections) -> None:
-    """A connection nobody defines is wrong input, to be told before the first step and not by it."""
+    """An undefined connection is wrong input, reported before the first step."""
     for conn_id in dict.fromkeys((spec.source.conn_id, spec.lake.conn_id, spec.warehouse.conn_id)):
         connections(conn_id)
 

@@ -47,7 +47,7 @@ class Connection:
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        """No message of this process shows the secrets, whoever makes it."""
+        """From now on, no message of this process shows the secrets."""
         hide(
             self.password,
             *secrets_in(self.extra),

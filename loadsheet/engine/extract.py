@@ -331,7 +331,7 @@ def read_and_store(
 
     Raises psycopg errors, those of the lake, and Corrupt when the stream of rows broke off.
     """
-    # what Arrow holds of a part, nobody should hold twice
+    # Arrow's copy of a part must not be held twice.
     readers = 1 if store.layout.format == "parquet" else READERS
     conditions = stream.split(source, described, readers) if rows.action == "replace" else ["TRUE"]
     contents, writers, jobs = [], [], []

@@ -83,8 +83,8 @@ def explained(
     """Turns what the step raises into a LoadsheetError with its place; its text holds no row data
     and no secret.
 
-    Trouble with a server becomes Unavailable when it may pass, else Refused. What nobody foresaw is
-    a bug: it leaves as it came, with a note of the place.
+    Trouble with a server becomes Unavailable when it may pass, else Refused. An unexpected
+    exception is a bug: it leaves as it came, with a note of the place.
     """
     place = _Place(step, pipeline, request.run_id)
     try:

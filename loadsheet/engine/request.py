@@ -7,7 +7,7 @@ The trigger form beats the Variable, the Variable beats the spec.
 
 `incremental: false` means a full extract and load: everywhere, in one pipeline, or only in the tables listed there.
 `accept_source: true`, everywhere or in one pipeline, lets runs go on although the source was failed over; it is to be
-taken out again, because as long as it stands nobody is told of the next time.
+taken out again, because as long as it is set, the next failover goes unreported.
 """
 
 from __future__ import annotations
@@ -242,7 +242,7 @@ def command_line_request(
         )
     interval = _interval(start, end)
     if sample is not None and (start or end):
-        raise InputError("--sample reads its tables anew each time: leave out --from and --to")
+        raise InputError("--sample reads its tables in full each time: leave out --from and --to")
     full: frozenset[str] | Literal["all"] = (
         (only or "all") if full_refresh or sample else frozenset()
     )

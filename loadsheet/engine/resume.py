@@ -80,20 +80,20 @@ class RunRecord:
 
     @property
     def is_kept(self) -> bool:
-        """Whether `--resume` would go on with this run: not where another one has begun since."""
+        """Whether `--resume` would resume this run: not where another one has started since."""
         found = self._read()
         return found is not None and found["request"].run_id == self._request.run_id
 
     def end(self) -> None:
-        """The run has ended well: there is nothing to go on with."""
+        """The run has succeeded: there is nothing to resume."""
         if self._file and self.is_kept:
             with contextlib.suppress(OSError):
                 self._file.unlink(missing_ok=True)
 
     def resumed(self) -> RunRequest:
-        """The request that goes on with the run that was stopped or has failed.
+        """The request that resumes the last stopped or failed run with its original options.
 
-        A table whose part of the spec was changed since is read anew. Raises InputError when there
+        A table whose part of the spec was changed since is read again. Raises InputError when there
         is no such run, or when its servers or schemas are others now.
         """
         found = self._read()

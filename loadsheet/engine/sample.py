@@ -106,7 +106,7 @@ def sampled_rows(session: Session, source: SourceTable, rows: Reading, sample: S
 
 
 def _has_at_most(session: Session, source: SourceTable, rows: int) -> bool:
-    """Counted: a table nobody has analysed is estimated at thousands of rows when it holds ten."""
+    """Counted: a table that was never analysed is estimated at thousands of rows when it holds ten."""
     first = f"SELECT FROM {source.relation.sql} LIMIT {rows + 1}"
     found = session.execute(f"SELECT count(*) <= {rows} FROM ({first}) first").fetchone()
     return bool(found and found[0])
@@ -151,7 +151,8 @@ def made(session: Session, pipeline: Pipeline) -> Made:
 def drop(session: Session, pipeline: Pipeline, relations: Made) -> list[str]:
     """Drop them all or none, then the sample's schemas that are empty; returns the names of those.
 
-    Raises psycopg.errors.DependentObjectsStillExist when somebody else's view reads one of them.
+    Raises psycopg.errors.DependentObjectsStillExist when a view outside the sample reads one of
+    them.
     """
     with session.transaction():
         _drop(session, "VIEW", (relation for relation, is_view in relations if is_view))

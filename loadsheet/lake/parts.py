@@ -36,7 +36,7 @@ _COMPRESSION = zstandard.ZstdCompressionParameters.from_level(
 )
 
 Progress = Callable[[int | None, int], None]
-"""Is told how many rows (None where nobody has counted them yet) and how many stored bytes are
+"""Is told how many rows (None where they are not counted yet) and how many stored bytes are
 done."""
 
 
@@ -92,7 +92,7 @@ class Layout:
     def encoder(self) -> Encoder:
         """A new part. Raises InputError where pyarrow is missing for Parquet."""
         if self.format == "parquet":
-            from loadsheet.lake import parquet  # it imports pyarrow, which nobody else needs
+            from loadsheet.lake import parquet  # it imports pyarrow, which no other format needs
 
             return parquet.Encoder(self.columns, self.key)
         if self.format == "binary":
@@ -125,7 +125,7 @@ class PartWriter:
 
     A part is stored when the next one begins, the last one by `finish`: a table of one part that
     turns out to be the same as last time is never written. `content` is fed all rows, where
-    somebody wants their hash.
+    the caller wants their hash.
     """
 
     def __init__(self, store: PartStore, content: hashlib._Hash | None = None):

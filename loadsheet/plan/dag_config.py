@@ -151,7 +151,7 @@ def _default_args(pipeline: Pipeline) -> dict[str, Any]:
 
 
 def _callbacks(notify: Notify) -> dict[str, Any]:
-    """Nothing runs after a task that went well unless somebody wants to hear of recoveries."""
+    """Nothing runs after a successful task unless the pipeline notifies of recoveries."""
     to = {"slack_conn_id": notify.slack_conn_id}
     callbacks: dict[str, Any] = {}
     if notify.events:

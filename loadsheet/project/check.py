@@ -42,9 +42,9 @@ def check_files(files: Sequence[Path], given: Path | None = None) -> list[Proble
 
 
 def unread(project: Path) -> list[Problem]:
-    """Files that look like pipelines of `project` and that nobody reads, because of their names."""
+    """Files that look like pipelines of `project` and are ignored because of their names."""
     files = sorted((project / PIPELINES).glob("*/pipeline.yaml"))
-    message, hint = "nobody reads this file: a pipeline's file is called pipeline.yml", "rename it"
+    message, hint = "ignored: pipeline files must be named pipeline.yml", "rename it"
     return [
         Problem(
             file=str(file),

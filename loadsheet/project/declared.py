@@ -29,7 +29,7 @@ _POOL_SECTIONS = ("tables", "transforms")
 
 
 def undeclared(project: File, files: Iterable[File]) -> list[Problem]:
-    """The connections and pools in `files` that nobody declares; and a declaration that cannot be
+    """The connections and pools in `files` that are not declared; and a declaration that cannot be
     read."""
     if not (project / "connections").is_dir():
         return []

@@ -86,8 +86,8 @@ class Cursor:
         )
 
     def newest_query(self) -> str:
-        """SQL for the highest value there is now, as text, whoever may still write below it; none
-        from the future."""
+        """SQL for the highest value there is now, as text, even if open transactions may still
+        write below it; none from the future."""
         return self._highest_query(self._settled(includes_today=True))
 
     def at(self, moment: str) -> str:

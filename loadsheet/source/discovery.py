@@ -80,7 +80,7 @@ class Found:
 
     @property
     def is_own_table(self) -> bool:
-        """Whether it is a table whose rows are read nowhere else, and somebody's own."""
+        """Whether it is a table whose rows are read nowhere else, and a user's own."""
         return self.kind in ("r", "p") and not self.part_of and not self.extension
 
 

@@ -160,7 +160,7 @@ def _refuse_infinite_intervals(
 def _refuse_foreign_text(
     source: Session, described: SourceTable, rows: str, warehouse: Session
 ) -> None:
-    """Text travels as UTF8: from SQL_ASCII come bytes that nobody looked at, and other encodings
+    """Text travels as UTF8: SQL_ASCII sends unchecked bytes, and other encodings
     lack characters."""
     mine, theirs = (
         session.info.parameter_status("server_encoding") or "" for session in (source, warehouse)

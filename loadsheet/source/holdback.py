@@ -2,8 +2,8 @@
 
 `max(cursor)` as the next watermark loses rows that commit late: 89 of 359 in the measured run, 0 with hold-back
 (docs/protocol.md). A transaction stamps its rows with its start time, or draws a sequence number,
-long before its rows can be seen; so whoever was open when the highest cursor was read may yet write
-below it.
+long before its rows can be seen; so a transaction that was open when the highest cursor was read
+may still write below it.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _GLANCES = 20
 # Extractions only read, so they hold nothing back; autovacuum and WAL senders write no rows of
 # ours. A transaction leaves this list for pg_prepared_xacts when it is prepared, so that one is
 # asked second. A backend fixes its transaction's now() first and shows itself a moment later: an
-# idle one that waits for nobody (it would wait for its client, ClientRead) may be in between. 11 of
-# 20,767 backends stopped at random were, and wrote below a value that had been read meanwhile;
-# since when can only be told by when it became idle.
+# idle one that waits for no other session (it would wait for its client, ClientRead) may be in
+# between. 11 of 20,767 backends stopped at random were, and wrote below a value that had been read
+# meanwhile; since when can only be told by when it became idle.
 _OPEN = """
 SELECT since::text, format('pid %%s (%%s, %%s)', pid, concat_ws(', ', usename, nullif(application_name, ''), state),
                            coalesce('open since ' || since, 'hides its transactions: track_activities is off')),
@@ -84,7 +84,7 @@ def sees(
 ) -> bool:
     """Whether open transactions can be seen here.
 
-    Raises Refused, with the exact remedy, where somebody may write below a value of `cursor`
+    Raises Refused, with the exact remedy, where another session may write below a value of `cursor`
     without being seen and that is `required`.
     """
     *sight, blocks = (

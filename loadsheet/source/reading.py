@@ -150,7 +150,8 @@ class _Window:
         return self._rows(action, watermark, ">", floor=watermark)
 
     def interval(self, request: RunRequest) -> Reading:
-        """Rows of the run's interval `[start, end)`, once nobody can still write into it."""
+        """Rows of the run's interval `[start, end)`, once no open transaction can still write into
+        it."""
         start, end = request.interval_start, request.interval_end
         if start is None or end is None:
             raise Refused(

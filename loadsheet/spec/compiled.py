@@ -10,8 +10,8 @@ file's, never the entry's. Files with errors have no entry.
 
 `LOADSHEET_CACHE` names the folder (empty: none); without it, `loadsheet` in the user's cache folder. Not in the
 project, which may be read-only and is replaced by every deploy; not in /tmp, where others could
-write. JSON and never pickle, and only in a folder that nobody else may write: whoever can change an
-entry must not gain anything by it.
+write. JSON and never pickle, and only in a folder that no other user may write: someone who can
+change an entry must not gain anything by it.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def compiled(path: Path, check: Callable[[Path], Found]) -> Found:
         _log.debug("%s: its check is in the cache", path)
         return _unpack(entry, path, content)
     found = check(path)
-    unchanged = content == _content(path)  # else somebody has edited the files meanwhile
+    unchanged = content == _content(path)  # else the files were edited meanwhile
     if (
         found.pipeline
         and unchanged

@@ -40,8 +40,7 @@ RULES: dict[str, Rule] = {
         "Keep one of the two.",
     ),
     "unknown-key": Rule(
-        "A key that nobody reads would be passed over in silence, and its setting would never take"
-        " effect.",
+        "An unknown key would be ignored silently, and its setting would never take effect.",
         "Write the key that was meant, where it belongs, or delete it.",
     ),
     "missing-key": Rule(
@@ -54,7 +53,7 @@ RULES: dict[str, Rule] = {
         "Write a value of the kind that the reference of keys names.",
     ),
     "duplicate-item": Rule(
-        "An entry that stands twice in a list is a slip: often another one was meant.",
+        "A duplicate entry in a list is a mistake: often another one was meant.",
         "Drop one, or write the other that was meant.",
     ),
     "connection-in-spec": Rule(
@@ -79,7 +78,7 @@ RULES: dict[str, Rule] = {
         " calendar.",
     ),
     "schema-clash": Rule(
-        "Tables that are written to a schema of somebody else replace what is there.",
+        "Tables written to a schema that belongs to another team replace what is there.",
         "Give staging tables and marts a schema of their own each.",
     ),
     "unsafe-mode": Rule(
@@ -126,7 +125,7 @@ RULES: dict[str, Rule] = {
         "Use one of the known parameters.",
     ),
     "unknown-table": Rule(
-        "A transform that reads a table nobody loads or builds fails at night, or reads what is"
+        "A transform that reads a table that no pipeline loads or builds fails at night, or reads what is"
         " long out of date.",
         "Mend the name, add the table to `tables`, or list it under `external` if it is made"
         " elsewhere.",

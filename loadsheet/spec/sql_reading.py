@@ -233,7 +233,7 @@ def is_made_elsewhere(pipeline: Pipeline, read: Read) -> bool:
 
 
 def what_is_wrong(pipeline: Pipeline, read: Read) -> tuple[str, str]:
-    """The message and the hint for a table that nobody loads, builds or declares."""
+    """The message and the hint for a table that is not loaded, built or declared."""
     schemas = pipeline.warehouse
     name = f"{read.schema}.{read.name}" if read.schema else read.name
     if read.schema == schemas.schema:

@@ -352,7 +352,7 @@ def read_document(path: FilePath, text: str | None = None) -> Document:
     """The file as located data, with `findings` for YAML that not every reader would understand
     alike.
 
-    `text` is what to read in its place. Raises SpecError when there is nothing to go on with: no readable file, no
+    `text` is what to read in its place. Raises SpecError when nothing can be read: no readable file, no
     YAML, or nothing in it.
     """
     node, refused = compose(read_text(path) if text is None else text)
@@ -405,7 +405,7 @@ def _mapping(document: Document, node: yaml.MappingNode, path: KeyPath) -> dict[
             continue
         here = (*path, key)
         if key in data:
-            message = f"this key stands twice, first on line {document.keys[here][0]}"
+            message = f"duplicate key, first used on line {document.keys[here][0]}"
             document.findings.append(
                 Finding(
                     "duplicate-key", path=here, message=message, hint="keep one of the two", at=at

@@ -47,7 +47,7 @@ def copy_in(
 ) -> str:
     """COPY of one part into a table. From PostgreSQL 15 on the csv header must match the columns.
 
-    `freeze` is for a table made in the same transaction: nobody need visit its rows again to find them committed, and
+    `freeze` is for a table made in the same transaction: no session has to visit its rows again to find them committed, and
     a reader with an older snapshot, to whom such a table would look empty, sees them.
     """
     header = (

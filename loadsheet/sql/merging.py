@@ -95,7 +95,7 @@ class Merge:
         return self._update(f"s.{PLACE} IS NOT NULL AND t.ctid = s.{PLACE}")
 
     def update_moved(self) -> str:
-        """UPDATE of those that are there no longer, because somebody else has written them in the
+        """UPDATE of those that are there no longer, because another session has written them in the
         meantime."""
         return self._update(self._to_update(self._kept))
 
@@ -132,8 +132,8 @@ class Merge:
         )
 
     def _new(self, name: str, value: str) -> str:
-        """Set to its own copy, a long value would be written anew; set to itself, it stays where it
-        is."""
+        """Set to its own copy, a long value would be written again; set to itself, it stays where
+        it is."""
         if name not in self.long:
             return value
         return (

@@ -98,7 +98,7 @@ class Column:
     """Read as `CAST(column AS type)` because the source's own type does not land."""
     exact_in_binary: bool = True
     labels: tuple[str, ...] = ()
-    """Of an enum: one that is renamed changes rows that nobody has written."""
+    """Of an enum: a renamed label changes rows without writing them."""
 
 
 def landing(

@@ -130,7 +130,7 @@ def _path(
     where none can."""
     wished: dict[int, int] = {}
     asking = [row]
-    # grows while it is walked: whoever has a place that is wished for may have another
+    # It grows while it is walked: the holder of a wanted place may take another one.
     for asker in asking:
         for place in fits[asker]:
             if place in wished:

@@ -276,7 +276,7 @@ def _reader(texts: list[str]) -> Callable[[str], Any]:
 
 
 def marts(pipeline: Pipeline) -> list[str]:
-    """What transforms build, as `schema.table`; of a script nobody knows."""
+    """What transforms build, as `schema.table`; unknown for a script."""
     schema = pipeline.warehouse.mart_schema
     return [
         f"{schema}.{transform.name}"

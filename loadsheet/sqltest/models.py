@@ -59,7 +59,7 @@ def needed(pipeline: Pipeline, case: Case) -> list[Transform]:
     wanted = {name for step in case.steps for name in step.expect}
     scripts = {t.name for t in pipeline.transforms if t.materialized == "script"}
     built = {f"{mart}.{name}" for name in inputs} - {f"{mart}.{name}" for name in scripts}
-    # Which script makes a table nobody can tell, so all of them run.
+    # There is no way to tell which script creates a table, so all of them run.
     names = scripts if wanted - built else set()
     for name in reversed(inputs):
         if f"{mart}.{name}" in wanted or any(name in inputs[reader].transforms for reader in names):

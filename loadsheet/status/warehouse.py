@@ -28,7 +28,7 @@ from loadsheet.warehouse import ledger, mart
 # Counting so many pages (8 MB) takes some 20 ms.
 _COUNTED_PAGES = 1_000
 _QUERY_TIMEOUT = "5s"
-# A table that somebody has locked for longer has its rows unknown; the next one is not to wait as
+# The rows of a table that is locked for longer are unknown; the next one must not wait as
 # well.
 _LONGEST_LOCK = "1s"
 _WATERMARKS = (
@@ -160,7 +160,7 @@ def _table(
         target=last.target if last else str(target),
         rows=rows_in(session, target),
         last=last,
-        # No run will ever mend what has left the spec.
+        # No run will ever repair what has left the spec.
         failure=_open(known, "table", name) if in_spec else None,
         in_spec=in_spec,
         watermark=mark.value,

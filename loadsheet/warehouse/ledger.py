@@ -36,7 +36,7 @@ class Effect:
 
     def __str__(self) -> str:
         if self.replaced:
-            return f"{self.inserted:,} rows, built anew"
+            return f"{self.inserted:,} rows, rebuilt"
         return f"{self.inserted:,} inserted, {self.updated:,} updated, {self.deleted:,} deleted"
 
 

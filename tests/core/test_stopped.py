@@ -111,12 +111,12 @@ def test_a_full_refresh_goes_on_where_it_failed(shop: Project) -> None:
     shop.succeed()
     failed = cli(shop, "run", "shop", "--full-refresh", point="transform.built:raise")
     assert failed.exit_code == 1
-    assert failed.stdout.splitlines()[-1] == "go on with it: loadsheet run shop --resume"
+    assert failed.stdout.splitlines()[-1] == "resume it: loadsheet run shop --resume"
     before = loads(shop, "customer"), loads(shop, "country")
     shop.in_source("UPDATE customer SET name = 'later', at = clock_timestamp() WHERE id = 1")
     steps = resumed(shop)
     assert steps["extract.extract_customer"]["message"] == "loaded before the run was stopped"
-    assert steps["transform.transform_names"]["message"] == "100 rows, built anew (full refresh)"
+    assert steps["transform.transform_names"]["message"] == "100 rows, rebuilt (full refresh)"
     assert (loads(shop, "customer"), loads(shop, "country")) == before
     shop.succeed()  # what came later is not lost: the watermark is below it
     assert shop.differences("customer") == 0

@@ -145,8 +145,8 @@ def test_a_pipeline_that_nobody_reads_because_of_its_name_is_a_problem(
     result = cli("check")
     assert result.code == 2
     assert (
-        "pipelines/zoo/pipeline.yaml:1:1 nobody reads this file: a pipeline's file is called"
-        " pipeline.yml" in result.out
+        "pipelines/zoo/pipeline.yaml:1:1 ignored: pipeline files must be named pipeline.yml"
+        in result.out
     )
     assert cli("check", "pipelines/shop").code == 0
     misnamed.rename(project / "pipelines/zoo/draft.yaml")
