@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 CHECKING = (".", "spec", "spec/rules", "sql")
 """The folders that hold every module a check imports. A test compares them with what a check really
 imports."""
-LIBRARIES = ("PyYAML", "jsonschema", "sqlglot")
+LIBRARIES = ("PyYAML", "croniter", "jsonschema", "sqlglot")
 MOST_BYTES = 16 * MAX_BYTES
 """Of a pipeline's files together, twice in memory: files that no transform names are read for the
 key, too."""
