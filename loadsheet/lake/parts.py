@@ -101,18 +101,20 @@ class Layout:
 
 
 class PartStore:
-    """Where the writers of one attempt store their parts. `begin` is asked for the prefix before
-    the first."""
+    """Where the writers of one attempt store their parts. `prefix` is called before each part, the
+    first time before anything is stored."""
 
-    def __init__(self, lake: Lake, begin: Callable[[], str], layout: Layout, progress: Progress):
+    def __init__(self, lake: Lake, prefix: Callable[[], str], layout: Layout, progress: Progress):
         return_large_blocks()
-        self._lake, self._begin, self.layout = lake, begin, layout
+        self._lake = lake
+        self._prefix = prefix
+        self.layout = layout
         self._progress, self._numbers = progress, count()
         self._sizes: list[int] = []
 
     def put(self, data: bytes) -> Part:
         """Store one part."""
-        name = f"{self._begin()}/part-{next(self._numbers):05d}.{_SUFFIXES[self.layout.format]}"
+        name = f"{self._prefix()}/part-{next(self._numbers):05d}.{_SUFFIXES[self.layout.format]}"
         self._lake.put(name, data)
         reach("extract.part_stored")
         self._sizes.append(len(data))
