@@ -255,7 +255,7 @@ def test_a_frozen_table_refuses_every_change_of_its_columns(
 
 def frozen(change: Change) -> str:
     """A frozen table says that it is, unless the extraction has found another reason before."""
-    by_the_extraction = ("cursor", "has no", "dropped and made anew", "has a column")
+    by_the_extraction = ("cursor", "has no", "dropped and recreated", "has a column")
     if not change.frozen or any(word in change.refused for word in by_the_extraction):
         return change.refused
     return "schema_contract.columns is freeze"
