@@ -60,7 +60,7 @@ def extract(
     if rows.action == "append" and table.mode is None:
         held += "; appended, because there is no primary key to merge by"
     if manifest is None:
-        ledger.settle(warehouse, pipeline.name, "table", table.name)
+        ledger.clear_failure(warehouse, pipeline.name, "table", table.name)
         return skipped(
             f"nothing new since {rows.lower}{held}" if rows.lower else f"nothing new{held}"
         )
@@ -103,7 +103,7 @@ class _Attempt:
         self.target = Relation(pipeline.warehouse.schema, table.name)
         self.started = time.monotonic()
         ledger.ensure(warehouse)
-        self.seen: Scope = fence.observe(warehouse, pipeline.name, table.name)
+        self.seen: Scope = fence.read_scope(warehouse, pipeline.name, table.name)
         # Asked once, with the scope: what is read, and whether it is all there is, must rest on the
         # same answer.
         self.is_first = (
@@ -129,7 +129,7 @@ class _Attempt:
 
     def _take_fence(self) -> None:
         with self.warehouse.transaction():
-            self.fence = fence.acquire(
+            self.fence = fence.take_fence(
                 self.warehouse, self.pipeline.name, self.table.name, self.target, self.seen
             )
             self.load_id = ledger.next_load_id(
@@ -197,7 +197,7 @@ class _Attempt:
         name, stored = f"{self.begin()}/{FILE_NAME}", manifest.to_json()
         self.lake.put(name, stored)
         reach("extract.manifest_stored")
-        fence.seal(self.warehouse, manifest, name, hashlib.sha256(stored).hexdigest())
+        fence.seal_attempt(self.warehouse, manifest, name, hashlib.sha256(stored).hexdigest())
         reach("extract.sealed")
 
     def _nothing_new(self, stored: Stored) -> bool:
