@@ -18,9 +18,7 @@ from loadsheet.warehouse.ledger import Effect
 # two to three times as long, because it assumes that their pages are scattered over a disk. Up to
 # an eighth of the rows are looked up by index (docs/performance-merging.md).
 _FORCE_INDEX_LOOKUP = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
-_RESET_INDEX_LOOKUP = (
-    "SET LOCAL enable_hashjoin TO DEFAULT; SET LOCAL enable_mergejoin TO DEFAULT"
-)
+_RESET_INDEX_LOOKUP = "SET LOCAL enable_hashjoin TO DEFAULT; SET LOCAL enable_mergejoin TO DEFAULT"
 
 # Enough for the plans of the transforms that follow: 9,000 rows instead of 30,000, a third of the
 # time. Autovacuum looks more closely when rows have changed.
@@ -67,10 +65,11 @@ def difference(
     _analyze_key(session, fresh, key)
     deleted = session.execute(merging.delete_gone(target.sql, fresh.sql, key)).rowcount
     reach("difference.deleted")
-    if key:
-        written = merge(session, fresh, target, key, load_no)
-    else:
-        written = append(session, fresh, target, load_no)
+    written = (
+        merge(session, fresh, target, key, load_no)
+        if key
+        else append(session, fresh, target, load_no)
+    )
     session.execute(f"DROP TABLE {fresh.sql}")
     return Effect(inserted=written.inserted, updated=written.updated, deleted=deleted)
 
@@ -149,9 +148,7 @@ def one_row_per_key(
 
 def incomplete_key_message(rows: int, key: tuple[str, ...]) -> str:
     """The refusal of rows that have NULL in their key."""
-    return (
-        f"{rows:,} rows have no complete key ({', '.join(key)}): choose a key that is never NULL"
-    )
+    return f"{rows:,} rows have no complete key ({', '.join(key)}): choose a key that is never NULL"
 
 
 def duplicate_key_message(key: tuple[str, ...]) -> str:

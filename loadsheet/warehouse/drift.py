@@ -129,9 +129,7 @@ def _find_renames(
     # The target may still hold a dropped column of the new name. Giving up one rename can block
     # another whose new name it would have freed, so repeat until none is blocked.
     while True:
-        blocked = [
-            old for old, new in renamed.items() if new in existing and new not in renamed
-        ]
+        blocked = [old for old, new in renamed.items() if new in existing and new not in renamed]
         if not blocked:
             return renamed
         for old in blocked:

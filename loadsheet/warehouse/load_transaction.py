@@ -149,9 +149,7 @@ class _LoadTransaction:
                 "re-run the extract step"
             )
         scope = fence.read_scope(session, manifest.pipeline, manifest.table)
-        self.drift = drift.compare_columns(
-            manifest.columns, manifest.source_oid, existing, scope
-        )
+        self.drift = drift.compare_columns(manifest.columns, manifest.source_oid, existing, scope)
         if existing and table.schema_contract == "freeze":
             drift.refuse_if_frozen(target, self.drift)
 

@@ -110,7 +110,8 @@ def test_after_a_run_a_plan_says_that_nothing_would_change_until_something_does(
     assert steps["transform.transform_names"]["does"] == "built: new rows in customer"
     shop.in_source("UPDATE country SET name = 'Norge' WHERE code = 'no'")
     assert (
-        plan(shop)["steps"]["load.load_country"]["does"] == "built beside the old table and swapped"
+        plan(shop)["steps"]["load.load_country"]["does"]
+        == "built next to the old table and swapped in"
     )
     assert (shop.in_warehouse("SELECT * FROM loadsheet.scope"), shop.objects()) == written
 
@@ -185,7 +186,7 @@ def test_a_cursor_without_index_order_or_value_is_explained(shop: Project) -> No
     notes = found(plan(shop), "extract.extract_log", "note")
     assert any("no index begins with cursor at" in note for note in notes)
     assert any("at may be NULL; no row is" in note for note in notes)
-    assert any("do not lie in the order of at (correlation" in note for note in notes)
+    assert any("are not stored in the order of at (correlation" in note for note in notes)
     shop.in_source("INSERT INTO log VALUES (0, NULL)")
     assert "1 rows have no at" in found(plan(shop, code=1), "extract.extract_log")[0]
     shop.in_source(
@@ -353,7 +354,7 @@ def test_what_a_diff_foretells_is_what_the_next_run_does(project: Project) -> No
         for r in results.values()
         if isinstance(r.result, Outcome)
         and r.step.kind == "load"
-        and "built anew" in r.result.message
+        and "built in full" in r.result.message
     }
     assert kinds.keys() == EDITS.keys() - {"same"}
     assert {table for table, found in kinds.items() if "stops" in found} == failed

@@ -116,7 +116,7 @@ def test_a_full_refresh_goes_on_where_it_failed(shop: Project) -> None:
     shop.in_source("UPDATE customer SET name = 'later', at = clock_timestamp() WHERE id = 1")
     steps = resumed(shop)
     assert steps["extract.extract_customer"]["message"] == "loaded before the run was stopped"
-    assert steps["transform.transform_names"]["message"] == "100 rows, built anew (full refresh)"
+    assert steps["transform.transform_names"]["message"] == "100 rows, built in full (full refresh)"
     assert (loads(shop, "customer"), loads(shop, "country")) == before
     shop.succeed()  # what came later is not lost: the watermark is below it
     assert shop.differences("customer") == 0

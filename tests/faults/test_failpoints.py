@@ -163,7 +163,9 @@ def test_the_same_crash_doubles_rows_where_the_watermark_moves_in_a_transaction_
         reach("load.advanced")
         advance(session, manifest, load_no)
 
-    verdict = crashed_without_the_mechanism(shop, monkeypatch, "load.advanced", "advance_watermark", apart)
+    verdict = crashed_without_the_mechanism(
+        shop, monkeypatch, "load.advanced", "advance_watermark", apart
+    )
     assert verdict.doubled == ROWS["appended"] and not verdict.lost
     tally("raise at a named point of the protocol").control(
         f"doubled {verdict.doubled} of {verdict.rows} rows"
@@ -177,7 +179,9 @@ def test_the_same_crash_loses_rows_where_the_watermark_moves_before_the_rows(
         fence.advance_watermark(session, manifest, 0)
         session.execute("COMMIT; BEGIN")
 
-    verdict = crashed_without_the_mechanism(shop, monkeypatch, "load.recorded", "check_fence", early)
+    verdict = crashed_without_the_mechanism(
+        shop, monkeypatch, "load.recorded", "check_fence", early
+    )
     assert verdict.lost == ROWS["appended"] and not verdict.doubled
     tally("raise at a named point of the protocol").control(
         f"lost {verdict.lost} of {verdict.rows} rows"
