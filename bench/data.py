@@ -39,18 +39,20 @@ FLIGHTS = (
     Table(name="aircrafts_data", key=("aircraft_code",)),
 )
 
-_COMMON = "now() - interval '1 day' AS created_at, now() - interval '1 day' + i * interval '1 millisecond' AS updated_at"
+_COMMON = (
+    "now() - interval '1 day' AS created_at, now() - interval '1 day' + i * interval '1"
+    " millisecond' AS updated_at"
+)
 _SHAPES = {
     # 10 M rows of about 100 bytes, like an orders table.
     "large": (
-        "SELECT i AS id, lpad(i::text, 13, '0') AS ticket_no, (i * 7919 % 65664)::int AS flight_id, "
-        "(ARRAY['Economy','Comfort','Business'])[1 + i % 3] AS fare, ((i * 31) % 1000000)::numeric(10,2) AS amount, "
-        f"md5(i::text) AS note, {_COMMON} FROM generate_series(1::bigint, {{rows}}) i"
+        "SELECT i AS id, lpad(i::text, 13, '0') AS ticket_no, (i * 7919 % 65664)::int AS"
+        " flight_id, (ARRAY['Economy','Comfort','Business'])[1 + i % 3] AS fare, ((i * 31) %"
+        f" 1000000)::numeric(10,2) AS amount, md5(i::text) AS note, {_COMMON} FROM"
+        " generate_series(1::bigint, {rows}) i"
     ),
     # 200 columns of five types.
-    "wide": (
-        "SELECT i AS id, {columns}, " + _COMMON + " FROM generate_series(1::bigint, {rows}) i"
-    ),
+    "wide": "SELECT i AS id, {columns}, " + _COMMON + " FROM generate_series(1::bigint, {rows}) i",
     # Cells of about 100 kB of jsonb, which the server keeps compressed and out of line.
     "cells": (
         "SELECT i AS id, (SELECT jsonb_object_agg('key' || n, md5((i * 1000 + n)::text)) "
@@ -127,7 +129,10 @@ def touch(source: Source, share: float, recent: bool = False) -> None:
 
 
 _SPREAD = (
-    "ctid = ANY (ARRAY(SELECT ctid FROM (SELECT ctid, row_number() OVER () AS n FROM {name}) numbered "
-    "WHERE n % {step} = 0))"
+    "ctid = ANY (ARRAY(SELECT ctid FROM (SELECT ctid, row_number() OVER () AS n FROM {name})"
+    " numbered WHERE n % {step} = 0))"
 )
-_RECENT = "ctid = ANY (ARRAY(SELECT ctid FROM {name} ORDER BY ctid DESC LIMIT (SELECT count(*) * {share} FROM {name})))"
+_RECENT = (
+    "ctid = ANY (ARRAY(SELECT ctid FROM {name} ORDER BY ctid DESC LIMIT (SELECT count(*) * {share}"
+    " FROM {name})))"
+)

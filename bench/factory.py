@@ -26,7 +26,10 @@ FLIGHTS = REPO / "pipelines" / "flights"
 LEFT_OUT = ("fct_boarding_pass", "fct_booking_ticket", "fct_seat_occupied_daily")
 OURS, HAND, TUNED = "Loadsheet", "by hand", "by hand, tuned"
 NOTES = {
-    TUNED: "its trigger form is given to the DAG after the tasks, so that Airflow does not copy it into each",
+    TUNED: (
+        "its trigger form is given to the DAG after the tasks, so that Airflow does not copy it"
+        " into each"
+    ),
 }
 
 

@@ -93,4 +93,7 @@ def _start(text: str | None) -> str:
     if text is None:
         return "None"
     day = datetime.fromisoformat(text)
-    return f"pendulum.datetime({day.year}, {day.month}, {day.day}, {day.hour}, {day.minute}, {day.second}, tz='UTC')"
+    return (
+        f"pendulum.datetime({day.year}, {day.month}, {day.day}, {day.hour}, {day.minute},"
+        f" {day.second}, tz='UTC')"
+    )

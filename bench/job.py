@@ -94,7 +94,10 @@ def ours(wire: str = "auto", one_reader: bool = False, **tasks: Any) -> Contende
     return Contender(name, command, f"loadsheet run, through the lake, format {wire}{more}")
 
 
-_ONE_READER = "from loadsheet.engine import extract; extract.READERS = 1; from loadsheet.cli.main import main; main()"
+_ONE_READER = (
+    "from loadsheet.engine import extract; extract.READERS = 1; from loadsheet.cli.main import"
+    " main; main()"
+)
 
 # By name: the script, its options, and columns it carries wrongly (a point becomes the text `{{x y}
 # true}`).

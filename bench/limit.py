@@ -21,9 +21,9 @@ from loadsheet.sqltest.embedded import postgres_install
 
 _PSQL = str(postgres_install(16) / "bin" / "psql")
 _COLUMNS = (
-    "SELECT string_agg(quote_ident(attname) || ' ' || format_type(atttypid, atttypmod), ', ' ORDER BY attnum), "
-    "string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM pg_attribute "
-    "WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped"
+    "SELECT string_agg(quote_ident(attname) || ' ' || format_type(atttypid, atttypmod), ', ' ORDER"
+    " BY attnum), string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM pg_attribute WHERE"
+    " attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped"
 )
 
 

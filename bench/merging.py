@@ -32,9 +32,12 @@ SHAPES: dict[str, tuple[Rows, str, str]] = {
             ("ticket_no", "flight_id", "fare", "amount", "created_at", "updated_at"),
             ("amount",),
         ),
-        "lpad((i / 3)::text, 13, '0') AS ticket_no, i % 33553 * 3 + i % 3 AS flight_id, 'Economy' AS fare, "
-        "(i % 9000 + 1000)::numeric(10, 2) AS amount, timestamptz '2026-01-01' + i * interval '1 s' AS created_at, "
-        "timestamptz '2026-01-01' + i * interval '1 s' AS updated_at",
+        (
+            "lpad((i / 3)::text, 13, '0') AS ticket_no, i % 33553 * 3 + i % 3 AS flight_id,"
+            " 'Economy' AS fare, (i % 9000 + 1000)::numeric(10, 2) AS amount, timestamptz"
+            " '2026-01-01' + i * interval '1 s' AS created_at, timestamptz '2026-01-01' + i *"
+            " interval '1 s' AS updated_at"
+        ),
         "amount = amount + 1, updated_at = timestamptz '2026-06-01'",
     ),
     "wide": (
@@ -59,8 +62,10 @@ SHAPES: dict[str, tuple[Rows, str, str]] = {
     ),
     "docs": (  # 1 to 10 kB that do not compress much: most of them are TOASTed
         Rows(("id",), ("id", "doc", "updated_at"), ("doc",)),
-        "i::bigint AS id, (SELECT jsonb_agg(md5((i * 400 + n)::text)) FROM generate_series(1, 28 + i % 256) n) AS doc, "
-        "timestamptz '2026-01-01' AS updated_at",
+        (
+            "i::bigint AS id, (SELECT jsonb_agg(md5((i * 400 + n)::text)) FROM generate_series(1,"
+            " 28 + i % 256) n) AS doc, timestamptz '2026-01-01' AS updated_at"
+        ),
         "updated_at = timestamptz '2026-06-01'",
     ),
 }
@@ -116,7 +121,8 @@ def _make_target(server: PostgresServer, shape: str, rows: int) -> None:
     with _session(server, "base") as session:
         kind, select, _ = SHAPES[shape]
         session.execute(
-            f"CREATE TABLE target AS SELECT {select}, 1::bigint AS _load_id FROM generate_series(1, {rows}) i"
+            f"CREATE TABLE target AS SELECT {select}, 1::bigint AS _load_id FROM generate_series(1,"
+            f" {rows}) i"
         )
         session.execute(f"ALTER TABLE target ADD PRIMARY KEY ({', '.join(kind.key)})")
         session.execute("VACUUM (FREEZE, ANALYZE) target")
@@ -136,7 +142,8 @@ def _make_case(server: PostgresServer, shape: str, rows: int, case: str) -> tupl
         again = f"({HASH.format(f'(0, {key})')} & 1048575) / 1048576.0"
         updated = session.execute(f"UPDATE batch SET {update} WHERE {again} < {changed}").rowcount
         inserted = session.execute(
-            f"INSERT INTO batch SELECT {select} FROM generate_series({rows + 1}, {rows + round(rows * new)}) i"
+            f"INSERT INTO batch SELECT {select} FROM generate_series({rows + 1},"
+            f" {rows + round(rows * new)}) i"
         ).rowcount
         session.execute("VACUUM (FULL, FREEZE) batch")
     return inserted, updated
@@ -201,9 +208,9 @@ def _check(
     names = ", ".join(rows.columns)
     written = f"SELECT {names} FROM target WHERE _load_id = {LOAD_NO}"
     found = session.execute(
-        f"SELECT (SELECT count(*) FROM target), (SELECT count(*) FROM ({written}) x), "
-        f"(SELECT count(*) FROM (SELECT {names} FROM batch EXCEPT ALL SELECT {names} FROM target) x), "
-        f"(SELECT count(*) FROM ({written} EXCEPT ALL SELECT {names} FROM batch) x)"
+        f"SELECT (SELECT count(*) FROM target), (SELECT count(*) FROM ({written}) x), (SELECT"
+        f" count(*) FROM (SELECT {names} FROM batch EXCEPT ALL SELECT {names} FROM target) x),"
+        f" (SELECT count(*) FROM ({written} EXCEPT ALL SELECT {names} FROM batch) x)"
     ).fetchone()
     assert found == (before + expected[0], sum(expected), 0, 0), found
 

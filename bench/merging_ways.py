@@ -51,12 +51,18 @@ class Rows:
 
     def distinct(self, source: str = "s") -> str:
         """The condition that the values differ, by each type's own equality."""
-        return f"({idents(self.columns, 't.')}) IS DISTINCT FROM ({idents(self.columns, f'{source}.')})"
+        return (
+            f"({idents(self.columns, 't.')}) IS DISTINCT FROM"
+            f" ({idents(self.columns, f'{source}.')})"
+        )
 
     def insert(self, rows: str) -> str:
         """INSERT of what `rows` (the rest of a SELECT, its table named s) holds."""
         names = idents(self.columns)
-        return f"INSERT INTO target AS t ({names}, _load_id) SELECT {idents(self.columns, 's.')}, {LOAD_NO} FROM {rows}"
+        return (
+            f"INSERT INTO target AS t ({names}, _load_id) SELECT {idents(self.columns, 's.')},"
+            f" {LOAD_NO} FROM {rows}"
+        )
 
 
 def _upsert(session: Session, rows: Rows, differs: str) -> Counts:
@@ -76,7 +82,8 @@ def _merge(session: Session, rows: Rows, differs: str) -> Counts:
 
 def _update_insert(session: Session, rows: Rows, differs: str) -> Counts:
     updated = session.execute(
-        f"UPDATE target t SET {rows.settings()} FROM incoming s WHERE {rows.same_key()} AND {differs}"
+        f"UPDATE target t SET {rows.settings()} FROM incoming s WHERE {rows.same_key()} AND"
+        f" {differs}"
     ).rowcount
     missing = f"incoming s WHERE NOT EXISTS (SELECT FROM target t WHERE {rows.same_key()})"
     return session.execute(rows.insert(missing)).rowcount, updated
@@ -85,7 +92,7 @@ def _update_insert(session: Session, rows: Rows, differs: str) -> Counts:
 def _filter_rows(session: Session, rows: Rows, differs: str, at: str) -> Counts:
     """One pass that keeps whole rows that are new or differ; `at` joins them to the target again."""
     found = session.execute(
-        f"CREATE TEMP TABLE changed ON COMMIT DROP AS SELECT s.*, t.ctid AS at FROM incoming s "
+        "CREATE TEMP TABLE changed ON COMMIT DROP AS SELECT s.*, t.ctid AS at FROM incoming s "
         f"LEFT JOIN target t ON {rows.same_key()} WHERE t.ctid IS NULL OR {differs}"
     ).rowcount
     if not found:
@@ -103,8 +110,8 @@ def _filter_rows(session: Session, rows: Rows, differs: str, at: str) -> Counts:
 def _filter_ids(session: Session, rows: Rows, differs: str, at: str) -> Counts:
     """The same, but it keeps only where the rows are."""
     found = session.execute(
-        f"CREATE TEMP TABLE changed ON COMMIT DROP AS SELECT s.ctid AS mine, t.ctid AS at FROM incoming s "
-        f"LEFT JOIN target t ON {rows.same_key()} WHERE t.ctid IS NULL OR {differs}"
+        "CREATE TEMP TABLE changed ON COMMIT DROP AS SELECT s.ctid AS mine, t.ctid AS at FROM"
+        f" incoming s LEFT JOIN target t ON {rows.same_key()} WHERE t.ctid IS NULL OR {differs}"
     ).rowcount
     if not found:
         return 0, 0
@@ -119,11 +126,11 @@ def _filter_ids(session: Session, rows: Rows, differs: str, at: str) -> Counts:
 def _one_statement(session: Session, rows: Rows) -> Counts:
     """The pre-filter, the UPDATE and the INSERT as one statement of three."""
     row = session.execute(
-        f"WITH changed AS MATERIALIZED (SELECT s.*, t.ctid AS at FROM incoming s LEFT JOIN target t "
-        f"ON {rows.same_key()} WHERE t.ctid IS NULL OR {rows.image()}), "
-        f"updated AS (UPDATE target t SET {rows.settings()} FROM changed s WHERE t.ctid = s.at RETURNING 1), "
-        f"inserted AS ({rows.insert('changed s WHERE at IS NULL')} RETURNING 1) "
-        "SELECT (SELECT count(*) FROM inserted), (SELECT count(*) FROM updated)"
+        "WITH changed AS MATERIALIZED (SELECT s.*, t.ctid AS at FROM incoming s LEFT JOIN target t"
+        f" ON {rows.same_key()} WHERE t.ctid IS NULL OR {rows.image()}), updated AS (UPDATE target"
+        f" t SET {rows.settings()} FROM changed s WHERE t.ctid = s.at RETURNING 1), inserted AS"
+        f" ({rows.insert('changed s WHERE at IS NULL')} RETURNING 1) SELECT (SELECT count(*) FROM"
+        " inserted), (SELECT count(*) FROM updated)"
     ).fetchone()
     assert row
     return row[0], row[1]

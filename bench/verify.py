@@ -37,6 +37,9 @@ def _difference(job: Job, table: Table, broken: frozenset[str]) -> str:
 def _content(dsn: str, table: str, names: list[str]) -> tuple[int, str]:
     row = ", ".join(f"{name}::text" for name in names)
     # A sum does not depend on the order of rows; as text, every type has a hash.
-    query = f"SELECT count(*), coalesce(sum(hashtextextended(ROW({row})::text, 0)), 0)::text FROM {table}"
+    query = (
+        f"SELECT count(*), coalesce(sum(hashtextextended(ROW({row})::text, 0)), 0)::text FROM"
+        f" {table}"
+    )
     count, checksum = ask(f"{dsn}?options=-c%20TimeZone%3DUTC", query)[0]
     return count, checksum

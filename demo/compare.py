@@ -22,28 +22,42 @@ _DIFFERENCE = """
            (SELECT count(*) FROM (SELECT {row} FROM {staging} EXCEPT ALL SELECT line FROM source) extra),
            (SELECT count(*) FROM source)"""
 RECONCILE = {
-    "every aircraft, airport and seat is in its dimension": """
+    "every aircraft, airport and seat is in its dimension": (
+        """
         SELECT (SELECT count(*) FROM mart.dim_aircrafts) = (SELECT count(*) FROM staging.aircrafts_data)
            AND (SELECT count(*) FROM mart.dim_airport) = (SELECT count(*) FROM staging.airports_data)
-           AND (SELECT count(*) FROM mart.dim_seat) = (SELECT count(*) FROM staging.seats)""",
-    "dim_passenger has each passenger once": """
+           AND (SELECT count(*) FROM mart.dim_seat) = (SELECT count(*) FROM staging.seats)"""
+    ),
+    "dim_passenger has each passenger once": (
+        """
         SELECT (SELECT count(*) FROM mart.dim_passenger)
-             = (SELECT count(DISTINCT passenger_id) FROM staging.tickets)""",
-    "dim_airport has the current names": """
+             = (SELECT count(DISTINCT passenger_id) FROM staging.tickets)"""
+    ),
+    "dim_airport has the current names": (
+        """
         SELECT NOT EXISTS (SELECT FROM mart.dim_airport JOIN staging.airports_data ON airport_code = airport_nk
-                           WHERE dim_airport.airport_name IS DISTINCT FROM airports_data.airport_name ->> 'en')""",
-    "fct_booking_ticket has every ticket on a flight, and the same revenue": """
+                           WHERE dim_airport.airport_name IS DISTINCT FROM airports_data.airport_name ->> 'en')"""
+    ),
+    "fct_booking_ticket has every ticket on a flight, and the same revenue": (
+        """
         SELECT (SELECT (count(*), sum(amount)) FROM mart.fct_booking_ticket)
-             = (SELECT (count(*), sum(amount)) FROM staging.ticket_flights)""",
-    "fct_boarding_pass has every boarding pass": """
-        SELECT (SELECT count(*) FROM mart.fct_boarding_pass) = (SELECT count(*) FROM staging.boarding_passes)""",
-    "fct_flight_activity has every flight with its current status": """
+             = (SELECT (count(*), sum(amount)) FROM staging.ticket_flights)"""
+    ),
+    "fct_boarding_pass has every boarding pass": (
+        """
+        SELECT (SELECT count(*) FROM mart.fct_boarding_pass) = (SELECT count(*) FROM staging.boarding_passes)"""
+    ),
+    "fct_flight_activity has every flight with its current status": (
+        """
         SELECT NOT EXISTS (SELECT FROM mart.fct_flight_activity fact FULL JOIN staging.flights ON flight_id = flight_nk
-                           WHERE fact.status IS DISTINCT FROM flights.status)""",
-    "fct_seat_occupied_daily has every arrived flight, and its seats add up": """
+                           WHERE fact.status IS DISTINCT FROM flights.status)"""
+    ),
+    "fct_seat_occupied_daily has every arrived flight, and its seats add up": (
+        """
         SELECT count(*) = (SELECT count(*) FROM staging.flights WHERE status = 'Arrived')
            AND bool_and(total_seat = seat_occupied + empty_seats AND empty_seats >= 0)
-        FROM mart.fct_seat_occupied_daily""",
+        FROM mart.fct_seat_occupied_daily"""
+    ),
 }
 
 

@@ -89,8 +89,8 @@ class _Limit:
 
     def error(self) -> TimedOut:
         return TimedOut(
-            f"{self._what} took longer than its timeout ({self._seconds:g} s) and was stopped; what was not committed "
-            "is undone. Run it again; raise tasks.timeout if it needs more time"
+            f"{self._what} took longer than its timeout ({self._seconds:g} s) and was stopped; what"
+            " was not committed is undone. Run it again; raise tasks.timeout if it needs more time"
         )
 
     def _end(self) -> None:

@@ -3,16 +3,16 @@
 LoadsheetError
 ├── InputError            the user's files or arguments are wrong: exit code 2, nothing was touched
 │   ├── SpecError         a pipeline file has problems; `.problems` holds them, each with file:line:col
-│   └── ConnectionMissing a connection id that nobody defines, or a `${VAR}` without a value
+│   └── ConnectionMissing a connection id that is not defined, or a `${VAR}` without a value
 └── WorkError             the work failed: exit code 1, the state is as before
     ├── Overtaken         another run extracted or loaded the table while this one looked at it (a retry succeeds)
     ├── Superseded        a newer extraction owns the table; nothing was written, the extract step must run again
     ├── HeldBack          open source transactions could still write into the asked interval (a retry may succeed)
-    ├── SourceChanged     the source was restored, failed over or made anew: the watermark may mean nothing there
+    ├── SourceChanged     the source was restored, failed over or recreated: the watermark may mean nothing there
     ├── TimedOut          the step took longer than tasks.timeout and was stopped (a retry may succeed)
-    ├── Unavailable       a server is away, busy, full or in somebody else's hands (a retry may succeed)
+    ├── Unavailable       a server is away, busy, full or locked by another session (a retry may succeed)
     ├── Corrupt           the lake's bytes are not what the manifest promised; nothing was committed
-    └── Refused           data or catalogs contradict the spec, or a server says no for good; a retry cannot mend it
+    └── Refused           data or catalogs contradict the spec, or a server refuses permanently; a retry cannot help
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ class Overtaken(WorkError):
 
 
 class Unavailable(WorkError):
-    """A server is away, busy, full or in somebody else's hands. The same call may succeed when that
-    has passed."""
+    """A server is away, busy, full or locked by another session. The same call may succeed when
+    that has passed."""
 
     retryable = True
 

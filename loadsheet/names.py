@@ -83,7 +83,8 @@ def closest(word: str, known: Iterable[str]) -> str | None:
 
 
 def did_you_mean(word: str, known: Iterable[str], shown: int = 10) -> str:
-    """What to append to an error about the unknown name `word`: the likely typo, or the names there are."""
+    """What to append to an error about the unknown name `word`: the likely typo, or the names there
+    are."""
     names = list(known)
     if meant := closest(word, names):
         return f" (did you mean {meant!r}?)"

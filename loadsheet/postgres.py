@@ -47,7 +47,7 @@ SOURCE_SETTINGS = {
     "max_parallel_workers_per_gather": "0",
     "idle_in_transaction_session_timeout": "0",
 }
-# A lock held by somebody else is an error after this long, not a hang; a dead client's statement
+# A lock held by another session is an error after this long, not a hang; a dead client's statement
 # ends by itself. A worker that was stopped, or that the network has lost, gives its locks back in
 # half the time others wait for them: nothing of ours is idle in a transaction for more than
 # moments.
@@ -92,8 +92,8 @@ _LIBPQ_EXTRAS = {
 
 class PinnedSession(psycopg.Connection[Any]):
     """Says that the line broke when it did: psycopg 3.3 may trip over its own expectations first (a
-    ValueError, where the server's last words came before the end of a COPY), and nobody would know
-    that a retry helps."""
+    ValueError, where the server's last words came before the end of a COPY), and the caller would
+    not know that a retry helps."""
 
     pins: Mapping[str, str] = {}
 
@@ -171,7 +171,7 @@ def connect(
 
 
 def _network(extras: dict[str, Any]) -> dict[str, Any]:
-    """libpq's options: ours, then the connection's own; nobody waits for a login longer than the
+    """libpq's options: ours, then the connection's own; no login may take longer than the
     step may take."""
     options = {**NETWORK, **extras}
     if (left := remaining()) < float(options["connect_timeout"]):
@@ -189,7 +189,7 @@ def _pin(session: psycopg.Connection[Any], settings: Mapping[str, str]) -> None:
 
 
 def _shut(session: psycopg.Connection[Any]) -> None:
-    """End the line under whoever waits on it: they see the server go away."""
+    """Close the line under a waiting call, which then sees the server go away."""
     # A duplicate for a moment, because libpq owns the descriptor; held any longer it would keep the
     # line open.
     with socket.socket(fileno=os.dup(session.pgconn.socket)) as line:

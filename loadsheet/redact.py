@@ -58,8 +58,7 @@ _WEBHOOK = re.compile(r"(/services/)[\w/-]+")
 _SECRET = r"""(?:password|passwd|pwd|secret|token|credential|signature|api[_-]?key|access[_-]?key)[\w-]{0,40}"""
 _REST = re.compile(rf"""((?:{_SECRET}|\bpass)['"]?\s*[=:]\s*)(.+)""", re.IGNORECASE)
 _ASSIGNED = re.compile(
-    rf"""({_SECRET}['"]?\s*[=:]\s*)"""
-    r"""('[^']*'|"[^"]*"|[^\s,;&)}\]]+)""",
+    rf"""({_SECRET}['"]?\s*[=:]\s*)""" r"""('[^']*'|"[^"]*"|[^\s,;&)}\]]+)""",
     re.IGNORECASE,
 )
 
@@ -68,7 +67,10 @@ _SECRET_KEY = re.compile(
     "pass|pwd|secret|token|credential|api_?key|access_?key|private_?key|^options$", re.IGNORECASE
 )
 _LEAST = 6  # characters: a password such as `x` would take every x out of every message
-_WORDS = "password passphrase passwd secret_key token credential signature api_key access_key private_key"
+_WORDS = (
+    "password passphrase passwd secret_key token credential signature api_key access_key"
+    " private_key"
+)
 _known: set[str] = set()
 
 
@@ -99,14 +101,14 @@ def secrets_in(extra: Mapping[str, Any]) -> Iterable[str]:
         if isinstance(value, Mapping):
             yield from secrets_in(value)
         elif isinstance(value, list):
-            yield from (secret for item in value for secret in secrets_in({key: item}))
+            for item in value:
+                yield from secrets_in({key: item})
         elif isinstance(value, str) and _SECRET_KEY.search(str(key)):
-            # Settings: each value alone, for the server quotes them one by one.
-            yield from (
-                [value, *(part.partition("=")[2] for part in value.split())]
-                if key == "options"
-                else [value]
-            )
+            yield value
+            if key == "options":
+                # Settings: each value alone, for the server quotes them one by one.
+                for setting in value.split():
+                    yield setting.partition("=")[2]
 
 
 def clean(text: str) -> str:
@@ -141,7 +143,7 @@ def hidden(line: str) -> str:
     """A line of a file with secrets starred out, each character by one: positions in it stay what
     they are.
 
-    After a word such as `password` all is hidden: in a file that is broken, nobody knows where the
+    After a word such as `password` all is hidden: in a broken file there is no telling where the
     value ends.
     """
     for pattern in (_URL_LOGIN, _WEBHOOK, _REST):

@@ -170,8 +170,8 @@ def differences(source: str, table: Relation, warehouse: str, target: Relation) 
         names = [
             row[0]
             for row in reading.execute(
-                "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped "
-                "ORDER BY attnum",
+                "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND"
+                " NOT attisdropped ORDER BY attnum",
                 (table.sql,),
             )
         ]

@@ -47,8 +47,8 @@ INSERT INTO bookings.tickets SELECT '_' || lpad(i::text, 12, '0'), '_' || lpad(i
 FROM generate_series({first} + 1, {first} + 99) i
 """
 _KEY = (
-    "SELECT attname FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = ANY (indkey) "
-    "WHERE indrelid = %s::regclass AND indisprimary"
+    "SELECT attname FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = ANY"
+    " (indkey) WHERE indrelid = %s::regclass AND indisprimary"
 )
 
 
@@ -128,7 +128,8 @@ def run(name: str, job: dict[str, Any]) -> list[str]:
         return [f"exit code {done.returncode}: {(done.stdout + done.stderr)[-1500:]}"]
     results = [compare(job, table) for table in KEYS]
     print(
-        f"{name} {job['options']} {job['kind']}: {took:.1f} s, {sum(map(len, (w for w, _ in results)))} wrong",
+        f"{name} {job['options']} {job['kind']}: {took:.1f} s,"
+        f" {sum(map(len, (w for w, _ in results)))} wrong",
         flush=True,
     )
     if job["kind"] == "full":

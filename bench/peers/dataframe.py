@@ -100,9 +100,10 @@ def fetch(job: Job, name: str) -> bytes:
 def _bucket(job: Job) -> tuple[Minio, str]:
     s3 = job["options"]["s3"]
     address = urlsplit(s3["endpoint"]).netloc
-    return Minio(
-        address, access_key=s3["access_key"], secret_key=s3["secret_key"], secure=False
-    ), s3["bucket"]
+    return (
+        Minio(address, access_key=s3["access_key"], secret_key=s3["secret_key"], secure=False),
+        s3["bucket"],
+    )
 
 
 def upsert(job: Job, table: dict[str, Any], frame: pandas.DataFrame, types: dict[str, str]) -> None:

@@ -82,9 +82,9 @@ def source(job: dict[str, Any]) -> Any:
         backend=job["options"]["backend"],
         chunk_size=_CHUNK,
         reflection_level="full_with_precision",
-        backend_kwargs={"return_type": "arrow_stream", "conn": job["source"]}
-        if streaming
-        else {"tz": "UTC"},
+        backend_kwargs=(
+            {"return_type": "arrow_stream", "conn": job["source"]} if streaming else {"tz": "UTC"}
+        ),
         query_adapter_callback=as_text,
     ).parallelize()
     for table in job["tables"]:
@@ -111,9 +111,11 @@ def as_text(query: Any, table: Any) -> Any:
 
     return query.with_only_columns(
         *(
-            cast(column, Text).label(column.name)
-            if isinstance(column.type, JSON | NullType)
-            else column
+            (
+                cast(column, Text).label(column.name)
+                if isinstance(column.type, JSON | NullType)
+                else column
+            )
             for column in table.columns
         )
     )

@@ -86,11 +86,16 @@ def prepare_to_parse() -> None:
     """Once, before the DAG processor forks: import what a parse needs, and say what would keep
     edits from being seen.
 
-    A module that cannot be imported is left for the parse to say so.
+    A module that cannot be imported is left for the parse to report. Raises ModuleNotFoundError for
+    a module of ours that does not exist: this list was not kept up, and every parse would be slow.
     """
     for module in _PARSING:
         try:
             import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name and error.name.startswith("loadsheet."):
+                raise
+            _log.exception("%s cannot be imported", module)
         except Exception:
             _log.exception("%s cannot be imported", module)
     # now: after an update the files are no longer the code that runs here, and finds what is
@@ -101,7 +106,8 @@ def prepare_to_parse() -> None:
     order = conf.get("dag_processor", "file_parsing_sort_mode")
     if order != "modified_time":
         _log.error(
-            "[dag_processor] file_parsing_sort_mode is %r: edits wait for min_file_process_interval, as Airflow asks "
-            "for a file's time only with 'modified_time'",
+            "[dag_processor] file_parsing_sort_mode is %r: edits wait for"
+            " min_file_process_interval, as Airflow asks for a file's time only with"
+            " 'modified_time'",
             order,
         )

@@ -24,7 +24,7 @@ class BrokenPipeline(DAG):
     """Stands for a file with problems until Airflow looks at it, and then becomes an import error.
 
     An exception in `validate` is shown as its text alone; raised while the DAG file is imported, it
-    would come with a traceback through our code that helps nobody.
+    would come with a traceback through our code, which helps no user.
     """
 
     problems: str

@@ -49,8 +49,8 @@ def raw_text(spec: Path) -> str:
     """The file's text; empty for what a check would not read either: a pipe, a device, a link that
     leads away.
 
-    Also for one that is gone since it was found, or that nobody may read: no reason to fail
-    somebody else's DAG.
+    Also for one that is gone since it was found, or that may not be read: no reason to fail
+    another DAG.
     """
     try:
         refuse_link_outwards(spec)
@@ -77,7 +77,10 @@ def taken_by(spec: Path, name: str, root: Path) -> Path | None:
 
 def taken(name: str, owner: str) -> str:
     """What to do about a name that `owner` has."""
-    return f"the pipeline name {name!r} is taken by {owner}. Give one of the two files another `pipeline:`."
+    return (
+        f"the pipeline name {name!r} is taken by {owner}. Give one of the two files another"
+        " `pipeline:`."
+    )
 
 
 def claimants(root: Path, dag_id: str) -> Iterator[Path]:

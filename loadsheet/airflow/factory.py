@@ -46,7 +46,10 @@ def broken_dag(dag_id: str, file: str, problems: str, schedule: str | None = Non
             "catchup": False,
             "max_active_runs": 1,
             "tags": [BROKEN_TAG],
-            "doc_md": f"{code(file)} cannot become a DAG until this is mended:\n\n{block(problems, 'text')}\n",
+            "doc_md": (
+                f"{code(file)} cannot become a DAG until this is"
+                f" fixed:\n\n{block(problems, 'text')}\n"
+            ),
             "default_args": {"retries": 0},
             "tasks": {
                 "broken_spec": {
@@ -89,10 +92,14 @@ class _Uncopied(dict[str, Any]):
 
 def _real(value: Any) -> Any:
     """`value` with the objects that its `__type__`s stand for, as dag-factory makes them of a file."""
-    if isinstance(value, dict):
-        made = {key: _real(inner) for key, inner in value.items() if key != "__type__"}
-        return named(value["__type__"])(**made) if "__type__" in value else made
-    return [_real(inner) for inner in value] if isinstance(value, list) else value
+    if isinstance(value, list):
+        return [_real(inner) for inner in value]
+    if not isinstance(value, dict):
+        return value
+    arguments = {key: _real(inner) for key, inner in value.items() if key != "__type__"}
+    if "__type__" not in value:
+        return arguments
+    return named(value["__type__"])(**arguments)
 
 
 Task = BaseOperator | MappedOperator

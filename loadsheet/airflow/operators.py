@@ -58,12 +58,13 @@ def airflow_connection(conn_id: str) -> Connection:
 def _why_not(conn_id: str, variable: str) -> str:
     if variable in os.environ:  # Airflow passes over one that it cannot read
         return (
-            f"Airflow cannot read {variable}: expected JSON, or conn_type://login:password@host:port/schema with "
-            "special characters of the login and the password percent-encoded"
+            f"Airflow cannot read {variable}: expected JSON, or"
+            " conn_type://login:password@host:port/schema with special characters of the login and"
+            " the password percent-encoded"
         )
     return (
-        f"Airflow has no connection {conn_id!r}. Add it under Admin > Connections, import connections/ with "
-        f"`airflow connections import`, or set {variable}."
+        f"Airflow has no connection {conn_id!r}. Add it under Admin > Connections, import"
+        f" connections/ with `airflow connections import`, or set {variable}."
     )
 
 
@@ -106,7 +107,7 @@ PROGRESS_EVERY_SECONDS = 10.0
 
 class StepOperator(BaseOperator):
     """Runs one step of the plan. `spec` is the pipeline file (absolute, or relative to its
-    project), `name` the table or transform. Both are data, never templates: whoever edits a spec
+    project), `name` the table or transform. Both are data, never templates: the author of a spec
     must not be able to make Airflow render it."""
 
     template_fields = ()

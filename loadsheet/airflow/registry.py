@@ -11,9 +11,12 @@ from airflow.sdk import DAG, get_parsing_context
 from loadsheet.airflow.dag_ids import claimants, folder_id, raw_values, readable_name, taken
 from loadsheet.airflow.factory import broken_dag, build_dag
 from loadsheet.errors import SpecError
+from loadsheet.project.conflicts import duplicates
+from loadsheet.project.folder import shown
 from loadsheet.redact import clean
+from loadsheet.spec.models import Pipeline
 from loadsheet.spec.parallel_check import checked_ahead
-from loadsheet.spec.pipeline_file import find_specs, load_pipeline
+from loadsheet.spec.pipeline_file import check_file, find_specs, load_pipeline
 
 
 def pipeline_dags(root: Path, only: str | None = None) -> dict[str, DAG]:
@@ -59,9 +62,13 @@ def _one(root: Path, dag_id: str) -> DAG | None:
 
 def _all(specs: list[Path], root: Path) -> dict[str, DAG]:
     """A name claimed twice stays with the folder of that name, else with the first; the others get
-    stand-ins."""
+    stand-ins. So does a pipeline that writes a table which an earlier file writes."""
     with checked_ahead(specs):
         built = {spec: _dag(spec, root) for spec in specs}
+    for spec, problems in _shared_targets(specs, root).items():
+        dag_id = built[spec][0]
+        schedule = raw_values(spec).get("schedule")
+        built[spec] = dag_id, _broken(dag_id, relative(spec, root), problems, schedule)
     owners: dict[str, Path] = {}
     for spec in sorted(specs, key=lambda s: s.parent.name != built[s][0]):
         owners.setdefault(built[spec][0], spec)
@@ -73,6 +80,28 @@ def _all(specs: list[Path], root: Path) -> dict[str, DAG]:
             problem = taken(name, relative(owners[name], root))
             dags[dag_id] = broken_dag(dag_id, relative(spec, root), problem)
     return dags
+
+
+def _shared_targets(specs: list[Path], root: Path) -> dict[Path, str]:
+    """The problems of the pipelines that write a table which an earlier one writes, by file.
+
+    Only a parse of all files looks for them. A worker, and a parse of the bundle, read one file:
+    reading a thousand for each would cost more than the parse.
+    """
+    pipelines = list(filter(None, map(_checked, specs)))
+    found: dict[Path, list[str]] = {}
+    for problem in duplicates([], pipelines):
+        if problem.code == "duplicate-target":
+            text = str(problem).replace(f"{shown(root)}/", "").replace(f"{root}/", "")
+            found.setdefault(Path(problem.file), []).append(text)
+    return {file: "\n".join(problems) for file, problems in found.items()}
+
+
+def _checked(spec: Path) -> Pipeline | None:
+    try:
+        return check_file(spec)[0]
+    except Exception:  # reported by `attempt`
+        return None
 
 
 def _dag(spec: Path, root: Path) -> tuple[str, DAG]:

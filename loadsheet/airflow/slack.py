@@ -5,7 +5,7 @@ Airflow's own history cannot say it: runs that people trigger have no date to be
 clearing a task makes it forget. XCom and the task's state store end with the run. A Variable can be
 read and written from a task and, where a task's process was lost, from the DAG processor.
 
-Needs no logical date: a run that somebody triggers has none.
+Needs no logical date: a manually triggered run has none.
 """
 
 from __future__ import annotations

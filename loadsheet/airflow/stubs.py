@@ -75,7 +75,7 @@ def mark(stub: Path, began: int, claim: str | None = None) -> None:
         try:
             same = claim is None or claim == known
             os.utime(marker, ns=(began, began))
-        # not there yet, or another user's: somebody has used Airflow's command line
+        # Missing, or another user's: Airflow's command line was used.
         except OSError:
             same = False
         if not same:
@@ -158,7 +158,7 @@ class Edits:
         return {name for name, found in self._sources.items() if last.get(name, found) != found}
 
     def _rivals(self, folders: Folders, marks: Stats) -> set[str]:
-        """Those with another name than their folder's (that one nobody can take), when another file
+        """Those with another name than their folder's (that one cannot be taken), when another file
         has come to that name or left it."""
         last = self._claims
         claims = self._claims = {
@@ -263,8 +263,8 @@ class Stubs:
         for place in (self.dags, self.home, self.home.parent):
             if place.stat().st_uid != os.geteuid():
                 raise PermissionError(
-                    f"{place} belongs to another user: remove it, or set [dag_processor] dag_bundle_storage_path to a "
-                    "folder of Airflow's own"
+                    f"{place} belongs to another user: remove it, or set [dag_processor]"
+                    " dag_bundle_storage_path to a folder of Airflow's own"
                 )
         for place in (self.dags, self.home):
             if place.stat().st_mode & 0o002:

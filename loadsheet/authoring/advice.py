@@ -37,8 +37,8 @@ _CREATED = re.compile(
 # Tables whose rows are written once, by their names: statistics alone would say so of any table
 # just restored.
 _LOGS = frozenset(
-    "event events log logs logged audit audits history journal journals click clicks impression impressions pageviews "
-    "reading readings measurement measurements".split()
+    "event events log logs logged audit audits history journal journals click clicks impression"
+    " impressions pageviews reading readings measurement measurements".split()
 )
 _SECRET = re.compile(
     r"(?:^|_)(?:password|passwd|pwd|passphrase|passcode|secret|secrets|ssn|cvv|cvc|cvv2|iban|otp|totp|"
@@ -111,7 +111,7 @@ def whole(advice: Advice, reason: str) -> Advice:
 
 
 def looks_secret(name: str) -> bool:
-    """Whether a column of this name probably holds what nobody wants in a warehouse."""
+    """Whether a column of this name probably holds something that does not belong in a warehouse."""
     return bool(_SECRET.search(_plain(name)))
 
 
@@ -145,7 +145,10 @@ def _cursor(table: SourceTable, facts: Facts, key: tuple[str, ...]) -> tuple[str
         return (
             None,
             False,
-            f"no column tells of updates; if there are none: {{incremental: {growing}, mode: append}}",
+            (
+                f"no column tells of updates; if there are none: {{incremental: {growing}, mode:"
+                " append}"
+            ),
         )
     return None, False, "no column tells what changed"
 
@@ -299,6 +302,9 @@ def _names(names: Iterable[str]) -> str:
 def _reasons(advice: Advice) -> Iterable[str]:
     yield f"{advice.mode}: {advice.why}"
     if advice.key and not advice.declared:
-        yield f"key: {', '.join(advice.key)} is unique and never NULL, though not declared as the primary key"
+        yield (
+            f"key: {', '.join(advice.key)} is unique and never NULL, though not declared as the"
+            " primary key"
+        )
     if advice.secrets:
         yield f"not carried, by their names secrets: {', '.join(advice.secrets)}"

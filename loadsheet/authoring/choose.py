@@ -56,22 +56,27 @@ def choose(
     names.
     """
     relations = {relation.name: relation for relation in found}
-    choice, problems = Choice(), []
+    choice = Choice()
+    problems = []
     for text in wanted:
-        name = text.removeprefix(f"{schema}.") if text not in relations else text
-        if name in relations and (why := _unwritable(name)):
-            problems.append(f"{name}: {why}")
-        elif name in relations:
+        name = text
+        if text not in relations:
+            name = text.removeprefix(f"{schema}.")
+        if name in relations:
+            why = _unwritable(name)
+            if why:
+                problems.append(f"{name}: {why}")
+                continue
             _add(choice, relations[name], present)
             choice.named.add(name)
         elif not _is_pattern(name):
             problems.append(_unknown(text, schema, relations))
-        elif matched := [
-            relation for relation in relations.values() if fnmatchcase(relation.name, name)
-        ]:
-            _add_matched(choice, matched, present, pattern_of)
         else:
-            problems.append(_unmatched(text, schema, relations))
+            matched = [found for found in relations.values() if fnmatchcase(found.name, name)]
+            if matched:
+                _add_matched(choice, matched, present, pattern_of)
+            else:
+                problems.append(_unmatched(text, schema, relations))
     if problems:
         raise InputError("\n  ".join([*problems, "nothing was written"]))
     for name in choice.named:
@@ -92,7 +97,10 @@ def _add_matched(
     for relation in matched:
         why = _why_not(relation)
         if not why and (pattern := pattern_of(relation.name)):
-            why = f"the file's pattern {pattern.name} carries it; name it to give it an entry of its own"
+            why = (
+                f"the file's pattern {pattern.name} carries it; name it to give it an entry of"
+                " its own"
+            )
         if why and relation.name not in present:
             choice.left_out[relation.name] = why
         else:
@@ -115,7 +123,10 @@ def _why_not(relation: Found) -> str:
 def _unwritable(name: str) -> str:
     """Why a table of this name is not added to a file; empty where it can be."""
     if is_pattern(name):
-        return f"with * or ? in its name, it would be a pattern: write it into the file yourself, as {spelled(name)!r}"
+        return (
+            "with * or ? in its name, it would be a pattern: write it into the file yourself, as"
+            f" {spelled(name)!r}"
+        )
     if odd := UNPRINTABLE.search(name):
         return f"no pipeline file may hold the character U+{ord(odd[0]):04X} of its name"
     return ""
@@ -129,7 +140,10 @@ def _unknown(text: str, schema: str, relations: Collection[str]) -> str:
     owner, _, name = text.rpartition(".")
     meant = closest(name, relations)
     if owner and owner != schema:
-        hint = f"; source.schema is {schema}, and tables of another schema need a pipeline of their own"
+        hint = (
+            f"; source.schema is {schema}, and tables of another schema need a pipeline of"
+            " their own"
+        )
     elif meant:
         hint = f" (did you mean {meant!r}?)"
     elif _is_file(text):

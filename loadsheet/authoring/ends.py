@@ -43,7 +43,8 @@ class Ends:
         Raises InputError that names the candidates where there is more than one, or none.
         """
         types = connection_types(project)
-        others = [pipeline for spec in find_specs(project) if (pipeline := check_file(spec)[0])]
+        checked = [check_file(spec)[0] for spec in find_specs(project)]
+        others = [pipeline for pipeline in checked if pipeline]
         databases = [name for name, kind in types.items() if kind == "postgres"]
         lakes = [name for name, kind in types.items() if kind in _LAKES]
         known = {p.warehouse.conn_id for p in others} or {
@@ -53,18 +54,18 @@ class Ends:
         source = _one("source", source, set(databases) - {warehouse}, types)
         lake = _one("lake", lake, {p.lake.conn_id for p in others} or lakes, types)
         slack = {name for name, kind in types.items() if kind == "slackwebhook"}
+        only_slack = slack.pop() if len(slack) == 1 else None
+        used_schemas: set[str] = set()
+        for pipeline in others:
+            if pipeline.warehouse.conn_id == warehouse:
+                used_schemas |= {pipeline.warehouse.schema, pipeline.warehouse.mart_schema}
         return Ends(
             source=source,
             warehouse=warehouse,
             lake=lake,
             bucket=bucket or _bucket(lake, others),
-            slack=slack.pop() if len(slack) == 1 else None,
-            used_schemas=frozenset(
-                schema
-                for pipeline in others
-                if pipeline.warehouse.conn_id == warehouse
-                for schema in (pipeline.warehouse.schema, pipeline.warehouse.mart_schema)
-            ),
+            slack=only_slack,
+            used_schemas=frozenset(used_schemas),
         )
 
 
@@ -88,13 +89,13 @@ def _one(role: str, given: str | None, candidates: Iterable[str], known: Collect
             f"which connection is the {role}? Say --{role}, one of: {', '.join(found)}"
         )
     raise InputError(
-        f"no connection can be the {role}: add one to connections/connections.yml, or set AIRFLOW_CONN_<ID>, "
-        f"and name it with --{role}"
+        f"no connection can be the {role}: add one to connections/connections.yml, or set"
+        f" AIRFLOW_CONN_<ID>, and name it with --{role}"
     )
 
 
 def _bucket(lake: str, others: Iterable[Pipeline]) -> str:
-    """The bucket that other pipelines use there, else one called like the connection."""
+    """The bucket that other pipelines use there, else the connection's id."""
     used = {pipeline.lake.bucket for pipeline in others if pipeline.lake.conn_id == lake}
     name = re.sub(r"[^a-z0-9]+", "-", lake.lower()).strip("-")
     return used.pop() if len(used) == 1 else name if len(name) >= 3 else f"{name}-lake"

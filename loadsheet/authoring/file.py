@@ -46,7 +46,8 @@ class SpecFile:
             "tables": {**self.data["tables"], **new},
         }:
             raise InputError(
-                f"{shown(self.path)} is written in a way that cannot be extended; nothing was written"
+                f"{shown(self.path)} is written in a way that cannot be extended; nothing was"
+                " written"
             )
         return text
 
@@ -120,9 +121,12 @@ def diff(path: Path, old: str, new: str) -> str:
     lines = unified_diff(
         old.splitlines(keepends=True), new.splitlines(keepends=True), before, f"b/{name}"
     )
-    return "".join(
-        line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines
-    )
+    shown_lines = []
+    for line in lines:
+        shown_lines.append(line)
+        if not line.endswith("\n"):
+            shown_lines.append("\n\\ No newline at end of file\n")
+    return "".join(shown_lines)
 
 
 def _temporary(target: Path, text: str) -> str:

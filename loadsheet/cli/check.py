@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from enum import StrEnum
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -37,7 +38,10 @@ def check(
         Format,
         typer.Option(
             "--format",
-            help="text for people, json for scripts, github for annotations in a CI run, sarif for code scanning.",
+            help=(
+                "text for people, json for scripts, github for annotations in a CI run, sarif for"
+                " code scanning."
+            ),
         ),
     ] = Format.text,
     explain: Annotated[
@@ -55,13 +59,13 @@ def check(
     if explain:
         typer.echo(explanation(explain))
         return
-    found = (
-        [file for path in paths for file in _files(path)]
-        if paths
-        else project_specs(project_folder(ctx.obj))
-    )
+    if paths:
+        found = list(chain.from_iterable(map(_files, paths)))
+        unseen = []
+    else:
+        found = project_specs(project_folder(ctx.obj))
+        unseen = unread(project_folder(ctx.obj))
     files = list(dict.fromkeys(found))
-    unseen = [] if paths else unread(project_folder(ctx.obj))
     problems = [relative_problem(problem) for problem in (*check_files(files, ctx.obj), *unseen)]
     errors = sum(problem.severity == "error" for problem in problems)
     warnings = len(problems) - errors

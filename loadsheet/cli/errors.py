@@ -37,7 +37,7 @@ def reported() -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.EPIPE:
-            raise  # whoever read our output has gone; Typer knows what to do
+            raise  # The reader of our output has gone; Typer handles that.
         raise typer.Exit(_report(error)) from None
 
 

@@ -35,11 +35,11 @@ def as_text(problems: Sequence[Problem]) -> Iterator[str]:
         lines = excerpt(problem, secret)
         yield _styled(head, bold=True)
         yield from lines[:1]
-        yield from (
-            _styled(line, fg="yellow" if problem.severity == "warning" else "red")
-            for line in lines[1:]
-        )
-        yield from [hint] if hint else []
+        colour = "yellow" if problem.severity == "warning" else "red"
+        for line in lines[1:]:
+            yield _styled(line, fg=colour)
+        if hint:
+            yield hint
         if problem.code in RULES and problem.code not in told:
             told.add(problem.code)
             yield f"  why: {RULES[problem.code].why}"
@@ -72,7 +72,8 @@ def explanation(code: str) -> str:
     if code not in RULES:
         meant = closest(code, RULES)
         raise InputError(
-            f"there is no rule {code!r}{f' (did you mean {meant!r}?)' if meant else ''}: {', '.join(RULES)}"
+            f"there is no rule {code!r}{f' (did you mean {meant!r}?)' if meant else ''}:"
+            f" {', '.join(RULES)}"
         )
     rule = RULES[code]
     return "\n".join(
@@ -212,10 +213,15 @@ def source_lines(file: str) -> list[str]:
 
 def _printable(text: str) -> str:
     """`text` without what would move the cursor, colour the terminal or turn the reading direction."""
-    return "".join(
-        _TAB if char == "\t" else char if char.isprintable() else "\N{REPLACEMENT CHARACTER}"
-        for char in text
-    )
+    return "".join(map(_printable_character, text))
+
+
+def _printable_character(char: str) -> str:
+    if char == "\t":
+        return _TAB
+    if char.isprintable():
+        return char
+    return "\N{REPLACEMENT CHARACTER}"
 
 
 def _cut(before: str, token: str, after: str, room: int) -> tuple[str, str, str]:

@@ -68,7 +68,7 @@ def gc(
 ) -> None:
     """Remove abandoned attempts and old loads from the lake, never what a retry or a rebuild needs.
 
-    With --sample, be rid of a sample.
+    With --sample, drop everything a sample run created.
     """
     age = _age(older_than)
     if sample and _given(ctx, "older_than", "keep"):
@@ -136,7 +136,8 @@ def _age(text: str) -> timedelta:
         raise InputError(f"--older-than {text}: {error}") from None
     if age < YOUNGEST:
         raise InputError(
-            f"--older-than {text} is too young: an attempt may be under way for that long; use 1h or more"
+            f"--older-than {text} is too young: an attempt may be under way for that long; use 1h"
+            " or more"
         )
     return age
 
@@ -196,8 +197,9 @@ def _print(name: str, tables: list[TableGarbage], dry_run: bool) -> None:
     gone, kept = _split(tables)
     did = "would remove" if dry_run else "removed"
     typer.echo(
-        f"{name}: {did} {gone.attempts} abandoned attempts and {gone.loads} old loads ({gone.objects:,} objects, "
-        f"{gone.bytes:,} bytes); {kept.loads} loads and {kept.attempts} attempts stay ({kept.bytes:,} bytes)"
+        f"{name}: {did} {gone.attempts} abandoned attempts and {gone.loads} old loads"
+        f" ({gone.objects:,} objects, {gone.bytes:,} bytes); {kept.loads} loads and {kept.attempts}"
+        f" attempts stay ({kept.bytes:,} bytes)"
     )
     if tables:
         print_table((*_HEADS, "because"), [_row(table) for table in tables])
@@ -250,7 +252,7 @@ class Dropped:
     objects: int
     bytes: int
     kept: list[str]
-    """Why objects stay that are called like the sample's."""
+    """Why objects with the sample's names stay."""
 
     @property
     def document(self) -> dict[str, Any]:

@@ -59,7 +59,8 @@ def as_ctrl_c() -> Iterator[None]:
 
 @contextmanager
 def _on_signal(act: Callable[[int], None]) -> Iterator[None]:
-    """Within, `act` is called for those of the three signals that nobody told us to ignore (nohup,
+    """Within, `act` is called for those of the three signals that we were not told to ignore
+    (nohup,
     `&` in a script)."""
 
     def handle(number: int, frame: FrameType | None) -> None:

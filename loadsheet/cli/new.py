@@ -27,7 +27,7 @@ _BEGIN = """\
 # `loadsheet check` reads this file, `loadsheet plan {name}` shows the steps, `loadsheet run {name}` runs them.
 version: 1
 pipeline: {quoted}
-schedule: null      # or five cron fields in UTC, or "@hourly", "@daily"; null: only when somebody starts it
+schedule: null      # or five cron fields in UTC, or "@hourly", "@daily"; null: only when triggered manually
 
 # Ids of connections (see connections/); this file never holds a password.
 source: {source}
@@ -82,7 +82,8 @@ def new(
     bucket: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Default: the other pipelines', or one called like the lake."
+            metavar="NAME",
+            help="Default: the bucket of the other pipelines, else the lake connection's id.",
         ),
     ] = None,
     dry_run: DryRun = False,
@@ -151,6 +152,8 @@ def _text(
 ) -> str:
     from loadsheet.spec.edit import flow, pair
 
+    notify = f"notify: {flow({'slack_conn_id': ends.slack})}\n" if ends.slack else ""
+    tables = "".join(f"  {pair(table, found.entry)}\n" for table, found in suggestions.items())
     return _BEGIN.format(
         name=name,
         quoted=flow(name),
@@ -159,8 +162,8 @@ def _text(
         warehouse=flow(
             {"conn_id": ends.warehouse, "schema": schemas[0], "mart_schema": schemas[1]}
         ),
-        notify=f"notify: {flow({'slack_conn_id': ends.slack})}\n" if ends.slack else "",
-        tables="".join(f"  {pair(table, found.entry)}\n" for table, found in suggestions.items()),
+        notify=notify,
+        tables=tables,
     )
 
 
@@ -177,7 +180,8 @@ def _project(given: Path | None) -> Path:
 def _free(project: Path, name: str) -> Path:
     if not _NAME.fullmatch(name):
         raise InputError(
-            f"{name!r} cannot be a pipeline's name: letters, digits, '_', '-' and '.', to begin with no '.'"
+            f"{name!r} cannot be a pipeline's name: letters, digits, '_', '-' and '.', to begin"
+            " with no '.'"
         )
     file = project / PIPELINES / name / "pipeline.yml"
     if file.exists():

@@ -112,18 +112,20 @@ def _document(
     from loadsheet.plan.describe import details
     from loadsheet.preview.models import preview_summary
 
-    documents = [
-        {
+    documents = []
+    for step in steps:
+        step_document = {
             "id": step.id,
             "kind": step.kind,
             "name": step.name,
             "upstream": step.upstream,
             **details(step, pipeline),
-            **({"sql": _sql(step, pipeline, previews)} if step in chosen else {}),
-            **({"now": previews[step.id].as_dict()} if previews else {}),
         }
-        for step in steps
-    ]
+        if step in chosen:
+            step_document["sql"] = _sql(step, pipeline, previews)
+        if previews:
+            step_document["now"] = previews[step.id].as_dict()
+        documents.append(step_document)
     document: dict[str, Any] = {
         "pipeline": pipeline.name,
         "schedule": pipeline.schedule,
@@ -160,20 +162,23 @@ def _chosen(steps: tuple[Step, ...], wanted: str, pipeline: Pipeline) -> list[St
 
     if found := chosen(steps, wanted):
         return found
-    # its tables stand in its place by now
+    # A pattern has no step of its own: the tables that it matches have replaced it.
     if any(pattern.name == wanted for pattern in pipeline.patterns):
-        of_tables = [step for step in steps if step.kind in ("extract", "load")]
-        return [
-            s
-            for s in of_tables
-            if (pattern := pipeline.pattern_of(s.name)) and pattern.name == wanted
-        ]
+        return [step for step in steps if _is_of_pattern(step, wanted, pipeline)]
     names = [*dict.fromkeys([step.name for step in steps if step.kind != "create_bucket"])]
     meant = closest(wanted, [*names, *(step.id for step in steps)])
     more = f"; it has {', '.join(names)}, or say all"
     if meant:
         more = f" (did you mean {meant!r}?)"
     raise InputError(f"--sql: {pipeline.name} has no step {wanted!r}{more}")
+
+
+def _is_of_pattern(step: Step, wanted: str, pipeline: Pipeline) -> bool:
+    """Whether it extracts or loads a table that the pattern `wanted` matches."""
+    if step.kind not in ("extract", "load"):
+        return False
+    pattern = pipeline.pattern_of(step.name)
+    return pattern is not None and pattern.name == wanted
 
 
 def _sql_text(step: Step, pipeline: Pipeline, previews: Mapping[str, StepPreview]) -> str:
@@ -187,10 +192,9 @@ def _sql(step: Step, pipeline: Pipeline, previews: Mapping[str, StepPreview]) ->
     """As it would be run now, where that is known."""
     from loadsheet.plan.step_sql import step_sql
 
-    found = previews.get(step.id)
-    ddl = (
-        "".join(f"{statement};\n" for statement in found.ddl)
-        if found and step.kind == "load"
-        else ""
-    )
-    return (found.sql if found else "") or ddl.rstrip() or step_sql(step, pipeline)
+    now = previews.get(step.id)
+    if now and now.sql:
+        return now.sql
+    if now and now.ddl and step.kind == "load":
+        return "\n".join(f"{statement};" for statement in now.ddl)
+    return step_sql(step, pipeline)

@@ -61,7 +61,10 @@ def summary_text(previews: Mapping[str, StepPreview]) -> str:
         _count(found[f"{name}s"], name) for name in ("error", "warning") if found[f"{name}s"]
     )
     unsure = f", {found['maybe']} more may" if found["maybe"] else ""
-    does = f"{_count(found['changes'], 'step')} would change something{unsure}; about {found['rows']:,} rows to read"
+    does = (
+        f"{_count(found['changes'], 'step')} would change something{unsure}; about"
+        f" {found['rows']:,} rows to read"
+    )
     return f"{does}; {problems or 'nothing is in the way'}"
 
 

@@ -97,7 +97,7 @@ class Pace:
     bytes: int = 0
 
     def moved(self, rows: int | None, size: int) -> None:
-        """So far `rows` (None: nobody has counted) and `size` bytes have moved."""
+        """So far `rows` (None: not counted) and `size` bytes have moved."""
         self.rows, self.bytes = rows, size
 
     @property
@@ -112,7 +112,7 @@ class Pace:
 
     @property
     def speed(self) -> str:
-        """Rows a second; where nobody has counted rows yet, bytes."""
+        """Rows a second; where rows are not counted yet, bytes."""
         seconds = max(time.monotonic() - self.since, 0.001)
         if self.rows is not None:
             return f"{self.rows / seconds:,.0f} rows/s"

@@ -1,4 +1,4 @@
-"""`loadsheet render`: the pipeline as a dag-factory file, for whoever wants to go on without
+"""`loadsheet render`: the pipeline as a dag-factory file, to continue without
 Loadsheet's factory."""
 
 from __future__ import annotations

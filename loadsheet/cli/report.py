@@ -93,11 +93,11 @@ class Report:
 
     @property
     def has_bugs(self) -> bool:
-        """Whether a step failed in a way that nobody foresaw."""
+        """Whether a step failed because of a bug."""
         return bool(self.bugs)
 
     def explain_bugs(self) -> None:
-        """Print the traceback of each failure nobody foresaw."""
+        """Print the traceback of each failure that is a bug."""
         for bug in self.bugs:
             report_bug(bug)
 

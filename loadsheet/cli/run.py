@@ -20,7 +20,7 @@ from loadsheet.plan.steps import Step, build_plan
 from loadsheet.project.folder import open_pipeline
 from loadsheet.spec.models import Pipeline
 
-_ANEW = "The same command begins anew"
+_ANEW = "The same command starts a new run"
 
 
 def run(
@@ -40,7 +40,10 @@ def run(
         bool,
         typer.Option(
             "--accept-source",
-            help="Go on from the watermarks although the source was failed over: it is known to have lost nothing.",
+            help=(
+                "Go on from the watermarks although the source was failed over: it is known to have"
+                " lost nothing."
+            ),
         ),
     ] = False,
     start: Annotated[
@@ -99,7 +102,7 @@ def run(
     else:
         report = _run_recorded(spec, request, connections, as_json, record)
         goes_on = report.failed and record.is_kept and not report.has_bugs
-        notes = [f"go on with it: loadsheet run {pipeline} --resume"] if goes_on else []
+        notes = [f"resume it: loadsheet run {pipeline} --resume"] if goes_on else []
     if as_json:
         print_json({"pipeline": spec.name, "run_id": request.run_id, "steps": report.documents()})
     else:
@@ -112,8 +115,9 @@ def _resolved(spec: Pipeline, connections: Connections) -> Pipeline:
     from loadsheet.engine.resolve import resolved
 
     found = resolved(spec, connections)
-    names = {pattern.name for table in found.tables if (pattern := spec.pattern_of(table.name))}
-    if idle := [pattern.name for pattern in spec.patterns if pattern.name not in names]:
+    matching = [spec.pattern_of(table.name) for table in found.tables]
+    idle = [pattern.name for pattern in spec.patterns if pattern not in matching]
+    if idle:
         say(f"no table in schema {spec.source.schema!r} of the source matches {', '.join(idle)}")
     return found
 
@@ -128,9 +132,7 @@ def _run_recorded(
             record.unchanged(step.name)
 
     record.begin(request)
-    way_on = (
-        f"loadsheet run {spec.name} --resume goes on with this run" if record.is_kept else _ANEW
-    )
+    way_on = f"loadsheet run {spec.name} --resume resumes this run" if record.is_kept else _ANEW
     report = _run(spec, request, connections, quiet, way_on, note)
     if not report.failed:
         record.end()
@@ -146,10 +148,11 @@ def _run_sample(
     moved = sampled(spec)
     ours, theirs = moved.warehouse, spec.warehouse
     notes = [
-        f"a sample ({sample}), in {ours.schema} and {ours.mart_schema}; {theirs.schema}, {theirs.mart_schema} and all "
-        "watermarks are as they were"
+        f"a sample ({sample}), in {ours.schema} and {ours.mart_schema}; {theirs.schema},"
+        f" {theirs.mart_schema} and all watermarks are as they were"
     ]
-    if left_out := ", ".join(transform.name for transform in scripts(spec)):
+    left_out = ", ".join(transform.name for transform in scripts(spec))
+    if left_out:
         notes.append(f"left out, because a script may write anywhere: {left_out}")
     return _run(moved, request, connections, quiet, _ANEW), notes
 
@@ -180,7 +183,7 @@ def _run(
 
 
 def _check_connections(spec: Pipeline, connections: Connections) -> None:
-    """A connection nobody defines is wrong input, to be told before the first step and not by it."""
+    """An undefined connection is wrong input, reported before the first step."""
     for conn_id in dict.fromkeys((spec.source.conn_id, spec.lake.conn_id, spec.warehouse.conn_id)):
         connections(conn_id)
 

@@ -44,14 +44,12 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As Typer's."""
-        bare = [
-            place
-            for place, word in enumerate(args)
-            if word == "--watch" and not _is_number(args[place + 1 :])
-        ]
-        return super().parse_args(
-            ctx, [f"--watch={_EVERY}" if n in bare else word for n, word in enumerate(args)]
-        )
+        completed = []
+        for place, word in enumerate(args):
+            if word == "--watch" and not _is_number(args[place + 1 :]):
+                word = f"--watch={_EVERY}"
+            completed.append(word)
+        return super().parse_args(ctx, completed)
 
 
 def _is_number(words: list[str]) -> bool:
@@ -96,10 +94,11 @@ def status(
     for answer in answers:
         if answer.error and not as_json:
             say(f"error: {answer.words}")
-    if errors := [answer.error for answer in answers if answer.error]:
-        raise typer.Exit(
-            WRONG_INPUT if any(isinstance(error, InputError) for error in errors) else FAILED
-        )
+    errors = [answer.error for answer in answers if answer.error]
+    if any(isinstance(error, InputError) for error in errors):
+        raise typer.Exit(WRONG_INPUT)
+    if errors:
+        raise typer.Exit(FAILED)
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,11 @@ def asking(given: Path | None, name: str | None) -> Callable[[], list[Answer]]:
         file, project = find_pipeline(given, name)
         return lambda: [_answer(file, project)]
     project = project_folder(given)
-    return lambda: [_answer(file, project) for file in project_specs(project)]
+
+    def ask_all() -> list[Answer]:
+        return [_answer(file, project) for file in project_specs(project)]
+
+    return ask_all
 
 
 def _answer(file: Path, project: Path) -> Answer:
@@ -150,13 +153,13 @@ def as_document(answers: list[Answer]) -> dict[str, Any]:
     """The document of `--json`."""
     from loadsheet.status.document import FORMAT, document, failed_document
 
-    return {
-        "format": FORMAT,
-        "pipelines": [
-            document(answer.status) if answer.status else failed_document(answer.name, answer.words)
-            for answer in answers
-        ],
-    }
+    pipelines = []
+    for answer in answers:
+        if answer.status:
+            pipelines.append(document(answer.status))
+        else:
+            pipelines.append(failed_document(answer.name, answer.words))
+    return {"format": FORMAT, "pipelines": pipelines}
 
 
 def as_page(answers: list[Answer], errors: bool = False, brief: bool = False) -> RenderableType:
@@ -200,7 +203,8 @@ def print_page(answers: list[Answer], out: Console, errors: bool = False) -> Non
     """One page, without blanks at the ends of lines."""
     with out.capture() as captured:
         out.print(as_page(answers, errors), soft_wrap=not out.is_terminal)
-    if text := "\n".join(line.rstrip() for line in captured.get().splitlines()):
+    text = "\n".join(line.rstrip() for line in captured.get().splitlines())
+    if text:
         typer.echo(text)
 
 

@@ -3,8 +3,8 @@ nothing itself.
 
     python -m loadsheet.connections.export [PROJECT] > connections.json
 
-The output holds secrets: write it where nobody else reads (umask 077), and delete it after the
-import.
+The output holds secrets: write it where no other user can read it (umask 077), and delete it after
+the import.
 """
 
 from __future__ import annotations

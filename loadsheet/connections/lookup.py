@@ -47,7 +47,7 @@ class Connection:
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        """No message of this process shows the secrets, whoever makes it."""
+        """From now on, no message of this process shows the secrets."""
         hide(
             self.password,
             *secrets_in(self.extra),
@@ -132,8 +132,8 @@ class _ProjectConnections:
                 **fields_from_mapping(self._filled(conn_id), f"{self.file}: {conn_id}"),
             )
         raise ConnectionMissing(
-            f"connection {conn_id!r} is not defined: set {variable} (a URI or JSON, as for Airflow), "
-            f"or add {conn_id!r} to {self.file}{_did_you_mean(conn_id, self.entries)}"
+            f"connection {conn_id!r} is not defined: set {variable} (a URI or JSON, as for"
+            f" Airflow), or add {conn_id!r} to {self.file}{_did_you_mean(conn_id, self.entries)}"
         )
 
     def in_environment(self, conn_id: str) -> str:
@@ -145,8 +145,8 @@ class _ProjectConnections:
             return fill({"uri": entry} if isinstance(entry, str) else entry, self.variables)
         except MissingVariable as missing:
             raise ConnectionMissing(
-                f"connection {conn_id!r} has no {missing.key}: {missing}. "
-                f"Set {missing.variable} in the environment or in {self.dotenv} (asked for by {self.file})"
+                f"connection {conn_id!r} has no {missing.key}: {missing}. Set {missing.variable} in"
+                f" the environment or in {self.dotenv} (asked for by {self.file})"
             ) from None
 
     @cached_property

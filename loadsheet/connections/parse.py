@@ -34,13 +34,13 @@ def fill(value: Any, variables: Mapping[str, str], key: str = "") -> Any:
     MissingVariable.
     """
     if isinstance(value, Mapping):
-        return {
-            name: fill(item, variables, f"{key}.{name}" if key else str(name))
-            for name, item in value.items()
-        }
+        prefix = f"{key}." if key else ""
+        return {name: fill(item, variables, f"{prefix}{name}") for name, item in value.items()}
     if isinstance(value, list):
         return [fill(item, variables, key) for item in value]
-    return _fill_text(value, variables, key) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return _fill_text(value, variables, key)
+    return value
 
 
 def _fill_text(text: str, variables: Mapping[str, str], key: str) -> str:
@@ -78,8 +78,9 @@ def fields_from_uri(uri: str, where: str) -> dict[str, Any]:
         }
     except ValueError:
         raise InputError(
-            f"{where} is not a connection URI: expected conn_type://login:password@host:port/schema, "
-            "with special characters of the login and the password percent-encoded"
+            f"{where} is not a connection URI: expected"
+            " conn_type://login:password@host:port/schema, with special characters of the login"
+            " and the password percent-encoded"
         ) from None
 
 
@@ -105,12 +106,12 @@ def fields_from_mapping(values: Mapping[str, Any], where: str) -> dict[str, Any]
     )
     if unknown:
         raise InputError(
-            f"{where}: unknown field {unknown[0]!r}; known are {', '.join(TEXT_FIELDS)}, port and extra"
+            f"{where}: unknown field {unknown[0]!r}; known are {', '.join(TEXT_FIELDS)}, port and"
+            " extra"
         )
-    if odd := next(
-        (name for name in TEXT_FIELDS if isinstance(values.get(name), (Mapping, list))), None
-    ):
-        raise InputError(f"{where}: {odd} must be text")
+    for name in TEXT_FIELDS:
+        if isinstance(values.get(name), (Mapping, list)):
+            raise InputError(f"{where}: {name} must be text")
     fields = {name: str(values.get(name, "")) for name in TEXT_FIELDS}
     extra = values.get("extra") or values.get("extra_dejson")
     return {

@@ -41,7 +41,8 @@ SQLSTATES = {
     "25006": Cause(
         True,
         "The server is read-only: a standby, or by a setting",
-        "after a failover point the connection at the primary; else switch default_transaction_read_only off",
+        "after a failover point the connection at the primary; else switch"
+        " default_transaction_read_only off",
     ),
     "25P03": Cause(True, "The server ended a transaction that took too long", _LIMIT),
     "25P04": Cause(True, "The server ended a transaction that took too long", _LIMIT),
@@ -69,7 +70,8 @@ SQLSTATES = {
     "53300": Cause(
         True,
         "The server has no connection left for this role",
-        "end idle sessions, raise max_connections or the CONNECTION LIMIT, or let fewer tasks run at once",
+        "end idle sessions, raise max_connections or the CONNECTION LIMIT, or let fewer tasks run"
+        " at once",
     ),
     "53400": Cause(False, "A limit in the server's configuration was reached", _LIMIT),
     "54": Cause(False, "It is larger than PostgreSQL allows", "make it smaller"),
@@ -125,8 +127,9 @@ SQLSTATES = {
 LOGIN_WORDS = {
     "28P01": re.compile(r"password authentication failed|no password supplied"),
     "28000": re.compile(
-        r"pg_hba\.conf|role .* (does not exist|is not permitted to log in)|authentication failed|no such user|"
-        r"certificate|does not support SSL|invalid (\w+ value|port number|integer value)|unrecognized configuration"
+        r"pg_hba\.conf|role .* (does not exist|is not permitted to log in)|authentication failed"
+        r"|no such user|certificate|does not support SSL"
+        r"|invalid (\w+ value|port number|integer value)|unrecognized configuration"
     ),
     "3D000": re.compile(r"database .* does not exist|no such database"),
     "42501": re.compile(r"permission denied for database"),

@@ -46,7 +46,7 @@ class Diagnosis:
     @property
     def advice(self) -> str:
         """Why it happened and what to do."""
-        retry = "; a retry may mend it" if self.cause.retryable else ""
+        retry = "; a retry may succeed" if self.cause.retryable else ""
         return f"{self.cause.why}. Next: {self.cause.next}{retry}"
 
 

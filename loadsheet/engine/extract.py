@@ -1,5 +1,19 @@
-"""The extract step: reads the new rows of a source table into the lake. The manifest is written
-last."""
+"""The extract step: reads the new rows of a source table into the lake.
+
+Three threads or sessions take part, and the fence is taken late: only when there is something to
+store, just before the first object.
+
+    step's thread                     reader (COPY)                 upload thread
+    observe scope (no lock)
+    decide which rows to read
+    BEGIN, snapshot, checks
+    read_and_store ------------------> blocks of rows -> part full -> Lake.put(part)
+                                                                      first time: take the fence
+    COMMIT on the source
+    nothing new? discard, skip        (the fence was never taken)
+    finish: last part ----------------------------------------------> as above
+    Lake.put(manifest), fence.seal    from here on the load step can use the attempt
+"""
 
 from __future__ import annotations
 
@@ -42,8 +56,10 @@ def extract(
     or Overtaken (see `loadsheet.errors`), psycopg and minio errors for trouble with the servers.
     """
     attempt = _Attempt(pipeline, table, request, lake, warehouse)
-    if table.name in request.resumes and (before := _before(pipeline, table, request, warehouse)):
-        return before
+    if table.name in request.resumes:
+        earlier = _done_earlier(pipeline, table, request, warehouse)
+        if earlier:
+            return earlier
     described = catalog.describe(source, pipeline.source.schema, table)
     layout = Layout(file_format(pipeline, described), described.columns, described.key)
     layout.encoder()  # what is missing, or cannot be carried, is said before anything is read
@@ -61,9 +77,8 @@ def extract(
         held += "; appended, because there is no primary key to merge by"
     if manifest is None:
         ledger.clear_failure(warehouse, pipeline.name, "table", table.name)
-        return skipped(
-            f"nothing new since {rows.lower}{held}" if rows.lower else f"nothing new{held}"
-        )
+        since = f" since {rows.lower}" if rows.lower else ""
+        return skipped(f"nothing new{since}{held}")
     return Outcome(
         status="done",
         message=f"{manifest.rows:,} rows, {manifest.size:,} bytes of {manifest.format}{held}",
@@ -72,18 +87,16 @@ def extract(
     )
 
 
-def _before(
+def _done_earlier(
     pipeline: Pipeline, table: Table, request: RunRequest, warehouse: Session
 ) -> Outcome | None:
-    """What this run did for the table before it was stopped; None when it has to be read."""
+    """The outcome, where this run loaded or extracted the table before it was stopped."""
     if resume.has_loaded(warehouse, pipeline.name, table.name, request.run_id):
         return skipped("loaded before the run was stopped")
     load_id = resume.sealed_load(warehouse, pipeline.name, table.name, request.run_id)
-    return (
-        Outcome(status="done", message="extracted before the run was stopped", load_id=load_id)
-        if load_id
-        else None
-    )
+    if not load_id:
+        return None
+    return Outcome(status="done", message="extracted before the run was stopped", load_id=load_id)
 
 
 class _Attempt:
@@ -93,36 +106,38 @@ class _Attempt:
     def __init__(
         self, pipeline: Pipeline, table: Table, request: RunRequest, lake: Lake, warehouse: Session
     ):
-        self.pipeline, self.table, self.request, self.lake, self.warehouse = (
-            pipeline,
-            table,
-            request,
-            lake,
-            warehouse,
-        )
+        self.pipeline = pipeline
+        self.table = table
+        self.request = request
+        self.lake = lake
+        self.warehouse = warehouse
         self.target = Relation(pipeline.warehouse.schema, table.name)
         self.started = time.monotonic()
         ledger.ensure(warehouse)
         self.seen: Scope = fence.read_scope(warehouse, pipeline.name, table.name)
         # Asked once, with the scope: what is read, and whether it is all there is, must rest on the
         # same answer.
-        self.is_first = (
-            self.seen.last_load_no is None or tables.kind(warehouse, self.target) is None
-        )
+        never_loaded = self.seen.last_load_no is None
+        self.is_first = never_loaded or tables.kind(warehouse, self.target) is None
         reach("extract.observed")
         self.fence = 0
-        self.load_id = self.prefix = self.accepted = ""
-        self._beginning = threading.Lock()
+        self.load_id = ""
+        self.prefix = ""
+        self.accepted = ""
+        self._fencing = threading.Lock()
 
     @property
     def last(self) -> Last | None:
-        """What the last load left behind, for the reading to go on from; None when there is nothing
-        to go on from."""
+        """Where the last load ended; None for a table that is read from the start."""
         return None if self.is_first else last_of(self.seen)
 
-    def begin(self) -> str:
-        """The attempt's prefix in the lake; the first call takes the fence. Called from any thread."""
-        with self._beginning:
+    def fenced_prefix(self) -> str:
+        """Where the attempt stores its objects in the lake; the first call takes the fence.
+
+        Called from the upload thread before the first part, so that a table with nothing new never
+        takes a fence and never overtakes another run.
+        """
+        with self._fencing:
             if not self.prefix:
                 self._take_fence()
         return self.prefix
@@ -135,7 +150,8 @@ class _Attempt:
             self.load_id = ledger.next_load_id(
                 self.warehouse, self.pipeline.name, self.table.name, self.request.run_id
             )
-        self.prefix = f"{load_prefix(self.pipeline, self.table.name, self.load_id)}{self.fence:08d}-{uuid.uuid4().hex[:8]}"
+        load = load_prefix(self.pipeline, self.table.name, self.load_id)
+        self.prefix = f"{load}{self.fence:08d}-{uuid.uuid4().hex[:8]}"
         reach("extract.fenced")
 
     def run(
@@ -156,21 +172,23 @@ class _Attempt:
             described = catalog.describe(source, self.pipeline.source.schema, self.table)
             if described != expected:
                 raise Overtaken(
-                    f"{described.relation}: its columns or key changed while it was being read; retry"
+                    f"{described.relation}: its columns or key changed while it was being read;"
+                    " retry"
                 )
             reach("extract.snapshot")
             reading.refuse_null_cursors(source, self.table, described)
             fitness.refuse_values(source, described, self.table, rows.where, self.warehouse)
-            read_at, origin = holdback.now(source), self._origin(source, described, rows)
-            store = PartStore(self.lake, self.begin, layout, progress)
-            stored = read_and_store(source, described, rows, store)
+            read_at = holdback.now(source)
+            origin = self._origin(source, described, rows)
+            store = PartStore(self.lake, self.fenced_prefix, layout, progress)
+            upload = read_and_store(source, described, rows, store)
         reach("extract.copied")
-        if self._nothing_new(stored):
-            self._discard(stored)
+        if self._nothing_new(upload):
+            self._discard(upload)
             return None
-        stored.finish()
+        upload.finish()
         reach("extract.parts_stored")
-        manifest = self._manifest(described, rows, layout.format, stored, read_at, origin)
+        manifest = self._manifest(described, rows, layout.format, upload, read_at, origin)
         self._seal(manifest)
         return manifest
 
@@ -194,13 +212,14 @@ class _Attempt:
     def _seal(self, manifest: Manifest) -> None:
         """Store the manifest, then tell the ledger which one it is: from here on the attempt can be
         loaded."""
-        name, stored = f"{self.begin()}/{FILE_NAME}", manifest.to_json()
+        name = f"{self.fenced_prefix()}/{FILE_NAME}"
+        stored = manifest.to_json()
         self.lake.put(name, stored)
         reach("extract.manifest_stored")
         fence.seal_attempt(self.warehouse, manifest, name, hashlib.sha256(stored).hexdigest())
         reach("extract.sealed")
 
-    def _nothing_new(self, stored: Stored) -> bool:
+    def _nothing_new(self, upload: Upload) -> bool:
         """No row of an increment; the same content as last time where the whole table is read.
 
         A changed source that was accepted is news, to be remembered by a load even without rows.
@@ -208,14 +227,14 @@ class _Attempt:
         if self.is_first or self.accepted or self.request.is_full(self.table.name):
             return False
         if self.table.incremental:
-            return stored.rows == 0
-        return stored.content_sha256 == self.seen.content_sha256
+            return upload.rows == 0
+        return upload.content_sha256 == self.seen.content_sha256
 
-    def _discard(self, stored: Stored) -> None:
+    def _discard(self, upload: Upload) -> None:
         """Leave nothing behind of a table that turned out to be the same."""
         reach("extract.unchanged")
-        stored.abandon()
-        for part in stored.parts:
+        upload.abandon()
+        for part in upload.parts:
             self.lake.remove(part.name)
 
     def _manifest(
@@ -223,11 +242,11 @@ class _Attempt:
         described: SourceTable,
         rows: Reading,
         format: FileFormat,
-        stored: Stored,
+        upload: Upload,
         read_at: str,
         origin: dict[str, str],
     ) -> Manifest:
-        self.begin()
+        self.fenced_prefix()
         cursor = self.table.incremental and described.column(self.table.incremental.cursor)
         keyed = self.table.mode_with_key(bool(described.key)) != "append"
         return Manifest(
@@ -250,9 +269,9 @@ class _Attempt:
             moves_watermark=rows.moves_watermark,
             read_at=read_at,
             clock=rows.clock,
-            rows=stored.rows,
-            parts=tuple(stored.parts),
-            content_sha256=stored.content_sha256,
+            rows=upload.rows,
+            parts=tuple(upload.parts),
+            content_sha256=upload.content_sha256,
             held_by=rows.held_by,
             seconds=time.monotonic() - self.started,
             source=origin,
@@ -261,7 +280,7 @@ class _Attempt:
 
 
 def last_of(seen: Scope) -> Last:
-    """What the last load left for the next reading to go on from."""
+    """Where the last load ended: the next reading starts there."""
     columns = seen.columns or []
     return Last(
         watermark=seen.watermark,
@@ -279,17 +298,20 @@ def file_format(pipeline: Pipeline, described: SourceTable) -> FileFormat:
     """
     if pipeline.lake.format == "parquet":
         fitness.refuse_for_parquet(described)
-    if pipeline.lake.format == "auto":
-        return "binary" if all(column.exact_in_binary for column in described.columns) else "csv"
-    return pipeline.lake.format
+    if pipeline.lake.format != "auto":
+        return pipeline.lake.format
+    if all(column.exact_in_binary for column in described.columns):
+        return "binary"
+    return "csv"
 
 
 # Sessions that read one large table side by side.
 READERS = 2
 
 
-class Stored:
-    """The rows of a reading on their way into the lake: a writer per range, in the table's order."""
+class Upload:
+    """The rows of a reading on their way into the lake: a writer per page range, in the table's
+    order. `rows` is known when the reading has ended."""
 
     def __init__(self, writers: list[PartWriter], contents: list[hashlib._Hash]):
         self._writers, self._contents = writers, contents
@@ -304,11 +326,10 @@ class Stored:
     def content_sha256(self) -> str | None:
         """Of the uncompressed rows, where the whole table is read to find out whether it has
         changed."""
-        return (
-            hashlib.sha256(b"".join(c.digest() for c in self._contents)).hexdigest()
-            if self._contents
-            else None
-        )
+        if not self._contents:
+            return None
+        digests = b"".join(content.digest() for content in self._contents)
+        return hashlib.sha256(digests).hexdigest()
 
     def finish(self) -> None:
         """Store what is still held."""
@@ -323,41 +344,42 @@ class Stored:
 
 def read_and_store(
     source: Session, described: SourceTable, rows: Reading, store: PartStore
-) -> Stored:
+) -> Upload:
     """Read `rows` of the table in the open snapshot, many of them by way of further sessions, and
     cut them into parts.
 
     Raises psycopg errors, those of the lake, and Corrupt when the stream of rows broke off.
     """
-    # what Arrow holds of a part, nobody should hold twice
+    # Arrow's copy of a part must not be held twice.
     readers = 1 if store.layout.format == "parquet" else READERS
     conditions = stream.split(source, described, readers) if rows.action == "replace" else ["TRUE"]
-    contents, writers, jobs = [], [], []
+    contents = []
+    writers = []
+    jobs = []
     for condition in conditions:
         if rows.where == "":
             contents.append(hashlib.sha256(repr((described.columns, described.key)).encode()))
         writer = PartWriter(store, contents[-1] if contents else None)
         writers.append(writer)
-        where = " AND ".join(
-            f"({c})" for c in (rows.where, rows.sample, condition) if c not in ("", "TRUE")
-        )
+        tests = [test for test in (rows.where, rows.sample, condition) if test not in ("", "TRUE")]
+        where = " AND ".join(f"({test})" for test in tests)
         select = select_columns(described.relation, described.columns, where)
-        # Of a single range the last part is held back, for it may be the same as last time. Of many
-        # it is stored.
-        jobs.append(
-            stream.Job(select, writer.take, writer.end if len(conditions) == 1 else writer.finish)
-        )
-    stored = Stored(writers, contents)
+        # The last part of a single range waits in memory: the table may turn out to be unchanged,
+        # and then nothing is stored. Of several ranges each last part is stored at once.
+        at_end = writer.end if len(conditions) == 1 else writer.finish
+        jobs.append(stream.Job(select, writer.take, at_end))
+    upload = Upload(writers, contents)
     try:
-        stored.rows = sum(_read(source, jobs, store.layout.wire, readers))
+        upload.rows = sum(_read(source, jobs, store.layout.wire, readers))
     except BaseException:
-        stored.abandon()  # nothing of a step may work on when it has failed
+        upload.abandon()  # no upload may continue after its step has failed
         raise
-    return stored
+    return upload
 
 
 def _read(source: Session, jobs: list[stream.Job], wire: WireFormat, readers: int) -> list[int]:
-    counts = None
     if len(jobs) > 1 or stream.is_many(source, jobs[0].select):
         counts = stream.copy_apart(source, jobs, wire, min(readers, len(jobs)))
-    return counts if counts is not None else [stream.copy(source, job, wire) for job in jobs]
+        if counts is not None:
+            return counts
+    return [stream.copy(source, job, wire) for job in jobs]

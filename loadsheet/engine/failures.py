@@ -83,8 +83,8 @@ def explained(
     """Turns what the step raises into a LoadsheetError with its place; its text holds no row data
     and no secret.
 
-    Trouble with a server becomes Unavailable when it may pass, else Refused. What nobody foresaw is
-    a bug: it leaves as it came, with a note of the place.
+    Trouble with a server becomes Unavailable when it may pass, else Refused. An unexpected
+    exception is a bug: it leaves as it came, with a note of the place.
     """
     place = _Place(step, pipeline, request.run_id)
     try:
@@ -159,8 +159,8 @@ class _Place:
 
     def _again(self) -> str:
         return (
-            f"in Airflow clear {step_id('extract', self.step.name)}, and its load follows; on the command line "
-            f"`loadsheet run {self.pipeline.name} --tables {self.step.name}`"
+            f"in Airflow clear {step_id('extract', self.step.name)}, and its load follows; on the"
+            f" command line `loadsheet run {self.pipeline.name} --tables {self.step.name}`"
         )
 
 
@@ -196,4 +196,5 @@ def blockers(session: Session, target: Relation) -> str:
     found = session.execute(
         _HOLDERS, {"table": target.sql, "key": f"loadsheet:{target}"}
     ).fetchall()
-    return f"A lock on {target} is held by {', '.join(row[0] for row in found)}" if found else ""
+    holders = ", ".join(row[0] for row in found)
+    return f"A lock on {target} is held by {holders}" if holders else ""

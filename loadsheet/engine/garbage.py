@@ -39,8 +39,8 @@ def find(
     Removes nothing.
 
     Brings an older ledger up to date. Raises InputError when `keep` is too small, WorkError when
-    the lake holds loads and the warehouse has no ledger: without it nobody knows what is needed;
-    Refused when a newer Loadsheet made it.
+    the lake holds loads and the warehouse has no ledger: without it there is no record of what is
+    needed; Refused when a newer Loadsheet made it.
     """
     if keep < 1:
         raise InputError("gc must keep at least one load of each table")
@@ -116,8 +116,9 @@ def _refuse_without_ledger(pipeline: Pipeline, lake: Lake, tables: list[str]) ->
         root = _root(pipeline, name)
         if garbage.attempts(lake.listing(root), root):
             raise WorkError(
-                f"{root} in the lake holds loads, but the warehouse ({pipeline.warehouse.conn_id}) has no ledger "
-                "(schema loadsheet) that would say which of them are needed. Check the connection"
+                f"{root} in the lake holds loads, but the warehouse ({pipeline.warehouse.conn_id})"
+                " has no ledger (schema loadsheet) that would say which of them are needed. Check"
+                " the connection"
             )
 
 

@@ -7,7 +7,7 @@ The trigger form beats the Variable, the Variable beats the spec.
 
 `incremental: false` means a full extract and load: everywhere, in one pipeline, or only in the tables listed there.
 `accept_source: true`, everywhere or in one pipeline, lets runs go on although the source was failed over; it is to be
-taken out again, because as long as it stands nobody is told of the next time.
+taken out again, because as long as it is set, the next failover goes unreported.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def airflow_request(
     refresh = typed(params.get("full_refresh", False), bool, "the run's parameter full_refresh")
     if refresh and asked:
         raise InputError(
-            "the run's parameters ask for a full refresh and for an interval: a full refresh replaces the table, "
-            "so it must read all of it. Leave one of them out."
+            "the run's parameters ask for a full refresh and for an interval: a full refresh"
+            " replaces the table, so it must read all of it. Leave one of them out."
         )
     # A person who asks for an interval wants that interval, whatever the Variable says.
     full: Full = frozenset() if asked else full_by_variable(pipeline, variable)
@@ -92,7 +92,8 @@ def _asked_interval(params: Mapping[str, Any]) -> Interval | None:
         return None
     if not start or not end:
         raise InputError(
-            "the run's parameters interval_start and interval_end go together: give both or neither."
+            "the run's parameters interval_start and interval_end go together: give both or"
+            " neither."
         )
     first, last = _moment(start, "interval_start"), _moment(end, "interval_end")
     if first >= last:
@@ -109,7 +110,8 @@ def _moment(text: Any, name: str) -> datetime:
     # overflow: in UTC it is before the year 1 or after 9999
     except (TypeError, ValueError, OverflowError):
         raise InputError(
-            f"the run's parameter {name} is not a time: {text!r}. Write it like 2026-01-31T00:00:00+00:00."
+            f"the run's parameter {name} is not a time: {text!r}. Write it like"
+            " 2026-01-31T00:00:00+00:00."
         ) from None
 
 
@@ -171,8 +173,9 @@ def _switches(text: str | None) -> dict[str, Any]:
         found = json.loads(text) if text and text.strip() else {}
     except json.JSONDecodeError as error:
         raise InputError(
-            f"the Airflow Variable {VARIABLE!r} is not JSON (line {error.lineno}, column {error.colno}: {error.msg}). "
-            'Set it to an object such as {"incremental": true, "pipelines": {}}, or delete it.'
+            f"the Airflow Variable {VARIABLE!r} is not JSON (line {error.lineno}, column"
+            f' {error.colno}: {error.msg}). Set it to an object such as {{"incremental": true,'
+            ' "pipelines": {}}, or delete it.'
         ) from None
     settings = {"incremental": True, "accept_source": False, "pipelines": {}} | _object(
         found, "", {"incremental", "accept_source", "pipelines"}
@@ -193,7 +196,8 @@ def _own_entry(pipelines: dict[str, Any], pipeline: Pipeline) -> dict[str, Any]:
         typed(entry.get(name, False), bool, _key(f"{path}.{name}"))
     if "incremental" not in entry and "tables" in entry:
         raise InputError(
-            f'{_key(path)} lists tables but not what to do with them. Add "incremental": false or true.'
+            f'{_key(path)} lists tables but not what to do with them. Add "incremental": false or'
+            " true."
         )
     if "tables" in entry:
         table_names(entry["tables"], pipeline, _key(f"{path}.tables"))
@@ -205,7 +209,8 @@ def _object(value: Any, path: str, keys: set[str]) -> dict[str, Any]:
     unknown = sorted(found.keys() - keys)
     if unknown:
         raise InputError(
-            f"{_key(path)} has the unknown key {unknown[0]!r}. Known keys: {', '.join(sorted(keys))}."
+            f"{_key(path)} has the unknown key {unknown[0]!r}. Known keys:"
+            f" {', '.join(sorted(keys))}."
         )
     return found
 
@@ -237,7 +242,7 @@ def command_line_request(
         )
     interval = _interval(start, end)
     if sample is not None and (start or end):
-        raise InputError("--sample reads its tables anew each time: leave out --from and --to")
+        raise InputError("--sample reads its tables in full each time: leave out --from and --to")
     full: frozenset[str] | Literal["all"] = (
         (only or "all") if full_refresh or sample else frozenset()
     )
@@ -283,7 +288,8 @@ def _interval(start: str | None, end: str | None) -> tuple[str | None, str | Non
         return None, None
     if start is None or end is None:
         raise InputError(
-            "--from and --to go together: rows from the first are read, rows from the second are not"
+            "--from and --to go together: rows from the first are read, rows from the second"
+            " are not"
         )
     first, last = _bound(start, "--from"), _bound(end, "--to")
     if isinstance(first, Decimal) and isinstance(last, Decimal):
@@ -305,5 +311,6 @@ def _bound(text: str, option: str) -> datetime | Decimal:
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):  # overflow: in UTC it is before the year 1 or after 9999
         raise InputError(
-            f"{option} {text} is neither a time such as 2026-01-31 or 2026-01-31T12:00:00+00:00 nor a number"
+            f"{option} {text} is neither a time such as 2026-01-31 or 2026-01-31T12:00:00+00:00 nor"
+            " a number"
         ) from None

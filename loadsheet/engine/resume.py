@@ -80,47 +80,44 @@ class RunRecord:
 
     @property
     def is_kept(self) -> bool:
-        """Whether `--resume` would go on with this run: not where another one has begun since."""
+        """Whether `--resume` would resume this run: not where another one has started since."""
         found = self._read()
         return found is not None and found["request"].run_id == self._request.run_id
 
     def end(self) -> None:
-        """The run has ended well: there is nothing to go on with."""
+        """The run has succeeded: there is nothing to resume."""
         if self._file and self.is_kept:
             with contextlib.suppress(OSError):
                 self._file.unlink(missing_ok=True)
 
     def resumed(self) -> RunRequest:
-        """The request that goes on with the run that was stopped or has failed.
+        """The request that resumes the last stopped or failed run with its original options.
 
-        A table whose part of the spec was changed since is read anew. Raises InputError when there
+        A table whose part of the spec was changed since is read again. Raises InputError when there
         is no such run, or when its servers or schemas are others now.
         """
         found = self._read()
         if not found:
             raise InputError(
-                f"--resume: no run of {self._pipeline.name} was stopped on this machine; run it without --resume"
+                f"--resume: no run of {self._pipeline.name} was stopped on this machine; run it"
+                " without --resume"
             )
         if found["places"] != _places(self._pipeline):
             raise InputError(
-                f"--resume: {self._pipeline.file} names another source, lake or warehouse than when the run was "
-                "stopped; run it without --resume"
+                f"--resume: {self._pipeline.file} names another source, lake or warehouse than when"
+                " the run was stopped; run it without --resume"
             )
         # also for the next time: what the run did before was done by these
         self._parts = found["parts"]
-        same = {
-            name
-            for name, digest in _parts(self._pipeline).items()
-            if self._parts.get(name) == digest
-        }
+        now = _parts(self._pipeline)
+        same = {name for name, digest in now.items() if self._parts.get(name) == digest}
         self._unchanged = [name for name in found["unchanged"] if name in same]
         asked: RunRequest = found["request"]
-        tables = (
-            {table.name for table in self._pipeline.tables} if asked.only is None else asked.only
-        )
-        return replace(
-            asked, resumes=frozenset(same), only=frozenset(tables) - frozenset(self._unchanged)
-        )
+        tables = asked.only
+        if tables is None:
+            tables = frozenset(table.name for table in self._pipeline.tables)
+        left = tables - frozenset(self._unchanged)
+        return replace(asked, resumes=frozenset(same), only=left)
 
     def _read(self) -> dict[str, Any] | None:
         """The record; None where there is none, or one that another version has written."""

@@ -74,7 +74,8 @@ def _schema(pipeline: Pipeline, name: str) -> str:
         )
     if pipeline.source.conn_id == pipeline.warehouse.conn_id and moved == pipeline.source.schema:
         raise InputError(
-            f"--sample: {moved!r}, the schema of the sample, is the one that the pipeline reads from"
+            f"--sample: {moved!r}, the schema of the sample, is the one that the pipeline reads"
+            " from"
         )
     return moved
 
@@ -105,7 +106,7 @@ def sampled_rows(session: Session, source: SourceTable, rows: Reading, sample: S
 
 
 def _has_at_most(session: Session, source: SourceTable, rows: int) -> bool:
-    """Counted: a table nobody has analysed is estimated at thousands of rows when it holds ten."""
+    """Counted: a table that was never analysed is estimated at thousands of rows when it holds ten."""
     first = f"SELECT FROM {source.relation.sql} LIMIT {rows + 1}"
     found = session.execute(f"SELECT count(*) <= {rows} FROM ({first}) first").fetchone()
     return bool(found and found[0])
@@ -150,7 +151,8 @@ def made(session: Session, pipeline: Pipeline) -> Made:
 def drop(session: Session, pipeline: Pipeline, relations: Made) -> list[str]:
     """Drop them all or none, then the sample's schemas that are empty; returns the names of those.
 
-    Raises psycopg.errors.DependentObjectsStillExist when somebody else's view reads one of them.
+    Raises psycopg.errors.DependentObjectsStillExist when a view outside the sample reads one of
+    them.
     """
     with session.transaction():
         _drop(session, "VIEW", (relation for relation, is_view in relations if is_view))
@@ -163,7 +165,8 @@ def _schemas(pipeline: Pipeline) -> Sequence[str]:
 
 
 def _drop(session: Session, kind: str, relations: Iterable[Relation]) -> None:
-    if names := ", ".join(relation.sql for relation in relations):
+    names = ", ".join(relation.sql for relation in relations)
+    if names:
         session.execute(f"DROP {kind} {names}".encode())
 
 

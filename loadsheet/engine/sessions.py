@@ -37,7 +37,7 @@ class Servers:
         return self._session(connect_warehouse, self._pipeline.warehouse.conn_id)
 
     def own_warehouse(self) -> Session:
-        """One that nobody had before or has afterwards: a user's SQL may leave anything behind in a
+        """One that is used once: a user's SQL may leave anything behind in a
         session."""
         return connect_warehouse(self._connections(self._pipeline.warehouse.conn_id))
 
@@ -64,7 +64,7 @@ class KeptServers(Servers):
         self._idle: dict[Connect, list[PinnedSession]] = defaultdict(list)
 
     def close(self) -> None:
-        """Close the sessions that nobody uses."""
+        """Close the sessions that are not in use."""
         for sessions in self._idle.values():
             while sessions:
                 sessions.pop().close()

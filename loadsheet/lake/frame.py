@@ -44,20 +44,24 @@ def read_load(
     Raises Corrupt for objects that are missing or not as the manifest says, Refused for a value or
     a type that cannot be read, InputError for a column the load does not have.
     """
-    files, path = (filesystem, str(manifest)) if filesystem else _place(manifest)
+    if filesystem:
+        files, path = filesystem, str(manifest)
+    else:
+        files, path = _place(manifest)
     stored = _fetch(files, path)
     told = read_manifest(stored, path, hashlib.sha256(stored).hexdigest())
     known = {column.name: column for column in told.columns}
     names = list(known if columns is None else columns)
-    if unknown := [name for name in names if name not in known]:
+    unknown = [name for name in names if name not in known]
+    if unknown:
         raise InputError(f"{told.table} has no column {unknown[0]!r}; it has {', '.join(known)}")
     folder = path.rpartition("/")[0]
-    tables = [table for part in told.parts for table in _tables(files, folder, part, told, names)]
-    return (
-        pa.concat_tables(tables)
-        if tables
-        else schema_of([known[name] for name in names]).empty_table()
-    )
+    tables: list[pa.Table] = []
+    for part in told.parts:
+        tables += _tables(files, folder, part, told, names)
+    if not tables:
+        return schema_of([known[name] for name in names]).empty_table()
+    return pa.concat_tables(tables)
 
 
 def _place(manifest: str | Path) -> tuple[pa_fs.FileSystem, str]:
@@ -147,12 +151,16 @@ def _split(copied: bytes, width: int) -> Iterator[list[Values]]:
 def _array(
     values: Values, column: Column, load: Callable[[bytes], Any], arrow: pa.DataType
 ) -> pa.Array:
+
+    def loaded(value: bytes | None) -> Any:
+        return None if value is None else load(value)
+
     try:
-        return pa.array([None if value is None else load(value) for value in values], arrow)
+        return pa.array(map(loaded, values), arrow)
     except (psycopg.DataError, pa.ArrowInvalid, ValueError):
         raise Refused(
-            f"column {column.name} ({column.type}) holds a value that Arrow cannot, such as infinity, BC or NaN: leave "
-            "it out (columns=[...]), or read it from a load in csv"
+            f"column {column.name} ({column.type}) holds a value that Arrow cannot, such as"
+            " infinity, BC or NaN: leave it out (columns=[...]), or read it from a load in csv"
         ) from None
 
 
@@ -163,8 +171,8 @@ def _loader(column: Column) -> Callable[[bytes], Any]:
         show = shown(column.type)
         if show is None:
             raise Refused(
-                f"column {column.name} ({column.type}) is not read back from a binary load: leave it out "
-                "(columns=[...]), or set lake.format: csv"
+                f"column {column.name} ({column.type}) is not read back from a binary load: leave"
+                " it out (columns=[...]), or set lake.format: csv"
             )
         return show
     oid = adapters.types[without_modifier(column.type)].oid

@@ -1,4 +1,4 @@
-"""What of a table's objects in the lake nobody needs any more, by a listing and the ledger's word.
+"""Which of a table's objects in the lake are no longer needed, by a listing and the ledger.
 Pure.
 
 An attempt is all objects of one try to extract: `<load id>/<fence>-<random>/part-*` and
@@ -34,7 +34,8 @@ class Attempt:
     def manifest(self) -> str | None:
         """The name of its manifest; an attempt without one does not exist for a load."""
         name = f"{self.prefix}/{FILE_NAME}"
-        return name if any(found.name == name for found in self.objects) else None
+        names = {found.name for found in self.objects}
+        return name if name in names else None
 
     @property
     def bytes(self) -> int:
@@ -55,7 +56,7 @@ class Load:
     prefix: str
     committed_at: datetime
     whole: bool
-    """It made the table anew, so that nothing before it is needed to make the table again."""
+    """It replaced the whole table, so nothing before it is needed to rebuild the table."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,8 +121,8 @@ def judge(
 
 
 _FOREIGN = (
-    "the lake holds attempts of this table that this warehouse never made: another warehouse uses the same prefix, or "
-    "this one was restored from a backup"
+    "the lake holds attempts of this table that this warehouse never made: another warehouse uses"
+    " the same prefix, or this one was restored from a backup"
 )
 
 
@@ -140,7 +141,7 @@ class _Court:
         )
 
     def is_foreign(self, attempt: Attempt) -> bool:
-        """Whether somebody else must have made it: nobody here was given its fence."""
+        """Whether another ledger must have created it: this one never gave out its fence."""
         ours = (self.standing.pipeline, self.standing.table)
         manifest = attempt.manifest
         return (
@@ -161,7 +162,7 @@ class _Court:
             return False, f"among the newest {self.keep}"
         if load.committed_at > self.before:
             return False, "too young"
-        return True, "a later load made the table anew" if self.standing.wanted else _GONE
+        return True, "a later load replaced the whole table" if self.standing.wanted else _GONE
 
     def _abandoned(self, attempt: Attempt) -> tuple[bool, str]:
         sealed = attempt.manifest is not None and attempt.manifest == self.standing.sealed

@@ -43,7 +43,7 @@ class Manifest:
     columns: tuple[Column, ...]
     key: tuple[str, ...]
     key_is_enforced: bool
-    """The source guarantees the key, so that nobody need look for duplicates and NULLs in it."""
+    """The source guarantees the key, so there is no need to look for duplicates and NULLs in it."""
     source_oid: int
     cursor: str | None = None
     cursor_type: str | None = None

@@ -16,7 +16,8 @@ try:
     import pyarrow.parquet as pa_parquet
 except ImportError as missing:
     raise InputError(
-        "pyarrow is not installed, the extra loadsheet[parquet]: pip install -r requirements/parquet.txt"
+        "pyarrow is not installed, the extra loadsheet[parquet]: pip install -r"
+        " requirements/parquet.txt"
     ) from missing
 
 # Text gathered for a row group: what an encoder and a decoder hold, a few times over, within 160 MB
@@ -92,12 +93,18 @@ def decode(stored: bytes) -> Iterator[bytes]:
         yield bytes(text.getvalue())
 
 
+def _hex(value: bytes | None) -> str | None:
+    return None if value is None else "\\x" + value.hex()
+
+
+def _bytes(text: str | None) -> bytes | None:
+    return None if text is None else bytes.fromhex(text[2:])
+
+
 def _shown(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
     """As COPY reads it, in a session whose TimeZone is UTC."""
     if pa.types.is_binary(column.type):
-        return pa.array(
-            [v if v is None else "\\x" + v.hex() for v in column.to_pylist()], pa.string()
-        )
+        return pa.array(map(_hex, column.to_pylist()), pa.string())
     if pa.types.is_timestamp(column.type) and column.type.tz:
         # The same moments without the zone's name: writing them with it took 20 times as long.
         return column.cast(pa.int64()).cast(pa.timestamp(column.type.unit))
@@ -124,10 +131,10 @@ def from_csv(text: bytes, names: Sequence[str], schema: pa.Schema, remedy: str) 
 
     Raises Refused, naming the column and saying `remedy`, for a value that its type cannot hold.
     """
-    types = {
-        field.name: pa.string() if pa.types.is_binary(field.type) else field.type
-        for field in schema
-    }
+    types = {field.name: field.type for field in schema}
+    for name, arrow in types.items():
+        if pa.types.is_binary(arrow):
+            types[name] = pa.string()
     # One block: what is cut by blocks may not be larger than one.
     block = min(len(text) + len(_MARK) + 1, _LARGEST_BLOCK)
     reading = pa_csv.ReadOptions(column_names=list(names), use_threads=False, block_size=block)
@@ -160,7 +167,7 @@ def _field(column: Column) -> pa.Field:
 def _typed(column: pa.ChunkedArray, arrow: pa.DataType) -> pa.ChunkedArray | pa.Array:
     if not pa.types.is_binary(arrow):
         return column
-    return pa.array([v if v is None else bytes.fromhex(v[2:]) for v in column.to_pylist()], arrow)
+    return pa.array(map(_bytes, column.to_pylist()), arrow)
 
 
 _LIMITS = {

@@ -36,7 +36,7 @@ _COMPRESSION = zstandard.ZstdCompressionParameters.from_level(
 )
 
 Progress = Callable[[int | None, int], None]
-"""Is told how many rows (None where nobody has counted them yet) and how many stored bytes are
+"""Is told how many rows (None where they are not counted yet) and how many stored bytes are
 done."""
 
 
@@ -92,7 +92,7 @@ class Layout:
     def encoder(self) -> Encoder:
         """A new part. Raises InputError where pyarrow is missing for Parquet."""
         if self.format == "parquet":
-            from loadsheet.lake import parquet  # it imports pyarrow, which nobody else needs
+            from loadsheet.lake import parquet  # it imports pyarrow, which no other format needs
 
             return parquet.Encoder(self.columns, self.key)
         if self.format == "binary":
@@ -101,18 +101,20 @@ class Layout:
 
 
 class PartStore:
-    """Where the writers of one attempt store their parts. `begin` is asked for the prefix before
-    the first."""
+    """Where the writers of one attempt store their parts. `prefix` is called before each part, the
+    first time before anything is stored."""
 
-    def __init__(self, lake: Lake, begin: Callable[[], str], layout: Layout, progress: Progress):
+    def __init__(self, lake: Lake, prefix: Callable[[], str], layout: Layout, progress: Progress):
         return_large_blocks()
-        self._lake, self._begin, self.layout = lake, begin, layout
+        self._lake = lake
+        self._prefix = prefix
+        self.layout = layout
         self._progress, self._numbers = progress, count()
         self._sizes: list[int] = []
 
     def put(self, data: bytes) -> Part:
         """Store one part."""
-        name = f"{self._begin()}/part-{next(self._numbers):05d}.{_SUFFIXES[self.layout.format]}"
+        name = f"{self._prefix()}/part-{next(self._numbers):05d}.{_SUFFIXES[self.layout.format]}"
         self._lake.put(name, data)
         reach("extract.part_stored")
         self._sizes.append(len(data))
@@ -125,7 +127,7 @@ class PartWriter:
 
     A part is stored when the next one begins, the last one by `finish`: a table of one part that
     turns out to be the same as last time is never written. `content` is fed all rows, where
-    somebody wants their hash.
+    the caller wants their hash.
     """
 
     def __init__(self, store: PartStore, content: hashlib._Hash | None = None):
@@ -255,7 +257,8 @@ def fetch(lake: Lake, part: Part) -> bytes:
         raise Corrupt(f"{part.name} is gone from the lake; run the extract step again")
     if len(stored) != part.bytes or hashlib.sha256(stored).hexdigest() != part.sha256:
         raise Corrupt(
-            f"{part.name} is not what its manifest says ({len(stored)} bytes); run the extract step again"
+            f"{part.name} is not what its manifest says ({len(stored)} bytes); run the extract step"
+            " again"
         )
     return stored
 

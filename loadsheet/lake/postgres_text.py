@@ -54,10 +54,9 @@ def _shortest(value: float, narrow: bool) -> str:
     PostgreSQL never. There are none of so few digits below 2^53."""
     if not narrow and abs(value) < 2**53:
         return repr(value)
+    layout = ">If" if narrow else ">Qd"
     texts = (f"{value:.{precision}e}" for precision in range(17))
-    return next(
-        text for text in texts if _is_nearest(Fraction(text), value, ">If" if narrow else ">Qd")
-    )
+    return next(text for text in texts if _is_nearest(Fraction(text), value, layout))
 
 
 def _is_nearest(shown: Fraction, value: float, codes: str) -> bool:
@@ -264,9 +263,12 @@ def _show(name: str) -> Show | None:
     bound = SHOWN[_RANGES[name.replace("multirange", "range")]]
     if name in _RANGES:
         return lambda data: _range(data, bound)
-    return lambda data: (
-        "{" + ",".join(_range(part, bound) for part in _fields(data[4:]) if part) + "}"
-    )
+
+    def show_multirange(data: bytes) -> str:
+        ranges = [_range(part, bound) for part in _fields(data[4:]) if part]
+        return "{" + ",".join(ranges) + "}"
+
+    return show_multirange
 
 
 def _fields(data: bytes) -> Iterator[bytes | None]:
@@ -297,21 +299,27 @@ def _array(data: bytes, vector: bool = False) -> str:
     if show is None:
         raise KeyError(name)
     delimiter = ";" if name == "box" else ","
-    values = [None if v is None else show(v) for v in _fields(data[12 + 8 * dimensions :])]
+    texts = []
+    for value in _fields(data[12 + 8 * dimensions :]):
+        if value is None:
+            texts.append("NULL")
+        elif vector:
+            texts.append(show(value))
+        else:
+            special = rf'["\\{{}}{delimiter}\s]'
+            texts.append(_quoted(show(value), special, '\\"', is_array=True))
     if vector:
-        return " ".join(str(value) for value in values)
+        return " ".join(texts)
     if not dimensions:
         return "{}"
-    texts = [
-        "NULL" if v is None else _quoted(v, rf'["\\{{}}{delimiter}\s]', '\\"', is_array=True)
-        for v in values
-    ]
+    # From the innermost dimension out: each turn joins `size` texts into one.
     for size, _ in reversed(sizes):
-        texts = [
-            "{" + delimiter.join(texts[i : i + size]) + "}" for i in range(0, len(texts), size)
-        ]
-    bounds = "".join(f"[{lower}:{lower + size - 1}]" for size, lower in sizes) + "="
-    return (bounds if any(lower != 1 for _, lower in sizes) else "") + texts[0]
+        groups = [texts[i : i + size] for i in range(0, len(texts), size)]
+        texts = ["{" + delimiter.join(group) + "}" for group in groups]
+    if all(lower == 1 for _, lower in sizes):
+        return texts[0]
+    bounds = "".join(f"[{lower}:{lower + size - 1}]" for size, lower in sizes)
+    return f"{bounds}={texts[0]}"
 
 
 def _quoted(text: str, special: str, quote: str, is_array: bool = False) -> str:

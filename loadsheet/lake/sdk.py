@@ -28,7 +28,7 @@ _LATER = (
 
 
 class _Later:
-    """Stands for a class of the SDK, which is imported once somebody does anything with it."""
+    """Stands for a class of the SDK, which is imported when it is first used."""
 
     def __init__(self, module: str, name: str):
         self._place = module, name

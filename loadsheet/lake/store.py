@@ -174,7 +174,8 @@ def _client(connection: Connection) -> Minio:
         )
     if "@" in url.netloc:
         raise ConnectionMissing(
-            f"connection {connection.conn_id!r}: extra.endpoint_url holds a login; it belongs into login and password"
+            f"connection {connection.conn_id!r}: extra.endpoint_url holds a login; it belongs into"
+            " login and password"
         )
     return Minio(
         endpoint=url.netloc,

@@ -77,8 +77,8 @@ def render(pipeline: Pipeline, root: Path | None = None) -> str:
     """
     if pipeline.name in RESERVED:
         raise InputError(
-            f"dag-factory gives no DAG the name {pipeline.name!r}, which means something else in its files: give the "
-            f"pipeline another name (`pipeline:` in {pipeline.file})"
+            f"dag-factory gives no DAG the name {pipeline.name!r}, which means something else in"
+            f" its files: give the pipeline another name (`pipeline:` in {pipeline.file})"
         )
     return dump({pipeline.name: dag_config(pipeline, root)})
 
@@ -100,9 +100,10 @@ def project_root(file: Path) -> Path | None:
 
 def _task(step: Step, pipeline: Pipeline, spec: str) -> dict[str, Any]:
     tasks = tasks_of(step, pipeline)
+    group = {"task_group_name": step.kind} if step.kind in GROUPS else {}
     return {
         "operator": OPERATORS[step.kind],
-        **({"task_group_name": step.kind} if step.kind in GROUPS else {}),
+        **group,
         "dependencies": [_short(upstream) for upstream in step.upstream],
         "spec": spec,
         **_name(step),
@@ -150,7 +151,7 @@ def _default_args(pipeline: Pipeline) -> dict[str, Any]:
 
 
 def _callbacks(notify: Notify) -> dict[str, Any]:
-    """Nothing runs after a task that went well unless somebody wants to hear of recoveries."""
+    """Nothing runs after a successful task unless the pipeline notifies of recoveries."""
     to = {"slack_conn_id": notify.slack_conn_id}
     callbacks: dict[str, Any] = {}
     if notify.events:
@@ -213,7 +214,8 @@ def form_params(tables: Sequence[str], others: bool = False) -> dict[str, Any]:
             examples=list(tables),  # what makes the form offer them as choices
         ),
         "accept_source": _param(
-            "Go on from the watermarks although the source was failed over: it is known to have lost nothing",
+            "Go on from the watermarks although the source was failed over: it is known to have"
+            " lost nothing",
             default=False,
             type="boolean",
         ),

@@ -15,8 +15,11 @@ def dag_doc(pipeline: Pipeline, spec: str) -> str:
     source, lake, warehouse = pipeline.source, pipeline.lake, pipeline.warehouse
     parts = [
         pipeline.description,
-        f"`{source.conn_id}` schema {code(source.schema)} → `{lake.conn_id}` bucket {code(lake.bucket)}"
-        f" → `{warehouse.conn_id}` schemas {code(warehouse.schema)} and {code(warehouse.mart_schema)}",
+        (
+            f"`{source.conn_id}` schema {code(source.schema)} → `{lake.conn_id}` bucket"
+            f" {code(lake.bucket)} → `{warehouse.conn_id}` schemas {code(warehouse.schema)} and"
+            f" {code(warehouse.mart_schema)}"
+        ),
         grid(
             ["table", "mode", "key", "cursor"],
             map(_table_row, pipeline.entries),
@@ -33,9 +36,15 @@ def step_doc(step: Step, pipeline: Pipeline) -> str:
     if step.kind == "create_bucket":
         return f"Makes sure that the bucket {code(step.name)} exists.\n"
     if step.kind == "resolve":
-        return f"Asks the source which of its tables match {code(step.name)}; the next tasks are mapped over them.\n"
+        return (
+            f"Asks the source which of its tables match {code(step.name)}; the next tasks are"
+            " mapped over them.\n"
+        )
     if step.kind == "extract":
-        return f"Copies {code(step.name)} from {code(pipeline.source.schema)} to the lake in one snapshot.\n"
+        return (
+            f"Copies {code(step.name)} from {code(pipeline.source.schema)} to the lake in one"
+            " snapshot.\n"
+        )
     if step.kind == "load":
         return (
             f"Loads {code(step.name)} into {code(pipeline.warehouse.schema)} in one transaction.\n"

@@ -28,7 +28,7 @@ class Step:
 
     @property
     def id(self) -> str:
-        """The task id; the kind stands twice because dag-factory wants short names unique across
+        """The task id; the kind appears twice because dag-factory wants short names unique across
         groups."""
         return step_id(self.kind, self.name)
 
@@ -87,10 +87,13 @@ def build_plan(pipeline: Pipeline) -> tuple[Step, ...]:
 
 def _loads_of(pipeline: Pipeline, tables: Iterable[str]) -> tuple[str, ...]:
     """What has to be over before the tables are read. A pattern's loads run whatever became of the
-    extractions, each for its own table; so whoever reads one of its tables asks for both."""
+    extractions, each for its own table; so a step that reads one of its tables waits for both."""
     steps: dict[str, None] = {}
     for table in tables:
         pattern = pipeline.pattern_of(table)
-        kinds: tuple[Kind, ...] = ("extract", "load") if pattern else ("load",)
-        steps |= dict.fromkeys(step_id(kind, pattern.name if pattern else table) for kind in kinds)
+        if pattern:
+            steps[step_id("extract", pattern.name)] = None
+            steps[step_id("load", pattern.name)] = None
+        else:
+            steps[step_id("load", table)] = None
     return tuple(steps)

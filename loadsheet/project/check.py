@@ -4,6 +4,7 @@ the project."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from loadsheet.errors import SpecError
@@ -26,23 +27,24 @@ def check_files(files: Sequence[Path], given: Path | None = None) -> list[Proble
     pipelines: dict[Path, Pipeline | None] = {}
     with checked_ahead(files):
         for file in files:
-            pipelines[file.resolve()], groups[str(file)] = check_file(file)
-            if pipeline := pipelines[file.resolve()]:
-                groups[str(file)] += _of_tests(pipeline)
+            pipeline, problems = check_file(file)
+            if pipeline:
+                problems += _of_tests(pipeline)
+            pipelines[file.resolve()] = pipeline
+            groups[str(file)] = problems
     for project, own in _projects(files, given):
         for problem in (*undeclared(project, own), *_beside(project, own, pipelines)):
             groups.setdefault(problem.file, []).append(problem)
-    return [
-        problem
-        for spec, found in groups.items()
-        for problem in sorted(found, key=lambda p: _order(spec, p))
-    ]
+    in_order: list[Problem] = []
+    for spec, found in groups.items():
+        in_order += sorted(found, key=partial(_order, spec))
+    return in_order
 
 
 def unread(project: Path) -> list[Problem]:
-    """Files that look like pipelines of `project` and that nobody reads, because of their names."""
+    """Files that look like pipelines of `project` and are ignored because of their names."""
     files = sorted((project / PIPELINES).glob("*/pipeline.yaml"))
-    message, hint = "nobody reads this file: a pipeline's file is called pipeline.yml", "rename it"
+    message, hint = "ignored: pipeline files must be named pipeline.yml", "rename it"
     return [
         Problem(
             file=str(file),
@@ -87,8 +89,8 @@ def _beside(
 ) -> list[Problem]:
     asked = {file.resolve() for file in own}
     rest = (check_file(file)[0] for file in find_specs(project) if file.resolve() not in asked)
-    blamed = [pipeline for file in own if (pipeline := known[file.resolve()])]
+    blamed = filter(None, (known[file.resolve()] for file in own))
     try:
-        return duplicates([pipeline for pipeline in rest if pipeline], blamed)
+        return duplicates(list(filter(None, rest)), list(blamed))
     except SpecError as error:  # a file that has just been taken away
         return list(error.problems)

@@ -100,16 +100,15 @@ def _named(pipeline: Pipeline, first: Pipeline) -> Iterator[Finding]:
 
 def _matched(pipeline: Pipeline, first: Pipeline) -> Iterator[Finding]:
     for pattern in pipeline.patterns:
-        if also := next((other for other in first.patterns if _overlap(pattern, other)), None):
+        also = next((other for other in first.patterns if _overlap(pattern, other)), None)
+        if also:
+            how = f"by its pattern {also.name!r}"
             hint = "leave its tables out of one of the two patterns by `exclude`"
-            yield _finding(
-                pipeline, pattern.name, pattern.name, first, f"by its pattern {also.name!r}", hint
-            )
-        for name in (
-            table.name for table in first.tables if pipeline.pattern_of(table.name) is pattern
-        ):
-            hint = f"add {_exclude(name)} here"
-            yield _finding(pipeline, pattern.name, name, first, "which names it", hint)
+            yield _finding(pipeline, pattern.name, pattern.name, first, how, hint)
+        for table in first.tables:
+            if pipeline.pattern_of(table.name) is pattern:
+                hint = f"add {_exclude(table.name)} here"
+                yield _finding(pipeline, pattern.name, table.name, first, "which names it", hint)
 
 
 def _exclude(name: str) -> str:

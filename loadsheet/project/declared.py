@@ -29,7 +29,7 @@ _POOL_SECTIONS = ("tables", "transforms")
 
 
 def undeclared(project: File, files: Iterable[File]) -> list[Problem]:
-    """The connections and pools in `files` that nobody declares; and a declaration that cannot be
+    """The connections and pools in `files` that are not declared; and a declaration that cannot be
     read."""
     if not (project / "connections").is_dir():
         return []
@@ -68,8 +68,8 @@ def _connections(project: File) -> Rule:
             if isinstance(name, str) and name and "://" not in name and not is_declared(name):
                 message = f"there is no connection {name!r} in connections/ or the environment"
                 hint = (
-                    f"add it to connections/connections.yml, or set AIRFLOW_CONN_{name.upper()}; if Airflow's secrets "
-                    f"backend has it, set {SECRETS_BACKENDS[0]} here as there"
+                    f"add it to connections/connections.yml, or set AIRFLOW_CONN_{name.upper()}; if"
+                    f" Airflow's secrets backend has it, set {SECRETS_BACKENDS[0]} here as there"
                 )
                 finding = _finding("unknown-connection", path, message, name, known, hint)
                 if not has_backend:
@@ -99,9 +99,9 @@ def _pool_paths(data: Any) -> Iterator[tuple[str, ...]]:
     yield from (("tasks", "pool"), ("defaults", "pool"))
     for section in _POOL_SECTIONS:
         entries = _at(data, (section,))
-        yield from (
-            (section, name, "pool") for name in (entries if isinstance(entries, dict) else ())
-        )
+        if isinstance(entries, dict):
+            for name in entries:
+                yield (section, name, "pool")
 
 
 def _pool_names(file: File) -> list[str]:

@@ -47,7 +47,7 @@ def find_pipeline(given: Path | None, name: str) -> tuple[Path, Path]:
     project = project_folder(given)
     specs = project_specs(project)
     names = {}
-    # By folder first: a pipeline is usually called like its folder, and then nobody else's file is
+    # By folder first: a pipeline is usually called like its folder, and then no other file is
     # read.
     for spec in sorted(specs, key=lambda spec: spec.parent.name != name):
         names[spec] = _name_in(spec)
@@ -64,7 +64,8 @@ def project_specs(project: Path) -> list[Path]:
     if not specs:
         wanted = f"{PIPELINES}/<name>/pipeline.yml"
         raise InputError(
-            f"no pipelines in {shown(project)}: write {wanted}, or name the project with --project DIR"
+            f"no pipelines in {shown(project)}: write {wanted}, or name the project with"
+            " --project DIR"
         )
     return specs
 

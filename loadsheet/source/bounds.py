@@ -80,13 +80,14 @@ class Cursor:
             return highest, ""
         if not self.is_time or holder.since is None:
             return None, holder.who
-        return self._unshared(
-            f"{limit} AND {self._settled(holder.since)}", holder.since
-        ), holder.who
+        return (
+            self._unshared(f"{limit} AND {self._settled(holder.since)}", holder.since),
+            holder.who,
+        )
 
     def newest_query(self) -> str:
-        """SQL for the highest value there is now, as text, whoever may still write below it; none
-        from the future."""
+        """SQL for the highest value there is now, as text, even if open transactions may still
+        write below it; none from the future."""
         return self._highest_query(self._settled(includes_today=True))
 
     def at(self, moment: str) -> str:
@@ -125,9 +126,9 @@ class Cursor:
         ).fetchone()
         if row and row[0]:
             raise Refused(
-                f"{self._source.relation}: increments were read up to {self._spec.cursor} {row[1]}, but the source's "
-                f"clock says {row[2]}: it was set back, and rows stamped since would be missed. Run a full refresh of "
-                "this table"
+                f"{self._source.relation}: increments were read up to {self._spec.cursor} {row[1]},"
+                f" but the source's clock says {row[2]}: it was set back, and rows stamped since"
+                " would be missed. Run a full refresh of this table"
             )
 
     def higher(self, one: str | None, other: str | None) -> str | None:

@@ -90,12 +90,15 @@ def describe(session: psycopg.Connection[Any], schema: str, table: Table) -> Sou
         raise Refused(
             f"the source has no table {relation}{did_you_mean(table.name, names)}"
             if names
-            else f"the source has no table {relation}: schema {schema!r} is empty, missing or not visible to this role"
+            else (
+                f"the source has no table {relation}: schema {schema!r} is empty, missing or not"
+                " visible to this role"
+            )
         )
     if found[2]:
         raise Refused(
-            f"{relation} has row security, and role {found[3]} would be shown only some of its rows: "
-            f"run ALTER ROLE {found[3]} BYPASSRLS; or read as the table's owner"
+            f"{relation} has row security, and role {found[3]} would be shown only some of its"
+            f" rows: run ALTER ROLE {found[3]} BYPASSRLS; or read as the table's owner"
         )
     with session.cursor(row_factory=dict_row) as cursor:
         rows = cursor.execute(_COLUMNS, {"oid": found[0]}).fetchall()
@@ -142,13 +145,15 @@ def _reduced(every: SourceTable, table: Table) -> SourceTable:
     left_out = [name for name in every.key if name not in {c.name for c in kept}]
     if left_out:
         raise Refused(
-            f"{every.relation}: columns leaves out {left_out[0]!r}, which is part of the primary key"
+            f"{every.relation}: columns leaves out {left_out[0]!r}, which is part of the"
+            " primary key"
         )
     if not kept:
         raise Refused(f"{every.relation} has no columns to carry")
     if any(c.name == "_load_id" for c in kept):
         raise Refused(
-            f"{every.relation} has a column _load_id, a name Loadsheet needs; exclude it with columns.exclude"
+            f"{every.relation} has a column _load_id, a name Loadsheet needs; exclude it with"
+            " columns.exclude"
         )
     reduced = replace(every, columns=tuple(kept))
     refuse_unfit(reduced, table)

@@ -80,7 +80,7 @@ class Found:
 
     @property
     def is_own_table(self) -> bool:
-        """Whether it is a table whose rows are read nowhere else, and somebody's own."""
+        """Whether it is a table whose rows are read nowhere else, and a user's own."""
         return self.kind in ("r", "p") and not self.part_of and not self.extension
 
 
@@ -108,11 +108,13 @@ def relations(session: psycopg.Connection[Any], schema: str) -> list[Found]:
     found = next((row for row in schemas if row[0] == schema), None)
     if not found:
         raise Refused(
-            f"the source has no schema {schema!r}{did_you_mean(schema, [row[0] for row in schemas])}"
+            "the source has no schema"
+            f" {schema!r}{did_you_mean(schema, [row[0] for row in schemas])}"
         )
     if not found[1]:
         raise Refused(
-            f"role {found[3]} may not use schema {schema!r}: GRANT USAGE ON SCHEMA {found[2]} TO {found[3]};"
+            f"role {found[3]} may not use schema {schema!r}: GRANT USAGE ON SCHEMA {found[2]} TO"
+            f" {found[3]};"
         )
     with session.cursor(row_factory=class_row(Found)) as cursor:
         return cursor.execute(_RELATIONS, {"schema": found[2]}).fetchall()
@@ -121,8 +123,8 @@ def relations(session: psycopg.Connection[Any], schema: str) -> list[Found]:
 def has_relation(session: psycopg.Connection[Any], schema: str, name: str) -> bool:
     """Whether `schema` has a table or view of this name."""
     found = session.execute(
-        "SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE nspname = %s AND relname = %s "
-        "AND relkind IN ('r', 'p', 'v', 'm', 'f')",
+        "SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE nspname = %s AND"
+        " relname = %s AND relkind IN ('r', 'p', 'v', 'm', 'f')",
         (schema, name),
     )
     return found.fetchone() is not None

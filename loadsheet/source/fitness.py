@@ -31,12 +31,13 @@ def refuse_unfit(source: SourceTable, table: Table) -> None:
     asks."""
     if len(source.columns) > MAX_COLUMNS:
         raise Refused(
-            f"{source.relation} has {len(source.columns):,} columns, and the target needs one more (_load_id) than the "
-            "1,600 PostgreSQL allows: leave some out with columns.exclude"
+            f"{source.relation} has {len(source.columns):,} columns, and the target needs one more"
+            " (_load_id) than the 1,600 PostgreSQL allows: leave some out with columns.exclude"
         )
     if re.fullmatch(r"_loadsheet_\d+", source.relation.name):
         raise Refused(
-            f"{source.relation} is a name Loadsheet needs: read the table through a view with another name"
+            f"{source.relation} is a name Loadsheet needs: read the table through a view with"
+            " another name"
         )
     problems = [*_values(source), *_key(source, table), *_cursor(source, table)]
     if problems:
@@ -54,8 +55,8 @@ def _values(source: SourceTable) -> Iterator[str]:
     for column in source.columns:
         if source.natures[column.name].own_text:
             yield (
-                f"{_named(column)} has a cast to text of its own, which may say less than the value: read it through "
-                "a view, or leave it out with columns.exclude"
+                f"{_named(column)} has a cast to text of its own, which may say less than the"
+                " value: read it through a view, or leave it out with columns.exclude"
             )
 
 
@@ -63,14 +64,17 @@ def _key(source: SourceTable, table: Table) -> Iterator[str]:
     for column in (source.column(name) for name in source.key):
         nature = source.natures[column.name]
         if not has_order(nature.element):
-            yield f"{_named(column)} cannot be part of a key, because its type has no order: name another primary_key"
+            yield (
+                f"{_named(column)} cannot be part of a key, because its type has no order: name"
+                " another primary_key"
+            )
         elif table.mode_with_key(True) == "merge" and (
             nature.loose or (column.cast and not nature.is_enum)
         ):
             yield (
-                f"{_named(column)} cannot be part of a key to merge by: values that are equal in the source are not "
-                f"in the target, where it is {column.type}. Name another primary_key, or replace the table "
-                "(mode: replace)"
+                f"{_named(column)} cannot be part of a key to merge by: values that are equal in"
+                f" the source are not in the target, where it is {column.type}. Name another"
+                " primary_key, or replace the table (mode: replace)"
             )
 
 
@@ -80,15 +84,18 @@ def _cursor(source: SourceTable, table: Table) -> Iterator[str]:
     column = source.column(table.incremental.cursor)
     nature = source.natures[column.name]
     if column.cast or not has_order(nature.element):
-        yield f"{_named(column)} cannot be a cursor, because it has no order in the target: use a time or a number"
+        yield (
+            f"{_named(column)} cannot be a cursor, because it has no order in the target: use a"
+            " time or a number"
+        )
         return
     # An enforced key needs no comparing of cursors in the target, so there the source's order alone
     # counts.
     compared = nature.own_collation or (source.key and not source.key_is_enforced)
     if compared and nature.collation and nature.collation not in _BYTEWISE:
         yield (
-            f"{_named(column)} cannot be a cursor, because its order ({nature.collation}) is not the target's: "
-            'use a time or a number, or a view that gives it COLLATE "C"'
+            f"{_named(column)} cannot be a cursor, because its order ({nature.collation}) is not"
+            ' the target\'s: use a time or a number, or a view that gives it COLLATE "C"'
         )
 
 
@@ -122,8 +129,8 @@ def _refuse_endless_cursor(source: Session, described: SourceTable, table: Table
     ).fetchone()
     if row and row[0]:
         raise Refused(
-            f"{described.relation}: {_named(column)} is infinite or NaN in {row[0]} rows, so that nothing could come "
-            "after them: correct them, or use another cursor"
+            f"{described.relation}: {_named(column)} is infinite or NaN in {row[0]} rows, so that"
+            " nothing could come after them: correct them, or use another cursor"
         )
 
 
@@ -137,19 +144,23 @@ def _refuse_infinite_intervals(
     for column in described.columns:
         if described.natures[column.name].element != "interval":
             continue
-        found = f"SELECT count(*) FILTER (WHERE CAST({ident(column.name)} AS text) ~ '{_INFINITE}') {rows}"
+        found = (
+            f"SELECT count(*) FILTER (WHERE CAST({ident(column.name)} AS text) ~ '{_INFINITE}')"
+            f" {rows}"
+        )
         row = source.execute(found).fetchone()
         if row and row[0]:
             raise Refused(
-                f"{described.relation}: {_named(column)} is infinite in {row[0]} rows, which means something else "
-                "before PostgreSQL 17: correct them, or leave the column out with columns.exclude"
+                f"{described.relation}: {_named(column)} is infinite in {row[0]} rows, which means"
+                " something else before PostgreSQL 17: correct them, or leave the column out with"
+                " columns.exclude"
             )
 
 
 def _refuse_foreign_text(
     source: Session, described: SourceTable, rows: str, warehouse: Session
 ) -> None:
-    """Text travels as UTF8: from SQL_ASCII come bytes that nobody looked at, and other encodings
+    """Text travels as UTF8: SQL_ASCII sends unchecked bytes, and other encodings
     lack characters."""
     mine, theirs = (
         session.info.parameter_status("server_encoding") or "" for session in (source, warehouse)
@@ -157,13 +168,17 @@ def _refuse_foreign_text(
     if theirs in (mine, "SQL_ASCII") or (theirs == "UTF8" and mine != "SQL_ASCII"):
         return
     for column in described.columns:
-        text = f"convert(convert_to(CAST({ident(column.name)} AS text), 'UTF8'), 'UTF8', {literal(theirs)})"
+        text = (
+            f"convert(convert_to(CAST({ident(column.name)} AS text), 'UTF8'), 'UTF8',"
+            f" {literal(theirs)})"
+        )
         try:
             source.execute(f"SELECT count({text}) {rows}")
         except psycopg.DataError as error:
             raise Refused(
-                f"{described.relation}: {_named(column)} holds text that a warehouse in {theirs} cannot hold: "
-                f"{error.diag.message_primary}. Correct it, or leave the column out with columns.exclude"
+                f"{described.relation}: {_named(column)} holds text that a warehouse in {theirs}"
+                f" cannot hold: {error.diag.message_primary}. Correct it, or leave the column out"
+                " with columns.exclude"
             ) from error
 
 

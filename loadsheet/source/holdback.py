@@ -2,8 +2,8 @@
 
 `max(cursor)` as the next watermark loses rows that commit late: 89 of 359 in the measured run, 0 with hold-back
 (docs/protocol.md). A transaction stamps its rows with its start time, or draws a sequence number,
-long before its rows can be seen; so whoever was open when the highest cursor was read may yet write
-below it.
+long before its rows can be seen; so a transaction that was open when the highest cursor was read
+may still write below it.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _GLANCES = 20
 # Extractions only read, so they hold nothing back; autovacuum and WAL senders write no rows of
 # ours. A transaction leaves this list for pg_prepared_xacts when it is prepared, so that one is
 # asked second. A backend fixes its transaction's now() first and shows itself a moment later: an
-# idle one that waits for nobody (it would wait for its client, ClientRead) may be in between. 11 of
-# 20,767 backends stopped at random were, and wrote below a value that had been read meanwhile;
-# since when can only be told by when it became idle.
+# idle one that waits for no other session (it would wait for its client, ClientRead) may be in
+# between. 11 of 20,767 backends stopped at random were, and wrote below a value that had been read
+# meanwhile; since when can only be told by when it became idle.
 _OPEN = """
 SELECT since::text, format('pid %%s (%%s, %%s)', pid, concat_ws(', ', usename, nullif(application_name, ''), state),
                            coalesce('open since ' || since, 'hides its transactions: track_activities is off')),
@@ -84,7 +84,7 @@ def sees(
 ) -> bool:
     """Whether open transactions can be seen here.
 
-    Raises Refused, with the exact remedy, where somebody may write below a value of `cursor`
+    Raises Refused, with the exact remedy, where another session may write below a value of `cursor`
     without being seen and that is `required`.
     """
     *sight, blocks = (
@@ -106,18 +106,24 @@ def _blindness(
 ) -> str:
     """Empty when hold-back can work here, else why it cannot and what to do about it."""
     if standby:
-        return "the source is a standby and cannot see its primary's transactions: connect to the primary"
+        return (
+            "the source is a standby and cannot see its primary's transactions: connect to the"
+            " primary"
+        )
     if not privileged:
-        return f"role {role} cannot see other sessions' transactions: run GRANT pg_read_all_stats TO {role};"
+        return (
+            f"role {role} cannot see other sessions' transactions: run GRANT pg_read_all_stats TO"
+            f" {role};"
+        )
     if subscribed:
         return (
-            "the table is filled by a subscription, and the transactions of its publisher cannot be seen here: "
-            "connect to the publisher"
+            "the table is filled by a subscription, and the transactions of its publisher cannot be"
+            " seen here: connect to the publisher"
         )
     if hidden:
         return (
-            f"the sessions of {hidden} hide their transactions: set track_activities = on for the server, its roles "
-            "and its databases, and reconnect them"
+            f"the sessions of {hidden} hide their transactions: set track_activities = on for the"
+            " server, its roles and its databases, and reconnect them"
         )
     return ""
 
@@ -126,8 +132,8 @@ def _blocks(found: str | None) -> str:
     """Empty when the cursor's numbers are drawn one by one, else what to do about it."""
     sequence, _, size = (found or "").rpartition(" CACHE ")
     return sequence and (
-        f"sessions take numbers from sequence {sequence} in blocks of {size}, and may use one long after higher ones "
-        f"were read: run ALTER SEQUENCE {sequence} CACHE 1; and reconnect them"
+        f"sessions take numbers from sequence {sequence} in blocks of {size}, and may use one long"
+        f" after higher ones were read: run ALTER SEQUENCE {sequence} CACHE 1; and reconnect them"
     )
 
 

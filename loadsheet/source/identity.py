@@ -1,7 +1,7 @@
 """Who the source is: still the server, the history and the table that the watermark came from?
 
 A watermark says that everything below it has been read. After a restore, a failover that lost
-transactions, or a table made anew, rows are written below it again, and an increment would never
+transactions, or a recreated table, rows are written below it again, and an increment would never
 see them.
 """
 
@@ -44,11 +44,15 @@ _NOT_TOLD = (
     psycopg.errors.UndefinedFunction,
 )
 _RISK = (
-    "Rows below the watermark may be new or gone, and an increment would never see them; nothing was written. "
-    "Read the table again: `loadsheet run {pipeline} --tables {table} --full-refresh` (Airflow: full_refresh in the "
-    "trigger form). Or, only if nothing was lost (a planned switchover): --accept-source (Airflow: accept_source)"
+    "Rows below the watermark may be new or gone, and an increment would never see them; nothing"
+    " was written. Read the table again: `loadsheet run {pipeline} --tables {table} --full-refresh`"
+    " (Airflow: full_refresh in the trigger form). Or, only if nothing was lost (a planned"
+    " switchover): --accept-source (Airflow: accept_source)"
 )
-_LAG = "It is a standby: if it only lags behind the one that was read before, retry when it has caught up. "
+_LAG = (
+    "It is a standby: if it only lags behind the one that was read before, retry when it has caught"
+    " up. "
+)
 
 
 def observe(
@@ -103,11 +107,11 @@ def _database(facts: dict[str, str]) -> str:
 
 
 def table_changes(source: SourceTable, known_oid: int | None) -> list[str]:
-    """A table of the same name that is another one. Views are made anew for many reasons and hold
+    """A table of the same name that is another one. Views are recreated for many reasons and hold
     no rows."""
     if not source.is_table or known_oid in (None, source.oid):
         return []
-    return [f"the table was dropped and made anew, oid {known_oid} -> {source.oid}"]
+    return [f"the table was dropped and recreated, oid {known_oid} -> {source.oid}"]
 
 
 def refuse(source: SourceTable, pipeline: str, changes: list[str], lags: bool) -> None:
@@ -115,7 +119,8 @@ def refuse(source: SourceTable, pipeline: str, changes: list[str], lags: bool) -
     risk = _RISK.format(pipeline=pipeline, table=source.relation.name)
     seen = ", ".join(changes)
     error = SourceChanged(
-        f"{source.relation}: the source was restored or failed over: {seen}. {_LAG if lags else ''}{risk}"
+        f"{source.relation}: the source was restored or failed over: {seen}."
+        f" {_LAG if lags else ''}{risk}"
     )
     error.retryable = lags
     raise error

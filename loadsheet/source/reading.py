@@ -74,8 +74,8 @@ def decide(
         _refuse_changed_cursor(source, table.incremental.cursor, last)
     elif mode == "append" and last.cursor is None:
         raise Refused(
-            f"{source.relation} was loaded without a cursor before: appended to what is there, its rows would be "
-            "doubled; run a full refresh of this table"
+            f"{source.relation} was loaded without a cursor before: appended to what is there, its"
+            " rows would be doubled; run a full refresh of this table"
         )
     return window.above(last.watermark)
 
@@ -91,8 +91,8 @@ def refuse_mode(table: Table, source: SourceTable) -> Mode:
     spec = table.incremental
     if spec and mode == "append" and (spec.lookback is not None or spec.nulls == "include"):
         raise Refused(
-            f"{source.relation} is appended to, so no row may be read twice: merge it (mode: merge, which needs a "
-            "primary_key), or drop incremental.lookback and nulls: include"
+            f"{source.relation} is appended to, so no row may be read twice: merge it (mode: merge,"
+            " which needs a primary_key), or drop incremental.lookback and nulls: include"
         )
     return mode
 
@@ -101,8 +101,8 @@ def refuse_appended_interval(source: SourceTable, mode: Mode) -> None:
     """Raises Refused unless rows of an interval are merged."""
     if mode != "merge":
         raise Refused(
-            f"{source.relation} is appended to, and an interval read twice would double its rows: merge it "
-            "(mode: merge, which needs a primary_key)"
+            f"{source.relation} is appended to, and an interval read twice would double its rows:"
+            " merge it (mode: merge, which needs a primary_key)"
         )
 
 
@@ -150,7 +150,8 @@ class _Window:
         return self._rows(action, watermark, ">", floor=watermark)
 
     def interval(self, request: RunRequest) -> Reading:
-        """Rows of the run's interval `[start, end)`, once nobody can still write into it."""
+        """Rows of the run's interval `[start, end)`, once no open transaction can still write into
+        it."""
         start, end = request.interval_start, request.interval_end
         if start is None or end is None:
             raise Refused(
@@ -165,7 +166,8 @@ class _Window:
         moment = end if self._cursor.is_time else holdback.now(self._session)
         if holder := holdback.wait_until_ended(self._session, moment, self._spec.hold_back):
             raise HeldBack(
-                f"{self._source.relation}: {holder.who} may still write before {end}; end it, then retry"
+                f"{self._source.relation}: {holder.who} may still write before {end}; end it, then"
+                " retry"
             )
         name = self._cursor.sql
         condition = f"{name} >= {self._cursor.at(start)} AND {name} < {self._cursor.at(end)}"
@@ -180,8 +182,9 @@ class _Window:
                 self._session.execute(f"SELECT {typed(bound, self._cursor.type)}")
             except psycopg.DataError:
                 raise Refused(
-                    f"{self._source.relation}: the interval's bound {bound} is no value of the cursor "
-                    f"{self._spec.cursor}, which is {self._cursor.type}; choose the tables it is meant for (--tables)"
+                    f"{self._source.relation}: the interval's bound {bound} is no value of the"
+                    f" cursor {self._spec.cursor}, which is {self._cursor.type}; choose the tables"
+                    " it is meant for (--tables)"
                 ) from None
 
     def _wait_for_the_clock(self, end: str) -> None:
@@ -194,8 +197,9 @@ class _Window:
         early = row[0] if row else 0
         if early > self._spec.hold_back.total_seconds():
             raise HeldBack(
-                f"{self._source.relation}: the interval ends at {end}, which by the source's clock is {early:,.0f} "
-                "seconds away: rows may still be written into it; retry then, and compare the two machines' clocks"
+                f"{self._source.relation}: the interval ends at {end}, which by the source's clock"
+                f" is {early:,.0f} seconds away: rows may still be written into it; retry then, and"
+                " compare the two machines' clocks"
             )
         time.sleep(max(early, 0))
 
@@ -244,7 +248,8 @@ class _Window:
         if self._cursor.type in NUMBER_TYPES and is_number(lookback):
             return f"{bound} - {typed(lookback, 'numeric')}"
         raise Refused(
-            f"{self._source.relation}: lookback {lookback} does not fit a cursor of type {self._cursor.type}"
+            f"{self._source.relation}: lookback {lookback} does not fit a cursor of type"
+            f" {self._cursor.type}"
         )
 
     def _with_nulls(self, condition: str) -> str:
@@ -268,6 +273,6 @@ def refuse_null_cursors(session: Session, table: Table, source: SourceTable) -> 
     ).fetchone()
     if row and row[0]:
         raise Refused(
-            f"{source.relation}: {row[0]} rows have no {spec.cursor}, so an increment would never see them; "
-            "set incremental.nulls to include or exclude"
+            f"{source.relation}: {row[0]} rows have no {spec.cursor}, so an increment would never"
+            " see them; set incremental.nulls to include or exclude"
         )

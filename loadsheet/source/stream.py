@@ -55,7 +55,7 @@ _SHARED = {
     ),
     *("keepalives_count", "sslcertmode", *_TLS),
 }
-# Who waits for the table behind somebody who waits for us would wait for ever: better an error that
+# Waiting for the table behind a session that waits for us would never end: better an error that
 # a retry mends.
 _SETTINGS = {**PINNED, **SOURCE_SETTINGS, "lock_timeout": "10s"}
 
@@ -114,7 +114,7 @@ def copy_apart(
     """Read all jobs in `readers` further sessions, each in a thread of its own, in the snapshot of
     `session`.
 
-    Returns the rows of each job as `copy` does; None when no further session is to be had: nothing
+    Returns the rows of each job as `copy` does; None when no further session can be opened: nothing
     was taken then.
     `take` is called from those threads, for one job never from two at once. Raises as `copy` does.
     """

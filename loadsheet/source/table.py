@@ -49,5 +49,6 @@ class SourceTable:
             if column.name == name:
                 return column
         raise Refused(
-            f"{self.relation} has no column {name!r}{did_you_mean(name, [c.name for c in self.columns])}"
+            f"{self.relation} has no column"
+            f" {name!r}{did_you_mean(name, [c.name for c in self.columns])}"
         )

@@ -32,12 +32,21 @@ def build_pipeline(data: Mapping[str, Any], file: Path, sql: Mapping[str, str]) 
     tasks = _tasks(data.get("tasks") or {}, Tasks())
     defaults = data.get("defaults") or {}
     notify = data.get("notify")
-    tables = {
-        key: _table(key, inherit(own or {}, defaults), tasks) for key, own in data["tables"].items()
-    }
-    as_they_are = {
-        key: data[key] for key in ("description", "schedule", "start_date", "owner") if key in data
-    }
+    tables: list[Table] = []
+    patterns: list[Pattern] = []
+    for key, own in data["tables"].items():
+        table = _table(key, inherit(own or {}, defaults), tasks)
+        if is_pattern(key):
+            patterns.append(_pattern(table, own))
+        else:
+            tables.append(replace(table, name=plain(key)))
+    folder = sql_folder(file)
+    transforms = [
+        _transform(transform, own or {}, sql[transform], folder / f"{transform}.sql", tasks)
+        for transform, own in (data.get("transforms") or {}).items()
+    ]
+    unchanged = ("description", "schedule", "start_date", "owner")
+    as_they_are = {key: data[key] for key in unchanged if key in data}
     return Pipeline(
         name=name,
         file=file,
@@ -48,18 +57,9 @@ def build_pipeline(data: Mapping[str, Any], file: Path, sql: Mapping[str, str]) 
         external=tuple(data.get("external", ())),
         notify=Notify(**_tuples(notify)) if notify else None,
         tasks=tasks,
-        tables=tuple(
-            replace(table, name=plain(key)) for key, table in tables.items() if not is_pattern(key)
-        ),
-        patterns=tuple(
-            _pattern(table, data["tables"][key]) for key, table in tables.items() if is_pattern(key)
-        ),
-        transforms=tuple(
-            _transform(
-                transform, own or {}, sql[transform], sql_folder(file) / f"{transform}.sql", tasks
-            )
-            for transform, own in (data.get("transforms") or {}).items()
-        ),
+        tables=tuple(tables),
+        patterns=tuple(patterns),
+        transforms=tuple(transforms),
         **as_they_are,
     )
 
@@ -67,11 +67,9 @@ def build_pipeline(data: Mapping[str, Any], file: Path, sql: Mapping[str, str]) 
 def sketch_pipeline(view: View, file: Path, sql: Mapping[str, str]) -> Pipeline | None:
     """What a document with errors tells about its SQL's surroundings; None where that is not enough
     to judge it."""
-    warehouse, external, tables = (
-        view.get("warehouse"),
-        view.get("external", default=[]),
-        view.data.get("tables"),
-    )
+    warehouse = view.get("warehouse")
+    external = view.get("external", default=[])
+    tables = view.data.get("tables")
     if warehouse is None or not view.sound("external") or not isinstance(tables, dict):
         return None
     # A transform that is broken itself, or whose file is, counts as an empty script: it is but a
@@ -81,7 +79,19 @@ def sketch_pipeline(view: View, file: Path, sql: Mapping[str, str]) -> Pipeline 
         for transform in view.transforms
         if transform.name in sql
     }
-    transforms = view.data.get("transforms")
+    names = view.data.get("transforms")
+    if not isinstance(names, dict):
+        names = {}
+    transforms = [
+        Transform(
+            name=name,
+            sql=sql.get(name, ""),
+            file=sql_folder(file) / f"{name}.sql",
+            materialized=kinds.get(name, "script"),
+        )
+        for name in names
+    ]
+    patterns = [Pattern(name=name, table=Table(name=name)) for name in tables if is_pattern(name)]
     return Pipeline(
         name="",
         file=file,
@@ -90,18 +100,8 @@ def sketch_pipeline(view: View, file: Path, sql: Mapping[str, str]) -> Pipeline 
         warehouse=Warehouse(**warehouse),
         external=tuple(external),
         tables=tuple(Table(name=plain(name)) for name in tables if not is_pattern(name)),
-        patterns=tuple(
-            Pattern(name=name, table=Table(name=name)) for name in tables if is_pattern(name)
-        ),
-        transforms=tuple(
-            Transform(
-                name=name,
-                sql=sql.get(name, ""),
-                file=sql_folder(file) / f"{name}.sql",
-                materialized=kinds.get(name, "script"),
-            )
-            for name in (transforms if isinstance(transforms, dict) else ())
-        ),
+        patterns=tuple(patterns),
+        transforms=tuple(transforms),
     )
 
 
@@ -149,7 +149,12 @@ def _tasks(keys: Mapping[str, Any], base: Tasks) -> Tasks:
 
 
 def _tuples(keys: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in keys.items()}
+    """`keys` with tuples in the place of lists, as frozen models hold them."""
+    frozen = dict(keys)
+    for key, value in keys.items():
+        if isinstance(value, list):
+            frozen[key] = tuple(value)
+    return frozen
 
 
 _TASK_KEYS: dict[str, Callable[[Any], Any]] = {

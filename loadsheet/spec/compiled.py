@@ -10,8 +10,8 @@ file's, never the entry's. Files with errors have no entry.
 
 `LOADSHEET_CACHE` names the folder (empty: none); without it, `loadsheet` in the user's cache folder. Not in the
 project, which may be read-only and is replaced by every deploy; not in /tmp, where others could
-write. JSON and never pickle, and only in a folder that nobody else may write: whoever can change an
-entry must not gain anything by it.
+write. JSON and never pickle, and only in a folder that no other user may write: someone who can
+change an entry must not gain anything by it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from functools import cache as once
 from importlib.metadata import version
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,7 +40,7 @@ _log = logging.getLogger(__name__)
 CHECKING = (".", "spec", "spec/rules", "sql")
 """The folders that hold every module a check imports. A test compares them with what a check really
 imports."""
-LIBRARIES = ("PyYAML", "jsonschema", "sqlglot")
+LIBRARIES = ("PyYAML", "croniter", "jsonschema", "sqlglot")
 MOST_BYTES = 16 * MAX_BYTES
 """Of a pipeline's files together, twice in memory: files that no transform names are read for the
 key, too."""
@@ -65,7 +66,7 @@ def compiled(path: Path, check: Callable[[Path], Found]) -> Found:
         _log.debug("%s: its check is in the cache", path)
         return _unpack(entry, path, content)
     found = check(path)
-    unchanged = content == _content(path)  # else somebody has edited the files meanwhile
+    unchanged = content == _content(path)  # else the files were edited meanwhile
     if (
         found.pipeline
         and unchanged
@@ -90,10 +91,8 @@ def _content(path: Path) -> dict[str, bytes] | None:
         if os.path.islink(folder) or not stat.S_ISREG(os.lstat(path).st_mode):
             return None
         entries = list(os.scandir(folder)) if os.path.isdir(folder) else []
-        sql = sorted(
-            (entry for entry in entries if entry.name.endswith(".sql")),
-            key=lambda entry: entry.name,
-        )
+        sql = [entry for entry in entries if entry.name.endswith(".sql")]
+        sql.sort(key=attrgetter("name"))
         if not all(entry.is_file(follow_symlinks=False) for entry in sql):
             return None
         if path.stat().st_size + sum(entry.stat().st_size for entry in sql) > MOST_BYTES:
@@ -101,7 +100,8 @@ def _content(path: Path) -> dict[str, bytes] | None:
         content = {"": _read(path), **{entry.name: _read(entry.path) for entry in sql}}
     except (OSError, ValueError):
         return None
-    return None if any(len(data) > MAX_BYTES for data in content.values()) else content
+    too_long = any(len(data) > MAX_BYTES for data in content.values())
+    return None if too_long else content
 
 
 def _read(file: str | Path) -> bytes:

@@ -1,6 +1,6 @@
 """Adds tables to the text of a pipeline file and leaves every other byte as it was.
 
-A YAML library that keeps comments still writes the file anew: ruamel.yaml turned `{x:   1}` into
+A YAML library that keeps comments still rewrites the file: ruamel.yaml turned `{x:   1}` into
 `{x: 1}` and moved whole blocks to its own indentation. So the place is found by the parser, and
 only the new lines are written.
 """

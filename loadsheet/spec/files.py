@@ -24,7 +24,7 @@ def sql_folder(pipeline_file: Path) -> Path:
 
 def is_there(file: str | Path) -> bool:
     """Whether there is a file of that name, be it a link to nowhere, or in a folder that may not be
-    looked into: then whoever reads it says so, and nobody passes over it in silence."""
+    looked into: reading it then gives an error, instead of ignoring it."""
     try:
         os.lstat(file)
     except OSError as error:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Literal
 
 from loadsheet.names import matches
 
@@ -176,10 +176,13 @@ class Pipeline:
     def table(self, name: str) -> Table:
         """The table called `name`, also one that a pattern matches, or a pattern's own; KeyError
         when there is none."""
-        if found := next((t for t in self.entries if t.name == name), None):
-            return found
+        for table in self.entries:
+            if table.name == name:
+                return table
         pattern = self.pattern_of(name)
-        return replace(pattern.table, name=name, matched=True) if pattern else _missing(name)
+        if pattern is None:
+            raise KeyError(name)
+        return replace(pattern.table, name=name, matched=True)
 
     def pattern_of(self, name: str) -> Pattern | None:
         """The first pattern that matches `name`, unless the spec names that table itself."""
@@ -193,11 +196,10 @@ class Pipeline:
 
     def transform(self, name: str) -> Transform:
         """The transform called `name`; KeyError when the spec has none."""
-        return next((t for t in self.transforms if t.name == name), None) or _missing(name)
-
-
-def _missing(name: str) -> NoReturn:
-    raise KeyError(name)
+        for transform in self.transforms:
+            if transform.name == name:
+                return transform
+        raise KeyError(name)
 
 
 @dataclass(frozen=True)

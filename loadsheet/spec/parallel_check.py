@@ -1,8 +1,8 @@
-"""Of many files that nobody has checked yet, other processes check the last ones while this one
+"""Checks many new files in parallel: other processes check the last ones while this one
 begins with the first.
 
-What they find comes by way of the cache (`compiled.py`), so nobody has to know of them. A first
-check of 1,000 files takes as long as the cores there are allow, not as long as one of them.
+What they find comes by way of the cache (`compiled.py`), so no caller has to know about them. A
+first check of 1,000 files takes as long as the cores there are allow, not as long as one of them.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def _found_once(path: Path, _: Stamp) -> Found:
 
 
 def _check(path: Path, text: str | None = None) -> Found:
-    # Imported here: PyYAML and jsonschema take 0.1 s, which whoever needs only the models should
+    # Imported here: PyYAML and jsonschema take 0.1 s, which code that needs only the models should
     # not pay.
     from loadsheet.spec.strict_yaml import read_document
 

@@ -116,7 +116,7 @@ def _twice(error: Violation, path: KeyPath) -> Iterator[Finding]:
             yield Finding(
                 "duplicate-item",
                 path=(*path, index),
-                message=f"{shown(value)} stands twice in this list",
+                message=f"{shown(value)} is listed twice",
                 hint="drop one",
             )
         seen.add(repr(value))

@@ -233,7 +233,7 @@ def is_made_elsewhere(pipeline: Pipeline, read: Read) -> bool:
 
 
 def what_is_wrong(pipeline: Pipeline, read: Read) -> tuple[str, str]:
-    """The message and the hint for a table that nobody loads, builds or declares."""
+    """The message and the hint for a table that is not loaded, built or declared."""
     schemas = pipeline.warehouse
     name = f"{read.schema}.{read.name}" if read.schema else read.name
     if read.schema == schemas.schema:
@@ -249,29 +249,32 @@ def what_is_wrong(pipeline: Pipeline, read: Read) -> tuple[str, str]:
 
 def _hint(pipeline: Pipeline, read: Read, name: str) -> str:
     schemas = pipeline.warehouse
-    if read.schema is None and (pattern := pipeline.pattern_of(read.name)):
-        return (
-            f"write {schemas.schema}.{read.name} if it is a table of the pattern {pattern.name!r}"
-        )
+    pattern = pipeline.pattern_of(read.name)
+    if read.schema is None and pattern:
+        table = f"{schemas.schema}.{read.name}"
+        return f"write {table} if it is a table of the pattern {pattern.name!r}"
     ours = [(schemas.schema, table.name) for table in pipeline.tables]
     ours += [(schemas.mart_schema, transform.name) for transform in pipeline.transforms]
-    if meant := _close(read.name, [own for schema, own in ours if read.schema == schema]):
+    in_schema = [own for schema, own in ours if read.schema == schema]
+    meant = _close(read.name, in_schema)
+    if meant:
         return f"did you mean {meant!r}?{_in_quotes(meant)}"
-    alike = (
-        [own for _, own in ours]
-        if read.schema is None
-        else [own for _, own in ours if own == read.name]
-    )
-    if meant := _close(read.name, alike):
-        return f"did you mean {next(schema for schema, own in ours if own == meant)}.{meant}?{_in_quotes(meant)}"
-    if meant := _close(name, [external.replace("*", read.name) for external in pipeline.external]):
+    alike = [own for _, own in ours]
+    if read.schema is not None:
+        alike = [own for own in alike if own == read.name]
+    meant = _close(read.name, alike)
+    if meant:
+        schema = next(schema for schema, own in ours if own == meant)
+        return f"did you mean {schema}.{meant}?{_in_quotes(meant)}"
+    external = [text.replace("*", read.name) for text in pipeline.external]
+    meant = _close(name, external)
+    if meant:
         return f"did you mean {meant}?"
-    add = (
-        f"add {read.name!r} to `tables`, or list"
-        if read.schema in (schemas.schema, None)
-        else "list"
-    )
-    return f"{add} `{name if read.schema else f'{_SEARCHED_LAST}.{name}'}` under `external` if it is made elsewhere"
+    add = "list"
+    if read.schema in (schemas.schema, None):
+        add = f"add {read.name!r} to `tables`, or list"
+    full_name = name if read.schema else f"{_SEARCHED_LAST}.{name}"
+    return f"{add} `{full_name}` under `external` if it is made elsewhere"
 
 
 def _in_quotes(name: str) -> str:

@@ -337,23 +337,22 @@ class Document:
     def _where(self, finding: Finding) -> Mark:
         if isinstance(finding.at, tuple):
             return finding.at
-        first, second = (
-            (self.keys, self.values) if finding.at == "key" else (self.values, self.keys)
-        )
-        if mark := first.get(finding.path) or second.get(finding.path):
-            return mark
-        parents = (finding.path[:n] for n in range(len(finding.path) - 1, -1, -1))
-        return next(
-            (mark for path in parents if (mark := self.keys.get(path) or self.values.get(path))),
-            (1, 1),
-        )
+        if finding.at == "value" and finding.path in self.values:
+            return self.values[finding.path]
+        # A path that the file does not have is reported at its nearest parent.
+        for length in range(len(finding.path), -1, -1):
+            path = finding.path[:length]
+            mark = self.keys.get(path) or self.values.get(path)
+            if mark:
+                return mark
+        return (1, 1)
 
 
 def read_document(path: FilePath, text: str | None = None) -> Document:
     """The file as located data, with `findings` for YAML that not every reader would understand
     alike.
 
-    `text` is what to read in its place. Raises SpecError when there is nothing to go on with: no readable file, no
+    `text` is what to read in its place. Raises SpecError when nothing can be read: no readable file, no
     YAML, or nothing in it.
     """
     node, refused = compose(read_text(path) if text is None else text)
@@ -406,7 +405,7 @@ def _mapping(document: Document, node: yaml.MappingNode, path: KeyPath) -> dict[
             continue
         here = (*path, key)
         if key in data:
-            message = f"this key stands twice, first on line {document.keys[here][0]}"
+            message = f"duplicate key, first used on line {document.keys[here][0]}"
             document.findings.append(
                 Finding(
                     "duplicate-key", path=here, message=message, hint="keep one of the two", at=at

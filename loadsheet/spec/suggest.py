@@ -10,14 +10,22 @@ from loadsheet.names import closest
 from loadsheet.redact import without_secrets
 
 _KEYS = {
-    "primary_key": "pk key keys id id_column primary_keys primarykey unique_key unique_keys merge_key merge_keys",
+    "primary_key": (
+        "pk key keys id id_column primary_keys primarykey unique_key unique_keys merge_key"
+        " merge_keys"
+    ),
     "unique_key": "pk key keys primary_key primary_keys unique_keys merge_key",
-    "incremental": "cursor cursor_field cursor_column incremental_column incremental_key incremental_by watermark "
-    "watermark_column replication_key update_key updated_at bookmark delta",
+    "incremental": (
+        "cursor cursor_field cursor_column incremental_column incremental_key incremental_by"
+        " watermark watermark_column replication_key update_key updated_at bookmark delta"
+    ),
     "cursor": "column field key cursor_field cursor_column incremental_column incremental_key",
     "by": "strategy type method",
     "initial_value": "start start_value initial start_from since",
-    "mode": "strategy write_disposition write_mode load_mode load_type write replication_method materialized",
+    "mode": (
+        "strategy write_disposition write_mode load_mode load_type write replication_method"
+        " materialized"
+    ),
     "materialized": "materialization materialised type kind mode",
     "columns": "select fields exclude_columns include_columns",
     "schema_contract": "contract drift evolution schema_evolution",
@@ -44,7 +52,9 @@ _KEYS = {
 }
 _VALUES = {
     "merge": "upsert update insert_update scd1 incremental delete_insert",
-    "replace": "truncate full overwrite full_refresh reload drop snapshot create_or_replace full_load",
+    "replace": (
+        "truncate full overwrite full_refresh reload drop snapshot create_or_replace full_load"
+    ),
     "append": "insert insert_only add append_only",
     "table": "replace full overwrite",
     "data_interval": "interval dates time",
@@ -112,8 +122,14 @@ def _snake(word: str) -> str:
     )
 
 
-CONNECTION_ID_HINT = "define the connection in connections/connections.yml or AIRFLOW_CONN_<ID>, and write its id here"
-_NO_SECRETS = "this belongs to the connection: connections/connections.yml or AIRFLOW_CONN_<ID>; a spec holds only its id"
+CONNECTION_ID_HINT = (
+    "define the connection in connections/connections.yml or AIRFLOW_CONN_<ID>, and write its id"
+    " here"
+)
+_NO_SECRETS = (
+    "this belongs to the connection: connections/connections.yml or AIRFLOW_CONN_<ID>; a spec holds"
+    " only its id"
+)
 _TABLES = "write each table as a key, `bookings:`, not as a list entry, `- bookings`"
 _CONNECTION_KEY = re.compile(
     r"host|port|url|uri|dsn|user(name)?|login|pass(word|wd)?|token|db|dbname|database|(access|secret)(_.*)?|endpoint(_.*)?"
@@ -129,15 +145,18 @@ def hint_for_key(root: Schema, key: str, here: Schema) -> str:
     choice = f"allowed here: {', '.join(allowed)}"
     if is_of_a_connection(key):
         return _NO_SECRETS
-    if homes := [
-        name
-        for name, child in allowed.items()
-        if key in _resolved(root, child).get("properties", {})
-    ]:
+    homes = []
+    for name, child in allowed.items():
+        if key in _resolved(root, child).get("properties", {}):
+            homes.append(name)
+    if homes:
         return f"it belongs under {' or '.join(homes)}; {choice}"
-    if meant := meant_key(key, allowed):
+    meant = meant_key(key, allowed)
+    if meant:
         return f"did you mean {meant!r}? {choice}"
-    return f"it belongs at the top level; {choice}" if key in root["properties"] else choice
+    if key in root["properties"]:
+        return f"it belongs at the top level; {choice}"
+    return choice
 
 
 def is_of_a_connection(key: str) -> bool:

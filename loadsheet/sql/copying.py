@@ -25,11 +25,12 @@ def select_columns(relation: Relation, columns: Sequence[Column], where: str) ->
     The columns are named one by one: `COPY table` would skip generated columns and refuse
     partitioned tables.
     """
-    reading = ", ".join(
-        f"CAST({ident(c.name)} AS {c.type}) AS {ident(c.name)}" if c.cast else ident(c.name)
-        for c in columns
-    )
-    return f"SELECT {reading} FROM {relation.sql}" + (f" WHERE {where}" if where else "")
+    reading = []
+    for column in columns:
+        name = ident(column.name)
+        reading.append(f"CAST({name} AS {column.type}) AS {name}" if column.cast else name)
+    condition = f" WHERE {where}" if where else ""
+    return f"SELECT {', '.join(reading)} FROM {relation.sql}{condition}"
 
 
 def copy_out(select: str, wire: WireFormat) -> str:
@@ -46,7 +47,7 @@ def copy_in(
 ) -> str:
     """COPY of one part into a table. From PostgreSQL 15 on the csv header must match the columns.
 
-    `freeze` is for a table made in the same transaction: nobody need visit its rows again to find them committed, and
+    `freeze` is for a table made in the same transaction: no session has to visit its rows again to find them committed, and
     a reader with an older snapshot, to whom such a table would look empty, sees them.
     """
     header = (

@@ -37,7 +37,8 @@ def differs(values: Mapping[str, str], types: Mapping[str, str]) -> str:
     """
     exact = {name for name in values if without_modifier(types[name]) in SAME_WHEN_EQUAL}
     tests = [_is_distinct(name, values[name], types[name]) for name in values if name in exact]
-    if images := {name: value for name, value in values.items() if name not in exact}:
+    images = {name: value for name, value in values.items() if name not in exact}
+    if images:
         # Without the casts the parser would compare the rows column by column, by each type's own
         # operator.
         mine, theirs = f"ROW({idents(images, 't.')})", f"ROW({', '.join(images.values())})"
@@ -83,9 +84,9 @@ class Merge:
         columns = ", ".join(f"{value} AS {ident(name)}" for name, value in self.values.items())
         join, lacks = ("LEFT JOIN", "t.ctid IS NULL OR ") if self.keeps_new else ("JOIN", "")
         return (
-            f"CREATE TEMPORARY TABLE {self.changed} ON COMMIT DROP AS SELECT {columns}, t.ctid AS {PLACE} "
-            f"FROM {self.source} s {join} {self.target} t ON {self._same} "
-            f"WHERE {lacks}{self._to_update(self.values)}"
+            f"CREATE TEMPORARY TABLE {self.changed} ON COMMIT DROP AS SELECT {columns}, t.ctid AS"
+            f" {PLACE} FROM {self.source} s {join} {self.target} t ON {self._same} WHERE"
+            f" {lacks}{self._to_update(self.values)}"
         )
 
     def update_found(self) -> str:
@@ -94,7 +95,7 @@ class Merge:
         return self._update(f"s.{PLACE} IS NOT NULL AND t.ctid = s.{PLACE}")
 
     def update_moved(self) -> str:
-        """UPDATE of those that are there no longer, because somebody else has written them in the
+        """UPDATE of those that are there no longer, because another session has written them in the
         meantime."""
         return self._update(self._to_update(self._kept))
 
@@ -131,8 +132,8 @@ class Merge:
         )
 
     def _new(self, name: str, value: str) -> str:
-        """Set to its own copy, a long value would be written anew; set to itself, it stays where it
-        is."""
+        """Set to its own copy, a long value would be written again; set to itself, it stays where
+        it is."""
         if name not in self.long:
             return value
         return (
@@ -168,7 +169,10 @@ def keep_newest(table: str, key: Sequence[str], cursor: str | None) -> str:
     """DELETE of all but one row per key: the newest by `cursor` (SQL), by arrival where cursors
     tie."""
     newest = (f"{cursor} DESC NULLS LAST, " if cursor else "") + "ctid DESC"
-    ranked = f"SELECT ctid, row_number() OVER (PARTITION BY {idents(key)} ORDER BY {newest}) AS place FROM {table}"
+    ranked = (
+        f"SELECT ctid, row_number() OVER (PARTITION BY {idents(key)} ORDER BY {newest}) AS place"
+        f" FROM {table}"
+    )
     return f"DELETE FROM {table} t USING ({ranked}) s WHERE t.ctid = s.ctid AND s.place > 1"
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PARAMS = ("since_load", "interval_start", "interval_end", "run_id")
 
-# A colon before a letter, and no cast (`::`). Where there is none, nobody needs the tokenizer: 75
+# A colon before a letter, and no cast (`::`). Where there is none, the tokenizer is not needed: 75
 # ms of imports.
 MAY_BE_NAMED = re.compile(r"(?<!:)(?:::)*:[^\W\d]")
 

@@ -25,9 +25,9 @@ _HINT = (
     "or wrap the statement of a script in DO $$ ... $$"
 )
 _NAMING = frozenset(
-    "ABORT ALTER ANALYZE CALL CHECKPOINT CLOSE CLUSTER COMMENT COPY CREATE DEALLOCATE DECLARE DISCARD DROP EXECUTE "
-    "FETCH GRANT IMPORT LISTEN LOAD LOCK MOVE NOTIFY PREPARE REASSIGN REFRESH REINDEX RELEASE RESET REVOKE SAVEPOINT "
-    "SECURITY SET SHOW START TRUNCATE UNLISTEN VACUUM".split()
+    "ABORT ALTER ANALYZE CALL CHECKPOINT CLOSE CLUSTER COMMENT COPY CREATE DEALLOCATE DECLARE"
+    " DISCARD DROP EXECUTE FETCH GRANT IMPORT LISTEN LOAD LOCK MOVE NOTIFY PREPARE REASSIGN REFRESH"
+    " REINDEX RELEASE RESET REVOKE SAVEPOINT SECURITY SET SHOW START TRUNCATE UNLISTEN VACUUM".split()
 )
 """Statements that say what they do by names alone; a query inside one has to be readable
 nevertheless."""
@@ -49,7 +49,7 @@ def parse(sql: str) -> list[exp.Expr]:
     not know: it comes out as a Command.
     """
     if (offset := odd_blank(sql)) is not None:
-        message = f"the blank U+{ord(sql[offset]):04X} is none to PostgreSQL, but a part of a name"
+        message = f"the blank U+{ord(sql[offset]):04X} is not a space to PostgreSQL: it becomes part of a name"
         raise Unparsable(message, offset, "write a plain space, or nothing")
     return [statement for part in _parts(tokenize(sql)) if (statement := _statement(sql, part))]
 

@@ -50,7 +50,7 @@ def reads(statements: Sequence[exp.Expr]) -> list[Read]:
     found: list[Read] = []
     for place, statement in enumerate(statements, start=1):
         found += [read for read in _reads_of(statement) if (read.schema, read.name) not in created]
-        # looked for only where somebody may read it: it is one more walk of the tree
+        # Only where a reader may need it: it is one more walk of the tree.
         if place < len(statements):
             created |= {(target.schema, target.name) for target in _created_by(statement)}
     return found

@@ -26,17 +26,17 @@ _NO_OPERATOR = frozenset(("=>", "=<", "><", "==", "=!", "//", ":="))
 """What people of other languages write. PostgreSQL's grammar takes some of it; its servers have no
 such operator."""
 _BEFORE_OPERAND = frozenset(
-    "SELECT DISTINCT WHERE HAVING ON AND OR NOT CASE WHEN THEN ELSE BETWEEN LIKE ILIKE IN RETURNING GROUP_BY ORDER_BY "
-    "PARTITION_BY LIMIT VALUES SET L_PAREN L_BRACKET COMMA DCOLON".split()
+    "SELECT DISTINCT WHERE HAVING ON AND OR NOT CASE WHEN THEN ELSE BETWEEN LIKE ILIKE IN RETURNING"
+    " GROUP_BY ORDER_BY PARTITION_BY LIMIT VALUES SET L_PAREN L_BRACKET COMMA DCOLON".split()
 )
 _TYPES = frozenset(
-    "box cidr circle citext geography geometry hstore inet line lseg ltree macaddr macaddr8 money path pg_lsn "
-    "pg_snapshot point polygon tsquery tsvector txid_snapshot varbit xml".split()
+    "box cidr circle citext geography geometry hstore inet line lseg ltree macaddr macaddr8 money"
+    " path pg_lsn pg_snapshot point polygon tsquery tsvector txid_snapshot varbit xml".split()
 )
 _OWN_GRAMMAR = frozenset(
-    "json json_array json_arrayagg json_exists json_object json_object_agg json_objectagg json_query json_serialize "
-    "json_table json_value jsonb_object_agg xmlelement xmlexists xmlforest xmlparse xmlpi xmlroot xmlserialize xmltable"
-    "".split()
+    "json json_array json_arrayagg json_exists json_object json_object_agg json_objectagg"
+    " json_query json_serialize json_table json_value jsonb_object_agg xmlelement xmlexists"
+    " xmlforest xmlparse xmlpi xmlroot xmlserialize xmltable".split()
 )
 """Functions whose arguments are parted by words, and those that sqlglot takes for one of them."""
 

@@ -33,10 +33,10 @@ _ENDS = frozenset(
     )
 )
 _RESERVED = frozenset(
-    "analyse analyze and asc asymmetric both cast check collate column constraint create desc distinct do else end "
-    "except fetch for foreign from grant group having in initially intersect into lateral leading limit not offset on "
-    "only or order placing primary references returning select symmetric table then to trailing union unique using "
-    "variadic when where window with".split()
+    "analyse analyze and asc asymmetric both cast check collate column constraint create desc"
+    " distinct do else end except fetch for foreign from grant group having in initially intersect"
+    " into lateral leading limit not offset on only or order placing primary references returning"
+    " select symmetric table then to trailing union unique using variadic when where window with".split()
 )
 """PostgreSQL's reserved words, without those that are a value of their own (`user`, `current_date`,
 `null`)."""

@@ -55,7 +55,7 @@ def at(sql: str, moment: str) -> str:
             TokenType.R_PAREN,
         ]
         if tokens[index - 1].token_type is TokenType.DOT and index:
-            continue  # a column, or somebody's own function
+            continue  # a column, or a function of the user's
         if name in _FUNCTIONS and called:
             pieces += [sql[end : token.start], now]
             end = tokens[index + 2].end + 1

@@ -98,7 +98,7 @@ class Column:
     """Read as `CAST(column AS type)` because the source's own type does not land."""
     exact_in_binary: bool = True
     labels: tuple[str, ...] = ()
-    """Of an enum: one that is renamed changes rows that nobody has written."""
+    """Of an enum: a renamed label changes rows without writing them."""
 
 
 def landing(
@@ -235,8 +235,10 @@ def _decimal(modifiers: list[int]) -> Kind | str:
 
 def unfit(columns: Iterable[Column]) -> list[str]:
     """What cannot travel in Parquet: a line per column, with its type and the reason."""
-    return [
-        f"column {c.name} ({c.type}) does not survive in Parquet, because {reason}"
-        for c in columns
-        if isinstance(reason := kind(c.type), str)
-    ]
+    lines = []
+    for column in columns:
+        reason = kind(column.type)
+        if isinstance(reason, str):
+            where = f"column {column.name} ({column.type})"
+            lines.append(f"{where} does not survive in Parquet, because {reason}")
+    return lines

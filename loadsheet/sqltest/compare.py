@@ -52,14 +52,14 @@ def compare(
     types = tables.columns_of(session, relation(name))
     if not types:
         raise InputError(f"{name} was not built")
-    columns = list(dict.fromkeys(column for row in expected for column in row.values)) or list(
-        types
-    )
     for row in expected:
-        if unknown := [column for column in row.values if column not in types]:
-            raise InputError(
-                f"{row.where} {name} has no column {unknown[0]!r}; it has {', '.join(types)}"
-            )
+        for column in row.values:
+            if column not in types:
+                raise InputError(
+                    f"{row.where} {name} has no column {column!r}; it has {', '.join(types)}"
+                )
+    named = dict.fromkeys(column for row in expected for column in row.values)
+    columns = list(named or types)
     select = ", ".join(as_text(ident(column), types[column]) for column in columns)
     actual = [
         {column: comparable(text, types[column]) for column, text in zip(columns, row, strict=True)}
@@ -67,22 +67,18 @@ def compare(
     ]
     wanted = [shown(session, row, types) for row in expected]
     # A row that leaves a column out says nothing of it, so it may be several.
-    same = matched(
-        [[place for place, row in enumerate(actual) if _is(texts, row)] for texts in wanted]
-    )
-    missing = [
-        (row, texts)
-        for place, (row, texts) in enumerate(zip(expected, wanted, strict=True))
-        if place not in same
-    ]
+    candidates = []
+    for texts in wanted:
+        candidates.append([place for place, row in enumerate(actual) if _is(texts, row)])
+    same = matched(candidates)
+    missing = []
+    for place, (row, texts) in enumerate(zip(expected, wanted, strict=True)):
+        if place not in same:
+            missing.append((row, texts))
     taken = set(same.values())
     left = [row for place, row in enumerate(actual) if place not in taken]
-    return _paired(
-        name,
-        missing,
-        left,
-        tuple(c for c in key if c in columns) if set(key) <= set(columns) else (),
-    )
+    compared_by_key = set(key) <= set(columns)
+    return _paired(name, missing, left, key if compared_by_key else ())
 
 
 def _is(texts: Texts, actual: Texts) -> bool:
@@ -134,7 +130,7 @@ def _path(
     where none can."""
     wished: dict[int, int] = {}
     asking = [row]
-    # grows while it is walked: whoever has a place that is wished for may have another
+    # It grows while it is walked: the holder of a wanted place may take another one.
     for asker in asking:
         for place in fits[asker]:
             if place in wished:

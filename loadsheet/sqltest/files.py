@@ -165,7 +165,10 @@ class Reader:
         for number, step in enumerate(steps):
             at = path if is_one else (*path, "steps", number)
             for name in step.expect.keys() & given:
-                message = f"{name} is given in this test, so it is not built and nothing can be expected of it"
+                message = (
+                    f"{name} is given in this test, so it is not built and nothing can be expected"
+                    " of it"
+                )
                 self._fields.wrong(
                     (*at, "expect", name), message, "leave out one of the two", key=True
                 )
@@ -248,8 +251,9 @@ def csv_rows(file: Path) -> list[Row]:
         lines = [(reader.line_num, fields) for fields in reader if fields]
     except csv.Error as error:
         raise ValueError(f"line {reader.line_num} is not csv: {error}") from None
-    if wrong := next((number for number, fields in lines if len(fields) != len(heads)), None):
-        raise ValueError(f"line {wrong} has other columns than the first")
+    for number, fields in lines:
+        if len(fields) != len(heads):
+            raise ValueError(f"line {number} has other columns than the first")
     columns = [_values([fields[place] for _, fields in lines]) for place in range(len(heads))]
     return [
         Row(dict(zip(heads, values, strict=True)), f"{file}:{number}:1")
@@ -258,13 +262,21 @@ def csv_rows(file: Path) -> list[Row]:
 
 
 def _values(texts: list[str]) -> list[Any]:
-    given = [text for text in texts if text]
-    read = next((read for kind, read in _KINDS if given and all(map(kind.fullmatch, given))), str)
+    read = _reader(texts)
     return [read(text) if text else None for text in texts]
 
 
+def _reader(texts: list[str]) -> Callable[[str], Any]:
+    """How to read a column's fields: the first kind that fits all that are not empty, else text."""
+    fields = [text for text in texts if text]
+    for kind, read in _KINDS:
+        if fields and all(map(kind.fullmatch, fields)):
+            return read
+    return str
+
+
 def marts(pipeline: Pipeline) -> list[str]:
-    """What transforms build, as `schema.table`; of a script nobody knows."""
+    """What transforms build, as `schema.table`; unknown for a script."""
     schema = pipeline.warehouse.mart_schema
     return [
         f"{schema}.{transform.name}"

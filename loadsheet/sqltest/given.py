@@ -33,10 +33,11 @@ def give(
     Raises InputError for a value that does not fit its column.
     """
     target = relation(name)
-    if odd := next((row for row in rows if LOAD_ID in row.values), None):
-        raise InputError(
-            f"{odd.where} {LOAD_ID} is filled by Loadsheet: the rows of each step are a load"
-        )
+    for row in rows:
+        if LOAD_ID in row.values:
+            raise InputError(
+                f"{row.where} {LOAD_ID} is filled by Loadsheet: the rows of each step are a load"
+            )
     with session.transaction():
         tables.ensure_schema(session, target.schema)
         ledger.lock_target(session, target)
@@ -47,10 +48,11 @@ def give(
             _create(session, target, types, target.schema == pipeline.warehouse.schema)
         types = tables.columns_of(session, target)
         gone = session.execute(f"DELETE FROM {target.sql}").rowcount if replaces else 0
-        if unknown := [column for column in declared.key if column not in types]:
-            raise InputError(
-                f"{target} has no column {unknown[0]!r} to be its key; it has {', '.join(types)}"
-            )
+        for column in declared.key:
+            if column not in types:
+                raise InputError(
+                    f"{target} has no column {column!r} to be its key; it has {', '.join(types)}"
+                )
         key = declared.key or _key(pipeline, target)
         updated = sum(_put(session, target, row, types, key, number) for row in rows)
         _record(
@@ -107,30 +109,24 @@ def _put(
     number: int,
 ) -> int:
     """Insert the row; returns how many it took the place of."""
-    if unknown := [name for name in row.values if name not in types]:
-        raise InputError(
-            f"{row.where} {target} has no column {unknown[0]!r}: give it in the table's first rows"
-        )
+    for name in row.values:
+        if name not in types:
+            raise InputError(
+                f"{row.where} {target} has no column {name!r}: give it in the table's first rows"
+            )
     taken = 0
     if key and set(key) <= row.values.keys():
         pieces, parameters = casts({name: row.values[name] for name in key}, types)
-        same = " AND ".join(
-            f"{ident(name)} = {piece}" for name, piece in zip(key, pieces, strict=True)
-        )
-        taken = execute(
-            session, f"DELETE FROM {target.sql} WHERE {same}", parameters, row, types
-        ).rowcount
-    pieces, parameters = casts(row.values, types)
-    numbered = LOAD_ID in types
-    names = [*row.values, *([LOAD_ID] if numbered else [])]
-    values = [*pieces, *([str(number)] if numbered else [])]
-    execute(
-        session,
-        f"INSERT INTO {target.sql} ({idents(names)}) VALUES ({', '.join(values)})",
-        parameters,
-        row,
-        types,
-    )
+        tests = [f"{ident(name)} = {piece}" for name, piece in zip(key, pieces, strict=True)]
+        delete = f"DELETE FROM {target.sql} WHERE {' AND '.join(tests)}"
+        taken = execute(session, delete, parameters, row, types).rowcount
+    values, parameters = casts(row.values, types)
+    names = list(row.values)
+    if LOAD_ID in types:
+        names.append(LOAD_ID)
+        values = [*values, str(number)]
+    insert = f"INSERT INTO {target.sql} ({idents(names)}) VALUES ({', '.join(values)})"
+    execute(session, insert, parameters, row, types)
     return int(taken)
 
 
@@ -145,10 +141,10 @@ def _record(
     replaced: bool,
 ) -> None:
     session.execute(
-        "INSERT INTO loadsheet.load (load_id, load_no, pipeline, table_name, target, run_id, fence, action, format, "
-        "extracted, duplicates, inserted, updated, deleted, replaced, bytes, held_by, manifest, source, version, "
-        "extract_seconds, load_seconds) VALUES (%s, %s, %s, %s, %s, 'test', 0, 'given', 'test', %s, 0, %s, %s, %s, %s, "
-        "0, '', '', '{}', %s, 0, 0)",
+        "INSERT INTO loadsheet.load (load_id, load_no, pipeline, table_name, target, run_id, fence,"
+        " action, format, extracted, duplicates, inserted, updated, deleted, replaced, bytes,"
+        " held_by, manifest, source, version, extract_seconds, load_seconds) VALUES (%s, %s, %s,"
+        " %s, %s, 'test', 0, 'given', 'test', %s, 0, %s, %s, %s, %s, 0, '', '', '{}', %s, 0, 0)",
         (
             secrets.token_hex(10),
             number,

@@ -59,7 +59,7 @@ def needed(pipeline: Pipeline, case: Case) -> list[Transform]:
     wanted = {name for step in case.steps for name in step.expect}
     scripts = {t.name for t in pipeline.transforms if t.materialized == "script"}
     built = {f"{mart}.{name}" for name in inputs} - {f"{mart}.{name}" for name in scripts}
-    # Which script makes a table nobody can tell, so all of them run.
+    # There is no way to tell which script creates a table, so all of them run.
     names = scripts if wanted - built else set()
     for name in reversed(inputs):
         if f"{mart}.{name}" in wanted or any(name in inputs[reader].transforms for reader in names):
@@ -84,9 +84,10 @@ def unsaid(pipeline: Pipeline, case: Case, declared: Mapping[str, Declared]) -> 
     """Why the test cannot be run: a table is read of which it says nothing. Empty where it can."""
     known: Collection[str] = case.given | described(declared)
     for spec in needed(pipeline, case):
-        if missing := next((name for name in read_by(pipeline, spec) if name not in known), None):
-            return (
-                f"{spec.name} reads {missing}, of which the test says nothing: give its rows, or its columns under "
-                "`tables` when it is to be empty"
-            )
+        for name in read_by(pipeline, spec):
+            if name not in known:
+                return (
+                    f"{spec.name} reads {name}, of which the test says nothing: give its rows, or "
+                    "its columns under `tables` when it is to be empty"
+                )
     return ""

@@ -37,9 +37,13 @@ def guessed_types(rows: Iterable[Row], declared: Mapping[str, str]) -> dict[str,
                 types[name] = "numeric"
             else:
                 raise InputError(
-                    f"{row.where} {name} is {guess} here and {before} above: give its type under `tables`"
+                    f"{row.where} {name} is {guess} here and {before} above: give its type under"
+                    " `tables`"
                 )
-    return {name: "text" if kind == "unknown" else kind for name, kind in types.items()}
+    for name, kind in types.items():
+        if kind == "unknown":
+            types[name] = "text"
+    return types
 
 
 def _guess(value: Any) -> str:
@@ -77,8 +81,13 @@ def casts(values: Mapping[str, Any], types: Mapping[str, str]) -> tuple[list[str
 
 def _items(values: list[Any], kind: str) -> list[Any]:
     """A list in a list is one more dimension, unless it is a value of its own."""
-    is_nested = not kind.startswith("json")
-    return [_items(v, kind) if is_nested and isinstance(v, list) else _text(v) for v in values]
+    items: list[Any] = []
+    for value in values:
+        if isinstance(value, list) and not kind.startswith("json"):
+            items.append(_items(value, kind))
+        else:
+            items.append(_text(value))
+    return items
 
 
 def _text(value: Any) -> str | None:
@@ -99,9 +108,14 @@ def comparable(text: str | None, kind: str) -> str | None:
     numbers, too."""
     if text is None or not kind.startswith(("numeric", "json")):
         return text
-    return _NUMBER.sub(
-        lambda found: found[0] if found[0][0] == '"' else found[0].rstrip("0").rstrip("."), text
-    )
+    return _NUMBER.sub(_without_trailing_zeros, text)
+
+
+def _without_trailing_zeros(found: re.Match[str]) -> str:
+    text = found[0]
+    if text.startswith('"'):  # a number inside a JSON string is text
+        return text
+    return text.rstrip("0").rstrip(".")
 
 
 def shown(session: Session, row: Row, types: Mapping[str, str]) -> dict[str, str | None]:

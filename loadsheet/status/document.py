@@ -71,16 +71,18 @@ def _common(standing: TargetStatus, found: PipelineStatus) -> dict[str, Any]:
         "state": standing.state,  # type: ignore[attr-defined]
         "rows": standing.rows.number,
         "rows_exact": standing.rows.exact,
-        "last_error": None
-        if failure is None
-        else {
-            "at": failure.at.isoformat(),
-            "since": failure.since.isoformat(),
-            "step": failure.step,
-            "run_id": failure.run_id,
-            "code": failure.code or None,
-            "message": failure.message,
-        },
+        "last_error": (
+            None
+            if failure is None
+            else {
+                "at": failure.at.isoformat(),
+                "since": failure.since.isoformat(),
+                "step": failure.step,
+                "run_id": failure.run_id,
+                "code": failure.code or None,
+                "message": failure.message,
+            }
+        ),
     }
 
 

@@ -98,7 +98,7 @@ class Known:
 
 @dataclass(kw_only=True)
 class TargetStatus:
-    """What tables and transforms have in common. `failure` is one that has not been mended yet."""
+    """What tables and transforms have in common. `failure` is the last one, until a run succeeds."""
 
     name: str
     target: str

@@ -32,7 +32,8 @@ _NUMBERS = {"smallint", "integer", "bigint", "numeric", "real", "double precisio
 def begin_on_source(session: psycopg.Connection[Any]) -> str:
     """Make the session one that only asks, and briefly; returns the source's clock."""
     session.execute(
-        "SELECT set_config('statement_timeout', %s, false), set_config('default_transaction_read_only', 'on', false)",
+        "SELECT set_config('statement_timeout', %s, false),"
+        " set_config('default_transaction_read_only', 'on', false)",
         (_QUERY_TIMEOUT,),
     )
     return holdback.now(session)

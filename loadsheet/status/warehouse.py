@@ -28,10 +28,13 @@ from loadsheet.warehouse import ledger, mart
 # Counting so many pages (8 MB) takes some 20 ms.
 _COUNTED_PAGES = 1_000
 _QUERY_TIMEOUT = "5s"
-# A table that somebody has locked for longer has its rows unknown; the next one is not to wait as
+# The rows of a table that is locked for longer are unknown; the next one must not wait as
 # well.
 _LONGEST_LOCK = "1s"
-_WATERMARKS = "SELECT table_name, watermark, cursor FROM loadsheet.scope WHERE pipeline = %s ORDER BY table_name"
+_WATERMARKS = (
+    "SELECT table_name, watermark, cursor FROM loadsheet.scope WHERE pipeline = %s ORDER BY"
+    " table_name"
+)
 _LOADS = """
 SELECT scope.table_name AS name, load.target, committed_at AS at, run_id, load_no AS number, action AS how, extracted,
        inserted, updated, deleted, bytes, extract_seconds + load_seconds AS seconds, held_by
@@ -157,7 +160,7 @@ def _table(
         target=last.target if last else str(target),
         rows=rows_in(session, target),
         last=last,
-        # No run will ever mend what has left the spec.
+        # No run will ever repair what has left the spec.
         failure=_open(known, "table", name) if in_spec else None,
         in_spec=in_spec,
         watermark=mark.value,

@@ -55,7 +55,7 @@ class Effect:
 
     def __str__(self) -> str:
         if self.replaced:
-            return f"{self.inserted:,} rows, built in full"
+            return f"{self.inserted:,} rows, rebuilt"
         return f"{self.inserted:,} inserted, {self.updated:,} updated, {self.deleted:,} deleted"
 
 

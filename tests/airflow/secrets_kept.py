@@ -105,16 +105,23 @@ def environment(home: Path, postgres: PostgresServer, s3: S3Server) -> dict[str,
     }
     return {
         "PGPASSFILE": str(passfile),
-        "AIRFLOW_CONN_WAREHOUSE": f"postgresql://canary_warehouse:{warehouse}@{place}/warehouse"
-        f"?sslpassword={SECRETS['sslpassword in that URI']}",
+        "AIRFLOW_CONN_WAREHOUSE": (
+            f"postgresql://canary_warehouse:{warehouse}@{place}/warehouse"
+            f"?sslpassword={SECRETS['sslpassword in that URI']}"
+        ),
         "AIRFLOW_CONN_BY_PASSFILE": json.dumps(
             {**filed, "schema": "flights_source", "extra": deep}
         ),
         "AIRFLOW_CONN_WRONG_PASSWORD": f"postgresql://canary:{wrong}@{place}/flights_source",
-        "AIRFLOW_CONN_BAD_OPTION": f"postgresql://canary:{hard}@{place}/flights_source?options={option}",
-        "AIRFLOW_CONN_NOT_ENCODED": f"postgresql://canary:{SECRETS['not encoded in a URI']}@{place}/flights_source",
-        "AIRFLOW_CONN_CUT_OFF": '{"conn_type": "postgres", "password": "'
-        + SECRETS["in JSON that is cut off"],
+        "AIRFLOW_CONN_BAD_OPTION": (
+            f"postgresql://canary:{hard}@{place}/flights_source?options={option}"
+        ),
+        "AIRFLOW_CONN_NOT_ENCODED": (
+            f"postgresql://canary:{SECRETS['not encoded in a URI']}@{place}/flights_source"
+        ),
+        "AIRFLOW_CONN_CUT_OFF": (
+            '{"conn_type": "postgres", "password": "' + SECRETS["in JSON that is cut off"]
+        ),
         "AIRFLOW_CONN_WRONG_KEY": json.dumps({**lake, "extra": {"endpoint_url": s3.endpoint}}),
         "AIRFLOW_VAR_CANARY": SECRETS["Airflow Variable of the environment"],
         "CANARY_UNUSED": SECRETS["environment variable that nobody reads"],

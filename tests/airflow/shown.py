@@ -52,8 +52,8 @@ _FILES = (
 )
 _OBJECTS = {
     "lake/zz/manifest.json": PLANTED.encode(),
-    "lake/zz/part-00000.bin.zst": zstandard.ZstdCompressor().compress(
-        b"PGCOPY\n" + PLANTED.encode()
+    "lake/zz/part-00000.bin.zst": (
+        zstandard.ZstdCompressor().compress(b"PGCOPY\n" + PLANTED.encode())
     ),
 }
 PLANTED_IN = {

@@ -190,8 +190,9 @@ def scheduled(world: World) -> dict[str, Any]:
             "CREATE SCHEMA sensors CREATE TABLE readings (at timestamptz PRIMARY KEY, value int)"
         )
         session.execute(
-            "INSERT INTO sensors.readings SELECT at, 1 FROM generate_series"
-            "(date_trunc('day', now(), 'UTC') - interval '3 days', now() + interval '1 day', interval '6 hours') AS at"
+            "INSERT INTO sensors.readings SELECT at, 1 FROM generate_series(date_trunc('day',"
+            " now(), 'UTC') - interval '3 days', now() + interval '1 day', interval '6 hours')"
+            " AS at"
         )
     world.airflow.api.unpause("daily")
     runs: list[dict[str, Any]] = []
@@ -459,7 +460,8 @@ def test_a_pattern_is_what_the_source_has_when_a_run_begins(world: World) -> Non
         )
 
         source.execute(
-            "CREATE TABLE late AS SELECT 1 id; DROP TABLE two; CREATE TABLE unfit AS SELECT 1 _load_id"
+            "CREATE TABLE late AS SELECT 1 id; DROP TABLE two; CREATE TABLE unfit AS SELECT 1"
+            " _load_id"
         )
         state, tasks = run_everything(world)
         source.execute("ALTER SCHEMA loose RENAME TO lost")

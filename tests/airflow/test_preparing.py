@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from loadsheet.airflow import bundle
 from loadsheet.airflow.bundle import prepare_to_parse
 from tests.airflow.conftest import REPO
 
@@ -101,3 +102,20 @@ def test_it_says_when_airflow_would_not_see_edits(
         prepare_to_parse()
         prepare_to_parse()
     assert caplog.text.count("edits wait for min_file_process_interval") == said
+
+
+def test_a_listed_module_of_ours_that_is_gone_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle, "_PARSING", ("loadsheet.airflow.dag_file", "loadsheet.gone"))
+    prepare_to_parse.cache_clear()
+    with pytest.raises(ModuleNotFoundError, match=r"loadsheet\.gone"):
+        prepare_to_parse()
+
+
+def test_another_librarys_missing_module_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(bundle, "_PARSING", ("dagfactory.gone",))
+    prepare_to_parse.cache_clear()
+    with caplog.at_level(logging.ERROR, "loadsheet.airflow.bundle"):
+        prepare_to_parse()
+    assert "dagfactory.gone cannot be imported" in caplog.text

@@ -3,6 +3,7 @@ included."""
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,10 @@ def write(bundle: Path) -> Write:
             "lake: {conn_id: l, bucket: lake}",
             "warehouse: {conn_id: w}",
         )
-        file.write_text("\n".join((*usual, *lines, "tables: {t: }", "")))
+        table = f"t{zlib.crc32(folder.encode(errors='surrogateescape'))}"  # each writes its own
+        if not any(line.startswith("tables:") for line in lines):
+            lines = (*lines, f"tables: {{{table}: }}")
+        file.write_text("\n".join((*usual, *lines, "")))
         return file
 
     return write
@@ -104,7 +108,8 @@ def test_a_broken_file_never_makes_dag_factory_call_anything(
     trap = tmp_path / "called"
     write(
         "bad",
-        f"schedule: {{__type__: pathlib.Path.touch, __args__: [{{__type__: pathlib.Path, __args__: [{trap}]}}]}}",
+        "schedule: {__type__: pathlib.Path.touch, __args__: [{__type__: pathlib.Path, __args__:"
+        f" [{trap}]}}]}}",
     )
     dag_bag(bundle)
     assert not trap.exists()
@@ -141,6 +146,17 @@ def test_a_name_claimed_twice_stays_with_the_folder_of_that_name(
         "'flights' is taken by pipelines/flights/pipeline.yml"
         in found["copy"].get_task("broken_spec").problems
     )
+
+
+def test_a_table_that_two_pipelines_write_breaks_the_later_one(bundle: Path, write: Write) -> None:
+    write("first", "tables: {orders: , own: }")
+    write("second", "schedule: '@daily'", "tables: {orders: }")
+    write("third", "tables: {items: }")
+    dags = dag_bag(bundle).dags
+    assert [name for name, dag in sorted(dags.items()) if broken(dag)] == ["second"]
+    assert "staging.orders is also written by the pipeline 'first'" in str(dags["second"].doc_md)
+    assert "pipelines/second/pipeline.yml:6" in str(dags["second"].doc_md)
+    assert str(bundle) not in str(dags["second"].doc_md)
 
 
 def test_stand_ins_never_take_anothers_id(bundle: Path, write: Write) -> None:

@@ -173,8 +173,9 @@ def test_it_can_be_edited_by_hand(project: Path) -> None:
         assert text.count(before) == 1
         text = text.replace(before, after)
     text += (
-        "    tell_everybody:\n      operator: airflow.providers.standard.operators.empty.EmptyOperator\n"
-        "      dependencies: [transform_fct_boarding_pass]\n"
+        "    tell_everybody:\n      operator:"
+        " airflow.providers.standard.operators.empty.EmptyOperator\n      dependencies:"
+        " [transform_fct_boarding_pass]\n"
     )
     dag, ours = loaded(text, project)[dag_id], pipeline_dags(project)[dag_id]
     assert (dag.schedule, dag.default_args["owner"]) == ("@hourly", "somebody-else")

@@ -113,7 +113,10 @@ class World:
 
     def loads(self, run_id: str) -> dict[str, dict[str, int]]:
         """Table -> counts of the loads that the run has committed, from the ledger."""
-        query = "SELECT table_name, extracted, inserted, updated, deleted FROM loadsheet.load WHERE run_id = %s"
+        query = (
+            "SELECT table_name, extracted, inserted, updated, deleted FROM loadsheet.load WHERE"
+            " run_id = %s"
+        )
         found = ask(self.warehouse, query, run_id)
         return {
             table: dict(zip(("extracted", "inserted", "updated", "deleted"), counts, strict=True))
@@ -170,7 +173,8 @@ class World:
         staging and marts."""
         names = ask(
             self.warehouse,
-            "SELECT schemaname, tablename FROM pg_tables WHERE schemaname IN ('staging', 'mart') ORDER BY 1, 2",
+            "SELECT schemaname, tablename FROM pg_tables WHERE schemaname IN ('staging', 'mart')"
+            " ORDER BY 1, 2",
         )
         return {
             "loads": ask(self.warehouse, "SELECT load_id FROM loadsheet.load ORDER BY load_no"),
@@ -181,8 +185,8 @@ class World:
             "rows": {
                 f"{schema}.{name}": ask(
                     self.warehouse,
-                    f"SELECT count(*), max(xmin::text::bigint), pg_relation_filenode('{schema}.{name}')"
-                    f" FROM {schema}.{name}",
+                    "SELECT count(*), max(xmin::text::bigint),"
+                    f" pg_relation_filenode('{schema}.{name}') FROM {schema}.{name}",
                 )
                 for schema, name in names
             },

@@ -113,7 +113,10 @@ def test_every_table_gets_the_entry_its_catalog_suggests_and_the_pipeline_runs(
         "merge: updated_at is timestamptz, not null, indexed",
         "key: email is unique and never NULL, though not declared as the primary key",
         "not carried, by their names secrets: password_hash",
-        "append: id is drawn from a sequence, not null, indexed; a log by its name, and no row was ever changed",
+        (
+            "append: id is drawn from a sequence, not null, indexed; a log by its name, and no row"
+            " was ever changed"
+        ),
         "replace: no column tells of updates; if there are none: {incremental: id, mode: append}",
         "replace: no key to merge by; with one, modified_at tells what changed",
         "already there: countries",
@@ -230,11 +233,10 @@ def test_a_name_that_is_too_long_for_a_file_is_no_such_table(shop: Project) -> N
 
 def test_a_key_that_no_merge_can_use_means_a_whole_copy(shop: Project) -> None:
     shop.in_source(
-        "CREATE TYPE name AS (first text, last text);"
-        "CREATE TABLE people (name public.name PRIMARY KEY, updated_at timestamptz NOT NULL);"
-        "CREATE SEQUENCE blocks CACHE 50; CREATE TABLE click_log (id int PRIMARY KEY DEFAULT nextval('blocks'));"
-        "CREATE TABLE half (id int NOT NULL, updated_at timestamptz NOT NULL);"
-        "CREATE UNIQUE INDEX ON half (id) WHERE id > 0;"
+        "CREATE TYPE name AS (first text, last text);CREATE TABLE people (name public.name PRIMARY"
+        " KEY, updated_at timestamptz NOT NULL);CREATE SEQUENCE blocks CACHE 50; CREATE TABLE"
+        " click_log (id int PRIMARY KEY DEFAULT nextval('blocks'));CREATE TABLE half (id int NOT"
+        " NULL, updated_at timestamptz NOT NULL);CREATE UNIQUE INDEX ON half (id) WHERE id > 0;"
     )
     added = shop.cli("add", "shop", "people", "click_log", "half")
     assert added.returncode == 0, added.stderr

@@ -39,7 +39,10 @@ SOURCE = """
 CREATE TABLE item (id int PRIMARY KEY, name text, at timestamptz NOT NULL DEFAULT clock_timestamp());
 INSERT INTO item SELECT i, 'Ada ' || i FROM generate_series(1, 100) i;
 """
-MORE = "INSERT INTO item SELECT i, 'Ada ' || i FROM generate_series((SELECT max(id) + 1 FROM item), 150) i"
+MORE = (
+    "INSERT INTO item SELECT i, 'Ada ' || i FROM generate_series((SELECT max(id) + 1 FROM item),"
+    " 150) i"
+)
 RETRIES = 2
 # Called for each `started` step and for each progress; whatever it does happens in the middle of
 # the step.
@@ -154,8 +157,8 @@ def a_session_ended_by_an_administrator(shop: Shop) -> Iterator[Hook]:
     def end(step: Step, moment: str) -> None:
         if (step.kind, moment) == ("load", "progress"):
             shop.administer(
-                f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{shop.warehouse}' "
-                "AND application_name LIKE 'loadsheet%'"
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname ="
+                f" '{shop.warehouse}' AND application_name LIKE 'loadsheet%'"
             )
 
     yield end
@@ -468,7 +471,8 @@ def waiting(shop: Shop, where: str) -> list[tuple[Any, ...]]:
     """The sessions in the warehouse that wait for a lock."""
     return fetch(
         shop.server.dsn("postgres"),
-        "SELECT pid FROM pg_stat_activity WHERE datname = %s AND wait_event_type = 'Lock' AND application_name LIKE %s",
+        "SELECT pid FROM pg_stat_activity WHERE datname = %s AND wait_event_type = 'Lock' AND"
+        " application_name LIKE %s",
         shop.warehouse,
         where,
     )

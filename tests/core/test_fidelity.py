@@ -13,7 +13,8 @@ from tests.project import Project
 def test_a_single_column_tells_null_from_empty_and_end_of_data(project: Project, wire: str) -> None:
     project.in_source("CREATE TABLE one (t text)")
     project.in_source(
-        "INSERT INTO one VALUES (NULL), (''), (E'\\\\.'), (E'\\n'), (E'\\\\N'), ('\"'), (' '), (NULL)"
+        "INSERT INTO one VALUES (NULL), (''), (E'\\\\.'), (E'\\n'), (E'\\\\N'), ('\"'), (' '),"
+        " (NULL)"
     )
     project.spec({"one": None}, lake={"format": wire})
     project.succeed()
@@ -40,12 +41,14 @@ def test_only_the_columns_that_differ_in_form_are_seen_as_changes(project: Proje
 def test_column_order_and_exclusion_follow_source_and_spec(project: Project) -> None:
     project.in_source("CREATE TABLE c (z int PRIMARY KEY, secret text, a int, m int)")
     project.in_source(
-        "ALTER TABLE c DROP COLUMN m; ALTER TABLE c ADD COLUMN b int; INSERT INTO c VALUES (1, 's', 2, 3)"
+        "ALTER TABLE c DROP COLUMN m; ALTER TABLE c ADD COLUMN b int; INSERT INTO c VALUES (1, 's',"
+        " 2, 3)"
     )
     project.spec({"c": {"columns": {"exclude": ["secret"]}}})
     project.succeed()
     columns = project.in_warehouse(
-        "SELECT attname FROM pg_attribute WHERE attrelid = 'staging.c'::regclass AND attnum > 0 ORDER BY attnum"
+        "SELECT attname FROM pg_attribute WHERE attrelid = 'staging.c'::regclass AND attnum > 0"
+        " ORDER BY attnum"
     )
     assert [name for (name,) in columns] == ["z", "a", "b", "_load_id"]
     assert project.in_warehouse("SELECT z, a, b FROM staging.c") == [(1, 2, 3)]
@@ -67,7 +70,8 @@ def test_a_declared_key_that_is_not_one_is_refused(project: Project) -> None:
 def test_among_rows_with_one_key_the_newest_wins(project: Project) -> None:
     project.in_source("CREATE TABLE k (a int, b text, at timestamptz)")
     project.in_source(
-        "INSERT INTO k VALUES (1, 'new', '2026-01-02'), (1, 'old', '2026-01-01'), (2, 'x', '2026-01-01')"
+        "INSERT INTO k VALUES (1, 'new', '2026-01-02'), (1, 'old', '2026-01-01'), (2, 'x',"
+        " '2026-01-01')"
     )
     project.spec({"k": {"primary_key": "a", "incremental": "at"}})
     results = project.run()

@@ -25,8 +25,9 @@ from tests.project import ROOT, Project
 
 DOCS = (ROOT / "docs" / "lake.md").read_text()
 COLUMNS = (
-    "id int PRIMARY KEY, code char(4), word text, paid numeric(12, 2), born date, seen timestamptz, noted timestamp, "
-    "big bigint, ratio float8, ok bool, raw bytea, doc jsonb, mark uuid, span interval, place point, net inet"
+    "id int PRIMARY KEY, code char(4), word text, paid numeric(12, 2), born date, seen timestamptz,"
+    " noted timestamp, big bigint, ratio float8, ok bool, raw bytea, doc jsonb, mark uuid, span"
+    " interval, place point, net inet"
 )
 ROWS = r"""
     (1, 'ab', E'a,"b"\n\\.', 12.50, '2024-02-29', '2026-03-29 01:30:00.000001+00', '0001-01-01', 9223372036854775807,
@@ -112,7 +113,8 @@ def test_parquet_is_cut_into_parts_and_an_unchanged_table_is_skipped(
 
 def test_a_type_that_does_not_survive_is_refused_before_anything_is_read(project: Project) -> None:
     project.in_source(
-        "CREATE TABLE o (id int PRIMARY KEY, amount numeric, tags text[]); INSERT INTO o VALUES (1, 1)"
+        "CREATE TABLE o (id int PRIMARY KEY, amount numeric, tags text[]); INSERT INTO o VALUES"
+        " (1, 1)"
     )
     project.spec({"o": None}, lake={"format": "parquet"})
     error = project.run()["extract.extract_o"].result
@@ -133,7 +135,8 @@ def test_a_value_that_does_not_fit_is_refused_before_anything_is_committed(
     project: Project,
 ) -> None:
     project.in_source(
-        "CREATE TABLE o (id int PRIMARY KEY, till date); INSERT INTO o VALUES (1, now()), (2, 'infinity')"
+        "CREATE TABLE o (id int PRIMARY KEY, till date); INSERT INTO o VALUES (1, now()), (2,"
+        " 'infinity')"
     )
     project.spec({"o": None}, lake={"format": "parquet"})
     error = project.run()["extract.extract_o"].result
@@ -154,7 +157,10 @@ def test_where_pyarrow_is_missing_the_table_fails_with_what_to_install(
     project.spec({"o": None}, lake={"format": "parquet"})
     without = tmp_path / "pyarrow.py"
     without.write_text("raise ImportError")
-    code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from loadsheet.cli.main import main; main()"
+    code = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); from loadsheet.cli.main import main;"
+        " main()"
+    )
     result = run_python(
         project, code, str(tmp_path), "--project", str(project.folder), "run", "shop"
     )

@@ -12,35 +12,51 @@ from demo.flights.tables import TABLES
 from demo.servers import PostgresServer
 
 INCONSISTENT = {
-    "a booking's total is not the sum of its amounts": """
+    "a booking's total is not the sum of its amounts": (
+        """
         SELECT book_ref FROM bookings.bookings JOIN bookings.tickets USING (book_ref)
         JOIN bookings.ticket_flights USING (ticket_no) GROUP BY book_ref, total_amount
-        HAVING sum(amount) <> total_amount""",
-    "a booking without a ticket": """
-        SELECT book_ref FROM bookings.bookings LEFT JOIN bookings.tickets USING (book_ref) WHERE ticket_no IS NULL""",
-    "a seat that the aircraft has not, or of another class": """
+        HAVING sum(amount) <> total_amount"""
+    ),
+    "a booking without a ticket": (
+        """
+        SELECT book_ref FROM bookings.bookings LEFT JOIN bookings.tickets USING (book_ref) WHERE ticket_no IS NULL"""
+    ),
+    "a seat that the aircraft has not, or of another class": (
+        """
         SELECT * FROM bookings.boarding_passes JOIN bookings.ticket_flights t USING (ticket_no, flight_id)
         JOIN bookings.flights USING (flight_id) LEFT JOIN bookings.seats s USING (aircraft_code, seat_no)
-        WHERE s.fare_conditions IS DISTINCT FROM t.fare_conditions""",
-    "a boarding pass for a flight that has not opened": """
+        WHERE s.fare_conditions IS DISTINCT FROM t.fare_conditions"""
+    ),
+    "a boarding pass for a flight that has not opened": (
+        """
         SELECT * FROM bookings.boarding_passes JOIN bookings.flights USING (flight_id)
-        WHERE status IN ('Scheduled', 'Cancelled')""",
-    "a passenger left behind": """
+        WHERE status IN ('Scheduled', 'Cancelled')"""
+    ),
+    "a passenger left behind": (
+        """
         SELECT * FROM bookings.ticket_flights JOIN bookings.flights USING (flight_id)
         LEFT JOIN bookings.boarding_passes USING (ticket_no, flight_id)
-        WHERE status IN ('Departed', 'Arrived') AND seat_no IS NULL""",
-    "times that contradict the status": """
+        WHERE status IN ('Departed', 'Arrived') AND seat_no IS NULL"""
+    ),
+    "times that contradict the status": (
+        """
         SELECT * FROM bookings.flights WHERE (actual_departure IS NOT NULL) <> (status IN ('Departed', 'Arrived'))
         OR (actual_arrival IS NOT NULL) <> (status = 'Arrived') OR actual_departure > bookings.now()
-        OR actual_arrival > bookings.now() OR (status = 'Scheduled' AND scheduled_departure < bookings.now())""",
-    "a flight from a place other than where the last one ended": """
+        OR actual_arrival > bookings.now() OR (status = 'Scheduled' AND scheduled_departure < bookings.now())"""
+    ),
+    "a flight from a place other than where the last one ended": (
+        """
         SELECT * FROM (SELECT departure_airport, lag(arrival_airport) OVER trip AS last, scheduled_departure,
                               lag(scheduled_arrival) OVER trip AS landed
                        FROM bookings.ticket_flights JOIN bookings.flights USING (flight_id)
                        WINDOW trip AS (PARTITION BY ticket_no ORDER BY scheduled_departure)) legs
-        WHERE last <> departure_airport OR landed > scheduled_departure""",
-    "a time zone PostgreSQL does not know": """
-        SELECT * FROM bookings.airports_data WHERE timezone NOT IN (SELECT name FROM pg_timezone_names)""",
+        WHERE last <> departure_airport OR landed > scheduled_departure"""
+    ),
+    "a time zone PostgreSQL does not know": (
+        """
+        SELECT * FROM bookings.airports_data WHERE timezone NOT IN (SELECT name FROM pg_timezone_names)"""
+    ),
 }
 
 
@@ -126,7 +142,10 @@ def test_the_rows_do_not_contradict_each_other(source: str) -> None:
 
 
 def test_some_contact_data_is_null_and_all_of_it_has_a_phone(source: str) -> None:
-    query = "SELECT count(*), count(contact_data), count(contact_data ->> 'phone') FROM bookings.tickets"
+    query = (
+        "SELECT count(*), count(contact_data), count(contact_data ->> 'phone') FROM"
+        " bookings.tickets"
+    )
     with psycopg.connect(source) as connection:
         total, given, phones = connection.execute(query).fetchone() or (0, 0, 0)
     assert 0 < total - given < total / 10 and phones == given
@@ -135,7 +154,10 @@ def test_some_contact_data_is_null_and_all_of_it_has_a_phone(source: str) -> Non
 def test_updated_at_follows_an_update_and_created_at_does_not(database: str) -> None:
     generate(database, 50)
     with psycopg.connect(database) as connection:
-        before = "SELECT created_at, updated_at FROM bookings.seats WHERE aircraft_code = 'CN1' AND seat_no = '1A'"
+        before = (
+            "SELECT created_at, updated_at FROM bookings.seats WHERE aircraft_code = 'CN1' AND"
+            " seat_no = '1A'"
+        )
         created, _ = connection.execute(before).fetchone() or (None, None)
         connection.execute(
             "UPDATE bookings.seats SET fare_conditions = 'Economy' WHERE aircraft_code = 'CN1'"

@@ -36,34 +36,42 @@ COLUMNS = {
     "dim_airport": ["airport_id", "airport_nk", "airport_name", "city", "coordinates", "timezone"],
     "dim_passenger": ["passenger_id", "passenger_nk", "passenger_name", "phone", "email"],
     "dim_seat": ["seat_id", "aircraft_id", "seat_no", "fare_conditions"],
-    "fct_boarding_pass": [
-        "ticket_no",
-        "book_ref",
-        "passenger_id",
-        "flight_id",
-        "flight_no",
-        "boarding_no",
-    ]
-    + [*keys_of(*SCHEDULED), *PLACES, "status", "fare_conditions", "seat_no"],
-    "fct_booking_ticket": ["book_nk", "ticket_no", "passenger_id", "flight_nk", "flight_no"]
-    + [
-        *keys_of("book", *SCHEDULED, *ACTUAL),
-        *PLACES,
-        "fare_conditions",
-        "amount",
-        "total_amount",
-        "status",
-    ],
-    "fct_flight_activity": [
-        "flight_nk",
-        "flight_no",
-        *keys_of(*SCHEDULED, *ACTUAL),
-        *PLACES,
-        "status",
-    ]
-    + ["delay_departure", "delay_arrival", "travel_time"],
-    "fct_seat_occupied_daily": ["date_flight", "flight_nk", "flight_no", *PLACES, "status"]
-    + ["total_seat", "seat_occupied", "empty_seats"],
+    "fct_boarding_pass": (
+        [
+            "ticket_no",
+            "book_ref",
+            "passenger_id",
+            "flight_id",
+            "flight_no",
+            "boarding_no",
+        ]
+        + [*keys_of(*SCHEDULED), *PLACES, "status", "fare_conditions", "seat_no"]
+    ),
+    "fct_booking_ticket": (
+        ["book_nk", "ticket_no", "passenger_id", "flight_nk", "flight_no"]
+        + [
+            *keys_of("book", *SCHEDULED, *ACTUAL),
+            *PLACES,
+            "fare_conditions",
+            "amount",
+            "total_amount",
+            "status",
+        ]
+    ),
+    "fct_flight_activity": (
+        [
+            "flight_nk",
+            "flight_no",
+            *keys_of(*SCHEDULED, *ACTUAL),
+            *PLACES,
+            "status",
+        ]
+        + ["delay_departure", "delay_arrival", "travel_time"]
+    ),
+    "fct_seat_occupied_daily": (
+        ["date_flight", "flight_nk", "flight_no", *PLACES, "status"]
+        + ["total_seat", "seat_occupied", "empty_seats"]
+    ),
 }
 FACTS = [name for name in COLUMNS if name.startswith("fct_")]
 DIMENSION_KEYS = {
@@ -108,8 +116,8 @@ def equal(flights: Flights, mart: str, source: str) -> None:
 @pytest.mark.parametrize("mart", COLUMNS)
 def test_a_mart_has_the_promised_columns(flights: Flights, mart: str) -> None:
     columns = flights.in_warehouse(
-        "SELECT column_name::text FROM information_schema.columns WHERE table_schema = 'mart' AND table_name = %s "
-        "ORDER BY ordinal_position",
+        "SELECT column_name::text FROM information_schema.columns WHERE table_schema = 'mart' AND"
+        " table_name = %s ORDER BY ordinal_position",
         mart,
     )
     assert [name for (name,) in columns] == [*COLUMNS[mart], *AUDIT]
@@ -140,25 +148,27 @@ def test_amounts_add_up_to_the_source(flights: Flights) -> None:
     )
     equal(
         flights,
-        "SELECT sum(total_amount) FROM (SELECT DISTINCT book_nk, total_amount FROM mart.fct_booking_ticket) b",
+        "SELECT sum(total_amount) FROM (SELECT DISTINCT book_nk, total_amount FROM"
+        " mart.fct_booking_ticket) b",
         "SELECT sum(total_amount) FROM bookings.bookings",
     )
 
 
 def test_facts_carry_the_attributes_of_the_joined_rows(flights: Flights) -> None:
     joined = (
-        "SELECT c.ticket_no, c.flight_id, book_ref, passenger_id, departure_airport, arrival_airport, aircraft_code, "
-        "flight_no, status, boarding_no, c.fare_conditions, seat_no FROM bookings.boarding_passes "
-        "JOIN bookings.ticket_flights c USING (ticket_no, flight_id) JOIN bookings.tickets USING (ticket_no) "
-        "JOIN bookings.flights USING (flight_id) ORDER BY 1, 2"
+        "SELECT c.ticket_no, c.flight_id, book_ref, passenger_id, departure_airport,"
+        " arrival_airport, aircraft_code, flight_no, status, boarding_no, c.fare_conditions,"
+        " seat_no FROM bookings.boarding_passes JOIN bookings.ticket_flights c USING (ticket_no,"
+        " flight_id) JOIN bookings.tickets USING (ticket_no) JOIN bookings.flights USING"
+        " (flight_id) ORDER BY 1, 2"
     )
     looked_up = (
-        "SELECT ticket_no, flight_id, book_ref, passenger_nk, d.airport_nk, a.airport_nk, aircraft_nk, flight_no, "
-        "status, boarding_no, fare_conditions, seat_no FROM mart.fct_boarding_pass b "
-        "JOIN mart.dim_passenger p ON p.passenger_id = b.passenger_id "
-        "JOIN mart.dim_airport d ON d.airport_id = b.departure_airport "
-        "JOIN mart.dim_airport a ON a.airport_id = b.arrival_airport "
-        "JOIN mart.dim_aircrafts c ON c.aircraft_id = b.aircraft_code ORDER BY 1, 2"
+        "SELECT ticket_no, flight_id, book_ref, passenger_nk, d.airport_nk, a.airport_nk,"
+        " aircraft_nk, flight_no, status, boarding_no, fare_conditions, seat_no FROM"
+        " mart.fct_boarding_pass b JOIN mart.dim_passenger p ON p.passenger_id = b.passenger_id"
+        " JOIN mart.dim_airport d ON d.airport_id = b.departure_airport JOIN mart.dim_airport a ON"
+        " a.airport_id = b.arrival_airport JOIN mart.dim_aircrafts c ON c.aircraft_id ="
+        " b.aircraft_code ORDER BY 1, 2"
     )
     equal(flights, looked_up, joined)
 
@@ -168,11 +178,14 @@ def test_seats_of_arrived_flights_add_up(flights: Flights) -> None:
     equal(
         flights,
         "SELECT sum(seat_occupied), sum(total_seat) FROM mart.fct_seat_occupied_daily",
-        "SELECT (SELECT count(*) FROM bookings.boarding_passes JOIN bookings.flights USING (flight_id) "
-        "WHERE status = 'Arrived'), (SELECT count(*) FROM bookings.flights JOIN bookings.seats USING (aircraft_code) "
-        "WHERE status = 'Arrived')",
+        "SELECT (SELECT count(*) FROM bookings.boarding_passes JOIN bookings.flights USING"
+        " (flight_id) WHERE status = 'Arrived'), (SELECT count(*) FROM bookings.flights JOIN"
+        " bookings.seats USING (aircraft_code) WHERE status = 'Arrived')",
     )
-    wrong = "total_seat - seat_occupied <> empty_seats OR empty_seats < 0 OR seat_occupied < 0 OR total_seat <= 0"
+    wrong = (
+        "total_seat - seat_occupied <> empty_seats OR empty_seats < 0 OR seat_occupied < 0 OR"
+        " total_seat <= 0"
+    )
     assert flights.in_warehouse(
         f"SELECT count(*) FROM mart.fct_seat_occupied_daily WHERE {wrong}"
     ) == [(0,)]
@@ -219,7 +232,8 @@ def test_a_surrogate_key_is_a_hash_of_the_natural_key(flights: Flights) -> None:
 def test_names_are_english(flights: Flights) -> None:
     equal(
         flights,
-        "SELECT airport_nk, airport_name, city, coordinates::text, timezone FROM mart.dim_airport ORDER BY 1",
+        "SELECT airport_nk, airport_name, city, coordinates::text, timezone FROM mart.dim_airport"
+        " ORDER BY 1",
         "SELECT airport_code, airport_name ->> 'en', city ->> 'en', coordinates::text, timezone "
         "FROM bookings.airports_data ORDER BY 1",
     )
@@ -233,9 +247,10 @@ def test_names_are_english(flights: Flights) -> None:
 def test_delays_and_durations_are_unknown_until_the_flight_has_moved(flights: Flights) -> None:
     equal(
         flights,
-        "SELECT flight_nk, delay_departure, delay_arrival, travel_time FROM mart.fct_flight_activity ORDER BY 1",
-        "SELECT flight_id, actual_departure - scheduled_departure, actual_arrival - scheduled_arrival, "
-        "actual_arrival - actual_departure FROM bookings.flights ORDER BY 1",
+        "SELECT flight_nk, delay_departure, delay_arrival, travel_time FROM"
+        " mart.fct_flight_activity ORDER BY 1",
+        "SELECT flight_id, actual_departure - scheduled_departure, actual_arrival -"
+        " scheduled_arrival, actual_arrival - actual_departure FROM bookings.flights ORDER BY 1",
     )
 
 

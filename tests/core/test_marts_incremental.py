@@ -77,15 +77,16 @@ def places_to_change(flights: Flights) -> dict[str, Any]:
     """Rows to change, so chosen that each change is the only reason to compute some row of each
     fact again."""
     [(airport,)] = flights.in_source(
-        "SELECT departure_airport FROM bookings.boarding_passes JOIN bookings.flights f USING (flight_id) "
-        "WHERE EXISTS (SELECT FROM bookings.boarding_passes JOIN bookings.flights a USING (flight_id) "
-        "WHERE a.arrival_airport = f.departure_airport) GROUP BY 1 ORDER BY count(*), 1 LIMIT 1"
+        "SELECT departure_airport FROM bookings.boarding_passes JOIN bookings.flights f USING"
+        " (flight_id) WHERE EXISTS (SELECT FROM bookings.boarding_passes JOIN bookings.flights a"
+        " USING (flight_id) WHERE a.arrival_airport = f.departure_airport) GROUP BY 1 ORDER BY"
+        " count(*), 1 LIMIT 1"
     )
     elsewhere = flights.in_source(
-        "SELECT book_ref, ticket_no, flight_id FROM bookings.boarding_passes JOIN bookings.tickets USING (ticket_no) "
-        "JOIN bookings.flights USING (flight_id) WHERE %s NOT IN (departure_airport, arrival_airport) "
-        "AND status = 'Arrived' AND passenger_id IN "
-        "(SELECT passenger_id FROM bookings.tickets GROUP BY 1 HAVING count(*) > 1) ORDER BY 1, 2, 3",
+        "SELECT book_ref, ticket_no, flight_id FROM bookings.boarding_passes JOIN bookings.tickets"
+        " USING (ticket_no) JOIN bookings.flights USING (flight_id) WHERE %s NOT IN"
+        " (departure_airport, arrival_airport) AND status = 'Arrived' AND passenger_id IN (SELECT"
+        " passenger_id FROM bookings.tickets GROUP BY 1 HAVING count(*) > 1) ORDER BY 1, 2, 3",
         airport,
     )
     apart: list[tuple[Any, ...]] = []
@@ -111,7 +112,8 @@ def last_number(flights: Flights) -> int:
 def test_marts_equal_a_rebuild_after_targeted_changes(changed: Changed) -> None:
     assert changed.flights.stale() == {}
     built = changed.flights.in_warehouse(
-        "SELECT bool_or(full_build) FROM loadsheet.transform_run WHERE since_load > 0 OR run_no > %s",
+        "SELECT bool_or(full_build) FROM loadsheet.transform_run WHERE since_load > 0 OR run_no"
+        " > %s",
         changed.since_load,
     )
     assert built == [(False,)]
@@ -165,7 +167,10 @@ def test_a_change_reaches_the_mart(
     ],
 )
 def test_a_delayed_flight_reaches_its_facts(changed: Changed, mart: str, key: str) -> None:
-    columns = "DISTINCT scheduled_departure_utc_date_id, scheduled_departure_utc_time_id, scheduled_arrival_utc_time_id"
+    columns = (
+        "DISTINCT scheduled_departure_utc_date_id, scheduled_departure_utc_time_id,"
+        " scheduled_arrival_utc_time_id"
+    )
     assert changed.mart(columns, mart, key + " = {flight_id}") == [(20170820, 2130, 30)]
 
 
@@ -286,10 +291,12 @@ def test_rows_leave_a_mart_with_their_reason(flights: Flights) -> None:
         "SELECT min(flight_id) FROM bookings.flights WHERE status = 'Arrived'"
     )
     [(alone,)] = flights.in_source(
-        "SELECT min(passenger_id) FROM (SELECT passenger_id FROM bookings.tickets GROUP BY 1 HAVING count(*) = 1) p"
+        "SELECT min(passenger_id) FROM (SELECT passenger_id FROM bookings.tickets GROUP BY 1 HAVING"
+        " count(*) = 1) p"
     )
     [(shared, newest)] = flights.in_source(
-        "SELECT passenger_id, max(ticket_no) FROM bookings.tickets GROUP BY 1 HAVING count(*) > 1 ORDER BY 1 LIMIT 1"
+        "SELECT passenger_id, max(ticket_no) FROM bookings.tickets GROUP BY 1 HAVING count(*) > 1"
+        " ORDER BY 1 LIMIT 1"
     )
     flights.in_source(
         f"UPDATE bookings.tickets SET passenger_name = 'NEWEST NAME' WHERE ticket_no = '{newest}';"
@@ -297,7 +304,8 @@ def test_rows_leave_a_mart_with_their_reason(flights: Flights) -> None:
         f"WHERE passenger_id = '{alone}'"
     )
     flights.in_source(
-        f"UPDATE bookings.flights SET status = 'Departed', actual_arrival = NULL WHERE flight_id = {arrived}"
+        "UPDATE bookings.flights SET status = 'Departed', actual_arrival = NULL WHERE flight_id ="
+        f" {arrived}"
     )
     flights.go()
     assert (
@@ -322,8 +330,14 @@ def test_rows_leave_a_mart_with_their_reason(flights: Flights) -> None:
 
 def test_marts_equal_a_rebuild_after_days_and_corrections(flights: Flights) -> None:
     for correction in (
-        "UPDATE bookings.aircrafts_data SET model = '{\"en\": \"Renamed\"}' WHERE aircraft_code = '773'",
-        "DELETE FROM bookings.seats WHERE ctid IN (SELECT min(ctid) FROM bookings.seats GROUP BY aircraft_code)",
+        (
+            'UPDATE bookings.aircrafts_data SET model = \'{"en": "Renamed"}\' WHERE aircraft_code'
+            " = '773'"
+        ),
+        (
+            "DELETE FROM bookings.seats WHERE ctid IN (SELECT min(ctid) FROM bookings.seats GROUP"
+            " BY aircraft_code)"
+        ),
         "UPDATE bookings.seats SET fare_conditions = 'Comfort' WHERE seat_no = '5A'",
     ):
         a_day_passes(flights.source)

@@ -37,8 +37,9 @@ def peak_kib(project: Project, *command: str) -> int:
 def fill(project: Project, rows: int) -> None:
     # Hashes hardly compress: every 25,000 of these rows fill a part.
     project.in_source(
-        "INSERT INTO big SELECT coalesce((SELECT max(id) FROM big), 0) + i, string_agg(md5(random()::text), '') "
-        f"FROM generate_series(1, {rows}) i, generate_series(1, 10) GROUP BY i"
+        "INSERT INTO big SELECT coalesce((SELECT max(id) FROM big), 0) + i,"
+        f" string_agg(md5(random()::text), '') FROM generate_series(1, {rows}) i,"
+        " generate_series(1, 10) GROUP BY i"
     )
 
 

@@ -89,8 +89,8 @@ def test_rows_that_do_not_differ_stay_where_they_are_unlocked(project: Project) 
 def test_a_long_value_that_is_the_same_is_not_written_again(project: Project) -> None:
     loaded(project)
     project.in_source(
-        "UPDATE item SET doc = (SELECT jsonb_agg(md5((item.id + n)::text)) FROM generate_series(1, 300) n) "
-        "WHERE id <= 20"
+        "UPDATE item SET doc = (SELECT jsonb_agg(md5((item.id + n)::text)) FROM generate_series(1,"
+        " 300) n) WHERE id <= 20"
     )
     project.succeed()
     [(toast,)] = project.in_warehouse(
@@ -131,8 +131,9 @@ def test_new_long_rows_are_merged_beside_changed_ones(project: Project) -> None:
     assert outside > inside
     for first, new in ((ROWS, 3), (2 * ROWS, ROWS // 4)):
         project.in_source(
-            f"INSERT INTO item (id, name, price, doc) SELECT {first} + i, 'new', 1.50, {document.format('i')} "
-            f"FROM generate_series(1, {new}) i; UPDATE item SET price = {new}, at = now() WHERE id IN (5, 6, 7)"
+            f"INSERT INTO item (id, name, price, doc) SELECT {first} + i, 'new', 1.50,"
+            f" {document.format('i')} FROM generate_series(1, {new}) i; UPDATE item SET price ="
+            f" {new}, at = now() WHERE id IN (5, 6, 7)"
         )
         project.succeed()
         assert effect(project) == (new + 3, new, 3)
@@ -151,7 +152,9 @@ WRITTEN_TWICE = {
     "date": "'2026-01-02', '20260102', 'infinity'",
     "uuid": "'A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11', '{a0eebc999c0b4ef8bb6d6bb9bd380a11}'",
     "time without time zone": "'24:00', '00:00', '0:00:00.000'",
-    "timestamp with time zone": "'2026-01-01 00:00Z', '2026-01-01 01:00+01', '2025-12-31 24:00Z', '-infinity'",
+    "timestamp with time zone": (
+        "'2026-01-01 00:00Z', '2026-01-01 01:00+01', '2025-12-31 24:00Z', '-infinity'"
+    ),
     "timestamp without time zone": "'2026-01-01', '2025-12-31 24:00', 'infinity'",
 }
 LOOSE = {
@@ -170,7 +173,10 @@ def test_equality_is_trusted_only_where_equal_values_are_the_same(
 ) -> None:
     values = f"unnest(CAST(ARRAY[{(WRITTEN_TWICE | LOOSE)[kind]}] AS text[])) AS"
     values = f"SELECT CAST(v AS {kind}) AS v FROM {values} x (v)"
-    pairs = f"FROM ({values}) t, ({values}) s WHERE t.v = s.v AND CAST(ROW(t.v) AS record) *<> CAST(ROW(s.v) AS record)"
+    pairs = (
+        f"FROM ({values}) t, ({values}) s WHERE t.v = s.v AND CAST(ROW(t.v) AS record) *<>"
+        " CAST(ROW(s.v) AS record)"
+    )
     hidden = connection.execute(f"SELECT count(*) {pairs}").fetchone()
     assert hidden and bool(hidden[0]) == (kind in LOOSE)
     seen = connection.execute(
@@ -197,12 +203,14 @@ def two_rows_arriving(database: str) -> Iterator[psycopg.Connection]:
     and 3 is new."""
     with psycopg.connect(database) as session:
         session.execute(
-            "CREATE TABLE target AS SELECT i AS id, 'old' AS v, 1::numeric AS n FROM generate_series(1, 2) i"
+            "CREATE TABLE target AS SELECT i AS id, 'old' AS v, 1::numeric AS n FROM"
+            " generate_series(1, 2) i"
         )
         session.execute("ALTER TABLE target ADD PRIMARY KEY (id)")
         session.commit()
         session.execute(
-            "CREATE TEMP TABLE arrived AS SELECT i AS id, 'new' AS v, 1.0 AS n FROM generate_series(1, 3) i"
+            "CREATE TEMP TABLE arrived AS SELECT i AS id, 'new' AS v, 1.0 AS n FROM"
+            " generate_series(1, 3) i"
         )
         yield session
 

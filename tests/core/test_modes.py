@@ -137,13 +137,15 @@ def test_a_replaced_table_keeps_views_grants_comments_and_indexes(project: Proje
     project.spec({"customer": None})
     project.succeed()
     project.in_warehouse(
-        "CREATE INDEX by_name ON staging.customer (name); COMMENT ON TABLE staging.customer IS 'people';"
-        "COMMENT ON COLUMN staging.customer.name IS 'of a person'; GRANT SELECT ON staging.customer TO PUBLIC"
+        "CREATE INDEX by_name ON staging.customer (name); COMMENT ON TABLE staging.customer IS"
+        " 'people';COMMENT ON COLUMN staging.customer.name IS 'of a person'; GRANT SELECT ON"
+        " staging.customer TO PUBLIC"
     )
     belongings = (
-        "SELECT (SELECT array_agg(indexdef ORDER BY indexname) FROM pg_indexes WHERE tablename = 'customer'),"
-        " obj_description('staging.customer'::regclass), col_description('staging.customer'::regclass, 2),"
-        " (SELECT relacl::text FROM pg_class WHERE oid = 'staging.customer'::regclass)"
+        "SELECT (SELECT array_agg(indexdef ORDER BY indexname) FROM pg_indexes WHERE tablename ="
+        " 'customer'), obj_description('staging.customer'::regclass),"
+        " col_description('staging.customer'::regclass, 2), (SELECT relacl::text FROM pg_class"
+        " WHERE oid = 'staging.customer'::regclass)"
     )
     before = project.in_warehouse(belongings)
     project.in_source("DELETE FROM customer WHERE id = 7")
@@ -162,7 +164,8 @@ def test_a_replaced_table_keeps_views_grants_comments_and_indexes(project: Proje
 def test_a_foreign_table_in_staging_is_never_overwritten(project: Project) -> None:
     project.in_source(CREATE)
     project.in_warehouse(
-        "CREATE SCHEMA staging; CREATE TABLE staging.customer (precious int); INSERT INTO staging.customer VALUES (1)"
+        "CREATE SCHEMA staging; CREATE TABLE staging.customer (precious int); INSERT INTO"
+        " staging.customer VALUES (1)"
     )
     project.spec({"customer": None})
     error = project.run()["load.load_customer"].result
@@ -207,8 +210,8 @@ def test_a_cursor_from_the_future_does_not_move_the_watermark(project: Project) 
 
 def test_an_interval_is_read_once_and_can_be_repeated(project: Project) -> None:
     project.in_source(
-        "CREATE TABLE item (id int PRIMARY KEY, at timestamptz NOT NULL);"
-        "INSERT INTO item SELECT i, '2026-01-01'::timestamptz + i * interval '1 hour' FROM generate_series(0, 95) i"
+        "CREATE TABLE item (id int PRIMARY KEY, at timestamptz NOT NULL);INSERT INTO item SELECT i,"
+        " '2026-01-01'::timestamptz + i * interval '1 hour' FROM generate_series(0, 95) i"
     )
     project.spec(
         {"item": {"incremental": {"cursor": "at", "by": "data_interval"}}}, schedule="@daily"

@@ -94,7 +94,8 @@ def test_an_endless_cursor_stops_plan_and_run(shop: Project) -> None:
 
 def test_a_key_that_is_null_stops_the_load_and_not_the_extract(shop: Project) -> None:
     shop.in_source(
-        "CREATE TABLE log (n int, at timestamptz NOT NULL); INSERT INTO log VALUES (1, now()), (NULL, now())"
+        "CREATE TABLE log (n int, at timestamptz NOT NULL); INSERT INTO log VALUES (1, now()),"
+        " (NULL, now())"
     )
     shop.spec({"log": {"primary_key": "n", "incremental": "at"}})
     agree(shop, fails="load.load_log")
@@ -137,7 +138,8 @@ def test_what_was_held_back_before_is_read_again(shop: Project) -> None:
 
 def test_rows_to_append_may_come_when_those_who_hold_them_back_have_ended(shop: Project) -> None:
     shop.in_source(
-        "CREATE TABLE log (n int GENERATED ALWAYS AS IDENTITY, x int); INSERT INTO log (x) VALUES (1)"
+        "CREATE TABLE log (n int GENERATED ALWAYS AS IDENTITY, x int); INSERT INTO log (x)"
+        " VALUES (1)"
     )
     shop.spec({"log": {"incremental": "n"}})
     shop.succeed()
@@ -244,9 +246,10 @@ def test_a_table_that_somebody_locks_is_not_known_and_no_error(shop: Project) ->
 
 def test_a_size_is_that_of_all_parts_and_of_what_is_stored_beside_them(shop: Project) -> None:
     shop.in_source(
-        "CREATE TABLE long (id int PRIMARY KEY, t text STORAGE EXTERNAL); INSERT INTO long SELECT i, repeat('x', 99999)"
-        " FROM generate_series(1, 20) i; CREATE TABLE base (id int); CREATE TABLE child () INHERITS (base); "
-        "INSERT INTO child SELECT generate_series(1, 5000); CREATE VIEW seen AS SELECT * FROM long; ANALYZE"
+        "CREATE TABLE long (id int PRIMARY KEY, t text STORAGE EXTERNAL); INSERT INTO long SELECT"
+        " i, repeat('x', 99999) FROM generate_series(1, 20) i; CREATE TABLE base (id int); CREATE"
+        " TABLE child () INHERITS (base); INSERT INTO child SELECT generate_series(1, 5000); CREATE"
+        " VIEW seen AS SELECT * FROM long; ANALYZE"
     )
     shop.spec({"long": None, "base": None, "seen": {"primary_key": "id"}})
     steps = plan(shop)["steps"]
@@ -264,7 +267,8 @@ def test_a_size_is_that_of_all_parts_and_of_what_is_stored_beside_them(shop: Pro
 
 def test_every_fix_can_be_run(shop: Project) -> None:
     shop.in_source(
-        'CREATE TABLE "Odd ""name" ("Key" int NOT NULL, at timestamptz); CREATE VIEW seen AS SELECT * FROM "Odd ""name"'
+        'CREATE TABLE "Odd ""name" ("Key" int NOT NULL, at timestamptz); CREATE VIEW seen AS SELECT'
+        ' * FROM "Odd ""name"'
     )
     shop.spec({name: {"primary_key": "Key", "incremental": "at"} for name in ('Odd "name', "seen")})
     steps = plan(shop)["steps"].values()

@@ -19,8 +19,9 @@ from tests.project import Project
 
 ROUNDS = 15
 TABLE = (
-    "CREATE TABLE item (id int PRIMARY KEY, name text NOT NULL, x int, at timestamptz NOT NULL DEFAULT "
-    "clock_timestamp()); INSERT INTO item SELECT i, 'n' || i, i FROM generate_series(1, 6) i"
+    "CREATE TABLE item (id int PRIMARY KEY, name text NOT NULL, x int, at timestamptz NOT NULL"
+    " DEFAULT clock_timestamp()); INSERT INTO item SELECT i, 'n' || i, i FROM generate_series(1,"
+    " 6) i"
 )
 SPECS: list[Any] = [
     {"incremental": "at"},
@@ -46,8 +47,14 @@ MARTS = {
     "of_whole": ("SELECT id FROM mart.whole", {"materialized": "merge", "unique_key": "id"}),
 }
 USUAL = [
-    "INSERT INTO item SELECT coalesce(max(id), 0) + 1, 'n' || coalesce(max(id), 0) + 1, 1 FROM item",
-    "UPDATE item SET name = name || '!', at = clock_timestamp() WHERE id = (SELECT min(id) FROM item)",
+    (
+        "INSERT INTO item SELECT coalesce(max(id), 0) + 1, 'n' || coalesce(max(id), 0) + 1, 1 FROM"
+        " item"
+    ),
+    (
+        "UPDATE item SET name = name || '!', at = clock_timestamp() WHERE id = (SELECT min(id) FROM"
+        " item)"
+    ),
 ]
 IN_SOURCE = [
     "DELETE FROM item WHERE id > 3",

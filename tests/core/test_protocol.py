@@ -56,7 +56,8 @@ def test_without_the_fence_the_older_one_would_win(by_hand: ByHand) -> None:
     by_hand.step("load", "new", by_hand.step("extract", "new").load_id)
     assert by_hand.project.differences("item") == 0
     by_hand.project.in_warehouse(
-        "UPDATE loadsheet.scope SET fence = 1, sealed_load_id = %s, sealed_manifest = %s, sealed_sha256 = %s",
+        "UPDATE loadsheet.scope SET fence = 1, sealed_load_id = %s, sealed_manifest = %s,"
+        " sealed_sha256 = %s",
         *sealed,
     )
     by_hand.step("load", "old", old)

@@ -20,7 +20,10 @@ ANALYZE;
 TABLES = {"country": None, "orders": {"incremental": "at", "max_shrink": 0.1}, "lines": None}
 TRANSFORMS = {
     "totals": (
-        "SELECT o.id, sum(l.amount) AS amount FROM staging.orders o JOIN lines l ON order_id = o.id GROUP BY o.id",
+        (
+            "SELECT o.id, sum(l.amount) AS amount FROM staging.orders o JOIN lines l ON order_id ="
+            " o.id GROUP BY o.id"
+        ),
         {"materialized": "merge", "unique_key": "id"},
     ),
     "big": "SELECT id FROM mart.totals WHERE amount > 100",
@@ -59,7 +62,8 @@ def test_a_sample_keeps_what_belongs_together_and_leaves_production_alone(projec
     project.succeed()
     before, objects = production(project), project.objects()
     project.in_source(
-        "UPDATE orders SET at = clock_timestamp() WHERE id <= 10; DELETE FROM country WHERE code = 'no'"
+        "UPDATE orders SET at = clock_timestamp() WHERE id <= 10; DELETE FROM country WHERE code ="
+        " 'no'"
     )
     told = sample(project, "10%")
     assert (
@@ -111,8 +115,8 @@ def test_a_small_table_is_whole_also_when_nobody_has_analysed_it(project: Projec
 
 def test_rows_without_a_key_and_views_are_sampled_too(project: Project) -> None:
     project.in_source(
-        "CREATE TABLE log (what text); INSERT INTO log SELECT md5(i::text) FROM generate_series(1, 20000) i; "
-        "CREATE VIEW seen AS SELECT * FROM log; ANALYZE"
+        "CREATE TABLE log (what text); INSERT INTO log SELECT md5(i::text) FROM generate_series(1,"
+        " 20000) i; CREATE VIEW seen AS SELECT * FROM log; ANALYZE"
     )
     project.spec({"log": None, "seen": None})
     sample(project, "2000")

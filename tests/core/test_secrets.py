@@ -65,10 +65,10 @@ def world(project: Project) -> Iterator[Project]:
     target = urlsplit(project.warehouse)
     (project.folder / "connections").mkdir()
     (project.folder / "connections" / "connections.yml").write_text(
-        f"warehouse: {{conn_type: postgres, host: {target.hostname}, port: {target.port}, schema: {target.path[1:]},"
-        f" login: {role}_w, password: '${{WAREHOUSE_PASSWORD}}',"
-        f" extra: {{deep: {{secret: {SECRETS['nested extra']}}}}}}}\n"
-        f"slack: {{conn_type: slackwebhook, password: {SECRETS['webhook token']}}}\n"
+        f"warehouse: {{conn_type: postgres, host: {target.hostname}, port: {target.port}, schema:"
+        f" {target.path[1:]}, login: {role}_w, password: '${{WAREHOUSE_PASSWORD}}', extra: {{deep:"
+        f" {{secret: {SECRETS['nested extra']}}}}}}}\nslack: {{conn_type: slackwebhook, password:"
+        f" {SECRETS['webhook token']}}}\n"
     )
     quoted = warehouse.replace("'", "\\'")
     (project.folder / ".env").write_text(
@@ -122,8 +122,10 @@ def broken(project: Project, port: int) -> dict[str, dict[str, str]]:
             "AIRFLOW_CONN_SHOP_SOURCE": f"{url}&sslmode={SECRETS['token in an extra']}"
         },
         "bad option": {
-            "AIRFLOW_CONN_SHOP_SOURCE": f"postgresql://{at.username}:{quote(canaries.HARD, safe='')}@{place}"
-            f"?options=-c%20lock_timeout%3D{SECRETS['libpq option']}"
+            "AIRFLOW_CONN_SHOP_SOURCE": (
+                f"postgresql://{at.username}:{quote(canaries.HARD, safe='')}@{place}"
+                f"?options=-c%20lock_timeout%3D{SECRETS['libpq option']}"
+            )
         },
         "not a URI": {"AIRFLOW_CONN_SHOP_SOURCE": f"postgresql://u:{canaries.HARD}@{place}"},
         "not JSON": {"AIRFLOW_CONN_SHOP_SOURCE": '{"password": "' + canaries.HARD},

@@ -87,7 +87,11 @@ def test_after_a_run_each_table_has_its_load_its_rows_its_watermark_and_its_lag(
     assert (orders["state"], orders["rows"], orders["rows_exact"]) == ("current", 100, True)
     assert (
         orders["last_load"].items()
-        >= {"run_id": "the run", "how": "replace", "extracted": 100}.items()
+        >= {
+            "run_id": "the run",
+            "how": "replace",
+            "extracted": 100,
+        }.items()
     )
     assert orders["lag"]["seconds"] == 0 and orders["lag"]["newest"] == orders["watermark"]
     assert 0 <= orders["watermark_age_seconds"] < 600 > orders["last_load"]["age_seconds"] >= 0

@@ -111,12 +111,12 @@ def test_a_full_refresh_goes_on_where_it_failed(shop: Project) -> None:
     shop.succeed()
     failed = cli(shop, "run", "shop", "--full-refresh", point="transform.built:raise")
     assert failed.exit_code == 1
-    assert failed.stdout.splitlines()[-1] == "go on with it: loadsheet run shop --resume"
+    assert failed.stdout.splitlines()[-1] == "resume it: loadsheet run shop --resume"
     before = loads(shop, "customer"), loads(shop, "country")
     shop.in_source("UPDATE customer SET name = 'later', at = clock_timestamp() WHERE id = 1")
     steps = resumed(shop)
     assert steps["extract.extract_customer"]["message"] == "loaded before the run was stopped"
-    assert steps["transform.transform_names"]["message"] == "100 rows, built in full (full refresh)"
+    assert steps["transform.transform_names"]["message"] == "100 rows, rebuilt (full refresh)"
     assert (loads(shop, "customer"), loads(shop, "country")) == before
     shop.succeed()  # what came later is not lost: the watermark is below it
     assert shop.differences("customer") == 0
@@ -198,13 +198,17 @@ def test_a_backfill_reads_its_interval_again_and_leaves_the_watermark(shop: Proj
 
 def test_bounds_that_are_none_of_the_cursors_values_are_told_as_such(shop: Project) -> None:
     shop.in_source(
-        "CREATE TABLE counted (id int PRIMARY KEY, nr bigint NOT NULL); INSERT INTO counted VALUES (1, 15)"
+        "CREATE TABLE counted (id int PRIMARY KEY, nr bigint NOT NULL); INSERT INTO counted VALUES"
+        " (1, 15)"
     )
     shop.spec({**TABLES, "counted": {"incremental": "nr"}}, tasks={"retries": 0})
     shop.succeed()
     numbers = cli(shop, "run", "shop", "--from", "10", "--to", "20")
     assert numbers.exit_code == 1
-    said = "public.customer: the interval's bound 10 is no value of the cursor at, which is timestamp with time zone"
+    said = (
+        "public.customer: the interval's bound 10 is no value of the cursor at, which is timestamp"
+        " with time zone"
+    )
     assert said in numbers.stdout and "load.load_counted" in numbers.stdout
     times = cli(shop, "run", "shop", "--from", "2026-01-01", "--to", "2026-02-01")
     assert "is no value of the cursor nr, which is bigint; choose the tables" in times.stdout

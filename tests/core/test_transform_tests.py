@@ -108,8 +108,9 @@ def test_a_transform_that_forgets_an_input_fails_in_the_second_step(project: Pro
 def test_missing_rows_rows_too_many_and_cells_are_told_apart(project: Project) -> None:
     write(
         project,
-        "tests: {all: {given: {staging.sale: [{id: 1, amount: 1.0}, {id: 2, amount: 2}, {id: 3, amount: null}]}, "
-        "expect: {mart.sales: [{id: 1, amount: 1.00}, {id: 3, amount: 3}, {id: 4, amount: 4}]}}}",
+        "tests: {all: {given: {staging.sale: [{id: 1, amount: 1.0}, {id: 2, amount: 2}, {id: 3,"
+        " amount: null}]}, expect: {mart.sales: [{id: 1, amount: 1.00}, {id: 3, amount: 3}, {id: 4,"
+        " amount: 4}]}}}",
         sales=("SELECT id, amount FROM sale", MERGE),
     )
     done = run(project, "--json")
@@ -187,7 +188,10 @@ VALUES = {
 
 def test_a_value_is_as_expected_by_its_type_and_not_by_its_digits(project: Project) -> None:
     def test(name: str, expected: str) -> str:
-        return f"  {name}: {{given: {{staging.sale: [{{id: 1}}]}}, expect: {{mart.{name}: [{{v: {expected}}}]}}}}\n"
+        return (
+            f"  {name}: {{given: {{staging.sale: [{{id: 1}}]}}, expect: {{mart.{name}: [{{v:"
+            f" {expected}}}]}}}}\n"
+        )
 
     sql = {name: f"SELECT {value} AS v FROM sale" for name, (value, *_) in VALUES.items()}
     write(
@@ -210,8 +214,8 @@ def test_a_value_is_as_expected_by_its_type_and_not_by_its_digits(project: Proje
 def test_rows_of_a_csv_file_join_with_those_of_the_test_by_number(project: Project) -> None:
     write(
         project,
-        "tests: {all: {given: {staging.sale: {csv: sale.csv}, staging.customer: [{id: 1, name: Ann}]}, "
-        "expect: {mart.sales: [{id: 7, name: Ann, zip: '0815'}]}}}",
+        "tests: {all: {given: {staging.sale: {csv: sale.csv}, staging.customer: [{id: 1, name:"
+        " Ann}]}, expect: {mart.sales: [{id: 7, name: Ann, zip: '0815'}]}}}",
         sales="SELECT s.id, c.name, s.zip FROM sale s JOIN customer c ON c.id = s.customer",
     )
     (project.folder / "pipelines" / "shop" / "tests" / "sale.csv").write_text(
@@ -229,7 +233,10 @@ def test_a_run_that_is_killed_leaves_no_database_behind(project: Project) -> Non
         slow="SELECT id FROM sale, (SELECT pg_sleep(60)) nap",
     )
     made = "SELECT count(*) FROM pg_database WHERE datname LIKE 'loadsheet\\_test\\_%'"
-    asleep = "SELECT FROM pg_stat_activity WHERE datname LIKE 'loadsheet\\_test\\_%' AND query LIKE '%pg_sleep%'"
+    asleep = (
+        "SELECT FROM pg_stat_activity WHERE datname LIKE 'loadsheet\\_test\\_%' AND query LIKE"
+        " '%pg_sleep%'"
+    )
     command = project.command("test", "shop", "--warehouse", "warehouse")
     with subprocess.Popen(
         command, env=project.environment(), stderr=subprocess.PIPE, text=True
@@ -280,8 +287,8 @@ def test_what_keeps_a_test_from_being_run_is_told_and_the_others_run(project: Pr
         for name, (test, _) in BAD.items()
     }
     text = (
-        "tables: {staging.customer: {columns: {id: nonsense}}, elsewhere.rates: {key: nr}}\ntests:\n"
-        + "".join(f"  {name}: {{{test}}}\n" for name, test in tests.items())
+        "tables: {staging.customer: {columns: {id: nonsense}}, elsewhere.rates: {key:"
+        " nr}}\ntests:\n" + "".join(f"  {name}: {{{test}}}\n" for name, test in tests.items())
     )
     write(project, text, **dict.fromkeys(BAD, "SELECT 1 / id AS id FROM sale"))
     done = run(project, "--json")

@@ -33,7 +33,8 @@ def built(project: Project, **transforms: Any) -> Project:
 
 def last_run(project: Project) -> tuple[Any, ...]:
     return project.in_warehouse(
-        "SELECT full_build, inserted, updated, deleted FROM loadsheet.transform_run ORDER BY run_no DESC LIMIT 1"
+        "SELECT full_build, inserted, updated, deleted FROM loadsheet.transform_run ORDER BY run_no"
+        " DESC LIMIT 1"
     )[0]
 
 
@@ -105,7 +106,10 @@ def test_tables_views_and_scripts_follow_each_other_in_the_order_of_their_reads(
             {"materialized": "view"},
         ),
         totals=(
-            "SELECT name, sum(amount) AS total FROM customer JOIN sale ON customer = customer.id GROUP BY 1",
+            (
+                "SELECT name, sum(amount) AS total FROM customer JOIN sale ON customer ="
+                " customer.id GROUP BY 1"
+            ),
             {},
         ),
         log=("SELECT 0::numeric AS total, ''::text AS run_id WHERE false", {}),

@@ -19,7 +19,8 @@ PAGE = ROOT / "docs" / "tutorial.md"
 BLOCK = re.compile(r'^```(\w+)(?: title="([^"\n]*)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 # What differs from run to run, and from machine to machine.
 VARIES = re.compile(
-    r"\d{4}-\d\d-\d\d[T ][\d:.]+(?:Z|\+00| UTC)?|\d+\.\d s\b|[\d,]+ bytes|\b\d+[sm]\b|(?<= )\d+\.\d(?=\s|$)"
+    r"\d{4}-\d\d-\d\d[T ][\d:.]+(?:Z|\+00| UTC)?|\d+\.\d s\b|[\d,]+ bytes|\b\d+[sm]\b|(?<="
+    r" )\d+\.\d(?=\s|$)"
 )
 # progress, which a terminal does not keep
 LIVE = re.compile(r"^\S+ (started|done|skipped)(:| |$)(?!  )")

@@ -17,9 +17,10 @@ from psycopg.pq import ExecStatus
 from loadsheet.sql.text import Relation, ident
 
 _OPTIONS = (
-    "-csearch_path=pg_catalog -cTimeZone=UTC -cDateStyle=ISO,YMD -cIntervalStyle=postgres -cextra_float_digits=3 "
-    "-cbytea_output=hex -clc_monetary=C -carray_nulls=on -cquote_all_identifiers=off -cxmloption=content "
-    "-cdefault_transaction_isolation=read\\ committed -csession_replication_role=origin -cclient_min_messages=error"
+    "-csearch_path=pg_catalog -cTimeZone=UTC -cDateStyle=ISO,YMD -cIntervalStyle=postgres"
+    " -cextra_float_digits=3 -cbytea_output=hex -clc_monetary=C -carray_nulls=on"
+    " -cquote_all_identifiers=off -cxmloption=content -cdefault_transaction_isolation=read\\"
+    " committed -csession_replication_role=origin -cclient_min_messages=error"
 )
 _COLUMNS = """
 SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute
@@ -98,11 +99,13 @@ def silent(source: Seen, target: Seen) -> list[str]:
             found, found_image = target.rows[number].get(name, (None, None))
             if text != found:
                 problems.append(
-                    f"row {number}, {name}: {_short(text)} became {_short(found)} ({target.types[name]})"
+                    f"row {number}, {name}: {_short(text)} became {_short(found)}"
+                    f" ({target.types[name]})"
                 )
             elif image != found_image:
                 problems.append(
-                    f"row {number}, {name}: {_short(text)} looks the same, but its binary form differs"
+                    f"row {number}, {name}: {_short(text)} looks the same, but its binary form"
+                    " differs"
                 )
     return problems
 

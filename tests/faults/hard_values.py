@@ -225,8 +225,9 @@ TEXTS = [
             "leading zero": "'007'",
             "hexadecimal": r"E'\\x00'",
             "five megabytes": "repeat('0123456789abcde\n', 327680)",
-            "incompressible": "(SELECT string_agg(md5(i::text), '')"
-            " FROM generate_series(1, 5000) i)",
+            "incompressible": (
+                "(SELECT string_agg(md5(i::text), '') FROM generate_series(1, 5000) i)"
+            ),
         },
     ),
     *_hard("varchar(10)", {"varchar with blanks": "'x         '", "varchar empty": "''"}),
@@ -394,8 +395,10 @@ MADE = [
     *_hard(
         "nested",
         {
-            "composite nested": r"""ROW(ROW(1, '"'), ARRAY[ROW(2, '{}')::pair], 'o''k', 1.00,
+            "composite nested": (
+                r"""ROW(ROW(1, '"'), ARRAY[ROW(2, '{}')::pair], 'o''k', 1.00,
         0.1::float8 + 0.2::float8, '2026-01-01 12:00+05:30', '1 mon -1 day', '\x00ff')"""
+            )
         },
         lands="text",
     ),

@@ -15,7 +15,10 @@ import psycopg
 from loadsheet.sql.text import Relation, ident, literal
 from tests.project import Project
 
-SETTINGS = "SET TimeZone = 'UTC'; SET extra_float_digits = 3; SET IntervalStyle = 'postgres'; SET work_mem = '64MB'"
+SETTINGS = (
+    "SET TimeZone = 'UTC'; SET extra_float_digits = 3; SET IntervalStyle = 'postgres'; SET work_mem"
+    " = '64MB'"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +67,8 @@ def judge(
 
 def _columns(session: psycopg.Connection, table: Relation) -> list[str]:
     found = session.execute(
-        "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped "
-        "ORDER BY attnum",
+        "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT"
+        " attisdropped ORDER BY attnum",
         (table.sql,),
     )
     return [row[0] for row in found]
@@ -73,7 +76,8 @@ def _columns(session: psycopg.Connection, table: Relation) -> list[str]:
 
 def _digest(session: psycopg.Connection, rows: str) -> tuple[int, str | None]:
     row = session.execute(
-        f"SELECT count(*), md5(string_agg(h, '' ORDER BY h)) FROM (SELECT md5(r) COLLATE \"C\" AS h FROM ({rows}) a) b"
+        "SELECT count(*), md5(string_agg(h, '' ORDER BY h)) FROM (SELECT md5(r) COLLATE \"C\" AS h"
+        f" FROM ({rows}) a) b"
     ).fetchone()
     assert row
     return row[0], row[1]
@@ -97,20 +101,30 @@ def _count(session: psycopg.Connection, query: str) -> int:
 
 # Each query returns a line per violation; an empty answer is what every suite wants at its end.
 _INVARIANTS = {
-    "the scope's last load is not its highest": """
+    "the scope's last load is not its highest": (
+        """
         SELECT pipeline, table_name, last_load_no FROM loadsheet.scope s WHERE last_load_no IS DISTINCT FROM
-        (SELECT max(load_no) FROM loadsheet.load l WHERE (l.pipeline, l.table_name) = (s.pipeline, s.table_name))""",
-    "a fence committed twice": """
-        SELECT pipeline, table_name, fence FROM loadsheet.load GROUP BY 1, 2, 3 HAVING count(*) > 1""",
-    "a load with a fence that was never given out": """
+        (SELECT max(load_no) FROM loadsheet.load l WHERE (l.pipeline, l.table_name) = (s.pipeline, s.table_name))"""
+    ),
+    "a fence committed twice": (
+        """
+        SELECT pipeline, table_name, fence FROM loadsheet.load GROUP BY 1, 2, 3 HAVING count(*) > 1"""
+    ),
+    "a load with a fence that was never given out": (
+        """
         SELECT l.load_id FROM loadsheet.load l LEFT JOIN loadsheet.scope s USING (pipeline, table_name)
-        WHERE l.fence > coalesce(s.fence, 0)""",
-    "fences and load numbers disagree on the order of loads": """
+        WHERE l.fence > coalesce(s.fence, 0)"""
+    ),
+    "fences and load numbers disagree on the order of loads": (
+        """
         SELECT load_id FROM (SELECT load_id, fence, lag(fence) OVER (PARTITION BY pipeline, table_name ORDER BY load_no)
-        AS before FROM loadsheet.load) l WHERE fence <= before""",
-    "something unfinished was left behind": """
+        AS before FROM loadsheet.load) l WHERE fence <= before"""
+    ),
+    "something unfinished was left behind": (
+        """
         SELECT oid::regclass::text FROM pg_class
-        WHERE relname LIKE '\\_loadsheet\\_%%' AND relkind = 'r' AND relpersistence = 'p'""",
+        WHERE relname LIKE '\\_loadsheet\\_%%' AND relkind = 'r' AND relpersistence = 'p'"""
+    ),
 }
 _ROWS_AS_COUNTED = """
 SELECT coalesce(sum(inserted - deleted), 0) FROM loadsheet.load
@@ -140,7 +154,8 @@ def _target_violations(session: psycopg.Connection, target: str) -> list[str]:
     table = Relation(*target.split(".", 1)).sql
     unknown = _count(
         session,
-        f"SELECT _load_id FROM {table} EXCEPT SELECT load_no FROM loadsheet.load WHERE target = {literal(target)}",
+        f"SELECT _load_id FROM {table} EXCEPT SELECT load_no FROM loadsheet.load WHERE target ="
+        f" {literal(target)}",
     )
     counted = session.execute(_ROWS_AS_COUNTED, {"target": target}).fetchone()
     rows = _count(session, f"SELECT 1 FROM {table}")
@@ -154,21 +169,24 @@ def watermark_violations(project: Project, table: str, cursor: str) -> list[str]
     """Where the watermark of `table` went back between two increments, or stands past the source's
     data."""
     kind = project.in_source(
-        "SELECT format_type(atttypid, NULL) FROM pg_attribute WHERE attrelid = %s::regclass AND attname = %s",
+        "SELECT format_type(atttypid, NULL) FROM pg_attribute WHERE attrelid = %s::regclass AND"
+        " attname = %s",
         ident(table),
         cursor,
     )[0][0]
     back = project.in_warehouse(
-        f"SELECT load_no, upper_cursor FROM (SELECT load_no, action, upper_cursor, lag(upper_cursor) OVER "
-        f"(ORDER BY load_no) AS before FROM loadsheet.load WHERE table_name = %s) l "
-        f"WHERE action <> 'replace' AND CAST(upper_cursor AS {kind}) < CAST(before AS {kind})",
+        "SELECT load_no, upper_cursor FROM (SELECT load_no, action, upper_cursor,"
+        " lag(upper_cursor) OVER (ORDER BY load_no) AS before FROM loadsheet.load WHERE table_name"
+        f" = %s) l WHERE action <> 'replace' AND CAST(upper_cursor AS {kind}) < CAST(before AS"
+        f" {kind})",
         table,
     )
     stands = project.in_warehouse(
         "SELECT watermark FROM loadsheet.scope WHERE table_name = %s", table
     )
     past = project.in_source(
-        f"SELECT max({ident(cursor)})::text FROM {ident(table)} HAVING max({ident(cursor)}) < CAST(%s AS {kind})",
+        f"SELECT max({ident(cursor)})::text FROM {ident(table)} HAVING max({ident(cursor)}) <"
+        f" CAST(%s AS {kind})",
         stands[0][0],
     )
     return [f"the watermark went back at load {row}" for row in back] + [

@@ -17,7 +17,10 @@ SELECT i, 'w' || i, i, -i, i::text, i + 0.25, 'sad', 'c' || i, i, ARRAY[i], '202
 """
 # Half of the rows are written again after the change; the others keep what older loads gave them.
 TOUCH = "UPDATE {t} SET {cursor} = clock_timestamp() WHERE {key} % 2 = 0"
-AGAIN = "INSERT INTO {t} (id, what, n, at) SELECT i, 'again', i, clock_timestamp() FROM generate_series(1, 40) i"
+AGAIN = (
+    "INSERT INTO {t} (id, what, n, at) SELECT i, 'again', i, clock_timestamp() FROM"
+    " generate_series(1, 40) i"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +63,10 @@ CHANGES = {
     ),
     "rename": Change(sql="ALTER TABLE {t} RENAME what TO title"),
     "swap": Change(
-        sql="ALTER TABLE {t} RENAME n TO x; ALTER TABLE {t} RENAME m TO n; ALTER TABLE {t} RENAME x TO m"
+        sql=(
+            "ALTER TABLE {t} RENAME n TO x; ALTER TABLE {t} RENAME m TO n; ALTER TABLE {t} RENAME x"
+            " TO m"
+        )
     ),
     "rename_over_dropped": Change(
         sql="ALTER TABLE {t} DROP n; ALTER TABLE {t} RENAME m TO n", refused=f"column n {MADE_ANEW}"
@@ -97,8 +103,10 @@ CHANGES = {
     ),
     "enum_to_text": Change(sql="ALTER TABLE {t} ALTER feel TYPE text", frozen=False),
     "enum_recoded": Change(
-        sql="CREATE TYPE {t}_other AS ENUM ('ok', 'bad'); "
-        "ALTER TABLE {t} ALTER feel TYPE {t}_other USING 'bad'::{t}_other",
+        sql=(
+            "CREATE TYPE {t}_other AS ENUM ('ok', 'bad'); "
+            "ALTER TABLE {t} ALTER feel TYPE {t}_other USING 'bad'::{t}_other"
+        ),
         refused="column feel had its label 'sad' renamed",
     ),
     "domain_changed": Change(
@@ -156,7 +164,10 @@ CHANGES = {
         refused="cursor at was timestamp with time zone and is timestamp without time zone now",
     ),
     "cursor_anew": Change(
-        sql="ALTER TABLE {t} DROP at; ALTER TABLE {t} ADD at timestamptz NOT NULL DEFAULT clock_timestamp()",
+        sql=(
+            "ALTER TABLE {t} DROP at; ALTER TABLE {t} ADD at timestamptz NOT NULL DEFAULT"
+            " clock_timestamp()"
+        ),
         refused="cursor at is not the column at that increments were read by",
     ),
     "dropped": Change(
@@ -166,19 +177,27 @@ CHANGES = {
         gone=True,
     ),
     "made_anew": Change(
-        sql="DROP TABLE {t}; CREATE TABLE {t} (id int PRIMARY KEY, what varchar(10), n int, at timestamptz NOT NULL)",
+        sql=(
+            "DROP TABLE {t}; CREATE TABLE {t} (id int PRIMARY KEY, what varchar(10), n int, at"
+            " timestamptz NOT NULL)"
+        ),
         touch=AGAIN,
         refused="dropped and made anew",
     ),
     "columns_reordered": Change(
-        sql="ALTER TABLE {t} RENAME TO {t}_old; CREATE TABLE {t} (at timestamptz NOT NULL, n int, what varchar(10), "
-        "id int PRIMARY KEY)",
+        sql=(
+            "ALTER TABLE {t} RENAME TO {t}_old; CREATE TABLE {t} (at timestamptz NOT NULL, n int,"
+            " what varchar(10), id int PRIMARY KEY)"
+        ),
         touch=AGAIN,
         refused="dropped and made anew",
     ),
     "partitioned": Change(
-        sql="ALTER TABLE {t} RENAME TO {t}_old; CREATE TABLE {t} (id int, what varchar(10), n int, at timestamptz, "
-        "PRIMARY KEY (id, at)) PARTITION BY RANGE (at); CREATE TABLE {t}_part PARTITION OF {t} DEFAULT",
+        sql=(
+            "ALTER TABLE {t} RENAME TO {t}_old; CREATE TABLE {t} (id int, what varchar(10), n int,"
+            " at timestamptz, PRIMARY KEY (id, at)) PARTITION BY RANGE (at); CREATE TABLE {t}_part"
+            " PARTITION OF {t} DEFAULT"
+        ),
         touch=AGAIN,
         refused="dropped and made anew",
     ),

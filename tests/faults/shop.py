@@ -41,7 +41,10 @@ UPDATE viewed SET what = noise(id) WHERE id % 10 = 1;
 INSERT INTO viewed SELECT max(id) + 1, 'new' FROM viewed;
 """
 TRANSFORMS = {
-    "total": "SELECT count(*) AS merged, (SELECT count(*) FROM staging.appended) AS appended FROM staging.merged",
+    "total": (
+        "SELECT count(*) AS merged, (SELECT count(*) FROM staging.appended) AS appended FROM"
+        " staging.merged"
+    ),
     "latest": (
         "SELECT id, what FROM staging.merged WHERE id % 20 = 1 AND _load_id > :since_load",
         {"materialized": "merge", "unique_key": "id"},

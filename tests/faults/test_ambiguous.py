@@ -28,13 +28,19 @@ INSERT INTO item SELECT i, md5(i::text) FROM generate_series(1, 500) i;
 """
 CHANGE = "UPDATE item SET what = md5(what), at = clock_timestamp() WHERE id % 3 = 0"
 TRANSFORMS = {
-    "total": "SELECT count(*) AS rows, md5(string_agg(what, ',' ORDER BY id)) AS content FROM staging.item",
+    "total": (
+        "SELECT count(*) AS rows, md5(string_agg(what, ',' ORDER BY id)) AS content FROM"
+        " staging.item"
+    ),
     "latest": (
         "SELECT id, what FROM staging.item WHERE _load_id > :since_load",
         {"materialized": "merge", "unique_key": "id"},
     ),
     "counted": (
-        "CREATE TABLE IF NOT EXISTS mart.counted (n int); INSERT INTO mart.counted SELECT count(*) FROM staging.item",
+        (
+            "CREATE TABLE IF NOT EXISTS mart.counted (n int); INSERT INTO mart.counted SELECT"
+            " count(*) FROM staging.item"
+        ),
         {"materialized": "script"},
     ),
 }
@@ -263,13 +269,20 @@ def runs(project: Project, name: str) -> int:
 
 # A script that inserts has inserted once for each run that the ledger knows.
 RIGHT = {
-    "total": "SELECT content = (SELECT md5(string_agg(what, ',' ORDER BY id)) FROM staging.item) FROM mart.total",
-    "latest": """
+    "total": (
+        "SELECT content = (SELECT md5(string_agg(what, ',' ORDER BY id)) FROM staging.item) FROM"
+        " mart.total"
+    ),
+    "latest": (
+        """
         SELECT count(*) = 0 FROM (SELECT id, what FROM mart.latest EXCEPT ALL SELECT id, what FROM staging.item) wrong
-    """,
-    "counted": """
+    """
+    ),
+    "counted": (
+        """
         SELECT count(*) = (SELECT count(*) FROM loadsheet.transform_run WHERE transform = 'counted') FROM mart.counted
-    """,
+    """
+    ),
 }
 
 
@@ -294,7 +307,10 @@ class Merging:
         """Start, SIGKILL it as soon as a session is `waiting` (SQL); how long the server kept that
         session."""
         worker = self.by_hand.start("load", "killed", self.load_id, lake=lake)
-        standing = f"SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND {waiting}"
+        standing = (
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND"
+            f" {waiting}"
+        )
         wait_until(lambda: self.project.in_warehouse(standing) != [(0,)], waiting)
         assert worker.kill()
         return wait_until(
@@ -371,7 +387,10 @@ def test_without_checks_of_the_client_its_session_lives_on(
     load_id = by_hand.step("extract", "run").load_id
     by_hand.project.in_warehouse(SLOW_UPDATE)
     worker = by_hand.start("load", "killed", load_id, prepare=without_checks)
-    updating = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND query LIKE 'UPDATE%%'"
+    updating = (
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND query LIKE"
+        " 'UPDATE%%'"
+    )
     wait_until(lambda: by_hand.project.in_warehouse(updating) != [(0,)], "the update")
     assert worker.kill()
     with pytest.raises(AssertionError, match="the session to end"):

@@ -194,7 +194,8 @@ def write(dsn: str, stop: threading.Event, chance: random.Random) -> None:
             session.execute(f"INSERT INTO {table} (n) VALUES (0)")
             if not table.endswith("appended"):
                 session.execute(
-                    f"UPDATE {table} SET n = n + 1, at = now() WHERE id % 10 = {chance.randrange(10)}"
+                    f"UPDATE {table} SET n = n + 1, at = now() WHERE id % 10 ="
+                    f" {chance.randrange(10)}"
                 )
 
 
@@ -243,7 +244,8 @@ def test_loaders_in_any_order_recover_from_every_lock(
     line = tally("contention (runs of 8 loaders)")
     line.add(*verdicts.values(), tried=witness.runs, hit=sum(witness.codes.values()))
     print(
-        f"{witness.runs} runs, {witness.loads} loads, {deadlocks} deadlocks of ours; met {dict(witness.codes)}"
+        f"{witness.runs} runs, {witness.loads} loads, {deadlocks} deadlocks of ours; met"
+        f" {dict(witness.codes)}"
     )
     print(f"disturbed by {dict(done)}")
     assert not witness.unmended, witness.unmended
@@ -254,7 +256,10 @@ def test_loaders_in_any_order_recover_from_every_lock(
 
 def marts_are_right(project: Project, name: str) -> bool:
     """Whether both marts say what staging says."""
-    total = f"SELECT (SELECT t FROM mart.{name}_total t)::text = (SELECT c FROM (SELECT {counted(name)}) c)::text"
+    total = (
+        f"SELECT (SELECT t FROM mart.{name}_total t)::text = (SELECT c FROM (SELECT"
+        f" {counted(name)}) c)::text"
+    )
     wrong = f"SELECT id, n FROM staging.{name}_merged EXCEPT SELECT id, n FROM mart.{name}_latest"
     return project.in_warehouse(f"{total}, NOT EXISTS ({wrong})") == [(True, True)]
 
@@ -310,7 +315,10 @@ def test_the_connection_chooses_its_timeouts_but_not_how_values_are_written(
     with connect_warehouse(
         replace(project.connections("warehouse"), extra={"options": options})
     ) as session:
-        asked = "SELECT current_setting('lock_timeout'), current_setting('client_connection_check_interval'), "
+        asked = (
+            "SELECT current_setting('lock_timeout'),"
+            " current_setting('client_connection_check_interval'), "
+        )
         assert session.execute(asked + "current_setting('TimeZone')").fetchone() == shown
 
 

@@ -146,9 +146,9 @@ def in_place_of(
     if how == "the manifest":
         return {attempts.manifest: others[-1]}
     return {
-        attempts.parts[place]: others[place]
-        if how == "the same part"
-        else chance.choice(others[:-1])
+        attempts.parts[place]: (
+            others[place] if how == "the same part" else chance.choice(others[:-1])
+        )
     }
 
 

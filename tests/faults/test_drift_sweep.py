@@ -59,11 +59,19 @@ class Sweep:
         return [
             self.project.in_warehouse(query)
             for query in (
-                f"SELECT attname, atttypid, atttypmod FROM pg_attribute WHERE attrelid = 'staging.{name}'::regclass",
-                f"SELECT count(*), md5(string_agg(i::text, '' ORDER BY i::text)) FROM staging.{name} i",
+                (
+                    "SELECT attname, atttypid, atttypmod FROM pg_attribute WHERE attrelid ="
+                    f" 'staging.{name}'::regclass"
+                ),
+                (
+                    "SELECT count(*), md5(string_agg(i::text, '' ORDER BY i::text)) FROM"
+                    f" staging.{name} i"
+                ),
                 f"SELECT * FROM loadsheet.load WHERE table_name = '{name}' ORDER BY load_no",
-                "SELECT watermark, cursor, last_load_no, content_sha256, source_oid, columns, source "
-                f"FROM loadsheet.scope WHERE table_name = '{name}'",
+                (
+                    "SELECT watermark, cursor, last_load_no, content_sha256, source_oid, columns,"
+                    f" source FROM loadsheet.scope WHERE table_name = '{name}'"
+                ),
             )
         ]
 
@@ -87,7 +95,8 @@ class Sweep:
         """Staging shows the source, but for the columns whose older rows wait for a full refresh."""
         rows = fetch(
             self.project.source,
-            "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped",
+            "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT"
+            " attisdropped",
             name,
         )
         columns = [row[0] for row in rows if row[0] not in CHANGES[name].until_refresh]
@@ -285,7 +294,10 @@ def test_new_columns_are_backfilled_for_one_table_without_reading_the_others(
     sweep = Sweep(project, names, {})
     sweep.change("add_default")
     project.succeed()
-    numbers = "SELECT table_name, last_load_no, watermark FROM loadsheet.scope WHERE table_name <> 'add_default'"
+    numbers = (
+        "SELECT table_name, last_load_no, watermark FROM loadsheet.scope WHERE table_name <>"
+        " 'add_default'"
+    )
     before, staging = project.in_warehouse(numbers), [sweep.state(name) for name in names[1:]]
     assert judge(project, "add_default").lost == 20
     answer = project.cli("run", "shop", "--tables", "add_default", "--full-refresh")

@@ -144,7 +144,8 @@ def test_a_run_broken_at_a_point_is_healed_by_the_next(
 def test_a_lake_that_fails_while_rows_still_arrive_ends_the_run(shop: Project) -> None:
     """It once waited for ever: the ROLLBACK was sent into a COPY that nobody read any more."""
     shop.in_source(
-        "CREATE TABLE IF NOT EXISTS large AS SELECT i AS id, noise(i) AS what FROM generate_series(1, 60000) i"
+        "CREATE TABLE IF NOT EXISTS large AS SELECT i AS id, noise(i) AS what FROM"
+        " generate_series(1, 60000) i"
     )
     shop.spec({"large": None}, tasks={"retries": 0})
     worker = Worker(shop, failpoint="extract.part_stored:raise", part_bytes=PART_BYTES)

@@ -122,9 +122,9 @@ def rebuilt(project: Project, postgres: PostgresServer) -> dict[str, Verdict]:
     other = replace(project, warehouse=postgres.create_database(f"rebuilt_{secrets.token_hex(6)}"))
     lake, pipeline = lake_of(project), pipeline_of(project)
     loads = project.in_warehouse(
-        "SELECT table_name, fence, manifest FROM loadsheet.load l WHERE pipeline = %s AND load_no >= (SELECT "
-        "max(load_no) FROM loadsheet.load w WHERE (w.pipeline, w.table_name) = (l.pipeline, l.table_name) "
-        "AND (replaced OR action = 'replace')) ORDER BY load_no",
+        "SELECT table_name, fence, manifest FROM loadsheet.load l WHERE pipeline = %s AND load_no"
+        " >= (SELECT max(load_no) FROM loadsheet.load w WHERE (w.pipeline, w.table_name) ="
+        " (l.pipeline, l.table_name) AND (replaced OR action = 'replace')) ORDER BY load_no",
         project.name,
     )
     with connect_warehouse(other.connections("warehouse")) as session:
@@ -133,8 +133,9 @@ def rebuilt(project: Project, postgres: PostgresServer) -> dict[str, Verdict]:
             if (stored := lake.get(name)) is None:
                 continue
             session.execute(
-                "INSERT INTO loadsheet.scope (pipeline, table_name, target, fence) VALUES (%(pipeline)s, %(table)s, "
-                "'', %(fence)s) ON CONFLICT (pipeline, table_name) DO UPDATE SET fence = %(fence)s",
+                "INSERT INTO loadsheet.scope (pipeline, table_name, target, fence) VALUES"
+                " (%(pipeline)s, %(table)s, '', %(fence)s) ON CONFLICT (pipeline, table_name) DO"
+                " UPDATE SET fence = %(fence)s",
                 {"pipeline": project.name, "table": table, "fence": fence},
             )
             manifest = read_manifest(stored, name, sha256(stored).hexdigest())
@@ -155,7 +156,8 @@ def rebuilt(project: Project, postgres: PostgresServer) -> dict[str, Verdict]:
             ).fetchone()
             if columns == (None,):
                 session.execute(
-                    f"CREATE TABLE {pipeline.warehouse.schema}.{table} (id int, what text, at timestamptz)"
+                    f"CREATE TABLE {pipeline.warehouse.schema}.{table} (id int, what text, at"
+                    " timestamptz)"
                 )
     return {table: judge(other, table, staging=pipeline.warehouse.schema) for table in TABLES}
 

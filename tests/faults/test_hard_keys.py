@@ -67,7 +67,9 @@ CURSORS = {
     "float4": "'-infinity', 0.1 | 0.10000001, 16777216",
     "percent": "0.01 | 0.02, 50",
     "money": "'$0.99' | '$1.00', '$1,000.00'",
-    "timestamptz": "'4713-01-01 BC', '2026-01-01 00:00:00Z' | '2026-01-01 00:00:00.000001Z', '2026-02-03Z'",
+    "timestamptz": (
+        "'4713-01-01 BC', '2026-01-01 00:00:00Z' | '2026-01-01 00:00:00.000001Z', '2026-02-03Z'"
+    ),
     "timestamp": "'-infinity', '2026-01-01 23:59:59.999999' | '2026-01-02', '2026-02-03'",
     "timestamp(3)": "'2026-01-01 00:00:00.001' | '2026-01-01 00:00:00.002'",
     "date": "'0044-03-15 BC' | '2026-02-03', '2026-03-02'",
@@ -112,11 +114,13 @@ def test_a_key_that_is_written_in_another_way_stays_one_row(
     script = []
     for kind, name in names.items():
         script += [
-            f"CREATE TABLE {ident(name)} (k {kind} PRIMARY KEY, id int, v text, at timestamptz DEFAULT now())"
+            f"CREATE TABLE {ident(name)} (k {kind} PRIMARY KEY, id int, v text, at timestamptz"
+            " DEFAULT now())"
         ]
         for number, key in enumerate(KEYS[kind]):
             script += [
-                f"INSERT INTO {ident(name)} VALUES ({key if isinstance(key, str) else key[0]}, {number})"
+                f"INSERT INTO {ident(name)} VALUES ({key if isinstance(key, str) else key[0]},"
+                f" {number})"
             ]
     typed.in_source(";".join(script))
     typed.spec({name: {"incremental": "at"} for name in names.values()}, lake={"format": wire})
@@ -129,7 +133,8 @@ def test_a_key_that_is_written_in_another_way_stays_one_row(
             for place, key in enumerate(KEYS[kind]):
                 new = key if isinstance(key, str) else key[1 - number]
                 script += [
-                    f"UPDATE {ident(name)} SET k = {new}, v = {row}, at = clock_timestamp() WHERE id = {place}"
+                    f"UPDATE {ident(name)} SET k = {new}, v = {row}, at = clock_timestamp() WHERE"
+                    f" id = {place}"
                 ]
         typed.in_source(";".join(script))
         if number:

@@ -28,7 +28,10 @@ from tests.faults.scale import scaled
 from tests.hostile_spec import CANARY_VALUE, CANARY_VARIABLE, RENDERED, TRAP, VALUES, Field
 from tests.project import Project
 
-SENTINEL = "CREATE TABLE public.sentinel (id int PRIMARY KEY, v text); INSERT INTO public.sentinel VALUES (1, 'whole')"
+SENTINEL = (
+    "CREATE TABLE public.sentinel (id int PRIMARY KEY, v text); INSERT INTO public.sentinel VALUES"
+    " (1, 'whole')"
+)
 _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 # Fields whose text reaches a server; what the others hold ends in Airflow, which tests/airflow
 # looks at.
@@ -132,7 +135,8 @@ def _carry(project: Project, names: list[str], chance: random.Random) -> None:
     for name in names:
         column, table = chance.choice(names), ident(name)
         project.in_source(
-            f"CREATE TABLE {table} ({ident(column)} text PRIMARY KEY, at timestamptz DEFAULT '2026-01-01', _ text)"
+            f"CREATE TABLE {table} ({ident(column)} text PRIMARY KEY, at timestamptz DEFAULT"
+            " '2026-01-01', _ text)"
         )
         with psycopg.connect(project.source, autocommit=True) as session:
             doubled = table.replace("%", "%%")
@@ -179,7 +183,8 @@ def test_what_the_check_takes_in_any_field_runs_or_is_refused_in_words(
     project: Project, chance: random.Random
 ) -> None:
     project.in_source(
-        "CREATE TABLE orders (id int PRIMARY KEY, c timestamptz); INSERT INTO orders VALUES (1, now() - interval '1 h')"
+        "CREATE TABLE orders (id int PRIMARY KEY, c timestamptz); INSERT INTO orders VALUES (1,"
+        " now() - interval '1 h')"
     )
     pairs = [(field, value) for field in REACHING for value in VALUES]
     ran = 0
@@ -288,7 +293,10 @@ def test_a_script_that_ends_our_transaction_is_refused_by_the_check_and_noticed_
 
 def test_a_script_may_have_savepoints_and_blocks(project: Project) -> None:
     project.in_source("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)")
-    text = "SAVEPOINT a; CREATE TABLE mart.m (); ROLLBACK TO SAVEPOINT a; DO $$ BEGIN PERFORM 1; END $$; -- staging.t"
+    text = (
+        "SAVEPOINT a; CREATE TABLE mart.m (); ROLLBACK TO SAVEPOINT a; DO $$ BEGIN PERFORM 1; END"
+        " $$; -- staging.t"
+    )
     project.spec({"t": None}, {"m": (text, {"materialized": "script"})})
     assert project.succeed()["transform.transform_m"] == "done"
 

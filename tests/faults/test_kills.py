@@ -85,7 +85,8 @@ class Sweep:
             self.seconds.append(time.monotonic() - worker.began)
         hit = blow(worker)
         print(
-            f"blow {self.blows} after {moment:.2f} s of some {median(self.seconds[-5:]):.2f}: {hit=}",
+            f"blow {self.blows} after {moment:.2f} s of some {median(self.seconds[-5:]):.2f}:"
+            f" {hit=}",
             flush=True,
         )
         self.hits += hit
@@ -154,7 +155,10 @@ def test_a_backend_killed_at_any_moment_loses_and_doubles_nothing(
 
 def _backends(project: Project) -> list[int]:
     """The processes that serve the worker now, of the source and of the warehouse."""
-    ours = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'loadsheet%%' AND datname = current_database()"
+    ours = (
+        "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'loadsheet%%' AND datname ="
+        " current_database()"
+    )
     return [
         pid for database in (project.source, project.warehouse) for (pid,) in fetch(database, ours)
     ]
@@ -177,7 +181,10 @@ def test_a_killed_load_leaves_the_target_as_it_was(project: Project) -> None:
     with psycopg.connect(project.warehouse) as blocker:
         blocker.execute("LOCK TABLE staging.merged IN SHARE MODE")
         worker = Worker(project)
-        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'staging.merged'::regclass"
+        waiting = (
+            "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation ="
+            " 'staging.merged'::regclass"
+        )
         while fetch(project.warehouse, waiting) == [(0,)]:
             assert worker.alive, worker.text
             time.sleep(0.02)
@@ -215,5 +222,6 @@ def test_the_naive_way_killed_like_this_loses_or_doubles_rows(
         verdict = judge(project, "event", staging="naive")
     assert verdict.lost if mark_first else verdict.doubled
     tally("SIGKILL of the worker").control(
-        f"lost {verdict.lost:,}, doubled {verdict.doubled:,} of {verdict.rows:,} rows ({kills} kills)"
+        f"lost {verdict.lost:,}, doubled {verdict.doubled:,} of {verdict.rows:,} rows ({kills}"
+        " kills)"
     )

@@ -276,7 +276,8 @@ def test_a_session_that_has_its_now_but_does_not_show_it_yet_is_seen(
     miss it.
     """
     project.in_source(
-        "CREATE UNLOGGED TABLE item (id bigserial PRIMARY KEY, at timestamptz NOT NULL DEFAULT now())"
+        "CREATE UNLOGGED TABLE item (id bigserial PRIMARY KEY, at timestamptz NOT NULL DEFAULT"
+        " now())"
     )
     project.in_source("CREATE TABLE mark (at timestamptz DEFAULT now())")
     looks: list[tuple[str, int, int, holdback.Holder | None]] = []
@@ -353,9 +354,10 @@ def test_a_role_that_cannot_see_other_sessions_fails_closed_with_the_grant(
     project: Project,
 ) -> None:
     project.in_source(
-        "CREATE TABLE item (id int PRIMARY KEY, at timestamptz NOT NULL); INSERT INTO item VALUES (1, now());"
-        "DO $$ BEGIN CREATE ROLE \"Reader\" LOGIN PASSWORD 'secret'; EXCEPTION WHEN duplicate_object THEN END $$;"
-        'GRANT SELECT ON item TO "Reader"; REVOKE pg_read_all_stats FROM "Reader"'
+        "CREATE TABLE item (id int PRIMARY KEY, at timestamptz NOT NULL); INSERT INTO item VALUES"
+        " (1, now());DO $$ BEGIN CREATE ROLE \"Reader\" LOGIN PASSWORD 'secret'; EXCEPTION WHEN"
+        ' duplicate_object THEN END $$;GRANT SELECT ON item TO "Reader"; REVOKE pg_read_all_stats'
+        ' FROM "Reader"'
     )
     project.spec({"item": {"incremental": "at"}})
     owner = project.source
@@ -443,7 +445,8 @@ def test_rows_that_share_a_value_that_was_cut_off_are_not_lost(project: Project)
     stamps["kathmandu_"] = "date_trunc('day', now(), 'Asia/Kathmandu')"
     for table, stamp in stamps.items():
         project.in_source(
-            f"CREATE TABLE {table} (id bigserial PRIMARY KEY, at timestamptz NOT NULL DEFAULT {stamp})"
+            f"CREATE TABLE {table} (id bigserial PRIMARY KEY, at timestamptz NOT NULL DEFAULT"
+            f" {stamp})"
         )
     tables = list(stamps)
     project.spec({table: {"incremental": "at"} for table in tables})
@@ -464,7 +467,10 @@ def test_a_value_that_was_cut_off_becomes_the_watermark_when_its_unit_is_over(
     )
     project.spec({"item": {"incremental": "at"}})
     project.succeed()
-    behind = "SELECT now() - CAST(%s AS timestamptz) BETWEEN interval '1 minute' AND interval '3 minutes'"
+    behind = (
+        "SELECT now() - CAST(%s AS timestamptz) BETWEEN interval '1 minute' AND interval '3"
+        " minutes'"
+    )
     [(watermark,)] = project.in_warehouse("SELECT watermark FROM loadsheet.scope")
     assert project.in_source(behind, watermark) == [(True,)], watermark
 

@@ -141,8 +141,8 @@ BYTES: dict[str, Callable[[random.Random], bytes]] = {
     "float4": lambda r: r.randbytes(4),
     "uuid": lambda r: r.randbytes(16),
     "date": lambda r: r.randint(-2451545, 2145031948).to_bytes(4, signed=True),
-    "timestamp": lambda r: r.randint(-211813488 * 10**9, 9223371331199999999).to_bytes(
-        8, signed=True
+    "timestamp": (
+        lambda r: r.randint(-211813488 * 10**9, 9223371331199999999).to_bytes(8, signed=True)
     ),
     "timestamptz": lambda r: r.randint(-(10**17), 10**17).to_bytes(8, signed=True),
     "interval": lambda r: struct.pack(

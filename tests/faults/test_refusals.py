@@ -165,7 +165,8 @@ def test_infinite_intervals_do_not_reach_a_server_that_takes_them_for_numbers(
         "CREATE TABLE one (id int PRIMARY KEY, i interval); INSERT INTO one VALUES (1, '-infinity')"
     )
     project.in_source(
-        "CREATE TABLE many (id int PRIMARY KEY, i interval[]); INSERT INTO many VALUES (1, '{infinity}')"
+        "CREATE TABLE many (id int PRIMARY KEY, i interval[]); INSERT INTO many VALUES (1,"
+        " '{infinity}')"
     )
     for wire in FORMATS:
         project.spec({"one": None, "many": {"mode": "merge"}}, lake={"format": wire})
@@ -229,12 +230,12 @@ def _run(dsn: str, statement: str) -> None:
 def test_a_role_that_sees_only_some_rows_is_refused(project: Project, wire: str) -> None:
     role, everything = f"reader_{secrets.token_hex(4)}", project.source
     project.in_source(
-        f"CREATE ROLE {role} LOGIN PASSWORD 'x'; GRANT pg_read_all_stats TO {role};"
-        "CREATE TABLE t (id int PRIMARY KEY, at timestamptz DEFAULT now()); INSERT INTO t VALUES (1), (2);"
-        "ALTER TABLE t ENABLE ROW LEVEL SECURITY; CREATE POLICY first ON t USING (id = 1);"
-        "CREATE TABLE plain (id int PRIMARY KEY); ALTER TABLE plain ENABLE ROW LEVEL SECURITY;"
-        "CREATE VIEW through WITH (security_invoker) AS SELECT * FROM t;"
-        f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}"
+        f"CREATE ROLE {role} LOGIN PASSWORD 'x'; GRANT pg_read_all_stats TO {role};CREATE TABLE t"
+        " (id int PRIMARY KEY, at timestamptz DEFAULT now()); INSERT INTO t VALUES (1), (2);ALTER"
+        " TABLE t ENABLE ROW LEVEL SECURITY; CREATE POLICY first ON t USING (id = 1);CREATE TABLE"
+        " plain (id int PRIMARY KEY); ALTER TABLE plain ENABLE ROW LEVEL SECURITY;CREATE VIEW"
+        " through WITH (security_invoker) AS SELECT * FROM t;GRANT SELECT ON ALL TABLES IN SCHEMA"
+        f" public TO {role}"
     )
     project.source = re.sub("//.*@", f"//{role}:x@", everything)
     project.spec(

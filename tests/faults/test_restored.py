@@ -62,7 +62,8 @@ def write(project: Project, rows: int) -> None:
     """Some more rows in each table."""
     for table in TABLES:
         project.in_source(
-            f"INSERT INTO {table} (what) SELECT gen_random_uuid()::text FROM generate_series(1, {rows})"
+            f"INSERT INTO {table} (what) SELECT gen_random_uuid()::text FROM generate_series(1,"
+            f" {rows})"
         )
 
 
@@ -247,7 +248,8 @@ def reload(dsn: str, rows: dict[str, bytes]) -> None:
                 copy.write(text)
             column = "n" if table == "log" else "id"
             session.execute(
-                f"SELECT setval(pg_get_serial_sequence('{table}', '{column}'), max({column})) FROM {table}"
+                f"SELECT setval(pg_get_serial_sequence('{table}', '{column}'), max({column})) FROM"
+                f" {table}"
             )
 
 
@@ -347,8 +349,9 @@ def test_what_the_role_may_not_ask_is_not_compared(
 ) -> None:
     shop.in_source(f"REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC")
     shop.in_source(
-        "DO $$ BEGIN CREATE ROLE reader LOGIN PASSWORD 'secret'; EXCEPTION WHEN duplicate_object THEN END $$;"
-        "GRANT pg_read_all_stats TO reader; GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader"
+        "DO $$ BEGIN CREATE ROLE reader LOGIN PASSWORD 'secret'; EXCEPTION WHEN duplicate_object"
+        " THEN END $$;GRANT pg_read_all_stats TO reader; GRANT SELECT ON ALL TABLES IN SCHEMA"
+        " public TO reader"
     )
     owner = shop.source
     reader = f"postgresql://reader:secret@{owner.split('@')[1]}"

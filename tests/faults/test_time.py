@@ -70,9 +70,10 @@ class World:
         # A function of this name in the database's own catalog is what sessions find: the server's
         # clock, set by hand.
         self.project.in_source(
-            "ALTER FUNCTION pg_catalog.clock_timestamp() RENAME TO real_clock; CREATE TABLE public.clock AS "
-            "SELECT CAST('2026-01-01' AS timestamptz) AS now; CREATE FUNCTION pg_catalog.clock_timestamp() "
-            "RETURNS timestamptz LANGUAGE sql VOLATILE AS 'SELECT now FROM public.clock'"
+            "ALTER FUNCTION pg_catalog.clock_timestamp() RENAME TO real_clock; CREATE TABLE"
+            " public.clock AS SELECT CAST('2026-01-01' AS timestamptz) AS now; CREATE FUNCTION"
+            " pg_catalog.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE AS 'SELECT now"
+            " FROM public.clock'"
         )
         for table, (kind, _) in TABLES.items():
             self.project.in_source(
@@ -108,7 +109,10 @@ class World:
         for table, (_, mode) in TABLES.items():
             statements.append(f"INSERT INTO {table} VALUES ({self.rows}, 0, clock_timestamp())")
             if updates and mode == "merge":
-                version = f"UPDATE {table} SET v = {self.rows}, at = clock_timestamp() WHERE id = {self.rows // 2}"
+                version = (
+                    f"UPDATE {table} SET v = {self.rows}, at = clock_timestamp() WHERE id ="
+                    f" {self.rows // 2}"
+                )
                 statements.append(version)
         self.project.in_source("; ".join(statements))
 
@@ -135,7 +139,8 @@ def known_by_role(world: World) -> dict[str, Any]:
     """The server is in UTC, but the writers' role was given a zone."""
     role = f"writer_{world.database}"
     world.project.in_source(
-        f"CREATE ROLE {role}; ALTER ROLE {role} IN DATABASE {world.database} SET timezone = '{world.zone}'"
+        f"CREATE ROLE {role}; ALTER ROLE {role} IN DATABASE {world.database} SET timezone ="
+        f" '{world.zone}'"
     )
     return {}
 

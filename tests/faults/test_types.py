@@ -126,7 +126,8 @@ def _naive(project: Project, table: str, profile: str, through_python: bool) -> 
                 continue
         columns = ", ".join(passed.values())
         warehouse.execute(
-            f"DROP TABLE IF EXISTS naive; CREATE TABLE naive AS SELECT id, {columns} FROM generate_series(1, 4) s (id)"
+            f"DROP TABLE IF EXISTS naive; CREATE TABLE naive AS SELECT id, {columns} FROM"
+            " generate_series(1, 4) s (id)"
         )
     shown = {hard.name: hard.shown for hard in TABLES[table]}
     found = look(project.warehouse, Relation("public", "naive"), list(passed))
@@ -150,7 +151,8 @@ def _fill(project: Project) -> None:
         columns = ", ".join(f"{ident(h.name)} {h.type}" for h in values)
         first = f"{table}_replace"
         project.in_source(
-            f"CREATE TABLE {first} (id int PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp(), {columns})"
+            f"CREATE TABLE {first} (id int PRIMARY KEY, at timestamptz NOT NULL DEFAULT"
+            f" clock_timestamp(), {columns})"
         )
         for number, pick in enumerate((_value, _nothing, _near, _value), 1):
             project.in_source(
@@ -158,7 +160,8 @@ def _fill(project: Project) -> None:
             )
         for mode in ("merge", "append"):
             project.in_source(
-                f"CREATE TABLE {table}_{mode} AS TABLE {first}; ALTER TABLE {table}_{mode} ADD PRIMARY KEY (id)"
+                f"CREATE TABLE {table}_{mode} AS TABLE {first}; ALTER TABLE {table}_{mode} ADD"
+                " PRIMARY KEY (id)"
             )
 
 
@@ -183,11 +186,13 @@ def _change(project: Project) -> None:
                 if mode != "append":
                     new = ", ".join(f"{ident(h.name)} = {pick(h)}" for h in values)
                     project.in_source(
-                        f"UPDATE {table}_{mode} SET at = clock_timestamp(), {new} WHERE id = {number}"
+                        f"UPDATE {table}_{mode} SET at = clock_timestamp(), {new} WHERE id ="
+                        f" {number}"
                     )
             for number, pick in {5: _value, 6: _near}.items():
                 project.in_source(
-                    f"INSERT INTO {table}_{mode} VALUES ({number}, clock_timestamp(), {', '.join(map(pick, values))})"
+                    f"INSERT INTO {table}_{mode} VALUES ({number}, clock_timestamp(),"
+                    f" {', '.join(map(pick, values))})"
                 )
 
 
@@ -206,7 +211,8 @@ def _silent(project: Project) -> list[str]:
         found = look(project.warehouse, Relation("staging", name), columns, same, {})
         problems += [f"{mode}: {problem}" for problem in silent(truth, found)]
         problems += [
-            f"{mode}: {h.name} arrived as {found.types[h.name]}, not {h.lands or truth.types[h.name]}"
+            f"{mode}: {h.name} arrived as {found.types[h.name]}, not"
+            f" {h.lands or truth.types[h.name]}"
             for h in values
             if found.types[h.name] != (h.lands or truth.types[h.name])
         ]
@@ -218,9 +224,9 @@ def _touched(project: Project) -> list[str]:
     return [
         f"{table} was written though nothing had changed: {counts}"
         for table, *counts in project.in_warehouse(
-            "SELECT table_name, inserted, updated, deleted FROM loadsheet.load l "
-            "WHERE inserted + updated + deleted > 0 AND EXISTS "
-            "(SELECT FROM loadsheet.load f WHERE f.table_name = l.table_name AND f.load_no < l.load_no)"
+            "SELECT table_name, inserted, updated, deleted FROM loadsheet.load l WHERE inserted +"
+            " updated + deleted > 0 AND EXISTS (SELECT FROM loadsheet.load f WHERE f.table_name ="
+            " l.table_name AND f.load_no < l.load_no)"
         )
     ]
 

@@ -281,7 +281,10 @@ def test_a_sleeper_never_ends_the_retry_that_has_taken_over(by_hand: ByHand) -> 
 
 
 def waiting_for_a_lock(project: Project) -> int:
-    question = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    question = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND"
+        " wait_event_type = 'Lock'"
+    )
     return int(project.in_warehouse(question)[0][0])
 
 
@@ -371,7 +374,8 @@ class Watching:
                 for table in TABLES:
                     start = self.chance.randrange(300)
                     source.execute(
-                        f"UPDATE {table} SET version = version + 1, at = clock_timestamp() WHERE id BETWEEN %s AND %s",
+                        f"UPDATE {table} SET version = version + 1, at = clock_timestamp() WHERE id"
+                        " BETWEEN %s AND %s",
                         (start, start + 20),
                     )
                     source.execute(f"INSERT INTO {table} SELECT max(id) + 1, 1 FROM {table}")

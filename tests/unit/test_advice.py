@@ -11,9 +11,10 @@ from loadsheet.authoring import advice
 
 @pytest.mark.parametrize(
     "name",
-    "password passwd user_password passwordHash password_hash password_salt pwd api_key apiKey secret client_secret "
-    "token access_token refreshToken token_hash SSN ssn social_security_number card_number CardNumber credit_card_no "
-    "cc_number cvv iban pin pin_code private_key otp totp_secret credentials account_number passport_no".split(),
+    "password passwd user_password passwordHash password_hash password_salt pwd api_key apiKey"
+    " secret client_secret token access_token refreshToken token_hash SSN ssn"
+    " social_security_number card_number CardNumber credit_card_no cc_number cvv iban pin pin_code"
+    " private_key otp totp_secret credentials account_number passport_no".split(),
 )
 def test_a_secret_is_known_by_its_name(name: str) -> None:
     assert advice.looks_secret(name)
@@ -21,8 +22,9 @@ def test_a_secret_is_known_by_its_name(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    "tokens_used token_count tokenizer password_changed_at passenger_id key primary_key order_key keyboard card_id "
-    "card pinned spin shipping boarding_no account_id secretary is_secretary hash email number compass".split(),
+    "tokens_used token_count tokenizer password_changed_at passenger_id key primary_key order_key"
+    " keyboard card_id card pinned spin shipping boarding_no account_id secretary is_secretary hash"
+    " email number compass".split(),
 )
 def test_what_only_resembles_one_is_carried(name: str) -> None:
     assert not advice.looks_secret(name)
@@ -30,8 +32,9 @@ def test_what_only_resembles_one_is_carried(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    "updated_at updatedAt UPDATED_AT update_time last_update last_updated modified modified_on date_modified "
-    "last_modified_date row_updated_ts changed_at sys_updated_on write_date mtime upd_ts LastModified".split(),
+    "updated_at updatedAt UPDATED_AT update_time last_update last_updated modified modified_on"
+    " date_modified last_modified_date row_updated_ts changed_at sys_updated_on write_date mtime"
+    " upd_ts LastModified".split(),
 )
 def test_a_time_of_change_is_known_by_its_name(name: str) -> None:
     assert advice._UPDATED.fullmatch(advice._plain(name))

@@ -36,20 +36,27 @@ def problems(
         for name in line.split()
     }
     wanted = {
-        "the steps are those of make setup": len(ours) == 2
-        and [s for s in steps if "celery" not in s] == ours,
+        "the steps are those of make setup": (
+            len(ours) == 2 and [s for s in steps if "celery" not in s] == ours
+        ),
         "nothing is installed without a hash": all(
             "--require-hashes" in s or "--no-index" in s for s in steps
         ),
-        "Airflow is the pinned one": re.findall(r"^FROM (.*)$", dockerfile, re.M)
-        == [f"apache/airflow:slim-{airflow}-python3.12"],
-        "it ends as an ordinary user": re.findall(r"^USER (.*)$", dockerfile, re.M)[-1:]
-        == ["airflow"],
-        "the code that tasks import is compiled": "PYTHONDONTWRITEBYTECODE" not in dockerfile
-        or bool(
-            re.search(
-                r"COPY .* \. \./\n(.*\n)*RUN python -m compileall -q dags loadsheet operators\n",
-                dockerfile,
+        "Airflow is the pinned one": (
+            re.findall(r"^FROM (.*)$", dockerfile, re.M)
+            == [f"apache/airflow:slim-{airflow}-python3.12"]
+        ),
+        "it ends as an ordinary user": (
+            re.findall(r"^USER (.*)$", dockerfile, re.M)[-1:] == ["airflow"]
+        ),
+        "the code that tasks import is compiled": (
+            "PYTHONDONTWRITEBYTECODE" not in dockerfile
+            or bool(
+                re.search(
+                    r"COPY .* \. \./\n(.*\n)*RUN python -m compileall -q dags loadsheet"
+                    r" operators\n",
+                    dockerfile,
+                )
             )
         ),
         "all is ignored but what is listed": ignored[0] == "*",
@@ -57,15 +64,17 @@ def problems(
             n for n in listed if re.match(r"\.(env|git|venv|demo)", n)
         ],
         "all that is copied is listed": copied - {"."} <= listed,
-        "all that runs is listed": {
-            "dags",
-            "demo",
-            "loadsheet",
-            "operators",
-            "pipelines",
-            "connections",
-        }
-        <= listed,
+        "all that runs is listed": (
+            {
+                "dags",
+                "demo",
+                "loadsheet",
+                "operators",
+                "pipelines",
+                "connections",
+            }
+            <= listed
+        ),
         "all that is listed exists": all((ROOT / name).exists() for name in listed),
     }
     return [what for what, holds in wanted.items() if not holds]

@@ -137,8 +137,11 @@ def test_a_connection_may_stand_in_dotenv_whole(project: Path) -> None:
                 "extra": {"sslmode": "require"},
             }
         ),
-        '\n {"conn_type": "postgresql", "login": "u", "password": "p@ss", "host": "h", "port": "5433", "schema": "db", '
-        '"extra": "{\\"sslmode\\": \\"require\\"}", "description": null}',
+        (
+            '\n {"conn_type": "postgresql", "login": "u", "password": "p@ss", "host": "h", "port":'
+            ' "5433", "schema": "db", "extra": "{\\"sslmode\\": \\"require\\"}", "description":'
+            " null}"
+        ),
     ],
 )
 def test_the_environments_connection_comes_before_the_file(project: Path, value: str) -> None:

@@ -93,11 +93,17 @@ def test_every_class_is_tried_here_and_tells_the_reason_and_the_next_step() -> N
         ("connection failed: FATAL:  remaining connection slots are reserved for roles", "53300"),
         ("connection failed: FATAL:  the database system is starting up", "57P03"),
         (
-            "consuming input failed: FATAL:  terminating connection due to administrator command\nSSL closed",
+            (
+                "consuming input failed: FATAL:  terminating connection due to administrator"
+                " command\nSSL closed"
+            ),
             "57P01",
         ),
         (
-            'connection failed: connection to server at "x", port 1 failed: Connection refused\n\tIs it on?',
+            (
+                'connection failed: connection to server at "x", port 1 failed: Connection'
+                " refused\n\tIs it on?"
+            ),
             "08001",
         ),
         ("connection timeout expired", "08001"),

@@ -61,14 +61,14 @@ def verdicts(
 def test_the_newest_whole_load_and_every_later_one_stay() -> None:
     objects = [item for fence in (1, 2, 3, 4, 5) for item in stored(fence, 30)]
     of = standing(5, load(1, 30, True), load(2, 30), load(3, 30, True), load(4, 30), load(5, 30))
-    gone, needed = "-a later load made the table anew", "a rebuild needs it"
+    gone, needed = "-a later load replaced the whole table", "a rebuild needs it"
     assert verdicts(objects, of) == {1: gone, 2: gone, 3: needed, 4: needed, 5: needed}
 
 
 def test_old_loads_go_by_age_and_by_count() -> None:
     objects = [item for fence in (1, 2, 3, 4) for item in stored(fence, 30)]
     of = standing(4, load(1, 30, True), load(2, 30, True), load(3, 6, True), load(4, 1, True))
-    gone = "-a later load made the table anew"
+    gone = "-a later load replaced the whole table"
     assert verdicts(objects, of, 1) == {1: gone, 2: gone, 3: "too young", 4: "a rebuild needs it"}
     assert verdicts(objects, of, 3) == {
         1: gone,

@@ -170,8 +170,8 @@ def test_there_are_500_values_and_each_is_placed_where_it_should_be() -> None:
 def test_the_page_says_how_many_there_are() -> None:
     page = (hostile_spec.ROOT / "docs" / "security.md").read_text("utf-8")
     assert (
-        f"{len(VALUES)} hostile values in each of the {len(FIELDS)} string fields, and {len(RAW)} pieces"
-        in page
+        f"{len(VALUES)} hostile values in each of the {len(FIELDS)} string fields, and {len(RAW)}"
+        " pieces" in page
     )
 
 

@@ -17,7 +17,10 @@ from loadsheet.redact import clean, hidden, json_safe, masked, on_one_line, visi
 from loadsheet.spec.pipeline_file import check_file
 from loadsheet.spec.suggest import shown
 
-HEAD = "version: 1\nsource: {conn_id: s}\nlake: {conn_id: l, bucket: lake}\nwarehouse: {conn_id: w}\ntables: {t: }\n"
+HEAD = (
+    "version: 1\nsource: {conn_id: s}\nlake: {conn_id: l, bucket: lake}\nwarehouse: {conn_id:"
+    " w}\ntables: {t: }\n"
+)
 
 
 def test_what_steers_a_screen_becomes_visible_and_lines_stay() -> None:

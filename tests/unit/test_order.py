@@ -78,7 +78,10 @@ def problems(sql: str, materialized: Materialized = "table", **more: Any) -> lis
             ["other"],
         ),
         (
-            "SELECT * FROM bookings b, LATERAL (SELECT * FROM flights f WHERE f.x = b.x) l, LATERAL each(j) AS j(k, v)",
+            (
+                "SELECT * FROM bookings b, LATERAL (SELECT * FROM flights f WHERE f.x = b.x) l,"
+                " LATERAL each(j) AS j(k, v)"
+            ),
             ["bookings", "flights"],
             [],
         ),
@@ -88,7 +91,10 @@ def problems(sql: str, materialized: Materialized = "table", **more: Any) -> lis
         ("VALUES (1, 'bookings')", [], []),
         ("SELECT 'FROM bookings' /* FROM flights */ -- FROM flights", [], []),
         (
-            "SELECT * FROM pg_catalog.pg_class JOIN pg_stat_activity ON true JOIN information_schema.tables ON true",
+            (
+                "SELECT * FROM pg_catalog.pg_class JOIN pg_stat_activity ON true JOIN"
+                " information_schema.tables ON true"
+            ),
             [],
             [],
         ),
@@ -110,7 +116,10 @@ def test_reads_of_a_select(sql: str, tables: list[str], transforms: list[str]) -
             ["bookings"],
         ),
         (
-            "WITH RECURSIVE bookings AS (SELECT 1 UNION ALL SELECT n FROM bookings) SELECT * FROM bookings",
+            (
+                "WITH RECURSIVE bookings AS (SELECT 1 UNION ALL SELECT n FROM bookings) SELECT *"
+                " FROM bookings"
+            ),
             [],
         ),
         ("WITH bookings AS (SELECT 1) SELECT * FROM staging.bookings", ["bookings"]),
@@ -120,7 +129,10 @@ def test_reads_of_a_select(sql: str, tables: list[str], transforms: list[str]) -
             ["bookings"],
         ),
         (
-            "WITH a AS (WITH flights AS (SELECT * FROM bookings) SELECT * FROM flights) SELECT * FROM a",
+            (
+                "WITH a AS (WITH flights AS (SELECT * FROM bookings) SELECT * FROM flights) SELECT"
+                " * FROM a"
+            ),
             ["bookings"],
         ),
         ('WITH "Bookings" AS (SELECT 1) SELECT * FROM Bookings', ["bookings"]),
@@ -138,7 +150,10 @@ def test_a_cte_hides_a_table_only_in_its_reach(sql: str, tables: list[str]) -> N
     ("sql", "tables", "transforms"),
     [
         (
-            "INSERT INTO mart.me (a) SELECT a FROM bookings ON CONFLICT (a) DO UPDATE SET a = excluded.a",
+            (
+                "INSERT INTO mart.me (a) SELECT a FROM bookings ON CONFLICT (a) DO UPDATE SET a ="
+                " excluded.a"
+            ),
             ["bookings"],
             [],
         ),
@@ -148,12 +163,18 @@ def test_a_cte_hides_a_table_only_in_its_reach(sql: str, tables: list[str]) -> N
         ("CREATE VIEW mart.v AS SELECT * FROM flights", ["flights"], []),
         ("SELECT * INTO mart.me FROM flights", ["flights"], []),
         (
-            "MERGE INTO mart.other o USING staging.bookings b ON o.x = b.x WHEN MATCHED THEN DELETE",
+            (
+                "MERGE INTO mart.other o USING staging.bookings b ON o.x = b.x WHEN MATCHED THEN"
+                " DELETE"
+            ),
             ["bookings"],
             [],
         ),
         (
-            "MERGE INTO mart.me o USING (SELECT * FROM other) b ON o.x = b.x WHEN MATCHED THEN DELETE",
+            (
+                "MERGE INTO mart.me o USING (SELECT * FROM other) b ON o.x = b.x WHEN MATCHED THEN"
+                " DELETE"
+            ),
             [],
             ["other"],
         ),
@@ -163,20 +184,28 @@ def test_a_cte_hides_a_table_only_in_its_reach(sql: str, tables: list[str]) -> N
             [],
         ),
         (
-            "DELETE FROM mart.me USING bookings b WHERE true; DELETE FROM mart.me WHERE x IN (SELECT x FROM flights)",
+            (
+                "DELETE FROM mart.me USING bookings b WHERE true; DELETE FROM mart.me WHERE x IN"
+                " (SELECT x FROM flights)"
+            ),
             ["bookings", "flights"],
             [],
         ),
         (
-            "DROP TABLE bookings; TRUNCATE mart.other; ALTER TABLE mart.other ADD x int; ANALYZE bookings;"
-            "COMMENT ON TABLE mart.other IS 'x'; CREATE INDEX i ON mart.other (x); GRANT SELECT ON mart.other TO public;"
-            "SET work_mem = '1GB'",
+            (
+                "DROP TABLE bookings; TRUNCATE mart.other; ALTER TABLE mart.other ADD x int;"
+                " ANALYZE bookings;COMMENT ON TABLE mart.other IS 'x'; CREATE INDEX i ON mart.other"
+                " (x); GRANT SELECT ON mart.other TO public;SET work_mem = '1GB'"
+            ),
             [],
             [],
         ),
         ("CREATE TABLE mart.x (id int REFERENCES mart.other (id))", [], []),
         (
-            "CREATE TEMP TABLE bookings AS SELECT * FROM staging.bookings; SELECT * FROM bookings, flights",
+            (
+                "CREATE TEMP TABLE bookings AS SELECT * FROM staging.bookings; SELECT * FROM"
+                " bookings, flights"
+            ),
             ["bookings", "flights"],
             [],
         ),
@@ -193,7 +222,10 @@ def test_a_cte_hides_a_table_only_in_its_reach(sql: str, tables: list[str]) -> N
             ["other"],
         ),
         (
-            "DO $$ BEGIN EXECUTE 'select 1 from staging.nowhere'; PERFORM 1 FROM staging.nowhere; END $$",
+            (
+                "DO $$ BEGIN EXECUTE 'select 1 from staging.nowhere'; PERFORM 1 FROM"
+                " staging.nowhere; END $$"
+            ),
             [],
             [],
         ),
@@ -212,10 +244,22 @@ def test_reads_of_a_script(sql: str, tables: list[str], transforms: list[str]) -
         "x AT TIME ZONE 'utc' AT TIME ZONE tz",
         "j->>'en', j#>>'{a,b}', j @> '{}'::jsonb, j ? 'k'",
         "a[1:2], a[1], a[1:][:2], coordinates[0]",
-        "count(*) FILTER (WHERE x) OVER (PARTITION BY y ORDER BY z ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)",
-        "percentile_cont(0.5) WITHIN GROUP (ORDER BY x), extract(epoch FROM a - b), a IS NOT DISTINCT FROM b",
-        "ROW(1, 2), ARRAY[1, 2], (r).field, a COLLATE \"C\", make_interval(days => 1), E'\\n', U&'\\0441'",
-        "md5(a || '|' || b)::uuid, date_trunc('day', x) + interval '1 day', to_char(x, 'YYYYMMDD')::int",
+        (
+            "count(*) FILTER (WHERE x) OVER (PARTITION BY y ORDER BY z ROWS BETWEEN UNBOUNDED"
+            " PRECEDING AND CURRENT ROW)"
+        ),
+        (
+            "percentile_cont(0.5) WITHIN GROUP (ORDER BY x), extract(epoch FROM a - b), a IS NOT"
+            " DISTINCT FROM b"
+        ),
+        (
+            "ROW(1, 2), ARRAY[1, 2], (r).field, a COLLATE \"C\", make_interval(days => 1), E'\\n',"
+            " U&'\\0441'"
+        ),
+        (
+            "md5(a || '|' || b)::uuid, date_trunc('day', x) + interval '1 day', to_char(x,"
+            " 'YYYYMMDD')::int"
+        ),
     ],
 )
 def test_postgresql_expressions_are_understood(expression: str) -> None:
@@ -223,7 +267,10 @@ def test_postgresql_expressions_are_understood(expression: str) -> None:
 
 
 def test_all_parameters_may_be_used() -> None:
-    sql = "SELECT :run_id::text FROM bookings WHERE _load_id > :since_load AND t >= :interval_start AND t < :interval_end"
+    sql = (
+        "SELECT :run_id::text FROM bookings WHERE _load_id > :since_load AND t >= :interval_start"
+        " AND t < :interval_end"
+    )
     assert inputs(sql).tables == ("bookings",)
 
 
@@ -516,7 +563,10 @@ def test_empty_statements_do_not_count(sql: str) -> None:
         ),
         (
             "SELECT a FROM bookings\n  GROUP x",
-            "sql/me.sql:2:9 transforms.me: cannot be read as PostgreSQL at 'x' after 'FROM bookings GROUP'",
+            (
+                "sql/me.sql:2:9 transforms.me: cannot be read as PostgreSQL at 'x' after 'FROM"
+                " bookings GROUP'"
+            ),
         ),
         ("SELECT (1", "sql/me.sql:1:9 transforms.me: cannot be read as PostgreSQL at '1'"),
         (

@@ -62,10 +62,10 @@ def test_its_dependencies_are_the_ones_the_project_pins() -> None:
 
 def test_it_imports_nothing_but_its_dependencies() -> None:
     code = (
-        "import sys, typer.testing; from loadsheet.cli.main import app;"
-        "typer.testing.CliRunner().invoke(app, ['check']);"
-        "others = {'psycopg', 'minio', 'zstandard', 'asyncpg', 'pandas', 'pyarrow', 'ruamel', 'airflow'};"
-        "print(*others & {name.split('.')[0] for name in sys.modules})"
+        "import sys, typer.testing; from loadsheet.cli.main import"
+        " app;typer.testing.CliRunner().invoke(app, ['check']);others = {'psycopg', 'minio',"
+        " 'zstandard', 'asyncpg', 'pandas', 'pyarrow', 'ruamel', 'airflow'};print(*others &"
+        " {name.split('.')[0] for name in sys.modules})"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True

@@ -115,5 +115,8 @@ def test_whatever_becomes_of_sql_it_is_read_or_a_problem_with_a_place(seed: int)
 
 
 def test_what_a_function_is_given_beside_subqueries_is_no_input() -> None:
-    sql = "SELECT JSON_VALUE(doc, '$.a' DEFAULT (SELECT max(a) FROM mart.other) ON EMPTY) AS v FROM bookings"
+    sql = (
+        "SELECT JSON_VALUE(doc, '$.a' DEFAULT (SELECT max(a) FROM mart.other) ON EMPTY) AS v FROM"
+        " bookings"
+    )
     assert inputs(sql) == Inputs(("bookings",), ("other",))

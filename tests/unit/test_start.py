@@ -13,7 +13,10 @@ A_RUN = [
     for name in ("cli.main", "cli.run", "engine.runner", "engine.extract", "engine.load")
 ]
 HELP = "from loadsheet.cli.main import app; app(['{}', '--help'], standalone_mode=False)"
-SETTINGS = "lifecycleconfig notificationconfig objectlockconfig replicationconfig select sseconfig minioadmin"
+SETTINGS = (
+    "lifecycleconfig notificationconfig objectlockconfig replicationconfig select sseconfig"
+    " minioadmin"
+)
 
 
 @pytest.mark.parametrize("command", EXAMPLES)

@@ -80,7 +80,10 @@ def test_a_file_holds_tests_and_what_tables_are_made_of(tmp_path: Path) -> None:
 WRONG = [
     (
         "test: {}",
-        "a.yml:1:1 test: unknown key 'test'\n  hint: did you mean 'tests'? allowed here: tests, tables",
+        (
+            "a.yml:1:1 test: unknown key 'test'\n  hint: did you mean 'tests'? allowed here: tests,"
+            " tables"
+        ),
     ),
     ("tests: [a]", "a.yml:1:8 tests: expected a mapping, found a list"),
     ("tests: {a: {given: {staging.orders: []}}}", "a.yml:1:12 tests.a: this test expects nothing"),
@@ -275,8 +278,13 @@ def test_now_is_replaced_where_it_is_called_and_nowhere_else() -> None:
 
 
 def test_schemas_are_replaced_where_they_qualify_a_known_table_and_nowhere_else() -> None:
-    sql = "SELECT 'staging.orders', staging.orders.id, staging.id FROM Staging.orders, \"staging\".orders, staging.x"
+    sql = (
+        "SELECT 'staging.orders', staging.orders.id, staging.id FROM Staging.orders,"
+        ' "staging".orders, staging.x'
+    )
     moved = '"staging_sample"'
-    assert in_schemas(sql, {"staging": ("staging_sample", {"orders"})}) == (
-        f"SELECT 'staging.orders', {moved}.orders.id, staging.id FROM {moved}.orders, {moved}.orders, staging.x"
+    assert (
+        in_schemas(sql, {"staging": ("staging_sample", {"orders"})})
+        == f"SELECT 'staging.orders', {moved}.orders.id, staging.id FROM {moved}.orders,"
+        f" {moved}.orders, staging.x"
     )

@@ -36,7 +36,10 @@ def table_names_are_plain(view: View) -> Iterator[Finding]:
     """`bookings.flights` is possible, but rarely meant."""
     for table in view.tables:
         if "." in table.name:
-            message = f"{table.name!r} is taken as {'a pattern' if is_pattern(table.name) else 'the name of one table'}"
+            message = (
+                f"{table.name!r} is taken as"
+                f" {'a pattern' if is_pattern(table.name) else 'the name of one table'}"
+            )
             hint = "name the schema once, in source.schema"
             yield Finding(
                 "odd-name",

@@ -56,7 +56,10 @@ def rule_findings(view: View) -> list[Finding]:
 def folder_names_the_dag(view: View) -> Iterator[Finding]:
     """Without `pipeline`, the folder's name is the DAG id."""
     if "pipeline" not in view.data and not re.fullmatch(r"[A-Za-z0-9_.-]{1,250}", view.folder):
-        message = f"the folder's name {view.folder!r} cannot be a DAG id (letters, digits, '_', '-' and '.')"
+        message = (
+            f"the folder's name {view.folder!r} cannot be a DAG id (letters, digits, '_', '-' and"
+            " '.')"
+        )
         yield Finding("bad-name", path=(), message=message, hint="add `pipeline: a_name`")
 
 

@@ -27,8 +27,8 @@ def test_the_file_that_is_asked_for_is_the_one_to_blame(cli: Cli, project: Path)
     write_pipeline(project, "zoo", OTHER)
     out = cli("check", "pipelines/shop").out
     assert (
-        "pipelines/shop/pipeline.yml:7:3 tables.orders: staging.orders is also written by the pipeline 'zoo'"
-        in out
+        "pipelines/shop/pipeline.yml:7:3 tables.orders: staging.orders is also written by the"
+        " pipeline 'zoo'" in out
     )
     assert out.splitlines()[-1] == "1 file checked: 5 errors, 0 warnings"
 
@@ -63,26 +63,34 @@ tables:
         (
             '"*":',
             "bills:",
-            "tables.bills: raw.bills is also written by the pipeline 'first' (pipelines/first/"
-            "pipeline.yml), by its pattern '*'\n  hint: add `exclude: [bills]` to that pattern",
+            (
+                "tables.bills: raw.bills is also written by the pipeline 'first' (pipelines/first/"
+                "pipeline.yml), by its pattern '*'\n  hint: add `exclude: [bills]` to that pattern"
+            ),
         ),
         (
             "bills:",
             '"*":',
-            "tables.\"*\": raw.bills is also written by the pipeline 'first' (pipelines/first/"
-            "pipeline.yml), which names it\n  hint: add `exclude: [bills]` here",
+            (
+                "tables.\"*\": raw.bills is also written by the pipeline 'first' (pipelines/first/"
+                "pipeline.yml), which names it\n  hint: add `exclude: [bills]` here"
+            ),
         ),
         (
             '"odd[*]name":',
             '"odd*":',
-            "raw.odd*name is also written by the pipeline 'first' (pipelines/first/"
-            'pipeline.yml), which names it\n  hint: add `exclude: ["odd[*]name"]` here',
+            (
+                "raw.odd*name is also written by the pipeline 'first' (pipelines/first/"
+                'pipeline.yml), which names it\n  hint: add `exclude: ["odd[*]name"]` here'
+            ),
         ),
         (
             '"*":',
             '"log_*":',
-            "raw.log_* is also written by the pipeline 'first' (pipelines/first/pipeline.yml), by "
-            "its pattern '*'",
+            (
+                "raw.log_* is also written by the pipeline 'first' (pipelines/first/pipeline.yml),"
+                " by its pattern '*'"
+            ),
         ),
         ('"log_*":', '"*": {exclude: [log_web]}', "raw.* is also written by the pipeline 'first'"),
         ('"*":', '"*":', "raw.* is also written by the pipeline 'first'"),
@@ -137,7 +145,7 @@ def test_a_pipeline_that_nobody_reads_because_of_its_name_is_a_problem(
     result = cli("check")
     assert result.code == 2
     assert (
-        "pipelines/zoo/pipeline.yaml:1:1 nobody reads this file: a pipeline's file is called pipeline.yml"
+        "pipelines/zoo/pipeline.yaml:1:1 ignored: pipeline files must be named pipeline.yml"
         in result.out
     )
     assert cli("check", "pipelines/shop").code == 0
@@ -168,8 +176,8 @@ def test_an_unknown_connection_is_a_problem_with_a_way_out(cli: Cli, project: Pa
         in result.out
     )
     assert (
-        "did you mean 'warehouse'? else add it to connections/connections.yml, or set AIRFLOW_CONN_WAREH"
-        in result.out
+        "did you mean 'warehouse'? else add it to connections/connections.yml, or set"
+        " AIRFLOW_CONN_WAREH" in result.out
     )
 
 

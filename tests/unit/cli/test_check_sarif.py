@@ -116,14 +116,14 @@ def test_a_path_is_a_uri(cli: Cli, project: Path, tmp_path_factory: pytest.TempP
     write_pipeline(
         project, "größer & 100 %", SPEC.replace("shop", "other").replace("merge, ", "mrge, ")
     )
-    (result, *_) = run_of(cli("check", "--format", "sarif").json)["results"]
+    result, *_ = run_of(cli("check", "--format", "sarif").json)["results"]
     uri = result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
     assert (
         uri.isascii() and " " not in uri and unquote(uri) == "pipelines/größer & 100 %/pipeline.yml"
     )
     elsewhere = tmp_path_factory.mktemp("else where") / "loose.yml"
     elsewhere.write_text("version: 2\n")
-    (result, *_) = run_of(cli("check", elsewhere, "--format", "sarif").json)["results"]
+    result, *_ = run_of(cli("check", elsewhere, "--format", "sarif").json)["results"]
     assert (
         result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == elsewhere.as_uri()
     )

@@ -357,7 +357,7 @@ def test_a_run_that_ends_well_takes_no_other_runs_record_away(
     def overlapping(*args: Any, **kwargs: Any) -> None:
         engine(pretending({"extract.extract_orders": Refused("no")}))
         other = cli("run", "shop", "--tables", "orders")
-        assert other.code == 1 and "go on with it: loadsheet run shop --resume" in other.out
+        assert other.code == 1 and "resume it: loadsheet run shop --resume" in other.out
         pretending({})(*args, **kwargs)
 
     engine(overlapping)

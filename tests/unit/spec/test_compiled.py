@@ -328,9 +328,10 @@ def test_a_remembered_file_needs_no_parser_of_yaml_json_schema_or_sql(
 ) -> None:
     check_file(spec)
     code = (
-        "import sys; from pathlib import Path; from loadsheet.spec.pipeline_file import load_pipeline;"
-        f"from loadsheet.plan.steps import build_plan; build_plan(load_pipeline(Path({str(spec)!r})));"
-        "print(sorted({'yaml', 'jsonschema', 'sqlglot', 'pickle'} & set(sys.modules)))"
+        "import sys; from pathlib import Path; from loadsheet.spec.pipeline_file import"
+        " load_pipeline;from loadsheet.plan.steps import build_plan;"
+        f" build_plan(load_pipeline(Path({str(spec)!r})));print(sorted({{'yaml', 'jsonschema',"
+        " 'sqlglot', 'pickle'} & set(sys.modules)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT

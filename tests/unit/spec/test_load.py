@@ -249,8 +249,8 @@ def test_sql_that_cannot_be_read_is_not_called_missing(tmp_path: Path) -> None:
 
 def test_importing_models_and_load_imports_neither_yaml_nor_jsonschema() -> None:
     code = (
-        "import sys, loadsheet.spec.pipeline_file, loadsheet.spec.models;"
-        "print(sorted({'yaml', 'jsonschema', 'sqlglot', 'psycopg', 'minio', 'airflow'} & set(sys.modules)))"
+        "import sys, loadsheet.spec.pipeline_file, loadsheet.spec.models;print(sorted({'yaml',"
+        " 'jsonschema', 'sqlglot', 'psycopg', 'minio', 'airflow'} & set(sys.modules)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -273,7 +273,10 @@ def test_checking_ten_times_as_many_tables_calls_at_most_ten_times_as_many_funct
 
 
 def _calls_to_check(folder: Path, tables: int) -> int:
-    keys = "primary_key: [a, b], incremental: {cursor: updated_at, lookback: 15m}, mode: merge, timeout: 1h"
+    keys = (
+        "primary_key: [a, b], incremental: {cursor: updated_at, lookback: 15m}, mode: merge,"
+        " timeout: 1h"
+    )
     text = HEAD + "".join(f"  table_{number}: {{{keys}}}\n" for number in range(tables))
     profile = cProfile.Profile()
     assert profile.runcall(check_text, folder / "shop" / "pipeline.yml", text)[1] == []

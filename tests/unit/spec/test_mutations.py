@@ -281,7 +281,10 @@ def _timed(file: Path) -> float:
 
 @pytest.mark.timeout(3600)
 def test_no_mutant_takes_long_or_much(tmp_path: Path) -> None:
-    code = f"from tests.unit.spec.test_mutations import *; measure(Path({str(tmp_path)!r}), {MEASURED})"
+    code = (
+        f"from tests.unit.spec.test_mutations import *; measure(Path({str(tmp_path)!r}),"
+        f" {MEASURED})"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=VALID.parents[2],
