@@ -106,7 +106,9 @@ def _pipeline_changes(old: Pipeline, new: Pipeline) -> Iterator[Change]:
 
 def _table_changes(old: Pipeline | None, new: Pipeline) -> Iterator[Change]:
     """The changes of tables and patterns."""
-    before = {table.name: table for table in old.entries} if old else {}
+    before: dict[str, Table] = {}
+    if old:
+        before = {table.name: table for table in old.entries}
     for table in new.entries:
         if old is None:
             yield _added_table(new, table)
@@ -131,7 +133,7 @@ def _added_table(new: Pipeline, table: Table) -> Change:
 def _kept_table(old: Pipeline, new: Pipeline, before: Table, now: Table) -> Iterator[Change]:
     """A table or a pattern that is in both files."""
     old_exclude, new_exclude = _pattern_exclude(old, now.name), _pattern_exclude(new, now.name)
-    details = ()
+    details: tuple[str, ...] = ()
     if old_exclude != new_exclude:
         details = (f"exclude: {_value_text(old_exclude)} -> {_value_text(new_exclude)}",)
     more = consequences.pattern_consequences(new, now.name, old_exclude, new_exclude)
@@ -209,8 +211,11 @@ def _steps(pipeline: Pipeline, table: Table) -> tuple[str, ...]:
 
 
 def _transform_changes(old: Pipeline | None, new: Pipeline) -> Iterator[Change]:
-    before = {transform.name: transform for transform in old.transforms} if old else {}
-    old_upstream = _upstream_texts(old) if old else {}
+    before: dict[str, Transform] = {}
+    old_upstream: dict[str, str] = {}
+    if old:
+        before = {transform.name: transform for transform in old.transforms}
+        old_upstream = _upstream_texts(old)
     new_upstream = _upstream_texts(new)
     for transform in new.transforms:
         step = step_id("transform", transform.name)

@@ -144,7 +144,8 @@ def transform_consequences(target: str, old: Transform, new: Transform) -> Itera
     before, now = _relation_kind(old), _relation_kind(new)
     if before != now and not is_script:
         yield Consequence(
-            "stops", f"{target} is a {before}, but the spec makes it a {now}: drop the {before} first"
+            "stops",
+            f"{target} is a {before}, but the spec makes it a {now}: drop the {before} first",
         )
         return
     happens = "runs again" if new.materialized == "script" else "is built in full"

@@ -161,12 +161,14 @@ class _ExtractPreviewer:
         if spec and spec.by == "data_interval":
             self._preview_interval(source, spec)
             return None
+        code = "mode"
         if spec:
+            code = "hold-back"
             table = replace(table, incremental=replace(spec, hold_back=timedelta(0)))
         last = None if self.is_first else last_of(self.scope)
         to_read: Reading | None = ask(
             preview,
-            "hold-back" if spec else "mode",
+            code,
             lambda: reading.decide(self.session, table, source, last, _REQUEST),
         )
         if to_read is None and not preview.fails:
