@@ -24,7 +24,7 @@ HEAVY = (
     "dagfactory",
     "jsonschema",
     "yaml",
-    "sqlglot",
+    "loadsheet.sql.libpg",
     "pandas",
     "pyarrow",
     "numpy",

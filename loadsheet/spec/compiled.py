@@ -2,7 +2,7 @@
 
 Airflow parses every file again in a new process every few seconds, and each task's worker its own.
 Checking 24 steps takes 30 ms, nearly all of it for SQL; an entry is read in 0.5 and needs neither
-PyYAML nor jsonschema nor sqlglot.
+PyYAML nor jsonschema nor postgast.
 
 The key is the SHA-256 of the YAML, of the SQL files, and of all that decides what a check finds. An
 entry holds the checked document, its warnings, and what each transform reads; the SQL itself is the
@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 CHECKING = (".", "spec", "spec/rules", "sql")
 """The folders that hold every module a check imports. A test compares them with what a check really
 imports."""
-LIBRARIES = ("PyYAML", "croniter", "jsonschema", "sqlglot")
+LIBRARIES = ("PyYAML", "croniter", "jsonschema", "postgast")
 MOST_BYTES = 16 * MAX_BYTES
 """Of a pipeline's files together, twice in memory: files that no transform names are read for the
 key, too."""

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 
-from sqlglot import exp
-
 from loadsheet.errors import SpecError
 from loadsheet.names import closest
 from loadsheet.problem import Problem, dotted
 from loadsheet.spec.models import Inputs, Pipeline, Transform
 from loadsheet.sql.merging import LOAD_ID
 from loadsheet.sql.params import PARAMS, placeholders
-from loadsheet.sql.parsing import parse, why_not_in_our_transaction, why_not_one_select
+from loadsheet.sql.parsing import Statement, parse, why_not_in_our_transaction, why_not_one_select
 from loadsheet.sql.reads import (
     ColumnRead,
     Read,
@@ -61,7 +59,7 @@ class _Reading:
         self.refused: str | None = None
         self.unknown_params: list[tuple[str, int]] = []
         self.reads: list[Read] = []
-        self.statements: list[exp.Expr] = []
+        self.statements: list[Statement] = []
         self.outputs: list[str] | None = None
         try:
             self.statements = statements = parse(transform.sql)
@@ -302,7 +300,7 @@ class Columns:
         )
 
     def wrong(
-        self, statements: Iterable[exp.Expr], meaning: Callable[[Read], Meaning | None]
+        self, statements: Iterable[Statement], meaning: Callable[[Read], Meaning | None]
     ) -> Iterator[Wrong]:
         """The columns that cannot be there."""
         for column in columns_read(statements) if self.some_known else ():

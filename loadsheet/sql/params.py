@@ -11,20 +11,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from sqlglot.tokenizer_core import Token
+from loadsheet.sql.tokens import Token, tokenize
 
 PARAMS = ("since_load", "interval_start", "interval_end", "run_id")
-
-# A colon before a letter, and no cast (`::`). Where there is none, the tokenizer is not needed: 75
-# ms of imports.
-MAY_BE_NAMED = re.compile(r"(?<!:)(?:::)*:[^\W\d]")
-
-# Token types by name: importing sqlglot's own would cost every start 75 ms.
-_OPERAND_ENDS = {"VAR", "IDENTIFIER", "NUMBER", "STRING", "R_PAREN", "R_BRACKET"}
-_BEFORE_ARRAY_CONSTRUCTOR = {"ARRAY", "L_BRACKET", "COMMA"}
 
 
 @dataclass(frozen=True)
@@ -56,48 +46,43 @@ def uses_since_load(sql: str) -> bool:
     return any(name == "since_load" for name, _ in placeholders(sql))
 
 
+_MAY_BE_NAMED = re.compile(r"(?<!:)(?:::)*:[^\W\d]")
+"""A colon before a letter, and no cast (`::`): where there is none, the tokens need not be looked
+at."""
+_OPERAND_ENDS = frozenset(("word", "name", "number", "string", "body"))
+
+
 def placeholders(sql: str) -> Iterator[tuple[str, int]]:
     """Every `:name` in `sql`, known or not, with the offset of its colon.
 
     Raises Unparsable when it is not clear where they are, because a quote or comment in `sql` never
     ends.
     """
-    if not MAY_BE_NAMED.search(sql):
+    if not _MAY_BE_NAMED.search(sql):
         return
-    from loadsheet.sql.tokens import words
-
     brackets: list[bool] = []
     before: Token | None = None
-    tokens = words(sql)
-    for token, following in pairwise(tokens):
+    for token, following in pairwise(tokenize(sql)):
         _track(brackets, token, before)
-        if _is_placeholder(sql, token, following) and not (
-            brackets and brackets[-1] and _slices(before)
-        ):
-            yield sql[following.start : following.end + 1], token.start
+        is_name = following.kind == "word" and following.start == token.end
+        if token.text == ":" and is_name and not (brackets and brackets[-1] and _slices(before)):
+            yield sql[following.start : following.end], token.start
         before = token
 
 
 def _track(brackets: list[bool], token: Token, before: Token | None) -> None:
     """Keeps a stack of open brackets: True for a subscript `a[`, False for `(` and `ARRAY[`."""
-    kind = token.token_type.name
-    if kind == "L_BRACKET":
-        is_subscript = (
-            before is not None and before.token_type.name not in _BEFORE_ARRAY_CONSTRUCTOR
-        )
-        brackets.append(is_subscript)
-    elif kind == "L_PAREN":
+    if token.kind != "sign":
+        return
+    if token.text == "[":
+        brackets.append(before is not None and before.text not in ("array", "[", ","))
+    elif token.text == "(":
         brackets.append(False)
-    elif kind in ("R_PAREN", "R_BRACKET") and brackets:
+    elif token.text in (")", "]") and brackets:
         brackets.pop()
-
-
-def _is_placeholder(sql: str, token: Token, following: Token) -> bool:
-    starts_name = sql[following.start].isalpha() or sql[following.start] == "_"
-    return token.token_type.name == "COLON" and following.start == token.end + 1 and starts_name
 
 
 def _slices(before: Token | None) -> bool:
     """Whether a colon directly inside a subscript parts its bounds: `a[1:n]` and `a[:n]`, but not
     `a[1 + :n]`."""
-    return before is not None and before.token_type.name in _OPERAND_ENDS | {"L_BRACKET"}
+    return before is not None and (before.kind in _OPERAND_ENDS or before.text in (")", "]", "["))

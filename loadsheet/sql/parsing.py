@@ -2,151 +2,197 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import suppress
+from bisect import bisect_right
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
-from sqlglot import exp
-from sqlglot.errors import ParseError
-from sqlglot.tokenizer_core import Token, TokenType
+from loadsheet.sql.libpg import SyntaxRefused, tree
+from loadsheet.sql.params import placeholders
+from loadsheet.sql.strict import Slip, always_wrong, explained
+from loadsheet.sql.tokens import TOO_DEEP_HINT, Token, Unparsable, tokenize
 
-from loadsheet.sql.rewrites import eased
-from loadsheet.sql.strict import slips_in_statement, slips_in_tokens
-from loadsheet.sql.tokens import POSTGRES, TOO_DEEP_HINT, Unparsable, odd_blank, tokenize
-
-# sqlglot keeps a statement it does not know as a bare Command and warns of it; a DO block in a
-# script is no news.
-logging.getLogger("sqlglot").addFilter(
-    lambda record: "Falling back to parsing" not in record.getMessage()
-)
+Node = dict[str, Any]
+_Part = tuple[str, Any, frozenset[str], "Query | None", bool]
+"""Of a tree: its type, itself, the CTEs in its reach, the query it belongs to, whether a query in
+it is inside one."""
 
 _HINT = (
-    "if the server accepts it, sqlglot does not know this syntax yet: write it another way, "
-    "or wrap the statement of a script in DO $$ ... $$"
-)
-_NAMING = frozenset(
-    "ABORT ALTER ANALYZE CALL CHECKPOINT CLOSE CLUSTER COMMENT COPY CREATE DEALLOCATE DECLARE"
-    " DISCARD DROP EXECUTE FETCH GRANT IMPORT LISTEN LOAD LOCK MOVE NOTIFY PREPARE REASSIGN REFRESH"
-    " REINDEX RELEASE RESET REVOKE SAVEPOINT SECURITY SET SHOW START TRUNCATE UNLISTEN VACUUM".split()
-)
-"""Statements that say what they do by names alone; a query inside one has to be readable
-nevertheless."""
-_QUERIES = (
-    TokenType.SELECT,
-    TokenType.INSERT,
-    TokenType.UPDATE,
-    TokenType.DELETE,
-    TokenType.MERGE,
-    TokenType.VALUES,
+    "the check knows the syntax of PostgreSQL 18; "
+    "write newer syntax as text in a script: DO $$ BEGIN EXECUTE '...'; END $$"
 )
 
 
-def parse(sql: str) -> list[exp.Expr]:
+class Text:
+    """SQL with its tokens, to find the parser's locations in it again: they count bytes, and that
+    of a qualified name is where its first part begins."""
+
+    def __init__(self, sql: str, tokens: list[Token]):
+        self.tokens = tokens
+        self.bytes = _encoded(sql)
+        self._is_ascii = sql.isascii()
+        self._starts = [token.start for token in tokens]
+
+    def offset(self, location: int) -> int:
+        """The character at the byte `location`."""
+        return location if self._is_ascii else len(self.bytes[:location].decode())
+
+    def name(self, location: int, parts: int = 1) -> int:
+        """The offset of the last of the `parts` of the name at `location`."""
+        return self._starts[self._index(location) + 2 * (parts - 1)]
+
+    def word(self, location: int) -> str:
+        """The first word of the statement at `location`, in capitals."""
+        at = self._index(location)
+        while self.tokens[at].text in (";", "("):
+            at += 1
+        return self.tokens[at].text.upper()
+
+    def _index(self, location: int) -> int:
+        """The token at `location`, or the last one before it."""
+        return max(bisect_right(self._starts, self.offset(location)) - 1, 0)
+
+
+@dataclass(frozen=True)
+class Query:
+    """A SELECT anywhere in a statement."""
+
+    node: Node
+    ctes: frozenset[str]
+    """The names of the CTEs in its reach."""
+    is_inside: bool
+    """Whether it may name columns of a query around it: a subquery in an expression, or LATERAL."""
+    columns: list[Node]
+    """The columns that it names itself, not in a query within it."""
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One statement, its kind (`SelectStmt`) and body as the parser names them."""
+
+    kind: str
+    body: Node
+    text: Text
+    word: str
+    """Its first word, in capitals."""
+
+    @cached_property
+    def nodes(self) -> list[tuple[str, Node, frozenset[str]]]:
+        """Every node in its order: its type, or `` where its place has only one; itself; the CTEs
+        in its reach."""
+        return self._walked[0]
+
+    @cached_property
+    def queries(self) -> list[Query]:
+        """Every SELECT in it."""
+        return self._walked[1]
+
+    @cached_property
+    def _walked(self) -> tuple[list[tuple[str, Node, frozenset[str]]], list[Query]]:
+        """Not by recursion, which deep SQL would exhaust."""
+        nodes: list[tuple[str, Node, frozenset[str]]] = []
+        queries: list[Query] = []
+        stack: list[_Part] = [(self.kind, self.body, frozenset(), None, False)]
+        while stack:
+            kind, node, ctes, query, is_inside = stack.pop()
+            if isinstance(node, list):
+                stack += [("", item, ctes, query, is_inside) for item in reversed(node)]
+                continue
+            within: list[_Part] = []
+            if "withClause" in node:
+                tables, ctes = _with_tables(node["withClause"], ctes)
+                within = [("", table, seen, query, is_inside) for table, seen in tables]
+            if kind == "ColumnRef" and query:
+                query.columns.append(node)
+            elif "limitOption" in node:
+                query = Query(node, ctes, is_inside, [])
+                queries.append(query)
+            elif kind == "SubLink" or "lateral" in node:
+                is_inside = True
+            nodes.append((kind, node, ctes))
+            for key in reversed(node):
+                if isinstance(node[key], (dict, list)) and key != "withClause":
+                    stack.append((key, node[key], ctes, query, is_inside))
+            stack += reversed(within)
+        return nodes, queries
+
+
+def parse(sql: str) -> list[Statement]:
     """The statements of `sql`, empty ones left out. Raises Unparsable at the place that could not
-    be read.
-
-    A statement that only names what it does (DROP, COMMENT, SAVEPOINT) may be one that sqlglot does
-    not know: it comes out as a Command.
-    """
-    if (offset := odd_blank(sql)) is not None:
-        message = f"the blank U+{ord(sql[offset]):04X} is not a space to PostgreSQL: it becomes part of a name"
-        raise Unparsable(message, offset, "write a plain space, or nothing")
-    return [statement for part in _parts(tokenize(sql)) if (statement := _statement(sql, part))]
-
-
-def _parts(tokens: list[Token]) -> Iterator[list[Token]]:
-    """The tokens between semicolons; those in BEGIN ATOMIC ... END, a function's body, part
-    nothing."""
-    part: list[Token] = []
-    bodies = 0
-    if TokenType.SEMICOLON not in {token.token_type for token in tokens}:
-        yield tokens
-        return
-    for before, token in zip([None, *tokens], tokens, strict=False):
-        word = token.text.upper()
-        bodies += word == "ATOMIC" and before is not None and before.text.upper() == "BEGIN"
-        bodies += (word == "CASE") - (word == "END") if bodies else 0
-        if token.token_type is TokenType.SEMICOLON and not bodies:
-            yield part
-            part = []
-        else:
-            part.append(token)
-    yield part
-
-
-def _statement(sql: str, tokens: list[Token]) -> exp.Expr | None:
-    if any(token.token_type is TokenType.SEMICOLON for token in tokens):
-        return _command(sql, tokens)  # a function's body
-    for offset, message, hint in slips_in_tokens(tokens):
+    be read."""
+    tokens = tokenize(sql)
+    for offset, message, hint in always_wrong(tokens):
         raise Unparsable(message, offset, hint)
+    text = Text(_with_values(sql), tokens)
     try:
-        parsed = _parsed(sql, tokens)
-    except Unparsable as error:
-        parsed = _parsed_otherwise(sql, tokens, error)
-    if isinstance(parsed, exp.Command) and parsed.this.upper() == "CREATE":
-        parsed = _parsed_otherwise(sql, tokens, None)
-    for offset, message, hint in slips_in_statement(parsed, tokens) if parsed else ():
-        raise Unparsable(message, offset, hint)
-    return parsed
-
-
-def _parsed(sql: str, tokens: list[Token]) -> exp.Expr | None:
-    try:
-        (parsed,) = POSTGRES.parser().parse(tokens, sql) or [None]
-    except ParseError as error:
-        raise _unparsable(sql, error) from None
+        found = tree(text.bytes)
+    except SyntaxRefused as error:
+        slip = explained(tokens, error.offset) or _unknown(sql, tokens, error)
+        offset, message, hint = slip
+        raise Unparsable(message, offset, hint) from None
     except RecursionError:
         raise Unparsable("nested too deeply to be read", 0, TOO_DEEP_HINT) from None
-    # on odd text the parser fails in its own code, too: an interval of `"a` is a TokenError inside
-    except Exception:
-        raise Unparsable("cannot be read as PostgreSQL", 0, _HINT) from None
-    if isinstance(parsed, (exp.Condition, exp.Alias)) and not isinstance(parsed, exp.Query):
-        raise Unparsable(
-            f"no statement of PostgreSQL begins with {tokens[0].text!r}", tokens[0].start, _HINT
-        )
-    return None if isinstance(parsed, exp.Semicolon) else parsed
+    return [_statement(text, raw) for raw in found]
 
 
-def _parsed_otherwise(sql: str, tokens: list[Token], error: Unparsable | None) -> exp.Expr | None:
-    """What comes of it once it is eased; else a Command where it only names what it does. Raises
-    `error`, if any."""
-    with suppress(Unparsable):
-        parsed = _parsed(sql, eased(sql, tokens))
-        if not isinstance(parsed, exp.Command):
-            return parsed
-    word = tokens[0].text.upper() if tokens else ""
-    if error and (word not in _NAMING or any(token.token_type in _QUERIES for token in tokens)):
-        raise error
-    return _command(sql, tokens)
+def _with_values(sql: str) -> str:
+    """`sql` with a text of the same length in place of each named parameter."""
+    for name, at in placeholders(sql):
+        sql = sql[:at] + "'" + " " * (len(name) - 1) + "'" + sql[at + 1 + len(name) :]
+    return sql
 
 
-def _command(sql: str, tokens: list[Token]) -> exp.Command:
-    text = sql[tokens[0].end + 1 : tokens[-1].end + 1]
-    return exp.Command(this=tokens[0].text.upper(), expression=exp.Literal.string(text))
+def _statement(text: Text, raw: Node) -> Statement:
+    ((kind, body),) = raw["stmt"].items()
+    return Statement(kind, body, text, text.word(raw.get("stmt_location", 0)))
 
 
-def _unparsable(sql: str, error: ParseError) -> Unparsable:
-    detail = error.errors[0]
-    before, culprit = detail["start_context"], detail["highlight"]
-    # The parser gives the line and the column where its culprit ends, not where it starts.
-    lines = sql.splitlines(keepends=True)
-    end = sum(len(line) for line in lines[: detail["line"] - 1]) + detail["col"]
-    offset = min(max(end - len(culprit), 0), len(sql))
-    return Unparsable(_explain(detail["description"], before, culprit), offset, _HINT)
+def _unknown(sql: str, tokens: list[Token], error: SyntaxRefused) -> Slip:
+    """What no slip explains: the token at which the parser gave up, or the last one at the end."""
+    before = [token for token in tokens if token.start < error.offset]
+    culprit = tokens[len(before)] if len(before) < len(tokens) else before.pop()
+    message = f"cannot be read as PostgreSQL at {sql[culprit.start : culprit.end]!r}"
+    if before:
+        after = sql[before[-3:][0].start : before[-1].end]
+        message += f" after {' '.join(after.split())!r}"
+    if not error.message.startswith("syntax error"):
+        message += f": {error.message}"
+    return culprit.start, message, _HINT
 
 
-def _explain(description: str, before: str, culprit: str) -> str:
-    place = f"at {culprit!r}" if culprit else "at its end"
-    after = " ".join(before.split()[-3:])
-    # Only these descriptions say something in SQL's words; others name Python classes and tokens.
-    why = f" ({description})" if description.startswith("Expect") and "<" not in description else ""
-    return f"cannot be read as PostgreSQL {place}" + (f" after {after!r}" if after else "") + why
+def _encoded(sql: str) -> bytes:
+    return sql.encode(errors="replace")
 
 
-_WRITES = (exp.Insert, exp.Update, exp.Delete, exp.Merge)
+def _with_tables(
+    clause: Node, ctes: frozenset[str]
+) -> tuple[list[tuple[Node, frozenset[str]]], frozenset[str]]:
+    """Each query of a WITH and the CTEs it sees; and all those that the statement under the WITH
+    sees.
+
+    `WITH a AS (SELECT * FROM a)` reads a real `a`: without RECURSIVE, a CTE sees only those before it.
+    """
+    tables = [table["CommonTableExpr"] for table in clause["ctes"]]
+    every = ctes | {table["ctename"] for table in tables}
+    if clause.get("recursive"):
+        return [(table, every) for table in tables], every
+    seen = []
+    for table in tables:
+        seen.append((table, ctes))
+        ctes = ctes | {table["ctename"]}
+    return seen, every
 
 
-def why_not_one_select(statements: list[exp.Expr]) -> str | None:
+_WRITES = {
+    "InsertStmt": "INSERT",
+    "UpdateStmt": "UPDATE",
+    "DeleteStmt": "DELETE",
+    "MergeStmt": "MERGE",
+}
+_SAVEPOINTS = frozenset(("TRANS_STMT_SAVEPOINT", "TRANS_STMT_RELEASE", "TRANS_STMT_ROLLBACK_TO"))
+
+
+def why_not_one_select(statements: list[Statement]) -> str | None:
     """What keeps `statements` from being exactly one SELECT (WITH, UNION and VALUES allowed); None
     when nothing."""
     if len(statements) != 1:
@@ -156,38 +202,29 @@ def why_not_one_select(statements: list[exp.Expr]) -> str | None:
             else "there is no SELECT"
         )
     statement = statements[0]
-    if not isinstance(statement, (exp.Query, exp.Values)):
-        return f"expected one SELECT, found {statement.key.upper()}"
-    if statement.find(exp.Into):
-        return "expected one SELECT, found SELECT INTO"
-    write = statement.find(*_WRITES)
-    return f"expected one SELECT, found {write.key.upper()} inside it" if write else None
+    if statement.kind != "SelectStmt":
+        return f"expected one SELECT, found {_WRITES.get(statement.kind, statement.word)}"
+    for kind, node, _ in statement.nodes:
+        if "intoClause" in node:
+            return "expected one SELECT, found SELECT INTO"
+        if kind in _WRITES:
+            return f"expected one SELECT, found {_WRITES[kind]} inside it"
+    return None
 
 
-def why_not_in_our_transaction(statements: list[exp.Expr]) -> str | None:
+def why_not_in_our_transaction(statements: list[Statement]) -> str | None:
     """Which of a script's `statements` would end the transaction it runs in, and its locks with it;
     None when none."""
     found = next(filter(None, map(_ending, statements)), None)
     return f"a script runs in one transaction, found {found}" if found else None
 
 
-def _ending(statement: exp.Expr) -> str:
+def _ending(statement: Statement) -> str:
     """The statement in a word or two if it begins or ends a transaction or cannot run in one, else
     nothing."""
-    if isinstance(statement, exp.Command):
-        word = statement.this.upper()
-        is_transaction = statement.text("expression").lstrip().upper().startswith("TRANSACTION")
-        return (
-            f"{word} TRANSACTION" if is_transaction else word if word in ("ABORT", "VACUUM") else ""
-        )
-    if isinstance(statement, (exp.Create, exp.Drop)) and statement.args.get("concurrently"):
-        return f"{statement.key.upper()} INDEX CONCURRENTLY"
-    if isinstance(statement, exp.Rollback):
-        return "" if statement.args.get("savepoint") else "ROLLBACK"
-    return (
-        "BEGIN"
-        if isinstance(statement, exp.Transaction)
-        else "COMMIT"
-        if isinstance(statement, exp.Commit)
-        else ""
-    )
+    body = statement.body
+    if statement.kind == "TransactionStmt":
+        return "" if body["kind"] in _SAVEPOINTS else statement.word
+    if statement.kind == "VacuumStmt":
+        return "VACUUM" if body.get("is_vacuumcmd") else ""
+    return f"{statement.word} INDEX CONCURRENTLY" if body.get("concurrent") else ""

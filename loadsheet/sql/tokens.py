@@ -4,29 +4,17 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-
-from sqlglot.dialects.dialect import Dialect
-from sqlglot.errors import TokenError
-from sqlglot.tokenizer_core import Token, TokenType
+from typing import NamedTuple
 
 from loadsheet.errors import InputError
 
-POSTGRES = Dialect.get_or_raise("postgres")
 DEEPEST = 1000
-"""Parentheses inside parentheses. 30,000 of them take the compiled parser's stack and with it the
-whole process, which in Airflow ends a parse without a word."""
-TOO_DEEP_HINT = "part it, for example by WITH or into several transforms"
-
-_COMMANDS = POSTGRES.tokenizer_class.COMMANDS
-_CLOSED = re.compile(
-    r"""--[^\n]*|/\*.*?\*/|\$(\w*)\$.*?\$\1\$|"[^"]*"|\b[eE]'(?:[^'\\]|\\.|'')*+'|'(?:[^']|'')*+'""",
-    re.DOTALL,
-)
-_ODD_BLANK = re.compile(
-    "[\u0085\u00a0\u1680\u2000-\u200f\u2028\u2029\u202f\u205f\u2060\u3000\ufeff]"
-)
-"""Blanks and nothings that come with text from web pages: to PostgreSQL they are letters."""
-_OPENER = re.compile(r"""/\*|\$\w*\$|"|'""")
+"""Parentheses inside parentheses. The parser builds its tree on the C stack."""
+_LONGEST = 50_000
+"""Names, words and operators: operators, UNIONs and JOINs nest without parentheses, and from
+100,000 on they end the process (SIGSEGV)."""
+_VALUES = frozenset(("null", "true", "false", "default"))
+TOO_DEEP_HINT = "split it, for example by WITH or into several transforms"
 
 
 class Unparsable(InputError):
@@ -38,63 +26,64 @@ class Unparsable(InputError):
         super().__init__(message)
 
 
-# a transform's text is parsed and searched for parameters, one right after the other
-@lru_cache(maxsize=1)
+class Token(NamedTuple):
+    """`kind` is word, name (in quotes), string, body (dollar-quoted), number, operator or sign;
+    `text` is its value: a word in lower case, a name or a body without its quotes."""
+
+    kind: str
+    text: str
+    start: int
+    end: int
+
+
+_LETTER = r"A-Za-z_\x80-\U0010ffff"
+_TOKEN = re.compile(
+    rf"""
+    (?:[ \t\n\r\f\v]++|--[^\n\r]*+)*+
+    (?:(?P<string>(?:[bBnNxX]|[uU]&)?'(?:[^']|'')*+'|[eE]'(?:[^'\\]|\\.|'')*+')
+    |(?:[uU]&)?"(?P<name>(?:[^"]|"")*+)"
+    |(?P<open>/\*|(?:[bBeEnNxX]|[uU]&)?['"]|\$(?:[{_LETTER}][{_LETTER}0-9]*+)?\$)
+    |(?P<word>[{_LETTER}][{_LETTER}0-9$]*+)
+    |(?P<number>\.?\d[\w.]*+(?:(?<=[eE])[+-]\d++)?|\$\d++)
+    |(?P<sign>::|:=|[][(),;:.{{}}\\])
+    |(?P<operator>(?:(?!--|/\*)[-+*/<>=~!@\#%^&|`?])++)
+    |(?P<other>[^ \t\n\r\f\v]))
+    """,
+    re.DOTALL | re.VERBOSE,
+)
+_COMMENT = re.compile(r"/\*|\*/")
+
+
+@lru_cache(
+    maxsize=1
+)  # a transform's text is parsed and searched for parameters, one right after the other
 def tokenize(sql: str) -> list[Token]:
-    """The tokens of `sql`; their `start` and `end` are offsets into it. Raises Unparsable."""
-    try:
-        tokens = POSTGRES.tokenize(sql)
-    except TokenError:
-        raise Unparsable(
-            "a quote or a comment opens here and never ends", _broken_at(sql), "close it"
-        ) from None
+    """The tokens of `sql`; their `start` and `end` (exclusive) are offsets into it. Raises
+    Unparsable."""
+    tokens: list[Token] = []
+    at = 0
+    while match := _TOKEN.match(sql, at):
+        kind = match.lastgroup or ""
+        start, at = match.span(kind)
+        text = match[kind]
+        if kind == "open":
+            at = _after(sql, text, start, tokens)
+            continue
+        if kind == "word":
+            text = text.lower()
+        elif kind == "name":
+            start, at = start - 1, at + 1
+            text = text.replace('""', '"')
+        elif kind == "operator" and len(text) > 1:
+            text = _operator(text)
+            at = start + len(text)
+        elif text == "\0":
+            raise Unparsable(
+                "a NUL character, which ends the text for PostgreSQL", start, "delete it"
+            )
+        tokens.append(Token(kind, text, start, at))
     _refuse_depth(tokens)
     return tokens
-
-
-def _refuse_depth(tokens: list[Token]) -> None:
-    if len(tokens) <= DEEPEST:
-        return
-    depth = 0
-    for token in tokens:
-        depth += (token.token_type == TokenType.L_PAREN) - (token.token_type == TokenType.R_PAREN)
-        if depth > DEEPEST:
-            raise Unparsable("nested too deeply to be read", token.start, TOO_DEEP_HINT)
-
-
-def words(sql: str) -> list[Token]:
-    """The tokens of `sql`, also of what sqlglot keeps as one text because it does not parse it:
-    `CALL f(:run_id)`.
-
-    That text comes as a string whose offsets are no use, so it is read again. Raises Unparsable.
-    """
-    tokens, found = tokenize(sql), []
-    if not any(token.token_type in _COMMANDS for token in tokens):
-        return tokens
-    ends = [token.start for token in tokens[2:]] + [len(sql)] * 2
-    for index, token in enumerate(tokens):
-        before = tokens[index - 1] if index else None
-        if before and before.token_type in _COMMANDS and token.token_type is TokenType.STRING:
-            start = before.end + 1
-            found += [_moved(inner, start) for inner in words(sql[start : ends[index - 1]])]
-        else:
-            found.append(token)
-    return found
-
-
-def _moved(token: Token, by: int) -> Token:
-    return Token(
-        token.token_type, token.text, token.line, token.col, token.start + by, token.end + by
-    )
-
-
-def odd_blank(sql: str) -> int | None:
-    """Where a blank stands that PostgreSQL takes for a letter, outside of quotes and comments;
-    None: nowhere."""
-    if not _ODD_BLANK.search(sql):
-        return None
-    found = _ODD_BLANK.search(_CLOSED.sub(lambda match: " " * len(match[0]), sql))
-    return found.start() if found else None
 
 
 def line_and_column(sql: str, offset: int) -> tuple[int, int]:
@@ -102,8 +91,40 @@ def line_and_column(sql: str, offset: int) -> tuple[int, int]:
     return sql.count("\n", 0, offset) + 1, offset - sql.rfind("\n", 0, offset)
 
 
-def _broken_at(sql: str) -> int:
-    """Where the unclosed quote or comment opens: the tokenizer only knows where the text ended."""
-    only_unclosed = _CLOSED.sub(lambda match: " " * len(match[0]), sql)
-    opener = _OPENER.search(only_unclosed)
-    return opener.start() if opener else 0
+def _after(sql: str, opener: str, start: int, tokens: list[Token]) -> int:
+    """Where the comment or body that opens at `start` ends; a body is added to `tokens`."""
+    if opener == "/*":
+        depth = 0
+        for match in _COMMENT.finditer(sql, start):
+            depth += 1 if match[0] == "/*" else -1
+            if not depth:
+                return match.end()
+    elif opener[0] == "$":
+        begin = start + len(opener)
+        end = sql.find(opener, begin)
+        if end >= 0:
+            tokens.append(Token("body", sql[begin:end], start, end + len(opener)))
+            return end + len(opener)
+    raise Unparsable("a quote or a comment opens here and never ends", start, "close it")
+
+
+def _operator(text: str) -> str:
+    """Where several signs stand together, an operator ends in + or - only if it has one of these
+    others."""
+    while text[1:] and text[-1] in "+-" and not set(text) & set("~!@#%^&|`?"):
+        text = text[:-1]
+    return text
+
+
+def _refuse_depth(tokens: list[Token]) -> None:
+    if len(tokens) <= DEEPEST:
+        return
+    depth = chained = 0
+    for token in tokens:
+        if token.kind == "sign":
+            depth += (token.text == "(") - (token.text == ")")
+            chained += token.text == "::"
+        elif token.kind in ("word", "name", "operator"):
+            chained += token.text not in _VALUES
+        if depth > DEEPEST or chained > _LONGEST:
+            raise Unparsable("nested too deeply to be read", token.start, TOO_DEEP_HINT)

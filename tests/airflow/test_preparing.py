@@ -49,7 +49,7 @@ def test_the_parse_of_an_edited_file_imports_nothing(tmp_path: Path) -> None:
 
 def test_unprepared_it_imports_a_lot(tmp_path: Path) -> None:
     found = imported(tmp_path, "")
-    assert "sqlglot" in found and "dagfactory" in found
+    assert "loadsheet" in found and "dagfactory" in found
 
 
 LOAD = """

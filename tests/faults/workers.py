@@ -34,7 +34,6 @@ _FORKS.set_forkserver_preload(
             "loadsheet.engine.extract",
             "loadsheet.engine.load",
             "loadsheet.engine.transform",
-            "sqlglot",
             "psycopg",
         ),
     ]

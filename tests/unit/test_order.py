@@ -505,10 +505,47 @@ def test_sql_nested_as_deep_as_anybody_writes_it_is_read() -> None:
     assert "me" in transform_inputs(pipeline({"me": within(300)}))
 
 
-def test_text_that_the_parser_itself_fails_on_is_a_problem_and_no_traceback() -> None:
-    assert (
-        "cannot be read as PostgreSQL"
-        in problems("SELECT 1 FROM generate_series(a, b, '1 \"a')")[0]
+def test_quotes_of_one_kind_within_the_other_are_text() -> None:
+    made = pipeline({"me": "SELECT 1 FROM generate_series(a, b, '1 \"a')"})
+    assert transform_inputs(made) == {"me": Inputs((), ())}
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT " + "a || " * 30_000 + "b",
+        "SELECT 1" + " UNION ALL SELECT 1" * 30_000,
+        "SELECT " + "CASE WHEN a THEN " * 5_000 + "1" + " END" * 5_000,
+        "SELECT " + "NOT " * 20_000 + "true",
+    ],
+    ids=["operators", "queries", "cases", "words"],
+)
+def test_a_chain_too_long_is_a_problem_and_no_crash(sql: str) -> None:
+    """Without a limit, 100,000 operators end the process itself (SIGSEGV)."""
+    assert "nested too deeply" in problems(sql)[0]
+
+
+def test_a_chain_as_long_as_a_generated_query_is_read() -> None:
+    sql = (
+        "SELECT "
+        + "a || " * 500
+        + "b AS c FROM bookings"
+        + " UNION ALL SELECT a FROM flights" * 500
+    )
+    assert inputs(sql).tables == ("bookings", "flights")
+
+
+def test_a_nul_character_is_a_problem_where_it_stands() -> None:
+    assert problems("SELECT 1;\nDROP \0 TABLE x", "script")[0].startswith("sql/me.sql:2:6 ")
+
+
+@pytest.mark.parametrize("before", ["é", "日本", "😀", "é 😀 日"])
+def test_places_are_counted_in_characters(before: str) -> None:
+    assert problems(f"SELECT '{before}' AS a,\n'{before}' FROM staging.nowhere")[0].startswith(
+        f"sql/me.sql:2:{len(before) + 17} "
+    )
+    assert problems(f"SELECT '{before}' AS a FROM x GROUP y")[0].startswith(
+        f"sql/me.sql:1:{len(before) + 29} "
     )
 
 
@@ -532,7 +569,7 @@ def test_an_unknown_parameter_is_a_problem_that_lists_the_known() -> None:
         ("", "there is no SELECT"),
         ("-- only a comment", "there is no SELECT"),
         ("DELETE FROM mart.me", "expected one SELECT, found DELETE"),
-        ("DO $$ BEGIN END $$", "expected one SELECT, found COMMAND"),
+        ("DO $$ BEGIN END $$", "expected one SELECT, found DO"),
         ("SELECT * INTO x FROM bookings", "found SELECT INTO"),
         (
             "WITH x AS (DELETE FROM mart.other RETURNING *) SELECT * FROM x",

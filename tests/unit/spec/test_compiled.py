@@ -331,7 +331,7 @@ def test_a_remembered_file_needs_no_parser_of_yaml_json_schema_or_sql(
         "import sys; from pathlib import Path; from loadsheet.spec.pipeline_file import"
         " load_pipeline;from loadsheet.plan.steps import build_plan;"
         f" build_plan(load_pipeline(Path({str(spec)!r})));print(sorted({{'yaml', 'jsonschema',"
-        " 'sqlglot', 'pickle'} & set(sys.modules)))"
+        " 'loadsheet.sql.libpg', 'pickle'} & set(sys.modules)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
