@@ -288,6 +288,8 @@ def _transforms_built_again(
     for change in changes:
         if any(c.kind in consequences.AFFECTS_READERS for c in change.consequences):
             affected.add(change.name)
+    # A table that is read whole is compared by the hash of what COPY sent, which another format
+    # changes even if no row did.
     if old and old.lake.format != new.lake.format:
         affected |= {f"table {table.name}" for table in new.entries if not table.incremental}
     everything = False

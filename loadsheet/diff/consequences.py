@@ -69,15 +69,14 @@ def pipeline_consequences(old: Pipeline, new: Pipeline) -> Iterator[Consequence]
         yield Consequence(
             "from now on", "new loads are stored there; older loads stay in the old place"
         )
-    if old.schedule != new.schedule and any(_is_by_interval(table) for table in new.entries):
+    has_intervals = any(
+        table.incremental and table.incremental.by == "data_interval" for table in new.entries
+    )
+    if old.schedule != new.schedule and has_intervals:
         yield Consequence(
             "from now on",
             "runs have other data intervals: rows between the old and the new ones need a backfill",
         )
-
-
-def _is_by_interval(table: Table) -> bool:
-    return table.incremental is not None and table.incremental.by == "data_interval"
 
 
 def _warehouse_consequences(old: Pipeline, new: Pipeline) -> Iterator[Consequence]:

@@ -80,7 +80,10 @@ class _LoadPreviewer:
         preview = self.preview
         existing: dict[str, str] = {}
         if has_schema:
-            existing = self._existing_columns()
+            known_columns = ask(
+                preview, "target", lambda: existing_columns(self.session, self.target)
+            )
+            existing = known_columns or {}
         if not preview.fails:
             if preview.changes == "no":
                 self._note_pending_drift(existing)
@@ -97,12 +100,6 @@ class _LoadPreviewer:
         if preview.changes == "yes" and may_be_loaded_already:
             preview.changes = "maybe"
             preview.does += ", where they differ from what was loaded before"
-
-    def _existing_columns(self) -> dict[str, str]:
-        columns: dict[str, str] | None = ask(
-            self.preview, "target", lambda: existing_columns(self.session, self.target)
-        )
-        return columns or {}
 
     def _note_pending_drift(self, existing: dict[str, str]) -> None:
         """Nothing arrives, so nothing is altered before the next rows do."""

@@ -97,6 +97,7 @@ class _TransformPreviewer:
         if preview.changes == "no":
             return
         if self.spec.materialized == "view" and not is_decided_full:
+            # Nothing is built, but the ledger records the run as a rebuild.
             preview.is_rebuilt = True
             return
         in_full = is_decided_full or bool(self._rebuilt_inputs())
@@ -203,7 +204,9 @@ class _TransformPreviewer:
             rights.may_create_in(preview, session, target.schema)
         if not self.exists:
             return
-        in_place = spec.materialized == "merge" or self._is_table_with_dependents()
+        in_place = spec.materialized == "merge"
+        if spec.materialized == "table" and self.has_schema:
+            in_place = bool(tables.dependents(session, target))
         if not in_place:
             rights.check_owner(preview, session, target, "replace")
             return
@@ -212,11 +215,6 @@ class _TransformPreviewer:
             privileges.append("DELETE")
         rights.has_privileges(preview, session, target, privileges)
         rights.check_database(preview, session, "TEMPORARY", "create temporary tables")
-
-    def _is_table_with_dependents(self) -> bool:
-        if self.spec.materialized != "table" or not self.has_schema:
-            return False
-        return bool(tables.dependents(self.session, self.target))
 
     def _explain(self, select: sql.Composed) -> int | None:
         """Let the planner read the SELECT as a run would: its names, types and privileges.

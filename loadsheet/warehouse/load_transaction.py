@@ -35,8 +35,8 @@ FULL_REFRESH_REMEDY = "run a full refresh of this table to rebuild it"
 
 # A session with an older fence can no longer commit (`fence.advance_watermark`). One with the same
 # fence is another try of the same load: of two, only the one that connected first is ended, so that
-# they never end each other, and one that wakes up never ends the try that has taken over. Ending
-# the sessions of its own role needs no further privilege.
+# they never end each other, and one that wakes up never ends the try that has taken over. A role
+# may end its sessions without a further privilege.
 _END_OLDER_SESSIONS = """
 WITH try AS (
     SELECT pid, backend_start AS since, substring(application_name FROM %s)::bigint AS fence
@@ -88,12 +88,7 @@ def load_manifest(
         fence.check_fence(session, manifest)
         reach("load.fence_checked")
         transaction = _LoadTransaction(session, lake, manifest, target, table, progress)
-        try:
-            effect = transaction.write()
-        except Refused as error:
-            if str(target) in str(error):
-                raise Refused(str(error)) from error
-            raise Refused(f"{target}: {error}") from error
+        effect = transaction.write()
         reach("load.applied")
         ledger.record_load(
             session,
@@ -154,10 +149,18 @@ class _LoadTransaction:
             drift.refuse_if_frozen(target, self.drift)
 
     def write(self) -> Effect:
-        """Write the manifest's rows to the target by the manifest's action."""
-        if self.manifest.action == "replace" or self.is_new:
-            return self._replace_target()
-        return self._write_increment()
+        """Write the manifest's rows to the target by the manifest's action.
+
+        Every refusal names the target.
+        """
+        try:
+            if self.manifest.action == "replace" or self.is_new:
+                return self._replace_target()
+            return self._write_increment()
+        except Refused as error:
+            if str(self.target) in str(error):
+                raise Refused(str(error)) from error
+            raise Refused(f"{self.target}: {error}") from error
 
     def _replace_target(self) -> Effect:
         """Copy all rows into a fresh table, then make it the target."""
