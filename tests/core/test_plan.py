@@ -112,7 +112,8 @@ def test_after_a_run_a_plan_says_that_nothing_would_change_until_something_does(
     assert steps["transform.transform_names"]["does"] == "built: new rows in customer"
     shop.in_source("UPDATE country SET name = 'Norge' WHERE code = 'no'")
     assert (
-        plan(shop)["steps"]["load.load_country"]["does"] == "built next to the old table and swapped in"
+        plan(shop)["steps"]["load.load_country"]["does"]
+        == "built next to the old table and swapped in"
     )
     assert (shop.in_warehouse("SELECT * FROM loadsheet.scope"), shop.objects()) == written
 
