@@ -177,7 +177,7 @@ def _transform(
     )
     job = None
     if last:
-        job = mart.decide(
+        job = mart.decide_build(
             session, pipeline, transform, target, relations_read(pipeline, transform), full=False
         )
     return TransformStatus(

@@ -345,8 +345,10 @@ def test_told_apart_by_name_only_columns_would_get_each_others_values(
     wrong."""
     names = ["swap", "drop_and_add", "rename_over_dropped"]
     sweep = Sweep(project, names, {})
-    compare = drift.compare
-    monkeypatch.setattr(drift, "compare", lambda arriving, oid, *more: compare(arriving, -1, *more))
+    compare = drift.compare_columns
+    monkeypatch.setattr(
+        drift, "compare_columns", lambda arriving, oid, *more: compare(arriving, -1, *more)
+    )
     for name in names:
         sweep.change(name)
     project.succeed()
