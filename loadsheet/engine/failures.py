@@ -179,7 +179,8 @@ def _masked(text: str, cause: BaseException) -> str:
 # A lock on the table itself, or the one that all loads of it take (`ledger.lock_target`): pg_locks
 # shows its key in halves.
 _HOLDERS = """
-SELECT DISTINCT format('session %%s (%%s)', pid, concat_ws(', ', usename, nullif(application_name, '')))
+SELECT DISTINCT format('session %%s (%%s)', pid,
+    concat_ws(', ', usename, nullif(application_name, '')))
 FROM pg_locks JOIN pg_stat_activity USING (pid)
 WHERE granted AND pid <> pg_backend_pid()
   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())

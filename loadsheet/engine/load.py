@@ -31,7 +31,8 @@ def load(
 ) -> Outcome:
     """Commit what the extract step stored under `load_id`.
 
-    `warehouse` opens a session: a second one is needed when the first is lost during COMMIT, to ask whether it held.
+    `warehouse` opens a session: a second one is needed when the first is lost during COMMIT, to ask
+    whether it held.
     """
     target = Relation(pipeline.warehouse.schema, table.name)
     with warehouse() as session:

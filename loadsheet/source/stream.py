@@ -248,7 +248,8 @@ _PER_READER = 4
 # Before PostgreSQL 14 a range of ctids was found by reading the whole table.
 _RANGE_SCANS_SINCE = 140000
 _PAGES = """
-SELECT pg_relation_size(c.oid) / current_setting('block_size')::int, current_setting('block_size')::int
+SELECT pg_relation_size(c.oid) / current_setting('block_size')::int,
+    current_setting('block_size')::int
 FROM pg_class c JOIN pg_am ON pg_am.oid = relam
 WHERE c.oid = %s AND relkind = 'r' AND amname = 'heap' AND NOT relhassubclass
 """
