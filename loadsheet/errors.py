@@ -2,17 +2,17 @@
 
 LoadsheetError
 ├── InputError            the user's files or arguments are wrong: exit code 2, nothing was touched
-│   ├── SpecError         a pipeline file has problems; `.problems` holds them, each with file:line:col
-│   └── ConnectionMissing a connection id that is not defined, or a `${VAR}` without a value
+│   ├── SpecError         a pipeline file has problems; `.problems` holds them with their positions
+│   └── ConnectionMissing a connection id is not defined, or a `${VAR}` has no value
 └── WorkError             the work failed: exit code 1, the state is as before
-    ├── Overtaken         another run extracted or loaded the table while this one looked at it (a retry succeeds)
-    ├── Superseded        a newer extraction owns the table; nothing was written, the extract step must run again
-    ├── HeldBack          open source transactions could still write into the asked interval (a retry may succeed)
-    ├── SourceChanged     the source was restored, failed over or recreated: the watermark may mean nothing there
-    ├── TimedOut          the step took longer than tasks.timeout and was stopped (a retry may succeed)
-    ├── Unavailable       a server is away, busy, full or locked by another session (a retry may succeed)
-    ├── Corrupt           the lake's bytes are not what the manifest promised; nothing was committed
-    └── Refused           data or catalogs contradict the spec, or a server refuses permanently; a retry cannot help
+    ├── Overtaken         another run extracted or loaded the table meanwhile; a retry succeeds
+    ├── Superseded        a newer extraction owns the table; the extract step must run again
+    ├── HeldBack          open transactions could still write into the interval; retry later
+    ├── SourceChanged     the source or its table is another one: the watermark may mean nothing
+    ├── TimedOut          the step took longer than tasks.timeout; a retry may succeed
+    ├── Unavailable       a server is away, busy, full or locked by another session; retry later
+    ├── Corrupt           the lake's bytes are not what the manifest promised
+    └── Refused           data, catalogs or a server refuse permanently; a retry cannot help
 """
 
 from __future__ import annotations

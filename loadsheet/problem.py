@@ -54,7 +54,8 @@ def one_line(text: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """Where a file is wrong, what was expected, and what to do. `line` and `column` count from 1."""
+    """Where a file is wrong, what was expected, and what to do. `line` and `column` count from
+    1."""
 
     file: str
     line: int

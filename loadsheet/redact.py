@@ -33,7 +33,7 @@ def visible(text: str) -> str:
 
 
 def on_one_line(text: str) -> str:
-    """`visible`, and a newline is `\\n`: for names, which must not look like a line of their own."""
+    """`visible` with newlines as `\\n`: a name must not look like a line of its own."""
     return _BREAKING.sub(_escape, text)
 
 
@@ -55,7 +55,10 @@ _BAD_VALUE = re.compile(r'((?:invalid|malformed|out of range)[^"\n]{0,200}: )".*
 _OUT_OF_RANGE = 'value "', '" is out of range'
 _URL_LOGIN = re.compile(r"(\b[a-z][a-z0-9+.-]{0,30}://)[^\s/:]*:[^\s/]*@", re.IGNORECASE)
 _WEBHOOK = re.compile(r"(/services/)[\w/-]+")
-_SECRET = r"""(?:password|passwd|pwd|secret|token|credential|signature|api[_-]?key|access[_-]?key)[\w-]{0,40}"""
+_SECRET = (
+    r"(?:password|passwd|pwd|secret|token|credential|signature|api[_-]?key|access[_-]?key)"
+    r"[\w-]{0,40}"
+)
 _REST = re.compile(rf"""((?:{_SECRET}|\bpass)['"]?\s*[=:]\s*)(.+)""", re.IGNORECASE)
 _ASSIGNED = re.compile(
     rf"""({_SECRET}['"]?\s*[=:]\s*)""" r"""('[^']*'|"[^"]*"|[^\s,;&)}\]]+)""",

@@ -5,9 +5,10 @@ The trigger form beats the Variable, the Variable beats the spec.
 
 {"incremental": true, "pipelines": {"flights": {"incremental": false, "tables": ["bookings"]}}}
 
-`incremental: false` means a full extract and load: everywhere, in one pipeline, or only in the tables listed there.
-`accept_source: true`, everywhere or in one pipeline, lets runs go on although the source was failed over; it is to be
-taken out again, because as long as it is set, the next failover goes unreported.
+`incremental: false` means a full extract and load: everywhere, in one pipeline, or only in the
+tables listed there. `accept_source: true`, everywhere or in one pipeline, lets runs go on although
+the source was failed over; it is to be taken out again, because as long as it is set, the next
+failover goes unreported.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ def airflow_request(
 ) -> RunRequest:
     """The request of one run.
 
-    `variable` is the Variable's JSON text (None when it does not exist), `params` the trigger form, `data_interval`
-    the run's own (both None on a run without a logical date). Raises InputError naming the key that
-    is wrong.
+    `variable` is the Variable's JSON text (None when it does not exist), `params` the trigger form,
+    `data_interval` the run's own (both None on a run without a logical date). Raises InputError
+    naming the key that is wrong.
     """
     params = params or {}
     only = _chosen_tables(params.get("tables"), pipeline)
@@ -231,9 +232,9 @@ def command_line_request(
 ) -> RunRequest:
     """The request of one run from the command line.
 
-    `tables` is a list with commas. Raises InputError for a table the pipeline does not have, half an interval, an
-    interval that is none, a full refresh of an interval, and a sample that is none or is asked for
-    an interval.
+    `tables` is a list with commas. Raises InputError for a table the pipeline does not have, half
+    an interval, an interval that is none, a full refresh of an interval, and a sample that is none
+    or is asked for an interval.
     """
     only = _tables(pipeline, tables) if tables is not None else None
     if full_refresh and (start or end):

@@ -157,7 +157,7 @@ def _transform_status(
     due = ""
     if last:
         inputs = relations_read(pipeline, transform)
-        job = mart.decide(session, pipeline, transform, target, inputs, full=False)
+        job = mart.decide_build(session, pipeline, transform, target, inputs, full=False)
         due = job.reason if job else ""
     return TransformStatus(
         name=transform.name,
