@@ -18,7 +18,7 @@ from airflow.dag_processing.bundles.base import BaseDagBundle
 from airflow.dag_processing.bundles.local import LocalDagBundle
 
 from loadsheet.airflow.stubs import Stubs
-from loadsheet.spec.compiled import checker
+from loadsheet.spec.compiled import checker_version
 
 _log = logging.getLogger(__name__)
 # What a parse needs. It is a fork of the DAG processor: what that has imported, no parse has to.
@@ -100,7 +100,7 @@ def prepare_to_parse() -> None:
             _log.exception("%s cannot be imported", module)
     # now: after an update the files are no longer the code that runs here, and finds what is
     # remembered
-    checker()
+    checker_version()
     gc.collect()
     gc.freeze()  # as Airflow does with its own: else a fork's first collection copies all of it
     order = conf.get("dag_processor", "file_parsing_sort_mode")

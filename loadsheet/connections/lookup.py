@@ -23,7 +23,7 @@ from loadsheet.connections.parse import (
 )
 from loadsheet.errors import ConnectionMissing, InputError
 from loadsheet.names import closest
-from loadsheet.redact import hide, secrets_in
+from loadsheet.redact import register_secrets, secrets_in
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Connection:
 
     def __post_init__(self) -> None:
         """From now on, no message of this process shows the secrets."""
-        hide(
+        register_secrets(
             self.password,
             *secrets_in(self.extra),
             *([self.login] if "endpoint_url" in self.extra else []),

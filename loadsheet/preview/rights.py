@@ -8,7 +8,7 @@ from loadsheet.postgres import Session
 from loadsheet.preview.models import StepPreview
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline, Transform
-from loadsheet.spec.sql_reading import is_made_elsewhere, meaning
+from loadsheet.spec.sql_reading import is_made_elsewhere, resolve_read
 from loadsheet.sql.parsing import parse
 from loadsheet.sql.reads import reads
 from loadsheet.sql.text import Relation, ident
@@ -188,7 +188,7 @@ def _others(session: Session, pipeline: Pipeline, spec: Transform) -> Iterator[R
     """What it reads of others, where it is found."""
     searched = (pipeline.warehouse.schema, pipeline.warehouse.mart_schema, "public")
     for read in reads(parse(spec.sql)):
-        if read.certain and not meaning(pipeline, read) and is_made_elsewhere(pipeline, read):
+        if read.certain and not resolve_read(pipeline, read) and is_made_elsewhere(pipeline, read):
             relations = (
                 Relation(schema, read.name)
                 for schema in ((read.schema,) if read.schema else searched)
