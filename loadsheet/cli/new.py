@@ -150,16 +150,18 @@ def _text(
     schemas: tuple[str, str],
     suggestions: Mapping[str, Suggestion],
 ) -> str:
-    from loadsheet.spec.edit import flow, pair
+    from loadsheet.spec.edit import flow_yaml, table_yaml
 
-    notify = f"notify: {flow({'slack_conn_id': ends.slack})}\n" if ends.slack else ""
-    tables = "".join(f"  {pair(table, found.entry)}\n" for table, found in suggestions.items())
+    notify = f"notify: {flow_yaml({'slack_conn_id': ends.slack})}\n" if ends.slack else ""
+    tables = "".join(
+        f"  {table_yaml(table, found.entry)}\n" for table, found in suggestions.items()
+    )
     return _BEGIN.format(
         name=name,
-        quoted=flow(name),
-        source=flow({"conn_id": ends.source, "schema": schema}),
-        lake=flow({"conn_id": ends.lake, "bucket": ends.bucket}),
-        warehouse=flow(
+        quoted=flow_yaml(name),
+        source=flow_yaml({"conn_id": ends.source, "schema": schema}),
+        lake=flow_yaml({"conn_id": ends.lake, "bucket": ends.bucket}),
+        warehouse=flow_yaml(
             {"conn_id": ends.warehouse, "schema": schemas[0], "mart_schema": schemas[1]}
         ),
         notify=notify,

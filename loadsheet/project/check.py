@@ -13,7 +13,7 @@ from loadsheet.project.conflicts import duplicates
 from loadsheet.project.declared import undeclared
 from loadsheet.project.folder import PIPELINES, project_folder
 from loadsheet.spec.models import Pipeline
-from loadsheet.spec.parallel_check import checked_ahead
+from loadsheet.spec.parallel_check import checking_in_parallel
 from loadsheet.spec.pipeline_file import check_file, find_specs
 
 
@@ -25,7 +25,7 @@ def check_files(files: Sequence[Path], given: Path | None = None) -> list[Proble
     """
     groups: dict[str, list[Problem]] = {}
     pipelines: dict[Path, Pipeline | None] = {}
-    with checked_ahead(files):
+    with checking_in_parallel(files):
         for file in files:
             pipeline, problems = check_file(file)
             if pipeline:

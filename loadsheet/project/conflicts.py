@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from loadsheet.names import covers, spelled
+from loadsheet.names import covers, escape_wildcards
 from loadsheet.problem import Finding, KeyPath, Problem
 from loadsheet.project.folder import shown
 from loadsheet.spec.models import Pattern, Pipeline
@@ -58,7 +58,7 @@ def _written(pipeline: Pipeline) -> Iterator[tuple[Target, KeyPath]]:
     """A script is left out: only it knows what it writes."""
     to = pipeline.warehouse
     for table in pipeline.tables:
-        yield (to.conn_id, to.schema, table.name), ("tables", spelled(table.name))
+        yield (to.conn_id, to.schema, table.name), ("tables", escape_wildcards(table.name))
     for transform in pipeline.transforms:
         if transform.materialized != "script":
             yield (to.conn_id, to.mart_schema, transform.name), ("transforms", transform.name)
@@ -95,7 +95,7 @@ def _named(pipeline: Pipeline, first: Pipeline) -> Iterator[Finding]:
                 f"by its pattern {pattern.name!r}",
                 f"add {_exclude(table.name)} to that pattern",
             )
-            yield _finding(pipeline, spelled(table.name), table.name, first, how, hint)
+            yield _finding(pipeline, escape_wildcards(table.name), table.name, first, how, hint)
 
 
 def _matched(pipeline: Pipeline, first: Pipeline) -> Iterator[Finding]:
@@ -112,9 +112,9 @@ def _matched(pipeline: Pipeline, first: Pipeline) -> Iterator[Finding]:
 
 
 def _exclude(name: str) -> str:
-    from loadsheet.spec.edit import flow
+    from loadsheet.spec.edit import flow_yaml
 
-    return f"`exclude: {flow([spelled(name)])}`"
+    return f"`exclude: {flow_yaml([escape_wildcards(name)])}`"
 
 
 def _overlap(one: Pattern, other: Pattern) -> bool:

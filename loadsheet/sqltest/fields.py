@@ -10,7 +10,7 @@ from typing import Any
 from loadsheet.names import closest
 from loadsheet.problem import Finding, KeyPath
 from loadsheet.spec.strict_yaml import Document
-from loadsheet.spec.suggest import found
+from loadsheet.spec.suggest import describe_value
 
 CODE = "test-file"
 # Names, a modifier, brackets: nothing that could end a statement or begin another.
@@ -40,7 +40,7 @@ class Fields:
         (none: any)."""
         if not isinstance(value, dict):
             if value is not None:
-                self.wrong(path, f"expected a mapping, found {found(value)}")
+                self.wrong(path, f"expected a mapping, found {describe_value(value)}")
             return {}
         for key in value.keys() - set(allowed) if allowed else ():
             meant = closest(key, allowed)
@@ -53,13 +53,13 @@ class Fields:
         """`value` where it is text."""
         if value is None or isinstance(value, str):
             return value
-        self.wrong(path, f"expected text, found {found(value)}")
+        self.wrong(path, f"expected text, found {describe_value(value)}")
         return None
 
     def flag(self, value: Any, path: KeyPath) -> bool:
         """`value` where it is true or false."""
         if not isinstance(value, bool):
-            self.wrong(path, f"expected true or false, found {found(value)}")
+            self.wrong(path, f"expected true or false, found {describe_value(value)}")
         return value is True
 
     def moment(self, value: Any, path: KeyPath) -> str | None:
@@ -70,7 +70,7 @@ class Fields:
         except ValueError:
             self.wrong(
                 path,
-                f"expected a time, found {found(text)}",
+                f"expected a time, found {describe_value(text)}",
                 'for example "2026-01-31 12:00:00+00:00"',
             )
             return None
@@ -82,7 +82,7 @@ class Fields:
             return None
         if not isinstance(value, list) or len(value) != 2:
             hint = 'for example ["2026-01-01", "2026-02-01"]'
-            self.wrong(path, f"expected a list of two times, found {found(value)}", hint)
+            self.wrong(path, f"expected a list of two times, found {describe_value(value)}", hint)
             return None
         for number, bound in enumerate(value):
             if bound is None:
@@ -97,7 +97,7 @@ class Fields:
         if kind is not None and not _TYPE.fullmatch(kind):
             self.wrong(
                 path,
-                f"expected a type of PostgreSQL, found {found(kind)}",
+                f"expected a type of PostgreSQL, found {describe_value(kind)}",
                 "for example integer or char(3)",
             )
         return kind or "text"
@@ -106,6 +106,8 @@ class Fields:
         """`value` where it is a column, or a list of columns."""
         names = [value] if isinstance(value, str) else value
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            self.wrong(path, f"expected a column, or a list of columns, found {found(names)}")
+            self.wrong(
+                path, f"expected a column, or a list of columns, found {describe_value(names)}"
+            )
             return ()
         return tuple(names)

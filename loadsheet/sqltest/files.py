@@ -20,7 +20,7 @@ from loadsheet.spec.models import Pipeline
 from loadsheet.spec.pipeline_file import refuse_link_outwards
 from loadsheet.spec.sql_reading import is_made_elsewhere
 from loadsheet.spec.strict_yaml import Document, read_document
-from loadsheet.spec.suggest import found
+from loadsheet.spec.suggest import describe_value
 from loadsheet.sql.reads import Read
 from loadsheet.sqltest.fields import CODE, Fields
 from loadsheet.sqltest.models import Case, Declared, Row, Step, unsaid
@@ -153,7 +153,9 @@ class Reader:
             return
         steps = test["steps"]
         if not isinstance(steps, list) or not steps:
-            self._fields.wrong((*path, "steps"), f"expected a list of steps, found {found(steps)}")
+            self._fields.wrong(
+                (*path, "steps"), f"expected a list of steps, found {describe_value(steps)}"
+            )
             return
         for number, step in enumerate(steps):
             at = (*path, "steps", number)
@@ -211,7 +213,7 @@ class Reader:
                 at = (*path, number)
                 yield Row(self._fields.mapping(row, at), self._fields.where(at))
         else:
-            self._fields.wrong(path, f"expected rows, found {found(value)}", _ROWS)
+            self._fields.wrong(path, f"expected rows, found {describe_value(value)}", _ROWS)
 
     def _csv_rows(self, name: str, path: KeyPath) -> list[Row]:
         file = self._folder / name
