@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from loadsheet.errors import InputError, SpecError
-from loadsheet.project.folder import shown
+from loadsheet.project.folder import display_path
 from loadsheet.spec.files import MAX_BYTES
 from loadsheet.spec.pipeline_file import check_text
 
@@ -46,7 +46,7 @@ class SpecFile:
             "tables": {**self.data["tables"], **new},
         }:
             raise InputError(
-                f"{shown(self.path)} is written in a way that cannot be extended; nothing was"
+                f"{display_path(self.path)} is written in a way that cannot be extended; nothing was"
                 " written"
             )
         return text
@@ -64,7 +64,7 @@ class SpecFile:
         try:
             if not target.exists() or target.read_bytes() != self._bytes:
                 raise InputError(
-                    f"{shown(self.path)} was changed meanwhile; nothing was written: run it again"
+                    f"{display_path(self.path)} was changed meanwhile; nothing was written: run it again"
                 )
             shutil.copymode(target, temporary)
             os.replace(temporary, target)
@@ -80,11 +80,11 @@ def write_new(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise InputError(
-            f"{shown(path.parent)} cannot be a folder: there is a file; nothing was written"
+            f"{display_path(path.parent)} cannot be a folder: there is a file; nothing was written"
         ) from None
     except PermissionError:
         raise InputError(
-            f"{shown(path.parent)} cannot be made: no permission; nothing was written"
+            f"{display_path(path.parent)} cannot be made: no permission; nothing was written"
         ) from None
     _refuse_read_only(path.parent)
     temporary = _temporary(path, text)
@@ -92,7 +92,7 @@ def write_new(path: Path, text: str) -> None:
         os.chmod(temporary, 0o666 & ~_umask())
         os.link(temporary, path)
     except FileExistsError:
-        raise InputError(f"{shown(path)} is already there; nothing was written") from None
+        raise InputError(f"{display_path(path)} is already there; nothing was written") from None
     finally:
         os.unlink(temporary)
 
@@ -102,13 +102,15 @@ def _refuse_read_only(*places: Path) -> None:
     it kept."""
     for place in places:
         if place.exists() and not os.access(place, os.W_OK):
-            raise InputError(f"{shown(place)} is read-only; nothing was written")
+            raise InputError(f"{display_path(place)} is read-only; nothing was written")
 
 
 def check_new(path: Path, text: str) -> None:
     """Raises SpecError with what `loadsheet check` would say if `path` held `text`."""
     if len(text.encode()) > MAX_BYTES:
-        raise InputError(f"{shown(path)} would be larger than 1 MiB; nothing was written: split it")
+        raise InputError(
+            f"{display_path(path)} would be larger than 1 MiB; nothing was written: split it"
+        )
     pipeline, problems = check_text(path, text)
     if pipeline is None:
         raise SpecError(problems)
@@ -116,7 +118,7 @@ def check_new(path: Path, text: str) -> None:
 
 def diff(path: Path, old: str, new: str) -> str:
     """The unified diff of a file that held `old` (empty: was not there) and is to hold `new`."""
-    name = shown(path)
+    name = display_path(path)
     before = f"a/{name}" if old else "/dev/null"
     lines = unified_diff(
         old.splitlines(keepends=True), new.splitlines(keepends=True), before, f"b/{name}"

@@ -9,7 +9,7 @@ import typer
 
 from loadsheet.cli.output import AsJson, PipelineArgument, print_json
 from loadsheet.connections.lookup import project_connections
-from loadsheet.project.folder import open_pipeline, shown
+from loadsheet.project.folder import display_path, open_pipeline
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the diff, and write nothing.")]
 
@@ -53,13 +53,13 @@ def add(
         added = [suggestion.document for suggestion in suggestions.values()]
         facts = {
             "pipeline": spec.name,
-            "file": shown(file.path),
+            "file": display_path(file.path),
             "written": bool(suggestions) and not dry_run,
         }
         print_json({**facts, "added": added, **choice.document, "diff": file.diff(text)})
         return
     verb = "would be added" if dry_run else "added"
-    typer.echo(f"{spec.name}: {count(len(suggestions))} {verb} to {shown(file.path)}")
+    typer.echo(f"{spec.name}: {count(len(suggestions))} {verb} to {display_path(file.path)}")
     print_suggestions(suggestions.values(), choice)
     if dry_run and suggestions:
         typer.echo(f"\n{file.diff(text)}", nl=False)

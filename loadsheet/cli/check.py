@@ -54,7 +54,7 @@ def check(
     """Print every problem in pipeline files and their SQL; exit code 2 when there is an error."""
     # Here, not at the top: every other command would pay for these imports, too.
     from loadsheet.cli.formats import as_annotation, as_json, as_sarif, as_text, explanation
-    from loadsheet.project.check import check_files, unread
+    from loadsheet.project.check import check_files, misnamed_files
 
     if explain:
         typer.echo(explanation(explain))
@@ -64,7 +64,7 @@ def check(
         unseen = []
     else:
         found = project_specs(project_folder(ctx.obj))
-        unseen = unread(project_folder(ctx.obj))
+        unseen = misnamed_files(project_folder(ctx.obj))
     files = list(dict.fromkeys(found))
     problems = [relative_problem(problem) for problem in (*check_files(files, ctx.obj), *unseen)]
     errors = sum(problem.severity == "error" for problem in problems)

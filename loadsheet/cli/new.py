@@ -14,7 +14,7 @@ from loadsheet.cli.add import DryRun, count
 from loadsheet.cli.output import AsJson, print_json
 from loadsheet.connections.lookup import project_connections
 from loadsheet.errors import InputError
-from loadsheet.project.folder import PIPELINES, shown
+from loadsheet.project.folder import PIPELINES, display_path
 from loadsheet.spec.pipeline_file import check_file, find_specs
 
 if TYPE_CHECKING:
@@ -118,11 +118,11 @@ def new(
         write_new(file, text)
     if as_json:
         added = [suggestion.document for suggestion in suggestions.values()]
-        facts = {"pipeline": pipeline, "file": shown(file), "written": not dry_run}
+        facts = {"pipeline": pipeline, "file": display_path(file), "written": not dry_run}
         print_json({**facts, "added": added, **choice.document, "diff": diff(file, "", text)})
         return
     typer.echo(
-        f"{shown(file)} {'would be' if dry_run else 'is'} made, with {count(len(suggestions))}"
+        f"{display_path(file)} {'would be' if dry_run else 'is'} made, with {count(len(suggestions))}"
     )
     print_suggestions(suggestions.values(), choice)
     if dry_run:
@@ -186,12 +186,12 @@ def _free(project: Path, name: str) -> Path:
     file = project / PIPELINES / name / "pipeline.yml"
     if file.exists():
         raise InputError(
-            f"{shown(file)} is already there: `loadsheet add {name} TABLE` adds tables to it"
+            f"{display_path(file)} is already there: `loadsheet add {name} TABLE` adds tables to it"
         )
     for other in find_specs(project):
         pipeline, _ = check_file(other)
         if pipeline and pipeline.name == name:
-            raise InputError(f"the name {name!r} is already taken by {shown(other)}")
+            raise InputError(f"the name {name!r} is already taken by {display_path(other)}")
     return file
 
 
