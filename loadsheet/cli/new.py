@@ -211,4 +211,4 @@ def _schema(session: Session, tables: tuple[str, ...] | list[str]) -> str:
         return schemas[0]
     if not schemas:
         raise InputError("the source has no tables that this role may see; nothing was written")
-    raise InputError(f"which schema? Say --schema, one of: {', '.join(schemas)}")
+    raise InputError(f"which schema? Name it with --schema, one of: {', '.join(schemas)}")
