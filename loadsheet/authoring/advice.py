@@ -138,7 +138,7 @@ def copy_whole(advice: Advice, reason: str) -> Advice:
 
 
 def looks_secret(name: str) -> bool:
-    """Whether a column of this name probably holds something that does not belong in a warehouse."""
+    """Whether a column of this name probably holds what does not belong in a warehouse."""
     return bool(_SECRET.search(_plain(name)))
 
 

@@ -55,8 +55,8 @@ class SpecFile:
             tables[name] = entry or None
         if read_document(self.path, text).data != {**self.data, "tables": tables}:
             raise InputError(
-                f"{display_path(self.path)} is written in a way that cannot be extended; nothing was"
-                " written"
+                f"{display_path(self.path)} is written in a way that cannot be extended; nothing"
+                " was written"
             )
         return text
 
@@ -75,7 +75,8 @@ class SpecFile:
         try:
             if not target.exists() or target.read_bytes() != self._bytes:
                 raise InputError(
-                    f"{display_path(self.path)} was changed meanwhile; nothing was written: run it again"
+                    f"{display_path(self.path)} was changed meanwhile; nothing was written: run it"
+                    " again"
                 )
             shutil.copymode(target, temporary)
             os.replace(temporary, target)

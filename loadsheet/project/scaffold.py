@@ -113,7 +113,7 @@ def _refuse_obstacles(folder: Path, names: dict[str, bytes]) -> None:
 
 
 def _write_new(file: Path, content: bytes) -> bool:
-    """Write the file unless its name is taken, even by a link to nowhere; returns whether it did."""
+    """Write the file unless its name is taken, even by a broken link; returns whether it did."""
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
         target = file.open("xb")
