@@ -216,7 +216,7 @@ def source_lines(file: str) -> list[str]:
             text = source.read(MAX_BYTES).decode("utf-8-sig", errors="replace")
     except (OSError, ValueError):
         return []
-    if path.suffix == ".sql":  # PostgreSQL counts only these
+    if path.suffix == ".sql":  # in SQL, problems count lines by newlines alone
         return text.split("\n")
     return _LINE_END.split(text)
 
