@@ -12,7 +12,7 @@ from rich.tree import Tree
 from loadsheet.cli.output import console
 from loadsheet.plan.describe import after, does
 from loadsheet.plan.steps import Kind, Step
-from loadsheet.preview.models import StepPreview, summary
+from loadsheet.preview.models import StepPreview, preview_summary
 from loadsheet.redact import on_one_line, visible
 from loadsheet.spec.models import Pipeline
 
@@ -56,7 +56,7 @@ def plan_text(
 
 def summary_text(previews: Mapping[str, StepPreview]) -> str:
     """The last line: what all steps would do together."""
-    found = summary(previews.values())
+    found = preview_summary(previews.values())
     problems = ", ".join(
         _count(found[f"{name}s"], name) for name in ("error", "warning") if found[f"{name}s"]
     )

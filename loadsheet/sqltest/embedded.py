@@ -31,6 +31,24 @@ def server_user() -> tuple[int, int] | None:
     return NOBODY if os.geteuid() == 0 else None
 
 
+def as_user(user: tuple[int, int] | None) -> dict[str, Any]:
+    """The arguments of `subprocess` that run a program as `user`, and in no group of ours."""
+    return {"user": user[0], "group": user[1], "extra_groups": []} if user else {}
+
+
+def server_environment() -> dict[str, str]:
+    """The environment of a server and its programs: variables of the user's shell that PostgreSQL
+    reads must not change how it runs."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    return {**kept, "LC_ALL": "C", "TZ": "UTC"}
+
+
+def initdb(programs: Path, data: Path, superuser: str) -> list[str]:
+    """The command that creates a cluster in `data`; how users log in is for the caller to add."""
+    options = ["-E", "UTF8", "--no-locale", "--no-sync"]
+    return [str(programs / "initdb"), "-D", str(data), "-U", superuser, *options]
+
+
 def reachable(path: Path) -> bool:
     """Whether any user may walk down to the folder `path` and read what is in it."""
     path = path.resolve()
@@ -147,32 +165,17 @@ def _has_room(folder: Path) -> bool:
 class _Server:
     def __init__(self, scratch: Path, programs: Path, user: tuple[int, int] | None):
         self._scratch, self._log = scratch, scratch / "postgres.log"
-        as_user: dict[str, Any] = (
-            {"user": user[0], "group": user[1], "extra_groups": []} if user else {}
-        )
         data = str(scratch / "data")
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("PG")}
-        environment = {**kept, "LC_ALL": "C", "TZ": "UTC", "SCRATCH": str(scratch)}
+        environment = {**server_environment(), "SCRATCH": str(scratch)}
+        command = initdb(programs, scratch / "data", "loadsheet") + ["-A", "trust"]
         made = subprocess.run(
-            [
-                str(programs / "initdb"),
-                "-D",
-                data,
-                "-U",
-                "loadsheet",
-                "-A",
-                "trust",
-                "-E",
-                "UTF8",
-                "--no-locale",
-                "--no-sync",
-            ],
+            command,
             cwd=scratch,
             env=environment,
             text=True,
             capture_output=True,
             check=False,
-            **as_user,
+            **as_user(user),
         )
         if made.returncode:
             raise WorkError(f"the embedded PostgreSQL cannot be set up: {made.stderr.strip()}")
@@ -193,7 +196,7 @@ class _Server:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                **as_user,
+                **as_user(user),
             )
 
     def connection(self) -> Connection:

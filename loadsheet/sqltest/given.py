@@ -40,7 +40,7 @@ def give(
             )
     with session.transaction():
         tables.ensure_schema(session, target.schema)
-        ledger.lock(session, target)
+        ledger.lock_target(session, target)
         number = ledger.draw_number(session)
         is_new = tables.kind(session, target) is None
         if is_new:

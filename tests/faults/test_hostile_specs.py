@@ -237,8 +237,10 @@ def test_no_second_statement_rides_on_a_select_whatever_the_parser_made_of_it(
         {"unique_key": "a"} if materialized == "merge" else {}
     )
     project.spec({"t": None}, {"m": ("SELECT id AS a FROM t", options)})
-    honest = transforms.bound
-    monkeypatch.setattr(transforms, "bound", lambda _, request, since: honest(text, request, since))
+    honest = transforms.bind_parameters
+    monkeypatch.setattr(
+        transforms, "bind_parameters", lambda _, request, since: honest(text, request, since)
+    )
     result = project.run()["transform.transform_m"].result
     assert isinstance(result, Refused) and "42601" in str(result), result
     file = project.folder / "pipelines" / "shop" / "sql" / "m.sql"
@@ -253,14 +255,16 @@ def test_without_the_extended_protocol_it_would(
     project.in_source("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)")
     project.in_warehouse("CREATE TABLE public.victim ()")
     project.spec({"t": None}, {"m": "SELECT id AS a FROM t"})
-    honest = transforms.bound
+    honest = transforms.bind_parameters
     monkeypatch.setattr(
         transforms,
-        "bound",
+        "bind_parameters",
         lambda _, request, since: honest("SELECT 1 AS a; DROP TABLE public.victim", request, since),
     )
     monkeypatch.setattr(
-        transforms._Build, "_one", lambda self, statement: self.session.execute(statement)
+        transforms._Build,
+        "_execute_single",
+        lambda self, statement: self.session.execute(statement),
     )
     project.run()
     assert project.in_warehouse("SELECT to_regclass('public.victim')") == [(None,)]
