@@ -1,18 +1,18 @@
 """Every failure a user can meet, in one tree. A message says what happened, where, and what to do.
 
 LoadsheetError
-├── InputError            the user's files or arguments are wrong: exit code 2, nothing was touched
+├── InputError            wrong files or arguments: exit code 2, nothing was changed
 │   ├── SpecError         a pipeline file has problems; `.problems` holds them with their positions
-│   └── ConnectionMissing a connection id is not defined, or a `${VAR}` has no value
+│   └── ConnectionMissing an undefined connection id, or a `${VAR}` without a value
 └── WorkError             the work failed: exit code 1, the state is as before
-    ├── Overtaken         another run extracted or loaded the table meanwhile; a retry succeeds
-    ├── Superseded        a newer extraction owns the table; the extract step must run again
-    ├── HeldBack          open transactions could still write into the interval; retry later
-    ├── SourceChanged     the source or its table is another one: the watermark may mean nothing
-    ├── TimedOut          the step took longer than tasks.timeout; a retry may succeed
-    ├── Unavailable       a server is away, busy, full or locked by another session; retry later
-    ├── Corrupt           the lake's bytes are not what the manifest promised
-    └── Refused           data, catalogs or a server refuse permanently; a retry cannot help
+    ├── Overtaken         another run worked on the table meanwhile (a retry succeeds)
+    ├── Superseded        a newer extraction owns the table: the extract step must run again
+    ├── HeldBack          open source transactions may still write (a retry may succeed)
+    ├── SourceChanged     the watermark comes from another server, history or table
+    ├── TimedOut          the step took longer than tasks.timeout (a retry may succeed)
+    ├── Unavailable       a server is down, busy, full or locked (a retry may succeed)
+    ├── Corrupt           the lake's objects differ from their manifest; nothing was committed
+    └── Refused           data, catalogs or a server rule the work out; a retry cannot help
 """
 
 from __future__ import annotations

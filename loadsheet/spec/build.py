@@ -48,6 +48,8 @@ def build_pipeline(data: Mapping[str, Any], file: Path, sql: Mapping[str, str]) 
     tasks = _tasks(data.get("tasks") or {}, Tasks())
     defaults = data.get("defaults") or {}
     notify = data.get("notify")
+    # Only what the document has: the models' own defaults apply to the rest.
+    unchanged = {key: data[key] for key in _UNCHANGED if key in data}
     tables: list[Table] = []
     patterns: list[Pattern] = []
     for key, value in data["tables"].items():
@@ -66,6 +68,7 @@ def build_pipeline(data: Mapping[str, Any], file: Path, sql: Mapping[str, str]) 
         name=name,
         file=file,
         source=Source(**data["source"]),
+        # Two pipelines in one bucket must not mix their loads.
         lake=Lake(**{"prefix": name, **data["lake"]}),
         warehouse=Warehouse(**data["warehouse"]),
         tags=tuple(data.get("tags", ())),
@@ -75,7 +78,7 @@ def build_pipeline(data: Mapping[str, Any], file: Path, sql: Mapping[str, str]) 
         tables=tuple(tables),
         patterns=tuple(patterns),
         transforms=tuple(transforms),
-        **{key: data[key] for key in _UNCHANGED if key in data},
+        **unchanged,
     )
 
 
@@ -144,6 +147,7 @@ def _table(name: str, keys: Mapping[str, Any], tasks: Tasks) -> Table:
 
 def _incremental(keys: Mapping[str, Any]) -> Incremental:
     values = {key: value for key, value in keys.items() if value is not None}
+    # YAML may give a number; cursors travel as text and are compared by the server.
     for key in ("initial_value", "lookback"):
         if key in values:
             values[key] = str(values[key])

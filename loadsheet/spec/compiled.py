@@ -98,6 +98,7 @@ def _content(path: Path) -> dict[str, bytes] | None:
     """
     folder = sql_folder(path)
     try:
+        # A check refuses links that lead out of the folder, which content does not show.
         if os.path.islink(folder) or not stat.S_ISREG(os.lstat(path).st_mode):
             return None
         sql_files: list[os.DirEntry[str]] = []
@@ -201,6 +202,7 @@ def read_entry(key: str) -> Any:
         if folder is None or not _only_we_may_write(folder):
             return None
         checksum, _, body = _file(folder, key).read_text("utf-8").partition("\n")
+        # The file may have been edited, damaged, or copied from another key.
         if checksum != _checksum(key, body):
             return None
         return json.loads(body)
@@ -251,6 +253,7 @@ def _checksum(key: str, body: str) -> str:
 def _write(file: Path, text: str) -> None:
     file.parent.mkdir(mode=0o700, exist_ok=True)
     _make_room(file.parent)
+    # Renamed when it is complete: other processes read entries at any time.
     handle, temporary = tempfile.mkstemp(dir=file.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as target:

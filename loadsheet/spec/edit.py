@@ -27,7 +27,7 @@ def with_tables(text: str, entries: Mapping[str, Mapping[str, Any]]) -> str:
     """`text`, the valid text of a pipeline file, with `entries` as its last tables."""
     tables = _tables_node(text)
     last = _end(tables.value[-1][1])
-    if tables.flow_style:
+    if tables.flow_style:  # `tables: {a: , b: }`
         added = ""
         for name, keys in entries.items():
             added += f", {_scalar(name)}: {flow_yaml(keys or None)}"
@@ -83,6 +83,7 @@ def fit_to_defaults(
         else:
             own.setdefault("primary_key", None)
     if "incremental" in inherited:
+        # Without a primary key, an inherited cursor would make the table append.
         if inherited["incremental"]["cursor"] in columns and key:
             own.pop("incremental", None)
             own.pop("mode", None)

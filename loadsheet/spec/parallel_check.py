@@ -37,27 +37,22 @@ def checking_in_parallel(specs: Sequence[Path]) -> Iterator[None]:
     """
     helpers: list[subprocess.Popen[bytes]] = []
     if len(specs) >= FEWEST and is_remembered(specs[-1]) is False:
-        helpers = _start(specs)
+        # Where the system refuses another process, the check only takes longer.
+        with contextlib.suppress(OSError):
+            count = min(_cores() - 1, MOST)
+            for number in range(count):
+                helpers.append(_start(specs[number::count]))
         _log.debug("%d more processes check %d pipeline files", len(helpers), len(specs))
     try:
         yield
     finally:
+        # What they have not finished, this process has checked itself.
         for helper in helpers:
             helper.terminate()
             helper.wait()
 
 
-def _start(specs: Sequence[Path]) -> list[subprocess.Popen[bytes]]:
-    count = min(_cores() - 1, MOST)
-    helpers: list[subprocess.Popen[bytes]] = []
-    # Where the system refuses another process, the check only takes longer.
-    with contextlib.suppress(OSError):
-        for number in range(count):
-            helpers.append(_start_one(specs[number::count]))
-    return helpers
-
-
-def _start_one(specs: Sequence[Path]) -> subprocess.Popen[bytes]:
+def _start(specs: Sequence[Path]) -> subprocess.Popen[bytes]:
     root = str(Path(__file__).parents[2])
     python_path = os.environ.get("PYTHONPATH")
     if python_path:
@@ -86,7 +81,7 @@ def main(parent: int) -> None:
     """Check the files named on stdin, as long as the process `parent`, which started this one,
     lives."""
     for name in sys.stdin.buffer.read().split(b"\0"):
-        if os.getppid() != parent:
+        if os.getppid() != parent:  # the parent has ended
             return
         check_file(Path(os.fsdecode(name)))
 

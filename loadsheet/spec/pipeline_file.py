@@ -152,6 +152,7 @@ def _check_document(document: Document, path: Path) -> CheckResult:
         if pipeline:
             transform_inputs(pipeline)
         elif view:
+            # All problems at once: an error in the YAML does not hide those of the SQL.
             _check_sql(view, path, sql)
     except SpecError as error:
         problems += error.problems

@@ -51,6 +51,7 @@ def check_schedule(text: str) -> None:
         raise BadSchedule(f"a schedule must not have more than {_LONGEST} characters")
     if len(fields) != len(_FIELDS):
         raise BadSchedule(f"expected 5 cron fields, found {len(fields)}")
+    # Each field by itself first: croniter's message about all five does not name the wrong one.
     for place, part in enumerate(fields):
         _check_field(place, part)
     _check_fires(text)

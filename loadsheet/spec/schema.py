@@ -54,7 +54,8 @@ def shape_findings(data: Any) -> list[Finding]:
 
 @cache
 def _validator() -> Any:
-    validator = validators.extend(Draft202012Validator, {"pattern": _pattern})  # type: ignore[no-untyped-call]
+    extend: Any = validators.extend
+    validator = extend(Draft202012Validator, {"pattern": _pattern})
     return validator(_inlined(schema(), schema()["$defs"]))
 
 
@@ -112,6 +113,7 @@ def _not_allowed(error: Violation, path: KeyPath) -> Iterator[Finding]:
 def _duplicates(error: Violation, path: KeyPath) -> Iterator[Finding]:
     seen = set()
     for index, value in enumerate(error.instance):
+        # By repr, because 1 and True are equal, and items may be lists.
         if repr(value) in seen:
             message = f"{quote_value(value)} is listed twice"
             hint = "remove one of the two"
@@ -123,6 +125,7 @@ def _unexpected(error: Violation, path: KeyPath) -> Iterator[Finding]:
     value = error.instance
     title = error.schema.get("title", "something else")
     message = f"expected {title}, found {describe_value(value)}"
+    # Then the path is that of the mapping, and the instance is its wrong key.
     if "propertyNames" in error.absolute_schema_path:
         yield Finding("wrong-value", path=(*path, value), message=message, at="key")
         return

@@ -27,6 +27,7 @@ def read_transforms(
     broken_paths = {finding.path for finding in broken}
     texts: dict[str, str] = {}
     for name in names:
+        # A name such as `../../etc/passwd` must not reach the file system.
         if ("transforms", name) in broken_paths:
             continue
         try:

@@ -28,8 +28,6 @@ _log = logging.getLogger(__name__)
 
 Input = tuple[str, str]
 """What a transform reads of its pipeline: `("table", name)` or `("transform", name)`."""
-Mistake = tuple[int, str, str]
-"""Offset in the SQL, message, hint."""
 
 _PARAMS_HINT = "the parameters are " + ", ".join(f":{name}" for name in PARAMS)
 _SELECT_HINT = "several statements, or statements that write, need `materialized: script`"
@@ -86,7 +84,7 @@ class _SqlFile:
         except Unparsable as error:
             self.syntax_error = error
             return
-        # At once: the parser remembers the tokens of the last few texts only.
+        # At once: only the tokens of the last text are remembered.
         for name, offset in placeholders(transform.sql):
             if name not in PARAMS:
                 self.unknown_params.append((name, offset))
@@ -98,8 +96,8 @@ class _SqlFile:
         if not self.refusal:
             self.outputs = output_columns(self.statements[0])
 
-    def problem(self, code: str, mistake: Mistake) -> Problem:
-        offset, message, hint = mistake
+    def problem(self, code: str, offset: int, message: str, hint: str) -> Problem:
+        """The problem at `offset` of the SQL."""
         line, column = line_and_column(self.transform.sql, offset)
         return Problem(
             file=str(self.transform.file),
@@ -115,20 +113,22 @@ class _SqlFile:
         """All problems but those of columns."""
         if self.syntax_error:
             error = self.syntax_error
-            yield self.problem("sql-syntax", (error.offset, str(error), error.hint))
+            yield self.problem("sql-syntax", error.offset, str(error), error.hint)
             return
         if self.refusal and self.is_script:
-            yield self.problem("sql-script", (0, self.refusal, _SCRIPT_HINT))
+            yield self.problem("sql-script", 0, self.refusal, _SCRIPT_HINT)
         elif self.refusal:
-            yield self.problem("sql-not-select", (0, self.refusal, _SELECT_HINT))
+            yield self.problem("sql-not-select", 0, self.refusal, _SELECT_HINT)
         for name, offset in self.unknown_params:
-            mistake = (offset, f"unknown parameter :{name}", _PARAMS_HINT)
-            yield self.problem("unknown-parameter", mistake)
+            message = f"unknown parameter :{name}"
+            yield self.problem("unknown-parameter", offset, message, _PARAMS_HINT)
         for read in self.reads:
+            # A word in the body of a function may be a table's name or anything else.
             if not read.certain or self.input(read) or is_made_elsewhere(self.pipeline, read):
                 continue
             message, hint = _explain_unknown(self.pipeline, read)
-            yield self.problem("unknown-table", (read.offset, message, hint))
+            yield self.problem("unknown-table", read.offset, message, hint)
+        # A script may create its table before it reads it, and has no columns of its own.
         if not self.is_script:
             yield from self._select_problems()
 
@@ -136,21 +136,23 @@ class _SqlFile:
         for read in self.reads:
             if self.input(read) == ("transform", self.transform.name):
                 message = "reads itself, but its table does not exist on the first run"
-                yield self.problem("sql-cycle", (read.offset, message, _OWN_TABLE_HINT))
+                yield self.problem("sql-cycle", read.offset, message, _OWN_TABLE_HINT)
         if self.refusal:
             return
         for name, offset in doubled_columns(self.statements[0]):
             message = f"its SELECT has two columns {name!r}"
             hint = "rename one of them: AS another_name"
-            yield self.problem("duplicate-column", (offset, message, hint))
+            yield self.problem("duplicate-column", offset, message, hint)
 
     def column_problems(self, columns: _KnownColumns) -> Iterator[Problem]:
         """Columns it reads that do not exist, and key columns that its SELECT does not have."""
-        for column in columns_read(self.statements) if columns.any_known else ():
-            origin = self.input(column.table)
-            explanation = columns.explain_missing(column, origin) if origin else None
-            if explanation:
-                yield self.problem("unknown-column", (column.offset, *explanation))
+        # Where no columns are known, the SQL need not be searched a second time.
+        if columns.any_known:
+            for column in columns_read(self.statements):
+                origin = self.input(column.table)
+                explanation = columns.explain_missing(column, origin) if origin else None
+                if explanation:
+                    yield self.problem("unknown-column", column.offset, *explanation)
         if not self.outputs:
             return
         for key in self.transform.unique_key:
@@ -160,7 +162,7 @@ class _SqlFile:
                 if meant:
                     hint = f"did you mean {meant!r}?"
                 message = f"its SELECT has no column {key!r}, which unique_key names"
-                yield self.problem("unknown-column", (0, message, hint))
+                yield self.problem("unknown-column", 0, message, hint)
 
     def inputs(self) -> Inputs:
         """The inputs of SQL without problems. A script may read its own table, which is no
@@ -169,6 +171,7 @@ class _SqlFile:
         origins.discard(("transform", self.transform.name))
         tables = [t.name for t in self.pipeline.tables if ("table", t.name) in origins]
         transforms = [t.name for t in self.pipeline.transforms if ("transform", t.name) in origins]
+        # Tables that a pattern matches are not listed in the file, so they are sorted by name.
         matched: list[str] = []
         for origin in origins:
             if origin and origin[0] == "table" and self.pipeline.pattern_of(origin[1]):
@@ -184,7 +187,7 @@ def _in_order(inputs: Mapping[str, Inputs], files: Mapping[str, _SqlFile]) -> li
     try:
         sorter.prepare()
     except CycleError as error:
-        # graphlib lists each node after the one that reads it.
+        # graphlib lists each name before the one that reads it.
         raise SpecError([_cycle(error.args[1][::-1], files)]) from None
     order: list[str] = []
     position = {name: index for index, name in enumerate(inputs)}
@@ -201,7 +204,7 @@ def _cycle(names: list[str], files: Mapping[str, _SqlFile]) -> Problem:
     next_one = ("transform", names[1])
     offset = next(read.offset for read in first.reads if first.input(read) == next_one)
     message = f"transforms read each other in a circle: {' -> '.join(names)}"
-    return first.problem("sql-cycle", (offset, message, "remove one of these reads"))
+    return first.problem("sql-cycle", offset, message, "remove one of these reads")
 
 
 def resolve_read(pipeline: Pipeline, read: Read) -> Input | None:
@@ -225,7 +228,7 @@ def is_made_elsewhere(pipeline: Pipeline, read: Read) -> bool:
     if (read.schema or read.name).startswith("pg_") or read.schema in _ALWAYS_THERE:
         return True
     searched = [read.schema]
-    if read.schema is None:
+    if read.schema is None:  # the search path of a transform
         schemas = pipeline.warehouse
         searched = [schemas.schema, schemas.mart_schema, _SEARCHED_LAST]
     names: set[str] = set()
@@ -252,6 +255,7 @@ def _hint(pipeline: Pipeline, read: Read, name: str) -> str:
     if read.schema is None and pattern:
         table = f"{schemas.schema}.{read.name}"
         return f"write {table} if it is a table of the pattern {pattern.name!r}"
+    # Most likely first: a typo in the name, then the wrong or no schema, then a typo in `external`.
     ours = [(schemas.schema, table.name) for table in pipeline.tables]
     ours += [(schemas.mart_schema, transform.name) for transform in pipeline.transforms]
     in_schema = [own for schema, own in ours if read.schema == schema]
@@ -282,6 +286,7 @@ def _in_quotes(name: str) -> str:
 
 
 def _close(name: str, known: list[str]) -> str | None:
+    # difflib counts a capital as another letter, so it would not find a short name in capitals.
     for candidate in known:
         if candidate.lower() == name.lower():
             return candidate

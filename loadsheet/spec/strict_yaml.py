@@ -148,7 +148,11 @@ def read_document(path: FilePath, text: str | None = None) -> Document:
     """
     node, findings = compose(read_text(path) if text is None else text)
     document = Document(file=str(path), findings=findings)
-    if not findings and (node is None or _is_nothing(node)):
+    # A file of comments has no node, and one with only `---` an empty one.
+    is_empty = node is None
+    if isinstance(node, yaml.ScalarNode):
+        is_empty = node.value == "" and not node.style
+    if is_empty and not findings:
         hint = "a pipeline file needs the keys version, source, lake, warehouse and tables"
         document.add("missing-key", (), "the file is empty", hint, (1, 1))
     if node is None or document.findings:
@@ -160,6 +164,7 @@ def read_document(path: FilePath, text: str | None = None) -> Document:
 def compose(text: str) -> tuple[yaml.Node | None, list[Finding]]:
     """The root node (None for an empty document), or what is wrong with the text. Never raises on
     text."""
+    # libyaml calls a tab "a character that cannot start any token".
     tab = _TAB.search(text)
     if tab:
         line = text.count("\n", 0, tab.start()) + 1
@@ -191,8 +196,8 @@ def _feature(message: str, at: Mark, hint: str = "") -> Finding:
 
 
 def _forbidden_features(text: str) -> Iterator[Finding]:
-    """Found in the parser's events, before any node is built: aliases could make few lines into
-    gigabytes of nodes."""
+    """Read from the parser's events, before nodes are built: building them recurses into nested
+    text, and aliases can expand a few lines into gigabytes."""
     depth = 0
     documents = 0
     for event in yaml.parse(text, LOADER):
@@ -251,10 +256,6 @@ def _starts_a_line(mark: Any, text: str) -> bool:
     return not lines[mark.line][: mark.column].strip()
 
 
-def _is_nothing(node: yaml.Node) -> bool:
-    return isinstance(node, yaml.ScalarNode) and not node.style and node.value == ""
-
-
 def _value(document: Document, node: yaml.Node, path: KeyPath) -> Any:
     document.values[path] = mark_of(node.start_mark)
     if isinstance(node, yaml.MappingNode):
@@ -274,6 +275,7 @@ def _mapping(document: Document, node: yaml.MappingNode, path: KeyPath) -> dict[
             document.add("wrong-value", path, message, at=at)
             continue
         key = key_node.value
+        # PyYAML's constructor would merge; this code only composes, and would take it as a key.
         if key == "<<" and not key_node.style:
             document.add("yaml-feature", path, "merge keys (<<) are not allowed", _SHARE, at)
             continue
@@ -327,6 +329,7 @@ def scalar_value(node: yaml.ScalarNode) -> Any:
     """
     if node.style:  # quoted or block text
         return node.value
+    # PyYAML resolves tags by YAML 1.1, editors and most other parsers by 1.2.
     type_1_1 = node.tag.removeprefix(_TAG)
     type_1_2 = _type_1_2(node.value)
     if type_1_1 == type_1_2 and not _LEADING_ZERO.fullmatch(node.value):
@@ -357,10 +360,11 @@ def _convert(kind: str, text: str) -> Any:
     if len(text) > _LONGEST_NUMBER:
         raise too_large
     if kind == "int":
-        return int(text, 0)
+        return int(text, 0)  # also 0x1f
     value = float(text)
     if math.isinf(value):
         raise too_large
+    # A float keeps about 16 digits; the rest of a number in the file would be lost silently.
     if Decimal(text) != Decimal(repr(value)):
         raise Ambiguous(f"parsers keep only {value!r} of this number", f'quote it: "{text}"')
     return value

@@ -109,6 +109,7 @@ def quote_value(value: Any) -> str:
     if isinstance(value, str) and "://" in value:
         return "a connection URI"
     text = str(value)
+    # Cut before it is searched for secrets: a value may be as long as a file.
     if isinstance(value, str):
         text = repr(without_secrets(value[:200]))
     if len(text) > 60:
@@ -143,11 +144,13 @@ def hint_for_key(root: Schema, key: str, here: Schema) -> str:
     allows. `root` is the whole schema."""
     allowed = here["properties"]
     choice = f"allowed here: {', '.join(allowed)}"
+    # First of all: a secret that is moved to the right key is still in the file.
     if is_of_a_connection(key):
         return _NO_SECRETS
     parents = []
     for name, child in allowed.items():
-        if key in _resolve_reference(root, child).get("properties", {}):
+        definition = root["$defs"].get(str(child.get("$ref", "")).rpartition("/")[2], {})
+        if key in {**definition, **child}.get("properties", {}):
             parents.append(name)
     if parents:
         return f"it belongs under {' or '.join(parents)}; {choice}"
@@ -193,7 +196,7 @@ def hint_for_value(subschema: Schema, value: Any) -> str:
 
 
 def _duration_hint(value: Any) -> str:
-    if isinstance(value, int) and value > 0 and value is not True:
+    if isinstance(value, int) and value > 0 and value is not True:  # True is an int in Python
         return f"add a unit: {value}s, {value}m, {value}h or {value}d"
     if isinstance(value, str):
         match = re.fullmatch(r"\s*0*([1-9]\d*)\s*([smhd])[a-z]*\s*", value.lower())
@@ -214,8 +217,3 @@ def _example(value: Any) -> str:
     if isinstance(value, str) and not re.fullmatch(r"[A-Za-z][\w-]*|\d+[smhd]", value):
         return f'"{value}"'
     return str(value)
-
-
-def _resolve_reference(root: Schema, node: Schema) -> Schema:
-    name = str(node.get("$ref", "")).rpartition("/")[2]
-    return {**root["$defs"].get(name, {}), **node}

@@ -123,6 +123,7 @@ class View:
             for path, own in self._entries("transforms")
         )
 
+    # Cached, because the rules ask for it once for each table and key.
     @cached_property
     def _unsound(self) -> frozenset[KeyPath]:
         """The paths with an error, and all paths above them."""

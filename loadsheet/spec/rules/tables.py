@@ -77,7 +77,7 @@ def include_or_exclude(table: Entry, _: View) -> Iterator[Finding]:
 def needed_columns_are_carried(table: Entry, _: View) -> Iterator[Finding]:
     """Primary key and cursor must reach the warehouse."""
     columns = table.full.get("columns", {})
-    if {"include", "exclude"} <= set(columns):
+    if {"include", "exclude"} <= set(columns):  # already an error
         return
     for kind, column in _needed_columns(table):
         if column in columns.get("exclude", ()):
