@@ -34,7 +34,7 @@ def has_loaded(session: Session, pipeline: str, table: str, run_id: str) -> bool
     )
 
 
-def sealed_load(session: Session, pipeline: str, table: str, run_id: str) -> str | None:
+def extracted_load_id(session: Session, pipeline: str, table: str, run_id: str) -> str | None:
     """The load that the run has extracted completely and not loaded; None as soon as a newer
     extraction has begun."""
     load_id = ledger.next_load_id(session, pipeline, table, run_id)

@@ -25,7 +25,7 @@ import pytest
 
 from demo.servers import PostgresServer
 from loadsheet import postgres as sessions
-from loadsheet.engine.failures import explained
+from loadsheet.engine.failures import failure_explained
 from loadsheet.engine.runner import Retry, StepResult, run_pipeline
 from loadsheet.errors import LoadsheetError, Refused, Superseded, Unavailable
 from loadsheet.lake.store import Lake
@@ -297,7 +297,7 @@ CASES = [
         "report tool). Another session held a lock",
     ),
     Case(
-        a_session_ended_by_an_administrator, LOAD, "SQLSTATE 57P01", True, "Next: see that it runs"
+        a_session_ended_by_an_administrator, LOAD, "SQLSTATE 57P01", True, "Next: check that it runs"
     ),
     Case(
         a_server_that_is_not_there,
@@ -597,7 +597,7 @@ def test_a_refusal_keeps_its_own_words_and_loses_the_rows(shop: Shop) -> None:
     step, request = Step(kind="load", name="item"), RunRequest(run_id="r1")
     with (
         pytest.raises(Refused) as caught,
-        explained(step, pipeline, request, shop.project.connections),
+        failure_explained(step, pipeline, request, shop.project.connections),
     ):
         stumble()
     assert str(caught.value).startswith(
