@@ -85,7 +85,9 @@ def run(
     record = RunRecord(spec)
     if resume:
         if tables or full_refresh or accept_source or start or end or sample:
-            raise InputError("--resume uses the options of the stopped run: leave out the other options")
+            raise InputError(
+                "--resume uses the options of the stopped run: leave out the other options"
+            )
         request = record.resumed()
     else:
         request = command_line_request(
@@ -139,7 +141,7 @@ def _run_recorded(
         # An incremental table has its watermark; of a table that is copied whole, only the record
         # tells a resumed run that it need not be read again.
         if step.kind == "extract" and status == "skipped" and not spec.table(step.name).incremental:
-            record.unchanged(step.name)
+            record.add_unchanged(step.name)
 
     record.begin(request)
     next_step = _NEW_RUN

@@ -1,8 +1,8 @@
 """Why a server refuses, what to do about it, and whether the same call may succeed later.
 
-Tables for PostgreSQL (the classes of its manual's Appendix A), S3, and this machine. Where a lasting
-failure looks the same as a passing one, it counts as passing: a server that is read-only may be in
-the middle of a failover, and a needless retry costs a minute, not a run.
+Tables for PostgreSQL (the classes of its manual's Appendix A), S3, and this machine. Where a
+lasting failure looks the same as a passing one, it counts as passing: a server that is read-only
+may be in the middle of a failover, and a needless retry costs a minute, not a run.
 """
 
 from __future__ import annotations
@@ -43,8 +43,7 @@ SQLSTATES = {
         "after a failover, point the connection at the primary; otherwise set"
         " default_transaction_read_only to off",
     ),
-    # idle_in_transaction_session_timeout and transaction_timeout; their own classes' advice, correct
-    # the SQL, would be wrong.
+    # Timeouts: to correct the SQL, as for the rest of their class, would be the wrong advice.
     "25P03": Cause(True, "The server ended a transaction that took too long", _LIMIT),
     "25P04": Cause(True, "The server ended a transaction that took too long", _LIMIT),
     "28": _LOGIN,

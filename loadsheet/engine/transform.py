@@ -22,8 +22,8 @@ def transform(
     changed, or when an input was never loaded.
 
     The ledger decides, not the upstream tasks: a transform that failed is still due when its inputs
-    are skipped. Raises Refused with the SQL file's name when its SQL fails for a reason that a retry
-    cannot solve.
+    are skipped. Raises Refused with the SQL file's name when its SQL fails for a reason that a
+    retry cannot solve.
     """
     ledger.ensure(session)
     tables.ensure_schema(session, pipeline.warehouse.mart_schema)

@@ -297,7 +297,11 @@ CASES = [
         "report tool). Another session held a lock",
     ),
     Case(
-        a_session_ended_by_an_administrator, LOAD, "SQLSTATE 57P01", True, "Next: check that it runs"
+        a_session_ended_by_an_administrator,
+        LOAD,
+        "SQLSTATE 57P01",
+        True,
+        "Next: check that it runs",
     ),
     Case(
         a_server_that_is_not_there,
