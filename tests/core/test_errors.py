@@ -329,7 +329,7 @@ CASES = [
         EXTRACT,
         "SQLSTATE 25006",
         True,
-        "Next: after a failover point the connection at",
+        "Next: after a failover, point the connection at",
     ),
     Case(
         a_lake_that_is_not_there,
@@ -503,7 +503,7 @@ def test_a_cancelled_statement_is_retried_and_the_retry_heals(shop: Shop) -> Non
         results = shop.run()
         canceller.join()
     assert (results[LOAD].state, results[LOAD].tries) == ("done", 2)
-    assert "(SQLSTATE 57014). Somebody, or statement_timeout, cancelled" in str(shop.waits[0].error)
+    assert "(SQLSTATE 57014). A user or statement_timeout cancelled" in str(shop.waits[0].error)
     assert not judge(shop.project, "item") and violations(shop.project) == []
 
 
@@ -554,7 +554,7 @@ def test_a_server_that_stops_in_the_middle_is_named(shop: Shop) -> None:
     )
     assert str(error).startswith(
         f"shop.item: load failed in run {shop.run_id}: "
-    ) and "Next: see that" in str(error)
+    ) and "Next: check that" in str(error)
 
 
 def test_a_load_whose_extraction_is_gone_says_what_to_clear_and_is_not_retried(shop: Shop) -> None:
