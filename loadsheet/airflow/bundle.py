@@ -19,7 +19,7 @@ from airflow.dag_processing.bundles.base import BaseDagBundle
 from airflow.dag_processing.bundles.local import LocalDagBundle
 
 from loadsheet.airflow.stubs import Stubs
-from loadsheet.spec.compiled import checker
+from loadsheet.spec.compiled import checker_version
 
 _log = logging.getLogger(__name__)
 # The modules that a parse needs. A parse is a fork of the DAG processor, so that what the processor
@@ -104,7 +104,7 @@ def prepare_to_parse() -> None:
             _log.exception("%s cannot be imported", module)
     # Computes and caches the hash of our code now: after an update, the files on disk are no longer
     # the code that runs here, and that code would use results of the new one.
-    checker()
+    checker_version()
     gc.collect()
     # As Airflow does with its own modules: otherwise the first collection of each fork copies the
     # memory of all of them.

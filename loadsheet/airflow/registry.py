@@ -17,10 +17,10 @@ from loadsheet.airflow.dag_ids import (
 from loadsheet.airflow.factory import broken_dag, build_dag
 from loadsheet.errors import SpecError
 from loadsheet.project.conflicts import duplicates
-from loadsheet.project.folder import shown
+from loadsheet.project.folder import display_path
 from loadsheet.redact import clean
 from loadsheet.spec.models import Pipeline
-from loadsheet.spec.parallel_check import checked_ahead
+from loadsheet.spec.parallel_check import checking_in_parallel
 from loadsheet.spec.pipeline_file import check_file, find_specs, load_pipeline
 
 
@@ -66,7 +66,7 @@ def _all_dags(specs: list[Path], root: Path) -> dict[str, DAG]:
     file; the other one gets a stand-in. So does a pipeline that writes a table which an earlier
     file writes.
     """
-    with checked_ahead(specs):
+    with checking_in_parallel(specs):
         built = {spec: _dag_or_stand_in(spec, root) for spec in specs}
     for spec, problems in _shared_targets(specs, root).items():
         dag_id = built[spec][0]
@@ -102,7 +102,7 @@ def _shared_targets(specs: list[Path], root: Path) -> dict[Path, str]:
     problems: dict[Path, list[str]] = {}
     for problem in duplicates([], pipelines):
         if problem.code == "duplicate-target":
-            text = str(problem).replace(f"{shown(root)}/", "").replace(f"{root}/", "")
+            text = str(problem).replace(f"{display_path(root)}/", "").replace(f"{root}/", "")
             problems.setdefault(Path(problem.file), []).append(text)
     return {file: "\n".join(texts) for file, texts in problems.items()}
 

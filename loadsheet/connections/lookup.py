@@ -23,7 +23,7 @@ from loadsheet.connections.parse import (
 )
 from loadsheet.errors import ConnectionMissing, InputError
 from loadsheet.names import closest
-from loadsheet.redact import hide, secrets_in
+from loadsheet.redact import register_secrets, secrets_in
 
 _log = logging.getLogger(__name__)
 
@@ -49,10 +49,10 @@ class Connection:
 
     def __post_init__(self) -> None:
         """From now on, no message of this process shows the secrets."""
-        hide(self.password, *secrets_in(self.extra))
+        register_secrets(self.password, *secrets_in(self.extra))
         # An S3 server: its login is an access key.
         if "endpoint_url" in self.extra:
-            hide(self.login)
+            register_secrets(self.login)
 
 
 class Connections(Protocol):

@@ -11,7 +11,7 @@ from loadsheet.postgres import Session
 from loadsheet.preview.models import StepPreview
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline, Transform
-from loadsheet.spec.sql_reading import is_made_elsewhere, meaning
+from loadsheet.spec.sql_reading import is_made_elsewhere, resolve_read
 from loadsheet.sql.parsing import parse
 from loadsheet.sql.reads import reads
 from loadsheet.sql.text import Relation, ident
@@ -95,7 +95,11 @@ def _inputs_of_others(session: Session, pipeline: Pipeline, spec: Transform) -> 
     """The existing tables that the transform reads and that Loadsheet does not make."""
     search_path = (pipeline.warehouse.schema, pipeline.warehouse.mart_schema, "public")
     for read in reads(parse(spec.sql)):
-        if not read.certain or meaning(pipeline, read) or not is_made_elsewhere(pipeline, read):
+        if (
+            not read.certain
+            or resolve_read(pipeline, read)
+            or not is_made_elsewhere(pipeline, read)
+        ):
             continue
         schemas = (read.schema,) if read.schema else search_path
         for schema in schemas:

@@ -10,7 +10,7 @@ from typing import Any
 from loadsheet.names import closest
 from loadsheet.problem import Finding, KeyPath
 from loadsheet.spec.strict_yaml import Document
-from loadsheet.spec.suggest import found
+from loadsheet.spec.suggest import describe_value
 
 CODE = "test-file"
 # Names, a modifier, brackets: nothing that could end a statement or begin another.
@@ -32,7 +32,7 @@ class Fields:
 
     def unexpected(self, path: KeyPath, value: Any, expected: str, hint: str = "") -> None:
         """Note that `value`, at `path`, is not what was `expected`."""
-        self.wrong(path, f"expected {expected}, found {found(value)}", hint)
+        self.wrong(path, f"expected {expected}, found {describe_value(value)}", hint)
 
     def where(self, path: KeyPath) -> str:
         """`file:line:column` of the value at `path`."""

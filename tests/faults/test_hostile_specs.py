@@ -19,7 +19,7 @@ from loadsheet.lake.store import Lake
 from loadsheet.names import is_pattern
 from loadsheet.outcome import RunRequest
 from loadsheet.postgres import connect_source
-from loadsheet.spec.files import STEERING
+from loadsheet.spec.files import FORBIDDEN_IN_SQL
 from loadsheet.spec.pipeline_file import check_file
 from loadsheet.sql.text import ident
 from loadsheet.warehouse import mart as transforms
@@ -340,7 +340,9 @@ def test_what_the_source_says_steers_neither_terminal_nor_log(project: Project) 
 
 def test_templates_and_variables_in_sql_arrive_as_text(project: Project) -> None:
     project.in_source("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)")
-    text = [v for v in VALUES if ("{" in v or "$" in v or "%" in v) and not STEERING.search(v)]
+    text = [
+        v for v in VALUES if ("{" in v or "$" in v or "%" in v) and not FORBIDDEN_IN_SQL.search(v)
+    ]
     quoted = ", ".join("'" + v.replace("'", "''") + "'" for v in text)
     project.spec({"t": None}, {"m": f"SELECT unnest(ARRAY[{quoted}]) AS v FROM t"})
     project.succeed()

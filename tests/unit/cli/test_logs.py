@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from loadsheet import __version__
-from loadsheet.redact import hide
+from loadsheet.redact import register_secrets
 from tests.unit.cli.conftest import Cli
 
 Engine = Callable[[Callable[..., Any]], None]
@@ -37,7 +37,7 @@ def talking(engine: Engine) -> None:
     """An engine that logs a decision, a statement and a secret."""
 
     def run_pipeline(*args: Any, **kwargs: Any) -> list[Any]:
-        hide(SECRET)
+        register_secrets(SECRET)
         log = logging.getLogger("loadsheet.engine.execute")
         log.info("extract.extract_orders of shop begins with %s", SECRET)
         log.debug("SELECT 1\n  FROM orders")
@@ -82,7 +82,7 @@ def test_an_unknown_log_format_is_refused(cli: Cli, project: Path) -> None:
 
 
 def broken(*args: Any, **kwargs: Any) -> None:
-    hide(SECRET)
+    register_secrets(SECRET)
     raise ZeroDivisionError(f"oops {SECRET}")
 
 
