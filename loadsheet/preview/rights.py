@@ -10,7 +10,7 @@ from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline, Transform
 from loadsheet.spec.sql_reading import is_made_elsewhere, meaning
 from loadsheet.sql.parsing import parse
-from loadsheet.sql.reads import reads
+from loadsheet.sql.reads import tables_read
 from loadsheet.sql.text import Relation, ident
 from loadsheet.warehouse import tables
 
@@ -187,7 +187,7 @@ def may_read_inputs(
 def _others(session: Session, pipeline: Pipeline, spec: Transform) -> Iterator[Relation]:
     """What it reads of others, where it is found."""
     searched = (pipeline.warehouse.schema, pipeline.warehouse.mart_schema, "public")
-    for read in reads(parse(spec.sql)):
+    for read in tables_read(parse(spec.sql)):
         if read.certain and not meaning(pipeline, read) and is_made_elsewhere(pipeline, read):
             relations = (
                 Relation(schema, read.name)

@@ -16,9 +16,9 @@ from loadsheet.sql.reads import (
     ColumnRead,
     Read,
     columns_read,
-    doubled_columns,
+    duplicate_columns,
     output_columns,
-    reads,
+    tables_read,
 )
 from loadsheet.sql.text import ident
 from loadsheet.sql.tokens import Unparsable, line_and_column
@@ -70,7 +70,7 @@ class _Reading:
         self.unknown_params = [
             (name, at) for name, at in placeholders(transform.sql) if name not in PARAMS
         ]
-        self.reads = reads(statements)
+        self.reads = tables_read(statements)
         self.is_script = transform.materialized == "script"
         self.refused = (why_not_in_our_transaction if self.is_script else why_not_one_select)(
             statements
@@ -145,7 +145,7 @@ class _Reading:
 
     def _doubled(self) -> Iterator[Problem]:
         for name, offset in (
-            doubled_columns(self.statements[0]) if not self.is_script and not self.refused else ()
+            duplicate_columns(self.statements[0]) if not self.is_script and not self.refused else ()
         ):
             message, hint = (
                 f"its SELECT has two columns {name!r}",
