@@ -72,6 +72,9 @@ NETWORK = {
 }
 
 _log = logging.getLogger(__name__)
+server_versions: dict[str, str] = {}
+"""The version of each server that this process has connected to, by connection id. A bug report
+names them."""
 Session = psycopg.Connection[Any]
 EXTRACTOR = "loadsheet:extract"
 _LIBPQ_EXTRAS = {
@@ -134,10 +137,6 @@ def _text(query: Any) -> str:
     return query.decode(errors="replace") if isinstance(query, bytes) else str(query)
 
 
-def _version(session: psycopg.Connection[Any]) -> str:
-    return session.info.parameter_status("server_version") or "of unknown version"
-
-
 def connect(
     connection: Connection, application_name: str, settings: dict[str, str]
 ) -> PinnedSession:
@@ -160,7 +159,9 @@ def connect(
         **_network(extras),
     )
     session.pins = {**PINNED, **settings}
-    _log.info("connected to %s: PostgreSQL %s", connection.conn_id, _version(session))
+    version = session.info.parameter_status("server_version") or "of unknown version"
+    server_versions[connection.conn_id] = version
+    _log.info("connected to %s: PostgreSQL %s", connection.conn_id, version)
     if _log.isEnabledFor(logging.DEBUG):
         session.cursor_factory = _LoggedCursor
     try:

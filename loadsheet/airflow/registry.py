@@ -17,7 +17,7 @@ from loadsheet.airflow.dag_ids import (
 from loadsheet.airflow.factory import broken_dag, build_dag
 from loadsheet.errors import SpecError
 from loadsheet.project.conflicts import duplicates
-from loadsheet.project.folder import shown
+from loadsheet.project.folder import display_path
 from loadsheet.redact import clean
 from loadsheet.spec.models import Pipeline
 from loadsheet.spec.parallel_check import checking_in_parallel
@@ -102,7 +102,7 @@ def _shared_targets(specs: list[Path], root: Path) -> dict[Path, str]:
     problems: dict[Path, list[str]] = {}
     for problem in duplicates([], pipelines):
         if problem.code == "duplicate-target":
-            text = str(problem).replace(f"{shown(root)}/", "").replace(f"{root}/", "")
+            text = str(problem).replace(f"{display_path(root)}/", "").replace(f"{root}/", "")
             problems.setdefault(Path(problem.file), []).append(text)
     return {file: "\n".join(texts) for file, texts in problems.items()}
 

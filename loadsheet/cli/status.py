@@ -20,11 +20,11 @@ from loadsheet.cli.output import AsJson, console, print_json
 from loadsheet.connections.lookup import project_connections
 from loadsheet.errors import InputError, SpecError
 from loadsheet.project.folder import (
+    display_path,
     find_pipeline,
     project_folder,
     project_specs,
     relative_problem,
-    shown,
 )
 from loadsheet.redact import json_safe
 from loadsheet.spec.pipeline_file import load_pipeline
@@ -138,7 +138,7 @@ def _answer(file: Path, project: Path) -> Answer:
     # Here, so that commands that need no server start without a driver.
     from loadsheet.status.pipeline import pipeline_status
 
-    name = shown(file)
+    name = display_path(file)
     try:
         pipeline = load_pipeline(file)
         name = pipeline.name

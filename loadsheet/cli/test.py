@@ -17,7 +17,7 @@ from loadsheet.cli.output import AsJson, console, print_json
 from loadsheet.connections.lookup import project_connections
 from loadsheet.errors import InputError, LoadsheetError, SpecError
 from loadsheet.problem import Problem
-from loadsheet.project.folder import open_pipeline, project_folder, project_specs, shown
+from loadsheet.project.folder import display_path, open_pipeline, project_folder, project_specs
 from loadsheet.spec.models import Pipeline
 from loadsheet.spec.pipeline_file import load_pipeline
 
@@ -99,7 +99,7 @@ def _read(specs: Sequence[Pipeline]) -> list[Any]:
 def _no_tests(found: list[Any], only: str | None) -> str:
     if only is not None and any(cases for _, cases, _ in found):
         return f"--only {only}: no test has this in its name"
-    folders = ", ".join(shown(spec.file.parent / "tests") for spec, _, _ in found)
+    folders = ", ".join(display_path(spec.file.parent / "tests") for spec, _, _ in found)
     return f"there are no tests in {folders}: write one as docs/testing.md shows"
 
 
@@ -184,7 +184,7 @@ def _value(value: str | None) -> str:
 
 def _place(where: str) -> str:
     file, line, column = where.rsplit(":", 2)
-    return f"{shown(file)}:{line}:{column}"
+    return f"{display_path(file)}:{line}:{column}"
 
 
 def _shortened(text: str) -> str:
