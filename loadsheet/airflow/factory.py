@@ -21,6 +21,7 @@ from loadsheet.plan.dag_docs import block, code
 from loadsheet.spec.models import Pipeline
 
 BROKEN_TAG = "broken-spec"
+BROKEN_TASK = "broken_spec"
 
 
 def build_dag(pipeline: Pipeline, root: Path | None = None) -> DAG:
@@ -52,7 +53,7 @@ def broken_dag(dag_id: str, file: str, problems: str, schedule: str | None = Non
             ),
             "default_args": {"retries": 0},
             "tasks": {
-                "broken_spec": {
+                BROKEN_TASK: {
                     "operator": "loadsheet.airflow.operators.BrokenSpecOperator",
                     "problems": problems,
                 }

@@ -85,7 +85,9 @@ def run(
     record = RunRecord(spec)
     if resume:
         if tables or full_refresh or accept_source or start or end or sample:
-            raise InputError("--resume uses the options of the stopped run: leave out the other options")
+            raise InputError(
+                "--resume uses the options of the stopped run: leave out the other options"
+            )
         request = record.resumed()
     else:
         request = command_line_request(
