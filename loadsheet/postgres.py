@@ -110,7 +110,8 @@ class PinnedSession(psycopg.Connection[Any]):
         _pin(self, self.pins)
 
     def wait(self, *args: Any, **kwargs: Any) -> Any:
-        """As psycopg's; raises psycopg.OperationalError for whatever went wrong on a broken line."""
+        """As psycopg's; raises psycopg.OperationalError for whatever went wrong on a broken
+        line."""
         try:
             return super().wait(*args, **kwargs)
         except Exception as error:
@@ -198,7 +199,8 @@ def _shut(session: psycopg.Connection[Any]) -> None:
 
 
 def connect_source(connection: Connection) -> PinnedSession:
-    """A session that only reads. Its name lets other extractions know that it holds nothing back."""
+    """A session that only reads. Its name lets other extractions know that it holds nothing
+    back."""
     return connect(connection, EXTRACTOR, SOURCE_SETTINGS)
 
 

@@ -17,7 +17,7 @@ import typer
 from loadsheet.errors import InputError, Refused
 from loadsheet.redact import on_one_line
 from loadsheet.source.table import SourceTable
-from loadsheet.spec.edit import fitted
+from loadsheet.spec.edit import fit_to_defaults
 from loadsheet.spec.models import Incremental, Table
 from loadsheet.sql.types import TIME_TYPES, has_order, without_modifier
 
@@ -281,7 +281,7 @@ def suggest(
                 problems.append(str(error))
             continue
         columns = [column.name for column in table.columns]
-        entry = fitted(advice.entry, advice.key, columns, defaults)
+        entry = fit_to_defaults(advice.entry, advice.key, columns, defaults)
         suggestions[name] = Suggestion(found=relation, advice=advice, entry=entry)
     if problems:
         raise InputError("\n  ".join([*problems, "nothing was written"]))
@@ -323,10 +323,10 @@ def _tried(
 def print_suggestions(suggestions: Iterable[Suggestion], choice: Choice) -> None:
     """Print each new line as it is written into the file, its reason below it, and what was left
     out."""
-    from loadsheet.spec.edit import pair
+    from loadsheet.spec.edit import table_yaml
 
     for suggestion in suggestions:
-        typer.echo(f"  {pair(suggestion.found.name, suggestion.entry)}")
+        typer.echo(f"  {table_yaml(suggestion.found.name, suggestion.entry)}")
         for line in _reasons(suggestion.advice):
             typer.echo(f"      {on_one_line(line)}")
     if choice.present:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loadsheet.errors import InputError
-from loadsheet.names import closest, is_pattern, spelled
+from loadsheet.names import closest, escape_wildcards, is_pattern
 from loadsheet.spec.files import UNPRINTABLE
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def _unwritable(name: str) -> str:
     if is_pattern(name):
         return (
             "with * or ? in its name, it would be a pattern: write it into the file yourself, as"
-            f" {spelled(name)!r}"
+            f" {escape_wildcards(name)!r}"
         )
     unprintable = UNPRINTABLE.search(name)
     if unprintable:

@@ -16,7 +16,7 @@ from loadsheet import __version__
 from loadsheet.errors import InputError
 from loadsheet.names import closest
 from loadsheet.problem import Problem
-from loadsheet.redact import hidden, visible
+from loadsheet.redact import mask_line, visible
 from loadsheet.spec.files import MAX_BYTES
 from loadsheet.spec.rule_catalog import RULES, links
 
@@ -167,13 +167,13 @@ def excerpt(problem: Problem, secret_lines: Collection[tuple[str, int]] = ()) ->
     """The line of the source and the line of the caret; none where the file has no such line or
     cannot be read.
 
-    Values that look like secrets are hidden; on `secret_lines` (file, line) everything is, but the
+    Values that look like secrets are masked; on `secret_lines` (file, line) everything is, but the
     key itself.
     """
     lines = source_lines(problem.file)
     if problem.line > len(lines):
         return []
-    line = hidden(lines[problem.line - 1])
+    line = mask_line(lines[problem.line - 1])
     start = min(problem.column - 1, len(line))
     match = _TOKEN.match(line, start)
     end = match.end() if match else start

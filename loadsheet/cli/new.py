@@ -163,19 +163,21 @@ def _text(
     schemas: tuple[str, str],
     suggestions: Mapping[str, Suggestion],
 ) -> str:
-    from loadsheet.spec.edit import flow, pair
+    from loadsheet.spec.edit import flow_yaml, table_yaml
 
     staging, mart = schemas
     notify = ""
     if ends.slack:
-        notify = f"notify: {flow({'slack_conn_id': ends.slack})}\n"
-    lines = [f"  {pair(table, suggestion.entry)}\n" for table, suggestion in suggestions.items()]
+        notify = f"notify: {flow_yaml({'slack_conn_id': ends.slack})}\n"
+    lines = [
+        f"  {table_yaml(table, suggestion.entry)}\n" for table, suggestion in suggestions.items()
+    ]
     return _TEMPLATE.format(
         name=name,
-        quoted=flow(name),
-        source=flow({"conn_id": ends.source, "schema": schema}),
-        lake=flow({"conn_id": ends.lake, "bucket": ends.bucket}),
-        warehouse=flow({"conn_id": ends.warehouse, "schema": staging, "mart_schema": mart}),
+        quoted=flow_yaml(name),
+        source=flow_yaml({"conn_id": ends.source, "schema": schema}),
+        lake=flow_yaml({"conn_id": ends.lake, "bucket": ends.bucket}),
+        warehouse=flow_yaml({"conn_id": ends.warehouse, "schema": staging, "mart_schema": mart}),
         notify=notify,
         tables="".join(lines),
     )

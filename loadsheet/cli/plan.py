@@ -93,9 +93,9 @@ def plan(
 def _previewed(pipeline: Pipeline, project: Path) -> tuple[Pipeline, dict[str, StepPreview]]:
     # Imported here: a plan without --connect needs no driver.
     from loadsheet.connections.lookup import project_connections
-    from loadsheet.preview.pipeline import preview
+    from loadsheet.preview.pipeline import preview_pipeline
 
-    return preview(pipeline, project_connections(project))
+    return preview_pipeline(pipeline, project_connections(project))
 
 
 def _compared(pipeline: Pipeline, project: Path, revision: str) -> Comparison:
@@ -114,7 +114,7 @@ def _document(
     chosen: Sequence[Step],
 ) -> dict[str, Any]:
     from loadsheet.plan.describe import details
-    from loadsheet.preview.models import summary
+    from loadsheet.preview.models import preview_summary
 
     documents = []
     for step in steps:
@@ -137,7 +137,7 @@ def _document(
     }
     if previews:
         before = {kind: previews[kind].as_dict() for kind in ("extract", "load", "transform")}
-        document["connect"] = {**summary(previews.values()), "before": before}
+        document["connect"] = {**preview_summary(previews.values()), "before": before}
     if since:
         document["diff"] = since.as_dict()
     return document

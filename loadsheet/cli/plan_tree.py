@@ -12,7 +12,7 @@ from rich.tree import Tree
 from loadsheet.cli.output import console, counted, rendered
 from loadsheet.plan.describe import after, does
 from loadsheet.plan.steps import Kind, Step
-from loadsheet.preview.models import StepPreview, summary
+from loadsheet.preview.models import StepPreview, preview_summary
 from loadsheet.redact import on_one_line, visible
 from loadsheet.spec.models import Pipeline
 
@@ -62,7 +62,7 @@ def plan_text(
 
 def summary_text(previews: Mapping[str, StepPreview]) -> str:
     """The last line: what all steps would do together."""
-    totals = summary(previews.values())
+    totals = preview_summary(previews.values())
     changes = f"{counted(totals['changes'], 'step')} would change something"
     if totals["maybe"]:
         changes += f", {totals['maybe']} more may"

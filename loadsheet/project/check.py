@@ -14,7 +14,7 @@ from loadsheet.project.conflicts import duplicates
 from loadsheet.project.declared import undeclared
 from loadsheet.project.folder import PIPELINES, project_folder
 from loadsheet.spec.models import Pipeline
-from loadsheet.spec.parallel_check import checked_ahead
+from loadsheet.spec.parallel_check import checking_in_parallel
 from loadsheet.spec.pipeline_file import check_file, find_specs
 
 _log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ def check_files(files: Sequence[Path], explicit: Path | None = None) -> list[Pro
     """
     by_file: dict[str, list[Problem]] = {}
     pipelines: dict[Path, Pipeline | None] = {}
-    with checked_ahead(files):
+    with checking_in_parallel(files):
         for file in files:
             pipeline, problems = check_file(file)
             if pipeline:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from loadsheet.names import covers, spelled
+from loadsheet.names import covers, escape_wildcards
 from loadsheet.problem import Finding, KeyPath, Problem
 from loadsheet.project.folder import display_path
 from loadsheet.spec.models import Pattern, Pipeline
@@ -81,7 +81,7 @@ def _targets(pipeline: Pipeline) -> Iterator[tuple[Target, KeyPath]]:
     anything."""
     to = pipeline.warehouse
     for table in pipeline.tables:
-        yield (to.conn_id, to.schema, table.name), ("tables", spelled(table.name))
+        yield (to.conn_id, to.schema, table.name), ("tables", escape_wildcards(table.name))
     for transform in pipeline.transforms:
         if transform.materialized != "script":
             yield (to.conn_id, to.mart_schema, transform.name), ("transforms", transform.name)
@@ -109,7 +109,7 @@ def _matched_by_first(pipeline: Pipeline, first: Pipeline) -> Iterator[Finding]:
         if pattern:
             how = f"by its pattern {pattern.name!r}"
             hint = f"add {_exclude(table.name)} to that pattern"
-            yield _overlap(pipeline, spelled(table.name), table.name, first, how, hint)
+            yield _overlap(pipeline, escape_wildcards(table.name), table.name, first, how, hint)
 
 
 def _matched_here(pipeline: Pipeline, first: Pipeline) -> Iterator[Finding]:
@@ -136,9 +136,9 @@ def _within(inner: Pattern, outer: Pattern) -> bool:
 
 def _exclude(name: str) -> str:
     """The `exclude` key that leaves the table out of a pattern."""
-    from loadsheet.spec.edit import flow
+    from loadsheet.spec.edit import flow_yaml
 
-    return f"`exclude: {flow([spelled(name)])}`"
+    return f"`exclude: {flow_yaml([escape_wildcards(name)])}`"
 
 
 def _overlap(

@@ -259,7 +259,7 @@ BAD = {
     ),
     "silent": (
         "given: {elsewhere.rates: []}",
-        "silent reads staging.sale, of which the test says nothing",
+        "silent reads staging.sale, which this test does not have",
     ),
     "kind": (
         "given: {staging.customer: [{id: 1}], staging.sale: [{id: 1}]}",

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from loadsheet import __version__, postgres
-from loadsheet.redact import hide
+from loadsheet.redact import register_secrets
 from tests.imports import imported_by
 from tests.unit.cli.conftest import Cli
 
@@ -39,7 +39,7 @@ def talking(engine: Engine) -> None:
     """An engine that logs a decision, a statement and a secret."""
 
     def run_pipeline(*args: Any, **kwargs: Any) -> list[Any]:
-        hide(SECRET)
+        register_secrets(SECRET)
         log = logging.getLogger("loadsheet.engine.execute")
         log.info("extract.extract_orders of shop begins with %s", SECRET)
         log.debug("SELECT 1\n  FROM orders")
@@ -113,7 +113,7 @@ def test_an_unknown_log_format_is_refused(cli: Cli, project: Path) -> None:
 
 
 def broken(*args: Any, **kwargs: Any) -> None:
-    hide(SECRET)
+    register_secrets(SECRET)
     raise ZeroDivisionError(f"oops {SECRET}")
 
 
