@@ -109,7 +109,7 @@ def test_long_sql_is_judged_in_seconds(sql: str) -> None:
 
 
 def test_a_common_table_is_seen_by_those_after_it() -> None:
-    sql = "WITH a AS (SELECT 1 FROM b), b AS (SELECT 1 FROM a), c AS (SELECT 1 FROM b) SELECT 1 FROM c"
+    sql = "WITH a AS (SELECT 1 FROM b), b AS (SELECT 1 FROM a), c AS (TABLE b) SELECT 1 FROM c"
     assert [(read.name, read.offset) for read in tables_read(parse(sql))] == [("b", 25)]
 
 
