@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from loadsheet.postgres import Session
 from loadsheet.sql.text import Relation, idents
-from loadsheet.warehouse import build
+from loadsheet.warehouse import apply
 
 TARGET, INCOMING = Relation("public", "target"), Relation("pg_temp", "incoming")
 LOAD_NO = 2
@@ -143,7 +143,7 @@ def _delete_insert(session: Session, rows: Rows) -> Counts:
 
 
 def _loadsheet(session: Session, rows: Rows) -> Counts:
-    effect = build.merge(session, INCOMING, TARGET, rows.key, LOAD_NO)
+    effect = apply.merge(session, INCOMING, TARGET, rows.key, LOAD_NO)
     return effect.inserted, effect.updated
 
 

@@ -2,8 +2,8 @@
 nobody waits on.
 
 Airflow's own timeout raises in the task once; it cannot free a clean-up that then waits on the same
-dead line, and
-`loadsheet run` has its steps in threads, where nothing can be raised. A shut socket ends every wait there is.
+dead line, and `loadsheet run` has its steps in threads, where nothing can be raised. A shut socket
+ends every wait there is.
 """
 
 from __future__ import annotations

@@ -1,18 +1,18 @@
 """Every failure a user can meet, in one tree. A message says what happened, where, and what to do.
 
 LoadsheetError
-├── InputError            the user's files or arguments are wrong: exit code 2, nothing was touched
-│   ├── SpecError         a pipeline file has problems; `.problems` holds them, each with file:line:col
-│   └── ConnectionMissing a connection id that is not defined, or a `${VAR}` without a value
+├── InputError            wrong files or arguments: exit code 2, nothing was changed
+│   ├── SpecError         a pipeline file has problems; `.problems` holds them with their positions
+│   └── ConnectionMissing an undefined connection id, or a `${VAR}` without a value
 └── WorkError             the work failed: exit code 1, the state is as before
-    ├── Overtaken         another run extracted or loaded the table while this one looked at it (a retry succeeds)
-    ├── Superseded        a newer extraction owns the table; nothing was written, the extract step must run again
-    ├── HeldBack          open source transactions could still write into the asked interval (a retry may succeed)
-    ├── SourceChanged     the source was restored, failed over or recreated: the watermark may mean nothing there
-    ├── TimedOut          the step took longer than tasks.timeout and was stopped (a retry may succeed)
-    ├── Unavailable       a server is away, busy, full or locked by another session (a retry may succeed)
-    ├── Corrupt           the lake's bytes are not what the manifest promised; nothing was committed
-    └── Refused           data or catalogs contradict the spec, or a server refuses permanently; a retry cannot help
+    ├── Overtaken         another run worked on the table meanwhile (a retry succeeds)
+    ├── Superseded        a newer extraction owns the table: the extract step must run again
+    ├── HeldBack          open source transactions may still write (a retry may succeed)
+    ├── SourceChanged     the watermark comes from another server, history or table
+    ├── TimedOut          the step took longer than tasks.timeout (a retry may succeed)
+    ├── Unavailable       a server is down, busy, full or locked (a retry may succeed)
+    ├── Corrupt           the lake's objects differ from their manifest; nothing was committed
+    └── Refused           data, catalogs or a server rule the work out; a retry cannot help
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 class LoadsheetError(Exception):
     """Base of all expected failures. `retryable` says whether the same call may succeed later.
 
-    One that leaves a step knows where it happened, and its text says so: `pipeline`, `step`,
-    `run_id`, and the server's `code` where there is one (`SQLSTATE 55P03`, `S3 NoSuchBucket`, `HTTP
-    503`, `ENOSPC`).
+    An error that leaves a step carries where it happened: `pipeline`, `step`, `run_id`, and the
+    server's `code` where there is one (`SQLSTATE 55P03`, `S3 NoSuchBucket`, `HTTP 503`, `ENOSPC`).
+    Its message names them too.
     """
 
     retryable = False
@@ -40,7 +40,7 @@ class LoadsheetError(Exception):
 
 
 class InputError(LoadsheetError):
-    """Wrong input from the user; shown without a traceback, exit code 2."""
+    """Wrong input from the user. It is shown without a traceback; the exit code is 2."""
 
 
 class SpecError(InputError):
@@ -57,54 +57,56 @@ class ConnectionMissing(InputError):
 
 
 class WorkError(LoadsheetError):
-    """The work failed; shown without a traceback, exit code 1. The state is as before the step."""
+    """The work failed, and the state is as before the step. It is shown without a traceback; the
+    exit code is 1."""
 
 
 class Overtaken(WorkError):
-    """Another run extracted or loaded the table while this extraction looked at it. A retry looks
-    again."""
+    """Another run extracted or loaded the table during this extraction. A retry starts from the
+    new state."""
 
     retryable = True
 
 
 class Unavailable(WorkError):
-    """A server is away, busy, full or locked by another session. The same call may succeed when
-    that has passed."""
+    """A server is down, busy, full or locked by another session. The same call may succeed
+    later."""
 
     retryable = True
 
 
 class Superseded(WorkError):
-    """A newer extraction owns the table, or its target is gone. The extract step must run again;
-    its load follows."""
+    """A newer extraction owns the table, or its target is gone. Nothing was written. Run the
+    extract step again, then its load."""
 
 
 class HeldBack(WorkError):
-    """Transactions still open on the source may write into the interval. Retry when the named
-    session has ended."""
+    """Transactions still open on the source may write into the requested interval. Retry when the
+    named session has ended."""
 
     retryable = True
 
 
 class SourceChanged(WorkError):
-    """The source is not the server, history or table that the watermark came from. Full refresh, or
-    accept it."""
+    """The source is not the server, history or table that the watermark came from: it was
+    restored, failed over or recreated. Run a full refresh, or accept the new source."""
 
 
 class TimedOut(WorkError):
-    """The step took longer than its `tasks.timeout`. What was not committed is undone; a retry may
-    succeed."""
+    """The step took longer than its `tasks.timeout` and was stopped. Uncommitted work is rolled
+    back; a retry may succeed."""
 
     retryable = True
 
 
 class Corrupt(WorkError):
-    """The lake's objects differ from their manifest. Nothing was committed; re-run the extract
-    step."""
+    """The lake's objects differ from their manifest. Nothing was committed; run the extract step
+    again."""
 
 
 class Refused(WorkError):
-    """Data or catalogs contradict the spec, or a server says no for good; retrying cannot help.
+    """Data or catalogs contradict the pipeline file, or a server refuses permanently. A retry
+    cannot help.
 
     The message names the table, and the column or the server's code.
     """

@@ -1,7 +1,8 @@
 """Named points between the steps of the protocol, where a test makes the process die, fail or hang.
 
-`LOADSHEET_FAILPOINT=<point>:<kill|raise|hang>[:<n>]` arms one of them for the n-th time it is reached (default: the
-first). Unarmed, a point costs one look at the environment; none lies inside a loop over rows.
+`LOADSHEET_FAILPOINT=<point>:<kill|raise|hang>[:<n>]` arms one of them for the n-th time it is
+reached (default: the first). Unarmed, a point costs one look at the environment; none lies inside a
+loop over rows.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Names as identifiers elsewhere: an Airflow task id or an object key from any table name."""
+"""Names of tables: as patterns, as Airflow task ids and object keys, and what a typo meant."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from functools import lru_cache
-from itertools import chain
 
-# A ratio from 0 to 1, as difflib measures it.
-_LIKELY = 0.65
+_SIMILARITY = 0.65
+"""From 0 to 1, as difflib measures it: below this, a word is not a likely typo of another."""
 _UNSAFE = re.compile(r"[^\w-]", re.ASCII)
+_WILDCARD = re.compile(r"\[[*?]\]|[*?]")
+"""A wildcard, or one in brackets, which stands for the character itself."""
 
 
 def slug(name: str) -> str:
@@ -21,72 +22,85 @@ def slug(name: str) -> str:
     Airflow task ids allow `[\\w.-]`, object keys almost anything; a table may be called `Order
     "Lines" é`.
     """
-    plain = _UNSAFE.sub("_", name.replace("*", "any"))
-    if plain == name and len(name) <= 63:
+    safe = _UNSAFE.sub("_", name.replace("*", "any"))
+    if safe == name and len(name) <= 63:
         return name
-    return f"{plain[:54]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return f"{safe[:54]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def is_pattern(name: str) -> bool:
-    """Whether `name` stands for tables by a pattern: `*` is any text, `?` any one character.
+    """Whether `name` is a pattern: `*` stands for any text, `?` for any one character.
 
-    In brackets, `[*]` and `[?]`, they are themselves, as in fnmatch and gitignore; other brackets
-    mean nothing.
+    In brackets, `[*]` and `[?]`, they stand for themselves, as in fnmatch and gitignore. Other
+    brackets have no meaning.
     """
-    return any(found[0] in _ANY for found in _SIGN.finditer(name))
+    return any(wildcard in ("*", "?") for wildcard in _WILDCARD.findall(name))
 
 
-def plain(name: str) -> str:
-    """The table that `name`, which is no pattern, means: `odd[*]name` is `odd*name`."""
-    return _SIGN.sub(lambda found: found[0].strip("[]"), name)
+def unescape_wildcards(name: str) -> str:
+    """The table that `name`, which is not a pattern, stands for: `odd[*]name` is `odd*name`."""
+    return _WILDCARD.sub(lambda match: match[0].strip("[]"), name)
 
 
-def spelled(table: str) -> str:
-    """How a spec names `table` and no other: the other way round."""
+def escape_wildcards(table: str) -> str:
+    """How a pipeline file names `table` and no other: the inverse of `unescape_wildcards`."""
     return re.sub(r"[*?]", r"[\g<0>]", table)
 
 
 def matches(pattern: str, name: str) -> bool:
-    """Whether the whole of `name` is as `pattern` says; capitals count."""
-    return bool(_compiled(pattern).fullmatch(name))
+    """Whether `pattern` matches the whole of `name`. It is case-sensitive."""
+    return bool(_regex(pattern).fullmatch(name))
 
 
 def covers(pattern: str, other: str) -> bool:
-    """Whether every name that the pattern (or name) `other` matches is also one for `pattern`.
-    Never wrongly true."""
-    return bool(_compiled(pattern, one="[^\x00]").fullmatch(_as_text(other)))
+    """Whether `pattern` matches every name that the pattern (or name) `other` matches.
 
-
-_SIGN = re.compile(r"\[[*?]\]|[*?]")
-_ANY = {"*": ".*", "?": "."}
+    It may be False where that is so, but it is never wrongly True.
+    """
+    return bool(_regex(pattern, one="[^\x00]").fullmatch(_sample_name(other)))
 
 
 @lru_cache(maxsize=256)
-def _compiled(pattern: str, one: str = ".") -> re.Pattern[str]:
-    any_of = {**_ANY, "?": one}
-    signs = [any_of.get(sign, re.escape(sign[1:2])) for sign in _SIGN.findall(pattern)]
-    texts = [re.escape(text) for text in _SIGN.split(pattern)]
-    return re.compile(
-        "".join(chain.from_iterable(zip(texts, [*signs, ""], strict=True))), re.DOTALL
-    )
+def _regex(pattern: str, one: str = ".") -> re.Pattern[str]:
+    """`pattern` as a regular expression; `one` is what `?` becomes."""
+    regex = ""
+    end = 0
+    for wildcard in _WILDCARD.finditer(pattern):
+        regex += re.escape(pattern[end : wildcard.start()])
+        if wildcard[0] == "*":
+            regex += ".*"
+        elif wildcard[0] == "?":
+            regex += one
+        else:
+            regex += re.escape(wildcard[0][1])
+        end = wildcard.end()
+    return re.compile(regex + re.escape(pattern[end:]), re.DOTALL)
 
 
-def _as_text(pattern: str) -> str:
-    """A name like all that `pattern` matches: what may be any text is a character that no name of
-    PostgreSQL has."""
-    return _SIGN.sub(lambda found: {"*": "\0", "?": "\1"}.get(found[0], found[0][1:2]), pattern)
+def _sample_name(pattern: str) -> str:
+    """A name that stands for all that `pattern` matches.
+
+    `*` becomes NUL and `?` becomes U+0001: no name in PostgreSQL holds NUL, so that only a `*`
+    covers a `*`.
+    """
+    samples = {"*": "\0", "?": "\1"}
+    return _WILDCARD.sub(lambda match: samples.get(match[0], match[0][1:2]), pattern)
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
-    """The one of `known` that is spelled most like `word`; None when none is a likely typo."""
-    return next(iter(get_close_matches(word, list(known), n=1, cutoff=_LIKELY)), None)
+    """The one of `known` that is spelled most like `word`; None when `word` is a likely typo of
+    none of them."""
+    return next(iter(get_close_matches(word, list(known), n=1, cutoff=_SIMILARITY)), None)
 
 
-def did_you_mean(word: str, known: Iterable[str], shown: int = 10) -> str:
-    """What to append to an error about the unknown name `word`: the likely typo, or the names there
-    are."""
+def did_you_mean(word: str, known: Iterable[str], limit: int = 10) -> str:
+    """What to append to an error about the unknown name `word`: the name it is a likely typo of, or
+    the first `limit` names there are."""
     names = list(known)
-    if meant := closest(word, names):
+    meant = closest(word, names)
+    if meant:
         return f" (did you mean {meant!r}?)"
-    more = ", ..." if len(names) > shown else ""
-    return f"; it has {', '.join(names[:shown])}{more}" if names else ""
+    if not names:
+        return ""
+    more = ", ..." if len(names) > limit else ""
+    return f"; it has {', '.join(names[:limit])}{more}"

@@ -72,6 +72,9 @@ NETWORK = {
 }
 
 _log = logging.getLogger(__name__)
+server_versions: dict[str, str] = {}
+"""The version of each server that this process has connected to, by connection id. A bug report
+names them."""
 Session = psycopg.Connection[Any]
 EXTRACTOR = "loadsheet:extract"
 _LIBPQ_EXTRAS = {
@@ -107,7 +110,8 @@ class PinnedSession(psycopg.Connection[Any]):
         _pin(self, self.pins)
 
     def wait(self, *args: Any, **kwargs: Any) -> Any:
-        """As psycopg's; raises psycopg.OperationalError for whatever went wrong on a broken line."""
+        """As psycopg's; raises psycopg.OperationalError for whatever went wrong on a broken
+        line."""
         try:
             return super().wait(*args, **kwargs)
         except Exception as error:
@@ -133,10 +137,6 @@ def _text(query: Any) -> str:
     return query.decode(errors="replace") if isinstance(query, bytes) else str(query)
 
 
-def _version(session: psycopg.Connection[Any]) -> str:
-    return session.info.parameter_status("server_version") or "of unknown version"
-
-
 def connect(
     connection: Connection, application_name: str, settings: dict[str, str]
 ) -> PinnedSession:
@@ -159,7 +159,9 @@ def connect(
         **_network(extras),
     )
     session.pins = {**PINNED, **settings}
-    _log.info("connected to %s: PostgreSQL %s", connection.conn_id, _version(session))
+    version = session.info.parameter_status("server_version") or "of unknown version"
+    server_versions[connection.conn_id] = version
+    _log.info("connected to %s: PostgreSQL %s", connection.conn_id, version)
     if _log.isEnabledFor(logging.DEBUG):
         session.cursor_factory = _LoggedCursor
     try:
@@ -197,7 +199,8 @@ def _shut(session: psycopg.Connection[Any]) -> None:
 
 
 def connect_source(connection: Connection) -> PinnedSession:
-    """A session that only reads. Its name lets other extractions know that it holds nothing back."""
+    """A session that only reads. Its name lets other extractions know that it holds nothing
+    back."""
     return connect(connection, EXTRACTOR, SOURCE_SETTINGS)
 
 

@@ -14,21 +14,25 @@ Mark = tuple[int, int]
 """Line and column, both from 1."""
 
 _PLAIN = re.compile(r"[\w-]+")
-_LONGEST = 80
+_LONGEST_KEY = 80
+"""Characters of a key that a path shows: a key may be as long as a file."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong at `path`; `at` says whether to point at the key, at its value, or at a known
-    position."""
+    """A problem before its position is known: what is wrong at a path of the document.
+
+    `spec.strict_yaml.Document.problem` turns it into a Problem.
+    """
 
     code: str
-    """The rule that is broken, as `spec.codes` calls it."""
+    """The rule that is broken: a key of `spec.rule_catalog.RULES`."""
     _: KW_ONLY
     path: KeyPath
     message: str
     hint: str = ""
     at: Literal["key", "value"] | Mark = "value"
+    """Where to point: at the path's key, at its value, or at a position that is already known."""
     severity: Literal["error", "warning"] = "error"
 
 
@@ -39,45 +43,54 @@ def dotted(path: KeyPath) -> str:
     for step in path:
         if isinstance(step, int):
             text += f"[{step}]"
-        else:
-            step = step if len(step) <= _LONGEST else f"{step[:_LONGEST]}…"
-            name = step if _PLAIN.fullmatch(step) else json.dumps(step, ensure_ascii=False)
-            text += f".{name}" if text else name
+            continue
+        if text:
+            text += "."
+        text += _path_step(step)
     return text
 
 
-def one_line(text: str) -> str:
-    """Text that may quote a multi-line value, as one line: problems are read line by line, by
-    people and by scripts."""
+def _path_step(key: str) -> str:
+    if len(key) > _LONGEST_KEY:
+        key = f"{key[:_LONGEST_KEY]}…"
+    if _PLAIN.fullmatch(key):
+        return key
+    return json.dumps(key, ensure_ascii=False)
+
+
+def escape_newlines(text: str) -> str:
+    """`text`, which may quote a multi-line value, as one line: people and scripts read problems
+    line by line."""
     return text.replace("\n", "\\n").replace("\r", "\\r")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """Where a file is wrong, what was expected, and what to do. `line` and `column` count from 1."""
+    """Where a file is wrong, what was expected, and what to do about it."""
 
     file: str
     line: int
+    """From 1, as `column`."""
     column: int
     path: str
     """Dotted path in the document, e.g. `tables.flights.mode`; empty for the file as a whole."""
     message: str
     hint: str = ""
     code: str = ""
-    """The rule that is broken, as `spec.codes` calls it."""
+    """The rule that is broken: a key of `spec.rule_catalog.RULES`."""
     severity: str = "error"
     """`error` (exit code 2) or `warning` (shown, exit code 0)."""
 
     def __str__(self) -> str:
-        where = f"{on_one_line(self.file)}:{self.line}:{self.column}"
-        label = "warning: " if self.severity == "warning" else ""
-        message = on_one_line(self.message)
-        head = (
-            f"{where} {on_one_line(self.path)}: {label}{message}"
-            if self.path
-            else f"{where} {label}{message}"
-        )
-        return f"{head}\n  hint: {on_one_line(self.hint)}" if self.hint else head
+        text = f"{on_one_line(self.file)}:{self.line}:{self.column} "
+        if self.path:
+            text += f"{on_one_line(self.path)}: "
+        if self.severity == "warning":
+            text += "warning: "
+        text += on_one_line(self.message)
+        if self.hint:
+            text += f"\n  hint: {on_one_line(self.hint)}"
+        return text
 
     def as_dict(self) -> dict[str, Any]:
         """The problem as plain values for `--format json`."""

@@ -1,12 +1,11 @@
-"""Text that is fit to be shown: without secrets, row data, or characters that steer a terminal.
+r"""Text that is safe to show: without secrets, row data, or characters that control a terminal.
 
-A table may be called `\x1b[2K\nall fine`, and a role's name may turn the rest of the line around.
-What steers a screen is written as its escape, so that it is seen and does nothing. Pure.
+A table may be called `\x1b[2K\nall fine`, and a role's name may reverse the rest of a line. Such
+characters are written as their escapes: visible and harmless.
 
-PostgreSQL puts the row into DETAIL, CONTEXT and, for values it cannot read, between quotes in the
-message itself. Secrets are known in two ways: by what stands before them, and by value. Every
-connection tells this module its own, so that a server which repeats one in words of its own does
-not give it away.
+PostgreSQL puts row data into DETAIL and CONTEXT and, for values it cannot read, between quotes into
+the message itself. Secrets are recognised by the word before them, and by value: every connection
+registers its own, so that a server cannot reveal one in a sentence this module does not know.
 """
 
 from __future__ import annotations
@@ -18,85 +17,81 @@ from typing import Any
 from urllib.parse import quote
 
 CONTROLS = "\x00-\x08\x0b-\x1f\x7f-\x9f"
-"""Of C0 and C1 all but tab and newline: cursor movements, colours, titles, bells, the carriage
+"""C0 and C1 except tab and newline: cursor movements, colours, titles, bells, the carriage
 return."""
-TURNS = "\u202a-\u202e\u2066-\u2069"
-"""What makes text read otherwise than it is stored: bidirectional embeddings, overrides and
-isolates."""
-_STEERING = re.compile(f"[{CONTROLS}{TURNS}\u2028\u2029]")
-_BREAKING = re.compile(f"[{CONTROLS}{TURNS}\u2028\u2029\t\n]")
-
-
-def visible(text: str) -> str:
-    """`text` with every steering character as `\\x1b` or `\\u202e`; its lines and tabs stay."""
-    return _STEERING.sub(_escape, text)
-
-
-def on_one_line(text: str) -> str:
-    """`visible`, and a newline is `\\n`: for names, which must not look like a line of their own."""
-    return _BREAKING.sub(_escape, text)
-
-
-def json_safe(document: str) -> str:
-    """The text of a JSON document with what JSON itself leaves as it is (DEL, C1, turns) written as
-    JSON escapes."""
-    return _STEERING.sub(lambda found: f"\\u{ord(found.group()):04x}", document)
-
-
-def _escape(found: re.Match[str]) -> str:
-    return found.group().encode("unicode_escape").decode("ascii")
-
+BIDI_CONTROLS = "\u202a-\u202e\u2066-\u2069"
+"""Bidirectional embeddings, overrides and isolates: text with them reads otherwise than it is
+stored."""
+_STEERING = re.compile(f"[{CONTROLS}{BIDI_CONTROLS}\u2028\u2029]")
+_BREAKING = re.compile(f"[{CONTROLS}{BIDI_CONTROLS}\u2028\u2029\t\n]")
 
 MASK = "***"
 _ROW_DATA = re.compile(r"^[ \t]*(DETAIL|CONTEXT|QUERY|STATEMENT):.*", re.MULTILINE | re.DOTALL)
-# Nothing here may look at a character many times: the owner of a view decides what a server says,
-# and how much of it.
+# Every pattern takes linear time: the owner of a view decides what text a server sends, and how
+# much of it.
 _BAD_VALUE = re.compile(r'((?:invalid|malformed|out of range)[^"\n]{0,200}: )".*"', re.DOTALL)
 _OUT_OF_RANGE = 'value "', '" is out of range'
 _URL_LOGIN = re.compile(r"(\b[a-z][a-z0-9+.-]{0,30}://)[^\s/:]*:[^\s/]*@", re.IGNORECASE)
 _WEBHOOK = re.compile(r"(/services/)[\w/-]+")
-_SECRET = r"""(?:password|passwd|pwd|secret|token|credential|signature|api[_-]?key|access[_-]?key)[\w-]{0,40}"""
+_SECRET = (
+    "(?:password|passwd|pwd|secret|token|credential|signature|api[_-]?key|access[_-]?key)"
+    r"[\w-]{0,40}"
+)
 _REST = re.compile(rf"""((?:{_SECRET}|\bpass)['"]?\s*[=:]\s*)(.+)""", re.IGNORECASE)
 _ASSIGNED = re.compile(
     rf"""({_SECRET}['"]?\s*[=:]\s*)""" r"""('[^']*'|"[^"]*"|[^\s,;&)}\]]+)""",
     re.IGNORECASE,
 )
-
-
 _SECRET_KEY = re.compile(
     "pass|pwd|secret|token|credential|api_?key|access_?key|private_?key|^options$", re.IGNORECASE
 )
-_LEAST = 6  # characters: a password such as `x` would take every x out of every message
+_SHORTEST = 6
+"""Characters: a password such as `x` would mask every x in every message."""
 _WORDS = (
     "password passphrase passwd secret_key token credential signature api_key access_key"
     " private_key"
 )
-_known: set[str] = set()
+"""A secret that is (a part of) one of these would mask the word by which others are recognised."""
+_secrets: set[str] = set()
 
 
-def hide(*secrets: str) -> None:
-    """From now on no text of this process shows these values, as they are, percent-encoded, in JSON
-    or as Python does.
+def visible(text: str) -> str:
+    """`text` with control characters as escapes, `\\x1b` or `\\u202e`; its lines and tabs stay."""
+    return _STEERING.sub(_escape, text)
 
-    Not those that are too short, nor one such as `secret`: `secret_key=...` could no longer be told
-    for what it is.
+
+def on_one_line(text: str) -> str:
+    """`visible`, and a newline is `\\n`: for names, which must not look like a line of output."""
+    return _BREAKING.sub(_escape, text)
+
+
+def json_safe(document: str) -> str:
+    """The text of a JSON document, in which the control characters that JSON permits (DEL, C1,
+    bidirectional controls) become JSON escapes."""
+    return _STEERING.sub(lambda match: f"\\u{ord(match.group()):04x}", document)
+
+
+def _escape(match: re.Match[str]) -> str:
+    return match.group().encode("unicode_escape").decode("ascii")
+
+
+def register_secrets(*secrets: str) -> None:
+    """From now on, `masked` hides these values in every text of this process: unchanged,
+    percent-encoded, in JSON, or as Python's repr.
+
+    Values that are too short are left out, and so are words such as `secret`: masking them would
+    hide the `secret_key=` by which other secrets are recognised.
     """
-    long = [secret for secret in secrets if len(secret) >= _LEAST and secret.lower() not in _WORDS]
-    for secret in long:
-        _known.update(
-            (
-                secret,
-                quote(secret, safe=""),
-                quote(secret),
-                json.dumps(secret)[1:-1],
-                repr(secret)[1:-1],
-            )
-        )
+    for secret in secrets:
+        if len(secret) < _SHORTEST or secret.lower() in _WORDS:
+            continue
+        _secrets.update((secret, quote(secret, safe=""), quote(secret)))
+        _secrets.update((json.dumps(secret)[1:-1], repr(secret)[1:-1]))
 
 
 def secrets_in(extra: Mapping[str, Any]) -> Iterable[str]:
-    """The values of a connection's extras whose keys say that they are secret, at any depth, and
-    libpq's `options`."""
+    """The values in a connection's extras whose keys mark them as secret, at any depth, and those
+    in libpq's `options`."""
     for key, value in extra.items():
         if isinstance(value, Mapping):
             yield from secrets_in(value)
@@ -106,63 +101,73 @@ def secrets_in(extra: Mapping[str, Any]) -> Iterable[str]:
         elif isinstance(value, str) and _SECRET_KEY.search(str(key)):
             yield value
             if key == "options":
-                # Settings: each value alone, for the server quotes them one by one.
+                # Each setting's value separately: that is how the server quotes them.
                 for setting in value.split():
                     yield setting.partition("=")[2]
 
 
 def clean(text: str) -> str:
     """`text` without DETAIL and what follows it, without values PostgreSQL could not read, without
-    secrets, and with nothing in it that steers a screen."""
+    secrets and without control characters."""
     text = _ROW_DATA.sub("", text).rstrip()
-    text = _without_out_of_range(_BAD_VALUE.sub(rf'\1"{MASK}"', text))
+    text = _BAD_VALUE.sub(rf'\1"{MASK}"', text)
+    text = _without_out_of_range(text)
     return visible(without_secrets(text))
 
 
 def _without_out_of_range(text: str) -> str:
-    """PostgreSQL's `value "..." is out of range for type ...`; the value may hold anything, these
-    words too."""
-    begin, end = text.find(_OUT_OF_RANGE[0]), text.rfind(_OUT_OF_RANGE[1])
-    return f'{text[:begin]}value "{MASK}{text[end:]}' if 0 <= begin < end else text
+    """Masks the value in PostgreSQL's `value "..." is out of range for type ...`. The value may
+    contain these words too, so it reaches from the first quote to the last."""
+    start = text.find(_OUT_OF_RANGE[0])
+    end = text.rfind(_OUT_OF_RANGE[1])
+    if not 0 <= start < end:
+        return text
+    return f'{text[:start]}value "{MASK}{text[end:]}'
 
 
 def without_secrets(text: str) -> str:
-    """`text` without what is a secret by its value or by what stands before it."""
+    """`masked`, and without the values after words such as `password=`."""
     return _ASSIGNED.sub(rf"\1{MASK}", masked(text))
 
 
 def masked(text: str) -> str:
-    """`text` without what is certainly a secret: known values, the logins of URLs, webhooks."""
-    for secret in sorted(_known, key=len, reverse=True):
+    """`text` without what is certainly a secret: registered values, logins in URLs, webhooks."""
+    # Longest first: a secret may contain another one.
+    for secret in sorted(_secrets, key=len, reverse=True):
         text = text.replace(secret, MASK)
     text = _URL_LOGIN.sub(rf"\1{MASK}@", text)
     return _WEBHOOK.sub(rf"\1{MASK}", text)
 
 
-def hidden(line: str) -> str:
-    """A line of a file with secrets starred out, each character by one: positions in it stay what
-    they are.
+def mask_line(line: str) -> str:
+    """A line of a file with each character of its secrets replaced by `*`, so that columns stay
+    right.
 
-    After a word such as `password` all is hidden: in a broken file there is no telling where the
+    All text after a word such as `password` is masked: in a broken file it is not clear where the
     value ends.
     """
     for pattern in (_URL_LOGIN, _WEBHOOK, _REST):
-        line = pattern.sub(lambda m: m[1] + MASK[0] * (len(m[0]) - len(m[1])), line)
+        line = pattern.sub(_mask_value, line)
     return line
+
+
+def _mask_value(match: re.Match[str]) -> str:
+    return match[1] + MASK[0] * (len(match[0]) - len(match[1]))
 
 
 def message(error: BaseException) -> str:
     """The cleaned message of an exception.
 
-    For a driver's error that is the primary message; in a data exception (SQLSTATE 22) whatever
-    stands between quotes is a value of the row.
+    For a driver's error this is the primary message. In a data exception (SQLSTATE 22) any quoted
+    text is a value of the row, so it is masked.
     """
     text = getattr(getattr(error, "diag", None), "message_primary", None) or str(error)
-    if (getattr(error, "sqlstate", None) or "").startswith("22"):
+    sqlstate = getattr(error, "sqlstate", None) or ""
+    if sqlstate.startswith("22"):
         text = re.sub(r'".*"', f'"{MASK}"', text, flags=re.DOTALL)
     return clean(text)
 
 
 def summary(error: BaseException) -> str:
-    """One exception in a line or two: its class and its cleaned message."""
+    """An exception in a line or two: its class and its cleaned message."""
     return f"{type(error).__name__}: {message(error)}".rstrip(": ")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
 import signal
 import subprocess
 from pathlib import Path
-from typing import Any, Literal, LiteralString, Self
+from typing import Literal, LiteralString, Self
 from urllib.parse import quote
 
 import psycopg
@@ -60,12 +59,10 @@ class PostgresServer(Managed):
     ):
         self.host, self.port = LOOPBACK, 0
         self.user, self.password = "loadsheet", secrets.token_urlsafe(18)
-        self._wanted, self._version, self._copy_of, self._standby = (
-            data_dir,
-            version,
-            copy_of,
-            standby,
-        )
+        self._wanted = data_dir
+        self._version = version
+        self._copy_of = copy_of
+        self._standby = standby
         self._settings = _SETTINGS | ({} if durable else _FAST) | (settings or {})
         self._stop_signals = _STOP if durable else _STOP_THROWAWAY
         self._within, self._drop_to = within, embedded.server_user()
@@ -104,15 +101,8 @@ class PostgresServer(Managed):
         password.touch(mode=0o600)
         password.write_text(self.password)
         embedded.own(password, self._drop_to)
-        command = [
-            str(self._bin / "initdb"),
-            "-D",
-            str(self._home / "data"),
-            "-U",
-            self.user,
-            f"--pwfile={password}",
-        ]
-        command += ["-A", "scram-sha-256", "-E", "UTF8", "--no-locale", "--no-sync"]
+        command = embedded.initdb(self._bin, self._home / "data", self.user)
+        command += [f"--pwfile={password}", "-A", "scram-sha-256"]
         try:
             self._run(command, {})
         finally:
@@ -120,25 +110,11 @@ class PostgresServer(Managed):
 
     def _copy(self, other: PostgresServer) -> None:
         self.user, self.password = other.user, other.password
-        command = [
-            str(self._bin / "pg_basebackup"),
-            "-D",
-            str(self._home / "data"),
-            "-h",
-            other.host,
-        ]
-        command += [
-            "-p",
-            str(other.port),
-            "-U",
-            other.user,
-            "-c",
-            "fast",
-            "--no-sync",
-            "-X",
-            "stream",
-        ]
-        command += ["-R"] if self._standby else []
+        server = ["-h", other.host, "-p", str(other.port), "-U", other.user]
+        command = [str(self._bin / "pg_basebackup"), "-D", str(self._home / "data"), *server]
+        command += ["-c", "fast", "--no-sync", "-X", "stream"]
+        if self._standby:
+            command.append("-R")
         self._run(command, {"PGPASSWORD": other.password})
         if self._standby:
             # 5 s when left alone
@@ -153,21 +129,14 @@ class PostgresServer(Managed):
             text=True,
             check=False,
             cwd=self._home,
-            env=_environment() | more,
-            **self._identity(),
+            env=embedded.server_environment() | more,
+            **embedded.as_user(self._drop_to),
         )
         if done.returncode:
             name = Path(command[0]).name
             raise ServerFailed(
                 f"{name} ended with exit code {done.returncode}:\n{done.stdout}{done.stderr}"
             )
-
-    def _identity(self) -> dict[str, Any]:
-        return (
-            {"user": self._drop_to[0], "group": self._drop_to[1], "extra_groups": []}
-            if self._drop_to
-            else {}
-        )
 
     def _serve(self, attempts: int = 5) -> None:
         """Start on a free port; try another when somebody was faster."""
@@ -182,7 +151,7 @@ class PostgresServer(Managed):
             self._process = Supervised(
                 command,
                 log,
-                env=_environment(),
+                env=embedded.server_environment(),
                 cwd=self._home,
                 user=self._drop_to,
                 signals=self._stop_signals,
@@ -244,11 +213,3 @@ class PostgresServer(Managed):
             self._process.stop()
         if self._scratch:
             shutil.rmtree(self._scratch, ignore_errors=True)
-
-
-def _environment() -> dict[str, str]:
-    # PG* variables of the user's shell must not steer the embedded server.
-    return {k: v for k, v in os.environ.items() if not k.startswith("PG")} | {
-        "LC_ALL": "C",
-        "TZ": "UTC",
-    }

@@ -1,7 +1,8 @@
 """DAG bundles for which every `pipelines/<name>/pipeline.yml` is a DAG file of its own: see
 docs/bundle.md.
 
-A project on disk here; one in a Git repository in `loadsheet.airflow.git_bundle`.
+This module has the bundle of a project on disk, `loadsheet.airflow.git_bundle` that of a project in
+Git.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from airflow.dag_processing.bundles.base import BaseDagBundle
 from airflow.dag_processing.bundles.local import LocalDagBundle
 
 from loadsheet.airflow.stubs import Stubs
-from loadsheet.spec.compiled import checker
+from loadsheet.spec.compiled import checker_version
 
 _log = logging.getLogger(__name__)
-# What a parse needs. It is a fork of the DAG processor: what that has imported, no parse has to.
+# The modules that a parse needs. A parse is a fork of the DAG processor, so that what the processor
+# has imported is there already.
 _PARSING = (
     "dagfactory.dagbuilder",
     "loadsheet.airflow.dag_file",
@@ -38,8 +40,11 @@ _PARSING = (
 
 
 class PipelineBundle(BaseDagBundle):
-    """What the bundles here share. A class puts it after the bundle that brings the project, whose
-    `initialize` then calls ours when the project is there."""
+    """The part that both bundles share.
+
+    A subclass names it after the bundle that fetches the project, whose `initialize` then calls
+    ours when the project is there.
+    """
 
     @property
     @abstractmethod
@@ -48,14 +53,14 @@ class PipelineBundle(BaseDagBundle):
 
     @cached_property
     def stubs(self) -> Stubs:
-        """The DAG files; never in the user's own folder."""
+        """The DAG files, which are never in the user's project."""
         return Stubs(
             self.project, self.base_dir, forget=conf.getint("dag_processor", "stale_dag_threshold")
         )
 
     def initialize(self) -> None:
-        """Write the DAG files that are missing. Raises FileNotFoundError when there are no
-        pipelines."""
+        """Write the DAG files that are missing. Raises FileNotFoundError if there is no
+        `pipelines`."""
         self.stubs.add()
         super().initialize()
 
@@ -74,8 +79,8 @@ class LocalPipelineBundle(LocalDagBundle, PipelineBundle):
         return self.stubs.dags
 
     def refresh(self) -> None:
-        """Pass on what was edited, added and deleted. Raises FileNotFoundError when there are no
-        pipelines."""
+        """Update the DAG files for what was edited, added and deleted. Raises FileNotFoundError if
+        there is no `pipelines`."""
         super().refresh()
         prepare_to_parse()
         self.stubs.refresh()
@@ -83,31 +88,36 @@ class LocalPipelineBundle(LocalDagBundle, PipelineBundle):
 
 @cache
 def prepare_to_parse() -> None:
-    """Once, before the DAG processor forks: import what a parse needs, and say what would keep
-    edits from being seen.
+    """Once, before the DAG processor forks: import what a parse needs, and log the setting that
+    would delay edits.
 
-    A module that cannot be imported is left for the parse to report. Raises ModuleNotFoundError for
-    a module of ours that does not exist: this list was not kept up, and every parse would be slow.
+    A module that cannot be imported is logged; the parse reports it, too. Raises
+    ModuleNotFoundError for a module of ours that does not exist: the list above is out of date, and
+    every parse would be slow.
     """
     for module in _PARSING:
         try:
             import_module(module)
-        except ModuleNotFoundError as error:
-            if error.name and error.name.startswith("loadsheet."):
+        except Exception as error:
+            if isinstance(error, ModuleNotFoundError) and _is_ours(error.name):
                 raise
             _log.exception("%s cannot be imported", module)
-        except Exception:
-            _log.exception("%s cannot be imported", module)
-    # now: after an update the files are no longer the code that runs here, and finds what is
-    # remembered
-    checker()
+    # Computes and caches the hash of our code now: after an update, the files on disk are no longer
+    # the code that runs here, and that code would use results of the new one.
+    checker_version()
     gc.collect()
-    gc.freeze()  # as Airflow does with its own: else a fork's first collection copies all of it
+    # As Airflow does with its own modules: otherwise the first collection of each fork copies the
+    # memory of all of them.
+    gc.freeze()
     order = conf.get("dag_processor", "file_parsing_sort_mode")
     if order != "modified_time":
         _log.error(
             "[dag_processor] file_parsing_sort_mode is %r: edits wait for"
-            " min_file_process_interval, as Airflow asks for a file's time only with"
+            " min_file_process_interval, because Airflow looks at a file's time only with"
             " 'modified_time'",
             order,
         )
+
+
+def _is_ours(module: str | None) -> bool:
+    return module is not None and module.split(".")[0] == "loadsheet"

@@ -1,5 +1,5 @@
-"""What a DAG file of the bundle holds: the DAG of one pipeline file, with that file as its source
-in Airflow's UI."""
+"""The DAG in a DAG file of the bundle: that of one pipeline file, which Airflow's UI shows as its
+source."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from airflow.sdk import DAG, get_parsing_context
 from airflow.sdk.definitions.mappedoperator import MappedOperator
 from airflow.settings import get_policy_plugin_manager
 
-from loadsheet.airflow.dag_ids import taken, taken_by
+from loadsheet.airflow.dag_ids import name_taken, owner_of
 from loadsheet.airflow.registry import attempt, relative
 from loadsheet.airflow.stubs import mark
 
@@ -21,10 +21,10 @@ class PipelineProblems(Exception):
 
 
 class BrokenPipeline(DAG):
-    """Stands for a file with problems until Airflow looks at it, and then becomes an import error.
+    """Stands for a file with problems until Airflow validates it, which is then an import error.
 
-    An exception in `validate` is shown as its text alone; raised while the DAG file is imported, it
-    would come with a traceback through our code, which helps no user.
+    Airflow shows an exception of `validate` as its text alone. An exception while the DAG file is
+    imported is shown with a traceback through our code, which helps no user.
     """
 
     problems: str
@@ -39,35 +39,41 @@ def dag_of(stub: str, project: str, folder: str) -> DAG:
     the DAG file."""
     root = Path(project)
     spec = root / "pipelines" / folder / "pipeline.yml"
-    if get_parsing_context().dag_id:  # a worker: whose DAG it is was settled when it was scheduled
-        return _dag(*attempt(spec, root), spec)
+    # In a worker: which file owns the name was decided when the DAG was scheduled.
+    if get_parsing_context().dag_id:
+        name, dag = attempt(spec, root)
+        return _finished(name, dag, spec)
     began = time.time_ns()
     mark(Path(stub), began)
-    name, made = attempt(spec, root)
-    # before we ask who else has it: one of the two sees both
+    name, dag = attempt(spec, root)
+    # Before looking for another owner: of two parses at once, at least one then sees both names.
     mark(Path(stub), began, name if name != folder else "")
-    if isinstance(made, DAG) and (owner := taken_by(spec, name, root)):
-        made = taken(name, relative(owner, root))
-    return _dag(name, made, spec)
+    if isinstance(dag, DAG):
+        owner = owner_of(name, spec, root)
+        if owner:
+            dag = name_taken(name, relative(owner, root))
+    return _finished(name, dag, spec)
 
 
-def _dag(name: str, made: DAG | str, spec: Path) -> DAG:
-    if isinstance(made, str):
+def _finished(name: str, dag: DAG | str, spec: Path) -> DAG:
+    """The DAG, whose tasks read the file `spec`; or one that reports the problems in `dag`."""
+    if isinstance(dag, str):
         broken = BrokenPipeline(name, schedule=None)
-        broken.problems = f"{relative(spec, spec.parents[2])} cannot become a DAG:\n{made}"
+        broken.problems = f"{relative(spec, spec.parents[2])} cannot become a DAG:\n{dag}"
         return broken
-    for task in made.tasks:  # the bundle's version of the file, not one beside our code
+    # the file of the bundle's version, not the one in another copy of the project
+    for task in dag.tasks:
         if isinstance(task, MappedOperator):
             task.partial_kwargs["spec"] = str(spec)
         else:
             task.spec = str(spec)
-    made.pipeline_file = str(spec)  # type: ignore[attr-defined]
-    return made
+    dag.pipeline_file = str(spec)  # type: ignore[attr-defined]
+    return dag
 
 
 class _YamlIsTheSource:
-    """A cluster policy. Airflow has just noted the stub as the DAG's file; the Code tab shows
-    whatever is noted."""
+    """A cluster policy. Airflow has just set the stub as the DAG's file, and the Code tab shows
+    that file."""
 
     @staticmethod
     @hookimpl

@@ -1,6 +1,9 @@
-"""A plan to a DAG by way of dag-factory, and the placeholder DAG of a pipeline file with problems.
+"""Builds the DAG of a plan, and the stand-in DAG of a pipeline file with problems.
 
-Only what `loadsheet.plan.dag_config` and `loadsheet.airflow.factory` write is understood.
+There are two builders for the same configuration. dag-factory builds the DAGs that Airflow parses
+and stores. A worker, which builds one DAG for every task it runs, uses ours: importing dag-factory
+would cost each task 0.1 to 0.2 s (docs/decisions.md). Ours supports only what
+`loadsheet.plan.dag_config` and this module write. tests/airflow/test_by_hand.py compares the two.
 """
 
 from __future__ import annotations
@@ -21,58 +24,57 @@ from loadsheet.plan.dag_docs import block, code
 from loadsheet.spec.models import Pipeline
 
 BROKEN_TAG = "broken-spec"
+BROKEN_TASK = "broken_spec"
+
+Task = BaseOperator | MappedOperator
 
 
 def build_dag(pipeline: Pipeline, root: Path | None = None) -> DAG:
-    """The pipeline's DAG, built by dag-factory. `root` is the project's folder (default: the one
-    that holds `pipelines/`). Raises SpecError."""
+    """The pipeline's DAG. `root` is the project's folder (default: the one that holds
+    `pipelines/`). Raises SpecError."""
     dag = _build(pipeline.name, dag_config(pipeline, root))
     remember_project(dag, root or project_root(pipeline.file))
     return dag
 
 
 def broken_dag(dag_id: str, file: str, problems: str, schedule: str | None = None) -> DAG:
-    """A DAG that says what is wrong with `file` wherever one looks, and fails when it runs.
+    """A DAG that shows what is wrong with `file` wherever Airflow shows text, and fails when it
+    runs.
 
-    With the spec's schedule, where that could be read, the missing loads show as red runs and not
-    as silence.
+    It has the spec's schedule, if that could be read: then missing loads are visible, as failed
+    runs.
     """
-    return _build(
-        dag_id,
-        {
-            "dag_display_name": f"{dag_id} (broken spec)",
-            "description": f"{file} has problems: {problems.partition(chr(10))[0]}",
-            "schedule": schedule,
-            "catchup": False,
-            "max_active_runs": 1,
-            "tags": [BROKEN_TAG],
-            "doc_md": (
-                f"{code(file)} cannot become a DAG until this is"
-                f" fixed:\n\n{block(problems, 'text')}\n"
-            ),
-            "default_args": {"retries": 0},
-            "tasks": {
-                "broken_spec": {
-                    "operator": "loadsheet.airflow.operators.BrokenSpecOperator",
-                    "problems": problems,
-                }
-            },
-        },
-    )
+    first_line = problems.partition("\n")[0]
+    task = {"operator": "loadsheet.airflow.operators.BrokenSpecOperator", "problems": problems}
+    config = {
+        "dag_display_name": f"{dag_id} (broken spec)",
+        "description": f"{file} has problems: {first_line}",
+        "schedule": schedule,
+        "catchup": False,
+        "max_active_runs": 1,
+        "tags": [BROKEN_TAG],
+        "doc_md": (
+            f"{code(file)} cannot become a DAG until this is fixed:\n\n{block(problems, 'text')}\n"
+        ),
+        "default_args": {"retries": 0},
+        "tasks": {BROKEN_TASK: task},
+    }
+    return _build(dag_id, config)
 
 
 def _build(dag_id: str, config: Mapping[str, Any]) -> DAG:
-    """From dag-factory's plain YAML form, but never by way of a file: there it expands `$NAME`,
-    even inside SQL."""
-    real: dict[str, Any] = _real({key: value for key, value in config.items() if key != "params"})
-    # A worker builds one DAG for every task it runs: importing dag-factory would take it 90 ms each
-    # time.
-    dag = (build if get_parsing_context().dag_id else _by_dag_factory)(dag_id, real)
-    # Now, not before: Airflow copies the params into every task it makes then. Building takes twice
-    # as long with them, storing the DAG 17 times (74 ms against 4), and a task reads them from its
+    """A DAG from the values of a dag-factory file. They never go through a file: there, dag-factory
+    would expand `$NAME`, even inside SQL."""
+    without_params = {key: value for key, value in config.items() if key != "params"}
+    arguments: dict[str, Any] = _with_objects(without_params)
+    build = build_in_worker if get_parsing_context().dag_id else _by_dag_factory
+    dag = build(dag_id, arguments)
+    # Set last: Airflow copies the params into every task that is created after them. Building takes
+    # twice as long then, storing the DAG 17 times (74 ms against 4), and a task reads them from its
     # DAG anyway.
-    dag.params.update(_real(config.get("params", {})))
-    dag.validate()  # type: ignore[no-untyped-call]  # here, where a bad cron costs one pipeline; Airflow would count it against the whole file
+    dag.params.update(_with_objects(config.get("params", {})))
+    # Here, an invalid cron costs one pipeline. Airflow would count it against the whole DAG file.
+    dag.validate()  # type: ignore[no-untyped-call]
     return dag
 
 
@@ -84,53 +86,46 @@ def _by_dag_factory(dag_id: str, config: dict[str, Any]) -> DAG:
 
 
 class _Uncopied(dict[str, Any]):
-    """Made for dag-factory alone, which would copy it first."""
+    """A dict that dag-factory does not copy: it would copy the whole configuration first."""
 
     def __deepcopy__(self, memo: Any) -> _Uncopied:
         return self
 
 
-def _real(value: Any) -> Any:
-    """`value` with the objects that its `__type__`s stand for, as dag-factory makes them of a file."""
+def _with_objects(value: Any) -> Any:
+    """`value` with an object in place of each mapping with a `__type__`, as dag-factory creates
+    them when it reads a file."""
     if isinstance(value, list):
-        return [_real(inner) for inner in value]
+        return [_with_objects(item) for item in value]
     if not isinstance(value, dict):
         return value
-    arguments = {key: _real(inner) for key, inner in value.items() if key != "__type__"}
+    arguments = {key: _with_objects(item) for key, item in value.items() if key != "__type__"}
     if "__type__" not in value:
         return arguments
-    return named(value["__type__"])(**arguments)
-
-
-Task = BaseOperator | MappedOperator
+    return imported(value["__type__"])(**arguments)
 
 
 @cache
-def named(path: str) -> Any:
+def imported(path: str) -> Any:
     """The class or function with this dotted name, imported."""
     return resolve_name(path)
 
 
-def build(dag_id: str, config: Mapping[str, Any]) -> DAG:
-    """The DAG of a configuration whose `__type__`s have become objects; every task comes after its
-    `dependencies`."""
-    arguments = {
-        key: value
-        for key, value in config.items()
-        if key not in ("tasks", "task_groups", "schedule")
-    }
+def build_in_worker(dag_id: str, config: Mapping[str, Any]) -> DAG:
+    """The same DAG as dag-factory's. Each task of `config` comes after its `dependencies`."""
+    arguments = dict(config)
+    for key in ("tasks", "task_groups", "schedule"):
+        arguments.pop(key, None)
     start = arguments.get("start_date")
     arguments["start_date"] = datetime.fromisoformat(start).replace(tzinfo=UTC) if start else None
     arguments["tags"] = [*config["tags"], "dagfactory"]
-    arguments["default_args"] = {
-        key: _callback(value) for key, value in config["default_args"].items()
-    }
+    default_args = config["default_args"]
+    arguments["default_args"] = {key: _callback(value) for key, value in default_args.items()}
     dag = DAG(dag_id, schedule=config["schedule"], **arguments)
     dag.is_dagfactory_auto_generated = True  # type: ignore[attr-defined]
-    groups = {
-        name: TaskGroup(name, dag=dag, **settings)
-        for name, settings in config.get("task_groups", {}).items()
-    }
+    groups: dict[str, TaskGroup] = {}
+    for name, settings in config.get("task_groups", {}).items():
+        groups[name] = TaskGroup(name, dag=dag, **settings)
     tasks: dict[str, Task] = {}
     for name, task in config["tasks"].items():
         tasks[name] = _task(name, dict(task), dag, groups, tasks)
@@ -146,21 +141,19 @@ def _task(
     groups: Mapping[str, TaskGroup],
     tasks: Mapping[str, Task],
 ) -> Task:
-    operator: type[BaseOperator] = named(task.pop("operator"))
+    operator: type[BaseOperator] = imported(task.pop("operator"))
     task.pop("dependencies", None)
     group = groups.get(task.pop("task_group_name", ""))
     if "expand" not in task:
         return operator(task_id=name, dag=dag, task_group=group, **task)
-    over = {
-        key: tasks[source.removesuffix(".output")].output
-        for key, source in task.pop("expand").items()
-    }
-    return operator.partial(task_id=name, dag=dag, task_group=group, **task).expand(**over)
+    outputs = {}
+    for key, source in task.pop("expand").items():
+        outputs[key] = tasks[source.removesuffix(".output")].output
+    return operator.partial(task_id=name, dag=dag, task_group=group, **task).expand(**outputs)
 
 
 def _callback(value: Any) -> Any:
     if not isinstance(value, dict) or "callback" not in value:
         return value
-    return partial(
-        named(value["callback"]), **{key: arg for key, arg in value.items() if key != "callback"}
-    )
+    arguments = {key: argument for key, argument in value.items() if key != "callback"}
+    return partial(imported(value["callback"]), **arguments)

@@ -13,10 +13,10 @@ from loadsheet.airflow.stubs import Stubs
 
 
 class GitPipelineBundle(GitDagBundle, PipelineBundle):
-    """Takes what GitDagBundle takes; `subdir` is the project's folder in the repository.
+    """Takes the arguments of GitDagBundle; `subdir` is the project's folder in the repository.
 
-    A run keeps the commit it was scheduled with: its pipeline and its SQL are read from that
-    commit's own clone.
+    A run keeps the commit it was scheduled with: its pipeline and its SQL are read from a clone of
+    that commit.
     """
 
     @property
@@ -26,8 +26,8 @@ class GitPipelineBundle(GitDagBundle, PipelineBundle):
 
     @cached_property
     def stubs(self) -> Stubs:
-        """A version's are in its own clone: what removes that removes them too. Those of the newest
-        commit are beside the clone, where no commit can bring Python files for Airflow to run."""
+        """The DAG files. Those of a version are in its clone, and are removed with it. Those of the
+        newest commit are outside of the clone, so that no commit can add Python files there."""
         if self.version:
             return Stubs(self.project, self.repo_path, prefix=".")
         return super().stubs
@@ -38,10 +38,10 @@ class GitPipelineBundle(GitDagBundle, PipelineBundle):
         return self.stubs.dags
 
     def refresh(self) -> None:
-        """Fetch, then pass on what has changed. Raises what Git does, and FileNotFoundError without
-        pipelines."""
+        """Fetch, then update the DAG files. Raises Git's errors, and FileNotFoundError if there are
+        no pipelines."""
         super().refresh()
-        # else it may be a worker: a bundle without a version is also refreshed when it is made
+        # While a bundle is initialized it may be in a worker, which parses only once.
         if self.is_initialized:
             prepare_to_parse()
         self.stubs.refresh()

@@ -21,16 +21,16 @@ CODE_ROOT = Path(__file__).resolve().parents[2]
 
 
 def remember_project(dag: DAG, root: Path | None) -> None:
-    """Note on a DAG which project it was made from. Airflow does not store the note."""
+    """Set on a DAG which project it was built from. Airflow does not store it."""
     dag.loadsheet_project = root.resolve() if root else None  # type: ignore[attr-defined]
 
 
 def pipeline_file(spec: str, dag: DAG | None) -> Path:
     """The pipeline file of a task of `dag`; `spec` is absolute, or relative to its project.
 
-    The project is the one that the DAG was made from. For a DAG that other code made, such as a
+    The project is the one that the DAG was built from. For a DAG that other code built, such as a
     rendered one, it is the nearest folder above the DAG file, or else the folder of our code, that
-    has such a file. Raises InputError, naming the folders, when there is none.
+    has such a file. Raises InputError, naming the folders, if there is none.
     """
     if Path(spec).is_absolute():
         return Path(spec)
@@ -40,8 +40,8 @@ def pipeline_file(spec: str, dag: DAG | None) -> Path:
     for folder in folders:
         if (folder / spec).is_file():
             return folder / spec
-    looked = ", ".join(map(str, folders))
-    raise InputError(f"there is no pipeline file {spec!r} in any of these folders: {looked}")
+    searched = ", ".join(map(str, folders))
+    raise InputError(f"there is no pipeline file {spec!r} in any of these folders: {searched}")
 
 
 def _folders(dag: DAG | None) -> Iterator[Path]:

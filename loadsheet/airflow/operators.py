@@ -42,7 +42,7 @@ def airflow_connection(conn_id: str) -> Connection:
     try:
         found = AirflowConnection.get(conn_id)
     except AirflowNotFoundException:
-        raise ConnectionMissing(_why_not(conn_id, f"AIRFLOW_CONN_{conn_id.upper()}")) from None
+        raise ConnectionMissing(_why_missing(conn_id)) from None
     return Connection(
         conn_id=conn_id,
         conn_type=found.conn_type or "",
@@ -55,8 +55,9 @@ def airflow_connection(conn_id: str) -> Connection:
     )
 
 
-def _why_not(conn_id: str, variable: str) -> str:
-    if variable in os.environ:  # Airflow passes over one that it cannot read
+def _why_missing(conn_id: str) -> str:
+    variable = f"AIRFLOW_CONN_{conn_id.upper()}"
+    if variable in os.environ:  # Airflow ignores a variable that it cannot read
         return (
             f"Airflow cannot read {variable}: expected JSON, or"
             " conn_type://login:password@host:port/schema with special characters of the login and"
@@ -69,46 +70,54 @@ def _why_not(conn_id: str, variable: str) -> str:
 
 
 @contextmanager
-def explained() -> Iterator[None]:
-    """Turns whatever the work raises into AirflowFailException (no retry) or AirflowException
-    (retry).
+def as_airflow_errors() -> Iterator[None]:
+    """Turns an error of the work into AirflowException, or AirflowFailException if a retry cannot
+    help. Airflow's own exceptions pass.
 
-    What Airflow itself raises passes. An original exception's text never reaches the log unread: a
-    driver's message quotes the row it stumbled over. Its frames do, because they are code.
+    The original exception's text does not reach the log unchecked, because a driver's message
+    quotes the row that it failed at. Its frames do, because they are code.
     """
     try:
         yield
     except LoadsheetError as error:
-        kind = AirflowException if error.retryable else AirflowFailException
+        kind = _exception_type(error.retryable)
         raise kind(clean(str(error))).with_traceback(error.__traceback__) from None
     except Exception as error:
         if isinstance(error, AirflowException) or type(error).__module__.startswith("airflow."):
             raise
-        kind, text = _outside_the_core(error)
-        raise kind(text).with_traceback(error.__traceback__) from None
+        raise _unexplained(error).with_traceback(error.__traceback__) from None
 
 
-def _outside_the_core(error: Exception) -> tuple[type[AirflowException], str]:
-    """How the task ends with an error that the core did not explain: trouble on the way to it, or a
-    bug."""
+def _exception_type(retryable: bool) -> type[AirflowException]:
+    return AirflowException if retryable else AirflowFailException
+
+
+def _unexplained(error: Exception) -> AirflowException:
+    """The exception for an error that the core did not explain: a server's, or a bug."""
     # needs the drivers, which parsing a DAG file does not
     from loadsheet.engine.diagnosis import diagnose
 
-    if found := diagnose(error):
-        return AirflowException if found.cause.retryable else AirflowFailException, str(found)
-    notes = map(visible, getattr(error, "__notes__", ()))  # the core has noted where it happened
-    return AirflowFailException, "\n".join(
-        [summary(error), *notes, "This is a bug in Loadsheet: please report it"]
-    )
+    diagnosis = diagnose(error)
+    if diagnosis:
+        return _exception_type(diagnosis.cause.retryable)(str(diagnosis))
+    lines = [summary(error)]
+    # the core has noted there in which step it happened
+    for note in getattr(error, "__notes__", ()):
+        lines.append(visible(note))
+    lines.append("This is a bug in Loadsheet: please report it")
+    return AirflowFailException("\n".join(lines))
 
 
 PROGRESS_EVERY_SECONDS = 10.0
 
 
 class StepOperator(BaseOperator):
-    """Runs one step of the plan. `spec` is the pipeline file (absolute, or relative to its
-    project), `name` the table or transform. Both are data, never templates: the author of a spec
-    must not be able to make Airflow render it."""
+    """Runs one step of the plan.
+
+    `spec` is the pipeline file (absolute, or relative to its project), `name` the table or
+    transform. Neither is a template: an author of a spec must not be able to have Airflow render
+    code.
+    """
 
     template_fields = ()
     kind: ClassVar[Kind]
@@ -120,15 +129,15 @@ class StepOperator(BaseOperator):
         self._working = False
 
     def execute(self, context: Context) -> str | list[str] | None:
-        """What the next step needs, if anything: a load id, or names of tables. Skips where there
-        was nothing to do."""
-        with explained():
+        """What the next step needs: a load id, names of tables, or nothing. Raises
+        AirflowSkipException if there was nothing to do, otherwise as `as_airflow_errors`."""
+        with as_airflow_errors():
             self._working = True
             try:
                 outcome = self._run(context)
             finally:
                 self._working = False
-        self.log.info("%s: %s", self._shown, outcome.message)
+        self.log.info("%s: %s", on_one_line(self.name), outcome.message)
         if outcome.skipped:
             raise AirflowSkipException(outcome.message)
         if self.kind == "resolve":
@@ -136,19 +145,16 @@ class StepOperator(BaseOperator):
         return outcome.load_id if self.kind == "extract" else None
 
     def on_kill(self) -> None:
-        """Stops the work. psycopg cancels the statement that runs in the server when it sees a
-        KeyboardInterrupt; after a timeout the work has ended already and the timeout's own
-        exception must stay."""
+        """Stops the work: on a KeyboardInterrupt, psycopg cancels the statement in the server.
+
+        After a timeout the work has ended already, and the exception of the timeout must stay.
+        """
         if self._working:
             raise KeyboardInterrupt("Airflow asked this task to stop")
 
     def load_id(self, context: Context) -> str | None:
-        """The load id handed over by an earlier step; None where no earlier step makes one."""
+        """The load id that an earlier step has pushed; None for a step that needs none."""
         return None
-
-    @property
-    def _shown(self) -> str:
-        return on_one_line(self.name)
 
     def _run(self, context: Context) -> Outcome:
         from loadsheet.engine.execute import execute
@@ -156,48 +162,38 @@ class StepOperator(BaseOperator):
         from loadsheet.spec.pipeline_file import load_pipeline
 
         pipeline = load_pipeline(pipeline_file(self.spec, self.get_dag()))
+        tables_of = pipeline
+        if self.kind in ("extract", "load") and pipeline.pattern_of(self.name):
+            # A mapped task's table is in the request too, so that "all but these" includes it.
+            tables = (*pipeline.tables, pipeline.table(self.name))
+            tables_of = replace(pipeline, tables=tables)
         return execute(
             Step(kind=self.kind, name=self.name),
             pipeline,
-            _request(
-                _knowing(pipeline, self.name) if self.kind in ("extract", "load") else pipeline,
-                context,
-            ),
+            _request(tables_of, context),
             airflow_connection,
             load_id=self.load_id(context),
             progress=self._progress(),
         )
 
     def _progress(self) -> Callable[[int | None, int], None]:
-        said = time.monotonic()
+        """A function that logs rows and bytes, at most every PROGRESS_EVERY_SECONDS."""
+        last = time.monotonic()
 
-        def say(rows: int | None, size: int) -> None:
-            nonlocal said
-            if time.monotonic() - said >= PROGRESS_EVERY_SECONDS:
-                said = time.monotonic()
-                self.log.info(
-                    "%s: %s%.1f MB so far",
-                    self._shown,
-                    f"{rows:,} rows, " if rows else "",
-                    size / 1e6,
-                )
+        def log_progress(rows: int | None, size: int) -> None:
+            nonlocal last
+            if time.monotonic() - last < PROGRESS_EVERY_SECONDS:
+                return
+            last = time.monotonic()
+            count = f"{rows:,} rows, " if rows else ""
+            self.log.info("%s: %s%.1f MB so far", on_one_line(self.name), count, size / 1e6)
 
-        return say
-
-
-def _knowing(pipeline: Pipeline, name: str) -> Pipeline:
-    """The pipeline with the table of a mapped task among its own, so that "all but these" means it
-    too."""
-    return (
-        replace(pipeline, tables=(*pipeline.tables, pipeline.table(name)))
-        if pipeline.pattern_of(name)
-        else pipeline
-    )
+        return log_progress
 
 
 def _request(pipeline: Pipeline, context: Context) -> RunRequest:
-    """The run as the schedule, the Variable and the trigger form ask for it; a run may have no
-    logical date."""
+    """The run as its schedule, the Variable and the trigger form define it. A run that was
+    triggered manually may have no data interval."""
     from airflow.sdk import Variable
 
     from loadsheet.engine.request import VARIABLE, airflow_request
@@ -219,53 +215,54 @@ class CreateBucketOperator(StepOperator):
 
 
 class ResolveTablesOperator(StepOperator):
-    """Asks the source which tables match. XCom carries their names."""
+    """Asks the source which tables match a pattern. XCom carries their names."""
 
     kind = "resolve"
     ui_color = "#e3d5ca"
 
 
 class PostgresToMinioOperator(StepOperator):
-    """Copies a table's new rows (or all of them) to the lake. XCom carries the load id, nothing
-    else."""
+    """Copies a table's new rows, or all of them, to the lake. XCom carries only the load id."""
 
     kind = "extract"
     ui_color = "#a7d8de"
 
 
 class MinioToPostgresOperator(StepOperator):
-    """Loads what this run's extract of the same table has stored, in one warehouse transaction."""
+    """Loads what the same run has extracted from the same table, in one warehouse transaction."""
 
     kind = "load"
     ui_color = "#b7e1b0"
 
     def load_id(self, context: Context) -> str | None:
-        """The id that the extract step has pushed. Raises InputError when there is none, but for a
-        mapped task, which follows all extractions: None where that of its own table had nothing to
-        give."""
+        """The id that the extract step has pushed. Raises InputError if there is none.
+
+        A mapped task follows the extracts of all tables, so its own may have found nothing new:
+        then there is none, and that is no error.
+        """
         ti = context["ti"]
         if getattr(ti, "map_index", -1) >= 0:
             upstream = ti.task_id.replace("load.load_", "extract.extract_", 1)
             mapped: str | None = ti.xcom_pull(task_ids=upstream, map_indexes=ti.map_index)
             return mapped
         upstream = step_id("extract", self.name)
-        found = ti.xcom_pull(task_ids=upstream)
-        if not isinstance(found, str):
+        pushed = ti.xcom_pull(task_ids=upstream)
+        if not isinstance(pushed, str):
             raise InputError(
-                f"{upstream} of this run has left no load id. Clear that task; this one follows it."
+                f"{upstream} of this run has no load id. Clear that task; this one follows it."
             )
-        return found
+        return pushed
 
 
 class SqlTransformOperator(StepOperator):
-    """Builds a mart when any of its inputs was loaded since it was last built."""
+    """Builds a mart if any of its inputs was loaded since the last build."""
 
     kind = "transform"
     ui_color = "#f5d6a3"
 
 
 class BrokenSpecOperator(BaseOperator):
-    """Fails at once and says why; a retry cannot help."""
+    """Fails at once with the problems of a pipeline file; a retry cannot help."""
 
     template_fields = ()
     ui_color = "#f4a6a0"

@@ -1,11 +1,12 @@
 """Slack messages about failed and recovered tasks. A failure to send is logged and never fails a
 task.
 
-Airflow's own history cannot say it: runs that people trigger have no date to be ordered by, and
-clearing a task makes it forget. XCom and the task's state store end with the run. A Variable can be
-read and written from a task and, where a task's process was lost, from the DAG processor.
+A task has recovered if it works after an open failure, which a Variable remembers. Airflow's history
+cannot tell: triggered runs have no date to order them by, and clearing a task removes its earlier
+result. XCom and the task's state store end with the run. A Variable can be read and written by a
+task and, if the task's process was lost, by the DAG processor.
 
-Needs no logical date: a manually triggered run has none.
+Nothing here needs a logical date, because a triggered run has none.
 """
 
 from __future__ import annotations
@@ -26,11 +27,80 @@ from loadsheet.redact import clean, summary, visible
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+_log = logging.getLogger(__name__)
+
+GIVE_UP_SECONDS = 6.0
+FRAMES = 3
+LONGEST_TEXT = 2500  # Slack refuses a text block above 3000 characters
+_CUT_ENTITY = re.compile(r"&\w*$")
+
 _PREFIX = "loadsheet_failed"
 _LONGEST_KEY = 250  # of a Variable, in Airflow's database
+_HASH_LENGTH = 20
 _DESCRIPTION = (
     "{task_id} of {dag_id} has failed and not worked since; Loadsheet removes this when it does"
 )
+
+
+def notify_failure(
+    context: Context, slack_conn_id: str, events: Sequence[str] = ("failure",)
+) -> None:
+    """For `on_failure_callback`: posts the failure to the webhook of `slack_conn_id`; never raises.
+
+    With `recovery` among the `events`, the failure is also remembered, even if posting it fails.
+    """
+    if "recovery" in events:
+        try:
+            remember(context["ti"].dag_id, step_name(context), context["run_id"])
+        except Exception as error:
+            _log.warning("Slack will not be told when this task works again: %s", summary(error))
+    if "failure" in events:
+        try:
+            _post(slack_conn_id, failure_message(context))
+        except Exception as error:
+            _log.warning("Slack was not told about this failure: %s", summary(error))
+
+
+def notify_recovery(context: Context, slack_conn_id: str) -> None:
+    """For `on_success_callback` and `on_skipped_callback`: posts that a task which had failed works
+    again; never raises.
+
+    It does so once: when the message was sent, the failure is forgotten. If Slack refuses or cannot
+    be reached, the task's next success posts it. If Slack took the message and did not answer in
+    time, it may have arrived, and a second message would be worse than none.
+    """
+    try:
+        if not _had_work(context):
+            return
+        dag_id = context["ti"].dag_id
+        task_id = step_name(context)
+        failure = open_failure(dag_id, task_id)
+        if failure is None:
+            return
+        try:
+            _post(slack_conn_id, recovery_message(context, failure))
+        except TimeoutError as error:
+            _log.warning("Slack may not have been told about this recovery: %s", summary(error))
+        forget(dag_id, task_id)
+    except Exception as error:
+        _log.warning("Slack was not told about this recovery: %s", summary(error))
+
+
+def _had_work(context: Context) -> bool:
+    """Whether the task had something to do: a table that the run was told to leave out has not
+    shown that it works."""
+    task = context["task"]
+    chosen = (context.get("params") or {}).get("tables")
+    if getattr(task, "kind", None) != "extract" or not chosen:
+        return True
+    return getattr(task, "name", None) in chosen
+
+
+def _post(slack_conn_id: str, message: dict[str, object]) -> None:
+    # Slack's client takes 0.3 s to import, so only when there is something to send.
+    from loadsheet.airflow.slack_webhook import post
+
+    post(slack_conn_id, message, time.monotonic() + GIVE_UP_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -41,9 +111,9 @@ class Failure:
     run_id: str
 
 
-def find(dag_id: str, task_id: str) -> Failure | None:
-    """The task's failure, if it has not worked since. One small query of Airflow's API, no secrets
-    backend."""
+def open_failure(dag_id: str, task_id: str) -> Failure | None:
+    """The task's failure, if it has not worked since. For a task without one, this is one small
+    request to Airflow's API, and none to a secrets backend."""
     from airflow.sdk import Variable
 
     key = variable_key(dag_id, task_id)
@@ -53,12 +123,12 @@ def find(dag_id: str, task_id: str) -> Failure | None:
 
 
 def remember(dag_id: str, task_id: str, run_id: str) -> None:
-    """Note the failure, unless an earlier one is still open."""
+    """Store the failure, unless an earlier one is still open."""
     from airflow.sdk import Variable
 
-    if find(dag_id, task_id):
+    if open_failure(dag_id, task_id):
         return
-    failure = Failure(since=datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"), run_id=run_id)
+    failure = Failure(since=_now(), run_id=run_id)
     description = _DESCRIPTION.format(task_id=task_id, dag_id=dag_id)
     Variable.set(
         variable_key(dag_id, task_id), json.dumps(asdict(failure)), description=description
@@ -66,60 +136,54 @@ def remember(dag_id: str, task_id: str, run_id: str) -> None:
 
 
 def forget(dag_id: str, task_id: str) -> None:
-    """The task works again."""
+    """Remove the failure: the task works again."""
     from airflow.sdk import Variable
 
     Variable.delete(variable_key(dag_id, task_id))
 
 
 def variable_key(dag_id: str, task_id: str) -> str:
-    """The Variable of a task; what is too long for Airflow ends with a hash instead."""
+    """The name of the task's Variable; if it is too long for Airflow, it ends with a hash."""
     key = f"{_PREFIX}__{dag_id}__{task_id}"
-    return (
-        key
-        if len(key) <= _LONGEST_KEY
-        else f"{key[: _LONGEST_KEY - 21]}_{hashlib.sha256(key.encode()).hexdigest()[:20]}"
-    )
-
-
-FRAMES = 3
-LONGEST_TEXT = 2500  # Slack refuses a text block above 3000 characters
-_CUT_ENTITY = re.compile(r"&\w*$")
+    if len(key) <= _LONGEST_KEY:
+        return key
+    digest = hashlib.sha256(key.encode()).hexdigest()[:_HASH_LENGTH]
+    return f"{key[: _LONGEST_KEY - _HASH_LENGTH - 1]}_{digest}"
 
 
 def step_name(context: Context) -> str:
-    """The task's id; of one that is mapped, with the table it is for."""
+    """The task's id, followed by its table if it is a mapped task."""
     ti = context["ti"]
-    mapped = getattr(ti, "map_index", -1) >= 0
-    return (
-        f"{ti.task_id} [{getattr(context['task'], 'name', ti.map_index)}]"
-        if mapped
-        else str(ti.task_id)
-    )
+    if getattr(ti, "map_index", -1) < 0:
+        return str(ti.task_id)
+    table = getattr(context["task"], "name", ti.map_index)
+    return f"{ti.task_id} [{table}]"
 
 
 def failure_message(context: Context) -> dict[str, Any]:
-    """A task has failed for good. Without an exception (its process was killed, its host went away)
-    it says so."""
-    ti, error = context["ti"], context.get("exception")
+    """The message about a task that has failed and is not tried again."""
+    ti = context["ti"]
     title = f":red_circle: {ti.dag_id} failed at {step_name(context)}"
     facts = {
         "Pipeline": ti.dag_id,
         "Step": step_name(context),
         "Run": context["run_id"],
         "When": _now(),
-        "Try": _tries(context),
+        "Try": f"{ti.try_number} of {ti.max_tries + 1}",
     }
-    what, frames = _error_text(error), _last_frames(error)
-    where = [f"*Where*\n{_preformatted(frames)}"] if frames else []
-    text = f"{title}: {_escape(_first_line(what))}"
-    return _message(
-        title, text, facts, f"*Error*\n{_preformatted(what)}", *where, _log_link(context)
-    )
+    error = context.get("exception")
+    error_text = _error_text(error)
+    sections = [f"*Error*\n{_preformatted(error_text)}"]
+    frames = _last_frames(error)
+    if frames:
+        sections.append(f"*Where*\n{_preformatted(frames)}")
+    sections.append(_log_link(context))
+    first_line = error_text.partition("\n")[0]
+    return _message(title, f"{title}: {_escape(first_line)}", facts, sections)
 
 
 def recovery_message(context: Context, failure: Failure) -> dict[str, Any]:
-    """A task that had failed works again."""
+    """The message about a task that had failed and works again."""
     ti = context["ti"]
     title = f":large_green_circle: {ti.dag_id} works again at {step_name(context)}"
     facts = {
@@ -130,24 +194,15 @@ def recovery_message(context: Context, failure: Failure) -> dict[str, Any]:
         "Failed since": failure.since,
         "First in run": failure.run_id,
     }
-    return _message(title, _escape(title), facts, _log_link(context))
+    return _message(title, _escape(title), facts, [_log_link(context)])
 
 
-def _message(title: str, text: str, facts: dict[str, str], *sections: str) -> dict[str, Any]:
+def _message(title: str, text: str, facts: dict[str, str], sections: list[str]) -> dict[str, Any]:
     fields = [_markdown(f"*{name}*\n{_escape(value)}") for name, value in facts.items()]
-    return {
-        "text": text,
-        "blocks": [
-            _section(f"*{_escape(title)}*"),
-            {"type": "section", "fields": fields},
-            *(_section(section) for section in sections),
-        ],
-    }
-
-
-def _tries(context: Context) -> str:
-    ti = context["ti"]
-    return f"{ti.try_number} of {ti.max_tries + 1}"
+    blocks = [_section(f"*{_escape(title)}*"), {"type": "section", "fields": fields}]
+    for section in sections:
+        blocks.append(_section(section))
+    return {"text": text, "blocks": blocks}
 
 
 def _now() -> str:
@@ -163,21 +218,20 @@ def _error_text(error: BaseException | str | None) -> str:
 
     if error is None:
         return "No exception: the task's process was killed or lost. The log has its last lines."
-    # `clean` knows what secrets look like, `redact` the passwords of all connections that this task has opened.
-    return str(redact(clean(error) if isinstance(error, str) else summary(error)))
+    text = clean(error) if isinstance(error, str) else summary(error)
+    # `clean` and `summary` know what secrets look like, `redact` the passwords of the connections
+    # that this task has opened.
+    return str(redact(text))
 
 
 def _last_frames(error: BaseException | str | None) -> str:
     if not isinstance(error, BaseException):
         return ""
     frames = traceback.extract_tb(error.__traceback__)[-FRAMES:]
-    return "\n".join(
-        f"{frame.filename}:{frame.lineno} in {frame.name}\n    {frame.line}" for frame in frames
-    )
-
-
-def _first_line(text: str) -> str:
-    return text.partition("\n")[0]
+    lines = []
+    for frame in frames:
+        lines.append(f"{frame.filename}:{frame.lineno} in {frame.name}\n    {frame.line}")
+    return "\n".join(lines)
 
 
 def _section(text: str) -> dict[str, Any]:
@@ -189,81 +243,11 @@ def _markdown(text: str) -> dict[str, str]:
 
 
 def _preformatted(text: str) -> str:
-    shown = _escape(text.replace("```", "'''"))
-    if len(shown) > LONGEST_TEXT:
-        shown = _CUT_ENTITY.sub("", shown[:LONGEST_TEXT]) + " ..."
-    return f"```{shown}```"
+    escaped = _escape(text.replace("```", "'''"))
+    if len(escaped) > LONGEST_TEXT:
+        escaped = _CUT_ENTITY.sub("", escaped[:LONGEST_TEXT]) + " ..."
+    return f"```{escaped}```"
 
 
 def _escape(text: str) -> str:
     return visible(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-log = logging.getLogger(__name__)
-GIVE_UP_SECONDS = 6.0
-
-
-def notify_failure(
-    context: Context, slack_conn_id: str, events: Sequence[str] = ("failure",)
-) -> None:
-    """For `on_failure_callback`: posts the failure to the webhook of `slack_conn_id`; never raises.
-
-    With `recovery` among the `events` the failure is also remembered, told or not.
-    """
-    if "recovery" in events:
-        _remember(context)
-    if "failure" in events:
-        try:
-            _post(slack_conn_id, failure_message(context))
-        except Exception as error:
-            log.warning("Slack was not told about this failure: %s", summary(error))
-
-
-def notify_recovery(context: Context, slack_conn_id: str) -> None:
-    """For `on_success_callback` and `on_skipped_callback`: posts that a task which had failed works
-    again.
-
-    Once: the failure is forgotten when Slack was told. Where Slack refuses or cannot be reached the
-    task's next success tells it; where Slack took the message and did not answer in time, a second
-    one would be worse than none.
-    """
-    try:
-        ti = context["ti"]
-        failure = find(ti.dag_id, step_name(context)) if _had_work(context) else None
-        if failure is None:
-            return
-        try:
-            _post(slack_conn_id, recovery_message(context, failure))
-        except TimeoutError as error:
-            log.warning("Slack may not have been told about this recovery: %s", summary(error))
-        forget(ti.dag_id, step_name(context))
-    except Exception as error:
-        log.warning("Slack was not told about this recovery: %s", summary(error))
-
-
-def _remember(context: Context) -> None:
-    try:
-        ti = context["ti"]
-        remember(ti.dag_id, step_name(context), context["run_id"])
-    except Exception as error:
-        log.warning("Slack will not be told when this task works again: %s", summary(error))
-
-
-def _had_work(context: Context) -> bool:
-    """A table that this run was told to leave out has not shown that it works."""
-    task, chosen = context["task"], (context.get("params") or {}).get("tables")
-    return (
-        getattr(task, "kind", None) != "extract"
-        or not chosen
-        or getattr(task, "name", None) in chosen
-    )
-
-
-def _post(slack_conn_id: str, message: dict[str, object]) -> None:
-    # Slack's client takes 0.3 s to import, so only when there is something to send.
-    from loadsheet.airflow.slack_webhook import post
-
-    until = time.monotonic() + GIVE_UP_SECONDS
-    # Slack's client takes 0.3 s to import: only when there is something to tell
-
-    post(slack_conn_id, message, until)

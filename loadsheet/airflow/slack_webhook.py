@@ -10,8 +10,8 @@ from airflow.providers.slack.hooks.slack_webhook import SlackWebhookHook
 from slack_sdk.http_retry import HttpRequest, HttpResponse, RetryState
 from slack_sdk.http_retry.builtin_handlers import RateLimitErrorRetryHandler
 
-# Holds per read, so a server that answers byte by byte could hold the task for ever: `until` does
-# not let it.
+# The limit of each read, not of all of them: a server that answers byte by byte is stopped by
+# `until`.
 REQUEST_TIMEOUT_SECONDS = 5
 _ANSWER_SECONDS = 1.0
 
@@ -20,15 +20,15 @@ def post(slack_conn_id: str, message: dict[str, Any], until: float) -> None:
     """Post `message` to the webhook of the Airflow connection `slack_conn_id`, or give up at
     `until` (monotonic).
 
-    Raises TimeoutError when the message may have arrived but no answer came; whatever the client
-    raises when Slack refused it or was not reached.
+    Raises TimeoutError if the message may have arrived but no answer came, and the client's error
+    if Slack refused it or was not reached.
     """
     hook = SlackWebhookHook(
         slack_webhook_conn_id=slack_conn_id,
         timeout=REQUEST_TIMEOUT_SECONDS,
         retry_handlers=[_WhenAllowed(until)],
     )
-    # looks the connection up here: Airflow's channel to the supervisor belongs to this thread
+    # Looks up the connection in this thread, which owns Airflow's channel to the supervisor.
     hook.get_conn()
     failed: list[Exception] = []
 
@@ -48,8 +48,11 @@ def post(slack_conn_id: str, message: dict[str, Any], until: float) -> None:
 
 
 class _WhenAllowed(RateLimitErrorRetryHandler):
-    """Waits as long as a 429 asks for, if there is time for it: Slack takes about one message a
-    second, and a source that is down fails many tasks at once. Nothing else is tried twice."""
+    """Tries again after the time that a 429 asks for, if there is enough left; nothing else is
+    tried twice.
+
+    Slack accepts about one message a second, and a source that is down fails many tasks at once.
+    """
 
     def __init__(self, until: float):
         super().__init__(max_retry_count=5)
@@ -65,11 +68,12 @@ class _WhenAllowed(RateLimitErrorRetryHandler):
     ) -> bool:
         if response is None or response.status_code != 429:
             return False
-        asked = next(
-            (value[0] for name, value in response.headers.items() if name.lower() == "retry-after"),
-            "",
-        )
-        # The client adds up to a second of its own, so that not all come back at once.
-        return (
-            asked.isdecimal() and time.monotonic() + int(asked) + 1 + _ANSWER_SECONDS < self._until
-        )
+        seconds = ""
+        for name, values in response.headers.items():
+            if name.lower() == "retry-after":
+                seconds = values[0]
+        if not seconds.isdecimal():
+            return False
+        # The client waits up to a second longer, so that not all clients come back at once.
+        longest_wait = int(seconds) + 1
+        return time.monotonic() + longest_wait + _ANSWER_SECONDS < self._until

@@ -1,7 +1,8 @@
-"""The folder of DAG files that the bundle shows to Airflow: one per pipeline file.
+"""The folder of DAG files ("stubs") that the bundle shows to Airflow: one per pipeline file.
 
-Airflow asks such a file's modification time whether there is something to parse, so an edit is
-passed on by a new one.
+Airflow parses a DAG file again if its modification time has changed, so an edit of a pipeline is
+passed on by setting a new one. Beside the stubs, each parse leaves a mark: an empty file whose
+time is when the parse began, or one with the pipeline's name, if that is not its folder's.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from loadsheet.names import slug
 from loadsheet.spec.files import is_there
 
 TEMPLATE = """\
-# Airflow's DAG file for {spec!r}. That is the file to edit; this one is written again whenever it is missing.
+# Airflow's DAG file for {spec!r}. Edit that file. This one is generated.
 from loadsheet.airflow.dag_file import dag_of
 
 dag = dag_of(__file__, {project!r}, {folder!r})
@@ -29,28 +30,28 @@ _PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
 
 
 def stub_name(folder: str) -> str:
-    """The name of the DAG file for the pipeline in `folder`; no other folder has it."""
-    plain = _PLAIN.fullmatch(folder)
-    return f"{folder if plain else slug(ascii(folder)) + '+'}{SUFFIX}"
+    """The name of the DAG file for the pipeline in `folder`; no other folder has the same."""
+    if _PLAIN.fullmatch(folder):
+        return f"{folder}{SUFFIX}"
+    return f"{slug(ascii(folder))}+{SUFFIX}"
 
 
 def stub_text(project: Path, folder: str) -> str:
-    """What is in the DAG file for the pipeline in `folder`."""
-    return TEMPLATE.format(
-        spec=f"pipelines/{folder}/pipeline.yml", project=str(project), folder=folder
-    )
+    """The content of the DAG file for the pipeline in `folder`."""
+    spec = f"pipelines/{folder}/pipeline.yml"
+    return TEMPLATE.format(spec=spec, project=str(project), folder=folder)
 
 
-def write_whole(file: Path, text: str, drafts: Path, when: int | None = None) -> None:
-    """Whole or not at all, with the time `when` (nanoseconds; default: now). Raises OSError.
+def write_atomically(file: Path, text: str, drafts: Path, when: int | None = None) -> None:
+    """Write `file` with the modification time `when` (nanoseconds; default: now). Raises OSError.
 
-    `drafts` is a folder on the same disk where Airflow does not look.
+    `drafts` is a folder on the same disk in which Airflow does not look for DAG files.
     """
     handle, draft = tempfile.mkstemp(dir=drafts)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as target:
             target.write(text)
-        os.chmod(draft, 0o644)  # a task may run as another user than the one that was first here
+        os.chmod(draft, 0o644)  # a task may run as another user than the one that wrote the file
         if when is not None:
             os.utime(draft, ns=(when, when))
         os.replace(draft, file)
@@ -67,26 +68,30 @@ def stamp(stub: Path) -> None:
         os.utime(stub, ns=(now, now))
 
 
-def mark(stub: Path, began: int, claim: str | None = None) -> None:
-    """Say of a DAG file when its latest parse `began` (nanoseconds), and which name but its
-    folder's it claims: "" for none, None for the one that the parse before has found."""
-    marker, known = marker_of(stub), claim_of(stub)
-    with contextlib.suppress(OSError):  # one parse too many is better than none
+def mark(stub: Path, began: int, name: str | None = None) -> None:
+    """Note for a DAG file when its latest parse `began` (nanoseconds) and its pipeline's `name`.
+
+    The name is "" if it is the folder's; None keeps the one that the parse before has noted.
+    """
+    marker = marker_of(stub)
+    noted = noted_name(stub)
+    if name is None:
+        name = noted
+    # If it cannot be noted, the file is parsed once too often, which is better than too rarely.
+    with contextlib.suppress(OSError):
         try:
-            same = claim is None or claim == known
             os.utime(marker, ns=(began, began))
-        # Missing, or another user's: Airflow's command line was used.
         except OSError:
-            same = False
-        if not same:
-            write_whole(
-                marker, known if claim is None else claim, drafts=stub.parents[1], when=began
-            )
+            # There is none yet, or it belongs to another user, who has used Airflow's command line.
+            is_current = False
+        else:
+            is_current = name == noted
+        if not is_current:
+            write_atomically(marker, name, drafts=stub.parents[1], when=began)
 
 
-def claim_of(stub: Path) -> str:
-    """The pipeline's name, where the latest parse has found another one than its folder's; else
-    nothing."""
+def noted_name(stub: Path) -> str:
+    """The pipeline's name that the latest parse has noted; empty if it is its folder's."""
     try:
         return marker_of(stub).read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -94,172 +99,190 @@ def claim_of(stub: Path) -> str:
 
 
 def marker_of(stub: Path) -> Path:
-    """Where the parses of a DAG file leave their marks."""
+    """The file in which the parses of a DAG file note something."""
     return stub.parents[1] / "parsed" / stub.name
 
 
-def stats(folder: Path) -> dict[str, os.stat_result]:
-    """Each file of the folder with its size and times."""
-    found = {}
+def files_in(folder: Path) -> dict[str, os.stat_result]:
+    """The size and the times of each file in the folder, by name."""
+    files = {}
     with os.scandir(folder) as entries:
         for entry in entries:
-            with contextlib.suppress(OSError):  # removed since
-                found[entry.name] = entry.stat()
-    return found
+            with contextlib.suppress(OSError):  # removed meanwhile
+                files[entry.name] = entry.stat()
+    return files
 
 
 Folders = Mapping[str, str]
 """The name of the DAG file -> the pipeline's folder."""
-Source = tuple[str, int, int, int, int]
-Stats = Mapping[str, os.stat_result]
+Version = tuple[str, int, int, int, int]
+"""A source file's name, times, size and inode."""
+Marks = Mapping[str, os.stat_result]
+"""The name of the DAG file -> its mark."""
 
 
 class Edits:
-    """Compares with what the last look saw. The first look finds nothing: then Airflow parses every
-    file anyway.
+    """Finds the DAG files to parse, by comparing the pipelines with the previous look. The first
+    look finds nothing, because Airflow parses every new file anyway.
 
     `forget` is the number of seconds after which Airflow drops a DAG that its file no longer holds.
     """
 
     def __init__(self, pipelines: Path, home: Path, forget: float):
-        self._pipelines, self._forget = pipelines, forget
-        self._dags, self._parsed = home / "dags", home / "parsed"
-        self._sources: dict[str, frozenset[Source]] = {}
-        self._claims: dict[str, str] | None = None
+        self._pipelines = pipelines
+        self._dags = home / "dags"
+        self._parsed = home / "parsed"
+        self._forget = forget
+        self._sources: dict[str, frozenset[Version]] = {}
+        self._names: dict[str, str] | None = None
         self._again: dict[str, float] = {}
 
     def look(self, folders: Folders) -> set[str]:
         """The names of the DAG files to parse."""
-        now, marks = time.monotonic(), stats(self._parsed)
-        changed = self._edited(folders) | self._rivals(folders, marks)
+        now = time.monotonic()
+        marks = files_in(self._parsed)
+        changed = self._edited(folders) | self._affected_by_renames(folders, marks)
         due = {name for name, when in self._again.items() if now > when}
-        waiting = {
-            name: when for name, when in self._again.items() if name in folders and name not in due
-        }
-        # Once more, later: then Airflow notices that the DAG of the old name is no longer in the
-        # file.
-        self._again = waiting | dict.fromkeys(changed, now + self._forget + 5)
-        return (changed | due | self._unread(marks)) & folders.keys()
+        # An edited file is parsed once more, later: only then does Airflow drop the DAG of an
+        # earlier name, which is no longer in the file.
+        again: dict[str, float] = {}
+        for name, when in self._again.items():
+            if name in folders and name not in due:
+                again[name] = when
+        for name in changed:
+            again[name] = now + self._forget + 5
+        self._again = again
+        return (changed | due | self._parsed_too_early(marks)) & folders.keys()
 
-    def _unread(self, marks: Stats) -> set[str]:
-        """Those whose latest parse began before the latest stamp: Airflow compares with when it
-        ended, and would never see an edit that fell between the two."""
-        return {
-            name
-            for name, stub in stats(self._dags).items()
-            if name in marks and marks[name].st_mtime_ns < stub.st_mtime_ns
-        }
+    def _parsed_too_early(self, marks: Marks) -> set[str]:
+        """Those whose latest parse began before their latest stamp. Airflow compares the stamp with
+        the end of the parse, and would never see an edit between the two."""
+        names = set()
+        for name, stub in files_in(self._dags).items():
+            if name in marks and marks[name].st_mtime_ns < stub.st_mtime_ns:
+                names.add(name)
+        return names
 
     def _edited(self, folders: Folders) -> set[str]:
-        last = self._sources
-        self._sources = {
-            name: _sources(self._pipelines / folder) for name, folder in folders.items()
-        }
-        return {name for name, found in self._sources.items() if last.get(name, found) != found}
+        before = self._sources
+        self._sources = {}
+        edited = set()
+        for name, folder in folders.items():
+            sources = _source_versions(self._pipelines / folder)
+            self._sources[name] = sources
+            if name in before and before[name] != sources:
+                edited.add(name)
+        return edited
 
-    def _rivals(self, folders: Folders, marks: Stats) -> set[str]:
-        """Those with another name than their folder's (that one cannot be taken), when another file
-        has come to that name or left it."""
-        last = self._claims
-        claims = self._claims = {
-            name: (name in marks and marks[name].st_size and claim_of(self._dags / name)) or folder
-            for name, folder in folders.items()
-        }
-        if last is None or last == claims:
+    def _affected_by_renames(self, folders: Folders, marks: Marks) -> set[str]:
+        """Those that share their name with a file whose name has changed: which of the two owns it
+        may have changed, too. A file with its folder's name owns it in any case."""
+        before = self._names
+        names = {name: self._pipeline_name(name, folders, marks) for name in folders}
+        self._names = names
+        if before is None or before == names:
             return set()
-        moved = [
-            (name, claim)
-            for name in last.keys() | claims.keys()
-            if last.get(name) != claims.get(name)
-            for claim in (last.get(name), claims.get(name))
-        ]
-        return {
-            name
-            for name, claim in claims.items()
-            if claim != folders[name]
-            and any(claim == other and name != who for who, other in moved)
-        }
+        # Per pipeline name, the files that have come to it or left it.
+        movers: dict[str, set[str]] = {}
+        for stub in before.keys() | names.keys():
+            if before.get(stub) == names.get(stub):
+                continue
+            for pipeline in (before.get(stub), names.get(stub)):
+                if pipeline is not None:
+                    movers.setdefault(pipeline, set()).add(stub)
+        affected = set()
+        for stub, pipeline in names.items():
+            others = movers.get(pipeline, set()) - {stub}
+            if pipeline != folders[stub] and others:
+                affected.add(stub)
+        return affected
+
+    def _pipeline_name(self, name: str, folders: Folders, marks: Marks) -> str:
+        if name in marks and marks[name].st_size:
+            return noted_name(self._dags / name) or folders[name]
+        return folders[name]
 
 
-def _sources(folder: Path) -> frozenset[Source]:
-    """Changes whenever the pipeline file or an SQL file beside it does."""
-    found = [_source(folder / "pipeline.yml")]
+def _source_versions(folder: Path) -> frozenset[Version]:
+    """Changes whenever the pipeline file or one of its SQL files does."""
+    versions = [_version(folder / "pipeline.yml")]
     with contextlib.suppress(OSError), os.scandir(folder / "sql") as entries:
-        found += [_source(entry) for entry in entries if entry.name.endswith(".sql")]
-    return frozenset(found)
+        for entry in entries:
+            if entry.name.endswith(".sql"):
+                versions.append(_version(entry))
+    return frozenset(versions)
 
 
-def _source(file: Path | os.DirEntry[str]) -> Source:
+def _version(file: Path | os.DirEntry[str]) -> Version:
     try:
-        stat = file.stat()
+        status = file.stat()
     except OSError:
         return file.name, 0, 0, 0, 0
-    # The change time too: an unpacked file brings the modification time of its archive, and may get
-    # the old inode.
-    return file.name, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino
+    # The change time too: an unpacked file has the modification time of its archive, and may get
+    # the inode of the old file.
+    return file.name, status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
 
 
 class Stubs:
-    """The DAG files for the pipelines of `project`, in a folder of this project's own below
-    `within`.
+    """The DAG files for the pipelines of `project`, in a folder below `within` that no other
+    project uses.
 
-    `forget` is the number of seconds after which Airflow drops a DAG that its file no longer holds. Several processes
-    may work on the same folder at once.
+    `forget` is the number of seconds after which Airflow drops a DAG that its file no longer holds.
+    Several processes may work on the same folder at once.
     """
 
     def __init__(self, project: Path, within: Path, prefix: str = "", forget: float = 50):
         self.project = project.absolute()
-        # In full: a commit that brings this very folder, with files of its own for Airflow to run,
-        # cannot be made.
-        key = hashlib.sha256(
-            f"{self.project}\n{TEMPLATE}".encode(errors="surrogateescape")
-        ).hexdigest()
+        # The whole hash, so that no commit can be made that holds this very folder, with Python
+        # files for Airflow to run.
+        identity = f"{self.project}\n{TEMPLATE}".encode(errors="surrogateescape")
+        key = hashlib.sha256(identity).hexdigest()
         self.home = within / f"{prefix}pipelines-{key}"
         self.dags = self.home / "dags"
         self._edits = Edits(self.project / "pipelines", self.home, forget)
-        self._waiting: set[str] = set()
+        self._unstamped: set[str] = set()
 
     def add(self) -> None:
-        """Write the files that are missing. This is all a worker needs: two folders are listed.
+        """Write the files that are missing. A worker needs no more, and only two folders are
+        listed.
 
-        Raises FileNotFoundError when there is no `pipelines` folder: that is a wrong path, not an
-        empty project.
+        Raises FileNotFoundError if there is no folder `pipelines`: the path is wrong, because an
+        empty project has one.
         """
         for place in (self.home, self.dags, self.home / "parsed"):
             place.mkdir(mode=0o775, parents=True, exist_ok=True)
         ignore = self.home / ".gitignore"
-        # in a clone, `git clean` must not take away what a task is about to read
+        # In a clone, `git clean` must not remove what a task is about to read.
         if not ignore.exists():
-            write_whole(ignore, "*\n", drafts=self.home)
-        # a power failure leaves empty ones
-        there = {name for name, stub in stats(self.dags).items() if stub.st_size}
-        for name, folder in self._listed().items():
-            if name not in there and self._has_spec(folder):
+            write_atomically(ignore, "*\n", drafts=self.home)
+        # An empty file counts as missing: a power failure leaves such files.
+        complete = {name for name, stub in files_in(self.dags).items() if stub.st_size}
+        for name, folder in self._folders().items():
+            if name not in complete and self._has_spec(folder):
                 self._write(name, folder)
 
     def refresh(self) -> None:
-        """Make the folder say what has happened to the pipelines since the last call: new, edited
-        and deleted ones.
+        """Update the DAG files for new, edited and deleted pipelines.
 
-        Raises FileNotFoundError as `add` does, and PermissionError when the folder is not Airflow's
-        own.
+        Raises FileNotFoundError as `add`, and PermissionError if the folder is not Airflow's own.
         """
         self.add()
-        self._refuse_strangers()
-        folders = {
-            name: folder for name, folder in self._listed().items() if self._has_spec(folder)
-        }
-        self._remove(folders)
-        self._waiting |= self._edits.look(folders)
-        for name in self._waiting & folders.keys():
+        self._refuse_unsafe_folder()
+        folders = {}
+        for name, folder in self._folders().items():
+            if self._has_spec(folder):
+                folders[name] = folder
+        self._remove_all_but(folders)
+        self._unstamped |= self._edits.look(folders)
+        for name in self._unstamped & folders.keys():
             try:
                 stamp(self.dags / name)
-            except PermissionError:  # written by a worker that is another user
+            except PermissionError:  # written by a worker that runs as another user
                 self._write(name, folders[name])
-            self._waiting.discard(name)
+            self._unstamped.discard(name)
 
-    def _refuse_strangers(self) -> None:
-        """Airflow's default place is below /tmp, and what is there is run."""
+    def _refuse_unsafe_folder(self) -> None:
+        """Airflow's default folder is below /tmp, and Python files in it are run."""
         for place in (self.dags, self.home, self.home.parent):
             if place.stat().st_uid != os.geteuid():
                 raise PermissionError(
@@ -269,30 +292,34 @@ class Stubs:
         for place in (self.dags, self.home):
             if place.stat().st_mode & 0o002:
                 raise PermissionError(
-                    f"{place} may be written by everybody, and what is there is run: remove it"
+                    f"every user may write to {place}, whose Python files Airflow runs: remove it"
                 )
 
-    def _listed(self) -> dict[str, str]:
+    def _folders(self) -> dict[str, str]:
         """The name of the DAG file -> the folder, for everything in `pipelines`."""
         try:
-            found = os.listdir(self.project / "pipelines")
+            entries = os.listdir(self.project / "pipelines")
         except FileNotFoundError as error:
             raise FileNotFoundError(
-                f"{self.project} is no project: it has no folder `pipelines`"
+                f"{self.project} is not a project: it has no folder `pipelines`"
             ) from error
-        return {stub_name(folder): folder for folder in found if not folder.startswith(".")}
+        return {stub_name(entry): entry for entry in entries if not entry.startswith(".")}
 
     def _has_spec(self, folder: str) -> bool:
         return is_there(os.path.join(self.project, "pipelines", folder, "pipeline.yml"))
 
     def _write(self, name: str, folder: str) -> None:
-        write_whole(self.dags / name, stub_text(self.project, folder), drafts=self.home)
+        write_atomically(self.dags / name, stub_text(self.project, folder), drafts=self.home)
 
-    def _remove(self, folders: dict[str, str]) -> None:
-        gone = {name for name in os.listdir(self.dags) if name.endswith(SUFFIX)} - folders.keys()
-        known = self._listed() if gone else {}
+    def _remove_all_but(self, folders: Folders) -> None:
+        stubs = {name for name in os.listdir(self.dags) if name.endswith(SUFFIX)}
+        gone = stubs - folders.keys()
+        if not gone:
+            return
+        folders_now = self._folders()
         for name in gone:
-            if name in known and self._has_spec(known[name]):
-                continue  # made by another process since we looked
-            for file in (self.dags / name, marker_of(self.dags / name)):
-                file.unlink(missing_ok=True)
+            if name in folders_now and self._has_spec(folders_now[name]):
+                continue  # added by another process since we listed the folder
+            stub = self.dags / name
+            stub.unlink(missing_ok=True)
+            marker_of(stub).unlink(missing_ok=True)

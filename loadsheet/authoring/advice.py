@@ -1,13 +1,14 @@
 """Suggests how to load a table, from what the source's catalogs know about it.
 
-Pure: no question to a server here. Where the catalog cannot know (are rows ever updated?) the
-careful way is advised, and the reason names the other one.
+`advise` decides, without a query. `suggest` reads the catalogs and tries each decision as a run
+would. Where the catalogs cannot know (are rows ever updated?) the careful way is suggested, and its
+reason names the other one.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,8 @@ import typer
 
 from loadsheet.errors import InputError, Refused
 from loadsheet.redact import on_one_line
-from loadsheet.source.discovery import Facts
 from loadsheet.source.table import SourceTable
-from loadsheet.spec.edit import fitted
+from loadsheet.spec.edit import fit_to_defaults
 from loadsheet.spec.models import Incremental, Table
 from loadsheet.sql.types import TIME_TYPES, has_order, without_modifier
 
@@ -29,23 +29,38 @@ if TYPE_CHECKING:
 _BEFORE = r"(?:(?:row|record|sys|system|last|date|time|ts|dt)_?)*"
 _AFTER = r"(?:_?(?:at|on|ts|dt|time|date|datetime|timestamp|stamp|utc|tz))*"
 _UPDATED = re.compile(
-    rf"{_BEFORE}(?:updated?|modified|modification|changed?|upd|mod|write){_AFTER}|mtime|systemmodstamp"
+    rf"{_BEFORE}(?:updated?|modified|modification|changed?|upd|mod|write){_AFTER}"
+    r"|mtime|systemmodstamp"
 )
 _CREATED = re.compile(
     rf"{_BEFORE}(?:created?|creation|inserted|ingested|recorded|logged){_AFTER}|ctime"
 )
-# Tables whose rows are written once, by their names: statistics alone would say so of any table
-# just restored.
+# Names of tables whose rows are written once. Statistics alone are not enough: they show no updates
+# for any table that was just restored.
 _LOGS = frozenset(
     "event events log logs logged audit audits history journal journals click clicks impression"
     " impressions pageviews reading readings measurement measurements".split()
 )
+# Anchored at the end of the name: `password_changed_at` and `token_count` are no secrets.
 _SECRET = re.compile(
-    r"(?:^|_)(?:password|passwd|pwd|passphrase|passcode|secret|secrets|ssn|cvv|cvc|cvv2|iban|otp|totp|"
-    r"social_security(?:_(?:no|number|nr))?|(?:credit_?)?card_?(?:no|nr|num|number)|cc_?(?:no|nr|num|number)|"
-    r"(?:api|private|secret|access|encryption|signing)_?key|(?:pass(?:word)?|pin)_?(?:hash|salt|code)|"
-    r"(?:passport|national_id|tax)_?(?:no|nr|number)|(?:bank_)?account_?number)(?:_(?:hash|hashed|salt|enc|encrypted))?$"
-    r"|(?:^|_)(?:token|credentials?)(?:_(?:hash|hashed|enc|encrypted))?$|^(?:pin|passwordhash)$"
+    r"""
+    (?:^|_)
+    (?:
+        password | passwd | pwd | passphrase | passcode | secret | secrets
+        | ssn | cvv | cvc | cvv2 | iban | otp | totp
+        | social_security (?:_(?:no|number|nr))?
+        | (?:credit_?)? card_? (?:no|nr|num|number)
+        | cc_? (?:no|nr|num|number)
+        | (?:api|private|secret|access|encryption|signing) _?key
+        | (?:pass(?:word)?|pin) _? (?:hash|salt|code)
+        | (?:passport|national_id|tax) _? (?:no|nr|number)
+        | (?:bank_)? account_? number
+    )
+    (?:_(?:hash|hashed|salt|enc|encrypted))? $
+    | (?:^|_) (?:token|credentials?) (?:_(?:hash|hashed|enc|encrypted))? $
+    | ^ (?:pin|passwordhash) $
+    """,
+    re.VERBOSE,
 )
 _KINDS = {TIME_TYPES[0]: "timestamptz", TIME_TYPES[1]: "timestamp", "date": "a date"}
 _NUMBERS = ("smallint", "integer", "bigint")
@@ -53,29 +68,34 @@ _NUMBERS = ("smallint", "integer", "bigint")
 
 @dataclass(frozen=True, kw_only=True)
 class Advice:
-    """One table's entry for a spec, and why."""
+    """How to load one table, and why."""
 
     key: tuple[str, ...]
-    """What identifies a row; empty where nothing does."""
+    """The columns that identify a row; empty where none do."""
     declared: bool
-    """The catalog says so itself, so the spec need not."""
+    """The key is the declared primary key, so the pipeline file need not name it."""
     cursor: str | None
+    """The column that tells what changed; None where the table is copied whole."""
     append: bool
     nulls: bool
     """The cursor can be NULL."""
     secrets: tuple[str, ...]
+    """Columns that are left out, because their names say that they hold secrets."""
     why: str
+    """The reason for the cursor, or for having none."""
 
     @property
     def entry(self) -> dict[str, Any]:
-        """The table's keys in the spec, in the short form where there is one."""
+        """The table's keys in the pipeline file, in the short form where there is one."""
         entry: dict[str, Any] = {}
-        if self.key and not self.declared:
-            entry["primary_key"] = self.key[0] if len(self.key) == 1 else list(self.key)
-        if self.cursor:
-            entry["incremental"] = (
-                {"cursor": self.cursor, "nulls": "include"} if self.nulls else self.cursor
-            )
+        if len(self.key) == 1 and not self.declared:
+            entry["primary_key"] = self.key[0]
+        elif self.key and not self.declared:
+            entry["primary_key"] = list(self.key)
+        if self.cursor and self.nulls:
+            entry["incremental"] = {"cursor": self.cursor, "nulls": "include"}
+        elif self.cursor:
+            entry["incremental"] = self.cursor
         if self.append:
             entry["mode"] = "append"
         if self.secrets:
@@ -84,103 +104,123 @@ class Advice:
 
     @property
     def mode(self) -> str:
-        """How its rows will land."""
-        return "append" if self.append else "merge" if self.cursor else "replace"
+        """How its rows are loaded: append, merge or replace."""
+        if self.append:
+            return "append"
+        if self.cursor:
+            return "merge"
+        return "replace"
 
 
 def advise(table: SourceTable, facts: Facts) -> Advice:
-    """What to write into a spec for `table`."""
-    key = table.key or next((tuple(u) for u in facts.uniques if _is_key(table, u)), ())
+    """How to load `table`, whose statistics and indexes are `facts`."""
+    key = table.key or _unique_columns(table, facts)
     cursor, append, why = _cursor(table, facts, key)
+    secrets = []
+    for column in table.columns:
+        # A key or a cursor cannot be left out, however it is named.
+        if looks_secret(column.name) and column.name not in (*key, cursor):
+            secrets.append(column.name)
     return Advice(
         key=key,
         declared=bool(table.key),
         cursor=cursor,
         append=append,
         nulls=cursor is not None and cursor not in table.not_null,
-        secrets=tuple(
-            c.name for c in table.columns if looks_secret(c.name) and c.name not in (*key, cursor)
-        ),
+        secrets=tuple(secrets),
         why=why,
     )
 
 
-def whole(advice: Advice, reason: str) -> Advice:
-    """The advice to copy the table whole after all, for `reason`."""
+def copy_whole(advice: Advice, reason: str) -> Advice:
+    """The advice without its cursor, for `reason`: the table is copied whole."""
     return replace(advice, cursor=None, append=False, nulls=False, why=reason)
 
 
 def looks_secret(name: str) -> bool:
-    """Whether a column of this name probably holds something that does not belong in a warehouse."""
+    """Whether a column of this name probably holds what does not belong in a warehouse."""
     return bool(_SECRET.search(_plain(name)))
 
 
-def _is_key(table: SourceTable, columns: list[str]) -> bool:
-    usable = (
-        table.natures[c.name].is_enum or (has_order(table.natures[c.name].element) and not c.cast)
-        for c in map(table.column, columns)
-    )
-    return (
-        set(columns) <= table.not_null
-        and all(usable)
-        and not any(table.natures[name].loose for name in columns)
-    )
+def _unique_columns(table: SourceTable, facts: Facts) -> tuple[str, ...]:
+    """The first unique index whose columns can serve as a key; empty where there is none."""
+    for columns in facts.uniques:
+        if set(columns) <= table.not_null and all(_fits_key(table, name) for name in columns):
+            return tuple(columns)
+    return ()
+
+
+def _fits_key(table: SourceTable, name: str) -> bool:
+    """Whether equal values of the column are also equal in the warehouse, and can be ordered."""
+    nature = table.natures[name]
+    if nature.loose:
+        return False
+    if nature.is_enum:
+        return True
+    return has_order(nature.element) and not table.column(name).cast
 
 
 def _cursor(table: SourceTable, facts: Facts, key: tuple[str, ...]) -> tuple[str | None, bool, str]:
-    updated = max(_times(table, facts, _UPDATED), default=None)
+    """The cursor or None, whether to append, and why."""
+    updated = _best_time(table, facts, _UPDATED)
     if updated and key:
-        return updated[-1], False, _because(table, facts, updated[-1])
-    written_once = bool(_LOGS & set(_plain(table.relation.name).split("_"))) and not facts.changes
-    growing = _growing(table, facts)
-    if growing and written_once and not updated:
-        return (
-            growing,
-            True,
-            f"{_because(table, facts, growing)}; a log by its name, and no row was ever changed",
-        )
+        return updated, False, _because(table, facts, updated)
     if updated:
-        return None, False, f"no key to merge by; with one, {updated[-1]} tells what changed"
-    if growing:
-        return (
-            None,
-            False,
-            (
-                f"no column tells of updates; if there are none: {{incremental: {growing}, mode:"
-                " append}"
-            ),
-        )
-    return None, False, "no column tells what changed"
+        return None, False, f"no key to merge by; with one, {updated} shows what changed"
+    growing = _growing(table, facts)
+    if growing is None:
+        return None, False, "no column shows what changed"
+    is_log = not _LOGS.isdisjoint(_plain(table.relation.name).split("_"))
+    if is_log and not facts.changes:
+        why = f"{_because(table, facts, growing)}; a log by its name, and no row was ever changed"
+        return growing, True, why
+    way = f"{{incremental: {growing}, mode: append}}"
+    return None, False, f"no column shows updates; if rows are never updated: {way}"
 
 
-def _times(table: SourceTable, facts: Facts, names: re.Pattern[str]) -> Iterator[tuple[Any, ...]]:
-    """Time columns with such a name, the best one highest."""
+def _best_time(table: SourceTable, facts: Facts, names: re.Pattern[str]) -> str | None:
+    """The time column with such a name that makes the best cursor; None where there is none."""
+    best: tuple[Any, ...] = ()
     for place, column in enumerate(table.columns):
+        name = column.name
         kind = without_modifier(column.type)
-        if kind in TIME_TYPES and not column.cast and names.fullmatch(_plain(column.name)):
-            nulls, correlation = facts.stats.get(column.name, (0.0, 0.0))
-            yield (
-                *(
-                    column.name in table.not_null,
-                    -TIME_TYPES.index(kind),
-                    column.name in facts.indexed,
-                ),
-                *(-nulls, correlation, -place, column.name),
-            )
+        if kind not in TIME_TYPES or column.cast or not names.fullmatch(_plain(name)):
+            continue
+        nulls, correlation = facts.stats.get(name, (0.0, 0.0))
+        # First what an increment costs: rows with NULL are read every time, a time without a zone
+        # needs care, and without an index each run scans the table. Then statistics, then order.
+        rank = (
+            name in table.not_null,
+            -TIME_TYPES.index(kind),
+            name in facts.indexed,
+            -nulls,
+            correlation,
+            -place,
+            name,
+        )
+        best = max(best, rank)
+    if not best:
+        return None
+    return str(best[-1])
 
 
 def _growing(table: SourceTable, facts: Facts) -> str | None:
-    """A column whose values rise with every row inserted."""
+    """A column whose values rise with every row inserted; None where there is none."""
     for column in table.columns:
         if column.name in facts.drawn and column.type in _NUMBERS and column.name in table.not_null:
             return column.name
-    created = max(_times(table, facts, _CREATED), default=None)
-    return created[-1] if created and created[-1] in table.not_null else None
+    created = _best_time(table, facts, _CREATED)
+    if created in table.not_null:
+        return created
+    return None
 
 
 def _because(table: SourceTable, facts: Facts, name: str) -> str:
+    """What makes the column `name` the cursor, and what it costs."""
     kind = without_modifier(table.column(name).type)
-    parts = ["drawn from a sequence" if name in facts.drawn else _KINDS.get(kind, kind)]
+    parts = [_KINDS.get(kind, kind)]
+    if name in facts.drawn:
+        parts = ["drawn from a sequence"]
     parts.append("not null" if name in table.not_null else "rows with NULL are read on every run")
     parts.append("indexed" if name in facts.indexed else "no index: each run scans the table")
     if kind == "date":
@@ -189,13 +229,14 @@ def _because(table: SourceTable, facts: Facts, name: str) -> str:
 
 
 def _plain(name: str) -> str:
-    """`updatedAt`, `Updated-At` and `updated at` are all `updated_at`."""
+    """The name in lower case with underscores: `updatedAt`, `Updated-At` and `updated at` are all
+    `updated_at`."""
     return re.sub(r"\W+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)).lower()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Suggestion:
-    """A table's entry in the spec, and why it is this one."""
+    """A table's entry for the pipeline file, and the advice that it follows."""
 
     found: Found
     advice: Advice
@@ -221,76 +262,80 @@ def suggest(
 ) -> dict[str, Suggestion]:
     """Each chosen table's suggestion, by name.
 
-    What cannot be carried is put among the choice's `left_out`; raises InputError when it was asked
-    for by name.
+    A table that cannot be loaded is moved to the choice's `left_out`. Raises InputError when the
+    user named such a table.
     """
     from loadsheet.source.discovery import facts
 
-    known = facts(session, [relation.oid for relation in choice.chosen.values()])
-    suggestions, problems = {}, []
+    facts_by_oid = facts(session, [relation.oid for relation in choice.chosen.values()])
+    suggestions: dict[str, Suggestion] = {}
+    problems: list[str] = []
     for name, relation in choice.chosen.items():
         try:
             if relation.grant:
                 raise Refused(f"this role may not read {schema}.{name}: {relation.grant}")
-            advice, columns = _advice(session, schema, name, known[relation.oid], choice)
+            table, advice = _tried(session, schema, name, facts_by_oid[relation.oid], choice)
         except Refused as error:
             choice.left_out[name] = str(error)
-            problems += [str(error)] if name in choice.named else []
-        else:
-            entry = fitted(advice.entry, advice.key, columns, defaults)
-            suggestions[name] = Suggestion(found=relation, advice=advice, entry=entry)
+            if name in choice.named:
+                problems.append(str(error))
+            continue
+        columns = [column.name for column in table.columns]
+        entry = fit_to_defaults(advice.entry, advice.key, columns, defaults)
+        suggestions[name] = Suggestion(found=relation, advice=advice, entry=entry)
     if problems:
         raise InputError("\n  ".join([*problems, "nothing was written"]))
     return suggestions
 
 
-def _advice(
-    session: Session, schema: str, name: str, known: Facts, choice: Choice
-) -> tuple[Advice, list[str]]:
-    """The advice, tried out as a run would: a key or a cursor may be one that no row can be
-    followed by."""
-
+def _tried(
+    session: Session, schema: str, name: str, facts: Facts, choice: Choice
+) -> tuple[SourceTable, Advice]:
+    """The table and the advice for it, tried as a run would: the catalogs may rule out a key or a
+    cursor that looks right. Raises Refused when the table cannot be loaded at all."""
     from loadsheet.source.catalog import describe
     from loadsheet.source.holdback import sees
 
     table = describe(session, schema, Table(name=name))
-    advice = advise(table, known)
-    if advice.cursor:
-        try:
-            describe(
-                session,
-                schema,
-                Table(
-                    name=name,
-                    primary_key=() if advice.declared else advice.key,
-                    incremental=Incremental(cursor=advice.cursor),
-                    mode="append" if advice.append else None,
-                ),
-            )
-        except Refused as error:
-            advice = whole(advice, str(error))
-    if advice.cursor:
-        try:
-            sees(session, table, advice.cursor)
-        except Refused as error:
-            text = str(error).removeprefix(f"{table.relation}: ")
-            choice.needed += [text] if text not in choice.needed else []
-    return advice, [column.name for column in table.columns]
+    advice = advise(table, facts)
+    if advice.cursor is None:
+        return table, advice
+    entry = Table(
+        name=name,
+        primary_key=() if advice.declared else advice.key,
+        incremental=Incremental(cursor=advice.cursor),
+        mode="append" if advice.append else None,
+    )
+    try:
+        describe(session, schema, entry)
+    except Refused as error:
+        return table, copy_whole(advice, str(error))
+    try:
+        sees(session, table, advice.cursor)
+    except Refused as error:
+        # A missing right is no reason against the cursor: it is granted once, for all tables.
+        text = str(error).removeprefix(f"{table.relation}: ")
+        if text not in choice.needed:
+            choice.needed.append(text)
+    return table, advice
 
 
 def print_suggestions(suggestions: Iterable[Suggestion], choice: Choice) -> None:
-    """Each new line as it stands in the file, its reason below it, and what was left out."""
-    from loadsheet.spec.edit import pair
+    """Print each new line as it is written into the file, its reason below it, and what was left
+    out."""
+    from loadsheet.spec.edit import table_yaml
 
     for suggestion in suggestions:
-        typer.echo(f"  {pair(suggestion.found.name, suggestion.entry)}")
+        typer.echo(f"  {table_yaml(suggestion.found.name, suggestion.entry)}")
         for line in _reasons(suggestion.advice):
             typer.echo(f"      {on_one_line(line)}")
     if choice.present:
         typer.echo(f"already there: {_names(choice.present)}")
-    for why in dict.fromkeys(choice.left_out.values()):
-        names = [name for name, reason in choice.left_out.items() if reason == why]
-        typer.echo(f"left out: {_names(names)} ({on_one_line(why)})")
+    names_by_reason: dict[str, list[str]] = {}
+    for name, reason in choice.left_out.items():
+        names_by_reason.setdefault(reason, []).append(name)
+    for reason, names in names_by_reason.items():
+        typer.echo(f"left out: {_names(names)} ({on_one_line(reason)})")
     for text in choice.needed:
         typer.echo(f"before increments can be read: {text}")
 
@@ -307,4 +352,4 @@ def _reasons(advice: Advice) -> Iterable[str]:
             " primary key"
         )
     if advice.secrets:
-        yield f"not carried, by their names secrets: {', '.join(advice.secrets)}"
+        yield f"left out, because their names suggest secrets: {', '.join(advice.secrets)}"

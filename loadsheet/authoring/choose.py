@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loadsheet.errors import InputError
-from loadsheet.names import closest, is_pattern, spelled
+from loadsheet.names import closest, escape_wildcards, is_pattern
 from loadsheet.spec.files import UNPRINTABLE
 
 if TYPE_CHECKING:
@@ -20,24 +20,27 @@ if TYPE_CHECKING:
     PatternOf = Callable[[str], Pattern | None]
 
 _KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}
+_MOST_NAMES = 10
+"""Names listed in an error."""
 
 
 @dataclass
 class Choice:
-    """Relations to add, those the file has already, and those a pattern matched but should not
-    bring in, with why."""
+    """The relations to add, and what becomes of the others that were matched."""
 
     chosen: dict[str, Found] = field(default_factory=dict)
     named: set[str] = field(default_factory=set)
-    """Chosen by their own name, so that nothing may quietly leave them out."""
+    """Those of `chosen` that the user named: it is an error if one cannot be added."""
     present: list[str] = field(default_factory=list)
+    """Tables that the file has already."""
     left_out: dict[str, str] = field(default_factory=dict)
+    """Relations that a pattern matched and that are not added, each with the reason."""
     needed: list[str] = field(default_factory=list)
-    """What has to be done before a run can read increments."""
+    """Rights to grant before a run can read increments."""
 
     @property
     def document(self) -> dict[str, Any]:
-        """For `--json`, all but the chosen ones."""
+        """Everything but the chosen relations, for `--json`."""
         return {"already_there": self.present, "left_out": self.left_out, "needed": self.needed}
 
 
@@ -48,12 +51,12 @@ def choose(
     present: Collection[str],
     pattern_of: PatternOf = lambda name: None,
 ) -> Choice:
-    """What `wanted`, names and patterns (`*`, `bookings.*`), means among the relations `found` in
-    `schema`.
+    """Select those of the relations `found` in `schema` that `wanted` names or matches by a
+    pattern (`*`, `bookings.*`).
 
-    The file has the tables `present`, and `pattern_of` says which of its patterns carries a table
-    already. Raises InputError naming every name and pattern that matches nothing, with the closest
-    names.
+    The file has the tables `present`; `pattern_of` returns the pattern of the file that matches a
+    table already. Raises InputError with every name and pattern that matches nothing, and the
+    closest names.
     """
     relations = {relation.name: relation for relation in found}
     choice = Choice()
@@ -62,21 +65,24 @@ def choose(
         name = text
         if text not in relations:
             name = text.removeprefix(f"{schema}.")
+        # A table may have a name that looks like a pattern, so names come first.
         if name in relations:
-            why = _unwritable(name)
-            if why:
-                problems.append(f"{name}: {why}")
+            why_not = _unwritable(name)
+            if why_not:
+                problems.append(f"{name}: {why_not}")
                 continue
             _add(choice, relations[name], present)
             choice.named.add(name)
-        elif not _is_pattern(name):
+            continue
+        if not _is_glob(name):
             problems.append(_unknown(text, schema, relations))
+            continue
+        matched = [relation for relation in relations.values() if fnmatchcase(relation.name, name)]
+        if matched:
+            _add_matched(choice, matched, present, pattern_of)
         else:
-            matched = [found for found in relations.values() if fnmatchcase(found.name, name)]
-            if matched:
-                _add_matched(choice, matched, present, pattern_of)
-            else:
-                problems.append(_unmatched(text, schema, relations))
+            names = _some(relations)
+            problems.append(f"no table in schema {schema!r} matches {text!r}; it has {names}")
     if problems:
         raise InputError("\n  ".join([*problems, "nothing was written"]))
     for name in choice.named:
@@ -95,45 +101,52 @@ def _add_matched(
     choice: Choice, matched: Iterable[Found], present: Collection[str], pattern_of: PatternOf
 ) -> None:
     for relation in matched:
-        why = _why_not(relation)
-        if not why and (pattern := pattern_of(relation.name)):
-            why = (
-                f"the file's pattern {pattern.name} carries it; name it to give it an entry of"
+        why_not = _reason_to_leave_out(relation)
+        pattern = pattern_of(relation.name)
+        if pattern and not why_not:
+            why_not = (
+                f"the file's pattern {pattern.name} matches it; name it to give it an entry of"
                 " its own"
             )
-        if why and relation.name not in present:
-            choice.left_out[relation.name] = why
+        if why_not and relation.name not in present:
+            choice.left_out[relation.name] = why_not
         else:
             _add(choice, relation, present)
 
 
-def _why_not(relation: Found) -> str:
-    """Why a pattern does not bring the relation in; empty where it does."""
-    if why := _unwritable(relation.name):
-        return why
+def _reason_to_leave_out(relation: Found) -> str:
+    """Why a pattern does not add the relation; empty where it does."""
+    unwritable = _unwritable(relation.name)
+    if unwritable:
+        return unwritable
     if relation.part_of:
         return f"part of {relation.part_of}, which has its rows"
     if relation.extension:
         return f"belongs to the extension {relation.extension}"
-    if kind := _KINDS.get(relation.kind):
-        return f"{kind}; name it to add it"
-    return f"this role may not read it: {relation.grant}" if relation.grant else ""
-
-
-def _unwritable(name: str) -> str:
-    """Why a table of this name is not added to a file; empty where it can be."""
-    if is_pattern(name):
-        return (
-            "with * or ? in its name, it would be a pattern: write it into the file yourself, as"
-            f" {spelled(name)!r}"
-        )
-    if odd := UNPRINTABLE.search(name):
-        return f"no pipeline file may hold the character U+{ord(odd[0]):04X} of its name"
+    if relation.kind in _KINDS:
+        return f"{_KINDS[relation.kind]}; name it to add it"
+    if relation.grant:
+        return f"this role may not read it: {relation.grant}"
     return ""
 
 
-def _is_pattern(name: str) -> bool:
-    return any(character in name for character in "*?[")
+def _unwritable(name: str) -> str:
+    """Why a table of this name cannot be added to a file; empty where it can."""
+    if is_pattern(name):
+        return (
+            "with * or ? in its name, it would be a pattern: write it into the file yourself, as"
+            f" {escape_wildcards(name)!r}"
+        )
+    unprintable = UNPRINTABLE.search(name)
+    if unprintable:
+        code = f"U+{ord(unprintable[0]):04X}"
+        return f"its name has the character {code}, which a pipeline file must not contain"
+    return ""
+
+
+def _is_glob(text: str) -> bool:
+    # On the command line also `[abc]`, as in a shell; a pipeline file knows only * and ?.
+    return any(character in text for character in "*?[")
 
 
 def _unknown(text: str, schema: str, relations: Collection[str]) -> str:
@@ -147,9 +160,7 @@ def _unknown(text: str, schema: str, relations: Collection[str]) -> str:
     elif meant:
         hint = f" (did you mean {meant!r}?)"
     elif _is_file(text):
-        hint = (
-            "; it is a file here: quote a pattern ('*'), or the shell puts file names in its place"
-        )
+        hint = "; there is a file of that name: quote a pattern ('*'), or the shell expands it"
     else:
         hint = f"; it has {_some(relations)}"
     return f"the source has no table {text!r}{hint}"
@@ -162,10 +173,10 @@ def _is_file(text: str) -> bool:
         return False
 
 
-def _unmatched(text: str, schema: str, relations: Collection[str]) -> str:
-    return f"no table in schema {schema!r} matches {text!r}; it has {_some(relations)}"
-
-
 def _some(relations: Collection[str]) -> str:
     names = sorted(relations)
-    return ", ".join([*names[:10], *(["..."] if len(names) > 10 else [])]) or "no tables"
+    if not names:
+        return "no tables"
+    if len(names) > _MOST_NAMES:
+        names[_MOST_NAMES:] = ["..."]
+    return ", ".join(names)

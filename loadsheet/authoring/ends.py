@@ -1,9 +1,9 @@
-"""Which connections a new pipeline goes between, as far as the project leaves no choice."""
+"""Which connections a new pipeline uses, where the project leaves only one choice."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from loadsheet.names import closest
 from loadsheet.spec.models import Pipeline
 from loadsheet.spec.pipeline_file import check_file, find_specs
 
-_LAKES = ("generic", "aws", "s3", "minio")
+_LAKE_TYPES = ("generic", "aws", "s3", "minio")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,56 +37,61 @@ class Ends:
         lake: str | None,
         bucket: str | None,
     ) -> Ends:
-        """The given ones; else those of the project's other pipelines, where they agree; else the
-        only ones left.
+        """The ones that are named; else those of the project's other pipelines, where they agree;
+        else the only ones left.
 
-        Raises InputError that names the candidates where there is more than one, or none.
+        Raises InputError when a named connection is not defined, and when there is no candidate or
+        more than one, with their names.
         """
         types = connection_types(project)
-        checked = [check_file(spec)[0] for spec in find_specs(project)]
-        others = [pipeline for pipeline in checked if pipeline]
-        databases = [name for name, kind in types.items() if kind == "postgres"]
-        lakes = [name for name, kind in types.items() if kind in _LAKES]
-        known = {p.warehouse.conn_id for p in others} or {
-            name for name in databases if "warehouse" in name.lower()
-        }
-        warehouse = _one("warehouse", warehouse, known or set(databases) - {source}, types)
-        source = _one("source", source, set(databases) - {warehouse}, types)
-        lake = _one("lake", lake, {p.lake.conn_id for p in others} or lakes, types)
-        slack = {name for name, kind in types.items() if kind == "slackwebhook"}
-        only_slack = slack.pop() if len(slack) == 1 else None
+        others = _pipelines(project)
+        databases = {name for name, kind in types.items() if kind == "postgres"}
+        warehouses = {other.warehouse.conn_id for other in others}
+        if not warehouses:
+            warehouses = {name for name in databases if "warehouse" in name.lower()}
+        lakes = {other.lake.conn_id for other in others}
+        if not lakes:
+            lakes = {name for name, kind in types.items() if kind in _LAKE_TYPES}
+        warehouse = _only("warehouse", warehouse, warehouses or databases - {source}, types)
+        source = _only("source", source, databases - {warehouse}, types)
+        lake = _only("lake", lake, lakes, types)
         used_schemas: set[str] = set()
-        for pipeline in others:
-            if pipeline.warehouse.conn_id == warehouse:
-                used_schemas |= {pipeline.warehouse.schema, pipeline.warehouse.mart_schema}
+        for other in others:
+            if other.warehouse.conn_id == warehouse:
+                used_schemas |= {other.warehouse.schema, other.warehouse.mart_schema}
         return Ends(
             source=source,
             warehouse=warehouse,
             lake=lake,
             bucket=bucket or _bucket(lake, others),
-            slack=only_slack,
+            slack=_only_slack(types),
             used_schemas=frozenset(used_schemas),
         )
 
 
-def _one(role: str, given: str | None, candidates: Iterable[str], known: Collection[str]) -> str:
-    if given is not None and given in known:
-        return given
-    if given is not None:
-        meant = closest(given, known)
-        hint = f"the project has {', '.join(sorted(known)) or 'none'}"
-        if meant:
-            hint = f"did you mean {meant!r}?"
+def _pipelines(project: Path) -> list[Pipeline]:
+    """The project's pipelines, without those whose files have problems."""
+    pipelines = []
+    for spec in find_specs(project):
+        pipeline, _ = check_file(spec)
+        if pipeline:
+            pipelines.append(pipeline)
+    return pipelines
+
+
+def _only(
+    role: str, named: str | None, candidates: Collection[str], defined: Collection[str]
+) -> str:
+    """The connection `named` by the user, else the only candidate."""
+    if named is not None:
+        _require_defined(named, defined)
+        return named
+    names = sorted(candidates)
+    if len(names) == 1:
+        return names[0]
+    if names:
         raise InputError(
-            f"connection {given!r} is not defined ({hint}): add it to connections/connections.yml, "
-            f"or set AIRFLOW_CONN_{given.upper()}"
-        )
-    found = sorted(set(candidates))
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise InputError(
-            f"which connection is the {role}? Say --{role}, one of: {', '.join(found)}"
+            f"which connection is the {role}? Name it with --{role}, one of: {', '.join(names)}"
         )
     raise InputError(
         f"no connection can be the {role}: add one to connections/connections.yml, or set"
@@ -94,8 +99,34 @@ def _one(role: str, given: str | None, candidates: Iterable[str], known: Collect
     )
 
 
+def _require_defined(name: str, defined: Collection[str]) -> None:
+    if name in defined:
+        return
+    hint = f"the project has {', '.join(sorted(defined)) or 'none'}"
+    meant = closest(name, defined)
+    if meant:
+        hint = f"did you mean {meant!r}?"
+    raise InputError(
+        f"connection {name!r} is not defined ({hint}): add it to connections/connections.yml, "
+        f"or set AIRFLOW_CONN_{name.upper()}"
+    )
+
+
+def _only_slack(types: Mapping[str, str]) -> str | None:
+    """The Slack connection, if there is exactly one."""
+    names = [name for name, kind in types.items() if kind == "slackwebhook"]
+    if len(names) == 1:
+        return names[0]
+    return None
+
+
 def _bucket(lake: str, others: Iterable[Pipeline]) -> str:
-    """The bucket that other pipelines use there, else the connection's id."""
-    used = {pipeline.lake.bucket for pipeline in others if pipeline.lake.conn_id == lake}
+    """The bucket that the other pipelines use in this lake, where they agree; else a name made from
+    the connection's id."""
+    used = {other.lake.bucket for other in others if other.lake.conn_id == lake}
+    if len(used) == 1:
+        return used.pop()
     name = re.sub(r"[^a-z0-9]+", "-", lake.lower()).strip("-")
-    return used.pop() if len(used) == 1 else name if len(name) >= 3 else f"{name}-lake"
+    if len(name) < 3:  # S3 refuses shorter names of buckets
+        return f"{name}-lake"
+    return name

@@ -1,5 +1,5 @@
-"""`loadsheet add`: tables of the source into a pipeline file, each with the entry that its catalog
-suggests."""
+"""`loadsheet add`: adds tables of the source to a pipeline file, each with the entry that its
+catalog suggests."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from loadsheet.cli.output import AsJson, PipelineArgument, print_json
+from loadsheet.cli.output import AsJson, PipelineArgument, counted, print_json
 from loadsheet.connections.lookup import project_connections
-from loadsheet.project.folder import open_pipeline, shown
+from loadsheet.project.folder import display_path, open_pipeline
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the diff, and write nothing.")]
 
@@ -26,12 +26,11 @@ def add(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Add tables of the source to a pipeline file: key, cursor and the reason for it come from the
-    catalog.
+    """Add tables of the source to a pipeline file. The source's catalog suggests keys and cursors.
 
-    Everything else in the file stays as it is. Nothing is written when anything is wrong.
+    The rest of the file does not change. If there is any problem, nothing is written.
     """
-    # Here, because other commands should not wait for them.
+    # Imported here: they bring the driver, which `--help` does not need.
     from loadsheet.authoring.advice import print_suggestions, suggest
     from loadsheet.authoring.choose import choose
     from loadsheet.authoring.file import SpecFile
@@ -47,24 +46,23 @@ def add(
         )
         suggestions = suggest(session, schema, choice, file.data.get("defaults") or {})
     text = file.with_tables({name: suggestion.entry for name, suggestion in suggestions.items()})
-    if suggestions and not dry_run:
+    write = bool(suggestions) and not dry_run
+    if write:
         file.write(text)
     if as_json:
-        added = [suggestion.document for suggestion in suggestions.values()]
-        facts = {
+        document = {
             "pipeline": spec.name,
-            "file": shown(file.path),
-            "written": bool(suggestions) and not dry_run,
+            "file": display_path(file.path),
+            "written": write,
+            "added": [suggestion.document for suggestion in suggestions.values()],
+            **choice.document,
+            "diff": file.diff(text),
         }
-        print_json({**facts, "added": added, **choice.document, "diff": file.diff(text)})
+        print_json(document)
         return
+    tables_added = counted(len(suggestions), "table") if suggestions else "no tables"
     verb = "would be added" if dry_run else "added"
-    typer.echo(f"{spec.name}: {count(len(suggestions))} {verb} to {shown(file.path)}")
+    typer.echo(f"{spec.name}: {tables_added} {verb} to {display_path(file.path)}")
     print_suggestions(suggestions.values(), choice)
     if dry_run and suggestions:
         typer.echo(f"\n{file.diff(text)}", nl=False)
-
-
-def count(number: int) -> str:
-    """How many tables, in words."""
-    return f"{number or 'no'} {'table' if number == 1 else 'tables'}"

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from enum import StrEnum
-from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from loadsheet.cli.errors import WRONG_INPUT
+from loadsheet.cli.output import counted
 from loadsheet.errors import InputError
+from loadsheet.problem import Problem
 from loadsheet.project.folder import PIPELINES, project_folder, project_specs, relative_problem
 
 
@@ -47,66 +47,60 @@ def check(
     explain: Annotated[
         str,
         typer.Option(
-            metavar="CODE", help="Say why there is a rule, such as unknown-key, and what mends it."
+            metavar="CODE", help="Explain a rule, such as unknown-key: its reason and the fix."
         ),
     ] = "",
 ) -> None:
     """Print every problem in pipeline files and their SQL; exit code 2 when there is an error."""
-    # Here, not at the top: every other command would pay for these imports, too.
+    # Imported here: `--help` needs none of them.
     from loadsheet.cli.formats import as_annotation, as_json, as_sarif, as_text, explanation
-    from loadsheet.project.check import check_files, unread
+    from loadsheet.project.check import check_files, misnamed_files
 
     if explain:
         typer.echo(explanation(explain))
         return
+    files: list[Path] = []
+    misnamed: list[Problem] = []
     if paths:
-        found = list(chain.from_iterable(map(_files, paths)))
-        unseen = []
+        for path in paths:
+            files += _spec_files(path)
+        files = list(dict.fromkeys(files))  # a file may be given twice
     else:
-        found = project_specs(project_folder(ctx.obj))
-        unseen = unread(project_folder(ctx.obj))
-    files = list(dict.fromkeys(found))
-    problems = [relative_problem(problem) for problem in (*check_files(files, ctx.obj), *unseen)]
+        project = project_folder(ctx.obj)
+        files += project_specs(project)
+        misnamed = misnamed_files(project)
+    problems = [relative_problem(problem) for problem in (*check_files(files, ctx.obj), *misnamed)]
     errors = sum(problem.severity == "error" for problem in problems)
     warnings = len(problems) - errors
     if output is Format.json:
+        documents = [as_json(problem) for problem in problems]
         counts = {"files": len(files), "errors": errors, "warnings": warnings}
-        typer.echo(
-            json.dumps({**counts, "problems": [as_json(problem) for problem in problems]}, indent=2)
-        )
+        typer.echo(json.dumps({**counts, "problems": documents}, indent=2))
     elif output is Format.sarif:
         typer.echo(json.dumps(as_sarif(problems), indent=2))
     else:
-        for line in map(as_annotation, problems) if output is Format.github else as_text(problems):
+        lines = map(as_annotation, problems) if output is Format.github else as_text(problems)
+        for line in lines:
             typer.echo(line)
-        typer.echo(_summary(len(files), errors, warnings))
+        result = "no problems"
+        if problems:
+            result = f"{counted(errors, 'error')}, {counted(warnings, 'warning')}"
+        typer.echo(f"{counted(len(files), 'file')} checked: {result}")
     if errors:
         raise typer.Exit(WRONG_INPUT)
 
 
-def _files(path: Path) -> Iterable[Path]:
+def _spec_files(path: Path) -> list[Path]:
+    """The pipeline files of a project, below a folder, or the file itself."""
     if (path / PIPELINES).is_dir():
         return project_specs(path)
     if not path.is_dir():
         if not path.exists():
             raise InputError(f"there is no file or folder {path}")
         return [path]
-    found = sorted(path.rglob("pipeline.yml")) or sorted(
-        [*path.rglob("*.yml"), *path.rglob("*.yaml")]
-    )
-    if not found:
+    files = sorted(path.rglob("pipeline.yml"))
+    if not files:  # a folder of drafts, or of examples
+        files = sorted([*path.rglob("*.yml"), *path.rglob("*.yaml")])
+    if not files:
         raise InputError(f"there are no pipeline files in {path}")
-    return found
-
-
-def _summary(files: int, errors: int, warnings: int) -> str:
-    found = (
-        f"{_count(errors, 'error')}, {_count(warnings, 'warning')}"
-        if errors or warnings
-        else "no problems"
-    )
-    return f"{_count(files, 'file')} checked: {found}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    return files

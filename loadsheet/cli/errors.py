@@ -18,7 +18,10 @@ from loadsheet.redact import masked, summary, visible
 if TYPE_CHECKING:
     from loadsheet.engine.diagnosis import Diagnosis
 
-FAILED, WRONG_INPUT, BUG, INTERRUPTED = 1, 2, 3, 130
+FAILED = 1
+WRONG_INPUT = 2
+BUG = 3
+INTERRUPTED = 130
 
 _BUG = "this is a bug in Loadsheet: please report it and attach this file"
 _BUG_UNWRITTEN = "this is a bug in Loadsheet: please report it with the lines above"
@@ -26,8 +29,8 @@ _BUG_UNWRITTEN = "this is a bug in Loadsheet: please report it with the lines ab
 
 @contextmanager
 def reported() -> Iterator[None]:
-    """Wrong input exits with 2, failed work with 1, anything unforeseen with 3 and a traceback,
-    Ctrl-C with 130."""
+    """Within, an exception ends the command: wrong input with exit code 2, failed work with 1, a
+    bug with 3 and a traceback, Ctrl-C with 130."""
     try:
         yield
     except (TyperException, typer.Exit, typer.Abort):
@@ -37,25 +40,24 @@ def reported() -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.EPIPE:
-            raise  # The reader of our output has gone; Typer handles that.
+            raise  # the reader of our output has closed the pipe: Typer ends quietly
         raise typer.Exit(_report(error)) from None
 
 
 def is_expected(error: BaseException) -> bool:
-    """Whether `error` is one that users meet: ours, a server's, the disk's. Everything else is a
-    bug."""
+    """Whether `error` is no bug: one of ours, a server's, the network's or the disk's."""
     return isinstance(error, LoadsheetError) or _diagnosis(error) is not None
 
 
 def describe(error: BaseException) -> str:
-    """What happened and what to do; only the class and the message of a bug."""
+    """What happened and what to do about it, without secrets. Of a bug only class and message."""
     if isinstance(error, LoadsheetError):
         return visible(masked(str(error)))
     return str(_diagnosis(error) or summary(error))
 
 
 def _diagnosis(error: BaseException) -> Diagnosis | None:
-    # Here, so that no command imports the drivers until something went wrong.
+    # Imported here: it brings the drivers, which are needed only when something went wrong.
     from loadsheet.engine.diagnosis import diagnose
 
     return diagnose(error)
@@ -78,27 +80,31 @@ def report_bug(error: BaseException) -> None:
     file that can be attached to a report."""
     from loadsheet.cli.logs import write_bug_report  # only a bug needs it
 
-    report = "\n\n".join(_traceback(link) for link in reversed(list(_chain(error))))
+    tracebacks = [_traceback(link) for link in _chain(error)]
+    report = "\n\n".join(reversed(tracebacks))
     file = write_bug_report(report)
-    say(f"{report}\n\n{_BUG}: {file}" if file else f"{report}\n\n{_BUG_UNWRITTEN}")
+    last_line = f"{_BUG}: {file}" if file else _BUG_UNWRITTEN
+    say(f"{report}\n\n{last_line}")
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """`error` and what led to it, as Python prints them, but the last one first."""
     while error:
         yield error
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        led_to_it = error.__context__
+        if error.__cause__ or error.__suppress_context__:
+            led_to_it = error.__cause__
+        error = led_to_it
 
 
 def _traceback(error: BaseException) -> str:
+    # Not `traceback.format_exception`: a driver's message may quote the row, and `summary` does not.
     frames = "".join(traceback.format_tb(error.__traceback__))
-    return "\n".join(
-        [
-            f"Traceback (most recent call last):\n{frames}{summary(error)}",
-            *getattr(error, "__notes__", ()),
-        ]
-    )
+    lines = [f"Traceback (most recent call last):\n{frames}{summary(error)}"]
+    lines += getattr(error, "__notes__", ())
+    return "\n".join(lines)
 
 
 def say(text: str) -> None:
-    """`text` on stderr, without secrets and without what would steer the terminal."""
+    """Print `text` to stderr, without secrets and without what would control the terminal."""
     typer.echo(visible(masked(text)), err=True)

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from loadsheet.lake.garbage import Verdict
 
 Specs = Sequence[tuple[Pipeline, Path]]
-Found = TypeVar("Found")
+"""Pipelines, each with its project."""
+Result = TypeVar("Result")
 
 _HEADS = (
     "table",
@@ -58,11 +59,11 @@ def gc(
         bool,
         typer.Option(
             "--sample",
-            help="Remove instead what `run --sample` has made: its tables, schemas and objects.",
+            help="Remove instead what `run --sample` created: its tables, schemas and objects.",
         ),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")
+        bool, typer.Option("--dry-run", help="Show what would be removed, and remove nothing.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -71,30 +72,39 @@ def gc(
     With --sample, drop everything a sample run created.
     """
     age = _age(older_than)
-    if sample and _given(ctx, "older_than", "keep"):
-        raise InputError("--sample removes the sample whole: leave out --older-than and --keep")
-    specs = [open_pipeline(ctx.obj, pipeline)] if pipeline else _all(project_folder(ctx.obj))
+    if sample and _is_any_given(ctx, "older_than", "keep"):
+        raise InputError("--sample removes the complete sample: leave out --older-than and --keep")
+    if pipeline:
+        specs = [open_pipeline(ctx.obj, pipeline)]
+    else:
+        project = project_folder(ctx.obj)
+        specs = [(load_pipeline(spec), project) for spec in project_specs(project)]
     if sample:
         _drop_samples(specs, dry_run, as_json)
         return
-    found, code = _each(specs, lambda spec, project: _sweep(spec, project, age, keep, dry_run))
+
+    def collect(spec: Pipeline, project: Path) -> list[TableGarbage]:
+        return _collect(spec, project, age, keep, dry_run)
+
+    garbage, code = _each(specs, collect)
     if as_json:
-        documents = [
-            {"pipeline": name, "tables": [_document(t) for t in tables]}
-            for name, tables in found.items()
-        ]
-        print_json(
-            {"dry_run": dry_run, "older_than": older_than, "keep": keep, "pipelines": documents}
-        )
+        documents = []
+        for name, tables in garbage.items():
+            documents.append({"pipeline": name, "tables": [_document(table) for table in tables]})
+        options = {"dry_run": dry_run, "older_than": older_than, "keep": keep}
+        print_json({**options, "pipelines": documents})
     else:
-        for name, tables in found.items():
+        for name, tables in garbage.items():
             _print(name, tables, dry_run)
     if code:
         raise typer.Exit(code)
 
 
 def _drop_samples(specs: Specs, dry_run: bool, as_json: bool) -> None:
-    dropped, code = _each(specs, lambda spec, project: drop_sample(spec, project, dry_run))
+    def drop(spec: Pipeline, project: Path) -> Dropped:
+        return drop_sample(spec, project, dry_run)
+
+    dropped, code = _each(specs, drop)
     if as_json:
         documents = [{"pipeline": name, **sample.document} for name, sample in dropped.items()]
         print_json({"dry_run": dry_run, "pipelines": documents})
@@ -105,26 +115,29 @@ def _drop_samples(specs: Specs, dry_run: bool, as_json: bool) -> None:
         raise typer.Exit(code)
 
 
-def _each(specs: Specs, work: Callable[[Pipeline, Path], Found]) -> tuple[dict[str, Found], int]:
-    """What `work` finds, by pipeline, and an exit code; one pipeline's server that is away keeps no
-    other's garbage."""
-    found, codes = {}, []
+def _each(specs: Specs, work: Callable[[Pipeline, Path], Result]) -> tuple[dict[str, Result], int]:
+    """The result of `work` by pipeline, and the exit code.
+
+    An error is printed, and the next pipeline follows: one server that is down must not keep the
+    garbage of all others.
+    """
+    results: dict[str, Result] = {}
+    codes = []
     for spec, project in specs:
         try:
-            found[spec.name] = work(spec, project)
+            results[spec.name] = work(spec, project)
         except Exception as error:
             if not is_expected(error):
                 raise
             say(f"error: {spec.name}: {describe(error)}")
             codes.append(WRONG_INPUT if isinstance(error, InputError) else FAILED)
-    return found, min(codes, default=0)
+    return results, min(codes, default=0)
 
 
-def _given(ctx: typer.Context, *options: str) -> bool:
-    """Whether any of them stands on the command line."""
-    return any(
-        getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE" for name in options
-    )
+def _is_any_given(ctx: typer.Context, *options: str) -> bool:
+    """Whether any of `options` is on the command line, even with its default value."""
+    sources = [ctx.get_parameter_source(name) for name in options]
+    return any(source is not None and source.name == "COMMANDLINE" for source in sources)
 
 
 def _age(text: str) -> timedelta:
@@ -136,20 +149,17 @@ def _age(text: str) -> timedelta:
         raise InputError(f"--older-than {text}: {error}") from None
     if age < YOUNGEST:
         raise InputError(
-            f"--older-than {text} is too young: an attempt may be under way for that long; use 1h"
-            " or more"
+            f"--older-than {text} is too short: an attempt may still be running after that time;"
+            " use 1h or more"
         )
     return age
 
 
-def _all(project: Path) -> Specs:
-    return [(load_pipeline(spec), project) for spec in project_specs(project)]
-
-
-def _sweep(
+def _collect(
     pipeline: Pipeline, project: Path, age: timedelta, keep: int, dry_run: bool
 ) -> list[TableGarbage]:
-    # Here, so that commands that need no server start without a driver.
+    """Find the garbage of a pipeline and, unless in a dry run, remove it."""
+    # Imported here: `--help` needs no driver.
     from loadsheet.engine import garbage
     from loadsheet.lake.store import Lake
     from loadsheet.postgres import connect_warehouse
@@ -158,94 +168,106 @@ def _sweep(
     lake = Lake(connections(pipeline.lake.conn_id), pipeline.lake.bucket)
     try:
         with connect_warehouse(connections(pipeline.warehouse.conn_id)) as session:
-            found = garbage.find(pipeline, lake, session, age, keep)
+            tables = garbage.find(pipeline, lake, session, age, keep)
     except Exception as error:
         if isinstance(error, InputError) or not is_expected(error):
             raise
         raise WorkError(f"nothing was removed: {describe(error)}") from error
     if not dry_run:
-        garbage.remove(found, lake)
-    return found
+        garbage.remove(tables, lake)
+    return tables
 
 
-@dataclass(frozen=True)
-class _Sum:
-    """Attempts, loads, objects and bytes of some verdicts."""
+@dataclass
+class _Totals:
+    """Sums over some verdicts. The names are keys of the JSON document."""
 
-    attempts: int
-    loads: int
-    objects: int
-    bytes: int
+    attempts: int = 0
+    loads: int = 0
+    objects: int = 0
+    bytes: int = 0
+
+    def add(self, verdict: Verdict) -> None:
+        if verdict.is_load:
+            self.loads += 1
+        else:
+            self.attempts += 1
+        self.objects += len(verdict.attempt.objects)
+        self.bytes += verdict.attempt.bytes
 
 
-def _sum(verdicts: Sequence[Verdict]) -> _Sum:
-    return _Sum(
-        attempts=sum(not v.is_load for v in verdicts),
-        loads=sum(v.is_load for v in verdicts),
-        objects=sum(len(v.attempt.objects) for v in verdicts),
-        bytes=sum(v.attempt.bytes for v in verdicts),
-    )
-
-
-def _split(tables: Sequence[TableGarbage]) -> tuple[_Sum, _Sum]:
-    """What goes and what stays."""
-    verdicts = [verdict for table in tables for verdict in table.verdicts]
-    return _sum([v for v in verdicts if v.remove]), _sum([v for v in verdicts if not v.remove])
+def _totals(tables: Sequence[TableGarbage]) -> tuple[_Totals, _Totals]:
+    """What is removed and what is kept."""
+    removed = _Totals()
+    kept = _Totals()
+    for table in tables:
+        for verdict in table.verdicts:
+            totals = removed if verdict.remove else kept
+            totals.add(verdict)
+    return removed, kept
 
 
 def _print(name: str, tables: list[TableGarbage], dry_run: bool) -> None:
-    gone, kept = _split(tables)
-    did = "would remove" if dry_run else "removed"
+    removed, kept = _totals(tables)
+    verb = "would remove" if dry_run else "removed"
     typer.echo(
-        f"{name}: {did} {gone.attempts} abandoned attempts and {gone.loads} old loads"
-        f" ({gone.objects:,} objects, {gone.bytes:,} bytes); {kept.loads} loads and {kept.attempts}"
-        f" attempts stay ({kept.bytes:,} bytes)"
+        f"{name}: {verb} {removed.attempts} abandoned attempts and {removed.loads} old loads"
+        f" ({removed.objects:,} objects, {removed.bytes:,} bytes);"
+        f" {kept.loads} loads and {kept.attempts} attempts stay ({kept.bytes:,} bytes)"
     )
     if tables:
         print_table((*_HEADS, "because"), [_row(table) for table in tables])
 
 
 def _row(table: TableGarbage) -> tuple[str, ...]:
-    gone, kept = _split([table])
-    numbers = (
-        gone.attempts,
-        gone.loads,
-        gone.objects,
-        gone.bytes,
-        kept.loads,
-        kept.attempts,
-        kept.bytes,
+    removed, kept = _totals([table])
+    reasons = [] if table.in_spec else ["not in the spec"]
+    reasons += _reasons_to_keep([table])
+    return (
+        table.table,
+        f"{removed.attempts:,}",
+        f"{removed.loads:,}",
+        f"{removed.objects:,}",
+        f"{removed.bytes:,}",
+        f"{kept.loads:,}",
+        f"{kept.attempts:,}",
+        f"{kept.bytes:,}",
+        "; ".join(reasons),
     )
-    reasons = dict.fromkeys(verdict.why for verdict in table.verdicts if not verdict.remove)
-    left = [] if table.in_spec else ["not in the spec"]
-    return (table.table, *(f"{number:,}" for number in numbers), "; ".join([*left, *reasons]))
+
+
+def _reasons_to_keep(tables: Sequence[TableGarbage]) -> list[str]:
+    """Each reason once."""
+    reasons = [v.why for table in tables for v in table.verdicts if not v.remove]
+    return list(dict.fromkeys(reasons))
 
 
 def _document(table: TableGarbage) -> dict[str, Any]:
-    gone, kept = _split([table])
+    removed, kept = _totals([table])
+    attempts = []
+    for verdict in table.verdicts:
+        document = {
+            "prefix": verdict.attempt.prefix,
+            "is_load": verdict.is_load,
+            "removed": verdict.remove,
+            "why": verdict.why,
+            "objects": len(verdict.attempt.objects),
+            "bytes": verdict.attempt.bytes,
+            "newest": verdict.attempt.newest,
+        }
+        attempts.append(document)
     return {
         "table": table.table,
         "in_spec": table.in_spec,
-        "removed": vars(gone),
+        "removed": vars(removed),
         "kept": vars(kept),
-        "attempts": [
-            {
-                "prefix": v.attempt.prefix,
-                "is_load": v.is_load,
-                "removed": v.remove,
-                "why": v.why,
-                "objects": len(v.attempt.objects),
-                "bytes": v.attempt.bytes,
-                "newest": v.attempt.newest,
-            }
-            for v in table.verdicts
-        ],
+        "attempts": attempts,
     }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dropped:
-    """What a pipeline's sample was, or would be in a dry run."""
+    """What was removed of a pipeline's sample, or would be in a dry run."""
 
     relations: list[str]
     schemas: list[str]
@@ -264,43 +286,42 @@ def drop_sample(pipeline: Pipeline, project: Path, dry_run: bool) -> Dropped:
     """Drop the tables, views and empty schemas of the pipeline's sample, and remove its objects
     from the lake.
 
-    The ledger's rows stay: a sample that is being taken must still find its fence. Raises what
-    servers raise.
+    The ledger's rows stay: a sample run that is still at work must find its fence. Raises the
+    errors of the servers.
     """
     from loadsheet.engine import garbage, sample
     from loadsheet.engine.sample import sampled
     from loadsheet.lake.store import Lake
     from loadsheet.postgres import connect_warehouse
 
-    connections, moved = project_connections(project), sampled(pipeline)
+    connections = project_connections(project)
+    moved = sampled(pipeline)  # as `run --sample` ran it, with schemas of its own
     lake = Lake(connections(pipeline.lake.conn_id), pipeline.lake.bucket)
+    schemas: list[str] = []
     with connect_warehouse(connections(pipeline.warehouse.conn_id)) as session:
         relations = sample.made(session, moved)
-        schemas = [] if dry_run else sample.drop(session, moved, relations)
-        found = garbage.find_sample(moved, lake, session)
+        if not dry_run:
+            schemas = sample.drop(session, moved, relations)
+        tables = garbage.find_sample(moved, lake, session)
     if not dry_run:
-        garbage.remove(found, lake)
-    return _dropped([str(relation) for relation, _ in relations], schemas, found)
-
-
-def _dropped(relations: list[str], schemas: list[str], found: list[TableGarbage]) -> Dropped:
-    verdicts = [verdict for table in found for verdict in table.verdicts]
-    gone = [verdict.attempt for verdict in verdicts if verdict.remove]
+        garbage.remove(tables, lake)
+    removed, _ = _totals(tables)
     return Dropped(
-        relations=relations,
+        relations=[str(relation) for relation, _ in relations],
         schemas=schemas,
-        objects=sum(len(attempt.objects) for attempt in gone),
-        bytes=sum(attempt.bytes for attempt in gone),
-        kept=list(dict.fromkeys(verdict.why for verdict in verdicts if not verdict.remove)),
+        objects=removed.objects,
+        bytes=removed.bytes,
+        kept=_reasons_to_keep(tables),
     )
 
 
 def print_dropped(name: str, dropped: Dropped, dry_run: bool) -> None:
-    """One line, and why something stays."""
-    did = "would remove" if dry_run else "removed"
-    relations = ", ".join(map(on_one_line, dropped.relations)) or "no tables"
-    schemas = f"; schemas {', '.join(dropped.schemas)}" if dropped.schemas else ""
-    objects = f"{dropped.objects:,} objects ({dropped.bytes:,} bytes) in the lake"
-    typer.echo(f"{name}: {did} the sample: {relations}{schemas}; {objects}")
+    """Print one line, and the reasons why objects stay."""
+    verb = "would remove" if dry_run else "removed"
+    parts = [", ".join(map(on_one_line, dropped.relations)) or "no tables"]
+    if dropped.schemas:
+        parts.append(f"schemas {', '.join(dropped.schemas)}")
+    parts.append(f"{dropped.objects:,} objects ({dropped.bytes:,} bytes) in the lake")
+    typer.echo(f"{name}: {verb} the sample: {'; '.join(parts)}")
     for why in dropped.kept:
         typer.echo(f"  objects stay: {why}")

@@ -1,4 +1,4 @@
-"""Ctrl-C, `kill` and a terminal that is closed, while steps run."""
+"""What Ctrl-C, `kill` and a closed terminal do while steps run."""
 
 from __future__ import annotations
 
@@ -9,37 +9,38 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from loadsheet.cli.errors import say
 from loadsheet.cli.progress import Live
 
-_PATIENCE = 5.0
-_STOPPED_BY = 128
-"""What shells add to a signal's number: 130 is Ctrl-C, 143 `kill`, 129 a terminal that is gone."""
+_PRINTING_SECONDS = 5.0
+_SIGNAL_EXIT = 128
+"""What shells add to a signal's number: 130 is Ctrl-C, 143 `kill`, 129 a closed terminal."""
 
 
 @contextmanager
-def stopping_at_once(live: Live, way_on: str) -> Iterator[None]:
-    """Within, such a signal clears the screen, says what now is (and the `way_on`), and ends the
+def exiting_at_once(live: Live, next_step: str) -> Iterator[None]:
+    """Within, such a signal clears the screen, prints the state and `next_step`, and ends the
     process.
 
     A KeyboardInterrupt would wait for the worker threads, and those sit in a COPY until it is done.
-    Going away is safe: a server rolls back what a lost client has not committed, and the next run
-    takes over by its fence.
+    To end at once is safe: a server rolls back what a lost client has not committed, and the next
+    run takes over by its fence.
     """
 
-    def tell() -> None:
+    def print_state() -> None:
         live.__exit__(None, None, None)
-        say(f"interrupted: what was loaded stays, unfinished steps are rolled back. {way_on}")
+        say(f"interrupted: loaded tables stay, unfinished steps are rolled back. {next_step}")
         sys.stdout.flush()
 
     def stop(number: int) -> None:
-        # A thread, and only so long: the terminal may be gone, and a pager that stands still keeps
-        # a worker in a write.
-        teller = threading.Thread(target=tell, daemon=True)
-        teller.start()
-        teller.join(_PATIENCE)
-        os._exit(_STOPPED_BY + number)
+        # In a thread, and with a limit: printing blocks where the terminal is gone, or where a
+        # pager does not read on.
+        printer = threading.Thread(target=print_state, daemon=True)
+        printer.start()
+        printer.join(_PRINTING_SECONDS)
+        os._exit(_SIGNAL_EXIT + number)
 
     with _on_signal(stop):
         yield
@@ -47,8 +48,8 @@ def stopping_at_once(live: Live, way_on: str) -> Iterator[None]:
 
 @contextmanager
 def as_ctrl_c() -> Iterator[None]:
-    """Within, `kill` and a closed terminal do what Ctrl-C does, so that what was made for a while
-    is taken away."""
+    """Within, `kill` and a closed terminal do what Ctrl-C does, so that temporary databases are
+    dropped."""
 
     def interrupt(number: int) -> None:
         raise KeyboardInterrupt
@@ -59,22 +60,19 @@ def as_ctrl_c() -> Iterator[None]:
 
 @contextmanager
 def _on_signal(act: Callable[[int], None]) -> Iterator[None]:
-    """Within, `act` is called for those of the three signals that we were not told to ignore
-    (nohup,
-    `&` in a script)."""
+    """Within, `act` is called for those of the three signals that the process does not ignore, as
+    it does after `nohup` or a shell's `&`."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         act(number)
 
-    numbers = [
-        getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-    ]
-    before = {number: signal.getsignal(number) for number in numbers}
-    heard = [number for number in numbers if before[number] is not signal.SIG_IGN]
-    for number in heard:
-        signal.signal(number, handle)
+    before: dict[int, Any] = {}
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number and signal.getsignal(number) is not signal.SIG_IGN:
+            before[number] = signal.signal(number, handle)
     try:
         yield
     finally:
-        for number in heard:
-            signal.signal(number, before[number])
+        for number, handler in before.items():
+            signal.signal(number, handler)

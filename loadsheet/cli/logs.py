@@ -1,6 +1,6 @@
-"""Log lines on stderr (`-v`, `-vv`, `--log-format`), and the file that a bug report needs.
+"""Log lines on stderr (`-v`, `-vv`, `--log-format`), and the file that a bug leaves for its report.
 
-Without `-v` nothing here is imported: a command starts without it.
+Imported only with `-v` and after a bug: a command's start does not pay for it.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import platform
+import shlex
 import sys
 import tempfile
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from loadsheet import __version__
-from loadsheet.redact import masked, visible
+from loadsheet.redact import masked, visible, without_secrets
 
 Format = Literal["text", "json"]
 LEVELS = {1: logging.INFO, 2: logging.DEBUG}
@@ -24,28 +25,40 @@ LEVELS = {1: logging.INFO, 2: logging.DEBUG}
 
 def start(verbosity: int, log_format: Format) -> None:
     """Show the package's log lines on stderr, the versions first. More than `-vv` is `-vv`."""
+    formatters = {"text": _TextLines, "json": _JsonLines}
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonLines() if log_format == "json" else _TextLines())
+    handler.setFormatter(formatters[log_format]())
     logger = logging.getLogger("loadsheet")
+    # Replaced, not added: a process that runs two commands must not log each line twice.
     logger.handlers = [handler]
+    # The root logger's handlers know nothing of secrets.
     logger.propagate = False
     logger.setLevel(LEVELS[min(verbosity, 2)])
     logger.info("%s", versions())
 
 
 def versions() -> str:
-    """Loadsheet, Python and platform in one line. Servers are named when they are connected."""
-    system = f"{platform.system()} {platform.release()} {platform.machine()}"
-    return f"loadsheet {__version__}, Python {platform.python_version()}, {system}"
+    """Loadsheet, Python, the platform and the servers that are connected so far, in one line."""
+    parts = [
+        f"loadsheet {__version__}",
+        f"Python {platform.python_version()}",
+        f"{platform.system()} {platform.release()} {platform.machine()}",
+    ]
+    # Not imported here: that could fail again, if the bug is in an installed driver.
+    postgres = sys.modules.get("loadsheet.postgres")
+    if postgres:
+        for conn_id, version in postgres.server_versions.items():
+            parts.append(f"{conn_id}: PostgreSQL {version}")
+    return ", ".join(parts)
 
 
 def write_bug_report(report: str) -> Path | None:
     """Write a file with the versions, the command line and `report`, all without secrets.
 
     It goes into a new temporary folder that only this user can read, never into the project, where
-    it could be committed. Returns the file; None where nothing can be written.
+    it could be committed. Returns the file; None where no file can be written.
     """
-    command = " ".join(["loadsheet", *sys.argv[1:]])
+    command = without_secrets(shlex.join(["loadsheet", *sys.argv[1:]]))
     text = f"{versions()}\n{command}\n\n{report}\n"
     try:
         folder = Path(tempfile.mkdtemp(prefix="loadsheet-bug-"))
@@ -80,6 +93,9 @@ class _JsonLines(logging.Formatter):
 
 
 def _safe(record: logging.LogRecord) -> str:
-    """The message without secrets and control characters, statements folded into one line."""
-    text = masked(record.getMessage())
+    """The message on one line, without secrets and control characters.
+
+    A record's traceback is left out: it could quote values of rows.
+    """
+    text = without_secrets(record.getMessage())
     return visible(" ".join(text.split()))

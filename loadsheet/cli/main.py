@@ -39,19 +39,20 @@ EXAMPLES = {
 
 
 class _Commands(Mapping[str, TyperCommand]):
-    """The commands by name. Only what is asked for is imported and built: all of them are a fifth
-    of a run's start."""
+    """The commands by name. Only the one that is called is imported and built: all of them together
+    take a fifth of a run's start."""
 
     def __getitem__(self, name: str) -> TyperCommand:
         examples = "\n\n".join(f"Example: loadsheet {name} {example}" for example in EXAMPLES[name])
         module = import_module(f"loadsheet.cli.{name}")
-        alone = typer.Typer(
+        function = getattr(module, name)
+        command_class = getattr(module, "Command", None)  # for what Typer itself cannot parse
+        # An app with a single command is how Typer turns a function into a command.
+        single = typer.Typer(
             add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
         )
-        alone.command(name, cls=getattr(module, "Command", None), epilog=examples)(
-            getattr(module, name)
-        )
-        command: Any = typer.main.get_command(alone)
+        single.command(name, cls=command_class, epilog=examples)(function)
+        command: Any = typer.main.get_command(single)
         return command  # type: ignore[no-any-return]
 
     def __iter__(self) -> Iterator[str]:
@@ -110,10 +111,10 @@ def _options(
         typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
-    """Carry PostgreSQL tables through a lake into a warehouse, as one YAML file says.
+    """Load PostgreSQL tables through a data lake into a warehouse, as one YAML file describes.
 
-    Exit codes: 0 fine, 1 the work failed, 2 the input is wrong, 3 a bug, 4 something would change
-    (plan --exit-code), 130 interrupted.
+    Exit codes: 0 success, 1 the work failed, 2 the input is wrong, 3 a bug, 4 something would
+    change (plan --exit-code), 130 interrupted.
     """
     ctx.obj = project
     if verbose:
@@ -134,7 +135,7 @@ app.callback()(_options)
 
 def main() -> None:
     """Run the command line of this process and exit with its code."""
-    # What is imported is no garbage: looking for some after every 700 objects was a twelfth of a
-    # run's start.
+    # Imports create objects that stay: searching them for garbage after every 700 new ones, which
+    # is Python's default, was a twelfth of a run's start.
     gc.set_threshold(20_000)
     app(prog_name="loadsheet")

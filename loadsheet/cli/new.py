@@ -1,4 +1,4 @@
-"""`loadsheet new`: a pipeline of your own, from a connection to the source."""
+"""`loadsheet new`: writes the file of a new pipeline, from the source's catalog."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loadsheet.cli.add import DryRun, count
-from loadsheet.cli.output import AsJson, print_json
+from loadsheet.cli.add import DryRun
+from loadsheet.cli.output import AsJson, counted, print_json
 from loadsheet.connections.lookup import project_connections
 from loadsheet.errors import InputError
-from loadsheet.project.folder import PIPELINES, shown
+from loadsheet.project.folder import PIPELINES, display_path, nearest_project
 from loadsheet.spec.pipeline_file import check_file, find_specs
 
 if TYPE_CHECKING:
@@ -23,11 +23,14 @@ if TYPE_CHECKING:
     from loadsheet.postgres import Session
 
 _NAME = re.compile(r"(?!\.)[A-Za-z0-9_.-]{1,250}")
-_BEGIN = """\
-# `loadsheet check` reads this file, `loadsheet plan {name}` shows the steps, `loadsheet run {name}` runs them.
+_MODELINE = "# yaml-language-server: $schema=../../schemas/pipeline.schema.json\n"
+_TEMPLATE = """\
+# `loadsheet check` checks this file, `loadsheet plan {name}` shows the steps,
+# `loadsheet run {name}` runs them.
 version: 1
 pipeline: {quoted}
-schedule: null      # or five cron fields in UTC, or "@hourly", "@daily"; null: only when triggered manually
+# Five cron fields in UTC, or "@hourly", "@daily"; null: only when triggered manually.
+schedule: null
 
 # Ids of connections (see connections/); this file never holds a password.
 source: {source}
@@ -38,7 +41,7 @@ warehouse: {warehouse}
 # `loadsheet add {name} TABLE` adds one, with its key and its cursor.
 tables:
 {tables}
-# Marts: sql/<name>.sql holds a SELECT, and a line here names it. What runs after what follows from the SQL.
+# Marts: sql/<name>.sql holds a SELECT, and a line here names it. Their order follows from the SQL.
 # transforms:
 #   <name>: {{materialized: merge, unique_key: id}}
 """
@@ -89,9 +92,9 @@ def new(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Start a pipeline: a file with its connections and a line for each table, ready for `loadsheet
+    """Create a pipeline file with its connections and a line for each table, ready for `loadsheet
     run`."""
-    # Here, because other commands should not wait for them.
+    # Imported here: they bring the driver, which `--help` does not need.
     from loadsheet.authoring.advice import print_suggestions, suggest
     from loadsheet.authoring.choose import choose
     from loadsheet.authoring.ends import Ends
@@ -99,31 +102,36 @@ def new(
     from loadsheet.postgres import connect_source
     from loadsheet.source.discovery import relations
 
-    project = _project(ctx.obj)
-    file = _free(project, pipeline)
+    project = ctx.obj or nearest_project(Path.cwd()) or Path.cwd()
+    if not project.is_dir():
+        raise InputError(f"there is no folder {project}")
+    file = _new_file(project, pipeline)
     ends = Ends.of(project, source=source, warehouse=warehouse, lake=lake, bucket=bucket)
     with connect_source(project_connections(project)(ends.source)) as session:
         schema = schema or _schema(session, tables or ())
         choice = choose(tables or ["*"], schema, relations(session, schema), ())
         suggestions = suggest(session, schema, choice, {})
     if not suggestions:
-        raise InputError(
-            f"there is no table in schema {schema!r} to begin with; nothing was written"
-        )
+        raise InputError(f"no table in schema {schema!r} can be loaded; nothing was written")
     text = _text(pipeline, ends, schema, _free_schemas(pipeline, ends), suggestions)
     if (project / "schemas" / "pipeline.schema.json").is_file():
-        text = f"# yaml-language-server: $schema=../../schemas/pipeline.schema.json\n{text}"
+        text = f"{_MODELINE}{text}"
     check_new(file, text)
     if not dry_run:
         write_new(file, text)
     if as_json:
-        added = [suggestion.document for suggestion in suggestions.values()]
-        facts = {"pipeline": pipeline, "file": shown(file), "written": not dry_run}
-        print_json({**facts, "added": added, **choice.document, "diff": diff(file, "", text)})
+        document = {
+            "pipeline": pipeline,
+            "file": display_path(file),
+            "written": not dry_run,
+            "added": [suggestion.document for suggestion in suggestions.values()],
+            **choice.document,
+            "diff": diff(file, "", text),
+        }
+        print_json(document)
         return
-    typer.echo(
-        f"{shown(file)} {'would be' if dry_run else 'is'} made, with {count(len(suggestions))}"
-    )
+    verb = "would be created" if dry_run else "created"
+    typer.echo(f"{display_path(file)} {verb}, with {counted(len(suggestions), 'table')}")
     print_suggestions(suggestions.values(), choice)
     if dry_run:
         typer.echo(f"\n{diff(file, '', text)}", nl=False)
@@ -134,13 +142,18 @@ def new(
 def _free_schemas(name: str, ends: Ends) -> tuple[str, str]:
     """Schemas for staging and marts that no other pipeline of the project uses in that warehouse.
 
-    `a-b`, `a_b` and `A_b` would else write into the same.
+    Names alone would not do: `a-b`, `a_b` and `A_b` become the same.
     """
     base = re.sub(r"\W", "_", name.lower(), flags=re.ASCII)[:50]
-    base = f"_{base}" if base.startswith("pg_") else base  # reserved
-    bases = itertools.chain([base], (f"{base}_{number}" for number in itertools.count(2)))
-    pairs = ((f"{base}_staging", f"{base}_mart") for base in bases)
-    return next(pair for pair in pairs if not ends.used_schemas.intersection(pair))
+    if base.startswith("pg_"):  # reserved by PostgreSQL
+        base = f"_{base}"
+    prefix = base
+    for number in itertools.count(2):
+        pair = (f"{prefix}_staging", f"{prefix}_mart")
+        if ends.used_schemas.isdisjoint(pair):
+            break
+        prefix = f"{base}_{number}"
+    return pair
 
 
 def _text(
@@ -150,65 +163,63 @@ def _text(
     schemas: tuple[str, str],
     suggestions: Mapping[str, Suggestion],
 ) -> str:
-    from loadsheet.spec.edit import flow, pair
+    from loadsheet.spec.edit import flow_yaml, table_yaml
 
-    notify = f"notify: {flow({'slack_conn_id': ends.slack})}\n" if ends.slack else ""
-    tables = "".join(f"  {pair(table, found.entry)}\n" for table, found in suggestions.items())
-    return _BEGIN.format(
+    staging, mart = schemas
+    notify = ""
+    if ends.slack:
+        notify = f"notify: {flow_yaml({'slack_conn_id': ends.slack})}\n"
+    lines = [
+        f"  {table_yaml(table, suggestion.entry)}\n" for table, suggestion in suggestions.items()
+    ]
+    return _TEMPLATE.format(
         name=name,
-        quoted=flow(name),
-        source=flow({"conn_id": ends.source, "schema": schema}),
-        lake=flow({"conn_id": ends.lake, "bucket": ends.bucket}),
-        warehouse=flow(
-            {"conn_id": ends.warehouse, "schema": schemas[0], "mart_schema": schemas[1]}
-        ),
+        quoted=flow_yaml(name),
+        source=flow_yaml({"conn_id": ends.source, "schema": schema}),
+        lake=flow_yaml({"conn_id": ends.lake, "bucket": ends.bucket}),
+        warehouse=flow_yaml({"conn_id": ends.warehouse, "schema": staging, "mart_schema": mart}),
         notify=notify,
-        tables=tables,
+        tables="".join(lines),
     )
 
 
-def _project(given: Path | None) -> Path:
-    """The project to extend; the current folder becomes one where there is none."""
-    if given and not given.is_dir():
-        raise InputError(f"there is no folder {given}")
-    here = Path.cwd()
-    return given or next(
-        (folder for folder in (here, *here.parents) if (folder / PIPELINES).is_dir()), here
-    )
-
-
-def _free(project: Path, name: str) -> Path:
+def _new_file(project: Path, name: str) -> Path:
+    """Where the pipeline's file will be. Raises InputError when the name cannot be used or is
+    taken."""
     if not _NAME.fullmatch(name):
         raise InputError(
-            f"{name!r} cannot be a pipeline's name: letters, digits, '_', '-' and '.', to begin"
-            " with no '.'"
+            f"{name!r} cannot be a pipeline's name: use letters, digits, '_', '-' and '.', and do"
+            " not start with '.'"
         )
     file = project / PIPELINES / name / "pipeline.yml"
     if file.exists():
         raise InputError(
-            f"{shown(file)} is already there: `loadsheet add {name} TABLE` adds tables to it"
+            f"{display_path(file)} is already there: `loadsheet add {name} TABLE` adds tables to it"
         )
     for other in find_specs(project):
         pipeline, _ = check_file(other)
         if pipeline and pipeline.name == name:
-            raise InputError(f"the name {name!r} is already taken by {shown(other)}")
+            raise InputError(f"the name {name!r} is already taken by {display_path(other)}")
     return file
 
 
 def _schema(session: Session, tables: tuple[str, ...] | list[str]) -> str:
-    """The schema that the tables name, else the only one with tables in it."""
+    """The schema that `tables` name, else the only one that has tables.
+
+    Raises InputError with the names of the schemas where there is no single one.
+    """
     from loadsheet.source.discovery import filled_schemas
 
     schemas = filled_schemas(session)
-    named = {
-        text.partition(".")[0]
-        for text in tables
-        if text.partition(".")[0] in schemas and "." in text
-    }
+    named = set()
+    for text in tables:
+        schema, dot, _ = text.partition(".")
+        if dot and schema in schemas:
+            named.add(schema)
     if len(named) == 1:
         return named.pop()
     if len(schemas) == 1 and not named:
         return schemas[0]
     if not schemas:
-        raise InputError("the source has no tables that this role may see; nothing was written")
-    raise InputError(f"which schema? Say --schema, one of: {', '.join(schemas)}")
+        raise InputError("the source has no tables that this role can see; nothing was written")
+    raise InputError(f"which schema? Name it with --schema, one of: {', '.join(schemas)}")

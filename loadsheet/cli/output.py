@@ -11,7 +11,7 @@ import typer
 from loadsheet.redact import json_safe, on_one_line
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
 # A pipe has no width; a table must not be cut to 80 columns for it.
 _WIDTH_OF_A_PIPE = 1000
@@ -19,20 +19,21 @@ _WIDTH_OF_A_PIPE = 1000
 
 def console() -> Console:
     """A console that is as wide as the terminal, or wide enough when there is none."""
-    from rich.console import Console  # here: a script that asks for JSON is spared 30 ms
+    from rich.console import Console  # imported here: a command with --json is spared 30 ms
 
-    found = Console(highlight=False)
-    return found if found.is_terminal else Console(highlight=False, width=_WIDTH_OF_A_PIPE)
+    out = Console(highlight=False)
+    if out.is_terminal:
+        return out
+    return Console(highlight=False, width=_WIDTH_OF_A_PIPE)
 
 
 def print_json(document: Any) -> None:
-    """`document` on stdout; values JSON does not know, such as times, as their text."""
+    """Print `document` as JSON; values that JSON does not have, such as times, as their text."""
     typer.echo(json_safe(json.dumps(document, indent=2, ensure_ascii=False, default=str)))
 
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table whose cells are plain text, whatever characters they hold, without blanks at the ends
-    of lines."""
+    """Print a table. Cells are plain text: nothing in them is taken for markup."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -46,9 +47,20 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     )
     for row in rows:
         table.add_row(*(Text(on_one_line(cell), overflow="fold") for cell in row))
+    typer.echo(rendered(out, table))
+
+
+def rendered(out: Console, content: RenderableType, **options: Any) -> str:
+    """What `out` would print, without the blanks that Rich pads lines with. `options` are those of
+    its `print`."""
     with out.capture() as captured:
-        out.print(table)
-    typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
+        out.print(content, **options)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 table`, `2 tables`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 PipelineArgument = Annotated[

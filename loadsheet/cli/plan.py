@@ -1,5 +1,5 @@
-"""`loadsheet plan`: the steps of a pipeline, the same that Airflow shows as tasks, and what they
-would do now."""
+"""`loadsheet plan`: the steps of a pipeline, which are Airflow's tasks, and what they would do
+now."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def plan(
     connect: Annotated[
         bool,
         typer.Option(
-            "--connect", help="Compare with source and warehouse as they are now; writes nothing."
+            "--connect", help="Compare with the current source and warehouse; writes nothing."
         ),
     ] = False,
     diff: Annotated[
@@ -54,52 +54,56 @@ def plan(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Print what will happen, in order: a pipeline's steps, what they would do now, what changed
-    since.
+    """Print a pipeline's steps in order, what they would do now (--connect), and what changed
+    (--diff).
 
-    Exit code 1 when --connect finds what would make the run fail.
+    The exit code is 1 when --connect finds a reason why the run would fail.
     """
     spec, project = open_pipeline(ctx.obj, pipeline)
     if exit_code and not connect and diff is None:
         raise InputError(
-            "--exit-code says whether something would change: add --connect or --diff REV"
+            "--exit-code reports whether something would change: add --connect or --diff REV"
         )
-    since = _since(spec, project, diff) if diff is not None else None
+    written = spec  # with its patterns, which --connect replaces by tables
+    since: Comparison | None = None
+    if diff is not None:
+        since = _compared(spec, project, diff)
     previews: Mapping[str, StepPreview] = {}
-    asked = spec
     if connect:
-        spec, previews = _previews(spec, project)
+        spec, previews = _previewed(spec, project)
     steps = build_plan(spec)
-    chosen = _chosen(steps, sql, asked) if sql is not None else []
+    chosen: list[Step] = []
+    if sql is not None:
+        chosen = _chosen(steps, sql, written)
     if as_json:
         print_json(_document(spec, steps, previews, since, chosen))
     elif sql is not None:
-        typer.echo(visible("\n\n".join(_sql_text(step, spec, previews) for step in chosen)))
+        texts = [_sql_text(step, spec, previews) for step in chosen]
+        typer.echo(visible("\n\n".join(texts)))
     else:
         _print(spec, steps, previews, since)
     if any(step.fails for step in previews.values()):
         raise typer.Exit(FAILED)
-    if exit_code and (_would_change(previews) or (since and since.changes)):
+    has_changed = since is not None and bool(since.changes)
+    would_change = any(step.changes != "no" for step in previews.values())
+    if exit_code and (has_changed or would_change):
         raise typer.Exit(CHANGES)
 
 
-# It imports where it is called, so that a plan that needs no server starts without a driver.
-def _previews(pipeline: Pipeline, project: Path) -> tuple[Pipeline, dict[str, StepPreview]]:
+def _previewed(pipeline: Pipeline, project: Path) -> tuple[Pipeline, dict[str, StepPreview]]:
+    # Imported here: a plan without --connect needs no driver.
     from loadsheet.connections.lookup import project_connections
-    from loadsheet.preview.pipeline import preview
+    from loadsheet.preview.pipeline import preview_pipeline
 
-    return preview(pipeline, project_connections(project))
+    return preview_pipeline(pipeline, project_connections(project))
 
 
-def _since(pipeline: Pipeline, project: Path, revision: str) -> Comparison:
+def _compared(pipeline: Pipeline, project: Path, revision: str) -> Comparison:
+    # Imported here: only --diff reads from Git.
     from loadsheet.diff.compare import compare
     from loadsheet.diff.git import pipeline_at
 
     return compare(pipeline_at(pipeline, project, revision), pipeline, revision)
-
-
-def _would_change(previews: Mapping[str, StepPreview]) -> bool:
-    return any(step.changes != "no" for step in previews.values())
 
 
 def _document(
@@ -110,7 +114,7 @@ def _document(
     chosen: Sequence[Step],
 ) -> dict[str, Any]:
     from loadsheet.plan.describe import details
-    from loadsheet.preview.models import summary
+    from loadsheet.preview.models import preview_summary
 
     documents = []
     for step in steps:
@@ -133,7 +137,7 @@ def _document(
     }
     if previews:
         before = {kind: previews[kind].as_dict() for kind in ("extract", "load", "transform")}
-        document["connect"] = {**summary(previews.values()), "before": before}
+        document["connect"] = {**preview_summary(previews.values()), "before": before}
     if since:
         document["diff"] = since.as_dict()
     return document
@@ -158,19 +162,21 @@ def _print(
 
 
 def _chosen(steps: tuple[Step, ...], wanted: str, pipeline: Pipeline) -> list[Step]:
+    """The steps that --sql names. Raises InputError with the names there are."""
     from loadsheet.plan.step_sql import chosen
 
-    if found := chosen(steps, wanted):
-        return found
+    by_name = chosen(steps, wanted)
+    if by_name:
+        return by_name
     # A pattern has no step of its own: the tables that it matches have replaced it.
     if any(pattern.name == wanted for pattern in pipeline.patterns):
         return [step for step in steps if _is_of_pattern(step, wanted, pipeline)]
-    names = [*dict.fromkeys([step.name for step in steps if step.kind != "create_bucket"])]
+    names = list(dict.fromkeys(step.name for step in steps if step.kind != "create_bucket"))
+    hint = f"; it has {', '.join(names)}; for all steps use --sql all"
     meant = closest(wanted, [*names, *(step.id for step in steps)])
-    more = f"; it has {', '.join(names)}, or say all"
     if meant:
-        more = f" (did you mean {meant!r}?)"
-    raise InputError(f"--sql: {pipeline.name} has no step {wanted!r}{more}")
+        hint = f" (did you mean {meant!r}?)"
+    raise InputError(f"--sql: {pipeline.name} has no step {wanted!r}{hint}")
 
 
 def _is_of_pattern(step: Step, wanted: str, pipeline: Pipeline) -> bool:
@@ -182,14 +188,15 @@ def _is_of_pattern(step: Step, wanted: str, pipeline: Pipeline) -> bool:
 
 
 def _sql_text(step: Step, pipeline: Pipeline, previews: Mapping[str, StepPreview]) -> str:
-    """The step's SQL under its id; where there is none, why."""
+    """The step's SQL below its id; where there is none, the reason."""
     from loadsheet.plan.step_sql import why_none
 
-    return f"-- {step.id}\n{_sql(step, pipeline, previews) or why_none(step, bool(previews))}"
+    sql = _sql(step, pipeline, previews)
+    return f"-- {step.id}\n{sql or why_none(step, bool(previews))}"
 
 
 def _sql(step: Step, pipeline: Pipeline, previews: Mapping[str, StepPreview]) -> str:
-    """As it would be run now, where that is known."""
+    """The SQL that would run now; without a preview, what the pipeline file alone determines."""
     from loadsheet.plan.step_sql import step_sql
 
     now = previews.get(step.id)

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.table import Table as Grid
 from rich.text import Text
 from rich.tree import Tree
 
-from loadsheet.cli.output import console
+from loadsheet.cli.output import console, counted, rendered
 from loadsheet.plan.describe import after, does
 from loadsheet.plan.steps import Kind, Step
-from loadsheet.preview.models import StepPreview, summary
+from loadsheet.preview.models import StepPreview, preview_summary
 from loadsheet.redact import on_one_line, visible
 from loadsheet.spec.models import Pipeline
 
 if TYPE_CHECKING:
     from loadsheet.diff.compare import Comparison
 
-# These are paid by `loadsheet plan` alone, which imports this module when it prints.
-
+# Rich is imported at the top: `loadsheet plan` imports this module only when it prints.
 
 _STYLES = {
     "error": "bold red",
@@ -31,6 +30,7 @@ _STYLES = {
     "-": "red",
 }
 _WIDEST = 40
+"""Columns for a label: longer ones are wrapped."""
 
 
 def plan_text(
@@ -39,33 +39,40 @@ def plan_text(
     """The steps in the order in which they run, with what they would do now where that is known."""
     width = min(max(len(step.name) for step in steps), _WIDEST)
     by_id = {step.id: step for step in steps}
+    by_kind: dict[Kind, list[Step]] = {}
+    for step in steps:
+        by_kind.setdefault(step.kind, []).append(step)
     tree = Tree(Text(_head(pipeline), style="bold"), guide_style="dim")
-    for kind, members in _kinds(steps).items():
+    for kind, members in by_kind.items():
         if kind == "create_bucket":
-            text = f"{members[0].name} ({pipeline.lake.conn_id}), {does(members[0], pipeline)}"
-            _remark(tree.add(_pair(kind, text)), previews.get(members[0].id))
+            (step,) = members
+            text = f"{step.name} ({pipeline.lake.conn_id}), {does(step, pipeline)}"
+            _add_preview(tree.add(_pair(kind, text)), previews.get(step.id))
             continue
-        branch = tree.add(_pair(kind, _way(kind, pipeline)))
-        _remark(branch, previews.get(kind))
+        branch = tree.add(_pair(kind, _direction(kind, pipeline)))
+        _add_preview(branch, previews.get(kind))
         for step in members:
-            upstream = after(step, by_id) if kind == "transform" and not previews else ""
-            text = does(step, pipeline) + (f"\nafter {upstream}" if upstream else "")
-            _remark(branch.add(_pair(step.name, text, width)), previews.get(step.id))
-    return _rendered(tree)
+            text = does(step, pipeline)
+            if kind == "transform" and not previews:
+                upstream = after(step, by_id)
+                text += f"\nafter {upstream}" if upstream else ""
+            _add_preview(branch.add(_pair(step.name, text, width)), previews.get(step.id))
+    return rendered(console(), tree)
 
 
 def summary_text(previews: Mapping[str, StepPreview]) -> str:
     """The last line: what all steps would do together."""
-    found = summary(previews.values())
-    problems = ", ".join(
-        _count(found[f"{name}s"], name) for name in ("error", "warning") if found[f"{name}s"]
-    )
-    unsure = f", {found['maybe']} more may" if found["maybe"] else ""
-    does = (
-        f"{_count(found['changes'], 'step')} would change something{unsure}; about"
-        f" {found['rows']:,} rows to read"
-    )
-    return f"{does}; {problems or 'nothing is in the way'}"
+    totals = preview_summary(previews.values())
+    changes = f"{counted(totals['changes'], 'step')} would change something"
+    if totals["maybe"]:
+        changes += f", {totals['maybe']} more may"
+    problems = []
+    for noun in ("error", "warning"):
+        number = totals[f"{noun}s"]
+        if number:
+            problems.append(counted(number, noun))
+    result = ", ".join(problems) or "no problems found"
+    return f"{changes}; about {totals['rows']:,} rows to read; {result}"
 
 
 def since_text(since: Comparison) -> str:
@@ -76,76 +83,57 @@ def since_text(since: Comparison) -> str:
         for line in change.details:
             branch.add(Text(visible(line)))
         if change.sql:
-            branch.add(_diff(change.sql))
+            lines = [Text(visible(line), _STYLES.get(line[:1], "")) for line in change.sql]
+            branch.add(Text("\n").join(lines))
         for consequence in change.consequences:
             branch.add(_pair(consequence.kind, consequence.text))
     if since.built_again:
         tree.add(
             _pair("then", f"built again, because of what they read: {', '.join(since.built_again)}")
         )
-    return _rendered(tree)
+    return rendered(console(), tree)
 
 
-def _diff(lines: Iterable[str]) -> Text:
-    styled = [Text(visible(line), style=_STYLES.get(line[:1], "")) for line in lines]
-    return Text("\n").join(styled)
-
-
-def _remark(branch: Tree, found: StepPreview | None) -> None:
-    if found is None:
+def _add_preview(branch: Tree, preview: StepPreview | None) -> None:
+    """Add below a step what it would do now, with its SQL and remarks."""
+    if preview is None:
         return
-    if found.does:
-        branch.add(_pair("now", found.does))
-    if found.held_by:
-        branch.add(
-            _pair("held back", f"the watermark stays below what is still open: {found.held_by}")
-        )
-    for statement in found.ddl:
+    if preview.does:
+        branch.add(_pair("now", preview.does))
+    if preview.held_by:
+        text = f"the watermark stays below open transactions: {preview.held_by}"
+        branch.add(_pair("held back", text))
+    for statement in preview.ddl:
         branch.add(_pair("runs", on_one_line(statement)))
-    for remark in found.remarks:
+    for remark in preview.remarks:
         leaf = branch.add(_pair(remark.severity, on_one_line(remark.message)))
         if remark.fix and remark.fix not in remark.message:
             leaf.add(_pair("fix", on_one_line(remark.fix)))
 
 
-def _pair(label: str, text: str, least: int = 0) -> Grid:
+def _pair(label: str, text: str, min_width: int = 0) -> Grid:
+    """A label and its text in two columns, so that a wrapped text stays in its own."""
     grid = Grid.grid(padding=(0, 2, 0, 0))
-    grid.add_column(min_width=least, no_wrap=len(label) <= _WIDEST, overflow="fold")
+    grid.add_column(min_width=min_width, no_wrap=len(label) <= _WIDEST, overflow="fold")
     grid.add_column(overflow="fold")
     grid.add_row(Text(on_one_line(label), style=_STYLES.get(label, "")), Text(visible(text)))
     return grid
 
 
-def _rendered(tree: Tree) -> str:
-    out = console()
-    with out.capture() as captured:
-        out.print(tree)
-    return "\n".join(line.rstrip() for line in captured.get().splitlines())
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 def _head(pipeline: Pipeline) -> str:
-    schedule = f"schedule {pipeline.schedule}" if pipeline.schedule else "no schedule"
-    patterns = f"{_count(len(pipeline.patterns), 'pattern')}, " if pipeline.patterns else ""
-    tables, transforms = (
-        _count(len(pipeline.tables), "table"),
-        _count(len(pipeline.transforms), "transform"),
-    )
-    return f"{pipeline.name}: {tables}, {patterns}{transforms}, {schedule}"
+    parts = [counted(len(pipeline.tables), "table")]
+    if pipeline.patterns:
+        parts.append(counted(len(pipeline.patterns), "pattern"))
+    parts.append(counted(len(pipeline.transforms), "transform"))
+    parts.append(f"schedule {pipeline.schedule}" if pipeline.schedule else "no schedule")
+    return f"{pipeline.name}: {', '.join(parts)}"
 
 
-def _kinds(steps: Sequence[Step]) -> dict[Kind, list[Step]]:
-    return {
-        kind: [step for step in steps if step.kind == kind]
-        for kind in dict.fromkeys(step.kind for step in steps)
-    }
-
-
-def _way(kind: Kind, pipeline: Pipeline) -> str:
-    source, lake, warehouse = pipeline.source, pipeline.lake, pipeline.warehouse
+def _direction(kind: Kind, pipeline: Pipeline) -> str:
+    """Where the steps of a kind read from or write to."""
+    source = pipeline.source
+    lake = pipeline.lake
+    warehouse = pipeline.warehouse
     if kind == "resolve":
         return f"in {source.schema} ({source.conn_id})"
     if kind == "extract":

@@ -1,5 +1,5 @@
-"""The progress of a run: lines in a log, nothing for a script. The bars of a terminal are in
-`progress_bars`."""
+"""The progress of a run: lines for a log, nothing for a script. The bars of a terminal are in
+`progress_bars`, because they import Rich."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Live(Protocol):
-    """What is told of a run while it goes on; calls come from any thread."""
+    """Shows a run while its steps run. The methods are called from any thread."""
 
     def __enter__(self) -> Self: ...
     def __exit__(
@@ -50,39 +50,43 @@ class Silence:
 
 
 class Lines(Silence):
-    """A line when a step starts and when it has ended; of a long one also how far it is, every half
-    minute."""
+    """A line when a step starts and when it ends, and for a long one every `every` seconds how far
+    it is."""
 
     def __init__(self, out: Console, every: float = 30.0):
-        self._out, self._every = out, every
+        self._out = out
+        self._every = every
         self._pace: dict[str, Pace] = {}
-        self._told: dict[str, float] = {}
+        self._last_line_at: dict[str, float] = {}
+        """Of the steps that run."""
 
     def started(self, step: Step) -> None:
         self._pace[step.id] = Pace()
-        self._told[step.id] = time.monotonic()
-        self._say(f"{step.id} started")
+        self._last_line_at[step.id] = time.monotonic()
+        self._print(f"{step.id} started")
 
     def moved(self, step: Step, rows: int | None, size: int) -> None:
-        if step.id in self._told and time.monotonic() - self._told[step.id] >= self._every:
-            self._told[step.id] = time.monotonic()
-            pace = self._pace[step.id]
-            pace.moved(rows, size)
-            self._say(
-                f"{step.id} at {', '.join(filter(None, (pace.amount, pace.size, pace.speed)))}"
-            )
+        last = self._last_line_at.get(step.id)
+        if last is None or time.monotonic() - last < self._every:
+            return
+        self._last_line_at[step.id] = time.monotonic()
+        pace = self._pace[step.id]
+        pace.moved(rows, size)
+        parts = filter(None, (pace.amount, pace.size, pace.speed))
+        self._print(f"{step.id} at {', '.join(parts)}")
 
     def waiting(self, step: Step, message: str) -> None:
-        self._say(f"{step.id} {message}")
+        self._print(f"{step.id} {message}")
 
     def ended(self, step: Step, status: str, message: str) -> None:
-        self._told.pop(step.id, None)
-        first_line = message.partition("\n")[0]  # the summary has them all
-        self._say(
-            f"{step.id} {status.replace('_', ' ')}" + (f": {first_line}" if first_line else "")
-        )
+        self._last_line_at.pop(step.id, None)
+        text = f"{step.id} {status.replace('_', ' ')}"
+        first_line = message.partition("\n")[0]  # the summary has all lines
+        if first_line:
+            text += f": {first_line}"
+        self._print(text)
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         from rich.text import Text
 
         self._out.print(Text(on_one_line(text)), soft_wrap=True)
@@ -90,7 +94,7 @@ class Lines(Silence):
 
 @dataclass
 class Pace:
-    """How far something is, and how fast."""
+    """How far a step or a run is, and how fast. The texts are empty where nothing is known."""
 
     since: float = field(default_factory=time.monotonic)
     rows: int | None = None
@@ -98,22 +102,29 @@ class Pace:
 
     def moved(self, rows: int | None, size: int) -> None:
         """So far `rows` (None: not counted) and `size` bytes have moved."""
-        self.rows, self.bytes = rows, size
+        self.rows = rows
+        self.bytes = size
 
     @property
     def amount(self) -> str:
-        """The rows."""
-        return "" if self.rows is None else f"{self.rows:,} rows"
+        """The rows so far."""
+        if self.rows is None:
+            return ""
+        return f"{self.rows:,} rows"
 
     @property
     def size(self) -> str:
-        """The bytes."""
-        return f"{self.bytes / 1e6:,.1f} MB" if self.bytes else ""
+        """The bytes so far."""
+        if not self.bytes:
+            return ""
+        return f"{self.bytes / 1e6:,.1f} MB"
 
     @property
     def speed(self) -> str:
-        """Rows a second; where rows are not counted yet, bytes."""
-        seconds = max(time.monotonic() - self.since, 0.001)
+        """Rows per second; where rows are not counted yet, bytes."""
+        seconds = max(time.monotonic() - self.since, 0.001)  # never a division by zero
         if self.rows is not None:
             return f"{self.rows / seconds:,.0f} rows/s"
-        return f"{self.bytes / 1e6 / seconds:,.1f} MB/s" if self.bytes else ""
+        if not self.bytes:
+            return ""
+        return f"{self.bytes / 1e6 / seconds:,.1f} MB/s"

@@ -1,4 +1,4 @@
-"""A run on a terminal while it goes on."""
+"""The progress of a run on a terminal."""
 
 from __future__ import annotations
 
@@ -18,26 +18,25 @@ from loadsheet.redact import visible
 
 
 class Bars(Silence):
-    """One moving line per running step, gone when it has ended, and one for the whole run; the
-    summary follows."""
+    """One moving line for each running step, and one for the whole run. All of them disappear when
+    the run ends: the summary replaces them."""
 
     def __init__(self, out: Console, steps: int = 0):
-        # Of a step no total: how many rows are new is only known when they have been read.
-        columns = [
-            TextColumn(f"{{task.fields[{name}]}}", justify="right")
-            for name in ("amount", "speed", "size")
-        ]
+        # No percentage: how many rows are new is known only when they have been read.
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True)),
-            *columns,
+            TextColumn("{task.fields[amount]}", justify="right"),
+            TextColumn("{task.fields[speed]}", justify="right"),
+            TextColumn("{task.fields[size]}", justify="right"),
             TimeElapsedColumn(),
             console=out,
             transient=True,
             expand=True,
             refresh_per_second=5,
         )
-        self._steps, self._ended = steps, 0
+        self._steps = steps
+        self._ended = 0
         self._tasks: dict[str, TaskID] = {}
         self._pace: dict[str, Pace] = {}
         self._whole = self._add("")
@@ -57,7 +56,7 @@ class Bars(Silence):
 
     def started(self, step: Step) -> None:
         self._pace[step.id] = Pace()
-        if step.id in self._tasks:  # again, after a wait
+        if step.id in self._tasks:  # a retry
             self._progress.update(self._tasks[step.id], amount="", speed="", size="")
         else:
             self._tasks[step.id] = self._add(f"{step.kind.replace('_', ' ')} {step.name}")
@@ -88,10 +87,14 @@ class Bars(Silence):
         return self._progress.add_task(escape(what), total=None, amount="", speed="", size="")
 
     def _show_whole(self) -> None:
-        """Rows as they arrive in the warehouse, bytes as they leave the source."""
-        paces = list(self._pace.items())
-        rows = sum(pace.rows or 0 for name, pace in paces if name.startswith("load."))
-        size = sum(pace.bytes for name, pace in paces if name.startswith("extract."))
+        """Count rows when they arrive in the warehouse, bytes when they leave the source."""
+        rows = 0
+        size = 0
+        for step_id, pace in list(self._pace.items()):  # a copy: other threads add to it
+            if step_id.startswith("load."):
+                rows += pace.rows or 0
+            elif step_id.startswith("extract."):
+                size += pace.bytes
         whole = Pace(self._since, rows or None, size)
         self._progress.update(
             self._whole,

@@ -33,7 +33,7 @@ _STYLES = {
 
 @dataclass
 class Line:
-    """One step of the run: the status it ended with, why, and how long it took."""
+    """One step of the run: its status at the end, the reason, and how long it took."""
 
     step: Step
     status: str = "not run"
@@ -45,14 +45,18 @@ class Line:
 
     @property
     def rows(self) -> int | None:
-        """Rows read or carried, else rows that a transform changed; None for a step without rows."""
+        """Rows extracted, else rows that a transform changed; None for a step without rows."""
         counts = self.counts or {}
+        if "extracted" in counts:
+            return counts["extracted"]
         changes = [counts[name] for name in ("inserted", "updated", "deleted") if name in counts]
-        return counts.get("extracted", sum(changes) if changes else None)
+        if changes:
+            return sum(changes)
+        return None
 
 
 class Report:
-    """Gathers what the runner tells, from any thread, and passes it on to the screen."""
+    """Collects what the runner reports, from any thread, and passes it on to the screen."""
 
     def __init__(self, steps: Sequence[Step], live: Live):
         self.lines = {step.id: Line(step) for step in steps}
@@ -64,6 +68,7 @@ class Report:
         """A step started, waits for a retry, or ended with `status` and its outcome or error."""
         line = self.lines[step.id]
         if status == "started":
+            # The time of a step includes its retries.
             line.started = line.started or time.monotonic()
             self.live.started(step)
             return
@@ -72,14 +77,17 @@ class Report:
             self.live.waiting(step, str(result))
             return
         line.status = status
-        line.seconds = time.monotonic() - line.started if line.started else 0.0
+        if line.started:
+            line.seconds = time.monotonic() - line.started
         if isinstance(result, Outcome):
-            line.message, line.counts = result.message, result.counts
+            line.message = result.message
+            line.counts = result.counts
         elif isinstance(result, Exception):
             line.message = describe(result)
-            self.bugs += [] if is_expected(result) else [result]
-        else:
-            line.message = "an earlier step failed" if status == "upstream_failed" else ""
+            if not is_expected(result):
+                self.bugs.append(result)
+        elif status == "upstream_failed":
+            line.message = "an earlier step failed"
         self.live.ended(step, status, line.message)
 
     def on_progress(self, step: Step, rows: int | None, size: int) -> None:
@@ -88,7 +96,7 @@ class Report:
 
     @property
     def failed(self) -> bool:
-        """Whether any step did not end well."""
+        """Whether any step failed or was not run."""
         return any(line.status not in ("done", "skipped") for line in self.lines.values())
 
     @property
@@ -118,41 +126,38 @@ class Report:
         ]
 
     def print_summary(self, pipeline: str, run_id: str, *more: str) -> None:
-        """One line per step, one for the run, and what else there is to say."""
+        """Print one line per step, one for the run, and the lines `more`."""
         out = console()
-        width = max(len(line.step.id) for line in self.lines.values())
+        width = max(map(len, self.lines))
         for line in self.lines.values():
             _print_line(out, line, width)
         statuses = Counter(line.status for line in self.lines.values())
-        counts = ", ".join(
-            f"{count} {status.replace('_', ' ')}" for status, count in statuses.items()
-        )
-        whole = f"{pipeline}: {counts} in {time.monotonic() - self.began:.1f} s (run {run_id})"
-        # a run id that is cut in two cannot be copied
-        out.print(whole, markup=False, soft_wrap=True)
-        for text in more:
+        counts = [f"{count} {status.replace('_', ' ')}" for status, count in statuses.items()]
+        seconds = time.monotonic() - self.began
+        summary = f"{pipeline}: {', '.join(counts)} in {seconds:.1f} s (run {run_id})"
+        # Not wrapped: a run id that is cut in two cannot be copied.
+        for text in (summary, *more):
             out.print(text, markup=False, soft_wrap=True)
 
 
 def _print_line(out: Console, line: Line, width: int) -> None:
     from rich.text import Text
 
-    status = (
-        "loaded"
-        if (line.step.kind, line.status) == ("load", "done")
-        else line.status.replace("_", " ")
-    )
+    status = line.status.replace("_", " ")
+    if line.step.kind == "load" and line.status == "done":
+        status = "loaded"
     rows = "" if line.rows is None else f"{line.rows:,} rows"
-    # What a server answers may have several lines; they stay below their step.
+    # A server's message may have several lines; they are indented below their step.
     message = visible(line.message).replace("\n", "\n" + " " * 17)
-    message += f" (tries: {line.tries})" if line.tries > 1 else ""
+    if line.tries > 1:
+        message += f" (tries: {line.tries})"
     tail = f"  {line.step.id:<{width}}  {rows:>16}  {line.seconds:>7.1f} s  {message}".rstrip()
     out.print(Text.assemble((f"{status:<15}", _STYLES[line.status]), tail), soft_wrap=True)
 
 
 @contextmanager
 def live_report(steps: Sequence[Step], quiet: bool) -> Iterator[Report]:
-    """A report that shows progress bars on a terminal, plain lines elsewhere, nothing when `quiet`."""
+    """A report that shows progress: bars on a terminal, lines elsewhere, nothing when `quiet`."""
     with _live(len(steps), quiet) as live:
         yield Report(steps, live)
 
@@ -161,7 +166,8 @@ def _live(steps: int, quiet: bool) -> Live:
     if quiet:
         return Silence()
     out = console()
-    # Not `is_terminal`, which FORCE_COLOR makes true of a log. A dumb one has no cursor to move.
+    # Not `is_terminal`, which FORCE_COLOR makes true for a log. A dumb terminal cannot move its
+    # cursor.
     if not out.file.isatty() or out.is_dumb_terminal:
         return Lines(out)
     from loadsheet.cli.progress_bars import Bars

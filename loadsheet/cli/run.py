@@ -1,4 +1,4 @@
-"""`loadsheet run`: walk a pipeline's steps here and now, without Airflow."""
+"""`loadsheet run`: run a pipeline's steps here and now, without Airflow."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from loadsheet.cli.errors import BUG, FAILED, say
-from loadsheet.cli.interrupt import stopping_at_once
+from loadsheet.cli.interrupt import exiting_at_once
 from loadsheet.cli.output import AsJson, PipelineArgument, print_json
 from loadsheet.cli.report import Report, live_report
 from loadsheet.connections.lookup import Connections, project_connections
@@ -20,7 +20,7 @@ from loadsheet.plan.steps import Step, build_plan
 from loadsheet.project.folder import open_pipeline
 from loadsheet.spec.models import Pipeline
 
-_ANEW = "The same command starts a new run"
+_NEW_RUN = "The same command starts a new run"
 
 
 def run(
@@ -41,7 +41,7 @@ def run(
         typer.Option(
             "--accept-source",
             help=(
-                "Go on from the watermarks although the source was failed over: it is known to have"
+                "Continue from the watermarks although the source was failed over: you know that it"
                 " lost nothing."
             ),
         ),
@@ -59,32 +59,34 @@ def run(
         bool,
         typer.Option(
             "--resume",
-            help="Go on with the run that was stopped or has failed, as it was asked for.",
+            help="Resume the last stopped or failed run with its original options.",
         ),
     ] = False,
     sample: Annotated[
         str | None,
         typer.Option(
             metavar="1%|ROWS",
-            help="For development: so much of each table, into schemas of their own.",
+            help="For development: load a part of each table, into separate schemas.",
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Extract, load and transform; exit code 1 when a step failed, 0 also when there was nothing
+    """Extract, load and transform. The exit code is 1 when a step failed, 0 also when nothing was
     new.
 
-    A failure that may pass is tried again, as the spec's tasks.retries and tasks.retry_delay say.
+    Steps with a temporary failure are retried, as tasks.retries and tasks.retry_delay in the
+    pipeline file say.
     """
     spec, project = open_pipeline(ctx.obj, pipeline)
     connections = project_connections(project)
-    _check_connections(spec, connections)
+    for conn_id in dict.fromkeys((spec.source.conn_id, spec.lake.conn_id, spec.warehouse.conn_id)):
+        connections(conn_id)  # an undefined one is wrong input, and ends the command here
     spec = _resolved(spec, connections)
     record = RunRecord(spec)
     if resume:
         if tables or full_refresh or accept_source or start or end or sample:
             raise InputError(
-                "--resume goes on as the stopped run was asked for: leave out the other options"
+                "--resume uses the options of the stopped run: leave out the other options"
             )
         request = record.resumed()
     else:
@@ -101,39 +103,51 @@ def run(
         report, notes = _run_sample(spec, request, connections, as_json, sample)
     else:
         report = _run_recorded(spec, request, connections, as_json, record)
-        goes_on = report.failed and record.is_kept and not report.has_bugs
-        notes = [f"resume it: loadsheet run {pipeline} --resume"] if goes_on else []
+        notes = []
+        # A bug would only happen again.
+        if report.failed and record.is_kept and not report.has_bugs:
+            notes.append(f"resume it: loadsheet run {pipeline} --resume")
     if as_json:
         print_json({"pipeline": spec.name, "run_id": request.run_id, "steps": report.documents()})
     else:
         report.print_summary(spec.name, request.run_id, *notes)
-    _exit(report)
+    report.explain_bugs()
+    if report.has_bugs:
+        raise typer.Exit(BUG)
+    if report.failed:
+        raise typer.Exit(FAILED)
 
 
 def _resolved(spec: Pipeline, connections: Connections) -> Pipeline:
-    """The pipeline with tables in the place of its patterns; says which of them match none."""
+    """The pipeline with the tables that its patterns match in their place. Patterns that match none
+    are printed."""
     from loadsheet.engine.resolve import resolved
 
-    found = resolved(spec, connections)
-    matching = [spec.pattern_of(table.name) for table in found.tables]
-    idle = [pattern.name for pattern in spec.patterns if pattern not in matching]
-    if idle:
-        say(f"no table in schema {spec.source.schema!r} of the source matches {', '.join(idle)}")
-    return found
+    with_tables = resolved(spec, connections)
+    matching = [spec.pattern_of(table.name) for table in with_tables.tables]
+    unmatched = [pattern.name for pattern in spec.patterns if pattern not in matching]
+    if unmatched:
+        names = ", ".join(unmatched)
+        say(f"no table in schema {spec.source.schema!r} of the source matches {names}")
+    return with_tables
 
 
 def _run_recorded(
     spec: Pipeline, request: RunRequest, connections: Connections, quiet: bool, record: RunRecord
 ) -> Report:
-    """Run, and keep what was asked for until the run has ended well."""
+    """Run, with a record of the options for `--resume`, which is deleted when no step failed."""
 
-    def note(step: Step, state: str) -> None:
-        if step.kind == "extract" and state == "skipped" and not spec.table(step.name).incremental:
+    def note_unchanged(step: Step, status: str) -> None:
+        # An incremental table has its watermark; of a table that is copied whole, only the record
+        # tells a resumed run that it need not be read again.
+        if step.kind == "extract" and status == "skipped" and not spec.table(step.name).incremental:
             record.unchanged(step.name)
 
     record.begin(request)
-    way_on = f"loadsheet run {spec.name} --resume resumes this run" if record.is_kept else _ANEW
-    report = _run(spec, request, connections, quiet, way_on, note)
+    next_step = _NEW_RUN
+    if record.is_kept:
+        next_step = f"loadsheet run {spec.name} --resume resumes this run"
+    report = _run(spec, request, connections, quiet, next_step, note_unchanged)
     if not report.failed:
         record.end()
     return report
@@ -142,19 +156,18 @@ def _run_recorded(
 def _run_sample(
     spec: Pipeline, request: RunRequest, connections: Connections, quiet: bool, sample: str
 ) -> tuple[Report, list[str]]:
-    """Run the pipeline moved to schemas of its own; the report, and what else people should know."""
+    """Run the pipeline with a sample's schemas. Returns the report and notes for the summary."""
     from loadsheet.engine.sample import sampled, scripts
 
     moved = sampled(spec)
-    ours, theirs = moved.warehouse, spec.warehouse
     notes = [
-        f"a sample ({sample}), in {ours.schema} and {ours.mart_schema}; {theirs.schema},"
-        f" {theirs.mart_schema} and all watermarks are as they were"
+        f"a sample ({sample}), in {moved.warehouse.schema} and {moved.warehouse.mart_schema};"
+        f" {spec.warehouse.schema}, {spec.warehouse.mart_schema} and all watermarks are unchanged"
     ]
     left_out = ", ".join(transform.name for transform in scripts(spec))
     if left_out:
         notes.append(f"left out, because a script may write anywhere: {left_out}")
-    return _run(moved, request, connections, quiet, _ANEW), notes
+    return _run(moved, request, connections, quiet, _NEW_RUN), notes
 
 
 def _run(
@@ -162,35 +175,22 @@ def _run(
     request: RunRequest,
     connections: Connections,
     quiet: bool,
-    way_on: str,
-    note: Callable[[Step, str], None] = lambda step, state: None,
+    next_step: str,
+    note: Callable[[Step, str], None] = lambda step, status: None,
 ) -> Report:
+    """Run the steps and show their progress. `next_step` is what an interrupted user can do."""
     from loadsheet.engine.runner import run_pipeline
 
     with (
         live_report(build_plan(spec), quiet=quiet) as report,
-        stopping_at_once(report.live, way_on),
+        exiting_at_once(report.live, next_step),
     ):
 
-        def on_step(step: Step, state: str, result: Any) -> None:
-            note(step, state)
-            report.on_step(step, state, result)
+        def on_step(step: Step, status: str, result: Any) -> None:
+            note(step, status)
+            report.on_step(step, status, result)
 
         run_pipeline(
             spec, request, connections, on_step=on_step, progress=report.on_progress, retrying=True
         )
     return report
-
-
-def _check_connections(spec: Pipeline, connections: Connections) -> None:
-    """An undefined connection is wrong input, reported before the first step."""
-    for conn_id in dict.fromkeys((spec.source.conn_id, spec.lake.conn_id, spec.warehouse.conn_id)):
-        connections(conn_id)
-
-
-def _exit(report: Report) -> None:
-    report.explain_bugs()
-    if report.has_bugs:
-        raise typer.Exit(BUG)
-    if report.failed:
-        raise typer.Exit(FAILED)

@@ -11,7 +11,7 @@ from loadsheet.spec.files import SCHEMA_FILE
 
 
 class Kind(StrEnum):
-    """What files there are to check and complete."""
+    """The kinds of files that have a schema."""
 
     pipeline = "pipeline"
     tests = "tests"
@@ -21,9 +21,10 @@ def schema(
     kind: Annotated[
         Kind,
         typer.Argument(
-            metavar="[pipeline|tests]", help="Of pipeline files, or of the test files beside them."
+            metavar="[pipeline|tests]",
+            help="For pipeline files, or for the test files beside them.",
         ),
     ] = Kind.pipeline,
 ) -> None:
-    """Print the JSON Schema that editors check and complete pipeline files by, or test files."""
+    """Print the JSON Schema with which editors check and complete pipeline files or test files."""
     typer.echo(SCHEMA_FILE.with_name(f"{kind}.schema.json").read_text(encoding="utf-8"), nl=False)

@@ -24,35 +24,28 @@ from loadsheet.errors import InputError
 def export_connections(
     project: Path, environ: Mapping[str, str] = os.environ
 ) -> dict[str, dict[str, Any]]:
-    """Every connection of `project`'s connections.yml in Airflow's import format: all values known,
-    ports numbers.
+    """Every connection of `project`'s connections.yml in Airflow's import format, by id.
 
-    Raises ConnectionMissing for a variable without a value, InputError for a file that holds no
-    connections.
+    Variables are filled in and ports are numbers. Raises ConnectionMissing for a variable without a
+    value, InputError for a file that holds no connections.
     """
     entries = read_connections(project / "connections" / "connections.yml")
     connections = project_connections(project, environ)
-    return {
-        conn_id: _described(entry) | _fields(connections(conn_id))
-        for conn_id, entry in entries.items()
-    }
-
-
-def _fields(connection: object) -> dict[str, Any]:
-    return {name: value for name, value in vars(connection).items() if value and name != "conn_id"}
-
-
-def _described(entry: Any) -> dict[str, Any]:
-    return (
-        {"description": entry["description"]}
-        if isinstance(entry, dict) and "description" in entry
-        else {}
-    )
+    exported: dict[str, dict[str, Any]] = {}
+    for conn_id, entry in entries.items():
+        fields: dict[str, Any] = {}
+        if isinstance(entry, dict) and "description" in entry:
+            fields["description"] = entry["description"]
+        for name, value in vars(connections(conn_id)).items():
+            if value and name != "conn_id":
+                fields[name] = value
+        exported[conn_id] = fields
+    return exported
 
 
 def main() -> int:
-    """Print the connections of the project given as argument (default: the folder we are in); 2
-    when input is wrong."""
+    """Print the connections of the project given as argument (default: the current folder). Returns
+    the exit code: 2 if the input is wrong."""
     try:
         print(json.dumps(export_connections(Path(*sys.argv[1:2])), indent=2))
     except InputError as error:

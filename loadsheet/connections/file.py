@@ -21,9 +21,11 @@ _NULL = "tag:yaml.org,2002:null"
 
 
 def read_connections(file: Path) -> Mapping[str, Any]:
-    """The connections in `file` by id. Raises SpecError, with the place and never with a value,
-    when it cannot be read, is no mapping, or says something twice, of which YAML would quietly take
-    the last."""
+    """The connections in `file` by id.
+
+    Raises SpecError, with the place and never with a value, if the file cannot be read, is not a
+    mapping, or has a duplicate key, of which YAML would silently take the last.
+    """
     try:
         text = file.read_bytes()
         content = yaml.load(text, _Loader) or {}
@@ -41,49 +43,45 @@ def read_connections(file: Path) -> Mapping[str, Any]:
         ) from None
     if not isinstance(content, dict):
         raise _unreadable(file, "expected a mapping from connection ids to connections")
-    _refuse_twice(file, root)
+    _refuse_duplicate_keys(file, root)
     return {conn_id: _as_written(str(conn_id), entry, root) for conn_id, entry in content.items()}
 
 
-def _refuse_twice(file: Path, root: Any) -> None:
-    """The ids, and the fields of each."""
-    entries = root.value if root else []
-    for pairs in (
-        entries,
-        *(entry.value for _, entry in entries if isinstance(entry, yaml.MappingNode)),
-    ):
+def _refuse_duplicate_keys(file: Path, root: Any) -> None:
+    """For the ids, and for the fields of each connection."""
+    # The list grows while it is walked: the connections come after the file's own mapping.
+    mappings = [root] if root else []
+    for mapping in mappings:
         seen = set()
-        for key, _ in pairs:
+        for key, value in mapping.value:
             if key.value in seen:
                 place = (key.start_mark.line + 1, key.start_mark.column + 1)
-                raise _unreadable(
-                    file, f"{key.value!r} is there a second time: remove one of the two", place
-                )
+                message = f"duplicate key {key.value!r}: remove one of the two"
+                raise _unreadable(file, message, place)
             seen.add(key.value)
+            if mapping is root and isinstance(value, yaml.MappingNode):
+                mappings.append(value)
 
 
 def _as_written(conn_id: str, entry: Any, root: Any) -> Any:
-    """A password such as 0123 or yes is that text; YAML makes 83 and True of it."""
+    """The connection with its texts as they are in the file: YAML reads the passwords 0123 and yes
+    as 83 and True."""
     if not isinstance(entry, dict):
         return entry
-    fields = [pair for key, fields in root.value if key.value == conn_id for pair in fields.value]
-    scalars = ((key.value, value) for key, value in fields if isinstance(value, yaml.ScalarNode))
-    return entry | {
-        name: value.value for name, value in scalars if name in TEXT_FIELDS and value.tag != _NULL
-    }
+    texts = {}
+    for key, mapping in root.value:
+        if key.value != conn_id:
+            continue
+        for field, value in mapping.value:
+            is_text = isinstance(value, yaml.ScalarNode) and value.tag != _NULL
+            if is_text and field.value in TEXT_FIELDS:
+                texts[field.value] = value.value
+    return entry | texts
 
 
 def _unreadable(file: Path, message: str, place: tuple[int, int] = (1, 1)) -> SpecError:
     line, column = place
-    return SpecError(
-        [
-            Problem(
-                file=str(file),
-                line=line,
-                column=column,
-                path="",
-                message=message,
-                code="unreadable-file",
-            )
-        ]
+    problem = Problem(
+        file=str(file), line=line, column=column, path="", message=message, code="unreadable-file"
     )
+    return SpecError([problem])

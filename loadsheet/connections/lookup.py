@@ -1,7 +1,7 @@
 """Connections by Airflow's ids and in Airflow's forms, found without Airflow.
 
-First `AIRFLOW_CONN_<ID>` (a URI or JSON), then `connections/connections.yml` with `${VAR}` filled
-in. Both look into the environment first and into the project's `.env` after it.
+`AIRFLOW_CONN_<ID>` (a URI or JSON) comes first, then `connections/connections.yml` with `${VAR}`
+filled in. Variables are looked up in the environment, then in the project's `.env`.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ from loadsheet.connections.parse import (
 )
 from loadsheet.errors import ConnectionMissing, InputError
 from loadsheet.names import closest
-from loadsheet.redact import hide, secrets_in
+from loadsheet.redact import register_secrets, secrets_in
 
 _log = logging.getLogger(__name__)
 
+_VARIABLE_PREFIX = "AIRFLOW_CONN_"
 SECRETS_BACKENDS = ("AIRFLOW__SECRETS__BACKEND", "AIRFLOW__WORKERS__SECRETS_BACKEND")
-"""Airflow's own settings, as variables."""
+"""The variables of the environment that configure Airflow's secrets backends."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Connection:
-    """A server and how to log in. The password and the extras, which may hold secrets, are in no
-    `repr`."""
+    """A server and how to log in. `repr` leaves out the password and the extras, which may hold
+    secrets."""
 
     conn_id: str
     conn_type: str = ""
@@ -48,26 +49,25 @@ class Connection:
 
     def __post_init__(self) -> None:
         """From now on, no message of this process shows the secrets."""
-        hide(
-            self.password,
-            *secrets_in(self.extra),
-            *([self.login] if "endpoint_url" in self.extra else []),
-        )
+        register_secrets(self.password, *secrets_in(self.extra))
+        # An S3 server: its login is an access key.
+        if "endpoint_url" in self.extra:
+            register_secrets(self.login)
 
 
 class Connections(Protocol):
-    """Whoever knows connections: the command line's project, or Airflow's hooks."""
+    """Finds connections: those of the command line's project, or Airflow's."""
 
     def __call__(self, conn_id: str) -> Connection:
-        """The connection called `conn_id`. Raises ConnectionMissing."""
+        """The connection with the id `conn_id`. Raises ConnectionMissing."""
 
 
 def project_connections(project: Path, environ: Mapping[str, str] = os.environ) -> Connections:
-    """The connections of the project in the folder `project`. A connection is looked up when it is
-    asked for, so a variable that is missing is only missed by those who need it.
+    """The connections of the project in the folder `project`.
 
-    The result raises ConnectionMissing, naming the connection, the variable and where to set it,
-    and InputError for text that is no connection. Neither ever shows a value.
+    Each is looked up when it is needed, so a missing variable is an error only for the connection
+    that uses it. The result raises ConnectionMissing, which names the connection, the variable and
+    where to set it, and InputError for text that is not a connection. Neither shows a value.
     """
     return _ProjectConnections(project, environ)
 
@@ -75,43 +75,51 @@ def project_connections(project: Path, environ: Mapping[str, str] = os.environ) 
 def declared_connections(
     project: Path, environ: Mapping[str, str] = os.environ
 ) -> tuple[Collection[str], Callable[[str], bool], bool]:
-    """The ids in the project's connections.yml; whether an id is there, in the environment or in
-    `.env`; and whether a secrets backend of Airflow's, which the environment or `.env` names, may
-    have others.
+    """Three answers about the project: the ids in its connections.yml; a function that returns
+    whether an id is defined there, in the environment or in `.env`; and whether the environment or
+    `.env` configures a secrets backend of Airflow, which may have other connections.
 
-    Raises SpecError when connections.yml cannot be read, InputError for a `.env` that is not text.
+    Raises SpecError if connections.yml cannot be read, InputError for a `.env` that is not text.
     """
     connections = _ProjectConnections(project, environ)
-    known = [str(name) for name in connections.entries]
+    in_file = [str(conn_id) for conn_id in connections.entries]
+
+    def is_defined(conn_id: str) -> bool:
+        return conn_id in in_file or connections.in_environment(conn_id) != ""
+
     has_backend = any(connections.variables.get(name, "").strip() for name in SECRETS_BACKENDS)
-    return (
-        known,
-        lambda conn_id: conn_id in known or connections.in_environment(conn_id) != "",
-        has_backend,
-    )
+    return in_file, is_defined, has_backend
 
 
 def connection_types(project: Path, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The `conn_type` of every connection the project defines, by id; nothing else is read of them.
+    """The `conn_type` of every connection that the project defines, by id.
 
-    A variable's id is in small letters: Airflow takes any case for it. Raises InputError as
+    The id of a variable is in lower case: Airflow finds it in any case. Raises InputError as
     `project_connections`.
     """
-    known = _ProjectConnections(project, environ)
-    types = {str(conn_id): _type_of(entry) for conn_id, entry in known.entries.items()}
-    for variable, text in known.variables.items():
-        if variable.startswith("AIRFLOW_CONN_"):
-            conn_id = variable.removeprefix("AIRFLOW_CONN_")
-            read = fields_from_json if text.strip().startswith("{") else fields_from_uri
-            same = next((name for name in types if name.upper() == conn_id), conn_id.lower())
-            types[same] = read(text.strip(), variable)["conn_type"]
+    connections = _ProjectConnections(project, environ)
+    types = {str(conn_id): _type_of_entry(entry) for conn_id, entry in connections.entries.items()}
+    ids = {conn_id.upper(): conn_id for conn_id in reversed(types)}
+    for variable, text in connections.variables.items():
+        if variable.startswith(_VARIABLE_PREFIX):
+            name = variable.removeprefix(_VARIABLE_PREFIX)
+            conn_id = ids.get(name, name.lower())
+            types[conn_id] = _fields_from_text(text.strip(), variable)["conn_type"]
     return types
 
 
-def _type_of(entry: Any) -> str:
-    if isinstance(entry, str):
-        return fields_from_uri(entry, "")["conn_type"] if "://" in entry else ""
-    return str(entry.get("conn_type", "")) if isinstance(entry, dict) else ""
+def _type_of_entry(entry: Any) -> str:
+    if isinstance(entry, dict):
+        return str(entry.get("conn_type", ""))
+    if isinstance(entry, str) and "://" in entry:
+        return str(fields_from_uri(entry, "")["conn_type"])
+    return ""
+
+
+def _fields_from_text(text: str, where: str) -> dict[str, Any]:
+    if text.startswith("{"):
+        return fields_from_json(text, where)
+    return fields_from_uri(text, where)
 
 
 class _ProjectConnections:
@@ -124,33 +132,39 @@ class _ProjectConnections:
         variable = _variable(conn_id)
         if text := self.in_environment(conn_id):
             _log.debug("connection %s: from %s", conn_id, variable)
-            read = fields_from_json if text.startswith("{") else fields_from_uri
-            return Connection(conn_id=conn_id, **read(text, variable))
+            return Connection(conn_id=conn_id, **_fields_from_text(text, variable))
         if conn_id in self.entries:
+            _log.debug("connection %s: from %s", conn_id, self.file)
+            entry = self._filled_entry(conn_id)
             return Connection(
-                conn_id=conn_id,
-                **fields_from_mapping(self._filled(conn_id), f"{self.file}: {conn_id}"),
+                conn_id=conn_id, **fields_from_mapping(entry, f"{self.file}: {conn_id}")
             )
+        meant = closest(conn_id, map(str, self.entries))
+        hint = f" (did you mean {meant!r}?)" if meant else ""
         raise ConnectionMissing(
             f"connection {conn_id!r} is not defined: set {variable} (a URI or JSON, as for"
-            f" Airflow), or add {conn_id!r} to {self.file}{_did_you_mean(conn_id, self.entries)}"
+            f" Airflow), or add {conn_id!r} to {self.file}{hint}"
         )
 
     def in_environment(self, conn_id: str) -> str:
+        """The text of the connection's variable; empty if it is not set."""
         return self.variables.get(_variable(conn_id), "").strip()
 
-    def _filled(self, conn_id: str) -> Any:
+    def _filled_entry(self, conn_id: str) -> Any:
         entry = self.entries[conn_id]
+        if isinstance(entry, str):
+            entry = {"uri": entry}
         try:
-            return fill({"uri": entry} if isinstance(entry, str) else entry, self.variables)
+            return fill(entry, self.variables)
         except MissingVariable as missing:
             raise ConnectionMissing(
                 f"connection {conn_id!r} has no {missing.key}: {missing}. Set {missing.variable} in"
-                f" the environment or in {self.dotenv} (asked for by {self.file})"
+                f" the environment or in {self.dotenv} ({self.file} uses it)"
             ) from None
 
     @cached_property
     def variables(self) -> Mapping[str, str]:
+        """The environment, and below it what `.env` sets."""
         if not self.dotenv.is_file():
             return self.environ
         from dotenv import dotenv_values
@@ -159,24 +173,20 @@ class _ProjectConnections:
             from_file = dotenv_values(self.dotenv)
         except UnicodeDecodeError:
             raise InputError(f"{self.dotenv} is not a text file in UTF-8") from None
-        return {
-            **{name: value for name, value in from_file.items() if value is not None},
-            **self.environ,
-        }
+        variables = {name: value for name, value in from_file.items() if value is not None}
+        variables.update(self.environ)
+        return variables
 
     @cached_property
     def entries(self) -> Mapping[str, Any]:
+        """The connections in connections.yml, by id, as they are written."""
         if not self.file.is_file():
             return {}
-        from loadsheet.connections.file import read_connections  # here: PyYAML is 14 ms
+        # PyYAML takes 14 ms to import.
+        from loadsheet.connections.file import read_connections
 
         return read_connections(self.file)
 
 
 def _variable(conn_id: str) -> str:
-    return f"AIRFLOW_CONN_{conn_id.upper()}"
-
-
-def _did_you_mean(conn_id: str, known: Mapping[str, Any]) -> str:
-    meant = closest(conn_id, map(str, known))
-    return f" (did you mean {meant!r}?)" if meant else ""
+    return f"{_VARIABLE_PREFIX}{conn_id.upper()}"

@@ -1,7 +1,7 @@
 """Connections as text: URIs and JSON objects, with `${VAR}` filled in.
 
-Raises InputError when the text is no connection. A message names where the text stands and never
-quotes from it: the wrong part of a URI is often a password with a character that was not encoded.
+The functions raise InputError if the text is not a connection. A message names where the text is
+and never quotes it: the invalid part of a URI is often a password with an unencoded character.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class MissingVariable(Exception):
 
 
 def fill(value: Any, variables: Mapping[str, str], key: str = "") -> Any:
-    """`value` with `${VAR}`, `${VAR:-default}` and `${VAR:?advice}` in its texts, at any depth,
+    """`value` with the `${VAR}`, `${VAR:-default}` and `${VAR:?advice}` in its texts, at any depth,
     replaced.
 
-    A variable that is empty counts as not set: an `.env` copied from its example and not filled in.
-    Where empty is meant, `${VAR:-}` says so. What a variable holds is never looked into. Raises
-    MissingVariable.
+    A variable that is empty counts as not set, as in an `.env` copied from its example and not
+    filled in; `${VAR:-}` allows an empty value. References in a variable's value are not replaced.
+    Raises MissingVariable.
     """
     if isinstance(value, Mapping):
         prefix = f"{key}." if key else ""
@@ -45,8 +45,9 @@ def fill(value: Any, variables: Mapping[str, str], key: str = "") -> Any:
 
 def _fill_text(text: str, variables: Mapping[str, str], key: str) -> str:
     def replace(reference: re.Match[str]) -> str:
-        if found := variables.get(reference[1]):
-            return found
+        value = variables.get(reference[1])
+        if value:
+            return value
         if reference["kind"] == "-":
             return reference["text"]
         raise MissingVariable(reference[1], key, reference["text"] or "")
@@ -67,9 +68,12 @@ def fields_from_uri(uri: str, where: str) -> dict[str, Any]:
     """
     try:
         parts, protocol = _split(uri)
+        host = _host(parts)
+        if protocol and host:
+            host = f"{protocol}://{host}"
         return {
             "conn_type": _conn_type(urlsplit(uri).scheme),
-            "host": f"{protocol}://{_host(parts)}" if protocol and _host(parts) else _host(parts),
+            "host": host,
             "login": unquote(parts.username or ""),
             "password": unquote(parts.password or ""),
             "schema": unquote(parts.path[1:]),
@@ -96,34 +100,35 @@ def fields_from_mapping(values: Mapping[str, Any], where: str) -> dict[str, Any]
         raise InputError(
             f"{where}: expected the connection's fields, such as `host: localhost`, or a URI"
         )
-    values = {
-        name: value for name, value in values.items() if value is not None and name not in _IGNORED
-    }
-    if values.keys() == {"uri"}:
-        return fields_from_uri(str(values["uri"]), where)
-    unknown = sorted(
-        str(name) for name in values.keys() - {*TEXT_FIELDS, "port", "extra", "extra_dejson"}
-    )
+    given = {}
+    for name, value in values.items():
+        if value is not None and name not in _IGNORED:
+            given[name] = value
+    if given.keys() == {"uri"}:
+        return fields_from_uri(str(given["uri"]), where)
+    unknown = sorted(map(str, given.keys() - {*TEXT_FIELDS, "port", "extra", "extra_dejson"}))
     if unknown:
         raise InputError(
-            f"{where}: unknown field {unknown[0]!r}; known are {', '.join(TEXT_FIELDS)}, port and"
-            " extra"
+            f"{where}: unknown field {unknown[0]!r}; the fields are {', '.join(TEXT_FIELDS)}, port"
+            " and extra"
         )
+    fields = {}
     for name in TEXT_FIELDS:
-        if isinstance(values.get(name), (Mapping, list)):
+        value = given.get(name, "")
+        if isinstance(value, (Mapping, list)):
             raise InputError(f"{where}: {name} must be text")
-    fields = {name: str(values.get(name, "")) for name in TEXT_FIELDS}
-    extra = values.get("extra") or values.get("extra_dejson")
+        fields[name] = str(value)
+    extra = given.get("extra") or given.get("extra_dejson")
     return {
         **fields,
         "conn_type": _conn_type(fields["conn_type"]),
-        "port": _port(values.get("port"), where),
+        "port": _port(given.get("port"), where),
         "extra": _extra(extra, where),
     }
 
 
 def _split(uri: str) -> tuple[SplitResult, str]:
-    """The parts of `uri` without its conn_type, and the host's own protocol (empty when it has
+    """The parts of `uri` without its conn_type, and the host's own protocol (empty if it has
     none)."""
     schemes = uri.count("://")
     if schemes not in (1, 2):
@@ -133,25 +138,27 @@ def _split(uri: str) -> tuple[SplitResult, str]:
     if has_protocol and set("@:") & set(rest.split("://", 1)[0]):
         raise ValueError
     parts = urlsplit(rest)
-    if _is_cut(parts):
+    if _is_cut_in_password(parts):
         raise ValueError
     return parts, parts.scheme if has_protocol else ""
 
 
-def _is_cut(parts: SplitResult) -> bool:
-    """Whether an unencoded `/`, `?` or `#` has cut the URI within its password: the rest of it, up
-    to the `@`, would be taken for a database or an option, the beginning for a host or a port, and
-    messages name those."""
-    options = (option for option in parts.query.split("&") if "=" not in option)
-    return bool(parts.fragment) or "@" in parts.path or any("@" in option for option in options)
+def _is_cut_in_password(parts: SplitResult) -> bool:
+    """Whether an unencoded `/`, `?` or `#` in the password has ended the URI's first part.
+
+    The rest of the password, up to the `@`, would then be the database or an option, and its
+    beginning the host or the port, which messages name.
+    """
+    if parts.fragment or "@" in parts.path:
+        return True
+    return any("@" in option and "=" not in option for option in parts.query.split("&"))
 
 
 def _host(parts: SplitResult) -> str:
     host = unquote(parts.hostname or "")
     if "/" not in host:
         return host
-    # A path as host (a socket's folder): `hostname` is lower case, so take it from the text as it
-    # is.
+    # A path as host (a socket's folder): `hostname` would be in lower case.
     return unquote(parts.netloc.rsplit("@", 1)[-1].split(":", 1)[0])
 
 
@@ -168,7 +175,9 @@ def _port(value: Any, where: str) -> int | None:
 
 def _extra_of_query(query: str, where: str) -> dict[str, Any]:
     options = dict(parse_qsl(query, keep_blank_values=True))
-    return _extra(options["__extra__"], where) if "__extra__" in options else dict(options)
+    if "__extra__" in options:
+        return _extra(options["__extra__"], where)
+    return dict(options)
 
 
 def _extra(value: Any, where: str) -> dict[str, Any]:
@@ -179,9 +188,9 @@ def _extra(value: Any, where: str) -> dict[str, Any]:
 
 def _json_object(text: Any, where: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except (TypeError, ValueError):
         raise InputError(f"{where} is not valid JSON") from None
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise InputError(f"{where} must be a JSON object")
-    return found
+    return value

@@ -1,4 +1,4 @@
-"""What differs between two versions of a pipeline."""
+"""What differs between two versions of a pipeline: its settings, tables, transforms and SQL."""
 
 from __future__ import annotations
 
@@ -13,20 +13,25 @@ from loadsheet.diff.consequences import Consequence
 from loadsheet.plan.describe import after
 from loadsheet.plan.steps import Kind, build_plan, step_id
 from loadsheet.spec.dependencies import transform_inputs
-from loadsheet.spec.models import Pipeline, Table, Transform
+from loadsheet.spec.models import Pattern, Pipeline, Table, Transform
 
 What = Literal["added", "removed", "changed"]
+
+# Fields that are compared separately, or that do not concern the data.
+_NOT_COMPARED = {"name", "file", "sql", "tables", "patterns", "transforms", "matched"}
+# Fields whose place in the pipeline file is another one.
+_NAME_IN_FILE = {"include": "columns.include", "exclude": "columns.exclude"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """A table, a transform or the pipeline's own settings, and how they differ."""
+    """How a table, a transform or the pipeline's own settings differ."""
 
     what: What
     name: str
     """`table orders`, `transform sales`, `pipeline`."""
     steps: tuple[str, ...] = ()
-    """The steps of the DAG that come, go, or work otherwise."""
+    """The steps of the DAG that are added, removed, or work differently."""
     details: tuple[str, ...] = ()
     """`primary_key: id -> id, line`, one per setting."""
     sql: tuple[str, ...] = ()
@@ -36,14 +41,14 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """All changes since `revision`, in the order of the file; `built_again` are transforms that
-    follow from them."""
+    """All changes since `revision`, in the order of the file."""
 
     pipeline: str
     revision: str
     is_new: bool
     changes: tuple[Change, ...]
     built_again: tuple[str, ...] = ()
+    """Unchanged transforms that read something that changed."""
 
     @property
     def head(self) -> str:
@@ -52,14 +57,15 @@ class Comparison:
             return f"{self.pipeline} is new since {self.revision}: there was no such pipeline"
         if not self.changes:
             return f"{self.pipeline} since {self.revision}: nothing changed"
-        counts = [
-            (what, sum(change.what == what for change in self.changes))
-            for what in ("added", "removed", "changed")
-        ]
-        return f"{self.pipeline} since {self.revision}: {', '.join(f'{n} {what}' for what, n in counts if n)}"
+        counts = []
+        for what in ("added", "removed", "changed"):
+            count = sum(change.what == what for change in self.changes)
+            if count:
+                counts.append(f"{count} {what}")
+        return f"{self.pipeline} since {self.revision}: {', '.join(counts)}"
 
     def as_dict(self) -> dict[str, Any]:
-        """The comparison as plain values; a diff as one text."""
+        """The comparison as plain values; a diff is one text."""
         changes = [{**asdict(change), "sql": "\n".join(change.sql)} for change in self.changes]
         return {
             "revision": self.revision,
@@ -70,230 +76,293 @@ class Comparison:
 
 
 def compare(old: Pipeline | None, new: Pipeline, revision: str) -> Comparison:
-    """What changed from `old` (None: there was none) to `new`."""
-    changes = [*(_pipeline(old, new) if old else ()), *_tables(old, new), *_transforms(old, new)]
-    again = _built_again(old, changes, new)
+    """What changed from `old` (None if there was no such pipeline) to `new`."""
+    changes: list[Change] = []
+    if old:
+        changes += _pipeline_changes(old, new)
+    changes += _table_changes(old, new)
+    changes += _transform_changes(old, new)
     return Comparison(
         pipeline=new.name,
         revision=revision,
         is_new=old is None,
         changes=tuple(changes),
-        built_again=again,
+        built_again=_transforms_built_again(old, changes, new),
     )
 
 
-def _pipeline(old: Pipeline, new: Pipeline) -> Iterator[Change]:
-    renamed = [f"pipeline: {old.name} -> {new.name}"] if old.name != new.name else []
-    if details := (*renamed, *of_settings(old, new)):
-        found = tuple(consequences.of_pipeline(old, new))
-        yield Change(what="changed", name="pipeline", details=details, consequences=found)
+def _pipeline_changes(old: Pipeline, new: Pipeline) -> Iterator[Change]:
+    details = list(_settings_diff(old, new))
+    if old.name != new.name:
+        details.insert(0, f"pipeline: {old.name} -> {new.name}")
+    if details:
+        yield Change(
+            what="changed",
+            name="pipeline",
+            details=tuple(details),
+            consequences=tuple(consequences.pipeline_consequences(old, new)),
+        )
 
 
-def _tables(old: Pipeline | None, new: Pipeline) -> Iterator[Change]:
-    """Tables and patterns. A table that is named now, or no longer, may be one that a pattern
-    meant, or means."""
+def _table_changes(old: Pipeline | None, new: Pipeline) -> Iterator[Change]:
+    """The changes of tables and patterns."""
     before: dict[str, Table] = {}
     if old:
         before = {table.name: table for table in old.entries}
     for table in new.entries:
-        was = before.pop(table.name, None)
-        by = None
-        if old and not was and table in new.tables:
-            by = old.pattern_of(table.name)
-        if old and by:
-            details = (f"a table of its own now, not one of {by.name}",)
-            yield from _changed(old, new, old.table(table.name), table, details)
-        elif old and was:
-            left_out = _left_out(old, table.name), _left_out(new, table.name)
-            kept = tuple(consequences.of_pattern(new, table.name, *left_out))
-            yield from _changed(old, new, was, table, of_left_out(*left_out), kept)
+        if old is None:
+            yield _added_table(new, table)
+        elif table.name in before:
+            yield from _kept_table(old, new, before.pop(table.name), table)
         else:
-            found = tuple(consequences.of_new_table(new, table))
-            yield Change(
-                what="added",
-                name=f"table {table.name}",
-                steps=_steps(new, table),
-                consequences=found,
-            )
-    for was in before.values():
-        assert old
-        if (by := new.pattern_of(was.name)) and was in old.tables:
-            yield from _changed(
-                old,
-                new,
-                was,
-                new.table(was.name),
-                (f"one of {by.name} now, not a table of its own",),
-            )
-            continue
-        found = tuple(consequences.of_gone(f"{old.warehouse.schema}.{was.name}", "loaded"))
-        yield Change(
-            what="removed", name=f"table {was.name}", steps=_steps(old, was), consequences=found
-        )
+            yield from _newly_listed_table(old, new, table)
+    if old:
+        for table in before.values():
+            yield from _no_longer_listed_table(old, new, table)
 
 
-def _changed(
+def _added_table(new: Pipeline, table: Table) -> Change:
+    return Change(
+        what="added",
+        name=f"table {table.name}",
+        steps=_steps(new, table),
+        consequences=tuple(consequences.new_table_consequences(new, table)),
+    )
+
+
+def _kept_table(old: Pipeline, new: Pipeline, before: Table, now: Table) -> Iterator[Change]:
+    """A table or a pattern that is in both files."""
+    old_exclude, new_exclude = _pattern_exclude(old, now.name), _pattern_exclude(new, now.name)
+    details: tuple[str, ...] = ()
+    if old_exclude != new_exclude:
+        details = (f"exclude: {_value_text(old_exclude)} -> {_value_text(new_exclude)}",)
+    more = consequences.pattern_consequences(new, now.name, old_exclude, new_exclude)
+    yield from _changed_table(old, new, before, now, details, tuple(more))
+
+
+def _pattern_exclude(pipeline: Pipeline, name: str) -> tuple[str, ...]:
+    """What the pattern of this name excludes; empty for a table."""
+    for pattern in pipeline.patterns:
+        if pattern.name == name:
+            return pattern.exclude
+    return ()
+
+
+def _newly_listed_table(old: Pipeline, new: Pipeline, table: Table) -> Iterator[Change]:
+    """A table or pattern that the old file did not list. A pattern may have matched the table
+    then."""
+    pattern: Pattern | None = None
+    if table in new.tables:
+        pattern = old.pattern_of(table.name)
+    if pattern is None:
+        yield _added_table(new, table)
+        return
+    details = (f"listed by name now, no longer matched by {pattern.name}",)
+    yield from _changed_table(old, new, old.table(table.name), table, details)
+
+
+def _no_longer_listed_table(old: Pipeline, new: Pipeline, table: Table) -> Iterator[Change]:
+    """A table or pattern that the new file does not list. A pattern may match the table now."""
+    pattern = new.pattern_of(table.name)
+    if pattern and table in old.tables:
+        details = (f"matched by {pattern.name} now, no longer listed by name",)
+        yield from _changed_table(old, new, table, new.table(table.name), details)
+        return
+    target = f"{old.warehouse.schema}.{table.name}"
+    yield Change(
+        what="removed",
+        name=f"table {table.name}",
+        steps=_steps(old, table),
+        consequences=tuple(consequences.removal_consequences(target, "loaded")),
+    )
+
+
+def _changed_table(
     old: Pipeline,
     new: Pipeline,
-    was: Table,
-    table: Table,
-    more: tuple[str, ...],
-    kept: tuple[Consequence, ...] = (),
+    before: Table,
+    now: Table,
+    more_details: tuple[str, ...],
+    more_consequences: tuple[Consequence, ...] = (),
 ) -> Iterator[Change]:
-    """The change of one table, with `more` details; none where nothing differs."""
-    if details := of_part(was, table, old, new) + more:
-        found = (
-            ()
-            if consequences.begins_anew(old, new)
-            else tuple(consequences.of_table(new, was, table))
-        )
-        steps, name = _steps(new, table), f"table {table.name}"
-        yield Change(
-            what="changed", name=name, steps=steps, details=details, consequences=found + kept
-        )
+    """The change of one table, with details and consequences of the pattern's; nothing if nothing
+    differs."""
+    details = _own_settings_diff(before, now, old, new) + more_details
+    if not details:
+        return
+    # Where everything is loaded for the first time, the pipeline's own change covers it.
+    own: tuple[Consequence, ...] = ()
+    if not consequences.starts_over(old, new):
+        own = tuple(consequences.table_consequences(new, before, now))
+    yield Change(
+        what="changed",
+        name=f"table {now.name}",
+        steps=_steps(new, now),
+        details=details,
+        consequences=own + more_consequences,
+    )
 
 
 def _steps(pipeline: Pipeline, table: Table) -> tuple[str, ...]:
-    is_pattern = any(pattern.table is table for pattern in pipeline.patterns)
-    kinds: tuple[Kind, ...] = ("resolve", "extract", "load") if is_pattern else ("extract", "load")
+    kinds: tuple[Kind, ...] = ("extract", "load")
+    if any(pattern.table is table for pattern in pipeline.patterns):
+        kinds = ("resolve", "extract", "load")
     return tuple(step_id(kind, table.name) for kind in kinds)
 
 
-def _left_out(pipeline: Pipeline, name: str) -> tuple[str, ...]:
-    return next((pattern.exclude for pattern in pipeline.patterns if pattern.name == name), ())
-
-
-def _transforms(old: Pipeline | None, new: Pipeline) -> Iterator[Change]:
+def _transform_changes(old: Pipeline | None, new: Pipeline) -> Iterator[Change]:
     before: dict[str, Transform] = {}
-    old_order: dict[str, str] = {}
+    old_upstream: dict[str, str] = {}
     if old:
         before = {transform.name: transform for transform in old.transforms}
-        old_order = _upstream(old)
-    orders = (old_order, _upstream(new))
+        old_upstream = _upstream_texts(old)
+    new_upstream = _upstream_texts(new)
     for transform in new.transforms:
-        steps = (step_id("transform", transform.name),)
-        name = f"transform {transform.name}"
-        target = f"{new.warehouse.mart_schema}.{transform.name}"
-        was = before.pop(transform.name, None)
-        if was is None or old is None:
-            found = tuple(consequences.of_new_transform(target, transform))
-            yield Change(what="added", name=name, steps=steps, consequences=found)
-            continue
-        moved = [order.get(steps[0], "") for order in orders]
-        waits = (f"after: {moved[0]} -> {moved[1]}",) if moved[0] != moved[1] else ()
-        details = of_part(was, transform, old, new) + waits
-        sql = tuple(of_sql(was, transform))
-        if details or sql:
-            found = (
-                ()
-                if consequences.moves_marts(old, new)
-                else tuple(consequences.of_transform(target, was, transform))
-            )
+        step = step_id("transform", transform.name)
+        if old and transform.name in before:
+            was = before.pop(transform.name)
+            waited, waits = old_upstream.get(step, ""), new_upstream.get(step, "")
+            more = (f"after: {waited} -> {waits}",) if waited != waits else ()
+            yield from _changed_transform(old, new, was, transform, more)
+        else:
+            target = f"{new.warehouse.mart_schema}.{transform.name}"
             yield Change(
-                what="changed", name=name, steps=steps, details=details, sql=sql, consequences=found
+                what="added",
+                name=f"transform {transform.name}",
+                steps=(step,),
+                consequences=tuple(consequences.new_transform_consequences(target, transform)),
             )
-    for was in before.values():
-        assert old
-        steps = (step_id("transform", was.name),)
-        found = tuple(consequences.of_gone(f"{old.warehouse.mart_schema}.{was.name}", "built"))
-        yield Change(what="removed", name=f"transform {was.name}", steps=steps, consequences=found)
+    if old:
+        for transform in before.values():
+            target = f"{old.warehouse.mart_schema}.{transform.name}"
+            yield Change(
+                what="removed",
+                name=f"transform {transform.name}",
+                steps=(step_id("transform", transform.name),),
+                consequences=tuple(consequences.removal_consequences(target, "built")),
+            )
 
 
-def _upstream(pipeline: Pipeline) -> dict[str, str]:
-    steps = {step.id: step for step in build_plan(pipeline)}
-    return {
-        name: after(step, steps) or "nothing"
-        for name, step in steps.items()
-        if step.kind == "transform"
-    }
-
-
-def _built_again(old: Pipeline | None, changes: Iterable[Change], new: Pipeline) -> tuple[str, ...]:
-    """Transforms that did not change themselves, but read what is made anew."""
-    anew = {
-        change.name
-        for change in changes
-        if any(c.kind in consequences.ANEW for c in change.consequences)
-    }
-    everything = old is not None and (
-        consequences.begins_anew(old, new) or consequences.moves_marts(old, new)
+def _changed_transform(
+    old: Pipeline,
+    new: Pipeline,
+    before: Transform,
+    now: Transform,
+    more_details: tuple[str, ...],
+) -> Iterator[Change]:
+    details = _own_settings_diff(before, now, old, new) + more_details
+    sql = tuple(_sql_diff(before, now))
+    if not details and not sql:
+        return
+    # Where every transform is built in another place, the pipeline's own change covers it.
+    own: tuple[Consequence, ...] = ()
+    if not consequences.moves_marts(old, new):
+        target = f"{new.warehouse.mart_schema}.{now.name}"
+        own = tuple(consequences.transform_consequences(target, before, now))
+    yield Change(
+        what="changed",
+        name=f"transform {now.name}",
+        steps=(step_id("transform", now.name),),
+        details=details,
+        sql=sql,
+        consequences=own,
     )
+
+
+def _upstream_texts(pipeline: Pipeline) -> dict[str, str]:
+    """For each transform's step, the steps that it waits for, as text."""
+    steps = {step.id: step for step in build_plan(pipeline)}
+    texts = {}
+    for name, step in steps.items():
+        if step.kind == "transform":
+            texts[name] = after(step, steps) or "nothing"
+    return texts
+
+
+def _transforms_built_again(
+    old: Pipeline | None, changes: Iterable[Change], new: Pipeline
+) -> tuple[str, ...]:
+    """Transforms that did not change themselves, but read something that is loaded or built
+    again."""
+    affected = set()
+    for change in changes:
+        if any(c.kind in consequences.AFFECTS_READERS for c in change.consequences):
+            affected.add(change.name)
+    # A table that is read whole is compared by the hash of what COPY sent, which another format
+    # changes even if no row did.
     if old and old.lake.format != new.lake.format:
-        anew |= {f"table {table.name}" for table in new.entries if not table.incremental}
-    found: dict[str, None] = {}
+        affected |= {f"table {table.name}" for table in new.entries if not table.incremental}
+    everything = False
+    if old:
+        everything = consequences.starts_over(old, new) or consequences.moves_marts(old, new)
+    again: list[str] = []
+    # In the order of the plan, so that a transform's own inputs are decided before it.
     for name, inputs in transform_inputs(new).items():
-        reads = {_entry(new, table) for table in inputs.tables} | {
-            f"transform {mart}" for mart in inputs.transforms
-        }
-        if f"transform {name}" not in anew and (
-            everything or reads & anew or set(inputs.transforms) & set(found)
-        ):
-            found[name] = None
-    return tuple(found)
+        reads = {_change_name(new, table) for table in inputs.tables}
+        reads |= {f"transform {mart}" for mart in inputs.transforms}
+        reads_rebuilt = everything or reads & affected or set(inputs.transforms) & set(again)
+        if reads_rebuilt and f"transform {name}" not in affected:
+            again.append(name)
+    return tuple(again)
 
 
-def _entry(pipeline: Pipeline, table: str) -> str:
-    """What a change of the table is called by: its own name, or that of the pattern that means it."""
+def _change_name(pipeline: Pipeline, table: str) -> str:
+    """The name of the change that concerns the table: its own, or that of the pattern that matches
+    it."""
     pattern = pipeline.pattern_of(table)
     return f"table {pattern.name if pattern else table}"
 
 
-# Their own changes are shown apart, or are none of the data's business.
-_NOT_COMPARED = {"name", "file", "sql", "tables", "patterns", "transforms", "matched"}
-
-
-def of_part(
+def _own_settings_diff(
     old: Table | Transform, new: Table | Transform, before: Pipeline, now: Pipeline
 ) -> tuple[str, ...]:
-    """Those of a table or a transform, but for what it takes from the pipeline's `tasks`."""
-    inherited = {
-        f"tasks.{f.name}"
-        for f in fields(old.tasks)
-        if getattr(old.tasks, f.name) == getattr(before.tasks, f.name)
-        and getattr(new.tasks, f.name) == getattr(now.tasks, f.name)
-    }
-    return tuple(line for line in of_settings(old, new) if line.partition(":")[0] not in inherited)
+    """The differing settings of a table or a transform, without those that it inherits from the
+    pipeline's `tasks`."""
+    inherited = set()
+    for part in fields(old.tasks):
+        inherits_before = getattr(old.tasks, part.name) == getattr(before.tasks, part.name)
+        inherits_now = getattr(new.tasks, part.name) == getattr(now.tasks, part.name)
+        if inherits_before and inherits_now:
+            inherited.add(f"tasks.{part.name}")
+    lines = _settings_diff(old, new)
+    return tuple(line for line in lines if line.partition(":")[0] not in inherited)
 
 
-def of_settings(old: Any, new: Any) -> Iterator[str]:
-    """`primary_key: id -> id, line` for each setting of two dataclasses of one kind, by its dotted
-    name."""
-    before, now = dict(_flat(old)), dict(_flat(new))
+def _settings_diff(old: Any, new: Any) -> Iterator[str]:
+    """`primary_key: id -> id, line` for each setting that differs between two dataclasses of one
+    kind."""
+    before, now = dict(_settings(old)), dict(_settings(new))
     for name in dict.fromkeys((*before, *now)):
         if before.get(name) != now.get(name):
-            yield f"{name}: {_shown(before.get(name))} -> {_shown(now.get(name))}"
+            old_text, new_text = _value_text(before.get(name)), _value_text(now.get(name))
+            yield f"{name}: {old_text} -> {new_text}"
 
 
-def of_left_out(old: tuple[str, ...], new: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of what a pattern does not mean."""
-    return () if old == new else (f"exclude: {_shown(old)} -> {_shown(new)}",)
-
-
-def of_sql(old: Transform, new: Transform) -> Iterable[str]:
-    """A unified diff of the two files, without its head."""
-    lines = difflib.unified_diff(old.sql.splitlines(), new.sql.splitlines(), n=2, lineterm="")
-    found = [line for line in lines if not line.startswith(("---", "+++"))]
-    return found or ([] if old.sql == new.sql else ["(only line ends differ)"])
-
-
-def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every setting by its dotted name, as in the file."""
+def _settings(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting and its value, by its dotted name in the file."""
     for part in fields(value):
         if not path and part.name in _NOT_COMPARED:
             continue
-        inner, name = getattr(value, part.name), f"{path}{part.name}"
+        inner = getattr(value, part.name)
+        name = f"{path}{part.name}"
         if is_dataclass(inner):
-            yield from _flat(inner, f"{name}.")
+            yield from _settings(inner, f"{name}.")
         else:
-            yield (
-                {"include": "columns.include", "exclude": "columns.exclude"}.get(name, name),
-                inner,
-            )
+            yield _NAME_IN_FILE.get(name, name), inner
 
 
-def _shown(value: Any) -> str:
+def _value_text(value: Any) -> str:
     if isinstance(value, tuple):
         return ", ".join(map(str, value)) or "none"
     if isinstance(value, timedelta):
         return f"{value.total_seconds():g}s"
     return "none" if value is None or value == "" else str(value)
+
+
+def _sql_diff(old: Transform, new: Transform) -> list[str]:
+    """A unified diff of the two files, without its header."""
+    if old.sql == new.sql:
+        return []
+    diff = difflib.unified_diff(old.sql.splitlines(), new.sql.splitlines(), n=2, lineterm="")
+    lines = [line for line in diff if not line.startswith(("---", "+++"))]
+    return lines or ["(only line endings differ)"]

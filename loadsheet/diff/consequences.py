@@ -1,4 +1,5 @@
-"""What a changed pipeline file means for the data."""
+"""What a changed pipeline file means for the data, in a warehouse that was loaded with the old
+one."""
 
 from __future__ import annotations
 
@@ -9,268 +10,310 @@ from typing import Literal
 from loadsheet.spec.models import Incremental, Pipeline, Table, Transform
 
 Kind = Literal["stops", "rebuilt", "created", "read again", "stays", "from now on"]
-ANEW: tuple[Kind, ...] = ("rebuilt", "created", "read again")
-"""After these, what reads the table or transform has something to do."""
+AFFECTS_READERS: tuple[Kind, ...] = ("rebuilt", "created", "read again")
+"""After these, transforms that read the table or mart have something to do."""
+
+_EXCLUDED = "an excluded column keeps its values in older rows and is NULL in new ones"
+_ADDED = (
+    "an added column is NULL in older rows until a full refresh, which the load asks for if the "
+    "column was loaded before"
+)
 
 
 @dataclass(frozen=True)
 class Consequence:
-    """`stops`: the next run fails until somebody acts. The other kinds happen by themselves."""
+    """`stops`: the next run fails until the text's advice is followed. The other kinds need no
+    action."""
 
     kind: Kind
     text: str
 
 
-def of_new_transform(target: str, transform: Transform) -> Iterator[Consequence]:
-    """A transform that was not in the file."""
-    made = "runs" if transform.materialized == "script" else "is built in full"
-    yield Consequence("created", f"{target} {made} for the first time")
-
-
-def of_gone(target: str, done: str) -> Iterator[Consequence]:
-    """What is no longer in the file."""
-    yield Consequence(
-        "stays", f"{target} is left as it is and no longer {done}; drop it when nobody reads it"
-    )
-
-
-def of_transform(target: str, old: Transform, new: Transform) -> Iterator[Consequence]:
-    """SQL, kind and key are what the ledger remembers a transform by."""
-    if (old.sql, old.materialized, old.unique_key) == (new.sql, new.materialized, new.unique_key):
-        return
-    if "script" not in (old.materialized, new.materialized) and (old.materialized == "view") != (
-        new.materialized == "view"
-    ):
-        kind = "view" if old.materialized == "view" else "table"
-        yield Consequence(
-            "stops", f"{target} is a {kind} and is to become the other: drop it first"
-        )
-        return
-    made = "runs again" if new.materialized == "script" else "is built in full"
-    what = "its SQL changed" if old.sql != new.sql else "its kind or key changed"
-    yield Consequence("rebuilt", f"{target} {made}: {what}")
-
-
-def begins_anew(old: Pipeline, new: Pipeline) -> bool:
-    """Whether every table is a first one: what the ledger knows is of another name, warehouse or
-    schema."""
-    return (old.name, old.warehouse.conn_id, old.warehouse.schema) != (
-        new.name,
-        new.warehouse.conn_id,
-        new.warehouse.schema,
-    )
+def starts_over(old: Pipeline, new: Pipeline) -> bool:
+    """Whether every table is loaded for the first time: the ledger's entries are for another
+    pipeline name, warehouse or schema."""
+    if old.name != new.name or old.warehouse.conn_id != new.warehouse.conn_id:
+        return True
+    return old.warehouse.schema != new.warehouse.schema
 
 
 def moves_marts(old: Pipeline, new: Pipeline) -> bool:
-    """Whether every transform is built where none of it is."""
-    return (old.warehouse.conn_id, old.warehouse.mart_schema) != (
-        new.warehouse.conn_id,
-        new.warehouse.mart_schema,
-    )
+    """Whether every transform is built in another place than before."""
+    if old.warehouse.conn_id != new.warehouse.conn_id:
+        return True
+    return old.warehouse.mart_schema != new.warehouse.mart_schema
 
 
-def of_pipeline(old: Pipeline, new: Pipeline) -> Iterator[Consequence]:
-    """The pipeline's own settings."""
+def pipeline_consequences(old: Pipeline, new: Pipeline) -> Iterator[Consequence]:
+    """What a change of the pipeline's own settings means."""
     if old.name != new.name:
         yield Consequence(
             "rebuilt",
-            f"the ledger knows nothing of {new.name}: every table is read in full, every transform built in full",
+            f"the ledger has no entries for {new.name}: every table is read in full, and every "
+            "transform is built in full",
         )
         yield Consequence("stays", f"Airflow keeps the history of {old.name} under that name")
-    yield from _warehouse(old, new)
-    if not begins_anew(old, new):
-        yield from _source(old, new)
-        if old.lake.format != new.lake.format and any(
-            not table.incremental for table in new.entries
-        ):
+    yield from _warehouse_consequences(old, new)
+    if not starts_over(old, new):
+        yield from _source_consequences(old, new)
+        reads_whole = any(not table.incremental for table in new.entries)
+        if old.lake.format != new.lake.format and reads_whole:
             yield Consequence(
                 "read again",
-                "tables without a cursor are loaded once more, where the new format is another for them",
+                "tables without a cursor are loaded once more if the new format changes how they "
+                "are stored",
             )
-    if (old.lake.conn_id, old.lake.bucket, old.lake.prefix) != (
-        new.lake.conn_id,
-        new.lake.bucket,
-        new.lake.prefix,
-    ):
+    old_place = (old.lake.conn_id, old.lake.bucket, old.lake.prefix)
+    new_place = (new.lake.conn_id, new.lake.bucket, new.lake.prefix)
+    if old_place != new_place:
         yield Consequence(
-            "from now on", "new loads are stored there; older ones stay where they are"
+            "from now on", "new loads are stored there; older loads stay in the old place"
         )
-    if old.schedule != new.schedule and any(_by_interval(table) for table in new.entries):
+    has_intervals = any(
+        table.incremental and table.incremental.by == "data_interval" for table in new.entries
+    )
+    if old.schedule != new.schedule and has_intervals:
         yield Consequence(
             "from now on",
-            "runs have other intervals: rows between the old and the new ones need a backfill",
+            "runs have other data intervals: rows between the old and the new ones need a backfill",
         )
 
 
-def _by_interval(table: Table) -> bool:
-    return table.incremental is not None and table.incremental.by == "data_interval"
-
-
-def _warehouse(old: Pipeline, new: Pipeline) -> Iterator[Consequence]:
-    if old.warehouse.conn_id != new.warehouse.conn_id:
+def _warehouse_consequences(old: Pipeline, new: Pipeline) -> Iterator[Consequence]:
+    before, now = old.warehouse, new.warehouse
+    if before.conn_id != now.conn_id:
         yield Consequence(
-            "rebuilt", "in another warehouse every table and transform is a first one, read in full"
+            "rebuilt",
+            "in the other warehouse every table is read in full, and every transform is built in "
+            "full",
         )
         return
-    if old.warehouse.schema != new.warehouse.schema:
-        yield Consequence("rebuilt", f"every table is read in full into {new.warehouse.schema}")
-        yield Consequence("stays", f"the tables in {old.warehouse.schema} are left as they are")
-    if old.warehouse.mart_schema != new.warehouse.mart_schema:
-        yield Consequence(
-            "rebuilt", f"every transform is built in full in {new.warehouse.mart_schema}"
-        )
-        yield Consequence("stays", f"what is in {old.warehouse.mart_schema} is left as it is")
+    if before.schema != now.schema:
+        yield Consequence("rebuilt", f"every table is read in full into {now.schema}")
+        yield Consequence("stays", f"the tables in {before.schema} are kept unchanged")
+    if before.mart_schema != now.mart_schema:
+        yield Consequence("rebuilt", f"every transform is built in full in {now.mart_schema}")
+        yield Consequence("stays", f"the marts in {before.mart_schema} are kept unchanged")
 
 
-def _source(old: Pipeline, new: Pipeline) -> Iterator[Consequence]:
+def _source_consequences(old: Pipeline, new: Pipeline) -> Iterator[Consequence]:
     if old.source == new.source or not any(table.incremental for table in new.entries):
         return
-    unless = (
-        "" if old.source.schema != new.source.schema else "if it is another server or database, "
-    )
+    # Another connection may lead to the same server; another schema is certainly another source.
+    condition = "if it is another server or database, "
+    if old.source.schema != new.source.schema:
+        condition = ""
     yield Consequence(
         "stops",
-        f"{unless}the watermarks are not this source's: `loadsheet run {new.name} --full-refresh`, or "
-        "--accept-source if its rows are the same",
+        f"{condition}the watermarks do not belong to this source: `loadsheet run {new.name} "
+        "--full-refresh`, or --accept-source if its rows are the same",
     )
 
 
-def of_new_table(pipeline: Pipeline, table: Table) -> Iterator[Consequence]:
-    """A table that was not in the file."""
+def new_table_consequences(pipeline: Pipeline, table: Table) -> Iterator[Consequence]:
+    """What a table that was not in the file means."""
     rows = "all rows"
     if table.incremental and table.incremental.initial_value is not None:
         rows = f"rows from {table.incremental.cursor} {table.incremental.initial_value} on"
     yield Consequence("created", f"{pipeline.warehouse.schema}.{table.name}, from {rows}")
 
 
-def of_table(pipeline: Pipeline, old: Table, new: Table) -> Iterator[Consequence]:
-    """A table whose settings changed."""
+def new_transform_consequences(target: str, transform: Transform) -> Iterator[Consequence]:
+    """What a transform that was not in the file means."""
+    happens = "runs" if transform.materialized == "script" else "is built in full"
+    yield Consequence("created", f"{target} {happens} for the first time")
+
+
+def removal_consequences(target: str, done: str) -> Iterator[Consequence]:
+    """What a table (`done` is "loaded") or transform ("built") that is no longer in the file
+    means."""
+    yield Consequence(
+        "stays",
+        f"{target} is kept unchanged and no longer {done}; drop it when it is no longer needed",
+    )
+
+
+def transform_consequences(target: str, old: Transform, new: Transform) -> Iterator[Consequence]:
+    """What a changed transform means. The ledger recognizes it by its SQL, kind and key."""
+    sql_changed = old.sql != new.sql
+    kind_changed = old.materialized != new.materialized
+    if not sql_changed and not kind_changed and old.unique_key == new.unique_key:
+        return
+    is_script = "script" in (old.materialized, new.materialized)
+    before, now = _relation_kind(old), _relation_kind(new)
+    if before != now and not is_script:
+        yield Consequence(
+            "stops",
+            f"{target} is a {before}, but the spec makes it a {now}: drop the {before} first",
+        )
+        return
+    happens = "runs again" if new.materialized == "script" else "is built in full"
+    reason = "its SQL changed" if sql_changed else "its kind or key changed"
+    yield Consequence("rebuilt", f"{target} {happens}: {reason}")
+
+
+def _relation_kind(transform: Transform) -> str:
+    return "view" if transform.materialized == "view" else "table"
+
+
+def table_consequences(pipeline: Pipeline, old: Table, new: Table) -> Iterator[Consequence]:
+    """What a table's changed settings mean."""
     target = f"{pipeline.warehouse.schema}.{new.name}"
     refresh = f"`loadsheet run {pipeline.name} --tables {new.name} --full-refresh`"
     if new.mode_with_key(True) == "replace":
-        yield from _whole(target, old, new)
+        yield from _replaced_table_consequences(target, old, new)
     else:
-        stops = [*_key(target, old, new), *_cursor(old, new)]
+        stops = [*_key_stops(target, old, new), *_cursor_stops(old, new)]
         for text in stops:
             yield Consequence("stops", f"{text}: {refresh}")
         if not stops:
-            yield from _rows(target, old.incremental, new.incremental, new, refresh)
-            yield from _columns(target, old, new)
+            yield from _incremental_consequences(target, old, new, refresh)
+            yield from _column_consequences(target, old, new)
     if old.schema_contract != new.schema_contract:
-        then = "stops the load" if new.schema_contract == "freeze" else "is taken over"
-        yield Consequence("from now on", f"a column that changes in the source {then}")
+        effect = "stops the load" if new.schema_contract == "freeze" else "changes the target, too"
+        yield Consequence("from now on", f"a column that changes in the source {effect}")
 
 
-def of_pattern(
+def pattern_consequences(
     pipeline: Pipeline, name: str, old: tuple[str, ...], new: tuple[str, ...]
 ) -> Iterator[Consequence]:
-    """What the pattern `name` leaves out was `old` and is `new`."""
-    gone = [text for text in new if text not in old]
-    if gone:
-        where = f"tables in {pipeline.warehouse.schema} that match {', '.join(gone)}"
-        yield Consequence("stays", f"{where} are left as they are and no longer loaded")
-    come = [text for text in old if text not in new]
-    if come:
+    """What it means that the pattern `name` excluded `old` and now excludes `new`."""
+    excluded = [text for text in new if text not in old]
+    included = [text for text in old if text not in new]
+    if excluded:
+        where = f"tables in {pipeline.warehouse.schema} that match {', '.join(excluded)}"
+        yield Consequence("stays", f"{where} are kept unchanged and no longer loaded")
+    if included:
         yield Consequence(
-            "from now on", f"tables that match {', '.join(come)} are loaded as the others of {name}"
+            "from now on",
+            f"tables that match {', '.join(included)} are loaded like the others of {name}",
         )
 
 
-def _whole(target: str, old: Table, new: Table) -> Iterator[Consequence]:
-    reasons = {
-        "its key changed": old.primary_key != new.primary_key,
-        "its columns changed": (old.include, old.exclude) != (new.include, new.exclude),
-        "it is read whole from now on": old.mode_with_key(True) != "replace",
-    }
-    found = [reason for reason, is_one in reasons.items() if is_one]
-    if found:
-        yield Consequence("rebuilt", f"{target} by the next load: {', '.join(found)}")
+def _replaced_table_consequences(target: str, old: Table, new: Table) -> Iterator[Consequence]:
+    reasons = []
+    if old.primary_key != new.primary_key:
+        reasons.append("its key changed")
+    if (old.include, old.exclude) != (new.include, new.exclude):
+        reasons.append("its columns changed")
+    if old.mode_with_key(True) != "replace":
+        reasons.append("it is read whole from now on")
+    if reasons:
+        yield Consequence("rebuilt", f"{target} by the next load: {', '.join(reasons)}")
 
 
-def _key(target: str, old: Table, new: Table) -> Iterator[str]:
-    """The target's rows are kept apart by the key of the load that made it."""
-    before, after = _keyed(old), _keyed(new)
-    if after is False and before is not False:
-        has = "has a key" if old.primary_key else "may have a key, by the catalog,"
-        yield f"{target} {has} and appended rows need none; the load stops then"
-    elif before is False and after:
+def _key_stops(target: str, old: Table, new: Table) -> Iterator[str]:
+    """Why the next load stops: the target has the primary key of the load that created it."""
+    had_key, has_key = _is_keyed(old), _is_keyed(new)
+    if has_key is False and had_key is not False:
+        if old.primary_key:
+            yield f"{target} has a primary key, and appended rows have none; the next load stops"
+        else:
+            yield (
+                f"{target} may have a primary key, by the catalog, and appended rows have none; "
+                "if it has one, the next load stops"
+            )
+    elif had_key is False and has_key:
         yield f"{target} has no key to merge by; the next load stops"
-    elif old.primary_key != new.primary_key and after is not False:
-        was, now = (", ".join(key) or "the catalog's" for key in (old.primary_key, new.primary_key))
+    elif has_key is not False and set(old.primary_key) != set(new.primary_key):
+        before = ", ".join(old.primary_key) or "the catalog's"
+        now = ", ".join(new.primary_key) or "the catalog's"
         unless = "" if old.primary_key and new.primary_key else ", unless they are the same"
-        if set(old.primary_key) != set(new.primary_key):
-            yield f"the key of {target} was {was} and is {now}; the next load stops{unless}"
+        yield f"the key of {target} was {before} and is {now}; the next load stops{unless}"
 
 
-def _keyed(table: Table) -> bool | None:
+def _is_keyed(table: Table) -> bool | None:
     """Whether rows are loaded by a key; None where the catalog decides."""
-    modes = {
-        table.mode_with_key(True),
-        *(() if table.primary_key else (table.mode_with_key(False),)),
-    }
-    return None if len(modes) > 1 else modes != {"append"}
+    with_key = table.mode_with_key(True) != "append"
+    without_key = table.mode_with_key(False) != "append"
+    if table.primary_key or with_key == without_key:
+        return with_key
+    return None
 
 
-def _cursor(old: Table, new: Table) -> Iterator[str]:
-    one, other = old.incremental, new.incremental
-    if one is None and other and other.by == "watermark" and _keyed(new) is False:
-        yield "its rows were loaded without a cursor, and appended to them would double; the next extract stops"
-    if one and other and one.cursor != other.cursor and one.by == other.by == "watermark":
-        yield f"the watermark is one of {one.cursor} and means nothing for {other.cursor}; the next extract stops"
+def _cursor_stops(old: Table, new: Table) -> Iterator[str]:
+    """Why the next extract stops: the ledger has no watermark, or another column's."""
+    before, now = old.incremental, new.incremental
+    if now is None or now.by != "watermark":
+        return
+    if before is None:
+        if _is_keyed(new) is False:
+            yield (
+                "its rows were loaded without a cursor, and appending would duplicate them; the "
+                "next extract stops"
+            )
+    elif before.by == "watermark" and before.cursor != now.cursor:
+        yield (
+            f"the watermark belongs to {before.cursor} and means nothing for {now.cursor}; the "
+            "next extract stops"
+        )
 
 
-def _rows(
-    target: str, old: Incremental | None, new: Incremental | None, table: Table, refresh: str
+def _incremental_consequences(
+    target: str, old_table: Table, new_table: Table, refresh: str
 ) -> Iterator[Consequence]:
+    old, new = old_table.incremental, new_table.incremental
     if new is None or old == new:
         return
-    start = f" from {new.initial_value} on" if new.initial_value is not None else ""
-    if old is None and new.by == "watermark":
-        advice = (
-            "" if _keyed(table) else f"; without a key in the catalog the extract stops: {refresh}"
-        )
-        yield Consequence(
-            "read again",
-            f"all rows{start} once more, merged; then what is new by {new.cursor}{advice}",
-        )
-    elif old and old.by != new.by and new.by == "watermark":
-        yield Consequence(
-            "read again", f"all rows{start} once more, merged: there is no watermark yet"
-        )
-    elif new.by == "data_interval" and (old is None or old.by != new.by):
+    if old is None or old.by != new.by:
+        yield from _new_incremental_consequences(old, new_table, new, refresh)
+    elif old.initial_value != new.initial_value and old.cursor == new.cursor:
         yield Consequence(
             "from now on",
-            "each run reads its own interval; rows before the first need a backfill (--from, --to)",
+            f"initial_value is used only by a full refresh, because {target} is loaded already",
         )
-    elif old and old.initial_value != new.initial_value and old.cursor == new.cursor:
-        yield Consequence(
-            "from now on",
-            f"initial_value counts for a full refresh only, {target} is loaded already",
-        )
-    if old and old.nulls != new.nulls:
-        yield Consequence("from now on", f"rows without {new.cursor}: {new.nulls}")
-    if old and old.lookback != new.lookback:
-        again = (
-            f"what is up to {new.lookback} below the watermark"
-            if new.lookback
-            else "nothing below the watermark"
-        )
-        yield Consequence("from now on", f"each run reads {again} again")
-
-
-def _columns(target: str, old: Table, new: Table) -> Iterator[Consequence]:
-    """Which columns come and go; where a list of all others is meant, only the catalog knows them."""
-    if bool(old.include) != bool(new.include):
-        which = f"only {', '.join(new.include)}" if new.include else "all columns"
-        yield Consequence("from now on", f"{which}; {_LEFT}, {_TAKEN}")
+    if old is None:
         return
-    gone = {*old.include} - {*new.include} | {*new.exclude} - {*old.exclude}
-    come = {*new.include} - {*old.include} | {*old.exclude} - {*new.exclude}
-    if gone:
-        yield Consequence("stays", f"{', '.join(sorted(gone))} in {target}: {_LEFT}")
-    if come:
-        yield Consequence("from now on", f"{', '.join(sorted(come))}: {_TAKEN}")
+    if old.nulls != new.nulls:
+        yield Consequence("from now on", f"rows without {new.cursor}: {new.nulls}")
+    if old.lookback != new.lookback:
+        rows = "no rows below the watermark"
+        if new.lookback:
+            rows = f"rows up to {new.lookback} below the watermark"
+        yield Consequence("from now on", f"each run reads {rows} again")
 
 
-_LEFT = "a column that is left out keeps its older values, new rows have NULL there"
-_TAKEN = "an added one is NULL in older rows until a full refresh, which the load asks for if it was carried before"
+def _new_incremental_consequences(
+    old: Incremental | None, table: Table, new: Incremental, refresh: str
+) -> Iterator[Consequence]:
+    """A table that becomes incremental, or incremental in the other way."""
+    if new.by == "data_interval":
+        yield Consequence(
+            "from now on",
+            "each run reads its own data interval; rows before the first one need a backfill "
+            "(--from, --to)",
+        )
+        return
+    rows = "all rows"
+    if new.initial_value is not None:
+        rows = f"all rows from {new.initial_value} on"
+    if old:
+        yield Consequence(
+            "read again", f"{rows} once more, merged, because there is no watermark yet"
+        )
+        return
+    warning = ""
+    if not _is_keyed(table):
+        warning = f"; if the catalog has no key, the extract stops: {refresh}"
+    yield Consequence(
+        "read again", f"{rows} once more, merged; then only new rows by {new.cursor}{warning}"
+    )
+
+
+def _column_consequences(target: str, old: Table, new: Table) -> Iterator[Consequence]:
+    """What it means that columns are excluded or added.
+
+    Where a list of included columns appears or disappears, only the catalog knows which.
+    """
+    if bool(old.include) != bool(new.include):
+        columns = f"only {', '.join(new.include)}" if new.include else "all columns"
+        yield Consequence("from now on", f"{columns}; {_EXCLUDED}, {_ADDED}")
+        return
+    old_include, new_include = set(old.include), set(new.include)
+    old_exclude, new_exclude = set(old.exclude), set(new.exclude)
+    excluded = (old_include - new_include) | (new_exclude - old_exclude)
+    added = (new_include - old_include) | (old_exclude - new_exclude)
+    if excluded:
+        yield Consequence("stays", f"{', '.join(sorted(excluded))} in {target}: {_EXCLUDED}")
+    if added:
+        yield Consequence("from now on", f"{', '.join(sorted(added))}: {_ADDED}")

@@ -15,138 +15,151 @@ from loadsheet.spec.dependencies import transform_inputs
 from loadsheet.spec.models import Pipeline
 from loadsheet.spec.pipeline_file import load_pipeline
 
-# Files, and links to them: a link is read as what it leads to in the same commit.
-_FILES = (b"100644", b"100755", b"120000")
-# A Git hook has these set, for the repository's top folder and for an index: the files here say
-# which repository is meant.
-_OF_A_HOOK = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
+# The modes of files, and of links to files: a link is read as the file that it leads to in the same
+# commit.
+_FILE_MODES = (b"100644", b"100755", b"120000")
+# Git sets these in a hook, for its own repository. Here the pipeline file tells which repository is
+# meant.
+_HOOK_VARIABLES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
 
 
 def pipeline_at(pipeline: Pipeline, project: Path, revision: str) -> Pipeline | None:
-    """The pipeline as its file was in `revision`, or as another file there called it; None when
-    there was none.
+    """The pipeline as it was in `revision`: by its file's path, or else by its name in another
+    folder of the project. None if it did not exist.
 
-    Raises InputError outside a repository, without git and for a revision that is none; SpecError,
-    its places in the revision, when the file had problems then.
+    Raises InputError outside a repository, without git, and for an unknown revision; SpecError,
+    with places in the revision, when the file had problems then.
     """
     file = pipeline.file.resolve()
-    root = Path(_git(file.parent, "rev-parse", "--show-toplevel").decode().rstrip("\n")).resolve()
-    try:
-        commit = (
-            _git(
-                root,
-                "rev-parse",
-                "--verify",
-                "--quiet",
-                "--end-of-options",
-                f"{revision}^{{commit}}",
-            )
-            .decode()
-            .strip()
-        )
-    except InputError:
-        raise InputError(
-            f"--diff: {revision!r} is no revision of the Git repository {root}{_where_it_may_be(root)}"
-        ) from None
+    top = _git(file.parent, "rev-parse", "--show-toplevel").decode().rstrip("\n")
+    root = Path(top).resolve()
+    commit = _commit(root, revision)
     path = PurePosixPath(file.relative_to(root))
-    if _tree(root, commit, str(path)):
-        return _loaded(root, commit, path, revision)
-    return _moved(root, commit, project.resolve(), pipeline.name, revision)
+    if _files_at(root, commit, str(path)):
+        return _load_at(root, commit, path, revision)
+    return _find_by_name(root, commit, project.resolve(), pipeline.name, revision)
 
 
-def _moved(root: Path, commit: str, project: Path, name: str, revision: str) -> Pipeline | None:
-    """The pipeline of this name that another folder of the project held."""
+def _commit(root: Path, revision: str) -> str:
+    """The id of the revision's commit. Raises InputError when there is none."""
+    # A revision that begins with a dash must not be read as an option.
+    options = ("--verify", "--quiet", "--end-of-options")
+    try:
+        return _git(root, "rev-parse", *options, f"{revision}^{{commit}}").decode().strip()
+    except InputError:
+        hint = ""
+        if _git(root, "rev-parse", "--is-shallow-repository").strip() == b"true":
+            hint = (
+                ", which is a shallow clone: run git fetch --unshallow (in CI: check out the full "
+                "history)"
+            )
+        raise InputError(
+            f"--diff: {revision!r} is not a revision of the Git repository {root}{hint}"
+        ) from None
+
+
+def _find_by_name(
+    root: Path, commit: str, project: Path, name: str, revision: str
+) -> Pipeline | None:
+    """The pipeline of this name in any folder of the project at that commit."""
     if not project.is_relative_to(root):
         return None
     folder = PurePosixPath(project.relative_to(root), "pipelines")
-    for path in _tree(root, commit, f"{folder}/", "-r"):
-        if PurePosixPath(path).match("pipelines/*/pipeline.yml"):
-            try:
-                found = _loaded(root, commit, PurePosixPath(path), revision)
-            except SpecError:
-                continue
-            if found.name == name:
-                return found
+    for text in _files_at(root, commit, f"{folder}/", "-r"):
+        path = PurePosixPath(text)
+        if not path.match("pipelines/*/pipeline.yml"):
+            continue
+        try:
+            pipeline = _load_at(root, commit, path, revision)
+        except SpecError:
+            continue
+        if pipeline.name == name:
+            return pipeline
     return None
 
 
-def _where_it_may_be(root: Path) -> str:
-    if _git(root, "rev-parse", "--is-shallow-repository").strip() != b"true":
-        return ""
-    return (
-        ", which is a shallow clone: run git fetch --unshallow (in CI: check out with its history)"
+def _load_at(root: Path, commit: str, path: PurePosixPath, revision: str) -> Pipeline:
+    """The pipeline file at `path` of the commit, read with its SQL from a temporary folder."""
+    with tempfile.TemporaryDirectory(prefix="loadsheet-diff-") as temporary:
+        # A file without a name takes the folder's.
+        folder = Path(temporary) / (path.parent.name or root.name)
+        file = folder / path.name
+        (folder / "sql").mkdir(parents=True)
+        sql = _files_at(root, commit, f"{path.parent}/sql/")
+        names = [str(path), *(name for name in sql if name.endswith(".sql"))]
+        for name, content in _contents(root, commit, names):
+            target = file if name == str(path) else folder / "sql" / PurePosixPath(name).name
+            target.write_bytes(content)
+        try:
+            pipeline = load_pipeline(file)
+            # The inputs are read from the files and remembered, so ask before the folder is gone.
+            transform_inputs(pipeline)
+        except SpecError as error:
+            place = f"{revision}:{path.parent}"
+            problems = [_placed(problem, str(folder), place) for problem in error.problems]
+            raise SpecError(problems) from None
+    return pipeline
+
+
+def _placed(problem: Problem, folder: str, place: str) -> Problem:
+    """The problem with its place in the revision in place of the temporary folder."""
+    return replace(
+        problem,
+        file=problem.file.replace(folder, place),
+        message=problem.message.replace(folder, place),
+        hint=problem.hint.replace(folder, place),
     )
 
 
-def _loaded(root: Path, commit: str, path: PurePosixPath, revision: str) -> Pipeline:
-    with tempfile.TemporaryDirectory(prefix="loadsheet-diff-") as temporary:
-        # the pipeline's name where the file gives none
-        home = Path(temporary) / (path.parent.name or root.name)
-        (home / "sql").mkdir(parents=True)
-        names = [
-            name for name in _tree(root, commit, f"{path.parent}/sql/") if name.endswith(".sql")
-        ]
-        for name, content in _contents(root, commit, [str(path), *names]):
-            target = (
-                home / path.name if name == str(path) else home / "sql" / PurePosixPath(name).name
-            )
-            target.write_bytes(content)
-        try:
-            found = load_pipeline(home / path.name)
-            transform_inputs(found)  # while its files are there
-        except SpecError as error:
-            place = f"{revision}:{path.parent}"
-            raise SpecError(
-                [_placed(problem, str(home), place) for problem in error.problems]
-            ) from None
-    return found
-
-
-def _placed(problem: Problem, home: str, place: str) -> Problem:
-    texts = {
-        name: getattr(problem, name).replace(home, place) for name in ("file", "message", "hint")
-    }
-    return replace(problem, **texts)
-
-
-def _tree(root: Path, commit: str, path: str, *options: str) -> list[str]:
-    """The files in the folder `path` of the commit, or at `path`, by name from the repository's
-    root."""
-    listed = _git(root, "ls-tree", "-z", "--full-tree", *options, commit, "--", path)
-    entries = (entry.partition(b"\t") for entry in listed.split(b"\0") if entry)
-    return [
-        name.decode(errors="surrogateescape")
-        for meta, _, name in entries
-        if meta.startswith(_FILES)
-    ]
+def _files_at(root: Path, commit: str, path: str, *options: str) -> list[str]:
+    """The files in the folder `path` of the commit, or the file at `path`, named from the
+    repository's root."""
+    listing = _git(root, "ls-tree", "-z", "--full-tree", *options, commit, "--", path)
+    files = []
+    for entry in listing.split(b"\0"):
+        details, _, name = entry.partition(b"\t")
+        if details.startswith(_FILE_MODES):
+            files.append(name.decode(errors="surrogateescape"))
+    return files
 
 
 def _contents(root: Path, commit: str, paths: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-    """Each file and its content in the commit, but for links that lead to no file there."""
-    paths = [path for path in paths if "\n" not in path]  # no transform has such a name
-    asked = "".join(f"{commit}:{path}\n" for path in paths).encode(errors="surrogateescape")
-    answer = _git(root, "cat-file", "--batch", "--follow-symlinks", said=asked)
+    """Each file and its content in the commit, except for links that lead to no file there."""
+    # A line break would separate two requests; the name of a transform's file has none.
+    paths = [path for path in paths if "\n" not in path]
+    requests = "".join(f"{commit}:{path}\n" for path in paths)
+    answer = _git(
+        root,
+        "cat-file",
+        "--batch",
+        "--follow-symlinks",
+        stdin=requests.encode(errors="surrogateescape"),
+    )
     for path in paths:
         head, _, answer = answer.partition(b"\n")
         if head.endswith(b" missing"):
             continue
-        # `<oid> blob <size>`, but `symlink <size>` for one that leads out of it
-        kind, size = head.split()[-2:]
-        content, answer = answer[: int(size)], answer[int(size) + 1 :]
+        # `<oid> blob <size>`, or `symlink <size>` for a link that leads out of the commit.
+        kind, size_text = head.split()[-2:]
+        size = int(size_text)
+        content = answer[:size]
+        answer = answer[size + 1 :]
         if kind == b"blob":
             yield path, content
 
 
-def _git(folder: Path, *arguments: str, said: bytes = b"") -> bytes:
+def _git(folder: Path, *arguments: str, stdin: bytes = b"") -> bytes:
+    """The output of a git command in the folder. Raises InputError when it fails, or when git is
+    not installed."""
     command = ["git", "-C", str(folder), *arguments]
-    environment = {name: value for name, value in os.environ.items() if name not in _OF_A_HOOK}
+    environment = {k: value for k, value in os.environ.items() if k not in _HOOK_VARIABLES}
     try:
-        done = subprocess.run(
-            command, capture_output=True, check=False, input=said, env=environment
+        process = subprocess.run(
+            command, capture_output=True, check=False, input=stdin, env=environment
         )
     except FileNotFoundError:
-        raise InputError("--diff needs git, and there is no program of that name here") from None
-    if done.returncode:
-        error = done.stderr.decode(errors="replace").strip().removeprefix("fatal: ")
-        raise InputError(f"--diff: git cannot tell what {folder} was: {error}")
-    return done.stdout
+        raise InputError("--diff needs git, which is not installed or not on PATH") from None
+    if process.returncode:
+        error = process.stderr.decode(errors="replace").strip().removeprefix("fatal: ")
+        raise InputError(f"--diff: git failed in {folder}: {error}")
+    return process.stdout

@@ -1,5 +1,5 @@
-"""What a driver's exception says: its words without row data, its code, its cause. None for what
-nobody foresaw."""
+"""What a driver's exception means: its text without row data, its code, its cause. None for an
+unexpected exception."""
 
 from __future__ import annotations
 
@@ -55,25 +55,31 @@ def diagnose(error: BaseException) -> Diagnosis | None:
     other."""
     if isinstance(error, psycopg.Error):
         return _database(error)
-    return _lake(error) or (
-        _machine(error) if isinstance(error, OSError) and _is_pythons(error) else None
-    )
+    found = _lake(error)
+    if found is None and isinstance(error, OSError) and _is_pythons(error):
+        return _machine(error)
+    return found
 
 
 def _database(error: psycopg.Error) -> Diagnosis | None:
     text = _one_line(_HINTS.sub("", message(error)))
-    code = error.sqlstate or (
-        _guessed(text) if isinstance(error, psycopg.OperationalError) else None
-    )
-    return Diagnosis(text, f"SQLSTATE {code}", causes.of_sqlstate(code)) if code else None
+    code = error.sqlstate
+    if code is None and isinstance(error, psycopg.OperationalError):
+        code = _guessed(text)
+    if code is None:
+        return None
+    return Diagnosis(text, f"SQLSTATE {code}", causes.of_sqlstate(code))
 
 
 def _guessed(text: str) -> str:
     """The SQLSTATE that the server's words stand for, else that of a client that cannot connect or
     is cut off."""
-    by_words = (code for code, words in causes.LOGIN_WORDS.items() if words.search(text))
-    connecting = _CONNECTING.match(text)
-    return next(by_words, causes.NOT_CONNECTED if connecting else causes.DISCONNECTED)
+    for code, words in causes.LOGIN_WORDS.items():
+        if words.search(text):
+            return code
+    if _CONNECTING.match(text):
+        return causes.NOT_CONNECTED
+    return causes.DISCONNECTED
 
 
 def _lake(error: BaseException) -> Diagnosis | None:
@@ -86,15 +92,15 @@ def _lake(error: BaseException) -> Diagnosis | None:
     if isinstance(error, InvalidResponseError):
         # rclone labels its errors text/xml, which the SDK takes for no S3 answer at all.
         found = _S3_CODE.search(error._body or "")
-        text = (
-            (found[2] or found[1])
-            if found
-            else f"the lake's answer of type {error._content_type} is no S3 answer"
-        )
-        return _answered(found[1] if found else "", error._code, text)
+        if found:
+            return _answered(found[1], error._code, found[2] or found[1])
+        text = f"the lake's answer of type {error._content_type} is not an S3 answer"
+        return _answered("", error._code, text)
     if isinstance(error, ServerError):
         return _answered("", error.status_code, str(error))
-    return _unanswered(error) if isinstance(error, HTTPError) else None
+    if isinstance(error, HTTPError):
+        return _unanswered(error)
+    return None
 
 
 def _answered(code: str, status: int | None, text: str) -> Diagnosis:
@@ -105,11 +111,12 @@ def _answered(code: str, status: int | None, text: str) -> Diagnosis:
 def _unanswered(error: BaseException) -> Diagnosis:
     """No answer, or only such that the client has given up after its own tries."""
     text = _one_line(clean(str(getattr(error, "reason", None) or error)))
-    if status := _STATUS.search(text):
+    status = _STATUS.search(text)
+    if status:
         return _answered("", int(status[1]), text)
-    return Diagnosis(
-        text, "", causes.UNTRUSTED if "certificate" in text.lower() else causes.UNREACHABLE
-    )
+    if "certificate" in text.lower():
+        return Diagnosis(text, "", causes.UNTRUSTED)
+    return Diagnosis(text, "", causes.UNREACHABLE)
 
 
 def _is_pythons(error: OSError) -> bool:
@@ -121,8 +128,10 @@ def _machine(error: OSError) -> Diagnosis:
     code = errno.errorcode.get(error.errno or 0, "")
     if isinstance(error, _LASTING):
         cause = causes.LOCAL_REFUSED
+    elif code in ("ENOSPC", "EDQUOT"):
+        cause = causes.LOCAL_FULL
     else:
-        cause = causes.LOCAL_FULL if code in ("ENOSPC", "EDQUOT") else causes.LOCAL
+        cause = causes.LOCAL
     return Diagnosis(_one_line(clean(str(error) or type(error).__name__)), code, cause)
 
 

@@ -32,9 +32,10 @@ def execute(
 ) -> Outcome:
     """Do the work of `step` and say what came of it.
 
-    `load_id` is the extract step's, for the load of the same table; `progress(rows, bytes)` is told what has been
-    stored or loaded so far; `servers` are those of a run of several steps. Raises LoadsheetError,
-    placed and explained (`.retryable` says whether a retry may help); any other exception is a bug.
+    `load_id` is the extract step's, for the load of the same table; `progress(rows, bytes)` is told
+    what has been stored or loaded so far; `servers` are those of a run of several steps. Raises
+    LoadsheetError, placed and explained (`.retryable` says whether a retry may help); any other
+    exception is a bug.
     """
     tell = progress or (lambda rows, size: None)
     limit = tasks_of(step, pipeline).timeout

@@ -76,7 +76,7 @@ def extract(
     if rows.action == "append" and table.mode is None:
         held += "; appended, because there is no primary key to merge by"
     if manifest is None:
-        ledger.settle(warehouse, pipeline.name, "table", table.name)
+        ledger.clear_failure(warehouse, pipeline.name, "table", table.name)
         since = f" since {rows.lower}" if rows.lower else ""
         return skipped(f"nothing new{since}{held}")
     return Outcome(
@@ -114,7 +114,7 @@ class _Attempt:
         self.target = Relation(pipeline.warehouse.schema, table.name)
         self.started = time.monotonic()
         ledger.ensure(warehouse)
-        self.seen: Scope = fence.observe(warehouse, pipeline.name, table.name)
+        self.seen: Scope = fence.read_scope(warehouse, pipeline.name, table.name)
         # Asked once, with the scope: what is read, and whether it is all there is, must rest on the
         # same answer.
         never_loaded = self.seen.last_load_no is None
@@ -144,7 +144,7 @@ class _Attempt:
 
     def _take_fence(self) -> None:
         with self.warehouse.transaction():
-            self.fence = fence.acquire(
+            self.fence = fence.take_fence(
                 self.warehouse, self.pipeline.name, self.table.name, self.target, self.seen
             )
             self.load_id = ledger.next_load_id(
@@ -216,7 +216,7 @@ class _Attempt:
         stored = manifest.to_json()
         self.lake.put(name, stored)
         reach("extract.manifest_stored")
-        fence.seal(self.warehouse, manifest, name, hashlib.sha256(stored).hexdigest())
+        fence.seal_attempt(self.warehouse, manifest, name, hashlib.sha256(stored).hexdigest())
         reach("extract.sealed")
 
     def _nothing_new(self, upload: Upload) -> bool:

@@ -61,7 +61,7 @@ def _note(
     brief = limited("noting the failure", _LONGEST_WAIT)
     with brief, connect_warehouse(connections(pipeline.warehouse.conn_id)) as session:
         ledger.ensure(session)
-        ledger.remember(
+        ledger.record_failure(
             session,
             pipeline.name,
             "transform" if step.kind == "transform" else "table",
@@ -176,10 +176,11 @@ def _masked(text: str, cause: BaseException) -> str:
     return text.replace(clean(said), message(cause)) if said else text
 
 
-# A lock on the table itself, or the one that all loads of it take (`ledger.lock`): pg_locks shows
-# its key in halves.
+# A lock on the table itself, or the one that all loads of it take (`ledger.lock_target`): pg_locks
+# shows its key in halves.
 _HOLDERS = """
-SELECT DISTINCT format('session %%s (%%s)', pid, concat_ws(', ', usename, nullif(application_name, '')))
+SELECT DISTINCT format('session %%s (%%s)', pid,
+    concat_ws(', ', usename, nullif(application_name, '')))
 FROM pg_locks JOIN pg_stat_activity USING (pid)
 WHERE granted AND pid <> pg_backend_pid()
   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())

@@ -137,7 +137,8 @@ def _owner(lake: Lake, manifest: str) -> tuple[str, str] | None:
 
 _SCOPE = """
 SELECT fence, sealed_manifest, EXISTS (
-    SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname || '.' || c.relname = target
+    SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname || '.' || c.relname = target
 ), now()
 FROM loadsheet.scope WHERE pipeline = %s AND table_name = %s
 """
@@ -148,7 +149,8 @@ WHERE pipeline = %s AND table_name = %s ORDER BY load_no
 
 
 def tables_known(session: Session, pipeline: str) -> set[str] | None:
-    """The tables that were ever extracted for the pipeline; None where the warehouse has no ledger."""
+    """The tables that were ever extracted for the pipeline; None where the warehouse has no
+    ledger."""
     if tables.kind(session, Relation("loadsheet", "scope")) is None:
         return None
     found = session.execute(

@@ -16,8 +16,7 @@ from loadsheet.postgres import Session
 from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.text import Relation
 from loadsheet.warehouse import fence, ledger
-from loadsheet.warehouse.load_transaction import Loaded, find_committed
-from loadsheet.warehouse.load_transaction import load as load_manifest
+from loadsheet.warehouse.load_transaction import LoadResult, find_committed, load_manifest
 
 Warehouse = Callable[[], AbstractContextManager[Session]]
 
@@ -32,7 +31,8 @@ def load(
 ) -> Outcome:
     """Commit what the extract step stored under `load_id`.
 
-    `warehouse` opens a session: a second one is needed when the first is lost during COMMIT, to ask whether it held.
+    `warehouse` opens a session: a second one is needed when the first is lost during COMMIT, to ask
+    whether it held.
     """
     target = Relation(pipeline.warehouse.schema, table.name)
     with warehouse() as session:
@@ -56,12 +56,12 @@ def _load(
     session: Session,
     target: Relation,
     progress: Progress,
-) -> Loaded:
+) -> LoadResult:
     ledger.ensure(session)
     if done := find_committed(session, load_id):
-        ledger.settle(session, pipeline.name, "table", table.name)
+        ledger.clear_failure(session, pipeline.name, "table", table.name)
         return done
-    sealed = fence.sealed(session, pipeline.name, table.name, load_id)
+    sealed = fence.sealed_attempt(session, pipeline.name, table.name, load_id)
     manifest = read_manifest(lake.get(sealed.manifest), sealed.manifest, sealed.sha256)
     reach("load.manifest_read")
     return load_manifest(session, lake, manifest, sealed.manifest, target, table, progress)
@@ -69,21 +69,21 @@ def _load(
 
 def _confirmed(
     pipeline: Pipeline, table: Table, load_id: str, warehouse: Warehouse, target: Relation
-) -> Loaded | None:
+) -> LoadResult | None:
     """Whether the load is committed although its session was lost: asked under the target's lock,
     so it is final.
 
     None when a retry can load it still; raises Superseded when a newer extraction owns the table.
     """
     with warehouse() as session, session.transaction():
-        ledger.lock(session, target)
+        ledger.lock_target(session, target)
         if done := find_committed(session, load_id):
             return done
-        fence.sealed(session, pipeline.name, table.name, load_id)
+        fence.sealed_attempt(session, pipeline.name, table.name, load_id)
     return None
 
 
-def _outcome(done: Loaded, load_id: str) -> Outcome:
+def _outcome(done: LoadResult, load_id: str) -> Outcome:
     effect = done.effect
     counts = {
         "extracted": done.extracted,

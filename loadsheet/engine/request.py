@@ -5,9 +5,10 @@ The trigger form beats the Variable, the Variable beats the spec.
 
 {"incremental": true, "pipelines": {"flights": {"incremental": false, "tables": ["bookings"]}}}
 
-`incremental: false` means a full extract and load: everywhere, in one pipeline, or only in the tables listed there.
-`accept_source: true`, everywhere or in one pipeline, lets runs go on although the source was failed over; it is to be
-taken out again, because as long as it is set, the next failover goes unreported.
+`incremental: false` means a full extract and load: everywhere, in one pipeline, or only in the
+tables listed there. `accept_source: true`, everywhere or in one pipeline, lets runs go on although
+the source was failed over; it is to be taken out again, because as long as it is set, the next
+failover goes unreported.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ def airflow_request(
 ) -> RunRequest:
     """The request of one run.
 
-    `variable` is the Variable's JSON text (None when it does not exist), `params` the trigger form, `data_interval`
-    the run's own (both None on a run without a logical date). Raises InputError naming the key that
-    is wrong.
+    `variable` is the Variable's JSON text (None when it does not exist), `params` the trigger form,
+    `data_interval` the run's own (both None on a run without a logical date). Raises InputError
+    naming the key that is wrong.
     """
     params = params or {}
     only = _chosen_tables(params.get("tables"), pipeline)
@@ -105,14 +106,21 @@ def _asked_interval(params: Mapping[str, Any]) -> Interval | None:
 
 def _moment(text: Any, name: str) -> datetime:
     try:
-        moment = datetime.fromisoformat(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
-    # overflow: in UTC it is before the year 1 or after 9999
+        return _in_utc(text)
     except (TypeError, ValueError, OverflowError):
         raise InputError(
             f"the run's parameter {name} is not a time: {text!r}. Write it like"
             " 2026-01-31T00:00:00+00:00."
         ) from None
+
+
+def _in_utc(text: str) -> datetime:
+    """The moment in UTC; one without a zone is in UTC. Raises ValueError, and OverflowError where
+    it is before the year 1 or after 9999 there."""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return moment.astimezone(UTC)
 
 
 def _iso(moment: datetime | None) -> str | None:
@@ -130,22 +138,26 @@ def full_by_variable(pipeline: Pipeline, text: str | None) -> Full:
     settings = _switches(text)
     everywhere = not settings["incremental"]
     entry = _own_entry(settings["pipelines"], pipeline)
-    here = not entry["incremental"] if "incremental" in entry else everywhere
-    if "tables" not in entry:
-        return "all" if here else frozenset()
-    listed = frozenset(entry["tables"])
-    rest = frozenset(table.name for table in pipeline.tables) - listed
-    if here and everywhere:
+    here = everywhere
+    if "incremental" in entry:
+        here = not entry["incremental"]
+    if here and (everywhere or "tables" not in entry):
         return "all"
-    return (listed if here else frozenset()) | (rest if everywhere else frozenset())
+    if "tables" not in entry:
+        return frozenset()
+    listed = frozenset(entry["tables"])
+    if here:
+        return listed
+    if everywhere:
+        return frozenset(table.name for table in pipeline.tables) - listed
+    return frozenset()
 
 
 def accepted_by_variable(pipeline: Pipeline, text: str | None) -> bool:
     """Whether the Variable's JSON `text` accepts a source that was failed over."""
     settings = _switches(text)
-    return bool(
-        _own_entry(settings["pipelines"], pipeline).get("accept_source", settings["accept_source"])
-    )
+    entry = _own_entry(settings["pipelines"], pipeline)
+    return bool(entry.get("accept_source", settings["accept_source"]))
 
 
 def table_names(value: Any, pipeline: Pipeline, where: str) -> list[str]:
@@ -177,9 +189,8 @@ def _switches(text: str | None) -> dict[str, Any]:
             f' {error.colno}: {error.msg}). Set it to an object such as {{"incremental": true,'
             ' "pipelines": {}}, or delete it.'
         ) from None
-    settings = {"incremental": True, "accept_source": False, "pipelines": {}} | _object(
-        found, "", {"incremental", "accept_source", "pipelines"}
-    )
+    defaults = {"incremental": True, "accept_source": False, "pipelines": {}}
+    settings = defaults | _object(found, "", set(defaults))
     for name, kind in (("incremental", bool), ("accept_source", bool), ("pipelines", dict)):
         typed(settings[name], kind, _key(name))
     return settings
@@ -216,7 +227,8 @@ def _object(value: Any, path: str, keys: set[str]) -> dict[str, Any]:
 
 
 def _key(path: str) -> str:
-    return f"the Airflow Variable {VARIABLE!r}" + (f", key {path}," if path else "")
+    key = f", key {path}," if path else ""
+    return f"the Airflow Variable {VARIABLE!r}{key}"
 
 
 def command_line_request(
@@ -231,9 +243,9 @@ def command_line_request(
 ) -> RunRequest:
     """The request of one run from the command line.
 
-    `tables` is a list with commas. Raises InputError for a table the pipeline does not have, half an interval, an
-    interval that is none, a full refresh of an interval, and a sample that is none or is asked for
-    an interval.
+    `tables` is a list with commas. Raises InputError for a table the pipeline does not have, half
+    an interval, an interval that is none, a full refresh of an interval, and a sample that is none
+    or is asked for an interval.
     """
     only = _tables(pipeline, tables) if tables is not None else None
     if full_refresh and (start or end):
@@ -243,9 +255,9 @@ def command_line_request(
     interval = _interval(start, end)
     if sample is not None and (start or end):
         raise InputError("--sample reads its tables in full each time: leave out --from and --to")
-    full: frozenset[str] | Literal["all"] = (
-        (only or "all") if full_refresh or sample else frozenset()
-    )
+    full: Full = frozenset()
+    if full_refresh or sample:
+        full = only or "all"
     return RunRequest(
         run_id=f"cli__{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}",
         full_refresh=with_fed_transforms(pipeline, full),
@@ -272,12 +284,13 @@ def _tables(pipeline: Pipeline, text: str) -> frozenset[str]:
 
 
 def _sample(text: str) -> Sample:
-    number = text.removesuffix("%")
-    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", number) and (share := float(number)):
-        if number != text and share <= 100:
-            return Sample(share=share / 100)
-        if number == text and share.is_integer():
-            return Sample(rows=int(share))
+    digits = text.removesuffix("%")
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", digits):
+        number = float(digits)
+        if text.endswith("%") and 0 < number <= 100:
+            return Sample(share=number / 100)
+        if not text.endswith("%") and number > 0 and number.is_integer():
+            return Sample(rows=int(number))
     raise InputError(
         f"--sample {text} is neither a share, such as 1% or 0.1%, nor a number of rows per table"
     )
@@ -291,11 +304,14 @@ def _interval(start: str | None, end: str | None) -> tuple[str | None, str | Non
             "--from and --to go together: rows from the first are read, rows from the second"
             " are not"
         )
-    first, last = _bound(start, "--from"), _bound(end, "--to")
+    first = _bound(start, "--from")
+    last = _bound(end, "--to")
     if isinstance(first, Decimal) and isinstance(last, Decimal):
-        is_interval, bounds = first < last, (start, end)
+        is_interval = first < last
+        bounds = (start, end)
     elif isinstance(first, datetime) and isinstance(last, datetime):
-        is_interval, bounds = first < last, (first.isoformat(), last.isoformat())
+        is_interval = first < last
+        bounds = (first.isoformat(), last.isoformat())
     else:
         raise InputError(f"--from {start} and --to {end} must both be times or both be numbers")
     if not is_interval:
@@ -307,9 +323,8 @@ def _bound(text: str, option: str) -> datetime | Decimal:
     if re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", text):
         return Decimal(text)
     try:
-        moment = datetime.fromisoformat(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError):  # overflow: in UTC it is before the year 1 or after 9999
+        return _in_utc(text)
+    except (ValueError, OverflowError):
         raise InputError(
             f"{option} {text} is neither a time such as 2026-01-31 or 2026-01-31T12:00:00+00:00 nor"
             " a number"

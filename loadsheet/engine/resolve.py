@@ -52,7 +52,7 @@ def with_tables(pipeline: Pipeline, source: Session, known: Collection[str]) -> 
     read = {name for inputs in transform_inputs(pipeline).values() for name in inputs.tables}
     names = sorted({*_own_tables(pipeline, source), *known, *read})
     matched = [(pipeline.pattern_of(name), name) for name in names]
-    return pipeline.resolved(
+    return pipeline.with_matched(
         name for pattern in pipeline.patterns for found, name in matched if found == pattern
     )
 

@@ -93,7 +93,8 @@ WHERE schemaname = %s AND tablename = %s AND n_distinct BETWEEN 0 AND 1000
 
 
 def sampled_rows(session: Session, source: SourceTable, rows: Reading, sample: Sample) -> Reading:
-    """`rows`, but only those of the sample. How many a large table has is the planner's estimate."""
+    """`rows`, but only those of the sample. How many a large table has is the planner's
+    estimate."""
     row = session.execute(f"EXPLAIN (FORMAT JSON) SELECT FROM {source.relation.sql}").fetchone()
     expected = max(row[0][0]["Plan"]["Plan Rows"] if row else 0, 1)
     wanted = sample.rows if sample.rows is not None else max((sample.share or 0) * expected, LEAST)
@@ -106,7 +107,8 @@ def sampled_rows(session: Session, source: SourceTable, rows: Reading, sample: S
 
 
 def _has_at_most(session: Session, source: SourceTable, rows: int) -> bool:
-    """Counted: a table that was never analysed is estimated at thousands of rows when it holds ten."""
+    """Counted: a table that was never analysed is estimated at thousands of rows when it holds
+    ten."""
     first = f"SELECT FROM {source.relation.sql} LIMIT {rows + 1}"
     found = session.execute(f"SELECT count(*) <= {rows} FROM ({first}) first").fetchone()
     return bool(found and found[0])
@@ -128,7 +130,8 @@ def _drawn_by(session: Session, source: SourceTable) -> str:
 # By the ledger's word, and only in the sample's own schemas: another pipeline may have its sample
 # there as well.
 _MADE = """
-SELECT nspname::text, relname::text, relkind = 'v' FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+SELECT nspname::text, relname::text, relkind = 'v' FROM pg_class c JOIN pg_namespace n
+    ON n.oid = relnamespace
 WHERE nspname = ANY (%(schemas)s) AND relkind IN ('r', 'p', 'v') AND nspname || '.' || relname IN (
     SELECT target FROM loadsheet.scope WHERE pipeline = %(pipeline)s
     UNION SELECT target FROM loadsheet.transform_run WHERE pipeline = %(pipeline)s

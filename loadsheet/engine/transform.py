@@ -13,7 +13,6 @@ from loadsheet.spec.dependencies import transform_inputs
 from loadsheet.spec.models import Pipeline, Transform
 from loadsheet.sql.text import Relation
 from loadsheet.warehouse import ledger, mart, tables
-from loadsheet.warehouse.mart import run
 
 
 def transform(
@@ -33,19 +32,19 @@ def transform(
     missing = [str(i) for i in inputs if tables.kind(session, i) is None]
     if missing:
         return skipped(f"waits for {', '.join(missing)}, not loaded yet")
-    seen = mart.numbers_seen(session, inputs)
+    seen = mart.last_committed_number(session, inputs)
     try:
         with session.transaction():
-            ledger.lock(session, target)
+            ledger.lock_target(session, target)
             reach("transform.locked")
-            job = mart.decide(
+            job = mart.decide_build(
                 session, pipeline, spec, target, inputs, _is_full(pipeline, spec, request, session)
             )
             if job is None:
-                ledger.settle(session, pipeline.name, "transform", spec.name)
+                ledger.clear_failure(session, pipeline.name, "transform", spec.name)
                 return skipped("nothing it reads has changed")
-            effect = run(session, pipeline, spec, request, target, job, seen)
-            ledger.settle(session, pipeline.name, "transform", spec.name)
+            effect = mart.build_mart(session, pipeline, spec, request, target, job, seen)
+            ledger.clear_failure(session, pipeline.name, "transform", spec.name)
             reach("transform.recorded")
         reach("transform.committed")
     except (psycopg.ProgrammingError, psycopg.DataError, psycopg.IntegrityError) as error:

@@ -37,9 +37,9 @@ def read_load(
 ) -> pa.Table:
     """The rows that a manifest stands for, as one table: the whole of it is held in memory.
 
-    `manifest` is a path, or a URI such as `s3://bucket/shop/orders/…/manifest.json` (with `filesystem`: a path in
-    it); its parts lie beside it. `columns` picks columns by name. Types are those of Parquet; what
-    does not survive there is the text PostgreSQL shows.
+    `manifest` is a path, or a URI such as `s3://bucket/shop/orders/…/manifest.json` (with
+    `filesystem`: a path in it); its parts lie beside it. `columns` picks columns by name. Types are
+    those of Parquet; what does not survive there is the text PostgreSQL shows.
 
     Raises Corrupt for objects that are missing or not as the manifest says, Refused for a value or
     a type that cannot be read, InputError for a column the load does not have.

@@ -42,8 +42,8 @@ NOTIFY_FAILURE, NOTIFY_RECOVERY = (
 def dag_config(pipeline: Pipeline, root: Path | None = None) -> dict[str, Any]:
     """The dag-factory configuration of the pipeline's DAG; every value is a plain YAML type.
 
-    `root` is the DAG bundle's folder (default: the one that holds `pipelines/`); tasks name the spec relative to it
-    where they can. Raises SpecError as `build_plan` does.
+    `root` is the DAG bundle's folder (default: the one that holds `pipelines/`); tasks name the
+    spec relative to it where they can. Raises SpecError as `build_plan` does.
     """
     steps = build_plan(pipeline)
     spec = spec_path(pipeline.file, root)

@@ -28,66 +28,77 @@ def details(step: Step, pipeline: Pipeline) -> dict[str, Any]:
 def does(step: Step, pipeline: Pipeline) -> str:
     """The same as a phrase: `new rows by updated_at`, `merge by order_id`."""
     if step.kind == "create_bucket":
-        return "unless it is there"
+        return "unless it exists"
     if step.kind == "resolve":
-        left_out = next(
-            (pattern.exclude for pattern in pipeline.patterns if pattern.name == step.name), ()
-        )
-        return "the tables that match when a run begins" + (
-            f", but {', '.join(left_out)}" if left_out else ""
-        )
+        return _resolves(step, pipeline)
     if step.kind == "transform":
         return _builds(pipeline.transform(step.name))
-    table = pipeline.table(step.name)
-    return _reads(table) if step.kind == "extract" else _loads(table)
+    if step.kind == "extract":
+        return _reads(pipeline.table(step.name))
+    return _loads(pipeline.table(step.name))
 
 
 def after(step: Step, steps: dict[str, Step]) -> str:
     """The upstream steps by kind, each kind named once: `load bookings, flights; transform
     dim_date`."""
     upstream = [steps[step_id] for step_id in step.upstream]
-    kinds = dict.fromkeys(found.kind for found in upstream)
-    return "; ".join(
-        f"{kind} {', '.join(found.name for found in upstream if found.kind == kind)}"
-        for kind in kinds
-    )
+    names: dict[str, list[str]] = {}
+    for found in upstream:
+        names.setdefault(found.kind, []).append(found.name)
+    return "; ".join(f"{kind} {', '.join(of_kind)}" for kind, of_kind in names.items())
+
+
+def _resolves(step: Step, pipeline: Pipeline) -> str:
+    text = "the tables that match when a run begins"
+    for pattern in pipeline.patterns:
+        if pattern.name == step.name and pattern.exclude:
+            text += f", but {', '.join(pattern.exclude)}"
+    return text
 
 
 def _reading(table: Table) -> str:
     if not table.incremental:
         return "full"
-    return "new rows" if table.incremental.by == "watermark" else "data interval"
+    if table.incremental.by == "watermark":
+        return "new rows"
+    return "data interval"
 
 
 def _mode(table: Table) -> str:
     """Without a declared key, the catalog's key decides at run time between the two."""
-    with_key, without_key = (table.mode_with_key(has_key) for has_key in (True, False))
-    return (
-        with_key if table.primary_key or with_key == without_key else f"{with_key} or {without_key}"
-    )
+    with_key = table.mode_with_key(True)
+    without_key = table.mode_with_key(False)
+    if table.primary_key or with_key == without_key:
+        return with_key
+    return f"{with_key} or {without_key}"
 
 
 def _reads(table: Table) -> str:
     spec = table.incremental
     if not spec:
         return "all rows"
-    more = [f"from {spec.initial_value} on"] if spec.initial_value is not None else []
-    more += [f"lookback {spec.lookback}"] if spec.lookback is not None else []
-    more += [f"NULLs: {spec.nulls}"] if spec.nulls != "fail" else []
     rows = "new rows by" if spec.by == "watermark" else "rows of the run's interval by"
-    return ", ".join([f"{rows} {spec.cursor}", *more])
+    parts = [f"{rows} {spec.cursor}"]
+    if spec.initial_value is not None:
+        parts.append(f"from {spec.initial_value} on")
+    if spec.lookback is not None:
+        parts.append(f"lookback {spec.lookback}")
+    if spec.nulls != "fail":
+        parts.append(f"NULLs: {spec.nulls}")
+    return ", ".join(parts)
 
 
 def _loads(table: Table) -> str:
-    mode, key = _mode(table), ", ".join(table.primary_key)
-    by = f" by {key}" if key else " by the catalog's key"
+    mode = _mode(table)
     if mode == "append":
         return "append"
     if mode == "merge or append":
         return "merge by the catalog's key, else append"
+    key = ", ".join(table.primary_key)
     if mode == "replace":
-        return f"replace, key {key}" if key else "replace, key from the catalog"
-    return f"{mode}{by}"
+        return f"replace, key {key or 'from the catalog'}"
+    by = key or "the catalog's key"
+    return f"{mode} by {by}"
 
 
 def _builds(transform: Transform) -> str:

@@ -1,2 +1,1 @@
-"""What a run would do with the servers as they are, and what changed since a revision: reads, and
-writes nothing."""
+"""What a run would do with the servers in their current state. Reads only, writes nothing."""

@@ -1,44 +1,59 @@
-"""Whether key and cursor can be relied on, by the source's catalog and statistics and a bounded
-look at its rows."""
+"""Whether the key and the cursor are reliable, by the source's catalog, its statistics and a
+limited look at its rows."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import psycopg
 
 from loadsheet.errors import LoadsheetError
 from loadsheet.postgres import Session
-from loadsheet.preview.models import Severity, StepPreview
+from loadsheet.preview.models import StepPreview
 from loadsheet.preview.sessions import NOT_KNOWN, UNANSWERED
 from loadsheet.source import reading
 from loadsheet.source.reading import Reading
 from loadsheet.source.table import SourceTable
-from loadsheet.spec.models import Table
+from loadsheet.spec.models import Incremental, Table
 from loadsheet.sql import merging
 from loadsheet.sql.text import ident, idents
+from loadsheet.warehouse import apply
 
-_LOOKED_AT = 200_000
-_IN_ORDER = 0.9
+_MOST_ROWS_CHECKED = 200_000
+# Correlation of the cursor with the place of the rows, from 1 (stored in its order) to -1.
+_LEAST_CORRELATION = 0.9
+_FEW_ROWS = 1000
+# A table of this size takes long enough to read that a missing index is worth a warning.
+_LARGE_BYTES = 8 << 20
+
+# A table that others inherit from has two rows of statistics; the inherited ones are of all rows.
 _CURSOR = """
-SELECT EXISTS (SELECT FROM pg_index JOIN pg_class i ON i.oid = indexrelid JOIN pg_am ON pg_am.oid = relam
-               WHERE indrelid = %(oid)s AND amname = 'btree' AND indisvalid AND indpred IS NULL
-               AND indkey[0] = %(attnum)s),
-       (SELECT ROW(null_frac, correlation)::text FROM pg_stats
-        WHERE schemaname = %(schema)s AND tablename = %(table)s AND attname = %(name)s ORDER BY inherited DESC LIMIT 1)
+SELECT EXISTS (
+    SELECT FROM pg_index JOIN pg_class i ON i.oid = indexrelid JOIN pg_am ON pg_am.oid = relam
+    WHERE indrelid = %(oid)s AND amname = 'btree' AND indisvalid AND indpred IS NULL
+      AND indkey[0] = %(attnum)s), null_frac, correlation
+FROM (SELECT) always LEFT JOIN (
+    SELECT null_frac, correlation FROM pg_stats
+    WHERE schemaname = %(schema)s AND tablename = %(table)s AND attname = %(name)s
+    ORDER BY inherited DESC LIMIT 1) statistics ON true
 """
-_UNIQUE = """
-SELECT EXISTS (SELECT FROM pg_index WHERE indrelid = %(oid)s AND indisunique AND indisvalid AND indimmediate
-               AND indpred IS NULL AND indexprs IS NULL
-               AND (indkey::int2[])[0:indnkeyatts - 1] <@ %(attnums)s::int2[])
+_UNIQUE_INDEX = """
+SELECT EXISTS (
+    SELECT FROM pg_index
+    WHERE indrelid = %(oid)s AND indisunique AND indisvalid AND indimmediate
+      AND indpred IS NULL AND indexprs IS NULL
+      AND (indkey::int2[])[0:indnkeyatts - 1] <@ %(attnums)s::int2[])
 """
 
 
-def about_cursor(found: StepPreview, session: Session, source: SourceTable, table: Table) -> bool:
-    """Adds what speaks against the cursor; whether an index finds its rows."""
+def check_cursor(preview: StepPreview, session: Session, source: SourceTable, table: Table) -> bool:
+    """Add remarks about the cursor's index, order and NULLs; returns whether an index begins with
+    it."""
     spec = table.incremental
     if not spec:
         return False
     column = source.column(spec.cursor)
-    relation, size = source.relation, found.table_bytes or 0
+    relation = source.relation
     values = {
         "oid": source.oid,
         "attnum": column.attnum,
@@ -46,128 +61,141 @@ def about_cursor(found: StepPreview, session: Session, source: SourceTable, tabl
         "table": relation.name,
         "name": column.name,
     }
-    indexed, statistics = session.execute(_CURSOR, values).fetchone() or (False, None)
-    null_share, correlation = (
-        float(part) if part else None for part in (statistics or "(,)")[1:-1].split(",")
-    )
-    if not indexed and source.is_table:
-        message = f"no index begins with cursor {spec.cursor}: every run reads the whole table to find what is new"
-        fix = f"CREATE INDEX ON {relation.sql} ({ident(spec.cursor)});"
-        found.tell("warning" if size > 8 << 20 else "note", "cursor-index", message, fix)
-    if spec.cursor in source.key:
-        message = f"cursor {spec.cursor} is part of the key: rows that are added are read, rows that change are not"
-        found.tell("note", "cursor-updates", message)
-    _nulls(found, session, source, table, null_share, indexed)
-    if correlation is not None and correlation < _IN_ORDER and (found.table_rows or 0) > 1000:
-        message = (
-            f"rows do not lie in the order of {spec.cursor} (correlation {correlation:.2f}): right if every change "
-            "sets it to now; a row given a lower value than the watermark is never seen"
+    row = session.execute(_CURSOR, values).fetchone()
+    has_index, null_share, correlation = row or (False, None, None)
+    if not has_index and source.is_table:
+        is_large = (preview.table_bytes or 0) > _LARGE_BYTES
+        preview.add_remark(
+            "warning" if is_large else "note",
+            "cursor-index",
+            f"no index begins with cursor {spec.cursor}: every run reads the whole table to find "
+            "what is new",
+            f"CREATE INDEX ON {relation.sql} ({ident(spec.cursor)});",
         )
-        found.tell("note", "cursor-order", message)
-    return bool(indexed)
+    if spec.cursor in source.key:
+        preview.add_remark(
+            "note",
+            "cursor-updates",
+            f"cursor {spec.cursor} is part of the key: added rows are read, changed rows are not",
+        )
+    if spec.cursor not in source.not_null:
+        _check_nulls(preview, session, source, table, spec, null_share)
+    has_many_rows = (preview.table_rows or 0) > _FEW_ROWS
+    if correlation is not None and correlation < _LEAST_CORRELATION and has_many_rows:
+        preview.add_remark(
+            "note",
+            "cursor-order",
+            f"rows are not stored in the order of {spec.cursor} (correlation {correlation:.2f}): "
+            "this is fine if every change sets it to the current time; a row that gets a value "
+            "below the watermark is never read",
+        )
+    return bool(has_index)
 
 
-def _nulls(
-    found: StepPreview,
+def _check_nulls(
+    preview: StepPreview,
     session: Session,
     source: SourceTable,
     table: Table,
-    share: float | None,
-    indexed: bool,
+    spec: Incremental,
+    null_share: float | None,
 ) -> None:
-    spec = table.incremental
-    if not spec or spec.cursor in source.not_null:
-        return
+    """Add a remark about rows without a cursor; an error if they stop the extract.
+
+    `null_share` is their share of the table by its statistics.
+    """
     if spec.nulls != "fail":
-        treated = "is never carried" if spec.nulls == "exclude" else "is read again by every run"
-        known = f" (about {share:.1%} of the rows)" if share else ""
-        found.tell(
+        treatment = "is never read" if spec.nulls == "exclude" else "is read again by every run"
+        share = f" (about {null_share:.1%} of the rows)" if null_share else ""
+        preview.add_remark(
             "note",
             "cursor-null",
-            f"a row without {spec.cursor}{known} {treated}: nulls is {spec.nulls}",
+            f"a row without {spec.cursor}{share} {treatment}: nulls is {spec.nulls}",
         )
         return
     try:
         reading.refuse_null_cursors(session, table, source)
     except LoadsheetError as error:
-        found.error("cursor-null", str(error))
+        preview.add_error("cursor-null", str(error))
         return
     except UNANSWERED:
-        known = f"about {share:.1%} of the rows" if share is not None else NOT_KNOWN
-        severity: Severity = "error" if share else "note"
-        found.tell(
-            severity,
+        share = NOT_KNOWN if null_share is None else f"about {null_share:.1%} of the rows"
+        preview.add_remark(
+            "error" if null_share else "note",
             "cursor-null",
-            f"rows without {spec.cursor}: {known}; one of them stops the extract",
+            f"rows without {spec.cursor}: {share}; one of them stops the extract",
         )
         return
     except psycopg.errors.InsufficientPrivilege:
         return
-    fix = f"ALTER TABLE {source.relation.sql} ALTER COLUMN {ident(spec.cursor)} SET NOT NULL;"
-    fix = fix if source.is_table else ""
-    found.tell(
+    alter = f"ALTER TABLE {source.relation.sql} ALTER COLUMN {ident(spec.cursor)} SET NOT NULL;"
+    preview.add_remark(
         "note",
         "cursor-null",
         f"{spec.cursor} may be NULL; no row is, but one would stop the extract",
-        fix,
+        alter if source.is_table else "",
     )
 
 
-def about_key(
-    found: StepPreview, session: Session, source: SourceTable, table: Table, rows: Reading
+def check_key(
+    preview: StepPreview, session: Session, source: SourceTable, table: Table, to_read: Reading
 ) -> str:
-    """Adds what the rows that would be read say of a key that the source itself does not keep
-    unique.
+    """Add remarks about a key that the source itself does not keep unique, by the rows to read.
 
-    Returns what would stop the load of these rows; empty where nothing does.
+    Returns why the load of these rows would fail; empty if it would not.
     """
     key = source.key
-    if table.mode_with_key(bool(key)) == "append" or not key or source.key_is_enforced:
-        if not key and table.incremental and table.mode is None:
-            found.tell(
-                "note",
-                "key",
-                f"{source.relation} has no primary key to merge by: its rows are appended",
-            )
+    if not key:
+        if table.incremental and table.mode is None:
+            message = f"{source.relation} has no primary key to merge by: its rows are appended"
+            preview.add_remark("note", "key", message)
+        return ""
+    if table.mode_with_key(True) == "append" or source.key_is_enforced:
         return ""
     attnums = [source.column(name).attnum for name in key]
-    unique = session.execute(_UNIQUE, {"oid": source.oid, "attnums": attnums}).fetchone() == (True,)
-    if unique and source.not_null.issuperset(key):
+    values = {"oid": source.oid, "attnums": attnums}
+    is_unique = session.execute(_UNIQUE_INDEX, values).fetchone() == (True,)
+    if is_unique and source.not_null.issuperset(key):
         return ""
-    where = f" WHERE {rows.where}" if rows.where else ""
-    sample = f"(SELECT {idents(key)} FROM {source.relation.sql}{where} LIMIT {_LOOKED_AT}) sample"
+    where = f" WHERE {to_read.where}" if to_read.where else ""
+    rows = f"SELECT {idents(key)} FROM {source.relation.sql}{where} LIMIT {_MOST_ROWS_CHECKED}"
     names = ", ".join(key)
     try:
-        counted = session.execute(merging.count_null_keys(sample, key)).fetchone()
-        doubled = (
-            None if unique else session.execute(merging.has_duplicates(sample, key)).fetchone()
-        )
+        nulls = _first_value(session, merging.count_null_keys(f"({rows}) sample", key))
+        has_duplicates = False
+        if not is_unique:
+            has_duplicates = _first_value(session, merging.has_duplicates(f"({rows}) sample", key))
     except UNANSWERED:
-        found.tell("warning", "key", f"whether the key ({names}) is unique is {NOT_KNOWN}")
+        message = f"whether the key ({names}) is unique is {NOT_KNOWN}"
+        preview.add_remark("warning", "key", message)
         return ""
-    if counted and counted[0]:
-        return f"{counted[0]:,} rows have no complete key ({names}): name a key that is never NULL"
-    if doubled and doubled[0] and not table.incremental:
-        return f"rows share the key ({names}): it must be unique, or an incremental cursor tell the newest"
-    if doubled and doubled[0]:
-        found.tell(
-            "warning", "key", f"rows share the key ({names}): only the newest of each is kept"
-        )
-    elif not unique:
-        seen = (
-            "in all rows to be read"
-            if found.rows_are_exact
-            else f"in the first {_LOOKED_AT:,} rows at most"
-        )
-        fix = (
-            f"CREATE UNIQUE INDEX ON {source.relation.sql} ({idents(key)});"
-            if source.is_table
-            else ""
-        )
-        found.tell(
-            "warning",
-            "key",
-            f"the key ({names}) is unique {seen}, but nothing in the source keeps it so",
-            fix,
-        )
+    if nulls:
+        return apply.incomplete_key_message(nulls, key)
+    if has_duplicates and not table.incremental:
+        return apply.duplicate_key_message(key)
+    if has_duplicates:
+        message = f"rows share the key ({names}): only the newest of each is kept"
+        preview.add_remark("warning", "key", message)
+    elif not is_unique:
+        _warn_of_unenforced_key(preview, source)
     return ""
+
+
+def _first_value(session: Session, query: str) -> Any:
+    """The first column of the query's first row: a number, or whether something is so."""
+    row = session.execute(query).fetchone()
+    return row[0] if row else 0
+
+
+def _warn_of_unenforced_key(preview: StepPreview, source: SourceTable) -> None:
+    checked = f"in the first {_MOST_ROWS_CHECKED:,} rows at most"
+    if preview.rows_are_exact:
+        checked = "in all rows to read"
+    names = ", ".join(source.key)
+    index = f"CREATE UNIQUE INDEX ON {source.relation.sql} ({idents(source.key)});"
+    preview.add_remark(
+        "warning",
+        "key",
+        f"the key ({names}) is unique {checked}, but nothing in the source keeps it so",
+        index if source.is_table else "",
+    )

@@ -16,7 +16,7 @@ from loadsheet.plan.steps import step_id
 from loadsheet.postgres import Session
 from loadsheet.preview import columns, rights, sizes
 from loadsheet.preview.models import Changes, StepPreview
-from loadsheet.preview.sessions import NOT_KNOWN, UNANSWERED, asked
+from loadsheet.preview.sessions import NOT_KNOWN, UNANSWERED, ask
 from loadsheet.source import catalog, fitness, holdback, identity, reading
 from loadsheet.source.bounds import TIMESTAMPTZ
 from loadsheet.source.discovery import has_relation
@@ -25,18 +25,20 @@ from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Incremental, Mode, Pipeline, Table
 from loadsheet.sql.copying import select_columns
 from loadsheet.sql.types import TIME_TYPES, without_modifier
-from loadsheet.warehouse.fence import Scope, last_was_held
+from loadsheet.warehouse.fence import Scope, was_last_load_held_back
 
 _REQUEST = RunRequest(run_id="plan")
 
 
 @dataclass(frozen=True)
-class Extracted:
-    """What the load's preview goes on from; `source` and `rows` are None where they are not known."""
+class ExtractPreview:
+    """What the preview of the load needs to know about its extract."""
 
-    preview: StepPreview
+    step: StepPreview
     source: SourceTable | None = None
-    rows: Reading | None = None
+    """None where it is not known."""
+    to_read: Reading | None = None
+    """None where it is not known."""
     stops_load: str = ""
     """Why the load of these rows would fail."""
 
@@ -46,232 +48,236 @@ def preview_extract(
     table: Table,
     session: Session,
     warehouse: Session,
-    seen: Scope,
+    scope: Scope,
     is_first: bool,
-) -> Extracted:
-    """Ask the catalogs of the source, and its rows only where the answer is near at hand."""
-    found = StepPreview(id=step_id("extract", table.name))
+) -> ExtractPreview:
+    """What the extract of the table would read.
+
+    `session` is one of the source; its rows are read only where that is quick. Raises psycopg's
+    errors only when a session is lost.
+    """
+    preview = StepPreview(id=step_id("extract", table.name))
     if table.matched and not has_relation(session, pipeline.source.schema, table.name):
-        found.changes, found.does = (
-            "no",
-            "skipped: the source does not have it; what was loaded stays",
-        )
-        return Extracted(found)
+        preview.changes = "no"
+        preview.does = "skipped: the source does not have it; what was loaded stays"
+        return ExtractPreview(preview)
+    extract = _ExtractPreviewer(preview, pipeline, table, session, warehouse, scope, is_first)
     try:
-        return _Extract(found, pipeline, table, session, warehouse, seen, is_first).look()
+        return extract.run()
     except UNANSWERED:
-        found.does = f"what it would read is {NOT_KNOWN}"
-        return Extracted(found)
+        preview.does = f"what it would read is {NOT_KNOWN}"
     except psycopg.Error as error:
         if session.broken or warehouse.broken:
             raise
-        found.error("source", str(diagnose(error)))
-        found.does = "would fail"
-        return Extracted(found)
+        preview.add_error("source", str(diagnose(error)))
+        preview.does = "would fail"
+    return ExtractPreview(preview)
 
 
-class _Extract:
+class _ExtractPreviewer:
+    """Asks the engine's own questions in the engine's order, and notes where it would fail."""
+
     def __init__(
         self,
-        found: StepPreview,
+        preview: StepPreview,
         pipeline: Pipeline,
         table: Table,
         session: Session,
         warehouse: Session,
-        seen: Scope,
+        scope: Scope,
         is_first: bool,
     ):
-        self.found, self.pipeline, self.table, self.session, self.warehouse = (
-            found,
-            pipeline,
-            table,
-            session,
-            warehouse,
-        )
-        self.seen, self.is_first = seen, is_first
+        self.preview = preview
+        self.pipeline = pipeline
+        self.table = table
+        self.session = session
+        self.warehouse = warehouse
+        self.scope = scope
+        self.is_first = is_first
 
-    def look(self) -> Extracted:
-        found, session, table = self.found, self.session, self.table
-        source = _described(found, self.pipeline, table, session)
-        if source is None or not rights.may_read(found, session, source):
-            found.does = "would fail"
-            return Extracted(found)
-        asked(found, "format", lambda: _can_be_written(self.pipeline, source))
-        found.table_rows, found.table_bytes = sizes.of_table(session, source)
-        indexed = columns.about_cursor(found, session, source, table)
-        rows = self._decided(source)
-        if rows is None:
-            found.does = "would fail" if found.fails else found.does
-            return Extracted(found, source)
-        self._identity(source, rows.action)
-        self._values(source, rows.where)
-        found.action, found.lower, found.upper, found.held_by = (
-            rows.action,
-            rows.lower,
-            rows.upper,
-            rows.held_by,
-        )
-        found.sql = select_columns(
-            source.relation, source.columns, "" if rows.where == "TRUE" else rows.where
-        )
-        near = indexed or (source.is_table and (found.table_bytes or 0) <= sizes.SMALL_BYTES)
-        sizes.estimate(found, session, source, rows, near)
-        stops = columns.about_key(found, session, source, table, rows)
-        found.changes = self._changes(source, rows)
-        found.reads_again = not self.is_first and reads_again(
-            table, source, rows, self.seen, self.warehouse
-        )
-        found.does = "would fail" if found.fails else told(found, table)
-        return Extracted(found, source, rows, stops)
+    def run(self) -> ExtractPreview:
+        """Fill in the preview."""
+        preview, session, table = self.preview, self.session, self.table
+        source = self._describe()
+        if source is None or not rights.may_read(preview, session, source):
+            preview.does = "would fail"
+            return ExtractPreview(preview)
+        ask(preview, "format", lambda: self._refuse_format(source))
+        preview.table_rows, preview.table_bytes = sizes.table_size(session, source)
+        has_index = columns.check_cursor(preview, session, source, table)
+        to_read = self._decide(source)
+        if to_read is None:
+            if preview.fails:
+                preview.does = "would fail"
+            return ExtractPreview(preview, source)
+        self._check_identity(source, to_read.action)
+        self._check_values(source, to_read.where)
+        preview.action = to_read.action
+        preview.lower = to_read.lower
+        preview.upper = to_read.upper
+        preview.held_by = to_read.held_by
+        where = "" if to_read.where == "TRUE" else to_read.where
+        preview.sql = select_columns(source.relation, source.columns, where)
+        is_small = source.is_table and (preview.table_bytes or 0) <= sizes.COUNTED_BYTES
+        sizes.estimate_rows(preview, session, source, to_read, count=has_index or is_small)
+        stops_load = columns.check_key(preview, session, source, table, to_read)
+        preview.changes = self._changes(source, to_read)
+        preview.reads_again = not self.is_first and self._may_be_loaded_already(source, to_read)
+        preview.does = "would fail" if preview.fails else self._text()
+        return ExtractPreview(preview, source, to_read, stops_load)
 
-    def _changes(self, source: SourceTable, rows: Reading) -> Changes:
-        if self.is_first:
-            return "yes"
-        if self.table.incremental:
-            return of_increment(self.found, self.table, source)
-        return of_whole(self.found, self.pipeline, self.session, source, rows, self.seen)
-
-    def _decided(self, source: SourceTable) -> Reading | None:
-        """What the engine itself would decide now, without its patience for open transactions."""
-        found, table, spec = self.found, self.table, self.table.incremental
-        if spec and spec.by == "data_interval":
-            self._interval(source, spec)
+    def _describe(self) -> SourceTable | None:
+        """The table as its catalog describes it; None, and an error for every wrong name in the
+        spec, if that fails."""
+        schema, table = self.pipeline.source.schema, self.table
+        source: SourceTable | None = ask(
+            self.preview, "catalog", lambda: catalog.describe(self.session, schema, table)
+        )
+        if source:
+            return source
+        # The refusal names one column. Without the spec's columns, all of them can be looked up.
+        without_columns = replace(table, include=(), exclude=(), primary_key=(), incremental=None)
+        try:
+            whole = catalog.describe(self.session, schema, without_columns)
+        except LoadsheetError:
             return None
-        hasty = replace(table, incremental=replace(spec, hold_back=timedelta(0))) if spec else table
-        last = None if self.is_first else last_of(self.seen)
-        code = "hold-back" if spec else "mode"
-        rows: Reading | None = asked(
-            found, code, lambda: reading.decide(self.session, hasty, source, last, _REQUEST)
+        names = [*table.include, *table.exclude, *table.primary_key]
+        if table.incremental:
+            names.append(table.incremental.cursor)
+        for name in dict.fromkeys(names):
+            ask(self.preview, "catalog", lambda name=name: whole.column(name))  # type: ignore[misc]
+        return None
+
+    def _refuse_format(self, source: SourceTable) -> None:
+        """Raises what the engine would raise if the columns cannot be stored in the format."""
+        Layout(file_format(self.pipeline, source), source.columns, source.key).encoder()
+
+    def _decide(self, source: SourceTable) -> Reading | None:
+        """What the engine would decide to read now; None if that is not known.
+
+        The engine waits for open transactions, the preview does not.
+        """
+        preview, table, spec = self.preview, self.table, self.table.incremental
+        if spec and spec.by == "data_interval":
+            self._preview_interval(source, spec)
+            return None
+        code = "mode"
+        if spec:
+            code = "hold-back"
+            table = replace(table, incremental=replace(spec, hold_back=timedelta(0)))
+        last = None if self.is_first else last_of(self.scope)
+        to_read: Reading | None = ask(
+            preview,
+            code,
+            lambda: reading.decide(self.session, table, source, last, _REQUEST),
         )
-        if rows is None and not found.fails:
-            found.does = f"rows by {spec.cursor}, how many is not known" if spec else "all rows"
-        return rows
+        if to_read is None and not preview.fails:
+            preview.does = "all rows"
+            if spec:
+                preview.does = f"rows by {spec.cursor}; their number is not known"
+        return to_read
 
-    def _interval(self, source: SourceTable, spec: Incremental) -> None:
-        """What can be said although nobody knows the run's interval yet."""
-        found = self.found
-        mode: Mode | None = asked(found, "mode", lambda: reading.refuse_mode(self.table, source))
+    def _preview_interval(self, source: SourceTable, spec: Incremental) -> None:
+        """What can be checked without a data interval, which only a run has."""
+        preview = self.preview
+        mode: Mode | None = ask(preview, "mode", lambda: reading.refuse_mode(self.table, source))
         if mode:
-            asked(found, "mode", lambda: reading.refuse_appended_interval(source, mode))
-        asked(found, "hold-back", lambda: holdback.sees(self.session, source, spec.cursor))
-        self._identity(source, "merge")
-        # which rows, nobody knows; the cursor is looked at in all of them
-        self._values(source, "FALSE")
-        found.does = f"rows of the run's interval by {spec.cursor}"
+            ask(preview, "mode", lambda: reading.refuse_appended_interval(source, mode))
+        ask(preview, "hold-back", lambda: holdback.sees(self.session, source, spec.cursor))
+        self._check_identity(source, "merge")
+        # No row's values are checked, because the rows are not known; the cursor is, in all rows.
+        self._check_values(source, "FALSE")
+        preview.does = f"rows of the run's interval by {spec.cursor}"
 
-    def _identity(self, source: SourceTable, action: str) -> None:
-        _, changes, lags = identity.observe(self.session, self.seen.source)
-        changes += identity.table_changes(source, self.seen.source_oid)
+    def _check_identity(self, source: SourceTable, action: str) -> None:
+        """Add an error if the source is not the one that the watermark was read from."""
+        _, changes, lags = identity.observe(self.session, self.scope.source)
+        changes += identity.table_changes(source, self.scope.source_oid)
         if changes and self.table.incremental and action != "replace":
-            asked(
-                self.found,
+            ask(
+                self.preview,
                 "source-changed",
                 lambda: identity.refuse(source, self.pipeline.name, changes, lags),
             )
 
-    def _values(self, source: SourceTable, where: str) -> None:
-        """Values that the warehouse cannot hold, or that nothing can follow."""
-        values = (self.session, source, self.table, where, self.warehouse)
-        asked(self.found, "values", lambda: fitness.refuse_values(*values))
-
-
-def _described(
-    found: StepPreview, pipeline: Pipeline, table: Table, session: Session
-) -> SourceTable | None:
-    """The table as its catalog describes it, or every name the spec has wrong."""
-    described: SourceTable | None = asked(
-        found, "catalog", lambda: catalog.describe(session, pipeline.source.schema, table)
-    )
-    if described:
-        return described
-    bare = replace(table, include=(), exclude=(), primary_key=(), incremental=None)
-    try:
-        whole = catalog.describe(session, pipeline.source.schema, bare)
-    except LoadsheetError:
-        return None
-    cursor = [table.incremental.cursor] if table.incremental else []
-    for name in dict.fromkeys((*table.include, *table.exclude, *table.primary_key, *cursor)):
-        asked(found, "catalog", lambda name=name: whole.column(name))  # type: ignore[misc]
-    return None
-
-
-def _can_be_written(pipeline: Pipeline, source: SourceTable) -> None:
-    Layout(file_format(pipeline, source), source.columns, source.key).encoder()
-
-
-def of_increment(found: StepPreview, table: Table, source: SourceTable) -> Changes:
-    """Whether rows would be read. A run that waits for who holds it back may find more than there
-    is now."""
-    if not found.rows_are_exact or (not found.rows and found.held_by and _waits(table, source)):
-        return "maybe"
-    return "yes" if found.rows else "no"
-
-
-def _waits(table: Table, source: SourceTable) -> bool:
-    spec = table.incremental
-    by_time = spec is not None and without_modifier(source.column(spec.cursor).type) == TIMESTAMPTZ
-    return not by_time or table.mode_with_key(bool(source.key)) != "merge"
-
-
-def of_whole(
-    found: StepPreview,
-    pipeline: Pipeline,
-    session: Session,
-    source: SourceTable,
-    rows: Reading,
-    seen: Scope,
-) -> Changes:
-    """Whether the content differs from the last load's, where it is small enough to be compared."""
-    if found.fails or (found.table_bytes or 0) > sizes.COMPARED_BYTES or not source.is_table:
-        return "maybe"
-    try:
-        content = sizes.content_sha256(pipeline, session, source, rows)
-    except UNANSWERED:
-        return "maybe"
-    return "no" if content == seen.content_sha256 else "yes"
-
-
-def reads_again(
-    table: Table, source: SourceTable, rows: Reading, seen: Scope, warehouse: Session
-) -> bool:
-    """Whether what is read may all be there already: below the watermark, above one that had to
-    stay low, or in a whole table whose content is another one only by its columns, or was never
-    compared."""
-    spec = table.incremental
-    if not spec:
-        before = {column["name"]: column["type"] for column in seen.columns or ()}
-        return seen.content_sha256 is None or before != {
-            column.name: column.type for column in source.columns
-        }
-    if rows.action != "merge":
-        return False
-    if seen.watermark is None or spec.lookback is not None or spec.nulls == "include":
-        return True
-    kind = source.column(spec.cursor).type
-    is_fine = kind == TIMESTAMPTZ or without_modifier(kind) not in TIME_TYPES
-    return not is_fine or last_was_held(warehouse, seen)
-
-
-def told(found: StepPreview, table: Table) -> str:
-    """The extract in words."""
-    cursor = table.incremental.cursor if table.incremental else ""
-    if found.changes == "no":
-        return (
-            f"nothing new since {cursor} {found.lower}"
-            if cursor
-            else "nothing new: its content is as it was loaded"
+    def _check_values(self, source: SourceTable, where: str) -> None:
+        """Add an error for values that the warehouse cannot hold, and for a cursor that nothing can
+        follow."""
+        ask(
+            self.preview,
+            "values",
+            lambda: fitness.refuse_values(self.session, source, self.table, where, self.warehouse),
         )
-    if not cursor:
-        return (
-            f"all rows{_size(found)}{'; loaded if they differ' if found.changes == 'maybe' else ''}"
-        )
-    above = f"rows of {cursor} above {found.lower}" if found.lower is not None else "all rows"
-    if found.held_by and not found.rows:
-        return f"{above}, when those who hold them back have ended"
-    return f"{above}{_size(found)}"
 
+    def _changes(self, source: SourceTable, to_read: Reading) -> Changes:
+        """Whether something would be loaded."""
+        if self.is_first:
+            return "yes"
+        if self.table.incremental:
+            return self._has_new_rows(source, self.table.incremental)
+        return self._has_new_content(source, to_read)
 
-def _size(found: StepPreview) -> str:
-    if found.rows is None:
-        return ""
-    return f": {'' if found.rows_are_exact else 'about '}{found.rows:,} rows, {sizes.shown(found.bytes or 0)}"
+    def _has_new_rows(self, source: SourceTable, spec: Incremental) -> Changes:
+        preview = self.preview
+        if not preview.rows_are_exact:
+            return "maybe"
+        if preview.rows:
+            return "yes"
+        # A run that waits for the transactions that hold the rows back may find some.
+        is_time = without_modifier(source.column(spec.cursor).type) == TIMESTAMPTZ
+        is_merged = self.table.mode_with_key(bool(source.key)) == "merge"
+        run_waits = not (is_time and is_merged)
+        return "maybe" if preview.held_by and run_waits else "no"
+
+    def _has_new_content(self, source: SourceTable, to_read: Reading) -> Changes:
+        """Whether the content differs from the last load's, if it is small enough to compare."""
+        is_large = (self.preview.table_bytes or 0) > sizes.COMPARED_BYTES
+        if self.preview.fails or is_large or not source.is_table:
+            return "maybe"
+        try:
+            content = sizes.content_sha256(self.pipeline, self.session, source, to_read)
+        except UNANSWERED:
+            return "maybe"
+        return "no" if content == self.scope.content_sha256 else "yes"
+
+    def _may_be_loaded_already(self, source: SourceTable, to_read: Reading) -> bool:
+        """Whether all rows to read may be loaded already, unchanged, so that nothing changes."""
+        scope, spec = self.scope, self.table.incremental
+        if not spec:
+            # The content's hash covers the columns, and was not always recorded.
+            before = {column["name"]: column["type"] for column in scope.columns or ()}
+            now = {column.name: column.type for column in source.columns}
+            return scope.content_sha256 is None or before != now
+        if to_read.action != "merge":
+            return False
+        if scope.watermark is None or spec.lookback is not None or spec.nulls == "include":
+            return True
+        # The watermark of a cursor of whole days or seconds stays below the current day or second,
+        # which may still get rows, so its newest rows are read again.
+        cursor_type = source.column(spec.cursor).type
+        is_coarse = cursor_type != TIMESTAMPTZ and without_modifier(cursor_type) in TIME_TYPES
+        return is_coarse or was_last_load_held_back(self.warehouse, scope)
+
+    def _text(self) -> str:
+        """What the extract would read, for people."""
+        preview, spec = self.preview, self.table.incremental
+        if not spec:
+            if preview.changes == "no":
+                return "nothing new: its content is as it was loaded"
+            if_different = "; loaded if they differ" if preview.changes == "maybe" else ""
+            return f"all rows{self._size_text()}{if_different}"
+        if preview.changes == "no":
+            return f"nothing new since {spec.cursor} {preview.lower}"
+        rows = "all rows"
+        if preview.lower is not None:
+            rows = f"rows of {spec.cursor} above {preview.lower}"
+        if preview.held_by and not preview.rows:
+            return f"{rows}, when the transactions that hold them back have ended"
+        return f"{rows}{self._size_text()}"
+
+    def _size_text(self) -> str:
+        preview = self.preview
+        if preview.rows is None:
+            return ""
+        about = "" if preview.rows_are_exact else "about "
+        return f": {about}{preview.rows:,} rows, {sizes.size_text(preview.bytes or 0)}"

@@ -2,223 +2,244 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
-
 from loadsheet.errors import LoadsheetError
 from loadsheet.plan.steps import step_id
 from loadsheet.postgres import Session
 from loadsheet.preview import rights
-from loadsheet.preview.extracts import Extracted
+from loadsheet.preview.extracts import ExtractPreview
 from loadsheet.preview.models import StepPreview
-from loadsheet.preview.sessions import UNANSWERED, asked
+from loadsheet.preview.sessions import UNANSWERED, ask
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.merging import LOAD_ID
 from loadsheet.sql.text import Relation, ident, idents
-from loadsheet.sql.types import Column
-from loadsheet.warehouse import build, drift, tables
+from loadsheet.warehouse import apply, drift, tables
 from loadsheet.warehouse.drift import Drift
 from loadsheet.warehouse.fence import Scope
-from loadsheet.warehouse.load_transaction import REBUILD, column_list, drop_first, existing_columns
+from loadsheet.warehouse.load_transaction import (
+    FULL_REFRESH_REMEDY,
+    column_definitions,
+    drop_dependent_remedy,
+    existing_columns,
+)
 
 
 def preview_load(
     pipeline: Pipeline,
     table: Table,
-    extracted: Extracted,
+    extract: ExtractPreview,
     session: Session,
-    seen: Scope,
+    scope: Scope,
     has_schema: bool,
 ) -> StepPreview:
-    """The load that follows `extracted`; its schema is yet to be made unless it `has_schema`."""
-    found = StepPreview(id=step_id("load", table.name), changes=extracted.preview.changes)
-    source = extracted.source
-    if extracted.preview.fails:
-        found.does, found.is_cut_off = "not reached: its extract would fail", True
-    elif source is None:
-        is_known = found.changes == "no"
-        found.does = (
-            "skipped: nothing was extracted"
-            if is_known
-            else "not known, as what would be extracted is not"
-        )
+    """What the load that follows `extract` would do. `session` is one of the warehouse.
+
+    `has_schema` tells whether the staging schema exists already.
+    """
+    preview = StepPreview(id=step_id("load", table.name), changes=extract.step.changes)
+    if extract.step.fails:
+        preview.does = "not reached: its extract would fail"
+        preview.is_cut_off = True
+    elif extract.source is None and preview.changes == "no":
+        preview.does = "skipped: nothing was extracted"
+    elif extract.source is None:
+        preview.does = "not known, because what would be extracted is not known"
     else:
         target = Relation(pipeline.warehouse.schema, table.name)
-        _Load(found, session, target, table, source, seen, extracted).look(has_schema)
-    return found
+        load = _LoadPreviewer(preview, session, target, table, extract.source, scope, extract)
+        load.run(has_schema)
+    return preview
 
 
-class _Load:
+class _LoadPreviewer:
+    """Compares what would arrive with the target, as the load itself does."""
+
     def __init__(
         self,
-        found: StepPreview,
+        preview: StepPreview,
         session: Session,
         target: Relation,
         table: Table,
         source: SourceTable,
-        seen: Scope,
-        extracted: Extracted,
+        scope: Scope,
+        extract: ExtractPreview,
     ):
-        self.found, self.session, self.target, self.table = found, session, target, table
-        self.source, self.seen, self.extracted = source, seen, extracted
-        keyed = table.mode_with_key(bool(source.key)) != "append"
-        self.key = source.key if keyed else ()
-        found.action = extracted.rows.action if extracted.rows else "merge"
+        self.preview = preview
+        self.session = session
+        self.target = target
+        self.table = table
+        self.source = source
+        self.scope = scope
+        self.extract = extract
+        is_appended = table.mode_with_key(bool(source.key)) == "append"
+        self.key = () if is_appended else source.key
+        preview.action = extract.to_read.action if extract.to_read else "merge"
 
-    def look(self, has_schema: bool) -> None:
-        existing = self._existing() if has_schema else {}
-        if not self.found.fails:
-            if self.found.changes == "no":
-                self._pending(existing)
-            elif not existing:
-                self._create(has_schema)
-            else:
-                self._keep(existing)
-        if self.extracted.stops_load and self.found.changes != "no":
-            self.found.error("key", f"{self.target}: {self.extracted.stops_load}")
-        if self.found.fails:
-            self.found.does = "would fail"
-        elif (
-            self.found.changes == "yes"
-            and self.extracted.preview.reads_again
-            and not self.found.is_rebuilt
-        ):
-            self.found.changes = "maybe"
-            self.found.does += ", where they differ from what was loaded before"
-
-    def _existing(self) -> dict[str, str]:
-        columns: dict[str, str] = {}
-        self._asked("target", lambda: columns.update(existing_columns(self.session, self.target)))
-        return columns
-
-    def _pending(self, existing: dict[str, str]) -> None:
-        """Nothing arrives, so nothing is altered yet."""
-        self.found.does = "skipped: nothing was extracted"
-        notes = self._drift(existing).notes if existing else []
-        if notes:
-            self.found.tell("note", "drift", f"with the next rows: {'; '.join(notes)}")
-
-    def _create(self, has_schema: bool) -> None:
-        """The first load makes the table."""
-        self.found.does, self.found.is_rebuilt = f"creates {self.target}", True
+    def run(self, has_schema: bool) -> None:
+        """Fill in the preview."""
+        preview = self.preview
+        existing: dict[str, str] = {}
         if has_schema:
-            rights.creates_in(self.found, self.session, self.target.schema)
-        key = f", PRIMARY KEY ({idents(self.key)})" if self.key else ""
-        columns = column_list(self.source.columns, {})
-        self.found.ddl.append(
-            f"CREATE TABLE {self.target.sql} ({columns}, {ident(LOAD_ID)} bigint NOT NULL{key})"
-        )
-
-    def _keep(self, existing: dict[str, str]) -> None:
-        """A target that is there is swapped, altered in place, or refused."""
-        changed = self._drift(existing)
-        if self.table.schema_contract == "freeze":
-            self._asked("drift", lambda: drift.refuse_if_frozen(self.target, changed))
-        for note in changed.notes:
-            self.found.tell("note", "drift", note)
-        if self.found.action != "replace":
-            self._asked("drift", lambda: drift.refuse_replaced(self.target, changed, REBUILD))
-            alter(self.found, self.session, self.target, changed, self.key, REBUILD)
-            self._merge()
+            known_columns = ask(
+                preview, "target", lambda: existing_columns(self.session, self.target)
+            )
+            existing = known_columns or {}
+        if not preview.fails:
+            if preview.changes == "no":
+                self._note_pending_drift(existing)
+            elif existing:
+                self._change_target(existing)
+            else:
+                self._create_target(has_schema)
+        if self.extract.stops_load and preview.changes != "no":
+            preview.add_error("key", f"{self.target}: {self.extract.stops_load}")
+        if preview.fails:
+            preview.does = "would fail"
             return
-        rights.creates_in(self.found, self.session, self.target.schema)
-        shrink(self.found, self.session, self.target, self.table, self.extracted.preview)
-        if dependents := tables.dependents(self.session, self.target):
-            remedy = drop_first(dependents[0])
-            alter(self.found, self.session, self.target, changed, self.key, remedy)
-            self._apply(dependents[0])
+        may_be_loaded_already = self.extract.step.reads_again and not preview.is_rebuilt
+        if preview.changes == "yes" and may_be_loaded_already:
+            preview.changes = "maybe"
+            preview.does += ", where they differ from what was loaded before"
+
+    def _note_pending_drift(self, existing: dict[str, str]) -> None:
+        """Nothing arrives, so nothing is altered before the next rows do."""
+        self.preview.does = "skipped: nothing was extracted"
+        if not existing:
+            return
+        notes = self._compare_columns(existing).notes
+        if notes:
+            self.preview.add_remark("note", "drift", f"with the next rows: {'; '.join(notes)}")
+
+    def _create_target(self, has_schema: bool) -> None:
+        """The first load creates the table."""
+        self.preview.does = f"creates {self.target}"
+        self.preview.is_rebuilt = True
+        if has_schema:
+            rights.may_create_in(self.preview, self.session, self.target.schema)
+        key = f", PRIMARY KEY ({idents(self.key)})" if self.key else ""
+        columns = self._staging_columns({})
+        self.preview.ddl.append(f"CREATE TABLE {self.target.sql} ({columns}{key})")
+
+    def _change_target(self, existing: dict[str, str]) -> None:
+        """An existing target is swapped, changed in place, or refused."""
+        preview = self.preview
+        changed = self._compare_columns(existing)
+        if self.table.schema_contract == "freeze":
+            ask(preview, "drift", lambda: drift.refuse_if_frozen(self.target, changed))
+        for note in changed.notes:
+            preview.add_remark("note", "drift", note)
+        if preview.action == "replace":
+            self._replace_target(changed)
         else:
-            swap(self.found, self.session, self.target, changed, self.key, self.source.columns)
+            self._write_increment(changed)
 
-    def _drift(self, existing: dict[str, str]) -> Drift:
-        return drift.compare(self.source.columns, self.source.oid, existing, self.seen)
+    def _compare_columns(self, existing: dict[str, str]) -> Drift:
+        return drift.compare_columns(self.source.columns, self.source.oid, existing, self.scope)
 
-    def _merge(self) -> None:
-        by = f" by {', '.join(self.key)}" if self.key else ""
-        self.found.does = f"merged{by}" if self.found.action == "merge" else "appended"
-        self._write(("SELECT", "INSERT", "UPDATE") if self.key else ("INSERT",))
+    def _write_increment(self, changed: Drift) -> None:
+        """The rows that arrive are merged or appended."""
+        remedy = FULL_REFRESH_REMEDY
+        refuse = drift.refuse_replaced_columns
+        ask(self.preview, "drift", lambda: refuse(self.target, changed, remedy))
+        self._alter_target(changed, remedy)
+        if self.preview.action == "merge":
+            by_key = f" by {', '.join(self.key)}" if self.key else ""
+            self.preview.does = f"merged{by_key}"
+        else:
+            self.preview.does = "appended"
+        privileges = ("SELECT", "INSERT", "UPDATE") if self.key else ("INSERT",)
+        self._check_write(privileges)
 
-    def _apply(self, dependent: str) -> None:
-        self.found.does = (
-            f"the difference is applied in place, because {dependent} depends on the table"
+    def _replace_target(self, changed: Drift) -> None:
+        """All rows arrive. They replace the table, or change it in place if something depends on
+        it."""
+        preview = self.preview
+        rights.may_create_in(preview, self.session, self.target.schema)
+        self._check_shrinking()
+        dependents = tables.dependents(self.session, self.target)
+        if not dependents:
+            self._swap_target(changed)
+            return
+        self._alter_target(changed, drop_dependent_remedy(dependents[0]))
+        preview.does = (
+            f"the difference is applied in place, because {dependents[0]} depends on the table"
         )
-        self.found.may_remove = True
-        self._write(("SELECT", "INSERT", "UPDATE", "DELETE"))
+        preview.may_remove = True
+        self._check_write(("SELECT", "INSERT", "UPDATE", "DELETE"))
 
-    def _write(self, needed: tuple[str, ...]) -> None:
-        rights.has_rights(self.found, self.session, self.target, needed)
-        rights.in_database(self.found, self.session, "TEMPORARY", "create temporary tables")
+    def _check_write(self, privileges: tuple[str, ...]) -> None:
+        rights.has_privileges(self.preview, self.session, self.target, privileges)
+        rights.check_database(self.preview, self.session, "TEMPORARY", "create temporary tables")
 
-    def _asked(self, code: str, question: Callable[[], Any]) -> None:
-        asked(self.found, code, question)
+    def _check_shrinking(self) -> None:
+        """Add an error if too many rows would be lost, as the load would refuse it; a warning if
+        the number of rows is an estimate."""
+        preview, target = self.preview, self.target
+        extract, max_shrink = self.extract.step, self.table.max_shrink
+        if extract.rows is None or max_shrink is None:
+            return
+        if not rights.has_privileges(preview, self.session, target, ["SELECT"]):
+            return
+        try:
+            apply.refuse_shrinking(self.session, extract.rows, target, max_shrink)
+        except LoadsheetError as error:
+            if extract.rows_are_exact:
+                preview.add_remark("error", "shrink", str(error))
+            else:
+                preview.add_remark("warning", "shrink", f"by the planner's estimate, {error}")
+        except UNANSWERED:
+            message = f"whether {target} would shrink too much is not known"
+            preview.add_remark("note", "shrink", message)
 
-
-def shrink(
-    found: StepPreview, session: Session, target: Relation, table: Table, extract: StepPreview
-) -> None:
-    """Adds that too many rows would go, as the load would say; by the planner's guess where they
-    are not counted."""
-    rows, most = extract.rows, table.max_shrink
-    if rows is None or most is None or not rights.has_rights(found, session, target, ["SELECT"]):
-        return
-    try:
-        build.refuse_shrinking(session, rows, target, most)
-    except LoadsheetError as error:
-        guess = "" if extract.rows_are_exact else "by the planner's guess, "
-        found.tell("warning" if guess else "error", "shrink", f"{guess}{error}")
-    except UNANSWERED:
-        found.tell("note", "shrink", f"whether {target} would shrink too much is not known")
-
-
-def swap(
-    found: StepPreview,
-    session: Session,
-    target: Relation,
-    changed: Drift,
-    key: tuple[str, ...],
-    arriving: Sequence[Column],
-) -> None:
-    """All rows go into a fresh table, which takes the place of the old one."""
-    found.does, found.is_rebuilt = "built beside the old table and swapped", True
-    rights.owns(found, session, target, "replace")
-    held = tables.key_of(session, target)
-    same_key = set(held[1] if held else ()) == set(key)
-    if changed.notes or changed.replaced or changed.incompatible or not same_key:
-        found.does = "built anew beside the old table and swapped"
+    def _swap_target(self, changed: Drift) -> None:
+        """All rows go into a fresh table, which then takes the place of the old one."""
+        preview, target, key = self.preview, self.target, self.key
+        preview.does = "built next to the old table and swapped in"
+        preview.is_rebuilt = True
+        rights.check_owner(preview, self.session, target, "replace")
+        primary_key = tables.primary_key_of(self.session, target)
+        old_key = primary_key[1] if primary_key else ()
+        columns_differ = changed.notes or changed.replaced or changed.incompatible
+        # After a swap with unchanged columns the catalog looks the same, so no DDL is shown.
+        if not columns_differ and set(old_key) == set(key):
+            return
+        preview.does = "built with its new columns and key next to the old table and swapped in"
         fresh = Relation(target.schema, "_loadsheet_<number>")
-        columns = column_list(arriving, changed.kept)
-        found.ddl += [
-            f"CREATE TABLE {fresh.sql} ({columns}, {ident(LOAD_ID)} bigint NOT NULL)",
-            *([f"ALTER TABLE {fresh.sql} ADD PRIMARY KEY ({idents(key)})"] if key else []),
-            f"DROP TABLE {target.sql}",
-            f"ALTER TABLE {fresh.sql} RENAME TO {ident(target.name)}",
-        ]
+        preview.ddl.append(f"CREATE TABLE {fresh.sql} ({self._staging_columns(changed.kept)})")
+        if key:
+            preview.ddl.append(f"ALTER TABLE {fresh.sql} ADD PRIMARY KEY ({idents(key)})")
+        preview.ddl.append(f"DROP TABLE {target.sql}")
+        preview.ddl.append(f"ALTER TABLE {fresh.sql} RENAME TO {ident(target.name)}")
         for name, what in changed.incompatible.items():
-            found.tell("note", "drift", f"{name} {what}: the new table has the source's type")
+            message = f"{name} {what}: the new table has the source's type"
+            preview.add_remark("note", "drift", message)
 
+    def _staging_columns(self, kept: dict[str, str]) -> str:
+        """The columns of CREATE TABLE, with Loadsheet's own at the end."""
+        columns = column_definitions(self.source.columns, kept)
+        return f"{columns}, {ident(LOAD_ID)} bigint NOT NULL"
 
-def alter(
-    found: StepPreview,
-    session: Session,
-    target: Relation,
-    changed: Drift,
-    key: tuple[str, ...],
-    remedy: str,
-) -> None:
-    """The target is brought up to date where it is; errors, with the `remedy`, where it cannot be."""
-    asked(found, "drift", lambda: drift.refuse_incompatible(target, changed, remedy))
-    asked(
-        found,
-        "key",
-        lambda: drift.refuse_changed_key(session, target, key, remedy, changed.renamed),
-    )
-    clauses = [*drift.renames(changed), *drift.clauses(changed)]
-    found.ddl += [f"ALTER TABLE {target.sql} {clause}" for clause in clauses]
-    if clauses:
-        rights.owns(found, session, target, "alter")
-    before = {now: was for was, now in changed.renamed.items()}
-    for column in changed.widened:
-        if users := tables.users_of(session, target, before.get(column.name, column.name)):
-            what = f"{target}: cannot ALTER COLUMN {ident(column.name)} TYPE {column.type}"
-            found.error("drift", f"{what}: {users[0]} uses it; drop what uses it first")
+    def _alter_target(self, changed: Drift, remedy: str) -> None:
+        """The target's columns are altered in place; errors, with the `remedy`, where they cannot
+        be."""
+        preview, session, target = self.preview, self.session, self.target
+        ask(preview, "drift", lambda: drift.refuse_incompatible_columns(target, changed, remedy))
+        ask(
+            preview,
+            "key",
+            lambda: drift.refuse_changed_key(session, target, self.key, remedy, changed.renamed),
+        )
+        clauses = [*drift.rename_clauses(changed), *drift.alter_clauses(changed)]
+        preview.ddl += [f"ALTER TABLE {target.sql} {clause}" for clause in clauses]
+        if clauses:
+            rights.check_owner(preview, session, target, "alter")
+        old_names = {new: old for old, new in changed.renamed.items()}
+        for column in changed.widened:
+            old_name = old_names.get(column.name, column.name)
+            dependents = tables.column_dependents(session, target, old_name)
+            if dependents:
+                clause = f"ALTER COLUMN {ident(column.name)} TYPE {column.type}"
+                preview.add_error(
+                    "drift",
+                    f"{target}: cannot {clause}: {dependents[0]} uses it; drop what uses it first",
+                )

@@ -1,5 +1,4 @@
-"""What a run would do with the servers as they are now: the values that `loadsheet plan --connect`
-shows."""
+"""The values that `loadsheet plan --connect` shows: what each step would do now."""
 
 from __future__ import annotations
 
@@ -10,18 +9,19 @@ from typing import Any, Literal
 
 Severity = Literal["error", "warning", "note"]
 Changes = Literal["yes", "no", "maybe"]
-_REMEDY = re.compile(r"\brun ((?:GRANT|ALTER) [^;]*;)")
+# The engine's refusals name the SQL that removes their cause, as in `run GRANT ... TO reader;`.
+_SQL_IN_MESSAGE = re.compile(r"\brun ((?:GRANT|ALTER) [^;]*;)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Remark:
-    """Something about a step that the servers tell. An `error` would make the step fail as things
-    are."""
+    """What the servers tell about a step. An `error` would make the step fail in their current
+    state."""
 
     severity: Severity
     code: str
-    """What kind of thing, for scripts: `privilege`, `key`, `cursor`, `drift`, ... (docs/plan.md
-    lists them)."""
+    """The kind of remark, for scripts: `privilege`, `key`, `drift`, ... (docs/plan.md lists
+    them)."""
     message: str
     fix: str = ""
     """The SQL that removes the cause, where SQL can."""
@@ -29,12 +29,15 @@ class Remark:
 
 @dataclass(kw_only=True)
 class StepPreview:
-    """What one step would do. Numbers are None where nobody knows them without reading the rows."""
+    """What one step would do. A number is None where it is not known without reading the rows.
+
+    `as_dict` publishes the fields under their names: they are keys of the command's JSON.
+    """
 
     id: str
     changes: Changes = "maybe"
     does: str = ""
-    """For people: `rows above updated_at 2026-01-01, about 1,200`."""
+    """Text for people, such as `rows of updated_at above 2026-01-01: about 1,200 rows, 80 kB`."""
     action: str | None = None
     lower: str | None = None
     upper: str | None = None
@@ -48,53 +51,65 @@ class StepPreview:
     sql: str = ""
     remarks: list[Remark] = field(default_factory=list)
     is_cut_off: bool = False
-    """An earlier step would fail, so that this one does not run."""
+    """The step does not run, because an earlier step would fail."""
     reads_again: bool = False
-    """Rows may be among those to be read that were loaded before as they are: then nothing comes of
-    them."""
+    """Some of the rows to read may be loaded already, unchanged: then they change nothing."""
     is_rebuilt: bool = False
-    """Every row is written anew, so that what reads the table is built in full."""
+    """Every row is rewritten, so transforms that read the table are built in full."""
     may_remove: bool = False
-    """Rows may be taken away; only then what reads the table is built in full."""
+    """Rows may be removed; only then are transforms that read the table built in full."""
 
-    def error(self, code: str, message: str, fix: str = "") -> None:
-        """Add what would make the step fail; the SQL that a message asks to run becomes its fix."""
-        remedy = _REMEDY.search(message)
-        remark = Remark(
-            severity="error", code=code, message=message, fix=fix or (remedy[1] if remedy else "")
-        )
-        if remark.message not in {known.message for known in self.remarks}:
-            self.remarks.append(remark)
+    def add_error(self, code: str, message: str, fix: str = "") -> None:
+        """Add a remark that would make the step fail, unless it is there already.
 
-    def tell(self, severity: Severity, code: str, message: str, fix: str = "") -> None:
-        """Add what is worth knowing."""
+        Without a `fix`, the SQL that the message asks to run becomes the fix.
+        """
+        if any(remark.message == message for remark in self.remarks):
+            return
+        sql_in_message = _SQL_IN_MESSAGE.search(message)
+        if not fix and sql_in_message:
+            fix = sql_in_message[1]
+        self.add_remark("error", code, message, fix)
+
+    def add_remark(self, severity: Severity, code: str, message: str, fix: str = "") -> None:
+        """Add a remark."""
         self.remarks.append(Remark(severity=severity, code=code, message=message, fix=fix))
 
     @property
     def fails(self) -> bool:
-        """Whether the step would fail as things are."""
+        """Whether the step would fail in the servers' current state."""
         return any(remark.severity == "error" for remark in self.remarks)
 
     def as_dict(self) -> dict[str, Any]:
         """The preview as plain values, without the id and the SQL."""
-        return {name: value for name, value in asdict(self).items() if name not in ("id", "sql")}
+        values = asdict(self)
+        del values["id"], values["sql"]
+        return values
 
 
-def summary(previews: Iterable[StepPreview]) -> dict[str, Any]:
-    """How many steps would change something, how many remarks there are of each kind, the rows and
+def preview_summary(previews: Iterable[StepPreview]) -> dict[str, Any]:
+    """The number of steps that would change something, of remarks per severity, and of rows and
     bytes to read.
 
-    Previews of what comes before the first step of a kind count with their remarks only.
+    The previews `extract`, `load` and `transform`, which stand for what comes before the first
+    step of the kind, count with their remarks only.
     """
-    previews = list(previews)
-    found = [remark.severity for step in previews for remark in step.remarks]
-    steps = [step for step in previews if step.id not in ("extract", "load", "transform")]
-    moving = [step for step in steps if step.id.startswith("extract.") and step.changes != "no"]
+    steps: list[StepPreview] = []
+    severities: list[Severity] = []
+    rows = size = 0
+    for step in previews:
+        severities.extend(remark.severity for remark in step.remarks)
+        if step.id in ("extract", "load", "transform"):
+            continue
+        steps.append(step)
+        if step.id.startswith("extract.") and step.changes != "no":
+            rows += step.rows or 0
+            size += step.bytes or 0
     return {
         "changes": sum(step.changes == "yes" for step in steps),
         "maybe": sum(step.changes == "maybe" for step in steps),
-        "errors": found.count("error"),
-        "warnings": found.count("warning"),
-        "rows": sum(step.rows or 0 for step in moving),
-        "bytes": sum(step.bytes or 0 for step in moving),
+        "errors": severities.count("error"),
+        "warnings": severities.count("warning"),
+        "rows": rows,
+        "bytes": size,
     }

@@ -1,7 +1,8 @@
-"""Compares a plan with its source, lake and warehouse: `loadsheet plan --connect`. Writes nothing."""
+"""Compares a plan with its source, lake and warehouse: `loadsheet plan --connect`."""
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import psycopg
@@ -17,7 +18,7 @@ from loadsheet.preview import rights
 from loadsheet.preview.extracts import preview_extract
 from loadsheet.preview.loads import preview_load
 from loadsheet.preview.models import StepPreview
-from loadsheet.preview.sessions import read_only
+from loadsheet.preview.sessions import read_only_sessions
 from loadsheet.preview.transforms import preview_transform
 from loadsheet.spec.dependencies import transform_inputs
 from loadsheet.spec.models import Inputs, Pipeline, Table
@@ -25,181 +26,223 @@ from loadsheet.sql.text import Relation
 from loadsheet.warehouse import fence, ledger, tables
 from loadsheet.warehouse.fence import Scope
 
+_log = logging.getLogger(__name__)
+
 _KINDS = ("extract", "load", "transform")
 
+_LEDGER_SCHEMA = "loadsheet"
+# Later versions added nothing that the preview reads.
+_OLDEST_READABLE_LEDGER = 2
+_LEDGER_PRIVILEGES = {
+    "scope": ("SELECT", "INSERT", "UPDATE"),
+    "load": ("SELECT", "INSERT"),
+    "load_no": ("USAGE",),
+    "failure": ("SELECT", "INSERT", "UPDATE"),
+}
+_LEDGER_PRIVILEGES_OF_TRANSFORMS = {"transform_run": ("SELECT", "INSERT"), "load_no": ("SELECT",)}
 
-def preview(
+
+def preview_pipeline(
     pipeline: Pipeline, connections: Connections
 ) -> tuple[Pipeline, dict[str, StepPreview]]:
-    """The pipeline with the tables that its patterns match now, and by id what each step would do;
-    under `extract`,
-    `load` and `transform` what comes before the first of each.
+    """The pipeline with the tables that its patterns match now, and what each step would do, by id.
 
-    Nothing is written: sessions are read-only, the lake is only asked for its bucket. Raises
-    Unavailable when source or warehouse cannot be reached, Refused when the source's schema cannot
-    be searched for a pattern.
+    Under `extract`, `load` and `transform` is what comes before the first step of the kind: the
+    ledger and the schemas. Nothing is written: sessions are read-only, and the lake is asked only
+    for its bucket.
+
+    Raises Unavailable when the source or the warehouse cannot be reached, Refused when the source's
+    schema cannot be searched for a pattern.
     """
-    found = {CREATE_BUCKET: _bucket(pipeline, connections)}
-    with read_only(pipeline, connections) as (source, warehouse):
+    previews = {CREATE_BUCKET: _preview_bucket(pipeline, connections)}
+    with read_only_sessions(pipeline, connections) as (source, warehouse):
         if pipeline.patterns:
-            pipeline = with_tables(pipeline, source, _known(pipeline, warehouse))
-        _Walk(pipeline, source, warehouse, found).through()
-    return pipeline, found
+            loaded = _tables_in_ledger(pipeline, warehouse)
+            pipeline = with_tables(pipeline, source, loaded)
+        _PipelinePreviewer(pipeline, source, warehouse, previews).run()
+    return pipeline, previews
 
 
-def _known(pipeline: Pipeline, warehouse: Session) -> set[str]:
-    """The tables that the ledger knows; none where it may not be asked, which is told later."""
-    try:
-        return garbage.tables_known(warehouse, pipeline.name) or set()
-    except psycopg.errors.InsufficientPrivilege:
-        return set()
-
-
-class _Walk:
-    def __init__(
-        self, pipeline: Pipeline, source: Session, warehouse: Session, found: dict[str, StepPreview]
-    ):
-        self.pipeline, self.source, self.warehouse, self.found = pipeline, source, warehouse, found
-        self.found |= {kind: StepPreview(id=kind, changes="no") for kind in _KINDS}
-
-    def through(self) -> None:
-        """In the order of a run: each step's preview rests on those before it."""
-        has_transforms = bool(self.pipeline.transforms)
-        self.has_ledger = look(self.found["extract"], self.warehouse, has_transforms)
-        schemas = self.pipeline.warehouse
-        self.has_staging = self._has_schema("load", schemas.schema)
-        for table in self.pipeline.tables:
-            self._table(table)
-        self.has_marts = has_transforms and self._has_schema("transform", schemas.mart_schema)
-        for name, inputs in transform_inputs(self.pipeline).items():
-            self._keep("transform", self._transform(name, inputs))
-
-    def _has_schema(self, kind: str, schema: str) -> bool:
-        found = self.found[kind]
-        return rights.has_schema(found, self.warehouse, schema) and rights.uses_schema(
-            found, self.warehouse, schema
-        )
-
-    def _why_not(self, before: str) -> str:
-        schemas = self.pipeline.warehouse
-        schema = {"load": schemas.schema, "transform": schemas.mart_schema}.get(before)
-        if schema:
-            return f"schema {schema} cannot be used"
-        return "the ledger cannot be used" if before == "extract" else f"{before} would fail"
-
-    def _table(self, table: Table) -> None:
-        target = Relation(self.pipeline.warehouse.schema, table.name)
-        seen = (
-            fence.observe(self.warehouse, self.pipeline.name, table.name)
-            if self.has_ledger
-            else Scope()
-        )
-        is_first = seen.last_load_no is None or tables.kind(self.warehouse, target) is None
-        extracted = preview_extract(
-            self.pipeline, table, self.source, self.warehouse, seen, is_first
-        )
-        self._keep("extract", extracted.preview)
-        if self._is_reached("load"):
-            load = preview_load(
-                self.pipeline, table, extracted, self.warehouse, seen, self.has_staging
-            )
-        else:
-            load = StepPreview(id=step_id("load", table.name))
-        self._keep("load", load)
-
-    def _transform(self, name: str, inputs: Inputs) -> StepPreview:
-        if not self._is_reached("transform"):
-            return StepPreview(id=step_id("transform", name))
-        spec = self.pipeline.transform(name)
-        return preview_transform(
-            self.pipeline, spec, inputs, self.warehouse, self.found, self.has_ledger, self.has_marts
-        )
-
-    def _is_reached(self, kind: str) -> bool:
-        """Whether the ledger and the schemas up to this kind of step can be used, so that asking
-        makes sense."""
-        return not any(self.found[name].fails for name in _KINDS[: _KINDS.index(kind) + 1])
-
-    def _keep(self, kind: str, step: StepPreview) -> None:
-        """A step that would fail changes nothing, nor does one that is not reached."""
-        before = (CREATE_BUCKET, *_KINDS[: _KINDS.index(kind) + 1])
-        if why := next((self._why_not(name) for name in before if self.found[name].fails), None):
-            step.does = step.does if step.fails else f"not reached: {why}"
-            step.is_cut_off, step.ddl = True, []
-        if step.fails or step.is_cut_off:
-            step.changes = "no"
-        self.found[step.id] = step
-
-
-def _bucket(pipeline: Pipeline, connections: Connections) -> StepPreview:
-    """Whether the bucket is there; a lake that cannot be asked is what the step would fail of."""
+def _preview_bucket(pipeline: Pipeline, connections: Connections) -> StepPreview:
+    """Whether the bucket exists; an error if the lake does not answer."""
+    # The S3 client takes 60 ms to import.
     from loadsheet.lake.store import Lake
 
-    found = StepPreview(id=CREATE_BUCKET, changes="no", does="it is there")
+    preview = StepPreview(id=CREATE_BUCKET, changes="no", does="it exists")
     try:
         if not Lake(connections(pipeline.lake.conn_id), pipeline.lake.bucket).exists():
-            found.changes, found.does = "yes", "it is created"
+            preview.changes = "yes"
+            preview.does = "it is created"
     except LoadsheetError:
         raise
     except Exception as error:
         diagnosis: Any = diagnose(error)
         if diagnosis is None or isinstance(error, psycopg.Error):
             raise
-        found.error("lake", f"the lake (connection {pipeline.lake.conn_id!r}): {diagnosis}")
-        found.does = "would fail"
-    return found
+        message = f"the lake (connection {pipeline.lake.conn_id!r}): {diagnosis}"
+        preview.add_error("lake", message)
+        preview.does = "would fail"
+    return preview
 
 
-SCHEMA = "loadsheet"
-# Later versions have added nothing that is asked here.
-_KNOWN_SINCE = 2
-_OF_TABLES = {
-    "scope": ("SELECT", "INSERT", "UPDATE"),
-    "load": ("SELECT", "INSERT"),
-    "load_no": ("USAGE",),
-    "failure": ("SELECT", "INSERT", "UPDATE"),
-}
-_OF_TRANSFORMS = {"transform_run": ("SELECT", "INSERT"), "load_no": ("SELECT",)}
+def _tables_in_ledger(pipeline: Pipeline, warehouse: Session) -> set[str]:
+    """The pipeline's tables in the ledger; empty if the role may not read it, which gets an error
+    later."""
+    try:
+        return garbage.tables_known(warehouse, pipeline.name) or set()
+    except psycopg.errors.InsufficientPrivilege:
+        return set()
 
 
-def look(found: StepPreview, session: Session, has_transforms: bool) -> bool:
-    """Whether there is a ledger to be asked; adds to `found` what a run does about it, and what is
-    lacking."""
-    if tables.kind(session, Relation(SCHEMA, "scope")) is None:
-        found.does, found.changes = "creates the ledger (schema loadsheet)", "yes"
-        if rights.has_schema(found, session, SCHEMA):
-            _may_make(found, session)
+class _PipelinePreviewer:
+    """Previews the steps in the order of a run: each builds on the previews before it."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        source: Session,
+        warehouse: Session,
+        previews: dict[str, StepPreview],
+    ):
+        self.pipeline = pipeline
+        self.source = source
+        self.warehouse = warehouse
+        self.previews = previews
+        for kind in _KINDS:
+            previews[kind] = StepPreview(id=kind, changes="no")
+
+    def run(self) -> None:
+        """Add the preview of every step."""
+        has_transforms = bool(self.pipeline.transforms)
+        schemas = self.pipeline.warehouse
+        has_ledger = preview_ledger(self.previews["extract"], self.warehouse, has_transforms)
+        has_staging = self._has_schema("load", schemas.schema)
+        for table in self.pipeline.tables:
+            self._add_table(table, has_ledger, has_staging)
+        has_marts = has_transforms and self._has_schema("transform", schemas.mart_schema)
+        for name, inputs in transform_inputs(self.pipeline).items():
+            self._add_transform(name, inputs, has_ledger, has_marts)
+
+    def _has_schema(self, kind: str, schema: str) -> bool:
+        preview = self.previews[kind]
+        if not rights.has_schema(preview, self.warehouse, schema):
+            return False
+        return rights.may_use_schema(preview, self.warehouse, schema)
+
+    def _add_table(self, table: Table, has_ledger: bool, has_staging: bool) -> None:
+        _log.debug("previewing table %s", table.name)
+        target = Relation(self.pipeline.warehouse.schema, table.name)
+        scope = Scope()
+        if has_ledger:
+            scope = fence.read_scope(self.warehouse, self.pipeline.name, table.name)
+        is_first = scope.last_load_no is None or tables.kind(self.warehouse, target) is None
+        extract = preview_extract(
+            self.pipeline, table, self.source, self.warehouse, scope, is_first
+        )
+        self._add("extract", extract.step)
+        load = StepPreview(id=step_id("load", table.name))
+        if self._is_reached("load"):
+            load = preview_load(self.pipeline, table, extract, self.warehouse, scope, has_staging)
+        self._add("load", load)
+
+    def _add_transform(self, name: str, inputs: Inputs, has_ledger: bool, has_marts: bool) -> None:
+        _log.debug("previewing transform %s", name)
+        preview = StepPreview(id=step_id("transform", name))
+        if self._is_reached("transform"):
+            preview = preview_transform(
+                self.pipeline,
+                self.pipeline.transform(name),
+                inputs,
+                self.warehouse,
+                self.previews,
+                has_ledger,
+                has_marts,
+            )
+        self._add("transform", preview)
+
+    def _is_reached(self, kind: str) -> bool:
+        """Whether the ledger and the schemas up to this kind of step can be used, so that they can
+        be queried."""
+        return not any(self.previews[name].fails for name in _up_to(kind))
+
+    def _add(self, kind: str, step: StepPreview) -> None:
+        """Add the step's preview. A step that would fail or is not reached changes nothing."""
+        for name in (CREATE_BUCKET, *_up_to(kind)):
+            if not self.previews[name].fails:
+                continue
+            if not step.fails:
+                step.does = f"not reached: {self._obstacle(name)}"
+            step.is_cut_off = True
+            step.ddl = []
+            break
+        if step.fails or step.is_cut_off:
+            step.changes = "no"
+        self.previews[step.id] = step
+
+    def _obstacle(self, name: str) -> str:
+        """Why no step runs after the failing preview of this name."""
+        schemas = self.pipeline.warehouse
+        obstacles = {
+            "extract": "the ledger cannot be used",
+            "load": f"schema {schemas.schema} cannot be used",
+            "transform": f"schema {schemas.mart_schema} cannot be used",
+        }
+        return obstacles.get(name, f"{name} would fail")
+
+
+def _up_to(kind: str) -> tuple[str, ...]:
+    return _KINDS[: _KINDS.index(kind) + 1]
+
+
+def preview_ledger(preview: StepPreview, session: Session, has_transforms: bool) -> bool:
+    """Add what a run does about the ledger, and which privileges it lacks for that.
+
+    Returns whether the ledger can be read.
+    """
+    if tables.kind(session, Relation(_LEDGER_SCHEMA, "scope")) is None:
+        preview.does = "creates the ledger (schema loadsheet)"
+        preview.changes = "yes"
+        if rights.has_schema(preview, session, _LEDGER_SCHEMA):
+            _check_upgrade(preview, session)
         return False
     version = ledger.version(session)
     try:
         ledger.refuse_newer(version)
     except LoadsheetError as error:
-        found.error("ledger", str(error))
+        preview.add_error("ledger", str(error))
     if version < ledger.VERSION:
-        found.does, found.changes = (
-            f"brings the ledger from version {version} to {ledger.VERSION}",
-            "yes",
+        preview.does = f"brings the ledger from version {version} to {ledger.VERSION}"
+        preview.changes = "yes"
+        _check_upgrade(preview, session)
+    if version < _OLDEST_READABLE_LEDGER:
+        preview.add_remark(
+            "warning",
+            "ledger",
+            "a ledger of this version is too old to read: every table looks like a first load",
         )
-        _may_make(found, session)
-    if version < _KNOWN_SINCE:
-        told = "what so old a ledger knows is not read: every table looks like a first load"
-        found.tell("warning", "ledger", told)
         return False
-    return _may_use(found, session, has_transforms)
+    return _may_use_ledger(preview, session, has_transforms)
 
 
-def _may_make(found: StepPreview, session: Session) -> None:
-    """The ledger's statements want these also where each of them has nothing to do."""
-    rights.in_database(found, session, "CREATE", "create schema loadsheet")
-    rights.owns_schema(found, session, SCHEMA, "alter")
+def _check_upgrade(preview: StepPreview, session: Session) -> None:
+    """Add an error for each privilege that the ledger's statements need.
+
+    PostgreSQL checks them even where a statement (IF NOT EXISTS) has nothing to do.
+    """
+    rights.check_database(preview, session, "CREATE", "create schema loadsheet")
+    rights.check_schema_owner(preview, session, _LEDGER_SCHEMA, "alter")
     for name in ("scope", "load", "transform_run"):
-        rights.owns(found, session, Relation(SCHEMA, name), "alter")
+        rights.check_owner(preview, session, Relation(_LEDGER_SCHEMA, name), "alter")
 
 
-def _may_use(found: StepPreview, session: Session, has_transforms: bool) -> bool:
-    asked = [*_OF_TABLES.items(), *(_OF_TRANSFORMS.items() if has_transforms else ())]
-    allowed = [rights.uses_schema(found, session, SCHEMA)]
-    allowed += [
-        rights.has_rights(found, session, Relation(SCHEMA, name), needed) for name, needed in asked
-    ]
-    return all(allowed)
+def _may_use_ledger(preview: StepPreview, session: Session, has_transforms: bool) -> bool:
+    needed = list(_LEDGER_PRIVILEGES.items())
+    if has_transforms:
+        needed += _LEDGER_PRIVILEGES_OF_TRANSFORMS.items()
+    allowed = rights.may_use_schema(preview, session, _LEDGER_SCHEMA)
+    for name, privileges in needed:
+        relation = Relation(_LEDGER_SCHEMA, name)
+        # Every relation is checked, so that the plan shows all missing privileges at once.
+        has_them = rights.has_privileges(preview, session, relation, privileges)
+        allowed = allowed and has_them
+    return allowed

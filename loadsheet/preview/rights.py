@@ -1,47 +1,59 @@
-"""Which privileges the roles have and need, with the GRANT for each that is missing."""
+"""Which privileges the roles lack, with the GRANT for each.
+
+Every function adds an error with its fix to the preview when a privilege is missing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from loadsheet.postgres import Session
 from loadsheet.preview.models import StepPreview
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline, Transform
-from loadsheet.spec.sql_reading import is_made_elsewhere, meaning
+from loadsheet.spec.sql_reading import is_made_elsewhere, resolve_read
 from loadsheet.sql.parsing import parse
 from loadsheet.sql.reads import tables_read
 from loadsheet.sql.text import Relation, ident
 from loadsheet.warehouse import tables
 
-# LOCK TABLE, by which a table is held still while it is read, wants the right to all of it; a view
-# has no such lock.
-_READS = """
+# A table is locked while it is read (LOCK TABLE), which needs SELECT on the whole table. A view is
+# not locked, so SELECT on the columns is enough.
+_MAY_READ = """
 SELECT current_user::text, has_schema_privilege(%(schema)s, 'USAGE'),
        has_table_privilege(%(oid)s::oid, 'SELECT') OR (NOT %(is_table)s AND NOT EXISTS (
-           SELECT FROM unnest(%(columns)s::text[]) name WHERE NOT has_column_privilege(%(oid)s::oid, name, 'SELECT')))
+           SELECT FROM unnest(%(columns)s::text[]) name
+           WHERE NOT has_column_privilege(%(oid)s::oid, name, 'SELECT')))
 """
 # By the catalog: to_regclass() raises an error in a schema that the role may not use.
-_RELATION = """
+_LACKING = """
 SELECT current_user::text, relkind::text,
-       ARRAY(SELECT name FROM unnest(%(rights)s::text[]) name
+       ARRAY(SELECT name FROM unnest(%(privileges)s::text[]) name
              WHERE NOT CASE relkind WHEN 'S' THEN has_sequence_privilege(c.oid, name)
                                     ELSE has_table_privilege(c.oid, name) END)
-FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE nspname = %(schema)s AND relname = %(name)s
+FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+WHERE nspname = %(schema)s AND relname = %(name)s
 """
 _OWNER = """
 SELECT current_user::text, pg_has_role(owner, 'USAGE'), pg_get_userbyid(owner)::text,
        (SELECT rolsuper FROM pg_roles WHERE pg_roles.oid = owner)
 FROM (SELECT relowner AS owner FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
       WHERE nspname = %(schema)s AND relname = %(name)s
-      UNION ALL SELECT nspowner FROM pg_namespace WHERE nspname = %(schema)s AND %(name)s::text IS NULL) owned
+      UNION ALL
+      SELECT nspowner FROM pg_namespace
+      WHERE nspname = %(schema)s AND %(name)s::text IS NULL) owned
 """
-_SCHEMA = "SELECT current_user::text, has_schema_privilege(nspname, %s) FROM pg_namespace WHERE nspname = %s"
-_DATABASE = "SELECT current_user::text, current_database()::text, has_database_privilege(current_database(), %(right)s)"
+_SCHEMA = """
+SELECT current_user::text, has_schema_privilege(nspname, %s) FROM pg_namespace WHERE nspname = %s
+"""
+_DATABASE = """
+SELECT current_user::text, current_database()::text,
+       has_database_privilege(current_database(), %s)
+"""
 
 
-def may_read(found: StepPreview, session: Session, source: SourceTable) -> bool:
-    """Whether the role may read the table; an error with its GRANTs where it may not."""
+def may_read(preview: StepPreview, session: Session, source: SourceTable) -> bool:
+    """Whether the role may read the source table."""
     relation = source.relation
     values = {
         "schema": relation.schema,
@@ -49,151 +61,140 @@ def may_read(found: StepPreview, session: Session, source: SourceTable) -> bool:
         "is_table": source.is_table,
         "columns": [column.name for column in source.columns],
     }
-    role, uses, selects = session.execute(_READS, values).fetchone() or ("", True, True)
-    grants = [] if uses else [f"GRANT USAGE ON SCHEMA {ident(relation.schema)} TO {ident(role)};"]
-    grants += [] if selects else [f"GRANT SELECT ON {relation.sql} TO {ident(role)};"]
+    row = session.execute(_MAY_READ, values).fetchone()
+    role, may_use, may_select = row or ("", True, True)
+    grants = []
+    if not may_use:
+        grants.append(f"GRANT USAGE ON SCHEMA {ident(relation.schema)} TO {ident(role)};")
+    if not may_select:
+        grants.append(f"GRANT SELECT ON {relation.sql} TO {ident(role)};")
     if grants:
-        found.error("privilege", f"role {role} may not read {relation}", " ".join(grants))
+        preview.add_error("privilege", f"role {role} may not read {relation}", " ".join(grants))
     return not grants
 
 
-def has_schema(found: StepPreview, session: Session, schema: str) -> bool:
-    """Whether the schema exists. Adds the CREATE SCHEMA where it does not, and what is lacking for
-    it."""
-    if (
-        session.execute("SELECT FROM pg_namespace WHERE nspname = %s", (schema,)).fetchone()
-        is not None
-    ):
-        return True
-    found.changes = "yes"
-    found.ddl.append(f"CREATE SCHEMA {ident(schema)}")
-    in_database(found, session, "CREATE", f"create schema {schema}")
-    return False
-
-
-def uses_schema(found: StepPreview, session: Session, schema: str) -> bool:
-    """Whether the role may use what is in the schema that exists; an error with its GRANT where it
-    may not."""
-    return _in_schema(found, session, schema, "USAGE", "use schema")
-
-
-def creates_in(found: StepPreview, session: Session, schema: str) -> bool:
-    """Whether the role may make tables in the schema, or it is yet to be made; an error with its
-    GRANT else."""
-    return _in_schema(found, session, schema, "CREATE", "create tables in schema")
-
-
-def _in_schema(found: StepPreview, session: Session, schema: str, right: str, purpose: str) -> bool:
-    role, has = session.execute(_SCHEMA, (right, schema)).fetchone() or ("", True)
-    if not has:
-        fix = f"GRANT {right} ON SCHEMA {ident(schema)} TO {ident(role)};"
-        found.error("privilege", f"role {role} may not {purpose} {schema}", fix)
-    return bool(has)
-
-
-def in_database(found: StepPreview, session: Session, right: str, purpose: str) -> None:
-    """Adds an error when the role lacks a right on the database."""
-    role, database, has = session.execute(_DATABASE, {"right": right}).fetchone() or ("", "", True)
-    if not has:
-        fix = f"GRANT {right} ON DATABASE {ident(database)} TO {ident(role)};"
-        found.error("privilege", f"role {role} may not {purpose} in the warehouse", fix)
-
-
-def owns(found: StepPreview, session: Session, target: Relation, purpose: str) -> None:
-    """Adds an error when somebody else owns the table or view: only its owner may replace or alter
-    it."""
-    _owns(
-        found,
-        session,
-        "TABLE",
-        target.sql,
-        str(target),
-        purpose,
-        schema=target.schema,
-        name=target.name,
-    )
-
-
-def owns_schema(found: StepPreview, session: Session, schema: str, purpose: str) -> None:
-    """Adds an error when somebody else owns the schema."""
-    _owns(
-        found,
-        session,
-        "SCHEMA",
-        ident(schema),
-        f"schema {schema}",
-        purpose,
-        schema=schema,
-        name=None,
-    )
-
-
-def _owns(
-    found: StepPreview,
-    session: Session,
-    kind: str,
-    quoted: str,
-    shown: str,
-    purpose: str,
-    **named: str | None,
-) -> None:
-    role, is_owner, owner, is_super = session.execute(_OWNER, named).fetchone() or (
-        "",
-        True,
-        "",
-        False,
-    )
-    if not is_owner:
-        # Who is in the owner's place leaves the owner's own work as it was; but nobody should be a
-        # superuser for it.
-        fix = f"GRANT {ident(owner)} TO {ident(role)};"
-        if is_super:
-            fix = f"ALTER {kind} {quoted} OWNER TO {ident(role)};"
-        found.error(
-            "privilege", f"{shown} belongs to {owner}, and role {role} may not {purpose} it", fix
-        )
-
-
-def has_rights(
-    found: StepPreview, session: Session, relation: Relation, rights: Sequence[str]
-) -> bool:
-    """Whether the role has all these rights on the table, view or sequence, or there is none; an
-    error with its GRANT where it has not."""
-    values = {"schema": relation.schema, "name": relation.name, "rights": list(rights)}
-    role, kind, lacking = session.execute(_RELATION, values).fetchone() or ("", "", [])
-    if lacking:
-        on = f"SEQUENCE {relation.sql}" if kind == "S" else relation.sql
-        fix = f"GRANT {', '.join(lacking)} ON {on} TO {ident(role)};"
-        found.error("privilege", f"role {role} lacks {', '.join(lacking)} on {relation}", fix)
-    return not lacking
-
-
 def may_read_inputs(
-    found: StepPreview,
+    preview: StepPreview,
     session: Session,
     pipeline: Pipeline,
     spec: Transform,
-    own: Iterable[Relation],
+    inputs: Iterable[Relation],
 ) -> bool:
-    """Whether the role may; errors with their GRANTs where it may not. What is not there is not
-    asked about."""
-    allowed = [has_rights(found, session, relation, ("SELECT",)) for relation in own]
-    for relation in _others(session, pipeline, spec):
-        allowed.append(uses_schema(found, session, relation.schema))
-        allowed.append(has_rights(found, session, relation, ("SELECT",)))
+    """Whether the role may read the transform's `inputs` and the tables of others that it reads.
+
+    Tables that do not exist are left out.
+    """
+    allowed = [has_privileges(preview, session, relation, ("SELECT",)) for relation in inputs]
+    for relation in _inputs_of_others(session, pipeline, spec):
+        allowed.append(may_use_schema(preview, session, relation.schema))
+        allowed.append(has_privileges(preview, session, relation, ("SELECT",)))
     return all(allowed)
 
 
-def _others(session: Session, pipeline: Pipeline, spec: Transform) -> Iterator[Relation]:
-    """What it reads of others, where it is found."""
-    searched = (pipeline.warehouse.schema, pipeline.warehouse.mart_schema, "public")
+def _inputs_of_others(session: Session, pipeline: Pipeline, spec: Transform) -> Iterator[Relation]:
+    """The existing tables that the transform reads and that Loadsheet does not make."""
+    search_path = (pipeline.warehouse.schema, pipeline.warehouse.mart_schema, "public")
     for read in tables_read(parse(spec.sql)):
-        if read.certain and not meaning(pipeline, read) and is_made_elsewhere(pipeline, read):
-            relations = (
-                Relation(schema, read.name)
-                for schema in ((read.schema,) if read.schema else searched)
-            )
-            if there := next(
-                (relation for relation in relations if tables.kind(session, relation)), None
-            ):
-                yield there
+        if (
+            not read.certain
+            or resolve_read(pipeline, read)
+            or not is_made_elsewhere(pipeline, read)
+        ):
+            continue
+        schemas = (read.schema,) if read.schema else search_path
+        for schema in schemas:
+            relation = Relation(schema, read.name)
+            if tables.kind(session, relation):
+                yield relation
+                break
+
+
+def has_privileges(
+    preview: StepPreview, session: Session, relation: Relation, privileges: Sequence[str]
+) -> bool:
+    """Whether the role has all these privileges on the table, view or sequence.
+
+    True if it does not exist.
+    """
+    values = {"schema": relation.schema, "name": relation.name, "privileges": list(privileges)}
+    role, kind, lacking = session.execute(_LACKING, values).fetchone() or ("", "", [])
+    if lacking:
+        names = ", ".join(lacking)
+        on = f"SEQUENCE {relation.sql}" if kind == "S" else relation.sql
+        fix = f"GRANT {names} ON {on} TO {ident(role)};"
+        preview.add_error("privilege", f"role {role} lacks {names} on {relation}", fix)
+    return not lacking
+
+
+def has_schema(preview: StepPreview, session: Session, schema: str) -> bool:
+    """Whether the schema exists. If not, adds its CREATE SCHEMA, and an error if the role may not
+    create it."""
+    if tables.has_schema(session, schema):
+        return True
+    preview.changes = "yes"
+    preview.ddl.append(f"CREATE SCHEMA {ident(schema)}")
+    check_database(preview, session, "CREATE", f"create schema {schema}")
+    return False
+
+
+def may_use_schema(preview: StepPreview, session: Session, schema: str) -> bool:
+    """Whether the role may use what is in the schema. True if it does not exist."""
+    return _has_schema_privilege(preview, session, schema, "USAGE", "use schema")
+
+
+def may_create_in(preview: StepPreview, session: Session, schema: str) -> bool:
+    """Whether the role may create tables in the schema. True if it does not exist."""
+    return _has_schema_privilege(preview, session, schema, "CREATE", "create tables in schema")
+
+
+def _has_schema_privilege(
+    preview: StepPreview, session: Session, schema: str, privilege: str, purpose: str
+) -> bool:
+    role, has = session.execute(_SCHEMA, (privilege, schema)).fetchone() or ("", True)
+    if not has:
+        fix = f"GRANT {privilege} ON SCHEMA {ident(schema)} TO {ident(role)};"
+        preview.add_error("privilege", f"role {role} may not {purpose} {schema}", fix)
+    return bool(has)
+
+
+def check_database(preview: StepPreview, session: Session, privilege: str, purpose: str) -> None:
+    """Add an error if the role lacks a privilege on the database."""
+    row = session.execute(_DATABASE, (privilege,)).fetchone()
+    role, database, has = row or ("", "", True)
+    if not has:
+        fix = f"GRANT {privilege} ON DATABASE {ident(database)} TO {ident(role)};"
+        preview.add_error("privilege", f"role {role} may not {purpose} in the warehouse", fix)
+
+
+def check_owner(preview: StepPreview, session: Session, target: Relation, purpose: str) -> None:
+    """Add an error if another role owns the table or view: only its owner may replace or alter
+    it."""
+    named = {"schema": target.schema, "name": target.name}
+    _check_owner(preview, session, named, f"TABLE {target.sql}", str(target), purpose)
+
+
+def check_schema_owner(preview: StepPreview, session: Session, schema: str, purpose: str) -> None:
+    """Add an error if another role owns the schema."""
+    named = {"schema": schema, "name": None}
+    _check_owner(preview, session, named, f"SCHEMA {ident(schema)}", f"schema {schema}", purpose)
+
+
+def _check_owner(
+    preview: StepPreview,
+    session: Session,
+    named: Mapping[str, str | None],
+    altered: str,
+    title: str,
+    purpose: str,
+) -> None:
+    row = session.execute(_OWNER, named).fetchone()
+    role, is_owner, owner, is_superuser = row or ("", True, "", False)
+    if is_owner:
+        return
+    # A member of the owner's role can do the work and leaves the ownership unchanged. But no role
+    # should become a superuser for that.
+    fix = f"GRANT {ident(owner)} TO {ident(role)};"
+    if is_superuser:
+        fix = f"ALTER {altered} OWNER TO {ident(role)};"
+    message = f"{title} belongs to {owner}, and role {role} may not {purpose} it"
+    preview.add_error("privilege", message, fix)

@@ -1,7 +1,8 @@
-"""Read-only sessions for a preview, and what to report where a server does not answer."""
+"""Read-only sessions for a preview, and questions that a server may refuse or leave unanswered."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,28 +16,35 @@ from loadsheet.postgres import PinnedSession, Session, connect_source, connect_w
 from loadsheet.preview.models import StepPreview
 from loadsheet.spec.models import Pipeline
 
+_log = logging.getLogger(__name__)
+
 _SECONDS = 5
+# The server itself keeps the session from writing, also in functions behind a view.
 _SETTINGS = {
     "default_transaction_read_only": "on",
     "statement_timeout": f"{_SECONDS}s",
     "lock_timeout": "2s",
 }
 UNANSWERED = (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable)
+"""The errors of a query that took too long, or that waited too long for a lock."""
 NOT_KNOWN = (
     f"not known: the answer takes longer than {_SECONDS} s, or another session has locked the table"
 )
 
 
 @contextmanager
-def read_only(pipeline: Pipeline, connections: Connections) -> Iterator[tuple[Session, Session]]:
-    """The source and the warehouse. Raises Unavailable, naming the connection, when one cannot be
-    had."""
-    source = _open(connect_source, connections(pipeline.source.conn_id), "source")
-    with (
-        source,
-        _open(connect_warehouse, connections(pipeline.warehouse.conn_id), "warehouse") as warehouse,
-    ):
-        yield source, warehouse
+def read_only_sessions(
+    pipeline: Pipeline, connections: Connections
+) -> Iterator[tuple[Session, Session]]:
+    """Sessions on the source and the warehouse.
+
+    Raises Unavailable, naming the connection, when a server cannot be reached.
+    """
+    source_connection = connections(pipeline.source.conn_id)
+    with _open(connect_source, source_connection, "source") as source:
+        warehouse_connection = connections(pipeline.warehouse.conn_id)
+        with _open(connect_warehouse, warehouse_connection, "warehouse") as warehouse:
+            yield source, warehouse
 
 
 def _open(
@@ -53,14 +61,19 @@ def _open(
     return session
 
 
-def asked(found: StepPreview, code: str, question: Callable[[], Any]) -> Any:
-    """The answer; None, and a remark, when it is a refusal or takes too long."""
+def ask(preview: StepPreview, code: str, question: Callable[[], Any]) -> Any:
+    """The answer to the question.
+
+    Where the engine would refuse, the role lacks a right, or the answer takes too long, adds a
+    remark to the preview and returns None.
+    """
     try:
         return question()
     except LoadsheetError as error:
-        found.error(code, str(error))
+        preview.add_error(code, str(error))
     except UNANSWERED:
-        found.tell("note", code, NOT_KNOWN)
+        _log.debug("%s: no answer about %s in time", preview.id, code)
+        preview.add_remark("note", code, NOT_KNOWN)
     except psycopg.errors.InsufficientPrivilege as error:
-        found.error("privilege", error.diag.message_primary or str(error))
+        preview.add_error("privilege", error.diag.message_primary or str(error))
     return None

@@ -1,5 +1,5 @@
-"""How much a table holds and a reading would bring: estimated, counted or compared, whichever is
-near at hand."""
+"""How many rows and bytes a table holds, and an extract would read: estimated, counted or compared,
+whichever is quick enough."""
 
 from __future__ import annotations
 
@@ -14,72 +14,90 @@ from loadsheet.source.reading import Reading
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline
 
-# With what inherits from it, partitions too, and with the long values that are kept outside of the
-# rows.
-_SIZE = """
+# The sum over the table and what inherits from it, such as partitions, including long values that
+# are stored outside the rows (TOAST). reltuples is -1 before the first ANALYZE.
+_TABLE_SIZE = """
 WITH RECURSIVE part (oid) AS (
     SELECT %(oid)s::oid UNION SELECT inhrelid FROM pg_inherits JOIN part ON inhparent = part.oid
 )
-SELECT CASE WHEN min(reltuples) >= 0 THEN sum(reltuples)::bigint END, sum(pg_table_size(oid))::bigint
+SELECT CASE WHEN min(reltuples) >= 0 THEN sum(reltuples)::bigint END,
+       sum(pg_table_size(oid))::bigint
 FROM pg_class JOIN part USING (oid) WHERE relkind IN ('r', 'm')
 """
-# Read in a moment, so that what the planner would guess may as well be counted.
-SMALL_BYTES = 64 << 20
+COUNTED_BYTES = 64 << 20
+"""Up to this size a table is read in a moment, so its rows are counted and not estimated."""
 _MOST_COUNTED = 100_000
-# Read, hashed and thrown away in a moment.
 COMPARED_BYTES = 8 << 20
+"""Up to this size a table is read, hashed and thrown away in a moment."""
 
 
-def of_table(session: Session, source: SourceTable) -> tuple[int | None, int | None]:
-    """Rows and bytes of the whole table by its catalog; no rows where it was never analyzed,
-    nothing of a view."""
-    return session.execute(_SIZE, {"oid": source.oid}).fetchone() or (None, None)
+def table_size(session: Session, source: SourceTable) -> tuple[int | None, int | None]:
+    """Rows and bytes of the whole table, by its catalog.
+
+    Rows are None if it was never analyzed; both are None for a view.
+    """
+    return session.execute(_TABLE_SIZE, {"oid": source.oid}).fetchone() or (None, None)
 
 
-def estimate(
-    found: StepPreview, session: Session, source: SourceTable, rows: Reading, near: bool
+def estimate_rows(
+    preview: StepPreview, session: Session, source: SourceTable, to_read: Reading, count: bool
 ) -> None:
-    """The planner's guess, or the number itself where it is near at hand."""
+    """Set the preview's rows and bytes: the planner's estimate, or the number of rows if `count`
+    is set and there are not too many."""
     try:
-        row = session.execute(f"EXPLAIN (FORMAT JSON) {found.sql}").fetchone()
+        row = session.execute(f"EXPLAIN (FORMAT JSON) {preview.sql}").fetchone()
         plan = row[0][0]["Plan"] if row else {"Plan Rows": 0, "Plan Width": 0}
-        found.rows, width = int(plan["Plan Rows"]), int(plan["Plan Width"])
-        if near:
-            where = f" WHERE {rows.where}" if rows.where else ""
-            few = f"SELECT FROM {source.relation.sql}{where} LIMIT {_MOST_COUNTED + 1}"
-            row = session.execute(f"SELECT count(*) FROM ({few}) few").fetchone()
-            counted = row[0] if row else 0
-            found.rows_are_exact = counted <= _MOST_COUNTED
-            found.rows = counted if found.rows_are_exact else max(found.rows, counted)
-        found.bytes = found.rows * width
+        rows, width = int(plan["Plan Rows"]), int(plan["Plan Width"])
+        # Kept if counting takes too long.
+        preview.rows = rows
+        if count:
+            counted = _count_some(session, source, to_read)
+            preview.rows_are_exact = counted <= _MOST_COUNTED
+            preview.rows = counted if preview.rows_are_exact else max(rows, counted)
+        preview.bytes = preview.rows * width
     except UNANSWERED:
-        found.tell("note", "size", f"the number of rows is {NOT_KNOWN}")
+        preview.add_remark("note", "size", f"the number of rows is {NOT_KNOWN}")
+
+
+def _count_some(session: Session, source: SourceTable, to_read: Reading) -> int:
+    """The number of rows to read, or one more than the most that are counted."""
+    where = f" WHERE {to_read.where}" if to_read.where else ""
+    some = f"SELECT FROM {source.relation.sql}{where} LIMIT {_MOST_COUNTED + 1}"
+    row = session.execute(f"SELECT count(*) FROM ({some}) some_rows").fetchone()
+    return row[0] if row else 0
 
 
 def content_sha256(
-    pipeline: Pipeline, session: Session, source: SourceTable, rows: Reading
+    pipeline: Pipeline, session: Session, source: SourceTable, to_read: Reading
 ) -> str | None:
-    """The hash that the engine would compare with the last one; the rows themselves go nowhere."""
+    """The hash of the table's content that the engine would compare with the last load's.
+
+    The rows are read and not stored.
+    """
     layout = Layout(file_format(pipeline, source), source.columns, source.key)
-    store = PartStore(cast(Any, _Nowhere()), lambda: "", layout, lambda rows, size: None)
+    store = PartStore(cast(Any, _DiscardingLake()), lambda: "", layout, lambda rows, size: None)
     with session.transaction():
         session.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        stored = read_and_store(session, source, rows, store)
+        stored = read_and_store(session, source, to_read, store)
     stored.abandon()
     return stored.content_sha256
 
 
-class _Nowhere:
-    """A lake that keeps nothing."""
+class _DiscardingLake:
+    """A lake that stores nothing."""
 
     def put(self, name: str, data: bytes) -> None:
-        """Forget `data`."""
+        """Discard `data`."""
 
 
-def shown(count: int) -> str:
-    """A number of bytes for people."""
-    size, units = float(count), iter(("B", "kB", "MB", "GB"))
-    unit = next(units)
-    while size >= 1000 and (larger := next(units, None)):
+def size_text(count: int) -> str:
+    """A number of bytes as text, such as `828 B` and `1.5 MB`."""
+    size = float(count)
+    unit = "B"
+    for larger in ("kB", "MB", "GB"):
+        if size < 1000:
+            break
         size, unit = size / 1000, larger
-    return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
+    if unit == "B" or size >= 100:
+        return f"{size:.0f} {unit}"
+    return f"{size:.1f} {unit}"

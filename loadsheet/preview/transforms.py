@@ -13,13 +13,13 @@ from loadsheet.plan.steps import step_id
 from loadsheet.postgres import Session
 from loadsheet.preview import rights
 from loadsheet.preview.models import Changes, StepPreview
-from loadsheet.preview.sessions import UNANSWERED, asked
+from loadsheet.preview.sessions import UNANSWERED, ask
 from loadsheet.redact import message
 from loadsheet.spec.models import Inputs, Pipeline, Transform
 from loadsheet.sql.params import uses_since_load
 from loadsheet.sql.text import Relation, idents
 from loadsheet.warehouse import mart, tables
-from loadsheet.warehouse.mart import Job, bound, refuse_foreign
+from loadsheet.warehouse.mart import BuildDecision
 
 _REQUEST = RunRequest(run_id="plan")
 
@@ -29,29 +29,37 @@ def preview_transform(
     spec: Transform,
     inputs: Inputs,
     session: Session,
-    known: Mapping[str, StepPreview],
+    previews: Mapping[str, StepPreview],
     has_ledger: bool,
     has_schema: bool,
 ) -> StepPreview:
-    """The transform, after the steps that are `known` by id."""
-    found = StepPreview(id=step_id("transform", spec.name))
-    upstream = {name: known[step_id("load", name)] for name in inputs.tables}
-    upstream |= {name: known[step_id("transform", name)] for name in inputs.transforms}
-    if failing := [name for name, step in upstream.items() if step.fails or step.is_cut_off]:
-        found.changes, found.does, found.is_cut_off = (
-            "no",
-            f"not reached: {failing[0]} would fail",
-            True,
-        )
-    else:
-        _Transform(found, pipeline, spec, inputs, session, upstream, has_ledger, has_schema).look()
-    return found
+    """What the transform would build after the steps of `previews` (by id).
+
+    `session` is one of the warehouse. `has_ledger` and `has_schema` tell whether the ledger can be
+    read, and whether the mart schema exists.
+    """
+    preview = StepPreview(id=step_id("transform", spec.name))
+    upstream = {name: previews[step_id("load", name)] for name in inputs.tables}
+    upstream |= {name: previews[step_id("transform", name)] for name in inputs.transforms}
+    for name, step in upstream.items():
+        if step.fails or step.is_cut_off:
+            preview.changes = "no"
+            preview.does = f"not reached: {name} would fail"
+            preview.is_cut_off = True
+            return preview
+    transform = _TransformPreviewer(
+        preview, pipeline, spec, inputs, session, upstream, has_ledger, has_schema
+    )
+    transform.run()
+    return preview
 
 
-class _Transform:
+class _TransformPreviewer:
+    """Makes the engine's decision, as far as what the upstream steps would do allows."""
+
     def __init__(
         self,
-        found: StepPreview,
+        preview: StepPreview,
         pipeline: Pipeline,
         spec: Transform,
         inputs: Inputs,
@@ -60,191 +68,191 @@ class _Transform:
         has_ledger: bool,
         has_schema: bool,
     ):
-        self.found, self.pipeline, self.spec, self.session, self.upstream = (
-            found,
-            pipeline,
-            spec,
-            session,
-            upstream,
-        )
-        self.has_ledger, self.has_schema = has_ledger, has_schema
+        self.preview = preview
+        self.pipeline = pipeline
+        self.spec = spec
+        self.session = session
+        self.upstream = upstream
+        self.has_ledger = has_ledger
+        self.has_schema = has_schema
         schemas = pipeline.warehouse
         self.target = Relation(schemas.mart_schema, spec.name)
         self.relations = {name: Relation(schemas.schema, name) for name in inputs.tables}
-        self.relations |= {name: Relation(schemas.mart_schema, name) for name in inputs.transforms}
+        for name in inputs.transforms:
+            self.relations[name] = Relation(schemas.mart_schema, name)
         self.missing = [r for r in self.relations.values() if tables.kind(session, r) is None]
         self.exists = tables.kind(session, self.target) is not None
 
-    def look(self) -> None:
-        found = self.found
-        if waits := [
-            str(self.relations[name])
-            for name, step in self.upstream.items()
-            if self._stays_away(name, step)
-        ]:
-            found.changes, found.does = "no", f"waits for {', '.join(waits)}, not loaded yet"
+    def run(self) -> None:
+        """Fill in the preview."""
+        preview = self.preview
+        never_loaded = self._inputs_never_loaded()
+        if never_loaded:
+            preview.changes = "no"
+            preview.does = f"waits for {', '.join(never_loaded)}, not loaded yet"
             return
-        job = self._job()
-        found.changes, found.does = self._verdict(job)
-        if found.changes == "no":
+        decision = self._decide()
+        is_decided_full = decision is not None and decision.full
+        preview.changes, preview.does = self._verdict(decision)
+        if preview.changes == "no":
             return
-        if self.spec.materialized == "view" and not (job and job.full):
-            found.is_rebuilt = True
+        if self.spec.materialized == "view" and not is_decided_full:
+            # Nothing is built, but the ledger records the run as a rebuild.
+            preview.is_rebuilt = True
             return
-        in_full = bool(job and job.full) or bool(self._rebuilt())
-        since = self._since(in_full)
-        self._build(in_full, since, job)
-        found.is_rebuilt = self._is_rebuilt(in_full)
-        found.may_remove = not found.is_rebuilt and not self._is_increment(in_full)
-        found.does = "would fail" if found.fails else found.does
+        in_full = is_decided_full or bool(self._rebuilt_inputs())
+        is_increment = (
+            self.spec.materialized == "merge" and not in_full and uses_since_load(self.spec.sql)
+        )
+        self._preview_build(is_increment, self._since_load(in_full, is_increment))
+        sql_changed = decision is not None and decision.reason == "its SQL changed"
+        preview.ddl += self._ddl(sql_changed)
+        preview.is_rebuilt = self._is_rebuilt()
+        preview.may_remove = not preview.is_rebuilt and not is_increment
+        if preview.fails:
+            preview.does = "would fail"
 
-    def _build(self, in_full: bool, since: int, job: Job | None) -> None:
-        """What would forbid it, the SQL, and what comes of it."""
-        found, is_increment = self.found, self._is_increment(in_full)
-        may_write(
-            found,
-            self.session,
-            self.spec,
-            self.target,
-            self.exists and is_increment,
-            self.has_schema,
-        )
-        if self.has_ledger:
-            asked(found, "target", lambda: refuse_foreign(self.session, self.spec, self.target))
-        found.sql = transform_sql(
-            self.target,
-            self.spec.materialized,
-            bound(self.spec.sql, _REQUEST, since).as_string(self.session),
-            in_full=not is_increment,
-        )
-        may_read = rights.may_read_inputs(
-            found, self.session, self.pipeline, self.spec, self.relations.values()
-        )
-        is_settled = not self.missing and not any(step.ddl for step in self.upstream.values())
-        if may_read and is_settled and self.spec.materialized != "script":
-            rows = explain(
-                found, self.session, self.pipeline, self.spec, bound(self.spec.sql, _REQUEST, since)
-            )
-            # How many come of new rows alone is not to be had before these are loaded.
-            found.rows = None if is_increment else rows
-        found.ddl += ddl(
-            self.spec, self.target, self.exists, bool(job and job.reason == "its SQL changed")
-        )
+    def _inputs_never_loaded(self) -> list[str]:
+        """Inputs that do not exist and that this run would not load either."""
+        names = []
+        for name, step in self.upstream.items():
+            if self.relations[name] in self.missing and step.changes == "no":
+                names.append(str(self.relations[name]))
+        return names
 
-    def _stays_away(self, name: str, step: StepPreview) -> bool:
-        return self.relations[name] in self.missing and step.changes == "no"
-
-    def _job(self) -> Job | None:
+    def _decide(self) -> BuildDecision | None:
+        """What the engine would decide by the loads so far; None if nothing has changed."""
         if not self.has_ledger:
-            return Job(full=True, since_load=0, reason="first run")
+            return BuildDecision(full=True, since_load=0, reason="first run")
         inputs = list(self.relations.values())
-        return mart.decide(self.session, self.pipeline, self.spec, self.target, inputs, full=False)
+        return mart.decide_build(
+            self.session, self.pipeline, self.spec, self.target, inputs, full=False
+        )
 
-    def _rebuilt(self) -> list[str]:
-        return [
-            name
-            for name, step in self.upstream.items()
-            if step.changes == "yes" and step.is_rebuilt
-        ]
-
-    def _verdict(self, job: Job | None) -> tuple[Changes, str]:
-        """Whether it would change something, and in words what."""
-        sure = [name for name, step in self.upstream.items() if step.changes == "yes"]
-        unsure = [name for name, step in self.upstream.items() if step.changes == "maybe"]
-        if job and job.full:
-            return "yes", f"built in full: {job.reason}"
+    def _verdict(self, decision: BuildDecision | None) -> tuple[Changes, str]:
+        """Whether the step would change something, and what, as text."""
+        changing = self._upstream_with("yes")
+        unsure = self._upstream_with("maybe")
+        if decision and decision.full:
+            return "yes", f"built in full: {decision.reason}"
         if self.spec.materialized == "view":
-            # The ledger takes note all the same, and what reads the view is built in full.
-            is_told: Changes = "yes" if job or sure else "maybe" if unsure else "no"
-            return is_told, "a view: shows what it reads by itself"
-        if anew := self._rebuilt():
-            return (
-                "yes",
-                f"built in full: {', '.join(anew)} {'are' if len(anew) > 1 else 'is'} rebuilt",
-            )
-        if sure:
-            removing = [name for name in sure if self.upstream[name].may_remove]
-            gone = f"; in full if rows of {', '.join(removing)} are gone" if removing else ""
-            return "yes", f"built: new rows in {', '.join(sure)}{gone}"
-        if job:
-            return "yes", f"built: {job.reason}"
+            text = "a view: shows what it reads by itself"
+            # The ledger records its run all the same, and what reads the view is built in full.
+            if decision or changing:
+                return "yes", text
+            return ("maybe" if unsure else "no"), text
+        rebuilt = self._rebuilt_inputs()
+        if rebuilt:
+            verb = "are" if len(rebuilt) > 1 else "is"
+            return "yes", f"built in full: {', '.join(rebuilt)} {verb} rebuilt"
+        if changing:
+            text = f"built: new rows in {', '.join(changing)}"
+            removing = [name for name in changing if self.upstream[name].may_remove]
+            if removing:
+                text += f"; in full if rows of {', '.join(removing)} are gone"
+            return "yes", text
+        if decision:
+            return "yes", f"built: {decision.reason}"
         if unsure:
-            return (
-                "maybe",
-                f"built if {', '.join(unsure)} {'change' if len(unsure) > 1 else 'changes'}",
-            )
+            verb = "change" if len(unsure) > 1 else "changes"
+            return "maybe", f"built if {', '.join(unsure)} {verb}"
         return "no", "skipped: nothing it reads would change"
 
-    def _is_increment(self, in_full: bool) -> bool:
-        return self.spec.materialized == "merge" and not in_full and uses_since_load(self.spec.sql)
+    def _upstream_with(self, changes: Changes) -> list[str]:
+        return [name for name, step in self.upstream.items() if step.changes == changes]
 
-    def _since(self, in_full: bool) -> int:
-        """The number that `:since_load` stands for: 0 but for what is built of new rows."""
-        if in_full or not (self._is_increment(in_full) or self.spec.materialized == "script"):
+    def _rebuilt_inputs(self) -> list[str]:
+        """The inputs of which every row would be rewritten."""
+        return [name for name in self._upstream_with("yes") if self.upstream[name].is_rebuilt]
+
+    def _since_load(self, in_full: bool, is_increment: bool) -> int:
+        """The number that `:since_load` stands for; 0 where all rows are read."""
+        reads_new_rows = is_increment or self.spec.materialized == "script"
+        if in_full or not reads_new_rows:
             return 0
-        return mart.seen(self.session, self.pipeline, self.spec)
+        return mart.last_seen_number(self.session, self.pipeline, self.spec)
 
-    def _is_rebuilt(self, in_full: bool) -> bool:
-        if self.spec.materialized in ("table", "merge") and self.exists:
-            return self.spec.materialized == "table" and not tables.dependents(
-                self.session, self.target
-            )
-        return self.spec.materialized != "merge" or not self.exists
+    def _preview_build(self, is_increment: bool, since_load: int) -> None:
+        """Add what would keep the step from building, its SQL, and about how many rows it makes."""
+        preview, session, spec, target = self.preview, self.session, self.spec, self.target
+        self._check_write(self.exists and is_increment)
+        if self.has_ledger:
+            ask(preview, "target", lambda: mart.refuse_foreign_target(session, spec, target))
+        select = mart.bind_parameters(spec.sql, _REQUEST, since_load)
+        preview.sql = transform_sql(
+            target, spec.materialized, select.as_string(session), in_full=not is_increment
+        )
+        may_read = rights.may_read_inputs(
+            preview, session, self.pipeline, spec, self.relations.values()
+        )
+        # EXPLAIN needs the inputs with the columns that they will have.
+        inputs_are_final = not self.missing and not any(s.ddl for s in self.upstream.values())
+        if may_read and inputs_are_final and spec.materialized != "script":
+            rows = self._explain(select)
+            # The number of rows that follow from new rows is not known before these are loaded.
+            preview.rows = None if is_increment else rows
 
+    def _check_write(self, only_adds: bool) -> None:
+        """Add what keeps the role from building the target.
 
-def may_write(
-    found: StepPreview,
-    session: Session,
-    spec: Transform,
-    target: Relation,
-    is_increment: bool,
-    has_schema: bool,
-) -> None:
-    """Adds what forbids to build it: only an owner may replace a table or a view, rows are written
-    by right."""
-    if spec.materialized == "script":
-        return
-    if not is_increment and has_schema:
-        rights.creates_in(found, session, target.schema)
-    if tables.kind(session, target) is None:
-        return
-    in_place = spec.materialized == "table" and has_schema and tables.dependents(session, target)
-    if spec.materialized == "merge" or in_place:
-        more = () if is_increment else ("DELETE",)
-        rights.has_rights(found, session, target, ("SELECT", "INSERT", "UPDATE", *more))
-        rights.in_database(found, session, "TEMPORARY", "create temporary tables")
-    else:
-        rights.owns(found, session, target, "replace")
+        Only an owner may replace a table or a view. To change rows in place, privileges are enough.
+        """
+        preview, session, spec, target = self.preview, self.session, self.spec, self.target
+        if spec.materialized == "script":
+            return
+        if not only_adds and self.has_schema:
+            rights.may_create_in(preview, session, target.schema)
+        if not self.exists:
+            return
+        in_place = spec.materialized == "merge"
+        if spec.materialized == "table" and self.has_schema:
+            in_place = bool(tables.dependents(session, target))
+        if not in_place:
+            rights.check_owner(preview, session, target, "replace")
+            return
+        privileges = ["SELECT", "INSERT", "UPDATE"]
+        if not only_adds:
+            privileges.append("DELETE")
+        rights.has_privileges(preview, session, target, privileges)
+        rights.check_database(preview, session, "TEMPORARY", "create temporary tables")
 
+    def _explain(self, select: sql.Composed) -> int | None:
+        """Let the planner read the SELECT as a run would: its names, types and privileges.
 
-def explain(
-    found: StepPreview, session: Session, pipeline: Pipeline, spec: Transform, select: sql.Composed
-) -> int | None:
-    """The planner reads the SELECT as a run would: names, types and rights. Returns about how many
-    rows come of it."""
-    schemas = idents([pipeline.warehouse.schema, pipeline.warehouse.mart_schema])
-    try:
-        with session.transaction():
-            session.execute(f"SET LOCAL search_path = {schemas}, public")
-            # `binary`: one statement and no second, as in a run.
-            row = session.execute(
-                sql.SQL("EXPLAIN (FORMAT JSON)\n") + select, binary=True
-            ).fetchone()
-    except (psycopg.ProgrammingError, psycopg.DataError) as error:
-        hint = f". {error.diag.message_hint}" if error.diag.message_hint else ""
-        found.error("sql", f"{spec.file.name}: {message(error)} (SQLSTATE {error.sqlstate}){hint}")
-        return None
-    except UNANSWERED:  # a load swaps the table just now
-        return None
-    return int(row[0][0]["Plan"]["Plan Rows"]) if row else None
+        Returns the estimated rows; None, and an error, if it cannot be planned.
+        """
+        schemas = idents([self.pipeline.warehouse.schema, self.pipeline.warehouse.mart_schema])
+        try:
+            with self.session.transaction():
+                self.session.execute(f"SET LOCAL search_path = {schemas}, public")
+                # `binary`: the server takes only one statement, as in a run.
+                explain = sql.SQL("EXPLAIN (FORMAT JSON)\n") + select
+                row = self.session.execute(explain, binary=True).fetchone()
+        except (psycopg.ProgrammingError, psycopg.DataError) as error:
+            text = f"{self.spec.file.name}: {message(error)} (SQLSTATE {error.sqlstate})"
+            if error.diag.message_hint:
+                text += f". {error.diag.message_hint}"
+            self.preview.add_error("sql", text)
+            return None
+        except UNANSWERED:  # a load swaps the table at this moment
+            return None
+        return int(row[0][0]["Plan"]["Plan Rows"]) if row else None
 
+    def _ddl(self, sql_changed: bool) -> list[str]:
+        """The statement that creates or replaces the table or view; its columns are those of the
+        SELECT."""
+        if self.spec.materialized == "script" or (self.exists and not sql_changed):
+            return []
+        # PostgreSQL has no CREATE OR REPLACE TABLE: the new table is swapped in.
+        create = "CREATE TABLE"
+        if self.spec.materialized == "view":
+            create = "CREATE OR REPLACE VIEW" if self.exists else "CREATE VIEW"
+        return [f"{create} {self.target.sql} AS SELECT …"]
 
-def ddl(spec: Transform, target: Relation, exists: bool, is_changed: bool) -> list[str]:
-    """A new table or view; how a changed one comes out, only its SELECT says."""
-    if spec.materialized == "script" or (exists and not is_changed):
-        return []
-    # PostgreSQL knows no CREATE OR REPLACE TABLE: the new one takes the place and the name of the
-    # old.
-    replaces = "CREATE OR REPLACE VIEW" if exists else "CREATE VIEW"
-    create = replaces if spec.materialized == "view" else "CREATE TABLE"
-    return [f"{create} {target.sql} AS SELECT …"]
+    def _is_rebuilt(self) -> bool:
+        """Whether every row of the target would be rewritten."""
+        if not self.exists:
+            return True
+        if self.spec.materialized == "table":
+            return not tables.dependents(self.session, self.target)
+        return self.spec.materialized != "merge"

@@ -1,1 +1,1 @@
-"""A project: its folder, its pipeline files checked together, its declared connections and pools."""
+"""A project: its folder, the check of its pipeline files, its declared connections and pools."""

@@ -1,9 +1,10 @@
-"""All problems of a set of pipeline files: each file's own, and what only shows beside the rest of
-the project."""
+"""All problems of a set of pipeline files: each file's own, and conflicts with the rest of the
+project."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,84 +14,94 @@ from loadsheet.project.conflicts import duplicates
 from loadsheet.project.declared import undeclared
 from loadsheet.project.folder import PIPELINES, project_folder
 from loadsheet.spec.models import Pipeline
-from loadsheet.spec.parallel_check import checked_ahead
+from loadsheet.spec.parallel_check import checking_in_parallel
 from loadsheet.spec.pipeline_file import check_file, find_specs
 
+_log = logging.getLogger(__name__)
 
-def check_files(files: Sequence[Path], given: Path | None = None) -> list[Problem]:
-    """The problems of `files` and of the tests beside them, file by file.
 
-    Their projects' other pipelines are read, but not blamed. `given` is the project the user has
-    named; else it is the one around each file.
+def check_files(files: Sequence[Path], explicit: Path | None = None) -> list[Problem]:
+    """The problems of `files` and of the test files beside them, file by file.
+
+    The other pipelines of their projects are read for conflicts, but their own problems are not
+    reported. `explicit` is the project that the user named; by default it is the one around each
+    file.
     """
-    groups: dict[str, list[Problem]] = {}
+    by_file: dict[str, list[Problem]] = {}
     pipelines: dict[Path, Pipeline | None] = {}
-    with checked_ahead(files):
+    with checking_in_parallel(files):
         for file in files:
             pipeline, problems = check_file(file)
             if pipeline:
-                problems += _of_tests(pipeline)
+                problems += _test_problems(pipeline)
             pipelines[file.resolve()] = pipeline
-            groups[str(file)] = problems
-    for project, own in _projects(files, given):
-        for problem in (*undeclared(project, own), *_beside(project, own, pipelines)):
-            groups.setdefault(problem.file, []).append(problem)
+            by_file[str(file)] = problems
+    for project, specs in _by_project(files, explicit).items():
+        _log.info("checking %d pipeline files of the project %s", len(specs), project)
+        for problem in (*undeclared(project, specs), *_conflicts(project, specs, pipelines)):
+            by_file.setdefault(problem.file, []).append(problem)
     in_order: list[Problem] = []
-    for spec, found in groups.items():
-        in_order += sorted(found, key=partial(_order, spec))
+    for name, problems in by_file.items():
+        in_order += sorted(problems, key=partial(_order, name))
     return in_order
 
 
-def unread(project: Path) -> list[Problem]:
-    """Files that look like pipelines of `project` and are ignored because of their names."""
-    files = sorted((project / PIPELINES).glob("*/pipeline.yaml"))
-    message, hint = "ignored: pipeline files must be named pipeline.yml", "rename it"
-    return [
-        Problem(
+def misnamed_files(project: Path) -> list[Problem]:
+    """Files of `project` that look like pipeline files and are ignored because of their names."""
+    problems = []
+    for file in sorted((project / PIPELINES).glob("*/pipeline.yaml")):
+        if file.with_suffix(".yml").exists():
+            continue
+        problem = Problem(
             file=str(file),
             line=1,
             column=1,
             path="",
-            message=message,
-            hint=hint,
+            message="ignored: pipeline files must be named pipeline.yml",
+            hint="rename it",
             code="unreadable-file",
         )
-        for file in files
-        if not file.with_suffix(".yml").exists()
-    ]
+        problems.append(problem)
+    return problems
 
 
-def _of_tests(pipeline: Pipeline) -> list[Problem]:
+def _test_problems(pipeline: Pipeline) -> list[Problem]:
     if not (pipeline.file.parent / "tests").is_dir():
         return []
-    # Here, because the SQL parser comes with it, which a check that is remembered does without.
+    # Imported here: it brings the SQL parser, which a check whose results are cached does not need.
     from loadsheet.sqltest.files import test_problems
 
     return test_problems(pipeline)
 
 
 def _order(spec: str, problem: Problem) -> tuple[bool, str, int, int]:
+    """The pipeline file first, then its SQL and tests, each from top to bottom."""
     return problem.file != spec, problem.file, problem.line, problem.column
 
 
-def _projects(files: Iterable[Path], given: Path | None) -> Iterator[tuple[Path, list[Path]]]:
-    """Each project with those of `files` that are its pipelines. Loose files may be drafts, and are
-    left alone."""
+def _by_project(files: Iterable[Path], explicit: Path | None) -> dict[Path, list[Path]]:
+    """Each project with those of `files` that are its pipelines. Other files may be drafts, and
+    drafts do not conflict with anything."""
     projects: dict[Path, list[Path]] = {}
     for file in files:
-        project = project_folder(given, file.resolve().parent)
-        if (project / PIPELINES).is_dir() and file.name == "pipeline.yml":
+        project = project_folder(explicit, file.resolve().parent)
+        if file.name == "pipeline.yml" and (project / PIPELINES).is_dir():
             projects.setdefault(project, []).append(file)
-    yield from projects.items()
+    return projects
 
 
-def _beside(
-    project: Path, own: Sequence[Path], known: dict[Path, Pipeline | None]
+def _conflicts(
+    project: Path, specs: Sequence[Path], pipelines: dict[Path, Pipeline | None]
 ) -> list[Problem]:
-    asked = {file.resolve() for file in own}
-    rest = (check_file(file)[0] for file in find_specs(project) if file.resolve() not in asked)
-    blamed = filter(None, (known[file.resolve()] for file in own))
+    """The conflicts of the pipelines in `specs` with all others of the project. `pipelines` holds
+    those that have been checked, by file."""
+    blamed = [pipelines[spec.resolve()] for spec in specs]
+    checked = {spec.resolve() for spec in specs}
+    others = []
+    for spec in find_specs(project):
+        if spec.resolve() not in checked:
+            others.append(check_file(spec)[0])
     try:
-        return duplicates(list(filter(None, rest)), list(blamed))
-    except SpecError as error:  # a file that has just been taken away
+        return duplicates(list(filter(None, others)), list(filter(None, blamed)))
+    except SpecError as error:  # a file was removed since it was checked
         return list(error.problems)

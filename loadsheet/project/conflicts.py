@@ -1,137 +1,168 @@
 """What two pipelines of a project must not share: a name, or a table that both write.
 
-Said only where it is certain: from one source, a table that one pipeline names is there for the
-other one's pattern, too. From two sources only a run can tell (`loadsheet.warehouse.fence`).
+A conflict is reported only where it is certain: of one source, a table that one pipeline names also
+exists for the other one's pattern. With two sources only a run can tell
+(`loadsheet.warehouse.fence`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from loadsheet.names import covers, spelled
+from loadsheet.names import covers, escape_wildcards
 from loadsheet.problem import Finding, KeyPath, Problem
-from loadsheet.project.folder import shown
+from loadsheet.project.folder import display_path
 from loadsheet.spec.models import Pattern, Pipeline
 
 Target = tuple[str, str, str]
 """Connection, schema, table."""
+Route = tuple[str, str, str, str]
+"""Connection and schema of the source, then of staging."""
 
 
 def duplicates(others: Iterable[Pipeline], blamed: Sequence[Pipeline]) -> list[Problem]:
-    """The problems of `blamed` with names and tables that `others`, or those before them, have
-    already."""
+    """The problems of `blamed`: their names and tables that one of `others`, or an earlier one of
+    `blamed`, has already.
+
+    Raises SpecError when a file that has a problem cannot be read again.
+    """
     names: dict[str, Pipeline] = {}
     targets: dict[Target, Pipeline] = {}
-    routes: Routes = {}
+    routes: dict[Route, list[Pipeline]] = {}
     problems: list[Problem] = []
-    for pipeline in (*others, *blamed):
-        found = [*_name(pipeline, names), *_targets(pipeline, targets), *overlaps(pipeline, routes)]
-        if found and any(pipeline is one for one in blamed):
-            problems += _located(pipeline, found)
+    for pipeline in others:
+        _findings(pipeline, names, targets, routes)
+    for pipeline in blamed:
+        findings = _findings(pipeline, names, targets, routes)
+        if findings:
+            problems += _located(pipeline, findings)
     return problems
 
 
-def _name(pipeline: Pipeline, taken: dict[str, Pipeline]) -> Iterator[Finding]:
-    first = taken.setdefault(pipeline.name, pipeline)
+def _findings(
+    pipeline: Pipeline,
+    names: dict[str, Pipeline],
+    targets: dict[Target, Pipeline],
+    routes: dict[Route, list[Pipeline]],
+) -> list[Finding]:
+    """What `pipeline` shares with the pipelines in the three mappings, which it is added to."""
+    return [
+        *_same_name(pipeline, names),
+        *_same_targets(pipeline, targets),
+        *_pattern_overlaps(pipeline, routes),
+    ]
+
+
+def _same_name(pipeline: Pipeline, names: dict[str, Pipeline]) -> Iterator[Finding]:
+    first = names.setdefault(pipeline.name, pipeline)
     if first is not pipeline:
-        message = f"the name {pipeline.name!r} is already taken by {shown(first.file)}"
+        message = f"the name {pipeline.name!r} is already taken by {display_path(first.file)}"
         hint = "the name is the DAG's id: give each pipeline its own"
         yield Finding(
             "duplicate-pipeline", path=("pipeline",), message=message, hint=hint, at="key"
         )
 
 
-def _targets(pipeline: Pipeline, taken: dict[Target, Pipeline]) -> Iterator[Finding]:
-    for target, path in _written(pipeline):
-        first = taken.setdefault(target, pipeline)
+def _same_targets(pipeline: Pipeline, targets: dict[Target, Pipeline]) -> Iterator[Finding]:
+    for target, path in _targets(pipeline):
+        first = targets.setdefault(target, pipeline)
         if first is not pipeline:
-            schema = f"{target[1]}.{target[2]}"
-            message = (
-                f"{schema} is also written by the pipeline {first.name!r} ({shown(first.file)})"
-            )
+            table = f"{target[1]}.{target[2]}"
             key = "schema" if path[0] == "tables" else "mart_schema"
-            hint = f"list it under `external` here, or give one of the two another warehouse.{key}"
-            yield Finding("duplicate-target", path=path, message=message, hint=hint, at="key")
+            yield _duplicate_target(
+                path,
+                f"{table} is also written by {_named(first)}",
+                f"list it under `external` here, or give one of the two another warehouse.{key}",
+            )
 
 
-def _written(pipeline: Pipeline) -> Iterator[tuple[Target, KeyPath]]:
-    """A script is left out: only it knows what it writes."""
+def _targets(pipeline: Pipeline) -> Iterator[tuple[Target, KeyPath]]:
+    """What `pipeline` writes, each with its key in the file. Not its scripts: they may write
+    anything."""
     to = pipeline.warehouse
     for table in pipeline.tables:
-        yield (to.conn_id, to.schema, table.name), ("tables", spelled(table.name))
+        yield (to.conn_id, to.schema, table.name), ("tables", escape_wildcards(table.name))
     for transform in pipeline.transforms:
         if transform.materialized != "script":
             yield (to.conn_id, to.mart_schema, transform.name), ("transforms", transform.name)
 
 
+def _pattern_overlaps(pipeline: Pipeline, routes: dict[Route, list[Pipeline]]) -> Iterator[Finding]:
+    """Tables that a pattern of `pipeline`, or of an earlier pipeline on its route, adds to what the
+    other one loads."""
+    source, to = pipeline.source, pipeline.warehouse
+    earlier = routes.setdefault((source.conn_id, source.schema, to.conn_id, to.schema), [])
+    for first in earlier:
+        # Two pipelines without patterns are compared by `_same_targets`, and that is nearly every
+        # pair: 1,000 pipelines on one route are half a million pairs.
+        if first.patterns:
+            yield from _matched_by_first(pipeline, first)
+        if pipeline.patterns:
+            yield from _matched_here(pipeline, first)
+    earlier.append(pipeline)
+
+
+def _matched_by_first(pipeline: Pipeline, first: Pipeline) -> Iterator[Finding]:
+    """Tables that `pipeline` names and a pattern of `first` matches."""
+    for table in pipeline.tables:
+        pattern = first.pattern_of(table.name)
+        if pattern:
+            how = f"by its pattern {pattern.name!r}"
+            hint = f"add {_exclude(table.name)} to that pattern"
+            yield _overlap(pipeline, escape_wildcards(table.name), table.name, first, how, hint)
+
+
+def _matched_here(pipeline: Pipeline, first: Pipeline) -> Iterator[Finding]:
+    """Patterns of `pipeline` that match what a pattern of `first` matches, or a table it names."""
+    for pattern in pipeline.patterns:
+        for other in first.patterns:
+            if _within(pattern, other) or _within(other, pattern):
+                how = f"by its pattern {other.name!r}"
+                hint = "leave its tables out of one of the two patterns by `exclude`"
+                yield _overlap(pipeline, pattern.name, pattern.name, first, how, hint)
+                break
+        for table in first.tables:
+            if pipeline.pattern_of(table.name) is pattern:
+                hint = f"add {_exclude(table.name)} here"
+                yield _overlap(pipeline, pattern.name, table.name, first, "which names it", hint)
+
+
+def _within(inner: Pattern, outer: Pattern) -> bool:
+    """Whether `outer` certainly matches all that `inner` does."""
+    if not covers(outer.name, inner.name):
+        return False
+    return not any(covers(excluded, inner.name) for excluded in outer.exclude)
+
+
+def _exclude(name: str) -> str:
+    """The `exclude` key that leaves the table out of a pattern."""
+    from loadsheet.spec.edit import flow_yaml
+
+    return f"`exclude: {flow_yaml([escape_wildcards(name)])}`"
+
+
+def _overlap(
+    pipeline: Pipeline, key: str, name: str, first: Pipeline, how: str, hint: str
+) -> Finding:
+    table = f"{pipeline.warehouse.schema}.{name}"
+    return _duplicate_target(
+        ("tables", key),
+        f"{table} is also written by {_named(first)}, {how}",
+        f"{hint}, or give one of the two another warehouse.schema",
+    )
+
+
+def _duplicate_target(path: KeyPath, message: str, hint: str) -> Finding:
+    return Finding("duplicate-target", path=path, message=message, hint=hint, at="key")
+
+
+def _named(pipeline: Pipeline) -> str:
+    return f"the pipeline {pipeline.name!r} ({display_path(pipeline.file)})"
+
+
 def _located(pipeline: Pipeline, findings: Iterable[Finding]) -> list[Problem]:
-    # Read again for the positions: the checked form has none, and this is needed only where
-    # something is wrong.
+    # The file is read again: the checked form has no positions, which only a problem needs.
     from loadsheet.spec.strict_yaml import read_document
 
     document = read_document(pipeline.file)
     return [document.problem(finding) for finding in findings]
-
-
-Route = tuple[str, str, str, str]
-"""Connection and schema of the source, then of staging."""
-Routes = dict[Route, list[Pipeline]]
-
-
-def overlaps(pipeline: Pipeline, taken: Routes) -> Iterator[Finding]:
-    """What `pipeline` loads that those on its route in `taken` load already; puts it there, too."""
-    source, to = pipeline.source, pipeline.warehouse
-    before = taken.setdefault((source.conn_id, source.schema, to.conn_id, to.schema), [])
-    for first in before:
-        yield from _named(pipeline, first)
-        yield from _matched(pipeline, first)
-    before.append(pipeline)
-
-
-def _named(pipeline: Pipeline, first: Pipeline) -> Iterator[Finding]:
-    for table in pipeline.tables:
-        if pattern := first.pattern_of(table.name):
-            how, hint = (
-                f"by its pattern {pattern.name!r}",
-                f"add {_exclude(table.name)} to that pattern",
-            )
-            yield _finding(pipeline, spelled(table.name), table.name, first, how, hint)
-
-
-def _matched(pipeline: Pipeline, first: Pipeline) -> Iterator[Finding]:
-    for pattern in pipeline.patterns:
-        also = next((other for other in first.patterns if _overlap(pattern, other)), None)
-        if also:
-            how = f"by its pattern {also.name!r}"
-            hint = "leave its tables out of one of the two patterns by `exclude`"
-            yield _finding(pipeline, pattern.name, pattern.name, first, how, hint)
-        for table in first.tables:
-            if pipeline.pattern_of(table.name) is pattern:
-                hint = f"add {_exclude(table.name)} here"
-                yield _finding(pipeline, pattern.name, table.name, first, "which names it", hint)
-
-
-def _exclude(name: str) -> str:
-    from loadsheet.spec.edit import flow
-
-    return f"`exclude: {flow([spelled(name)])}`"
-
-
-def _overlap(one: Pattern, other: Pattern) -> bool:
-    """Whether one of the two matches all that the other does."""
-    return _within(one, other) or _within(other, one)
-
-
-def _within(inner: Pattern, outer: Pattern) -> bool:
-    return covers(outer.name, inner.name) and not any(
-        covers(left_out, inner.name) for left_out in outer.exclude
-    )
-
-
-def _finding(
-    pipeline: Pipeline, key: str, name: str, first: Pipeline, how: str, hint: str
-) -> Finding:
-    table = f"{pipeline.warehouse.schema}.{name}"
-    message = f"{table} is also written by the pipeline {first.name!r} ({shown(first.file)}), {how}"
-    hint = f"{hint}, or give one of the two another warehouse.schema"
-    return Finding("duplicate-target", path=("tables", key), message=message, hint=hint, at="key")

@@ -1,15 +1,15 @@
-"""Connections and pools that pipelines name, beside those that the project's connections/ declares.
+"""Connections and pools that pipelines name and the project's connections/ does not declare.
 
-Not part of a file's own check, which is remembered by the file's content: this depends on other
-files and on the environment. A project without connections/ keeps them somewhere else, and nothing
-is said. Where Airflow has a secrets backend, an unknown id may be one of its own: only one that
-looks like a slip is shown, as a warning.
+Not part of a file's own check, which is cached by the file's content: this depends on other files
+and on the environment. A project without connections/ declares them elsewhere, so nothing is
+reported. Where Airflow has a secrets backend, it may hold an unknown id: only a likely typo is
+reported, as a warning.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path as File
 from typing import Any
@@ -19,6 +19,8 @@ from loadsheet.names import closest
 from loadsheet.problem import Finding, KeyPath, Problem
 
 POOLS = "connections/pools.json"
+Rule = Callable[[Any], Iterator[Finding]]
+"""What is wrong with the data of a pipeline file."""
 _CONNECTIONS = (
     ("source", "conn_id"),
     ("lake", "conn_id"),
@@ -29,76 +31,87 @@ _POOL_SECTIONS = ("tables", "transforms")
 
 
 def undeclared(project: File, files: Iterable[File]) -> list[Problem]:
-    """The connections and pools in `files` that are not declared; and a declaration that cannot be
+    """The connections and pools in `files` that are not declared, and declarations that cannot be
     read."""
     if not (project / "connections").is_dir():
         return []
     from loadsheet.spec.strict_yaml import read_document
 
     problems: list[Problem] = []
-    rules = [*_rule(_connections, project, problems), *_rule(_pools, project, problems)]
+    rules: list[Rule] = []
+    for make_rule in (_connection_rule, _pool_rule):
+        try:
+            rules.append(make_rule(project))
+        except SpecError as error:
+            problems += error.problems
     for file in files:
         try:
             document = read_document(file)
         except SpecError:
-            continue  # its own check has said so
-        problems += [document.problem(finding) for rule in rules for finding in rule(document.data)]
+            continue  # reported by its own check
+        for rule in rules:
+            problems += [document.problem(finding) for finding in rule(document.data)]
     return problems
 
 
-Rule = Callable[[Any], Iterator[Finding]]
-
-
-def _rule(make: Callable[[File], Rule], project: File, problems: list[Problem]) -> list[Rule]:
-    try:
-        return [make(project)]
-    except SpecError as error:
-        problems += error.problems
-        return []
-
-
-def _connections(project: File) -> Rule:
+def _connection_rule(project: File) -> Rule:
+    """Raises SpecError when the declared connections cannot be read."""
     from loadsheet.connections.lookup import SECRETS_BACKENDS, declared_connections
 
-    known, is_declared, has_backend = declared_connections(project)
+    declared, is_declared, has_backend = declared_connections(project)
 
     def rule(data: Any) -> Iterator[Finding]:
         for path in _CONNECTIONS:
-            name = _at(data, path)
-            if isinstance(name, str) and name and "://" not in name and not is_declared(name):
-                message = f"there is no connection {name!r} in connections/ or the environment"
-                hint = (
-                    f"add it to connections/connections.yml, or set AIRFLOW_CONN_{name.upper()}; if"
-                    f" Airflow's secrets backend has it, set {SECRETS_BACKENDS[0]} here as there"
-                )
-                finding = _finding("unknown-connection", path, message, name, known, hint)
-                if not has_backend:
-                    yield finding
-                elif meant := closest(name, known):
-                    hint = f"did you mean {meant!r}? else the secrets backend must have it"
-                    yield replace(finding, hint=hint, severity="warning")
+            name = _value_at(data, path)
+            # A URI in the place of an id is reported by the file's own check.
+            if not _is_name(name) or "://" in name or is_declared(name):
+                continue
+            message = f"there is no connection {name!r} in connections/ or the environment"
+            hint = (
+                f"add it to connections/connections.yml, or set AIRFLOW_CONN_{name.upper()}; if"
+                f" Airflow's secrets backend has it, set {SECRETS_BACKENDS[0]} here as there"
+            )
+            finding = _finding("unknown-connection", path, message, name, declared, hint)
+            meant = closest(name, declared)
+            if not has_backend:
+                yield finding
+            elif meant:
+                hint = f"did you mean {meant!r}? else the secrets backend must have it"
+                yield replace(finding, hint=hint, severity="warning")
 
     return rule
 
 
-def _pools(project: File) -> Rule:
+def _pool_rule(project: File) -> Rule:
+    """Raises SpecError when the file of pools cannot be read. Without it no pool is unknown."""
     file = project / POOLS
-    known = {"default_pool", *_pool_names(file)} if file.is_file() else None
+    declared: set[str] = set()
+    if file.is_file():
+        declared = {"default_pool", *_pool_names(file)}
 
     def rule(data: Any) -> Iterator[Finding]:
-        for path in _pool_paths(data) if known else ():
-            name = _at(data, path)
-            if known and isinstance(name, str) and name and name not in known:
+        if not declared:
+            return
+        for path in _pool_paths(data):
+            name = _value_at(data, path)
+            if _is_name(name) and name not in declared:
                 message = f"there is no pool {name!r} in {POOLS}"
-                yield _finding("unknown-pool", path, message, name, known, f"add it to {POOLS}")
+                hint = f"add it to {POOLS}"
+                yield _finding("unknown-pool", path, message, name, declared, hint)
 
     return rule
+
+
+def _is_name(value: Any) -> bool:
+    # What is no text, or empty, is reported by the file's own check.
+    return isinstance(value, str) and value != ""
 
 
 def _pool_paths(data: Any) -> Iterator[tuple[str, ...]]:
+    """Where a pipeline file may name a pool."""
     yield from (("tasks", "pool"), ("defaults", "pool"))
     for section in _POOL_SECTIONS:
-        entries = _at(data, (section,))
+        entries = _value_at(data, (section,))
         if isinstance(entries, dict):
             for name in entries:
                 yield (section, name, "pool")
@@ -115,26 +128,32 @@ def _pool_names(file: File) -> list[str]:
         line, column, message = error.lineno, error.colno, f"not valid JSON: {error.msg}"
     except (OSError, ValueError, RecursionError) as error:
         line, column, message = 1, 1, f"the file cannot be read: {type(error).__name__}"
-    hint = (
-        'for example {"slow": {"slots": 2, "description": ""}}, as `airflow pools export` writes it'
+    example = '{"slow": {"slots": 2, "description": ""}}'
+    problem = Problem(
+        file=str(file),
+        line=line,
+        column=column,
+        path="",
+        message=message,
+        hint=f"for example {example}, as `airflow pools export` writes it",
+        code="unreadable-file",
     )
-    place = {"file": str(file), "line": line, "column": column, "path": ""}
-    raise SpecError([Problem(**place, message=message, hint=hint, code="unreadable-file")])  # type: ignore[arg-type]
+    raise SpecError([problem])
 
 
 def _finding(
-    code: str, path: KeyPath, message: str, name: str, known: Collection[str], add: str
+    code: str, path: KeyPath, message: str, name: str, declared: Collection[str], hint: str
 ) -> Finding:
-    meant = closest(name, known)
-    return Finding(
-        code,
-        path=path,
-        message=message,
-        hint=f"did you mean {meant!r}? else {add}" if meant else add,
-    )
+    meant = closest(name, declared)
+    if meant:
+        hint = f"did you mean {meant!r}? else {hint}"
+    return Finding(code, path=path, message=message, hint=hint)
 
 
-def _at(data: Any, path: Iterable[str]) -> Any:
+def _value_at(data: Any, path: Sequence[str]) -> Any:
+    """The value at `path`; None where there is none."""
     for key in path:
-        data = data.get(key) if isinstance(data, dict) else None
+        if not isinstance(data, dict):
+            return None
+        data = data.get(key)
     return data

@@ -1,7 +1,8 @@
-"""Where things are: the project's folder, its pipelines, and files as seen from the current folder."""
+"""Where things are: the project's folder, its pipelines, and paths as users see them."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,48 +14,62 @@ from loadsheet.spec.pipeline_file import check_file, find_specs, load_pipeline
 
 PIPELINES = "pipelines"
 
+_log = logging.getLogger(__name__)
 
-def project_folder(given: Path | None, near: Path | None = None) -> Path:
-    """The project: `given`, else the nearest folder with `pipelines/` from `near` (default: here)
-    upwards, else here.
 
-    Raises InputError when `given` is not a project.
+def project_folder(explicit: Path | None, near: Path | None = None) -> Path:
+    """The project: `explicit` (from --project) if given, else the nearest folder with `pipelines/`
+    from `near` (default: the current folder) upwards, else the current folder.
+
+    Raises InputError when `explicit` is not a project.
     """
-    if given:
-        if not (given / PIPELINES).is_dir():
-            raise InputError(f"{given} is not a project: it has no folder {PIPELINES}/")
-        return given
-    start = (near or Path.cwd()).resolve()
-    return next(
-        (folder for folder in (start, *start.parents) if (folder / PIPELINES).is_dir()), Path.cwd()
-    )
+    if explicit is None:
+        return nearest_project(near or Path.cwd()) or Path.cwd()
+    if not (explicit / PIPELINES).is_dir():
+        raise InputError(f"{explicit} is not a project: it has no folder {PIPELINES}/")
+    return explicit
 
 
-def open_pipeline(given: Path | None, name: str) -> tuple[Pipeline, Path]:
-    """The pipeline called `name`, or in the file or folder `name`, and its project.
+def nearest_project(start: Path) -> Path | None:
+    """The nearest folder with `pipelines/` from `start` upwards; None where there is none."""
+    start = start.resolve()
+    for folder in (start, *start.parents):
+        if (folder / PIPELINES).is_dir():
+            return folder
+    return None
 
-    Raises InputError naming the known pipelines, SpecError when the file has problems.
+
+def open_pipeline(explicit: Path | None, name: str) -> tuple[Pipeline, Path]:
+    """The pipeline `name` (a name, a pipeline file, or a folder that holds one) and its project.
+
+    Raises InputError with the names there are, SpecError when the file has problems.
     """
-    file, project = find_pipeline(given, name)
+    file, project = find_pipeline(explicit, name)
     return load_pipeline(file), project
 
 
-def find_pipeline(given: Path | None, name: str) -> tuple[Path, Path]:
-    """The file of the pipeline called `name`, or the file or the folder's file `name`, and its
-    project; the file may be broken. Raises InputError naming the known pipelines."""
+def find_pipeline(explicit: Path | None, name: str) -> tuple[Path, Path]:
+    """The file of the pipeline `name` and its project, as `open_pipeline` finds them, but the file
+    may have problems. Raises InputError with the names there are."""
     if file := _as_file(name):
-        return file, project_folder(given, file.parent)
-    project = project_folder(given)
+        return file, project_folder(explicit, file.parent)
+    project = project_folder(explicit)
     specs = project_specs(project)
-    names = {}
-    # By folder first: a pipeline is usually called like its folder, and then no other file is
-    # read.
-    for spec in sorted(specs, key=lambda spec: spec.parent.name != name):
-        names[spec] = _name_in(spec)
-        if names[spec] == name:
+    # The folder of that name first: most pipelines are named after their folder, and then no other
+    # file is read.
+    specs.sort(key=lambda spec: spec.parent.name != name)
+    names = []
+    for spec in specs:
+        name_in_spec = _name_in(spec)
+        if name_in_spec == name:
+            _log.info("pipeline %s: %s", name, spec)
             return spec, project
+        names.append(name_in_spec)
+    meant = closest(name, names)
+    suggestion = f" (did you mean {meant!r}?)" if meant else ""
     raise InputError(
-        f"there is no pipeline {name!r} in {shown(project)}{_known(name, sorted(names.values()))}"
+        f"there is no pipeline {name!r} in {display_path(project)}{suggestion};"
+        f" it has: {', '.join(sorted(names))}"
     )
 
 
@@ -62,31 +77,37 @@ def project_specs(project: Path) -> list[Path]:
     """The pipeline files of `project`. Raises InputError when it has none."""
     specs = find_specs(project)
     if not specs:
-        wanted = f"{PIPELINES}/<name>/pipeline.yml"
         raise InputError(
-            f"no pipelines in {shown(project)}: write {wanted}, or name the project with"
-            " --project DIR"
+            f"no pipelines in {display_path(project)}: write {PIPELINES}/<name>/pipeline.yml, or"
+            " name the project with --project DIR"
         )
     return specs
 
 
-def shown(path: Path | str) -> str:
+def display_path(path: Path | str) -> str:
     """`path` relative to the current folder where it lies below it, else absolute."""
-    # A link is shown as itself, not as what it leads to.
+    # Only the parent is resolved: a link is shown under its own name, not as its target.
     full = Path(path).parent.resolve() / Path(path).name
-    return str(full.relative_to(Path.cwd())) if full.is_relative_to(Path.cwd()) else str(full)
+    if full.is_relative_to(Path.cwd()):
+        return str(full.relative_to(Path.cwd()))
+    return str(full)
 
 
 def relative_problem(problem: Problem) -> Problem:
-    """The problem with its file as seen from the current folder."""
-    return replace(problem, file=shown(problem.file))
+    """The problem with the path of its file as `display_path` writes it."""
+    return replace(problem, file=display_path(problem.file))
 
 
 def _as_file(name: str) -> Path | None:
-    """The pipeline file that `name` is a path to; None when it is a pipeline's name."""
+    """The pipeline file that `name` is a path to; None when it is a pipeline's name.
+
+    Raises InputError when it is a path, and there is no such file.
+    """
     path = Path(name)
+    file = path
     try:
-        file = path / "pipeline.yml" if path.is_dir() else path
+        if path.is_dir():
+            file = path / "pipeline.yml"
         if file.is_file():
             return file
     except OSError:  # too long for a file's name
@@ -97,11 +118,8 @@ def _as_file(name: str) -> Path | None:
 
 
 def _name_in(spec: Path) -> str:
+    """The pipeline's name; of a file with problems the folder's, which is the default."""
     pipeline, _ = check_file(spec)
-    return pipeline.name if pipeline else spec.parent.name
-
-
-def _known(name: str, names: list[str]) -> str:
-    meant = closest(name, names)
-    suggestion = f" (did you mean {meant!r}?)" if meant else ""
-    return f"{suggestion}; it has: {', '.join(names)}"
+    if pipeline is None:
+        return spec.parent.name
+    return pipeline.name

@@ -71,7 +71,7 @@ def project_name(folder: Path) -> str:
 
 
 def ignores_env(gitignore: Path) -> bool:
-    """Whether this .gitignore, which someone else may have written, keeps `.env` out of Git."""
+    """Whether this .gitignore, which the user may have written, keeps `.env` out of Git."""
     if not gitignore.is_file():
         return False
     lines = gitignore.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -80,6 +80,7 @@ def ignores_env(gitignore: Path) -> bool:
 
 
 def _contents(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """The project's files by name: the templates with their tokens replaced, and the schemas."""
     files = dict(FILES)
     pipelines = {file.parent.name for file in folder.glob("pipelines/*/pipeline.y*ml")}
     if pipelines <= {"example"}:
@@ -99,19 +100,20 @@ def _refuse_obstacles(folder: Path, names: dict[str, bytes]) -> None:
     folders = {folder, *folder.parents}
     for name in names:
         folders.update(folder / parent for parent in Path(name).parents)
-    files = [folder / name for name in names]
-    wrong = [f"{place} is not a folder" for place in sorted(folders) if _is_not_a_folder(place)]
-    wrong += [f"{file} is a folder, not a file" for file in files if file.is_dir()]
-    if wrong:
-        raise InputError("; ".join(wrong) + ". Nothing was written: rename what is in the way")
-
-
-def _is_not_a_folder(place: Path) -> bool:
-    return (place.exists() or place.is_symlink()) and not place.is_dir()
+    obstacles = []
+    for place in sorted(folders):
+        # A link to nowhere does not exist, and yet no folder can be created in its place.
+        if (place.exists() or place.is_symlink()) and not place.is_dir():
+            obstacles.append(f"{place} is not a folder")
+    for name in names:
+        if (folder / name).is_dir():
+            obstacles.append(f"{folder / name} is a folder, not a file")
+    if obstacles:
+        raise InputError("; ".join(obstacles) + ". Nothing was written: rename what is in the way")
 
 
 def _write_new(file: Path, content: bytes) -> bool:
-    """Write the file unless its name is taken, be it by a link to nowhere. Whether it did."""
+    """Write the file unless its name is taken, even by a broken link; returns whether it did."""
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
         target = file.open("xb")
@@ -121,6 +123,6 @@ def _write_new(file: Path, content: bytes) -> bool:
         with target:
             target.write(content)
     except BaseException:
-        file.unlink()  # a part of a file would pass for the user's own at the next try
+        file.unlink()  # at the next try, half a file would be kept as the user's own
         raise
     return True

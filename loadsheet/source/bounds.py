@@ -1,8 +1,8 @@
 """The upper bound of an extraction: how far a cursor can be trusted to be complete.
 
-`date_trunc('minute', now())` in a timestamptz column stamps all rows of a minute alike. A watermark on the running
-minute would hide the rest of it, and nothing in the catalogs says so: the values themselves must
-tell.
+`date_trunc('minute', now())` in a timestamptz column stamps all rows of a minute alike. A watermark
+on the running minute would hide the rest of it, and nothing in the catalogs says so: the values
+themselves must tell.
 """
 
 from __future__ import annotations
@@ -42,10 +42,12 @@ WITH moment AS (
     SELECT to_timestamp(floor(extract(epoch FROM since) / 900) * 900) AS since,
            to_timestamp(floor(extract(epoch FROM now) / 900) * 900) AS now FROM moment
 )
-SELECT (min(later AT TIME ZONE zone) - %(margin)s)::text, (max(earlier AT TIME ZONE zone) + %(margin)s)::text FROM (
+SELECT (min(later AT TIME ZONE zone) - %(margin)s)::text,
+    (max(earlier AT TIME ZONE zone) + %(margin)s)::text FROM (
     SELECT since AS later, now AS earlier FROM moment
     UNION ALL
-    SELECT since + n * interval '15 minutes', now - (n - 1) * interval '15 minutes' - interval '1 microsecond'
+    SELECT since + n * interval '15 minutes',
+        now - (n - 1) * interval '15 minutes' - interval '1 microsecond'
     FROM quarter, generate_series(1, 100) n
 ) moments, ({_ZONES}) zones GROUP BY zone
 """
@@ -110,7 +112,8 @@ class Cursor:
         return row[0] if row else None
 
     def _lowest(self, moment: str | None) -> str:
-        return f"least({', '.join(typed(low, 'timestamp') for low, _ in self._spans(moment, margin=0))})"
+        lows = [typed(low, "timestamp") for low, _ in self._spans(moment, margin=0)]
+        return f"least({', '.join(lows)})"
 
     def refuse_ahead(self, lower: str) -> None:
         """Raises Refused when `lower` (SQL), above which to read, is ahead of the source's clock.

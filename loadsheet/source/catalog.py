@@ -24,7 +24,8 @@ _COLUMNS = """
 WITH RECURSIVE base (attnum, name, not_null, declared, coll, oid, typmod) AS (
     SELECT attnum, attname, attnotnull AND NOT (relkind = 'r' AND relhassubclass) AND NOT EXISTS (
                SELECT FROM pg_constraint
-               WHERE conrelid = attrelid AND contype = 'n' AND attnum = ANY (conkey) AND NOT convalidated),
+               WHERE conrelid = attrelid AND contype = 'n' AND attnum = ANY (conkey)
+                   AND NOT convalidated),
            format_type(atttypid, atttypmod), attcollation, atttypid, atttypmod
     FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
     WHERE attrelid = %(oid)s AND attnum > 0 AND NOT attisdropped
@@ -35,10 +36,12 @@ WITH RECURSIVE base (attnum, name, not_null, declared, coll, oid, typmod) AS (
     SELECT attnum, typelem, typmod
     FROM base JOIN pg_type ON pg_type.oid = base.oid AND typtype <> 'd' AND typcategory = 'A'
     UNION ALL
-    SELECT attnum, typbasetype, typtypmod FROM element JOIN pg_type ON pg_type.oid = element.oid AND typtype = 'd'
+    SELECT attnum, typbasetype, typtypmod FROM element JOIN pg_type ON pg_type.oid = element.oid
+        AND typtype = 'd'
 )
 SELECT base.attnum, name, not_null, declared,
-       CASE WHEN element.oid <> outer_type.typelem THEN format_type(inner_type.typarray, element.typmod)
+       CASE WHEN element.oid <> outer_type.typelem
+           THEN format_type(inner_type.typarray, element.typmod)
             ELSE format_type(base.oid, base.typmod) END AS source_type,
        coalesce(inner_type.typname, outer_type.typname) AS element,
        outer_type.typcategory = 'A' AS is_array,
@@ -46,17 +49,21 @@ SELECT base.attnum, name, not_null, declared,
        coalesce(element.oid <> outer_type.typelem, false) AS unwrapped,
        coalesce(inner_type.typtype, outer_type.typtype) = 'e' AS is_enum,
        EXISTS (SELECT FROM pg_cast WHERE castsource = coalesce(inner_type.oid, outer_type.oid)
-               AND castsource >= 16384 AND casttarget = 'text'::regtype AND castmethod = 'f') AS own_text,
+               AND castsource >= 16384 AND casttarget = 'text'::regtype
+                   AND castmethod = 'f') AS own_text,
        CASE WHEN collprovider <> 'd' THEN collname
-            ELSE (SELECT CASE to_jsonb(d) ->> 'datlocprovider' WHEN 'b' THEN 'C' WHEN 'i' THEN 'ICU' ELSE datcollate END
+            ELSE (SELECT CASE to_jsonb(d) ->> 'datlocprovider' WHEN 'b' THEN 'C' WHEN 'i'
+                THEN 'ICU' ELSE datcollate END
                   FROM pg_database d WHERE datname = current_database()) END AS "collation",
        coalesce(collprovider <> 'd', false) AS own_collation,
        coalesce(NOT collisdeterministic, false) AS loose,
-       ARRAY(SELECT enumlabel::text FROM pg_enum WHERE enumtypid = coalesce(inner_type.oid, outer_type.oid)
+       ARRAY(SELECT enumlabel::text FROM pg_enum
+           WHERE enumtypid = coalesce(inner_type.oid, outer_type.oid)
              ORDER BY enumsortorder) AS labels
 FROM base
 JOIN pg_type outer_type ON outer_type.oid = base.oid AND outer_type.typtype <> 'd'
-LEFT JOIN (element JOIN pg_type inner_type ON inner_type.oid = element.oid AND inner_type.typtype <> 'd')
+LEFT JOIN (element JOIN pg_type inner_type ON inner_type.oid = element.oid
+    AND inner_type.typtype <> 'd')
      ON element.attnum = base.attnum
 LEFT JOIN pg_collation ON pg_collation.oid = coll
 ORDER BY attnum
@@ -66,7 +73,8 @@ _KEY = """
 SELECT attname FROM pg_index, unnest(indkey) WITH ORDINALITY AS part (attnum, place)
 JOIN pg_attribute USING (attnum)
 WHERE indrelid = %(oid)s AND indisprimary AND attrelid = indrelid AND NOT EXISTS (
-    SELECT FROM pg_inherits JOIN pg_class ON pg_class.oid = inhparent WHERE inhparent = indrelid AND relkind = 'r')
+    SELECT FROM pg_inherits JOIN pg_class ON pg_class.oid = inhparent WHERE inhparent = indrelid
+        AND relkind = 'r')
 ORDER BY place
 """
 _RELATION = """

@@ -15,19 +15,24 @@ from loadsheet.names import did_you_mean
 
 # A table that inherits is part of another one: its rows are read there as well.
 _RELATIONS = """
-SELECT c.oid, c.relname::text AS name, relkind::text AS kind, greatest(reltuples, 0)::bigint AS rows,
+SELECT c.oid, c.relname::text AS name, relkind::text AS kind,
+    greatest(reltuples, 0)::bigint AS rows,
        (SELECT p.relname::text FROM pg_inherits JOIN pg_class p ON p.oid = inhparent
         WHERE inhrelid = c.oid ORDER BY inhseqno LIMIT 1) AS part_of,
        (SELECT extname::text FROM pg_depend JOIN pg_extension e ON e.oid = refobjid
-        WHERE classid = 'pg_class'::regclass AND objid = c.oid AND deptype = 'e' LIMIT 1) AS extension,
+        WHERE classid = 'pg_class'::regclass AND objid = c.oid
+            AND deptype = 'e' LIMIT 1) AS extension,
        CASE WHEN NOT has_table_privilege(c.oid, 'SELECT')
             THEN format('GRANT SELECT ON %%s TO %%I;', c.oid::regclass, current_user) END AS grant
-FROM pg_class c WHERE relnamespace = %(schema)s::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'f')
+FROM pg_class c WHERE relnamespace = %(schema)s::regnamespace
+    AND relkind IN ('r', 'p', 'v', 'm', 'f')
 ORDER BY c.relname
 """
 _SCHEMAS = """
-SELECT nspname::text, has_schema_privilege(n.oid, 'USAGE'), quote_ident(nspname), quote_ident(current_user),
-       EXISTS (SELECT FROM pg_class WHERE relnamespace = n.oid AND relkind IN ('r', 'p', 'v', 'm', 'f'))
+SELECT nspname::text, has_schema_privilege(n.oid, 'USAGE'), quote_ident(nspname),
+    quote_ident(current_user),
+       EXISTS (SELECT FROM pg_class WHERE relnamespace = n.oid
+           AND relkind IN ('r', 'p', 'v', 'm', 'f'))
 FROM pg_namespace n WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' ORDER BY 1
 """
 # Only a key that holds for all rows, at once, and whose columns are all plain ones. What is counted
@@ -39,7 +44,8 @@ SELECT c.oid,
                  SELECT attname FROM unnest(indkey) WITH ORDINALITY part (attnum, place)
                  JOIN pg_attribute USING (attnum)
                  WHERE attrelid = indrelid AND place <= indnkeyatts ORDER BY place))
-             FROM pg_index WHERE indrelid = c.oid AND indisunique AND indisvalid AND indimmediate AND NOT indisprimary
+             FROM pg_index WHERE indrelid = c.oid AND indisunique AND indisvalid AND indimmediate
+                 AND NOT indisprimary
              AND indpred IS NULL AND indexprs IS NULL ORDER BY indnkeyatts, indexrelid) AS uniques,
        ARRAY(SELECT DISTINCT attname::text FROM pg_index JOIN pg_class x ON x.oid = indexrelid
              JOIN pg_am ON pg_am.oid = x.relam AND amname = 'btree'
@@ -52,14 +58,19 @@ SELECT c.oid,
                    UNION
                    SELECT adnum, refobjid FROM pg_attrdef d
                    JOIN pg_depend ON classid = 'pg_attrdef'::regclass AND objid = d.oid
-                   WHERE refclassid = 'pg_class'::regclass AND adrelid = c.oid) source USING (attnum)
+                   WHERE refclassid = 'pg_class'::regclass AND adrelid = c.oid) source
+                       USING (attnum)
              JOIN pg_sequence USING (seqrelid)
-             WHERE attrelid = c.oid AND seqincrement > 0 AND seqcache = 1 AND NOT seqcycle) AS drawn,
-       coalesce((SELECT json_object_agg(attname, json_build_array(null_frac, coalesce(correlation, 0))) FROM pg_stats
+             WHERE attrelid = c.oid AND seqincrement > 0 AND seqcache = 1
+                 AND NOT seqcycle) AS drawn,
+       coalesce((SELECT json_object_agg(attname,
+           json_build_array(null_frac, coalesce(correlation, 0))) FROM pg_stats
                  WHERE schemaname = (SELECT nspname FROM pg_namespace n WHERE n.oid = relnamespace)
                  AND tablename = relname AND inherited = (relkind = 'p')), '{}') AS stats,
-       (SELECT coalesce(sum(pg_stat_get_tuples_updated(part) + pg_stat_get_tuples_deleted(part)), 0)::bigint
-        FROM (SELECT c.oid UNION SELECT relid FROM pg_partition_tree(c.oid::regclass)) parts (part)) AS changes
+       (SELECT coalesce(sum(pg_stat_get_tuples_updated(part) + pg_stat_get_tuples_deleted(part)),
+           0)::bigint
+        FROM (SELECT c.oid UNION SELECT relid
+            FROM pg_partition_tree(c.oid::regclass)) parts (part)) AS changes
 FROM pg_class c WHERE c.oid = ANY (%(oids)s)
 """
 

@@ -1,9 +1,9 @@
 """Hold-back: how far the watermark may move so that no transaction still open can write below it.
 
-`max(cursor)` as the next watermark loses rows that commit late: 89 of 359 in the measured run, 0 with hold-back
-(docs/protocol.md). A transaction stamps its rows with its start time, or draws a sequence number,
-long before its rows can be seen; so a transaction that was open when the highest cursor was read
-may still write below it.
+`max(cursor)` as the next watermark loses rows that commit late: 89 of 359 in the measured run, 0
+with hold-back (docs/protocol.md). A transaction stamps its rows with its start time, or draws a
+sequence number, long before its rows can be seen; so a transaction that was open when the highest
+cursor was read may still write below it.
 """
 
 from __future__ import annotations
@@ -32,35 +32,46 @@ _GLANCES = 20
 # between. 11 of 20,767 backends stopped at random were, and wrote below a value that had been read
 # meanwhile; since when can only be told by when it became idle.
 _OPEN = """
-SELECT since::text, format('pid %%s (%%s, %%s)', pid, concat_ws(', ', usename, nullif(application_name, ''), state),
-                           coalesce('open since ' || since, 'hides its transactions: track_activities is off')),
+SELECT since::text,
+       format('pid %%s (%%s, %%s)', pid,
+              concat_ws(', ', usename, nullif(application_name, ''), state),
+              coalesce('open since ' || since,
+                       'hides its transactions: track_activities is off')),
        state = 'idle', pid, usename, application_name, state
 FROM (
     SELECT pid, usename, application_name, state,
            CASE state WHEN 'disabled' THEN NULL WHEN 'idle' THEN state_change
                 ELSE coalesce(xact_start, query_start) END AS since
     FROM pg_stat_activity
-    WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name <> %(extractor)s
+    WHERE datname = current_database() AND pid <> pg_backend_pid()
+        AND application_name <> %(extractor)s
       AND backend_type NOT IN ('autovacuum worker', 'walsender')
       AND (xact_start IS NOT NULL OR state IN ('active', 'fastpath function call', 'disabled')
            OR (state = 'idle' AND wait_event IS NULL AND backend_type = 'client backend'))
 ) open WHERE since IS NULL OR since <= %(since)s::timestamptz ORDER BY since NULLS FIRST LIMIT 1
 """
 _PREPARED = """
-SELECT format('prepared transaction %L (%s, prepared %s)', gid, owner, prepared), owner FROM pg_prepared_xacts
+SELECT format('prepared transaction %L (%s, prepared %s)', gid, owner, prepared), owner
+    FROM pg_prepared_xacts
 WHERE database = current_database() ORDER BY prepared LIMIT 1
 """
 _BLINDNESS = """
-SELECT pg_is_in_recovery(), pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'), quote_ident(current_user),
+SELECT pg_is_in_recovery(), pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'),
+    quote_ident(current_user),
        EXISTS (SELECT FROM pg_subscription_rel
-               WHERE srrelid = %(oid)s OR srrelid IN (SELECT relid FROM pg_partition_tree(%(oid)s))),
-       (SELECT min(usename) FROM pg_stat_activity WHERE datname = current_database() AND state = 'disabled'),
+               WHERE srrelid = %(oid)s
+                   OR srrelid IN (SELECT relid FROM pg_partition_tree(%(oid)s))),
+       (SELECT min(usename) FROM pg_stat_activity WHERE datname = current_database()
+           AND state = 'disabled'),
        (SELECT min(format('%%s CACHE %%s', seqrelid::regclass, seqcache)) FROM pg_sequence
         WHERE seqcache > 1 AND seqrelid IN (
-            SELECT objid FROM pg_depend WHERE classid = 'pg_class'::regclass AND deptype IN ('a', 'i')
-            AND refclassid = 'pg_class'::regclass AND refobjid = %(oid)s AND refobjsubid = %(attnum)s
+            SELECT objid FROM pg_depend WHERE classid = 'pg_class'::regclass
+                AND deptype IN ('a', 'i')
+            AND refclassid = 'pg_class'::regclass AND refobjid = %(oid)s
+                AND refobjsubid = %(attnum)s
             UNION ALL
-            SELECT refobjid FROM pg_attrdef d JOIN pg_depend ON classid = 'pg_attrdef'::regclass AND objid = d.oid
+            SELECT refobjid FROM pg_attrdef d JOIN pg_depend ON classid = 'pg_attrdef'::regclass
+                AND objid = d.oid
             WHERE refclassid = 'pg_class'::regclass AND adrelid = %(oid)s AND adnum = %(attnum)s))
 """
 

@@ -16,7 +16,8 @@ from loadsheet.errors import SourceChanged
 from loadsheet.source.table import SourceTable
 
 _DATABASE = """
-SELECT datname::text AS database, d.oid::text AS database_oid, current_setting('server_version') AS server_version,
+SELECT datname::text AS database, d.oid::text AS database_oid,
+    current_setting('server_version') AS server_version,
        pg_is_in_recovery() AS standby
 FROM pg_database d WHERE datname = current_database()
 """
@@ -24,8 +25,10 @@ FROM pg_database d WHERE datname = current_database()
 # the written one. A primary tells its timeline to everybody, by the name of its WAL file.
 _WAL = """
 SELECT lsn::text, coalesce(lsn < CAST(%(lsn)s AS pg_lsn), false) AS is_lower,
-       CASE WHEN NOT pg_is_in_recovery() THEN ('x' || left(pg_walfile_name(lsn), 8))::bit(32)::int::text END AS timeline
-FROM (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END) w (lsn)
+       CASE WHEN NOT pg_is_in_recovery()
+           THEN ('x' || left(pg_walfile_name(lsn), 8))::bit(32)::int::text END AS timeline
+FROM (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
+    ELSE pg_current_wal_insert_lsn() END) w (lsn)
 """
 # A standby's timeline is the newest it has heard of: from its primary, while replaying, at its last
 # restart point.
@@ -77,7 +80,8 @@ def observe(
 def _ask(
     session: psycopg.Connection[Any], parts: tuple[str, ...], lsn: str | None
 ) -> dict[str, Any]:
-    """All parts at once; where the source refuses, each for itself, without those that it refuses."""
+    """All parts at once; where the source refuses, each for itself, without those that it
+    refuses."""
     query = ", ".join(f"({part}) part_{number}" for number, part in enumerate(parts))
     try:
         with session.transaction(), session.cursor(row_factory=dict_row) as cursor:

@@ -23,7 +23,8 @@ from loadsheet.sql.types import NUMBER_TYPES, widens, without_modifier
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What to read and what to do with it. Cursor values are text in the source server's own form."""
+    """What to read and what to do with it. Cursor values are text in the source server's own
+    form."""
 
     action: Literal["replace", "merge", "append"]
     where: str = ""
@@ -58,8 +59,9 @@ def decide(
 ) -> Reading:
     """The reading of `table` for this run; waits for open transactions where the cursor needs it.
 
-    `last` is None when the target has never been loaded. Raises Refused when the spec and the source contradict each
-    other or late commits could be missed, HeldBack when an interval is not closed.
+    `last` is None when the target has never been loaded. Raises Refused when the spec and the
+    source contradict each other or late commits could be missed, HeldBack when an interval is not
+    closed.
     """
     mode = refuse_mode(table, source)
     full = request.is_full(table.name)

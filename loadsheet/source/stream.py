@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import psycopg
-from psycopg.abc import Buffer, PQGen
+from psycopg.abc import Buffer
 
 from loadsheet.deadline import remaining, watch
 from loadsheet.postgres import NETWORK, PINNED, SOURCE_SETTINGS, Session
@@ -92,20 +92,19 @@ def copy(session: Session, job: Job, wire: WireFormat) -> int:
 
 
 def _blocks(cursor: psycopg.Cursor[Any], statement: str) -> Generator[bytes, None, None]:
-    with cursor.copy(statement.encode()) as copied:
-        while rows := cursor.connection.wait(_several(copied)):
-            yield b"".join(rows)
-
-
-def _several(copied: psycopg.Copy) -> PQGen[list[Buffer]]:
-    """The rows of one block: what `Copy.read` does, but waited for together: two thirds of its
-    time."""
+    """The rows as COPY sends them, joined into blocks of about `_BLOCK_BYTES`."""
     rows: list[Buffer] = []
     size = 0
-    while size < _BLOCK_BYTES and (row := (yield from copied._read_gen())):
-        rows.append(row)
-        size += len(row)
-    return rows
+    with cursor.copy(statement.encode()) as copied:
+        for row in copied:
+            rows.append(row)
+            size += len(row)
+            if size >= _BLOCK_BYTES:
+                yield b"".join(rows)
+                rows = []
+                size = 0
+        if rows:
+            yield b"".join(rows)
 
 
 def copy_apart(
@@ -249,7 +248,8 @@ _PER_READER = 4
 # Before PostgreSQL 14 a range of ctids was found by reading the whole table.
 _RANGE_SCANS_SINCE = 140000
 _PAGES = """
-SELECT pg_relation_size(c.oid) / current_setting('block_size')::int, current_setting('block_size')::int
+SELECT pg_relation_size(c.oid) / current_setting('block_size')::int,
+    current_setting('block_size')::int
 FROM pg_class c JOIN pg_am ON pg_am.oid = relam
 WHERE c.oid = %s AND relkind = 'r' AND amname = 'heap' AND NOT relhassubclass
 """

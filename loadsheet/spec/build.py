@@ -1,17 +1,21 @@
-"""A checked document -> frozen models, defaults applied. The models' own defaults are the schema's."""
+"""Turns a checked document into frozen models, defaults applied.
+
+The models' own defaults are those of the schema.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from loadsheet.names import is_pattern, plain
+from loadsheet.names import is_pattern, unescape_wildcards
 from loadsheet.spec.files import sql_folder
 from loadsheet.spec.models import (
     Incremental,
     Lake,
+    Materialized,
     Notify,
     Pattern,
     Pipeline,
@@ -24,109 +28,129 @@ from loadsheet.spec.models import (
 from loadsheet.spec.schedule import duration
 from loadsheet.spec.view import View, as_list, inherit
 
+_UNCHANGED = ("description", "schedule", "start_date", "owner")
+_TASK_KEYS: dict[str, Callable[[Any], Any]] = {
+    "pool": str,
+    "retries": int,
+    "retry_delay": duration,
+    "timeout": duration,
+    "max_active_tasks": int,
+}
+"""From the document's value to that of `Tasks`."""
+
 
 def build_pipeline(data: Mapping[str, Any], file: Path, sql: Mapping[str, str]) -> Pipeline:
-    """The pipeline that `data` (valid by schema and rules) describes; `sql` holds each transform's
-    text."""
+    """The pipeline that `data` (valid by schema and rules) describes.
+
+    `file` is where it was read from; `sql` holds the text of each transform.
+    """
     name = data.get("pipeline") or file.resolve().parent.name
     tasks = _tasks(data.get("tasks") or {}, Tasks())
     defaults = data.get("defaults") or {}
     notify = data.get("notify")
+    # Only what the document has: the models' own defaults apply to the rest.
+    unchanged = {key: data[key] for key in _UNCHANGED if key in data}
     tables: list[Table] = []
     patterns: list[Pattern] = []
-    for key, own in data["tables"].items():
-        table = _table(key, inherit(own or {}, defaults), tasks)
+    for key, value in data["tables"].items():
+        own = value or {}
+        table = _table(key, inherit(own, defaults), tasks)
         if is_pattern(key):
-            patterns.append(_pattern(table, own))
+            exclude = tuple(own.get("exclude") or ())
+            patterns.append(Pattern(name=key, table=table, exclude=exclude))
         else:
-            tables.append(replace(table, name=plain(key)))
-    folder = sql_folder(file)
-    transforms = [
-        _transform(transform, own or {}, sql[transform], folder / f"{transform}.sql", tasks)
-        for transform, own in (data.get("transforms") or {}).items()
-    ]
-    unchanged = ("description", "schedule", "start_date", "owner")
-    as_they_are = {key: data[key] for key in unchanged if key in data}
+            tables.append(replace(table, name=unescape_wildcards(key)))
+    transforms: list[Transform] = []
+    for key, own in (data.get("transforms") or {}).items():
+        sql_file = sql_folder(file) / f"{key}.sql"
+        transforms.append(_transform(key, own or {}, sql[key], sql_file, tasks))
     return Pipeline(
         name=name,
         file=file,
         source=Source(**data["source"]),
+        # Two pipelines in one bucket must not mix their loads.
         lake=Lake(**{"prefix": name, **data["lake"]}),
         warehouse=Warehouse(**data["warehouse"]),
         tags=tuple(data.get("tags", ())),
         external=tuple(data.get("external", ())),
-        notify=Notify(**_tuples(notify)) if notify else None,
+        notify=Notify(**_with_tuples(notify)) if notify else None,
         tasks=tasks,
         tables=tuple(tables),
         patterns=tuple(patterns),
         transforms=tuple(transforms),
-        **as_they_are,
+        **unchanged,
     )
 
 
 def sketch_pipeline(view: View, file: Path, sql: Mapping[str, str]) -> Pipeline | None:
-    """What a document with errors tells about its SQL's surroundings; None where that is not enough
-    to judge it."""
+    """As much of the pipeline as its SQL can be checked against, from a document with errors.
+
+    None where the document says too little for that.
+    """
     warehouse = view.get("warehouse")
-    external = view.get("external", default=[])
-    tables = view.data.get("tables")
-    if warehouse is None or not view.sound("external") or not isinstance(tables, dict):
+    names = view.data.get("tables")
+    if warehouse is None or not view.is_sound("external") or not isinstance(names, dict):
         return None
-    # A transform that is broken itself, or whose file is, counts as an empty script: it is but a
-    # name to others.
-    kinds = {
-        transform.name: transform.full["materialized"]
-        for transform in view.transforms
-        if transform.name in sql
-    }
-    names = view.data.get("transforms")
-    if not isinstance(names, dict):
-        names = {}
-    transforms = [
-        Transform(
-            name=name,
-            sql=sql.get(name, ""),
-            file=sql_folder(file) / f"{name}.sql",
-            materialized=kinds.get(name, "script"),
-        )
-        for name in names
-    ]
-    patterns = [Pattern(name=name, table=Table(name=name)) for name in tables if is_pattern(name)]
+    tables: list[Table] = []
+    patterns: list[Pattern] = []
+    for name in names:
+        if is_pattern(name):
+            patterns.append(Pattern(name=name, table=Table(name=name)))
+        else:
+            tables.append(Table(name=unescape_wildcards(name)))
     return Pipeline(
         name="",
         file=file,
         source=Source(conn_id=""),
         lake=Lake(conn_id="", bucket=""),
         warehouse=Warehouse(**warehouse),
-        external=tuple(external),
-        tables=tuple(Table(name=plain(name)) for name in tables if not is_pattern(name)),
+        external=tuple(view.get("external", default=[])),
+        tables=tuple(tables),
         patterns=tuple(patterns),
-        transforms=tuple(transforms),
+        transforms=tuple(_sketch_transforms(view, file, sql)),
     )
 
 
+def _sketch_transforms(view: View, file: Path, sql: Mapping[str, str]) -> Iterator[Transform]:
+    names = view.data.get("transforms")
+    if not isinstance(names, dict):
+        return
+    sound = {transform.name: transform.full for transform in view.transforms}
+    for name in names:
+        # Where the transform or its file has errors, it counts as an empty script: others may read
+        # it by its name, and nothing is said about its SQL.
+        materialized: Materialized = "script"
+        if name in sound and name in sql:
+            materialized = sound[name]["materialized"]
+        yield Transform(
+            name=name,
+            sql=sql.get(name, ""),
+            file=sql_folder(file) / f"{name}.sql",
+            materialized=materialized,
+        )
+
+
 def _table(name: str, keys: Mapping[str, Any], tasks: Tasks) -> Table:
-    incremental, max_shrink = keys.get("incremental"), keys.get("max_shrink")
+    incremental = keys.get("incremental")
+    max_shrink = keys.get("max_shrink")
     return Table(
         name=name,
         primary_key=tuple(keys.get("primary_key", ())),
         incremental=_incremental(incremental) if incremental else None,
         mode=keys.get("mode"),
-        **_tuples(keys.get("columns", {})),
+        **_with_tuples(keys.get("columns", {})),
         schema_contract=keys.get("schema_contract", {}).get("columns", "evolve"),
         max_shrink=None if max_shrink is None else float(max_shrink),
         tasks=_tasks(keys, tasks),
     )
 
 
-def _pattern(table: Table, own: Mapping[str, Any] | None) -> Pattern:
-    return Pattern(name=table.name, table=table, exclude=tuple((own or {}).get("exclude") or ()))
-
-
 def _incremental(keys: Mapping[str, Any]) -> Incremental:
     values = {key: value for key, value in keys.items() if value is not None}
-    for key in {"initial_value", "lookback"} & values.keys():
-        values[key] = str(values[key])
+    # YAML may give a number; cursors travel as text and are compared by the server.
+    for key in ("initial_value", "lookback"):
+        if key in values:
+            values[key] = str(values[key])
     if "hold_back" in values:
         values["hold_back"] = duration(values["hold_back"])
     return Incremental(**values)
@@ -144,23 +168,18 @@ def _transform(name: str, keys: Mapping[str, Any], sql: str, file: Path, tasks: 
 
 
 def _tasks(keys: Mapping[str, Any], base: Tasks) -> Tasks:
-    values = {key: keys[key] for key in _TASK_KEYS if keys.get(key) is not None}
-    return replace(base, **{key: _TASK_KEYS[key](value) for key, value in values.items()})
+    """`base` with what `keys` overrides."""
+    changes: dict[str, Any] = {}
+    for key, convert in _TASK_KEYS.items():
+        if keys.get(key) is not None:
+            changes[key] = convert(keys[key])
+    return replace(base, **changes)
 
 
-def _tuples(keys: Mapping[str, Any]) -> dict[str, Any]:
-    """`keys` with tuples in the place of lists, as frozen models hold them."""
+def _with_tuples(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """`keys` with tuples in place of lists, as frozen models hold them."""
     frozen = dict(keys)
     for key, value in keys.items():
         if isinstance(value, list):
             frozen[key] = tuple(value)
     return frozen
-
-
-_TASK_KEYS: dict[str, Callable[[Any], Any]] = {
-    "pool": str,
-    "retries": int,
-    "retry_delay": duration,
-    "timeout": duration,
-    "max_active_tasks": int,
-}

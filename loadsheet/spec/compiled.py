@@ -1,17 +1,17 @@
-"""The compiled form of a pipeline file: the result of its check, cached on disk by content.
+"""The result of checking a pipeline file, cached on disk by content.
 
-Airflow parses every file again in a new process every few seconds, and each task's worker its own.
-Checking 24 steps takes 30 ms, nearly all of it for SQL; an entry is read in 0.5 and needs neither
-PyYAML nor jsonschema nor postgast.
+Airflow parses every file again in a new process every few seconds, and each task's worker parses
+its own. Checking 24 steps takes 30 ms, nearly all of it for SQL; reading an entry takes 0.5 ms and
+needs neither PyYAML nor jsonschema nor postgast.
 
-The key is the SHA-256 of the YAML, of the SQL files, and of all that decides what a check finds. An
-entry holds the checked document, its warnings, and what each transform reads; the SQL itself is the
-file's, never the entry's. Files with errors have no entry.
+The key is the SHA-256 of the YAML, the SQL files, and everything that decides what a check finds.
+An entry holds the checked document, its warnings, and what each transform reads. The SQL itself
+always comes from its file. Files with errors have no entry.
 
-`LOADSHEET_CACHE` names the folder (empty: none); without it, `loadsheet` in the user's cache folder. Not in the
-project, which may be read-only and is replaced by every deploy; not in /tmp, where others could
-write. JSON and never pickle, and only in a folder that no other user may write: someone who can
-change an entry must not gain anything by it.
+`LOADSHEET_CACHE` names the folder (empty: no cache); the default is `loadsheet` in the user's cache
+folder. Not the project, which may be read-only and is replaced by every deploy; not /tmp, where
+other users could write. Entries are JSON, never pickle, and only in a folder that no other user may
+write: someone who can change an entry must not be able to run code by it.
 """
 
 from __future__ import annotations
@@ -42,66 +42,84 @@ CHECKING = (".", "spec", "spec/rules", "sql")
 imports."""
 LIBRARIES = ("PyYAML", "croniter", "jsonschema", "postgast")
 MOST_BYTES = 16 * MAX_BYTES
-"""Of a pipeline's files together, twice in memory: files that no transform names are read for the
-key, too."""
+"""Limit for all files of a pipeline together, which are twice in memory: the key also covers SQL
+files that no transform uses."""
+MOST_ENTRIES = 32
+"""Entries in each of the 256 subfolders, after which the oldest is deleted. That is room for some
+8,000 pipelines of about 2 kB each."""
 
 
-class Found(NamedTuple):
-    """What a check has found: the pipeline (None where there are errors), problems, and the
-    document itself."""
+class CheckResult(NamedTuple):
+    """What a check has found."""
 
     pipeline: Pipeline | None
+    """None where there are errors."""
     problems: tuple[Problem, ...]
     data: Mapping[str, Any] | None = None
+    """The document; None where there are errors."""
 
 
-def compiled(path: Path, check: Callable[[Path], Found]) -> Found:
-    """What `check(path)` finds, or what it found for the same content before."""
+def cached_check(path: Path, check: Callable[[Path], CheckResult]) -> CheckResult:
+    """What `check(path)` finds, or what it found before for the same content."""
     content = _content(path)
     key = _key(path, content) if content else None
     if content is None or key is None:
         return check(path)
     entry = read_entry(key)
     if entry is not None:
-        _log.debug("%s: its check is in the cache", path)
+        _log.debug("%s: unchanged since its last check", path)
         return _unpack(entry, path, content)
-    found = check(path)
-    unchanged = content == _content(path)  # else the files were edited meanwhile
-    if (
-        found.pipeline
-        and unchanged
-        and all(problem.file == str(path) for problem in found.problems)
-    ):
-        write_entry(key, _pack(found))
-    return found
+    _log.debug("%s: new or changed, checking it", path)
+    result = check(path)
+    # Warnings about SQL files are not kept: an entry has no place for their paths.
+    is_about_yaml = all(problem.file == str(path) for problem in result.problems)
+    # The files may have been edited during the check; then the key does not describe the result.
+    if result.pipeline and is_about_yaml and content == _content(path):
+        write_entry(key, _pack(result))
+    return result
 
 
 def is_remembered(path: Path) -> bool | None:
-    """Whether a check of `path` would be found in the cache; None where none can be kept."""
-    content = _content(path) if cache_is_on() else None
+    """Whether the cache has the result of checking `path`; None where nothing can be cached."""
+    if not cache_is_on():
+        return None
+    content = _content(path)
     key = _key(path, content) if content else None
-    return None if key is None else read_entry(key) is not None
+    if key is None:
+        return None
+    return read_entry(key) is not None
 
 
 def _content(path: Path) -> dict[str, bytes] | None:
-    """The YAML and all SQL files by name; None where something stands that a check must look at:
-    links, for one; and where they are too many to hold."""
+    """The SQL files by name, and the YAML under the empty name.
+
+    None where a check has to look at more than content, for example at links, and where there is
+    too much content.
+    """
     folder = sql_folder(path)
     try:
+        # A check refuses links that lead out of the folder, which content does not show.
         if os.path.islink(folder) or not stat.S_ISREG(os.lstat(path).st_mode):
             return None
-        entries = list(os.scandir(folder)) if os.path.isdir(folder) else []
-        sql = [entry for entry in entries if entry.name.endswith(".sql")]
-        sql.sort(key=attrgetter("name"))
-        if not all(entry.is_file(follow_symlinks=False) for entry in sql):
+        sql_files: list[os.DirEntry[str]] = []
+        if os.path.isdir(folder):
+            sql_files = [entry for entry in os.scandir(folder) if entry.name.endswith(".sql")]
+        sql_files.sort(key=attrgetter("name"))
+        size = path.stat().st_size
+        for file in sql_files:
+            if not file.is_file(follow_symlinks=False):
+                return None
+            size += file.stat().st_size
+        if size > MOST_BYTES:
             return None
-        if path.stat().st_size + sum(entry.stat().st_size for entry in sql) > MOST_BYTES:
-            return None
-        content = {"": _read(path), **{entry.name: _read(entry.path) for entry in sql}}
+        content = {"": _read(path)}
+        for file in sql_files:
+            content[file.name] = _read(file.path)
     except (OSError, ValueError):
         return None
-    too_long = any(len(data) > MAX_BYTES for data in content.values())
-    return None if too_long else content
+    if any(len(data) > MAX_BYTES for data in content.values()):
+        return None
+    return content
 
 
 def _read(file: str | Path) -> bytes:
@@ -111,10 +129,10 @@ def _read(file: str | Path) -> bytes:
 
 def _key(path: Path, content: Mapping[str, bytes]) -> str | None:
     try:
-        digest = hashlib.sha256(checker())
+        digest = hashlib.sha256(checker_version())
     except (OSError, ImportError):  # code that is not in files, a library without metadata
         return None
-    # the pipeline's name where it does not give one
+    # The folder's name is the pipeline's where the document gives none.
     folder = os.path.basename(os.path.realpath(path.parent))
     for name, data in {f"{folder}/{path.name}": b"", **content}.items():
         digest.update(f"{name}\0{len(data)}\0".encode(errors="surrogateescape"))
@@ -123,14 +141,15 @@ def _key(path: Path, content: Mapping[str, bytes]) -> str | None:
 
 
 @once
-def checker() -> bytes:
-    """Another value whenever a check might find something else: our code, the schema, the
-    libraries, Python.
+def checker_version() -> bytes:
+    """A hash that changes whenever a check might find something else: of our code, the schema, the
+    libraries and Python.
 
-    Of the files as they are at the first call: a process that lives long makes it when it imports
-    the code.
+    It covers the files as they are at the first call, so a long-lived process calls it when it
+    imports the code. Raises OSError or ImportError where the code or a library cannot be read.
     """
-    digest = hashlib.sha256(f"{sys.version} {[version(library) for library in LIBRARIES]}".encode())
+    libraries = [version(library) for library in LIBRARIES]
+    digest = hashlib.sha256(f"{sys.version} {libraries}".encode())
     for file in [SCHEMA_FILE, *code_files()]:
         digest.update(hashlib.sha256(_read(file)).digest())
     return digest.digest()
@@ -139,101 +158,102 @@ def checker() -> bytes:
 def code_files() -> list[Path]:
     """Our modules that decide what a check finds."""
     package = Path(__file__).resolve().parents[1]
-    return [file for part in CHECKING for file in sorted((package / part).glob("*.py"))]
+    files: list[Path] = []
+    for folder in CHECKING:
+        files += sorted((package / folder).glob("*.py"))
+    return files
 
 
-def _pack(found: Found) -> dict[str, Any]:
+def _pack(result: CheckResult) -> dict[str, Any]:
     from loadsheet.spec.dependencies import transform_inputs
 
-    assert found.pipeline
+    assert result.pipeline
+    inputs = transform_inputs(result.pipeline)
     return {
-        "data": found.data,
-        "warnings": [{**problem.as_dict(), "file": ""} for problem in found.problems],
-        "inputs": [
-            [name, i.tables, i.transforms] for name, i in transform_inputs(found.pipeline).items()
-        ],
+        "data": result.data,
+        "warnings": [{**problem.as_dict(), "file": ""} for problem in result.problems],
+        "inputs": [[name, read.tables, read.transforms] for name, read in inputs.items()],
     }
 
 
-def _unpack(entry: Any, path: Path, content: Mapping[str, bytes]) -> Found:
+def _unpack(entry: Any, path: Path, content: Mapping[str, bytes]) -> CheckResult:
     from loadsheet.spec.build import build_pipeline
-    from loadsheet.spec.dependencies import remember
+    from loadsheet.spec.dependencies import remember_inputs
     from loadsheet.spec.models import Inputs
 
     data = entry["data"]
-    sql = {
-        name: content[f"{name}.sql"].decode("utf-8-sig") for name in data.get("transforms") or ()
-    }
+    sql: dict[str, str] = {}
+    for name in data.get("transforms") or ():
+        sql[name] = content[f"{name}.sql"].decode("utf-8-sig")
     pipeline = build_pipeline(data, path, sql)
-    remember(
-        pipeline,
-        {name: Inputs(tuple(tables), tuple(marts)) for name, tables, marts in entry["inputs"]},
-    )
-    warnings = tuple(Problem(**{**problem, "file": str(path)}) for problem in entry["warnings"])
-    return Found(pipeline, warnings, data)
-
-
-MOST_ENTRIES = 32
-"""Entries in one of the 256 sub-folders; the oldest makes room. Some 8,000 pipelines, at about 2 kB
-each."""
+    inputs: dict[str, Inputs] = {}
+    for name, tables, transforms in entry["inputs"]:
+        inputs[name] = Inputs(tuple(tables), tuple(transforms))
+    remember_inputs(pipeline, inputs)
+    warnings = [Problem(**{**problem, "file": str(path)}) for problem in entry["warnings"]]
+    return CheckResult(pipeline, tuple(warnings), data)
 
 
 def read_entry(key: str) -> Any:
-    """The value put under `key` (hex digits); None where there is none, or not exactly what was put
-    there."""
+    """The value stored under `key` (hex digits); None where there is none, or where the file is not
+    exactly what was stored."""
     try:
         folder = _folder()
-        if folder is None or not _is_ours_alone(folder):
+        if folder is None or not _only_we_may_write(folder):
             return None
-        seal, _, body = _file(folder, key).read_text("utf-8").partition("\n")
-        return json.loads(body) if seal == _seal(key, body) else None
+        checksum, _, body = _file(folder, key).read_text("utf-8").partition("\n")
+        # The file may have been edited, damaged, or copied from another key.
+        if checksum != _checksum(key, body):
+            return None
+        return json.loads(body)
     except (OSError, ValueError, RecursionError):
         return None
 
 
 def write_entry(key: str, value: Any) -> None:
-    """Keep `value` (plain JSON) under `key`, whole or not at all; does nothing where that is not
-    possible."""
+    """Store `value` (plain JSON) under `key`, whole or not at all. Does nothing where the folder
+    cannot be written."""
     with contextlib.suppress(OSError, ValueError):
         folder = _folder()
         if folder is None:
             return
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if _is_ours_alone(folder):
+        if _only_we_may_write(folder):
             body = json.dumps(value, allow_nan=False)
-            _write(_file(folder, key), f"{_seal(key, body)}\n{body}")
+            _write(_file(folder, key), f"{_checksum(key, body)}\n{body}")
 
 
 def cache_is_on() -> bool:
-    """Whether there is a folder to keep anything in."""
+    """Whether there is a cache folder."""
     return _folder() is not None
 
 
 def _folder() -> Path | None:
     chosen = os.environ.get("LOADSHEET_CACHE")
     if chosen is None:
-        chosen = os.path.join(
-            os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "loadsheet"
-        )
+        user_cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        chosen = os.path.join(user_cache, "loadsheet")
+    # A relative path would be another folder for each working directory.
     return Path(chosen) if os.path.isabs(chosen) else None
 
 
-def _is_ours_alone(folder: Path) -> bool:
-    stat = folder.stat()
-    return stat.st_uid == os.geteuid() and not stat.st_mode & 0o022
+def _only_we_may_write(folder: Path) -> bool:
+    info = folder.stat()
+    return info.st_uid == os.geteuid() and not info.st_mode & 0o022
 
 
 def _file(folder: Path, key: str) -> Path:
     return folder / key[:2] / f"{key}.json"
 
 
-def _seal(key: str, body: str) -> str:
+def _checksum(key: str, body: str) -> str:
     return hashlib.sha256(f"{key}\n{body}".encode()).hexdigest()
 
 
 def _write(file: Path, text: str) -> None:
     file.parent.mkdir(mode=0o700, exist_ok=True)
     _make_room(file.parent)
+    # Renamed when it is complete: other processes read entries at any time.
     handle, temporary = tempfile.mkstemp(dir=file.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as target:
@@ -246,8 +266,9 @@ def _write(file: Path, text: str) -> None:
 
 def _make_room(folder: Path) -> None:
     files = list(folder.iterdir())
-    if len(files) >= MOST_ENTRIES:
-        for old in sorted(files, key=lambda file: file.stat().st_mtime_ns)[
-            : len(files) - MOST_ENTRIES + 1
-        ]:
-            old.unlink(missing_ok=True)
+    surplus = len(files) - MOST_ENTRIES + 1
+    if surplus <= 0:
+        return
+    files.sort(key=lambda file: file.stat().st_mtime_ns)
+    for old in files[:surplus]:
+        old.unlink(missing_ok=True)

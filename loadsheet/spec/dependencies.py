@@ -1,5 +1,7 @@
-"""What each transform reads, and an order in which transforms can run. Inferred once, then
-remembered: reading the SQL of 10 marts takes 15 ms, and importing the parser 25."""
+"""What each transform reads, and an order in which transforms can run.
+
+The result is remembered: reading the SQL of 10 marts takes 15 ms, and importing the parser 25.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,8 @@ from collections.abc import Mapping
 from loadsheet.spec.models import Inputs, Pipeline
 
 _MOST = 1024
-_known: dict[Pipeline, dict[str, Inputs]] = {}
+"""Pipelines; a long-lived DAG processor sees a new one after each edit."""
+_remembered: dict[Pipeline, dict[str, Inputs]] = {}
 
 
 def transform_inputs(pipeline: Pipeline) -> dict[str, Inputs]:
@@ -19,17 +22,18 @@ def transform_inputs(pipeline: Pipeline) -> dict[str, Inputs]:
     """
     if not pipeline.transforms:
         return {}
-    found = _known.get(pipeline)
-    if found is None:
+    inputs = _remembered.get(pipeline)
+    if inputs is None:
         from loadsheet.spec.sql_reading import infer_inputs
 
-        found = infer_inputs(pipeline)
-        remember(pipeline, found)
-    return dict(found)
+        inputs = infer_inputs(pipeline)
+        remember_inputs(pipeline, inputs)
+    return dict(inputs)
 
 
-def remember(pipeline: Pipeline, inputs: Mapping[str, Inputs]) -> None:
-    """`inputs` is what `infer_inputs` has found for `pipeline`, now or in an earlier process."""
-    if len(_known) >= _MOST:
-        _known.clear()
-    _known[pipeline] = dict(inputs)
+def remember_inputs(pipeline: Pipeline, inputs: Mapping[str, Inputs]) -> None:
+    """Keep `inputs`, which `infer_inputs` has found for `pipeline`, now or in an earlier
+    process."""
+    if len(_remembered) >= _MOST:
+        _remembered.clear()
+    _remembered[pipeline] = dict(inputs)

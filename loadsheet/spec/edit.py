@@ -1,8 +1,8 @@
-"""Adds tables to the text of a pipeline file and leaves every other byte as it was.
+"""Adds tables to the text of a pipeline file and leaves every other byte unchanged.
 
 A YAML library that keeps comments still rewrites the file: ruamel.yaml turned `{x:   1}` into
-`{x: 1}` and moved whole blocks to its own indentation. So the place is found by the parser, and
-only the new lines are written.
+`{x: 1}` and moved whole blocks to its own indentation. So the parser only finds the place, and only
+the new lines are written.
 """
 
 from __future__ import annotations
@@ -18,25 +18,72 @@ from loadsheet.spec.files import UNPRINTABLE
 from loadsheet.spec.strict_yaml import compose
 from loadsheet.spec.view import inherit
 
+_PLAIN = re.compile(r"[^\W\d][\w-]*")
+_RESERVED_WORDS = frozenset("y n yes no on off true false null".split())
+"""Unquoted text that some YAML parser reads as a truth value or as null."""
 
-def fitted(
+
+def with_tables(text: str, entries: Mapping[str, Mapping[str, Any]]) -> str:
+    """`text`, the valid text of a pipeline file, with `entries` as its last tables."""
+    tables = _tables_node(text)
+    last = _end(tables.value[-1][1])
+    if tables.flow_style:  # `tables: {a: , b: }`
+        added = ""
+        for name, keys in entries.items():
+            added += f", {_scalar(name)}: {flow_yaml(keys or None)}"
+        return text[:last] + added + text[last:]
+    indent = int(tables.value[-1][0].start_mark.column)
+    place = _line_after(text, last, indent)
+    newline = "\r\n" if "\r\n" in text else "\n"
+    added = ""
+    if not text[:place].endswith(("\n", "\r")):
+        added = newline
+    for name, keys in entries.items():
+        added += f"{' ' * indent}{table_yaml(name, keys)}{newline}"
+    return text[:place] + added + text[place:]
+
+
+def table_yaml(name: str, keys: Mapping[str, Any]) -> str:
+    """A table's line, without indentation."""
+    if not keys:
+        return f"{_scalar(name)}:"
+    return f"{_scalar(name)}: {flow_yaml(keys)}"
+
+
+def flow_yaml(value: Any) -> str:
+    """A value on one line of YAML that all parsers read alike."""
+    if isinstance(value, Mapping):
+        pairs = [f"{_scalar(key)}: {flow_yaml(inner)}" for key, inner in value.items()]
+        return "{" + ", ".join(pairs) + "}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(flow_yaml, value))}]"
+    if isinstance(value, str):
+        return _scalar(value)
+    return json.dumps(value)
+
+
+def fit_to_defaults(
     entry: Mapping[str, Any],
     key: Collection[str],
     columns: Collection[str],
     defaults: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """`entry` such that, with `defaults` filled in, the table is carried as `entry` alone says.
+    """The keys to write for a table so that, with `defaults` filled in, it is loaded as `entry`
+    alone describes.
 
-    `key` is what identifies the table's rows, `columns` are all it has. A cursor, or columns to carry, that the
-    defaults name and the table has too are the file's own convention and win over the entry's.
+    `key` is the table's primary key, `columns` are all its columns. Where the defaults name a
+    cursor, or columns to include, that the table has too, the file's convention wins over the
+    entry.
     """
-    inherited, own = inherit({}, defaults), dict(entry)
+    inherited = inherit({}, defaults)
+    own = dict(entry)
     if "primary_key" in inherited:
         if inherited["primary_key"] == list(key):
             own.pop("primary_key", None)
         else:
             own.setdefault("primary_key", None)
     if "incremental" in inherited:
+        # Without a primary key, an inherited cursor would make the table append.
         if inherited["incremental"]["cursor"] in columns and key:
             own.pop("incremental", None)
             own.pop("mode", None)
@@ -45,7 +92,7 @@ def fitted(
     _fit_columns(own, inherited.get("columns", {}), columns)
     _fit_mode(own, inherited, key)
     if own.get("mode") == "append" and defaults.get("lookback") is not None:
-        own["lookback"] = None  # what is appended may not be read twice
+        own["lookback"] = None  # rows inside a lookback would be appended twice
     return own
 
 
@@ -56,75 +103,39 @@ def _fit_columns(
     if "include" in inherited and set(named) <= set(columns):
         own.pop("columns", None)
         return
-    left_out = own.get("columns", {}).get("exclude", [])
+    excluded = own.get("columns", {}).get("exclude", [])
     if "exclude" in inherited:
-        left_out = [
-            *(name for name in named if name in columns),
-            *(name for name in left_out if name not in named),
-        ]
-    if "exclude" in inherited and left_out == named:
-        own.pop("columns", None)
-    elif left_out or inherited:
-        own["columns"] = {"exclude": left_out} if left_out else None
+        inherited_here = [name for name in named if name in columns]
+        excluded = inherited_here + [name for name in excluded if name not in named]
+        if excluded == named:
+            own.pop("columns", None)
+            return
+    if excluded:
+        own["columns"] = {"exclude": excluded}
+    elif inherited:
+        own["columns"] = None
 
 
 def _fit_mode(own: dict[str, Any], inherited: Mapping[str, Any], key: Collection[str]) -> None:
-    full = {**inherited, **own}
-    mode, incremental = inherited.get("mode"), full.get("incremental")
+    """Cancel an inherited mode that this table cannot have."""
+    mode = inherited.get("mode")
+    if "mode" in own or not mode:
+        return
+    incremental = {**inherited, **own}.get("incremental")
     impossible = {"append": not incremental, "replace": bool(incremental), "merge": not key}
-    if "mode" not in own and mode and impossible[mode]:
+    if impossible[mode]:
         own["mode"] = None
 
 
-_PLAIN = re.compile(r"[^\W\d][\w-]*")
-_WORDS = frozenset("y n yes no on off true false null".split())
-"""Plain text that some YAML reader takes for a truth value or nothing."""
-
-
-def with_tables(text: str, entries: Mapping[str, Mapping[str, Any]]) -> str:
-    """`text`, the valid text of a pipeline file, with `entries` as its last tables."""
-    tables = _tables(text)
-    last = _end(tables.value[-1][1])
-    if tables.flow_style:
-        pairs = (f", {_scalar(name)}: {flow(keys or None)}" for name, keys in entries.items())
-        return text[:last] + "".join(pairs) + text[last:]
-    indent = int(tables.value[-1][0].start_mark.column)
-    place = _after(text, last, indent)
-    newline = "\r\n" if "\r\n" in text else "\n"
-    lines = "".join(f"{' ' * indent}{pair(name, keys)}{newline}" for name, keys in entries.items())
-    return (
-        text[:place]
-        + ("" if text[:place].endswith(("\n", "\r")) else newline)
-        + lines
-        + text[place:]
-    )
-
-
-def pair(name: str, keys: Mapping[str, Any]) -> str:
-    """A table's line, without indentation."""
-    return f"{_scalar(name)}: {flow(keys)}" if keys else f"{_scalar(name)}:"
-
-
-def flow(value: Any) -> str:
-    """A value on one line of YAML that every reader understands alike."""
-    if isinstance(value, Mapping):
-        return (
-            "{" + ", ".join(f"{_scalar(key)}: {flow(inner)}" for key, inner in value.items()) + "}"
-        )
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(flow, value))}]"
-    return _scalar(value) if isinstance(value, str) else json.dumps(value)
-
-
 def _scalar(text: str) -> str:
-    if _PLAIN.fullmatch(text) and text.lower() not in _WORDS and not UNPRINTABLE.search(text):
+    is_plain = _PLAIN.fullmatch(text) and not UNPRINTABLE.search(text)
+    if is_plain and text.lower() not in _RESERVED_WORDS:
         return text
-    return UNPRINTABLE.sub(
-        lambda match: f"\\u{ord(match[0]):04x}", json.dumps(text, ensure_ascii=False)
-    )
+    quoted = json.dumps(text, ensure_ascii=False)
+    return UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", quoted)
 
 
-def _tables(text: str) -> yaml.MappingNode:
+def _tables_node(text: str) -> yaml.MappingNode:
     root, _ = compose(text)
     assert isinstance(root, yaml.MappingNode)
     tables = next(value for key, value in root.value if key.value == "tables")
@@ -133,20 +144,26 @@ def _tables(text: str) -> yaml.MappingNode:
 
 
 def _end(node: yaml.Node) -> int:
-    """Where the text of `node` ends. The mark of a block is where the next thing begins, comments
-    between or not."""
-    if isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
-        last = node.value[-1]
-        return _end(last[1] if isinstance(node, yaml.MappingNode) else last)
-    return int(node.end_mark.index)
+    """Where the text of `node` ends.
+
+    The end mark of a block is where the next thing begins, even behind comments, so a block ends
+    where its last entry does.
+    """
+    if not isinstance(node, yaml.CollectionNode) or node.flow_style or not node.value:
+        return int(node.end_mark.index)
+    last = node.value[-1]
+    if isinstance(node, yaml.MappingNode):
+        last = last[1]
+    return _end(last)
 
 
-def _after(text: str, place: int, indent: int) -> int:
+def _line_after(text: str, place: int, indent: int) -> int:
     """The start of the line after `place`, and after comments below it that are indented like
     tables."""
-    line = re.compile(r"[^\r\n]*(?:\r\n|\r|\n|\Z)")
-    at_line_start = place > 0 and text[place - 1] in "\r\n"
-    end = place if at_line_start else line.match(text, place).end()  # type: ignore[union-attr]
+    end = place
+    if place == 0 or text[place - 1] not in "\r\n":
+        rest_of_line = re.compile(r"[^\r\n]*(?:\r\n|\r|\n|\Z)")
+        end = rest_of_line.match(text, place).end()  # type: ignore[union-attr]
     comment = re.compile(rf"(?: *(?:\r\n|\r|\n))* {{{indent},}}#[^\r\n]*(?:\r\n|\r|\n|\Z)")
     while match := comment.match(text, end):
         end = match.end()

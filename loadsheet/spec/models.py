@@ -1,4 +1,4 @@
-"""A checked pipeline file as frozen values: what every later stage reads, and nothing more.
+"""A checked pipeline file as frozen values: all that later stages read of it.
 
 The keys and their defaults are those of `schemas/pipeline.schema.json`; a test keeps the two equal.
 """
@@ -20,7 +20,7 @@ Materialized = Literal["table", "view", "merge", "script"]
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where tables come from: an Airflow connection id and a schema of that PostgreSQL database."""
+    """Where tables come from: a connection id and a schema of that PostgreSQL database."""
 
     conn_id: str
     schema: str = "public"
@@ -28,8 +28,8 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Lake:
-    """Where extracted parts and manifests go: an S3 connection, a bucket, a prefix (no slashes at
-    its ends)."""
+    """Where extracted parts and manifests go: an S3 connection, a bucket and a prefix, which has no
+    slash at either end."""
 
     conn_id: str
     bucket: str
@@ -39,7 +39,7 @@ class Lake:
 
 @dataclass(frozen=True, kw_only=True)
 class Warehouse:
-    """Where rows end: staging tables in `schema`, transforms in `mart_schema`."""
+    """Where rows go: staging tables into `schema`, marts into `mart_schema`."""
 
     conn_id: str
     schema: str = "staging"
@@ -48,7 +48,7 @@ class Warehouse:
 
 @dataclass(frozen=True, kw_only=True)
 class Notify:
-    """Who hears of failures and recoveries: an Airflow connection of type slackwebhook."""
+    """Where failures and recoveries are reported: an Airflow connection of type slackwebhook."""
 
     slack_conn_id: str
     events: tuple[str, ...] = ("failure", "recovery")
@@ -56,8 +56,7 @@ class Notify:
 
 @dataclass(frozen=True, kw_only=True)
 class Tasks:
-    """How generated Airflow tasks behave; tables and transforms may override pool, retries and
-    timeout."""
+    """How Airflow tasks behave; tables and transforms may override pool, retries and timeout."""
 
     pool: str = "default_pool"
     retries: int = 2
@@ -81,44 +80,45 @@ class Incremental:
     number (`1000`)."""
     nulls: Literal["fail", "include", "exclude"] = "fail"
     hold_back: timedelta = timedelta(seconds=60)
-    """Longest wait for open source transactions before only what is safe is taken."""
+    """Longest wait for open source transactions; after that, only the safe part is read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """One source table and how it travels. An empty `primary_key` means: ask the source's catalog
-    at run time."""
+    """One source table and how it is loaded."""
 
     name: str
     primary_key: tuple[str, ...] = ()
+    """Empty: taken from the source's catalog at run time."""
     incremental: Incremental | None = None
     mode: Mode | None = None
-    """None: replace without incremental, else merge with a key and append without (see
-    `mode_with_key`)."""
+    """None: chosen by `mode_with_key`."""
     include: tuple[str, ...] = ()
-    """Columns to carry; empty means all."""
+    """Columns to load; empty means all."""
     exclude: tuple[str, ...] = ()
     schema_contract: Literal["evolve", "freeze"] = "evolve"
     max_shrink: float | None = None
-    """Largest share of its rows (0 to 1) a full load may lose before it stops; None never stops."""
+    """Largest share of the rows (0 to 1) that a full load may remove; None means any share."""
     tasks: Tasks = Tasks()
     matched: bool = False
-    """Brought in by a pattern, and so no mistake of the spec when the source no longer has it."""
+    """Whether a pattern brought it in: then it is no error when the source no longer has it."""
 
     def mode_with_key(self, has_key: bool) -> Mode:
-        """The mode once the primary key is known: the declared one, else the usual one for this
-        table."""
+        """The declared mode, else replace without `incremental`, merge with a primary key, and
+        append without one."""
         if self.mode:
             return self.mode
         if not self.incremental:
             return "replace"
-        return "merge" if has_key else "append"
+        if has_key:
+            return "merge"
+        return "append"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pattern:
-    """Tables by a pattern of their names; the source says which when a run begins. Each travels as
-    `table` does."""
+    """Tables by a pattern of their names, looked up in the source when a run begins. Each is loaded
+    as `table` is."""
 
     name: str
     table: Table
@@ -126,14 +126,14 @@ class Pattern:
 
     def matches(self, name: str) -> bool:
         """Whether a table of this name is one of them."""
-        return matches(self.name, name) and not any(
-            matches(left_out, name) for left_out in self.exclude
-        )
+        if any(matches(excluded, name) for excluded in self.exclude):
+            return False
+        return matches(self.name, name)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Transform:
-    """One mart: a SELECT (table, view, merge) or a script, with its text already read from `file`."""
+    """One mart: a SELECT (table, view, merge) or a script. `sql` is the text of `file`."""
 
     name: str
     sql: str
@@ -145,18 +145,19 @@ class Transform:
 
 @dataclass(frozen=True, kw_only=True)
 class Pipeline:
-    """A whole pipeline file, defaults applied. `file` is the YAML it came from (`name` is the DAG
-    id)."""
+    """A whole pipeline file, defaults applied."""
 
     name: str
+    """Also the DAG id."""
     file: Path
+    """The YAML it was read from."""
     source: Source
     lake: Lake
     warehouse: Warehouse
     description: str = ""
     schedule: str | None = None
     start_date: str | None = None
-    """ISO 8601 date or time; None means no start (manual runs only need none)."""
+    """ISO 8601 date or time; None means no start, which is enough for manual runs."""
     owner: str = "airflow"
     tags: tuple[str, ...] = ()
     notify: Notify | None = None
@@ -165,17 +166,17 @@ class Pipeline:
     patterns: tuple[Pattern, ...] = ()
     transforms: tuple[Transform, ...] = field(default=())
     external: tuple[str, ...] = ()
-    """Tables of the warehouse that transforms read and others make: `schema.table`, or `schema.*`
-    for all of one."""
+    """Tables of the warehouse that transforms read and this pipeline does not create:
+    `schema.table`, or `schema.*` for a whole schema."""
 
     @property
     def entries(self) -> tuple[Table, ...]:
-        """What stands under `tables`: the tables, then what each pattern says of those it matches."""
+        """All entries under `tables`: the tables, then one for each pattern."""
         return (*self.tables, *(pattern.table for pattern in self.patterns))
 
     def table(self, name: str) -> Table:
-        """The table called `name`, also one that a pattern matches, or a pattern's own; KeyError
-        when there is none."""
+        """The table or pattern entry `name`, or the table `name` that a pattern matches. Raises
+        KeyError when there is none."""
         for table in self.entries:
             if table.name == name:
                 return table
@@ -190,12 +191,14 @@ class Pipeline:
             return None
         return next((pattern for pattern in self.patterns if pattern.matches(name)), None)
 
-    def resolved(self, names: Iterable[str]) -> Pipeline:
-        """The same with the tables `names`, which its patterns match, in the place of the patterns."""
-        return replace(self, tables=(*self.tables, *map(self.table, names)), patterns=())
+    def with_matched(self, names: Iterable[str]) -> Pipeline:
+        """This pipeline with the tables `names`, which its patterns match, in place of the
+        patterns."""
+        matched = [self.table(name) for name in names]
+        return replace(self, tables=(*self.tables, *matched), patterns=())
 
     def transform(self, name: str) -> Transform:
-        """The transform called `name`; KeyError when the spec has none."""
+        """The transform `name`. Raises KeyError when there is none."""
         for transform in self.transforms:
             if transform.name == name:
                 return transform

@@ -1,13 +1,14 @@
-"""Checks many new files in parallel: other processes check the last ones while this one
-begins with the first.
+"""Checks many new files in parallel: other processes begin with the last file while this one begins
+with the first.
 
-What they find comes by way of the cache (`compiled.py`), so no caller has to know about them. A
-first check of 1,000 files takes as long as the cores there are allow, not as long as one of them.
+Their results come back through the cache (`compiled.py`), so no caller has to know about them. A
+first check of 1,000 files thus uses all cores instead of one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import subprocess
 import sys
@@ -18,50 +19,52 @@ from pathlib import Path
 from loadsheet.spec.compiled import is_remembered
 from loadsheet.spec.pipeline_file import check_file
 
+_log = logging.getLogger(__name__)
+
 FEWEST = 64
-"""Files. They take a second or so; to start another Python takes a third of one."""
+"""Files. Checking so many takes about a second, and starting another Python a third of one."""
 MOST = 3
-"""Further processes, of some 60 MB each: a DAG processor may have little memory."""
+"""Other processes, of some 60 MB each: a DAG processor may have little memory."""
 
 
 @contextlib.contextmanager
-def checked_ahead(specs: Sequence[Path]) -> Iterator[None]:
-    """Within, further processes check the pipeline files `specs` from the last one on; they end
-    with the context.
+def checking_in_parallel(specs: Sequence[Path]) -> Iterator[None]:
+    """Inside this context, other processes check the pipeline files `specs` from the last one on;
+    they end with the context.
 
-    None are started where the files are few, where the last one is known already, or where nothing
-    can be kept.
+    None are started where there are few files, where the last one is in the cache, or where nothing
+    can be cached.
     """
-    helpers = _start(specs) if len(specs) >= FEWEST and is_remembered(specs[-1]) is False else []
+    helpers: list[subprocess.Popen[bytes]] = []
+    if len(specs) >= FEWEST and is_remembered(specs[-1]) is False:
+        # Where the system refuses another process, the check only takes longer.
+        with contextlib.suppress(OSError):
+            count = min(_cores() - 1, MOST)
+            for number in range(count):
+                helpers.append(_start(specs[number::count]))
+        _log.debug("%d more processes check %d pipeline files", len(helpers), len(specs))
     try:
         yield
     finally:
+        # What they have not finished, this process has checked itself.
         for helper in helpers:
             helper.terminate()
             helper.wait()
 
 
-def _start(specs: Sequence[Path]) -> list[subprocess.Popen[bytes]]:
-    count = min(_cores() - 1, MOST)
-    helpers: list[subprocess.Popen[bytes]] = []
-    # no more processes are to be had: it takes longer, and that is all
-    with contextlib.suppress(OSError):
-        for number in range(count):
-            helpers.append(_helper(specs[number::count]))
-    return helpers
-
-
-def _helper(specs: Sequence[Path]) -> subprocess.Popen[bytes]:
-    path = os.pathsep.join(
-        filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")))
-    )
+def _start(specs: Sequence[Path]) -> subprocess.Popen[bytes]:
+    root = str(Path(__file__).parents[2])
+    python_path = os.environ.get("PYTHONPATH")
+    if python_path:
+        root = f"{root}{os.pathsep}{python_path}"
     command = [sys.executable, "-P", "-m", "loadsheet.spec.parallel_check", str(os.getpid())]
-    with tempfile.TemporaryFile() as files:  # more than arguments may hold
+    # In a file, because the system limits the length of arguments.
+    with tempfile.TemporaryFile() as files:
         files.write(b"\0".join(os.fsencode(spec.absolute()) for spec in reversed(specs)))
         files.seek(0)
         return subprocess.Popen(
             command,
-            env=os.environ | {"PYTHONPATH": path},
+            env=os.environ | {"PYTHONPATH": root},
             stdin=files,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -69,14 +72,16 @@ def _helper(specs: Sequence[Path]) -> subprocess.Popen[bytes]:
 
 
 def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def main(parent: int) -> None:
-    """Check the files named on stdin, as long as the process `parent`, which has started this one,
+    """Check the files named on stdin, as long as the process `parent`, which started this one,
     lives."""
     for name in sys.stdin.buffer.read().split(b"\0"):
-        if os.getppid() != parent:
+        if os.getppid() != parent:  # the parent has ended
             return
         check_file(Path(os.fsdecode(name)))
 

@@ -1,8 +1,16 @@
-"""The one entry to pipeline files: check one, load one, find all. All problems at once, never a
-traceback."""
+"""The entry to pipeline files: check one, load one, find all.
+
+load_pipeline, check_file
+  └─ _check_unchanged      this process's results, by the files' sizes and times
+       └─ cached_check     the results on disk, by the files' content (compiled.py)
+            └─ _check      the check itself
+                 ├─ YAML -> document (strict_yaml) -> shape (schema) -> rules (rules/)
+                 └─ SQL files (sql_files) -> what they read (sql_reading) -> Pipeline (build)
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Mapping
@@ -12,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from loadsheet.errors import SpecError
 from loadsheet.problem import Problem
-from loadsheet.spec.compiled import Found, compiled
+from loadsheet.spec.compiled import CheckResult, cached_check
 from loadsheet.spec.files import is_there, leads_into
 from loadsheet.spec.models import Pipeline
 
@@ -22,32 +30,36 @@ if TYPE_CHECKING:
     from loadsheet.spec.view import View
 
 Stamp = tuple[tuple[str, int, int], ...]
+"""Name, time of the last change in nanoseconds, and size of each file."""
+_SETTLED = 2_000_000_000
+"""Nanoseconds. A file that is edited twice within one tick of the file system's clock looks
+unchanged, so the results of newer files are not kept in memory."""
 
 
 def load_pipeline(path: Path) -> Pipeline:
     """The pipeline in `path` (`…/pipeline.yml`). Raises SpecError with all problems of the file and
     its SQL."""
-    found = _found(path)
-    if found.pipeline is None:
-        raise SpecError(found.problems)
-    return found.pipeline
+    result = _check_unchanged(path)
+    if result.pipeline is None:
+        raise SpecError(result.problems)
+    return result.pipeline
 
 
 def check_file(path: Path) -> tuple[Pipeline | None, list[Problem]]:
     """The pipeline in `path`, None when there are errors, and its problems in the order of the
     file.
 
-    Warnings alone leave the pipeline usable. Never raises: whatever is wrong with the file is a
+    A pipeline with warnings only is usable. Never raises: anything wrong with the file is a
     problem.
     """
-    found = _found(path)
-    return found.pipeline, list(found.problems)
+    result = _check_unchanged(path)
+    return result.pipeline, list(result.problems)
 
 
 def check_text(path: Path, text: str) -> tuple[Pipeline | None, list[Problem]]:
-    """What `check_file` would find if `path`, which need not exist yet, held `text`."""
-    found = _check(path, text)
-    return found.pipeline, list(found.problems)
+    """What `check_file` would return if `path`, which need not exist, contained `text`."""
+    result = _check(path, text)
+    return result.pipeline, list(result.problems)
 
 
 def find_specs(project: Path) -> list[Path]:
@@ -56,12 +68,59 @@ def find_specs(project: Path) -> list[Path]:
     return sorted(file for file in files if is_there(file))
 
 
+def refuse_link_outwards(path: Path) -> None:
+    """Refuse a link that leads out of `pipelines/`. Raises SpecError.
+
+    Problems quote the text of the file, so a user who may only write `pipelines/` could otherwise
+    read other files. Links inside the folder, as a mounted ConfigMap has them, are followed.
+    """
+    pipelines = path.absolute().parents[1]
+    if not os.path.islink(path) or leads_into(path, pipelines):
+        return
+    problem = Problem(
+        file=str(path),
+        line=1,
+        column=1,
+        path="",
+        message="this link leads out of the pipelines folder",
+        hint="replace the link with the file itself",
+        code="unreadable-file",
+    )
+    raise SpecError([problem])
+
+
+def _check_unchanged(path: Path) -> CheckResult:
+    """Check `path`, or reuse the result where its files look unchanged."""
+    stamp = _stamp(path)
+    newest = max((mtime for _, mtime, _ in stamp), default=0)
+    if time.time_ns() - newest < _SETTLED:
+        return cached_check(path, _check)
+    return _check_once(path, stamp)
+
+
 @lru_cache(maxsize=1024)
-def _found_once(path: Path, _: Stamp) -> Found:
-    return compiled(path, _check)
+def _check_once(path: Path, _: Stamp) -> CheckResult:
+    return cached_check(path, _check)
 
 
-def _check(path: Path, text: str | None = None) -> Found:
+def _stamp(path: Path) -> Stamp:
+    """Changes whenever the file or its SQL does."""
+    folder = path.absolute().parent
+    files = [folder / path.name]
+    with contextlib.suppress(OSError, ValueError):
+        files += sorted((folder / "sql").glob("*.sql"))
+    return tuple(_file_stamp(file) for file in files)
+
+
+def _file_stamp(file: Path) -> tuple[str, int, int]:
+    try:
+        info = file.stat()
+    except (OSError, ValueError):
+        return str(file), 0, 0
+    return str(file), info.st_mtime_ns, info.st_size
+
+
+def _check(path: Path, text: str | None = None) -> CheckResult:
     # Imported here: PyYAML and jsonschema take 0.1 s, which code that needs only the models should
     # not pay.
     from loadsheet.spec.strict_yaml import read_document
@@ -70,42 +129,19 @@ def _check(path: Path, text: str | None = None) -> Found:
         refuse_link_outwards(path)
         document = read_document(path, text)
     except SpecError as error:
-        return Found(None, error.problems)
+        return CheckResult(None, error.problems)
     return _check_document(document, path)
 
 
-def refuse_link_outwards(path: Path) -> None:
-    """Whoever may only write `pipelines/` must not have other files read by linking to them:
-    problems quote the text.
-
-    Links within it, as a mounted ConfigMap has them, are followed.
-    """
-    pipelines = path.absolute().parents[1]
-    if os.path.islink(path) and not leads_into(path, pipelines):
-        message, hint = "this link leads out of the folder of pipelines", "put the file itself here"
-        raise SpecError(
-            [
-                Problem(
-                    file=str(path),
-                    line=1,
-                    column=1,
-                    path="",
-                    message=message,
-                    hint=hint,
-                    code="unreadable-file",
-                )
-            ]
-        )
-
-
-def _check_document(document: Document, path: Path) -> Found:
+def _check_document(document: Document, path: Path) -> CheckResult:
     from loadsheet.spec.build import build_pipeline
     from loadsheet.spec.dependencies import transform_inputs
     from loadsheet.spec.rules.pipeline import rule_findings
     from loadsheet.spec.sql_files import read_transforms
 
-    shape, view = _shape(document, path)
-    findings = [*shape, *(rule_findings(view) if view else ())]
+    findings, view = _check_shape(document, path)
+    if view:
+        findings += rule_findings(view)
     problems = [document.problem(finding) for finding in findings]
     sql, sql_problems = read_transforms(document, path, findings)
     problems += sql_problems
@@ -116,27 +152,30 @@ def _check_document(document: Document, path: Path) -> Found:
         if pipeline:
             transform_inputs(pipeline)
         elif view:
+            # All problems at once: an error in the YAML does not hide those of the SQL.
             _check_sql(view, path, sql)
     except SpecError as error:
         problems += error.problems
         pipeline = None
-    in_order = sorted(problems, key=lambda p: (p.file != document.file, p.file, p.line, p.column))
-    return Found(pipeline, tuple(in_order), document.data if pipeline else None)
+    # The YAML file's problems first, then those of each SQL file.
+    problems.sort(key=lambda p: (p.file != document.file, p.file, p.line, p.column))
+    return CheckResult(pipeline, tuple(problems), document.data if pipeline else None)
 
 
-def _shape(document: Document, path: Path) -> tuple[list[Finding], View | None]:
-    """What is odd about the YAML or not as the schema says, and the rest as rules look at it."""
+def _check_shape(document: Document, path: Path) -> tuple[list[Finding], View | None]:
+    """What is wrong with the YAML and against the schema, and the rest of the document for rules to
+    look at; None where it is no mapping."""
     from loadsheet.spec.schema import shape_findings
     from loadsheet.spec.view import View
 
     shape = shape_findings(document.data)
-    # A key like `on:` is both unquoted and unknown: what it meant helps more than quoting it. For a
-    # value it is the other way round: `retries: 010` is first of all ambiguous, and only therefore
-    # not a number.
-    unknown = {finding.path for finding in shape if finding.at == "key"}
-    odd = [finding for finding in document.findings if finding.path not in unknown]
-    seen = {finding.path for finding in odd}
-    findings = [*odd, *(finding for finding in shape if finding.path not in seen)]
+    # One finding per path. A key like `on:` is both unquoted and unknown: what it meant helps more
+    # than quoting it. For a value it is the other way round: `retries: 010` is first of all
+    # ambiguous, and only therefore not a number.
+    unknown_keys = {finding.path for finding in shape if finding.at == "key"}
+    findings = [finding for finding in document.findings if finding.path not in unknown_keys]
+    seen = {finding.path for finding in findings}
+    findings += [finding for finding in shape if finding.path not in seen]
     if not isinstance(document.data, dict):
         return findings, None
     broken = {finding.path for finding in findings if finding.severity == "error"}
@@ -144,36 +183,10 @@ def _shape(document: Document, path: Path) -> tuple[list[Finding], View | None]:
 
 
 def _check_sql(view: View, path: Path, sql: Mapping[str, str]) -> None:
-    """The SQL beside a document with errors, as far as it can be judged. Raises SpecError."""
+    """Check the SQL of a document with errors, as far as possible. Raises SpecError."""
     from loadsheet.spec.build import sketch_pipeline
     from loadsheet.spec.sql_reading import infer_inputs
 
-    if pipeline := sketch_pipeline(view, path, sql):
-        infer_inputs(pipeline)
-
-
-def _found(path: Path) -> Found:
-    stamp = _stamp(path)
-    # A file edited twice within one tick of the file system's clock looks unchanged, so new files
-    # are not cached.
-    newest = max((mtime for _, mtime, _ in stamp), default=0)
-    fresh = time.time_ns() - newest < 2_000_000_000
-    return _found_once.__wrapped__(path, stamp) if fresh else _found_once(path, stamp)
-
-
-def _stamp(path: Path) -> Stamp:
-    """Changes whenever the file or its SQL does, so that a cached check is never stale."""
-    folder = path.absolute().parent
-    try:
-        files = [folder / path.name, *sorted((folder / "sql").glob("*.sql"))]
-    except (OSError, ValueError):
-        files = [folder / path.name]
-    return tuple(_file_stamp(file) for file in files)
-
-
-def _file_stamp(file: Path) -> tuple[str, int, int]:
-    try:
-        stat = file.stat()
-    except (OSError, ValueError):
-        return str(file), 0, 0
-    return str(file), stat.st_mtime_ns, stat.st_size
+    sketch = sketch_pipeline(view, path, sql)
+    if sketch:
+        infer_inputs(sketch)

@@ -1,5 +1,5 @@
-"""The rules by their codes: the one list that `check`'s output, SARIF and docs/rules.md are made
-from."""
+"""All rules by their codes. The output of `check`, SARIF and docs/rules.md are made from this
+list."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Rule(NamedTuple):
-    """Why the rule is there, in one sentence, and what mends its problems."""
+    """Why the rule exists, and how to fix a violation."""
 
     why: str
     fix: str
@@ -16,161 +16,163 @@ class Rule(NamedTuple):
 
 RULES: dict[str, Rule] = {
     "unreadable-file": Rule(
-        "A pipeline is read the same on every machine only from a regular file of at most 1 MiB in"
-        " UTF-8.",
-        "Save the file as UTF-8 without invisible characters, in the place where the pipeline looks"
-        " for it.",
+        "A file is read the same on every machine only if it is a regular UTF-8 file of at most 1"
+        " MiB.",
+        "Save the file as UTF-8 without invisible characters, in the place where the pipeline"
+        " looks for it.",
     ),
     "yaml-syntax": Rule(
-        "Text that is not YAML has no keys and values, so nothing else in the file can be checked.",
-        "Mend the place; most often it is a missing quote, colon, bracket or space.",
+        "Text that is not valid YAML has no keys and values, so nothing else in the file can be"
+        " checked.",
+        "Correct the place that is shown; most often a quote, colon, bracket or space is missing.",
     ),
     "yaml-feature": Rule(
-        "Anchors, tags, merge keys and second documents make a file say something else than what"
-        " stands in it.",
-        "Write it out, or put what tables share under `defaults`.",
+        "Anchors, tags, merge keys and several documents in one file make a file mean something"
+        " other than what is written at each key.",
+        "Write the values out, or put settings that tables share under `defaults`.",
     ),
     "ambiguous-value": Rule(
-        "Without quotes, YAML 1.1 and YAML 1.2 readers take this value for different things.",
-        "Put quotes around text, and write numbers with plain digits.",
+        "YAML 1.1 and YAML 1.2 parsers read this unquoted value differently.",
+        "Quote text, and write numbers with plain digits.",
     ),
     "duplicate-key": Rule(
-        "Most YAML readers keep the last of two equal keys without a word, so half of what was"
-        " meant is lost.",
-        "Keep one of the two.",
+        "Most YAML parsers silently keep the last of two equal keys, so half of what you wrote is"
+        " lost.",
+        "Remove one of the two.",
     ),
     "unknown-key": Rule(
         "An unknown key would be ignored silently, and its setting would never take effect.",
-        "Write the key that was meant, where it belongs, or delete it.",
+        "Correct the key, move it to where it belongs, or delete it.",
     ),
     "missing-key": Rule(
-        "Nothing sensible can be assumed for this key.",
-        "Add it.",
+        "This key is required: it has no sensible default.",
+        "Add the key.",
     ),
     "wrong-value": Rule(
-        "A value that is not of the expected kind would be misread when the pipeline runs, if not"
-        " refused.",
+        "A value of the wrong kind would make the pipeline fail, or do something you did not mean.",
         "Write a value of the kind that the reference of keys names.",
     ),
     "duplicate-item": Rule(
-        "A duplicate entry in a list is a mistake: often another one was meant.",
-        "Drop one, or write the other that was meant.",
+        "A duplicate item in a list is a mistake: often a different one was meant.",
+        "Remove one of the two, or replace it with the one you meant.",
     ),
     "connection-in-spec": Rule(
-        "A spec is read by many and kept in Git; hosts, logins and passwords belong to the"
-        " connection, which is not.",
-        "Define the connection in connections/connections.yml or AIRFLOW_CONN_<ID>, and write only"
-        " its id.",
+        "Pipeline files are read by many people and kept in Git. Hosts, logins and passwords"
+        " belong to the connection, which is not.",
+        "Define the connection in connections/connections.yml or AIRFLOW_CONN_<ID>, and write"
+        " only its id in the pipeline file.",
     ),
     "bad-name": Rule(
-        "PostgreSQL cuts names after 63 bytes without a word, and Airflow takes only plain"
+        "PostgreSQL silently truncates names after 63 bytes, and Airflow accepts only plain"
         " characters in a DAG id.",
         "Choose a shorter or plainer name.",
     ),
     "odd-name": Rule(
-        "The name is possible, but names like it nearly always mean something else: a schema,"
+        "The name is possible, but such a name nearly always means something else: a schema,"
         " several columns, a pattern.",
-        "Write it as the hint says, or leave it if it is really the name.",
+        "Write it as the hint shows. If it really is the name, ignore the warning.",
     ),
     "bad-schedule": Rule(
-        "Airflow would refuse the schedule, or the pipeline would never run.",
-        'Write a preset such as `"@daily"` or five cron fields, in UTC, and dates that are in the'
-        " calendar.",
+        "Airflow would reject the schedule, or the pipeline would never run.",
+        'Write a preset such as `"@daily"`, or five cron fields in UTC, and valid calendar dates.',
     ),
     "schema-clash": Rule(
-        "Tables written to a schema that belongs to another team replace what is there.",
-        "Give staging tables and marts a schema of their own each.",
+        "Tables that are written to a schema with other content replace the tables there.",
+        "Use one schema for staging tables and another one for marts, and nothing else in them.",
     ),
     "unsafe-mode": Rule(
-        "Rows would be lost, doubled, or never found again when the table is loaded like this.",
+        "A table that is loaded in this way would lose rows, miss rows, or get rows twice.",
         "Choose a mode that fits: replace for whole tables, merge or append with `incremental`;"
         " merge needs a key.",
     ),
     "column-conflict": Rule(
-        "Key and cursor columns have to reach the warehouse, and one list of columns has to decide"
-        " which others do.",
-        "Keep either include or exclude, with the key and the cursor among the columns that are"
-        " carried.",
+        "The primary key and the cursor must reach the warehouse, and only one list can decide"
+        " which other columns do.",
+        "Use either include or exclude, and make sure that the primary key and the cursor are"
+        " loaded.",
     ),
     "one-table-only": Rule(
-        "Key and columns of one table are not those of all tables that a pattern matches.",
-        "Give the table that needs them an entry of its own: it wins over the pattern.",
+        "A primary key and columns belong to one table. They cannot be true of all tables that a"
+        " pattern matches.",
+        "Add a separate entry for the table that needs them; it takes precedence over the pattern.",
     ),
     "no-effect": Rule(
-        "A setting that does nothing makes its readers believe that it does.",
-        "Drop it, or add what it needs.",
+        "A setting without an effect misleads everyone who reads the file.",
+        "Remove it, or add what it needs.",
     ),
     "sql-file": Rule(
         "Each transform is built from the file sql/<name>.sql in the pipeline's folder, and each"
-        " such file is used.",
+        " such file must belong to a transform.",
         "Create, fill, rename or delete the file.",
     ),
     "sql-syntax": Rule(
-        "What a transform reads, and so when it runs, follows from its SQL; that has to be"
-        " readable.",
-        "Mend the SQL; what only the server understands can stand in a script's DO block.",
+        "The tables that a transform reads, and so when it runs, are inferred from its SQL. So"
+        " the SQL must be readable.",
+        "Correct the SQL. In a script, text that only the server understands can go into a DO"
+        " block.",
     ),
     "sql-not-select": Rule(
-        "A table, view or merge is made from the rows of one SELECT.",
+        "A table, view or merge is built from the rows of one SELECT.",
         "Write one SELECT, or set `materialized: script`.",
     ),
     "sql-script": Rule(
-        "A script runs in one transaction of ours, together with its line in the ledger.",
-        "Take COMMIT, ROLLBACK and what else begins or ends a transaction, or cannot run in one,"
-        " out of the file.",
+        "Loadsheet runs a script in one transaction, together with the script's record in the"
+        " ledger.",
+        "Remove COMMIT, ROLLBACK and other statements that begin or end a transaction or cannot"
+        " run inside one.",
     ),
     "unknown-parameter": Rule(
-        "Only known parameters are bound; any other one would reach the server as it stands and"
+        "Only known parameters get a value. Any other one would reach the server unchanged and"
         " fail there.",
         "Use one of the known parameters.",
     ),
     "unknown-table": Rule(
-        "A transform that reads a table that no pipeline loads or builds fails at night, or reads what is"
-        " long out of date.",
-        "Mend the name, add the table to `tables`, or list it under `external` if it is made"
-        " elsewhere.",
+        "A transform that reads a table that no pipeline loads or builds fails when it runs, or"
+        " reads outdated rows.",
+        "Correct the name, add the table to `tables`, or list it under `external` if it is"
+        " created elsewhere.",
     ),
     "unknown-column": Rule(
-        "The transform would fail when it runs: the columns of what it reads are known, and this is"
-        " none of them.",
-        "Mend the name, or carry the column: see `columns` of the table.",
+        "The transform would fail when it runs: the columns of the table are known, and this is"
+        " not one of them.",
+        "Correct the name, or load the column: see `columns` of the table.",
     ),
     "duplicate-column": Rule(
-        "A table or a view cannot have two columns of one name, so the transform would fail when it"
-        " runs.",
-        "Name one of them otherwise with AS, or leave it out.",
+        "A table or view cannot have two columns of the same name, so the transform would fail"
+        " when it runs.",
+        "Rename one of them with AS, or leave it out.",
     ),
     "sql-cycle": Rule(
-        "Transforms that read each other in a circle, or one that reads itself, have no order in"
-        " which they could run.",
-        "Take one of the reads out, or make one transform of two.",
+        "Transforms that read each other in a circle, and a transform that reads itself, have no"
+        " order in which they can run.",
+        "Remove one of the reads, or combine the transforms into one.",
     ),
     "test-file": Rule(
-        "A test that gives or expects something else than the pipeline has would fail for no fault"
-        " of its SQL.",
-        "Write it as docs/testing.md shows; `loadsheet test` runs it.",
+        "A test that gives or expects something that the pipeline does not have fails although"
+        " its SQL is correct.",
+        "Write the test as docs/testing.md shows; `loadsheet test` runs it.",
     ),
     "duplicate-pipeline": Rule(
-        "A pipeline's name is its DAG id: of two pipelines with one name, Airflow can run only"
-        " one.",
-        "Give each pipeline a name of its own.",
+        "A pipeline's name is its DAG id. Airflow can run only one of two pipelines with the same"
+        " name.",
+        "Give each pipeline its own name.",
     ),
     "duplicate-target": Rule(
-        "Two pipelines that write one table undo each other's work, each time the other one has"
-        " run.",
-        "Load it once, and list it under `external` in the other pipeline or, where a pattern"
-        " matches it, under the pattern's `exclude`; or give one of them another schema.",
+        "Two pipelines that write the same table overwrite each other's rows on each run.",
+        "Load the table once. In the other pipeline, list it under `external`, or under the"
+        " pattern's `exclude` where a pattern matches it; or give one of the pipelines another"
+        " schema.",
     ),
     "unknown-connection": Rule(
-        "The project's connections/ says which connections there are; a task that asks for another"
-        " one fails.",
-        "Mend the id, add it to connections/connections.yml, or set AIRFLOW_CONN_<ID> where `check`"
-        " runs. Where a secrets backend has it, set AIRFLOW__SECRETS__BACKEND there, or in `.env`,"
-        " as Airflow has it.",
+        "The project's connections/ folder defines which connections exist. A task that uses"
+        " another one fails.",
+        "Correct the id, add it to connections/connections.yml, or set AIRFLOW_CONN_<ID> where"
+        " `check` runs. Where a secrets backend holds it, set AIRFLOW__SECRETS__BACKEND there or"
+        " in `.env`, as for Airflow.",
     ),
     "unknown-pool": Rule(
-        "Tasks of a pool that does not exist wait for ever, and Airflow shows no error.",
-        "Mend the name, or add the pool to connections/pools.json.",
+        "Tasks in a pool that does not exist wait forever, and Airflow shows no error.",
+        "Correct the name, or add the pool to connections/pools.json.",
     ),
 }
 
@@ -178,20 +180,35 @@ DOCS = "docs/rules.md"
 KEYS = "docs/spec.md"
 TESTING = "docs/testing.md"
 
-_NAMED = re.compile(r'(tables|transforms)\.(?:"(?:[^"\\]|\\.)*"|[\w-]+…?)(?:\.(\w+))?')
-_NESTED = {"tables": ("incremental", "columns", "schema_contract"), "transforms": ()}
+_ENTRY = re.compile(r'(tables|transforms)\.(?:"(?:[^"\\]|\\.)*"|[\w-]+…?)(?:\.(\w+))?')
+_NESTED_KEYS = {"tables": ("incremental", "columns", "schema_contract"), "transforms": ()}
 _SECTIONS = ("source", "lake", "warehouse", "notify", "tasks")
 
 
 def links(code: str, path: str) -> tuple[str, ...]:
-    """Where to read on about a problem: the rule's section, and that of the keys around `path`."""
-    if code == "test-file":
-        return f"{DOCS}#{code}", *((TESTING,) if path else ())
-    about = path.split(".")[0].split("[")[0]
-    keys = about if about in _SECTIONS else "top-level"
-    if about == "defaults":
-        path, about = path.replace("defaults", "tables.all", 1), "tables"
-    if named := _NAMED.match(path):
-        nested = named[2] if named[2] in _NESTED[about] else ""
-        keys = f"{about}name{nested}"
-    return tuple(filter(None, (f"{DOCS}#{code}" if code else "", f"{KEYS}#{keys}" if path else "")))
+    """The pages about a problem: the section of the rule `code`, and that of the keys around
+    `path`."""
+    pages: list[str] = []
+    if code:
+        pages.append(f"{DOCS}#{code}")
+    if path and code == "test-file":
+        pages.append(TESTING)
+    elif path:
+        pages.append(f"{KEYS}#{_keys_section(path)}")
+    return tuple(pages)
+
+
+def _keys_section(path: str) -> str:
+    """The section of docs/spec.md about the keys around `path`."""
+    top = path.split(".")[0].split("[")[0]
+    if top in _SECTIONS:
+        return top
+    if top == "defaults":
+        # `defaults` takes the keys of a table.
+        path = path.replace("defaults", "tables.all", 1)
+    entry = _ENTRY.match(path)
+    if entry is None:
+        return "top-level"
+    kind, key = entry.groups()
+    nested = key if key in _NESTED_KEYS[kind] else ""
+    return f"{kind}name{nested}"

@@ -1,40 +1,38 @@
-"""Times as people write them in a spec: cron schedules, and durations such as `30s` or `2d`."""
+"""Times as people write them in a pipeline file: cron schedules, and durations such as `30s`."""
 
 from __future__ import annotations
 
 import re
 from datetime import timedelta
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 from loadsheet.names import closest
 
 PRESETS = ("@once", "@hourly", "@daily", "@weekly", "@monthly", "@quarterly", "@yearly")
 _ALIASES = {"@midnight": "@daily", "@annually": "@yearly"}
 _LONGEST = 200
-"""Characters. Airflow's cron library takes seconds for a list of a megabyte."""
-
-
-class _Field(NamedTuple):
-    name: str
-    values: str
-    """What the field holds besides `*`, lists, ranges and steps, for people."""
+"""Characters of a schedule. Airflow's cron library takes seconds for a list of a megabyte."""
 
 
 _FIELDS = (
-    _Field("minute", "0-59"),
-    _Field("hour", "0-23"),
-    _Field("day of month", "1-31 or L"),
-    _Field("month", "1-12 or JAN-DEC"),
-    _Field("day of week", "0-7 or SUN-SAT"),
+    ("minute", "0-59"),
+    ("hour", "0-23"),
+    ("day of month", "1-31 or L"),
+    ("month", "1-12 or JAN-DEC"),
+    ("day of week", "0-7 or SUN-SAT"),
 )
+"""Each field's name, and its values besides `*`, lists, ranges and steps."""
 
 _EXAMPLE = (
     'minute, hour, day of month, month, day of week: "30 5 * * MON-FRI" is 5:30 on working days'
 )
 
+_DURATION = re.compile(r"^[0-9]+(\.[0-9]+)?(s|m|h|d)$")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
 
 class BadSchedule(ValueError):
-    """Not a schedule; the message says which part and why, `hint` what was meant."""
+    """Not a schedule; the message names the wrong part, `hint` shows how to write it."""
 
     def __init__(self, message: str, hint: str = _EXAMPLE):
         super().__init__(message)
@@ -50,9 +48,10 @@ def check_schedule(text: str) -> None:
     if text.startswith("@") or len(fields) <= 1:
         _refuse_word(text)
     if len(text) > _LONGEST:
-        raise BadSchedule(f"a schedule of more than {_LONGEST} characters")
+        raise BadSchedule(f"a schedule must not have more than {_LONGEST} characters")
     if len(fields) != len(_FIELDS):
         raise BadSchedule(f"expected 5 cron fields, found {len(fields)}")
+    # Each field by itself first: croniter's message about all five does not name the wrong one.
     for place, part in enumerate(fields):
         _check_field(place, part)
     _check_fires(text)
@@ -62,25 +61,25 @@ def _refuse_word(text: str) -> NoReturn:
     word = "@" + text.strip().lstrip("@").lower()
     meant = _ALIASES.get(word) or closest(word, PRESETS)
     hint = f'did you mean "{meant}"?' if meant else f"presets: {', '.join(PRESETS)}"
-    raise BadSchedule(f"there is no schedule {text!r}", hint)
+    raise BadSchedule(f"unknown schedule {text!r}", hint)
 
 
 def _check_field(place: int, part: str) -> None:
-    """Check one field by itself, so that the message can name it."""
+    """Check one field alone, so that the message can name it."""
     from croniter import CroniterBadCronError, croniter
 
-    field = _FIELDS[place]
     parts = ["*"] * len(_FIELDS)
     parts[place] = part
     try:
         croniter(" ".join(parts))
     except CroniterBadCronError:
-        valid = False
+        is_valid = False
     else:
-        # `R` is another random value in each process that parses the file.
-        valid = "R" not in re.sub("MAR|APR|FRI|THUR", "", part.upper())
-    if not valid:
-        raise BadSchedule(f"the {field.name} {part!r} is not valid: expected {field.values}")
+        # croniter's `R` is another random value in each process that parses the file.
+        is_valid = "R" not in re.sub("MAR|APR|FRI|THUR", "", part.upper())
+    if not is_valid:
+        name, values = _FIELDS[place]
+        raise BadSchedule(f"the {name} {part!r} is not valid: expected {values}")
 
 
 def _check_fires(text: str) -> None:
@@ -91,19 +90,16 @@ def _check_fires(text: str) -> None:
         croniter(text).get_next()  # looks 50 years ahead, as it does in Airflow
     except CroniterBadDateError:
         raise BadSchedule(
-            "this day never comes in these months", "check the day of month and the month"
+            "this schedule never fires: these months do not have this day",
+            "check the day of month and the month",
         ) from None
     except CroniterBadCronError as error:
-        raise BadSchedule(f"Airflow cannot read it: {error}") from None
-
-
-PATTERN = r"^[0-9]+(\.[0-9]+)?(s|m|h|d)$"
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+        raise BadSchedule(f"Airflow cannot read this schedule: {error}") from None
 
 
 def seconds(text: str) -> float:
     """`15m` -> 900.0. Raises ValueError when `text` is not a duration."""
-    if not re.match(PATTERN, text):
+    if not _DURATION.match(text):
         raise ValueError(f"not a duration: {text!r} (write 30s, 15m, 1h or 2d)")
     return float(text[:-1]) * _SECONDS[text[-1]]
 

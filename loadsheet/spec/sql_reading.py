@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import logging
+from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 
 from loadsheet.errors import SpecError
@@ -23,11 +24,22 @@ from loadsheet.sql.reads import (
 from loadsheet.sql.text import ident
 from loadsheet.sql.tokens import Unparsable, line_and_column
 
+_log = logging.getLogger(__name__)
+
+Input = tuple[str, str]
+"""What a transform reads of its pipeline: `("table", name)` or `("transform", name)`."""
+
 _PARAMS_HINT = "the parameters are " + ", ".join(f":{name}" for name in PARAMS)
 _SELECT_HINT = "several statements, or statements that write, need `materialized: script`"
-_SCRIPT_HINT = "take it out: Loadsheet begins and commits, so that script and ledger agree"
+_SCRIPT_HINT = (
+    "remove it: Loadsheet begins and commits the transaction, so that the script and the ledger"
+    " agree"
+)
+_OWN_TABLE_HINT = "leave it out, or use `materialized: script`, which can create the table first"
 
-_OWN = "leave it out, or make it a script, which can create its table before it reads it"
+_ALWAYS_THERE = frozenset({"information_schema", "loadsheet"})
+_SEARCHED_LAST = "public"
+"""The end of the search path on which a transform runs, after staging and mart."""
 
 
 def infer_inputs(pipeline: Pipeline) -> dict[str, Inputs]:
@@ -35,148 +47,150 @@ def infer_inputs(pipeline: Pipeline) -> dict[str, Inputs]:
     free.
 
     Raises SpecError with all problems of all SQL files: text that cannot be read, more than one
-    SELECT, unknown parameters, tables and columns that are not there, transforms that read each
-    other in a circle.
+    SELECT, unknown parameters, tables and columns, transforms that read each other in a circle.
     """
-    found = {transform.name: _Reading(pipeline, transform) for transform in pipeline.transforms}
-    problems = [problem for reading in found.values() for problem in reading.problems()]
-    columns = Columns(pipeline, {name: reading.outputs for name, reading in found.items()})
-    problems += [
-        problem for reading in found.values() for problem in reading.wrong_columns(columns)
-    ]
+    files = {transform.name: _SqlFile(pipeline, transform) for transform in pipeline.transforms}
+    problems: list[Problem] = []
+    for file in files.values():
+        problems += file.problems()
+    # Only now: a transform's columns are known from the SQL of those it reads.
+    columns = _KnownColumns(pipeline, {name: file.outputs for name, file in files.items()})
+    for file in files.values():
+        problems += file.column_problems(columns)
     if problems:
         raise SpecError(problems)
-    inputs = {name: reading.inputs() for name, reading in found.items()}
-    return {name: inputs[name] for name in _sorted(inputs, found)}
+    inputs = {name: file.inputs() for name, file in files.items()}
+    order = _in_order(inputs, files)
+    _log.debug("%s: transforms run in the order %s", pipeline.name, ", ".join(order))
+    return {name: inputs[name] for name in order}
 
 
-class _Reading:
-    """One transform's SQL, read once: its problems, else its inputs."""
+class _SqlFile:
+    """One transform's SQL, parsed once: its problems, else its inputs."""
 
     def __init__(self, pipeline: Pipeline, transform: Transform):
-        self.pipeline, self.transform = pipeline, transform
-        self.broken: Problem | None = None
-        self.refused: str | None = None
+        self.pipeline = pipeline
+        self.transform = transform
+        self.is_script = transform.materialized == "script"
+        self.syntax_error: Unparsable | None = None
+        self.statements: list[Statement] = []
+        self.refusal: str | None = None
         self.unknown_params: list[tuple[str, int]] = []
         self.reads: list[Read] = []
-        self.statements: list[Statement] = []
         self.outputs: list[str] | None = None
+        """The columns of a SELECT; None where they are not known."""
         try:
-            self.statements = statements = parse(transform.sql)
+            self.statements = parse(transform.sql)
         except Unparsable as error:
-            self.broken = self.problem("sql-syntax", error.offset, str(error), error.hint)
+            self.syntax_error = error
             return
-        # At once: the text's tokens are still at hand.
-        self.unknown_params = [
-            (name, at) for name, at in placeholders(transform.sql) if name not in PARAMS
-        ]
-        self.reads = tables_read(statements)
-        self.is_script = transform.materialized == "script"
-        self.refused = (why_not_in_our_transaction if self.is_script else why_not_one_select)(
-            statements
-        )
-        if not self.is_script and not self.refused:
-            self.outputs = output_columns(statements[0])
+        # At once: only the tokens of the last text are remembered.
+        for name, offset in placeholders(transform.sql):
+            if name not in PARAMS:
+                self.unknown_params.append((name, offset))
+        self.reads = tables_read(self.statements)
+        if self.is_script:
+            self.refusal = why_not_in_our_transaction(self.statements)
+            return
+        self.refusal = why_not_one_select(self.statements)
+        if not self.refusal:
+            self.outputs = output_columns(self.statements[0])
 
-    def problem(self, code: str, offset: int, message: str, hint: str = "") -> Problem:
+    def problem(self, code: str, offset: int, message: str, hint: str) -> Problem:
+        """The problem at `offset` of the SQL."""
         line, column = line_and_column(self.transform.sql, offset)
-        file, path = str(self.transform.file), dotted(("transforms", self.transform.name))
         return Problem(
-            file=file, line=line, column=column, path=path, message=message, hint=hint, code=code
+            file=str(self.transform.file),
+            line=line,
+            column=column,
+            path=dotted(("transforms", self.transform.name)),
+            message=message,
+            hint=hint,
+            code=code,
         )
 
-    def problems(self) -> Iterable[Problem]:
-        if self.broken:
-            return [self.broken]
-        code, hint = (
-            ("sql-script", _SCRIPT_HINT) if self.is_script else ("sql-not-select", _SELECT_HINT)
-        )
-        refused = [self.problem(code, 0, self.refused, hint)] if self.refused else []
-        return [
-            *refused,
-            *self._unknown_params(),
-            *self._unknown_tables(),
-            *self._itself(),
-            *self._doubled(),
-        ]
+    def problems(self) -> Iterator[Problem]:
+        """All problems but those of columns."""
+        if self.syntax_error:
+            error = self.syntax_error
+            yield self.problem("sql-syntax", error.offset, str(error), error.hint)
+            return
+        if self.refusal and self.is_script:
+            yield self.problem("sql-script", 0, self.refusal, _SCRIPT_HINT)
+        elif self.refusal:
+            yield self.problem("sql-not-select", 0, self.refusal, _SELECT_HINT)
+        for name, offset in self.unknown_params:
+            message = f"unknown parameter :{name}"
+            yield self.problem("unknown-parameter", offset, message, _PARAMS_HINT)
+        for read in self.reads:
+            # A word in the body of a function may be a table's name or anything else.
+            if not read.certain or self.input(read) or is_made_elsewhere(self.pipeline, read):
+                continue
+            message, hint = _explain_unknown(self.pipeline, read)
+            yield self.problem("unknown-table", read.offset, message, hint)
+        # A script may create its table before it reads it, and has no columns of its own.
+        if not self.is_script:
+            yield from self._select_problems()
 
-    def inputs(self) -> Inputs:
-        kinds = {self.meaning(read) for read in self.reads}
-        return Inputs(
-            tables=tuple(t.name for t in self.pipeline.tables if ("table", t.name) in kinds)
-            + self._matched(kinds),
-            transforms=tuple(
-                t.name
-                for t in self.pipeline.transforms
-                if ("transform", t.name) in kinds and t.name != self.transform.name
-            ),
-        )
-
-    def _matched(self, kinds: set[Meaning | None]) -> tuple[str, ...]:
-        names = {found[1] for found in kinds if found and found[0] == "table"}
-        return tuple(sorted(name for name in names if self.pipeline.pattern_of(name)))
-
-    def meaning(self, read: Read) -> Meaning | None:
-        return meaning(self.pipeline, read)
-
-    def _unknown_params(self) -> list[Problem]:
-        return [
-            self.problem("unknown-parameter", offset, f"unknown parameter :{name}", _PARAMS_HINT)
-            for name, offset in self.unknown_params
-        ]
-
-    def _unknown_tables(self) -> list[Problem]:
-        reads = [read for read in self.reads if read.certain and not self.meaning(read)]
-        unknown = [read for read in reads if not is_made_elsewhere(self.pipeline, read)]
-        return [
-            self.problem("unknown-table", read.offset, *what_is_wrong(self.pipeline, read))
-            for read in unknown
-        ]
-
-    def _itself(self) -> Iterator[Problem]:
-        for read in self.reads if not self.is_script else ():
-            if self.meaning(read) == ("transform", self.transform.name):
-                yield self.problem(
-                    "sql-cycle",
-                    read.offset,
-                    "reads itself, which is not there on its first run",
-                    _OWN,
-                )
-
-    def _doubled(self) -> Iterator[Problem]:
-        for name, offset in (
-            duplicate_columns(self.statements[0]) if not self.is_script and not self.refused else ()
-        ):
-            message, hint = (
-                f"its SELECT has two columns {name!r}",
-                "name one of them otherwise: AS another_name",
-            )
+    def _select_problems(self) -> Iterator[Problem]:
+        for read in self.reads:
+            if self.input(read) == ("transform", self.transform.name):
+                message = "reads itself, but its table does not exist on the first run"
+                yield self.problem("sql-cycle", read.offset, message, _OWN_TABLE_HINT)
+        if self.refusal:
+            return
+        for name, offset in duplicate_columns(self.statements[0]):
+            message = f"its SELECT has two columns {name!r}"
+            hint = "rename one of them: AS another_name"
             yield self.problem("duplicate-column", offset, message, hint)
 
-    def wrong_columns(self, columns: Columns) -> list[Problem]:
-        """Columns it reads that are not there, and key columns that it does not make itself."""
-        wrong = [*columns.wrong(self.statements, self.meaning), *self._missing_keys()]
-        return [
-            self.problem("unknown-column", offset, message, hint) for offset, message, hint in wrong
-        ]
+    def column_problems(self, columns: _KnownColumns) -> Iterator[Problem]:
+        """Columns it reads that do not exist, and key columns that its SELECT does not have."""
+        # Where no columns are known, the SQL need not be searched a second time.
+        if columns.any_known:
+            for column in columns_read(self.statements):
+                origin = self.input(column.table)
+                explanation = columns.explain_missing(column, origin) if origin else None
+                if explanation:
+                    yield self.problem("unknown-column", column.offset, *explanation)
+        if not self.outputs:
+            return
+        for key in self.transform.unique_key:
+            if key not in self.outputs:
+                meant = closest(key, self.outputs)
+                hint = f"it has {', '.join(self.outputs)}"
+                if meant:
+                    hint = f"did you mean {meant!r}?"
+                message = f"its SELECT has no column {key!r}, which unique_key names"
+                yield self.problem("unknown-column", 0, message, hint)
 
-    def _missing_keys(self) -> Iterator[Wrong]:
-        for key in self.transform.unique_key if self.outputs else ():
-            if self.outputs and key not in self.outputs:
-                close = closest(key, self.outputs)
-                hint = f"did you mean {close!r}?" if close else f"it has {', '.join(self.outputs)}"
-                yield 0, f"its SELECT has no column {key!r}, which unique_key names", hint
+    def inputs(self) -> Inputs:
+        """The inputs of SQL without problems. A script may read its own table, which is no
+        input."""
+        origins = {self.input(read) for read in self.reads}
+        origins.discard(("transform", self.transform.name))
+        tables = [t.name for t in self.pipeline.tables if ("table", t.name) in origins]
+        transforms = [t.name for t in self.pipeline.transforms if ("transform", t.name) in origins]
+        # Tables that a pattern matches are not listed in the file, so they are sorted by name.
+        matched: list[str] = []
+        for origin in origins:
+            if origin and origin[0] == "table" and self.pipeline.pattern_of(origin[1]):
+                matched.append(origin[1])
+        return Inputs(tables=(*tables, *sorted(matched)), transforms=tuple(transforms))
+
+    def input(self, read: Read) -> Input | None:
+        return resolve_read(self.pipeline, read)
 
 
-def _sorted(inputs: dict[str, Inputs], found: dict[str, _Reading]) -> list[str]:
-    sorter = TopologicalSorter(
-        {name: found_inputs.transforms for name, found_inputs in inputs.items()}
-    )
+def _in_order(inputs: Mapping[str, Inputs], files: Mapping[str, _SqlFile]) -> list[str]:
+    sorter = TopologicalSorter({name: read.transforms for name, read in inputs.items()})
     try:
         sorter.prepare()
     except CycleError as error:
-        raise SpecError([_cycle(error.args[1][::-1], found)]) from None
-    order, position = [], {name: index for index, name in enumerate(inputs)}
+        # graphlib lists each name before the one that reads it.
+        raise SpecError([_cycle(error.args[1][::-1], files)]) from None
+    order: list[str] = []
+    position = {name: index for index, name in enumerate(inputs)}
     while sorter.is_active():
         ready = sorted(sorter.get_ready(), key=position.__getitem__)
         order += ready
@@ -184,65 +198,55 @@ def _sorted(inputs: dict[str, Inputs], found: dict[str, _Reading]) -> list[str]:
     return order
 
 
-def _cycle(names: list[str], found: dict[str, _Reading]) -> Problem:
-    """`names` as read: each reads the next. The place is where the first reads the second."""
-    first = found[names[0]]
-    offset = next(
-        read.offset for read in first.reads if first.meaning(read) == ("transform", names[1])
-    )
+def _cycle(names: list[str], files: Mapping[str, _SqlFile]) -> Problem:
+    """The problem where the first of `names` reads the second; each of them reads the next."""
+    first = files[names[0]]
+    next_one = ("transform", names[1])
+    offset = next(read.offset for read in first.reads if first.input(read) == next_one)
     message = f"transforms read each other in a circle: {' -> '.join(names)}"
-    return first.problem("sql-cycle", offset, message, "one of them must not read the next")
+    return first.problem("sql-cycle", offset, message, "remove one of these reads")
 
 
-Meaning = tuple[str, str]
-"""`("table" | "transform", name)`."""
-
-_ALWAYS_THERE = frozenset({"information_schema", "loadsheet"})
-_SEARCHED_LAST = "public"
-
-
-def meaning(pipeline: Pipeline, read: Read) -> Meaning | None:
-    """The table or transform of `pipeline` that is read; None for what the pipeline does not make."""
+def resolve_read(pipeline: Pipeline, read: Read) -> Input | None:
+    """The table or transform of `pipeline` that is read; None where it is neither."""
     schemas = pipeline.warehouse
     if read.schema in (schemas.schema, None) and any(t.name == read.name for t in pipeline.tables):
         return "table", read.name
-    # Only by its schema: "*" matches the name of any transform and of anything that a script makes
-    # for itself.
+    # A pattern only with its schema: "*" would match the name of any transform, and of anything
+    # that a script creates for itself.
     if read.schema == schemas.schema and pipeline.pattern_of(read.name):
         return "table", read.name
-    is_transform = any(t.name == read.name for t in pipeline.transforms)
-    return (
-        ("transform", read.name)
-        if is_transform and read.schema in (schemas.mart_schema, None)
-        else None
-    )
+    if read.schema not in (schemas.mart_schema, None):
+        return None
+    if any(t.name == read.name for t in pipeline.transforms):
+        return "transform", read.name
+    return None
 
 
 def is_made_elsewhere(pipeline: Pipeline, read: Read) -> bool:
     """Whether the table is PostgreSQL's, the ledger's, or declared under `external`."""
     if (read.schema or read.name).startswith("pg_") or read.schema in _ALWAYS_THERE:
         return True
-    schemas = pipeline.warehouse
-    searched = (
-        (read.schema,) if read.schema else (schemas.schema, schemas.mart_schema, _SEARCHED_LAST)
-    )
-    names = {name for schema in searched for name in (f"{schema}.{read.name}", f"{schema}.*")}
+    searched = [read.schema]
+    if read.schema is None:  # the search path of a transform
+        schemas = pipeline.warehouse
+        searched = [schemas.schema, schemas.mart_schema, _SEARCHED_LAST]
+    names: set[str] = set()
+    for schema in searched:
+        names.update((f"{schema}.{read.name}", f"{schema}.*"))
     return not names.isdisjoint(pipeline.external)
 
 
-def what_is_wrong(pipeline: Pipeline, read: Read) -> tuple[str, str]:
+def _explain_unknown(pipeline: Pipeline, read: Read) -> tuple[str, str]:
     """The message and the hint for a table that is not loaded, built or declared."""
     schemas = pipeline.warehouse
     name = f"{read.schema}.{read.name}" if read.schema else read.name
+    hint = _hint(pipeline, read, name)
     if read.schema == schemas.schema:
-        return f"reads {name}, which is not a table of this pipeline", _hint(pipeline, read, name)
+        return f"reads {name}, which is not a table of this pipeline", hint
     if read.schema == schemas.mart_schema:
-        return f"reads {name}, which is not a transform of this pipeline", _hint(
-            pipeline, read, name
-        )
-    return f"reads {name}, which this pipeline neither loads nor builds", _hint(
-        pipeline, read, name
-    )
+        return f"reads {name}, which is not a transform of this pipeline", hint
+    return f"reads {name}, which this pipeline neither loads nor builds", hint
 
 
 def _hint(pipeline: Pipeline, read: Read, name: str) -> str:
@@ -251,6 +255,7 @@ def _hint(pipeline: Pipeline, read: Read, name: str) -> str:
     if read.schema is None and pattern:
         table = f"{schemas.schema}.{read.name}"
         return f"write {table} if it is a table of the pattern {pattern.name!r}"
+    # Most likely first: a typo in the name, then the wrong or no schema, then a typo in `external`.
     ours = [(schemas.schema, table.name) for table in pipeline.tables]
     ours += [(schemas.mart_schema, transform.name) for transform in pipeline.transforms]
     in_schema = [own for schema, own in ours if read.schema == schema]
@@ -272,55 +277,61 @@ def _hint(pipeline: Pipeline, read: Read, name: str) -> str:
     if read.schema in (schemas.schema, None):
         add = f"add {read.name!r} to `tables`, or list"
     full_name = name if read.schema else f"{_SEARCHED_LAST}.{name}"
-    return f"{add} `{full_name}` under `external` if it is made elsewhere"
+    return f"{add} `{full_name}` under `external` if it is created elsewhere"
 
 
 def _in_quotes(name: str) -> str:
-    """SQL folds what stands without quotes, so that capitals alone would find nothing."""
+    """SQL folds unquoted names to lower case, so writing the capitals alone would not help."""
     return "" if name == name.lower() else f" Its capitals need quotes: {ident(name)}"
 
 
 def _close(name: str, known: list[str]) -> str | None:
-    return next((k for k in known if k.lower() == name.lower()), None) or closest(name, known)
+    # difflib counts a capital as another letter, so it would not find a short name in capitals.
+    for candidate in known:
+        if candidate.lower() == name.lower():
+            return candidate
+    return closest(name, known)
 
 
-Wrong = tuple[int, str, str]
-"""Offset in the SQL, message, hint."""
+class _KnownColumns:
+    """What is known of the columns of a pipeline's tables and transforms.
 
-
-class Columns:
-    """What is known of the columns of a pipeline's tables and transforms (`outputs`; None: the
-    server names them)."""
+    `outputs` are those of each transform; None where only the server can tell.
+    """
 
     def __init__(self, pipeline: Pipeline, outputs: Mapping[str, list[str] | None]):
         self.table = pipeline.table
         self.outputs = outputs
-        self.some_known = any(table.include or table.exclude for table in pipeline.entries) or any(
-            outputs.values()
-        )
+        self.any_known = any(outputs.values())
+        for table in pipeline.entries:
+            if table.include or table.exclude:
+                self.any_known = True
 
-    def wrong(
-        self, statements: Iterable[Statement], meaning: Callable[[Read], Meaning | None]
-    ) -> Iterator[Wrong]:
-        """The columns that cannot be there."""
-        for column in columns_read(statements) if self.some_known else ():
-            if (found := meaning(column.table)) and (text := self._wrong(column, found)):
-                yield column.offset, *text
-
-    def _wrong(self, column: ColumnRead, meaning: Meaning) -> tuple[str, str] | None:
-        kind, name = meaning
+    def explain_missing(self, column: ColumnRead, origin: Input) -> tuple[str, str] | None:
+        """The message and the hint for a column that `origin` does not have; None where it has the
+        column or may have it."""
+        kind, name = origin
         if kind == "table" and column.name in self.table(name).exclude:
-            hint = f"take it off tables.{name}.columns.exclude"
-            return f"reads {name}.{column.name}, a column that is not carried", hint
-        known = [*self.table(name).include, LOAD_ID] if kind == "table" else self.outputs.get(name)
-        if known is None or known == [LOAD_ID] or column.name in known:
+            message = f"reads {name}.{column.name}, a column that is excluded"
+            return message, f"remove it from tables.{name}.columns.exclude"
+        known = self._columns_of(origin)
+        if known is None or column.name in known:
             return None
-        close = closest(column.name, known)
-        if not column.qualified and not close:
+        meant = closest(column.name, known)
+        if not column.qualified and not meant:
             return None  # a keyword such as `user`, perhaps
-        have = f"it has {', '.join(known)}" if len(known) <= 12 else ""
-        hint = f"did you mean {close!r}?" if close else have
+        message = f"reads {name}.{column.name}, which is not among the columns of {name}"
         if kind == "table":
-            hint = f"did you mean {close!r}? else add it" if close else "add it"
-            hint += f" to tables.{name}.columns.include"
-        return f"reads {name}.{column.name}, which is not among the columns of {name}", hint
+            add = f"add it to tables.{name}.columns.include"
+            return message, f"did you mean {meant!r}? Otherwise {add}" if meant else add
+        if meant:
+            return message, f"did you mean {meant!r}?"
+        # A longer list would hide the message.
+        return message, f"it has {', '.join(known)}" if len(known) <= 12 else ""
+
+    def _columns_of(self, origin: Input) -> list[str] | None:
+        kind, name = origin
+        if kind == "transform":
+            return self.outputs.get(name)
+        include = self.table(name).include
+        return [*include, LOAD_ID] if include else None

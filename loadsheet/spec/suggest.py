@@ -9,7 +9,8 @@ from typing import Any
 from loadsheet.names import closest
 from loadsheet.redact import without_secrets
 
-_KEYS = {
+# What people who know another tool write for our keys and values.
+_KEY_SYNONYMS = {
     "primary_key": (
         "pk key keys id id_column primary_keys primarykey unique_key unique_keys merge_key"
         " merge_keys"
@@ -50,7 +51,7 @@ _KEYS = {
     "prefix": "path folder directory",
     "format": "file_format filetype type",
 }
-_VALUES = {
+_VALUE_SYNONYMS = {
     "merge": "upsert update insert_update scd1 incremental delete_insert",
     "replace": (
         "truncate full overwrite full_refresh reload drop snapshot create_or_replace full_load"
@@ -71,87 +72,89 @@ _VALUES = {
     "recovery": "recovered on_success success recoveries resolved",
 }
 
-
-def found(value: Any) -> str:
-    """The value in human words, for `expected ..., found ...`. A URI is named, never shown: it may
-    hold a password."""
-    if value is None:
-        return "nothing"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return f"the number {shown(value)}"
-    if isinstance(value, str):
-        return shown(value) if value.strip() else "empty text"
-    kind = "list" if isinstance(value, list) else "mapping"
-    return f"a {kind}" if value else f"an empty {kind}"
-
-
-def shown(value: Any) -> str:
-    """The value itself, in one short line."""
-    if isinstance(value, str) and "://" in value:
-        return "a connection URI"
-    text = repr(without_secrets(value[:200])) if isinstance(value, str) else str(value)
-    return text if len(text) <= 60 else f"{text[:56]}…{text[-1]}"
-
-
-def meant_key(word: str, allowed: Iterable[str]) -> str | None:
-    """The allowed key that `word` is a typo of or another tool's name for."""
-    return _meant(word, allowed, _KEYS)
-
-
-def meant_value(word: str, allowed: Iterable[str]) -> str | None:
-    """The allowed value that `word` is a typo of or another tool's name for."""
-    return _meant(word, allowed, _VALUES)
-
-
-def _meant(word: str, allowed: Iterable[str], synonyms: dict[str, str]) -> str | None:
-    names, plain = list(allowed), _snake(word)
-    if plain in names:
-        return plain
-    borrowed = (name for name in names if plain in synonyms.get(name, "").split())
-    return next(borrowed, None) or closest(plain, names)
-
-
-def _snake(word: str) -> str:
-    """`primaryKey`, `Primary-Key` and `primary key` are all `primary_key`."""
-    return (
-        re.sub(r"[\s-]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", word.strip()))
-        .lower()
-        .strip("@")
-    )
-
-
 CONNECTION_ID_HINT = (
     "define the connection in connections/connections.yml or AIRFLOW_CONN_<ID>, and write its id"
     " here"
 )
 _NO_SECRETS = (
-    "this belongs to the connection: connections/connections.yml or AIRFLOW_CONN_<ID>; a spec holds"
-    " only its id"
+    "this belongs to the connection, in connections/connections.yml or AIRFLOW_CONN_<ID>; a"
+    " pipeline file holds only its id"
 )
 _TABLES = "write each table as a key, `bookings:`, not as a list entry, `- bookings`"
 _CONNECTION_KEY = re.compile(
-    r"host|port|url|uri|dsn|user(name)?|login|pass(word|wd)?|token|db|dbname|database|(access|secret)(_.*)?|endpoint(_.*)?"
+    "host|port|url|uri|dsn|user(name)?|login|pass(word|wd)?|token|db|dbname|database"
+    "|(access|secret)(_.*)?|endpoint(_.*)?"
 )
 
 Schema = Mapping[str, Any]
 
 
+def describe_value(value: Any) -> str:
+    """The value for `expected ..., found ...`. A URI is named, never quoted: it may hold a
+    password."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return f"the number {quote_value(value)}"
+    if isinstance(value, str):
+        return quote_value(value) if value.strip() else "empty text"
+    kind = "list" if isinstance(value, list) else "mapping"
+    return f"a {kind}" if value else f"an empty {kind}"
+
+
+def quote_value(value: Any) -> str:
+    """The value itself on one short line, without secrets."""
+    if isinstance(value, str) and "://" in value:
+        return "a connection URI"
+    text = str(value)
+    # Cut before it is searched for secrets: a value may be as long as a file.
+    if isinstance(value, str):
+        text = repr(without_secrets(value[:200]))
+    if len(text) > 60:
+        text = f"{text[:56]}…{text[-1]}"
+    return text
+
+
+def meant_value(word: str, allowed: Iterable[str]) -> str | None:
+    """The allowed value that `word` is a typo of, or another tool's name for."""
+    return _meant(word, allowed, _VALUE_SYNONYMS)
+
+
+def _meant(word: str, allowed: Iterable[str], synonyms: dict[str, str]) -> str | None:
+    names = list(allowed)
+    snake_case = _snake_case(word)
+    if snake_case in names:
+        return snake_case
+    for name in names:
+        if snake_case in synonyms.get(name, "").split():
+            return name
+    return closest(snake_case, names)
+
+
+def _snake_case(word: str) -> str:
+    """`primaryKey`, `Primary-Key` and `primary key` are all `primary_key`."""
+    separated = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", word.strip())
+    return re.sub(r"[\s-]+", "_", separated).lower().strip("@")
+
+
 def hint_for_key(root: Schema, key: str, here: Schema) -> str:
     """What the unknown `key` probably meant or where it belongs, and which keys the mapping `here`
-    allows."""
+    allows. `root` is the whole schema."""
     allowed = here["properties"]
     choice = f"allowed here: {', '.join(allowed)}"
+    # First of all: a secret that is moved to the right key is still in the file.
     if is_of_a_connection(key):
         return _NO_SECRETS
-    homes = []
+    parents = []
     for name, child in allowed.items():
-        if key in _resolved(root, child).get("properties", {}):
-            homes.append(name)
-    if homes:
-        return f"it belongs under {' or '.join(homes)}; {choice}"
-    meant = meant_key(key, allowed)
+        definition = root["$defs"].get(str(child.get("$ref", "")).rpartition("/")[2], {})
+        if key in {**definition, **child}.get("properties", {}):
+            parents.append(name)
+    if parents:
+        return f"it belongs under {' or '.join(parents)}; {choice}"
+    meant = _meant(key, allowed, _KEY_SYNONYMS)
     if meant:
         return f"did you mean {meant!r}? {choice}"
     if key in root["properties"]:
@@ -160,18 +163,21 @@ def hint_for_key(root: Schema, key: str, here: Schema) -> str:
 
 
 def is_of_a_connection(key: str) -> bool:
-    """Whether `key` says where a server is or how to log in, which a spec must not know."""
+    """Whether `key` says where a server is or how to log in, which a pipeline file must not
+    contain."""
     return _CONNECTION_KEY.fullmatch(key.lower()) is not None
 
 
 def hint_for_missing(key: str, subschema: Schema) -> str:
     """The line to add, by the schema's own example."""
-    return f"add `{key}: {_flow(subschema['examples'][0])}`"
+    return f"add `{key}: {_example(subschema['examples'][0])}`"
 
 
 def hint_for_value(subschema: Schema, value: Any) -> str:
-    """How to write the value so that it is what the schema expects."""
-    title, types = str(subschema.get("title", "")), subschema.get("type", ())
+    """How to write the value so that it is what the schema expects; empty where there is nothing to
+    suggest."""
+    title = str(subschema.get("title", ""))
+    types = subschema.get("type", ())
     if "connection" in title and isinstance(value, str) and ("://" in value or "@" in value):
         return CONNECTION_ID_HINT
     if "duration" in title:
@@ -184,38 +190,30 @@ def hint_for_value(subschema: Schema, value: Any) -> str:
         return f'quote it: "{value}"'
     if "string" not in types and isinstance(value, str) and re.fullmatch(r"-?\d+(\.\d+)?", value):
         return "write it without quotes"
-    return (
-        f"for example {_flow(subschema['examples'][-1])}"
-        if subschema.keys() >= {"examples", "type"}
-        else ""
-    )
+    if subschema.keys() >= {"examples", "type"}:
+        return f"for example {_example(subschema['examples'][-1])}"
+    return ""
 
 
 def _duration_hint(value: Any) -> str:
-    if isinstance(value, int) and value > 0 and value is not True:
-        return f"with its unit: {value}s, {value}m, {value}h or {value}d"
-    match = (
-        re.fullmatch(r"\s*0*([1-9]\d*)\s*([smhd])[a-z]*\s*", value.lower())
-        if isinstance(value, str)
-        else None
-    )
-    return (
-        f"did you mean {match[1]}{match[2]}?" if match else "one number and one unit: s, m, h or d"
-    )
+    if isinstance(value, int) and value > 0 and value is not True:  # True is an int in Python
+        return f"add a unit: {value}s, {value}m, {value}h or {value}d"
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*0*([1-9]\d*)\s*([smhd])[a-z]*\s*", value.lower())
+        if match:
+            return f"did you mean {match[1]}{match[2]}?"
+    return "write one number and one unit: s, m, h or d"
 
 
-def _flow(example: Any) -> str:
+def _example(value: Any) -> str:
     """A value as people write it on one line of YAML."""
-    if isinstance(example, dict):
-        return "{" + ", ".join(f"{key}: {_flow(value)}" for key, value in example.items()) + "}"
-    if isinstance(example, list):
-        return f"[{', '.join(map(_flow, example))}]"
-    if example is None:
+    if isinstance(value, dict):
+        pairs = [f"{key}: {_example(inner)}" for key, inner in value.items()]
+        return "{" + ", ".join(pairs) + "}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_example, value))}]"
+    if value is None:
         return "null"
-    plain = isinstance(example, str) and re.fullmatch(r"[A-Za-z][\w-]*|\d+[smhd]", example)
-    return str(example) if plain or not isinstance(example, str) else f'"{example}"'
-
-
-def _resolved(root: Schema, node: Schema) -> Schema:
-    name = str(node.get("$ref", "")).rpartition("/")[2]
-    return {**root["$defs"].get(name, {}), **node}
+    if isinstance(value, str) and not re.fullmatch(r"[A-Za-z][\w-]*|\d+[smhd]", value):
+        return f'"{value}"'
+    return str(value)

@@ -1,1 +1,1 @@
-"""How a pipeline stands: watermarks, rows, lag, failures. Read-only."""
+"""The status of a pipeline: watermarks, rows, lag, failures. Read-only."""

@@ -11,24 +11,25 @@ from loadsheet.source.holdback import Holder
 from loadsheet.status.models import PipelineStatus, TableStatus, TargetStatus, TransformStatus
 
 FORMAT = 1
-# As servers write times for us. Python takes a number such as 20240101 for a day as well.
+# How servers write times for us. Without it, Python would read a number such as 20240101 as a day.
 _TIME = re.compile(r"\d{4}-\d\d-\d\d(?: |$)")
+_LOAD_ONLY = ("extracted", "bytes", "held_by")
 
 
-def document(found: PipelineStatus) -> dict[str, Any]:
-    """One pipeline."""
+def document(status: PipelineStatus) -> dict[str, Any]:
+    """The entry of one pipeline."""
     return {
-        "pipeline": found.pipeline,
-        "at": found.at.isoformat(),
+        "pipeline": status.pipeline,
+        "at": status.at.isoformat(),
         "error": None,
-        "source": {"asked": not found.source_unknown, "why_not": found.source_unknown or None},
-        "tables": [_table(table, found) for table in found.tables],
-        "transforms": [_transform(transform, found) for transform in found.transforms],
+        "source": {"asked": not status.source_unknown, "why_not": status.source_unknown or None},
+        "tables": [_table_entry(table, status) for table in status.tables],
+        "transforms": [_transform_entry(transform, status) for transform in status.transforms],
     }
 
 
 def failed_document(pipeline: str, error: str) -> dict[str, Any]:
-    """A pipeline whose spec is broken or whose warehouse cannot be asked."""
+    """The entry of a pipeline whose file is broken or whose warehouse cannot be asked."""
     return {
         "pipeline": pipeline,
         "at": None,
@@ -39,87 +40,85 @@ def failed_document(pipeline: str, error: str) -> dict[str, Any]:
     }
 
 
-def _table(table: TableStatus, found: PipelineStatus) -> dict[str, Any]:
-    lag = table.lag
-    return {
+def _table_entry(table: TableStatus, status: PipelineStatus) -> dict[str, Any]:
+    entry = {
         "table": table.name,
-        **_common(table, found),
-        "last_load": _work(table, found),
+        **_common_entry(table),
+        "last_load": _commit_entry(table, status),
         "cursor": table.cursor,
         "watermark": table.watermark,
-        "watermark_age_seconds": watermark_age(table, found),
-        "lag": None if lag is None else asdict(lag),
+        "watermark_age_seconds": watermark_age(table, status),
+        "lag": None,
         "lag_unknown": table.lag_unknown or None,
-        "held_back_by": _holder(table.held_back_by, found),
+        "held_back_by": None,
     }
+    if table.lag:
+        entry["lag"] = asdict(table.lag)
+    if table.held_back_by:
+        holder = table.held_back_by
+        entry["held_back_by"] = {**asdict(holder), "age_seconds": open_for(holder, status)}
+    return entry
 
 
-def _transform(transform: TransformStatus, found: PipelineStatus) -> dict[str, Any]:
+def _transform_entry(transform: TransformStatus, status: PipelineStatus) -> dict[str, Any]:
     return {
         "transform": transform.name,
-        **_common(transform, found),
+        **_common_entry(transform),
         "materialized": transform.materialized,
-        "last_build": _work(transform, found),
+        "last_build": _commit_entry(transform, status),
         "due": transform.due or None,
     }
 
 
-def _common(standing: TargetStatus, found: PipelineStatus) -> dict[str, Any]:
-    failure = standing.failure
-    return {
-        "target": standing.target,
-        "state": standing.state,  # type: ignore[attr-defined]
-        "rows": standing.rows.number,
-        "rows_exact": standing.rows.exact,
-        "last_error": (
-            None
-            if failure is None
-            else {
-                "at": failure.at.isoformat(),
-                "since": failure.since.isoformat(),
-                "step": failure.step,
-                "run_id": failure.run_id,
-                "code": failure.code or None,
-                "message": failure.message,
-            }
-        ),
+def _common_entry(target: TargetStatus) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "target": target.target,
+        "state": target.state,
+        "rows": target.rows.number,
+        "rows_exact": target.rows.exact,
+        "last_error": None,
     }
+    if failure := target.failure:
+        entry["last_error"] = {
+            "at": failure.at.isoformat(),
+            "since": failure.since.isoformat(),
+            "step": failure.step,
+            "run_id": failure.run_id,
+            "code": failure.code or None,
+            "message": failure.message,
+        }
+    return entry
 
 
-def _work(standing: TargetStatus, found: PipelineStatus) -> dict[str, Any] | None:
-    if standing.last is None:
+def _commit_entry(target: TargetStatus, status: PipelineStatus) -> dict[str, Any] | None:
+    if target.last is None:
         return None
-    fields = asdict(standing.last)
+    fields = asdict(target.last)
     at = fields.pop("at")
     del fields["name"], fields["target"]
-    if isinstance(standing, TransformStatus):
-        for key in ("extracted", "bytes", "held_by"):
+    if isinstance(target, TransformStatus):
+        for key in _LOAD_ONLY:
             del fields[key]
-    return {"at": at.isoformat(), "age_seconds": (found.at - at).total_seconds(), **fields}
+    return {"at": at.isoformat(), "age_seconds": (status.at - at).total_seconds(), **fields}
 
 
-def _holder(holder: Holder | None, found: PipelineStatus) -> dict[str, Any] | None:
-    return None if holder is None else {**asdict(holder), "age_seconds": open_for(holder, found)}
-
-
-def open_for(holder: Holder, found: PipelineStatus) -> float | None:
-    """Seconds the transaction has been open, by the source's clock; None where that cannot be
-    known."""
-    if holder.since is None or found.source_clock is None:
+def open_for(holder: Holder, status: PipelineStatus) -> float | None:
+    """Seconds the transaction has been open, by the source's clock; None if that is not known."""
+    if holder.since is None or status.source_clock is None:
         return None
-    return (found.source_clock - datetime.fromisoformat(holder.since)).total_seconds()
+    return (status.source_clock - datetime.fromisoformat(holder.since)).total_seconds()
 
 
-def watermark_age(table: TableStatus, found: PipelineStatus) -> float | None:
-    """How old the newest loaded row is, by the source's clock or else the warehouse's; None for
-    other cursors."""
+def watermark_age(table: TableStatus, status: PipelineStatus) -> float | None:
+    """The age in seconds of the newest loaded row, by the source's clock or else the warehouse's;
+    None for a cursor that is not a time."""
     if not _TIME.match(table.watermark or ""):
         return None
     try:
         newest = datetime.fromisoformat(table.watermark or "")
-    except ValueError:  # a time Python cannot hold
+    except ValueError:  # a time that Python cannot hold
         return None
-    clock = found.source_clock or found.at
-    return (
-        clock - (newest if newest.tzinfo else newest.replace(tzinfo=clock.tzinfo))
-    ).total_seconds()
+    clock = status.source_clock or status.at
+    if newest.tzinfo is None:
+        newest = newest.replace(tzinfo=clock.tzinfo)
+    return (clock - newest).total_seconds()

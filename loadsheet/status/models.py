@@ -10,26 +10,33 @@ from loadsheet.source.holdback import Holder
 
 State = Literal["failed", "never", "gone", "held_back", "behind", "due", "current", "loaded"]
 
+# Why a table has no lag although nothing is wrong.
+NOT_IN_SPEC = "it is not in the spec"
+NO_CURSOR = "it is copied whole, without a cursor"
+BY_DATA_INTERVAL = "it is read by data interval, without a watermark"
+NO_WATERMARK = "it has no watermark yet"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Lag:
-    """The newest cursor in the source beside the watermark."""
+    """How far the newest cursor in the source is above the watermark."""
 
     newest: str | None
-    """As the server writes it; None in an empty table. One from the future is not counted."""
+    """As the server writes it; None in an empty table. A cursor in the future is not counted."""
     ahead: bool
-    """There is something above the watermark."""
+    """Whether it is above the watermark."""
     seconds: float | None = None
-    """Between the two, for a cursor that is a time; 0 when nothing is ahead."""
+    """The difference, if the cursor is a time; 0 when nothing is ahead."""
     distance: float | None = None
-    """The same for a cursor that is a number; None where one of the two is infinite or no number.
-    """
+    """The difference, if the cursor is a number; None if one of the two is infinite or NaN."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
-    """The last committed load of a table, or build of a transform; `extracted` and `bytes` are a
-    load's."""
+class LastCommit:
+    """The last committed load of a table, or build of a transform.
+
+    Only a load has `extracted` and `bytes`.
+    """
 
     name: str
     target: str
@@ -37,7 +44,7 @@ class Work:
     run_id: str
     number: int
     how: str
-    """`replace`, `merge` or `append`; of a transform `full` or `increment`."""
+    """`replace`, `merge` or `append` for a load; `full` or `increment` for a build."""
     extracted: int | None
     inserted: int
     updated: int
@@ -45,7 +52,7 @@ class Work:
     bytes: int | None
     seconds: float
     held_by: str
-    """The source session that kept this load from reading everything; empty when none did."""
+    """The source session that kept this load from reading everything; empty if there was none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,38 +69,47 @@ class Failure:
     """The first failure since it last worked."""
     at: datetime
     worked_at: datetime | None
-    """None: it has not worked since."""
+    """When it worked again; None: it has not."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Watermark:
-    """How far a table has come; both None for one without a watermark."""
+    """The highest cursor value committed for a table; both None for a table without a watermark."""
 
     value: str | None
     cursor: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rows:
-    """How many rows a target has: None for a view, for what is not there, not to be read by this
-    role, locked, or was never estimated. `exact` when they were counted."""
+class RowCount:
+    """How many rows a target has.
+
+    `number` is None for a view, and for a table that does not exist, is locked, was never
+    estimated or may not be read by this role.
+    """
 
     number: int | None
     exact: bool = False
-    is_there: bool = True
-    """False: there is no table or view of this name."""
+    """True: counted. False: the server's estimate."""
+    target_exists: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
-class Known:
-    """What the ledger knows of one pipeline, by the names of tables and transforms; empty before
-    the first run."""
+class LedgerState:
+    """The ledger's entries for one pipeline, by table or transform; empty before the first run."""
 
     watermarks: dict[str, Watermark]
-    loads: dict[str, Work]
-    builds: dict[str, Work]
+    loads: dict[str, LastCommit]
+    builds: dict[str, LastCommit]
     failures: dict[tuple[str, str], Failure]
-    """By `table` or `transform` and name."""
+    """By kind (`table` or `transform`) and name."""
+
+    def open_failure(self, kind: str, name: str) -> Failure | None:
+        """The last failure of the table or transform, if it has not worked since."""
+        failure = self.failures.get((kind, name))
+        if failure is None or failure.worked_at is not None:
+            return None
+        return failure
 
 
 @dataclass(kw_only=True)
@@ -102,17 +118,22 @@ class TargetStatus:
 
     name: str
     target: str
-    rows: Rows
-    last: Work | None
+    rows: RowCount
+    last: LastCommit | None
     failure: Failure | None
+
+    @property
+    def state(self) -> State:
+        """The worst that is known of it."""
+        raise NotImplementedError
 
 
 @dataclass(kw_only=True)
 class TableStatus(TargetStatus):
-    """Where a table stands; `lag` is None where it is not known, and `lag_unknown` says why."""
+    """The status of a table. `lag` is None if it is not known; `lag_unknown` gives the reason."""
 
     in_spec: bool
-    """False for one that the ledger remembers from an earlier spec."""
+    """False for a table that the ledger remembers from an earlier spec."""
     watermark: str | None
     cursor: str | None
     lag: Lag | None = None
@@ -122,24 +143,24 @@ class TableStatus(TargetStatus):
 
     @property
     def state(self) -> State:
-        """The worst that is known of it; `loaded` when the source could not say whether there is
+        """The worst that is known of it; `loaded` if the source could not tell whether there is
         more."""
         if self.failure:
             return "failed"
         if self.last is None:
             return "never"
-        if not self.rows.is_there:
+        if not self.rows.target_exists:
             return "gone"
         if self.lag is None:
             return "loaded"
-        if self.lag.ahead:
-            return "held_back" if self.held_back_by else "behind"
-        return "current"
+        if not self.lag.ahead:
+            return "current"
+        return "held_back" if self.held_back_by else "behind"
 
 
 @dataclass(kw_only=True)
 class TransformStatus(TargetStatus):
-    """Where a transform stands; `due` says why the next run will build it, empty when it will not."""
+    """The status of a transform. `due` is why the next run will build it; empty if it will not."""
 
     materialized: str
     due: str = ""
@@ -156,7 +177,7 @@ class TransformStatus(TargetStatus):
 
 @dataclass(kw_only=True)
 class PipelineStatus:
-    """Where a pipeline stood `at` a moment of the warehouse's clock."""
+    """The status of a pipeline `at` a moment of the warehouse's clock."""
 
     pipeline: str
     at: datetime
@@ -164,4 +185,4 @@ class PipelineStatus:
     transforms: list[TransformStatus]
     source_clock: datetime | None = None
     source_unknown: str = ""
-    """Why the source could not be asked; empty when it was."""
+    """Why the source could not be asked; empty if it was."""

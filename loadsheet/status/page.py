@@ -1,4 +1,4 @@
-"""The status of pipelines as tables and notes for a terminal."""
+"""The status of a pipeline as tables and notes for a terminal."""
 
 from __future__ import annotations
 
@@ -11,82 +11,16 @@ from rich.text import Text
 
 from loadsheet.redact import on_one_line, visible
 from loadsheet.status.document import open_for, watermark_age
-from loadsheet.status.models import PipelineStatus, TableStatus, TargetStatus, TransformStatus
-
-_UNITS = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
-
-
-def age(seconds: float) -> str:
-    """The two largest units that matter: `42s`, `12m`, `3h 5m`, `2d 4h`, `30d`; never below zero."""
-    whole = max(int(seconds), 0)
-    unit, size = next(((unit, size) for unit, size in _UNITS if whole >= size), ("s", 1))
-    first, rest = divmod(whole, size)
-    following = {"d": ("h", 3_600), "h": ("m", 60)}.get(unit)
-    if following and first < 10 and (second := rest // following[1]):
-        return f"{first}{unit} {second}{following[0]}"
-    return f"{first}{unit}"
-
-
-ONE_PER_TABLE = (
-    "it is copied whole",
-    "it has no watermark yet",
-    "it is not in the spec",
-    "it is read by data",
+from loadsheet.status.models import (
+    BY_DATA_INTERVAL,
+    NO_CURSOR,
+    NO_WATERMARK,
+    NOT_IN_SPEC,
+    PipelineStatus,
+    TableStatus,
+    TargetStatus,
+    TransformStatus,
 )
-"""Beginnings of reasons why a lag is unknown that the table's line says already, or that are as
-they should be."""
-
-
-def notes(found: PipelineStatus) -> Iterator[tuple[str, str]]:
-    """Style and text of what needs a sentence, the worst first."""
-    yield from (("red", text) for text in _failures(found))
-    yield from (("yellow", text) for text in (*_held(found), *_were_held(found)))
-    if found.source_unknown:
-        yield "yellow", f"The source could not be asked: {found.source_unknown}"
-    else:
-        yield from (("", text) for text in _unknown(found))
-
-
-def _failures(found: PipelineStatus) -> Iterator[str]:
-    for standing in [*found.tables, *found.transforms]:
-        if failure := standing.failure:
-            ago, first = (
-                age((found.at - moment).total_seconds()) for moment in (failure.at, failure.since)
-            )
-            when = f"{ago} ago" + ("" if failure.since == failure.at else f", first {first} ago")
-            what = on_one_line(
-                f"{failure.step} of {standing.name} failed {when} (run {failure.run_id})"
-            )
-            yield f"{what}: {failure.message}"
-
-
-def _held(found: PipelineStatus) -> Iterator[str]:
-    """Per session that holds tables back, which."""
-    held: dict[str, list[str]] = {}
-    for table in found.tables:
-        if holder := table.held_back_by:
-            seconds = open_for(holder, found)
-            who = holder.who if seconds is None else f"{holder.who}, {age(seconds)} ago"
-            held.setdefault(who, []).append(table.name)
-    return (on_one_line(f"{', '.join(names)}: held back by {who}") for who, names in held.items())
-
-
-def _were_held(found: PipelineStatus) -> Iterator[str]:
-    for table in found.tables:
-        if (
-            table.last
-            and table.last.held_by
-            and not table.held_back_by
-            and not (table.lag and not table.lag.ahead)
-        ):
-            yield on_one_line(f"{table.name}: its last load was held back by {table.last.held_by}")
-
-
-def _unknown(found: PipelineStatus) -> Iterator[str]:
-    for table in found.tables:
-        if table.last and table.lag_unknown and not table.lag_unknown.startswith(ONE_PER_TABLE):
-            yield f"{on_one_line(table.name)}: {table.lag_unknown}"
-
 
 _STYLES = {
     "failed": "bold red",
@@ -98,41 +32,120 @@ _STYLES = {
     "current": "green",
     "loaded": "",
 }
-_CALM = ("current", "loaded")
-# Of a watermark: a time with its seconds takes 19 characters, a UUID 36. More would leave no room
+_HEALTHY = ("current", "loaded")
+# Nothing is wrong with such a table, and its line shows the same.
+_EXPECTED_WITHOUT_LAG = (NOT_IN_SPEC, NO_CURSOR, BY_DATA_INTERVAL, NO_WATERMARK)
+# A time with its seconds takes 19 characters, a UUID 36. A longer watermark would leave no room
 # for names.
-_WIDEST = 36
+_WIDEST_WATERMARK = 36
+
+_UNITS = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
+_SMALLER_UNITS = {"d": ("h", 3_600), "h": ("m", 60)}
 
 
-def view(found: PipelineStatus, brief: bool = False) -> RenderableType:
-    """One pipeline; `brief` leaves out tables and transforms that want nothing."""
-    tables = [table for table in found.tables if not (brief and table.state in _CALM)]
-    transforms = [
-        transform for transform in found.transforms if not (brief and transform.state in _CALM)
-    ]
-    parts: list[RenderableType] = [
-        Text(_counts(found, len(tables) + len(transforms)), style="bold")
-    ]
+def view(status: PipelineStatus, brief: bool = False) -> RenderableType:
+    """The page of one pipeline; `brief` leaves out tables and transforms without a problem."""
+    tables = status.tables
+    transforms = status.transforms
+    if brief:
+        tables = [table for table in tables if table.state not in _HEALTHY]
+        transforms = [transform for transform in transforms if transform.state not in _HEALTHY]
+    title = _title(status, len(tables) + len(transforms))
+    parts: list[RenderableType] = [Text(title, style="bold")]
     if tables:
-        of_tables = ("table", "loaded", ">rows", "watermark", "data", "source")
-        parts.append(_grid(of_tables, [_table_row(table, found) for table in tables]))
+        table_heads = ("table", "loaded", ">rows", "watermark", "data", "source")
+        parts.append(_grid(table_heads, [_table_cells(table, status) for table in tables]))
     if transforms:
-        of_transforms = ("transform", "built", ">rows", "kind", "state")
-        rows = [_transform_row(transform, found) for transform in transforms]
-        parts += [Text(""), _grid(of_transforms, rows)]
-    sentences = [Text(visible(note), style=style) for style, note in notes(found)]
-    return Group(*parts, *([Text("")] if sentences else []), *sentences)
+        transform_heads = ("transform", "built", ">rows", "kind", "state")
+        rows = [_transform_cells(transform, status) for transform in transforms]
+        parts.append(Text(""))
+        parts.append(_grid(transform_heads, rows))
+    sentences = [Text(visible(note), style=style) for style, note in notes(status)]
+    if sentences:
+        parts += [Text(""), *sentences]
+    return Group(*parts)
 
 
-def _counts(found: PipelineStatus, shown: int) -> str:
-    left_out = len(found.tables) + len(found.transforms) - shown
-    more = f" ({left_out} that want nothing are left out)" if left_out else ""
-    return f"{found.pipeline}: {len(found.tables)} tables, {len(found.transforms)} transforms{more}"
+def notes(status: PipelineStatus) -> Iterator[tuple[str, str]]:
+    """Style and text of what needs a sentence, the worst first."""
+    for text in _failures(status):
+        yield "red", text
+    for text in _held_back_now(status):
+        yield "yellow", text
+    for text in _held_back_last_time(status):
+        yield "yellow", text
+    if status.source_unknown:
+        yield "yellow", f"The source could not be asked: {status.source_unknown}"
+        return
+    for table in status.tables:
+        reason = table.lag_unknown
+        if table.last and reason and reason not in _EXPECTED_WITHOUT_LAG:
+            yield "", f"{on_one_line(table.name)}: {reason}"
+
+
+def age(seconds: float) -> str:
+    """The two largest units that matter: `42s`, `12m`, `3h 5m`, `2d 4h`, `30d`; never below zero."""
+    whole = max(int(seconds), 0)
+    unit, size = next((pair for pair in _UNITS if whole >= pair[1]), _UNITS[-1])
+    count, rest = divmod(whole, size)
+    if count >= 10 or unit not in _SMALLER_UNITS:
+        return f"{count}{unit}"
+    smaller, smaller_size = _SMALLER_UNITS[unit]
+    more = rest // smaller_size
+    return f"{count}{unit} {more}{smaller}" if more else f"{count}{unit}"
+
+
+def _title(status: PipelineStatus, listed: int) -> str:
+    title = f"{status.pipeline}: {len(status.tables)} tables, {len(status.transforms)} transforms"
+    left_out = len(status.tables) + len(status.transforms) - listed
+    if left_out:
+        title += f" ({left_out} without a problem are left out)"
+    return title
+
+
+def _failures(status: PipelineStatus) -> Iterator[str]:
+    for target in [*status.tables, *status.transforms]:
+        failure = target.failure
+        if failure is None:
+            continue
+        when = f"{age((status.at - failure.at).total_seconds())} ago"
+        if failure.since != failure.at:
+            when += f", first {age((status.at - failure.since).total_seconds())} ago"
+        what = f"{failure.step} of {target.name} failed {when} (run {failure.run_id})"
+        yield f"{on_one_line(what)}: {failure.message}"
+
+
+def _held_back_now(status: PipelineStatus) -> list[str]:
+    """One line per session, with the tables that it holds back."""
+    tables_of: dict[str, list[str]] = {}
+    for table in status.tables:
+        holder = table.held_back_by
+        if holder is None:
+            continue
+        seconds = open_for(holder, status)
+        session = holder.who
+        if seconds is not None:
+            session += f", {age(seconds)} ago"
+        tables_of.setdefault(session, []).append(table.name)
+    lines = []
+    for session, names in tables_of.items():
+        lines.append(on_one_line(f"{', '.join(names)}: held back by {session}"))
+    return lines
+
+
+def _held_back_last_time(status: PipelineStatus) -> Iterator[str]:
+    for table in status.tables:
+        if table.last is None or not table.last.held_by:
+            continue
+        is_settled = table.lag is not None and not table.lag.ahead
+        if table.held_back_by or is_settled:
+            continue
+        yield on_one_line(f"{table.name}: its last load was held back by {table.last.held_by}")
 
 
 def _grid(heads: tuple[str, ...], rows: list[tuple[Text, ...]]) -> Table:
-    """Where the terminal is too narrow the names, which come first, give way. `>` in a head is to
-    the right."""
+    """A column whose head begins with `>` is aligned to the right. In a narrow terminal the first
+    column, the names, is folded."""
     grid = Table(box=None, header_style="bold", pad_edge=False)
     for place, head in enumerate(heads):
         side: Literal["left", "right"] = "right" if head.startswith(">") else "left"
@@ -142,59 +155,71 @@ def _grid(heads: tuple[str, ...], rows: list[tuple[Text, ...]]) -> Table:
     return grid
 
 
-def _table_row(table: TableStatus, found: PipelineStatus) -> tuple[Text, ...]:
-    old = watermark_age(table, found)
+def _table_cells(table: TableStatus, status: PipelineStatus) -> tuple[Text, ...]:
+    watermark = table.watermark or ""
+    seconds = watermark_age(table, status)
+    data_age = ""
+    if seconds is not None:
+        data_age = age(seconds)
+        # a time: without its fraction and its zone
+        watermark = watermark.partition("+")[0].partition(".")[0]
     return (
         Text(on_one_line(table.name)),
-        Text(_ago(table, found)),
-        Text(_rows(table)),
-        Text(_short(table.watermark or "", is_time=old is not None)),
-        Text("" if old is None else age(old)),
-        Text(_source(table), style=_STYLES[table.state]),
+        Text(_last_commit(table, status)),
+        Text(_row_count(table)),
+        Text(_shortened(watermark)),
+        Text(data_age),
+        Text(_source_state(table), style=_STYLES[table.state]),
     )
 
 
-def _short(watermark: str, is_time: bool) -> str:
-    """A watermark is a row's value: it may hold anything, and be of any length."""
-    shown = on_one_line(watermark.split("+")[0].partition(".")[0] if is_time else watermark)
-    return shown if len(shown) <= _WIDEST else f"{shown[: _WIDEST - 1]}…"
+def _shortened(watermark: str) -> str:
+    """A watermark is a row's value: any text, of any length."""
+    text = on_one_line(watermark)
+    if len(text) <= _WIDEST_WATERMARK:
+        return text
+    return f"{text[: _WIDEST_WATERMARK - 1]}…"
 
 
-def _source(table: TableStatus) -> str:
+def _source_state(table: TableStatus) -> str:
     if not table.in_spec:
         return "not in the spec"
     if table.failure:
         return "failed"
     if table.last is None:
         return ""
-    if not table.rows.is_there:
+    if not table.rows.target_exists:
         return "its table is gone"
     if table.lag is None:
-        return "" if table.lag_unknown.startswith(ONE_PER_TABLE) else "unknown"
+        return "" if table.lag_unknown in _EXPECTED_WITHOUT_LAG else "unknown"
     if not table.lag.ahead:
         return "up to date"
     if table.lag.seconds is not None:
         return f"{age(table.lag.seconds)} ahead"
-    return "ahead" if table.lag.distance is None else f"{table.lag.distance:,.0f} ahead"
+    if table.lag.distance is not None:
+        return f"{table.lag.distance:,.0f} ahead"
+    return "ahead"
 
 
-def _transform_row(transform: TransformStatus, found: PipelineStatus) -> tuple[Text, ...]:
-    state = {"failed": "failed", "never": "", "due": f"due: {transform.due}"}.get(
-        transform.state, "up to date"
-    )
+def _transform_cells(transform: TransformStatus, status: PipelineStatus) -> tuple[Text, ...]:
+    states = {"failed": "failed", "never": "", "due": f"due: {transform.due}"}
     return (
         Text(on_one_line(transform.name)),
-        Text(_ago(transform, found)),
-        Text(_rows(transform)),
+        Text(_last_commit(transform, status)),
+        Text(_row_count(transform)),
         Text(transform.materialized),
-        Text(state, style=_STYLES[transform.state]),
+        Text(states.get(transform.state, "up to date"), style=_STYLES[transform.state]),
     )
 
 
-def _ago(standing: TargetStatus, found: PipelineStatus) -> str:
-    return f"{age((found.at - standing.last.at).total_seconds())} ago" if standing.last else "never"
+def _last_commit(target: TargetStatus, status: PipelineStatus) -> str:
+    if target.last is None:
+        return "never"
+    return f"{age((status.at - target.last.at).total_seconds())} ago"
 
 
-def _rows(standing: TargetStatus) -> str:
-    number = standing.rows.number
-    return "" if number is None else f"{'' if standing.rows.exact else '~'}{number:,}"
+def _row_count(target: TargetStatus) -> str:
+    if target.rows.number is None:
+        return ""
+    sign = "" if target.rows.exact else "~"
+    return f"{sign}{target.rows.number:,}"

@@ -10,8 +10,11 @@ from loadsheet.status.warehouse import warehouse_status
 
 
 def pipeline_status(pipeline: Pipeline, connections: Connections) -> PipelineStatus:
-    """Ask the warehouse, then the source. Raises ConnectionMissing, Refused and psycopg errors for
-    the warehouse; a source that cannot be asked is only said to be so."""
-    found = warehouse_status(pipeline, connections)
-    add_source_lag(pipeline, connections, found)
-    return found
+    """Ask the warehouse, then the source.
+
+    Raises ConnectionMissing, Refused and psycopg errors for the warehouse. If the source cannot be
+    asked, the status holds the reason.
+    """
+    status = warehouse_status(pipeline, connections)
+    add_source_lag(pipeline, connections, status)
+    return status

@@ -1,5 +1,7 @@
-"""Drift: the source's columns are not what the target was made from. Applied by policy, or refused
-before any write."""
+"""Schema drift: the source's columns differ from those that the target was made from.
+
+Drift is applied by the table's policy, or refused before anything is written.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +21,18 @@ from loadsheet.sql.types import Column, widens
 from loadsheet.warehouse import tables
 from loadsheet.warehouse.fence import Scope
 
+_OTHER_COLUMN = (
+    "is not the column that older rows were loaded from (dropped and added, or excluded for a "
+    "while)"
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Drift:
-    """How the arriving columns differ from the target's. Dropped columns are kept in the target, as
-    `kept`."""
+    """How the arriving columns differ from the target's."""
 
     renamed: dict[str, str]
+    """Old name -> new name."""
     added: tuple[Column, ...]
     widened: tuple[Column, ...]
     narrowed: dict[str, str]
@@ -33,107 +40,136 @@ class Drift:
     dropped: tuple[str, ...]
     """Columns that arrived last time and no longer do."""
     replaced: dict[str, str]
-    """Column -> why the target's older rows do not hold its values, for people."""
+    """Column -> why the target's older rows do not hold its values, as text for a message."""
     incompatible: dict[str, str]
-    """Column -> what does not fit, for people."""
+    """Column -> what does not fit, as text for a message."""
     kept: dict[str, str]
-    """Columns only the target has, with their types."""
+    """Columns that only the target has, with their types. Dropped columns are kept."""
 
     @property
     def notes(self) -> list[str]:
-        """What changed, for people."""
-        return (
-            [f"renamed {old} to {new}" for old, new in self.renamed.items()]
-            + [
-                f"added {c.name} {c.type} (older rows have NULL until a full refresh)"
-                for c in self.added
-            ]
-            + [f"widened {c.name} to {c.type}" for c in self.widened]
-            + [
-                f"{name} is now {type_name} in the source"
-                for name, type_name in self.narrowed.items()
-            ]
-            + [f"{name} is no longer read from the source" for name in self.dropped]
-        )
+        """What changed, one text per change."""
+        notes = [f"renamed {old} to {new}" for old, new in self.renamed.items()]
+        for column in self.added:
+            notes.append(
+                f"added {column.name} {column.type} (NULL in older rows until a full refresh)"
+            )
+        for column in self.widened:
+            notes.append(f"widened {column.name} to {column.type}")
+        for name, type_name in self.narrowed.items():
+            notes.append(f"{name} is now {type_name} in the source")
+        for name in self.dropped:
+            notes.append(f"{name} is no longer read from the source")
+        return notes
 
 
-def compare(
+def compare_columns(
     arriving: Sequence[Column], source_oid: int, existing: dict[str, str], scope: Scope
 ) -> Drift:
     """The drift between the columns that arrive and the target's (`existing`: name to type).
 
-    A column is known by its attnum, which the last load remembered, while the source table is the
-    same: a rename keeps it, a column dropped and added again under the same name has another.
+    A column is known by its attnum, which the last load recorded, as long as the source table is
+    the same one: a rename keeps the attnum, and a column that was dropped and added again under
+    the same name has another.
     """
-    before = {c["attnum"]: c for c in scope.columns or ()} if scope.source_oid == source_oid else {}
-    names = {column.name for column in arriving}
+    before: dict[int, dict[str, Any]] = {}
+    if scope.source_oid == source_oid:
+        before = {column["attnum"]: column for column in scope.columns or ()}
     existing = {name: type_name for name, type_name in existing.items() if name != LOAD_ID}
-    renamed = _renames(arriving, before, existing)
+    renamed = _find_renames(arriving, before, existing)
     types = {renamed.get(name, name): type_name for name, type_name in existing.items()}
-    place = {renamed.get(c["name"], c["name"]): attnum for attnum, c in before.items()}
-    differing = [c for c in arriving if c.name in types and types[c.name] != c.type]
+    arriving_names = {column.name for column in arriving}
+    arriving_attnums = {column.attnum for column in arriving}
+    added, widened = [], []
+    narrowed, incompatible = {}, {}
+    for column in arriving:
+        target_type = types.get(column.name)
+        if target_type is None:
+            added.append(column)
+        elif target_type == column.type:
+            continue
+        elif widens(target_type, column.type):
+            widened.append(column)
+        elif not widens(column.type, target_type):
+            incompatible[column.name] = (
+                f"is {target_type} in the target and {column.type} in the source"
+            )
+        # A target that is wider from the start has not drifted.
+        elif _type_before(column, before) not in (None, column.type):
+            narrowed[column.name] = column.type
     return Drift(
         renamed=renamed,
-        added=tuple(c for c in arriving if c.name not in types),
-        widened=tuple(c for c in differing if widens(types[c.name], c.type)),
-        narrowed={
-            c.name: c.type
-            for c in differing
-            if widens(c.type, types[c.name])
-            and c.attnum in before
-            and before[c.attnum]["type"] != c.type
-        },
-        dropped=tuple(
-            c["name"] for attnum, c in before.items() if attnum not in {a.attnum for a in arriving}
-        ),
-        replaced={
-            c.name: "is not the column that older rows were loaded from (dropped and added, or left out for a while)"
-            for c in arriving
-            if before and c.name in types and place.get(c.name) != c.attnum
-        }
-        | {
-            c.name: f"had its label {sorted(lost)[0]!r} renamed, which older rows still show"
-            for c in arriving
-            if c.name in types
-            and c.labels
-            and (lost := _labels(before.get(c.attnum)) - set(c.labels))
-        },
-        incompatible={
-            c.name: f"is {types[c.name]} in the target and {c.type} in the source"
-            for c in differing
-            if not widens(types[c.name], c.type) and not widens(c.type, types[c.name])
-        },
-        kept={name: type_name for name, type_name in types.items() if name not in names},
+        added=tuple(added),
+        widened=tuple(widened),
+        narrowed=narrowed,
+        dropped=tuple(c["name"] for n, c in before.items() if n not in arriving_attnums),
+        replaced=_find_replaced(arriving, before, renamed, types),
+        incompatible=incompatible,
+        kept={name: type_ for name, type_ in types.items() if name not in arriving_names},
     )
 
 
-def _labels(column: dict[str, Any] | None) -> set[str]:
-    return set(column.get("labels", ())) if column else set()
+def _type_before(column: Column, before: dict[int, dict[str, Any]]) -> str | None:
+    """The column's type at the last load; None if it did not arrive then."""
+    recorded = before.get(column.attnum)
+    return recorded["type"] if recorded else None
 
 
-def _renames(
+def _find_renames(
     arriving: Sequence[Column], before: dict[int, dict[str, Any]], existing: dict[str, str]
 ) -> dict[str, str]:
-    """Old name -> new name, as far as the target can follow: it may still hold a dropped column of
-    the new name."""
-    names = {before[c.attnum]["name"]: c.name for c in arriving if c.attnum in before}
-    renamed = {old: new for old, new in names.items() if old != new and old in existing}
-    while blocked := [
-        old for old, new in renamed.items() if new in existing and new not in renamed
-    ]:
+    """Old name -> new name, of the renames that the target can follow."""
+    renamed = {}
+    for column in arriving:
+        if column.attnum not in before:
+            continue
+        old = before[column.attnum]["name"]
+        if old != column.name and old in existing:
+            renamed[old] = column.name
+    # The target may still hold a dropped column of the new name. Giving up one rename can block
+    # another whose new name it would have freed, so repeat until none is blocked.
+    while True:
+        blocked = [old for old, new in renamed.items() if new in existing and new not in renamed]
+        if not blocked:
+            return renamed
         for old in blocked:
             del renamed[old]
-    return renamed
+
+
+def _find_replaced(
+    arriving: Sequence[Column],
+    before: dict[int, dict[str, Any]],
+    renamed: dict[str, str],
+    types: dict[str, str],
+) -> dict[str, str]:
+    """Column -> why the target's older rows do not hold its values."""
+    attnums = {renamed.get(c["name"], c["name"]): attnum for attnum, c in before.items()}
+    replaced = {}
+    for column in arriving:
+        is_same = attnums.get(column.name) == column.attnum
+        if before and column.name in types and not is_same:
+            replaced[column.name] = _OTHER_COLUMN
+    for column in arriving:
+        recorded = before.get(column.attnum)
+        if column.name not in types or recorded is None or not column.labels:
+            continue
+        lost = set(recorded.get("labels", ())) - set(column.labels)
+        if lost:
+            replaced[column.name] = (
+                f"had its label {sorted(lost)[0]!r} renamed, which older rows still show"
+            )
+    return replaced
 
 
 def refuse_if_frozen(target: Relation, drift: Drift) -> None:
-    """Raises Refused when a frozen table's columns changed."""
-    changes = drift.notes + [
-        f"{name} {what}" for name, what in (drift.replaced | drift.incompatible).items()
-    ]
+    """Raises Refused when the columns of a table with a frozen schema changed."""
+    changes = drift.notes
+    for name, what in (drift.replaced | drift.incompatible).items():
+        changes.append(f"{name} {what}")
     if changes:
         raise Refused(
-            f"{target}: schema_contract.columns is freeze, but the source changed: {'; '.join(changes)}"
+            f"{target}: schema_contract.columns is freeze, but the source changed: "
+            f"{'; '.join(changes)}"
         )
 
 
@@ -144,43 +180,52 @@ def refuse_changed_key(
     remedy: str,
     renamed: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Raises Refused, with the `remedy`, when the target's rows are kept apart by another key than
-    the arriving ones.
+    """Raises Refused, with the `remedy`, when the target's primary key is not `key`.
 
-    Rows matched by a key the target does not keep unique would be doubled, or overwrite each other.
-    `renamed` are the columns that are yet to get their new names.
+    Rows matched by a key that the target does not keep unique would be duplicated, or would
+    overwrite each other. `renamed` are columns of the target that are yet to get their new names.
     """
-    found = tables.key_of(session, target)
-    held = tuple(renamed.get(name, name) for name in found[1]) if found else ()
-    if set(held) != set(key):
-        was, now = (f"({', '.join(names)})" if names else "none" for names in (held, key))
+    primary_key = tables.primary_key_of(session, target)
+    columns = primary_key[1] if primary_key else ()
+    target_key = tuple(renamed.get(name, name) for name in columns)
+    if set(target_key) != set(key):
         raise Refused(
-            f"{target}: the primary key is {was} in the target and {now} in the source or spec; {remedy}"
+            f"{target}: the primary key is {_key_text(target_key)} in the target and "
+            f"{_key_text(key)} in the source or spec; {remedy}"
         )
 
 
-def refuse_replaced(target: Relation, drift: Drift, remedy: str) -> None:
-    """Raises Refused, with the `remedy`, when rows that do not arrive would keep values of another
-    column."""
-    _refuse(target, drift.replaced, remedy)
+def _key_text(key: tuple[str, ...]) -> str:
+    return f"({', '.join(key)})" if key else "none"
 
 
-def refuse_incompatible(target: Relation, drift: Drift, remedy: str) -> None:
-    """Raises Refused, with the `remedy`, when a column cannot be brought up to date where it is."""
-    _refuse(target, drift.incompatible, remedy)
+def refuse_replaced_columns(target: Relation, drift: Drift, remedy: str) -> None:
+    """Raises Refused, with the `remedy`, when rows that do not arrive would keep the values of
+    another column."""
+    _refuse_columns(target, drift.replaced, remedy)
 
 
-def _refuse(target: Relation, columns: dict[str, str], remedy: str) -> None:
+def refuse_incompatible_columns(target: Relation, drift: Drift, remedy: str) -> None:
+    """Raises Refused, with the `remedy`, when a column's type cannot be altered in place."""
+    _refuse_columns(target, drift.incompatible, remedy)
+
+
+def _refuse_columns(target: Relation, columns: dict[str, str], remedy: str) -> None:
     for name, what in columns.items():
         raise Refused(f"{target}: column {name} {what}; {remedy}")
 
 
-def alter(session: psycopg.Connection[Any], target: Relation, drift: Drift, remedy: str) -> None:
-    """Bring the target's columns up to date in place. Raises Refused, with the `remedy`, where
-    PostgreSQL cannot."""
-    refuse_incompatible(target, drift, remedy)
-    rename(session, target, drift)
-    for clause in clauses(drift):
+def alter_columns(
+    session: psycopg.Connection[Any], target: Relation, drift: Drift, remedy: str
+) -> None:
+    """Apply the drift to the target's columns in place.
+
+    Raises Refused, with the `remedy`, when a type does not fit, and when PostgreSQL cannot alter a
+    column because something uses it.
+    """
+    refuse_incompatible_columns(target, drift, remedy)
+    rename_columns(session, target, drift)
+    for clause in alter_clauses(drift):
         try:
             session.execute(f"ALTER TABLE {target.sql} {clause}")
         except (
@@ -193,25 +238,28 @@ def alter(session: psycopg.Connection[Any], target: Relation, drift: Drift, reme
         reach("load.altered")
 
 
-def clauses(drift: Drift) -> list[str]:
-    """What ALTER TABLE must do to the target's columns, but for renames."""
+def alter_clauses(drift: Drift) -> list[str]:
+    """The clauses of ALTER TABLE that add and widen the target's columns."""
     added = [f"ADD COLUMN {ident(c.name)} {c.type}" for c in drift.added]
     return added + [f"ALTER COLUMN {ident(c.name)} TYPE {c.type}" for c in drift.widened]
 
 
-def renames(drift: Drift) -> list[str]:
-    """What ALTER TABLE must do to name the target's columns as the source's were: by way of other
-    names where one takes the name that another gives up."""
+def rename_columns(session: Session, target: Relation, drift: Drift) -> None:
+    """Rename the target's columns as the source's were renamed."""
+    for clause in rename_clauses(drift):
+        session.execute(f"ALTER TABLE {target.sql} {clause}")
+
+
+def rename_clauses(drift: Drift) -> list[str]:
+    """The clauses of ALTER TABLE that rename the target's columns as the source's were renamed.
+
+    Where a column takes a name that another one gives up (a swap), all go through temporary names.
+    """
     pairs = list(drift.renamed.items())
     if drift.renamed.keys() & set(drift.renamed.values()):
-        steps = [(old, f"_loadsheet_{n}", new) for n, (old, new) in enumerate(pairs)]
-        pairs = [(old, aside) for old, aside, _ in steps] + [
-            (aside, new) for _, aside, new in steps
-        ]
+        to_temporary, from_temporary = [], []
+        for number, (old, new) in enumerate(drift.renamed.items()):
+            to_temporary.append((old, f"_loadsheet_{number}"))
+            from_temporary.append((f"_loadsheet_{number}", new))
+        pairs = to_temporary + from_temporary
     return [f"RENAME COLUMN {ident(old)} TO {ident(new)}" for old, new in pairs]
-
-
-def rename(session: Session, target: Relation, drift: Drift) -> None:
-    """Rename the target's columns as the source's were."""
-    for clause in renames(drift):
-        session.execute(f"ALTER TABLE {target.sql} {clause}")

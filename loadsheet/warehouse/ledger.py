@@ -1,10 +1,13 @@
-"""The ledger: what every load and transform did, and the last failure of each, in the schema
-`loadsheet`."""
+"""The ledger: what every load and transform did, and the last failure of each.
+
+Its tables are in the warehouse's schema `loadsheet` (ledger.sql).
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -18,21 +21,37 @@ from loadsheet.postgres import Session
 from loadsheet.sql.text import Relation
 from loadsheet.warehouse import tables
 
+_log = logging.getLogger(__name__)
+
 VERSION = 4
-_VERSION = (
-    "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = 'loadsheet'"
-)
+_VERSION = """
+SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = 'loadsheet'
+"""
+# `since` is the first failure since the last success.
+_RECORD_FAILURE = """
+INSERT INTO loadsheet.failure AS f
+    (pipeline, kind, name, step, run_id, code, message, since, failed_at)
+SELECT %(pipeline)s, %(kind)s, %(name)s, %(step)s, %(run_id)s, %(code)s, %(message)s, now, now
+FROM (SELECT clock_timestamp() AS now) clock
+ON CONFLICT (pipeline, kind, name) DO UPDATE SET
+    step = excluded.step, run_id = excluded.run_id, code = excluded.code,
+    message = excluded.message,
+    since = CASE WHEN f.worked_at IS NULL THEN f.since ELSE excluded.since END,
+    failed_at = excluded.failed_at, worked_at = NULL
+"""
+
+Kind = Literal["table", "transform"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Effect:
-    """What a load or a transform did to its target, in rows. `replaced` means that every row was
-    written anew."""
+    """What a load or a transform did to its target, in rows."""
 
     inserted: int = 0
     updated: int = 0
     deleted: int = 0
     replaced: bool = False
+    """Every row was rewritten."""
 
     def __str__(self) -> str:
         if self.replaced:
@@ -41,15 +60,19 @@ class Effect:
 
 
 def ensure(session: Session) -> None:
-    """Create the ledger where it does not exist yet, and bring an older one up to date.
+    """Create the ledger if it does not exist, and bring an older one up to date.
 
-    Raises Refused when a newer Loadsheet has made it.
+    Raises Refused when a newer Loadsheet created it.
     """
-    if version(session) == VERSION:
+    found = version(session)
+    if found == VERSION:
         return
     with session.transaction():
         tables.lock_creation(session)
-        if (found := version(session)) < VERSION:
+        # Another session may have created it while this one waited for the lock.
+        found = version(session)
+        if found < VERSION:
+            _log.info("bringing the ledger from version %s to %s", found, VERSION)
             session.execute(resources.files(__package__).joinpath("ledger.sql").read_bytes())
             reach("ledger.created")
             session.execute(f"COMMENT ON SCHEMA loadsheet IS 'ledger version {VERSION}'")
@@ -57,57 +80,67 @@ def ensure(session: Session) -> None:
 
 
 def refuse_newer(found: int) -> None:
-    """Raises Refused when a newer Loadsheet has made the ledger whose version was `found`."""
+    """Raises Refused when a newer Loadsheet created the ledger, whose version is `found`."""
     if found > VERSION:
         raise Refused(
-            f"the warehouse's ledger has version {found}, this Loadsheet knows {VERSION}: update Loadsheet"
+            f"the warehouse's ledger has version {found}, but this Loadsheet knows {VERSION}: "
+            "update Loadsheet"
         )
 
 
 def version(session: Session) -> int:
-    """The ledger's version; 0 where there is none, or one from before it had a version."""
+    """The ledger's version; 0 if there is no ledger, or one from before it had a version."""
     row = session.execute(_VERSION).fetchone()
-    found = re.search(r"ledger version (\d+)", row[0] or "") if row else None
-    return int(found[1]) if found else 0
+    match = re.search(r"ledger version (\d+)", row[0] or "") if row else None
+    return int(match[1]) if match else 0
 
 
-def lock(session: Session, target: Relation, shared: bool = False) -> None:
-    """Wait for the target's lock and hold it until the transaction ends; all writers of a target
-    take it."""
+def lock_target(session: Session, target: Relation, shared: bool = False) -> None:
+    """Wait for the target's lock and hold it until the transaction ends.
+
+    All writers of a target take it. `shared` locks wait for writers only.
+    """
     kind = "pg_advisory_xact_lock_shared" if shared else "pg_advisory_xact_lock"
     session.execute(f"SELECT {kind}(hashtextextended(%s, 0))", (f"loadsheet:{target}",))
 
 
 def next_load_id(session: Session, pipeline: str, table: str, run_id: str) -> str:
-    """The id of this run's next load of the table: the same for every retry until it is committed."""
+    """The id of this run's next load of the table.
+
+    Every retry gets the same id until the load is committed.
+    """
     row = session.execute(
-        "SELECT count(*) FROM loadsheet.load WHERE pipeline = %s AND table_name = %s AND run_id = %s",
+        "SELECT count(*) FROM loadsheet.load "
+        "WHERE pipeline = %s AND table_name = %s AND run_id = %s",
         (pipeline, table, run_id),
     ).fetchone()
-    committed = row[0] if row else 0
-    return hashlib.sha256(json.dumps([pipeline, table, run_id, committed]).encode()).hexdigest()[
-        :20
-    ]
+    loads_before = row[0] if row else 0
+    identity = json.dumps([pipeline, table, run_id, loads_before])
+    return hashlib.sha256(identity.encode()).hexdigest()[:20]
 
 
-def committed(session: Session, load_id: str) -> tuple[Effect, int] | None:
-    """What the load did and how many rows it carried, if it is committed."""
+def committed_load(session: Session, load_id: str) -> tuple[Effect, int] | None:
+    """The load's effect and the number of rows it carried; None if it is not committed."""
     row = session.execute(
-        "SELECT inserted, updated, deleted, replaced, extracted FROM loadsheet.load WHERE load_id = %s",
+        "SELECT inserted, updated, deleted, replaced, extracted FROM loadsheet.load "
+        "WHERE load_id = %s",
         (load_id,),
     ).fetchone()
-    return (
-        (Effect(inserted=row[0], updated=row[1], deleted=row[2], replaced=row[3]), row[4])
-        if row
-        else None
-    )
+    if row is None:
+        return None
+    inserted, updated, deleted, replaced, extracted = row
+    effect = Effect(inserted=inserted, updated=updated, deleted=deleted, replaced=replaced)
+    return effect, extracted
 
 
-def newest_reading(session: Session, target: Relation, clock: str) -> str:
-    """The source's clock when the newest of the target's rows were read: `clock`, or one of an
-    earlier load."""
+def newest_clock(session: Session, target: Relation, clock: str) -> str:
+    """The source's clock at the time when the newest of the target's rows were read.
+
+    `clock` is the time of the load under way; an earlier load may have read later.
+    """
     row = session.execute(
-        "SELECT clock FROM loadsheet.load WHERE target = %s AND clock::timestamptz > %s::timestamptz "
+        "SELECT clock FROM loadsheet.load "
+        "WHERE target = %s AND clock::timestamptz > %s::timestamptz "
         "ORDER BY clock::timestamptz DESC LIMIT 1",
         (str(target), clock),
     ).fetchone()
@@ -115,7 +148,8 @@ def newest_reading(session: Session, target: Relation, clock: str) -> str:
 
 
 def draw_number(session: Session) -> int:
-    """The next load number; call it under the target's lock."""
+    """The next number of a load or a transform's run. Call it under the target's lock, so that
+    numbers rise in commit order."""
     row = session.execute("SELECT nextval('loadsheet.load_no')").fetchone()
     assert row
     return int(row[0])
@@ -131,8 +165,11 @@ def record_load(
     duplicates: int,
     seconds: float,
 ) -> None:
-    """Write the load's row; `name` is the manifest's object name, `seconds` how long the load took
-    so far."""
+    """Write the load's row.
+
+    `name` is the manifest's object name, `duplicates` the number of rows that were left out,
+    `seconds` how long the load has taken so far.
+    """
     row = {
         "load_id": manifest.load_id,
         "load_no": load_no,
@@ -161,7 +198,7 @@ def record_load(
 
 
 def record_transform(session: Session, row: dict[str, Any]) -> None:
-    """Write a transform's run."""
+    """Write the row of a transform's run."""
     _insert(session, "loadsheet.transform_run", row)
 
 
@@ -171,21 +208,7 @@ def _insert(session: Session, table: str, row: dict[str, Any]) -> None:
     session.execute(f"INSERT INTO {table} ({names}) VALUES ({values})", row)
 
 
-Kind = Literal["table", "transform"]
-
-# `since` is the first failure since it last worked.
-_REMEMBER = """
-INSERT INTO loadsheet.failure AS f (pipeline, kind, name, step, run_id, code, message, since, failed_at)
-SELECT %(pipeline)s, %(kind)s, %(name)s, %(step)s, %(run_id)s, %(code)s, %(message)s, now, now
-FROM (SELECT clock_timestamp() AS now) clock
-ON CONFLICT (pipeline, kind, name) DO UPDATE SET
-    step = excluded.step, run_id = excluded.run_id, code = excluded.code, message = excluded.message,
-    since = CASE WHEN f.worked_at IS NULL THEN f.since ELSE excluded.since END,
-    failed_at = excluded.failed_at, worked_at = NULL
-"""
-
-
-def remember(
+def record_failure(
     session: Session,
     pipeline: str,
     kind: Kind,
@@ -196,9 +219,9 @@ def remember(
     code: str,
     message: str,
 ) -> None:
-    """Note that `step` failed; `message` must be fit to be shown."""
+    """Record that `step` failed. `message` must contain no secrets and no row data."""
     session.execute(
-        _REMEMBER,
+        _RECORD_FAILURE,
         {
             "pipeline": pipeline,
             "kind": kind,
@@ -211,8 +234,8 @@ def remember(
     )
 
 
-def settle(session: Session, pipeline: str, kind: Kind, name: str) -> None:
-    """Say that it works again. Writes nothing where nothing had failed."""
+def clear_failure(session: Session, pipeline: str, kind: Kind, name: str) -> None:
+    """Record that the table or transform works again. Writes nothing if it had not failed."""
     session.execute(
         "UPDATE loadsheet.failure SET worked_at = clock_timestamp() "
         "WHERE pipeline = %s AND kind = %s AND name = %s AND worked_at IS NULL",

@@ -1,9 +1,5 @@
 """One load: from verified parts in the lake to committed rows, in one warehouse transaction
-(docs/protocol.md).
-
-A load names its transaction after its table and its fence, so that a later one finds it in
-pg_stat_activity.
-"""
+(docs/protocol.md)."""
 
 from __future__ import annotations
 
@@ -30,24 +26,41 @@ from loadsheet.sql.copying import WireFormat, copy_in
 from loadsheet.sql.merging import LOAD_ID
 from loadsheet.sql.text import Relation, ident
 from loadsheet.sql.types import Column
-from loadsheet.warehouse import build, drift, fence, ledger, tables
+from loadsheet.warehouse import apply, drift, fence, ledger, tables
 from loadsheet.warehouse.ledger import Effect
 
 _log = logging.getLogger(__name__)
 
-REBUILD = "run a full refresh of this table to rebuild it"
+FULL_REFRESH_REMEDY = "run a full refresh of this table to rebuild it"
+
+# A session with an older fence can no longer commit (`fence.advance_watermark`). One with the same
+# fence is another try of the same load: of two, only the one that connected first is ended, so that
+# they never end each other, and one that wakes up never ends the try that has taken over. A role
+# may end its sessions without a further privilege.
+_END_OLDER_SESSIONS = """
+WITH try AS (
+    SELECT pid, backend_start AS since, substring(application_name FROM %s)::bigint AS fence
+    FROM pg_stat_activity
+    WHERE datname = current_database() AND usename = current_user
+)
+SELECT pg_terminate_backend(old.pid) FROM try old, try me
+WHERE me.pid = pg_backend_pid()
+  AND (old.fence < me.fence OR old.fence = me.fence AND old.since < me.since)
+"""
+_LONGEST_NAME = 63  # the server truncates application_name there
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loaded:
-    """What a load did, with remarks for people (drift, duplicates)."""
+class LoadResult:
+    """What a load did."""
 
     effect: Effect
     extracted: int
     notes: tuple[str, ...] = ()
+    """Remarks for the step's message, such as drift and duplicate keys."""
 
 
-def load(
+def load_manifest(
     session: Session,
     lake: Lake,
     manifest: Manifest,
@@ -55,54 +68,54 @@ def load(
     target: Relation,
     table: Table,
     progress: Progress,
-) -> Loaded:
-    """Commit the manifest's rows to `target`, or nothing. Loading the same manifest twice changes
-    nothing.
+) -> LoadResult:
+    """Commit the manifest's rows to `target`, or nothing. `name` is the manifest's object name.
 
-    Raises Corrupt when the lake's bytes are not as promised, Superseded when a newer extraction
-    owns the table, Refused when the rows contradict the spec; psycopg errors for trouble with the
-    warehouse.
+    Loading the same manifest twice changes nothing. Raises Corrupt when the lake's bytes are not
+    those of the manifest, Superseded when a newer extraction owns the table, Refused when the rows
+    contradict the spec, and psycopg's errors when the warehouse fails.
     """
     started = time.monotonic()
     tables.ensure_schema(session, target.schema)
     with session.transaction():
-        end_older_tries(session, manifest)
-        ledger.lock(session, target)
+        end_older_sessions(session, manifest)
+        ledger.lock_target(session, target)
         reach("load.locked")
-        if done := find_committed(session, manifest.load_id):
-            return done
-        fence.check(session, manifest)
+        committed = find_committed(session, manifest.load_id)
+        if committed:
+            _log.info("%s: load %s was committed already", target, manifest.load_id)
+            return committed
+        fence.check_fence(session, manifest)
         reach("load.fence_checked")
-        work = _Load(session, lake, manifest, target, table, progress)
-        try:
-            effect = work.replace() if manifest.action == "replace" or work.is_new else work.merge()
-        except Refused as error:
-            raise Refused(
-                f"{target}: {error}" if str(target) not in str(error) else str(error)
-            ) from error
+        transaction = _LoadTransaction(session, lake, manifest, target, table, progress)
+        effect = transaction.write()
         reach("load.applied")
         ledger.record_load(
             session,
             manifest,
             name,
             target,
-            work.number,
+            transaction.load_no,
             effect,
-            work.duplicates,
+            transaction.duplicates,
             time.monotonic() - started,
         )
         _log.info("%s: %s, %s", target, manifest.action, effect)
         reach("load.recorded")
-        fence.advance(session, manifest, work.number)
-        ledger.settle(session, manifest.pipeline, "table", manifest.table)
+        # Last, because the UPDATE that checks the fence locks the scope's row: a newer extraction
+        # waits for it until the commit.
+        fence.advance_watermark(session, manifest, transaction.load_no)
+        ledger.clear_failure(session, manifest.pipeline, "table", manifest.table)
         reach("load.advanced")
     reach("load.committed")
-    return Loaded(effect=effect, extracted=manifest.rows, notes=tuple(work.notes))
+    return LoadResult(effect=effect, extracted=manifest.rows, notes=tuple(transaction.notes))
 
 
-class _Load:
-    """The work inside the transaction. `number` is drawn under the target's lock, so it rises in
-    commit order."""
+class _LoadTransaction:
+    """The work inside the transaction.
+
+    `load_no` is drawn under the target's lock, so it rises in commit order.
+    """
 
     def __init__(
         self,
@@ -113,109 +126,128 @@ class _Load:
         table: Table,
         progress: Progress,
     ):
-        self.session, self.lake, self.manifest, self.target = session, lake, manifest, target
-        self.table, self.progress = table, progress
-        self.number = ledger.draw_number(session)
+        self.session = session
+        self.lake = lake
+        self.manifest = manifest
+        self.target = target
+        self.table = table
+        self.progress = progress
+        self.load_no = ledger.draw_number(session)
         self.duplicates = 0
         self.notes: list[str] = []
         existing = existing_columns(session, target)
         self.is_new = not existing
+        # An increment is not all of the target's rows. Without the others it must not be loaded.
         if self.is_new and manifest.builds_on_target:
             raise Superseded(
-                f"{target} is gone since its rows were read, and they are not all; re-run the extract step"
+                f"{target} is gone since its rows were read, and the load holds only some of them; "
+                "re-run the extract step"
             )
-        scope = fence.observe(session, manifest.pipeline, manifest.table)
-        self.drift = drift.compare(manifest.columns, manifest.source_oid, existing or {}, scope)
+        scope = fence.read_scope(session, manifest.pipeline, manifest.table)
+        self.drift = drift.compare_columns(manifest.columns, manifest.source_oid, existing, scope)
         if existing and table.schema_contract == "freeze":
             drift.refuse_if_frozen(target, self.drift)
 
-    def replace(self) -> Effect:
-        """All rows into a fresh table, then that table in the target's place."""
-        fresh = Relation(self.target.schema, f"_loadsheet_{self.number}")
+    def write(self) -> Effect:
+        """Write the manifest's rows to the target by the manifest's action.
+
+        Every refusal names the target.
+        """
+        try:
+            if self.manifest.action == "replace" or self.is_new:
+                return self._replace_target()
+            return self._write_increment()
+        except Refused as error:
+            if str(self.target) in str(error):
+                raise Refused(str(error)) from error
+            raise Refused(f"{self.target}: {error}") from error
+
+    def _replace_target(self) -> Effect:
+        """Copy all rows into a fresh table, then make it the target."""
+        fresh = Relation(self.target.schema, f"_loadsheet_{self.load_no}")
         kept = {} if self.is_new else self.drift.kept
         self._create(fresh, kept)
-        self._fill(fresh)
-        self._number(fresh)
+        self._copy_parts(fresh)
+        self._add_load_id(fresh)
         if not self.is_new:
-            self._keep_up()
+            self._prepare_old_target()
             self.notes += self.drift.notes
-        rows, key = self.manifest.rows - self.duplicates, self.manifest.key
-        return build.replace(
-            self.session, fresh, rows, self.target, key, self.number, self.table.max_shrink
+        return apply.replace(
+            self.session,
+            fresh,
+            self.manifest.rows - self.duplicates,
+            self.target,
+            self.manifest.key,
+            self.load_no,
+            self.table.max_shrink,
         )
 
-    def _keep_up(self) -> None:
-        """Bring the target as far as its indexes, or all that hangs on it, need to find their
-        columns again."""
+    def _prepare_old_target(self) -> None:
+        """Alter the old target only as far as the replacement needs.
+
+        A swap carries its indexes over, so their columns must have the new names. Where something
+        depends on the target, its rows change in place, so all of its columns must fit.
+        """
         dependents = tables.dependents(self.session, self.target)
         if not dependents:
-            drift.rename(self.session, self.target, self.drift)
+            drift.rename_columns(self.session, self.target, self.drift)
             return
-        remedy = drop_first(dependents[0])
-        drift.alter(self.session, self.target, self.drift, remedy)
+        _log.info("%s: changed in place, because %s depends on it", self.target, dependents[0])
+        remedy = drop_dependent_remedy(dependents[0])
+        drift.alter_columns(self.session, self.target, self.drift, remedy)
         drift.refuse_changed_key(self.session, self.target, self.manifest.key, remedy)
 
-    def merge(self) -> Effect:
-        """The rows into a temporary table, then the difference into the target."""
-        drift.refuse_replaced(self.target, self.drift, REBUILD)
-        drift.alter(self.session, self.target, self.drift, REBUILD)
-        drift.refuse_changed_key(self.session, self.target, self.manifest.key, REBUILD)
+    def _write_increment(self) -> Effect:
+        """Copy the rows into a temporary table, then merge them into the target or append them."""
+        remedy = FULL_REFRESH_REMEDY
+        drift.refuse_replaced_columns(self.target, self.drift, remedy)
+        drift.alter_columns(self.session, self.target, self.drift, remedy)
+        drift.refuse_changed_key(self.session, self.target, self.manifest.key, remedy)
         self.notes += self.drift.notes
-        incoming = Relation("pg_temp", f"_loadsheet_{self.number}")
+        incoming = Relation("pg_temp", f"_loadsheet_{self.load_no}")
         self._create(incoming, {})
-        self._fill(incoming)
-        if self.manifest.action == "append":
-            return build.merge(self.session, incoming, self.target, (), self.number)
-        return build.merge(
-            self.session, incoming, self.target, self.manifest.key, self.number, self._guard()
-        )
+        self._copy_parts(incoming)
+        key = self.manifest.key
+        if self.manifest.action == "append" or not key:
+            return apply.append(self.session, incoming, self.target, self.load_no)
+        guard = self._guard_against_older_rows()
+        return apply.merge(self.session, incoming, self.target, key, self.load_no, guard)
 
     def _create(self, table: Relation, kept: dict[str, str]) -> None:
-        temporary, drop = (
-            ("TEMPORARY ", " ON COMMIT DROP") if table.schema == "pg_temp" else ("", "")
-        )
-        columns = column_list(self.manifest.columns, kept)
-        self.session.execute(f"CREATE {temporary}TABLE {table.sql} ({columns}){drop}")
+        columns = column_definitions(self.manifest.columns, kept)
+        if table.schema == "pg_temp":
+            statement = f"CREATE TEMPORARY TABLE {table.sql} ({columns}) ON COMMIT DROP"
+        else:
+            statement = f"CREATE TABLE {table.sql} ({columns})"
+        self.session.execute(statement)
 
-    def _fill(self, table: Relation) -> None:
-        """COPY every part, checking each against the manifest; then one row per key."""
+    def _copy_parts(self, table: Relation) -> None:
+        """Copy every part, checking each against the manifest; then keep one row per key."""
         rows = size = 0
         with closing(read_parts(self.lake, self.manifest.parts)) as parts:
             for part, blocks in parts:
-                rows += self._copy(table, blocks)
+                rows += self._copy_part(table, blocks)
                 size += part.bytes
                 self.progress(rows, size)
                 reach("load.part_copied")
+        # PostgreSQL accepts a CSV that was cut off, so the manifest's count is what protects us.
         if rows != self.manifest.rows:
             raise Corrupt(
-                f"the lake holds {rows} rows, the manifest says {self.manifest.rows}; run the extract step again"
+                f"the lake holds {rows} rows, but the manifest lists {self.manifest.rows}; "
+                "run the extract step again"
             )
         if self.manifest.key and not self.manifest.key_is_enforced:
-            cursor, kind = self.manifest.cursor, self.manifest.cursor_type
-            newest = merging.ordered(cursor, kind) if cursor and kind else None
-            self.duplicates = build.one_row_per_key(self.session, table, self.manifest.key, newest)
-            if self.duplicates:
-                self.notes.append(
-                    f"{self.duplicates} rows shared a key with a newer one and were left out"
-                )
+            self._drop_duplicates(table)
         reach("load.filled")
 
-    def _number(self, table: Relation) -> None:
-        """Give all rows the load's number, in the catalog alone: added now, the column costs no
-        byte of a row.
-
-        The default is dropped at once, so that nobody else's rows get it.
-        """
-        self.session.execute(
-            f"ALTER TABLE {table.sql} ADD COLUMN {LOAD_ID} bigint NOT NULL DEFAULT {self.number}"
-        )
-        self.session.execute(f"ALTER TABLE {table.sql} ALTER {LOAD_ID} DROP DEFAULT")
-
-    def _copy(self, table: Relation, blocks: Iterable[bytes]) -> int:
+    def _copy_part(self, table: Relation, blocks: Iterable[bytes]) -> int:
+        """Copy one part and return its rows."""
         wire: WireFormat = "binary" if self.manifest.format == "binary" else "csv"
-        names = [c.name for c in self.manifest.columns]
-        fresh = table.schema != "pg_temp"
-        statement = copy_in(table.sql, names, wire, self.session.info.server_version, freeze=fresh)
+        names = [column.name for column in self.manifest.columns]
+        # Frozen rows spare the server a later vacuum; a temporary table ends with the transaction.
+        freeze = table.schema != "pg_temp"
+        version = self.session.info.server_version
+        statement = copy_in(table.sql, names, wire, version, freeze=freeze)
         try:
             with self.session.cursor() as cursor:
                 with cursor.copy(statement) as copy:
@@ -227,75 +259,90 @@ class _Load:
                 f"{self.target} cannot hold what the source sent: {error.diag.message_primary}"
             ) from error
 
-    def _guard(self) -> str:
-        cursor, type_name = self.manifest.cursor, self.manifest.cursor_type
-        if not cursor or not type_name:
-            return ""
-        read_at = ledger.newest_reading(
-            self.session, self.target, self.manifest.clock or self.manifest.read_at
+    def _drop_duplicates(self, table: Relation) -> None:
+        cursor, cursor_type = self.manifest.cursor, self.manifest.cursor_type
+        newest = None
+        if cursor and cursor_type:
+            newest = merging.ordered(cursor, cursor_type)
+        self.duplicates = apply.one_row_per_key(self.session, table, self.manifest.key, newest)
+        if self.duplicates:
+            self.notes.append(
+                f"{self.duplicates} rows shared a key with a newer one and were left out"
+            )
+
+    def _add_load_id(self, table: Relation) -> None:
+        """Give all rows the load's number, in the catalog alone: a column that is added with a
+        default costs no byte of a row.
+
+        The default is dropped at once, so that rows of other loads do not get it.
+        """
+        self.session.execute(
+            f"ALTER TABLE {table.sql} ADD COLUMN {LOAD_ID} bigint NOT NULL DEFAULT {self.load_no}"
         )
-        return merging.not_older(cursor, type_name, f"CAST('{read_at}' AS {type_name})")
+        self.session.execute(f"ALTER TABLE {table.sql} ALTER {LOAD_ID} DROP DEFAULT")
+
+    def _guard_against_older_rows(self) -> str:
+        """The condition that keeps an older version from overwriting a newer one; empty without a
+        cursor."""
+        cursor, cursor_type = self.manifest.cursor, self.manifest.cursor_type
+        if not cursor or not cursor_type:
+            return ""
+        clock = self.manifest.clock or self.manifest.read_at
+        read_at = ledger.newest_clock(self.session, self.target, clock)
+        return merging.not_older(cursor, cursor_type, f"CAST('{read_at}' AS {cursor_type})")
 
 
-def drop_first(dependent: str) -> str:
-    """What to do so that a table can be rebuilt on which something depends."""
+def drop_dependent_remedy(dependent: str) -> str:
+    """The advice for a table that cannot be rebuilt because something depends on it."""
     return f"drop {dependent}, which depends on the table, so that it can be rebuilt"
 
 
 def existing_columns(session: Session, target: Relation) -> dict[str, str]:
-    """The target's columns and types; empty when it is yet to be made. Raises Refused when somebody
-    else made it."""
+    """The target's columns and types; empty if it does not exist yet.
+
+    Raises Refused when the target was not made by Loadsheet.
+    """
     columns = tables.columns_of(session, target)
     if columns and LOAD_ID not in columns:
         raise Refused(
-            f"{target} exists and was not made by Loadsheet: drop or rename it, or choose another schema"
+            f"{target} exists and was not made by Loadsheet: drop or rename it, or choose another "
+            "schema"
         )
     return columns
 
 
-def column_list(columns: Sequence[Column], kept: Mapping[str, str]) -> str:
+def column_definitions(columns: Sequence[Column], kept: Mapping[str, str]) -> str:
     """The columns of CREATE TABLE: those that arrive, then those that only the target has."""
-    arriving = [f"{ident(c.name)} {c.type}" for c in columns]
-    return ", ".join(arriving + [f"{ident(name)} {type_name}" for name, type_name in kept.items()])
+    definitions = [f"{ident(column.name)} {column.type}" for column in columns]
+    for name, type_name in kept.items():
+        definitions.append(f"{ident(name)} {type_name}")
+    return ", ".join(definitions)
 
 
-def find_committed(session: Session, load_id: str) -> Loaded | None:
-    """What the load did, if it is committed already: by an earlier try, or by this one whose COMMIT
-    got no answer."""
-    done = ledger.committed(session, load_id)
-    return (
-        Loaded(effect=done[0], extracted=done[1], notes=("was committed already",))
-        if done
-        else None
-    )
+def find_committed(session: Session, load_id: str) -> LoadResult | None:
+    """What the load did, if it is committed already.
 
-
-# Who holds an older fence can no longer commit (`fence.advance`). Who holds the same one is another
-# try of the same load: of two, only the one that connected first is ended, so that they never end
-# each other, and one that wakes up never ends the try that has taken over. One's own role's
-# sessions need no further right.
-_END_OLDER = """
-WITH try AS (
-    SELECT pid, backend_start AS since, substring(application_name FROM %s)::bigint AS fence FROM pg_stat_activity
-    WHERE datname = current_database() AND usename = current_user
-)
-SELECT pg_terminate_backend(old.pid) FROM try old, try me
-WHERE me.pid = pg_backend_pid() AND (old.fence < me.fence OR old.fence = me.fence AND old.since < me.since)
-"""
-_LONGEST_NAME = 63  # the server cuts application_name there
-
-
-def end_older_tries(session: Session, manifest: Manifest) -> None:
-    """Name the open transaction after the load; end the sessions of its older tries and of the
-    table's older loads.
-
-    Call it before the first lock is taken. Whoever is ended meets a lost session, and asks the
-    ledger.
+    An earlier try may have committed it, or this one, when its COMMIT got no answer.
     """
-    table = hashlib.sha256(json.dumps([manifest.pipeline, manifest.table]).encode()).hexdigest()[
-        :16
-    ]
+    committed = ledger.committed_load(session, load_id)
+    if committed is None:
+        return None
+    effect, extracted = committed
+    return LoadResult(effect=effect, extracted=extracted, notes=("was committed already",))
+
+
+def end_older_sessions(session: Session, manifest: Manifest) -> None:
+    """End the sessions of this load's older tries and of the table's older loads.
+
+    Names the open transaction after the table and the fence, so that a later load finds it in
+    pg_stat_activity. Call it before the first lock is taken. A session that is ended meets a lost
+    connection, and its process asks the ledger whether the load is committed.
+    """
+    identity = json.dumps([manifest.pipeline, manifest.table])
+    table = hashlib.sha256(identity.encode()).hexdigest()[:16]
     prefix = f"loadsheet:load:{table}:"
     name = f"{prefix}{manifest.fence}:{slug(manifest.table)}"[:_LONGEST_NAME]
     session.execute("SELECT set_config('application_name', %s, true)", (name,))
-    session.execute(_END_OLDER, (f"^{prefix}([0-9]{{1,18}}):",))
+    ended = session.execute(_END_OLDER_SESSIONS, (f"^{prefix}([0-9]{{1,18}}):",)).rowcount
+    if ended:
+        _log.info("%s: ended %s older sessions of its loads", manifest.table, ended)

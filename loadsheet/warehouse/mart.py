@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,27 +19,30 @@ from loadsheet.spec.models import Pipeline, Transform
 from loadsheet.spec.schedule import is_number
 from loadsheet.sql.params import Param, split_params, uses_since_load
 from loadsheet.sql.text import Relation, idents
-from loadsheet.warehouse import build, ledger, tables
+from loadsheet.warehouse import apply, ledger, tables
 from loadsheet.warehouse.ledger import Effect
+
+_log = logging.getLogger(__name__)
 
 _LAST_RUN = """
 SELECT sql_sha256, seen_load FROM loadsheet.transform_run
 WHERE pipeline = %s AND transform = %s ORDER BY run_no DESC LIMIT 1
 """
-# Loads and builds of the inputs that changed something after `since`; whether one may have taken
-# rows away.
+# Loads and builds of the inputs that changed something after `since`, and whether one of them may
+# have removed rows.
 _CHANGES = """
 SELECT count(*), coalesce(bool_or(replaced OR deleted > 0), false) FROM (
     SELECT load_no AS number, target, inserted, updated, deleted, replaced FROM loadsheet.load
     UNION ALL
     SELECT run_no, target, inserted, updated, deleted, replaced FROM loadsheet.transform_run
 ) change
-WHERE target = ANY(%(inputs)s) AND number > %(since)s AND (inserted + updated + deleted > 0 OR replaced)
+WHERE target = ANY(%(inputs)s) AND number > %(since)s
+  AND (inserted + updated + deleted > 0 OR replaced)
 """
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class BuildDecision:
     """Why and how a transform runs: in full, or from the loads after `since_load`."""
 
     full: bool
@@ -46,80 +50,92 @@ class Job:
     reason: str
 
 
-def numbers_seen(session: Session, inputs: list[Relation]) -> int:
-    """A number below which every load of the inputs is committed and visible from now on.
+def last_committed_number(session: Session, inputs: list[Relation]) -> int:
+    """A number up to which every load of the inputs is committed and visible from now on.
 
-    Loads draw their number under their target's lock; while all inputs are locked (shared, in one
-    order for all), no load of them is under way, so whatever comes later has a higher number.
+    Loads draw their number under their target's lock. While all inputs are locked (shared, in one
+    order for all), no load of them is under way, so every later load has a higher number.
     """
     with session.transaction():
         for target in sorted(inputs, key=str):
-            ledger.lock(session, target, shared=True)
+            ledger.lock_target(session, target, shared=True)
         row = session.execute(
             "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM loadsheet.load_no"
         ).fetchone()
     return int(row[0]) if row else 0
 
 
-def seen(session: Session, pipeline: Pipeline, transform: Transform) -> int:
+def last_seen_number(session: Session, pipeline: Pipeline, transform: Transform) -> int:
     """The number up to which the transform has seen its inputs; 0 before its first run."""
     last = session.execute(_LAST_RUN, (pipeline.name, transform.name)).fetchone()
     return int(last[1]) if last else 0
 
 
-def decide(
+def decide_build(
     session: Session,
     pipeline: Pipeline,
     transform: Transform,
     target: Relation,
     inputs: list[Relation],
     full: bool,
-) -> Job | None:
-    """What there is to do; None when nothing changed since the transform last succeeded."""
+) -> BuildDecision | None:
+    """What to build; None when nothing has changed since the transform last succeeded.
+
+    `full` asks for a build in full, whatever has changed.
+    """
     last = session.execute(_LAST_RUN, (pipeline.name, transform.name)).fetchone()
-    if full or last is None:
-        return Job(full=True, since_load=0, reason="full refresh" if full and last else "first run")
-    if last[0] != fingerprint(transform):
-        return Job(full=True, since_load=0, reason="its SQL changed")
+    if last is None:
+        return _in_full("first run")
+    last_sql, seen = last
+    if full:
+        return _in_full("full refresh")
+    if last_sql != fingerprint(transform):
+        return _in_full("its SQL changed")
     if transform.materialized != "script" and tables.kind(session, target) is None:
-        return Job(full=True, since_load=0, reason="its table is gone")
-    count, shrank = session.execute(
-        _CHANGES, {"inputs": [str(i) for i in inputs], "since": last[1]}
-    ).fetchone() or (0, False)
-    if not count:
+        return _in_full("its table is gone")
+    names = [str(relation) for relation in inputs]
+    row = session.execute(_CHANGES, {"inputs": names, "since": seen}).fetchone()
+    changes, may_have_removed = row or (0, False)
+    if not changes:
         return None
-    return Job(
-        full=shrank,
-        since_load=0 if shrank else last[1],
-        reason="inputs were rebuilt" if shrank else "new rows",
-    )
+    # Rows that are gone from an input cannot be found by the loads after `seen`.
+    if may_have_removed:
+        return _in_full("inputs were rebuilt")
+    return BuildDecision(full=False, since_load=seen, reason="new rows")
+
+
+def _in_full(reason: str) -> BuildDecision:
+    return BuildDecision(full=True, since_load=0, reason=reason)
 
 
 def fingerprint(transform: Transform) -> str:
-    """Changes when the transform's SQL, materialization or key does."""
-    return hashlib.sha256(
-        repr((transform.sql, transform.materialized, transform.unique_key)).encode()
-    ).hexdigest()
+    """A hash that changes when the transform's SQL, materialization or key does."""
+    parts = (transform.sql, transform.materialized, transform.unique_key)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
-def run(
+def build_mart(
     session: Session,
     pipeline: Pipeline,
     transform: Transform,
     request: RunRequest,
     target: Relation,
-    job: Job,
+    decision: BuildDecision,
     seen: int,
 ) -> Effect:
-    """Build the target and record the run; call it in a transaction that holds the target's lock."""
+    """Build the target and record the run. Call it in a transaction that holds the target's lock.
+
+    `seen` is the number up to which this run sees its inputs. Raises Refused when the target is not
+    this transform's, or when its rows contradict the spec, and psycopg's errors when its SQL fails.
+    """
     started = time.monotonic()
     number = ledger.draw_number(session)
-    refuse_foreign(session, transform, target)
-    session.execute(
-        f"SET LOCAL search_path = {idents([pipeline.warehouse.schema, pipeline.warehouse.mart_schema])}, public"
-    )
-    effect = _Build(session, transform, target, request, number).run(job)
+    refuse_foreign_target(session, transform, target)
+    schemas = idents([pipeline.warehouse.schema, pipeline.warehouse.mart_schema])
+    session.execute(f"SET LOCAL search_path = {schemas}, public")
+    effect = _Build(session, transform, target, request, number).execute(decision)
     reach("transform.built")
+    _log.info("%s: %s (%s)", target, effect, decision.reason)
     ledger.record_transform(
         session,
         {
@@ -129,8 +145,8 @@ def run(
             "target": str(target),
             "run_id": request.run_id,
             "sql_sha256": fingerprint(transform),
-            "full_build": job.full,
-            "since_load": job.since_load,
+            "full_build": decision.full,
+            "since_load": decision.since_load,
             "seen_load": seen,
             **asdict(effect),
             "seconds": time.monotonic() - started,
@@ -140,7 +156,7 @@ def run(
 
 
 class _Build:
-    """One build of a transform, by its kind."""
+    """One build of a transform, by its materialization."""
 
     def __init__(
         self,
@@ -150,132 +166,151 @@ class _Build:
         request: RunRequest,
         number: int,
     ):
-        self.session, self.transform, self.target = session, transform, target
-        self.request, self.number = request, number
+        self.session = session
+        self.transform = transform
+        self.target = target
+        self.request = request
         self.fresh = Relation(target.schema, f"_loadsheet_{number}")
 
-    def run(self, job: Job) -> Effect:
-        if self.transform.materialized == "script":
-            self._script(job)
+    def execute(self, decision: BuildDecision) -> Effect:
+        """Build the target and return what changed in it."""
+        materialized = self.transform.materialized
+        if materialized == "script":
+            self._run_script(decision.since_load)
             return Effect(replaced=True)
-        if self.transform.materialized == "view":
-            return self._view(job)
-        if (
-            self.transform.materialized == "merge"
-            and not job.full
-            and uses_since_load(self.transform.sql)
-        ):
-            return self._increment(job)
-        return self._whole()
+        if materialized == "view":
+            # A view shows its inputs by itself; it is created again only when its SQL changed.
+            if decision.full:
+                self._create_view()
+            return Effect(replaced=True)
+        is_increment = not decision.full and uses_since_load(self.transform.sql)
+        if materialized == "merge" and is_increment:
+            return self._merge_increment(decision.since_load)
+        return self._build_in_full()
 
-    def _script(self, job: Job) -> None:
-        """As many statements as it likes, but in our transaction: with it the target's lock would
-        be gone."""
-        ours = self.session.execute("SELECT pg_current_xact_id()::text").fetchone()
-        self.session.execute(bound(self.transform.sql, self.request, job.since_load))
-        if self.session.execute("SELECT pg_current_xact_id()::text").fetchone() != ours:
+    def _run_script(self, since_load: int) -> None:
+        """Run the script: any number of statements, but all in this transaction.
+
+        If it ended the transaction, the target's lock would be released.
+        """
+        before = self.session.execute("SELECT pg_current_xact_id()::text").fetchone()
+        self.session.execute(bind_parameters(self.transform.sql, self.request, since_load))
+        after = self.session.execute("SELECT pg_current_xact_id()::text").fetchone()
+        if after != before:
             raise Refused(
-                f"{self.transform.file}: the script has ended the transaction it runs in; take COMMIT, ROLLBACK and "
-                "PREPARE TRANSACTION out of it. What it did until then stays, and is not in the ledger"
+                f"{self.transform.file}: the script ended the transaction that it runs in; remove "
+                "COMMIT, ROLLBACK and PREPARE TRANSACTION from it. What it did before stays, and "
+                "is not in the ledger"
             )
 
-    def _view(self, job: Job) -> Effect:
-        """A view shows its inputs by itself; it is made anew only when its SQL did change."""
-        if job.full:
-            create = sql.SQL(f"CREATE OR REPLACE VIEW {self.target.sql} AS\n")
-            statement = create + bound(self.transform.sql, self.request, 0)
-            try:
-                with self.session.transaction():
-                    self._one(statement)
-            # columns were renamed, dropped or changed their type
-            except psycopg.errors.InvalidTableDefinition:
-                self.session.execute(f"DROP VIEW {self.target.sql}")
-                self._one(statement)
-        return Effect(replaced=True)
+    def _create_view(self) -> None:
+        create = sql.SQL(f"CREATE OR REPLACE VIEW {self.target.sql} AS\n")
+        statement = create + bind_parameters(self.transform.sql, self.request, 0)
+        try:
+            with self.session.transaction():
+                self._execute_single(statement)
+        # CREATE OR REPLACE cannot rename, drop or retype the view's columns.
+        except psycopg.errors.InvalidTableDefinition:
+            self.session.execute(f"DROP VIEW {self.target.sql}")
+            self._execute_single(statement)
 
-    def _whole(self) -> Effect:
-        """All rows into a fresh table; a merge then touches only what differs."""
+    def _build_in_full(self) -> Effect:
+        """Select all rows into a fresh table; a merge then touches only the target's rows that
+        differ."""
         rows = self._select_into(f"CREATE TABLE {self.fresh.sql} AS\n", 0)
         self._check_key(self.fresh)
         key = self.transform.unique_key
-        if self.transform.materialized == "merge" and self._same_columns(self.fresh):
-            return build.difference(self.session, self.fresh, self.target, key, None)
-        return build.replace(self.session, self.fresh, rows, self.target, key, None, None)
+        if self.transform.materialized == "merge" and self._has_same_columns(self.fresh):
+            return apply.difference(self.session, self.fresh, self.target, key, None)
+        return apply.replace(self.session, self.fresh, rows, self.target, key, None, None)
 
-    def _increment(self, job: Job) -> Effect:
-        """The rows that may differ into a temporary table, then the difference into the target."""
+    def _merge_increment(self, since_load: int) -> Effect:
+        """Select the rows that may differ into a temporary table and merge them into the target."""
         incoming = Relation("pg_temp", self.fresh.name)
-        self._select_into(
-            f"CREATE TEMPORARY TABLE {incoming.sql} ON COMMIT DROP AS\n", job.since_load
-        )
-        if not self._same_columns(incoming):
-            return self._whole()
+        create = f"CREATE TEMPORARY TABLE {incoming.sql} ON COMMIT DROP AS\n"
+        self._select_into(create, since_load)
+        # An input's type changed, and the target has the old one.
+        if not self._has_same_columns(incoming):
+            return self._build_in_full()
         self._check_key(incoming)
-        return build.merge(self.session, incoming, self.target, self.transform.unique_key, None)
+        return apply.merge(self.session, incoming, self.target, self.transform.unique_key, None)
 
     def _select_into(self, create: str, since_load: int) -> int:
         """Run the SELECT into a new table and return its rows."""
-        return self._one(
-            sql.SQL(create) + bound(self.transform.sql, self.request, since_load)
-        ).rowcount
+        select = bind_parameters(self.transform.sql, self.request, since_load)
+        return self._execute_single(sql.SQL(create) + select).rowcount
 
-    def _one(self, statement: sql.Composed) -> psycopg.Cursor[Any]:
-        """Run what must be one statement. Said to the server and not only to the check, which reads
-        SQL by a parser of its own: in the extended protocol PostgreSQL refuses a second one.
-        `binary` is what makes psycopg use it."""
+    def _execute_single(self, statement: sql.Composed) -> psycopg.Cursor[Any]:
+        """Run what must be one statement.
+
+        The check ensures that, but it reads SQL with a parser other than the server's. In the
+        extended protocol, which `binary` makes psycopg use, PostgreSQL refuses a second statement.
+        """
         return self.session.execute(statement, binary=True)
 
-    def _same_columns(self, arrived: Relation) -> bool:
+    def _has_same_columns(self, arrived: Relation) -> bool:
+        """Whether the arrived rows have the target's columns and types, in its order."""
         return tables.columns_of(self.session, arrived) == tables.columns_of(
             self.session, self.target
         )
 
     def _check_key(self, arrived: Relation) -> None:
+        """Raises Refused when the rows have no unique and complete key."""
         key = self.transform.unique_key
         columns = tables.columns_of(self.session, arrived)
-        missing = [name for name in key if name not in columns]
-        if missing:
-            raise Refused(
-                f"{self.target}: its SELECT has no column {missing[0]!r}, which unique_key names"
-            )
-        if key:
-            try:
-                build.one_row_per_key(self.session, arrived, key, None)
-            except Refused as error:
-                raise Refused(f"{self.target}: its SELECT returns {error}") from error
+        for name in key:
+            if name not in columns:
+                raise Refused(
+                    f"{self.target}: its SELECT has no column {name!r}, which unique_key names"
+                )
+        if not key:
+            return
+        try:
+            apply.one_row_per_key(self.session, arrived, key, None)
+        except Refused as error:
+            raise Refused(f"{self.target}: the SELECT's rows are refused: {error}") from error
 
 
-def bound(text: str, request: RunRequest, since_load: int) -> sql.Composed:
-    """The SQL with its named parameters bound as literals by the driver: numbers, times and text,
+def bind_parameters(text: str, request: RunRequest, since_load: int) -> sql.Composed:
+    """The SQL with its named parameters bound by the driver as literals (numbers, times and text),
     never pasted."""
     values: dict[str, Any] = {
         "since_load": sql.Literal(since_load),
-        "interval_start": _bound_cursor(request.interval_start),
-        "interval_end": _bound_cursor(request.interval_end),
+        "interval_start": _cursor_literal(request.interval_start),
+        "interval_end": _cursor_literal(request.interval_end),
         "run_id": sql.Literal(request.run_id),
     }
-    pieces = split_params(text)
-    return sql.Composed([values[p.name] if isinstance(p, Param) else sql.SQL(p) for p in pieces])
+    pieces: list[sql.Composable] = []
+    for piece in split_params(text):
+        if isinstance(piece, Param):
+            pieces.append(values[piece.name])
+        else:
+            pieces.append(sql.SQL(piece))
+    return sql.Composed(pieces)
 
 
-def _bound_cursor(value: str | None) -> sql.Composed:
+def _cursor_literal(value: str | None) -> sql.Composed:
     kind = "numeric" if value is not None and is_number(value) else "timestamptz"
     return sql.SQL(f"CAST({{}} AS {kind})").format(sql.Literal(value))
 
 
-def refuse_foreign(session: Session, transform: Transform, target: Relation) -> None:
-    """Never replace what somebody else made, nor a table by a view."""
+def refuse_foreign_target(session: Session, transform: Transform, target: Relation) -> None:
+    """Raises Refused when the target was not made by Loadsheet, or when a table would become a view
+    or a view a table. A script decides for itself."""
     kind = tables.kind(session, target)
     if kind is None or transform.materialized == "script":
         return
-    made = session.execute(
+    is_ours = session.execute(
         "SELECT EXISTS (SELECT FROM loadsheet.transform_run WHERE target = %s)", (str(target),)
-    )
-    if made.fetchone() != (True,):
+    ).fetchone() == (True,)
+    if not is_ours:
         raise Refused(
-            f"{target} exists and was not made by Loadsheet: drop or rename it, or choose another mart_schema"
+            f"{target} exists and was not made by Loadsheet: drop or rename it, or choose another "
+            "mart_schema"
         )
-    if (kind == "v") != (transform.materialized == "view"):
+    existing = "view" if kind == "v" else "table"
+    wanted = "view" if transform.materialized == "view" else "table"
+    if existing != wanted:
         raise Refused(
-            f"{target} is a {'view' if kind == 'v' else 'table'} and is to become the other: drop it first"
+            f"{target} is a {existing}, but the spec makes it a {wanted}: drop the {existing} first"
         )

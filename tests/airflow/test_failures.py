@@ -15,7 +15,7 @@ from airflow.sdk.exceptions import (
 )
 from airflow.sdk.execution_time.comms import ErrorResponse
 
-from loadsheet.airflow.operators import explained
+from loadsheet.airflow.operators import as_airflow_errors
 from loadsheet.engine.execute import execute
 from loadsheet.errors import (
     ConnectionMissing,
@@ -37,7 +37,7 @@ from tests.project import Project
 
 
 def fail(error: BaseException) -> BaseException:
-    with pytest.raises(BaseException) as caught, explained():
+    with pytest.raises(BaseException) as caught, as_airflow_errors():
         raise error
     return caught.value
 
@@ -96,7 +96,7 @@ def test_a_timeout_and_a_kill_pass() -> None:
 def test_the_log_shows_the_place_but_not_the_row(connection: psycopg.Connection[Any]) -> None:
     connection.execute("CREATE TABLE t (name text PRIMARY KEY)")
     connection.execute("INSERT INTO t VALUES ('Ada')")
-    with pytest.raises(AirflowFailException) as caught, explained():
+    with pytest.raises(AirflowFailException) as caught, as_airflow_errors():
         connection.execute("INSERT INTO t SELECT name FROM t")
     shown = "".join(traceback.format_exception(caught.value))
     assert "duplicate key value" in shown and "(SQLSTATE 23505)" in shown
@@ -110,7 +110,7 @@ def test_a_step_fails_the_task_with_its_place_its_code_and_the_next_step(project
     pipeline = load_pipeline(project.folder / "pipelines" / "shop" / "pipeline.yml")
 
     def run() -> AirflowException:
-        with pytest.raises(AirflowException) as caught, explained():
+        with pytest.raises(AirflowException) as caught, as_airflow_errors():
             execute(
                 Step(kind="extract", name="item"),
                 pipeline,

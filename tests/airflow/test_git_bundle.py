@@ -164,6 +164,6 @@ def test_a_push_without_pipelines_changes_nothing_and_is_an_error(
     made.initialize()
     git(repository, "rm", "-r", "--quiet", "pipelines")
     push(repository, {"readme": ""})
-    with pytest.raises(FileNotFoundError, match="is no project: it has no folder `pipelines`"):
+    with pytest.raises(FileNotFoundError, match="is not a project: it has no folder `pipelines`"):
         made.refresh()
     assert runs(made) == {"one.yml.py"}

@@ -132,7 +132,7 @@ def test_a_load_takes_the_id_from_its_own_extract(engine: Engine, spec: str) -> 
 
 def test_a_load_without_an_id_says_which_task_to_clear(engine: Engine, spec: str) -> None:
     with pytest.raises(
-        AirflowFailException, match=r"extract\.extract_bookings of this run has left no load id"
+        AirflowFailException, match=r"extract\.extract_bookings of this run has no load id"
     ):
         execute(MinioToPostgresOperator(task_id="t", spec=spec, name="bookings"), context())
     assert engine.asked == []

@@ -13,7 +13,7 @@ from airflow.dag_processing.dagbag import BundleDagBag
 from airflow.sdk import DAG
 
 from loadsheet.airflow import registry
-from loadsheet.airflow.dag_ids import taken_by
+from loadsheet.airflow.dag_ids import owner_of
 from loadsheet.airflow.registry import pipeline_dags
 
 Write = Callable[..., Path]
@@ -159,6 +159,23 @@ def test_a_table_that_two_pipelines_write_breaks_the_later_one(bundle: Path, wri
     assert str(bundle) not in str(dags["second"].doc_md)
 
 
+def test_a_worker_reads_the_other_files_only_for_the_task_of_a_broken_dag(
+    bundle: Path, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("first", "tables: {orders: }")
+    write("second", "tables: {orders: }")
+    assert not broken(pipeline_dags(bundle, only="first")["first"])
+    read: list[Path] = []
+    real = registry.find_specs
+    monkeypatch.setattr(registry, "find_specs", lambda root: read.append(root) or real(root))
+    monkeypatch.setenv("_AIRFLOW_PARSING_CONTEXT_DAG_ID", "second")
+    monkeypatch.setenv("_AIRFLOW_PARSING_CONTEXT_TASK_ID", "create_bucket")
+    assert not broken(pipeline_dags(bundle)["second"]) and not read
+    monkeypatch.setenv("_AIRFLOW_PARSING_CONTEXT_TASK_ID", "broken_spec")
+    problems = pipeline_dags(bundle)["second"].get_task("broken_spec").problems
+    assert "staging.orders is also written by the pipeline 'first'" in problems and read
+
+
 def test_stand_ins_never_take_anothers_id(bundle: Path, write: Write) -> None:
     write("a", "pipeline: x")
     write("b", "pipeline: x")
@@ -183,13 +200,13 @@ class TestWhoHasAName:
         for link in ("a", "b"):
             (bundle / "pipelines" / link).symlink_to(bundle / "away")
         first, second = (bundle / "pipelines" / link / "pipeline.yml" for link in ("a", "b"))
-        assert taken_by(first, "away", bundle) is None
-        assert taken_by(second, "away", bundle) == first
+        assert owner_of("away", first, bundle) is None
+        assert owner_of("away", second, bundle) == first
 
     def test_an_escaped_name_is_a_name(self, bundle: Path, write: Write) -> None:
         first, second = (write(folder, 'pipeline: "fl\\x69ghts"') for folder in ("a", "b"))
-        assert taken_by(first, "flights", bundle) is None
-        assert taken_by(second, "flights", bundle) == first
+        assert owner_of("flights", first, bundle) is None
+        assert owner_of("flights", second, bundle) == first
 
     @pytest.mark.parametrize("target", ["gone.yml", "pipeline.yml"])
     def test_a_file_that_cannot_be_read_keeps_the_name_of_its_folder(
@@ -198,7 +215,7 @@ class TestWhoHasAName:
         (bundle / "pipelines" / "flights").mkdir()
         linked = bundle / "pipelines" / "flights" / "pipeline.yml"
         linked.symlink_to(target)
-        assert taken_by(write("copy", "pipeline: flights"), "flights", bundle) == linked
+        assert owner_of("flights", write("copy", "pipeline: flights"), bundle) == linked
 
 
 @pytest.mark.parametrize("folder", ["Ünïcode", "two words"])

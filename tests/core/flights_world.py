@@ -18,7 +18,7 @@ from loadsheet.engine.runner import run_pipeline
 from loadsheet.outcome import Outcome, RunRequest
 from loadsheet.spec.models import Pipeline
 from loadsheet.spec.pipeline_file import load_pipeline
-from loadsheet.warehouse.mart import bound
+from loadsheet.warehouse.mart import bind_parameters
 from tests.project import ROOT, Project
 
 MARTS = (
@@ -108,7 +108,7 @@ def drop(postgres: PostgresServer, flights: Flights) -> None:
 
 def select(session: psycopg.Connection[Any], text: str, since_load: int) -> str:
     """A transform's SELECT with its parameters filled in."""
-    return bound(text, _REQUEST, since_load).as_string(session)
+    return bind_parameters(text, _REQUEST, since_load).as_string(session)
 
 
 def difference(session: psycopg.Connection[Any], one: str, other: str) -> int:

@@ -112,13 +112,16 @@ def test_every_table_gets_the_entry_its_catalog_suggests_and_the_pipeline_runs(
     for text in (
         "merge: updated_at is timestamptz, not null, indexed",
         "key: email is unique and never NULL, though not declared as the primary key",
-        "not carried, by their names secrets: password_hash",
+        "left out, because their names suggest secrets: password_hash",
         (
             "append: id is drawn from a sequence, not null, indexed; a log by its name, and no row"
             " was ever changed"
         ),
-        "replace: no column tells of updates; if there are none: {incremental: id, mode: append}",
-        "replace: no key to merge by; with one, modified_at tells what changed",
+        (
+            "replace: no column shows updates; if rows are never updated: {incremental: id, mode:"
+            " append}"
+        ),
+        "replace: no key to merge by; with one, modified_at shows what changed",
         "already there: countries",
         "left out: payments_2026 (part of payments, which has its rows)",
         "left out: recent (a view; name it to add it)",
@@ -202,12 +205,12 @@ def test_tables_whose_names_no_file_can_hold_keep_no_others_out(shop: Project) -
     )
     assert "'what[?]'" in added.stdout
     assert (
-        "left out: esc\\x1b[2K (no pipeline file may hold the character U+001B of its name)"
-        in added.stdout
+        "left out: esc\\x1b[2K (its name has the character U+001B, which a pipeline file must not"
+        " contain)" in added.stdout
     )
     before = spec(shop).read_bytes()
     said = refused(shop.cli("add", "shop", "what?", "no", "esc\x1b[2K"))
-    assert "what?: with * or ? in its name" in said and "esc\\x1b[2K: no pipeline file" in said
+    assert "what?: with * or ? in its name" in said and "esc\\x1b[2K: its name has" in said
     assert spec(shop).read_bytes() == before
 
 
@@ -220,7 +223,7 @@ def test_a_pattern_adds_nothing_that_a_pattern_of_the_file_carries_already(shop:
     shop.in_source("CREATE TABLE order_lines (id int PRIMARY KEY)")
     added = shop.cli("add", "shop", "order*", "page*")
     assert list(tables(shop)) == ["countries", "*_*", "orders", "page_events"]
-    assert "left out: order_lines (the file's pattern *_* carries it; name it" in added.stdout
+    assert "left out: order_lines (the file's pattern *_* matches it; name it" in added.stdout
     assert shop.cli("add", "shop", "order_lines").returncode == 0
     assert list(tables(shop))[-1] == "order_lines"
 
@@ -317,7 +320,7 @@ def test_an_empty_folder_becomes_a_project_and_choices_are_asked_for(shop: Proje
             [*command, *arguments], env=shop.environment(), text=True, capture_output=True
         )
 
-    assert "which schema? Say --schema, one of: public, sales" in new().stderr
+    assert "which schema? Name it with --schema, one of: public, sales" in new().stderr
     assert (
         "connection 'shop_sourc' is not defined (did you mean 'shop_source'?)"
         in new("--source", "shop_sourc").stderr

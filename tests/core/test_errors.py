@@ -576,7 +576,9 @@ def test_what_nobody_foresaw_is_not_retried_and_notes_its_place(
     def broken(*arguments: Any) -> None:
         raise TypeError("a bug")
 
-    monkeypatch.setattr("loadsheet.warehouse.load_transaction._Load.merge", broken)
+    monkeypatch.setattr(
+        "loadsheet.warehouse.load_transaction._LoadTransaction._write_increment", broken
+    )
     failed = shop.run()[LOAD]
     assert isinstance(failed.result, TypeError) and failed.tries == 1
     assert failed.result.__notes__ == [f"shop.item: load failed in run {shop.run_id}"]

@@ -13,7 +13,7 @@ import pytest
 from loadsheet.sql.merging import differs
 from loadsheet.sql.text import Relation
 from loadsheet.sql.types import SAME_WHEN_EQUAL
-from loadsheet.warehouse import build
+from loadsheet.warehouse import apply
 from tests.project import Project
 
 ROWS = 20_000
@@ -222,7 +222,7 @@ def test_rows_that_somebody_else_moves_during_the_merge_are_updated(database: st
 
     with two_rows_arriving(database) as session:
         meddled: Any = Meddled(session, "UPDATE", move)
-        done = build.merge(
+        done = apply.merge(
             meddled, Relation("pg_temp", "arrived"), Relation("public", "target"), ("id",), None
         )
         assert (done.inserted, done.updated) == (1, 2)

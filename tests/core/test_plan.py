@@ -112,7 +112,8 @@ def test_after_a_run_a_plan_says_that_nothing_would_change_until_something_does(
     assert steps["transform.transform_names"]["does"] == "built: new rows in customer"
     shop.in_source("UPDATE country SET name = 'Norge' WHERE code = 'no'")
     assert (
-        plan(shop)["steps"]["load.load_country"]["does"] == "built beside the old table and swapped"
+        plan(shop)["steps"]["load.load_country"]["does"]
+        == "built next to the old table and swapped in"
     )
     assert (shop.in_warehouse("SELECT * FROM loadsheet.scope"), shop.objects()) == written
 
@@ -188,7 +189,7 @@ def test_a_cursor_without_index_order_or_value_is_explained(shop: Project) -> No
     notes = found(plan(shop), "extract.extract_log", "note")
     assert any("no index begins with cursor at" in note for note in notes)
     assert any("at may be NULL; no row is" in note for note in notes)
-    assert any("do not lie in the order of at (correlation" in note for note in notes)
+    assert any("are not stored in the order of at (correlation" in note for note in notes)
     shop.in_source("INSERT INTO log VALUES (0, NULL)")
     assert "1 rows have no at" in found(plan(shop, code=1), "extract.extract_log")[0]
     shop.in_source(

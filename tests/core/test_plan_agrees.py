@@ -150,7 +150,7 @@ def test_rows_to_append_may_come_when_those_who_hold_them_back_have_ended(shop: 
         step = plan(shop)["steps"]["extract.extract_log"]
     assert (step["changes"], step["does"]) == (
         "maybe",
-        "rows of n above 1, when those who hold them back have ended",
+        "rows of n above 1, when the transactions that hold them back have ended",
     )
 
 

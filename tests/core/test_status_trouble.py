@@ -178,7 +178,7 @@ def test_a_source_that_takes_too_long_is_said_to(
 ) -> None:
     monkeypatch.setattr(source, "_SOURCE_TIMEOUT", timedelta(seconds=0))
     found = status(pair)
-    assert found["source"] == {"asked": False, "why_not": "it was not done answering after 0 s"}
+    assert found["source"] == {"asked": False, "why_not": "it did not answer within 0 s"}
     assert found["tables"]["a"]["rows"] == 1
 
 
@@ -230,6 +230,6 @@ def test_a_watch_on_a_low_terminal_shows_what_is_wrong(
     screen = watched(project, columns=100, lines=height)
     assert (
         b"extract of t7 failed" in screen
-        and (b"(19 that want nothing are left out)" in screen) is left_out
+        and (b"(19 without a problem are left out)" in screen) is left_out
     )
     assert (b"t19 " in screen) is not left_out

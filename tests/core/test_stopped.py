@@ -72,7 +72,7 @@ def test_ctrl_c_leaves_nothing_half_written_and_the_run_goes_on(shop: Project, p
         out, told = run.communicate(timeout=20)
     assert run.returncode == 130
     assert (
-        told.startswith("interrupted: what was loaded stays")
+        told.startswith("interrupted: loaded tables stay")
         and "--resume" in told
         and "Traceback" not in told
     )

@@ -182,7 +182,7 @@ CHANGES = {
             " timestamptz NOT NULL)"
         ),
         touch=AGAIN,
-        refused="dropped and made anew",
+        refused="dropped and recreated",
     ),
     "columns_reordered": Change(
         sql=(
@@ -190,7 +190,7 @@ CHANGES = {
             " what varchar(10), id int PRIMARY KEY)"
         ),
         touch=AGAIN,
-        refused="dropped and made anew",
+        refused="dropped and recreated",
     ),
     "partitioned": Change(
         sql=(
@@ -199,7 +199,7 @@ CHANGES = {
             " PARTITION OF {t} DEFAULT"
         ),
         touch=AGAIN,
-        refused="dropped and made anew",
+        refused="dropped and recreated",
     ),
     "renamed": Change(
         sql="ALTER TABLE {t} RENAME TO {t}_old",

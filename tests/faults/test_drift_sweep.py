@@ -255,7 +255,7 @@ def test_a_frozen_table_refuses_every_change_of_its_columns(
 
 def frozen(change: Change) -> str:
     """A frozen table says that it is, unless the extraction has found another reason before."""
-    by_the_extraction = ("cursor", "has no", "dropped and made anew", "has a column")
+    by_the_extraction = ("cursor", "has no", "dropped and recreated", "has a column")
     if not change.frozen or any(word in change.refused for word in by_the_extraction):
         return change.refused
     return "schema_contract.columns is freeze"
@@ -345,8 +345,10 @@ def test_told_apart_by_name_only_columns_would_get_each_others_values(
     wrong."""
     names = ["swap", "drop_and_add", "rename_over_dropped"]
     sweep = Sweep(project, names, {})
-    compare = drift.compare
-    monkeypatch.setattr(drift, "compare", lambda arriving, oid, *more: compare(arriving, -1, *more))
+    compare = drift.compare_columns
+    monkeypatch.setattr(
+        drift, "compare_columns", lambda arriving, oid, *more: compare(arriving, -1, *more)
+    )
     for name in names:
         sweep.change(name)
     project.succeed()

@@ -157,14 +157,16 @@ def test_a_lake_that_fails_while_rows_still_arrive_ends_the_run(shop: Project) -
 def test_the_same_crash_doubles_rows_where_the_watermark_moves_in_a_transaction_of_its_own(
     shop: Project, tally: Callable[[str], Tally], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    advance = fence.advance
+    advance = fence.advance_watermark
 
     def apart(session: Session, manifest: Manifest, load_no: int) -> None:
         session.execute("COMMIT; BEGIN")
         reach("load.advanced")
         advance(session, manifest, load_no)
 
-    verdict = crashed_without_the_mechanism(shop, monkeypatch, "load.advanced", "advance", apart)
+    verdict = crashed_without_the_mechanism(
+        shop, monkeypatch, "load.advanced", "advance_watermark", apart
+    )
     assert verdict.doubled == ROWS["appended"] and not verdict.lost
     tally("raise at a named point of the protocol").control(
         f"doubled {verdict.doubled} of {verdict.rows} rows"
@@ -175,10 +177,12 @@ def test_the_same_crash_loses_rows_where_the_watermark_moves_before_the_rows(
     shop: Project, tally: Callable[[str], Tally], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def early(session: Session, manifest: Manifest) -> None:
-        fence.advance(session, manifest, 0)
+        fence.advance_watermark(session, manifest, 0)
         session.execute("COMMIT; BEGIN")
 
-    verdict = crashed_without_the_mechanism(shop, monkeypatch, "load.recorded", "check", early)
+    verdict = crashed_without_the_mechanism(
+        shop, monkeypatch, "load.recorded", "check_fence", early
+    )
     assert verdict.lost == ROWS["appended"] and not verdict.doubled
     tally("raise at a named point of the protocol").control(
         f"lost {verdict.lost} of {verdict.rows} rows"

@@ -19,7 +19,7 @@ from loadsheet.lake.store import Lake
 from loadsheet.names import is_pattern
 from loadsheet.outcome import RunRequest
 from loadsheet.postgres import connect_source
-from loadsheet.spec.files import STEERING
+from loadsheet.spec.files import FORBIDDEN_IN_SQL
 from loadsheet.spec.pipeline_file import check_file
 from loadsheet.sql.text import ident
 from loadsheet.warehouse import mart as transforms
@@ -237,8 +237,10 @@ def test_no_second_statement_rides_on_a_select_whatever_the_parser_made_of_it(
         {"unique_key": "a"} if materialized == "merge" else {}
     )
     project.spec({"t": None}, {"m": ("SELECT id AS a FROM t", options)})
-    honest = transforms.bound
-    monkeypatch.setattr(transforms, "bound", lambda _, request, since: honest(text, request, since))
+    honest = transforms.bind_parameters
+    monkeypatch.setattr(
+        transforms, "bind_parameters", lambda _, request, since: honest(text, request, since)
+    )
     result = project.run()["transform.transform_m"].result
     assert isinstance(result, Refused) and "42601" in str(result), result
     file = project.folder / "pipelines" / "shop" / "sql" / "m.sql"
@@ -253,14 +255,16 @@ def test_without_the_extended_protocol_it_would(
     project.in_source("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)")
     project.in_warehouse("CREATE TABLE public.victim ()")
     project.spec({"t": None}, {"m": "SELECT id AS a FROM t"})
-    honest = transforms.bound
+    honest = transforms.bind_parameters
     monkeypatch.setattr(
         transforms,
-        "bound",
+        "bind_parameters",
         lambda _, request, since: honest("SELECT 1 AS a; DROP TABLE public.victim", request, since),
     )
     monkeypatch.setattr(
-        transforms._Build, "_one", lambda self, statement: self.session.execute(statement)
+        transforms._Build,
+        "_execute_single",
+        lambda self, statement: self.session.execute(statement),
     )
     project.run()
     assert project.in_warehouse("SELECT to_regclass('public.victim')") == [(None,)]
@@ -336,7 +340,9 @@ def test_what_the_source_says_steers_neither_terminal_nor_log(project: Project) 
 
 def test_templates_and_variables_in_sql_arrive_as_text(project: Project) -> None:
     project.in_source("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)")
-    text = [v for v in VALUES if ("{" in v or "$" in v or "%" in v) and not STEERING.search(v)]
+    text = [
+        v for v in VALUES if ("{" in v or "$" in v or "%" in v) and not FORBIDDEN_IN_SQL.search(v)
+    ]
     quoted = ", ".join("'" + v.replace("'", "''") + "'" for v in text)
     project.spec({"t": None}, {"m": f"SELECT unnest(ARRAY[{quoted}]) AS v FROM t"})
     project.succeed()

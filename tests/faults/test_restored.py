@@ -224,7 +224,7 @@ def test_a_table_dropped_and_made_anew_is_noticed(
         monkeypatch,
         tally("source restored or failed over"),
         switch,
-        "the table was dropped and made anew",
+        "the table was dropped and recreated",
     )
 
 
@@ -258,7 +258,7 @@ def test_only_the_table_that_was_made_anew_stops(shop: Project, tally: Tallies) 
         "DROP TABLE by_number; CREATE TABLE by_number (id bigserial PRIMARY KEY, what text)"
     )
     write(shop, 5)
-    results = stopped(shop, "the table was dropped and made anew", ("by_number",))
+    results = stopped(shop, "the table was dropped and recreated", ("by_number",))
     assert [results[step].state for step in EXTRACTS] == ["done", "failed", "done"]
     shop.succeed(full_refresh=frozenset({"by_number"}))
     equal(shop, tally("source restored or failed over"))

@@ -486,7 +486,7 @@ CONTROLS: dict[str, tuple[Any, str, Any, tuple[str, ...]]] = {
     ),
     "columns told apart by name only": (
         drift,
-        "refuse_replaced",
+        "refuse_replaced_columns",
         lambda target, drift, remedy: None,
         ("add", "drop and add", "insert", "run"),
     ),

@@ -180,7 +180,7 @@ def test_an_old_load_is_told_that_it_is_superseded(by_hand: ByHand) -> None:
 
 
 def without_fence() -> None:
-    fence.check = lambda session, manifest: None
+    fence.check_fence = lambda session, manifest: None
     fence._refuse_if_superseded = lambda manifest, ours: None
 
 
@@ -205,7 +205,7 @@ def test_without_the_eviction_a_retry_waits_for_a_sleeper(
     worker = by_hand.start("load", "run", load_id, "load.filled")
     assert worker.wait_until_stopped()
     with monkeypatch.context() as patch:
-        patch.setattr(load_transaction, "end_older_tries", lambda session, manifest: None)
+        patch.setattr(load_transaction, "end_older_sessions", lambda session, manifest: None)
         patch.setitem(postgres.WAREHOUSE_SETTINGS, "lock_timeout", "500ms")
         for _ in range(2):
             with pytest.raises(Unavailable, match="55P03"):

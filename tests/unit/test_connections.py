@@ -91,11 +91,11 @@ def test_a_password_is_what_is_written_whatever_yaml_makes_of_it(project: Path, 
     [
         (
             "a: {host: one}\nb: {host: two}\na: {host: three}\n",
-            "connections.yml:3:1 'a' is there a second time",
+            "connections.yml:3:1 duplicate key 'a'",
         ),
         (
             "a: {host: one, login: x, host: two}\n",
-            "connections.yml:1:26 'host' is there a second time",
+            "connections.yml:1:26 duplicate key 'host'",
         ),
         ("a: {password: {x: canary}}\n", "password must be text"),
     ],
@@ -231,7 +231,7 @@ def test_a_broken_connection_is_refused_without_quoting_it(project: Path, value:
         (f"x: {{password: {SECRET}\x00}}", r"connections.yml:1:1 not valid YAML"),
         (f"- {SECRET}", "expected a mapping"),
         ("x: 5", "x: expected the connection's fields"),
-        (f"x: {{hots: {SECRET}}}", "x: unknown field 'hots'; known are conn_type, host"),
+        (f"x: {{hots: {SECRET}}}", "x: unknown field 'hots'; the fields are conn_type, host"),
         (f"x: {{port: {SECRET}}}", "x: port must be a whole number"),
     ],
 )

@@ -13,9 +13,9 @@ import pytest
 
 from loadsheet import redact
 from loadsheet.connections.lookup import Connection
-from loadsheet.redact import clean, hidden, json_safe, masked, on_one_line, visible
+from loadsheet.redact import clean, json_safe, mask_line, masked, on_one_line, visible
 from loadsheet.spec.pipeline_file import check_file
-from loadsheet.spec.suggest import shown
+from loadsheet.spec.suggest import quote_value
 
 HEAD = (
     "version: 1\nsource: {conn_id: s}\nlake: {conn_id: l, bucket: lake}\nwarehouse: {conn_id:"
@@ -87,7 +87,7 @@ def test_a_link_within_the_folder_of_pipelines_is_followed(tmp_path: Path) -> No
 
 @pytest.fixture
 def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redact, "_known", set())
+    monkeypatch.setattr(redact, "_secrets", set())
 
 
 def test_a_connections_secrets_are_known_by_value(nothing_known: None) -> None:
@@ -145,7 +145,7 @@ def test_a_long_message_costs_no_more_than_its_length(piece: str) -> None:
     40 kB."""
     text = piece * (200_000 // len(piece))
     began = time.process_time()
-    clean(text), hidden("http://" + text)
+    clean(text), mask_line("http://" + text)
     assert time.process_time() - began < 3
 
 
@@ -177,7 +177,7 @@ def test_values_and_logins_are_taken_out(text: str, shown: str) -> None:
     ],
 )
 def test_a_secret_put_where_an_id_belongs_is_not_quoted(tmp_path: Path, value: str) -> None:
-    assert "hunter2" not in shown(value)
+    assert "hunter2" not in quote_value(value)
     file = tmp_path / "shop" / "pipeline.yml"
     file.parent.mkdir(parents=True)
     file.write_text(HEAD.replace("conn_id: s", f"conn_id: {json.dumps(value)}"))

@@ -404,7 +404,7 @@ CARRIED = (
         ),
         (
             "SELECT f.note FROM flights f",
-            "1:10 transforms.me: reads flights.note, a column that is not carried",
+            "1:10 transforms.me: reads flights.note, a column that is excluded",
             "tables.flights.columns.exclude",
         ),
         (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from loadsheet.names import covers, is_pattern, matches, plain, slug, spelled
+from loadsheet.names import covers, escape_wildcards, is_pattern, matches, slug, unescape_wildcards
 from loadsheet.plan.steps import build_plan
 from loadsheet.spec.dependencies import transform_inputs
 from loadsheet.spec.models import Pipeline
@@ -71,9 +71,12 @@ def test_a_pattern_knows_two_signs_and_takes_all_others_as_they_are(
 def test_a_name_with_the_signs_of_a_pattern_can_be_spelled_and_means_that_table_alone(
     table: str,
 ) -> None:
-    assert not is_pattern(spelled(table)) and plain(spelled(table)) == table
-    assert matches(spelled(table), table) and not matches(
-        spelled(table), table.replace("*", "x").replace("?", "x") + "x"
+    assert (
+        not is_pattern(escape_wildcards(table))
+        and unescape_wildcards(escape_wildcards(table)) == table
+    )
+    assert matches(escape_wildcards(table), table) and not matches(
+        escape_wildcards(table), table.replace("*", "x").replace("?", "x") + "x"
     )
 
 
@@ -161,7 +164,7 @@ def test_what_a_pattern_would_match_is_to_be_read_with_its_schema(pipeline: Pipe
 
 
 def test_a_run_puts_the_tables_it_found_in_the_place_of_patterns(pipeline: Pipeline) -> None:
-    found = pipeline.resolved(["log_web", "lines"])
+    found = pipeline.with_matched(["log_web", "lines"])
     assert [table.name for table in found.tables] == [
         "orders",
         "log_web",

@@ -101,7 +101,7 @@ WRONG = [
     ),
     (
         "tests: {a: {steps: {}, expect: {mart.sales: []}}}",
-        "a.yml:1:20 tests.a.steps: a test has steps, or is one",
+        "a.yml:1:20 tests.a.steps: a test has either steps or the keys of a step",
     ),
     (
         "tests: {a: {interval: [1], expect: {mart.sales: []}}}",
@@ -221,7 +221,7 @@ def test_a_file_that_links_out_of_the_pipelines_folder_is_not_read(tmp_path: Pat
     (tmp_path / "secret.yml").write_text("s3cret: [1")
     read(tmp_path, GOOD)
     (tmp_path / "shop" / "tests" / "link.yml").symlink_to(tmp_path / "secret.yml")
-    with pytest.raises(SpecError, match="this link leads out of the folder") as caught:
+    with pytest.raises(SpecError, match="this link leads out of the pipelines folder") as caught:
         read_tests(load_pipeline(tmp_path / "shop" / "pipeline.yml"))
     assert "s3cret" not in str(caught.value)
 

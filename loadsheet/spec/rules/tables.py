@@ -7,172 +7,127 @@ from collections.abc import Iterator
 from loadsheet.problem import Finding
 from loadsheet.spec.view import Entry, View, as_list
 
-_UNINHERIT = "drop one of the two (an inherited one: `incremental: null` or `mode: null`)"
+_CANCEL = "remove one of the two (if it is inherited: `incremental: null` or `mode: null`)"
 
 
 def append_needs_incremental(table: Entry, _: View) -> Iterator[Finding]:
-    """Appending everything on every run would double the table."""
+    """Appending all rows on each run would double the table."""
     if table.full.get("mode") == "append" and "incremental" not in table.full:
         message = "append without incremental would insert every row again on each run"
-        yield table.finding(
-            "unsafe-mode", "mode", message, "add incremental: <column>, or use replace or merge"
-        )
+        hint = "add incremental: <column>, or use replace or merge"
+        yield table.error("unsafe-mode", "mode", message, hint)
 
 
 def replace_excludes_incremental(table: Entry, _: View) -> Iterator[Finding]:
-    """Replacing a table by its newest rows would lose all the others."""
+    """Replacing a table by its newest rows would lose all others."""
     if table.full.get("mode") == "replace" and "incremental" in table.full:
         key = "mode" if "mode" in table.own else "incremental"
-        yield table.finding(
-            "unsafe-mode", key, "replace and incremental exclude each other", _UNINHERIT
-        )
+        message = "replace and incremental cannot be combined"
+        yield table.error("unsafe-mode", key, message, _CANCEL)
 
 
 def appended_nulls_repeat(table: Entry, _: View) -> Iterator[Finding]:
-    """Rows without a cursor are read on every run: appended, they would pile up."""
-    if (
-        table.full.get("mode") == "append"
-        and table.full.get("incremental", {}).get("nulls") == "include"
-    ):
+    """Rows with a NULL cursor are read on each run: appended, they would accumulate."""
+    incremental = table.full.get("incremental", {})
+    if table.full.get("mode") == "append" and incremental.get("nulls") == "include":
         message = "rows with a NULL cursor would be appended again on each run"
-        path = (*table.path, "incremental", "nulls")
-        yield Finding(
-            "unsafe-mode", path=path, message=message, hint="use fail, exclude or mode: merge"
-        )
+        hint = "use fail, exclude or mode: merge"
+        yield table.error("unsafe-mode", ("incremental", "nulls"), message, hint)
 
 
 def appended_rows_are_read_once(table: Entry, _: View) -> Iterator[Finding]:
-    """What is read twice would be appended twice."""
-    incremental = table.full.get("incremental", {})
+    """Rows that are read twice would be appended twice."""
     if table.full.get("mode") != "append":
         return
-    if incremental.get("lookback") is not None:
-        path = (
-            *table.path,
-            *(("lookback",) if table.own.get("lookback") else ("incremental", "lookback")),
-        )
+    if table.full.get("incremental", {}).get("lookback") is not None:
+        key = ("lookback",) if table.own.get("lookback") else ("incremental", "lookback")
         message = "rows inside the lookback would be appended again on each run"
-        hint = "use mode: merge, or drop it (an inherited one: `lookback: null`)"
-        yield Finding("unsafe-mode", path=path, message=message, hint=hint)
+        hint = "use mode: merge, or remove the lookback (if it is inherited: `lookback: null`)"
+        yield table.error("unsafe-mode", key, message, hint)
     if _by(table) == "data_interval":
-        message, hint = (
-            "an interval that is read twice would be appended twice",
-            "use mode: merge, or by: watermark",
-        )
-        yield Finding(
-            "unsafe-mode", path=(*table.path, "incremental", "by"), message=message, hint=hint
-        )
+        message = "an interval that is read twice would be appended twice"
+        hint = "use mode: merge, or by: watermark"
+        yield table.error("unsafe-mode", ("incremental", "by"), message, hint)
 
 
 def interval_needs_schedule(table: Entry, view: View) -> Iterator[Finding]:
     """Only a schedule that repeats gives runs a data interval."""
-    schedule = view.get("schedule")
-    if _by(table) == "data_interval" and schedule in (None, "@once") and view.sound("schedule"):
+    repeats = view.get("schedule") not in (None, "@once")
+    if _by(table) == "data_interval" and not repeats and view.is_sound("schedule"):
         message = "by: data_interval needs a schedule that repeats"
-        hint = 'add schedule: "@daily" at the top, or use by: watermark'
-        yield Finding(
-            "bad-schedule", path=(*table.path, "incremental", "by"), message=message, hint=hint
-        )
+        hint = 'add schedule: "@daily" at the top level, or use by: watermark'
+        yield table.error("bad-schedule", ("incremental", "by"), message, hint)
 
 
 def interval_has_no_initial_value(table: Entry, _: View) -> Iterator[Finding]:
-    """The first interval starts where start_date says."""
+    """The first interval begins at start_date."""
     if _by(table) == "data_interval" and table.full["incremental"].get("initial_value") is not None:
-        path = (*table.path, "incremental", "initial_value")
         message = "initial_value has no effect with by: data_interval"
-        yield Finding(
-            "no-effect",
-            path=path,
-            message=message,
-            hint="set start_date instead",
-            severity="warning",
-        )
+        key = ("incremental", "initial_value")
+        yield table.warning("no-effect", key, message, "set start_date instead")
 
 
 def include_or_exclude(table: Entry, _: View) -> Iterator[Finding]:
-    """Naming what to carry already says what not to."""
+    """A list of the columns to load already decides which ones to leave out."""
     if {"include", "exclude"} <= set(table.full.get("columns", ())):
-        yield table.finding(
-            "column-conflict",
-            "columns",
-            "include and exclude exclude each other",
-            "keep one of the two",
-        )
+        message = "include and exclude cannot be combined"
+        yield table.error("column-conflict", "columns", message, "remove one of the two")
 
 
-def needed_columns_are_carried(table: Entry, _: View) -> Iterator[Finding]:
+def needed_columns_are_loaded(table: Entry, _: View) -> Iterator[Finding]:
     """Primary key and cursor must reach the warehouse."""
     columns = table.full.get("columns", {})
-    if {"include", "exclude"} <= set(columns):
+    if {"include", "exclude"} <= set(columns):  # already an error
         return
-    for kind, column in _needed(table):
+    for kind, column in _needed_columns(table):
         if column in columns.get("exclude", ()):
-            message = f"the {kind} column {column!r} cannot be left out"
-            yield Finding(
-                "column-conflict",
-                path=(*table.path, "columns", "exclude"),
-                message=message,
-                hint="take it off this list",
-            )
+            message = f"the {kind} column {column!r} cannot be excluded"
+            hint = "remove it from this list"
+            yield table.error("column-conflict", ("columns", "exclude"), message, hint)
         if "include" in columns and column not in columns["include"]:
             message = f"the {kind} column {column!r} is missing here"
-            yield Finding(
-                "column-conflict",
-                path=(*table.path, "columns", "include"),
-                message=message,
-                hint="add it to this list",
-            )
+            hint = "add it to this list"
+            yield table.error("column-conflict", ("columns", "include"), message, hint)
+
+
+def _needed_columns(table: Entry) -> Iterator[tuple[str, str]]:
+    for column in as_list(table.full.get("primary_key", [])):
+        yield "primary key", column
+    if "incremental" in table.full:
+        yield "cursor", table.full["incremental"]["cursor"]
 
 
 def lookback_needs_incremental(table: Entry, _: View) -> Iterator[Finding]:
-    """There is nothing to look back from."""
+    """Without a watermark there is nothing to look back from."""
     if table.own.get("lookback") is not None and "incremental" not in table.full:
-        yield table.finding(
-            "no-effect",
-            "lookback",
-            "lookback has no effect without incremental",
-            "add incremental: <column>",
-        )
+        message = "lookback has no effect without incremental"
+        yield table.error("no-effect", "lookback", message, "add incremental: <column>")
 
 
 def lookback_is_given_once(table: Entry, _: View) -> Iterator[Finding]:
-    """Two lookbacks beside each other leave open which one counts."""
+    """Of two lookbacks for one table, it is not clear which one counts."""
     incremental = table.own.get("incremental")
     inside = isinstance(incremental, dict) and incremental.get("lookback") is not None
     if inside and table.own.get("lookback") is not None:
-        yield table.finding(
-            "no-effect",
-            "lookback",
-            "lookback is given twice for this table",
-            "keep the one under incremental",
-        )
+        message = "lookback is given twice for this table"
+        yield table.error("no-effect", "lookback", message, "keep the one under incremental")
 
 
 def key_is_not_a_comma_list(table: Entry, _: View) -> Iterator[Finding]:
-    """`primary_key: a, b` is one strange column to YAML."""
+    """In YAML, `primary_key: a, b` is one column with an odd name."""
     for key in ("primary_key", "incremental"):
         value = table.own.get(key)
         if isinstance(value, str) and "," in value:
-            hint = (
-                f"several columns are written [{value}]"
-                if key == "primary_key"
-                else "name one column"
-            )
-            message = f"{value!r} is taken as the name of one column"
-            yield Finding(
-                "odd-name", path=(*table.path, key), message=message, hint=hint, severity="warning"
-            )
+            message = f"{value!r} is read as the name of one column"
+            hint = "name one column"
+            if key == "primary_key":
+                hint = f"write several columns as a list: [{value}]"
+            yield table.warning("odd-name", key, message, hint)
 
 
 def _by(table: Entry) -> str:
     by: str = table.full.get("incremental", {}).get("by", "watermark")
     return by
-
-
-def _needed(table: Entry) -> Iterator[tuple[str, str]]:
-    yield from (("primary key", column) for column in as_list(table.full.get("primary_key", [])))
-    if "incremental" in table.full:
-        yield "cursor", table.full["incremental"]["cursor"]
 
 
 TABLE_RULES = (
@@ -183,7 +138,7 @@ TABLE_RULES = (
     interval_needs_schedule,
     interval_has_no_initial_value,
     include_or_exclude,
-    needed_columns_are_carried,
+    needed_columns_are_loaded,
     lookback_needs_incremental,
     lookback_is_given_once,
     key_is_not_a_comma_list,

@@ -277,6 +277,5 @@ def test_what_a_link_leads_to_is_not_shown(cli: Cli, project: Path, tmp_path: Pa
     spec.symlink_to(tmp_path / "secret")
     found = cli("check")
     assert (
-        "this link leads out of the folder of pipelines" in found.out
-        and "the secret" not in found.out
+        "this link leads out of the pipelines folder" in found.out and "the secret" not in found.out
     )

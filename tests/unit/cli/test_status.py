@@ -13,10 +13,9 @@ from loadsheet.cli.main import app
 from loadsheet.cli.status import Command
 from loadsheet.connections.lookup import Connections
 from loadsheet.spec.models import Pipeline
-from loadsheet.status import pipeline as standing
-from loadsheet.status.models import PipelineStatus, TableStatus
+from loadsheet.status import pipeline as status_pipeline
+from loadsheet.status.models import PipelineStatus, RowCount, TableStatus
 from loadsheet.status.page import age
-from loadsheet.status.warehouse import Rows
 from tests.unit.cli.conftest import SPEC, Cli, write_pipeline
 
 
@@ -25,7 +24,7 @@ def ledger(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project whose warehouse has loaded nothing yet."""
 
     def stand(pipeline: Pipeline, connections: Connections) -> PipelineStatus:
-        never = {"rows": Rows(number=None), "last": None, "failure": None, "in_spec": True}
+        never = {"rows": RowCount(number=None), "last": None, "failure": None, "in_spec": True}
         tables = [
             TableStatus(
                 name=t.name, target=f"staging.{t.name}", watermark=None, cursor=None, **never
@@ -36,7 +35,7 @@ def ledger(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             pipeline=pipeline.name, at=datetime.now(UTC), tables=tables, transforms=[]
         )
 
-    monkeypatch.setattr(standing, "pipeline_status", stand)
+    monkeypatch.setattr(status_pipeline, "pipeline_status", stand)
     return project
 
 

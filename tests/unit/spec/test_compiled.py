@@ -55,7 +55,7 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     seen: list[Path] = []
     real = pipeline_file._check
 
-    def check(path: Path) -> compiled.Found:
+    def check(path: Path) -> compiled.CheckResult:
         seen.append(path)
         return real(path)
 
@@ -65,8 +65,8 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 def check_file(file: Path) -> Found:
     """As in a new process."""
-    dependencies._known.clear()
-    pipeline_file._found_once.cache_clear()
+    dependencies._remembered.clear()
+    pipeline_file._check_once.cache_clear()
     return pipeline_file.check_file(file)
 
 
@@ -113,7 +113,7 @@ def test_warnings_are_not_lost(spec: Path, checks: list[Path]) -> None:
 def test_errors_are_found_again_each_time(spec: Path, folder: Path) -> None:
     spec.write_text(SPEC.replace("daily", "weekly"))
     for _ in range(2):
-        dependencies._known.clear()
+        dependencies._remembered.clear()
         with pytest.raises(SpecError, match=r"there is no file sql/weekly\.sql"):
             pipeline_file.load_pipeline(spec)
     assert entries(folder) == []
@@ -161,7 +161,7 @@ def test_another_checker_checks_again(
     spec: Path, checks: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check_file(spec)
-    monkeypatch.setattr(compiled, "checker", lambda: b"another schema")
+    monkeypatch.setattr(compiled, "checker_version", lambda: b"another schema")
     check_file(spec)
     assert len(checks) == 2
 
@@ -177,18 +177,18 @@ def test_another_checker_checks_again(
 def test_a_changed_schema_or_rule_is_another_checker(tmp_path: Path, changed: str) -> None:
     subprocess.run(["cp", "-r", str(ROOT / "loadsheet"), str(tmp_path)], check=True)
 
-    def checker() -> str:
-        code = "from loadsheet.spec.compiled import checker; print(checker().hex())"
+    def checker_version() -> str:
+        code = "from loadsheet.spec.compiled import checker_version; print(checker_version().hex())"
         done = subprocess.run(
             [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
         )
         return done.stdout
 
-    before = checker()
-    assert checker() == before
+    before = checker_version()
+    assert checker_version() == before
     with (tmp_path / changed).open("a") as file:
         file.write("\n")
-    assert checker() != before
+    assert checker_version() != before
 
 
 CHECK_ALL = """
@@ -263,7 +263,7 @@ def test_a_sql_link_is_left_to_the_check(spec: Path, folder: Path) -> None:
     sql.symlink_to(spec.parents[1] / "outside.sql")
     pipeline, problems = check_file(spec)
     assert pipeline is None and any(
-        "outside of the pipeline's folder" in problem.message for problem in problems
+        "outside the pipeline's folder" in problem.message for problem in problems
     )
 
 

@@ -34,9 +34,9 @@ def test_a_schedule_that_fires_is_accepted(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("", "no schedule ''"),
-        ("daily", "no schedule"),
-        ("@reboot", "no schedule"),
+        ("", "unknown schedule ''"),
+        ("daily", "unknown schedule"),
+        ("@reboot", "unknown schedule"),
         ("0 6 * *", "5 cron fields, found 4"),
         ("0 0 6 * * *", "5 cron fields, found 6"),
         ("60 * * * *", "the minute '60'"),
@@ -50,7 +50,7 @@ def test_a_schedule_that_fires_is_accepted(text: str) -> None:
         ("1,,2 * * * *", "the minute '1,,2'"),
         ("1-2-3 * * * *", "the minute '1-2-3'"),
         ("٣ * * * *", "the minute '٣'"),
-        ("0 0 31 2,4,6 *", "never comes"),
+        ("0 0 31 2,4,6 *", "never fires"),
         ("R 5 * * *", "the minute 'R'"),
         ("H 5 * * *", "the minute 'H'"),
         ("0-59 " + "1," * 200 + "1 * * *", "more than 200 characters"),

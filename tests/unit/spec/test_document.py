@@ -105,7 +105,7 @@ def test_a_binary_file_is_a_problem(spec: Path) -> None:
 
 def test_a_file_of_zeros_is_a_problem(spec: Path) -> None:
     spec.write_bytes(bytes(1000))
-    assert _only_message(spec) == "the character U+0000 cannot be seen and is not allowed here"
+    assert _only_message(spec) == "the invisible character U+0000 is not allowed here"
 
 
 def test_a_file_above_1_mib_is_refused_unread(spec: Path) -> None:

@@ -189,7 +189,7 @@ def test_a_sql_file_linked_from_elsewhere_is_refused(tmp_path: Path) -> None:
     (tmp_path / "shop" / "sql").mkdir()
     (tmp_path / "shop" / "sql" / "daily.sql").symlink_to(tmp_path / "secret.sql")
     assert [problem.message for problem in check_file(file)[1]] == [
-        "sql/daily.sql is outside of the pipeline's folder"
+        "sql/daily.sql is outside the pipeline's folder"
     ]
 
 

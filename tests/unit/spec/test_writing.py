@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from loadsheet.spec.edit import fitted, with_tables
+from loadsheet.spec.edit import fit_to_defaults, with_tables
 from loadsheet.spec.pipeline_file import check_text
 from loadsheet.spec.strict_yaml import read_document
 from loadsheet.spec.view import inherit
@@ -210,7 +210,7 @@ def test_an_entry_fits_the_files_defaults(
     defaults: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     entry = {"incremental": "updated_at", "columns": {"exclude": ["token"]}}
-    assert fitted(entry, ["id"], ["id", "at", "updated_at", "token"], defaults) == expected
+    assert fit_to_defaults(entry, ["id"], ["id", "at", "updated_at", "token"], defaults) == expected
 
 
 def test_a_table_without_a_cursor_takes_an_inherited_one_back() -> None:
@@ -220,10 +220,10 @@ def test_a_table_without_a_cursor_takes_an_inherited_one_back() -> None:
         "columns": {"exclude": ["note"]},
         "lookback": "1h",
     }
-    own = fitted({}, [], ["a"], defaults)
+    own = fit_to_defaults({}, [], ["a"], defaults)
     assert own == {"incremental": None, "mode": None, "columns": None}
     assert inherit(own, defaults) == {}
-    log = fitted({"incremental": "id", "mode": "append"}, ["id"], ["id"], defaults)
+    log = fit_to_defaults({"incremental": "id", "mode": "append"}, ["id"], ["id"], defaults)
     assert inherit(log, defaults) == {
         "incremental": {"cursor": "id", "lookback": None},
         "mode": "append",

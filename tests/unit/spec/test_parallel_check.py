@@ -15,7 +15,7 @@ import pytest
 from loadsheet.project.check import check_files
 from loadsheet.spec import parallel_check, pipeline_file
 from loadsheet.spec.compiled import is_remembered
-from loadsheet.spec.parallel_check import FEWEST, checked_ahead
+from loadsheet.spec.parallel_check import FEWEST, checking_in_parallel
 
 SPEC = """\
 version: 1
@@ -58,7 +58,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[subprocess.Popen[b
 def test_another_process_begins_with_the_last_and_leaves_what_it_finds(
     specs: list[Path], started: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with checked_ahead(specs):
+    with checking_in_parallel(specs):
         assert len(started) == 1
         until = time.monotonic() + 60
         while not is_remembered(specs[0]) and time.monotonic() < until:
@@ -87,13 +87,13 @@ def test_what_is_found_is_the_same(
 def test_no_process_is_started_for_few_or_known_files_or_without_a_cache(
     specs: list[Path], started: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with checked_ahead(specs[1:]):
+    with checking_in_parallel(specs[1:]):
         pass
     pipeline_file.check_file(specs[-1])
-    with checked_ahead(specs):
+    with checking_in_parallel(specs):
         pass
     monkeypatch.setenv("LOADSHEET_CACHE", "")
-    with checked_ahead(specs):
+    with checking_in_parallel(specs):
         pass
     assert not started
 

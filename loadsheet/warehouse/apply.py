@@ -1,0 +1,219 @@
+"""Apply arrived rows to a target: replace all of its rows, merge rows into it, or append them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from loadsheet.errors import Refused
+from loadsheet.failpoints import reach
+from loadsheet.postgres import Session
+from loadsheet.sql import merging
+from loadsheet.sql.merging import LOAD_ID
+from loadsheet.sql.text import Relation, ident, idents
+from loadsheet.warehouse import swap, tables
+from loadsheet.warehouse.ledger import Effect
+
+# Without these settings the planner reads the whole target for a hundredth of its rows, which takes
+# two to three times as long, because it assumes that their pages are scattered over a disk. Up to
+# an eighth of the rows are looked up by index (docs/performance-merging.md).
+_FORCE_INDEX_LOOKUP = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
+_RESET_INDEX_LOOKUP = "SET LOCAL enable_hashjoin TO DEFAULT; SET LOCAL enable_mergejoin TO DEFAULT"
+
+# Enough for the plans of the transforms that follow: 9,000 rows instead of 30,000, a third of the
+# time. Autovacuum looks more closely when rows have changed.
+_SMALLER_STATISTICS_SAMPLE = """
+SELECT set_config('default_statistics_target', '30', true)
+WHERE CAST(current_setting('default_statistics_target') AS int) > 30
+"""
+
+
+def replace(
+    session: Session,
+    fresh: Relation,
+    rows: int,
+    target: Relation,
+    key: tuple[str, ...],
+    load_no: int | None,
+    max_shrink: float | None,
+) -> Effect:
+    """Make the `rows` rows of `fresh`, a table in the target's schema, the rows of the target.
+
+    Swaps the tables where nothing depends on the target. Otherwise applies the difference in place:
+    deletes the rows that are gone and updates those that differ.
+
+    Raises Refused when the target would lose more than the share `max_shrink` of its rows.
+    """
+    exists = tables.kind(session, target) is not None
+    if exists and max_shrink is not None:
+        refuse_shrinking(session, rows, target, max_shrink)
+    if exists and tables.dependents(session, target):
+        return difference(session, fresh, target, key, load_no)
+    swap.swap_in(session, fresh, target, key)
+    session.execute(_SMALLER_STATISTICS_SAMPLE)
+    session.execute(f"ANALYZE {target.sql}")
+    return Effect(inserted=rows, replaced=True)
+
+
+def difference(
+    session: Session, fresh: Relation, target: Relation, key: tuple[str, ...], load_no: int | None
+) -> Effect:
+    """Make the rows of `fresh` the rows of the target in place, touching only rows that differ.
+
+    Drops `fresh`. Without a key, all of the target's rows are deleted and inserted again.
+    """
+    _analyze_key(session, fresh, key)
+    deleted = session.execute(merging.delete_gone(target.sql, fresh.sql, key)).rowcount
+    reach("difference.deleted")
+    written = (
+        merge(session, fresh, target, key, load_no)
+        if key
+        else append(session, fresh, target, load_no)
+    )
+    session.execute(f"DROP TABLE {fresh.sql}")
+    return Effect(inserted=written.inserted, updated=written.updated, deleted=deleted)
+
+
+def append(session: Session, incoming: Relation, target: Relation, load_no: int | None) -> Effect:
+    """Insert all rows of `incoming` into the target."""
+    values = _values_in_target_types(session, incoming, tables.columns_of(session, target))
+    statement = merging.insert_rows(target.sql, incoming.sql, values, load_no)
+    return Effect(inserted=session.execute(statement).rowcount)
+
+
+def merge(
+    session: Session,
+    incoming: Relation,
+    target: Relation,
+    key: tuple[str, ...],
+    load_no: int | None,
+    guard: str = "",
+) -> Effect:
+    """Insert or update the rows of `incoming` by key, touching only rows that differ.
+
+    `guard` is an SQL condition that a row must also meet to be updated.
+    """
+    types = tables.columns_of(session, target)
+    long = tables.long_columns(session, target)
+    statements = merging.Merge(
+        target=target.sql,
+        source=incoming.sql,
+        changed=Relation("pg_temp", f"{incoming.name}_changed").sql,
+        key=key,
+        values=_values_in_target_types(session, incoming, types),
+        types=types,
+        long=long,
+        keeps_new=not (long and tables.is_mostly_long(session, target)),
+        load_no=load_no,
+        guard=guard,
+    )
+    _analyze_key(session, incoming, key)
+    by_index = _can_look_up(session, incoming, target, key)
+    with _index_lookup(session, by_index):
+        kept = session.execute(statements.keep_changed()).rowcount
+    # The changed rows carry the place (ctid) of the target's row, so each is fetched directly.
+    with _index_lookup(session, True):
+        updated = session.execute(statements.update_found()).rowcount
+        reach("merge.updated")
+    with _index_lookup(session, by_index and not statements.keeps_new):
+        inserted = session.execute(statements.insert_new()).rowcount
+    written = updated
+    if statements.keeps_new:
+        written += inserted
+    # Another session moved a row between the comparison and the update: its place is outdated, so
+    # it is found again by key.
+    if written < kept:
+        updated += session.execute(statements.update_moved()).rowcount
+    return Effect(inserted=inserted, updated=updated)
+
+
+def one_row_per_key(
+    session: Session, incoming: Relation, key: tuple[str, ...], cursor: str | None
+) -> int:
+    """Keep one row per key, the newest by `cursor` (SQL), and return how many were deleted.
+
+    Raises Refused when rows have no complete key, or when rows share a key and there is no cursor
+    to tell which is the newest.
+    """
+    nulls = session.execute(merging.count_null_keys(incoming.sql, key)).fetchone()
+    if nulls and nulls[0]:
+        raise Refused(incomplete_key_message(nulls[0], key))
+    duplicates = session.execute(merging.has_duplicates(incoming.sql, key)).fetchone()
+    if not duplicates or not duplicates[0]:
+        return 0
+    if cursor is None:
+        raise Refused(duplicate_key_message(key))
+    return session.execute(merging.keep_newest(incoming.sql, key, cursor)).rowcount
+
+
+def incomplete_key_message(rows: int, key: tuple[str, ...]) -> str:
+    """The refusal of rows that have NULL in their key."""
+    return f"{rows:,} rows have no complete key ({', '.join(key)}): choose a key that is never NULL"
+
+
+def duplicate_key_message(key: tuple[str, ...]) -> str:
+    """The refusal of rows that share a key where no cursor tells which is the newest."""
+    return (
+        f"rows share the key ({', '.join(key)}): the key must be unique, or the table needs an "
+        "incremental cursor that tells which row is the newest"
+    )
+
+
+def refuse_shrinking(session: Session, after: int, target: Relation, max_shrink: float) -> None:
+    """Raises Refused when the target would lose more than the share `max_shrink` of its rows.
+
+    `after` is the number of rows that it would have.
+    """
+    before = tables.count_rows(session, target.sql)
+    if before and after < before * (1 - max_shrink):
+        raise Refused(
+            f"{target} would shrink from {before:,} to {after:,} rows, more than max_shrink "
+            f"{max_shrink:g} allows; check the source; if the rows are right, raise max_shrink"
+        )
+
+
+@contextmanager
+def _index_lookup(session: Session, wanted: bool) -> Iterator[None]:
+    """Within, the planner looks rows up by index, if `wanted`.
+
+    An error does not reset the setting: it ends the transaction, and the setting with it.
+    """
+    if wanted:
+        session.execute(_FORCE_INDEX_LOOKUP)
+    yield
+    if wanted:
+        session.execute(_RESET_INDEX_LOOKUP)
+
+
+def _can_look_up(
+    session: Session, incoming: Relation, target: Relation, key: tuple[str, ...]
+) -> bool:
+    """Whether few enough rows arrived, and the target's primary key is the key."""
+    if not tables.is_small_part(session, incoming, target):
+        return False
+    primary_key = tables.primary_key_of(session, target)
+    return primary_key is not None and set(primary_key[1]) == set(key)
+
+
+def _analyze_key(session: Session, arrived: Relation, key: tuple[str, ...]) -> None:
+    """Let the planner know how many rows arrived.
+
+    Only the key's columns are sampled: all of 60 columns took ten times as long.
+    """
+    if key:
+        session.execute(f"ANALYZE {arrived.sql} ({idents(key)})")
+
+
+def _values_in_target_types(
+    session: Session, incoming: Relation, types: dict[str, str]
+) -> dict[str, str]:
+    """Each arrived column as SQL in the target's type; every arrived column is one of `types`."""
+    values = {}
+    for name, arrived_type in tables.columns_of(session, incoming).items():
+        if name == LOAD_ID:
+            continue
+        value = f"s.{ident(name)}"
+        if types[name] != arrived_type:
+            value = f"CAST({value} AS {types[name]})"
+        values[name] = value
+    return values
