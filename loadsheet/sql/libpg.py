@@ -29,8 +29,8 @@ _JSON = re.compile(r'"(?:[^"\\]|\\.)*+":?|[{}\[\]]|[^\s{}\[\],:"]+')
 # process (SIGSEGV). Measured: 130 bytes for each operator in a chain, 400 for each scalar subquery.
 # The most that `tokens` lets through, 50,000 operators, takes 6.3 MiB: close to the 8 MiB usual on
 # Linux, of which the caller has used some, and far more than the operating system's own default
-# for threads on macOS (512 KiB) and musl (128 KiB). So each parse has a thread with this stack. Only
-# pages that are touched take memory. Starting the thread takes 0.1 ms.
+# for threads on macOS (512 KiB) and musl (128 KiB). So each parse has a thread with this stack.
+# Only pages that are touched take memory. Starting the thread takes 0.1 ms.
 _STACK_BYTES = 32 * 1024 * 1024
 _stack_size_lock = Lock()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 from loadsheet.sql.libpg import SyntaxRefused, syntax_trees
 from loadsheet.sql.params import placeholders
 from loadsheet.sql.syntax_hints import Mistake, explain, find_never_valid
-from loadsheet.sql.tokens import Token, Unparsable, block_comments, nested_too_deeply, tokenize
+from loadsheet.sql.tokens import Token, Unparsable, nested_too_deeply, tokenize
 
 Node = dict[str, Any]
 """A node of the parser's tree: its fields by name. Fields with their default value are left out."""
@@ -20,6 +21,8 @@ _HINT = (
     "the check knows the syntax of PostgreSQL 18; "
     "write newer syntax as text in a script: DO $$ BEGIN EXECUTE '...'; END $$"
 )
+_TO_BLOCK_COMMENT = re.compile(r"(?:\s|--[^\n\r]*+)*+/\*")
+_WITHIN_A_LINE = re.compile(r"[^\n\r]")
 _WRITES = {
     "InsertStmt": "INSERT",
     "UpdateStmt": "UPDATE",
@@ -35,7 +38,7 @@ def parse(sql: str) -> list[Statement]:
     tokens = tokenize(sql)
     for mistake in find_never_valid(tokens):
         raise Unparsable(mistake.message, mistake.offset, mistake.hint)
-    text = Text(_without_comments(_with_values(sql), block_comments(sql)), tokens)
+    text = Text(_without_comments(_with_values(sql), tokens), tokens)
     try:
         trees = syntax_trees(text.bytes)
     except SyntaxRefused as error:
@@ -254,19 +257,32 @@ def _with_values(sql: str) -> str:
     return "".join([*pieces, sql[end:]])
 
 
-def _without_comments(sql: str, comments: Iterable[tuple[int, int]]) -> str:
-    """`sql` with blanks in place of the `comments`.
+def _without_comments(sql: str, tokens: list[Token]) -> str:
+    """`sql` with blanks in place of comments, which disturb libpg_query in two ways.
 
-    In a row of comments without blanks, or of comments in comments, the parser looks for the end of
-    an operator at each, up to the end of the row: 20,000 `/**/` took 5 s, and 1 MiB of them would
-    take 15 minutes.
+    Unlike PostgreSQL it takes a comment for a token, and refuses `NOT /* */ IN` or `NULLS -- x`
+    with FIRST on the next line. And in a row of comments without blanks, or of comments in
+    comments, it looks for the end of an operator at each, up to the end of the row: 20,000 `/**/`
+    took 5 s, and 1 MiB of them would take 15 minutes.
     """
+    if "--" not in sql and "/*" not in sql:
+        return sql
     pieces = []
     end = 0
-    for start, comment_end in comments:
-        pieces += [sql[end:start], " " * (comment_end - start)]
-        end = comment_end
-    return "".join([*pieces, sql[end:]])
+    for token in tokens:
+        pieces += [_without_comment(sql[end : token.start]), sql[token.start : token.end]]
+        end = token.end
+    return "".join(pieces)
+
+
+def _without_comment(gap: str) -> str:
+    """What is between two tokens. Strings on two lines are one string, also with a `-- comment`
+    between them, but not with one in `/* */`: in its place must be no end of line."""
+    if _TO_BLOCK_COMMENT.match(gap):
+        return " " * len(gap)
+    if "--" in gap:
+        return _WITHIN_A_LINE.sub(" ", gap)
+    return gap
 
 
 def _byte_offsets(sql: str, offsets: Iterable[int]) -> list[int]:

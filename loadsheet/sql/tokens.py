@@ -61,22 +61,12 @@ _TOKEN = re.compile(
 _COMMENT = re.compile(r"/\*|\*/")
 
 
-def tokenize(sql: str) -> list[Token]:
-    """The tokens of `sql`; their `start` and `end` (exclusive) are offsets into it. Raises
-    Unparsable."""
-    return _scan(sql)[0]
-
-
-def block_comments(sql: str) -> list[tuple[int, int]]:
-    """The start and end (exclusive) of each `/* comment */` in `sql`. Raises Unparsable."""
-    return _scan(sql)[1]
-
-
 # A transform's text is parsed and searched for parameters, one right after the other.
 @lru_cache(maxsize=1)
-def _scan(sql: str) -> tuple[list[Token], list[tuple[int, int]]]:
+def tokenize(sql: str) -> list[Token]:
+    """The tokens of `sql`; their `start` and `end` (exclusive) are offsets into it. Only blanks and
+    comments are between them. Raises Unparsable."""
     tokens: list[Token] = []
-    comments: list[tuple[int, int]] = []
     at = 0
     while match := _TOKEN.match(sql, at):
         kind = match.lastgroup or ""
@@ -84,7 +74,6 @@ def _scan(sql: str) -> tuple[list[Token], list[tuple[int, int]]]:
         text = match[kind]
         if kind == "open" and text == "/*":
             at = _end_of_comment(sql, start)
-            comments.append((start, at))
             continue
         if kind == "operator":
             for operator in _operators(text):
@@ -105,7 +94,7 @@ def _scan(sql: str) -> tuple[list[Token], list[tuple[int, int]]]:
             raise Unparsable(message, start, "delete it")
         tokens.append(Token(kind, text, start, at))
     _refuse_depth(tokens)
-    return tokens, comments
+    return tokens
 
 
 def line_and_column(sql: str, offset: int) -> tuple[int, int]:
