@@ -1,4 +1,4 @@
-"""`create_bucket`: makes the lake"s bucket."""
+"""`create_bucket`: creates the lake's bucket."""
 
 from loadsheet.airflow.operators import CreateBucketOperator
 

@@ -10,15 +10,16 @@ from loadsheet.postgres import Session
 from loadsheet.sql.text import ident
 from loadsheet.sqltest.given import relation
 from loadsheet.sqltest.models import Row
-from loadsheet.sqltest.values import as_text, comparable, shown
+from loadsheet.sqltest.values import as_text, comparable, row_texts
 from loadsheet.warehouse import tables
 
 Texts = dict[str, str | None]
+"""A row's values as text, by column."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """One row that is not as expected: `expected` is None for one too many, `actual` for a missing
+    """One row that is not as expected: `expected` is None for an extra row, `actual` for a missing
     one.
 
     `where` is the expected row's place in the file, `key` the columns by which the two were paired.
@@ -32,120 +33,146 @@ class Difference:
 
     @property
     def cells(self) -> list[str]:
-        """The columns that differ."""
-        return [
-            c
-            for c in self.expected or {}
-            if self.actual and (self.expected or {})[c] != self.actual[c]
-        ]
+        """The columns that differ; none for a missing or extra row."""
+        if self.expected is None or self.actual is None:
+            return []
+        actual = self.actual
+        return [column for column, text in self.expected.items() if text != actual[column]]
 
 
 def compare(
     session: Session, name: str, expected: Sequence[Row], key: tuple[str, ...]
 ) -> list[Difference]:
-    """How the table `name` differs from the `expected` rows, in the columns that they name; in
-    whatever order.
+    """How the table `name` differs from the `expected` rows, in the columns that these have and in
+    any order.
 
-    Raises InputError when the table is not there, lacks a column, or an expected value is none of
+    Raises InputError if the table does not exist, lacks a column, or an expected value does not fit
     its column's type.
     """
     types = tables.columns_of(session, relation(name))
     if not types:
         raise InputError(f"{name} was not built")
+    columns: dict[str, None] = {}
     for row in expected:
         for column in row.values:
             if column not in types:
                 raise InputError(
                     f"{row.where} {name} has no column {column!r}; it has {', '.join(types)}"
                 )
-    named = dict.fromkeys(column for row in expected for column in row.values)
-    columns = list(named or types)
-    select = ", ".join(as_text(ident(column), types[column]) for column in columns)
-    actual = [
-        {column: comparable(text, types[column]) for column, text in zip(columns, row, strict=True)}
-        for row in session.execute(f"SELECT {select} FROM {relation(name).sql}")
-    ]
-    wanted = [shown(session, row, types) for row in expected]
-    # A row that leaves a column out says nothing of it, so it may be several.
+            columns[column] = None
+    actual = _rows_in(session, name, types, list(columns or types))
+    expected_texts = [row_texts(session, row, types) for row in expected]
     candidates = []
-    for texts in wanted:
-        candidates.append([place for place, row in enumerate(actual) if _is(texts, row)])
-    same = matched(candidates)
+    for texts in expected_texts:
+        # An expected row without some columns may fit several actual rows.
+        candidates.append([place for place, row in enumerate(actual) if _fits(texts, row)])
+    place_of = assign_places(candidates)
     missing = []
-    for place, (row, texts) in enumerate(zip(expected, wanted, strict=True)):
-        if place not in same:
-            missing.append((row, texts))
-    taken = set(same.values())
-    left = [row for place, row in enumerate(actual) if place not in taken]
-    compared_by_key = set(key) <= set(columns)
-    return _paired(name, missing, left, key if compared_by_key else ())
+    for number, row in enumerate(expected):
+        if number not in place_of:
+            missing.append((row, expected_texts[number]))
+    taken = set(place_of.values())
+    extra = [row for place, row in enumerate(actual) if place not in taken]
+    if not set(key) <= set(columns or types):
+        key = ()
+    return _paired(name, missing, extra, key)
 
 
-def _is(texts: Texts, actual: Texts) -> bool:
+def _rows_in(
+    session: Session, name: str, types: Mapping[str, str], columns: list[str]
+) -> list[Texts]:
+    select = ", ".join(as_text(ident(column), types[column]) for column in columns)
+    rows: list[Texts] = []
+    for values in session.execute(f"SELECT {select} FROM {relation(name).sql}"):
+        row: Texts = {}
+        for column, text in zip(columns, values, strict=True):
+            row[column] = comparable(text, types[column])
+        rows.append(row)
+    return rows
+
+
+def _fits(texts: Texts, actual: Texts) -> bool:
     return all(actual[column] == text for column, text in texts.items())
 
 
 def _paired(
-    name: str, missing: list[tuple[Row, Texts]], left: list[Texts], key: tuple[str, ...]
+    name: str, missing: list[tuple[Row, Texts]], extra: list[Texts], key: tuple[str, ...]
 ) -> list[Difference]:
-    found = []
+    """Each missing row with the extra row that it most likely should have been, then the other
+    extra rows."""
+    differences = []
     for row, texts in missing:
-        other = _most_alike(texts, left, key)
-        if other is not None:
-            left.remove(other)
-        found.append(Difference(table=name, expected=texts, actual=other, where=row.where, key=key))
-    return found + [Difference(table=name, expected=None, actual=actual) for actual in left]
+        actual = _most_alike(texts, extra, key)
+        if actual is not None:
+            extra.remove(actual)
+        difference = Difference(table=name, expected=texts, actual=actual, where=row.where, key=key)
+        differences.append(difference)
+    for actual in extra:
+        differences.append(Difference(table=name, expected=None, actual=actual))
+    return differences
 
 
-def _most_alike(texts: Texts, left: list[Texts], key: tuple[str, ...]) -> Texts | None:
-    """The row of the same key; without a key, the one that agrees in most columns, and in at least
-    half of them."""
+def _most_alike(texts: Texts, rows: list[Texts], key: tuple[str, ...]) -> Texts | None:
+    """The row with the same key; without a key, the one that agrees in most columns, and in at
+    least half of them."""
     if key and set(key) <= texts.keys():
-        return next(
-            (actual for actual in left if all(actual[c] == texts.get(c) for c in key)), None
-        )
+        for row in rows:
+            if all(row[column] == texts[column] for column in key):
+                return row
+        return None
 
-    def agreeing(actual: Texts) -> int:
-        return sum(actual[c] == text for c, text in texts.items())
+    def agreeing(row: Texts) -> int:
+        return sum(row[column] == text for column, text in texts.items())
 
-    best = max(left, key=agreeing, default=None)
-    return best if best is not None and 2 * agreeing(best) >= len(texts) > 1 else None
+    best = max(rows, key=agreeing, default=None)
+    if best is None or len(texts) < 2 or 2 * agreeing(best) < len(texts):
+        return None
+    return best
 
 
-def matched(fits: Sequence[Sequence[int]]) -> Mapping[int, int]:
-    """A place for as many rows as possible, no place twice; `fits[row]` are the places that a row
-    can have."""
+def assign_places(fits: Sequence[Sequence[int]]) -> Mapping[int, int]:
+    """A place for as many rows as possible, no place twice; `fits[row]` are the places that suit a
+    row."""
     place_of: dict[int, int] = {}
     row_at: dict[int, int] = {}
     for row in range(len(fits)):
-        for taken, place in _path(row, fits, row_at):
-            place_of[taken], row_at[place] = place, taken
+        for moved, place in _moves_for(row, fits, row_at):
+            place_of[moved] = place
+            row_at[place] = moved
     return place_of
 
 
-def _path(
+def _moves_for(
     row: int, fits: Sequence[Sequence[int]], row_at: Mapping[int, int]
 ) -> list[tuple[int, int]]:
-    """The fewest rows that have to move, each with its new place, so that `row` has one; empty
-    where none can."""
-    wished: dict[int, int] = {}
-    asking = [row]
-    # It grows while it is walked: the holder of a wanted place may take another one.
-    for asker in asking:
-        for place in fits[asker]:
-            if place in wished:
+    """The fewest rows that have to move, each with its new place, so that `row` has one; empty if
+    there is no way.
+
+    This is the search for a shortest augmenting path in a bipartite matching.
+    """
+    wanted_by: dict[int, int] = {}
+    rows = [row]
+    # The list grows while it is walked: a row whose place is wanted may take another one.
+    for candidate in rows:
+        for place in fits[candidate]:
+            if place in wanted_by:
                 continue
-            wished[place] = asker
+            wanted_by[place] = candidate
             if place not in row_at:
-                return _back(place, wished, {row_at[at]: at for at in wished if at in row_at})
-            asking.append(row_at[place])
+                return _moves_to(place, wanted_by, row_at)
+            rows.append(row_at[place])
     return []
 
 
-def _back(
-    place: int, wished: Mapping[int, int], place_of: Mapping[int, int]
+def _moves_to(
+    free: int, wanted_by: Mapping[int, int], row_at: Mapping[int, int]
 ) -> list[tuple[int, int]]:
-    moves = [(wished[place], place)]
-    while (left := place_of.get(moves[-1][0])) is not None:
-        moves.append((wished[left], left))
+    """The moves that end with a row in the place `free`, back to the row without a place."""
+    place_of = {row_at[place]: place for place in wanted_by if place in row_at}
+    moves = []
+    place: int | None = free
+    while place is not None:
+        row = wanted_by[place]
+        moves.append((row, place))
+        place = place_of.get(row)
     return moves

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
-from pathlib import Path as FilePath
 from typing import Any
 
 from loadsheet.errors import SpecError
@@ -20,13 +19,12 @@ from loadsheet.spec.models import Pipeline
 from loadsheet.spec.pipeline_file import refuse_link_outwards
 from loadsheet.spec.sql_reading import is_made_elsewhere
 from loadsheet.spec.strict_yaml import Document, read_document
-from loadsheet.spec.suggest import describe_value
 from loadsheet.sql.reads import Read
 from loadsheet.sqltest.fields import CODE, Fields
-from loadsheet.sqltest.models import Case, Declared, Row, Step, unsaid
+from loadsheet.sqltest.models import Case, Declared, Row, Step, missing_table
 
 Tests = tuple[list[Case], dict[str, Declared]]
-"""The tests of all files, and what the files say of tables, by `schema.table`."""
+"""The tests of all files, and what the files declare of tables, by `schema.table`."""
 
 
 def test_files(pipeline: Pipeline) -> list[Path]:
@@ -44,22 +42,24 @@ def read_tests(pipeline: Pipeline) -> Tests:
 
 
 def test_problems(pipeline: Pipeline) -> list[Problem]:
-    """All that is wrong with the test files, as far as nothing has to be run to know."""
+    """The problems of the test files that can be found without running the tests."""
     (cases, declared), problems = _read(pipeline)
-    for case in cases if not problems else ():
-        if message := unsaid(pipeline, case, declared):
-            file, line, column = case.where.rsplit(":", 2)
-            path = dotted(("tests", case.name))
-            problems.append(
-                Problem(
-                    file=file,
-                    line=int(line),
-                    column=int(column),
-                    path=path,
-                    message=message,
-                    code=CODE,
-                )
-            )
+    if problems:
+        return problems
+    for case in cases:
+        message = missing_table(pipeline, case, declared)
+        if not message:
+            continue
+        file, line, column = case.where.rsplit(":", 2)
+        problem = Problem(
+            file=file,
+            line=int(line),
+            column=int(column),
+            path=dotted(("tests", case.name)),
+            message=message,
+            code=CODE,
+        )
+        problems.append(problem)
     return problems
 
 
@@ -72,7 +72,13 @@ def _read(pipeline: Pipeline) -> tuple[Tests, list[Problem]]:
             refuse_link_outwards(file)
             document = read_document(file)
         except SpecError as error:
-            problems += map(_of_a_test_file, error.problems)
+            for problem in error.problems:
+                is_empty = problem.code == "missing-key" and not problem.path
+                if is_empty:
+                    # The hint names the keys of a pipeline file.
+                    hint = "a test file has the keys tests and tables"
+                    problem = replace(problem, hint=hint)
+                problems.append(problem)
             continue
         reader = Reader(pipeline, document, file.parent)
         cases += reader.cases()
@@ -81,30 +87,25 @@ def _read(pipeline: Pipeline) -> tuple[Tests, list[Problem]]:
     return (cases, declared), problems
 
 
-def _of_a_test_file(problem: Problem) -> Problem:
-    is_empty = problem.code == "missing-key" and not problem.path
-    return (
-        replace(problem, hint="a test file has the keys tests and tables") if is_empty else problem
-    )
-
-
 _STEP_KEYS = ("given", "expect", "full_refresh", "interval")
 _TEST_KEYS = (*_STEP_KEYS, "steps", "as_of")
 _ROWS = "write a list of rows, `[{id: 1}]`, an empty one, `[]`, or {csv: a_file.csv}"
 
 
 class Reader:
-    """Reads the file; `problems` tells what was wrong, once both are asked for."""
+    """Reads one file. `problems` is complete after `cases` and `declared`."""
 
-    def __init__(self, pipeline: Pipeline, document: Document, folder: FilePath):
-        self._pipeline, self._document, self._folder = pipeline, document, folder
+    def __init__(self, pipeline: Pipeline, document: Document, folder: Path):
+        self._pipeline = pipeline
+        self._document = document
+        self._folder = folder
         self._fields = Fields(document)
         self._of_csv_files: list[Problem] = []
         self._data = self._fields.mapping(document.data, (), ("tests", "tables"))
 
     @property
     def problems(self) -> list[Problem]:
-        """What was wrong so far, in the file and in the csv files it names."""
+        """The problems so far, in the file and in the csv files it names."""
         return [*map(self._document.problem, self._fields.findings), *self._of_csv_files]
 
     def cases(self) -> Iterator[Case]:
@@ -115,11 +116,11 @@ class Reader:
             if "steps" in test and test.keys() & set(_STEP_KEYS):
                 self._fields.wrong(
                     (*path, "steps"),
-                    "a test has steps, or is one itself",
-                    "move the rest into a step",
+                    "a test has either steps or the keys of a step",
+                    "move the other keys into a step",
                 )
             steps = tuple(self._steps(test, path))
-            self._refuse_both(steps, path, is_one="steps" not in test)
+            self._refuse_given_and_expected(steps, path, is_one="steps" not in test)
             if not any(step.expect for step in steps):
                 self._fields.wrong(
                     path, "this test expects nothing", "add `expect:` with a mart and its rows"
@@ -128,23 +129,22 @@ class Reader:
             yield Case(name=name, where=self._fields.where(path), steps=steps, as_of=as_of)
 
     def declared(self, before: Mapping[str, Declared]) -> dict[str, Declared]:
-        """What the file says of tables; `before` is what other files have said."""
+        """What the file declares of tables; `before` is what other files have declared."""
         declared = {}
-        for name, said in self._fields.mapping(self._data.get("tables"), ("tables",)).items():
+        tables = self._fields.mapping(self._data.get("tables"), ("tables",))
+        for name, value in tables.items():
             path = ("tables", name)
             self._check_table(name, path)
-            said = self._fields.mapping(said, path, ("columns", "key"))
+            table = self._fields.mapping(value, path, ("columns", "key"))
             if name in before:
-                message = f"{name} is described in another file of this folder, too"
+                message = f"another file of this folder declares {name}, too"
                 self._fields.wrong(path, message, "keep one of the two")
-            columns = self._fields.mapping(said.get("columns"), (*path, "columns"))
-            types = {
-                c: self._fields.type_name(kind, (*path, "columns", c))
-                for c, kind in columns.items()
-            }
-            declared[name] = Declared(
-                types, self._fields.column_names(said.get("key", []), (*path, "key"))
-            )
+            columns = self._fields.mapping(table.get("columns"), (*path, "columns"))
+            types = {}
+            for column, kind in columns.items():
+                types[column] = self._fields.type_name(kind, (*path, "columns", column))
+            key = self._fields.column_names(table.get("key", []), (*path, "key"))
+            declared[name] = Declared(types, key)
         return declared
 
     def _steps(self, test: dict[str, Any], path: KeyPath) -> Iterator[Step]:
@@ -153,17 +153,20 @@ class Reader:
             return
         steps = test["steps"]
         if not isinstance(steps, list) or not steps:
-            self._fields.wrong(
-                (*path, "steps"), f"expected a list of steps, found {describe_value(steps)}"
-            )
+            self._fields.unexpected((*path, "steps"), steps, "a list of steps")
             return
         for number, step in enumerate(steps):
             at = (*path, "steps", number)
             yield self._step(self._fields.mapping(step, at, _STEP_KEYS), at)
 
-    def _refuse_both(self, steps: tuple[Step, ...], path: KeyPath, is_one: bool) -> None:
-        """A mart that is expected and given would be compared with itself."""
-        given = {name for step in steps for name in step.given}.intersection(marts(self._pipeline))
+    def _refuse_given_and_expected(
+        self, steps: tuple[Step, ...], path: KeyPath, is_one: bool
+    ) -> None:
+        """A mart that is given and expected would be compared with itself."""
+        given: set[str] = set()
+        for step in steps:
+            given.update(step.given)
+        given.intersection_update(marts(self._pipeline))
         for number, step in enumerate(steps):
             at = path if is_one else (*path, "steps", number)
             for name in step.expect.keys() & given:
@@ -176,13 +179,12 @@ class Reader:
                 )
 
     def _step(self, step: dict[str, Any], path: KeyPath) -> Step:
+        full_refresh = self._fields.flag(step.get("full_refresh", False), (*path, "full_refresh"))
         return Step(
             where=self._fields.where(path),
             given=self._tables(step.get("given"), (*path, "given")),
             expect=self._tables(step.get("expect"), (*path, "expect"), expected=True),
-            full_refresh=self._fields.flag(
-                step.get("full_refresh", False), (*path, "full_refresh")
-            ),
+            full_refresh=full_refresh,
             interval=self._fields.interval(step.get("interval"), (*path, "interval")),
         )
 
@@ -196,31 +198,35 @@ class Reader:
         return rows
 
     def _check_table(self, name: str, path: KeyPath, expected: bool = False) -> None:
-        may_be = may_be_expected if expected else may_be_given
-        if not may_be(self._pipeline, name):
-            what = "a mart of" if expected else "a table, a mart or an `external` table of"
+        if expected:
+            is_allowed = may_be_expected(self._pipeline, name)
+            allowed = "a mart"
+        else:
+            is_allowed = may_be_given(self._pipeline, name)
+            allowed = "a table, a mart or an `external` table"
+        if not is_allowed:
+            message = f"{name} is not {allowed} of {self._pipeline.name}"
             hint = table_hint(self._pipeline, name, expected)
-            self._fields.wrong(path, f"{name} is not {what} {self._pipeline.name}", hint, key=True)
+            self._fields.wrong(path, message, hint, key=True)
 
     def _rows(self, value: Any, path: KeyPath) -> Iterator[Row]:
         if isinstance(value, dict):
-            file = self._fields.text(
-                self._fields.mapping(value, path, ("csv",)).get("csv"), (*path, "csv")
-            )
-            yield from self._csv_rows(file, (*path, "csv")) if file else ()
+            mapping = self._fields.mapping(value, path, ("csv",))
+            file = self._fields.text(mapping.get("csv"), (*path, "csv"))
+            if file:
+                yield from self._csv_rows(file, (*path, "csv"))
         elif isinstance(value, list):
             for number, row in enumerate(value):
                 at = (*path, number)
                 yield Row(self._fields.mapping(row, at), self._fields.where(at))
         else:
-            self._fields.wrong(path, f"expected rows, found {describe_value(value)}", _ROWS)
+            self._fields.unexpected(path, value, "rows", _ROWS)
 
     def _csv_rows(self, name: str, path: KeyPath) -> list[Row]:
         file = self._folder / name
         if not file.resolve().is_relative_to(self._folder.resolve()):
-            self._fields.wrong(
-                path, f"{name} is outside of the folder of the tests", "copy the file into it"
-            )
+            message = f"{name} is outside of the folder of the tests"
+            self._fields.wrong(path, message, "copy the file into it")
             return []
         try:
             return csv_rows(file)
@@ -231,7 +237,7 @@ class Reader:
         return []
 
 
-# With a leading zero it is a code, such as a postcode, and stays text.
+# Digits with a leading zero are a code, such as a postcode, and stay text.
 _KINDS: tuple[tuple[re.Pattern[str], Callable[[str], Any]], ...] = (
     (re.compile(r"0|-?[1-9][0-9]*"), int),
     (re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?"), Decimal),
@@ -240,10 +246,10 @@ _KINDS: tuple[tuple[re.Pattern[str], Callable[[str], Any]], ...] = (
 
 
 def csv_rows(file: Path) -> list[Row]:
-    """The rows of the file, whose first line names the columns. An empty field is NULL; a column
-    with nothing but numbers, or true and false, holds such values, as they would be in YAML.
+    """The rows of the file, whose first line names the columns.
 
-    Raises SpecError when it cannot be read, ValueError that says which line is wrong.
+    An empty field is NULL. A column with only numbers, or only true and false, has such values, as
+    in YAML. Raises SpecError if the file cannot be read, ValueError that names the invalid line.
     """
     reader = csv.reader(io.StringIO(read_text(file)), strict=True)
     try:
@@ -256,73 +262,80 @@ def csv_rows(file: Path) -> list[Row]:
     for number, fields in lines:
         if len(fields) != len(heads):
             raise ValueError(f"line {number} has other columns than the first")
-    columns = [_values([fields[place] for _, fields in lines]) for place in range(len(heads))]
-    return [
-        Row(dict(zip(heads, values, strict=True)), f"{file}:{number}:1")
-        for (number, _), values in zip(lines, zip(*columns, strict=True), strict=True)
-    ]
+    rows: list[dict[str, Any]] = [{} for _ in lines]
+    for place, head in enumerate(heads):
+        texts = [fields[place] for _, fields in lines]
+        convert = _converter(texts)
+        for row, text in zip(rows, texts, strict=True):
+            row[head] = convert(text) if text else None
+    return [Row(row, f"{file}:{number}:1") for row, (number, _) in zip(rows, lines, strict=True)]
 
 
-def _values(texts: list[str]) -> list[Any]:
-    read = _reader(texts)
-    return [read(text) if text else None for text in texts]
-
-
-def _reader(texts: list[str]) -> Callable[[str], Any]:
-    """How to read a column's fields: the first kind that fits all that are not empty, else text."""
+def _converter(texts: list[str]) -> Callable[[str], Any]:
+    """From a column's fields to values: the first kind that fits all that are not empty, or text."""
     fields = [text for text in texts if text]
-    for kind, read in _KINDS:
+    for kind, convert in _KINDS:
         if fields and all(map(kind.fullmatch, fields)):
-            return read
+            return convert
     return str
 
 
 def marts(pipeline: Pipeline) -> list[str]:
-    """What transforms build, as `schema.table`; unknown for a script."""
+    """The tables and views that transforms build, as `schema.table`; not those of scripts, which
+    are unknown."""
     schema = pipeline.warehouse.mart_schema
-    return [
-        f"{schema}.{transform.name}"
-        for transform in pipeline.transforms
-        if transform.materialized != "script"
-    ]
+    names = []
+    for transform in pipeline.transforms:
+        if transform.materialized != "script":
+            names.append(f"{schema}.{transform.name}")
+    return names
 
 
 def may_be_given(pipeline: Pipeline, name: str) -> bool:
-    """Whether rows of it can matter: a table, also of a pattern, a mart, or one that others or
-    scripts make."""
-    schemas = pipeline.warehouse
+    """Whether rows of the table can matter: it is loaded, also by a pattern, or a mart, or created
+    by a script or outside of the pipeline."""
+    warehouse = pipeline.warehouse
     schema, dot, table = name.partition(".")
     if not dot:
         return False
-    if name in marts(pipeline) or (schema == schemas.schema and _is_loaded(pipeline, table)):
+    if name in marts(pipeline):
         return True
-    is_ours = schema in (schemas.schema, schemas.mart_schema)
-    return is_made_elsewhere(pipeline, Read(schema=schema, name=table)) or (
-        _has_scripts(pipeline) and not is_ours
-    )
+    if schema == warehouse.schema and _is_loaded(pipeline, table):
+        return True
+    if is_made_elsewhere(pipeline, Read(schema=schema, name=table)):
+        return True
+    is_ours = schema in (warehouse.schema, warehouse.mart_schema)
+    return _has_scripts(pipeline) and not is_ours
 
 
 def may_be_expected(pipeline: Pipeline, name: str) -> bool:
-    """Whether a transform can have built it."""
+    """Whether a transform can have built the table."""
+    if name in marts(pipeline):
+        return True
     schema = name.partition(".")[0]
-    return name in marts(pipeline) or (
-        schema == pipeline.warehouse.mart_schema and _has_scripts(pipeline)
-    )
+    return schema == pipeline.warehouse.mart_schema and _has_scripts(pipeline)
 
 
 def table_hint(pipeline: Pipeline, name: str, expected: bool) -> str:
-    """What was meant by `name`, which may be neither given nor `expected`."""
-    staging = [f"{pipeline.warehouse.schema}.{table.name}" for table in pipeline.tables]
-    known = [*([] if expected else staging), *marts(pipeline)]
-    meant = closest(name, known) or next((k for k in known if k.partition(".")[2] == name), None)
-    return f"did you mean {meant!r}?" if meant else f"it has {', '.join(known) or 'none'}"
+    """The likely meaning of `name`, which cannot be given or, if `expected`, cannot be expected."""
+    names = marts(pipeline)
+    if not expected:
+        staging = pipeline.warehouse.schema
+        names = [f"{staging}.{table.name}" for table in pipeline.tables] + names
+    meant = closest(name, names)
+    # The schema may be what is missing.
+    for known in names:
+        if meant is None and known.partition(".")[2] == name:
+            meant = known
+    if meant:
+        return f"did you mean {meant!r}?"
+    return f"it has {', '.join(names) or 'none'}"
 
 
 def _is_loaded(pipeline: Pipeline, table: str) -> bool:
-    return (
-        any(known.name == table for known in pipeline.tables)
-        or pipeline.pattern_of(table) is not None
-    )
+    if pipeline.pattern_of(table) is not None:
+        return True
+    return any(loaded.name == table for loaded in pipeline.tables)
 
 
 def _has_scripts(pipeline: Pipeline) -> bool:

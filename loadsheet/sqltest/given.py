@@ -1,5 +1,4 @@
-"""Rows that a test gives, put where a load would have put them, with the ledger's row of such a
-load."""
+"""Inserts the rows that a test gives where a load would, and records such a load in the ledger."""
 
 from __future__ import annotations
 
@@ -18,6 +17,18 @@ from loadsheet.sqltest.models import Declared, Row
 from loadsheet.sqltest.values import casts, execute, guessed_types
 from loadsheet.warehouse import ledger, tables
 
+_RECORD = """
+INSERT INTO loadsheet.load (
+    load_id, load_no, pipeline, table_name, target, run_id, fence, action, format,
+    extracted, duplicates, inserted, updated, deleted, replaced, bytes, held_by, manifest, source,
+    version, extract_seconds, load_seconds
+) VALUES (
+    %(load_id)s, %(load_no)s, %(pipeline)s, %(table_name)s, %(target)s, 'test', 0, 'given', 'test',
+    %(extracted)s, 0, %(inserted)s, %(updated)s, %(deleted)s, %(replaced)s, 0, '', '', '{}',
+    %(version)s, 0, 0
+)
+"""
+
 
 def give(
     session: Session,
@@ -27,10 +38,10 @@ def give(
     declared: Declared,
     replaces: bool,
 ) -> None:
-    """Add `rows` to the table `name` (`schema.table`), which is made where it is missing; in the
-    place of those that have their keys, or of all where it `replaces` them.
+    """Add `rows` to the table `name` (`schema.table`), which is created if it does not exist.
 
-    Raises InputError for a value that does not fit its column.
+    They replace the rows with the same keys, or all rows if `replaces`. Raises InputError for a
+    value that does not fit its column.
     """
     target = relation(name)
     for row in rows:
@@ -47,35 +58,44 @@ def give(
             types = guessed_types(rows, declared.columns)
             _create(session, target, types, target.schema == pipeline.warehouse.schema)
         types = tables.columns_of(session, target)
-        gone = session.execute(f"DELETE FROM {target.sql}").rowcount if replaces else 0
+        deleted = 0
+        if replaces:
+            deleted = session.execute(f"DELETE FROM {target.sql}").rowcount
         for column in declared.key:
             if column not in types:
                 raise InputError(
                     f"{target} has no column {column!r} to be its key; it has {', '.join(types)}"
                 )
         key = declared.key or _key(pipeline, target)
-        updated = sum(_put(session, target, row, types, key, number) for row in rows)
-        _record(
-            session,
-            pipeline,
-            target,
-            number,
-            len(rows) - updated,
-            updated,
-            gone,
-            is_new or replaces,
+        updated = 0
+        for row in rows:
+            updated += _insert(session, target, row, types, key, number)
+        ledger_row = {
+            "load_no": number,
+            "pipeline": pipeline.name,
+            "table_name": target.name,
+            "target": str(target),
+            "extracted": len(rows),
+            "inserted": len(rows) - updated,
+            "updated": updated,
+            "deleted": deleted,
+            "replaced": is_new or replaces,
+        }
+        session.execute(
+            _RECORD, {"load_id": secrets.token_hex(10), "version": __version__, **ledger_row}
         )
 
 
 def relation(name: str) -> Relation:
-    """The table that a test calls `name`."""
+    """The table with the `name` that a test file uses, `schema.table`."""
     schema, _, table = name.partition(".")
     return Relation(schema, table)
 
 
 def _create(session: Session, target: Relation, types: dict[str, str], is_staging: bool) -> None:
     columns = [f"{ident(name)} {kind}" for name, kind in types.items()]
-    columns += [f"{LOAD_ID} bigint NOT NULL"] if is_staging else []
+    if is_staging:
+        columns.append(f"{LOAD_ID} bigint NOT NULL")
     try:
         with session.transaction():
             session.execute(f"CREATE TABLE {target.sql} ({', '.join(columns)})".encode())
@@ -87,20 +107,17 @@ def _create(session: Session, target: Relation, types: dict[str, str], is_stagin
 
 def _key(pipeline: Pipeline, target: Relation) -> tuple[str, ...]:
     if target.schema == pipeline.warehouse.schema:
-        return next(
-            (table.primary_key for table in pipeline.tables if table.name == target.name), ()
-        )
-    return next(
-        (
-            transform.unique_key
-            for transform in pipeline.transforms
-            if transform.name == target.name
-        ),
-        (),
-    )
+        for table in pipeline.tables:
+            if table.name == target.name:
+                return table.primary_key
+        return ()
+    for transform in pipeline.transforms:
+        if transform.name == target.name:
+            return transform.unique_key
+    return ()
 
 
-def _put(
+def _insert(
     session: Session,
     target: Relation,
     row: Row,
@@ -108,54 +125,23 @@ def _put(
     key: tuple[str, ...],
     number: int,
 ) -> int:
-    """Insert the row; returns how many it took the place of."""
+    """Insert the row. Returns how many rows with its key it has replaced."""
     for name in row.values:
         if name not in types:
             raise InputError(
                 f"{row.where} {target} has no column {name!r}: give it in the table's first rows"
             )
-    taken = 0
+    replaced = 0
     if key and set(key) <= row.values.keys():
-        pieces, parameters = casts({name: row.values[name] for name in key}, types)
-        tests = [f"{ident(name)} = {piece}" for name, piece in zip(key, pieces, strict=True)]
-        delete = f"DELETE FROM {target.sql} WHERE {' AND '.join(tests)}"
-        taken = execute(session, delete, parameters, row, types).rowcount
+        values, parameters = casts({name: row.values[name] for name in key}, types)
+        conditions = [f"{ident(name)} = {value}" for name, value in zip(key, values, strict=True)]
+        delete = f"DELETE FROM {target.sql} WHERE {' AND '.join(conditions)}"
+        replaced = execute(session, delete, parameters, row, types).rowcount
     values, parameters = casts(row.values, types)
     names = list(row.values)
     if LOAD_ID in types:
         names.append(LOAD_ID)
-        values = [*values, str(number)]
+        values.append(str(number))
     insert = f"INSERT INTO {target.sql} ({idents(names)}) VALUES ({', '.join(values)})"
     execute(session, insert, parameters, row, types)
-    return int(taken)
-
-
-def _record(
-    session: Session,
-    pipeline: Pipeline,
-    target: Relation,
-    number: int,
-    inserted: int,
-    updated: int,
-    deleted: int,
-    replaced: bool,
-) -> None:
-    session.execute(
-        "INSERT INTO loadsheet.load (load_id, load_no, pipeline, table_name, target, run_id, fence,"
-        " action, format, extracted, duplicates, inserted, updated, deleted, replaced, bytes,"
-        " held_by, manifest, source, version, extract_seconds, load_seconds) VALUES (%s, %s, %s,"
-        " %s, %s, 'test', 0, 'given', 'test', %s, 0, %s, %s, %s, %s, 0, '', '', '{}', %s, 0, 0)",
-        (
-            secrets.token_hex(10),
-            number,
-            pipeline.name,
-            target.name,
-            str(target),
-            inserted + updated,
-            inserted,
-            updated,
-            deleted,
-            replaced,
-            __version__,
-        ),
-    )
+    return int(replaced)

@@ -1,8 +1,8 @@
-"""A test as frozen values, and which transforms it needs built."""
+"""A test as frozen values, and the transforms that it needs."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Declared:
-    """What a test file says of a table: types by column, and the columns of its key."""
+    """A table under `tables` of a test file: types by column, and the columns of its key."""
 
     columns: Mapping[str, str] = field(default_factory=dict)
     key: tuple[str, ...] = ()
@@ -28,7 +28,8 @@ class Declared:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One run: rows that arrive, then what the marts must be. Tables are named `schema.table`."""
+    """One run: the rows that are given, then the rows that the marts must have. Tables are named
+    `schema.table`."""
 
     where: str
     given: Mapping[str, tuple[Row, ...]]
@@ -39,7 +40,7 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One test. `as_of` is the moment that its SQL takes for now."""
+    """One test. `as_of` is the current time for its SQL."""
 
     name: str
     where: str
@@ -52,42 +53,50 @@ class Case:
         return {name for step in self.steps for name in step.given}
 
 
-def needed(pipeline: Pipeline, case: Case) -> list[Transform]:
-    """The transforms whose marts are expected, and those they read, in order; not what is given
-    instead."""
-    mart, inputs = pipeline.warehouse.mart_schema, transform_inputs(pipeline)
-    wanted = {name for step in case.steps for name in step.expect}
-    scripts = {t.name for t in pipeline.transforms if t.materialized == "script"}
-    built = {f"{mart}.{name}" for name in inputs} - {f"{mart}.{name}" for name in scripts}
-    # There is no way to tell which script creates a table, so all of them run.
-    names = scripts if wanted - built else set()
+def needed_transforms(pipeline: Pipeline, case: Case) -> list[Transform]:
+    """The transforms that build the expected marts, and those that these read, in order; not those
+    whose marts are given."""
+    schema = pipeline.warehouse.mart_schema
+    inputs = transform_inputs(pipeline)
+    expected = {name for step in case.steps for name in step.expect}
+    scripts = set()
+    for transform in pipeline.transforms:
+        if transform.materialized == "script":
+            scripts.add(transform.name)
+    needed: set[str] = set()
+    # Which script creates a table is unknown, so all of them run.
+    if expected - {f"{schema}.{name}" for name in inputs.keys() - scripts}:
+        needed = set(scripts)
+    # From the last transform to the first: a transform comes after those that it reads.
     for name in reversed(inputs):
-        if f"{mart}.{name}" in wanted or any(name in inputs[reader].transforms for reader in names):
-            names |= {name} if f"{mart}.{name}" not in case.given else set()
-    return [pipeline.transform(name) for name in inputs if name in names]
+        is_expected = f"{schema}.{name}" in expected
+        is_read = any(name in inputs[reader].transforms for reader in needed)
+        is_given = f"{schema}.{name}" in case.given
+        if (is_expected or is_read) and not is_given:
+            needed.add(name)
+    return [pipeline.transform(name) for name in inputs if name in needed]
 
 
-def read_by(pipeline: Pipeline, spec: Transform) -> list[str]:
+def staging_tables_of(pipeline: Pipeline, transform: Transform) -> list[str]:
     """The staging tables that the transform reads, as `schema.table`."""
-    return [
-        f"{pipeline.warehouse.schema}.{name}"
-        for name in transform_inputs(pipeline)[spec.name].tables
-    ]
+    schema = pipeline.warehouse.schema
+    return [f"{schema}.{name}" for name in transform_inputs(pipeline)[transform.name].tables]
 
 
-def described(declared: Mapping[str, Declared]) -> set[str]:
-    """The tables whose columns are known without a row, and which may be empty therefore."""
-    return {name for name, said in declared.items() if said.columns}
+def with_columns(declared: Mapping[str, Declared]) -> set[str]:
+    """The tables whose columns are declared, and which may therefore be empty."""
+    return {name for name, table in declared.items() if table.columns}
 
 
-def unsaid(pipeline: Pipeline, case: Case, declared: Mapping[str, Declared]) -> str:
-    """Why the test cannot be run: a table is read of which it says nothing. Empty where it can."""
-    known: Collection[str] = case.given | described(declared)
-    for spec in needed(pipeline, case):
-        for name in read_by(pipeline, spec):
-            if name not in known:
+def missing_table(pipeline: Pipeline, case: Case, declared: Mapping[str, Declared]) -> str:
+    """The problem of a test in which a transform reads a table that is neither given nor declared;
+    empty if there is none."""
+    available = case.given | with_columns(declared)
+    for transform in needed_transforms(pipeline, case):
+        for name in staging_tables_of(pipeline, transform):
+            if name not in available:
                 return (
-                    f"{spec.name} reads {name}, of which the test says nothing: give its rows, or "
-                    "its columns under `tables` when it is to be empty"
+                    f"{transform.name} reads {name}, which this test does not have: give its rows,"
+                    " or declare its columns under `tables` if it is to be empty"
                 )
     return ""

@@ -1,4 +1,4 @@
-"""Run one test: give the rows, build the marts by the same code as every run, compare."""
+"""Runs one test: inserts the given rows, builds the marts with the code of every run, compares."""
 
 from __future__ import annotations
 
@@ -13,14 +13,22 @@ from loadsheet.spec.models import Pipeline, Transform
 from loadsheet.sql.substitute import at
 from loadsheet.sqltest.compare import Difference, compare
 from loadsheet.sqltest.given import give
-from loadsheet.sqltest.models import Case, Declared, Step, described, needed, read_by, unsaid
+from loadsheet.sqltest.models import (
+    Case,
+    Declared,
+    Step,
+    missing_table,
+    needed_transforms,
+    staging_tables_of,
+    with_columns,
+)
 from loadsheet.warehouse import ledger
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """How a test ended: differences of its first step that has some, or the error that kept it from
-    being run."""
+    """The result of a test: the differences of the first step that has some, or the error that
+    stopped it. `step` is the number of that step, from 1."""
 
     case: Case
     differences: list[Difference] = field(default_factory=list)
@@ -36,10 +44,11 @@ class Verdict:
 def run_case(
     session: Session, pipeline: Pipeline, case: Case, declared: Mapping[str, Declared]
 ) -> Verdict:
-    """Run the steps of `case` in the empty database of `session`. What is wrong is in the verdict;
-    psycopg errors of a lost server are raised."""
-    if message := unsaid(pipeline, case, declared):
-        return Verdict(case=case, error=message)
+    """Run the steps of `case` in the empty database of `session`. Errors of the test are in the
+    verdict. Raises psycopg errors if the server is lost."""
+    error_text = missing_table(pipeline, case, declared)
+    if error_text:
+        return Verdict(case=case, error=error_text)
     ledger.ensure(session)
     run = _Run(session, pipeline, case, declared)
     for number, step in enumerate(case.steps, 1):
@@ -58,21 +67,22 @@ class _Run:
     def __init__(
         self, session: Session, pipeline: Pipeline, case: Case, declared: Mapping[str, Declared]
     ):
-        self.session, self.pipeline, self.case, self.declared = session, pipeline, case, declared
-        self.transforms = [self._timed(spec) for spec in needed(pipeline, case)]
+        self.session = session
+        self.pipeline = pipeline
+        self.case = case
+        self.declared = declared
+        self.transforms: list[Transform] = []
+        for spec in needed_transforms(pipeline, case):
+            if case.as_of:
+                spec = replace(spec, sql=at(spec.sql, case.as_of))
+            self.transforms.append(spec)
 
     def step(self, step: Step, number: int) -> list[Difference]:
-        """What arrives, what is built from it, and how that differs from what is expected."""
-        for name in self._arriving(step, number):
+        """Insert the given rows, build the marts and compare them."""
+        for name in self._tables_to_fill(step, number):
             declared = self.declared.get(name, Declared())
-            give(
-                self.session,
-                self.pipeline,
-                name,
-                step.given.get(name, ()),
-                declared,
-                step.full_refresh,
-            )
+            rows = step.given.get(name, ())
+            give(self.session, self.pipeline, name, rows, declared, step.full_refresh)
         start, end = step.interval or (None, None)
         request = RunRequest(
             run_id=f"test__{number}",
@@ -82,23 +92,20 @@ class _Run:
         )
         for spec in self.transforms:
             transform(self.pipeline, spec, request, self.session)
-        keys = {
-            f"{self.pipeline.warehouse.mart_schema}.{t.name}": t.unique_key
-            for t in self.pipeline.transforms
-        }
-        found = (
-            compare(self.session, name, rows, keys.get(name, ()))
-            for name, rows in step.expect.items()
-        )
-        return [difference for differences in found for difference in differences]
+        schema = self.pipeline.warehouse.mart_schema
+        keys = {f"{schema}.{spec.name}": spec.unique_key for spec in self.pipeline.transforms}
+        differences: list[Difference] = []
+        for name, expected in step.expect.items():
+            differences += compare(self.session, name, expected, keys.get(name, ()))
+        return differences
 
-    def _arriving(self, step: Step, number: int) -> list[str]:
-        """The tables of the step; with the first one also those that are only described, and empty."""
+    def _tables_to_fill(self, step: Step, number: int) -> list[str]:
+        """The tables that the step gives. In the first step also those that are declared and stay
+        empty, because a transform reads them or a later step gives them."""
         if number > 1:
             return list(step.given)
-        read = {name for spec in self.transforms for name in read_by(self.pipeline, spec)}
-        empty = described(self.declared) & (read | self.case.given) - step.given.keys()
+        used = set(self.case.given)
+        for spec in self.transforms:
+            used.update(staging_tables_of(self.pipeline, spec))
+        empty = with_columns(self.declared) & used - step.given.keys()
         return [*step.given, *sorted(empty)]
-
-    def _timed(self, spec: Transform) -> Transform:
-        return replace(spec, sql=at(spec.sql, self.case.as_of)) if self.case.as_of else spec

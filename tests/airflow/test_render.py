@@ -117,6 +117,28 @@ def test_the_rendered_file_is_the_same_dag_to_dag_factory(spec: Path, project: P
     assert facts(found[dag_id]) == facts(pipeline_dags(project)[dag_id])
 
 
+EARLIER_NAMES = {
+    "loadsheet.airflow.operators.CreateBucketOperator": "operators.bucket.CreateBucketOperator",
+    "loadsheet.airflow.operators.PostgresToMinioOperator": (
+        "operators.extract.PostgresToMinioOperator"
+    ),
+    "loadsheet.airflow.operators.MinioToPostgresOperator": "operators.load.MinioToPostgresOperator",
+    "loadsheet.airflow.operators.SqlTransformOperator": "operators.transform.SqlTransformOperator",
+    "loadsheet.airflow.slack.notify_failure": "operators.slack.notify_failure",
+    "loadsheet.airflow.slack.notify_recovery": "operators.slack.notify_recovery",
+}
+
+
+def test_a_file_that_was_rendered_with_the_earlier_names_is_the_same_dag(project: Path) -> None:
+    dag_id = add(project, REPO / "pipelines" / "flights")
+    text = rendered(project, dag_id)
+    for name, earlier in EARLIER_NAMES.items():
+        assert name in text
+        text = text.replace(name, earlier)
+    assert "loadsheet.airflow" not in text
+    assert facts(loaded(text, project)[dag_id]) == facts(pipeline_dags(project)[dag_id])
+
+
 def test_no_variable_of_the_environment_gets_into_it(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -101,7 +101,7 @@ WRONG = [
     ),
     (
         "tests: {a: {steps: {}, expect: {mart.sales: []}}}",
-        "a.yml:1:20 tests.a.steps: a test has steps, or is one",
+        "a.yml:1:20 tests.a.steps: a test has either steps or the keys of a step",
     ),
     (
         "tests: {a: {interval: [1], expect: {mart.sales: []}}}",

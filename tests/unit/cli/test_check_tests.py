@@ -48,8 +48,8 @@ def test_all_problems_of_tests_come_with_those_of_the_pipeline(
 def test_a_table_of_which_a_test_says_nothing_is_told(cli: Cli, tests: Path) -> None:
     (tests / "good.yml").write_text(GOOD.replace(", staging.customers: [{id: 1}]", ""))
     told = (
-        "pipelines/shop/tests/good.yml:2:3 tests.all: report reads staging.customers, of which the"
-        " test says nothing"
+        "pipelines/shop/tests/good.yml:2:3 tests.all: report reads staging.customers, which this"
+        " test does not have"
     )
     assert told in cli("check").out
     (tests / "types.yml").write_text("tables: {staging.customers: {columns: {id: int}}}\n")
