@@ -55,6 +55,7 @@ SQLSTATES = {
         "It collided with another transaction, and the server rolled this one back",
         "nothing, unless it keeps happening; then keep the other writers off this table",
     ),
+    # A constraint that is checked at COMMIT: the retry would bring the same rows.
     "40002": Cause(False, "Rows break a constraint", "correct the rows, or drop the constraint"),
     "42": Cause(
         False, "The SQL is wrong for this database", "correct the spec or the SQL it names"
@@ -75,6 +76,7 @@ SQLSTATES = {
         "end idle sessions, raise max_connections or the CONNECTION LIMIT, or let fewer tasks run"
         " at once",
     ),
+    # A configured limit, unlike the rest of its class, does not recover.
     "53400": Cause(False, "A limit in the server's configuration was reached", _LIMIT),
     "54": Cause(False, "It is larger than PostgreSQL allows", "make it smaller"),
     "55": Cause(
@@ -117,6 +119,7 @@ SQLSTATES = {
         True, "The snapshot was too old", "raise old_snapshot_threshold if it happens again"
     ),
     "HV": Cause(False, "A foreign table's server reported an error", "correct the foreign table"),
+    # The only foreign-table error that may pass: its server could not be reached.
     "HV00N": Cause(True, "A foreign table's server could not be reached", "check that it runs"),
     "P0": Cause(
         False,
@@ -124,6 +127,7 @@ SQLSTATES = {
         "follow its message, or correct it",
     ),
     "XX": Cause(True, "Something went wrong inside the server", "read the server's log"),
+    # Damaged data, unlike the rest of its class, stays damaged.
     "XX001": Cause(
         False, "The server found damaged data on its disk", "restore the table from a backup"
     ),

@@ -85,13 +85,7 @@ def extract(
     )
     reach("extract.decided")
     manifest = attempt.run(source, described, rows, layout, progress)
-    remarks = ""
-    if rows.held_by:
-        remarks += f"; held back by {rows.held_by}"
-    if attempt.accepted:
-        remarks += f"; accepted: {attempt.accepted}"
-    if rows.action == "append" and table.mode is None:
-        remarks += "; appended, because there is no primary key to merge by"
+    remarks = _remarks(table, rows, attempt.accepted)
     if manifest is None:
         ledger.clear_failure(warehouse, pipeline.name, "table", table.name)
         since = f" since {rows.lower}" if rows.lower else ""
@@ -102,6 +96,18 @@ def extract(
         load_id=manifest.load_id,
         counts={"extracted": manifest.rows, "bytes": manifest.size},
     )
+
+
+def _remarks(table: Table, rows: Reading, accepted: str) -> str:
+    """What the outcome's message adds to the numbers; empty for most extractions."""
+    remarks = ""
+    if rows.held_by:
+        remarks += f"; held back by {rows.held_by}"
+    if accepted:
+        remarks += f"; accepted: {accepted}"
+    if rows.action == "append" and table.mode is None:
+        remarks += "; appended, because there is no primary key to merge by"
+    return remarks
 
 
 def _outcome_before_the_stop(
@@ -196,6 +202,7 @@ class _Attempt:
                 # it.
                 source.execute(f"LOCK TABLE {expected.relation.sql} IN ACCESS SHARE MODE")
             described = catalog.describe(source, self.pipeline.source.schema, self.table)
+            # The rows to read were decided by the catalog as it was before the snapshot.
             if described != expected:
                 raise Overtaken(
                     f"{described.relation}: its columns or key changed while it was being read;"
@@ -204,11 +211,14 @@ class _Attempt:
             reach("extract.snapshot")
             reading.refuse_null_cursors(source, self.table, described)
             fitness.refuse_values(source, described, self.table, rows.where, self.warehouse)
+            # A cursor value later than this is a mistake; its row must not win over later versions.
             read_at = holdback.now(source)
             origin = self._identify_source(source, described, rows)
             # Called by the upload threads before each part, so the first part takes the fence.
             store = PartStore(self.lake, lambda: self.take_fence_once().prefix, layout, progress)
             upload = read_and_store(source, described, rows, store)
+        # The last part is stored after the source's transaction: an open snapshot keeps the source
+        # from cleaning up dead rows.
         reach("extract.copied")
         if self._is_nothing_new(upload):
             self._discard(upload)
@@ -372,6 +382,7 @@ class Upload:
         changed."""
         if not self._contents:
             return None
+        # Each range of pages has its own hash, because the ranges are read at the same time.
         digests = b"".join(content.digest() for content in self._contents)
         return hashlib.sha256(digests).hexdigest()
 

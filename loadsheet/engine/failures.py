@@ -27,7 +27,7 @@ from loadsheet.errors import (
 )
 from loadsheet.outcome import RunRequest
 from loadsheet.plan.steps import Step, step_id
-from loadsheet.postgres import Session, connect_warehouse
+from loadsheet.postgres import connect_warehouse
 from loadsheet.redact import clean, message, on_one_line, summary, visible
 from loadsheet.spec.models import Pipeline
 from loadsheet.sql.text import Relation
@@ -173,7 +173,11 @@ class _Place:
             # Only a new extraction helps. A retry of an extract step is one, that of a load is not.
             error.retryable = self.step.kind == "extract"
             if not error.retryable:
-                text = f"{text}. Next: {self._how_to_extract_again()}"
+                text += (
+                    f". Next: in Airflow clear {step_id('extract', self.step.name)}, and its load"
+                    f" follows; on the command line `loadsheet run {self.pipeline.name} --tables"
+                    f" {self.step.name}`"
+                )
             return text, ""
         if isinstance(error, Refused):
             for cause in _causes(error):
@@ -197,14 +201,12 @@ class _Place:
             limited("asking who holds the lock", _LONGEST_QUESTION),
             connect_warehouse(connections(warehouse.conn_id)) as session,
         ):
-            return _lock_holders(session, Relation(schema, self.step.name))
+            target = Relation(schema, self.step.name)
+            names = {"table": target.sql, "key": f"loadsheet:{target}"}
+            holders = ", ".join(row[0] for row in session.execute(_LOCK_HOLDERS, names))
+            if holders:  # else the lock was released in the meantime
+                return f"A lock on {target} is held by {holders}"
         return ""
-
-    def _how_to_extract_again(self) -> str:
-        return (
-            f"in Airflow clear {step_id('extract', self.step.name)}, and its load follows; on the"
-            f" command line `loadsheet run {self.pipeline.name} --tables {self.step.name}`"
-        )
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -220,11 +222,3 @@ def _mask_server_message(text: str, cause: BaseException) -> str:
     if not primary:
         return text
     return text.replace(clean(primary), message(cause))
-
-
-def _lock_holders(session: Session, target: Relation) -> str:
-    rows = session.execute(_LOCK_HOLDERS, {"table": target.sql, "key": f"loadsheet:{target}"})
-    holders = ", ".join(row[0] for row in rows)
-    if not holders:  # the lock was released in the meantime
-        return ""
-    return f"A lock on {target} is held by {holders}"

@@ -188,6 +188,7 @@ def _table_record(
     session: Session, pipeline: str, table: str, in_spec: Collection[str]
 ) -> TableRecord | None:
     """What the ledger knows of the table, in one snapshot; None when it was never extracted."""
+    # One snapshot: a load that commits between two would be in only one of the answers.
     with session.transaction():
         session.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         scope = session.execute(_SCOPE, (pipeline, table)).fetchone()

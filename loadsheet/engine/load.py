@@ -79,6 +79,7 @@ def _commit(
         _log.debug("load %s is already committed", load_id)
         ledger.clear_failure(session, pipeline.name, "table", table.name)
         return committed
+    # The ledger decides which attempt is valid: the lake may hold manifests of earlier ones.
     sealed = fence.sealed_attempt(session, pipeline.name, table.name, load_id)
     manifest = read_manifest(lake.get(sealed.manifest), sealed.manifest, sealed.sha256)
     reach("load.manifest_read")

@@ -170,6 +170,7 @@ def _file(pipeline: Pipeline) -> Path | None:
     # A relative path would be another folder for each working directory.
     if not os.path.isabs(folder):
         return None
+    # By the path as well: two checkouts of a project run independently.
     return Path(folder) / f"{_digest([str(pipeline.file.resolve()), pipeline.name])}.json"
 
 

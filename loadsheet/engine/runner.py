@@ -197,6 +197,9 @@ class _Run:
         self._tries[step.id] += 1
         self.on_step(step, "started", None)
         extracted = self._outcome_of_extract(step)
+        load_id = None
+        if extracted:
+            load_id = extracted.load_id
         result: Outcome | Exception
         state: State
         try:
@@ -205,7 +208,7 @@ class _Run:
                 self.pipeline,
                 self.request,
                 self.connections,
-                load_id=extracted.load_id if extracted else None,
+                load_id=load_id,
                 servers=self.servers,
                 progress=lambda rows, size: self.progress(step, rows, size),
             )

@@ -48,6 +48,7 @@ def transform(
             ledger.clear_failure(session, pipeline.name, "transform", spec.name)
             reach("transform.recorded")
         reach("transform.committed")
+    # Other errors, such as a lost connection, may pass: `failure_explained` tells which.
     except (psycopg.ProgrammingError, psycopg.DataError, psycopg.IntegrityError) as error:
         raise Refused(
             f"{spec.file}: {error.diag.message_primary} (SQLSTATE {error.sqlstate})"

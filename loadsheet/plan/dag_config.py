@@ -16,7 +16,7 @@ from loadsheet.errors import InputError
 from loadsheet.plan.dag_docs import dag_doc, step_doc
 from loadsheet.plan.dag_yaml import dump
 from loadsheet.plan.steps import Kind, Step, build_plan, step_id, tasks_of
-from loadsheet.spec.models import Notify, Pipeline
+from loadsheet.spec.models import Pipeline
 
 OPERATORS: dict[Kind, str] = {
     "create_bucket": "loadsheet.airflow.operators.CreateBucketOperator",
@@ -109,6 +109,7 @@ def _task(step: Step, pipeline: Pipeline, spec: str) -> dict[str, Any]:
         "task_display_name": _display_name(step),
         "pool": tasks.pool,
         "retries": tasks.retries,
+        # `engine.execute` has the same limit. Airflow's own is for a task that hangs elsewhere.
         "execution_timeout": _seconds(tasks.timeout),
         "trigger_rule": _trigger_rule(step),
         "doc_md": step_doc(step, pipeline),
@@ -149,25 +150,19 @@ def _default_args(pipeline: Pipeline) -> dict[str, Any]:
         "retries": pipeline.tasks.retries,
         "retry_delay": _seconds(pipeline.tasks.retry_delay),
     }
-    if pipeline.notify:
-        args |= _callbacks(pipeline.notify)
-    return args
-
-
-def _callbacks(notify: Notify) -> dict[str, Any]:
+    notify = pipeline.notify
+    if notify is None:
+        return args
     connection = {"slack_conn_id": notify.slack_conn_id}
-    callbacks: dict[str, Any] = {}
     if notify.events:
         events = list(notify.events)
-        failure = {"callback": NOTIFY_FAILURE, **connection, "events": events}
-        callbacks["on_failure_callback"] = failure
+        args["on_failure_callback"] = {"callback": NOTIFY_FAILURE, **connection, "events": events}
     # Only where it is needed: a callback costs time after every successful task.
     if "recovery" in notify.events:
-        recovery = {"callback": NOTIFY_RECOVERY, **connection}
-        callbacks["on_success_callback"] = recovery
+        args["on_success_callback"] = {"callback": NOTIFY_RECOVERY, **connection}
         # A skipped task has recovered as well: it found nothing new.
-        callbacks["on_skipped_callback"] = dict(recovery)
-    return callbacks
+        args["on_skipped_callback"] = {"callback": NOTIFY_RECOVERY, **connection}
+    return args
 
 
 def _schedule(pipeline: Pipeline) -> str | dict[str, str] | None:

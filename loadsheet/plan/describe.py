@@ -16,6 +16,7 @@ def details(step: Step, pipeline: Pipeline) -> dict[str, Any]:
         return {}
     if step.kind == "transform":
         transform = pipeline.transform(step.name)
+        # New rows are those of loads that the transform has not seen, whatever their timestamps.
         cursor = "_load_id" if uses_since_load(transform.sql) else None
         return {"mode": transform.materialized, "key": transform.unique_key, "cursor": cursor}
     table = pipeline.table(step.name)
