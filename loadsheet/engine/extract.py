@@ -10,7 +10,7 @@ that takes the fence is usually an upload thread.
     BEGIN, snapshot, checks
     read_and_store: COPY fills parts  ---> PartStore.put: take_fence_once, then Lake.put(part)
     COMMIT on the source
-    nothing new? delete the parts, skip    (usually there is none, and no fence was taken)
+    nothing new? delete the parts, skip    (usually there are none, and no fence was taken)
     upload.finish: the last part      ---> PartStore.put, as above
     take_fence_once: returns the same fence, or takes it for a table without any rows
     Lake.put(manifest), seal_attempt       from here on the load step can use the attempt

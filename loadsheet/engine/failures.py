@@ -88,7 +88,7 @@ def _record(
         place = f"{pipeline.name}.{step.name}: {step.kind} failed in run {request.run_id}: "
         text = str(error).removeprefix(place)
     with (
-        limited("noting the failure", _LONGEST_RECORDING),
+        limited("recording the failure", _LONGEST_RECORDING),
         connect_warehouse(connections(pipeline.warehouse.conn_id)) as session,
     ):
         ledger.ensure(session)
