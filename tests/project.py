@@ -7,6 +7,7 @@ import os
 import secrets
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,17 @@ class Project:
         from loadsheet.lake.store import Lake
 
         return set(Lake(self.connections("lake"), self.bucket).names(""))
+
+
+def until_it_answers(database: str, seconds: float = 30) -> None:
+    """Wait for a server that recovers from a crash."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return psycopg.connect(database, connect_timeout=2).close()
+        except psycopg.OperationalError:
+            assert time.monotonic() < deadline, "the server did not come back"
+            time.sleep(0.02)
 
 
 def fetch(dsn: str, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:

@@ -225,6 +225,7 @@ class _Attempt:
             return None
         upload.finish()
         reach("extract.parts_stored")
+        identity.wait_until_durable(source, origin)
         manifest = self._manifest(described, rows, layout.format, upload, read_at, origin)
         self._seal(manifest)
         return manifest

