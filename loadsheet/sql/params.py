@@ -85,6 +85,6 @@ def _track_brackets(brackets: list[bool], token: Token, before: Token | None) ->
 
 
 def _separates_bounds(before: Token | None) -> bool:
-    """Whether a colon directly inside a subscript separates its bounds: `a[1:n]` and `a[:n]`, but not
-    `a[1 + :n]`."""
+    """Whether a colon directly inside a subscript separates its bounds: `a[1:n]` and `a[:n]`, but
+    not `a[1 + :n]`."""
     return before is not None and (before.kind in _OPERAND_ENDS or before.text in (")", "]", "["))

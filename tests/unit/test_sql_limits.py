@@ -73,6 +73,26 @@ def test_deep_sql_ends_no_process_and_no_thread_with_a_small_stack(sql: str) -> 
     assert answers[0] in ("read", "nested too deeply to be read")
 
 
+@pytest.mark.parametrize(
+    "sql",
+    [
+        f"UPDATE t SET ({', '.join(['a'] * 20_000)}) = (SELECT {', '.join(['1'] * 20_000)})",
+        f"UPDATE t SET x = 1, ({', '.join(['a'] * 9_999)}) = ARRAY[1, ({'1, ' * 100_000}1)]",
+        "WITH x AS (UPDATE t SET (a, b) = (" * 40 + "SELECT 1" + ")) SELECT 1" * 40,
+    ],
+    ids=["columns", "an array", "levels"],
+)
+def test_copies_that_the_parser_makes_end_no_process(sql: str) -> None:
+    """At 1 GB of output, it does."""
+    assert judged(sql) == ["nested too deeply to be read"]
+
+
+def test_an_assignment_of_many_columns_is_read() -> None:
+    columns = ", ".join(f"c{i}" for i in range(300))
+    sql = f"UPDATE t SET ({columns}) = (SELECT {columns} FROM s), (a, b) = (1, 2) WHERE (a, b) = c"
+    assert [read.name for read in tables_read(parse(sql))] == ["s"]
+
+
 def test_the_deepest_sql_that_is_read_ends_no_process() -> None:
     assert judged(DEEPEST, 128 * 1024) == ["read", "read"]
 
