@@ -111,7 +111,7 @@ def _shown(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
     return column
 
 
-# Arrow's own pool keeps what is freed; the system's gives blocks of megabytes back (`lake.memory`).
+# Arrow's own pool keeps what is freed; the system's returns large blocks (`lake.parts`).
 pa.set_memory_pool(pa.system_memory_pool())
 # pyarrow leaves out a byte order mark at the start of what it reads, be it the first value's own.
 _MARK = b"\xef\xbb\xbf"
