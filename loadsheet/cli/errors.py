@@ -98,7 +98,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _traceback(error: BaseException) -> str:
-    # Not `traceback.format_exception`: a driver's message may quote the row, and `summary` does not.
+    # Not `traceback.format_exception`: a driver's message may quote the row; `summary` does not.
     frames = "".join(traceback.format_tb(error.__traceback__))
     lines = [f"Traceback (most recent call last):\n{frames}{summary(error)}"]
     lines += getattr(error, "__notes__", ())

@@ -1,4 +1,4 @@
-"""`loadsheet render`: the pipeline as a dag-factory file, which runs without Loadsheet's factory."""
+"""`loadsheet render`: the pipeline as a dag-factory file, for use without Loadsheet's factory."""
 
 from __future__ import annotations
 

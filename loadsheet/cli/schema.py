@@ -22,7 +22,7 @@ def schema(
         Kind,
         typer.Argument(
             metavar="[pipeline|tests]",
-            help="For pipeline files, or for the test files beside them.",
+            help="For pipeline files, or for test files.",
         ),
     ] = Kind.pipeline,
 ) -> None:
