@@ -1,5 +1,4 @@
-"""DAG bundles for which every `pipelines/<name>/pipeline.yml` is a DAG file of its own: see
-docs/bundle.md.
+"""DAG bundles in which every `pipelines/<name>/pipeline.yml` is one DAG file: see docs/bundle.md.
 
 This module has the bundle of a project on disk, `loadsheet.airflow.git_bundle` that of a project in
 Git.

@@ -1,4 +1,4 @@
-"""The pipelines of a Git repository, each a DAG file of its own. Needs
+"""The DAG bundle of a project in Git: each pipeline file is one DAG file. Needs
 apache-airflow-providers-git."""
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def pipeline_file(spec: str, dag: DAG | None) -> Path:
 
 def _folders(dag: DAG | None) -> Iterator[Path]:
     if dag and dag.fileloc:
-        # A linked DAG file stands for the one that it leads to, as for the loader of a project.
+        # A link counts as the DAG file that it leads to, as for the loader of a project.
         yield from Path(dag.fileloc).resolve().parents
         yield from Path(dag.fileloc).absolute().parents
     yield CODE_ROOT

@@ -12,7 +12,7 @@ def get_provider_info() -> dict[str, Any]:
     return {
         "package-name": "loadsheet",
         "name": _INTEGRATION,
-        "description": "PostgreSQL tables through an S3 lake into a warehouse, as YAML files say.",
+        "description": "PostgreSQL tables through an S3 lake into a warehouse, from YAML files.",
         "operators": [
             {
                 "integration-name": _INTEGRATION,

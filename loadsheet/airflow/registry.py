@@ -50,7 +50,7 @@ def pipeline_dags(root: Path, only: str | None = None) -> dict[str, DAG]:
 
 
 def attempt(spec: Path, root: Path) -> tuple[str, DAG | str]:
-    """The file's DAG id, and its DAG or the text of its problems. Never raises for a broken file."""
+    """The file's DAG id, with its DAG or its problems as text. Never raises for a broken file."""
     try:
         pipeline = load_pipeline(spec)
         return pipeline.name, build_dag(pipeline, root)

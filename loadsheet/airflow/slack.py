@@ -1,10 +1,10 @@
 """Slack messages about failed and recovered tasks. A failure to send is logged and never fails a
 task.
 
-A task has recovered if it works after an open failure, which a Variable remembers. Airflow's history
-cannot tell: triggered runs have no date to order them by, and clearing a task removes its earlier
-result. XCom and the task's state store end with the run. A Variable can be read and written by a
-task and, if the task's process was lost, by the DAG processor.
+A task has recovered if it works after an open failure, which a Variable remembers. Airflow's
+history cannot tell: triggered runs have no date to order them by, and clearing a task removes its
+earlier result. XCom and the task's state store end with the run. A Variable can be read and written
+by a task and, if the task's process was lost, by the DAG processor.
 
 Nothing here needs a logical date, because a triggered run has none.
 """
@@ -53,12 +53,12 @@ def notify_failure(
         try:
             remember(context["ti"].dag_id, step_name(context), context["run_id"])
         except Exception as error:
-            _log.warning("Slack will not be told when this task works again: %s", summary(error))
+            _log.warning("Slack will get no message when this task works again: %s", summary(error))
     if "failure" in events:
         try:
             _post(slack_conn_id, failure_message(context))
         except Exception as error:
-            _log.warning("Slack was not told about this failure: %s", summary(error))
+            _log.warning("Slack did not get the message about this failure: %s", summary(error))
 
 
 def notify_recovery(context: Context, slack_conn_id: str) -> None:
@@ -80,14 +80,16 @@ def notify_recovery(context: Context, slack_conn_id: str) -> None:
         try:
             _post(slack_conn_id, recovery_message(context, failure))
         except TimeoutError as error:
-            _log.warning("Slack may not have been told about this recovery: %s", summary(error))
+            _log.warning(
+                "Slack may not have got the message about this recovery: %s", summary(error)
+            )
         forget(dag_id, task_id)
     except Exception as error:
-        _log.warning("Slack was not told about this recovery: %s", summary(error))
+        _log.warning("Slack did not get the message about this recovery: %s", summary(error))
 
 
 def _had_work(context: Context) -> bool:
-    """Whether the task had something to do: a table that the run was told to leave out has not
+    """Whether the task had something to do: a table that the run leaves out has not
     shown that it works."""
     task = context["task"]
     chosen = (context.get("params") or {}).get("tables")

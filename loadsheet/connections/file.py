@@ -27,6 +27,7 @@ def read_connections(file: Path) -> Mapping[str, Any]:
     mapping, or has a duplicate key, of which YAML would silently take the last.
     """
     try:
+        # Twice: the values, and the nodes with the positions and the text of each value.
         text = file.read_bytes()
         content = yaml.load(text, _Loader) or {}
         root = yaml.compose(text, _Loader)

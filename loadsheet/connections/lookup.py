@@ -174,6 +174,7 @@ class _ProjectConnections:
         except UnicodeDecodeError:
             raise InputError(f"{self.dotenv} is not a text file in UTF-8") from None
         variables = {name: value for name, value in from_file.items() if value is not None}
+        # The environment wins, as in Docker Compose.
         variables.update(self.environ)
         return variables
 
@@ -189,4 +190,5 @@ class _ProjectConnections:
 
 
 def _variable(conn_id: str) -> str:
+    # as Airflow does
     return f"{_VARIABLE_PREFIX}{conn_id.upper()}"

@@ -63,7 +63,7 @@ def fields_from_uri(uri: str, where: str) -> dict[str, Any]:
     """`conn_type://login:password@host:port/schema?key=value` (or `?__extra__=<json>`), parts
     percent-encoded.
 
-    The host may carry a protocol of its own: `http://https://host` is `conn_type` http and host
+    The host may have its own protocol: `http://https://host` is `conn_type` http and host
     `https://host`.
     """
     try:
@@ -134,7 +134,9 @@ def _split(uri: str) -> tuple[SplitResult, str]:
     if schemes not in (1, 2):
         raise ValueError
     has_protocol = schemes == 2
+    # urlsplit reads the rest: `https://host` with a protocol, otherwise `//host`.
     rest = uri.replace(f"{urlsplit(uri).scheme}://", "" if has_protocol else "//")
+    # `postgres://user:pass://word@host`: the second `://` is in the password.
     if has_protocol and set("@:") & set(rest.split("://", 1)[0]):
         raise ValueError
     parts = urlsplit(rest)

@@ -54,7 +54,7 @@ _UNTIL_WE_END = '"$@" & read _; kill -QUIT $!; wait $!; rm -rf "$SCRATCH"'
 
 @contextmanager
 def embedded() -> Iterator[Connection]:
-    """A new server on a socket in a folder of its own. Raises InputError if the package is missing,
+    """A new server on a socket in a new folder. Raises InputError if the package is missing,
     WorkError if the server does not start."""
     user = server_user()
     scratch = scratch_folder("loadsheet-test-", _MEMORY if _memory_has_room() else None)
@@ -98,7 +98,7 @@ class _Server:
         for name, value in {**_SETTINGS, "unix_socket_directories": str(scratch)}.items():
             command.append(f"-c{name}={value}")
         with self._log.open("wb") as log:
-            # A session of its own, so that Ctrl-C reaches only us, and we stop the server.
+            # A new session, so that Ctrl-C reaches only us, and we stop the server.
             self._process = subprocess.Popen(
                 ["/bin/sh", "-c", _UNTIL_WE_END, "sh", *command],
                 cwd=scratch,
@@ -141,7 +141,7 @@ class _Server:
 
 @contextmanager
 def throwaway_database(server: Connection) -> Iterator[Session]:
-    """A session in a new database on `server`, which is dropped at the end. Raises psycopg errors."""
+    """A session in a new database on `server`, dropped at the end. Raises psycopg errors."""
     name = f"loadsheet_test_{secrets.token_hex(6)}"
     with connect_warehouse(server) as administrator:
         administrator.execute(f"CREATE DATABASE {ident(name)} TEMPLATE template0".encode())
@@ -245,6 +245,6 @@ def reachable_install(version: int, scratch: Path) -> Path:
     copy = scratch / package.name / install.name
     if not copy.exists():
         public_copy(install, copy)
-        # The programs look for their shared libraries three folders up, beside the package.
+        # The programs look for their shared libraries three folders up, next to the package.
         public_copy(package.with_name(f"{package.name}.libs"), scratch / f"{package.name}.libs")
     return copy

@@ -272,7 +272,7 @@ def csv_rows(file: Path) -> list[Row]:
 
 
 def _converter(texts: list[str]) -> Callable[[str], Any]:
-    """From a column's fields to values: the first kind that fits all that are not empty, or text."""
+    """From a column's fields to values: the first kind that fits all non-empty ones, or text."""
     fields = [text for text in texts if text]
     for kind, convert in _KINDS:
         if fields and all(map(kind.fullmatch, fields)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Sequence
 
@@ -17,6 +18,9 @@ from loadsheet.sqltest.models import Declared, Row
 from loadsheet.sqltest.values import casts, execute, guessed_types
 from loadsheet.warehouse import ledger, tables
 
+_log = logging.getLogger(__name__)
+
+# The columns of a real load: a transform that is incremental asks the ledger for it.
 _RECORD = """
 INSERT INTO loadsheet.load (
     load_id, load_no, pipeline, table_name, target, run_id, fence, action, format,
@@ -52,21 +56,17 @@ def give(
     with session.transaction():
         tables.ensure_schema(session, target.schema)
         ledger.lock_target(session, target)
+        # As in a load, under the table's lock: numbers then rise in commit order.
         number = ledger.draw_number(session)
         is_new = tables.kind(session, target) is None
         if is_new:
             types = guessed_types(rows, declared.columns)
             _create(session, target, types, target.schema == pipeline.warehouse.schema)
         types = tables.columns_of(session, target)
+        key = _key(pipeline, target, declared, types)
         deleted = 0
         if replaces:
             deleted = session.execute(f"DELETE FROM {target.sql}").rowcount
-        for column in declared.key:
-            if column not in types:
-                raise InputError(
-                    f"{target} has no column {column!r} to be its key; it has {', '.join(types)}"
-                )
-        key = declared.key or _key(pipeline, target)
         updated = 0
         for row in rows:
             updated += _insert(session, target, row, types, key, number)
@@ -81,6 +81,7 @@ def give(
             "deleted": deleted,
             "replaced": is_new or replaces,
         }
+        _log.debug("%s: %d rows given, %d of them updates", target, len(rows), updated)
         session.execute(
             _RECORD, {"load_id": secrets.token_hex(10), "version": __version__, **ledger_row}
         )
@@ -105,7 +106,17 @@ def _create(session: Session, target: Relation, types: dict[str, str], is_stagin
         ) from None
 
 
-def _key(pipeline: Pipeline, target: Relation) -> tuple[str, ...]:
+def _key(
+    pipeline: Pipeline, target: Relation, declared: Declared, types: dict[str, str]
+) -> tuple[str, ...]:
+    """The key that the test file declares, or else the pipeline file."""
+    for column in declared.key:
+        if column not in types:
+            raise InputError(
+                f"{target} has no column {column!r} to be its key; it has {', '.join(types)}"
+            )
+    if declared.key:
+        return declared.key
     if target.schema == pipeline.warehouse.schema:
         for table in pipeline.tables:
             if table.name == target.name:

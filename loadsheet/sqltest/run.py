@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -23,6 +24,8 @@ from loadsheet.sqltest.models import (
     with_columns,
 )
 from loadsheet.warehouse import ledger
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,7 @@ def run_case(
     error_text = missing_table(pipeline, case, declared)
     if error_text:
         return Verdict(case=case, error=error_text)
+    # The transforms ask the ledger which of their inputs are new.
     ledger.ensure(session)
     run = _Run(session, pipeline, case, declared)
     for number, step in enumerate(case.steps, 1):
@@ -91,6 +95,7 @@ class _Run:
             interval_end=end,
         )
         for spec in self.transforms:
+            _log.debug("test %s, step %d: transform %s", self.case.name, number, spec.name)
             transform(self.pipeline, spec, request, self.session)
         schema = self.pipeline.warehouse.mart_schema
         keys = {f"{schema}.{spec.name}": spec.unique_key for spec in self.pipeline.transforms}

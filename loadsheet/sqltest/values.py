@@ -66,6 +66,8 @@ def _guess(value: Any) -> str:
 
 def casts(values: Mapping[str, Any], types: Mapping[str, str]) -> tuple[list[str], list[Any]]:
     """SQL expressions that create a value of each column's type, and their parameters."""
+    # The inner cast to text makes PostgreSQL read every value as it reads text in a file; without
+    # it, the type of the Python value would decide.
     expressions: list[str] = []
     parameters: list[Any] = []
     for name, value in values.items():
@@ -141,6 +143,7 @@ def execute(
     """Run a statement whose parameters are the row's values. Raises InputError that names the value
     which does not fit."""
     try:
+        # A savepoint: after an error, the statements below still have to run.
         with session.transaction():
             return session.execute(statement, parameters)
     except psycopg.Error as error:

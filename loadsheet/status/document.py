@@ -119,6 +119,7 @@ def watermark_age(table: TableStatus, status: PipelineStatus) -> float | None:
     except ValueError:  # a time that Python cannot hold
         return None
     clock = status.source_clock or status.at
+    # A timestamp without a zone; the session's zone is that of the clock.
     if newest.tzinfo is None:
         newest = newest.replace(tzinfo=clock.tzinfo)
     return (clock - newest).total_seconds()

@@ -114,7 +114,7 @@ class LedgerState:
 
 @dataclass(kw_only=True)
 class TargetStatus:
-    """What tables and transforms have in common. `failure` is the last one, until a run succeeds."""
+    """The part that tables and transforms share. `failure` is the last one, if it is still open."""
 
     name: str
     target: str

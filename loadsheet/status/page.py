@@ -84,7 +84,7 @@ def notes(status: PipelineStatus) -> Iterator[tuple[str, str]]:
 
 
 def age(seconds: float) -> str:
-    """The two largest units that matter: `42s`, `12m`, `3h 5m`, `2d 4h`, `30d`; never below zero."""
+    """One or two units: `42s`, `12m`, `3h 5m`, `2d 4h`, `30d`; never below zero."""
     whole = max(int(seconds), 0)
     unit, size = next((pair for pair in _UNITS if whole >= pair[1]), _UNITS[-1])
     count, rest = divmod(whole, size)

@@ -1,4 +1,4 @@
-"""The status of a pipeline: what the ledger has recorded, compared with the source now. Read-only."""
+"""The status of a pipeline: what the ledger has recorded, compared with the source now."""
 
 from __future__ import annotations
 

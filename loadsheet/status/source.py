@@ -60,6 +60,7 @@ def add_source_lag(pipeline: Pipeline, connections: Connections, status: Pipelin
 
 def begin_on_source(session: psycopg.Connection[Any]) -> str:
     """Make the session read-only, with a short timeout; returns the source's clock."""
+    # Read-only by the server, so that no mistake of ours could change a source.
     session.execute(
         "SELECT set_config('statement_timeout', %s, false),"
         " set_config('default_transaction_read_only', 'on', false)",
@@ -136,6 +137,7 @@ def table_lag(
 
 
 def _planned_cost(session: psycopg.Connection[Any], query: str) -> float:
+    # Without ANALYZE: the query itself does not run.
     row = session.execute(f"EXPLAIN (FORMAT JSON) {query}").fetchone()
     return float(row[0][0]["Plan"]["Total Cost"]) if row else 0.0
 
@@ -153,6 +155,7 @@ def _lag_between(
     row = session.execute(f"SELECT {high} > {low}, ({difference})::float8").fetchone()
     assert row
     ahead, apart = row
+    # A watermark can be above the newest value, for example after rows were deleted.
     if apart is not None and not ahead:
         apart = 0.0
     elif apart is not None and not math.isfinite(apart):

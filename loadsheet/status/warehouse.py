@@ -91,6 +91,7 @@ def ledger_state(session: Session, pipeline: str) -> LedgerState:
     ledger.refuse_newer(ledger.version(session))
     if not _exists(session, "scope"):
         return LedgerState(watermarks={}, loads={}, builds={}, failures={})
+    # In the order of the query, which is the order on the page.
     watermarks = {}
     for name, value, cursor in session.execute(_WATERMARKS, (pipeline,)).fetchall():
         watermarks[name] = Watermark(value=value, cursor=cursor)
@@ -138,6 +139,7 @@ def _table_status(
     watermark = state.watermarks.get(name, Watermark(value=None, cursor=None))
     return TableStatus(
         name=name,
+        # The last load may have written another schema than the spec names now.
         target=last.target if last else str(target),
         rows=rows_in(session, target),
         last=last,
@@ -176,6 +178,7 @@ def rows_in(session: Session, target: Relation) -> RowCount:
         size = session.execute(_SIZE, (target.sql,)).fetchone()
         if size is None:
             return RowCount(number=None, target_exists=False)
+        # A view is not counted: its query could take long.
         is_table, pages, estimate = size
         if is_table and pages <= _COUNTED_PAGES:
             row = session.execute(f"SELECT count(*) FROM {target.sql}").fetchone()

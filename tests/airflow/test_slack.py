@@ -151,7 +151,7 @@ def test_slack_refusing_costs_nothing_and_is_logged_without_its_token(
     slack.respond(status=status, headers=headers)
     assert seconds(lambda: notify_failure(context("x"), slack_conn_id="slack")) < 3
     assert len(slack.messages) == 1
-    assert "Slack was not told about this failure" in caplog.text
+    assert "Slack did not get the message about this failure" in caplog.text
     assert "hush" not in caplog.text
 
 
@@ -161,7 +161,7 @@ def test_slack_asking_for_a_moment_gets_it(
     slack.respond(status=429, headers={"Retry-After": "1"}, times=1)
     assert 1 <= seconds(lambda: notify_failure(context("x"), slack_conn_id="slack")) < 7
     assert len(slack.messages) == 2  # the first one was refused
-    assert "Slack was not told" not in caplog.text
+    assert "Slack did not get the message" not in caplog.text
 
 
 def test_slack_asking_again_and_again_costs_six_seconds(
@@ -169,7 +169,7 @@ def test_slack_asking_again_and_again_costs_six_seconds(
 ) -> None:
     slack.respond(status=429, headers={"Retry-After": "2"})
     assert seconds(lambda: notify_failure(context("x"), slack_conn_id="slack")) < 7
-    assert "Slack was not told about this failure" in caplog.text
+    assert "Slack did not get the message about this failure" in caplog.text
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:{free_port}", "http://nobody.invalid"])
@@ -180,7 +180,7 @@ def test_slack_out_of_reach_costs_little(
         port = free.getsockname()[1]
     define_slack(monkeypatch, address.format(free_port=port))
     assert seconds(lambda: notify_failure(context("x"), slack_conn_id="slack")) < 7
-    assert "Slack was not told about this failure" in caplog.text
+    assert "Slack did not get the message about this failure" in caplog.text
 
 
 def test_a_missing_connection_is_logged(
@@ -188,7 +188,7 @@ def test_a_missing_connection_is_logged(
 ) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_EMPTY", '{"conn_type": "slackwebhook"}')
     notify_failure(context("x"), slack_conn_id="empty")
-    assert "Slack was not told about this failure" in caplog.text
+    assert "Slack did not get the message about this failure" in caplog.text
 
 
 def test_slow_slack_costs_six_seconds(
@@ -196,7 +196,7 @@ def test_slow_slack_costs_six_seconds(
 ) -> None:
     slack.respond(delay=9)
     assert seconds(lambda: notify_failure(context("x"), slack_conn_id="slack")) < 7
-    assert "Slack was not told about this failure" in caplog.text
+    assert "Slack did not get the message about this failure" in caplog.text
 
 
 @pytest.fixture
@@ -231,8 +231,8 @@ def test_a_context_nobody_expected_is_logged_and_swallowed(
 ) -> None:
     notify_failure({}, slack_conn_id="slack", events=["failure", "recovery"])  # type: ignore[typeddict-item]
     notify_recovery({}, slack_conn_id="slack")  # type: ignore[typeddict-item]
-    assert "Slack was not told about this failure" in caplog.text
-    assert "Slack was not told about this recovery" in caplog.text
+    assert "Slack did not get the message about this failure" in caplog.text
+    assert "Slack did not get the message about this recovery" in caplog.text
 
 
 def test_a_recovery_names_pipeline_step_run_time_failure_and_log(
@@ -325,7 +325,7 @@ def test_a_recovery_that_slack_refused_is_told_by_the_next_success(
     fail()
     slack.respond(status=500, times=1)
     work(run_id="2")
-    assert "Slack was not told about this recovery" in caplog.text
+    assert "Slack did not get the message about this recovery" in caplog.text
     work(run_id="3")
     work(run_id="4")
     assert [run in text_of(slack.messages[-1]) for run in ('"*Run*\\n3"', '"*Run*\\n4"')] == [
@@ -346,7 +346,7 @@ def test_a_recovery_that_slack_took_without_an_answer_is_not_told_twice(
     monkeypatch.setattr(callbacks, "GIVE_UP_SECONDS", 1.0)
     work()
     work()
-    assert "Slack may not have been told about this recovery" in caplog.text
+    assert "Slack may not have got the message about this recovery" in caplog.text
     assert len(slack.messages) == 2
 
 
@@ -375,8 +375,8 @@ def test_variables_out_of_reach_cost_the_recovery_and_not_the_failure(
     fail()
     work()
     assert len(slack.messages) == 1
-    assert "Slack will not be told when this task works again" in caplog.text
-    assert "Slack was not told about this recovery" in caplog.text
+    assert "Slack will get no message when this task works again" in caplog.text
+    assert "Slack did not get the message about this recovery" in caplog.text
 
 
 def test_names_too_long_for_airflow_stay_apart() -> None:
