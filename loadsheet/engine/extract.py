@@ -30,8 +30,8 @@ from loadsheet.lake.parts import Layout, PartStore, PartWriter, Progress
 from loadsheet.lake.store import Lake
 from loadsheet.outcome import Outcome, RunRequest, skipped
 from loadsheet.postgres import PINNED, Session
-from loadsheet.source import catalog, fitness, holdback, identity, reading, stream
-from loadsheet.source.reading import Last, Reading
+from loadsheet.source import catalog, fitness, holdback, identity, selection, stream
+from loadsheet.source.selection import Last, Selection
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.copying import FileFormat, WireFormat, select_columns
@@ -63,7 +63,7 @@ def extract(
     described = catalog.describe(source, pipeline.source.schema, table)
     layout = Layout(file_format(pipeline, described), described.columns, described.key)
     layout.encoder()  # what is missing, or cannot be carried, is said before anything is read
-    rows = reading.decide(source, table, described, attempt.last, request)
+    rows = selection.decide(source, table, described, attempt.last, request)
     if request.sample:
         from loadsheet.engine import sample  # it imports the SQL parser, which no other run needs
 
@@ -158,7 +158,7 @@ class _Attempt:
         self,
         source: Session,
         expected: SourceTable,
-        rows: Reading,
+        rows: Selection,
         layout: Layout,
         progress: Progress,
     ) -> Manifest | None:
@@ -176,7 +176,7 @@ class _Attempt:
                     " retry"
                 )
             reach("extract.snapshot")
-            reading.refuse_null_cursors(source, self.table, described)
+            selection.refuse_null_cursors(source, self.table, described)
             fitness.refuse_values(source, described, self.table, rows.where, self.warehouse)
             read_at = holdback.now(source)
             origin = self._origin(source, described, rows)
@@ -192,7 +192,7 @@ class _Attempt:
         self._seal(manifest)
         return manifest
 
-    def _origin(self, source: Session, described: SourceTable, rows: Reading) -> dict[str, str]:
+    def _origin(self, source: Session, described: SourceTable, rows: Selection) -> dict[str, str]:
         """The source's identity, asked in the snapshot's own session. Raises SourceChanged unless
         the watermark is one of this source's, or need not be; Refused when another pipeline's rows
         in the target would suffer."""
@@ -240,7 +240,7 @@ class _Attempt:
     def _manifest(
         self,
         described: SourceTable,
-        rows: Reading,
+        rows: Selection,
         format: FileFormat,
         upload: Upload,
         read_at: str,
@@ -343,7 +343,7 @@ class Upload:
 
 
 def read_and_store(
-    source: Session, described: SourceTable, rows: Reading, store: PartStore
+    source: Session, described: SourceTable, rows: Selection, store: PartStore
 ) -> Upload:
     """Read `rows` of the table in the open snapshot, many of them by way of further sessions, and
     cut them into parts.
@@ -352,7 +352,9 @@ def read_and_store(
     """
     # Arrow's copy of a part must not be held twice.
     readers = 1 if store.layout.format == "parquet" else READERS
-    conditions = stream.split(source, described, readers) if rows.action == "replace" else ["TRUE"]
+    conditions = (
+        stream.page_ranges(source, described, readers) if rows.action == "replace" else ["TRUE"]
+    )
     contents = []
     writers = []
     jobs = []
@@ -379,7 +381,7 @@ def read_and_store(
 
 def _read(source: Session, jobs: list[stream.Job], wire: WireFormat, readers: int) -> list[int]:
     if len(jobs) > 1 or stream.is_many(source, jobs[0].select):
-        counts = stream.copy_apart(source, jobs, wire, min(readers, len(jobs)))
+        counts = stream.copy_parallel(source, jobs, wire, min(readers, len(jobs)))
         if counts is not None:
             return counts
     return [stream.copy(source, job, wire) for job in jobs]

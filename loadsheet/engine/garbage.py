@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from loadsheet.errors import InputError, WorkError
 from loadsheet.lake import garbage
-from loadsheet.lake.garbage import Load, TableRecord, Verdict
+from loadsheet.lake.garbage import CommittedLoad, TableRecord, Verdict
 from loadsheet.lake.manifest import load_prefix
 from loadsheet.lake.store import Lake
 from loadsheet.postgres import Session
@@ -102,11 +102,11 @@ def _judged(
         attempt for root in sorted(roots) for attempt in garbage.attempts(lake.listing(root), root)
     ]
     # After the listing: an attempt it shows has a fence that the ledger has given out.
-    standing = table_record(session, pipeline.name, name, in_spec)
-    assert standing is not None  # a scope is never taken away
-    standing = replace(standing, wanted=standing.wanted and wanted)
+    record = table_record(session, pipeline.name, name, in_spec)
+    assert record is not None  # a scope is never taken away
+    record = replace(record, wanted=record.wanted and wanted)
     verdicts = garbage.judge(
-        listed, standing, older_than, keep, lambda manifest: _owner(lake, manifest)
+        listed, record, older_than, keep, lambda manifest: _owner(lake, manifest)
     )
     return TableGarbage(table=name, in_spec=name in in_spec, verdicts=tuple(verdicts))
 
@@ -188,7 +188,7 @@ def table_record(
         now=now,
         wanted=in_warehouse or table in in_spec,
         loads=tuple(
-            Load(load_no=no, prefix=name.rpartition("/")[0], committed_at=at, whole=whole)
+            CommittedLoad(load_no=no, prefix=name.rpartition("/")[0], committed_at=at, whole=whole)
             for no, name, at, whole in loads
         ),
     )

@@ -16,7 +16,7 @@ from loadsheet.engine import garbage
 from loadsheet.errors import InputError
 from loadsheet.outcome import Sample
 from loadsheet.postgres import Session
-from loadsheet.source.reading import Reading
+from loadsheet.source.selection import Selection
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline, Transform
 from loadsheet.sql.substitute import in_schemas
@@ -92,7 +92,9 @@ WHERE schemaname = %s AND tablename = %s AND n_distinct BETWEEN 0 AND 1000
 """
 
 
-def sampled_rows(session: Session, source: SourceTable, rows: Reading, sample: Sample) -> Reading:
+def sampled_rows(
+    session: Session, source: SourceTable, rows: Selection, sample: Sample
+) -> Selection:
     """`rows`, but only those of the sample. How many a large table has is the planner's
     estimate."""
     row = session.execute(f"EXPLAIN (FORMAT JSON) SELECT FROM {source.relation.sql}").fetchone()

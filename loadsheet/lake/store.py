@@ -33,7 +33,7 @@ _BUSY = (429, 500, 502, 503, 504)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stored:
+class StoredObject:
     """An object as a listing shows it."""
 
     name: str
@@ -96,13 +96,13 @@ class Lake:
         """The names of all objects below `prefix`."""
         return (found.name for found in self.listing(prefix))
 
-    def listing(self, prefix: str) -> Iterator[Stored]:
+    def listing(self, prefix: str) -> Iterator[StoredObject]:
         """All objects below `prefix`, with their sizes and ages."""
         for item in self._client.list_objects(
             bucket_name=self.bucket, prefix=prefix, recursive=True
         ):
             if item.object_name and item.last_modified and not item.is_dir:
-                yield Stored(
+                yield StoredObject(
                     name=item.object_name, size=item.size or 0, modified=item.last_modified
                 )
 
