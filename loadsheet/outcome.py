@@ -1,4 +1,4 @@
-"""What a run asks for, and what a step answers."""
+"""What a run is asked to do (`RunRequest`), and how each of its steps ended (`Outcome`)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """How much of each table a run for development reads: a `share` (0 to 1), or about so many
-    `rows`."""
+    """How much of each table a sample run reads: a `share` (0 to 1), or about so many `rows`."""
 
     share: float | None = None
     rows: int | None = None
@@ -17,38 +16,38 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class RunRequest:
-    """One run of a pipeline, as asked for by a schedule, a trigger form or the command line."""
+    """What one run of a pipeline must do: the options of a schedule, a trigger form or the command
+    line. `loadsheet.engine.request` makes them."""
 
     run_id: str
     """Unique per pipeline; retries of one run share it (Airflow's run id, or `cli__<UTC time>`)."""
     full_refresh: frozenset[str] | Literal["all"] = frozenset()
     """Tables and transforms to extract, load and build in full, or `all`."""
     only: frozenset[str] | None = None
-    """Tables to move; None moves all."""
+    """Tables to extract and load; None means all."""
     interval_start: str | None = None
     interval_end: str | None = None
     """ISO 8601 times with offset (or numbers for numeric cursors): the run's data interval `[start,
     end)`."""
     explicit_interval: bool = False
-    """The interval was asked for by a person (`--from --to`, trigger form): it also bounds
-    watermark tables."""
+    """Whether a person asked for the interval (`--from --to`, trigger form). Then it also limits
+    tables that are read by their watermark."""
 
     accept_source: bool = False
-    """A source that was restored or failed over is known to have lost nothing: go on from the
-    watermark."""
+    """Whether to continue from the watermark although the source was restored or failed over: the
+    user knows that it has lost nothing."""
     sample: Sample | None = None
-    """Read only so much of each table; of a pipeline that `loadsheet.engine.sample.sampled` has
-    moved elsewhere."""
+    """How much to read of each table; set only for a pipeline from `loadsheet.engine.sample`."""
     resumes: frozenset[str] = frozenset()
-    """Tables and transforms with which a stopped run of this id goes on: what it has extracted,
-    loaded or built is not done again."""
+    """Tables and transforms in which this run resumes a stopped run of the same id: what that one
+    has extracted, loaded or built is not done again."""
 
     def is_full(self, name: str) -> bool:
         """Whether `name` is to be done in full, ignoring watermarks."""
         return self.full_refresh == "all" or name in self.full_refresh
 
     def wants(self, table: str) -> bool:
-        """Whether this run moves `table`."""
+        """Whether this run extracts and loads `table`."""
         return self.only is None or table in self.only
 
 
@@ -60,7 +59,7 @@ class Outcome:
     message: str
     """One line for people: what happened or why there was nothing to do."""
     load_id: str | None = None
-    """Names the load from extract to load; the only thing that travels between their tasks."""
+    """The id of the load: all that the extract task passes to the load task."""
     counts: dict[str, int] = field(default_factory=dict)
     """`extracted`, `inserted`, `updated`, `deleted` rows and `bytes`, as far as they apply."""
     names: tuple[str, ...] = ()
@@ -68,10 +67,10 @@ class Outcome:
 
     @property
     def skipped(self) -> bool:
-        """True when there was nothing to do."""
+        """Whether there was nothing to do."""
         return self.status == "skipped"
 
 
 def skipped(message: str) -> Outcome:
-    """Nothing to do, and why."""
+    """The outcome of a step that had nothing to do; `message` tells why."""
     return Outcome(status="skipped", message=message)

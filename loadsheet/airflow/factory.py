@@ -24,6 +24,7 @@ from loadsheet.plan.dag_docs import block, code
 from loadsheet.spec.models import Pipeline
 
 BROKEN_TAG = "broken-spec"
+BROKEN_TASK = "broken_spec"
 
 Task = BaseOperator | MappedOperator
 
@@ -56,7 +57,7 @@ def broken_dag(dag_id: str, file: str, problems: str, schedule: str | None = Non
             f"{code(file)} cannot become a DAG until this is fixed:\n\n{block(problems, 'text')}\n"
         ),
         "default_args": {"retries": 0},
-        "tasks": {"broken_spec": task},
+        "tasks": {BROKEN_TASK: task},
     }
     return _build(dag_id, config)
 

@@ -299,9 +299,9 @@ def drop_sample(pipeline: Pipeline, project: Path, dry_run: bool) -> Dropped:
     lake = Lake(connections(pipeline.lake.conn_id), pipeline.lake.bucket)
     schemas: list[str] = []
     with connect_warehouse(connections(pipeline.warehouse.conn_id)) as session:
-        relations = sample.made(session, moved)
+        relations = sample.created_relations(session, moved)
         if not dry_run:
-            schemas = sample.drop(session, moved, relations)
+            schemas = sample.drop_relations(session, moved, relations)
         tables = garbage.find_sample(moved, lake, session)
     if not dry_run:
         garbage.remove(tables, lake)

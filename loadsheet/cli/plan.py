@@ -163,9 +163,9 @@ def _print(
 
 def _chosen(steps: tuple[Step, ...], wanted: str, pipeline: Pipeline) -> list[Step]:
     """The steps that --sql names. Raises InputError with the names there are."""
-    from loadsheet.plan.step_sql import chosen
+    from loadsheet.plan.step_sql import select_steps
 
-    by_name = chosen(steps, wanted)
+    by_name = select_steps(steps, wanted)
     if by_name:
         return by_name
     # A pattern has no step of its own: the tables that it matches have replaced it.
@@ -189,10 +189,10 @@ def _is_of_pattern(step: Step, wanted: str, pipeline: Pipeline) -> bool:
 
 def _sql_text(step: Step, pipeline: Pipeline, previews: Mapping[str, StepPreview]) -> str:
     """The step's SQL below its id; where there is none, the reason."""
-    from loadsheet.plan.step_sql import why_none
+    from loadsheet.plan.step_sql import why_no_sql
 
     sql = _sql(step, pipeline, previews)
-    return f"-- {step.id}\n{sql or why_none(step, bool(previews))}"
+    return f"-- {step.id}\n{sql or why_no_sql(step, bool(previews))}"
 
 
 def _sql(step: Step, pipeline: Pipeline, previews: Mapping[str, StepPreview]) -> str:

@@ -10,7 +10,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from loadsheet.cli.output import console, counted, rendered
-from loadsheet.plan.describe import after, does
+from loadsheet.plan.describe import describe_step, describe_upstream
 from loadsheet.plan.steps import Kind, Step
 from loadsheet.preview.models import StepPreview, preview_summary
 from loadsheet.redact import on_one_line, visible
@@ -46,15 +46,15 @@ def plan_text(
     for kind, members in by_kind.items():
         if kind == "create_bucket":
             (step,) = members
-            text = f"{step.name} ({pipeline.lake.conn_id}), {does(step, pipeline)}"
+            text = f"{step.name} ({pipeline.lake.conn_id}), {describe_step(step, pipeline)}"
             _add_preview(tree.add(_pair(kind, text)), previews.get(step.id))
             continue
         branch = tree.add(_pair(kind, _direction(kind, pipeline)))
         _add_preview(branch, previews.get(kind))
         for step in members:
-            text = does(step, pipeline)
+            text = describe_step(step, pipeline)
             if kind == "transform" and not previews:
-                upstream = after(step, by_id)
+                upstream = describe_upstream(step, by_id)
                 text += f"\nafter {upstream}" if upstream else ""
             _add_preview(branch.add(_pair(step.name, text, width)), previews.get(step.id))
     return rendered(console(), tree)

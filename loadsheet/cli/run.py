@@ -141,7 +141,7 @@ def _run_recorded(
         # An incremental table has its watermark; of a table that is copied whole, only the record
         # tells a resumed run that it need not be read again.
         if step.kind == "extract" and status == "skipped" and not spec.table(step.name).incremental:
-            record.unchanged(step.name)
+            record.add_unchanged(step.name)
 
     record.begin(request)
     next_step = _NEW_RUN

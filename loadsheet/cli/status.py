@@ -1,4 +1,4 @@
-"""`loadsheet status`: how each table and mart stands, once or continuously."""
+"""`loadsheet status`: the state of each table and mart, once or continuously."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperCommand
 
 from loadsheet.cli.errors import FAILED, WRONG_INPUT, describe, is_expected, say
-from loadsheet.cli.output import AsJson, console, print_json
+from loadsheet.cli.output import AsJson, console, print_json, rendered
 from loadsheet.connections.lookup import project_connections
 from loadsheet.errors import InputError, SpecError
 from loadsheet.project.folder import (
@@ -35,15 +35,18 @@ if TYPE_CHECKING:
     from loadsheet.status.models import PipelineStatus
 
 _EVERY = 5
-_MOST = 86_400  # a day; a system's clock cannot wait for ever
+_LONGEST = 86_400  # a day: `time.sleep` cannot wait for any number of seconds
+_FOOT_LINES = 2
+
+Reader = Callable[[], "list[Answer]"]
 
 
 class Command(TyperCommand):
-    """Takes `--watch` with a number of seconds or without; an option of Typer's has a value always
-    or never."""
+    """Takes `--watch` with or without a number of seconds: to Typer, an option either always has a
+    value or never."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As Typer's."""
+        """As Typer's, with the default number after a `--watch` without one."""
         completed = []
         for place, word in enumerate(args):
             if word == "--watch" and not _is_number(args[place + 1 :]):
@@ -67,24 +70,24 @@ def status(
         typer.Option(
             metavar="[SECONDS]",
             min=0.1,
-            max=_MOST,
-            help=f"Look again every so many seconds ({_EVERY}), until Ctrl-C.",
+            max=_LONGEST,
+            help=f"Update every SECONDS seconds (default: {_EVERY}), until Ctrl-C.",
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show each table's last load, rows, watermark, distance to the source, and what holds it back
-    or has failed.
+    """Show each table's last load, rows, watermark, distance to the source, what holds it back, and
+    failures.
 
-    Reads only. Without access to the source it shows what the warehouse knows.
+    Reads only. Without access to the source, it shows what the warehouse knows.
     """
-    if watch is not None and math.isnan(watch):  # neither below the least nor above the most
+    if watch is not None and math.isnan(watch):  # NaN passes the checks for min and max
         raise typer.BadParameter("expected a number of seconds", param_hint="'--watch'")
-    look = asking(ctx.obj, pipeline)
+    read = status_reader(ctx.obj, pipeline)
     if watch is not None:
-        keep_looking(look, watch, as_json)
+        watch_status(read, watch, as_json)
         return
-    answers = look()
+    answers = read()
     if as_json:
         print_json(as_document(answers))
     elif pipeline and answers[0].error:
@@ -93,7 +96,7 @@ def status(
         print_page(answers, console())
     for answer in answers:
         if answer.error and not as_json:
-            say(f"error: {answer.words}")
+            say(f"error: {answer.error_text}")
     errors = [answer.error for answer in answers if answer.error]
     if any(isinstance(error, InputError) for error in errors):
         raise typer.Exit(WRONG_INPUT)
@@ -103,39 +106,44 @@ def status(
 
 @dataclass(frozen=True)
 class Answer:
-    """A pipeline, or its file where that is broken: how it stands, or why that cannot be said."""
+    """The status of one pipeline, or the error that prevents it."""
 
     name: str
+    """The pipeline's; the path of its file where that has problems."""
     status: PipelineStatus | None
     error: Exception | None = None
 
     @property
-    def words(self) -> str:
-        """What went wrong."""
+    def error_text(self) -> str:
+        """The error as users see it; empty where there is none."""
+        if self.error is None:
+            return ""
         if isinstance(self.error, SpecError):
-            return "\n".join(str(relative_problem(problem)) for problem in self.error.problems)
-        return f"{self.name}: {describe(self.error)}" if self.error else ""
+            problems = [str(relative_problem(problem)) for problem in self.error.problems]
+            return "\n".join(problems)
+        return f"{self.name}: {describe(self.error)}"
 
 
-def asking(given: Path | None, name: str | None) -> Callable[[], list[Answer]]:
-    """What asks about the pipeline `name`, or about all; the trouble of one does not hide the
-    others, nor ends a watch.
+def status_reader(explicit: Path | None, name: str | None) -> Reader:
+    """A function that reads the status of the pipeline `name`, or of all, each time it is called.
 
-    Raises InputError, also when it is called, where there is no such pipeline or none at all.
+    An error of one pipeline is part of its answer: it neither hides the others nor ends a watch.
+    Raises InputError where there is no such pipeline, or none at all; so does the function.
     """
     if name:
-        file, project = find_pipeline(given, name)
+        file, project = find_pipeline(explicit, name)
         return lambda: [_answer(file, project)]
-    project = project_folder(given)
+    project = project_folder(explicit)
 
-    def ask_all() -> list[Answer]:
+    def read_all() -> list[Answer]:
+        # The files are listed each time: a watch shows a pipeline that is added meanwhile.
         return [_answer(file, project) for file in project_specs(project)]
 
-    return ask_all
+    return read_all
 
 
 def _answer(file: Path, project: Path) -> Answer:
-    # Here, so that commands that need no server start without a driver.
+    # Imported here: `--help` needs no driver.
     from loadsheet.status.pipeline import pipeline_status
 
     name = display_path(file)
@@ -150,7 +158,7 @@ def _answer(file: Path, project: Path) -> Answer:
 
 
 def as_document(answers: list[Answer]) -> dict[str, Any]:
-    """The document of `--json`."""
+    """The document for `--json`."""
     from loadsheet.status.document import FORMAT, document, failed_document
 
     pipelines = []
@@ -158,82 +166,83 @@ def as_document(answers: list[Answer]) -> dict[str, Any]:
         if answer.status:
             pipelines.append(document(answer.status))
         else:
-            pipelines.append(failed_document(answer.name, answer.words))
+            pipelines.append(failed_document(answer.name, answer.error_text))
     return {"format": FORMAT, "pipelines": pipelines}
 
 
 def as_page(answers: list[Answer], errors: bool = False, brief: bool = False) -> RenderableType:
-    """The page for people: with what went wrong, if `errors`; without what wants nothing, if
-    `brief`."""
+    """The page for people: with `errors`, or without them; `brief` leaves out the tables that need
+    no attention."""
     from rich.console import Group
     from rich.text import Text
 
     from loadsheet.redact import visible
     from loadsheet.status.page import view
 
-    parts: list[RenderableType] = []
+    sections: list[RenderableType] = []
     for answer in answers:
-        if answer.status or errors:
-            parts += [Text("")] if parts else []
-            error = Text(visible(f"error: {answer.words}"), "red")
-            parts.append(view(answer.status, brief) if answer.status else error)
-    return Group(*parts)
+        section: RenderableType
+        if answer.status:
+            section = view(answer.status, brief)
+        elif errors:
+            section = Text(visible(f"error: {answer.error_text}"), "red")
+        else:
+            continue
+        if sections:
+            sections.append(Text(""))
+        sections.append(section)
+    return Group(*sections)
 
 
-def keep_looking(look: Callable[[], list[Answer]], every: float, as_json: bool) -> None:
-    """Until Ctrl-C, which is how this ends and no failure: one page that changes on a terminal, one
-    after the other elsewhere, one JSON document a line for scripts."""
+def watch_status(read: Reader, every: float, as_json: bool) -> None:
+    """Read and print until Ctrl-C: on a terminal a page that changes, elsewhere one page after the
+    other, for scripts one JSON document per line."""
     out = console()
+    # Ctrl-C is the normal end, and no failure.
     with suppress(KeyboardInterrupt):
         if as_json:
-            for answers in _repeated(look, every):
-                typer.echo(
-                    json_safe(json.dumps(as_document(answers), ensure_ascii=False, default=str))
-                )
+            for answers in _repeated(read, every):
+                document = json.dumps(as_document(answers), ensure_ascii=False, default=str)
+                typer.echo(json_safe(document))
         elif out.is_terminal:
-            _live(look, every, out)
+            _watch_live(read, every, out)
         else:
-            for answers in _repeated(look, every):
+            for answers in _repeated(read, every):
                 typer.echo(_now())
                 print_page(answers, out, errors=True)
                 typer.echo()
 
 
 def print_page(answers: list[Answer], out: Console, errors: bool = False) -> None:
-    """One page, without blanks at the ends of lines."""
-    with out.capture() as captured:
-        out.print(as_page(answers, errors), soft_wrap=not out.is_terminal)
-    text = "\n".join(line.rstrip() for line in captured.get().splitlines())
+    """Print the page, if there is anything on it."""
+    text = rendered(out, as_page(answers, errors), soft_wrap=not out.is_terminal)
     if text:
         typer.echo(text)
 
 
-def _live(look: Callable[[], list[Answer]], every: float, out: Console) -> None:
+def _watch_live(read: Reader, every: float, out: Console) -> None:
     from rich.console import Group
     from rich.live import Live
     from rich.text import Text
 
     with Live(console=out, auto_refresh=False) as live:
-        for answers in _repeated(look, every):
+        for answers in _repeated(read, every):
             foot = Text(f"{_now()}, every {every:g} s, Ctrl-C ends", style="dim")
             live.update(Group(_fitting(answers, out), Text(""), foot), refresh=True)
 
 
 def _fitting(answers: list[Answer], out: Console) -> RenderableType:
-    """What is below the screen cannot be scrolled to, and failures stand at the end: then without
-    what is well."""
+    """The page, or the brief one where it is longer than the screen: Rich cuts what is below, and
+    failures are at the end."""
     page = as_page(answers, errors=True)
-    foot = 2
-    return (
-        page
-        if len(out.render_lines(page)) + foot <= out.height
-        else as_page(answers, errors=True, brief=True)
-    )
+    if len(out.render_lines(page)) + _FOOT_LINES <= out.height:
+        return page
+    return as_page(answers, errors=True, brief=True)
 
 
-def _repeated(look: Callable[[], list[Answer]], every: float) -> Iterator[list[Answer]]:
+def _repeated(read: Reader, every: float) -> Iterator[list[Answer]]:
     while True:
-        yield look()
+        yield read()
         time.sleep(every)
 
 

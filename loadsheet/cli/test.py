@@ -1,4 +1,5 @@
-"""`loadsheet test`: builds transforms from given rows and compares the result with expected rows."""
+"""`loadsheet test`: builds transforms from the rows of a test and compares the result with the
+expected rows."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from rich.text import Text
 
 from loadsheet.cli.errors import FAILED
 from loadsheet.cli.interrupt import as_ctrl_c
-from loadsheet.cli.output import AsJson, console, print_json
+from loadsheet.cli.output import AsJson, console, counted, print_json
 from loadsheet.connections.lookup import project_connections
 from loadsheet.errors import InputError, LoadsheetError, SpecError
 from loadsheet.problem import Problem
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from loadsheet.sqltest.models import Case
     from loadsheet.sqltest.run import Verdict
 
+    Tests = list[tuple[Pipeline, list[Case], Any]]
+
 
 def test(
     ctx: typer.Context,
@@ -36,111 +39,114 @@ def test(
     ] = None,
     only: Annotated[
         str | None,
-        typer.Option("--only", metavar="TEXT", help="Only tests that have this in their name."),
+        typer.Option("--only", metavar="TEXT", help="Only tests whose names contain TEXT."),
     ] = None,
     warehouse: Annotated[
         str | None,
         typer.Option(
             metavar="CONN_ID",
-            help="A server on which databases may be created, in place of the embedded PostgreSQL. "
-            "What is in its databases is not touched.",
+            help="Connection to a server on which databases may be created, instead of the embedded"
+            " PostgreSQL. Its existing databases are not touched.",
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Build transforms from given rows and compare them with expected ones; exit code 1 when they
-    differ.
+    """Build transforms from the rows of tests and compare the results with the expected rows.
 
-    Tests are in tests/*.yml beside the pipeline file.
+    Tests are in tests/*.yml beside the pipeline file. The exit code is 1 when a test fails.
     """
-    specs = [open_pipeline(ctx.obj, pipeline)] if pipeline else _all(project_folder(ctx.obj))
-    found = _read([spec for spec, _ in specs])
-    chosen = [
-        (spec, [case for case in cases if only is None or only in case.name], tables)
-        for spec, cases, tables in found
-    ]
+    if pipeline:
+        spec, project = open_pipeline(ctx.obj, pipeline)
+        specs = [spec]
+    else:
+        project = project_folder(ctx.obj)
+        specs = [load_pipeline(file) for file in project_specs(project)]
+    tests = _read_tests(specs)
+    chosen: Tests = []
+    for spec, cases, tables in tests:
+        matching = [case for case in cases if only is None or only in case.name]
+        chosen.append((spec, matching, tables))
     if not any(cases for _, cases, _ in chosen):
-        raise InputError(_no_tests(found, only))
+        raise InputError(_why_no_tests(tests, only))
     started = time.monotonic()
-    connection = project_connections(specs[0][1])(warehouse) if warehouse else None
+    connection: Connection | None = None
+    if warehouse:
+        connection = project_connections(project)(warehouse)
     with as_ctrl_c():
         verdicts = _run(chosen, connection, quiet=as_json)
     failed = sum(not verdict.passed for verdict in verdicts)
     if as_json:
         print_json({"tests": [document(verdict) for verdict in verdicts]})
     else:
-        count = f"{len(verdicts)} tests" if len(verdicts) != 1 else "1 test"
-        result = f"{failed} failed" if failed else "all as expected"
-        typer.echo(f"{count}, {result}, in {time.monotonic() - started:.1f} s")
+        result = f"{failed} failed" if failed else "all passed"
+        seconds = time.monotonic() - started
+        typer.echo(f"{counted(len(verdicts), 'test')}, {result}, in {seconds:.1f} s")
     if failed:
         raise typer.Exit(FAILED)
 
 
-def _all(project: Path) -> list[tuple[Pipeline, Path]]:
-    return [(load_pipeline(spec), project) for spec in project_specs(project)]
-
-
-def _read(specs: Sequence[Pipeline]) -> list[Any]:
-    """The tests of each. Raises SpecError with the problems of all."""
+def _read_tests(specs: Sequence[Pipeline]) -> Tests:
+    """The tests of each pipeline, and what they know of its tables. Raises SpecError with the
+    problems of all."""
     from loadsheet.sqltest.files import read_tests
 
-    found: list[Any] = []
+    tests: Tests = []
     problems: list[Problem] = []
     for spec in specs:
         try:
-            found.append((spec, *read_tests(spec)))
+            cases, tables = read_tests(spec)
         except SpecError as error:
             problems += error.problems
+        else:
+            tests.append((spec, cases, tables))
     if problems:
         raise SpecError(problems)
-    return found
+    return tests
 
 
-def _no_tests(found: list[Any], only: str | None) -> str:
-    if only is not None and any(cases for _, cases, _ in found):
+def _why_no_tests(tests: Tests, only: str | None) -> str:
+    if only is not None and any(cases for _, cases, _ in tests):
         return f"--only {only}: no test has this in its name"
-    folders = ", ".join(display_path(spec.file.parent / "tests") for spec, _, _ in found)
+    folders = ", ".join(display_path(spec.file.parent / "tests") for spec, _, _ in tests)
     return f"there are no tests in {folders}: write one as docs/testing.md shows"
 
 
-def _run(chosen: list[Any], connection: Connection | None, quiet: bool) -> list[Verdict]:
-    # Here, so that `loadsheet test --help` needs no driver.
+def _run(tests: Tests, connection: Connection | None, quiet: bool) -> list[Verdict]:
+    """Run each test in a database of its own, on the server of `connection` or an embedded one."""
+    # Imported here: `--help` needs no driver.
     from loadsheet.sqltest.embedded import embedded, throwaway_database
-    from loadsheet.sqltest.run import run_case
+    from loadsheet.sqltest.run import Verdict, run_case
 
     verdicts = []
     with nullcontext(connection) if connection else embedded() as server:
-        for spec, cases, tables in chosen:
+        for spec, cases, tables in tests:
             for case in cases:
                 with throwaway_database(server) as session:
-                    verdicts.append(_tried(lambda: run_case(session, spec, case, tables), case))  # noqa: B023
+                    try:
+                        verdict = run_case(session, spec, case, tables)
+                    except LoadsheetError as error:
+                        verdict = Verdict(case=case, error=str(error))
+                verdicts.append(verdict)
                 if not quiet:
-                    print_verdict(spec.name, verdicts[-1])
+                    print_verdict(spec.name, verdict)
     return verdicts
 
 
-def _tried(run: Any, case: Case) -> Verdict:
-    from loadsheet.sqltest.run import Verdict
-
-    try:
-        verdict: Verdict = run()
-    except LoadsheetError as error:
-        return Verdict(case=case, error=str(error))
-    return verdict
-
-
 def print_verdict(pipeline: str, verdict: Verdict) -> None:
-    """The test with its mark; of one that failed, each row that is not as expected, or what kept it
-    from being run."""
+    """Print the test and whether it passed; of a failed one also each row that differs, or the
+    error."""
     out = console()
     mark = ("ok    ", "green") if verdict.passed else ("failed", "bold red")
     out.print(Text.assemble(mark, f"  {pipeline}: {verdict.case.name}"), soft_wrap=True)
     if verdict.passed:
         return
-    step = f" (step {verdict.step})" if len(verdict.case.steps) > 1 and verdict.step else ""
-    out.print(Text(f"        {_place(verdict.case.where)}{step}"), soft_wrap=True)
-    if verdict.error:
-        out.print(Text(_indented(_shortened(verdict.error))), soft_wrap=True)
+    place = _place(verdict.case.where)
+    if verdict.step and len(verdict.case.steps) > 1:
+        place += f" (step {verdict.step})"
+    out.print(Text(f"        {place}"), soft_wrap=True)
+    # Files are shown relative to the current folder.
+    for line in verdict.error.replace(f"{Path.cwd()}/", "").splitlines():
+        out.print(Text(f"        {line}"), soft_wrap=True)
     table = ""
     for difference in verdict.differences:
         if difference.table != table:
@@ -151,22 +157,24 @@ def print_verdict(pipeline: str, verdict: Verdict) -> None:
 
 
 def _lines(difference: Difference) -> list[tuple[str, str]]:
-    """A missing row has a `-` before it, one too many a `+`, and each cell that differs a line with
-    both."""
-    expected, actual = difference.expected, difference.actual
+    """The lines of a difference, each with its style: a missing row starts with `-`, an extra row
+    with `+`, and of a row that differs each cell is a line."""
+    expected = difference.expected
+    actual = difference.actual
     where = f"   {_place(difference.where)}" if difference.where else ""
     if expected is None:
         return [(f"+ {_row(actual or {})}", "green")]
     if actual is None:
         return [(f"- {_row(expected)}{where}", "red")]
-    key = tuple(c for c in difference.key if c in expected) or tuple(
-        c for c in expected if c not in difference.cells
-    )
-    lines = [(f"~ {_row({c: expected[c] for c in key})}{where}", "yellow")]
+    # The row is named by its key; without one by all cells that agree.
+    names = [name for name in difference.key if name in expected]
+    if not names:
+        names = [name for name in expected if name not in difference.cells]
+    row = _row({name: expected[name] for name in names})
+    lines = [(f"~ {row}{where}", "yellow")]
     for cell in difference.cells:
-        lines += [
-            (f"    {cell}: expected {_value(expected[cell])}, found {_value(actual[cell])}", "")
-        ]
+        values = f"expected {_value(expected[cell])}, found {_value(actual[cell])}"
+        lines.append((f"    {cell}: {values}", ""))
     return lines
 
 
@@ -175,11 +183,13 @@ def _row(values: dict[str, str | None]) -> str:
 
 
 def _value(value: str | None) -> str:
-    """As it is, in quotes where it would be taken for something else: NULL, nothing, two lines."""
+    """The value, in quotes where it could be mistaken: an empty text, `null`, blanks around it, two
+    lines."""
     if value is None:
         return "null"
-    is_plain = value and value == value.strip() and value.isprintable() and value != "null"
-    return value if is_plain else repr(value)
+    if value in ("", "null") or value != value.strip() or not value.isprintable():
+        return repr(value)
+    return value
 
 
 def _place(where: str) -> str:
@@ -187,25 +197,23 @@ def _place(where: str) -> str:
     return f"{display_path(file)}:{line}:{column}"
 
 
-def _shortened(text: str) -> str:
-    """Files as seen from here."""
-    return text.replace(f"{Path.cwd()}/", "")
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"        {line}" for line in text.splitlines())
-
-
 def document(verdict: Verdict) -> dict[str, Any]:
     """The verdict for `--json`."""
+    differences = []
+    for difference in verdict.differences:
+        differences.append(
+            {
+                "table": difference.table,
+                "expected": difference.expected,
+                "actual": difference.actual,
+                "where": difference.where,
+            }
+        )
     return {
         "name": verdict.case.name,
         "where": verdict.case.where,
         "passed": verdict.passed,
         "step": verdict.step,
         "error": verdict.error,
-        "differences": [
-            {"table": d.table, "expected": d.expected, "actual": d.actual, "where": d.where}
-            for d in verdict.differences
-        ],
+        "differences": differences,
     }

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from loadsheet.diff import consequences
 from loadsheet.diff.consequences import Consequence
-from loadsheet.plan.describe import after
+from loadsheet.plan.describe import describe_upstream
 from loadsheet.plan.steps import Kind, build_plan, step_id
 from loadsheet.spec.dependencies import transform_inputs
 from loadsheet.spec.models import Pattern, Pipeline, Table, Transform
@@ -275,7 +275,7 @@ def _upstream_texts(pipeline: Pipeline) -> dict[str, str]:
     texts = {}
     for name, step in steps.items():
         if step.kind == "transform":
-            texts[name] = after(step, steps) or "nothing"
+            texts[name] = describe_upstream(step, steps) or "nothing"
     return texts
 
 

@@ -1,9 +1,8 @@
-"""Why a server says no, what to do about it, and whether the same call may succeed later: the
-tables.
+"""Why a server refuses, what to do about it, and whether the same call may succeed later.
 
-PostgreSQL's classes are those of its manual's Appendix A. Where a failure cannot be told from one
-that passes (a server that is read-only may be half way through a failover), it is tried again: that
-costs a minute, not a run.
+Tables for PostgreSQL (the classes of its manual's Appendix A), S3, and this machine. Where a
+lasting failure looks the same as a passing one, it counts as passing: a server that is read-only
+may be in the middle of a failover, and a needless retry costs a minute, not a run.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ class Cause:
 _LOGIN = Cause(
     False, "The server does not accept this login", "correct the connection's login, then run again"
 )
-_FULL = "free space there, or make it larger"
+_FULL = "free space there, or enlarge it"
 _LIMIT = "raise the limit for the connection's role, or make the work smaller"
 
 SQLSTATES = {
     "08": Cause(
         True,
-        "The connection was lost or never made",
-        "see that the server runs and can be reached from here",
+        "The connection was lost or could not be made",
+        "check that the server runs and can be reached from here",
     ),
     "0A": Cause(False, "The server cannot do this", "change the spec or the SQL"),
     "21": Cause(False, "A subquery returned more than one row", "correct the SQL"),
@@ -41,9 +40,10 @@ SQLSTATES = {
     "25006": Cause(
         True,
         "The server is read-only: a standby, or by a setting",
-        "after a failover point the connection at the primary; else switch"
-        " default_transaction_read_only off",
+        "after a failover, point the connection at the primary; otherwise set"
+        " default_transaction_read_only to off",
     ),
+    # Timeouts: to correct the SQL, as for the rest of their class, would be the wrong advice.
     "25P03": Cause(True, "The server ended a transaction that took too long", _LIMIT),
     "25P04": Cause(True, "The server ended a transaction that took too long", _LIMIT),
     "28": _LOGIN,
@@ -53,19 +53,22 @@ SQLSTATES = {
     "40": Cause(
         True,
         "It collided with another transaction, and the server rolled this one back",
-        "nothing, unless it keeps happening: then keep the other writers off this table",
+        "nothing, unless it keeps happening; then keep the other writers off this table",
     ),
+    # A constraint that is checked at COMMIT: the retry would bring the same rows.
     "40002": Cause(False, "Rows break a constraint", "correct the rows, or drop the constraint"),
     "42": Cause(
         False, "The SQL is wrong for this database", "correct the spec or the SQL it names"
     ),
     "42501": Cause(False, "The role may not do this", "grant the connection's role what it lacks"),
-    "53": Cause(True, "The server is short of something", "free what it lacks, or give it more"),
+    "53": Cause(
+        True, "The server has run out of a resource", "free the resource, or add more of it"
+    ),
     "53100": Cause(True, "The server's disk is full", _FULL),
     "53200": Cause(
         True,
         "The server is out of memory",
-        "lower work_mem or the work done at once, or give it more",
+        "lower work_mem, run fewer tasks at once, or add memory",
     ),
     "53300": Cause(
         True,
@@ -73,6 +76,7 @@ SQLSTATES = {
         "end idle sessions, raise max_connections or the CONNECTION LIMIT, or let fewer tasks run"
         " at once",
     ),
+    # A configured limit, unlike the rest of its class, does not recover.
     "53400": Cause(False, "A limit in the server's configuration was reached", _LIMIT),
     "54": Cause(False, "It is larger than PostgreSQL allows", "make it smaller"),
     "55": Cause(
@@ -81,50 +85,61 @@ SQLSTATES = {
         "bring it into the state the message asks for",
     ),
     "55006": Cause(
-        True, "Another session uses the object", "end that session, or wait until it is done"
+        True, "Another session uses the object", "end that session, or wait until it has finished"
     ),
     "55P03": Cause(
         True,
         "Another session held a lock for too long",
-        "end that session, or wait until it is done",
+        "end that session, or wait until it has finished",
     ),
-    "57": Cause(True, "An operator intervened", "see that the server runs"),
+    "57": Cause(True, "An operator intervened", "check that the server runs"),
     "57014": Cause(
         True,
-        "Somebody, or statement_timeout, cancelled the statement",
-        "ask who did it, or raise statement_timeout for the connection's role",
+        "A user or statement_timeout cancelled the statement",
+        "find out who cancelled it, or raise statement_timeout for the connection's role",
     ),
     "57P01": Cause(
-        True, "An administrator shut the server down or ended the session", "see that it runs"
+        True, "An administrator shut the server down or ended the session", "check that it runs"
     ),
-    "57P02": Cause(True, "The server crashed and restarts", "see its log"),
-    "57P03": Cause(True, "The server starts, stops or recovers", "wait until it takes connections"),
+    "57P02": Cause(True, "The server crashed and is restarting", "read its log"),
+    "57P03": Cause(
+        True,
+        "The server is starting, stopping or recovering",
+        "wait until it takes connections",
+    ),
+    # The one of its class that does not pass: the class covers restarts and failovers.
     "57P04": Cause(False, "The database was dropped", "create it, or correct the connection"),
-    "58": Cause(True, "The server's disk or operating system failed", "see the server's log"),
+    "58": Cause(True, "The server's disk or operating system failed", "read the server's log"),
     "58P01": Cause(
-        False, "A file the server needs is missing", "install what it belongs to (an extension?)"
+        False,
+        "A file the server needs is missing",
+        "install what the file belongs to, for example an extension",
     ),
     "72": Cause(
         True, "The snapshot was too old", "raise old_snapshot_threshold if it happens again"
     ),
-    "HV": Cause(False, "A foreign table's server said no", "correct the foreign table"),
-    "HV00N": Cause(True, "A foreign table's server could not be reached", "see that it runs"),
+    "HV": Cause(False, "A foreign table's server reported an error", "correct the foreign table"),
+    # The only foreign-table error that may pass: its server could not be reached.
+    "HV00N": Cause(True, "A foreign table's server could not be reached", "check that it runs"),
     "P0": Cause(
-        False, "A function or trigger in the database raised this", "do as it says, or correct it"
+        False,
+        "A function or trigger in the database raised this",
+        "follow its message, or correct it",
     ),
-    "XX": Cause(True, "Something went wrong inside the server", "see the server's log"),
+    "XX": Cause(True, "Something went wrong inside the server", "read the server's log"),
+    # Damaged data, unlike the rest of its class, stays damaged.
     "XX001": Cause(
         False, "The server found damaged data on its disk", "restore the table from a backup"
     ),
     "XX002": Cause(False, "The server found a damaged index", "REINDEX it"),
+    # A code of an extension, or of a newer PostgreSQL.
     "": Cause(
-        False, "The server said no", "look the SQLSTATE up in PostgreSQL's manual, Appendix A"
+        False, "The server refused", "look the SQLSTATE up in PostgreSQL's manual, Appendix A"
     ),
 }
 
-# libpq hands over no SQLSTATE for a login that fails, nor for a session that breaks off: only
-# words.
-LOGIN_WORDS = {
+# libpq passes on no SQLSTATE for a login that fails or a session that breaks off, only the message.
+LOGIN_MESSAGES = {
     "28P01": re.compile(r"password authentication failed|no password supplied"),
     "28000": re.compile(
         r"pg_hba\.conf|role .* (does not exist|is not permitted to log in)|authentication failed"
@@ -142,7 +157,7 @@ NOT_CONNECTED, DISCONNECTED = "08001", "08006"
 _BUSY = Cause(
     True,
     "The lake is too busy",
-    "nothing, unless it keeps happening: then let fewer tasks run at once",
+    "nothing, unless it keeps happening; then let fewer tasks run at once",
 )
 _LAKE_LOGIN = Cause(
     False,
@@ -151,29 +166,44 @@ _LAKE_LOGIN = Cause(
 )
 _DAMAGED = Cause(
     True,
-    "What was sent arrived damaged",
-    "nothing, unless it keeps happening: then look at the network",
+    "The data arrived damaged",
+    "nothing, unless it keeps happening; then look at the network",
 )
 _LAKE_FULL = Cause(True, "The lake's disk is full", _FULL)
 UNREACHABLE = Cause(
-    True, "The lake could not be reached", "see that it runs and can be reached from here"
+    True, "The lake could not be reached", "check that it runs and can be reached from here"
 )
 
-# S3's own codes, HTTP statuses, and the class of a status by its first digit.
+# By S3's own codes, by HTTP statuses, and by the first digit of a status.
 S3 = {
-    **dict.fromkeys(("SlowDown", "Throttling", "ThrottlingException", "TooManyRequests"), _BUSY),
-    **dict.fromkeys(
-        ("ServiceUnavailable", "InternalError", "OperationAborted", "RequestTimeout"), _BUSY
+    "SlowDown": _BUSY,
+    "Throttling": _BUSY,
+    "ThrottlingException": _BUSY,
+    "TooManyRequests": _BUSY,
+    "ServiceUnavailable": _BUSY,
+    "InternalError": _BUSY,
+    "OperationAborted": _BUSY,
+    "RequestTimeout": _BUSY,
+    "408": _BUSY,
+    "425": _BUSY,
+    "429": _BUSY,
+    "AccessDenied": _LAKE_LOGIN,
+    "AllAccessDisabled": _LAKE_LOGIN,
+    "InvalidAccessKeyId": _LAKE_LOGIN,
+    "SignatureDoesNotMatch": _LAKE_LOGIN,
+    "InvalidToken": _LAKE_LOGIN,
+    "ExpiredToken": _LAKE_LOGIN,
+    "401": _LAKE_LOGIN,
+    "403": _LAKE_LOGIN,
+    "BadDigest": _DAMAGED,
+    "IncompleteBody": _DAMAGED,
+    "XAmzContentSHA256Mismatch": _DAMAGED,
+    "XMinioStorageFull": _LAKE_FULL,
+    "QuotaExceeded": _LAKE_FULL,
+    "507": _LAKE_FULL,
+    "RequestTimeTooSkewed": Cause(
+        False, "This machine's clock and the lake's differ", "set the clocks"
     ),
-    **dict.fromkeys(("408", "425", "429"), _BUSY),
-    **dict.fromkeys(
-        ("AccessDenied", "AllAccessDisabled", "InvalidAccessKeyId", "SignatureDoesNotMatch"),
-        _LAKE_LOGIN,
-    ),
-    **dict.fromkeys(("InvalidToken", "ExpiredToken", "401", "403"), _LAKE_LOGIN),
-    **dict.fromkeys(("BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch"), _DAMAGED),
-    **dict.fromkeys(("XMinioStorageFull", "QuotaExceeded", "507"), _LAKE_FULL),
-    "RequestTimeTooSkewed": Cause(False, "This clock and the lake's differ", "set the clocks"),
     "NoSuchBucket": Cause(
         False, "There is no such bucket", "run the step create_bucket, or correct lake.bucket"
     ),
@@ -181,34 +211,42 @@ S3 = {
     "4": Cause(
         False, "The lake refused the request", "correct the lake's connection or the spec's lake"
     ),
-    "5": Cause(True, "The lake has trouble of its own", "see that it runs; its log says more"),
+    "5": Cause(True, "The lake has an internal error", "check that it runs, and read its log"),
     "": Cause(
         True,
-        "The lake's answer made no sense",
-        "see that extra.endpoint_url is an S3 server, not a proxy",
+        "The lake's answer is not one of S3",
+        "check that extra.endpoint_url is an S3 server, not a proxy",
     ),
 }
 UNTRUSTED = Cause(
     False,
     "The lake's certificate is not trusted here",
-    "install its authority's certificate, or correct it",
+    "install the certificate of its authority, or correct the lake's certificate",
 )
 
 LOCAL_FULL = Cause(True, "The disk of this machine is full", _FULL)
 LOCAL_REFUSED = Cause(
-    False, "This machine's files are not as they should be", "correct what the message names"
+    False, "A file on this machine is missing or not accessible", "correct what the message names"
 )
 LOCAL = Cause(
-    True, "This machine's network, disk or operating system failed", "see what the message names"
+    True, "This machine's network, disk or operating system failed", "check what the message names"
 )
 
 
 def of_sqlstate(code: str) -> Cause:
-    """The cause of the longest prefix of `code` that the table knows."""
-    return next(SQLSTATES[code[:n]] for n in range(len(code), -1, -1) if code[:n] in SQLSTATES)
+    """The cause of a SQLSTATE: its own, else that of its class, else the general one."""
+    # The table has a class by two characters, and a few longer prefixes.
+    for length in range(len(code), 0, -1):
+        cause = SQLSTATES.get(code[:length])
+        if cause:
+            return cause
+    return SQLSTATES[""]
 
 
 def of_s3(code: str, status: int | None) -> Cause:
     """The cause of an S3 code, else of the HTTP status, else of the status's class."""
-    keys = (code, str(status or ""), str(status or "")[:1])
-    return next((S3[key] for key in keys if key and key in S3), S3[""])
+    status_text = str(status or "")
+    for key in (code, status_text, status_text[:1]):
+        if key and key in S3:
+            return S3[key]
+    return S3[""]

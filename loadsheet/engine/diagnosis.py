@@ -1,5 +1,8 @@
-"""What a driver's exception means: its text without row data, its code, its cause. None for an
-unexpected exception."""
+"""What the exception of a driver or of the operating system means: its text without row data, its
+code, and its cause.
+
+`diagnose` is the entry; loadsheet/engine/causes.py has the tables of causes.
+"""
 
 from __future__ import annotations
 
@@ -24,107 +27,117 @@ _LASTING = (
 )
 _S3_CODE = re.compile(r"<Code>(\w+)</Code>(?:.*<Message>(.*?)</Message>)?", re.DOTALL)
 _HINTS = re.compile(r"\n\t.*")  # libpq's guesses at the reason
+# How libpq's messages begin when there was no connection yet.
 _CONNECTING = re.compile(
     "connection (failed|is bad|timeout)|multiple connection|failed to resolve", re.IGNORECASE
 )
+# urllib3's message when a server kept answering with, for example, 503.
 _STATUS = re.compile(r"too many (\d{3}) error responses")
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """`text` are the server's words, `code` is `SQLSTATE 55P03`, `S3 NoSuchBucket`, `HTTP 503`,
-    `ENOSPC` or empty."""
+    """An error as it is shown: the server's message, the code, the cause."""
 
     text: str
+    """The server's message, on one line, without row data and secrets."""
     code: str
+    """`SQLSTATE 55P03`, `S3 NoSuchBucket`, `HTTP 503`, `ENOSPC` or empty."""
     cause: Cause
 
     def __str__(self) -> str:
-        known = f" ({self.code})" if self.code and self.code not in self.text else ""
-        return f"{self.text}{known}. {self.advice}"
+        return f"{self.text_with_code}. {self.advice}"
+
+    @property
+    def text_with_code(self) -> str:
+        """The server's message with its code."""
+        if not self.code or self.code in self.text:
+            return self.text
+        return f"{self.text} ({self.code})"
 
     @property
     def advice(self) -> str:
         """Why it happened and what to do."""
-        retry = "; a retry may succeed" if self.cause.retryable else ""
-        return f"{self.cause.why}. Next: {self.cause.next}{retry}"
+        advice = f"{self.cause.why}. Next: {self.cause.next}"
+        if self.cause.retryable:
+            advice += "; a retry may succeed"
+        return advice
 
 
 def diagnose(error: BaseException) -> Diagnosis | None:
     """The diagnosis of a database's, the lake's or the operating system's error; None for any
-    other."""
+    other, which is a bug."""
     if isinstance(error, psycopg.Error):
-        return _database(error)
-    found = _lake(error)
-    if found is None and isinstance(error, OSError) and _is_pythons(error):
-        return _machine(error)
-    return found
+        return _database_error(error)
+    diagnosis = _lake_error(error)
+    if diagnosis:
+        return diagnosis
+    # Libraries derive exceptions of their own from OSError, for reasons that are not the machine's.
+    is_pythons_own = type(error).__module__ in sys.stdlib_module_names
+    if isinstance(error, OSError) and is_pythons_own:
+        return _machine_error(error)
+    return None
 
 
-def _database(error: psycopg.Error) -> Diagnosis | None:
-    text = _one_line(_HINTS.sub("", message(error)))
+def _database_error(error: psycopg.Error) -> Diagnosis | None:
+    text = _on_one_line(_HINTS.sub("", message(error)))
     code = error.sqlstate
     if code is None and isinstance(error, psycopg.OperationalError):
-        code = _guessed(text)
-    if code is None:
+        code = _sqlstate_of_message(text)
+    if code is None:  # psycopg refused a call of ours
         return None
     return Diagnosis(text, f"SQLSTATE {code}", causes.of_sqlstate(code))
 
 
-def _guessed(text: str) -> str:
-    """The SQLSTATE that the server's words stand for, else that of a client that cannot connect or
-    is cut off."""
-    for code, words in causes.LOGIN_WORDS.items():
-        if words.search(text):
+def _sqlstate_of_message(text: str) -> str:
+    """The SQLSTATE that the message of a failed login or a lost connection stands for."""
+    for code, pattern in causes.LOGIN_MESSAGES.items():
+        if pattern.search(text):
             return code
     if _CONNECTING.match(text):
         return causes.NOT_CONNECTED
     return causes.DISCONNECTED
 
 
-def _lake(error: BaseException) -> Diagnosis | None:
-    # Here, because a transform's process never needs the S3 client.
+def _lake_error(error: BaseException) -> Diagnosis | None:
+    # Imported here, because a transform's process never needs the S3 client.
     from minio.error import InvalidResponseError, S3Error, ServerError
     from urllib3.exceptions import HTTPError
 
     if isinstance(error, S3Error):
-        return _answered(error.code or "", error.response.status, error.message or str(error))
+        return _lake_answer(error.code or "", error.response.status, error.message or str(error))
     if isinstance(error, InvalidResponseError):
         # rclone labels its errors text/xml, which the SDK takes for no S3 answer at all.
-        found = _S3_CODE.search(error._body or "")
-        if found:
-            return _answered(found[1], error._code, found[2] or found[1])
+        s3_error = _S3_CODE.search(error._body or "")
+        if s3_error:
+            return _lake_answer(s3_error[1], error._code, s3_error[2] or s3_error[1])
         text = f"the lake's answer of type {error._content_type} is not an S3 answer"
-        return _answered("", error._code, text)
+        return _lake_answer("", error._code, text)
     if isinstance(error, ServerError):
-        return _answered("", error.status_code, str(error))
+        return _lake_answer("", error.status_code, str(error))
     if isinstance(error, HTTPError):
-        return _unanswered(error)
+        return _lake_silence(error)
     return None
 
 
-def _answered(code: str, status: int | None, text: str) -> Diagnosis:
-    named = f"S3 {code}" if code else f"HTTP {status}"
-    return Diagnosis(_one_line(clean(text)), named, causes.of_s3(code, status))
+def _lake_answer(code: str, status: int | None, text: str) -> Diagnosis:
+    shown_code = f"S3 {code}" if code else f"HTTP {status}"
+    return Diagnosis(_on_one_line(clean(text)), shown_code, causes.of_s3(code, status))
 
 
-def _unanswered(error: BaseException) -> Diagnosis:
-    """No answer, or only such that the client has given up after its own tries."""
-    text = _one_line(clean(str(getattr(error, "reason", None) or error)))
+def _lake_silence(error: BaseException) -> Diagnosis:
+    """No answer, or only answers that made the client give up after its own retries."""
+    # urllib3 wraps what happened in an error about the number of its retries.
+    text = _on_one_line(clean(str(getattr(error, "reason", None) or error)))
     status = _STATUS.search(text)
     if status:
-        return _answered("", int(status[1]), text)
+        return _lake_answer("", int(status[1]), text)
     if "certificate" in text.lower():
         return Diagnosis(text, "", causes.UNTRUSTED)
     return Diagnosis(text, "", causes.UNREACHABLE)
 
 
-def _is_pythons(error: OSError) -> bool:
-    """Not one of the many that others derive from OSError for reasons of their own."""
-    return type(error).__module__ in sys.stdlib_module_names
-
-
-def _machine(error: OSError) -> Diagnosis:
+def _machine_error(error: OSError) -> Diagnosis:
     code = errno.errorcode.get(error.errno or 0, "")
     if isinstance(error, _LASTING):
         cause = causes.LOCAL_REFUSED
@@ -132,8 +145,9 @@ def _machine(error: OSError) -> Diagnosis:
         cause = causes.LOCAL_FULL
     else:
         cause = causes.LOCAL
-    return Diagnosis(_one_line(clean(str(error) or type(error).__name__)), code, cause)
+    text = _on_one_line(clean(str(error) or type(error).__name__))
+    return Diagnosis(text, code, cause)
 
 
-def _one_line(text: str) -> str:
+def _on_one_line(text: str) -> str:
     return " ".join(text.split()).rstrip(".")

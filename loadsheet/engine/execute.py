@@ -1,4 +1,11 @@
-"""Run one step of a plan, wherever it is asked for: an Airflow task or `loadsheet run`."""
+"""Run one step of a plan: the entry for an Airflow task and for `loadsheet run`.
+
+    Airflow: airflow.operators ──┐
+                                 ├─> execute ─> resolve | extract | load | transform
+    loadsheet run: engine.runner ┘
+
+Both get the same limits of time, messages and records of failures, because all of that is here.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +15,7 @@ from dataclasses import replace
 
 from loadsheet.connections.lookup import Connections
 from loadsheet.deadline import limited
-from loadsheet.engine.failures import explained, noted
+from loadsheet.engine.failures import failure_explained, failure_recorded
 from loadsheet.engine.sessions import Servers
 from loadsheet.failpoints import reach
 from loadsheet.outcome import Outcome, RunRequest, skipped
@@ -30,64 +37,76 @@ def execute(
     progress: Progress | None = None,
     servers: Servers | None = None,
 ) -> Outcome:
-    """Do the work of `step` and say what came of it.
+    """Do the work of `step` and return its outcome.
 
-    `load_id` is the extract step's, for the load of the same table; `progress(rows, bytes)` is told
-    what has been stored or loaded so far; `servers` are those of a run of several steps. Raises
-    LoadsheetError, placed and explained (`.retryable` says whether a retry may help); any other
-    exception is a bug.
+    `load_id` is the extract step's, for the load of the same table. `progress(rows, bytes)` is
+    called with what has been stored or loaded so far. `servers` are those of a run of several
+    steps; without them the step opens its own sessions.
+
+    Raises LoadsheetError that names pipeline, step, run, cause and next step (`.retryable` tells
+    whether a retry may help). Any other exception is a bug.
     """
-    tell = progress or (lambda rows, size: None)
+    if progress is None:
+        progress = _ignore_progress
+    if servers is None:
+        servers = Servers(pipeline, connections)
     limit = tasks_of(step, pipeline).timeout
-    place = step, pipeline, request, connections
     _log.info("%s of %s begins, run %s", step.id, pipeline.name, request.run_id)
-    with noted(*place), explained(*place), limited(f"the {step.kind} of {step.name}", limit):
-        outcome = _execute(
-            step, pipeline, request, servers or Servers(pipeline, connections), load_id, tell
-        )
+    # From the inside: what exceeds the limit fails, what fails is explained, and the explanation
+    # is what the ledger records.
+    with (
+        failure_recorded(step, pipeline, request, connections),
+        failure_explained(step, pipeline, request, connections),
+        limited(f"the {step.kind} of {step.name}", limit),
+    ):
+        outcome = _dispatch(step, pipeline, request, servers, load_id, progress)
     _log.info("%s of %s: %s, %s", step.id, pipeline.name, outcome.status, outcome.message)
-    # It may name tables, roles and sessions, and is a line of a log.
+    # The message may quote names of tables, roles and sessions, which may hold line breaks; logs
+    # show it on one line.
     return replace(outcome, message=on_one_line(outcome.message))
 
 
-def _execute(
+def _ignore_progress(rows: int | None, size: int) -> None:
+    pass
+
+
+def _dispatch(
     step: Step,
     pipeline: Pipeline,
     request: RunRequest,
     servers: Servers,
     load_id: str | None,
-    tell: Progress,
+    progress: Progress,
 ) -> Outcome:
     reach("step.begun")
     match step.kind:
         case "create_bucket":
             created = servers.lake.create_bucket()
-            return Outcome(
-                status="done",
-                message=f"bucket {pipeline.lake.bucket} {'created' if created else 'is there'}",
-            )
+            state = "created" if created else "exists"
+            return Outcome(status="done", message=f"bucket {pipeline.lake.bucket} {state}")
         case "resolve":
-            return _resolve(pipeline, step.name, servers)
+            return _run_resolve(pipeline, step.name, servers)
         case "transform":
-            return _transform(pipeline, step.name, request, servers)
+            return _run_transform(pipeline, step.name, request, servers)
         case _ if not request.wants(step.name):
             return skipped("not among the tables of this run")
         case "extract":
-            return _extract(pipeline, step.name, request, servers, tell)
+            return _run_extract(pipeline, step.name, request, servers, progress)
         case "load":
-            return _load(pipeline, step.name, servers, load_id, tell)
+            return _run_load(pipeline, step.name, servers, load_id, progress)
 
 
-# Each kind imports what it needs.
-def _resolve(pipeline: Pipeline, name: str, servers: Servers) -> Outcome:
+# Each kind of step opens the sessions it needs, and imports its code late: an Airflow task does one
+# step, and should not pay for importing the others.
+def _run_resolve(pipeline: Pipeline, name: str, servers: Servers) -> Outcome:
     from loadsheet.engine.resolve import resolve
 
     with servers.source() as source, servers.warehouse() as warehouse:
         return resolve(pipeline, name, source, warehouse)
 
 
-def _extract(
-    pipeline: Pipeline, name: str, request: RunRequest, servers: Servers, tell: Progress
+def _run_extract(
+    pipeline: Pipeline, name: str, request: RunRequest, servers: Servers, progress: Progress
 ) -> Outcome:
     from loadsheet.engine.extract import extract
     from loadsheet.source.discovery import has_relation
@@ -95,21 +114,21 @@ def _extract(
     table = pipeline.table(name)
     with servers.source() as source, servers.warehouse() as warehouse:
         if table.matched and not has_relation(source, pipeline.source.schema, name):
-            return skipped("the source no longer has it; what was loaded stays")
-        return extract(pipeline, table, request, source, servers.lake, warehouse, tell)
+            return skipped("no longer in the source; the loaded rows stay")
+        return extract(pipeline, table, request, source, servers.lake, warehouse, progress)
 
 
-def _load(
-    pipeline: Pipeline, name: str, servers: Servers, load_id: str | None, tell: Progress
+def _run_load(
+    pipeline: Pipeline, name: str, servers: Servers, load_id: str | None, progress: Progress
 ) -> Outcome:
     from loadsheet.engine.load import load
 
     if load_id is None:
         return skipped("nothing was extracted")
-    return load(pipeline, pipeline.table(name), load_id, servers.lake, servers.warehouse, tell)
+    return load(pipeline, pipeline.table(name), load_id, servers.lake, servers.warehouse, progress)
 
 
-def _transform(pipeline: Pipeline, name: str, request: RunRequest, servers: Servers) -> Outcome:
+def _run_transform(pipeline: Pipeline, name: str, request: RunRequest, servers: Servers) -> Outcome:
     from loadsheet.engine.transform import transform
 
     with servers.own_warehouse() as session:

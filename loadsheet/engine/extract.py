@@ -1,26 +1,29 @@
 """The extract step: reads the new rows of a source table into the lake.
 
-Three threads or sessions take part, and the fence is taken late: only when there is something to
-store, just before the first object.
+The fence is taken late, just before the first object is stored: an attempt that finds nothing new
+writes nothing and overtakes no other run. Parts are stored while others are filled, so the thread
+that takes the fence is usually an upload thread.
 
-    step's thread                     reader (COPY)                 upload thread
-    observe scope (no lock)
+    step's thread                          upload thread of a PartWriter
+    read_scope: what is already loaded
     decide which rows to read
     BEGIN, snapshot, checks
-    read_and_store ------------------> blocks of rows -> part full -> Lake.put(part)
-                                                                      first time: take the fence
+    read_and_store: COPY fills parts  ---> PartStore.put: take_fence_once, then Lake.put(part)
     COMMIT on the source
-    nothing new? discard, skip        (the fence was never taken)
-    finish: last part ----------------------------------------------> as above
-    Lake.put(manifest), fence.seal    from here on the load step can use the attempt
+    nothing new? delete the parts, skip    (usually there are none, and no fence was taken)
+    upload.finish: the last part      ---> PartStore.put, as above
+    take_fence_once: returns the same fence, or takes it for a table without any rows
+    Lake.put(manifest), seal_attempt       from here on the load step can use the attempt
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 import time
 import uuid
+from dataclasses import dataclass
 
 from loadsheet.engine import resume
 from loadsheet.errors import Overtaken
@@ -40,6 +43,10 @@ from loadsheet.sql.types import without_modifier
 from loadsheet.warehouse import fence, ledger, tables
 from loadsheet.warehouse.fence import Scope
 
+_log = logging.getLogger(__name__)
+# Sessions that read one large table side by side.
+READERS = 2
+
 
 def extract(
     pipeline: Pipeline,
@@ -57,51 +64,76 @@ def extract(
     """
     attempt = _Attempt(pipeline, table, request, lake, warehouse)
     if table.name in request.resumes:
-        earlier = _done_earlier(pipeline, table, request, warehouse)
+        earlier = _outcome_before_the_stop(pipeline, table, request, warehouse)
         if earlier:
             return earlier
     described = catalog.describe(source, pipeline.source.schema, table)
     layout = Layout(file_format(pipeline, described), described.columns, described.key)
-    layout.encoder()  # what is missing, or cannot be carried, is said before anything is read
+    # Before anything is read: this fails where pyarrow is missing or a type cannot be stored.
+    layout.encoder()
     rows = selection.decide(source, table, described, attempt.last, request)
     if request.sample:
         from loadsheet.engine import sample  # it imports the SQL parser, which no other run needs
 
         rows = sample.sampled_rows(source, described, rows, request.sample)
+    _log.debug(
+        "%s: action %s, lower bound %s, upper bound %s",
+        described.relation,
+        rows.action,
+        rows.lower,
+        rows.upper,
+    )
     reach("extract.decided")
     manifest = attempt.run(source, described, rows, layout, progress)
-    held = f"; held back by {rows.held_by}" if rows.held_by else ""
-    if attempt.accepted:
-        held += f"; accepted: {attempt.accepted}"
-    if rows.action == "append" and table.mode is None:
-        held += "; appended, because there is no primary key to merge by"
+    remarks = _remarks(table, rows, attempt.accepted)
     if manifest is None:
         ledger.clear_failure(warehouse, pipeline.name, "table", table.name)
         since = f" since {rows.lower}" if rows.lower else ""
-        return skipped(f"nothing new{since}{held}")
+        return skipped(f"nothing new{since}{remarks}")
     return Outcome(
         status="done",
-        message=f"{manifest.rows:,} rows, {manifest.size:,} bytes of {manifest.format}{held}",
+        message=f"{manifest.rows:,} rows, {manifest.size:,} bytes of {manifest.format}{remarks}",
         load_id=manifest.load_id,
         counts={"extracted": manifest.rows, "bytes": manifest.size},
     )
 
 
-def _done_earlier(
+def _remarks(table: Table, rows: Selection, accepted: str) -> str:
+    """What the outcome's message adds to the numbers; empty for most extractions."""
+    remarks = ""
+    if rows.held_by:
+        remarks += f"; held back by {rows.held_by}"
+    if accepted:
+        remarks += f"; accepted: {accepted}"
+    if rows.action == "append" and table.mode is None:
+        remarks += "; appended, because there is no primary key to merge by"
+    return remarks
+
+
+def _outcome_before_the_stop(
     pipeline: Pipeline, table: Table, request: RunRequest, warehouse: Session
 ) -> Outcome | None:
     """The outcome, where this run loaded or extracted the table before it was stopped."""
     if resume.has_loaded(warehouse, pipeline.name, table.name, request.run_id):
         return skipped("loaded before the run was stopped")
-    load_id = resume.sealed_load(warehouse, pipeline.name, table.name, request.run_id)
+    load_id = resume.extracted_load_id(warehouse, pipeline.name, table.name, request.run_id)
     if not load_id:
         return None
     return Outcome(status="done", message="extracted before the run was stopped", load_id=load_id)
 
 
+@dataclass(frozen=True)
+class _Fenced:
+    """What belongs to an attempt from the moment it has the fence."""
+
+    fence: int
+    load_id: str
+    prefix: str
+    """Where the attempt's objects are in the lake."""
+
+
 class _Attempt:
-    """One try at extracting a table. Its fence is taken when there is something to write, not
-    before."""
+    """One try at extracting a table: what it has observed, and its fence once it has taken it."""
 
     def __init__(
         self, pipeline: Pipeline, table: Table, request: RunRequest, lake: Lake, warehouse: Session
@@ -115,44 +147,44 @@ class _Attempt:
         self.started = time.monotonic()
         ledger.ensure(warehouse)
         self.seen: Scope = fence.read_scope(warehouse, pipeline.name, table.name)
-        # Asked once, with the scope: what is read, and whether it is all there is, must rest on the
-        # same answer.
+        # Asked once, with the scope: which rows are read, and whether they are all there are, must
+        # follow from the same answer.
         never_loaded = self.seen.last_load_no is None
         self.is_first = never_loaded or tables.kind(warehouse, self.target) is None
         reach("extract.observed")
-        self.fence = 0
-        self.load_id = ""
-        self.prefix = ""
         self.accepted = ""
-        self._fencing = threading.Lock()
+        """The changes of the source that the run was told to accept."""
+        self._fenced: _Fenced | None = None
+        self._taking_fence = threading.Lock()
 
     @property
     def last(self) -> Last | None:
         """Where the last load ended; None for a table that is read from the start."""
-        return None if self.is_first else last_of(self.seen)
+        if self.is_first:
+            return None
+        return last_of(self.seen)
 
-    def fenced_prefix(self) -> str:
-        """Where the attempt stores its objects in the lake; the first call takes the fence.
+    def take_fence_once(self) -> _Fenced:
+        """Take the fence at the first call, from any thread; later calls return the same one.
 
-        Called from the upload thread before the first part, so that a table with nothing new never
-        takes a fence and never overtakes another run.
+        Raises Overtaken when the table's scope is no longer the one that was observed.
         """
-        with self._fencing:
-            if not self.prefix:
-                self._take_fence()
-        return self.prefix
+        # A large table has several writers, each with an upload thread. The warehouse's session is
+        # free: while rows are read, the step's own thread uses only the source's.
+        with self._taking_fence:
+            if self._fenced is None:
+                self._fenced = self._take_fence()
+        return self._fenced
 
-    def _take_fence(self) -> None:
+    def _take_fence(self) -> _Fenced:
+        name, table = self.pipeline.name, self.table.name
         with self.warehouse.transaction():
-            self.fence = fence.take_fence(
-                self.warehouse, self.pipeline.name, self.table.name, self.target, self.seen
-            )
-            self.load_id = ledger.next_load_id(
-                self.warehouse, self.pipeline.name, self.table.name, self.request.run_id
-            )
-        load = load_prefix(self.pipeline, self.table.name, self.load_id)
-        self.prefix = f"{load}{self.fence:08d}-{uuid.uuid4().hex[:8]}"
+            number = fence.take_fence(self.warehouse, name, table, self.target, self.seen)
+            load_id = ledger.next_load_id(self.warehouse, name, table, self.request.run_id)
+        # Random as well, because a warehouse restored from a backup gives out the same fence again.
+        attempt = f"{number:08d}-{uuid.uuid4().hex[:8]}"
         reach("extract.fenced")
+        return _Fenced(number, load_id, load_prefix(self.pipeline, table, load_id) + attempt)
 
     def run(
         self,
@@ -170,6 +202,7 @@ class _Attempt:
                 # it.
                 source.execute(f"LOCK TABLE {expected.relation.sql} IN ACCESS SHARE MODE")
             described = catalog.describe(source, self.pipeline.source.schema, self.table)
+            # The rows to read were decided by the catalog as it was before the snapshot.
             if described != expected:
                 raise Overtaken(
                     f"{described.relation}: its columns or key changed while it was being read;"
@@ -178,12 +211,16 @@ class _Attempt:
             reach("extract.snapshot")
             selection.refuse_null_cursors(source, self.table, described)
             fitness.refuse_values(source, described, self.table, rows.where, self.warehouse)
+            # A cursor value later than this is a mistake; its row must not win over later versions.
             read_at = holdback.now(source)
-            origin = self._origin(source, described, rows)
-            store = PartStore(self.lake, self.fenced_prefix, layout, progress)
+            origin = self._identify_source(source, described, rows)
+            # Called by the upload threads before each part, so the first part takes the fence.
+            store = PartStore(self.lake, lambda: self.take_fence_once().prefix, layout, progress)
             upload = read_and_store(source, described, rows, store)
+        # The last part is stored after the source's transaction: an open snapshot keeps the source
+        # from cleaning up dead rows.
         reach("extract.copied")
-        if self._nothing_new(upload):
+        if self._is_nothing_new(upload):
             self._discard(upload)
             return None
         upload.finish()
@@ -192,15 +229,24 @@ class _Attempt:
         self._seal(manifest)
         return manifest
 
-    def _origin(self, source: Session, described: SourceTable, rows: Selection) -> dict[str, str]:
-        """The source's identity, asked in the snapshot's own session. Raises SourceChanged unless
-        the watermark is one of this source's, or need not be; Refused when another pipeline's rows
-        in the target would suffer."""
+    def _identify_source(
+        self, source: Session, described: SourceTable, rows: Selection
+    ) -> dict[str, str]:
+        """The source's identity, asked in the snapshot's own session.
+
+        Raises SourceChanged where the watermark belongs to another source, unless the run accepts
+        it or reads everything; Refused where the load would harm another pipeline's rows.
+        """
         origin, changes, lags = identity.observe(source, self.seen.source)
         if not self.request.is_full(self.table.name):
-            whose = (self.pipeline.name, self.target, self.seen)
             fence.refuse_foreign_rows(
-                self.warehouse, *whose, origin, described.oid, rows.action == "append"
+                self.warehouse,
+                self.pipeline.name,
+                self.target,
+                self.seen,
+                origin,
+                described.oid,
+                rows.action == "append",
             )
         changes += identity.table_changes(described, self.seen.source_oid)
         if changes and self.table.incremental and rows.action != "replace":
@@ -209,20 +255,10 @@ class _Attempt:
             self.accepted = ", ".join(changes)
         return origin
 
-    def _seal(self, manifest: Manifest) -> None:
-        """Store the manifest, then tell the ledger which one it is: from here on the attempt can be
-        loaded."""
-        name = f"{self.fenced_prefix()}/{FILE_NAME}"
-        stored = manifest.to_json()
-        self.lake.put(name, stored)
-        reach("extract.manifest_stored")
-        fence.seal_attempt(self.warehouse, manifest, name, hashlib.sha256(stored).hexdigest())
-        reach("extract.sealed")
+    def _is_nothing_new(self, upload: Upload) -> bool:
+        """Whether an increment has no row, or a whole table the same content as last time.
 
-    def _nothing_new(self, upload: Upload) -> bool:
-        """No row of an increment; the same content as last time where the whole table is read.
-
-        A changed source that was accepted is news, to be remembered by a load even without rows.
+        A changed source that was accepted is news: a load must record it, even without rows.
         """
         if self.is_first or self.accepted or self.request.is_full(self.table.name):
             return False
@@ -231,10 +267,12 @@ class _Attempt:
         return upload.content_sha256 == self.seen.content_sha256
 
     def _discard(self, upload: Upload) -> None:
-        """Leave nothing behind of a table that turned out to be the same."""
+        """Remove the parts of a table whose content turned out to be the same."""
         reach("extract.unchanged")
         upload.abandon()
-        for part in upload.parts:
+        parts = upload.parts
+        _log.debug("%s: nothing new, %d stored parts to remove", self.target, len(parts))
+        for part in parts:
             self.lake.remove(part.name)
 
     def _manifest(
@@ -246,15 +284,16 @@ class _Attempt:
         read_at: str,
         origin: dict[str, str],
     ) -> Manifest:
-        self.fenced_prefix()
+        # A table without any rows has stored no part, so nothing has taken the fence yet.
+        fenced = self.take_fence_once()
         cursor = self.table.incremental and described.column(self.table.incremental.cursor)
         keyed = self.table.mode_with_key(bool(described.key)) != "append"
         return Manifest(
-            load_id=self.load_id,
+            load_id=fenced.load_id,
             pipeline=self.pipeline.name,
             table=self.table.name,
             run_id=self.request.run_id,
-            fence=self.fence,
+            fence=fenced.fence,
             action=rows.action,
             builds_on_target=rows.action != "replace" and not self.is_first,
             format=format,
@@ -278,23 +317,41 @@ class _Attempt:
             settings=PINNED,
         )
 
+    def _seal(self, manifest: Manifest) -> None:
+        """Store the manifest, then record its name and hash in the ledger.
+
+        Raises Overtaken when another extraction has taken the fence in the meantime.
+        """
+        name = f"{self.take_fence_once().prefix}/{FILE_NAME}"
+        content = manifest.to_json()
+        self.lake.put(name, content)
+        reach("extract.manifest_stored")
+        fence.seal_attempt(self.warehouse, manifest, name, hashlib.sha256(content).hexdigest())
+        _log.debug("%s: sealed %s", self.target, name)
+        reach("extract.sealed")
+
 
 def last_of(seen: Scope) -> Last:
     """Where the last load ended: the next reading starts there."""
-    columns = seen.columns or []
+    places: dict[str, int] = {}
+    types: dict[str, str] = {}
+    for column in seen.columns or ():
+        places[column["name"]] = column["attnum"]
+        types[column["name"]] = column["type"]
     return Last(
         watermark=seen.watermark,
         cursor=seen.cursor,
         source_oid=seen.source_oid,
-        places={c["name"]: c["attnum"] for c in columns},
-        types={c["name"]: c["type"] for c in columns},
+        places=places,
+        types=types,
     )
 
 
 def file_format(pipeline: Pipeline, described: SourceTable) -> FileFormat:
-    """`auto` is binary where every column's bytes mean the same on both sides, else csv.
+    """The format of the table's parts: `auto` is binary where every column's bytes mean the same on
+    both servers, else csv.
 
-    Raises Refused for a table that does not survive in Parquet.
+    Raises Refused for a table that Parquet cannot hold unchanged.
     """
     if pipeline.lake.format == "parquet":
         fitness.refuse_for_parquet(described)
@@ -305,21 +362,18 @@ def file_format(pipeline: Pipeline, described: SourceTable) -> FileFormat:
     return "csv"
 
 
-# Sessions that read one large table side by side.
-READERS = 2
-
-
 class Upload:
-    """The rows of a reading on their way into the lake: a writer per page range, in the table's
-    order. `rows` is known when the reading has ended."""
+    """The rows of one extraction on their way into the lake: a writer per range of pages, in the
+    table's order. `rows` is known when all are read."""
 
     def __init__(self, writers: list[PartWriter], contents: list[hashlib._Hash]):
-        self._writers, self._contents = writers, contents
+        self._writers = writers
+        self._contents = contents
         self.rows = 0
 
     @property
     def parts(self) -> list[Part]:
-        """All that is stored so far."""
+        """What is stored so far."""
         return [part for writer in self._writers for part in writer.parts]
 
     @property
@@ -328,6 +382,7 @@ class Upload:
         changed."""
         if not self._contents:
             return None
+        # Each range of pages has its own hash, because the ranges are read at the same time.
         digests = b"".join(content.digest() for content in self._contents)
         return hashlib.sha256(digests).hexdigest()
 
@@ -345,23 +400,27 @@ class Upload:
 def read_and_store(
     source: Session, described: SourceTable, rows: Selection, store: PartStore
 ) -> Upload:
-    """Read `rows` of the table in the open snapshot, many of them by way of further sessions, and
-    cut them into parts.
+    """Read `rows` of the table in the open snapshot and cut them into parts. Further sessions help
+    with many rows.
 
     Raises psycopg errors, those of the lake, and Corrupt when the stream of rows broke off.
     """
-    # Arrow's copy of a part must not be held twice.
-    readers = 1 if store.layout.format == "parquet" else READERS
-    conditions = (
-        stream.page_ranges(source, described, readers) if rows.action == "replace" else ["TRUE"]
-    )
+    readers = READERS
+    if store.layout.format == "parquet":
+        readers = 1  # each holds Arrow's copy of a part, too
+    conditions = ["TRUE"]
+    if rows.action == "replace":
+        conditions = stream.page_ranges(source, described, readers)
     contents = []
     writers = []
     jobs = []
     for condition in conditions:
+        content = None
         if rows.where == "":
-            contents.append(hashlib.sha256(repr((described.columns, described.key)).encode()))
-        writer = PartWriter(store, contents[-1] if contents else None)
+            # The columns count as content: a change of them alone is news as well.
+            content = hashlib.sha256(repr((described.columns, described.key)).encode())
+            contents.append(content)
+        writer = PartWriter(store, content)
         writers.append(writer)
         tests = [test for test in (rows.where, rows.sample, condition) if test not in ("", "TRUE")]
         where = " AND ".join(f"({test})" for test in tests)
@@ -372,16 +431,19 @@ def read_and_store(
         jobs.append(stream.Job(select, writer.take, at_end))
     upload = Upload(writers, contents)
     try:
-        upload.rows = sum(_read(source, jobs, store.layout.wire, readers))
+        upload.rows = sum(_copy_all(source, jobs, store.layout.wire, readers))
     except BaseException:
         upload.abandon()  # no upload may continue after its step has failed
         raise
     return upload
 
 
-def _read(source: Session, jobs: list[stream.Job], wire: WireFormat, readers: int) -> list[int]:
+def _copy_all(source: Session, jobs: list[stream.Job], wire: WireFormat, readers: int) -> list[int]:
+    """The number of rows that each job has copied."""
     if len(jobs) > 1 or stream.is_many(source, jobs[0].select):
         counts = stream.copy_parallel(source, jobs, wire, min(readers, len(jobs)))
         if counts is not None:
             return counts
+        # No further session could be opened, or its driver does not know the connection's options.
+        _log.debug("no further sessions: one session reads everything")
     return [stream.copy(source, job, wire) for job in jobs]

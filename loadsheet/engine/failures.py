@@ -1,8 +1,13 @@
 """Turns any failure of a step into an error that names pipeline, table, run, cause and next step,
-and records it."""
+and records it in the ledger.
+
+`execute` wraps every step in both context managers: `failure_explained` inside, `failure_recorded`
+around it.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -22,163 +27,22 @@ from loadsheet.errors import (
 )
 from loadsheet.outcome import RunRequest
 from loadsheet.plan.steps import Step, step_id
-from loadsheet.postgres import Session, connect_warehouse
+from loadsheet.postgres import connect_warehouse
 from loadsheet.redact import clean, message, on_one_line, summary, visible
 from loadsheet.spec.models import Pipeline
 from loadsheet.sql.text import Relation
 from loadsheet.warehouse import ledger
 
-_LONGEST_WAIT = timedelta(seconds=5)
+_log = logging.getLogger(__name__)
+# A step that has failed should end soon, also when the warehouse is what is away.
+_LONGEST_RECORDING = timedelta(seconds=5)
+_LONGEST_QUESTION = timedelta(seconds=10)
 _LONGEST_MESSAGE = 2_000
-
-
-@contextmanager
-def noted(
-    step: Step, pipeline: Pipeline, request: RunRequest, connections: Connections
-) -> Iterator[None]:
-    """Notes what the step of a table or transform fails with, and lets it pass.
-
-    In a session of its own, because the step's may be broken. A note that cannot be written, or not
-    soon, is left out: nothing may stand in the error's place.
-    """
-    try:
-        yield
-    except (Overtaken, Superseded):
-        raise  # a newer run has the table, and says how it stands
-    except Exception as error:
-        if step.kind != "create_bucket":
-            with suppress(Exception):
-                _note(step, pipeline, request, connections, error)
-        raise
-
-
-def _note(
-    step: Step, pipeline: Pipeline, request: RunRequest, connections: Connections, error: Exception
-) -> None:
-    expected = isinstance(error, LoadsheetError)
-    place = f"{pipeline.name}.{step.name}: {step.kind} failed in run {request.run_id}: "
-    message = str(error).removeprefix(place) if expected else summary(error)
-    brief = limited("noting the failure", _LONGEST_WAIT)
-    with brief, connect_warehouse(connections(pipeline.warehouse.conn_id)) as session:
-        ledger.ensure(session)
-        ledger.record_failure(
-            session,
-            pipeline.name,
-            "transform" if step.kind == "transform" else "table",
-            step.name,
-            step=step.kind,
-            run_id=request.run_id,
-            code=error.code if isinstance(error, LoadsheetError) else "",
-            message=message[:_LONGEST_MESSAGE],
-        )
-
-
 _LOCK_TIMEOUT = "SQLSTATE 55P03"
-
-
-@contextmanager
-def explained(
-    step: Step, pipeline: Pipeline, request: RunRequest, connections: Connections
-) -> Iterator[None]:
-    """Turns what the step raises into a LoadsheetError with its place; its text holds no row data
-    and no secret.
-
-    Trouble with a server becomes Unavailable when it may pass, else Refused. An unexpected
-    exception is a bug: it leaves as it came, with a note of the place.
-    """
-    place = _Place(step, pipeline, request.run_id)
-    try:
-        yield
-    except LoadsheetError as error:
-        place.mark(error, *place.own_words(error))
-        raise
-    except Exception as error:
-        found = diagnose(error)
-        if found is None:
-            error.add_note(place.failed)
-            raise
-        holders = place.blockers(connections) if found.code == _LOCK_TIMEOUT else ""
-        known = f"{found.text} ({found.code})" if found.code else found.text
-        explanation = (Unavailable if found.cause.retryable else Refused)()
-        place.mark(explanation, ". ".join(filter(None, (known, holders, found.advice))), found.code)
-        raise explanation.with_traceback(error.__traceback__) from error
-
-
-class _Place:
-    """Where a step runs, and what its errors say of it."""
-
-    def __init__(self, step: Step, pipeline: Pipeline, run_id: str):
-        self.step, self.pipeline, self.run_id = step, pipeline, run_id
-        self.name = (
-            pipeline.name if step.kind == "create_bucket" else f"{pipeline.name}.{step.name}"
-        )
-        self.failed = on_one_line(f"{self.name}: {step.kind} failed in run {run_id}")
-
-    def mark(self, error: LoadsheetError, text: str, code: str) -> None:
-        """Give the error its place, its code and `text` behind the place; once is enough."""
-        if error.pipeline:
-            return
-        error.pipeline, error.step, error.run_id, error.code = (
-            self.pipeline.name,
-            self.step.id,
-            self.run_id,
-            code,
-        )
-        error.args = (f"{self.failed}: {visible(text)}",)
-
-    def own_words(self, error: LoadsheetError) -> tuple[str, str]:
-        """The text and code of an error that the core raised knowingly, perhaps because of a
-        server's."""
-        if isinstance(error, InputError):
-            return str(error), ""
-        text = clean(str(error)).removeprefix(f"{self.name}: ")
-        if isinstance(error, (Corrupt, Superseded)):
-            error.retryable = self.step.kind == "extract"  # there the retry is what must run again
-            return (text if error.retryable else f"{text}. Next: {self._again()}"), ""
-        if isinstance(error, Refused):
-            for cause in _causes(error):
-                if found := diagnose(cause):
-                    return str(replace(found, text=_masked(text, cause))), found.code
-        return text, ""
-
-    def blockers(self, connections: Connections) -> str:
-        """Who holds the lock that was waited for; empty for a source's tables, and when it cannot
-        be asked."""
-        warehouse = self.pipeline.warehouse
-        schema = warehouse.mart_schema if self.step.kind == "transform" else warehouse.schema
-        if self.step.kind == "extract":
-            return ""
-        brief = limited("asking who holds the lock", timedelta(seconds=10))
-        with (
-            suppress(Exception),
-            brief,
-            connect_warehouse(connections(warehouse.conn_id)) as session,
-        ):
-            return blockers(session, Relation(schema, self.step.name))
-        return ""
-
-    def _again(self) -> str:
-        return (
-            f"in Airflow clear {step_id('extract', self.step.name)}, and its load follows; on the"
-            f" command line `loadsheet run {self.pipeline.name} --tables {self.step.name}`"
-        )
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    while error.__cause__:
-        error = error.__cause__
-        yield error
-
-
-def _masked(text: str, cause: BaseException) -> str:
-    """`text` with the server's words in it as they may be shown."""
-    said = getattr(getattr(cause, "diag", None), "message_primary", None)
-    return text.replace(clean(said), message(cause)) if said else text
-
 
 # A lock on the table itself, or the one that all loads of it take (`ledger.lock_target`): pg_locks
 # shows its key in halves.
-_HOLDERS = """
+_LOCK_HOLDERS = """
 SELECT DISTINCT format('session %%s (%%s)', pid,
     concat_ws(', ', usename, nullif(application_name, '')))
 FROM pg_locks JOIN pg_stat_activity USING (pid)
@@ -191,11 +55,170 @@ ORDER BY 1 LIMIT 3
 """
 
 
-def blockers(session: Session, target: Relation) -> str:
-    """The sessions that hold a lock on `target` now, as a sentence; empty when there are none any
-    more."""
-    found = session.execute(
-        _HOLDERS, {"table": target.sql, "key": f"loadsheet:{target}"}
-    ).fetchall()
-    holders = ", ".join(row[0] for row in found)
-    return f"A lock on {target} is held by {holders}" if holders else ""
+@contextmanager
+def failure_recorded(
+    step: Step, pipeline: Pipeline, request: RunRequest, connections: Connections
+) -> Iterator[None]:
+    """Records the failure of a table's or transform's step in the ledger, and raises it further.
+
+    In a session of its own, because the step's may be broken. Where the record cannot be written
+    within seconds there is none: nothing may replace the step's own error.
+    """
+    try:
+        yield
+    except (Overtaken, Superseded):
+        raise  # a newer run owns the table, and records its own result
+    except Exception as error:
+        if step.kind != "create_bucket":
+            try:
+                _record(step, pipeline, request, connections, error)
+            except Exception as why:
+                _log.info("the failure is not in the ledger: %s", summary(why))
+        raise
+
+
+def _record(
+    step: Step, pipeline: Pipeline, request: RunRequest, connections: Connections, error: Exception
+) -> None:
+    code = ""
+    text = summary(error)
+    if isinstance(error, LoadsheetError):
+        code = error.code
+        # The record's own columns name the place.
+        place = f"{pipeline.name}.{step.name}: {step.kind} failed in run {request.run_id}: "
+        text = str(error).removeprefix(place)
+    with (
+        limited("recording the failure", _LONGEST_RECORDING),
+        connect_warehouse(connections(pipeline.warehouse.conn_id)) as session,
+    ):
+        ledger.ensure(session)
+        ledger.record_failure(
+            session,
+            pipeline.name,
+            "transform" if step.kind == "transform" else "table",
+            step.name,
+            step=step.kind,
+            run_id=request.run_id,
+            code=code,
+            message=text[:_LONGEST_MESSAGE],
+        )
+
+
+@contextmanager
+def failure_explained(
+    step: Step, pipeline: Pipeline, request: RunRequest, connections: Connections
+) -> Iterator[None]:
+    """Turns what the step raises into a LoadsheetError that names its place; its text holds no row
+    data and no secret.
+
+    Trouble with a server becomes Unavailable when it may pass, else Refused. An unexpected
+    exception is a bug: it is raised unchanged, with a note of the place.
+    """
+    place = _Place(step, pipeline, request.run_id)
+    try:
+        yield
+    except LoadsheetError as error:
+        text, code = place.text_and_code(error)
+        place.mark(error, text, code)
+        raise
+    except Exception as error:
+        diagnosis = diagnose(error)
+        if diagnosis is None:
+            error.add_note(place.failed)
+            raise
+        sentences = [diagnosis.text_with_code]
+        if diagnosis.code == _LOCK_TIMEOUT:
+            holders = place.lock_holders(connections)
+            if holders:
+                sentences.append(holders)
+        sentences.append(diagnosis.advice)
+        explanation: LoadsheetError = Refused()
+        if diagnosis.cause.retryable:
+            explanation = Unavailable()
+        place.mark(explanation, ". ".join(sentences), diagnosis.code)
+        # With the driver's traceback, so that it is clear where it happened.
+        raise explanation.with_traceback(error.__traceback__) from error
+
+
+class _Place:
+    """Where a step runs: what its errors begin with, and which lock it may have waited for."""
+
+    def __init__(self, step: Step, pipeline: Pipeline, run_id: str):
+        self.step = step
+        self.pipeline = pipeline
+        self.run_id = run_id
+        self.name = pipeline.name
+        if step.kind != "create_bucket":
+            self.name += f".{step.name}"
+        self.failed = on_one_line(f"{self.name}: {step.kind} failed in run {run_id}")
+
+    def mark(self, error: LoadsheetError, text: str, code: str) -> None:
+        """Set the error's place and code, and `text` as its message after the place. Does nothing
+        to an error that has a place already."""
+        if error.pipeline:
+            return
+        error.pipeline = self.pipeline.name
+        error.step = self.step.id
+        error.run_id = self.run_id
+        error.code = code
+        error.args = (f"{self.failed}: {visible(text)}",)
+
+    def text_and_code(self, error: LoadsheetError) -> tuple[str, str]:
+        """The message and code of an error that our own code raised, perhaps because of a
+        server's."""
+        if isinstance(error, InputError):
+            return str(error), ""
+        text = clean(str(error)).removeprefix(f"{self.name}: ")
+        if isinstance(error, (Corrupt, Superseded)):
+            # Only a new extraction helps. A retry of an extract step is one, that of a load is not.
+            error.retryable = self.step.kind == "extract"
+            if not error.retryable:
+                text += (
+                    f". Next: in Airflow clear {step_id('extract', self.step.name)}, and its load"
+                    f" follows; on the command line `loadsheet run {self.pipeline.name} --tables"
+                    f" {self.step.name}`"
+                )
+            return text, ""
+        if isinstance(error, Refused):
+            for cause in _causes(error):
+                diagnosis = diagnose(cause)
+                if diagnosis:
+                    text = _mask_server_message(text, cause)
+                    return str(replace(diagnosis, text=text)), diagnosis.code
+        return text, ""
+
+    def lock_holders(self, connections: Connections) -> str:
+        """A sentence that names who holds the lock the step waited for; empty for a source's
+        tables, and where the warehouse does not answer."""
+        if self.step.kind == "extract":
+            return ""
+        warehouse = self.pipeline.warehouse
+        schema = warehouse.schema
+        if self.step.kind == "transform":
+            schema = warehouse.mart_schema
+        with (
+            suppress(Exception),
+            limited("asking who holds the lock", _LONGEST_QUESTION),
+            connect_warehouse(connections(warehouse.conn_id)) as session,
+        ):
+            target = Relation(schema, self.step.name)
+            names = {"table": target.sql, "key": f"loadsheet:{target}"}
+            holders = ", ".join(row[0] for row in session.execute(_LOCK_HOLDERS, names))
+            if holders:  # else the lock was released in the meantime
+                return f"A lock on {target} is held by {holders}"
+        return ""
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    while error.__cause__:
+        error = error.__cause__
+        yield error
+
+
+def _mask_server_message(text: str, cause: BaseException) -> str:
+    """`text` with row data removed from the server's message that it quotes."""
+    diagnostics = getattr(cause, "diag", None)
+    primary = getattr(diagnostics, "message_primary", None)
+    if not primary:
+        return text
+    return text.replace(clean(primary), message(cause))

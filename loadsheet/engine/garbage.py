@@ -1,15 +1,20 @@
-"""Finds and removes what the lake no longer needs. Safe to run at any time."""
+"""Finds and removes objects in the lake that are no longer needed. Safe to run at any time.
+
+`find` (or `find_sample`) combines two sources: the lake's listing, and what the ledger knows.
+`loadsheet.lake.garbage.judge` gives a verdict on each attempt; `remove` carries the verdicts out.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from loadsheet.errors import InputError, WorkError
 from loadsheet.lake import garbage
-from loadsheet.lake.garbage import CommittedLoad, TableRecord, Verdict
+from loadsheet.lake.garbage import Attempt, CommittedLoad, TableRecord, Verdict
 from loadsheet.lake.manifest import load_prefix
 from loadsheet.lake.store import Lake
 from loadsheet.postgres import Session
@@ -17,123 +22,12 @@ from loadsheet.spec.models import Pipeline
 from loadsheet.sql.text import Relation
 from loadsheet.warehouse import ledger, tables
 
-# An attempt under way is safe by its fence, not by its age. The age is for what no fence of this
-# ledger speaks of: another pipeline's attempt under the same prefix, before it has a manifest to
-# say whose it is.
+_log = logging.getLogger(__name__)
+
+# The fence protects an attempt of this pipeline that is under way, whatever its age. The age
+# protects what this ledger has no fence for: another pipeline's attempt under the same prefix,
+# before its manifest shows whose it is.
 YOUNGEST = timedelta(hours=1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableGarbage:
-    """The verdicts on everything the lake holds of a table."""
-
-    table: str
-    in_spec: bool
-    verdicts: tuple[Verdict, ...]
-
-
-def find(
-    pipeline: Pipeline, lake: Lake, session: Session, older_than: timedelta, keep: int
-) -> list[TableGarbage]:
-    """What may go and what must stay, table by table; those that have left the spec come last.
-    Removes nothing.
-
-    Brings an older ledger up to date. Raises InputError when `keep` is too small, WorkError when
-    the lake holds loads and the warehouse has no ledger: without it there is no record of what is
-    needed; Refused when a newer Loadsheet made it.
-    """
-    if keep < 1:
-        raise InputError("gc must keep at least one load of each table")
-    in_spec = [table.name for table in pipeline.tables]
-    known = tables_known(session, pipeline.name)
-    if known is not None:
-        ledger.ensure(session)  # an older one does not tell what is needed
-    in_spec += sorted(name for name in known or () if pipeline.pattern_of(name))
-    if not lake.exists():
-        return []
-    if known is None:
-        _refuse_without_ledger(pipeline, lake, in_spec)
-        return []
-    names = [*in_spec, *sorted(known - set(in_spec))]
-    return [
-        _judged(pipeline, name, lake, session, in_spec, older_than, keep)
-        for name in names
-        if name in known
-    ]
-
-
-def find_sample(pipeline: Pipeline, lake: Lake, session: Session) -> list[TableGarbage]:
-    """Everything the lake holds of a sample (`loadsheet.engine.sample.sampled`): it is never
-    rebuilt from the lake."""
-    known = tables_known(session, pipeline.name)
-    if not known or not lake.exists():
-        return []
-    return [
-        _judged(pipeline, name, lake, session, [], timedelta(0), 1, wanted=False)
-        for name in sorted(known)
-    ]
-
-
-def remove(found: Iterable[TableGarbage], lake: Lake) -> None:
-    """Remove what the verdicts say may go. Stopped half-way it leaves nothing that could be taken
-    for whole."""
-    for table in found:
-        for verdict in table.verdicts:
-            if verdict.remove:
-                # The manifest first: parts without one are garbage to everybody, a manifest without
-                # parts is a lie.
-                names = sorted(stored.name for stored in verdict.attempt.objects)
-                for name in sorted(names, key=lambda name: name != verdict.attempt.manifest):
-                    lake.remove(name)
-
-
-def _judged(
-    pipeline: Pipeline,
-    name: str,
-    lake: Lake,
-    session: Session,
-    in_spec: list[str],
-    older_than: timedelta,
-    keep: int,
-    wanted: bool = True,
-) -> TableGarbage:
-    roots = {_root(pipeline, name)} | prefixes_known(session, pipeline.name, name)
-    listed = [
-        attempt for root in sorted(roots) for attempt in garbage.attempts(lake.listing(root), root)
-    ]
-    # After the listing: an attempt it shows has a fence that the ledger has given out.
-    record = table_record(session, pipeline.name, name, in_spec)
-    assert record is not None  # a scope is never taken away
-    record = replace(record, wanted=record.wanted and wanted)
-    verdicts = garbage.judge(
-        listed, record, older_than, keep, lambda manifest: _owner(lake, manifest)
-    )
-    return TableGarbage(table=name, in_spec=name in in_spec, verdicts=tuple(verdicts))
-
-
-def _refuse_without_ledger(pipeline: Pipeline, lake: Lake, tables: list[str]) -> None:
-    for name in tables:
-        root = _root(pipeline, name)
-        if garbage.attempts(lake.listing(root), root):
-            raise WorkError(
-                f"{root} in the lake holds loads, but the warehouse ({pipeline.warehouse.conn_id})"
-                " has no ledger (schema loadsheet) that would say which of them are needed. Check"
-                " the connection"
-            )
-
-
-def _root(pipeline: Pipeline, table: str) -> str:
-    return load_prefix(pipeline, table)
-
-
-def _owner(lake: Lake, manifest: str) -> tuple[str, str] | None:
-    """Pipeline and table in a manifest of any version; None when it cannot be read."""
-    try:
-        found = json.loads(lake.get(manifest) or b"")
-        return str(found["pipeline"]), str(found["table"])
-    except (ValueError, KeyError, TypeError):
-        return None
-
 
 _SCOPE = """
 SELECT fence, sealed_manifest, EXISTS (
@@ -148,37 +42,164 @@ WHERE pipeline = %s AND table_name = %s ORDER BY load_no
 """
 
 
-def tables_known(session: Session, pipeline: str) -> set[str] | None:
+@dataclass(frozen=True, kw_only=True)
+class TableGarbage:
+    """The verdicts on everything the lake holds of a table."""
+
+    table: str
+    in_spec: bool
+    verdicts: tuple[Verdict, ...]
+
+
+def find(
+    pipeline: Pipeline, lake: Lake, session: Session, older_than: timedelta, keep: int
+) -> list[TableGarbage]:
+    """The verdicts table by table: which attempts may be removed, and why. Removes nothing.
+
+    `older_than` is the least age of an object of unknown origin, `keep` the number of loads to keep
+    of each table. Tables that are no longer in the spec come last.
+
+    Brings an older ledger up to date. Raises InputError when `keep` is too small; WorkError when
+    the lake holds loads and the warehouse has no ledger, so that it is unknown which are needed;
+    Refused when a newer Loadsheet made the ledger.
+    """
+    if keep < 1:
+        raise InputError("gc must keep at least one load of each table")
+    in_spec = [table.name for table in pipeline.tables]
+    extracted = extracted_tables(session, pipeline.name)
+    if extracted is None:
+        if lake.exists():
+            _refuse_without_ledger(pipeline, lake, in_spec)
+        return []
+    ledger.ensure(session)  # an older one does not record what is needed
+    in_spec += sorted(name for name in extracted if pipeline.pattern_of(name))
+    if not lake.exists():
+        return []
+    names = [*in_spec, *sorted(extracted - set(in_spec))]
+    return [
+        _judge_table(pipeline, name, lake, session, in_spec, older_than, keep)
+        for name in names
+        if name in extracted
+    ]
+
+
+def find_sample(pipeline: Pipeline, lake: Lake, session: Session) -> list[TableGarbage]:
+    """The verdicts on everything the lake holds of a sample (`loadsheet.engine.sample.sampled`). It
+    may all be removed: a sample is never rebuilt from the lake."""
+    extracted = extracted_tables(session, pipeline.name)
+    if not extracted or not lake.exists():
+        return []
+    return [
+        _judge_table(pipeline, name, lake, session, [], timedelta(0), 1, wanted=False)
+        for name in sorted(extracted)
+    ]
+
+
+def remove(garbage_of_tables: Iterable[TableGarbage], lake: Lake) -> None:
+    """Remove the attempts whose verdict allows it. If it is stopped, nothing it leaves can be
+    mistaken for a complete attempt."""
+    for table in garbage_of_tables:
+        for verdict in table.verdicts:
+            if not verdict.remove:
+                continue
+            attempt = verdict.attempt
+            _log.debug("removing %s: %d objects", attempt.prefix, len(attempt.objects))
+            # The manifest first: parts without a manifest are known to be incomplete, a manifest
+            # without its parts would be a false promise.
+            manifest = attempt.manifest
+            if manifest:
+                lake.remove(manifest)
+            for name in sorted(stored.name for stored in attempt.objects):
+                if name != manifest:
+                    lake.remove(name)
+
+
+def _judge_table(
+    pipeline: Pipeline,
+    name: str,
+    lake: Lake,
+    session: Session,
+    in_spec: list[str],
+    older_than: timedelta,
+    keep: int,
+    wanted: bool = True,
+) -> TableGarbage:
+    roots = {load_prefix(pipeline, name)} | _prefixes_of_loads(session, pipeline.name, name)
+    attempts: list[Attempt] = []
+    for root in sorted(roots):
+        attempts += garbage.attempts(lake.listing(root), root)
+    # After the listing, so that the ledger knows the fence of every attempt in the listing.
+    record = _table_record(session, pipeline.name, name, in_spec)
+    assert record is not None  # a scope is never deleted
+    record = replace(record, wanted=record.wanted and wanted)
+    verdicts = garbage.judge(
+        attempts, record, older_than, keep, lambda manifest: _owner(lake, manifest)
+    )
+    return TableGarbage(table=name, in_spec=name in in_spec, verdicts=tuple(verdicts))
+
+
+def _refuse_without_ledger(pipeline: Pipeline, lake: Lake, tables: list[str]) -> None:
+    for name in tables:
+        root = load_prefix(pipeline, name)
+        if garbage.attempts(lake.listing(root), root):
+            raise WorkError(
+                f"{root} in the lake holds loads, but the warehouse ({pipeline.warehouse.conn_id})"
+                " has no ledger (schema loadsheet) that would show which of them are needed. Check"
+                " the connection"
+            )
+
+
+def _owner(lake: Lake, manifest: str) -> tuple[str, str] | None:
+    """Pipeline and table in a manifest of any version; None when it cannot be read."""
+    try:
+        document = json.loads(lake.get(manifest) or b"")
+        return str(document["pipeline"]), str(document["table"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def extracted_tables(session: Session, pipeline: str) -> set[str] | None:
     """The tables that were ever extracted for the pipeline; None where the warehouse has no
     ledger."""
     if tables.kind(session, Relation("loadsheet", "scope")) is None:
         return None
-    found = session.execute(
+    rows = session.execute(
         "SELECT table_name FROM loadsheet.scope WHERE pipeline = %s", (pipeline,)
     )
-    return {row[0] for row in found}
+    return {row[0] for row in rows}
 
 
-def prefixes_known(session: Session, pipeline: str, table: str) -> set[str]:
-    """Where committed loads of the table were ever stored, each with a slash at its end: a spec's
-    prefix may change."""
-    found = session.execute(
+def _prefixes_of_loads(session: Session, pipeline: str, table: str) -> set[str]:
+    """Where committed loads of the table were stored, each with a slash at its end. More than one
+    when the spec's prefix has changed."""
+    rows = session.execute(
         "SELECT DISTINCT manifest FROM loadsheet.load WHERE pipeline = %s AND table_name = %s",
         (pipeline, table),
     )
-    return {row[0].rsplit("/", 3)[0] + "/" for row in found if row[0].count("/") >= 3}
+    prefixes: set[str] = set()
+    for (manifest,) in rows:
+        # <prefix>/<table>/<load_id>/<attempt>/manifest.json
+        if manifest.count("/") >= 3:
+            prefixes.add(manifest.rsplit("/", 3)[0] + "/")
+    return prefixes
 
 
-def table_record(
+def _table_record(
     session: Session, pipeline: str, table: str, in_spec: Collection[str]
 ) -> TableRecord | None:
-    """What the ledger says of the table, in one snapshot; None when it was never extracted."""
+    """What the ledger knows of the table, in one snapshot; None when it was never extracted."""
+    # One snapshot: a load that commits between two would be in only one of the answers.
     with session.transaction():
         session.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         scope = session.execute(_SCOPE, (pipeline, table)).fetchone()
         if scope is None:
             return None
-        loads = session.execute(_LOADS, (pipeline, table)).fetchall()
+        rows = session.execute(_LOADS, (pipeline, table)).fetchall()
+    loads: list[CommittedLoad] = []
+    for number, manifest, committed_at, whole in rows:
+        prefix = manifest.rpartition("/")[0]
+        load = CommittedLoad(load_no=number, prefix=prefix, committed_at=committed_at, whole=whole)
+        loads.append(load)
     fence, sealed, in_warehouse, now = scope
     return TableRecord(
         pipeline=pipeline,
@@ -187,8 +208,5 @@ def table_record(
         sealed=sealed,
         now=now,
         wanted=in_warehouse or table in in_spec,
-        loads=tuple(
-            CommittedLoad(load_no=no, prefix=name.rpartition("/")[0], committed_at=at, whole=whole)
-            for no, name, at, whole in loads
-        ),
+        loads=tuple(loads),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -18,6 +19,7 @@ from loadsheet.sql.text import Relation
 from loadsheet.warehouse import fence, ledger
 from loadsheet.warehouse.load_transaction import LoadResult, find_committed, load_manifest
 
+_log = logging.getLogger(__name__)
 Warehouse = Callable[[], AbstractContextManager[Session]]
 
 
@@ -29,26 +31,40 @@ def load(
     warehouse: Warehouse,
     progress: Progress,
 ) -> Outcome:
-    """Commit what the extract step stored under `load_id`.
+    """Commit what the extract step stored under `load_id`. A load that is already committed is
+    successful.
 
-    `warehouse` opens a session: a second one is needed when the first is lost during COMMIT, to ask
-    whether it held.
+    `warehouse` opens a session. When the first is lost during COMMIT, a second one asks the ledger
+    whether the load was committed.
+
+    Raises Superseded where a newer extraction owns the table, Corrupt where the lake does not hold
+    what was sealed, Refused where the rows do not fit the target; psycopg and minio errors for
+    trouble with the servers.
     """
     target = Relation(pipeline.warehouse.schema, table.name)
     with warehouse() as session:
         try:
-            done = _load(pipeline, table, load_id, lake, session, target, progress)
+            result = _commit(pipeline, table, load_id, lake, session, target, progress)
         except psycopg.Error:
-            confirmed = (
-                _confirmed(pipeline, table, load_id, warehouse, target) if session.broken else None
-            )
-            if confirmed is None:
+            if not session.broken:
                 raise
-            done = confirmed
-    return _outcome(done, load_id)
+            _log.info("the session of load %s was lost: asking whether it is committed", load_id)
+            committed = _find_after_lost_session(pipeline, table, load_id, warehouse, target)
+            if committed is None:
+                raise
+            result = committed
+    effect = result.effect
+    counts = {
+        "extracted": result.extracted,
+        "inserted": effect.inserted,
+        "updated": effect.updated,
+        "deleted": effect.deleted,
+    }
+    message = "; ".join([str(effect), *result.notes])
+    return Outcome(status="done", message=message, load_id=load_id, counts=counts)
 
 
-def _load(
+def _commit(
     pipeline: Pipeline,
     table: Table,
     load_id: str,
@@ -58,38 +74,30 @@ def _load(
     progress: Progress,
 ) -> LoadResult:
     ledger.ensure(session)
-    if done := find_committed(session, load_id):
+    committed = find_committed(session, load_id)
+    if committed:  # an earlier try of this step got that far
+        _log.debug("load %s is already committed", load_id)
         ledger.clear_failure(session, pipeline.name, "table", table.name)
-        return done
+        return committed
+    # The ledger decides which attempt is valid: the lake may hold manifests of earlier ones.
     sealed = fence.sealed_attempt(session, pipeline.name, table.name, load_id)
     manifest = read_manifest(lake.get(sealed.manifest), sealed.manifest, sealed.sha256)
     reach("load.manifest_read")
     return load_manifest(session, lake, manifest, sealed.manifest, target, table, progress)
 
 
-def _confirmed(
+def _find_after_lost_session(
     pipeline: Pipeline, table: Table, load_id: str, warehouse: Warehouse, target: Relation
 ) -> LoadResult | None:
-    """Whether the load is committed although its session was lost: asked under the target's lock,
-    so it is final.
+    """The load, if it was committed although its session was lost; None if a retry can load it.
 
-    None when a retry can load it still; raises Superseded when a newer extraction owns the table.
+    Raises Superseded when a newer extraction owns the table.
     """
     with warehouse() as session, session.transaction():
+        # The lost session's server process may still be committing. It holds this lock until that
+        # is decided.
         ledger.lock_target(session, target)
-        if done := find_committed(session, load_id):
-            return done
-        fence.sealed_attempt(session, pipeline.name, table.name, load_id)
-    return None
-
-
-def _outcome(done: LoadResult, load_id: str) -> Outcome:
-    effect = done.effect
-    counts = {
-        "extracted": done.extracted,
-        "inserted": effect.inserted,
-        "updated": effect.updated,
-        "deleted": effect.deleted,
-    }
-    message = "; ".join([str(effect), *done.notes])
-    return Outcome(status="done", message=message, load_id=load_id, counts=counts)
+        committed = find_committed(session, load_id)
+        if committed is None:
+            fence.sealed_attempt(session, pipeline.name, table.name, load_id)
+        return committed

@@ -1,14 +1,14 @@
-"""What a run was asked to do: by the schedule, the Airflow Variable `loadsheet`, the trigger form
-or the command line.
+"""What a run is asked to do: `airflow_request` and `command_line_request` make a RunRequest.
 
-The trigger form beats the Variable, the Variable beats the spec.
+In Airflow the trigger form has priority over the Variable `loadsheet`, and the Variable over the
+spec. The Variable is a JSON object:
 
 {"incremental": true, "pipelines": {"flights": {"incremental": false, "tables": ["bookings"]}}}
 
 `incremental: false` means a full extract and load: everywhere, in one pipeline, or only in the
-tables listed there. `accept_source: true`, everywhere or in one pipeline, lets runs go on although
-the source was failed over; it is to be taken out again, because as long as it is set, the next
-failover goes unreported.
+tables listed there. `accept_source: true`, everywhere or in one pipeline, lets runs continue
+although the source was failed over. Remove it afterwards: as long as it is set, the next failover
+is not reported.
 """
 
 from __future__ import annotations
@@ -26,6 +26,12 @@ from loadsheet.outcome import RunRequest, Sample
 from loadsheet.spec.dependencies import transform_inputs
 from loadsheet.spec.models import Pipeline
 
+VARIABLE = "loadsheet"
+_DEFAULTS: dict[str, Any] = {"incremental": True, "accept_source": False, "pipelines": {}}
+_PIPELINE_KEYS = {"incremental", "tables", "accept_source"}
+_TYPE_NAMES = {bool: "true or false", dict: "an object", list: "a list"}
+
+FullRefresh = frozenset[str] | Literal["all"]
 Interval = tuple[str | None, str | None]
 
 
@@ -37,198 +43,44 @@ def airflow_request(
     params: Mapping[str, Any] | None = None,
     data_interval: tuple[datetime | None, datetime | None] = (None, None),
 ) -> RunRequest:
-    """The request of one run.
+    """The request of a run in Airflow.
 
     `variable` is the Variable's JSON text (None when it does not exist), `params` the trigger form,
     `data_interval` the run's own (both None on a run without a logical date). Raises InputError
-    naming the key that is wrong.
+    that names the wrong key.
     """
     params = params or {}
-    only = _chosen_tables(params.get("tables"), pipeline)
-    asked = _asked_interval(params)
-    refresh = typed(params.get("full_refresh", False), bool, "the run's parameter full_refresh")
-    if refresh and asked:
+    only = None
+    if params.get("tables"):
+        names = _table_names(params["tables"], pipeline, "the run's parameter tables")
+        only = frozenset(names)
+    interval = _form_interval(params)
+    refresh = _form_flag(params, "full_refresh")
+    accept_source = _form_flag(params, "accept_source")
+    if refresh and interval:
         raise InputError(
             "the run's parameters ask for a full refresh and for an interval: a full refresh"
             " replaces the table, so it must read all of it. Leave one of them out."
         )
-    # A person who asks for an interval wants that interval, whatever the Variable says.
-    full: Full = frozenset() if asked else full_by_variable(pipeline, variable)
+    settings = _variable_settings(variable)
+    own_settings = _own_settings(settings["pipelines"], pipeline)
+    full: FullRefresh = frozenset()
+    if not interval:  # someone who asks for an interval gets it, whatever the Variable contains
+        full = _full_by_variable(settings, own_settings, pipeline)
     if refresh:
         full = "all" if only is None or full == "all" else full | only
-    accept = typed(params.get("accept_source", False), bool, "the run's parameter accept_source")
-    start, end = asked or (_iso(data_interval[0]), _iso(data_interval[1]))
+    start, end = interval or (_iso(data_interval[0]), _iso(data_interval[1]))
     return RunRequest(
         run_id=run_id,
-        full_refresh=with_fed_transforms(pipeline, full),
+        full_refresh=_with_fed_transforms(pipeline, full),
         only=only,
         interval_start=start,
         interval_end=end,
-        explicit_interval=asked is not None,
-        accept_source=accept or accepted_by_variable(pipeline, variable),
+        explicit_interval=interval is not None,
+        accept_source=(
+            accept_source or own_settings.get("accept_source", settings["accept_source"])
+        ),
     )
-
-
-def with_fed_transforms(pipeline: Pipeline, full: Full) -> Full:
-    """`full` and every transform fed by it: a table read again in full may have lost rows that a
-    mart still holds."""
-    if full == "all" or not full:
-        return full
-    names = set(full)
-    for name, inputs in transform_inputs(pipeline).items():
-        if full.intersection(inputs.tables) or names.intersection(inputs.transforms):
-            names.add(name)
-    return frozenset(names)
-
-
-def _chosen_tables(tables: Any, pipeline: Pipeline) -> frozenset[str] | None:
-    return (
-        frozenset(table_names(tables, pipeline, "the run's parameter tables")) if tables else None
-    )
-
-
-def _asked_interval(params: Mapping[str, Any]) -> Interval | None:
-    start, end = params.get("interval_start"), params.get("interval_end")
-    if not start and not end:
-        return None
-    if not start or not end:
-        raise InputError(
-            "the run's parameters interval_start and interval_end go together: give both or"
-            " neither."
-        )
-    first, last = _moment(start, "interval_start"), _moment(end, "interval_end")
-    if first >= last:
-        raise InputError(
-            f"the run's parameter interval_end ({end}) must be after interval_start ({start})."
-        )
-    return _iso(first), _iso(last)
-
-
-def _moment(text: Any, name: str) -> datetime:
-    try:
-        return _in_utc(text)
-    except (TypeError, ValueError, OverflowError):
-        raise InputError(
-            f"the run's parameter {name} is not a time: {text!r}. Write it like"
-            " 2026-01-31T00:00:00+00:00."
-        ) from None
-
-
-def _in_utc(text: str) -> datetime:
-    """The moment in UTC; one without a zone is in UTC. Raises ValueError, and OverflowError where
-    it is before the year 1 or after 9999 there."""
-    moment = datetime.fromisoformat(text)
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return moment.astimezone(UTC)
-
-
-def _iso(moment: datetime | None) -> str | None:
-    return moment.astimezone(UTC).isoformat() if moment else None
-
-
-VARIABLE = "loadsheet"
-Full = frozenset[str] | Literal["all"]
-
-_NAMES = {bool: "true or false", dict: "an object", list: "a list"}
-
-
-def full_by_variable(pipeline: Pipeline, text: str | None) -> Full:
-    """Which tables the Variable's JSON `text` wants in full; `all` when it names no exception."""
-    settings = _switches(text)
-    everywhere = not settings["incremental"]
-    entry = _own_entry(settings["pipelines"], pipeline)
-    here = everywhere
-    if "incremental" in entry:
-        here = not entry["incremental"]
-    if here and (everywhere or "tables" not in entry):
-        return "all"
-    if "tables" not in entry:
-        return frozenset()
-    listed = frozenset(entry["tables"])
-    if here:
-        return listed
-    if everywhere:
-        return frozenset(table.name for table in pipeline.tables) - listed
-    return frozenset()
-
-
-def accepted_by_variable(pipeline: Pipeline, text: str | None) -> bool:
-    """Whether the Variable's JSON `text` accepts a source that was failed over."""
-    settings = _switches(text)
-    entry = _own_entry(settings["pipelines"], pipeline)
-    return bool(entry.get("accept_source", settings["accept_source"]))
-
-
-def table_names(value: Any, pipeline: Pipeline, where: str) -> list[str]:
-    """`value` as a list of the pipeline's tables. Raises InputError that begins with `where`."""
-    known = [table.name for table in pipeline.tables]
-    names: list[str] = typed(value, list, where)
-    unknown = [name for name in names if name not in known and not pipeline.pattern_of(name)]
-    if unknown:
-        raise InputError(
-            f"{where} names {unknown[0]!r}, which is not a table of pipeline {pipeline.name!r}. "
-            f"Its tables: {', '.join(known)}."
-        )
-    return names
-
-
-def typed(value: Any, kind: type, where: str) -> Any:
-    """`value` when it is a `kind`. Raises InputError that begins with `where`."""
-    if not isinstance(value, kind):
-        raise InputError(f"{where} must be {_NAMES[kind]}, not {json.dumps(value, default=str)}.")
-    return value
-
-
-def _switches(text: str | None) -> dict[str, Any]:
-    try:
-        found = json.loads(text) if text and text.strip() else {}
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"the Airflow Variable {VARIABLE!r} is not JSON (line {error.lineno}, column"
-            f' {error.colno}: {error.msg}). Set it to an object such as {{"incremental": true,'
-            ' "pipelines": {}}, or delete it.'
-        ) from None
-    defaults = {"incremental": True, "accept_source": False, "pipelines": {}}
-    settings = defaults | _object(found, "", set(defaults))
-    for name, kind in (("incremental", bool), ("accept_source", bool), ("pipelines", dict)):
-        typed(settings[name], kind, _key(name))
-    return settings
-
-
-def _own_entry(pipelines: dict[str, Any], pipeline: Pipeline) -> dict[str, Any]:
-    """The pipeline's own settings, checked. Those of others are not looked at: their mistakes are
-    not ours."""
-    path = f"pipelines.{pipeline.name}"
-    entry = _object(
-        pipelines.get(pipeline.name, {}), path, {"incremental", "tables", "accept_source"}
-    )
-    for name in ("incremental", "accept_source"):
-        typed(entry.get(name, False), bool, _key(f"{path}.{name}"))
-    if "incremental" not in entry and "tables" in entry:
-        raise InputError(
-            f'{_key(path)} lists tables but not what to do with them. Add "incremental": false or'
-            " true."
-        )
-    if "tables" in entry:
-        table_names(entry["tables"], pipeline, _key(f"{path}.tables"))
-    return entry
-
-
-def _object(value: Any, path: str, keys: set[str]) -> dict[str, Any]:
-    found: dict[str, Any] = typed(value, dict, _key(path))
-    unknown = sorted(found.keys() - keys)
-    if unknown:
-        raise InputError(
-            f"{_key(path)} has the unknown key {unknown[0]!r}. Known keys:"
-            f" {', '.join(sorted(keys))}."
-        )
-    return found
-
-
-def _key(path: str) -> str:
-    key = f", key {path}," if path else ""
-    return f"the Airflow Variable {VARIABLE!r}{key}"
 
 
 def command_line_request(
@@ -241,36 +93,172 @@ def command_line_request(
     end: str | None,
     sample: str | None = None,
 ) -> RunRequest:
-    """The request of one run from the command line.
+    """The request of a run from the command line.
 
-    `tables` is a list with commas. Raises InputError for a table the pipeline does not have, half
-    an interval, an interval that is none, a full refresh of an interval, and a sample that is none
-    or is asked for an interval.
+    `tables` is a list with commas, `start` and `end` are times or numbers, `sample` is a share or a
+    number of rows. Raises InputError for a table that the pipeline does not have, a value that
+    cannot be read, half an interval, an interval that ends before it starts, and options that
+    exclude each other.
     """
-    only = _tables(pipeline, tables) if tables is not None else None
-    if full_refresh and (start or end):
+    only = None
+    if tables is not None:
+        only = _option_tables(pipeline, tables)
+    has_interval = bool(start or end)
+    if full_refresh and has_interval:
         raise InputError(
             "--full-refresh replaces a table, so it must read all of it: leave out --from and --to"
         )
-    interval = _interval(start, end)
-    if sample is not None and (start or end):
+    interval = _option_interval(start, end)
+    if sample is not None and has_interval:
         raise InputError("--sample reads its tables in full each time: leave out --from and --to")
-    full: Full = frozenset()
+    full: FullRefresh = frozenset()
     if full_refresh or sample:
         full = only or "all"
     return RunRequest(
         run_id=f"cli__{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}",
-        full_refresh=with_fed_transforms(pipeline, full),
+        full_refresh=_with_fed_transforms(pipeline, full),
         only=only,
         interval_start=interval[0],
         interval_end=interval[1],
         explicit_interval=interval != (None, None),
         accept_source=accept_source,
-        sample=_sample(sample) if sample is not None else None,
+        sample=None if sample is None else _option_sample(sample),
     )
 
 
-def _tables(pipeline: Pipeline, text: str) -> frozenset[str]:
+def _with_fed_transforms(pipeline: Pipeline, full: FullRefresh) -> FullRefresh:
+    """`full` and every transform fed by it: a table that is read again in full may have lost rows
+    that a mart still holds."""
+    if full == "all" or not full:
+        return full
+    names = set(full)
+    # In the order in which they run, so one pass finds the transforms of transforms as well.
+    for name, inputs in transform_inputs(pipeline).items():
+        if full.intersection(inputs.tables) or names.intersection(inputs.transforms):
+            names.add(name)
+    return frozenset(names)
+
+
+# The trigger form.
+
+
+def _form_flag(params: Mapping[str, Any], name: str) -> bool:
+    flag: bool = _typed(params.get(name, False), bool, f"the run's parameter {name}")
+    return flag
+
+
+def _form_interval(params: Mapping[str, Any]) -> Interval | None:
+    start = params.get("interval_start")
+    end = params.get("interval_end")
+    if not start and not end:
+        return None
+    if not start or not end:
+        raise InputError(
+            "the run's parameters interval_start and interval_end go together: give both or"
+            " neither."
+        )
+    first = _form_time(start, "interval_start")
+    last = _form_time(end, "interval_end")
+    if first >= last:
+        raise InputError(
+            f"the run's parameter interval_end ({end}) must be after interval_start ({start})."
+        )
+    return _iso(first), _iso(last)
+
+
+def _form_time(text: Any, name: str) -> datetime:
+    try:
+        return _in_utc(text)
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(
+            f"the run's parameter {name} is not a time: {text!r}. Write it like"
+            " 2026-01-31T00:00:00+00:00."
+        ) from None
+
+
+# The Variable.
+
+
+def _full_by_variable(
+    settings: Mapping[str, Any], own_settings: Mapping[str, Any], pipeline: Pipeline
+) -> FullRefresh:
+    """Which tables the Variable wants in full. The pipeline's own settings, where it has any, have
+    priority over those for all pipelines, but only for the tables they list."""
+    is_full_everywhere = not settings["incremental"]
+    is_full_here = is_full_everywhere
+    if "incremental" in own_settings:
+        is_full_here = not own_settings["incremental"]
+    if "tables" not in own_settings:
+        return "all" if is_full_here else frozenset()
+    listed = frozenset(own_settings["tables"])
+    if is_full_everywhere and is_full_here:
+        return "all"
+    if is_full_here:
+        return listed
+    if is_full_everywhere:
+        return frozenset(table.name for table in pipeline.tables) - listed
+    return frozenset()
+
+
+def _variable_settings(text: str | None) -> dict[str, Any]:
+    """The Variable's object, checked, with its defaults."""
+    document: Any = {}
+    if text and text.strip():
+        try:
+            document = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InputError(
+                f"the Airflow Variable {VARIABLE!r} is not JSON (line {error.lineno}, column"
+                f' {error.colno}: {error.msg}). Set it to an object such as {{"incremental": true,'
+                ' "pipelines": {}}, or delete it.'
+            ) from None
+    settings = _DEFAULTS | _object(document, "", set(_DEFAULTS))
+    for name, default in _DEFAULTS.items():
+        _typed(settings[name], type(default), _variable_key(name))
+    return settings
+
+
+def _own_settings(pipelines: dict[str, Any], pipeline: Pipeline) -> dict[str, Any]:
+    """The pipeline's own settings, checked. Those of other pipelines are not checked: their
+    mistakes must not stop this one."""
+    path = f"pipelines.{pipeline.name}"
+    settings = _object(pipelines.get(pipeline.name, {}), path, _PIPELINE_KEYS)
+    for name in ("incremental", "accept_source"):
+        _typed(settings.get(name, False), bool, _variable_key(f"{path}.{name}"))
+    if "incremental" not in settings and "tables" in settings:
+        raise InputError(
+            f"{_variable_key(path)} lists tables but not what to do with them. Add"
+            ' "incremental": false or true.'
+        )
+    if "tables" in settings:
+        _table_names(settings["tables"], pipeline, _variable_key(f"{path}.tables"))
+    return settings
+
+
+def _object(value: Any, path: str, keys: set[str]) -> dict[str, Any]:
+    """`value`, an object of the Variable. Raises InputError for another type or an unknown key."""
+    settings: dict[str, Any] = _typed(value, dict, _variable_key(path))
+    unknown = sorted(settings.keys() - keys)
+    if unknown:
+        raise InputError(
+            f"{_variable_key(path)} has the unknown key {unknown[0]!r}. Known keys:"
+            f" {', '.join(sorted(keys))}."
+        )
+    return settings
+
+
+def _variable_key(path: str) -> str:
+    """How messages name a key of the Variable; an empty `path` is the Variable itself."""
+    name = f"the Airflow Variable {VARIABLE!r}"
+    if not path:
+        return name
+    return f"{name}, key {path},"
+
+
+# The options of the command line.
+
+
+def _option_tables(pipeline: Pipeline, text: str) -> frozenset[str]:
     known = [table.name for table in pipeline.tables]
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
@@ -283,20 +271,22 @@ def _tables(pipeline: Pipeline, text: str) -> frozenset[str]:
     return frozenset(names)
 
 
-def _sample(text: str) -> Sample:
+def _option_sample(text: str) -> Sample:
     digits = text.removesuffix("%")
+    is_share = text.endswith("%")
+    # Not `float` alone: it also accepts nan, 1e3 and the digits of other scripts.
     if re.fullmatch(r"[0-9]+(\.[0-9]+)?", digits):
         number = float(digits)
-        if text.endswith("%") and 0 < number <= 100:
+        if is_share and 0 < number <= 100:
             return Sample(share=number / 100)
-        if not text.endswith("%") and number > 0 and number.is_integer():
+        if not is_share and number > 0 and number.is_integer():
             return Sample(rows=int(number))
     raise InputError(
         f"--sample {text} is neither a share, such as 1% or 0.1%, nor a number of rows per table"
     )
 
 
-def _interval(start: str | None, end: str | None) -> tuple[str | None, str | None]:
+def _option_interval(start: str | None, end: str | None) -> Interval:
     if start is None and end is None:
         return None, None
     if start is None or end is None:
@@ -304,8 +294,8 @@ def _interval(start: str | None, end: str | None) -> tuple[str | None, str | Non
             "--from and --to go together: rows from the first are read, rows from the second"
             " are not"
         )
-    first = _bound(start, "--from")
-    last = _bound(end, "--to")
+    first = _option_bound(start, "--from")
+    last = _option_bound(end, "--to")
     if isinstance(first, Decimal) and isinstance(last, Decimal):
         is_interval = first < last
         bounds = (start, end)
@@ -319,7 +309,7 @@ def _interval(start: str | None, end: str | None) -> tuple[str | None, str | Non
     return bounds
 
 
-def _bound(text: str, option: str) -> datetime | Decimal:
+def _option_bound(text: str, option: str) -> datetime | Decimal:
     if re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", text):
         return Decimal(text)
     try:
@@ -329,3 +319,43 @@ def _bound(text: str, option: str) -> datetime | Decimal:
             f"{option} {text} is neither a time such as 2026-01-31 or 2026-01-31T12:00:00+00:00 nor"
             " a number"
         ) from None
+
+
+# For all of them.
+
+
+def _table_names(value: Any, pipeline: Pipeline, where: str) -> list[str]:
+    """`value` as a list of the pipeline's tables. Raises InputError that begins with `where`."""
+    known = [table.name for table in pipeline.tables]
+    names: list[str] = _typed(value, list, where)
+    for name in names:
+        # A table that a pattern matches is known only when the run begins.
+        if name not in known and not pipeline.pattern_of(name):
+            raise InputError(
+                f"{where} names {name!r}, which is not a table of pipeline {pipeline.name!r}. "
+                f"Its tables: {', '.join(known)}."
+            )
+    return names
+
+
+def _typed(value: Any, kind: type, where: str) -> Any:
+    """`value` when it is a `kind`. Raises InputError that begins with `where`."""
+    if not isinstance(value, kind):
+        shown = json.dumps(value, default=str)
+        raise InputError(f"{where} must be {_TYPE_NAMES[kind]}, not {shown}.")
+    return value
+
+
+def _in_utc(text: str) -> datetime:
+    """The time in UTC; one without a zone is in UTC. Raises ValueError, and OverflowError where it
+    is before the year 1 or after 9999 there."""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return moment.astimezone(UTC)
+
+
+def _iso(moment: datetime | None) -> str | None:
+    if moment is None:
+        return None
+    return moment.astimezone(UTC).isoformat()

@@ -1,9 +1,10 @@
-"""`resolve.*`: which tables a pattern means today. Asked when a run begins, never while a file is
-read."""
+"""The resolve step: which tables a pattern matches now. The source is asked when a run begins,
+never while a pipeline file is read."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from itertools import chain
 
 from loadsheet.connections.lookup import Connections
 from loadsheet.engine import garbage
@@ -16,55 +17,63 @@ from loadsheet.spec.models import Pipeline
 
 
 def resolve(pipeline: Pipeline, pattern: str, source: Session, warehouse: Session) -> Outcome:
-    """The source's tables that `pattern` matches and nothing before it does, in the outcome's
-    `names`.
+    """The tables that belong to `pattern`, in the outcome's `names`. A table that matches several
+    patterns belongs to the first.
 
-    A table that was loaded once and is gone is among them: its extraction is skipped, where
-    everybody sees it. Raises Refused when the role may not use the schema.
+    A table that was loaded once and is no longer in the source is among them, so that its skipped
+    extraction shows what became of it. Raises Refused when the role may not use the schema.
     """
-    found = _own_tables(pipeline, source)
-    known = garbage.tables_known(warehouse, pipeline.name) or set()
-    names = tuple(name for name in sorted(found | known) if _is_meant(pipeline, pattern, name))
-    there, gone = ([name for name in names if (name in found) == here] for here in (True, False))
-    message = f"{pattern} matches {len(there)} tables: {', '.join(there) or 'none'}"
+    in_source = _source_tables(pipeline, source)
+    loaded = garbage.extracted_tables(warehouse, pipeline.name) or set()
+    present: list[str] = []
+    gone: list[str] = []
+    for name in sorted(in_source | loaded):
+        owner = pipeline.pattern_of(name)
+        if owner is None or owner.name != pattern:
+            continue
+        if name in in_source:
+            present.append(name)
+        else:
+            gone.append(name)
+    message = f"{pattern} matches {len(present)} tables: {', '.join(present) or 'none'}"
     if gone:
         message += f"; no longer in the source, kept in the warehouse: {', '.join(gone)}"
-    return Outcome(status="done", message=message, names=names)
+    return Outcome(status="done", message=message, names=tuple(sorted(present + gone)))
 
 
 def resolved(pipeline: Pipeline, connections: Connections) -> Pipeline:
-    """The pipeline with the tables that its patterns match now in their place; itself where it has
-    none."""
+    """The pipeline with the tables that its patterns match now, in place of the patterns; the same
+    pipeline where it has none."""
     if not pipeline.patterns:
         return pipeline
     servers = Servers(pipeline, connections)
     with servers.source() as source, servers.warehouse() as warehouse:
-        return with_tables(pipeline, source, garbage.tables_known(warehouse, pipeline.name) or ())
+        loaded = garbage.extracted_tables(warehouse, pipeline.name) or ()
+        return with_matched_tables(pipeline, source, loaded)
 
 
-def with_tables(pipeline: Pipeline, source: Session, known: Collection[str]) -> Pipeline:
-    """The pipeline with the tables that its patterns match in their place; `known` are those loaded
-    before.
+def with_matched_tables(pipeline: Pipeline, source: Session, loaded: Collection[str]) -> Pipeline:
+    """The pipeline with the tables that its patterns match, in place of the patterns.
 
-    So are tables that a transform reads and the source lacks: they are skipped, and the transform
-    waits for them. Raises Refused when the role may not use the schema.
+    These are the source's tables, those `loaded` before, and those that a transform reads. Where
+    the source lacks one, its steps are skipped, and a transform that reads it waits. Raises Refused
+    when the role may not use the schema.
     """
-    read = {name for inputs in transform_inputs(pipeline).values() for name in inputs.tables}
-    names = sorted({*_own_tables(pipeline, source), *known, *read})
-    matched = [(pipeline.pattern_of(name), name) for name in names]
-    return pipeline.with_matched(
-        name for pattern in pipeline.patterns for found, name in matched if found == pattern
-    )
+    names = _source_tables(pipeline, source) | set(loaded)
+    for inputs in transform_inputs(pipeline).values():
+        names.update(inputs.tables)
+    by_pattern: dict[str, list[str]] = {pattern.name: [] for pattern in pipeline.patterns}
+    for name in sorted(names):
+        pattern = pipeline.pattern_of(name)
+        if pattern:
+            by_pattern[pattern.name].append(name)
+    return pipeline.with_matched(chain.from_iterable(by_pattern.values()))
 
 
-def _own_tables(pipeline: Pipeline, source: Session) -> set[str]:
+def _source_tables(pipeline: Pipeline, source: Session) -> set[str]:
+    """The tables of the source's schema, without partitions and what belongs to an extension."""
     return {
         relation.name
         for relation in relations(source, pipeline.source.schema)
         if relation.is_own_table
     }
-
-
-def _is_meant(pipeline: Pipeline, pattern: str, name: str) -> bool:
-    meant = pipeline.pattern_of(name)
-    return meant is not None and meant.name == pattern

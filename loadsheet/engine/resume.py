@@ -1,8 +1,11 @@
-"""Resumes a run: which options it was started with, and which of its steps are already done.
+"""Resumes a stopped run: which options it was started with, and which of its steps are done.
 
-What it has done is not kept here: the ledger knows. `LOADSHEET_STATE` names the folder (empty:
-none); without it,
-`loadsheet` in the user's state folder.
+Two places remember that. The ledger in the warehouse knows what the run has extracted, loaded and
+built (`has_loaded`, `extracted_load_id`, `has_built`). A file on this machine keeps the options,
+and the tables in which the run found nothing new, of which the ledger has no row (`RunRecord`).
+
+`LOADSHEET_STATE` names the folder of these files (empty: no files); the default is `loadsheet` in
+the user's state folder.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import threading
 from dataclasses import asdict, replace
@@ -22,24 +26,23 @@ from loadsheet.postgres import Session
 from loadsheet.spec.models import Pipeline
 from loadsheet.warehouse import ledger
 
+_log = logging.getLogger(__name__)
+
 
 def has_loaded(session: Session, pipeline: str, table: str, run_id: str) -> bool:
     """Whether the run has committed a load of the table."""
-    return _exists(
-        session,
-        "load WHERE pipeline = %s AND table_name = %s AND run_id = %s",
-        pipeline,
-        table,
-        run_id,
-    )
+    committed = "load WHERE pipeline = %s AND table_name = %s AND run_id = %s"
+    return _exists(session, committed, pipeline, table, run_id)
 
 
-def sealed_load(session: Session, pipeline: str, table: str, run_id: str) -> str | None:
-    """The load that the run has extracted completely and not loaded; None as soon as a newer
-    extraction has begun."""
+def extracted_load_id(session: Session, pipeline: str, table: str, run_id: str) -> str | None:
+    """The id of the load that the run has extracted completely and not loaded; None as soon as a
+    newer extraction has taken the fence."""
     load_id = ledger.next_load_id(session, pipeline, table, run_id)
     sealed = "scope WHERE pipeline = %s AND table_name = %s AND sealed_load_id = %s"
-    return load_id if _exists(session, sealed, pipeline, table, load_id) else None
+    if not _exists(session, sealed, pipeline, table, load_id):
+        return None
+    return load_id
 
 
 def has_built(session: Session, pipeline: str, transform: str, run_id: str) -> bool:
@@ -49,30 +52,30 @@ def has_built(session: Session, pipeline: str, transform: str, run_id: str) -> b
 
 
 def _exists(session: Session, where: str, *values: str) -> bool:
-    return session.execute(f"SELECT EXISTS (SELECT FROM loadsheet.{where})", values).fetchone() == (
-        True,
-    )
+    row = session.execute(f"SELECT EXISTS (SELECT FROM loadsheet.{where})", values).fetchone()
+    return row == (True,)
 
 
 class RunRecord:
-    """The record of a pipeline's run. Where none can be written there is none; the run does not
-    depend on it."""
+    """The file about the last run of a pipeline.
+
+    A run does not depend on it: where it cannot be written, the run cannot be resumed, that is all.
+    """
 
     def __init__(self, pipeline: Pipeline):
         self._pipeline = pipeline
         self._file = _file(pipeline)
-        self._parts = _parts(pipeline)
+        self._digests = _digests_by_name(pipeline)
         self._unchanged: list[str] = []
         self._writing = threading.Lock()
 
     def begin(self, request: RunRequest) -> None:
-        """A run begins, or goes on."""
+        """Record that a run starts, or resumes."""
         self._request = request
         self._write()
 
-    def unchanged(self, table: str) -> None:
-        """The run has read the whole table and found nothing new in it, which the ledger is not
-        told. Any thread."""
+    def add_unchanged(self, table: str) -> None:
+        """Record that the run has read the whole table and found nothing new. Thread-safe."""
         with self._writing:
             self._unchanged.append(table)
             if self.is_kept:
@@ -80,12 +83,12 @@ class RunRecord:
 
     @property
     def is_kept(self) -> bool:
-        """Whether `--resume` would resume this run: not where another one has started since."""
-        found = self._read()
-        return found is not None and found["request"].run_id == self._request.run_id
+        """Whether `--resume` would resume this run: not if another one has started since."""
+        document = self._read()
+        return document is not None and document["request"].run_id == self._request.run_id
 
     def end(self) -> None:
-        """The run has succeeded: there is nothing to resume."""
+        """Remove the record: the run has succeeded, so there is nothing to resume."""
         if self._file and self.is_kept:
             with contextlib.suppress(OSError):
                 self._file.unlink(missing_ok=True)
@@ -93,83 +96,96 @@ class RunRecord:
     def resumed(self) -> RunRequest:
         """The request that resumes the last stopped or failed run with its original options.
 
-        A table whose part of the spec was changed since is read again. Raises InputError when there
-        is no such run, or when its servers or schemas are others now.
+        A table whose entry in the spec has changed since is read again. Raises InputError when
+        there is no such run, or when its servers or schemas have changed.
         """
-        found = self._read()
-        if not found:
+        document = self._read()
+        if not document:
             raise InputError(
                 f"--resume: no run of {self._pipeline.name} was stopped on this machine; run it"
                 " without --resume"
             )
-        if found["places"] != _places(self._pipeline):
+        if document["places"] != _places_digest(self._pipeline):
             raise InputError(
                 f"--resume: {self._pipeline.file} names another source, lake or warehouse than when"
                 " the run was stopped; run it without --resume"
             )
-        # also for the next time: what the run did before was done by these
-        self._parts = found["parts"]
-        now = _parts(self._pipeline)
-        same = {name for name, digest in now.items() if self._parts.get(name) == digest}
-        self._unchanged = [name for name in found["unchanged"] if name in same]
-        asked: RunRequest = found["request"]
-        tables = asked.only
+        # The record keeps the earlier digests, in case this run is stopped as well: what was done
+        # before was done by that spec.
+        self._digests = document["parts"]
+        same: set[str] = set()
+        for name, digest in _digests_by_name(self._pipeline).items():
+            if self._digests.get(name) == digest:
+                same.add(name)
+        self._unchanged = [name for name in document["unchanged"] if name in same]
+        request: RunRequest = document["request"]
+        tables = request.only
         if tables is None:
             tables = frozenset(table.name for table in self._pipeline.tables)
-        left = tables - frozenset(self._unchanged)
-        return replace(asked, resumes=frozenset(same), only=left)
+        remaining = tables - frozenset(self._unchanged)
+        _log.info("run %s is resumed, %d tables are left", request.run_id, len(remaining))
+        return replace(request, resumes=frozenset(same), only=remaining)
 
     def _read(self) -> dict[str, Any] | None:
-        """The record; None where there is none, or one that another version has written."""
+        """The record; None where there is none, or one of another version."""
+        if self._file is None:
+            return None
         try:
-            found: dict[str, Any] = json.loads(self._file.read_text("utf-8")) if self._file else {}
+            document = json.loads(self._file.read_text("utf-8"))
             return {
-                **{key: found[key] for key in ("places", "parts", "unchanged")},
-                "request": _request(found["request"]),
+                "places": document["places"],
+                "parts": document["parts"],
+                "unchanged": document["unchanged"],
+                "request": _request(document["request"]),
             }
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
     def _write(self) -> None:
+        if self._file is None:
+            return
         document = {
             "request": asdict(self._request),
-            "places": _places(self._pipeline),
-            "parts": self._parts,
+            "places": _places_digest(self._pipeline),
+            "parts": self._digests,
             "unchanged": self._unchanged,
         }
-        if self._file:
-            with contextlib.suppress(OSError):
-                self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                # another run may be writing its own
-                fresh = self._file.with_suffix(f".{os.getpid()}.new")
-                fresh.write_text(json.dumps(document, default=sorted), "utf-8")
-                fresh.replace(self._file)
+        try:
+            self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Another run may be writing its own, so each process has its temporary file.
+            temporary = self._file.with_suffix(f".{os.getpid()}.new")
+            temporary.write_text(json.dumps(document, default=sorted), "utf-8")
+            temporary.replace(self._file)
+        except OSError as error:
+            _log.info(
+                "the run cannot be resumed later, %s cannot be written: %s", self._file, error
+            )
 
 
 def _file(pipeline: Pipeline) -> Path | None:
     folder = os.environ.get("LOADSHEET_STATE")
     if folder is None:
-        folder = os.path.join(
-            os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"), "loadsheet"
-        )
+        state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+        folder = os.path.join(state, "loadsheet")
+    # A relative path would be another folder for each working directory.
     if not os.path.isabs(folder):
         return None
+    # By the path as well: two checkouts of a project run independently.
     return Path(folder) / f"{_digest([str(pipeline.file.resolve()), pipeline.name])}.json"
 
 
-def _places(pipeline: Pipeline) -> str:
+def _places_digest(pipeline: Pipeline) -> str:
     return _digest([pipeline.source, pipeline.lake, pipeline.warehouse])
 
 
-def _parts(pipeline: Pipeline) -> dict[str, str]:
-    """Tables by what the spec says of them. A transform is built again by itself when its SQL has
-    changed."""
-    return {
-        **{transform.name: "" for transform in pipeline.transforms},
-        **{
-            table.name: _digest([replace(table, tasks=pipeline.tasks)]) for table in pipeline.tables
-        },
-    }
+def _digests_by_name(pipeline: Pipeline) -> dict[str, str]:
+    """A digest of each table's entry in the spec. Transforms have none: one whose SQL has changed
+    is built again in any case."""
+    digests = dict.fromkeys((transform.name for transform in pipeline.transforms), "")
+    for table in pipeline.tables:
+        # Retries and time limits do not change what is read.
+        digests[table.name] = _digest([replace(table, tasks=pipeline.tasks)])
+    return digests
 
 
 def _digest(values: list[Any]) -> str:
@@ -177,5 +193,6 @@ def _digest(values: list[Any]) -> str:
 
 
 def _request(fields: dict[str, Any]) -> RunRequest:
+    # JSON has no sets: `_write` has made sorted lists of them.
     sets = {name: frozenset(value) for name, value in fields.items() if isinstance(value, list)}
     return RunRequest(**{**fields, **sets})

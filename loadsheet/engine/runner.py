@@ -1,9 +1,15 @@
-"""Walk a plan without Airflow: the same steps, in parallel, each after its upstream."""
+"""Runs all steps of a plan without Airflow, in parallel, each after its upstream.
+
+`run_pipeline` is the entry. Two places hold the steps that can start: `_ready` those that wait for
+a free thread, `_waiting` those that wait for the time of their retry. The main thread moves steps
+from one to the other and collects results; the pool's threads do the steps (`_try_step`).
+"""
 
 from __future__ import annotations
 
 import gc
 import heapq
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -20,17 +26,19 @@ from loadsheet.outcome import Outcome, RunRequest
 from loadsheet.plan.steps import Step, build_plan, step_id, tasks_of
 from loadsheet.spec.models import Pipeline
 
+_log = logging.getLogger(__name__)
+
 State = Literal["started", "done", "skipped", "failed", "upstream_failed"]
 OnProgress = Callable[[Step, int | None, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Retry:
-    """A step failed with `error` and is tried again in `delay` seconds: retry `number` of at most
-    `of`."""
+    """A step failed with `error` and will be tried again in `delay` seconds."""
 
     number: int
     of: int
+    """How many retries there are at most."""
     delay: float
     error: Exception
 
@@ -43,16 +51,14 @@ OnStep = Callable[[Step, State | Literal["waiting"], Outcome | Exception | Retry
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """How a step ended: `result` is its outcome, the exception it failed with, or None when an
-    upstream failed.
-
-    `seconds` are from its first try's beginning to its last one's end.
-    """
+    """How a step ended."""
 
     step: Step
     state: State
     result: Outcome | Exception | None
+    """Its outcome, the exception it failed with, or None when an upstream step failed."""
     seconds: float = 0.0
+    """From the start of its first try to the end of its last, waits included."""
     tries: int = 1
 
 
@@ -67,25 +73,30 @@ def run_pipeline(
 ) -> dict[str, StepResult]:
     """Run every step, `parallel` at a time, and return the results by step id, in plan order.
 
-    With `retrying` a step whose failure may pass is tried again, as often and after as long as the
-    spec's `tasks` say; `on_step` is told of each wait. A failed step fails what is downstream of it
-    (`upstream_failed`) and nothing else; no exception of a step leaves this function. `on_step` and
-    `progress` are called from worker threads.
+    With `retrying`, a step with a temporary failure is tried again, as `tasks.retries` and
+    `tasks.retry_delay` in the spec say. `on_step` is called with each change of a step's state,
+    `progress` while a step reads or loads; both are called from worker threads. A failed step fails
+    what is downstream of it (`upstream_failed`) and nothing else: no exception of a step leaves
+    this function.
     """
-    walk = _Walk(pipeline, request, connections, on_step, progress, retrying)
-    gc.freeze()  # what is imported stays: looking at it again and again took 0.1 s of a run of 6
+    run = _Run(pipeline, request, connections, on_step, progress, retrying)
+    # Imported modules stay alive, so the collector need not visit them again and again: that took
+    # 0.1 s of a run of 6.
+    gc.freeze()
     try:
         with ThreadPoolExecutor(parallel, thread_name_prefix="loadsheet") as pool:
-            walk.through(pool, parallel)
+            run.run_all(pool, parallel)
     finally:
-        walk.servers.close()
-    return {step.id: walk.results[step.id] for step in walk.steps.values()}
+        run.servers.close()
+    return {step.id: run.results[step.id] for step in run.steps.values()}
 
 
-class _Walk:
-    """The steps that are left. A ready step is begun when one of the threads is free; one that
-    waits for its retry has none, or a server that is away would keep as many steps as there are
-    threads from all the others."""
+class _Run:
+    """One run: the results so far and the steps that are left.
+
+    A step that waits for its retry occupies no thread. Otherwise a server that is down would soon
+    stop all steps, also those that do not need it.
+    """
 
     def __init__(
         self,
@@ -96,111 +107,140 @@ class _Walk:
         progress: OnProgress,
         retrying: bool,
     ):
-        self.pipeline, self.request, self.connections = pipeline, request, connections
-        self.on_step, self.progress, self.retrying = on_step, progress, retrying
+        self.pipeline = pipeline
+        self.request = request
+        self.connections = connections
+        self.on_step = on_step
+        self.progress = progress
+        self.retrying = retrying
         self.servers = KeptServers(pipeline, connections)
         self.steps = {step.id: step for step in build_plan(pipeline)}
         self.results: dict[str, StepResult] = {}
-        self._places = {name: place for place, name in enumerate(self.steps)}
-        self._began: dict[str, float] = {}
+        self._plan_order = {name: index for index, name in enumerate(self.steps)}
+        self._started_at: dict[str, float] = {}
         self._tries: Counter[str] = Counter()
         self._ready: list[tuple[int, int, int, str]] = []
-        self._later: list[tuple[float, str]] = []
-        """Steps that wait for their retry, by the moment at which it is due."""
+        """Steps that can start, by `_rank`; the step's id is last."""
+        self._waiting: list[tuple[float, str]] = []
+        """Steps that wait for their retry, by its time."""
 
-    def through(self, pool: ThreadPoolExecutor, parallel: int) -> None:
-        """Begin every step as soon as it can be; returns when all have ended."""
+    def run_all(self, pool: ThreadPoolExecutor, parallel: int) -> None:
+        """Start every step as soon as possible; returns when all have ended."""
         order = TopologicalSorter({step.id: step.upstream for step in self.steps.values()})
         order.prepare()
         running: dict[Future[StepResult | Retry], str] = {}
         while order.is_active():
-            for name in (*order.get_ready(), *self._due()):
+            for name in (*order.get_ready(), *self._take_due_retries()):
                 heapq.heappush(self._ready, (*self._rank(self.steps[name]), name))
+            # Not all at once into the pool: its queue could not be sorted by rank again when a
+            # result makes a more important step ready.
             while self._ready and len(running) < parallel:
                 name = heapq.heappop(self._ready)[-1]
-                running[pool.submit(self._run, self.steps[name])] = name
-            for future in self._ended(running):
-                name, result = running.pop(future), future.result()
+                running[pool.submit(self._try_step, self.steps[name])] = name
+            for future in self._wait_for_any(running):
+                name = running.pop(future)
+                result = future.result()
                 if isinstance(result, Retry):
-                    heapq.heappush(self._later, (time.monotonic() + result.delay, name))
+                    heapq.heappush(self._waiting, (time.monotonic() + result.delay, name))
                 else:
                     self.results[name] = result
                     order.done(name)
 
-    def _due(self) -> list[str]:
-        now, due = time.monotonic(), []
-        while self._later and self._later[0][0] <= now:
-            due.append(heapq.heappop(self._later)[1])
+    def _take_due_retries(self) -> list[str]:
+        now = time.monotonic()
+        due: list[str] = []
+        while self._waiting and self._waiting[0][0] <= now:
+            due.append(heapq.heappop(self._waiting)[1])
         return due
 
-    def _ended(
+    def _wait_for_any(
         self, running: dict[Future[StepResult | Retry], str]
     ) -> set[Future[StepResult | Retry]]:
-        """Those that have ended; waits for one, or until a retry is due."""
-        patience = max(self._later[0][0] - time.monotonic(), 0.0) if self._later else None
+        """The steps that have ended; waits for one of them, or until a retry is due."""
+        patience: float | None = None
+        if self._waiting:
+            patience = max(self._waiting[0][0] - time.monotonic(), 0.0)
         if running:
             return wait(running, patience, FIRST_COMPLETED).done
         time.sleep(patience or 0.0)
         return set()
 
     def _rank(self, step: Step) -> tuple[int, int, int]:
-        """Lowest first: what is extracted is loaded before more is extracted, the largest first, so
-        that no large one is left to run alone at the end; else as in the plan."""
-        place = self._places[step.id]
-        extracted = self.results.get(step_id("extract", step.name)) if step.kind == "load" else None
-        if extracted and isinstance(extracted.result, Outcome):
-            return 0, -extracted.result.counts.get("bytes", 0), place
-        return int(step.kind == "extract"), 0, place
+        """The order in which ready steps start, lowest first.
 
-    def _run(self, step: Step) -> StepResult | Retry:
-        """One try."""
-        if any(self.results[name].state in ("failed", "upstream_failed") for name in step.upstream):
-            self.on_step(step, "upstream_failed", None)
-            return StepResult(step=step, state="upstream_failed", result=None)
-        began = self._began.setdefault(step.id, time.monotonic())
+        A load starts before another extract, so that tables arrive early; among loads the largest
+        starts first, so that it does not run alone at the end. Otherwise in plan order.
+        """
+        position = self._plan_order[step.id]
+        extracted = self._outcome_of_extract(step)
+        if extracted:
+            return 0, -extracted.counts.get("bytes", 0), position
+        return int(step.kind == "extract"), 0, position
+
+    def _outcome_of_extract(self, step: Step) -> Outcome | None:
+        """What the extract step of a load step has done; None for other steps."""
+        if step.kind != "load":
+            return None
+        extracted = self.results.get(step_id("extract", step.name))
+        if extracted is None or not isinstance(extracted.result, Outcome):
+            return None
+        return extracted.result
+
+    def _try_step(self, step: Step) -> StepResult | Retry:
+        """Do the step once, in a worker thread. Returns its result, or the retry that must
+        follow."""
+        for name in step.upstream:
+            if self.results[name].state in ("failed", "upstream_failed"):
+                self.on_step(step, "upstream_failed", None)
+                return StepResult(step=step, state="upstream_failed", result=None)
+        started_at = self._started_at.setdefault(step.id, time.monotonic())
         self._tries[step.id] += 1
         self.on_step(step, "started", None)
+        extracted = self._outcome_of_extract(step)
+        load_id = None
+        if extracted:
+            load_id = extracted.load_id
+        result: Outcome | Exception
+        state: State
         try:
-            outcome: Outcome | Exception = self._execute(step)
+            result = execute(
+                step,
+                self.pipeline,
+                self.request,
+                self.connections,
+                load_id=load_id,
+                servers=self.servers,
+                progress=lambda rows, size: self.progress(step, rows, size),
+            )
+            state = result.status
         except Exception as error:
-            if retry := self._retry(step, error):
+            retry = self._retry_after(step, error)
+            if retry:
+                _log.info("%s of %s: %s", step.id, self.pipeline.name, retry)
                 self.on_step(step, "waiting", retry)
                 return retry
-            outcome = error
-        state: State = "failed" if isinstance(outcome, Exception) else outcome.status
-        self.on_step(step, state, outcome)
-        seconds = time.monotonic() - began
+            result = error
+            state = "failed"
+        self.on_step(step, state, result)
         return StepResult(
-            step=step, state=state, result=outcome, seconds=seconds, tries=self._tries[step.id]
+            step=step,
+            state=state,
+            result=result,
+            seconds=time.monotonic() - started_at,
+            tries=self._tries[step.id],
         )
 
-    def _retry(self, step: Step, error: Exception) -> Retry | None:
-        """The retry that the spec allows after `error`; None when it was the last try, or another
+    def _retry_after(self, step: Step, error: Exception) -> Retry | None:
+        """The retry that the spec allows after `error`; None after the last try, or where a retry
         would not help."""
-        tasks, number = tasks_of(step, self.pipeline), self._tries[step.id]
-        if (
-            not self.retrying
-            or number > tasks.retries
-            or not (isinstance(error, LoadsheetError) and error.retryable)
-        ):
+        if not self.retrying:
             return None
-        return Retry(
-            number=number, of=tasks.retries, delay=tasks.retry_delay.total_seconds(), error=error
-        )
-
-    def _execute(self, step: Step) -> Outcome:
-        extracted = self.results.get(step_id("extract", step.name)) if step.kind == "load" else None
-        load_id = (
-            extracted.result.load_id
-            if extracted and isinstance(extracted.result, Outcome)
-            else None
-        )
-        return execute(
-            step,
-            self.pipeline,
-            self.request,
-            self.connections,
-            load_id=load_id,
-            servers=self.servers,
-            progress=lambda rows, size: self.progress(step, rows, size),
-        )
+        # Any other exception is a bug, which a retry would only repeat.
+        if not isinstance(error, LoadsheetError) or not error.retryable:
+            return None
+        tasks = tasks_of(step, self.pipeline)
+        number = self._tries[step.id]
+        if number > tasks.retries:
+            return None
+        delay = tasks.retry_delay.total_seconds()
+        return Retry(number=number, of=tasks.retries, delay=delay, error=error)

@@ -1,9 +1,10 @@
-"""The servers of a pipeline as its steps reach them: anew for every step, or kept from step to
-step."""
+"""The servers of a pipeline as its steps reach them: a new session for every step (`Servers`), or
+sessions that are kept from step to step (`KeptServers`)."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -18,6 +19,7 @@ from loadsheet.spec.models import Pipeline
 if TYPE_CHECKING:
     from loadsheet.lake.store import Lake
 
+_log = logging.getLogger(__name__)
 Connect = Callable[[Connection], PinnedSession]
 
 
@@ -25,11 +27,12 @@ class Servers:
     """A new session for every step, closed with it: what an Airflow task needs, which runs one."""
 
     def __init__(self, pipeline: Pipeline, connections: Connections):
-        self._pipeline, self._connections = pipeline, connections
+        self._pipeline = pipeline
+        self._connections = connections
 
     def source(self) -> contextlib.AbstractContextManager[Session]:
-        """A session that reads. Raises ConnectionMissing; psycopg.OperationalError when it cannot
-        be had."""
+        """A session that reads. Raises ConnectionMissing; psycopg.OperationalError when the server
+        cannot be reached."""
         return self._session(connect_source, self._pipeline.source.conn_id)
 
     def warehouse(self) -> contextlib.AbstractContextManager[Session]:
@@ -37,8 +40,8 @@ class Servers:
         return self._session(connect_warehouse, self._pipeline.warehouse.conn_id)
 
     def own_warehouse(self) -> Session:
-        """One that is used once: a user's SQL may leave anything behind in a
-        session."""
+        """A session that is used once: a user's SQL may leave settings, temporary tables or locks
+        in it."""
         return connect_warehouse(self._connections(self._pipeline.warehouse.conn_id))
 
     @cached_property
@@ -56,8 +59,8 @@ class Servers:
 
 
 class KeptServers(Servers):
-    """Sessions that a step has left in order serve later ones: connecting costs 10 ms and more.
-    Close it at the end."""
+    """Later steps use the sessions of earlier ones, because connecting costs 10 ms and more. Close
+    it at the end."""
 
     def __init__(self, pipeline: Pipeline, connections: Connections):
         super().__init__(pipeline, connections)
@@ -71,24 +74,26 @@ class KeptServers(Servers):
 
     @contextlib.contextmanager
     def _session(self, connect: Connect, conn_id: str) -> Iterator[Session]:
-        session = self._revived(connect) or connect(self._connections(conn_id))
+        session = self._take_idle(connect) or connect(self._connections(conn_id))
         try:
             yield session
         except BaseException:
             session.close()
             raise
+        # One that a step has left inside a transaction is not fit for the next step.
         if session.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
             self._idle[connect].append(session)
         else:
             session.close()
 
-    def _revived(self, connect: Connect) -> PinnedSession | None:
-        """A kept session that still lives."""
+    def _take_idle(self, connect: Connect) -> PinnedSession | None:
+        """A kept session that still works; None where there is none."""
         while self._idle[connect]:
             session = self._idle[connect].pop()
             try:
                 session.begin_step()
             except psycopg.Error:
+                _log.debug("a kept session is lost, trying another")
                 session.close()
             else:
                 return session

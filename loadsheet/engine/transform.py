@@ -19,27 +19,28 @@ def transform(
     pipeline: Pipeline, spec: Transform, request: RunRequest, session: Session
 ) -> Outcome:
     """Build the transform's table or view, or run its script; skipped when nothing it reads has
-    changed.
+    changed, or when an input was never loaded.
 
-    The ledger is asked, not the upstream tasks: a transform that failed is still due when its
-    inputs skip. Raises Refused with the SQL file's name when its SQL fails for a reason a retry
-    cannot mend.
+    The ledger decides, not the upstream tasks: a transform that failed is still due when its inputs
+    are skipped. Raises Refused with the SQL file's name when its SQL fails for a reason that a
+    retry cannot solve.
     """
     ledger.ensure(session)
     tables.ensure_schema(session, pipeline.warehouse.mart_schema)
     target = Relation(pipeline.warehouse.mart_schema, spec.name)
     inputs = relations_read(pipeline, spec)
-    missing = [str(i) for i in inputs if tables.kind(session, i) is None]
+    missing = [str(relation) for relation in inputs if tables.kind(session, relation) is None]
     if missing:
         return skipped(f"waits for {', '.join(missing)}, not loaded yet")
+    # Before the transaction: a load that commits while the SQL runs may or may not be seen by it,
+    # so it must count as not seen.
     seen = mart.last_committed_number(session, inputs)
     try:
         with session.transaction():
             ledger.lock_target(session, target)
             reach("transform.locked")
-            job = mart.decide_build(
-                session, pipeline, spec, target, inputs, _is_full(pipeline, spec, request, session)
-            )
+            in_full = _is_in_full(pipeline, spec, request, session)
+            job = mart.decide_build(session, pipeline, spec, target, inputs, in_full)
             if job is None:
                 ledger.clear_failure(session, pipeline.name, "transform", spec.name)
                 return skipped("nothing it reads has changed")
@@ -47,6 +48,7 @@ def transform(
             ledger.clear_failure(session, pipeline.name, "transform", spec.name)
             reach("transform.recorded")
         reach("transform.committed")
+    # Other errors, such as a lost connection, may pass: `failure_explained` tells which.
     except (psycopg.ProgrammingError, psycopg.DataError, psycopg.IntegrityError) as error:
         raise Refused(
             f"{spec.file}: {error.diag.message_primary} (SQLSTATE {error.sqlstate})"
@@ -55,19 +57,20 @@ def transform(
     return Outcome(status="done", message=f"{effect} ({job.reason})", counts=counts)
 
 
-def _is_full(pipeline: Pipeline, spec: Transform, request: RunRequest, session: Session) -> bool:
+def _is_in_full(pipeline: Pipeline, spec: Transform, request: RunRequest, session: Session) -> bool:
     """Whether the run asks to build the transform in full, and has not done so before it was
     stopped."""
     if not request.is_full(spec.name):
         return False
-    resumes = spec.name in request.resumes
-    return not (resumes and resume.has_built(session, pipeline.name, spec.name, request.run_id))
+    if spec.name not in request.resumes:
+        return True
+    return not resume.has_built(session, pipeline.name, spec.name, request.run_id)
 
 
 def relations_read(pipeline: Pipeline, spec: Transform) -> list[Relation]:
     """The staging tables and marts that the transform reads."""
     read = transform_inputs(pipeline)[spec.name]
-    staging, marts = pipeline.warehouse.schema, pipeline.warehouse.mart_schema
-    return [Relation(staging, t) for t in read.tables] + [
-        Relation(marts, t) for t in read.transforms
-    ]
+    warehouse = pipeline.warehouse
+    staging_tables = [Relation(warehouse.schema, table) for table in read.tables]
+    marts = [Relation(warehouse.mart_schema, transform) for transform in read.transforms]
+    return staging_tables + marts

@@ -1,10 +1,8 @@
-"""A plan as the configuration that dag-factory builds a DAG from, with the trigger form's
-parameters.
+"""A plan as the configuration from which dag-factory builds a DAG, and the trigger form's fields.
 
-What dag-factory 1.1 does with it, and why the shape is as it is: tasks are keyed by short names
-that must be unique across groups; a DAG key it does not know vanishes without a word (owner and
-retries therefore sit in `default_args`);
-`__type__` makes it call that class with the other keys.
+dag-factory 1.1 explains the shape: tasks are keyed by short names, which must be unique across
+groups. It ignores DAG keys that it does not know, without a message, so owner and retries are in
+`default_args`. For a dictionary with `__type__` it calls that class with the other keys.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ from loadsheet.errors import InputError
 from loadsheet.plan.dag_docs import dag_doc, step_doc
 from loadsheet.plan.dag_yaml import dump
 from loadsheet.plan.steps import Kind, Step, build_plan, step_id, tasks_of
-from loadsheet.spec.models import Notify, Pipeline
+from loadsheet.spec.models import Pipeline
 
 OPERATORS: dict[Kind, str] = {
     "create_bucket": "loadsheet.airflow.operators.CreateBucketOperator",
@@ -33,20 +31,22 @@ GROUPS: dict[Kind, str] = {
     "transform": "Staging to marts, in the order in which the SQL files read each other",
 }
 RESERVED = ("default", "task_groups")
-NOTIFY_FAILURE, NOTIFY_RECOVERY = (
-    "loadsheet.airflow.slack.notify_failure",
-    "loadsheet.airflow.slack.notify_recovery",
-)
+"""Top-level keys of dag-factory's files that are no DAGs."""
+NOTIFY_FAILURE = "loadsheet.airflow.slack.notify_failure"
+NOTIFY_RECOVERY = "loadsheet.airflow.slack.notify_recovery"
 
 
 def dag_config(pipeline: Pipeline, root: Path | None = None) -> dict[str, Any]:
     """The dag-factory configuration of the pipeline's DAG; every value is a plain YAML type.
 
-    `root` is the DAG bundle's folder (default: the one that holds `pipelines/`); tasks name the
-    spec relative to it where they can. Raises SpecError as `build_plan` does.
+    `root` is the DAG bundle's folder (default: the one that holds `pipelines/`). Tasks name the
+    pipeline file relative to it, or absolutely where it is elsewhere. Raises SpecError as
+    `build_plan` does.
     """
     steps = build_plan(pipeline)
+    kinds = {step.kind for step in steps}
     spec = spec_path(pipeline.file, root)
+    table_names = [table.name for table in pipeline.tables]
     return {
         "description": pipeline.description or None,
         "schedule": _schedule(pipeline),
@@ -56,15 +56,9 @@ def dag_config(pipeline: Pipeline, root: Path | None = None) -> dict[str, Any]:
         "max_active_tasks": pipeline.tasks.max_active_tasks,
         "tags": list(pipeline.tags),
         "default_args": _default_args(pipeline),
-        "params": form_params(
-            [table.name for table in pipeline.tables], others=bool(pipeline.patterns)
-        ),
+        "params": form_params(table_names, has_patterns=bool(pipeline.patterns)),
         "doc_md": dag_doc(pipeline, spec),
-        "task_groups": {
-            kind: {"tooltip": tip}
-            for kind, tip in GROUPS.items()
-            if any(s.kind == kind for s in steps)
-        },
+        "task_groups": {kind: {"tooltip": tip} for kind, tip in GROUPS.items() if kind in kinds},
         "tasks": {_short(step.id): _task(step, pipeline, spec) for step in steps},
     }
 
@@ -72,44 +66,50 @@ def dag_config(pipeline: Pipeline, root: Path | None = None) -> dict[str, Any]:
 def render(pipeline: Pipeline, root: Path | None = None) -> str:
     """The YAML file that dag-factory's own `load_yaml_dags` turns into the same DAG.
 
-    Raises InputError for the names that mean something else in its files, and SpecError as
-    `build_plan` does.
+    Raises InputError for a name that dag-factory's files reserve, and SpecError as `build_plan`
+    does.
     """
     if pipeline.name in RESERVED:
         raise InputError(
-            f"dag-factory gives no DAG the name {pipeline.name!r}, which means something else in"
-            f" its files: give the pipeline another name (`pipeline:` in {pipeline.file})"
+            f"{pipeline.name!r} is a reserved key in dag-factory's files and cannot be a DAG's"
+            f" name: give the pipeline another name (`pipeline:` in {pipeline.file})"
         )
     return dump({pipeline.name: dag_config(pipeline, root)})
 
 
 def spec_path(file: Path, root: Path | None = None) -> str:
-    """`file` relative to `root` (default: the folder that holds `pipelines/`), absolute when it
-    lies elsewhere."""
+    """`file` relative to `root` (default: the folder that holds `pipelines/`), absolute when it is
+    elsewhere."""
     file = file.resolve()
     root = root.resolve() if root else project_root(file)
-    inside = root is not None and file.is_relative_to(root)
-    return file.relative_to(root).as_posix() if root and inside else str(file)
+    if root and file.is_relative_to(root):
+        return file.relative_to(root).as_posix()
+    return str(file)
 
 
 def project_root(file: Path) -> Path | None:
-    """The folder that holds the `pipelines/` in which the pipeline file is; None without one."""
+    """The project's folder, for a file `<project>/pipelines/<name>/pipeline.yml`; None for a file
+    elsewhere."""
     above = file.resolve().parents
-    return above[2] if len(above) > 2 and above[1].name == "pipelines" else None
+    if len(above) > 2 and above[1].name == "pipelines":
+        return above[2]
+    return None
 
 
 def _task(step: Step, pipeline: Pipeline, spec: str) -> dict[str, Any]:
     tasks = tasks_of(step, pipeline)
-    group = {"task_group_name": step.kind} if step.kind in GROUPS else {}
+    config: dict[str, Any] = {"operator": OPERATORS[step.kind]}
+    if step.kind in GROUPS:
+        config["task_group_name"] = step.kind
     return {
-        "operator": OPERATORS[step.kind],
-        **group,
+        **config,
         "dependencies": [_short(upstream) for upstream in step.upstream],
         "spec": spec,
         **_name(step),
         "task_display_name": _display_name(step),
         "pool": tasks.pool,
         "retries": tasks.retries,
+        # `engine.execute` has the same limit. Airflow's own is for a task that hangs elsewhere.
         "execution_timeout": _seconds(tasks.timeout),
         "trigger_rule": _trigger_rule(step),
         "doc_md": step_doc(step, pipeline),
@@ -119,11 +119,14 @@ def _task(step: Step, pipeline: Pipeline, spec: str) -> dict[str, Any]:
 def _display_name(step: Step) -> str:
     if step.kind == "resolve":
         return f"resolve {step.name}"
-    return step.name if step.kind in GROUPS else step.id
+    if step.kind in GROUPS:
+        return step.name  # the UI shows it inside its group
+    return step.id
 
 
 def _name(step: Step) -> dict[str, Any]:
-    """The table's or transform's name; of a mapped step, where its tables' names come from."""
+    """The operator's argument `name`: a table or transform, or for a mapped step the tables that
+    the resolve task returns."""
     if not step.mapped:
         return {"name": step.name}
     names = f"{step_id('resolve', step.name)}.output"
@@ -134,9 +137,11 @@ def _trigger_rule(step: Step) -> str:
     if step.kind == "transform":
         # It asks the ledger whether an input was loaded, so skipped loads must not skip it.
         return "none_failed"
-    # A mapped load follows all extractions, and one that failed or was skipped must not stop the
-    # others' loads.
-    return "all_done" if step.mapped and step.kind == "load" else "all_success"
+    if step.mapped and step.kind == "load":
+        # It follows all extractions of the pattern. One that failed or was skipped must not stop
+        # the loads of the other tables.
+        return "all_done"
+    return "all_success"
 
 
 def _default_args(pipeline: Pipeline) -> dict[str, Any]:
@@ -145,31 +150,26 @@ def _default_args(pipeline: Pipeline) -> dict[str, Any]:
         "retries": pipeline.tasks.retries,
         "retry_delay": _seconds(pipeline.tasks.retry_delay),
     }
-    if pipeline.notify:
-        args |= _callbacks(pipeline.notify)
+    notify = pipeline.notify
+    if notify is None:
+        return args
+    connection = {"slack_conn_id": notify.slack_conn_id}
+    if notify.events:
+        events = list(notify.events)
+        args["on_failure_callback"] = {"callback": NOTIFY_FAILURE, **connection, "events": events}
+    # Only where it is needed: a callback costs time after every successful task.
+    if "recovery" in notify.events:
+        args["on_success_callback"] = {"callback": NOTIFY_RECOVERY, **connection}
+        # A skipped task has recovered as well: it found nothing new.
+        args["on_skipped_callback"] = {"callback": NOTIFY_RECOVERY, **connection}
     return args
 
 
-def _callbacks(notify: Notify) -> dict[str, Any]:
-    """Nothing runs after a successful task unless the pipeline notifies of recoveries."""
-    to = {"slack_conn_id": notify.slack_conn_id}
-    callbacks: dict[str, Any] = {}
-    if notify.events:
-        callbacks["on_failure_callback"] = {
-            "callback": NOTIFY_FAILURE,
-            **to,
-            "events": list(notify.events),
-        }
-    if "recovery" in notify.events:
-        for state in ("success", "skipped"):  # a table without news works too
-            callbacks[f"on_{state}_callback"] = {"callback": NOTIFY_RECOVERY, **to}
-    return callbacks
-
-
 def _schedule(pipeline: Pipeline) -> str | dict[str, str] | None:
-    by_interval = any(
-        t.incremental and t.incremental.by == "data_interval" for t in pipeline.entries
-    )
+    by_interval = False
+    for table in pipeline.entries:
+        if table.incremental and table.incremental.by == "data_interval":
+            by_interval = True
     if not by_interval or pipeline.schedule in (None, "@once", "@continuous"):
         return pipeline.schedule
     # Airflow 3 gives a plain cron schedule a data interval of length zero: nothing would ever be
@@ -182,12 +182,14 @@ def _schedule(pipeline: Pipeline) -> str | dict[str, str] | None:
 
 
 def _start_date(text: str | None) -> str | None:
-    """In UTC and without offset, because dag-factory throws an offset away instead of converting
+    """In UTC and without an offset, because dag-factory removes an offset instead of converting
     it."""
     if text is None:
         return None
     moment = datetime.fromisoformat(text)
-    return (moment.astimezone(UTC) if moment.tzinfo else moment).replace(tzinfo=None).isoformat()
+    if moment.tzinfo:
+        moment = moment.astimezone(UTC)
+    return moment.replace(tzinfo=None).isoformat()
 
 
 def _seconds(duration: timedelta) -> dict[str, Any]:
@@ -198,24 +200,27 @@ def _short(step_id: str) -> str:
     return step_id.rpartition(".")[2]
 
 
-def form_params(tables: Sequence[str], others: bool = False) -> dict[str, Any]:
-    """dag-factory's configuration of the form for a pipeline with these tables, and `others` that
-    only a run knows."""
+def form_params(tables: Sequence[str], has_patterns: bool = False) -> dict[str, Any]:
+    """dag-factory's configuration of the trigger form. `tables` are the choices; a pipeline that
+    `has_patterns` has more tables, so the form also accepts other names."""
     moment = {"default": None, "type": ["string", "null"], "format": "date-time"}
+    table: dict[str, Any] = {"type": "string"}
+    if not has_patterns:
+        table["enum"] = list(tables)
     return {
         "full_refresh": _param(
             "Read, load and build everything again", default=False, type="boolean"
         ),
         "tables": _param(
-            "Tables to move; none chosen moves all",
+            "Tables to extract and load; empty means all",
             default=[],
             type=["array", "null"],
-            items={"type": "string"} if others else {"type": "string", "enum": list(tables)},
-            examples=list(tables),  # what makes the form offer them as choices
+            items=table,
+            examples=list(tables),  # makes the form offer them as choices
         ),
         "accept_source": _param(
-            "Go on from the watermarks although the source was failed over: it is known to have"
-            " lost nothing",
+            "Continue from the watermarks although the source was failed over: you know that it"
+            " has lost nothing",
             default=False,
             type="boolean",
         ),

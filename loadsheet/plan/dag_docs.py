@@ -1,4 +1,4 @@
-"""What Airflow's UI shows as documentation of a pipeline and of each of its steps, in Markdown."""
+"""The documentation of a pipeline and its steps in Airflow's UI, in Markdown."""
 
 from __future__ import annotations
 
@@ -10,25 +10,24 @@ from loadsheet.spec.models import Pipeline, Table, Transform
 
 
 def dag_doc(pipeline: Pipeline, spec: str) -> str:
-    """The pipeline in one page: from where to where, its tables, its transforms, and where to
-    change it."""
-    source, lake, warehouse = pipeline.source, pipeline.lake, pipeline.warehouse
-    parts = [
-        pipeline.description,
-        (
-            f"`{source.conn_id}` schema {code(source.schema)} → `{lake.conn_id}` bucket"
-            f" {code(lake.bucket)} → `{warehouse.conn_id}` schemas {code(warehouse.schema)} and"
-            f" {code(warehouse.mart_schema)}"
-        ),
-        grid(
-            ["table", "mode", "key", "cursor"],
-            map(_table_row, pipeline.entries),
-        ),
-        grid(["transform", "materialized", "key"], map(_transform_row, pipeline.transforms)),
-        # Never ends in `.md`: Airflow would take the whole text for a file name.
-        f"Change it in {code(spec)}; `loadsheet plan {pipeline.name}` prints these steps.",
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    """The pipeline on one page: source, lake and warehouse, its tables, its transforms, and the
+    file to change (`spec`)."""
+    source = pipeline.source
+    lake = pipeline.lake
+    warehouse = pipeline.warehouse
+    route = (
+        f"`{source.conn_id}` schema {code(source.schema)} → `{lake.conn_id}` bucket"
+        f" {code(lake.bucket)} → `{warehouse.conn_id}` schemas {code(warehouse.schema)} and"
+        f" {code(warehouse.mart_schema)}"
+    )
+    table_rows = [_table_row(table) for table in pipeline.entries]
+    tables = grid(["table", "mode", "key", "cursor"], table_rows)
+    transform_rows = [_transform_row(transform) for transform in pipeline.transforms]
+    transforms = grid(["transform", "materialized", "key"], transform_rows)
+    # Must not end in `.md`: Airflow would take the whole text for a file name.
+    last = f"Change it in {code(spec)}; `loadsheet plan {pipeline.name}` prints these steps."
+    paragraphs = [pipeline.description, route, tables, transforms, last]
+    return "\n\n".join(paragraph for paragraph in paragraphs if paragraph) + "\n"
 
 
 def step_doc(step: Step, pipeline: Pipeline) -> str:
@@ -37,8 +36,8 @@ def step_doc(step: Step, pipeline: Pipeline) -> str:
         return f"Makes sure that the bucket {code(step.name)} exists.\n"
     if step.kind == "resolve":
         return (
-            f"Asks the source which of its tables match {code(step.name)}; the next tasks are"
-            " mapped over them.\n"
+            f"Asks the source which of its tables match {code(step.name)}; the next tasks run"
+            " once for each of them.\n"
         )
     if step.kind == "extract":
         return (
@@ -56,35 +55,40 @@ def step_doc(step: Step, pipeline: Pipeline) -> str:
 
 
 def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table, or nothing when there are no rows."""
-    body = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    lines = [head, ["---"] * len(head), *body] if body else []
+    """A Markdown table; empty when there are no rows."""
+    lines: list[Sequence[str]] = [head, ["---"] * len(head)]
+    for row in rows:
+        lines.append([cell.replace("|", "\\|") for cell in row])
+    if len(lines) == 2:
+        return ""
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def block(text: str, language: str) -> str:
-    """`text` as a block of code that ends where it ends, whatever it holds."""
+    """`text` as a block of code. Its fence is longer than any backticks in the text, so that the
+    text cannot end it."""
     fence = "`" * max(3, _longest_backticks(text) + 1)
     return f"{fence}{language}\n{text.rstrip()}\n{fence}"
 
 
 def code(text: str) -> str:
-    """`text` as inline code, whatever it holds."""
+    """`text` as inline code, also where it contains backticks."""
     fence = "`" * (_longest_backticks(text) + 1)
     pad = " " if "`" in text else ""
     return f"{fence}{pad}{' '.join(text.split())}{pad}{fence}"
 
 
 def _table_row(table: Table) -> list[str]:
-    cursor = table.incremental.cursor if table.incremental else ""
-    by = " (data interval)" if table.incremental and table.incremental.by == "data_interval" else ""
-    mode = table.mode or ("merge" if table.incremental else "replace")
-    return [
-        code(table.name),
-        mode,
-        _codes(table.primary_key) or "from the catalog",
-        cursor and code(cursor) + by,
-    ]
+    mode = table.mode or "replace"
+    cursor = ""
+    if table.incremental:
+        # Append without a primary key, but the key may be in the catalog.
+        mode = table.mode or "merge"
+        cursor = code(table.incremental.cursor)
+        if table.incremental.by == "data_interval":
+            cursor += " (data interval)"
+    key = _codes(table.primary_key) or "from the catalog"
+    return [code(table.name), mode, key, cursor]
 
 
 def _transform_row(transform: Transform) -> list[str]:
@@ -92,7 +96,7 @@ def _transform_row(transform: Transform) -> list[str]:
 
 
 def _codes(names: Sequence[str]) -> str:
-    return ", ".join(map(code, names))
+    return ", ".join(code(name) for name in names)
 
 
 def _longest_backticks(text: str) -> int:

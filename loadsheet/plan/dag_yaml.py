@@ -1,4 +1,4 @@
-"""A dag-factory configuration as the text of its file."""
+"""A dag-factory configuration as the text of a YAML file."""
 
 from __future__ import annotations
 
@@ -8,26 +8,30 @@ import yaml
 
 
 def dump(config: dict[str, Any]) -> str:
-    """YAML that comes back as `config` when dag-factory reads it.
+    """YAML from which dag-factory reads exactly `config`.
 
-    It expands `$NAME` in a file's text before it parses that, so no dollar is written: `\\x24`
-    stands for it.
+    dag-factory expands `$NAME` in a file's text before it parses it. So the text contains no
+    dollar, but its escape, `\\x24`.
     """
     text = yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
     return text.replace("$", r"\x24")
 
 
 class _Dumper(yaml.SafeDumper):
-    """Lines as they are for SQL and docs; quotes around whatever holds a `$`, so that it may stand
-    as an escape."""
+    """Writes texts of several lines as blocks (SQL, docs), and texts with a `$` in double quotes,
+    because only these may contain an escape."""
 
     def ignore_aliases(self, data: Any) -> bool:
-        return True
+        return True  # repeated values are written out, for people who edit the file
 
 
-def _text(dumper: _Dumper, value: str) -> yaml.ScalarNode:
-    style = '"' if "$" in value else "|" if "\n" in value else None
+def _represent_text(dumper: _Dumper, value: str) -> yaml.ScalarNode:
+    style = None
+    if "$" in value:
+        style = '"'
+    elif "\n" in value:
+        style = "|"
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
 
-_Dumper.add_representer(str, _text)
+_Dumper.add_representer(str, _represent_text)

@@ -1,4 +1,4 @@
-"""What a step does, in the words of the spec: for `loadsheet plan`, as text and as JSON."""
+"""What a step does, in the terms of the spec: for `loadsheet plan`, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -10,45 +10,48 @@ from loadsheet.sql.params import uses_since_load
 
 
 def details(step: Step, pipeline: Pipeline) -> dict[str, Any]:
-    """How the step works: `mode`, `key` (None: the catalog knows) and `cursor`, as far as they
-    apply."""
+    """`mode`, `key` and `cursor` of the step, those that apply to its kind. A key of None comes
+    from the source's catalog when the step runs."""
     if step.kind in ("create_bucket", "resolve"):
         return {}
     if step.kind == "transform":
         transform = pipeline.transform(step.name)
+        # New rows are those of loads that the transform has not seen, whatever their timestamps.
         cursor = "_load_id" if uses_since_load(transform.sql) else None
         return {"mode": transform.materialized, "key": transform.unique_key, "cursor": cursor}
     table = pipeline.table(step.name)
     cursor = table.incremental.cursor if table.incremental else None
     if step.kind == "extract":
-        return {"mode": _reading(table), "cursor": cursor}
-    return {"mode": _mode(table), "key": table.primary_key or None, "cursor": cursor}
+        return {"mode": _extract_mode(table), "cursor": cursor}
+    return {"mode": _load_mode(table), "key": table.primary_key or None, "cursor": cursor}
 
 
-def does(step: Step, pipeline: Pipeline) -> str:
-    """The same as a phrase: `new rows by updated_at`, `merge by order_id`."""
-    if step.kind == "create_bucket":
-        return "unless it exists"
-    if step.kind == "resolve":
-        return _resolves(step, pipeline)
-    if step.kind == "transform":
-        return _builds(pipeline.transform(step.name))
-    if step.kind == "extract":
-        return _reads(pipeline.table(step.name))
-    return _loads(pipeline.table(step.name))
+def describe_step(step: Step, pipeline: Pipeline) -> str:
+    """What the step does, as a phrase: `new rows by updated_at`, `merge by order_id`."""
+    match step.kind:
+        case "create_bucket":
+            return "unless it exists"
+        case "resolve":
+            return _describe_resolve(step, pipeline)
+        case "extract":
+            return _describe_extract(pipeline.table(step.name))
+        case "load":
+            return _describe_load(pipeline.table(step.name))
+        case "transform":
+            return _describe_transform(pipeline.transform(step.name))
 
 
-def after(step: Step, steps: dict[str, Step]) -> str:
+def describe_upstream(step: Step, steps: dict[str, Step]) -> str:
     """The upstream steps by kind, each kind named once: `load bookings, flights; transform
     dim_date`."""
-    upstream = [steps[step_id] for step_id in step.upstream]
-    names: dict[str, list[str]] = {}
-    for found in upstream:
-        names.setdefault(found.kind, []).append(found.name)
-    return "; ".join(f"{kind} {', '.join(of_kind)}" for kind, of_kind in names.items())
+    names_by_kind: dict[str, list[str]] = {}
+    for step_id in step.upstream:
+        upstream = steps[step_id]
+        names_by_kind.setdefault(upstream.kind, []).append(upstream.name)
+    return "; ".join(f"{kind} {', '.join(names)}" for kind, names in names_by_kind.items())
 
 
-def _resolves(step: Step, pipeline: Pipeline) -> str:
+def _describe_resolve(step: Step, pipeline: Pipeline) -> str:
     text = "the tables that match when a run begins"
     for pattern in pipeline.patterns:
         if pattern.name == step.name and pattern.exclude:
@@ -56,7 +59,7 @@ def _resolves(step: Step, pipeline: Pipeline) -> str:
     return text
 
 
-def _reading(table: Table) -> str:
+def _extract_mode(table: Table) -> str:
     if not table.incremental:
         return "full"
     if table.incremental.by == "watermark":
@@ -64,8 +67,8 @@ def _reading(table: Table) -> str:
     return "data interval"
 
 
-def _mode(table: Table) -> str:
-    """Without a declared key, the catalog's key decides at run time between the two."""
+def _load_mode(table: Table) -> str:
+    """The mode, or the two between which the source's primary key decides at run time."""
     with_key = table.mode_with_key(True)
     without_key = table.mode_with_key(False)
     if table.primary_key or with_key == without_key:
@@ -73,7 +76,7 @@ def _mode(table: Table) -> str:
     return f"{with_key} or {without_key}"
 
 
-def _reads(table: Table) -> str:
+def _describe_extract(table: Table) -> str:
     spec = table.incremental
     if not spec:
         return "all rows"
@@ -88,8 +91,8 @@ def _reads(table: Table) -> str:
     return ", ".join(parts)
 
 
-def _loads(table: Table) -> str:
-    mode = _mode(table)
+def _describe_load(table: Table) -> str:
+    mode = _load_mode(table)
     if mode == "append":
         return "append"
     if mode == "merge or append":
@@ -101,7 +104,10 @@ def _loads(table: Table) -> str:
     return f"{mode} by {by}"
 
 
-def _builds(transform: Transform) -> str:
-    key = f" by {', '.join(transform.unique_key)}" if transform.unique_key else ""
-    new = ", from new rows" if uses_since_load(transform.sql) else ""
-    return f"{transform.materialized}{key}{new}"
+def _describe_transform(transform: Transform) -> str:
+    text: str = transform.materialized
+    if transform.unique_key:
+        text += f" by {', '.join(transform.unique_key)}"
+    if uses_since_load(transform.sql):
+        text += ", from new rows"
+    return text

@@ -1,5 +1,5 @@
-"""The SQL of a step, as it will be run; what only servers know stands in it as a name in angle
-brackets."""
+"""The SQL of a step as it will run. What only the servers know is a name in angle brackets, such as
+`<watermark>`."""
 
 from __future__ import annotations
 
@@ -9,45 +9,43 @@ from loadsheet.plan.steps import Step
 from loadsheet.spec.models import Incremental, Pipeline, Table
 from loadsheet.sql.text import Relation, ident, idents
 
-_OPEN = "-- as far as the spec tells: the source's catalog names the columns, --connect shows them"
+_SPEC_ALONE = "-- from the spec alone: --connect shows the exact statement"
 
 
 def step_sql(step: Step, pipeline: Pipeline) -> str:
-    """The statement of the step; empty for loads, whose SQL follows from the catalogs, and where
-    there is none yet."""
+    """The statement of the step. Empty where the spec alone does not determine it: for loads, for
+    the steps of a pattern, and for steps without SQL."""
     if step.mapped:
         return ""
     if step.kind == "extract":
-        return _extract(pipeline, pipeline.table(step.name))
+        return _extract_sql(pipeline, pipeline.table(step.name))
     if step.kind != "transform":
         return ""
     transform = pipeline.transform(step.name)
-    return transform_sql(
-        Relation(pipeline.warehouse.mart_schema, step.name), transform.materialized, transform.sql
-    )
+    target = Relation(pipeline.warehouse.mart_schema, step.name)
+    return transform_sql(target, transform.materialized, transform.sql)
 
 
-def why_none(step: Step, is_connected: bool) -> str:
-    """Why the step has no SQL to show, as a comment."""
+def why_no_sql(step: Step, is_connected: bool) -> str:
+    """Why the step has no SQL to show, as an SQL comment. `is_connected`: whether the servers were
+    asked."""
     if step.kind in ("create_bucket", "resolve"):
-        return "-- it changes nothing by SQL"
+        return "-- no SQL: the step changes no table"
+    if is_connected and step.kind == "load":
+        return "-- no SQL: the load would not change the table's definition"
     if is_connected:
-        return (
-            "-- it would change no table's definition"
-            if step.kind == "load"
-            else "-- it would not run"
-        )
-    which = (
-        "one for each table that the pattern matches"
-        if step.mapped
-        else "it follows from the catalogs"
-    )
-    return f"-- {which}: --connect shows it"
+        return "-- no SQL: the step would be skipped or fail"
+    if step.mapped:
+        return "-- one statement for each table that matches the pattern: --connect shows them"
+    return "-- the SQL depends on the catalogs: --connect shows it"
 
 
 def transform_sql(target: Relation, materialized: str, body: str, in_full: bool = True) -> str:
-    """What builds `target` from `body`. A table is built beside the one it replaces, or is compared
-    with; new rows alone go through a temporary one."""
+    """The SQL that builds `target` from `body`, a SELECT or a script.
+
+    In full, a table is built as a new one, which then replaces the old one or is compared with it.
+    Otherwise the new rows go into a temporary table, from which they are merged.
+    """
     body = body.rstrip()
     if materialized == "script":
         return body
@@ -58,33 +56,38 @@ def transform_sql(target: Relation, materialized: str, body: str, in_full: bool 
     return f'CREATE TABLE {ident(target.schema)}."_loadsheet_<number>" AS\n{body}'
 
 
-def chosen(steps: Sequence[Step], wanted: str) -> list[Step]:
-    """The steps called `wanted`: an id, a table, a transform, a kind, or `all`."""
-    return [
-        step
-        for step in steps
-        if wanted in ("all", step.id, step.id.rpartition(".")[2], step.kind, step.name)
-    ]
+def select_steps(steps: Sequence[Step], name: str) -> list[Step]:
+    """The steps that `name` means: an id (with or without its group), a table, a transform, a kind,
+    or `all`."""
+    selected: list[Step] = []
+    for step in steps:
+        if name in ("all", step.id, step.id.rpartition(".")[2], step.kind, step.name):
+            selected.append(step)
+    return selected
 
 
-def _extract(pipeline: Pipeline, table: Table) -> str:
-    where = _where(table.incremental) if table.incremental else ""
-    columns = idents(table.include) if table.include else "*"
-    without = f" except {', '.join(table.exclude)}" if table.exclude else ""
+def _extract_sql(pipeline: Pipeline, table: Table) -> str:
+    comment = _SPEC_ALONE
+    columns = "*"
+    if table.include:
+        columns = idents(table.include)
+    elif table.exclude:
+        comment += f"; * without {', '.join(table.exclude)}"
     relation = Relation(pipeline.source.schema, table.name)
-    return f"{_OPEN}{without}\nSELECT {columns} FROM {relation.sql}{where}"
+    select = f"{comment}\nSELECT {columns} FROM {relation.sql}"
+    if table.incremental:
+        select += f" WHERE {_condition(table.incremental)}"
+    return select
 
 
-def _where(spec: Incremental) -> str:
+def _condition(spec: Incremental) -> str:
     cursor = ident(spec.cursor)
     if spec.by == "data_interval":
         condition = f"{cursor} >= <interval start> AND {cursor} < <interval end>"
     else:
-        condition = f"{cursor} > <watermark>" + (
-            f" - <lookback {spec.lookback}>" if spec.lookback else ""
-        )
-    return (
-        f" WHERE ({condition} OR {cursor} IS NULL)"
-        if spec.nulls == "include"
-        else f" WHERE {condition}"
-    )
+        condition = f"{cursor} > <watermark>"
+        if spec.lookback:
+            condition += f" - <lookback {spec.lookback}>"
+    if spec.nulls == "include":
+        return f"({condition} OR {cursor} IS NULL)"
+    return condition

@@ -1,5 +1,10 @@
-"""Spec -> steps. One step is one Airflow task, one line of `loadsheet plan`, one unit of `loadsheet
-run`."""
+"""From a spec to its steps. One step is one Airflow task, one line of `loadsheet plan` and one unit
+of work of `loadsheet run`: all three use `build_plan`.
+
+    create_bucket ─┬─> extract orders ──> load orders ──┬─> transform x ──> transform y
+                   ├─> extract log_*  ──> load log_*  ──┘
+    resolve log_* ─┘   (for a pattern: one task per table that matches when the run begins)
+"""
 
 from __future__ import annotations
 
@@ -24,27 +29,32 @@ class Step:
     name: str
     upstream: tuple[str, ...] = ()
     mapped: bool = False
-    """Stands for one step per table that the pattern `name` matches, which only a run knows."""
+    """Whether it stands for one step per table that matches the pattern `name`. Only a run knows
+    these tables."""
 
     @property
     def id(self) -> str:
-        """The task id; the kind appears twice because dag-factory wants short names unique across
-        groups."""
+        """The task id. The kind appears twice (`extract.extract_bookings`), because dag-factory
+        requires that names are unique across groups."""
         return step_id(self.kind, self.name)
 
 
 def step_id(kind: Kind, name: str) -> str:
     """The id of the step that does `kind` for the table or transform `name`."""
+    if kind == "create_bucket":
+        return CREATE_BUCKET
     if kind == "resolve":
         return f"resolve_{slug(name)}"
-    return CREATE_BUCKET if kind == "create_bucket" else f"{kind}.{kind}_{slug(name)}"
+    return f"{kind}.{kind}_{slug(name)}"
 
 
 def tasks_of(step: Step, pipeline: Pipeline) -> Tasks:
     """How the step behaves as a task: pool, retries, and the time it may take."""
     if step.kind == "create_bucket":
         return pipeline.tasks
-    return (pipeline.transform if step.kind == "transform" else pipeline.table)(step.name).tasks
+    if step.kind == "transform":
+        return pipeline.transform(step.name).tasks
+    return pipeline.table(step.name).tasks
 
 
 def build_plan(pipeline: Pipeline) -> tuple[Step, ...]:
@@ -52,43 +62,38 @@ def build_plan(pipeline: Pipeline) -> tuple[Step, ...]:
 
     Raises SpecError when transforms read each other in a circle or a SQL file cannot be parsed.
     """
-    patterns = [pattern.name for pattern in pipeline.patterns]
-    resolves = [Step(kind="resolve", name=name) for name in patterns]
-    extracts = [
-        Step(kind="extract", name=t.name, upstream=(CREATE_BUCKET,)) for t in pipeline.tables
-    ]
-    loads = [
-        Step(kind="load", name=t.name, upstream=(step_id("extract", t.name),))
-        for t in pipeline.tables
-    ]
-    for name in patterns:
-        before, extract = (CREATE_BUCKET, step_id("resolve", name)), step_id("extract", name)
-        extracts.append(Step(kind="extract", name=name, upstream=before, mapped=True))
-        loads.append(
-            Step(kind="load", name=name, upstream=(step_id("resolve", name), extract), mapped=True)
-        )
-    transforms = [
-        Step(
-            kind="transform",
-            name=name,
-            upstream=_loads_of(pipeline, inputs.tables)
-            + tuple(step_id("transform", t) for t in inputs.transforms),
-        )
-        for name, inputs in transform_inputs(pipeline).items()
-    ]
-    return (
-        Step(kind="create_bucket", name=pipeline.lake.bucket),
-        *resolves,
-        *extracts,
-        *loads,
-        *transforms,
-    )
+    resolves: list[Step] = []
+    extracts: list[Step] = []
+    loads: list[Step] = []
+    transforms: list[Step] = []
+    for table in pipeline.tables:
+        extract = Step(kind="extract", name=table.name, upstream=(CREATE_BUCKET,))
+        extracts.append(extract)
+        loads.append(Step(kind="load", name=table.name, upstream=(extract.id,)))
+    for pattern in pipeline.patterns:
+        name = pattern.name
+        resolve = Step(kind="resolve", name=name)
+        resolves.append(resolve)
+        before = (CREATE_BUCKET, resolve.id)
+        extract = Step(kind="extract", name=name, upstream=before, mapped=True)
+        extracts.append(extract)
+        # After the resolve step as well: the names that it is mapped over come from there.
+        loads.append(Step(kind="load", name=name, upstream=(resolve.id, extract.id), mapped=True))
+    for name, inputs in transform_inputs(pipeline).items():
+        upstream = _loads_of(pipeline, inputs.tables)
+        upstream += tuple(step_id("transform", transform) for transform in inputs.transforms)
+        transforms.append(Step(kind="transform", name=name, upstream=upstream))
+    bucket = Step(kind="create_bucket", name=pipeline.lake.bucket)
+    return (bucket, *resolves, *extracts, *loads, *transforms)
 
 
 def _loads_of(pipeline: Pipeline, tables: Iterable[str]) -> tuple[str, ...]:
-    """What has to be over before the tables are read. A pattern's loads run whatever became of the
-    extractions, each for its own table; so a step that reads one of its tables waits for both."""
-    steps: dict[str, None] = {}
+    """The ids of the steps that must end before the tables can be read.
+
+    A pattern's loads run whether or not its extractions succeed, each for its own table. So a step
+    that reads one of these tables must wait for both, or it would miss a failed extraction.
+    """
+    steps: dict[str, None] = {}  # a set that keeps the order
     for table in tables:
         pattern = pipeline.pattern_of(table)
         if pattern:

@@ -10,7 +10,7 @@ import psycopg
 from loadsheet.connections.lookup import Connections
 from loadsheet.engine import garbage
 from loadsheet.engine.diagnosis import diagnose
-from loadsheet.engine.resolve import with_tables
+from loadsheet.engine.resolve import with_matched_tables
 from loadsheet.errors import LoadsheetError
 from loadsheet.plan.steps import CREATE_BUCKET, step_id
 from loadsheet.postgres import Session
@@ -58,7 +58,7 @@ def preview_pipeline(
     with read_only_sessions(pipeline, connections) as (source, warehouse):
         if pipeline.patterns:
             loaded = _tables_in_ledger(pipeline, warehouse)
-            pipeline = with_tables(pipeline, source, loaded)
+            pipeline = with_matched_tables(pipeline, source, loaded)
         _PipelinePreviewer(pipeline, source, warehouse, previews).run()
     return pipeline, previews
 
@@ -89,7 +89,7 @@ def _tables_in_ledger(pipeline: Pipeline, warehouse: Session) -> set[str]:
     """The pipeline's tables in the ledger; empty if the role may not read it, which gets an error
     later."""
     try:
-        return garbage.tables_known(warehouse, pipeline.name) or set()
+        return garbage.extracted_tables(warehouse, pipeline.name) or set()
     except psycopg.errors.InsufficientPrivilege:
         return set()
 

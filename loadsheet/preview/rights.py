@@ -13,7 +13,7 @@ from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline, Transform
 from loadsheet.spec.sql_reading import is_made_elsewhere, resolve_read
 from loadsheet.sql.parsing import parse
-from loadsheet.sql.reads import reads
+from loadsheet.sql.reads import tables_read
 from loadsheet.sql.text import Relation, ident
 from loadsheet.warehouse import tables
 
@@ -94,7 +94,7 @@ def may_read_inputs(
 def _inputs_of_others(session: Session, pipeline: Pipeline, spec: Transform) -> Iterator[Relation]:
     """The existing tables that the transform reads and that Loadsheet does not make."""
     search_path = (pipeline.warehouse.schema, pipeline.warehouse.mart_schema, "public")
-    for read in reads(parse(spec.sql)):
+    for read in tables_read(parse(spec.sql)):
         if (
             not read.certain
             or resolve_read(pipeline, read)

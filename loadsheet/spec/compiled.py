@@ -8,6 +8,19 @@ The key is the SHA-256 of the YAML, the SQL files, and everything that decides w
 An entry holds the checked document, its warnings, and what each transform reads. The SQL itself
 always comes from its file. Files with errors have no entry.
 
+Two caches in memory surround this one; each step down is taken only where nothing is found:
+
+    load_pipeline(path)            pipeline_file.py
+      _check_once                  memory: CheckResult by path and the files' sizes and times
+        cached_check               this module, disk: an entry by the files' content
+          _check                   the check itself; its result becomes an entry (_pack)
+        _unpack                    an entry becomes a Pipeline, and hands on what each transform
+          remember_inputs          reads, so that no SQL is read again
+
+    transform_inputs(pipeline)     dependencies.py
+      _remembered                  memory: inputs by Pipeline, filled by remember_inputs
+        infer_inputs               reads the SQL; imports the parser only here
+
 `LOADSHEET_CACHE` names the folder (empty: no cache); the default is `loadsheet` in the user's cache
 folder. Not the project, which may be read-only and is replaced by every deploy; not /tmp, where
 other users could write. Entries are JSON, never pickle, and only in a folder that no other user may

@@ -17,9 +17,9 @@ from loadsheet.sql.reads import (
     ColumnRead,
     Read,
     columns_read,
-    doubled_columns,
+    duplicate_columns,
     output_columns,
-    reads,
+    tables_read,
 )
 from loadsheet.sql.text import ident
 from loadsheet.sql.tokens import Unparsable, line_and_column
@@ -88,7 +88,7 @@ class _SqlFile:
         for name, offset in placeholders(transform.sql):
             if name not in PARAMS:
                 self.unknown_params.append((name, offset))
-        self.reads = reads(self.statements)
+        self.reads = tables_read(self.statements)
         if self.is_script:
             self.refusal = why_not_in_our_transaction(self.statements)
             return
@@ -139,7 +139,7 @@ class _SqlFile:
                 yield self.problem("sql-cycle", read.offset, message, _OWN_TABLE_HINT)
         if self.refusal:
             return
-        for name, offset in doubled_columns(self.statements[0]):
+        for name, offset in duplicate_columns(self.statements[0]):
             message = f"its SELECT has two columns {name!r}"
             hint = "rename one of them: AS another_name"
             yield self.problem("duplicate-column", offset, message, hint)

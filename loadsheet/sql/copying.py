@@ -25,16 +25,21 @@ def select_columns(relation: Relation, columns: Sequence[Column], where: str) ->
     The columns are named one by one: `COPY table` would skip generated columns and refuse
     partitioned tables.
     """
-    reading = []
+    expressions = []
     for column in columns:
         name = ident(column.name)
-        reading.append(f"CAST({name} AS {column.type}) AS {name}" if column.cast else name)
-    condition = f" WHERE {where}" if where else ""
-    return f"SELECT {', '.join(reading)} FROM {relation.sql}{condition}"
+        if column.cast:
+            expressions.append(f"CAST({name} AS {column.type}) AS {name}")
+        else:
+            expressions.append(name)
+    select = f"SELECT {', '.join(expressions)} FROM {relation.sql}"
+    if where:
+        select += f" WHERE {where}"
+    return select
 
 
 def copy_out(select: str, wire: WireFormat) -> str:
-    """COPY of a query's rows to the client; csv without a header, which each part gets for itself."""
+    """COPY of a query's rows to the client. csv comes without a header: each part gets its own."""
     return f"COPY ({select}) TO STDOUT (FORMAT {wire})"
 
 
@@ -47,16 +52,18 @@ def copy_in(
 ) -> str:
     """COPY of one part into a table. From PostgreSQL 15 on the csv header must match the columns.
 
-    `freeze` is for a table made in the same transaction: no session has to visit its rows again to find them committed, and
-    a reader with an older snapshot, to whom such a table would look empty, sees them.
+    `freeze` is for a table created in the same transaction: no session has to visit its rows again
+    to find them committed, and a reader with an older snapshot, to whom such a table would look
+    empty, sees them.
     """
-    header = (
-        "" if wire == "binary" else f", HEADER {'MATCH' if server_version >= 150000 else 'TRUE'}"
-    )
-    frozen = ", FREEZE" if freeze else ""
-    return f"COPY {relation_sql} ({idents(columns)}) FROM STDIN (FORMAT {wire}{header}{frozen})"
+    options = [f"FORMAT {wire}"]
+    if wire == "csv":
+        options.append("HEADER MATCH" if server_version >= 150000 else "HEADER TRUE")
+    if freeze:
+        options.append("FREEZE")
+    return f"COPY {relation_sql} ({idents(columns)}) FROM STDIN ({', '.join(options)})"
 
 
 def csv_header(columns: Sequence[str]) -> bytes:
-    """The csv header line: every name quoted, so that it is read back letter by letter."""
+    """The csv header line: every name quoted, so that it is read back exactly."""
     return (",".join(ident(name) for name in columns) + "\n").encode()

@@ -1,4 +1,4 @@
-"""PostgreSQL's own grammar: the C library libpg_query, which gives its tree as JSON.
+"""PostgreSQL's own grammar: the C library libpg_query, which gives its syntax tree as JSON.
 
 It comes with the package `postgast`, but not through `postgast.parse`: that reads protobuf, which
 refuses messages nested more than 100 deep (46 `||`, 19 CTEs), and takes 65 ms to import.
@@ -13,13 +13,26 @@ import sys
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock, Thread, stack_size
 from typing import Any
 
 from loadsheet.errors import WorkError
 
+REQUIREMENT = "postgast>=0.2,<0.3"
+"""As in pyproject.toml. Other versions may keep the library elsewhere, or change its interface."""
+
 _FILES = {"darwin": "libpg_query.dylib", "win32": "pg_query.dll"}
 _JSON = re.compile(r'"(?:[^"\\]|\\.)*+":?|[{}\[\]]|[^\s{}\[\],:"]+')
 """A key with its colon, a value, or a bracket."""
+
+# libpg_query writes its tree by recursion and checks no limit: a stack that is too small ends the
+# process (SIGSEGV). Measured: 130 bytes for each operator in a chain, 400 for each scalar subquery.
+# The most that `tokens` lets through, 50,000 operators, takes 6.3 MiB: close to the 8 MiB usual on
+# Linux, of which the caller has used some, and far more than the operating system's own default
+# for threads on macOS (512 KiB) and musl (128 KiB). So each parse has a thread with this stack.
+# Only pages that are touched take memory. Starting the thread takes 0.1 ms.
+_STACK_BYTES = 32 * 1024 * 1024
+_stack_size_lock = Lock()
 
 
 class SyntaxRefused(Exception):
@@ -28,6 +41,59 @@ class SyntaxRefused(Exception):
     def __init__(self, message: str, offset: int):
         self.message, self.offset = message, offset
         super().__init__(message)
+
+
+def syntax_trees(sql: bytes) -> list[dict[str, Any]]:
+    """The trees of the statements in `sql`, which holds no NUL. Their locations count bytes.
+
+    Raises SyntaxRefused; RecursionError where they are nested too deeply for the grammar; WorkError
+    without the library.
+    """
+    parsing = _Parsing(sql)
+    # The size holds for every thread that starts from now on, so it is set for one start only. A
+    # thread that someone else starts in between gets a larger stack, which does no harm.
+    with _stack_size_lock:
+        usual = stack_size(_STACK_BYTES)
+        try:
+            parsing.start()
+        finally:
+            stack_size(usual)
+    parsing.join()
+    if parsing.error:
+        raise parsing.error
+    return parsing.statements
+
+
+class _Parsing(Thread):
+    """A thread that parses `sql`. Then `error` or `statements` is set."""
+
+    def __init__(self, sql: bytes):
+        super().__init__(name="libpg_query")
+        self.sql = sql
+        self.statements: list[dict[str, Any]] = []
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self.statements = _statements(self.sql)
+        except BaseException as error:  # raised again by the thread that waits for this one
+            self.error = error
+
+
+def _statements(sql: bytes) -> list[dict[str, Any]]:
+    library = _library()
+    result = library.pg_query_parse(sql)
+    try:
+        if result.error:
+            error = result.error.contents
+            message = error.message.decode(errors="replace")
+            if message.startswith("memory exhausted"):  # the grammar's own stack, of 10,000 entries
+                raise RecursionError(message)
+            raise SyntaxRefused(message, max(error.cursorpos - 1, 0))
+        statements: list[dict[str, Any]] = _decoded(result.tree.decode()).get("stmts", [])
+        return statements
+    finally:
+        library.pg_query_free_parse_result(result)
 
 
 class _Error(ctypes.Structure):
@@ -49,44 +115,27 @@ class _Result(ctypes.Structure):
     ]
 
 
-def tree(sql: bytes) -> list[dict[str, Any]]:
-    """The raw statements of `sql`, which holds no NUL. Their locations count bytes.
-
-    Raises SyntaxRefused, and RecursionError where they are nested too deeply for the grammar.
-    """
-    library = _library()
-    result = library.pg_query_parse(sql)
-    try:
-        if result.error:
-            error = result.error.contents
-            message = error.message.decode(errors="replace")
-            if message.startswith("memory exhausted"):  # the grammar's own stack, of 10,000 entries
-                raise RecursionError(message)
-            raise SyntaxRefused(message, max(error.cursorpos - 1, 0))
-        statements: list[dict[str, Any]] = _decoded(result.tree.decode()).get("stmts", [])
-        return statements
-    finally:
-        library.pg_query_free_parse_result(result)
-
-
 @cache
 def _library() -> ctypes.CDLL:
     package = find_spec("postgast")
     if package is None or package.origin is None:
         raise WorkError(
-            "the package postgast, which reads SQL, is not installed: pip install postgast"
+            "PostgreSQL's parser is not installed: it comes with the package postgast;"
+            f" pip install '{REQUIREMENT}'"
         )
     file = Path(package.origin).with_name(_FILES.get(sys.platform, "libpg_query.so"))
     try:
         library = ctypes.CDLL(str(file))
-    except OSError as error:
+        library.pg_query_parse.argtypes = [ctypes.c_char_p]
+        library.pg_query_parse.restype = _Result
+        library.pg_query_free_parse_result.argtypes = [_Result]
+        library.pg_query_free_parse_result.restype = None
+    # An AttributeError: the file has no such function.
+    except (OSError, AttributeError) as error:
         raise WorkError(
-            f"cannot load PostgreSQL's parser, a part of the package postgast: {error}"
+            f"PostgreSQL's parser cannot be loaded from the package postgast: {error};"
+            f" this release needs {REQUIREMENT}: pip install '{REQUIREMENT}'"
         ) from None
-    library.pg_query_parse.argtypes = [ctypes.c_char_p]
-    library.pg_query_parse.restype = _Result
-    library.pg_query_free_parse_result.argtypes = [_Result]
-    library.pg_query_free_parse_result.restype = None
     return library
 
 
@@ -105,14 +154,22 @@ def _decoded_level_by_level(text: str) -> Any:
     for part in _JSON.findall(text):
         if part.endswith(":"):
             key = json.loads(part[:-1])
-        elif part in ("}", "]"):
+            continue
+        if part in ("}", "]"):
             stack.pop()
+            continue
+        value: Any
+        if part == "{":
+            value = {}
+        elif part == "[":
+            value = []
         else:
-            value: Any = {"{": {}, "[": []}[part] if part in ("{", "[") else json.loads(part)
-            if isinstance(stack[-1], dict):
-                stack[-1][key] = value
-            else:
-                stack[-1].append(value)
-            if part in ("{", "["):
-                stack.append(value)
+            value = json.loads(part)
+        parent = stack[-1]
+        if isinstance(parent, dict):
+            parent[key] = value
+        else:
+            parent.append(value)
+        if part in ("{", "["):
+            stack.append(value)
     return root[0]

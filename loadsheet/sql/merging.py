@@ -1,11 +1,11 @@
-"""The text that makes a target equal to what arrived: keep what differs, update it, insert what is
-missing.
+"""The SQL that makes a target equal to the rows that arrived: keep those that differ, update them,
+insert those that are missing.
 
 The arrived rows are compared with the target in one pass, which leaves the new and the different
 ones in a temporary table (not in the WAL); only those are joined again and written. Unchanged rows
 are neither locked nor written, and each statement's own count is the number of rows it touched.
 Where values are long, new rows are not kept: they are inserted from where they arrived.
-docs/performance-merging.md has what upsert, MERGE and UPDATE + INSERT cost instead.
+docs/performance-merging.md shows what upsert, MERGE and UPDATE + INSERT cost instead.
 """
 
 from __future__ import annotations
@@ -27,22 +27,27 @@ def same_key(key: Sequence[str]) -> str:
 
 
 def differs(values: Mapping[str, str], types: Mapping[str, str]) -> str:
-    """The condition that target row `t` is not what the `values` say (SQL by column; `types` are
-    the target's).
+    """The condition that target row `t` differs from `values` (SQL by column; `types` are the
+    target's).
 
     Where equal values may look different (1.0 and 1.00, `1 mon` and `30 days`) or have no equality
-    (json, point, xml) it takes `*<>`, PostgreSQL's comparison of stored images. Elsewhere `=` says
-    the same sooner: comparing 2.4 million rows took 1.9 s instead of 3.2 s. Images come last: often
-    the rest has told, and no long value need be fetched.
+    (json, point, xml) it takes `*<>`, PostgreSQL's comparison of stored images. Elsewhere `=` gives
+    the same answer faster: comparing 2.4 million rows took 1.9 s instead of 3.2 s. Images come
+    last: often another column has decided, and no long value need be fetched.
     """
-    exact = {name for name in values if without_modifier(types[name]) in SAME_WHEN_EQUAL}
-    tests = [_is_distinct(name, values[name], types[name]) for name in values if name in exact]
-    images = {name: value for name, value in values.items() if name not in exact}
+    tests = []
+    images = {}
+    for name, value in values.items():
+        if without_modifier(types[name]) in SAME_WHEN_EQUAL:
+            tests.append(_is_distinct(name, value, types[name]))
+        else:
+            images[name] = value
     if images:
         # Without the casts the parser would compare the rows column by column, by each type's own
         # operator.
-        mine, theirs = f"ROW({idents(images, 't.')})", f"ROW({', '.join(images.values())})"
-        tests.append(f"CAST({mine} AS record) *<> CAST({theirs} AS record)")
+        old = f"ROW({idents(images, 't.')})"
+        new = f"ROW({', '.join(images.values())})"
+        tests.append(f"CAST({old} AS record) *<> CAST({new} AS record)")
     return f"({' OR '.join(tests)})"
 
 
@@ -82,11 +87,15 @@ class Merge:
         equal, not the same.
         """
         columns = ", ".join(f"{value} AS {ident(name)}" for name, value in self.values.items())
-        join, lacks = ("LEFT JOIN", "t.ctid IS NULL OR ") if self.keeps_new else ("JOIN", "")
+        join = "JOIN"
+        condition = self._to_update(self.values)
+        if self.keeps_new:
+            join = "LEFT JOIN"
+            condition = f"t.ctid IS NULL OR {condition}"
         return (
-            f"CREATE TEMPORARY TABLE {self.changed} ON COMMIT DROP AS SELECT {columns}, t.ctid AS"
-            f" {PLACE} FROM {self.source} s {join} {self.target} t ON {self._same} WHERE"
-            f" {lacks}{self._to_update(self.values)}"
+            f"CREATE TEMPORARY TABLE {self.changed} ON COMMIT DROP AS"
+            f" SELECT {columns}, t.ctid AS {PLACE}"
+            f" FROM {self.source} s {join} {self.target} t ON {self._same} WHERE {condition}"
         )
 
     def update_found(self) -> str:
@@ -102,9 +111,8 @@ class Merge:
     def insert_new(self) -> str:
         """INSERT of the rows the target lacks."""
         if self.keeps_new:
-            return insert_rows(
-                self.target, self.changed, self._kept, self.load_no, f"s.{PLACE} IS NULL"
-            )
+            is_new = f"s.{PLACE} IS NULL"
+            return insert_rows(self.target, self.changed, self._kept, self.load_no, is_new)
         lacks = f"NOT EXISTS (SELECT FROM {self.target} t WHERE {self._same})"
         return insert_rows(self.target, self.source, self.values, self.load_no, lacks)
 
@@ -118,26 +126,27 @@ class Merge:
         return {name: f"s.{ident(name)}" for name in self.values}
 
     def _to_update(self, values: Mapping[str, str]) -> str:
-        return differs(values, self.types) + (f" AND ({self.guard})" if self.guard else "")
+        condition = differs(values, self.types)
+        if self.guard:
+            condition += f" AND ({self.guard})"
+        return condition
 
     def _update(self, condition: str) -> str:
-        settings = [
-            f"{ident(name)} = {self._new(name, value)}" for name, value in self._kept.items()
-        ]
-        settings += [f"{LOAD_ID} = {self.load_no}"] if self.load_no is not None else []
+        settings = []
+        for name, value in self._kept.items():
+            new = value
+            if name in self.long:
+                # Set to its own copy, a long value would be written again; set to itself, it stays
+                # where it is.
+                is_changed = differs({name: value}, self.types)
+                new = f"CASE WHEN {is_changed} THEN {value} ELSE t.{ident(name)} END"
+            settings.append(f"{ident(name)} = {new}")
+        if self.load_no is not None:
+            settings.append(f"{LOAD_ID} = {self.load_no}")
         # By the key in any case: a place alone may be another row's by now.
-        where = f"{same_key(self.key)} AND {condition}"
         return (
-            f"UPDATE {self.target} t SET {', '.join(settings)} FROM {self.changed} s WHERE {where}"
-        )
-
-    def _new(self, name: str, value: str) -> str:
-        """Set to its own copy, a long value would be written again; set to itself, it stays where
-        it is."""
-        if name not in self.long:
-            return value
-        return (
-            f"CASE WHEN {differs({name: value}, self.types)} THEN {value} ELSE t.{ident(name)} END"
+            f"UPDATE {self.target} t SET {', '.join(settings)}"
+            f" FROM {self.changed} s WHERE {same_key(self.key)} AND {condition}"
         )
 
 
@@ -145,30 +154,40 @@ def insert_rows(
     target: str, source: str, values: Mapping[str, str], load_no: int | None, where: str = ""
 ) -> str:
     """INSERT of the source's rows, those that fulfil `where` if it is given."""
-    names, new = idents(values), ", ".join(values.values())
+    names = idents(values)
+    new = ", ".join(values.values())
     if load_no is not None:
-        names, new = f"{names}, {LOAD_ID}", f"{new}, {load_no}"
-    return f"INSERT INTO {target} ({names}) SELECT {new} FROM {source} s" + (
-        f" WHERE {where}" if where else ""
-    )
+        names += f", {LOAD_ID}"
+        new += f", {load_no}"
+    insert = f"INSERT INTO {target} ({names}) SELECT {new} FROM {source} s"
+    if where:
+        insert += f" WHERE {where}"
+    return insert
 
 
 def delete_gone(target: str, source: str, key: Sequence[str]) -> str:
-    """DELETE of the rows that are no longer there; of all rows when there is no key to compare them
-    by."""
-    gone = f" WHERE NOT EXISTS (SELECT 1 FROM {source} s WHERE {same_key(key)})" if key else ""
-    return f"DELETE FROM {target} t{gone}"
+    """DELETE of the rows that are no longer in the source; of all rows without a key to compare
+    them by."""
+    delete = f"DELETE FROM {target} t"
+    if key:
+        delete += f" WHERE NOT EXISTS (SELECT 1 FROM {source} s WHERE {same_key(key)})"
+    return delete
 
 
 def ordered(cursor: str, type_name: str, prefix: str = "") -> str:
-    """The cursor as it is compared: text byte by byte, because collations differ between servers."""
-    return f"{prefix}{ident(cursor)}" + (' COLLATE "C"' if type_name in TEXT_TYPES else "")
+    """The cursor as it is compared: text byte by byte, because servers' collations differ."""
+    column = f"{prefix}{ident(cursor)}"
+    if type_name in TEXT_TYPES:
+        column += ' COLLATE "C"'
+    return column
 
 
 def keep_newest(table: str, key: Sequence[str], cursor: str | None) -> str:
     """DELETE of all but one row per key: the newest by `cursor` (SQL), by arrival where cursors
     tie."""
-    newest = (f"{cursor} DESC NULLS LAST, " if cursor else "") + "ctid DESC"
+    newest = "ctid DESC"
+    if cursor:
+        newest = f"{cursor} DESC NULLS LAST, {newest}"
     ranked = (
         f"SELECT ctid, row_number() OVER (PARTITION BY {idents(key)} ORDER BY {newest}) AS place"
         f" FROM {table}"
@@ -178,24 +197,26 @@ def keep_newest(table: str, key: Sequence[str], cursor: str | None) -> str:
 
 def count_null_keys(table: str, key: Sequence[str]) -> str:
     """SELECT of the number of rows without a complete key."""
-    return f"SELECT count(*) FROM {table} WHERE " + " OR ".join(
-        f"{ident(name)} IS NULL" for name in key
-    )
+    is_null = " OR ".join(f"{ident(name)} IS NULL" for name in key)
+    return f"SELECT count(*) FROM {table} WHERE {is_null}"
 
 
 def has_duplicates(table: str, key: Sequence[str]) -> str:
-    """SELECT of whether any key stands on more than one row."""
+    """SELECT of whether more than one row has the same key."""
     return f"SELECT EXISTS (SELECT FROM {table} GROUP BY {idents(key)} HAVING count(*) > 1)"
 
 
 def not_older(cursor: str, type_name: str, read_at: str) -> str:
     """The guard that an older version never overwrites a newer one.
 
-    A target's cursor from beyond the moment of reading is no newer version but a mistake
+    A target's cursor that is later than the moment of reading is not a newer version but a mistake
     (`infinity`, year 9999): it must not keep its row from being corrected. `read_at` is SQL, in the
     cursor's type, for the latest moment at which any of the target's rows was read: an increment
     that arrives late was itself read before the newer rows.
     """
-    mine, theirs = ordered(cursor, type_name, "s."), ordered(cursor, type_name, "t.")
-    guard = f"{mine} IS NULL OR {theirs} IS NULL OR {mine} >= {theirs}"
-    return f"{guard} OR {theirs} > {read_at}" if type_name in TIME_TYPES else guard
+    new = ordered(cursor, type_name, "s.")
+    old = ordered(cursor, type_name, "t.")
+    guard = f"{new} IS NULL OR {old} IS NULL OR {new} >= {old}"
+    if type_name in TIME_TYPES:
+        guard += f" OR {old} > {read_at}"
+    return guard

@@ -16,6 +16,11 @@ from loadsheet.sql.tokens import Token, tokenize
 
 PARAMS = ("since_load", "interval_start", "interval_end", "run_id")
 
+_MAY_BE_NAMED = re.compile(r"(?<!:)(?:::)*:[^\W\d]")
+"""A colon before a letter, and no cast (`::`): where there is none, the tokens need not be looked
+at."""
+_OPERAND_ENDS = frozenset(("word", "name", "number", "string", "body"))
+
 
 @dataclass(frozen=True)
 class Param:
@@ -46,12 +51,6 @@ def uses_since_load(sql: str) -> bool:
     return any(name == "since_load" for name, _ in placeholders(sql))
 
 
-_MAY_BE_NAMED = re.compile(r"(?<!:)(?:::)*:[^\W\d]")
-"""A colon before a letter, and no cast (`::`): where there is none, the tokens need not be looked
-at."""
-_OPERAND_ENDS = frozenset(("word", "name", "number", "string", "body"))
-
-
 def placeholders(sql: str) -> Iterator[tuple[str, int]]:
     """Every `:name` in `sql`, known or not, with the offset of its colon.
 
@@ -63,14 +62,17 @@ def placeholders(sql: str) -> Iterator[tuple[str, int]]:
     brackets: list[bool] = []
     before: Token | None = None
     for token, following in pairwise(tokenize(sql)):
-        _track(brackets, token, before)
+        _track_brackets(brackets, token, before)
+        is_colon = token.text == ":" and token.kind == "sign"
         is_name = following.kind == "word" and following.start == token.end
-        if token.text == ":" and is_name and not (brackets and brackets[-1] and _slices(before)):
-            yield sql[following.start : following.end], token.start
+        if is_colon and is_name:
+            in_subscript = bool(brackets) and brackets[-1]
+            if not (in_subscript and _separates_bounds(before)):
+                yield sql[following.start : following.end], token.start
         before = token
 
 
-def _track(brackets: list[bool], token: Token, before: Token | None) -> None:
+def _track_brackets(brackets: list[bool], token: Token, before: Token | None) -> None:
     """Keeps a stack of open brackets: True for a subscript `a[`, False for `(` and `ARRAY[`."""
     if token.kind != "sign":
         return
@@ -82,7 +84,7 @@ def _track(brackets: list[bool], token: Token, before: Token | None) -> None:
         brackets.pop()
 
 
-def _slices(before: Token | None) -> bool:
-    """Whether a colon directly inside a subscript parts its bounds: `a[1:n]` and `a[:n]`, but not
+def _separates_bounds(before: Token | None) -> bool:
+    """Whether a colon directly inside a subscript separates its bounds: `a[1:n]` and `a[:n]`, but not
     `a[1 + :n]`."""
     return before is not None and (before.kind in _OPERAND_ENDS or before.text in (")", "]", "["))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 def ident(name: str) -> str:
-    """`name` as a quoted identifier, safe for any table or column name (`we"ird` -> `"we""ird"`)."""
+    """`name` as a quoted identifier, safe for any table or column name: `we"ird` -> `"we""ird"`."""
     return '"' + name.replace('"', '""') + '"'
 
 

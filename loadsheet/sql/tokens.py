@@ -8,13 +8,14 @@ from typing import NamedTuple
 
 from loadsheet.errors import InputError
 
-DEEPEST = 1000
-"""Parentheses inside parentheses. The parser builds its tree on the C stack."""
-_LONGEST = 50_000
-"""Names, words and operators: operators, UNIONs and JOINs nest without parentheses, and from
-100,000 on they end the process (SIGSEGV)."""
+MAX_PARENTHESES = 1000
+"""Parentheses inside parentheses. Together with the next limit it bounds the stack that the parser
+needs: see loadsheet/sql/libpg.py."""
+_MAX_CHAIN = 50_000
+"""Names, words and operators: operators, UNIONs and JOINs nest without parentheses. A stack of
+8 MiB ends at some 64,000 operators."""
 _VALUES = frozenset(("null", "true", "false", "default"))
-TOO_DEEP_HINT = "split it, for example by WITH or into several transforms"
+"""Words that nest nothing. A list of many rows has many."""
 
 
 class Unparsable(InputError):
@@ -24,6 +25,12 @@ class Unparsable(InputError):
     def __init__(self, message: str, offset: int, hint: str = ""):
         self.offset, self.hint = offset, hint
         super().__init__(message)
+
+
+def nested_too_deeply(offset: int) -> Unparsable:
+    """The error for SQL that is past a limit of this module, or of the parser, at `offset`."""
+    hint = "split it, for example by WITH or into several transforms"
+    return Unparsable("nested too deeply to be read", offset, hint)
 
 
 class Token(NamedTuple):
@@ -54,33 +61,37 @@ _TOKEN = re.compile(
 _COMMENT = re.compile(r"/\*|\*/")
 
 
-@lru_cache(
-    maxsize=1
-)  # a transform's text is parsed and searched for parameters, one right after the other
+# A transform's text is parsed and searched for parameters, one right after the other.
+@lru_cache(maxsize=1)
 def tokenize(sql: str) -> list[Token]:
-    """The tokens of `sql`; their `start` and `end` (exclusive) are offsets into it. Raises
-    Unparsable."""
+    """The tokens of `sql`; their `start` and `end` (exclusive) are offsets into it. Only blanks and
+    comments are between them. Raises Unparsable."""
     tokens: list[Token] = []
     at = 0
     while match := _TOKEN.match(sql, at):
         kind = match.lastgroup or ""
         start, at = match.span(kind)
         text = match[kind]
-        if kind == "open":
-            at = _after(sql, text, start, tokens)
+        if kind == "open" and text == "/*":
+            at = _end_of_comment(sql, start)
+            continue
+        if kind == "operator":
+            for operator in _operators(text):
+                tokens.append(Token(kind, operator, start, start + len(operator)))
+                start += len(operator)
             continue
         if kind == "word":
             text = text.lower()
         elif kind == "name":
             start, at = start - 1, at + 1
             text = text.replace('""', '"')
-        elif kind == "operator" and len(text) > 1:
-            text = _operator(text)
-            at = start + len(text)
+        elif kind == "open":
+            kind = "body"
+            begin, at = at, _end_of_body(sql, text, start)
+            text = sql[begin : at - len(text)]
         elif text == "\0":
-            raise Unparsable(
-                "a NUL character, which ends the text for PostgreSQL", start, "delete it"
-            )
+            message = "a NUL character, which ends the text for PostgreSQL"
+            raise Unparsable(message, start, "delete it")
         tokens.append(Token(kind, text, start, at))
     _refuse_depth(tokens)
     return tokens
@@ -91,33 +102,40 @@ def line_and_column(sql: str, offset: int) -> tuple[int, int]:
     return sql.count("\n", 0, offset) + 1, offset - sql.rfind("\n", 0, offset)
 
 
-def _after(sql: str, opener: str, start: int, tokens: list[Token]) -> int:
-    """Where the comment or body that opens at `start` ends; a body is added to `tokens`."""
-    if opener == "/*":
-        depth = 0
-        for match in _COMMENT.finditer(sql, start):
-            depth += 1 if match[0] == "/*" else -1
-            if not depth:
-                return match.end()
-    elif opener[0] == "$":
-        begin = start + len(opener)
-        end = sql.find(opener, begin)
+def _end_of_comment(sql: str, start: int) -> int:
+    depth = 0
+    for match in _COMMENT.finditer(sql, start):  # comments nest, unlike in C
+        depth += 1 if match[0] == "/*" else -1
+        if not depth:
+            return match.end()
+    raise _never_ends(start)
+
+
+def _end_of_body(sql: str, opener: str, start: int) -> int:
+    """Where the dollar-quoted body that opens at `start` ends. An `opener` that is a plain quote
+    has no end, or it would have been a string or a name."""
+    if opener.startswith("$"):
+        end = sql.find(opener, start + len(opener))
         if end >= 0:
-            tokens.append(Token("body", sql[begin:end], start, end + len(opener)))
             return end + len(opener)
-    raise Unparsable("a quote or a comment opens here and never ends", start, "close it")
+    raise _never_ends(start)
 
 
-def _operator(text: str) -> str:
-    """Where several signs stand together, an operator ends in + or - only if it has one of these
-    others."""
-    while text[1:] and text[-1] in "+-" and not set(text) & set("~!@#%^&|`?"):
-        text = text[:-1]
-    return text
+def _never_ends(start: int) -> Unparsable:
+    return Unparsable("a quote or a comment opens here and never ends", start, "close it")
+
+
+def _operators(signs: str) -> list[str]:
+    """The operators in a row of signs. One ends in + or - only if it has a sign that SQL's own
+    operators lack: `=-1` is `=` and `-1`, but `@-` is one operator."""
+    if not set(signs).isdisjoint("~!@#%^&|`?"):
+        return [signs]
+    first = signs.rstrip("+-") or signs[0]
+    return [first, *signs[len(first) :]]
 
 
 def _refuse_depth(tokens: list[Token]) -> None:
-    if len(tokens) <= DEEPEST:
+    if len(tokens) <= MAX_PARENTHESES:
         return
     depth = chained = 0
     for token in tokens:
@@ -126,5 +144,5 @@ def _refuse_depth(tokens: list[Token]) -> None:
             chained += token.text == "::"
         elif token.kind in ("word", "name", "operator"):
             chained += token.text not in _VALUES
-        if depth > DEEPEST or chained > _LONGEST:
-            raise Unparsable("nested too deeply to be read", token.start, TOO_DEEP_HINT)
+        if depth > MAX_PARENTHESES or chained > _MAX_CHAIN:
+            raise nested_too_deeply(token.start)

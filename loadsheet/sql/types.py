@@ -2,15 +2,14 @@
 
 A built-in type that means the same on every server lands as itself. Domains and arrays of them land
 as their base type. Everything else (enums, composites, extension types, object identifiers) lands
-as `text`, arrays of it as
-`text[]`: readable without the type, and equal to what the source shows. So do xml, whose own output leaves out the
-encoding it declares and which a server built without libxml does not take, and jsonpath, which
-grows with versions.
+as `text`, arrays of it as `text[]`: readable without the type, and equal to what the source shows.
+So do xml, whose own output leaves out the encoding it declares and which a server built without
+libxml does not take, and jsonpath, which grows with versions.
 
 A number travels as a number and a time as a time; what has no counterpart in Parquet travels as the
-text PostgreSQL writes, which is exact. A type that would arrive as something else than its readers
-take it for is refused: a numeric that decimal128 cannot hold, money, and arrays, whose bounds and
-dimensions a list does not have.
+text PostgreSQL writes, which is exact. A type that readers would take for something else is
+refused: a numeric that decimal128 cannot hold, money, and arrays, whose bounds and dimensions a
+list does not have.
 """
 
 from __future__ import annotations
@@ -20,68 +19,63 @@ from dataclasses import dataclass
 
 # Binary COPY of these is the same bytes on every PostgreSQL since 9.4: their send/receive functions
 # carry no OID but the element type's own (built-in, hence equal), and no locale or session setting.
-_EXACT_IN_BINARY = {
-    *(
-        "bool",
-        "int2",
-        "int4",
-        "int8",
-        "oid",
-        "float4",
-        "float8",
-        "numeric",
-        "uuid",
-        "bit",
-        "varbit",
-    ),
-    *("text", "varchar", "bpchar", "bytea", "json", "jsonb"),
-    *("date", "time", "timetz", "timestamp", "timestamptz", "interval"),
-    *(
-        "point",
-        "line",
-        "lseg",
-        "box",
-        "path",
-        "polygon",
-        "circle",
-        "inet",
-        "cidr",
-        "macaddr",
-        "macaddr8",
-    ),
-    *("int4range", "int8range", "numrange", "tsrange", "tstzrange", "daterange"),
-    *(
-        "int4multirange",
-        "int8multirange",
-        "nummultirange",
-        "tsmultirange",
-        "tstzmultirange",
-        "datemultirange",
-    ),
-}
+_EXACT_IN_BINARY = frozenset(
+    """
+    bool int2 int4 int8 oid float4 float8 numeric uuid bit varbit
+    text varchar bpchar bytea json jsonb
+    date time timetz timestamp timestamptz interval
+    point line lseg box path polygon circle inet cidr macaddr macaddr8
+    int4range int8range numrange tsrange tstzrange daterange
+    int4multirange int8multirange nummultirange tsmultirange tstzmultirange datemultirange
+    """.split()
+)
 # Portable as text under the pinned settings, but their binary form depends on locale, encoding or
 # version.
-_PORTABLE_AS_TEXT = {
-    *("money", "tsvector", "tsquery", "name", "char"),
-    *("pg_lsn", "pg_snapshot", "txid_snapshot", "xid8"),
-}
+_PORTABLE_AS_TEXT = frozenset(
+    "money tsvector tsquery name char pg_lsn pg_snapshot txid_snapshot xid8".split()
+)
 # Without an order (a default btree operator class): neither a key nor a cursor.
-_UNORDERED = {
-    *(
-        "json",
-        "point",
-        "line",
-        "lseg",
-        "box",
-        "path",
-        "polygon",
-        "circle",
-        "pg_snapshot",
-        "txid_snapshot",
-    ),
-}
+_UNORDERED = frozenset(
+    "json point line lseg box path polygon circle pg_snapshot txid_snapshot".split()
+)
 # A server takes 1,600 columns, and one of them is `_load_id`.
 MAX_COLUMNS = 1599
+
+TIME_TYPES = ("timestamp with time zone", "timestamp without time zone", "date")
+# Their order is the collation's: only in "C" is it the same on every server.
+TEXT_TYPES = ("text", "character varying", "bpchar", "name")
+NUMBER_TYPES = ("smallint", "integer", "bigint", "numeric", "real", "double precision")
+
+# Equal values of these are stored as the same bytes (a text's under the collation "C").
+SAME_WHEN_EQUAL = (
+    *("smallint", "integer", "bigint", "oid", "boolean", "uuid"),
+    *("bytea", "text", "character varying"),
+    *("date", "time without time zone"),
+    *("timestamp with time zone", "timestamp without time zone"),
+)
+
+Kind = tuple[str | int, ...]
+"""The name of a type in Arrow and its arguments: `("decimal128", 10, 2)`."""
+
+TEXT: Kind = ("string",)
+_KINDS: dict[str, Kind] = {
+    "boolean": ("bool_",),
+    "smallint": ("int16",),
+    "integer": ("int32",),
+    "bigint": ("int64",),
+    "oid": ("int64",),
+    "real": ("float32",),
+    "double precision": ("float64",),
+    "date": ("date32",),
+    "time without time zone": ("time64", "us"),
+    "timestamp without time zone": ("timestamp", "us"),
+    "timestamp with time zone": ("timestamp", "us", "UTC"),
+    "bytea": ("binary",),
+}
+_DIGITS = 38
+"""Of a decimal128."""
+REMEDY = "leave it out with columns.exclude, or set lake.format: auto"
+_ARRAYS = ("int2vector", "oidvector")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,15 +100,16 @@ def landing(
 ) -> tuple[str, bool, bool]:
     """`(type, cast, exact_in_binary)` for a source type.
 
-    `source_type` is the formatted base type (domains resolved, also inside an array), `element` the internal name of
-    the type, or of the element where it is an array, `builtin` whether that type ships with
-    PostgreSQL.
+    `source_type` is the formatted base type (domains resolved, also inside an array), `element` the
+    internal name of the type, or of the element where it is an array, `builtin` whether that type
+    ships with PostgreSQL.
     """
     if builtin and element in _EXACT_IN_BINARY:
         return source_type, False, True
     if builtin and element in _PORTABLE_AS_TEXT:
         return source_type, False, False
-    return ("text[]" if is_array else "text"), True, True
+    landing_type = "text[]" if is_array else "text"
+    return landing_type, True, True
 
 
 def has_order(element: str) -> bool:
@@ -123,41 +118,20 @@ def has_order(element: str) -> bool:
     return element not in _UNORDERED
 
 
-TIME_TYPES = ("timestamp with time zone", "timestamp without time zone", "date")
-# Their order is the collation's: only in "C" is it the same on every server.
-TEXT_TYPES = ("text", "character varying", "bpchar", "name")
-NUMBER_TYPES = ("smallint", "integer", "bigint", "numeric", "real", "double precision")
-
-# Equal values of these are stored as the same bytes (a text's under the collation "C").
-SAME_WHEN_EQUAL = (
-    *(
-        "smallint",
-        "integer",
-        "bigint",
-        "oid",
-        "boolean",
-        "uuid",
-        "bytea",
-        "text",
-        "character varying",
-    ),
-    *("date", "time without time zone", *TIME_TYPES[:2]),
-)
-
-
 def without_modifier(type_name: str) -> str:
-    """The type without its modifier: `timestamp(3) with time zone` -> `timestamp with time zone`."""
+    """The type without its modifier: `time(3) with time zone` -> `time with time zone`."""
     if "(" not in type_name:
         return type_name
     plain = type_name[: type_name.index("(")] + type_name[type_name.index(")") + 1 :]
-    # Left alone, these two mean a length of one, to which a cast cuts without a word.
+    # Without a modifier these two mean a length of one, to which a cast cuts silently.
     return {"character": "bpchar", "bit": '"bit"'}.get(plain, plain)
 
 
 def widens(old: str, new: str) -> bool:
     """Whether every value of `old` is one of `new`, so that a column may be altered in place
     without a loss."""
-    old_base, new_base = without_modifier(old), without_modifier(new)
+    old_base = without_modifier(old)
+    new_base = without_modifier(new)
     if new == "text":
         return old_base in ("character varying", "text")
     if old_base == new_base:
@@ -169,10 +143,11 @@ def widens(old: str, new: str) -> bool:
 
 
 def _modifier_grows(old: str, new: str) -> bool:
-    before, after = modifier(old), modifier(new)
+    before = modifier(old)
+    after = modifier(new)
     if not before or len(before) != len(after) or old.startswith(("character(", "bit(")):
         return False
-    # numeric: neither the digits before nor those behind the point may get fewer
+    # numeric: neither the digits before nor those after the point may become fewer.
     if len(before) == 2:
         return after[1] >= before[1] and after[0] - after[1] >= before[0] - before[1]
     return after[0] >= before[0]
@@ -186,29 +161,6 @@ def modifier(type_name: str) -> list[int]:
     return [int(part) for part in inner.split(",") if part.strip().lstrip("-").isdigit()]
 
 
-Kind = tuple[str | int, ...]
-"""The name of a type in Arrow and its arguments: `("decimal128", 10, 2)`."""
-
-TEXT: Kind = ("string",)
-_KINDS: dict[str, Kind] = {
-    "boolean": ("bool_",),
-    "smallint": ("int16",),
-    "integer": ("int32",),
-    "bigint": ("int64",),
-    "oid": ("int64",),
-    "real": ("float32",),
-    "double precision": ("float64",),
-    "date": ("date32",),
-    "time without time zone": ("time64", "us"),
-    "timestamp without time zone": ("timestamp", "us"),
-    "timestamp with time zone": ("timestamp", "us", "UTC"),
-    "bytea": ("binary",),
-}
-_DIGITS = 38
-REMEDY = "leave it out with columns.exclude, or set lake.format: auto"
-_ARRAYS = ("int2vector", "oidvector")
-
-
 def kind(type_name: str) -> Kind | str:
     """How a landing type travels; a string says why it cannot."""
     if type_name.endswith("[]") or type_name in _ARRAYS:
@@ -216,7 +168,9 @@ def kind(type_name: str) -> Kind | str:
     if type_name == "money":
         return "Parquet has no money"
     plain = without_modifier(type_name)
-    return _decimal(modifier(type_name)) if plain == "numeric" else _KINDS.get(plain, TEXT)
+    if plain == "numeric":
+        return _decimal(modifier(type_name))
+    return _KINDS.get(plain, TEXT)
 
 
 def _decimal(modifiers: list[int]) -> Kind | str:
@@ -225,12 +179,13 @@ def _decimal(modifiers: list[int]) -> Kind | str:
     if not modifiers:
         return f"a decimal in Parquet has a fixed scale, and at most {_DIGITS} digits"
     precision, scale = modifiers
-    precision, scale = max(precision - min(scale, 0), scale), max(scale, 0)
-    return (
-        ("decimal128", precision, scale)
-        if precision <= _DIGITS
-        else f"a decimal has at most {_DIGITS} digits"
-    )
+    if scale < 0:
+        precision -= scale
+        scale = 0
+    precision = max(precision, scale)
+    if precision > _DIGITS:
+        return f"a decimal has at most {_DIGITS} digits"
+    return "decimal128", precision, scale
 
 
 def unfit(columns: Iterable[Column]) -> list[str]:

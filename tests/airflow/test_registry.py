@@ -159,6 +159,23 @@ def test_a_table_that_two_pipelines_write_breaks_the_later_one(bundle: Path, wri
     assert str(bundle) not in str(dags["second"].doc_md)
 
 
+def test_a_worker_reads_the_other_files_only_for_the_task_of_a_broken_dag(
+    bundle: Path, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("first", "tables: {orders: }")
+    write("second", "tables: {orders: }")
+    assert not broken(pipeline_dags(bundle, only="first")["first"])
+    read: list[Path] = []
+    real = registry.find_specs
+    monkeypatch.setattr(registry, "find_specs", lambda root: read.append(root) or real(root))
+    monkeypatch.setenv("_AIRFLOW_PARSING_CONTEXT_DAG_ID", "second")
+    monkeypatch.setenv("_AIRFLOW_PARSING_CONTEXT_TASK_ID", "create_bucket")
+    assert not broken(pipeline_dags(bundle)["second"]) and not read
+    monkeypatch.setenv("_AIRFLOW_PARSING_CONTEXT_TASK_ID", "broken_spec")
+    problems = pipeline_dags(bundle)["second"].get_task("broken_spec").problems
+    assert "staging.orders is also written by the pipeline 'first'" in problems and read
+
+
 def test_stand_ins_never_take_anothers_id(bundle: Path, write: Write) -> None:
     write("a", "pipeline: x")
     write("b", "pipeline: x")

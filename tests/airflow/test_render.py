@@ -165,7 +165,7 @@ def test_a_name_that_dag_factory_keeps_for_itself_is_refused(name: str, project:
     add(project, DOLLARS.replace("pipeline: dollars", f"pipeline: {name}"), {"prices": SQL})
     done = CliRunner().invoke(app, ["--project", str(project), "render", name])
     assert done.exit_code == 2 and done.stdout == ""
-    assert f"dag-factory gives no DAG the name {name!r}" in done.stderr
+    assert f"{name!r} is a reserved key in dag-factory" in done.stderr
 
 
 def test_the_page_on_leaving_leads_to_a_dag_without_our_loader(project: Path) -> None:

@@ -93,7 +93,7 @@ def test_servers_that_cannot_be_reached_are_one_clear_error(shop: Project) -> No
     shop.spec(TABLES, MART, tasks={"retries": 0})
     run = shop.cli("run", "shop")
     assert run.returncode == 1
-    assert "(SQLSTATE 08001)" in run.stdout and "Next: see that the server runs" in run.stdout
+    assert "(SQLSTATE 08001)" in run.stdout and "Next: check that the server runs" in run.stdout
     assert "Traceback" not in run.stderr + run.stdout and "secret" not in run.stderr + run.stdout
 
 

@@ -25,7 +25,7 @@ import pytest
 
 from demo.servers import PostgresServer
 from loadsheet import postgres as sessions
-from loadsheet.engine.failures import explained
+from loadsheet.engine.failures import failure_explained
 from loadsheet.engine.runner import Retry, StepResult, run_pipeline
 from loadsheet.errors import LoadsheetError, Refused, Superseded, Unavailable
 from loadsheet.lake.store import Lake
@@ -297,7 +297,11 @@ CASES = [
         "report tool). Another session held a lock",
     ),
     Case(
-        a_session_ended_by_an_administrator, LOAD, "SQLSTATE 57P01", True, "Next: see that it runs"
+        a_session_ended_by_an_administrator,
+        LOAD,
+        "SQLSTATE 57P01",
+        True,
+        "Next: check that it runs",
     ),
     Case(
         a_server_that_is_not_there,
@@ -325,7 +329,7 @@ CASES = [
         EXTRACT,
         "SQLSTATE 25006",
         True,
-        "Next: after a failover point the connection at",
+        "Next: after a failover, point the connection at",
     ),
     Case(
         a_lake_that_is_not_there,
@@ -499,7 +503,7 @@ def test_a_cancelled_statement_is_retried_and_the_retry_heals(shop: Shop) -> Non
         results = shop.run()
         canceller.join()
     assert (results[LOAD].state, results[LOAD].tries) == ("done", 2)
-    assert "(SQLSTATE 57014). Somebody, or statement_timeout, cancelled" in str(shop.waits[0].error)
+    assert "(SQLSTATE 57014). A user or statement_timeout cancelled" in str(shop.waits[0].error)
     assert not judge(shop.project, "item") and violations(shop.project) == []
 
 
@@ -550,7 +554,7 @@ def test_a_server_that_stops_in_the_middle_is_named(shop: Shop) -> None:
     )
     assert str(error).startswith(
         f"shop.item: load failed in run {shop.run_id}: "
-    ) and "Next: see that" in str(error)
+    ) and "Next: check that" in str(error)
 
 
 def test_a_load_whose_extraction_is_gone_says_what_to_clear_and_is_not_retried(shop: Shop) -> None:
@@ -597,7 +601,7 @@ def test_a_refusal_keeps_its_own_words_and_loses_the_rows(shop: Shop) -> None:
     step, request = Step(kind="load", name="item"), RunRequest(run_id="r1")
     with (
         pytest.raises(Refused) as caught,
-        explained(step, pipeline, request, shop.project.connections),
+        failure_explained(step, pipeline, request, shop.project.connections),
     ):
         stumble()
     assert str(caught.value).startswith(

@@ -61,7 +61,7 @@ def test_the_flights_pipeline_does_what_its_tests_say_on_the_embedded_server() -
         command, cwd=ROOT, text=True, capture_output=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines()[-1].startswith("3 tests, all as expected, in ")
+    assert done.stdout.splitlines()[-1].startswith("3 tests, all passed, in ")
 
 
 def test_the_tests_in_the_documentation_are_right(project: Project) -> None:

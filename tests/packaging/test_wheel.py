@@ -137,7 +137,7 @@ def test_the_tests_of_a_new_project_pass(airflow: Environment, tmp_path: Path) -
     """In the environment that has the embedded PostgreSQL of the extra."""
     airflow.succeed("loadsheet", "init", at=tmp_path)
     printed = airflow.succeed("loadsheet", "test", at=tmp_path)
-    assert "1 test, all as expected" in printed
+    assert "1 test, all passed" in printed
 
 
 def test_a_new_project_is_checked_planned_and_run(

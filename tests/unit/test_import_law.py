@@ -41,7 +41,7 @@ LATE = {
     "cli/report.py": (2, "Rich is not imported for a log"),
     "cli/run.py": (3, COMMAND),
     "cli/status.py": (9, COMMAND),
-    "cli/test.py": (4, COMMAND),
+    "cli/test.py": (3, COMMAND),
     "connections/lookup.py": (2, "PyYAML and dotenv are needed only for connections in files"),
     "engine/diagnosis.py": (2, "drivers are imported when one of them has raised"),
     "engine/execute.py": (5, "a step imports only its own kind"),

@@ -74,7 +74,7 @@ def include_or_exclude(table: Entry, _: View) -> Iterator[Finding]:
         yield table.error("column-conflict", "columns", message, "remove one of the two")
 
 
-def needed_columns_are_carried(table: Entry, _: View) -> Iterator[Finding]:
+def needed_columns_are_loaded(table: Entry, _: View) -> Iterator[Finding]:
     """Primary key and cursor must reach the warehouse."""
     columns = table.full.get("columns", {})
     if {"include", "exclude"} <= set(columns):  # already an error
@@ -138,7 +138,7 @@ TABLE_RULES = (
     interval_needs_schedule,
     interval_has_no_initial_value,
     include_or_exclude,
-    needed_columns_are_carried,
+    needed_columns_are_loaded,
     lookback_needs_incremental,
     lookback_is_given_once,
     key_is_not_a_comma_list,

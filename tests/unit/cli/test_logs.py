@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import platform
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from loadsheet import __version__
+from loadsheet import __version__, postgres
 from loadsheet.redact import register_secrets
+from tests.imports import imported_by
 from tests.unit.cli.conftest import Cli
 
 Engine = Callable[[Callable[..., Any]], None]
@@ -76,6 +78,35 @@ def test_a_log_masks_secrets(cli: Cli, project: Path, talking: None, log_format:
     assert "begins with ***" in log and SECRET not in log
 
 
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_log_shows_what_is_not_known_as_a_secret(
+    cli: Cli, project: Path, engine: Engine, log_format: str
+) -> None:
+    """The negative control: only the mask keeps a secret out of the lines above."""
+
+    def run_pipeline(*args: Any, **kwargs: Any) -> list[Any]:
+        logging.getLogger("loadsheet.engine.execute").info("begins with %s", "in-the-open")
+        return []
+
+    engine(run_pipeline)
+    assert "begins with in-the-open" in cli("-v", "--log-format", log_format, "run", "shop").err
+
+
+def test_a_log_masks_what_is_called_a_secret(cli: Cli, project: Path, engine: Engine) -> None:
+    def run_pipeline(*args: Any, **kwargs: Any) -> list[Any]:
+        logging.getLogger("loadsheet.engine.execute").info("password=never-registered, then")
+        return []
+
+    engine(run_pipeline)
+    assert "password=***, then" in cli("-v", "run", "shop").err
+
+
+def test_logging_is_imported_only_for_v() -> None:
+    code = "from loadsheet.cli.main import app; app([{}'check', '.'], standalone_mode=False)"
+    assert "loadsheet.cli.logs" not in imported_by(code=code.format("")).split()
+    assert "loadsheet.cli.logs" in imported_by(code=code.format("'-v', ")).split()
+
+
 def test_an_unknown_log_format_is_refused(cli: Cli, project: Path) -> None:
     result = cli("-v", "--log-format", "xml", "check")
     assert result.code == 2 and "text" in result.err and "json" in result.err
@@ -96,6 +127,20 @@ def test_a_bug_leaves_a_file_for_the_report(cli: Cli, project: Path, engine: Eng
     assert text.startswith(VERSIONS)
     assert "ZeroDivisionError: oops" in text and SECRET not in text
     assert not report.parent.stat().st_mode & 0o077
+
+
+def test_a_bug_report_names_the_command_line_and_the_servers_without_secrets(
+    cli: Cli, project: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine(broken)
+    monkeypatch.setattr(postgres, "server_versions", {"shop_source": "16.4"})
+    login = "postgresql://loader:open-sesame@db/shop"
+    monkeypatch.setattr(sys, "argv", ["loadsheet", "run", "shop", "--from", login, "token=abcdef"])
+    cli("run", "shop")
+    (report,) = project.glob("loadsheet-bug-*/report.txt")
+    versions, command = report.read_text().splitlines()[:2]
+    assert versions.startswith(VERSIONS) and versions.endswith(", shop_source: PostgreSQL 16.4")
+    assert command == "loadsheet run shop --from postgresql://***@db/shop token=***"
 
 
 def test_where_no_file_can_be_written_the_lines_are_there(

@@ -128,7 +128,7 @@ def test_a_servers_error_is_told_without_traceback(cli: Cli, project: Path, engi
     assert result.code == 1
     assert (
         "connection refused (SQLSTATE 08006)" in result.out
-        and "Next: see that the server runs" in result.out
+        and "Next: check that the server runs" in result.out
     )
 
 

@@ -108,7 +108,7 @@ def test_a_warehouse_that_is_away_is_no_crash(cli: Cli, project: Path) -> None:
     result = cli("status", "shop")
     assert (result.code, result.out) == (1, "")
     assert result.err.startswith("error: connection failed: ")
-    assert "(SQLSTATE 08001)" in result.err and "Next: see that the server runs" in result.err
+    assert "(SQLSTATE 08001)" in result.err and "Next: check that the server runs" in result.err
     assert "s3cr3t" not in result.err
 
 
