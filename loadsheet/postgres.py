@@ -40,8 +40,8 @@ PINNED = {
     "row_security": "off",
 }
 # Reading in physical order, always from the first page, gives the same bytes each time for an
-# unchanged table. The session that holds the snapshot is idle while others read in it. A view of the
-# source may call a function that writes: read-only transactions refuse that.
+# unchanged table. The session that holds the snapshot is idle while others read in it. A view of
+# the source may call a function that writes: read-only transactions refuse that.
 SOURCE_SETTINGS = {
     "default_transaction_read_only": "on",
     "synchronize_seqscans": "off",

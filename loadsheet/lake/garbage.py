@@ -19,7 +19,8 @@ from loadsheet.lake.store import StoredObject
 
 # The names that Loadsheet gives to its objects, below the table's prefix.
 _OBJECT = re.compile(
-    r"[0-9a-f]{20}/(\d{8,})-[0-9a-f]{8}/(?:part-\d{5,}\.(?:(?:bin|csv)\.zst|parquet)|manifest\.json)"
+    r"[0-9a-f]{20}/(\d{8,})-[0-9a-f]{8}/"
+    r"(?:part-\d{5,}\.(?:(?:bin|csv)\.zst|parquet)|manifest\.json)"
 )
 
 _FOREIGN = (

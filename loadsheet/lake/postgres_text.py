@@ -228,6 +228,10 @@ def _interval(data: bytes) -> str:
     return " ".join(parts)
 
 
+def _bool(data: bytes) -> str:
+    return "t" if data[0] else "f"
+
+
 def _char(data: bytes) -> str:
     if data == b"\0":
         return ""
@@ -281,7 +285,7 @@ SHOWN: dict[str, Show] = {
     **dict.fromkeys(
         ("text", "varchar", "bpchar", "json", "name", "xml"), lambda data: data.decode()
     ),
-    "bool": lambda data: "t" if data[0] else "f",
+    "bool": _bool,
     "int2": _number("h"),
     "int4": _number("i"),
     "int8": _number("q"),

@@ -18,8 +18,8 @@ from loadsheet.sql.text import Relation
 from loadsheet.sql.types import Column, landing
 
 # Domains are followed to their base type, inside arrays too. `element` is the type inside an array,
-# else the column's own type. A column marked NOT NULL may hold NULLs all the same: PostgreSQL 18 has
-# NOT NULL constraints that are not validated, and tables that inherit from this one may lack it.
+# else the column's own type. A column marked NOT NULL may still hold NULLs: PostgreSQL 18 has NOT
+# NULL constraints that are not validated, and tables that inherit from this one may lack it.
 _COLUMNS = """
 WITH RECURSIVE base (attnum, name, not_null, declared, coll, oid, typmod) AS (
     SELECT attnum, attname, attnotnull AND NOT (relkind = 'r' AND relhassubclass) AND NOT EXISTS (
