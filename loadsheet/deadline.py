@@ -1,9 +1,9 @@
-"""The time a step may take. When it is up, all connections the step has opened are shut, so that
-nobody waits on.
+"""The time limit of a step. When it is reached, all connections that the step has opened are shut,
+so that no thread keeps waiting on them.
 
-Airflow's own timeout raises in the task once; it cannot free a clean-up that then waits on the same
-dead line, and `loadsheet run` has its steps in threads, where nothing can be raised. A shut socket
-ends every wait there is.
+Airflow's own timeout is not enough: it raises an exception in the task once, and a clean-up that
+then waits on the same dead connection hangs. `loadsheet run` runs its steps in threads, where no
+exception can be raised from outside. Shutting a socket ends every kind of wait on it.
 """
 
 from __future__ import annotations
@@ -22,44 +22,48 @@ _current: ContextVar[_Limit | None] = ContextVar("limit", default=None)
 
 @contextlib.contextmanager
 def limited(what: str, limit: timedelta) -> Iterator[None]:
-    """Within, this thread's connections live at most `limit`. Raises TimedOut in place of what they
-    fail with then.
+    """Within the block, connections that were given to `watch` live at most `limit`. Raises
+    TimedOut in place of the errors that shutting them causes.
 
-    `what` names the step and says where its limit is set.
+    `what` names the step, for the error.
     """
-    bound = _Limit(what, limit.total_seconds())
-    token = _current.set(bound)
+    current = _Limit(what, limit.total_seconds())
+    token = _current.set(current)
     try:
-        with bound.ticking():
+        with current.ticking():
             yield
     except Exception as error:
-        if bound.is_over and not isinstance(error, TimedOut):
-            raise bound.error() from error
+        if current.is_over and not isinstance(error, TimedOut):
+            raise current.error() from error
         raise
     finally:
         _current.reset(token)
 
 
 def watch(shut: Callable[[], object]) -> None:
-    """Have a new connection `shut` when the step's time is up; that may be called from any thread,
-    and may fail.
+    """Call `shut` when the step's time is up, from another thread; it may fail. Outside of a step
+    this does nothing.
 
-    Raises TimedOut when it is up already.
+    Raises TimedOut when the time is up already.
     """
-    if bound := _current.get():
-        bound.watch(shut)
+    current = _current.get()
+    if current:
+        current.watch(shut)
 
 
 def remaining() -> float:
-    """Seconds the step has left, never below 0; infinite outside of a step. Raises TimedOut when
-    its time is up."""
-    bound = _current.get()
-    return bound.remaining() if bound else float("inf")
+    """The seconds that the step has left, never below 0; infinite outside of a step. Raises
+    TimedOut when its time is up."""
+    current = _current.get()
+    if current is None:
+        return float("inf")
+    return current.remaining()
 
 
 class _Limit:
     def __init__(self, what: str, seconds: float):
-        self._what, self._seconds = what, seconds
+        self._what = what
+        self._seconds = seconds
         self._deadline = time.monotonic() + seconds
         self._lock = threading.Lock()
         self._watched: list[Callable[[], object]] = []
@@ -78,7 +82,8 @@ class _Limit:
     def watch(self, shut: Callable[[], object]) -> None:
         with self._lock:
             self._watched.append(shut)
-        if self.is_over:  # asked after it is on the list, so that none slips through between
+        # Checked after it is on the list: if the time ends in between, it is shut twice, not never.
+        if self.is_over:
             shut()
             raise self.error()
 
@@ -89,8 +94,9 @@ class _Limit:
 
     def error(self) -> TimedOut:
         return TimedOut(
-            f"{self._what} took longer than its timeout ({self._seconds:g} s) and was stopped; what"
-            " was not committed is undone. Run it again; raise tasks.timeout if it needs more time"
+            f"{self._what} took longer than its timeout ({self._seconds:g} s) and was stopped;"
+            " uncommitted changes are rolled back. Run it again; raise tasks.timeout if it needs"
+            " more time"
         )
 
     def _end(self) -> None:
@@ -98,5 +104,5 @@ class _Limit:
             self.is_over = True
             watched = list(self._watched)
         for shut in watched:
-            with contextlib.suppress(Exception):  # closed meanwhile
+            with contextlib.suppress(Exception):  # it has been closed meanwhile
                 shut()

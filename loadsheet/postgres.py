@@ -1,4 +1,5 @@
-"""Sessions on PostgreSQL: one way to connect, the same pinned settings on both sides."""
+"""Sessions on PostgreSQL: one way to connect, with the same pinned settings on source and
+warehouse. With `-vv` the logger of this module shows every statement."""
 
 from __future__ import annotations
 
@@ -14,10 +15,10 @@ import psycopg
 from loadsheet.connections.lookup import Connection
 from loadsheet.deadline import remaining, watch
 
-# What a database or a role may set for its sessions, and what changes values, names, answers or
-# their order by it: unpinned, float digits were lost silently, NULL in an array became a word, and
-# a stale snapshot was taken before a lock was had (tests/faults/hostile.py sets each of them
-# otherwise).
+# Settings that a database or a role may set for its sessions and that change values, names, answers
+# or their order. Without the pins, digits of floats were lost silently, NULL in an array became the
+# text "NULL", and a stale snapshot was taken before a lock was acquired. tests/faults/hostile.py
+# sets each of them to another value.
 PINNED = {
     "TimeZone": "UTC",
     "DateStyle": "ISO, YMD",
@@ -38,19 +39,19 @@ PINNED = {
     # Rows that a policy hides from the role are an error, not a smaller table.
     "row_security": "off",
 }
-# Reading in physical order, always from the first page, makes the bytes of an unchanged table the
-# same each time. The session that holds the snapshot only waits while others read in it. A view of
-# the source may call a function that writes: not for us, in no transaction.
+# Reading in physical order, always from the first page, gives the same bytes each time for an
+# unchanged table. The session that holds the snapshot is idle while others read in it. A view of
+# the source may call a function that writes: read-only transactions refuse that.
 SOURCE_SETTINGS = {
     "default_transaction_read_only": "on",
     "synchronize_seqscans": "off",
     "max_parallel_workers_per_gather": "0",
     "idle_in_transaction_session_timeout": "0",
 }
-# A lock held by another session is an error after this long, not a hang; a dead client's statement
-# ends by itself. A worker that was stopped, or that the network has lost, gives its locks back in
-# half the time others wait for them: nothing of ours is idle in a transaction for more than
-# moments.
+# Waiting for another session's lock ends with an error after lock_timeout, and a dead client's
+# statement ends by itself. A worker that was stopped, or that the network has lost, releases its
+# locks in half the time that others wait for them. No session of ours is idle in a transaction for
+# more than moments.
 WAREHOUSE_SETTINGS = {
     "lock_timeout": "60s",
     "idle_in_transaction_session_timeout": "30s",
@@ -60,9 +61,9 @@ WAREHOUSE_SETTINGS = {
     "tcp_keepalives_count": "3",
     "jit": "off",
 }
-# A server that is gone is noticed after a minute of silence. With data on its way the kernel would
-# try for 15 minutes; less than these five would also end the line to a server that is merely too
-# busy to read.
+# A dead server is noticed after a minute of silence. With unacknowledged data the kernel would keep
+# trying for 15 minutes; a limit below these five would also drop a server that is only too busy to
+# read.
 NETWORK = {
     "connect_timeout": 10,
     "keepalives_idle": 30,
@@ -71,58 +72,66 @@ NETWORK = {
     "tcp_user_timeout": 300_000,
 }
 
-_log = logging.getLogger(__name__)
-server_versions: dict[str, str] = {}
-"""The version of each server that this process has connected to, by connection id. A bug report
-names them."""
-Session = psycopg.Connection[Any]
-EXTRACTOR = "loadsheet:extract"
+# libpq's options that a connection's extra may set.
 _LIBPQ_EXTRAS = {
-    *(
-        "sslmode",
-        "sslcert",
-        "sslkey",
-        "sslrootcert",
-        "sslcrl",
-        "sslpassword",
-        "channel_binding",
-        "gssencmode",
-    ),
-    *("target_session_attrs", "connect_timeout", "tcp_user_timeout", "options"),
+    *("sslmode", "sslcert", "sslkey", "sslrootcert", "sslcrl", "sslpassword"),
+    *("channel_binding", "gssencmode", "target_session_attrs", "options"),
+    *("connect_timeout", "tcp_user_timeout"),
     *("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"),
 }
 
+_log = logging.getLogger(__name__)
+Session = psycopg.Connection[Any]
+EXTRACTOR = "loadsheet:extract"
+"""The application_name of sessions that only read: hold-back ignores them."""
+server_versions: dict[str, str] = {}
+"""The version of each server that this process has connected to, by connection id. A bug report
+names them."""
+
 
 class PinnedSession(psycopg.Connection[Any]):
-    """Says that the line broke when it did: psycopg 3.3 may trip over its own expectations first (a
-    ValueError, where the server's last words came before the end of a COPY), and the caller would
-    not know that a retry helps."""
+    """A session that can be used by one step after another, each with the same settings."""
 
     pins: Mapping[str, str] = {}
 
     def begin_step(self) -> None:
-        """Belong to the step that runs now: end with its time, and have the pinned settings,
-        whatever ran before.
+        """Start over for the current step: the session is shut when the step's time is up, and has
+        the pinned settings even if an earlier step changed them.
 
-        Raises psycopg.Error when the line is dead.
+        Raises psycopg.Error when the connection is dead.
         """
-        watch(lambda: _shut(self))
-        _pin(self, self.pins)
+        watch(self._shut)
+        # Behind a transaction pooler a prepared statement may belong to another session.
+        self.prepare_threshold = None
+        calls = ", ".join(["pg_catalog.set_config(%s, %s, false)"] * len(self.pins))
+        values = [text for setting in self.pins.items() for text in setting]
+        self.execute(f"SELECT {calls}", values)
 
     def wait(self, *args: Any, **kwargs: Any) -> Any:
-        """As psycopg's; raises psycopg.OperationalError for whatever went wrong on a broken
-        line."""
+        """As psycopg's, but every error on a broken connection is a psycopg.OperationalError.
+
+        psycopg 3.3 may raise a ValueError when the connection breaks during a COPY and the server's
+        last message comes before the end of the rows. Callers would not know that a retry helps.
+        """
         try:
             return super().wait(*args, **kwargs)
         except Exception as error:
             if isinstance(error, psycopg.Error) or not self.broken:
                 raise
-            said = self.pgconn.get_error_message().strip()
-            raise psycopg.OperationalError(said or "the line to the server broke") from error
+            message = self.pgconn.get_error_message().strip()
+            message = message or "the connection to the server broke"
+            raise psycopg.OperationalError(message) from error
+
+    def _shut(self) -> None:
+        """Shut the socket under a waiting call, which then fails as if the server had gone."""
+        # libpq owns the descriptor, so this closes a duplicate, at once: as long as it is open, the
+        # connection is.
+        with socket.socket(fileno=os.dup(self.pgconn.socket)) as line:
+            line.shutdown(socket.SHUT_RDWR)
 
 
 class _LoggedCursor(psycopg.Cursor[Any]):
-    """Logs each statement, never the parameters: those are values of rows."""
+    """Logs the text of each statement. Parameters are not logged: they may be row data."""
 
     def execute(self, query: Any, *args: Any, **kwargs: Any) -> Self:
         _log.debug("%s", _text(query))
@@ -140,11 +149,11 @@ def _text(query: Any) -> str:
 def connect(
     connection: Connection, application_name: str, settings: dict[str, str]
 ) -> PinnedSession:
-    """An autocommit session with the pinned settings and `settings`; transactions are opened
-    explicitly.
+    """A session with the pinned settings and `settings`. It is in autocommit mode: transactions are
+    opened explicitly.
 
-    Raises psycopg.OperationalError when the server cannot be reached, says nothing for 10 s or
-    refuses the login.
+    Raises psycopg.OperationalError when the server cannot be reached, does not answer within 10 s
+    or refuses the login.
     """
     extras = {key: value for key, value in connection.extra.items() if key in _LIBPQ_EXTRAS}
     session = PinnedSession.connect(
@@ -162,7 +171,7 @@ def connect(
     version = session.info.parameter_status("server_version") or "of unknown version"
     server_versions[connection.conn_id] = version
     _log.info("connected to %s: PostgreSQL %s", connection.conn_id, version)
-    if _log.isEnabledFor(logging.DEBUG):
+    if _log.isEnabledFor(logging.DEBUG):  # once per session, so that other runs pay nothing
         session.cursor_factory = _LoggedCursor
     try:
         session.begin_step()
@@ -173,41 +182,24 @@ def connect(
 
 
 def _network(extras: dict[str, Any]) -> dict[str, Any]:
-    """libpq's options: ours, then the connection's own; no login may take longer than the
-    step may take."""
+    """libpq's options: NETWORK, overridden by the connection's own. Connecting may not take longer
+    than the step has left."""
     options = {**NETWORK, **extras}
-    if (left := remaining()) < float(options["connect_timeout"]):
+    left = remaining()
+    if left < float(options["connect_timeout"]):
         options["connect_timeout"] = max(int(left), 1)
     return options
 
 
-def _pin(session: psycopg.Connection[Any], settings: Mapping[str, str]) -> None:
-    # behind a transaction pooler a prepared statement may be another session's
-    session.prepare_threshold = None
-    session.execute(
-        "SELECT " + ", ".join(["pg_catalog.set_config(%s, %s, false)"] * len(settings)),
-        [text for pair in settings.items() for text in pair],
-    )
-
-
-def _shut(session: psycopg.Connection[Any]) -> None:
-    """Close the line under a waiting call, which then sees the server go away."""
-    # A duplicate for a moment, because libpq owns the descriptor; held any longer it would keep the
-    # line open.
-    with socket.socket(fileno=os.dup(session.pgconn.socket)) as line:
-        line.shutdown(socket.SHUT_RDWR)
-
-
 def connect_source(connection: Connection) -> PinnedSession:
-    """A session that only reads. Its name lets other extractions know that it holds nothing
-    back."""
+    """A session that only reads. By its name other extractions know not to wait for it."""
     return connect(connection, EXTRACTOR, SOURCE_SETTINGS)
 
 
 def connect_warehouse(connection: Connection) -> PinnedSession:
     """A session that writes staging, marts and the ledger.
 
-    The connection's own `options` (`-c lock_timeout=5min`) beat WAREHOUSE_SETTINGS, but never
+    The connection's own `options` (`-c lock_timeout=5min`) override WAREHOUSE_SETTINGS, but never
     PINNED.
     """
     named = re.findall(r"(?:-c\s*|--)([\w-]+)\s*=", str(connection.extra.get("options", "")))

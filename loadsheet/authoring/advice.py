@@ -24,7 +24,7 @@ from loadsheet.sql.types import TIME_TYPES, has_order, without_modifier
 if TYPE_CHECKING:
     from loadsheet.authoring.choose import Choice
     from loadsheet.postgres import Session
-    from loadsheet.source.discovery import Facts, Found
+    from loadsheet.source.discovery import Facts, SourceRelation
 
 _BEFORE = r"(?:(?:row|record|sys|system|last|date|time|ts|dt)_?)*"
 _AFTER = r"(?:_?(?:at|on|ts|dt|time|date|datetime|timestamp|stamp|utc|tz))*"
@@ -238,7 +238,7 @@ def _plain(name: str) -> str:
 class Suggestion:
     """A table's entry for the pipeline file, and the advice that it follows."""
 
-    found: Found
+    found: SourceRelation
     advice: Advice
     entry: Mapping[str, Any]
 
@@ -294,7 +294,7 @@ def _tried(
     """The table and the advice for it, tried as a run would: the catalogs may rule out a key or a
     cursor that looks right. Raises Refused when the table cannot be loaded at all."""
     from loadsheet.source.catalog import describe
-    from loadsheet.source.holdback import sees
+    from loadsheet.source.holdback import sees_open_transactions
 
     table = describe(session, schema, Table(name=name))
     advice = advise(table, facts)
@@ -311,7 +311,7 @@ def _tried(
     except Refused as error:
         return table, copy_whole(advice, str(error))
     try:
-        sees(session, table, advice.cursor)
+        sees_open_transactions(session, table, advice.cursor)
     except Refused as error:
         # A missing right is no reason against the cursor: it is granted once, for all tables.
         text = str(error).removeprefix(f"{table.relation}: ")

@@ -14,7 +14,7 @@ from loadsheet.names import closest, escape_wildcards, is_pattern
 from loadsheet.spec.files import UNPRINTABLE
 
 if TYPE_CHECKING:
-    from loadsheet.source.discovery import Found
+    from loadsheet.source.discovery import SourceRelation
     from loadsheet.spec.models import Pattern
 
     PatternOf = Callable[[str], Pattern | None]
@@ -28,7 +28,7 @@ _MOST_NAMES = 10
 class Choice:
     """The relations to add, and what becomes of the others that were matched."""
 
-    chosen: dict[str, Found] = field(default_factory=dict)
+    chosen: dict[str, SourceRelation] = field(default_factory=dict)
     named: set[str] = field(default_factory=set)
     """Those of `chosen` that the user named: it is an error if one cannot be added."""
     present: list[str] = field(default_factory=list)
@@ -47,7 +47,7 @@ class Choice:
 def choose(
     wanted: Sequence[str],
     schema: str,
-    found: Iterable[Found],
+    found: Iterable[SourceRelation],
     present: Collection[str],
     pattern_of: PatternOf = lambda name: None,
 ) -> Choice:
@@ -90,7 +90,7 @@ def choose(
     return choice
 
 
-def _add(choice: Choice, relation: Found, present: Collection[str]) -> None:
+def _add(choice: Choice, relation: SourceRelation, present: Collection[str]) -> None:
     if relation.name not in present:
         choice.chosen[relation.name] = relation
     elif relation.name not in choice.present:
@@ -98,7 +98,10 @@ def _add(choice: Choice, relation: Found, present: Collection[str]) -> None:
 
 
 def _add_matched(
-    choice: Choice, matched: Iterable[Found], present: Collection[str], pattern_of: PatternOf
+    choice: Choice,
+    matched: Iterable[SourceRelation],
+    present: Collection[str],
+    pattern_of: PatternOf,
 ) -> None:
     for relation in matched:
         why_not = _reason_to_leave_out(relation)
@@ -114,7 +117,7 @@ def _add_matched(
             _add(choice, relation, present)
 
 
-def _reason_to_leave_out(relation: Found) -> str:
+def _reason_to_leave_out(relation: SourceRelation) -> str:
     """Why a pattern does not add the relation; empty where it does."""
     unwritable = _unwritable(relation.name)
     if unwritable:

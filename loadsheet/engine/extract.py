@@ -33,8 +33,8 @@ from loadsheet.lake.parts import Layout, PartStore, PartWriter, Progress
 from loadsheet.lake.store import Lake
 from loadsheet.outcome import Outcome, RunRequest, skipped
 from loadsheet.postgres import PINNED, Session
-from loadsheet.source import catalog, fitness, holdback, identity, reading, stream
-from loadsheet.source.reading import Last, Reading
+from loadsheet.source import catalog, fitness, holdback, identity, selection, stream
+from loadsheet.source.selection import Last, Selection
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.copying import FileFormat, WireFormat, select_columns
@@ -71,7 +71,7 @@ def extract(
     layout = Layout(file_format(pipeline, described), described.columns, described.key)
     # Before anything is read: this fails where pyarrow is missing or a type cannot be stored.
     layout.encoder()
-    rows = reading.decide(source, table, described, attempt.last, request)
+    rows = selection.decide(source, table, described, attempt.last, request)
     if request.sample:
         from loadsheet.engine import sample  # it imports the SQL parser, which no other run needs
 
@@ -98,7 +98,7 @@ def extract(
     )
 
 
-def _remarks(table: Table, rows: Reading, accepted: str) -> str:
+def _remarks(table: Table, rows: Selection, accepted: str) -> str:
     """What the outcome's message adds to the numbers; empty for most extractions."""
     remarks = ""
     if rows.held_by:
@@ -190,7 +190,7 @@ class _Attempt:
         self,
         source: Session,
         expected: SourceTable,
-        rows: Reading,
+        rows: Selection,
         layout: Layout,
         progress: Progress,
     ) -> Manifest | None:
@@ -209,7 +209,7 @@ class _Attempt:
                     " retry"
                 )
             reach("extract.snapshot")
-            reading.refuse_null_cursors(source, self.table, described)
+            selection.refuse_null_cursors(source, self.table, described)
             fitness.refuse_values(source, described, self.table, rows.where, self.warehouse)
             # A cursor value later than this is a mistake; its row must not win over later versions.
             read_at = holdback.now(source)
@@ -231,7 +231,7 @@ class _Attempt:
         return manifest
 
     def _identify_source(
-        self, source: Session, described: SourceTable, rows: Reading
+        self, source: Session, described: SourceTable, rows: Selection
     ) -> dict[str, str]:
         """The source's identity, asked in the snapshot's own session.
 
@@ -279,7 +279,7 @@ class _Attempt:
     def _manifest(
         self,
         described: SourceTable,
-        rows: Reading,
+        rows: Selection,
         format: FileFormat,
         upload: Upload,
         read_at: str,
@@ -399,7 +399,7 @@ class Upload:
 
 
 def read_and_store(
-    source: Session, described: SourceTable, rows: Reading, store: PartStore
+    source: Session, described: SourceTable, rows: Selection, store: PartStore
 ) -> Upload:
     """Read `rows` of the table in the open snapshot and cut them into parts. Further sessions help
     with many rows.
@@ -411,7 +411,7 @@ def read_and_store(
         readers = 1  # each holds Arrow's copy of a part, too
     conditions = ["TRUE"]
     if rows.action == "replace":
-        conditions = stream.split(source, described, readers)
+        conditions = stream.page_ranges(source, described, readers)
     contents = []
     writers = []
     jobs = []
@@ -442,7 +442,7 @@ def read_and_store(
 def _copy_all(source: Session, jobs: list[stream.Job], wire: WireFormat, readers: int) -> list[int]:
     """The number of rows that each job has copied."""
     if len(jobs) > 1 or stream.is_many(source, jobs[0].select):
-        counts = stream.copy_apart(source, jobs, wire, min(readers, len(jobs)))
+        counts = stream.copy_parallel(source, jobs, wire, min(readers, len(jobs)))
         if counts is not None:
             return counts
         # No further session could be opened, or its driver does not know the connection's options.

@@ -14,7 +14,7 @@ from datetime import timedelta
 
 from loadsheet.errors import InputError, WorkError
 from loadsheet.lake import garbage
-from loadsheet.lake.garbage import Attempt, Load, TableRecord, Verdict
+from loadsheet.lake.garbage import Attempt, CommittedLoad, TableRecord, Verdict
 from loadsheet.lake.manifest import load_prefix
 from loadsheet.lake.store import Lake
 from loadsheet.postgres import Session
@@ -195,10 +195,10 @@ def _table_record(
         if scope is None:
             return None
         rows = session.execute(_LOADS, (pipeline, table)).fetchall()
-    loads: list[Load] = []
+    loads: list[CommittedLoad] = []
     for number, manifest, committed_at, whole in rows:
         prefix = manifest.rpartition("/")[0]
-        load = Load(load_no=number, prefix=prefix, committed_at=committed_at, whole=whole)
+        load = CommittedLoad(load_no=number, prefix=prefix, committed_at=committed_at, whole=whole)
         loads.append(load)
     fence, sealed, in_warehouse, now = scope
     return TableRecord(

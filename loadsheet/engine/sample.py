@@ -23,7 +23,7 @@ from loadsheet.engine import garbage
 from loadsheet.errors import InputError
 from loadsheet.outcome import Sample
 from loadsheet.postgres import Session
-from loadsheet.source.reading import Reading
+from loadsheet.source.selection import Selection
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline, Transform
 from loadsheet.sql.substitute import in_schemas
@@ -110,7 +110,9 @@ def _sample_schema(pipeline: Pipeline, name: str) -> str:
     return moved
 
 
-def sampled_rows(session: Session, source: SourceTable, rows: Reading, sample: Sample) -> Reading:
+def sampled_rows(
+    session: Session, source: SourceTable, rows: Selection, sample: Sample
+) -> Selection:
     """`rows` with the condition that chooses the sample; unchanged where the whole table is as
     small as the sample. A large table's size is the planner's estimate."""
     plan = session.execute(f"EXPLAIN (FORMAT JSON) SELECT FROM {source.relation.sql}").fetchone()

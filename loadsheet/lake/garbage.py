@@ -1,9 +1,9 @@
-"""Which of a table's objects in the lake are no longer needed, by a listing and the ledger.
-Pure.
+"""Decides which of a table's objects in the lake are no longer needed, from a listing and the
+ledger. Reads and removes nothing itself.
 
 An attempt is all objects of one try to extract: `<load id>/<fence>-<random>/part-*` and
-`manifest.json`. The listing must be older than what the ledger says: then every attempt with a
-smaller fence than the table's is superseded, and can never be loaded unless it is already.
+`manifest.json`. The lake must be listed before the ledger is read. Every attempt with a smaller
+fence than the table's is then superseded: it has been loaded already, or never will be.
 """
 
 from __future__ import annotations
@@ -15,11 +15,19 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from loadsheet.lake.manifest import FILE_NAME
-from loadsheet.lake.store import Stored
+from loadsheet.lake.store import StoredObject
 
-_OURS = re.compile(
-    r"[0-9a-f]{20}/(\d{8,})-[0-9a-f]{8}/(?:part-\d{5,}\.(?:(?:bin|csv)\.zst|parquet)|manifest\.json)"
+# The names that Loadsheet gives to its objects, below the table's prefix.
+_OBJECT = re.compile(
+    r"[0-9a-f]{20}/(\d{8,})-[0-9a-f]{8}/"
+    r"(?:part-\d{5,}\.(?:(?:bin|csv)\.zst|parquet)|manifest\.json)"
 )
+
+_FOREIGN = (
+    "the lake holds attempts of this table that this warehouse never made: another warehouse uses"
+    " the same prefix, or this one was restored from a backup"
+)
+_GONE = "the table has left the spec and the warehouse"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,47 +36,47 @@ class Attempt:
 
     prefix: str
     fence: int
-    objects: tuple[Stored, ...]
+    objects: tuple[StoredObject, ...]
 
     @property
     def manifest(self) -> str | None:
-        """The name of its manifest; an attempt without one does not exist for a load."""
+        """The name of its manifest; None where it has none, so that it can never be loaded."""
         name = f"{self.prefix}/{FILE_NAME}"
-        names = {found.name for found in self.objects}
+        names = {stored.name for stored in self.objects}
         return name if name in names else None
 
     @property
     def bytes(self) -> int:
         """Stored bytes."""
-        return sum(found.size for found in self.objects)
+        return sum(stored.size for stored in self.objects)
 
     @property
     def newest(self) -> datetime:
         """When its last object was stored."""
-        return max(found.modified for found in self.objects)
+        return max(stored.modified for stored in self.objects)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Load:
-    """A committed load of the table."""
+class CommittedLoad:
+    """A load that the warehouse committed to the table."""
 
     load_no: int
     prefix: str
     committed_at: datetime
     whole: bool
-    """It replaced the whole table, so nothing before it is needed to rebuild the table."""
+    """It replaced the whole table: a rebuild needs no earlier load."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableRecord:
-    """What the ledger knows of a table, at `now` by the warehouse's clock."""
+    """The ledger's record of a table, at `now` by the warehouse's clock."""
 
     pipeline: str
     table: str
     fence: int
     sealed: str | None
     """The manifest that the next load must read."""
-    loads: tuple[Load, ...]
+    loads: tuple[CommittedLoad, ...]
     now: datetime
     wanted: bool = True
     """The table is in the spec, or in the warehouse."""
@@ -76,97 +84,105 @@ class TableRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What becomes of an attempt, and why. `is_load`: it was committed."""
+    """Whether to remove an attempt, and why."""
 
     attempt: Attempt
     is_load: bool
+    """The attempt was committed as a load."""
     remove: bool
     why: str
 
 
 Owner = Callable[[str], tuple[str, str] | None]
+"""Reads pipeline and table from the manifest of this name; None when it cannot be read."""
 
 
-def attempts(objects: Iterable[Stored], root: str) -> list[Attempt]:
+def attempts(objects: Iterable[StoredObject], root: str) -> list[Attempt]:
     """The attempts among the objects below `root` (with a slash at its end), in the order of their
     names.
 
-    Objects that are not called as ours are left out, and so left alone.
+    Objects with names that Loadsheet does not give are left out, so that they are never removed.
     """
-    found: dict[str, list[Stored]] = defaultdict(list)
+    by_prefix: dict[str, list[StoredObject]] = defaultdict(list)
     fences: dict[str, int] = {}
-    for item in objects:
-        if match := _OURS.fullmatch(item.name.removeprefix(root)):
-            prefix = item.name.rpartition("/")[0]
-            found[prefix].append(item)
+    for stored in objects:
+        match = _OBJECT.fullmatch(stored.name.removeprefix(root))
+        if match:
+            prefix = stored.name.rpartition("/")[0]
+            by_prefix[prefix].append(stored)
             fences[prefix] = int(match[1])
-    return [Attempt(prefix=p, fence=fences[p], objects=tuple(found[p])) for p in sorted(found)]
+    return [
+        Attempt(prefix=prefix, fence=fences[prefix], objects=tuple(stored))
+        for prefix, stored in sorted(by_prefix.items())
+    ]
 
 
 def judge(
-    found: Iterable[Attempt], standing: TableRecord, older_than: timedelta, keep: int, owner: Owner
+    found: Iterable[Attempt], record: TableRecord, older_than: timedelta, keep: int, owner: Owner
 ) -> list[Verdict]:
     """A verdict on every attempt.
 
-    Kept are: what a retry needs (the attempt on which the table stands), what a rebuild needs (the
-    newest whole load and every later one), the `keep` newest loads, and whatever is younger than
-    `older_than`. `owner` reads pipeline and table from a manifest that the ledger does not know
-    (None: unreadable); it is asked only where it matters.
+    Kept are the attempt that a retry needs (the sealed one, and any that may still be sealed), the
+    loads that a rebuild needs (the newest load of the whole table and every later one), the `keep`
+    newest loads, and everything younger than `older_than`. All are kept where the lake holds
+    attempts of another warehouse. `owner` is called only where a manifest decides: it is a request
+    to the lake.
     """
-    court = _Court(standing, older_than, keep, owner)
+    policy = _Policy(record, older_than, keep, owner)
     found = list(found)
-    if any(court.is_foreign(attempt) for attempt in found):
-        return [court.verdict(attempt, False, _FOREIGN) for attempt in found]
-    return [court.verdict(attempt, *court.judge(attempt)) for attempt in found]
+    if any(policy.is_foreign(attempt) for attempt in found):
+        return [policy.verdict(attempt, False, _FOREIGN) for attempt in found]
+    return [policy.verdict(attempt, *policy.judge(attempt)) for attempt in found]
 
 
-_FOREIGN = (
-    "the lake holds attempts of this table that this warehouse never made: another warehouse uses"
-    " the same prefix, or this one was restored from a backup"
-)
+class _Policy:
+    """What to keep of one table. A judgement is whether to remove an attempt, and why."""
 
-
-class _Court:
-    def __init__(self, standing: TableRecord, older_than: timedelta, keep: int, owner: Owner):
-        self.standing, self.keep, self.owner = standing, keep, owner
-        self.before = standing.now - older_than
-        self.loads = {load.prefix: load for load in standing.loads}
-        newest_first = sorted(standing.loads, key=lambda load: load.load_no, reverse=True)
-        self.newest = {load.prefix for load in newest_first[:keep]}
-        self.whole = next((load.load_no for load in newest_first if load.whole), 0)
+    def __init__(self, record: TableRecord, older_than: timedelta, keep: int, owner: Owner):
+        self.record = record
+        self.keep = keep
+        self.owner = owner
+        self.before = record.now - older_than
+        self.loads = {load.prefix: load for load in record.loads}
+        by_number = sorted(record.loads, key=lambda load: load.load_no)
+        newest = by_number[-keep:] if keep else []
+        self.newest = {load.prefix for load in newest}
+        whole = [load.load_no for load in by_number if load.whole]
+        self.rebuild_from = whole[-1] if whole else 0
 
     def verdict(self, attempt: Attempt, remove: bool, why: str) -> Verdict:
-        return Verdict(
-            attempt=attempt, is_load=attempt.prefix in self.loads, remove=remove, why=why
-        )
+        is_load = attempt.prefix in self.loads
+        return Verdict(attempt=attempt, is_load=is_load, remove=remove, why=why)
 
     def is_foreign(self, attempt: Attempt) -> bool:
-        """Whether another ledger must have created it: this one never gave out its fence."""
-        ours = (self.standing.pipeline, self.standing.table)
+        """Whether another ledger has made it: this one has not given out its fence yet."""
         manifest = attempt.manifest
-        return (
-            attempt.fence > self.standing.fence
-            and manifest is not None
-            and self.owner(manifest) == ours
-        )
+        if attempt.fence <= self.record.fence or manifest is None:
+            return False
+        return self.owner(manifest) == (self.record.pipeline, self.record.table)
 
     def judge(self, attempt: Attempt) -> tuple[bool, str]:
-        if load := self.loads.get(attempt.prefix):
-            return self._old_load(load)
-        return self._abandoned(attempt)
+        load = self.loads.get(attempt.prefix)
+        if load:
+            return self._judge_load(load)
+        return self._judge_uncommitted(attempt)
 
-    def _old_load(self, load: Load) -> tuple[bool, str]:
-        if self.standing.wanted and load.load_no >= self.whole:
+    def _judge_load(self, load: CommittedLoad) -> tuple[bool, str]:
+        if self.record.wanted and load.load_no >= self.rebuild_from:
             return False, "a rebuild needs it"
-        if self.standing.wanted and load.prefix in self.newest:
+        if self.record.wanted and load.prefix in self.newest:
             return False, f"among the newest {self.keep}"
         if load.committed_at > self.before:
             return False, "too young"
-        return True, "a later load replaced the whole table" if self.standing.wanted else _GONE
+        if not self.record.wanted:
+            return True, _GONE
+        return True, "a later load replaced the whole table"
 
-    def _abandoned(self, attempt: Attempt) -> tuple[bool, str]:
-        sealed = attempt.manifest is not None and attempt.manifest == self.standing.sealed
-        if self.standing.wanted and (sealed or attempt.fence >= self.standing.fence):
+    def _judge_uncommitted(self, attempt: Attempt) -> tuple[bool, str]:
+        is_sealed = attempt.manifest is not None and attempt.manifest == self.record.sealed
+        # An attempt with the table's own fence may be running now, and be sealed later.
+        may_be_sealed = attempt.fence >= self.record.fence
+        if self.record.wanted and (is_sealed or may_be_sealed):
             return False, "a retry needs it"
         if attempt.newest > self.before:
             return False, "too young"
@@ -175,9 +191,8 @@ class _Court:
         owner = self.owner(attempt.manifest)
         if owner is None:
             return False, "its manifest cannot be read"
-        if owner != (self.standing.pipeline, self.standing.table):
-            return False, f"it is {owner[0]}'s"
-        return True, "superseded before it was loaded" if self.standing.wanted else _GONE
-
-
-_GONE = "the table has left the spec and the warehouse"
+        if owner != (self.record.pipeline, self.record.table):
+            return False, f"it belongs to {owner[0]}"
+        if not self.record.wanted:
+            return True, _GONE
+        return True, "superseded before it was loaded"

@@ -1,4 +1,4 @@
-"""The manifest: what an attempt stored, written after everything else. No manifest, no load."""
+"""The manifest of an attempt, written after all of its parts. An attempt without one is no load."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Part:
     name: str
     bytes: int
     sha256: str
-    """Of the stored bytes."""
+    """Hash of the stored, compressed bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """One attempt to extract a table: enough to load it, check it and trace it. Cursors are the
-    source's own text."""
+    """One attempt to extract a table: enough to load it, check it and trace it. Cursor values are
+    text as the source writes them."""
 
     load_id: str
     pipeline: str
@@ -38,12 +38,12 @@ class Manifest:
     fence: int
     action: str
     builds_on_target: bool
-    """The rows are an increment of a target that was there when they were read."""
+    """The rows are an increment of a target that existed when they were read."""
     format: str
     columns: tuple[Column, ...]
     key: tuple[str, ...]
     key_is_enforced: bool
-    """The source guarantees the key, so there is no need to look for duplicates and NULLs in it."""
+    """The source enforces the key, so the load need not look for duplicates and NULLs in it."""
     source_oid: int
     cursor: str | None = None
     cursor_type: str | None = None
@@ -53,13 +53,12 @@ class Manifest:
     read_at: str
     """The source's clock when the rows were read."""
     clock: str | None = None
-    """The same in the terms of a cursor without a zone: the lowest of the clocks that its writers
-    may go by."""
+    """The same for a cursor without a time zone: the lowest of the clocks of its writers' zones."""
     rows: int
     parts: tuple[Part, ...]
     content_sha256: str | None = None
-    """Of the uncompressed rows, where the whole table was read: equal content need not be loaded
-    again."""
+    """Hash of the uncompressed rows, where the whole table was read: equal content need not be
+    loaded again."""
     held_by: str = ""
     seconds: float = 0.0
     source: dict[str, str] = field(default_factory=dict)
@@ -77,22 +76,18 @@ class Manifest:
 
 
 def read_manifest(stored: bytes | None, name: str, sha256: str) -> Manifest:
-    """The manifest in `stored`, the object `name`. Raises Corrupt unless it is the one with this
-    hash."""
+    """The manifest in `stored`, the bytes of the object `name` (None: there is no such object).
+    Raises Corrupt unless they have this hash and this version of Loadsheet can read them."""
     if stored is None:
         raise Corrupt(f"{name} is gone from the lake; run the extract step again")
     if hashlib.sha256(stored).hexdigest() != sha256:
         raise Corrupt(f"{name} is not what was stored; run the extract step again")
     try:
         fields: dict[str, Any] = json.loads(stored)
-        manifest = Manifest(
-            **{
-                **fields,
-                "columns": tuple(Column(**column) for column in fields["columns"]),
-                "parts": tuple(Part(**part) for part in fields["parts"]),
-                "key": tuple(fields["key"]),
-            }
-        )
+        fields["columns"] = tuple(Column(**column) for column in fields["columns"])
+        fields["parts"] = tuple(Part(**part) for part in fields["parts"])
+        fields["key"] = tuple(fields["key"])
+        manifest = Manifest(**fields)
     except (ValueError, KeyError, TypeError) as error:
         raise Corrupt(f"{name} is not a readable manifest; run the extract step again") from error
     if manifest.version != VERSION:
@@ -103,7 +98,7 @@ def read_manifest(stored: bytes | None, name: str, sha256: str) -> Manifest:
 
 
 def load_prefix(pipeline: Pipeline, table: str, load_id: str = "") -> str:
-    """Where all attempts of a load of the table (of all its loads) are stored, with a slash at its
-    end."""
-    parts = [pipeline.lake.prefix, slug(table), load_id]
-    return "/".join(part for part in parts if part) + "/"
+    """The prefix, with a slash at its end, of all attempts of the load `load_id`; without an id, of
+    all loads of the table."""
+    folders = [pipeline.lake.prefix, slug(table), load_id]
+    return "/".join(folder for folder in folders if folder) + "/"

@@ -1,4 +1,4 @@
-"""Parts as Parquet files, by way of Arrow."""
+"""Parts as Parquet files: COPY's csv to Arrow to Parquet, and back. Needs pyarrow."""
 
 from __future__ import annotations
 
@@ -20,27 +20,46 @@ except ImportError as missing:
         " requirements/parquet.txt"
     ) from missing
 
-# Text gathered for a row group: what an encoder and a decoder hold, a few times over, within 160 MB
-# of a worker.
+# Csv text per row group. An encoder and a decoder hold a few times as much, within the 160 MB of a
+# worker.
 _GROUP_BYTES = 2 << 20
-_HEADLESS = pa_csv.WriteOptions(include_header=False, batch_size=16384)
+_NO_HEADER = pa_csv.WriteOptions(include_header=False, batch_size=16384)
+_LINES = pa_csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False)
+_LARGEST_BLOCK = 2**31 - 1
+# pyarrow drops a byte order mark at the start of its input, even when it belongs to the first
+# value. Putting another one in front of it saves the value.
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# What Arrow's types cannot hold of PostgreSQL's.
+_LIMITS = {
+    "timestamp": "infinity, BC, or a year above 9999",
+    "date32": "infinity, BC, or a year above 9999",
+    "time64": "24:00",
+    "decimal128": "NaN or infinity",
+    "string": "it is not UTF-8",
+}
+
+# Arrow's own pool keeps freed memory; the system's allocator returns blocks of megabytes
+# (`parts.return_large_blocks`).
+pa.set_memory_pool(pa.system_memory_pool())
 
 
 class Encoder:
-    """One Parquet file, zstd inside. Nothing but the row group at hand and what is compressed
-    already is held.
+    """One Parquet file, compressed by zstd. Holds only the current row group and the compressed
+    ones.
 
-    A field's metadata names its PostgreSQL type, the file's (`loadsheet`, JSON) all of them and the
-    primary key. Raises Refused for a type that does not survive.
+    The metadata of a field names its PostgreSQL type; the metadata of the file (`loadsheet`, JSON)
+    lists all types and the primary key. Raises Refused for a type that Parquet cannot hold.
     """
 
     def __init__(self, columns: Sequence[Column], key: Sequence[str] = ()):
-        if problems := unfit(columns):
+        problems = unfit(columns)
+        if problems:
             raise Refused("; ".join([*problems, REMEDY]))
-        told = {"primary_key": list(key), "postgres_types": {c.name: c.type for c in columns}}
+        types = {column.name: column.type for column in columns}
+        metadata = {"primary_key": list(key), "postgres_types": types}
         self.rows = 0
         self._schema = schema_of(columns).with_metadata(
-            {"loadsheet": json.dumps(told, ensure_ascii=False)}
+            {"loadsheet": json.dumps(metadata, ensure_ascii=False)}
         )
         self._stored = pa.BufferOutputStream()
         self._writer = pa_parquet.ParquetWriter(
@@ -51,11 +70,11 @@ class Encoder:
 
     @property
     def size(self) -> int:
-        """Bytes so far, without the row group at hand."""
+        """Stored bytes so far, without the current row group."""
         return int(self._stored.tell())
 
     def add(self, data: bytes) -> None:
-        """Take whole rows as COPY sends them (csv, no header).
+        """Add whole rows as COPY sends them (csv, no header).
 
         Raises Refused, naming the column, for a value that Parquet cannot hold.
         """
@@ -72,72 +91,67 @@ class Encoder:
         return bytes(self._stored.getvalue())
 
     def _write_group(self) -> None:
-        group = from_csv(
-            b"".join(self._text), self._schema.names, self._schema, f"correct it, {REMEDY}"
-        )
-        self._text, self._waiting = [], 0
+        text = b"".join(self._text)
+        group = from_csv(text, self._schema.names, self._schema, f"correct it, {REMEDY}")
+        self._text = []
+        self._waiting = 0
         self._writer.write_table(group)
         self.rows += group.num_rows
 
 
 def decode(stored: bytes) -> Iterator[bytes]:
-    """The csv of a file for `COPY … FROM STDIN (FORMAT csv, HEADER)`: the header first, then its
+    """The csv of a Parquet file for `COPY … FROM STDIN (FORMAT csv, HEADER)`: the header, then its
     rows in blocks."""
     file = pa_parquet.ParquetFile(pa.BufferReader(stored))
     yield csv_header(file.schema_arrow.names)
     for number in range(file.num_row_groups):
         group = file.read_row_group(number, use_threads=False)
-        columns = [_shown(column) for column in group.columns]
+        columns = [_as_copy_text(column) for column in group.columns]
         text = pa.BufferOutputStream()
-        pa_csv.write_csv(pa.table(columns, names=group.column_names), text, _HEADLESS)
+        pa_csv.write_csv(pa.table(columns, names=group.column_names), text, _NO_HEADER)
         yield bytes(text.getvalue())
 
 
-def _hex(value: bytes | None) -> str | None:
-    return None if value is None else "\\x" + value.hex()
-
-
-def _bytes(text: str | None) -> bytes | None:
-    return None if text is None else bytes.fromhex(text[2:])
-
-
-def _shown(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
-    """As COPY reads it, in a session whose TimeZone is UTC."""
+def _as_copy_text(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
+    """The column in a form that becomes csv for COPY, in a session whose TimeZone is UTC."""
     if pa.types.is_binary(column.type):
-        return pa.array(map(_hex, column.to_pylist()), pa.string())
+        return pa.array(map(_to_hex, column.to_pylist()), pa.string())
     if pa.types.is_timestamp(column.type) and column.type.tz:
-        # The same moments without the zone's name: writing them with it took 20 times as long.
+        # The same moments without a zone: writing the zone's name took 20 times as long.
         return column.cast(pa.int64()).cast(pa.timestamp(column.type.unit))
     return column
 
 
-# Arrow's own pool keeps what is freed; the system's returns large blocks (`lake.parts`).
-pa.set_memory_pool(pa.system_memory_pool())
-# pyarrow leaves out a byte order mark at the start of what it reads, be it the first value's own.
-_MARK = b"\xef\xbb\xbf"
-_LINES = pa_csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False)
-_LARGEST_BLOCK = 2**31 - 1
+def _to_hex(value: bytes | None) -> str | None:
+    return None if value is None else "\\x" + value.hex()
 
 
 def schema_of(columns: Sequence[Column]) -> pa.Schema:
-    """The columns as Arrow holds them: as text where their type does not survive. A field's
-    metadata names its PostgreSQL type."""
-    return pa.schema([_field(column) for column in columns])
+    """The Arrow types of the columns; text where Arrow cannot hold the values exactly. The metadata
+    of a field names its PostgreSQL type."""
+    fields = []
+    for column in columns:
+        arrow_kind = kind(column.type)
+        name, *arguments = TEXT if isinstance(arrow_kind, str) else arrow_kind
+        arrow_type = getattr(pa, str(name))(*arguments)
+        metadata = {"postgres_type": column.type}
+        fields.append(pa.field(column.name, arrow_type, metadata=metadata))
+    return pa.schema(fields)
 
 
 def from_csv(text: bytes, names: Sequence[str], schema: pa.Schema, remedy: str) -> pa.Table:
     """COPY's csv (no header, whole rows of the columns `names`) as a table with `schema`, which may
-    have fewer.
+    lack some of these columns.
 
-    Raises Refused, naming the column and saying `remedy`, for a value that its type cannot hold.
+    Raises Refused, with the column and the `remedy`, for a value that its type cannot hold.
     """
     types = {field.name: field.type for field in schema}
     for name, arrow in types.items():
         if pa.types.is_binary(arrow):
             types[name] = pa.string()
-    # One block: what is cut by blocks may not be larger than one.
-    block = min(len(text) + len(_MARK) + 1, _LARGEST_BLOCK)
-    reading = pa_csv.ReadOptions(column_names=list(names), use_threads=False, block_size=block)
+    # Read in one block: no row may be longer than a block.
+    block_size = min(len(text) + len(_BYTE_ORDER_MARK) + 1, _LARGEST_BLOCK)
+    reading = pa_csv.ReadOptions(column_names=list(names), use_threads=False, block_size=block_size)
     converting = pa_csv.ConvertOptions(
         column_types=types,
         null_values=[""],
@@ -148,49 +162,33 @@ def from_csv(text: bytes, names: Sequence[str], schema: pa.Schema, remedy: str) 
         include_columns=schema.names,
     )
     try:
-        table = pa_csv.read_csv(pa.BufferReader(_MARK + text), reading, _LINES, converting)
+        data = pa.BufferReader(_BYTE_ORDER_MARK + text)
+        table = pa_csv.read_csv(data, reading, _LINES, converting)
     except pa.ArrowInvalid as error:
         raise _refusal(error, names, schema, remedy) from None
-    return pa.table(
-        [_typed(c, f.type) for c, f in zip(table.columns, schema, strict=True)], schema=schema
-    )
+    columns = []
+    for column, field in zip(table.columns, schema, strict=True):
+        if pa.types.is_binary(field.type):
+            column = pa.array(map(_from_hex, column.to_pylist()), field.type)
+        columns.append(column)
+    return pa.table(columns, schema=schema)
 
 
-def _field(column: Column) -> pa.Field:
-    known = kind(column.type)
-    name, *arguments = TEXT if isinstance(known, str) else known
-    return pa.field(
-        column.name, getattr(pa, str(name))(*arguments), metadata={"postgres_type": column.type}
-    )
-
-
-def _typed(column: pa.ChunkedArray, arrow: pa.DataType) -> pa.ChunkedArray | pa.Array:
-    if not pa.types.is_binary(arrow):
-        return column
-    return pa.array(map(_bytes, column.to_pylist()), arrow)
-
-
-_LIMITS = {
-    "timestamp": "infinity, BC, or a year above 9999",
-    "date32": "infinity, BC, or a year above 9999",
-    "time64": "24:00",
-    "decimal128": "NaN or infinity",
-    "string": "it is not UTF-8",
-}
+def _from_hex(text: str | None) -> bytes | None:
+    return None if text is None else bytes.fromhex(text[2:])
 
 
 def _refusal(
     error: pa.ArrowInvalid, names: Sequence[str], schema: pa.Schema, remedy: str
 ) -> LoadsheetError:
-    """What Arrow says, without the value: it may be anybody's secret."""
-    found = re.match(r"In CSV column #(\d+)", str(error))
-    if not found:
+    """Arrow's error in our words, without the value: it may be secret."""
+    match = re.match(r"In CSV column #(\d+)", str(error))
+    if not match:
         return Corrupt(f"the csv does not have {len(names)} columns in every row")
-    field = schema.field(names[int(found[1])])
-    limit = next(
-        (text for name, text in _LIMITS.items() if str(field.type).startswith(name)), "out of range"
-    )
+    field = schema.field(names[int(match[1])])
+    arrow_name = re.match(r"\w+", str(field.type))
+    limit = _LIMITS.get(arrow_name[0] if arrow_name else "", "out of range")
     type_name = field.metadata[b"postgres_type"].decode()
     return Refused(
-        f"column {field.name} ({type_name}) holds a value that Parquet cannot: {limit}; {remedy}"
+        f"column {field.name} ({type_name}) has a value that Parquet cannot hold: {limit}; {remedy}"
     )

@@ -1,4 +1,8 @@
-"""Parts: how rows become compressed objects in the lake, and how they are read back."""
+"""Parts: rows become compressed objects in the lake, and are read back.
+
+Writing: PartWriter cuts a stream of rows into parts, an Encoder fills each, PartStore stores them.
+Reading: `read_parts`.
+"""
 
 from __future__ import annotations
 
@@ -23,25 +27,28 @@ from loadsheet.lake.store import Lake
 from loadsheet.sql.copying import BINARY_HEADER, BINARY_TRAILER, FileFormat, WireFormat, csv_header
 from loadsheet.sql.types import Column
 
-# Up to four parts of a reader are held in memory (filled, full, sent by the S3 client): big enough
-# that round trips vanish, small beside an interpreter.
+# Each reader holds up to four parts in memory (one being filled, one full, two copies in the S3
+# client). Large enough that round trips do not matter, small compared with a Python process.
 PART_BYTES = 8 << 20
-# Rows go through the compressor in blocks of about this size: small ones cost calls, large ones the
-# cache (blocks of 1 MB take 40 % more time to unpack, most of it for memory that is new each time).
+# Rows are compressed in blocks of about this size. Smaller blocks cost more calls; larger ones miss
+# the cache (1 MB takes 40 % more time to unpack, most of it for newly allocated memory).
 _BLOCK_BYTES = 256 << 10
-# Level 1: a third of the size for a tenth of the CPU that higher levels take. Its tables cut to
-# what the first cache holds: 10 % faster, and as small, for rows are like their neighbours.
+# Level 1: a third of the size for a tenth of the CPU of higher levels. Tables that fit into the L1
+# cache are 10 % faster and compress as well, because rows resemble their neighbours.
 _COMPRESSION = zstandard.ZstdCompressionParameters.from_level(
     1, hash_log=12, window_log=17, write_checksum=True
 )
 
+_SUFFIXES: dict[FileFormat, str] = {"binary": "bin.zst", "csv": "csv.zst", "parquet": "parquet"}
+_M_MMAP_THRESHOLD = -3  # malloc.h of glibc
+_KEPT_BY_MALLOC = 1 << 20
+
 Progress = Callable[[int | None, int], None]
-"""Is told how many rows (None where they are not counted yet) and how many stored bytes are
-done."""
+"""Called with the rows (None where they are not counted yet) and the stored bytes so far."""
 
 
 class Encoder(Protocol):
-    """One part while it is filled."""
+    """One part that is being filled."""
 
     @property
     def size(self) -> int:
@@ -55,7 +62,7 @@ class Encoder(Protocol):
 
 
 class _CopyFile:
-    """A file that COPY FROM takes, compressed."""
+    """An Encoder for a file that COPY FROM reads, compressed."""
 
     def __init__(self, head: bytes, tail: bytes):
         self._compressor = zstandard.ZstdCompressor(compression_params=_COMPRESSION).compressobj()
@@ -64,21 +71,19 @@ class _CopyFile:
         self.size = 0
 
     def add(self, data: bytes) -> None:
-        self._stored.append(self._compressor.compress(data))
-        self.size += len(self._stored[-1])
+        compressed = self._compressor.compress(data)
+        self._stored.append(compressed)
+        self.size += len(compressed)
 
     def finish(self) -> bytes:
-        return b"".join(
-            [*self._stored, self._compressor.compress(self._tail), self._compressor.flush()]
-        )
-
-
-_SUFFIXES: dict[FileFormat, str] = {"binary": "bin.zst", "csv": "csv.zst", "parquet": "parquet"}
+        self._stored.append(self._compressor.compress(self._tail))
+        self._stored.append(self._compressor.flush())
+        return b"".join(self._stored)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What the parts of a table are made of."""
+    """The format and the columns of a table's parts."""
 
     format: FileFormat
     columns: tuple[Column, ...]
@@ -86,7 +91,7 @@ class Layout:
 
     @property
     def wire(self) -> WireFormat:
-        """What COPY has to send."""
+        """The format that COPY sends rows in."""
         return "binary" if self.format == "binary" else "csv"
 
     def encoder(self) -> Encoder:
@@ -101,20 +106,23 @@ class Layout:
 
 
 class PartStore:
-    """Where the writers of one attempt store their parts. `prefix` is called before each part, the
-    first time before anything is stored."""
+    """Stores the parts of one attempt, for all of its writers. `prefix` is called before each part:
+    the first call takes the fence, before anything is stored."""
 
     def __init__(self, lake: Lake, prefix: Callable[[], str], layout: Layout, progress: Progress):
         return_large_blocks()
         self._lake = lake
         self._prefix = prefix
         self.layout = layout
-        self._progress, self._numbers = progress, count()
+        self._progress = progress
+        self._numbers = count()
         self._sizes: list[int] = []
 
     def put(self, data: bytes) -> Part:
-        """Store one part."""
-        name = f"{self._prefix()}/part-{next(self._numbers):05d}.{_SUFFIXES[self.layout.format]}"
+        """Store one part and return its entry for the manifest. Called from the writers'
+        threads."""
+        number = next(self._numbers)
+        name = f"{self._prefix()}/part-{number:05d}.{_SUFFIXES[self.layout.format]}"
         self._lake.put(name, data)
         reach("extract.part_stored")
         self._sizes.append(len(data))
@@ -125,90 +133,94 @@ class PartStore:
 class PartWriter:
     """Cuts one stream of rows into parts. One is stored while the next is filled.
 
-    A part is stored when the next one begins, the last one by `finish`: a table of one part that
-    turns out to be the same as last time is never written. `content` is fed all rows, where
-    the caller wants their hash.
+    A part is stored when the next one begins, and the last one by `finish`: a table of one part
+    that has not changed since the last load is never stored. `content` is updated with all rows,
+    where the caller needs their hash. Every method raises what storing a part raised.
     """
 
     def __init__(self, store: PartStore, content: hashlib._Hash | None = None):
-        self._store, self._content = store, content
+        self._store = store
+        self._content = content
         self._blocks: list[bytes] = []
-        self._waiting = 0
-        self._ended = False
+        self._waiting = 0  # bytes in _blocks
+        self._has_ended = False
         self._open: Encoder | None = None
         self._full: bytes | None = None
-        self._is_headed = store.layout.wire == "binary"
+        self._expects_header = store.layout.wire == "binary"
         self._uploads = ThreadPoolExecutor(1, thread_name_prefix="loadsheet-put")
         self._upload: Future[Part] | None = None
         self.parts: list[Part] = []
 
     def take(self, block: bytes) -> None:
-        """Add a block of whole rows, the first with the stream's own header."""
+        """Add a block of whole rows; the first starts with the stream's header."""
         if self._waiting >= _BLOCK_BYTES:
-            self._add(self._gathered())
+            self._add(self._take_blocks())
         self._blocks.append(block)
         self._waiting += len(block)
 
     def end(self) -> None:
-        """All rows were taken; `parts` are all but the last. A second call does nothing.
+        """Called when all rows were taken. `parts` are then all but the last one. A second call
+        does nothing.
 
-        Raises Corrupt when the stream does not end as it must.
+        Raises Corrupt when the stream lacks its end.
         """
-        if self._ended:
+        if self._has_ended:
             return
-        self._ended = True
-        data = self._gathered()
+        self._has_ended = True
+        data = self._take_blocks()
         if self._store.layout.wire == "binary":
             if not data.endswith(BINARY_TRAILER):
                 raise Corrupt("the source's stream of rows broke off; run the extract step again")
-            data = data[: -len(BINARY_TRAILER)]  # every part has its own
+            data = data[: -len(BINARY_TRAILER)]  # each part gets a trailer of its own
         self._add(data)
         if self._open:
-            self._close(self._open)
-        self._uploaded()
+            self._full = self._open.finish()
+            self._open = None
+        self._wait_for_upload()
 
     def finish(self) -> None:
-        """End, and store what is still held. A second call does nothing."""
+        """End, and store the last part. A second call does nothing."""
         self.end()
-        if self._full is not None:
-            self._put(self._full)
-            self._full = None
-        self._uploaded()
+        self._store_full()
+        self._wait_for_upload()
         self._uploads.shutdown()
 
     def abandon(self) -> None:
-        """Store nothing more; returns when no upload is under way."""
+        """Store nothing more. Returns when no upload is in progress."""
         self._uploads.shutdown(cancel_futures=True)
 
-    def _gathered(self) -> bytes:
+    def _take_blocks(self) -> bytes:
         data = b"".join(self._blocks)
-        self._blocks, self._waiting = [], 0
+        self._blocks = []
+        self._waiting = 0
         return data
 
     def _add(self, data: bytes) -> None:
-        if self._is_headed:
-            data, self._is_headed = data.removeprefix(BINARY_HEADER), False
+        if self._expects_header:
+            data = data.removeprefix(BINARY_HEADER)
+            self._expects_header = False
         if not data:
             return
         if self._content:
             self._content.update(data)
         if self._open is None:
-            if self._full is not None:
-                self._put(self._full)
-            self._open, self._full = self._store.layout.encoder(), None
+            self._store_full()
+            self._open = self._store.layout.encoder()
         self._open.add(data)
         if self._open.size >= PART_BYTES:
-            self._close(self._open)
+            self._full = self._open.finish()
+            self._open = None
 
-    def _close(self, encoder: Encoder) -> None:
-        self._full, self._open = encoder.finish(), None
+    def _store_full(self) -> None:
+        """Store the full part, if any, in the background; one at a time, so that memory stays
+        bounded."""
+        if self._full is None:
+            return
+        self._wait_for_upload()
+        self._upload = self._uploads.submit(copy_context().run, self._store.put, self._full)
+        self._full = None
 
-    def _put(self, data: bytes) -> None:
-        """Store a part in the background; only one at a time, so that memory stays bounded."""
-        self._uploaded()
-        self._upload = self._uploads.submit(copy_context().run, self._store.put, data)
-
-    def _uploaded(self) -> None:
+    def _wait_for_upload(self) -> None:
         if self._upload:
             self.parts.append(self._upload.result())
             self._upload = None
@@ -217,33 +229,34 @@ class PartWriter:
 def read_parts(
     lake: Lake, parts: Sequence[Part]
 ) -> Generator[tuple[Part, Iterator[bytes]], None, None]:
-    """Each part with the COPY bytes in it, in blocks that come when asked for; the next part is
-    fetched meanwhile.
+    """Each part with its content for COPY, as an iterator of blocks. The next part is fetched while
+    the blocks of one are read.
 
-    Its blocks raise Corrupt, before the first, when a part's object is not as promised. Closing it
-    waits for the fetch that is under way.
+    An iterator raises Corrupt, before its first block, when the part's object is not the one in the
+    manifest. Closing the generator waits for the fetch that is in progress.
     """
     return_large_blocks()
-    with ThreadPoolExecutor(1, thread_name_prefix="loadsheet-get") as fetching:
-        left = deque(parts)
-        coming: deque[Future[bytes]] = deque()
+    with ThreadPoolExecutor(1, thread_name_prefix="loadsheet-get") as pool:
+        queue = deque(parts)
+        fetched: deque[Future[bytes]] = deque()
 
         def fetch_next() -> None:
-            if left:
-                coming.append(fetching.submit(copy_context().run, fetch, lake, left.popleft()))
+            if queue:
+                part = queue.popleft()
+                fetched.append(pool.submit(copy_context().run, fetch, lake, part))
 
         fetch_next()
         for part in parts:
-            yield part, _blocks(part, coming, fetch_next)
+            yield part, _decoded(part, fetched, fetch_next)
 
 
-def _blocks(
-    part: Part, coming: deque[Future[bytes]], fetch_next: Callable[[], None]
+def _decoded(
+    part: Part, fetched: deque[Future[bytes]], fetch_next: Callable[[], None]
 ) -> Iterator[bytes]:
-    stored = coming.popleft().result()
+    stored = fetched.popleft().result()
     fetch_next()
     if part.name.endswith(_SUFFIXES["parquet"]):
-        from loadsheet.lake import parquet
+        from loadsheet.lake import parquet  # it imports pyarrow, which no other format needs
 
         yield from parquet.decode(stored)
         return
@@ -251,28 +264,26 @@ def _blocks(
 
 
 def fetch(lake: Lake, part: Part) -> bytes:
-    """The stored bytes of a part. Raises Corrupt when the object is not as promised."""
+    """The stored bytes of a part. Raises Corrupt when the object is missing or not the one in the
+    manifest."""
     stored = lake.get(part.name)
     if stored is None:
         raise Corrupt(f"{part.name} is gone from the lake; run the extract step again")
     if len(stored) != part.bytes or hashlib.sha256(stored).hexdigest() != part.sha256:
         raise Corrupt(
-            f"{part.name} is not what its manifest says ({len(stored)} bytes); run the extract step"
+            f"{part.name} does not match its manifest ({len(stored)} bytes); run the extract step"
             " again"
         )
     return stored
 
 
-_M_MMAP_THRESHOLD = -3  # malloc.h of glibc
-_BYTES = 1 << 20
-
-
 @cache
 def return_large_blocks() -> None:
-    """Have glibc keep no freed block of a megabyte or more; elsewhere this does nothing.
+    """Make glibc return freed blocks of a megabyte or more to the system. With another C library
+    this does nothing.
 
-    Left alone it raises that limit with every large block that is freed, and each thread's arena
+    By default glibc raises that limit with every large block that is freed, and each thread's arena
     keeps some: reading 10 M rows took 131 MB, with this 100 MB, and 96 MB for 1 M.
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _BYTES)
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _KEPT_BY_MALLOC)

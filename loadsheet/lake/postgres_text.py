@@ -1,18 +1,19 @@
-"""Values of Arrow tables as PostgreSQL writes them in text.
+"""PostgreSQL's text for values in binary form, for types that Arrow does not have.
 
-psycopg reads what Python has a type for. What Python would change (a month as 30 days, infinity,
-BC, 24:00) is written here from the format of the types' send functions.
+psycopg loads a value into a Python type, which may change it (a month becomes 30 days; infinity, BC
+and 24:00 are errors). Here values are turned into text directly, by the formats of PostgreSQL's
+send functions and the rules of its output functions.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import socket
 import struct
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from fractions import Fraction
-from math import inf
 from uuid import UUID
 
 from psycopg import adapters
@@ -21,9 +22,54 @@ from psycopg.pq import Format
 from loadsheet.sql.types import without_modifier
 
 Show = Callable[[bytes], str]
-_INFINITE = {32: (2**31 - 1, -(2**31)), 64: (2**63 - 1, -(2**63))}
+"""From a value's binary form to its text."""
+_INFINITE_DATES = {2**31 - 1: "infinity", -(2**31): "-infinity"}
+_INFINITE_TIMESTAMPS = {2**63 - 1: "infinity", -(2**63): "-infinity"}
+_INFINITE_INTERVALS = {
+    (2**63 - 1, 2**31 - 1, 2**31 - 1): "infinity",
+    (-(2**63), -(2**31), -(2**31)): "-infinity",
+}
 _EPOCH = 2451545  # 2000-01-01 as a Julian day
-_DAY = 86_400_000_000
+_DAY = 86_400_000_000  # microseconds
+_NUMERIC = adapters.get_loader(1700, Format.BINARY)
+_RANGES = {
+    "int4range": "int4",
+    "int8range": "int8",
+    "numrange": "numeric",
+    "daterange": "date",
+    "tsrange": "timestamp",
+    "tstzrange": "timestamptz",
+}
+
+
+def text_reader(type_name: str) -> Show | None:
+    """The function that turns a binary value of the type (named as in `Column.type`) into its text;
+    None where the type's binary form is not known here."""
+    plain = without_modifier(type_name)
+    if plain.endswith("[]"):
+        return _array
+    if plain in ("int2vector", "oidvector"):
+        return _vector
+    if plain.startswith("interval "):
+        plain = "interval"
+    info = adapters.types.get(plain)
+    return _show(info.name if info else plain.strip('"'))
+
+
+def _show(name: str) -> Show | None:
+    range_name = name.replace("multirange", "range")
+    if range_name not in _RANGES:
+        return SHOWN.get(name)
+    bound = SHOWN[_RANGES[range_name]]
+
+    def show_range(data: bytes) -> str:
+        return _range(data, bound)
+
+    def show_multirange(data: bytes) -> str:
+        ranges = [_range(part, bound) for part in _fields(data[4:]) if part]
+        return "{" + ",".join(ranges) + "}"
+
+    return show_range if name == range_name else show_multirange
 
 
 def _number(code: str) -> Show:
@@ -31,45 +77,58 @@ def _number(code: str) -> Show:
 
 
 def double(value: float, narrow: bool = False) -> str:
-    """The shortest digits that give the value again, in the server's notation (extra_float_digits
-    above 0)."""
-    if value != value or value in (inf, -inf):
-        return {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}[str(value)]
+    """The shortest digits that stand for the value, in the server's notation (extra_float_digits
+    above 0). `narrow` is for float4."""
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "Infinity" if value > 0 else "-Infinity"
     sign, digits, exponent = Decimal(_shortest(value, narrow)).normalize().as_tuple()
     exponent = int(exponent) + len(digits) - 1
-    shown = "".join(map(str, digits))
+    text = "".join(map(str, digits))
     if not -4 <= exponent < (6 if narrow else 15):
-        shown = shown[0] + ("." + shown[1:] if shown[1:] else "") + f"e{exponent:+03d}"
+        point = "." if len(text) > 1 else ""
+        text = f"{text[0]}{point}{text[1:]}e{exponent:+03d}"
     elif exponent < 0:
-        shown = "0." + "0" * (-exponent - 1) + shown
-    elif len(shown) > exponent + 1:
-        shown = shown[: exponent + 1] + "." + shown[exponent + 1 :]
+        text = "0." + "0" * (-exponent - 1) + text
+    elif len(text) > exponent + 1:
+        text = text[: exponent + 1] + "." + text[exponent + 1 :]
+    elif value:
+        text = text.ljust(exponent + 1, "0")
     else:
-        shown = shown.ljust(exponent + 1, "0") if value else "0"
-    return "-" + shown if sign else shown
+        text = "0"
+    return "-" + text if sign else text
 
 
 def _shortest(value: float, narrow: bool) -> str:
-    """Python takes a number half way to the next double for the value, where the tie falls its way;
-    PostgreSQL never. There are none of so few digits below 2^53."""
+    """The fewest digits that are nearer to `value` than to any other number of its type.
+
+    Python's repr also accepts digits that lie exactly half way to the next double, where rounding
+    leads back to the value; PostgreSQL does not. Below 2^53 no such tie has so few digits.
+    """
     if not narrow and abs(value) < 2**53:
         return repr(value)
-    layout = ">If" if narrow else ">Qd"
-    texts = (f"{value:.{precision}e}" for precision in range(17))
-    return next(text for text in texts if _is_nearest(Fraction(text), value, layout))
+    for precision in range(17):
+        text = f"{value:.{precision}e}"
+        if _is_nearest(Fraction(text), value, narrow):
+            return text
+    raise AssertionError(value)  # 17 digits are always enough
 
 
-def _is_nearest(shown: Fraction, value: float, codes: str) -> bool:
-    whole, real = codes[0] + codes[1], codes[0] + codes[2]
-    (bits,) = struct.unpack(whole, struct.pack(real, value))
+def _is_nearest(candidate: Fraction, value: float, narrow: bool) -> bool:
     if not value:
-        return shown == 0
-    (inner,) = struct.unpack(real, struct.pack(whole, bits - 1))
-    (outer,) = struct.unpack(real, struct.pack(whole, bits + 1))
+        return candidate == 0
+    integer, real = (">I", ">f") if narrow else (">Q", ">d")
+    # The neighbours of a float are those with the next lower and the next higher bits.
+    (bits,) = struct.unpack(integer, struct.pack(real, value))
+    (inner,) = struct.unpack(real, struct.pack(integer, bits - 1))
+    (outer,) = struct.unpack(real, struct.pack(integer, bits + 1))
     exact = Fraction(value)
     below = abs(exact - Fraction(inner)) / 2
-    above = below if outer in (inf, -inf) else abs(Fraction(outer) - exact) / 2
-    return abs(exact) - below < abs(shown) < abs(exact) + above
+    above = below
+    if not math.isinf(outer):
+        above = abs(Fraction(outer) - exact) / 2
+    return abs(exact) - below < abs(candidate) < abs(exact) + above
 
 
 def _floats(data: bytes) -> Iterator[str]:
@@ -81,9 +140,6 @@ def _points(data: bytes) -> str:
     return ",".join(f"({x},{y})" for x, y in zip(numbers[::2], numbers[1::2], strict=True))
 
 
-_NUMERIC = adapters.get_loader(1700, Format.BINARY)
-
-
 def _numeric(data: bytes) -> str:
     assert _NUMERIC is not None
     return format(_NUMERIC(1700, None).load(data), "f")
@@ -91,17 +147,23 @@ def _numeric(data: bytes) -> str:
 
 def _date(data: bytes) -> str:
     (days,) = struct.unpack(">i", data)
-    return _endless(days, 32) or "{}{}".format(*_day(days))
+    if days in _INFINITE_DATES:
+        return _INFINITE_DATES[days]
+    day, era = _day(days)
+    return day + era
 
 
 def _timestamp(data: bytes, zone: str = "") -> str:
     (moment,) = struct.unpack(">q", data)
-    day, era = _day(moment // _DAY) if abs(moment) < 2**63 - 1 else ("", "")
-    return _endless(moment, 64) or f"{day} {clock(moment % _DAY)}{zone}{era}"
+    if moment in _INFINITE_TIMESTAMPS:
+        return _INFINITE_TIMESTAMPS[moment]
+    days, time = divmod(moment, _DAY)
+    day, era = _day(days)
+    return f"{day} {clock(time)}{zone}{era}"
 
 
-def _endless(value: int, bits: int) -> str:
-    return {_INFINITE[bits][0]: "infinity", _INFINITE[bits][1]: "-infinity"}.get(value, "")
+def _timestamptz(data: bytes) -> str:
+    return _timestamp(data, "+00")
 
 
 def _day(days: int) -> tuple[str, str]:
@@ -111,49 +173,71 @@ def _day(days: int) -> tuple[str, str]:
     f = julian + 1401 + (((4 * julian + 274277) // 146097) * 3) // 4 - 38
     e = 4 * f + 3
     h = 5 * ((e % 1461) // 4) + 2
-    day, month = (h % 153) // 5 + 1, (h // 153 + 2) % 12 + 1
+    day = (h % 153) // 5 + 1
+    month = (h // 153 + 2) % 12 + 1
     year = e // 1461 - 4716 + (14 - month) // 12
-    shown, era = (year, "") if year > 0 else (1 - year, " BC")
-    return f"{shown:04d}-{month:02d}-{day:02d}", era
+    if year > 0:
+        return f"{year:04d}-{month:02d}-{day:02d}", ""
+    # There is no year 0: 1 BC comes before 1 AD.
+    return f"{1 - year:04d}-{month:02d}-{day:02d}", " BC"
 
 
 def clock(microseconds: int) -> str:
-    """Hours, minutes, seconds and as much of a fraction as there is."""
+    """Hours, minutes, seconds, and the fraction without trailing zeros."""
     seconds, fraction = divmod(microseconds, 1_000_000)
-    shown = f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
-    return shown + (f".{fraction:06d}".rstrip("0") if fraction else "")
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    text = f"{hours:02d}:{minutes:02d}:{seconds:02d}"
+    if fraction:
+        text += f".{fraction:06d}".rstrip("0")
+    return text
 
 
 def _timetz(data: bytes) -> str:
     time, west = struct.unpack(">qi", data)
-    hours, rest = divmod(abs(west), 3600)
-    zone = (
-        f"{hours:02d}"
-        + (f":{rest // 60:02d}" if rest else "")
-        + (f":{rest % 60:02d}" if rest % 60 else "")
-    )
-    return clock(time) + ("-" if west > 0 else "+") + zone
+    minutes, seconds = divmod(abs(west), 60)
+    hours, minutes = divmod(minutes, 60)
+    zone = f"{'-' if west > 0 else '+'}{hours:02d}"
+    if minutes or seconds:
+        zone += f":{minutes:02d}"
+    if seconds:
+        zone += f":{seconds:02d}"
+    return clock(time) + zone
 
 
 def _interval(data: bytes) -> str:
     time, days, months = struct.unpack(">qii", data)
-    if (time, days, months) in ((2**63 - 1, 2**31 - 1, 2**31 - 1), (-(2**63), -(2**31), -(2**31))):
-        return "infinity" if time > 0 else "-infinity"
-    years, months = int(months / 12), months - int(months / 12) * 12
-    shown, negative = [], False
+    if (time, days, months) in _INFINITE_INTERVALS:
+        return _INFINITE_INTERVALS[time, days, months]
+    years = int(months / 12)  # towards zero, as in C: -13 months are -1 year and -1 month
+    months -= years * 12
+    parts = []
+    was_negative = False
     for count, unit in ((years, "year"), (months, "mon"), (days, "day")):
         if count:
-            plus = "+" if negative and count > 0 else ""
-            shown.append(f"{plus}{count} {unit}{'' if count == 1 else 's'}")
-            negative = count < 0
-    if time or not shown:
-        sign = "-" if time < 0 else "+" if negative else ""
-        shown.append(sign + clock(abs(time)))
-    return " ".join(shown)
+            sign = "+" if was_negative and count > 0 else ""
+            plural = "" if count == 1 else "s"
+            parts.append(f"{sign}{count} {unit}{plural}")
+            was_negative = count < 0
+    if time < 0:
+        parts.append("-" + clock(-time))
+    elif time and was_negative:
+        parts.append("+" + clock(time))
+    elif time or not parts:
+        parts.append(clock(time))
+    return " ".join(parts)
+
+
+def _bool(data: bytes) -> str:
+    return "t" if data[0] else "f"
 
 
 def _char(data: bytes) -> str:
-    return "" if data == b"\0" else data.decode() if data[0] < 128 else f"\\{data[0]:03o}"
+    if data == b"\0":
+        return ""
+    if data[0] < 128:
+        return data.decode()
+    return f"\\{data[0]:03o}"
 
 
 def _bits(data: bytes) -> str:
@@ -163,16 +247,22 @@ def _bits(data: bytes) -> str:
 
 def _address(data: bytes) -> str:
     family, bits, is_cidr = data[:3]
-    shown = socket.inet_ntop(socket.AF_INET if family == 2 else socket.AF_INET6, data[4:])
-    return shown if bits == len(data[4:]) * 8 and not is_cidr else f"{shown}/{bits}"
+    address = data[4:]
+    text = socket.inet_ntop(socket.AF_INET if family == 2 else socket.AF_INET6, address)
+    is_one_host = bits == len(address) * 8
+    if is_one_host and not is_cidr:
+        return text
+    return f"{text}/{bits}"
 
 
 def _money(data: bytes) -> str:
     (cents,) = struct.unpack(">q", data)
-    return f"{'-' if cents < 0 else ''}${abs(cents) // 100:,}.{abs(cents) % 100:02d}"
+    dollars, rest = divmod(abs(cents), 100)
+    sign = "-" if cents < 0 else ""
+    return f"{sign}${dollars:,}.{rest:02d}"
 
 
-def _position(data: bytes) -> str:
+def _lsn(data: bytes) -> str:
     high, low = struct.unpack(">II", data)
     return f"{high:X}/{low:X}"
 
@@ -195,7 +285,7 @@ SHOWN: dict[str, Show] = {
     **dict.fromkeys(
         ("text", "varchar", "bpchar", "json", "name", "xml"), lambda data: data.decode()
     ),
-    "bool": lambda data: "t" if data[0] else "f",
+    "bool": _bool,
     "int2": _number("h"),
     "int4": _number("i"),
     "int8": _number("q"),
@@ -215,7 +305,7 @@ SHOWN: dict[str, Show] = {
     "time": lambda data: clock(int.from_bytes(data)),
     "timetz": _timetz,
     "timestamp": _timestamp,
-    "timestamptz": lambda data: _timestamp(data, "+00"),
+    "timestamptz": _timestamptz,
     "interval": _interval,
     "point": _points,
     "box": _points,
@@ -228,51 +318,15 @@ SHOWN: dict[str, Show] = {
     "cidr": _address,
     "macaddr": lambda data: data.hex(":"),
     "macaddr8": lambda data: data.hex(":"),
-    "pg_lsn": _position,
+    "pg_lsn": _lsn,
     "pg_snapshot": _snapshot,
     "txid_snapshot": _snapshot,
 }
-"""How each type is shown, by the name its catalog gives it."""
-
-
-_RANGES = {
-    "int4range": "int4",
-    "int8range": "int8",
-    "numrange": "numeric",
-    "daterange": "date",
-    "tsrange": "timestamp",
-    "tstzrange": "timestamptz",
-}
-
-
-def shown(type_name: str) -> Show | None:
-    """How values of the type (as `Column.type` names it) are shown; None where that is not known
-    here."""
-    plain = without_modifier(type_name)
-    if plain.endswith("[]"):
-        return _array
-    if plain in ("int2vector", "oidvector"):
-        return lambda data: _array(data, vector=True)
-    info = adapters.types.get("interval" if plain.startswith("interval ") else plain)
-    return _show(info.name if info else plain.strip('"'))
-
-
-def _show(name: str) -> Show | None:
-    if name not in _RANGES and name.replace("multirange", "range") not in _RANGES:
-        return SHOWN.get(name)
-    bound = SHOWN[_RANGES[name.replace("multirange", "range")]]
-    if name in _RANGES:
-        return lambda data: _range(data, bound)
-
-    def show_multirange(data: bytes) -> str:
-        ranges = [_range(part, bound) for part in _fields(data[4:]) if part]
-        return "{" + ",".join(ranges) + "}"
-
-    return show_multirange
+"""The function for each type, by the name in its catalog."""
 
 
 def _fields(data: bytes) -> Iterator[bytes | None]:
-    """Values, each behind its length; a NULL has the length -1."""
+    """The values in `data`, each of which follows its length; NULL has the length -1."""
     place = 0
     while place < len(data):
         (length,) = struct.unpack_from(">i", data, place)
@@ -282,37 +336,50 @@ def _fields(data: bytes) -> Iterator[bytes | None]:
 
 
 def _range(data: bytes, show: Show) -> str:
-    flags = data[0]
-    if flags & 1:
+    # The flags of rangetypes.h.
+    is_empty, includes_lower, includes_upper, no_lower, no_upper = (
+        data[0] & 1 << bit for bit in range(5)
+    )
+    if is_empty:
         return "empty"
     bounds = _fields(data[1:])
-    lower = "" if flags & 8 else _quoted(show(next(bounds) or b""), r'["\\(),\[\]\s]', '""')
-    upper = "" if flags & 16 else _quoted(show(next(bounds) or b""), r'["\\(),\[\]\s]', '""')
-    return f"{'[' if flags & 2 else '('}{lower},{upper}{']' if flags & 4 else ')'}"
+    lower = "" if no_lower else _quoted_bound(next(bounds), show)
+    upper = "" if no_upper else _quoted_bound(next(bounds), show)
+    left = "[" if includes_lower else "("
+    right = "]" if includes_upper else ")"
+    return f"{left}{lower},{upper}{right}"
 
 
-def _array(data: bytes, vector: bool = False) -> str:
+def _quoted_bound(value: bytes | None, show: Show) -> str:
+    return _quoted(show(value or b""), r'["\\(),\[\]\s]', '""')
+
+
+def _vector(data: bytes) -> str:
+    """An int2vector or oidvector: an array of one dimension with a text of its own."""
+    dimensions, _, element = struct.unpack_from(">iiI", data)
+    show = SHOWN[adapters.types[element].name]
+    return " ".join(show(value or b"") for value in _fields(data[12 + 8 * dimensions :]))
+
+
+def _array(data: bytes) -> str:
     dimensions, _, element = struct.unpack_from(">iiI", data)
     sizes = list(struct.iter_unpack(">ii", data[12 : 12 + 8 * dimensions]))
     name = adapters.types[element].name
     show = _show(name)
     if show is None:
         raise KeyError(name)
+    # A box contains commas.
     delimiter = ";" if name == "box" else ","
+    special = rf'["\\{{}}{delimiter}\s]'
     texts = []
     for value in _fields(data[12 + 8 * dimensions :]):
         if value is None:
             texts.append("NULL")
-        elif vector:
-            texts.append(show(value))
         else:
-            special = rf'["\\{{}}{delimiter}\s]'
             texts.append(_quoted(show(value), special, '\\"', is_array=True))
-    if vector:
-        return " ".join(texts)
     if not dimensions:
         return "{}"
-    # From the innermost dimension out: each turn joins `size` texts into one.
+    # From the innermost dimension outwards: each turn joins `size` texts into one.
     for size, _ in reversed(sizes):
         groups = [texts[i : i + size] for i in range(0, len(texts), size)]
         texts = ["{" + delimiter.join(group) + "}" for group in groups]
@@ -323,10 +390,8 @@ def _array(data: bytes, vector: bool = False) -> str:
 
 
 def _quoted(text: str, special: str, quote: str, is_array: bool = False) -> str:
-    if (
-        text
-        and not re.search(special, text, re.ASCII)
-        and not (is_array and text.upper() == "NULL")
-    ):
+    """The text of an element or a bound, in quotes where it could be read as something else."""
+    looks_like_null = is_array and text.upper() == "NULL"
+    if text and not looks_like_null and not re.search(special, text, re.ASCII):
         return text
     return '"' + text.replace("\\", "\\\\").replace('"', quote) + '"'

@@ -1,8 +1,8 @@
-"""The minio SDK without what a worker never asks of it: its client for administrators, and the
-settings of buckets.
+"""The minio SDK, imported without the parts that Loadsheet never uses: its client for
+administrators and the classes for bucket settings.
 
-Their crypto libraries and 60 dataclasses are half of the SDK's import, in every task. Whoever asks
-for them gets them.
+Their crypto libraries and 60 dataclasses are half of the SDK's import time, in every task
+(docs/decisions.md has the figures). Code that does use them gets them: they are imported then.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _LATER = (
 
 
 class _Later:
-    """Stands for a class of the SDK, which is imported when it is first used."""
+    """A placeholder for a class of the SDK, which is imported when the class is first used."""
 
     def __init__(self, module: str, name: str):
-        self._place = module, name
+        self._module = module
+        self._name = name
 
     def _real(self) -> Any:
-        module, name = self._place
-        return getattr(importlib.import_module(module), name)
+        return getattr(importlib.import_module(self._module), self._name)
 
     def __getattr__(self, attribute: str) -> Any:
         return getattr(self._real(), attribute)
@@ -47,25 +47,28 @@ class _Later:
         return isinstance(instance, self._real())
 
 
-def _import() -> None:
-    """Import `minio` with classes that come later in place of those modules'."""
+class _Placeholders(ModuleType):
+    """A module in which every class is a placeholder."""
+
+    def __getattr__(self, name: str) -> Any:
+        return _Later(self.__name__, name)
+
+
+def _import_lean() -> None:
+    """Import `minio` with placeholders for the modules in `_LATER`."""
     left_out = [f"minio.{name}" for name in _LATER]
-    sys.modules |= {name: _empty(name) for name in left_out}
+    for name in left_out:
+        sys.modules[name] = _Placeholders(name)
     try:
         importlib.import_module("minio")
     finally:
+        # From now on, importing one of them finds the real module.
         for name in left_out:
             del sys.modules[name]
 
 
-def _empty(name: str) -> ModuleType:
-    module = ModuleType(name)
-    module.__getattr__ = lambda wanted: _Later(name, wanted)  # type: ignore[method-assign]
-    return module
-
-
 if "minio" not in sys.modules:
-    _import()
+    _import_lean()
 
 from minio import Minio as Minio  # noqa: E402
 from minio.error import InvalidResponseError as InvalidResponseError  # noqa: E402

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import urllib3
+from urllib3 import BaseHTTPResponse
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from loadsheet.connections.lookup import Connection
@@ -22,19 +23,19 @@ from loadsheet.lake.sdk import InvalidResponseError, Minio, S3Error
 
 _log = logging.getLogger(__name__)
 
-# Seconds without a byte, per try. A line that has gone dead heals on a new one, so four short tries
-# beat a long one.
+# Seconds without a byte, per try. After a broken connection a new one often works, so four short
+# tries beat a long one.
 _TIMEOUT = urllib3.Timeout(connect=5, read=30)
 _LONGEST_PAUSE = 30
-# S3's own limit for a part of an object. Left alone, the SDK cuts at it and sends three requests
-# where one will do.
+# S3's lower limit for the parts of a multipart upload. By default the SDK cuts an object into parts
+# of this size, and sends three requests where one is enough.
 _LEAST_PART_BYTES = 5 << 20
 _BUSY = (429, 500, 502, 503, 504)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stored:
-    """An object as a listing shows it."""
+class StoredObject:
+    """An object in a listing."""
 
     name: str
     size: int
@@ -42,14 +43,17 @@ class Stored:
 
 
 class Lake:
-    """One bucket. Objects are small (a part holds at most some 8 MiB), so they travel whole."""
+    """One bucket. Objects are small (a part has about 8 MiB), so each is sent and read as a whole.
+
+    All methods raise the errors of the SDK and of urllib3.
+    """
 
     def __init__(self, connection: Connection, bucket: str):
         self.bucket = bucket
         self._client = _client(connection)
 
     def create_bucket(self) -> bool:
-        """Create the bucket; False when it is there already."""
+        """Create the bucket. Returns False when it exists already."""
         if self._client.bucket_exists(bucket_name=self.bucket):
             return False
         reach("bucket.missing")
@@ -78,7 +82,7 @@ class Lake:
         try:
             response = self._client.get_object(bucket_name=self.bucket, object_name=name)
         except (S3Error, InvalidResponseError) as error:
-            # rclone answers 404 as text/xml, which the SDK takes for a broken server.
+            # rclone answers a 404 as text/xml, which the SDK reports as an invalid response.
             if "NoSuchKey" in str(error):
                 return None
             raise
@@ -89,34 +93,40 @@ class Lake:
             response.release_conn()
 
     def exists(self) -> bool:
-        """Whether the bucket is there."""
+        """Whether the bucket exists."""
         return bool(self._client.bucket_exists(bucket_name=self.bucket))
 
     def names(self, prefix: str) -> Iterator[str]:
         """The names of all objects below `prefix`."""
-        return (found.name for found in self.listing(prefix))
+        return (stored.name for stored in self.listing(prefix))
 
-    def listing(self, prefix: str) -> Iterator[Stored]:
-        """All objects below `prefix`, with their sizes and ages."""
+    def listing(self, prefix: str) -> Iterator[StoredObject]:
+        """All objects below `prefix`."""
         for item in self._client.list_objects(
             bucket_name=self.bucket, prefix=prefix, recursive=True
         ):
             if item.object_name and item.last_modified and not item.is_dir:
-                yield Stored(
+                yield StoredObject(
                     name=item.object_name, size=item.size or 0, modified=item.last_modified
                 )
 
     def remove(self, name: str) -> None:
-        """Remove the object `name`; no error when there is none."""
+        """Remove the object `name`. It is no error when there is none."""
+        _log.debug("removing %s/%s", self.bucket, name)
         self._client.remove_object(bucket_name=self.bucket, object_name=name)
 
 
 class _Retry(urllib3.Retry):
-    """Everything here may be sent twice. A server that asks to wait is obeyed, but not past the
-    step's time."""
+    """Retries every request: each of ours may be sent twice. A server may ask for a pause, but not
+    beyond the step's time."""
 
     def parse_retry_after(self, retry_after: str) -> float:
         return min(super().parse_retry_after(retry_after), remaining())
+
+    def sleep(self, response: BaseHTTPResponse | None = None) -> None:
+        answer = f"status {response.status}" if response else "no answer"
+        _log.info("sending a request to the lake again: %s", answer)
+        super().sleep(response)
 
 
 class _Http(HTTPConnection):
@@ -150,8 +160,8 @@ class _HttpsPool(urllib3.HTTPSConnectionPool):
 
 
 def _pool() -> urllib3.PoolManager:
-    # The last answer is handed on, not "too many 500 responses": it says what is wrong (`no space
-    # left on device`).
+    # raise_on_status=False: the caller gets the last answer, which tells the cause (`no space left
+    # on device`), and not "too many 500 responses".
     retries = _Retry(
         total=3,
         backoff_factor=0.2,
@@ -174,8 +184,8 @@ def _client(connection: Connection) -> Minio:
         )
     if "@" in url.netloc:
         raise ConnectionMissing(
-            f"connection {connection.conn_id!r}: extra.endpoint_url holds a login; it belongs into"
-            " login and password"
+            f"connection {connection.conn_id!r}: extra.endpoint_url contains a login; put it into"
+            " login and password instead"
         )
     return Minio(
         endpoint=url.netloc,

@@ -11,8 +11,8 @@ from loadsheet.errors import LoadsheetError
 from loadsheet.postgres import Session
 from loadsheet.preview.models import StepPreview
 from loadsheet.preview.sessions import NOT_KNOWN, UNANSWERED
-from loadsheet.source import reading
-from loadsheet.source.reading import Reading
+from loadsheet.source import selection
+from loadsheet.source.selection import Selection
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Incremental, Table
 from loadsheet.sql import merging
@@ -114,7 +114,7 @@ def _check_nulls(
         )
         return
     try:
-        reading.refuse_null_cursors(session, table, source)
+        selection.refuse_null_cursors(session, table, source)
     except LoadsheetError as error:
         preview.add_error("cursor-null", str(error))
         return
@@ -138,7 +138,7 @@ def _check_nulls(
 
 
 def check_key(
-    preview: StepPreview, session: Session, source: SourceTable, table: Table, to_read: Reading
+    preview: StepPreview, session: Session, source: SourceTable, table: Table, to_read: Selection
 ) -> str:
     """Add remarks about a key that the source itself does not keep unique, by the rows to read.
 

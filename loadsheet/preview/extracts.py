@@ -17,10 +17,10 @@ from loadsheet.postgres import Session
 from loadsheet.preview import columns, rights, sizes
 from loadsheet.preview.models import Changes, StepPreview
 from loadsheet.preview.sessions import NOT_KNOWN, UNANSWERED, ask
-from loadsheet.source import catalog, fitness, holdback, identity, reading
+from loadsheet.source import catalog, fitness, holdback, identity, selection
 from loadsheet.source.bounds import TIMESTAMPTZ
 from loadsheet.source.discovery import has_relation
-from loadsheet.source.reading import Reading
+from loadsheet.source.selection import Selection
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Incremental, Mode, Pipeline, Table
 from loadsheet.sql.copying import select_columns
@@ -37,7 +37,7 @@ class ExtractPreview:
     step: StepPreview
     source: SourceTable | None = None
     """None where it is not known."""
-    to_read: Reading | None = None
+    to_read: Selection | None = None
     """None where it is not known."""
     stops_load: str = ""
     """Why the load of these rows would fail."""
@@ -152,7 +152,7 @@ class _ExtractPreviewer:
         """Raises what the engine would raise if the columns cannot be stored in the format."""
         Layout(file_format(self.pipeline, source), source.columns, source.key).encoder()
 
-    def _decide(self, source: SourceTable) -> Reading | None:
+    def _decide(self, source: SourceTable) -> Selection | None:
         """What the engine would decide to read now; None if that is not known.
 
         The engine waits for open transactions, the preview does not.
@@ -166,10 +166,10 @@ class _ExtractPreviewer:
             code = "hold-back"
             table = replace(table, incremental=replace(spec, hold_back=timedelta(0)))
         last = None if self.is_first else last_of(self.scope)
-        to_read: Reading | None = ask(
+        to_read: Selection | None = ask(
             preview,
             code,
-            lambda: reading.decide(self.session, table, source, last, _REQUEST),
+            lambda: selection.decide(self.session, table, source, last, _REQUEST),
         )
         if to_read is None and not preview.fails:
             preview.does = "all rows"
@@ -180,10 +180,14 @@ class _ExtractPreviewer:
     def _preview_interval(self, source: SourceTable, spec: Incremental) -> None:
         """What can be checked without a data interval, which only a run has."""
         preview = self.preview
-        mode: Mode | None = ask(preview, "mode", lambda: reading.refuse_mode(self.table, source))
+        mode: Mode | None = ask(preview, "mode", lambda: selection.refuse_mode(self.table, source))
         if mode:
-            ask(preview, "mode", lambda: reading.refuse_appended_interval(source, mode))
-        ask(preview, "hold-back", lambda: holdback.sees(self.session, source, spec.cursor))
+            ask(preview, "mode", lambda: selection.refuse_appended_interval(source, mode))
+        ask(
+            preview,
+            "hold-back",
+            lambda: holdback.sees_open_transactions(self.session, source, spec.cursor),
+        )
         self._check_identity(source, "merge")
         # No row's values are checked, because the rows are not known; the cursor is, in all rows.
         self._check_values(source, "FALSE")
@@ -209,7 +213,7 @@ class _ExtractPreviewer:
             lambda: fitness.refuse_values(self.session, source, self.table, where, self.warehouse),
         )
 
-    def _changes(self, source: SourceTable, to_read: Reading) -> Changes:
+    def _changes(self, source: SourceTable, to_read: Selection) -> Changes:
         """Whether something would be loaded."""
         if self.is_first:
             return "yes"
@@ -229,7 +233,7 @@ class _ExtractPreviewer:
         run_waits = not (is_time and is_merged)
         return "maybe" if preview.held_by and run_waits else "no"
 
-    def _has_new_content(self, source: SourceTable, to_read: Reading) -> Changes:
+    def _has_new_content(self, source: SourceTable, to_read: Selection) -> Changes:
         """Whether the content differs from the last load's, if it is small enough to compare."""
         is_large = (self.preview.table_bytes or 0) > sizes.COMPARED_BYTES
         if self.preview.fails or is_large or not source.is_table:
@@ -240,7 +244,7 @@ class _ExtractPreviewer:
             return "maybe"
         return "no" if content == self.scope.content_sha256 else "yes"
 
-    def _may_be_loaded_already(self, source: SourceTable, to_read: Reading) -> bool:
+    def _may_be_loaded_already(self, source: SourceTable, to_read: Selection) -> bool:
         """Whether all rows to read may be loaded already, unchanged, so that nothing changes."""
         scope, spec = self.scope, self.table.incremental
         if not spec:

@@ -10,7 +10,7 @@ from loadsheet.lake.parts import Layout, PartStore
 from loadsheet.postgres import Session
 from loadsheet.preview.models import StepPreview
 from loadsheet.preview.sessions import NOT_KNOWN, UNANSWERED
-from loadsheet.source.reading import Reading
+from loadsheet.source.selection import Selection
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline
 
@@ -40,7 +40,7 @@ def table_size(session: Session, source: SourceTable) -> tuple[int | None, int |
 
 
 def estimate_rows(
-    preview: StepPreview, session: Session, source: SourceTable, to_read: Reading, count: bool
+    preview: StepPreview, session: Session, source: SourceTable, to_read: Selection, count: bool
 ) -> None:
     """Set the preview's rows and bytes: the planner's estimate, or the number of rows if `count`
     is set and there are not too many."""
@@ -59,7 +59,7 @@ def estimate_rows(
         preview.add_remark("note", "size", f"the number of rows is {NOT_KNOWN}")
 
 
-def _count_some(session: Session, source: SourceTable, to_read: Reading) -> int:
+def _count_some(session: Session, source: SourceTable, to_read: Selection) -> int:
     """The number of rows to read, or one more than the most that are counted."""
     where = f" WHERE {to_read.where}" if to_read.where else ""
     some = f"SELECT FROM {source.relation.sql}{where} LIMIT {_MOST_COUNTED + 1}"
@@ -68,7 +68,7 @@ def _count_some(session: Session, source: SourceTable, to_read: Reading) -> int:
 
 
 def content_sha256(
-    pipeline: Pipeline, session: Session, source: SourceTable, to_read: Reading
+    pipeline: Pipeline, session: Session, source: SourceTable, to_read: Selection
 ) -> str | None:
     """The hash of the table's content that the engine would compare with the last load's.
 

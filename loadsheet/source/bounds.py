@@ -1,8 +1,8 @@
 """The upper bound of an extraction: how far a cursor can be trusted to be complete.
 
-`date_trunc('minute', now())` in a timestamptz column stamps all rows of a minute alike. A watermark
-on the running minute would hide the rest of it, and nothing in the catalogs says so: the values
-themselves must tell.
+A writer may stamp rows with `date_trunc('minute', now())`: all rows of one minute then share a
+value. A watermark on the current minute would hide the rows still to come in it. Nothing in the
+catalogs shows such a habit, so it is detected from the values.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from loadsheet.sql.types import TIME_TYPES, Column, without_modifier
 
 TIMESTAMPTZ = "timestamp with time zone"
 
-# A cursor without a zone is stamped in its writer's: UTC, the server's default, or what a role or
-# database was given.
+# A cursor without a time zone is stamped in the zone of its writer: UTC, the server's default, or
+# the setting of a role or database.
 _ZONES = """
 SELECT 'UTC' AS zone UNION SELECT reset_val FROM pg_settings WHERE name = 'TimeZone'
 UNION SELECT split_part(setting, '=', 2) FROM pg_db_role_setting, unnest(setconfig) setting
       WHERE setting ILIKE 'timezone=%%'
       AND setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
 """
-# Per zone, the lowest value that may be stamped from `since` on and the highest that can have been
-# stamped until now. They are the clock's at both moments, but for the hour that is lived twice when
-# summer time ends: zones change at quarters of an hour, so these are tried for a day to come and a
-# day back.
+# Per zone, the lowest value that can be stamped from `since` on and the highest that can have been
+# stamped until now. Both are the clock's reading at these moments, except when summer time ends and
+# one hour is repeated. Zones change at quarters of an hour, so every quarter of the next and of the
+# previous day is tried.
 _SPANS = f"""
 WITH moment AS (
     SELECT now, coalesce(%(since)s, now) AS since FROM (SELECT clock_timestamp() AS now) clock
@@ -54,58 +54,60 @@ SELECT (min(later AT TIME ZONE zone) - %(margin)s)::text,
 
 
 class Cursor:
-    """The cursor column of one source table. Values are text in the server's own form, compared in
-    SQL by its type."""
+    """The cursor column of one source table. Values are text as the server writes them; they are
+    compared in SQL, as values of the column's type."""
 
     def __init__(self, session: psycopg.Connection[Any], source: SourceTable, spec: Incremental):
-        self._session, self._source, self._spec = session, source, spec
+        self._session = session
+        self._source = source
+        self._spec = spec
         self._column: Column = source.column(spec.cursor)
         self.type = without_modifier(self._column.type)
         self.is_time = self.type in TIME_TYPES
         self.sql = ident(spec.cursor)
 
     def safe_upper(self, mode: Mode) -> tuple[str | None, str]:
-        """The value the watermark may have after this extraction, and who keeps it from being
-        higher.
+        """The highest value the watermark may have after this extraction, and the session that
+        keeps it from being higher (empty: none does).
 
-        Waits for open transactions where the mode needs it. Raises Refused where they cannot be
-        seen and no lookback makes up for that.
+        Waits for open transactions where the mode needs it. Raises Refused where this role cannot
+        see them and no lookback makes up for that.
         """
-        overlap = self._spec.lookback is not None
-        sees = holdback.sees(self._session, self._source, self._spec.cursor, required=not overlap)
-        limit = self._settled(includes_today=overlap)
-        highest = self._unshared(limit)
-        if highest is None or not sees:
+        has_lookback = self._spec.lookback is not None
+        sees_transactions = holdback.sees_open_transactions(
+            self._session, self._source, self._spec.cursor, required=not has_lookback
+        )
+        settled = self._settled(includes_today=has_lookback)
+        highest = self._highest_unshared(settled)
+        if highest is None or not sees_transactions:
             return highest, ""
         holder = self._holder(mode)
         if holder is None:
             return highest, ""
         if not self.is_time or holder.since is None:
+            # Numbers do not show when they were drawn, so no value is known to be safe.
             return None, holder.who
-        return (
-            self._unshared(f"{limit} AND {self._settled(holder.since)}", holder.since),
-            holder.who,
-        )
+        settled_before = f"{settled} AND {self._settled(holder.since)}"
+        return self._highest_unshared(settled_before, holder.since), holder.who
 
     def newest_query(self) -> str:
-        """SQL for the highest value there is now, as text, even if open transactions may still
-        write below it; none from the future."""
+        """SQL for the highest value in the table now, as text. Values from the future do not
+        count; open transactions may still write below it."""
         return self._highest_query(self._settled(includes_today=True))
 
     def at(self, moment: str) -> str:
-        """`moment` as a bound in the cursor's type (SQL): from that moment on nothing is stamped
-        below it.
+        """SQL for a bound in the cursor's type: from `moment` on, no row is stamped below it.
 
-        Without a zone in the cursor that is the lowest of its writers' clocks. Other cursors: the
-        value as it is.
+        Where the cursor has no time zone, that is the lowest of its writers' clocks. For cursors
+        other than times, `moment` is the bound itself.
         """
         if not self.is_time or self.type == TIMESTAMPTZ:
             return typed(moment, self.type)
         return f"CAST({self._lowest(moment)} AS {self.type})"
 
     def clock(self) -> str | None:
-        """For a cursor without a zone, the lowest value that may be stamped from now on; None for
-        others."""
+        """For a cursor without a time zone, the lowest value that can be stamped from now on; None
+        for others."""
         if not self.is_time or self.type == TIMESTAMPTZ:
             return None
         row = self._session.execute(f"SELECT ({self._lowest(None)})::text").fetchone()
@@ -115,11 +117,12 @@ class Cursor:
         lows = [typed(low, "timestamp") for low, _ in self._spans(moment, margin=0)]
         return f"least({', '.join(lows)})"
 
-    def refuse_ahead(self, lower: str) -> None:
-        """Raises Refused when `lower` (SQL), above which to read, is ahead of the source's clock.
+    def refuse_clock_set_back(self, lower: str) -> None:
+        """Raises Refused when `lower` (SQL), above which rows are read, is later than the source's
+        clock.
 
-        The clock was set back, then: what was stamped since is below the watermark and would never
-        be read.
+        The clock was set back then: rows stamped since are below the watermark, and no increment
+        would read them.
         """
         if not self.is_time:
             return
@@ -130,8 +133,8 @@ class Cursor:
         if row and row[0]:
             raise Refused(
                 f"{self._source.relation}: increments were read up to {self._spec.cursor} {row[1]},"
-                f" but the source's clock says {row[2]}: it was set back, and rows stamped since"
-                " would be missed. Run a full refresh of this table"
+                f" but the source's clock shows {row[2]}. The clock was set back, and increments"
+                " would miss the rows stamped since. Run a full refresh of this table"
             )
 
     def higher(self, one: str | None, other: str | None) -> str | None:
@@ -141,14 +144,16 @@ class Cursor:
         row = self._session.execute(
             f"SELECT {typed(other, self.type)} > {typed(one, self.type)}"
         ).fetchone()
-        return other if row and row[0] else one
+        if row and row[0]:
+            return other
+        return one
 
     def _holder(self, mode: Mode) -> holdback.Holder | None:
-        """A merge by time need not wait: below the oldest open transaction it has a safe watermark
-        at once.
+        """The open transaction that limits the watermark, if any.
 
-        Where the cursor has no zone that is less sure than waiting, because a session may use a
-        zone of its own.
+        A merge by time does not wait: everything below the oldest open transaction is a safe
+        watermark at once. A cursor without a time zone waits all the same, because a session may
+        stamp rows in a zone that we do not know of.
         """
         moment = holdback.now(self._session)
         if mode == "merge" and self.type == TIMESTAMPTZ:
@@ -160,17 +165,20 @@ class Cursor:
         return row[0] if row else None
 
     def _highest_query(self, limit: str) -> str:
-        # ORDER BY ... LIMIT 1 rather than max(): it exists for every ordered type (uuid too) and
-        # uses the same index. Qualified, or ORDER BY would mean the text of the SELECT list, in
-        # which '9' > '50'.
+        # ORDER BY ... LIMIT 1 and not max(): it works for every ordered type (uuid too) and uses
+        # the same index. The name is qualified, or ORDER BY would take the text of the SELECT list,
+        # where '9' > '50'.
         condition = f" AND {limit}" if limit else ""
         return (
             f"SELECT {self.sql}::text FROM {self._source.relation.sql} r "
             f"WHERE {self.sql} IS NOT NULL{condition} ORDER BY r.{self.sql} DESC LIMIT 1"
         )
 
-    def _unshared(self, limit: str, since: str | None = None) -> str | None:
-        """The highest value that rows stamped from `since` (or now) on cannot have as well."""
+    def _highest_unshared(self, limit: str, since: str | None = None) -> str | None:
+        """The highest value within `limit` that no row stamped from `since` (or now) on can share.
+
+        A lookback reads such rows again, so with one any highest value will do.
+        """
         highest = self._highest(limit)
         if not self.is_time or self.type == "date" or self._spec.lookback is not None:
             return highest
@@ -184,13 +192,13 @@ class Cursor:
         return highest
 
     def _settled(self, since: str | None = None, includes_today: bool = False) -> str:
-        """For a time cursor, the condition on values that nothing written by transactions since
-        `since` undercuts.
+        """For a time cursor, the condition on values below which no transaction since `since` can
+        write. Empty for other cursors.
 
         Values from the future (`infinity`, year 9999) fail it and so never become the watermark. A
         coarse cursor (a date, `timestamp(0)`) stops a whole unit lower, because later rows can
-        still share its last value, unless an overlap (lookback) is read anyway. Empty for other
-        cursors.
+        still share its last value. `includes_today` allows today's date all the same: a lookback
+        reads it again.
         """
         if not self.is_time:
             return ""
@@ -200,18 +208,21 @@ class Cursor:
             return f"{self.sql} <= {latest}"
         if len(spans) == 1:
             return f"{self.sql} < {typed(spans[0][0], self.type)}"
-        unsettled = [f"{typed(low, self.type)} AND {typed(high, self.type)}" for low, high in spans]
-        return " AND ".join(
-            [f"{self.sql} < {latest}"] + [f"{self.sql} NOT BETWEEN {span}" for span in unsettled]
-        )
+        conditions = [f"{self.sql} < {latest}"]
+        for low, high in spans:
+            unsettled = f"{typed(low, self.type)} AND {typed(high, self.type)}"
+            conditions.append(f"{self.sql} NOT BETWEEN {unsettled}")
+        return " AND ".join(conditions)
 
     def _spans(
         self, since: str | None = None, margin: float | None = None
     ) -> list[tuple[str, str]]:
-        """Per zone of the cursor's writers, the values that may still be undercut by transactions
-        since `since`."""
-        seconds = self._unit_seconds() if margin is None else margin
-        values = {"since": since, "margin": timedelta(seconds=seconds)}
+        """Per zone of the cursor's writers, the lowest and the highest of the values that
+        transactions since `since` can still write. `margin`, in seconds, widens the span; by
+        default it is the cursor's unit."""
+        if margin is None:
+            margin = self._unit_seconds()
+        values = {"since": since, "margin": timedelta(seconds=margin)}
         if self.type == TIMESTAMPTZ:
             span = self._session.execute(
                 "SELECT (coalesce(%(since)s, now) - %(margin)s)::text, (now + %(margin)s)::text "
@@ -225,17 +236,18 @@ class Cursor:
         return f"greatest({', '.join(typed(high, self.type) for _, high in spans)})"
 
     def _unit_seconds(self) -> float:
-        """The coarseness of the cursor: one second for `timestamp(0)`, 0 where it resolves
-        microseconds."""
-        # no modifier: microseconds, or a date, whose cap is today's midnight
+        """The cursor's unit: 1 for `timestamp(0)`, 0 where it resolves microseconds."""
+        # No modifier means microseconds, or a date, which is limited by today's midnight anyway.
         if self._column.type == self.type:
             return 0
         digits = int(self._column.type.split("(")[1].split(")")[0])
-        return 0 if digits >= 6 else 10.0**-digits
+        if digits >= 6:
+            return 0
+        return 10.0**-digits
 
 
-# A value may be a whole hour or day in some zone when it is a quarter of an hour in UTC. Its
-# neighbour below tells how coarse the column can be at most: days are 23 hours long at least.
+# A value that is a quarter of an hour in UTC may be a whole hour or day in some zone. The next
+# lower value shows how coarse the column can be at most; a day has at least 23 hours.
 _SHARED = """
 SELECT coalesce(bool_or(low > v AND low < v + length), false)
 FROM {pair}, unnest(ARRAY[{lows}]) low,
@@ -256,15 +268,15 @@ def is_coarse(value: str) -> bool:
 def is_shared(
     session: Connection[Any], type_name: str, value: str, below: str | None, lows: list[str]
 ) -> bool:
-    """Whether rows stamped from one of the `lows` on can have `value` as well; `below` is the next
-    lower value.
+    """Whether rows stamped from one of the `lows` on can have `value` as well.
 
-    True only for values that are a whole unit which has not ended yet.
+    `below` is the next lower value in the table. True only for a value that stands for a whole unit
+    of time (a second, a minute, ...) which has not ended yet.
     """
     kind = sql.SQL(f"CAST({{}} AS {type_name})")
     pair = sql.SQL("(SELECT {} AS v, {} AS below) pair").format(
         kind.format(value), kind.format(below)
     )
     times = sql.SQL(", ").join(kind.format(low) for low in lows)
-    found = session.execute(sql.SQL(_SHARED).format(pair=pair, lows=times)).fetchone()
-    return found == (True,)
+    row = session.execute(sql.SQL(_SHARED).format(pair=pair, lows=times)).fetchone()
+    return row == (True,)

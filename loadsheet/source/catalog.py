@@ -1,5 +1,5 @@
-"""What the source's catalogs say of a table: its columns in order, their landing types, its primary
-key."""
+"""A source table as the catalogs describe it: its columns in order, their types in the target, its
+primary key."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from loadsheet.spec.models import Table
 from loadsheet.sql.text import Relation
 from loadsheet.sql.types import Column, landing
 
-# Domains are followed to their base type, inside arrays too; `element` is the type inside an array,
-# a non-array's own. Not every column that is said to be NOT NULL is: PostgreSQL 18 knows such
-# constraints that are not validated, and the tables that inherit from one may lack it.
+# Domains are followed to their base type, inside arrays too. `element` is the type inside an array,
+# else the column's own type. A column marked NOT NULL may still hold NULLs: PostgreSQL 18 has NOT
+# NULL constraints that are not validated, and tables that inherit from this one may lack it.
 _COLUMNS = """
 WITH RECURSIVE base (attnum, name, not_null, declared, coll, oid, typmod) AS (
     SELECT attnum, attname, attnotnull AND NOT (relkind = 'r' AND relhassubclass) AND NOT EXISTS (
@@ -68,7 +68,7 @@ LEFT JOIN (element JOIN pg_type inner_type ON inner_type.oid = element.oid
 LEFT JOIN pg_collation ON pg_collation.oid = coll
 ORDER BY attnum
 """
-# The key of a table that others inherit from is not one of all rows read from it.
+# Where other tables inherit from a table, its key does not cover all the rows read from it.
 _KEY = """
 SELECT attname FROM pg_index, unnest(indkey) WITH ORDINALITY AS part (attnum, place)
 JOIN pg_attribute USING (attnum)
@@ -89,41 +89,49 @@ WHERE nspname = %s AND relkind IN ('r', 'p', 'v', 'm', 'f')
 
 
 def describe(session: psycopg.Connection[Any], schema: str, table: Table) -> SourceTable:
-    """Ask the catalogs for `table`. Raises Refused when it, or a column the spec names, does not
-    exist."""
+    """`table` as the source's catalogs describe it, with the columns that the spec selects.
+
+    Raises Refused when the table or a column the spec names does not exist, when this role cannot
+    see all of its rows, or when a column's type cannot be loaded as the spec asks.
+    """
     relation = Relation(schema, table.name)
-    found = session.execute(_RELATION, (schema, table.name)).fetchone()
-    if not found:
-        names = [row[0] for row in session.execute(_NEIGHBOURS, (schema,))]
+    row = session.execute(_RELATION, (schema, table.name)).fetchone()
+    if not row:
+        raise _missing(session, relation)
+    oid, is_table, hides_rows, role = row
+    if hides_rows:
         raise Refused(
-            f"the source has no table {relation}{did_you_mean(table.name, names)}"
-            if names
-            else (
-                f"the source has no table {relation}: schema {schema!r} is empty, missing or not"
-                " visible to this role"
-            )
-        )
-    if found[2]:
-        raise Refused(
-            f"{relation} has row security, and role {found[3]} would be shown only some of its"
-            f" rows: run ALTER ROLE {found[3]} BYPASSRLS; or read as the table's owner"
+            f"{relation} has row security, and role {role} would see only some of its rows: run"
+            f" ALTER ROLE {role} BYPASSRLS; or read as the table's owner"
         )
     with session.cursor(row_factory=dict_row) as cursor:
-        rows = cursor.execute(_COLUMNS, {"oid": found[0]}).fetchall()
-    primary = tuple(row[0] for row in session.execute(_KEY, {"oid": found[0]}))
-    every = SourceTable(
+        rows = cursor.execute(_COLUMNS, {"oid": oid}).fetchall()
+    catalog_key = tuple(row[0] for row in session.execute(_KEY, {"oid": oid}))
+    key = table.primary_key or catalog_key
+    whole = SourceTable(
         relation=relation,
-        oid=found[0],
+        oid=oid,
         columns=tuple(_column(row) for row in rows),
-        natures={
-            row["name"]: Nature(**{f.name: row[f.name] for f in fields(Nature)}) for row in rows
-        },
+        natures={row["name"]: _nature(row) for row in rows},
         not_null=frozenset(row["name"] for row in rows if row["not_null"]),
-        key=table.primary_key or primary,
-        key_is_enforced=bool(primary) and set(table.primary_key or primary) == set(primary),
-        is_table=found[1],
+        key=key,
+        key_is_enforced=bool(catalog_key) and set(key) == set(catalog_key),
+        is_table=is_table,
     )
-    return _reduced(every, table)
+    selected = replace(whole, columns=_selected_columns(whole, table))
+    refuse_unfit(selected, table)
+    return selected
+
+
+def _missing(session: psycopg.Connection[Any], relation: Relation) -> Refused:
+    rows = session.execute(_NEIGHBOURS, (relation.schema,))
+    names = [row[0] for row in rows]
+    if names:
+        return Refused(f"the source has no table {relation}{did_you_mean(relation.name, names)}")
+    return Refused(
+        f"the source has no table {relation}: schema {relation.schema!r} is empty, missing or not"
+        " visible to this role"
+    )
 
 
 def _column(row: dict[str, Any]) -> Column:
@@ -135,34 +143,37 @@ def _column(row: dict[str, Any]) -> Column:
         attnum=row["attnum"],
         source_type=row["declared"],
         type=type_name,
-        # The binary form of an array of a domain names the domain.
+        # The binary form of an array of a domain contains the domain's oid, which only the source
+        # knows.
         cast=cast or row["unwrapped"],
         exact_in_binary=exact,
         labels=tuple(row["labels"]),
     )
 
 
-def _reduced(every: SourceTable, table: Table) -> SourceTable:
-    for name in (*table.include, *table.exclude, *every.key):
-        every.column(name)
-    kept = [
-        c
-        for c in every.columns
-        if (not table.include or c.name in table.include) and c.name not in table.exclude
-    ]
-    left_out = [name for name in every.key if name not in {c.name for c in kept}]
-    if left_out:
+def _nature(row: dict[str, Any]) -> Nature:
+    return Nature(**{field.name: row[field.name] for field in fields(Nature)})
+
+
+def _selected_columns(whole: SourceTable, table: Table) -> tuple[Column, ...]:
+    """The columns that `columns.include` and `columns.exclude` leave. Raises Refused when they name
+    an unknown column, drop a part of the key, or leave nothing or our own `_load_id`."""
+    for name in (*table.include, *table.exclude, *whole.key):
+        whole.column(name)  # raises Refused when there is none
+    names = {column.name for column in whole.columns}
+    if table.include:
+        names &= set(table.include)
+    names -= set(table.exclude)
+    for name in whole.key:
+        if name not in names:
+            raise Refused(
+                f"{whole.relation}: columns leaves out {name!r}, which is part of the primary key"
+            )
+    if not names:
+        raise Refused(f"{whole.relation} has no columns to load")
+    if "_load_id" in names:
         raise Refused(
-            f"{every.relation}: columns leaves out {left_out[0]!r}, which is part of the"
-            " primary key"
+            f"{whole.relation} has a column _load_id, a name that Loadsheet reserves; exclude it"
+            " with columns.exclude"
         )
-    if not kept:
-        raise Refused(f"{every.relation} has no columns to carry")
-    if any(c.name == "_load_id" for c in kept):
-        raise Refused(
-            f"{every.relation} has a column _load_id, a name Loadsheet needs; exclude it with"
-            " columns.exclude"
-        )
-    reduced = replace(every, columns=tuple(kept))
-    refuse_unfit(reduced, table)
-    return reduced
+    return tuple(column for column in whole.columns if column.name in names)

@@ -1,5 +1,5 @@
-"""What the source has to offer: the relations of a schema, and what its catalogs know of how they
-are written."""
+"""What a source contains: the tables and views of a schema, and what catalogs and statistics show
+about how they are written. `loadsheet add` and `new` choose keys and cursors by it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from psycopg.rows import class_row
 from loadsheet.errors import Refused
 from loadsheet.names import did_you_mean
 
-# A table that inherits is part of another one: its rows are read there as well.
+# A table that inherits from another is part of it: a query of the parent returns its rows too.
 _RELATIONS = """
 SELECT c.oid, c.relname::text AS name, relkind::text AS kind,
     greatest(reltuples, 0)::bigint AS rows,
@@ -35,9 +35,9 @@ SELECT nspname::text, has_schema_privilege(n.oid, 'USAGE'), quote_ident(nspname)
            AND relkind IN ('r', 'p', 'v', 'm', 'f'))
 FROM pg_namespace n WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' ORDER BY 1
 """
-# Only a key that holds for all rows, at once, and whose columns are all plain ones. What is counted
-# of a partitioned table is counted in its partitions. A sequence that a session draws blocks from
-# is no order to read by (holdback.py).
+# A unique index counts only if it holds for all rows and at once (not deferred), and all of its
+# columns are plain ones. PostgreSQL counts the changes of a partitioned table in its partitions. A
+# sequence from which sessions draw blocks gives no order to read by (holdback.py).
 _FACTS = """
 SELECT c.oid,
        ARRAY(SELECT to_json(ARRAY(
@@ -76,34 +76,36 @@ FROM pg_class c WHERE c.oid = ANY (%(oids)s)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """A relation of the schema: `kind` is the catalog's letter, `rows` its estimate."""
+class SourceRelation:
+    """A table or view of the schema: `kind` is the catalog's relkind, `rows` its estimate."""
 
     oid: int
     name: str
     kind: str
     rows: int
     part_of: str | None
-    """The table that its rows are read with: of a partition, or of a table that inherits."""
+    """The table whose queries return its rows too: the parent of a partition, or of a table that
+    inherits."""
     extension: str | None
+    """The extension it belongs to."""
     grant: str | None
-    """What to run so that this role may read it; None where it may."""
+    """The statement that lets this role read it; None where it may already."""
 
     @property
     def is_own_table(self) -> bool:
-        """Whether it is a table whose rows are read nowhere else, and a user's own."""
+        """Whether it is a table, no part of another table and of no extension."""
         return self.kind in ("r", "p") and not self.part_of and not self.extension
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """How a table is written and found, as far as catalogs and statistics know."""
+    """How a table is written and indexed, as far as catalogs and statistics show."""
 
     oid: int
     uniques: list[list[str]]
     """Columns of each unique index that holds for all rows, the shortest first."""
     indexed: list[str]
-    """Columns that an index begins with."""
+    """Columns that are the first of a b-tree index."""
     drawn: list[str]
     """Columns filled by a sequence that only rises."""
     stats: Mapping[str, tuple[float, float]]
@@ -112,41 +114,39 @@ class Facts:
     """Rows updated or deleted since the statistics began."""
 
 
-def relations(session: psycopg.Connection[Any], schema: str) -> list[Found]:
-    """The tables and views of `schema`, by name. Raises Refused when it is missing or not to be
-    used by this role."""
-    schemas = session.execute(_SCHEMAS).fetchall()
-    found = next((row for row in schemas if row[0] == schema), None)
-    if not found:
+def relations(session: psycopg.Connection[Any], schema: str) -> list[SourceRelation]:
+    """The tables and views of `schema`, by name. Raises Refused when the schema is missing or this
+    role may not use it."""
+    schemas = {row[0]: row[1:] for row in session.execute(_SCHEMAS)}
+    if schema not in schemas:
+        raise Refused(f"the source has no schema {schema!r}{did_you_mean(schema, schemas)}")
+    is_usable, quoted, role, _ = schemas[schema]
+    if not is_usable:
         raise Refused(
-            "the source has no schema"
-            f" {schema!r}{did_you_mean(schema, [row[0] for row in schemas])}"
+            f"role {role} may not use schema {schema!r}: GRANT USAGE ON SCHEMA {quoted} TO {role};"
         )
-    if not found[1]:
-        raise Refused(
-            f"role {found[3]} may not use schema {schema!r}: GRANT USAGE ON SCHEMA {found[2]} TO"
-            f" {found[3]};"
-        )
-    with session.cursor(row_factory=class_row(Found)) as cursor:
-        return cursor.execute(_RELATIONS, {"schema": found[2]}).fetchall()
+    with session.cursor(row_factory=class_row(SourceRelation)) as cursor:
+        return cursor.execute(_RELATIONS, {"schema": quoted}).fetchall()
 
 
 def has_relation(session: psycopg.Connection[Any], schema: str, name: str) -> bool:
     """Whether `schema` has a table or view of this name."""
-    found = session.execute(
+    rows = session.execute(
         "SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE nspname = %s AND"
         " relname = %s AND relkind IN ('r', 'p', 'v', 'm', 'f')",
         (schema, name),
     )
-    return found.fetchone() is not None
+    return rows.fetchone() is not None
 
 
 def filled_schemas(session: psycopg.Connection[Any]) -> list[str]:
     """The schemas that have tables or views and may be used by this role."""
-    return [row[0] for row in session.execute(_SCHEMAS) if row[1] and row[4]]
+    rows = session.execute(_SCHEMAS).fetchall()
+    return [name for name, is_usable, _, _, is_filled in rows if is_usable and is_filled]
 
 
 def facts(session: psycopg.Connection[Any], oids: Iterable[int]) -> dict[int, Facts]:
-    """What is known of each table, by oid."""
+    """The facts about each of the tables, by oid."""
     with session.cursor(row_factory=class_row(Facts)) as cursor:
-        return {row.oid: row for row in cursor.execute(_FACTS, {"oids": list(oids)})}
+        rows = cursor.execute(_FACTS, {"oids": list(oids)})
+        return {row.oid: row for row in rows}

@@ -1,5 +1,5 @@
-"""What cannot be carried is refused before anything is read, with the columns, their types and the
-way out."""
+"""Refuses tables that cannot be loaded faithfully, before any row is read. Each refusal names the
+columns, their types and what to do."""
 
 from __future__ import annotations
 
@@ -18,97 +18,107 @@ from loadsheet.sql.types import MAX_COLUMNS, REMEDY, Column, has_order, unfit, w
 if TYPE_CHECKING:
     from loadsheet.source.table import SourceTable
 
-# Collations whose order is that of the bytes in UTF8, hence the same on every server.
+# Collations that compare the bytes of UTF8, so their order is the same on every server.
 _BYTEWISE = ("C", "POSIX", "ucs_basic", "C.UTF-8", "C.utf8", "pg_c_utf8")
-# PostgreSQL 17 took an interval's lowest and highest values for infinity: the same bytes mean
-# something else before.
+# PostgreSQL 17 gave infinity to intervals and encodes it as their lowest and highest values: to
+# older servers the same bytes are an ordinary interval.
 _INFINITE_SINCE = 170000
 _INFINITE = "infinity|178956970 years .*(2147483648 days|2147483647 days 2562047788:00:54.775807)"
 
 
 def refuse_unfit(source: SourceTable, table: Table) -> None:
-    """Raises Refused, naming every column and its type, when the table cannot be carried as `table`
-    asks."""
+    """Raises Refused, naming every column and its type, when the table cannot be loaded as the spec
+    of `table` asks."""
     if len(source.columns) > MAX_COLUMNS:
         raise Refused(
-            f"{source.relation} has {len(source.columns):,} columns, and the target needs one more"
-            " (_load_id) than the 1,600 PostgreSQL allows: leave some out with columns.exclude"
+            f"{source.relation} has {len(source.columns):,} columns. With _load_id the target would"
+            " need more than the 1,600 columns PostgreSQL allows: leave some out with"
+            " columns.exclude"
         )
+    # A load fills a new table under such a name before it replaces the target.
     if re.fullmatch(r"_loadsheet_\d+", source.relation.name):
         raise Refused(
-            f"{source.relation} is a name Loadsheet needs: read the table through a view with"
-            " another name"
+            f"{source.relation} has a name that Loadsheet reserves: read the table through a view"
+            " with another name"
         )
-    problems = [*_values(source), *_key(source, table), *_cursor(source, table)]
+    problems = [
+        *_value_problems(source),
+        *_key_problems(source, table),
+        *_cursor_problems(source, table),
+    ]
     if problems:
         raise Refused(f"{source.relation}: {'; '.join(problems)}")
 
 
 def refuse_for_parquet(source: SourceTable) -> None:
-    """Raises Refused, naming every column and its type, when the table would not survive in
-    Parquet."""
-    if problems := unfit(source.columns):
+    """Raises Refused, naming every column and its type, when Parquet cannot hold the table's values
+    exactly."""
+    problems = unfit(source.columns)
+    if problems:
         raise Refused(f"{source.relation}: {'; '.join([*problems, REMEDY])}")
 
 
-def _values(source: SourceTable) -> Iterator[str]:
+def _value_problems(source: SourceTable) -> Iterator[str]:
     for column in source.columns:
         if source.natures[column.name].own_text:
             yield (
-                f"{_named(column)} has a cast to text of its own, which may say less than the"
-                " value: read it through a view, or leave it out with columns.exclude"
+                f"{_described(column)} has a user-defined cast to text, which may not show the"
+                " whole value: read it through a view, or leave it out with columns.exclude"
             )
 
 
-def _key(source: SourceTable, table: Table) -> Iterator[str]:
-    for column in (source.column(name) for name in source.key):
-        nature = source.natures[column.name]
+def _key_problems(source: SourceTable, table: Table) -> Iterator[str]:
+    for name in source.key:
+        column = source.column(name)
+        nature = source.natures[name]
+        # An enum becomes text in the target: other values, but equal where they are equal here.
+        changes_equality = nature.loose or (column.cast and not nature.is_enum)
         if not has_order(nature.element):
             yield (
-                f"{_named(column)} cannot be part of a key, because its type has no order: name"
+                f"{_described(column)} cannot be part of a key, because its type has no order: name"
                 " another primary_key"
             )
-        elif table.mode_with_key(True) == "merge" and (
-            nature.loose or (column.cast and not nature.is_enum)
-        ):
+        elif changes_equality and table.mode_with_key(True) == "merge":
             yield (
-                f"{_named(column)} cannot be part of a key to merge by: values that are equal in"
-                f" the source are not in the target, where it is {column.type}. Name another"
-                " primary_key, or replace the table (mode: replace)"
+                f"{_described(column)} cannot be part of a key to merge by: in the target it is"
+                f" {column.type}, where values that are equal in the source may differ. Name"
+                " another primary_key, or replace the table (mode: replace)"
             )
 
 
-def _cursor(source: SourceTable, table: Table) -> Iterator[str]:
+def _cursor_problems(source: SourceTable, table: Table) -> Iterator[str]:
     if not table.incremental:
         return
     column = source.column(table.incremental.cursor)
     nature = source.natures[column.name]
     if column.cast or not has_order(nature.element):
         yield (
-            f"{_named(column)} cannot be a cursor, because it has no order in the target: use a"
+            f"{_described(column)} cannot be a cursor, because it has no order in the target: use a"
             " time or a number"
         )
         return
-    # An enforced key needs no comparing of cursors in the target, so there the source's order alone
-    # counts.
-    compared = nature.own_collation or (source.key and not source.key_is_enforced)
-    if compared and nature.collation and nature.collation not in _BYTEWISE:
+    # The target compares cursors only where the source does not enforce the key, to find the newest
+    # row of each key. Elsewhere only the source's order counts.
+    is_compared = nature.own_collation or (source.key and not source.key_is_enforced)
+    if is_compared and nature.collation and nature.collation not in _BYTEWISE:
         yield (
-            f"{_named(column)} cannot be a cursor, because its order ({nature.collation}) is not"
-            ' the target\'s: use a time or a number, or a view that gives it COLLATE "C"'
+            f"{_described(column)} cannot be a cursor, because the source and the target order it"
+            f" differently (by {nature.collation} in the source): use a time or a number, or a view"
+            ' that gives it COLLATE "C"'
         )
 
 
 def refuse_values(
     source: Session, described: SourceTable, table: Table, where: str, warehouse: Session
 ) -> None:
-    """Raises Refused when rows `where` hold what the warehouse would take for something else, or
-    cannot hold.
+    """Raises Refused when the rows that `where` selects (empty: all) have values that the warehouse
+    cannot store or would read as other values.
 
-    Looks only where the two servers differ in what they can hold, and at cursors that nothing can
-    follow.
+    Queries the table only where the two servers differ, and for a cursor that could be infinite.
     """
-    rows = f"FROM {described.relation.sql}" + (f" WHERE {where}" if where else "")
+    rows = f"FROM {described.relation.sql}"
+    if where:
+        rows += f" WHERE {where}"
     _refuse_endless_cursor(source, described, table)
     _refuse_infinite_intervals(source, described, rows, warehouse)
     _refuse_foreign_text(source, described, rows, warehouse)
@@ -121,66 +131,64 @@ def _refuse_endless_cursor(source: Session, described: SourceTable, table: Table
     kind = without_modifier(column.type)
     if kind not in ("numeric", "real", "double precision"):
         return
-    # NaN is above infinity, which numerics have had since PostgreSQL 14.
-    first = "NaN" if kind == "numeric" and source.info.server_version < 140000 else "Infinity"
+    # NaN sorts above infinity. Before PostgreSQL 14, numeric had no infinity.
+    first = "Infinity"
+    if kind == "numeric" and source.info.server_version < 140000:
+        first = "NaN"
     endless = f"{ident(column.name)} >= {typed(first, kind)}"
     row = source.execute(
         f"SELECT count(*) FROM {described.relation.sql} WHERE {endless}"
     ).fetchone()
     if row and row[0]:
         raise Refused(
-            f"{described.relation}: {_named(column)} is infinite or NaN in {row[0]} rows, so that"
-            " nothing could come after them: correct them, or use another cursor"
+            f"{described.relation}: {_described(column)} is infinite or NaN in {row[0]} rows, and"
+            " no later row could be above them: correct them, or use another cursor"
         )
 
 
 def _refuse_infinite_intervals(
     source: Session, described: SourceTable, rows: str, warehouse: Session
 ) -> None:
-    if (source.info.server_version >= _INFINITE_SINCE) == (
-        warehouse.info.server_version >= _INFINITE_SINCE
-    ):
+    source_has_infinity = source.info.server_version >= _INFINITE_SINCE
+    warehouse_has_infinity = warehouse.info.server_version >= _INFINITE_SINCE
+    if source_has_infinity == warehouse_has_infinity:
         return
     for column in described.columns:
         if described.natures[column.name].element != "interval":
             continue
-        found = (
-            f"SELECT count(*) FILTER (WHERE CAST({ident(column.name)} AS text) ~ '{_INFINITE}')"
-            f" {rows}"
-        )
-        row = source.execute(found).fetchone()
+        is_infinite = f"CAST({ident(column.name)} AS text) ~ '{_INFINITE}'"
+        row = source.execute(f"SELECT count(*) FILTER (WHERE {is_infinite}) {rows}").fetchone()
         if row and row[0]:
             raise Refused(
-                f"{described.relation}: {_named(column)} is infinite in {row[0]} rows, which means"
-                " something else before PostgreSQL 17: correct them, or leave the column out with"
-                " columns.exclude"
+                f"{described.relation}: {_described(column)} is infinite in {row[0]} rows, which"
+                " PostgreSQL before 17 reads as another value: correct them, or leave the column"
+                " out with columns.exclude"
             )
 
 
 def _refuse_foreign_text(
     source: Session, described: SourceTable, rows: str, warehouse: Session
 ) -> None:
-    """Text travels as UTF8: SQL_ASCII sends unchecked bytes, and other encodings
-    lack characters."""
-    mine, theirs = (
-        session.info.parameter_status("server_encoding") or "" for session in (source, warehouse)
-    )
-    if theirs in (mine, "SQL_ASCII") or (theirs == "UTF8" and mine != "SQL_ASCII"):
+    """Text is sent as UTF8. A source in SQL_ASCII may send bytes that are no UTF8, and a warehouse
+    in another encoding lacks characters."""
+    source_encoding = source.info.parameter_status("server_encoding") or ""
+    encoding = warehouse.info.parameter_status("server_encoding") or ""
+    if encoding in (source_encoding, "SQL_ASCII"):
+        return
+    if encoding == "UTF8" and source_encoding != "SQL_ASCII":
         return
     for column in described.columns:
-        text = (
-            f"convert(convert_to(CAST({ident(column.name)} AS text), 'UTF8'), 'UTF8',"
-            f" {literal(theirs)})"
-        )
+        as_utf8 = f"convert_to(CAST({ident(column.name)} AS text), 'UTF8')"
+        text = f"convert({as_utf8}, 'UTF8', {literal(encoding)})"
         try:
             source.execute(f"SELECT count({text}) {rows}")
         except psycopg.DataError as error:
             raise Refused(
-                f"{described.relation}: {_named(column)} holds text that a warehouse in {theirs}"
-                f" cannot hold: {error.diag.message_primary}. Correct it, or leave the column out"
-                " with columns.exclude"
+                f"{described.relation}: {_described(column)} has text that a warehouse in"
+                f" {encoding} cannot store: {error.diag.message_primary}. Correct it, or leave the"
+                " column out with columns.exclude"
             ) from error
 
 
-def _named(column: Column) -> str:
+def _described(column: Column) -> str:
     return f"column {column.name} ({column.source_type})"

@@ -1,9 +1,9 @@
-"""Hold-back: how far the watermark may move so that no transaction still open can write below it.
+"""Hold-back: which open transactions can still write below the next watermark.
 
-`max(cursor)` as the next watermark loses rows that commit late: 89 of 359 in the measured run, 0
-with hold-back (docs/protocol.md). A transaction stamps its rows with its start time, or draws a
-sequence number, long before its rows can be seen; so a transaction that was open when the highest
-cursor was read may still write below it.
+A transaction stamps its rows with its start time, or draws a sequence number, long before other
+sessions see these rows. So a transaction that was open when the highest cursor was read may still
+write below it. With `max(cursor)` as the next watermark, rows that commit late are lost: 89 of 359
+in the measured run, 0 with hold-back (docs/protocol.md).
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ from loadsheet.source.table import SourceTable
 _log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.05
-_GLANCES = 20
+_IDLE_CHECKS = 20
 
 # Extractions only read, so they hold nothing back; autovacuum and WAL senders write no rows of
-# ours. A transaction leaves this list for pg_prepared_xacts when it is prepared, so that one is
-# asked second. A backend fixes its transaction's now() first and shows itself a moment later: an
-# idle one that waits for no other session (it would wait for its client, ClientRead) may be in
-# between. 11 of 20,767 backends stopped at random were, and wrote below a value that had been read
-# meanwhile; since when can only be told by when it became idle.
+# ours. A prepared transaction moves from this list to pg_prepared_xacts, which is therefore queried
+# second.
+# A backend fixes its transaction's now() first and shows itself as active a moment later. A backend
+# that shows as idle, but does not wait for its client (ClientRead), may be in between: 11 of 20,767
+# backends stopped at random were, and wrote below a value that had been read meanwhile. The best
+# known start of such a transaction is the moment at which its backend became idle.
 _OPEN = """
 SELECT since::text,
        format('pid %%s (%%s, %%s)', pid,
@@ -55,7 +56,7 @@ SELECT format('prepared transaction %L (%s, prepared %s)', gid, owner, prepared)
     FROM pg_prepared_xacts
 WHERE database = current_database() ORDER BY prepared LIMIT 1
 """
-_BLINDNESS = """
+_VISIBILITY = """
 SELECT pg_is_in_recovery(), pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'),
     quote_ident(current_user),
        EXISTS (SELECT FROM pg_subscription_rel
@@ -78,44 +79,45 @@ SELECT pg_is_in_recovery(), pg_has_role(current_user, 'pg_read_all_stats', 'USAG
 
 @dataclass(frozen=True, kw_only=True)
 class Holder:
-    """Who is still open, and since when: `since` is None where that cannot be known (prepared
-    transactions)."""
+    """An open transaction that holds the watermark back."""
 
     since: str | None
+    """When it began; None where that cannot be known (prepared transactions)."""
     who: str
-    """In words, with everything below."""
+    """A description for messages, with all that the fields below hold."""
     pid: int | None = None
     user: str | None = None
     application: str | None = None
     state: str | None = None
 
 
-def sees(
+def sees_open_transactions(
     session: psycopg.Connection[Any], table: SourceTable, cursor: str, required: bool = True
 ) -> bool:
-    """Whether open transactions can be seen here.
+    """Whether this session sees all open transactions that may write into `table`.
 
-    Raises Refused, with the exact remedy, where another session may write below a value of `cursor`
-    without being seen and that is `required`.
+    Where that is `required`, raises Refused with the exact remedy if it does not, or if sessions
+    draw the numbers of `cursor` in blocks and so may use a low one late.
     """
-    *sight, blocks = (
-        session.execute(
-            _BLINDNESS, {"oid": table.oid, "attnum": table.column(cursor).attnum}
-        ).fetchone()
-        or (None,) * 6
-    )
-    blindness = _blindness(*sight)
-    if required and (reason := blindness or _blocks(blocks)):
+    values = {"oid": table.oid, "attnum": table.column(cursor).attnum}
+    row = session.execute(_VISIBILITY, values).fetchone()
+    assert row
+    *visibility, sequence = row
+    why_blind = _why_blind(*visibility)
+    if not required:
+        return not why_blind
+    reason = why_blind or _why_out_of_order(sequence)
+    if reason:
         raise Refused(
             f"{table.relation}: {reason} (or accept an overlap by setting incremental.lookback)"
         )
-    return not blindness
+    return True
 
 
-def _blindness(
+def _why_blind(
     standby: bool, privileged: bool, role: str, subscribed: bool, hidden: str | None
 ) -> str:
-    """Empty when hold-back can work here, else why it cannot and what to do about it."""
+    """Why open transactions cannot be seen here and what to do about it; empty when they can."""
     if standby:
         return (
             "the source is a standby and cannot see its primary's transactions: connect to the"
@@ -128,8 +130,8 @@ def _blindness(
         )
     if subscribed:
         return (
-            "the table is filled by a subscription, and the transactions of its publisher cannot be"
-            " seen here: connect to the publisher"
+            "a subscription fills the table, and the source cannot see its publisher's"
+            " transactions: connect to the publisher"
         )
     if hidden:
         return (
@@ -139,10 +141,13 @@ def _blindness(
     return ""
 
 
-def _blocks(found: str | None) -> str:
-    """Empty when the cursor's numbers are drawn one by one, else what to do about it."""
-    sequence, _, size = (found or "").rpartition(" CACHE ")
-    return sequence and (
+def _why_out_of_order(cached_sequence: str | None) -> str:
+    """Why a low number may be used late and what to do about it; empty when the cursor's numbers
+    are drawn one by one."""
+    if not cached_sequence:
+        return ""
+    sequence, _, size = cached_sequence.rpartition(" CACHE ")
+    return (
         f"sessions take numbers from sequence {sequence} in blocks of {size}, and may use one long"
         f" after higher ones were read: run ALTER SEQUENCE {sequence} CACHE 1; and reconnect them"
     )
@@ -157,36 +162,37 @@ def now(session: psycopg.Connection[Any]) -> str:
 
 def open_since(session: psycopg.Connection[Any], moment: str) -> Holder | None:
     """The oldest transaction that was open at `moment` and still is, or None."""
-    for _ in range(_GLANCES):  # who merely looks idle will soon be seen to be, or to be not
-        since, who, looks_idle, *session_of = session.execute(
-            _OPEN, {"extractor": EXTRACTOR, "since": moment}
-        ).fetchone() or (None, None, False, None, None, None, None)
-        if not looks_idle:
+    oldest = None
+    for _ in range(_IDLE_CHECKS):
+        oldest = session.execute(_OPEN, {"extractor": EXTRACTOR, "since": moment}).fetchone()
+        shows_as_idle = oldest is not None and oldest[2]
+        if not shows_as_idle:
             break
+        # Within some milliseconds it shows as active, or as waiting for its client.
         time.sleep(0.001)
     prepared = session.execute(_PREPARED).fetchone()
     if prepared:
-        return Holder(since=None, who=prepared[0], user=prepared[1], state="prepared")
-    pid, user, application, state = session_of
-    return (
-        Holder(since=since, who=who, pid=pid, user=user, application=application, state=state)
-        if who
-        else None
-    )
+        who, user = prepared
+        return Holder(since=None, who=who, user=user, state="prepared")
+    if oldest is None:
+        return None
+    since, who, _, pid, user, application, state = oldest
+    return Holder(since=since, who=who, pid=pid, user=user, application=application, state=state)
 
 
 def wait_until_ended(
     session: psycopg.Connection[Any], moment: str, bound: timedelta
 ) -> Holder | None:
-    """Wait until every transaction open at `moment` has ended; after `bound`, the oldest that has
-    not."""
+    """Wait until every transaction open at `moment` has ended, at most `bound`. Returns the oldest
+    one that is still open then, else None."""
     deadline = time.monotonic() + bound.total_seconds()
-    waiting = False
-    while holder := open_since(session, moment):
-        if not waiting:
-            _log.info("waiting up to %s for an open transaction: %s", bound, holder.who)
-            waiting = True
+    holder = open_since(session, moment)
+    if holder:
+        _log.info("waiting up to %s for an open transaction: %s", bound, holder.who)
+    while holder:
         if time.monotonic() >= deadline:
-            return holder
+            _log.info("still open after %s: %s", bound, holder.who)
+            break
         time.sleep(_POLL_SECONDS)
-    return None
+        holder = open_since(session, moment)
+    return holder

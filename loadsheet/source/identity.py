@@ -1,8 +1,8 @@
-"""Who the source is: still the server, the history and the table that the watermark came from?
+"""The source's identity: is it still the server, the history and the table that the watermark came
+from?
 
-A watermark says that everything below it has been read. After a restore, a failover that lost
-transactions, or a recreated table, rows are written below it again, and an increment would never
-see them.
+A watermark means that everything below it has been read. After a restore, a failover that lost
+transactions, or a recreated table, new rows can lie below it, and no increment would read them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from psycopg.rows import dict_row
 from loadsheet.errors import SourceChanged, Unavailable
 from loadsheet.source.table import SourceTable
 
+_log = logging.getLogger(__name__)
+
 _DATABASE = """
 SELECT datname::text AS database, d.oid::text AS database_oid,
     current_setting('server_version') AS server_version,
@@ -24,8 +26,8 @@ SELECT datname::text AS database, d.oid::text AS database_oid,
 FROM pg_database d WHERE datname = current_database()
 """
 # The insert position: what is visible under synchronous_commit = off lies below it, but perhaps
-# above the flushed one (`wait_until_durable`). A primary tells its timeline to everybody, by the
-# name of its WAL file.
+# above the flushed one (`wait_until_durable`). Any role can read a primary's timeline from the name
+# of its WAL file.
 _WAL = """
 SELECT lsn::text, coalesce(lsn < CAST(%(lsn)s AS pg_lsn), false) AS is_lower,
        CASE WHEN NOT pg_is_in_recovery()
@@ -33,8 +35,8 @@ SELECT lsn::text, coalesce(lsn < CAST(%(lsn)s AS pg_lsn), false) AS is_lower,
 FROM (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
     ELSE pg_current_wal_insert_lsn() END) w (lsn)
 """
-# A standby's timeline is the newest it has heard of: from its primary, while replaying, at its last
-# restart point.
+# A standby knows its timeline from its primary, from replaying, or from its last restart point: the
+# newest of them counts.
 _CONTROL = """
 SELECT system_identifier::text,
        greatest((SELECT timeline_id FROM pg_control_checkpoint()),
@@ -52,43 +54,43 @@ SELECT CASE WHEN pg_is_in_recovery() THEN true
 _USE_A_TRANSACTION_ID = "SELECT pg_current_xact_id()"
 _DURABLE_SECONDS = 60
 _DURABLE_POLL_SECONDS = 0.02
-# What a role may be forbidden, and what Aurora has no WAL for.
-_NOT_TOLD = (
+# A role may lack a privilege, and Aurora has no WAL: the source then keeps a fact to itself.
+_WITHHELD = (
     psycopg.errors.InsufficientPrivilege,
     psycopg.errors.ObjectNotInPrerequisiteState,
     psycopg.errors.FeatureNotSupported,
     psycopg.errors.UndefinedFunction,
 )
-_log = logging.getLogger(__name__)
 _RISK = (
-    "Rows below the watermark may be new or gone, and an increment would never see them; nothing"
-    " was written. Read the table again: `loadsheet run {pipeline} --tables {table} --full-refresh`"
+    "Rows below the watermark may be new or gone, and an increment would not see them; nothing was"
+    " written. Read the table again: `loadsheet run {pipeline} --tables {table} --full-refresh`"
     " (Airflow: full_refresh in the trigger form). Or, only if nothing was lost (a planned"
     " switchover): --accept-source (Airflow: accept_source)"
 )
 _LAG = (
-    "It is a standby: if it only lags behind the one that was read before, retry when it has caught"
-    " up. "
+    "It is a standby: if it only lags behind the server that was read before, retry when it has"
+    " caught up. "
 )
 
 
 def observe(
-    session: psycopg.Connection[Any], known: dict[str, str] | None
+    session: psycopg.Connection[Any], last: dict[str, str] | None
 ) -> tuple[dict[str, str], list[str], bool]:
-    """The source's identity as manifests keep it; how it differs from the `known` one, for people;
-    if it may just lag.
+    """The source's identity and how it differs from the one of the last load.
 
-    What the source does not tell this role is left out, and what either side lacks is not compared.
+    Returns the identity as manifests keep it; the differences from `last`, each as text for the
+    user; and whether the source may just be a standby that lags behind. The identity lacks facts
+    that this role may not read, and a fact that either side lacks is not compared.
     """
-    known = known or {}
-    told = _ask(session, (_DATABASE, _WAL, _CONTROL), known.get("lsn") or None)
-    told["timeline"] = told.get("timeline") or told.get("heard")
+    last = last or {}
+    facts = _query(session, (_DATABASE, _WAL, _CONTROL), last.get("lsn") or None)
+    facts["timeline"] = facts.get("timeline") or facts.get("heard")
     names = ("database", "database_oid", "server_version", "lsn", "timeline", "system_identifier")
-    found = {name: told[name] for name in names if told.get(name)}
-    changes = _changes(known, found)
-    if changes or not told.get("is_lower"):
-        return found, changes, False
-    return found, [f"WAL position {known['lsn']} -> {found['lsn']}"], bool(told["standby"])
+    now = {name: facts[name] for name in names if facts.get(name)}
+    changes = _changes(last, now)
+    if changes or not facts.get("is_lower"):
+        return now, changes, False
+    return now, [f"WAL position {last['lsn']} -> {now['lsn']}"], bool(facts["standby"])
 
 
 def wait_until_durable(session: psycopg.Connection[Any], found: dict[str, str]) -> None:
@@ -123,59 +125,65 @@ def wait_until_durable(session: psycopg.Connection[Any], found: dict[str, str]) 
 def _is_durable(session: psycopg.Connection[Any], lsn: str) -> bool:
     try:
         row = session.execute(_DURABLE, {"lsn": lsn}).fetchone()
-    except _NOT_TOLD:
+    except _WITHHELD:
         return True
     return row is None or bool(row[0])
 
 
-def _ask(
-    session: psycopg.Connection[Any], parts: tuple[str, ...], lsn: str | None
+def _query(
+    session: psycopg.Connection[Any], queries: tuple[str, ...], lsn: str | None
 ) -> dict[str, Any]:
-    """All parts at once; where the source refuses, each for itself, without those that it
-    refuses."""
-    query = ", ".join(f"({part}) part_{number}" for number, part in enumerate(parts))
+    """The facts of all queries: in one round trip, or one by one where the source withholds some,
+    without those."""
+    tables = ", ".join(f"({query}) part_{number}" for number, query in enumerate(queries))
     try:
         with session.transaction(), session.cursor(row_factory=dict_row) as cursor:
-            return cursor.execute(f"SELECT * FROM {query}", {"lsn": lsn}).fetchone() or {}
-    except _NOT_TOLD:
-        if len(parts) == 1:
+            return cursor.execute(f"SELECT * FROM {tables}", {"lsn": lsn}).fetchone() or {}
+    except _WITHHELD as error:
+        if len(queries) == 1:
+            _log.debug("the source withholds a part of its identity: %s", error)
             return {}
-    return {name: fact for part in parts for name, fact in _ask(session, (part,), lsn).items()}
+    facts: dict[str, Any] = {}
+    for query in queries:
+        facts |= _query(session, (query,), lsn)
+    return facts
 
 
-def _changes(known: dict[str, str], found: dict[str, str]) -> list[str]:
+def _changes(last: dict[str, str], now: dict[str, str]) -> list[str]:
     def differs(name: str) -> bool:
-        return name in known and name in found and known[name] != found[name]
+        return name in last and name in now and last[name] != now[name]
 
+    # Another server has a timeline and databases of its own: comparing them means nothing.
     if differs("system_identifier"):
-        return [f"system identifier {known['system_identifier']} -> {found['system_identifier']}"]
-    changes = (
-        [f"timeline {known['timeline']} -> {found['timeline']}"] if differs("timeline") else []
-    )
+        return [f"system identifier {last['system_identifier']} -> {now['system_identifier']}"]
+    changes = []
+    if differs("timeline"):
+        changes.append(f"timeline {last['timeline']} -> {now['timeline']}")
     if differs("database_oid") or differs("database"):
-        changes.append(f"database {_database(known)} -> {_database(found)}")
+        changes.append(f"database {_database(last)} -> {_database(now)}")
     return changes
 
 
-def _database(facts: dict[str, str]) -> str:
-    return f"{facts['database']} (oid {facts.get('database_oid', 'unknown')})"
+def _database(identity: dict[str, str]) -> str:
+    return f"{identity['database']} (oid {identity.get('database_oid', 'unknown')})"
 
 
-def table_changes(source: SourceTable, known_oid: int | None) -> list[str]:
-    """A table of the same name that is another one. Views are recreated for many reasons and hold
-    no rows."""
-    if not source.is_table or known_oid in (None, source.oid):
+def table_changes(source: SourceTable, last_oid: int | None) -> list[str]:
+    """How the table differs from the one of the last load: it may be another one with the same
+    name. Views are not compared: they hold no rows and are recreated for many reasons."""
+    if not source.is_table or last_oid in (None, source.oid):
         return []
-    return [f"the table was dropped and recreated, oid {known_oid} -> {source.oid}"]
+    return [f"the table was dropped and recreated, oid {last_oid} -> {source.oid}"]
 
 
 def refuse(source: SourceTable, pipeline: str, changes: list[str], lags: bool) -> None:
-    """Raises SourceChanged with what was seen, what is at risk and the two ways on."""
-    risk = _RISK.format(pipeline=pipeline, table=source.relation.name)
-    seen = ", ".join(changes)
+    """Raises SourceChanged with the changes, the risk and the two ways to continue. A retry may
+    help where the source `lags`."""
+    advice = _RISK.format(pipeline=pipeline, table=source.relation.name)
+    if lags:
+        advice = _LAG + advice
     error = SourceChanged(
-        f"{source.relation}: the source was restored or failed over: {seen}."
-        f" {_LAG if lags else ''}{risk}"
+        f"{source.relation}: the source was restored or failed over: {', '.join(changes)}. {advice}"
     )
     error.retryable = lags
     raise error

@@ -13,23 +13,23 @@ from loadsheet.sql.types import Column
 
 @dataclass(frozen=True, kw_only=True)
 class Nature:
-    """What a column's own type is like, where its landing type does not say."""
+    """Properties of a column's type in the source that its type in the target does not show."""
 
     element: str
-    """The type's internal name, of the element where it is an array."""
+    """The type's internal name; for an array, that of its elements."""
     is_enum: bool
     own_text: bool
-    """Somebody made a cast to text for the type, which need not show all of a value."""
+    """The type has a user-defined cast to text, which need not show the whole value."""
     collation: str | None
-    """By which the column is ordered, where it is; the database's own unless `own_collation`."""
+    """The collation that orders the column: the database's, unless `own_collation`."""
     own_collation: bool
     loose: bool
-    """Its collation takes values for equal that are not the same."""
+    """The collation is nondeterministic: it treats different values as equal."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SourceTable:
-    """A table as its catalog describes it, reduced to the columns the spec carries."""
+    """A table as its catalog describes it, with the columns that the spec selects."""
 
     relation: Relation
     oid: int
@@ -41,6 +41,7 @@ class SourceTable:
     key_is_enforced: bool
     """The source itself keeps the key unique and without NULLs."""
     is_table: bool
+    """False for views and foreign tables."""
 
     def column(self, name: str) -> Column:
         """The column called `name`. Raises Refused, with the closest names, when the table has
@@ -48,7 +49,5 @@ class SourceTable:
         for column in self.columns:
             if column.name == name:
                 return column
-        raise Refused(
-            f"{self.relation} has no column"
-            f" {name!r}{did_you_mean(name, [c.name for c in self.columns])}"
-        )
+        names = [column.name for column in self.columns]
+        raise Refused(f"{self.relation} has no column {name!r}{did_you_mean(name, names)}")

@@ -143,7 +143,7 @@ def test_reading_row_by_row_would_be_noticed(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The negative control: one session, one row at a time."""
-    monkeypatch.setattr(stream, "copy_apart", lambda *given: None)
+    monkeypatch.setattr(stream, "copy_parallel", lambda *given: None)
     # the first run imports, too
     _, few, many = (calls_for(project, rows) for rows in (30_000, 30_000, 90_000))
     assert (many - few) / 60_000 > 3, (few, many)

@@ -51,13 +51,13 @@ def test_ranges_read_side_by_side_hold_every_row_once(
     source: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream, "_LEAST_BYTES", 200_000)
-    conditions = stream.split(
+    conditions = stream.page_ranges(
         source, catalog.describe(source, "public", Table(name="item")), readers=2
     )
     assert len(conditions) == 8
     taken: list[list[bytes]] = [[] for _ in conditions]
     jobs = [stream.Job(select(c), took.append) for c, took in zip(conditions, taken, strict=True)]
-    counts = stream.copy_apart(source, jobs, "csv", readers=2)
+    counts = stream.copy_parallel(source, jobs, "csv", readers=2)
     assert counts == [len(ids(blocks)) for blocks in taken]
     assert sorted(i for blocks in taken for i in ids(blocks)) == expected(source)
     assert all(counts)
@@ -66,7 +66,9 @@ def test_ranges_read_side_by_side_hold_every_row_once(
 def test_a_small_table_and_a_single_reader_are_one_range(source: Session) -> None:
     item = catalog.describe(source, "public", Table(name="item"))
     assert (
-        stream.split(source, item, readers=2) == ["TRUE"] == stream.split(source, item, readers=1)
+        stream.page_ranges(source, item, readers=2)
+        == ["TRUE"]
+        == stream.page_ranges(source, item, readers=1)
     )
 
 
@@ -75,7 +77,7 @@ def test_both_ways_of_reading_send_the_same(source: Session) -> None:
     fast: list[bytes] = []
     for wire in ("binary", "csv"):
         assert stream.copy(source, stream.Job(select(), slow.append), wire) == len(expected(source))
-        assert stream.copy_apart(source, [stream.Job(select(), fast.append)], wire, 1) == [
+        assert stream.copy_parallel(source, [stream.Job(select(), fast.append)], wire, 1) == [
             len(expected(source))
         ]
     assert b"".join(slow) == b"".join(fast)
@@ -88,7 +90,7 @@ def test_without_the_snapshot_late_rows_would_be_read(source: Session, project: 
 
 def test_the_server_s_error_comes_as_the_other_driver_has_it(source: Session) -> None:
     with pytest.raises(psycopg.errors.DivisionByZero, match="division by zero"):
-        stream.copy_apart(
+        stream.copy_parallel(
             source, [stream.Job(select("1 / (id - 100) < 9"), lambda block: None)], "csv", 1
         )
 
@@ -98,7 +100,7 @@ def test_what_fails_while_storing_ends_all_readers_and_comes_as_it_is(source: Se
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
-        stream.copy_apart(
+        stream.copy_parallel(
             source, [stream.Job(select(), full), stream.Job(select(), lambda block: None)], "csv", 2
         )
     source.execute("SELECT 1")
@@ -126,8 +128,10 @@ def test_a_role_without_a_further_connection_reads_in_the_one_it_has(project: Pr
 def test_options_that_only_libpq_knows_are_kept_to_libpq(
     source: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "_SHARED", stream._SHARED - {"host"})
-    assert stream.copy_apart(source, [stream.Job(select(), lambda block: None)], "csv", 1) is None
+    monkeypatch.setattr(stream, "_COMMON_OPTIONS", stream._COMMON_OPTIONS - {"host"})
+    assert (
+        stream.copy_parallel(source, [stream.Job(select(), lambda block: None)], "csv", 1) is None
+    )
 
 
 @pytest.mark.parametrize("wire", ["auto", "csv"])
@@ -138,10 +142,10 @@ def test_a_large_table_is_read_by_further_sessions(
 
     def watched(session: Session, jobs: Any, *more: Any) -> Any:
         read.append(len(jobs))
-        return copy_apart(session, jobs, *more)
+        return copy_parallel(session, jobs, *more)
 
-    copy_apart = stream.copy_apart
-    monkeypatch.setattr(stream, "copy_apart", watched)
+    copy_parallel = stream.copy_parallel
+    monkeypatch.setattr(stream, "copy_parallel", watched)
     monkeypatch.setattr(stream, "_LEAST_BYTES", 500_000)
     project.in_source(
         FILL + HOLES + "; CREATE TABLE tiny (id int PRIMARY KEY); INSERT INTO tiny VALUES (1)"

@@ -164,19 +164,19 @@ def some(chance: random.Random, few: int = 4) -> list[str]:
 
 def between_looking_and_reading(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
     """The change is made after the extraction has decided what to read, before it locks the table."""
-    decide = extract_step.reading.decide
+    decide = extract_step.selection.decide
 
     def decided(session: Any, table: Any, *more: Any) -> Any:
         reading = decide(session, table, *more)
         sweep.change(table.name)
         return reading
 
-    monkeypatch.setattr(extract_step.reading, "decide", decided)
+    monkeypatch.setattr(extract_step.selection, "decide", decided)
 
 
 def while_reading(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
     """The change waits for the extraction's lock and is made as soon as its rows have been read."""
-    look = extract_step.reading.refuse_null_cursors
+    look = extract_step.selection.refuse_null_cursors
 
     def locked(session: Any, table: Any, source: Any) -> None:
         look(session, table, source)
@@ -185,7 +185,7 @@ def while_reading(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
         sweep.changing.append(thread)
         wait_for_lock(sweep.project, thread)
 
-    monkeypatch.setattr(extract_step.reading, "refuse_null_cursors", locked)
+    monkeypatch.setattr(extract_step.selection, "refuse_null_cursors", locked)
 
 
 def wait_for_lock(project: Project, thread: threading.Thread) -> None:

@@ -176,7 +176,7 @@ def test_any_bytes_are_shown_as_the_server_shows_them(
     with psycopg.connect(project.source) as session, session.cursor().copy(statement) as copy:
         copy.write(b"".join(copied) + BINARY_TRAILER)
     found = look(project.source, Relation("public", "any_bytes"), list(BYTES), list(BYTES))
-    shows = {name: postgres_text.shown(type_name) for name, type_name in found.types.items()}
+    shows = {name: postgres_text.text_reader(type_name) for name, type_name in found.types.items()}
     for values in found.rows.values():
         assert {n: shows[n](image).encode() for n, (_, image) in values.items()} == {
             n: t for n, (t, _) in values.items()

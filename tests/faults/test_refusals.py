@@ -96,7 +96,7 @@ CASES = {
     ),
     "1600 columns": Case(", ".join(f"c{n} int" for n in range(1600)), "1", "1,600 columns"),
     "our own column": Case("_load_id bigint", "1", "_load_id"),
-    "_loadsheet_7": Case("id int PRIMARY KEY", "1", "is a name Loadsheet needs"),
+    "_loadsheet_7": Case("id int PRIMARY KEY", "1", "has a name that Loadsheet reserves"),
     "no columns": Case("", "", "no columns"),
 }
 

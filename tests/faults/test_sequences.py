@@ -23,7 +23,7 @@ from loadsheet.failpoints import POINTS
 from loadsheet.lake.store import Lake
 from loadsheet.outcome import Outcome, RunRequest
 from loadsheet.plan.steps import Step
-from loadsheet.source import bounds, reading
+from loadsheet.source import bounds, selection
 from loadsheet.spec.pipeline_file import load_pipeline
 from loadsheet.warehouse import drift
 from tests.faults.oracle import Verdict, judge, violations
@@ -491,7 +491,7 @@ CONTROLS: dict[str, tuple[Any, str, Any, tuple[str, ...]]] = {
         ("add", "drop and add", "insert", "run"),
     ),
     "no look at rows without a cursor": (
-        reading,
+        selection,
         "refuse_null_cursors",
         lambda session, table, source: None,
         ("insert", "null", "run"),

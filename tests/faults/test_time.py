@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from loadsheet.errors import HeldBack, Refused
-from loadsheet.source import reading
+from loadsheet.source import selection
 from loadsheet.source.bounds import Cursor
 from tests.faults.oracle import judge, violations, watermark_violations
 from tests.faults.scale import LONG, scaled
@@ -287,7 +287,7 @@ def test_an_interval_the_source_has_not_reached_is_not_read(
     error = project.run(**interval)["extract.extract_zoned"].result
     assert isinstance(error, HeldBack) and error.retryable and "seconds away" in str(error)
     with monkeypatch.context() as patch:  # the negative control
-        patch.setattr(reading._Window, "_wait_for_the_clock", lambda self, end: None)
+        patch.setattr(selection._Window, "_wait_for_the_clock", lambda self, end: None)
         project.succeed(**interval)
     world.at(utc("2026-01-01T23:30"))
     world.write(updates=False)
@@ -418,7 +418,7 @@ def test_a_naive_watermark_is_poisoned_by_one_row_from_the_future(
 ) -> None:
     """The negative control."""
     monkeypatch.setattr(Cursor, "safe_upper", lambda self, mode: (self._highest(""), ""))
-    monkeypatch.setattr(Cursor, "refuse_ahead", lambda self, lower: None)
+    monkeypatch.setattr(Cursor, "refuse_clock_set_back", lambda self, lower: None)
     world = World(project, "UTC")
     world.spec(["zoned"])
     world.at(utc("2026-05-05T12:00:00.123456"))
@@ -451,7 +451,7 @@ def test_a_source_whose_clock_was_set_back_is_noticed(
             isinstance(error, Refused) and "set back" in str(error) and "full refresh" in str(error)
         )
     with monkeypatch.context() as patch:
-        patch.setattr(Cursor, "refuse_ahead", lambda self, lower: None)
+        patch.setattr(Cursor, "refuse_clock_set_back", lambda self, lower: None)
         project.succeed()
         lost = sum(judge(project, table).lost for table in tables)
         assert lost == 3

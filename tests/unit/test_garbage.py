@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from loadsheet.lake.garbage import Load, TableRecord, attempts, judge
-from loadsheet.lake.store import Stored
+from loadsheet.lake.garbage import CommittedLoad, TableRecord, attempts, judge
+from loadsheet.lake.store import StoredObject
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
 ROOT = "shop/orders/"
@@ -19,22 +19,22 @@ def prefix(fence: int) -> str:
     return f"{ROOT}{LOAD_ID}/{fence:08d}-deadbeef"
 
 
-def stored(fence: int, days: float, *names: str) -> list[Stored]:
+def stored(fence: int, days: float, *names: str) -> list[StoredObject]:
     names = names or ("part-00000.bin.zst", "manifest.json")
     return [
-        Stored(name=f"{prefix(fence)}/{name}", size=10, modified=NOW - timedelta(days=days))
+        StoredObject(name=f"{prefix(fence)}/{name}", size=10, modified=NOW - timedelta(days=days))
         for name in names
     ]
 
 
-def load(fence: int, days: float, whole: bool = False) -> Load:
-    return Load(
+def load(fence: int, days: float, whole: bool = False) -> CommittedLoad:
+    return CommittedLoad(
         load_no=fence, prefix=prefix(fence), committed_at=NOW - timedelta(days=days), whole=whole
     )
 
 
-def standing(
-    fence: int, *loads: Load, sealed: str | None = None, wanted: bool = True
+def record(
+    fence: int, *loads: CommittedLoad, sealed: str | None = None, wanted: bool = True
 ) -> TableRecord:
     return TableRecord(
         pipeline="shop",
@@ -48,7 +48,7 @@ def standing(
 
 
 def verdicts(
-    objects: list[Stored],
+    objects: list[StoredObject],
     of: TableRecord,
     keep: int = 1,
     owner: tuple[str, str] | None = ("shop", "orders"),
@@ -60,14 +60,14 @@ def verdicts(
 
 def test_the_newest_whole_load_and_every_later_one_stay() -> None:
     objects = [item for fence in (1, 2, 3, 4, 5) for item in stored(fence, 30)]
-    of = standing(5, load(1, 30, True), load(2, 30), load(3, 30, True), load(4, 30), load(5, 30))
+    of = record(5, load(1, 30, True), load(2, 30), load(3, 30, True), load(4, 30), load(5, 30))
     gone, needed = "-a later load replaced the whole table", "a rebuild needs it"
     assert verdicts(objects, of) == {1: gone, 2: gone, 3: needed, 4: needed, 5: needed}
 
 
 def test_old_loads_go_by_age_and_by_count() -> None:
     objects = [item for fence in (1, 2, 3, 4) for item in stored(fence, 30)]
-    of = standing(4, load(1, 30, True), load(2, 30, True), load(3, 6, True), load(4, 1, True))
+    of = record(4, load(1, 30, True), load(2, 30, True), load(3, 6, True), load(4, 1, True))
     gone = "-a later load replaced the whole table"
     assert verdicts(objects, of, 1) == {1: gone, 2: gone, 3: "too young", 4: "a rebuild needs it"}
     assert verdicts(objects, of, 3) == {
@@ -80,7 +80,7 @@ def test_old_loads_go_by_age_and_by_count() -> None:
 
 def test_without_a_whole_load_every_load_stays() -> None:
     objects = stored(1, 30) + stored(2, 30)
-    assert set(verdicts(objects, standing(2, load(1, 30), load(2, 30))).values()) == {
+    assert set(verdicts(objects, record(2, load(1, 30), load(2, 30))).values()) == {
         "a rebuild needs it"
     }
 
@@ -95,11 +95,11 @@ def test_without_a_whole_load_every_load_stays() -> None:
     ],
 )
 def test_the_attempt_on_which_the_table_stands_stays_however_old(names: tuple[str, ...]) -> None:
-    assert verdicts(stored(7, 300, *names), standing(7)) == {7: "a retry needs it"}
+    assert verdicts(stored(7, 300, *names), record(7)) == {7: "a retry needs it"}
 
 
 def test_the_sealed_attempt_stays_whatever_its_fence() -> None:
-    assert verdicts(stored(6, 300), standing(7, sealed=f"{prefix(6)}/manifest.json")) == {
+    assert verdicts(stored(6, 300), record(7, sealed=f"{prefix(6)}/manifest.json")) == {
         6: "a retry needs it"
     }
 
@@ -111,7 +111,7 @@ def test_superseded_attempts_go_when_they_are_old() -> None:
         + stored(3, 6)
         + stored(4, 6, "part-00000.bin.zst")
     )
-    assert verdicts(objects, standing(9)) == {
+    assert verdicts(objects, record(9)) == {
         1: "-superseded before it was loaded",
         2: "-it has no manifest",
         3: "too young",
@@ -121,24 +121,24 @@ def test_superseded_attempts_go_when_they_are_old() -> None:
 
 def test_an_attempt_is_as_young_as_its_newest_object() -> None:
     objects = stored(1, 30, "part-00000.bin.zst") + stored(1, 1, "part-00001.bin.zst")
-    assert verdicts(objects, standing(9)) == {1: "too young"}
+    assert verdicts(objects, record(9)) == {1: "too young"}
 
 
 def test_what_another_pipeline_has_stored_under_the_same_prefix_stays() -> None:
     objects = stored(1, 30) + stored(50, 30)
-    assert verdicts(objects, standing(9), owner=("store", "orders")) == {
-        1: "it is store's",
+    assert verdicts(objects, record(9), owner=("store", "orders")) == {
+        1: "it belongs to store",
         50: "a retry needs it",
     }
 
 
 def test_a_manifest_that_cannot_be_read_stays() -> None:
-    assert verdicts(stored(1, 30), standing(9), owner=None) == {1: "its manifest cannot be read"}
+    assert verdicts(stored(1, 30), record(9), owner=None) == {1: "its manifest cannot be read"}
 
 
 def test_an_attempt_that_the_ledger_never_made_keeps_all() -> None:
     objects = stored(1, 30) + stored(2, 30, "part-00000.bin.zst") + stored(10, 30)
-    found = verdicts(objects, standing(9, load(1, 30, True)))
+    found = verdicts(objects, record(9, load(1, 30, True)))
     assert len(found) == 3 and all(
         "another warehouse uses the same prefix" in why for why in found.values()
     )
@@ -147,7 +147,7 @@ def test_an_attempt_that_the_ledger_never_made_keeps_all() -> None:
 def test_of_a_table_that_is_nowhere_any_more_only_age_counts() -> None:
     objects = stored(1, 30) + stored(2, 6) + stored(3, 30) + stored(4, 6)
     gone = "-the table has left the spec and the warehouse"
-    of = standing(4, load(1, 30, True), load(2, 6), wanted=False)
+    of = record(4, load(1, 30, True), load(2, 6), wanted=False)
     assert verdicts(objects, of) == {1: gone, 2: "too young", 3: gone, 4: "too young"}
 
 
@@ -166,4 +166,4 @@ def test_of_a_table_that_is_nowhere_any_more_only_age_counts() -> None:
     ],
 )
 def test_objects_not_called_as_ours_are_not_seen(name: str) -> None:
-    assert attempts([Stored(name=f"{ROOT}{name}", size=1, modified=NOW)], ROOT) == []
+    assert attempts([StoredObject(name=f"{ROOT}{name}", size=1, modified=NOW)], ROOT) == []

@@ -179,7 +179,9 @@ def test_a_value_without_room_is_refused_by_its_columns_name(
 ) -> None:
     with pytest.raises(Refused) as refused:
         encoded(columns("integer", type_name), f"1,\n2,{value}\n".encode())
-    assert f"column c1 \"ü' ({type_name}) holds a value that Parquet cannot: " in str(refused.value)
+    assert f"column c1 \"ü' ({type_name}) has a value that Parquet cannot hold: " in str(
+        refused.value
+    )
     assert limit in str(refused.value)
 
 
