@@ -68,11 +68,14 @@ LEFT JOIN (element JOIN pg_type inner_type ON inner_type.oid = element.oid
 LEFT JOIN pg_collation ON pg_collation.oid = coll
 ORDER BY attnum
 """
-# Where other tables inherit from a table, its key does not cover all the rows read from it.
+# Columns after `indnkeyatts` are only stored in the index (INCLUDE). Where other tables inherit from
+# a table, its key does not cover all the rows read from it. The key of a partitioned table that some
+# partition lacks is not valid.
 _KEY = """
 SELECT attname FROM pg_index, unnest(indkey) WITH ORDINALITY AS part (attnum, place)
 JOIN pg_attribute USING (attnum)
-WHERE indrelid = %(oid)s AND indisprimary AND attrelid = indrelid AND NOT EXISTS (
+WHERE indrelid = %(oid)s AND indisprimary AND indisvalid AND attrelid = indrelid
+    AND place <= indnkeyatts AND NOT EXISTS (
     SELECT FROM pg_inherits JOIN pg_class ON pg_class.oid = inhparent WHERE inhparent = indrelid
         AND relkind = 'r')
 ORDER BY place
