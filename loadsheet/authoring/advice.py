@@ -294,7 +294,7 @@ def _tried(
     """The table and the advice for it, tried as a run would: the catalogs may rule out a key or a
     cursor that looks right. Raises Refused when the table cannot be loaded at all."""
     from loadsheet.source.catalog import describe
-    from loadsheet.source.holdback import sees_open_transactions
+    from loadsheet.source.selection import refuse_unseen_writers
 
     table = describe(session, schema, Table(name=name))
     advice = advise(table, facts)
@@ -311,7 +311,7 @@ def _tried(
     except Refused as error:
         return table, copy_whole(advice, str(error))
     try:
-        sees_open_transactions(session, table, advice.cursor)
+        refuse_unseen_writers(session, table, advice.cursor)
     except Refused as error:
         # A missing right is no reason against the cursor: it is granted once, for all tables.
         text = str(error).removeprefix(f"{table.relation}: ")

@@ -33,7 +33,7 @@ from loadsheet.lake.parts import Layout, PartStore, PartWriter, Progress
 from loadsheet.lake.store import Lake
 from loadsheet.outcome import Outcome, RunRequest, skipped
 from loadsheet.postgres import PINNED, Session
-from loadsheet.source import catalog, fitness, holdback, identity, selection, stream
+from loadsheet.source import beneath, catalog, fitness, holdback, identity, selection, stream
 from loadsheet.source.selection import Last, Selection
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline, Table
@@ -103,6 +103,8 @@ def _remarks(table: Table, rows: Selection, accepted: str) -> str:
     remarks = ""
     if rows.held_by:
         remarks += f"; held back by {rows.held_by}"
+    if rows.waiting:
+        remarks += f"; {rows.waiting}"
     if accepted:
         remarks += f"; accepted: {accepted}"
     if rows.action == "append" and table.mode is None:
@@ -208,6 +210,15 @@ class _Attempt:
                     f"{described.relation}: its columns or key changed while it was being read;"
                     " retry"
                 )
+            if not described.is_table:
+                # A view cannot be locked by every role; reading from it locks what is below.
+                source.execute(f"SELECT FROM {described.relation.sql} LIMIT 0")
+                leaf = beneath.rewritten(source, described.beneath)
+                if leaf:
+                    raise Overtaken(
+                        f"{described.relation}: {leaf} below it was truncated or rewritten while it"
+                        " was being read; retry"
+                    )
             reach("extract.snapshot")
             selection.refuse_null_cursors(source, self.table, described)
             fitness.refuse_values(source, described, self.table, rows.where, self.warehouse)
@@ -249,7 +260,8 @@ class _Attempt:
                 described.oid,
                 rows.action == "append",
             )
-        changes += identity.table_changes(described, self.seen.source_oid)
+        origin |= identity.table_facts(described)
+        changes += identity.table_changes(described, self.seen.source_oid, self.seen.source)
         if changes and self.table.incremental and rows.action != "replace":
             if not self.request.accept_source:
                 identity.refuse(described, self.pipeline.name, changes, lags)
@@ -345,6 +357,7 @@ def last_of(seen: Scope) -> Last:
         source_oid=seen.source_oid,
         places=places,
         types=types,
+        source=seen.source,
     )
 
 

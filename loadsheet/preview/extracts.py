@@ -17,7 +17,7 @@ from loadsheet.postgres import Session
 from loadsheet.preview import columns, rights, sizes
 from loadsheet.preview.models import Changes, StepPreview
 from loadsheet.preview.sessions import NOT_KNOWN, UNANSWERED, ask
-from loadsheet.source import catalog, fitness, holdback, identity, selection
+from loadsheet.source import catalog, fitness, identity, selection
 from loadsheet.source.bounds import TIMESTAMPTZ
 from loadsheet.source.discovery import has_relation
 from loadsheet.source.selection import Selection
@@ -186,7 +186,7 @@ class _ExtractPreviewer:
         ask(
             preview,
             "hold-back",
-            lambda: holdback.sees_open_transactions(self.session, source, spec.cursor),
+            lambda: selection.refuse_unseen_writers(self.session, source, spec.cursor),
         )
         self._check_identity(source, "merge")
         # No row's values are checked, because the rows are not known; the cursor is, in all rows.
@@ -196,7 +196,7 @@ class _ExtractPreviewer:
     def _check_identity(self, source: SourceTable, action: str) -> None:
         """Add an error if the source is not the one that the watermark was read from."""
         _, changes, lags = identity.observe(self.session, self.scope.source)
-        changes += identity.table_changes(source, self.scope.source_oid)
+        changes += identity.table_changes(source, self.scope.source_oid, self.scope.source)
         if changes and self.table.incremental and action != "replace":
             ask(
                 self.preview,

@@ -15,7 +15,7 @@ import psycopg
 from psycopg import Connection, sql
 
 from loadsheet.errors import Refused
-from loadsheet.source import holdback
+from loadsheet.source import holdback, sequences
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Incremental, Mode
 from loadsheet.sql.text import ident, typed
@@ -65,6 +65,8 @@ class Cursor:
         self.type = without_modifier(self._column.type)
         self.is_time = self.type in TIME_TYPES
         self.sql = ident(spec.cursor)
+        self._shared: str | None = None
+        """The highest value that is not over yet."""
 
     def safe_upper(self, mode: Mode) -> tuple[str | None, str]:
         """The highest value the watermark may have after this extraction, and the session that
@@ -75,8 +77,9 @@ class Cursor:
         """
         has_lookback = self._spec.lookback is not None
         sees_transactions = holdback.sees_open_transactions(
-            self._session, self._source, self._spec.cursor, required=not has_lookback
+            self._session, self._source, required=not has_lookback
         )
+        sequences.refuse_disorder(self._session, self._source, self._spec.cursor, has_lookback)
         settled = self._settled(includes_today=has_lookback)
         highest = self._highest_unshared(settled)
         if highest is None or not sees_transactions:
@@ -89,6 +92,24 @@ class Cursor:
             return None, holder.who
         settled_before = f"{settled} AND {self._settled(holder.since)}"
         return self._highest_unshared(settled_before, holder.since), holder.who
+
+    def waiting(self, upper: str | None) -> str:
+        """How many rows above `upper` wait for their unit of time to end, for messages; empty where
+        none does. To call after `safe_upper`."""
+        if self._shared is None:
+            return ""
+        above = ""
+        if upper is not None:
+            above = f" AND {self.sql} > {typed(upper, self.type)}"
+        row = self._session.execute(
+            f"SELECT count(*) FROM {self._source.relation.sql}"
+            f" WHERE {self.sql} <= {typed(self._shared, self.type)}{above}"
+        ).fetchone()
+        assert row
+        return (
+            f"{row[0]:,} rows wait, because later rows may share their {self._spec.cursor}, for"
+            f" example {self._shared}"
+        )
 
     def newest_query(self) -> str:
         """SQL for the highest value in the table now, as text. Values from the future do not
@@ -188,6 +209,7 @@ class Cursor:
             below = self._highest(limit)
             if not is_shared(self._session, self.type, highest, below, lows):
                 break
+            self._shared = self._shared or highest
             highest = below
         return highest
 

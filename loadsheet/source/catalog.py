@@ -11,6 +11,7 @@ from psycopg.rows import dict_row
 
 from loadsheet.errors import Refused
 from loadsheet.names import did_you_mean
+from loadsheet.source.beneath import Beneath, walk
 from loadsheet.source.fitness import refuse_unfit
 from loadsheet.source.table import Nature, SourceTable
 from loadsheet.spec.models import Table
@@ -51,11 +52,6 @@ SELECT base.attnum, name, not_null, declared,
        EXISTS (SELECT FROM pg_cast WHERE castsource = coalesce(inner_type.oid, outer_type.oid)
                AND castsource >= 16384 AND casttarget = 'text'::regtype
                    AND castmethod = 'f') AS own_text,
-       CASE WHEN collprovider <> 'd' THEN collname
-            ELSE (SELECT CASE to_jsonb(d) ->> 'datlocprovider' WHEN 'b' THEN 'C' WHEN 'i'
-                THEN 'ICU' ELSE datcollate END
-                  FROM pg_database d WHERE datname = current_database()) END AS "collation",
-       coalesce(collprovider <> 'd', false) AS own_collation,
        coalesce(NOT collisdeterministic, false) AS loose,
        ARRAY(SELECT enumlabel::text FROM pg_enum
            WHERE enumtypid = coalesce(inner_type.oid, outer_type.oid)
@@ -81,7 +77,8 @@ WHERE indrelid = %(oid)s AND indisprimary AND indisvalid AND attrelid = indrelid
 ORDER BY place
 """
 _RELATION = """
-SELECT c.oid, relkind IN ('r', 'p'), row_security_active(c.oid), quote_ident(current_user)
+SELECT c.oid, relkind IN ('r', 'p'), relkind <> 'r' OR relhassubclass, row_security_active(c.oid),
+    quote_ident(current_user)
 FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
 WHERE nspname = %s AND relname = %s AND relkind IN ('r', 'p', 'v', 'm', 'f')
 """
@@ -101,7 +98,7 @@ def describe(session: psycopg.Connection[Any], schema: str, table: Table) -> Sou
     row = session.execute(_RELATION, (schema, table.name)).fetchone()
     if not row:
         raise _missing(session, relation)
-    oid, is_table, hides_rows, role = row
+    oid, is_table, has_parts, hides_rows, role = row
     if hides_rows:
         raise Refused(
             f"{relation} has row security, and role {role} would see only some of its rows: run"
@@ -111,6 +108,12 @@ def describe(session: psycopg.Connection[Any], schema: str, table: Table) -> Sou
         rows = cursor.execute(_COLUMNS, {"oid": oid}).fetchall()
     catalog_key = tuple(row[0] for row in session.execute(_KEY, {"oid": oid}))
     key = table.primary_key or catalog_key
+    beneath = Beneath(leaves=(oid,))
+    if has_parts:
+        columns = set(key)
+        if table.incremental:
+            columns.add(table.incremental.cursor)
+        beneath = walk(session, oid, columns)
     whole = SourceTable(
         relation=relation,
         oid=oid,
@@ -120,6 +123,7 @@ def describe(session: psycopg.Connection[Any], schema: str, table: Table) -> Sou
         key=key,
         key_is_enforced=bool(catalog_key) and set(key) == set(catalog_key),
         is_table=is_table,
+        beneath=beneath,
     )
     selected = replace(whole, columns=_selected_columns(whole, table))
     refuse_unfit(selected, table)

@@ -13,13 +13,23 @@ from loadsheet.errors import Refused
 from loadsheet.postgres import Session
 from loadsheet.spec.models import Table
 from loadsheet.sql.text import ident, literal, typed
-from loadsheet.sql.types import MAX_COLUMNS, REMEDY, Column, has_order, unfit, without_modifier
+from loadsheet.sql.types import (
+    MAX_COLUMNS,
+    NUMBER_TYPES,
+    REMEDY,
+    TIME_TYPES,
+    Column,
+    has_order,
+    unfit,
+    without_modifier,
+)
 
 if TYPE_CHECKING:
     from loadsheet.source.table import SourceTable
 
-# Collations that compare the bytes of UTF8, so their order is the same on every server.
-_BYTEWISE = ("C", "POSIX", "ucs_basic", "C.UTF-8", "C.utf8", "pg_c_utf8")
+# Types whose values can grow in the order in which rows are written. A text grows by its collation, a
+# boolean not at all, a random uuid anywhere.
+_CURSOR_TYPES = (*TIME_TYPES, *NUMBER_TYPES)
 # PostgreSQL 17 gave infinity to intervals and encodes it as their lowest and highest values: to
 # older servers the same bytes are an ordinary interval.
 _INFINITE_SINCE = 170000
@@ -90,21 +100,11 @@ def _cursor_problems(source: SourceTable, table: Table) -> Iterator[str]:
     if not table.incremental:
         return
     column = source.column(table.incremental.cursor)
-    nature = source.natures[column.name]
-    if column.cast or not has_order(nature.element):
+    if column.cast or without_modifier(column.type) not in _CURSOR_TYPES:
         yield (
-            f"{_described(column)} cannot be a cursor, because it has no order in the target: use a"
-            " time or a number"
-        )
-        return
-    # The target compares cursors only where the source does not enforce the key, to find the newest
-    # row of each key. Elsewhere only the source's order counts.
-    is_compared = nature.own_collation or (source.key and not source.key_is_enforced)
-    if is_compared and nature.collation and nature.collation not in _BYTEWISE:
-        yield (
-            f"{_described(column)} cannot be a cursor, because the source and the target order it"
-            f" differently (by {nature.collation} in the source): use a time or a number, or a view"
-            ' that gives it COLLATE "C"'
+            f"{_described(column)} cannot be a cursor: only the values of a time or a number can grow"
+            " with each row that is written. Name such a column, or read the whole table (remove"
+            " incremental)"
         )
 
 

@@ -22,6 +22,9 @@ from loadsheet.source.table import SourceTable
 
 _log = logging.getLogger(__name__)
 
+OVERLAP = "(or accept an overlap by setting incremental.lookback)"
+"""The end of each message about rows that may come late."""
+
 _POLL_SECONDS = 0.05
 _IDLE_CHECKS = 20
 
@@ -59,21 +62,9 @@ WHERE database = current_database() ORDER BY prepared LIMIT 1
 _VISIBILITY = """
 SELECT pg_is_in_recovery(), pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'),
     quote_ident(current_user),
-       EXISTS (SELECT FROM pg_subscription_rel
-               WHERE srrelid = %(oid)s
-                   OR srrelid IN (SELECT relid FROM pg_partition_tree(%(oid)s))),
+       EXISTS (SELECT FROM pg_subscription_rel WHERE srrelid = ANY (%(leaves)s)),
        (SELECT min(usename) FROM pg_stat_activity WHERE datname = current_database()
-           AND state = 'disabled'),
-       (SELECT min(format('%%s CACHE %%s', seqrelid::regclass, seqcache)) FROM pg_sequence
-        WHERE seqcache > 1 AND seqrelid IN (
-            SELECT objid FROM pg_depend WHERE classid = 'pg_class'::regclass
-                AND deptype IN ('a', 'i')
-            AND refclassid = 'pg_class'::regclass AND refobjid = %(oid)s
-                AND refobjsubid = %(attnum)s
-            UNION ALL
-            SELECT refobjid FROM pg_attrdef d JOIN pg_depend ON classid = 'pg_attrdef'::regclass
-                AND objid = d.oid
-            WHERE refclassid = 'pg_class'::regclass AND adrelid = %(oid)s AND adnum = %(attnum)s))
+           AND state = 'disabled')
 """
 
 
@@ -92,26 +83,20 @@ class Holder:
 
 
 def sees_open_transactions(
-    session: psycopg.Connection[Any], table: SourceTable, cursor: str, required: bool = True
+    session: psycopg.Connection[Any], table: SourceTable, required: bool = True
 ) -> bool:
     """Whether this session sees all open transactions that may write into `table`.
 
-    Where that is `required`, raises Refused with the exact remedy if it does not, or if sessions
-    draw the numbers of `cursor` in blocks and so may use a low one late.
+    Where that is `required`, raises Refused with the exact remedy if it does not.
     """
-    values = {"oid": table.oid, "attnum": table.column(cursor).attnum}
-    row = session.execute(_VISIBILITY, values).fetchone()
+    row = session.execute(_VISIBILITY, {"leaves": list(table.beneath.leaves)}).fetchone()
     assert row
-    *visibility, sequence = row
-    why_blind = _why_blind(*visibility)
-    if not required:
-        return not why_blind
-    reason = why_blind or _why_out_of_order(sequence)
-    if reason:
-        raise Refused(
-            f"{table.relation}: {reason} (or accept an overlap by setting incremental.lookback)"
-        )
-    return True
+    why_blind = _why_blind(*row)
+    if table.beneath.why_untrusted:
+        why_blind = f"its writers cannot all be seen, because {table.beneath.why_untrusted}"
+    if why_blind and required:
+        raise Refused(f"{table.relation}: {why_blind} {OVERLAP}")
+    return not why_blind
 
 
 def _why_blind(
@@ -139,18 +124,6 @@ def _why_blind(
             " server, its roles and its databases, and reconnect them"
         )
     return ""
-
-
-def _why_out_of_order(cached_sequence: str | None) -> str:
-    """Why a low number may be used late and what to do about it; empty when the cursor's numbers
-    are drawn one by one."""
-    if not cached_sequence:
-        return ""
-    sequence, _, size = cached_sequence.rpartition(" CACHE ")
-    return (
-        f"sessions take numbers from sequence {sequence} in blocks of {size}, and may use one long"
-        f" after higher ones were read: run ALTER SEQUENCE {sequence} CACHE 1; and reconnect them"
-    )
 
 
 def now(session: psycopg.Connection[Any]) -> str:

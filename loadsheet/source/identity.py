@@ -168,12 +168,45 @@ def _database(identity: dict[str, str]) -> str:
     return f"{identity['database']} (oid {identity.get('database_oid', 'unknown')})"
 
 
-def table_changes(source: SourceTable, last_oid: int | None) -> list[str]:
-    """How the table differs from the one of the last load: it may be another one with the same
-    name. Views are not compared: they hold no rows and are recreated for many reasons."""
-    if not source.is_table or last_oid in (None, source.oid):
+def table_facts(source: SourceTable) -> dict[str, str]:
+    """What manifests keep of a relation, next to the source's identity: its leaves, and which rows
+    its views select."""
+    facts = {"leaves": " ".join(str(leaf) for leaf in source.beneath.leaves)}
+    if source.beneath.definition:
+        facts["definition"] = source.beneath.definition
+    return facts
+
+
+def table_changes(
+    source: SourceTable, last_oid: int | None, last: dict[str, str] | None
+) -> list[str]:
+    """How the relation differs from the one of the last load: another table may have its name, or
+    its views may select other rows.
+
+    A view that was created again as it was is no change. New leaves are none either: `new_leaves`.
+    """
+    if source.is_table:
+        if last_oid in (None, source.oid):
+            return []
+        return [f"the table was dropped and recreated, oid {last_oid} -> {source.oid}"]
+    before = (last or {}).get("definition")
+    if before in (None, source.beneath.definition):
         return []
-    return [f"the table was dropped and recreated, oid {last_oid} -> {source.oid}"]
+    return ["the view was redefined and may select other rows"]
+
+
+def new_leaves(
+    source: SourceTable, last_oid: int | None, last: dict[str, str] | None
+) -> tuple[int, ...]:
+    """The leaves that the relation did not have at the last load, for example attached partitions.
+
+    Empty where the last load did not record its leaves, and for another table of the same name.
+    """
+    before = (last or {}).get("leaves")
+    if before is None or (source.is_table and source.oid != last_oid):
+        return ()
+    known = {int(leaf) for leaf in before.split()}
+    return tuple(leaf for leaf in source.beneath.leaves if leaf not in known)
 
 
 def refuse(source: SourceTable, pipeline: str, changes: list[str], lags: bool) -> None:
@@ -183,7 +216,7 @@ def refuse(source: SourceTable, pipeline: str, changes: list[str], lags: bool) -
     if lags:
         advice = _LAG + advice
     error = SourceChanged(
-        f"{source.relation}: the source was restored or failed over: {', '.join(changes)}. {advice}"
+        f"{source.relation}: the source changed since the last load: {', '.join(changes)}. {advice}"
     )
     error.retryable = lags
     raise error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +13,7 @@ import psycopg
 from loadsheet.errors import HeldBack, Refused
 from loadsheet.outcome import RunRequest
 from loadsheet.postgres import Session
-from loadsheet.source import holdback
+from loadsheet.source import holdback, identity, sequences
 from loadsheet.source.bounds import Cursor
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Incremental, Mode, Table
@@ -43,6 +43,8 @@ class Selection:
     """For a cursor without a time zone: the lowest value it can be stamped with from now on."""
     held_by: str = ""
     """The open transaction that keeps the watermark from moving further; empty: none does."""
+    waiting: str = ""
+    """The rows that are not read yet although no transaction holds them back; empty: none are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,8 @@ class Last:
     places: Mapping[str, int]
     """Each column's attnum."""
     types: Mapping[str, str]
+    source: dict[str, str] | None = None
+    """The source, as `identity` saw it; None where an older ledger does not record it."""
 
 
 def decide(
@@ -78,7 +82,15 @@ def decide(
             return window.everything()
         return window.interval(request)
     if is_full or last is None:
-        return window.from_the_start()
+        rows = window.from_the_start()
+        if mode != "merge" and rows.held_by and last is not None:
+            # What may be appended now is less than what the target has.
+            raise HeldBack(
+                f"{source.relation}: {rows.held_by} may still write rows, and a full refresh would"
+                " replace the table by those before them; nothing was written. End it, or retry"
+                " when it has ended"
+            )
+        return rows
     if last.watermark is not None:
         _refuse_changed_cursor(source, table.incremental.cursor, last)
     elif mode == "append" and last.cursor is None:
@@ -86,7 +98,7 @@ def decide(
             f"{source.relation} was loaded without a cursor before: appending to those rows would"
             " double them; run a full refresh of this table"
         )
-    return window.above(last.watermark)
+    return window.above(last.watermark, identity.new_leaves(source, last.source_oid, last.source))
 
 
 def refuse_mode(table: Table, source: SourceTable) -> Mode:
@@ -114,6 +126,12 @@ def refuse_appended_interval(source: SourceTable, mode: Mode) -> None:
             f"{source.relation} has mode: append, and an interval read twice would double its rows:"
             " merge it (mode: merge, which needs a primary_key)"
         )
+
+
+def refuse_unseen_writers(session: Session, source: SourceTable, cursor: str) -> None:
+    """Raises Refused, with the way on, where a row may come late without being held back."""
+    holdback.sees_open_transactions(session, source)
+    sequences.refuse_disorder(session, source, cursor, has_lookback=False)
 
 
 def _refuse_changed_cursor(source: SourceTable, name: str, last: Last) -> None:
@@ -159,13 +177,47 @@ class _Window:
         """All rows from the initial value on, which replace those in the target."""
         return self._rows("replace", self._spec.initial_value, ">=")
 
-    def above(self, watermark: str | None) -> Selection:
-        """Rows above the watermark. The next watermark is at least this one."""
+    def above(self, watermark: str | None, new_leaves: Sequence[int]) -> Selection:
+        """Rows above the watermark, and all rows of `new_leaves` (of partitions that were attached,
+        for example), where they may be anywhere. The next watermark is at least this one.
+
+        Raises Refused where rows of new leaves would be appended below the watermark.
+        """
         action: Literal["merge", "append"] = "merge" if self._mode == "merge" else "append"
         if watermark is None:
             return self._rows(action, self._spec.initial_value, ">=")
         self._cursor.refuse_clock_set_back(self._lower(watermark, watermark))
-        return self._rows(action, watermark, ">", floor=watermark)
+        also = self._rows_of(new_leaves, watermark)
+        return self._rows(action, watermark, ">", floor=watermark, also=also)
+
+    def _rows_of(self, leaves: Sequence[int], watermark: str) -> str:
+        """SQL for the rows of new leaves; empty where the watermark's condition finds them all."""
+        # Those without rows yet, as next month's partition, will get theirs above the watermark.
+        filled = self._session.execute(
+            "SELECT oid, oid::regclass::text AS name FROM pg_class"
+            " WHERE oid = ANY (%s) AND pg_relation_size(oid) > 0 ORDER BY oid",
+            (list(leaves),),
+        ).fetchall()
+        if not filled:
+            return ""
+        names = ", ".join(name for _, name in filled)
+        # A view does not show which table a row comes from.
+        rows = "TRUE"
+        if self._source.is_table:
+            oids = ",".join(str(oid) for oid, _ in filled)
+            rows = f"tableoid = ANY ('{{{oids}}}'::oid[])"
+        if self._mode != "merge":
+            older = f"{self._cursor.sql} <= {typed(watermark, self._cursor.type)}"
+            exists = f"SELECT 1 FROM {self._source.relation.sql} WHERE {rows} AND {older} LIMIT 1"
+            if self._session.execute(exists).fetchone():
+                raise Refused(
+                    f"{self._source.relation}: {names} was attached since the last load, with rows"
+                    f" up to the watermark {watermark}. Whether they were appended before, as rows"
+                    " of another partition, cannot be known: run a full refresh of this table"
+                )
+            return ""
+        _log.info("%s: reading all rows, because %s is new", self._source.relation, names)
+        return rows
 
     def interval(self, request: RunRequest) -> Selection:
         """Rows of the run's interval `[start, end)`.
@@ -183,7 +235,7 @@ class _Window:
         self._refuse_misfits(start, end)
         if self._cursor.is_time and not request.explicit_interval:
             self._wait_for_the_clock(end)
-        holdback.sees_open_transactions(self._session, self._source, self._spec.cursor)
+        refuse_unseen_writers(self._session, self._source, self._spec.cursor)
         moment = end if self._cursor.is_time else holdback.now(self._session)
         holder = holdback.wait_until_ended(self._session, moment, self._spec.hold_back)
         if holder:
@@ -237,8 +289,10 @@ class _Window:
         start: str | None,
         comparison: str,
         floor: str | None = None,
+        also: str = "",
     ) -> Selection:
-        """Rows from `start` on; the next watermark is not below `floor`.
+        """Rows from `start` on, and those that the condition `also` selects; the next watermark is
+        not below `floor`.
 
         A merge reads all visible rows there, also those that the watermark may not pass yet:
         reading such a row again changes nothing. An append must read each row once, so it stops at
@@ -254,14 +308,18 @@ class _Window:
         if self._mode != "merge":
             safe = "FALSE" if upper is None else f"{name} <= {typed(upper, self._cursor.type)}"
             conditions.append(safe)
+        condition = " AND ".join(conditions) or "TRUE"
+        if also:
+            condition = f"({condition} OR {also} AND {name} IS NOT NULL)"
         return Selection(
             action=action,
-            where=self._with_nulls(" AND ".join(conditions) or "TRUE"),
+            where=self._with_nulls(condition),
             lower=start,
             upper=self._cursor.higher(floor, upper),
             moves_watermark=True,
             clock=self._cursor.clock(),
             held_by=held_by,
+            waiting=self._cursor.waiting(upper) if self._mode != "merge" and not held_by else "",
         )
 
     def _lower(self, start: str, floor: str | None) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from loadsheet.errors import Refused
 from loadsheet.names import did_you_mean
+from loadsheet.source.beneath import Beneath
 from loadsheet.sql.text import Relation
 from loadsheet.sql.types import Column
 
@@ -20,9 +21,6 @@ class Nature:
     is_enum: bool
     own_text: bool
     """The type has a user-defined cast to text, which need not show the whole value."""
-    collation: str | None
-    """The collation that orders the column: the database's, unless `own_collation`."""
-    own_collation: bool
     loose: bool
     """The collation is nondeterministic: it treats different values as equal."""
 
@@ -42,6 +40,7 @@ class SourceTable:
     """The source itself keeps the key unique and without NULLs."""
     is_table: bool
     """False for views and foreign tables."""
+    beneath: Beneath
 
     def column(self, name: str) -> Column:
         """The column called `name`. Raises Refused, with the closest names, when the table has

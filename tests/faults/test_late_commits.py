@@ -421,6 +421,126 @@ def test_numbers_that_sessions_take_in_blocks_are_refused_as_a_cursor(
     assert not judge(project, "item") and violations(project) == []
 
 
+OUT_OF_ORDER = {
+    "steps": (
+        "CREATE SEQUENCE s INCREMENT BY 50; CREATE TABLE item (id bigint DEFAULT nextval('s'))",
+        "sequence public.s counts in steps of 50",
+    ),
+    "an identity in steps": (
+        "CREATE TABLE item (id bigint GENERATED ALWAYS AS IDENTITY (INCREMENT BY 2))",
+        "sequence public.item_id_seq counts in steps of 2",
+    ),
+    "descending": (
+        "CREATE SEQUENCE s INCREMENT BY -1; CREATE TABLE item (id bigint DEFAULT nextval('s'))",
+        "sequence public.s counts down",
+    ),
+    "beginning again": (
+        "CREATE SEQUENCE s MAXVALUE 9 CYCLE; CREATE TABLE item (id bigint DEFAULT nextval('s'))",
+        "ALTER SEQUENCE public.s NO CYCLE;",
+    ),
+    "shared": (
+        "CREATE SEQUENCE s; CREATE TABLE item (id bigint DEFAULT nextval('s'));"
+        "CREATE TABLE more (id bigint DEFAULT nextval('s'))",
+        "sequence public.s also gives numbers to public.more",
+    ),
+    "a partition's own blocks": (
+        "CREATE TABLE item (id bigint, k int) PARTITION BY LIST (k); CREATE SEQUENCE s CACHE 9;"
+        "CREATE TABLE part PARTITION OF item DEFAULT;"
+        "ALTER TABLE part ALTER id SET DEFAULT nextval('s')",
+        "ALTER SEQUENCE public.s CACHE 1;",
+    ),
+    "a sequence for each partition": (
+        "CREATE TABLE item (id bigint, k int) PARTITION BY LIST (k);"
+        "CREATE SEQUENCE s; CREATE SEQUENCE t;"
+        "CREATE TABLE one PARTITION OF item FOR VALUES IN (1);"
+        "CREATE TABLE two PARTITION OF item FOR VALUES IN (2);"
+        "ALTER TABLE one ALTER id SET DEFAULT nextval('s');"
+        "ALTER TABLE two ALTER id SET DEFAULT nextval('t')",
+        "its numbers come from several sequences (public.s, public.t)",
+    ),
+}
+
+
+@pytest.mark.parametrize("create, why", OUT_OF_ORDER.values(), ids=OUT_OF_ORDER)
+def test_numbers_that_need_not_rise_with_the_rows_are_refused_as_a_cursor(
+    project: Project, create: str, why: str
+) -> None:
+    project.in_source(create)
+    project.spec({"item": {"incremental": "id", "primary_key": "id"}})
+    error = project.run()["extract.extract_item"].result
+    assert isinstance(error, Refused) and why in str(error)
+    project.spec({"item": {"incremental": {"cursor": "id", "lookback": 99}, "primary_key": "id"}})
+    if "counts down" in why:  # what comes is always below, by more than any lookback
+        assert isinstance(project.run()["extract.extract_item"].result, Refused)
+    else:
+        project.succeed()
+
+
+IN_ORDER = {
+    "serial": "CREATE TABLE item (id bigserial)",
+    "identity": "CREATE TABLE item (id bigint GENERATED ALWAYS AS IDENTITY)",
+    "a shared default of partitions": (
+        "CREATE TABLE item (id bigserial, k int) PARTITION BY LIST (k);"
+        "CREATE TABLE part PARTITION OF item DEFAULT"
+    ),
+    "another column of blocks": (
+        "CREATE SEQUENCE s CACHE 9; CREATE TABLE item (id bigserial, n int DEFAULT nextval('s'))"
+    ),
+}
+
+
+@pytest.mark.parametrize("create", IN_ORDER.values(), ids=IN_ORDER)
+def test_numbers_that_are_drawn_one_by_one_are_a_cursor(project: Project, create: str) -> None:
+    project.in_source(create)
+    project.spec({"item": {"incremental": "id", "primary_key": "id"}})
+    project.succeed()
+
+
+@pytest.mark.parametrize("cursor", ["id", "at"])
+def test_a_full_refresh_replaces_no_rows_by_those_that_are_safe_to_read(
+    project: Project, cursor: str
+) -> None:
+    project.in_source("CREATE TABLE log (id bigserial, at timestamptz NOT NULL DEFAULT now())")
+    project.in_source("INSERT INTO log SELECT FROM generate_series(1, 1000)")
+    project.spec({"log": {"incremental": {"cursor": cursor, "hold_back": "0s"}, "mode": "append"}})
+    with psycopg.connect(project.source) as writer:
+        writer.execute("INSERT INTO log DEFAULT VALUES")
+        project.succeed()  # nothing is there yet that could be replaced
+    project.succeed()
+    assert not judge(project, "log")
+    with psycopg.connect(project.source) as writer:
+        writer.execute("INSERT INTO log DEFAULT VALUES")
+        error = project.run(full_refresh="all")["extract.extract_log"].result
+        assert isinstance(error, HeldBack) and error.retryable
+        assert f"pid {writer.info.backend_pid}" in str(error)
+        assert project.in_warehouse("SELECT count(*) FROM staging.log") == [(1001,)]
+    project.succeed(full_refresh="all")
+    assert not judge(project, "log")
+
+
+def test_rows_that_wait_for_their_hour_to_end_are_counted(project: Project) -> None:
+    project.in_source("CREATE TABLE log (at timestamptz NOT NULL)")
+    for hours in (0, 1):
+        project.in_source(
+            f"INSERT INTO log SELECT date_trunc('hour', now()) - interval '{hours} h'"
+            " FROM generate_series(1, 10)"
+        )
+    project.spec({"log": {"incremental": "at", "mode": "append"}})
+    result = project.run()["extract.extract_log"].result
+    assert isinstance(result, Outcome)
+    assert " rows wait, because later rows may share their at, for example" in result.message
+
+
+@pytest.mark.parametrize(
+    "type_name", ["text", 'text COLLATE "C"', "varchar", "boolean", "uuid", "bytea", "inet"]
+)
+def test_a_type_that_does_not_grow_is_refused_as_a_cursor(project: Project, type_name: str) -> None:
+    project.in_source(f"CREATE TABLE item (id int PRIMARY KEY, c {type_name})")
+    project.spec({"item": {"incremental": {"cursor": "c", "nulls": "include"}}})
+    error = project.run()["extract.extract_item"].result
+    assert isinstance(error, Refused) and "cannot be a cursor: only the values of" in str(error)
+
+
 @pytest.mark.parametrize("type_name", ["date", "timestamp(0)", "timestamptz(0)"])
 def test_rows_that_share_the_last_value_of_a_coarse_cursor_are_not_lost(
     project: Project, type_name: str

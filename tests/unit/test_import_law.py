@@ -52,6 +52,7 @@ LATE = {
     "project/check.py": (1, "test files are read only where a pipeline has some"),
     "project/conflicts.py": (2, PARSER),
     "project/declared.py": (2, PARSER),
+    "source/beneath.py": (2, "only a view needs the SQL parser, which takes 25 ms to import"),
     "source/stream.py": (3, "asyncpg is needed only for tables above 20,000 rows"),
     "spec/compiled.py": (4, CACHED),
     "spec/dependencies.py": (1, CACHED),

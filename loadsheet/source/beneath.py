@@ -1,0 +1,159 @@
+"""What a source relation is made of: the tables below a view, a partitioned or an inherited table.
+
+Increments without a lookback rest on seeing every writer (`holdback`) and on the watermark's rows
+being where they were (`identity`, `selection`). Both hold for plain tables. So a relation is walked
+down to its leaves, and each leaf has to be a plain table of this database.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from loadsheet.errors import WorkError
+
+# The relations of a view are read from its stored query: pg_depend leaves out system catalogs.
+# Functions with an oid below 16384 (FirstNormalObjectId) are PostgreSQL's own: of these the volatile
+# ones, and those that tell the time (now, transaction_timestamp, statement_timestamp), let rows
+# appear that no transaction has written. A user's own function may read any table, unless it
+# promises not to (IMMUTABLE). Likewise a function that stands in FROM (rtekind 3).
+_BELOW = r"""
+WITH RECURSIVE below (oid, kind) AS (
+    SELECT oid, relkind FROM pg_class WHERE oid = %(oid)s
+    UNION
+    SELECT c.oid, c.relkind FROM below, LATERAL (
+        SELECT inhrelid FROM pg_inherits WHERE inhparent = below.oid
+        UNION ALL
+        SELECT found[1]::oid FROM pg_rewrite,
+            regexp_matches(ev_action::text, ':relid (\d+)', 'g') found
+        WHERE ev_class = below.oid AND below.kind = 'v' AND ev_type = '1'
+    ) next (oid) JOIN pg_class c ON c.oid = next.oid
+)
+SELECT below.oid, kind::text, below.oid::regclass::text AS name, below.oid < 16384 AS is_system,
+    CASE WHEN kind = 'v' THEN pg_get_viewdef(below.oid) END AS definition,
+    kind = 'v' AND EXISTS (
+        SELECT FROM pg_rewrite WHERE ev_class = below.oid AND ev_type = '1' AND (
+            ev_action::text ~ ':rtekind 3 |SQLVALUEFUNCTION' OR EXISTS (
+                SELECT FROM regexp_matches(ev_action::text, ':(?:op)?funcid (\d+)', 'g') found
+                JOIN pg_proc f ON f.oid = found[1]::oid
+                WHERE provolatile = 'v' OR f.oid IN (1299, 2647, 2648)
+                    OR (provolatile = 's' AND f.oid >= 16384)))) AS calls_functions
+FROM below ORDER BY below.oid
+"""
+# Of two answers, one is the snapshot's and one is the present's: pg_relation_filenode does not look
+# into the snapshot.
+_REWRITTEN = """
+SELECT pg_class.oid::regclass::text FROM pg_class
+WHERE oid = ANY (%s) AND relfilenode <> 0 AND relfilenode <> pg_relation_filenode(oid)
+ORDER BY pg_class.oid LIMIT 1
+"""
+_KINDS = {"f": "is a foreign table", "m": "is a materialized view"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beneath:
+    """The leaves of a relation, and what its views select."""
+
+    leaves: tuple[int, ...]
+    """The oids of the tables that hold the rows, in order."""
+    why_untrusted: str = ""
+    """Why writers of the relation cannot all be seen, for messages; empty where all leaves are
+    plain tables."""
+    definition: str | None = None
+    """A hash of which rows the views select; None where there is no view."""
+
+
+def walk(session: psycopg.Connection[Any], oid: int, named: Collection[str]) -> Beneath:
+    """What is below the relation `oid`. `named` are the columns whose meaning counts, the cursor
+    and the key: a view that only gets other columns selects the same rows."""
+    rows = session.execute(_BELOW, {"oid": oid}).fetchall()
+    leaves = []
+    untrusted = []
+    definitions = []
+    for leaf, kind, name, is_system, definition, calls_functions in rows:
+        if kind == "v":
+            columns = named if leaf == oid else None
+            definitions.append(_rows_selected(definition, columns))
+            if calls_functions:
+                untrusted.append(
+                    f"view {name} calls functions, which may read other tables or the time"
+                )
+            continue
+        if kind in ("r", "m", "f"):
+            leaves.append(leaf)
+        if is_system:
+            untrusted.append(f"{name} is a system catalog")
+        elif kind in _KINDS:
+            untrusted.append(f"{name} {_KINDS[kind]}")
+    if not leaves:
+        untrusted.append("there is no table below it")
+    hashed = None
+    if definitions:
+        hashed = hashlib.sha256("\n".join(definitions).encode()).hexdigest()[:20]
+    return Beneath(
+        leaves=tuple(leaves),
+        why_untrusted=untrusted[0] if untrusted else "",
+        definition=hashed,
+    )
+
+
+def rewritten(session: psycopg.Connection[Any], beneath: Beneath) -> str | None:
+    """The first leaf that was rewritten (TRUNCATE, REFRESH, CLUSTER ...) after the snapshot was
+    taken and before the leaf was locked: it would look empty. None where there is none.
+
+    To call in the transaction of the snapshot, after the relation was read from.
+    """
+    row = session.execute(_REWRITTEN, (list(beneath.leaves),)).fetchone()
+    if row is None:
+        return None
+    return str(row[0])
+
+
+def _rows_selected(definition: str, columns: Collection[str] | None) -> str:
+    """What of a view's `definition` decides about its rows, and about the values in `columns`
+    (None: in all)."""
+    # Tables without a view need no parser (25 ms of import).
+    from loadsheet.sql.parsing import parse
+    from loadsheet.sql.tokens import Unparsable
+
+    try:
+        (statement,) = parse(definition)
+    except (Unparsable, WorkError, ValueError):
+        return definition
+    body = _without_places(statement.body)
+    is_simple = (
+        body.get("op") == "SETOP_NONE" and not {"distinctClause", "groupClause"} & body.keys()
+    )
+    if columns is not None and is_simple:
+        targets = body.get("targetList", [])
+        body["targetList"] = [target for target in targets if _name_of(target) in columns]
+    return json.dumps(body, sort_keys=True)
+
+
+def _without_places(node: Any) -> Any:
+    """The tree without positions in the text, which differ with its layout."""
+    if isinstance(node, list):
+        return [_without_places(part) for part in node]
+    if isinstance(node, dict):
+        return {
+            key: _without_places(part)
+            for key, part in node.items()
+            if not key.endswith(("location", "_len"))
+        }
+    return node
+
+
+def _name_of(target: dict[str, Any]) -> str | None:
+    """The column's name that an entry of a SELECT list gives."""
+    entry = target["ResTarget"]
+    if "name" in entry:
+        return str(entry["name"])
+    fields = entry["val"].get("ColumnRef", {}).get("fields", [])
+    if not fields or "String" not in fields[-1]:
+        return None
+    return str(fields[-1]["String"]["sval"])
