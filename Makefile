@@ -65,7 +65,7 @@ bench: setup .venv-bench/.ready  ## Measure this machine: Loadsheet, the bare pi
 	@.venv-bench/bin/python -m bench.plots
 	@$(BIN)/python -m bench.report
 
-bench-peers: setup  ## The same for sling, dlt, ingestr and the DataFrame way, in separate environments
+bench-peers: setup  ## The same for sling, dlt, ingestr and DataFrames, in separate environments
 	@$(BIN)/python -m bench.transfer full --times 3 --who "$(PEERS)" --json bench/results/peers_full.json
 	@$(BIN)/python -m bench.transfer increment --who "$(PEERS)" --json bench/results/peers_increment.json
 	@$(BIN)/python -m bench.transfer increment --recent --share 0.01 --who "$(PEERS)" --json bench/results/peers_increment_recent.json
