@@ -65,7 +65,7 @@ bench: setup .venv-bench/.ready  ## Measure this machine: Loadsheet, the bare pi
 	@.venv-bench/bin/python -m bench.plots
 	@$(BIN)/python -m bench.report
 
-bench-peers: setup  ## The same beside sling, dlt, ingestr and the DataFrame way, in environments of their own
+bench-peers: setup  ## The same for sling, dlt, ingestr and DataFrames, in separate environments
 	@$(BIN)/python -m bench.transfer full --times 3 --who "$(PEERS)" --json bench/results/peers_full.json
 	@$(BIN)/python -m bench.transfer increment --who "$(PEERS)" --json bench/results/peers_increment.json
 	@$(BIN)/python -m bench.transfer increment --recent --share 0.01 --who "$(PEERS)" --json bench/results/peers_increment_recent.json
@@ -86,7 +86,7 @@ docs: .venv-docs/.ready  ## Build the documentation's site into build/site; a br
 	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
 	@echo "build/site/index.html: $$(find build/site -name '*.html' | wc -l) pages"
 
-reference: setup  ## Write the generated pages anew: docs/spec.md, docs/cli.md, docs/rules.md
+reference: setup  ## Write the generated pages again: docs/spec.md, docs/cli.md, docs/rules.md
 	@mkdir -p build
 	$(BIN)/python docs/spec_reference.py > build/spec.md && mv build/spec.md docs/spec.md
 	$(BIN)/python docs/cli_reference.py > build/cli.md && mv build/cli.md docs/cli.md

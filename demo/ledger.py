@@ -61,7 +61,7 @@ class Run:
 
 
 def read_run(warehouse: str, run_id: str, state: str, seconds: float, tasks: list[Task]) -> Run:
-    """Put together the tasks of a run and what the ledger in `warehouse` says of it."""
+    """Put together the tasks of a run and what the ledger in `warehouse` records about it."""
     with psycopg.connect(warehouse) as session:
         loads, transforms = _works(session, _LOADS, run_id), _works(session, _TRANSFORMS, run_id)
     return Run(

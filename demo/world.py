@@ -20,7 +20,7 @@ from demo.servers.process import Managed
 
 SLACK_TOKEN = "T00000000/B00000000/demo"
 _SETTINGS = {
-    # the demo says when; the schedule stays visible in the UI
+    # the demo triggers the runs; the schedule stays visible in the UI
     "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",
 }
 

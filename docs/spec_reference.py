@@ -27,7 +27,7 @@ def resolved(node: dict[str, Any]) -> dict[str, Any]:
 
 
 def mappings(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every mapping that has keys of its own, under its path; `defaults` has those of a table."""
+    """Every mapping that has keys, under its path; `defaults` has those of a table."""
     node = resolved(node)
     if "properties" in node:
         yield path, node

@@ -108,8 +108,7 @@ def _add_matched(
         pattern = pattern_of(relation.name)
         if pattern and not why_not:
             why_not = (
-                f"the file's pattern {pattern.name} matches it; name it to give it an entry of"
-                " its own"
+                f"the file's pattern {pattern.name} matches it; name it to give it a separate entry"
             )
         if why_not and relation.name not in present:
             choice.left_out[relation.name] = why_not

@@ -53,7 +53,7 @@ def test(
 ) -> None:
     """Build transforms from the rows of tests and compare the results with the expected rows.
 
-    Tests are in tests/*.yml beside the pipeline file. The exit code is 1 when a test fails.
+    Tests are in tests/*.yml next to the pipeline file. The exit code is 1 when a test fails.
     """
     if pipeline:
         spec, project = open_pipeline(ctx.obj, pipeline)
@@ -112,7 +112,7 @@ def _why_no_tests(tests: Tests, only: str | None) -> str:
 
 
 def _run(tests: Tests, connection: Connection | None, quiet: bool) -> list[Verdict]:
-    """Run each test in a database of its own, on the server of `connection` or an embedded one."""
+    """Run each test in a separate database, on the server of `connection` or an embedded one."""
     # Imported here: `--help` needs no driver.
     from loadsheet.sqltest.embedded import embedded, throwaway_database
     from loadsheet.sqltest.run import Verdict, run_case

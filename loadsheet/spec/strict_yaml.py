@@ -49,7 +49,7 @@ _INDENT = "check the spaces at the start of this line and of the lines above"
 _INNER_QUOTE = "double a quote inside quoted text, 'it''s', or use the other quotes, \"it's\""
 _COLON = "put ': ' after each key (see the line above too), and quote text that contains ': '"
 _QUOTE_VALUE = "write one, or quote it if it is text"
-_NEW_LINE = "start the list on a line of its own"
+_NEW_LINE = "start the list on a separate line"
 _WRITE_OUT = "write it out, put what tables share under `defaults`, or quote it if it is text"
 _SHARE = "write the keys out, or put what tables share under `defaults`"
 

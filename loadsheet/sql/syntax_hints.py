@@ -199,7 +199,7 @@ def _try_cast(tokens: Tokens, culprit: int) -> Mistake | None:
 
 
 def _join_without_condition(tokens: Tokens, culprit: int) -> Mistake | None:
-    """The last JOIN of the query that broke which does not say which rows meet."""
+    """The last JOIN of the broken query without a condition for its rows."""
     open_joins: list[list[int]] = [[]]
     for at, token in enumerate(tokens[:culprit]):
         if token.text == "(":
@@ -215,7 +215,7 @@ def _join_without_condition(tokens: Tokens, culprit: int) -> Mistake | None:
     place = open_joins[-1][-1] + 1
     while _symbol(tokens, place) in ("(", "lateral", "only", "select", "with"):
         place += 1
-    hint = "say how rows meet, or write CROSS JOIN"
+    hint = "state which rows match, or write CROSS JOIN"
     return Mistake(tokens[place].start, "JOIN without ON or USING", hint)
 
 

@@ -7,7 +7,7 @@
 -- Local is the departure airport's time for departures, the arrival airport's for arrivals.
 -- A key stays NULL until the row it points to has landed. updated_at tells of changes to the fact's own source rows,
 -- not to its airports and aircraft: a renamed airport must not touch every flight.
-WITH dimensions AS ( -- read by nobody, so never run: it says what to build before this fact
+WITH dimensions AS ( -- never read, so never run: it names what to build before this fact
     SELECT 1 FROM mart.dim_aircrafts, mart.dim_airport, mart.dim_date, mart.dim_passenger, mart.dim_time
 ),
 

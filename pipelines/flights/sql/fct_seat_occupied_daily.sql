@@ -1,7 +1,7 @@
 -- Grain: one arrived flight, on the day it left (local to the departure airport). Key: flight_nk.
 -- Computed whole, without :since_load, so that the merge also deletes: a flight may stop being arrived, and counting
 -- reads every boarding pass in any case. Only rows that differ are written.
-WITH dimensions AS ( -- read by nobody, so never run: it says what to build before this fact
+WITH dimensions AS ( -- never read, so never run: it names what to build before this fact
     SELECT 1 FROM mart.dim_aircrafts, mart.dim_airport, mart.dim_date
 ),
 
