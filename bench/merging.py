@@ -203,7 +203,7 @@ class _Clock:
 def _check(
     session: psycopg.Connection[Any], rows: Rows, before: int, expected: tuple[int, int]
 ) -> None:
-    """Every sent row is there, only what was to be written has been, and nothing else came or went."""
+    """Every sent row is there, only the expected rows were written, and nothing else changed."""
     session.execute("SET work_mem = '1GB'")
     names = ", ".join(rows.columns)
     written = f"SELECT {names} FROM target WHERE _load_id = {LOAD_NO}"

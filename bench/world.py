@@ -35,7 +35,7 @@ class World:
     pids: dict[str, int]
 
     def cpu_seconds(self) -> dict[str, float]:
-        """Per server, the CPU time it has used since it started, children that have ended included."""
+        """Per server, the CPU time used since it started, including children that have ended."""
         return {name: _cpu(psutil.Process(pid)) for name, pid in self.pids.items()}
 
     def settle(self) -> None:

@@ -85,7 +85,7 @@ def _row(parameter: Any) -> str:
 
 
 def _value(parameter: Any) -> str:
-    """What comes after an option: nothing for a switch, the words to choose from, or a placeholder."""
+    """The text after an option: nothing for a switch, its choices, or a placeholder."""
     if parameter.is_flag or parameter.count:
         return ""
     if choices := getattr(parameter.type, "choices", ()):

@@ -87,7 +87,8 @@ class ByHand:
     ) -> Worker:
         """Do one step in a process of its own, which stops itself at the failpoint `stop_at`.
 
-        `lake` is an S3 endpoint to use instead of the project's; `prepare` is called first, in the process.
+        `lake` is an S3 endpoint to use instead of the project's; `prepare` is called first, in the
+        process.
         """
         connections = {
             conn: self.project.connections(conn) for conn in ("shop_source", "warehouse", "lake")

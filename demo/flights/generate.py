@@ -28,8 +28,8 @@ def generate(dsn: str, scale: str | int = "demo", seed: int = 42) -> dict[str, i
     """Create schema `bookings` in the database `dsn`, fill it in one transaction and return the
     rows per table.
 
-    `scale` is demo, small, medium, big or a number of bookings (ValueError otherwise). When the schema is there already
-    it raises psycopg.errors.DuplicateSchema.
+    `scale` is demo, small, medium, big or a number of bookings (ValueError otherwise). When the
+    schema is there already it raises psycopg.errors.DuplicateSchema.
     """
     size, random = scale_of(scale), Random(seed)
     flights = build_schedule(size, build_routes(route_count(size), airports(), random))

@@ -29,7 +29,8 @@ def ticket_no(number: int) -> str:
 class Receipts:
     """Appends rows to the spool and counts them; the counts may start at what is there already.
 
-    `stamp` is the text for created_at and updated_at; None takes the time of the booking or check-in itself.
+    `stamp` is the text for created_at and updated_at; None takes the time of the booking or
+    check-in itself.
     """
 
     def __init__(

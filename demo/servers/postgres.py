@@ -37,13 +37,12 @@ _FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 class PostgresServer(Managed):
     """PostgreSQL on 127.0.0.1 with a random port and password; a context manager.
 
-    `data_dir` must not exist yet or be empty; where the server's user cannot reach it (root, who becomes nobody), or
-    when it is None, a folder `within` (default: the system's temporary folder) is used and removed
-    at the end.
-    `durable=False` trades crash safety of the data for speed. `settings` adds or overrides server settings.
-    `copy_of` is a running server of the same version whose files are taken over (pg_basebackup), user and password
-    too; with `standby` the copy stays in recovery and follows it, or, if `standby` is "silent",
-    does not follow.
+    `data_dir` must not exist yet or be empty; where the server's user cannot reach it (root, who
+    becomes nobody), or when it is None, a folder `within` (default: the system's temporary folder)
+    is used and removed at the end. `durable=False` trades crash safety of the data for speed.
+    `settings` adds or overrides server settings. `copy_of` is a running server of the same version
+    whose files are taken over (pg_basebackup), user and password too; with `standby` the copy stays
+    in recovery and follows it, or, if `standby` is "silent", does not follow.
     """
 
     def __init__(

@@ -52,8 +52,9 @@ class Managed(ABC):
 class Supervised:
     """A command with its own session, log file and guaranteed end.
 
-    `signals` are sent to the command in turn, each with the seconds to wait; then SIGKILL to all its descendants.
-    `user` is a (uid, gid) to drop to; None keeps ours. `remove` is a folder to remove should we end without `stop`.
+    `signals` are sent to the command in turn, each with the seconds to wait; then SIGKILL to all
+    its descendants. `user` is a (uid, gid) to drop to; None keeps ours. `remove` is a folder to
+    remove should we end without `stop`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""An embedded S3 server: rclone serving a folder; each bucket is a sub-folder, each object a file."""
+"""An embedded S3 server: rclone serving a folder. A bucket is a sub-folder, an object is a file."""
 
 from __future__ import annotations
 

@@ -25,7 +25,8 @@ class _Answer:
 class SlackReceiver(Managed):
     """Receives posted messages on 127.0.0.1; a context manager.
 
-    `messages` holds every payload in the order of arrival; `on_message` is called with each (from a server thread).
+    `messages` holds every payload in the order of arrival; `on_message` is called with each (from a
+    server thread).
     """
 
     on_message: Callable[[dict[str, Any]], None] | None = None

@@ -147,7 +147,7 @@ def listen_for_signals() -> tuple[socket.socket, list[int]]:
 
 
 def main() -> int:
-    """Run the order in argv[1]; return the command's exit code (128 + signal where one ended it)."""
+    """Run the order in argv[1] and return the command's exit code (128 + signal if one ended it)."""
     order = json.loads(sys.argv[1])
     family = Family(spawn(order))
     orphaned = wait_for_a_reason_to_stop(family)

@@ -1,4 +1,4 @@
-"""The DAGs that Airflow finds in this repository are the plans of its pipeline files, task by task."""
+"""The DAGs that Airflow finds in this repository match the plans of its pipeline files."""
 
 from __future__ import annotations
 

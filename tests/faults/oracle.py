@@ -46,7 +46,7 @@ def judge(
     columns: Sequence[str] | None = None,
     staging: str = "staging",
 ) -> Verdict:
-    """Compare `public.<table>` (its rows `where`, `columns`: default all) with `<staging>.<table>`."""
+    """Compare `public.<table>` (rows `where`, `columns`: default all) with `<staging>.<table>`."""
     with psycopg.connect(project.source) as source, psycopg.connect(project.warehouse) as warehouse:
         source.execute(SETTINGS)
         warehouse.execute(SETTINGS)

@@ -382,7 +382,7 @@ def without_checks() -> None:
 def test_without_checks_of_the_client_its_session_lives_on(
     by_hand: ByHand, tally: Callable[[str], Tally]
 ) -> None:
-    """The negative control: the server goes on with the dead client's statement until that is done."""
+    """The negative control: the server keeps running the dead client's statement to its end."""
     by_hand.project.in_source(CHANGE)
     load_id = by_hand.step("extract", "run").load_id
     by_hand.project.in_warehouse(SLOW_UPDATE)

@@ -1,4 +1,4 @@
-"""Rows that commit late: no extraction may move the watermark past a row that cannot be seen yet."""
+"""Rows that commit late: the watermark never moves past a row that is not visible yet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The oracle itself: it must see a lost row, a doubled row, a wrong value, and a ledger that lies."""
+"""The oracle itself: it must see a lost row, a doubled row, a wrong value and a wrong ledger."""
 
 from __future__ import annotations
 

@@ -227,7 +227,7 @@ def impatient() -> None:
 def test_a_sleeper_in_nobodys_way_but_a_newer_extraction_is_ended_by_the_server(
     by_hand: ByHand,
 ) -> None:
-    """Past `advance` it holds the row that the extraction must change; no retry is there to end it."""
+    """Past `advance` it locks the row that the extraction must change; no retry ends it."""
     by_hand.project.in_source(CHANGE.format(third=0))
     load_id = by_hand.step("extract", "old").load_id
     worker = by_hand.start("load", "old", load_id, "load.advanced", prepare=impatient)
