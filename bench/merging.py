@@ -1,7 +1,9 @@
 """How rows get into a target: time, CPU, WAL and growth of upsert, MERGE, UPDATE + INSERT and
 pre-filters.
 
-`python -m bench.merging [--quick] [--rows N] [--shape S] [--cases …] [--ways …] [--set work_mem=64MB] [--json FILE]`
+    python -m bench.merging [--quick] [--rows N] [--shape S] [--cases …] [--ways …]
+                            [--set work_mem=64MB] [--json FILE]
+
 Each measurement has a fresh copy of one database, a checkpoint before it, and ends with COMMIT.
 Ways take turns.
 """

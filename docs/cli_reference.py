@@ -17,8 +17,8 @@ HEAD = """\
 Generated from the commands themselves by `python docs/cli_reference.py`.
 [Commands by example](commands.md) shows what they print.
 
-Options before the command are those of `loadsheet` itself. The project is the nearest folder with `pipelines/`, from
-the current one upwards.
+Options before the command are those of `loadsheet` itself. The project is the nearest folder with
+`pipelines/`, from the current one upwards.
 """
 TABLE = "| argument or option | meaning | default |\n|---|---|---|"
 

@@ -26,7 +26,9 @@ from loadsheet.spec.pipeline_file import load_pipeline
 from tests.project import Project
 
 SOURCE = """
-CREATE TABLE item (id int PRIMARY KEY, what text, at timestamptz NOT NULL DEFAULT clock_timestamp());
+CREATE TABLE item (
+    id int PRIMARY KEY, what text, at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
 INSERT INTO item SELECT i, md5(i::text) FROM generate_series(1, 5000) i;
 """
 # Processes are forked from a server that has imported everything: 20 ms instead of a second each.

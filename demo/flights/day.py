@@ -27,10 +27,13 @@ _GREAT = (
 )
 _RENAME = """
     UPDATE bookings.airports_data
-    SET airport_name = jsonb_set(airport_name, '{en}', to_jsonb(format('%%s %%s Airport', city ->> 'en', %s::text)))
+    SET airport_name = jsonb_set(
+        airport_name, '{en}', to_jsonb(format('%%s %%s Airport', city ->> 'en', %s::text))
+    )
     WHERE airport_code = %s"""
 _MOVE = """
-    UPDATE bookings.flights SET status = %s, actual_departure = %s::timestamptz, actual_arrival = %s::timestamptz
+    UPDATE bookings.flights
+    SET status = %s, actual_departure = %s::timestamptz, actual_arrival = %s::timestamptz
     WHERE flight_id = %s"""
 
 

@@ -190,7 +190,8 @@ class PostgresServer(Managed):
 
     def dsn(self, database: str) -> str:
         """A connection URI for `database`."""
-        return f"postgresql://{self.user}:{self.password}@{self.host}:{self.port}/{quote(database, safe='')}"
+        login = f"{self.user}:{self.password}"
+        return f"postgresql://{login}@{self.host}:{self.port}/{quote(database, safe='')}"
 
     def create_database(self, name: str) -> str:
         """Create an empty database and return its connection URI."""

@@ -74,7 +74,8 @@ class S3Server(Managed):
         self._process.wait_until(lambda: listens(self.port), "the S3 server")
 
     def _command(self) -> list[str]:
-        # --no-cleanup: removing a folder with its last object would race with somebody storing the next one.
+        # --no-cleanup: removing a folder with its last object would race with a client that stores
+        # the next object there.
         command = [
             str(_rclone()),
             "serve",

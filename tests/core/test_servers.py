@@ -30,7 +30,8 @@ OWNER = """
     from pathlib import Path
     from demo.servers import PostgresServer, S3Server
     postgres, s3 = PostgresServer(Path(sys.argv[1]) / "pg"), S3Server(Path(sys.argv[1]) / "s3")
-    thread = threading.Thread(target=postgres.start)  # a server must outlive the thread that started it
+    # A server must outlive the thread that started it.
+    thread = threading.Thread(target=postgres.start)
     thread.start(); thread.join()
     s3.start()
     print(postgres.port, s3.port, flush=True)

@@ -26,7 +26,9 @@ from tests.faults.tally import Tally
 from tests.project import Project
 
 SOURCE = """
-CREATE TABLE item (id int PRIMARY KEY, what text, at timestamptz NOT NULL DEFAULT clock_timestamp());
+CREATE TABLE item (
+    id int PRIMARY KEY, what text, at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
 INSERT INTO item SELECT i, md5(i::text) FROM generate_series(1, 500) i;
 """
 CHANGE = "UPDATE item SET what = md5(what), at = clock_timestamp() WHERE id % 3 = {third}"
@@ -334,7 +336,9 @@ def test_an_extract_that_wakes_up_after_its_retry_was_loaded_does_no_harm(
 
 
 VERSIONED = """
-CREATE TABLE item (id int PRIMARY KEY, version int NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp());
+CREATE TABLE item (
+    id int PRIMARY KEY, version int NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
 INSERT INTO item SELECT i, 1 FROM generate_series(1, 300) i;
 CREATE TABLE thing (LIKE item INCLUDING ALL);
 INSERT INTO thing SELECT * FROM item;
