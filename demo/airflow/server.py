@@ -14,7 +14,8 @@ from typing import Self
 
 from demo.airflow.api import Api
 from demo.airflow.settings import inherited, settings
-from demo.servers.process import LOOPBACK, Managed, ServerFailed, Supervised, free_port, listens
+from demo.servers.process import LOOPBACK, Supervised, free_port, listens
+from loadsheet.sqltest.process import Managed, ServerFailed
 
 COMPONENTS = {
     "api-server": ("api-server",),

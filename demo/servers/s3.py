@@ -10,7 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import Self
 
-from demo.servers.process import LOOPBACK, Managed, ServerFailed, Supervised, free_port, listens
+from demo.servers.process import LOOPBACK, Supervised, free_port, listens
+from loadsheet.sqltest.process import Managed, ServerFailed
 
 
 class S3Server(Managed):

@@ -11,7 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import chain, repeat
 from typing import Any, Self
 
-from demo.servers.process import LOOPBACK, Managed
+from demo.servers.process import LOOPBACK
+from loadsheet.sqltest.process import Managed
 
 
 @dataclass

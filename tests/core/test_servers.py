@@ -19,8 +19,9 @@ from minio import Minio
 from minio.error import InvalidResponseError, S3Error
 
 from demo.servers import PostgresServer, S3Server, SlackReceiver
-from demo.servers.process import ServerFailed, Supervised, listens
+from demo.servers.process import Supervised, listens
 from loadsheet.sqltest import embedded
+from loadsheet.sqltest.process import ServerFailed
 
 REPOSITORY = Path(__file__).parents[2]
 # rclone labels its errors text/xml, which the minio SDK does not read as the S3 errors they are.
