@@ -106,7 +106,7 @@ def native(root: Path, folder: str) -> dict[str, Any]:
 
 
 def worker(root: Path, dag_id: str) -> dict[str, Any]:
-    """Milliseconds from the DAG file to the pipeline that the operator works with, as in a worker."""
+    """Milliseconds from the DAG file to the operator's pipeline, as in a worker."""
     os.environ["_AIRFLOW_PARSING_CONTEXT_DAG_ID"] = dag_id
     before = set(sys.modules)
 

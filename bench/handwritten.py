@@ -27,8 +27,8 @@ _NOT_OF_THE_TASK = ("operator", "task_group_name", "dependencies")
 def source(dag_id: str, config: Mapping[str, Any], *, tuned: bool = False) -> str:
     """The file for the DAG that the dag-factory configuration `config` describes.
 
-    `tuned` gives the DAG its trigger form after its tasks: Airflow then does not copy it into every task, which nobody
-    expects and few will do.
+    `tuned` gives the DAG its trigger form after its tasks: Airflow then does not copy it into every
+    task, which nobody expects and few will do.
     """
     rest = {
         key: value

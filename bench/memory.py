@@ -21,7 +21,9 @@ from bench.world import world
 # alone needs.
 _WORKER = """
 import sys
-def peak(): return int([l.split()[1] for l in open("/proc/self/status") if l.startswith("VmHWM")][0])
+def peak():
+    [line] = [l for l in open("/proc/self/status") if l.startswith("VmHWM")]
+    return int(line.split()[1])
 idle = peak()
 from pathlib import Path
 from loadsheet.connections.lookup import project_connections
@@ -31,7 +33,8 @@ from loadsheet.spec.pipeline_file import load_pipeline
 from loadsheet.engine.execute import execute
 folder, kind, name, load_id = sys.argv[1:]
 pipeline = load_pipeline(Path(folder) / "pipelines" / "bench" / "pipeline.yml")
-request, connections = RunRequest(run_id="memory", full_refresh="all"), project_connections(Path(folder))
+request = RunRequest(run_id="memory", full_refresh="all")
+connections = project_connections(Path(folder))
 done = execute(Step(kind=kind, name=name), pipeline, request, connections, load_id=load_id or None)
 print(done.load_id or "-", peak() - idle)
 """

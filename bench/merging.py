@@ -1,7 +1,9 @@
 """How rows get into a target: time, CPU, WAL and growth of upsert, MERGE, UPDATE + INSERT and
 pre-filters.
 
-`python -m bench.merging [--quick] [--rows N] [--shape S] [--cases …] [--ways …] [--set work_mem=64MB] [--json FILE]`
+    python -m bench.merging [--quick] [--rows N] [--shape S] [--cases …] [--ways …]
+                            [--set work_mem=64MB] [--json FILE]
+
 Each measurement has a fresh copy of one database, a checkpoint before it, and ends with COMMIT.
 Ways take turns.
 """
@@ -203,7 +205,7 @@ class _Clock:
 def _check(
     session: psycopg.Connection[Any], rows: Rows, before: int, expected: tuple[int, int]
 ) -> None:
-    """Every sent row is there, only what was to be written has been, and nothing else came or went."""
+    """Every sent row is there, only the expected rows were written, and nothing else changed."""
     session.execute("SET work_mem = '1GB'")
     names = ", ".join(rows.columns)
     written = f"SELECT {names} FROM target WHERE _load_id = {LOAD_NO}"

@@ -1,4 +1,4 @@
-"""The ways of making a target equal to the rows in a temporary table that `bench.merging` compares."""
+"""Ways to make a target equal to the rows of a temporary table; `bench.merging` compares them."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _update_insert(session: Session, rows: Rows, differs: str) -> Counts:
 
 
 def _filter_rows(session: Session, rows: Rows, differs: str, at: str) -> Counts:
-    """One pass that keeps whole rows that are new or differ; `at` joins them to the target again."""
+    """One pass that keeps whole rows that are new or differ; `at` joins them to the target."""
     found = session.execute(
         "CREATE TEMP TABLE changed ON COMMIT DROP AS SELECT s.*, t.ctid AS at FROM incoming s "
         f"LEFT JOIN target t ON {rows.same_key()} WHERE t.ctid IS NULL OR {differs}"

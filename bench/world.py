@@ -7,8 +7,6 @@ time.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,9 +17,10 @@ import psutil
 import psycopg
 
 from demo.servers import PostgresServer, S3Server
+from loadsheet.sqltest.embedded import memory_folder
 
 # Memory, where there is enough of it: a disk that others share was the largest noise of all.
-_MEMORY, _ROOM = Path("/dev/shm"), 12 << 30
+_ROOM = 12 << 30
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class World:
     pids: dict[str, int]
 
     def cpu_seconds(self) -> dict[str, float]:
-        """Per server, the CPU time it has used since it started, children that have ended included."""
+        """Per server, the CPU time used since it started, including children that have ended."""
         return {name: _cpu(psutil.Process(pid)) for name, pid in self.pids.items()}
 
     def settle(self) -> None:
@@ -73,10 +72,7 @@ def world(file: Path | None = None) -> Iterator[World]:
     if file:
         yield World(**json.loads(file.read_text()))
         return
-    roomy = (
-        _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _ROOM
-    )
-    within = _MEMORY if roomy else None
+    within = memory_folder(_ROOM)
     with ExitStack() as running:
         source = running.enter_context(PostgresServer(within=within, durable=True))
         warehouse = running.enter_context(PostgresServer(within=within, durable=True))

@@ -17,11 +17,11 @@ from demo.airflow import ApiError
 from demo.checks import Check
 from demo.flights.scales import scale_of
 from demo.screen import Screen
-from demo.servers.process import ServerFailed
 from demo.slack_view import panel
 from demo.state import state_folder
 from demo.story import Story
 from demo.world import World
+from loadsheet.sqltest.process import ServerFailed
 
 PROJECT = Path(__file__).resolve().parents[1]
 INTERRUPTED = 130

@@ -16,16 +16,21 @@ _PINNED = "-c timezone=UTC -c datestyle=ISO -c intervalstyle=postgres -c extra_f
 _COLUMNS = """
     SELECT string_agg(attname || ' ' || format_type(atttypid, atttypmod), ', ' ORDER BY attnum),
            string_agg(quote_ident(attname), ', ' ORDER BY attnum)
-    FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped AND attname <> '_load_id'"""
+    FROM pg_attribute
+    WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped AND attname <> '_load_id'"""
 _DIFFERENCE = """
-    SELECT (SELECT count(*) FROM (SELECT line FROM source EXCEPT ALL SELECT {row} FROM {staging}) missing),
-           (SELECT count(*) FROM (SELECT {row} FROM {staging} EXCEPT ALL SELECT line FROM source) extra),
+    SELECT (SELECT count(*) FROM (
+               SELECT line FROM source EXCEPT ALL SELECT {row} FROM {staging}) missing),
+           (SELECT count(*) FROM (
+               SELECT {row} FROM {staging} EXCEPT ALL SELECT line FROM source) extra),
            (SELECT count(*) FROM source)"""
 RECONCILE = {
     "every aircraft, airport and seat is in its dimension": (
         """
-        SELECT (SELECT count(*) FROM mart.dim_aircrafts) = (SELECT count(*) FROM staging.aircrafts_data)
-           AND (SELECT count(*) FROM mart.dim_airport) = (SELECT count(*) FROM staging.airports_data)
+        SELECT (SELECT count(*) FROM mart.dim_aircrafts)
+             = (SELECT count(*) FROM staging.aircrafts_data)
+           AND (SELECT count(*) FROM mart.dim_airport)
+             = (SELECT count(*) FROM staging.airports_data)
            AND (SELECT count(*) FROM mart.dim_seat) = (SELECT count(*) FROM staging.seats)"""
     ),
     "dim_passenger has each passenger once": (
@@ -35,8 +40,9 @@ RECONCILE = {
     ),
     "dim_airport has the current names": (
         """
-        SELECT NOT EXISTS (SELECT FROM mart.dim_airport JOIN staging.airports_data ON airport_code = airport_nk
-                           WHERE dim_airport.airport_name IS DISTINCT FROM airports_data.airport_name ->> 'en')"""
+        SELECT NOT EXISTS (
+            SELECT FROM mart.dim_airport JOIN staging.airports_data ON airport_code = airport_nk
+            WHERE dim_airport.airport_name IS DISTINCT FROM airports_data.airport_name ->> 'en')"""
     ),
     "fct_booking_ticket has every ticket on a flight, and the same revenue": (
         """
@@ -45,12 +51,15 @@ RECONCILE = {
     ),
     "fct_boarding_pass has every boarding pass": (
         """
-        SELECT (SELECT count(*) FROM mart.fct_boarding_pass) = (SELECT count(*) FROM staging.boarding_passes)"""
+        SELECT (SELECT count(*) FROM mart.fct_boarding_pass)
+             = (SELECT count(*) FROM staging.boarding_passes)"""
     ),
     "fct_flight_activity has every flight with its current status": (
         """
-        SELECT NOT EXISTS (SELECT FROM mart.fct_flight_activity fact FULL JOIN staging.flights ON flight_id = flight_nk
-                           WHERE fact.status IS DISTINCT FROM flights.status)"""
+        SELECT NOT EXISTS (
+            SELECT FROM mart.fct_flight_activity fact
+            FULL JOIN staging.flights ON flight_id = flight_nk
+            WHERE fact.status IS DISTINCT FROM flights.status)"""
     ),
     "fct_seat_occupied_daily has every arrived flight, and its seats add up": (
         """

@@ -11,7 +11,8 @@ from psycopg.rows import class_row
 from demo.airflow import Task
 
 _LOADS = """
-    SELECT table_name AS name, extracted, inserted, updated, deleted, extract_seconds + load_seconds AS seconds
+    SELECT table_name AS name, extracted, inserted, updated, deleted,
+           extract_seconds + load_seconds AS seconds
     FROM loadsheet.load WHERE run_id = %s"""
 _TRANSFORMS = """
     SELECT transform AS name, NULL AS extracted, inserted, updated, deleted, seconds

@@ -63,9 +63,12 @@ def mart_table(counts: Mapping[str, int]) -> Table:
 def day_line(counts: Mapping[str, Counts]) -> str:
     """`bookings +83, flights +21 ~46, …`."""
     return ", ".join(
-        f"{table}{f' +{c.inserted:,}' if c.inserted else ''}{f' ~{c.updated:,}' if c.updated else ''}"
-        for table, c in counts.items()
+        f"{table}{_signed('+', c.inserted)}{_signed('~', c.updated)}" for table, c in counts.items()
     )
+
+
+def _signed(sign: str, rows: int) -> str:
+    return f" {sign}{rows:,}" if rows else ""
 
 
 def check_lines(checks: list[Check]) -> Group:

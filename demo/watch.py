@@ -72,7 +72,7 @@ class Watch:
 
 @contextmanager
 def watching(screen: Screen) -> Iterator[Watch]:
-    """A display for the time of one run; it disappears at the end, when the report takes its place."""
+    """A display for the time of one run; at the end the report takes its place."""
     if screen.console.is_terminal:
         with Live(console=screen.console, transient=True, refresh_per_second=8) as live:
             yield Watch(screen, live)

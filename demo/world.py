@@ -16,7 +16,7 @@ from demo.connections import import_connections
 from demo.flights import generate
 from demo.screen import Screen
 from demo.servers import PostgresServer, S3Server, SlackReceiver
-from demo.servers.process import Managed
+from loadsheet.sqltest.process import Managed
 
 SLACK_TOKEN = "T00000000/B00000000/demo"
 _SETTINGS = {

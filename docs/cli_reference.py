@@ -17,8 +17,8 @@ HEAD = """\
 Generated from the commands themselves by `python docs/cli_reference.py`.
 [Commands by example](commands.md) shows what they print.
 
-Options before the command are those of `loadsheet` itself. The project is the nearest folder with `pipelines/`, from
-the current one upwards.
+Options before the command are those of `loadsheet` itself. The project is the nearest folder with
+`pipelines/`, from the current one upwards.
 """
 TABLE = "| argument or option | meaning | default |\n|---|---|---|"
 
@@ -85,7 +85,7 @@ def _row(parameter: Any) -> str:
 
 
 def _value(parameter: Any) -> str:
-    """What comes after an option: nothing for a switch, the words to choose from, or a placeholder."""
+    """The text after an option: nothing for a switch, its choices, or a placeholder."""
     if parameter.is_flag or parameter.count:
         return ""
     if choices := getattr(parameter.type, "choices", ()):

@@ -13,8 +13,8 @@ SPECS = Path(__file__).parents[1] / "tests" / "specs"
 HEAD = """\
 # Every rule of loadsheet check
 
-Generated from `loadsheet/spec/rule_catalog.py` by `docs/rules_reference.py`; the examples are tests in `tests/specs`.
-A rule's name is the `code` in JSON and the rule's id in SARIF, and never changes.
+Generated from `loadsheet/spec/rule_catalog.py` by `docs/rules_reference.py`; the examples are tests
+in `tests/specs`. A rule's name is the `code` in JSON and the rule's id in SARIF, and never changes.
 `loadsheet check --explain NAME` prints a section. The keys themselves are in [spec.md](spec.md).
 """
 

@@ -14,7 +14,8 @@ SCHEMA: dict[str, Any] = json.loads(
 HEAD = """\
 # Every key of a pipeline file
 
-Generated from [schemas/pipeline.schema.json](../schemas/pipeline.schema.json) by `python docs/spec_reference.py`.
+Generated from [schemas/pipeline.schema.json](../schemas/pipeline.schema.json) by
+`python docs/spec_reference.py`.
 [Pipeline file](pipeline-file.md) shows the keys at work. Examples are written as JSON, which is
 YAML too.
 """

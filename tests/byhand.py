@@ -26,7 +26,9 @@ from loadsheet.spec.pipeline_file import load_pipeline
 from tests.project import Project
 
 SOURCE = """
-CREATE TABLE item (id int PRIMARY KEY, what text, at timestamptz NOT NULL DEFAULT clock_timestamp());
+CREATE TABLE item (
+    id int PRIMARY KEY, what text, at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
 INSERT INTO item SELECT i, md5(i::text) FROM generate_series(1, 5000) i;
 """
 # Processes are forked from a server that has imported everything: 20 ms instead of a second each.
@@ -87,7 +89,8 @@ class ByHand:
     ) -> Worker:
         """Do one step in a process of its own, which stops itself at the failpoint `stop_at`.
 
-        `lake` is an S3 endpoint to use instead of the project's; `prepare` is called first, in the process.
+        `lake` is an S3 endpoint to use instead of the project's; `prepare` is called first, in the
+        process.
         """
         connections = {
             conn: self.project.connections(conn) for conn in ("shop_source", "warehouse", "lake")

@@ -6,9 +6,7 @@ Use `from tests.services import *` in a conftest.py. Nothing starts before a tes
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import pytest
 from minio import Minio
 
 from demo.servers import PostgresServer, S3Server, SlackReceiver
+from loadsheet.sqltest.embedded import MEMORY, memory_folder
 from tests.project import Project
 
 __all__ = [
@@ -32,8 +31,8 @@ __all__ = [
 ]
 
 
-# A database is made in 0.05 s there; on a busy disk it took 0.3 s, and every test asks for two.
-_MEMORY = Path("/dev/shm")
+# Creating a database takes 0.05 s in memory and took 0.3 s on a busy disk, and every test asks for
+# two.
 _ROOM = 4 << 30
 
 
@@ -41,10 +40,7 @@ _ROOM = 4 << 30
 def postgres() -> Iterator[PostgresServer]:
     """One PostgreSQL server for the session; its files are in memory where the machine has room for
     them."""
-    roomy = (
-        _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _ROOM
-    )
-    with PostgresServer(within=_MEMORY if roomy else None) as server:
+    with PostgresServer(within=memory_folder(_ROOM)) as server:
         yield server
 
 
@@ -108,6 +104,6 @@ def _new_database(postgres: PostgresServer) -> Iterator[str]:
     name = f"test_{secrets.token_hex(6)}"
     yield postgres.create_database(name)
     # elsewhere DROP DATABASE waits seconds for a checkpoint; the server goes at the end
-    if postgres.is_in(_MEMORY):
+    if postgres.is_in(MEMORY):
         with contextlib.suppress(psycopg.Error):  # a prepared transaction that a test has left
             postgres.drop_database(name)

@@ -1,6 +1,7 @@
 """The others who carry tables: a script each, run by the python of an environment of its own.
 
-`python bench/peers/<name>.py JOB` does the job in the file JOB (see `bench.peers.check` for its keys).
+`python bench/peers/<name>.py JOB` does the job in the file JOB (see `bench.peers.check` for its
+keys).
 """
 
 from __future__ import annotations

@@ -43,7 +43,8 @@ _COLUMNS = (
 _NEW = """
 INSERT INTO bookings.bookings SELECT '_' || lpad(i::text, 5, '0'), now(), 1.50
 FROM generate_series({first} + 1, {first} + 99) i;
-INSERT INTO bookings.tickets SELECT '_' || lpad(i::text, 12, '0'), '_' || lpad(i::text, 5, '0'), i, E'Š, "q"\\n \\\\N'
+INSERT INTO bookings.tickets
+SELECT '_' || lpad(i::text, 12, '0'), '_' || lpad(i::text, 5, '0'), i, E'Š, "q"\\n \\\\N'
 FROM generate_series({first} + 1, {first} + 99) i
 """
 _KEY = (

@@ -30,7 +30,7 @@ def plain(dsn: str) -> str:
 
 
 def make_schema(job: Job) -> None:
-    """Create the target's schema: two children that both find none, and create it, are one failure."""
+    """Create the target's schema. Two children that both create it at once would fail."""
     with psycopg2.connect(job["warehouse"]) as session, session.cursor() as cursor:
         cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {job['target_schema']}")
 

@@ -11,7 +11,8 @@ Options: `parallel` is how many tables at a time (such pipelines usually carry o
 `style`: "values" builds one statement per chunk, "rows" executes one per row, as a loop over a
 chunk's rows does, "pangres" leaves it to the library of that name. `limit_rows` reads only so many
 rows of every table, the time for all of them is then extrapolated linearly;
-`s3` ({endpoint, access_key, secret_key, bucket}) sends the CSV through S3 instead of a file in the state folder.
+`s3` ({endpoint, access_key, secret_key, bucket}) sends the CSV through S3 instead of a file in the
+state folder.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ Tuned as its documentation advises: a full load is strategy `replace` with `--pr
 ingestr makes the key itself (it then truncates and COPYs with 5 writers; pages of 100,000 rows or 2
 writers were no faster, measured). An increment is strategy `merge` with `--incremental-key`;
 ingestr keeps no state, so `--interval-start` and
-`--interval-end` give the changed rows by hand. With the option `interval: false` they are left out, and it reads and
-merges every row. The option `flags` gives it more options.
+`--interval-end` give the changed rows by hand. With the option `interval: false` they are left out,
+and it reads and merges every row. The option `flags` gives it more options.
 
 Different in the target: no NOT NULL but the key's; char(n) becomes varchar(n), a point becomes text
 that is no point any more (`{{129.7706 62.0933} true}`).

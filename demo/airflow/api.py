@@ -28,7 +28,7 @@ class Task:
 
 
 class Api:
-    """A client of one api-server. Logs in on the first call and again when the token has run out."""
+    """A client of one api-server. Logs in on the first call, and again when the token expires."""
 
     def __init__(self, url: str, user: str, password: str):
         self._login = {"username": user, "password": password}

@@ -14,7 +14,8 @@ from typing import Self
 
 from demo.airflow.api import Api
 from demo.airflow.settings import inherited, settings
-from demo.servers.process import LOOPBACK, Managed, ServerFailed, Supervised, free_port, listens
+from demo.servers.process import LOOPBACK, Supervised, free_port, listens
+from loadsheet.sqltest.process import Managed, ServerFailed
 
 COMPONENTS = {
     "api-server": ("api-server",),
@@ -28,10 +29,10 @@ _STOP = ((signal.SIGTERM, 3.0),)  # the scheduler would wait for running tasks t
 class Airflow(Managed):
     """Airflow with LocalExecutor on 127.0.0.1; a context manager.
 
-    `home` takes its files and logs, `bundle` is the DAG bundle's root, `database` the URI of an empty PostgreSQL
-    database (or one that `prepare` has filled before). `extra` adds or overrides AIRFLOW__*
-    settings and whatever else its processes are to see. `python` is the interpreter of the
-    environment that Airflow runs in. After `start`, `api` talks to it; `url`, `user` and
+    `home` takes its files and logs, `bundle` is the DAG bundle's root, `database` the URI of an
+    empty PostgreSQL database (or one that `prepare` has filled before). `extra` adds or overrides
+    AIRFLOW__* settings and whatever else its processes are to see. `python` is the interpreter of
+    the environment that Airflow runs in. After `start`, `api` talks to it; `url`, `user` and
     `password` are for people.
     """
 

@@ -13,7 +13,9 @@ from demo.flights.spool import Spool
 from demo.flights.travel import Timetable, travel
 
 _HAVE = """
-    SELECT pg_catalog.now()::text, (SELECT count(*) FROM bookings.bookings), (SELECT count(*) FROM bookings.tickets)"""
+    SELECT pg_catalog.now()::text,
+           (SELECT count(*) FROM bookings.bookings),
+           (SELECT count(*) FROM bookings.tickets)"""
 
 
 def sell_today(

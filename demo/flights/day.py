@@ -27,10 +27,13 @@ _GREAT = (
 )
 _RENAME = """
     UPDATE bookings.airports_data
-    SET airport_name = jsonb_set(airport_name, '{en}', to_jsonb(format('%%s %%s Airport', city ->> 'en', %s::text)))
+    SET airport_name = jsonb_set(
+        airport_name, '{en}', to_jsonb(format('%%s %%s Airport', city ->> 'en', %s::text))
+    )
     WHERE airport_code = %s"""
 _MOVE = """
-    UPDATE bookings.flights SET status = %s, actual_departure = %s::timestamptz, actual_arrival = %s::timestamptz
+    UPDATE bookings.flights
+    SET status = %s, actual_departure = %s::timestamptz, actual_arrival = %s::timestamptz
     WHERE flight_id = %s"""
 
 
@@ -45,9 +48,9 @@ def a_day_passes(dsn: str, seed: int = 42, bookings: int | None = None) -> dict[
     """Move the source's clock on by a day; returns what changed per table (tables without a change
     are not named).
 
-    `bookings` is how many are made (default: one for every 60 there are, 20 at least). `seed` should be the one the
-    source was generated with. aircrafts_data and seats never change. Rows carry the real time in
-    updated_at.
+    `bookings` is how many are made (default: one for every 60 there are, 20 at least). `seed`
+    should be the one the source was generated with. aircrafts_data and seats never change. Rows
+    carry the real time in updated_at.
     """
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("SET timezone = 'UTC'")

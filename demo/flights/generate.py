@@ -28,8 +28,8 @@ def generate(dsn: str, scale: str | int = "demo", seed: int = 42) -> dict[str, i
     """Create schema `bookings` in the database `dsn`, fill it in one transaction and return the
     rows per table.
 
-    `scale` is demo, small, medium, big or a number of bookings (ValueError otherwise). When the schema is there already
-    it raises psycopg.errors.DuplicateSchema.
+    `scale` is demo, small, medium, big or a number of bookings (ValueError otherwise). When the
+    schema is there already it raises psycopg.errors.DuplicateSchema.
     """
     size, random = scale_of(scale), Random(seed)
     flights = build_schedule(size, build_routes(route_count(size), airports(), random))
@@ -64,10 +64,11 @@ def _write_reference(spool: Spool) -> None:
                 f"{aircraft.code}\t{seat}\t{fare_class}\t{audit}" for seat in seats
             )
     for airport in airports():
-        names = f"{_json(en=airport.name_en, ru=airport.name_ru)}\t{_json(en=airport.city_en, ru=airport.city_ru)}"
+        name = _json(en=airport.name_en, ru=airport.name_ru)
+        city = _json(en=airport.city_en, ru=airport.city_ru)
         place = f"({airport.longitude!r},{airport.latitude!r})"
         spool.table("airports_data").append(
-            f"{airport.code}\t{names}\t{place}\t{airport.timezone}\t{audit}"
+            f"{airport.code}\t{name}\t{city}\t{place}\t{airport.timezone}\t{audit}"
         )
 
 

@@ -29,7 +29,8 @@ def ticket_no(number: int) -> str:
 class Receipts:
     """Appends rows to the spool and counts them; the counts may start at what is there already.
 
-    `stamp` is the text for created_at and updated_at; None takes the time of the booking or check-in itself.
+    `stamp` is the text for created_at and updated_at; None takes the time of the booking or
+    check-in itself.
     """
 
     def __init__(
@@ -79,7 +80,8 @@ class Receipts:
         number, passenger = ticket_no(self.tickets), self._passenger()
         name = people.passenger_name(passenger)
         contact = people.contact_data(passenger, name, self._random) or "\\N"
-        line = f"{number}\t{reference}\t{people.passenger_id(passenger)}\t{name}\t{contact}\t{self._audit(at)}"
+        identity = people.passenger_id(passenger)
+        line = f"{number}\t{reference}\t{identity}\t{name}\t{contact}\t{self._audit(at)}"
         self._spool.table("tickets").append(line)
         self.tickets += 1
         return number

@@ -17,7 +17,8 @@ Connection = psycopg.Connection[Any]
 _OPEN = """
     SELECT status, flight_id, flight_no, scheduled_departure, scheduled_arrival,
            departure_airport, arrival_airport, aircraft_code
-    FROM bookings.flights WHERE status NOT IN ('Arrived', 'Cancelled') ORDER BY scheduled_departure, flight_id"""
+    FROM bookings.flights WHERE status NOT IN ('Arrived', 'Cancelled')
+    ORDER BY scheduled_departure, flight_id"""
 _SOLD = """
     SELECT flight_id, fare_conditions, count(*) FROM bookings.ticket_flights
     WHERE flight_id = ANY(%s) GROUP BY flight_id, fare_conditions"""

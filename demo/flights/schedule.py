@@ -52,5 +52,5 @@ def _departures(scale: Scale, routes: list[Route], first_day: int) -> Iterator[t
 
 
 def route_count(scale: Scale) -> int:
-    """How many flight numbers share the flights of a day: each leaves on most days, but not on all."""
+    """How many flight numbers share the flights of a day: each leaves on most days, not on all."""
     return max(12, round(scale.flights / scale.days * 1.3))

@@ -39,7 +39,7 @@ def fate_of(flight_id: int, seed: int) -> Fate:
 
 
 def state_at(departure: int, duration: int, fate: Fate, clock: int, published: int) -> State:
-    """Status, times and last change of a flight scheduled for `departure`, `duration` minutes long."""
+    """Status, times and last change of a flight at `departure` that takes `duration` minutes."""
     left, landed = departure + fate.delay, departure + fate.delay + duration + fate.drift
     if clock < departure - DAY:
         return State("Scheduled", min(published, clock))

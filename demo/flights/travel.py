@@ -34,7 +34,7 @@ class Timetable:
             self._flights.setdefault(flight.route.departure, []).append(flight)
 
     def next_from(self, airport: str, earliest: int, skip: int = 0) -> Flight | None:
-        """The first departure from `airport` not before `earliest`, or the one `skip` places later."""
+        """The first departure from `airport` at or after `earliest`, or the one `skip` later."""
         times = self._times.get(airport, [])
         place = bisect_left(times, earliest) + skip
         return self._flights[airport][place] if place < len(times) else None

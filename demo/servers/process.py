@@ -10,50 +10,23 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Self
+from typing import IO
+
+from loadsheet.sqltest.process import Process, ServerFailed
 
 LOOPBACK = "127.0.0.1"
 _PORTS = range(20_000, 32_000)
 _SUPERVISOR = Path(__file__).with_name("supervise.py")
 
 
-class ServerFailed(RuntimeError):
-    """A server ended, or did not answer in time; the message holds the end of its log."""
-
-
-class Managed(ABC):
-    """Something that runs: a context manager over `start` and `stop`."""
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        where: TracebackType | None,
-    ) -> None:
-        self.stop()
-
-    @abstractmethod
-    def start(self) -> Self:
-        """Return when it is ready to be used."""
-
-    @abstractmethod
-    def stop(self) -> None:
-        """Leave nothing behind. A second call does nothing."""
-
-
-class Supervised:
+class Supervised(Process):
     """A command with its own session, log file and guaranteed end.
 
-    `signals` are sent to the command in turn, each with the seconds to wait; then SIGKILL to all its descendants.
-    `user` is a (uid, gid) to drop to; None keeps ours. `remove` is a folder to remove should we end without `stop`.
+    `signals` are sent to the command in turn, each with the seconds to wait; then SIGKILL to all
+    its descendants. `user` is a (uid, gid) to drop to; None keeps ours. `remove` is a folder to
+    remove should we end without `stop`.
     """
 
     def __init__(
@@ -121,21 +94,6 @@ class Supervised:
         except subprocess.TimeoutExpired:
             self._supervisor.kill()
             return self._supervisor.wait()
-
-    def wait_until(self, ready: Callable[[], bool], what: str, timeout: float = 60.0) -> None:
-        """Poll `ready` until it is true. Raises ServerFailed with the log's end when the command
-        ends or time is up."""
-        deadline = time.monotonic() + timeout
-        while not ready():
-            if self.exit_code is not None:
-                raise ServerFailed(f"{what} ended with exit code {self.exit_code}:\n{self.tail()}")
-            if time.monotonic() > deadline:
-                raise ServerFailed(f"{what} did not answer within {timeout:.0f} s:\n{self.tail()}")
-            time.sleep(0.05)
-
-    def tail(self, lines: int = 25) -> str:
-        """The last lines of the log."""
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
 
 def _start(

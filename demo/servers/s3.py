@@ -1,4 +1,4 @@
-"""An embedded S3 server: rclone serving a folder; each bucket is a sub-folder, each object a file."""
+"""An embedded S3 server: rclone serving a folder. A bucket is a sub-folder, an object is a file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import Self
 
-from demo.servers.process import LOOPBACK, Managed, ServerFailed, Supervised, free_port, listens
+from demo.servers.process import LOOPBACK, Supervised, free_port, listens
+from loadsheet.sqltest.process import Managed, ServerFailed
 
 
 class S3Server(Managed):
@@ -74,7 +75,8 @@ class S3Server(Managed):
         self._process.wait_until(lambda: listens(self.port), "the S3 server")
 
     def _command(self) -> list[str]:
-        # --no-cleanup: removing a folder with its last object would race with somebody storing the next one.
+        # --no-cleanup: removing a folder with its last object would race with a client that stores
+        # the next object there.
         command = [
             str(_rclone()),
             "serve",

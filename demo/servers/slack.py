@@ -11,7 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import chain, repeat
 from typing import Any, Self
 
-from demo.servers.process import LOOPBACK, Managed
+from demo.servers.process import LOOPBACK
+from loadsheet.sqltest.process import Managed
 
 
 @dataclass
@@ -25,7 +26,8 @@ class _Answer:
 class SlackReceiver(Managed):
     """Receives posted messages on 127.0.0.1; a context manager.
 
-    `messages` holds every payload in the order of arrival; `on_message` is called with each (from a server thread).
+    `messages` holds every payload in the order of arrival; `on_message` is called with each (from a
+    server thread).
     """
 
     on_message: Callable[[dict[str, Any]], None] | None = None

@@ -1,7 +1,10 @@
 """Runs one command and outlives neither it nor its owner. A script of its own, started by
 `process.Supervised`.
 
-    python -I -S supervise.py '{"command": [...], "signals": [[2, 10.0]], "user": null, "remove": null}' < pipe
+    python -I -S supervise.py ORDER < pipe
+
+where ORDER is JSON, for example
+`{"command": [...], "signals": [[2, 10.0]], "user": null, "remove": null}`.
 
 Standard input is a pipe whose other end only the owner holds; a word through it asks to stop.
 However the owner ends, kill -9 included, the kernel closes that end. Either way the supervisor
@@ -147,7 +150,7 @@ def listen_for_signals() -> tuple[socket.socket, list[int]]:
 
 
 def main() -> int:
-    """Run the order in argv[1]; return the command's exit code (128 + signal where one ended it)."""
+    """Run the order in argv[1]. Returns the exit code: 128 + signal if one ended the command."""
     order = json.loads(sys.argv[1])
     family = Family(spawn(order))
     orphaned = wait_for_a_reason_to_stop(family)

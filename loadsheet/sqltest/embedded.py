@@ -1,8 +1,7 @@
 """PostgreSQL from a Python package, without an installation.
 
-`embedded()` is the server of `loadsheet test`: on a private socket, with data that is deleted when
-it stops. The functions below it prepare any such server; demo/servers/postgres.py builds on them a
-server with a port and a password, for the demo and the tests.
+`embedded()` is the server of `loadsheet test`. demo/servers/postgres.py derives from the same class
+a server with a port and a password, for the demo and the tests.
 """
 
 from __future__ import annotations
@@ -14,129 +13,208 @@ import shutil
 import stat
 import subprocess
 import tempfile
-import time
-from collections.abc import Iterator
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psycopg
 
 from loadsheet.connections.lookup import Connection
-from loadsheet.errors import InputError, WorkError
+from loadsheet.errors import InputError
 from loadsheet.postgres import Session, connect_warehouse
 from loadsheet.sql.text import ident
+from loadsheet.sqltest.process import Managed, Process, ServerFailed, Watched
 
 _INSTALLS = {16: "pginstall", 18: "pginstall18"}
 NOBODY = (65534, 65534)
 
-_VERSION = 16
-_PATIENCE = 30.0
+# A server starts in half the time if its files are in memory. Containers often have 64 MB of it.
+MEMORY = Path("/dev/shm")
+FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+"""Settings that trade the data's safety in a crash of the machine for speed."""
+
 _SETTINGS = {
-    "listen_addresses": "",
-    "unix_socket_permissions": "0700",
-    "fsync": "off",
-    "synchronous_commit": "off",
-    "full_page_writes": "off",
-    "autovacuum": "off",
-    "dynamic_shared_memory_type": "mmap",
-    "shared_buffers": "32MB",
+    "dynamic_shared_memory_type": "mmap",  # because of the tiny /dev/shm
     "log_timezone": "UTC",
 }
-# A server starts in half the time if its files are in memory. Containers often have 64 MB of it.
-_MEMORY = Path("/dev/shm")
-_LEAST_ROOM = 1 << 30
-# Standard input is a pipe that only this process holds. However the process ends, the kernel closes
-# the pipe, and the server ends as well.
-_UNTIL_WE_END = '"$@" & read _; kill -QUIT $!; wait $!; rm -rf "$SCRATCH"'
+_PRIVATE_SETTINGS = FAST | {
+    "listen_addresses": "",
+    "unix_socket_permissions": "0700",
+    "autovacuum": "off",
+    "shared_buffers": "32MB",
+}
+_ROOM = 1 << 30
+
+
+class EmbeddedServer(Managed):
+    """An embedded PostgreSQL server; a context manager.
+
+    A subclass decides where the files are, how the data is created, how clients log in, and which
+    process watches over the server. `version` is 16 or 18, `settings` adds or overrides server
+    settings, and temporary files are in a new folder `within` (default: the system's temporary
+    folder), whose name starts with `prefix`.
+    """
+
+    prefix: str
+    patience = 60.0
+    user = "loadsheet"
+
+    def __init__(self, settings: dict[str, str], *, version: int = 16, within: Path | None = None):
+        self._settings = _SETTINGS | settings
+        self._version = version
+        self._within = within
+        self._drop_to = server_user()
+        self._scratch: Path | None = None
+        self._process: Process | None = None
+
+    def start(self) -> Self:
+        """Create the data and wait until the server answers. Raises InputError if the package is
+        missing, ServerFailed with the end of the log if the server does not start."""
+        self._scratch = scratch_folder(self.prefix, self._within)
+        try:
+            self._home = self._place(self._scratch)
+            self._programs = reachable_install(self._version, self._scratch) / "bin"
+            self._create()
+            self._serve()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """Stop the server and remove its temporary files. A second call does nothing."""
+        try:
+            if self._process:
+                self._process.stop()
+        finally:
+            if self._scratch:
+                shutil.rmtree(self._scratch, ignore_errors=True)
+
+    @property
+    def log(self) -> Path:
+        """The server's log file."""
+        assert self._process is not None
+        return self._process.log
+
+    @property
+    def _data(self) -> Path:
+        return self._home / "data"
+
+    @abstractmethod
+    def _place(self, scratch: Path) -> Path:
+        """The folder for data and log, owned by the server's user."""
+
+    @abstractmethod
+    def _create(self) -> None:
+        """Create the data."""
+
+    @abstractmethod
+    def _serve(self) -> None:
+        """Start the server with `_launch` and the settings that are known only now."""
+
+    @abstractmethod
+    def _watched(self, command: list[str], log: Path) -> Process:
+        """Run the server's command, so that it ends when we end."""
+
+    @abstractmethod
+    def _connect(self) -> None:
+        """Log in once. Raises psycopg.OperationalError if the server does not answer."""
+
+    def _initdb(self, *login: str) -> None:
+        """Create an empty cluster; `login` has the options that say how clients log in."""
+        options = ["-E", "UTF8", "--no-locale", "--no-sync", *login]
+        self._run("initdb", "-D", str(self._data), "-U", self.user, *options)
+
+    def _run(self, program: str, *arguments: str, more: Mapping[str, str] | None = None) -> None:
+        """Run one of PostgreSQL's programs, with `more` variables in its environment."""
+        done = subprocess.run(
+            [str(self._programs / program), *arguments],
+            cwd=self._home,
+            env={**server_environment(), **(more or {})},
+            text=True,
+            capture_output=True,
+            check=False,
+            **as_user(self._drop_to),
+        )
+        if done.returncode:
+            raise ServerFailed(
+                f"{program} of the embedded PostgreSQL ended with exit code"
+                f" {done.returncode}:\n{done.stdout}{done.stderr}"
+            )
+
+    def _launch(self, log: str, settings: Mapping[str, str]) -> None:
+        """Start the server, with more `settings`, and wait until it answers. Raises
+        ServerFailed."""
+        command = [str(self._programs / "postgres"), "-D", str(self._data)]
+        for name, value in {**self._settings, **settings}.items():
+            command.append(f"-c{name}={value}")
+        self._process = self._watched(command, self._home / log)
+        self._process.wait_until(self._answers, "the embedded PostgreSQL", self.patience)
+
+    def _answers(self) -> bool:
+        try:
+            self._connect()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+
+class PrivateServer(EmbeddedServer):
+    """The server of `loadsheet test`: it listens on a socket that only its user may open, asks for
+    no password, and its data is deleted when it stops."""
+
+    prefix = "loadsheet-test-"
+    patience = 30.0
+
+    def __init__(self) -> None:
+        super().__init__(_PRIVATE_SETTINGS, within=memory_folder(_ROOM))
+
+    @property
+    def connection(self) -> Connection:
+        """How to reach the server."""
+        return Connection(
+            conn_id="embedded", host=str(self._home), login=self.user, schema="postgres"
+        )
+
+    def _place(self, scratch: Path) -> Path:
+        own(scratch, self._drop_to)
+        return scratch
+
+    def _create(self) -> None:
+        self._initdb("-A", "trust")
+
+    def _serve(self) -> None:
+        self._launch("postgres.log", {"unix_socket_directories": str(self._home)})
+
+    def _watched(self, command: list[str], log: Path) -> Process:
+        return Watched(
+            command,
+            log,
+            env=server_environment(),
+            scratch=self._home,
+            user=as_user(self._drop_to),
+        )
+
+    def _connect(self) -> None:
+        connect_warehouse(self.connection).close()
 
 
 @contextmanager
 def embedded() -> Iterator[Connection]:
-    """A new server on a socket in a new folder. Raises InputError if the package is missing,
-    WorkError if the server does not start."""
-    user = server_user()
-    scratch = scratch_folder("loadsheet-test-", _MEMORY if _memory_has_room() else None)
-    try:
-        own(scratch, user)
-        programs = reachable_install(_VERSION, scratch) / "bin"
-        server = _Server(scratch, programs, user)
-        try:
-            yield server.connection()
-        finally:
-            server.stop()
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    """A new server for `loadsheet test`. Raises InputError if the package is missing, WorkError if
+    the server does not start."""
+    with PrivateServer() as server:
+        yield server.connection
 
 
-def _memory_has_room() -> bool:
-    if not _MEMORY.is_dir() or not os.access(_MEMORY, os.W_OK):
-        return False
-    return shutil.disk_usage(_MEMORY).free > _LEAST_ROOM
-
-
-class _Server:
-    def __init__(self, scratch: Path, programs: Path, user: tuple[int, int] | None):
-        self._scratch = scratch
-        self._log = scratch / "postgres.log"
-        data = scratch / "data"
-        environment = {**server_environment(), "SCRATCH": str(scratch)}
-        created = subprocess.run(
-            initdb(programs, data, "loadsheet") + ["-A", "trust"],
-            cwd=scratch,
-            env=environment,
-            text=True,
-            capture_output=True,
-            check=False,
-            **as_user(user),
-        )
-        if created.returncode:
-            reason = created.stderr.strip()
-            raise WorkError(f"the embedded PostgreSQL cannot be set up: {reason}")
-        command = [str(programs / "postgres"), "-D", str(data)]
-        for name, value in {**_SETTINGS, "unix_socket_directories": str(scratch)}.items():
-            command.append(f"-c{name}={value}")
-        with self._log.open("wb") as log:
-            # A new session, so that Ctrl-C reaches only us, and we stop the server.
-            self._process = subprocess.Popen(
-                ["/bin/sh", "-c", _UNTIL_WE_END, "sh", *command],
-                cwd=scratch,
-                env=environment,
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                **as_user(user),
-            )
-
-    def connection(self) -> Connection:
-        """How to reach the server; returns when it answers. Raises WorkError, with the end of its
-        log, if it does not."""
-        connection = Connection(
-            conn_id="embedded", host=str(self._scratch), login="loadsheet", schema="postgres"
-        )
-        deadline = time.monotonic() + _PATIENCE
-        while True:
-            try:
-                connect_warehouse(connection).close()
-            except psycopg.OperationalError:
-                if time.monotonic() > deadline:
-                    break
-                time.sleep(0.02)
-            else:
-                return connection
-        self.stop()
-        log = ""
-        if self._log.exists():
-            log = self._log.read_text(errors="replace")[-2000:]
-        raise WorkError(f"the embedded PostgreSQL does not answer: {log}")
-
-    def stop(self) -> None:
-        """End the server. Its data is removed."""
-        assert self._process.stdin
-        self._process.stdin.close()
-        self._process.wait(_PATIENCE)
+def memory_folder(room: int) -> Path | None:
+    """The folder whose files are in memory, if it has more than `room` bytes to spare."""
+    if not MEMORY.is_dir() or not os.access(MEMORY, os.W_OK):
+        return None
+    return MEMORY if shutil.disk_usage(MEMORY).free > room else None
 
 
 @contextmanager
@@ -170,12 +248,6 @@ def server_environment() -> dict[str, str]:
     PostgreSQL reads."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     return {**kept, "LC_ALL": "C", "TZ": "UTC"}
-
-
-def initdb(programs: Path, data: Path, superuser: str) -> list[str]:
-    """The command that creates a cluster in `data`; the caller adds how users log in."""
-    options = ["-E", "UTF8", "--no-locale", "--no-sync"]
-    return [str(programs / "initdb"), "-D", str(data), "-U", superuser, *options]
 
 
 def reachable(path: Path) -> bool:

@@ -137,7 +137,8 @@ task.load_id = lambda context: "load"
 from loadsheet.outcome import RunRequest
 loadsheet.airflow.operators._request = lambda pipeline, context: RunRequest(run_id="r")
 try:
-    task.execute.__wrapped__(task, {}) if hasattr(task.execute, "__wrapped__") else type(task).execute(task, {})
+    execute = getattr(task.execute, "__wrapped__", type(task).execute)
+    execute(task, {})
 except KeyboardInterrupt:
     pass
 print(json.dumps([sorted(parsed - before), sorted(set(sys.modules) - before)]))

@@ -1,4 +1,4 @@
-"""The DAGs that Airflow finds in this repository are the plans of its pipeline files, task by task."""
+"""The DAGs that Airflow finds in this repository match the plans of its pipeline files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,11 @@ warehouse: {conn_id: wh}
 notify: {slack_conn_id: slack}
 tasks: {pool: loads, retries: 4, retry_delay: 90s, timeout: 2h, max_active_tasks: 3}
 tables:
-  bookings: {incremental: {cursor: book_date, by: data_interval}, pool: slow, retries: 0, timeout: 15m}
+  bookings:
+    incremental: {cursor: book_date, by: data_interval}
+    pool: slow
+    retries: 0
+    timeout: 15m
   "{{ 7-7 }}":
   'Order "Lines" é':
 transforms:

@@ -1,5 +1,5 @@
-"""The names that DAGs, settings and DAG files of earlier days import still work, and a project's own
-`operators` and `dags` packages do no harm."""
+"""The names that DAGs, settings and DAG files of earlier days import still work, and a project's
+own `operators` and `dags` packages do no harm."""
 
 from __future__ import annotations
 

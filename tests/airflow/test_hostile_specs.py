@@ -55,7 +55,7 @@ def write(bundle: Path, text: str, name: str = "bad") -> Path:
 
 
 def bombs() -> dict[str, str]:
-    """Files of a few lines that take whoever builds their values more memory or time than there is."""
+    """Short files whose values would take more memory or time to build than there is."""
     merges = "\n".join(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}" for n in range(1, 40))
     lists = "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 20))
     return {

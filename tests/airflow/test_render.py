@@ -49,7 +49,8 @@ transforms:
 """
 SQL = """\
 -- $HOME and ${HOME}; `$HOME`
-SELECT '$HOME {{ 7*7 }}' AS "$id", $body$ it's $HOME $body$ AS body, E'\\x24' AS escape, "$HOME".* FROM "$HOME"
+SELECT '$HOME {{ 7*7 }}' AS "$id", $body$ it's $HOME $body$ AS body, E'\\x24' AS escape, "$HOME".*
+FROM "$HOME"
 """
 
 

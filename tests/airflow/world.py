@@ -1,4 +1,4 @@
-"""A copied project, its servers and a real Airflow: what the end-to-end test drives and looks at."""
+"""A copied project, its servers and a real Airflow: the setting of the end-to-end test."""
 
 from __future__ import annotations
 

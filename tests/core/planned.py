@@ -20,7 +20,9 @@ from tests.project import Project
 __all__ = ["MART", "SOURCE", "TABLES", "as_role", "fixes", "found", "plan", "role", "shop"]
 
 SOURCE = """
-CREATE TABLE customer (id int PRIMARY KEY, name text, at timestamptz NOT NULL DEFAULT clock_timestamp());
+CREATE TABLE customer (
+    id int PRIMARY KEY, name text, at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
 CREATE INDEX ON customer (at);
 CREATE TABLE country (code char(2) PRIMARY KEY, name text);
 INSERT INTO customer SELECT i, 'name ' || i FROM generate_series(1, 100) i;

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 SOURCE = """
-CREATE TABLE customer (id int PRIMARY KEY, name text, at timestamptz NOT NULL DEFAULT clock_timestamp());
+CREATE TABLE customer (
+    id int PRIMARY KEY, name text, at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
 CREATE TABLE country (code char(2) PRIMARY KEY, name text);
 INSERT INTO customer SELECT i, 'name ' || i FROM generate_series(1, 100) i;
 INSERT INTO country VALUES ('no', 'Norway'), ('pe', 'Perú');

@@ -14,11 +14,12 @@ import yaml
 from tests.project import Project, fetch
 
 SOURCE = """
-CREATE TABLE orders (order_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, note text, api_token text,
+CREATE TABLE orders (order_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, note text,
+                     api_token text,
                      created_at timestamptz, updated_at timestamptz NOT NULL DEFAULT now());
 CREATE INDEX ON orders (updated_at);
-CREATE TABLE customers (email text NOT NULL UNIQUE, nick text UNIQUE, password_hash text, tokens_used int,
-                        "updatedAt" timestamp);
+CREATE TABLE customers (email text NOT NULL UNIQUE, nick text UNIQUE, password_hash text,
+                        tokens_used int, "updatedAt" timestamp);
 CREATE TABLE countries (code char(2) PRIMARY KEY, name text);
 CREATE TABLE page_events (id bigserial PRIMARY KEY, at timestamptz);
 CREATE TABLE invoices (id serial PRIMARY KEY, total numeric);

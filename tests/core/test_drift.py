@@ -8,7 +8,9 @@ from loadsheet.errors import Refused
 from tests.project import Project
 
 SOURCE = """
-CREATE TABLE item (id int PRIMARY KEY, what varchar(10), n int, at timestamptz NOT NULL DEFAULT clock_timestamp());
+CREATE TABLE item (
+    id int PRIMARY KEY, what varchar(10), n int, at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
 INSERT INTO item SELECT i, 'item ' || i, i FROM generate_series(1, 100) i;
 """
 TOUCH = "UPDATE item SET at = clock_timestamp()"

@@ -36,7 +36,9 @@ from tests.faults.oracle import judge, violations
 from tests.project import Project, fetch
 
 SOURCE = """
-CREATE TABLE item (id int PRIMARY KEY, name text, at timestamptz NOT NULL DEFAULT clock_timestamp());
+CREATE TABLE item (
+    id int PRIMARY KEY, name text, at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
 INSERT INTO item SELECT i, 'Ada ' || i FROM generate_series(1, 100) i;
 """
 MORE = (

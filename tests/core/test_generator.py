@@ -20,12 +20,15 @@ INCONSISTENT = {
     ),
     "a booking without a ticket": (
         """
-        SELECT book_ref FROM bookings.bookings LEFT JOIN bookings.tickets USING (book_ref) WHERE ticket_no IS NULL"""
+        SELECT book_ref FROM bookings.bookings LEFT JOIN bookings.tickets USING (book_ref)
+        WHERE ticket_no IS NULL"""
     ),
     "a seat that the aircraft has not, or of another class": (
         """
-        SELECT * FROM bookings.boarding_passes JOIN bookings.ticket_flights t USING (ticket_no, flight_id)
-        JOIN bookings.flights USING (flight_id) LEFT JOIN bookings.seats s USING (aircraft_code, seat_no)
+        SELECT * FROM bookings.boarding_passes
+        JOIN bookings.ticket_flights t USING (ticket_no, flight_id)
+        JOIN bookings.flights USING (flight_id)
+        LEFT JOIN bookings.seats s USING (aircraft_code, seat_no)
         WHERE s.fare_conditions IS DISTINCT FROM t.fare_conditions"""
     ),
     "a boarding pass for a flight that has not opened": (
@@ -41,13 +44,16 @@ INCONSISTENT = {
     ),
     "times that contradict the status": (
         """
-        SELECT * FROM bookings.flights WHERE (actual_departure IS NOT NULL) <> (status IN ('Departed', 'Arrived'))
+        SELECT * FROM bookings.flights
+        WHERE (actual_departure IS NOT NULL) <> (status IN ('Departed', 'Arrived'))
         OR (actual_arrival IS NOT NULL) <> (status = 'Arrived') OR actual_departure > bookings.now()
-        OR actual_arrival > bookings.now() OR (status = 'Scheduled' AND scheduled_departure < bookings.now())"""
+        OR actual_arrival > bookings.now()
+        OR (status = 'Scheduled' AND scheduled_departure < bookings.now())"""
     ),
     "a flight from a place other than where the last one ended": (
         """
-        SELECT * FROM (SELECT departure_airport, lag(arrival_airport) OVER trip AS last, scheduled_departure,
+        SELECT * FROM (SELECT departure_airport, lag(arrival_airport) OVER trip AS last,
+                              scheduled_departure,
                               lag(scheduled_arrival) OVER trip AS landed
                        FROM bookings.ticket_flights JOIN bookings.flights USING (flight_id)
                        WINDOW trip AS (PARTITION BY ticket_no ORDER BY scheduled_departure)) legs
@@ -55,7 +61,8 @@ INCONSISTENT = {
     ),
     "a time zone PostgreSQL does not know": (
         """
-        SELECT * FROM bookings.airports_data WHERE timezone NOT IN (SELECT name FROM pg_timezone_names)"""
+        SELECT * FROM bookings.airports_data
+        WHERE timezone NOT IN (SELECT name FROM pg_timezone_names)"""
     ),
 }
 

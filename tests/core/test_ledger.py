@@ -12,23 +12,29 @@ from tests.faults.oracle import judge, violations, watermark_violations
 from tests.project import Project
 
 SOURCE = """
-CREATE TABLE item (id int PRIMARY KEY, what text, at timestamptz NOT NULL DEFAULT clock_timestamp());
-INSERT INTO item SELECT i, md5(i::text), '2026-01-01'::timestamptz + i * '1 s'::interval FROM generate_series(1, 100) i;
+CREATE TABLE item (
+    id int PRIMARY KEY, what text, at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+INSERT INTO item SELECT i, md5(i::text), '2026-01-01'::timestamptz + i * '1 s'::interval
+FROM generate_series(1, 100) i;
 """
 # As the first version made it, before ledgers had a version; one load of `shop.item` is in it.
 FIRST_LEDGER = """
 CREATE SCHEMA loadsheet;
 CREATE SEQUENCE loadsheet.load_no;
 CREATE TABLE loadsheet.scope (
-    pipeline text NOT NULL, table_name text NOT NULL, target text NOT NULL, fence bigint NOT NULL DEFAULT 0,
+    pipeline text NOT NULL, table_name text NOT NULL, target text NOT NULL,
+    fence bigint NOT NULL DEFAULT 0,
     watermark text, last_load_no bigint, content_sha256 text, source_oid bigint, columns jsonb,
     PRIMARY KEY (pipeline, table_name)
 );
 CREATE TABLE loadsheet.load (
-    load_id text PRIMARY KEY, load_no bigint NOT NULL UNIQUE, pipeline text NOT NULL, table_name text NOT NULL,
-    target text NOT NULL, run_id text NOT NULL, fence bigint NOT NULL, action text NOT NULL, format text NOT NULL,
-    extracted bigint NOT NULL, duplicates bigint NOT NULL, inserted bigint NOT NULL, updated bigint NOT NULL,
-    deleted bigint NOT NULL, replaced boolean NOT NULL, bytes bigint NOT NULL, lower_cursor text, upper_cursor text,
+    load_id text PRIMARY KEY, load_no bigint NOT NULL UNIQUE,
+    pipeline text NOT NULL, table_name text NOT NULL, target text NOT NULL,
+    run_id text NOT NULL, fence bigint NOT NULL, action text NOT NULL, format text NOT NULL,
+    extracted bigint NOT NULL, duplicates bigint NOT NULL,
+    inserted bigint NOT NULL, updated bigint NOT NULL, deleted bigint NOT NULL,
+    replaced boolean NOT NULL, bytes bigint NOT NULL, lower_cursor text, upper_cursor text,
     held_by text NOT NULL, manifest text NOT NULL, source jsonb NOT NULL, version text NOT NULL,
     extract_seconds double precision NOT NULL, load_seconds double precision NOT NULL,
     committed_at timestamptz NOT NULL DEFAULT clock_timestamp()
@@ -36,24 +42,32 @@ CREATE TABLE loadsheet.load (
 CREATE INDEX load_of_table ON loadsheet.load (pipeline, table_name, load_no);
 CREATE INDEX load_of_target ON loadsheet.load (target, load_no);
 CREATE TABLE loadsheet.transform_run (
-    run_no bigint PRIMARY KEY, pipeline text NOT NULL, transform text NOT NULL, target text NOT NULL,
-    run_id text NOT NULL, sql_sha256 text NOT NULL, full_build boolean NOT NULL, since_load bigint NOT NULL,
-    seen_load bigint NOT NULL, inserted bigint NOT NULL, updated bigint NOT NULL, deleted bigint NOT NULL,
+    run_no bigint PRIMARY KEY,
+    pipeline text NOT NULL, transform text NOT NULL, target text NOT NULL,
+    run_id text NOT NULL, sql_sha256 text NOT NULL, full_build boolean NOT NULL,
+    since_load bigint NOT NULL, seen_load bigint NOT NULL,
+    inserted bigint NOT NULL, updated bigint NOT NULL, deleted bigint NOT NULL,
     replaced boolean NOT NULL, seconds double precision NOT NULL,
     committed_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 CREATE INDEX transform_run_of_target ON loadsheet.transform_run (target, run_no);
 
 INSERT INTO loadsheet.scope VALUES (
-    'shop', 'item', 'staging.item', 1, '2026-01-01 00:01:40+00', nextval('loadsheet.load_no'), NULL, {oid},
-    '[{{"name": "id", "attnum": 1, "source_type": "integer", "type": "integer", "cast": "", "exact_in_binary": true}},
-      {{"name": "what", "attnum": 2, "source_type": "text", "type": "text", "cast": "", "exact_in_binary": true}},
-      {{"name": "at", "attnum": 3, "source_type": "timestamp with time zone", "type": "timestamp with time zone",
+    'shop', 'item', 'staging.item', 1, '2026-01-01 00:01:40+00', nextval('loadsheet.load_no'),
+    NULL, {oid},
+    '[{{"name": "id", "attnum": 1, "source_type": "integer", "type": "integer",
+        "cast": "", "exact_in_binary": true}},
+      {{"name": "what", "attnum": 2, "source_type": "text", "type": "text",
+        "cast": "", "exact_in_binary": true}},
+      {{"name": "at", "attnum": 3,
+        "source_type": "timestamp with time zone", "type": "timestamp with time zone",
         "cast": "", "exact_in_binary": true}}]'
 );
 INSERT INTO loadsheet.load VALUES (
-    'c0ffee', 1, 'shop', 'item', 'staging.item', 'the first', 1, 'replace', 'binary', 100, 0, 100, 0, 0, true, 4711,
-    NULL, '2026-01-01 00:01:40+00', '', 'shop/item/c0ffee/00000001-00000000/manifest.json', '{{"database": "shop"}}',
+    'c0ffee', 1, 'shop', 'item', 'staging.item', 'the first', 1, 'replace', 'binary',
+    100, 0, 100, 0, 0, true, 4711,
+    NULL, '2026-01-01 00:01:40+00', '', 'shop/item/c0ffee/00000001-00000000/manifest.json',
+    '{{"database": "shop"}}',
     '0.1.0', 0.1, 0.1
 );
 CREATE SCHEMA staging;
@@ -101,7 +115,8 @@ def test_a_ledger_of_the_first_version_is_upgraded_in_place_and_keeps_its_rows(
 
 def test_an_upgraded_ledger_is_the_same_as_a_new_one(old: Project) -> None:
     shape = """
-        SELECT table_name, column_name, data_type, is_nullable, column_default FROM information_schema.columns
+        SELECT table_name, column_name, data_type, is_nullable, column_default
+        FROM information_schema.columns
         WHERE table_schema = 'loadsheet' ORDER BY 1, 2
     """
     old.succeed()

@@ -63,12 +63,17 @@ def changed(
 
 CHANGES = """
 UPDATE bookings.bookings SET total_amount = 123456.78 WHERE book_ref = '{book_ref}';
-UPDATE bookings.tickets SET passenger_id = '9999 999999', passenger_name = 'ANNA K' WHERE ticket_no = '{ticket_no}';
-UPDATE bookings.ticket_flights SET fare_conditions = 'Comfort', amount = 1.23 WHERE ticket_no = '{coupon}';
+UPDATE bookings.tickets SET passenger_id = '9999 999999', passenger_name = 'ANNA K'
+    WHERE ticket_no = '{ticket_no}';
+UPDATE bookings.ticket_flights SET fare_conditions = 'Comfort', amount = 1.23
+    WHERE ticket_no = '{coupon}';
 UPDATE bookings.boarding_passes SET seat_no = '99Z' WHERE ticket_no = '{pass}';
-UPDATE bookings.flights SET scheduled_departure = '2017-08-20 21:30+00', actual_departure = '2017-08-20 22:45+00',
-    scheduled_arrival = '2017-08-21 00:30+00', actual_arrival = '2017-08-21 01:30+00' WHERE flight_id = {flight_id};
-UPDATE bookings.airports_data SET timezone = 'Pacific/Kiritimati', airport_name = '{{"en": "Elsewhere"}}'
+UPDATE bookings.flights SET
+    scheduled_departure = '2017-08-20 21:30+00', actual_departure = '2017-08-20 22:45+00',
+    scheduled_arrival = '2017-08-21 00:30+00', actual_arrival = '2017-08-21 01:30+00'
+    WHERE flight_id = {flight_id};
+UPDATE bookings.airports_data
+    SET timezone = 'Pacific/Kiritimati', airport_name = '{{"en": "Elsewhere"}}'
     WHERE airport_code = '{airport}';
 """
 

@@ -18,7 +18,9 @@ from tests.project import Project
 
 ROWS = 20_000
 CREATE = f"""
-CREATE TABLE item (id int PRIMARY KEY, name text, price numeric, doc jsonb, at timestamptz NOT NULL DEFAULT now());
+CREATE TABLE item (
+    id int PRIMARY KEY, name text, price numeric, doc jsonb, at timestamptz NOT NULL DEFAULT now()
+);
 INSERT INTO item SELECT i, 'name ' || i, i, NULL FROM generate_series(1, {ROWS}) i
 """
 # each run sends every row again
@@ -26,7 +28,8 @@ EVERYTHING = {"item": {"incremental": {"cursor": "at", "lookback": "1d"}}}
 HEADERS = "SELECT id, ctid::text, xmin::text, xmax::text FROM staging.item ORDER BY id"
 UPSERT = """
 INSERT INTO staging.item SELECT * FROM staging.item ON CONFLICT (id) DO UPDATE SET
-name = excluded.name, price = excluded.price, doc = excluded.doc, at = excluded.at, _load_id = excluded._load_id {}
+name = excluded.name, price = excluded.price, doc = excluded.doc, at = excluded.at,
+_load_id = excluded._load_id {}
 """
 GUARDED = UPSERT.format("WHERE CAST(item AS record) *<> CAST(excluded AS record)")
 

@@ -9,7 +9,9 @@ from loadsheet.errors import Refused
 from tests.project import Project
 
 CREATE = """
-CREATE TABLE customer (id int PRIMARY KEY, name text, updated_at timestamptz NOT NULL DEFAULT now());
+CREATE TABLE customer (
+    id int PRIMARY KEY, name text, updated_at timestamptz NOT NULL DEFAULT now()
+);
 INSERT INTO customer SELECT i, 'name ' || i FROM generate_series(1, 1000) i;
 """
 

@@ -21,10 +21,14 @@ def sql_of(page: str) -> list[str]:
 COMPARE, SWITCH, JOIN = sql_of("migrate.md")
 READER, LOADER = (sql for sql in sql_of("how-to.md") if "CREATE ROLE" in sql)
 SOURCE = """
-CREATE TABLE orders (order_id int PRIMARY KEY, customer_id int, amount numeric, status text, updated_at timestamptz);
-INSERT INTO orders SELECT i, i % 7, i, 'open', now() - interval '2 days' FROM generate_series(1, 50) i;
+CREATE TABLE orders (
+    order_id int PRIMARY KEY, customer_id int, amount numeric, status text, updated_at timestamptz
+);
+INSERT INTO orders SELECT i, i % 7, i, 'open', now() - interval '2 days'
+    FROM generate_series(1, 50) i;
 CREATE TABLE events (event_id int PRIMARY KEY, what text, updated_at timestamptz);
-INSERT INTO events SELECT i, 'first', now() - (60 - i) * interval '1 day' FROM generate_series(1, 50) i;
+INSERT INTO events SELECT i, 'first', now() - (60 - i) * interval '1 day'
+    FROM generate_series(1, 50) i;
 """
 OLD = "CREATE SCHEMA old; CREATE TABLE old.{0} AS SELECT * FROM shop.{0}"
 WAREHOUSE = {"conn_id": "warehouse", "schema": "shop", "mart_schema": "shop_mart"}

@@ -59,8 +59,9 @@ def world(project: Project) -> Iterator[Project]:
     source = urlsplit(project.source)
     options = quote(f"-c app.canary={SECRETS['libpq option']}")
     project.source = (
-        f"postgresql://{role}:{quote(canaries.HARD, safe='')}@{source.hostname}:{source.port}{source.path}"
-        f"?options={options}&token={SECRETS['token in an extra']}&sslpassword={SECRETS['sslpassword']}"
+        f"postgresql://{role}:{quote(canaries.HARD, safe='')}@{source.hostname}:{source.port}"
+        f"{source.path}?options={options}&token={SECRETS['token in an extra']}"
+        f"&sslpassword={SECRETS['sslpassword']}"
     )
     target = urlsplit(project.warehouse)
     (project.folder / "connections").mkdir()

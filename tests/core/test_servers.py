@@ -19,8 +19,9 @@ from minio import Minio
 from minio.error import InvalidResponseError, S3Error
 
 from demo.servers import PostgresServer, S3Server, SlackReceiver
-from demo.servers.process import ServerFailed, Supervised, listens
+from demo.servers.process import Supervised, listens
 from loadsheet.sqltest import embedded
+from loadsheet.sqltest.process import ServerFailed
 
 REPOSITORY = Path(__file__).parents[2]
 # rclone labels its errors text/xml, which the minio SDK does not read as the S3 errors they are.
@@ -30,7 +31,8 @@ OWNER = """
     from pathlib import Path
     from demo.servers import PostgresServer, S3Server
     postgres, s3 = PostgresServer(Path(sys.argv[1]) / "pg"), S3Server(Path(sys.argv[1]) / "s3")
-    thread = threading.Thread(target=postgres.start)  # a server must outlive the thread that started it
+    # A server must outlive the thread that started it.
+    thread = threading.Thread(target=postgres.start)
     thread.start(); thread.join()
     s3.start()
     print(postgres.port, s3.port, flush=True)

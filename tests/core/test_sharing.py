@@ -13,7 +13,9 @@ from loadsheet.errors import Refused
 from tests.project import Project
 
 SOURCE = """
-CREATE TABLE orders (id int PRIMARY KEY, what text, at timestamptz NOT NULL DEFAULT clock_timestamp());
+CREATE TABLE orders (
+    id int PRIMARY KEY, what text, at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
 INSERT INTO orders SELECT i, 'shop', clock_timestamp() FROM generate_series(1, 3) i;
 """
 TABLES = {"orders": {"incremental": "at"}}

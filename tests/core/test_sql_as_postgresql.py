@@ -1,4 +1,4 @@
-"""What the check says of SQL, a real server says as well: see tests/unit/test_sql_as_postgresql.py."""
+"""A real server agrees with the check about SQL: see tests/unit/test_sql_as_postgresql.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Large tables are read by further sessions, side by side, in one snapshot; every row comes once."""
+"""Large tables are read by several sessions in parallel, in one snapshot; every row comes once."""
 
 from __future__ import annotations
 

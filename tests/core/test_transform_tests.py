@@ -94,7 +94,7 @@ def test_an_increment_is_tested_in_steps_and_leaves_the_warehouse_alone(project:
 
 
 def test_a_transform_that_forgets_an_input_fails_in_the_second_step(project: Project) -> None:
-    """The negative control: the same test, and SQL that does not look at which customers are new."""
+    """The negative control: the same test, with SQL that does not check which customers are new."""
     write(project, STEPS, per_sale=(PER_SALE.partition(" OR ")[0], MERGE))
     done = run(project)
     assert done.returncode == 1

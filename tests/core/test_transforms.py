@@ -11,8 +11,13 @@ from loadsheet.errors import Refused
 from tests.project import Project
 
 SOURCE = """
-CREATE TABLE customer (id int PRIMARY KEY, name text, at timestamptz NOT NULL DEFAULT clock_timestamp());
-CREATE TABLE sale (id int PRIMARY KEY, customer int, amount numeric, at timestamptz NOT NULL DEFAULT clock_timestamp());
+CREATE TABLE customer (
+    id int PRIMARY KEY, name text, at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE TABLE sale (
+    id int PRIMARY KEY, customer int, amount numeric,
+    at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
 INSERT INTO customer SELECT i, 'name ' || i FROM generate_series(1, 50) i;
 INSERT INTO sale SELECT i, i % 50 + 1, i FROM generate_series(1, 1000) i;
 """

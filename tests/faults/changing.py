@@ -16,7 +16,9 @@ from tests.faults.proxy import through
 from tests.project import Project
 
 SOURCE = """
-CREATE TABLE item (id int PRIMARY KEY, what text, at timestamptz NOT NULL DEFAULT clock_timestamp());
+CREATE TABLE item (
+    id int PRIMARY KEY, what text, at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
 CREATE TABLE code (id int PRIMARY KEY, what text);
 INSERT INTO item SELECT i, md5(i::text) FROM generate_series(1, 2000) i;
 INSERT INTO code SELECT i, md5(i::text) FROM generate_series(1, 1500) i;

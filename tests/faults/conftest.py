@@ -1,4 +1,4 @@
-"""Real servers, a seed that is printed and can be given back, and the table of faults at the end."""
+"""Real servers, a seed that is printed and can be reused, and the table of faults at the end."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def tally(request: pytest.FixtureRequest) -> Callable[[str], Tally]:
 
 @pytest.fixture
 def chance() -> random.Random:
-    """Random numbers from a seed that is shown when the test fails; LOADSHEET_SEED gives it back."""
+    """Random numbers from a seed that is shown if the test fails; LOADSHEET_SEED sets it."""
     seed = int(os.environ.get("LOADSHEET_SEED") or random.SystemRandom().randrange(10**6))
     print(f"LOADSHEET_SEED={seed}")
     return random.Random(seed)

@@ -51,8 +51,8 @@ def look(
     """What `table` holds in the columns `names` (none: all): the text of each, the binary form of
     those in `binary`.
 
-    `shown` has SQL to show a column by, `{}` being its name, where its own output is not what must arrive. `order` is
-    SQL by which rows are told apart.
+    `shown` has SQL to show a column by, `{}` being its name, where its own output is not what must
+    arrive. `order` is SQL by which rows are told apart.
     """
     with psycopg.connect(dsn, options=_OPTIONS, client_encoding="UTF8") as session:
         types = dict(session.execute(_COLUMNS, (table.sql,)).fetchall())

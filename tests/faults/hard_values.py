@@ -9,7 +9,9 @@ from typing import Any
 TYPES = r"""
 CREATE TYPE mood AS ENUM ('sad', 'o''k', 'NULL', 'a,b', '{"x"}', 'ünï cødé');
 CREATE TYPE pair AS (a int, b text);
-CREATE TYPE nested AS (p pair, ps pair[], m mood, n numeric, f float8, at timestamptz, i interval, b bytea);
+CREATE TYPE nested AS (
+    p pair, ps pair[], m mood, n numeric, f float8, at timestamptz, i interval, b bytea
+);
 CREATE DOMAIN percent AS numeric(5, 2) CHECK (VALUE >= 0);
 CREATE DOMAIN small_percent AS percent CHECK (VALUE < 50);
 CREATE DOMAIN named AS text NOT NULL;

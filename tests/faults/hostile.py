@@ -15,13 +15,16 @@ TRAP = """
 CREATE SCHEMA trap;
 CREATE FUNCTION trap.lies(text, text) RETURNS bool LANGUAGE sql AS 'SELECT false';
 CREATE OPERATOR trap.= (LEFTARG = text, RIGHTARG = text, FUNCTION = trap.lies);
-CREATE FUNCTION trap.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS $$SELECT timestamptz '1999-01-01'$$;
+CREATE FUNCTION trap.clock_timestamp() RETURNS timestamptz LANGUAGE sql
+    AS $$SELECT timestamptz '1999-01-01'$$;
 CREATE FUNCTION trap.hashtextextended(text, int) RETURNS bigint LANGUAGE sql AS 'SELECT 1::bigint';
 CREATE FUNCTION trap.format_type(oid, int) RETURNS text LANGUAGE sql AS $$SELECT 'text'$$;
 CREATE FUNCTION trap.set_config(text, text, boolean) RETURNS text LANGUAGE sql AS $$SELECT ''$$;
 CREATE FUNCTION trap.pg_has_role(name, text, text) RETURNS bool LANGUAGE sql AS 'SELECT false';
 CREATE FUNCTION trap.nextval(text) RETURNS bigint LANGUAGE sql AS 'SELECT 1::bigint';
-CREATE TABLE trap.pg_attribute (attrelid oid, attname name, atttypid oid, attnum int, attisdropped bool);
+CREATE TABLE trap.pg_attribute (
+    attrelid oid, attname name, atttypid oid, attnum int, attisdropped bool
+);
 CREATE VIEW trap.pg_class AS SELECT * FROM pg_catalog.pg_class WHERE false;
 CREATE VIEW trap.pg_stat_activity AS SELECT * FROM pg_catalog.pg_stat_activity WHERE false;
 CREATE DOMAIN trap.text AS pg_catalog.text CHECK (VALUE = 'never');

@@ -46,7 +46,7 @@ def judge(
     columns: Sequence[str] | None = None,
     staging: str = "staging",
 ) -> Verdict:
-    """Compare `public.<table>` (its rows `where`, `columns`: default all) with `<staging>.<table>`."""
+    """Compare `public.<table>` (rows `where`, `columns`: default all) with `<staging>.<table>`."""
     with psycopg.connect(project.source) as source, psycopg.connect(project.warehouse) as warehouse:
         source.execute(SETTINGS)
         warehouse.execute(SETTINGS)
@@ -103,22 +103,29 @@ def _count(session: psycopg.Connection, query: str) -> int:
 _INVARIANTS = {
     "the scope's last load is not its highest": (
         """
-        SELECT pipeline, table_name, last_load_no FROM loadsheet.scope s WHERE last_load_no IS DISTINCT FROM
-        (SELECT max(load_no) FROM loadsheet.load l WHERE (l.pipeline, l.table_name) = (s.pipeline, s.table_name))"""
+        SELECT pipeline, table_name, last_load_no FROM loadsheet.scope s
+        WHERE last_load_no IS DISTINCT FROM (
+            SELECT max(load_no) FROM loadsheet.load l
+            WHERE (l.pipeline, l.table_name) = (s.pipeline, s.table_name))"""
     ),
     "a fence committed twice": (
         """
-        SELECT pipeline, table_name, fence FROM loadsheet.load GROUP BY 1, 2, 3 HAVING count(*) > 1"""
+        SELECT pipeline, table_name, fence FROM loadsheet.load
+        GROUP BY 1, 2, 3 HAVING count(*) > 1"""
     ),
     "a load with a fence that was never given out": (
         """
-        SELECT l.load_id FROM loadsheet.load l LEFT JOIN loadsheet.scope s USING (pipeline, table_name)
+        SELECT l.load_id FROM loadsheet.load l
+        LEFT JOIN loadsheet.scope s USING (pipeline, table_name)
         WHERE l.fence > coalesce(s.fence, 0)"""
     ),
     "fences and load numbers disagree on the order of loads": (
         """
-        SELECT load_id FROM (SELECT load_id, fence, lag(fence) OVER (PARTITION BY pipeline, table_name ORDER BY load_no)
-        AS before FROM loadsheet.load) l WHERE fence <= before"""
+        SELECT load_id FROM (
+            SELECT load_id, fence,
+                   lag(fence) OVER (PARTITION BY pipeline, table_name ORDER BY load_no) AS before
+            FROM loadsheet.load) l
+        WHERE fence <= before"""
     ),
     "something unfinished was left behind": (
         """

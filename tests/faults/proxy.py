@@ -1,9 +1,9 @@
 """A TCP proxy on 127.0.0.1 that breaks the line to a server where it is told to.
 
-`Fault(kind, at, direction)` strikes when byte number `at` is about to pass in that direction, counted over all
-connections since `arm`. It strikes once, or, when it is `lasting`, every connection from then on. A
-`watch` sees all bytes before they pass, may wait or kill somebody, and may answer with a Fault
-whose `at` counts from these bytes.
+`Fault(kind, at, direction)` strikes when byte number `at` is about to pass in that direction,
+counted over all connections since `arm`. It strikes once, or, when it is `lasting`, every
+connection from then on. A `watch` sees all bytes before they pass, may wait or kill somebody, and
+may answer with a Fault whose `at` counts from these bytes.
 """
 
 from __future__ import annotations

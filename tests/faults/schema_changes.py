@@ -9,11 +9,13 @@ TABLE = """
 CREATE TYPE {t}_mood AS ENUM ('sad', 'ok');
 CREATE DOMAIN {t}_code AS text CHECK (value <> '');
 CREATE TABLE {t} (
-    id int PRIMARY KEY, what varchar(10), n int, m int, note text, amount numeric(8,2), feel {t}_mood, code {t}_code,
+    id int PRIMARY KEY, what varchar(10), n int, m int, note text, amount numeric(8,2),
+    feel {t}_mood, code {t}_code,
     big bigint, list int[], plain timestamp, doubled int GENERATED ALWAYS AS (id * 2) STORED,
     at timestamptz NOT NULL DEFAULT clock_timestamp());
 INSERT INTO {t} (id, what, n, m, note, amount, feel, code, big, list, plain)
-SELECT i, 'w' || i, i, -i, i::text, i + 0.25, 'sad', 'c' || i, i, ARRAY[i], '2026-01-01' FROM generate_series(1, 40) i;
+SELECT i, 'w' || i, i, -i, i::text, i + 0.25, 'sad', 'c' || i, i, ARRAY[i], '2026-01-01'
+FROM generate_series(1, 40) i;
 """
 # Half of the rows are written again after the change; the others keep what older loads gave them.
 TOUCH = "UPDATE {t} SET {cursor} = clock_timestamp() WHERE {key} % 2 = 0"

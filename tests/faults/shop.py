@@ -16,7 +16,9 @@ TABLES = {
     "quiet": None,
 }
 SOURCE = """
-CREATE TABLE merged (id int PRIMARY KEY, what text, at timestamptz NOT NULL DEFAULT clock_timestamp());
+CREATE TABLE merged (
+    id int PRIMARY KEY, what text, at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
 CREATE TABLE appended (what text, at timestamptz NOT NULL DEFAULT clock_timestamp());
 CREATE TABLE swapped (id int PRIMARY KEY, what text);
 CREATE TABLE viewed (id int PRIMARY KEY, what text);
@@ -53,8 +55,12 @@ TRANSFORMS = {
 _MARTS = """
 SELECT (SELECT (merged, appended) FROM mart.total)
      = (SELECT ((SELECT count(*) FROM staging.merged), (SELECT count(*) FROM staging.appended))),
-       (SELECT count(*) FROM (SELECT id, what FROM staging.merged WHERE id % 20 = 1 EXCEPT ALL TABLE mart.latest) a),
-       (SELECT count(*) FROM (TABLE mart.latest EXCEPT ALL SELECT id, what FROM staging.merged WHERE id % 20 = 1) b)
+       (SELECT count(*) FROM (
+           SELECT id, what FROM staging.merged WHERE id % 20 = 1
+           EXCEPT ALL TABLE mart.latest) a),
+       (SELECT count(*) FROM (
+           TABLE mart.latest
+           EXCEPT ALL SELECT id, what FROM staging.merged WHERE id % 20 = 1) b)
 """
 
 

@@ -23,7 +23,9 @@ from tests.faults.tally import Tally
 from tests.project import Project
 
 SOURCE = """
-CREATE TABLE item (id int PRIMARY KEY, what text, at timestamptz NOT NULL DEFAULT clock_timestamp());
+CREATE TABLE item (
+    id int PRIMARY KEY, what text, at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
 INSERT INTO item SELECT i, md5(i::text) FROM generate_series(1, 500) i;
 """
 CHANGE = "UPDATE item SET what = md5(what), at = clock_timestamp() WHERE id % 3 = 0"
@@ -54,12 +56,14 @@ CREATE CONSTRAINT TRIGGER wait AFTER INSERT ON loadsheet.load DEFERRABLE INITIAL
     FOR EACH ROW EXECUTE FUNCTION loadsheet.wait();
 """
 SLOW_UPDATE = """
-CREATE FUNCTION staging.wait() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.5); RETURN NEW; END';
+CREATE FUNCTION staging.wait() RETURNS trigger LANGUAGE plpgsql
+    AS 'BEGIN PERFORM pg_sleep(0.5); RETURN NEW; END';
 CREATE TRIGGER wait BEFORE UPDATE ON staging.item FOR EACH ROW EXECUTE FUNCTION staging.wait();
 """
 SECONDS_TO_BE_GONE = 10
 SESSIONS = """
-SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'loadsheet%%'
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND application_name LIKE 'loadsheet%%'
 """
 
 
@@ -275,12 +279,16 @@ RIGHT = {
     ),
     "latest": (
         """
-        SELECT count(*) = 0 FROM (SELECT id, what FROM mart.latest EXCEPT ALL SELECT id, what FROM staging.item) wrong
+        SELECT count(*) = 0 FROM (
+            SELECT id, what FROM mart.latest EXCEPT ALL SELECT id, what FROM staging.item
+        ) wrong
     """
     ),
     "counted": (
         """
-        SELECT count(*) = (SELECT count(*) FROM loadsheet.transform_run WHERE transform = 'counted') FROM mart.counted
+        SELECT count(*)
+             = (SELECT count(*) FROM loadsheet.transform_run WHERE transform = 'counted')
+        FROM mart.counted
     """
     ),
 }
@@ -382,7 +390,7 @@ def without_checks() -> None:
 def test_without_checks_of_the_client_its_session_lives_on(
     by_hand: ByHand, tally: Callable[[str], Tally]
 ) -> None:
-    """The negative control: the server goes on with the dead client's statement until that is done."""
+    """The negative control: the server keeps running the dead client's statement to its end."""
     by_hand.project.in_source(CHANGE)
     load_id = by_hand.step("extract", "run").load_id
     by_hand.project.in_warehouse(SLOW_UPDATE)

@@ -25,7 +25,9 @@ from tests.faults.tally import Tally
 from tests.project import Project
 
 SOURCE = """
-CREATE TABLE item (id int PRIMARY KEY, what text, at timestamptz NOT NULL DEFAULT clock_timestamp());
+CREATE TABLE item (
+    id int PRIMARY KEY, what text, at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
 INSERT INTO item SELECT i, repeat(md5(i::text), 20) FROM generate_series(1, 700) i;
 CREATE TABLE other AS SELECT * FROM item;
 ALTER TABLE other ADD PRIMARY KEY (id);
@@ -36,7 +38,8 @@ STATE = """
 SELECT (SELECT md5(string_agg(s::text, ',' ORDER BY table_name)) FROM loadsheet.scope s),
        (SELECT md5(string_agg(l::text, ',' ORDER BY load_no)) FROM loadsheet.load l),
        (SELECT md5(string_agg(i::text, ',' ORDER BY id)) FROM staging.item i),
-       (SELECT array_agg(relname ORDER BY relname) FROM pg_class WHERE relnamespace = 'staging'::regnamespace)
+       (SELECT array_agg(relname ORDER BY relname) FROM pg_class
+        WHERE relnamespace = 'staging'::regnamespace)
 """
 HEAL_EVERY = 50
 FAULT = "objects of the lake truncated, flipped, swapped, replayed, edited, removed"

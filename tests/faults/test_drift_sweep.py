@@ -92,7 +92,7 @@ class Sweep:
         assert self.objects <= self.project.objects()
 
     def judge_applied(self, name: str, line: Tally) -> None:
-        """Staging shows the source, but for the columns whose older rows wait for a full refresh."""
+        """Staging equals the source, except columns whose older rows wait for a full refresh."""
         rows = fetch(
             self.project.source,
             "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT"
@@ -163,7 +163,7 @@ def some(chance: random.Random, few: int = 4) -> list[str]:
 
 
 def between_looking_and_reading(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The change is made after the extraction has decided what to read, before it locks the table."""
+    """The change comes after the extraction has decided what to read, before it locks the table."""
     decide = extract_step.selection.decide
 
     def decided(session: Any, table: Any, *more: Any) -> Any:

@@ -127,7 +127,7 @@ def test_an_s3_server_killed_at_any_moment_loses_and_doubles_nothing(
 def test_a_backend_killed_at_any_moment_loses_and_doubles_nothing(
     project: Project, tally: Callable[[str], Tally], chance: random.Random
 ) -> None:
-    """PostgreSQL answers the death of one backend by ending all others and recovering from its log."""
+    """If one backend dies, PostgreSQL ends all others and recovers from its log."""
 
     def blow(worker: Worker) -> bool:
         while not (backends := _backends(project)) and worker.alive:

@@ -286,9 +286,8 @@ def test_a_client_that_takes_an_early_end_for_the_end_loses_rows(
     proxy.arm(Fault("half_close", 9_000, "to_client"))
     address = urlsplit(client.presigned_get_object(networked.project.bucket, "naive.csv"))
     with socket.create_connection(("127.0.0.1", proxy.port)) as line, line.makefile("rb") as answer:
-        line.sendall(
-            f"GET {address.path}?{address.query} HTTP/1.0\r\nHost: {address.netloc}\r\n\r\n".encode()
-        )
+        request = f"GET {address.path}?{address.query} HTTP/1.0\r\nHost: {address.netloc}\r\n\r\n"
+        line.sendall(request.encode())
         came = answer.read().partition(b"\r\n\r\n")[2]
     with psycopg.connect(networked.project.warehouse) as session, session.cursor() as cursor:
         cursor.execute("CREATE TEMPORARY TABLE naive (id text)")

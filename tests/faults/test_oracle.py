@@ -1,4 +1,4 @@
-"""The oracle itself: it must see a lost row, a doubled row, a wrong value, and a ledger that lies."""
+"""The oracle itself: it must see a lost row, a doubled row, a wrong value and a wrong ledger."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from tests.faults.oracle import Verdict, judge, violations, watermark_violations
 from tests.project import Project
 
 SOURCE = """
-CREATE TABLE item (id int PRIMARY KEY, what text, at timestamptz NOT NULL DEFAULT clock_timestamp());
+CREATE TABLE item (
+    id int PRIMARY KEY, what text, at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
 INSERT INTO item SELECT i, md5(i::text) FROM generate_series(1, 100) i;
 """
 DAMAGES = {
     "DELETE FROM staging.item WHERE id <= 3": Verdict(rows=100, lost=3),
-    "ALTER TABLE staging.item DROP CONSTRAINT item_pkey; INSERT INTO staging.item SELECT * FROM staging.item LIMIT 2": Verdict(
-        rows=100, doubled=2
-    ),
+    (
+        "ALTER TABLE staging.item DROP CONSTRAINT item_pkey;"
+        " INSERT INTO staging.item SELECT * FROM staging.item LIMIT 2"
+    ): Verdict(rows=100, doubled=2),
     "UPDATE staging.item SET what = NULL WHERE id = 7": Verdict(rows=100, lost=1, doubled=1),
 }
 LIES = {

@@ -1,4 +1,4 @@
-"""Random sequences of changes, runs, faults and retries, against a model of what staging must hold."""
+"""Random sequences of changes, runs, faults and retries, compared with a model of staging."""
 
 from __future__ import annotations
 

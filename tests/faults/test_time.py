@@ -278,7 +278,7 @@ def test_an_interval_taken_in_utc_would_miss_rows_stamped_behind_it(
 def test_an_interval_the_source_has_not_reached_is_not_read(
     project: Project, tally: Callable[[str], Tally], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The scheduler's clock is an hour ahead of the source's: its day is over, the source's is not."""
+    """The scheduler's clock is an hour ahead of the source's: only the scheduler's day is over."""
     world = World(project, "UTC")
     world.spec(["zoned"], by="data_interval")
     interval = {"interval_start": "2026-01-01T00:00:00Z", "interval_end": "2026-01-02T00:00:00Z"}

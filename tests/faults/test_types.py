@@ -33,7 +33,8 @@ MODES: dict[str, dict[str, Any] | None] = {
 # would send.
 XML = """
 SET allow_system_table_mods = on;
-UPDATE pg_cast SET castfunc = 0, castmethod = 'b' WHERE castsource = 'text'::regtype AND casttarget = 'xml'::regtype;
+UPDATE pg_cast SET castfunc = 0, castmethod = 'b'
+WHERE castsource = 'text'::regtype AND casttarget = 'xml'::regtype;
 """
 TABLES = {"exact": [h for h in HARD if h.exact], "textual": [h for h in HARD if not h.exact]}
 

@@ -26,7 +26,9 @@ from tests.faults.tally import Tally
 from tests.project import Project
 
 SOURCE = """
-CREATE TABLE item (id int PRIMARY KEY, what text, at timestamptz NOT NULL DEFAULT clock_timestamp());
+CREATE TABLE item (
+    id int PRIMARY KEY, what text, at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
 INSERT INTO item SELECT i, md5(i::text) FROM generate_series(1, 500) i;
 """
 CHANGE = "UPDATE item SET what = md5(what), at = clock_timestamp() WHERE id % 3 = {third}"
@@ -227,7 +229,7 @@ def impatient() -> None:
 def test_a_sleeper_in_nobodys_way_but_a_newer_extraction_is_ended_by_the_server(
     by_hand: ByHand,
 ) -> None:
-    """Past `advance` it holds the row that the extraction must change; no retry is there to end it."""
+    """Past `advance` it locks the row that the extraction must change; no retry ends it."""
     by_hand.project.in_source(CHANGE.format(third=0))
     load_id = by_hand.step("extract", "old").load_id
     worker = by_hand.start("load", "old", load_id, "load.advanced", prepare=impatient)
@@ -334,7 +336,9 @@ def test_an_extract_that_wakes_up_after_its_retry_was_loaded_does_no_harm(
 
 
 VERSIONED = """
-CREATE TABLE item (id int PRIMARY KEY, version int NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp());
+CREATE TABLE item (
+    id int PRIMARY KEY, version int NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
 INSERT INTO item SELECT i, 1 FROM generate_series(1, 300) i;
 CREATE TABLE thing (LIKE item INCLUDING ALL);
 INSERT INTO thing SELECT * FROM item;

@@ -42,7 +42,8 @@ class Twin:
     ) -> bool:
         """What a run does; False when it must be refused, and then nothing changes.
 
-        `interval` bounds it as `--from --to` do; `open_since` is the start of a transaction that is open meanwhile.
+        `interval` bounds it as `--from --to` do; `open_since` is the start of a transaction that is
+        open meanwhile.
         """
         if self.mode == "replace":
             self._replace(self.rows.values())

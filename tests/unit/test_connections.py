@@ -26,7 +26,9 @@ warehouse:
   password: ${WAREHOUSE_PASSWORD}
 lake:
   conn_type: generic
-  extra: {endpoint_url: "http://${LAKE_HOST:-localhost}:9000", nested: {list: ["${LAKE_HOST:-localhost}", 1, true]}}
+  extra:
+    endpoint_url: "http://${LAKE_HOST:-localhost}:9000"
+    nested: {list: ["${LAKE_HOST:-localhost}", 1, true]}
 uri: postgresql://u:${URI_PASSWORD:-}@h:5433/db
 numbers: {login: 123, port: 5432, password: 007}
 advised: {host: "${ADVISED:?ask the platform team}"}

@@ -32,7 +32,8 @@ CSV_CASE = "  one: {given: {staging.orders: {csv: orders.csv}}"
 GOOD = """\
 tables: {staging.orders: {columns: {id: "numeric(10, 2)", tags: "text[]"}, key: id}}
 tests:
-  one: {given: {staging.orders: [{id: 1}]}, expect: {mart.sales: [{id: 1}]}, as_of: "2026-01-31 12:00Z"}
+  one: {given: {staging.orders: [{id: 1}]}, expect: {mart.sales: [{id: 1}]},
+        as_of: "2026-01-31 12:00Z"}
   two:
     steps:
       - given: {staging.orders: {csv: orders.csv}, elsewhere.rates: []}

@@ -37,7 +37,11 @@ SQL = {
 CONNECTIONS = """\
 source: {conn_type: postgres, host: "${SOURCE_HOST:-localhost}"}
 lake: {conn_type: generic, extra: {endpoint_url: "http://localhost:1"}}
-warehouse: {conn_type: postgres, host: localhost, port: 1, password: "${WAREHOUSE_PASSWORD:-s3cr3t}"}
+warehouse:
+  conn_type: postgres
+  host: localhost
+  port: 1
+  password: "${WAREHOUSE_PASSWORD:-s3cr3t}"
 """
 
 

@@ -1,4 +1,4 @@
-"""Every problem has a code, every code has its section in the docs, and every link leads somewhere."""
+"""Every problem has a code, every code has its section in the docs, and every link works."""
 
 from __future__ import annotations
 

@@ -197,7 +197,9 @@ from pathlib import Path
 from loadsheet.spec.pipeline_file import check_file
 for spec in sorted(Path("tests/specs").rglob("*.yml")):
     check_file(spec)
-print(*(module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "loadsheet"), sep="\\n")
+for name, module in sys.modules.items():
+    if name.split(".")[0] == "loadsheet":
+        print(module.__file__)
 """
 
 

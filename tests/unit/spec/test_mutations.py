@@ -1,4 +1,4 @@
-"""A spec broken at random is never a traceback: it is still valid, or every problem has a position."""
+"""A randomly broken spec never causes a traceback: it is valid, or each problem has a position."""
 
 from __future__ import annotations
 
