@@ -95,20 +95,19 @@ def _load_at(root: Path, commit: str, path: PurePosixPath, revision: str) -> Pip
             # The inputs are read from the files and remembered, so ask before the folder is gone.
             transform_inputs(pipeline)
         except SpecError as error:
+            # The temporary folder would mean nothing to the reader.
             place = f"{revision}:{path.parent}"
-            problems = [_placed(problem, str(folder), place) for problem in error.problems]
+            problems: list[Problem] = []
+            for problem in error.problems:
+                in_revision = replace(
+                    problem,
+                    file=problem.file.replace(str(folder), place),
+                    message=problem.message.replace(str(folder), place),
+                    hint=problem.hint.replace(str(folder), place),
+                )
+                problems.append(in_revision)
             raise SpecError(problems) from None
     return pipeline
-
-
-def _placed(problem: Problem, folder: str, place: str) -> Problem:
-    """The problem with its place in the revision in place of the temporary folder."""
-    return replace(
-        problem,
-        file=problem.file.replace(folder, place),
-        message=problem.message.replace(folder, place),
-        hint=problem.hint.replace(folder, place),
-    )
 
 
 def _files_at(root: Path, commit: str, path: str, *options: str) -> list[str]:
