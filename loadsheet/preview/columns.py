@@ -37,6 +37,8 @@ FROM (SELECT) always LEFT JOIN (
     WHERE schemaname = %(schema)s AND tablename = %(table)s AND attname = %(name)s
     ORDER BY inherited DESC LIMIT 1) statistics ON true
 """
+# The columns of indkey after the first indnkeyatts are included ones (INCLUDE): the index does not
+# keep them unique.
 _UNIQUE_INDEX = """
 SELECT EXISTS (
     SELECT FROM pg_index
@@ -63,6 +65,7 @@ def check_cursor(preview: StepPreview, session: Session, source: SourceTable, ta
     }
     row = session.execute(_CURSOR, values).fetchone()
     has_index, null_share, correlation = row or (False, None, None)
+    # No index can be added to a view.
     if not has_index and source.is_table:
         is_large = (preview.table_bytes or 0) > _LARGE_BYTES
         preview.add_remark(
