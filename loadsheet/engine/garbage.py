@@ -72,6 +72,7 @@ def find(
             _refuse_without_ledger(pipeline, lake, in_spec)
         return []
     ledger.ensure(session)  # an older one does not record what is needed
+    # A table that a pattern matches is in the spec, too. Only the ledger knows which there are.
     in_spec += sorted(name for name in extracted if pipeline.pattern_of(name))
     if not lake.exists():
         return []
