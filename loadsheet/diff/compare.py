@@ -75,7 +75,7 @@ class Comparison:
         }
 
 
-def compare(old: Pipeline | None, new: Pipeline, revision: str) -> Comparison:
+def compare_pipelines(old: Pipeline | None, new: Pipeline, revision: str) -> Comparison:
     """What changed from `old` (None if there was no such pipeline) to `new`."""
     changes: list[Change] = []
     if old:

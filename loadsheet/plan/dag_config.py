@@ -63,7 +63,7 @@ def dag_config(pipeline: Pipeline, root: Path | None = None) -> dict[str, Any]:
     }
 
 
-def render(pipeline: Pipeline, root: Path | None = None) -> str:
+def render_dag(pipeline: Pipeline, root: Path | None = None) -> str:
     """The YAML file that dag-factory's own `load_yaml_dags` turns into the same DAG.
 
     Raises InputError for a name that dag-factory's files reserve, and SpecError as `build_plan`
