@@ -302,6 +302,7 @@ def _own_settings_diff(
 ) -> tuple[str, ...]:
     """The differing settings of a table or a transform, without those that it inherits from the
     pipeline's `tasks`."""
+    # A default that changes in `tasks` is one change of the pipeline, not one of every table.
     inherited = set()
     for part in fields(old.tasks):
         inherits_before = getattr(old.tasks, part.name) == getattr(before.tasks, part.name)
@@ -316,6 +317,7 @@ def _settings_diff(old: Any, new: Any) -> Iterator[str]:
     """`primary_key: id -> id, line` for each setting that differs between two dataclasses of one
     kind."""
     before, now = dict(_settings(old)), dict(_settings(new))
+    # A part such as `incremental` may be in only one of them, so the names come from both.
     for name in dict.fromkeys((*before, *now)):
         if before.get(name) != now.get(name):
             old_text, new_text = _value_text(before.get(name)), _value_text(now.get(name))

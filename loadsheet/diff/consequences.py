@@ -87,6 +87,7 @@ def _warehouse_consequences(old: Pipeline, new: Pipeline) -> Iterator[Consequenc
             "in the other warehouse every table is read in full, and every transform is built in "
             "full",
         )
+        # The other warehouse holds none of the old tables, so their schemas do not matter.
         return
     if before.schema != now.schema:
         yield Consequence("rebuilt", f"every table is read in full into {now.schema}")
@@ -139,6 +140,7 @@ def transform_consequences(target: str, old: Transform, new: Transform) -> Itera
     kind_changed = old.materialized != new.materialized
     if not sql_changed and not kind_changed and old.unique_key == new.unique_key:
         return
+    # A script decides itself what its target is, so its kind is not known here.
     is_script = "script" in (old.materialized, new.materialized)
     before, now = _relation_kind(old), _relation_kind(new)
     if before != now and not is_script:

@@ -30,6 +30,7 @@ def pipeline_at(pipeline: Pipeline, project: Path, revision: str) -> Pipeline | 
     Raises InputError outside a repository, without git, and for an unknown revision; SpecError,
     with places in the revision, when the file had problems then.
     """
+    # Git's answer has no links in it, so the file's path must not have any either.
     file = pipeline.file.resolve()
     top = _git(file.parent, "rev-parse", "--show-toplevel").decode().rstrip("\n")
     root = Path(top).resolve()
@@ -72,7 +73,7 @@ def _find_by_name(
         try:
             pipeline = _load_at(root, commit, path, revision)
         except SpecError:
-            continue
+            continue  # another pipeline's problems must not stop this comparison
         if pipeline.name == name:
             return pipeline
     return None
@@ -118,6 +119,7 @@ def _files_at(root: Path, commit: str, path: str, *options: str) -> list[str]:
     for entry in listing.split(b"\0"):
         details, _, name = entry.partition(b"\t")
         if details.startswith(_FILE_MODES):
+            # The name of a file may be any bytes.
             files.append(name.decode(errors="surrogateescape"))
     return files
 

@@ -189,6 +189,7 @@ def _seconds(duration: timedelta) -> dict[str, Any]:
 
 
 def _short(step_id: str) -> str:
+    # Airflow puts the task group's id in front of a task's name.
     return step_id.rpartition(".")[2]
 
 

@@ -22,6 +22,7 @@ from loadsheet.warehouse import apply
 _MOST_ROWS_CHECKED = 200_000
 # Correlation of the cursor with the place of the rows, from 1 (stored in its order) to -1.
 _LEAST_CORRELATION = 0.9
+# Of fewer rows the correlation shows nothing.
 _FEW_ROWS = 1000
 # A table of this size takes long enough to read that a missing index is worth a warning.
 _LARGE_BYTES = 8 << 20

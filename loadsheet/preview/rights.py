@@ -152,6 +152,7 @@ def may_create_in(preview: StepPreview, session: Session, schema: str) -> bool:
 def _has_schema_privilege(
     preview: StepPreview, session: Session, schema: str, privilege: str, purpose: str
 ) -> bool:
+    # A schema that does not exist will belong to the role that creates it.
     role, has = session.execute(_SCHEMA, (privilege, schema)).fetchone() or ("", True)
     if not has:
         fix = f"GRANT {privilege} ON SCHEMA {ident(schema)} TO {ident(role)};"
