@@ -34,7 +34,7 @@ def execute(
     connections: Connections,
     *,
     load_id: str | None = None,
-    progress: Progress = lambda rows, size: None,
+    progress: Progress | None = None,
     servers: Servers | None = None,
 ) -> Outcome:
     """Do the work of `step` and return its outcome.
@@ -46,6 +46,8 @@ def execute(
     Raises LoadsheetError that names pipeline, step, run, cause and next step (`.retryable` tells
     whether a retry may help). Any other exception is a bug.
     """
+    if progress is None:
+        progress = _ignore_progress
     if servers is None:
         servers = Servers(pipeline, connections)
     limit = tasks_of(step, pipeline).timeout
@@ -62,6 +64,10 @@ def execute(
     # The message may quote names of tables, roles and sessions, which may hold line breaks; logs
     # show it on one line.
     return replace(outcome, message=on_one_line(outcome.message))
+
+
+def _ignore_progress(rows: int | None, size: int) -> None:
+    pass
 
 
 def _dispatch(

@@ -169,7 +169,7 @@ class PartWriter:
             return
         self._has_ended = True
         data = self._take_blocks()
-        # Only the binary format has a mark at its end. Of csv, COPY's own count of rows is compared.
+        # Only the binary format marks its end. Of csv, the count of rows is compared instead.
         if self._store.layout.wire == "binary":
             if not data.endswith(BINARY_TRAILER):
                 raise Corrupt("the source's stream of rows broke off; run the extract step again")
