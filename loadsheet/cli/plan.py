@@ -100,10 +100,10 @@ def _previewed(pipeline: Pipeline, project: Path) -> tuple[Pipeline, dict[str, S
 
 def _compared(pipeline: Pipeline, project: Path, revision: str) -> Comparison:
     # Imported here: only --diff reads from Git.
-    from loadsheet.diff.compare import compare
+    from loadsheet.diff.compare import compare_pipelines
     from loadsheet.diff.git import pipeline_at
 
-    return compare(pipeline_at(pipeline, project, revision), pipeline, revision)
+    return compare_pipelines(pipeline_at(pipeline, project, revision), pipeline, revision)
 
 
 def _document(

@@ -13,4 +13,4 @@ def render(ctx: typer.Context, pipeline: PipelineArgument) -> None:
     from loadsheet.plan import dag_config
 
     spec, project = open_pipeline(ctx.obj, pipeline)
-    typer.echo(dag_config.render(spec, project), nl=False)
+    typer.echo(dag_config.render_dag(spec, project), nl=False)

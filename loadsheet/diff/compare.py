@@ -75,11 +75,21 @@ class Comparison:
         }
 
 
-def compare(old: Pipeline | None, new: Pipeline, revision: str) -> Comparison:
+def compare_pipelines(old: Pipeline | None, new: Pipeline, revision: str) -> Comparison:
     """What changed from `old` (None if there was no such pipeline) to `new`."""
     changes: list[Change] = []
     if old:
-        changes += _pipeline_changes(old, new)
+        details = list(_settings_diff(old, new))
+        if old.name != new.name:
+            details.insert(0, f"pipeline: {old.name} -> {new.name}")
+        if details:
+            own = Change(
+                what="changed",
+                name="pipeline",
+                details=tuple(details),
+                consequences=tuple(consequences.pipeline_consequences(old, new)),
+            )
+            changes.append(own)
     changes += _table_changes(old, new)
     changes += _transform_changes(old, new)
     return Comparison(
@@ -91,19 +101,6 @@ def compare(old: Pipeline | None, new: Pipeline, revision: str) -> Comparison:
     )
 
 
-def _pipeline_changes(old: Pipeline, new: Pipeline) -> Iterator[Change]:
-    details = list(_settings_diff(old, new))
-    if old.name != new.name:
-        details.insert(0, f"pipeline: {old.name} -> {new.name}")
-    if details:
-        yield Change(
-            what="changed",
-            name="pipeline",
-            details=tuple(details),
-            consequences=tuple(consequences.pipeline_consequences(old, new)),
-        )
-
-
 def _table_changes(old: Pipeline | None, new: Pipeline) -> Iterator[Change]:
     """The changes of tables and patterns."""
     before: dict[str, Table] = {}
@@ -112,13 +109,35 @@ def _table_changes(old: Pipeline | None, new: Pipeline) -> Iterator[Change]:
     for table in new.entries:
         if old is None:
             yield _added_table(new, table)
-        elif table.name in before:
-            yield from _kept_table(old, new, before.pop(table.name), table)
-        else:
-            yield from _newly_listed_table(old, new, table)
-    if old:
-        for table in before.values():
-            yield from _no_longer_listed_table(old, new, table)
+            continue
+        if table.name in before:
+            yield from _changed_table(old, new, before.pop(table.name), table)
+            continue
+        # A table that is listed by name only now may have been loaded before, by a pattern.
+        pattern: Pattern | None = None
+        if table in new.tables:
+            pattern = old.pattern_of(table.name)
+        if pattern is None:
+            yield _added_table(new, table)
+            continue
+        detail = f"listed by name now, no longer matched by {pattern.name}"
+        yield from _changed_table(old, new, old.table(table.name), table, detail)
+    if old is None:
+        return
+    for table in before.values():
+        # Likewise, a pattern may still load a table that is no longer listed.
+        pattern = new.pattern_of(table.name)
+        if pattern and table in old.tables:
+            detail = f"matched by {pattern.name} now, no longer listed by name"
+            yield from _changed_table(old, new, table, new.table(table.name), detail)
+            continue
+        target = f"{old.warehouse.schema}.{table.name}"
+        yield Change(
+            what="removed",
+            name=f"table {table.name}",
+            steps=_steps(old, table),
+            consequences=tuple(consequences.removal_consequences(target, "loaded")),
+        )
 
 
 def _added_table(new: Pipeline, table: Table) -> Change:
@@ -130,16 +149,6 @@ def _added_table(new: Pipeline, table: Table) -> Change:
     )
 
 
-def _kept_table(old: Pipeline, new: Pipeline, before: Table, now: Table) -> Iterator[Change]:
-    """A table or a pattern that is in both files."""
-    old_exclude, new_exclude = _pattern_exclude(old, now.name), _pattern_exclude(new, now.name)
-    details: tuple[str, ...] = ()
-    if old_exclude != new_exclude:
-        details = (f"exclude: {_value_text(old_exclude)} -> {_value_text(new_exclude)}",)
-    more = consequences.pattern_consequences(new, now.name, old_exclude, new_exclude)
-    yield from _changed_table(old, new, before, now, details, tuple(more))
-
-
 def _pattern_exclude(pipeline: Pipeline, name: str) -> tuple[str, ...]:
     """What the pattern of this name excludes; empty for a table."""
     for pattern in pipeline.patterns:
@@ -148,58 +157,30 @@ def _pattern_exclude(pipeline: Pipeline, name: str) -> tuple[str, ...]:
     return ()
 
 
-def _newly_listed_table(old: Pipeline, new: Pipeline, table: Table) -> Iterator[Change]:
-    """A table or pattern that the old file did not list. A pattern may have matched the table
-    then."""
-    pattern: Pattern | None = None
-    if table in new.tables:
-        pattern = old.pattern_of(table.name)
-    if pattern is None:
-        yield _added_table(new, table)
-        return
-    details = (f"listed by name now, no longer matched by {pattern.name}",)
-    yield from _changed_table(old, new, old.table(table.name), table, details)
-
-
-def _no_longer_listed_table(old: Pipeline, new: Pipeline, table: Table) -> Iterator[Change]:
-    """A table or pattern that the new file does not list. A pattern may match the table now."""
-    pattern = new.pattern_of(table.name)
-    if pattern and table in old.tables:
-        details = (f"matched by {pattern.name} now, no longer listed by name",)
-        yield from _changed_table(old, new, table, new.table(table.name), details)
-        return
-    target = f"{old.warehouse.schema}.{table.name}"
-    yield Change(
-        what="removed",
-        name=f"table {table.name}",
-        steps=_steps(old, table),
-        consequences=tuple(consequences.removal_consequences(target, "loaded")),
-    )
-
-
 def _changed_table(
-    old: Pipeline,
-    new: Pipeline,
-    before: Table,
-    now: Table,
-    more_details: tuple[str, ...],
-    more_consequences: tuple[Consequence, ...] = (),
+    old: Pipeline, new: Pipeline, before: Table, now: Table, detail: str = ""
 ) -> Iterator[Change]:
-    """The change of one table, with details and consequences of the pattern's; nothing if nothing
-    differs."""
-    details = _own_settings_diff(before, now, old, new) + more_details
+    """The change of one table or pattern, with one more `detail`; nothing if nothing differs."""
+    details = list(_own_settings_diff(before, now, old, new))
+    old_exclude = _pattern_exclude(old, now.name)
+    new_exclude = _pattern_exclude(new, now.name)
+    if old_exclude != new_exclude:
+        details.append(f"exclude: {_value_text(old_exclude)} -> {_value_text(new_exclude)}")
+    if detail:
+        details.append(detail)
     if not details:
         return
+    effects: list[Consequence] = []
     # Where everything is loaded for the first time, the pipeline's own change covers it.
-    own: tuple[Consequence, ...] = ()
     if not consequences.starts_over(old, new):
-        own = tuple(consequences.table_consequences(new, before, now))
+        effects += consequences.table_consequences(new, before, now)
+    effects += consequences.pattern_consequences(new, now.name, old_exclude, new_exclude)
     yield Change(
         what="changed",
         name=f"table {now.name}",
         steps=_steps(new, now),
-        details=details,
-        consequences=own + more_consequences,
+        details=tuple(details),
+        consequences=tuple(effects),
     )
 
 
@@ -251,7 +232,14 @@ def _changed_transform(
     more_details: tuple[str, ...],
 ) -> Iterator[Change]:
     details = _own_settings_diff(before, now, old, new) + more_details
-    sql = tuple(_sql_diff(before, now))
+    sql: list[str] = []
+    if before.sql != now.sql:
+        old_lines = before.sql.splitlines()
+        diff = difflib.unified_diff(old_lines, now.sql.splitlines(), n=2, lineterm="")
+        # Its header would name two files, and there is only one.
+        sql = [line for line in diff if not line.startswith(("---", "+++"))]
+        if not sql:
+            sql.append("(only line endings differ)")
     if not details and not sql:
         return
     # Where every transform is built in another place, the pipeline's own change covers it.
@@ -264,7 +252,7 @@ def _changed_transform(
         name=f"transform {now.name}",
         steps=(step_id("transform", now.name),),
         details=details,
-        sql=sql,
+        sql=tuple(sql),
         consequences=own,
     )
 
@@ -298,19 +286,15 @@ def _transforms_built_again(
     again: list[str] = []
     # In the order of the plan, so that a transform's own inputs are decided before it.
     for name, inputs in transform_inputs(new).items():
-        reads = {_change_name(new, table) for table in inputs.tables}
-        reads |= {f"transform {mart}" for mart in inputs.transforms}
+        reads = {f"transform {mart}" for mart in inputs.transforms}
+        for table in inputs.tables:
+            # A table that a pattern matches changes with the pattern.
+            pattern = new.pattern_of(table)
+            reads.add(f"table {pattern.name if pattern else table}")
         reads_rebuilt = everything or reads & affected or set(inputs.transforms) & set(again)
         if reads_rebuilt and f"transform {name}" not in affected:
             again.append(name)
     return tuple(again)
-
-
-def _change_name(pipeline: Pipeline, table: str) -> str:
-    """The name of the change that concerns the table: its own, or that of the pattern that matches
-    it."""
-    pattern = pipeline.pattern_of(table)
-    return f"table {pattern.name if pattern else table}"
 
 
 def _own_settings_diff(
@@ -318,6 +302,7 @@ def _own_settings_diff(
 ) -> tuple[str, ...]:
     """The differing settings of a table or a transform, without those that it inherits from the
     pipeline's `tasks`."""
+    # A default that changes in `tasks` is one change of the pipeline, not one of every table.
     inherited = set()
     for part in fields(old.tasks):
         inherits_before = getattr(old.tasks, part.name) == getattr(before.tasks, part.name)
@@ -332,6 +317,7 @@ def _settings_diff(old: Any, new: Any) -> Iterator[str]:
     """`primary_key: id -> id, line` for each setting that differs between two dataclasses of one
     kind."""
     before, now = dict(_settings(old)), dict(_settings(new))
+    # A part such as `incremental` may be in only one of them, so the names come from both.
     for name in dict.fromkeys((*before, *now)):
         if before.get(name) != now.get(name):
             old_text, new_text = _value_text(before.get(name)), _value_text(now.get(name))
@@ -357,12 +343,3 @@ def _value_text(value: Any) -> str:
     if isinstance(value, timedelta):
         return f"{value.total_seconds():g}s"
     return "none" if value is None or value == "" else str(value)
-
-
-def _sql_diff(old: Transform, new: Transform) -> list[str]:
-    """A unified diff of the two files, without its header."""
-    if old.sql == new.sql:
-        return []
-    diff = difflib.unified_diff(old.sql.splitlines(), new.sql.splitlines(), n=2, lineterm="")
-    lines = [line for line in diff if not line.startswith(("---", "+++"))]
-    return lines or ["(only line endings differ)"]

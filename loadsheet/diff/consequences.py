@@ -87,6 +87,7 @@ def _warehouse_consequences(old: Pipeline, new: Pipeline) -> Iterator[Consequenc
             "in the other warehouse every table is read in full, and every transform is built in "
             "full",
         )
+        # The other warehouse holds none of the old tables, so their schemas do not matter.
         return
     if before.schema != now.schema:
         yield Consequence("rebuilt", f"every table is read in full into {now.schema}")
@@ -139,6 +140,7 @@ def transform_consequences(target: str, old: Transform, new: Transform) -> Itera
     kind_changed = old.materialized != new.materialized
     if not sql_changed and not kind_changed and old.unique_key == new.unique_key:
         return
+    # A script decides itself what its target is, so its kind is not known here.
     is_script = "script" in (old.materialized, new.materialized)
     before, now = _relation_kind(old), _relation_kind(new)
     if before != now and not is_script:
@@ -161,9 +163,17 @@ def table_consequences(pipeline: Pipeline, old: Table, new: Table) -> Iterator[C
     target = f"{pipeline.warehouse.schema}.{new.name}"
     refresh = f"`loadsheet run {pipeline.name} --tables {new.name} --full-refresh`"
     if new.mode_with_key(True) == "replace":
-        yield from _replaced_table_consequences(target, old, new)
+        reasons = []
+        if old.primary_key != new.primary_key:
+            reasons.append("its key changed")
+        if (old.include, old.exclude) != (new.include, new.exclude):
+            reasons.append("its columns changed")
+        if old.mode_with_key(True) != "replace":
+            reasons.append("it is read whole from now on")
+        if reasons:
+            yield Consequence("rebuilt", f"{target} by the next load: {', '.join(reasons)}")
     else:
-        stops = [*_key_stops(target, old, new), *_cursor_stops(old, new)]
+        stops = list(_reasons_to_stop(target, old, new))
         for text in stops:
             yield Consequence("stops", f"{text}: {refresh}")
         if not stops:
@@ -190,20 +200,9 @@ def pattern_consequences(
         )
 
 
-def _replaced_table_consequences(target: str, old: Table, new: Table) -> Iterator[Consequence]:
-    reasons = []
-    if old.primary_key != new.primary_key:
-        reasons.append("its key changed")
-    if (old.include, old.exclude) != (new.include, new.exclude):
-        reasons.append("its columns changed")
-    if old.mode_with_key(True) != "replace":
-        reasons.append("it is read whole from now on")
-    if reasons:
-        yield Consequence("rebuilt", f"{target} by the next load: {', '.join(reasons)}")
-
-
-def _key_stops(target: str, old: Table, new: Table) -> Iterator[str]:
-    """Why the next load stops: the target has the primary key of the load that created it."""
+def _reasons_to_stop(target: str, old: Table, new: Table) -> Iterator[str]:
+    """Why the next load or extract stops."""
+    # By key: the target has the primary key of the load that created it.
     had_key, has_key = _is_keyed(old), _is_keyed(new)
     if has_key is False and had_key is not False:
         if old.primary_key:
@@ -220,6 +219,21 @@ def _key_stops(target: str, old: Table, new: Table) -> Iterator[str]:
         now = ", ".join(new.primary_key) or "the catalog's"
         unless = "" if old.primary_key and new.primary_key else ", unless they are the same"
         yield f"the key of {target} was {before} and is {now}; the next load stops{unless}"
+    # By cursor: the ledger has no watermark, or another column's.
+    old_cursor, new_cursor = old.incremental, new.incremental
+    if new_cursor is None or new_cursor.by != "watermark":
+        return
+    if old_cursor is None:
+        if has_key is False:
+            yield (
+                "its rows were loaded without a cursor, and appending would duplicate them; the "
+                "next extract stops"
+            )
+    elif old_cursor.by == "watermark" and old_cursor.cursor != new_cursor.cursor:
+        yield (
+            f"the watermark belongs to {old_cursor.cursor} and means nothing for "
+            f"{new_cursor.cursor}; the next extract stops"
+        )
 
 
 def _is_keyed(table: Table) -> bool | None:
@@ -229,24 +243,6 @@ def _is_keyed(table: Table) -> bool | None:
     if table.primary_key or with_key == without_key:
         return with_key
     return None
-
-
-def _cursor_stops(old: Table, new: Table) -> Iterator[str]:
-    """Why the next extract stops: the ledger has no watermark, or another column's."""
-    before, now = old.incremental, new.incremental
-    if now is None or now.by != "watermark":
-        return
-    if before is None:
-        if _is_keyed(new) is False:
-            yield (
-                "its rows were loaded without a cursor, and appending would duplicate them; the "
-                "next extract stops"
-            )
-    elif before.by == "watermark" and before.cursor != now.cursor:
-        yield (
-            f"the watermark belongs to {before.cursor} and means nothing for {now.cursor}; the "
-            "next extract stops"
-        )
 
 
 def _incremental_consequences(

@@ -30,6 +30,7 @@ def pipeline_at(pipeline: Pipeline, project: Path, revision: str) -> Pipeline | 
     Raises InputError outside a repository, without git, and for an unknown revision; SpecError,
     with places in the revision, when the file had problems then.
     """
+    # Git's answer has no links in it, so the file's path must not have any either.
     file = pipeline.file.resolve()
     top = _git(file.parent, "rev-parse", "--show-toplevel").decode().rstrip("\n")
     root = Path(top).resolve()
@@ -72,7 +73,7 @@ def _find_by_name(
         try:
             pipeline = _load_at(root, commit, path, revision)
         except SpecError:
-            continue
+            continue  # another pipeline's problems must not stop this comparison
         if pipeline.name == name:
             return pipeline
     return None
@@ -95,20 +96,19 @@ def _load_at(root: Path, commit: str, path: PurePosixPath, revision: str) -> Pip
             # The inputs are read from the files and remembered, so ask before the folder is gone.
             transform_inputs(pipeline)
         except SpecError as error:
+            # The temporary folder would mean nothing to the reader.
             place = f"{revision}:{path.parent}"
-            problems = [_placed(problem, str(folder), place) for problem in error.problems]
+            problems: list[Problem] = []
+            for problem in error.problems:
+                in_revision = replace(
+                    problem,
+                    file=problem.file.replace(str(folder), place),
+                    message=problem.message.replace(str(folder), place),
+                    hint=problem.hint.replace(str(folder), place),
+                )
+                problems.append(in_revision)
             raise SpecError(problems) from None
     return pipeline
-
-
-def _placed(problem: Problem, folder: str, place: str) -> Problem:
-    """The problem with its place in the revision in place of the temporary folder."""
-    return replace(
-        problem,
-        file=problem.file.replace(folder, place),
-        message=problem.message.replace(folder, place),
-        hint=problem.hint.replace(folder, place),
-    )
 
 
 def _files_at(root: Path, commit: str, path: str, *options: str) -> list[str]:
@@ -119,6 +119,7 @@ def _files_at(root: Path, commit: str, path: str, *options: str) -> list[str]:
     for entry in listing.split(b"\0"):
         details, _, name = entry.partition(b"\t")
         if details.startswith(_FILE_MODES):
+            # The name of a file may be any bytes.
             files.append(name.decode(errors="surrogateescape"))
     return files
 

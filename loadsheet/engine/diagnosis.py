@@ -82,21 +82,18 @@ def diagnose(error: BaseException) -> Diagnosis | None:
 def _database_error(error: psycopg.Error) -> Diagnosis | None:
     text = _on_one_line(_HINTS.sub("", message(error)))
     code = error.sqlstate
+    # Of a failed login or a lost connection, libpq passes on only the message.
     if code is None and isinstance(error, psycopg.OperationalError):
-        code = _sqlstate_of_message(text)
+        code = causes.DISCONNECTED
+        if _CONNECTING.match(text):
+            code = causes.NOT_CONNECTED
+        for login_code, pattern in causes.LOGIN_MESSAGES.items():
+            if pattern.search(text):
+                code = login_code
+                break
     if code is None:  # psycopg refused a call of ours
         return None
     return Diagnosis(text, f"SQLSTATE {code}", causes.of_sqlstate(code))
-
-
-def _sqlstate_of_message(text: str) -> str:
-    """The SQLSTATE that the message of a failed login or a lost connection stands for."""
-    for code, pattern in causes.LOGIN_MESSAGES.items():
-        if pattern.search(text):
-            return code
-    if _CONNECTING.match(text):
-        return causes.NOT_CONNECTED
-    return causes.DISCONNECTED
 
 
 def _lake_error(error: BaseException) -> Diagnosis | None:
@@ -115,19 +112,10 @@ def _lake_error(error: BaseException) -> Diagnosis | None:
         return _lake_answer("", error._code, text)
     if isinstance(error, ServerError):
         return _lake_answer("", error.status_code, str(error))
-    if isinstance(error, HTTPError):
-        return _lake_silence(error)
-    return None
-
-
-def _lake_answer(code: str, status: int | None, text: str) -> Diagnosis:
-    shown_code = f"S3 {code}" if code else f"HTTP {status}"
-    return Diagnosis(_on_one_line(clean(text)), shown_code, causes.of_s3(code, status))
-
-
-def _lake_silence(error: BaseException) -> Diagnosis:
-    """No answer, or only answers that made the client give up after its own retries."""
-    # urllib3 wraps what happened in an error about the number of its retries.
+    if not isinstance(error, HTTPError):
+        return None
+    # No answer, or only answers that made the client give up. urllib3 wraps what happened in an
+    # error about the number of its retries.
     text = _on_one_line(clean(str(getattr(error, "reason", None) or error)))
     status = _STATUS.search(text)
     if status:
@@ -135,6 +123,11 @@ def _lake_silence(error: BaseException) -> Diagnosis:
     if "certificate" in text.lower():
         return Diagnosis(text, "", causes.UNTRUSTED)
     return Diagnosis(text, "", causes.UNREACHABLE)
+
+
+def _lake_answer(code: str, status: int | None, text: str) -> Diagnosis:
+    shown_code = f"S3 {code}" if code else f"HTTP {status}"
+    return Diagnosis(_on_one_line(clean(text)), shown_code, causes.of_s3(code, status))
 
 
 def _machine_error(error: OSError) -> Diagnosis:

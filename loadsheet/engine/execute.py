@@ -78,58 +78,43 @@ def _dispatch(
     load_id: str | None,
     progress: Progress,
 ) -> Outcome:
+    """Do what the step's kind asks for, in the sessions that it needs.
+
+    Each kind's code is imported late: an Airflow task does one step, and should not pay for
+    importing the others.
+    """
     reach("step.begun")
+    name = step.name
     match step.kind:
         case "create_bucket":
             created = servers.lake.create_bucket()
             state = "created" if created else "exists"
             return Outcome(status="done", message=f"bucket {pipeline.lake.bucket} {state}")
         case "resolve":
-            return _run_resolve(pipeline, step.name, servers)
+            from loadsheet.engine.resolve import resolve
+
+            with servers.source() as source, servers.warehouse() as warehouse:
+                return resolve(pipeline, name, source, warehouse)
         case "transform":
-            return _run_transform(pipeline, step.name, request, servers)
-        case _ if not request.wants(step.name):
+            from loadsheet.engine.transform import transform
+
+            with servers.own_warehouse() as session:
+                return transform(pipeline, pipeline.transform(name), request, session)
+        case _ if not request.wants(name):
             return skipped("not among the tables of this run")
         case "extract":
-            return _run_extract(pipeline, step.name, request, servers, progress)
+            from loadsheet.engine.extract import extract
+            from loadsheet.source.discovery import has_relation
+
+            table = pipeline.table(name)
+            with servers.source() as source, servers.warehouse() as warehouse:
+                if table.matched and not has_relation(source, pipeline.source.schema, name):
+                    return skipped("no longer in the source; the loaded rows stay")
+                return extract(pipeline, table, request, source, servers.lake, warehouse, progress)
         case "load":
-            return _run_load(pipeline, step.name, servers, load_id, progress)
+            from loadsheet.engine.load import load
 
-
-# Each kind of step opens the sessions it needs, and imports its code late: an Airflow task does one
-# step, and should not pay for importing the others.
-def _run_resolve(pipeline: Pipeline, name: str, servers: Servers) -> Outcome:
-    from loadsheet.engine.resolve import resolve
-
-    with servers.source() as source, servers.warehouse() as warehouse:
-        return resolve(pipeline, name, source, warehouse)
-
-
-def _run_extract(
-    pipeline: Pipeline, name: str, request: RunRequest, servers: Servers, progress: Progress
-) -> Outcome:
-    from loadsheet.engine.extract import extract
-    from loadsheet.source.discovery import has_relation
-
-    table = pipeline.table(name)
-    with servers.source() as source, servers.warehouse() as warehouse:
-        if table.matched and not has_relation(source, pipeline.source.schema, name):
-            return skipped("no longer in the source; the loaded rows stay")
-        return extract(pipeline, table, request, source, servers.lake, warehouse, progress)
-
-
-def _run_load(
-    pipeline: Pipeline, name: str, servers: Servers, load_id: str | None, progress: Progress
-) -> Outcome:
-    from loadsheet.engine.load import load
-
-    if load_id is None:
-        return skipped("nothing was extracted")
-    return load(pipeline, pipeline.table(name), load_id, servers.lake, servers.warehouse, progress)
-
-
-def _run_transform(pipeline: Pipeline, name: str, request: RunRequest, servers: Servers) -> Outcome:
-    from loadsheet.engine.transform import transform
-
-    with servers.own_warehouse() as session:
-        return transform(pipeline, pipeline.transform(name), request, session)
+            if load_id is None:
+                return skipped("nothing was extracted")
+            table = pipeline.table(name)
+            return load(pipeline, table, load_id, servers.lake, servers.warehouse, progress)

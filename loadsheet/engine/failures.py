@@ -180,11 +180,13 @@ class _Place:
                 )
             return text, ""
         if isinstance(error, Refused):
-            for cause in _causes(error):
+            cause = error.__cause__
+            while cause:
                 diagnosis = diagnose(cause)
                 if diagnosis:
                     text = _mask_server_message(text, cause)
                     return str(replace(diagnosis, text=text)), diagnosis.code
+                cause = cause.__cause__
         return text, ""
 
     def lock_holders(self, connections: Connections) -> str:
@@ -207,12 +209,6 @@ class _Place:
             if holders:  # else the lock was released in the meantime
                 return f"A lock on {target} is held by {holders}"
         return ""
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    while error.__cause__:
-        error = error.__cause__
-        yield error
 
 
 def _mask_server_message(text: str, cause: BaseException) -> str:

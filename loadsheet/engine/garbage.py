@@ -72,6 +72,7 @@ def find(
             _refuse_without_ledger(pipeline, lake, in_spec)
         return []
     ledger.ensure(session)  # an older one does not record what is needed
+    # A table that a pattern matches is in the spec, too. Only the ledger knows which there are.
     in_spec += sorted(name for name in extracted if pipeline.pattern_of(name))
     if not lake.exists():
         return []
@@ -124,7 +125,16 @@ def _judge_table(
     keep: int,
     wanted: bool = True,
 ) -> TableGarbage:
-    roots = {load_prefix(pipeline, name)} | _prefixes_of_loads(session, pipeline.name, name)
+    roots = {load_prefix(pipeline, name)}
+    # Older loads may be in other places, because the spec's prefix has changed.
+    rows = session.execute(
+        "SELECT DISTINCT manifest FROM loadsheet.load WHERE pipeline = %s AND table_name = %s",
+        (pipeline.name, name),
+    )
+    for (manifest,) in rows:
+        # <prefix>/<table>/<load_id>/<attempt>/manifest.json
+        if manifest.count("/") >= 3:
+            roots.add(manifest.rsplit("/", 3)[0] + "/")
     attempts: list[Attempt] = []
     for root in sorted(roots):
         attempts += garbage.attempts(lake.listing(root), root)
@@ -167,21 +177,6 @@ def extracted_tables(session: Session, pipeline: str) -> set[str] | None:
         "SELECT table_name FROM loadsheet.scope WHERE pipeline = %s", (pipeline,)
     )
     return {row[0] for row in rows}
-
-
-def _prefixes_of_loads(session: Session, pipeline: str, table: str) -> set[str]:
-    """Where committed loads of the table were stored, each with a slash at its end. More than one
-    when the spec's prefix has changed."""
-    rows = session.execute(
-        "SELECT DISTINCT manifest FROM loadsheet.load WHERE pipeline = %s AND table_name = %s",
-        (pipeline, table),
-    )
-    prefixes: set[str] = set()
-    for (manifest,) in rows:
-        # <prefix>/<table>/<load_id>/<attempt>/manifest.json
-        if manifest.count("/") >= 3:
-            prefixes.add(manifest.rsplit("/", 3)[0] + "/")
-    return prefixes
 
 
 def _table_record(

@@ -130,7 +130,11 @@ class _Run:
         order.prepare()
         running: dict[Future[StepResult | Retry], str] = {}
         while order.is_active():
-            for name in (*order.get_ready(), *self._take_due_retries()):
+            startable = list(order.get_ready())
+            now = time.monotonic()
+            while self._waiting and self._waiting[0][0] <= now:
+                startable.append(heapq.heappop(self._waiting)[1])
+            for name in startable:
                 heapq.heappush(self._ready, (*self._rank(self.steps[name]), name))
             # Not all at once into the pool: its queue could not be sorted by rank again when a
             # result makes a more important step ready.
@@ -145,13 +149,6 @@ class _Run:
                 else:
                     self.results[name] = result
                     order.done(name)
-
-    def _take_due_retries(self) -> list[str]:
-        now = time.monotonic()
-        due: list[str] = []
-        while self._waiting and self._waiting[0][0] <= now:
-            due.append(heapq.heappop(self._waiting)[1])
-        return due
 
     def _wait_for_any(
         self, running: dict[Future[StepResult | Retry], str]

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import psycopg
@@ -175,7 +176,16 @@ def drop_relations(session: Session, pipeline: Pipeline, relations: CreatedRelat
         # Views first: they read the tables, and without CASCADE nothing outside can be dropped.
         _drop(session, "VIEW", views)
         _drop(session, "TABLE", tables)
-    return [name for name in _schemas(pipeline) if _drop_schema(session, name)]
+    dropped: list[str] = []
+    for name in _schemas(pipeline):
+        # Without CASCADE: a schema that still holds something, perhaps another sample, stays.
+        with (
+            suppress(psycopg.errors.DependentObjectsStillExist, psycopg.errors.InvalidSchemaName),
+            session.transaction(),
+        ):
+            session.execute(f"DROP SCHEMA {ident(name)}".encode())
+            dropped.append(name)
+    return dropped
 
 
 def _schemas(pipeline: Pipeline) -> Sequence[str]:
@@ -187,12 +197,3 @@ def _drop(session: Session, kind: str, relations: Sequence[Relation]) -> None:
     names = ", ".join(relation.sql for relation in relations)
     if names:
         session.execute(f"DROP {kind} {names}".encode())
-
-
-def _drop_schema(session: Session, name: str) -> bool:
-    try:
-        with session.transaction():
-            session.execute(f"DROP SCHEMA {ident(name)}".encode())
-    except (psycopg.errors.DependentObjectsStillExist, psycopg.errors.InvalidSchemaName):
-        return False
-    return True

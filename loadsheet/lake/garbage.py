@@ -164,21 +164,16 @@ class _Policy:
     def judge(self, attempt: Attempt) -> tuple[bool, str]:
         load = self.loads.get(attempt.prefix)
         if load:
-            return self._judge_load(load)
-        return self._judge_uncommitted(attempt)
-
-    def _judge_load(self, load: CommittedLoad) -> tuple[bool, str]:
-        if self.record.wanted and load.load_no >= self.rebuild_from:
-            return False, "a rebuild needs it"
-        if self.record.wanted and load.prefix in self.newest:
-            return False, f"among the newest {self.keep}"
-        if load.committed_at > self.before:
-            return False, "too young"
-        if not self.record.wanted:
-            return True, _GONE
-        return True, "a later load replaced the whole table"
-
-    def _judge_uncommitted(self, attempt: Attempt) -> tuple[bool, str]:
+            if self.record.wanted and load.load_no >= self.rebuild_from:
+                return False, "a rebuild needs it"
+            if self.record.wanted and load.prefix in self.newest:
+                return False, f"among the newest {self.keep}"
+            if load.committed_at > self.before:
+                return False, "too young"
+            if not self.record.wanted:
+                return True, _GONE
+            return True, "a later load replaced the whole table"
+        # Not committed. What may still become a load stays, whatever its age.
         is_sealed = attempt.manifest is not None and attempt.manifest == self.record.sealed
         # An attempt with the table's own fence may be running now, and be sealed later.
         may_be_sealed = attempt.fence >= self.record.fence

@@ -121,6 +121,7 @@ class PartStore:
     def put(self, data: bytes) -> Part:
         """Store one part and return its entry for the manifest. Called from the writers'
         threads."""
+        # No lock: `next` of a counter is one step in CPython, and so is the list's `append`.
         number = next(self._numbers)
         name = f"{self._prefix()}/part-{number:05d}.{_SUFFIXES[self.layout.format]}"
         self._lake.put(name, data)
@@ -168,6 +169,7 @@ class PartWriter:
             return
         self._has_ended = True
         data = self._take_blocks()
+        # Only the binary format marks its end. Of csv, the count of rows is compared instead.
         if self._store.layout.wire == "binary":
             if not data.endswith(BINARY_TRAILER):
                 raise Corrupt("the source's stream of rows broke off; run the extract step again")
@@ -240,6 +242,7 @@ def read_parts(
         queue = deque(parts)
         fetched: deque[Future[bytes]] = deque()
 
+        # With a copy of the context, so that the step's time limit holds in the thread as well.
         def fetch_next() -> None:
             if queue:
                 part = queue.popleft()

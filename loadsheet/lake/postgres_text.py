@@ -162,10 +162,6 @@ def _timestamp(data: bytes, zone: str = "") -> str:
     return f"{day} {clock(time)}{zone}{era}"
 
 
-def _timestamptz(data: bytes) -> str:
-    return _timestamp(data, "+00")
-
-
 def _day(days: int) -> tuple[str, str]:
     """The date so many days after 2000-01-01 in the proleptic Gregorian calendar, and its era
     (Richards' algorithm)."""
@@ -246,6 +242,7 @@ def _bits(data: bytes) -> str:
 
 
 def _address(data: bytes) -> str:
+    # PostgreSQL has its own numbers for the families: 2 is IPv4 and 3 is IPv6 on every system.
     family, bits, is_cidr = data[:3]
     address = data[4:]
     text = socket.inet_ntop(socket.AF_INET if family == 2 else socket.AF_INET6, address)
@@ -256,6 +253,7 @@ def _address(data: bytes) -> str:
 
 
 def _money(data: bytes) -> str:
+    # With a dollar sign, because lc_monetary is pinned to C.
     (cents,) = struct.unpack(">q", data)
     dollars, rest = divmod(abs(cents), 100)
     sign = "-" if cents < 0 else ""
@@ -268,11 +266,13 @@ def _lsn(data: bytes) -> str:
 
 
 def _snapshot(data: bytes) -> str:
+    # The number of running transactions comes first, in four bytes.
     low, high, *running = struct.unpack(f">{len(data) // 8}Q", data[4:])
     return f"{low}:{high}:{','.join(map(str, running))}"
 
 
 def _path(data: bytes) -> str:
+    # A byte tells whether it is closed, four bytes hold the number of points.
     points = _points(data[5:])
     return f"({points})" if data[0] else f"[{points}]"
 
@@ -298,14 +298,14 @@ SHOWN: dict[str, Show] = {
     "bytea": lambda data: "\\x" + data.hex(),
     "uuid": lambda data: str(UUID(bytes=data)),
     '"char"': _char,
-    "jsonb": lambda data: data[1:].decode(),
+    "jsonb": lambda data: data[1:].decode(),  # after the version of the format
     "bit": _bits,
     "varbit": _bits,
     "date": _date,
     "time": lambda data: clock(int.from_bytes(data)),
     "timetz": _timetz,
     "timestamp": _timestamp,
-    "timestamptz": _timestamptz,
+    "timestamptz": lambda data: _timestamp(data, "+00"),  # TimeZone is pinned to UTC
     "interval": _interval,
     "point": _points,
     "box": _points,

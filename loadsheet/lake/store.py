@@ -57,6 +57,7 @@ class Lake:
         if self._client.bucket_exists(bucket_name=self.bucket):
             return False
         reach("bucket.missing")
+        # Another pipeline's run may create it at this moment.
         try:
             self._client.make_bucket(bucket_name=self.bucket)
         except S3Error as error:
@@ -133,6 +134,7 @@ class _Http(HTTPConnection):
     """A connection that ends with the time of the step that uses it."""
 
     def request(self, *args: Any, **kwargs: Any) -> None:
+        # urllib3 would connect only inside `request`, where the socket cannot be watched yet.
         if self.sock is None:
             self.connect()
         _watch(self.sock)
@@ -148,6 +150,7 @@ class _Https(HTTPSConnection):
 
 
 def _watch(line: socket.socket) -> None:
+    # Closing a socket would not wake a thread that waits for its answer; shutting it down does.
     watch(lambda: line.shutdown(socket.SHUT_RDWR))
 
 
@@ -192,6 +195,7 @@ def _client(connection: Connection) -> Minio:
         access_key=connection.login or None,
         secret_key=connection.password or None,
         secure=url.scheme == "https",
+        # Without a region the SDK first asks the server for that of the bucket.
         region=str(connection.extra.get("region") or "us-east-1"),
         http_client=_pool(),
     )

@@ -63,7 +63,7 @@ def dag_config(pipeline: Pipeline, root: Path | None = None) -> dict[str, Any]:
     }
 
 
-def render(pipeline: Pipeline, root: Path | None = None) -> str:
+def render_dag(pipeline: Pipeline, root: Path | None = None) -> str:
     """The YAML file that dag-factory's own `load_yaml_dags` turns into the same DAG.
 
     Raises InputError for a name that dag-factory's files reserve, and SpecError as `build_plan`
@@ -99,14 +99,23 @@ def project_root(file: Path) -> Path | None:
 def _task(step: Step, pipeline: Pipeline, spec: str) -> dict[str, Any]:
     tasks = tasks_of(step, pipeline)
     config: dict[str, Any] = {"operator": OPERATORS[step.kind]}
+    display_name = step.id
     if step.kind in GROUPS:
         config["task_group_name"] = step.kind
+        display_name = step.name  # the UI shows it inside its group
+    elif step.kind == "resolve":
+        display_name = f"resolve {step.name}"
+    config["dependencies"] = [_short(upstream) for upstream in step.upstream]
+    config["spec"] = spec
+    if step.mapped:
+        # Airflow makes one task for each table that the resolve task returns.
+        config["expand"] = {"name": f"{step_id('resolve', step.name)}.output"}
+        config["map_index_template"] = "{{ task.name }}"
+    else:
+        config["name"] = step.name
     return {
         **config,
-        "dependencies": [_short(upstream) for upstream in step.upstream],
-        "spec": spec,
-        **_name(step),
-        "task_display_name": _display_name(step),
+        "task_display_name": display_name,
         "pool": tasks.pool,
         "retries": tasks.retries,
         # `engine.execute` has the same limit. Airflow's own is for a task that hangs elsewhere.
@@ -114,23 +123,6 @@ def _task(step: Step, pipeline: Pipeline, spec: str) -> dict[str, Any]:
         "trigger_rule": _trigger_rule(step),
         "doc_md": step_doc(step, pipeline),
     }
-
-
-def _display_name(step: Step) -> str:
-    if step.kind == "resolve":
-        return f"resolve {step.name}"
-    if step.kind in GROUPS:
-        return step.name  # the UI shows it inside its group
-    return step.id
-
-
-def _name(step: Step) -> dict[str, Any]:
-    """The operator's argument `name`: a table or transform, or for a mapped step the tables that
-    the resolve task returns."""
-    if not step.mapped:
-        return {"name": step.name}
-    names = f"{step_id('resolve', step.name)}.output"
-    return {"expand": {"name": names}, "map_index_template": "{{ task.name }}"}
 
 
 def _trigger_rule(step: Step) -> str:
@@ -197,6 +189,7 @@ def _seconds(duration: timedelta) -> dict[str, Any]:
 
 
 def _short(step_id: str) -> str:
+    # Airflow puts the task group's id in front of a task's name.
     return step_id.rpartition(".")[2]
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from loadsheet.plan.steps import Step
-from loadsheet.spec.models import Pipeline, Table, Transform
+from loadsheet.spec.models import Pipeline
 
 
 def dag_doc(pipeline: Pipeline, spec: str) -> str:
@@ -20,9 +20,23 @@ def dag_doc(pipeline: Pipeline, spec: str) -> str:
         f" {code(lake.bucket)} → `{warehouse.conn_id}` schemas {code(warehouse.schema)} and"
         f" {code(warehouse.mart_schema)}"
     )
-    table_rows = [_table_row(table) for table in pipeline.entries]
+    table_rows: list[list[str]] = []
+    for table in pipeline.entries:
+        mode = table.mode or "replace"
+        cursor = ""
+        if table.incremental:
+            # Append without a primary key, but the key may be in the catalog.
+            mode = table.mode or "merge"
+            cursor = code(table.incremental.cursor)
+            if table.incremental.by == "data_interval":
+                cursor += " (data interval)"
+        key = _codes(table.primary_key) or "from the catalog"
+        table_rows.append([code(table.name), mode, key, cursor])
     tables = grid(["table", "mode", "key", "cursor"], table_rows)
-    transform_rows = [_transform_row(transform) for transform in pipeline.transforms]
+    transform_rows: list[list[str]] = []
+    for transform in pipeline.transforms:
+        key = _codes(transform.unique_key)
+        transform_rows.append([code(transform.name), transform.materialized, key])
     transforms = grid(["transform", "materialized", "key"], transform_rows)
     # Must not end in `.md`: Airflow would take the whole text for a file name.
     last = f"Change it in {code(spec)}; `loadsheet plan {pipeline.name}` prints these steps."
@@ -58,6 +72,7 @@ def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table; empty when there are no rows."""
     lines: list[Sequence[str]] = [head, ["---"] * len(head)]
     for row in rows:
+        # A bar ends a cell, also inside backticks.
         lines.append([cell.replace("|", "\\|") for cell in row])
     if len(lines) == 2:
         return ""
@@ -74,25 +89,9 @@ def block(text: str, language: str) -> str:
 def code(text: str) -> str:
     """`text` as inline code, also where it contains backticks."""
     fence = "`" * (_longest_backticks(text) + 1)
+    # Markdown removes one space at each end, so that the code may begin or end with a backtick.
     pad = " " if "`" in text else ""
     return f"{fence}{pad}{' '.join(text.split())}{pad}{fence}"
-
-
-def _table_row(table: Table) -> list[str]:
-    mode = table.mode or "replace"
-    cursor = ""
-    if table.incremental:
-        # Append without a primary key, but the key may be in the catalog.
-        mode = table.mode or "merge"
-        cursor = code(table.incremental.cursor)
-        if table.incremental.by == "data_interval":
-            cursor += " (data interval)"
-    key = _codes(table.primary_key) or "from the catalog"
-    return [code(table.name), mode, key, cursor]
-
-
-def _transform_row(transform: Transform) -> list[str]:
-    return [code(transform.name), transform.materialized, _codes(transform.unique_key)]
 
 
 def _codes(names: Sequence[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from loadsheet.plan.steps import Step
-from loadsheet.spec.models import Pipeline, Table, Transform
+from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.params import uses_since_load
 
 
@@ -22,7 +22,12 @@ def details(step: Step, pipeline: Pipeline) -> dict[str, Any]:
     table = pipeline.table(step.name)
     cursor = table.incremental.cursor if table.incremental else None
     if step.kind == "extract":
-        return {"mode": _extract_mode(table), "cursor": cursor}
+        mode = "data interval"
+        if table.incremental is None:
+            mode = "full"
+        elif table.incremental.by == "watermark":
+            mode = "new rows"
+        return {"mode": mode, "cursor": cursor}
     return {"mode": _load_mode(table), "key": table.primary_key or None, "cursor": cursor}
 
 
@@ -32,13 +37,23 @@ def describe_step(step: Step, pipeline: Pipeline) -> str:
         case "create_bucket":
             return "unless it exists"
         case "resolve":
-            return _describe_resolve(step, pipeline)
+            text = "the tables that match when a run begins"
+            for pattern in pipeline.patterns:
+                if pattern.name == step.name and pattern.exclude:
+                    text += f", but {', '.join(pattern.exclude)}"
+            return text
         case "extract":
             return _describe_extract(pipeline.table(step.name))
         case "load":
             return _describe_load(pipeline.table(step.name))
         case "transform":
-            return _describe_transform(pipeline.transform(step.name))
+            transform = pipeline.transform(step.name)
+            text = transform.materialized
+            if transform.unique_key:
+                text += f" by {', '.join(transform.unique_key)}"
+            if uses_since_load(transform.sql):
+                text += ", from new rows"
+            return text
 
 
 def describe_upstream(step: Step, steps: dict[str, Step]) -> str:
@@ -49,22 +64,6 @@ def describe_upstream(step: Step, steps: dict[str, Step]) -> str:
         upstream = steps[step_id]
         names_by_kind.setdefault(upstream.kind, []).append(upstream.name)
     return "; ".join(f"{kind} {', '.join(names)}" for kind, names in names_by_kind.items())
-
-
-def _describe_resolve(step: Step, pipeline: Pipeline) -> str:
-    text = "the tables that match when a run begins"
-    for pattern in pipeline.patterns:
-        if pattern.name == step.name and pattern.exclude:
-            text += f", but {', '.join(pattern.exclude)}"
-    return text
-
-
-def _extract_mode(table: Table) -> str:
-    if not table.incremental:
-        return "full"
-    if table.incremental.by == "watermark":
-        return "new rows"
-    return "data interval"
 
 
 def _load_mode(table: Table) -> str:
@@ -102,12 +101,3 @@ def _describe_load(table: Table) -> str:
         return f"replace, key {key or 'from the catalog'}"
     by = key or "the catalog's key"
     return f"{mode} by {by}"
-
-
-def _describe_transform(transform: Transform) -> str:
-    text: str = transform.materialized
-    if transform.unique_key:
-        text += f" by {', '.join(transform.unique_key)}"
-    if uses_since_load(transform.sql):
-        text += ", from new rows"
-    return text

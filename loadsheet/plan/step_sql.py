@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from loadsheet.plan.steps import Step
-from loadsheet.spec.models import Incremental, Pipeline, Table
+from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.text import Relation, ident, idents
 
 _SPEC_ALONE = "-- from the spec alone: --connect shows the exact statement"
@@ -68,6 +68,7 @@ def select_steps(steps: Sequence[Step], name: str) -> list[Step]:
 
 def _extract_sql(pipeline: Pipeline, table: Table) -> str:
     comment = _SPEC_ALONE
+    # Only the catalog knows which columns are left when some are excluded.
     columns = "*"
     if table.include:
         columns = idents(table.include)
@@ -75,12 +76,9 @@ def _extract_sql(pipeline: Pipeline, table: Table) -> str:
         comment += f"; * without {', '.join(table.exclude)}"
     relation = Relation(pipeline.source.schema, table.name)
     select = f"{comment}\nSELECT {columns} FROM {relation.sql}"
-    if table.incremental:
-        select += f" WHERE {_condition(table.incremental)}"
-    return select
-
-
-def _condition(spec: Incremental) -> str:
+    spec = table.incremental
+    if spec is None:
+        return select
     cursor = ident(spec.cursor)
     if spec.by == "data_interval":
         condition = f"{cursor} >= <interval start> AND {cursor} < <interval end>"
@@ -89,5 +87,5 @@ def _condition(spec: Incremental) -> str:
         if spec.lookback:
             condition += f" - <lookback {spec.lookback}>"
     if spec.nulls == "include":
-        return f"({condition} OR {cursor} IS NULL)"
-    return condition
+        condition = f"({condition} OR {cursor} IS NULL)"
+    return f"{select} WHERE {condition}"

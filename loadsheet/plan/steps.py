@@ -79,6 +79,7 @@ def build_plan(pipeline: Pipeline) -> tuple[Step, ...]:
         extracts.append(extract)
         # After the resolve step as well: the names that it is mapped over come from there.
         loads.append(Step(kind="load", name=name, upstream=(resolve.id, extract.id), mapped=True))
+    # In the order in which they read each other.
     for name, inputs in transform_inputs(pipeline).items():
         upstream = _loads_of(pipeline, inputs.tables)
         upstream += tuple(step_id("transform", transform) for transform in inputs.transforms)

@@ -22,6 +22,7 @@ from loadsheet.warehouse import apply
 _MOST_ROWS_CHECKED = 200_000
 # Correlation of the cursor with the place of the rows, from 1 (stored in its order) to -1.
 _LEAST_CORRELATION = 0.9
+# Of fewer rows the correlation shows nothing.
 _FEW_ROWS = 1000
 # A table of this size takes long enough to read that a missing index is worth a warning.
 _LARGE_BYTES = 8 << 20
@@ -37,6 +38,8 @@ FROM (SELECT) always LEFT JOIN (
     WHERE schemaname = %(schema)s AND tablename = %(table)s AND attname = %(name)s
     ORDER BY inherited DESC LIMIT 1) statistics ON true
 """
+# The columns of indkey after the first indnkeyatts are included ones (INCLUDE): the index does not
+# keep them unique.
 _UNIQUE_INDEX = """
 SELECT EXISTS (
     SELECT FROM pg_index
@@ -63,6 +66,7 @@ def check_cursor(preview: StepPreview, session: Session, source: SourceTable, ta
     }
     row = session.execute(_CURSOR, values).fetchone()
     has_index, null_share, correlation = row or (False, None, None)
+    # No index can be added to a view.
     if not has_index and source.is_table:
         is_large = (preview.table_bytes or 0) > _LARGE_BYTES
         preview.add_remark(

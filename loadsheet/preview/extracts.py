@@ -98,11 +98,13 @@ class _ExtractPreviewer:
     def run(self) -> ExtractPreview:
         """Fill in the preview."""
         preview, session, table = self.preview, self.session, self.table
+        # Everything below needs the catalog's description and the right to read the table.
         source = self._describe()
         if source is None or not rights.may_read(preview, session, source):
             preview.does = "would fail"
             return ExtractPreview(preview)
         ask(preview, "format", lambda: self._refuse_format(source))
+        # First, because the check of the cursor and the estimates depend on it.
         preview.table_rows, preview.table_bytes = sizes.table_size(session, source)
         has_index = columns.check_cursor(preview, session, source, table)
         to_read = self._decide(source)
@@ -118,10 +120,16 @@ class _ExtractPreviewer:
         preview.held_by = to_read.held_by
         where = "" if to_read.where == "TRUE" else to_read.where
         preview.sql = select_columns(source.relation, source.columns, where)
+        # With an index on the cursor, the server counts the new rows without reading the others.
         is_small = source.is_table and (preview.table_bytes or 0) <= sizes.COUNTED_BYTES
         sizes.estimate_rows(preview, session, source, to_read, count=has_index or is_small)
         stops_load = columns.check_key(preview, session, source, table, to_read)
-        preview.changes = self._changes(source, to_read)
+        if self.is_first:
+            preview.changes = "yes"
+        elif table.incremental:
+            preview.changes = self._has_new_rows(source, table.incremental)
+        else:
+            preview.changes = self._has_new_content(source, to_read)
         preview.reads_again = not self.is_first and self._may_be_loaded_already(source, to_read)
         preview.does = "would fail" if preview.fails else self._text()
         return ExtractPreview(preview, source, to_read, stops_load)
@@ -213,16 +221,9 @@ class _ExtractPreviewer:
             lambda: fitness.refuse_values(self.session, source, self.table, where, self.warehouse),
         )
 
-    def _changes(self, source: SourceTable, to_read: Selection) -> Changes:
-        """Whether something would be loaded."""
-        if self.is_first:
-            return "yes"
-        if self.table.incremental:
-            return self._has_new_rows(source, self.table.incremental)
-        return self._has_new_content(source, to_read)
-
     def _has_new_rows(self, source: SourceTable, spec: Incremental) -> Changes:
         preview = self.preview
+        # The planner estimates at least one row, so its estimate does not show that there is none.
         if not preview.rows_are_exact:
             return "maybe"
         if preview.rows:

@@ -84,31 +84,29 @@ class _LoadPreviewer:
                 preview, "target", lambda: existing_columns(self.session, self.target)
             )
             existing = known_columns or {}
-        if not preview.fails:
-            if preview.changes == "no":
-                self._note_pending_drift(existing)
-            elif existing:
-                self._change_target(existing)
-            else:
-                self._create_target(has_schema)
+        if preview.changes == "no" and not preview.fails:
+            # Nothing arrives, so nothing is altered before the next rows do.
+            preview.does = "skipped: nothing was extracted"
+            if existing:
+                notes = "; ".join(self._compare_columns(existing).notes)
+                if notes:
+                    preview.add_remark("note", "drift", f"with the next rows: {notes}")
+            return
+        if existing:
+            self._change_target(existing)
+        elif not preview.fails:
+            self._create_target(has_schema)
+        # Also for a target that cannot be used, so that the plan shows all errors at once.
         if self.extract.stops_load and preview.changes != "no":
             preview.add_error("key", f"{self.target}: {self.extract.stops_load}")
         if preview.fails:
             preview.does = "would fail"
             return
+        # A swap writes a new table even if every row is the same; a merge then changes nothing.
         may_be_loaded_already = self.extract.step.reads_again and not preview.is_rebuilt
         if preview.changes == "yes" and may_be_loaded_already:
             preview.changes = "maybe"
             preview.does += ", where they differ from what was loaded before"
-
-    def _note_pending_drift(self, existing: dict[str, str]) -> None:
-        """Nothing arrives, so nothing is altered before the next rows do."""
-        self.preview.does = "skipped: nothing was extracted"
-        if not existing:
-            return
-        notes = self._compare_columns(existing).notes
-        if notes:
-            self.preview.add_remark("note", "drift", f"with the next rows: {'; '.join(notes)}")
 
     def _create_target(self, has_schema: bool) -> None:
         """The first load creates the table."""
@@ -130,30 +128,29 @@ class _LoadPreviewer:
             preview.add_remark("note", "drift", note)
         if preview.action == "replace":
             self._replace_target(changed)
+            return
+        # An increment leaves most rows as they are, so its columns must be those of older rows.
+        remedy = FULL_REFRESH_REMEDY
+        refuse = drift.refuse_replaced_columns
+        ask(preview, "drift", lambda: refuse(self.target, changed, remedy))
+        self._alter_target(changed, remedy)
+        if preview.action == "merge":
+            by_key = f" by {', '.join(self.key)}" if self.key else ""
+            preview.does = f"merged{by_key}"
         else:
-            self._write_increment(changed)
+            preview.does = "appended"
+        # A merge also reads the target, to leave rows that have not changed alone.
+        privileges = ("SELECT", "INSERT", "UPDATE") if self.key else ("INSERT",)
+        self._check_write(privileges)
 
     def _compare_columns(self, existing: dict[str, str]) -> Drift:
         return drift.compare_columns(self.source.columns, self.source.oid, existing, self.scope)
-
-    def _write_increment(self, changed: Drift) -> None:
-        """The rows that arrive are merged or appended."""
-        remedy = FULL_REFRESH_REMEDY
-        refuse = drift.refuse_replaced_columns
-        ask(self.preview, "drift", lambda: refuse(self.target, changed, remedy))
-        self._alter_target(changed, remedy)
-        if self.preview.action == "merge":
-            by_key = f" by {', '.join(self.key)}" if self.key else ""
-            self.preview.does = f"merged{by_key}"
-        else:
-            self.preview.does = "appended"
-        privileges = ("SELECT", "INSERT", "UPDATE") if self.key else ("INSERT",)
-        self._check_write(privileges)
 
     def _replace_target(self, changed: Drift) -> None:
         """All rows arrive. They replace the table, or change it in place if something depends on
         it."""
         preview = self.preview
+        # The rows are copied into a new table before it is decided whether to swap it in.
         rights.may_create_in(preview, self.session, self.target.schema)
         self._check_shrinking()
         dependents = tables.dependents(self.session, self.target)
@@ -169,6 +166,7 @@ class _LoadPreviewer:
 
     def _check_write(self, privileges: tuple[str, ...]) -> None:
         rights.has_privileges(self.preview, self.session, self.target, privileges)
+        # An increment arrives in a temporary table, and a merge keeps the rows to change in one.
         rights.check_database(self.preview, self.session, "TEMPORARY", "create temporary tables")
 
     def _check_shrinking(self) -> None:
@@ -178,6 +176,7 @@ class _LoadPreviewer:
         extract, max_shrink = self.extract.step, self.table.max_shrink
         if extract.rows is None or max_shrink is None:
             return
+        # The load counts the target's rows, and so does the check below.
         if not rights.has_privileges(preview, self.session, target, ["SELECT"]):
             return
         try:
@@ -196,6 +195,7 @@ class _LoadPreviewer:
         preview, target, key = self.preview, self.target, self.key
         preview.does = "built next to the old table and swapped in"
         preview.is_rebuilt = True
+        # Only the owner may drop the old table.
         rights.check_owner(preview, self.session, target, "replace")
         primary_key = tables.primary_key_of(self.session, target)
         old_key = primary_key[1] if primary_key else ()
@@ -233,6 +233,7 @@ class _LoadPreviewer:
         preview.ddl += [f"ALTER TABLE {target.sql} {clause}" for clause in clauses]
         if clauses:
             rights.check_owner(preview, session, target, "alter")
+        # The catalog still has the old name of a column that is renamed and widened.
         old_names = {new: old for old, new in changed.renamed.items()}
         for column in changed.widened:
             old_name = old_names.get(column.name, column.name)

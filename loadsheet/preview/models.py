@@ -64,6 +64,7 @@ class StepPreview:
 
         Without a `fix`, the SQL that the message asks to run becomes the fix.
         """
+        # Two questions may meet the same refusal.
         if any(remark.message == message for remark in self.remarks):
             return
         sql_in_message = _SQL_IN_MESSAGE.search(message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -57,7 +58,10 @@ def preview_pipeline(
     previews = {CREATE_BUCKET: _preview_bucket(pipeline, connections)}
     with read_only_sessions(pipeline, connections) as (source, warehouse):
         if pipeline.patterns:
-            loaded = _tables_in_ledger(pipeline, warehouse)
+            loaded: set[str] = set()
+            # A role that may not read the ledger gets an error for that below.
+            with suppress(psycopg.errors.InsufficientPrivilege):
+                loaded = garbage.extracted_tables(warehouse, pipeline.name) or loaded
             pipeline = with_matched_tables(pipeline, source, loaded)
         _PipelinePreviewer(pipeline, source, warehouse, previews).run()
     return pipeline, previews
@@ -74,7 +78,7 @@ def _preview_bucket(pipeline: Pipeline, connections: Connections) -> StepPreview
             preview.changes = "yes"
             preview.does = "it is created"
     except LoadsheetError:
-        raise
+        raise  # a connection that is missing or wrong is not the lake's answer
     except Exception as error:
         diagnosis: Any = diagnose(error)
         if diagnosis is None or isinstance(error, psycopg.Error):
@@ -83,15 +87,6 @@ def _preview_bucket(pipeline: Pipeline, connections: Connections) -> StepPreview
         preview.add_error("lake", message)
         preview.does = "would fail"
     return preview
-
-
-def _tables_in_ledger(pipeline: Pipeline, warehouse: Session) -> set[str]:
-    """The pipeline's tables in the ledger; empty if the role may not read it, which gets an error
-    later."""
-    try:
-        return garbage.extracted_tables(warehouse, pipeline.name) or set()
-    except psycopg.errors.InsufficientPrivilege:
-        return set()
 
 
 class _PipelinePreviewer:
@@ -125,7 +120,7 @@ class _PipelinePreviewer:
 
     def _has_schema(self, kind: str, schema: str) -> bool:
         preview = self.previews[kind]
-        if not rights.has_schema(preview, self.warehouse, schema):
+        if not rights.schema_exists(preview, self.warehouse, schema):
             return False
         return rights.may_use_schema(preview, self.warehouse, schema)
 
@@ -135,6 +130,7 @@ class _PipelinePreviewer:
         scope = Scope()
         if has_ledger:
             scope = fence.read_scope(self.warehouse, self.pipeline.name, table.name)
+        # A table that was dropped is loaded in full again, whatever the ledger knows about it.
         is_first = scope.last_load_no is None or tables.kind(self.warehouse, target) is None
         extract = preview_extract(
             self.pipeline, table, self.source, self.warehouse, scope, is_first
@@ -167,27 +163,24 @@ class _PipelinePreviewer:
 
     def _add(self, kind: str, step: StepPreview) -> None:
         """Add the step's preview. A step that would fail or is not reached changes nothing."""
-        for name in (CREATE_BUCKET, *_up_to(kind)):
-            if not self.previews[name].fails:
-                continue
-            if not step.fails:
-                step.does = f"not reached: {self._obstacle(name)}"
-            step.is_cut_off = True
-            step.ddl = []
-            break
-        if step.fails or step.is_cut_off:
-            step.changes = "no"
-        self.previews[step.id] = step
-
-    def _obstacle(self, name: str) -> str:
-        """Why no step runs after the failing preview of this name."""
         schemas = self.pipeline.warehouse
         obstacles = {
             "extract": "the ledger cannot be used",
             "load": f"schema {schemas.schema} cannot be used",
             "transform": f"schema {schemas.mart_schema} cannot be used",
         }
-        return obstacles.get(name, f"{name} would fail")
+        for name in (CREATE_BUCKET, *_up_to(kind)):
+            if not self.previews[name].fails:
+                continue
+            if not step.fails:
+                obstacle = obstacles.get(name, f"{name} would fail")
+                step.does = f"not reached: {obstacle}"
+            step.is_cut_off = True
+            step.ddl = []
+            break
+        if step.fails or step.is_cut_off:
+            step.changes = "no"
+        self.previews[step.id] = step
 
 
 def _up_to(kind: str) -> tuple[str, ...]:
@@ -202,7 +195,7 @@ def preview_ledger(preview: StepPreview, session: Session, has_transforms: bool)
     if tables.kind(session, Relation(_LEDGER_SCHEMA, "scope")) is None:
         preview.does = "creates the ledger (schema loadsheet)"
         preview.changes = "yes"
-        if rights.has_schema(preview, session, _LEDGER_SCHEMA):
+        if rights.schema_exists(preview, session, _LEDGER_SCHEMA):
             _check_upgrade(preview, session)
         return False
     version = ledger.version(session)
@@ -221,7 +214,16 @@ def preview_ledger(preview: StepPreview, session: Session, has_transforms: bool)
             "a ledger of this version is too old to read: every table looks like a first load",
         )
         return False
-    return _may_use_ledger(preview, session, has_transforms)
+    needed = list(_LEDGER_PRIVILEGES.items())
+    if has_transforms:
+        needed += _LEDGER_PRIVILEGES_OF_TRANSFORMS.items()
+    allowed = rights.may_use_schema(preview, session, _LEDGER_SCHEMA)
+    for name, privileges in needed:
+        relation = Relation(_LEDGER_SCHEMA, name)
+        # Every relation is checked, so that the plan shows all missing privileges at once.
+        has_them = rights.has_privileges(preview, session, relation, privileges)
+        allowed = allowed and has_them
+    return allowed
 
 
 def _check_upgrade(preview: StepPreview, session: Session) -> None:
@@ -233,16 +235,3 @@ def _check_upgrade(preview: StepPreview, session: Session) -> None:
     rights.check_schema_owner(preview, session, _LEDGER_SCHEMA, "alter")
     for name in ("scope", "load", "transform_run"):
         rights.check_owner(preview, session, Relation(_LEDGER_SCHEMA, name), "alter")
-
-
-def _may_use_ledger(preview: StepPreview, session: Session, has_transforms: bool) -> bool:
-    needed = list(_LEDGER_PRIVILEGES.items())
-    if has_transforms:
-        needed += _LEDGER_PRIVILEGES_OF_TRANSFORMS.items()
-    allowed = rights.may_use_schema(preview, session, _LEDGER_SCHEMA)
-    for name, privileges in needed:
-        relation = Relation(_LEDGER_SCHEMA, name)
-        # Every relation is checked, so that the plan shows all missing privileges at once.
-        has_them = rights.has_privileges(preview, session, relation, privileges)
-        allowed = allowed and has_them
-    return allowed

@@ -84,6 +84,7 @@ def may_read_inputs(
 
     Tables that do not exist are left out.
     """
+    # A list, so that the plan shows all missing privileges and not only the first.
     allowed = [has_privileges(preview, session, relation, ("SELECT",)) for relation in inputs]
     for relation in _inputs_of_others(session, pipeline, spec):
         allowed.append(may_use_schema(preview, session, relation.schema))
@@ -101,6 +102,7 @@ def _inputs_of_others(session: Session, pipeline: Pipeline, spec: Transform) -> 
             or not is_made_elsewhere(pipeline, read)
         ):
             continue
+        # As the server finds it: in the first schema of the search path that has it.
         schemas = (read.schema,) if read.schema else search_path
         for schema in schemas:
             relation = Relation(schema, read.name)
@@ -126,7 +128,7 @@ def has_privileges(
     return not lacking
 
 
-def has_schema(preview: StepPreview, session: Session, schema: str) -> bool:
+def schema_exists(preview: StepPreview, session: Session, schema: str) -> bool:
     """Whether the schema exists. If not, adds its CREATE SCHEMA, and an error if the role may not
     create it."""
     if tables.has_schema(session, schema):
@@ -150,6 +152,7 @@ def may_create_in(preview: StepPreview, session: Session, schema: str) -> bool:
 def _has_schema_privilege(
     preview: StepPreview, session: Session, schema: str, privilege: str, purpose: str
 ) -> bool:
+    # A schema that does not exist will belong to the role that creates it.
     role, has = session.execute(_SCHEMA, (privilege, schema)).fetchone() or ("", True)
     if not has:
         fix = f"GRANT {privilege} ON SCHEMA {ident(schema)} TO {ident(role)};"

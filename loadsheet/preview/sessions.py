@@ -53,6 +53,7 @@ def _open(
     try:
         session = connect(connection)
         session.pins = {**session.pins, **_SETTINGS}
+        # It sets the pins again, now with the preview's limits.
         session.begin_step()
     except psycopg.Error as error:
         raise Unavailable(

@@ -51,20 +51,16 @@ def estimate_rows(
         # Kept if counting takes too long.
         preview.rows = rows
         if count:
-            counted = _count_some(session, source, to_read)
+            where = f" WHERE {to_read.where}" if to_read.where else ""
+            # One more than the most that are counted, which shows that there are too many.
+            some = f"SELECT FROM {source.relation.sql}{where} LIMIT {_MOST_COUNTED + 1}"
+            row = session.execute(f"SELECT count(*) FROM ({some}) some_rows").fetchone()
+            counted = row[0] if row else 0
             preview.rows_are_exact = counted <= _MOST_COUNTED
             preview.rows = counted if preview.rows_are_exact else max(rows, counted)
         preview.bytes = preview.rows * width
     except UNANSWERED:
         preview.add_remark("note", "size", f"the number of rows is {NOT_KNOWN}")
-
-
-def _count_some(session: Session, source: SourceTable, to_read: Selection) -> int:
-    """The number of rows to read, or one more than the most that are counted."""
-    where = f" WHERE {to_read.where}" if to_read.where else ""
-    some = f"SELECT FROM {source.relation.sql}{where} LIMIT {_MOST_COUNTED + 1}"
-    row = session.execute(f"SELECT count(*) FROM ({some}) some_rows").fetchone()
-    return row[0] if row else 0
 
 
 def content_sha256(
@@ -76,6 +72,7 @@ def content_sha256(
     """
     layout = Layout(file_format(pipeline, source), source.columns, source.key)
     store = PartStore(cast(Any, _DiscardingLake()), lambda: "", layout, lambda rows, size: None)
+    # One snapshot, as in the extract. Otherwise the readers' rows may not belong together.
     with session.transaction():
         session.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         stored = read_and_store(session, source, to_read, store)

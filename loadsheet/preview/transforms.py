@@ -86,7 +86,11 @@ class _TransformPreviewer:
     def run(self) -> None:
         """Fill in the preview."""
         preview = self.preview
-        never_loaded = self._inputs_never_loaded()
+        # Inputs that do not exist, and that this run would not load either.
+        never_loaded: list[str] = []
+        for name, step in self.upstream.items():
+            if self.relations[name] in self.missing and step.changes == "no":
+                never_loaded.append(str(self.relations[name]))
         if never_loaded:
             preview.changes = "no"
             preview.does = f"waits for {', '.join(never_loaded)}, not loaded yet"
@@ -104,24 +108,22 @@ class _TransformPreviewer:
         is_increment = (
             self.spec.materialized == "merge" and not in_full and uses_since_load(self.spec.sql)
         )
-        self._preview_build(is_increment, self._since_load(in_full, is_increment))
+        self._preview_build(in_full, is_increment)
         sql_changed = decision is not None and decision.reason == "its SQL changed"
-        preview.ddl += self._ddl(sql_changed)
+        if self.spec.materialized != "script" and (sql_changed or not self.exists):
+            # PostgreSQL has no CREATE OR REPLACE TABLE: the new table is swapped in.
+            create = "CREATE TABLE"
+            if self.spec.materialized == "view":
+                create = "CREATE OR REPLACE VIEW" if self.exists else "CREATE VIEW"
+            preview.ddl.append(f"{create} {self.target.sql} AS SELECT …")
         preview.is_rebuilt = self._is_rebuilt()
         preview.may_remove = not preview.is_rebuilt and not is_increment
         if preview.fails:
             preview.does = "would fail"
 
-    def _inputs_never_loaded(self) -> list[str]:
-        """Inputs that do not exist and that this run would not load either."""
-        names = []
-        for name, step in self.upstream.items():
-            if self.relations[name] in self.missing and step.changes == "no":
-                names.append(str(self.relations[name]))
-        return names
-
     def _decide(self) -> BuildDecision | None:
         """What the engine would decide by the loads so far; None if nothing has changed."""
+        # The engine creates the ledger first. The preview must not, and an empty one decides so.
         if not self.has_ledger:
             return BuildDecision(full=True, since_load=0, reason="first run")
         inputs = list(self.relations.values())
@@ -147,6 +149,7 @@ class _TransformPreviewer:
             return "yes", f"built in full: {', '.join(rebuilt)} {verb} rebuilt"
         if changing:
             text = f"built: new rows in {', '.join(changing)}"
+            # Whether rows are gone shows only when a load applies the difference in place.
             removing = [name for name in changing if self.upstream[name].may_remove]
             if removing:
                 text += f"; in full if rows of {', '.join(removing)} are gone"
@@ -165,19 +168,16 @@ class _TransformPreviewer:
         """The inputs of which every row would be rewritten."""
         return [name for name in self._upstream_with("yes") if self.upstream[name].is_rebuilt]
 
-    def _since_load(self, in_full: bool, is_increment: bool) -> int:
-        """The number that `:since_load` stands for; 0 where all rows are read."""
-        reads_new_rows = is_increment or self.spec.materialized == "script"
-        if in_full or not reads_new_rows:
-            return 0
-        return mart.last_seen_number(self.session, self.pipeline, self.spec)
-
-    def _preview_build(self, is_increment: bool, since_load: int) -> None:
+    def _preview_build(self, in_full: bool, is_increment: bool) -> None:
         """Add what would keep the step from building, its SQL, and about how many rows it makes."""
         preview, session, spec, target = self.preview, self.session, self.spec, self.target
         self._check_write(self.exists and is_increment)
         if self.has_ledger:
             ask(preview, "target", lambda: mart.refuse_foreign_target(session, spec, target))
+        # `:since_load` is 0 where all rows are read.
+        since_load = 0
+        if not in_full and (is_increment or spec.materialized == "script"):
+            since_load = mart.last_seen_number(session, self.pipeline, spec)
         select = mart.bind_parameters(spec.sql, _REQUEST, since_load)
         preview.sql = transform_sql(
             target, spec.materialized, select.as_string(session), in_full=not is_increment
@@ -204,6 +204,7 @@ class _TransformPreviewer:
             rights.may_create_in(preview, session, target.schema)
         if not self.exists:
             return
+        # Rows change in place in a merge, and in a table that something depends on.
         in_place = spec.materialized == "merge"
         if spec.materialized == "table" and self.has_schema:
             in_place = bool(tables.dependents(session, target))
@@ -223,6 +224,7 @@ class _TransformPreviewer:
         """
         schemas = idents([self.pipeline.warehouse.schema, self.pipeline.warehouse.mart_schema])
         try:
+            # SET LOCAL ends with the transaction, so later questions have the usual search path.
             with self.session.transaction():
                 self.session.execute(f"SET LOCAL search_path = {schemas}, public")
                 # `binary`: the server takes only one statement, as in a run.
@@ -237,17 +239,6 @@ class _TransformPreviewer:
         except UNANSWERED:  # a load swaps the table at this moment
             return None
         return int(row[0][0]["Plan"]["Plan Rows"]) if row else None
-
-    def _ddl(self, sql_changed: bool) -> list[str]:
-        """The statement that creates or replaces the table or view; its columns are those of the
-        SELECT."""
-        if self.spec.materialized == "script" or (self.exists and not sql_changed):
-            return []
-        # PostgreSQL has no CREATE OR REPLACE TABLE: the new table is swapped in.
-        create = "CREATE TABLE"
-        if self.spec.materialized == "view":
-            create = "CREATE OR REPLACE VIEW" if self.exists else "CREATE VIEW"
-        return [f"{create} {self.target.sql} AS SELECT …"]
 
     def _is_rebuilt(self) -> bool:
         """Whether every row of the target would be rewritten."""

@@ -50,6 +50,7 @@ def replace(
     if exists and tables.dependents(session, target):
         return difference(session, fresh, target, key, load_no)
     swap.swap_in(session, fresh, target, key)
+    # A new table has no statistics, and the transforms that read it do not wait for autovacuum.
     session.execute(_SMALLER_STATISTICS_SAMPLE)
     session.execute(f"ANALYZE {target.sql}")
     return Effect(inserted=rows, replaced=True)
@@ -103,10 +104,13 @@ def merge(
         values=_values_in_target_types(session, incoming, types),
         types=types,
         long=long,
+        # Copying a long value takes longer than looking its key up again
+        # (docs/performance-merging.md).
         keeps_new=not (long and tables.is_mostly_long(session, target)),
         load_no=load_no,
         guard=guard,
     )
+    # First, because `_can_look_up` compares the counts of each table's last ANALYZE.
     _analyze_key(session, incoming, key)
     by_index = _can_look_up(session, incoming, target, key)
     with _index_lookup(session, by_index):
@@ -135,6 +139,7 @@ def one_row_per_key(
     Raises Refused when rows have no complete key, or when rows share a key and there is no cursor
     to tell which is the newest.
     """
+    # A NULL is equal to nothing, so a row with one would be inserted by every merge.
     nulls = session.execute(merging.count_null_keys(incoming.sql, key)).fetchone()
     if nulls and nulls[0]:
         raise Refused(incomplete_key_message(nulls[0], key))

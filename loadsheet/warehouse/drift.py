@@ -77,6 +77,7 @@ def compare_columns(
         before = {column["attnum"]: column for column in scope.columns or ()}
     existing = {name: type_name for name, type_name in existing.items() if name != LOAD_ID}
     renamed = _find_renames(arriving, before, existing)
+    # From here on the target's columns have their new names.
     types = {renamed.get(name, name): type_name for name, type_name in existing.items()}
     arriving_names = {column.name for column in arriving}
     arriving_attnums = {column.attnum for column in arriving}
@@ -95,7 +96,7 @@ def compare_columns(
                 f"is {target_type} in the target and {column.type} in the source"
             )
         # A target that is wider from the start has not drifted.
-        elif _type_before(column, before) not in (None, column.type):
+        elif before.get(column.attnum, {}).get("type") not in (None, column.type):
             narrowed[column.name] = column.type
     return Drift(
         renamed=renamed,
@@ -107,12 +108,6 @@ def compare_columns(
         incompatible=incompatible,
         kept={name: type_ for name, type_ in types.items() if name not in arriving_names},
     )
-
-
-def _type_before(column: Column, before: dict[int, dict[str, Any]]) -> str | None:
-    """The column's type at the last load; None if it did not arrive then."""
-    recorded = before.get(column.attnum)
-    return recorded["type"] if recorded else None
 
 
 def _find_renames(
@@ -149,6 +144,7 @@ def _find_replaced(
         is_same = attnums.get(column.name) == column.attnum
         if before and column.name in types and not is_same:
             replaced[column.name] = _OTHER_COLUMN
+    # Labels of an enum are loaded as text, so renaming one leaves the old text in older rows.
     for column in arriving:
         recorded = before.get(column.attnum)
         if column.name not in types or recorded is None or not column.labels:

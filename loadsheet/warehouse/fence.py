@@ -26,6 +26,7 @@ _READ_SCOPE = """
 SELECT fence, watermark, cursor, last_load_no, content_sha256, source_oid, columns, source
 FROM loadsheet.scope WHERE pipeline = %s AND table_name = %s
 """
+# A new fence also breaks the seal of the attempt before: its load can no longer commit.
 _TAKE_FENCE = """
 UPDATE loadsheet.scope SET fence = fence + 1, target = %(target)s,
     sealed_load_id = NULL, sealed_manifest = NULL, sealed_sha256 = NULL
@@ -109,6 +110,7 @@ def take_fence(session: Session, pipeline: str, table: str, target: Relation, se
     An extraction bases all decisions on the scope, so one statement both checks it and takes the
     fence. Raises Overtaken when another extraction or load changed it in the meantime.
     """
+    # Before a table's first extraction there is no row that the UPDATE could check.
     session.execute(
         "INSERT INTO loadsheet.scope (pipeline, table_name, target) VALUES (%s, %s, %s) "
         "ON CONFLICT DO NOTHING",

@@ -101,6 +101,7 @@ def lock_target(session: Session, target: Relation, shared: bool = False) -> Non
     All writers of a target take it. `shared` locks wait for writers only.
     """
     kind = "pg_advisory_xact_lock_shared" if shared else "pg_advisory_xact_lock"
+    # `engine.failures` looks for the holders of the lock under the same key.
     session.execute(f"SELECT {kind}(hashtextextended(%s, 0))", (f"loadsheet:{target}",))
 
 

@@ -76,11 +76,14 @@ def load_manifest(
     contradict the spec, and psycopg's errors when the warehouse fails.
     """
     started = time.monotonic()
+    # Not in the load's transaction: its lock would keep others from creating schemas until the end.
     tables.ensure_schema(session, target.schema)
     with session.transaction():
+        # Before the lock, which an older session may hold.
         end_older_sessions(session, manifest)
         ledger.lock_target(session, target)
         reach("load.locked")
+        # Under the lock, because an older try may have committed while this one waited for it.
         committed = find_committed(session, manifest.load_id)
         if committed:
             _log.info("%s: load %s was committed already", target, manifest.load_id)
@@ -224,6 +227,7 @@ class _LoadTransaction:
     def _copy_parts(self, table: Relation) -> None:
         """Copy every part, checking each against the manifest; then keep one row per key."""
         rows = size = 0
+        # Closed after an error, too, so that no fetch is in progress when the step ends.
         with closing(read_parts(self.lake, self.manifest.parts)) as parts:
             for part, blocks in parts:
                 rows += self._copy_part(table, blocks)
@@ -260,6 +264,7 @@ class _LoadTransaction:
             ) from error
 
     def _drop_duplicates(self, table: Relation) -> None:
+        # Without a cursor nothing tells which row is the newest, and duplicates are refused.
         cursor, cursor_type = self.manifest.cursor, self.manifest.cursor_type
         newest = None
         if cursor and cursor_type:
@@ -287,6 +292,7 @@ class _LoadTransaction:
         cursor, cursor_type = self.manifest.cursor, self.manifest.cursor_type
         if not cursor or not cursor_type:
             return ""
+        # A cursor later than the moment of reading is a mistake, and must not protect its row.
         clock = self.manifest.clock or self.manifest.read_at
         read_at = ledger.newest_clock(self.session, self.target, clock)
         return merging.not_older(cursor, cursor_type, f"CAST('{read_at}' AS {cursor_type})")

@@ -56,6 +56,7 @@ def last_committed_number(session: Session, inputs: list[Relation]) -> int:
     Loads draw their number under their target's lock. While all inputs are locked (shared, in one
     order for all), no load of them is under way, so every later load has a higher number.
     """
+    # In one order for all, so that no two transforms wait for each other.
     with session.transaction():
         for target in sorted(inputs, key=str):
             ledger.lock_target(session, target, shared=True)
@@ -129,6 +130,7 @@ def build_mart(
     this transform's, or when its rows contradict the spec, and psycopg's errors when its SQL fails.
     """
     started = time.monotonic()
+    # Under the target's lock, so that numbers rise in commit order, as those of loads do.
     number = ledger.draw_number(session)
     refuse_foreign_target(session, transform, target)
     schemas = idents([pipeline.warehouse.schema, pipeline.warehouse.mart_schema])
@@ -206,6 +208,7 @@ class _Build:
     def _create_view(self) -> None:
         create = sql.SQL(f"CREATE OR REPLACE VIEW {self.target.sql} AS\n")
         statement = create + bind_parameters(self.transform.sql, self.request, 0)
+        # In a savepoint: an error would end the transaction, and with it the target's lock.
         try:
             with self.session.transaction():
                 self._execute_single(statement)

@@ -8,11 +8,13 @@ from loadsheet.postgres import Session
 from loadsheet.sql.text import Relation, ident, idents, literal
 from loadsheet.warehouse import tables
 
+# Without the primary key, which the new table gets from the spec or the source.
 _INDEXES = """
 SELECT i.relname, pg_get_indexdef(i.oid), indisunique
 FROM pg_index JOIN pg_class i ON i.oid = indexrelid
 WHERE indrelid = {oid} AND NOT indisprimary
 """
+# The owner's privileges come with the ownership.
 _GRANTS = """
 SELECT privilege_type, coalesce(quote_ident(rolname), 'PUBLIC'), is_grantable, NULL::text
 FROM pg_class, aclexplode(relacl) a LEFT JOIN pg_roles r ON r.oid = a.grantee
@@ -54,18 +56,19 @@ def swap_in(session: Session, fresh: Relation, target: Relation, key: tuple[str,
     """
     if tables.kind(session, target) is None:
         session.execute(f"ALTER TABLE {fresh.sql} RENAME TO {ident(target.name)}")
+        # After the rename, because PostgreSQL names a key after its table.
         add_primary_key(session, target, key)
         return
+    # All that takes long comes before DROP TABLE, from which on readers wait for the commit.
     add_primary_key(session, fresh, key)
     index_names = _copy_indexes(session, target, fresh)
-    _copy_grants(session, target, fresh)
-    _copy_comments(session, target, fresh)
-    _copy_owner_and_options(session, target, fresh)
+    _copy_properties(session, target, fresh)
     old_key = tables.primary_key_of(session, target)
     session.execute(f"DROP TABLE {target.sql}")
     reach("swap.dropped")
     session.execute(f"ALTER TABLE {fresh.sql} RENAME TO {ident(target.name)}")
     new_key = tables.primary_key_of(session, target)
+    # The key was named after the fresh table.
     if old_key and new_key:
         now, before = ident(new_key[0]), ident(old_key[0])
         session.execute(f"ALTER TABLE {target.sql} RENAME CONSTRAINT {now} TO {before}")
@@ -100,21 +103,16 @@ def _copy_indexes(session: Session, old: Relation, new: Relation) -> list[tuple[
     return names
 
 
-def _copy_grants(session: Session, old: Relation, new: Relation) -> None:
+def _copy_properties(session: Session, old: Relation, new: Relation) -> None:
+    """Give `new` the grants, comments, options and owner of `old`."""
     grants = session.execute(_of(_GRANTS, old)).fetchall()
     for privilege, grantee, is_grantable, column in grants:
         what = f"{privilege} ({ident(column)})" if column else privilege
         option = " WITH GRANT OPTION" if is_grantable else ""
         session.execute(f"GRANT {what} ON {new.sql} TO {grantee}{option}")
-
-
-def _copy_comments(session: Session, old: Relation, new: Relation) -> None:
     for place, column, text in session.execute(_of(_COMMENTS, old)).fetchall():
         on = f"COLUMN {new.sql}.{ident(column)}" if place else f"TABLE {new.sql}"
         session.execute(f"COMMENT ON {on} IS {literal(text)}")
-
-
-def _copy_owner_and_options(session: Session, old: Relation, new: Relation) -> None:
     row = session.execute(_of(_OWNER, old)).fetchone()
     owner, is_own, options = row or ("", True, None)
     if options:

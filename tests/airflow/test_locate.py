@@ -23,7 +23,7 @@ from loadsheet.airflow.locate import pipeline_file
 from loadsheet.airflow.operators import PostgresToMinioOperator
 from loadsheet.airflow.registry import pipeline_dags
 from loadsheet.errors import InputError
-from loadsheet.plan.dag_config import render
+from loadsheet.plan.dag_config import render_dag
 from loadsheet.project.scaffold import create_project
 from loadsheet.spec.pipeline_file import load_pipeline
 
@@ -167,7 +167,7 @@ def test_a_run_reads_the_file_of_its_own_commit(
 def rendered(project: Path, dags: Path) -> None:
     """A DAG file made by `loadsheet render`, as docs/leaving.md shows."""
     dags.mkdir(parents=True, exist_ok=True)
-    text = render(load_pipeline(project / "pipelines" / "shop" / "pipeline.yml"))
+    text = render_dag(load_pipeline(project / "pipelines" / "shop" / "pipeline.yml"))
     old = text.replace(
         "loadsheet.airflow.operators.PostgresToMinioOperator",
         "operators.extract.PostgresToMinioOperator",

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from loadsheet.plan.dag_config import dag_config, render, spec_path
+from loadsheet.plan.dag_config import dag_config, render_dag, spec_path
 from loadsheet.plan.steps import build_plan
 from loadsheet.spec.models import (
     Incremental,
@@ -229,7 +229,7 @@ def test_a_rendered_file_keeps_dollars_out_of_dag_factorys_reach() -> None:
     dollars = "$HOME and ${PATH}, \\$HOME, line one\nand $$ two"
     transform = Transform(name="fct", sql=f"SELECT '{dollars}' FROM bookings", file=Path("fct.sql"))
     made = pipeline(description=dollars, transforms=(transform,))
-    text = render(made)
+    text = render_dag(made)
     assert "$" not in text
     assert yaml.safe_load(text) == {"flights": dag_config(made)}
 
@@ -247,7 +247,7 @@ def test_names_that_look_like_templates_or_yaml_come_back_as_they_are() -> None:
         "x" * 200,
     ]
     made = pipeline(tables=tuple(Table(name=name) for name in names), transforms=())
-    tasks = yaml.safe_load(render(made))["flights"]["tasks"]
+    tasks = yaml.safe_load(render_dag(made))["flights"]["tasks"]
     assert [
         task["name"] for task in tasks.values() if task.get("task_group_name") == "extract"
     ] == names

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from loadsheet.plan.dag_config import OPERATORS, dag_config, render
+from loadsheet.plan.dag_config import OPERATORS, dag_config, render_dag
 from loadsheet.problem import Problem
 from loadsheet.spec import models
 from loadsheet.spec.pipeline_file import check_file
@@ -190,7 +190,7 @@ def test_text_is_refused_with_its_place_or_is_data(folder: Path) -> None:
         config = dag_config(pipeline, folder.parents[1])
         assert_data(config)
         if accepted % 20 == 1:  # 20 ms each: PyYAML's writer is slow
-            text = render(pipeline, folder.parents[1])
+            text = render_dag(pipeline, folder.parents[1])
             assert os.path.expandvars(text) == text  # as dag-factory does with a file
             assert yaml.safe_load(text) == {pipeline.name: config}, (field, value)
     print(f"{accepted} accepted as data, {refused} refused")
