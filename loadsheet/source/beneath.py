@@ -17,11 +17,11 @@ import psycopg
 
 from loadsheet.errors import WorkError
 
-# The relations of a view are read from its stored query: pg_depend leaves out system catalogs.
-# Functions with an oid below 16384 (FirstNormalObjectId) are PostgreSQL's own: of these the volatile
-# ones, and those that tell the time (now, transaction_timestamp, statement_timestamp), let rows
-# appear that no transaction has written. A user's own function may read any table, unless it
-# promises not to (IMMUTABLE). Likewise a function that stands in FROM (rtekind 3).
+# The relations of a view are read from its stored query, because pg_depend leaves out system
+# catalogs. Functions with an oid below 16384 (FirstNormalObjectId) are PostgreSQL's own: the
+# volatile ones, and those that tell the time (now, transaction_timestamp, statement_timestamp), let
+# rows appear that no transaction has written. A user's own function may read any table, unless it
+# promises not to (IMMUTABLE). So may a function in FROM (rtekind 3).
 _BELOW = r"""
 WITH RECURSIVE below (oid, kind) AS (
     SELECT oid, relkind FROM pg_class WHERE oid = %(oid)s

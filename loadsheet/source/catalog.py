@@ -64,9 +64,9 @@ LEFT JOIN (element JOIN pg_type inner_type ON inner_type.oid = element.oid
 LEFT JOIN pg_collation ON pg_collation.oid = coll
 ORDER BY attnum
 """
-# Columns after `indnkeyatts` are only stored in the index (INCLUDE). Where other tables inherit from
-# a table, its key does not cover all the rows read from it. The key of a partitioned table that some
-# partition lacks is not valid.
+# Columns after `indnkeyatts` are only stored in the index (INCLUDE). Where other tables inherit
+# from a table, its key does not cover all the rows read from it. The key of a partitioned table
+# that some partition lacks is not valid.
 _KEY = """
 SELECT attname FROM pg_index, unnest(indkey) WITH ORDINALITY AS part (attnum, place)
 JOIN pg_attribute USING (attnum)

@@ -27,8 +27,8 @@ from loadsheet.sql.types import (
 if TYPE_CHECKING:
     from loadsheet.source.table import SourceTable
 
-# Types whose values can grow in the order in which rows are written. A text grows by its collation, a
-# boolean not at all, a random uuid anywhere.
+# Types whose values can grow in the order in which rows are written. A text is ordered by its
+# collation, a boolean has two values, a random uuid may be anywhere.
 _CURSOR_TYPES = (*TIME_TYPES, *NUMBER_TYPES)
 # PostgreSQL 17 gave infinity to intervals and encodes it as their lowest and highest values: to
 # older servers the same bytes are an ordinary interval.
@@ -102,9 +102,9 @@ def _cursor_problems(source: SourceTable, table: Table) -> Iterator[str]:
     column = source.column(table.incremental.cursor)
     if column.cast or without_modifier(column.type) not in _CURSOR_TYPES:
         yield (
-            f"{_described(column)} cannot be a cursor: only the values of a time or a number can grow"
-            " with each row that is written. Name such a column, or read the whole table (remove"
-            " incremental)"
+            f"{_described(column)} cannot be a cursor: only the values of a time or a number can"
+            " grow with each row that is written. Name such a column, or read the whole table"
+            " (remove incremental)"
         )
 
 
