@@ -94,7 +94,7 @@ def _why_late(rows: list[tuple[Any, ...]]) -> str:
     if len(rows) > 1:
         names = ", ".join(row[0] for row in rows)
         return (
-            f"its numbers come from several sequences ({names}), each with an order of its own:"
+            f"its numbers come from several sequences ({names}), which count separately:"
             " name another cursor"
         )
     return ""
