@@ -40,8 +40,9 @@ from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.copying import FileFormat, WireFormat, select_columns
 from loadsheet.sql.text import Relation
 from loadsheet.sql.types import without_modifier
-from loadsheet.warehouse import fence, ledger, tables
+from loadsheet.warehouse import fence, integrity, ledger, tables
 from loadsheet.warehouse.fence import Scope
+from loadsheet.warehouse.integrity import Change
 
 _log = logging.getLogger(__name__)
 # Sessions that read one large table side by side.
@@ -85,7 +86,7 @@ def extract(
     )
     reach("extract.decided")
     manifest = attempt.run(source, described, rows, layout, progress)
-    remarks = _remarks(table, rows, attempt.accepted)
+    remarks = _remarks(table, rows, attempt)
     if manifest is None:
         ledger.clear_failure(warehouse, pipeline.name, "table", table.name)
         since = f" since {rows.lower}" if rows.lower else ""
@@ -98,15 +99,17 @@ def extract(
     )
 
 
-def _remarks(table: Table, rows: Selection, accepted: str) -> str:
+def _remarks(table: Table, rows: Selection, attempt: _Attempt) -> str:
     """What the outcome's message adds to the numbers; empty for most extractions."""
     remarks = ""
     if rows.held_by:
         remarks += f"; held back by {rows.held_by}"
     if rows.waiting:
         remarks += f"; {rows.waiting}"
-    if accepted:
-        remarks += f"; accepted: {accepted}"
+    if attempt.change:
+        remarks += f"; {attempt.target} {attempt.change.what}"
+    if attempt.accepted:
+        remarks += f"; accepted: {attempt.accepted}"
     if rows.action == "append" and table.mode is None:
         remarks += "; appended, because there is no primary key to merge by"
     return remarks
@@ -116,9 +119,10 @@ def _outcome_before_the_stop(
     pipeline: Pipeline, table: Table, request: RunRequest, warehouse: Session
 ) -> Outcome | None:
     """The outcome, where this run loaded or extracted the table before it was stopped."""
-    if resume.has_loaded(warehouse, pipeline.name, table.name, request.run_id):
+    target = Relation(pipeline.warehouse.schema, table.name)
+    if resume.has_loaded(warehouse, pipeline.name, table.name, target, request.run_id):
         return skipped("loaded before the run was stopped")
-    load_id = resume.extracted_load_id(warehouse, pipeline.name, table.name, request.run_id)
+    load_id = resume.extracted_load_id(warehouse, pipeline.name, table.name, target, request.run_id)
     if not load_id:
         return None
     return Outcome(status="done", message="extracted before the run was stopped", load_id=load_id)
@@ -148,11 +152,20 @@ class _Attempt:
         self.target = Relation(pipeline.warehouse.schema, table.name)
         self.started = time.monotonic()
         ledger.ensure(warehouse)
-        self.seen: Scope = fence.read_scope(warehouse, pipeline.name, table.name)
+        self.seen: Scope = fence.read_scope(warehouse, pipeline.name, table.name, self.target)
         # Asked once, with the scope: which rows are read, and whether they are all there are, must
         # follow from the same answer.
         never_loaded = self.seen.last_load_no is None
         self.is_first = never_loaded or tables.kind(warehouse, self.target) is None
+        self.storage: str | None = None
+        """The target's storage, once its rows are known to be those of the ledger."""
+        self.change: Change | None = None
+        """How the target differs from what the ledger says."""
+        if not self.is_first:
+            self.storage = integrity.storage_of(warehouse, self.target)
+            self.change = integrity.change_of(warehouse, self.target, self.seen.storage)
+        if self.change and not request.is_full(table.name):
+            self.is_first = integrity.is_first_load(self.target, pipeline, table, self.change)
         reach("extract.observed")
         self.accepted = ""
         """The changes of the source that the run was told to accept."""
@@ -181,8 +194,12 @@ class _Attempt:
     def _take_fence(self) -> _Fenced:
         name, table = self.pipeline.name, self.table.name
         with self.warehouse.transaction():
-            number = fence.take_fence(self.warehouse, name, table, self.target, self.seen)
-            load_id = ledger.next_load_id(self.warehouse, name, table, self.request.run_id)
+            number = fence.take_fence(
+                self.warehouse, name, table, self.target, self.seen, self.storage
+            )
+            load_id = ledger.next_load_id(
+                self.warehouse, name, table, self.target, self.request.run_id
+            )
         # Random as well, because a warehouse restored from a backup gives out the same fence again.
         attempt = f"{number:08d}-{uuid.uuid4().hex[:8]}"
         reach("extract.fenced")
@@ -275,6 +292,8 @@ class _Attempt:
         """
         if self.is_first or self.accepted or self.request.is_full(self.table.name):
             return False
+        if self.change:
+            return False
         if self.table.incremental:
             return upload.rows == 0
         return upload.content_sha256 == self.seen.content_sha256
@@ -339,7 +358,9 @@ class _Attempt:
         content = manifest.to_json()
         self.lake.put(name, content)
         reach("extract.manifest_stored")
-        fence.seal_attempt(self.warehouse, manifest, name, hashlib.sha256(content).hexdigest())
+        fence.seal_attempt(
+            self.warehouse, manifest, self.target, name, hashlib.sha256(content).hexdigest()
+        )
         _log.debug("%s: sealed %s", self.target, name)
         reach("extract.sealed")
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Iterable
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -29,15 +30,23 @@ _log = logging.getLogger(__name__)
 # before its manifest shows whose it is.
 YOUNGEST = timedelta(hours=1)
 
-_SCOPE = """
-SELECT fence, sealed_manifest, EXISTS (
+# Earlier versions kept one scope for all targets of a table: the loads of others have none.
+_SCOPES = """
+WITH scope AS (
+    SELECT * FROM loadsheet.scope WHERE pipeline = %(pipeline)s AND table_name = %(table)s
+), targets AS (
+    SELECT target FROM scope UNION
+    SELECT target FROM loadsheet.load WHERE pipeline = %(pipeline)s AND table_name = %(table)s
+)
+SELECT target, coalesce(fence, (SELECT max(fence) FROM scope)), sealed_manifest, EXISTS (
     SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE n.nspname || '.' || c.relname = target
 ), now()
-FROM loadsheet.scope WHERE pipeline = %s AND table_name = %s
+FROM targets LEFT JOIN scope USING (target)
 """
 _LOADS = """
-SELECT load_no, manifest, committed_at, action = 'replace' OR replaced FROM loadsheet.load
+SELECT load_no, manifest, committed_at, action = 'replace' OR replaced, target
+FROM loadsheet.load
 WHERE pipeline = %s AND table_name = %s ORDER BY load_no
 """
 
@@ -139,11 +148,13 @@ def _judge_table(
     for root in sorted(roots):
         attempts += garbage.attempts(lake.listing(root), root)
     # After the listing, so that the ledger knows the fence of every attempt in the listing.
-    record = _table_record(session, pipeline.name, name, in_spec)
-    assert record is not None  # a scope is never deleted
-    record = replace(record, wanted=record.wanted and wanted)
+    target = Relation(pipeline.warehouse.schema, name)
+    in_use = str(target) if name in in_spec else None
+    records = _table_records(session, pipeline.name, name, in_use)
+    if not wanted:
+        records = [replace(record, wanted=False) for record in records]
     verdicts = garbage.judge(
-        attempts, record, older_than, keep, lambda manifest: _owner(lake, manifest)
+        attempts, records, older_than, keep, lambda manifest: _owner(lake, manifest)
     )
     return TableGarbage(table=name, in_spec=name in in_spec, verdicts=tuple(verdicts))
 
@@ -179,29 +190,31 @@ def extracted_tables(session: Session, pipeline: str) -> set[str] | None:
     return {row[0] for row in rows}
 
 
-def _table_record(
-    session: Session, pipeline: str, table: str, in_spec: Collection[str]
-) -> TableRecord | None:
-    """What the ledger knows of the table, in one snapshot; None when it was never extracted."""
+def _table_records(
+    session: Session, pipeline: str, table: str, in_use: str | None
+) -> list[TableRecord]:
+    """What the ledger knows of the table in each target, in one snapshot. `in_use` is the target of
+    the spec."""
     # One snapshot: a load that commits between two would be in only one of the answers.
     with session.transaction():
         session.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        scope = session.execute(_SCOPE, (pipeline, table)).fetchone()
-        if scope is None:
-            return None
+        names = {"pipeline": pipeline, "table": table}
+        scopes = session.execute(_SCOPES, names).fetchall()
         rows = session.execute(_LOADS, (pipeline, table)).fetchall()
-    loads: list[CommittedLoad] = []
-    for number, manifest, committed_at, whole in rows:
+    loads: dict[str, list[CommittedLoad]] = defaultdict(list)
+    for number, manifest, committed_at, whole, target in rows:
         prefix = manifest.rpartition("/")[0]
         load = CommittedLoad(load_no=number, prefix=prefix, committed_at=committed_at, whole=whole)
-        loads.append(load)
-    fence, sealed, in_warehouse, now = scope
-    return TableRecord(
-        pipeline=pipeline,
-        table=table,
-        fence=fence,
-        sealed=sealed,
-        now=now,
-        wanted=in_warehouse or table in in_spec,
-        loads=tuple(loads),
-    )
+        loads[target].append(load)
+    return [
+        TableRecord(
+            pipeline=pipeline,
+            table=table,
+            fence=fence,
+            sealed=sealed,
+            now=now,
+            wanted=in_warehouse or target == in_use,
+            loads=tuple(loads[target]),
+        )
+        for target, fence, sealed, in_warehouse, now in scopes
+    ]

@@ -80,7 +80,7 @@ def _commit(
         ledger.clear_failure(session, pipeline.name, "table", table.name)
         return committed
     # The ledger decides which attempt is valid: the lake may hold manifests of earlier ones.
-    sealed = fence.sealed_attempt(session, pipeline.name, table.name, load_id)
+    sealed = fence.sealed_attempt(session, pipeline.name, table.name, target, load_id)
     manifest = read_manifest(lake.get(sealed.manifest), sealed.manifest, sealed.sha256)
     reach("load.manifest_read")
     return load_manifest(session, lake, manifest, sealed.manifest, target, table, progress)
@@ -99,5 +99,5 @@ def _find_after_lost_session(
         ledger.lock_target(session, target)
         committed = find_committed(session, load_id)
         if committed is None:
-            fence.sealed_attempt(session, pipeline.name, table.name, load_id)
+            fence.sealed_attempt(session, pipeline.name, table.name, target, load_id)
         return committed

@@ -24,31 +24,39 @@ from loadsheet.errors import InputError
 from loadsheet.outcome import RunRequest
 from loadsheet.postgres import Session
 from loadsheet.spec.models import Pipeline
+from loadsheet.sql.text import Relation
 from loadsheet.warehouse import ledger
 
 _log = logging.getLogger(__name__)
 
 
-def has_loaded(session: Session, pipeline: str, table: str, run_id: str) -> bool:
+def has_loaded(session: Session, pipeline: str, table: str, target: Relation, run_id: str) -> bool:
     """Whether the run has committed a load of the table."""
-    committed = "load WHERE pipeline = %s AND table_name = %s AND run_id = %s"
-    return _exists(session, committed, pipeline, table, run_id)
+    committed = "load WHERE pipeline = %s AND table_name = %s AND target = %s AND run_id = %s"
+    return _exists(session, committed, pipeline, table, str(target), run_id)
 
 
-def extracted_load_id(session: Session, pipeline: str, table: str, run_id: str) -> str | None:
+def extracted_load_id(
+    session: Session, pipeline: str, table: str, target: Relation, run_id: str
+) -> str | None:
     """The id of the load that the run has extracted completely and not loaded; None as soon as a
     newer extraction has taken the fence."""
-    load_id = ledger.next_load_id(session, pipeline, table, run_id)
-    sealed = "scope WHERE pipeline = %s AND table_name = %s AND sealed_load_id = %s"
-    if not _exists(session, sealed, pipeline, table, load_id):
+    load_id = ledger.next_load_id(session, pipeline, table, target, run_id)
+    sealed = "scope WHERE pipeline = %s AND table_name = %s AND target = %s AND sealed_load_id = %s"
+    if not _exists(session, sealed, pipeline, table, str(target), load_id):
         return None
     return load_id
 
 
-def has_built(session: Session, pipeline: str, transform: str, run_id: str) -> bool:
+def has_built(
+    session: Session, pipeline: str, transform: str, target: Relation, run_id: str
+) -> bool:
     """Whether the run has built the transform in full."""
-    built = "transform_run WHERE pipeline = %s AND transform = %s AND run_id = %s AND full_build"
-    return _exists(session, built, pipeline, transform, run_id)
+    built = (
+        "transform_run WHERE pipeline = %s AND transform = %s AND target = %s AND run_id = %s"
+        " AND full_build"
+    )
+    return _exists(session, built, pipeline, transform, str(target), run_id)
 
 
 def _exists(session: Session, where: str, *values: str) -> bool:

@@ -82,7 +82,8 @@ def sampled(pipeline: Pipeline) -> Pipeline:
     tables = tuple(replace(table, max_shrink=None) for table in pipeline.tables)
     return replace(
         pipeline,
-        name=f"{pipeline.name}_{SUFFIX}",
+        # A name that no pipeline can have: the ledger keeps the sample's failures and runs by it.
+        name=f"{pipeline.name}~sample",
         lake=replace(pipeline.lake, prefix=f"{pipeline.lake.prefix}{SUFFIX}"),
         warehouse=replace(warehouse, schema=staging, mart_schema=mart),
         tables=tables,

@@ -64,7 +64,8 @@ def _is_in_full(pipeline: Pipeline, spec: Transform, request: RunRequest, sessio
         return False
     if spec.name not in request.resumes:
         return True
-    return not resume.has_built(session, pipeline.name, spec.name, request.run_id)
+    target = Relation(pipeline.warehouse.mart_schema, spec.name)
+    return not resume.has_built(session, pipeline.name, spec.name, target, request.run_id)
 
 
 def relations_read(pipeline: Pipeline, spec: Transform) -> list[Relation]:

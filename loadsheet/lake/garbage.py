@@ -69,7 +69,7 @@ class CommittedLoad:
 
 @dataclass(frozen=True, kw_only=True)
 class TableRecord:
-    """The ledger's record of a table, at `now` by the warehouse's clock."""
+    """The ledger's record of a table in one target, at `now` by the warehouse's clock."""
 
     pipeline: str
     table: str
@@ -79,7 +79,7 @@ class TableRecord:
     loads: tuple[CommittedLoad, ...]
     now: datetime
     wanted: bool = True
-    """The table is in the spec, or in the warehouse."""
+    """The target is the spec's, or in the warehouse."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,9 +118,13 @@ def attempts(objects: Iterable[StoredObject], root: str) -> list[Attempt]:
 
 
 def judge(
-    found: Iterable[Attempt], record: TableRecord, older_than: timedelta, keep: int, owner: Owner
+    found: Iterable[Attempt],
+    records: Iterable[TableRecord],
+    older_than: timedelta,
+    keep: int,
+    owner: Owner,
 ) -> list[Verdict]:
-    """A verdict on every attempt.
+    """A verdict on every attempt, by the records of all targets that the table was loaded into.
 
     Kept are the attempt that a retry needs (the sealed one, and any that may still be sealed), the
     loads that a rebuild needs (the newest load of the whole table and every later one), the `keep`
@@ -128,11 +132,25 @@ def judge(
     attempts of another warehouse. `owner` is called only where a manifest decides: it is a request
     to the lake.
     """
-    policy = _Policy(record, older_than, keep, owner)
+    policies = [_Policy(record, older_than, keep, owner) for record in records]
     found = list(found)
-    if any(policy.is_foreign(attempt) for attempt in found):
-        return [policy.verdict(attempt, False, _FOREIGN) for attempt in found]
-    return [policy.verdict(attempt, *policy.judge(attempt)) for attempt in found]
+    for attempt in found:
+        if all(policy.is_foreign(attempt) for policy in policies):
+            return [policies[0].verdict(attempt, False, _FOREIGN) for attempt in found]
+    return [_judge_attempt(attempt, policies) for attempt in found]
+
+
+def _judge_attempt(attempt: Attempt, policies: list[_Policy]) -> Verdict:
+    """The verdict of the target that the attempt was loaded into; of one that was not loaded, it is
+    kept if any target may need it."""
+    for policy in policies:
+        if attempt.prefix in policy.loads:
+            return policy.verdict(attempt, *policy.judge(attempt))
+    verdicts = [policy.verdict(attempt, *policy.judge(attempt)) for policy in policies]
+    for verdict in verdicts:
+        if not verdict.remove:
+            return verdict
+    return verdicts[0]
 
 
 class _Policy:

@@ -24,8 +24,11 @@ from loadsheet.source.selection import Selection
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Incremental, Mode, Pipeline, Table
 from loadsheet.sql.copying import select_columns
+from loadsheet.sql.text import Relation
 from loadsheet.sql.types import TIME_TYPES, without_modifier
+from loadsheet.warehouse import integrity
 from loadsheet.warehouse.fence import Scope, was_last_load_held_back
+from loadsheet.warehouse.integrity import Change
 
 _REQUEST = RunRequest(run_id="plan")
 
@@ -105,6 +108,7 @@ class _ExtractPreviewer:
             return ExtractPreview(preview)
         ask(preview, "format", lambda: self._refuse_format(source))
         # First, because the check of the cursor and the estimates depend on it.
+        is_changed = self._is_target_changed()
         preview.table_rows, preview.table_bytes = sizes.table_size(session, source)
         has_index = columns.check_cursor(preview, session, source, table)
         to_read = self._decide(source)
@@ -124,7 +128,7 @@ class _ExtractPreviewer:
         is_small = source.is_table and (preview.table_bytes or 0) <= sizes.COUNTED_BYTES
         sizes.estimate_rows(preview, session, source, to_read, count=has_index or is_small)
         stops_load = columns.check_key(preview, session, source, table, to_read)
-        if self.is_first:
+        if self.is_first or is_changed:
             preview.changes = "yes"
         elif table.incremental:
             preview.changes = self._has_new_rows(source, table.incremental)
@@ -200,6 +204,28 @@ class _ExtractPreviewer:
         # No row's values are checked, because the rows are not known; the cursor is, in all rows.
         self._check_values(source, "FALSE")
         preview.does = f"rows of the run's interval by {spec.cursor}"
+
+    def _is_target_changed(self) -> bool:
+        """Whether the target is no longer what its loads left; adds an error where that stops the
+        extract."""
+        target = Relation(self.pipeline.warehouse.schema, self.table.name)
+        if self.is_first or not rights.may_select(self.warehouse, target):
+            return False
+        change: Change | None = ask(
+            self.preview,
+            "target-changed",
+            lambda: integrity.change_of(self.warehouse, target, self.scope.storage),
+        )
+        if change is None:
+            return False
+        self.preview.add_remark("note", "target-changed", f"{target} {change.what}")
+        is_first = ask(
+            self.preview,
+            "target-changed",
+            lambda: integrity.is_first_load(target, self.pipeline, self.table, change),
+        )
+        self.is_first = bool(is_first)
+        return True
 
     def _check_identity(self, source: SourceTable, action: str) -> None:
         """Add an error if the source is not the one that the watermark was read from."""

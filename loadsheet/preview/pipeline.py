@@ -129,7 +129,7 @@ class _PipelinePreviewer:
         target = Relation(self.pipeline.warehouse.schema, table.name)
         scope = Scope()
         if has_ledger:
-            scope = fence.read_scope(self.warehouse, self.pipeline.name, table.name)
+            scope = fence.read_scope(self.warehouse, self.pipeline.name, table.name, target)
         # A table that was dropped is loaded in full again, whatever the ledger knows about it.
         is_first = scope.last_load_no is None or tables.kind(self.warehouse, target) is None
         extract = preview_extract(

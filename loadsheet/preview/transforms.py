@@ -177,7 +177,7 @@ class _TransformPreviewer:
         # `:since_load` is 0 where all rows are read.
         since_load = 0
         if not in_full and (is_increment or spec.materialized == "script"):
-            since_load = mart.last_seen_number(session, self.pipeline, spec)
+            since_load = mart.last_seen_number(session, self.pipeline, spec, target)
         select = mart.bind_parameters(spec.sql, _REQUEST, since_load)
         preview.sql = transform_sql(
             target, spec.materialized, select.as_string(session), in_full=not is_increment

@@ -31,25 +31,28 @@ _QUERY_TIMEOUT = "5s"
 # If a table is locked for longer, its rows are unknown, and the next table does not wait for it.
 _LONGEST_LOCK = "1s"
 _WATERMARKS = """
-SELECT table_name, watermark, cursor FROM loadsheet.scope WHERE pipeline = %s ORDER BY table_name
+SELECT table_name, watermark, cursor FROM loadsheet.scope
+WHERE pipeline = %(pipeline)s AND target = %(schema)s || '.' || table_name ORDER BY table_name
 """
 _LOADS = """
 SELECT scope.table_name AS name, load.target, committed_at AS at, run_id, load_no AS number,
        action AS how, extracted, inserted, updated, deleted, bytes,
        extract_seconds + load_seconds AS seconds, held_by
 FROM loadsheet.scope JOIN loadsheet.load ON load_no = last_load_no
-WHERE scope.pipeline = %s
+WHERE scope.pipeline = %(pipeline)s AND scope.target = %(schema)s || '.' || scope.table_name
 """
 _BUILDS = """
 SELECT DISTINCT ON (transform)
        transform AS name, target, committed_at AS at, run_id, run_no AS number,
        CASE WHEN full_build THEN 'full' ELSE 'increment' END AS how, NULL::bigint AS extracted,
        inserted, updated, deleted, NULL::bigint AS bytes, seconds, '' AS held_by
-FROM loadsheet.transform_run WHERE pipeline = %s ORDER BY transform, run_no DESC
+FROM loadsheet.transform_run
+WHERE pipeline = %(pipeline)s AND target = %(mart_schema)s || '.' || transform
+ORDER BY transform, run_no DESC
 """
 _FAILURES = """
 SELECT kind, name, step, run_id, code, message, since, failed_at AS at, worked_at
-FROM loadsheet.failure WHERE pipeline = %s
+FROM loadsheet.failure WHERE pipeline = %(pipeline)s
 """
 _SIZE = """
 SELECT relkind IN ('r', 'p', 'm'),
@@ -63,7 +66,7 @@ def warehouse_status(pipeline: Pipeline, connections: Connections) -> PipelineSt
     """The status without the source. Raises ConnectionMissing, Refused and psycopg errors."""
     with connect_warehouse(connections(pipeline.warehouse.conn_id)) as session:
         at = begin_on_warehouse(session)
-        state = ledger_state(session, pipeline.name)
+        state = ledger_state(session, pipeline)
         named = {table.name for table in pipeline.tables}
         tables = []
         for name in _table_names(pipeline, state):
@@ -86,21 +89,26 @@ def begin_on_warehouse(session: Session) -> datetime:
     return row[3]  # type: ignore[no-any-return]
 
 
-def ledger_state(session: Session, pipeline: str) -> LedgerState:
+def ledger_state(session: Session, pipeline: Pipeline) -> LedgerState:
     """The pipeline's entries. Raises Refused if a newer Loadsheet has created the ledger."""
     ledger.refuse_newer(ledger.version(session))
     if not _exists(session, "scope"):
         return LedgerState(watermarks={}, loads={}, builds={}, failures={})
+    names = {
+        "pipeline": pipeline.name,
+        "schema": pipeline.warehouse.schema,
+        "mart_schema": pipeline.warehouse.mart_schema,
+    }
     # In the order of the query, which is the order on the page.
     watermarks = {}
-    for name, value, cursor in session.execute(_WATERMARKS, (pipeline,)).fetchall():
+    for name, value, cursor in session.execute(_WATERMARKS, names).fetchall():
         watermarks[name] = Watermark(value=value, cursor=cursor)
-    loads = _entries(session, LastCommit, _LOADS, pipeline)
-    builds = _entries(session, LastCommit, _BUILDS, pipeline)
+    loads = _entries(session, LastCommit, _LOADS, names)
+    builds = _entries(session, LastCommit, _BUILDS, names)
     failures: list[Failure] = []
     # Only a step adds this table to the ledger of an earlier version.
     if _exists(session, "failure"):
-        failures = _entries(session, Failure, _FAILURES, pipeline)
+        failures = _entries(session, Failure, _FAILURES, names)
     return LedgerState(
         watermarks=watermarks,
         loads={load.name: load for load in loads},
@@ -114,9 +122,9 @@ def _exists(session: Session, table: str) -> bool:
     return row == (True,)
 
 
-def _entries(session: Session, kind: type[Any], query: str, pipeline: str) -> list[Any]:
+def _entries(session: Session, kind: type[Any], query: str, names: dict[str, str]) -> list[Any]:
     with session.cursor(row_factory=class_row(kind)) as cursor:
-        return cursor.execute(query, (pipeline,)).fetchall()
+        return cursor.execute(query, names).fetchall()
 
 
 def _table_names(pipeline: Pipeline, state: LedgerState) -> list[str]:
@@ -139,8 +147,7 @@ def _table_status(
     watermark = state.watermarks.get(name, Watermark(value=None, cursor=None))
     return TableStatus(
         name=name,
-        # The last load may have written another schema than the spec names now.
-        target=last.target if last else str(target),
+        target=str(target),
         rows=rows_in(session, target),
         last=last,
         # No run will ever repair a table that has left the spec.

@@ -18,37 +18,42 @@ from loadsheet.errors import Overtaken, Refused, Superseded
 from loadsheet.lake.manifest import Manifest
 from loadsheet.postgres import Session
 from loadsheet.sql.text import Relation
-from loadsheet.warehouse import tables
+from loadsheet.warehouse import integrity, tables
 
 _log = logging.getLogger(__name__)
 
 _READ_SCOPE = """
-SELECT fence, watermark, cursor, last_load_no, content_sha256, source_oid, columns, source
-FROM loadsheet.scope WHERE pipeline = %s AND table_name = %s
+SELECT fence, watermark, cursor, last_load_no, content_sha256, source_oid, columns, source,
+    storage
+FROM loadsheet.scope WHERE pipeline = %s AND table_name = %s AND target = %s
 """
-# A new fence also breaks the seal of the attempt before: its load can no longer commit.
+# A new fence also breaks the seal of the attempt before: its load can no longer commit. It is above
+# those of the table's other targets, because the attempts of all are in one folder of the lake.
 _TAKE_FENCE = """
-UPDATE loadsheet.scope SET fence = fence + 1, target = %(target)s,
+UPDATE loadsheet.scope SET storage = %(storage)s, fence = 1 + (
+        SELECT max(fence) FROM loadsheet.scope
+        WHERE pipeline = %(pipeline)s AND table_name = %(table)s),
     sealed_load_id = NULL, sealed_manifest = NULL, sealed_sha256 = NULL
-WHERE pipeline = %(pipeline)s AND table_name = %(table)s AND fence = %(fence)s
-  AND last_load_no IS NOT DISTINCT FROM %(last_load_no)s
+WHERE pipeline = %(pipeline)s AND table_name = %(table)s AND target = %(target)s
+  AND fence = %(fence)s AND last_load_no IS NOT DISTINCT FROM %(last_load_no)s
   AND watermark IS NOT DISTINCT FROM %(watermark)s
 RETURNING fence
 """
 _SEAL = """
 UPDATE loadsheet.scope SET sealed_load_id = %s, sealed_manifest = %s, sealed_sha256 = %s
-WHERE pipeline = %s AND table_name = %s AND fence = %s
+WHERE pipeline = %s AND table_name = %s AND target = %s AND fence = %s
 """
 _SEALED = """
 SELECT sealed_manifest, sealed_sha256 FROM loadsheet.scope
-WHERE pipeline = %s AND table_name = %s AND sealed_load_id = %s
+WHERE pipeline = %s AND table_name = %s AND target = %s AND sealed_load_id = %s
 """
 _ADVANCE = """
 UPDATE loadsheet.scope SET last_load_no = %(load_no)s, content_sha256 = %(content)s,
-    source_oid = %(oid)s, columns = %(columns)s, source = %(source)s,
+    source_oid = %(oid)s, columns = %(columns)s, source = %(source)s, storage = %(storage)s,
     watermark = CASE WHEN %(moves)s THEN %(upper)s ELSE watermark END,
     cursor = CASE WHEN %(moves)s THEN %(cursor)s ELSE cursor END
-WHERE pipeline = %(pipeline)s AND table_name = %(table)s AND fence = %(fence)s
+WHERE pipeline = %(pipeline)s AND table_name = %(table)s AND target = %(target)s
+  AND fence = %(fence)s
 """
 # Only loads of pipelines that still write to this target: one that has moved to another schema
 # does no harm.
@@ -64,7 +69,7 @@ _IDENTIFYING = ("system_identifier", "database", "database_oid")
 
 @dataclass(frozen=True, kw_only=True)
 class Scope:
-    """What the ledger knows about a pipeline's table.
+    """What the ledger knows about a pipeline's table in one target.
 
     Before its first extraction, `fence` is 0 and there is no watermark.
     """
@@ -79,6 +84,8 @@ class Scope:
     columns: list[dict[str, Any]] | None = None
     source: dict[str, str] | None = None
     """The source server, as `source.identity.observe` saw it for the last load."""
+    storage: str | None = None
+    """The target's storage after the last load (`integrity.storage_of`); None in older ledgers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,10 +96,10 @@ class SealedAttempt:
     sha256: str
 
 
-def read_scope(session: Session, pipeline: str, table: str) -> Scope:
-    """What the ledger knows about the table now. Writes nothing."""
+def read_scope(session: Session, pipeline: str, table: str, target: Relation) -> Scope:
+    """What the ledger knows about the table in the target now. Writes nothing."""
     with session.cursor(row_factory=class_row(Scope)) as cursor:
-        cursor.execute(_READ_SCOPE, (pipeline, table))
+        cursor.execute(_READ_SCOPE, (pipeline, table, str(target)))
         return cursor.fetchone() or Scope()
 
 
@@ -104,11 +111,19 @@ def was_last_load_held_back(session: Session, scope: Scope) -> bool:
     return row == (True,)
 
 
-def take_fence(session: Session, pipeline: str, table: str, target: Relation, seen: Scope) -> int:
+def take_fence(
+    session: Session,
+    pipeline: str,
+    table: str,
+    target: Relation,
+    seen: Scope,
+    storage: str | None,
+) -> int:
     """Raise the table's fence and return it, if its scope is still what this extraction has `seen`.
 
     An extraction bases all decisions on the scope, so one statement both checks it and takes the
-    fence. Raises Overtaken when another extraction or load changed it in the meantime.
+    fence. `storage` is the target's, as the extraction has checked it. Raises Overtaken when
+    another extraction or load changed the scope in the meantime.
     """
     # Before a table's first extraction there is no row that the UPDATE could check.
     session.execute(
@@ -120,6 +135,7 @@ def take_fence(session: Session, pipeline: str, table: str, target: Relation, se
         _TAKE_FENCE,
         {
             "target": str(target),
+            "storage": storage,
             "pipeline": pipeline,
             "table": table,
             "fence": seen.fence,
@@ -133,43 +149,47 @@ def take_fence(session: Session, pipeline: str, table: str, target: Relation, se
     return int(row[0])
 
 
-def seal_attempt(session: Session, manifest: Manifest, name: str, sha256: str) -> None:
+def seal_attempt(
+    session: Session, manifest: Manifest, target: Relation, name: str, sha256: str
+) -> None:
     """Record that the attempt is complete: its load reads only the manifest `name` with this hash.
 
     The lake alone proves nothing: an older manifest in the place of a newer one is a valid
     manifest. Raises Overtaken when another extraction has taken the fence in the meantime.
     """
+    scope = (manifest.pipeline, manifest.table, str(target))
     sealed = session.execute(
-        _SEAL,
-        (manifest.load_id, name, sha256, manifest.pipeline, manifest.table, manifest.fence),
+        _SEAL, (manifest.load_id, name, sha256, *scope, manifest.fence)
     ).rowcount
     if sealed != 1:
         raise _overtaken(manifest.pipeline, manifest.table)
 
 
-def sealed_attempt(session: Session, pipeline: str, table: str, load_id: str) -> SealedAttempt:
-    """The complete attempt of `load_id`. Raises Superseded when a newer extraction owns the
-    table."""
-    row = session.execute(_SEALED, (pipeline, table, load_id)).fetchone()
+def sealed_attempt(
+    session: Session, pipeline: str, table: str, target: Relation, load_id: str
+) -> SealedAttempt:
+    """The complete attempt of `load_id`. Raises Superseded when a newer extraction owns the table,
+    and for an attempt that was extracted for another target."""
+    row = session.execute(_SEALED, (pipeline, table, str(target), load_id)).fetchone()
     if row is None:
         raise _superseded(pipeline, table)
     return SealedAttempt(manifest=row[0], sha256=row[1])
 
 
-def check_fence(session: Session, manifest: Manifest) -> None:
+def check_fence(session: Session, manifest: Manifest, target: Relation) -> None:
     """Raises Superseded when a newer extraction owns the table.
 
     A cheap check before the work; `advance_watermark` is the one that counts.
     """
     row = session.execute(
-        "SELECT fence FROM loadsheet.scope WHERE pipeline = %s AND table_name = %s",
-        (manifest.pipeline, manifest.table),
+        "SELECT fence FROM loadsheet.scope WHERE pipeline = %s AND table_name = %s AND target = %s",
+        (manifest.pipeline, manifest.table, str(target)),
     ).fetchone()
     _refuse_if_superseded(manifest, row is not None and row[0] == manifest.fence)
 
 
-def advance_watermark(session: Session, manifest: Manifest, load_no: int) -> None:
-    """Move the watermark and record what was read.
+def advance_watermark(session: Session, manifest: Manifest, target: Relation, load_no: int) -> None:
+    """Move the watermark and record what was read, and the target's storage.
 
     Must come last in the load's transaction. Raises Superseded unless the fence is still the
     manifest's.
@@ -185,8 +205,10 @@ def advance_watermark(session: Session, manifest: Manifest, load_no: int) -> Non
             "source": json.dumps(manifest.source),
             "upper": manifest.upper,
             "cursor": manifest.cursor,
+            "storage": integrity.storage_of(session, target),
             "pipeline": manifest.pipeline,
             "table": manifest.table,
+            "target": str(target),
             "fence": manifest.fence,
         },
     ).rowcount

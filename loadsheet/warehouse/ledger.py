@@ -23,7 +23,7 @@ from loadsheet.warehouse import tables
 
 _log = logging.getLogger(__name__)
 
-VERSION = 4
+VERSION = 5
 _VERSION = """
 SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = 'loadsheet'
 """
@@ -105,18 +105,18 @@ def lock_target(session: Session, target: Relation, shared: bool = False) -> Non
     session.execute(f"SELECT {kind}(hashtextextended(%s, 0))", (f"loadsheet:{target}",))
 
 
-def next_load_id(session: Session, pipeline: str, table: str, run_id: str) -> str:
-    """The id of this run's next load of the table.
+def next_load_id(session: Session, pipeline: str, table: str, target: Relation, run_id: str) -> str:
+    """The id of this run's next load of the table into the target.
 
     Every retry gets the same id until the load is committed.
     """
     row = session.execute(
         "SELECT count(*) FROM loadsheet.load "
-        "WHERE pipeline = %s AND table_name = %s AND run_id = %s",
-        (pipeline, table, run_id),
+        "WHERE pipeline = %s AND table_name = %s AND target = %s AND run_id = %s",
+        (pipeline, table, str(target), run_id),
     ).fetchone()
     loads_before = row[0] if row else 0
-    identity = json.dumps([pipeline, table, run_id, loads_before])
+    identity = json.dumps([pipeline, table, str(target), run_id, loads_before])
     return hashlib.sha256(identity.encode()).hexdigest()[:20]
 
 

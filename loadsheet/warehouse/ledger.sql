@@ -6,7 +6,8 @@ CREATE SCHEMA IF NOT EXISTS loadsheet;
 -- target's lock. Rows carry it as _load_id.
 CREATE SEQUENCE IF NOT EXISTS loadsheet.load_no;
 
--- One row per table of a pipeline: who may write next (fence) and how far it has come (watermark).
+-- One row per table of a pipeline and target: who may write next (fence) and how far it has come (watermark). The fence
+-- also numbers the attempts in the lake, which all targets share, so it rises over the targets.
 CREATE TABLE IF NOT EXISTS loadsheet.scope (
     pipeline text NOT NULL,
     table_name text NOT NULL,
@@ -26,6 +27,17 @@ ALTER TABLE loadsheet.scope ADD COLUMN IF NOT EXISTS sealed_manifest text;
 ALTER TABLE loadsheet.scope ADD COLUMN IF NOT EXISTS sealed_sha256 text;
 ALTER TABLE loadsheet.scope ADD COLUMN IF NOT EXISTS source jsonb;
 ALTER TABLE loadsheet.scope ADD COLUMN IF NOT EXISTS cursor text;
+-- Version 5. A target has its own state: another schema's table is not as far. `storage` tells whether the target is
+-- still the table that the last load left.
+ALTER TABLE loadsheet.scope ADD COLUMN IF NOT EXISTS storage text;
+DO $$
+BEGIN
+    IF (SELECT cardinality(conkey) FROM pg_constraint
+        WHERE conrelid = 'loadsheet.scope'::regclass AND contype = 'p') = 2 THEN
+        ALTER TABLE loadsheet.scope DROP CONSTRAINT scope_pkey;
+        ALTER TABLE loadsheet.scope ADD PRIMARY KEY (pipeline, table_name, target);
+    END IF;
+END $$;
 
 -- One row per committed load.
 CREATE TABLE IF NOT EXISTS loadsheet.load (

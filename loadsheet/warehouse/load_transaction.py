@@ -26,7 +26,7 @@ from loadsheet.sql.copying import WireFormat, copy_in
 from loadsheet.sql.merging import LOAD_ID
 from loadsheet.sql.text import Relation, ident
 from loadsheet.sql.types import Column
-from loadsheet.warehouse import apply, drift, fence, ledger, tables
+from loadsheet.warehouse import apply, drift, fence, integrity, ledger, tables
 from loadsheet.warehouse.ledger import Effect
 
 _log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def load_manifest(
         if committed:
             _log.info("%s: load %s was committed already", target, manifest.load_id)
             return committed
-        fence.check_fence(session, manifest)
+        fence.check_fence(session, manifest, target)
         reach("load.fence_checked")
         transaction = _LoadTransaction(session, lake, manifest, target, table, progress)
         effect = transaction.write()
@@ -107,7 +107,7 @@ def load_manifest(
         reach("load.recorded")
         # Last, because the UPDATE that checks the fence locks the scope's row: a newer extraction
         # waits for it until the commit.
-        fence.advance_watermark(session, manifest, transaction.load_no)
+        fence.advance_watermark(session, manifest, target, transaction.load_no)
         ledger.clear_failure(session, manifest.pipeline, "table", manifest.table)
         reach("load.advanced")
     reach("load.committed")
@@ -146,7 +146,14 @@ class _LoadTransaction:
                 f"{target} is gone since its rows were read, and the load holds only some of them; "
                 "re-run the extract step"
             )
-        scope = fence.read_scope(session, manifest.pipeline, manifest.table)
+        scope = fence.read_scope(session, manifest.pipeline, manifest.table, target)
+        if manifest.builds_on_target:
+            change = integrity.change_of(session, target, scope.storage)
+            if change:
+                raise Superseded(
+                    f"{target} {change.what} since its rows were read, and the load holds only"
+                    " some of them; re-run the extract step"
+                )
         self.drift = drift.compare_columns(manifest.columns, manifest.source_oid, existing, scope)
         if existing and table.schema_contract == "freeze":
             drift.refuse_if_frozen(target, self.drift)

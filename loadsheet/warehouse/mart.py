@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 _LAST_RUN = """
 SELECT sql_sha256, seen_load FROM loadsheet.transform_run
-WHERE pipeline = %s AND transform = %s ORDER BY run_no DESC LIMIT 1
+WHERE pipeline = %s AND transform = %s AND target = %s ORDER BY run_no DESC LIMIT 1
 """
 # Loads and builds of the inputs that changed something after `since`, and whether one of them may
 # have removed rows.
@@ -66,9 +66,11 @@ def last_committed_number(session: Session, inputs: list[Relation]) -> int:
     return int(row[0]) if row else 0
 
 
-def last_seen_number(session: Session, pipeline: Pipeline, transform: Transform) -> int:
+def last_seen_number(
+    session: Session, pipeline: Pipeline, transform: Transform, target: Relation
+) -> int:
     """The number up to which the transform has seen its inputs; 0 before its first run."""
-    last = session.execute(_LAST_RUN, (pipeline.name, transform.name)).fetchone()
+    last = session.execute(_LAST_RUN, (pipeline.name, transform.name, str(target))).fetchone()
     return int(last[1]) if last else 0
 
 
@@ -84,7 +86,7 @@ def decide_build(
 
     `full` asks for a build in full, whatever has changed.
     """
-    last = session.execute(_LAST_RUN, (pipeline.name, transform.name)).fetchone()
+    last = session.execute(_LAST_RUN, (pipeline.name, transform.name, str(target))).fetchone()
     if last is None:
         return _in_full("first run")
     last_sql, seen = last

@@ -29,7 +29,7 @@ SHOP = Pipeline(
 
 def test_everything_that_is_written_to_is_another() -> None:
     moved = sampled(SHOP)
-    assert moved.name == "shop__sample" and moved.lake.prefix == "_sample"
+    assert moved.name == "shop~sample" and moved.lake.prefix == "_sample"
     assert (moved.warehouse.schema, moved.warehouse.mart_schema) == (
         "staging_sample",
         "mart_sample",

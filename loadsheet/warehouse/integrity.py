@@ -1,0 +1,120 @@
+"""Whether a target is still what the ledger says: the same table, with the rows of its loads.
+
+The ledger says how far a table has come. A target that was truncated, restored from a backup or
+made again without Loadsheet is not that far, and neither is the ledger if it was restored itself:
+an increment would leave rows out, or append some again.
+
+The target's storage is compared first, which costs a lookup. Only where it differs (also after
+VACUUM FULL or CLUSTER) are the target's rows counted.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from loadsheet.errors import Refused
+from loadsheet.postgres import Session
+from loadsheet.spec.models import Pipeline, Table
+from loadsheet.sql.merging import LOAD_ID
+from loadsheet.sql.text import Relation
+
+_log = logging.getLogger(__name__)
+
+# TRUNCATE and a rewrite give a table a new file; dropping and restoring one a new oid. The ledger's
+# own file, because a ledger that was restored from a backup tells of an earlier target.
+_STORAGE = """
+SELECT concat_ws(' ', target.oid, pg_relation_filenode(target.oid), scope.oid,
+    pg_relation_filenode(scope.oid))
+FROM pg_class target, pg_class scope
+WHERE target.oid = to_regclass(%s) AND scope.oid = to_regclass('loadsheet.scope')
+"""
+# The rows that the target has according to its loads, by all pipelines, since it was last replaced.
+_LEDGER = """
+SELECT coalesce(sum(inserted - deleted), 0)::bigint, max(load_no),
+    max(load_no) FILTER (WHERE inserted + updated > 0), count(*) FILTER (WHERE deleted > 0)
+FROM loadsheet.load WHERE target = %(target)s AND load_no >= coalesce((
+    SELECT max(load_no) FROM loadsheet.load WHERE target = %(target)s AND replaced), 0)
+"""
+
+
+@dataclass(frozen=True)
+class Change:
+    """How a target differs from what the ledger says."""
+
+    what: str
+    """For messages, after the target's name."""
+    is_empty: bool
+
+
+def storage_of(session: Session, target: Relation) -> str | None:
+    """What identifies the target's storage and the ledger's; None where one is missing."""
+    row = session.execute(_STORAGE, (target.sql,)).fetchone()
+    if row is None:
+        return None
+    return str(row[0])
+
+
+def change_of(session: Session, target: Relation, last_storage: str | None) -> Change | None:
+    """How the existing target differs from what its loads left, where its storage was
+    `last_storage`; None where it does not.
+
+    A ledger of an earlier version has recorded no storage: then only an empty target is noticed.
+    """
+    if last_storage in (None, storage_of(session, target)):
+        if not _is_empty(session, target):
+            return None
+        newest = None
+        rows = 0
+    else:
+        _log.info("%s has other storage than after its last load; counting its rows", target)
+        rows, newest = _rows_and_newest(session, target)
+    row = session.execute(_LEDGER, {"target": str(target)}).fetchone()
+    assert row
+    expected, last, last_written, deletions = row
+    if rows == 0:
+        if expected <= 0:
+            return None
+        return Change(f"was emptied ({expected:,} rows by the ledger)", is_empty=True)
+    # Rows of the last load that wrote any may be gone, where a later load has deleted some.
+    is_older = newest != last_written and not deletions
+    is_newer = newest is not None and newest > (last or 0)
+    if rows == expected and not is_newer and not is_older:
+        return None
+    return Change(
+        f"was changed ({rows:,} rows, the newest of load {newest}; by the ledger {expected:,} rows,"
+        f" load {last_written})",
+        is_empty=False,
+    )
+
+
+def is_first_load(target: Relation, pipeline: Pipeline, table: Table, change: Change) -> bool:
+    """Whether the table is loaded as for the first time after the `change` of its target.
+
+    An emptied target can be filled again from the start. A table that is read whole needs no state:
+    its rows are merged into the target or replace it. Raises Refused where an increment would be
+    built on rows that are not those of the ledger.
+    """
+    if not table.incremental:
+        return change.is_empty
+    if change.is_empty and table.incremental.by == "watermark":
+        return True
+    raise Refused(
+        f"{target} {change.what} without Loadsheet, so an increment would leave rows out or add"
+        " some twice; nothing was written. Read the table again: `loadsheet run"
+        f" {pipeline.name} --tables {table.name} --full-refresh` (Airflow: full_refresh in the"
+        " trigger form)"
+    )
+
+
+def _is_empty(session: Session, target: Relation) -> bool:
+    row = session.execute(f"SELECT NOT EXISTS (SELECT FROM {target.sql})").fetchone()
+    assert row
+    return bool(row[0])
+
+
+def _rows_and_newest(session: Session, target: Relation) -> tuple[int, int | None]:
+    row = session.execute(f"SELECT count(*), max({LOAD_ID}) FROM {target.sql}").fetchone()
+    assert row
+    rows, newest = row
+    return rows, newest

@@ -1,0 +1,243 @@
+"""A scope is a target, not a name: each target has its own watermark and state, and one that is no
+longer what its loads left is noticed before anything is written."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from loadsheet.errors import Refused, Superseded
+from loadsheet.outcome import Outcome
+from loadsheet.warehouse import integrity
+from tests.faults.oracle import judge
+from tests.project import Project
+
+SOURCE = """
+CREATE TABLE merged (id bigserial PRIMARY KEY, at timestamptz NOT NULL DEFAULT now(), what text);
+CREATE TABLE log (id bigserial, what text);
+CREATE TABLE whole (id bigserial PRIMARY KEY, what text);
+"""
+TABLES: dict[str, Any] = {
+    "merged": {"incremental": "at"},
+    "log": {"incremental": "id", "mode": "append"},
+    "whole": None,
+}
+MART = {"sums": "SELECT count(*) AS rows FROM merged"}
+
+
+def write(project: Project, rows: int) -> None:
+    for table in TABLES:
+        project.in_source(f"INSERT INTO {table} SELECT FROM generate_series(1, {rows})")
+
+
+def spec(project: Project, **warehouse: str) -> None:
+    project.spec(TABLES, MART, warehouse={"conn_id": "warehouse", **warehouse})
+
+
+@pytest.fixture
+def shop(project: Project) -> Project:
+    project.in_source(SOURCE)
+    spec(project)
+    write(project, 100)
+    project.succeed()
+    return project
+
+
+def assert_equal(project: Project, staging: str = "staging", marts: str = "mart") -> None:
+    for table in TABLES:
+        assert not judge(project, table, staging=staging), table
+    rows = project.in_source("SELECT count(*) FROM merged")
+    assert project.in_warehouse(f"SELECT rows FROM {marts}.sums") == rows
+
+
+def test_a_copy_in_another_schema_has_its_own_watermark_and_marts(shop: Project) -> None:
+    """A developer runs production's pipeline with schemas of their own, and production goes on."""
+    copy = replace(shop, folder=shop.folder / "copy")
+    spec(copy, schema="staging_dev", mart_schema="mart_dev")
+    write(shop, 50)
+    copy.succeed()
+    assert_equal(copy, "staging_dev", "mart_dev")
+    shop.succeed()
+    assert_equal(shop)
+    write(shop, 50)
+    for project in (shop, copy, shop):
+        project.succeed()
+    assert_equal(shop)
+    assert_equal(copy, "staging_dev", "mart_dev")
+
+
+def test_a_schema_that_is_changed_and_changed_back_loses_nothing(shop: Project) -> None:
+    for schema in ("other", "staging", "other", "staging"):
+        spec(shop, schema=schema, mart_schema=f"{schema}_mart")
+        write(shop, 20)
+        shop.in_source("UPDATE whole SET what = 'new' WHERE id = 1")
+        shop.succeed()
+        assert_equal(shop, schema, f"{schema}_mart")
+
+
+def test_the_same_run_id_in_two_targets_is_two_loads(shop: Project) -> None:
+    copy = replace(shop, folder=shop.folder / "copy")
+    spec(copy, schema="staging_dev", mart_schema="mart_dev")
+    write(shop, 10)
+    for project in (shop, copy):
+        project.succeed(run_id="scheduled__2026-01-01")
+    assert_equal(shop)
+    assert_equal(copy, "staging_dev", "mart_dev")
+
+
+def test_garbage_of_one_target_is_not_that_of_another(shop: Project) -> None:
+    copy = replace(shop, folder=shop.folder / "copy")
+    spec(copy, schema="staging_dev", mart_schema="mart_dev")
+    write(shop, 10)
+    shop.succeed()
+    copy.succeed()
+    for _ in range(2):
+        copy.succeed(full_refresh="all")
+    shop.cli("gc", "shop", "--older-than", "0s", "--yes")
+    kept = shop.objects()
+    loads = shop.in_warehouse(
+        "SELECT manifest FROM loadsheet.load WHERE target = 'staging.log' ORDER BY load_no"
+    )
+    assert len(loads) == 2 and {name for (name,) in loads} <= kept
+
+
+def outcomes(project: Project, **request: Any) -> dict[str, object]:
+    results = project.run(**request)
+    return {table: results[f"extract.extract_{table}"].result for table in TABLES}
+
+
+EMPTIED = {
+    "truncated": "TRUNCATE staging.{}",
+    "emptied": "DELETE FROM staging.{}",
+    "truncated in place": "CREATE VIEW v_{0} AS TABLE staging.{0}; TRUNCATE staging.{0}",
+    "made again": "CREATE TABLE n_{0} (LIKE staging.{0} INCLUDING ALL); DROP TABLE staging.{0};"
+    "ALTER TABLE n_{0} SET SCHEMA staging; ALTER TABLE staging.n_{0} RENAME TO {0}",
+    "dropped": "DROP TABLE staging.{}",
+}
+
+
+@pytest.mark.parametrize("harm", EMPTIED.values(), ids=EMPTIED)
+def test_an_emptied_target_is_filled_again_from_the_start(shop: Project, harm: str) -> None:
+    for table in TABLES:
+        shop.in_warehouse(harm.format(table))
+    for table, outcome in outcomes(shop).items():
+        assert isinstance(outcome, Outcome) and not outcome.skipped, table
+        if "DROP" not in harm:
+            assert f"staging.{table} was emptied (100 rows by the ledger)" in outcome.message
+    assert_equal(shop)
+    write(shop, 5)
+    shop.succeed()
+    assert_equal(shop)
+
+
+def test_without_the_check_a_truncated_target_stays_empty(
+    shop: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(integrity, "change_of", lambda *_: None)
+    shop.in_warehouse("TRUNCATE staging.merged")
+    assert shop.succeed()["extract.extract_merged"] == "skipped"
+    assert judge(shop, "merged").lost == 100
+
+
+def dump(project: Project, *what: str) -> bytes:
+    return _tool(project, "pg_dump", "--clean", "--if-exists", *what)
+
+
+def restore(project: Project, dumped: bytes) -> None:
+    _tool(project, "psql", "-v", "ON_ERROR_STOP=1", "-q", stdin=dumped)
+
+
+def _tool(project: Project, name: str, *options: str, stdin: bytes = b"") -> bytes:
+    from loadsheet.sqltest import embedded
+
+    command = [str(embedded.postgres_install(16) / "bin" / name), project.warehouse, *options]
+    done = subprocess.run(command, input=stdin, capture_output=True, check=True, timeout=60)
+    return done.stdout
+
+
+BACKUPS: dict[str, tuple[str, ...]] = {
+    "staging": ("-n", "staging"),
+    "ledger": ("-n", "loadsheet"),
+}
+
+
+@pytest.mark.parametrize("what", BACKUPS)
+def test_a_target_that_is_not_as_old_as_the_ledger_is_noticed(shop: Project, what: str) -> None:
+    backup = dump(shop, *BACKUPS[what])
+    write(shop, 50)
+    shop.succeed()
+    restore(shop, backup)
+    before = shop.in_warehouse("SELECT count(*), max(_load_id) FROM staging.log")
+    found = outcomes(shop)
+    for table in ("merged", "log"):
+        error = found[table]
+        assert isinstance(error, Refused), error
+        assert f"staging.{table} was changed" in str(error)
+        assert f"loadsheet run shop --tables {table} --full-refresh" in str(error)
+    assert shop.in_warehouse("SELECT count(*), max(_load_id) FROM staging.log") == before
+    assert not judge(shop, "whole")  # read whole, so it heals itself
+    plan = shop.cli("plan", "shop", "--connect")
+    assert "staging.log was changed" in " ".join(plan.stdout.split())
+    shop.succeed(full_refresh="all")
+    assert_equal(shop)
+    write(shop, 5)
+    shop.succeed()
+    assert_equal(shop)
+
+
+def test_a_backup_of_both_is_read_on_from(shop: Project) -> None:
+    backup = dump(shop, "-n", "staging", "-n", "loadsheet", "-n", "mart")
+    write(shop, 50)
+    shop.succeed()
+    restore(shop, backup)
+    shop.succeed()
+    assert_equal(shop)
+
+
+@pytest.mark.parametrize("maintain", ["VACUUM FULL staging.log", "CLUSTER staging.merged USING x"])
+def test_maintenance_of_a_target_changes_nothing(shop: Project, maintain: str) -> None:
+    shop.in_warehouse("CREATE INDEX x ON staging.merged (what)")
+    shop.in_warehouse(maintain)
+    assert outcomes(shop)["log"].skipped  # type: ignore[attr-defined]
+    write(shop, 5)
+    shop.in_warehouse(maintain)
+    shop.succeed()
+    assert_equal(shop)
+
+
+def test_a_target_truncated_between_extract_and_load_is_noticed_by_the_load(
+    shop: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from loadsheet.engine import extract
+
+    write(shop, 5)
+    reach = extract.reach
+
+    def truncate(point: str) -> None:
+        reach(point)
+        if point == "extract.sealed":
+            shop.in_warehouse("TRUNCATE staging.merged")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(extract, "reach", truncate)
+        results = shop.run(only=frozenset({"merged"}))
+        assert isinstance(results["load.load_merged"].result, Superseded)
+    shop.succeed()
+    assert_equal(shop)
+
+
+def test_a_ledger_of_the_version_before_goes_on_without_a_reload(shop: Project) -> None:
+    shop.in_warehouse(
+        "ALTER TABLE loadsheet.scope DROP COLUMN storage;"
+        "ALTER TABLE loadsheet.scope DROP CONSTRAINT scope_pkey;"
+        "ALTER TABLE loadsheet.scope ADD PRIMARY KEY (pipeline, table_name);"
+        "COMMENT ON SCHEMA loadsheet IS 'ledger version 4'"
+    )
+    write(shop, 5)
+    results = shop.run()
+    message = results["extract.extract_merged"].result.message  # type: ignore[union-attr]
+    assert message.startswith("5 rows,")
+    assert_equal(shop)
