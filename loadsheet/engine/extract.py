@@ -162,8 +162,9 @@ class _Attempt:
         self.change: Change | None = None
         """How the target differs from what the ledger says."""
         if not self.is_first:
-            self.storage = integrity.storage_of(warehouse, self.target)
-            self.change = integrity.change_of(warehouse, self.target, self.seen.storage)
+            observed = integrity.observe(warehouse, self.target)
+            self.storage = observed.storage
+            self.change = integrity.change_of(warehouse, self.target, observed, self.seen.storage)
         if self.change and not request.is_full(table.name):
             self.is_first = integrity.is_first_load(self.target, pipeline, table, self.change)
         reach("extract.observed")

@@ -209,12 +209,19 @@ class _ExtractPreviewer:
         """Whether the target is no longer what its loads left; adds an error where that stops the
         extract."""
         target = Relation(self.pipeline.warehouse.schema, self.table.name)
-        if self.is_first or not rights.may_select(self.warehouse, target):
+        if self.is_first:
+            return False
+        if not rights.has_privileges(self.preview, self.warehouse, target, ("SELECT",)):
             return False
         change: Change | None = ask(
             self.preview,
             "target-changed",
-            lambda: integrity.change_of(self.warehouse, target, self.scope.storage),
+            lambda: integrity.change_of(
+                self.warehouse,
+                target,
+                integrity.observe(self.warehouse, target),
+                self.scope.storage,
+            ),
         )
         if change is None:
             return False

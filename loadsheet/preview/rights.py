@@ -128,14 +128,6 @@ def has_privileges(
     return not lacking
 
 
-def may_select(session: Session, target: Relation) -> bool:
-    """Whether the role may read the existing target; adds no remark."""
-    row = session.execute(
-        "SELECT has_table_privilege(to_regclass(%s), 'SELECT')", (target.sql,)
-    ).fetchone()
-    return row == (True,)
-
-
 def schema_exists(preview: StepPreview, session: Session, schema: str) -> bool:
     """Whether the schema exists. If not, adds its CREATE SCHEMA, and an error if the role may not
     create it."""

@@ -22,9 +22,10 @@ from loadsheet.warehouse import integrity, tables
 
 _log = logging.getLogger(__name__)
 
+# `plan` also reads ledgers of version 4, which lack the column `storage`.
 _READ_SCOPE = """
 SELECT fence, watermark, cursor, last_load_no, content_sha256, source_oid, columns, source,
-    storage
+    to_jsonb(scope) ->> 'storage' AS storage
 FROM loadsheet.scope WHERE pipeline = %s AND table_name = %s AND target = %s
 """
 # A new fence also breaks the seal of the attempt before: its load can no longer commit. It is above
@@ -47,21 +48,26 @@ _SEALED = """
 SELECT sealed_manifest, sealed_sha256 FROM loadsheet.scope
 WHERE pipeline = %s AND table_name = %s AND target = %s AND sealed_load_id = %s
 """
-_ADVANCE = """
+_ADVANCE = f"""
 UPDATE loadsheet.scope SET last_load_no = %(load_no)s, content_sha256 = %(content)s,
-    source_oid = %(oid)s, columns = %(columns)s, source = %(source)s, storage = %(storage)s,
+    source_oid = %(oid)s, columns = %(columns)s, source = %(source)s,
+    storage = ({integrity.STORAGE}),
     watermark = CASE WHEN %(moves)s THEN %(upper)s ELSE watermark END,
     cursor = CASE WHEN %(moves)s THEN %(cursor)s ELSE cursor END
 WHERE pipeline = %(pipeline)s AND table_name = %(table)s AND target = %(target)s
   AND fence = %(fence)s
 """
-# Only loads of pipelines that still write to this target: one that has moved to another schema
-# does no harm.
+# Only loads of pipelines that still write to this target: one whose newest load went to another
+# schema has moved, and does no harm.
 _NEWER_LOAD_OF_ANOTHER_PIPELINE = """
 SELECT l.pipeline, l.source, s.source_oid FROM loadsheet.load l
 JOIN loadsheet.scope s
   ON s.pipeline = l.pipeline AND s.table_name = l.table_name AND s.target = l.target
-WHERE l.target = %s AND l.pipeline <> %s AND l.load_no > %s ORDER BY l.load_no DESC LIMIT 1
+WHERE l.target = %s AND l.pipeline <> %s AND l.load_no > %s AND NOT EXISTS (
+    SELECT FROM loadsheet.load later
+    WHERE later.pipeline = l.pipeline AND later.table_name = l.table_name
+      AND later.load_no > l.load_no AND later.target <> l.target)
+ORDER BY l.load_no DESC LIMIT 1
 """
 # Of a source's recorded facts, those that tell one server and database from another.
 _IDENTIFYING = ("system_identifier", "database", "database_oid")
@@ -85,7 +91,7 @@ class Scope:
     source: dict[str, str] | None = None
     """The source server, as `source.identity.observe` saw it for the last load."""
     storage: str | None = None
-    """The target's storage after the last load (`integrity.storage_of`); None in older ledgers."""
+    """The target's storage after the last load (`integrity.observe`); None in older ledgers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +211,7 @@ def advance_watermark(session: Session, manifest: Manifest, target: Relation, lo
             "source": json.dumps(manifest.source),
             "upper": manifest.upper,
             "cursor": manifest.cursor,
-            "storage": integrity.storage_of(session, target),
+            "target_sql": target.sql,
             "pipeline": manifest.pipeline,
             "table": manifest.table,
             "target": str(target),

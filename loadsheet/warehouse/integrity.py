@@ -23,12 +23,14 @@ _log = logging.getLogger(__name__)
 
 # TRUNCATE and a rewrite give a table a new file; dropping and restoring one a new oid. The ledger's
 # own file, because a ledger that was restored from a backup tells of an earlier target.
-_STORAGE = """
+STORAGE = """
 SELECT concat_ws(' ', target.oid, pg_relation_filenode(target.oid), scope.oid,
     pg_relation_filenode(scope.oid))
 FROM pg_class target, pg_class scope
-WHERE target.oid = to_regclass(%s) AND scope.oid = to_regclass('loadsheet.scope')
+WHERE target.oid = to_regclass(%(target_sql)s) AND scope.oid = to_regclass('loadsheet.scope')
 """
+"""What identifies the storage of the target and of the ledger."""
+
 # The rows that the target has according to its loads, by all pipelines, since it was last replaced.
 _LEDGER = """
 SELECT coalesce(sum(inserted - deleted), 0)::bigint, max(load_no),
@@ -47,35 +49,43 @@ class Change:
     is_empty: bool
 
 
-def storage_of(session: Session, target: Relation) -> str | None:
-    """What identifies the target's storage and the ledger's; None where one is missing."""
-    row = session.execute(_STORAGE, (target.sql,)).fetchone()
-    if row is None:
-        return None
-    return str(row[0])
+@dataclass(frozen=True)
+class Observed:
+    """An existing target as it is now."""
+
+    storage: str
+    is_empty: bool
 
 
-def change_of(session: Session, target: Relation, last_storage: str | None) -> Change | None:
-    """How the existing target differs from what its loads left, where its storage was
-    `last_storage`; None where it does not.
+def observe(session: Session, target: Relation) -> Observed:
+    """The existing target's storage, and whether it has no row."""
+    row = session.execute(
+        f"SELECT ({STORAGE}), NOT EXISTS (SELECT FROM {target.sql})", {"target_sql": target.sql}
+    ).fetchone()
+    assert row
+    return Observed(*row)
+
+
+def change_of(
+    session: Session, target: Relation, observed: Observed, last_storage: str | None
+) -> Change | None:
+    """How the target differs from what its loads left, where its storage was `last_storage`; None
+    where it does not.
 
     A ledger of an earlier version has recorded no storage: then only an empty target is noticed.
     """
-    if last_storage in (None, storage_of(session, target)):
-        if not _is_empty(session, target):
-            return None
-        newest = None
-        rows = 0
-    else:
-        _log.info("%s has other storage than after its last load; counting its rows", target)
-        rows, newest = _rows_and_newest(session, target)
+    is_same = last_storage in (None, observed.storage)
+    if is_same and not observed.is_empty:
+        return None
     row = session.execute(_LEDGER, {"target": str(target)}).fetchone()
     assert row
     expected, last, last_written, deletions = row
-    if rows == 0:
+    if observed.is_empty:
         if expected <= 0:
             return None
         return Change(f"was emptied ({expected:,} rows by the ledger)", is_empty=True)
+    _log.info("%s has other storage than after its last load; counting its rows", target)
+    rows, newest = _rows_and_newest(session, target)
     # Rows of the last load that wrote any may be gone, where a later load has deleted some.
     is_older = newest != last_written and not deletions
     is_newer = newest is not None and newest > (last or 0)
@@ -105,12 +115,6 @@ def is_first_load(target: Relation, pipeline: Pipeline, table: Table, change: Ch
         f" {pipeline.name} --tables {table.name} --full-refresh` (Airflow: full_refresh in the"
         " trigger form)"
     )
-
-
-def _is_empty(session: Session, target: Relation) -> bool:
-    row = session.execute(f"SELECT NOT EXISTS (SELECT FROM {target.sql})").fetchone()
-    assert row
-    return bool(row[0])
 
 
 def _rows_and_newest(session: Session, target: Relation) -> tuple[int, int | None]:

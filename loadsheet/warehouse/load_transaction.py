@@ -148,7 +148,8 @@ class _LoadTransaction:
             )
         scope = fence.read_scope(session, manifest.pipeline, manifest.table, target)
         if manifest.builds_on_target:
-            change = integrity.change_of(session, target, scope.storage)
+            observed = integrity.observe(session, target)
+            change = integrity.change_of(session, target, observed, scope.storage)
             if change:
                 raise Superseded(
                     f"{target} {change.what} since its rows were read, and the load holds only"

@@ -350,7 +350,7 @@ def test_names_from_the_source_steer_no_terminal(shop: Project) -> None:
         assert "\\x1b[2Kbad" in done.stdout and "\x1b" not in done.stdout
 
 
-def follow(shop: Project, owner: str, most: int = 4) -> list[str]:
+def follow(shop: Project, owner: str, most: int = 5) -> list[str]:
     """Do what the plan says is lacking until nothing is; the statements."""
     done: list[str] = []
     for _ in range(most):

@@ -106,7 +106,8 @@ _INVARIANTS = {
         SELECT pipeline, table_name, last_load_no FROM loadsheet.scope s
         WHERE last_load_no IS DISTINCT FROM (
             SELECT max(load_no) FROM loadsheet.load l
-            WHERE (l.pipeline, l.table_name) = (s.pipeline, s.table_name))"""
+            WHERE (l.pipeline, l.table_name, l.target)
+                = (s.pipeline, s.table_name, s.target))"""
     ),
     "a fence committed twice": (
         """
@@ -116,7 +117,7 @@ _INVARIANTS = {
     "a load with a fence that was never given out": (
         """
         SELECT l.load_id FROM loadsheet.load l
-        LEFT JOIN loadsheet.scope s USING (pipeline, table_name)
+        LEFT JOIN loadsheet.scope s USING (pipeline, table_name, target)
         WHERE l.fence > coalesce(s.fence, 0)"""
     ),
     "fences and load numbers disagree on the order of loads": (

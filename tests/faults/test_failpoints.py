@@ -15,6 +15,7 @@ from loadsheet import failpoints
 from loadsheet.failpoints import POINTS, reach
 from loadsheet.lake.manifest import Manifest
 from loadsheet.postgres import Session
+from loadsheet.sql.text import Relation
 from loadsheet.warehouse import fence
 from tests.faults.oracle import Verdict, judge, violations
 from tests.faults.scale import scaled
@@ -159,10 +160,10 @@ def test_the_same_crash_doubles_rows_where_the_watermark_moves_in_a_transaction_
 ) -> None:
     advance = fence.advance_watermark
 
-    def apart(session: Session, manifest: Manifest, load_no: int) -> None:
+    def apart(session: Session, manifest: Manifest, target: Relation, load_no: int) -> None:
         session.execute("COMMIT; BEGIN")
         reach("load.advanced")
-        advance(session, manifest, load_no)
+        advance(session, manifest, target, load_no)
 
     verdict = crashed_without_the_mechanism(
         shop, monkeypatch, "load.advanced", "advance_watermark", apart
@@ -176,8 +177,8 @@ def test_the_same_crash_doubles_rows_where_the_watermark_moves_in_a_transaction_
 def test_the_same_crash_loses_rows_where_the_watermark_moves_before_the_rows(
     shop: Project, tally: Callable[[str], Tally], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def early(session: Session, manifest: Manifest) -> None:
-        fence.advance_watermark(session, manifest, 0)
+    def early(session: Session, manifest: Manifest, target: Relation) -> None:
+        fence.advance_watermark(session, manifest, target, 0)
         session.execute("COMMIT; BEGIN")
 
     verdict = crashed_without_the_mechanism(

@@ -134,9 +134,14 @@ def rebuilt(project: Project, postgres: PostgresServer) -> dict[str, Verdict]:
                 continue
             session.execute(
                 "INSERT INTO loadsheet.scope (pipeline, table_name, target, fence) VALUES"
-                " (%(pipeline)s, %(table)s, '', %(fence)s) ON CONFLICT (pipeline, table_name) DO"
-                " UPDATE SET fence = %(fence)s",
-                {"pipeline": project.name, "table": table, "fence": fence},
+                " (%(pipeline)s, %(table)s, %(target)s, %(fence)s)"
+                " ON CONFLICT (pipeline, table_name, target) DO UPDATE SET fence = %(fence)s",
+                {
+                    "pipeline": project.name,
+                    "table": table,
+                    "target": f"{pipeline.warehouse.schema}.{table}",
+                    "fence": fence,
+                },
             )
             manifest = read_manifest(stored, name, sha256(stored).hexdigest())
             target = Relation(pipeline.warehouse.schema, table)

@@ -182,7 +182,7 @@ def test_an_old_load_is_told_that_it_is_superseded(by_hand: ByHand) -> None:
 
 
 def without_fence() -> None:
-    fence.check_fence = lambda session, manifest: None
+    fence.check_fence = lambda session, manifest, target: None
     fence._refuse_if_superseded = lambda manifest, ours: None
 
 
