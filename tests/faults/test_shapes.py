@@ -4,6 +4,7 @@ any name."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -153,7 +154,10 @@ def test_a_table_of_any_shape_arrives(
     project: Project, tally: Callable[[str], Tally], wire: str
 ) -> None:
     project.in_source(";".join(statement for shape in SHAPES.values() for statement in shape))
-    views = {name: {"incremental": "at", "primary_key": "id"} for name in ("seen", "kept")}
+    views: dict[str, Any] = {
+        "seen": {"incremental": "at", "primary_key": "id"},
+        "kept": {"primary_key": "id"},
+    }
     project.spec(
         {
             name: {"incremental": "at"} if name in INCREMENTAL else views.get(name)
