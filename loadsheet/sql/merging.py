@@ -206,6 +206,14 @@ def has_duplicates(table: str, key: Sequence[str]) -> str:
     return f"SELECT EXISTS (SELECT FROM {table} GROUP BY {idents(key)} HAVING count(*) > 1)"
 
 
+def count_guarded(target: str, source: str, key: Sequence[str], guard: str) -> str:
+    """SELECT of the number of rows that the guard of a merge leaves out."""
+    return (
+        f"SELECT count(*) FROM {source} s JOIN {target} t ON {same_key(key)}"
+        f" WHERE NOT coalesce({guard}, false)"
+    )
+
+
 def not_older(cursor: str, type_name: str, read_at: str) -> str:
     """The guard that an older version never overwrites a newer one.
 

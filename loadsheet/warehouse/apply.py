@@ -131,6 +131,15 @@ def merge(
     return Effect(inserted=inserted, updated=updated)
 
 
+def count_guarded(
+    session: Session, incoming: Relation, target: Relation, key: tuple[str, ...], guard: str
+) -> int:
+    """How many rows of `incoming` the `guard` of a merge keeps from being written."""
+    row = session.execute(merging.count_guarded(target.sql, incoming.sql, key, guard)).fetchone()
+    assert row
+    return int(row[0])
+
+
 def one_row_per_key(
     session: Session, incoming: Relation, key: tuple[str, ...], cursor: str | None
 ) -> int:

@@ -18,7 +18,8 @@ from loadsheet.errors import Refused
 from loadsheet.failpoints import reach
 from loadsheet.lake.manifest import Manifest
 from loadsheet.postgres import Session
-from loadsheet.sql.text import Relation
+from loadsheet.sql.merging import LOAD_ID
+from loadsheet.sql.text import Relation, literal
 from loadsheet.warehouse import tables
 
 _log = logging.getLogger(__name__)
@@ -146,6 +147,23 @@ def newest_clock(session: Session, target: Relation, clock: str) -> str:
         (str(target), clock),
     ).fetchone()
     return str(row[0]) if row else clock
+
+
+def has_loads_of_others(session: Session, target: Relation, pipeline: str) -> bool:
+    """Whether another pipeline has loaded the target."""
+    row = session.execute(
+        "SELECT EXISTS (SELECT FROM loadsheet.load WHERE target = %s AND pipeline <> %s)",
+        (str(target), pipeline),
+    ).fetchone()
+    return row == (True,)
+
+
+def is_of_others(pipeline: str) -> str:
+    """SQL: whether another pipeline has written the target's row `t`."""
+    return (
+        f"EXISTS (SELECT FROM loadsheet.load WHERE load_no = t.{LOAD_ID}"
+        f" AND pipeline <> {literal(pipeline)})"
+    )
 
 
 def draw_number(session: Session) -> int:

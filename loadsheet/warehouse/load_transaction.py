@@ -222,6 +222,13 @@ class _LoadTransaction:
         if self.manifest.action == "append" or not key:
             return apply.append(self.session, incoming, self.target, self.load_no)
         guard = self._guard_against_older_rows()
+        if guard:
+            older = apply.count_guarded(self.session, incoming, self.target, key, guard)
+            if older:
+                self.notes.append(
+                    f"{older:,} rows are older than what another pipeline has loaded, and were left"
+                    " out"
+                )
         return apply.merge(self.session, incoming, self.target, key, self.load_no, guard)
 
     def _create(self, table: Relation, kept: dict[str, str]) -> None:
@@ -295,15 +302,23 @@ class _LoadTransaction:
         self.session.execute(f"ALTER TABLE {table.sql} ALTER {LOAD_ID} DROP DEFAULT")
 
     def _guard_against_older_rows(self) -> str:
-        """The condition that keeps an older version from overwriting a newer one; empty without a
-        cursor."""
+        """The condition that keeps this load from overwriting newer rows of other pipelines; empty
+        where no other pipeline has loaded the target, or there is no cursor.
+
+        The fence orders the loads of one pipeline: what it has read last is right, also a row whose
+        cursor was corrected to an earlier value.
+        """
         cursor, cursor_type = self.manifest.cursor, self.manifest.cursor_type
         if not cursor or not cursor_type:
+            return ""
+        pipeline = self.manifest.pipeline
+        if not ledger.has_loads_of_others(self.session, self.target, pipeline):
             return ""
         # A cursor later than the moment of reading is a mistake, and must not protect its row.
         clock = self.manifest.clock or self.manifest.read_at
         read_at = ledger.newest_clock(self.session, self.target, clock)
-        return merging.not_older(cursor, cursor_type, f"CAST('{read_at}' AS {cursor_type})")
+        not_older = merging.not_older(cursor, cursor_type, f"CAST('{read_at}' AS {cursor_type})")
+        return f"({not_older}) OR NOT {ledger.is_of_others(pipeline)}"
 
 
 def drop_dependent_remedy(dependent: str) -> str:

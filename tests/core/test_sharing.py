@@ -147,3 +147,42 @@ def test_two_pipelines_with_a_schema_each_never_meet(shop: Project, elsewhere: P
         elsewhere.succeed()
         shop.succeed()
     assert rows(shop) == [("shop", 3)]
+
+
+CORRECT = "UPDATE orders SET what = 'corrected', at = at - interval '1 minute' WHERE id = 3"
+
+
+@pytest.mark.parametrize("way", ["a lookback", "an interval"])
+def test_a_cursor_corrected_to_an_earlier_value_is_written_where_it_is_read_again(
+    shop: Project, way: str
+) -> None:
+    """The fence orders the loads of one pipeline, so what was read last is right."""
+    request: dict[str, object] = {}
+    if way == "a lookback":
+        shop.spec({"orders": {"incremental": {"cursor": "at", "lookback": "1h"}}})
+    else:
+        request = {
+            "interval_start": "2020-01-01T00:00:00Z",
+            "interval_end": "2100-01-01T00:00:00Z",
+            "explicit_interval": True,
+        }
+    shop.in_source(CORRECT)
+    shop.succeed(**request)
+    assert rows(shop) == [("corrected", 1), ("shop", 2)]
+
+
+def test_rows_older_than_those_of_another_pipeline_are_left_out_and_counted(
+    shop: Project, tmp_path: Path
+) -> None:
+    zoo = beside(shop, tmp_path / "other", {"orders": {"incremental": {"cursor": "at"}}})
+    zoo.succeed()
+    shop.in_source("UPDATE orders SET what = 'new', at = clock_timestamp() WHERE id <= 2")
+    zoo.succeed()
+    shop.in_source("UPDATE orders SET what = 'old', at = '2020-01-01' WHERE id <= 2")
+    result = shop.run(
+        interval_start="2019-01-01T00:00:00Z",
+        interval_end="2021-01-01T00:00:00Z",
+        explicit_interval=True,
+    )["load.load_orders"].result
+    assert "2 rows are older than what another pipeline has loaded" in result.message  # type: ignore[union-attr]
+    assert rows(shop) == [("new", 2), ("shop", 1)]

@@ -480,7 +480,7 @@ def test_without_the_guard_of_a_merge_older_rows_win(
     project: Project, tally: Callable[[str], Tally], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The negative control."""
-    monkeypatch.setattr(merging, "not_older", lambda cursor, type_name, read_at: "")
+    monkeypatch.setattr(merging, "not_older", lambda cursor, type_name, read_at: "TRUE")
     assert old_rows_arrive_after_newer_ones(project) == 50
     tally("backfill, increment and full refresh at once, beside a writer").control(
         "no guard: 50 of 50 rows went back"
