@@ -17,8 +17,6 @@ from loadsheet.sql.text import ident, idents
 from loadsheet.sql.types import SAME_WHEN_EQUAL, TEXT_TYPES, TIME_TYPES, without_modifier
 
 LOAD_ID = "_load_id"
-# Where the target has the row, in a table of changed rows: the one name that no arrived column has.
-PLACE = LOAD_ID
 
 
 def same_key(key: Sequence[str]) -> str:
@@ -83,7 +81,7 @@ class Merge:
         """CREATE of `changed`: the rows that differ and pass the guard and, if it `keeps_new`,
         those the target lacks.
 
-        PLACE is where the target has the row, or NULL. The key is compared too: 1.0 and 1.00 are
+        `place` is where the target has the row, or NULL. The key is compared too: 1.0 and 1.00 are
         equal, not the same.
         """
         columns = ", ".join(f"{value} AS {ident(name)}" for name, value in self.values.items())
@@ -94,14 +92,14 @@ class Merge:
             condition = f"t.ctid IS NULL OR {condition}"
         return (
             f"CREATE TEMPORARY TABLE {self.changed} ON COMMIT DROP AS"
-            f" SELECT {columns}, t.ctid AS {PLACE}"
+            f" SELECT {columns}, t.ctid AS {self.place}"
             f" FROM {self.source} s {join} {self.target} t ON {self._same} WHERE {condition}"
         )
 
     def update_found(self) -> str:
         """UPDATE of the rows the target has, where it had them: without joining the whole target
         again."""
-        return self._update(f"s.{PLACE} IS NOT NULL AND t.ctid = s.{PLACE}")
+        return self._update(f"s.{self.place} IS NOT NULL AND t.ctid = s.{self.place}")
 
     def update_moved(self) -> str:
         """UPDATE of those that are there no longer, because another session has written them in the
@@ -111,10 +109,19 @@ class Merge:
     def insert_new(self) -> str:
         """INSERT of the rows the target lacks."""
         if self.keeps_new:
-            is_new = f"s.{PLACE} IS NULL"
+            is_new = f"s.{self.place} IS NULL"
             return insert_rows(self.target, self.changed, self._kept, self.load_no, is_new)
         lacks = f"NOT EXISTS (SELECT FROM {self.target} t WHERE {self._same})"
         return insert_rows(self.target, self.source, self.values, self.load_no, lacks)
+
+    @property
+    def place(self) -> str:
+        """The column of `changed` for the place of the target's row: no arrived column has its
+        name."""
+        name = "_place"
+        while name in self.values:
+            name += "_"
+        return name
 
     @property
     def _same(self) -> str:

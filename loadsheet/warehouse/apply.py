@@ -77,7 +77,8 @@ def difference(
 
 def append(session: Session, incoming: Relation, target: Relation, load_no: int | None) -> Effect:
     """Insert all rows of `incoming` into the target."""
-    values = _values_in_target_types(session, incoming, tables.columns_of(session, target))
+    types = tables.columns_of(session, target)
+    values = _values_in_target_types(session, incoming, types, load_no)
     statement = merging.insert_rows(target.sql, incoming.sql, values, load_no)
     return Effect(inserted=session.execute(statement).rowcount)
 
@@ -101,7 +102,7 @@ def merge(
         source=incoming.sql,
         changed=Relation("pg_temp", f"{incoming.name}_changed").sql,
         key=key,
-        values=_values_in_target_types(session, incoming, types),
+        values=_values_in_target_types(session, incoming, types, load_no),
         types=types,
         long=long,
         # Copying a long value takes longer than looking its key up again
@@ -219,12 +220,15 @@ def _analyze_key(session: Session, arrived: Relation, key: tuple[str, ...]) -> N
 
 
 def _values_in_target_types(
-    session: Session, incoming: Relation, types: dict[str, str]
+    session: Session, incoming: Relation, types: dict[str, str], load_no: int | None
 ) -> dict[str, str]:
-    """Each arrived column as SQL in the target's type; every arrived column is one of `types`."""
+    """Each arrived column as SQL in the target's type; every arrived column is one of `types`.
+
+    A load sets `_load_id` itself. In a mart it is a column like others, of `SELECT t.*`.
+    """
     values = {}
     for name, arrived_type in tables.columns_of(session, incoming).items():
-        if name == LOAD_ID:
+        if name == LOAD_ID and load_no is not None:
             continue
         value = f"s.{ident(name)}"
         if types[name] != arrived_type:

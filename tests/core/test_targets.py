@@ -241,3 +241,28 @@ def test_a_ledger_of_the_version_before_goes_on_without_a_reload(shop: Project) 
     message = results["extract.extract_merged"].result.message  # type: ignore[union-attr]
     assert message.startswith("5 rows,")
     assert_equal(shop)
+
+
+def test_a_mart_of_all_columns_keeps_each_rows_load(shop: Project) -> None:
+    """`SELECT t.*` has `_load_id`, by which a mart upon the mart finds the rows that are new."""
+    marts = {
+        "everything": (
+            "SELECT t.*, 1 AS _place FROM merged t WHERE t._load_id > :since_load",
+            {"materialized": "merge", "unique_key": "id"},
+        ),
+        "upon": (
+            "SELECT id, what FROM everything WHERE _load_id > :since_load",
+            {"materialized": "merge", "unique_key": "id"},
+        ),
+    }
+    shop.spec(TABLES, marts)
+    shop.succeed()
+    write(shop, 20)
+    shop.in_source("UPDATE merged SET what = 'new', at = clock_timestamp() WHERE id <= 10")
+    shop.succeed()
+    loads = "SELECT id, _load_id FROM {} ORDER BY id"
+    assert shop.in_warehouse(loads.format("mart.everything")) == shop.in_warehouse(
+        loads.format("staging.merged")
+    )
+    rows = "SELECT id, what FROM {} ORDER BY id"
+    assert shop.in_warehouse(rows.format("mart.upon")) == shop.in_source(rows.format("merged"))
