@@ -88,7 +88,7 @@ def extract(
     manifest = attempt.run(source, described, rows, layout, progress)
     remarks = _remarks(table, rows, attempt)
     if manifest is None:
-        ledger.clear_failure(warehouse, pipeline.name, "table", table.name)
+        ledger.clear_failure(warehouse, pipeline.name, "table", attempt.target)
         since = f" since {rows.lower}" if rows.lower else ""
         return skipped(f"nothing new{since}{remarks}")
     return Outcome(
@@ -155,23 +155,36 @@ class _Attempt:
         self.seen: Scope = fence.read_scope(warehouse, pipeline.name, table.name, self.target)
         # Asked once, with the scope: which rows are read, and whether they are all there are, must
         # follow from the same answer.
-        never_loaded = self.seen.last_load_no is None
-        self.is_first = never_loaded or tables.kind(warehouse, self.target) is None
-        self.storage: str | None = None
-        """The target's storage, once its rows are known to be those of the ledger."""
+        was_loaded = self.seen.last_load_no is not None
+        exists = tables.kind(warehouse, self.target) is not None
+        self.is_first = not (was_loaded and exists)
+        self.storage = self.seen.storage
+        """The target's storage when its rows were last known to be those of the ledger."""
         self.change: Change | None = None
         """How the target differs from what the ledger says."""
-        if not self.is_first:
-            observed = integrity.observe(warehouse, self.target)
-            self.storage = observed.storage
-            self.change = integrity.change_of(warehouse, self.target, observed, self.seen.storage)
-        if self.change and not request.is_full(table.name):
-            self.is_first = integrity.is_first_load(self.target, pipeline, table, self.change)
+        if was_loaded and not request.is_full(table.name):
+            self._check_target(exists)
         reach("extract.observed")
         self.accepted = ""
         """The changes of the source that the run was told to accept."""
         self._fenced: _Fenced | None = None
         self._taking_fence = threading.Lock()
+
+    def _check_target(self, exists: bool) -> None:
+        """Find out whether the target is what its loads have left. Raises Refused where it is not,
+        and this run would not make up for that."""
+        self.change = Change("is gone", is_empty=True)
+        if exists:
+            observed = integrity.observe(self.warehouse, self.target)
+            self.change = integrity.change_of(
+                self.warehouse, self.target, observed, self.seen.storage
+            )
+            if self.change is None:
+                self.storage = observed.storage
+        if self.change:
+            self.is_first = integrity.is_first_load(
+                self.target, self.pipeline, self.table, self.change, self.request.explicit_interval
+            )
 
     @property
     def last(self) -> Last | None:

@@ -92,11 +92,16 @@ def _record(
         connect_warehouse(connections(pipeline.warehouse.conn_id)) as session,
     ):
         ledger.ensure(session)
+        kind: ledger.Kind = "table"
+        schema = pipeline.warehouse.schema
+        if step.kind == "transform":
+            kind = "transform"
+            schema = pipeline.warehouse.mart_schema
         ledger.record_failure(
             session,
             pipeline.name,
-            "transform" if step.kind == "transform" else "table",
-            step.name,
+            kind,
+            Relation(schema, step.name),
             step=step.kind,
             run_id=request.run_id,
             code=code,

@@ -77,7 +77,7 @@ def _commit(
     committed = find_committed(session, load_id)
     if committed:  # an earlier try of this step got that far
         _log.debug("load %s is already committed", load_id)
-        ledger.clear_failure(session, pipeline.name, "table", table.name)
+        ledger.clear_failure(session, pipeline.name, "table", target)
         return committed
     # The ledger decides which attempt is valid: the lake may hold manifests of earlier ones.
     sealed = fence.sealed_attempt(session, pipeline.name, table.name, target, load_id)

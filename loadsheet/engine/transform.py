@@ -42,10 +42,10 @@ def transform(
             in_full = _is_in_full(pipeline, spec, request, session)
             job = mart.decide_build(session, pipeline, spec, target, inputs, in_full)
             if job is None:
-                ledger.clear_failure(session, pipeline.name, "transform", spec.name)
+                ledger.clear_failure(session, pipeline.name, "transform", target)
                 return skipped("nothing it reads has changed")
             effect = mart.build_mart(session, pipeline, spec, request, target, job, seen)
-            ledger.clear_failure(session, pipeline.name, "transform", spec.name)
+            ledger.clear_failure(session, pipeline.name, "transform", target)
             reach("transform.recorded")
         reach("transform.committed")
     # Other errors, such as a lost connection, may pass: `failure_explained` tells which.

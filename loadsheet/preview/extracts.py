@@ -229,7 +229,9 @@ class _ExtractPreviewer:
         is_first = ask(
             self.preview,
             "target-changed",
-            lambda: integrity.is_first_load(target, self.pipeline, self.table, change),
+            lambda: integrity.is_first_load(
+                target, self.pipeline, self.table, change, explicit_interval=False
+            ),
         )
         self.is_first = bool(is_first)
         return True

@@ -50,9 +50,12 @@ FROM loadsheet.transform_run
 WHERE pipeline = %(pipeline)s AND target = %(mart_schema)s || '.' || transform
 ORDER BY transform, run_no DESC
 """
+# Earlier versions recorded no target of a failure.
 _FAILURES = """
 SELECT kind, name, step, run_id, code, message, since, failed_at AS at, worked_at
 FROM loadsheet.failure WHERE pipeline = %(pipeline)s
+    AND coalesce(to_jsonb(failure) ->> 'target', '') IN (
+        '', CASE kind WHEN 'table' THEN %(schema)s ELSE %(mart_schema)s END || '.' || name)
 """
 _SIZE = """
 SELECT relkind IN ('r', 'p', 'm'),

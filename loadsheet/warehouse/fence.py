@@ -57,16 +57,11 @@ UPDATE loadsheet.scope SET last_load_no = %(load_no)s, content_sha256 = %(conten
 WHERE pipeline = %(pipeline)s AND table_name = %(table)s AND target = %(target)s
   AND fence = %(fence)s
 """
-# Only loads of pipelines that still write to this target: one whose newest load went to another
-# schema has moved, and does no harm.
 _NEWER_LOAD_OF_ANOTHER_PIPELINE = """
 SELECT l.pipeline, l.source, s.source_oid FROM loadsheet.load l
 JOIN loadsheet.scope s
   ON s.pipeline = l.pipeline AND s.table_name = l.table_name AND s.target = l.target
-WHERE l.target = %s AND l.pipeline <> %s AND l.load_no > %s AND NOT EXISTS (
-    SELECT FROM loadsheet.load later
-    WHERE later.pipeline = l.pipeline AND later.table_name = l.table_name
-      AND later.load_no > l.load_no AND later.target <> l.target)
+WHERE l.target = %s AND l.pipeline <> %s AND l.load_no > %s
 ORDER BY l.load_no DESC LIMIT 1
 """
 # Of a source's recorded facts, those that tell one server and database from another.

@@ -31,12 +31,23 @@ WHERE target.oid = to_regclass(%(target_sql)s) AND scope.oid = to_regclass('load
 """
 """What identifies the storage of the target and of the ledger."""
 
-# The rows that the target has according to its loads, by all pipelines, since it was last replaced.
+# What the target's loads, by all pipelines, have left in it: the rows that the last load of the
+# whole table has sent, and what later ones have added and deleted; the newest load; the newest that
+# wrote rows, and whether a later one has deleted any (perhaps all of those).
 _LEDGER = """
-SELECT coalesce(sum(inserted - deleted), 0)::bigint, max(load_no),
-    max(load_no) FILTER (WHERE inserted + updated > 0), count(*) FILTER (WHERE deleted > 0)
-FROM loadsheet.load WHERE target = %(target)s AND load_no >= coalesce((
-    SELECT max(load_no) FROM loadsheet.load WHERE target = %(target)s AND replaced), 0)
+WITH loads AS (
+    SELECT load_no, action = 'replace' OR replaced AS is_whole, extracted - duplicates AS sent,
+        inserted, updated, deleted
+    FROM loadsheet.load WHERE target = %s
+), last AS (
+    SELECT coalesce(max(load_no) FILTER (WHERE is_whole), 0) AS whole, max(load_no) AS newest,
+        max(load_no) FILTER (WHERE inserted + updated > 0) AS written
+    FROM loads
+)
+SELECT coalesce(sum(sent) FILTER (WHERE load_no = whole), 0)::bigint
+        + coalesce(sum(inserted - deleted) FILTER (WHERE load_no > whole), 0)::bigint,
+    newest, written, coalesce(bool_or(load_no > written AND deleted > 0), false)
+FROM last LEFT JOIN loads ON true GROUP BY newest, written
 """
 
 
@@ -77,18 +88,17 @@ def change_of(
     is_same = last_storage in (None, observed.storage)
     if is_same and not observed.is_empty:
         return None
-    row = session.execute(_LEDGER, {"target": str(target)}).fetchone()
+    row = session.execute(_LEDGER, (str(target),)).fetchone()
     assert row
-    expected, last, last_written, deletions = row
+    expected, newest_load, last_written, deleted_since = row
     if observed.is_empty:
         if expected <= 0:
             return None
         return Change(f"was emptied ({expected:,} rows by the ledger)", is_empty=True)
     _log.info("%s has other storage than after its last load; counting its rows", target)
     rows, newest = _rows_and_newest(session, target)
-    # Rows of the last load that wrote any may be gone, where a later load has deleted some.
-    is_older = newest != last_written and not deletions
-    is_newer = newest is not None and newest > (last or 0)
+    is_older = newest != last_written and not deleted_since
+    is_newer = newest is not None and newest > (newest_load or 0)
     if rows == expected and not is_newer and not is_older:
         return None
     return Change(
@@ -98,20 +108,24 @@ def change_of(
     )
 
 
-def is_first_load(target: Relation, pipeline: Pipeline, table: Table, change: Change) -> bool:
+def is_first_load(
+    target: Relation, pipeline: Pipeline, table: Table, change: Change, explicit_interval: bool
+) -> bool:
     """Whether the table is loaded as for the first time after the `change` of its target.
 
     An emptied target can be filled again from the start. A table that is read whole needs no state:
     its rows are merged into the target or replace it. Raises Refused where an increment would be
-    built on rows that are not those of the ledger.
+    built on rows that are not those of the ledger, and where an interval would be all that the
+    target has below the watermark.
     """
     if not table.incremental:
         return change.is_empty
-    if change.is_empty and table.incremental.by == "watermark":
+    has_watermark = table.incremental.by == "watermark"
+    if change.is_empty and not (has_watermark and explicit_interval):
         return True
     raise Refused(
-        f"{target} {change.what} without Loadsheet, so an increment would leave rows out or add"
-        " some twice; nothing was written. Read the table again: `loadsheet run"
+        f"{target} {change.what} without Loadsheet, so this run would leave rows out or add some"
+        " twice; nothing was written. Read the table again: `loadsheet run"
         f" {pipeline.name} --tables {table.name} --full-refresh` (Airflow: full_refresh in the"
         " trigger form)"
     )

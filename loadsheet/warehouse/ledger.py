@@ -31,10 +31,11 @@ SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = 'l
 # `since` is the first failure since the last success.
 _RECORD_FAILURE = """
 INSERT INTO loadsheet.failure AS f
-    (pipeline, kind, name, step, run_id, code, message, since, failed_at)
-SELECT %(pipeline)s, %(kind)s, %(name)s, %(step)s, %(run_id)s, %(code)s, %(message)s, now, now
+    (pipeline, kind, name, target, step, run_id, code, message, since, failed_at)
+SELECT %(pipeline)s, %(kind)s, %(name)s, %(target)s, %(step)s, %(run_id)s, %(code)s, %(message)s,
+    now, now
 FROM (SELECT clock_timestamp() AS now) clock
-ON CONFLICT (pipeline, kind, name) DO UPDATE SET
+ON CONFLICT (pipeline, kind, name, target) DO UPDATE SET
     step = excluded.step, run_id = excluded.run_id, code = excluded.code,
     message = excluded.message,
     since = CASE WHEN f.worked_at IS NULL THEN f.since ELSE excluded.since END,
@@ -231,7 +232,7 @@ def record_failure(
     session: Session,
     pipeline: str,
     kind: Kind,
-    name: str,
+    target: Relation,
     *,
     step: str,
     run_id: str,
@@ -244,7 +245,8 @@ def record_failure(
         {
             "pipeline": pipeline,
             "kind": kind,
-            "name": name,
+            "name": target.name,
+            "target": str(target),
             "step": step,
             "run_id": run_id,
             "code": code,
@@ -253,10 +255,12 @@ def record_failure(
     )
 
 
-def clear_failure(session: Session, pipeline: str, kind: Kind, name: str) -> None:
+def clear_failure(session: Session, pipeline: str, kind: Kind, target: Relation) -> None:
     """Record that the table or transform works again. Writes nothing if it had not failed."""
+    # Earlier versions recorded no target.
     session.execute(
         "UPDATE loadsheet.failure SET worked_at = clock_timestamp() "
-        "WHERE pipeline = %s AND kind = %s AND name = %s AND worked_at IS NULL",
-        (pipeline, kind, name),
+        "WHERE pipeline = %s AND kind = %s AND name = %s AND target IN (%s, '')"
+        " AND worked_at IS NULL",
+        (pipeline, kind, target.name, str(target)),
     )

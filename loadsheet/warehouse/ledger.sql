@@ -107,3 +107,13 @@ CREATE TABLE IF NOT EXISTS loadsheet.failure (
     worked_at timestamptz,
     PRIMARY KEY (pipeline, kind, name)
 );
+-- Version 5. A failure is one of a target.
+ALTER TABLE loadsheet.failure ADD COLUMN IF NOT EXISTS target text NOT NULL DEFAULT '';
+DO $$
+BEGIN
+    IF (SELECT cardinality(conkey) FROM pg_constraint
+        WHERE conrelid = 'loadsheet.failure'::regclass AND contype = 'p') = 3 THEN
+        ALTER TABLE loadsheet.failure DROP CONSTRAINT failure_pkey;
+        ALTER TABLE loadsheet.failure ADD PRIMARY KEY (pipeline, kind, name, target);
+    END IF;
+END $$;

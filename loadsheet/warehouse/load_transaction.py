@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -80,7 +81,7 @@ def load_manifest(
     tables.ensure_schema(session, target.schema)
     with session.transaction():
         # Before the lock, which an older session may hold.
-        end_older_sessions(session, manifest)
+        end_older_sessions(session, manifest, target)
         ledger.lock_target(session, target)
         reach("load.locked")
         # Under the lock, because an older try may have committed while this one waited for it.
@@ -108,7 +109,7 @@ def load_manifest(
         # Last, because the UPDATE that checks the fence locks the scope's row: a newer extraction
         # waits for it until the commit.
         fence.advance_watermark(session, manifest, target, transaction.load_no)
-        ledger.clear_failure(session, manifest.pipeline, "table", manifest.table)
+        ledger.clear_failure(session, manifest.pipeline, "table", target)
         reach("load.advanced")
     reach("load.committed")
     return LoadResult(effect=effect, extracted=manifest.rows, notes=tuple(transaction.notes))
@@ -147,14 +148,17 @@ class _LoadTransaction:
                 "re-run the extract step"
             )
         scope = fence.read_scope(session, manifest.pipeline, manifest.table, target)
-        if manifest.builds_on_target:
+        self.was_harmed = False
+        """The target was not what its loads have left, so what reads it must be built in full."""
+        if not self.is_new:
             observed = integrity.observe(session, target)
             change = integrity.change_of(session, target, observed, scope.storage)
-            if change:
+            if change and manifest.builds_on_target and manifest.cursor:
                 raise Superseded(
                     f"{target} {change.what} since its rows were read, and the load holds only"
                     " some of them; re-run the extract step"
                 )
+            self.was_harmed = change is not None
         self.drift = drift.compare_columns(manifest.columns, manifest.source_oid, existing, scope)
         if existing and table.schema_contract == "freeze":
             drift.refuse_if_frozen(target, self.drift)
@@ -166,12 +170,16 @@ class _LoadTransaction:
         """
         try:
             if self.manifest.action == "replace" or self.is_new:
-                return self._replace_target()
-            return self._write_increment()
+                effect = self._replace_target()
+            else:
+                effect = self._write_increment()
         except Refused as error:
             if str(self.target) in str(error):
                 raise Refused(str(error)) from error
             raise Refused(f"{self.target}: {error}") from error
+        if self.was_harmed:
+            return dataclasses.replace(effect, replaced=True)
+        return effect
 
     def _replace_target(self) -> Effect:
         """Copy all rows into a fresh table, then make it the target."""
@@ -360,14 +368,14 @@ def find_committed(session: Session, load_id: str) -> LoadResult | None:
     return LoadResult(effect=effect, extracted=extracted, notes=("was committed already",))
 
 
-def end_older_sessions(session: Session, manifest: Manifest) -> None:
-    """End the sessions of this load's older tries and of the table's older loads.
+def end_older_sessions(session: Session, manifest: Manifest, target: Relation) -> None:
+    """End the sessions of this load's older tries and of the table's older loads into the target.
 
     Names the open transaction after the table and the fence, so that a later load finds it in
     pg_stat_activity. Call it before the first lock is taken. A session that is ended meets a lost
     connection, and its process asks the ledger whether the load is committed.
     """
-    identity = json.dumps([manifest.pipeline, manifest.table])
+    identity = json.dumps([manifest.pipeline, manifest.table, str(target)])
     table = hashlib.sha256(identity.encode()).hexdigest()[:16]
     prefix = f"loadsheet:load:{table}:"
     name = f"{prefix}{manifest.fence}:{slug(manifest.table)}"[:_LONGEST_NAME]

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import subprocess
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import psycopg
 import pytest
 
 from loadsheet.errors import Refused, Superseded
@@ -227,6 +229,124 @@ def test_a_target_truncated_between_extract_and_load_is_noticed_by_the_load(
         assert isinstance(results["load.load_merged"].result, Superseded)
     shop.succeed()
     assert_equal(shop)
+
+
+def add_views(project: Project) -> None:
+    """Something depends on each target, so its rows are changed in place."""
+    for table in TABLES:
+        project.in_warehouse(f"CREATE VIEW public.v_{table} AS TABLE staging.{table}")
+
+
+def test_a_restored_target_is_noticed_although_rows_were_deleted_long_ago(shop: Project) -> None:
+    add_views(shop)
+    shop.in_source("DELETE FROM merged WHERE id = 1")
+    shop.succeed(full_refresh="all")
+    backup = dump(shop, "-t", "staging.merged")
+    shop.in_source("UPDATE merged SET what = 'new', at = clock_timestamp() WHERE id <= 10")
+    shop.succeed()
+    shop.in_warehouse("DROP VIEW public.v_merged")
+    restore(shop, backup)
+    assert isinstance(outcomes(shop)["merged"], Refused)
+
+
+def test_a_target_filled_again_in_place_is_known_after_maintenance(shop: Project) -> None:
+    add_views(shop)
+    shop.in_warehouse("TRUNCATE staging.merged")
+    shop.succeed()
+    shop.in_warehouse("VACUUM FULL staging.merged")
+    write(shop, 5)
+    shop.succeed()
+    assert_equal(shop)
+
+
+def test_marts_of_a_target_filled_again_in_place_are_built_in_full(shop: Project) -> None:
+    marts = {
+        "m": (
+            "SELECT id, what FROM merged WHERE _load_id > :since_load",
+            {"materialized": "merge", "unique_key": "id"},
+        )
+    }
+    shop.spec(TABLES, marts)
+    add_views(shop)
+    shop.succeed()
+    shop.in_source("DELETE FROM merged WHERE id <= 10")
+    shop.in_warehouse("TRUNCATE staging.merged")
+    shop.succeed()
+    assert shop.in_warehouse("SELECT count(*) FROM mart.m") == [(90,)]
+    shop.in_source("DELETE FROM merged")
+    shop.in_warehouse("TRUNCATE staging.merged")
+    shop.succeed()
+    assert shop.in_warehouse("SELECT count(*) FROM mart.m") == [(0,)]
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_full_refresh_that_fails_proves_nothing_about_a_restored_target(
+    shop: Project, monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    backup = dump(shop, "-n", "staging")
+    write(shop, 50)
+    shop.succeed()
+    restore(shop, backup)
+    with monkeypatch.context() as patch:
+        patch.setenv("LOADSHEET_FAILPOINT", "load.locked:kill")
+        shop.cli("run", "shop", "--tables", table, "--full-refresh")
+    outcome = outcomes(shop)[table]
+    assert isinstance(outcome, Refused) == (table != "whole")
+    shop.succeed(full_refresh="all")
+    assert_equal(shop)
+
+
+@pytest.mark.parametrize("harm", ["TRUNCATE staging.merged", "DROP TABLE staging.merged"])
+def test_an_interval_is_not_all_that_an_emptied_target_gets(shop: Project, harm: str) -> None:
+    shop.in_source("UPDATE merged SET at = '2020-01-01' WHERE id <= 10")
+    shop.succeed(full_refresh="all")
+    shop.in_warehouse(harm)
+    interval = {
+        "interval_start": "2019-01-01T00:00:00Z",
+        "interval_end": "2021-01-01T00:00:00Z",
+        "explicit_interval": True,
+    }
+    results = shop.run(only=frozenset({"merged"}), **interval)
+    assert isinstance(results["extract.extract_merged"].result, Refused)
+    shop.succeed()
+    assert_equal(shop)
+
+
+def test_a_copys_load_ends_no_session_of_productions(shop: Project) -> None:
+    from loadsheet.lake.manifest import Manifest
+    from loadsheet.postgres import connect_warehouse
+    from loadsheet.sql.text import Relation
+    from loadsheet.warehouse.load_transaction import end_older_sessions
+
+    def manifest(fence: int) -> Manifest:
+        return cast(Manifest, SimpleNamespace(pipeline="shop", table="merged", fence=fence))
+
+    with (
+        connect_warehouse(shop.connections("warehouse")) as production,
+        connect_warehouse(shop.connections("warehouse")) as copy,
+        connect_warehouse(shop.connections("warehouse")) as newer,
+        production.transaction(),
+    ):
+        end_older_sessions(production, manifest(1), Relation("staging", "merged"))
+        with copy.transaction():
+            end_older_sessions(copy, manifest(2), Relation("staging_dev", "merged"))
+        assert production.execute("SELECT 1").fetchone() == (1,)
+        with newer.transaction():
+            end_older_sessions(newer, manifest(2), Relation("staging", "merged"))
+        with pytest.raises(psycopg.OperationalError):  # the control
+            production.execute("SELECT pg_sleep(5)")
+
+
+def test_a_copy_that_works_does_not_hide_productions_failure(shop: Project) -> None:
+    copy = replace(shop, folder=shop.folder / "copy")
+    spec(copy, schema="staging_dev", mart_schema="mart_dev")
+    shop.in_warehouse("ALTER TABLE staging.merged RENAME TO gone")
+    shop.in_warehouse("CREATE TABLE staging.merged (x int)")
+    write(shop, 3)
+    shop.run(only=frozenset({"merged"}))
+    copy.succeed()
+    assert "failed" in shop.cli("status", "shop").stdout
+    assert "failed" not in copy.cli("status", "shop").stdout
 
 
 def test_a_ledger_of_the_version_before_goes_on_without_a_reload(shop: Project) -> None:
