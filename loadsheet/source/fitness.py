@@ -12,6 +12,7 @@ import psycopg
 from loadsheet.errors import Refused
 from loadsheet.postgres import Session
 from loadsheet.spec.models import Table
+from loadsheet.spec.schedule import is_number
 from loadsheet.sql.text import ident, literal, typed
 from loadsheet.sql.types import (
     MAX_COLUMNS,
@@ -105,6 +106,15 @@ def _cursor_problems(source: SourceTable, table: Table) -> Iterator[str]:
             f"{_described(column)} cannot be a cursor: only the values of a time or a number can"
             " grow with each row that is written. Name such a column, or read the whole table"
             " (remove incremental)"
+        )
+        return
+    lookback = table.incremental.lookback
+    is_time = without_modifier(column.type) in TIME_TYPES
+    if lookback is not None and is_number(lookback) == is_time:
+        wanted = "a duration, such as 15m" if is_time else "a number, such as 100"
+        yield (
+            f"incremental.lookback {lookback} does not fit the cursor, {_described(column)}: write"
+            f" {wanted}"
         )
 
 

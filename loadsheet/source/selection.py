@@ -17,9 +17,9 @@ from loadsheet.source import holdback, identity, sequences
 from loadsheet.source.bounds import Cursor
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Incremental, Mode, Table
-from loadsheet.spec.schedule import is_number, seconds
+from loadsheet.spec.schedule import seconds
 from loadsheet.sql.text import ident, typed
-from loadsheet.sql.types import NUMBER_TYPES, widens, without_modifier
+from loadsheet.sql.types import widens, without_modifier
 
 _log = logging.getLogger(__name__)
 
@@ -175,6 +175,7 @@ class _Window:
 
     def from_the_start(self) -> Selection:
         """All rows from the initial value on, which replace those in the target."""
+        self._refuse_unfit_initial_value()
         return self._rows("replace", self._spec.initial_value, ">=")
 
     def above(self, watermark: str | None, new_leaves: Sequence[int]) -> Selection:
@@ -185,6 +186,7 @@ class _Window:
         """
         action: Literal["merge", "append"] = "merge" if self._mode == "merge" else "append"
         if watermark is None:
+            self._refuse_unfit_initial_value()
             return self._rows(action, self._spec.initial_value, ">=")
         self._cursor.refuse_clock_set_back(self._lower(watermark, watermark))
         also = self._rows_of(new_leaves, watermark)
@@ -253,18 +255,31 @@ class _Window:
             clock=self._cursor.clock(),
         )
 
+    def _refuse_unfit_initial_value(self) -> None:
+        value = self._spec.initial_value
+        if value is not None and not self._is_value(value):
+            raise Refused(
+                f"{self._source.relation}: incremental.initial_value {value!r} is no value of the"
+                f" cursor {self._spec.cursor}, which is {self._cursor.type}"
+            )
+
+    def _is_value(self, text: str) -> bool:
+        """Whether `text` is a value of the cursor's type: a time is none of a number's."""
+        try:
+            self._session.execute(f"SELECT {typed(text, self._cursor.type)}")
+        except psycopg.DataError:
+            return False
+        return True
+
     def _refuse_misfits(self, *bounds: str) -> None:
-        """Raises Refused when a bound is no value of the cursor's type: a time for a number, or a
-        number for a time."""
+        """Raises Refused when a bound is no value of the cursor's type."""
         for bound in bounds:
-            try:
-                self._session.execute(f"SELECT {typed(bound, self._cursor.type)}")
-            except psycopg.DataError:
+            if not self._is_value(bound):
                 raise Refused(
                     f"{self._source.relation}: the interval's bound {bound} is no value of the"
                     f" cursor {self._spec.cursor}, which is {self._cursor.type}; choose the tables"
                     " that the interval is for (--tables)"
-                ) from None
+                )
 
     def _wait_for_the_clock(self, end: str) -> None:
         """Wait until the interval is over by the source's clock: by the scheduler's it is, but the
@@ -330,12 +345,7 @@ class _Window:
             return bound
         if self._cursor.is_time:
             return f"{bound} - interval '{seconds(lookback)} seconds'"
-        if self._cursor.type in NUMBER_TYPES and is_number(lookback):
-            return f"{bound} - {typed(lookback, 'numeric')}"
-        raise Refused(
-            f"{self._source.relation}: lookback {lookback} does not fit a cursor of type"
-            f" {self._cursor.type}"
-        )
+        return f"{bound} - {typed(lookback, 'numeric')}"
 
     def _with_nulls(self, condition: str) -> str:
         if self._spec.nulls == "include":

@@ -91,6 +91,24 @@ CASES = {
         r"column c \(double precision\)",
         {"incremental": "c", "mode": "append"},
     ),
+    "a lookback of numbers for a time": Case(
+        "k int PRIMARY KEY, c timestamptz",
+        "1, now()",
+        r"lookback 5 does not fit the cursor, column c .*: write a duration, such as 15m",
+        {"incremental": {"cursor": "c", "lookback": 5}},
+    ),
+    "a lookback of time for a number": Case(
+        "k int PRIMARY KEY, c int",
+        "1, 1",
+        r"lookback 1h does not fit the cursor, column c .*: write a number, such as 100",
+        {"incremental": {"cursor": "c", "lookback": "1h"}},
+    ),
+    "an initial value of numbers for a time": Case(
+        "k int PRIMARY KEY, c timestamptz",
+        "1, now()",
+        r"initial_value '5' is no value of the cursor c, which is timestamp with time zone",
+        {"incremental": {"cursor": "c", "initial_value": 5}},
+    ),
     "a cast that hides": Case(
         "k int PRIMARY KEY, s secret", "1, 'x'", r"column s \(public\.secret\)"
     ),
