@@ -231,9 +231,21 @@ def write_entry(key: str, value: Any) -> None:
         if folder is None:
             return
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if _only_we_may_write(folder):
-            body = json.dumps(value, allow_nan=False)
-            _write(_file(folder, key), f"{_checksum(key, body)}\n{body}")
+        if not _only_we_may_write(folder):
+            return
+        body = json.dumps(value, allow_nan=False)
+        file = _file(folder, key)
+        file.parent.mkdir(mode=0o700, exist_ok=True)
+        _make_room(file.parent)
+        # Renamed when it is complete: other processes read entries at any time.
+        handle, temporary = tempfile.mkstemp(dir=file.parent)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as target:
+                target.write(f"{_checksum(key, body)}\n{body}")
+            os.replace(temporary, file)
+        except BaseException:
+            os.unlink(temporary)
+            raise
 
 
 def cache_is_on() -> bool:
@@ -261,20 +273,6 @@ def _file(folder: Path, key: str) -> Path:
 
 def _checksum(key: str, body: str) -> str:
     return hashlib.sha256(f"{key}\n{body}".encode()).hexdigest()
-
-
-def _write(file: Path, text: str) -> None:
-    file.parent.mkdir(mode=0o700, exist_ok=True)
-    _make_room(file.parent)
-    # Renamed when it is complete: other processes read entries at any time.
-    handle, temporary = tempfile.mkstemp(dir=file.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as target:
-            target.write(text)
-        os.replace(temporary, file)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def _make_room(folder: Path) -> None:

@@ -25,7 +25,10 @@ _RESERVED_WORDS = frozenset("y n yes no on off true false null".split())
 
 def with_tables(text: str, entries: Mapping[str, Mapping[str, Any]]) -> str:
     """`text`, the valid text of a pipeline file, with `entries` as its last tables."""
-    tables = _tables_node(text)
+    root, _ = compose(text)
+    assert isinstance(root, yaml.MappingNode)
+    tables = next(value for key, value in root.value if key.value == "tables")
+    assert isinstance(tables, yaml.MappingNode)
     last = _end(tables.value[-1][1])
     if tables.flow_style:  # `tables: {a: , b: }`
         added = ""
@@ -133,14 +136,6 @@ def _scalar(text: str) -> str:
         return text
     quoted = json.dumps(text, ensure_ascii=False)
     return UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", quoted)
-
-
-def _tables_node(text: str) -> yaml.MappingNode:
-    root, _ = compose(text)
-    assert isinstance(root, yaml.MappingNode)
-    tables = next(value for key, value in root.value if key.value == "tables")
-    assert isinstance(tables, yaml.MappingNode)
-    return tables
 
 
 def _end(node: yaml.Node) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
-from typing import NoReturn
 
 from loadsheet.names import closest
 
@@ -46,7 +45,12 @@ def check_schedule(text: str) -> None:
         return
     fields = text.split()
     if text.startswith("@") or len(fields) <= 1:
-        _refuse_word(text)
+        word = "@" + text.strip().lstrip("@").lower()
+        meant = _ALIASES.get(word) or closest(word, PRESETS)
+        hint = f"presets: {', '.join(PRESETS)}"
+        if meant:
+            hint = f'did you mean "{meant}"?'
+        raise BadSchedule(f"unknown schedule {text!r}", hint)
     if len(text) > _LONGEST:
         raise BadSchedule(f"a schedule must not have more than {_LONGEST} characters")
     if len(fields) != len(_FIELDS):
@@ -55,13 +59,6 @@ def check_schedule(text: str) -> None:
     for place, part in enumerate(fields):
         _check_field(place, part)
     _check_fires(text)
-
-
-def _refuse_word(text: str) -> NoReturn:
-    word = "@" + text.strip().lstrip("@").lower()
-    meant = _ALIASES.get(word) or closest(word, PRESETS)
-    hint = f'did you mean "{meant}"?' if meant else f"presets: {', '.join(PRESETS)}"
-    raise BadSchedule(f"unknown schedule {text!r}", hint)
 
 
 def _check_field(place: int, part: str) -> None:

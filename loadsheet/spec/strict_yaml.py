@@ -214,20 +214,16 @@ def _forbidden_features(text: str) -> Iterator[Finding]:
         if depth > MAX_DEPTH:
             yield _feature(f"nested more than {MAX_DEPTH} levels deep", at)
             return
-        yield from _indirections(event, at)
-
-
-def _indirections(event: yaml.Event, at: Mark) -> Iterator[Finding]:
-    anchor = getattr(event, "anchor", None)
-    tag = getattr(event, "tag", None)
-    if isinstance(event, yaml.AliasEvent):
-        yield _feature(f"aliases are not allowed (*{anchor})", at, _WRITE_OUT)
-    elif anchor:
-        yield _feature(f"anchors are not allowed (&{anchor})", at, _WRITE_OUT)
-    if tag:
-        short = tag.replace(_TAG, "!!")
-        hint = "delete it, or quote it if it is text"
-        yield _feature(f"tags are not allowed ({short})", at, hint)
+        anchor = getattr(event, "anchor", None)
+        tag = getattr(event, "tag", None)
+        if isinstance(event, yaml.AliasEvent):
+            yield _feature(f"aliases are not allowed (*{anchor})", at, _WRITE_OUT)
+        elif anchor:
+            yield _feature(f"anchors are not allowed (&{anchor})", at, _WRITE_OUT)
+        if tag:
+            short = tag.replace(_TAG, "!!")
+            hint = "delete it, or quote it if it is text"
+            yield _feature(f"tags are not allowed ({short})", at, hint)
 
 
 def _translate(error: yaml.MarkedYAMLError, text: str) -> Finding:
@@ -285,17 +281,14 @@ def _mapping(document: Document, node: yaml.MappingNode, path: KeyPath) -> dict[
             document.add("duplicate-key", key_path, message, "remove one of the two", at)
             continue
         document.keys[key_path] = at
-        _check_key(document, key_node, key_path)
+        findings_before = len(document.findings)
+        key_value = _scalar(document, key_node, key_path, "key")
+        # An ambiguous key such as `on` has its finding already.
+        if len(document.findings) == findings_before and not isinstance(key_value, str):
+            message = f"a key must be text, found {describe_value(key_value)}"
+            document.add("wrong-value", key_path, message, f'quote it: "{key}"', "key")
         data[key] = _value(document, value_node, key_path)
     return data
-
-
-def _check_key(document: Document, node: yaml.ScalarNode, path: KeyPath) -> None:
-    before = len(document.findings)
-    value = _scalar(document, node, path, "key")
-    if len(document.findings) == before and not isinstance(value, str):
-        message = f"a key must be text, found {describe_value(value)}"
-        document.add("wrong-value", path, message, f'quote it: "{node.value}"', "key")
 
 
 def _scalar(

@@ -79,7 +79,10 @@ def needed_columns_are_loaded(table: Entry, _: View) -> Iterator[Finding]:
     columns = table.full.get("columns", {})
     if {"include", "exclude"} <= set(columns):  # already an error
         return
-    for kind, column in _needed_columns(table):
+    needed = [("primary key", column) for column in as_list(table.full.get("primary_key", []))]
+    if "incremental" in table.full:
+        needed.append(("cursor", table.full["incremental"]["cursor"]))
+    for kind, column in needed:
         if column in columns.get("exclude", ()):
             message = f"the {kind} column {column!r} cannot be excluded"
             hint = "remove it from this list"
@@ -88,13 +91,6 @@ def needed_columns_are_loaded(table: Entry, _: View) -> Iterator[Finding]:
             message = f"the {kind} column {column!r} is missing here"
             hint = "add it to this list"
             yield table.error("column-conflict", ("columns", "include"), message, hint)
-
-
-def _needed_columns(table: Entry) -> Iterator[tuple[str, str]]:
-    for column in as_list(table.full.get("primary_key", [])):
-        yield "primary key", column
-    if "incremental" in table.full:
-        yield "cursor", table.full["incremental"]["cursor"]
 
 
 def lookback_needs_incremental(table: Entry, _: View) -> Iterator[Finding]:
