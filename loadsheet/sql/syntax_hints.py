@@ -206,8 +206,11 @@ def _join_without_condition(tokens: Tokens, culprit: int) -> Mistake | None:
             open_joins.append([])
         elif token.text == ")" and open_joins[1:]:
             open_joins.pop()
-        elif token.text == "join" and not _needs_no_condition(tokens, at):
-            open_joins[-1].append(at)
+        elif token.text == "join":
+            # A CROSS or NATURAL join needs no condition; the longest is NATURAL LEFT OUTER JOIN.
+            before = {word.text for word in tokens[max(at - 3, 0) : at]}
+            if before.isdisjoint(("cross", "natural")):
+                open_joins[-1].append(at)
         elif token.text in ("on", "using") and open_joins[-1]:
             open_joins[-1].pop()
     if not open_joins[-1]:
@@ -217,12 +220,6 @@ def _join_without_condition(tokens: Tokens, culprit: int) -> Mistake | None:
         place += 1
     hint = "state which rows match, or write CROSS JOIN"
     return Mistake(tokens[place].start, "JOIN without ON or USING", hint)
-
-
-def _needs_no_condition(tokens: Tokens, at: int) -> bool:
-    """Whether the JOIN at `at` is a CROSS or NATURAL one: `NATURAL LEFT OUTER JOIN`."""
-    before = tokens[max(at - 3, 0) : at]
-    return any(token.text in ("cross", "natural") for token in before)
 
 
 def _reserved_word(tokens: Tokens, culprit: int) -> Mistake | None:
