@@ -114,22 +114,26 @@ def as_sarif(problems: Sequence[Problem]) -> dict[str, Any]:
     upload adds.
     """
     source_lines.cache_clear()
-    driver = {"name": "loadsheet", "version": __version__, "rules": [_rule(code) for code in RULES]}
+    rules: list[dict[str, Any]] = []
+    for code, rule in RULES.items():
+        (link,) = links(code, "")
+        # Code scanning shows the Markdown where it can, and the text elsewhere.
+        help_text = {
+            "text": f"{rule.fix}\nSee {link}",
+            "markdown": f"{rule.fix}\n\nSee `{link}`.",
+        }
+        sarif_rule = {
+            "id": code,
+            "name": code.title().replace("-", ""),
+            "shortDescription": {"text": rule.why},
+            "fullDescription": {"text": f"{rule.why} {rule.fix}"},
+            "help": help_text,
+        }
+        rules.append(sarif_rule)
+    driver = {"name": "loadsheet", "version": __version__, "rules": rules}
     results = [_result(problem) for problem in problems]
     run = {"tool": {"driver": driver}, "columnKind": "unicodeCodePoints", "results": results}
     return {"$schema": _SARIF_SCHEMA, "version": "2.1.0", "runs": [run]}
-
-
-def _rule(code: str) -> dict[str, Any]:
-    rule = RULES[code]
-    (link,) = links(code, "")
-    return {
-        "id": code,
-        "name": code.title().replace("-", ""),
-        "shortDescription": {"text": rule.why},
-        "fullDescription": {"text": f"{rule.why} {rule.fix}"},
-        "help": {"text": f"{rule.fix}\nSee {link}", "markdown": f"{rule.fix}\n\nSee `{link}`."},
-    }
 
 
 def _result(problem: Problem) -> dict[str, Any]:

@@ -215,25 +215,27 @@ def _print(name: str, tables: list[TableGarbage], dry_run: bool) -> None:
         f" ({removed.objects:,} objects, {removed.bytes:,} bytes);"
         f" {kept.loads} loads and {kept.attempts} attempts stay ({kept.bytes:,} bytes)"
     )
-    if tables:
-        print_table((*_HEADS, "because"), [_row(table) for table in tables])
-
-
-def _row(table: TableGarbage) -> tuple[str, ...]:
-    removed, kept = _totals([table])
-    reasons = [] if table.in_spec else ["not in the spec"]
-    reasons += _reasons_to_keep([table])
-    return (
-        table.table,
-        f"{removed.attempts:,}",
-        f"{removed.loads:,}",
-        f"{removed.objects:,}",
-        f"{removed.bytes:,}",
-        f"{kept.loads:,}",
-        f"{kept.attempts:,}",
-        f"{kept.bytes:,}",
-        "; ".join(reasons),
-    )
+    if not tables:
+        return
+    rows: list[tuple[str, ...]] = []
+    for table in tables:
+        removed, kept = _totals([table])
+        reasons = _reasons_to_keep([table])
+        if not table.in_spec:
+            reasons.insert(0, "not in the spec")
+        row = (
+            table.table,
+            f"{removed.attempts:,}",
+            f"{removed.loads:,}",
+            f"{removed.objects:,}",
+            f"{removed.bytes:,}",
+            f"{kept.loads:,}",
+            f"{kept.attempts:,}",
+            f"{kept.bytes:,}",
+            "; ".join(reasons),
+        )
+        rows.append(row)
+    print_table((*_HEADS, "because"), rows)
 
 
 def _reasons_to_keep(tables: Sequence[TableGarbage]) -> list[str]:
