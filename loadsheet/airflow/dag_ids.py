@@ -27,7 +27,11 @@ def owner_of(name: str, spec: Path, root: Path) -> Path | None:
     for other in candidates(root, name):
         if other == spec:
             return None
-        if _dag_id_of(other) == name:
+        try:
+            other_name = load_pipeline(other).name
+        except Exception:  # any error: the parse of that file reports it
+            other_name = broken_file_id(other)
+        if other_name == name:
             return other
     return None
 
@@ -51,13 +55,6 @@ def candidates(root: Path, dag_id: str) -> Iterator[Path]:
         # Text with escaped letters, and the name of a linked folder, may hide the id.
         if dag_id in text or "\\" in text or os.path.islink(spec.parent):
             yield spec
-
-
-def _dag_id_of(spec: Path) -> str:
-    try:
-        return load_pipeline(spec).name
-    except Exception:  # any error: the parse of that file reports it
-        return broken_file_id(spec)
 
 
 def broken_file_id(spec: Path) -> str:

@@ -176,9 +176,13 @@ def failure_message(context: Context) -> dict[str, Any]:
     error = context.get("exception")
     error_text = _error_text(error)
     sections = [f"*Error*\n{_preformatted(error_text)}"]
-    frames = _last_frames(error)
+    frames: list[str] = []
+    if isinstance(error, BaseException):
+        for frame in traceback.extract_tb(error.__traceback__)[-FRAMES:]:
+            frames.append(f"{frame.filename}:{frame.lineno} in {frame.name}\n    {frame.line}")
     if frames:
-        sections.append(f"*Where*\n{_preformatted(frames)}")
+        where = "\n".join(frames)
+        sections.append(f"*Where*\n{_preformatted(where)}")
     sections.append(_log_link(context))
     first_line = error_text.partition("\n")[0]
     return _message(title, f"{title}: {_escape(first_line)}", facts, sections)
@@ -224,16 +228,6 @@ def _error_text(error: BaseException | str | None) -> str:
     # `clean` and `summary` know what secrets look like, `redact` the passwords of the connections
     # that this task has opened.
     return str(redact(text))
-
-
-def _last_frames(error: BaseException | str | None) -> str:
-    if not isinstance(error, BaseException):
-        return ""
-    frames = traceback.extract_tb(error.__traceback__)[-FRAMES:]
-    lines = []
-    for frame in frames:
-        lines.append(f"{frame.filename}:{frame.lineno} in {frame.name}\n    {frame.line}")
-    return "\n".join(lines)
 
 
 def _section(text: str) -> dict[str, Any]:
