@@ -46,16 +46,12 @@ def dotted(path: KeyPath) -> str:
             continue
         if text:
             text += "."
-        text += _path_step(step)
+        if len(step) > _LONGEST_KEY:
+            step = f"{step[:_LONGEST_KEY]}…"
+        if not _PLAIN.fullmatch(step):
+            step = json.dumps(step, ensure_ascii=False)
+        text += step
     return text
-
-
-def _path_step(key: str) -> str:
-    if len(key) > _LONGEST_KEY:
-        key = f"{key[:_LONGEST_KEY]}…"
-    if _PLAIN.fullmatch(key):
-        return key
-    return json.dumps(key, ensure_ascii=False)
 
 
 def escape_newlines(text: str) -> str:

@@ -74,7 +74,8 @@ def choose(
             _add(choice, relations[name], present)
             choice.named.add(name)
             continue
-        if not _is_glob(name):
+        # Here also `[abc]`, as in a shell; a pipeline file knows only * and ?.
+        if not any(character in name for character in "*?["):
             problems.append(_unknown(text, schema, relations))
             continue
         matched = [relation for relation in relations.values() if fnmatchcase(relation.name, name)]
@@ -144,11 +145,6 @@ def _unwritable(name: str) -> str:
         code = f"U+{ord(unprintable[0]):04X}"
         return f"its name has the character {code}, which a pipeline file must not contain"
     return ""
-
-
-def _is_glob(text: str) -> bool:
-    # On the command line also `[abc]`, as in a shell; a pipeline file knows only * and ?.
-    return any(character in text for character in "*?[")
 
 
 def _unknown(text: str, schema: str, relations: Collection[str]) -> str:

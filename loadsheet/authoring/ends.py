@@ -83,9 +83,17 @@ def _only(
     role: str, named: str | None, candidates: Collection[str], defined: Collection[str]
 ) -> str:
     """The connection `named` by the user, else the only candidate."""
-    if named is not None:
-        _require_defined(named, defined)
+    if named is not None and named in defined:
         return named
+    if named is not None:
+        hint = f"the project has {', '.join(sorted(defined)) or 'none'}"
+        meant = closest(named, defined)
+        if meant:
+            hint = f"did you mean {meant!r}?"
+        raise InputError(
+            f"connection {named!r} is not defined ({hint}): add it to connections/connections.yml, "
+            f"or set AIRFLOW_CONN_{named.upper()}"
+        )
     names = sorted(candidates)
     if len(names) == 1:
         return names[0]
@@ -96,19 +104,6 @@ def _only(
     raise InputError(
         f"no connection can be the {role}: add one to connections/connections.yml, or set"
         f" AIRFLOW_CONN_<ID>, and name it with --{role}"
-    )
-
-
-def _require_defined(name: str, defined: Collection[str]) -> None:
-    if name in defined:
-        return
-    hint = f"the project has {', '.join(sorted(defined)) or 'none'}"
-    meant = closest(name, defined)
-    if meant:
-        hint = f"did you mean {meant!r}?"
-    raise InputError(
-        f"connection {name!r} is not defined ({hint}): add it to connections/connections.yml, "
-        f"or set AIRFLOW_CONN_{name.upper()}"
     )
 
 

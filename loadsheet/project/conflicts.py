@@ -35,7 +35,11 @@ def duplicates(others: Iterable[Pipeline], blamed: Sequence[Pipeline]) -> list[P
     for pipeline in blamed:
         findings = _findings(pipeline, names, targets, routes)
         if findings:
-            problems += _located(pipeline, findings)
+            # The file is read again: the checked form has no positions, which only a problem needs.
+            from loadsheet.spec.strict_yaml import read_document
+
+            document = read_document(pipeline.file)
+            problems += [document.problem(finding) for finding in findings]
     return problems
 
 
@@ -158,11 +162,3 @@ def _duplicate_target(path: KeyPath, message: str, hint: str) -> Finding:
 
 def _named(pipeline: Pipeline) -> str:
     return f"the pipeline {pipeline.name!r} ({display_path(pipeline.file)})"
-
-
-def _located(pipeline: Pipeline, findings: Iterable[Finding]) -> list[Problem]:
-    # The file is read again: the checked form has no positions, which only a problem needs.
-    from loadsheet.spec.strict_yaml import read_document
-
-    document = read_document(pipeline.file)
-    return [document.problem(finding) for finding in findings]

@@ -65,7 +65,11 @@ def compare(
     candidates = []
     for texts in expected_texts:
         # An expected row without some columns may fit several actual rows.
-        candidates.append([place for place, row in enumerate(actual) if _fits(texts, row)])
+        places: list[int] = []
+        for place, actual_row in enumerate(actual):
+            if all(actual_row[column] == text for column, text in texts.items()):
+                places.append(place)
+        candidates.append(places)
     place_of = assign_places(candidates)
     missing = []
     for number, row in enumerate(expected):
@@ -89,10 +93,6 @@ def _rows_in(
             row[column] = comparable(text, types[column])
         rows.append(row)
     return rows
-
-
-def _fits(texts: Texts, actual: Texts) -> bool:
-    return all(actual[column] == text for column, text in texts.items())
 
 
 def _paired(
