@@ -22,9 +22,11 @@ def slug(name: str) -> str:
     Airflow task ids allow `[\\w.-]`, object keys almost anything; a table may be called `Order
     "Lines" é`.
     """
+    # A pattern stays readable: `order_*` becomes `order_any` and the hash.
     safe = _UNSAFE.sub("_", name.replace("*", "any"))
     if safe == name and len(name) <= 63:
         return name
+    # 54 + 1 + 8 characters: as long as a plain name may be.
     return f"{safe[:54]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 

@@ -78,6 +78,7 @@ class Problem:
     """`error` (exit code 2) or `warning` (shown, exit code 0)."""
 
     def __str__(self) -> str:
+        # Names are shown on one line, so that none looks like a line of our output.
         text = f"{on_one_line(self.file)}:{self.line}:{self.column} "
         if self.path:
             text += f"{on_one_line(self.path)}: "

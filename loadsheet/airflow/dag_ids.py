@@ -22,6 +22,7 @@ def owner_of(name: str, spec: Path, root: Path) -> Path | None:
 
     A broken file keeps the name that its text gives it.
     """
+    # The folder of that name owns it in any case.
     if spec.parent.name == name:
         return None
     for other in candidates(root, name):
@@ -102,6 +103,7 @@ def top_level_texts(spec: Path) -> dict[str, str]:
             if key is not None and scalar and not scalar.tag:
                 texts[key] = scalar.value
             key = None
+    # The keys above the broken place are enough.
     except (yaml.YAMLError, ValueError):
         pass
     return texts

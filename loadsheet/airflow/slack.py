@@ -239,11 +239,14 @@ def _markdown(text: str) -> dict[str, str]:
 
 
 def _preformatted(text: str) -> str:
+    # Three backticks would end the block.
     escaped = _escape(text.replace("```", "'''"))
     if len(escaped) > LONGEST_TEXT:
+        # The cut may leave half of an entity such as `&amp;`.
         escaped = _CUT_ENTITY.sub("", escaped[:LONGEST_TEXT]) + " ..."
     return f"```{escaped}```"
 
 
 def _escape(text: str) -> str:
+    # Slack reads links and mentions from these three characters.
     return visible(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -153,6 +153,7 @@ def _unique_columns(table: SourceTable, facts: Facts) -> tuple[str, ...]:
 def _fits_key(table: SourceTable, name: str) -> bool:
     """Whether equal values of the column are also equal in the warehouse, and can be ordered."""
     nature = table.natures[name]
+    # A nondeterministic collation takes different values for equal.
     if nature.loose:
         return False
     if nature.is_enum:
@@ -207,6 +208,7 @@ def _best_time(table: SourceTable, facts: Facts, names: re.Pattern[str]) -> str 
 def _growing(table: SourceTable, facts: Facts) -> str | None:
     """A column whose values rise with every row inserted; None where there is none."""
     for column in table.columns:
+        # A sequence hands out rising numbers. Without one, a number may be anything.
         if column.name in facts.drawn and column.type in _NUMBERS and column.name in table.not_null:
             return column.name
     created = _best_time(table, facts, _CREATED)

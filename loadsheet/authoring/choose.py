@@ -86,6 +86,7 @@ def choose(
             problems.append(f"no table in schema {schema!r} matches {text!r}; it has {names}")
     if problems:
         raise InputError("\n  ".join([*problems, "nothing was written"]))
+    # A pattern may have left out a table that the user also names.
     for name in choice.named:
         choice.left_out.pop(name, None)
     return choice
@@ -111,6 +112,7 @@ def _add_matched(
             why_not = (
                 f"the file's pattern {pattern.name} matches it; name it to give it a separate entry"
             )
+        # A table that the file has already is listed as that, whatever else is true of it.
         if why_not and relation.name not in present:
             choice.left_out[relation.name] = why_not
         else:

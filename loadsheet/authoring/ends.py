@@ -48,10 +48,12 @@ class Ends:
         databases = {name for name, kind in types.items() if kind == "postgres"}
         warehouses = {other.warehouse.conn_id for other in others}
         if not warehouses:
+            # Without other pipelines to go by, the connection's name has to tell.
             warehouses = {name for name in databases if "warehouse" in name.lower()}
         lakes = {other.lake.conn_id for other in others}
         if not lakes:
             lakes = {name for name, kind in types.items() if kind in _LAKE_TYPES}
+        # The warehouse before the source, which can only be one of the databases that are left.
         warehouse = _only("warehouse", warehouse, warehouses or databases - {source}, types)
         source = _only("source", source, databases - {warehouse}, types)
         lake = _only("lake", lake, lakes, types)

@@ -66,6 +66,7 @@ def as_json(problem: Problem) -> dict[str, Any]:
 
 def as_annotation(problem: Problem) -> str:
     """The problem as a GitHub Actions workflow command."""
+    # An annotation shows its message only, so the hint and the links are part of it.
     text = problem.message
     if problem.hint:
         text += f"\nhint: {problem.hint}"

@@ -40,6 +40,7 @@ def exiting_at_once(live: Live, next_step: str) -> Iterator[None]:
         printer = threading.Thread(target=print_state, daemon=True)
         printer.start()
         printer.join(_PRINTING_SECONDS)
+        # Not `sys.exit`, which would wait for the worker threads.
         os._exit(_SIGNAL_EXIT + number)
 
     with _on_signal(stop):

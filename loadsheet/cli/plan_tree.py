@@ -50,6 +50,7 @@ def plan_text(
     head = f"{pipeline.name}: {', '.join(parts)}"
     tree = Tree(Text(head, style="bold"), guide_style="dim")
     for kind, members in by_kind.items():
+        # A single step: as a branch with one leaf it would only show its name twice.
         if kind == "create_bucket":
             (step,) = members
             text = f"{step.name} ({pipeline.lake.conn_id}), {describe_step(step, pipeline)}"

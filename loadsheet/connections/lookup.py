@@ -106,6 +106,7 @@ def connection_types(project: Path, environ: Mapping[str, str] = os.environ) -> 
         elif isinstance(entry, str) and "://" in entry:
             conn_type = str(fields_from_uri(entry, "")["conn_type"])
         types[str(conn_id)] = conn_type
+    # Reversed, so that of two ids that differ only in case, the first one wins.
     ids = {conn_id.upper(): conn_id for conn_id in reversed(types)}
     for variable, text in connections.variables.items():
         if variable.startswith(_VARIABLE_PREFIX):

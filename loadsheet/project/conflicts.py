@@ -124,6 +124,7 @@ def _matched_here(pipeline: Pipeline, first: Pipeline) -> Iterator[Finding]:
                 how = f"by its pattern {other.name!r}"
                 hint = "leave its tables out of one of the two patterns by `exclude`"
                 yield _overlap(pipeline, pattern.name, pattern.name, first, how, hint)
+                # Its other overlaps would repeat the finding with another name.
                 break
         for table in first.tables:
             if pipeline.pattern_of(table.name) is pattern:

@@ -148,6 +148,7 @@ def _key(path: Path, content: Mapping[str, bytes]) -> str | None:
     # The folder's name is the pipeline's where the document gives none.
     folder = os.path.basename(os.path.realpath(path.parent))
     for name, data in {f"{folder}/{path.name}": b"", **content}.items():
+        # With each length, so that the end of one file cannot pass for the start of the next.
         digest.update(f"{name}\0{len(data)}\0".encode(errors="surrogateescape"))
         digest.update(data)
     return digest.hexdigest()
@@ -184,6 +185,7 @@ def _pack(result: CheckResult) -> dict[str, Any]:
     inputs = transform_inputs(result.pipeline)
     return {
         "data": result.data,
+        # The path is not part of the content: `_unpack` sets it.
         "warnings": [{**problem.as_dict(), "file": ""} for problem in result.problems],
         "inputs": [[name, read.tables, read.transforms] for name, read in inputs.items()],
     }
@@ -219,6 +221,7 @@ def read_entry(key: str) -> Any:
         if checksum != _checksum(key, body):
             return None
         return json.loads(body)
+    # A damaged entry counts as none: the file is checked again.
     except (OSError, ValueError, RecursionError):
         return None
 

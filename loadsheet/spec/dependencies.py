@@ -28,6 +28,7 @@ def transform_inputs(pipeline: Pipeline) -> dict[str, Inputs]:
 
         inputs = infer_inputs(pipeline)
         remember_inputs(pipeline, inputs)
+    # A copy, so that no caller can change what is remembered.
     return dict(inputs)
 
 

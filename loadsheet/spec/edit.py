@@ -84,6 +84,7 @@ def fit_to_defaults(
         if inherited["primary_key"] == list(key):
             own.pop("primary_key", None)
         else:
+            # An own null cancels what the table would inherit.
             own.setdefault("primary_key", None)
     if "incremental" in inherited:
         # Without a primary key, an inherited cursor would make the table append.
@@ -134,6 +135,7 @@ def _scalar(text: str) -> str:
     is_plain = _PLAIN.fullmatch(text) and not UNPRINTABLE.search(text)
     if is_plain and text.lower() not in _RESERVED_WORDS:
         return text
+    # A JSON string is also a YAML one, except for characters that YAML forbids.
     quoted = json.dumps(text, ensure_ascii=False)
     return UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", quoted)
 

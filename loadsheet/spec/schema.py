@@ -103,6 +103,7 @@ def _missing_keys(error: Violation, path: KeyPath) -> Iterator[Finding]:
 
 def _not_allowed(error: Violation, path: KeyPath) -> Iterator[Finding]:
     value = error.instance
+    # null cancels an inherited value; as a suggestion it would only confuse.
     allowed = [option for option in error.validator_value if option is not None]
     meant = meant_value(value, allowed) if isinstance(value, str) else None
     message = f"{describe_value(value)} is not one of {', '.join(allowed)}"

@@ -276,6 +276,7 @@ def _mapping(document: Document, node: yaml.MappingNode, path: KeyPath) -> dict[
             document.add("yaml-feature", path, "merge keys (<<) are not allowed", _SHARE, at)
             continue
         key_path = (*path, key)
+        # The second value is not read: the positions of the first one must stay.
         if key in data:
             message = f"duplicate key, first used on line {document.keys[key_path][0]}"
             document.add("duplicate-key", key_path, message, "remove one of the two", at)
@@ -325,6 +326,7 @@ def scalar_value(node: yaml.ScalarNode) -> Any:
     # PyYAML resolves tags by YAML 1.1, editors and most other parsers by 1.2.
     type_1_1 = node.tag.removeprefix(_TAG)
     type_1_2 = _type_1_2(node.value)
+    # Both versions take 010 for a number, but 1.1 reads 8 and 1.2 reads 10.
     if type_1_1 == type_1_2 and not _LEADING_ZERO.fullmatch(node.value):
         return _convert(type_1_1, node.value)
     hint = f'quote it: "{_short(node.value)}"'

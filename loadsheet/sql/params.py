@@ -64,6 +64,7 @@ def placeholders(sql: str) -> Iterator[tuple[str, int]]:
     for token, following in pairwise(tokenize(sql)):
         _track_brackets(brackets, token, before)
         is_colon = token.text == ":" and token.kind == "sign"
+        # A name follows at once: in `a[1 : n]`, the colon is a separator.
         is_name = following.kind == "word" and following.start == token.end
         if is_colon and is_name:
             in_subscript = bool(brackets) and brackets[-1]

@@ -38,6 +38,7 @@ def parse(sql: str) -> list[Statement]:
     tokens = tokenize(sql)
     for mistake in find_never_valid(tokens):
         raise Unparsable(mistake.message, mistake.offset, mistake.hint)
+    # Both replacements keep the length, so that the parser's locations hold for `sql`.
     text = Text(_without_comments(_with_values(sql), tokens), tokens)
     try:
         trees = syntax_trees(text.bytes)

@@ -119,6 +119,7 @@ def _nothing_after(tokens: Tokens, at: int) -> Mistake | None:
 
 
 def _empty_list(tokens: Tokens, at: int) -> Mistake | None:
+    # SQLite accepts an empty list, and programs that write SQL produce one.
     if _symbol(tokens, at + 1) != "(" or _symbol(tokens, at + 2) != ")":
         return None
     hint = "list values, or remove the condition"
@@ -126,6 +127,7 @@ def _empty_list(tokens: Tokens, at: int) -> Mistake | None:
 
 
 def _bare_interval(tokens: Tokens, at: int) -> Mistake | None:
+    # MySQL and BigQuery write `interval 1 day`.
     number = tokens[at + 1]
     if number.kind != "number":
         return None
@@ -134,6 +136,7 @@ def _bare_interval(tokens: Tokens, at: int) -> Mistake | None:
 
 
 def _two_limits(tokens: Tokens, at: int) -> Mistake | None:
+    # MySQL and SQLite write `LIMIT 5, 10`, the offset first.
     if tokens[at + 1].kind != "number" or _symbol(tokens, at + 2) != ",":
         return None
     message = "PostgreSQL has no LIMIT with two numbers"
@@ -141,6 +144,7 @@ def _two_limits(tokens: Tokens, at: int) -> Mistake | None:
 
 
 def _text_for_a_name(tokens: Tokens, at: int) -> Mistake | None:
+    # MySQL and SQLite accept `AS 'name'`.
     string = tokens[at + 1]
     if string.kind != "string":
         return None
@@ -149,6 +153,7 @@ def _text_for_a_name(tokens: Tokens, at: int) -> Mistake | None:
 
 
 def _other_regexp_operator(tokens: Tokens, at: int) -> Mistake | None:
+    # MySQL's RLIKE and REGEXP.
     message = f"PostgreSQL has no {tokens[at].text.upper()}"
     return Mistake(tokens[at].start, message, "write ~, or ~* where case does not matter")
 
@@ -158,11 +163,13 @@ def _arrow_for_at_least(tokens: Tokens, at: int) -> Mistake | None:
 
 
 def _qualify(tokens: Tokens, at: int) -> Mistake | None:
+    # Snowflake, BigQuery and DuckDB filter by QUALIFY.
     hint = "filter by WHERE, around a subquery with the window function"
     return Mistake(tokens[at + 1].start, "PostgreSQL has no QUALIFY", hint)
 
 
 def _star_with_exceptions(tokens: Tokens, at: int) -> Mistake | None:
+    # BigQuery has EXCEPT and REPLACE, Snowflake and DuckDB EXCLUDE.
     if _symbol(tokens, at + 1) not in ("exclude", "except", "replace", "rename"):
         return None
     message = "PostgreSQL has no * with exceptions"
@@ -200,6 +207,7 @@ def _try_cast(tokens: Tokens, culprit: int) -> Mistake | None:
 
 def _join_without_condition(tokens: Tokens, culprit: int) -> Mistake | None:
     """The last JOIN of the broken query without a condition for its rows."""
+    # One list for each open parenthesis: a condition belongs to the last JOIN of its own level.
     open_joins: list[list[int]] = [[]]
     for at, token in enumerate(tokens[:culprit]):
         if token.text == "(":

@@ -40,6 +40,7 @@ def appended_rows_are_read_once(table: Entry, _: View) -> Iterator[Finding]:
     if table.full.get("mode") != "append":
         return
     if table.full.get("incremental", {}).get("lookback") is not None:
+        # Point at the form in which the table has it.
         key = ("lookback",) if table.own.get("lookback") else ("incremental", "lookback")
         message = "rows inside the lookback would be appended again on each run"
         hint = "use mode: merge, or remove the lookback (if it is inherited: `lookback: null`)"
@@ -52,6 +53,7 @@ def appended_rows_are_read_once(table: Entry, _: View) -> Iterator[Finding]:
 
 def interval_needs_schedule(table: Entry, view: View) -> Iterator[Finding]:
     """Only a schedule that repeats gives runs a data interval."""
+    # A schedule with an error gets no second finding.
     repeats = view.get("schedule") not in (None, "@once")
     if _by(table) == "data_interval" and not repeats and view.is_sound("schedule"):
         message = "by: data_interval needs a schedule that repeats"
