@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from functools import lru_cache
 
+# From 0 to 1, as difflib measures it: below this, a word is not a likely typo of another.
 _SIMILARITY = 0.65
-"""From 0 to 1, as difflib measures it: below this, a word is not a likely typo of another."""
 _UNSAFE = re.compile(r"[^\w-]", re.ASCII)
+# A wildcard, or one in brackets, which stands for the character itself.
 _WILDCARD = re.compile(r"\[[*?]\]|[*?]")
-"""A wildcard, or one in brackets, which stands for the character itself."""
 
 
 def slug(name: str) -> str:

@@ -14,8 +14,8 @@ Mark = tuple[int, int]
 """Line and column, both from 1."""
 
 _PLAIN = re.compile(r"[\w-]+")
+# Characters of a key that a path shows: a key may be as long as a file.
 _LONGEST_KEY = 80
-"""Characters of a key that a path shows: a key may be as long as a file."""
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     PatternOf = Callable[[str], Pattern | None]
 
 _KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}
+# Names listed in an error.
 _MOST_NAMES = 10
-"""Names listed in an error."""
 
 
 @dataclass

@@ -23,10 +23,10 @@ from loadsheet.spec.rule_catalog import RULES, links
 WIDTH = 80
 """Cells of an excerpt: what a terminal has at least."""
 _TAB = "    "
+# Cells kept before the place in a line that has to be cut.
 _BEFORE = 30
-"""Cells kept before the place in a line that has to be cut."""
+# What a problem points at: a quoted text, a word, a path, or one character.
 _TOKEN = re.compile(r"""(['"]).*?\1|[\w@.:/-]*\w|.""")
-"""What a problem points at: a quoted text, a word, a path, or one character."""
 _LINE_END = re.compile(r"\r\n|\n|\r")
 _SARIF_SCHEMA = (
     "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"

@@ -15,8 +15,8 @@ from loadsheet.cli.errors import say
 from loadsheet.cli.progress import Live
 
 _PRINTING_SECONDS = 5.0
+# What shells add to a signal's number: 130 is Ctrl-C, 143 `kill`, 129 a closed terminal.
 _SIGNAL_EXIT = 128
-"""What shells add to a signal's number: 130 is Ctrl-C, 143 `kill`, 129 a closed terminal."""
 
 
 @contextmanager

@@ -29,8 +29,8 @@ _STYLES = {
     "+": "green",
     "-": "red",
 }
+# Columns for a label: longer ones are wrapped.
 _WIDEST = 40
-"""Columns for a label: longer ones are wrapped."""
 
 
 def plan_text(

@@ -29,6 +29,7 @@ from loadsheet.spec.schedule import duration
 from loadsheet.spec.view import View, as_list, inherit
 
 _UNCHANGED = ("description", "schedule", "start_date", "owner")
+# From the document's value to that of `Tasks`.
 _TASK_KEYS: dict[str, Callable[[Any], Any]] = {
     "pool": str,
     "retries": int,
@@ -36,7 +37,6 @@ _TASK_KEYS: dict[str, Callable[[Any], Any]] = {
     "timeout": duration,
     "max_active_tasks": int,
 }
-"""From the document's value to that of `Tasks`."""
 
 
 def build_pipeline(data: Mapping[str, Any], file: Path, sql: Mapping[str, str]) -> Pipeline:

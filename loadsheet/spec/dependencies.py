@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 from loadsheet.spec.models import Inputs, Pipeline
 
+# Pipelines; a long-lived DAG processor sees a new one after each edit.
 _MOST = 1024
-"""Pipelines; a long-lived DAG processor sees a new one after each edit."""
 _remembered: dict[Pipeline, dict[str, Inputs]] = {}
 
 

@@ -19,8 +19,8 @@ from loadsheet.spec.strict_yaml import compose
 from loadsheet.spec.view import inherit
 
 _PLAIN = re.compile(r"[^\W\d][\w-]*")
+# Unquoted text that some YAML parser reads as a truth value or as null.
 _RESERVED_WORDS = frozenset("y n yes no on off true false null".split())
-"""Unquoted text that some YAML parser reads as a truth value or as null."""
 
 
 def with_tables(text: str, entries: Mapping[str, Mapping[str, Any]]) -> str:

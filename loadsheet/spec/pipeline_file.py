@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 Stamp = tuple[tuple[str, int, int], ...]
 """Name, time of the last change in nanoseconds, and size of each file."""
+# Nanoseconds. A file that is edited twice within one tick of the file system's clock looks
+# unchanged, so the results of newer files are not kept in memory.
 _SETTLED = 2_000_000_000
-"""Nanoseconds. A file that is edited twice within one tick of the file system's clock looks
-unchanged, so the results of newer files are not kept in memory."""
 
 
 def load_pipeline(path: Path) -> Pipeline:

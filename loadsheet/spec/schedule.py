@@ -9,10 +9,11 @@ from loadsheet.names import closest
 
 PRESETS = ("@once", "@hourly", "@daily", "@weekly", "@monthly", "@quarterly", "@yearly")
 _ALIASES = {"@midnight": "@daily", "@annually": "@yearly"}
+# Characters of a schedule. Airflow's cron library takes seconds for a list of a megabyte.
 _LONGEST = 200
-"""Characters of a schedule. Airflow's cron library takes seconds for a list of a megabyte."""
 
 
+# Each field's name, and its values besides `*`, lists, ranges and steps.
 _FIELDS = (
     ("minute", "0-59"),
     ("hour", "0-23"),
@@ -20,7 +21,6 @@ _FIELDS = (
     ("month", "1-12 or JAN-DEC"),
     ("day of week", "0-7 or SUN-SAT"),
 )
-"""Each field's name, and its values besides `*`, lists, ranges and steps."""
 
 _EXAMPLE = (
     'minute, hour, day of month, month, day of week: "30 5 * * MON-FRI" is 5:30 on working days'

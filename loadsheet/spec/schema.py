@@ -135,10 +135,10 @@ def _unexpected(error: Violation, path: KeyPath) -> Iterator[Finding]:
     yield Finding(code, path=path, message=message, hint=hint)
 
 
+# By the schema's keyword that is violated; others are explained by `_unexpected`.
 _EXPLAIN: dict[str, Callable[[Violation, KeyPath], Iterator[Finding]]] = {
     "additionalProperties": _unknown_keys,
     "required": _missing_keys,
     "enum": _not_allowed,
     "uniqueItems": _duplicates,
 }
-"""By the schema's keyword that is violated; others are explained by `_unexpected`."""

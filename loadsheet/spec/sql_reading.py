@@ -38,8 +38,8 @@ _SCRIPT_HINT = (
 _OWN_TABLE_HINT = "leave it out, or use `materialized: script`, which can create the table first"
 
 _ALWAYS_THERE = frozenset({"information_schema", "loadsheet"})
+# The end of the search path on which a transform runs, after staging and mart.
 _SEARCHED_LAST = "public"
-"""The end of the search path on which a transform runs, after staging and mart."""
 
 
 def infer_inputs(pipeline: Pipeline) -> dict[str, Inputs]:

@@ -30,16 +30,16 @@ MAX_DEPTH = 50
 _TAB = re.compile(r"^[^#\n]*?(\t)", re.MULTILINE)
 
 _TAG = "tag:yaml.org,2002:"
+# The types of YAML 1.2's core schema and what they look like. PyYAML applies those of 1.1.
 _YAML_1_2 = (
     ("null", re.compile(r"null|Null|NULL|~|")),
     ("bool", re.compile(r"true|True|TRUE|false|False|FALSE")),
     ("int", re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")),
     ("float", re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")),
 )
-"""The types of YAML 1.2's core schema and what they look like. PyYAML applies those of 1.1."""
 _LEADING_ZERO = re.compile(r"[-+]?0[0-9_]+")
+# Characters of a number; Python refuses to read or print one with more than 4300 digits.
 _LONGEST_NUMBER = 100
-"""Characters of a number; Python refuses to read or print one with more than 4300 digits."""
 _TRUE = frozenset({"true", "yes", "on"})
 
 _QUOTE = 'quote the text, e.g. "@daily" or "0 6 * * *"'
@@ -78,6 +78,7 @@ _TRANSLATIONS = (
     ("unexpected ':'", "", "a ':' is not allowed here", _COLON),
     ("<document start>", "", "this line does not fit the lines above it", _INDENT),
 )
+# Problems that libyaml reports where it gave up; its context is where the mistake begins.
 _AT_CONTEXT = frozenset(
     {
         "alphabetic or numeric",
@@ -87,7 +88,6 @@ _AT_CONTEXT = frozenset(
         "could not find expected ':'",
     }
 )
-"""Problems that libyaml reports where it gave up; its context is where the mistake begins."""
 
 
 @dataclass(kw_only=True)

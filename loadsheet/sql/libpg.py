@@ -22,8 +22,8 @@ REQUIREMENT = "postgast>=0.2,<0.3"
 """As in pyproject.toml. Other versions may keep the library elsewhere, or change its interface."""
 
 _FILES = {"darwin": "libpg_query.dylib", "win32": "pg_query.dll"}
+# A key with its colon, a value, or a bracket.
 _JSON = re.compile(r'"(?:[^"\\]|\\.)*+":?|[{}\[\]]|[^\s{}\[\],:"]+')
-"""A key with its colon, a value, or a bracket."""
 
 # libpg_query writes its tree by recursion and checks no limit: a stack that is too small ends the
 # process (SIGSEGV). Measured: 130 bytes for each operator in a chain, 400 for each scalar subquery.

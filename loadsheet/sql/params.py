@@ -16,9 +16,9 @@ from loadsheet.sql.tokens import Token, tokenize
 
 PARAMS = ("since_load", "interval_start", "interval_end", "run_id")
 
+# A colon before a letter, and no cast (`::`): where there is none, the tokens need not be looked
+# at.
 _MAY_BE_NAMED = re.compile(r"(?<!:)(?:::)*:[^\W\d]")
-"""A colon before a letter, and no cast (`::`): where there is none, the tokens need not be looked
-at."""
 _OPERAND_ENDS = frozenset(("word", "name", "number", "string", "body"))
 
 

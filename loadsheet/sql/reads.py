@@ -11,11 +11,11 @@ from loadsheet.sql.tokens import Unparsable, tokenize
 
 _T = TypeVar("_T")
 
+# They name tables as a query does. Others name them elsewhere: the target of an INSERT is no
+# RangeVar in the tree.
 _NOT_READING = frozenset(
     ("TruncateStmt", "LockStmt", "GrantStmt", "CreateStmt", "CreateStatsStmt", "AlterTableStmt")
 )
-"""They name tables as a query does. Others name them elsewhere: the target of an INSERT is no
-RangeVar in the tree."""
 _ROUTINES = frozenset(("DoStmt", "CreateFunctionStmt"))
 _RENAMES_TABLE = frozenset(("OBJECT_TABLE", "OBJECT_VIEW", "OBJECT_MATVIEW"))
 _NAMES = frozenset(("word", "name"))

@@ -21,12 +21,13 @@ class Mistake(NamedTuple):
 Tokens = Sequence[Token]
 _END = Token("", "", 0, 0)
 
+# Blanks and invisible characters that come with text from web pages: to PostgreSQL they are
+# letters.
 _ODD_BLANK = re.compile(
     "[\u0085\u00a0\u1680\u2000-\u200f\u2028\u2029\u202f\u205f\u2060\u3000\ufeff]"
 )
-"""Blanks and invisible characters that come with text from web pages: to PostgreSQL they are
-letters."""
 _ENDS = frozenset("from where group having order limit union except intersect ) ] , ;".split())
+# PostgreSQL's reserved words, without those that are a value (`user`, `current_date`, `null`).
 _RESERVED = frozenset(
     "analyse analyze and asc asymmetric both cast check collate column constraint create desc"
     " distinct do else end except fetch for foreign from grant group having in initially intersect"
@@ -34,11 +35,10 @@ _RESERVED = frozenset(
     " select symmetric table then to trailing union unique using variadic when where window"
     " with".split()
 )
-"""PostgreSQL's reserved words, without those that are a value (`user`, `current_date`, `null`)."""
+# Where one of these is unexpected, something before it is missing.
 _CLAUSES = frozenset(
     "and as else end except from having intersect limit on or then union using when where".split()
 )
-"""Where one of these is unexpected, something before it is missing."""
 _BEFORE_NAMES = frozenset("select from join update into where and or on by , ( .".split())
 _OPERATORS = {"==": ("PostgreSQL has no ==", "write ="), "=<": ("PostgreSQL has no =<", "write <=")}
 _TYPOGRAPHIC_QUOTES = "‘’“”"
