@@ -72,6 +72,7 @@ class _Limit:
     @contextlib.contextmanager
     def ticking(self) -> Iterator[None]:
         timer = threading.Timer(min(self._seconds, threading.TIMEOUT_MAX), self._end)
+        # A process that ends does not wait for it.
         timer.daemon = True
         timer.start()
         try:
@@ -103,6 +104,7 @@ class _Limit:
         with self._lock:
             self.is_over = True
             watched = list(self._watched)
+        # Without the lock: shutting may take a while, and a step may start to watch meanwhile.
         for shut in watched:
             with contextlib.suppress(Exception):  # it has been closed meanwhile
                 shut()

@@ -61,12 +61,8 @@ def _fire(armed: str, point: str) -> None:
     if action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if action == "hang":
-        _hang()
+        # As a server that does not answer: until the step's time is up.
+        time_is_up = threading.Event()
+        watch(time_is_up.set)
+        time_is_up.wait()
     raise Reached(f"failpoint {point}")
-
-
-def _hang() -> None:
-    """Wait as for a server that does not answer: until the step's time is up."""
-    time_is_up = threading.Event()
-    watch(time_is_up.set)
-    time_is_up.wait()

@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from functools import lru_cache
 
+# From 0 to 1, as difflib measures it: below this, a word is not a likely typo of another.
 _SIMILARITY = 0.65
-"""From 0 to 1, as difflib measures it: below this, a word is not a likely typo of another."""
 _UNSAFE = re.compile(r"[^\w-]", re.ASCII)
+# A wildcard, or one in brackets, which stands for the character itself.
 _WILDCARD = re.compile(r"\[[*?]\]|[*?]")
-"""A wildcard, or one in brackets, which stands for the character itself."""
 
 
 def slug(name: str) -> str:
@@ -22,9 +22,11 @@ def slug(name: str) -> str:
     Airflow task ids allow `[\\w.-]`, object keys almost anything; a table may be called `Order
     "Lines" é`.
     """
+    # A pattern stays readable: `order_*` becomes `order_any` and the hash.
     safe = _UNSAFE.sub("_", name.replace("*", "any"))
     if safe == name and len(name) <= 63:
         return name
+    # 54 + 1 + 8 characters: as long as a plain name may be.
     return f"{safe[:54]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 

@@ -156,6 +156,11 @@ def connect(
     or refuses the login.
     """
     extras = {key: value for key, value in connection.extra.items() if key in _LIBPQ_EXTRAS}
+    options: dict[str, Any] = {**NETWORK, **extras}
+    # Connecting may not take longer than the step has left. To libpq, 0 would mean no limit.
+    left = remaining()
+    if left < float(options["connect_timeout"]):
+        options["connect_timeout"] = max(int(left), 1)
     session = PinnedSession.connect(
         autocommit=True,
         host=connection.host or None,
@@ -165,7 +170,7 @@ def connect(
         dbname=connection.schema or None,
         application_name=application_name,
         client_encoding="UTF8",
-        **_network(extras),
+        **options,
     )
     session.pins = {**PINNED, **settings}
     version = session.info.parameter_status("server_version") or "of unknown version"
@@ -179,16 +184,6 @@ def connect(
         session.close()
         raise
     return session
-
-
-def _network(extras: dict[str, Any]) -> dict[str, Any]:
-    """libpq's options: NETWORK, overridden by the connection's own. Connecting may not take longer
-    than the step has left."""
-    options = {**NETWORK, **extras}
-    left = remaining()
-    if left < float(options["connect_timeout"]):
-        options["connect_timeout"] = max(int(left), 1)
-    return options
 
 
 def connect_source(connection: Connection) -> PinnedSession:

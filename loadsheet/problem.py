@@ -14,8 +14,8 @@ Mark = tuple[int, int]
 """Line and column, both from 1."""
 
 _PLAIN = re.compile(r"[\w-]+")
+# Characters of a key that a path shows: a key may be as long as a file.
 _LONGEST_KEY = 80
-"""Characters of a key that a path shows: a key may be as long as a file."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +46,12 @@ def dotted(path: KeyPath) -> str:
             continue
         if text:
             text += "."
-        text += _path_step(step)
+        if len(step) > _LONGEST_KEY:
+            step = f"{step[:_LONGEST_KEY]}…"
+        if not _PLAIN.fullmatch(step):
+            step = json.dumps(step, ensure_ascii=False)
+        text += step
     return text
-
-
-def _path_step(key: str) -> str:
-    if len(key) > _LONGEST_KEY:
-        key = f"{key[:_LONGEST_KEY]}…"
-    if _PLAIN.fullmatch(key):
-        return key
-    return json.dumps(key, ensure_ascii=False)
 
 
 def escape_newlines(text: str) -> str:
@@ -82,6 +78,7 @@ class Problem:
     """`error` (exit code 2) or `warning` (shown, exit code 0)."""
 
     def __str__(self) -> str:
+        # Names are shown on one line, so that none looks like a line of our output.
         text = f"{on_one_line(self.file)}:{self.line}:{self.column} "
         if self.path:
             text += f"{on_one_line(self.path)}: "

@@ -45,13 +45,13 @@ _ASSIGNED = re.compile(
 _SECRET_KEY = re.compile(
     "pass|pwd|secret|token|credential|api_?key|access_?key|private_?key|^options$", re.IGNORECASE
 )
+# Characters: a password such as `x` would mask every x in every message.
 _SHORTEST = 6
-"""Characters: a password such as `x` would mask every x in every message."""
+# A secret that is (a part of) one of these would mask the word by which others are recognised.
 _WORDS = (
     "password passphrase passwd secret_key token credential signature api_key access_key"
     " private_key"
 )
-"""A secret that is (a part of) one of these would mask the word by which others are recognised."""
 _secrets: set[str] = set()
 
 

@@ -98,8 +98,10 @@ def prepare_to_parse() -> None:
         try:
             import_module(module)
         except Exception as error:
-            if isinstance(error, ModuleNotFoundError) and _is_ours(error.name):
-                raise
+            if isinstance(error, ModuleNotFoundError):
+                package = (error.name or "").partition(".")[0]
+                if package == "loadsheet":
+                    raise
             _log.exception("%s cannot be imported", module)
     # Computes and caches the hash of our code now: after an update, the files on disk are no longer
     # the code that runs here, and that code would use results of the new one.
@@ -116,7 +118,3 @@ def prepare_to_parse() -> None:
             " 'modified_time'",
             order,
         )
-
-
-def _is_ours(module: str | None) -> bool:
-    return module is not None and module.split(".")[0] == "loadsheet"

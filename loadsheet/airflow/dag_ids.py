@@ -22,12 +22,17 @@ def owner_of(name: str, spec: Path, root: Path) -> Path | None:
 
     A broken file keeps the name that its text gives it.
     """
+    # The folder of that name owns it in any case.
     if spec.parent.name == name:
         return None
     for other in candidates(root, name):
         if other == spec:
             return None
-        if _dag_id_of(other) == name:
+        try:
+            other_name = load_pipeline(other).name
+        except Exception:  # any error: the parse of that file reports it
+            other_name = broken_file_id(other)
+        if other_name == name:
             return other
     return None
 
@@ -51,13 +56,6 @@ def candidates(root: Path, dag_id: str) -> Iterator[Path]:
         # Text with escaped letters, and the name of a linked folder, may hide the id.
         if dag_id in text or "\\" in text or os.path.islink(spec.parent):
             yield spec
-
-
-def _dag_id_of(spec: Path) -> str:
-    try:
-        return load_pipeline(spec).name
-    except Exception:  # any error: the parse of that file reports it
-        return broken_file_id(spec)
 
 
 def broken_file_id(spec: Path) -> str:
@@ -105,6 +103,7 @@ def top_level_texts(spec: Path) -> dict[str, str]:
             if key is not None and scalar and not scalar.tag:
                 texts[key] = scalar.value
             key = None
+    # The keys above the broken place are enough.
     except (yaml.YAMLError, ValueError):
         pass
     return texts

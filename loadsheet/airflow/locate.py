@@ -7,7 +7,6 @@ and each process completes that name with the folder from which it has parsed th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,17 +35,16 @@ def pipeline_file(spec: str, dag: DAG | None) -> Path:
         return Path(spec)
     if project := getattr(dag, "loadsheet_project", None):
         return Path(project, spec)
-    folders = list(dict.fromkeys(_folders(dag)))
+    folders: list[Path] = []
+    if dag and dag.fileloc:
+        # A link counts as the DAG file that it leads to, as for the loader of a project.
+        folders += Path(dag.fileloc).resolve().parents
+        folders += Path(dag.fileloc).absolute().parents
+    folders.append(CODE_ROOT)
+    # The two chains share most folders: each is searched once, and named once in the error.
+    folders = list(dict.fromkeys(folders))
     for folder in folders:
         if (folder / spec).is_file():
             return folder / spec
     searched = ", ".join(map(str, folders))
     raise InputError(f"there is no pipeline file {spec!r} in any of these folders: {searched}")
-
-
-def _folders(dag: DAG | None) -> Iterator[Path]:
-    if dag and dag.fileloc:
-        # A link counts as the DAG file that it leads to, as for the loader of a project.
-        yield from Path(dag.fileloc).resolve().parents
-        yield from Path(dag.fileloc).absolute().parents
-    yield CODE_ROOT

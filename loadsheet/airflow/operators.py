@@ -132,6 +132,7 @@ class StepOperator(BaseOperator):
         """What the next step needs: a load id, names of tables, or nothing. Raises
         AirflowSkipException if there was nothing to do, otherwise as `as_airflow_errors`."""
         with as_airflow_errors():
+            # Only from here to the end of the work may `on_kill` interrupt.
             self._working = True
             try:
                 outcome = self._run(context)

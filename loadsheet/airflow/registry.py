@@ -86,7 +86,9 @@ def _all_dags(specs: list[Path], root: Path) -> dict[str, DAG]:
     for spec in specs:
         name = built[spec][0]
         if owners[name] != spec:
-            dag_id = _free_id(spec, dags)
+            dag_id = folder_id(spec)
+            while dag_id in dags:
+                dag_id += ".broken"
             problem = name_taken(name, relative(owners[name], root))
             dags[dag_id] = broken_dag(dag_id, relative(spec, root), problem)
     return dags
@@ -136,10 +138,3 @@ def _stand_in(dag_id: str, spec: Path, root: Path, problems: str) -> DAG:
         except Exception:  # the schedule itself may be the problem
             pass
     return broken_dag(dag_id, file, problems)
-
-
-def _free_id(spec: Path, dags: dict[str, DAG]) -> str:
-    dag_id = folder_id(spec)
-    while dag_id in dags:
-        dag_id += ".broken"
-    return dag_id

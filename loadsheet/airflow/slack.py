@@ -176,9 +176,13 @@ def failure_message(context: Context) -> dict[str, Any]:
     error = context.get("exception")
     error_text = _error_text(error)
     sections = [f"*Error*\n{_preformatted(error_text)}"]
-    frames = _last_frames(error)
+    frames: list[str] = []
+    if isinstance(error, BaseException):
+        for frame in traceback.extract_tb(error.__traceback__)[-FRAMES:]:
+            frames.append(f"{frame.filename}:{frame.lineno} in {frame.name}\n    {frame.line}")
     if frames:
-        sections.append(f"*Where*\n{_preformatted(frames)}")
+        where = "\n".join(frames)
+        sections.append(f"*Where*\n{_preformatted(where)}")
     sections.append(_log_link(context))
     first_line = error_text.partition("\n")[0]
     return _message(title, f"{title}: {_escape(first_line)}", facts, sections)
@@ -226,16 +230,6 @@ def _error_text(error: BaseException | str | None) -> str:
     return str(redact(text))
 
 
-def _last_frames(error: BaseException | str | None) -> str:
-    if not isinstance(error, BaseException):
-        return ""
-    frames = traceback.extract_tb(error.__traceback__)[-FRAMES:]
-    lines = []
-    for frame in frames:
-        lines.append(f"{frame.filename}:{frame.lineno} in {frame.name}\n    {frame.line}")
-    return "\n".join(lines)
-
-
 def _section(text: str) -> dict[str, Any]:
     return {"type": "section", "text": _markdown(text)}
 
@@ -245,11 +239,14 @@ def _markdown(text: str) -> dict[str, str]:
 
 
 def _preformatted(text: str) -> str:
+    # Three backticks would end the block.
     escaped = _escape(text.replace("```", "'''"))
     if len(escaped) > LONGEST_TEXT:
+        # The cut may leave half of an entity such as `&amp;`.
         escaped = _CUT_ENTITY.sub("", escaped[:LONGEST_TEXT]) + " ..."
     return f"```{escaped}```"
 
 
 def _escape(text: str) -> str:
+    # Slack reads links and mentions from these three characters.
     return visible(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -178,7 +178,11 @@ class Edits:
         """Those that share their name with a file whose name has changed: which of the two owns it
         may have changed, too. A file with its folder's name owns it in any case."""
         before = self._names
-        names = {name: self._pipeline_name(name, folders, marks) for name in folders}
+        names = dict(folders)
+        for stub in folders.keys() & marks.keys():
+            # An empty mark: the pipeline has its folder's name, and nothing has to be read.
+            if marks[stub].st_size:
+                names[stub] = noted_name(self._dags / stub) or folders[stub]
         self._names = names
         if before is None or before == names:
             return set()
@@ -196,11 +200,6 @@ class Edits:
             if pipeline != folders[stub] and others:
                 affected.add(stub)
         return affected
-
-    def _pipeline_name(self, name: str, folders: Folders, marks: Marks) -> str:
-        if name in marks and marks[name].st_size:
-            return noted_name(self._dags / name) or folders[name]
-        return folders[name]
 
 
 def _source_versions(folder: Path) -> frozenset[Version]:

@@ -153,6 +153,7 @@ def _unique_columns(table: SourceTable, facts: Facts) -> tuple[str, ...]:
 def _fits_key(table: SourceTable, name: str) -> bool:
     """Whether equal values of the column are also equal in the warehouse, and can be ordered."""
     nature = table.natures[name]
+    # A nondeterministic collation takes different values for equal.
     if nature.loose:
         return False
     if nature.is_enum:
@@ -207,6 +208,7 @@ def _best_time(table: SourceTable, facts: Facts, names: re.Pattern[str]) -> str 
 def _growing(table: SourceTable, facts: Facts) -> str | None:
     """A column whose values rise with every row inserted; None where there is none."""
     for column in table.columns:
+        # A sequence hands out rising numbers. Without one, a number may be anything.
         if column.name in facts.drawn and column.type in _NUMBERS and column.name in table.not_null:
             return column.name
     created = _best_time(table, facts, _CREATED)
@@ -326,30 +328,29 @@ def print_suggestions(suggestions: Iterable[Suggestion], choice: Choice) -> None
     from loadsheet.spec.edit import table_yaml
 
     for suggestion in suggestions:
+        advice = suggestion.advice
+        reasons = [f"{advice.mode}: {advice.why}"]
+        if advice.key and not advice.declared:
+            columns = ", ".join(advice.key)
+            reasons.append(
+                f"key: {columns} is unique and never NULL, though not declared as the primary key"
+            )
+        if advice.secrets:
+            names = ", ".join(advice.secrets)
+            reasons.append(f"left out, because their names suggest secrets: {names}")
         typer.echo(f"  {table_yaml(suggestion.found.name, suggestion.entry)}")
-        for line in _reasons(suggestion.advice):
+        for line in reasons:
             typer.echo(f"      {on_one_line(line)}")
     if choice.present:
         typer.echo(f"already there: {_names(choice.present)}")
     names_by_reason: dict[str, list[str]] = {}
     for name, reason in choice.left_out.items():
         names_by_reason.setdefault(reason, []).append(name)
-    for reason, names in names_by_reason.items():
-        typer.echo(f"left out: {_names(names)} ({on_one_line(reason)})")
+    for reason, left_out in names_by_reason.items():
+        typer.echo(f"left out: {_names(left_out)} ({on_one_line(reason)})")
     for text in choice.needed:
         typer.echo(f"before increments can be read: {text}")
 
 
 def _names(names: Iterable[str]) -> str:
     return ", ".join(map(on_one_line, names))
-
-
-def _reasons(advice: Advice) -> Iterable[str]:
-    yield f"{advice.mode}: {advice.why}"
-    if advice.key and not advice.declared:
-        yield (
-            f"key: {', '.join(advice.key)} is unique and never NULL, though not declared as the"
-            " primary key"
-        )
-    if advice.secrets:
-        yield f"left out, because their names suggest secrets: {', '.join(advice.secrets)}"

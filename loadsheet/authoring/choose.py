@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     PatternOf = Callable[[str], Pattern | None]
 
 _KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}
+# Names listed in an error.
 _MOST_NAMES = 10
-"""Names listed in an error."""
 
 
 @dataclass
@@ -74,7 +74,8 @@ def choose(
             _add(choice, relations[name], present)
             choice.named.add(name)
             continue
-        if not _is_glob(name):
+        # Here also `[abc]`, as in a shell; a pipeline file knows only * and ?.
+        if not any(character in name for character in "*?["):
             problems.append(_unknown(text, schema, relations))
             continue
         matched = [relation for relation in relations.values() if fnmatchcase(relation.name, name)]
@@ -85,6 +86,7 @@ def choose(
             problems.append(f"no table in schema {schema!r} matches {text!r}; it has {names}")
     if problems:
         raise InputError("\n  ".join([*problems, "nothing was written"]))
+    # A pattern may have left out a table that the user also names.
     for name in choice.named:
         choice.left_out.pop(name, None)
     return choice
@@ -110,6 +112,7 @@ def _add_matched(
             why_not = (
                 f"the file's pattern {pattern.name} matches it; name it to give it a separate entry"
             )
+        # A table that the file has already is listed as that, whatever else is true of it.
         if why_not and relation.name not in present:
             choice.left_out[relation.name] = why_not
         else:
@@ -144,11 +147,6 @@ def _unwritable(name: str) -> str:
         code = f"U+{ord(unprintable[0]):04X}"
         return f"its name has the character {code}, which a pipeline file must not contain"
     return ""
-
-
-def _is_glob(text: str) -> bool:
-    # On the command line also `[abc]`, as in a shell; a pipeline file knows only * and ?.
-    return any(character in text for character in "*?[")
 
 
 def _unknown(text: str, schema: str, relations: Collection[str]) -> str:

@@ -48,10 +48,12 @@ class Ends:
         databases = {name for name, kind in types.items() if kind == "postgres"}
         warehouses = {other.warehouse.conn_id for other in others}
         if not warehouses:
+            # Without other pipelines to go by, the connection's name has to tell.
             warehouses = {name for name in databases if "warehouse" in name.lower()}
         lakes = {other.lake.conn_id for other in others}
         if not lakes:
             lakes = {name for name, kind in types.items() if kind in _LAKE_TYPES}
+        # The warehouse before the source, which can only be one of the databases that are left.
         warehouse = _only("warehouse", warehouse, warehouses or databases - {source}, types)
         source = _only("source", source, databases - {warehouse}, types)
         lake = _only("lake", lake, lakes, types)
@@ -83,9 +85,17 @@ def _only(
     role: str, named: str | None, candidates: Collection[str], defined: Collection[str]
 ) -> str:
     """The connection `named` by the user, else the only candidate."""
-    if named is not None:
-        _require_defined(named, defined)
+    if named is not None and named in defined:
         return named
+    if named is not None:
+        hint = f"the project has {', '.join(sorted(defined)) or 'none'}"
+        meant = closest(named, defined)
+        if meant:
+            hint = f"did you mean {meant!r}?"
+        raise InputError(
+            f"connection {named!r} is not defined ({hint}): add it to connections/connections.yml, "
+            f"or set AIRFLOW_CONN_{named.upper()}"
+        )
     names = sorted(candidates)
     if len(names) == 1:
         return names[0]
@@ -96,19 +106,6 @@ def _only(
     raise InputError(
         f"no connection can be the {role}: add one to connections/connections.yml, or set"
         f" AIRFLOW_CONN_<ID>, and name it with --{role}"
-    )
-
-
-def _require_defined(name: str, defined: Collection[str]) -> None:
-    if name in defined:
-        return
-    hint = f"the project has {', '.join(sorted(defined)) or 'none'}"
-    meant = closest(name, defined)
-    if meant:
-        hint = f"did you mean {meant!r}?"
-    raise InputError(
-        f"connection {name!r} is not defined ({hint}): add it to connections/connections.yml, "
-        f"or set AIRFLOW_CONN_{name.upper()}"
     )
 
 

@@ -101,7 +101,10 @@ def write_new(path: Path, text: str) -> None:
     _refuse_read_only(path.parent)
     temporary = _temporary(path, text)
     try:
-        os.chmod(temporary, 0o666 & ~_umask())
+        # Temporary files are private. The system has no call that only reads the umask.
+        umask = os.umask(0o022)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
         # A link, where a rename would replace a file that was created since.
         os.link(temporary, path)
     except FileExistsError:
@@ -158,10 +161,3 @@ def _temporary(target: Path, text: str) -> str:
         file.flush()
         os.fsync(file.fileno())
     return name
-
-
-def _umask() -> int:
-    # The system has no call that only reads it.
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask

@@ -80,7 +80,15 @@ def report_bug(error: BaseException) -> None:
     file that can be attached to a report."""
     from loadsheet.cli.logs import write_bug_report  # only a bug needs it
 
-    tracebacks = [_traceback(link) for link in _chain(error)]
+    tracebacks: list[str] = []
+    for link in _chain(error):
+        # Not `traceback.format_exception`: a driver's message may quote the row; `summary` does
+        # not.
+        frames = "".join(traceback.format_tb(link.__traceback__))
+        lines = [f"Traceback (most recent call last):\n{frames}{summary(link)}"]
+        lines += getattr(link, "__notes__", ())
+        tracebacks.append("\n".join(lines))
+    # Python prints the cause first, and the error that ended the command last.
     report = "\n\n".join(reversed(tracebacks))
     file = write_bug_report(report)
     last_line = f"{_BUG}: {file}" if file else _BUG_UNWRITTEN
@@ -95,14 +103,6 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         if error.__cause__ or error.__suppress_context__:
             led_to_it = error.__cause__
         error = led_to_it
-
-
-def _traceback(error: BaseException) -> str:
-    # Not `traceback.format_exception`: a driver's message may quote the row; `summary` does not.
-    frames = "".join(traceback.format_tb(error.__traceback__))
-    lines = [f"Traceback (most recent call last):\n{frames}{summary(error)}"]
-    lines += getattr(error, "__notes__", ())
-    return "\n".join(lines)
 
 
 def say(text: str) -> None:

@@ -23,10 +23,10 @@ from loadsheet.spec.rule_catalog import RULES, links
 WIDTH = 80
 """Cells of an excerpt: what a terminal has at least."""
 _TAB = "    "
+# Cells kept before the place in a line that has to be cut.
 _BEFORE = 30
-"""Cells kept before the place in a line that has to be cut."""
+# What a problem points at: a quoted text, a word, a path, or one character.
 _TOKEN = re.compile(r"""(['"]).*?\1|[\w@.:/-]*\w|.""")
-"""What a problem points at: a quoted text, a word, a path, or one character."""
 _LINE_END = re.compile(r"\r\n|\n|\r")
 _SARIF_SCHEMA = (
     "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
@@ -66,6 +66,7 @@ def as_json(problem: Problem) -> dict[str, Any]:
 
 def as_annotation(problem: Problem) -> str:
     """The problem as a GitHub Actions workflow command."""
+    # An annotation shows its message only, so the hint and the links are part of it.
     text = problem.message
     if problem.hint:
         text += f"\nhint: {problem.hint}"
@@ -114,22 +115,26 @@ def as_sarif(problems: Sequence[Problem]) -> dict[str, Any]:
     upload adds.
     """
     source_lines.cache_clear()
-    driver = {"name": "loadsheet", "version": __version__, "rules": [_rule(code) for code in RULES]}
+    rules: list[dict[str, Any]] = []
+    for code, rule in RULES.items():
+        (link,) = links(code, "")
+        # Code scanning shows the Markdown where it can, and the text elsewhere.
+        help_text = {
+            "text": f"{rule.fix}\nSee {link}",
+            "markdown": f"{rule.fix}\n\nSee `{link}`.",
+        }
+        sarif_rule = {
+            "id": code,
+            "name": code.title().replace("-", ""),
+            "shortDescription": {"text": rule.why},
+            "fullDescription": {"text": f"{rule.why} {rule.fix}"},
+            "help": help_text,
+        }
+        rules.append(sarif_rule)
+    driver = {"name": "loadsheet", "version": __version__, "rules": rules}
     results = [_result(problem) for problem in problems]
     run = {"tool": {"driver": driver}, "columnKind": "unicodeCodePoints", "results": results}
     return {"$schema": _SARIF_SCHEMA, "version": "2.1.0", "runs": [run]}
-
-
-def _rule(code: str) -> dict[str, Any]:
-    rule = RULES[code]
-    (link,) = links(code, "")
-    return {
-        "id": code,
-        "name": code.title().replace("-", ""),
-        "shortDescription": {"text": rule.why},
-        "fullDescription": {"text": f"{rule.why} {rule.fix}"},
-        "help": {"text": f"{rule.fix}\nSee {link}", "markdown": f"{rule.fix}\n\nSee `{link}`."},
-    }
 
 
 def _result(problem: Problem) -> dict[str, Any]:

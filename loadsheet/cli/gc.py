@@ -71,6 +71,7 @@ def gc(
 
     With --sample, drop everything a sample run created.
     """
+    # First: wrong input is reported before a server is asked.
     age = _age(older_than)
     if sample and _is_any_given(ctx, "older_than", "keep"):
         raise InputError("--sample removes the complete sample: leave out --older-than and --keep")
@@ -127,10 +128,12 @@ def _each(specs: Specs, work: Callable[[Pipeline, Path], Result]) -> tuple[dict[
         try:
             results[spec.name] = work(spec, project)
         except Exception as error:
+            # A bug is not a matter of one pipeline: it ends the command, with a traceback.
             if not is_expected(error):
                 raise
             say(f"error: {spec.name}: {describe(error)}")
             codes.append(WRONG_INPUT if isinstance(error, InputError) else FAILED)
+    # Failed work (1) outranks wrong input (2).
     return results, min(codes, default=0)
 
 
@@ -172,6 +175,7 @@ def _collect(
     except Exception as error:
         if isinstance(error, InputError) or not is_expected(error):
             raise
+        # The garbage is found before anything is removed.
         raise WorkError(f"nothing was removed: {describe(error)}") from error
     if not dry_run:
         garbage.remove(tables, lake)
@@ -215,25 +219,27 @@ def _print(name: str, tables: list[TableGarbage], dry_run: bool) -> None:
         f" ({removed.objects:,} objects, {removed.bytes:,} bytes);"
         f" {kept.loads} loads and {kept.attempts} attempts stay ({kept.bytes:,} bytes)"
     )
-    if tables:
-        print_table((*_HEADS, "because"), [_row(table) for table in tables])
-
-
-def _row(table: TableGarbage) -> tuple[str, ...]:
-    removed, kept = _totals([table])
-    reasons = [] if table.in_spec else ["not in the spec"]
-    reasons += _reasons_to_keep([table])
-    return (
-        table.table,
-        f"{removed.attempts:,}",
-        f"{removed.loads:,}",
-        f"{removed.objects:,}",
-        f"{removed.bytes:,}",
-        f"{kept.loads:,}",
-        f"{kept.attempts:,}",
-        f"{kept.bytes:,}",
-        "; ".join(reasons),
-    )
+    if not tables:
+        return
+    rows: list[tuple[str, ...]] = []
+    for table in tables:
+        removed, kept = _totals([table])
+        reasons = _reasons_to_keep([table])
+        if not table.in_spec:
+            reasons.insert(0, "not in the spec")
+        row = (
+            table.table,
+            f"{removed.attempts:,}",
+            f"{removed.loads:,}",
+            f"{removed.objects:,}",
+            f"{removed.bytes:,}",
+            f"{kept.loads:,}",
+            f"{kept.attempts:,}",
+            f"{kept.bytes:,}",
+            "; ".join(reasons),
+        )
+        rows.append(row)
+    print_table((*_HEADS, "because"), rows)
 
 
 def _reasons_to_keep(tables: Sequence[TableGarbage]) -> list[str]:

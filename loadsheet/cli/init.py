@@ -31,19 +31,15 @@ def init(
     if folder and ctx.obj:
         raise InputError("name the folder once: `loadsheet init DIR`, without --project")
     made = create_project(folder or ctx.obj or Path())
-    hints = _hints(made)
+    hints: list[str] = []
+    # Existing files are not edited, so the user has to close this gap.
+    if ".gitignore" in made.kept and not ignores_env(made.folder / ".gitignore"):
+        hints.append("add `.env` to .gitignore: it will hold passwords")
     if as_json:
         names = {"written": list(made.written), "kept": list(made.kept)}
         print_json({"project": str(made.folder), **names, "hints": hints})
         return
     _print(made, hints)
-
-
-def _hints(made: Scaffold) -> list[str]:
-    """Where a file that was kept lacks something that matters."""
-    if ".gitignore" in made.kept and not ignores_env(made.folder / ".gitignore"):
-        return ["add `.env` to .gitignore: it will hold passwords"]
-    return []
 
 
 def _print(made: Scaffold, hints: list[str]) -> None:
@@ -59,14 +55,11 @@ def _print(made: Scaffold, hints: list[str]) -> None:
             typer.echo(f"  {name}")
     for hint in hints:
         typer.echo(f"Hint: {hint}")
-    if made.written:
-        _print_next(made.folder)
-
-
-def _print_next(folder: Path) -> None:
+    if not made.written:
+        return
     typer.echo("Next:")
-    if folder.resolve() != Path.cwd():
-        typer.echo(f"  cd {shlex.quote(str(folder))}")
+    if made.folder.resolve() != Path.cwd():
+        typer.echo(f"  cd {shlex.quote(str(made.folder))}")
     typer.echo("  cp .env.example .env    # then fill in your servers")
     typer.echo("  loadsheet check")
     typer.echo("  loadsheet new shop      # a pipeline from the tables of your source")

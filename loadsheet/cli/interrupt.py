@@ -15,8 +15,8 @@ from loadsheet.cli.errors import say
 from loadsheet.cli.progress import Live
 
 _PRINTING_SECONDS = 5.0
+# What shells add to a signal's number: 130 is Ctrl-C, 143 `kill`, 129 a closed terminal.
 _SIGNAL_EXIT = 128
-"""What shells add to a signal's number: 130 is Ctrl-C, 143 `kill`, 129 a closed terminal."""
 
 
 @contextmanager
@@ -40,6 +40,7 @@ def exiting_at_once(live: Live, next_step: str) -> Iterator[None]:
         printer = threading.Thread(target=print_state, daemon=True)
         printer.start()
         printer.join(_PRINTING_SECONDS)
+        # Not `sys.exit`, which would wait for the worker threads.
         os._exit(_SIGNAL_EXIT + number)
 
     with _on_signal(stop):

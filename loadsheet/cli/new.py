@@ -114,6 +114,7 @@ def new(
     if not suggestions:
         raise InputError(f"no table in schema {schema!r} can be loaded; nothing was written")
     text = _text(pipeline, ends, schema, _free_schemas(pipeline, ends), suggestions)
+    # Without that file, an editor would report a schema that it cannot load.
     if (project / "schemas" / "pipeline.schema.json").is_file():
         text = f"{_MODELINE}{text}"
     check_new(file, text)
@@ -144,6 +145,7 @@ def _free_schemas(name: str, ends: Ends) -> tuple[str, str]:
 
     Names alone would not do: `a-b`, `a_b` and `A_b` become the same.
     """
+    # ASCII, and short enough that a number and `_staging` fit into PostgreSQL's 63 bytes.
     base = re.sub(r"\W", "_", name.lower(), flags=re.ASCII)[:50]
     if base.startswith("pg_"):  # reserved by PostgreSQL
         base = f"_{base}"
@@ -196,6 +198,7 @@ def _new_file(project: Path, name: str) -> Path:
         raise InputError(
             f"{display_path(file)} is already there: `loadsheet add {name} TABLE` adds tables to it"
         )
+    # The name is the DAG id, which a pipeline in a folder of another name may have.
     for other in find_specs(project):
         pipeline, _ = check_file(other)
         if pipeline and pipeline.name == name:

@@ -4,7 +4,6 @@ now."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -67,10 +66,18 @@ def plan(
     written = spec  # with its patterns, which --connect replaces by tables
     since: Comparison | None = None
     if diff is not None:
-        since = _compared(spec, project, diff)
+        # Imported here: only --diff reads from Git.
+        from loadsheet.diff.compare import compare_pipelines
+        from loadsheet.diff.git import pipeline_at
+
+        since = compare_pipelines(pipeline_at(spec, project, diff), spec, diff)
     previews: Mapping[str, StepPreview] = {}
     if connect:
-        spec, previews = _previewed(spec, project)
+        # Imported here: a plan without --connect needs no driver.
+        from loadsheet.connections.lookup import project_connections
+        from loadsheet.preview.pipeline import preview_pipeline
+
+        spec, previews = preview_pipeline(spec, project_connections(project))
     steps = build_plan(spec)
     chosen: list[Step] = []
     if sql is not None:
@@ -88,22 +95,6 @@ def plan(
     would_change = any(step.changes != "no" for step in previews.values())
     if exit_code and (has_changed or would_change):
         raise typer.Exit(CHANGES)
-
-
-def _previewed(pipeline: Pipeline, project: Path) -> tuple[Pipeline, dict[str, StepPreview]]:
-    # Imported here: a plan without --connect needs no driver.
-    from loadsheet.connections.lookup import project_connections
-    from loadsheet.preview.pipeline import preview_pipeline
-
-    return preview_pipeline(pipeline, project_connections(project))
-
-
-def _compared(pipeline: Pipeline, project: Path, revision: str) -> Comparison:
-    # Imported here: only --diff reads from Git.
-    from loadsheet.diff.compare import compare_pipelines
-    from loadsheet.diff.git import pipeline_at
-
-    return compare_pipelines(pipeline_at(pipeline, project, revision), pipeline, revision)
 
 
 def _document(
@@ -170,21 +161,20 @@ def _chosen(steps: tuple[Step, ...], wanted: str, pipeline: Pipeline) -> list[St
         return by_name
     # A pattern has no step of its own: the tables that it matches have replaced it.
     if any(pattern.name == wanted for pattern in pipeline.patterns):
-        return [step for step in steps if _is_of_pattern(step, wanted, pipeline)]
+        members: list[Step] = []
+        for step in steps:
+            pattern = pipeline.pattern_of(step.name)
+            is_matched = pattern is not None and pattern.name == wanted
+            # A transform may have the name of a table that the pattern matches.
+            if is_matched and step.kind in ("extract", "load"):
+                members.append(step)
+        return members
     names = list(dict.fromkeys(step.name for step in steps if step.kind != "create_bucket"))
     hint = f"; it has {', '.join(names)}; for all steps use --sql all"
     meant = closest(wanted, [*names, *(step.id for step in steps)])
     if meant:
         hint = f" (did you mean {meant!r}?)"
     raise InputError(f"--sql: {pipeline.name} has no step {wanted!r}{hint}")
-
-
-def _is_of_pattern(step: Step, wanted: str, pipeline: Pipeline) -> bool:
-    """Whether it extracts or loads a table that the pattern `wanted` matches."""
-    if step.kind not in ("extract", "load"):
-        return False
-    pattern = pipeline.pattern_of(step.name)
-    return pattern is not None and pattern.name == wanted
 
 
 def _sql_text(step: Step, pipeline: Pipeline, previews: Mapping[str, StepPreview]) -> str:

@@ -29,8 +29,8 @@ _STYLES = {
     "+": "green",
     "-": "red",
 }
+# Columns for a label: longer ones are wrapped.
 _WIDEST = 40
-"""Columns for a label: longer ones are wrapped."""
 
 
 def plan_text(
@@ -42,8 +42,15 @@ def plan_text(
     by_kind: dict[Kind, list[Step]] = {}
     for step in steps:
         by_kind.setdefault(step.kind, []).append(step)
-    tree = Tree(Text(_head(pipeline), style="bold"), guide_style="dim")
+    parts = [counted(len(pipeline.tables), "table")]
+    if pipeline.patterns:
+        parts.append(counted(len(pipeline.patterns), "pattern"))
+    parts.append(counted(len(pipeline.transforms), "transform"))
+    parts.append(f"schedule {pipeline.schedule}" if pipeline.schedule else "no schedule")
+    head = f"{pipeline.name}: {', '.join(parts)}"
+    tree = Tree(Text(head, style="bold"), guide_style="dim")
     for kind, members in by_kind.items():
+        # A single step: as a branch with one leaf it would only show its name twice.
         if kind == "create_bucket":
             (step,) = members
             text = f"{step.name} ({pipeline.lake.conn_id}), {describe_step(step, pipeline)}"
@@ -118,15 +125,6 @@ def _pair(label: str, text: str, min_width: int = 0) -> Grid:
     grid.add_column(overflow="fold")
     grid.add_row(Text(on_one_line(label), style=_STYLES.get(label, "")), Text(visible(text)))
     return grid
-
-
-def _head(pipeline: Pipeline) -> str:
-    parts = [counted(len(pipeline.tables), "table")]
-    if pipeline.patterns:
-        parts.append(counted(len(pipeline.patterns), "pattern"))
-    parts.append(counted(len(pipeline.transforms), "transform"))
-    parts.append(f"schedule {pipeline.schedule}" if pipeline.schedule else "no schedule")
-    return f"{pipeline.name}: {', '.join(parts)}"
 
 
 def _direction(kind: Kind, pipeline: Pipeline) -> str:

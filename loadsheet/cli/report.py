@@ -158,18 +158,16 @@ def _print_line(out: Console, line: Line, width: int) -> None:
 @contextmanager
 def live_report(steps: Sequence[Step], quiet: bool) -> Iterator[Report]:
     """A report that shows progress: bars on a terminal, lines elsewhere, nothing when `quiet`."""
-    with _live(len(steps), quiet) as live:
+    live: Live = Silence()
+    if not quiet:
+        out = console()
+        # Not `is_terminal`, which FORCE_COLOR makes true for a log. A dumb terminal cannot move its
+        # cursor.
+        if not out.file.isatty() or out.is_dumb_terminal:
+            live = Lines(out)
+        else:
+            from loadsheet.cli.progress_bars import Bars
+
+            live = Bars(out, len(steps))
+    with live:
         yield Report(steps, live)
-
-
-def _live(steps: int, quiet: bool) -> Live:
-    if quiet:
-        return Silence()
-    out = console()
-    # Not `is_terminal`, which FORCE_COLOR makes true for a log. A dumb terminal cannot move its
-    # cursor.
-    if not out.file.isatty() or out.is_dumb_terminal:
-        return Lines(out)
-    from loadsheet.cli.progress_bars import Bars
-
-    return Bars(out, steps)

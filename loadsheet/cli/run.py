@@ -143,6 +143,7 @@ def _run_recorded(
         if step.kind == "extract" and status == "skipped" and not spec.table(step.name).incremental:
             record.add_unchanged(step.name)
 
+    # Before the first step: a run that is killed leaves its options behind.
     record.begin(request)
     next_step = _NEW_RUN
     if record.is_kept:

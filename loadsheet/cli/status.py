@@ -49,14 +49,12 @@ class Command(TyperCommand):
         """As Typer's, with the default number after a `--watch` without one."""
         completed = []
         for place, word in enumerate(args):
-            if word == "--watch" and not _is_number(args[place + 1 :]):
-                word = f"--watch={_EVERY}"
+            if word == "--watch":
+                following = "".join(args[place + 1 : place + 2])
+                if not following.replace(".", "", 1).isdecimal():
+                    word = f"--watch={_EVERY}"
             completed.append(word)
         return super().parse_args(ctx, completed)
-
-
-def _is_number(words: list[str]) -> bool:
-    return bool(words) and words[0].replace(".", "", 1).isdecimal()
 
 
 def status(
@@ -227,17 +225,12 @@ def _watch_live(read: Reader, every: float, out: Console) -> None:
 
     with Live(console=out, auto_refresh=False) as live:
         for answers in _repeated(read, every):
+            page = as_page(answers, errors=True)
+            # Rich cuts a page that is longer than the screen, and failures are at the end.
+            if len(out.render_lines(page)) + _FOOT_LINES > out.height:
+                page = as_page(answers, errors=True, brief=True)
             foot = Text(f"{_now()}, every {every:g} s, Ctrl-C ends", style="dim")
-            live.update(Group(_fitting(answers, out), Text(""), foot), refresh=True)
-
-
-def _fitting(answers: list[Answer], out: Console) -> RenderableType:
-    """The page, or the brief one where it is longer than the screen: Rich cuts what is below, and
-    failures are at the end."""
-    page = as_page(answers, errors=True)
-    if len(out.render_lines(page)) + _FOOT_LINES <= out.height:
-        return page
-    return as_page(answers, errors=True, brief=True)
+            live.update(Group(page, Text(""), foot), refresh=True)
 
 
 def _repeated(read: Reader, every: float) -> Iterator[list[Answer]]:

@@ -124,9 +124,11 @@ def _run(tests: Tests, connection: Connection | None, quiet: bool) -> list[Verdi
                 with throwaway_database(server) as session:
                     try:
                         verdict = run_case(session, spec, case, tables)
+                    # An error of one test fails that test; the others still run.
                     except LoadsheetError as error:
                         verdict = Verdict(case=case, error=str(error))
                 verdicts.append(verdict)
+                # At once, so that a person sees how far a long run is.
                 if not quiet:
                     print_verdict(spec.name, verdict)
     return verdicts

@@ -98,7 +98,15 @@ def connection_types(project: Path, environ: Mapping[str, str] = os.environ) -> 
     `project_connections`.
     """
     connections = _ProjectConnections(project, environ)
-    types = {str(conn_id): _type_of_entry(entry) for conn_id, entry in connections.entries.items()}
+    types: dict[str, str] = {}
+    for conn_id, entry in connections.entries.items():
+        conn_type = ""
+        if isinstance(entry, dict):
+            conn_type = str(entry.get("conn_type", ""))
+        elif isinstance(entry, str) and "://" in entry:
+            conn_type = str(fields_from_uri(entry, "")["conn_type"])
+        types[str(conn_id)] = conn_type
+    # Reversed, so that of two ids that differ only in case, the first one wins.
     ids = {conn_id.upper(): conn_id for conn_id in reversed(types)}
     for variable, text in connections.variables.items():
         if variable.startswith(_VARIABLE_PREFIX):
@@ -106,14 +114,6 @@ def connection_types(project: Path, environ: Mapping[str, str] = os.environ) -> 
             conn_id = ids.get(name, name.lower())
             types[conn_id] = _fields_from_text(text.strip(), variable)["conn_type"]
     return types
-
-
-def _type_of_entry(entry: Any) -> str:
-    if isinstance(entry, dict):
-        return str(entry.get("conn_type", ""))
-    if isinstance(entry, str) and "://" in entry:
-        return str(fields_from_uri(entry, "")["conn_type"])
-    return ""
 
 
 def _fields_from_text(text: str, where: str) -> dict[str, Any]:

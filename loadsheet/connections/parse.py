@@ -80,6 +80,7 @@ def fields_from_uri(uri: str, where: str) -> dict[str, Any]:
             "port": parts.port,
             "extra": _extra_of_query(parts.query, where),
         }
+    # Without its cause: urllib quotes an invalid port, which may be part of a password.
     except ValueError:
         raise InputError(
             f"{where} is not a connection URI: expected"
@@ -165,6 +166,7 @@ def _host(parts: SplitResult) -> str:
 
 
 def _conn_type(text: str) -> str:
+    # As Airflow does.
     return "postgres" if text == "postgresql" else text.replace("-", "_")
 
 
@@ -177,6 +179,7 @@ def _port(value: Any, where: str) -> int | None:
 
 def _extra_of_query(query: str, where: str) -> dict[str, Any]:
     options = dict(parse_qsl(query, keep_blank_values=True))
+    # Airflow's option for extras that a query cannot hold, such as nested ones.
     if "__extra__" in options:
         return _extra(options["__extra__"], where)
     return dict(options)

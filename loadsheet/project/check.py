@@ -32,8 +32,12 @@ def check_files(files: Sequence[Path], explicit: Path | None = None) -> list[Pro
     with checking_in_parallel(files):
         for file in files:
             pipeline, problems = check_file(file)
-            if pipeline:
-                problems += _test_problems(pipeline)
+            if pipeline and (pipeline.file.parent / "tests").is_dir():
+                # Imported here: it brings the SQL parser, which a check whose results are cached
+                # does not need.
+                from loadsheet.sqltest.files import test_problems
+
+                problems += test_problems(pipeline)
             pipelines[file.resolve()] = pipeline
             by_file[str(file)] = problems
     for project, specs in _by_project(files, explicit).items():
@@ -63,15 +67,6 @@ def misnamed_files(project: Path) -> list[Problem]:
         )
         problems.append(problem)
     return problems
-
-
-def _test_problems(pipeline: Pipeline) -> list[Problem]:
-    if not (pipeline.file.parent / "tests").is_dir():
-        return []
-    # Imported here: it brings the SQL parser, which a check whose results are cached does not need.
-    from loadsheet.sqltest.files import test_problems
-
-    return test_problems(pipeline)
 
 
 def _order(spec: str, problem: Problem) -> tuple[bool, str, int, int]:

@@ -35,7 +35,11 @@ def duplicates(others: Iterable[Pipeline], blamed: Sequence[Pipeline]) -> list[P
     for pipeline in blamed:
         findings = _findings(pipeline, names, targets, routes)
         if findings:
-            problems += _located(pipeline, findings)
+            # The file is read again: the checked form has no positions, which only a problem needs.
+            from loadsheet.spec.strict_yaml import read_document
+
+            document = read_document(pipeline.file)
+            problems += [document.problem(finding) for finding in findings]
     return problems
 
 
@@ -120,6 +124,7 @@ def _matched_here(pipeline: Pipeline, first: Pipeline) -> Iterator[Finding]:
                 how = f"by its pattern {other.name!r}"
                 hint = "leave its tables out of one of the two patterns by `exclude`"
                 yield _overlap(pipeline, pattern.name, pattern.name, first, how, hint)
+                # Its other overlaps would repeat the finding with another name.
                 break
         for table in first.tables:
             if pipeline.pattern_of(table.name) is pattern:
@@ -158,11 +163,3 @@ def _duplicate_target(path: KeyPath, message: str, hint: str) -> Finding:
 
 def _named(pipeline: Pipeline) -> str:
     return f"the pipeline {pipeline.name!r} ({display_path(pipeline.file)})"
-
-
-def _located(pipeline: Pipeline, findings: Iterable[Finding]) -> list[Problem]:
-    # The file is read again: the checked form has no positions, which only a problem needs.
-    from loadsheet.spec.strict_yaml import read_document
-
-    document = read_document(pipeline.file)
-    return [document.problem(finding) for finding in findings]

@@ -39,6 +39,7 @@ def undeclared(project: File, files: Iterable[File]) -> list[Problem]:
 
     problems: list[Problem] = []
     rules: list[Rule] = []
+    # One file that cannot be read does not keep the other from being checked.
     for make_rule in (_connection_rule, _pool_rule):
         try:
             rules.append(make_rule(project))

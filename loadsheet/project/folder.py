@@ -60,7 +60,11 @@ def find_pipeline(explicit: Path | None, name: str) -> tuple[Path, Path]:
     specs.sort(key=lambda spec: spec.parent.name != name)
     names = []
     for spec in specs:
-        name_in_spec = _name_in(spec)
+        pipeline, _ = check_file(spec)
+        # A file with problems counts under its folder's name, which is the default.
+        name_in_spec = spec.parent.name
+        if pipeline:
+            name_in_spec = pipeline.name
         if name_in_spec == name:
             _log.info("pipeline %s: %s", name, spec)
             return spec, project
@@ -115,11 +119,3 @@ def _as_file(name: str) -> Path | None:
     if len(path.parts) > 1 or path.suffix in (".yml", ".yaml"):
         raise InputError(f"there is no file {file}")
     return None
-
-
-def _name_in(spec: Path) -> str:
-    """The pipeline's name; of a file with problems the folder's, which is the default."""
-    pipeline, _ = check_file(spec)
-    if pipeline is None:
-        return spec.parent.name
-    return pipeline.name

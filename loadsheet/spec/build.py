@@ -5,7 +5,7 @@ The models' own defaults are those of the schema.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from loadsheet.spec.schedule import duration
 from loadsheet.spec.view import View, as_list, inherit
 
 _UNCHANGED = ("description", "schedule", "start_date", "owner")
+# From the document's value to that of `Tasks`.
 _TASK_KEYS: dict[str, Callable[[Any], Any]] = {
     "pool": str,
     "retries": int,
@@ -36,7 +37,6 @@ _TASK_KEYS: dict[str, Callable[[Any], Any]] = {
     "timeout": duration,
     "max_active_tasks": int,
 }
-"""From the document's value to that of `Tasks`."""
 
 
 def build_pipeline(data: Mapping[str, Any], file: Path, sql: Mapping[str, str]) -> Pipeline:
@@ -98,6 +98,25 @@ def sketch_pipeline(view: View, file: Path, sql: Mapping[str, str]) -> Pipeline 
             patterns.append(Pattern(name=name, table=Table(name=name)))
         else:
             tables.append(Table(name=unescape_wildcards(name)))
+    transforms: list[Transform] = []
+    transform_names = view.data.get("transforms")
+    if not isinstance(transform_names, dict):
+        transform_names = {}
+    sound = {transform.name: transform.full for transform in view.transforms}
+    for name in transform_names:
+        # Where the transform or its file has errors, it counts as an empty script: others may read
+        # it by its name, and nothing is said about its SQL.
+        materialized: Materialized = "script"
+        if name in sound and name in sql:
+            materialized = sound[name]["materialized"]
+        transform = Transform(
+            name=name,
+            sql=sql.get(name, ""),
+            file=sql_folder(file) / f"{name}.sql",
+            materialized=materialized,
+        )
+        transforms.append(transform)
+    # The SQL is checked by table names and schemas alone, so what only a run needs stays empty.
     return Pipeline(
         name="",
         file=file,
@@ -107,27 +126,8 @@ def sketch_pipeline(view: View, file: Path, sql: Mapping[str, str]) -> Pipeline 
         external=tuple(view.get("external", default=[])),
         tables=tuple(tables),
         patterns=tuple(patterns),
-        transforms=tuple(_sketch_transforms(view, file, sql)),
+        transforms=tuple(transforms),
     )
-
-
-def _sketch_transforms(view: View, file: Path, sql: Mapping[str, str]) -> Iterator[Transform]:
-    names = view.data.get("transforms")
-    if not isinstance(names, dict):
-        return
-    sound = {transform.name: transform.full for transform in view.transforms}
-    for name in names:
-        # Where the transform or its file has errors, it counts as an empty script: others may read
-        # it by its name, and nothing is said about its SQL.
-        materialized: Materialized = "script"
-        if name in sound and name in sql:
-            materialized = sound[name]["materialized"]
-        yield Transform(
-            name=name,
-            sql=sql.get(name, ""),
-            file=sql_folder(file) / f"{name}.sql",
-            materialized=materialized,
-        )
 
 
 def _table(name: str, keys: Mapping[str, Any], tasks: Tasks) -> Table:

@@ -148,6 +148,7 @@ def _key(path: Path, content: Mapping[str, bytes]) -> str | None:
     # The folder's name is the pipeline's where the document gives none.
     folder = os.path.basename(os.path.realpath(path.parent))
     for name, data in {f"{folder}/{path.name}": b"", **content}.items():
+        # With each length, so that the end of one file cannot pass for the start of the next.
         digest.update(f"{name}\0{len(data)}\0".encode(errors="surrogateescape"))
         digest.update(data)
     return digest.hexdigest()
@@ -184,6 +185,7 @@ def _pack(result: CheckResult) -> dict[str, Any]:
     inputs = transform_inputs(result.pipeline)
     return {
         "data": result.data,
+        # The path is not part of the content: `_unpack` sets it.
         "warnings": [{**problem.as_dict(), "file": ""} for problem in result.problems],
         "inputs": [[name, read.tables, read.transforms] for name, read in inputs.items()],
     }
@@ -219,6 +221,7 @@ def read_entry(key: str) -> Any:
         if checksum != _checksum(key, body):
             return None
         return json.loads(body)
+    # A damaged entry counts as none: the file is checked again.
     except (OSError, ValueError, RecursionError):
         return None
 
@@ -231,9 +234,21 @@ def write_entry(key: str, value: Any) -> None:
         if folder is None:
             return
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if _only_we_may_write(folder):
-            body = json.dumps(value, allow_nan=False)
-            _write(_file(folder, key), f"{_checksum(key, body)}\n{body}")
+        if not _only_we_may_write(folder):
+            return
+        body = json.dumps(value, allow_nan=False)
+        file = _file(folder, key)
+        file.parent.mkdir(mode=0o700, exist_ok=True)
+        _make_room(file.parent)
+        # Renamed when it is complete: other processes read entries at any time.
+        handle, temporary = tempfile.mkstemp(dir=file.parent)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as target:
+                target.write(f"{_checksum(key, body)}\n{body}")
+            os.replace(temporary, file)
+        except BaseException:
+            os.unlink(temporary)
+            raise
 
 
 def cache_is_on() -> bool:
@@ -261,20 +276,6 @@ def _file(folder: Path, key: str) -> Path:
 
 def _checksum(key: str, body: str) -> str:
     return hashlib.sha256(f"{key}\n{body}".encode()).hexdigest()
-
-
-def _write(file: Path, text: str) -> None:
-    file.parent.mkdir(mode=0o700, exist_ok=True)
-    _make_room(file.parent)
-    # Renamed when it is complete: other processes read entries at any time.
-    handle, temporary = tempfile.mkstemp(dir=file.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as target:
-            target.write(text)
-        os.replace(temporary, file)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def _make_room(folder: Path) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 from loadsheet.spec.models import Inputs, Pipeline
 
+# Pipelines; a long-lived DAG processor sees a new one after each edit.
 _MOST = 1024
-"""Pipelines; a long-lived DAG processor sees a new one after each edit."""
 _remembered: dict[Pipeline, dict[str, Inputs]] = {}
 
 
@@ -28,6 +28,7 @@ def transform_inputs(pipeline: Pipeline) -> dict[str, Inputs]:
 
         inputs = infer_inputs(pipeline)
         remember_inputs(pipeline, inputs)
+    # A copy, so that no caller can change what is remembered.
     return dict(inputs)
 
 

@@ -19,13 +19,16 @@ from loadsheet.spec.strict_yaml import compose
 from loadsheet.spec.view import inherit
 
 _PLAIN = re.compile(r"[^\W\d][\w-]*")
+# Unquoted text that some YAML parser reads as a truth value or as null.
 _RESERVED_WORDS = frozenset("y n yes no on off true false null".split())
-"""Unquoted text that some YAML parser reads as a truth value or as null."""
 
 
 def with_tables(text: str, entries: Mapping[str, Mapping[str, Any]]) -> str:
     """`text`, the valid text of a pipeline file, with `entries` as its last tables."""
-    tables = _tables_node(text)
+    root, _ = compose(text)
+    assert isinstance(root, yaml.MappingNode)
+    tables = next(value for key, value in root.value if key.value == "tables")
+    assert isinstance(tables, yaml.MappingNode)
     last = _end(tables.value[-1][1])
     if tables.flow_style:  # `tables: {a: , b: }`
         added = ""
@@ -81,6 +84,7 @@ def fit_to_defaults(
         if inherited["primary_key"] == list(key):
             own.pop("primary_key", None)
         else:
+            # An own null cancels what the table would inherit.
             own.setdefault("primary_key", None)
     if "incremental" in inherited:
         # Without a primary key, an inherited cursor would make the table append.
@@ -131,16 +135,9 @@ def _scalar(text: str) -> str:
     is_plain = _PLAIN.fullmatch(text) and not UNPRINTABLE.search(text)
     if is_plain and text.lower() not in _RESERVED_WORDS:
         return text
+    # A JSON string is also a YAML one, except for characters that YAML forbids.
     quoted = json.dumps(text, ensure_ascii=False)
     return UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", quoted)
-
-
-def _tables_node(text: str) -> yaml.MappingNode:
-    root, _ = compose(text)
-    assert isinstance(root, yaml.MappingNode)
-    tables = next(value for key, value in root.value if key.value == "tables")
-    assert isinstance(tables, yaml.MappingNode)
-    return tables
 
 
 def _end(node: yaml.Node) -> int:

@@ -126,6 +126,7 @@ class Pattern:
 
     def matches(self, name: str) -> bool:
         """Whether a table of this name is one of them."""
+        # An excluded name may be a pattern too: `exclude: [tmp_*]`.
         if any(matches(excluded, name) for excluded in self.exclude):
             return False
         return matches(self.name, name)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,9 +30,9 @@ if TYPE_CHECKING:
 
 Stamp = tuple[tuple[str, int, int], ...]
 """Name, time of the last change in nanoseconds, and size of each file."""
+# Nanoseconds. A file that is edited twice within one tick of the file system's clock looks
+# unchanged, so the results of newer files are not kept in memory.
 _SETTLED = 2_000_000_000
-"""Nanoseconds. A file that is edited twice within one tick of the file system's clock looks
-unchanged, so the results of newer files are not kept in memory."""
 
 
 def load_pipeline(path: Path) -> Pipeline:
@@ -109,20 +108,25 @@ def _stamp(path: Path) -> Stamp:
     files = [folder / path.name]
     with contextlib.suppress(OSError, ValueError):
         files += sorted((folder / "sql").glob("*.sql"))
-    return tuple(_file_stamp(file) for file in files)
-
-
-def _file_stamp(file: Path) -> tuple[str, int, int]:
-    try:
-        info = file.stat()
-    except (OSError, ValueError):
-        return str(file), 0, 0
-    return str(file), info.st_mtime_ns, info.st_size
+    stamps: list[tuple[str, int, int]] = []
+    for file in files:
+        try:
+            info = file.stat()
+        except (OSError, ValueError):
+            # A missing or unreadable file has a stamp too: the result changes when it appears.
+            stamps.append((str(file), 0, 0))
+        else:
+            stamps.append((str(file), info.st_mtime_ns, info.st_size))
+    return tuple(stamps)
 
 
 def _check(path: Path, text: str | None = None) -> CheckResult:
     # Imported here: PyYAML and jsonschema take 0.1 s, which code that needs only the models should
     # not pay.
+    from loadsheet.spec.build import build_pipeline, sketch_pipeline
+    from loadsheet.spec.dependencies import transform_inputs
+    from loadsheet.spec.rules.pipeline import rule_findings
+    from loadsheet.spec.sql_files import read_transforms
     from loadsheet.spec.strict_yaml import read_document
 
     try:
@@ -130,15 +134,6 @@ def _check(path: Path, text: str | None = None) -> CheckResult:
         document = read_document(path, text)
     except SpecError as error:
         return CheckResult(None, error.problems)
-    return _check_document(document, path)
-
-
-def _check_document(document: Document, path: Path) -> CheckResult:
-    from loadsheet.spec.build import build_pipeline
-    from loadsheet.spec.dependencies import transform_inputs
-    from loadsheet.spec.rules.pipeline import rule_findings
-    from loadsheet.spec.sql_files import read_transforms
-
     findings, view = _check_shape(document, path)
     if view:
         findings += rule_findings(view)
@@ -153,7 +148,12 @@ def _check_document(document: Document, path: Path) -> CheckResult:
             transform_inputs(pipeline)
         elif view:
             # All problems at once: an error in the YAML does not hide those of the SQL.
-            _check_sql(view, path, sql)
+            sketch = sketch_pipeline(view, path, sql)
+            if sketch:
+                from loadsheet.spec.sql_reading import infer_inputs  # brings the SQL parser
+
+                # Not `transform_inputs`: a sketch must not be remembered as a pipeline.
+                infer_inputs(sketch)
     except SpecError as error:
         problems += error.problems
         pipeline = None
@@ -180,13 +180,3 @@ def _check_shape(document: Document, path: Path) -> tuple[list[Finding], View | 
         return findings, None
     broken = {finding.path for finding in findings if finding.severity == "error"}
     return findings, View(data=document.data, broken=broken, folder=path.resolve().parent.name)
-
-
-def _check_sql(view: View, path: Path, sql: Mapping[str, str]) -> None:
-    """Check the SQL of a document with errors, as far as possible. Raises SpecError."""
-    from loadsheet.spec.build import sketch_pipeline
-    from loadsheet.spec.sql_reading import infer_inputs
-
-    sketch = sketch_pipeline(view, path, sql)
-    if sketch:
-        infer_inputs(sketch)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
-from typing import NoReturn
 
 from loadsheet.names import closest
 
 PRESETS = ("@once", "@hourly", "@daily", "@weekly", "@monthly", "@quarterly", "@yearly")
 _ALIASES = {"@midnight": "@daily", "@annually": "@yearly"}
+# Characters of a schedule. Airflow's cron library takes seconds for a list of a megabyte.
 _LONGEST = 200
-"""Characters of a schedule. Airflow's cron library takes seconds for a list of a megabyte."""
 
 
+# Each field's name, and its values besides `*`, lists, ranges and steps.
 _FIELDS = (
     ("minute", "0-59"),
     ("hour", "0-23"),
@@ -21,7 +21,6 @@ _FIELDS = (
     ("month", "1-12 or JAN-DEC"),
     ("day of week", "0-7 or SUN-SAT"),
 )
-"""Each field's name, and its values besides `*`, lists, ranges and steps."""
 
 _EXAMPLE = (
     'minute, hour, day of month, month, day of week: "30 5 * * MON-FRI" is 5:30 on working days'
@@ -46,7 +45,12 @@ def check_schedule(text: str) -> None:
         return
     fields = text.split()
     if text.startswith("@") or len(fields) <= 1:
-        _refuse_word(text)
+        word = "@" + text.strip().lstrip("@").lower()
+        meant = _ALIASES.get(word) or closest(word, PRESETS)
+        hint = f"presets: {', '.join(PRESETS)}"
+        if meant:
+            hint = f'did you mean "{meant}"?'
+        raise BadSchedule(f"unknown schedule {text!r}", hint)
     if len(text) > _LONGEST:
         raise BadSchedule(f"a schedule must not have more than {_LONGEST} characters")
     if len(fields) != len(_FIELDS):
@@ -55,13 +59,6 @@ def check_schedule(text: str) -> None:
     for place, part in enumerate(fields):
         _check_field(place, part)
     _check_fires(text)
-
-
-def _refuse_word(text: str) -> NoReturn:
-    word = "@" + text.strip().lstrip("@").lower()
-    meant = _ALIASES.get(word) or closest(word, PRESETS)
-    hint = f'did you mean "{meant}"?' if meant else f"presets: {', '.join(PRESETS)}"
-    raise BadSchedule(f"unknown schedule {text!r}", hint)
 
 
 def _check_field(place: int, part: str) -> None:

@@ -103,6 +103,7 @@ def _missing_keys(error: Violation, path: KeyPath) -> Iterator[Finding]:
 
 def _not_allowed(error: Violation, path: KeyPath) -> Iterator[Finding]:
     value = error.instance
+    # null cancels an inherited value; as a suggestion it would only confuse.
     allowed = [option for option in error.validator_value if option is not None]
     meant = meant_value(value, allowed) if isinstance(value, str) else None
     message = f"{describe_value(value)} is not one of {', '.join(allowed)}"
@@ -134,10 +135,10 @@ def _unexpected(error: Violation, path: KeyPath) -> Iterator[Finding]:
     yield Finding(code, path=path, message=message, hint=hint)
 
 
+# By the schema's keyword that is violated; others are explained by `_unexpected`.
 _EXPLAIN: dict[str, Callable[[Violation, KeyPath], Iterator[Finding]]] = {
     "additionalProperties": _unknown_keys,
     "required": _missing_keys,
     "enum": _not_allowed,
     "uniqueItems": _duplicates,
 }
-"""By the schema's keyword that is violated; others are explained by `_unexpected`."""

@@ -3,7 +3,7 @@ folder, and each must be used."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 
 from loadsheet.errors import SpecError
@@ -23,7 +23,20 @@ def read_transforms(
     transforms = document.data.get("transforms") if isinstance(document.data, dict) else None
     names = list(transforms) if isinstance(transforms, dict) else []
     folder = sql_folder(pipeline_file)
-    problems = [document.problem(finding) for finding in _unused_files(folder, names)]
+    problems: list[Problem] = []
+    for stem in _stems(folder):
+        if stem in names:
+            continue
+        # A warning only: the file may be a draft, and the pipeline runs without it.
+        unused = Finding(
+            "sql-file",
+            path=("transforms",),
+            message=f"no transform uses sql/{stem}.sql",
+            hint=f"add `{stem}:` under transforms, or delete the file",
+            at="key",
+            severity="warning",
+        )
+        problems.append(document.problem(unused))
     broken_paths = {finding.path for finding in broken}
     texts: dict[str, str] = {}
     for name in names:
@@ -68,19 +81,6 @@ def _wrong_file(document: Document, name: str, message: str, hint: str) -> SpecE
     path = ("transforms", name)
     finding = Finding("sql-file", path=path, message=message, hint=hint, at="key")
     return SpecError([document.problem(finding)])
-
-
-def _unused_files(folder: Path, names: list[str]) -> Iterator[Finding]:
-    for stem in _stems(folder):
-        if stem not in names:
-            yield Finding(
-                "sql-file",
-                path=("transforms",),
-                message=f"no transform uses sql/{stem}.sql",
-                hint=f"add `{stem}:` under transforms, or delete the file",
-                at="key",
-                severity="warning",
-            )
 
 
 def _stems(folder: Path) -> list[str]:

@@ -38,8 +38,8 @@ _SCRIPT_HINT = (
 _OWN_TABLE_HINT = "leave it out, or use `materialized: script`, which can create the table first"
 
 _ALWAYS_THERE = frozenset({"information_schema", "loadsheet"})
+# The end of the search path on which a transform runs, after staging and mart.
 _SEARCHED_LAST = "public"
-"""The end of the search path on which a transform runs, after staging and mart."""
 
 
 def infer_inputs(pipeline: Pipeline) -> dict[str, Inputs]:
@@ -129,10 +129,8 @@ class _SqlFile:
             message, hint = _explain_unknown(self.pipeline, read)
             yield self.problem("unknown-table", read.offset, message, hint)
         # A script may create its table before it reads it, and has no columns of its own.
-        if not self.is_script:
-            yield from self._select_problems()
-
-    def _select_problems(self) -> Iterator[Problem]:
+        if self.is_script:
+            return
         for read in self.reads:
             if self.input(read) == ("transform", self.transform.name):
                 message = "reads itself, but its table does not exist on the first run"
@@ -187,8 +185,15 @@ def _in_order(inputs: Mapping[str, Inputs], files: Mapping[str, _SqlFile]) -> li
     try:
         sorter.prepare()
     except CycleError as error:
-        # graphlib lists each name before the one that reads it.
-        raise SpecError([_cycle(error.args[1][::-1], files)]) from None
+        # graphlib lists each name before the one that reads it: reversed, each reads the next. The
+        # problem is shown where the first reads the second.
+        names: list[str] = error.args[1][::-1]
+        first = files[names[0]]
+        next_one = ("transform", names[1])
+        offset = next(read.offset for read in first.reads if first.input(read) == next_one)
+        message = f"transforms read each other in a circle: {' -> '.join(names)}"
+        problem = first.problem("sql-cycle", offset, message, "remove one of these reads")
+        raise SpecError([problem]) from None
     order: list[str] = []
     position = {name: index for index, name in enumerate(inputs)}
     while sorter.is_active():
@@ -196,15 +201,6 @@ def _in_order(inputs: Mapping[str, Inputs], files: Mapping[str, _SqlFile]) -> li
         order += ready
         sorter.done(*ready)
     return order
-
-
-def _cycle(names: list[str], files: Mapping[str, _SqlFile]) -> Problem:
-    """The problem where the first of `names` reads the second; each of them reads the next."""
-    first = files[names[0]]
-    next_one = ("transform", names[1])
-    offset = next(read.offset for read in first.reads if first.input(read) == next_one)
-    message = f"transforms read each other in a circle: {' -> '.join(names)}"
-    return first.problem("sql-cycle", offset, message, "remove one of these reads")
 
 
 def resolve_read(pipeline: Pipeline, read: Read) -> Input | None:
@@ -314,7 +310,11 @@ class _KnownColumns:
         if kind == "table" and column.name in self.table(name).exclude:
             message = f"reads {name}.{column.name}, a column that is excluded"
             return message, f"remove it from tables.{name}.columns.exclude"
-        known = self._columns_of(origin)
+        known = self.outputs.get(name)
+        if kind == "table":
+            # Without `include`, the source decides which columns there are.
+            include = self.table(name).include
+            known = [*include, LOAD_ID] if include else None
         if known is None or column.name in known:
             return None
         meant = closest(column.name, known)
@@ -328,10 +328,3 @@ class _KnownColumns:
             return message, f"did you mean {meant!r}?"
         # A longer list would hide the message.
         return message, f"it has {', '.join(known)}" if len(known) <= 12 else ""
-
-    def _columns_of(self, origin: Input) -> list[str] | None:
-        kind, name = origin
-        if kind == "transform":
-            return self.outputs.get(name)
-        include = self.table(name).include
-        return [*include, LOAD_ID] if include else None

@@ -30,16 +30,16 @@ MAX_DEPTH = 50
 _TAB = re.compile(r"^[^#\n]*?(\t)", re.MULTILINE)
 
 _TAG = "tag:yaml.org,2002:"
+# The types of YAML 1.2's core schema and what they look like. PyYAML applies those of 1.1.
 _YAML_1_2 = (
     ("null", re.compile(r"null|Null|NULL|~|")),
     ("bool", re.compile(r"true|True|TRUE|false|False|FALSE")),
     ("int", re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")),
     ("float", re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")),
 )
-"""The types of YAML 1.2's core schema and what they look like. PyYAML applies those of 1.1."""
 _LEADING_ZERO = re.compile(r"[-+]?0[0-9_]+")
+# Characters of a number; Python refuses to read or print one with more than 4300 digits.
 _LONGEST_NUMBER = 100
-"""Characters of a number; Python refuses to read or print one with more than 4300 digits."""
 _TRUE = frozenset({"true", "yes", "on"})
 
 _QUOTE = 'quote the text, e.g. "@daily" or "0 6 * * *"'
@@ -78,6 +78,7 @@ _TRANSLATIONS = (
     ("unexpected ':'", "", "a ':' is not allowed here", _COLON),
     ("<document start>", "", "this line does not fit the lines above it", _INDENT),
 )
+# Problems that libyaml reports where it gave up; its context is where the mistake begins.
 _AT_CONTEXT = frozenset(
     {
         "alphabetic or numeric",
@@ -87,7 +88,6 @@ _AT_CONTEXT = frozenset(
         "could not find expected ':'",
     }
 )
-"""Problems that libyaml reports where it gave up; its context is where the mistake begins."""
 
 
 @dataclass(kw_only=True)
@@ -214,20 +214,16 @@ def _forbidden_features(text: str) -> Iterator[Finding]:
         if depth > MAX_DEPTH:
             yield _feature(f"nested more than {MAX_DEPTH} levels deep", at)
             return
-        yield from _indirections(event, at)
-
-
-def _indirections(event: yaml.Event, at: Mark) -> Iterator[Finding]:
-    anchor = getattr(event, "anchor", None)
-    tag = getattr(event, "tag", None)
-    if isinstance(event, yaml.AliasEvent):
-        yield _feature(f"aliases are not allowed (*{anchor})", at, _WRITE_OUT)
-    elif anchor:
-        yield _feature(f"anchors are not allowed (&{anchor})", at, _WRITE_OUT)
-    if tag:
-        short = tag.replace(_TAG, "!!")
-        hint = "delete it, or quote it if it is text"
-        yield _feature(f"tags are not allowed ({short})", at, hint)
+        anchor = getattr(event, "anchor", None)
+        tag = getattr(event, "tag", None)
+        if isinstance(event, yaml.AliasEvent):
+            yield _feature(f"aliases are not allowed (*{anchor})", at, _WRITE_OUT)
+        elif anchor:
+            yield _feature(f"anchors are not allowed (&{anchor})", at, _WRITE_OUT)
+        if tag:
+            short = tag.replace(_TAG, "!!")
+            hint = "delete it, or quote it if it is text"
+            yield _feature(f"tags are not allowed ({short})", at, hint)
 
 
 def _translate(error: yaml.MarkedYAMLError, text: str) -> Finding:
@@ -280,22 +276,20 @@ def _mapping(document: Document, node: yaml.MappingNode, path: KeyPath) -> dict[
             document.add("yaml-feature", path, "merge keys (<<) are not allowed", _SHARE, at)
             continue
         key_path = (*path, key)
+        # The second value is not read: the positions of the first one must stay.
         if key in data:
             message = f"duplicate key, first used on line {document.keys[key_path][0]}"
             document.add("duplicate-key", key_path, message, "remove one of the two", at)
             continue
         document.keys[key_path] = at
-        _check_key(document, key_node, key_path)
+        findings_before = len(document.findings)
+        key_value = _scalar(document, key_node, key_path, "key")
+        # An ambiguous key such as `on` has its finding already.
+        if len(document.findings) == findings_before and not isinstance(key_value, str):
+            message = f"a key must be text, found {describe_value(key_value)}"
+            document.add("wrong-value", key_path, message, f'quote it: "{key}"', "key")
         data[key] = _value(document, value_node, key_path)
     return data
-
-
-def _check_key(document: Document, node: yaml.ScalarNode, path: KeyPath) -> None:
-    before = len(document.findings)
-    value = _scalar(document, node, path, "key")
-    if len(document.findings) == before and not isinstance(value, str):
-        message = f"a key must be text, found {describe_value(value)}"
-        document.add("wrong-value", path, message, f'quote it: "{node.value}"', "key")
 
 
 def _scalar(
@@ -332,6 +326,7 @@ def scalar_value(node: yaml.ScalarNode) -> Any:
     # PyYAML resolves tags by YAML 1.1, editors and most other parsers by 1.2.
     type_1_1 = node.tag.removeprefix(_TAG)
     type_1_2 = _type_1_2(node.value)
+    # Both versions take 010 for a number, but 1.1 reads 8 and 1.2 reads 10.
     if type_1_1 == type_1_2 and not _LEADING_ZERO.fullmatch(node.value):
         return _convert(type_1_1, node.value)
     hint = f'quote it: "{_short(node.value)}"'

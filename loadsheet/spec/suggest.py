@@ -94,6 +94,7 @@ def describe_value(value: Any) -> str:
     password."""
     if value is None:
         return "nothing"
+    # Before numbers: True is an int in Python.
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
@@ -123,6 +124,7 @@ def meant_value(word: str, allowed: Iterable[str]) -> str | None:
 
 
 def _meant(word: str, allowed: Iterable[str], synonyms: dict[str, str]) -> str | None:
+    # First what is only spelled in another style, then another tool's word, then a typo.
     names = list(allowed)
     snake_case = _snake_case(word)
     if snake_case in names:

@@ -22,8 +22,8 @@ REQUIREMENT = "postgast>=0.2,<0.3"
 """As in pyproject.toml. Other versions may keep the library elsewhere, or change its interface."""
 
 _FILES = {"darwin": "libpg_query.dylib", "win32": "pg_query.dll"}
+# A key with its colon, a value, or a bracket.
 _JSON = re.compile(r'"(?:[^"\\]|\\.)*+":?|[{}\[\]]|[^\s{}\[\],:"]+')
-"""A key with its colon, a value, or a bracket."""
 
 # libpg_query writes its tree by recursion and checks no limit: a stack that is too small ends the
 # process (SIGSEGV). Measured: 130 bytes for each operator in a chain, 400 for each scalar subquery.
@@ -90,7 +90,12 @@ def _statements(sql: bytes) -> list[dict[str, Any]]:
             if message.startswith("memory exhausted"):  # the grammar's own stack, of 10,000 entries
                 raise RecursionError(message)
             raise SyntaxRefused(message, max(error.cursorpos - 1, 0))
-        statements: list[dict[str, Any]] = _decoded(result.tree.decode()).get("stmts", [])
+        text = result.tree.decode()
+        try:
+            root = json.loads(text)
+        except RecursionError:  # from some 200 subqueries or 500 operators on, by version of Python
+            root = _decoded_level_by_level(text)
+        statements: list[dict[str, Any]] = root.get("stmts", [])
         return statements
     finally:
         library.pg_query_free_parse_result(result)
@@ -137,13 +142,6 @@ def _library() -> ctypes.CDLL:
             f" this release needs {REQUIREMENT}: pip install '{REQUIREMENT}'"
         ) from None
     return library
-
-
-def _decoded(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except RecursionError:  # from some 200 subqueries or 500 operators on, by version of Python
-        return _decoded_level_by_level(text)
 
 
 def _decoded_level_by_level(text: str) -> Any:

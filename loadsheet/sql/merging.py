@@ -36,10 +36,13 @@ def differs(values: Mapping[str, str], types: Mapping[str, str]) -> str:
     tests = []
     images = {}
     for name, value in values.items():
-        if without_modifier(types[name]) in SAME_WHEN_EQUAL:
-            tests.append(_is_distinct(name, value, types[name]))
-        else:
+        plain_type = without_modifier(types[name])
+        if plain_type not in SAME_WHEN_EQUAL:
             images[name] = value
+            continue
+        # A collation may take different texts for equal; "C" does not.
+        collation = ' COLLATE "C"' if plain_type in TEXT_TYPES else ""
+        tests.append(f"t.{ident(name)}{collation} IS DISTINCT FROM {value}")
     if images:
         # Without the casts the parser would compare the rows column by column, by each type's own
         # operator.
@@ -47,12 +50,6 @@ def differs(values: Mapping[str, str], types: Mapping[str, str]) -> str:
         new = f"ROW({', '.join(images.values())})"
         tests.append(f"CAST({old} AS record) *<> CAST({new} AS record)")
     return f"({' OR '.join(tests)})"
-
-
-def _is_distinct(name: str, value: str, type_name: str) -> str:
-    # A collation may take different texts for equal; "C" does not.
-    collation = ' COLLATE "C"' if without_modifier(type_name) in TEXT_TYPES else ""
-    return f"t.{ident(name)}{collation} IS DISTINCT FROM {value}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,9 +16,9 @@ from loadsheet.sql.tokens import Token, tokenize
 
 PARAMS = ("since_load", "interval_start", "interval_end", "run_id")
 
+# A colon before a letter, and no cast (`::`): where there is none, the tokens need not be looked
+# at.
 _MAY_BE_NAMED = re.compile(r"(?<!:)(?:::)*:[^\W\d]")
-"""A colon before a letter, and no cast (`::`): where there is none, the tokens need not be looked
-at."""
 _OPERAND_ENDS = frozenset(("word", "name", "number", "string", "body"))
 
 
@@ -64,6 +64,7 @@ def placeholders(sql: str) -> Iterator[tuple[str, int]]:
     for token, following in pairwise(tokenize(sql)):
         _track_brackets(brackets, token, before)
         is_colon = token.text == ":" and token.kind == "sign"
+        # A name follows at once: in `a[1 : n]`, the colon is a separator.
         is_name = following.kind == "word" and following.start == token.end
         if is_colon and is_name:
             in_subscript = bool(brackets) and brackets[-1]

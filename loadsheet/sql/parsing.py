@@ -38,6 +38,7 @@ def parse(sql: str) -> list[Statement]:
     tokens = tokenize(sql)
     for mistake in find_never_valid(tokens):
         raise Unparsable(mistake.message, mistake.offset, mistake.hint)
+    # Both replacements keep the length, so that the parser's locations hold for `sql`.
     text = Text(_without_comments(_with_values(sql), tokens), tokens)
     try:
         trees = syntax_trees(text.bytes)
@@ -76,21 +77,16 @@ def why_not_in_our_transaction(statements: list[Statement]) -> str | None:
     """Which of a script's `statements` would end the transaction it runs in, and its locks with it;
     None when none."""
     for statement in statements:
-        command = _not_in_our_transaction(statement)
+        body = statement.body
+        command = ""
+        if statement.kind == "TransactionStmt" and body["kind"] not in _SAVEPOINTS:
+            command = statement.word
+        elif statement.kind == "VacuumStmt" and body.get("is_vacuumcmd"):  # else it is an ANALYZE
+            command = "VACUUM"
+        elif body.get("concurrent"):
+            command = f"{statement.word} INDEX CONCURRENTLY"
         if command:
             return f"a script runs in one transaction, found {command}"
-    return None
-
-
-def _not_in_our_transaction(statement: Statement) -> str | None:
-    """The command, if it begins or ends a transaction, or cannot run in one."""
-    body = statement.body
-    if statement.kind == "TransactionStmt" and body["kind"] not in _SAVEPOINTS:
-        return statement.word
-    if statement.kind == "VacuumStmt" and body.get("is_vacuumcmd"):  # else it is an ANALYZE
-        return "VACUUM"
-    if body.get("concurrent"):
-        return f"{statement.word} INDEX CONCURRENTLY"
     return None
 
 
@@ -270,19 +266,16 @@ def _without_comments(sql: str, tokens: list[Token]) -> str:
     pieces = []
     end = 0
     for token in tokens:
-        pieces += [_without_comment(sql[end : token.start]), sql[token.start : token.end]]
+        gap = sql[end : token.start]
+        # Strings on two lines are one string, also with a `-- comment` between them, but not with
+        # one in `/* */`: in its place must be no end of line.
+        if _TO_BLOCK_COMMENT.match(gap):
+            gap = " " * len(gap)
+        elif "--" in gap:
+            gap = _WITHIN_A_LINE.sub(" ", gap)
+        pieces += [gap, sql[token.start : token.end]]
         end = token.end
     return "".join(pieces)
-
-
-def _without_comment(gap: str) -> str:
-    """What is between two tokens. Strings on two lines are one string, also with a `-- comment`
-    between them, but not with one in `/* */`: in its place must be no end of line."""
-    if _TO_BLOCK_COMMENT.match(gap):
-        return " " * len(gap)
-    if "--" in gap:
-        return _WITHIN_A_LINE.sub(" ", gap)
-    return gap
 
 
 def _byte_offsets(sql: str, offsets: Iterable[int]) -> list[int]:

@@ -11,11 +11,11 @@ from loadsheet.sql.tokens import Unparsable, tokenize
 
 _T = TypeVar("_T")
 
+# They name tables as a query does. Others name them elsewhere: the target of an INSERT is no
+# RangeVar in the tree.
 _NOT_READING = frozenset(
     ("TruncateStmt", "LockStmt", "GrantStmt", "CreateStmt", "CreateStatsStmt", "AlterTableStmt")
 )
-"""They name tables as a query does. Others name them elsewhere: the target of an INSERT is no
-RangeVar in the tree."""
 _ROUTINES = frozenset(("DoStmt", "CreateFunctionStmt"))
 _RENAMES_TABLE = frozenset(("OBJECT_TABLE", "OBJECT_VIEW", "OBJECT_MATVIEW"))
 _NAMES = frozenset(("word", "name"))
@@ -57,6 +57,7 @@ def tables_read(statements: Sequence[Statement]) -> list[Read]:
         for table in _tables_in(statement):
             if (table.schema, table.name) not in created:
                 found.append(table)
+        # After its own reads: `CREATE TABLE t AS SELECT * FROM t` reads an earlier `t`.
         created.update(_created_by(statement))
     return _without_repeats(found)
 
@@ -121,6 +122,7 @@ def _tables_in(statement: Statement) -> list[Read]:
             found += _names_in(node.get("sval", ""))
     if is_routine:
         return [replace(name, certain=False) for name in found]
+    # The tree has its parts in another order than the text.
     return sorted(found, key=lambda table: table.offset)
 
 
@@ -224,6 +226,7 @@ def _sources(query: Query) -> Iterator[tuple[str | None, Node | None]]:
     while stack:
         ((kind, node),) = stack.pop().items()
         alias = node.get("alias", {})
+        # With an alias, a join hides the names of its tables.
         if kind == "JoinExpr" and not alias:
             stack += [node["larg"], node["rarg"]]
         elif kind == "RangeTableSample":

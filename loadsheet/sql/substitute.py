@@ -12,6 +12,7 @@ Moves = Mapping[str, tuple[str, Collection[str]]]
 
 _NAMES = ("word", "name")
 _FUNCTIONS = frozenset({"now", "transaction_timestamp", "statement_timestamp", "clock_timestamp"})
+# Calls without parentheses, and the types of their results.
 _WORDS = {
     "current_timestamp": "timestamptz",
     "current_date": "date",
@@ -19,7 +20,6 @@ _WORDS = {
     "localtimestamp": "timestamp",
     "localtime": "time",
 }
-"""Calls without parentheses, and the types of their results."""
 
 
 def in_schemas(sql: str, moves: Moves) -> str:

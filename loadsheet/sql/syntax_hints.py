@@ -21,12 +21,13 @@ class Mistake(NamedTuple):
 Tokens = Sequence[Token]
 _END = Token("", "", 0, 0)
 
+# Blanks and invisible characters that come with text from web pages: to PostgreSQL they are
+# letters.
 _ODD_BLANK = re.compile(
     "[\u0085\u00a0\u1680\u2000-\u200f\u2028\u2029\u202f\u205f\u2060\u3000\ufeff]"
 )
-"""Blanks and invisible characters that come with text from web pages: to PostgreSQL they are
-letters."""
 _ENDS = frozenset("from where group having order limit union except intersect ) ] , ;".split())
+# PostgreSQL's reserved words, without those that are a value (`user`, `current_date`, `null`).
 _RESERVED = frozenset(
     "analyse analyze and asc asymmetric both cast check collate column constraint create desc"
     " distinct do else end except fetch for foreign from grant group having in initially intersect"
@@ -34,11 +35,10 @@ _RESERVED = frozenset(
     " select symmetric table then to trailing union unique using variadic when where window"
     " with".split()
 )
-"""PostgreSQL's reserved words, without those that are a value (`user`, `current_date`, `null`)."""
+# Where one of these is unexpected, something before it is missing.
 _CLAUSES = frozenset(
     "and as else end except from having intersect limit on or then union using when where".split()
 )
-"""Where one of these is unexpected, something before it is missing."""
 _BEFORE_NAMES = frozenset("select from join update into where and or on by , ( .".split())
 _OPERATORS = {"==": ("PostgreSQL has no ==", "write ="), "=<": ("PostgreSQL has no =<", "write <=")}
 _TYPOGRAPHIC_QUOTES = "‘’“”"
@@ -119,6 +119,7 @@ def _nothing_after(tokens: Tokens, at: int) -> Mistake | None:
 
 
 def _empty_list(tokens: Tokens, at: int) -> Mistake | None:
+    # SQLite accepts an empty list, and programs that write SQL produce one.
     if _symbol(tokens, at + 1) != "(" or _symbol(tokens, at + 2) != ")":
         return None
     hint = "list values, or remove the condition"
@@ -126,6 +127,7 @@ def _empty_list(tokens: Tokens, at: int) -> Mistake | None:
 
 
 def _bare_interval(tokens: Tokens, at: int) -> Mistake | None:
+    # MySQL and BigQuery write `interval 1 day`.
     number = tokens[at + 1]
     if number.kind != "number":
         return None
@@ -134,6 +136,7 @@ def _bare_interval(tokens: Tokens, at: int) -> Mistake | None:
 
 
 def _two_limits(tokens: Tokens, at: int) -> Mistake | None:
+    # MySQL and SQLite write `LIMIT 5, 10`, the offset first.
     if tokens[at + 1].kind != "number" or _symbol(tokens, at + 2) != ",":
         return None
     message = "PostgreSQL has no LIMIT with two numbers"
@@ -141,6 +144,7 @@ def _two_limits(tokens: Tokens, at: int) -> Mistake | None:
 
 
 def _text_for_a_name(tokens: Tokens, at: int) -> Mistake | None:
+    # MySQL and SQLite accept `AS 'name'`.
     string = tokens[at + 1]
     if string.kind != "string":
         return None
@@ -149,6 +153,7 @@ def _text_for_a_name(tokens: Tokens, at: int) -> Mistake | None:
 
 
 def _other_regexp_operator(tokens: Tokens, at: int) -> Mistake | None:
+    # MySQL's RLIKE and REGEXP.
     message = f"PostgreSQL has no {tokens[at].text.upper()}"
     return Mistake(tokens[at].start, message, "write ~, or ~* where case does not matter")
 
@@ -158,11 +163,13 @@ def _arrow_for_at_least(tokens: Tokens, at: int) -> Mistake | None:
 
 
 def _qualify(tokens: Tokens, at: int) -> Mistake | None:
+    # Snowflake, BigQuery and DuckDB filter by QUALIFY.
     hint = "filter by WHERE, around a subquery with the window function"
     return Mistake(tokens[at + 1].start, "PostgreSQL has no QUALIFY", hint)
 
 
 def _star_with_exceptions(tokens: Tokens, at: int) -> Mistake | None:
+    # BigQuery has EXCEPT and REPLACE, Snowflake and DuckDB EXCLUDE.
     if _symbol(tokens, at + 1) not in ("exclude", "except", "replace", "rename"):
         return None
     message = "PostgreSQL has no * with exceptions"
@@ -200,14 +207,18 @@ def _try_cast(tokens: Tokens, culprit: int) -> Mistake | None:
 
 def _join_without_condition(tokens: Tokens, culprit: int) -> Mistake | None:
     """The last JOIN of the broken query without a condition for its rows."""
+    # One list for each open parenthesis: a condition belongs to the last JOIN of its own level.
     open_joins: list[list[int]] = [[]]
     for at, token in enumerate(tokens[:culprit]):
         if token.text == "(":
             open_joins.append([])
         elif token.text == ")" and open_joins[1:]:
             open_joins.pop()
-        elif token.text == "join" and not _needs_no_condition(tokens, at):
-            open_joins[-1].append(at)
+        elif token.text == "join":
+            # A CROSS or NATURAL join needs no condition; the longest is NATURAL LEFT OUTER JOIN.
+            before = {word.text for word in tokens[max(at - 3, 0) : at]}
+            if before.isdisjoint(("cross", "natural")):
+                open_joins[-1].append(at)
         elif token.text in ("on", "using") and open_joins[-1]:
             open_joins[-1].pop()
     if not open_joins[-1]:
@@ -217,12 +228,6 @@ def _join_without_condition(tokens: Tokens, culprit: int) -> Mistake | None:
         place += 1
     hint = "state which rows match, or write CROSS JOIN"
     return Mistake(tokens[place].start, "JOIN without ON or USING", hint)
-
-
-def _needs_no_condition(tokens: Tokens, at: int) -> bool:
-    """Whether the JOIN at `at` is a CROSS or NATURAL one: `NATURAL LEFT OUTER JOIN`."""
-    before = tokens[max(at - 3, 0) : at]
-    return any(token.text in ("cross", "natural") for token in before)
 
 
 def _reserved_word(tokens: Tokens, culprit: int) -> Mistake | None:

@@ -12,16 +12,16 @@ from loadsheet.errors import InputError
 MAX_PARENTHESES = 1000
 """Parentheses inside parentheses. Together with the next limit it bounds the stack that the parser
 needs: see loadsheet/sql/libpg.py."""
+# Names, words and operators: operators, UNIONs and JOINs nest without parentheses. A stack of 8 MiB
+# ends at some 64,000 operators.
 _MAX_CHAIN = 50_000
-"""Names, words and operators: operators, UNIONs and JOINs nest without parentheses. A stack of
-8 MiB ends at some 64,000 operators."""
 # The parser copies the source of `SET (a, b) = (SELECT ...)` for each of its columns, also sources
 # within sources, and its output ends the process at 1 GB: 20,000 columns do, or 22 levels of two.
 # 300 columns of another table are 200,000 copied tokens, 18 levels of two 3 million (2 GB, 48 s).
 _MAX_COPIED_TOKENS = 500_000
 _SET = re.compile(r"\bset\b", re.IGNORECASE)
+# Words that nest nothing. A list of many rows has many.
 _VALUES = frozenset(("null", "true", "false", "default"))
-"""Words that nest nothing. A list of many rows has many."""
 
 
 class Unparsable(InputError):

@@ -72,8 +72,8 @@ _KINDS: dict[str, Kind] = {
     "timestamp with time zone": ("timestamp", "us", "UTC"),
     "bytea": ("binary",),
 }
+# Of a decimal128.
 _DIGITS = 38
-"""Of a decimal128."""
 REMEDY = "leave it out with columns.exclude, or set lake.format: auto"
 _ARRAYS = ("int2vector", "oidvector")
 

@@ -52,6 +52,7 @@ def compare(
     types = tables.columns_of(session, relation(name))
     if not types:
         raise InputError(f"{name} was not built")
+    # In the order of the file: a dict serves as an ordered set.
     columns: dict[str, None] = {}
     for row in expected:
         for column in row.values:
@@ -60,12 +61,17 @@ def compare(
                     f"{row.where} {name} has no column {column!r}; it has {', '.join(types)}"
                 )
             columns[column] = None
+    # Without an expected row, all columns are read, so that an extra row is shown in full.
     actual = _rows_in(session, name, types, list(columns or types))
     expected_texts = [row_texts(session, row, types) for row in expected]
     candidates = []
     for texts in expected_texts:
         # An expected row without some columns may fit several actual rows.
-        candidates.append([place for place, row in enumerate(actual) if _fits(texts, row)])
+        places: list[int] = []
+        for place, actual_row in enumerate(actual):
+            if all(actual_row[column] == text for column, text in texts.items()):
+                places.append(place)
+        candidates.append(places)
     place_of = assign_places(candidates)
     missing = []
     for number, row in enumerate(expected):
@@ -73,6 +79,7 @@ def compare(
             missing.append((row, expected_texts[number]))
     taken = set(place_of.values())
     extra = [row for place, row in enumerate(actual) if place not in taken]
+    # Rows can be paired by the key only if all of its columns are compared.
     if not set(key) <= set(columns or types):
         key = ()
     return _paired(name, missing, extra, key)
@@ -89,10 +96,6 @@ def _rows_in(
             row[column] = comparable(text, types[column])
         rows.append(row)
     return rows
-
-
-def _fits(texts: Texts, actual: Texts) -> bool:
-    return all(actual[column] == text for column, text in texts.items())
 
 
 def _paired(

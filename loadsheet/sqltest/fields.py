@@ -36,6 +36,7 @@ class Fields:
 
     def where(self, path: KeyPath) -> str:
         """`file:line:column` of the value at `path`."""
+        # A row of a list has no key, only a value.
         line, column = self.document.keys.get(path) or self.document.values.get(path) or (1, 1)
         return f"{self.document.file}:{line}:{column}"
 

@@ -166,6 +166,7 @@ class Reader:
         given: set[str] = set()
         for step in steps:
             given.update(step.given)
+        # Staging tables are given to be read; only a given mart replaces what a transform builds.
         given.intersection_update(marts(self._pipeline))
         for number, step in enumerate(steps):
             at = path if is_one else (*path, "steps", number)
@@ -224,6 +225,7 @@ class Reader:
 
     def _csv_rows(self, name: str, path: KeyPath) -> list[Row]:
         file = self._folder / name
+        # Also through a link: differences quote rows, so a test could show the lines of any file.
         if not file.resolve().is_relative_to(self._folder.resolve()):
             message = f"{name} is outside of the folder of the tests"
             self._fields.wrong(path, message, "copy the file into it")
@@ -251,11 +253,13 @@ def csv_rows(file: Path) -> list[Row]:
     An empty field is NULL. A column with only numbers, or only true and false, has such values, as
     in YAML. Raises SpecError if the file cannot be read, ValueError that names the invalid line.
     """
+    # Strict: otherwise a quote in the wrong place would silently become part of a value.
     reader = csv.reader(io.StringIO(read_text(file)), strict=True)
     try:
         heads = next(reader, [])
         if not heads or not all(heads) or len(set(heads)) < len(heads):
             raise ValueError("line 1 must name each column once")
+        # `line_num` counts lines, not rows: a quoted field may span several.
         lines = [(reader.line_num, fields) for fields in reader if fields]
     except csv.Error as error:
         raise ValueError(f"line {reader.line_num} is not csv: {error}") from None
@@ -300,7 +304,10 @@ def may_be_given(pipeline: Pipeline, name: str) -> bool:
         return False
     if name in marts(pipeline):
         return True
-    if schema == warehouse.schema and _is_loaded(pipeline, table):
+    is_loaded = any(loaded.name == table for loaded in pipeline.tables)
+    # In a test there is no source to ask which tables exist, so the name alone decides.
+    is_loaded = is_loaded or pipeline.pattern_of(table) is not None
+    if schema == warehouse.schema and is_loaded:
         return True
     if is_made_elsewhere(pipeline, Read(schema=schema, name=table)):
         return True
@@ -330,12 +337,6 @@ def table_hint(pipeline: Pipeline, name: str, expected: bool) -> str:
     if meant:
         return f"did you mean {meant!r}?"
     return f"it has {', '.join(names) or 'none'}"
-
-
-def _is_loaded(pipeline: Pipeline, table: str) -> bool:
-    if pipeline.pattern_of(table) is not None:
-        return True
-    return any(loaded.name == table for loaded in pipeline.tables)
 
 
 def _has_scripts(pipeline: Pipeline) -> bool:

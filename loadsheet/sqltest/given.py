@@ -62,6 +62,7 @@ def give(
         if is_new:
             types = guessed_types(rows, declared.columns)
             _create(session, target, types, target.schema == pipeline.warehouse.schema)
+        # As the server names them; the table may also be one that an earlier step has created.
         types = tables.columns_of(session, target)
         key = _key(pipeline, target, declared, types)
         deleted = 0
@@ -143,6 +144,7 @@ def _insert(
                 f"{row.where} {target} has no column {name!r}: give it in the table's first rows"
             )
     replaced = 0
+    # A row without its whole key cannot replace another one.
     if key and set(key) <= row.values.keys():
         values, parameters = casts({name: row.values[name] for name in key}, types)
         conditions = [f"{ident(name)} = {value}" for name, value in zip(key, values, strict=True)]

@@ -98,6 +98,7 @@ class _Run:
             _log.debug("test %s, step %d: transform %s", self.case.name, number, spec.name)
             transform(self.pipeline, spec, request, self.session)
         schema = self.pipeline.warehouse.mart_schema
+        # By these a difference pairs an expected row with the one that was built.
         keys = {f"{schema}.{spec.name}": spec.unique_key for spec in self.pipeline.transforms}
         differences: list[Difference] = []
         for name, expected in step.expect.items():

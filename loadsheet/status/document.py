@@ -95,6 +95,7 @@ def _commit_entry(target: TargetStatus, status: PipelineStatus) -> dict[str, Any
         return None
     fields = asdict(target.last)
     at = fields.pop("at")
+    # The entry around it has both.
     del fields["name"], fields["target"]
     if isinstance(target, TransformStatus):
         for key in _LOAD_ONLY:

@@ -50,7 +50,11 @@ def view(status: PipelineStatus, brief: bool = False) -> RenderableType:
     if brief:
         tables = [table for table in tables if table.state not in _HEALTHY]
         transforms = [transform for transform in transforms if transform.state not in _HEALTHY]
-    title = _title(status, len(tables) + len(transforms))
+    title = f"{status.pipeline}: {len(status.tables)} tables, {len(status.transforms)} transforms"
+    total = len(status.tables) + len(status.transforms)
+    left_out = total - len(tables) - len(transforms)
+    if left_out:
+        title += f" ({left_out} without a problem are left out)"
     parts: list[RenderableType] = [Text(title, style="bold")]
     if tables:
         table_heads = ("table", "loaded", ">rows", "watermark", "data", "source")
@@ -72,8 +76,15 @@ def notes(status: PipelineStatus) -> Iterator[tuple[str, str]]:
         yield "red", text
     for text in _held_back_now(status):
         yield "yellow", text
-    for text in _held_back_last_time(status):
-        yield "yellow", text
+    for table in status.tables:
+        if table.last is None or not table.last.held_by:
+            continue
+        # Of no interest where the session still holds the table back, or where the table has caught
+        # up since.
+        has_caught_up = table.lag is not None and not table.lag.ahead
+        if not table.held_back_by and not has_caught_up:
+            text = f"{table.name}: its last load was held back by {table.last.held_by}"
+            yield "yellow", on_one_line(text)
     if status.source_unknown:
         yield "yellow", f"The source could not be asked: {status.source_unknown}"
         return
@@ -93,14 +104,6 @@ def age(seconds: float) -> str:
     smaller, smaller_size = _SMALLER_UNITS[unit]
     more = rest // smaller_size
     return f"{count}{unit} {more}{smaller}" if more else f"{count}{unit}"
-
-
-def _title(status: PipelineStatus, listed: int) -> str:
-    title = f"{status.pipeline}: {len(status.tables)} tables, {len(status.transforms)} transforms"
-    left_out = len(status.tables) + len(status.transforms) - listed
-    if left_out:
-        title += f" ({left_out} without a problem are left out)"
-    return title
 
 
 def _failures(status: PipelineStatus) -> Iterator[str]:
@@ -133,16 +136,6 @@ def _held_back_now(status: PipelineStatus) -> list[str]:
     return lines
 
 
-def _held_back_last_time(status: PipelineStatus) -> Iterator[str]:
-    for table in status.tables:
-        if table.last is None or not table.last.held_by:
-            continue
-        is_settled = table.lag is not None and not table.lag.ahead
-        if table.held_back_by or is_settled:
-            continue
-        yield on_one_line(f"{table.name}: its last load was held back by {table.last.held_by}")
-
-
 def _grid(heads: tuple[str, ...], rows: list[tuple[Text, ...]]) -> Table:
     """A column whose head begins with `>` is aligned to the right. In a narrow terminal the first
     column, the names, is folded."""
@@ -156,29 +149,24 @@ def _grid(heads: tuple[str, ...], rows: list[tuple[Text, ...]]) -> Table:
 
 
 def _table_cells(table: TableStatus, status: PipelineStatus) -> tuple[Text, ...]:
-    watermark = table.watermark or ""
+    # A watermark is a row's value: any text, of any length.
+    watermark = on_one_line(table.watermark or "")
     seconds = watermark_age(table, status)
     data_age = ""
     if seconds is not None:
         data_age = age(seconds)
         # a time: without its fraction and its zone
         watermark = watermark.partition("+")[0].partition(".")[0]
+    if len(watermark) > _WIDEST_WATERMARK:
+        watermark = f"{watermark[: _WIDEST_WATERMARK - 1]}…"
     return (
         Text(on_one_line(table.name)),
         Text(_last_commit(table, status)),
         Text(_row_count(table)),
-        Text(_shortened(watermark)),
+        Text(watermark),
         Text(data_age),
         Text(_source_state(table), style=_STYLES[table.state]),
     )
-
-
-def _shortened(watermark: str) -> str:
-    """A watermark is a row's value: any text, of any length."""
-    text = on_one_line(watermark)
-    if len(text) <= _WIDEST_WATERMARK:
-        return text
-    return f"{text[: _WIDEST_WATERMARK - 1]}…"
 
 
 def _source_state(table: TableStatus) -> str:

@@ -71,8 +71,16 @@ def warehouse_status(pipeline: Pipeline, connections: Connections) -> PipelineSt
         at = begin_on_warehouse(session)
         state = ledger_state(session, pipeline)
         named = {table.name for table in pipeline.tables}
+        # The tables of the spec, then those that the ledger remembers from patterns and earlier
+        # specs.
+        names = [table.name for table in pipeline.tables]
+        names += state.watermarks
+        # A table that a pattern matches, and whose first step failed, is only in the failures.
+        for kind, name in state.failures:
+            if kind == "table" and state.open_failure("table", name):
+                names.append(name)
         tables = []
-        for name in _table_names(pipeline, state):
+        for name in dict.fromkeys(names):
             in_spec = name in named or pipeline.pattern_of(name) is not None
             tables.append(_table_status(session, pipeline, name, state, in_spec))
         transforms = []
@@ -128,18 +136,6 @@ def _exists(session: Session, table: str) -> bool:
 def _entries(session: Session, kind: type[Any], query: str, names: dict[str, str]) -> list[Any]:
     with session.cursor(row_factory=class_row(kind)) as cursor:
         return cursor.execute(query, names).fetchall()
-
-
-def _table_names(pipeline: Pipeline, state: LedgerState) -> list[str]:
-    """The tables of the spec, then those that the ledger remembers from patterns and earlier
-    specs."""
-    names = [table.name for table in pipeline.tables]
-    names += state.watermarks
-    # A table that a pattern matches, and whose first step failed, is only in the failures.
-    for kind, name in state.failures:
-        if kind == "table" and state.open_failure("table", name):
-            names.append(name)
-    return list(dict.fromkeys(names))
 
 
 def _table_status(

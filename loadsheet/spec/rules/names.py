@@ -47,6 +47,7 @@ def _column_names(path: KeyPath, own: Any) -> Iterator[Place]:
     if isinstance(incremental, dict):
         yield (*path, "incremental", "cursor"), "value", incremental["cursor"]
     else:
+        # The short form, `incremental: updated_at`.
         yield (*path, "incremental"), "value", incremental or ""
     for key in ("primary_key", "unique_key"):
         for name in as_list(own.get(key) or []):

@@ -60,6 +60,7 @@ TRANSFORM_RULES = (merge_needs_a_key, only_tables_have_keys)
 
 def folder_names_the_dag(view: View) -> Iterator[Finding]:
     """Without `pipeline`, the folder's name is the DAG id."""
+    # Airflow's rule for DAG ids.
     if "pipeline" in view.data or re.fullmatch(r"[A-Za-z0-9_.-]{1,250}", view.folder):
         return
     message = (
@@ -98,6 +99,7 @@ def schemas_differ(view: View) -> Iterator[Finding]:
     """Staging tables and marts may have the same names, so they need different schemas."""
     staging, mart = _warehouse_schemas(view)
     if staging == mart:
+        # Point at a key that the file has: both may have their defaults.
         key = "mart_schema" if view.get("warehouse", "mart_schema") else "schema"
         message = f"staging tables and marts are both in the schema {staging!r}"
         hint = "give schema and mart_schema different names"

@@ -40,6 +40,7 @@ def appended_rows_are_read_once(table: Entry, _: View) -> Iterator[Finding]:
     if table.full.get("mode") != "append":
         return
     if table.full.get("incremental", {}).get("lookback") is not None:
+        # Point at the form in which the table has it.
         key = ("lookback",) if table.own.get("lookback") else ("incremental", "lookback")
         message = "rows inside the lookback would be appended again on each run"
         hint = "use mode: merge, or remove the lookback (if it is inherited: `lookback: null`)"
@@ -52,6 +53,7 @@ def appended_rows_are_read_once(table: Entry, _: View) -> Iterator[Finding]:
 
 def interval_needs_schedule(table: Entry, view: View) -> Iterator[Finding]:
     """Only a schedule that repeats gives runs a data interval."""
+    # A schedule with an error gets no second finding.
     repeats = view.get("schedule") not in (None, "@once")
     if _by(table) == "data_interval" and not repeats and view.is_sound("schedule"):
         message = "by: data_interval needs a schedule that repeats"
@@ -79,7 +81,10 @@ def needed_columns_are_loaded(table: Entry, _: View) -> Iterator[Finding]:
     columns = table.full.get("columns", {})
     if {"include", "exclude"} <= set(columns):  # already an error
         return
-    for kind, column in _needed_columns(table):
+    needed = [("primary key", column) for column in as_list(table.full.get("primary_key", []))]
+    if "incremental" in table.full:
+        needed.append(("cursor", table.full["incremental"]["cursor"]))
+    for kind, column in needed:
         if column in columns.get("exclude", ()):
             message = f"the {kind} column {column!r} cannot be excluded"
             hint = "remove it from this list"
@@ -88,13 +93,6 @@ def needed_columns_are_loaded(table: Entry, _: View) -> Iterator[Finding]:
             message = f"the {kind} column {column!r} is missing here"
             hint = "add it to this list"
             yield table.error("column-conflict", ("columns", "include"), message, hint)
-
-
-def _needed_columns(table: Entry) -> Iterator[tuple[str, str]]:
-    for column in as_list(table.full.get("primary_key", [])):
-        yield "primary key", column
-    if "incremental" in table.full:
-        yield "cursor", table.full["incremental"]["cursor"]
 
 
 def lookback_needs_incremental(table: Entry, _: View) -> Iterator[Finding]:
