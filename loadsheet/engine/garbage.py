@@ -213,7 +213,8 @@ def _table_records(
             fence=fence,
             sealed=sealed,
             now=now,
-            wanted=in_warehouse or target == in_use,
+            # An attempt that waits for its load will make the target.
+            wanted=in_warehouse or target == in_use or sealed is not None,
             loads=tuple(loads[target]),
         )
         for target, fence, sealed, in_warehouse, now in scopes

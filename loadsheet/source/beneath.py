@@ -19,37 +19,41 @@ from loadsheet.errors import WorkError
 
 # The relations of a view are read from its stored query, because pg_depend leaves out system
 # catalogs. Functions with an oid below 16384 (FirstNormalObjectId) are PostgreSQL's own: the
-# volatile ones, and those that tell the time (now, transaction_timestamp, statement_timestamp), let
-# rows appear that no transaction has written. A user's own function may read any table, unless it
-# promises not to (IMMUTABLE). So may a function in FROM (rtekind 3).
+# volatile ones, and those that tell the time (now, transaction_timestamp, statement_timestamp, and
+# of SQLVALUEFUNCTION the first nine), let rows appear that no transaction has written. So does
+# TABLESAMPLE. A user's own function or aggregate may read any table; a function may promise not to
+# (IMMUTABLE). `attached` are the transactions that attached the relation to its parents.
 _BELOW = r"""
-WITH RECURSIVE below (oid, kind) AS (
-    SELECT oid, relkind FROM pg_class WHERE oid = %(oid)s
+WITH RECURSIVE below (oid, kind, attached) AS (
+    SELECT oid, relkind, '' FROM pg_class WHERE oid = %(oid)s
     UNION
-    SELECT c.oid, c.relkind FROM below, LATERAL (
-        SELECT inhrelid FROM pg_inherits WHERE inhparent = below.oid
+    SELECT c.oid, c.relkind, below.attached || next.attached FROM below, LATERAL (
+        SELECT inhrelid, '.' || pg_inherits.xmin::text FROM pg_inherits WHERE inhparent = below.oid
         UNION ALL
-        SELECT found[1]::oid FROM pg_rewrite,
+        SELECT found[1]::oid, '' FROM pg_rewrite,
             regexp_matches(ev_action::text, ':relid (\d+)', 'g') found
         WHERE ev_class = below.oid AND below.kind = 'v' AND ev_type = '1'
-    ) next (oid) JOIN pg_class c ON c.oid = next.oid
+    ) next (oid, attached) JOIN pg_class c ON c.oid = next.oid
 )
-SELECT below.oid, kind::text, below.oid::regclass::text AS name, below.oid < 16384 AS is_system,
-    CASE WHEN kind = 'v' THEN pg_get_viewdef(below.oid) END AS definition,
+SELECT oid, kind::text, string_agg(DISTINCT attached, ''), oid::regclass::text AS name,
+    oid < 16384 AS is_system, CASE WHEN kind = 'v' THEN pg_get_viewdef(oid) END AS definition,
     kind = 'v' AND EXISTS (
         SELECT FROM pg_rewrite WHERE ev_class = below.oid AND ev_type = '1' AND (
-            ev_action::text ~ ':rtekind 3 |SQLVALUEFUNCTION' OR EXISTS (
-                SELECT FROM regexp_matches(ev_action::text, ':(?:op)?funcid (\d+)', 'g') found
+            ev_action::text ~ '\{(SQLVALUEFUNCTION :op [0-8] |TABLESAMPLECLAUSE)' OR EXISTS (
+                SELECT FROM regexp_matches(
+                    ev_action::text, ':(?:(?:op)?funcid|aggfnoid) (\d+)', 'g') found
                 JOIN pg_proc f ON f.oid = found[1]::oid
                 WHERE provolatile = 'v' OR f.oid IN (1299, 2647, 2648)
-                    OR (provolatile = 's' AND f.oid >= 16384)))) AS calls_functions
-FROM below ORDER BY below.oid
+                    OR (f.oid >= 16384 AND (provolatile = 's' OR prokind = 'a')))))
+        AS calls_functions
+FROM below GROUP BY oid, kind ORDER BY oid
 """
 # Of two answers, one is the snapshot's and one is the present's: pg_relation_filenode does not look
 # into the snapshot.
 _REWRITTEN = """
 SELECT pg_class.oid::regclass::text FROM pg_class
-WHERE oid = ANY (%s) AND relfilenode <> 0 AND relfilenode <> pg_relation_filenode(oid)
+WHERE oid = ANY (%s) AND relfilenode <> 0
+    AND relfilenode IS DISTINCT FROM pg_relation_filenode(oid)
 ORDER BY pg_class.oid LIMIT 1
 """
 _KINDS = {"f": "is a foreign table", "m": "is a materialized view"}
@@ -61,6 +65,9 @@ class Beneath:
 
     leaves: tuple[int, ...]
     """The oids of the tables that hold the rows, in order."""
+    attached: tuple[str, ...] = ()
+    """For each leaf, when it was attached to its parents, in transaction ids; empty for a table
+    that is its own leaf."""
     why_untrusted: str = ""
     """Why writers of the relation cannot all be seen, for messages; empty where all leaves are
     plain tables."""
@@ -73,9 +80,11 @@ def walk(session: psycopg.Connection[Any], oid: int, named: Collection[str]) -> 
     and the key: a view that only gets other columns selects the same rows."""
     rows = session.execute(_BELOW, {"oid": oid}).fetchall()
     leaves = []
+    attached = []
     untrusted = []
     definitions = []
-    for leaf, kind, name, is_system, definition, calls_functions in rows:
+    has_table = False
+    for leaf, kind, attached_by, name, is_system, definition, calls_functions in rows:
         if kind == "v":
             columns = named if leaf == oid else None
             definitions.append(_rows_selected(definition, columns))
@@ -84,19 +93,22 @@ def walk(session: psycopg.Connection[Any], oid: int, named: Collection[str]) -> 
                     f"view {name} calls functions, which may read other tables or the time"
                 )
             continue
-        if kind in ("r", "m", "f"):
+        has_table = True
+        if kind != "p":
             leaves.append(leaf)
+            attached.append(attached_by)
         if is_system:
             untrusted.append(f"{name} is a system catalog")
-        elif kind in _KINDS:
-            untrusted.append(f"{name} {_KINDS[kind]}")
-    if not leaves:
+        elif kind not in ("r", "p"):
+            untrusted.append(f"{name} {_KINDS.get(kind, 'is no table')}")
+    if not has_table:
         untrusted.append("there is no table below it")
     hashed = None
     if definitions:
         hashed = hashlib.sha256("\n".join(definitions).encode()).hexdigest()[:20]
     return Beneath(
         leaves=tuple(leaves),
+        attached=tuple(attached),
         why_untrusted=untrusted[0] if untrusted else "",
         definition=hashed,
     )
@@ -123,16 +135,20 @@ def _rows_selected(definition: str, columns: Collection[str] | None) -> str:
 
     try:
         (statement,) = parse(definition)
-    except (Unparsable, WorkError, ValueError):
+        body = _without_places(statement.body)
+        if columns is not None and _is_simple(body):
+            targets = body.get("targetList", [])
+            body["targetList"] = [target for target in targets if _name_of(target) in columns]
+        return json.dumps(body, sort_keys=True)
+    # A view may be newer than the grammar, or nested too deeply for its tree to be walked.
+    except (Unparsable, WorkError, ValueError, RecursionError):
         return definition
-    body = _without_places(statement.body)
-    is_simple = (
-        body.get("op") == "SETOP_NONE" and not {"distinctClause", "groupClause"} & body.keys()
-    )
-    if columns is not None and is_simple:
-        targets = body.get("targetList", [])
-        body["targetList"] = [target for target in targets if _name_of(target) in columns]
-    return json.dumps(body, sort_keys=True)
+
+
+def _is_simple(body: dict[str, Any]) -> bool:
+    """Whether the columns of a SELECT have no part in which rows it has."""
+    is_union = body.get("op") != "SETOP_NONE"
+    return not is_union and "distinctClause" not in body and "groupClause" not in body
 
 
 def _without_places(node: Any) -> Any:

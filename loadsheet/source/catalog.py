@@ -77,7 +77,8 @@ WHERE indrelid = %(oid)s AND indisprimary AND indisvalid AND attrelid = indrelid
 ORDER BY place
 """
 _RELATION = """
-SELECT c.oid, relkind IN ('r', 'p'), relkind <> 'r' OR relhassubclass, row_security_active(c.oid),
+SELECT c.oid, relkind IN ('r', 'p'), relkind <> 'r' OR relhassubclass OR c.oid < 16384,
+    row_security_active(c.oid),
     quote_ident(current_user)
 FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
 WHERE nspname = %s AND relname = %s AND relkind IN ('r', 'p', 'v', 'm', 'f')
@@ -128,6 +129,24 @@ def describe(session: psycopg.Connection[Any], schema: str, table: Table) -> Sou
     selected = replace(whole, columns=_selected_columns(whole, table))
     refuse_unfit(selected, table)
     return selected
+
+
+def lock(session: psycopg.Connection[Any], source: SourceTable) -> None:
+    """Keep the relation, and all that is below it, from being truncated, rewritten or redefined
+    until the transaction ends. To call before the transaction's snapshot is taken.
+
+    Does nothing for what cannot be locked: materialized views, foreign tables, and views that this
+    role may only read in part.
+    """
+    is_view = source.beneath.definition is not None
+    if not (source.is_table or is_view):
+        return
+    try:
+        with session.transaction():  # a savepoint, which takes no snapshot
+            session.execute(f"LOCK TABLE {source.relation.sql} IN ACCESS SHARE MODE")
+    except psycopg.errors.InsufficientPrivilege:
+        if source.is_table:
+            raise
 
 
 def _missing(session: psycopg.Connection[Any], relation: Relation) -> Refused:

@@ -62,7 +62,8 @@ WHERE database = current_database() ORDER BY prepared LIMIT 1
 _VISIBILITY = """
 SELECT pg_is_in_recovery(), pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'),
     quote_ident(current_user),
-       EXISTS (SELECT FROM pg_subscription_rel WHERE srrelid = ANY (%(leaves)s)),
+       EXISTS (SELECT FROM pg_subscription_rel, unnest(%(leaves)s::oid[]) leaf
+               WHERE srrelid = leaf OR srrelid IN (SELECT relid FROM pg_partition_ancestors(leaf))),
        (SELECT min(usename) FROM pg_stat_activity WHERE datname = current_database()
            AND state = 'disabled')
 """

@@ -53,6 +53,7 @@ SELECT CASE WHEN pg_is_in_recovery() THEN true
 # rounds of wal_writer_delay (0.2 s). On a quiet server nothing else may do so for 15 s.
 _USE_A_TRANSACTION_ID = "SELECT pg_current_xact_id()"
 _DURABLE_SECONDS = 60
+_WAL_WRITER_SECONDS = 0.6
 _DURABLE_POLL_SECONDS = 0.02
 # A role may lack a privilege, and Aurora has no WAL: the source then keeps a fact to itself.
 _WITHHELD = (
@@ -111,8 +112,13 @@ def wait_until_durable(session: psycopg.Connection[Any], found: dict[str, str]) 
     while not _is_durable(session, found["lsn"]):
         if not asked_for_flush:
             _log.debug("the source's WAL is not flushed up to %s yet", found["lsn"])
-            session.execute(_USE_A_TRANSACTION_ID)
             asked_for_flush = True
+            try:
+                session.execute(_USE_A_TRANSACTION_ID)
+            except _WITHHELD:
+                # Then a crash in the next moments may be taken for a restore.
+                time.sleep(_WAL_WRITER_SECONDS)
+                return
         if time.monotonic() >= deadline:
             raise Unavailable(
                 f"the source has not flushed its WAL up to {found['lsn']} for"
@@ -171,7 +177,7 @@ def _database(identity: dict[str, str]) -> str:
 def table_facts(source: SourceTable) -> dict[str, str]:
     """What manifests keep of a relation, next to the source's identity: its leaves, and which rows
     its views select."""
-    facts = {"leaves": " ".join(str(leaf) for leaf in source.beneath.leaves)}
+    facts = {"leaves": " ".join(_leaves(source))}
     if source.beneath.definition:
         facts["definition"] = source.beneath.definition
     return facts
@@ -189,8 +195,10 @@ def table_changes(
         if last_oid in (None, source.oid):
             return []
         return [f"the table was dropped and recreated, oid {last_oid} -> {source.oid}"]
-    before = (last or {}).get("definition")
-    if before in (None, source.beneath.definition):
+    before = last or {}
+    if source.beneath.definition and "leaves" in before and "definition" not in before:
+        return ["a view has taken the place of the table"]
+    if before.get("definition") in (None, source.beneath.definition):
         return []
     return ["the view was redefined and may select other rows"]
 
@@ -205,8 +213,17 @@ def new_leaves(
     before = (last or {}).get("leaves")
     if before is None or (source.is_table and source.oid != last_oid):
         return ()
-    known = {int(leaf) for leaf in before.split()}
-    return tuple(leaf for leaf in source.beneath.leaves if leaf not in known)
+    known = before.split()
+    now = zip(source.beneath.leaves, _leaves(source), strict=True)
+    return tuple(oid for oid, leaf in now if leaf not in known)
+
+
+def _leaves(source: SourceTable) -> list[str]:
+    """Each leaf with the transactions that attached it: one that was detached in between may have
+    other rows."""
+    beneath = source.beneath
+    attached = beneath.attached or ("",) * len(beneath.leaves)
+    return [f"{oid}{by}" for oid, by in zip(beneath.leaves, attached, strict=True)]
 
 
 def refuse(source: SourceTable, pipeline: str, changes: list[str], lags: bool) -> None:

@@ -83,13 +83,8 @@ def decide(
         return window.interval(request)
     if is_full or last is None:
         rows = window.from_the_start()
-        if mode != "merge" and rows.held_by and last is not None:
-            # What may be appended now is less than what the target has.
-            raise HeldBack(
-                f"{source.relation}: {rows.held_by} may still write rows, and a full refresh would"
-                " replace the table by those before them; nothing was written. End it, or retry"
-                " when it has ended"
-            )
+        if mode != "merge" and last is not None:
+            _refuse_incomplete_replacement(session, source, rows)
         return rows
     if last.watermark is not None:
         _refuse_changed_cursor(source, table.incremental.cursor, last)
@@ -125,6 +120,22 @@ def refuse_appended_interval(source: SourceTable, mode: Mode) -> None:
         raise Refused(
             f"{source.relation} has mode: append, and an interval read twice would double its rows:"
             " merge it (mode: merge, which needs a primary_key)"
+        )
+
+
+def _refuse_incomplete_replacement(session: Session, source: SourceTable, rows: Selection) -> None:
+    """Raises HeldBack where the rows that are safe to append now may be fewer than the target
+    has."""
+    held_by = rows.held_by
+    if rows.upper is None and not held_by:
+        # No row is visible, perhaps because they are being loaded again.
+        holder = holdback.open_since(session, holdback.now(session))
+        held_by = holder.who if holder else ""
+    if held_by:
+        raise HeldBack(
+            f"{source.relation}: {held_by} may still write rows, and a full refresh would replace"
+            " the table by those before them; nothing was written. End it, or retry when it has"
+            " ended"
         )
 
 

@@ -16,31 +16,37 @@ from loadsheet.source.table import SourceTable
 from loadsheet.sql.types import NUMBER_TYPES, without_modifier
 
 # The sequences that the column owns (serial, identity) or draws its default from, also in a
-# partition that has a default of its own. `others` is a table that draws from the same one.
+# partition that has a default of its own. The columns of a view are not followed to those of the
+# tables below it: there, all columns count. Last, how many tables draw numbers, and another table
+# that draws from the same sequence. Where it is ours, others have copied the default (LIKE, a
+# partition that was detached) and harm no one.
 _SEQUENCES = """
 WITH RECURSIVE part (oid) AS (
-    SELECT %(oid)s::oid
+    SELECT unnest(%(oids)s::oid[])
     UNION
     SELECT inhrelid FROM part JOIN pg_inherits ON inhparent = part.oid
-), drawing (relation, attnum, sequence) AS (
-    SELECT refobjid, refobjsubid, objid FROM pg_depend
+), drawing (relation, attnum, sequence, owns) AS (
+    SELECT refobjid, refobjsubid, objid, true FROM pg_depend
     WHERE classid = 'pg_class'::regclass AND deptype IN ('a', 'i')
         AND refclassid = 'pg_class'::regclass
     UNION
-    SELECT adrelid, adnum, refobjid FROM pg_attrdef d
+    SELECT adrelid, adnum, refobjid, false FROM pg_attrdef d
     JOIN pg_depend ON classid = 'pg_attrdef'::regclass AND objid = d.oid
     WHERE refclassid = 'pg_class'::regclass
-), used (sequence) AS (
-    SELECT DISTINCT seqrelid FROM drawing
+), used (sequence, tables, is_ours) AS (
+    SELECT seqrelid, array_agg(relation), bool_or(owns) FROM drawing
     JOIN part ON part.oid = relation
     JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = drawing.attnum
     JOIN pg_sequence ON seqrelid = drawing.sequence
-    WHERE attname = %(column)s
+    WHERE attname = coalesce(%(column)s, attname)
+    GROUP BY seqrelid
 )
-SELECT sequence::regclass::text, seqcache, seqincrement, seqcycle,
+SELECT sequence::regclass::text, seqcache, seqincrement, seqcycle, relpersistence <> 'p',
+    (SELECT count(DISTINCT drawer) FROM used, unnest(tables) drawer),
     (SELECT min(relation::regclass::text) FROM drawing
-     WHERE drawing.sequence = used.sequence AND relation NOT IN (SELECT oid FROM part))
-FROM used JOIN pg_sequence ON seqrelid = sequence ORDER BY 1
+     WHERE drawing.sequence = used.sequence AND NOT is_ours
+         AND relation NOT IN (SELECT oid FROM part))
+FROM used JOIN pg_sequence ON seqrelid = sequence JOIN pg_class c ON c.oid = sequence ORDER BY 1
 """
 
 
@@ -51,10 +57,13 @@ def refuse_disorder(
     written, or no sequence gives it. A lookback makes up for all but numbers that fall."""
     if without_modifier(table.column(cursor).type) not in NUMBER_TYPES:
         return
-    values = {"oid": table.oid, "column": cursor}
+    is_view = table.beneath.definition is not None
+    values: dict[str, Any] = {"oids": [table.oid], "column": cursor}
+    if is_view:
+        values = {"oids": list(table.beneath.leaves), "column": None}
     rows = session.execute(_SEQUENCES, values).fetchall()
-    for sequence, _, increment, _, _ in rows:
-        if increment < 0:
+    for sequence, _, increment, *_ in rows:
+        if increment < 0 and not is_view:
             raise Refused(
                 f"{table.relation}: sequence {sequence} counts down, so later rows have lower"
                 f" numbers than {cursor} was read up to: name another cursor, or read the whole"
@@ -67,13 +76,17 @@ def refuse_disorder(
 
 def _why_late(rows: list[tuple[Any, ...]]) -> str:
     """Why a low number may be used late, and what to do about it; empty where none may."""
-    for sequence, cache, increment, cycles, other in rows:
+    for sequence, cache, increment, cycles, is_unlogged, _, other in rows:
         if cache > 1:
             return (
                 f"sessions take numbers from sequence {sequence} in blocks of {cache}, and may use"
                 " one long after higher ones were read: run"
                 f" ALTER SEQUENCE {sequence} CACHE 1; and reconnect them"
             )
+        if increment < 0:
+            return f"sequence {sequence} counts down, so later rows may have lower numbers"
+        if is_unlogged:
+            return f"sequence {sequence} is unlogged, and begins again after a crash of the source"
         if increment > 1:
             return (
                 f"sequence {sequence} counts in steps of {increment}: applications that take the"
@@ -91,7 +104,8 @@ def _why_late(rows: list[tuple[Any, ...]]) -> str:
                 " before it writes, and use it long after higher ones were read: name another"
                 " cursor"
             )
-    if len(rows) > 1:
+    # A view of one table may have several columns of numbers.
+    if len(rows) > 1 and rows[0][5] > 1:
         names = ", ".join(row[0] for row in rows)
         return (
             f"its numbers come from several sequences ({names}), which count separately:"

@@ -132,6 +132,11 @@ def take_fence(
         "ON CONFLICT DO NOTHING",
         (pipeline, table, str(target)),
     )
+    # Two targets of one table may take theirs at the same time, and each must have its own number.
+    session.execute(
+        "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))",
+        (f"loadsheet:fence:{pipeline}:{table}",),
+    )
     row = session.execute(
         _TAKE_FENCE,
         {

@@ -18,6 +18,7 @@ from loadsheet.postgres import Session
 from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.merging import LOAD_ID
 from loadsheet.sql.text import Relation
+from loadsheet.warehouse import tables
 
 _log = logging.getLogger(__name__)
 
@@ -31,23 +32,25 @@ WHERE target.oid = to_regclass(%(target_sql)s) AND scope.oid = to_regclass('load
 """
 """What identifies the storage of the target and of the ledger."""
 
-# What the target's loads, by all pipelines, have left in it: the rows that the last load of the
-# whole table has sent, and what later ones have added and deleted; the newest load; the newest that
-# wrote rows, and whether a later one has deleted any (perhaps all of those).
+# What the target's loads, by all pipelines, have left in it: the rows after the last load that says
+# so (it has sent the whole table, or counted), and what later ones have added and deleted; and
+# the newest load that wrote rows, and whether another has counted rows of unknown loads since.
 _LEDGER = """
 WITH loads AS (
-    SELECT load_no, action = 'replace' OR replaced AS is_whole, extracted - duplicates AS sent,
-        inserted, updated, deleted
+    SELECT load_no, counted IS NOT NULL AS is_counted,
+        action = 'replace' OR replaced OR counted IS NOT NULL AS is_whole,
+        coalesce(counted, extracted - duplicates) AS rows, inserted, updated, deleted
     FROM loadsheet.load WHERE target = %s
 ), last AS (
-    SELECT coalesce(max(load_no) FILTER (WHERE is_whole), 0) AS whole, max(load_no) AS newest,
-        max(load_no) FILTER (WHERE inserted + updated > 0) AS written
+    SELECT coalesce(max(load_no) FILTER (WHERE is_whole), 0) AS whole,
+        max(load_no) FILTER (WHERE inserted + updated > 0) AS written,
+        max(load_no) FILTER (WHERE is_counted) AS counted
     FROM loads
 )
-SELECT coalesce(sum(sent) FILTER (WHERE load_no = whole), 0)::bigint
+SELECT coalesce(sum(rows) FILTER (WHERE load_no = whole), 0)::bigint
         + coalesce(sum(inserted - deleted) FILTER (WHERE load_no > whole), 0)::bigint,
-    newest, written, coalesce(bool_or(load_no > written AND deleted > 0), false)
-FROM last LEFT JOIN loads ON true GROUP BY newest, written
+    written, counted >= coalesce(written, 0)
+FROM last LEFT JOIN loads ON true GROUP BY written, counted
 """
 
 
@@ -70,9 +73,8 @@ class Observed:
 
 def observe(session: Session, target: Relation) -> Observed:
     """The existing target's storage, and whether it has no row."""
-    row = session.execute(
-        f"SELECT ({STORAGE}), NOT EXISTS (SELECT FROM {target.sql})", {"target_sql": target.sql}
-    ).fetchone()
+    is_empty = f"NOT EXISTS (SELECT FROM {target.sql.replace('%', '%%')})"
+    row = session.execute(f"SELECT ({STORAGE}), {is_empty}", {"target_sql": target.sql}).fetchone()
     assert row
     return Observed(*row)
 
@@ -90,16 +92,18 @@ def change_of(
         return None
     row = session.execute(_LEDGER, (str(target),)).fetchone()
     assert row
-    expected, newest_load, last_written, deleted_since = row
+    expected, last_written, has_unknown_rows = row
     if observed.is_empty:
         if expected <= 0:
             return None
         return Change(f"was emptied ({expected:,} rows by the ledger)", is_empty=True)
     _log.info("%s has other storage than after its last load; counting its rows", target)
+    if LOAD_ID not in tables.columns_of(session, target):
+        return Change("was replaced by a table that Loadsheet did not make", is_empty=False)
     rows, newest = _rows_and_newest(session, target)
-    is_older = newest != last_written and not deleted_since
-    is_newer = newest is not None and newest > (newest_load or 0)
-    if rows == expected and not is_newer and not is_older:
+    # A later load may have deleted the rows of the last one that wrote any. Such a target is taken
+    # for changed if it was rewritten, too: an older one may have as many rows.
+    if rows == expected and (newest == last_written or has_unknown_rows):
         return None
     return Change(
         f"was changed ({rows:,} rows, the newest of load {newest}; by the ledger {expected:,} rows,"
@@ -116,12 +120,12 @@ def is_first_load(
     An emptied target can be filled again from the start. A table that is read whole needs no state:
     its rows are merged into the target or replace it. Raises Refused where an increment would be
     built on rows that are not those of the ledger, and where an interval would be all that the
-    target has below the watermark.
+    target has.
     """
     if not table.incremental:
         return change.is_empty
-    has_watermark = table.incremental.by == "watermark"
-    if change.is_empty and not (has_watermark and explicit_interval):
+    reads_interval = explicit_interval or table.incremental.by == "data_interval"
+    if change.is_empty and not reads_interval:
         return True
     raise Refused(
         f"{target} {change.what} without Loadsheet, so this run would leave rows out or add some"
@@ -129,6 +133,11 @@ def is_first_load(
         f" {pipeline.name} --tables {table.name} --full-refresh` (Airflow: full_refresh in the"
         " trigger form)"
     )
+
+
+def count_rows(session: Session, target: Relation) -> int:
+    """The number of the target's rows."""
+    return _rows_and_newest(session, target)[0]
 
 
 def _rows_and_newest(session: Session, target: Relation) -> tuple[int, int | None]:

@@ -183,11 +183,13 @@ def record_load(
     load_no: int,
     effect: Effect,
     duplicates: int,
+    counted: int | None,
     seconds: float,
 ) -> None:
     """Write the load's row.
 
     `name` is the manifest's object name, `duplicates` the number of rows that were left out,
+    `counted` the target's rows where earlier loads do not explain them,
     `seconds` how long the load has taken so far.
     """
     row = {
@@ -202,6 +204,7 @@ def record_load(
         "format": manifest.format,
         "extracted": manifest.rows,
         "duplicates": duplicates,
+        "counted": counted,
         **asdict(effect),
         "bytes": manifest.size,
         "lower_cursor": manifest.lower,

@@ -69,6 +69,9 @@ CREATE TABLE IF NOT EXISTS loadsheet.load (
 );
 -- Version 3. The source's clock when the rows were read, in the terms of the table's cursor.
 ALTER TABLE loadsheet.load ADD COLUMN IF NOT EXISTS clock text;
+-- Version 5. The target's rows after the load, counted where earlier loads do not explain them: somebody else changed the
+-- target. What reads it must then be built in full.
+ALTER TABLE loadsheet.load ADD COLUMN IF NOT EXISTS counted bigint;
 CREATE INDEX IF NOT EXISTS load_of_table ON loadsheet.load (pipeline, table_name, load_no);
 CREATE INDEX IF NOT EXISTS load_of_target ON loadsheet.load (target, load_no);
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import logging
@@ -102,6 +101,7 @@ def load_manifest(
             transaction.load_no,
             effect,
             transaction.duplicates,
+            transaction.count_unknown_rows(),
             time.monotonic() - started,
         )
         _log.info("%s: %s, %s", target, manifest.action, effect)
@@ -148,8 +148,9 @@ class _LoadTransaction:
                 "re-run the extract step"
             )
         scope = fence.read_scope(session, manifest.pipeline, manifest.table, target)
-        self.was_harmed = False
-        """The target was not what its loads have left, so what reads it must be built in full."""
+        self.has_unknown_rows = False
+        """The target's rows are not those of its loads: they are counted, and what reads the target
+        must be built in full."""
         if not self.is_new:
             observed = integrity.observe(session, target)
             change = integrity.change_of(session, target, observed, scope.storage)
@@ -158,7 +159,8 @@ class _LoadTransaction:
                     f"{target} {change.what} since its rows were read, and the load holds only"
                     " some of them; re-run the extract step"
                 )
-            self.was_harmed = change is not None
+            is_first = scope.last_load_no is None
+            self.has_unknown_rows = is_first or change is not None
         self.drift = drift.compare_columns(manifest.columns, manifest.source_oid, existing, scope)
         if existing and table.schema_contract == "freeze":
             drift.refuse_if_frozen(target, self.drift)
@@ -170,16 +172,18 @@ class _LoadTransaction:
         """
         try:
             if self.manifest.action == "replace" or self.is_new:
-                effect = self._replace_target()
-            else:
-                effect = self._write_increment()
+                return self._replace_target()
+            return self._write_increment()
         except Refused as error:
             if str(self.target) in str(error):
                 raise Refused(str(error)) from error
             raise Refused(f"{self.target}: {error}") from error
-        if self.was_harmed:
-            return dataclasses.replace(effect, replaced=True)
-        return effect
+
+    def count_unknown_rows(self) -> int | None:
+        """The target's rows after the load, where the ledger does not explain them; else None."""
+        if not self.has_unknown_rows:
+            return None
+        return integrity.count_rows(self.session, self.target)
 
     def _replace_target(self) -> Effect:
         """Copy all rows into a fresh table, then make it the target."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import psycopg
 import pytest
 
 from loadsheet.errors import Overtaken, Refused, SourceChanged
@@ -36,6 +37,12 @@ TRUSTED = {
     "CREATE TABLE pp PARTITION OF p DEFAULT",
     "a view of partitions": "CREATE TABLE q (id int, at timestamptz) PARTITION BY LIST (id);"
     "CREATE TABLE p PARTITION OF q DEFAULT; CREATE VIEW t AS SELECT * FROM q",
+    "no partition yet": PARTS,
+    "a function of constants": "CREATE VIEW t AS SELECT base.* FROM base, generate_series(1, 1)",
+    "the role's name": "CREATE VIEW t AS SELECT *, current_user AS who FROM base",
+    "a very long expression": "CREATE VIEW t AS SELECT *, "
+    + " || ".join(["what"] * 400)
+    + " AS long FROM base",
     "inheritance": "CREATE TABLE t (LIKE base); CREATE TABLE child () INHERITS (t)",
 }
 FOREIGN = "is a foreign table"
@@ -75,7 +82,8 @@ UNTRUSTED = {
         FUNCTIONS,
     ),
     "a function in FROM": (
-        "CREATE VIEW t AS SELECT id, now() AS at FROM generate_series(1, 3) id",
+        "CREATE FUNCTION rows_of() RETURNS SETOF base STABLE LANGUAGE sql AS 'TABLE public.base';"
+        "CREATE VIEW t AS SELECT * FROM rows_of()",
         FUNCTIONS,
     ),
     "the time": ("CREATE VIEW t AS SELECT * FROM base WHERE at < now()", FUNCTIONS),
@@ -84,6 +92,20 @@ UNTRUSTED = {
         FUNCTIONS,
     ),
     "chance": ("CREATE VIEW t AS SELECT * FROM base WHERE random() < 0.5", FUNCTIONS),
+    "a share of the rows": (
+        "CREATE VIEW t AS SELECT * FROM base TABLESAMPLE system (50)",
+        FUNCTIONS,
+    ),
+    "a user's aggregate": (
+        "CREATE FUNCTION step(bigint, int) RETURNS bigint STABLE LANGUAGE sql AS 'SELECT $1 + $2';"
+        "CREATE AGGREGATE total(int) (SFUNC = step, STYPE = bigint, INITCOND = '0');"
+        "CREATE VIEW t AS SELECT total(id)::int AS id, max(at) AS at FROM base",
+        FUNCTIONS,
+    ),
+    "a sequence": (
+        "CREATE SEQUENCE s; CREATE VIEW t AS SELECT base.* FROM base, s WHERE id < last_value",
+        "public.s is no table",
+    ),
     "no table": ("CREATE VIEW t AS SELECT 1 AS id, DATE '2026-01-01' AS at", "no table below it"),
     "a system catalog": (
         "CREATE VIEW t AS SELECT oid::int AS id, rolvaliduntil AS at FROM pg_authid",
@@ -151,6 +173,10 @@ READ_WHILE = {
 }
 
 
+def cannot_lock(*_: object) -> None:
+    """As for a role that may read only some columns of a view."""
+
+
 @pytest.mark.parametrize("incremental", [False, True], ids=["replace", "increment"])
 @pytest.mark.parametrize("create, truncate", READ_WHILE.values(), ids=READ_WHILE)
 def test_a_table_below_that_is_reloaded_while_it_is_read_is_not_taken_for_empty(
@@ -180,6 +206,7 @@ def test_a_table_below_that_is_reloaded_while_it_is_read_is_not_taken_for_empty(
         return walk(*args)
 
     with monkeypatch.context() as patch:
+        patch.setattr(catalog, "lock", cannot_lock)
         patch.setattr(catalog, "walk", reload_after_the_snapshot)
         assert isinstance(run(project), Overtaken)
     project.succeed()
@@ -188,12 +215,49 @@ def test_a_table_below_that_is_reloaded_while_it_is_read_is_not_taken_for_empty(
     calls.clear()
     project.in_source("UPDATE base SET what = 'y'")
     with monkeypatch.context() as patch:  # the control
+        patch.setattr(catalog, "lock", cannot_lock)
         patch.setattr(catalog, "walk", reload_after_the_snapshot)
         patch.setattr(beneath, "rewritten", lambda *_: None)
         project.run()
     # The rows of a refreshed materialized view are frozen, which every snapshot sees.
     if not incremental and truncate.startswith("TRUNCATE"):
         assert project.in_warehouse("SELECT count(*) FROM staging.t") == [(0,)]
+
+
+CHANGES_WHILE_READ = {
+    "truncated": "TRUNCATE base",
+    "redefined": "CREATE OR REPLACE VIEW t AS SELECT * FROM other",
+    "redefined below": "CREATE OR REPLACE VIEW v AS SELECT * FROM other",
+    "dropped": "DROP VIEW t",
+    "detached": "ALTER TABLE q DETACH PARTITION base",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES_WHILE_READ.values(), ids=CHANGES_WHILE_READ)
+def test_nothing_below_a_view_can_be_exchanged_while_it_is_read(
+    project: Project, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    project.in_source(BASE)
+    project.in_source(
+        "CREATE TABLE other (LIKE base); CREATE TABLE q (LIKE base) PARTITION BY LIST (id);"
+        "ALTER TABLE q ATTACH PARTITION base DEFAULT;"
+        "CREATE VIEW v AS SELECT * FROM q; CREATE VIEW t AS SELECT * FROM v;"
+        "INSERT INTO base SELECT i FROM generate_series(1, 1000) i"
+    )
+    project.spec({"t": {"primary_key": "id"}})
+    walk = catalog.walk
+    tried = []
+
+    def change_after_the_snapshot(*args: Any) -> object:
+        tried.append(change)
+        if len(tried) == 2:
+            with pytest.raises(psycopg.errors.LockNotAvailable):
+                project.in_source(f"SET lock_timeout = '200ms'; {change}")
+        return walk(*args)
+
+    monkeypatch.setattr(catalog, "walk", change_after_the_snapshot)
+    project.succeed()
+    assert len(tried) == 2 and not judge(project, "t")
 
 
 REDEFINED = {
@@ -294,6 +358,64 @@ def test_rows_of_an_attached_table_are_read_although_they_are_below_the_watermar
     project.in_source("INSERT INTO t VALUES (4)")
     results = project.run()
     assert "1 rows" in results["extract.extract_t"].result.message  # type: ignore[union-attr]
+
+
+AGAIN = {
+    "a partition": (
+        ATTACHED["a partition"][0] + f"; CREATE TABLE again PARTITION OF t {BOUNDS}",
+        "ALTER TABLE t DETACH PARTITION again",
+        f"ALTER TABLE t ATTACH PARTITION again {BOUNDS}",
+    ),
+    "a child": (
+        f"CREATE TABLE t {RANGES}; CREATE TABLE again () INHERITS (t)",
+        "ALTER TABLE again NO INHERIT t",
+        "ALTER TABLE again INHERIT t",
+    ),
+}
+
+
+@pytest.mark.parametrize("create, detach, attach", AGAIN.values(), ids=AGAIN)
+def test_rows_that_a_partition_got_while_it_was_detached_are_read(
+    project: Project, create: str, detach: str, attach: str
+) -> None:
+    project.in_source(create)
+    project.in_source("INSERT INTO t VALUES (1), (2)")
+    spec(project)
+    project.succeed()
+    project.in_source(detach)
+    project.in_source(OLDER.format("again"))
+    project.in_source(attach)
+    project.succeed()
+    assert not judge(project, "t")
+
+
+@pytest.mark.parametrize("form", ["a partition", "a partition below a view"])
+def test_an_interval_does_not_hide_an_attached_partition(project: Project, form: str) -> None:
+    create, attach = ATTACHED[form]
+    project.in_source(create)
+    project.in_source("INSERT INTO t VALUES (1), (2)")
+    spec(project)
+    project.succeed()
+    project.in_source(attach)
+    project.in_source("UPDATE t SET at = '2020-01-01' WHERE id = 1")
+    project.succeed(
+        interval_start="2019-01-01T00:00:00Z",
+        interval_end="2021-01-01T00:00:00Z",
+        explicit_interval=True,
+    )
+    assert judge(project, "t").lost == 50
+    project.succeed()
+    assert not judge(project, "t")
+
+
+def test_a_view_that_takes_the_place_of_a_table_is_a_changed_source(project: Project) -> None:
+    project.in_source(BASE)
+    project.in_source("CREATE TABLE t (LIKE base INCLUDING ALL); INSERT INTO t VALUES (1)")
+    spec(project)
+    project.succeed()
+    project.in_source("ALTER TABLE t RENAME TO old; CREATE VIEW t AS SELECT id, at FROM old")
+    error = run(project)
+    assert isinstance(error, SourceChanged) and "a view has taken the place" in str(error)
 
 
 def test_rows_attached_below_the_watermark_of_an_appended_table_are_refused(

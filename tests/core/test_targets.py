@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import subprocess
 from dataclasses import replace
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -90,20 +91,54 @@ def test_the_same_run_id_in_two_targets_is_two_loads(shop: Project) -> None:
     assert_equal(copy, "staging_dev", "mart_dev")
 
 
-def test_garbage_of_one_target_is_not_that_of_another(shop: Project) -> None:
-    copy = replace(shop, folder=shop.folder / "copy")
+def collect_garbage(project: Project) -> None:
+    """As `loadsheet gc` does for old objects."""
+    from loadsheet.engine import garbage
+    from loadsheet.lake.store import Lake
+    from loadsheet.postgres import connect_warehouse
+    from loadsheet.spec.pipeline_file import load_pipeline
+
+    pipeline = load_pipeline(project.folder / "pipelines" / project.name / "pipeline.yml")
+    lake = Lake(project.connections("lake"), project.bucket)
+    with connect_warehouse(project.connections("warehouse")) as session:
+        found = garbage.find(pipeline, lake, session, timedelta(0), keep=1)
+        garbage.remove(found, lake)
+
+
+def copy_of(project: Project) -> Project:
+    copy = replace(project, folder=project.folder / "copy")
     spec(copy, schema="staging_dev", mart_schema="mart_dev")
+    return copy
+
+
+def test_garbage_of_one_target_is_not_that_of_another(shop: Project) -> None:
+    copy = copy_of(shop)
     write(shop, 10)
     shop.succeed()
-    copy.succeed()
-    for _ in range(2):
-        copy.succeed(full_refresh="all")
-    shop.cli("gc", "shop", "--older-than", "0s", "--yes")
-    kept = shop.objects()
+    for full in (frozenset[str](), "all", "all"):
+        copy.succeed(full_refresh=full)
+    before = shop.objects()
+    collect_garbage(copy)
+    assert shop.objects() < before
     loads = shop.in_warehouse(
         "SELECT manifest FROM loadsheet.load WHERE target = 'staging.log' ORDER BY load_no"
     )
-    assert len(loads) == 2 and {name for (name,) in loads} <= kept
+    assert len(loads) == 2 and {name for (name,) in loads} <= shop.objects()
+
+
+def test_what_a_target_has_yet_to_load_is_no_garbage_of_another(shop: Project) -> None:
+    copy = copy_of(shop)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOADSHEET_FAILPOINT", "load.manifest_read:kill")
+        copy.cli("run", "shop", "--tables", "log")
+    ((sealed,),) = shop.in_warehouse(
+        "SELECT sealed_manifest FROM loadsheet.scope WHERE target = 'staging_dev.log'"
+    )
+    assert sealed in shop.objects()
+    write(shop, 5)
+    shop.succeed()
+    collect_garbage(shop)
+    assert sealed in shop.objects()
 
 
 def outcomes(project: Project, **request: Any) -> dict[str, object]:
@@ -294,6 +329,76 @@ def test_a_full_refresh_that_fails_proves_nothing_about_a_restored_target(
     assert isinstance(outcome, Refused) == (table != "whole")
     shop.succeed(full_refresh="all")
     assert_equal(shop)
+
+
+@pytest.mark.parametrize("harm", ["TRUNCATE iv.merged", "DROP TABLE iv.merged"])
+def test_an_interval_is_not_all_that_an_emptied_target_by_intervals_gets(
+    shop: Project, harm: str
+) -> None:
+    shop.in_source("UPDATE merged SET at = '2020-01-01' WHERE id <= 10")
+    tables = {"merged": {"incremental": {"cursor": "at", "by": "data_interval"}}}
+    warehouse = {"conn_id": "warehouse", "schema": "iv"}
+    shop.spec(tables, warehouse=warehouse, schedule="@daily")
+    interval = {"interval_start": "2019-01-01T00:00:00Z", "interval_end": "2021-01-01T00:00:00Z"}
+    shop.succeed(**interval)
+    shop.in_warehouse(harm)
+    error = shop.run(**interval)["extract.extract_merged"].result
+    assert isinstance(error, Refused) and "iv.merged" in str(error)
+    shop.succeed(full_refresh="all")
+    assert not judge(shop, "merged", staging="iv")
+
+
+def test_rows_from_before_the_ledger_are_counted(shop: Project) -> None:
+    tables = {"merged": {"incremental": {"cursor": "at", "by": "data_interval"}}}
+    shop.spec(tables, warehouse={"conn_id": "warehouse", "schema": "iv"}, schedule="@daily")
+    interval = {"interval_start": "2019-01-01T00:00:00Z", "interval_end": "2099-01-01T00:00:00Z"}
+    shop.succeed(explicit_interval=True, **interval)
+    shop.in_warehouse("DROP SCHEMA loadsheet CASCADE")
+    shop.succeed(explicit_interval=True, **interval)
+    shop.in_warehouse("VACUUM FULL iv.merged")
+    shop.succeed(explicit_interval=True, **interval)
+
+
+def test_the_loads_of_rows_that_only_the_target_has_are_no_garbage(shop: Project) -> None:
+    shop.spec({"whole": {"mode": "merge"}})
+    shop.succeed()
+    backup = dump(shop, "-n", "staging")
+    shop.in_source("DELETE FROM whole WHERE id <= 50")  # the target keeps them
+    write(shop, 5)
+    shop.succeed()
+    restore(shop, backup)
+    shop.succeed()
+    before = shop.objects()
+    collect_garbage(shop)
+    assert shop.objects() == before
+
+
+def test_a_run_is_resumed_on_a_target_that_was_emptied_in_between(shop: Project) -> None:
+    write(shop, 5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOADSHEET_FAILPOINT", "extract.sealed:kill")
+        patch.setenv("LOADSHEET_STATE", str(shop.folder / "state"))
+        shop.cli("run", "shop", "--tables", "merged")
+        shop.in_warehouse("TRUNCATE staging.merged")
+        patch.delenv("LOADSHEET_FAILPOINT")
+        resumed = shop.cli("run", "shop", "--resume")
+    assert resumed.returncode == 0, resumed.stdout
+    assert not judge(shop, "merged")
+
+
+def test_a_table_that_was_made_by_hand_is_not_overwritten(shop: Project) -> None:
+    shop.in_warehouse("DROP TABLE staging.merged; CREATE TABLE staging.merged AS SELECT 1 AS id")
+    error = shop.run()["extract.extract_merged"].result
+    assert isinstance(error, Refused) and "a table that Loadsheet did not make" in str(error)
+    error = shop.run(full_refresh="all")["load.load_merged"].result
+    assert isinstance(error, Refused) and "was not made by Loadsheet" in str(error)
+
+
+def test_a_schema_with_a_percent_sign_is_a_name_like_others(shop: Project) -> None:
+    spec(shop, schema="per%cent", mart_schema="m%s")
+    for _ in range(2):
+        write(shop, 2)
+        shop.succeed()
 
 
 @pytest.mark.parametrize("harm", ["TRUNCATE staging.merged", "DROP TABLE staging.merged"])

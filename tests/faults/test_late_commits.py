@@ -470,6 +470,22 @@ OUT_OF_ORDER = {
 }
 
 
+OUT_OF_ORDER["a view of blocks"] = (
+    "CREATE TABLE base (id bigint GENERATED ALWAYS AS IDENTITY (CACHE 20));"
+    "CREATE VIEW item AS SELECT id FROM base",
+    "sequence public.base_id_seq in blocks of 20",
+)
+OUT_OF_ORDER["a view of two tables"] = (
+    "CREATE TABLE one (id bigserial); CREATE TABLE two (id bigserial);"
+    "CREATE VIEW item AS TABLE one UNION ALL TABLE two",
+    "its numbers come from several sequences",
+)
+OUT_OF_ORDER["an unlogged table"] = (
+    "CREATE UNLOGGED TABLE item (id bigserial)",
+    "sequence public.item_id_seq is unlogged",
+)
+
+
 @pytest.mark.parametrize("create, why", OUT_OF_ORDER.values(), ids=OUT_OF_ORDER)
 def test_numbers_that_need_not_rise_with_the_rows_are_refused_as_a_cursor(
     project: Project, create: str, why: str
@@ -486,6 +502,16 @@ def test_numbers_that_need_not_rise_with_the_rows_are_refused_as_a_cursor(
 
 
 IN_ORDER = {
+    "copied defaults": (
+        "CREATE TABLE item (id bigserial); CREATE TABLE copy (LIKE item INCLUDING ALL)"
+    ),
+    "a detached partition": (
+        "CREATE TABLE item (id bigserial, k int) PARTITION BY LIST (k);"
+        "CREATE TABLE part PARTITION OF item DEFAULT; ALTER TABLE item DETACH PARTITION part"
+    ),
+    "a view of one table": (
+        "CREATE TABLE base (id bigserial, n bigserial); CREATE VIEW item AS SELECT id FROM base"
+    ),
     "serial": "CREATE TABLE item (id bigserial)",
     "identity": "CREATE TABLE item (id bigint GENERATED ALWAYS AS IDENTITY)",
     "a shared default of partitions": (
@@ -503,6 +529,19 @@ def test_numbers_that_are_drawn_one_by_one_are_a_cursor(project: Project, create
     project.in_source(create)
     project.spec({"item": {"incremental": "id", "primary_key": "id"}})
     project.succeed()
+
+
+def test_a_full_refresh_waits_for_rows_that_are_being_loaded_again(project: Project) -> None:
+    project.in_source("CREATE TABLE log (id bigserial, what text)")
+    project.in_source("INSERT INTO log SELECT FROM generate_series(1, 100)")
+    project.spec({"log": {"incremental": {"cursor": "id", "hold_back": "0s"}, "mode": "append"}})
+    project.succeed()
+    project.in_source("DELETE FROM log")
+    with psycopg.connect(project.source) as writer:
+        writer.execute("INSERT INTO log SELECT FROM generate_series(1, 100)")
+        error = project.run(full_refresh="all")["extract.extract_log"].result
+        assert isinstance(error, HeldBack)
+        assert project.in_warehouse("SELECT count(*) FROM staging.log") == [(100,)]
 
 
 @pytest.mark.parametrize("cursor", ["id", "at"])
