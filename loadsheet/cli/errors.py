@@ -49,7 +49,7 @@ def is_expected(error: BaseException) -> bool:
     return isinstance(error, LoadsheetError) or _diagnosis(error) is not None
 
 
-def describe(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """What happened and what to do about it, without secrets. Of a bug only class and message."""
     if isinstance(error, LoadsheetError):
         return visible(masked(str(error)))
@@ -71,7 +71,7 @@ def _report(error: Exception) -> int:
     if not is_expected(error):
         report_bug(error)
         return BUG
-    say(f"error: {describe(error)}")
+    say(f"error: {describe_error(error)}")
     return WRONG_INPUT if isinstance(error, InputError) else FAILED
 
 
