@@ -111,18 +111,13 @@ def clean(text: str) -> str:
     secrets and without control characters."""
     text = _ROW_DATA.sub("", text).rstrip()
     text = _BAD_VALUE.sub(rf'\1"{MASK}"', text)
-    text = _without_out_of_range(text)
-    return visible(without_secrets(text))
-
-
-def _without_out_of_range(text: str) -> str:
-    """Masks the value in PostgreSQL's `value "..." is out of range for type ...`. The value may
-    contain these words too, so it reaches from the first quote to the last."""
+    # PostgreSQL's `value "..." is out of range for type ...`: the value may contain these words
+    # too, so it reaches from the first quote to the last.
     start = text.find(_OUT_OF_RANGE[0])
     end = text.rfind(_OUT_OF_RANGE[1])
-    if not 0 <= start < end:
-        return text
-    return f'{text[:start]}value "{MASK}{text[end:]}'
+    if 0 <= start < end:
+        text = f'{text[:start]}value "{MASK}{text[end:]}'
+    return visible(without_secrets(text))
 
 
 def without_secrets(text: str) -> str:

@@ -42,7 +42,18 @@ def airflow_connection(conn_id: str) -> Connection:
     try:
         found = AirflowConnection.get(conn_id)
     except AirflowNotFoundException:
-        raise ConnectionMissing(_why_missing(conn_id)) from None
+        variable = f"AIRFLOW_CONN_{conn_id.upper()}"
+        message = (
+            f"Airflow has no connection {conn_id!r}. Add it under Admin > Connections, import"
+            f" connections/ with `airflow connections import`, or set {variable}."
+        )
+        if variable in os.environ:  # Airflow ignores a variable that it cannot read
+            message = (
+                f"Airflow cannot read {variable}: expected JSON, or"
+                " conn_type://login:password@host:port/schema with special characters of the login"
+                " and the password percent-encoded"
+            )
+        raise ConnectionMissing(message) from None
     return Connection(
         conn_id=conn_id,
         conn_type=found.conn_type or "",
@@ -52,20 +63,6 @@ def airflow_connection(conn_id: str) -> Connection:
         password=found.password or "",
         schema=found.schema or "",
         extra=found.extra_dejson,
-    )
-
-
-def _why_missing(conn_id: str) -> str:
-    variable = f"AIRFLOW_CONN_{conn_id.upper()}"
-    if variable in os.environ:  # Airflow ignores a variable that it cannot read
-        return (
-            f"Airflow cannot read {variable}: expected JSON, or"
-            " conn_type://login:password@host:port/schema with special characters of the login and"
-            " the password percent-encoded"
-        )
-    return (
-        f"Airflow has no connection {conn_id!r}. Add it under Admin > Connections, import"
-        f" connections/ with `airflow connections import`, or set {variable}."
     )
 
 

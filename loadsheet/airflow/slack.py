@@ -173,8 +173,18 @@ def failure_message(context: Context) -> dict[str, Any]:
         "When": _now(),
         "Try": f"{ti.try_number} of {ti.max_tries + 1}",
     }
+    from airflow.providers.common.compat.sdk import redact
+
     error = context.get("exception")
-    error_text = _error_text(error)
+    if error is None:
+        error_text = (
+            "No exception: the task's process was killed or lost. The log has its last lines."
+        )
+    else:
+        error_text = clean(error) if isinstance(error, str) else summary(error)
+        # `clean` and `summary` know what secrets look like, `redact` the passwords of the
+        # connections that this task has opened.
+        error_text = str(redact(error_text))
     sections = [f"*Error*\n{_preformatted(error_text)}"]
     frames: list[str] = []
     if isinstance(error, BaseException):
@@ -217,17 +227,6 @@ def _now() -> str:
 
 def _log_link(context: Context) -> str:
     return f"<{context['ti'].log_url}|Open the log>"
-
-
-def _error_text(error: BaseException | str | None) -> str:
-    from airflow.providers.common.compat.sdk import redact
-
-    if error is None:
-        return "No exception: the task's process was killed or lost. The log has its last lines."
-    text = clean(error) if isinstance(error, str) else summary(error)
-    # `clean` and `summary` know what secrets look like, `redact` the passwords of the connections
-    # that this task has opened.
-    return str(redact(text))
 
 
 def _section(text: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,12 +61,17 @@ class Ends:
         for other in others:
             if other.warehouse.conn_id == warehouse:
                 used_schemas |= {other.warehouse.schema, other.warehouse.mart_schema}
+        # With several Slack connections, the user decides which one gets the messages.
+        slack = None
+        slack_ids = [name for name, kind in types.items() if kind == "slackwebhook"]
+        if len(slack_ids) == 1:
+            slack = slack_ids[0]
         return Ends(
             source=source,
             warehouse=warehouse,
             lake=lake,
             bucket=bucket or _bucket(lake, others),
-            slack=_only_slack(types),
+            slack=slack,
             used_schemas=frozenset(used_schemas),
         )
 
@@ -107,14 +112,6 @@ def _only(
         f"no connection can be the {role}: add one to connections/connections.yml, or set"
         f" AIRFLOW_CONN_<ID>, and name it with --{role}"
     )
-
-
-def _only_slack(types: Mapping[str, str]) -> str | None:
-    """The Slack connection, if there is exactly one."""
-    names = [name for name, kind in types.items() if kind == "slackwebhook"]
-    if len(names) == 1:
-        return names[0]
-    return None
 
 
 def _bucket(lake: str, others: Iterable[Pipeline]) -> str:

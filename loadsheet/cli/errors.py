@@ -38,10 +38,19 @@ def reported() -> Iterator[None]:
     except KeyboardInterrupt:
         say("interrupted")
         raise typer.Exit(INTERRUPTED) from None
+    except SpecError as error:
+        # Without `error:` in front: a line begins with its file, as editors and scripts read it.
+        for problem in error.problems:
+            say(str(relative_problem(problem)))
+        raise typer.Exit(WRONG_INPUT) from None
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.EPIPE:
             raise  # the reader of our output has closed the pipe: Typer ends quietly
-        raise typer.Exit(_report(error)) from None
+        if not is_expected(error):
+            report_bug(error)
+            raise typer.Exit(BUG) from None
+        say(f"error: {describe_error(error)}")
+        raise typer.Exit(WRONG_INPUT if isinstance(error, InputError) else FAILED) from None
 
 
 def is_expected(error: BaseException) -> bool:
@@ -49,7 +58,7 @@ def is_expected(error: BaseException) -> bool:
     return isinstance(error, LoadsheetError) or _diagnosis(error) is not None
 
 
-def describe(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """What happened and what to do about it, without secrets. Of a bug only class and message."""
     if isinstance(error, LoadsheetError):
         return visible(masked(str(error)))
@@ -61,18 +70,6 @@ def _diagnosis(error: BaseException) -> Diagnosis | None:
     from loadsheet.engine.diagnosis import diagnose
 
     return diagnose(error)
-
-
-def _report(error: Exception) -> int:
-    if isinstance(error, SpecError):
-        for problem in error.problems:
-            say(str(relative_problem(problem)))
-        return WRONG_INPUT
-    if not is_expected(error):
-        report_bug(error)
-        return BUG
-    say(f"error: {describe(error)}")
-    return WRONG_INPUT if isinstance(error, InputError) else FAILED
 
 
 def report_bug(error: BaseException) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from loadsheet.cli.errors import FAILED, WRONG_INPUT, describe, is_expected, say
+from loadsheet.cli.errors import FAILED, WRONG_INPUT, describe_error, is_expected, say
 from loadsheet.cli.output import AsJson, print_json, print_table
 from loadsheet.connections.lookup import project_connections
 from loadsheet.errors import InputError, WorkError
@@ -131,7 +131,7 @@ def _each(specs: Specs, work: Callable[[Pipeline, Path], Result]) -> tuple[dict[
             # A bug is not a matter of one pipeline: it ends the command, with a traceback.
             if not is_expected(error):
                 raise
-            say(f"error: {spec.name}: {describe(error)}")
+            say(f"error: {spec.name}: {describe_error(error)}")
             codes.append(WRONG_INPUT if isinstance(error, InputError) else FAILED)
     # Failed work (1) outranks wrong input (2).
     return results, min(codes, default=0)
@@ -176,7 +176,7 @@ def _collect(
         if isinstance(error, InputError) or not is_expected(error):
             raise
         # The garbage is found before anything is removed.
-        raise WorkError(f"nothing was removed: {describe(error)}") from error
+        raise WorkError(f"nothing was removed: {describe_error(error)}") from error
     if not dry_run:
         garbage.remove(tables, lake)
     return tables

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from loadsheet.cli.errors import describe, is_expected, report_bug
+from loadsheet.cli.errors import describe_error, is_expected, report_bug
 from loadsheet.cli.output import console
 from loadsheet.cli.progress import Lines, Live, Silence
 from loadsheet.outcome import Outcome
@@ -83,7 +83,7 @@ class Report:
             line.message = result.message
             line.counts = result.counts
         elif isinstance(result, Exception):
-            line.message = describe(result)
+            line.message = describe_error(result)
             if not is_expected(result):
                 self.bugs.append(result)
         elif status == "upstream_failed":

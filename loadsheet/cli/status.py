@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from loadsheet.cli.errors import FAILED, WRONG_INPUT, describe, is_expected, say
+from loadsheet.cli.errors import FAILED, WRONG_INPUT, describe_error, is_expected, say
 from loadsheet.cli.output import AsJson, console, print_json, rendered
 from loadsheet.connections.lookup import project_connections
 from loadsheet.errors import InputError, SpecError
@@ -119,7 +119,7 @@ class Answer:
         if isinstance(self.error, SpecError):
             problems = [str(relative_problem(problem)) for problem in self.error.problems]
             return "\n".join(problems)
-        return f"{self.name}: {describe(self.error)}"
+        return f"{self.name}: {describe_error(self.error)}"
 
 
 def status_reader(explicit: Path | None, name: str | None) -> Reader:

@@ -76,7 +76,7 @@ def test(
         verdicts = _run(chosen, connection, quiet=as_json)
     failed = sum(not verdict.passed for verdict in verdicts)
     if as_json:
-        print_json({"tests": [document(verdict) for verdict in verdicts]})
+        print_json({"tests": [verdict_document(verdict) for verdict in verdicts]})
     else:
         result = f"{failed} failed" if failed else "all passed"
         seconds = time.monotonic() - started
@@ -199,7 +199,7 @@ def _place(where: str) -> str:
     return f"{display_path(file)}:{line}:{column}"
 
 
-def document(verdict: Verdict) -> dict[str, Any]:
+def verdict_document(verdict: Verdict) -> dict[str, Any]:
     """The verdict for `--json`."""
     differences = []
     for difference in verdict.differences:

@@ -135,10 +135,20 @@ class _ProjectConnections:
             return Connection(conn_id=conn_id, **_fields_from_text(text, variable))
         if conn_id in self.entries:
             _log.debug("connection %s: from %s", conn_id, self.file)
-            entry = self._filled_entry(conn_id)
-            return Connection(
-                conn_id=conn_id, **fields_from_mapping(entry, f"{self.file}: {conn_id}")
-            )
+            entry = self.entries[conn_id]
+            if isinstance(entry, str):
+                entry = {"uri": entry}
+            try:
+                # Only now: a missing variable is an error only for a connection that is used.
+                filled = fill(entry, self.variables)
+            except MissingVariable as missing:
+                raise ConnectionMissing(
+                    f"connection {conn_id!r} has no {missing.key}: {missing}. Set"
+                    f" {missing.variable} in the environment or in {self.dotenv} ({self.file} uses"
+                    " it)"
+                ) from None
+            fields = fields_from_mapping(filled, f"{self.file}: {conn_id}")
+            return Connection(conn_id=conn_id, **fields)
         meant = closest(conn_id, map(str, self.entries))
         hint = f" (did you mean {meant!r}?)" if meant else ""
         raise ConnectionMissing(
@@ -149,18 +159,6 @@ class _ProjectConnections:
     def in_environment(self, conn_id: str) -> str:
         """The text of the connection's variable; empty if it is not set."""
         return self.variables.get(_variable(conn_id), "").strip()
-
-    def _filled_entry(self, conn_id: str) -> Any:
-        entry = self.entries[conn_id]
-        if isinstance(entry, str):
-            entry = {"uri": entry}
-        try:
-            return fill(entry, self.variables)
-        except MissingVariable as missing:
-            raise ConnectionMissing(
-                f"connection {conn_id!r} has no {missing.key}: {missing}. Set {missing.variable} in"
-                f" the environment or in {self.dotenv} ({self.file} uses it)"
-            ) from None
 
     @cached_property
     def variables(self) -> Mapping[str, str]:

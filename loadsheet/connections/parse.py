@@ -119,11 +119,15 @@ def fields_from_mapping(values: Mapping[str, Any], where: str) -> dict[str, Any]
         if isinstance(value, (Mapping, list)):
             raise InputError(f"{where}: {name} must be text")
         fields[name] = str(value)
+    try:
+        port = int(given["port"]) if given.get("port") else None
+    except (TypeError, ValueError):
+        raise InputError(f"{where}: port must be a whole number") from None
     extra = given.get("extra") or given.get("extra_dejson")
     return {
         **fields,
         "conn_type": _conn_type(fields["conn_type"]),
-        "port": _port(given.get("port"), where),
+        "port": port,
         "extra": _extra(extra, where),
     }
 
@@ -168,13 +172,6 @@ def _host(parts: SplitResult) -> str:
 def _conn_type(text: str) -> str:
     # As Airflow does.
     return "postgres" if text == "postgresql" else text.replace("-", "_")
-
-
-def _port(value: Any, where: str) -> int | None:
-    try:
-        return int(value) if value else None
-    except (TypeError, ValueError):
-        raise InputError(f"{where}: port must be a whole number") from None
 
 
 def _extra_of_query(query: str, where: str) -> dict[str, Any]:

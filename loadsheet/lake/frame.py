@@ -25,7 +25,7 @@ from loadsheet.errors import Corrupt, InputError, Refused
 from loadsheet.lake.manifest import Manifest, Part, read_manifest
 from loadsheet.lake.postgres_text import text_reader
 from loadsheet.sql.copying import BINARY_HEADER, csv_header
-from loadsheet.sql.types import TEXT, Column, kind, without_modifier
+from loadsheet.sql.types import TEXT, Column, parquet_kind, without_modifier
 
 _REMEDY = "leave it out (columns=[...])"
 # Rows turned into columns at a time: enough for Arrow to be fast, few enough to need little memory.
@@ -168,7 +168,7 @@ def _array(
 def _value_reader(column: Column) -> Callable[[bytes], Any]:
     """What reads a value in its binary form: psycopg's loader where Arrow has the type, else a
     function that returns the text PostgreSQL shows."""
-    arrow_kind = kind(column.type)
+    arrow_kind = parquet_kind(column.type)
     if isinstance(arrow_kind, str) or arrow_kind == TEXT:
         read = text_reader(column.type)
         if read is None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from loadsheet.errors import Corrupt, InputError, LoadsheetError, Refused
 from loadsheet.sql.copying import csv_header
-from loadsheet.sql.types import REMEDY, TEXT, Column, kind, unfit
+from loadsheet.sql.types import REMEDY, TEXT, Column, parquet_kind, unfit
 
 try:
     import pyarrow as pa
@@ -131,7 +131,7 @@ def schema_of(columns: Sequence[Column]) -> pa.Schema:
     of a field names its PostgreSQL type."""
     fields = []
     for column in columns:
-        arrow_kind = kind(column.type)
+        arrow_kind = parquet_kind(column.type)
         name, *arguments = TEXT if isinstance(arrow_kind, str) else arrow_kind
         arrow_type = getattr(pa, str(name))(*arguments)
         metadata = {"postgres_type": column.type}

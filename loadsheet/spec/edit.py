@@ -94,7 +94,13 @@ def fit_to_defaults(
         else:
             own.setdefault("incremental", None)
     _fit_columns(own, inherited.get("columns", {}), columns)
-    _fit_mode(own, inherited, key)
+    mode = inherited.get("mode")
+    if mode and "mode" not in own:
+        # This table may be one that cannot have the inherited mode: then it is cancelled.
+        incremental = {**inherited, **own}.get("incremental")
+        impossible = {"append": not incremental, "replace": bool(incremental), "merge": not key}
+        if impossible[mode]:
+            own["mode"] = None
     if own.get("mode") == "append" and defaults.get("lookback") is not None:
         own["lookback"] = None  # rows inside a lookback would be appended twice
     return own
@@ -118,17 +124,6 @@ def _fit_columns(
         own["columns"] = {"exclude": excluded}
     elif inherited:
         own["columns"] = None
-
-
-def _fit_mode(own: dict[str, Any], inherited: Mapping[str, Any], key: Collection[str]) -> None:
-    """Cancel an inherited mode that this table cannot have."""
-    mode = inherited.get("mode")
-    if "mode" in own or not mode:
-        return
-    incremental = {**inherited, **own}.get("incremental")
-    impossible = {"append": not incremental, "replace": bool(incremental), "merge": not key}
-    if impossible[mode]:
-        own["mode"] = None
 
 
 def _scalar(text: str) -> str:

@@ -67,23 +67,6 @@ def read_text(path: Path, forbidden: re.Pattern[str] = UNPRINTABLE) -> str:
     Raises SpecError with one problem when the file cannot be read, is larger than MAX_BYTES, is not
     UTF-8 or holds a character that `forbidden` finds.
     """
-    data = _read_bytes(path)
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        if data.startswith(_UTF16):
-            raise _unreadable(path, "the file is UTF-16", "save it as UTF-8") from None
-        before = data[: error.start].decode("utf-8-sig")
-        message = f"the byte 0x{data[error.start]:02x} is not UTF-8"
-        raise _unreadable(path, message, "save the file as UTF-8", before) from None
-    match = forbidden.search(text)
-    if match:
-        message = f"the invisible character U+{ord(match.group()):04X} is not allowed here"
-        raise _unreadable(path, message, "delete it", text[: match.start()])
-    return text
-
-
-def _read_bytes(path: Path) -> bytes:
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
@@ -100,7 +83,19 @@ def _read_bytes(path: Path) -> bytes:
         raise _unreadable(path, f"the file cannot be read: {reason}") from None
     if len(data) > MAX_BYTES:
         raise _unreadable(path, "the file is larger than 1 MiB", "split it")
-    return data
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        if data.startswith(_UTF16):
+            raise _unreadable(path, "the file is UTF-16", "save it as UTF-8") from None
+        before = data[: error.start].decode("utf-8-sig")
+        message = f"the byte 0x{data[error.start]:02x} is not UTF-8"
+        raise _unreadable(path, message, "save the file as UTF-8", before) from None
+    match = forbidden.search(text)
+    if match:
+        message = f"the invisible character U+{ord(match.group()):04X} is not allowed here"
+        raise _unreadable(path, message, "delete it", text[: match.start()])
+    return text
 
 
 def read_bounded(file: BinaryIO) -> bytes:

@@ -77,7 +77,7 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def main(parent: int) -> None:
+def check_files_on_stdin(parent: int) -> None:
     """Check the files named on stdin, as long as the process `parent`, which started this one,
     lives."""
     for name in sys.stdin.buffer.read().split(b"\0"):
@@ -87,4 +87,4 @@ def main(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    check_files_on_stdin(int(sys.argv[1]))

@@ -58,7 +58,18 @@ def check_schedule(text: str) -> None:
     # Each field by itself first: croniter's message about all five does not name the wrong one.
     for place, part in enumerate(fields):
         _check_field(place, part)
-    _check_fires(text)
+    # Imported here: it takes 28 ms, and presets do not need it.
+    from croniter import CroniterBadCronError, CroniterBadDateError, croniter
+
+    try:
+        croniter(text).get_next()  # looks 50 years ahead, as it does in Airflow
+    except CroniterBadDateError:
+        raise BadSchedule(
+            "this schedule never fires: these months do not have this day",
+            "check the day of month and the month",
+        ) from None
+    except CroniterBadCronError as error:
+        raise BadSchedule(f"Airflow cannot read this schedule: {error}") from None
 
 
 def _check_field(place: int, part: str) -> None:
@@ -77,21 +88,6 @@ def _check_field(place: int, part: str) -> None:
     if not is_valid:
         name, values = _FIELDS[place]
         raise BadSchedule(f"the {name} {part!r} is not valid: expected {values}")
-
-
-def _check_fires(text: str) -> None:
-    # Imported here: it takes 28 ms, and presets do not need it.
-    from croniter import CroniterBadCronError, CroniterBadDateError, croniter
-
-    try:
-        croniter(text).get_next()  # looks 50 years ahead, as it does in Airflow
-    except CroniterBadDateError:
-        raise BadSchedule(
-            "this schedule never fires: these months do not have this day",
-            "check the day of month and the month",
-        ) from None
-    except CroniterBadCronError as error:
-        raise BadSchedule(f"Airflow cannot read this schedule: {error}") from None
 
 
 def seconds(text: str) -> float:

@@ -32,7 +32,7 @@ Violation = Any
 
 
 @cache
-def schema() -> dict[str, Any]:
+def pipeline_schema() -> dict[str, Any]:
     """The JSON Schema of a pipeline file."""
     loaded: dict[str, Any] = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
     return loaded
@@ -56,7 +56,7 @@ def shape_findings(data: Any) -> list[Finding]:
 def _validator() -> Any:
     extend: Any = validators.extend
     validator = extend(Draft202012Validator, {"pattern": _pattern})
-    return validator(_inlined(schema(), schema()["$defs"]))
+    return validator(_inlined(pipeline_schema(), pipeline_schema()["$defs"]))
 
 
 def _inlined(part: Any, definitions: dict[str, Any]) -> Any:
@@ -89,7 +89,7 @@ def _unknown_keys(error: Violation, path: KeyPath) -> Iterator[Finding]:
             continue
         code = "connection-in-spec" if is_of_a_connection(key) else "unknown-key"
         message = f"unknown key {quote_value(key)}"
-        hint = hint_for_key(schema(), key, error.schema)
+        hint = hint_for_key(pipeline_schema(), key, error.schema)
         yield Finding(code, path=(*path, key), message=message, hint=hint, at="key")
 
 

@@ -161,7 +161,7 @@ def modifier(type_name: str) -> list[int]:
     return [int(part) for part in inner.split(",") if part.strip().lstrip("-").isdigit()]
 
 
-def kind(type_name: str) -> Kind | str:
+def parquet_kind(type_name: str) -> Kind | str:
     """How a landing type travels; a string says why it cannot."""
     if type_name.endswith("[]") or type_name in _ARRAYS:
         return "a list in Parquet has neither dimensions nor bounds"
@@ -192,7 +192,7 @@ def unfit(columns: Iterable[Column]) -> list[str]:
     """What cannot travel in Parquet: a line per column, with its type and the reason."""
     lines = []
     for column in columns:
-        reason = kind(column.type)
+        reason = parquet_kind(column.type)
         if isinstance(reason, str):
             where = f"column {column.name} ({column.type})"
             lines.append(f"{where} does not survive in Parquet, because {reason}")

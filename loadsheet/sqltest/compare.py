@@ -10,7 +10,7 @@ from loadsheet.postgres import Session
 from loadsheet.sql.text import ident
 from loadsheet.sqltest.given import relation
 from loadsheet.sqltest.models import Row
-from loadsheet.sqltest.values import as_text, comparable, row_texts
+from loadsheet.sqltest.values import comparable, row_texts, text_sql
 from loadsheet.warehouse import tables
 
 Texts = dict[str, str | None]
@@ -88,7 +88,7 @@ def compare(
 def _rows_in(
     session: Session, name: str, types: Mapping[str, str], columns: list[str]
 ) -> list[Texts]:
-    select = ", ".join(as_text(ident(column), types[column]) for column in columns)
+    select = ", ".join(text_sql(ident(column), types[column]) for column in columns)
     rows: list[Texts] = []
     for values in session.execute(f"SELECT {select} FROM {relation(name).sql}"):
         row: Texts = {}

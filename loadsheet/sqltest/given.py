@@ -15,7 +15,7 @@ from loadsheet.spec.models import Pipeline
 from loadsheet.sql.merging import LOAD_ID
 from loadsheet.sql.text import Relation, ident, idents
 from loadsheet.sqltest.models import Declared, Row
-from loadsheet.sqltest.values import casts, execute, guessed_types
+from loadsheet.sqltest.values import casts, execute_for_row, guessed_types
 from loadsheet.warehouse import ledger, tables
 
 _log = logging.getLogger(__name__)
@@ -149,12 +149,12 @@ def _insert(
         values, parameters = casts({name: row.values[name] for name in key}, types)
         conditions = [f"{ident(name)} = {value}" for name, value in zip(key, values, strict=True)]
         delete = f"DELETE FROM {target.sql} WHERE {' AND '.join(conditions)}"
-        replaced = execute(session, delete, parameters, row, types).rowcount
+        replaced = execute_for_row(session, delete, parameters, row, types).rowcount
     values, parameters = casts(row.values, types)
     names = list(row.values)
     if LOAD_ID in types:
         names.append(LOAD_ID)
         values.append(str(number))
     insert = f"INSERT INTO {target.sql} ({idents(names)}) VALUES ({', '.join(values)})"
-    execute(session, insert, parameters, row, types)
+    execute_for_row(session, insert, parameters, row, types)
     return int(replaced)

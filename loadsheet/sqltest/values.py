@@ -103,7 +103,7 @@ def _text(value: Any) -> str | None:
     return str(value)
 
 
-def as_text(sql: str, kind: str) -> str:
+def text_sql(sql: str, kind: str) -> str:
     """SQL for a value's text. JSON goes through jsonb, so that the order of keys does not count."""
     if kind == "json":
         return f"CAST(CAST({sql} AS jsonb) AS text)"
@@ -125,19 +125,19 @@ def _without_trailing_zeros(number: re.Match[str]) -> str:
 
 
 def row_texts(session: Session, row: Row, types: Mapping[str, str]) -> dict[str, str | None]:
-    """The row's values as `as_text` shows them. Raises InputError for a value that does not fit its
-    column's type."""
+    """The row's values as `text_sql` shows them. Raises InputError for a value that does not fit
+    its column's type."""
     if not row.values:
         return {}
     expressions, parameters = casts(row.values, types)
     names = list(row.values)
-    texts = [as_text(sql, types[name]) for sql, name in zip(expressions, names, strict=True)]
+    texts = [text_sql(sql, types[name]) for sql, name in zip(expressions, names, strict=True)]
     query = f"SELECT {', '.join(texts)}"
-    values = execute(session, query, parameters, row, types).fetchone()
+    values = execute_for_row(session, query, parameters, row, types).fetchone()
     return {name: comparable(value, types[name]) for name, value in zip(names, values, strict=True)}
 
 
-def execute(
+def execute_for_row(
     session: Session, statement: str, parameters: list[Any], row: Row, types: Mapping[str, str]
 ) -> Any:
     """Run a statement whose parameters are the row's values. Raises InputError that names the value

@@ -72,8 +72,16 @@ def view(status: PipelineStatus, brief: bool = False) -> RenderableType:
 
 def notes(status: PipelineStatus) -> Iterator[tuple[str, str]]:
     """Style and text of what needs a sentence, the worst first."""
-    for text in _failures(status):
-        yield "red", text
+    for target in [*status.tables, *status.transforms]:
+        failure = target.failure
+        if failure is None:
+            continue
+        when = f"{age((status.at - failure.at).total_seconds())} ago"
+        if failure.since != failure.at:
+            when += f", first {age((status.at - failure.since).total_seconds())} ago"
+        what = f"{failure.step} of {target.name} failed {when} (run {failure.run_id})"
+        # The message keeps its lines; a name must not look like one.
+        yield "red", f"{on_one_line(what)}: {failure.message}"
     for text in _held_back_now(status):
         yield "yellow", text
     for table in status.tables:
@@ -104,18 +112,6 @@ def age(seconds: float) -> str:
     smaller, smaller_size = _SMALLER_UNITS[unit]
     more = rest // smaller_size
     return f"{count}{unit} {more}{smaller}" if more else f"{count}{unit}"
-
-
-def _failures(status: PipelineStatus) -> Iterator[str]:
-    for target in [*status.tables, *status.transforms]:
-        failure = target.failure
-        if failure is None:
-            continue
-        when = f"{age((status.at - failure.at).total_seconds())} ago"
-        if failure.since != failure.at:
-            when += f", first {age((status.at - failure.since).total_seconds())} ago"
-        what = f"{failure.step} of {target.name} failed {when} (run {failure.run_id})"
-        yield f"{on_one_line(what)}: {failure.message}"
 
 
 def _held_back_now(status: PipelineStatus) -> list[str]:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from loadsheet import __version__
 from loadsheet.cli.main import app
 from loadsheet.spec.files import SCHEMA_FILE
-from loadsheet.spec.schema import schema
+from loadsheet.spec.schema import pipeline_schema
 from tests.editors.server import HERE, ROOT, SETTINGS, LanguageServer, install
 
 MODELINE = "# yaml-language-server: $schema=../../schemas/pipeline.schema.json\n"
@@ -105,7 +105,10 @@ def keys(
     if isinstance(node.get("additionalProperties"), dict):
         children["some"] = node["additionalProperties"]
     for name, child in children.items():
-        known = {**schema()["$defs"].get(child.get("$ref", "").rpartition("/")[2], {}), **child}
+        known = {
+            **pipeline_schema()["$defs"].get(child.get("$ref", "").rpartition("/")[2], {}),
+            **child,
+        }
         yield (*path, name), known
         yield from () if name == "defaults" else keys(known, (*path, name))
 
@@ -113,7 +116,7 @@ def keys(
 def test_every_key_has_its_meaning_its_default_and_an_example_on_hover(
     server: LanguageServer,
 ) -> None:
-    every = list(keys(schema()))
+    every = list(keys(pipeline_schema()))
     uri = opened(
         server, MODELINE + "".join(f"{'  ' * (len(path) - 1)}{path[-1]}:\n" for path, _ in every)
     )
@@ -133,7 +136,7 @@ def labels(server: LanguageServer, text: str) -> set[str]:
 
 
 def test_top_level_keys_are_completed(server: LanguageServer) -> None:
-    assert labels(server, "version: 1\n|\n") >= set(schema()["properties"]) - {"version"}
+    assert labels(server, "version: 1\n|\n") >= set(pipeline_schema()["properties"]) - {"version"}
 
 
 @pytest.mark.parametrize(
@@ -145,7 +148,9 @@ def test_the_keys_of_tables_and_transforms_are_completed(
 ) -> None:
     """The server (2.0.0) stops at a nested key whose first type is string and whose default null:
     none after it."""
-    assert labels(server, f"version: 1\n{place}") >= set(schema()["$defs"][kind]["properties"])
+    assert labels(server, f"version: 1\n{place}") >= set(
+        pipeline_schema()["$defs"][kind]["properties"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -184,8 +189,11 @@ def test_the_schema_is_printed_as_it_is_committed_and_has_the_packages_version()
         file = SCHEMA_FILE.with_name(f"{(arguments or ['pipeline'])[0]}.schema.json")
         assert (result.exit_code, result.stdout) == (0, file.read_text(encoding="utf-8"))
         assert json.loads(result.stdout)["x-version"] == __version__
-    assert schema()["x-version"] == __version__
-    assert schema()["$id"] == f"urn:loadsheet:pipeline:{schema()['properties']['version']['const']}"
+    assert pipeline_schema()["x-version"] == __version__
+    assert (
+        pipeline_schema()["$id"]
+        == f"urn:loadsheet:pipeline:{pipeline_schema()['properties']['version']['const']}"
+    )
 
 
 def test_the_locked_packages_have_hashes_and_no_host() -> None:

@@ -10,7 +10,7 @@ import yaml
 
 from docs import cli_reference
 from loadsheet.spec.pipeline_file import check_file
-from loadsheet.spec.schema import schema
+from loadsheet.spec.schema import pipeline_schema
 from tests.unit.test_readme import FRAME, LINKS, README, ROOT, blocks, write
 
 DOCS = ROOT / "docs"
@@ -22,7 +22,7 @@ YAML = [
     if name not in OTHERS
     for text in blocks(page, "yaml")
 ]
-KEYS = set(schema()["properties"])
+KEYS = set(pipeline_schema()["properties"])
 OURS = [
     (name, text)
     for name, text in YAML

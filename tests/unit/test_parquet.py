@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from loadsheet.errors import Refused
 from loadsheet.lake import parquet
 from loadsheet.lake.parquet import Encoder, decode
-from loadsheet.sql.types import Column, kind, unfit
+from loadsheet.sql.types import Column, parquet_kind, unfit
 from tests.imports import imported_by
 
 _TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
@@ -195,7 +195,7 @@ def test_a_refusal_does_not_show_the_value() -> None:
     "type_name", ["numeric", "numeric(39,0)", "numeric(38,-1)", "money", "text[]", "int2vector"]
 )
 def test_a_type_that_does_not_survive_is_refused_with_its_reason(type_name: str) -> None:
-    assert isinstance(kind(type_name), str)
+    assert isinstance(parquet_kind(type_name), str)
     with pytest.raises(
         Refused, match=re.escape(f"({type_name}) does not survive in Parquet, because ")
     ):
@@ -218,7 +218,7 @@ def test_a_type_that_does_not_survive_is_refused_with_its_reason(type_name: str)
     ],
 )
 def test_a_type_travels_as_its_like(type_name: str, expected: tuple[Any, ...]) -> None:
-    assert kind(type_name) == expected
+    assert parquet_kind(type_name) == expected
 
 
 def test_pyarrow_guessing_by_itself_loses_values() -> None:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from docs.spec_reference import mappings, reference
 from loadsheet.cli.main import app
 from loadsheet.spec.pipeline_file import check_file
-from loadsheet.spec.schema import schema
+from loadsheet.spec.schema import pipeline_schema
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = [
@@ -223,9 +223,12 @@ def test_a_link_or_an_image_leads_somewhere(name: str, link: str) -> None:
 
 def test_every_key_of_a_spec_is_explained() -> None:
     text = EXAMPLE + TEXTS["docs/spec.md"]
-    keys = {key for _, node in mappings(schema()) for key in node["properties"]}
+    keys = {key for _, node in mappings(pipeline_schema()) for key in node["properties"]}
     assert [key for key in keys if f"`{key}`" not in text] == []
-    in_example = {*schema()["properties"], *schema()["$defs"]["table"]["properties"]}
+    in_example = {
+        *pipeline_schema()["properties"],
+        *pipeline_schema()["$defs"]["table"]["properties"],
+    }
     assert [key for key in in_example if not re.search(rf"\b{key}\b", EXAMPLE)] == []
 
 

@@ -11,7 +11,7 @@ from docs.rules_reference import examples, reference
 from docs.spec_reference import mappings
 from loadsheet.spec.pipeline_file import check_file
 from loadsheet.spec.rule_catalog import RULES, links
-from loadsheet.spec.schema import schema
+from loadsheet.spec.schema import pipeline_schema
 
 ROOT = Path(__file__).resolve().parents[3]
 SPECS = sorted((ROOT / "tests" / "specs").rglob("*.yml"))
@@ -52,7 +52,7 @@ def test_every_link_of_every_problem_leads_somewhere() -> None:
             assert anchor in pages[page], link
 
 
-@pytest.mark.parametrize("path", [path for path, _ in mappings(schema())])
+@pytest.mark.parametrize("path", [path for path, _ in mappings(pipeline_schema())])
 def test_a_key_leads_to_the_section_that_explains_it(path: str) -> None:
     section = path.replace(".", "").replace("<name>", "name") or "top-level"
     for name in ("orders", '"odd \\" name.x"'):

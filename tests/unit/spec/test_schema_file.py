@@ -22,9 +22,9 @@ from loadsheet.spec.models import (
     Warehouse,
 )
 from loadsheet.spec.schedule import duration
-from loadsheet.spec.schema import schema
+from loadsheet.spec.schema import pipeline_schema
 
-ROOT = schema()
+ROOT = pipeline_schema()
 DEFS = ROOT["$defs"]
 
 
