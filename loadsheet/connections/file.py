@@ -37,13 +37,17 @@ def read_connections(file: Path) -> Mapping[str, Any]:
         # Not the error's own text: it quotes the line, which may hold a secret.
         mark = error.problem_mark
         place = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        raise _unreadable(file, f"not valid YAML: {error.problem}", place) from None
+        raise _unreadable(file, f"not valid YAML: {error.problem}", place, "yaml-syntax") from None
     except yaml.YAMLError:
         raise _unreadable(
-            file, "not valid YAML: it holds characters that YAML does not allow"
+            file,
+            "not valid YAML: it holds characters that YAML does not allow",
+            code="yaml-syntax",
         ) from None
     if not isinstance(content, dict):
-        raise _unreadable(file, "expected a mapping from connection ids to connections")
+        raise _unreadable(
+            file, "expected a mapping from connection ids to connections", code="wrong-value"
+        )
     _refuse_duplicate_keys(file, root)
     return {conn_id: _as_written(str(conn_id), entry, root) for conn_id, entry in content.items()}
 
@@ -58,7 +62,7 @@ def _refuse_duplicate_keys(file: Path, root: Any) -> None:
             if key.value in seen:
                 place = (key.start_mark.line + 1, key.start_mark.column + 1)
                 message = f"duplicate key {key.value!r}: remove one of the two"
-                raise _unreadable(file, message, place)
+                raise _unreadable(file, message, place, "duplicate-key")
             seen.add(key.value)
             if mapping is root and isinstance(value, yaml.MappingNode):
                 mappings.append(value)
@@ -80,9 +84,9 @@ def _as_written(conn_id: str, entry: Any, root: Any) -> Any:
     return entry | texts
 
 
-def _unreadable(file: Path, message: str, place: tuple[int, int] = (1, 1)) -> SpecError:
+def _unreadable(
+    file: Path, message: str, place: tuple[int, int] = (1, 1), code: str = "unreadable-file"
+) -> SpecError:
     line, column = place
-    problem = Problem(
-        file=str(file), line=line, column=column, path="", message=message, code="unreadable-file"
-    )
+    problem = Problem(file=str(file), line=line, column=column, path="", message=message, code=code)
     return SpecError([problem])
