@@ -28,9 +28,10 @@ OVERLAP = "(or accept an overlap by setting incremental.lookback)"
 _POLL_SECONDS = 0.05
 _IDLE_CHECKS = 20
 
-# Extractions only read, so they hold nothing back; autovacuum and WAL senders write no rows of
-# ours. A prepared transaction moves from this list to pg_prepared_xacts, which is therefore queried
-# second.
+# Extractions only read, so they hold nothing back: a session that has their name and a transaction
+# id writes. Autovacuum writes no rows of ours. A WAL sender does if its client runs SQL: it shows
+# no start of its transaction, but a transaction id, or that it is idle in one. A prepared
+# transaction moves from this list to pg_prepared_xacts, which is therefore queried second.
 # A backend fixes its transaction's now() first and shows itself as active a moment later. A backend
 # that shows as idle, but does not wait for its client (ClientRead), may be in between: 11 of 20,767
 # backends stopped at random were, and wrote below a value that had been read meanwhile. The best
@@ -40,18 +41,23 @@ SELECT since::text,
        format('pid %%s (%%s, %%s)', pid,
               concat_ws(', ', usename, nullif(application_name, ''), state),
               coalesce('open since ' || since,
-                       'hides its transactions: track_activities is off')),
+                       CASE backend_type WHEN 'walsender' THEN 'of a replication connection'
+                           ELSE 'hides its transactions: track_activities is off' END)),
        state = 'idle', pid, usename, application_name, state
 FROM (
-    SELECT pid, usename, application_name, state,
-           CASE state WHEN 'disabled' THEN NULL WHEN 'idle' THEN state_change
-                ELSE coalesce(xact_start, query_start) END AS since
+    SELECT pid, usename, application_name, state, backend_type,
+        CASE WHEN backend_type = 'walsender' OR state = 'disabled' THEN NULL
+            WHEN state = 'idle' THEN state_change
+            ELSE coalesce(xact_start, query_start) END AS since
     FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid()
-        AND application_name <> %(extractor)s
-      AND backend_type NOT IN ('autovacuum worker', 'walsender')
-      AND (xact_start IS NOT NULL OR state IN ('active', 'fastpath function call', 'disabled')
-           OR (state = 'idle' AND wait_event IS NULL AND backend_type = 'client backend'))
+        AND NOT (application_name = %(extractor)s AND backend_xid IS NULL)
+        AND backend_type <> 'autovacuum worker'
+        AND CASE WHEN backend_type = 'walsender'
+            THEN backend_xid IS NOT NULL OR state LIKE 'idle in transaction%%'
+            ELSE xact_start IS NOT NULL OR state IN ('active', 'fastpath function call', 'disabled')
+                OR (state = 'idle' AND wait_event IS NULL AND backend_type = 'client backend')
+            END
 ) open WHERE since IS NULL OR since <= %(since)s::timestamptz ORDER BY since NULLS FIRST LIMIT 1
 """
 _PREPARED = """

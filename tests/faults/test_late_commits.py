@@ -203,6 +203,20 @@ def test_an_open_transaction_holds_back_the_watermark_and_is_named(project: Proj
     assert not judge(project, "log")
 
 
+@pytest.mark.parametrize("options", ["application_name=loadsheet:extract", "replication=database"])
+def test_a_writer_that_looks_like_a_reader_holds_back_the_watermark(
+    project: Project, options: str
+) -> None:
+    project.in_source("CREATE TABLE log (at timestamptz NOT NULL DEFAULT now(), what text)")
+    project.spec({"log": {"incremental": {"cursor": "at", "hold_back": "0s"}}})
+    with psycopg.connect(f"{project.source}?{options}") as writer:
+        writer.execute("INSERT INTO log (what) VALUES ('late')")
+        project.in_source("INSERT INTO log (what) VALUES ('early')")
+        project.succeed()
+    project.succeed()
+    assert not judge(project, "log")
+
+
 def test_a_prepared_transaction_holds_back_the_watermark(project: Project) -> None:
     project.in_source("CREATE TABLE item (id bigserial PRIMARY KEY, what text)")
     project.spec({"item": {"incremental": {"cursor": "id", "hold_back": "0s"}}})
