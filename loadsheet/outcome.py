@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 
@@ -45,6 +45,12 @@ class RunRequest:
     def is_full(self, name: str) -> bool:
         """Whether `name` is to be done in full, ignoring watermarks."""
         return self.full_refresh == "all" or name in self.full_refresh
+
+    def with_full(self, name: str) -> RunRequest:
+        """The same request, with `name` done in full."""
+        if self.full_refresh == "all":
+            return self
+        return replace(self, full_refresh=self.full_refresh | {name})
 
     def wants(self, table: str) -> bool:
         """Whether this run extracts and loads `table`."""

@@ -165,14 +165,23 @@ class StepOperator(BaseOperator):
             # A mapped task's table is in the request too, so that "all but these" includes it.
             tables = (*pipeline.tables, pipeline.table(self.name))
             tables_of = replace(pipeline, tables=tables)
+        request = _request(tables_of, context)
+        if self.kind == "transform" and self._was_cleared(context):
+            request = request.with_full(self.name)
         return execute(
             Step(kind=self.kind, name=self.name),
             pipeline,
-            _request(tables_of, context),
+            request,
             airflow_connection,
             load_id=self.load_id(context),
             progress=self._progress(),
         )
+
+    def _was_cleared(self, context: Context) -> bool:
+        """Whether a person has cleared the task after it ran: Airflow then allows more tries than
+        its retries."""
+        most: int = getattr(context["ti"], "max_tries", 0)
+        return most > (self.retries or 0)
 
     def _progress(self) -> Callable[[int | None, int], None]:
         """A function that logs rows and bytes, at most every PROGRESS_EVERY_SECONDS."""

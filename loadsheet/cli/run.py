@@ -36,6 +36,12 @@ def run(
             "--full-refresh", help="Read, load and build everything (or all of --tables) again."
         ),
     ] = False,
+    rebuild: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B", help="Build these transforms in full, although nothing has changed."
+        ),
+    ] = None,
     accept_source: Annotated[
         bool,
         typer.Option(
@@ -84,7 +90,7 @@ def run(
     spec = _resolved(spec, connections)
     record = RunRecord(spec)
     if resume:
-        if tables or full_refresh or accept_source or start or end or sample:
+        if tables or full_refresh or rebuild or accept_source or start or end or sample:
             raise InputError(
                 "--resume uses the options of the stopped run: leave out the other options"
             )
@@ -94,6 +100,7 @@ def run(
             spec,
             tables=tables,
             full_refresh=full_refresh,
+            rebuild=rebuild,
             accept_source=accept_source,
             start=start,
             end=end,

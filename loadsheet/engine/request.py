@@ -69,6 +69,7 @@ def airflow_request(
         full = _full_by_variable(settings, own_settings, pipeline)
     if refresh:
         full = "all" if only is None or full == "all" else full | only
+    full = _with_rebuilt(full, _form_transforms(params, pipeline))
     start, end = interval or (_iso(data_interval[0]), _iso(data_interval[1]))
     return RunRequest(
         run_id=run_id,
@@ -88,6 +89,7 @@ def command_line_request(
     *,
     tables: str | None,
     full_refresh: bool,
+    rebuild: str | None = None,
     accept_source: bool,
     start: str | None,
     end: str | None,
@@ -95,10 +97,10 @@ def command_line_request(
 ) -> RunRequest:
     """The request of a run from the command line.
 
-    `tables` is a list with commas, `start` and `end` are times or numbers, `sample` is a share or a
-    number of rows. Raises InputError for a table that the pipeline does not have, a value that
-    cannot be read, half an interval, an interval that ends before it starts, and options that
-    exclude each other.
+    `tables` and `rebuild` (transforms) are lists with commas, `start` and `end` are times or
+    numbers, `sample` is a share or a number of rows. Raises InputError for a table or transform
+    that the pipeline does not have, a value that cannot be read, half an interval, an interval that
+    ends before it starts, and options that exclude each other.
     """
     only = None
     if tables is not None:
@@ -114,6 +116,10 @@ def command_line_request(
     full: FullRefresh = frozenset()
     if full_refresh or sample:
         full = only or "all"
+    if rebuild is not None:
+        names = [transform.name for transform in pipeline.transforms]
+        rebuilt = _option_names(pipeline, rebuild, "--rebuild", "transform", names)
+        full = _with_rebuilt(full, rebuilt)
     return RunRequest(
         run_id=f"cli__{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}",
         full_refresh=_with_fed_transforms(pipeline, full),
@@ -124,6 +130,11 @@ def command_line_request(
         accept_source=accept_source,
         sample=None if sample is None else _option_sample(sample),
     )
+
+
+def _with_rebuilt(full: FullRefresh, transforms: frozenset[str]) -> FullRefresh:
+    """`full` and the transforms that are to be built in full although nothing has changed."""
+    return full if full == "all" else full | transforms
 
 
 def _with_fed_transforms(pipeline: Pipeline, full: FullRefresh) -> FullRefresh:
@@ -259,14 +270,20 @@ def _variable_key(path: str) -> str:
 
 
 def _option_tables(pipeline: Pipeline, text: str) -> frozenset[str]:
-    known = [table.name for table in pipeline.tables]
+    names = [table.name for table in pipeline.tables]
+    return _option_names(pipeline, text, "--tables", "table", names)
+
+
+def _option_names(
+    pipeline: Pipeline, text: str, option: str, what: str, known: list[str]
+) -> frozenset[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
-        raise InputError(f"--tables names no table; {pipeline.name} has {', '.join(known)}")
+        raise InputError(f"{option} names no {what}; {pipeline.name} has {', '.join(known)}")
     for name in names:
         if name not in known:
             raise InputError(
-                f"--tables: {pipeline.name} has no table {name!r}{did_you_mean(name, known)}"
+                f"{option}: {pipeline.name} has no {what} {name!r}{did_you_mean(name, known)}"
             )
     return frozenset(names)
 
@@ -336,6 +353,19 @@ def _table_names(value: Any, pipeline: Pipeline, where: str) -> list[str]:
                 f"Its tables: {', '.join(known)}."
             )
     return names
+
+
+def _form_transforms(params: Mapping[str, Any], pipeline: Pipeline) -> frozenset[str]:
+    where = "the run's parameter transforms"
+    known = [transform.name for transform in pipeline.transforms]
+    names: list[str] = _typed(params.get("transforms") or [], list, where)
+    for name in names:
+        if name not in known:
+            raise InputError(
+                f"{where} names {name!r}, which is not a transform of pipeline {pipeline.name!r}. "
+                f"Its transforms: {', '.join(known)}."
+            )
+    return frozenset(names)
 
 
 def _typed(value: Any, kind: type, where: str) -> Any:

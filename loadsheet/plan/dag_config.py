@@ -56,7 +56,11 @@ def dag_config(pipeline: Pipeline, root: Path | None = None) -> dict[str, Any]:
         "max_active_tasks": pipeline.tasks.max_active_tasks,
         "tags": list(pipeline.tags),
         "default_args": _default_args(pipeline),
-        "params": form_params(table_names, has_patterns=bool(pipeline.patterns)),
+        "params": form_params(
+            table_names,
+            [transform.name for transform in pipeline.transforms],
+            has_patterns=bool(pipeline.patterns),
+        ),
         "doc_md": dag_doc(pipeline, spec),
         "task_groups": {kind: {"tooltip": tip} for kind, tip in GROUPS.items() if kind in kinds},
         "tasks": {_short(step.id): _task(step, pipeline, spec) for step in steps},
@@ -193,14 +197,16 @@ def _short(step_id: str) -> str:
     return step_id.rpartition(".")[2]
 
 
-def form_params(tables: Sequence[str], has_patterns: bool = False) -> dict[str, Any]:
-    """dag-factory's configuration of the trigger form. `tables` are the choices; a pipeline that
-    `has_patterns` has more tables, so the form also accepts other names."""
+def form_params(
+    tables: Sequence[str], transforms: Sequence[str] = (), has_patterns: bool = False
+) -> dict[str, Any]:
+    """dag-factory's configuration of the trigger form. `tables` and `transforms` are the choices; a
+    pipeline that `has_patterns` has more tables, so the form also accepts other names."""
     moment = {"default": None, "type": ["string", "null"], "format": "date-time"}
     table: dict[str, Any] = {"type": "string"}
     if not has_patterns:
         table["enum"] = list(tables)
-    return {
+    params = {
         "full_refresh": _param(
             "Read, load and build everything again", default=False, type="boolean"
         ),
@@ -220,6 +226,15 @@ def form_params(tables: Sequence[str], has_patterns: bool = False) -> dict[str, 
         "interval_start": _param("Read only rows whose cursor is at or after this", **moment),
         "interval_end": _param("... and before this", **moment),
     }
+    if transforms:
+        params["transforms"] = _param(
+            "Transforms to build in full, although nothing has changed",
+            default=[],
+            type=["array", "null"],
+            items={"type": "string", "enum": list(transforms)},
+            examples=list(transforms),
+        )
+    return params
 
 
 def _param(description: str, **schema: Any) -> dict[str, Any]:

@@ -170,6 +170,7 @@ def test_the_trigger_form_refuses_what_the_spec_does_not_have(hard: Pipeline) ->
         "accept_source": False,
         "interval_start": None,
         "interval_end": None,
+        "transforms": [],
     }
     for tables in (["bookings"], ["{{ 7-7 }}", "bookings"], None):
         params["tables"] = tables

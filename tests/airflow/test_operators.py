@@ -123,6 +123,17 @@ def test_other_steps_leave_nothing_in_xcom(
     assert execute(operator(task_id="t", spec=spec, name="x"), context()) is None
 
 
+@pytest.mark.parametrize(("most_tries", "is_full"), [(2, False), (4, True)])
+def test_a_transform_that_a_person_has_cleared_is_built_in_full(
+    engine: Engine, spec: str, most_tries: int, is_full: bool
+) -> None:
+    """Airflow adds the tries so far to the retries of a task that is cleared."""
+    found = context()
+    found["ti"].max_tries = most_tries
+    execute(SqlTransformOperator(task_id="t", spec=spec, name="x", retries=2), found)
+    assert engine.asked[0].request.is_full("x") == is_full
+
+
 def test_a_load_takes_the_id_from_its_own_extract(engine: Engine, spec: str) -> None:
     found = context(load_id="run-1")
     assert execute(MinioToPostgresOperator(task_id="t", spec=spec, name="bookings"), found) is None

@@ -491,3 +491,14 @@ def test_a_mart_of_all_columns_keeps_each_rows_load(shop: Project) -> None:
     )
     rows = "SELECT id, what FROM {} ORDER BY id"
     assert shop.in_warehouse(rows.format("mart.upon")) == shop.in_source(rows.format("merged"))
+
+
+def test_a_mart_that_was_damaged_is_built_again(shop: Project) -> None:
+    shop.in_warehouse("DELETE FROM mart.sums")
+    assert shop.succeed()["transform.transform_sums"] == "skipped"
+    done = shop.cli("run", "shop", "--rebuild", "sums")
+    assert done.returncode == 0 and "full refresh" in done.stdout
+    assert_equal(shop)
+    wrong = shop.cli("run", "shop", "--rebuild", "sum")
+    assert wrong.returncode == 2
+    assert "--rebuild: shop has no transform 'sum' (did you mean 'sums'?)" in wrong.stderr

@@ -219,6 +219,7 @@ def test_the_trigger_form_offers_the_tables() -> None:
         "accept_source",
         "interval_start",
         "interval_end",
+        "transforms",
     ]
     assert (
         params["tables"]["items"]["enum"] == params["tables"]["examples"] == ["bookings", "seats"]

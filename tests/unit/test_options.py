@@ -192,6 +192,8 @@ def test_an_interval_from_the_form_beats_the_variable() -> None:
         ),
         ({"interval_start": 5, "interval_end": "2026-01-02"}, "interval_start is not a time: 5"),
         ({"full_refresh": "yes"}, 'full_refresh must be true or false, not "yes"'),
+        ({"transforms": "fct"}, 'transforms must be a list, not "fct"'),
+        ({"transforms": ["nope"]}, "names 'nope', which is not a transform of pipeline 'flights'"),
         ({"accept_source": "yes"}, 'accept_source must be true or false, not "yes"'),
         ({"tables": "bookings"}, "parameter tables must be a list"),
         ({"tables": ["nope"]}, "names 'nope', which is not a table"),
@@ -222,3 +224,9 @@ def test_the_runs_own_interval_is_passed_on_in_utc() -> None:
 def test_a_run_without_a_logical_date_has_no_interval() -> None:
     made = airflow_request(FLIGHTS, run_id="r", data_interval=(None, None))
     assert (made.interval_start, made.interval_end, made.explicit_interval) == (None, None, False)
+
+
+def test_the_form_names_transforms_to_build_in_full() -> None:
+    assert request(transforms=["fct"]).is_full("fct")
+    assert not request(transforms=["fct"]).is_full("bookings")
+    assert request(transforms=None).full_refresh == frozenset()
