@@ -192,6 +192,9 @@ def record_load(
     `counted` the target's rows where earlier loads do not explain them,
     `seconds` how long the load has taken so far.
     """
+    # A table may have thousands of partitions. The scope keeps them, for the next load.
+    source = dict(manifest.source)
+    source.pop("leaves", None)
     row = {
         "load_id": manifest.load_id,
         "load_no": load_no,
@@ -212,7 +215,7 @@ def record_load(
         "held_by": manifest.held_by,
         "clock": manifest.clock or manifest.read_at,
         "manifest": name,
-        "source": json.dumps(manifest.source),
+        "source": json.dumps(source),
         "version": __version__,
         "extract_seconds": manifest.seconds,
         "load_seconds": seconds,
