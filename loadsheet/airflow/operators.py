@@ -180,7 +180,7 @@ class StepOperator(BaseOperator):
     def _was_cleared(self, context: Context) -> bool:
         """Whether a person has cleared the task after it ran: Airflow then allows more tries than
         its retries."""
-        most: int = getattr(context["ti"], "max_tries", 0)
+        most: int = getattr(context.get("ti"), "max_tries", 0)
         return most > (self.retries or 0)
 
     def _progress(self) -> Callable[[int | None, int], None]:

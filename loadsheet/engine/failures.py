@@ -195,10 +195,8 @@ class _Place:
         return text, ""
 
     def lock_holders(self, connections: Connections) -> str:
-        """A sentence that names who holds the lock the step waited for; empty for a source's
-        tables, and where the warehouse does not answer."""
-        if self.step.kind == "extract":
-            return ""
+        """A sentence that names who holds a lock on the step's target; empty where none does (the
+        step waited for a source's table), and where the warehouse does not answer."""
         warehouse = self.pipeline.warehouse
         schema = warehouse.schema
         if self.step.kind == "transform":

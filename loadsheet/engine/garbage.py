@@ -41,6 +41,8 @@ WITH scope AS (
 SELECT target, coalesce(fence, (SELECT max(fence) FROM scope)), sealed_manifest, EXISTS (
     SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE n.nspname || '.' || c.relname = target
+), sealed_load_id IS NOT NULL AND NOT EXISTS (
+    SELECT FROM loadsheet.load WHERE load_id = sealed_load_id
 ), now()
 FROM targets LEFT JOIN scope USING (target)
 """
@@ -214,8 +216,8 @@ def _table_records(
             sealed=sealed,
             now=now,
             # An attempt that waits for its load will make the target.
-            wanted=in_warehouse or target == in_use or sealed is not None,
+            wanted=in_warehouse or target == in_use or waits,
             loads=tuple(loads[target]),
         )
-        for target, fence, sealed, in_warehouse, now in scopes
+        for target, fence, sealed, in_warehouse, waits, now in scopes
     ]

@@ -217,7 +217,7 @@ CHANGES = {
     ),
     "viewed": Change(
         sql="ALTER TABLE {t} RENAME TO {t}_old; CREATE VIEW {t} AS SELECT * FROM {t}_old",
-        refused="the primary key is (id) in the target and none",
+        refused="a view has taken the place of the table",
         frozen=False,
     ),
     "our_name": Change(

@@ -46,7 +46,7 @@ TRANSFORMS = {
         {"materialized": "script"},
     ),
 }
-COMMIT, FENCE, SEAL = b"COMMIT\0", b"SET fence = fence + 1", b"SET sealed_load_id"
+COMMIT, FENCE, SEAL = b"COMMIT\0", b"fence = 1 + (", b"SET sealed_load_id"
 # How long a COMMIT takes on the server: before and after it notices, within 2 s, that the client is
 # gone.
 SLOW_COMMIT = """

@@ -207,7 +207,7 @@ def test_without_the_eviction_a_retry_waits_for_a_sleeper(
     worker = by_hand.start("load", "run", load_id, "load.filled")
     assert worker.wait_until_stopped()
     with monkeypatch.context() as patch:
-        patch.setattr(load_transaction, "end_older_sessions", lambda session, manifest: None)
+        patch.setattr(load_transaction, "end_older_sessions", lambda *_: None)
         patch.setitem(postgres.WAREHOUSE_SETTINGS, "lock_timeout", "500ms")
         for _ in range(2):
             with pytest.raises(Unavailable, match="55P03"):
