@@ -89,8 +89,8 @@ def test_an_increment_costs_four_requests_and_a_fixed_number_of_statements(
 def test_nothing_new_writes_nothing_to_the_warehouse(project: Project) -> None:
     make_tables(project, 3)
     project.succeed()
-    # the server notes its running transactions now and then
-    assert wal_of(project, project.succeed) < 1_000
+    # The server notes its running transactions now and then, and autovacuum its statistics.
+    assert min(wal_of(project, project.succeed) for _ in range(3)) < 1_000
     project.in_source("UPDATE t0 SET what = 'new', at = now() WHERE id = 1")
     assert wal_of(project, project.succeed) > 1_000  # the control
 
