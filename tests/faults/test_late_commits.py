@@ -580,11 +580,11 @@ def test_a_full_refresh_replaces_no_rows_by_those_that_are_safe_to_read(
     assert not judge(project, "log")
 
 
-def test_rows_that_wait_for_their_hour_to_end_are_counted(project: Project) -> None:
+def test_rows_that_wait_for_their_day_to_end_are_counted(project: Project) -> None:
     project.in_source("CREATE TABLE log (at timestamptz NOT NULL)")
-    for hours in (0, 1):
+    for days in (0, 1):
         project.in_source(
-            f"INSERT INTO log SELECT date_trunc('hour', now()) - interval '{hours} h'"
+            f"INSERT INTO log SELECT date_trunc('day', now()) - interval '{days} d'"
             " FROM generate_series(1, 10)"
         )
     project.spec({"log": {"incremental": "at", "mode": "append"}})
