@@ -6,7 +6,7 @@ is out of its sight: it may be used at any time, below numbers that have been re
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 
@@ -50,6 +50,18 @@ FROM used JOIN pg_sequence ON seqrelid = sequence JOIN pg_class c ON c.oid = seq
 """
 
 
+class _Sequence(NamedTuple):
+    name: str
+    cache: int
+    increment: int
+    cycles: bool
+    is_unlogged: bool
+    tables: int
+    """How many tables draw the cursor's numbers, from this sequence or another."""
+    other: str | None
+    """Another table that draws from it, where it is not ours."""
+
+
 def refuse_disorder(
     session: psycopg.Connection[Any], table: SourceTable, cursor: str, has_lookback: bool
 ) -> None:
@@ -61,52 +73,53 @@ def refuse_disorder(
     values: dict[str, Any] = {"oids": [table.oid], "column": cursor}
     if is_view:
         values = {"oids": list(table.beneath.leaves), "column": None}
-    rows = session.execute(_SEQUENCES, values).fetchall()
-    for sequence, _, increment, *_ in rows:
-        if increment < 0 and not is_view:
+    sequences = [_Sequence(*row) for row in session.execute(_SEQUENCES, values)]
+    for sequence in sequences:
+        if sequence.increment < 0 and not is_view:
             raise Refused(
-                f"{table.relation}: sequence {sequence} counts down, so later rows have lower"
+                f"{table.relation}: sequence {sequence.name} counts down, so later rows have lower"
                 f" numbers than {cursor} was read up to: name another cursor, or read the whole"
                 " table (remove incremental)"
             )
-    why = _why_late(rows)
+    why = _why_late(sequences)
     if why and not has_lookback:
         raise Refused(f"{table.relation}: {why} {OVERLAP}")
 
 
-def _why_late(rows: list[tuple[Any, ...]]) -> str:
+def _why_late(sequences: list[_Sequence]) -> str:
     """Why a low number may be used late, and what to do about it; empty where none may."""
-    for sequence, cache, increment, cycles, is_unlogged, _, other in rows:
-        if cache > 1:
+    for sequence in sequences:
+        name = sequence.name
+        if sequence.cache > 1:
             return (
-                f"sessions take numbers from sequence {sequence} in blocks of {cache}, and may use"
-                " one long after higher ones were read: run"
-                f" ALTER SEQUENCE {sequence} CACHE 1; and reconnect them"
+                f"sessions take numbers from sequence {name} in blocks of {sequence.cache}, and may"
+                " use one long after higher ones were read: run"
+                f" ALTER SEQUENCE {name} CACHE 1; and reconnect them"
             )
-        if increment < 0:
-            return f"sequence {sequence} counts down, so later rows may have lower numbers"
-        if is_unlogged:
-            return f"sequence {sequence} is unlogged, and begins again after a crash of the source"
-        if increment > 1:
+        if sequence.increment < 0:
+            return f"sequence {name} counts down, so later rows may have lower numbers"
+        if sequence.is_unlogged:
+            return f"sequence {name} is unlogged, and begins again after a crash of the source"
+        if sequence.increment > 1:
             return (
-                f"sequence {sequence} counts in steps of {increment}: applications that take the"
-                " numbers between (pooled ids) may use one long after higher ones were read: name"
+                f"sequence {name} counts in steps of {sequence.increment}: applications that take"
+                " the numbers between (pooled ids) may use one long after higher ones were read:"
+                " name another cursor"
+            )
+        if sequence.cycles:
+            return (
+                f"sequence {name} begins again after its highest number: run"
+                f" ALTER SEQUENCE {name} NO CYCLE;"
+            )
+        if sequence.other:
+            return (
+                f"sequence {name} also gives numbers to {sequence.other}, so an application may"
+                " take one before it writes, and use it long after higher ones were read: name"
                 " another cursor"
             )
-        if cycles:
-            return (
-                f"sequence {sequence} begins again after its highest number: run"
-                f" ALTER SEQUENCE {sequence} NO CYCLE;"
-            )
-        if other:
-            return (
-                f"sequence {sequence} also gives numbers to {other}, so an application may take one"
-                " before it writes, and use it long after higher ones were read: name another"
-                " cursor"
-            )
     # A view of one table may have several columns of numbers.
-    if len(rows) > 1 and rows[0][5] > 1:
-        names = ", ".join(row[0] for row in rows)
+    if len(sequences) > 1 and sequences[0].tables > 1:
+        names = ", ".join(sequence.name for sequence in sequences)
         return (
             f"its numbers come from several sequences ({names}), which count separately:"
             " name another cursor"
