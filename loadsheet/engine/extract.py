@@ -66,7 +66,7 @@ def extract(
     attempt = _Attempt(pipeline, table, request, lake, warehouse)
     # What was loaded or extracted before does not count on a target that was harmed since.
     if table.name in request.resumes and attempt.change is None:
-        earlier = _outcome_before_the_stop(pipeline, table, request, warehouse)
+        earlier = _outcome_before_the_stop(attempt)
         if earlier:
             return earlier
     described = catalog.describe(source, pipeline.source.schema, table)
@@ -116,14 +116,13 @@ def _remarks(table: Table, rows: Selection, attempt: _Attempt) -> str:
     return remarks
 
 
-def _outcome_before_the_stop(
-    pipeline: Pipeline, table: Table, request: RunRequest, warehouse: Session
-) -> Outcome | None:
+def _outcome_before_the_stop(attempt: _Attempt) -> Outcome | None:
     """The outcome, where this run loaded or extracted the table before it was stopped."""
-    target = Relation(pipeline.warehouse.schema, table.name)
-    if resume.has_loaded(warehouse, pipeline.name, table.name, target, request.run_id):
+    warehouse = attempt.warehouse
+    names = (attempt.pipeline.name, attempt.table.name, attempt.target, attempt.request.run_id)
+    if resume.has_loaded(warehouse, *names):
         return skipped("loaded before the run was stopped")
-    load_id = resume.extracted_load_id(warehouse, pipeline.name, table.name, target, request.run_id)
+    load_id = resume.extracted_load_id(warehouse, *names)
     if not load_id:
         return None
     return Outcome(status="done", message="extracted before the run was stopped", load_id=load_id)

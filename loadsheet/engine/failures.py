@@ -92,21 +92,23 @@ def _record(
         connect_warehouse(connections(pipeline.warehouse.conn_id)) as session,
     ):
         ledger.ensure(session)
-        kind: ledger.Kind = "table"
-        schema = pipeline.warehouse.schema
-        if step.kind == "transform":
-            kind = "transform"
-            schema = pipeline.warehouse.mart_schema
         ledger.record_failure(
             session,
             pipeline.name,
-            kind,
-            Relation(schema, step.name),
+            "transform" if step.kind == "transform" else "table",
+            _target(step, pipeline),
             step=step.kind,
             run_id=request.run_id,
             code=code,
             message=text[:_LONGEST_MESSAGE],
         )
+
+
+def _target(step: Step, pipeline: Pipeline) -> Relation:
+    """The table or mart that the step is about."""
+    warehouse = pipeline.warehouse
+    schema = warehouse.mart_schema if step.kind == "transform" else warehouse.schema
+    return Relation(schema, step.name)
 
 
 @contextmanager
@@ -197,16 +199,12 @@ class _Place:
     def lock_holders(self, connections: Connections) -> str:
         """A sentence that names who holds a lock on the step's target; empty where none does (the
         step waited for a source's table), and where the warehouse does not answer."""
-        warehouse = self.pipeline.warehouse
-        schema = warehouse.schema
-        if self.step.kind == "transform":
-            schema = warehouse.mart_schema
+        target = _target(self.step, self.pipeline)
         with (
             suppress(Exception),
             limited("asking who holds the lock", _LONGEST_QUESTION),
-            connect_warehouse(connections(warehouse.conn_id)) as session,
+            connect_warehouse(connections(self.pipeline.warehouse.conn_id)) as session,
         ):
-            target = Relation(schema, self.step.name)
             names = {"table": target.sql, "key": f"loadsheet:{target}"}
             holders = ", ".join(row[0] for row in session.execute(_LOCK_HOLDERS, names))
             if holders:  # else the lock was released in the meantime

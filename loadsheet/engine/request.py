@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Literal
@@ -344,28 +344,38 @@ def _option_bound(text: str, option: str) -> datetime | Decimal:
 def _table_names(value: Any, pipeline: Pipeline, where: str) -> list[str]:
     """`value` as a list of the pipeline's tables. Raises InputError that begins with `where`."""
     known = [table.name for table in pipeline.tables]
-    names: list[str] = _typed(value, list, where)
-    for name in names:
+
+    def is_known(name: str) -> bool:
         # A table that a pattern matches is known only when the run begins.
-        if name not in known and not pipeline.pattern_of(name):
-            raise InputError(
-                f"{where} names {name!r}, which is not a table of pipeline {pipeline.name!r}. "
-                f"Its tables: {', '.join(known)}."
-            )
-    return names
+        return name in known or pipeline.pattern_of(name) is not None
+
+    return _names(value, where, "table", pipeline, known, is_known)
 
 
 def _form_transforms(params: Mapping[str, Any], pipeline: Pipeline) -> frozenset[str]:
-    where = "the run's parameter transforms"
     known = [transform.name for transform in pipeline.transforms]
-    names: list[str] = _typed(params.get("transforms") or [], list, where)
+    where = "the run's parameter transforms"
+    names = params.get("transforms") or []
+    return frozenset(_names(names, where, "transform", pipeline, known, known.__contains__))
+
+
+def _names(
+    value: Any,
+    where: str,
+    what: str,
+    pipeline: Pipeline,
+    known: list[str],
+    is_known: Callable[[str], bool],
+) -> list[str]:
+    """`value` as a list of known names. Raises InputError that begins with `where`."""
+    names: list[str] = _typed(value, list, where)
     for name in names:
-        if name not in known:
+        if not is_known(name):
             raise InputError(
-                f"{where} names {name!r}, which is not a transform of pipeline {pipeline.name!r}. "
-                f"Its transforms: {', '.join(known)}."
+                f"{where} names {name!r}, which is not a {what} of pipeline {pipeline.name!r}. "
+                f"Its {what}s: {', '.join(known)}."
             )
-    return frozenset(names)
+    return names
 
 
 def _typed(value: Any, kind: type, where: str) -> Any:

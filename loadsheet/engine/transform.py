@@ -39,7 +39,7 @@ def transform(
         with session.transaction():
             ledger.lock_target(session, target)
             reach("transform.locked")
-            in_full = _is_in_full(pipeline, spec, request, session)
+            in_full = _is_in_full(pipeline, spec, request, session, target)
             job = mart.decide_build(session, pipeline, spec, target, inputs, in_full)
             if job is None:
                 ledger.clear_failure(session, pipeline.name, "transform", target)
@@ -57,14 +57,15 @@ def transform(
     return Outcome(status="done", message=f"{effect} ({job.reason})", counts=counts)
 
 
-def _is_in_full(pipeline: Pipeline, spec: Transform, request: RunRequest, session: Session) -> bool:
+def _is_in_full(
+    pipeline: Pipeline, spec: Transform, request: RunRequest, session: Session, target: Relation
+) -> bool:
     """Whether the run asks to build the transform in full, and has not done so before it was
     stopped."""
     if not request.is_full(spec.name):
         return False
     if spec.name not in request.resumes:
         return True
-    target = Relation(pipeline.warehouse.mart_schema, spec.name)
     return not resume.has_built(session, pipeline.name, spec.name, target, request.run_id)
 
 

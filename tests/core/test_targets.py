@@ -56,10 +56,16 @@ def assert_equal(project: Project, staging: str = "staging", marts: str = "mart"
     assert project.in_warehouse(f"SELECT rows FROM {marts}.sums") == rows
 
 
+def copy_of(project: Project) -> Project:
+    """A developer's copy of the pipeline, with schemas of its own."""
+    copy = replace(project, folder=project.folder / "copy")
+    spec(copy, schema="staging_dev", mart_schema="mart_dev")
+    return copy
+
+
 def test_a_copy_in_another_schema_has_its_own_watermark_and_marts(shop: Project) -> None:
     """A developer runs production's pipeline with schemas of their own, and production goes on."""
-    copy = replace(shop, folder=shop.folder / "copy")
-    spec(copy, schema="staging_dev", mart_schema="mart_dev")
+    copy = copy_of(shop)
     write(shop, 50)
     copy.succeed()
     assert_equal(copy, "staging_dev", "mart_dev")
@@ -82,8 +88,7 @@ def test_a_schema_that_is_changed_and_changed_back_loses_nothing(shop: Project) 
 
 
 def test_the_same_run_id_in_two_targets_is_two_loads(shop: Project) -> None:
-    copy = replace(shop, folder=shop.folder / "copy")
-    spec(copy, schema="staging_dev", mart_schema="mart_dev")
+    copy = copy_of(shop)
     write(shop, 10)
     for project in (shop, copy):
         project.succeed(run_id="scheduled__2026-01-01")
@@ -103,12 +108,6 @@ def collect_garbage(project: Project) -> None:
     with connect_warehouse(project.connections("warehouse")) as session:
         found = garbage.find(pipeline, lake, session, timedelta(0), keep=1)
         garbage.remove(found, lake)
-
-
-def copy_of(project: Project) -> Project:
-    copy = replace(project, folder=project.folder / "copy")
-    spec(copy, schema="staging_dev", mart_schema="mart_dev")
-    return copy
 
 
 def test_garbage_of_one_target_is_not_that_of_another(shop: Project) -> None:
@@ -443,8 +442,7 @@ def test_a_copys_load_ends_no_session_of_productions(shop: Project) -> None:
 
 
 def test_a_copy_that_works_does_not_hide_productions_failure(shop: Project) -> None:
-    copy = replace(shop, folder=shop.folder / "copy")
-    spec(copy, schema="staging_dev", mart_schema="mart_dev")
+    copy = copy_of(shop)
     shop.in_warehouse("ALTER TABLE staging.merged RENAME TO gone")
     shop.in_warehouse("CREATE TABLE staging.merged (x int)")
     write(shop, 3)
