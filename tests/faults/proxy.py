@@ -89,11 +89,14 @@ class Proxy:
 
     def cut(self) -> None:
         """Cut every line there is, with a FIN, and wait for it; new ones are accepted."""
-        for line in self._lines:
+        # A line that is accepted meanwhile is not cut: to wait for it took 10 s.
+        lines = list(self._lines)
+        for line in lines:
             line.cut.set()
-        for line in self._lines:
+        for line in lines:
             line.join(10)
-        self._lines = [line for line in self._lines if line.is_alive()]
+            if not line.is_alive():
+                self._lines.remove(line)
 
     def close(self) -> None:
         """Accept nobody any more and cut every line."""
