@@ -168,7 +168,8 @@ def fetch(dsn: str, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
     """Run SQL in a session of its own; the rows it returns, if any."""
     with psycopg.connect(dsn, autocommit=True) as session:
         cursor = session.execute(statement, parameters or None)
-        return cursor.fetchall() if cursor.description else []
+        # Not `description`: rows without columns (`SELECT FROM t`) have none, and are rows.
+        return [] if cursor.rownumber is None else cursor.fetchall()
 
 
 def differences(source: str, table: Relation, warehouse: str, target: Relation) -> int:

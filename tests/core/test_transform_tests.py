@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.byhand import wait_until
 from tests.project import ROOT, Project
 from tests.unit import test_readme as readme
 
@@ -241,9 +242,7 @@ def test_a_run_that_is_killed_leaves_no_database_behind(project: Project) -> Non
     with subprocess.Popen(
         command, env=project.environment(), stderr=subprocess.PIPE, text=True
     ) as running:
-        deadline = time.monotonic() + 20
-        while not project.in_warehouse(asleep) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_until(lambda: project.in_warehouse(asleep) != [], "the transform to sleep", 20)
         assert project.in_warehouse(made) == [(1,)]
         running.terminate()
         _, told = running.communicate(timeout=20)
