@@ -19,8 +19,9 @@ from loadsheet.errors import WorkError
 
 _PATIENCE = 30.0
 # Standard input is a pipe that only the owner holds. However the owner ends, the kernel closes the
-# pipe, and the command ends as well.
-_UNTIL_THE_OWNER_ENDS = '"$@" & read _; kill -QUIT $!; wait $!; rm -rf "$SCRATCH"'
+# pipe, and the command ends as well. A shell starts a command in the background with SIGQUIT
+# ignored, and PostgreSQL needs a moment until it handles it: SIGTERM ends it in that moment.
+_UNTIL_THE_OWNER_ENDS = '"$@" & read _; kill -TERM $!; kill -QUIT $!; wait $!; rm -rf "$SCRATCH"'
 
 
 class ServerFailed(WorkError):

@@ -21,7 +21,7 @@ from minio.error import InvalidResponseError, S3Error
 from demo.servers import PostgresServer, S3Server, SlackReceiver
 from demo.servers.process import Supervised, listens
 from loadsheet.sqltest import embedded
-from loadsheet.sqltest.process import ServerFailed
+from loadsheet.sqltest.process import ServerFailed, Watched
 
 REPOSITORY = Path(__file__).parents[2]
 # rclone labels its errors text/xml, which the minio SDK does not read as the S3 errors they are.
@@ -61,6 +61,16 @@ def eventually(check: object, seconds: float = 20) -> bool:
             return False
         time.sleep(0.05)
     return True
+
+
+def test_a_command_that_ignores_sigquit_as_at_its_start_is_ended_too(tmp_path: Path) -> None:
+    """A shell starts a command in the background with SIGQUIT ignored, as `sleep` keeps it.
+    PostgreSQL does so for a moment: it was asked to stop by SIGQUIT alone, and lived on."""
+    log, command = tmp_path / "log", ["sh", "-c", "echo up; exec sleep 60"]
+    sleeping = Watched(command, log, env=dict(os.environ), scratch=tmp_path, user={})
+    assert eventually(lambda: log.read_text() == "up\n")
+    sleeping.stop()
+    assert not tmp_path.exists()
 
 
 def test_postgres_asks_for_the_password_and_listens_on_loopback_only(
