@@ -22,10 +22,12 @@ _PIP = ("-m", "pip", "--disable-pip-version-check", "--quiet")
 
 @dataclass(frozen=True)
 class Environment:
-    """A virtual environment. `variables` are seen by every command that runs in it."""
+    """A virtual environment. `variables` are seen by every command that runs in it; `seconds` is
+    how long it took to make and fill it."""
 
     folder: Path
     variables: Variables = field(default_factory=dict)
+    seconds: float = 0.0
 
     @property
     def python(self) -> Path:
