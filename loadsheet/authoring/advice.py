@@ -296,7 +296,7 @@ def _tried(
     """The table and the advice for it, tried as a run would: the catalogs may rule out a key or a
     cursor that looks right. Raises Refused when the table cannot be loaded at all."""
     from loadsheet.source.catalog import describe
-    from loadsheet.source.selection import refuse_unseen_writers
+    from loadsheet.source.selection import refuse_unknown_zone, refuse_unseen_writers
 
     table = describe(session, schema, Table(name=name))
     advice = advise(table, facts)
@@ -309,7 +309,9 @@ def _tried(
         mode="append" if advice.append else None,
     )
     try:
-        describe(session, schema, entry)
+        found = describe(session, schema, entry)
+        assert entry.incremental
+        refuse_unknown_zone(session, found, entry.incremental)
     except Refused as error:
         return table, copy_whole(advice, str(error))
     try:

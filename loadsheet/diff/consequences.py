@@ -256,7 +256,8 @@ def _incremental_consequences(
     elif old.initial_value != new.initial_value and old.cursor == new.cursor:
         yield Consequence(
             "from now on",
-            f"initial_value is used only by a full refresh, because {target} is loaded already",
+            "if initial_value was moved back, the rows from it on that no run has read are read;"
+            f" rows of {target} below it stay",
         )
     if old is None:
         return

@@ -250,6 +250,8 @@ class _Attempt:
                     )
             reach("extract.snapshot")
             selection.refuse_null_cursors(source, self.table, described)
+            last_facts = self.seen.source or {}
+            rows = selection.compare_ties(source, self.table, described, rows, last_facts)
             fitness.refuse_values(source, described, self.table, rows.where, self.warehouse)
             # A cursor value later than this is a mistake; its row must not win over later versions.
             read_at = holdback.now(source)
@@ -289,14 +291,14 @@ class _Attempt:
                 described.oid,
                 rows.action == "append",
             )
-        facts = identity.table_facts(described)
+        facts = {**identity.table_facts(described), **rows.facts}
         last = self.seen.source or {}
-        is_interval = rows.action != "replace" and not rows.moves_watermark
-        if is_interval and "leaves" in last:
-            # An interval does not read all rows of new leaves: the watermark's next run does.
-            facts["leaves"] = last["leaves"]
+        changes += identity.table_changes(described, self.seen.source_oid, last, facts)
+        if rows.action != "replace" and not rows.moves_watermark:
+            # An interval does not read all rows of new leaves, for example: the watermark's next
+            # run does.
+            facts |= {name: last[name] for name in selection.WATERMARK_FACTS if name in last}
         origin |= facts
-        changes += identity.table_changes(described, self.seen.source_oid, self.seen.source)
         if changes and self.table.incremental and rows.action != "replace":
             if not self.request.accept_source:
                 identity.refuse(described, self.pipeline.name, changes, lags)

@@ -85,6 +85,8 @@ def _describe_extract(table: Table) -> str:
         parts.append(f"from {spec.initial_value} on")
     if spec.lookback is not None:
         parts.append(f"lookback {spec.lookback}")
+    if spec.time_zone is not None:
+        parts.append(f"stamped in {spec.time_zone}")
     if spec.nulls != "fail":
         parts.append(f"NULLs: {spec.nulls}")
     return ", ".join(parts)

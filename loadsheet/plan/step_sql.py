@@ -84,7 +84,8 @@ def _extract_sql(pipeline: Pipeline, table: Table) -> str:
         condition = f"{cursor} >= <interval start> AND {cursor} < <interval end>"
     else:
         condition = f"{cursor} > <watermark>"
-        if spec.lookback:
+        if spec.lookback is not None:
+            condition = f"{cursor} >= <watermark>"
             condition += f" - <lookback {spec.lookback}>"
     if spec.nulls == "include":
         condition = f"({condition} OR {cursor} IS NULL)"

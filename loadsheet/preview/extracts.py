@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -18,10 +19,10 @@ from loadsheet.preview import columns, rights, sizes
 from loadsheet.preview.models import Changes, StepPreview
 from loadsheet.preview.sessions import NOT_KNOWN, UNANSWERED, ask
 from loadsheet.source import catalog, fitness, identity, selection
-from loadsheet.source.bounds import TIMESTAMPTZ
 from loadsheet.source.discovery import has_relation
 from loadsheet.source.selection import Selection
 from loadsheet.source.table import SourceTable
+from loadsheet.source.zones import TIMESTAMPTZ
 from loadsheet.spec.models import Incremental, Mode, Pipeline, Table
 from loadsheet.sql.copying import select_columns
 from loadsheet.sql.text import Relation
@@ -116,7 +117,7 @@ class _ExtractPreviewer:
             if preview.fails:
                 preview.does = "would fail"
             return ExtractPreview(preview, source)
-        self._check_identity(source, to_read.action)
+        self._check_identity(source, to_read.action, to_read.facts)
         self._check_values(source, to_read.where)
         preview.action = to_read.action
         preview.lower = to_read.lower
@@ -200,7 +201,12 @@ class _ExtractPreviewer:
             "hold-back",
             lambda: selection.refuse_unseen_writers(self.session, source, spec.cursor),
         )
-        self._check_identity(source, "merge")
+        ask(
+            preview,
+            "hold-back",
+            lambda: selection.refuse_unknown_zone(self.session, source, spec),
+        )
+        self._check_identity(source, "merge", {})
         # No row's values are checked, because the rows are not known; the cursor is, in all rows.
         self._check_values(source, "FALSE")
         preview.does = f"rows of the run's interval by {spec.cursor}"
@@ -236,10 +242,11 @@ class _ExtractPreviewer:
         self.is_first = bool(is_first)
         return True
 
-    def _check_identity(self, source: SourceTable, action: str) -> None:
+    def _check_identity(self, source: SourceTable, action: str, facts: Mapping[str, str]) -> None:
         """Add an error if the source is not the one that the watermark was read from."""
-        _, changes, lags = identity.observe(self.session, self.scope.source)
-        changes += identity.table_changes(source, self.scope.source_oid, self.scope.source)
+        scope = self.scope
+        _, changes, lags = identity.observe(self.session, scope.source)
+        changes += identity.table_changes(source, scope.source_oid, scope.source, facts)
         if changes and self.table.incremental and action != "replace":
             ask(
                 self.preview,
@@ -264,7 +271,7 @@ class _ExtractPreviewer:
         if preview.rows:
             return "yes"
         # A run that waits for the transactions that hold the rows back may find some.
-        is_time = without_modifier(source.column(spec.cursor).type) == TIMESTAMPTZ
+        is_time = without_modifier(source.column(spec.cursor).type) in TIME_TYPES
         is_merged = self.table.mode_with_key(bool(source.key)) == "merge"
         run_waits = not (is_time and is_merged)
         return "maybe" if preview.held_by and run_waits else "no"
@@ -292,8 +299,10 @@ class _ExtractPreviewer:
             return False
         if scope.watermark is None or spec.lookback is not None or spec.nulls == "include":
             return True
-        # The watermark of a cursor of whole days or seconds stays below the current day or second,
-        # which may still get rows, so its newest rows are read again.
+        if to_read.tied:
+            return True
+        # The watermark of a cursor of whole seconds stays below the current second, which may still
+        # get rows, so its newest rows are read again.
         cursor_type = source.column(spec.cursor).type
         is_coarse = cursor_type != TIMESTAMPTZ and without_modifier(cursor_type) in TIME_TYPES
         return is_coarse or was_last_load_held_back(self.warehouse, scope)

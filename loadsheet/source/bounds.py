@@ -1,56 +1,27 @@
 """The upper bound of an extraction: how far a cursor can be trusted to be complete.
 
-A writer may stamp rows with `date_trunc('minute', now())`: all rows of one minute then share a
-value. A watermark on the current minute would hide the rows still to come in it. Nothing in the
-catalogs shows such a habit, so it is detected from the values.
+Below the bound no open transaction writes (`holdback`). In an append no later row may share the
+bound's value either, because each row is read once. A writer may stamp rows with
+`date_trunc('minute', now())`: nothing in the catalogs shows such a habit, so it is detected from
+the values.
 """
 
 from __future__ import annotations
 
 import re
 from datetime import timedelta
+from functools import cached_property
 from typing import Any
 
 import psycopg
 from psycopg import Connection, sql
 
 from loadsheet.errors import Refused
-from loadsheet.source import holdback, sequences
+from loadsheet.source import holdback, sequences, ties, zones
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Incremental, Mode
 from loadsheet.sql.text import ident, typed
 from loadsheet.sql.types import TIME_TYPES, Column, without_modifier
-
-TIMESTAMPTZ = "timestamp with time zone"
-
-# A cursor without a time zone is stamped in the zone of its writer: UTC, the server's default, or
-# the setting of a role or database.
-_ZONES = """
-SELECT 'UTC' AS zone UNION SELECT reset_val FROM pg_settings WHERE name = 'TimeZone'
-UNION SELECT split_part(setting, '=', 2) FROM pg_db_role_setting, unnest(setconfig) setting
-      WHERE setting ILIKE 'timezone=%%'
-      AND setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
-"""
-# Per zone, the lowest value that can be stamped from `since` on and the highest that can have been
-# stamped until now. Both are the clock's reading at these moments, except when summer time ends and
-# one hour is repeated. Zones change at quarters of an hour, so every quarter of the next and of the
-# previous day is tried.
-_SPANS = f"""
-WITH moment AS (
-    SELECT now, coalesce(%(since)s, now) AS since FROM (SELECT clock_timestamp() AS now) clock
-), quarter AS (
-    SELECT to_timestamp(floor(extract(epoch FROM since) / 900) * 900) AS since,
-           to_timestamp(floor(extract(epoch FROM now) / 900) * 900) AS now FROM moment
-)
-SELECT (min(later AT TIME ZONE zone) - %(margin)s)::text,
-    (max(earlier AT TIME ZONE zone) + %(margin)s)::text FROM (
-    SELECT since AS later, now AS earlier FROM moment
-    UNION ALL
-    SELECT since + n * interval '15 minutes',
-        now - (n - 1) * interval '15 minutes' - interval '1 microsecond'
-    FROM quarter, generate_series(1, 100) n
-) moments, ({_ZONES}) zones GROUP BY zone
-"""
 
 
 class Cursor:
@@ -66,7 +37,12 @@ class Cursor:
         self.is_time = self.type in TIME_TYPES
         self.sql = ident(spec.cursor)
         self._shared: str | None = None
-        """The highest value that is not over yet."""
+        """The highest value that later rows may share."""
+
+    @cached_property
+    def may_tie(self) -> bool:
+        """Whether a later row may have the same value as an earlier one."""
+        return ties.are_possible(self._session, self._source, self._spec.cursor)
 
     def safe_upper(self, mode: Mode) -> tuple[str | None, str]:
         """The highest value the watermark may have after this extraction, and the session that
@@ -80,8 +56,8 @@ class Cursor:
             self._session, self._source, required=not has_lookback
         )
         sequences.refuse_disorder(self._session, self._source, self._spec.cursor, has_lookback)
-        settled = self._settled(includes_today=has_lookback)
-        highest = self._highest_unshared(settled)
+        settled = self._settled(includes_today=mode == "merge")
+        highest = self._highest_complete(mode, settled)
         if highest is None or not sees_transactions:
             return highest, ""
         holder = self._holder(mode)
@@ -91,11 +67,11 @@ class Cursor:
             # Numbers do not show when they were drawn, so no value is known to be safe.
             return None, holder.who
         settled_before = f"{settled} AND {self._settled(holder.since)}"
-        return self._highest_unshared(settled_before, holder.since), holder.who
+        return self._highest_complete(mode, settled_before, holder.since), holder.who
 
     def waiting(self, upper: str | None) -> str:
-        """How many rows above `upper` wait for their unit of time to end, for messages; empty where
-        none does. To call after `safe_upper`."""
+        """How many rows above `upper` wait because later rows may share their value, for messages;
+        empty where none does. To call after `safe_upper`."""
         if self._shared is None:
             return ""
         above = ""
@@ -106,10 +82,15 @@ class Cursor:
             f" WHERE {self.sql} <= {typed(self._shared, self.type)}{above}"
         ).fetchone()
         assert row
-        return (
+        text = (
             f"{row[0]:,} rows wait, because later rows may share their {self._spec.cursor}, for"
             f" example {self._shared}"
         )
+        if not self.is_time:
+            text += (
+                f", until there is a higher one (a unique index on {self._spec.cursor} ends this)"
+            )
+        return text
 
     def newest_query(self) -> str:
         """SQL for the highest value in the table now, as text. Values from the future do not
@@ -122,14 +103,14 @@ class Cursor:
         Where the cursor has no time zone, that is the lowest of its writers' clocks. For cursors
         other than times, `moment` is the bound itself.
         """
-        if not self.is_time or self.type == TIMESTAMPTZ:
+        if not zones.is_zoneless(self.type):
             return typed(moment, self.type)
         return f"CAST({self._lowest(moment)} AS {self.type})"
 
     def clock(self) -> str | None:
         """For a cursor without a time zone, the lowest value that can be stamped from now on; None
         for others."""
-        if not self.is_time or self.type == TIMESTAMPTZ:
+        if not zones.is_zoneless(self.type):
             return None
         row = self._session.execute(f"SELECT ({self._lowest(None)})::text").fetchone()
         return row[0] if row else None
@@ -147,7 +128,8 @@ class Cursor:
         """
         if not self.is_time:
             return
-        latest = self._latest(self._spans())
+        highs = [typed(high, self.type) for _, high in self._spans()]
+        latest = f"greatest({', '.join(highs)})"
         row = self._session.execute(
             f"SELECT {lower} > {latest}, ({lower})::text, ({latest})::text"
         ).fetchone()
@@ -173,11 +155,10 @@ class Cursor:
         """The open transaction that limits the watermark, if any.
 
         A merge by time does not wait: everything below the oldest open transaction is a safe
-        watermark at once. A cursor without a time zone waits all the same, because a session may
-        stamp rows in a zone that we do not know of.
+        watermark at once.
         """
         moment = holdback.now(self._session)
-        if mode == "merge" and self.type == TIMESTAMPTZ:
+        if mode == "merge" and self.is_time:
             return holdback.open_since(self._session, moment)
         return holdback.wait_until_ended(self._session, moment, self._spec.hold_back)
 
@@ -195,23 +176,30 @@ class Cursor:
             f"WHERE {self.sql} IS NOT NULL{condition} ORDER BY r.{self.sql} DESC LIMIT 1"
         )
 
-    def _highest_unshared(self, limit: str, since: str | None = None) -> str | None:
-        """The highest value within `limit` that no row stamped from `since` (or now) on can share.
+    def _highest_complete(self, mode: Mode, limit: str, since: str | None = None) -> str | None:
+        """The highest value within `limit` that the watermark may have.
 
-        A lookback reads such rows again, so with one any highest value will do.
+        A merge reads the watermark's own rows again. An append does not, so its watermark has no
+        value that a row stamped from `since` (or now) on can share.
         """
         highest = self._highest(limit)
-        if not self.is_time or self.type == "date" or self._spec.lookback is not None:
+        # Within the limit of an append, a date is over.
+        if mode == "merge" or self.type == "date" or not self.may_tie:
             return highest
+        if highest is not None and not self.is_time:
+            self._shared = highest
+            return self._highest(self._below(highest))
         while highest is not None and is_coarse(highest):
             lows = [low for low, _ in self._spans(since, margin=0)]
-            limit += f" AND {self.sql} < {typed(highest, self.type)}"
-            below = self._highest(limit)
+            below = self._highest(f"{limit} AND {self._below(highest)}")
             if not is_shared(self._session, self.type, highest, below, lows):
                 break
             self._shared = self._shared or highest
             highest = below
         return highest
+
+    def _below(self, value: str) -> str:
+        return f"{self.sql} < {typed(value, self.type)}"
 
     def _settled(self, since: str | None = None, includes_today: bool = False) -> str:
         """For a time cursor, the condition on values below which no transaction since `since` can
@@ -219,22 +207,16 @@ class Cursor:
 
         Values from the future (`infinity`, year 9999) fail it and so never become the watermark. A
         coarse cursor (a date, `timestamp(0)`) stops a whole unit lower, because later rows can
-        still share its last value. `includes_today` allows today's date all the same: a lookback
-        reads it again.
+        still share its last value. `includes_today` allows today's date all the same, where its
+        rows are read again.
         """
         if not self.is_time:
             return ""
-        spans = self._spans(since)
-        latest = self._latest(spans)
+        lows = [typed(low, self.type) for low, _ in self._spans(since)]
+        comparison = "<"
         if includes_today and self.type == "date":
-            return f"{self.sql} <= {latest}"
-        if len(spans) == 1:
-            return f"{self.sql} < {typed(spans[0][0], self.type)}"
-        conditions = [f"{self.sql} < {latest}"]
-        for low, high in spans:
-            unsettled = f"{typed(low, self.type)} AND {typed(high, self.type)}"
-            conditions.append(f"{self.sql} NOT BETWEEN {unsettled}")
-        return " AND ".join(conditions)
+            comparison = "<="
+        return f"{self.sql} {comparison} least({', '.join(lows)})"
 
     def _spans(
         self, since: str | None = None, margin: float | None = None
@@ -244,18 +226,18 @@ class Cursor:
         default it is the cursor's unit."""
         if margin is None:
             margin = self._unit_seconds()
-        values = {"since": since, "margin": timedelta(seconds=margin)}
-        if self.type == TIMESTAMPTZ:
-            span = self._session.execute(
-                "SELECT (coalesce(%(since)s, now) - %(margin)s)::text, (now + %(margin)s)::text "
-                "FROM (SELECT clock_timestamp() AS now) clock",
-                values,
-            )
-            return span.fetchall()
-        return self._session.execute(_SPANS, values).fetchall()
+        if zones.is_zoneless(self.type):
+            return zones.spans(self._session, self._zones, since, margin)
+        span = self._session.execute(
+            "SELECT (coalesce(%(since)s, now) - %(margin)s)::text, (now + %(margin)s)::text "
+            "FROM (SELECT clock_timestamp() AS now) clock",
+            {"since": since, "margin": timedelta(seconds=margin)},
+        )
+        return span.fetchall()
 
-    def _latest(self, spans: list[tuple[str, str]]) -> str:
-        return f"greatest({', '.join(typed(high, self.type) for _, high in spans)})"
+    @cached_property
+    def _zones(self) -> list[str]:
+        return zones.of_writers(self._session, self._source, self._spec)
 
     def _unit_seconds(self) -> float:
         """The cursor's unit: 1 for `timestamp(0)`, 0 where it resolves microseconds."""
@@ -268,17 +250,18 @@ class Cursor:
         return 10.0**-digits
 
 
-# A value that is a quarter of an hour in UTC may be a whole hour or day in some zone. The next
-# lower value shows how coarse the column can be at most; a day has at least 23 hours.
+# Rows that were stamped with the beginning of a bucket share its value until the bucket ends. How
+# long it is shows nowhere, but it is no longer than the distance to the next lower value, give or
+# take the days of a month and the hour of a clock change: 31 days after 28 are a tenth more. And a
+# bucket that begins between whole minutes is shorter than a minute, one between whole hours shorter
+# than an hour. What is a quarter of an hour in UTC may be a whole hour or day in some zone.
 _SHARED = """
-SELECT coalesce(bool_or(low > v AND low < v + length), false)
-FROM {pair}, unnest(ARRAY[{lows}]) low,
-     (VALUES (interval '1 millisecond', interval '1 millisecond', 'milliseconds', 1),
-             ('1 second', '1 second', 'second', 1), ('1 minute', '1 minute', 'minute', 1),
-             ('1 hour', '1 hour', 'minute', 15), ('1 day', '23 hours', 'minute', 15)
-     ) unit (length, shortest, name, minutes)
-WHERE v = date_trunc(name, v) AND CAST(extract(minute FROM v) AS int) % minutes = 0
-  AND (below IS NULL OR below <= v - shortest)
+SELECT bool_or(low < v + least(
+    CASE WHEN isfinite(below) THEN (v - below) * 1.125 END,
+    CASE WHEN v <> date_trunc('second', v) THEN interval '1 second'
+        WHEN v <> date_trunc('minute', v) THEN interval '1 minute'
+        WHEN CAST(extract(minute FROM v) AS int) % 15 <> 0 THEN interval '1 hour' END)) IS NOT FALSE
+FROM {pair}, unnest(ARRAY[{lows}]) low
 """
 
 
@@ -290,10 +273,10 @@ def is_coarse(value: str) -> bool:
 def is_shared(
     session: Connection[Any], type_name: str, value: str, below: str | None, lows: list[str]
 ) -> bool:
-    """Whether rows stamped from one of the `lows` on can have `value` as well.
+    """Whether rows stamped from one of the `lows` on may have the time `value` as well.
 
-    `below` is the next lower value in the table. True only for a value that stands for a whole unit
-    of time (a second, a minute, ...) which has not ended yet.
+    `below` is the next lower value in the table. Without one, the length of the value's bucket may
+    be anything.
     """
     kind = sql.SQL(f"CAST({{}} AS {type_name})")
     pair = sql.SQL("(SELECT {} AS v, {} AS below) pair").format(

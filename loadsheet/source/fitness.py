@@ -11,6 +11,7 @@ import psycopg
 
 from loadsheet.errors import Refused
 from loadsheet.postgres import Session
+from loadsheet.source import zones
 from loadsheet.spec.models import Table
 from loadsheet.spec.schedule import is_number
 from loadsheet.sql.text import ident, literal, typed
@@ -108,8 +109,14 @@ def _cursor_problems(source: SourceTable, table: Table) -> Iterator[str]:
             " (remove incremental)"
         )
         return
+    kind = without_modifier(column.type)
+    if table.incremental.time_zone is not None and not zones.is_zoneless(kind):
+        yield (
+            "incremental.time_zone is for a cursor without a time zone, and"
+            f" {_described(column)} is not one: remove it"
+        )
     lookback = table.incremental.lookback
-    is_time = without_modifier(column.type) in TIME_TYPES
+    is_time = kind in TIME_TYPES
     if lookback is not None and is_number(lookback) == is_time:
         wanted = "a duration, such as 15m" if is_time else "a number, such as 100"
         yield (

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import psycopg
@@ -22,7 +23,8 @@ _log = logging.getLogger(__name__)
 _DATABASE = """
 SELECT datname::text AS database, d.oid::text AS database_oid,
     current_setting('server_version') AS server_version,
-       pg_is_in_recovery() AS standby
+       pg_is_in_recovery() AS standby,
+    txid_snapshot_xmin(txid_current_snapshot())::text AS oldest_transaction
 FROM pg_database d WHERE datname = current_database()
 """
 # The insert position: what is visible under synchronous_commit = off lies below it, but perhaps
@@ -86,7 +88,10 @@ def observe(
     last = last or {}
     facts = _query(session, (_DATABASE, _WAL, _CONTROL), last.get("lsn") or None)
     facts["timeline"] = facts.get("timeline") or facts.get("heard")
-    names = ("database", "database_oid", "server_version", "lsn", "timeline", "system_identifier")
+    names = (
+        *("database", "database_oid", "server_version", "lsn", "timeline", "system_identifier"),
+        "oldest_transaction",
+    )
     now = {name: facts[name] for name in names if facts.get(name)}
     changes = _changes(last, now)
     if changes or not facts.get("is_lower"):
@@ -184,13 +189,27 @@ def table_facts(source: SourceTable) -> dict[str, str]:
 
 
 def table_changes(
-    source: SourceTable, last_oid: int | None, last: dict[str, str] | None
+    source: SourceTable,
+    last_oid: int | None,
+    last: Mapping[str, str] | None,
+    facts: Mapping[str, str],
 ) -> list[str]:
-    """How the relation differs from the one of the last load: another table may have its name, or
-    its views may select other rows.
+    """How the relation differs from the one of the last load: another table may have its name, its
+    views may select other rows, or its cursor may be stamped in another time zone (`facts` are
+    those of this run).
 
     A view that was created again as it was is no change. New leaves are none either: `new_leaves`.
     """
+    changes = _relation_changes(source, last_oid, last)
+    zones = [zone for zone in ((last or {}).get("time_zone"), facts.get("time_zone")) if zone]
+    if len(set(zones)) > 1:
+        changes.append(f"the cursor's time zone {zones[0]} -> {zones[1]}")
+    return changes
+
+
+def _relation_changes(
+    source: SourceTable, last_oid: int | None, last: Mapping[str, str] | None
+) -> list[str]:
     if source.is_table:
         if last_oid in (None, source.oid):
             return []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import psycopg
@@ -13,7 +13,7 @@ import psycopg
 from loadsheet.errors import HeldBack, Refused
 from loadsheet.outcome import RunRequest
 from loadsheet.postgres import Session
-from loadsheet.source import holdback, identity, sequences
+from loadsheet.source import holdback, identity, sequences, ties, zones
 from loadsheet.source.bounds import Cursor
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Incremental, Mode, Table
@@ -22,6 +22,9 @@ from loadsheet.sql.text import ident, typed
 from loadsheet.sql.types import widens, without_modifier
 
 _log = logging.getLogger(__name__)
+_INITIAL_VALUE = "initial_value"
+WATERMARK_FACTS = ("leaves", "oldest_transaction", "ties", _INITIAL_VALUE)
+"""Facts of a load that belong to its watermark: a load of an interval leaves them as they were."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,15 @@ class Selection:
     """The open transaction that keeps the watermark from moving further; empty: none does."""
     waiting: str = ""
     """The rows that are not read yet although no transaction holds them back; empty: none are."""
+    compares: bool = False
+    """Whether later rows may share the watermark's value, and only a comparison of the rows that
+    have it (`compare_ties`) shows whether there are some."""
+    tied: str = ""
+    """SQL condition on the rows that have the last watermark's value, which `where` includes;
+    empty: there are none to compare."""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """What the next run must know about this one: it is kept in the manifest, next to the source's
+    identity."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +105,28 @@ def decide(
             f"{source.relation} was loaded without a cursor before: appending to those rows would"
             " double them; run a full refresh of this table"
         )
-    return window.above(last.watermark, identity.new_leaves(source, last.source_oid, last.source))
+    return window.above(last, identity.new_leaves(source, last.source_oid, last.source))
+
+
+def compare_ties(
+    session: Session, table: Table, source: SourceTable, rows: Selection, last: Mapping[str, str]
+) -> Selection:
+    """`rows` without those that have the watermark's value, where they are as they were read; and
+    with the fact that the next run compares. `last` are the facts of the last load.
+
+    To call in the snapshot that the rows are read in, or a row that comes in between is lost.
+    """
+    if not rows.compares or rows.upper is None:
+        return rows
+    assert table.incremental
+    values = [rows.upper]
+    if rows.tied and rows.lower is not None and rows.lower != rows.upper:
+        values.insert(0, rows.lower)
+    found = ties.fingerprints(session, source, table.incremental.cursor, values)
+    where = rows.where
+    if rows.tied and found[0] == last.get("ties"):
+        where = f"({where}) AND ({rows.tied}) IS NOT TRUE"
+    return replace(rows, where=where, facts={**rows.facts, "ties": found[-1]})
 
 
 def refuse_mode(table: Table, source: SourceTable) -> Mode:
@@ -145,6 +178,13 @@ def refuse_unseen_writers(session: Session, source: SourceTable, cursor: str) ->
     sequences.refuse_disorder(session, source, cursor, has_lookback=False)
 
 
+def refuse_unknown_zone(session: Session, source: SourceTable, spec: Incremental) -> None:
+    """Raises Refused, with the way on, where the cursor has no time zone and the zone of its
+    writers is not known."""
+    if zones.is_zoneless(without_modifier(source.column(spec.cursor).type)):
+        zones.of_writers(session, source, spec)
+
+
 def _refuse_changed_cursor(source: SourceTable, name: str, last: Last) -> None:
     """Raises Refused when the watermark belongs to another column, or to a type that orders values
     differently."""
@@ -179,6 +219,11 @@ class _Window:
         self._spec = spec
         self._mode = mode
         self._cursor = Cursor(session, source, spec)
+        # What is kept of the spec: under another one, the watermark means something else.
+        self._facts = {}
+        zone = zones.recorded(source, spec)
+        if zone is not None:
+            self._facts["time_zone"] = zone
 
     def everything(self) -> Selection:
         """All rows. Tables read by interval have no watermark to move."""
@@ -189,19 +234,83 @@ class _Window:
         self._refuse_unfit_initial_value()
         return self._rows("replace", self._spec.initial_value, ">=")
 
-    def above(self, watermark: str | None, new_leaves: Sequence[int]) -> Selection:
-        """Rows above the watermark, and all rows of `new_leaves` (of partitions that were attached,
-        for example), where they may be anywhere. The next watermark is at least this one.
+    def above(self, last: Last, new_leaves: Sequence[int]) -> Selection:
+        """Rows above the last watermark; all rows of `new_leaves` (of partitions that were
+        attached, for example), where they may be anywhere; and those that an initial value has left
+        out. A merge also reads new rows that share the watermark's value. The next watermark is at
+        least this one.
 
         Raises Refused where rows of new leaves would be appended below the watermark.
         """
         action: Literal["merge", "append"] = "merge" if self._mode == "merge" else "append"
+        watermark = last.watermark
+        self._refuse_unfit_initial_value()
         if watermark is None:
-            self._refuse_unfit_initial_value()
             return self._rows(action, self._spec.initial_value, ">=")
         self._cursor.refuse_clock_set_back(self._lower(watermark, watermark))
-        also = self._rows_of(new_leaves, watermark)
-        return self._rows(action, watermark, ">", floor=watermark, also=also)
+        if self._spec.lookback is None:
+            name = self._spec.cursor
+            sequences.refuse_set_back(self._session, self._source, name, watermark)
+        also = [self._rows_of(new_leaves, watermark), self._rows_before(last, watermark)]
+        rows = self._rows(action, watermark, self._comparison, watermark, also)
+        facts = {**rows.facts, _INITIAL_VALUE: self._earliest_start(last)}
+        if not self._reads_ties:
+            return replace(rows, facts=facts)
+        name = self._cursor.sql
+        value = typed(watermark, self._cursor.type)
+        oldest = (last.source or {}).get("oldest_transaction")
+        written_since = ties.written_since(self._session, self._source, oldest)
+        if written_since is None:
+            return replace(rows, facts=facts, compares=True, tied=f"{name} = {value}")
+        where = f"{rows.where} AND (({name} = {value}) IS NOT TRUE OR {written_since})"
+        return replace(rows, facts=facts, where=where)
+
+    @property
+    def _reads_ties(self) -> bool:
+        """Whether the rows that have the watermark's value are read again. A lookback reads them
+        anyway, an append never."""
+        return self._mode == "merge" and self._spec.lookback is None and self._cursor.may_tie
+
+    @property
+    def _comparison(self) -> str:
+        if self._reads_ties or self._spec.lookback is not None:
+            return ">="
+        return ">"
+
+    def _earliest_start(self, last: Last) -> str:
+        """The lowest initial value that rows were read from; empty where there was none."""
+        start = self._spec.initial_value
+        before = (last.source or {}).get(_INITIAL_VALUE)
+        # An older ledger does not tell. To append rows that may have been read is wrong.
+        if before is None and self._mode != "merge":
+            return ""
+        if before is None or start is None:
+            return start or ""
+        if before == "" or self._cursor.higher(start, before) == start:
+            return before
+        return start
+
+    def _rows_before(self, last: Last, watermark: str) -> str:
+        """SQL for the rows that an initial value has left out, and that the spec wants now; empty
+        where there are none."""
+        before = (last.source or {}).get(_INITIAL_VALUE, "")
+        if not before:
+            return ""  # all rows were read, or an older ledger does not tell
+        cursor = self._cursor
+        start = self._spec.initial_value
+        bounds = [f"{cursor.sql} < {typed(before, cursor.type)}"]
+        # Above the watermark, the increment reads them.
+        bounds.append(f"{cursor.sql} <= {typed(watermark, cursor.type)}")
+        if start is not None:
+            if cursor.higher(start, before) == start:
+                return ""
+            bounds.append(f"{cursor.sql} >= {typed(start, cursor.type)}")
+        _log.info(
+            "%s: reading rows before %s, because initial_value was moved back",
+            self._source.relation,
+            before,
+        )
+        return " AND ".join(bounds)
 
     def _rows_of(self, leaves: Sequence[int], watermark: str) -> str:
         """SQL for the rows of new leaves; empty where the watermark's condition finds them all."""
@@ -264,6 +373,7 @@ class _Window:
             lower=start,
             upper=end,
             clock=self._cursor.clock(),
+            facts=self._facts,
         )
 
     def _refuse_unfit_initial_value(self) -> None:
@@ -315,10 +425,10 @@ class _Window:
         start: str | None,
         comparison: str,
         floor: str | None = None,
-        also: str = "",
+        also: Sequence[str] = (),
     ) -> Selection:
-        """Rows from `start` on, and those that the condition `also` selects; the next watermark is
-        not below `floor`.
+        """Rows from `start` on, and those that one of the conditions `also` selects; the next
+        watermark is not below `floor`.
 
         A merge reads all visible rows there, also those that the watermark may not pass yet:
         reading such a row again changes nothing. An append must read each row once, so it stops at
@@ -335,8 +445,9 @@ class _Window:
             safe = "FALSE" if upper is None else f"{name} <= {typed(upper, self._cursor.type)}"
             conditions.append(safe)
         condition = " AND ".join(conditions) or "TRUE"
-        if also:
-            condition = f"({condition} OR {also} AND {name} IS NOT NULL)"
+        for more in also:
+            if more:
+                condition = f"({condition} OR {more} AND {name} IS NOT NULL)"
         return Selection(
             action=action,
             where=self._with_nulls(condition),
@@ -346,6 +457,8 @@ class _Window:
             clock=self._cursor.clock(),
             held_by=held_by,
             waiting=self._cursor.waiting(upper) if self._mode != "merge" and not held_by else "",
+            compares=self._reads_ties and not self._source.is_table,
+            facts={**self._facts, _INITIAL_VALUE: self._spec.initial_value or ""},
         )
 
     def _lower(self, start: str, floor: str | None) -> str:

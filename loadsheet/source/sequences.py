@@ -6,6 +6,7 @@ is out of its sight: it may be used at any time, below numbers that have been re
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 import psycopg
@@ -19,7 +20,8 @@ from loadsheet.sql.types import NUMBER_TYPES, without_modifier
 # partition that has a default of its own. The columns of a view are not followed to those of the
 # tables below it: there, all columns count. Last, how many tables draw numbers, and another table
 # that draws from the same sequence. Where it is ours, others have copied the default (LIKE, a
-# partition that was detached) and harm no one.
+# partition that was detached) and harm no one. A trigger draws from the sequences that its function
+# names next to the cursor.
 _SEQUENCES = """
 WITH RECURSIVE part (oid) AS (
     SELECT unnest(%(oids)s::oid[])
@@ -33,6 +35,13 @@ WITH RECURSIVE part (oid) AS (
     SELECT adrelid, adnum, refobjid, false FROM pg_attrdef d
     JOIN pg_depend ON classid = 'pg_attrdef'::regclass AND objid = d.oid
     WHERE refclassid = 'pg_class'::regclass
+    UNION
+    SELECT tgrelid, attnum, c.oid, false FROM pg_trigger
+    JOIN part ON part.oid = tgrelid
+    JOIN pg_proc f ON f.oid = tgfoid AND prosrc ILIKE '%%nextval%%'
+    JOIN pg_attribute ON attrelid = tgrelid AND strpos(prosrc, attname) > 0 AND attnum > 0
+    JOIN pg_class c ON relkind = 'S' AND strpos(prosrc, relname) > 0
+    WHERE NOT tgisinternal
 ), used (sequence, tables, is_ours) AS (
     SELECT seqrelid, array_agg(relation), bool_or(owns) FROM drawing
     JOIN part ON part.oid = relation
@@ -70,10 +79,7 @@ def refuse_disorder(
     if without_modifier(table.column(cursor).type) not in NUMBER_TYPES:
         return
     is_view = table.beneath.definition is not None
-    values: dict[str, Any] = {"oids": [table.oid], "column": cursor}
-    if is_view:
-        values = {"oids": list(table.beneath.leaves), "column": None}
-    sequences = [_Sequence(*row) for row in session.execute(_SEQUENCES, values)]
+    sequences = _sequences(session, table, cursor)
     for sequence in sequences:
         if sequence.increment < 0 and not is_view:
             raise Refused(
@@ -84,6 +90,49 @@ def refuse_disorder(
     why = _why_late(sequences)
     if why and not has_lookback:
         raise Refused(f"{table.relation}: {why} {OVERLAP}")
+
+
+def refuse_set_back(
+    session: psycopg.Connection[Any], table: SourceTable, cursor: str, watermark: str
+) -> None:
+    """Raises Refused, with the way on, where the sequence that gives the numbers of `cursor` has
+    not counted as far as the `watermark`: later rows would be below it.
+
+    A sequence that this role may not read is not asked.
+    """
+    if without_modifier(table.column(cursor).type) not in NUMBER_TYPES or not table.is_table:
+        return
+    for sequence in _sequences(session, table, cursor):
+        last = _last_number(session, sequence)
+        if last is None or last >= Decimal(watermark):
+            continue
+        raise Refused(
+            f"{table.relation}: sequence {sequence.name} has counted to {last}, but increments were"
+            f" read up to {cursor} {watermark}, and later rows would be below that. If the sequence"
+            " was set back, run a full refresh of this table. If rows came with numbers of their"
+            f" own, let it count on from there: SELECT setval('{sequence.name}', {watermark});"
+        )
+
+
+def _last_number(session: psycopg.Connection[Any], sequence: _Sequence) -> int | None:
+    """The last number that was drawn, or the one before the first; None if that cannot be read."""
+    try:
+        with session.transaction():
+            row = session.execute(
+                f"SELECT last_value - CASE WHEN is_called THEN 0 ELSE 1 END FROM {sequence.name}"
+            ).fetchone()
+    except psycopg.errors.InsufficientPrivilege:
+        return None
+    return int(row[0]) if row else None
+
+
+def _sequences(
+    session: psycopg.Connection[Any], table: SourceTable, cursor: str
+) -> list[_Sequence]:
+    values: dict[str, Any] = {"oids": [table.oid], "column": cursor}
+    if table.beneath.definition is not None:
+        values = {"oids": list(table.beneath.leaves), "column": None}
+    return [_Sequence(*row) for row in session.execute(_SEQUENCES, values)]
 
 
 def _why_late(sequences: list[_Sequence]) -> str:

@@ -78,6 +78,9 @@ class Incremental:
     lookback: str | None = None
     """How far below the watermark to read again: a duration (`15m`) or, for a numeric cursor, a
     number (`1000`)."""
+    time_zone: str | None = None
+    """The zone in which all writers stamp a cursor without a time zone; None trusts only UTC, where
+    the source's catalogs show that all sessions are in it."""
     nulls: Literal["fail", "include", "exclude"] = "fail"
     hold_back: timedelta = timedelta(seconds=60)
     """Longest wait for open source transactions; after that, only the safe part is read."""

@@ -99,6 +99,7 @@ DEFAULTS = {
     ".tasks.max_active_tasks": (Tasks, "max_active_tasks"),
     ".tables.*.incremental.by": (Incremental, "by"),
     ".tables.*.incremental.initial_value": (Incremental, "initial_value"),
+    ".tables.*.incremental.time_zone": (Incremental, "time_zone"),
     ".tables.*.incremental.lookback": (Incremental, "lookback"),
     ".tables.*.incremental.nulls": (Incremental, "nulls"),
     ".tables.*.incremental.hold_back": (Incremental, "hold_back"),

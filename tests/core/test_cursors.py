@@ -1,0 +1,410 @@
+"""Cursors that need more than their values: rows that share the watermark's value, times without a
+zone, initial values that change, sequences that are set back."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+
+from loadsheet.errors import Refused, SourceChanged
+from loadsheet.outcome import Outcome
+from loadsheet.source import bounds, ties
+from tests.faults.oracle import judge
+from tests.project import Project
+
+
+def outcome(project: Project, table: str, **request: object) -> Outcome:
+    result = project.run(**request)[f"extract.extract_{table}"].result
+    assert isinstance(result, Outcome), result
+    return result
+
+
+def refusal(project: Project, table: str = "t", **request: object) -> Exception:
+    result = project.run(**request)[f"extract.extract_{table}"].result
+    assert isinstance(result, Exception), result
+    return result
+
+
+# Ties ---------------------------------------------------------------------------------------------
+
+# The type, the value that many rows share, and a higher one.
+KINDS = {
+    "days": ("date", "current_date - 1", "current_date"),
+    "months": (
+        "timestamptz",
+        "date_trunc('month', now() - interval '32 d')",
+        "date_trunc('month', now())",
+    ),
+    "minutes": ("timestamptz(0)", "'2026-01-01 10:05'", "'2026-01-01 10:10'"),
+    "zoneless": ("timestamp", "'2026-01-01 10:05'", "'2026-01-01 10:10'"),
+    "unix": ("bigint", "1760000000", "1760000001"),
+    "batch": ("int", "7", "8"),
+    "scaled": ("numeric(10, 1)", "7.5", "8"),
+    "float": ("float8", "7.5", "8"),
+}
+# Every kind in a table, and two of them in every form.
+# A table by its name, its cursor's type and whether it has a key.
+FORMS = {
+    "table": "CREATE TABLE {t} (id int {key}, what text, at {type} NOT NULL)",
+    "partitions": "CREATE TABLE {t} (id int {key}, what text, at {type} NOT NULL)"
+    " PARTITION BY RANGE (id); CREATE TABLE {t}_all PARTITION OF {t} DEFAULT",
+    "heirs": "CREATE TABLE {t}_base (id int, what text, at {type} NOT NULL);"
+    " CREATE TABLE {t} () INHERITS ({t}_base)",
+    "view": "CREATE TABLE {t}_base (id int, what text, at {type} NOT NULL);"
+    " CREATE VIEW {t} AS SELECT * FROM {t}_base",
+    "index": "CREATE TABLE {t} (id int {key}, what text, at {type} NOT NULL);"
+    " CREATE INDEX ON {t} (at)",
+}
+MERGED = {f"{kind}_table": (kind, "table") for kind in KINDS}
+MERGED |= {f"{kind}_{form}": (kind, form) for kind in ("days", "batch") for form in FORMS}
+
+
+def insert(project: Project, ids: range, value: int) -> None:
+    """Rows in every table, with the kind's lower (1) or higher (2) value."""
+    statements = []
+    for table, (kind, form) in MERGED.items():
+        rows = ", ".join(f"({number}, 'new', {KINDS[kind][value]})" for number in ids)
+        statements.append(f"INSERT INTO {stored(table, form)} VALUES {rows}")
+    project.in_source("; ".join(statements))
+
+
+def stored(table: str, form: str) -> str:
+    return f"{table}_base" if form == "view" else table
+
+
+@pytest.fixture
+def tied(project: Project) -> Project:
+    for table, (kind, form) in MERGED.items():
+        project.in_source(FORMS[form].format(t=table, key="PRIMARY KEY", type=KINDS[kind][0]))
+    merged = {"incremental": "at", "mode": "merge", "primary_key": "id"}
+    project.spec({table: {**merged} for table in MERGED})
+    return project
+
+
+def lost(project: Project) -> dict[str, int]:
+    verdicts = {table: judge(project, table) for table in MERGED}
+    return {table: verdict.lost for table, verdict in verdicts.items() if verdict}
+
+
+@pytest.mark.timeout(180)
+def test_rows_that_share_the_watermark_are_read_when_they_come(tied: Project) -> None:
+    insert(tied, range(1, 4), 1)
+    tied.succeed()
+    insert(tied, range(4, 7), 1)
+    tied.in_source(
+        "; ".join(
+            f"UPDATE {stored(table, form)} SET what = 'changed' WHERE id = 1"
+            for table, (_, form) in MERGED.items()
+        )
+    )
+    tied.succeed()
+    assert lost(tied) == {}
+    steps = tied.succeed()
+    assert {state for step, state in steps.items() if step.startswith("extract")} == {"skipped"}
+    # Rows of the last value and of a higher one come together.
+    insert(tied, range(7, 9), 1)
+    insert(tied, range(9, 11), 2)
+    tied.succeed()
+    assert lost(tied) == {}
+
+
+def test_a_reader_above_the_watermark_alone_loses_rows_that_share_it(
+    tied: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The negative control."""
+    monkeypatch.setattr(ties, "are_possible", lambda *_: False)
+    insert(tied, range(1, 4), 1)
+    tied.succeed()
+    insert(tied, range(4, 7), 1)
+    tied.succeed()
+    assert lost(tied) == dict.fromkeys(MERGED, 3)
+
+
+def test_rows_of_a_transaction_with_savepoints_that_share_the_watermark_are_read(
+    project: Project,
+) -> None:
+    project.in_source("CREATE TABLE t (id int PRIMARY KEY, at int NOT NULL)")
+    project.in_source("INSERT INTO t VALUES (1, 7)")
+    project.spec({"t": {"incremental": {"cursor": "at", "hold_back": "0s"}}})
+    with psycopg.connect(project.source) as writer:
+        writer.execute("SAVEPOINT a; INSERT INTO t VALUES (2, 7); RELEASE a")
+        project.succeed()
+    project.succeed()
+    assert not judge(project, "t")
+
+
+UNIQUE = {
+    "a primary key": "CREATE TABLE t (at bigint PRIMARY KEY)",
+    "a unique index": "CREATE TABLE t (at bigint); CREATE UNIQUE INDEX ON t (at)",
+    "with more columns in its leaves": "CREATE TABLE t (at bigint, b int);"
+    " CREATE UNIQUE INDEX ON t (at) INCLUDE (b)",
+    "of a partitioned table": "CREATE TABLE t (at bigint PRIMARY KEY) PARTITION BY HASH (at)",
+    "an identity": "CREATE TABLE t (at bigint GENERATED ALWAYS AS IDENTITY)",
+    "a serial": "CREATE TABLE t (at bigserial)",
+}
+NOT_UNIQUE = {
+    "none": "CREATE TABLE t (at bigint)",
+    "two columns": "CREATE TABLE t (at bigint, b int, UNIQUE (at, b))",
+    "some rows": "CREATE TABLE t (at bigint); CREATE UNIQUE INDEX ON t (at) WHERE at > 5",
+    "an expression": "CREATE TABLE t (at bigint); CREATE UNIQUE INDEX ON t ((at + 1))",
+    "deferrable": "CREATE TABLE t (at bigint UNIQUE DEFERRABLE)",
+    "a parent's": "CREATE TABLE t (at bigint PRIMARY KEY); CREATE TABLE c () INHERITS (t)",
+    "a view": "CREATE TABLE b (at bigint PRIMARY KEY); CREATE VIEW t AS SELECT * FROM b",
+}
+
+
+@pytest.mark.parametrize("name", [*UNIQUE, *NOT_UNIQUE])
+def test_an_append_holds_back_a_value_that_later_rows_may_share(
+    project: Project, name: str
+) -> None:
+    project.in_source({**UNIQUE, **NOT_UNIQUE}[name])
+    if name == "of a partitioned table":
+        project.in_source("CREATE TABLE p PARTITION OF t FOR VALUES WITH (modulus 1, remainder 0)")
+    base = "b" if name == "a view" else "t"
+    override = "OVERRIDING SYSTEM VALUE" if name == "an identity" else ""
+    project.in_source(f"INSERT INTO {base} (at) {override} VALUES (1), (2)")
+    project.spec({"t": {"incremental": "at", "mode": "append"}})
+    project.succeed()
+    waits = name in NOT_UNIQUE
+    assert judge(project, "t").lost == (1 if waits else 0)
+    if not waits:
+        return
+    said = outcome(project, "t").message
+    assert "1 rows wait, because later rows may share their at, for example 2" in said
+    if base == "t" and name == "none":
+        project.in_source("INSERT INTO t VALUES (2)")
+    project.in_source(f"INSERT INTO {base} (at) VALUES (3)")
+    project.succeed()
+    verdict = judge(project, "t", where="at < 3")
+    assert not verdict, verdict
+
+
+# A value, the next lower one, the clock, and whether rows stamped by it may share the value.
+@pytest.mark.parametrize(
+    "value, below, clock, shared",
+    [
+        ("2026-05-05 12:05", "2026-05-05 12:00", "2026-05-05 12:09:59", True),
+        ("2026-05-05 12:05", "2026-05-05 12:00", "2026-05-05 12:11", False),
+        ("2026-05-05 12:00", "2026-05-05 11:00", "2026-05-05 12:59", True),
+        ("2026-05-05 12:00", "2026-05-05 11:00", "2026-05-05 13:08", False),
+        ("2026-05-04 00:00", "2026-04-27 00:00", "2026-05-10 23:59", True),  # weeks
+        ("2026-03-01 00:00", "2026-02-01 00:00", "2026-03-31 23:59", True),  # 28 days, then 31
+        ("2026-07-01 00:00", "2026-04-01 00:00", "2026-09-30 23:59", True),  # quarters
+        ("2026-01-01 00:00", "2025-01-01 00:00", "2026-12-31 23:59", True),
+        ("2026-10-24 18:15", "2026-10-23 18:15", "2026-10-25 18:14", True),  # Kathmandu's days
+        ("2026-05-05 12:00", None, "2027-05-05 12:00", True),
+        ("2026-05-05 12:07", None, "2026-05-05 13:08", False),
+        ("2026-05-05 12:07:30", None, "2026-05-05 12:08:29", True),
+        ("2026-05-05 12:07:30", "2026-05-05 12:07:29", "2026-05-05 12:07:32", False),
+        ("2026-05-05 12:07:30.5", None, "2026-05-05 12:07:32", False),
+    ],
+)
+def test_a_time_that_was_cut_off_is_shared_until_its_bucket_has_ended(
+    project: Project, value: str, below: str | None, clock: str, shared: bool
+) -> None:
+    with psycopg.connect(project.source) as session:
+        assert bounds.is_shared(session, "timestamptz", value, below, [clock]) is shared
+
+
+# Zones --------------------------------------------------------------------------------------------
+
+ZONELESS = "CREATE TABLE t (id int PRIMARY KEY, at timestamp NOT NULL DEFAULT localtimestamp)"
+
+
+def zone_of(project: Project, place: str) -> str:
+    """The statement that sets a zone for a database or for one of its roles."""
+    database = project.source.rsplit("/", 1)[1]
+    role = f"writer_{database}"
+    return {
+        "database": f"ALTER DATABASE {database} SET timezone = 'America/New_York'",
+        "role": f"CREATE ROLE {role}; ALTER ROLE {role} SET timezone = 'Asia/Tokyo'",
+        "role here": f"CREATE ROLE {role}; ALTER ROLE {role} IN DATABASE {database}"
+        " SET \"TimeZone\" = 'America/New_York'",
+    }[place]
+
+
+@pytest.mark.parametrize(
+    "place, type_name",
+    [("database", "timestamp"), ("role", "date"), ("role here", "timestamp(0)")],
+)
+def test_a_cursor_without_a_zone_is_trusted_only_in_utc(
+    project: Project, place: str, type_name: str
+) -> None:
+    project.in_source(f"CREATE TABLE t (id int PRIMARY KEY, at {type_name} NOT NULL)")
+    project.in_source("INSERT INTO t VALUES (1, '2026-01-01')")
+    project.spec({"t": {"incremental": "at"}})
+    project.succeed()
+    project.in_source(zone_of(project, place))
+    try:
+        error = refusal(project)
+        assert isinstance(error, Refused)
+        assert "at has no time zone, so without more it is trusted only where every" in str(error)
+        assert f"{place.removesuffix(' here')} " in str(error)
+        assert "incremental.time_zone: A" in str(error)
+        assert "incremental.lookback" in str(error)
+        plan = project.cli("plan", "shop", "--connect")
+        assert plan.returncode == 1 and "at has no time zone" in plan.stdout.replace("\n", " ")
+        project.spec({"t": {"incremental": {"cursor": "at", "lookback": "2d"}}})
+        project.succeed()
+        project.spec({"t": {"incremental": {"cursor": "at", "time_zone": "UTC"}}})
+        project.succeed()
+    finally:
+        if place != "database":
+            project.in_source(f"DROP ROLE writer_{project.source.rsplit('/', 1)[1]}")
+
+
+def test_a_server_whose_zone_a_client_hides_is_not_trusted(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.in_source(ZONELESS)
+    project.spec({"t": {"incremental": "at"}})
+    monkeypatch.setenv("PGTZ", "UTC")
+    error = refusal(project)
+    assert "the zone of the server cannot be seen" in str(error)
+
+
+def test_a_role_ahead_of_utc_does_not_hide_the_rows_of_others(project: Project) -> None:
+    """With a lookback, all zones that can be seen bound the watermark."""
+    project.in_source(ZONELESS)
+    project.in_source(zone_of(project, "role"))
+    role = f"writer_{project.source.rsplit('/', 1)[1]}"
+    try:
+        project.spec({"t": {"incremental": {"cursor": "at", "lookback": "1s"}}})
+        for number in range(4):
+            zone = ("Asia/Tokyo", "UTC")[number % 2]
+            project.in_source(f"SET timezone = '{zone}'; INSERT INTO t VALUES ({number})")
+            project.succeed()
+        assert not judge(project, "t")
+    finally:
+        project.in_source(f"DROP ROLE {role}")
+
+
+def test_a_declared_zone_is_the_writers_and_another_one_is_a_changed_source(
+    project: Project,
+) -> None:
+    project.in_source(ZONELESS)
+    project.spec({"t": {"incremental": {"cursor": "at", "time_zone": "Asia/Tokyo"}}})
+    for number in range(3):
+        project.in_source(f"SET timezone = 'Asia/Tokyo'; INSERT INTO t VALUES ({number})")
+        project.succeed()
+        assert not judge(project, "t")
+    # Stamped just now, it is no row from the future.
+    [(behind,)] = project.in_warehouse(
+        "SELECT now() - CAST(watermark AS timestamp) AT TIME ZONE 'Asia/Tokyo' < interval '1 min'"
+        " FROM loadsheet.scope"
+    )
+    assert behind
+    project.spec({"t": {"incremental": {"cursor": "at", "time_zone": "Asia/Seoul"}}})
+    error = refusal(project)
+    assert isinstance(error, SourceChanged)
+    assert "the cursor's time zone Asia/Tokyo -> Asia/Seoul" in str(error)
+    project.succeed(full_refresh="all")
+
+
+@pytest.mark.parametrize(
+    "cursor, said",
+    [
+        ("stamped", "time_zone is for a cursor without a time zone"),
+        ("at", "incremental.time_zone 'Mars/Olympus' is no time zone that the source knows"),
+        ("n", "time_zone is for a cursor without a time zone"),
+    ],
+)
+def test_a_zone_that_does_not_fit_is_refused(project: Project, cursor: str, said: str) -> None:
+    project.in_source(
+        "CREATE TABLE t (id int PRIMARY KEY, n int NOT NULL, at timestamp NOT NULL,"
+        " stamped timestamptz NOT NULL)"
+    )
+    zone = "Mars/Olympus" if cursor == "at" else "UTC"
+    project.spec({"t": {"incremental": {"cursor": cursor, "time_zone": zone}}})
+    assert said in str(refusal(project))
+
+
+def test_new_leaves_out_a_cursor_whose_zone_is_not_known(project: Project) -> None:
+    project.in_source(ZONELESS + "; CREATE INDEX ON t (at)")
+    project.in_source("ALTER TABLE t RENAME at TO updated_at")
+    project.spec({"other": None})
+    project.in_source(zone_of(project, "database"))
+    added = project.cli("add", "shop", "t")
+    assert "updated_at has no time zone" in added.stdout + added.stderr
+
+
+# Initial values and sequences ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["merge", "append"])
+def test_an_initial_value_that_was_moved_back_brings_the_rows_between(
+    project: Project, mode: str
+) -> None:
+    project.in_source("CREATE TABLE t (id int PRIMARY KEY, n int NOT NULL UNIQUE)")
+    project.in_source("INSERT INTO t SELECT i, i FROM generate_series(1, 100) i")
+
+    def start(value: int | None) -> None:
+        cursor = {"cursor": "n", **({} if value is None else {"initial_value": value})}
+        project.spec({"t": {"incremental": cursor, "mode": mode}})
+
+    for value, rows in ((61, 40), (31, 70), (80, 70), (31, 70), (21, 80), (None, 100), (50, 100)):
+        start(value)
+        project.succeed()
+        assert project.in_warehouse("SELECT count(*) FROM staging.t") == [(rows,)], value
+    start(1)
+    project.in_source("INSERT INTO t VALUES (101, 101)")
+    project.succeed()
+    assert not judge(project, "t")
+
+
+def test_the_plan_counts_the_rows_that_an_initial_value_moved_back_brings(
+    project: Project,
+) -> None:
+    project.in_source("CREATE TABLE t (n int PRIMARY KEY)")
+    project.in_source("INSERT INTO t SELECT generate_series(1, 100)")
+    project.spec({"t": {"incremental": {"cursor": "n", "initial_value": 61}}})
+    project.succeed()
+    project.spec({"t": {"incremental": {"cursor": "n", "initial_value": 31}}})
+    assert "30 rows" in project.cli("plan", "shop", "--connect").stdout
+
+
+SET_BACK = {
+    "setval": "SELECT setval('t_id_seq', 5)",
+    "restart": "ALTER SEQUENCE t_id_seq RESTART WITH 3",
+    "truncate": "TRUNCATE t RESTART IDENTITY; INSERT INTO t DEFAULT VALUES",
+    "a number of its own": "INSERT INTO t VALUES (1000)",
+}
+
+
+@pytest.mark.parametrize("mode", ["merge", "append"])
+@pytest.mark.parametrize("name", SET_BACK)
+def test_a_sequence_that_is_behind_the_watermark_is_refused(
+    project: Project, name: str, mode: str
+) -> None:
+    project.in_source("CREATE TABLE t (id bigserial PRIMARY KEY)")
+    project.in_source("INSERT INTO t SELECT FROM generate_series(1, 20)")
+    project.spec({"t": {"incremental": "id", "mode": mode}})
+    project.succeed()
+    project.in_source(SET_BACK[name])
+    if name == "a number of its own":
+        project.succeed()
+    error = refusal(project)
+    assert isinstance(error, Refused)
+    assert "sequence public.t_id_seq has counted to" in str(error)
+    assert "SELECT setval('public.t_id_seq'," in str(error)
+    project.in_source("SELECT setval('t_id_seq', greatest(20, (SELECT max(id) FROM t)))")
+    if name != "truncate":
+        project.succeed()
+    project.succeed(full_refresh="all")
+    project.in_source("INSERT INTO t DEFAULT VALUES")
+    project.succeed()
+    assert not judge(project, "t")
+
+
+def test_numbers_that_a_trigger_takes_in_blocks_are_refused(project: Project) -> None:
+    project.in_source(
+        "CREATE TABLE t (id bigint PRIMARY KEY, other int); CREATE SEQUENCE numbers CACHE 20;"
+        " CREATE FUNCTION give() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN NEW.id := nextval('numbers'); RETURN NEW; END $$;"
+        " CREATE TRIGGER give BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION give()"
+    )
+    project.spec({"t": {"incremental": "id"}})
+    assert "in blocks of 20" in str(refusal(project))
+    # A trigger that fills another column says nothing about the cursor.
+    project.in_source("ALTER SEQUENCE numbers CACHE 1; DROP TRIGGER give ON t")
+    project.succeed()
