@@ -1,5 +1,14 @@
 """Sessions on PostgreSQL: one way to connect, with the same pinned settings on source and
-warehouse. With `-vv` the logger of this module shows every statement."""
+warehouse. With `-vv` the logger of this module shows every statement.
+
+Nothing is ever set for a session, only for a transaction. Behind a transaction pooler (PgBouncer
+with pool_mode=transaction) each transaction may run in another session of the server, and the
+session goes to another client afterwards: a setting of a session would be missing here and would
+stay there. So every statement runs in a transaction that begins with the pins:
+
+    transaction()  BEGIN and the pins in one message, then the block's statements, then COMMIT
+    execute()      outside of a block: BEGIN, pins, statement and COMMIT in one round trip
+"""
 
 from __future__ import annotations
 
@@ -7,10 +16,15 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import date, datetime
 from typing import Any, Self
 
 import psycopg
+from psycopg.abc import Buffer
+from psycopg.adapt import Loader
+from psycopg.pq import TransactionStatus
 
 from loadsheet.connections.lookup import Connection
 from loadsheet.deadline import remaining, watch
@@ -40,10 +54,8 @@ PINNED = {
     "row_security": "off",
 }
 # Reading in physical order, always from the first page, gives the same bytes each time for an
-# unchanged table. The session that holds the snapshot is idle while others read in it. A view of
-# the source may call a function that writes: read-only transactions refuse that.
+# unchanged table. The session that holds the snapshot is idle while others read in it.
 SOURCE_SETTINGS = {
-    "default_transaction_read_only": "on",
     "synchronize_seqscans": "off",
     "max_parallel_workers_per_gather": "0",
     "idle_in_transaction_session_timeout": "0",
@@ -89,23 +101,151 @@ server_versions: dict[str, str] = {}
 names them."""
 
 
-class PinnedSession(psycopg.Connection[Any]):
-    """A session that can be used by one step after another, each with the same settings."""
+def begin(isolation: str, read_only: bool) -> str:
+    """A BEGIN that depends on no default of the server or the role, except on whether a transaction
+    that is not `read_only` may write."""
+    access = ", READ ONLY" if read_only else ""
+    return f"BEGIN ISOLATION LEVEL {isolation}{access}, NOT DEFERRABLE"
 
-    pins: Mapping[str, str] = {}
+
+def begin_with(pins: Mapping[str, str], begin: str) -> str:
+    """Statements for one message: `begin`, then a SET LOCAL for each of the pins."""
+    statements = [begin]
+    statements += [f"SET LOCAL {name} = '{value}'" for name, value in pins.items()]
+    return "; ".join(statements)
+
+
+class _Styled(Loader):
+    """Reads text as the pins make the server write it. psycopg goes by what the server has reported
+    last, which is the session's own style again when the transaction is over."""
+
+    read: Callable[[str], Any]
+
+    def load(self, data: Buffer) -> Any:
+        text = bytes(data).decode()
+        try:
+            return type(self).read(text)
+        except ValueError as error:
+            raise psycopg.DataError(f"Python has no value for {text!r}") from error
+
+
+class _DateLoader(_Styled):
+    read = date.fromisoformat
+
+
+class _TimestampLoader(_Styled):
+    read = datetime.fromisoformat
+
+
+class PinnedCursor(psycopg.Cursor[Any]):
+    """Runs each statement in a transaction with the pinned settings."""
+
+    def execute(self, query: Any, *args: Any, **kwargs: Any) -> Self:
+        """As psycopg's. Outside of `transaction()` the statement has a transaction for itself."""
+        session = self.connection
+        assert isinstance(session, PinnedSession)
+        if not session.is_idle:
+            return super().execute(query, *args, **kwargs)
+        execute = super().execute
+        session.run_alone(lambda: execute(query, *args, **kwargs))
+        return self
+
+    def copy(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
+        """As psycopg's, and only within `transaction()`: rows of COPY have no second chance to get
+        the pinned settings."""
+        session = self.connection
+        assert isinstance(session, PinnedSession)
+        if session.is_idle:
+            raise psycopg.ProgrammingError("COPY needs a transaction")
+        return super().copy(statement, *args, **kwargs)
+
+
+class PinnedSession(psycopg.Connection[Any]):
+    """A session that can be used by one step after another, with the same settings in each of its
+    transactions. Its transactions only read where `read_only` is set."""
+
+    def pin(self, settings: Mapping[str, str], read_only: bool = False) -> None:
+        """From the next transaction on, these settings hold as well."""
+        self.read_only = read_only or self.read_only
+        self._pins = {**self._pins, **settings}
+
+    _pins: Mapping[str, str] = {}
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no transaction is open."""
+        return self.pgconn.transaction_status == TransactionStatus.IDLE
 
     def begin_step(self) -> None:
-        """Start over for the current step: the session is shut when the step's time is up, and has
-        the pinned settings even if an earlier step changed them.
+        """Start over for the current step: the session is shut when the step's time is up.
 
-        Raises psycopg.Error when the connection is dead.
+        Raises psycopg.Error when the connection is dead, or the server refuses a setting.
         """
         watch(self._shut)
-        # Behind a transaction pooler a prepared statement may belong to another session.
-        self.prepare_threshold = None
-        calls = ", ".join(["pg_catalog.set_config(%s, %s, false)"] * len(self.pins))
-        values = [text for setting in self.pins.items() for text in setting]
-        self.execute(f"SELECT {calls}", values)
+        self.execute("SELECT")
+
+    # psycopg yields its own object, which no caller here needs.
+    @contextmanager
+    def transaction(self, *args: Any, **kwargs: Any) -> Iterator[None]:  # type: ignore[override]
+        """A transaction with the pinned settings; within one, a savepoint.
+
+        The settings are made by SET, which takes no snapshot: the caller may still choose another
+        isolation level, and lock tables before the snapshot.
+        """
+        if not self.is_idle:
+            with super().transaction(*args, **kwargs):
+                yield
+            return
+        try:
+            psycopg.Cursor(self).execute(begin_with(self._pins, self._begin))
+            yield
+        except BaseException:
+            self._roll_back()
+            raise
+        self.commit()
+
+    def run_alone(self, run: Callable[[], object]) -> None:
+        """Call `run`, which executes one statement, in a transaction for it alone.
+
+        All is sent before the first answer is read. The server skips what follows an error.
+        Raises the first error.
+        """
+        first: BaseException | None = None
+        try:
+            with self.pipeline():
+                # Raised after the pipeline's end: psycopg would log what is skipped as a warning.
+                try:
+                    ours = psycopg.Cursor(self)
+                    ours.execute(self._begin)
+                    ours.execute(self._set_all)
+                    run()
+                    ours.execute("COMMIT")
+                except BaseException as error:
+                    first = error
+        except psycopg.Error as error:
+            first = first or error
+        if first:
+            self._roll_back()
+            raise first
+
+    def run_outside(self, statement: bytes) -> None:
+        """Run what the server refuses in a transaction (CREATE DATABASE), without the pins."""
+        psycopg.Cursor(self).execute(statement)
+
+    @property
+    def _begin(self) -> str:
+        # Without a word about writing, a server or role that only reads stays so.
+        return begin("READ COMMITTED", bool(self.read_only))
+
+    @property
+    def _set_all(self) -> str:
+        calls = [f"pg_catalog.set_config('{n}', '{v}', true)" for n, v in self._pins.items()]
+        return f"SELECT {', '.join(calls)}"
+
+    def _roll_back(self) -> None:
+        # The error that led here is raised, not one of a connection that is lost by now.
+        with suppress(psycopg.Error):
+            self.rollback()
 
     def wait(self, *args: Any, **kwargs: Any) -> Any:
         """As psycopg's, but every error on a broken connection is a psycopg.OperationalError.
@@ -130,7 +270,7 @@ class PinnedSession(psycopg.Connection[Any]):
             line.shutdown(socket.SHUT_RDWR)
 
 
-class _LoggedCursor(psycopg.Cursor[Any]):
+class _LoggedCursor(PinnedCursor):
     """Logs the text of each statement. Parameters are not logged: they may be row data."""
 
     def execute(self, query: Any, *args: Any, **kwargs: Any) -> Self:
@@ -147,10 +287,13 @@ def _text(query: Any) -> str:
 
 
 def connect(
-    connection: Connection, application_name: str, settings: dict[str, str]
+    connection: Connection,
+    application_name: str,
+    settings: dict[str, str],
+    read_only: bool = False,
 ) -> PinnedSession:
-    """A session with the pinned settings and `settings`. It is in autocommit mode: transactions are
-    opened explicitly.
+    """A session with the pinned settings and `settings` in each transaction. A statement outside of
+    `transaction()` is committed at once.
 
     Raises psycopg.OperationalError when the server cannot be reached, does not answer within 10 s
     or refuses the login.
@@ -163,6 +306,9 @@ def connect(
         options["connect_timeout"] = max(int(left), 1)
     session = PinnedSession.connect(
         autocommit=True,
+        # Behind a transaction pooler a prepared statement may belong to another session.
+        prepare_threshold=None,
+        cursor_factory=PinnedCursor,
         host=connection.host or None,
         port=connection.port or None,
         user=connection.login or None,
@@ -172,7 +318,10 @@ def connect(
         client_encoding="UTF8",
         **options,
     )
-    session.pins = {**PINNED, **settings}
+    for name in ("date", "timestamp", "timestamptz"):
+        loader = _DateLoader if name == "date" else _TimestampLoader
+        session.adapters.register_loader(name, loader)
+    session.pin({**PINNED, **settings}, read_only)
     version = session.info.parameter_status("server_version") or "of unknown version"
     server_versions[connection.conn_id] = version
     _log.info("connected to %s: PostgreSQL %s", connection.conn_id, version)
@@ -187,8 +336,9 @@ def connect(
 
 
 def connect_source(connection: Connection) -> PinnedSession:
-    """A session that only reads. By its name other extractions know not to wait for it."""
-    return connect(connection, EXTRACTOR, SOURCE_SETTINGS)
+    """A session whose transactions only read: a view of the source may call a function that writes.
+    By its name other extractions know not to wait for it."""
+    return connect(connection, EXTRACTOR, SOURCE_SETTINGS, read_only=True)
 
 
 def connect_warehouse(connection: Connection) -> PinnedSession:

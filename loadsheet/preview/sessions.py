@@ -19,9 +19,7 @@ from loadsheet.spec.models import Pipeline
 _log = logging.getLogger(__name__)
 
 _SECONDS = 5
-# The server itself keeps the session from writing, also in functions behind a view.
 _SETTINGS = {
-    "default_transaction_read_only": "on",
     "statement_timeout": f"{_SECONDS}s",
     "lock_timeout": "2s",
 }
@@ -52,9 +50,8 @@ def _open(
 ) -> PinnedSession:
     try:
         session = connect(connection)
-        session.pins = {**session.pins, **_SETTINGS}
-        # It sets the pins again, now with the preview's limits.
-        session.begin_step()
+        # The server itself keeps the session from writing, also in functions behind a view.
+        session.pin(_SETTINGS, read_only=True)
     except psycopg.Error as error:
         raise Unavailable(
             f"the {role} (connection {connection.conn_id!r}): {diagnose(error)}"

@@ -30,7 +30,14 @@ import psycopg
 from psycopg.abc import Buffer
 
 from loadsheet.deadline import remaining, watch
-from loadsheet.postgres import NETWORK, PINNED, SOURCE_SETTINGS, Session
+from loadsheet.postgres import (
+    NETWORK,
+    PINNED,
+    SOURCE_SETTINGS,
+    Session,
+    begin,
+    begin_with,
+)
 from loadsheet.source.table import SourceTable
 from loadsheet.sql.copying import WireFormat, copy_out
 
@@ -201,7 +208,7 @@ class _Readers:
         import asyncpg
 
         try:
-            connection = await _connect(self._session)
+            connection = await _open(self._session, self._snapshot)
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             _log.info("no further session on the source: %s", type(error).__name__)
             return
@@ -213,11 +220,11 @@ class _Readers:
         self._terminations.append(terminate)
         try:
             watch(terminate)
-            await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            await connection.execute(f"SET TRANSACTION SNAPSHOT '{self._snapshot}'")
             while self._queue:
                 number, job = self._queue.popleft()
                 self.counts[number] = await _copy_job(connection, job, self._wire)
+            # A pooler keeps the server's session only if no transaction is open in it.
+            await connection.execute("COMMIT")
         except asyncpg.PostgresError as error:
             # Callers know psycopg's errors only. 08006 is connection_failure.
             raise psycopg.errors.lookup(error.sqlstate or "08006")(error.args[0]) from error
@@ -238,29 +245,45 @@ async def _copy_job(connection: Any, job: Job, wire: WireFormat) -> int:
     return int(tag.split()[1])
 
 
+async def _open(session: Session, snapshot: str) -> Any:
+    """A session like `session`, by asyncpg, in a transaction with the same settings and snapshot.
+
+    A pooler lets it wait when it has no further session of the server to give: it waits no longer
+    than connecting may take.
+    """
+    connection = await _connect(session)
+    own = f"{begin('REPEATABLE READ', read_only=True)}; SET TRANSACTION SNAPSHOT '{snapshot}'"
+    try:
+        await connection.execute(begin_with(_SETTINGS, own), timeout=_patience())
+    except BaseException:
+        connection.terminate()
+        raise
+    return connection
+
+
+def _patience() -> float:
+    """Seconds until a session must be open."""
+    return min(float(NETWORK["connect_timeout"]), max(remaining(), 1.0))
+
+
 async def _connect(session: Session) -> Any:
-    """A session like `session`, by asyncpg: the same server, login, TLS and settings."""
+    """A session by asyncpg: the same server, login and TLS as `session`."""
     import asyncpg
 
     options = session.info.get_parameters()
     tls = {name: options[name] for name in _TLS_OPTIONS if name in options}
-    connection = await asyncpg.connect(
+    return await asyncpg.connect(
         "postgresql://?" + urlencode(tls),
         host=session.info.host,
         port=session.info.port,
         user=session.info.user,
         password=session.info.password,
         database=session.info.dbname,
-        timeout=min(float(NETWORK["connect_timeout"]), max(remaining(), 1.0)),
+        timeout=_patience(),
         statement_cache_size=0,
         server_settings=_startup_settings(options),
         connection_class=_connection_class(),
     )
-    pins = ", ".join(
-        f"pg_catalog.set_config('{name}', '{value}', false)" for name, value in _SETTINGS.items()
-    )
-    await connection.execute(f"SELECT {pins}")
-    return connection
 
 
 def _startup_settings(options: Mapping[str, str]) -> dict[str, str]:

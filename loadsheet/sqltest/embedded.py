@@ -222,12 +222,14 @@ def throwaway_database(server: Connection) -> Iterator[Session]:
     """A session in a new database on `server`, dropped at the end. Raises psycopg errors."""
     name = f"loadsheet_test_{secrets.token_hex(6)}"
     with connect_warehouse(server) as administrator:
-        administrator.execute(f"CREATE DATABASE {ident(name)} TEMPLATE template0".encode())
+        administrator.run_outside(f"CREATE DATABASE {ident(name)} TEMPLATE template0".encode())
         try:
             with connect_warehouse(replace(server, schema=name)) as session:
                 yield session
         finally:
-            administrator.execute(f"DROP DATABASE IF EXISTS {ident(name)} WITH (FORCE)".encode())
+            administrator.run_outside(
+                f"DROP DATABASE IF EXISTS {ident(name)} WITH (FORCE)".encode()
+            )
 
 
 def server_user() -> tuple[int, int] | None:

@@ -12,7 +12,7 @@ from loadsheet.connections.lookup import Connections
 from loadsheet.deadline import limited
 from loadsheet.engine.diagnosis import diagnose
 from loadsheet.errors import LoadsheetError, Refused, TimedOut
-from loadsheet.postgres import Session, connect_source
+from loadsheet.postgres import PinnedSession, Session, connect_source
 from loadsheet.source import catalog, holdback
 from loadsheet.source.bounds import Cursor
 from loadsheet.source.holdback import Holder
@@ -62,14 +62,9 @@ def add_source_lag(pipeline: Pipeline, connections: Connections, status: Pipelin
         _give_up(_reason(error), tables, status)
 
 
-def begin_on_source(session: psycopg.Connection[Any]) -> str:
-    """Make the session read-only, with a short timeout; returns the source's clock."""
-    # Read-only by the server, so that no mistake of ours could change a source.
-    session.execute(
-        "SELECT set_config('statement_timeout', %s, false),"
-        " set_config('default_transaction_read_only', 'on', false)",
-        (_QUERY_TIMEOUT,),
-    )
+def begin_on_source(session: PinnedSession) -> str:
+    """Give the session, which only reads, a short timeout; returns the source's clock."""
+    session.pin({"statement_timeout": _QUERY_TIMEOUT})
     return holdback.now(session)
 
 

@@ -10,7 +10,7 @@ from psycopg.rows import class_row
 
 from loadsheet.connections.lookup import Connections
 from loadsheet.engine.transform import relations_read
-from loadsheet.postgres import Session, connect_warehouse
+from loadsheet.postgres import PinnedSession, Session, connect_warehouse
 from loadsheet.spec.models import Pipeline, Transform
 from loadsheet.sql.text import Relation
 from loadsheet.status.models import (
@@ -89,15 +89,13 @@ def warehouse_status(pipeline: Pipeline, connections: Connections) -> PipelineSt
     return PipelineStatus(pipeline=pipeline.name, at=at, tables=tables, transforms=transforms)
 
 
-def begin_on_warehouse(session: Session) -> datetime:
+def begin_on_warehouse(session: PinnedSession) -> datetime:
     """Make the session read-only, with short timeouts; returns the warehouse's clock."""
-    row = session.execute(
-        "SELECT set_config('statement_timeout', %s, false), set_config('lock_timeout', %s, false), "
-        "set_config('default_transaction_read_only', 'on', false), clock_timestamp()",
-        (_QUERY_TIMEOUT, _LONGEST_LOCK),
-    ).fetchone()
+    limits = {"statement_timeout": _QUERY_TIMEOUT, "lock_timeout": _LONGEST_LOCK}
+    session.pin(limits, read_only=True)
+    row = session.execute("SELECT clock_timestamp()").fetchone()
     assert row
-    return row[3]  # type: ignore[no-any-return]
+    return row[0]  # type: ignore[no-any-return]
 
 
 def ledger_state(session: Session, pipeline: Pipeline) -> LedgerState:

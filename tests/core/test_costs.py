@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-import psycopg
 import pytest
 import urllib3
 
 from loadsheet.engine.runner import run_pipeline
 from loadsheet.outcome import RunRequest
+from loadsheet.postgres import PinnedCursor
 from loadsheet.source import stream
 from loadsheet.spec.pipeline_file import load_pipeline
 from tests.project import Project
@@ -32,7 +32,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, project: Project) -> Iterator[Count
     """Statements by server, and requests to the lake, while the context is open."""
     counts: Counter[str] = Counter()
     source = urlsplit(project.source).path[1:]
-    execute, request = psycopg.Cursor.execute, urllib3.PoolManager.urlopen
+    execute, request = PinnedCursor.execute, urllib3.PoolManager.urlopen
 
     def counting_execute(self: Any, *args: Any, **more: Any) -> Any:
         counts["source" if self.connection.info.dbname == source else "warehouse"] += 1
@@ -43,7 +43,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, project: Project) -> Iterator[Count
         return request(self, method, *args, **more)
 
     with monkeypatch.context() as patched:
-        patched.setattr(psycopg.Cursor, "execute", counting_execute)
+        patched.setattr(PinnedCursor, "execute", counting_execute)
         patched.setattr(urllib3.PoolManager, "urlopen", counting_request)
         yield counts
 
