@@ -179,10 +179,11 @@ class PinnedSession(psycopg.Connection[Any]):
     def begin_step(self) -> None:
         """Start over for the current step: the session is shut when the step's time is up.
 
-        Raises psycopg.Error when the connection is dead, or the server refuses a setting.
+        Raises psycopg.Error when the connection is dead.
         """
         watch(self._shut)
-        self.execute("SELECT")
+        # It reads nothing, so it needs no settings.
+        psycopg.Cursor(self).execute("SELECT")
 
     # psycopg yields its own object, which no caller here needs.
     @contextmanager
@@ -239,8 +240,14 @@ class PinnedSession(psycopg.Connection[Any]):
 
     @property
     def _set_all(self) -> str:
-        calls = [f"pg_catalog.set_config('{n}', '{v}', true)" for n, v in self._pins.items()]
-        return f"SELECT {', '.join(calls)}"
+        # Most have their value already: setting one costs more than asking. The operator is named
+        # in full, because the search path is not pinned yet.
+        pins = ", ".join(f"('{name}', '{value}')" for name, value in self._pins.items())
+        return (
+            "SELECT pg_catalog.set_config(name, value, true)"
+            f" FROM (VALUES {pins}) AS pin (name, value)"
+            " WHERE pg_catalog.current_setting(name) OPERATOR(pg_catalog.<>) value"
+        )
 
     def _roll_back(self) -> None:
         # The error that led here is raised, not one of a connection that is lost by now.

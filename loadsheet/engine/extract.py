@@ -69,7 +69,8 @@ def extract(
         earlier = _outcome_before_the_stop(attempt)
         if earlier:
             return earlier
-    described = catalog.describe(source, pipeline.source.schema, table)
+    with source.transaction():
+        described = catalog.describe(source, pipeline.source.schema, table)
     layout = Layout(file_format(pipeline, described), described.columns, described.key)
     # Before anything is read: this fails where pyarrow is missing or a type cannot be stored.
     layout.encoder()
@@ -151,24 +152,31 @@ class _Attempt:
         self.warehouse = warehouse
         self.target = Relation(pipeline.warehouse.schema, table.name)
         self.started = time.monotonic()
-        ledger.ensure(warehouse)
-        self.seen: Scope = fence.read_scope(warehouse, pipeline.name, table.name, self.target)
-        # Asked once, with the scope: which rows are read, and whether they are all there are, must
-        # follow from the same answer.
-        was_loaded = self.seen.last_load_no is not None
-        exists = tables.kind(warehouse, self.target) is not None
-        self.is_first = not (was_loaded and exists)
-        self.storage = self.seen.storage
-        """The target's storage when its rows were last known to be those of the ledger."""
-        self.change: Change | None = None
-        """How the target differs from what the ledger says."""
-        if was_loaded and not request.is_full(table.name):
-            self._check_target(exists)
+        with warehouse.transaction():
+            ledger.ensure(warehouse)
+            self._observe()
         reach("extract.observed")
         self.accepted = ""
         """The changes of the source that the run was told to accept."""
         self._fenced: _Fenced | None = None
         self._taking_fence = threading.Lock()
+
+    def _observe(self) -> None:
+        """Read what the ledger says of the table, and what the target is. Raises Refused."""
+        self.seen: Scope = fence.read_scope(
+            self.warehouse, self.pipeline.name, self.table.name, self.target
+        )
+        # Asked once, with the scope: which rows are read, and whether they are all there are, must
+        # follow from the same answer.
+        was_loaded = self.seen.last_load_no is not None
+        exists = tables.kind(self.warehouse, self.target) is not None
+        self.is_first = not (was_loaded and exists)
+        self.storage = self.seen.storage
+        """The target's storage when its rows were last known to be those of the ledger."""
+        self.change: Change | None = None
+        """How the target differs from what the ledger says."""
+        if was_loaded and not self.request.is_full(self.table.name):
+            self._check_target(exists)
 
     def _check_target(self, exists: bool) -> None:
         """Find out whether the target is what its loads have left. Raises Refused where it is not,

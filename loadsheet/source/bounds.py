@@ -52,12 +52,15 @@ class Cursor:
         see them and no lookback makes up for that.
         """
         has_lookback = self._spec.lookback is not None
-        sees_transactions = holdback.sees_open_transactions(
-            self._session, self._source, required=not has_lookback
-        )
-        sequences.refuse_disorder(self._session, self._source, self._spec.cursor, has_lookback)
-        settled = self._settled(includes_today=mode == "merge")
-        highest = self._highest_complete(mode, settled)
+        # In one transaction, which costs less than one for each question. It ends before the wait
+        # for others, who may wait for its lock on the table.
+        with self._session.transaction():
+            sees_transactions = holdback.sees_open_transactions(
+                self._session, self._source, required=not has_lookback
+            )
+            sequences.refuse_disorder(self._session, self._source, self._spec.cursor, has_lookback)
+            settled = self._settled(includes_today=mode == "merge")
+            highest = self._highest_complete(mode, settled)
         if highest is None or not sees_transactions:
             return highest, ""
         holder = self._holder(mode)

@@ -232,7 +232,7 @@ class _Window:
     def from_the_start(self) -> Selection:
         """All rows from the initial value on, which replace those in the target."""
         self._refuse_unfit_initial_value()
-        return self._rows("replace", self._spec.initial_value, ">=")
+        return self._rows("replace", self._spec.initial_value, self._from_the_initial_value)
 
     def above(self, last: Last, new_leaves: Sequence[int]) -> Selection:
         """Rows above the last watermark; all rows of `new_leaves` (of partitions that were
@@ -246,36 +246,38 @@ class _Window:
         watermark = last.watermark
         self._refuse_unfit_initial_value()
         if watermark is None:
-            return self._rows(action, self._spec.initial_value, ">=")
-        self._cursor.refuse_clock_set_back(self._lower(watermark, watermark))
-        if self._spec.lookback is None:
-            name = self._spec.cursor
-            sequences.refuse_set_back(self._session, self._source, name, watermark)
-        also = [self._rows_of(new_leaves, watermark), self._rows_before(last, watermark)]
-        rows = self._rows(action, watermark, self._comparison, watermark, also)
+            return self._rows(action, self._spec.initial_value, self._from_the_initial_value)
+        with self._session.transaction():
+            self._cursor.refuse_clock_set_back(self._lower(watermark, watermark))
+            if self._spec.lookback is None:
+                name = self._spec.cursor
+                sequences.refuse_set_back(self._session, self._source, name, watermark)
+            also = [self._rows_of(new_leaves, watermark), self._rows_before(last, watermark)]
+            above, tied = self._above(last, watermark)
+        rows = self._rows(action, watermark, above, watermark, also)
         facts = {**rows.facts, _INITIAL_VALUE: self._earliest_start(last)}
-        if not self._reads_ties:
-            return replace(rows, facts=facts)
+        return replace(rows, facts=facts, tied=tied)
+
+    def _above(self, last: Last, watermark: str) -> tuple[str, str]:
+        """SQL for the rows above the watermark, and with its value those written since; and for the
+        rows with its value, where only a comparison shows whether there are new ones."""
         name = self._cursor.sql
+        if self._spec.lookback is not None:
+            return f"{name} >= {self._lower(watermark, watermark)}", ""
         value = typed(watermark, self._cursor.type)
+        if not self._reads_ties:
+            return f"{name} > {value}", ""
         oldest = (last.source or {}).get("oldest_transaction")
         written_since = ties.written_since(self._session, self._source, oldest)
         if written_since is None:
-            return replace(rows, facts=facts, compares=True, tied=f"{name} = {value}")
-        where = f"{rows.where} AND (({name} = {value}) IS NOT TRUE OR {written_since})"
-        return replace(rows, facts=facts, where=where)
+            return f"{name} >= {value}", f"{name} = {value}"
+        return f"{name} >= {value} AND ({name} > {value} OR {written_since})", ""
 
     @property
     def _reads_ties(self) -> bool:
         """Whether the rows that have the watermark's value are read again. A lookback reads them
         anyway, an append never."""
         return self._mode == "merge" and self._spec.lookback is None and self._cursor.may_tie
-
-    @property
-    def _comparison(self) -> str:
-        if self._reads_ties or self._spec.lookback is not None:
-            return ">="
-        return ">"
 
     def _earliest_start(self, last: Last) -> str:
         """The lowest initial value that rows were read from; empty where there was none."""
@@ -289,6 +291,14 @@ class _Window:
         if before == "" or self._cursor.higher(start, before) == start:
             return before
         return start
+
+    @property
+    def _from_the_initial_value(self) -> str:
+        """SQL for the rows of the first load; empty for all."""
+        value = self._spec.initial_value
+        if value is None:
+            return ""
+        return f"{self._cursor.sql} >= {typed(value, self._cursor.type)}"
 
     def _rows_before(self, last: Last, watermark: str) -> str:
         """SQL for the rows that an initial value has left out, and that the spec wants now; empty
@@ -423,12 +433,12 @@ class _Window:
         self,
         action: Literal["replace", "merge", "append"],
         start: str | None,
-        comparison: str,
+        lower: str,
         floor: str | None = None,
         also: Sequence[str] = (),
     ) -> Selection:
-        """Rows from `start` on, and those that one of the conditions `also` selects; the next
-        watermark is not below `floor`.
+        """The rows from `start` on that the condition `lower` selects, and those that one of the
+        conditions `also` selects; the next watermark is not below `floor`.
 
         A merge reads all visible rows there, also those that the watermark may not pass yet:
         reading such a row again changes nothing. An append must read each row once, so it stops at
@@ -439,8 +449,8 @@ class _Window:
             _log.info("%s: held back by %s", self._source.relation, held_by)
         name = self._cursor.sql
         conditions = []
-        if start is not None:
-            conditions.append(f"{name} {comparison} {self._lower(start, floor)}")
+        if lower:
+            conditions.append(lower)
         if self._mode != "merge":
             safe = "FALSE" if upper is None else f"{name} <= {typed(upper, self._cursor.type)}"
             conditions.append(safe)
