@@ -1,0 +1,322 @@
+"""Transaction poolers: one of our own, which is harsher than PgBouncer, and PgBouncer itself where
+it is installed."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import queue
+import select
+import shutil
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psycopg
+
+from demo.servers.process import LOOPBACK, Supervised, free_port
+from loadsheet.sqltest.embedded import own, scratch_folder, server_user
+
+SESSIONS = 8
+"""The server's sessions that a pool has for each database."""
+_SSL, _GSS, _CANCEL = 80877103, 80877104, 80877102
+# What PgBouncer takes when its ignore_startup_parameters is not set.
+_STARTUP = {
+    *("user", "database", "application_name", "client_encoding"),
+    *("DateStyle", "TimeZone", "standard_conforming_strings"),
+}
+_REPORTED = (
+    *("server_version", "server_encoding", "client_encoding", "DateStyle", "IntervalStyle"),
+    *("TimeZone", "integer_datetimes", "standard_conforming_strings"),
+)
+PGBOUNCER = shutil.which("pgbouncer", path="/usr/bin:/usr/sbin:/usr/local/bin:/usr/local/sbin")
+
+
+def through(pooler: int, dsn: str) -> str:
+    """`dsn`, a database's URI, by way of the pooler on port `pooler`."""
+    url = urlsplit(dsn)
+    return f"postgresql://{url.username}:{url.password}@{LOOPBACK}:{pooler}{url.path}"
+
+
+@dataclass(eq=False)
+class _Backend:
+    """One session of the server."""
+
+    session: psycopg.Connection
+    line: socket.socket
+
+    def close(self) -> None:
+        self.line.close()
+        self.session.close()
+
+
+class Pooler:
+    """Gives each transaction the session of the server that was used least recently, and takes it
+    back as it is: nothing is reset, no client's settings are remembered. A context manager."""
+
+    def __init__(self, server: str):
+        self._server = urlsplit(server)
+        self._listener = socket.create_server((LOOPBACK, 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._pools: dict[str, queue.SimpleQueue[_Backend]] = {}
+        self._creating = threading.Lock()
+        self._current: dict[int, _Backend] = {}
+        self._clients: set[socket.socket] = set()
+        self._threads = [threading.Thread(target=self._accept)]
+
+    def __enter__(self) -> Pooler:
+        self._threads[0].start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        for client in list(self._clients):
+            with contextlib.suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        self._listener.close()
+        for pool in self._pools.values():
+            while not pool.empty():
+                pool.get().close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            self._clients.add(client)
+            thread = threading.Thread(target=self._serve, args=(client,))
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with contextlib.suppress(OSError), client:
+            database = self._greet(client)
+            if database:
+                new = functools.partial(self._new, database)
+                _Client(client, self._pool(database), self._current, new).carry()
+        self._clients.discard(client)
+
+    def _greet(self, client: socket.socket) -> str:
+        """Let the client in without a password; returns the database it asks for."""
+        while True:
+            (length,) = struct.unpack("!i", _exactly(client, 4))
+            body = _exactly(client, length - 4)
+            (code,) = struct.unpack("!i", body[:4])
+            if code in (_SSL, _GSS):
+                client.sendall(b"N")
+                continue
+            if code == _CANCEL:
+                backend = self._current.get(struct.unpack("!i", body[4:8])[0])
+                if backend:
+                    backend.session.cancel()
+                return ""
+            break
+        words = body[4:].decode().split("\0")
+        given = dict(zip(words[::2], words[1::2], strict=False))
+        for name in given:
+            if name and name not in _STARTUP:
+                text = f"unsupported startup parameter: {name}"
+                _send(client, b"E", f"SFATAL\0C08P01\0M{text}\0\0".encode())
+                return ""
+        _send(client, b"R", struct.pack("!i", 0))
+        pool = self._pool(given["database"])
+        backend = pool.get()
+        for name in _REPORTED:
+            value = backend.session.pgconn.parameter_status(name.encode()) or b""
+            _send(client, b"S", name.encode() + b"\0" + value + b"\0")
+        pool.put(backend)
+        _send(client, b"K", struct.pack("!ii", client.fileno(), 0))
+        _send(client, b"Z", b"I")
+        return given["database"]
+
+    def _pool(self, database: str) -> queue.SimpleQueue[_Backend]:
+        with self._creating:
+            if database not in self._pools:
+                pool: queue.SimpleQueue[_Backend] = queue.SimpleQueue()
+                for _ in range(SESSIONS):
+                    pool.put(self._new(database))
+                self._pools[database] = pool
+            return self._pools[database]
+
+    def _new(self, database: str) -> _Backend:
+        dsn = self._server._replace(path=f"/{database}").geturl()
+        session = psycopg.connect(
+            dsn, autocommit=True, client_encoding="UTF8", application_name="pooler"
+        )
+        line = socket.fromfd(session.pgconn.socket, socket.AF_INET, socket.SOCK_STREAM)
+        line.setblocking(True)
+        return _Backend(session, line)
+
+
+@dataclass
+class _Client:
+    """Carries messages between one client and the sessions of a pool until the client leaves."""
+
+    line: socket.socket
+    pool: queue.SimpleQueue[_Backend]
+    current: dict[int, _Backend]
+    new: Callable[[], _Backend]
+    """Opens a session in the place of one that was closed."""
+    backend: _Backend | None = None
+    unanswered: int = 0
+    """Messages that the server answers with ReadyForQuery."""
+    from_client: bytes = b""
+    from_server: bytes = b""
+    status: bytes = b"I"
+    unsynced: bool = False
+
+    def carry(self) -> None:
+        """Return when the client has left."""
+        key = self.line.fileno()
+        try:
+            while self._carry(key):
+                pass
+        finally:
+            self.current.pop(key, None)
+            if self.backend:  # it left in the middle of a transaction
+                self.backend.close()
+                self.pool.put(self.new())
+
+    def _carry(self, key: int) -> bool:
+        lines = [self.line]
+        if self.backend:
+            lines.append(self.backend.line)
+        for line in select.select(lines, [], [])[0]:
+            data = line.recv(1 << 16)
+            if not data:
+                return False
+            if line is self.line:
+                if not self._ask(data, key):
+                    return False
+            elif not self._answer(data, key):
+                break
+        return True
+
+    def _ask(self, data: bytes, key: int) -> bool:
+        kinds, messages, self.from_client = _split(self.from_client + data)
+        if b"X" in kinds:
+            return False
+        if not kinds:
+            return True
+        if self.backend is None:
+            self.backend = self.current[key] = self.pool.get()
+        for kind in kinds:
+            if kind in (b"Q", b"S", b"F"):
+                self.unanswered += 1
+                self.unsynced = False
+            elif kind not in (b"d", b"c", b"f"):
+                self.unsynced = True
+        self.backend.line.sendall(messages)
+        return True
+
+    def _answer(self, data: bytes, key: int) -> bool:
+        """Whether the session is still the client's."""
+        assert self.backend
+        rest = self.from_server + data
+        while len(rest) >= 5:
+            (length,) = struct.unpack("!i", rest[1:5])
+            if len(rest) < length + 1:
+                break
+            if rest[:1] == b"Z":
+                self.unanswered -= 1
+                self.status = rest[5:6]
+            rest = rest[length + 1 :]
+        self.from_server = rest
+        is_over = self.unanswered == 0 and self.status == b"I" and not self.unsynced
+        if is_over and not rest:
+            self.current.pop(key, None)
+            self.pool.put(self.backend)
+            self.backend = None
+        # After the session was given back: a client that has its answer may look at it.
+        self.line.sendall(data)
+        return self.backend is not None
+
+
+def _split(data: bytes) -> tuple[list[bytes], bytes, bytes]:
+    """The kinds of the whole messages in `data`, these messages, and what is left."""
+    kinds = []
+    at = 0
+    while len(data) >= at + 5:
+        (length,) = struct.unpack("!i", data[at + 1 : at + 5])
+        if len(data) < at + length + 1:
+            break
+        kinds.append(data[at : at + 1])
+        at += length + 1
+    return kinds, data[:at], data[at:]
+
+
+def _exactly(line: socket.socket, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        some = line.recv(count - len(data))
+        if not some:
+            raise OSError("the client left")
+        data += some
+    return data
+
+
+def _send(line: socket.socket, kind: bytes, body: bytes) -> None:
+    line.sendall(kind + struct.pack("!i", len(body) + 4) + body)
+
+
+_CONFIGURATION = """\
+[databases]
+* = host={host} port={port} user={user} password={password}
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {listen}
+unix_socket_dir =
+auth_type = any
+pool_mode = transaction
+default_pool_size = {sessions}
+server_round_robin = 1
+"""
+
+
+@contextlib.contextmanager
+def pgbouncer(server: str) -> Iterator[int]:
+    """PgBouncer with its defaults, but for pool_mode=transaction, in front of `server`; its
+    port."""
+    assert PGBOUNCER
+    url = urlsplit(server)
+    home = scratch_folder("loadsheet-pgbouncer-")
+    port = free_port()
+    configuration = home / "pgbouncer.ini"
+    configuration.write_text(
+        _CONFIGURATION.format(
+            host=url.hostname,
+            port=url.port,
+            user=url.username,
+            password=url.password,
+            listen=port,
+            sessions=SESSIONS,
+        )
+    )
+    own(home, server_user())
+    own(configuration, server_user())
+    process = Supervised(
+        [PGBOUNCER, str(configuration)],
+        home / "log",
+        user=server_user(),
+        cwd=home,
+        remove=Path(home),
+    )
+    try:
+        process.wait_until(lambda: _answers(port), "PgBouncer", 10)
+        yield port
+    finally:
+        process.stop()
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _answers(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((LOOPBACK, port), 1):
+        return True
+    return False

@@ -1,0 +1,269 @@
+"""Behind a transaction pooler every transaction may run in another session of the server, which
+other clients use before and after: rows arrive value for value, and the others never see a setting
+of ours."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+
+import psycopg
+import pytest
+
+from loadsheet import postgres
+from loadsheet.deadline import watch
+from loadsheet.postgres import PinnedCursor, PinnedSession, connect_source, connect_warehouse
+from loadsheet.source import stream
+from tests.faults.hostile import hostile
+from tests.faults.oracle import judge, violations
+from tests.faults.pooler import PGBOUNCER, Pooler, pgbouncer, through
+from tests.project import Project
+
+SOURCE = """
+CREATE TYPE reading AS (value float8, lasted interval, at timestamptz, note text);
+CREATE TABLE hard (id int PRIMARY KEY, f float8, g real, i interval, b bytea, t timestamptz,
+                   c reading, a text[]);
+INSERT INTO hard SELECT n, 0.1::float8 + 0.2::float8, 0.1::real, make_interval(months => n, secs =>
+    -n - 0.5), sha256(n::text::bytea), 'epoch'::timestamptz + make_interval(secs => n),
+    ROW(1 / 3::float8, '1 day -2 hours'::interval, 'epoch'::timestamptz, 'it''s')::reading,
+    ARRAY[NULL, 'x'] FROM generate_series(1, 50) n;
+CREATE TABLE log (id bigserial PRIMARY KEY, f float8, at timestamptz NOT NULL DEFAULT now());
+INSERT INTO log (f) SELECT 0.1::float8 + n FROM generate_series(1, 50) n;
+CREATE TABLE visit (id bigserial PRIMARY KEY, f float8, at timestamptz NOT NULL DEFAULT now());
+INSERT INTO visit (f) SELECT 0.1::float8 * n FROM generate_series(1, 50) n;
+CREATE TABLE large (id int PRIMARY KEY, f float8, lasted interval);
+INSERT INTO large SELECT n, n / 7::float8, make_interval(secs => -n) FROM generate_series(1, 25000)
+    n;
+CREATE TABLE extra (id int PRIMARY KEY);
+ANALYZE large;
+"""
+TABLES = {
+    "hard": None,
+    "log": {"mode": "append", "incremental": "id"},
+    "visit": {"incremental": "at"},
+    "large": None,
+}
+TRANSFORMS = {
+    "total": "SELECT count(*) AS visits, sum(f) AS f FROM staging.visit",
+    "seen": (
+        "SELECT id, f, at FROM staging.visit WHERE _load_id > :since_load",
+        {"materialized": "merge", "unique_key": ["id"]},
+    ),
+    "recent": ("SELECT id, f FROM staging.log", {"materialized": "view"}),
+}
+POOLERS = [
+    "ours",
+    pytest.param(
+        "pgbouncer",
+        marks=pytest.mark.skipif(PGBOUNCER is None, reason="PgBouncer is not installed here"),
+    ),
+]
+COMMANDS = [
+    ("status",),
+    ("plan", "--connect", "shop"),
+    ("add", "shop", "extra", "--dry-run"),
+    ("new", "second", "--source", "shop_source", "--schema", "public", "--dry-run"),
+]
+_WATCHED = (*sorted(postgres.PINNED), "transaction_read_only", "lock_timeout", "statement_timeout")
+
+
+@contextmanager
+def pooled(project: Project, kind: str) -> Iterator[Project]:
+    """The same project, whose servers are reached through a pooler."""
+    server = project.source
+    if kind == "ours":
+        with Pooler(server) as pooler:
+            yield _through(project, pooler.port)
+    else:
+        with pgbouncer(server) as port:
+            yield _through(project, port)
+
+
+def _through(project: Project, port: int) -> Project:
+    return replace(
+        project,
+        source=through(port, project.source),
+        warehouse=through(port, project.warehouse),
+    )
+
+
+class Bystanders:
+    """Clients of the same pools, which ask for their settings and write all the time."""
+
+    def __init__(self, *places: str):
+        self.seen: set[tuple[str, ...]] = set()
+        self.errors: list[str] = []
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(place,)) for place in places]
+
+    def __enter__(self) -> Bystanders:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _ask(self, place: str) -> None:
+        with psycopg.connect(place, autocommit=True, prepare_threshold=None) as session:
+            # A pause, because the product needs some of the processor, too.
+            while not self._stop.wait(0.002):
+                try:
+                    self.seen.add(settings_of(session))
+                    session.execute("SELECT nextval('elsewhere.numbers')")
+                except psycopg.Error as error:
+                    self.errors.append(str(error))
+                    return
+
+
+def settings_of(session: psycopg.Connection) -> tuple[str, ...]:
+    """What a client sees of the watched settings."""
+    names = ", ".join(f"pg_catalog.current_setting('{name}')" for name in _WATCHED)
+    row = session.execute(f"SELECT {names}").fetchone()
+    assert row
+    return tuple(row)
+
+
+def begin(project: Project) -> None:
+    """Fill the source, and make what the other clients use."""
+    project.in_source(SOURCE)
+    for place in (project.source, project.warehouse):
+        with psycopg.connect(place, autocommit=True) as session:
+            session.execute("CREATE SCHEMA elsewhere; CREATE SEQUENCE elsewhere.numbers")
+    project.spec(TABLES, TRANSFORMS)
+
+
+@pytest.mark.parametrize("kind", POOLERS)
+def test_rows_are_equal_behind_a_transaction_pooler_and_its_other_clients_see_no_setting_of_ours(
+    project: Project, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(stream, "_LEAST_BYTES", 64 << 10)  # `large` is read by several sessions
+    begin(project)
+    with hostile("german", project.source, project.warehouse):
+        with psycopg.connect(project.source) as session:
+            unpinned = settings_of(session)
+        with (
+            pooled(project, kind) as behind,
+            Bystanders(behind.source, behind.warehouse) as others,
+        ):
+            states = behind.succeed()
+            assert states["load.load_large"] == "done"
+            states = behind.succeed()
+            assert states["extract.extract_large"] == "skipped", states
+            project.in_source(
+                "INSERT INTO log (f) SELECT 0.2::float8 + n FROM generate_series(1, 9) n"
+            )
+            project.in_source("UPDATE visit SET f = f + 0.1, at = now() WHERE id < 20")
+            project.in_source("UPDATE hard SET f = 0.7::float8 + 0.1 WHERE id = 3")
+            behind.succeed()
+            with ThreadPoolExecutor(4) as side_by_side:
+                for done in side_by_side.map(lambda words: behind.cli(*words), COMMANDS):
+                    assert done.returncode == 0, done.stdout + done.stderr
+    assert others.errors == []
+    assert {row for row in others.seen if row != unpinned} == set()
+    assert not any(judge(project, table) for table in TABLES)
+    assert violations(project) == []
+    assert project.in_warehouse("SELECT count(*) FROM mart.seen") == [(50,)]
+    assert project.in_warehouse("SELECT count(*) FROM mart.recent") == [(59,)]
+
+
+def pin_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the product did before: pins are settings of the session, made when a step begins."""
+
+    def begin_step(session: PinnedSession) -> None:
+        watch(session._shut)
+        pins = dict(session._pins)
+        if session.read_only:
+            pins["default_transaction_read_only"] = "on"
+        calls = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in pins.items())
+        session.execute(f"SELECT {calls}")
+
+    monkeypatch.setattr(PinnedSession, "begin_step", begin_step)
+    monkeypatch.setattr(PinnedSession, "transaction", psycopg.Connection.transaction)
+    monkeypatch.setattr(PinnedCursor, "execute", psycopg.Cursor.execute)
+    monkeypatch.setattr(PinnedCursor, "copy", psycopg.Cursor.copy)
+
+
+def test_pins_of_a_session_are_missing_in_its_next_transaction_and_stay_with_the_pool(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The negative control."""
+    begin(project)
+    pin_sessions(monkeypatch)
+    with hostile("german", project.source, project.warehouse):
+        with psycopg.connect(project.source) as session:
+            unpinned = settings_of(session)
+        with (
+            pooled(project, "ours") as behind,
+            Bystanders(behind.source, behind.warehouse) as others,
+        ):
+            with connect_source(behind.connections("shop_source")) as session:
+                assert sum_of_floats(session) == "0.3"
+            behind.run()
+    assert others.errors or any(row != unpinned for row in others.seen)
+
+
+def sum_of_floats(session: psycopg.Connection) -> str:
+    row = session.execute("SELECT (0.1::float8 + 0.2::float8)::text").fetchone()
+    assert row
+    return str(row[0])
+
+
+def test_a_failed_statement_leaves_session_and_pool_as_they_were(project: Project) -> None:
+    with (
+        hostile("german", project.source),
+        pooled(project, "ours") as behind,
+        connect_warehouse(replace(behind, warehouse=behind.source).connections("warehouse")) as one,
+    ):
+        with pytest.raises(psycopg.errors.UndefinedTable, match="nowhere"):
+            one.execute("SELECT * FROM nowhere")
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            one.execute("SELECT %s / 0", (1,))
+        with pytest.raises(psycopg.errors.UndefinedTable), one.transaction():
+            one.execute("SELECT * FROM nowhere")
+        with pytest.raises(psycopg.ProgrammingError, match="transaction"):
+            one.cursor().copy("COPY (SELECT 0.1::float8) TO STDOUT")
+        # What follows runs in whichever session of the server is next.
+        for _ in range(10):
+            assert one.is_idle
+            assert sum_of_floats(one) == "0.30000000000000004"
+        with one.transaction():
+            one.execute("CREATE TABLE public.kept (at timestamptz DEFAULT 'epoch', day date)")
+            with pytest.raises(psycopg.errors.UndefinedTable), one.transaction():
+                one.execute("SELECT * FROM nowhere")
+            one.execute("INSERT INTO public.kept (day) VALUES ('2026-02-03')")
+        # The server has reported the session's own DateStyle by now: the driver must not use it.
+        at, day = one.execute("SELECT at, day FROM public.kept").fetchall()[0]
+        assert (at.isoformat(), day.isoformat()) == ("1970-01-01T00:00:00+00:00", "2026-02-03")
+        one.close()
+        with pytest.raises(psycopg.OperationalError):
+            one.execute("SELECT 1")
+
+
+def test_a_function_below_a_view_cannot_make_the_source_writable(project: Project) -> None:
+    """With `default_transaction_read_only` as a setting of the session, the second SELECT wrote."""
+    project.in_source(
+        """
+        CREATE TABLE victim (id int);
+        CREATE FUNCTION sneak() RETURNS int LANGUAGE plpgsql AS $$
+        BEGIN
+            PERFORM set_config('default_transaction_read_only', 'off', false);
+            INSERT INTO public.victim VALUES (1);
+            RETURN 1;
+        EXCEPTION WHEN read_only_sql_transaction THEN
+            RETURN 0;
+        END $$;
+        CREATE VIEW trap AS SELECT sneak() AS id;
+        """
+    )
+    with connect_source(project.connections("shop_source")) as session:
+        for _ in range(2):
+            assert session.execute("SELECT id FROM public.trap").fetchall() == [(0,)]
+        with session.transaction():
+            assert session.execute("SELECT id FROM public.trap").fetchall() == [(0,)]
+    assert project.in_source("SELECT count(*) FROM victim") == [(0,)]
