@@ -28,6 +28,7 @@ from psycopg.pq import TransactionStatus
 
 from loadsheet.connections.lookup import Connection
 from loadsheet.deadline import remaining, watch
+from loadsheet.errors import Unavailable
 
 # Settings that a database or a role may set for its sessions and that change values, names, answers
 # or their order. Without the pins, digits of floats were lost silently, NULL in an array became the
@@ -95,7 +96,11 @@ _LIBPQ_EXTRAS = {
 _log = logging.getLogger(__name__)
 Session = psycopg.Connection[Any]
 EXTRACTOR = "loadsheet:extract"
-"""The application_name of sessions that only read: hold-back ignores them."""
+"""The application_name of sessions that only read. Any session may carry it: it is only shown."""
+EXTRACTOR_LOCK = (1282367844, 1936221541)
+"""The advisory lock ("Load", "shee" in ASCII) that every transaction on a source holds, shared.
+Hold-back does not wait for a transaction that holds it and writes nothing. It works on a standby,
+too."""
 server_versions: dict[str, str] = {}
 """The version of each server that this process has connected to, by connection id. A bug report
 names them."""
@@ -113,6 +118,12 @@ def begin_with(pins: Mapping[str, str], begin: str) -> str:
     statements = [begin]
     statements += [f"SET LOCAL {name} = '{value}'" for name, value in pins.items()]
     return "; ".join(statements)
+
+
+def extractor_mark() -> str:
+    """SQL that takes EXTRACTOR_LOCK until the transaction ends. It never waits: without the lock,
+    other extractions wait for this one."""
+    return "pg_catalog.pg_try_advisory_xact_lock_shared({}, {})".format(*EXTRACTOR_LOCK)
 
 
 class _Styled(Loader):
@@ -164,6 +175,9 @@ class PinnedSession(psycopg.Connection[Any]):
     """A session that can be used by one step after another, with the same settings in each of its
     transactions. Its transactions only read where `read_only` is set."""
 
+    mark = ""
+    """SQL that each transaction evaluates as it begins."""
+
     def pin(self, settings: Mapping[str, str], read_only: bool = False) -> None:
         """From the next transaction on, these settings hold as well."""
         self.read_only = read_only or self.read_only
@@ -188,17 +202,43 @@ class PinnedSession(psycopg.Connection[Any]):
     # psycopg yields its own object, which no caller here needs.
     @contextmanager
     def transaction(self, *args: Any, **kwargs: Any) -> Iterator[None]:  # type: ignore[override]
-        """A transaction with the pinned settings; within one, a savepoint.
-
-        The settings are made by SET, which takes no snapshot: the caller may still choose another
-        isolation level, and lock tables before the snapshot.
-        """
+        """A transaction with the pinned settings; within one, a savepoint."""
         if not self.is_idle:
             with super().transaction(*args, **kwargs):
                 yield
             return
+        message = begin_with(self._pins, self._begin)
+        if self.mark:
+            message += f"; SELECT {self.mark}"
+        with self._within(message):
+            yield
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """A transaction that reads, and sees the same rows from `fix_snapshot` to its end.
+
+        Until then the caller may lock tables: all so far was made by SET, which takes no snapshot.
+        """
+        with self._within(begin_with(self._pins, begin("REPEATABLE READ", read_only=True))):
+            yield
+
+    def fix_snapshot(self) -> None:
+        """Take the snapshot. Raises Unavailable where the pinned settings do not hold in it."""
+        names = [f"pg_catalog.current_setting('{name}')" for name in PINNED]
+        row = self.execute(f"SELECT {self.mark or 'NULL'}, {', '.join(names)}").fetchone()
+        assert row
+        for (name, value), found in zip(PINNED.items(), row[1:], strict=True):
+            if found != value:
+                raise Unavailable(
+                    f"setting {name} is {found!r} in the transaction that made it {value!r}: what"
+                    " is between here and the server does not keep transactions together. Connect"
+                    " to the server itself"
+                )
+
+    @contextmanager
+    def _within(self, begin: str) -> Iterator[None]:
         try:
-            psycopg.Cursor(self).execute(begin_with(self._pins, self._begin))
+            psycopg.Cursor(self).execute(begin)
             yield
         except BaseException:
             self._roll_back()
@@ -244,9 +284,10 @@ class PinnedSession(psycopg.Connection[Any]):
         # in full, because the search path is not pinned yet.
         pins = ", ".join(f"('{name}', '{value}')" for name, value in self._pins.items())
         return (
-            "SELECT pg_catalog.set_config(name, value, true)"
+            f"SELECT {self.mark or 'NULL'},"
+            " (SELECT pg_catalog.count(pg_catalog.set_config(name, value, true))"
             f" FROM (VALUES {pins}) AS pin (name, value)"
-            " WHERE pg_catalog.current_setting(name) OPERATOR(pg_catalog.<>) value"
+            " WHERE pg_catalog.current_setting(name) OPERATOR(pg_catalog.<>) value)"
         )
 
     def _roll_back(self) -> None:
@@ -344,8 +385,10 @@ def connect(
 
 def connect_source(connection: Connection) -> PinnedSession:
     """A session whose transactions only read: a view of the source may call a function that writes.
-    By its name other extractions know not to wait for it."""
-    return connect(connection, EXTRACTOR, SOURCE_SETTINGS, read_only=True)
+    By the lock that they hold, other extractions know not to wait for them."""
+    session = connect(connection, EXTRACTOR, SOURCE_SETTINGS, read_only=True)
+    session.mark = extractor_mark()
+    return session
 
 
 def connect_warehouse(connection: Connection) -> PinnedSession:

@@ -32,7 +32,7 @@ from loadsheet.lake.manifest import FILE_NAME, Manifest, Part, load_prefix
 from loadsheet.lake.parts import Layout, PartStore, PartWriter, Progress
 from loadsheet.lake.store import Lake
 from loadsheet.outcome import Outcome, RunRequest, skipped
-from loadsheet.postgres import PINNED, Session
+from loadsheet.postgres import PINNED, PinnedSession, Session
 from loadsheet.source import beneath, catalog, fitness, holdback, identity, selection, stream
 from loadsheet.source.selection import Last, Selection
 from loadsheet.source.table import SourceTable
@@ -53,7 +53,7 @@ def extract(
     pipeline: Pipeline,
     table: Table,
     request: RunRequest,
-    source: Session,
+    source: PinnedSession,
     lake: Lake,
     warehouse: Session,
     progress: Progress,
@@ -229,17 +229,17 @@ class _Attempt:
 
     def run(
         self,
-        source: Session,
+        source: PinnedSession,
         expected: SourceTable,
         rows: Selection,
         layout: Layout,
         progress: Progress,
     ) -> Manifest | None:
         """Read in one snapshot and store; None when there was nothing new."""
-        with source.transaction():
-            source.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        with source.snapshot():
             # Before the snapshot: a table rewritten or truncated after it would look empty to it.
             catalog.lock(source, expected)
+            source.fix_snapshot()
             described = catalog.describe(source, self.pipeline.source.schema, self.table)
             # The rows to read were decided by the catalog as it was before the snapshot.
             if described != expected:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from loadsheet.connections.lookup import Connection, Connections
-from loadsheet.postgres import PinnedSession, Session, connect_source, connect_warehouse
+from loadsheet.postgres import PinnedSession, connect_source, connect_warehouse
 from loadsheet.spec.models import Pipeline
 
 if TYPE_CHECKING:
@@ -30,16 +30,16 @@ class Servers:
         self._pipeline = pipeline
         self._connections = connections
 
-    def source(self) -> contextlib.AbstractContextManager[Session]:
+    def source(self) -> contextlib.AbstractContextManager[PinnedSession]:
         """A session that reads. Raises ConnectionMissing; psycopg.OperationalError when the server
         cannot be reached."""
         return self._session(connect_source, self._pipeline.source.conn_id)
 
-    def warehouse(self) -> contextlib.AbstractContextManager[Session]:
+    def warehouse(self) -> contextlib.AbstractContextManager[PinnedSession]:
         """A session that writes staging and ledger; raises as `source`."""
         return self._session(connect_warehouse, self._pipeline.warehouse.conn_id)
 
-    def own_warehouse(self) -> Session:
+    def own_warehouse(self) -> PinnedSession:
         """A session that is used once: a user's SQL may leave settings, temporary tables or locks
         in it."""
         return connect_warehouse(self._connections(self._pipeline.warehouse.conn_id))
@@ -54,7 +54,7 @@ class Servers:
 
     def _session(
         self, connect: Connect, conn_id: str
-    ) -> contextlib.AbstractContextManager[Session]:
+    ) -> contextlib.AbstractContextManager[PinnedSession]:
         return connect(self._connections(conn_id))
 
 
@@ -73,7 +73,7 @@ class KeptServers(Servers):
                 sessions.pop().close()
 
     @contextlib.contextmanager
-    def _session(self, connect: Connect, conn_id: str) -> Iterator[Session]:
+    def _session(self, connect: Connect, conn_id: str) -> Iterator[PinnedSession]:
         session = self._take_idle(connect) or connect(self._connections(conn_id))
         try:
             yield session

@@ -14,7 +14,7 @@ from loadsheet.errors import LoadsheetError
 from loadsheet.lake.parts import Layout
 from loadsheet.outcome import RunRequest
 from loadsheet.plan.steps import step_id
-from loadsheet.postgres import Session
+from loadsheet.postgres import PinnedSession, Session
 from loadsheet.preview import columns, rights, sizes
 from loadsheet.preview.models import Changes, StepPreview
 from loadsheet.preview.sessions import NOT_KNOWN, UNANSWERED, ask
@@ -50,7 +50,7 @@ class ExtractPreview:
 def preview_extract(
     pipeline: Pipeline,
     table: Table,
-    session: Session,
+    session: PinnedSession,
     warehouse: Session,
     scope: Scope,
     is_first: bool,
@@ -86,7 +86,7 @@ class _ExtractPreviewer:
         preview: StepPreview,
         pipeline: Pipeline,
         table: Table,
-        session: Session,
+        session: PinnedSession,
         warehouse: Session,
         scope: Scope,
         is_first: bool,

@@ -14,7 +14,7 @@ from loadsheet.engine.diagnosis import diagnose
 from loadsheet.engine.resolve import with_matched_tables
 from loadsheet.errors import LoadsheetError
 from loadsheet.plan.steps import CREATE_BUCKET, step_id
-from loadsheet.postgres import Session
+from loadsheet.postgres import PinnedSession, Session
 from loadsheet.preview import rights
 from loadsheet.preview.extracts import preview_extract
 from loadsheet.preview.loads import preview_load
@@ -95,7 +95,7 @@ class _PipelinePreviewer:
     def __init__(
         self,
         pipeline: Pipeline,
-        source: Session,
+        source: PinnedSession,
         warehouse: Session,
         previews: dict[str, StepPreview],
     ):

@@ -12,7 +12,7 @@ import psycopg
 from loadsheet.connections.lookup import Connection, Connections
 from loadsheet.engine.diagnosis import diagnose
 from loadsheet.errors import LoadsheetError, Unavailable
-from loadsheet.postgres import PinnedSession, Session, connect_source, connect_warehouse
+from loadsheet.postgres import PinnedSession, connect_source, connect_warehouse
 from loadsheet.preview.models import StepPreview
 from loadsheet.spec.models import Pipeline
 
@@ -33,7 +33,7 @@ NOT_KNOWN = (
 @contextmanager
 def read_only_sessions(
     pipeline: Pipeline, connections: Connections
-) -> Iterator[tuple[Session, Session]]:
+) -> Iterator[tuple[PinnedSession, PinnedSession]]:
     """Sessions on the source and the warehouse.
 
     Raises Unavailable, naming the connection, when a server cannot be reached.

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from loadsheet.engine.extract import file_format, read_and_store
 from loadsheet.lake.parts import Layout, PartStore
-from loadsheet.postgres import Session
+from loadsheet.postgres import PinnedSession, Session
 from loadsheet.preview.models import StepPreview
 from loadsheet.preview.sessions import NOT_KNOWN, UNANSWERED
 from loadsheet.source.selection import Selection
@@ -64,7 +64,7 @@ def estimate_rows(
 
 
 def content_sha256(
-    pipeline: Pipeline, session: Session, source: SourceTable, to_read: Selection
+    pipeline: Pipeline, session: PinnedSession, source: SourceTable, to_read: Selection
 ) -> str | None:
     """The hash of the table's content that the engine would compare with the last load's.
 
@@ -73,8 +73,8 @@ def content_sha256(
     layout = Layout(file_format(pipeline, source), source.columns, source.key)
     store = PartStore(cast(Any, _DiscardingLake()), lambda: "", layout, lambda rows, size: None)
     # One snapshot, as in the extract. Otherwise the readers' rows may not belong together.
-    with session.transaction():
-        session.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+    with session.snapshot():
+        session.fix_snapshot()
         stored = read_and_store(session, source, to_read, store)
     stored.abandon()
     return stored.content_sha256

@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 
 from loadsheet.errors import Refused
-from loadsheet.postgres import EXTRACTOR
+from loadsheet.postgres import EXTRACTOR, EXTRACTOR_LOCK
 from loadsheet.source.table import SourceTable
 
 _log = logging.getLogger(__name__)
@@ -28,8 +28,7 @@ OVERLAP = "(or accept an overlap by setting incremental.lookback)"
 _POLL_SECONDS = 0.05
 _IDLE_CHECKS = 20
 
-# Extractions only read, so they hold nothing back: a session that has their name and a transaction
-# id writes. Autovacuum writes no rows of ours. A WAL sender does if its client runs SQL: it shows
+# Autovacuum writes no rows of ours. A WAL sender does if its client runs SQL: it shows
 # no start of its transaction, but a transaction id, or that it is idle in one. A prepared
 # transaction moves from this list to pg_prepared_xacts, which is therefore queried second.
 # A backend fixes its transaction's now() first and shows itself as active a moment later. A backend
@@ -43,22 +42,30 @@ SELECT since::text,
               coalesce('open since ' || since,
                        CASE backend_type WHEN 'walsender' THEN 'of a replication connection'
                            ELSE 'hides its transactions: track_activities is off' END)),
-       state = 'idle', pid, usename, application_name, state
+       state = 'idle', pid, usename, application_name, state, backend_xid IS NULL
 FROM (
-    SELECT pid, usename, application_name, state, backend_type,
+    SELECT pid, usename, application_name, state, backend_type, backend_xid,
         CASE WHEN backend_type = 'walsender' OR state = 'disabled' THEN NULL
             WHEN state = 'idle' THEN state_change
             ELSE coalesce(xact_start, query_start) END AS since
     FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid()
-        AND NOT (application_name = %(extractor)s AND backend_xid IS NULL)
         AND backend_type <> 'autovacuum worker'
         AND CASE WHEN backend_type = 'walsender'
             THEN backend_xid IS NOT NULL OR state LIKE 'idle in transaction%%'
             ELSE xact_start IS NOT NULL OR state IN ('active', 'fastpath function call', 'disabled')
                 OR (state = 'idle' AND wait_event IS NULL AND backend_type = 'client backend')
             END
-) open WHERE since IS NULL OR since <= %(since)s::timestamptz ORDER BY since NULLS FIRST LIMIT 1
+) open WHERE since IS NULL OR since <= %(since)s::timestamptz ORDER BY since NULLS FIRST
+"""
+# Extractions only read, so they hold nothing back. Their application_name proves nothing: behind a
+# pooler, others inherit it. What proves it is the lock in a transaction without a transaction id.
+# Asked after _OPEN: a session may have been another's a moment ago, and the lock shows that this
+# transaction has ended by now. In the other order, a writer would be taken for an extraction.
+_EXTRACTORS = """
+SELECT pid FROM pg_locks
+WHERE locktype = 'advisory' AND granted AND (classid, objid, objsubid) = (%s, %s, 2)
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
 _PREPARED = """
 SELECT format('prepared transaction %L (%s, prepared %s)', gid, owner, prepared), owner
@@ -144,11 +151,10 @@ def open_since(session: psycopg.Connection[Any], moment: str) -> Holder | None:
     """The oldest transaction that was open at `moment` and still is, or None."""
     oldest = None
     for _ in range(_IDLE_CHECKS):
-        oldest = session.execute(_OPEN, {"extractor": EXTRACTOR, "since": moment}).fetchone()
-        shows_as_idle = oldest is not None and oldest[2]
-        if not shows_as_idle:
+        oldest = _oldest(session, moment)
+        if oldest is None or not oldest.may_pass:
             break
-        # Within some milliseconds it shows as active, or as waiting for its client.
+        # Within some milliseconds it shows as active, as waiting for its client, or with its lock.
         time.sleep(0.001)
     prepared = session.execute(_PREPARED).fetchone()
     if prepared:
@@ -156,8 +162,45 @@ def open_since(session: psycopg.Connection[Any], moment: str) -> Holder | None:
         return Holder(since=None, who=who, user=user, state="prepared")
     if oldest is None:
         return None
-    since, who, _, pid, user, application, state = oldest
-    return Holder(since=since, who=who, pid=pid, user=user, application=application, state=state)
+    return Holder(
+        since=oldest.since,
+        who=oldest.who,
+        pid=oldest.pid,
+        user=oldest.user,
+        application=oldest.application,
+        state=oldest.state,
+    )
+
+
+@dataclass(frozen=True)
+class _Open:
+    """A session that is in a transaction, or about to be: a row of _OPEN."""
+
+    since: str | None
+    who: str
+    is_idle: bool
+    pid: int
+    user: str | None
+    application: str | None
+    state: str | None
+    has_no_id: bool
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether another look may show that it holds nothing back."""
+        return self.is_idle or (self.has_no_id and self.application == EXTRACTOR)
+
+
+def _oldest(session: psycopg.Connection[Any], moment: str) -> _Open | None:
+    """The session that is longest in a transaction and is no extraction."""
+    found = [_Open(*row) for row in session.execute(_OPEN, {"since": moment})]
+    extractors: set[int] = set()
+    if any(one.has_no_id for one in found):
+        extractors = {row[0] for row in session.execute(_EXTRACTORS, EXTRACTOR_LOCK)}
+    for one in found:
+        if not (one.has_no_id and one.pid in extractors):
+            return one
+    return None
 
 
 def wait_until_ended(

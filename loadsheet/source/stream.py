@@ -37,6 +37,7 @@ from loadsheet.postgres import (
     Session,
     begin,
     begin_with,
+    extractor_mark,
 )
 from loadsheet.source.table import SourceTable
 from loadsheet.sql.copying import WireFormat, copy_out
@@ -254,7 +255,8 @@ async def _open(session: Session, snapshot: str) -> Any:
     connection = await _connect(session)
     own = f"{begin('REPEATABLE READ', read_only=True)}; SET TRANSACTION SNAPSHOT '{snapshot}'"
     try:
-        await connection.execute(begin_with(_SETTINGS, own), timeout=_patience())
+        message = f"{begin_with(_SETTINGS, own)}; SELECT {extractor_mark()}"
+        await connection.execute(message, timeout=_patience())
     except BaseException:
         connection.terminate()
         raise

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from loadsheet.postgres import Session, connect_source
+from loadsheet.postgres import EXTRACTOR_LOCK, Session, connect_source
 from loadsheet.source import catalog, stream
 from loadsheet.spec.models import Table
 from tests.project import Project
@@ -26,9 +26,8 @@ def source(project: Project) -> Iterator[Session]:
     """A session in an open snapshot of a table with holes and moved rows; rows come in after the
     snapshot."""
     project.in_source(FILL + HOLES)
-    with connect_source(project.connections("shop_source")) as session, session.transaction():
-        session.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        session.execute("SELECT count(*) FROM public.item")
+    with connect_source(project.connections("shop_source")) as session, session.snapshot():
+        session.fix_snapshot()
         project.in_source(
             "INSERT INTO item SELECT i, 'late' FROM generate_series(100001, 100100) i"
         )
@@ -81,6 +80,25 @@ def test_both_ways_of_reading_send_the_same(source: Session) -> None:
             len(expected(source))
         ]
     assert b"".join(slow) == b"".join(fast)
+
+
+def test_a_reader_holds_the_lock_by_which_other_extractions_know_it(
+    source: Session, project: Project
+) -> None:
+    """Without it (as in the control of hold-back's own test) they wait for the reader."""
+    holders: list[int] = []
+
+    def look(block: bytes) -> None:
+        rows = project.in_source(
+            "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)"
+            " WHERE locktype = 'advisory' AND datname = current_database()"
+            " AND (classid, objid) = (%s, %s)",
+            *EXTRACTOR_LOCK,
+        )
+        holders.append(rows[0][0])
+
+    stream.copy_parallel(source, [stream.Job(select("id < 100"), look)], "csv", 1)
+    assert set(holders) == {2}  # the snapshot's session, and the reader
 
 
 def test_without_the_snapshot_late_rows_would_be_read(source: Session, project: Project) -> None:

@@ -17,6 +17,7 @@ import pytest
 from demo.servers import PostgresServer
 from loadsheet.errors import HeldBack, Refused
 from loadsheet.outcome import Outcome
+from loadsheet.postgres import EXTRACTOR, connect_source, extractor_mark
 from loadsheet.source import holdback
 from tests.faults.cursors import refused
 from tests.faults.oracle import judge, violations, watermark_violations
@@ -216,6 +217,52 @@ def test_a_writer_that_looks_like_a_reader_holds_back_the_watermark(
         project.succeed()
     project.succeed()
     assert not judge(project, "log")
+
+
+def test_a_writer_that_has_written_nothing_yet_is_no_reader_by_its_name(project: Project) -> None:
+    """Behind a pooler any client may inherit the name. It was ignored: its row was lost."""
+    project.in_source("CREATE TABLE log (at timestamptz NOT NULL DEFAULT now(), what text)")
+    project.spec({"log": {"incremental": {"cursor": "at", "hold_back": "0s"}}})
+    with psycopg.connect(f"{project.source}?application_name={EXTRACTOR}") as writer:
+        writer.execute("SELECT now()")
+        project.in_source("INSERT INTO log (what) VALUES ('early')")
+        project.succeed()
+        writer.execute("INSERT INTO log (what) VALUES ('late')")
+    project.succeed()
+    assert not judge(project, "log")
+
+
+@pytest.mark.parametrize("is_marked", [True, False])
+def test_an_extraction_is_known_by_its_lock_and_holds_nothing_back(
+    project: Project, is_marked: bool
+) -> None:
+    """Without the lock (the control) another extraction waits for it, whatever its name."""
+    project.in_source("CREATE TABLE log (at timestamptz NOT NULL DEFAULT now(), what text)")
+    with connect_source(project.connections("shop_source")) as other:
+        if not is_marked:
+            other.mark = ""
+        with other.snapshot():
+            other.fix_snapshot()
+            project.in_source("INSERT INTO log (what) VALUES ('seen')")
+            with connect_source(project.connections("shop_source")) as session:
+                holder = holdback.open_since(session, holdback.now(session))
+            assert (holder is None) is is_marked
+        # Its questions before the snapshot hold nothing back, either.
+        with other.transaction(), connect_source(project.connections("shop_source")) as session:
+            holder = holdback.open_since(session, holdback.now(session))
+            assert (holder is None) is is_marked
+
+
+def test_a_transaction_that_writes_is_no_extraction_for_all_its_lock(project: Project) -> None:
+    with (
+        psycopg.connect(project.source) as writer,
+        connect_source(project.connections("shop_source")) as session,
+    ):
+        writer.execute(f"SELECT {extractor_mark()}")
+        assert holdback.open_since(session, holdback.now(session)) is None
+        writer.execute("SELECT pg_current_xact_id()")
+        holder = holdback.open_since(session, holdback.now(session))
+        assert holder and holder.pid == writer.info.backend_pid
 
 
 def test_a_prepared_transaction_holds_back_the_watermark(project: Project) -> None:
