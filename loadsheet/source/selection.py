@@ -248,7 +248,7 @@ class _Window:
         if watermark is None:
             return self._rows(action, self._spec.initial_value, self._from_the_initial_value)
         with self._session.transaction():
-            self._cursor.refuse_clock_set_back(self._lower(watermark, watermark))
+            self._cursor.refuse_clock_set_back(self._lower(watermark))
             if self._spec.lookback is None:
                 name = self._spec.cursor
                 sequences.refuse_set_back(self._session, self._source, name, watermark)
@@ -263,7 +263,7 @@ class _Window:
         rows with its value, where only a comparison shows whether there are new ones."""
         name = self._cursor.sql
         if self._spec.lookback is not None:
-            return f"{name} >= {self._lower(watermark, watermark)}", ""
+            return f"{name} >= {self._lower(watermark)}", ""
         value = typed(watermark, self._cursor.type)
         if not self._reads_ties:
             return f"{name} > {value}", ""
@@ -471,11 +471,11 @@ class _Window:
             facts={**self._facts, _INITIAL_VALUE: self._spec.initial_value or ""},
         )
 
-    def _lower(self, start: str, floor: str | None) -> str:
-        """SQL for the lower bound: the watermark minus the lookback, or the initial value."""
-        bound = typed(start, self._cursor.type)
+    def _lower(self, watermark: str) -> str:
+        """SQL for the watermark minus the lookback."""
+        bound = typed(watermark, self._cursor.type)
         lookback = self._spec.lookback
-        if floor is None or lookback is None:
+        if lookback is None:
             return bound
         if self._cursor.is_time:
             return f"{bound} - interval '{seconds(lookback)} seconds'"

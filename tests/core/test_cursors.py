@@ -133,6 +133,20 @@ def test_rows_of_a_transaction_with_savepoints_that_share_the_watermark_are_read
     assert not judge(project, "t")
 
 
+def test_rows_of_an_attached_partition_that_share_the_watermark_are_read(project: Project) -> None:
+    project.in_source(
+        "CREATE TABLE t (id int, part int, at int NOT NULL, PRIMARY KEY (id, part))"
+        " PARTITION BY LIST (part); CREATE TABLE one PARTITION OF t FOR VALUES IN (1);"
+        " CREATE TABLE two (LIKE t INCLUDING ALL); INSERT INTO two VALUES (2, 2, 7), (3, 2, 6);"
+        " INSERT INTO t VALUES (1, 1, 7)"
+    )
+    project.spec({"t": {"incremental": "at"}})
+    project.succeed()
+    project.in_source("ALTER TABLE t ATTACH PARTITION two FOR VALUES IN (2)")
+    project.succeed()
+    assert not judge(project, "t")
+
+
 UNIQUE = {
     "a primary key": "CREATE TABLE t (at bigint PRIMARY KEY)",
     "a unique index": "CREATE TABLE t (at bigint); CREATE UNIQUE INDEX ON t (at)",
