@@ -31,6 +31,7 @@ EXAMPLES = {
     ),
     "test": ("flights --only airports",),
     "status": ("flights --watch",),
+    "adopt": ("shop store",),
     "gc": ("flights --older-than 30d --dry-run", "flights --sample"),
     "schema": ("> schemas/pipeline.schema.json", "tests"),
     "render": ("flights > flights.dag-factory.yml",),

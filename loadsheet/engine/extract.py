@@ -40,7 +40,7 @@ from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.copying import FileFormat, WireFormat, select_columns
 from loadsheet.sql.text import Relation
 from loadsheet.sql.types import without_modifier
-from loadsheet.warehouse import fence, integrity, ledger, tables
+from loadsheet.warehouse import adopt, fence, integrity, ledger, tables
 from loadsheet.warehouse.fence import Scope
 from loadsheet.warehouse.integrity import Change
 
@@ -74,7 +74,10 @@ def extract(
     layout = Layout(file_format(pipeline, described), described.columns, described.key)
     # Before anything is read: this fails where pyarrow is missing or a type cannot be stored.
     layout.encoder()
-    rows = selection.decide(source, table, described, attempt.last, request)
+    attempt.refuse_append_to_others_rows(described)
+    rows = selection.decide(
+        source, table, described, attempt.last, request, replaces_rows=attempt.other is not None
+    )
     if request.sample:
         from loadsheet.engine import sample  # it imports the SQL parser, which no other run needs
 
@@ -110,6 +113,8 @@ def _remarks(table: Table, rows: Selection, attempt: _Attempt) -> str:
         remarks += f"; {rows.waiting}"
     if attempt.change:
         remarks += f"; {attempt.target} {attempt.change.what}"
+    if attempt.other:
+        remarks += f"; {adopt.note(attempt.target, attempt.other, attempt.pipeline.name)}"
     if attempt.accepted:
         remarks += f"; accepted: {attempt.accepted}"
     if rows.action == "append" and table.mode is None:
@@ -177,6 +182,10 @@ class _Attempt:
         """How the target differs from what the ledger says."""
         if was_loaded and not self.request.is_full(self.table.name):
             self._check_target(exists)
+        self.other: str | None = None
+        """The pipeline that has loaded the target before, where this one never has."""
+        if exists and not was_loaded and not self.request.sample:
+            self.other = adopt.loaded_as(self.warehouse, self.pipeline.name, self.target)
 
     def _check_target(self, exists: bool) -> None:
         """Find out whether the target is what its loads have left. Raises Refused where it is not,
@@ -193,6 +202,14 @@ class _Attempt:
             self.is_first = integrity.is_first_load(
                 self.target, self.pipeline, self.table, self.change, self.request.explicit_interval
             )
+
+    def refuse_append_to_others_rows(self, described: SourceTable) -> None:
+        """Raises Refused where this would be a first load into rows that another pipeline has
+        appended: this one may be that pipeline under a new name."""
+        if self.other is None or self.request.is_full(self.table.name):
+            return
+        if self.table.mode_with_key(bool(described.key)) == "append":
+            adopt.refuse_first_append(self.warehouse, self.target, self.other, self.pipeline.name)
 
     @property
     def last(self) -> Last | None:

@@ -51,6 +51,14 @@ SELECT load_no, manifest, committed_at, action = 'replace' OR replaced, target
 FROM loadsheet.load
 WHERE pipeline = %s AND table_name = %s ORDER BY load_no
 """
+# A pipeline that was renamed (`warehouse.adopt`). A name that has the table again is another's.
+_FORMER_NAMES = """
+SELECT DISTINCT source ->> 'pipeline' FROM loadsheet.load l
+WHERE pipeline = %(pipeline)s AND table_name = %(table)s AND source ? 'pipeline' AND NOT EXISTS (
+    SELECT FROM loadsheet.scope s
+    WHERE s.pipeline = l.source ->> 'pipeline' AND s.table_name = l.table_name
+)
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +158,7 @@ def _judge_table(
     for root in sorted(roots):
         attempts += garbage.attempts(lake.listing(root), root)
     # After the listing, so that the ledger knows the fence of every attempt in the listing.
+    attempts = _without_loads_of_others(session, pipeline.name, name, attempts)
     target = Relation(pipeline.warehouse.schema, name)
     in_use = str(target) if name in in_spec else None
     records = _table_records(session, pipeline.name, name, in_use)
@@ -159,6 +168,19 @@ def _judge_table(
         attempts, records, older_than, keep, lambda manifest: _owner(lake, manifest)
     )
     return TableGarbage(table=name, in_spec=name in in_spec, verdicts=tuple(verdicts))
+
+
+def _without_loads_of_others(
+    session: Session, pipeline: str, table: str, attempts: list[Attempt]
+) -> list[Attempt]:
+    """The attempts without those that another pipeline has loaded: one that was renamed has left
+    its loads under the prefix of its old name, which this pipeline may have now."""
+    rows = session.execute(
+        "SELECT manifest FROM loadsheet.load WHERE table_name = %s AND pipeline <> %s",
+        (table, pipeline),
+    )
+    others = {manifest.rpartition("/")[0] for (manifest,) in rows}
+    return [attempt for attempt in attempts if attempt.prefix not in others]
 
 
 def _refuse_without_ledger(pipeline: Pipeline, lake: Lake, tables: list[str]) -> None:
@@ -203,6 +225,7 @@ def _table_records(
         names = {"pipeline": pipeline, "table": table}
         scopes = session.execute(_SCOPES, names).fetchall()
         rows = session.execute(_LOADS, (pipeline, table)).fetchall()
+        former = session.execute(_FORMER_NAMES, names).fetchall()
     loads: dict[str, list[CommittedLoad]] = defaultdict(list)
     for number, manifest, committed_at, whole, target in rows:
         prefix = manifest.rpartition("/")[0]
@@ -218,6 +241,7 @@ def _table_records(
             # An attempt that waits for its load will make the target.
             wanted=in_warehouse or target == in_use or waits,
             loads=tuple(loads[target]),
+            former=tuple(name for (name,) in former),
         )
         for target, fence, sealed, in_warehouse, waits, now in scopes
     ]

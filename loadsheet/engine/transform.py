@@ -12,7 +12,7 @@ from loadsheet.postgres import Session
 from loadsheet.spec.dependencies import transform_inputs
 from loadsheet.spec.models import Pipeline, Transform
 from loadsheet.sql.text import Relation
-from loadsheet.warehouse import ledger, mart, tables
+from loadsheet.warehouse import adopt, ledger, mart, tables
 
 
 def transform(
@@ -40,6 +40,8 @@ def transform(
             ledger.lock_target(session, target)
             reach("transform.locked")
             in_full = _is_in_full(pipeline, spec, request, session, target)
+            if not in_full:
+                adopt.refuse_first_script(session, pipeline.name, spec, target)
             job = mart.decide_build(session, pipeline, spec, target, inputs, in_full)
             if job is None:
                 ledger.clear_failure(session, pipeline.name, "transform", target)

@@ -80,6 +80,14 @@ class TableRecord:
     now: datetime
     wanted: bool = True
     """The target is the spec's, or in the warehouse."""
+    former: tuple[str, ...] = ()
+    """Names that the pipeline had before, in the manifests of its older attempts."""
+
+    def has_made(self, owner: tuple[str, str] | None) -> bool:
+        """Whether a manifest of `owner` (pipeline and table) is one of this table."""
+        return owner is not None and owner in [
+            (name, self.table) for name in (self.pipeline, *self.former)
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +185,7 @@ class _Policy:
         manifest = attempt.manifest
         if attempt.fence <= self.record.fence or manifest is None:
             return False
-        return self.owner(manifest) == (self.record.pipeline, self.record.table)
+        return self.record.has_made(self.owner(manifest))
 
     def judge(self, attempt: Attempt) -> tuple[bool, str]:
         load = self.loads.get(attempt.prefix)
@@ -204,7 +212,7 @@ class _Policy:
         owner = self.owner(attempt.manifest)
         if owner is None:
             return False, "its manifest cannot be read"
-        if owner != (self.record.pipeline, self.record.table):
+        if not self.record.has_made(owner):
             return False, f"it belongs to {owner[0]}"
         if not self.record.wanted:
             return True, _GONE

@@ -27,7 +27,7 @@ from loadsheet.spec.models import Incremental, Mode, Pipeline, Table
 from loadsheet.sql.copying import select_columns
 from loadsheet.sql.text import Relation
 from loadsheet.sql.types import TIME_TYPES, without_modifier
-from loadsheet.warehouse import integrity
+from loadsheet.warehouse import adopt, integrity
 from loadsheet.warehouse.fence import Scope, was_last_load_held_back
 from loadsheet.warehouse.integrity import Change
 
@@ -54,10 +54,12 @@ def preview_extract(
     warehouse: Session,
     scope: Scope,
     is_first: bool,
+    other: str | None,
 ) -> ExtractPreview:
     """What the extract of the table would read.
 
-    `session` is one of the source; its rows are read only where that is quick. Raises psycopg's
+    `session` is one of the source; its rows are read only where that is quick. `other` is the
+    pipeline that has loaded the target before, where this one never has. Raises psycopg's
     errors only when a session is lost.
     """
     preview = StepPreview(id=step_id("extract", table.name))
@@ -65,7 +67,9 @@ def preview_extract(
         preview.changes = "no"
         preview.does = "skipped: the source does not have it; what was loaded stays"
         return ExtractPreview(preview)
-    extract = _ExtractPreviewer(preview, pipeline, table, session, warehouse, scope, is_first)
+    extract = _ExtractPreviewer(
+        preview, pipeline, table, session, warehouse, scope, is_first, other
+    )
     try:
         return extract.run()
     except UNANSWERED:
@@ -90,6 +94,7 @@ class _ExtractPreviewer:
         warehouse: Session,
         scope: Scope,
         is_first: bool,
+        other: str | None,
     ):
         self.preview = preview
         self.pipeline = pipeline
@@ -98,6 +103,7 @@ class _ExtractPreviewer:
         self.warehouse = warehouse
         self.scope = scope
         self.is_first = is_first
+        self.other = other
 
     def run(self) -> ExtractPreview:
         """Fill in the preview."""
@@ -110,6 +116,7 @@ class _ExtractPreviewer:
         ask(preview, "format", lambda: self._refuse_format(source))
         # First, because the check of the cursor and the estimates depend on it.
         is_changed = self._is_target_changed()
+        self._check_name(source)
         preview.table_rows, preview.table_bytes = sizes.table_size(session, source)
         has_index = columns.check_cursor(preview, session, source, table)
         to_read = self._decide(source)
@@ -241,6 +248,24 @@ class _ExtractPreviewer:
         )
         self.is_first = bool(is_first)
         return True
+
+    def _check_name(self, source: SourceTable) -> None:
+        """Tell of a target that another pipeline has loaded, and this one never has; add an error
+        where that stops the extract."""
+        if self.other is None:
+            return
+        other, name = self.other, self.pipeline.name
+        target = Relation(self.pipeline.warehouse.schema, self.table.name)
+        is_appended = self.table.mode_with_key(bool(source.key)) == "append"
+        errors = len(self.preview.remarks)
+        if is_appended and rights.has_privileges(self.preview, self.warehouse, target, ["SELECT"]):
+            ask(
+                self.preview,
+                "renamed",
+                lambda: adopt.refuse_first_append(self.warehouse, target, other, name),
+            )
+        if len(self.preview.remarks) == errors:
+            self.preview.add_remark("note", "renamed", adopt.note(target, other, name))
 
     def _check_identity(self, source: SourceTable, action: str, facts: Mapping[str, str]) -> None:
         """Add an error if the source is not the one that the watermark was read from."""

@@ -24,7 +24,7 @@ from loadsheet.preview.transforms import preview_transform
 from loadsheet.spec.dependencies import transform_inputs
 from loadsheet.spec.models import Inputs, Pipeline, Table
 from loadsheet.sql.text import Relation
-from loadsheet.warehouse import fence, ledger, tables
+from loadsheet.warehouse import adopt, fence, ledger, tables
 from loadsheet.warehouse.fence import Scope
 
 _log = logging.getLogger(__name__)
@@ -131,9 +131,14 @@ class _PipelinePreviewer:
         if has_ledger:
             scope = fence.read_scope(self.warehouse, self.pipeline.name, table.name, target)
         # A table that was dropped is loaded in full again, whatever the ledger knows about it.
-        is_first = scope.last_load_no is None or tables.kind(self.warehouse, target) is None
+        was_loaded = scope.last_load_no is not None
+        exists = tables.kind(self.warehouse, target) is not None
+        other: str | None = None
+        if has_ledger and exists and not was_loaded:
+            other = adopt.loaded_as(self.warehouse, self.pipeline.name, target)
+        is_first = not (was_loaded and exists)
         extract = preview_extract(
-            self.pipeline, table, self.source, self.warehouse, scope, is_first
+            self.pipeline, table, self.source, self.warehouse, scope, is_first, other
         )
         self._add("extract", extract.step)
         load = StepPreview(id=step_id("load", table.name))

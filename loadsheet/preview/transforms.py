@@ -18,7 +18,7 @@ from loadsheet.redact import message
 from loadsheet.spec.models import Inputs, Pipeline, Transform
 from loadsheet.sql.params import uses_since_load
 from loadsheet.sql.text import Relation, idents
-from loadsheet.warehouse import mart, tables
+from loadsheet.warehouse import adopt, mart, tables
 from loadsheet.warehouse.mart import BuildDecision
 
 _REQUEST = RunRequest(run_id="plan")
@@ -174,6 +174,8 @@ class _TransformPreviewer:
         self._check_write(self.exists and is_increment)
         if self.has_ledger:
             ask(preview, "target", lambda: mart.refuse_foreign_target(session, spec, target))
+            name = self.pipeline.name
+            ask(preview, "renamed", lambda: adopt.refuse_first_script(session, name, spec, target))
         # `:since_load` is 0 where all rows are read.
         since_load = 0
         if not in_full and (is_increment or spec.materialized == "script"):

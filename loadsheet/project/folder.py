@@ -60,11 +60,7 @@ def find_pipeline(explicit: Path | None, name: str) -> tuple[Path, Path]:
     specs.sort(key=lambda spec: spec.parent.name != name)
     names = []
     for spec in specs:
-        pipeline, _ = check_file(spec)
-        # A file with problems counts under its folder's name, which is the default.
-        name_in_spec = spec.parent.name
-        if pipeline:
-            name_in_spec = pipeline.name
+        name_in_spec = pipeline_name(spec)
         if name_in_spec == name:
             _log.info("pipeline %s: %s", name, spec)
             return spec, project
@@ -75,6 +71,15 @@ def find_pipeline(explicit: Path | None, name: str) -> tuple[Path, Path]:
         f"there is no pipeline {name!r} in {display_path(project)}{suggestion};"
         f" it has: {', '.join(sorted(names))}"
     )
+
+
+def pipeline_name(spec: Path) -> str:
+    """The name of the pipeline in the file `spec`."""
+    pipeline, _ = check_file(spec)
+    if pipeline:
+        return pipeline.name
+    # A file with problems counts under its folder's name, which is the default.
+    return spec.parent.name
 
 
 def project_specs(project: Path) -> list[Path]:

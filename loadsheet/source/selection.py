@@ -75,12 +75,19 @@ class Last:
 
 
 def decide(
-    session: Session, table: Table, source: SourceTable, last: Last | None, request: RunRequest
+    session: Session,
+    table: Table,
+    source: SourceTable,
+    last: Last | None,
+    request: RunRequest,
+    *,
+    replaces_rows: bool = False,
 ) -> Selection:
     """The rows of `table` that this run reads. Waits for open transactions where the cursor needs
     it.
 
-    `last` is None when the target has never been loaded. Raises Refused when the spec and the
+    `last` is None when the target has never been loaded; `replaces_rows` tells that it has rows all
+    the same, those of another pipeline. Raises Refused when the spec and the
     source contradict each other or late commits could be missed, HeldBack when the source may still
     write into the interval.
     """
@@ -95,7 +102,7 @@ def decide(
         return window.interval(request)
     if is_full or last is None:
         rows = window.from_the_start()
-        if mode != "merge" and last is not None:
+        if mode != "merge" and (last is not None or replaces_rows):
             _refuse_incomplete_replacement(session, source, rows)
         return rows
     if last.watermark is not None:

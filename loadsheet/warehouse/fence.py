@@ -257,8 +257,8 @@ def refuse_foreign_rows(
     came from another source or this pipeline `appends`.
 
     Two pipelines that merge from one source do no harm to each other, because
-    `merging.not_older` guards the rows; two that append may load the same rows twice. A pipeline
-    that loads the table for the first time, or that was renamed, reads it whole.
+    `merging.not_older` guards the rows; two that append may load the same rows twice. A first load
+    reads the table whole (`warehouse.adopt` refuses one that appends).
     """
     other = session.execute(
         _NEWER_LOAD_OF_ANOTHER_PIPELINE, (str(target), pipeline, seen.last_load_no or 0)

@@ -18,7 +18,9 @@ COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
 def test_these_are_the_commands() -> None:
-    assert list(COMMANDS) == "init check plan add new run test status gc schema render".split()
+    assert list(COMMANDS) == (
+        "init check plan add new run test status adopt gc schema render".split()
+    )
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -36,7 +38,9 @@ def test_help_has_an_example_whose_options_exist(
         assert {word for word in words if word.startswith("--")} <= options
 
 
-@pytest.mark.parametrize("command", ["init", "plan", "add", "new", "run", "test", "status", "gc"])
+@pytest.mark.parametrize(
+    "command", ["init", "plan", "add", "new", "run", "test", "status", "adopt", "gc"]
+)
 def test_what_scripts_read_comes_as_json(command: str) -> None:
     assert "--json" in {
         option for parameter in COMMANDS[command].params for option in parameter.opts
