@@ -19,6 +19,7 @@ from loadsheet.redact import on_one_line
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.edit import fit_to_defaults
 from loadsheet.spec.models import Incremental, Table
+from loadsheet.sql.extensions import is_known
 from loadsheet.sql.types import TIME_TYPES, has_order, without_modifier
 
 if TYPE_CHECKING:
@@ -155,6 +156,9 @@ def _fits_key(table: SourceTable, name: str) -> bool:
     nature = table.natures[name]
     # A nondeterministic collation takes different values for equal.
     if nature.loose:
+        return False
+    # In a key, a type of an extension is text in the warehouse.
+    if is_known(nature.extension, nature.element):
         return False
     if nature.is_enum:
         return True

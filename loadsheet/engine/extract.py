@@ -24,6 +24,7 @@ import threading
 import time
 import uuid
 from dataclasses import dataclass
+from functools import cached_property
 
 from loadsheet.engine import resume
 from loadsheet.errors import Overtaken
@@ -38,9 +39,10 @@ from loadsheet.source.selection import Last, Selection
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.copying import FileFormat, WireFormat, select_columns
+from loadsheet.sql.extensions import Offered
 from loadsheet.sql.text import Relation
 from loadsheet.sql.types import without_modifier
-from loadsheet.warehouse import adopt, fence, integrity, ledger, tables
+from loadsheet.warehouse import adopt, extensions, fence, integrity, ledger, tables
 from loadsheet.warehouse.fence import Scope
 from loadsheet.warehouse.integrity import Change
 
@@ -70,7 +72,7 @@ def extract(
         if earlier:
             return earlier
     with source.transaction():
-        described = catalog.describe(source, pipeline.source.schema, table)
+        described = catalog.describe(source, pipeline.source.schema, table, attempt.ask_types)
     layout = Layout(file_format(pipeline, described), described.columns, described.key)
     # Before anything is read: this fails where pyarrow is missing or a type cannot be stored.
     layout.encoder()
@@ -203,6 +205,16 @@ class _Attempt:
                 self.target, self.pipeline, self.table, self.change, self.request.explicit_interval
             )
 
+    @cached_property
+    def _offered(self) -> Offered:
+        # Asked once: the table is described twice, and must not differ.
+        in_full = self.request.is_full(self.table.name)
+        return extensions.offered(self.warehouse, self.pipeline, self.target, in_full)
+
+    def ask_types(self) -> Offered:
+        """The types of extensions that the warehouse has for the target."""
+        return self._offered
+
     def refuse_append_to_others_rows(self, described: SourceTable) -> None:
         """Raises Refused where this would be a first load into rows that another pipeline has
         appended: this one may be that pipeline under a new name."""
@@ -257,7 +269,9 @@ class _Attempt:
             # Before the snapshot: a table rewritten or truncated after it would look empty to it.
             catalog.lock(source, expected)
             source.fix_snapshot()
-            described = catalog.describe(source, self.pipeline.source.schema, self.table)
+            described = catalog.describe(
+                source, self.pipeline.source.schema, self.table, self.ask_types
+            )
             # The rows to read were decided by the catalog as it was before the snapshot.
             if described != expected:
                 raise Overtaken(

@@ -25,9 +25,10 @@ from loadsheet.source.table import SourceTable
 from loadsheet.source.zones import TIMESTAMPTZ
 from loadsheet.spec.models import Incremental, Mode, Pipeline, Table
 from loadsheet.sql.copying import select_columns
+from loadsheet.sql.extensions import Offered, is_known
 from loadsheet.sql.text import Relation
 from loadsheet.sql.types import TIME_TYPES, without_modifier
-from loadsheet.warehouse import adopt, integrity
+from loadsheet.warehouse import adopt, extensions, integrity
 from loadsheet.warehouse.fence import Scope, was_last_load_held_back
 from loadsheet.warehouse.integrity import Change
 
@@ -114,6 +115,7 @@ class _ExtractPreviewer:
             preview.does = "would fail"
             return ExtractPreview(preview)
         ask(preview, "format", lambda: self._refuse_format(source))
+        self._note_texts(source)
         # First, because the check of the cursor and the estimates depend on it.
         is_changed = self._is_target_changed()
         self._check_name(source)
@@ -151,14 +153,16 @@ class _ExtractPreviewer:
         spec, if that fails."""
         schema, table = self.pipeline.source.schema, self.table
         source: SourceTable | None = ask(
-            self.preview, "catalog", lambda: catalog.describe(self.session, schema, table)
+            self.preview,
+            "catalog",
+            lambda: catalog.describe(self.session, schema, table, self._ask_types),
         )
         if source:
             return source
         # The refusal names one column. Without the spec's columns, all of them can be looked up.
         without_columns = replace(table, include=(), exclude=(), primary_key=(), incremental=None)
         try:
-            whole = catalog.describe(self.session, schema, without_columns)
+            whole = catalog.describe(self.session, schema, without_columns, self._ask_types)
         except LoadsheetError:
             return None
         names = [*table.include, *table.exclude, *table.primary_key]
@@ -167,6 +171,23 @@ class _ExtractPreviewer:
         for name in dict.fromkeys(names):
             ask(self.preview, "catalog", lambda name=name: whole.column(name))  # type: ignore[misc]
         return None
+
+    def _ask_types(self) -> Offered:
+        target = Relation(self.pipeline.warehouse.schema, self.table.name)
+        return extensions.offered(self.warehouse, self.pipeline, target, in_full=False)
+
+    def _note_texts(self, source: SourceTable) -> None:
+        """Add a note for each column that would land as itself if the warehouse had its type."""
+        for column in source.columns:
+            nature = source.natures[column.name]
+            if not column.cast or not is_known(nature.extension, nature.element):
+                continue
+            message = (
+                f"{column.name} ({column.source_type}) lands as {column.type}. It lands as itself"
+                f" if the warehouse has the extension {nature.extension} at the first load or at a"
+                " full refresh, the column is not part of the key, and lake.format is not binary"
+            )
+            self.preview.add_remark("note", "extension", message)
 
     def _refuse_format(self, source: SourceTable) -> None:
         """Raises what the engine would raise if the columns cannot be stored in the format."""

@@ -15,6 +15,7 @@ from loadsheet.source.beneath import Beneath, walk
 from loadsheet.source.fitness import refuse_unfit
 from loadsheet.source.table import Nature, SourceTable
 from loadsheet.spec.models import Table
+from loadsheet.sql.extensions import Ask, Offered, is_known
 from loadsheet.sql.text import Relation
 from loadsheet.sql.types import Column, landing
 
@@ -52,6 +53,12 @@ SELECT base.attnum, name, not_null, declared,
        EXISTS (SELECT FROM pg_cast WHERE castsource = coalesce(inner_type.oid, outer_type.oid)
                AND castsource >= 16384 AND casttarget = 'text'::regtype
                    AND castmethod = 'f') AS own_text,
+       (SELECT extname FROM pg_depend JOIN pg_extension ON pg_extension.oid = refobjid
+        WHERE classid = 'pg_type'::regclass AND objid = coalesce(inner_type.oid, outer_type.oid)
+            AND refclassid = 'pg_extension'::regclass AND deptype = 'e') AS extension,
+       format_type(coalesce(inner_type.oid, outer_type.oid), NULL) AS qualified,
+       format_type(coalesce(inner_type.oid, outer_type.oid),
+           CASE WHEN inner_type.oid IS NULL THEN base.typmod ELSE element.typmod END) AS modified,
        coalesce(NOT collisdeterministic, false) AS loose,
        ARRAY(SELECT enumlabel::text FROM pg_enum
            WHERE enumtypid = coalesce(inner_type.oid, outer_type.oid)
@@ -89,8 +96,12 @@ WHERE nspname = %s AND relkind IN ('r', 'p', 'v', 'm', 'f')
 """
 
 
-def describe(session: psycopg.Connection[Any], schema: str, table: Table) -> SourceTable:
+def describe(
+    session: psycopg.Connection[Any], schema: str, table: Table, ask: Ask | None = None
+) -> SourceTable:
     """`table` as the source's catalogs describe it, with the columns that the spec selects.
+
+    `ask` tells which types of extensions the warehouse has; without it, it is taken to have them.
 
     Raises Refused when the table or a column the spec names does not exist, when this role cannot
     see all of its rows, or when a column's type cannot be loaded as the spec asks.
@@ -118,7 +129,7 @@ def describe(session: psycopg.Connection[Any], schema: str, table: Table) -> Sou
     whole = SourceTable(
         relation=relation,
         oid=oid,
-        columns=tuple(_column(row) for row in rows),
+        columns=tuple(_columns(rows, key, ask)),
         natures={row["name"]: _nature(row) for row in rows},
         not_null=frozenset(row["name"] for row in rows if row["not_null"]),
         key=key,
@@ -158,6 +169,35 @@ def _missing(session: psycopg.Connection[Any], relation: Relation) -> Refused:
         f"the source has no table {relation}: schema {relation.schema!r} is empty, missing or not"
         " visible to this role"
     )
+
+
+def _columns(rows: list[dict[str, Any]], key: tuple[str, ...], ask: Ask | None) -> list[Column]:
+    offered: Offered | None = None
+    if ask and any(is_known(row["extension"], row["element"]) for row in rows):
+        offered = ask()
+    columns = []
+    for row in rows:
+        column = _column(row)
+        # In a key, the operators of its own type would have to be found, and be those of the
+        # source.
+        if is_known(row["extension"], row["element"]) and row["name"] not in key:
+            column = _as_itself(column, row, offered)
+        columns.append(column)
+    return columns
+
+
+def _as_itself(column: Column, row: dict[str, Any], offered: Offered | None) -> Column:
+    """The column with the type that the warehouse has for it; unchanged where it has none."""
+    name = row["qualified"]
+    if offered:
+        if column.name in offered.texts:
+            return column
+        name = offered.names.get((row["extension"], row["element"]))
+        if name is None:
+            return column
+    modifier = row["modified"].removeprefix(row["qualified"])
+    array = "[]" if row["is_array"] else ""
+    return replace(column, type=f"{name}{modifier}{array}", cast=False, exact_in_binary=False)
 
 
 def _column(row: dict[str, Any]) -> Column:

@@ -14,6 +14,7 @@ from loadsheet.postgres import Session
 from loadsheet.source import zones
 from loadsheet.spec.models import Table
 from loadsheet.spec.schedule import is_number
+from loadsheet.sql.extensions import is_known
 from loadsheet.sql.text import ident, literal, typed
 from loadsheet.sql.types import (
     MAX_COLUMNS,
@@ -72,7 +73,17 @@ def refuse_for_parquet(source: SourceTable) -> None:
 
 def _value_problems(source: SourceTable) -> Iterator[str]:
     for column in source.columns:
-        if source.natures[column.name].own_text:
+        nature = source.natures[column.name]
+        if not nature.own_text or not column.cast:
+            continue
+        if is_known(nature.extension, nature.element):
+            yield (
+                f"{_described(column)} is of the extension {nature.extension} and lands only as"
+                " itself: the warehouse needs the extension, in a schema that its role may use (run"
+                f" CREATE EXTENSION {nature.extension}; there), and lake.format must not be binary."
+                " Or leave the column out with columns.exclude"
+            )
+        else:
             yield (
                 f"{_described(column)} has a user-defined cast to text, which may not show the"
                 " whole value: read it through a view, or leave it out with columns.exclude"

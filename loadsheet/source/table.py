@@ -21,6 +21,8 @@ class Nature:
     is_enum: bool
     own_text: bool
     """The type has a user-defined cast to text, which need not show the whole value."""
+    extension: str | None
+    """The extension that the type is of."""
     loose: bool
     """The collation is nondeterministic: it treats different values as equal."""
 

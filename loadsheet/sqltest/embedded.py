@@ -76,7 +76,7 @@ class EmbeddedServer(Managed):
         self._scratch = scratch_folder(self.prefix, self._within)
         try:
             self._home = self._place(self._scratch)
-            self._programs = reachable_install(self._version, self._scratch) / "bin"
+            self._programs = self._find_programs(self._scratch)
             self._create()
             self._serve()
         except BaseException:
@@ -102,6 +102,10 @@ class EmbeddedServer(Managed):
     @property
     def _data(self) -> Path:
         return self._home / "data"
+
+    def _find_programs(self, scratch: Path) -> Path:
+        """The folder of PostgreSQL's programs; `scratch` is for a copy that all users may run."""
+        return reachable_install(self._version, scratch) / "bin"
 
     @abstractmethod
     def _place(self, scratch: Path) -> Path:

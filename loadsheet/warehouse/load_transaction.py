@@ -285,7 +285,8 @@ class _LoadTransaction:
                     for block in blocks:
                         copy.write(block)
                 return cursor.rowcount
-        except psycopg.errors.DataError as error:
+        # The input functions of some extensions call a value that they cannot read a syntax error.
+        except (psycopg.errors.DataError, psycopg.errors.SyntaxError) as error:
             raise Refused(
                 f"{self.target} cannot hold what the source sent: {error.diag.message_primary}"
             ) from error

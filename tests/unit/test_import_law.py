@@ -27,6 +27,7 @@ LATE = {
     "airflow/slack.py": (5, TASK),
     "authoring/advice.py": (4, COMMAND),
     "authoring/file.py": (3, COMMAND),
+    "cli/adopt.py": (2, COMMAND),
     "cli/add.py": (5, COMMAND),
     "cli/check.py": (2, COMMAND),
     "cli/errors.py": (2, "drivers and the bug report are needed only after a failure"),
