@@ -60,6 +60,8 @@ SOURCE_SETTINGS = {
     "synchronize_seqscans": "off",
     "max_parallel_workers_per_gather": "0",
     "idle_in_transaction_session_timeout": "0",
+    # As pg_dump does: a limit for reports would end the reading of a large table, time after time.
+    "statement_timeout": "0",
 }
 # Waiting for another session's lock ends with an error after lock_timeout, and a dead client's
 # statement ends by itself. A worker that was stopped, or that the network has lost, releases its
@@ -73,6 +75,7 @@ WAREHOUSE_SETTINGS = {
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
     "jit": "off",
+    "statement_timeout": "0",
 }
 # A dead server is noticed after a minute of silence. With unacknowledged data the kernel would keep
 # trying for 15 minutes; a limit below these five would also drop a server that is only too busy to
@@ -369,7 +372,8 @@ def connect(
     for name in ("date", "timestamp", "timestamptz"):
         loader = _DateLoader if name == "date" else _TimestampLoader
         session.adapters.register_loader(name, loader)
-    session.pin({**PINNED, **settings}, read_only)
+    newer = newer_settings(session.info.server_version)
+    session.pin({**PINNED, **settings, **newer}, read_only)
     version = session.info.parameter_status("server_version") or "of unknown version"
     server_versions[connection.conn_id] = version
     _log.info("connected to %s: PostgreSQL %s", connection.conn_id, version)
@@ -381,6 +385,11 @@ def connect(
         session.close()
         raise
     return session
+
+
+def newer_settings(server_version: int) -> dict[str, str]:
+    """Further settings of a session, which older servers do not know."""
+    return {"transaction_timeout": "0"} if server_version >= 170000 else {}
 
 
 def connect_source(connection: Connection) -> PinnedSession:

@@ -24,7 +24,6 @@ _LOGIN = Cause(
     False, "The server does not accept this login", "correct the connection's login, then run again"
 )
 _FULL = "free space there, or enlarge it"
-_LIMIT = "raise the limit for the connection's role, or make the work smaller"
 
 SQLSTATES = {
     "08": Cause(
@@ -44,8 +43,17 @@ SQLSTATES = {
         " default_transaction_read_only to off",
     ),
     # Timeouts: to correct the SQL, as for the rest of their class, would be the wrong advice.
-    "25P03": Cause(True, "The server ended a transaction that took too long", _LIMIT),
-    "25P04": Cause(True, "The server ended a transaction that took too long", _LIMIT),
+    "25P03": Cause(
+        True,
+        "The server ended a transaction that was idle for too long",
+        "raise idle_in_transaction_session_timeout for the connection's role",
+    ),
+    "25P04": Cause(
+        True,
+        "The server ended a transaction that took too long",
+        "raise transaction_timeout for the connection's role (ALTER ROLE ... SET"
+        " transaction_timeout), or make the work smaller",
+    ),
     "28": _LOGIN,
     "2B": Cause(False, "Something else depends on it", "drop what depends on it first"),
     "3D": Cause(False, "There is no such database", "create it, or correct the connection"),
@@ -77,7 +85,12 @@ SQLSTATES = {
         " at once",
     ),
     # A configured limit, unlike the rest of its class, does not recover.
-    "53400": Cause(False, "A limit in the server's configuration was reached", _LIMIT),
+    "53400": Cause(
+        False,
+        "A limit in the server's configuration was reached",
+        "raise the limit that the message names for the connection's role (ALTER ROLE ... SET), or"
+        " make the work smaller",
+    ),
     "54": Cause(False, "It is larger than PostgreSQL allows", "make it smaller"),
     "55": Cause(
         False,
@@ -96,7 +109,8 @@ SQLSTATES = {
     "57014": Cause(
         True,
         "A user or statement_timeout cancelled the statement",
-        "find out who cancelled it, or raise statement_timeout for the connection's role",
+        "find out who cancelled it, or raise statement_timeout for the connection's role"
+        " (ALTER ROLE ... SET statement_timeout)",
     ),
     "57P01": Cause(
         True, "An administrator shut the server down or ended the session", "check that it runs"
@@ -106,6 +120,11 @@ SQLSTATES = {
         True,
         "The server is starting, stopping or recovering",
         "wait until it takes connections",
+    ),
+    "57P05": Cause(
+        True,
+        "The server ended a session that was idle for too long",
+        "raise idle_session_timeout for the connection's role",
     ),
     # The one of its class that does not pass: the class covers restarts and failovers.
     "57P04": Cause(False, "The database was dropped", "create it, or correct the connection"),
@@ -152,6 +171,17 @@ LOGIN_MESSAGES = {
     "57P01": re.compile(r"terminating connection due to administrator command"),
     "57P03": re.compile(r"the database system is |not currently accepting connections"),
 }
+# A standby as the source: the primary has removed rows that the query may still see. It has the
+# SQLSTATE of any collision, and ends sessions with others.
+_RECOVERY = re.compile("conflict with recovery")
+_CONFLICT_WITH_RECOVERY = Cause(
+    True,
+    "The server is a standby, and could wait no longer with changes of its primary that this query"
+    " holds up",
+    "set hot_standby_feedback = on at the standby, or raise max_standby_streaming_delay (and"
+    " max_standby_archive_delay) there above the time that the largest table takes to read; or read"
+    " from the primary",
+)
 NOT_CONNECTED, DISCONNECTED = "08001", "08006"
 
 _BUSY = Cause(
@@ -233,8 +263,11 @@ LOCAL = Cause(
 )
 
 
-def of_sqlstate(code: str) -> Cause:
-    """The cause of a SQLSTATE: its own, else that of its class, else the general one."""
+def of_sqlstate(code: str, text: str = "") -> Cause:
+    """The cause of a SQLSTATE: its own, else that of its class, else the general one. The server's
+    message `text` tells apart what has one code."""
+    if _RECOVERY.search(text):
+        return _CONFLICT_WITH_RECOVERY
     # The table has a class by two characters, and a few longer prefixes.
     for length in range(len(code), 0, -1):
         cause = SQLSTATES.get(code[:length])

@@ -93,7 +93,7 @@ def _database_error(error: psycopg.Error) -> Diagnosis | None:
                 break
     if code is None:  # psycopg refused a call of ours
         return None
-    return Diagnosis(text, f"SQLSTATE {code}", causes.of_sqlstate(code))
+    return Diagnosis(text, f"SQLSTATE {code}", causes.of_sqlstate(code, text))
 
 
 def _lake_error(error: BaseException) -> Diagnosis | None:

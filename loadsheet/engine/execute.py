@@ -107,10 +107,11 @@ def _dispatch(
             from loadsheet.source.discovery import has_relation
 
             table = pipeline.table(name)
-            with servers.source() as source, servers.warehouse() as warehouse:
+            lake, open_warehouse = servers.lake, servers.warehouse
+            with servers.source() as source:
                 if table.matched and not has_relation(source, pipeline.source.schema, name):
                     return skipped("no longer in the source; the loaded rows stay")
-                return extract(pipeline, table, request, source, servers.lake, warehouse, progress)
+                return extract(pipeline, table, request, source, lake, open_warehouse, progress)
         case "load":
             from loadsheet.engine.load import load
 

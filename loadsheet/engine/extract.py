@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from loadsheet.engine import resume
+from loadsheet.engine.sessions import IdleSession, Open
 from loadsheet.errors import Overtaken
 from loadsheet.failpoints import reach
 from loadsheet.lake.manifest import FILE_NAME, Manifest, Part, load_prefix
@@ -42,7 +43,15 @@ from loadsheet.sql.copying import FileFormat, WireFormat, select_columns
 from loadsheet.sql.extensions import Offered
 from loadsheet.sql.text import Relation
 from loadsheet.sql.types import without_modifier
-from loadsheet.warehouse import adopt, extensions, fence, integrity, ledger, tables
+from loadsheet.warehouse import (
+    adopt,
+    extensions,
+    fence,
+    integrity,
+    ledger,
+    load_transaction,
+    tables,
+)
 from loadsheet.warehouse.fence import Scope
 from loadsheet.warehouse.integrity import Change
 
@@ -57,15 +66,22 @@ def extract(
     request: RunRequest,
     source: PinnedSession,
     lake: Lake,
-    warehouse: Session,
+    warehouse: Open,
     progress: Progress,
 ) -> Outcome:
     """Store the table's new rows in the lake; `.load_id` names them for the load.
 
+    `warehouse` opens a session; a second one where the first was ended while rows were read.
     Skipped when there is nothing new; then nothing was written anywhere. Raises Refused, HeldBack
     or Overtaken (see `loadsheet.errors`), psycopg and minio errors for trouble with the servers.
     """
-    attempt = _Attempt(pipeline, table, request, lake, warehouse)
+    with IdleSession(warehouse) as kept:
+        attempt = _Attempt(pipeline, table, request, lake, kept)
+        return _extract(attempt, source, progress)
+
+
+def _extract(attempt: _Attempt, source: Session, progress: Progress) -> Outcome:
+    pipeline, table, request = attempt.pipeline, attempt.table, attempt.request
     # What was loaded or extracted before does not count on a target that was harmed since.
     if table.name in request.resumes and attempt.change is None:
         earlier = _outcome_before_the_stop(attempt)
@@ -91,11 +107,14 @@ def extract(
         rows.lower,
         rows.upper,
     )
+    attempt.refuse_too_many_columns(described, rows)
     reach("extract.decided")
     manifest = attempt.run(source, described, rows, layout, progress)
     remarks = _remarks(table, rows, attempt)
     if manifest is None:
-        ledger.clear_failure(warehouse, pipeline.name, "table", attempt.target)
+        attempt.warehouse.use(
+            lambda session: ledger.clear_failure(session, pipeline.name, "table", attempt.target)
+        )
         since = f" since {rows.lower}" if rows.lower else ""
         return skipped(f"nothing new{since}{remarks}")
     return Outcome(
@@ -126,7 +145,7 @@ def _remarks(table: Table, rows: Selection, attempt: _Attempt) -> str:
 
 def _outcome_before_the_stop(attempt: _Attempt) -> Outcome | None:
     """The outcome, where this run loaded or extracted the table before it was stopped."""
-    warehouse = attempt.warehouse
+    warehouse = attempt.warehouse.session
     names = (attempt.pipeline.name, attempt.table.name, attempt.target, attempt.request.run_id)
     if resume.has_loaded(warehouse, *names):
         return skipped("loaded before the run was stopped")
@@ -150,7 +169,12 @@ class _Attempt:
     """One try at extracting a table: what it has observed, and its fence once it has taken it."""
 
     def __init__(
-        self, pipeline: Pipeline, table: Table, request: RunRequest, lake: Lake, warehouse: Session
+        self,
+        pipeline: Pipeline,
+        table: Table,
+        request: RunRequest,
+        lake: Lake,
+        warehouse: IdleSession,
     ):
         self.pipeline = pipeline
         self.table = table
@@ -159,45 +183,42 @@ class _Attempt:
         self.warehouse = warehouse
         self.target = Relation(pipeline.warehouse.schema, table.name)
         self.started = time.monotonic()
-        with warehouse.transaction():
-            ledger.ensure(warehouse)
-            self._observe()
+        with warehouse.session.transaction():
+            ledger.ensure(warehouse.session)
+            self._observe(warehouse.session)
         reach("extract.observed")
         self.accepted = ""
         """The changes of the source that the run was told to accept."""
         self._fenced: _Fenced | None = None
         self._taking_fence = threading.Lock()
 
-    def _observe(self) -> None:
+    def _observe(self, session: Session) -> None:
         """Read what the ledger says of the table, and what the target is. Raises Refused."""
-        self.seen: Scope = fence.read_scope(
-            self.warehouse, self.pipeline.name, self.table.name, self.target
-        )
+        name = self.pipeline.name
+        self.seen: Scope = fence.read_scope(session, name, self.table.name, self.target)
         # Asked once, with the scope: which rows are read, and whether they are all there are, must
         # follow from the same answer.
         was_loaded = self.seen.last_load_no is not None
-        exists = tables.kind(self.warehouse, self.target) is not None
-        self.is_first = not (was_loaded and exists)
+        self.exists = tables.kind(session, self.target) is not None
+        self.is_first = not (was_loaded and self.exists)
         self.storage = self.seen.storage
         """The target's storage when its rows were last known to be those of the ledger."""
         self.change: Change | None = None
         """How the target differs from what the ledger says."""
         if was_loaded and not self.request.is_full(self.table.name):
-            self._check_target(exists)
+            self._check_target(session)
         self.other: str | None = None
         """The pipeline that has loaded the target before, where this one never has."""
-        if exists and not was_loaded and not self.request.sample:
-            self.other = adopt.loaded_as(self.warehouse, self.pipeline.name, self.target)
+        if self.exists and not was_loaded and not self.request.sample:
+            self.other = adopt.loaded_as(session, name, self.target)
 
-    def _check_target(self, exists: bool) -> None:
+    def _check_target(self, session: Session) -> None:
         """Find out whether the target is what its loads have left. Raises Refused where it is not,
         and this run would not make up for that."""
         self.change = Change("is gone", is_empty=True)
-        if exists:
-            observed = integrity.observe(self.warehouse, self.target)
-            self.change = integrity.change_of(
-                self.warehouse, self.target, observed, self.seen.storage
-            )
+        if self.exists:
+            observed = integrity.observe(session, self.target)
+            self.change = integrity.change_of(session, self.target, observed, self.seen.storage)
             if self.change is None:
                 self.storage = observed.storage
         if self.change:
@@ -209,7 +230,9 @@ class _Attempt:
     def _offered(self) -> Offered:
         # Asked once: the table is described twice, and must not differ.
         in_full = self.request.is_full(self.table.name)
-        return extensions.offered(self.warehouse, self.pipeline, self.target, in_full)
+        return self.warehouse.use(
+            lambda session: extensions.offered(session, self.pipeline, self.target, in_full)
+        )
 
     def ask_types(self) -> Offered:
         """The types of extensions that the warehouse has for the target."""
@@ -221,7 +244,26 @@ class _Attempt:
         if self.other is None or self.request.is_full(self.table.name):
             return
         if self.table.mode_with_key(bool(described.key)) == "append":
-            adopt.refuse_first_append(self.warehouse, self.target, self.other, self.pipeline.name)
+            adopt.refuse_first_append(
+                self.warehouse.session, self.target, self.other, self.pipeline.name
+            )
+
+    def refuse_too_many_columns(self, described: SourceTable, rows: Selection) -> None:
+        """Raises Refused, before anything is read, where the target cannot take the columns."""
+        recorded = {column["name"] for column in self.seen.columns or ()}
+        # The columns of the last load have found their place.
+        if not self.exists or recorded.issuperset(column.name for column in described.columns):
+            return
+        self.warehouse.use(
+            lambda session: load_transaction.refuse_too_many_columns(
+                session,
+                self.target,
+                described.columns,
+                described.oid,
+                self.seen,
+                rows.action,
+            )
+        )
 
     @property
     def last(self) -> Last | None:
@@ -239,18 +281,14 @@ class _Attempt:
         # free: while rows are read, the step's own thread uses only the source's.
         with self._taking_fence:
             if self._fenced is None:
-                self._fenced = self._take_fence()
+                self._fenced = self.warehouse.use(self._take_fence)
         return self._fenced
 
-    def _take_fence(self) -> _Fenced:
+    def _take_fence(self, session: Session) -> _Fenced:
         name, table = self.pipeline.name, self.table.name
-        with self.warehouse.transaction():
-            number = fence.take_fence(
-                self.warehouse, name, table, self.target, self.seen, self.storage
-            )
-            load_id = ledger.next_load_id(
-                self.warehouse, name, table, self.target, self.request.run_id
-            )
+        with session.transaction():
+            number = fence.take_fence(session, name, table, self.target, self.seen, self.storage)
+            load_id = ledger.next_load_id(session, name, table, self.target, self.request.run_id)
         # Random as well, because a warehouse restored from a backup gives out the same fence again.
         attempt = f"{number:08d}-{uuid.uuid4().hex[:8]}"
         reach("extract.fenced")
@@ -291,7 +329,12 @@ class _Attempt:
             selection.refuse_null_cursors(source, self.table, described)
             last_facts = self.seen.source or {}
             rows = selection.compare_ties(source, self.table, described, rows, last_facts)
-            fitness.refuse_values(source, described, self.table, rows.where, self.warehouse)
+            where = rows.where
+            self.warehouse.use(
+                lambda session: fitness.refuse_values(
+                    source, described, self.table, where, session
+                )
+            )
             # A cursor value later than this is a mistake; its row must not win over later versions.
             read_at = holdback.now(source)
             origin = self._identify_source(source, described, rows)
@@ -321,14 +364,16 @@ class _Attempt:
         """
         origin, changes, lags = identity.observe(source, self.seen.source)
         if not self.request.is_full(self.table.name):
-            fence.refuse_foreign_rows(
-                self.warehouse,
-                self.pipeline.name,
-                self.target,
-                self.seen,
-                origin,
-                described.oid,
-                rows.action == "append",
+            self.warehouse.use(
+                lambda session: fence.refuse_foreign_rows(
+                    session,
+                    self.pipeline.name,
+                    self.target,
+                    self.seen,
+                    origin,
+                    described.oid,
+                    rows.action == "append",
+                )
             )
         facts = {**identity.table_facts(described), **rows.facts}
         last = self.seen.source or {}
@@ -417,8 +462,9 @@ class _Attempt:
         content = manifest.to_json()
         self.lake.put(name, content)
         reach("extract.manifest_stored")
-        fence.seal_attempt(
-            self.warehouse, manifest, self.target, name, hashlib.sha256(content).hexdigest()
+        sha256 = hashlib.sha256(content).hexdigest()
+        self.warehouse.use(
+            lambda session: fence.seal_attempt(session, manifest, self.target, name, sha256)
         )
         _log.debug("%s: sealed %s", self.target, name)
         reach("extract.sealed")

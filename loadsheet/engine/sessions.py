@@ -8,12 +8,13 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import psycopg
 
 from loadsheet.connections.lookup import Connection, Connections
-from loadsheet.postgres import PinnedSession, connect_source, connect_warehouse
+from loadsheet.deadline import remaining
+from loadsheet.postgres import PinnedSession, Session, connect_source, connect_warehouse
 from loadsheet.spec.models import Pipeline
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 Connect = Callable[[Connection], PinnedSession]
+Open = Callable[[], contextlib.AbstractContextManager[Session]]
+Result = TypeVar("Result")
 
 
 class Servers:
@@ -72,9 +75,26 @@ class KeptServers(Servers):
             while sessions:
                 sessions.pop().close()
 
+    def own_warehouse(self) -> Session:
+        """As that of `Servers`."""
+        return self._connect(connect_warehouse, self._pipeline.warehouse.conn_id)
+
+    def _connect(self, connect: Connect, conn_id: str) -> PinnedSession:
+        """A new session. The kept ones make room where the server has none left: a role may have a
+        CONNECTION LIMIT."""
+        connection = self._connections(conn_id)
+        try:
+            return connect(connection)
+        except psycopg.OperationalError:
+            if not any(self._idle.values()):
+                raise
+        _log.info("no further session on %s: closing those that are idle", conn_id)
+        self.close()
+        return connect(connection)
+
     @contextlib.contextmanager
     def _session(self, connect: Connect, conn_id: str) -> Iterator[PinnedSession]:
-        session = self._take_idle(connect) or connect(self._connections(conn_id))
+        session = self._take_idle(connect) or self._connect(connect, conn_id)
         try:
             yield session
         except BaseException:
@@ -98,3 +118,33 @@ class KeptServers(Servers):
             else:
                 return session
         return None
+
+
+class IdleSession:
+    """A session that is idle for hours perhaps, while rows are read elsewhere; a context manager. A
+    setting of the role (idle_session_timeout) or a firewall may end it: then another is opened."""
+
+    def __init__(self, connect: Open):
+        self._connect = connect
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        self._stack.__enter__()
+        self.session = self._stack.enter_context(self._connect())
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+
+    def use(self, work: Callable[[Session], Result]) -> Result:
+        """The result of `work`, which is done again in another session where this one is lost. So
+        it must be a single statement or transaction that may be repeated."""
+        try:
+            return work(self.session)
+        except psycopg.OperationalError:
+            # The step's own time limit shuts a session, too.
+            if not self.session.broken or remaining() <= 0:
+                raise
+        _log.info("a session was ended while it was idle; opening another")
+        self.session = self._stack.enter_context(self._connect())
+        return work(self.session)

@@ -21,6 +21,7 @@ from loadsheet.warehouse.load_transaction import (
     column_definitions,
     drop_dependent_remedy,
     existing_columns,
+    refuse_too_many_columns,
 )
 
 
@@ -126,6 +127,7 @@ class _LoadPreviewer:
             ask(preview, "drift", lambda: drift.refuse_if_frozen(self.target, changed))
         for note in changed.notes:
             preview.add_remark("note", "drift", note)
+        ask(preview, "drift", self._refuse_too_many_columns)
         if preview.action == "replace":
             self._replace_target(changed)
             return
@@ -142,6 +144,16 @@ class _LoadPreviewer:
         # A merge also reads the target, to leave rows that have not changed alone.
         privileges = ("SELECT", "INSERT", "UPDATE") if self.key else ("INSERT",)
         self._check_write(privileges)
+
+    def _refuse_too_many_columns(self) -> None:
+        refuse_too_many_columns(
+            self.session,
+            self.target,
+            self.source.columns,
+            self.source.oid,
+            self.scope,
+            self.preview.action or "merge",
+        )
 
     def _compare_columns(self, existing: dict[str, str]) -> Drift:
         return drift.compare_columns(self.source.columns, self.source.oid, existing, self.scope)

@@ -38,6 +38,7 @@ from loadsheet.postgres import (
     begin,
     begin_with,
     extractor_mark,
+    newer_settings,
 )
 from loadsheet.source.table import SourceTable
 from loadsheet.sql.copying import WireFormat, copy_out
@@ -255,7 +256,8 @@ async def _open(session: Session, snapshot: str) -> Any:
     connection = await _connect(session)
     own = f"{begin('REPEATABLE READ', read_only=True)}; SET TRANSACTION SNAPSHOT '{snapshot}'"
     try:
-        message = f"{begin_with(_SETTINGS, own)}; SELECT {extractor_mark()}"
+        settings = {**_SETTINGS, **newer_settings(session.info.server_version)}
+        message = f"{begin_with(settings, own)}; SELECT {extractor_mark()}"
         await connection.execute(message, timeout=_patience())
     except BaseException:
         connection.terminate()

@@ -39,8 +39,10 @@ _PORTABLE_AS_TEXT = frozenset(
 _UNORDERED = frozenset(
     "json point line lseg box path polygon circle pg_snapshot txid_snapshot".split()
 )
-# A server takes 1,600 columns, and one of them is `_load_id`.
-MAX_COLUMNS = 1599
+MOST_COLUMNS = 1600
+"""The columns of a table at most."""
+# One of them is `_load_id`.
+MAX_COLUMNS = MOST_COLUMNS - 1
 
 TIME_TYPES = ("timestamp with time zone", "timestamp without time zone", "date")
 # Their order is the collation's: only in "C" is it the same on every server.

@@ -17,7 +17,7 @@ from loadsheet.failpoints import reach
 from loadsheet.postgres import Session
 from loadsheet.sql.merging import LOAD_ID
 from loadsheet.sql.text import Relation, ident
-from loadsheet.sql.types import Column, widens
+from loadsheet.sql.types import MOST_COLUMNS, Column, widens
 from loadsheet.warehouse import tables
 from loadsheet.warehouse.fence import Scope
 
@@ -25,6 +25,10 @@ _OTHER_COLUMN = (
     "is not the column that older rows were loaded from (dropped and added, or excluded for a "
     "while)"
 )
+
+_LAST_ATTNUM = """
+SELECT coalesce(max(attnum), 0) FROM pg_attribute WHERE attrelid = to_regclass(%s)
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,6 +213,32 @@ def refuse_incompatible_columns(target: Relation, drift: Drift, remedy: str) -> 
 def _refuse_columns(target: Relation, columns: dict[str, str], remedy: str) -> None:
     for name, what in columns.items():
         raise Refused(f"{target}: column {name} {what}; {remedy}")
+
+
+def refuse_too_many_columns(
+    session: Session, target: Relation, drift: Drift, arriving: int, in_place: bool, remedy: str
+) -> None:
+    """Raises Refused where the target would have more columns than PostgreSQL allows: one that is
+    altered `in_place` (with the `remedy`), whose dropped columns count, or a new one for `arriving`
+    columns."""
+    if in_place:
+        row = session.execute(_LAST_ATTNUM, (target.sql,)).fetchone()
+        used = row[0] if row else 0
+        if drift.added and used + len(drift.added) > MOST_COLUMNS:
+            raise Refused(
+                f"{target} has used {used:,} of the {MOST_COLUMNS:,} columns that PostgreSQL gives"
+                f" a table, dropped ones included, and {len(drift.added)} more would be added;"
+                f" {remedy}, or leave columns out with columns.exclude"
+            )
+        return
+    needed = arriving + len(drift.kept) + 1
+    if needed > MOST_COLUMNS:
+        raise Refused(
+            f"{target} would have {needed:,} columns with _load_id and the {len(drift.kept)} that"
+            f" are no longer read from the source, more than the {MOST_COLUMNS:,} that PostgreSQL"
+            " allows: drop some of those in the warehouse, or leave columns out with"
+            " columns.exclude"
+        )
 
 
 def alter_columns(

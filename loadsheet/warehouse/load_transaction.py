@@ -178,6 +178,18 @@ class _LoadTransaction:
             if str(self.target) in str(error):
                 raise Refused(str(error)) from error
             raise Refused(f"{self.target}: {error}") from error
+        except psycopg.errors.ProgramLimitExceeded as error:
+            why = error.diag.message_primary or ""
+            advice = ""
+            # It may fill its page in the source, and not fit with the 8 bytes of _load_id.
+            if why.startswith("row is too big"):
+                advice = (
+                    " with _load_id. Leave columns out with columns.exclude, and run a full refresh"
+                    " of this table"
+                )
+            raise Refused(
+                f"{self.target} cannot hold a row of the source: {why}{advice}"
+            ) from error
 
     def count_unknown_rows(self) -> int | None:
         """The target's rows after the load, where the ledger does not explain them; else None."""
@@ -337,6 +349,28 @@ class _LoadTransaction:
 def drop_dependent_remedy(dependent: str) -> str:
     """The advice for a table that cannot be rebuilt because something depends on it."""
     return f"drop {dependent}, which depends on the table, so that it can be rebuilt"
+
+
+def refuse_too_many_columns(
+    session: Session,
+    target: Relation,
+    columns: Sequence[Column],
+    source_oid: int,
+    scope: fence.Scope,
+    action: str,
+) -> None:
+    """Raises Refused where a load of these columns with this `action` would give the existing
+    target more columns than PostgreSQL allows."""
+    existing = tables.columns_of(session, target)
+    changed = drift.compare_columns(columns, source_oid, existing, scope)
+    remedy = FULL_REFRESH_REMEDY
+    in_place = action != "replace"
+    if not in_place:
+        dependents = tables.dependents(session, target)
+        if dependents:
+            in_place = True
+            remedy = drop_dependent_remedy(dependents[0])
+    drift.refuse_too_many_columns(session, target, changed, len(columns), in_place, remedy)
 
 
 def existing_columns(session: Session, target: Relation) -> dict[str, str]:

@@ -1,0 +1,336 @@
+"""Limits that a server, a database or a role sets for its sessions and tables: the work is done all
+the same, or refused in a message that names the limit and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from demo.servers import PostgresServer, S3Server
+from loadsheet import postgres
+from loadsheet.engine import extract
+from loadsheet.engine.sessions import IdleSession
+from loadsheet.errors import Refused, Unavailable
+from tests.faults.scale import scaled
+from tests.project import Project
+
+# Reading the view takes half a second, and so does building the mart: longer than each limit.
+SLOW = "CREATE VIEW slow AS SELECT 1 AS id, CAST(pg_sleep(0.5) AS text) AS slept"
+MART = {"late": "SELECT id, CAST(pg_sleep(0.5) AS text) AS slept FROM slow"}
+TIGHT = "150ms"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    """PostgreSQL 18, which has all the limits."""
+    with PostgresServer(version=18) as running:
+        yield running
+
+
+@pytest.fixture
+def shop(server: PostgresServer, tmp_path: Path, s3: S3Server) -> Iterator[Project]:
+    names = (f"source_{tmp_path.name}"[-60:], f"warehouse_{tmp_path.name}"[-60:])
+    source, warehouse = (server.create_database(name) for name in names)
+    project = Project(tmp_path, source, warehouse, s3)
+    project.in_source(SLOW)
+    project.spec({"slow": None}, MART)
+    yield project
+    for name in names:
+        server.drop_database(name)
+
+
+def limit(project: Project, side: str, **settings: str) -> None:
+    """What the side's database sets for each of its sessions."""
+    for name, value in settings.items():
+        statement = (
+            "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET"
+            f" {name} = ''{value}''', current_database()); END $$"
+        )
+        if side == "source":
+            project.in_source(statement)
+        else:
+            project.in_warehouse(statement)
+
+
+LIMITS = (
+    "statement_timeout",
+    "transaction_timeout",
+    "idle_in_transaction_session_timeout",
+    "idle_session_timeout",
+)
+
+
+@pytest.mark.parametrize("side", ["source", "warehouse"])
+@pytest.mark.parametrize("name", LIMITS)
+def test_a_timeout_shorter_than_the_work_does_not_end_it(
+    shop: Project, side: str, name: str
+) -> None:
+    limit(shop, side, **{name: TIGHT})
+    shop.succeed()
+    assert shop.in_warehouse("SELECT id FROM mart.late") == [(1,)]
+
+
+def test_the_sessions_that_help_with_a_large_table_have_no_timeout_either(
+    shop: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from loadsheet.source import stream
+
+    monkeypatch.setattr(stream, "MANY_ROWS", 1)
+    shop.in_source(
+        "CREATE TABLE many AS SELECT FROM generate_series(1, 1000);"
+        " CREATE VIEW slower AS SELECT id, slept FROM slow, many"
+    )
+    shop.spec({"slower": None})
+    limit(shop, "source", statement_timeout=TIGHT, transaction_timeout=TIGHT)
+    shop.succeed()
+    assert shop.in_warehouse("SELECT count(*) FROM staging.slower") == [(1000,)]
+
+
+def failure(project: Project, step: str) -> Exception:
+    error = project.run()[step].result
+    assert isinstance(error, Exception), error
+    return error
+
+
+def test_without_the_pins_the_timeouts_end_the_work(
+    shop: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(postgres.SOURCE_SETTINGS, "statement_timeout")
+    limit(shop, "source", statement_timeout=TIGHT)
+    error = failure(shop, "extract.extract_slow")
+    assert isinstance(error, Unavailable) and "ALTER ROLE ... SET statement_timeout" in str(error)
+
+
+def test_without_another_session_an_idle_one_is_the_end(
+    shop: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(IdleSession, "use", lambda self, work: work(self.session))
+    limit(shop, "warehouse", idle_session_timeout=TIGHT)
+    error = failure(shop, "extract.extract_slow")
+    assert isinstance(error, Unavailable)
+    assert "raise idle_session_timeout for the connection's role" in str(error)
+
+
+def test_a_limit_of_temporary_files_is_named(shop: Project) -> None:
+    shop.spec(
+        {"slow": None},
+        {"large": "SELECT DISTINCT md5(i::text) AS x FROM generate_series(1, 50000) i, slow"},
+    )
+    limit(shop, "warehouse", temp_file_limit="64kB", work_mem="64kB")
+    error = failure(shop, "transform.transform_large")
+    assert isinstance(error, Refused) and "temp_file_limit" in str(error)
+    assert "raise the limit that the message names" in str(error)
+
+
+def test_the_lock_timeout_of_the_source_is_kept_and_may_pass(shop: Project) -> None:
+    shop.in_source("CREATE TABLE locked (id int)")
+    shop.spec({"locked": None})
+    limit(shop, "source", lock_timeout=TIGHT)
+    with psycopg.connect(shop.source) as other:
+        other.execute("LOCK TABLE locked")
+        error = failure(shop, "extract.extract_locked")
+        other.rollback()
+    assert isinstance(error, Unavailable) and "SQLSTATE 55P03" in str(error)
+    shop.succeed()
+
+
+def as_role(server: PostgresServer, project: Project, connections: int) -> str:
+    """A role of the server with a limit of connections, which may do all in both databases."""
+    role = f"limited_{project.bucket[-8:]}"
+    with psycopg.connect(server.dsn("postgres"), autocommit=True) as session:
+        session.execute(
+            f"CREATE ROLE {role} LOGIN PASSWORD 'p' CONNECTION LIMIT {connections}".encode()
+        )
+    for run in (project.in_source, project.in_warehouse):
+        run(
+            f"DO $$ BEGIN EXECUTE format('GRANT ALL ON DATABASE %I TO {role}',"
+            " current_database()); END $$"
+        )
+        run(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
+    return role
+
+
+def test_one_connection_to_the_warehouse_is_enough(
+    server: PostgresServer, shop: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The transform's own session failed, because the run kept that of the load."""
+    role = as_role(server, shop, 1)
+    address = shop.warehouse.partition("@")[2]
+    limited = replace(shop, warehouse=f"postgresql://{role}:p@{address}")
+    limited.succeed()
+    assert shop.in_warehouse("SELECT id FROM mart.late") == [(1,)]
+
+
+def test_one_connection_to_the_source_is_enough_for_a_large_table(
+    server: PostgresServer, shop: Project
+) -> None:
+    shop.in_source("CREATE TABLE many AS SELECT i FROM generate_series(1, 30000) i")
+    role = as_role(server, shop, 1)
+    shop.spec({"many": None})
+    address = shop.source.partition("@")[2]
+    replace(shop, source=f"postgresql://{role}:p@{address}").succeed()
+    assert shop.in_warehouse("SELECT count(*) FROM staging.many") == [(30000,)]
+
+
+def columns(names: range, type_name: str = "int") -> str:
+    return ", ".join(f"c{number} {type_name}" for number in names)
+
+
+def test_a_table_of_1599_columns_is_merged(shop: Project) -> None:
+    wide = columns(range(1597), "bool")
+    shop.in_source(f"CREATE TABLE wide (id int PRIMARY KEY, at timestamptz, {wide})")
+    shop.in_source("INSERT INTO wide (id, at) SELECT i, now() FROM generate_series(1, 3) i")
+    shop.spec({"wide": {"incremental": {"cursor": "at", "lookback": "1d"}}})
+    shop.succeed()
+    shop.in_source("UPDATE wide SET c1596 = true, at = clock_timestamp() WHERE id = 2")
+    shop.in_source("INSERT INTO wide (id, at) VALUES (4, now())")
+    shop.succeed()
+    assert shop.in_warehouse("SELECT id, c1596 FROM staging.wide ORDER BY id") == [
+        (1, None),
+        (2, True),
+        (3, None),
+        (4, None),
+    ]
+
+
+@dataclass(frozen=True)
+class Wide:
+    """A table that its target cannot take any more, and how it is loaded."""
+
+    before: str
+    source: str
+    warehouse: str
+    spec: dict[str, Any] = field(default_factory=dict)
+    says: str = ""
+    way_on: str = ""
+
+
+USED_UP = (
+    f"ALTER TABLE staging.t {', '.join(f'ADD x{n} int' for n in range(1590))};"
+    f" ALTER TABLE staging.t {', '.join(f'DROP x{n}' for n in range(1590))}"
+)
+ADD_TEN = f"ALTER TABLE t {', '.join(f'ADD n{n} int' for n in range(10))}"
+WIDE = {
+    "dropped columns count": Wide(
+        before="id int PRIMARY KEY, at timestamptz DEFAULT now()",
+        source=ADD_TEN,
+        warehouse=USED_UP,
+        spec={"incremental": "at"},
+        says="staging.t has used 1,593 of the 1,600 columns",
+        way_on="run a full refresh",
+    ),
+    "also where something depends on the table": Wide(
+        before="id int PRIMARY KEY",
+        source=ADD_TEN,
+        warehouse=f"{USED_UP}; CREATE VIEW public.v AS SELECT id FROM staging.t",
+        says="staging.t has used 1,592 of the 1,600 columns",
+        way_on="drop view public.v",
+    ),
+    "those that only the target has": Wide(
+        before=f"id int PRIMARY KEY, {columns(range(900))}",
+        source="DROP TABLE t; CREATE TABLE t (id int PRIMARY KEY, "
+        f"{', '.join(f'n{n} int' for n in range(900))})",
+        warehouse="SELECT 1",
+        says="staging.t would have 1,802 columns with _load_id and the 900 that are no longer read",
+        way_on="drop some of those in the warehouse",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WIDE.values(), ids=WIDE)
+def test_a_target_without_room_for_the_columns_is_refused_before_anything_is_read(
+    shop: Project, case: Wide
+) -> None:
+    shop.in_source(f"CREATE TABLE t ({case.before}); INSERT INTO t (id) VALUES (1)")
+    shop.spec({"t": case.spec or None})
+    shop.succeed()
+    shop.in_source(case.source)
+    shop.in_source("INSERT INTO t (id) VALUES (2)")
+    shop.in_warehouse(case.warehouse)
+    stored = shop.objects()
+    error = failure(shop, "extract.extract_t")
+    assert isinstance(error, Refused)
+    assert case.says in str(error) and case.way_on in str(error)
+    assert shop.objects() == stored
+    if case.spec:
+        plan = shop.cli("plan", "shop", "--connect")
+        assert plan.returncode == 1 and case.says in " ".join(plan.stdout.split())
+        shop.succeed(full_refresh="all")
+        assert shop.differences("t") == 0
+
+
+def test_a_row_that_fills_its_page_is_refused_where_it_does_not_fit_with_its_load(
+    shop: Project,
+) -> None:
+    """1,017 columns of 8 bytes and the header are 8,160 bytes, all that a page has for a row."""
+    full = columns(range(1, 1016), "int8 DEFAULT 7")
+    shop.in_source(
+        f"CREATE TABLE full_row (id int8 PRIMARY KEY, at timestamptz DEFAULT now(), {full});"
+        " INSERT INTO full_row (id) VALUES (1)"
+    )
+    spec: dict[str, Any] = {"incremental": {"cursor": "at", "lookback": "1d"}}
+    shop.spec({"full_row": spec})
+    shop.succeed()
+    shop.in_source("UPDATE full_row SET c1 = 8, at = clock_timestamp()")
+    error = failure(shop, "load.load_full_row")
+    assert isinstance(error, Refused)
+    assert "staging.full_row cannot hold a row of the source: row is too big" in str(error)
+    assert "Leave columns out with columns.exclude, and run a full refresh" in str(error)
+    assert shop.in_warehouse("SELECT c1 FROM staging.full_row") == [(7,)]
+    # The columns that stay in the target are NULL, which costs each row a bit for each column.
+    unread = [f"c{number}" for number in range(2, 42)]
+    shop.spec({"full_row": {**spec, "columns": {"exclude": unread}}})
+    shop.succeed(full_refresh="all")
+    shop.in_source("UPDATE full_row SET c1 = 9, at = clock_timestamp()")
+    shop.succeed()
+    assert shop.in_warehouse("SELECT c1 FROM staging.full_row") == [(9,)]
+
+
+CONFLICT = "set hot_standby_feedback = on at the standby, or raise max_standby_streaming_delay"
+
+
+@pytest.mark.skipif(scaled(True, False), reason="two servers: in the long form")
+def test_a_conflict_with_recovery_says_what_to_set_at_the_standby(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"max_standby_streaming_delay": "0", "hot_standby_feedback": "off"}
+    with (
+        PostgresServer() as primary,
+        PostgresServer(copy_of=primary, standby=True, settings=settings) as standby,
+    ):
+        database = primary.create_database("source")
+        written = replace(project, source=database)
+        written.in_source("CREATE TABLE t AS SELECT i FROM generate_series(1, 1000) i")
+        lsn = written.in_source("SELECT pg_current_wal_flush_lsn()::text")[0][0]
+        wait_for(standby, lsn)
+        reach = extract.reach
+
+        def vacuum(point: str) -> None:
+            reach(point)
+            if point == "extract.snapshot":
+                written.in_source("DELETE FROM t WHERE i <= 500")
+                written.in_source("VACUUM t")
+                lsn = written.in_source("SELECT pg_current_wal_flush_lsn()::text")[0][0]
+                wait_for(standby, lsn)
+
+        monkeypatch.setattr(extract, "reach", vacuum)
+        reading = replace(project, source=standby.dsn("source"))
+        reading.spec({"t": None})
+        error = failure(reading, "extract.extract_t")
+        assert isinstance(error, Unavailable) and CONFLICT in str(error)
+        monkeypatch.setattr(extract, "reach", reach)
+        reading.succeed()
+
+
+def wait_for(standby: PostgresServer, lsn: str) -> None:
+    """Return when the standby has replayed up to `lsn`."""
+    with psycopg.connect(standby.dsn("postgres"), autocommit=True) as session:
+        while session.execute(
+            "SELECT pg_last_wal_replay_lsn() >= CAST(%s AS pg_lsn)", (lsn,)
+        ).fetchone() != (True,):
+            session.execute("SELECT pg_sleep(0.05)")
