@@ -46,7 +46,7 @@ def transform(
             if job is None:
                 ledger.clear_failure(session, pipeline.name, "transform", target)
                 return skipped("nothing it reads has changed")
-            effect = mart.build_mart(session, pipeline, spec, request, target, job, seen)
+            built = mart.build_mart(session, pipeline, spec, request, target, job, seen)
             ledger.clear_failure(session, pipeline.name, "transform", target)
             reach("transform.recorded")
         reach("transform.committed")
@@ -55,8 +55,10 @@ def transform(
         raise Refused(
             f"{spec.file}: {error.diag.message_primary} (SQLSTATE {error.sqlstate})"
         ) from error
+    effect = built.effect
+    message = f"{effect} ({'; '.join([job.reason, *built.notes])})"
     counts = {"inserted": effect.inserted, "updated": effect.updated, "deleted": effect.deleted}
-    return Outcome(status="done", message=f"{effect} ({job.reason})", counts=counts)
+    return Outcome(status="done", message=message, counts=counts)
 
 
 def _is_in_full(

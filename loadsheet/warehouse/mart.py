@@ -19,8 +19,9 @@ from loadsheet.spec.models import Pipeline, Transform
 from loadsheet.spec.schedule import is_number
 from loadsheet.sql.params import Param, split_params, uses_since_load
 from loadsheet.sql.text import Relation, idents
-from loadsheet.warehouse import apply, ledger, tables
+from loadsheet.warehouse import apply, ledger, mart_columns, mart_views, tables
 from loadsheet.warehouse.ledger import Effect
+from loadsheet.warehouse.mart_columns import Change
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +51,15 @@ class BuildDecision:
     full: bool
     since_load: int
     reason: str
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a build did."""
+
+    effect: Effect
+    notes: tuple[str, ...]
+    """How the mart's columns changed, one text per change."""
 
 
 def last_committed_number(session: Session, inputs: list[Relation]) -> int:
@@ -127,7 +137,7 @@ def build_mart(
     target: Relation,
     decision: BuildDecision,
     seen: int,
-) -> Effect:
+) -> Built:
     """Build the target and record the run. Call it in a transaction that holds the target's lock.
 
     `seen` is the number up to which this run sees its inputs. Raises Refused when the target is not
@@ -139,7 +149,8 @@ def build_mart(
     refuse_foreign_target(session, transform, target)
     schemas = idents([pipeline.warehouse.schema, pipeline.warehouse.mart_schema])
     session.execute(f"SET LOCAL search_path = {schemas}, public")
-    effect = _Build(session, transform, target, request, number).execute(decision)
+    build = _Build(session, pipeline, transform, target, request, number)
+    effect = build.execute(decision)
     reach("transform.built")
     _log.info("%s: %s (%s)", target, effect, decision.reason)
     ledger.record_transform(
@@ -158,7 +169,14 @@ def build_mart(
             "seconds": time.monotonic() - started,
         },
     )
-    return effect
+    return Built(effect, tuple(build.notes))
+
+
+def view_transforms(pipeline: Pipeline) -> frozenset[Relation]:
+    """The views that the pipeline's transforms make."""
+    schema = pipeline.warehouse.mart_schema
+    views = [spec for spec in pipeline.transforms if spec.materialized == "view"]
+    return frozenset(Relation(schema, spec.name) for spec in views)
 
 
 class _Build:
@@ -167,15 +185,18 @@ class _Build:
     def __init__(
         self,
         session: Session,
+        pipeline: Pipeline,
         transform: Transform,
         target: Relation,
         request: RunRequest,
         number: int,
     ):
         self.session = session
+        self.pipeline = pipeline
         self.transform = transform
         self.target = target
         self.request = request
+        self.notes: list[str] = []
         self.fresh = Relation(target.schema, f"_loadsheet_{number}")
 
     def execute(self, decision: BuildDecision) -> Effect:
@@ -212,14 +233,24 @@ class _Build:
     def _create_view(self) -> None:
         create = sql.SQL(f"CREATE OR REPLACE VIEW {self.target.sql} AS\n")
         statement = create + bind_parameters(self.transform.sql, self.request, 0)
+        if tables.kind(self.session, self.target) is None:
+            self._execute_single(statement)
+            return
+        # OR REPLACE takes the view's options away.
+        before = mart_views.save(self.session, self.target)
         # In a savepoint: an error would end the transaction, and with it the target's lock.
         try:
             with self.session.transaction():
                 self._execute_single(statement)
         # CREATE OR REPLACE cannot rename, drop or retype the view's columns.
         except psycopg.errors.InvalidTableDefinition:
-            self.session.execute(f"DROP VIEW {self.target.sql}")
+            above = mart_views.views_above(self.session, self.target)
+            removed = mart_views.drop(self.session, [self.target, *above])[1:]
             self._execute_single(statement)
+            mart_views.restore(self.session, before)
+            mart_views.remake(self.session, self.target, removed, self._sql_of_view)
+        else:
+            mart_views.restore(self.session, before)
 
     def _build_in_full(self) -> Effect:
         """Select all rows into a fresh table; a merge then touches only the target's rows that
@@ -227,9 +258,59 @@ class _Build:
         rows = self._select_into(f"CREATE TABLE {self.fresh.sql} AS\n", 0)
         self._check_key(self.fresh)
         key = self.transform.unique_key
-        if self.transform.materialized == "merge" and self._has_same_columns(self.fresh):
-            return apply.difference(self.session, self.fresh, self.target, key, None)
+        if tables.kind(self.session, self.target) is None:
+            return apply.replace(self.session, self.fresh, rows, self.target, key, None, None)
+        arriving = mart_columns.read_columns(self.session, self.fresh)
+        remade = view_transforms(self.pipeline)
+        change = mart_columns.change_of(self.session, self.target, arriving, key, remade)
+        if change:
+            return self._change_columns(change, rows)
+        is_merge = self.transform.materialized == "merge"
+        if is_merge or tables.dependents(self.session, self.target):
+            return self._apply_difference()
         return apply.replace(self.session, self.fresh, rows, self.target, key, None, None)
+
+    def _change_columns(self, change: Change, rows: int) -> Effect:
+        """Give the target the columns and rows of the fresh table. Views that are transforms are
+        made again in the same transaction."""
+        self.notes += change.notes
+        removed = mart_views.drop(self.session, change.views)
+        mart_columns.apply_clauses(self.session, self.target, change)
+        if change.in_place:
+            _log.info("%s: altered in place: %s depends on it", self.target, change.because)
+            effect = self._apply_difference()
+        else:
+            effect = self._swap_columns(change, rows)
+        mart_views.remake(self.session, self.target, removed, self._sql_of_view)
+        return effect
+
+    def _swap_columns(self, change: Change, rows: int) -> Effect:
+        key = self.transform.unique_key
+        try:
+            return apply.replace(self.session, self.fresh, rows, self.target, key, None, None)
+        except psycopg.ProgrammingError as error:
+            if not change.kept_indexes:
+                raise
+            names = ", ".join(change.kept_indexes)
+            raise Refused(
+                f"{self.target}: an index cannot be made on the new types:"
+                f" {error.diag.message_primary}; nothing was written. Run DROP INDEX {names}; then"
+                " run the pipeline, and create the indexes that you need"
+            ) from error
+
+    def _apply_difference(self) -> Effect:
+        """Make the fresh table's rows those of the target, in place. Its columns are the same."""
+        key = self.transform.unique_key
+        mart_columns.drop_other_key(self.session, self.target, key)
+        effect = apply.difference(self.session, self.fresh, self.target, key, None)
+        mart_columns.add_missing_key(self.session, self.target, key)
+        return effect
+
+    def _sql_of_view(self, view: Relation) -> sql.Composed | None:
+        """The SELECT of a view transform of this pipeline; None for another view."""
+        if view not in view_transforms(self.pipeline):
+            return None
+        return bind_parameters(self.pipeline.transform(view.name).sql, self.request, 0)
 
     def _merge_increment(self, since_load: int) -> Effect:
         """Select the rows that may differ into a temporary table and merge them into the target."""
@@ -237,7 +318,8 @@ class _Build:
         create = f"CREATE TEMPORARY TABLE {incoming.sql} ON COMMIT DROP AS\n"
         self._select_into(create, since_load)
         # An input's type changed, and the target has the old one.
-        if not self._has_same_columns(incoming):
+        arriving = mart_columns.read_columns(self.session, incoming)
+        if not mart_columns.compare(self.session, self.target, arriving).fit:
             return self._build_in_full()
         self._check_key(incoming)
         return apply.merge(self.session, incoming, self.target, self.transform.unique_key, None)
@@ -254,12 +336,6 @@ class _Build:
         extended protocol, which `binary` makes psycopg use, PostgreSQL refuses a second statement.
         """
         return self.session.execute(statement, binary=True)
-
-    def _has_same_columns(self, arrived: Relation) -> bool:
-        """Whether the arrived rows have the target's columns and types, in its order."""
-        return tables.columns_of(self.session, arrived) == tables.columns_of(
-            self.session, self.target
-        )
 
     def _check_key(self, arrived: Relation) -> None:
         """Raises Refused when the rows have no unique and complete key."""

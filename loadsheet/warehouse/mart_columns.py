@@ -1,0 +1,343 @@
+"""A mart's columns follow its SELECT: how they differ, and what is done about it.
+
+The rows of a build in full are all at hand, so a mart whose columns differ is swapped for a new
+table. Where something depends on the table, its columns are altered in place, as far as that is
+known to be exact, or the build is refused before anything is written. `loadsheet plan --connect`
+asks the same question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import psycopg
+
+from loadsheet.errors import Refused
+from loadsheet.postgres import Session
+from loadsheet.sql.text import Relation, ident
+from loadsheet.sql.types import widens
+from loadsheet.warehouse import mart_views, swap, tables
+from loadsheet.warehouse.mart_views import Hanger, Hanging
+
+# A SELECT gives a column neither a default nor an identity, and does not compute it.
+_COLUMNS = """
+SELECT attname, format_type(atttypid, atttypmod) || CASE
+        WHEN attcollation IN (0, typcollation) THEN ''
+        ELSE ' COLLATE ' || quote_ident(nspname) || '.' || quote_ident(collname) END,
+    NOT atthasdef AND attidentity = ''
+FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid
+LEFT JOIN pg_collation ON pg_collation.oid = attcollation
+LEFT JOIN pg_namespace ON pg_namespace.oid = collnamespace
+WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped ORDER BY attnum
+"""
+# What keeps PostgreSQL from altering or dropping the column, except for what goes with the column.
+_USERS = """
+SELECT DISTINCT v.oid, nspname, relname, v.relkind::text,
+    regexp_replace(pg_describe_object(d.classid, d.objid, 0), '^rule _RETURN on ', '')
+FROM pg_depend d
+JOIN pg_attribute a ON attrelid = refobjid AND attnum = refobjsubid
+LEFT JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
+    AND rulename = '_RETURN'
+LEFT JOIN pg_class v ON v.oid = r.ev_class
+LEFT JOIN pg_namespace n ON n.oid = v.relnamespace
+LEFT JOIN pg_attrdef own ON d.classid = 'pg_attrdef'::regclass AND own.oid = d.objid
+    AND own.adrelid = attrelid AND own.adnum = attnum
+WHERE refclassid = 'pg_class'::regclass AND refobjid = to_regclass(%(table)s)
+  AND attname = %(column)s AND own.oid IS NULL
+  AND (d.classid IN ('pg_rewrite'::regclass, 'pg_trigger'::regclass, 'pg_policy'::regclass,
+                     'pg_proc'::regclass, 'pg_publication_rel'::regclass, 'pg_attrdef'::regclass)
+       OR d.classid = 'pg_constraint'::regclass AND d.objid IN (
+           SELECT oid FROM pg_constraint WHERE confrelid = refobjid))
+ORDER BY 5
+"""
+_INDEXES = """
+SELECT DISTINCT indexrelid::regclass::text FROM pg_index
+JOIN pg_depend ON classid = 'pg_class'::regclass AND objid = indexrelid AND refobjid = indrelid
+JOIN pg_attribute ON attrelid = indrelid AND attnum = refobjsubid
+WHERE indrelid = to_regclass(%s) AND NOT indisprimary AND attname = ANY(%s) ORDER BY 1
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Differences:
+    """How the columns of a SELECT differ from the mart's."""
+
+    added: dict[str, str]
+    dropped: dict[str, str]
+    retyped: dict[str, tuple[str, str]]
+    """Column -> the mart's type and the SELECT's."""
+    is_reordered: bool
+    others: tuple[str, ...]
+    """Columns of the mart that no SELECT has made. They are kept."""
+
+    @property
+    def fit(self) -> bool:
+        """Whether the SELECT's rows fit the mart exactly as it is."""
+        return not (self.added or self.dropped or self.retyped)
+
+    @property
+    def notes(self) -> list[str]:
+        """What changed, one text per column."""
+        notes = [f"added {name} {type_name}" for name, type_name in self.added.items()]
+        for name, (old, new) in self.retyped.items():
+            notes.append(f"{name} is {new}, was {old}")
+        notes += [f"dropped {name}" for name in self.dropped]
+        return notes
+
+
+@dataclass(kw_only=True)
+class Change:
+    """What is done to a mart whose columns differ from its SELECT's."""
+
+    differences: Differences
+    in_place: bool
+    because: str = ""
+    """What keeps the mart from being swapped."""
+    views: list[Relation] = field(default_factory=list)
+    """View transforms to drop first and to make again afterwards."""
+    clauses: list[str] = field(default_factory=list)
+    """The clauses of ALTER TABLE, in place or on the table that will be swapped out."""
+    lost_indexes: list[str] = field(default_factory=list)
+    """Indexes that go with the dropped columns."""
+    kept_indexes: list[str] = field(default_factory=list)
+    """Indexes on columns whose type changes."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What changed, for the step's message."""
+        notes = list(self.differences.notes)
+        if self.lost_indexes:
+            notes.append(f"dropped their indexes {', '.join(self.lost_indexes)}")
+        return notes
+
+
+def read_columns(session: Session, table: Relation) -> dict[str, str]:
+    """The table's columns and their types, with a collation where it is not the type's own."""
+    with mart_views.qualified_names(session):
+        rows = session.execute(_COLUMNS, (table.sql,)).fetchall()
+    return {name: type_name for name, type_name, _ in rows}
+
+
+def compare(session: Session, target: Relation, arriving: Mapping[str, str]) -> Differences:
+    """How `arriving` (column to type, as `read_columns` writes it) differs from the mart."""
+    with mart_views.qualified_names(session):
+        rows = session.execute(_COLUMNS, (target.sql,)).fetchall()
+    existing = {name: type_name for name, type_name, _ in rows}
+    others = [name for name, _, is_plain in rows if not is_plain and name not in arriving]
+    dropped, retyped = {}, {}
+    for name, type_name in existing.items():
+        if name in others:
+            continue
+        if name not in arriving:
+            dropped[name] = type_name
+        elif arriving[name] != type_name:
+            retyped[name] = (type_name, arriving[name])
+    kept_order = [name for name in existing if name in arriving]
+    return Differences(
+        added={name: new for name, new in arriving.items() if name not in existing},
+        dropped=dropped,
+        retyped=retyped,
+        is_reordered=kept_order != [name for name in arriving if name in existing],
+        others=tuple(others),
+    )
+
+
+def change_of(
+    session: Session,
+    target: Relation,
+    arriving: Mapping[str, str],
+    key: tuple[str, ...],
+    remade: frozenset[Relation],
+) -> Change | None:
+    """What is to be done about the mart's columns; None where they are those of `arriving`.
+
+    `remade` are the view transforms of this pipeline, whose SQL of now is known. Raises Refused,
+    with the names of what is in the way, where the columns can neither be swapped nor altered.
+    """
+    differences = compare(session, target, arriving)
+    if differences.fit and not differences.is_reordered:
+        return None
+    hanging = mart_views.hanging_on(session, target)
+    _refuse_views_of_others(session, target, differences, hanging, remade)
+    obstacles = _obstacles(session, target, differences, hanging)
+    if not obstacles:
+        return _swapped(session, target, differences, hanging)
+    # No reader asks for an order of columns often enough to refuse a build.
+    if differences.fit:
+        return None
+    return _altered(session, target, differences, hanging, key, obstacles)
+
+
+def _obstacles(
+    session: Session, target: Relation, differences: Differences, hanging: Hanging
+) -> list[str]:
+    """What keeps the mart from being swapped, apart from views that are made again."""
+    with mart_views.qualified_names(session):
+        dependents = tables.dependents(session, target)
+    obstacles = [text for text in dependents if text not in hanging.own_texts]
+    return obstacles + [f"column {name}" for name in differences.others]
+
+
+def _swapped(
+    session: Session, target: Relation, differences: Differences, hanging: Hanging
+) -> Change:
+    """Indexes, comments and grants are carried over to the new table by column, so the old one must
+    lose its dropped columns first."""
+    return Change(
+        differences=differences,
+        in_place=False,
+        views=hanging.own,
+        clauses=_drop_clauses(differences),
+        lost_indexes=_indexes_on(session, target, list(differences.dropped)),
+        kept_indexes=_indexes_on(session, target, list(differences.retyped)),
+    )
+
+
+def _altered(
+    session: Session,
+    target: Relation,
+    differences: Differences,
+    hanging: Hanging,
+    key: tuple[str, ...],
+    obstacles: list[str],
+) -> Change:
+    """Every row arrives, so a column whose type changes may be emptied: its values are written
+    again. Rows are found by their key, which must stay."""
+    for name, (old, new) in differences.retyped.items():
+        if name in key and not widens(old, new):
+            raise Refused(
+                f"{target}: column {name} is {new} in its SELECT and {old} in the table, and rows"
+                f" are found by it; {obstacles[0]} keeps the table from being replaced. Nothing was"
+                " written; drop what depends on the table first, and create it again afterwards"
+            )
+    touched = [*differences.dropped, *differences.retyped]
+    for name in touched:
+        users = []
+        for user in _users_of(session, target, name):
+            if user.text not in hanging.own_texts:
+                users.append(user)
+        if users:
+            _refuse_used(target, name, differences, users, hanging)
+    clauses = _drop_clauses(differences)
+    for name, type_name in differences.added.items():
+        clauses.append(f"ADD COLUMN {ident(name)} {type_name}")
+    for name, (old, new) in differences.retyped.items():
+        clause = f"ALTER COLUMN {ident(name)} TYPE {new}"
+        if not widens(old, new):
+            clause += " USING NULL"
+        clauses.append(clause)
+    return Change(
+        differences=differences,
+        in_place=True,
+        because=obstacles[0],
+        # Views stay where they read nothing that is dropped or altered.
+        views=hanging.own if touched else [],
+        clauses=clauses,
+        lost_indexes=_indexes_on(session, target, list(differences.dropped)),
+    )
+
+
+def _refuse_views_of_others(
+    session: Session,
+    target: Relation,
+    differences: Differences,
+    hanging: Hanging,
+    remade: frozenset[Relation],
+) -> None:
+    """Raises Refused when a view transform of another pipeline reads a dropped column: its SQL of
+    now is not known here."""
+    for name in differences.dropped:
+        for user in _users_of(session, target, name):
+            if user.text in hanging.own_texts and user.view not in remade:
+                _refuse_used(target, name, differences, [user], hanging)
+
+
+def _refuse_used(
+    target: Relation, name: str, differences: Differences, users: list[Hanger], hanging: Hanging
+) -> None:
+    what = "is no longer in its SELECT"
+    if name in differences.retyped:
+        old, new = differences.retyped[name]
+        what = f"is {new} in its SELECT and {old} in the table"
+    to_drop: list[Hanger] = []
+    texts = []
+    for user in users:
+        above = hanging.above.get(user.text, [])
+        to_drop += above or [user]
+        text = user.text
+        if above:
+            text += f" (with {', '.join(hanger.text for hanger in above)} on it)"
+        texts.append(text)
+    statement = mart_views.drop_statement(to_drop)
+    remedy = "drop what uses it first, and create it again afterwards"
+    if statement:
+        remedy = f"run {statement} then run the pipeline, and create again what you dropped"
+    raise Refused(
+        f"{target}: column {name} {what}, but {', '.join(texts)} uses it, so nothing was written;"
+        f" {remedy}"
+    )
+
+
+def _users_of(session: Session, target: Relation, column: str) -> list[Hanger]:
+    """What keeps the mart's column from being dropped or altered."""
+    users = []
+    values = {"table": target.sql, "column": column}
+    with mart_views.qualified_names(session):
+        for oid, schema, name, kind, text in session.execute(_USERS, values).fetchall():
+            view = None if oid is None else Relation(schema, name)
+            users.append(Hanger(text, view, kind == "m"))
+    return users
+
+
+def _drop_clauses(differences: Differences) -> list[str]:
+    return [f"DROP COLUMN {ident(name)}" for name in differences.dropped]
+
+
+def _indexes_on(session: Session, target: Relation, columns: list[str]) -> list[str]:
+    with mart_views.qualified_names(session):
+        return [row[0] for row in session.execute(_INDEXES, (target.sql, columns)).fetchall()]
+
+
+def apply_clauses(session: Session, target: Relation, change: Change) -> None:
+    """Alter the mart's columns. Raises Refused where PostgreSQL finds something in the way."""
+    for clause in change.clauses:
+        try:
+            session.execute(f"ALTER TABLE {target.sql} {clause}")
+        except (
+            psycopg.ProgrammingError,
+            psycopg.NotSupportedError,
+            psycopg.DataError,
+            psycopg.IntegrityError,
+            psycopg.errors.DependentObjectsStillExist,
+        ) as error:
+            text = f"{target}: cannot {clause}: {error.diag.message_primary}"
+            # Other details may show rows.
+            if isinstance(error, psycopg.errors.DependentObjectsStillExist):
+                text += f" ({error.diag.message_detail})".replace("\n", "; ")
+            raise Refused(f"{text}; nothing was written. Drop what uses it first") from error
+
+
+def drop_other_key(session: Session, target: Relation, key: tuple[str, ...]) -> None:
+    """Drop the mart's primary key if it is not on `key`: rows are found by `key` from now on.
+
+    Without a `key`, the mart's may be somebody's own, and stays. Raises Refused when something uses
+    it.
+    """
+    primary_key = tables.primary_key_of(session, target)
+    if not key or primary_key is None or set(primary_key[1]) == set(key):
+        return
+    name, columns = primary_key
+    try:
+        session.execute(f"ALTER TABLE {target.sql} DROP CONSTRAINT {ident(name)}")
+    except psycopg.errors.DependentObjectsStillExist as error:
+        raise Refused(
+            f"{target}: its key is no longer ({', '.join(columns)}), but something uses that:"
+            f" {error.diag.message_detail}. Nothing was written; drop it first"
+        ) from error
+
+
+def add_missing_key(session: Session, target: Relation, key: tuple[str, ...]) -> None:
+    """Give the mart its primary key if it has none."""
+    if tables.primary_key_of(session, target) is None:
+        swap.add_primary_key(session, target, key)

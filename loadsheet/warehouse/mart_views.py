@@ -1,0 +1,308 @@
+"""View transforms that hang on a mart: dropped before its columns change, and made again after it,
+in the same transaction.
+
+A view that was not made by Loadsheet is never dropped. Neither is one of ours that carries
+something which could not be made again exactly: then the mart is changed in place, or refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import psycopg
+from psycopg import sql
+
+from loadsheet.errors import Refused
+from loadsheet.postgres import Session
+from loadsheet.sql.text import Relation, ident, literal
+from loadsheet.warehouse import ledger
+
+NewSql = Callable[[Relation], sql.Composed | None]
+"""The SELECT that a view transform of this pipeline has now; None for any other view."""
+
+# What hangs on a relation or on its row type: views, by their rule, and everything else. A view's
+# own rule and row type are part of it.
+_HANGS = """
+SELECT DISTINCT v.oid, nspname, relname, v.relkind::text, EXISTS (
+        SELECT FROM loadsheet.transform_run WHERE target = nspname || '.' || relname),
+    regexp_replace(pg_describe_object(d.classid, d.objid, 0), '^rule _RETURN on ', '')
+FROM pg_class t
+JOIN pg_type row_type ON row_type.oid = t.reltype
+JOIN pg_depend d ON (refclassid, refobjid) IN (
+    ('pg_class'::regclass, t.oid), ('pg_type'::regclass, row_type.oid),
+    ('pg_type'::regclass, row_type.typarray))
+LEFT JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
+    AND rulename = '_RETURN'
+LEFT JOIN pg_class v ON v.oid = r.ev_class
+LEFT JOIN pg_namespace n ON n.oid = v.relnamespace
+WHERE t.oid = to_regclass(%s) AND v.oid IS DISTINCT FROM t.oid
+  AND NOT (d.classid = 'pg_type'::regclass AND d.deptype = 'i')
+ORDER BY 6
+"""
+# What belongs to a view and is not carried over.
+_HAS_MORE = """
+SELECT EXISTS (SELECT FROM pg_seclabel WHERE classoid = 'pg_class'::regclass AND objoid = oid)
+    OR EXISTS (SELECT FROM pg_depend
+        WHERE classid = 'pg_class'::regclass AND objid = oid AND deptype = 'e')
+FROM (SELECT to_regclass(%s)::oid AS oid) view
+"""
+_PROPERTIES = """
+SELECT pg_get_userbyid(relowner), array_to_string(reloptions, ', ')
+FROM pg_class WHERE oid = to_regclass(%s)
+"""
+# The owner's default privileges are listed, too: somebody may have revoked them.
+_GRANTS = """
+SELECT coalesce(quote_ident(rolname), 'PUBLIC'), privilege_type, is_grantable, attname
+FROM (
+    SELECT NULL::name AS attname, coalesce(relacl, acldefault('r', relowner)) AS acl
+    FROM pg_class WHERE oid = to_regclass(%(view)s)
+    UNION ALL
+    SELECT attname, attacl FROM pg_attribute
+    WHERE attrelid = to_regclass(%(view)s) AND attacl IS NOT NULL
+) granted, aclexplode(acl) LEFT JOIN pg_roles ON pg_roles.oid = grantee
+"""
+_COMMENTS = """
+SELECT attname, description FROM pg_description
+LEFT JOIN pg_attribute ON attrelid = objoid AND attnum = objsubid AND objsubid > 0
+WHERE objoid = to_regclass(%s) AND classoid = 'pg_class'::regclass
+"""
+_COLUMN_NAMES = """
+SELECT attname FROM pg_attribute
+WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped
+"""
+
+Grant = tuple[str, str, bool, str | None]
+"""Grantee, privilege, whether it may be granted on, and the column where it is one of a column."""
+
+
+@dataclass(frozen=True)
+class Hanger:
+    """Something that hangs on a relation, described by the server: `view report.sales`."""
+
+    text: str
+    view: Relation | None = None
+    """The view or materialized view, where it is one."""
+    is_materialized: bool = False
+
+
+@dataclass
+class Hanging:
+    """What hangs on a relation."""
+
+    own: list[Relation] = field(default_factory=list)
+    """View transforms that can be dropped and made again, each after those it reads."""
+    own_texts: set[str] = field(default_factory=set)
+    """The same, as the server describes them; only those that read the relation itself."""
+    above: dict[str, list[Hanger]] = field(default_factory=dict)
+    """Other view transforms that read the relation, and what hangs on them and keeps them."""
+
+
+@dataclass(frozen=True)
+class SavedView:
+    """A view that was dropped, with everything that belonged to it."""
+
+    relation: Relation
+    definition: str
+    owner: str
+    options: str | None
+    grants: frozenset[Grant]
+    comments: tuple[tuple[str | None, str], ...]
+
+
+@contextmanager
+def qualified_names(session: Session) -> Iterator[None]:
+    """Within, the server writes every name with its schema, as it does for `loadsheet plan`."""
+    row = session.execute("SELECT current_setting('search_path')").fetchone()
+    assert row
+    session.execute("SELECT set_config('search_path', 'pg_catalog', true)")
+    yield
+    session.execute("SELECT set_config('search_path', %s, true)", row)
+
+
+def hanging_on(session: Session, relation: Relation) -> Hanging:
+    """The view transforms that hang on the relation, directly or on one another."""
+    found = Hanging()
+    with qualified_names(session):
+        for hanger, is_ours in _hangers(session, relation):
+            if not is_ours or hanger.view is None:
+                continue
+            views, keepers = _with_all_above(session, hanger.view)
+            if keepers:
+                found.above[hanger.text] = keepers
+                continue
+            found.own_texts.add(hanger.text)
+            for view in views:
+                # One that reads two others comes after both.
+                if view in found.own:
+                    found.own.remove(view)
+                found.own.append(view)
+    return found
+
+
+def views_above(session: Session, view: Relation) -> list[Relation]:
+    """The view transforms that read the existing view transform, each after those it reads.
+
+    Raises Refused, with the names of what is in the way, where the view or one of them cannot be
+    dropped and made again.
+    """
+    with qualified_names(session):
+        views, keepers = _with_all_above(session, view)
+    if keepers:
+        texts = ", ".join(hanger.text for hanger in keepers)
+        statement = drop_statement(keepers)
+        remedy = "drop what uses it first, and create it again afterwards"
+        if statement:
+            remedy = f"run {statement} then run the pipeline, and create again what you dropped"
+        raise Refused(
+            f"{view}: its columns are others now, so the view must be made again, but {texts} uses"
+            f" it, so nothing was written; {remedy}"
+        )
+    return views[1:]
+
+
+def _hangers(session: Session, relation: Relation) -> list[tuple[Hanger, bool]]:
+    """What hangs on the relation itself, and whether it is a view transform."""
+    hangers = []
+    for oid, schema, name, kind, is_made, text in session.execute(_HANGS, (relation.sql,)):
+        view = None if oid is None else Relation(schema, name)
+        hangers.append((Hanger(text, view, kind == "m"), is_made and kind == "v"))
+    return hangers
+
+
+def _with_all_above(session: Session, view: Relation) -> tuple[list[Relation], list[Hanger]]:
+    """The view transform with all that read it, each after those it reads; and what hangs on them
+    that is no view transform or cannot be carried over."""
+    views = [view]
+    keepers = []
+    row = session.execute(_HAS_MORE, (view.sql,)).fetchone()
+    if row == (True,):
+        keepers.append(Hanger(f"a security label or an extension on {view}"))
+    for hanger, is_ours in _hangers(session, view):
+        if not is_ours or hanger.view is None:
+            keepers.append(hanger)
+            continue
+        above, their_keepers = _with_all_above(session, hanger.view)
+        keepers += their_keepers
+        for upper in above:
+            if upper in views:
+                views.remove(upper)
+            views.append(upper)
+    return views, keepers
+
+
+def drop_statement(hangers: list[Hanger]) -> str:
+    """The SQL that drops the views among the hangers; empty where there is none."""
+    statements = []
+    for word, is_materialized in (("VIEW", False), ("MATERIALIZED VIEW", True)):
+        names = []
+        for hanger in hangers:
+            if hanger.view and hanger.is_materialized == is_materialized:
+                names.append(hanger.view.sql)
+        if names:
+            statements.append(f"DROP {word} {', '.join(names)};")
+    return " ".join(statements)
+
+
+def drop(session: Session, views: list[Relation]) -> list[SavedView]:
+    """Drop the view transforms, of which each comes after those it reads, and return them.
+
+    Call it in a transaction that holds the lock of the target they hang on.
+    """
+    for view in sorted(views, key=str):
+        ledger.lock_target(session, view)
+    saved = [save(session, view) for view in views]
+    for view in reversed(views):
+        session.execute(f"DROP VIEW {view.sql}")
+    return saved
+
+
+def save(session: Session, view: Relation) -> SavedView:
+    """The existing view with everything that belongs to it."""
+    with qualified_names(session):
+        row = session.execute("SELECT pg_get_viewdef(to_regclass(%s))", (view.sql,)).fetchone()
+    assert row
+    properties = session.execute(_PROPERTIES, (view.sql,)).fetchone()
+    assert properties
+    owner, options = properties
+    return SavedView(
+        relation=view,
+        definition=row[0],
+        owner=owner,
+        options=options,
+        grants=_grants(session, view),
+        comments=tuple(session.execute(_COMMENTS, (view.sql,)).fetchall()),
+    )
+
+
+def remake(session: Session, target: Relation, views: list[SavedView], new_sql: NewSql) -> None:
+    """Make the dropped views again, as they were.
+
+    One that does not fit the changed `target` is made from its SQL of now (`new_sql`). Raises
+    Refused, with the view's name, where that does not fit either.
+    """
+    for view in views:
+        try:
+            _remake(session, view, new_sql(view.relation))
+        except (psycopg.ProgrammingError, psycopg.NotSupportedError) as error:
+            raise Refused(
+                f"{target}: view {view.relation} does not fit its new columns:"
+                f" {error.diag.message_primary} (SQLSTATE {error.sqlstate}); nothing was written."
+                f" Change the view's SQL, or run DROP VIEW {view.relation.sql}; its own step"
+                " creates it again"
+            ) from error
+        restore(session, view)
+
+
+def _remake(session: Session, view: SavedView, new_sql: sql.Composed | None) -> None:
+    create = f"CREATE VIEW {view.relation.sql} AS\n"
+    try:
+        with session.transaction(), qualified_names(session):
+            session.execute(create + view.definition)
+    except (psycopg.ProgrammingError, psycopg.NotSupportedError):
+        if new_sql is None:
+            raise
+        # `binary`: the server takes only one statement.
+        session.execute(sql.SQL(create) + new_sql, binary=True)
+
+
+def restore(session: Session, view: SavedView) -> None:
+    """Give the view that was made again its options, owner, grants and comments.
+
+    Those of a column that it no longer has are gone.
+    """
+    name = view.relation.sql
+    now = session.execute(_PROPERTIES, (name,)).fetchone()
+    assert now
+    owner, options = now
+    if view.options and view.options != options:
+        session.execute(f"ALTER VIEW {name} SET ({view.options})")
+    if view.owner != owner:
+        session.execute(f"ALTER VIEW {name} OWNER TO {ident(view.owner)}")
+    columns = {row[0] for row in session.execute(_COLUMN_NAMES, (name,))}
+    wanted = {grant for grant in view.grants if grant[3] is None or grant[3] in columns}
+    _set_grants(session, view.relation, wanted)
+    for column, text in view.comments:
+        if column is None:
+            session.execute(f"COMMENT ON VIEW {name} IS {literal(text)}")
+        elif column in columns:
+            session.execute(f"COMMENT ON COLUMN {name}.{ident(column)} IS {literal(text)}")
+
+
+def _grants(session: Session, view: Relation) -> frozenset[Grant]:
+    return frozenset(session.execute(_GRANTS, {"view": view.sql}).fetchall())
+
+
+def _set_grants(session: Session, view: Relation, wanted: set[Grant]) -> None:
+    """Make these the view's only grants: default privileges may have added others."""
+    present = _grants(session, view)
+    if present == wanted:
+        return
+    # It revokes the privileges on columns as well.
+    for grantee in sorted({grant[0] for grant in present}):
+        session.execute(f"REVOKE ALL ON {view.sql} FROM {grantee}")
+    for grantee, privilege, is_grantable, column in sorted(wanted, key=str):
+        what = f"{privilege} ({ident(column)})" if column else privilege
+        option = " WITH GRANT OPTION" if is_grantable else ""
+        session.execute(f"GRANT {what} ON {view.sql} TO {grantee}{option}")
