@@ -331,9 +331,7 @@ class _Attempt:
             rows = selection.compare_ties(source, self.table, described, rows, last_facts)
             where = rows.where
             self.warehouse.use(
-                lambda session: fitness.refuse_values(
-                    source, described, self.table, where, session
-                )
+                lambda session: fitness.refuse_values(source, described, self.table, where, session)
             )
             # A cursor value later than this is a mistake; its row must not win over later versions.
             read_at = holdback.now(source)

@@ -75,7 +75,7 @@ class KeptServers(Servers):
             while sessions:
                 sessions.pop().close()
 
-    def own_warehouse(self) -> Session:
+    def own_warehouse(self) -> PinnedSession:
         """As that of `Servers`."""
         return self._connect(connect_warehouse, self._pipeline.warehouse.conn_id)
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 Severity = Literal["error", "warning", "note"]
 Changes = Literal["yes", "no", "maybe"]
 # The engine's refusals name the SQL that removes their cause, as in `run GRANT ... TO reader;`.
-_SQL_IN_MESSAGE = re.compile(r"\brun ((?:GRANT|ALTER) [^;]*;)")
+_SQL_IN_MESSAGE = re.compile(r"\brun ((?:GRANT|ALTER|DROP) [^;]*;)")
 
 
 @dataclass(frozen=True, kw_only=True)

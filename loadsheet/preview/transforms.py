@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import psycopg
 from psycopg import sql
+from psycopg.pq import ExecStatus
 
 from loadsheet.outcome import RunRequest
 from loadsheet.plan.step_sql import transform_sql
@@ -18,8 +20,9 @@ from loadsheet.redact import message
 from loadsheet.spec.models import Inputs, Pipeline, Transform
 from loadsheet.sql.params import uses_since_load
 from loadsheet.sql.text import Relation, idents
-from loadsheet.warehouse import adopt, mart, tables
+from loadsheet.warehouse import adopt, mart, mart_columns, mart_views, tables
 from loadsheet.warehouse.mart import BuildDecision
+from loadsheet.warehouse.mart_columns import Change
 
 _REQUEST = RunRequest(run_id="plan")
 
@@ -108,16 +111,20 @@ class _TransformPreviewer:
         is_increment = (
             self.spec.materialized == "merge" and not in_full and uses_since_load(self.spec.sql)
         )
-        self._preview_build(in_full, is_increment)
+        change = self._preview_build(in_full, is_increment)
         sql_changed = decision is not None and decision.reason == "its SQL changed"
-        if self.spec.materialized != "script" and (sql_changed or not self.exists):
+        if change:
+            self._add_ddl_of(change)
+        elif self.spec.materialized != "script" and (sql_changed or not self.exists):
             # PostgreSQL has no CREATE OR REPLACE TABLE: the new table is swapped in.
             create = "CREATE TABLE"
             if self.spec.materialized == "view":
-                create = "CREATE OR REPLACE VIEW" if self.exists else "CREATE VIEW"
+                create = "CREATE VIEW"
+                if self.exists and not preview.ddl:
+                    create = "CREATE OR REPLACE VIEW"
             preview.ddl.append(f"{create} {self.target.sql} AS SELECT …")
-        preview.is_rebuilt = self._is_rebuilt()
-        preview.may_remove = not preview.is_rebuilt and not is_increment
+        preview.is_rebuilt = self._is_rebuilt(change)
+        preview.may_remove = not preview.is_rebuilt and not (is_increment and not change)
         if preview.fails:
             preview.does = "would fail"
 
@@ -168,8 +175,11 @@ class _TransformPreviewer:
         """The inputs of which every row would be rewritten."""
         return [name for name in self._upstream_with("yes") if self.upstream[name].is_rebuilt]
 
-    def _preview_build(self, in_full: bool, is_increment: bool) -> None:
-        """Add what would keep the step from building, its SQL, and about how many rows it makes."""
+    def _preview_build(self, in_full: bool, is_increment: bool) -> Change | None:
+        """Add what would keep the step from building, its SQL, and about how many rows it makes.
+
+        Returns what is done about the mart's columns, if its SELECT has others.
+        """
         preview, session, spec, target = self.preview, self.session, self.spec, self.target
         self._check_write(self.exists and is_increment)
         if self.has_ledger:
@@ -181,9 +191,7 @@ class _TransformPreviewer:
         if not in_full and (is_increment or spec.materialized == "script"):
             since_load = mart.last_seen_number(session, self.pipeline, spec, target)
         select = mart.bind_parameters(spec.sql, _REQUEST, since_load)
-        preview.sql = transform_sql(
-            target, spec.materialized, select.as_string(session), in_full=not is_increment
-        )
+        self._show_sql(select, in_full=not is_increment)
         may_read = rights.may_read_inputs(
             preview, session, self.pipeline, spec, self.relations.values()
         )
@@ -193,6 +201,92 @@ class _TransformPreviewer:
             rows = self._explain(select)
             # The number of rows that follow from new rows is not known before these are loaded.
             preview.rows = None if is_increment else rows
+            if self.exists and self.has_ledger and not preview.fails:
+                return self._preview_columns(select, is_increment)
+        return None
+
+    def _show_sql(self, select: sql.Composed, in_full: bool) -> None:
+        text = select.as_string(self.session)
+        materialized = self.spec.materialized
+        self.preview.sql = transform_sql(self.target, materialized, text, in_full=in_full)
+
+    def _preview_columns(self, select: sql.Composed, is_increment: bool) -> Change | None:
+        """What is done about the target's columns where the SELECT has others; None where nothing
+        is, or where it would be refused."""
+        arriving = self._columns_of(select)
+        if self.spec.materialized == "view":
+            self._preview_view(arriving)
+            return None
+        session, target = self.session, self.target
+        if is_increment:
+            if mart_columns.compare(session, target, arriving).fit:
+                return None
+            self.preview.does = "built in full: its columns change"
+            self._show_sql(mart.bind_parameters(self.spec.sql, _REQUEST, 0), in_full=True)
+        key = self.spec.unique_key
+        remade = mart.view_transforms(self.pipeline)
+        change: Change | None = ask(
+            self.preview,
+            "drift",
+            lambda: mart_columns.change_of(session, target, arriving, key, remade),
+        )
+        return change
+
+    def _preview_view(self, arriving: dict[str, str]) -> None:
+        """CREATE OR REPLACE only adds columns at a view's end. For other changes it is dropped."""
+        existing = list(mart_columns.read_columns(self.session, self.target).items())
+        if list(arriving.items())[: len(existing)] == existing:
+            return
+        above = ask(
+            self.preview, "drift", lambda: mart_views.views_above(self.session, self.target)
+        )
+        for view in [*reversed(above or []), self.target]:
+            self.preview.ddl.append(f"DROP VIEW {view.sql}")
+
+    def _add_ddl_of(self, change: Change) -> None:
+        """Add the statements that change the target's columns, and the rights they need."""
+        preview, target = self.preview, self.target
+        rights.check_owner(preview, self.session, target, "alter" if change.in_place else "replace")
+        for view in change.views:
+            rights.check_owner(preview, self.session, view, "replace")
+        for note in change.notes:
+            preview.add_remark("note", "drift", note)
+        preview.ddl += [f"DROP VIEW {view.sql}" for view in reversed(change.views)]
+        if change.in_place:
+            preview.ddl += [f"ALTER TABLE {target.sql} {clause}" for clause in change.clauses]
+        else:
+            preview.ddl.append(f"CREATE TABLE {target.sql} AS SELECT …")
+        preview.ddl += [f"CREATE VIEW {view.sql} AS SELECT …" for view in change.views]
+
+    def _columns_of(self, select: sql.Composed) -> dict[str, str]:
+        """The columns and types of the SELECT, which EXPLAIN has accepted, as a table made from it
+        would have them. The server only parses it."""
+        columns: dict[str, str] = {}
+        with self._search_path():
+            connection = self.session.pgconn
+            connection.prepare(b"", select.as_bytes(self.session))
+            described = connection.describe_prepared(b"")
+            if described.status != ExecStatus.COMMAND_OK:
+                raise psycopg.errors.error_from_result(described)
+        for number in range(described.nfields):
+            name = (described.fname(number) or b"").decode()
+            row = self.session.execute(
+                "SELECT format_type(%s::oid, %s)",
+                (described.ftype(number), described.fmod(number)),
+            ).fetchone()
+            columns[name] = row[0] if row else ""
+        return columns
+
+    @contextmanager
+    def _search_path(self) -> Iterator[None]:
+        """A transaction in which names are found as in a run.
+
+        SET LOCAL ends with it, so later questions have the usual search path.
+        """
+        schemas = idents([self.pipeline.warehouse.schema, self.pipeline.warehouse.mart_schema])
+        with self.session.transaction():
+            self.session.execute(f"SET LOCAL search_path = {schemas}, public")
+            yield
 
     def _check_write(self, only_adds: bool) -> None:
         """Add what keeps the role from building the target.
@@ -224,11 +318,8 @@ class _TransformPreviewer:
 
         Returns the estimated rows; None, and an error, if it cannot be planned.
         """
-        schemas = idents([self.pipeline.warehouse.schema, self.pipeline.warehouse.mart_schema])
         try:
-            # SET LOCAL ends with the transaction, so later questions have the usual search path.
-            with self.session.transaction():
-                self.session.execute(f"SET LOCAL search_path = {schemas}, public")
+            with self._search_path():
                 # `binary`: the server takes only one statement, as in a run.
                 explain = sql.SQL("EXPLAIN (FORMAT JSON)\n") + select
                 row = self.session.execute(explain, binary=True).fetchone()
@@ -242,10 +333,12 @@ class _TransformPreviewer:
             return None
         return int(row[0][0]["Plan"]["Plan Rows"]) if row else None
 
-    def _is_rebuilt(self) -> bool:
+    def _is_rebuilt(self, change: Change | None) -> bool:
         """Whether every row of the target would be rewritten."""
         if not self.exists:
             return True
+        if change:
+            return not change.in_place
         if self.spec.materialized == "table":
             return not tables.dependents(self.session, self.target)
         return self.spec.materialized != "merge"

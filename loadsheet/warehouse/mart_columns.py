@@ -22,13 +22,8 @@ from loadsheet.warehouse.mart_views import Hanger, Hanging
 
 # A SELECT gives a column neither a default nor an identity, and does not compute it.
 _COLUMNS = """
-SELECT attname, format_type(atttypid, atttypmod) || CASE
-        WHEN attcollation IN (0, typcollation) THEN ''
-        ELSE ' COLLATE ' || quote_ident(nspname) || '.' || quote_ident(collname) END,
-    NOT atthasdef AND attidentity = ''
-FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid
-LEFT JOIN pg_collation ON pg_collation.oid = attcollation
-LEFT JOIN pg_namespace ON pg_namespace.oid = collnamespace
+SELECT attname, format_type(atttypid, atttypmod), NOT atthasdef AND attidentity = ''
+FROM pg_attribute
 WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped ORDER BY attnum
 """
 # What keeps PostgreSQL from altering or dropping the column, except for what goes with the column.
@@ -113,7 +108,7 @@ class Change:
 
 
 def read_columns(session: Session, table: Relation) -> dict[str, str]:
-    """The table's columns and their types, with a collation where it is not the type's own."""
+    """The columns of a table or view and their types, in order."""
     with mart_views.qualified_names(session):
         rows = session.execute(_COLUMNS, (table.sql,)).fetchall()
     return {name: type_name for name, type_name, _ in rows}

@@ -25,8 +25,8 @@ NewSql = Callable[[Relation], sql.Composed | None]
 # What hangs on a relation or on its row type: views, by their rule, and everything else. A view's
 # own rule and row type are part of it.
 _HANGS = """
-SELECT DISTINCT v.oid, nspname, relname, v.relkind::text, EXISTS (
-        SELECT FROM loadsheet.transform_run WHERE target = nspname || '.' || relname),
+SELECT DISTINCT v.oid, nspname, v.relname, v.relkind::text, EXISTS (
+        SELECT FROM loadsheet.transform_run WHERE target = nspname || '.' || v.relname),
     regexp_replace(pg_describe_object(d.classid, d.objid, 0), '^rule _RETURN on ', '')
 FROM pg_class t
 JOIN pg_type row_type ON row_type.oid = t.reltype

@@ -22,7 +22,7 @@ WHERE pg_class.oid = {oid} AND a.grantee <> relowner
 UNION ALL
 SELECT privilege_type, coalesce(quote_ident(rolname), 'PUBLIC'), is_grantable, attname
 FROM pg_attribute, aclexplode(attacl) a LEFT JOIN pg_roles r ON r.oid = a.grantee
-WHERE attrelid = {oid}
+WHERE attrelid = {oid} AND NOT attisdropped
 """
 _COMMENTS = """
 SELECT objsubid, attname, description FROM pg_description
