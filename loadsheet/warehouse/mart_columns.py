@@ -264,13 +264,10 @@ def _refuse_used(
         if above:
             text += f" (with {', '.join(hanger.text for hanger in above)} on it)"
         texts.append(text)
-    statement = mart_views.drop_statement(to_drop)
-    remedy = "drop what uses it first, and create it again afterwards"
-    if statement:
-        remedy = f"run {statement} then run the pipeline, and create again what you dropped"
+    use = mart_views.in_use(texts)
     raise Refused(
-        f"{target}: column {name} {what}, but {', '.join(texts)} uses it, so nothing was written;"
-        f" {remedy}"
+        f"{target}: column {name} {what}, but {use}, so nothing was written;"
+        f" {mart_views.remedy(to_drop)}"
     )
 
 

@@ -150,14 +150,10 @@ def views_above(session: Session, view: Relation) -> list[Relation]:
     with qualified_names(session):
         views, keepers = _with_all_above(session, view)
     if keepers:
-        texts = ", ".join(hanger.text for hanger in keepers)
-        statement = drop_statement(keepers)
-        remedy = "drop what uses it first, and create it again afterwards"
-        if statement:
-            remedy = f"run {statement} then run the pipeline, and create again what you dropped"
+        use = in_use([hanger.text for hanger in keepers])
         raise Refused(
-            f"{view}: its columns are others now, so the view must be made again, but {texts} uses"
-            f" it, so nothing was written; {remedy}"
+            f"{view}: its columns change, so the view must be made again, but {use}, so nothing was"
+            f" written; {remedy(keepers)}"
         )
     return views[1:]
 
@@ -192,8 +188,13 @@ def _with_all_above(session: Session, view: Relation) -> tuple[list[Relation], l
     return views, keepers
 
 
-def drop_statement(hangers: list[Hanger]) -> str:
-    """The SQL that drops the views among the hangers; empty where there is none."""
+def in_use(texts: list[str]) -> str:
+    """What uses a column or a view, for a message: `view report.sales uses it`."""
+    return f"{', '.join(texts)} {'uses' if len(texts) == 1 else 'use'} it"
+
+
+def remedy(hangers: list[Hanger]) -> str:
+    """The advice for what is in the way, with the SQL that drops the views among it."""
     statements = []
     for word, is_materialized in (("VIEW", False), ("MATERIALIZED VIEW", True)):
         names = []
@@ -202,7 +203,10 @@ def drop_statement(hangers: list[Hanger]) -> str:
                 names.append(hanger.view.sql)
         if names:
             statements.append(f"DROP {word} {', '.join(names)};")
-    return " ".join(statements)
+    if not statements:
+        return "drop what uses it first, and create it again afterwards"
+    run = " ".join(statements)
+    return f"run {run} then run the pipeline, and create again what you dropped"
 
 
 def drop(session: Session, views: list[Relation]) -> list[SavedView]:
