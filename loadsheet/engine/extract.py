@@ -80,7 +80,7 @@ def extract(
         return _extract(attempt, source, progress)
 
 
-def _extract(attempt: _Attempt, source: Session, progress: Progress) -> Outcome:
+def _extract(attempt: _Attempt, source: PinnedSession, progress: Progress) -> Outcome:
     pipeline, table, request = attempt.pipeline, attempt.table, attempt.request
     # What was loaded or extracted before does not count on a target that was harmed since.
     if table.name in request.resumes and attempt.change is None:

@@ -313,7 +313,7 @@ def apply_clauses(session: Session, target: Relation, change: Change) -> None:
 def drop_other_key(session: Session, target: Relation, key: tuple[str, ...]) -> None:
     """Drop the mart's primary key if it is not on `key`: rows are found by `key` from now on.
 
-    Without a `key`, the mart's may be somebody's own, and stays. Raises Refused when something uses
+    Without a `key`, the mart's may be another user's, and stays. Raises Refused when something uses
     it.
     """
     primary_key = tables.primary_key_of(session, target)

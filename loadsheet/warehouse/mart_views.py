@@ -52,7 +52,7 @@ _PROPERTIES = """
 SELECT pg_get_userbyid(relowner), array_to_string(reloptions, ', ')
 FROM pg_class WHERE oid = to_regclass(%s)
 """
-# The owner's default privileges are listed, too: somebody may have revoked them.
+# The owner's default privileges are listed, too: they may have been revoked.
 _GRANTS = """
 SELECT coalesce(quote_ident(rolname), 'PUBLIC'), privilege_type, is_grantable, attname
 FROM (

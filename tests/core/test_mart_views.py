@@ -209,7 +209,7 @@ def test_a_key_whose_type_gets_narrower_cannot_change_in_place(shop: Project) ->
     assert "view public.report keeps the table from being replaced" in message
 
 
-def test_a_generated_column_that_somebody_added_is_kept(shop: Project) -> None:
+def test_a_generated_column_that_was_added_to_the_table_is_kept(shop: Project) -> None:
     spec(shop, "s.id, s.amount", big="SELECT id FROM mart.sales", **MERGE)
     shop.succeed()
     shop.in_warehouse(
