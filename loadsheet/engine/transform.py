@@ -13,6 +13,8 @@ from loadsheet.spec.dependencies import transform_inputs
 from loadsheet.spec.models import Pipeline, Transform
 from loadsheet.sql.text import Relation
 from loadsheet.warehouse import adopt, ledger, mart, tables
+from loadsheet.warehouse.externals import external_inputs
+from loadsheet.warehouse.parameters import must_hold_inputs
 
 
 def transform(
@@ -28,16 +30,23 @@ def transform(
     ledger.ensure(session)
     tables.ensure_schema(session, pipeline.warehouse.mart_schema)
     target = Relation(pipeline.warehouse.mart_schema, spec.name)
-    inputs = relations_read(pipeline, spec)
-    missing = [str(relation) for relation in inputs if tables.kind(session, relation) is None]
+    own = relations_read(pipeline, spec)
+    missing = [str(relation) for relation in own if tables.kind(session, relation) is None]
     if missing:
         return skipped(f"waits for {', '.join(missing)}, not loaded yet")
+    externals = external_inputs(session, pipeline, spec)
+    inputs = own + externals
     # Before the transaction: a load that commits while the SQL runs may or may not be seen by it,
     # so it must count as not seen.
-    seen = mart.last_committed_number(session, inputs)
+    seen = mart.last_committed_number(session, own, externals)
     try:
         with session.transaction():
             ledger.lock_target(session, target)
+            if must_hold_inputs(spec):
+                # Their locks are held until the commit, so later loads wait.
+                seen = mart.last_committed_number(session, inputs, [])
+            # Another run of the transform may have ended meanwhile. What it has seen stays seen.
+            seen = max(seen, mart.last_seen_number(session, pipeline, spec, target))
             reach("transform.locked")
             in_full = _is_in_full(pipeline, spec, request, session, target)
             if not in_full:
@@ -74,7 +83,7 @@ def _is_in_full(
 
 
 def relations_read(pipeline: Pipeline, spec: Transform) -> list[Relation]:
-    """The staging tables and marts that the transform reads."""
+    """The staging tables and marts of its pipeline that the transform reads."""
     read = transform_inputs(pipeline)[spec.name]
     warehouse = pipeline.warehouse
     staging_tables = [Relation(warehouse.schema, table) for table in read.tables]

@@ -5,17 +5,15 @@ Every function adds an error with its fix to the preview when a privilege is mis
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from loadsheet.postgres import Session
 from loadsheet.preview.models import StepPreview
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline, Transform
-from loadsheet.spec.sql_reading import is_made_elsewhere, resolve_read
-from loadsheet.sql.parsing import parse
-from loadsheet.sql.reads import tables_read
 from loadsheet.sql.text import Relation, ident
 from loadsheet.warehouse import tables
+from loadsheet.warehouse.externals import relations_of_others
 
 # A table is locked while it is read (LOCK TABLE), which needs SELECT on the whole table. A view is
 # not locked, so SELECT on the columns is enough.
@@ -86,29 +84,10 @@ def may_read_inputs(
     """
     # A list, so that the plan shows all missing privileges and not only the first.
     allowed = [has_privileges(preview, session, relation, ("SELECT",)) for relation in inputs]
-    for relation in _inputs_of_others(session, pipeline, spec):
+    for relation in relations_of_others(session, pipeline, spec):
         allowed.append(may_use_schema(preview, session, relation.schema))
         allowed.append(has_privileges(preview, session, relation, ("SELECT",)))
     return all(allowed)
-
-
-def _inputs_of_others(session: Session, pipeline: Pipeline, spec: Transform) -> Iterator[Relation]:
-    """The existing tables that the transform reads and that Loadsheet does not make."""
-    search_path = (pipeline.warehouse.schema, pipeline.warehouse.mart_schema, "public")
-    for read in tables_read(parse(spec.sql)):
-        if (
-            not read.certain
-            or resolve_read(pipeline, read)
-            or not is_made_elsewhere(pipeline, read)
-        ):
-            continue
-        # As the server finds it: in the first schema of the search path that has it.
-        schemas = (read.schema,) if read.schema else search_path
-        for schema in schemas:
-            relation = Relation(schema, read.name)
-            if tables.kind(session, relation):
-                yield relation
-                break
 
 
 def has_privileges(

@@ -21,8 +21,10 @@ from loadsheet.spec.models import Inputs, Pipeline, Transform
 from loadsheet.sql.params import uses_since_load
 from loadsheet.sql.text import Relation, idents
 from loadsheet.warehouse import adopt, mart, mart_columns, mart_views, tables
+from loadsheet.warehouse.externals import external_inputs
 from loadsheet.warehouse.mart import BuildDecision
 from loadsheet.warehouse.mart_columns import Change
+from loadsheet.warehouse.parameters import NO_END, bind_parameters
 
 _REQUEST = RunRequest(run_id="plan")
 
@@ -134,6 +136,7 @@ class _TransformPreviewer:
         if not self.has_ledger:
             return BuildDecision(full=True, since_load=0, reason="first run")
         inputs = list(self.relations.values())
+        inputs += external_inputs(self.session, self.pipeline, self.spec)
         return mart.decide_build(
             self.session, self.pipeline, self.spec, self.target, inputs, full=False
         )
@@ -190,7 +193,10 @@ class _TransformPreviewer:
         since_load = 0
         if not in_full and (is_increment or spec.materialized == "script"):
             since_load = mart.last_seen_number(session, self.pipeline, spec, target)
-        select = mart.bind_parameters(spec.sql, _REQUEST, since_load)
+        until_load = NO_END
+        if spec.materialized != "view" and self.has_ledger:
+            until_load = mart.newest_number(session)
+        select = bind_parameters(spec.sql, _REQUEST, since_load, until_load)
         self._show_sql(select, in_full=not is_increment)
         may_read = rights.may_read_inputs(
             preview, session, self.pipeline, spec, self.relations.values()
@@ -222,7 +228,9 @@ class _TransformPreviewer:
             if mart_columns.compare(session, target, arriving).fit:
                 return None
             self.preview.does = "built in full: its columns change"
-            self._show_sql(mart.bind_parameters(self.spec.sql, _REQUEST, 0), in_full=True)
+            until_load = mart.newest_number(session)
+            whole = bind_parameters(self.spec.sql, _REQUEST, 0, until_load)
+            self._show_sql(whole, in_full=True)
         key = self.spec.unique_key
         remade = mart.view_transforms(self.pipeline)
         change: Change | None = ask(

@@ -14,7 +14,7 @@ from itertools import pairwise
 
 from loadsheet.sql.tokens import Token, tokenize
 
-PARAMS = ("since_load", "interval_start", "interval_end", "run_id")
+PARAMS = ("since_load", "until_load", "interval_start", "interval_end", "run_id")
 
 # A colon before a letter, and no cast (`::`): where there is none, the tokens need not be looked
 # at.
@@ -49,6 +49,11 @@ def split_params(sql: str) -> list[str | Param]:
 def uses_since_load(sql: str) -> bool:
     """Whether `sql` reads only what is new, by `:since_load`, and so can be built incrementally."""
     return any(name == "since_load" for name, _ in placeholders(sql))
+
+
+def uses_until_load(sql: str) -> bool:
+    """Whether `sql` leaves out what is loaded while it runs, by `:until_load`."""
+    return any(name == "until_load" for name, _ in placeholders(sql))
 
 
 def placeholders(sql: str) -> Iterator[tuple[str, int]]:

@@ -24,6 +24,7 @@ from loadsheet.status.models import (
     Watermark,
 )
 from loadsheet.warehouse import ledger, mart
+from loadsheet.warehouse.externals import external_inputs
 
 # Counting that many pages (8 MB) takes about 20 ms.
 _COUNTED_PAGES = 1_000
@@ -163,6 +164,7 @@ def _transform_status(
     due = ""
     if last:
         inputs = relations_read(pipeline, transform)
+        inputs += external_inputs(session, pipeline, transform)
         job = mart.decide_build(session, pipeline, transform, target, inputs, full=False)
         due = job.reason if job else ""
     return TransformStatus(

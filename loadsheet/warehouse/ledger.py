@@ -107,6 +107,15 @@ def lock_target(session: Session, target: Relation, shared: bool = False) -> Non
     session.execute(f"SELECT {kind}(hashtextextended(%s, 0))", (f"loadsheet:{target}",))
 
 
+def is_written_now(session: Session, target: Relation) -> bool:
+    """Whether another session holds the target's lock to write; if not, none can take it until the
+    transaction ends."""
+    row = session.execute(
+        "SELECT pg_try_advisory_xact_lock_shared(hashtextextended(%s, 0))", (f"loadsheet:{target}",)
+    ).fetchone()
+    return row == (False,)
+
+
 def next_load_id(session: Session, pipeline: str, table: str, target: Relation, run_id: str) -> str:
     """The id of this run's next load of the table into the target.
 

@@ -16,12 +16,12 @@ from loadsheet.failpoints import reach
 from loadsheet.outcome import RunRequest
 from loadsheet.postgres import Session
 from loadsheet.spec.models import Pipeline, Transform
-from loadsheet.spec.schedule import is_number
-from loadsheet.sql.params import Param, split_params, uses_since_load
+from loadsheet.sql.params import uses_since_load
 from loadsheet.sql.text import Relation, idents
 from loadsheet.warehouse import apply, ledger, mart_columns, mart_views, tables
 from loadsheet.warehouse.ledger import Effect
 from loadsheet.warehouse.mart_columns import Change
+from loadsheet.warehouse.parameters import bind_parameters
 
 _log = logging.getLogger(__name__)
 
@@ -62,19 +62,32 @@ class Built:
     """How the mart's columns changed, one text per change."""
 
 
-def last_committed_number(session: Session, inputs: list[Relation]) -> int:
+def last_committed_number(
+    session: Session, inputs: list[Relation], externals: list[Relation]
+) -> int:
     """A number up to which every load of the inputs is committed and visible from now on.
 
     Loads draw their number under their target's lock. While all inputs are locked (shared, in one
     order for all), no load of them is under way, so every later load has a higher number.
+
+    `externals` are not waited for: another pipeline may take its time. While one is being written,
+    no number is known, and the result is 0.
     """
     # In one order for all, so that no two transforms wait for each other.
     with session.transaction():
         for target in sorted(inputs, key=str):
             ledger.lock_target(session, target, shared=True)
-        row = session.execute(
-            "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM loadsheet.load_no"
-        ).fetchone()
+        for target in externals:
+            if ledger.is_written_now(session, target):
+                return 0
+        return newest_number(session)
+
+
+def newest_number(session: Session) -> int:
+    """The number drawn last; its load may not be committed yet."""
+    row = session.execute(
+        "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM loadsheet.load_no"
+    ).fetchone()
     return int(row[0]) if row else 0
 
 
@@ -149,7 +162,7 @@ def build_mart(
     refuse_foreign_target(session, transform, target)
     schemas = idents([pipeline.warehouse.schema, pipeline.warehouse.mart_schema])
     session.execute(f"SET LOCAL search_path = {schemas}, public")
-    build = _Build(session, pipeline, transform, target, request, number)
+    build = _Build(session, pipeline, transform, target, request, number, seen)
     effect = build.execute(decision)
     reach("transform.built")
     _log.info("%s: %s (%s)", target, effect, decision.reason)
@@ -190,12 +203,14 @@ class _Build:
         target: Relation,
         request: RunRequest,
         number: int,
+        seen: int,
     ):
         self.session = session
         self.pipeline = pipeline
         self.transform = transform
         self.target = target
         self.request = request
+        self.seen = seen
         self.notes: list[str] = []
         self.fresh = Relation(target.schema, f"_loadsheet_{number}")
 
@@ -221,7 +236,7 @@ class _Build:
         If it ended the transaction, the target's lock would be released.
         """
         before = self.session.execute("SELECT pg_current_xact_id()::text").fetchone()
-        self.session.execute(bind_parameters(self.transform.sql, self.request, since_load))
+        self.session.execute(self._bind(since_load))
         after = self.session.execute("SELECT pg_current_xact_id()::text").fetchone()
         if after != before:
             raise Refused(
@@ -326,8 +341,10 @@ class _Build:
 
     def _select_into(self, create: str, since_load: int) -> int:
         """Run the SELECT into a new table and return its rows."""
-        select = bind_parameters(self.transform.sql, self.request, since_load)
-        return self._execute_single(sql.SQL(create) + select).rowcount
+        return self._execute_single(sql.SQL(create) + self._bind(since_load)).rowcount
+
+    def _bind(self, since_load: int) -> sql.Composed:
+        return bind_parameters(self.transform.sql, self.request, since_load, self.seen)
 
     def _execute_single(self, statement: sql.Composed) -> psycopg.Cursor[Any]:
         """Run what must be one statement.
@@ -352,29 +369,6 @@ class _Build:
             apply.one_row_per_key(self.session, arrived, key, None)
         except Refused as error:
             raise Refused(f"{self.target}: the SELECT's rows are refused: {error}") from error
-
-
-def bind_parameters(text: str, request: RunRequest, since_load: int) -> sql.Composed:
-    """The SQL with its named parameters bound by the driver as literals (numbers, times and text),
-    never pasted."""
-    values: dict[str, Any] = {
-        "since_load": sql.Literal(since_load),
-        "interval_start": _cursor_literal(request.interval_start),
-        "interval_end": _cursor_literal(request.interval_end),
-        "run_id": sql.Literal(request.run_id),
-    }
-    pieces: list[sql.Composable] = []
-    for piece in split_params(text):
-        if isinstance(piece, Param):
-            pieces.append(values[piece.name])
-        else:
-            pieces.append(sql.SQL(piece))
-    return sql.Composed(pieces)
-
-
-def _cursor_literal(value: str | None) -> sql.Composed:
-    kind = "numeric" if value is not None and is_number(value) else "timestamptz"
-    return sql.SQL(f"CAST({{}} AS {kind})").format(sql.Literal(value))
 
 
 def refuse_foreign_target(session: Session, transform: Transform, target: Relation) -> None:

@@ -18,7 +18,7 @@ from loadsheet.engine.runner import run_pipeline
 from loadsheet.outcome import Outcome, RunRequest
 from loadsheet.spec.models import Pipeline
 from loadsheet.spec.pipeline_file import load_pipeline
-from loadsheet.warehouse.mart import bind_parameters
+from loadsheet.warehouse.parameters import bind_parameters
 from tests.project import ROOT, Project
 
 MARTS = (

@@ -58,7 +58,8 @@ def role(postgres: Any, two_databases: tuple[str, str]) -> Iterator[str]:
 def plan(project: Project, *options: str, code: int | None = 0) -> dict[str, Any]:
     """The plan against the servers, with each step's preview by its id; `code` is the exit code,
     None any."""
-    arguments = ["--project", str(project.folder), "plan", "shop", "--connect", "--json", *options]
+    arguments = ["--project", str(project.folder), "plan", project.name]
+    arguments += ["--connect", "--json", *options]
     done = CliRunner().invoke(app, arguments, env=project.environment())
     assert code is None or done.exit_code == code, done.output
     document = json.loads(done.stdout)

@@ -1,5 +1,5 @@
 """What hangs on a mart whose columns change: views of this pipeline and of others, views on views,
-keys, and what somebody added to the table."""
+keys, and columns that were added to the table."""
 
 from __future__ import annotations
 

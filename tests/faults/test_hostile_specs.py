@@ -238,9 +238,7 @@ def test_no_second_statement_rides_on_a_select_whatever_the_parser_made_of_it(
     )
     project.spec({"t": None}, {"m": ("SELECT id AS a FROM t", options)})
     honest = transforms.bind_parameters
-    monkeypatch.setattr(
-        transforms, "bind_parameters", lambda _, request, since: honest(text, request, since)
-    )
+    monkeypatch.setattr(transforms, "bind_parameters", lambda _, *bound: honest(text, *bound))
     result = project.run()["transform.transform_m"].result
     assert isinstance(result, Refused) and "42601" in str(result), result
     file = project.folder / "pipelines" / "shop" / "sql" / "m.sql"
@@ -259,7 +257,7 @@ def test_without_the_extended_protocol_it_would(
     monkeypatch.setattr(
         transforms,
         "bind_parameters",
-        lambda _, request, since: honest("SELECT 1 AS a; DROP TABLE public.victim", request, since),
+        lambda _, *bound: honest("SELECT 1 AS a; DROP TABLE public.victim", *bound),
     )
     monkeypatch.setattr(
         transforms._Build,

@@ -559,7 +559,7 @@ def test_an_unquoted_name_finds_no_table_with_capitals() -> None:
 def test_an_unknown_parameter_is_a_problem_that_lists_the_known() -> None:
     (problem,) = problems("SELECT 1\nWHERE x > :since_laod")
     assert problem.startswith("sql/me.sql:2:11 transforms.me: unknown parameter :since_laod")
-    assert ":since_load, :interval_start, :interval_end, :run_id" in problem
+    assert ":since_load, :until_load, :interval_start, :interval_end, :run_id" in problem
 
 
 @pytest.mark.parametrize(
