@@ -219,7 +219,9 @@ class _TransformPreviewer:
     def _preview_columns(self, select: sql.Composed, is_increment: bool) -> Change | None:
         """What is done about the target's columns where the SELECT has others; None where nothing
         is, or where it would be refused."""
-        arriving = self._columns_of(select)
+        arriving = ask(self.preview, "drift", lambda: self._columns_of(select))
+        if arriving is None:
+            return None
         if self.spec.materialized == "view":
             self._preview_view(arriving)
             return None
@@ -266,16 +268,22 @@ class _TransformPreviewer:
             preview.ddl.append(f"CREATE TABLE {target.sql} AS SELECT …")
         preview.ddl += [f"CREATE VIEW {view.sql} AS SELECT …" for view in change.views]
 
-    def _columns_of(self, select: sql.Composed) -> dict[str, str]:
+    def _columns_of(self, select: sql.Composed) -> dict[str, str] | None:
         """The columns and types of the SELECT, which EXPLAIN has accepted, as a table made from it
-        would have them. The server only parses it."""
+        would have them; None if a load has just changed what it reads. The server only parses
+        it."""
         columns: dict[str, str] = {}
-        with self._search_path():
-            connection = self.session.pgconn
-            connection.prepare(b"", select.as_bytes(self.session))
-            described = connection.describe_prepared(b"")
-            if described.status != ExecStatus.COMMAND_OK:
-                raise psycopg.errors.error_from_result(described)
+        connection = self.session.pgconn
+        try:
+            with self._search_path():
+                prepared = connection.prepare(b"", select.as_bytes(self.session))
+                if prepared.status != ExecStatus.COMMAND_OK:
+                    raise psycopg.errors.error_from_result(prepared)
+                described = connection.describe_prepared(b"")
+                if described.status != ExecStatus.COMMAND_OK:
+                    raise psycopg.errors.error_from_result(described)
+        except psycopg.ProgrammingError:
+            return None
         for number in range(described.nfields):
             name = (described.fname(number) or b"").decode()
             row = self.session.execute(

@@ -78,6 +78,7 @@ class Differences:
         for name, (old, new) in self.retyped.items():
             notes.append(f"{name} is {new}, was {old}")
         notes += [f"dropped {name}" for name in self.dropped]
+        notes += [f"kept {name}, which was added to the table" for name in self.others]
         return notes
 
 

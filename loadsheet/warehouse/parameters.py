@@ -22,7 +22,8 @@ def bind_parameters(
     never pasted."""
     values: dict[str, Any] = {
         "since_load": sql.Literal(since_load),
-        "until_load": sql.Literal(until_load),
+        # A SELECT may show it, and its type must not depend on its size.
+        "until_load": sql.SQL("CAST({} AS bigint)").format(sql.Literal(until_load)),
         "interval_start": _cursor_literal(request.interval_start),
         "interval_end": _cursor_literal(request.interval_end),
         "run_id": sql.Literal(request.run_id),

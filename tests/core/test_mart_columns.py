@@ -141,7 +141,8 @@ def swept(
     before = look(project, "mart")
     spec(project, changed=True)
     planned = plan(project, code=None)
-    results = project.run()
+    # Half of them by a full refresh, which must end the same.
+    results = project.run(full_refresh=frozenset(mart_of(case) for case in CASES[::2]))
     for change, columns in CHANGES.items():
         project.in_warehouse(f"CREATE TABLE expected.{change} AS SELECT {columns} FROM staging.t")
     after = look(project, "mart")

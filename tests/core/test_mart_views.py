@@ -255,3 +255,39 @@ def test_an_input_whose_type_changes_alters_an_incremental_mart(
     assert any(remark["code"] == "drift" for remark in steps["remarks"])
     assert shop.in_warehouse("SELECT DISTINCT amount FROM mart.big") == [(3000000000,)]
     assert shop.in_warehouse("SELECT count(*) FROM public.report") == [(2,)]
+
+
+def test_columns_comments_and_conditions_may_have_any_character(shop: Project) -> None:
+    big = """SELECT id, amount AS "per%cent", name FROM mart.sales WHERE name LIKE '%'"""
+    spec(shop, """s.id, s.amount, s.name, s.amount AS "a""b%s" """, big=big)
+    shop.succeed()
+    shop.in_warehouse("COMMENT ON COLUMN mart.big.\"per%cent\" IS '100 % of it''s'")
+    shop.in_warehouse('CREATE VIEW public.report AS SELECT "a""b%s" FROM mart.sales')
+    spec(shop, """s.id, s.amount * 0.5 AS amount, s.name, s.amount AS "a""b%s" """, big=big)
+    shop.succeed()
+    assert shop.in_warehouse('SELECT "per%cent"::text FROM mart.big ORDER BY id') == [
+        ("5.0",),
+        ("10.0",),
+    ]
+    [(comment,)] = shop.in_warehouse(
+        "SELECT description FROM pg_description WHERE objoid = 'mart.big'::regclass"
+    )
+    assert comment == "100 % of it's"
+    spec(shop, "s.id, s.amount * 0.5 AS amount, s.name", big=big)
+    assert 'column a"b%s is no longer in its SELECT, but view public.report uses it' in refused(
+        shop
+    )
+
+
+def test_a_view_transform_with_a_trigger_stays_and_keeps_the_mart_in_place(shop: Project) -> None:
+    """What a trigger does cannot be made again exactly, so the view is not dropped."""
+    shop.in_warehouse(
+        "CREATE FUNCTION public.f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';"
+        "CREATE TRIGGER t INSTEAD OF INSERT ON mart.big FOR EACH ROW EXECUTE FUNCTION public.f()"
+    )
+    spec(shop, "s.name, s.id, s.amount")
+    shop.succeed()
+    assert shop.in_warehouse("SELECT id, name FROM mart.sales ORDER BY 1") == [(1, "a"), (2, "b")]
+    assert shop.in_warehouse("SELECT tgrelid::regclass::text FROM pg_trigger") == [("mart.big",)]
+    spec(shop, "s.name, s.id, s.amount::bigint")
+    assert "view mart.big (with trigger t on view mart.big on it) uses it" in refused(shop)
