@@ -13,13 +13,13 @@ from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.merging import LOAD_ID
 from loadsheet.sql.text import Relation, ident, idents
-from loadsheet.warehouse import apply, drift, tables
+from loadsheet.warehouse import apply, belongings, drift, tables
 from loadsheet.warehouse.drift import Drift
 from loadsheet.warehouse.fence import Scope
 from loadsheet.warehouse.load_transaction import (
     FULL_REFRESH_REMEDY,
     column_definitions,
-    drop_dependent_remedy,
+    columns_to_keep,
     existing_columns,
     refuse_too_many_columns,
 )
@@ -162,17 +162,14 @@ class _LoadPreviewer:
         """All rows arrive. They replace the table, or change it in place if something depends on
         it."""
         preview = self.preview
-        # The rows are copied into a new table before it is decided whether to swap it in.
-        rights.may_create_in(preview, self.session, self.target.schema)
         self._check_shrinking()
-        dependents = tables.dependents(self.session, self.target)
-        if not dependents:
+        kept = columns_to_keep(changed)
+        obstacles = belongings.obstacles(self.session, self.target, kept)
+        if not obstacles:
             self._swap_target(changed)
             return
-        self._alter_target(changed, drop_dependent_remedy(dependents[0]))
-        preview.does = (
-            f"the difference is applied in place, because {dependents[0]} depends on the table"
-        )
+        self._alter_target(changed, obstacles[0].remedy)
+        preview.does = f"the difference is applied in place, because {obstacles[0].reason}"
         preview.may_remove = True
         self._check_write(("SELECT", "INSERT", "UPDATE", "DELETE"))
 
@@ -207,6 +204,7 @@ class _LoadPreviewer:
         preview, target, key = self.preview, self.target, self.key
         preview.does = "built next to the old table and swapped in"
         preview.is_rebuilt = True
+        rights.may_create_in(preview, self.session, target.schema)
         # Only the owner may drop the old table.
         rights.check_owner(preview, self.session, target, "replace")
         primary_key = tables.primary_key_of(self.session, target)

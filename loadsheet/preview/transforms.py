@@ -20,7 +20,7 @@ from loadsheet.redact import message
 from loadsheet.spec.models import Inputs, Pipeline, Transform
 from loadsheet.sql.params import uses_since_load
 from loadsheet.sql.text import Relation, idents
-from loadsheet.warehouse import adopt, mart, mart_columns, mart_views, tables
+from loadsheet.warehouse import adopt, belongings, mart, mart_columns, mart_views, tables
 from loadsheet.warehouse.externals import external_inputs
 from loadsheet.warehouse.mart import BuildDecision
 from loadsheet.warehouse.mart_columns import Change
@@ -319,7 +319,7 @@ class _TransformPreviewer:
         # Rows change in place in a merge, and in a table that something depends on.
         in_place = spec.materialized == "merge"
         if spec.materialized == "table" and self.has_schema:
-            in_place = bool(tables.dependents(session, target))
+            in_place = bool(belongings.obstacles(session, target, key=spec.unique_key))
         if not in_place:
             rights.check_owner(preview, session, target, "replace")
             return
@@ -356,5 +356,5 @@ class _TransformPreviewer:
         if change:
             return not change.in_place
         if self.spec.materialized == "table":
-            return not tables.dependents(self.session, self.target)
+            return not belongings.obstacles(self.session, self.target, key=self.spec.unique_key)
         return self.spec.materialized != "merge"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+
+import psycopg
 
 from loadsheet.errors import Refused
 from loadsheet.failpoints import reach
@@ -11,7 +13,7 @@ from loadsheet.postgres import Session
 from loadsheet.sql import merging
 from loadsheet.sql.merging import LOAD_ID
 from loadsheet.sql.text import Relation, ident, idents
-from loadsheet.warehouse import swap, tables
+from loadsheet.warehouse import belongings, swap, tables
 from loadsheet.warehouse.ledger import Effect
 
 # Without these settings the planner reads the whole target for a hundredth of its rows, which takes
@@ -39,17 +41,39 @@ def replace(
 ) -> Effect:
     """Make the `rows` rows of `fresh`, a table in the target's schema, the rows of the target.
 
-    Swaps the tables where nothing depends on the target. Otherwise applies the difference in place:
-    deletes the rows that are gone and updates those that differ.
+    Swaps the tables where a swap loses nothing that hangs on the target. Otherwise applies the
+    difference in place.
 
     Raises Refused when the target would lose more than the share `max_shrink` of its rows.
     """
     exists = tables.kind(session, target) is not None
     if exists and max_shrink is not None:
         refuse_shrinking(session, rows, target, max_shrink)
-    if exists and tables.dependents(session, target):
+    if exists and belongings.obstacles(session, target, key=key):
         return difference(session, fresh, target, key, load_no)
-    swap.swap_in(session, fresh, target, key)
+    try:
+        return swap_in(session, fresh, rows, target, key)
+    except swap.WouldLose:
+        return difference(session, fresh, target, key, load_no)
+
+
+def swap_in(
+    session: Session,
+    fresh: Relation,
+    rows: int,
+    target: Relation,
+    key: tuple[str, ...],
+    kept: Collection[str] = (),
+) -> Effect:
+    """Put `fresh`, with its `rows` rows, into the target's place, or make it the target if there is
+    none. The columns `kept` have no values in `fresh`, and may have none in the target.
+
+    Raises swap.WouldLose, with nothing changed, when something on the target would be lost.
+    """
+    if tables.kind(session, target) is None:
+        swap.rename_new(session, fresh, target, key)
+    else:
+        swap.swap_in(session, fresh, target, key, kept)
     # A new table has no statistics, and the transforms that read it do not wait for autovacuum.
     session.execute(_SMALLER_STATISTICS_SAMPLE)
     session.execute(f"ANALYZE {target.sql}")
@@ -61,8 +85,30 @@ def difference(
 ) -> Effect:
     """Make the rows of `fresh` the rows of the target in place, touching only rows that differ.
 
-    Drops `fresh`. Without a key, all of the target's rows are deleted and inserted again.
+    Drops `fresh`. Without a key, all of the target's rows are deleted and inserted again. So they
+    are where the target is published without a replica identity, which forbids UPDATE and DELETE:
+    such a table is truncated.
+
+    Raises Refused when values of the target's own columns would go with the deleted rows.
     """
+    if _may_change_rows(session, target):
+        effect = _apply_difference(session, fresh, target, key, load_no)
+    else:
+        _refuse_losing_values(session, fresh, target)
+        deleted = tables.count_rows(session, target.sql)
+        session.execute(f"TRUNCATE {target.sql}")
+        reach("difference.deleted")
+        written = append(session, fresh, target, load_no)
+        effect = Effect(inserted=written.inserted, deleted=deleted)
+    session.execute(f"DROP TABLE {fresh.sql}")
+    return effect
+
+
+def _apply_difference(
+    session: Session, fresh: Relation, target: Relation, key: tuple[str, ...], load_no: int | None
+) -> Effect:
+    if not key:
+        _refuse_losing_values(session, fresh, target)
     _analyze_key(session, fresh, key)
     deleted = session.execute(merging.delete_gone(target.sql, fresh.sql, key)).rowcount
     reach("difference.deleted")
@@ -71,8 +117,46 @@ def difference(
         if key
         else append(session, fresh, target, load_no)
     )
-    session.execute(f"DROP TABLE {fresh.sql}")
     return Effect(inserted=written.inserted, updated=written.updated, deleted=deleted)
+
+
+def _refuse_losing_values(session: Session, fresh: Relation, target: Relation) -> None:
+    """Raises Refused when the target has values in columns of its own: they cannot be found again
+    for rows that are all deleted and inserted.
+
+    A column that the server or a trigger fills has new values in the new rows.
+    """
+    arrived = tables.columns_of(session, fresh)
+    own = []
+    for name in tables.columns_to_fill(session, target):
+        if name not in arrived and name != LOAD_ID:
+            own.append(name)
+    for name in belongings.columns_with_values(session, target, own):
+        raise Refused(
+            f"{target}: column {name} is not part of what is loaded, and its values would be lost: "
+            "all rows are written again, and without a primary key they cannot be told apart. Set "
+            "a primary_key (a transform: unique_key), or move the values to a table of their own "
+            "and drop the column"
+        )
+
+
+def _may_change_rows(session: Session, target: Relation) -> bool:
+    """Whether the server takes UPDATE and DELETE of the target's rows.
+
+    It refuses them for a published table without a replica identity, or whose publication reads
+    columns that are not part of it. EXPLAIN is refused likewise, and fires no trigger.
+    """
+    try:
+        with session.transaction():
+            session.execute(f"EXPLAIN DELETE FROM {target.sql}")
+            column = ident(next(iter(tables.columns_of(session, target))))
+            session.execute(f"EXPLAIN UPDATE {target.sql} SET {column} = {column}")
+    except (
+        psycopg.errors.ObjectNotInPrerequisiteState,
+        psycopg.errors.InvalidColumnReference,
+    ):
+        return False
+    return True
 
 
 def append(session: Session, incoming: Relation, target: Relation, load_no: int | None) -> Effect:

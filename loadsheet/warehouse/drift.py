@@ -49,6 +49,8 @@ class Drift:
     """Column -> what does not fit, as text for a message."""
     kept: dict[str, str]
     """Columns that only the target has, with their types. Dropped columns are kept."""
+    former: tuple[str, ...]
+    """Those of them that the source has had: no row that arrives has a value in them."""
 
     @property
     def notes(self) -> list[str]:
@@ -102,15 +104,20 @@ def compare_columns(
         # A target that is wider from the start has not drifted.
         elif before.get(column.attnum, {}).get("type") not in (None, column.type):
             narrowed[column.name] = column.type
+    dropped = tuple(c["name"] for n, c in before.items() if n not in arriving_attnums)
+    kept = {name: type_ for name, type_ in types.items() if name not in arriving_names}
+    # Without `before` the source is another table: what the last load read is not read any more.
+    last_read = dropped if before else tuple(c["name"] for c in scope.columns or ())
     return Drift(
         renamed=renamed,
         added=tuple(added),
         widened=tuple(widened),
         narrowed=narrowed,
-        dropped=tuple(c["name"] for n, c in before.items() if n not in arriving_attnums),
+        dropped=dropped,
         replaced=_find_replaced(arriving, before, renamed, types),
         incompatible=incompatible,
-        kept={name: type_ for name, type_ in types.items() if name not in arriving_names},
+        kept=kept,
+        former=tuple(name for name in kept if name in (*last_read, *scope.former)),
     )
 
 

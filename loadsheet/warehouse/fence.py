@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from psycopg.rows import class_row
@@ -24,8 +24,11 @@ _log = logging.getLogger(__name__)
 
 # `plan` also reads ledgers of version 4, which lack the column `storage`.
 _READ_SCOPE = """
-SELECT fence, watermark, cursor, last_load_no, content_sha256, source_oid, columns, source,
-    to_jsonb(scope) ->> 'storage' AS storage
+SELECT fence, watermark, cursor, last_load_no, content_sha256, source_oid, source,
+    to_jsonb(scope) ->> 'storage' AS storage,
+    (SELECT jsonb_agg(c ORDER BY place) FILTER (WHERE NOT c ? 'dropped')
+     FROM jsonb_array_elements(columns) WITH ORDINALITY AS one (c, place)) AS columns,
+    ARRAY(SELECT c ->> 'name' FROM jsonb_array_elements(columns) c WHERE c ? 'dropped') AS former
 FROM loadsheet.scope WHERE pipeline = %s AND table_name = %s AND target = %s
 """
 # A new fence also breaks the seal of the attempt before: its load can no longer commit. It is above
@@ -48,9 +51,16 @@ _SEALED = """
 SELECT sealed_manifest, sealed_sha256 FROM loadsheet.scope
 WHERE pipeline = %s AND table_name = %s AND target = %s AND sealed_load_id = %s
 """
+# Columns that are no longer read stay in the list as long as the target has them: their values are
+# the source's, not the user's.
 _ADVANCE = f"""
 UPDATE loadsheet.scope SET last_load_no = %(load_no)s, content_sha256 = %(content)s,
-    source_oid = %(oid)s, columns = %(columns)s, source = %(source)s,
+    source_oid = %(oid)s, source = %(source)s,
+    columns = %(columns)s::jsonb || coalesce((
+        SELECT jsonb_agg(old || '{{"dropped": true}}') FROM jsonb_array_elements(columns) old
+        JOIN pg_attribute ON attrelid = to_regclass(%(target_sql)s)
+            AND attname = old ->> 'name' AND NOT attisdropped
+        WHERE NOT old ->> 'name' = ANY (%(names)s)), '[]'),
     storage = ({integrity.STORAGE}),
     watermark = CASE WHEN %(moves)s THEN %(upper)s ELSE watermark END,
     cursor = CASE WHEN %(moves)s THEN %(cursor)s ELSE cursor END
@@ -83,6 +93,8 @@ class Scope:
     content_sha256: str | None = None
     source_oid: int | None = None
     columns: list[dict[str, Any]] | None = None
+    former: list[str] = field(default_factory=list)
+    """The target's columns that earlier loads have read from the source, and the last has not."""
     source: dict[str, str] | None = None
     """The source server, as `source.identity.observe` saw it for the last load."""
     storage: str | None = None
@@ -207,6 +219,7 @@ def advance_watermark(session: Session, manifest: Manifest, target: Relation, lo
             "content": manifest.content_sha256,
             "oid": manifest.source_oid,
             "columns": json.dumps([asdict(column) for column in manifest.columns]),
+            "names": [column.name for column in manifest.columns],
             "moves": manifest.moves_watermark,
             "source": json.dumps(manifest.source),
             "upper": manifest.upper,

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psycopg
 
@@ -26,8 +26,11 @@ from loadsheet.sql.copying import WireFormat, copy_in
 from loadsheet.sql.merging import LOAD_ID
 from loadsheet.sql.text import Relation, ident
 from loadsheet.sql.types import Column
-from loadsheet.warehouse import apply, drift, fence, integrity, ledger, tables
+from loadsheet.warehouse import apply, belongings, drift, fence, integrity, ledger, tables
+from loadsheet.warehouse.belongings import Belonging
+from loadsheet.warehouse.drift import Drift
 from loadsheet.warehouse.ledger import Effect
+from loadsheet.warehouse.swap import WouldLose
 
 _log = logging.getLogger(__name__)
 
@@ -198,39 +201,62 @@ class _LoadTransaction:
         return integrity.count_rows(self.session, self.target)
 
     def _replace_target(self) -> Effect:
-        """Copy all rows into a fresh table, then make it the target."""
+        """Copy all rows into a fresh table, then make it the target; or, where that would lose
+        something that hangs on the target, change the target's rows in place."""
+        obstacles: list[Belonging] = []
+        kept: list[str] = []
+        if not self.is_new:
+            kept = columns_to_keep(self.drift)
+            obstacles = belongings.obstacles(self.session, self.target, kept)
+        if obstacles:
+            return self._replace_in_place(obstacles[0])
         fresh = Relation(self.target.schema, f"_loadsheet_{self.load_no}")
-        kept = {} if self.is_new else self.drift.kept
-        self._create(fresh, kept)
+        kept_types = {} if self.is_new else self.drift.kept
+        self._create(fresh, kept_types)
         self._copy_parts(fresh)
         self._add_load_id(fresh)
+        rows = self.manifest.rows - self.duplicates
         if not self.is_new:
-            self._prepare_old_target()
-            self.notes += self.drift.notes
-        return apply.replace(
-            self.session,
-            fresh,
-            self.manifest.rows - self.duplicates,
-            self.target,
-            self.manifest.key,
-            self.load_no,
-            self.table.max_shrink,
-        )
-
-    def _prepare_old_target(self) -> None:
-        """Alter the old target only as far as the replacement needs.
-
-        A swap carries its indexes over, so their columns must have the new names. Where something
-        depends on the target, its rows change in place, so all of its columns must fit.
-        """
-        dependents = tables.dependents(self.session, self.target)
-        if not dependents:
+            self._refuse_shrinking(rows)
+            # A swap carries indexes, comments and privileges over by the columns' names.
             drift.rename_columns(self.session, self.target, self.drift)
-            return
-        _log.info("%s: changed in place, because %s depends on it", self.target, dependents[0])
-        remedy = drop_dependent_remedy(dependents[0])
-        drift.alter_columns(self.session, self.target, self.drift, remedy)
-        drift.refuse_changed_key(self.session, self.target, self.manifest.key, remedy)
+            self.notes += self.drift.notes
+        try:
+            return apply.swap_in(self.session, fresh, rows, self.target, self.manifest.key, kept)
+        except WouldLose as error:
+            # Something was added to the target while the rows were copied.
+            for name in kept:
+                self.session.execute(f"ALTER TABLE {fresh.sql} DROP COLUMN {ident(name)}")
+            renamed = replace(self.drift, renamed={})
+            return self._apply_difference(fresh, renamed, error.belonging)
+
+    def _replace_in_place(self, obstacle: Belonging) -> Effect:
+        """Copy all rows into a temporary table, then apply the difference to the target.
+
+        A permanent table would be part of a publication of the whole schema.
+        """
+        fresh = Relation("pg_temp", f"_loadsheet_{self.load_no}")
+        # All rows arrive, so a column that the source has had has no values from now on.
+        former = {}
+        for name in self.drift.former:
+            former[name] = self.drift.kept[name]
+        self._create(fresh, former)
+        self._copy_parts(fresh)
+        self._refuse_shrinking(self.manifest.rows - self.duplicates)
+        self.notes += self.drift.notes
+        return self._apply_difference(fresh, self.drift, obstacle)
+
+    def _apply_difference(self, fresh: Relation, changed: Drift, obstacle: Belonging) -> Effect:
+        """Make the rows of `fresh` the target's, whose columns and key must all fit."""
+        _log.info("%s: changed in place, because %s", self.target, obstacle.reason)
+        drift.alter_columns(self.session, self.target, changed, obstacle.remedy)
+        key = self.manifest.key
+        drift.refuse_changed_key(self.session, self.target, key, obstacle.remedy)
+        return apply.difference(self.session, fresh, self.target, key, self.load_no)
+
+    def _refuse_shrinking(self, rows: int) -> None:
+        if self.table.max_shrink is not None:
+            apply.refuse_shrinking(self.session, rows, self.target, self.table.max_shrink)
 
     def _write_increment(self) -> Effect:
         """Copy the rows into a temporary table, then merge them into the target or append them."""
@@ -346,9 +372,10 @@ class _LoadTransaction:
         return f"({not_older}) OR NOT {ledger.is_of_others(pipeline)}"
 
 
-def drop_dependent_remedy(dependent: str) -> str:
-    """The advice for a table that cannot be rebuilt because something depends on it."""
-    return f"drop {dependent}, which depends on the table, so that it can be rebuilt"
+def columns_to_keep(changed: Drift) -> list[str]:
+    """The columns that only the target has, and the source never had: their values may be the
+    user's."""
+    return [name for name in changed.kept if name not in changed.former]
 
 
 def refuse_too_many_columns(
@@ -366,17 +393,17 @@ def refuse_too_many_columns(
     remedy = FULL_REFRESH_REMEDY
     in_place = action != "replace"
     if not in_place:
-        dependents = tables.dependents(session, target)
-        if dependents:
+        obstacles = belongings.obstacles(session, target, columns_to_keep(changed))
+        if obstacles:
             in_place = True
-            remedy = drop_dependent_remedy(dependents[0])
+            remedy = obstacles[0].remedy
     drift.refuse_too_many_columns(session, target, changed, len(columns), in_place, remedy)
 
 
 def existing_columns(session: Session, target: Relation) -> dict[str, str]:
     """The target's columns and types; empty if it does not exist yet.
 
-    Raises Refused when the target was not made by Loadsheet.
+    Raises Refused when the target was not made by Loadsheet, or cannot be written to safely.
     """
     columns = tables.columns_of(session, target)
     if columns and LOAD_ID not in columns:
@@ -384,6 +411,7 @@ def existing_columns(session: Session, target: Relation) -> dict[str, str]:
             f"{target} exists and was not made by Loadsheet: drop or rename it, or choose another "
             "schema"
         )
+    belongings.refuse_unsafe(session, target)
     return columns
 
 

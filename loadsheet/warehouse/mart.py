@@ -11,14 +11,22 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from loadsheet.errors import Refused
+from loadsheet.errors import Overtaken, Refused
 from loadsheet.failpoints import reach
 from loadsheet.outcome import RunRequest
 from loadsheet.postgres import Session
 from loadsheet.spec.models import Pipeline, Transform
 from loadsheet.sql.params import uses_since_load
 from loadsheet.sql.text import Relation, idents
-from loadsheet.warehouse import apply, ledger, mart_columns, mart_views, tables
+from loadsheet.warehouse import (
+    apply,
+    belongings,
+    ledger,
+    mart_columns,
+    mart_views,
+    swap,
+    tables,
+)
 from loadsheet.warehouse.ledger import Effect
 from loadsheet.warehouse.mart_columns import Change
 from loadsheet.warehouse.parameters import bind_parameters
@@ -281,7 +289,7 @@ class _Build:
         if change:
             return self._change_columns(change, rows)
         is_merge = self.transform.materialized == "merge"
-        if is_merge or tables.dependents(self.session, self.target):
+        if is_merge or belongings.obstacles(self.session, self.target, key=key):
             return self._apply_difference()
         return apply.replace(self.session, self.fresh, rows, self.target, key, None, None)
 
@@ -292,25 +300,21 @@ class _Build:
         removed = mart_views.drop(self.session, change.views)
         mart_columns.apply_clauses(self.session, self.target, change)
         if change.in_place:
-            _log.info("%s: altered in place: %s depends on it", self.target, change.because)
+            _log.info("%s: altered in place: it has %s", self.target, change.because)
             effect = self._apply_difference()
         else:
-            effect = self._swap_columns(change, rows)
+            effect = self._swap_columns(rows)
         mart_views.remake(self.session, self.target, removed, self._sql_of_view)
         return effect
 
-    def _swap_columns(self, change: Change, rows: int) -> Effect:
+    def _swap_columns(self, rows: int) -> Effect:
         key = self.transform.unique_key
         try:
-            return apply.replace(self.session, self.fresh, rows, self.target, key, None, None)
-        except psycopg.ProgrammingError as error:
-            if not change.kept_indexes:
-                raise
-            names = ", ".join(change.kept_indexes)
-            raise Refused(
-                f"{self.target}: an index cannot be made on the new types:"
-                f" {error.diag.message_primary}; nothing was written. Run DROP INDEX {names}; then"
-                " run the pipeline, and create the indexes that you need"
+            return apply.swap_in(self.session, self.fresh, rows, self.target, key)
+        except swap.WouldLose as error:
+            raise Overtaken(
+                f"{self.target}: {error.belonging.what} would be lost with the table that is"
+                " replaced; nothing was written. Retry"
             ) from error
 
     def _apply_difference(self) -> Effect:
@@ -372,8 +376,8 @@ class _Build:
 
 
 def refuse_foreign_target(session: Session, transform: Transform, target: Relation) -> None:
-    """Raises Refused when the target was not made by Loadsheet, or when a table would become a view
-    or a view a table. A script decides for itself."""
+    """Raises Refused when the target was not made by Loadsheet or cannot be written to safely, or
+    when a table would become a view or a view a table. A script decides for itself."""
     kind = tables.kind(session, target)
     if kind is None or transform.materialized == "script":
         return
@@ -385,6 +389,7 @@ def refuse_foreign_target(session: Session, transform: Transform, target: Relati
             f"{target} exists and was not made by Loadsheet: drop or rename it, or choose another "
             "mart_schema"
         )
+    belongings.refuse_unsafe(session, target)
     existing = "view" if kind == "v" else "table"
     wanted = "view" if transform.materialized == "view" else "table"
     if existing != wanted:

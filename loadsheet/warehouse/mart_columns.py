@@ -17,7 +17,7 @@ from loadsheet.errors import Refused
 from loadsheet.postgres import Session
 from loadsheet.sql.text import Relation, ident
 from loadsheet.sql.types import widens
-from loadsheet.warehouse import mart_views, swap, tables
+from loadsheet.warehouse import belongings, mart_views, swap, tables
 from loadsheet.warehouse.mart_views import Hanger, Hanging
 
 # A SELECT gives a column neither a default nor an identity, and does not compute it.
@@ -96,8 +96,6 @@ class Change:
     """The clauses of ALTER TABLE, in place or on the table that will be swapped out."""
     lost_indexes: list[str] = field(default_factory=list)
     """Indexes that go with the dropped columns."""
-    kept_indexes: list[str] = field(default_factory=list)
-    """Indexes on columns whose type changes."""
 
     @property
     def notes(self) -> list[str]:
@@ -156,7 +154,7 @@ def change_of(
         return None
     hanging = mart_views.hanging_on(session, target)
     _refuse_views_of_others(session, target, differences, hanging, remade)
-    obstacles = _obstacles(session, target, differences, hanging)
+    obstacles = _obstacles(session, target, differences, hanging, key)
     if not obstacles:
         return _swapped(session, target, differences, hanging)
     # No reader asks for an order of columns often enough to refuse a build.
@@ -166,12 +164,16 @@ def change_of(
 
 
 def _obstacles(
-    session: Session, target: Relation, differences: Differences, hanging: Hanging
+    session: Session,
+    target: Relation,
+    differences: Differences,
+    hanging: Hanging,
+    key: tuple[str, ...],
 ) -> list[str]:
     """What keeps the mart from being swapped, apart from views that are made again."""
     with mart_views.qualified_names(session):
-        dependents = tables.dependents(session, target)
-    obstacles = [text for text in dependents if text not in hanging.own_texts]
+        found = belongings.obstacles(session, target, key=key)
+    obstacles = [one.what for one in found if one.what not in hanging.own_texts]
     return obstacles + [f"column {name}" for name in differences.others]
 
 
@@ -186,7 +188,6 @@ def _swapped(
         views=hanging.own,
         clauses=_drop_clauses(differences),
         lost_indexes=_indexes_on(session, target, list(differences.dropped)),
-        kept_indexes=_indexes_on(session, target, list(differences.retyped)),
     )
 
 
@@ -205,7 +206,7 @@ def _altered(
             raise Refused(
                 f"{target}: column {name} is {new} in its SELECT and {old} in the table, and rows"
                 f" are found by it; {obstacles[0]} keeps the table from being replaced. Nothing was"
-                " written; drop what depends on the table first, and create it again afterwards"
+                " written; remove that first, and create it again afterwards"
             )
     touched = [*differences.dropped, *differences.retyped]
     for name in touched:

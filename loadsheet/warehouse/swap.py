@@ -3,10 +3,17 @@ belonged to the old table."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+import psycopg
+
+from loadsheet.errors import Refused
 from loadsheet.failpoints import reach
 from loadsheet.postgres import Session
+from loadsheet.redact import message
 from loadsheet.sql.text import Relation, ident, idents, literal
-from loadsheet.warehouse import tables
+from loadsheet.warehouse import belongings, tables
+from loadsheet.warehouse.belongings import Belonging
 
 # Without the primary key, which the new table gets from the spec or the source.
 _INDEXES = """
@@ -14,15 +21,20 @@ SELECT i.relname, pg_get_indexdef(i.oid), indisunique
 FROM pg_index JOIN pg_class i ON i.oid = indexrelid
 WHERE indrelid = {oid} AND NOT indisprimary
 """
-# The owner's privileges come with the ownership.
+# All that the relation has, also what default privileges have given it.
 _GRANTS = """
-SELECT privilege_type, coalesce(quote_ident(rolname), 'PUBLIC'), is_grantable, NULL::text
-FROM pg_class, aclexplode(relacl) a LEFT JOIN pg_roles r ON r.oid = a.grantee
-WHERE pg_class.oid = {oid} AND a.grantee <> relowner
-UNION ALL
-SELECT privilege_type, coalesce(quote_ident(rolname), 'PUBLIC'), is_grantable, attname
-FROM pg_attribute, aclexplode(attacl) a LEFT JOIN pg_roles r ON r.oid = a.grantee
-WHERE attrelid = {oid} AND NOT attisdropped
+SELECT privilege_type, role.name, is_grantable, attname
+FROM (
+    SELECT acl.*, NULL::name AS attname
+    FROM pg_class, aclexplode(coalesce(relacl, acldefault('r', relowner))) acl
+    WHERE oid = {oid}
+    UNION ALL
+    SELECT acl.*, attname FROM pg_attribute, aclexplode(attacl) acl
+    WHERE attrelid = {oid} AND NOT attisdropped
+) privilege, LATERAL (
+    SELECT CASE privilege.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(rolname) END
+    FROM (SELECT) always LEFT JOIN pg_roles ON oid = privilege.grantee
+) role (name)
 """
 _COMMENTS = """
 SELECT objsubid, attname, description FROM pg_description
@@ -30,8 +42,16 @@ LEFT JOIN pg_attribute ON attrelid = objoid AND attnum = objsubid
 WHERE objoid = {oid} AND classoid = 'pg_class'::regclass
 """
 _OWNER = """
-SELECT rolname, rolname = current_user, array_to_string(reloptions, ', ')
-FROM pg_class JOIN pg_roles r ON r.oid = relowner WHERE pg_class.oid = {oid}
+SELECT rolname, rolname = current_user FROM pg_class JOIN pg_roles r ON r.oid = relowner
+WHERE pg_class.oid = {oid}
+"""
+_OPTIONS = """
+SELECT option_name, option_value FROM pg_class, pg_options_to_table(reloptions)
+WHERE oid = {oid}
+UNION ALL
+SELECT 'toast.' || option_name, option_value
+FROM pg_class c JOIN pg_class t ON t.oid = c.reltoastrelid, pg_options_to_table(t.reloptions)
+WHERE c.oid = {oid}
 """
 
 # A key of 2 M rows does not fit into the server's usual 64 MB; sorting it on disk takes a quarter
@@ -48,34 +68,113 @@ WHERE pg_relation_size(to_regclass(%s)) < pg_size_bytes('256MB')
 """
 
 
-def swap_in(session: Session, fresh: Relation, target: Relation, key: tuple[str, ...]) -> None:
-    """Rename `fresh` to `target` and give it a primary key on `key`.
+# What a CREATE INDEX can fail with because of the new rows or their types.
+_DOES_NOT_FIT = (
+    psycopg.errors.UniqueViolation,
+    psycopg.errors.DataError,
+    psycopg.errors.ProgramLimitExceeded,
+    psycopg.errors.UndefinedObject,
+    psycopg.errors.UndefinedColumn,
+    psycopg.errors.UndefinedFunction,
+    psycopg.errors.DatatypeMismatch,
+)
 
-    Indexes, grants, comments, owner and options of an existing target are carried over. Readers
-    see the old table until the commit and the new one after it, never an empty one.
+
+class WouldLose(Exception):
+    """The swap would not keep something that hangs on the table; nothing was changed."""
+
+    def __init__(self, belonging: Belonging):
+        super().__init__(belonging.what)
+        self.belonging = belonging
+
+
+def rename_new(session: Session, fresh: Relation, target: Relation, key: tuple[str, ...]) -> None:
+    """Rename `fresh` to `target`, which does not exist yet, and give it a primary key on `key`."""
+    session.execute(f"ALTER TABLE {fresh.sql} RENAME TO {ident(target.name)}")
+    # After the rename, because PostgreSQL names a key after its table.
+    add_primary_key(session, target, key)
+
+
+def swap_in(
+    session: Session,
+    fresh: Relation,
+    target: Relation,
+    key: tuple[str, ...],
+    kept: Collection[str] = (),
+) -> None:
+    """Rename `fresh` to `target` and give it a primary key on `key`; the old table is dropped.
+
+    Everything on the old table is carried over; its columns `kept` have no values in `fresh`, and
+    may have none. Readers see the old table until the commit and the
+    new one after it, never an empty one.
+
+    Raises WouldLose when something cannot be carried over; the target is then as it was, and
+    `fresh` is still there. Raises Refused when an index of the old table cannot hold the new rows.
     """
-    if tables.kind(session, target) is None:
-        session.execute(f"ALTER TABLE {fresh.sql} RENAME TO {ident(target.name)}")
-        # After the rename, because PostgreSQL names a key after its table.
-        add_primary_key(session, target, key)
-        return
-    # All that takes long comes before DROP TABLE, from which on readers wait for the commit.
+    # All that takes long comes before the lock, from which on readers wait for the commit.
     add_primary_key(session, fresh, key)
     index_names = _copy_indexes(session, target, fresh)
-    _copy_properties(session, target, fresh)
+    with session.transaction():
+        if kept:
+            # Readers go on while the columns are looked through.
+            session.execute(f"LOCK TABLE {target.sql} IN SHARE ROW EXCLUSIVE MODE")
+            for values in belongings.values_in(session, target, kept):
+                raise WouldLose(values)
+        _exchange(session, fresh, target, key, index_names)
+
+
+def _exchange(
+    session: Session,
+    fresh: Relation,
+    target: Relation,
+    key: tuple[str, ...],
+    index_names: list[tuple[str, str]],
+) -> None:
+    """Put `fresh` into the target's place. Raises WouldLose when something is not as before."""
+    session.execute(f"LOCK TABLE {target.sql} IN ACCESS EXCLUSIVE MODE")
+    before = belongings.inventory(session, target)
+    for belonging in before:
+        # Something may have been added while the rows were copied.
+        if not belonging.is_carried:
+            raise WouldLose(belonging)
     old_key = tables.primary_key_of(session, target)
-    session.execute(f"DROP TABLE {target.sql}")
+    # GRANT takes no lock on the table, but waits for a session that has renamed it.
+    old = Relation(target.schema, f"{fresh.name}_old")
+    session.execute(f"ALTER TABLE {target.sql} RENAME TO {ident(old.name)}")
+    _copy_properties(session, old, fresh)
+    session.execute(f"DROP TABLE {old.sql}")
     reach("swap.dropped")
     session.execute(f"ALTER TABLE {fresh.sql} RENAME TO {ident(target.name)}")
     new_key = tables.primary_key_of(session, target)
     # The key was named after the fresh table.
     if old_key and new_key:
-        now, before = ident(new_key[0]), ident(old_key[0])
-        session.execute(f"ALTER TABLE {target.sql} RENAME CONSTRAINT {now} TO {before}")
+        now, name = ident(new_key[0]), ident(old_key[0])
+        session.execute(f"ALTER TABLE {target.sql} RENAME CONSTRAINT {now} TO {name}")
     # The names are free only now that the old table is gone.
     for temporary, name in index_names:
         index = Relation(target.schema, temporary)
         session.execute(f"ALTER INDEX {index.sql} RENAME TO {ident(name)}")
+    has_same_key = old_key is not None and set(old_key[1]) == set(key)
+    _verify(session, target, before, has_same_key)
+
+
+def _verify(
+    session: Session, target: Relation, before: list[Belonging], has_same_key: bool
+) -> None:
+    """Raises WouldLose when something does not hang on the target as it did before.
+
+    An event trigger may give a new table what the old one did not have.
+    """
+    after = set(belongings.inventory(session, target))
+    columns = tables.columns_of(session, target)
+    expected = set()
+    for belonging in before:
+        is_gone = belonging.column is not None and belonging.column not in columns
+        if not is_gone:
+            expected.add(belonging)
+    for belonging in sorted(after ^ expected, key=str):
+        if has_same_key or belonging.what != belongings.PRIMARY_KEY:
+            raise WouldLose(belonging)
 
 
 def add_primary_key(session: Session, table: Relation, key: tuple[str, ...]) -> None:
@@ -98,27 +197,40 @@ def _copy_indexes(session: Session, old: Relation, new: Relation) -> list[tuple[
         assert definition.startswith(head), definition
         temporary = f"{new.name}_{number}"
         body = definition.removeprefix(head)
-        session.execute(f"{create} {ident(temporary)} ON {new.sql} {body}")
+        try:
+            session.execute(f"{create} {ident(temporary)} ON {new.sql} {body}")
+        except _DOES_NOT_FIT as error:
+            index = Relation(old.schema, name)
+            raise Refused(
+                f"{old}: index {index} cannot hold the new rows: {message(error)}; change what the "
+                f"source sends, or run: DROP INDEX {index.sql};"
+            ) from error
         names.append((temporary, name))
     return names
 
 
 def _copy_properties(session: Session, old: Relation, new: Relation) -> None:
-    """Give `new` the grants, comments, options and owner of `old`."""
-    grants = session.execute(_of(_GRANTS, old)).fetchall()
-    for privilege, grantee, is_grantable, column in grants:
+    """Give `new` the owner, the exact privileges, the comments and the options of `old`."""
+    columns = tables.columns_of(session, new)
+    owner, is_own = session.execute(_of(_OWNER, old)).fetchone() or ("", True)
+    if not is_own:
+        session.execute(f"ALTER TABLE {new.sql} OWNER TO {ident(owner)}")
+    # Default privileges have given the new table some that the old one may not have.
+    for grantee in {row[1] for row in session.execute(_of(_GRANTS, new))}:
+        session.execute(f"REVOKE ALL ON {new.sql} FROM {grantee}")
+    for privilege, grantee, is_grantable, column in session.execute(_of(_GRANTS, old)).fetchall():
+        if column is not None and column not in columns:
+            continue
         what = f"{privilege} ({ident(column)})" if column else privilege
         option = " WITH GRANT OPTION" if is_grantable else ""
         session.execute(f"GRANT {what} ON {new.sql} TO {grantee}{option}")
     for place, column, text in session.execute(_of(_COMMENTS, old)).fetchall():
+        if place and column not in columns:
+            continue
         on = f"COLUMN {new.sql}.{ident(column)}" if place else f"TABLE {new.sql}"
         session.execute(f"COMMENT ON {on} IS {literal(text)}")
-    row = session.execute(_of(_OWNER, old)).fetchone()
-    owner, is_own, options = row or ("", True, None)
-    if options:
-        session.execute(f"ALTER TABLE {new.sql} SET ({options})")
-    if not is_own:
-        session.execute(f"ALTER TABLE {new.sql} OWNER TO {ident(owner)}")
+    for name, value in session.execute(_of(_OPTIONS, old)).fetchall():
+        session.execute(f"ALTER TABLE {new.sql} SET ({name} = {literal(value)})")
 
 
 def _of(query: str, table: Relation) -> str:

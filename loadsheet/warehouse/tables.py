@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from loadsheet.postgres import Session
-from loadsheet.sql.text import Relation, ident, literal
+from loadsheet.sql.text import Relation, ident
 
 _KIND = """
 SELECT relkind::text FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
@@ -34,21 +34,14 @@ JOIN pg_attribute USING (attnum)
 WHERE conrelid = to_regclass(%s) AND contype = 'p' AND attrelid = conrelid GROUP BY conname
 """
 
-# What depends on a table's identity, so that a swap would break it: views, foreign keys, functions
-# (normal dependencies on the table or its row type), and its own triggers, policies, publications,
-# statistics, constraints and inheritance.
-_DEPENDENTS = """
-SELECT regexp_replace(pg_describe_object(classid, objid, 0), '^rule _RETURN on ', '')
-FROM pg_depend
-WHERE (refclassid, refobjid) IN (('pg_class'::regclass, {oid}), ('pg_type'::regclass, {row_type}))
-  AND (deptype = 'n' OR classid IN ('pg_trigger'::regclass, 'pg_policy'::regclass,
-                                    'pg_publication_rel'::regclass, 'pg_statistic_ext'::regclass))
-UNION
-SELECT format('constraint %I', conname) FROM pg_constraint
-WHERE conrelid = {oid} AND contype IN ('f', 'u', 'c', 'x')
-UNION
-SELECT format('inheritance %s', inhrelid::regclass) FROM pg_inherits
-WHERE {oid} IN (inhparent, inhrelid)
+# Columns that are NULL in a new row if no value is given: no default, no trigger that may set it.
+_COLUMNS_TO_FILL = """
+SELECT attname FROM pg_attribute
+WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped
+  AND NOT atthasdef AND attidentity = ''
+  AND NOT EXISTS (SELECT FROM pg_trigger
+                  WHERE tgrelid = attrelid AND NOT tgisinternal AND tgtype & 7 = 7)
+ORDER BY attnum
 """
 # Objects that keep PostgreSQL from altering a column's type.
 _COLUMN_DEPENDENTS = """
@@ -103,13 +96,9 @@ def count_rows(session: Session, table_sql: str) -> int:
     return int(row[0]) if row else 0
 
 
-def dependents(session: Session, target: Relation) -> list[str]:
-    """What depends on the target's identity, described by the server; empty if it can be
-    swapped."""
-    oid = f"{literal(target.sql)}::regclass::oid"
-    row_type = f"(SELECT reltype FROM pg_class WHERE oid = {oid})"
-    query = _DEPENDENTS.replace("{oid}", oid).replace("{row_type}", row_type)
-    return [row[0] for row in session.execute(query)]
+def columns_to_fill(session: Session, target: Relation) -> list[str]:
+    """The target's columns that neither a default nor a trigger fills in a new row."""
+    return [row[0] for row in session.execute(_COLUMNS_TO_FILL, (target.sql,))]
 
 
 def column_dependents(session: Session, target: Relation, column: str) -> list[str]:

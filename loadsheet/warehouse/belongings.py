@@ -1,0 +1,284 @@
+"""Everything that can hang on a table of the warehouse, and whether a swap may drop it.
+
+A swap makes a new table and drops the old one, so it loses whatever it does not carry over. One
+query reads every catalog that can hold something about a relation. What `swap` knows how to carry
+exactly is marked; anything else, known or not, keeps the table from being swapped, and its rows are
+changed in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from loadsheet.errors import Refused
+from loadsheet.postgres import Session
+from loadsheet.sql.merging import LOAD_ID
+from loadsheet.sql.text import Relation, ident
+
+# `kin` are the objects that are the table itself: its row type, its indexes, its constraints.
+# Each part lists one kind: whether it is an object that can be dropped, the column it belongs to,
+# what it is (for messages), its definition, whether a swap carries it. What every new table has
+# is not listed.
+_INVENTORY = """
+WITH target AS (
+    SELECT c.*, n.nspname,
+        pg_get_userbyid(relowner) AS owner,
+        coalesce((SELECT spcname FROM pg_tablespace s WHERE s.oid = reltablespace), '') AS space
+    FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+    WHERE c.oid = to_regclass(%(target)s)
+), session AS (
+    SELECT current_setting('default_table_access_method') AS method, coalesce(nullif(
+        current_setting('default_tablespace'),
+        (SELECT spcname FROM pg_database d JOIN pg_tablespace s ON s.oid = dattablespace
+         WHERE datname = current_database())), '') AS space,
+        CASE WHEN current_setting('server_version_num')::int < 160000 THEN 'MEMBER' ELSE 'SET' END
+            AS may_become
+), own_index AS (
+    SELECT i.*, x.relname, x.reloptions, pg_get_indexdef(i.indexrelid) AS definition,
+        concat_ws(' ', indisvalid, indisready, indislive, indisclustered, indisreplident,
+            s.spcname, (SELECT string_agg(a.attnum || '=' || a.attstattarget, ' ')
+                        FROM pg_attribute a WHERE attrelid = indexrelid AND attstattarget >= 0)
+        ) AS state,
+        indisvalid AND indisready AND indislive AND indimmediate
+        AND NOT indisclustered AND NOT indisreplident AND NOT indisexclusion
+        AND indexprs IS NULL AND indpred IS NULL
+        AND coalesce(s.spcname, '') = (SELECT space FROM session)
+        AND NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = indexrelid AND attstattarget >= 0)
+        AS is_plain
+    FROM pg_index i JOIN pg_class x ON x.oid = indexrelid
+    LEFT JOIN pg_tablespace s ON s.oid = x.reltablespace
+    WHERE indrelid = (SELECT oid FROM target)
+), own_constraint AS (
+    SELECT c.*, pg_get_constraintdef(c.oid) AS definition FROM pg_constraint c
+    WHERE conrelid = (SELECT oid FROM target) AND contype <> 'n'
+), own_column AS (
+    SELECT a.*, typstorage, typcollation FROM pg_attribute a JOIN pg_type t ON t.oid = atttypid
+    WHERE attrelid = (SELECT oid FROM target) AND attnum > 0 AND NOT attisdropped
+), kin (classid, objid) AS (
+    SELECT 'pg_class'::regclass::oid, oid FROM target
+    UNION ALL SELECT 'pg_type'::regclass, reltype FROM target
+    UNION ALL SELECT 'pg_type'::regclass, typarray FROM pg_type
+        WHERE oid = (SELECT reltype FROM target) AND typarray <> 0
+    UNION ALL SELECT 'pg_class'::regclass, indexrelid FROM own_index
+    UNION ALL SELECT 'pg_constraint'::regclass, oid FROM pg_constraint
+        WHERE conrelid = (SELECT oid FROM target)
+    UNION ALL SELECT 'pg_attrdef'::regclass, oid FROM pg_attrdef
+        WHERE adrelid = (SELECT oid FROM target)
+)
+-- The table's own properties.
+SELECT false, NULL::name, 'its kind', relkind::text, false FROM target WHERE relkind <> 'r'
+UNION ALL SELECT false, NULL, 'being unlogged', relpersistence::text, false FROM target
+    WHERE relpersistence <> 'p'
+UNION ALL SELECT false, NULL, 'access method ' || amname, '', false
+    FROM target JOIN pg_am ON pg_am.oid = relam, session WHERE amname <> method
+UNION ALL SELECT false, NULL, 'tablespace ' || coalesce(nullif(target.space, ''), 'pg_default'), '',
+    false FROM target, session WHERE target.space <> session.space
+UNION ALL SELECT false, NULL, 'option ' || option_name, option_value, true
+    FROM target, pg_options_to_table(reloptions)
+UNION ALL SELECT false, NULL, 'option toast.' || option_name, option_value, true
+    FROM target JOIN pg_class t ON t.oid = target.reltoastrelid,
+        pg_options_to_table(t.reloptions)
+UNION ALL SELECT false, NULL, 'replica identity', relreplident::text, false FROM target
+    WHERE relreplident <> 'd'
+UNION ALL SELECT false, NULL, 'row level security',
+    concat(relrowsecurity, relforcerowsecurity), false FROM target
+    WHERE relrowsecurity OR relforcerowsecurity
+UNION ALL SELECT false, NULL, 'its type ' || format_type(reloftype, NULL), '', false FROM target
+    WHERE reloftype <> 0
+UNION ALL SELECT false, NULL, 'its inheritance from ' || inhparent::regclass,
+    pg_get_expr(relpartbound, oid), false
+    FROM target JOIN pg_inherits ON inhrelid = oid
+UNION ALL SELECT true, NULL, 'table ' || inhrelid::regclass, '', false
+    FROM target JOIN pg_inherits ON inhparent = oid
+UNION ALL SELECT false, NULL, 'owner ' || owner, '', owner = current_user
+        OR (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
+        OR pg_has_role(current_user, relowner, may_become)
+        AND has_schema_privilege(relowner, relnamespace, 'CREATE')
+    FROM target, session
+-- A privilege that another role has granted could not be granted by the owner.
+UNION ALL SELECT false, column_name, concat_ws(' ', 'privilege', privilege_type, 'of',
+        CASE grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(grantee) END,
+        'on column ' || column_name),
+    concat(pg_get_userbyid(grantor), is_grantable), grantor = relowner
+    FROM (
+        SELECT relowner, NULL::name AS column_name, acl.* FROM target,
+            aclexplode(coalesce(relacl, acldefault('r', relowner))) acl
+        UNION ALL
+        SELECT relowner, attname, acl.* FROM target, own_column, aclexplode(attacl) acl
+    ) privilege
+UNION ALL SELECT false, NULL, 'initial privileges', concat(objsubid, initprivs), false
+    FROM target JOIN pg_init_privs ON objoid = oid AND classoid = 'pg_class'::regclass
+-- Its columns.
+UNION ALL SELECT false, attname, 'NOT NULL of column ' || attname, '', false FROM own_column
+    WHERE attnotnull AND attname <> %(load_id)s
+      AND NOT attnum = ANY (coalesce((SELECT conkey FROM own_constraint WHERE contype = 'p'), '{}'))
+UNION ALL SELECT attgenerated <> '', attname,
+    CASE attgenerated WHEN '' THEN 'the default of column ' ELSE 'generated column ' END || attname,
+    concat(attgenerated, pg_get_expr(adbin, adrelid)), false
+    FROM own_column JOIN pg_attrdef ON (adrelid, adnum) = (attrelid, attnum)
+UNION ALL SELECT false, attname, 'the identity of column ' || attname, attidentity::text, false
+    FROM own_column WHERE attidentity <> ''
+UNION ALL SELECT false, attname, 'the statistics target of column ' || attname,
+    attstattarget::text, false FROM own_column WHERE attstattarget >= 0
+UNION ALL SELECT false, attname, 'the storage of column ' || attname, attstorage::text, false
+    FROM own_column WHERE attstorage <> typstorage
+UNION ALL SELECT false, attname, 'the compression of column ' || attname, attcompression::text,
+    false FROM own_column WHERE attcompression <> ''
+UNION ALL SELECT false, attname, 'the options of column ' || attname,
+    concat(attoptions, attfdwoptions), false FROM own_column
+    WHERE attoptions IS NOT NULL OR attfdwoptions IS NOT NULL
+-- A mart's SELECT may give a column its collation: the swap compares what came of it.
+UNION ALL SELECT false, attname, 'the collation of column ' || attname,
+    attcollation::regcollation::text, true FROM own_column WHERE attcollation <> typcollation
+-- Its constraints, indexes, triggers, rules, policies, statistics.
+UNION ALL SELECT false, NULL, 'the primary key', concat_ws(' ', conname, c.definition, x.state),
+    is_plain AND x.reloptions IS NULL AND NOT condeferrable AND indnatts = indnkeyatts
+    AND c.definition LIKE 'PRIMARY KEY (%%)'
+    FROM own_constraint c JOIN own_index x ON indexrelid = conindid WHERE contype = 'p'
+UNION ALL SELECT true, NULL, format('constraint %%I', conname), concat(definition, convalidated),
+    false FROM own_constraint WHERE contype <> 'p'
+UNION ALL SELECT true, NULL, format('index %%I.%%I', nspname, x.relname),
+    concat_ws(' ', x.definition, x.state), is_plain
+    FROM own_index x, target
+    WHERE indexrelid NOT IN (SELECT conindid FROM own_constraint WHERE contype IN ('p', 'u', 'x'))
+UNION ALL SELECT true, NULL, format('trigger %%I', tgname),
+    concat(pg_get_triggerdef(t.oid), tgenabled), false
+    FROM target JOIN pg_trigger t ON tgrelid = target.oid WHERE NOT tgisinternal
+UNION ALL SELECT true, NULL, format('rule %%I', rulename),
+    concat(pg_get_ruledef(r.oid), ev_enabled), false
+    FROM target JOIN pg_rewrite r ON ev_class = target.oid WHERE rulename <> '_RETURN'
+UNION ALL SELECT true, NULL, format('policy %%I', polname), concat_ws(' ', polcmd, polpermissive,
+        polroles::regrole[], pg_get_expr(polqual, polrelid), pg_get_expr(polwithcheck, polrelid)),
+    false FROM target JOIN pg_policy ON polrelid = target.oid
+UNION ALL SELECT true, NULL, format('statistics %%I', stxname),
+    concat_ws(' ', pg_get_statisticsobjdef(s.oid), stxstattarget, stxowner::regrole), false
+    FROM target JOIN pg_statistic_ext s ON stxrelid = target.oid
+-- Replication. The rows of a table that is made next to a published one would be sent, too.
+UNION ALL SELECT false, NULL, 'publication ' || pubname, p::text, false
+    FROM target JOIN pg_publication_tables p ON (schemaname, tablename) = (nspname, relname)
+UNION ALL SELECT false, NULL, 'subscription ' || srsubid, '', false
+    FROM target JOIN pg_subscription_rel ON srrelid = oid
+-- What has been said about it.
+UNION ALL SELECT false, (SELECT attname FROM own_column WHERE attnum = objsubid
+                         AND classoid = 'pg_class'::regclass AND attrelid = objoid),
+    'the comment on ' || CASE
+        WHEN classoid = 'pg_class'::regclass AND objoid = target.oid THEN
+            coalesce('column ' || (SELECT attname FROM own_column WHERE attnum = objsubid), 'it')
+        ELSE pg_describe_object(classoid, objoid, objsubid) END,
+    description, classoid = 'pg_class'::regclass AND objoid = target.oid
+    FROM target, kin JOIN pg_description ON (classoid, objoid) = (classid, kin.objid)
+UNION ALL SELECT false, NULL,
+    'the security label on ' || pg_describe_object(classoid, objoid, objsubid),
+    concat(provider, label), false
+    FROM kin JOIN pg_seclabel ON (classoid, objoid) = (classid, objid)
+-- What depends on it, and which extensions it is part of. What is listed above is left out.
+UNION SELECT true, NULL, regexp_replace(pg_describe_object(d.classid, d.objid, 0),
+        '^rule _RETURN on ', ''), '', false
+    FROM target, kin JOIN pg_depend d ON (refclassid, refobjid) = (kin.classid, kin.objid)
+    WHERE NOT EXISTS (SELECT FROM kin own WHERE (own.classid, own.objid) = (d.classid, d.objid))
+      AND d.classid NOT IN ('pg_trigger'::regclass, 'pg_policy'::regclass,
+          'pg_publication_rel'::regclass, 'pg_statistic_ext'::regclass)
+      AND NOT (d.classid = 'pg_rewrite'::regclass
+          AND d.objid IN (SELECT r.oid FROM pg_rewrite r WHERE ev_class = target.oid))
+      AND NOT (d.classid = 'pg_class'::regclass
+          AND (d.objid = reltoastrelid
+               OR d.objid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = target.oid)))
+UNION SELECT false, NULL, 'its ' || pg_describe_object(refclassid, refobjid, 0), deptype::text,
+    false FROM kin JOIN pg_depend d ON (d.classid, d.objid) = (kin.classid, kin.objid)
+    WHERE refclassid = 'pg_extension'::regclass AND deptype IN ('e', 'x')
+ORDER BY 1 DESC, 2 NULLS FIRST, 3, 4
+"""
+
+
+# What makes rows that are written to the table other rows than those that are then read from it.
+_UNSAFE = """
+SELECT format('table %%s inherits from it, so its rows would be taken for its own', child),
+    format('ALTER TABLE %%s NO INHERIT %%s', child, relid)
+FROM (SELECT inhrelid::regclass AS child, c.oid::regclass AS relid
+      FROM pg_inherits JOIN pg_class c ON c.oid = inhparent
+      WHERE c.oid = to_regclass(%(target)s) AND relkind = 'r') inherited
+UNION ALL
+SELECT format('rule %%I does something else instead of writing its rows', rulename),
+    format('DROP RULE %%I ON %%s', rulename, c.oid::regclass)
+FROM pg_rewrite JOIN pg_class c ON c.oid = ev_class
+WHERE c.oid = to_regclass(%(target)s) AND relkind IN ('r', 'p') AND is_instead AND ev_enabled <> 'D'
+ORDER BY 1
+"""
+PRIMARY_KEY = "the primary key"
+
+
+@dataclass(frozen=True)
+class Belonging:
+    """Something that hangs on a table."""
+
+    is_object: bool
+    """Whether it is an object that can be dropped, not a property of the table."""
+    column: str | None
+    what: str
+    """For messages."""
+    definition: str
+    is_carried: bool
+    """Whether a swap gives it to the new table exactly as it was."""
+
+    @property
+    def reason(self) -> str:
+        """Why the table's rows are changed in place, after "because"."""
+        if self.is_object:
+            return f"{self.what} depends on the table"
+        return f"the table has {self.what}"
+
+    @property
+    def remedy(self) -> str:
+        """The advice for a table that has to be rebuilt."""
+        if self.is_object:
+            return f"drop {self.what}, which depends on the table, so that it can be rebuilt"
+        return f"remove {self.what} from the table, so that it can be rebuilt"
+
+
+def inventory(session: Session, target: Relation) -> list[Belonging]:
+    """Everything that hangs on the target and that a new table does not have, objects first."""
+    values = {"target": target.sql, "load_id": LOAD_ID}
+    return [Belonging(*row) for row in session.execute(_INVENTORY, values)]
+
+
+def obstacles(
+    session: Session, target: Relation, kept: Iterable[str] = (), key: tuple[str, ...] | None = None
+) -> list[Belonging]:
+    """What keeps the target from being swapped; empty if it can be.
+
+    `kept` are columns that the new table would have without values: one that has values is an
+    obstacle. Where a `key` is given and empty, a primary key is not one of ours.
+    """
+    found = []
+    for one in inventory(session, target):
+        is_not_ours = one.what == PRIMARY_KEY and key == ()
+        if is_not_ours or not one.is_carried:
+            found.append(one)
+    return found + values_in(session, target, kept)
+
+
+def values_in(session: Session, target: Relation, columns: Iterable[str]) -> list[Belonging]:
+    """The values that the target's rows have in these columns, one belonging per column."""
+    found = []
+    for column in columns_with_values(session, target, columns):
+        what = f"values in column {column}, which the source does not have"
+        found.append(Belonging(False, column, what, "", False))
+    return found
+
+
+def refuse_unsafe(session: Session, target: Relation) -> None:
+    """Raises Refused, with the statement that helps, when rows cannot be written to the target, or
+    not be told from those of another table."""
+    for what, remedy in session.execute(_UNSAFE, {"target": target.sql}):
+        raise Refused(f"{target}: {what}; run: {remedy};")
+
+
+def columns_with_values(session: Session, target: Relation, columns: Iterable[str]) -> list[str]:
+    """Those of the target's columns in which a row has a value."""
+    found = []
+    for column in columns:
+        rows = f"SELECT FROM {target.sql} WHERE {ident(column)} IS NOT NULL"
+        if session.execute(f"SELECT EXISTS ({rows})").fetchone() == (True,):
+            found.append(column)
+    return found
