@@ -205,8 +205,6 @@ class _LoadPreviewer:
         preview.does = "built next to the old table and swapped in"
         preview.is_rebuilt = True
         rights.may_create_in(preview, self.session, target.schema)
-        # Only the owner may drop the old table.
-        rights.check_owner(preview, self.session, target, "replace")
         primary_key = tables.primary_key_of(self.session, target)
         old_key = primary_key[1] if primary_key else ()
         columns_differ = changed.notes or changed.replaced or changed.incompatible

@@ -93,7 +93,8 @@ UNION ALL SELECT true, NULL, 'table ' || inhrelid::regclass, '', false
     FROM target JOIN pg_inherits ON inhparent = oid
 UNION ALL SELECT false, NULL, 'owner ' || owner, '', owner = current_user
         OR (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
-        OR pg_has_role(current_user, relowner, may_become)
+        OR pg_has_role(current_user, relowner, 'USAGE')
+        AND pg_has_role(current_user, relowner, may_become)
         AND has_schema_privilege(relowner, relnamespace, 'CREATE')
     FROM target, session
 -- A privilege that another role has granted could not be granted by the owner.
