@@ -103,6 +103,25 @@ class Merge:
         meantime."""
         return self._update(self._to_update(self._kept))
 
+    def keep_exchanged(self, exchanged: str, own: Sequence[str]) -> str:
+        """CREATE of the temporary table `exchanged`: the rows to update, with the values of the
+        target's `own` columns, which do not arrive."""
+        columns = ", ".join(["s.*", *(f"t.{ident(name)}" for name in own)])
+        return (
+            f"CREATE TEMPORARY TABLE {exchanged} ON COMMIT DROP AS SELECT {columns}"
+            f" FROM {self.changed} s JOIN {self.target} t ON {same_key(self.key)}"
+            f" WHERE {self._to_update(self._kept)} FOR UPDATE OF t"
+        )
+
+    def delete_exchanged(self, exchanged: str) -> str:
+        """DELETE of the target's rows that are in `exchanged`."""
+        return f"DELETE FROM {self.target} t USING {exchanged} s WHERE {same_key(self.key)}"
+
+    def insert_exchanged(self, exchanged: str, own: Sequence[str]) -> str:
+        """INSERT of the rows of `exchanged`, once all of them are deleted."""
+        values = self._kept | {name: f"s.{ident(name)}" for name in own}
+        return insert_rows(self.target, exchanged, values, self.load_no)
+
     def insert_new(self) -> str:
         """INSERT of the rows the target lacks."""
         if self.keeps_new:
@@ -163,7 +182,8 @@ def insert_rows(
     if load_no is not None:
         names += f", {LOAD_ID}"
         new += f", {load_no}"
-    insert = f"INSERT INTO {target} ({names}) SELECT {new} FROM {source} s"
+    # An identity column that is named takes the given value, too.
+    insert = f"INSERT INTO {target} ({names}) OVERRIDING SYSTEM VALUE SELECT {new} FROM {source} s"
     if where:
         insert += f" WHERE {where}"
     return insert

@@ -206,6 +206,42 @@ FROM pg_rewrite JOIN pg_class c ON c.oid = ev_class
 WHERE c.oid = to_regclass(%(target)s) AND relkind IN ('r', 'p') AND is_instead AND ev_enabled <> 'D'
 ORDER BY 1
 """
+# ALTER COLUMN TYPE gives the column the storage of its new type, and makes indexes and statistics
+# that use it again from their definitions, which do not say all.
+_LOST_BY_A_NEW_TYPE = """
+WITH target AS (SELECT to_regclass(%(target)s)::oid AS oid)
+SELECT format('ALTER TABLE %%s ALTER COLUMN %%I SET STORAGE %%s', attrelid::regclass, attname,
+    CASE attstorage WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL' WHEN 'm' THEN 'MAIN'
+                    ELSE 'EXTENDED' END)
+FROM target JOIN pg_attribute ON attrelid = target.oid JOIN pg_type t ON t.oid = atttypid
+WHERE attnum > 0 AND attstorage <> typstorage
+UNION ALL
+SELECT format('ALTER TABLE %%s ALTER COLUMN %%I SET COMPRESSION %%s', attrelid::regclass, attname,
+    CASE attcompression WHEN 'p' THEN 'pglz' ELSE 'lz4' END)
+FROM target JOIN pg_attribute ON attrelid = target.oid WHERE attnum > 0 AND attcompression <> ''
+UNION ALL
+SELECT format('ALTER INDEX %%s ALTER COLUMN %%s SET STATISTICS %%s', attrelid::regclass, attnum,
+    attstattarget)
+FROM target JOIN pg_index ON indrelid = target.oid JOIN pg_attribute ON attrelid = indexrelid
+WHERE attstattarget >= 0
+UNION ALL
+SELECT format('ALTER STATISTICS %%s.%%I SET STATISTICS %%s', stxnamespace::regnamespace, stxname,
+    stxstattarget)
+FROM target JOIN pg_statistic_ext ON stxrelid = target.oid WHERE stxstattarget >= 0
+UNION ALL
+SELECT format('ALTER INDEX %%s DEPENDS ON EXTENSION %%I', objid::regclass, extname)
+FROM target JOIN pg_index ON indrelid = target.oid
+JOIN pg_depend ON (classid, objid, refclassid, deptype) =
+    ('pg_class'::regclass, indexrelid, 'pg_extension'::regclass, 'x')
+JOIN pg_extension e ON e.oid = refobjid
+"""
+_INDEXES_ON_COLUMN = """
+SELECT DISTINCT indexrelid::regclass::text
+FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attname = %(column)s
+JOIN pg_depend ON (classid, objid, refclassid, refobjid, refobjsubid) =
+    ('pg_class'::regclass, indexrelid, 'pg_class'::regclass, indrelid, attnum)
+WHERE indrelid = to_regclass(%(target)s) ORDER BY 1
+"""
 PRIMARY_KEY = "the primary key"
 
 
@@ -266,6 +302,18 @@ def values_in(session: Session, target: Relation, columns: Iterable[str]) -> lis
         what = f"values in column {column}, which the source does not have"
         found.append(Belonging(False, column, what, "", False))
     return found
+
+
+def lost_by_a_new_type(session: Session, target: Relation) -> list[str]:
+    """The statements that give the target back what ALTER COLUMN TYPE takes from it."""
+    return [row[0] for row in session.execute(_LOST_BY_A_NEW_TYPE, {"target": target.sql})]
+
+
+def indexes_on(session: Session, target: Relation, column: str) -> list[str]:
+    """The indexes that use the column in an expression, a condition or as it is; those of
+    constraints are not among them."""
+    values = {"target": target.sql, "column": column}
+    return [row[0] for row in session.execute(_INDEXES_ON_COLUMN, values)]
 
 
 def refuse_unsafe(session: Session, target: Relation) -> None:

@@ -18,8 +18,24 @@ from loadsheet.postgres import Session
 from loadsheet.sql.merging import LOAD_ID
 from loadsheet.sql.text import Relation, ident
 from loadsheet.sql.types import MOST_COLUMNS, Column, widens
-from loadsheet.warehouse import tables
+from loadsheet.warehouse import belongings, tables
 from loadsheet.warehouse.fence import Scope
+
+# A view, policy, trigger or generated column uses the column.
+_IS_USED = (
+    psycopg.errors.FeatureNotSupported,
+    psycopg.errors.DependentObjectsStillExist,
+)
+# Also what an index's expression or operator class makes of the new type.
+_CANNOT_ALTER = (
+    *_IS_USED,
+    psycopg.errors.UndefinedFunction,
+    psycopg.errors.UndefinedObject,
+    psycopg.errors.AmbiguousFunction,
+    psycopg.errors.DatatypeMismatch,
+    psycopg.errors.CannotCoerce,
+    psycopg.errors.InvalidObjectDefinition,
+)
 
 _OTHER_COLUMN = (
     "is not the column that older rows were loaded from (dropped and added, or excluded for a "
@@ -258,23 +274,48 @@ def alter_columns(
     """
     refuse_incompatible_columns(target, drift, remedy)
     rename_columns(session, target, drift)
-    for clause in alter_clauses(drift):
-        try:
-            session.execute(f"ALTER TABLE {target.sql} {clause}")
-        except (
-            psycopg.errors.FeatureNotSupported,
-            psycopg.errors.DependentObjectsStillExist,
-        ) as error:
-            raise Refused(
-                f"{target}: cannot {clause}: {error.diag.message_primary}; drop what uses it first"
-            ) from error
+    added, widened = _add_clauses(drift), _widen_clauses(drift)
+    for clause in added:
+        session.execute(f"ALTER TABLE {target.sql} {clause}")
         reach("load.altered")
+    if not widened:
+        return
+    lost = belongings.lost_by_a_new_type(session, target)
+    for column, clause in widened.items():
+        _widen(session, target, column, clause)
+        reach("load.altered")
+    for statement in lost:
+        session.execute(statement)
+
+
+def _widen(session: Session, target: Relation, column: str, clause: str) -> None:
+    try:
+        with session.transaction():
+            session.execute(f"ALTER TABLE {target.sql} {clause}")
+    except _CANNOT_ALTER as error:
+        advice = "drop what uses it first"
+        indexes = belongings.indexes_on(session, target, column)
+        if indexes and not isinstance(error, _IS_USED):
+            advice += f", and create it again afterwards. Indexes use it: DROP INDEX {indexes[0]};"
+            for index in indexes[1:]:
+                advice += f" DROP INDEX {index};"
+        raise Refused(
+            f"{target}: cannot {clause}: {error.diag.message_primary}; {advice}"
+        ) from error
 
 
 def alter_clauses(drift: Drift) -> list[str]:
     """The clauses of ALTER TABLE that add and widen the target's columns."""
-    added = [f"ADD COLUMN {ident(c.name)} {c.type}" for c in drift.added]
-    return added + [f"ALTER COLUMN {ident(c.name)} TYPE {c.type}" for c in drift.widened]
+    return [*_add_clauses(drift), *_widen_clauses(drift).values()]
+
+
+def _add_clauses(drift: Drift) -> list[str]:
+    return [f"ADD COLUMN {ident(c.name)} {c.type}" for c in drift.added]
+
+
+def _widen_clauses(drift: Drift) -> dict[str, str]:
+    """Column -> the clause that widens it."""
+    return {c.name: f"ALTER COLUMN {ident(c.name)} TYPE {c.type}" for c in drift.widened}
 
 
 def rename_columns(session: Session, target: Relation, drift: Drift) -> None:
