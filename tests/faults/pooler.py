@@ -58,11 +58,13 @@ class Pooler:
     """Gives each transaction the session of the server that was used least recently, and takes it
     back as it is: nothing is reset, no client's settings are remembered. A context manager."""
 
-    def __init__(self, server: str):
+    def __init__(self, server: str, sessions: int = SESSIONS):
         self._server = urlsplit(server)
+        self._sessions = sessions
         self._listener = socket.create_server((LOOPBACK, 0))
         self.port: int = self._listener.getsockname()[1]
         self._pools: dict[str, queue.SimpleQueue[_Backend]] = {}
+        self._reported: dict[str, dict[str, str]] = {}
         self._creating = threading.Lock()
         self._current: dict[int, _Backend] = {}
         self._clients: set[socket.socket] = set()
@@ -126,12 +128,9 @@ class Pooler:
                 _send(client, b"E", f"SFATAL\0C08P01\0M{text}\0\0".encode())
                 return ""
         _send(client, b"R", struct.pack("!i", 0))
-        pool = self._pool(given["database"])
-        backend = pool.get()
-        for name in _REPORTED:
-            value = backend.session.pgconn.parameter_status(name.encode()) or b""
-            _send(client, b"S", name.encode() + b"\0" + value + b"\0")
-        pool.put(backend)
+        self._pool(given["database"])
+        for name, value in self._reported[given["database"]].items():
+            _send(client, b"S", f"{name}\0{value}\0".encode())
         _send(client, b"K", struct.pack("!ii", client.fileno(), 0))
         _send(client, b"Z", b"I")
         return given["database"]
@@ -140,8 +139,11 @@ class Pooler:
         with self._creating:
             if database not in self._pools:
                 pool: queue.SimpleQueue[_Backend] = queue.SimpleQueue()
-                for _ in range(SESSIONS):
-                    pool.put(self._new(database))
+                for _ in range(self._sessions):
+                    backend = self._new(database)
+                    pool.put(backend)
+                status = backend.session.info.parameter_status
+                self._reported[database] = {name: status(name) or "" for name in _REPORTED}
                 self._pools[database] = pool
             return self._pools[database]
 
@@ -206,7 +208,7 @@ class _Client:
         if not kinds:
             return True
         if self.backend is None:
-            self.backend = self.current[key] = self.pool.get()
+            self.backend = self.current[key] = self._take()
         for kind in kinds:
             if kind in (b"Q", b"S", b"F"):
                 self.unanswered += 1
@@ -215,6 +217,16 @@ class _Client:
                 self.unsynced = True
         self.backend.line.sendall(messages)
         return True
+
+    def _take(self) -> _Backend:
+        """The session used least recently, as soon as one is free. Raises OSError when the client
+        does not wait for it."""
+        while True:
+            with contextlib.suppress(queue.Empty):
+                return self.pool.get(timeout=0.05)
+            waits = select.select([self.line], [], [], 0)[0]
+            if waits and not self.line.recv(1, socket.MSG_PEEK):
+                raise OSError("the client left")
 
     def _answer(self, data: bytes, key: int) -> bool:
         """Whether the session is still the client's."""

@@ -267,3 +267,16 @@ def test_a_function_below_a_view_cannot_make_the_source_writable(project: Projec
         with session.transaction():
             assert session.execute("SELECT id FROM public.trap").fetchall() == [(0,)]
     assert project.in_source("SELECT count(*) FROM victim") == [(0,)]
+
+
+def test_a_pool_without_a_further_session_has_a_large_table_read_in_one(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader that waited for a session without a limit would wait for the one that waits for
+    it."""
+    monkeypatch.setitem(postgres.NETWORK, "connect_timeout", 1)
+    project.in_source(SOURCE)
+    project.spec({"large": None})
+    with Pooler(project.source, sessions=1) as pooler:
+        assert _through(project, pooler.port).succeed()["load.load_large"] == "done"
+    assert not judge(project, "large")
