@@ -1,59 +1,18 @@
 """Sessions on PostgreSQL: one way to connect, with the same pinned settings on source and
-warehouse. With `-vv` the logger of this module shows every statement.
-
-Nothing is ever set for a session, only for a transaction. Behind a transaction pooler (PgBouncer
-with pool_mode=transaction) each transaction may run in another session of the server, and the
-session goes to another client afterwards: a setting of a session would be missing here and would
-stay there. So every statement runs in a transaction that begins with the pins:
-
-    transaction()  BEGIN and the pins in one message, then the block's statements, then COMMIT
-    execute()      outside of a block: BEGIN, pins, statement and COMMIT in one round trip
-"""
+warehouse. With `-vv` the logger of this module shows every statement."""
 
 from __future__ import annotations
 
 import logging
-import os
 import re
-import socket
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from datetime import date, datetime
 from typing import Any, Self
 
 import psycopg
-from psycopg.abc import Buffer
-from psycopg.adapt import Loader
-from psycopg.pq import TransactionStatus
 
 from loadsheet.connections.lookup import Connection
-from loadsheet.deadline import remaining, watch
-from loadsheet.errors import Unavailable
+from loadsheet.deadline import remaining
+from loadsheet.pinned import PINNED, PinnedCursor, PinnedSession
 
-# Settings that a database or a role may set for its sessions and that change values, names, answers
-# or their order. Without the pins, digits of floats were lost silently, NULL in an array became the
-# text "NULL", and a stale snapshot was taken before a lock was acquired. tests/faults/hostile.py
-# sets each of them to another value.
-PINNED = {
-    "TimeZone": "UTC",
-    "DateStyle": "ISO, YMD",
-    "IntervalStyle": "postgres",
-    "extra_float_digits": "3",
-    "bytea_output": "hex",
-    "lc_monetary": "C",
-    "xmlbinary": "base64",
-    "xmloption": "content",
-    "standard_conforming_strings": "on",
-    "array_nulls": "on",
-    "quote_all_identifiers": "off",
-    "transform_null_equals": "off",
-    "gin_fuzzy_search_limit": "0",
-    "default_transaction_isolation": "read committed",
-    "default_transaction_deferrable": "off",
-    "search_path": "pg_catalog",
-    # Rows that a policy hides from the role are an error, not a smaller table.
-    "row_security": "off",
-}
 # Reading in physical order, always from the first page, gives the same bytes each time for an
 # unchanged table. The session that holds the snapshot is idle while others read in it.
 SOURCE_SETTINGS = {
@@ -109,216 +68,10 @@ server_versions: dict[str, str] = {}
 names them."""
 
 
-def begin(isolation: str, read_only: bool) -> str:
-    """A BEGIN that depends on no default of the server or the role, except on whether a transaction
-    that is not `read_only` may write."""
-    access = ", READ ONLY" if read_only else ""
-    return f"BEGIN ISOLATION LEVEL {isolation}{access}, NOT DEFERRABLE"
-
-
-def begin_with(pins: Mapping[str, str], begin: str) -> str:
-    """Statements for one message: `begin`, then a SET LOCAL for each of the pins."""
-    statements = [begin]
-    statements += [f"SET LOCAL {name} = '{value}'" for name, value in pins.items()]
-    return "; ".join(statements)
-
-
 def extractor_mark() -> str:
     """SQL that takes EXTRACTOR_LOCK until the transaction ends. It never waits: without the lock,
     other extractions wait for this one."""
     return "pg_catalog.pg_try_advisory_xact_lock_shared({}, {})".format(*EXTRACTOR_LOCK)
-
-
-class _Styled(Loader):
-    """Reads text as the pins make the server write it. psycopg goes by what the server has reported
-    last, which is the session's own style again when the transaction is over."""
-
-    read: Callable[[str], Any]
-
-    def load(self, data: Buffer) -> Any:
-        text = bytes(data).decode()
-        try:
-            return type(self).read(text)
-        except ValueError as error:
-            raise psycopg.DataError(f"Python has no value for {text!r}") from error
-
-
-class _DateLoader(_Styled):
-    read = date.fromisoformat
-
-
-class _TimestampLoader(_Styled):
-    read = datetime.fromisoformat
-
-
-class PinnedCursor(psycopg.Cursor[Any]):
-    """Runs each statement in a transaction with the pinned settings."""
-
-    def execute(self, query: Any, *args: Any, **kwargs: Any) -> Self:
-        """As psycopg's. Outside of `transaction()` the statement has a transaction for itself."""
-        session = self.connection
-        assert isinstance(session, PinnedSession)
-        if not session.is_idle:
-            return super().execute(query, *args, **kwargs)
-        execute = super().execute
-        session.run_alone(lambda: execute(query, *args, **kwargs))
-        return self
-
-    def copy(self, statement: Any, *args: Any, **kwargs: Any) -> Any:
-        """As psycopg's, and only within `transaction()`: rows of COPY have no second chance to get
-        the pinned settings."""
-        session = self.connection
-        assert isinstance(session, PinnedSession)
-        if session.is_idle:
-            raise psycopg.ProgrammingError("COPY needs a transaction")
-        return super().copy(statement, *args, **kwargs)
-
-
-class PinnedSession(psycopg.Connection[Any]):
-    """A session that can be used by one step after another, with the same settings in each of its
-    transactions. Its transactions only read where `read_only` is set."""
-
-    mark = ""
-    """SQL that each transaction evaluates as it begins."""
-
-    def pin(self, settings: Mapping[str, str], read_only: bool = False) -> None:
-        """From the next transaction on, these settings hold as well."""
-        self.read_only = read_only or self.read_only
-        self._pins = {**self._pins, **settings}
-
-    _pins: Mapping[str, str] = {}
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether no transaction is open."""
-        return self.pgconn.transaction_status == TransactionStatus.IDLE
-
-    def begin_step(self) -> None:
-        """Start over for the current step: the session is shut when the step's time is up.
-
-        Raises psycopg.Error when the connection is dead.
-        """
-        watch(self._shut)
-        # It reads nothing, so it needs no settings.
-        psycopg.Cursor(self).execute("SELECT")
-
-    # psycopg yields its own object, which no caller here needs.
-    @contextmanager
-    def transaction(self, *args: Any, **kwargs: Any) -> Iterator[None]:  # type: ignore[override]
-        """A transaction with the pinned settings; within one, a savepoint."""
-        if not self.is_idle:
-            with super().transaction(*args, **kwargs):
-                yield
-            return
-        message = begin_with(self._pins, self._begin)
-        if self.mark:
-            message += f"; SELECT {self.mark}"
-        with self._within(message):
-            yield
-
-    @contextmanager
-    def snapshot(self) -> Iterator[None]:
-        """A transaction that reads, and sees the same rows from `fix_snapshot` to its end.
-
-        Until then the caller may lock tables: all so far was made by SET, which takes no snapshot.
-        """
-        with self._within(begin_with(self._pins, begin("REPEATABLE READ", read_only=True))):
-            yield
-
-    def fix_snapshot(self) -> None:
-        """Take the snapshot. Raises Unavailable where the pinned settings do not hold in it."""
-        names = [f"pg_catalog.current_setting('{name}')" for name in PINNED]
-        row = self.execute(f"SELECT {self.mark or 'NULL'}, {', '.join(names)}").fetchone()
-        assert row
-        for (name, value), found in zip(PINNED.items(), row[1:], strict=True):
-            if found != value:
-                raise Unavailable(
-                    f"setting {name} is {found!r} in the transaction that made it {value!r}: what"
-                    " is between here and the server does not keep transactions together. Connect"
-                    " to the server itself"
-                )
-
-    @contextmanager
-    def _within(self, begin: str) -> Iterator[None]:
-        try:
-            psycopg.Cursor(self).execute(begin)
-            yield
-        except BaseException:
-            self._roll_back()
-            raise
-        self.commit()
-
-    def run_alone(self, run: Callable[[], object]) -> None:
-        """Call `run`, which executes one statement, in a transaction for it alone.
-
-        All is sent before the first answer is read. The server skips what follows an error.
-        Raises the first error.
-        """
-        first: BaseException | None = None
-        try:
-            with self.pipeline():
-                # Raised after the pipeline's end: psycopg would log what is skipped as a warning.
-                try:
-                    ours = psycopg.Cursor(self)
-                    ours.execute(self._begin)
-                    ours.execute(self._set_all)
-                    run()
-                    ours.execute("COMMIT")
-                except BaseException as error:
-                    first = error
-        except psycopg.Error as error:
-            first = first or error
-        if first:
-            self._roll_back()
-            raise first
-
-    def run_outside(self, statement: bytes) -> None:
-        """Run what the server refuses in a transaction (CREATE DATABASE), without the pins."""
-        psycopg.Cursor(self).execute(statement)
-
-    @property
-    def _begin(self) -> str:
-        # Without a word about writing, a server or role that only reads stays so.
-        return begin("READ COMMITTED", bool(self.read_only))
-
-    @property
-    def _set_all(self) -> str:
-        # Most have their value already: setting one costs more than asking. The operator is named
-        # in full, because the search path is not pinned yet.
-        pins = ", ".join(f"('{name}', '{value}')" for name, value in self._pins.items())
-        return (
-            f"SELECT {self.mark or 'NULL'},"
-            " (SELECT pg_catalog.count(pg_catalog.set_config(name, value, true))"
-            f" FROM (VALUES {pins}) AS pin (name, value)"
-            " WHERE pg_catalog.current_setting(name) OPERATOR(pg_catalog.<>) value)"
-        )
-
-    def _roll_back(self) -> None:
-        # The error that led here is raised, not one of a connection that is lost by now.
-        with suppress(psycopg.Error):
-            self.rollback()
-
-    def wait(self, *args: Any, **kwargs: Any) -> Any:
-        """As psycopg's, but every error on a broken connection is a psycopg.OperationalError.
-
-        psycopg 3.3 may raise a ValueError when the connection breaks during a COPY and the server's
-        last message comes before the end of the rows. Callers would not know that a retry helps.
-        """
-        try:
-            return super().wait(*args, **kwargs)
-        except Exception as error:
-            if isinstance(error, psycopg.Error) or not self.broken:
-                raise
-            message = self.pgconn.get_error_message().strip()
-            message = message or "the connection to the server broke"
-            raise psycopg.OperationalError(message) from error
-
-    def _shut(self) -> None:
-        """Shut the socket under a waiting call, which then fails as if the server had gone."""
-        # libpq owns the descriptor, so this closes a duplicate, at once: as long as it is open, the
-        # connection is.
-        with socket.socket(fileno=os.dup(self.pgconn.socket)) as line:
-            line.shutdown(socket.SHUT_RDWR)
 
 
 class _LoggedCursor(PinnedCursor):
@@ -369,9 +122,6 @@ def connect(
         client_encoding="UTF8",
         **options,
     )
-    for name in ("date", "timestamp", "timestamptz"):
-        loader = _DateLoader if name == "date" else _TimestampLoader
-        session.adapters.register_loader(name, loader)
     newer = newer_settings(session.info.server_version)
     session.pin({**PINNED, **settings, **newer}, read_only)
     version = session.info.parameter_status("server_version") or "of unknown version"

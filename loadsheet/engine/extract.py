@@ -34,7 +34,8 @@ from loadsheet.lake.manifest import FILE_NAME, Manifest, Part, load_prefix
 from loadsheet.lake.parts import Layout, PartStore, PartWriter, Progress
 from loadsheet.lake.store import Lake
 from loadsheet.outcome import Outcome, RunRequest, skipped
-from loadsheet.postgres import PINNED, PinnedSession, Session
+from loadsheet.pinned import PINNED, PinnedSession
+from loadsheet.postgres import Session
 from loadsheet.source import beneath, catalog, fitness, holdback, identity, selection, stream
 from loadsheet.source.selection import Last, Selection
 from loadsheet.source.table import SourceTable

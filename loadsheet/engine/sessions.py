@@ -14,7 +14,8 @@ import psycopg
 
 from loadsheet.connections.lookup import Connection, Connections
 from loadsheet.deadline import remaining
-from loadsheet.postgres import PinnedSession, Session, connect_source, connect_warehouse
+from loadsheet.pinned import PinnedSession
+from loadsheet.postgres import Session, connect_source, connect_warehouse
 from loadsheet.spec.models import Pipeline
 
 if TYPE_CHECKING:

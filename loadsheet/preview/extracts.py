@@ -13,8 +13,9 @@ from loadsheet.engine.extract import file_format, last_of
 from loadsheet.errors import LoadsheetError
 from loadsheet.lake.parts import Layout
 from loadsheet.outcome import RunRequest
+from loadsheet.pinned import PinnedSession
 from loadsheet.plan.steps import step_id
-from loadsheet.postgres import PinnedSession, Session
+from loadsheet.postgres import Session
 from loadsheet.preview import columns, rights, sizes
 from loadsheet.preview.models import Changes, StepPreview
 from loadsheet.preview.sessions import NOT_KNOWN, UNANSWERED, ask

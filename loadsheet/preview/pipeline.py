@@ -13,8 +13,9 @@ from loadsheet.engine import garbage
 from loadsheet.engine.diagnosis import diagnose
 from loadsheet.engine.resolve import with_matched_tables
 from loadsheet.errors import LoadsheetError
+from loadsheet.pinned import PinnedSession
 from loadsheet.plan.steps import CREATE_BUCKET, step_id
-from loadsheet.postgres import PinnedSession, Session
+from loadsheet.postgres import Session
 from loadsheet.preview import rights
 from loadsheet.preview.extracts import preview_extract
 from loadsheet.preview.loads import preview_load

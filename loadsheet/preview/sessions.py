@@ -12,7 +12,8 @@ import psycopg
 from loadsheet.connections.lookup import Connection, Connections
 from loadsheet.engine.diagnosis import diagnose
 from loadsheet.errors import LoadsheetError, Unavailable
-from loadsheet.postgres import PinnedSession, connect_source, connect_warehouse
+from loadsheet.pinned import PinnedSession
+from loadsheet.postgres import connect_source, connect_warehouse
 from loadsheet.preview.models import StepPreview
 from loadsheet.spec.models import Pipeline
 

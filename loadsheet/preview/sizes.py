@@ -7,7 +7,8 @@ from typing import Any, cast
 
 from loadsheet.engine.extract import file_format, read_and_store
 from loadsheet.lake.parts import Layout, PartStore
-from loadsheet.postgres import PinnedSession, Session
+from loadsheet.pinned import PinnedSession
+from loadsheet.postgres import Session
 from loadsheet.preview.models import StepPreview
 from loadsheet.preview.sessions import NOT_KNOWN, UNANSWERED
 from loadsheet.source.selection import Selection

@@ -30,13 +30,11 @@ import psycopg
 from psycopg.abc import Buffer
 
 from loadsheet.deadline import remaining, watch
+from loadsheet.pinned import PINNED, begin, begin_with
 from loadsheet.postgres import (
     NETWORK,
-    PINNED,
     SOURCE_SETTINGS,
     Session,
-    begin,
-    begin_with,
     extractor_mark,
     newer_settings,
 )

@@ -12,7 +12,8 @@ from loadsheet.connections.lookup import Connections
 from loadsheet.deadline import limited
 from loadsheet.engine.diagnosis import diagnose
 from loadsheet.errors import LoadsheetError, Refused, TimedOut
-from loadsheet.postgres import PinnedSession, Session, connect_source
+from loadsheet.pinned import PinnedSession
+from loadsheet.postgres import Session, connect_source
 from loadsheet.source import catalog, holdback
 from loadsheet.source.bounds import Cursor
 from loadsheet.source.holdback import Holder

@@ -10,7 +10,8 @@ from psycopg.rows import class_row
 
 from loadsheet.connections.lookup import Connections
 from loadsheet.engine.transform import relations_read
-from loadsheet.postgres import PinnedSession, Session, connect_warehouse
+from loadsheet.pinned import PinnedSession
+from loadsheet.postgres import Session, connect_warehouse
 from loadsheet.spec.models import Pipeline, Transform
 from loadsheet.sql.text import Relation
 from loadsheet.status.models import (

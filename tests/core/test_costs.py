@@ -17,7 +17,7 @@ import urllib3
 
 from loadsheet.engine.runner import run_pipeline
 from loadsheet.outcome import RunRequest
-from loadsheet.postgres import PinnedCursor
+from loadsheet.pinned import PinnedCursor
 from loadsheet.source import stream
 from loadsheet.spec.pipeline_file import load_pipeline
 from tests.project import Project

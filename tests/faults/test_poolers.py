@@ -15,7 +15,8 @@ import pytest
 
 from loadsheet import postgres
 from loadsheet.deadline import watch
-from loadsheet.postgres import PinnedCursor, PinnedSession, connect_source, connect_warehouse
+from loadsheet.pinned import PINNED, PinnedCursor, PinnedSession
+from loadsheet.postgres import connect_source, connect_warehouse
 from loadsheet.source import stream
 from tests.faults.hostile import hostile
 from tests.faults.oracle import judge, violations
@@ -67,7 +68,7 @@ COMMANDS = [
     ("add", "shop", "extra", "--dry-run"),
     ("new", "second", "--source", "shop_source", "--schema", "public", "--dry-run"),
 ]
-_WATCHED = (*sorted(postgres.PINNED), "transaction_read_only", "lock_timeout", "statement_timeout")
+_WATCHED = (*sorted(PINNED), "transaction_read_only", "lock_timeout", "statement_timeout")
 
 
 @contextmanager
