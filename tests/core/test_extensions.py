@@ -54,7 +54,7 @@ def types(project: Project, table: str = "item") -> dict[str, str]:
     )
 
 
-@pytest.mark.parametrize("wire", ["auto", "csv", "parquet"])
+@pytest.mark.parametrize("wire", scaled(["auto", "parquet"], ["auto", "csv", "parquet"]))
 def test_types_land_as_themselves_where_the_warehouse_has_them(vectors: Project, wire: str) -> None:
     """They landed as text before, also where the warehouse had the extension."""
     if wire == "parquet":  # which takes no array
