@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -151,6 +153,16 @@ class Project:
         from loadsheet.lake.store import Lake
 
         return set(Lake(self.connections("lake"), self.bucket).names(""))
+
+
+def crash(database: str, pid: int) -> None:
+    """SIGKILL to the backend `pid`: its server ends all others and recovers from its log. Returns
+    when it answers again; raises ProcessLookupError if the backend has just ended by itself."""
+    # Until it has noticed, the server takes connections, which it then ends.
+    with suppress(psycopg.OperationalError), psycopg.connect(database) as witness:
+        os.kill(pid, signal.SIGKILL)
+        witness.execute("SELECT pg_sleep(10)")
+    until_it_answers(database)
 
 
 def until_it_answers(database: str, seconds: float = 30) -> None:

@@ -3,9 +3,7 @@ makes all equal."""
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,7 +19,7 @@ from tests.faults.scale import scaled
 from tests.faults.shop import change, open_shop, verdicts
 from tests.faults.tally import Tally
 from tests.faults.workers import Killable, Worker, settled
-from tests.project import Project, fetch, until_it_answers
+from tests.project import Project, crash, fetch
 
 # Rows that move with every run: 1 M in the long form.
 ROWS = scaled(
@@ -133,13 +131,11 @@ def test_a_backend_killed_at_any_moment_loses_and_doubles_nothing(
         while not (backends := _backends(project)) and worker.alive:
             time.sleep(0.002)
         hit = False
-        for pid in chance.sample(backends, min(1, len(backends))):
+        for database, pid in chance.sample(backends, min(1, len(backends))):
             with suppress(ProcessLookupError):  # it has just ended by itself
-                os.kill(pid, signal.SIGKILL)
+                crash(database, pid)
                 hit = True
         assert worker.wait() in (0, 1), worker.text
-        for database in (project.source, project.warehouse):
-            until_it_answers(database)
         return hit
 
     with (
@@ -153,14 +149,17 @@ def test_a_backend_killed_at_any_moment_loses_and_doubles_nothing(
         Sweep(project, tally("SIGKILL of a PostgreSQL backend"), chance).run(blow, BACKENDS)
 
 
-def _backends(project: Project) -> list[int]:
-    """The processes that serve the worker now, of the source and of the warehouse."""
+def _backends(project: Project) -> list[tuple[str, int]]:
+    """The database and the process of each session of the worker, in the source and in the
+    warehouse."""
     ours = (
         "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'loadsheet%%' AND datname ="
         " current_database()"
     )
     return [
-        pid for database in (project.source, project.warehouse) for (pid,) in fetch(database, ours)
+        (database, pid)
+        for database in (project.source, project.warehouse)
+        for (pid,) in fetch(database, ours)
     ]
 
 

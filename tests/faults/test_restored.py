@@ -3,11 +3,8 @@ two ways on."""
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +17,7 @@ from loadsheet.errors import SourceChanged
 from loadsheet.source import identity
 from tests.faults.oracle import judge, violations
 from tests.faults.tally import Tally
-from tests.project import Project, fetch, until_it_answers
+from tests.project import Project, crash, fetch
 
 Tallies = Callable[[str], Tally]
 SOURCE = """
@@ -428,13 +425,10 @@ def leave_unflushed(session: psycopg.Connection[Any]) -> None:
     raise AssertionError("the WAL is always flushed")
 
 
-def crash(server: PostgresServer) -> None:
-    """Kill a backend: the server ends all others and recovers from what it has flushed."""
-    database = server.dsn("postgres")
-    with suppress(psycopg.OperationalError), psycopg.connect(database) as victim:
-        os.kill(victim.info.backend_pid, signal.SIGKILL)
-        victim.execute("SELECT pg_sleep(30)")
-    until_it_answers(database)
+def crash_of(server: PostgresServer) -> None:
+    """Kill a backend: the server recovers from what it has flushed."""
+    with psycopg.connect(server.dsn("postgres")) as victim:
+        crash(server.dsn("postgres"), victim.info.backend_pid)
 
 
 def test_a_crash_of_the_source_is_no_restore_and_takes_back_no_row_that_was_read(
@@ -447,10 +441,10 @@ def test_a_crash_of_the_source_is_no_restore_and_takes_back_no_row_that_was_read
 
     def wait_then_crash(session: psycopg.Connection[Any], found: dict[str, str]) -> None:
         wait_until_durable(session, found)
-        crash(server)
+        crash_of(server)
 
     def only_crash(session: psycopg.Connection[Any], found: dict[str, str]) -> None:
-        crash(server)
+        crash_of(server)
 
     with PostgresServer(settings=_LAZY_WAL) as server:
         project.source = server.create_database("shop")
