@@ -125,7 +125,7 @@ class _TransformPreviewer:
                 if self.exists and not preview.ddl:
                     create = "CREATE OR REPLACE VIEW"
             preview.ddl.append(f"{create} {self.target.sql} AS SELECT …")
-        preview.is_rebuilt = self._is_rebuilt(change)
+        preview.is_rebuilt = self._is_rebuilt(change, is_increment)
         preview.may_remove = not preview.is_rebuilt and not (is_increment and not change)
         if preview.fails:
             preview.does = "would fail"
@@ -234,7 +234,7 @@ class _TransformPreviewer:
             whole = bind_parameters(self.spec.sql, _REQUEST, 0, until_load)
             self._show_sql(whole, in_full=True)
         key = self.spec.unique_key
-        remade = mart.view_transforms(self.pipeline)
+        remade = mart_views.view_transforms(self.pipeline)
         change: Change | None = ask(
             self.preview,
             "drift",
@@ -317,10 +317,7 @@ class _TransformPreviewer:
         if not self.exists:
             return
         # Rows change in place in a merge, and in a table that something depends on.
-        in_place = spec.materialized == "merge"
-        if spec.materialized == "table" and self.has_schema:
-            in_place = bool(belongings.obstacles(session, target, key=spec.unique_key))
-        if not in_place:
+        if not (only_adds or self._changes_in_place()):
             rights.check_owner(preview, session, target, "replace")
             return
         privileges = ["SELECT", "INSERT", "UPDATE"]
@@ -349,12 +346,16 @@ class _TransformPreviewer:
             return None
         return int(row[0][0]["Plan"]["Plan Rows"]) if row else None
 
-    def _is_rebuilt(self, change: Change | None) -> bool:
+    def _is_rebuilt(self, change: Change | None, is_increment: bool) -> bool:
         """Whether every row of the target would be rewritten."""
         if not self.exists:
             return True
         if change:
             return not change.in_place
-        if self.spec.materialized == "table":
-            return not belongings.obstacles(self.session, self.target, key=self.spec.unique_key)
-        return self.spec.materialized != "merge"
+        return not (is_increment or self._changes_in_place())
+
+    def _changes_in_place(self) -> bool:
+        """Whether a build in full changes the existing target's rows, where its columns stay."""
+        if self.spec.materialized in ("view", "script") or not self.has_schema:
+            return False
+        return mart.changes_in_place(self.session, self.spec, self.target)

@@ -193,11 +193,13 @@ def build_mart(
     return Built(effect, tuple(build.notes))
 
 
-def view_transforms(pipeline: Pipeline) -> frozenset[Relation]:
-    """The views that the pipeline's transforms make."""
-    schema = pipeline.warehouse.mart_schema
-    views = [spec for spec in pipeline.transforms if spec.materialized == "view"]
-    return frozenset(Relation(schema, spec.name) for spec in views)
+def changes_in_place(session: Session, transform: Transform, target: Relation) -> bool:
+    """Whether a build in full changes the existing target's rows in place, where its columns are
+    the SELECT's; if not, a new table takes its place."""
+    key = transform.unique_key
+    if belongings.obstacles(session, target, key=key):
+        return True
+    return transform.materialized == "merge" and tables.has_key(session, target, key)
 
 
 class _Build:
@@ -284,12 +286,11 @@ class _Build:
         if tables.kind(self.session, self.target) is None:
             return apply.replace(self.session, self.fresh, rows, self.target, key, None, None)
         arriving = mart_columns.read_columns(self.session, self.fresh)
-        remade = view_transforms(self.pipeline)
+        remade = mart_views.view_transforms(self.pipeline)
         change = mart_columns.change_of(self.session, self.target, arriving, key, remade)
         if change:
             return self._change_columns(change, rows)
-        is_merge = self.transform.materialized == "merge"
-        if is_merge or belongings.obstacles(self.session, self.target, key=key):
+        if changes_in_place(self.session, self.transform, self.target):
             return self._apply_difference()
         return apply.replace(self.session, self.fresh, rows, self.target, key, None, None)
 
@@ -320,14 +321,17 @@ class _Build:
     def _apply_difference(self) -> Effect:
         """Make the fresh table's rows those of the target, in place. Its columns are the same."""
         key = self.transform.unique_key
+        if tables.has_key(self.session, self.target, key):
+            return apply.difference(self.session, self.fresh, self.target, key, None)
+        # The older rows may share a key, so they are all written again.
         mart_columns.drop_other_key(self.session, self.target, key)
-        effect = apply.difference(self.session, self.fresh, self.target, key, None)
+        effect = apply.difference(self.session, self.fresh, self.target, (), None)
         mart_columns.add_missing_key(self.session, self.target, key)
         return effect
 
     def _sql_of_view(self, view: Relation) -> sql.Composed | None:
         """The SELECT of a view transform of this pipeline; None for another view."""
-        if view not in view_transforms(self.pipeline):
+        if view not in mart_views.view_transforms(self.pipeline):
             return None
         return bind_parameters(self.pipeline.transform(view.name).sql, self.request, 0)
 

@@ -313,13 +313,13 @@ def apply_clauses(session: Session, target: Relation, change: Change) -> None:
 
 
 def drop_other_key(session: Session, target: Relation, key: tuple[str, ...]) -> None:
-    """Drop the mart's primary key if it is not on `key`: rows are found by `key` from now on.
+    """Drop the mart's primary key, which is not on `key`: rows are found by `key` from now on.
 
     Without a `key`, the mart's may be another user's, and stays. Raises Refused when something uses
     it.
     """
     primary_key = tables.primary_key_of(session, target)
-    if not key or primary_key is None or set(primary_key[1]) == set(key):
+    if not key or primary_key is None:
         return
     name, columns = primary_key
     try:

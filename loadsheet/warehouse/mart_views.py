@@ -16,6 +16,7 @@ from psycopg import sql
 
 from loadsheet.errors import Refused
 from loadsheet.postgres import Session
+from loadsheet.spec.models import Pipeline
 from loadsheet.sql.text import Relation, ident, literal
 from loadsheet.warehouse import ledger
 
@@ -109,6 +110,13 @@ class SavedView:
     options: str | None
     grants: frozenset[Grant]
     comments: tuple[tuple[str | None, str], ...]
+
+
+def view_transforms(pipeline: Pipeline) -> frozenset[Relation]:
+    """The views that the pipeline's transforms make."""
+    schema = pipeline.warehouse.mart_schema
+    views = [spec for spec in pipeline.transforms if spec.materialized == "view"]
+    return frozenset(Relation(schema, spec.name) for spec in views)
 
 
 @contextmanager

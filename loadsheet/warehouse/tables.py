@@ -104,6 +104,12 @@ def primary_key_of(session: Session, target: Relation) -> tuple[str, tuple[str, 
     return (row[0], tuple(row[1])) if row else None
 
 
+def has_key(session: Session, target: Relation, key: tuple[str, ...]) -> bool:
+    """Whether the target's primary key is on these columns."""
+    primary_key = primary_key_of(session, target)
+    return primary_key is not None and set(primary_key[1]) == set(key)
+
+
 def count_rows(session: Session, table_sql: str) -> int:
     """The exact number of the table's rows, by reading it."""
     row = session.execute(f"SELECT count(*) FROM {table_sql}").fetchone()

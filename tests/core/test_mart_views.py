@@ -291,3 +291,22 @@ def test_a_view_transform_with_a_trigger_stays_and_keeps_the_mart_in_place(shop:
     assert shop.in_warehouse("SELECT tgrelid::regclass::text FROM pg_trigger") == [("mart.big",)]
     spec(shop, "s.name, s.id, s.amount::bigint")
     assert "view mart.big (with trigger t on view mart.big on it) uses it" in refused(shop)
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_rows_that_shared_what_becomes_the_key_are_replaced(shop: Project, hangs: bool) -> None:
+    """A merge would have updated both rows of a key, and kept both."""
+    twice = "1 AS id, s.amount, 1 AS one"
+    spec(shop, twice)
+    shop.succeed()
+    if hangs:
+        shop.in_warehouse("CREATE VIEW public.report AS SELECT one FROM mart.sales")
+    spec(shop, "s.id, s.amount, 1 AS one", **MERGE)
+    told = plan(shop)["steps"]["transform.transform_sales"]
+    shop.succeed()
+    assert shop.in_warehouse("SELECT id FROM mart.sales ORDER BY 1") == [(1,), (2,)]
+    built = shop.in_warehouse(
+        "SELECT replaced FROM loadsheet.transform_run WHERE transform = 'sales'"
+        " ORDER BY run_no DESC LIMIT 1"
+    )
+    assert built == [(told["is_rebuilt"],)]
