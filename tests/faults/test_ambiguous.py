@@ -46,7 +46,8 @@ TRANSFORMS = {
         {"materialized": "script"},
     ),
 }
-COMMIT, FENCE, SEAL = b"COMMIT\0", b"fence = 1 + (", b"SET sealed_load_id"
+# The message that ends a transaction of several statements; one statement alone has another.
+COMMIT, FENCE, SEAL = b"Q\0\0\0\x0bCOMMIT\0", b"fence = 1 + (", b"SET sealed_load_id"
 # How long a COMMIT takes on the server: before and after it notices, within 2 s, that the client is
 # gone.
 SLOW_COMMIT = """
