@@ -20,7 +20,7 @@ from loadsheet.redact import message
 from loadsheet.spec.models import Inputs, Pipeline, Transform
 from loadsheet.sql.params import uses_since_load
 from loadsheet.sql.text import Relation, idents
-from loadsheet.warehouse import adopt, belongings, mart, mart_columns, mart_views, tables
+from loadsheet.warehouse import adopt, mart, mart_columns, mart_views, tables
 from loadsheet.warehouse.externals import external_inputs
 from loadsheet.warehouse.mart import BuildDecision
 from loadsheet.warehouse.mart_columns import Change

@@ -106,6 +106,19 @@ def nothing_after(statement: bytes) -> Watch:
     return watch
 
 
+def losing_its_commit(statement: bytes) -> Watch:
+    """A watch that loses the answer to the COMMIT that follows `statement`, which takes effect."""
+    lose = losing_answers(b"COMMIT\0")
+    seen = threading.Event()
+
+    def watch(direction: Direction, data: bytes) -> Fault | None:
+        if direction == "to_server" and statement in data:
+            seen.set()
+        return lose(direction, data) if seen.is_set() else None
+
+    return watch
+
+
 FAULTS = (losing_answers, never_sent)
 
 
@@ -215,7 +228,7 @@ def test_without_asking_the_ledger_a_committed_load_is_reported_as_failed(
 
 
 @pytest.mark.timeout(scaled(600, 7200))
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", (*FAULTS, losing_its_commit))
 def test_an_extract_that_does_not_hear_of_its_fence_or_seal_asks_again_or_is_retried(
     by_hand: ByHand, fault: Callable[[bytes], Watch], tally: Callable[[str], Tally]
 ) -> None:
