@@ -193,7 +193,7 @@ class PinnedSession(psycopg.Connection[Any]):
         """Call `run`, which executes one statement, in a transaction for it alone.
 
         All is sent before the first answer is read. The server skips what follows an error.
-        Raises the first error.
+        Raises the first error. An interruption closes the session.
         """
         first: BaseException | None = None
         try:
@@ -207,11 +207,16 @@ class PinnedSession(psycopg.Connection[Any]):
                     ours.execute("COMMIT")
                 except BaseException as error:
                     first = error
-        except psycopg.Error as error:
+        except BaseException as error:
             first = first or error
-        if first:
+        if first is None:
+            return
+        if isinstance(first, psycopg.Error):
             self._roll_back()
-            raise first
+        else:
+            # After Ctrl-C answers may be missing, and the next statement would take them for its.
+            self.close()
+        raise first
 
     def run_outside(self, statement: bytes) -> None:
         """Run what the server refuses in a transaction (CREATE DATABASE), without the pins."""
