@@ -8,7 +8,7 @@ from loadsheet.postgres import Session
 from loadsheet.preview import rights
 from loadsheet.preview.extracts import ExtractPreview
 from loadsheet.preview.models import StepPreview
-from loadsheet.preview.sessions import UNANSWERED, ask
+from loadsheet.preview.sessions import NOT_KNOWN, UNANSWERED, ask
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.merging import LOAD_ID
@@ -163,8 +163,15 @@ class _LoadPreviewer:
         it."""
         preview = self.preview
         self._check_shrinking()
+        session, target = self.session, self.target
         kept = columns_to_keep(changed)
-        obstacles = belongings.obstacles(self.session, self.target, kept)
+        # Whether these columns have values is read from the rows.
+        if kept and not rights.has_privileges(preview, session, target, ("SELECT",)):
+            return
+        obstacles = ask(preview, "target", lambda: belongings.obstacles(session, target, kept))
+        if obstacles is None:
+            preview.does = f"how its rows would be replaced is {NOT_KNOWN}"
+            return
         if not obstacles:
             self._swap_target(changed)
             return

@@ -87,6 +87,7 @@ class _TransformPreviewer:
             self.relations[name] = Relation(schemas.mart_schema, name)
         self.missing = [r for r in self.relations.values() if tables.kind(session, r) is None]
         self.exists = tables.kind(session, self.target) is not None
+        self.in_place: bool | None = None
 
     def run(self) -> None:
         """Fill in the preview."""
@@ -355,7 +356,15 @@ class _TransformPreviewer:
         return not (is_increment or self._changes_in_place())
 
     def _changes_in_place(self) -> bool:
-        """Whether a build in full changes the existing target's rows, where its columns stay."""
+        """Whether a build in full changes the existing target's rows, where its columns stay. It is
+        assumed where another session has locked the table."""
         if self.spec.materialized in ("view", "script") or not self.has_schema:
             return False
-        return mart.changes_in_place(self.session, self.spec, self.target)
+        if self.in_place is None:
+            answer = ask(
+                self.preview,
+                "target",
+                lambda: mart.changes_in_place(self.session, self.spec, self.target),
+            )
+            self.in_place = answer is None or bool(answer)
+        return self.in_place

@@ -67,8 +67,9 @@ WITH target AS (
         WHERE adrelid = (SELECT oid FROM target)
 )
 -- The table's own properties.
-SELECT false, NULL::name, 'its kind', relkind::text, false FROM target WHERE relkind <> 'r'
-UNION ALL SELECT false, NULL, 'being unlogged', relpersistence::text, false FROM target
+SELECT false, NULL::name, 'another kind of relation', relkind::text, false FROM target
+    WHERE relkind <> 'r'
+UNION ALL SELECT false, NULL, 'the attribute UNLOGGED', relpersistence::text, false FROM target
     WHERE relpersistence <> 'p'
 UNION ALL SELECT false, NULL, 'access method ' || amname, '', false
     FROM target JOIN pg_am ON pg_am.oid = relam, session WHERE amname <> method
@@ -84,9 +85,9 @@ UNION ALL SELECT false, NULL, 'replica identity', relreplident::text, false FROM
 UNION ALL SELECT false, NULL, 'row level security',
     concat(relrowsecurity, relforcerowsecurity), false FROM target
     WHERE relrowsecurity OR relforcerowsecurity
-UNION ALL SELECT false, NULL, 'its type ' || format_type(reloftype, NULL), '', false FROM target
+UNION ALL SELECT false, NULL, 'the type ' || format_type(reloftype, NULL), '', false FROM target
     WHERE reloftype <> 0
-UNION ALL SELECT false, NULL, 'its inheritance from ' || inhparent::regclass,
+UNION ALL SELECT false, NULL, 'the parent ' || inhparent::regclass,
     pg_get_expr(relpartbound, oid), false
     FROM target JOIN pg_inherits ON inhrelid = oid
 UNION ALL SELECT true, NULL, 'table ' || inhrelid::regclass, '', false
@@ -185,8 +186,9 @@ UNION SELECT true, NULL, regexp_replace(pg_describe_object(d.classid, d.objid, 0
       AND NOT (d.classid = 'pg_class'::regclass
           AND (d.objid = reltoastrelid
                OR d.objid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = target.oid)))
-UNION SELECT false, NULL, 'its ' || pg_describe_object(refclassid, refobjid, 0), deptype::text,
-    false FROM kin JOIN pg_depend d ON (d.classid, d.objid) = (kin.classid, kin.objid)
+UNION SELECT false, NULL, 'a dependency on ' || pg_describe_object(refclassid, refobjid, 0),
+    deptype::text, false
+    FROM kin JOIN pg_depend d ON (d.classid, d.objid) = (kin.classid, kin.objid)
     WHERE refclassid = 'pg_extension'::regclass AND deptype IN ('e', 'x')
 ORDER BY 1 DESC, 2 NULLS FIRST, 3, 4
 """
@@ -243,6 +245,7 @@ JOIN pg_depend ON (classid, objid, refclassid, refobjid, refobjsubid) =
 WHERE indrelid = to_regclass(%(target)s) ORDER BY 1
 """
 PRIMARY_KEY = "the primary key"
+_OWNER = "owner "
 
 
 @dataclass(frozen=True)
@@ -270,6 +273,8 @@ class Belonging:
         """The advice for a table that has to be rebuilt."""
         if self.is_object:
             return f"drop {self.what}, which depends on the table, so that it can be rebuilt"
+        if self.what.startswith(_OWNER):
+            return "let the connection's role own the table, so that it can be rebuilt"
         return f"remove {self.what} from the table, so that it can be rebuilt"
 
 

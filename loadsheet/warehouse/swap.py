@@ -54,6 +54,13 @@ FROM pg_class c JOIN pg_class t ON t.oid = c.reltoastrelid, pg_options_to_table(
 WHERE c.oid = {oid}
 """
 
+# From PostgreSQL 18 on, NOT NULL has a name.
+_NOT_NULLS = """
+SELECT attname, conname FROM pg_constraint
+JOIN pg_attribute ON attrelid = conrelid AND attnum = conkey[1]
+WHERE conrelid = {oid} AND contype = 'n'
+"""
+
 # A key of 2 M rows does not fit into the server's usual 64 MB; sorting it on disk takes a quarter
 # longer.
 _SORT_IN_MEMORY = """
@@ -105,8 +112,8 @@ def swap_in(
     """Rename `fresh` to `target` and give it a primary key on `key`; the old table is dropped.
 
     Everything on the old table is carried over; its columns `kept` have no values in `fresh`, and
-    may have none. Readers see the old table until the commit and the
-    new one after it, never an empty one.
+    may have none. Readers see the old table until the commit and the new one after it, never an
+    empty one.
 
     Raises WouldLose when something cannot be carried over; the target is then as it was, and
     `fresh` is still there. Raises Refused when an index of the old table cannot hold the new rows.
@@ -142,20 +149,28 @@ def _exchange(
     old = Relation(target.schema, f"{fresh.name}_old")
     session.execute(f"ALTER TABLE {target.sql} RENAME TO {ident(old.name)}")
     _copy_properties(session, old, fresh)
+    not_nulls = dict(session.execute(_of(_NOT_NULLS, old)).fetchall())
     session.execute(f"DROP TABLE {old.sql}")
     reach("swap.dropped")
     session.execute(f"ALTER TABLE {fresh.sql} RENAME TO {ident(target.name)}")
     new_key = tables.primary_key_of(session, target)
-    # The key was named after the fresh table.
+    # Constraints were named after the fresh table.
     if old_key and new_key:
-        now, name = ident(new_key[0]), ident(old_key[0])
-        session.execute(f"ALTER TABLE {target.sql} RENAME CONSTRAINT {now} TO {name}")
+        _rename_constraint(session, target, new_key[0], old_key[0])
+    for column, name in session.execute(_of(_NOT_NULLS, target)).fetchall():
+        _rename_constraint(session, target, name, not_nulls.get(column, name))
     # The names are free only now that the old table is gone.
     for temporary, name in index_names:
         index = Relation(target.schema, temporary)
         session.execute(f"ALTER INDEX {index.sql} RENAME TO {ident(name)}")
     has_same_key = old_key is not None and set(old_key[1]) == set(key)
     _verify(session, target, before, has_same_key)
+
+
+def _rename_constraint(session: Session, table: Relation, now: str, name: str) -> None:
+    if now != name:
+        rename = f"RENAME CONSTRAINT {ident(now)} TO {ident(name)}"
+        session.execute(f"ALTER TABLE {table.sql} {rename}")
 
 
 def _verify(

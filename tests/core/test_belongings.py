@@ -132,7 +132,9 @@ def dumped(project: Project) -> str:
     """All that the warehouse has, without rows."""
     from loadsheet.sqltest import embedded
 
-    program = str(embedded.postgres_install(16) / "bin" / "pg_dump")
+    with psycopg.connect(project.warehouse) as session:
+        version = session.info.server_version // 10_000
+    program = str(embedded.postgres_install(version) / "bin" / "pg_dump")
     command = [program, project.warehouse, "--schema-only", "--exclude-schema=loadsheet"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     lines = [line for line in done.stdout.splitlines() if not line.startswith("\\")]
@@ -152,7 +154,11 @@ def listed(project: Project, targets: list[str]) -> dict[str, list[Belonging]]:
 def test_every_kind_of_belonging_is_seen_and_known_to_be_carried_or_not(
     project: Project, roles: dict[str, str]
 ) -> None:
-    kinds = {**CARRIED, **KEPT, **KEYED}
+    # It takes no other columns.
+    typed = "CREATE TYPE staging.{n}_type AS (id int, what text, _load_id bigint);"
+    typed += " ALTER TABLE {t} OF staging.{n}_type"
+    child = "CREATE TABLE staging.{n}_child () INHERITS ({t})"
+    kinds = {**CARRIED, **KEPT, **KEYED, "a type": typed, "a child": child}
     with psycopg.connect(project.warehouse, autocommit=True) as session:
         session.execute(f"CREATE SCHEMA staging; {QUIET}")
         for number, (kind, statement) in enumerate(kinds.items()):
@@ -689,3 +695,14 @@ def test_an_index_that_does_not_take_the_new_type_is_named(project: Project, kin
     project.in_warehouse("DROP INDEX staging.odd")
     project.succeed()
     assert project.differences("item") == 0
+
+
+def test_a_target_that_another_session_has_locked_is_not_known_to_the_plan(shop: Project) -> None:
+    shop.in_warehouse(
+        "CREATE INDEX ON staging.item (lower(what)); CREATE VIEW public.v AS TABLE mart.copy"
+    )
+    add_row(shop)
+    with psycopg.connect(shop.warehouse) as session:
+        session.execute("LOCK TABLE staging.item, mart.copy IN ACCESS EXCLUSIVE MODE")
+        document = plan(shop, code=None)
+    assert document["steps"]["load.load_item"]["changes"] in ("yes", "maybe")
