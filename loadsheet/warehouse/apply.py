@@ -96,33 +96,29 @@ def difference(
 
     Raises Refused when values of the target's own columns would go with the deleted rows.
     """
-    if _may_change_rows(session, target):
-        effect = _apply_difference(session, fresh, target, key, load_no)
-    else:
-        _refuse_losing_values(session, fresh, target)
-        deleted = tables.count_rows(session, target.sql)
-        session.execute(f"TRUNCATE {target.sql}")
-        reach("difference.deleted")
-        written = append(session, fresh, target, load_no)
-        effect = Effect(inserted=written.inserted, deleted=deleted)
-    session.execute(f"DROP TABLE {fresh.sql}")
-    return effect
-
-
-def _apply_difference(
-    session: Session, fresh: Relation, target: Relation, key: tuple[str, ...], load_no: int | None
-) -> Effect:
-    if not key:
+    by_key = bool(key) and _may_change_rows(session, target)
+    if not by_key:
         _refuse_losing_values(session, fresh, target)
     _analyze_key(session, fresh, key)
-    deleted = session.execute(merging.delete_gone(target.sql, fresh.sql, key)).rowcount
+    deleted = _delete_gone(session, fresh, target, key if by_key else ())
     reach("difference.deleted")
     written = (
         merge(session, fresh, target, key, load_no)
-        if key
+        if by_key
         else append(session, fresh, target, load_no)
     )
+    session.execute(f"DROP TABLE {fresh.sql}")
     return Effect(inserted=written.inserted, updated=written.updated, deleted=deleted)
+
+
+def _delete_gone(session: Session, fresh: Relation, target: Relation, key: tuple[str, ...]) -> int:
+    """Delete the target's rows that are not in `fresh`, all of them without a key, and return how
+    many."""
+    if key or _may_change_rows(session, target):
+        return session.execute(merging.delete_gone(target.sql, fresh.sql, key)).rowcount
+    deleted = tables.count_rows(session, target.sql)
+    session.execute(f"TRUNCATE {target.sql}")
+    return deleted
 
 
 def _refuse_losing_values(session: Session, fresh: Relation, target: Relation) -> None:
@@ -280,7 +276,6 @@ def _exchange_rows(
     exchanged = Relation("pg_temp", f"{incoming.name}_exchanged").sql
     session.execute(statements.keep_exchanged(exchanged, own))
     updated = session.execute(statements.delete_exchanged(exchanged)).rowcount
-    reach("merge.updated")
     session.execute(statements.insert_exchanged(exchanged, own))
     inserted = session.execute(statements.insert_new()).rowcount
     return Effect(inserted=inserted, updated=updated)

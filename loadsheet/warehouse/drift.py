@@ -274,21 +274,17 @@ def alter_columns(
     """
     refuse_incompatible_columns(target, drift, remedy)
     rename_columns(session, target, drift)
-    added, widened = _add_clauses(drift), _widen_clauses(drift)
-    for clause in added:
-        session.execute(f"ALTER TABLE {target.sql} {clause}")
-        reach("load.altered")
-    if not widened:
-        return
-    lost = belongings.lost_by_a_new_type(session, target)
-    for column, clause in widened.items():
-        _widen(session, target, column, clause)
+    lost = []
+    if drift.widened:
+        lost = belongings.lost_by_a_new_type(session, target)
+    for column, clause in _clauses(drift):
+        _alter(session, target, column, clause)
         reach("load.altered")
     for statement in lost:
         session.execute(statement)
 
 
-def _widen(session: Session, target: Relation, column: str, clause: str) -> None:
+def _alter(session: Session, target: Relation, column: str, clause: str) -> None:
     try:
         with session.transaction():
             session.execute(f"ALTER TABLE {target.sql} {clause}")
@@ -296,8 +292,8 @@ def _widen(session: Session, target: Relation, column: str, clause: str) -> None
         advice = "drop what uses it first"
         indexes = belongings.indexes_on(session, target, column)
         if indexes and not isinstance(error, _IS_USED):
-            advice += f", and create it again afterwards. Indexes use it: DROP INDEX {indexes[0]};"
-            for index in indexes[1:]:
+            advice += ", and create it again afterwards. Indexes use the column:"
+            for index in indexes:
                 advice += f" DROP INDEX {index};"
         raise Refused(
             f"{target}: cannot {clause}: {error.diag.message_primary}; {advice}"
@@ -306,16 +302,14 @@ def _widen(session: Session, target: Relation, column: str, clause: str) -> None
 
 def alter_clauses(drift: Drift) -> list[str]:
     """The clauses of ALTER TABLE that add and widen the target's columns."""
-    return [*_add_clauses(drift), *_widen_clauses(drift).values()]
+    return [clause for _, clause in _clauses(drift)]
 
 
-def _add_clauses(drift: Drift) -> list[str]:
-    return [f"ADD COLUMN {ident(c.name)} {c.type}" for c in drift.added]
-
-
-def _widen_clauses(drift: Drift) -> dict[str, str]:
-    """Column -> the clause that widens it."""
-    return {c.name: f"ALTER COLUMN {ident(c.name)} TYPE {c.type}" for c in drift.widened}
+def _clauses(drift: Drift) -> list[tuple[str, str]]:
+    """Each column to add or widen, and its clause."""
+    added = [(c.name, f"ADD COLUMN {ident(c.name)} {c.type}") for c in drift.added]
+    widened = [(c.name, f"ALTER COLUMN {ident(c.name)} TYPE {c.type}") for c in drift.widened]
+    return added + widened
 
 
 def rename_columns(session: Session, target: Relation, drift: Drift) -> None:
