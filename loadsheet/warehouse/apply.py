@@ -15,6 +15,7 @@ from loadsheet.sql import merging
 from loadsheet.sql.merging import LOAD_ID
 from loadsheet.sql.text import Relation, ident, idents
 from loadsheet.warehouse import belongings, swap, tables
+from loadsheet.warehouse.belongings import Belonging
 from loadsheet.warehouse.ledger import Effect
 
 _log = logging.getLogger(__name__)
@@ -54,12 +55,30 @@ def replace(
     exists = tables.kind(session, target) is not None
     if exists and max_shrink is not None:
         refuse_shrinking(session, rows, target, max_shrink)
-    if exists and belongings.obstacles(session, target, key=key):
-        return difference(session, fresh, target, key, load_no)
-    try:
-        return swap_in(session, fresh, rows, target, key)
-    except swap.WouldLose:
-        return difference(session, fresh, target, key, load_no)
+    obstacle = None
+    if exists:
+        obstacle = next(iter(belongings.obstacles(session, target, key=key)), None)
+    if obstacle is None:
+        try:
+            return swap_in(session, fresh, rows, target, key)
+        except swap.WouldLose as error:
+            obstacle = error.belonging
+    _refuse_other_columns(session, fresh, target, obstacle)
+    return difference(session, fresh, target, key, load_no)
+
+
+def _refuse_other_columns(
+    session: Session, fresh: Relation, target: Relation, obstacle: Belonging
+) -> None:
+    """Raises Refused when the target, which cannot be swapped because of the `obstacle`, has not
+    the columns of `fresh`."""
+    existing = tables.columns_of(session, target)
+    for name, type_name in tables.columns_of(session, fresh).items():
+        if existing.get(name) != type_name:
+            raise Refused(
+                f"{target}: column {name} {type_name} is new or has another type, and "
+                f"{obstacle.reason}; {obstacle.remedy}"
+            )
 
 
 def swap_in(

@@ -206,6 +206,10 @@ SELECT format('rule %%I does something else instead of writing its rows', rulena
     format('DROP RULE %%I ON %%s', rulename, c.oid::regclass)
 FROM pg_rewrite JOIN pg_class c ON c.oid = ev_class
 WHERE c.oid = to_regclass(%(target)s) AND relkind IN ('r', 'p') AND is_instead AND ev_enabled <> 'D'
+UNION ALL
+SELECT format('its row level security applies to role %%I, which must see all rows', current_user),
+    format('ALTER ROLE %%I BYPASSRLS', current_user)
+FROM pg_class WHERE oid = to_regclass(%(target)s) AND relrowsecurity AND row_security_active(oid)
 ORDER BY 1
 """
 # ALTER COLUMN TYPE gives the column the storage of its new type, and makes indexes and statistics
@@ -322,8 +326,8 @@ def indexes_on(session: Session, target: Relation, column: str) -> list[str]:
 
 
 def refuse_unsafe(session: Session, target: Relation) -> None:
-    """Raises Refused, with the statement that helps, when rows cannot be written to the target, or
-    not be told from those of another table."""
+    """Raises Refused, with the statement that helps, when rows cannot be written to the target or
+    not all of them read, or not be told from those of another table."""
     for what, remedy in session.execute(_UNSAFE, {"target": target.sql}):
         raise Refused(f"{target}: {what}; run: {remedy};")
 

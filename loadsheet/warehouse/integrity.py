@@ -18,7 +18,7 @@ from loadsheet.postgres import Session
 from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.merging import LOAD_ID
 from loadsheet.sql.text import Relation
-from loadsheet.warehouse import tables
+from loadsheet.warehouse import belongings, tables
 
 _log = logging.getLogger(__name__)
 
@@ -72,7 +72,11 @@ class Observed:
 
 
 def observe(session: Session, target: Relation) -> Observed:
-    """The existing target's storage, and whether it has no row."""
+    """The existing target's storage, and whether it has no row.
+
+    Raises Refused when its rows cannot be read and written safely.
+    """
+    belongings.refuse_unsafe(session, target)
     is_empty = f"NOT EXISTS (SELECT FROM {target.sql.replace('%', '%%')})"
     row = session.execute(f"SELECT ({STORAGE}), {is_empty}", {"target_sql": target.sql}).fetchone()
     assert row
