@@ -28,6 +28,7 @@ from loadsheet.sql.copying import (
     copy_out,
     select_columns,
 )
+from loadsheet.sql.extensions import Offered
 from loadsheet.sql.text import Relation, ident
 from loadsheet.sql.types import Column, unfit
 from tests.faults.fidelity import look, silent
@@ -212,8 +213,12 @@ def _extracted(
 ) -> Iterator[tuple[Hard, tuple[Column, ...], bytes]]:
     with connect_source(project.connections("shop_source")) as session:
         for value in HARD:
+            # The warehouse has no extensions.
             columns = catalog.describe(
-                session, "public", Table(name="hard", include=("id", value.name))
+                session,
+                "public",
+                Table(name="hard", include=("id", value.name)),
+                lambda: Offered(names={}),
             ).columns
             with session.cursor().copy(copy_out(select_columns(TABLE, columns, ""), wire)) as copy:
                 yield value, columns, b"".join(copy)
