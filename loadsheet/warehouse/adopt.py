@@ -189,7 +189,7 @@ def adopt(session: Session, pipeline: Pipeline, old: str) -> Adopted:
         # finds its fence gone, and stores nothing that can be loaded.
         loaded = session.execute(_TABLES, names).fetchall()
         built = session.execute(_TRANSFORMS, names).fetchall()
-        for target, _, _ in sorted([*loaded, *built]):
+        for target in sorted({target for target, _, _ in (*loaded, *built)}):
             if session.execute(_TRY_LOCK, (f"loadsheet:{target}",)).fetchone() != (True,):
                 raise Unavailable(
                     f"a step is writing {target} now, so nothing was taken over: stop the runs of"
