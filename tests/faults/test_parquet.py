@@ -211,7 +211,7 @@ def _same(one: pa.Table | Refused, other: pa.Table | Refused) -> bool:
 def _extracted(
     project: Project, wire: WireFormat = "csv"
 ) -> Iterator[tuple[Hard, tuple[Column, ...], bytes]]:
-    with connect_source(project.connections("shop_source")) as session:
+    with connect_source(project.connections("shop_source")) as session, session.transaction():
         for value in HARD:
             # The warehouse has no extensions.
             columns = catalog.describe(
@@ -228,7 +228,7 @@ def _differences(
     project: Project, value: Hard, columns: tuple[Column, ...], csv: Iterator[bytes]
 ) -> list[str]:
     """Loaded as the product loads csv; compared as the servers show it."""
-    with connect_warehouse(project.connections("warehouse")) as session:
+    with connect_warehouse(project.connections("warehouse")) as session, session.transaction():
         session.execute("DROP TABLE IF EXISTS public.hard")
         session.execute(
             f"CREATE TABLE public.hard ({', '.join(f'{ident(c.name)} {c.type}' for c in columns)})"
