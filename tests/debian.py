@@ -14,6 +14,9 @@ EXTENSIONS = Path("/usr/share/postgresql/15/extension")
 class DebianServer(PostgresServer):
     """A server of Debian's packages; a context manager."""
 
+    def __init__(self) -> None:
+        super().__init__(version=15)
+
     def _find_programs(self, scratch: Path) -> Path:
         return PROGRAMS
 

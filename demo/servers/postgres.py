@@ -24,6 +24,7 @@ _FAST = embedded.FAST | {"wal_writer_delay": "10ms"}
 _LOGIN = ("-A", "scram-sha-256")
 # The password is random, so that more iterations protect nothing. 4096 took 3/4 of a login's time.
 _FAST_LOGIN = (*_LOGIN, "-c", "scram_iterations=1")
+_FAST_LOGIN_SINCE = 16
 _SETTINGS = {
     "listen_addresses": LOOPBACK,
     "unix_socket_directories": "",
@@ -71,7 +72,7 @@ class PostgresServer(embedded.EmbeddedServer):
         self._copy_of = copy_of
         self._standby = standby
         self._stop_signals = _STOP if durable else _STOP_THROWAWAY
-        self._login = _LOGIN if durable else _FAST_LOGIN
+        self._login = _LOGIN if durable or version < _FAST_LOGIN_SINCE else _FAST_LOGIN
 
     def _place(self, scratch: Path) -> Path:
         home = self._wanted or scratch / "cluster"

@@ -19,7 +19,6 @@ from loadsheet.warehouse.fence import Scope
 from loadsheet.warehouse.load_transaction import (
     FULL_REFRESH_REMEDY,
     column_definitions,
-    columns_to_keep,
     existing_columns,
     refuse_too_many_columns,
 )
@@ -164,11 +163,12 @@ class _LoadPreviewer:
         preview = self.preview
         self._check_shrinking()
         session, target = self.session, self.target
-        kept = columns_to_keep(changed)
         # Whether these columns have values is read from the rows.
-        if kept and not rights.has_privileges(preview, session, target, ("SELECT",)):
+        if changed.own and not rights.has_privileges(preview, session, target, ("SELECT",)):
             return
-        obstacles = ask(preview, "target", lambda: belongings.obstacles(session, target, kept))
+        obstacles = ask(
+            preview, "target", lambda: belongings.obstacles(session, target, changed.own)
+        )
         if obstacles is None:
             preview.does = f"how its rows would be replaced is {NOT_KNOWN}"
             return

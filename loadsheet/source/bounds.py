@@ -40,9 +40,9 @@ class Cursor:
         """The highest value that later rows may share."""
 
     @cached_property
-    def may_tie(self) -> bool:
-        """Whether a later row may have the same value as an earlier one."""
-        return ties.are_possible(self._session, self._source, self._spec.cursor)
+    def ties(self) -> ties.Ties:
+        """What is known of rows that share a value."""
+        return ties.look(self._session, self._source, self._spec.cursor)
 
     def safe_upper(self, mode: Mode) -> tuple[str | None, str]:
         """The highest value the watermark may have after this extraction, and the session that
@@ -187,7 +187,7 @@ class Cursor:
         """
         highest = self._highest(limit)
         # Within the limit of an append, a date is over.
-        if mode == "merge" or self.type == "date" or not self.may_tie:
+        if mode == "merge" or self.type == "date" or not self.ties.are_possible:
             return highest
         if highest is not None and not self.is_time:
             self._shared = highest

@@ -275,7 +275,7 @@ class _Window:
         if not self._reads_ties:
             return f"{name} > {value}", ""
         oldest = (last.source or {}).get("oldest_transaction")
-        written_since = ties.written_since(self._session, self._source, oldest)
+        written_since = self._cursor.ties.written_since(oldest)
         if written_since is None:
             return f"{name} >= {value}", f"{name} = {value}"
         return f"{name} >= {value} AND ({name} > {value} OR {written_since})", ""
@@ -284,7 +284,9 @@ class _Window:
     def _reads_ties(self) -> bool:
         """Whether the rows that have the watermark's value are read again. A lookback reads them
         anyway, an append never."""
-        return self._mode == "merge" and self._spec.lookback is None and self._cursor.may_tie
+        return (
+            self._mode == "merge" and self._spec.lookback is None and self._cursor.ties.are_possible
+        )
 
     def _earliest_start(self, last: Last) -> str:
         """The lowest initial value that rows were read from; empty where there was none."""

@@ -10,7 +10,7 @@ if one has changed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 
@@ -20,9 +20,10 @@ from loadsheet.sql.types import without_modifier
 
 # A unique index proves that no later row has the value of an earlier one, if it covers all rows,
 # holds at once and compares as the type does. That of a parent does not cover inheriting tables. A
-# sequence gives each number once (`sequences`).
-_IS_UNIQUE = """
-SELECT EXISTS (
+# sequence gives each number once (`sequences`). Only PostgreSQL's own kind of tables is known to
+# show who has written a row.
+_LOOK = """
+SELECT NOT (EXISTS (
     SELECT FROM pg_attribute WHERE attrelid = %(oid)s AND attname = %(cursor)s AND attidentity <> ''
 ) OR EXISTS (
     SELECT FROM pg_attribute a JOIN pg_attrdef d ON adrelid = attrelid AND adnum = attnum
@@ -36,16 +37,13 @@ SELECT EXISTS (
     JOIN pg_opclass o ON o.oid = indclass[0] AND opcdefault
     WHERE indrelid = %(oid)s AND attname = %(cursor)s AND indnkeyatts = 1 AND indisunique
         AND indisvalid AND indimmediate AND indpred IS NULL AND indexprs IS NULL
-        AND (relkind = 'p' OR NOT EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid)))
+        AND (relkind = 'p' OR NOT EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid)))),
+txid_snapshot_xmax(txid_current_snapshot()), NOT EXISTS (
+    SELECT FROM pg_class LEFT JOIN pg_am ON pg_am.oid = relam
+    WHERE pg_class.oid = ANY (%(leaves)s) AND amname IS DISTINCT FROM 'heap')
 """
-# A transaction that the last snapshot did not see has an id from its oldest open one on.
 # Transaction ids are numbers modulo 2^32, and 2^31 of them can be compared.
 _COMPARABLE = 2_000_000_000
-_OLDEST_NOW = """
-SELECT txid_snapshot_xmax(txid_current_snapshot()), NOT EXISTS (
-    SELECT FROM pg_class LEFT JOIN pg_am ON pg_am.oid = relam
-    WHERE pg_class.oid = ANY (%s) AND amname IS DISTINCT FROM 'heap')
-"""
 # The sum does not depend on the order of the rows. A type without a hash function has a text.
 _FINGERPRINTS = """
 SELECT {cursor} = {last}, count(*) || ':' || sum(hashtextextended(ROW({columns})::text, 0))
@@ -53,25 +51,35 @@ FROM {relation} WHERE {cursor} IN ({values}) GROUP BY 1
 """
 
 
-def are_possible(session: psycopg.Connection[Any], source: SourceTable, cursor: str) -> bool:
-    """Whether a later row may have the same `cursor` as an earlier one."""
-    row = session.execute(_IS_UNIQUE, {"oid": source.oid, "cursor": cursor}).fetchone()
-    return row != (True,)
+class Ties(NamedTuple):
+    """What the catalogs show about rows that share a cursor's value."""
+
+    are_possible: bool
+    """Whether a later row may have the same value as an earlier one."""
+    newest_transaction: int
+    have_writers: bool
+    """Whether each row shows the transaction that has written it."""
+
+    def written_since(self, oldest: str | None) -> str | None:
+        """SQL condition on the rows written since the snapshot whose oldest open transaction was
+        `oldest` (None: all rows); None where rows do not show it.
+
+        A transaction that the snapshot did not see has an id from its oldest open one on.
+        """
+        if not self.have_writers:
+            return None
+        if oldest is None or not 0 <= self.newest_transaction - int(oldest) < _COMPARABLE:
+            return "TRUE"
+        return f"age(xmin) <= age(CAST('{int(oldest) % 2**32}' AS xid))"
 
 
-def written_since(
-    session: psycopg.Connection[Any], source: SourceTable, oldest: str | None
-) -> str | None:
-    """SQL condition on the rows written since the snapshot whose oldest open transaction was
-    `oldest`; None where the relation's rows do not show it."""
-    row = session.execute(_OLDEST_NOW, (list(source.beneath.leaves),)).fetchone()
+def look(session: psycopg.Connection[Any], source: SourceTable, cursor: str) -> Ties:
+    """Ask the catalogs about the column `cursor`."""
+    values = {"oid": source.oid, "cursor": cursor, "leaves": list(source.beneath.leaves)}
+    row = session.execute(_LOOK, values).fetchone()
     assert row
-    now, has_ids = row
-    if not (has_ids and source.is_table):
-        return None
-    if oldest is None or not 0 <= now - int(oldest) < _COMPARABLE:
-        return "TRUE"
-    return f"age(xmin) <= age(CAST('{int(oldest) % 2**32}' AS xid))"
+    possible, newest, has_heap = row
+    return Ties(possible, newest, has_heap and source.is_table)
 
 
 def fingerprints(

@@ -14,13 +14,11 @@ from loadsheet.postgres import Session
 from loadsheet.sql import merging
 from loadsheet.sql.merging import LOAD_ID
 from loadsheet.sql.text import Relation, ident, idents
-from loadsheet.warehouse import belongings, swap, tables
+from loadsheet.warehouse import belongings, swap, tables, unique_indexes
 from loadsheet.warehouse.belongings import Belonging
 from loadsheet.warehouse.ledger import Effect
 
 _log = logging.getLogger(__name__)
-
-_NOT_UNIQUE = (psycopg.errors.UniqueViolation, psycopg.errors.ExclusionViolation)
 
 # Without these settings the planner reads the whole target for a hundredth of its rows, which takes
 # two to three times as long, because it assumes that their pages are scattered over a disk. Up to
@@ -53,7 +51,7 @@ def replace(
     Raises Refused when the target would lose more than the share `max_shrink` of its rows.
     """
     exists = tables.kind(session, target) is not None
-    if exists and max_shrink is not None:
+    if exists:
         refuse_shrinking(session, rows, target, max_shrink)
     obstacle = None
     if exists:
@@ -184,8 +182,8 @@ def append(session: Session, incoming: Relation, target: Relation, load_no: int 
     types = tables.columns_of(session, target)
     values = _values_in_target_types(session, incoming, types, load_no)
     statement = merging.insert_rows(target.sql, incoming.sql, values, load_no)
-    unique = tables.other_unique_indexes(session, target)
-    with _unique_values(target, unique):
+    unique = unique_indexes.besides_key(session, target)
+    with unique_indexes.named(target, unique):
         return Effect(inserted=session.execute(statement).rowcount)
 
 
@@ -222,35 +220,19 @@ def merge(
     by_index = _can_look_up(session, incoming, target, key)
     with _index_lookup(session, by_index):
         kept = session.execute(statements.keep_changed()).rowcount
-    unique = tables.other_unique_indexes(session, target)
+    unique = unique_indexes.besides_key(session, target)
     if not unique:
         return _write_changed(session, statements, kept, by_index)
     # In a savepoint: rows that exchange their unique values cannot be updated one after the other.
     try:
         with session.transaction():
             return _write_changed(session, statements, kept, by_index)
-    except _NOT_UNIQUE as error:
+    except unique_indexes.NOT_UNIQUE as error:
         if error.diag.constraint_name not in unique:
             raise
         _log.info("%s: rows may exchange values of %s", target, error.diag.constraint_name)
-    with _unique_values(target, unique):
-        return _exchange_rows(session, statements, incoming, target)
-
-
-@contextmanager
-def _unique_values(target: Relation, unique: dict[str, str]) -> Iterator[None]:
-    """Within, Refused is raised when rows break one of the target's `unique` indexes, with the
-    statement that drops it."""
-    try:
-        yield
-    except _NOT_UNIQUE as error:
-        name = error.diag.constraint_name or ""
-        if name not in unique:
-            raise
-        raise Refused(
-            f"{target}: rows that arrive break its unique index {name}; correct the rows, or run: "
-            f"{unique[name]}"
-        ) from error
+    with unique_indexes.named(target, unique):
+        return unique_indexes.exchange_rows(session, statements, incoming, target)
 
 
 def _write_changed(
@@ -271,32 +253,6 @@ def _write_changed(
     # it is found again by key.
     if written < kept:
         updated += session.execute(statements.update_moved()).rowcount
-    return Effect(inserted=inserted, updated=updated)
-
-
-def _exchange_rows(
-    session: Session, statements: merging.Merge, incoming: Relation, target: Relation
-) -> Effect:
-    """Delete all rows that differ, then insert them again with the new ones.
-
-    Raises Refused where a foreign key refers to the target: it would be told that rows are gone.
-    """
-    if tables.is_referenced(session, target):
-        names = ", ".join(tables.other_unique_indexes(session, target))
-        raise Refused(
-            f"{target}: rows that arrive exchange values of a unique index ({names}). They would "
-            "have to be deleted and inserted again, but a foreign key refers to the table: drop "
-            "the unique index or the foreign key"
-        )
-    own = []
-    for name in tables.columns_to_write(session, target):
-        if name not in statements.values and (name != LOAD_ID or statements.load_no is None):
-            own.append(name)
-    exchanged = Relation("pg_temp", f"{incoming.name}_exchanged").sql
-    session.execute(statements.keep_exchanged(exchanged, own))
-    updated = session.execute(statements.delete_exchanged(exchanged)).rowcount
-    session.execute(statements.insert_exchanged(exchanged, own))
-    inserted = session.execute(statements.insert_new()).rowcount
     return Effect(inserted=inserted, updated=updated)
 
 
@@ -342,11 +298,15 @@ def duplicate_key_message(key: tuple[str, ...]) -> str:
     )
 
 
-def refuse_shrinking(session: Session, after: int, target: Relation, max_shrink: float) -> None:
+def refuse_shrinking(
+    session: Session, after: int, target: Relation, max_shrink: float | None
+) -> None:
     """Raises Refused when the target would lose more than the share `max_shrink` of its rows.
 
-    `after` is the number of rows that it would have.
+    `after` is the number of rows that it would have. None allows everything.
     """
+    if max_shrink is None:
+        return
     before = tables.count_rows(session, target.sql)
     if before and after < before * (1 - max_shrink):
         raise Refused(

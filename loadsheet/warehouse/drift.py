@@ -69,6 +69,11 @@ class Drift:
     """Those of them that the source has had: no row that arrives has a value in them."""
 
     @property
+    def own(self) -> list[str]:
+        """The kept columns that the source never had: their values may be the user's."""
+        return [name for name in self.kept if name not in self.former]
+
+    @property
     def notes(self) -> list[str]:
         """What changed, one text per change."""
         notes = [f"renamed {old} to {new}" for old, new in self.renamed.items()]

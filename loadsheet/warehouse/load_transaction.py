@@ -203,29 +203,26 @@ class _LoadTransaction:
     def _replace_target(self) -> Effect:
         """Copy all rows into a fresh table, then make it the target; or, where that would lose
         something that hangs on the target, change the target's rows in place."""
-        obstacles: list[Belonging] = []
-        kept: list[str] = []
+        own = self.drift.own
         if not self.is_new:
-            kept = columns_to_keep(self.drift)
-            obstacles = belongings.obstacles(self.session, self.target, kept)
-        if obstacles:
-            return self._replace_in_place(obstacles[0])
+            obstacles = belongings.obstacles(self.session, self.target, own)
+            if obstacles:
+                return self._replace_in_place(obstacles[0])
         fresh = Relation(self.target.schema, f"_loadsheet_{self.load_no}")
-        kept_types = {} if self.is_new else self.drift.kept
-        self._create(fresh, kept_types)
+        self._create(fresh, self.drift.kept)
         self._copy_parts(fresh)
         self._add_load_id(fresh)
         rows = self.manifest.rows - self.duplicates
         if not self.is_new:
-            self._refuse_shrinking(rows)
+            apply.refuse_shrinking(self.session, rows, self.target, self.table.max_shrink)
             # A swap carries indexes, comments and privileges over by the columns' names.
             drift.rename_columns(self.session, self.target, self.drift)
             self.notes += self.drift.notes
         try:
-            return apply.swap_in(self.session, fresh, rows, self.target, self.manifest.key, kept)
+            return apply.swap_in(self.session, fresh, rows, self.target, self.manifest.key, own)
         except WouldLose as error:
             # Something was added to the target while the rows were copied.
-            for name in kept:
+            for name in own:
                 self.session.execute(f"ALTER TABLE {fresh.sql} DROP COLUMN {ident(name)}")
             renamed = replace(self.drift, renamed={})
             return self._apply_difference(fresh, renamed, error.belonging)
@@ -237,12 +234,10 @@ class _LoadTransaction:
         """
         fresh = Relation("pg_temp", f"_loadsheet_{self.load_no}")
         # All rows arrive, so a column that the source has had has no values from now on.
-        former = {}
-        for name in self.drift.former:
-            former[name] = self.drift.kept[name]
-        self._create(fresh, former)
+        self._create(fresh, {name: self.drift.kept[name] for name in self.drift.former})
         self._copy_parts(fresh)
-        self._refuse_shrinking(self.manifest.rows - self.duplicates)
+        rows = self.manifest.rows - self.duplicates
+        apply.refuse_shrinking(self.session, rows, self.target, self.table.max_shrink)
         self.notes += self.drift.notes
         return self._apply_difference(fresh, self.drift, obstacle)
 
@@ -253,10 +248,6 @@ class _LoadTransaction:
         key = self.manifest.key
         drift.refuse_changed_key(self.session, self.target, key, obstacle.remedy)
         return apply.difference(self.session, fresh, self.target, key, self.load_no)
-
-    def _refuse_shrinking(self, rows: int) -> None:
-        if self.table.max_shrink is not None:
-            apply.refuse_shrinking(self.session, rows, self.target, self.table.max_shrink)
 
     def _write_increment(self) -> Effect:
         """Copy the rows into a temporary table, then merge them into the target or append them."""
@@ -372,12 +363,6 @@ class _LoadTransaction:
         return f"({not_older}) OR NOT {ledger.is_of_others(pipeline)}"
 
 
-def columns_to_keep(changed: Drift) -> list[str]:
-    """The columns that only the target has, and the source never had: their values may be the
-    user's."""
-    return [name for name in changed.kept if name not in changed.former]
-
-
 def refuse_too_many_columns(
     session: Session,
     target: Relation,
@@ -393,7 +378,7 @@ def refuse_too_many_columns(
     remedy = FULL_REFRESH_REMEDY
     in_place = action != "replace"
     if not in_place:
-        obstacles = belongings.obstacles(session, target, columns_to_keep(changed))
+        obstacles = belongings.obstacles(session, target, changed.own)
         if obstacles:
             in_place = True
             remedy = obstacles[0].remedy

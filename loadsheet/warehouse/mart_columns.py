@@ -96,6 +96,8 @@ class Change:
     """The clauses of ALTER TABLE, in place or on the table that will be swapped out."""
     lost_indexes: list[str] = field(default_factory=list)
     """Indexes that go with the dropped columns."""
+    kept_indexes: list[str] = field(default_factory=list)
+    """Indexes on columns whose type changes."""
 
     @property
     def notes(self) -> list[str]:
@@ -232,6 +234,7 @@ def _altered(
         views=hanging.own if touched else [],
         clauses=clauses,
         lost_indexes=_indexes_on(session, target, list(differences.dropped)),
+        kept_indexes=_indexes_on(session, target, list(differences.retyped)),
     )
 
 
@@ -309,7 +312,13 @@ def apply_clauses(session: Session, target: Relation, change: Change) -> None:
             # Other details may show rows.
             if isinstance(error, psycopg.errors.DependentObjectsStillExist):
                 text += f" ({error.diag.message_detail})".replace("\n", "; ")
-            raise Refused(f"{text}; nothing was written. Drop what uses it first") from error
+            remedy = "Drop what uses it first"
+            if change.kept_indexes and isinstance(error, psycopg.ProgrammingError):
+                remedy = (
+                    f"Run DROP INDEX {', '.join(change.kept_indexes)}; then run the pipeline, and"
+                    " create the indexes that you need"
+                )
+            raise Refused(f"{text}; nothing was written. {remedy}") from error
 
 
 def drop_other_key(session: Session, target: Relation, key: tuple[str, ...]) -> None:

@@ -49,14 +49,6 @@ SELECT attname FROM pg_attribute
 WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
 ORDER BY attnum
 """
-_OTHER_UNIQUE_INDEXES = """
-SELECT i.relname, EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid)
-FROM pg_index JOIN pg_class i ON i.oid = indexrelid
-WHERE indrelid = to_regclass(%s) AND (indisunique OR indisexclusion) AND NOT indisprimary
-"""
-_IS_REFERENCED = """
-SELECT EXISTS (SELECT FROM pg_constraint WHERE confrelid = to_regclass(%s) AND contype = 'f')
-"""
 # Objects that keep PostgreSQL from altering a column's type.
 _COLUMN_DEPENDENTS = """
 SELECT DISTINCT regexp_replace(pg_describe_object(classid, objid, 0), '^rule _RETURN on ', '')
@@ -124,22 +116,6 @@ def columns_to_fill(session: Session, target: Relation) -> list[str]:
 def columns_to_write(session: Session, target: Relation) -> list[str]:
     """The target's columns without those that the server generates."""
     return [row[0] for row in session.execute(_COLUMNS_TO_WRITE, (target.sql,))]
-
-
-def other_unique_indexes(session: Session, target: Relation) -> dict[str, str]:
-    """The indexes that keep the target's rows unique, without the primary key: the name of each,
-    and the statement that drops it."""
-    found = {}
-    for name, is_of_constraint in session.execute(_OTHER_UNIQUE_INDEXES, (target.sql,)):
-        found[name] = f"DROP INDEX {Relation(target.schema, name).sql};"
-        if is_of_constraint:
-            found[name] = f"ALTER TABLE {target.sql} DROP CONSTRAINT {ident(name)};"
-    return found
-
-
-def is_referenced(session: Session, target: Relation) -> bool:
-    """Whether a foreign key refers to the target."""
-    return session.execute(_IS_REFERENCED, (target.sql,)).fetchone() == (True,)
 
 
 def column_dependents(session: Session, target: Relation, column: str) -> list[str]:

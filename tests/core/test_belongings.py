@@ -18,7 +18,7 @@ import pytest
 
 from loadsheet.errors import Refused
 from loadsheet.sql.text import Relation
-from loadsheet.warehouse import belongings, load_transaction, tables
+from loadsheet.warehouse import belongings, load_transaction, unique_indexes
 from loadsheet.warehouse.belongings import Belonging
 from tests.core.planned import as_role, plan
 from tests.faults.scale import scaled
@@ -642,7 +642,7 @@ def test_rows_exchange_the_values_of_a_unique_index(
     before = project.in_warehouse(own)
     project.in_source(EXCHANGE)
     with monkeypatch.context() as patch:
-        patch.setattr(tables, "other_unique_indexes", lambda *_: {})
+        patch.setattr(unique_indexes, "besides_key", lambda *_: {})
         error = project.run()["load.load_item"].result
         assert isinstance(error, Refused) and "duplicate key value" in str(error)
     project.succeed()

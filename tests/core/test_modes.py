@@ -97,7 +97,7 @@ def test_append_inserts_each_row_once(project: Project) -> None:
 
 
 def test_a_number_as_cursor_is_compared_as_a_number(project: Project) -> None:
-    project.in_source("CREATE TABLE event (n bigint, what text)")
+    project.in_source("CREATE TABLE event (n bigint UNIQUE, what text)")
     project.spec({"event": {"incremental": "n"}})
     for number in (9, 10, 50, 100, 101):
         project.in_source("INSERT INTO event VALUES (%s, 'x')", number)

@@ -107,7 +107,6 @@ def test_a_key_that_is_null_stops_the_load_and_not_the_extract(shop: Project) ->
     "table",
     [
         {"incremental": "at", "lookback": "1h"},
-        {"incremental": {"cursor": "day"}},
         {"incremental": {"cursor": "maybe", "nulls": "include"}},
     ],
 )
@@ -122,6 +121,15 @@ def test_rows_that_are_read_again_may_change_nothing(shop: Project, table: dict[
         steps[name]["changes"] for name in ("extract.extract_customer", "load.load_customer")
     ] == ["yes", "maybe"]
     assert steps["transform.transform_names"]["does"] == "built if customer changes"
+
+
+def test_rows_of_today_are_read_again_only_if_there_are_new_ones(shop: Project) -> None:
+    shop.in_source("ALTER TABLE customer ADD day date NOT NULL DEFAULT current_date")
+    shop.spec({"customer": {"incremental": "day"}})
+    shop.succeed()
+    assert agree(shop)["steps"]["extract.extract_customer"]["changes"] == "no"
+    shop.in_source("INSERT INTO customer (id, name) VALUES (10001, 'new')")
+    assert agree(shop)["steps"]["extract.extract_customer"]["changes"] == "yes"
 
 
 def test_what_was_held_back_before_is_read_again(shop: Project) -> None:

@@ -429,6 +429,7 @@ def test_a_copys_load_ends_no_session_of_productions(shop: Project) -> None:
         connect_warehouse(shop.connections("warehouse")) as production,
         connect_warehouse(shop.connections("warehouse")) as copy,
         connect_warehouse(shop.connections("warehouse")) as newer,
+        pytest.raises(psycopg.OperationalError),
         production.transaction(),
     ):
         end_older_sessions(production, manifest(1), Relation("staging", "merged"))
@@ -437,8 +438,7 @@ def test_a_copys_load_ends_no_session_of_productions(shop: Project) -> None:
         assert production.execute("SELECT 1").fetchone() == (1,)
         with newer.transaction():
             end_older_sessions(newer, manifest(2), Relation("staging", "merged"))
-        with pytest.raises(psycopg.OperationalError):  # the control
-            production.execute("SELECT pg_sleep(5)")
+        production.execute("SELECT pg_sleep(5)")  # the control: its session was ended
 
 
 def test_a_copy_that_works_does_not_hide_productions_failure(shop: Project) -> None:
