@@ -166,8 +166,8 @@ def between_looking_and_reading(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -
     """The change comes after the extraction has decided what to read, before it locks the table."""
     decide = extract_step.selection.decide
 
-    def decided(session: Any, table: Any, *more: Any) -> Any:
-        reading = decide(session, table, *more)
+    def decided(session: Any, table: Any, *more: Any, **options: Any) -> Any:
+        reading = decide(session, table, *more, **options)
         sweep.change(table.name)
         return reading
 
