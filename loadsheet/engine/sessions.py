@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -25,6 +26,9 @@ _log = logging.getLogger(__name__)
 Connect = Callable[[Connection], PinnedSession]
 Open = Callable[[], contextlib.AbstractContextManager[Session]]
 Result = TypeVar("Result")
+# A server under load has taken 0.3 s to end a session that was closed.
+_ENDING_SECONDS = 5
+_ENDING_POLL_SECONDS = 0.05
 
 
 class Servers:
@@ -91,7 +95,18 @@ class KeptServers(Servers):
                 raise
         _log.info("no further session on %s: closing those that are idle", conn_id)
         self.close()
-        return connect(connection)
+        return self._connect_soon(connect, connection)
+
+    def _connect_soon(self, connect: Connect, connection: Connection) -> PinnedSession:
+        """A new session, in place of one that the server takes a moment to end."""
+        deadline = time.monotonic() + _ENDING_SECONDS
+        while True:
+            try:
+                return connect(connection)
+            except psycopg.OperationalError:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(_ENDING_POLL_SECONDS)
 
     @contextlib.contextmanager
     def _session(self, connect: Connect, conn_id: str) -> Iterator[PinnedSession]:

@@ -109,13 +109,24 @@ def test_without_the_pins_the_timeouts_end_the_work(
     assert isinstance(error, Unavailable) and "ALTER ROLE ... SET statement_timeout" in str(error)
 
 
-def test_without_another_session_an_idle_one_is_the_end(
-    shop: Project, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("opens_another", [True, False])
+def test_a_session_on_the_warehouse_that_was_ended_while_rows_are_read_is_replaced(
+    shop: Project, monkeypatch: pytest.MonkeyPatch, opens_another: bool
 ) -> None:
+    def end_sessions(point: str) -> None:
+        if point == "extract.snapshot":
+            shop.in_warehouse(
+                "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND application_name = 'loadsheet'"
+            )
+
+    monkeypatch.setattr(extract, "reach", end_sessions)
+    if opens_another:
+        shop.succeed()
+        return
+    # The control: what happens without it.
     monkeypatch.setattr(IdleSession, "use", lambda self, work: work(self.session))
-    limit(shop, "warehouse", idle_session_timeout=TIGHT)
-    error = failure(shop, "extract.extract_slow")
-    assert isinstance(error, Unavailable)
+    assert isinstance(failure(shop, "extract.extract_slow"), Unavailable)
 
 
 def test_a_limit_of_temporary_files_is_named(shop: Project) -> None:
