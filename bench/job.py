@@ -95,7 +95,7 @@ def ours(wire: str = "auto", one_reader: bool = False, **tasks: Any) -> Contende
 
 
 _ONE_READER = (
-    "from loadsheet.engine import extract; extract.READERS = 1; from loadsheet.cli.main import"
+    "from loadsheet.engine import reading; reading.READERS = 1; from loadsheet.cli.main import"
     " main; main()"
 )
 

@@ -27,20 +27,21 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from loadsheet.engine import resume
+from loadsheet.engine.reading import Upload, file_format, read_and_store
 from loadsheet.engine.sessions import IdleSession, Open
 from loadsheet.errors import Overtaken
 from loadsheet.failpoints import reach
-from loadsheet.lake.manifest import FILE_NAME, Manifest, Part, load_prefix
-from loadsheet.lake.parts import Layout, PartStore, PartWriter, Progress
+from loadsheet.lake.manifest import FILE_NAME, Manifest, load_prefix
+from loadsheet.lake.parts import Layout, PartStore, Progress
 from loadsheet.lake.store import Lake
 from loadsheet.outcome import Outcome, RunRequest, skipped
 from loadsheet.pinned import PINNED, PinnedSession
 from loadsheet.postgres import Session
-from loadsheet.source import beneath, catalog, fitness, holdback, identity, selection, stream
+from loadsheet.source import beneath, catalog, fitness, holdback, identity, selection
 from loadsheet.source.selection import Last, Selection
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline, Table
-from loadsheet.sql.copying import FileFormat, WireFormat, select_columns
+from loadsheet.sql.copying import FileFormat
 from loadsheet.sql.extensions import Offered
 from loadsheet.sql.text import Relation
 from loadsheet.sql.types import without_modifier
@@ -57,8 +58,6 @@ from loadsheet.warehouse.fence import Scope
 from loadsheet.warehouse.integrity import Change
 
 _log = logging.getLogger(__name__)
-# Sessions that read one large table side by side.
-READERS = 2
 
 
 def extract(
@@ -377,11 +376,14 @@ class _Attempt:
         facts = {**identity.table_facts(described), **rows.facts}
         last = self.seen.source or {}
         changes += identity.table_changes(described, self.seen.source_oid, last, facts)
+        origin |= facts
         if rows.action != "replace" and not rows.moves_watermark:
             # An interval does not read all rows of new leaves, for example: the watermark's next
             # run does.
-            facts |= {name: last[name] for name in selection.WATERMARK_FACTS if name in last}
-        origin |= facts
+            for name in selection.WATERMARK_FACTS:
+                origin.pop(name, None)
+                if name in last:
+                    origin[name] = last[name]
         if changes and self.table.incremental and rows.action != "replace":
             if not self.request.accept_source:
                 identity.refuse(described, self.pipeline.name, changes, lags)
@@ -484,105 +486,3 @@ def last_of(seen: Scope) -> Last:
         types=types,
         source=seen.source,
     )
-
-
-def file_format(pipeline: Pipeline, described: SourceTable) -> FileFormat:
-    """The format of the table's parts: `auto` is binary where every column's bytes mean the same on
-    both servers, else csv.
-
-    Raises Refused for a table that Parquet cannot hold unchanged.
-    """
-    if pipeline.lake.format == "parquet":
-        fitness.refuse_for_parquet(described)
-    if pipeline.lake.format != "auto":
-        return pipeline.lake.format
-    if all(column.exact_in_binary for column in described.columns):
-        return "binary"
-    return "csv"
-
-
-class Upload:
-    """The rows of one extraction on their way into the lake: a writer per range of pages, in the
-    table's order. `rows` is known when all are read."""
-
-    def __init__(self, writers: list[PartWriter], contents: list[hashlib._Hash]):
-        self._writers = writers
-        self._contents = contents
-        self.rows = 0
-
-    @property
-    def parts(self) -> list[Part]:
-        """What is stored so far."""
-        return [part for writer in self._writers for part in writer.parts]
-
-    @property
-    def content_sha256(self) -> str | None:
-        """Of the uncompressed rows, where the whole table is read to find out whether it has
-        changed."""
-        if not self._contents:
-            return None
-        # Each range of pages has its own hash, because the ranges are read at the same time.
-        digests = b"".join(content.digest() for content in self._contents)
-        return hashlib.sha256(digests).hexdigest()
-
-    def finish(self) -> None:
-        """Store what is still held."""
-        for writer in self._writers:
-            writer.finish()
-
-    def abandon(self) -> None:
-        """Store nothing more."""
-        for writer in self._writers:
-            writer.abandon()
-
-
-def read_and_store(
-    source: Session, described: SourceTable, rows: Selection, store: PartStore
-) -> Upload:
-    """Read `rows` of the table in the open snapshot and cut them into parts. Further sessions help
-    with many rows.
-
-    Raises psycopg errors, those of the lake, and Corrupt when the stream of rows broke off.
-    """
-    readers = READERS
-    if store.layout.format == "parquet":
-        readers = 1  # each holds Arrow's copy of a part, too
-    conditions = ["TRUE"]
-    if rows.action == "replace":
-        conditions = stream.page_ranges(source, described, readers)
-    contents = []
-    writers = []
-    jobs = []
-    for condition in conditions:
-        content = None
-        if rows.where == "":
-            # The columns count as content: a change of them alone is news as well.
-            content = hashlib.sha256(repr((described.columns, described.key)).encode())
-            contents.append(content)
-        writer = PartWriter(store, content)
-        writers.append(writer)
-        tests = [test for test in (rows.where, rows.sample, condition) if test not in ("", "TRUE")]
-        where = " AND ".join(f"({test})" for test in tests)
-        select = select_columns(described.relation, described.columns, where)
-        # The last part of a single range waits in memory: the table may turn out to be unchanged,
-        # and then nothing is stored. Of several ranges each last part is stored at once.
-        at_end = writer.end if len(conditions) == 1 else writer.finish
-        jobs.append(stream.Job(select, writer.take, at_end))
-    upload = Upload(writers, contents)
-    try:
-        upload.rows = sum(_copy_all(source, jobs, store.layout.wire, readers))
-    except BaseException:
-        upload.abandon()  # no upload may continue after its step has failed
-        raise
-    return upload
-
-
-def _copy_all(source: Session, jobs: list[stream.Job], wire: WireFormat, readers: int) -> list[int]:
-    """The number of rows that each job has copied."""
-    if len(jobs) > 1 or stream.is_many(source, jobs[0].select):
-        counts = stream.copy_parallel(source, jobs, wire, min(readers, len(jobs)))
-        if counts is not None:
-            return counts
-        # No further session could be opened, or its driver does not know the connection's options.
-        _log.debug("no further sessions: one session reads everything")
-    return [stream.copy(source, job, wire) for job in jobs]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from loadsheet.engine.extract import file_format, read_and_store
+from loadsheet.engine.reading import file_format, read_and_store
 from loadsheet.lake.parts import Layout, PartStore
 from loadsheet.pinned import PinnedSession
 from loadsheet.postgres import Session

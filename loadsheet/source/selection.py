@@ -112,6 +112,10 @@ def decide(
             f"{source.relation} was loaded without a cursor before: appending to those rows would"
             " double them; run a full refresh of this table"
         )
+    if request.accept_source and last.source:
+        # Another server numbers its transactions in its own way.
+        kept = {name: fact for name, fact in last.source.items() if name != "oldest_transaction"}
+        last = replace(last, source=kept)
     return window.above(last, identity.new_leaves(source, last.source_oid, last.source))
 
 

@@ -133,6 +133,39 @@ def test_rows_of_a_transaction_with_savepoints_that_share_the_watermark_are_read
     assert not judge(project, "t")
 
 
+def test_an_interval_does_not_hide_rows_that_share_the_watermark(project: Project) -> None:
+    project.in_source("CREATE TABLE t (id int PRIMARY KEY, at int NOT NULL)")
+    project.in_source("INSERT INTO t VALUES (1, 7), (2, 1)")
+    project.spec({"t": {"incremental": "at"}})
+    project.succeed()
+    # As an older version has left it.
+    project.in_warehouse("UPDATE loadsheet.scope SET source = source - 'oldest_transaction'")
+    project.in_source("INSERT INTO t VALUES (3, 7); UPDATE t SET at = 2 WHERE id = 2")
+    project.succeed(interval_start="0", interval_end="5", explicit_interval=True)
+    assert judge(project, "t").lost == 1
+    project.succeed()
+    assert not judge(project, "t")
+
+
+def test_rows_that_share_the_watermark_are_read_again_from_an_accepted_source(
+    project: Project,
+) -> None:
+    """Its numbers of transactions are no longer those that were recorded."""
+    project.in_source("CREATE TABLE t (id int PRIMARY KEY, at int NOT NULL)")
+    project.in_source("INSERT INTO t VALUES (1, 7)")
+    project.spec({"t": {"incremental": "at"}})
+    project.succeed()
+    project.in_source("INSERT INTO t VALUES (2, 7)")
+    project.in_warehouse(
+        "UPDATE loadsheet.scope SET source = source || jsonb_build_object('oldest_transaction',"
+        " (SELECT (CAST(source ->> 'oldest_transaction' AS bigint) + 1000)::text),"
+        " 'system_identifier', '1')"
+    )
+    assert isinstance(refusal(project), SourceChanged)
+    project.succeed(accept_source=True)
+    assert not judge(project, "t")
+
+
 def test_rows_of_an_attached_partition_that_share_the_watermark_are_read(project: Project) -> None:
     project.in_source(
         "CREATE TABLE t (id int, part int, at int NOT NULL, PRIMARY KEY (id, part))"
