@@ -347,7 +347,7 @@ class _ExtractPreviewer:
             return False
         if scope.watermark is None or spec.lookback is not None or spec.nulls == "include":
             return True
-        if to_read.tied:
+        if to_read.repeats and to_read.upper == scope.watermark:
             return True
         # The watermark of a cursor of whole seconds stays below the current second, which may still
         # get rows, so its newest rows are read again.

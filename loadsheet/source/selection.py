@@ -48,6 +48,8 @@ class Selection:
     """The open transaction that keeps the watermark from moving further; empty: none does."""
     waiting: str = ""
     """The rows that are not read yet although no transaction holds them back; empty: none are."""
+    repeats: bool = False
+    """Whether rows with the last watermark's value, which were read before, may be among them."""
     compares: bool = False
     """Whether later rows may share the watermark's value, and only a comparison of the rows that
     have it (`compare_ties`) shows whether there are some."""
@@ -267,7 +269,7 @@ class _Window:
             above, tied = self._above(last, watermark)
         rows = self._rows(action, watermark, above, watermark, also)
         facts = {**rows.facts, _INITIAL_VALUE: self._earliest_start(last)}
-        return replace(rows, facts=facts, tied=tied)
+        return replace(rows, facts=facts, tied=tied, repeats=self._reads_ties)
 
     def _above(self, last: Last, watermark: str) -> tuple[str, str]:
         """SQL for the rows above the watermark, and with its value those written since; and for the
@@ -480,7 +482,7 @@ class _Window:
             clock=self._cursor.clock(),
             held_by=held_by,
             waiting=self._cursor.waiting(upper) if self._mode != "merge" and not held_by else "",
-            compares=self._reads_ties and not self._source.is_table,
+            compares=self._reads_ties and not self._cursor.ties.have_writers,
             facts={**self._facts, _INITIAL_VALUE: self._spec.initial_value or ""},
         )
 
