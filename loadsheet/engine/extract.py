@@ -336,6 +336,7 @@ class _Attempt:
             # A cursor value later than this is a mistake; its row must not win over later versions.
             read_at = holdback.now(source)
             origin = self._identify_source(source, described, rows)
+            selection.refuse_sequence_set_back(source, self.table, described, rows, self.last)
             # Called by the upload threads before each part, so the first part takes the fence.
             store = PartStore(self.lake, lambda: self.take_fence_once().prefix, layout, progress)
             upload = read_and_store(source, described, rows, store)

@@ -129,6 +129,12 @@ class _ExtractPreviewer:
                 preview.does = "would fail"
             return ExtractPreview(preview, source)
         self._check_identity(source, to_read.action, to_read.facts)
+        last = None if self.is_first else last_of(self.scope)
+        ask(
+            preview,
+            "hold-back",
+            lambda: selection.refuse_sequence_set_back(session, table, source, to_read, last),
+        )
         self._check_values(source, to_read.where)
         preview.action = to_read.action
         preview.lower = to_read.lower

@@ -166,8 +166,9 @@ class _LoadPreviewer:
         # Whether these columns have values is read from the rows.
         if changed.own and not rights.has_privileges(preview, session, target, ("SELECT",)):
             return
+        key = self.source.key or None
         obstacles = ask(
-            preview, "target", lambda: belongings.obstacles(session, target, changed.own)
+            preview, "target", lambda: belongings.obstacles(session, target, changed.own, key)
         )
         if obstacles is None:
             preview.does = f"how its rows would be replaced is {NOT_KNOWN}"

@@ -262,9 +262,6 @@ class _Window:
             return self._rows(action, self._spec.initial_value, self._from_the_initial_value)
         with self._session.transaction():
             self._cursor.refuse_clock_set_back(self._lower(watermark))
-            if self._spec.lookback is None:
-                name = self._spec.cursor
-                sequences.refuse_set_back(self._session, self._source, name, watermark)
             also = [self._rows_of(new_leaves, watermark), self._rows_before(last, watermark)]
             above, tied = self._above(last, watermark)
         rows = self._rows(action, watermark, above, watermark, also)
@@ -502,6 +499,18 @@ class _Window:
         if self._spec.nulls == "exclude" and condition == "TRUE":
             return f"{self._cursor.sql} IS NOT NULL"
         return condition  # a comparison excludes NULLs already
+
+
+def refuse_sequence_set_back(
+    session: Session, table: Table, source: SourceTable, rows: Selection, last: Last | None
+) -> None:
+    """Raises Refused where later rows would be below the watermark that `rows` were read from. To
+    call when the source is known to be the one that the watermark came from."""
+    spec = table.incremental
+    if spec is None or spec.lookback is not None or last is None or last.watermark is None:
+        return
+    if rows.moves_watermark and rows.action != "replace":
+        sequences.refuse_set_back(session, source, spec.cursor, last.watermark)
 
 
 def refuse_null_cursors(session: Session, table: Table, source: SourceTable) -> None:

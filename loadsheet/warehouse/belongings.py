@@ -294,14 +294,21 @@ def obstacles(
     """What keeps the target from being swapped; empty if it can be.
 
     `kept` are columns that the new table would have without values: one that has values is an
-    obstacle. Where a `key` is given and empty, a primary key is not one of ours.
+    obstacle. `key` is the new table's. Where it is given and empty, a primary key is not one of
+    ours.
     """
     found = []
     for one in inventory(session, target):
         is_not_ours = one.what == PRIMARY_KEY and key == ()
-        if is_not_ours or not one.is_carried:
+        if is_not_ours or not (one.is_carried or comes_with(one, key or ())):
             found.append(one)
     return found + values_in(session, target, kept)
+
+
+def comes_with(one: Belonging, key: tuple[str, ...]) -> bool:
+    """Whether a primary key on `key` gives it: a column of it is NOT NULL, also after the key
+    alone was dropped."""
+    return one.column in key and one.what == f"NOT NULL of column {one.column}"
 
 
 def values_in(session: Session, target: Relation, columns: Iterable[str]) -> list[Belonging]:

@@ -205,7 +205,8 @@ class _LoadTransaction:
         something that hangs on the target, change the target's rows in place."""
         own = self.drift.own
         if not self.is_new:
-            obstacles = belongings.obstacles(self.session, self.target, own)
+            key = self.manifest.key or None
+            obstacles = belongings.obstacles(self.session, self.target, own, key)
             if obstacles:
                 return self._replace_in_place(obstacles[0])
         fresh = Relation(self.target.schema, f"_loadsheet_{self.load_no}")

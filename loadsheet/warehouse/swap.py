@@ -142,7 +142,7 @@ def _exchange(
     before = belongings.inventory(session, target)
     for belonging in before:
         # Something may have been added while the rows were copied.
-        if not belonging.is_carried:
+        if not (belonging.is_carried or belongings.comes_with(belonging, key)):
             raise WouldLose(belonging)
     old_key = tables.primary_key_of(session, target)
     # GRANT takes no lock on the table, but waits for a session that has renamed it.
@@ -164,7 +164,8 @@ def _exchange(
         index = Relation(target.schema, temporary)
         session.execute(f"ALTER INDEX {index.sql} RENAME TO {ident(name)}")
     has_same_key = old_key is not None and set(old_key[1]) == set(key)
-    _verify(session, target, before, has_same_key)
+    expected = [one for one in before if not belongings.comes_with(one, key)]
+    _verify(session, target, expected, has_same_key)
 
 
 def _rename_constraint(session: Session, table: Relation, now: str, name: str) -> None:

@@ -168,9 +168,14 @@ def test_a_cursor_of_any_number_or_time_reads_every_row_once(
         for kind in CURSORS
         for mode in scaled(["append"], ["append", "merge"])
     }
-    create = "CREATE TABLE {} (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, c {})"
+    create = "CREATE TABLE {} (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, c {} UNIQUE)"
     typed.in_source(";".join(create.format(ident(name), kind) for name, kind in names.items()))
-    spec = {name: {"incremental": "c", "mode": name.split()[0]} for name in names}
+    spec = {}
+    for name, kind in names.items():
+        cursor = {"cursor": "c"}
+        if kind in ("timestamp", "timestamp(3)", "date"):
+            cursor["time_zone"] = "UTC"
+        spec[name] = {"incremental": cursor, "mode": name.split()[0]}
     typed.spec(spec, lake={"format": wire})
     problems = []
     for turn in range(2):

@@ -549,7 +549,7 @@ def test_a_value_that_was_cut_off_becomes_the_watermark_when_its_unit_is_over(
         "INSERT INTO item (at) "
         "SELECT date_trunc('minute', now()) - n * interval '1 minute' FROM generate_series(0, 90) n"
     )
-    project.spec({"item": {"incremental": "at"}})
+    project.spec({"item": {"incremental": "at", "mode": "append"}})
     project.succeed()
     behind = (
         "SELECT now() - CAST(%s AS timestamptz) BETWEEN interval '1 minute' AND interval '3"

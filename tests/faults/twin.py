@@ -33,6 +33,8 @@ class Twin:
     held: set[str] = field(default_factory=set)
     """Names of all extra columns staging has, dropped ones too."""
     watermark: Value = None
+    seen: dict[int, Row] = field(default_factory=dict)
+    """The rows as they were when the watermark was last read from. Each write makes a new one."""
 
     def run(
         self,
@@ -61,8 +63,12 @@ class Twin:
         if full or self.staging is None:
             self._replace(self._readable(None, upper))
             self.watermark = upper
+            self.seen = dict(self.rows)
             return True
-        taken = self._take(list(self._readable(self.watermark, upper)))
+        rows = list(self._readable(self.watermark, upper))
+        taken = self._take(rows)
+        if taken and rows:
+            self.seen = dict(self.rows)
         if taken and upper is not None and (self.watermark is None or upper > self.watermark):
             self.watermark = upper
         return taken
@@ -79,17 +85,23 @@ class Twin:
         return (r for r in self.rows.values() if r["at"] is not None or self.nulls == "include")
 
     def _upper(self, open_since: Value) -> Value:
-        """The highest cursor; while a transaction is open, only what it cannot undercut."""
+        """The highest cursor; while a transaction is open, only what it cannot undercut. An append
+        by number stops below the highest, which later rows may share."""
         values = [r["at"] for r in self.rows.values() if r["at"] is not None]
         if open_since is not None:
             values = [value for value in values if value < open_since] if self.is_time else []
+        if self.mode == "append" and not self.is_time:
+            values = [value for value in values if value < max(values)]
         return max(values, default=None)
 
     def _readable(self, above: Value, upper: Value) -> Iterable[Row]:
-        """The rows above the watermark; an append stops at `upper`, a merge takes what there is."""
+        """The rows above the watermark; an append stops at `upper`, a merge takes what there is,
+        also what was written since with the watermark's value."""
         for row in self._with_nulls():
             at = row["at"]
             is_new = at is None or above is None or at > above
+            if at is not None and at == above and self.mode == "merge":
+                is_new = self.seen.get(row["id"]) is not row
             if is_new and (
                 at is None or self.mode == "merge" or (upper is not None and at <= upper)
             ):
