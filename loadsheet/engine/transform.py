@@ -13,7 +13,6 @@ from loadsheet.spec.dependencies import transform_inputs
 from loadsheet.spec.models import Pipeline, Transform
 from loadsheet.sql.text import Relation
 from loadsheet.warehouse import adopt, ledger, mart, tables
-from loadsheet.warehouse.externals import external_inputs
 from loadsheet.warehouse.parameters import must_hold_inputs
 
 
@@ -34,7 +33,11 @@ def transform(
     missing = [str(relation) for relation in own if tables.kind(session, relation) is None]
     if missing:
         return skipped(f"waits for {', '.join(missing)}, not loaded yet")
-    externals = external_inputs(session, pipeline, spec)
+    externals: list[Relation] = []
+    if pipeline.external:
+        from loadsheet.warehouse.externals import external_inputs  # it reads the SQL again
+
+        externals = external_inputs(session, pipeline, spec)
     inputs = own + externals
     # Before the transaction: a load that commits while the SQL runs may or may not be seen by it,
     # so it must count as not seen.

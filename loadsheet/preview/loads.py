@@ -164,8 +164,11 @@ class _LoadPreviewer:
         self._check_shrinking()
         session, target = self.session, self.target
         # Whether these columns have values is read from the rows.
-        if changed.own and not rights.has_privileges(preview, session, target, ("SELECT",)):
+        if (changed.own or changed.clashing) and not rights.has_privileges(
+            preview, session, target, ("SELECT",)
+        ):
             return
+        ask(preview, "drift", lambda: drift.refuse_misplaced(session, target, changed))
         key = self.source.key or None
         obstacles = ask(
             preview, "target", lambda: belongings.obstacles(session, target, changed.own, key)

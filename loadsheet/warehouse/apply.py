@@ -14,7 +14,7 @@ from loadsheet.postgres import Session
 from loadsheet.sql import merging
 from loadsheet.sql.merging import LOAD_ID
 from loadsheet.sql.text import Relation, ident, idents
-from loadsheet.warehouse import belongings, swap, tables, unique_indexes
+from loadsheet.warehouse import belongings, side_effects, swap, tables, unique_indexes
 from loadsheet.warehouse.belongings import Belonging
 from loadsheet.warehouse.ledger import Effect
 
@@ -55,7 +55,8 @@ def replace(
         refuse_shrinking(session, rows, target, max_shrink)
     obstacle = None
     if exists:
-        obstacle = next(iter(belongings.obstacles(session, target, key=key)), None)
+        found = belongings.obstacles(session, target, key=key, is_mart=True)
+        obstacle = next(iter(found), None)
     if obstacle is None:
         try:
             return swap_in(session, fresh, rows, target, key)
@@ -115,6 +116,8 @@ def difference(
     """
     by_key = bool(key) and _may_change_rows(session, target)
     if not by_key:
+        why = "it has no key" if not key else "its publication takes no UPDATE and no DELETE"
+        side_effects.refuse_referring(session, target, why)
         _refuse_losing_values(session, fresh, target)
     _analyze_key(session, fresh, key)
     deleted = _delete_gone(session, fresh, target, key if by_key else ())
@@ -124,6 +127,11 @@ def difference(
         if by_key
         else append(session, fresh, target, load_no)
     )
+    triggers = side_effects.suppressing_triggers(session, target)
+    if triggers:
+        wanted = tables.count_rows(session, fresh.sql)
+        missing = wanted - tables.count_rows(session, target.sql)
+        side_effects.refuse_suppressed(target, triggers, missing)
     session.execute(f"DROP TABLE {fresh.sql}")
     return Effect(inserted=written.inserted, updated=written.updated, deleted=deleted)
 
@@ -184,7 +192,12 @@ def append(session: Session, incoming: Relation, target: Relation, load_no: int 
     statement = merging.insert_rows(target.sql, incoming.sql, values, load_no)
     unique = unique_indexes.besides_key(session, target)
     with unique_indexes.named(target, unique):
-        return Effect(inserted=session.execute(statement).rowcount)
+        inserted = session.execute(statement).rowcount
+    triggers = side_effects.suppressing_triggers(session, target)
+    if triggers:
+        missing = tables.count_rows(session, incoming.sql) - inserted
+        side_effects.refuse_suppressed(target, triggers, missing)
+    return Effect(inserted=inserted)
 
 
 def merge(
@@ -221,12 +234,13 @@ def merge(
     with _index_lookup(session, by_index):
         kept = session.execute(statements.keep_changed()).rowcount
     unique = unique_indexes.besides_key(session, target)
+    triggers = side_effects.suppressing_triggers(session, target)
     if not unique:
-        return _write_changed(session, statements, kept, by_index)
+        return _write_changed(session, statements, kept, by_index, target, triggers)
     # In a savepoint: rows that exchange their unique values cannot be updated one after the other.
     try:
         with session.transaction():
-            return _write_changed(session, statements, kept, by_index)
+            return _write_changed(session, statements, kept, by_index, target, triggers)
     except unique_indexes.NOT_UNIQUE as error:
         if error.diag.constraint_name not in unique:
             raise
@@ -236,10 +250,15 @@ def merge(
 
 
 def _write_changed(
-    session: Session, statements: merging.Merge, kept: int, by_index: bool
+    session: Session,
+    statements: merging.Merge,
+    kept: int,
+    by_index: bool,
+    target: Relation,
+    triggers: list[str],
 ) -> Effect:
     """Update the rows that differ and insert the new ones; `kept` of them are in the temporary
-    table."""
+    table. Raises Refused where one of the `triggers` suppresses that."""
     # The changed rows carry the place (ctid) of the target's row, so each is fetched directly.
     with _index_lookup(session, True):
         updated = session.execute(statements.update_found()).rowcount
@@ -252,7 +271,9 @@ def _write_changed(
     # Another session moved a row between the comparison and the update: its place is outdated, so
     # it is found again by key.
     if written < kept:
-        updated += session.execute(statements.update_moved()).rowcount
+        moved = session.execute(statements.update_moved()).rowcount
+        updated += moved
+        side_effects.refuse_suppressed(target, triggers, kept - written - moved)
     return Effect(inserted=inserted, updated=updated)
 
 

@@ -130,9 +130,8 @@ UNION ALL SELECT false, attname, 'the compression of column ' || attname, attcom
 UNION ALL SELECT false, attname, 'the options of column ' || attname,
     concat(attoptions, attfdwoptions), false FROM own_column
     WHERE attoptions IS NOT NULL OR attfdwoptions IS NOT NULL
--- A mart's SELECT may give a column its collation: the swap compares what came of it.
 UNION ALL SELECT false, attname, 'the collation of column ' || attname,
-    attcollation::regcollation::text, true FROM own_column WHERE attcollation <> typcollation
+    attcollation::regcollation::text, false FROM own_column WHERE attcollation <> typcollation
 -- Its constraints, indexes, triggers, rules, policies, statistics.
 UNION ALL SELECT false, NULL, 'the primary key', concat_ws(' ', conname, c.definition, x.state),
     is_plain AND x.reloptions IS NULL AND NOT condeferrable AND indnatts = indnkeyatts
@@ -179,8 +178,13 @@ UNION SELECT true, NULL, regexp_replace(pg_describe_object(d.classid, d.objid, 0
         '^rule _RETURN on ', ''), '', false
     FROM target, kin JOIN pg_depend d ON (refclassid, refobjid) = (kin.classid, kin.objid)
     WHERE NOT EXISTS (SELECT FROM kin own WHERE (own.classid, own.objid) = (d.classid, d.objid))
-      AND d.classid NOT IN ('pg_trigger'::regclass, 'pg_policy'::regclass,
-          'pg_publication_rel'::regclass, 'pg_statistic_ext'::regclass)
+      AND NOT (d.classid = 'pg_trigger'::regclass
+          AND d.objid IN (SELECT t.oid FROM pg_trigger t WHERE tgrelid = target.oid))
+      AND NOT (d.classid = 'pg_policy'::regclass
+          AND d.objid IN (SELECT p.oid FROM pg_policy p WHERE polrelid = target.oid))
+      AND NOT (d.classid = 'pg_statistic_ext'::regclass
+          AND d.objid IN (SELECT s.oid FROM pg_statistic_ext s WHERE stxrelid = target.oid))
+      AND d.classid <> 'pg_publication_rel'::regclass
       AND NOT (d.classid = 'pg_rewrite'::regclass
           AND d.objid IN (SELECT r.oid FROM pg_rewrite r WHERE ev_class = target.oid))
       AND NOT (d.classid = 'pg_class'::regclass
@@ -266,6 +270,11 @@ class Belonging:
     """Whether a swap gives it to the new table exactly as it was."""
 
     @property
+    def is_collation(self) -> bool:
+        """Whether it is a column's collation."""
+        return self.what == f"the collation of column {self.column}"
+
+    @property
     def reason(self) -> str:
         """Why the table's rows are changed in place, after "because"."""
         if self.is_object:
@@ -289,17 +298,23 @@ def inventory(session: Session, target: Relation) -> list[Belonging]:
 
 
 def obstacles(
-    session: Session, target: Relation, kept: Iterable[str] = (), key: tuple[str, ...] | None = None
+    session: Session,
+    target: Relation,
+    kept: Iterable[str] = (),
+    key: tuple[str, ...] | None = None,
+    is_mart: bool = False,
 ) -> list[Belonging]:
     """What keeps the target from being swapped; empty if it can be.
 
     `kept` are columns that the new table would have without values: one that has values is an
     obstacle. `key` is the new table's. Where it is given and empty, a primary key is not one of
-    ours.
+    ours. The collations of a mart's columns are those of its SELECT.
     """
     found = []
     for one in inventory(session, target):
         is_not_ours = one.what == PRIMARY_KEY and key == ()
+        if is_mart and one.is_collation:
+            continue
         if is_not_ours or not (one.is_carried or comes_with(one, key or ())):
             found.append(one)
     return found + values_in(session, target, kept)

@@ -42,6 +42,11 @@ _OTHER_COLUMN = (
     "while)"
 )
 
+_COLUMN_GRANTS = """
+SELECT DISTINCT attname, CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(rolname) END
+FROM pg_attribute, aclexplode(attacl) acl LEFT JOIN pg_roles ON pg_roles.oid = grantee
+WHERE attrelid = to_regclass(%(target)s) AND attname = ANY (%(columns)s) ORDER BY 1, 2
+"""
 _LAST_ATTNUM = """
 SELECT coalesce(max(attnum), 0) FROM pg_attribute WHERE attrelid = to_regclass(%s)
 """
@@ -67,6 +72,9 @@ class Drift:
     """Columns that only the target has, with their types. Dropped columns are kept."""
     former: tuple[str, ...]
     """Those of them that the source has had: no row that arrives has a value in them."""
+    clashing: tuple[str, ...]
+    """Columns that the source has now, and that were added to the target before: their values may
+    be the user's."""
 
     @property
     def own(self) -> list[str]:
@@ -139,6 +147,7 @@ def compare_columns(
         incompatible=incompatible,
         kept=kept,
         former=tuple(name for name in kept if name in (*last_read, *scope.former)),
+        clashing=_find_clashing(arriving, before, types, scope),
     )
 
 
@@ -161,6 +170,24 @@ def _find_renames(
             return renamed
         for old in blocked:
             del renamed[old]
+
+
+def _find_clashing(
+    arriving: Sequence[Column],
+    before: dict[int, dict[str, Any]],
+    types: dict[str, str],
+    scope: Scope,
+) -> tuple[str, ...]:
+    """The target's columns that arrive for the first time."""
+    read = {column["name"] for column in before.values()}
+    return tuple(
+        column.name
+        for column in arriving
+        if before
+        and column.attnum not in before
+        and column.name in types
+        and column.name not in (*read, *scope.former)
+    )
 
 
 def _find_replaced(
@@ -231,6 +258,32 @@ def refuse_replaced_columns(target: Relation, drift: Drift, remedy: str) -> None
     """Raises Refused, with the `remedy`, when rows that do not arrive would keep the values of
     another column."""
     _refuse_columns(target, drift.replaced, remedy)
+
+
+def refuse_misplaced(session: Session, target: Relation, drift: Drift) -> None:
+    """Raises Refused, with the statements that help, where a column of the target would get the
+    values of another column of the source, and someone relies on what it was: roles have privileges
+    on it, or it has values that the user has put there.
+
+    For loads that write all rows; others refuse such columns anyway.
+    """
+    others = [name for name, why in drift.replaced.items() if why == _OTHER_COLUMN]
+    grants = session.execute(_COLUMN_GRANTS, {"target": target.sql, "columns": others}).fetchall()
+    if grants:
+        name = grants[0][0]
+        statements = " ".join(
+            f"REVOKE ALL ({ident(column)}) ON {target.sql} FROM {role};" for column, role in grants
+        )
+        raise Refused(
+            f"{target}: column {name} {_OTHER_COLUMN}, and roles have privileges on it, which may"
+            f" not be meant for its new values. Run: {statements} and grant again what is meant"
+        )
+    for name in belongings.columns_with_values(session, target, drift.clashing):
+        raise Refused(
+            f"{target}: column {name} was added to the table and has values, and the source has a"
+            f" column of that name now. Keep yours under another name: ALTER TABLE {target.sql}"
+            f" RENAME COLUMN {ident(name)} TO ...;"
+        )
 
 
 def refuse_incompatible_columns(target: Relation, drift: Drift, remedy: str) -> None:

@@ -205,6 +205,7 @@ class _LoadTransaction:
         something that hangs on the target, change the target's rows in place."""
         own = self.drift.own
         if not self.is_new:
+            drift.refuse_misplaced(self.session, self.target, self.drift)
             key = self.manifest.key or None
             obstacles = belongings.obstacles(self.session, self.target, own, key)
             if obstacles:

@@ -197,7 +197,7 @@ def changes_in_place(session: Session, transform: Transform, target: Relation) -
     """Whether a build in full changes the existing target's rows in place, where its columns are
     the SELECT's; if not, a new table takes its place."""
     key = transform.unique_key
-    if belongings.obstacles(session, target, key=key):
+    if belongings.obstacles(session, target, key=key, is_mart=True):
         return True
     return transform.materialized == "merge" and tables.has_key(session, target, key)
 
@@ -299,6 +299,8 @@ class _Build:
         made again in the same transaction."""
         self.notes += change.notes
         removed = mart_views.drop(self.session, change.views)
+        # First: a key whose column is dropped is gone, but not what it has done to the others.
+        mart_columns.drop_other_key(self.session, self.target, self.transform.unique_key)
         mart_columns.apply_clauses(self.session, self.target, change)
         if change.in_place:
             _log.info("%s: altered in place: it has %s", self.target, change.because)

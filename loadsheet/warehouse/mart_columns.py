@@ -22,8 +22,11 @@ from loadsheet.warehouse.mart_views import Hanger, Hanging
 
 # A SELECT gives a column neither a default nor an identity, and does not compute it.
 _COLUMNS = """
-SELECT attname, format_type(atttypid, atttypmod), NOT atthasdef AND attidentity = ''
-FROM pg_attribute
+SELECT attname, format_type(atttypid, atttypmod)
+    || CASE WHEN attcollation <> typcollation
+        THEN ' COLLATE ' || attcollation::regcollation ELSE '' END,
+    NOT atthasdef AND attidentity = ''
+FROM pg_attribute JOIN pg_type t ON t.oid = atttypid
 WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped ORDER BY attnum
 """
 # What keeps PostgreSQL from altering or dropping the column, except for what goes with the column.
@@ -174,7 +177,7 @@ def _obstacles(
 ) -> list[str]:
     """What keeps the mart from being swapped, apart from views that are made again."""
     with mart_views.qualified_names(session):
-        found = belongings.obstacles(session, target, key=key)
+        found = belongings.obstacles(session, target, key=key, is_mart=True)
     obstacles = [one.what for one in found if one.what not in hanging.own_texts]
     return obstacles + [f"column {name}" for name in differences.others]
 
@@ -333,6 +336,10 @@ def drop_other_key(session: Session, target: Relation, key: tuple[str, ...]) -> 
     name, columns = primary_key
     try:
         session.execute(f"ALTER TABLE {target.sql} DROP CONSTRAINT {ident(name)}")
+        # It has made its columns NOT NULL, and is gone without taking that back.
+        for column in columns:
+            if column not in key:
+                session.execute(f"ALTER TABLE {target.sql} ALTER {ident(column)} DROP NOT NULL")
     except psycopg.errors.DependentObjectsStillExist as error:
         raise Refused(
             f"{target}: its key is no longer ({', '.join(columns)}), but something uses that:"

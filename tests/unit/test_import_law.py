@@ -48,6 +48,7 @@ LATE = {
     "engine/execute.py": (5, "a step imports only its own kind"),
     "engine/extract.py": (1, PARSER),
     "engine/sessions.py": (1, "the S3 client takes 60 ms; a transform does not need it"),
+    "engine/transform.py": (1, PARSER),
     "lake/parts.py": (2, "pyarrow is an extra"),
     "preview/pipeline.py": (1, "the S3 client takes 60 ms; most previews do not need it"),
     "project/check.py": (1, "test files are read only where a pipeline has some"),
