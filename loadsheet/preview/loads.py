@@ -13,7 +13,7 @@ from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.merging import LOAD_ID
 from loadsheet.sql.text import Relation, ident, idents
-from loadsheet.warehouse import apply, belongings, drift, tables
+from loadsheet.warehouse import apply, belongings, drift, side_effects, tables
 from loadsheet.warehouse.drift import Drift
 from loadsheet.warehouse.fence import Scope
 from loadsheet.warehouse.load_transaction import (
@@ -22,6 +22,7 @@ from loadsheet.warehouse.load_transaction import (
     existing_columns,
     refuse_too_many_columns,
 )
+from loadsheet.warehouse.side_effects import NO_KEY
 
 
 def preview_load(
@@ -180,6 +181,8 @@ class _LoadPreviewer:
             self._swap_target(changed)
             return
         self._alter_target(changed, obstacles[0].remedy)
+        if not self.key:
+            ask(preview, "target", lambda: side_effects.refuse_referring(session, target, NO_KEY))
         preview.does = f"the difference is applied in place, because {obstacles[0].reason}"
         preview.may_remove = True
         self._check_write(("SELECT", "INSERT", "UPDATE", "DELETE"))

@@ -20,11 +20,12 @@ from loadsheet.redact import message
 from loadsheet.spec.models import Inputs, Pipeline, Transform
 from loadsheet.sql.params import uses_since_load
 from loadsheet.sql.text import Relation, idents
-from loadsheet.warehouse import adopt, mart, mart_columns, mart_views, tables
+from loadsheet.warehouse import adopt, mart, mart_columns, mart_views, side_effects, tables
 from loadsheet.warehouse.externals import external_inputs
 from loadsheet.warehouse.mart import BuildDecision
 from loadsheet.warehouse.mart_columns import Change
 from loadsheet.warehouse.parameters import NO_END, bind_parameters
+from loadsheet.warehouse.side_effects import NO_KEY
 
 _REQUEST = RunRequest(run_id="plan")
 
@@ -321,6 +322,8 @@ class _TransformPreviewer:
         if not (only_adds or self._changes_in_place()):
             rights.check_owner(preview, session, target, "replace")
             return
+        if not (only_adds or spec.unique_key):
+            ask(preview, "target", lambda: side_effects.refuse_referring(session, target, NO_KEY))
         privileges = ["SELECT", "INSERT", "UPDATE"]
         if not only_adds:
             privileges.append("DELETE")

@@ -116,7 +116,7 @@ def difference(
     """
     by_key = bool(key) and _may_change_rows(session, target)
     if not by_key:
-        why = "it has no key" if not key else "its publication takes no UPDATE and no DELETE"
+        why = "its publication takes no UPDATE and no DELETE" if key else side_effects.NO_KEY
         side_effects.refuse_referring(session, target, why)
         _refuse_losing_values(session, fresh, target)
     _analyze_key(session, fresh, key)

@@ -7,6 +7,7 @@ from loadsheet.errors import Refused
 from loadsheet.postgres import Session
 from loadsheet.sql.text import Relation
 
+NO_KEY = "it has no key"
 _REFERRING = """
 SELECT conname, format('%%I.%%I', nspname, relname) FROM pg_constraint
 JOIN pg_class ON pg_class.oid = conrelid JOIN pg_namespace n ON n.oid = relnamespace

@@ -20,7 +20,7 @@ from loadsheet.engine import transform as engine_transform
 from loadsheet.engine.runner import run_pipeline
 from loadsheet.outcome import RunRequest
 from loadsheet.spec.pipeline_file import load_pipeline
-from loadsheet.warehouse import mart
+from loadsheet.warehouse import externals, mart
 from tests.core.planned import plan
 from tests.project import Project
 
@@ -83,7 +83,7 @@ def test_without_externals_among_the_inputs_it_is_skipped(
     shop: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The negative control: what every run did before."""
-    monkeypatch.setattr(engine_transform, "external_inputs", lambda *_: [])
+    monkeypatch.setattr(externals, "external_inputs", lambda *_: [])
     shop.spec(SALE)
     shop.succeed()
     other = reader(shop, "staging.sale")
