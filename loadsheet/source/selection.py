@@ -287,9 +287,7 @@ class _Window:
     def _reads_ties(self) -> bool:
         """Whether the rows that have the watermark's value are read again. A lookback reads them
         anyway, an append never."""
-        return (
-            self._mode == "merge" and self._spec.lookback is None and self._cursor.ties.are_possible
-        )
+        return self._mode == "merge" and self._spec.lookback is None
 
     def _earliest_start(self, last: Last) -> str:
         """The lowest initial value that rows were read from; empty where there was none."""

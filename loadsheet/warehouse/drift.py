@@ -135,8 +135,8 @@ def compare_columns(
             narrowed[column.name] = column.type
     dropped = tuple(c["name"] for n, c in before.items() if n not in arriving_attnums)
     kept = {name: type_ for name, type_ in types.items() if name not in arriving_names}
-    # Without `before` the source is another table: what the last load read is not read any more.
-    last_read = dropped if before else tuple(c["name"] for c in scope.columns or ())
+    # Also a column that was renamed to a name which the target still has.
+    last_read = [column["name"] for column in scope.columns or ()]
     return Drift(
         renamed=renamed,
         added=tuple(added),

@@ -8,8 +8,9 @@ import pytest
 
 from loadsheet.errors import Refused, SourceChanged
 from loadsheet.outcome import Outcome
-from loadsheet.source import bounds, ties
-from tests.faults.oracle import judge
+from loadsheet.source import bounds
+from loadsheet.source.selection import _Window
+from tests.faults.oracle import Verdict, judge
 from tests.project import Project
 
 
@@ -112,7 +113,7 @@ def test_a_reader_above_the_watermark_alone_loses_rows_that_share_it(
     tied: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The negative control."""
-    monkeypatch.setattr(ties, "look", lambda *_: ties.Ties(False, 0, True))
+    monkeypatch.setattr(_Window, "_reads_ties", False)
     insert(tied, range(1, 4), 1)
     tied.succeed()
     insert(tied, range(4, 7), 1)
@@ -131,6 +132,17 @@ def test_rows_of_a_transaction_with_savepoints_that_share_the_watermark_are_read
         project.succeed()
     project.succeed()
     assert not judge(project, "t")
+
+
+def test_a_unique_value_that_is_used_again_is_read(project: Project) -> None:
+    project.in_source("CREATE TABLE t (id int PRIMARY KEY, at bigserial UNIQUE)")
+    project.in_source("INSERT INTO t VALUES (1, 1), (2, 2)")
+    project.in_source("SELECT setval('t_at_seq', 2)")
+    project.spec({"t": {"incremental": "at"}})
+    project.succeed()
+    project.in_source("DELETE FROM t WHERE id = 2; INSERT INTO t VALUES (3, 2)")
+    project.succeed()
+    assert judge(project, "t") == Verdict(rows=2, doubled=1)  # the row that was deleted
 
 
 def test_an_interval_does_not_hide_rows_that_share_the_watermark(project: Project) -> None:
