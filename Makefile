@@ -49,6 +49,9 @@ test-long: setup $(CORE)/.ready  ## The same suites in their long forms, hours o
 	LOADSHEET_LONG=1 $(CORE)/bin/python $(PYTEST) tests/unit tests/core
 	LOADSHEET_LONG=1 $(BIN)/python $(PYTEST) tests/airflow
 	LOADSHEET_LONG=1 $(CORE)/bin/python $(PYTEST) tests/faults
+	$(CORE)/bin/python $(PYTEST) -p tests.pooled tests/core
+	LOADSHEET_POSTGRES=18 $(CORE)/bin/python $(PYTEST) tests/core tests/faults
+	LOADSHEET_POSTGRES=debian $(CORE)/bin/python $(PYTEST) tests/core tests/faults
 
 PEERS := limit,auto,ingestr,dlt connectorx,dlt pyarrow,sling
 

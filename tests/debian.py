@@ -14,8 +14,8 @@ EXTENSIONS = Path("/usr/share/postgresql/15/extension")
 class DebianServer(PostgresServer):
     """A server of Debian's packages; a context manager."""
 
-    def __init__(self) -> None:
-        super().__init__(version=15)
+    def __init__(self, within: Path | None = None) -> None:
+        super().__init__(version=15, within=within)
 
     def _find_programs(self, scratch: Path) -> Path:
         return PROGRAMS

@@ -1,0 +1,66 @@
+"""Puts a transaction pooler in front of every source and warehouse of a test's project.
+
+A pytest plugin: `pytest -p tests.pooled tests/core`. PgBouncer is used where it is installed, else
+the tests' own pooler, which is harsher.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+from urllib.parse import urlsplit
+
+import pytest
+
+from loadsheet.connections.lookup import Connection
+from tests.faults.pooler import PGBOUNCER, Pooler, pgbouncer, through
+from tests.project import Project
+
+_open = ExitStack()
+_ports: dict[int | None, int] = {}
+"""The port of each server -> that of its pooler."""
+_connections = Project.connections
+_environment = Project.environment
+
+
+def _pooler_of(dsn: str) -> int | None:
+    """The port of the pooler for the database; None for a role that the pooler does not know."""
+    url = urlsplit(dsn)
+    if url.username != "loadsheet":
+        return None
+    if url.port not in _ports:
+        if PGBOUNCER:
+            _ports[url.port] = _open.enter_context(pgbouncer(dsn))
+        else:
+            _ports[url.port] = _open.enter_context(Pooler(dsn)).port
+    return _ports[url.port]
+
+
+def _pooled_connections(project: Project, conn_id: str) -> Connection:
+    connection = _connections(project, conn_id)
+    if conn_id == "lake":
+        return connection
+    port = _pooler_of(project.source if conn_id == "shop_source" else project.warehouse)
+    return replace(connection, port=port) if port else connection
+
+
+def _pooled_environment(project: Project) -> dict[str, str]:
+    environment = _environment(project)
+    databases = {
+        "AIRFLOW_CONN_SHOP_SOURCE": project.source,
+        "AIRFLOW_CONN_WAREHOUSE": project.warehouse,
+    }
+    for name, dsn in databases.items():
+        port = _pooler_of(dsn)
+        if port:
+            environment[name] = through(port, dsn)
+    return environment
+
+
+def pytest_configure() -> None:
+    Project.connections = _pooled_connections  # type: ignore[method-assign]
+    Project.environment = _pooled_environment  # type: ignore[method-assign]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    _open.close()
