@@ -7,7 +7,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 PYTEST := -m pytest -q
 
-.PHONY: help setup demo test test-long test-unit test-core test-faults test-editors test-packaging unit-and-core airflow-and-packaging test-airflow lint format docs reference clean requirements bench bench-peers build image release
+.PHONY: help setup demo test test-long test-unit test-core test-faults test-editors test-packaging airflow-and-packaging test-airflow lint format docs reference clean requirements bench bench-peers build image release
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -18,11 +18,8 @@ demo: setup  ## Flights end to end in a real Airflow on embedded servers (ARGS=-
 	@$(BIN)/python -m demo $(ARGS)
 
 # Three at a time on 2 cores: a third of the time a suite waits for a server, a lock or a timeout.
-test: setup $(CORE)/.ready tests/editors/node_modules/.ready  ## Run every test (short forms), under 15 minutes on 2 cores
-	@$(MAKE) --no-print-directory -j3 --output-sync=recurse unit-and-core test-faults airflow-and-packaging
-
-unit-and-core: test-unit test-editors
-	@$(MAKE) --no-print-directory test-core
+test: setup test-unit test-editors  ## Run every test (short forms), under 15 minutes on 2 cores
+	@$(MAKE) --no-print-directory -j3 --output-sync=recurse test-core test-faults airflow-and-packaging
 
 airflow-and-packaging: test-airflow
 	@$(MAKE) --no-print-directory test-packaging

@@ -257,11 +257,13 @@ class Cursor:
 # long it is shows nowhere, but it is no longer than the distance to the next lower value, give or
 # take the days of a month and the hour of a clock change: 31 days after 28 are a tenth more. And a
 # bucket that begins between whole minutes is shorter than a minute, one between whole hours shorter
-# than an hour. What is a quarter of an hour in UTC may be a whole hour or day in some zone.
+# than an hour, and so on down to milliseconds. What is a quarter of an hour in UTC may be a whole hour or day in some zone.
 _SHARED = """
 SELECT bool_or(low < v + least(
     CASE WHEN isfinite(below) THEN (v - below) * 1.125 END,
-    CASE WHEN v <> date_trunc('second', v) THEN interval '1 second'
+    CASE WHEN CAST(extract(microseconds FROM v) AS bigint) % 10000 <> 0 THEN interval '10 ms'
+        WHEN CAST(extract(microseconds FROM v) AS bigint) % 100000 <> 0 THEN interval '100 ms'
+        WHEN v <> date_trunc('second', v) THEN interval '1 second'
         WHEN v <> date_trunc('minute', v) THEN interval '1 minute'
         WHEN CAST(extract(minute FROM v) AS int) % 15 <> 0 THEN interval '1 hour' END)) IS NOT FALSE
 FROM {pair}, unnest(ARRAY[{lows}]) low

@@ -23,7 +23,8 @@ from loadsheet.sql.types import widens, without_modifier
 
 _log = logging.getLogger(__name__)
 _INITIAL_VALUE = "initial_value"
-WATERMARK_FACTS = ("leaves", "oldest_transaction", "ties", _INITIAL_VALUE)
+_UNIQUE = "unique"
+WATERMARK_FACTS = ("leaves", "oldest_transaction", "ties", _INITIAL_VALUE, _UNIQUE)
 """Facts of a load that belong to its watermark: a load of an interval leaves them as they were."""
 
 
@@ -264,9 +265,22 @@ class _Window:
             self._cursor.refuse_clock_set_back(self._lower(watermark))
             also = [self._rows_of(new_leaves, watermark), self._rows_before(last, watermark)]
             above, tied = self._above(last, watermark)
+        self._refuse_lost_uniqueness(last, watermark)
         rows = self._rows(action, watermark, above, watermark, also)
         facts = {**rows.facts, _INITIAL_VALUE: self._earliest_start(last)}
         return replace(rows, facts=facts, tied=tied, repeats=self._reads_ties)
+
+    def _refuse_lost_uniqueness(self, last: Last, watermark: str) -> None:
+        """Raises Refused where an append has read up to a value that no later row could share, and
+        now one could: its rows cannot be told from those that were appended."""
+        was_unique = (last.source or {}).get(_UNIQUE)
+        if self._mode == "merge" or not was_unique or not self._cursor.ties.are_possible:
+            return
+        raise Refused(
+            f"{self._source.relation}: {self._spec.cursor} was unique when rows were appended up to"
+            f" {watermark}, and is not any more, so later rows may have that value, too. Create a"
+            " unique index on it again, or run a full refresh of this table"
+        )
 
     def _above(self, last: Last, watermark: str) -> tuple[str, str]:
         """SQL for the rows above the watermark, and with its value those written since; and for the
@@ -478,8 +492,14 @@ class _Window:
             held_by=held_by,
             waiting=self._cursor.waiting(upper) if self._mode != "merge" and not held_by else "",
             compares=self._reads_ties and not self._cursor.ties.have_writers,
-            facts={**self._facts, _INITIAL_VALUE: self._spec.initial_value or ""},
+            facts=self._facts_of_watermark(),
         )
+
+    def _facts_of_watermark(self) -> dict[str, str]:
+        facts = {**self._facts, _INITIAL_VALUE: self._spec.initial_value or ""}
+        if self._mode != "merge" and not self._cursor.is_time:
+            facts[_UNIQUE] = "" if self._cursor.ties.are_possible else "yes"
+        return facts
 
     def _lower(self, watermark: str) -> str:
         """SQL for the watermark minus the lookback."""

@@ -20,9 +20,9 @@ from loadsheet.sql.types import without_modifier
 
 # A unique index proves that no later row has the value of an earlier one, if it covers all rows,
 # holds at once and compares as the type does. That of a parent does not cover inheriting tables. A
-# sequence gives each number once (`sequences`). Only PostgreSQL's own kind of tables is known to
-# show who has written a row.
-_LOOK = """
+# sequence gives each number once (`sequences`), but not what is computed from it. Only
+# PostgreSQL's own kind of tables is known to show who has written a row.
+_LOOK = r"""
 SELECT NOT (EXISTS (
     SELECT FROM pg_attribute WHERE attrelid = %(oid)s AND attname = %(cursor)s AND attidentity <> ''
 ) OR EXISTS (
@@ -31,6 +31,7 @@ SELECT NOT (EXISTS (
         AND refclassid = 'pg_class'::regclass
     JOIN pg_sequence ON seqrelid = refobjid
     WHERE attrelid = %(oid)s AND attname = %(cursor)s
+        AND pg_get_expr(adbin, adrelid) ~ '^nextval\(''[^'']*''::regclass\)$'
 ) OR EXISTS (
     SELECT FROM pg_index JOIN pg_class c ON c.oid = indrelid
     JOIN pg_attribute a ON a.attrelid = indrelid AND a.attnum = indkey[0]

@@ -238,6 +238,39 @@ def test_an_append_holds_back_a_value_that_later_rows_may_share(
     assert not verdict, verdict
 
 
+@pytest.mark.parametrize("default", ["nextval('s') / 10", "currval('s')"])
+def test_a_number_that_is_computed_from_a_sequence_may_be_shared(
+    project: Project, default: str
+) -> None:
+    project.in_source(
+        "CREATE SEQUENCE s; SELECT nextval('s'); CREATE TABLE t (id int, at bigint DEFAULT"
+        " 1); INSERT INTO t VALUES (1, 0), (2, 1)"
+    )
+    project.in_source(f"ALTER TABLE t ALTER at SET DEFAULT {default}")
+    project.spec({"t": {"incremental": "at", "mode": "append"}})
+    project.succeed()
+    assert project.in_warehouse("SELECT id FROM staging.t") == [(1,)]
+
+
+@pytest.mark.parametrize("form", ["UNIQUE", "GENERATED ALWAYS AS IDENTITY"])
+def test_an_append_by_a_cursor_that_is_no_longer_unique_is_refused(
+    project: Project, form: str
+) -> None:
+    project.in_source(f"CREATE TABLE t (id int, at bigint NOT NULL {form})")
+    project.in_source("INSERT INTO t OVERRIDING SYSTEM VALUE VALUES (1, 1), (2, 2)")
+    if form != "UNIQUE":
+        project.in_source("SELECT setval('t_at_seq', 2)")
+    project.spec({"t": {"incremental": "at", "mode": "append"}})
+    project.succeed()
+    drop = "DROP CONSTRAINT t_at_key" if form == "UNIQUE" else "ALTER at DROP IDENTITY"
+    project.in_source(f"ALTER TABLE t {drop}; INSERT INTO t VALUES (3, 2), (4, 3)")
+    assert "at was unique when rows were appended up to 2" in str(refusal(project))
+    project.succeed(full_refresh="all")
+    project.in_source("INSERT INTO t VALUES (5, 3), (6, 4)")
+    project.succeed()
+    assert not judge(project, "t", where="at < 4")
+
+
 # A value, the next lower one, the clock, and whether rows stamped by it may share the value.
 @pytest.mark.parametrize(
     "value, below, clock, shared",
@@ -256,6 +289,9 @@ def test_an_append_holds_back_a_value_that_later_rows_may_share(
         ("2026-05-05 12:07:30", None, "2026-05-05 12:08:29", True),
         ("2026-05-05 12:07:30", "2026-05-05 12:07:29", "2026-05-05 12:07:32", False),
         ("2026-05-05 12:07:30.5", None, "2026-05-05 12:07:32", False),
+        ("2026-05-05 12:07:30.123", None, "2026-05-05 12:07:30.130", True),
+        ("2026-05-05 12:07:30.123", None, "2026-05-05 12:07:30.134", False),
+        ("2026-05-05 12:07:30.12", None, "2026-05-05 12:07:30.219", True),
     ],
 )
 def test_a_time_that_was_cut_off_is_shared_until_its_bucket_has_ended(
@@ -376,6 +412,15 @@ def test_a_zone_that_does_not_fit_is_refused(project: Project, cursor: str, said
     zone = "Mars/Olympus" if cursor == "at" else "UTC"
     project.spec({"t": {"incremental": {"cursor": cursor, "time_zone": zone}}})
     assert said in str(refusal(project))
+
+
+@pytest.mark.parametrize("zone", ["-5", "+05:00", "UTC+5", "<-05>+05", " UTC"])
+def test_a_zone_that_is_an_offset_is_refused(project: Project, zone: str) -> None:
+    """SET and AT TIME ZONE read its sign in opposite ways."""
+    project.in_source(ZONELESS)
+    project.spec({"t": {"incremental": {"cursor": "at", "time_zone": zone}}})
+    checked = project.cli("check")
+    assert checked.returncode == 2 and "the name of a time zone" in checked.stdout + checked.stderr
 
 
 def test_new_leaves_out_a_cursor_whose_zone_is_not_known(project: Project) -> None:

@@ -17,6 +17,7 @@ from loadsheet.engine import load as load_step
 from loadsheet.engine.runner import StepResult
 from loadsheet.errors import LoadsheetError, Overtaken, Refused, SourceChanged
 from loadsheet.outcome import RunRequest
+from loadsheet.sql.text import Relation
 from loadsheet.warehouse import drift
 from tests.faults.oracle import judge, violations
 from tests.faults.scale import LONG, scaled
@@ -146,15 +147,25 @@ def test_a_change_after_a_run_is_no_news_until_a_row_is(
     project: Project, chance: random.Random, tally: Callable[[str], Tally]
 ) -> None:
     sweep = Sweep(project, some(chance), {})
+    files = {name: file_of(project, name) for name in sweep.names}
     for name in sweep.names:
         sweep.alter(name)
+    rewritten = {name for name in sweep.names if file_of(project, name) != files[name]}
     results = project.run()
     for name in sweep.names:
-        assert results[f"load.load_{name}"].state != "done"
-        sweep.unchanged(name)
+        # A change that rewrites the table makes every row a new one, also that of the watermark.
+        if name not in rewritten:
+            assert results[f"load.load_{name}"].state != "done"
+            sweep.unchanged(name)
         sweep.touch(name)
     settle(sweep, tally(LINE))
     sweep.refresh(tally(LINE))
+
+
+def file_of(project: Project, table: str) -> Any:
+    return project.in_source(
+        "SELECT pg_relation_filenode(to_regclass(%s))", Relation("public", table).sql
+    )
 
 
 def some(chance: random.Random, few: int = 4) -> list[str]:

@@ -221,6 +221,9 @@ class Sequence:
         self._altered(clause, number)
 
     def op_widen(self, number: int) -> None:
+        """The server rewrites all rows."""
+        for twin in self.twins:
+            twin.rows = {place: dict(row) for place, row in twin.rows.items()}
         self._altered(
             lambda twin, place: f"ALTER {twin.extras.get(place, 'v')} TYPE bigint", number
         )
