@@ -257,7 +257,8 @@ class Cursor:
 # long it is shows nowhere, but it is no longer than the distance to the next lower value, give or
 # take the days of a month and the hour of a clock change: 31 days after 28 are a tenth more. And a
 # bucket that begins between whole minutes is shorter than a minute, one between whole hours shorter
-# than an hour, and so on down to milliseconds. What is a quarter of an hour in UTC may be a whole hour or day in some zone.
+# than an hour, and so on down to milliseconds. What is a quarter of an hour in UTC may be a whole
+# hour or day in some zone.
 _SHARED = """
 SELECT bool_or(low < v + least(
     CASE WHEN isfinite(below) THEN (v - below) * 1.125 END,
