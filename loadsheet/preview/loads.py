@@ -170,7 +170,7 @@ class _LoadPreviewer:
         ):
             return
         ask(preview, "drift", lambda: drift.refuse_misplaced(session, target, changed))
-        key = self.source.key or None
+        key = self.key or None
         obstacles = ask(
             preview, "target", lambda: belongings.obstacles(session, target, changed.own, key)
         )

@@ -247,7 +247,7 @@ JOIN pg_extension e ON e.oid = refobjid
 """
 _INDEXES_ON_COLUMN = """
 SELECT DISTINCT indexrelid::regclass::text
-FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attname = %(column)s
+FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attname = ANY (%(columns)s)
 JOIN pg_depend ON (classid, objid, refclassid, refobjid, refobjsubid) =
     ('pg_class'::regclass, indexrelid, 'pg_class'::regclass, indrelid, attnum)
 WHERE indrelid = to_regclass(%(target)s) ORDER BY 1
@@ -340,10 +340,10 @@ def lost_by_a_new_type(session: Session, target: Relation) -> list[str]:
     return [row[0] for row in session.execute(_LOST_BY_A_NEW_TYPE, {"target": target.sql})]
 
 
-def indexes_on(session: Session, target: Relation, column: str) -> list[str]:
-    """The indexes that use the column in an expression, a condition or as it is; those of
+def indexes_on(session: Session, target: Relation, columns: Iterable[str]) -> list[str]:
+    """The indexes that use one of the columns in an expression, a condition or as it is; those of
     constraints are not among them."""
-    values = {"target": target.sql, "column": column}
+    values = {"target": target.sql, "columns": list(columns)}
     return [row[0] for row in session.execute(_INDEXES_ON_COLUMN, values)]
 
 

@@ -348,7 +348,7 @@ def _alter(session: Session, target: Relation, column: str, clause: str) -> None
             session.execute(f"ALTER TABLE {target.sql} {clause}")
     except _CANNOT_ALTER as error:
         advice = "drop what uses it first"
-        indexes = belongings.indexes_on(session, target, column)
+        indexes = belongings.indexes_on(session, target, [column])
         if indexes and not isinstance(error, _IS_USED):
             advice += ", and create it again afterwards. Indexes use the column:"
             for index in indexes:

@@ -8,7 +8,7 @@ asks the same question.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import psycopg
@@ -48,12 +48,6 @@ WHERE refclassid = 'pg_class'::regclass AND refobjid = to_regclass(%(table)s)
        OR d.classid = 'pg_constraint'::regclass AND d.objid IN (
            SELECT oid FROM pg_constraint WHERE confrelid = refobjid))
 ORDER BY 5
-"""
-_INDEXES = """
-SELECT DISTINCT indexrelid::regclass::text FROM pg_index
-JOIN pg_depend ON classid = 'pg_class'::regclass AND objid = indexrelid AND refobjid = indrelid
-JOIN pg_attribute ON attrelid = indrelid AND attnum = refobjsubid
-WHERE indrelid = to_regclass(%s) AND NOT indisprimary AND attname = ANY(%s) ORDER BY 1
 """
 
 
@@ -99,8 +93,6 @@ class Change:
     """The clauses of ALTER TABLE, in place or on the table that will be swapped out."""
     lost_indexes: list[str] = field(default_factory=list)
     """Indexes that go with the dropped columns."""
-    kept_indexes: list[str] = field(default_factory=list)
-    """Indexes on columns whose type changes."""
 
     @property
     def notes(self) -> list[str]:
@@ -192,7 +184,7 @@ def _swapped(
         in_place=False,
         views=hanging.own,
         clauses=_drop_clauses(differences),
-        lost_indexes=_indexes_on(session, target, list(differences.dropped)),
+        lost_indexes=_indexes_on(session, target, differences.dropped),
     )
 
 
@@ -236,8 +228,7 @@ def _altered(
         # Views stay where they read nothing that is dropped or altered.
         views=hanging.own if touched else [],
         clauses=clauses,
-        lost_indexes=_indexes_on(session, target, list(differences.dropped)),
-        kept_indexes=_indexes_on(session, target, list(differences.retyped)),
+        lost_indexes=_indexes_on(session, target, differences.dropped),
     )
 
 
@@ -294,16 +285,17 @@ def _drop_clauses(differences: Differences) -> list[str]:
     return [f"DROP COLUMN {ident(name)}" for name in differences.dropped]
 
 
-def _indexes_on(session: Session, target: Relation, columns: list[str]) -> list[str]:
+def _indexes_on(session: Session, target: Relation, columns: Iterable[str]) -> list[str]:
     with mart_views.qualified_names(session):
-        return [row[0] for row in session.execute(_INDEXES, (target.sql, columns)).fetchall()]
+        return belongings.indexes_on(session, target, columns)
 
 
 def apply_clauses(session: Session, target: Relation, change: Change) -> None:
     """Alter the mart's columns. Raises Refused where PostgreSQL finds something in the way."""
     for clause in change.clauses:
         try:
-            session.execute(f"ALTER TABLE {target.sql} {clause}")
+            with session.transaction():
+                session.execute(f"ALTER TABLE {target.sql} {clause}")
         except (
             psycopg.ProgrammingError,
             psycopg.NotSupportedError,
@@ -316,10 +308,11 @@ def apply_clauses(session: Session, target: Relation, change: Change) -> None:
             if isinstance(error, psycopg.errors.DependentObjectsStillExist):
                 text += f" ({error.diag.message_detail})".replace("\n", "; ")
             remedy = "Drop what uses it first"
-            if change.kept_indexes and isinstance(error, psycopg.ProgrammingError):
+            indexes = _indexes_on(session, target, change.differences.retyped)
+            if indexes and isinstance(error, psycopg.ProgrammingError):
                 remedy = (
-                    f"Run DROP INDEX {', '.join(change.kept_indexes)}; then run the pipeline, and"
-                    " create the indexes that you need"
+                    f"Run DROP INDEX {', '.join(indexes)}; then run the pipeline, and create the"
+                    " indexes that you need"
                 )
             raise Refused(f"{text}; nothing was written. {remedy}") from error
 
