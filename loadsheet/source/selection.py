@@ -76,6 +76,11 @@ class Last:
     source: dict[str, str] | None = None
     """The source, as `identity` saw it; None where an older ledger does not record it."""
 
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """What is recorded of the source and of what was read; empty in an older ledger."""
+        return self.source or {}
+
 
 def decide(
     session: Session,
@@ -273,7 +278,7 @@ class _Window:
     def _refuse_lost_uniqueness(self, last: Last, watermark: str) -> None:
         """Raises Refused where an append has read up to a value that no later row could share, and
         now one could: its rows cannot be told from those that were appended."""
-        was_unique = (last.source or {}).get(_UNIQUE)
+        was_unique = last.facts.get(_UNIQUE)
         if self._mode == "merge" or not was_unique or not self._cursor.ties.are_possible:
             return
         raise Refused(
@@ -291,7 +296,7 @@ class _Window:
         value = typed(watermark, self._cursor.type)
         if not self._reads_ties:
             return f"{name} > {value}", ""
-        oldest = (last.source or {}).get("oldest_transaction")
+        oldest = last.facts.get("oldest_transaction")
         written_since = self._cursor.ties.written_since(oldest)
         if written_since is None:
             return f"{name} >= {value}", f"{name} = {value}"
@@ -306,7 +311,7 @@ class _Window:
     def _earliest_start(self, last: Last) -> str:
         """The lowest initial value that rows were read from; empty where there was none."""
         start = self._spec.initial_value
-        before = (last.source or {}).get(_INITIAL_VALUE)
+        before = last.facts.get(_INITIAL_VALUE)
         # An older ledger does not tell. To append rows that may have been read is wrong.
         if before is None and self._mode != "merge":
             return ""
@@ -327,7 +332,7 @@ class _Window:
     def _rows_before(self, last: Last, watermark: str) -> str:
         """SQL for the rows that an initial value has left out, and that the spec wants now; empty
         where there are none."""
-        before = (last.source or {}).get(_INITIAL_VALUE, "")
+        before = last.facts.get(_INITIAL_VALUE, "")
         if not before:
             return ""  # all rows were read, or an older ledger does not tell
         cursor = self._cursor

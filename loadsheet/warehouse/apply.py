@@ -15,7 +15,6 @@ from loadsheet.sql import merging
 from loadsheet.sql.merging import LOAD_ID
 from loadsheet.sql.text import Relation, ident, idents
 from loadsheet.warehouse import belongings, side_effects, swap, tables, unique_indexes
-from loadsheet.warehouse.belongings import Belonging
 from loadsheet.warehouse.ledger import Effect
 
 _log = logging.getLogger(__name__)
@@ -35,49 +34,17 @@ WHERE CAST(current_setting('default_statistics_target') AS int) > 30
 
 
 def replace(
-    session: Session,
-    fresh: Relation,
-    rows: int,
-    target: Relation,
-    key: tuple[str, ...],
-    load_no: int | None,
-    max_shrink: float | None,
+    session: Session, fresh: Relation, rows: int, target: Relation, key: tuple[str, ...]
 ) -> Effect:
-    """Make the `rows` rows of `fresh`, a table in the target's schema, the rows of the target.
+    """Make the `rows` rows of `fresh`, a table in the mart's schema with its columns, the rows of
+    the mart, for which `belongings.obstacles` has found none.
 
-    Swaps the tables where a swap loses nothing that hangs on the target. Otherwise applies the
-    difference in place.
-
-    Raises Refused when the target would lose more than the share `max_shrink` of its rows.
+    Applies the difference in place where something was hung on the mart since.
     """
-    exists = tables.kind(session, target) is not None
-    if exists:
-        refuse_shrinking(session, rows, target, max_shrink)
-    obstacle = None
-    if exists:
-        found = belongings.obstacles(session, target, key=key, is_mart=True)
-        obstacle = next(iter(found), None)
-    if obstacle is None:
-        try:
-            return swap_in(session, fresh, rows, target, key)
-        except swap.WouldLose as error:
-            obstacle = error.belonging
-    _refuse_other_columns(session, fresh, target, obstacle)
-    return difference(session, fresh, target, key, load_no)
-
-
-def _refuse_other_columns(
-    session: Session, fresh: Relation, target: Relation, obstacle: Belonging
-) -> None:
-    """Raises Refused when the target, which cannot be swapped because of the `obstacle`, has not
-    the columns of `fresh`."""
-    existing = tables.columns_of(session, target)
-    for name, type_name in tables.columns_of(session, fresh).items():
-        if existing.get(name) != type_name:
-            raise Refused(
-                f"{target}: column {name} {type_name} is new or has another type, and "
-                f"{obstacle.reason}; {obstacle.remedy}"
-            )
+    try:
+        return swap_in(session, fresh, rows, target, key)
+    except swap.WouldLose:
+        return difference(session, fresh, target, key, None)
 
 
 def swap_in(

@@ -284,7 +284,7 @@ class _Build:
         self._check_key(self.fresh)
         key = self.transform.unique_key
         if tables.kind(self.session, self.target) is None:
-            return apply.replace(self.session, self.fresh, rows, self.target, key, None, None)
+            return apply.replace(self.session, self.fresh, rows, self.target, key)
         arriving = mart_columns.read_columns(self.session, self.fresh)
         remade = mart_views.view_transforms(self.pipeline)
         change = mart_columns.change_of(self.session, self.target, arriving, key, remade)
@@ -292,7 +292,7 @@ class _Build:
             return self._change_columns(change, rows)
         if changes_in_place(self.session, self.transform, self.target):
             return self._apply_difference()
-        return apply.replace(self.session, self.fresh, rows, self.target, key, None, None)
+        return apply.replace(self.session, self.fresh, rows, self.target, key)
 
     def _change_columns(self, change: Change, rows: int) -> Effect:
         """Give the target the columns and rows of the fresh table. Views that are transforms are
