@@ -4,6 +4,9 @@ ARGS ?=
 VENV := .venv
 CORE := .venv-core
 BIN := $(CURDIR)/$(VENV)/bin
+# AIRFLOW=3.4 runs the tests of Airflow on that version, pinned in requirements/airflow-3.4.txt.
+AIRFLOW ?=
+AIRFLOW_VENV := $(if $(AIRFLOW),.venv-airflow-$(AIRFLOW),$(VENV))
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 PYTEST := -m pytest -q
 
@@ -36,8 +39,8 @@ test-core: $(CORE)/.ready  ## The engine on real PostgreSQL and S3, without Airf
 test-faults: $(CORE)/.ready  ## What may break, broken on purpose; ends with a table of rows lost and duplicated
 	$(CORE)/bin/python $(PYTEST) tests/faults
 
-test-airflow: setup  ## Factory, operators and the real scheduler
-	$(BIN)/python $(PYTEST) tests/airflow
+test-airflow: $(AIRFLOW_VENV)/.ready  ## Factory, operators and the real scheduler (AIRFLOW=3.4 for the next Airflow)
+	$(CURDIR)/$(AIRFLOW_VENV)/bin/python $(PYTEST) tests/airflow
 
 test-packaging: setup  ## The wheel in new environments: from an empty folder to rows and a DAG
 	$(BIN)/python $(PYTEST) tests/packaging
@@ -115,12 +118,13 @@ release: setup  ## All of a release that needs no credentials; prints the two co
 	@$(BIN)/python scripts/release.py commands
 
 clean:  ## Remove environments, caches and the demo's state
-	rm -rf $(VENV) $(CORE) .venv-bench* .venv-docs tests/editors/node_modules build dist .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(CORE) .venv-airflow-* .venv-bench* .venv-docs tests/editors/node_modules build dist .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 requirements:  ## Pin requirements/*.in again (needs uv)
 	cd requirements && $(COMPILE) dev.in -o dev.txt && $(COMPILE) airflow.in -c dev.txt -o ../requirements.txt \
 	  && $(COMPILE) core.in -c dev.txt -o core.txt \
+	  && $(COMPILE) airflow-3.4.in -c core-test.txt -o airflow-3.4.txt \
 	  && $(COMPILE) core-test.in -c dev.txt -o core-test.txt && $(COMPILE) bench.in -c dev.txt -o bench.txt \
 	  && $(COMPILE) docs.in -c dev.txt -o docs.txt \
 	  && for extra in celery parquet; do $(COMPILE) $$extra.in -c dev.txt -o $$extra.txt \
@@ -132,6 +136,9 @@ $(VENV)/.ready: requirements/dev.txt pyproject.toml
 
 $(CORE)/.ready: requirements/core-test.txt pyproject.toml
 	$(call environment,$(CORE),requirements/core-test.txt)
+
+.venv-airflow-%/.ready: requirements/airflow-%.txt pyproject.toml
+	$(call environment,.venv-airflow-$*,requirements/airflow-$*.txt)
 
 .venv-bench/.ready: requirements/bench.txt
 	$(call environment,.venv-bench,requirements/bench.txt)

@@ -11,6 +11,7 @@ import logging
 from abc import abstractmethod
 from functools import cache, cached_property
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 from airflow.configuration import conf
@@ -61,6 +62,10 @@ class PipelineBundle(BaseDagBundle):
         """Write the DAG files that are missing. Raises FileNotFoundError if there is no
         `pipelines`."""
         self.stubs.add()
+        if find_spec("airflow.sdk.importers"):  # from Airflow 3.4 on
+            from loadsheet.airflow.importer import use_for
+
+            use_for(self.name)
         super().initialize()
 
 

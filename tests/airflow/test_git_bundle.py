@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from airflow.exceptions import AirflowException
 from airflow.providers.git.bundles.git import GitDagBundle
-from airflow.utils.file import list_py_file_paths
 
 from loadsheet.airflow.git_bundle import GitPipelineBundle
 
@@ -69,7 +68,7 @@ def bundle(
 
 def runs(bundle: GitDagBundle) -> set[str]:
     """The files that Airflow runs, and whether it is we who wrote them."""
-    files = [Path(file) for file in list_py_file_paths(bundle.path)]
+    files = list(bundle.path.rglob("*.py"))
     return {
         file.name if "dag_file" in file.read_text() else f"{file.name}, pushed" for file in files
     }

@@ -21,6 +21,7 @@ TASK = "a DAG file is parsed for every task; the engine is imported when a task 
 PARSER = "the SQL parser takes 25 ms to import, PyYAML and jsonschema 100 ms"
 CACHED = "a pipeline found in the cache needs no YAML, schema or SQL parser"
 LATE = {
+    "airflow/bundle.py": (1, "Airflow 3.3 has no importers"),
     "airflow/dag_ids.py": (2, PARSER),
     "airflow/factory.py": (1, "a worker does not need dag-factory, which takes 90 ms to import"),
     "airflow/operators.py": (6, TASK),

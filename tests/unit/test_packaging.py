@@ -24,6 +24,7 @@ PINNED = (
     "requirements/core-test.txt",
     "requirements.txt",
     "requirements/dev.txt",
+    "requirements/airflow-3.4.txt",
     "requirements/celery.txt",
     "requirements/parquet.txt",
 )
