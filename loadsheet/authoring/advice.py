@@ -300,6 +300,7 @@ def _tried(
     """The table and the advice for it, tried as a run would: the catalogs may rule out a key or a
     cursor that looks right. Raises Refused when the table cannot be loaded at all."""
     from loadsheet.source.catalog import describe
+    from loadsheet.source.origins import refuse_shifted
     from loadsheet.source.selection import refuse_unknown_zone, refuse_unseen_writers
 
     table = describe(session, schema, Table(name=name))
@@ -316,10 +317,11 @@ def _tried(
         found = describe(session, schema, entry)
         assert entry.incremental
         refuse_unknown_zone(session, found, entry.incremental)
+        refuse_shifted(session, found, entry.incremental)
     except Refused as error:
         return table, copy_whole(advice, str(error))
     try:
-        refuse_unseen_writers(session, table, advice.cursor)
+        refuse_unseen_writers(session, found, entry.incremental)
     except Refused as error:
         # A missing right is no reason against the cursor: it is granted once, for all tables.
         text = str(error).removeprefix(f"{table.relation}: ")

@@ -235,7 +235,7 @@ class _ExtractPreviewer:
         ask(
             preview,
             "hold-back",
-            lambda: selection.refuse_unseen_writers(self.session, source, spec.cursor),
+            lambda: selection.refuse_unseen_writers(self.session, source, spec),
         )
         ask(
             preview,

@@ -17,7 +17,7 @@ import psycopg
 from psycopg import Connection, sql
 
 from loadsheet.errors import Refused
-from loadsheet.source import holdback, sequences, ties, zones
+from loadsheet.source import holdback, origins, sequences, ties, zones
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Incremental, Mode
 from loadsheet.sql.text import ident, typed
@@ -59,6 +59,7 @@ class Cursor:
                 self._session, self._source, required=not has_lookback
             )
             sequences.refuse_disorder(self._session, self._source, self._spec.cursor, has_lookback)
+            origins.refuse_shifted(self._session, self._source, self._spec)
             settled = self._settled(includes_today=mode == "merge")
             highest = self._highest_complete(mode, settled)
         if highest is None or not sees_transactions:

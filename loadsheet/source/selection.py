@@ -13,7 +13,7 @@ import psycopg
 from loadsheet.errors import HeldBack, Refused
 from loadsheet.outcome import RunRequest
 from loadsheet.postgres import Session
-from loadsheet.source import holdback, identity, sequences, ties, zones
+from loadsheet.source import holdback, identity, origins, sequences, ties, zones
 from loadsheet.source.bounds import Cursor
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Incremental, Mode, Table
@@ -191,10 +191,11 @@ def _refuse_incomplete_replacement(session: Session, source: SourceTable, rows: 
         )
 
 
-def refuse_unseen_writers(session: Session, source: SourceTable, cursor: str) -> None:
+def refuse_unseen_writers(session: Session, source: SourceTable, spec: Incremental) -> None:
     """Raises Refused, with the way on, where a row may come late without being held back."""
     holdback.sees_open_transactions(session, source)
-    sequences.refuse_disorder(session, source, cursor, has_lookback=False)
+    sequences.refuse_disorder(session, source, spec.cursor, has_lookback=False)
+    origins.refuse_shifted(session, source, spec)
 
 
 def refuse_unknown_zone(session: Session, source: SourceTable, spec: Incremental) -> None:
@@ -396,7 +397,7 @@ class _Window:
         self._refuse_misfits(start, end)
         if self._cursor.is_time and not request.explicit_interval:
             self._wait_for_the_clock(end)
-        refuse_unseen_writers(self._session, self._source, self._spec.cursor)
+        refuse_unseen_writers(self._session, self._source, self._spec)
         moment = end if self._cursor.is_time else holdback.now(self._session)
         holder = holdback.wait_until_ended(self._session, moment, self._spec.hold_back)
         if holder:

@@ -81,6 +81,21 @@ def is_zoneless(type_name: str) -> bool:
     return type_name in TIME_TYPES and type_name != TIMESTAMPTZ
 
 
+def is_utc(zone: str) -> bool:
+    """Whether the zone is UTC under one of its names."""
+    return zone.lower() in _UTC_NAMES
+
+
+def is_same(one: str, other: str) -> bool:
+    """Whether two names are of the same zone, as far as the names tell."""
+    return one.lower() == other.lower() or (is_utc(one) and is_utc(other))
+
+
+def are_all_utc(session: psycopg.Connection[Any]) -> bool:
+    """Whether the catalogs show that every session begins in UTC."""
+    return not _not_utc(_visible(session))
+
+
 def of_writers(
     session: psycopg.Connection[Any], source: SourceTable, spec: Incremental
 ) -> list[str]:
@@ -93,7 +108,7 @@ def of_writers(
         _refuse_unknown(session, source, spec.time_zone)
         return [spec.time_zone]
     settings = _visible(session)
-    foreign = [setting for setting in settings if (setting.zone or "").lower() not in _UTC_NAMES]
+    foreign = _not_utc(settings)
     if not foreign:
         return [UTC]
     if spec.lookback is None:
@@ -118,6 +133,10 @@ def spans(
     with time zone; None: now) can still write. `margin`, in seconds, widens the span."""
     values = {"since": since, "margin": timedelta(seconds=margin), "zones": list(zones)}
     return session.execute(_SPANS, values).fetchall()
+
+
+def _not_utc(settings: list[_Setting]) -> list[_Setting]:
+    return [setting for setting in settings if not is_utc(setting.zone or "")]
 
 
 def _visible(session: psycopg.Connection[Any]) -> list[_Setting]:

@@ -265,7 +265,7 @@ REDEFINED = {
     "another table": "CREATE OR REPLACE VIEW t AS SELECT id, at FROM other",
     "another schema": "CREATE SCHEMA green; CREATE TABLE green.base AS SELECT * FROM public.base;"
     "CREATE OR REPLACE VIEW t AS SELECT id, at FROM green.base",
-    "another cursor": "DROP VIEW t; CREATE VIEW t AS SELECT id, at + interval '1h' AS at FROM base",
+    "another cursor": "DROP VIEW t; CREATE VIEW t AS SELECT id, greatest(at, at) AS at FROM base",
     "a union": "CREATE OR REPLACE VIEW t AS SELECT id, at FROM base UNION ALL TABLE other",
     "below it": "CREATE OR REPLACE VIEW v AS SELECT * FROM base WHERE id > 0",
 }
