@@ -20,11 +20,10 @@ from loadsheet.postgres import Session
 from loadsheet.preview import columns, rights, sizes
 from loadsheet.preview.models import Changes, StepPreview
 from loadsheet.preview.sessions import NOT_KNOWN, UNANSWERED, ask
-from loadsheet.source import catalog, fitness, identity, selection
+from loadsheet.source import catalog, fitness, identity, selection, zones
 from loadsheet.source.discovery import has_relation
 from loadsheet.source.selection import Selection
 from loadsheet.source.table import SourceTable
-from loadsheet.source.zones import TIMESTAMPTZ
 from loadsheet.spec.models import Incremental, Mode, Pipeline, Table
 from loadsheet.sql.copying import select_columns
 from loadsheet.sql.extensions import Offered, is_known
@@ -242,7 +241,7 @@ class _ExtractPreviewer:
             "hold-back",
             lambda: selection.refuse_unknown_zone(self.session, source, spec),
         )
-        self._check_identity(source, "merge", {})
+        self._check_identity(source, "merge", zones.facts(source, spec))
         # No row's values are checked, because the rows are not known; the cursor is, in all rows.
         self._check_values(source, "FALSE")
         preview.does = f"rows of the run's interval by {spec.cursor}"
@@ -358,7 +357,7 @@ class _ExtractPreviewer:
         # The watermark of a cursor of whole seconds stays below the current second, which may still
         # get rows, so its newest rows are read again.
         cursor_type = source.column(spec.cursor).type
-        is_coarse = cursor_type != TIMESTAMPTZ and without_modifier(cursor_type) in TIME_TYPES
+        is_coarse = cursor_type != zones.TIMESTAMPTZ and without_modifier(cursor_type) in TIME_TYPES
         return is_coarse or was_last_load_held_back(self.warehouse, scope)
 
     def _text(self) -> str:

@@ -240,10 +240,7 @@ class _Window:
         self._mode = mode
         self._cursor = Cursor(session, source, spec)
         # What is kept of the spec: under another one, the watermark means something else.
-        self._facts = {}
-        zone = zones.recorded(source, spec)
-        if zone is not None:
-            self._facts["time_zone"] = zone
+        self._facts = zones.facts(source, spec)
 
     def everything(self) -> Selection:
         """All rows. Tables read by interval have no watermark to move."""

@@ -116,14 +116,14 @@ def of_writers(
     return sorted({UTC, *(setting.zone for setting in settings if setting.zone)})
 
 
-def recorded(source: SourceTable, spec: Incremental) -> str | None:
+def facts(source: SourceTable, spec: Incremental) -> dict[str, str]:
     """What manifests keep of the zone that the cursor is stamped in: in another one, its values
-    mean other moments. None where each value has its zone, or where no zone is trusted."""
+    mean other moments. Empty where each value has its zone, or where no zone is trusted."""
     if not is_zoneless(without_modifier(source.column(spec.cursor).type)):
-        return None
+        return {}
     if spec.time_zone is not None:
-        return spec.time_zone
-    return UTC if spec.lookback is None else None
+        return {"time_zone": spec.time_zone}
+    return {"time_zone": UTC} if spec.lookback is None else {}
 
 
 def spans(

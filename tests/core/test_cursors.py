@@ -394,6 +394,26 @@ def test_a_declared_zone_is_the_writers_and_another_one_is_a_changed_source(
     project.succeed(full_refresh="all")
 
 
+def test_the_plan_of_intervals_tells_of_another_zone_as_the_run_does(project: Project) -> None:
+    """The plan did not compare the zones."""
+    project.in_source(ZONELESS)
+    project.in_source("INSERT INTO t VALUES (1, '2026-01-01 12:00')")
+    interval = {"interval_start": "2026-01-01T00:00:00Z", "interval_end": "2026-01-02T00:00:00Z"}
+
+    def spec(zone: str) -> None:
+        cursor = {"cursor": "at", "by": "data_interval", "time_zone": zone}
+        project.spec({"t": {"incremental": cursor}}, schedule="@daily")
+
+    spec("Asia/Tokyo")
+    project.succeed(**interval)
+    assert project.cli("plan", "shop", "--connect").returncode == 0
+    spec("Asia/Seoul")
+    said = "the cursor's time zone Asia/Tokyo -> Asia/Seoul"
+    assert said in str(refusal(project, **interval))
+    planned = project.cli("plan", "shop", "--connect")
+    assert planned.returncode == 1 and said in " ".join(planned.stdout.split())
+
+
 @pytest.mark.parametrize(
     "cursor, said",
     [
