@@ -76,25 +76,36 @@ class Cursor:
     def waiting(self, upper: str | None) -> str:
         """How many rows above `upper` wait because later rows may share their value, for messages;
         empty where none does. To call after `safe_upper`."""
-        if self._shared is None:
+        shared = self._shared or self._highest_of_open_unit()
+        if shared is None:
             return ""
         above = ""
         if upper is not None:
             above = f" AND {self.sql} > {typed(upper, self.type)}"
         row = self._session.execute(
             f"SELECT count(*) FROM {self._source.relation.sql}"
-            f" WHERE {self.sql} <= {typed(self._shared, self.type)}{above}"
+            f" WHERE {self.sql} <= {typed(shared, self.type)}{above}"
         ).fetchone()
         assert row
+        if not row[0]:
+            return ""
         text = (
             f"{row[0]:,} rows wait, because later rows may share their {self._spec.cursor}, for"
-            f" example {self._shared}"
+            f" example {shared}"
         )
         if not self.is_time:
             text += (
                 f", until there is a higher one (a unique index on {self._spec.cursor} ends this)"
             )
         return text
+
+    def _highest_of_open_unit(self) -> str | None:
+        """The highest value that is not from the future, for a cursor whose type has coarse units:
+        an append does not read the last of them. None for other cursors."""
+        if self.type != "date" and not (self.is_time and self._unit_seconds()):
+            return None
+        highs = [typed(high, self.type) for _, high in self._spans()]
+        return self._highest(f"{self.sql} <= greatest({', '.join(highs)})")
 
     def newest_query(self) -> str:
         """SQL for the highest value in the table now, as text. Values from the future do not

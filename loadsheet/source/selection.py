@@ -510,9 +510,15 @@ class _Window:
         lookback = self._spec.lookback
         if lookback is None:
             return bound
-        if self._cursor.is_time:
-            return f"{bound} - interval '{seconds(lookback)} seconds'"
-        return f"{bound} - {typed(lookback, 'numeric')}"
+        if not self._cursor.is_time:
+            return f"{bound} - {typed(lookback, 'numeric')}"
+        lower = f"{bound} - interval '{seconds(lookback)} seconds'"
+        try:
+            with self._session.transaction():
+                self._session.execute(f"SELECT {lower}")
+        except psycopg.DataError:
+            return typed("-infinity", self._cursor.type)  # before the first day that the type has
+        return lower
 
     def _with_nulls(self, condition: str) -> str:
         if self._spec.nulls == "include":

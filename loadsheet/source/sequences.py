@@ -6,6 +6,7 @@ is out of its sight: it may be used at any time, below numbers that have been re
 
 from __future__ import annotations
 
+import math
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -100,18 +101,29 @@ def refuse_set_back(
 
     A sequence that this role may not read is not asked.
     """
-    if without_modifier(table.column(cursor).type) not in NUMBER_TYPES or not table.is_table:
+    kind = without_modifier(table.column(cursor).type)
+    if kind not in NUMBER_TYPES or not table.is_table:
         return
     for sequence in _sequences(session, table, cursor):
         last = _last_number(session, sequence)
-        if last is None or last >= Decimal(watermark):
+        if last is None or _in_type(session, last, kind) >= Decimal(watermark):
             continue
         raise Refused(
             f"{table.relation}: sequence {sequence.name} has counted to {last}, but increments were"
             f" read up to {cursor} {watermark}, and later rows would be below that. If the sequence"
             " was set back, run a full refresh of this table. If rows came with numbers of their"
-            f" own, let it count on from there: SELECT setval('{sequence.name}', {watermark});"
+            f" own, let it count on from there: SELECT setval('{sequence.name}',"
+            f" {math.ceil(Decimal(watermark))});"
         )
+
+
+def _in_type(session: psycopg.Connection[Any], number: int, kind: str) -> Decimal:
+    """The number as the cursor's type holds it: a real has 6 digits."""
+    if kind != "real":
+        return Decimal(number)
+    row = session.execute(f"SELECT CAST({number} AS {kind})::text").fetchone()
+    assert row
+    return Decimal(row[0])
 
 
 def _last_number(session: psycopg.Connection[Any], sequence: _Sequence) -> int | None:

@@ -3,6 +3,8 @@ zone, initial values that change, sequences that are set back."""
 
 from __future__ import annotations
 
+import re
+
 import psycopg
 import pytest
 
@@ -514,6 +516,57 @@ def test_a_sequence_that_is_behind_the_watermark_is_refused(
         project.succeed()
     project.succeed(full_refresh="all")
     project.in_source("INSERT INTO t DEFAULT VALUES")
+    project.succeed()
+    assert not judge(project, "t")
+
+
+@pytest.mark.parametrize("type_name", ["date", "timestamp(0)", "timestamptz(0)"])
+def test_an_append_counts_the_rows_that_wait_for_their_unit_to_end(
+    project: Project, type_name: str
+) -> None:
+    """The message was silent about them."""
+    project.in_source(f"CREATE TABLE t (at {type_name} NOT NULL)")
+    project.in_source(
+        "INSERT INTO t SELECT now() - interval '3 d' FROM generate_series(1, 2);"
+        # A second ends soon: the next ones count as written now, too.
+        "INSERT INTO t SELECT now() + n * interval '1 s' FROM generate_series(0, 600) n"
+    )
+    project.spec({"t": {"incremental": "at", "mode": "append"}})
+    said = outcome(project, "t").message
+    assert re.search(r"\d+ rows wait, because later rows may share their at, for example 2", said)
+    project.in_source("DELETE FROM t WHERE at > now() - interval '2 d'")
+    project.spec(
+        {"t": {"incremental": "at", "mode": "append"}},
+        warehouse={"conn_id": "warehouse", "schema": "other"},
+    )
+    assert "wait" not in outcome(project, "t").message
+
+
+@pytest.mark.parametrize("type_name", ["date", "timestamp", "timestamptz"])
+def test_a_lookback_beyond_the_first_day_of_its_type_reads_all_rows(
+    project: Project, type_name: str
+) -> None:
+    """It was an error of the server: timestamp out of range."""
+    project.in_source(f"CREATE TABLE t (id int PRIMARY KEY, at {type_name} NOT NULL)")
+    project.in_source("INSERT INTO t VALUES (1, '4700-01-01 BC')")
+    project.spec({"t": {"incremental": {"cursor": "at", "lookback": "99999d"}}})
+    project.succeed()
+    project.in_source("INSERT INTO t VALUES (2, '4712-01-01 BC'), (3, '-infinity')")
+    project.succeed()
+    assert not judge(project, "t")
+
+
+def test_a_sequence_is_compared_as_the_cursors_type_holds_its_numbers(project: Project) -> None:
+    """A real rounds 16777221 up: the sequence seemed to be behind the watermark."""
+    project.in_source(
+        "CREATE TABLE t (id int PRIMARY KEY, at real NOT NULL);"
+        " CREATE SEQUENCE numbers START 16777227; CREATE FUNCTION give() RETURNS trigger"
+        " LANGUAGE plpgsql AS $$ BEGIN NEW.at := nextval('numbers'); RETURN NEW; END $$;"
+        " CREATE TRIGGER give BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION give();"
+        " INSERT INTO t VALUES (1)"
+    )
+    project.spec({"t": {"incremental": "at"}})
+    project.succeed()
     project.succeed()
     assert not judge(project, "t")
 
