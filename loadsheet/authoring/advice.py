@@ -301,7 +301,8 @@ def _tried(
     cursor that looks right. Raises Refused when the table cannot be loaded at all."""
     from loadsheet.source.catalog import describe
     from loadsheet.source.origins import refuse_shifted
-    from loadsheet.source.selection import refuse_unknown_zone, refuse_unseen_writers
+    from loadsheet.source.selection import refuse_unknown_zone
+    from loadsheet.source.window import refuse_unseen_writers
 
     table = describe(session, schema, Table(name=name))
     advice = advise(table, facts)

@@ -38,7 +38,7 @@ from loadsheet.outcome import Outcome, RunRequest, skipped
 from loadsheet.pinned import PINNED, PinnedSession
 from loadsheet.postgres import Session
 from loadsheet.source import beneath, catalog, fitness, holdback, identity, selection
-from loadsheet.source.selection import Last, Selection
+from loadsheet.source.rows import WATERMARK_FACTS, Last, Selection
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.copying import FileFormat
@@ -217,10 +217,9 @@ class _Attempt:
         and this run would not make up for that."""
         self.change = Change("is gone", is_empty=True)
         if self.exists:
-            observed = integrity.observe(session, self.target)
-            self.change = integrity.change_of(session, self.target, observed, self.seen.storage)
+            storage, self.change = integrity.observe(session, self.target, self.seen.storage)
             if self.change is None:
-                self.storage = observed.storage
+                self.storage = storage
         if self.change:
             self.is_first = integrity.is_first_load(
                 self.target, self.pipeline, self.table, self.change, self.request.explicit_interval
@@ -381,7 +380,7 @@ class _Attempt:
         if rows.action != "replace" and not rows.moves_watermark:
             # An interval does not read all rows of new leaves, for example: the watermark's next
             # run does.
-            for name in selection.WATERMARK_FACTS:
+            for name in WATERMARK_FACTS:
                 origin.pop(name, None)
                 if name in last:
                     origin[name] = last[name]

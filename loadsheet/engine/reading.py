@@ -9,7 +9,7 @@ from loadsheet.lake.manifest import Part
 from loadsheet.lake.parts import PartStore, PartWriter
 from loadsheet.postgres import Session
 from loadsheet.source import fitness, stream
-from loadsheet.source.selection import Selection
+from loadsheet.source.rows import Selection
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline
 from loadsheet.sql.copying import FileFormat, WireFormat, select_columns

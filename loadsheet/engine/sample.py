@@ -24,7 +24,7 @@ from loadsheet.engine import garbage
 from loadsheet.errors import InputError
 from loadsheet.outcome import Sample
 from loadsheet.postgres import Session
-from loadsheet.source.selection import Selection
+from loadsheet.source.rows import Selection
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline, Transform
 from loadsheet.sql.substitute import in_schemas

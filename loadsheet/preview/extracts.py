@@ -20,9 +20,9 @@ from loadsheet.postgres import Session
 from loadsheet.preview import columns, rights, sizes
 from loadsheet.preview.models import Changes, StepPreview
 from loadsheet.preview.sessions import NOT_KNOWN, UNANSWERED, ask
-from loadsheet.source import catalog, fitness, identity, selection, zones
+from loadsheet.source import catalog, fitness, identity, selection, window, zones
 from loadsheet.source.discovery import has_relation
-from loadsheet.source.selection import Selection
+from loadsheet.source.rows import Selection
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Incremental, Mode, Pipeline, Table
 from loadsheet.sql.copying import select_columns
@@ -230,11 +230,11 @@ class _ExtractPreviewer:
         preview = self.preview
         mode: Mode | None = ask(preview, "mode", lambda: selection.refuse_mode(self.table, source))
         if mode:
-            ask(preview, "mode", lambda: selection.refuse_appended_interval(source, mode))
+            ask(preview, "mode", lambda: window.refuse_appended_interval(source, mode))
         ask(
             preview,
             "hold-back",
-            lambda: selection.refuse_unseen_writers(self.session, source, spec),
+            lambda: window.refuse_unseen_writers(self.session, source, spec),
         )
         ask(
             preview,
@@ -257,12 +257,7 @@ class _ExtractPreviewer:
         change: Change | None = ask(
             self.preview,
             "target-changed",
-            lambda: integrity.change_of(
-                self.warehouse,
-                target,
-                integrity.observe(self.warehouse, target),
-                self.scope.storage,
-            ),
+            lambda: integrity.observe(self.warehouse, target, self.scope.storage)[1],
         )
         if change is None:
             return False

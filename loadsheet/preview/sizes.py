@@ -11,7 +11,7 @@ from loadsheet.pinned import PinnedSession
 from loadsheet.postgres import Session
 from loadsheet.preview.models import StepPreview
 from loadsheet.preview.sessions import NOT_KNOWN, UNANSWERED
-from loadsheet.source.selection import Selection
+from loadsheet.source.rows import Selection
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline
 

@@ -59,21 +59,24 @@ _FROM_TIMESTAMPTZ = {1178, 2027}
 _TIMESTAMP_TO_DATE = 2029
 _WHOLE_NUMBERS = ("smallint", "integer", "bigint", "numeric")
 _BETWEEN_NUMBERS = {313, 314, 480, 481, 714, 754, 1740, 1781, 1782}
+_BY_WATERMARK = "(or read it by: watermark, with an overlap: incremental.lookback)"
 _LONGEST = 80
 """How much of a default a message shows."""
 
 
 def refuse_shifted(session: psycopg.Connection[Any], table: SourceTable, spec: Incremental) -> None:
     """Raises Refused, with the way on, unless the cursor is known to take its values from the clock
-    or a sequence as they are. A lookback makes up for what is not known."""
-    if spec.lookback is not None:
+    or a sequence as they are. A lookback makes up for what is not known; an interval has none."""
+    reads_intervals = spec.by == "data_interval"
+    if spec.lookback is not None and not reads_intervals:
         return
     column = table.column(spec.cursor)
     walk = _Walk(session, table, spec)
     try:
         walk.column(table.oid, column.attnum, _Wanted(column.source_type))
     except _Shifted as found:
-        raise Refused(f"{table.relation}: {found} {OVERLAP}") from None
+        way_on = _BY_WATERMARK if reads_intervals else OVERLAP
+        raise Refused(f"{table.relation}: {found} {way_on}") from None
 
 
 class _Shifted(Exception):
@@ -125,7 +128,13 @@ class _Walk:
         rows = self._session.execute(_COLUMNS, values).fetchall()
         if not rows:
             raise self._shifted("it is read from no column")
+        seen = set()
         for oid, name, column, type_name, generated, default, view in rows:
+            # Thousands of partitions have the same default.
+            how = (type_name, generated and (oid, generated), default, view)
+            if how in seen:
+                continue
+            seen.add(how)
             place = f"{name}.{column}"
             if view is not None:
                 self._output(_Scope(name, _query(view)), attnum, wanted)

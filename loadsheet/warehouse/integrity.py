@@ -63,41 +63,30 @@ class Change:
     is_empty: bool
 
 
-@dataclass(frozen=True)
-class Observed:
-    """An existing target as it is now."""
+def observe(
+    session: Session, target: Relation, last_storage: str | None
+) -> tuple[str, Change | None]:
+    """The existing target's storage, and how it differs from what its loads left, where its storage
+    was `last_storage`; None where it does not.
 
-    storage: str
-    is_empty: bool
-
-
-def observe(session: Session, target: Relation) -> Observed:
-    """The existing target's storage, and whether it has no row.
-
+    A ledger of an earlier version has recorded no storage: then only an empty target is noticed.
     Raises Refused when its rows cannot be read and written safely.
     """
     belongings.refuse_unsafe(session, target)
     is_empty = f"NOT EXISTS (SELECT FROM {target.sql.replace('%', '%%')})"
     row = session.execute(f"SELECT ({STORAGE}), {is_empty}", {"target_sql": target.sql}).fetchone()
     assert row
-    return Observed(*row)
+    storage, has_no_row = row
+    return storage, _change(session, target, has_no_row, last_storage in (None, storage))
 
 
-def change_of(
-    session: Session, target: Relation, observed: Observed, last_storage: str | None
-) -> Change | None:
-    """How the target differs from what its loads left, where its storage was `last_storage`; None
-    where it does not.
-
-    A ledger of an earlier version has recorded no storage: then only an empty target is noticed.
-    """
-    is_same = last_storage in (None, observed.storage)
-    if is_same and not observed.is_empty:
+def _change(session: Session, target: Relation, is_empty: bool, is_same: bool) -> Change | None:
+    if is_same and not is_empty:
         return None
     row = session.execute(_LEDGER, (str(target),)).fetchone()
     assert row
     expected, last_written, has_unknown_rows = row
-    if observed.is_empty:
+    if is_empty:
         if expected <= 0:
             return None
         return Change(f"was emptied ({expected:,} rows by the ledger)", is_empty=True)

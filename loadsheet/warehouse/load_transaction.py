@@ -155,8 +155,7 @@ class _LoadTransaction:
         """The target's rows are not those of its loads: they are counted, and what reads the target
         must be built in full."""
         if not self.is_new:
-            observed = integrity.observe(session, target)
-            change = integrity.change_of(session, target, observed, scope.storage)
+            _, change = integrity.observe(session, target, scope.storage)
             if change and manifest.builds_on_target and manifest.cursor:
                 raise Superseded(
                     f"{target} {change.what} since its rows were read, and the load holds only"

@@ -17,8 +17,9 @@ from psycopg import sql
 from loadsheet.errors import Refused
 from loadsheet.postgres import Session
 from loadsheet.spec.models import Pipeline
-from loadsheet.sql.text import Relation, ident, literal
-from loadsheet.warehouse import ledger
+from loadsheet.sql.text import Relation, ident
+from loadsheet.warehouse import grants, ledger
+from loadsheet.warehouse.grants import Comment, Grant
 
 NewSql = Callable[[Relation], sql.Composed | None]
 """The SELECT that a view transform of this pipeline has now; None for any other view."""
@@ -53,29 +54,6 @@ _PROPERTIES = """
 SELECT pg_get_userbyid(relowner), array_to_string(reloptions, ', ')
 FROM pg_class WHERE oid = to_regclass(%s)
 """
-# The owner's default privileges are listed, too: they may have been revoked.
-_GRANTS = """
-SELECT coalesce(quote_ident(rolname), 'PUBLIC'), privilege_type, is_grantable, attname
-FROM (
-    SELECT NULL::name AS attname, coalesce(relacl, acldefault('r', relowner)) AS acl
-    FROM pg_class WHERE oid = to_regclass(%(view)s)
-    UNION ALL
-    SELECT attname, attacl FROM pg_attribute
-    WHERE attrelid = to_regclass(%(view)s) AND attacl IS NOT NULL
-) granted, aclexplode(acl) LEFT JOIN pg_roles ON pg_roles.oid = grantee
-"""
-_COMMENTS = """
-SELECT attname, description FROM pg_description
-LEFT JOIN pg_attribute ON attrelid = objoid AND attnum = objsubid AND objsubid > 0
-WHERE objoid = to_regclass(%s) AND classoid = 'pg_class'::regclass
-"""
-_COLUMN_NAMES = """
-SELECT attname FROM pg_attribute
-WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped
-"""
-
-Grant = tuple[str, str, bool, str | None]
-"""Grantee, privilege, whether it may be granted on, and the column where it is one of a column."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +87,7 @@ class SavedView:
     owner: str
     options: str | None
     grants: frozenset[Grant]
-    comments: tuple[tuple[str | None, str], ...]
+    comments: tuple[Comment, ...]
 
 
 def view_transforms(pipeline: Pipeline) -> frozenset[Relation]:
@@ -243,8 +221,8 @@ def save(session: Session, view: Relation) -> SavedView:
         definition=row[0],
         owner=owner,
         options=options,
-        grants=_grants(session, view),
-        comments=tuple(session.execute(_COMMENTS, (view.sql,)).fetchall()),
+        grants=grants.grants_of(session, view),
+        comments=grants.comments_of(session, view),
     )
 
 
@@ -292,29 +270,4 @@ def restore(session: Session, view: SavedView) -> None:
         session.execute(f"ALTER VIEW {name} SET ({view.options})")
     if view.owner != owner:
         session.execute(f"ALTER VIEW {name} OWNER TO {ident(view.owner)}")
-    columns = {row[0] for row in session.execute(_COLUMN_NAMES, (name,))}
-    wanted = {grant for grant in view.grants if grant[3] is None or grant[3] in columns}
-    _set_grants(session, view.relation, wanted)
-    for column, text in view.comments:
-        if column is None:
-            session.execute(f"COMMENT ON VIEW {name} IS {literal(text)}")
-        elif column in columns:
-            session.execute(f"COMMENT ON COLUMN {name}.{ident(column)} IS {literal(text)}")
-
-
-def _grants(session: Session, view: Relation) -> frozenset[Grant]:
-    return frozenset(session.execute(_GRANTS, {"view": view.sql}).fetchall())
-
-
-def _set_grants(session: Session, view: Relation, wanted: set[Grant]) -> None:
-    """Make these the view's only grants: default privileges may have added others."""
-    present = _grants(session, view)
-    if present == wanted:
-        return
-    # It revokes the privileges on columns as well.
-    for grantee in sorted({grant[0] for grant in present}):
-        session.execute(f"REVOKE ALL ON {view.sql} FROM {grantee}")
-    for grantee, privilege, is_grantable, column in sorted(wanted, key=str):
-        what = f"{privilege} ({ident(column)})" if column else privilege
-        option = " WITH GRANT OPTION" if is_grantable else ""
-        session.execute(f"GRANT {what} ON {view.sql} TO {grantee}{option}")
+    grants.restore(session, "VIEW", view.relation, view.grants, view.comments)

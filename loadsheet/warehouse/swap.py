@@ -12,7 +12,7 @@ from loadsheet.failpoints import reach
 from loadsheet.postgres import Session
 from loadsheet.redact import message
 from loadsheet.sql.text import Relation, ident, idents, literal
-from loadsheet.warehouse import belongings, tables
+from loadsheet.warehouse import belongings, grants, tables
 from loadsheet.warehouse.belongings import Belonging
 
 # Without the primary key, which the new table gets from the spec or the source.
@@ -20,26 +20,6 @@ _INDEXES = """
 SELECT i.relname, pg_get_indexdef(i.oid), indisunique
 FROM pg_index JOIN pg_class i ON i.oid = indexrelid
 WHERE indrelid = {oid} AND NOT indisprimary
-"""
-# All that the relation has, also what default privileges have given it.
-_GRANTS = """
-SELECT privilege_type, role.name, is_grantable, attname
-FROM (
-    SELECT acl.*, NULL::name AS attname
-    FROM pg_class, aclexplode(coalesce(relacl, acldefault('r', relowner))) acl
-    WHERE oid = {oid}
-    UNION ALL
-    SELECT acl.*, attname FROM pg_attribute, aclexplode(attacl) acl
-    WHERE attrelid = {oid} AND NOT attisdropped
-) privilege, LATERAL (
-    SELECT CASE privilege.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(rolname) END
-    FROM (SELECT) always LEFT JOIN pg_roles ON oid = privilege.grantee
-) role (name)
-"""
-_COMMENTS = """
-SELECT objsubid, attname, description FROM pg_description
-LEFT JOIN pg_attribute ON attrelid = objoid AND attnum = objsubid
-WHERE objoid = {oid} AND classoid = 'pg_class'::regclass
 """
 _OWNER = """
 SELECT rolname, rolname = current_user FROM pg_class JOIN pg_roles r ON r.oid = relowner
@@ -231,24 +211,11 @@ def _copy_indexes(session: Session, old: Relation, new: Relation) -> list[tuple[
 
 def _copy_properties(session: Session, old: Relation, new: Relation) -> None:
     """Give `new` the owner, the exact privileges, the comments and the options of `old`."""
-    columns = tables.columns_of(session, new)
     owner, is_own = session.execute(_of(_OWNER, old)).fetchone() or ("", True)
     if not is_own:
         session.execute(f"ALTER TABLE {new.sql} OWNER TO {ident(owner)}")
-    # Default privileges have given the new table some that the old one may not have.
-    for grantee in {row[1] for row in session.execute(_of(_GRANTS, new))}:
-        session.execute(f"REVOKE ALL ON {new.sql} FROM {grantee}")
-    for privilege, grantee, is_grantable, column in session.execute(_of(_GRANTS, old)).fetchall():
-        if column is not None and column not in columns:
-            continue
-        what = f"{privilege} ({ident(column)})" if column else privilege
-        option = " WITH GRANT OPTION" if is_grantable else ""
-        session.execute(f"GRANT {what} ON {new.sql} TO {grantee}{option}")
-    for place, column, text in session.execute(_of(_COMMENTS, old)).fetchall():
-        if place and column not in columns:
-            continue
-        on = f"COLUMN {new.sql}.{ident(column)}" if place else f"TABLE {new.sql}"
-        session.execute(f"COMMENT ON {on} IS {literal(text)}")
+    of_old = grants.grants_of(session, old)
+    grants.restore(session, "TABLE", new, of_old, grants.comments_of(session, old))
     for name, value in session.execute(_of(_OPTIONS, old)).fetchall():
         session.execute(f"ALTER TABLE {new.sql} SET ({name} = {literal(value)})")
 

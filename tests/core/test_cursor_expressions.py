@@ -404,6 +404,18 @@ def test_a_reader_that_does_not_ask_where_a_cursor_comes_from_loses_rows(
     assert set(losing(shifted)) == set(LOSING)
 
 
+def test_intervals_of_a_cursor_that_an_expression_gives_are_refused(project: Project) -> None:
+    """A lookback means nothing to them, and makes up for nothing."""
+    project.in_source(column(f"at timestamptz DEFAULT {EARLIER}"))
+    project.spec({"t": entry(by="data_interval", lookback="2h")}, schedule="@daily")
+    times = {"interval_start": "2026-01-01T00:00:00Z", "interval_end": "2026-01-02T00:00:00Z"}
+    found = project.run(**times)["extract.extract_t"].result
+    assert isinstance(found, Refused) and "by: watermark, with an overlap" in str(found)
+    # An interval of a table that is read by its watermark is asked for.
+    project.spec({"t": entry(lookback="2h")})
+    project.succeed(**times, explicit_interval=True)
+
+
 @pytest.mark.parametrize("looks", [True, False])
 def test_numbers_that_begin_again_need_a_lookback(
     project: Project, monkeypatch: pytest.MonkeyPatch, looks: bool

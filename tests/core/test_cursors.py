@@ -11,7 +11,7 @@ import pytest
 from loadsheet.errors import Refused, SourceChanged
 from loadsheet.outcome import Outcome
 from loadsheet.source import bounds
-from loadsheet.source.selection import _Window
+from loadsheet.source.window import Window
 from tests.faults.oracle import Verdict, judge
 from tests.project import Project
 
@@ -115,7 +115,7 @@ def test_a_reader_above_the_watermark_alone_loses_rows_that_share_it(
     tied: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The negative control."""
-    monkeypatch.setattr(_Window, "_reads_ties", False)
+    monkeypatch.setattr(Window, "_reads_ties", False)
     insert(tied, range(1, 4), 1)
     tied.succeed()
     insert(tied, range(4, 7), 1)

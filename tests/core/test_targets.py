@@ -172,7 +172,7 @@ def test_an_emptied_target_is_filled_again_from_the_start(shop: Project, harm: s
 def test_without_the_check_a_truncated_target_stays_empty(
     shop: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(integrity, "change_of", lambda *_: None)
+    monkeypatch.setattr(integrity, "_change", lambda *_: None)
     shop.in_warehouse("TRUNCATE staging.merged")
     assert shop.succeed()["extract.extract_merged"] == "skipped"
     assert judge(shop, "merged").lost == 100

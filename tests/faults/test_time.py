@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from loadsheet.errors import HeldBack, Refused
-from loadsheet.source import selection
+from loadsheet.source import window
 from loadsheet.source.bounds import Cursor
 from tests.faults.oracle import judge, violations, watermark_violations
 from tests.faults.scale import LONG, scaled
@@ -270,7 +270,7 @@ def test_an_interval_the_source_has_not_reached_is_not_read(
     error = project.run(**interval)["extract.extract_zoned"].result
     assert isinstance(error, HeldBack) and error.retryable and "seconds away" in str(error)
     with monkeypatch.context() as patch:  # the negative control
-        patch.setattr(selection._Window, "_wait_for_the_clock", lambda self, end: None)
+        patch.setattr(window.Window, "_wait_for_the_clock", lambda self, end: None)
         project.succeed(**interval)
     world.at(utc("2026-01-01T23:30"))
     world.write(updates=False)

@@ -26,7 +26,7 @@ LATE = {
     "airflow/factory.py": (1, "a worker does not need dag-factory, which takes 90 ms to import"),
     "airflow/operators.py": (6, TASK),
     "airflow/slack.py": (5, TASK),
-    "authoring/advice.py": (5, COMMAND),
+    "authoring/advice.py": (6, COMMAND),
     "authoring/file.py": (3, COMMAND),
     "cli/adopt.py": (2, COMMAND),
     "cli/add.py": (5, COMMAND),

@@ -1,0 +1,66 @@
+"""The rows that an extraction reads, and where the last one ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+INITIAL_VALUE = "initial_value"
+UNIQUE = "unique"
+WATERMARK_FACTS = ("leaves", "oldest_transaction", "ties", INITIAL_VALUE, UNIQUE)
+"""Facts of a load that belong to its watermark: a load of an interval leaves them as they were."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """The rows to read from one table, and what to do with them in the target. Cursor values are
+    text as the source writes them."""
+
+    action: Literal["replace", "merge", "append"]
+    where: str = ""
+    """SQL condition on the source table; empty reads all."""
+    sample: str = ""
+    """SQL condition of a sample run; empty reads all."""
+    lower: str | None = None
+    """The watermark, the initial value or the start of the interval that rows are read from."""
+    upper: str | None = None
+    """The watermark once the rows are committed, where `moves_watermark`."""
+    moves_watermark: bool = False
+    clock: str | None = None
+    """For a cursor without a time zone: the lowest value it can be stamped with from now on."""
+    held_by: str = ""
+    """The open transaction that keeps the watermark from moving further; empty: none does."""
+    waiting: str = ""
+    """The rows that are not read yet although no transaction holds them back; empty: none are."""
+    repeats: bool = False
+    """Whether rows with the last watermark's value, which were read before, may be among them."""
+    compares: bool = False
+    """Whether later rows may share the watermark's value, and only a comparison of the rows that
+    have it (`compare_ties`) shows whether there are some."""
+    tied: str = ""
+    """SQL condition on the rows that have the last watermark's value, which `where` includes;
+    empty: there are none to compare."""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """What the next run must know about this one: it is kept in the manifest, next to the source's
+    identity."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Last:
+    """The last load of a table: its watermark, and the source's columns at that time."""
+
+    watermark: str | None
+    cursor: str | None
+    """The column the watermark belongs to; None where an older ledger does not record it."""
+    source_oid: int | None
+    places: Mapping[str, int]
+    """Each column's attnum."""
+    types: Mapping[str, str]
+    source: dict[str, str] | None = None
+    """The source, as `identity` saw it; None where an older ledger does not record it."""
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """What is recorded of the source and of what was read; empty in an older ledger."""
+        return self.source or {}
