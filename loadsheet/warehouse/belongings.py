@@ -98,8 +98,10 @@ UNION ALL SELECT false, NULL, 'owner ' || owner, '', owner = current_user
         AND pg_has_role(current_user, relowner, may_become)
         AND has_schema_privilege(relowner, relnamespace, 'CREATE')
     FROM target, session
--- A privilege that another role has granted could not be granted by the owner.
-UNION ALL SELECT false, column_name, concat_ws(' ', 'privilege', privilege_type, 'of',
+-- A privilege that another role has granted could not be granted by the owner. A system column can
+-- have some, but is not one of the columns that come and go.
+UNION ALL SELECT false, (SELECT attname FROM own_column WHERE attname = column_name),
+    concat_ws(' ', 'privilege', privilege_type, 'of',
         CASE grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(grantee) END,
         'on column ' || column_name),
     concat(pg_get_userbyid(grantor), is_grantable), grantor = relowner
@@ -107,7 +109,9 @@ UNION ALL SELECT false, column_name, concat_ws(' ', 'privilege', privilege_type,
         SELECT relowner, NULL::name AS column_name, acl.* FROM target,
             aclexplode(coalesce(relacl, acldefault('r', relowner))) acl
         UNION ALL
-        SELECT relowner, attname, acl.* FROM target, own_column, aclexplode(attacl) acl
+        SELECT relowner, attname, acl.* FROM target JOIN pg_attribute ON attrelid = target.oid,
+            aclexplode(attacl) acl
+        WHERE NOT attisdropped
     ) privilege
 UNION ALL SELECT false, NULL, 'initial privileges', concat(objsubid, initprivs), false
     FROM target JOIN pg_init_privs ON objoid = oid AND classoid = 'pg_class'::regclass

@@ -29,6 +29,7 @@ CARRIED = {
     "a grant": "GRANT SELECT, INSERT ON {t} TO {role}",
     "a grant with its option": "GRANT UPDATE ON {t} TO {role} WITH GRANT OPTION",
     "a grant on a column": "GRANT SELECT (what), UPDATE (id) ON {t} TO {other}",
+    "a grant on a system column": "GRANT SELECT (ctid) ON {t} TO {role}",
     "nothing for the owner": "REVOKE ALL ON {t} FROM CURRENT_USER",
     "another owner": "ALTER TABLE {t} OWNER TO {role}",
     "a comment": "COMMENT ON TABLE {t} IS 'it''s'; COMMENT ON COLUMN {t}.what IS 'x'",
