@@ -263,6 +263,14 @@ LOCAL = Cause(
 )
 
 
+NO_ROOM_IN_PARTITION = Cause(
+    False,
+    "The table is a partition of another, and rows do not fit its bounds",
+    "detach it (ALTER TABLE ... DETACH PARTITION), or widen its bounds",
+)
+"""A check violation that names no constraint."""
+
+
 def of_sqlstate(code: str, text: str = "") -> Cause:
     """The cause of a SQLSTATE: its own, else that of its class, else the general one. The server's
     message `text` tells apart what has one code."""

@@ -93,7 +93,11 @@ def _database_error(error: psycopg.Error) -> Diagnosis | None:
                 break
     if code is None:  # psycopg refused a call of ours
         return None
-    return Diagnosis(text, f"SQLSTATE {code}", causes.of_sqlstate(code, text))
+    cause = causes.of_sqlstate(code, text)
+    is_check = isinstance(error, psycopg.errors.CheckViolation)
+    if is_check and error.diag.constraint_name is None:
+        cause = causes.NO_ROOM_IN_PARTITION
+    return Diagnosis(text, f"SQLSTATE {code}", cause)
 
 
 def _lake_error(error: BaseException) -> Diagnosis | None:

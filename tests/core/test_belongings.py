@@ -529,6 +529,19 @@ def test_a_table_that_cannot_be_written_to_is_refused_with_the_statement_that_he
     assert shop.differences("item") == 0
 
 
+def test_rows_that_do_not_fit_the_bounds_of_a_partition_name_the_way_on(shop: Project) -> None:
+    """The message spoke of a constraint to drop, and there is none."""
+    shop.in_warehouse(
+        "CREATE TABLE staging.whole (LIKE staging.item) PARTITION BY RANGE (id); ALTER TABLE"
+        " staging.whole ATTACH PARTITION staging.item FOR VALUES FROM (-1) TO (1000)"
+    )
+    shop.in_source("INSERT INTO item VALUES (1001)")
+    assert "ALTER TABLE ... DETACH PARTITION" in str(shop.run()["load.load_item"].result)
+    shop.in_warehouse("ALTER TABLE staging.whole DETACH PARTITION staging.item")
+    shop.succeed()
+    assert shop.differences("item") == 0
+
+
 def test_the_plan_says_whether_a_table_is_swapped(project: Project, roles: dict[str, str]) -> None:
     kinds = ["row level security", "a grant by another", "options", "a view"]
     tables, marts = {}, {}
