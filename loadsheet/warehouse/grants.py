@@ -3,7 +3,7 @@ takes its place."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from loadsheet.postgres import Session
@@ -20,7 +20,10 @@ FROM (
     UNION ALL
     SELECT attname, attacl FROM pg_attribute
     WHERE attrelid = to_regclass(%(name)s) AND NOT attisdropped AND attacl IS NOT NULL
-) granted, aclexplode(acl) LEFT JOIN pg_roles ON pg_roles.oid = grantee
+) granted, aclexplode(acl) WITH ORDINALITY AS item (grantor, grantee, privilege_type,
+    is_grantable, place)
+LEFT JOIN pg_roles ON pg_roles.oid = grantee
+ORDER BY attname NULLS FIRST, place
 """
 _COMMENTS = """
 SELECT attname, description FROM pg_description
@@ -50,10 +53,10 @@ class Comment(NamedTuple):
     text: str
 
 
-def grants_of(session: Session, relation: Relation) -> frozenset[Grant]:
-    """All privileges on the existing relation."""
+def grants_of(session: Session, relation: Relation) -> tuple[Grant, ...]:
+    """All privileges on the existing relation, in the order of its access list."""
     rows = session.execute(_GRANTS, {"name": relation.sql}).fetchall()
-    return frozenset(Grant(*row) for row in rows)
+    return tuple(Grant(*row) for row in rows)
 
 
 def comments_of(session: Session, relation: Relation) -> tuple[Comment, ...]:
@@ -66,7 +69,7 @@ def restore(
     session: Session,
     kind: str,
     relation: Relation,
-    grants: Collection[Grant],
+    grants: Sequence[Grant],
     comments: Collection[Comment],
 ) -> None:
     """Give the relation (`kind` is TABLE or VIEW) exactly these privileges, and these comments.
@@ -75,13 +78,13 @@ def restore(
     that it is not to have.
     """
     columns = {row[0] for row in session.execute(_COLUMNS, {"name": relation.sql})} | {None}
-    wanted = {grant for grant in grants if grant.column in columns}
+    wanted = tuple(grant for grant in grants if grant.column in columns)
     present = grants_of(session, relation)
     if present != wanted:
         # It revokes the privileges on columns as well.
         for grantee in sorted({grant.grantee for grant in present}):
             session.execute(f"REVOKE ALL ON {relation.sql} FROM {grantee}")
-        for grant in sorted(wanted, key=str):
+        for grant in wanted:
             session.execute(_statement(grant, relation))
     for comment in comments:
         if comment.column not in columns:

@@ -86,7 +86,7 @@ class SavedView:
     definition: str
     owner: str
     options: str | None
-    grants: frozenset[Grant]
+    grants: tuple[Grant, ...]
     comments: tuple[Comment, ...]
 
 
