@@ -4,6 +4,7 @@ warehouse. With `-vv` the logger of this module shows every statement."""
 from __future__ import annotations
 
 import logging
+import math
 import re
 from typing import Any, Self
 
@@ -11,6 +12,7 @@ import psycopg
 
 from loadsheet.connections.lookup import Connection
 from loadsheet.deadline import remaining
+from loadsheet.libpq import parameters
 from loadsheet.pinned import PINNED, PinnedCursor, PinnedSession
 
 # Reading in physical order, always from the first page, gives the same bytes each time for an
@@ -45,14 +47,6 @@ NETWORK = {
     "keepalives_interval": 10,
     "keepalives_count": 3,
     "tcp_user_timeout": 300_000,
-}
-
-# libpq's options that a connection's extra may set.
-_LIBPQ_EXTRAS = {
-    *("sslmode", "sslcert", "sslkey", "sslrootcert", "sslcrl", "sslpassword"),
-    *("channel_binding", "gssencmode", "target_session_attrs", "options"),
-    *("connect_timeout", "tcp_user_timeout"),
-    *("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"),
 }
 
 _log = logging.getLogger(__name__)
@@ -100,25 +94,19 @@ def connect(
     `transaction()` is committed at once.
 
     Raises psycopg.OperationalError when the server cannot be reached, does not answer within 10 s
-    or refuses the login.
+    or refuses the login; InputError for a connection that cannot be one to PostgreSQL.
     """
-    extras = {key: value for key, value in connection.extra.items() if key in _LIBPQ_EXTRAS}
-    options: dict[str, Any] = {**NETWORK, **extras}
-    # Connecting may not take longer than the step has left. To libpq, 0 would mean no limit.
+    options: dict[str, Any] = {**NETWORK, **parameters(connection)}
+    options.setdefault("application_name", application_name)
+    # Connecting may not take longer than the step has left. To libpq, 0 means no limit.
     left = remaining()
-    if left < float(options["connect_timeout"]):
+    if left < (float(options["connect_timeout"]) or math.inf):
         options["connect_timeout"] = max(int(left), 1)
     session = PinnedSession.connect(
         autocommit=True,
         # Behind a transaction pooler a prepared statement may belong to another session.
         prepare_threshold=None,
         cursor_factory=PinnedCursor,
-        host=connection.host or None,
-        port=connection.port or None,
-        user=connection.login or None,
-        password=connection.password or None,
-        dbname=connection.schema or None,
-        application_name=application_name,
         client_encoding="UTF8",
         **options,
     )

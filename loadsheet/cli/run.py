@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -10,6 +10,7 @@ import typer
 from loadsheet.cli.errors import BUG, FAILED, say
 from loadsheet.cli.interrupt import exiting_at_once
 from loadsheet.cli.output import AsJson, PipelineArgument, print_json
+from loadsheet.cli.progress import Silence
 from loadsheet.cli.report import Report, live_report
 from loadsheet.connections.lookup import Connections, project_connections
 from loadsheet.engine.request import command_line_request
@@ -81,13 +82,16 @@ def run(
     new.
 
     Steps with a temporary failure are retried, as tasks.retries and tasks.retry_delay in the
-    pipeline file say.
+    pipeline file say. Before the first step, each server must answer.
     """
     spec, project = open_pipeline(ctx.obj, pipeline)
     connections = project_connections(project)
     for conn_id in dict.fromkeys((spec.source.conn_id, spec.lake.conn_id, spec.warehouse.conn_id)):
         connections(conn_id)  # an undefined one is wrong input, and ends the command here
-    spec = _resolved(spec, connections)
+    has_patterns = bool(spec.patterns)
+    if has_patterns:
+        _preflight(spec, connections)
+        spec = _resolved(spec, connections)
     record = RunRecord(spec)
     if resume:
         if tables or full_refresh or rebuild or accept_source or start or end or sample:
@@ -106,6 +110,9 @@ def run(
             end=end,
             sample=sample,
         )
+    if not has_patterns:
+        # After the options: a wrong one is said without a server.
+        _preflight(spec, connections)
     if sample is not None:
         report, notes = _run_sample(spec, request, connections, as_json, sample)
     else:
@@ -123,6 +130,20 @@ def run(
         raise typer.Exit(BUG)
     if report.failed:
         raise typer.Exit(FAILED)
+
+
+def _preflight(spec: Pipeline, connections: Connections) -> None:
+    """Returns when the servers answer; prints once which of them is waited for."""
+    from loadsheet.engine.preflight import preflight
+
+    def print_wait(refusals: Sequence[object], seconds: float) -> None:
+        for refusal in refusals:
+            say(str(refusal))
+        say(f"waiting up to {seconds:g} s (tasks.retries, tasks.retry_delay); Ctrl-C ends")
+
+    # Ctrl-C does not wait for a server that does not answer.
+    with exiting_at_once(Silence(), _NEW_RUN):
+        preflight(spec, connections, print_wait)
 
 
 def _resolved(spec: Pipeline, connections: Connections) -> Pipeline:

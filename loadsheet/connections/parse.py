@@ -64,21 +64,27 @@ def fields_from_uri(uri: str, where: str) -> dict[str, Any]:
     percent-encoded.
 
     The host may have its own protocol: `http://https://host` is `conn_type` http and host
-    `https://host`.
+    `https://host`. As libpq's, a URI may name several hosts (`host:port,host:port`): different
+    ports go into the extra `port`, because a connection has only one.
     """
     try:
         parts, protocol = _split(uri)
-        host = _host(parts)
+        conn_type = _conn_type(urlsplit(uri).scheme)
+        extra = _extra_of_query(parts.query, where)
+        if conn_type == "postgres" and "," in parts.netloc.rpartition("@")[2]:
+            host, port = _several_hosts(parts, extra)
+        else:
+            host, port = _host(parts), parts.port
         if protocol and host:
             host = f"{protocol}://{host}"
         return {
-            "conn_type": _conn_type(urlsplit(uri).scheme),
+            "conn_type": conn_type,
             "host": host,
             "login": unquote(parts.username or ""),
             "password": unquote(parts.password or ""),
             "schema": unquote(parts.path[1:]),
-            "port": parts.port,
-            "extra": _extra_of_query(parts.query, where),
+            "port": port,
+            "extra": extra,
         }
     # Without its cause: urllib quotes an invalid port, which may be part of a password.
     except ValueError:
@@ -167,6 +173,28 @@ def _host(parts: SplitResult) -> str:
         return host
     # A path as host (a socket's folder): `hostname` would be in lower case.
     return unquote(parts.netloc.rsplit("@", 1)[-1].split(":", 1)[0])
+
+
+def _several_hosts(parts: SplitResult, extra: dict[str, Any]) -> tuple[str, int | None]:
+    """The hosts, with commas between them, and their port, if it is one. Different ports are added
+    to `extra`. Raises ValueError."""
+    hosts = []
+    ports = []
+    for place in parts.netloc.rpartition("@")[2].split(","):
+        host, colon, port = place.rpartition(":")
+        if not colon or port.endswith("]"):  # an IPv6 address is in brackets
+            host, port = place, ""
+        if port and not port.isdecimal():
+            raise ValueError
+        hosts.append(unquote(host).strip("[]"))
+        ports.append(port)
+    # `h1,h2:5433` is one port for both, as Airflow reads it.
+    if len(set(ports)) == 1 or not any(ports[:-1]):
+        return ",".join(hosts), int(ports[-1]) if ports[-1] else None
+    if "port" in extra:
+        raise ValueError
+    extra["port"] = ",".join(ports)
+    return ",".join(hosts), None
 
 
 def _conn_type(text: str) -> str:

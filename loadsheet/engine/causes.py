@@ -164,6 +164,7 @@ LOGIN_MESSAGES = {
         r"pg_hba\.conf|role .* (does not exist|is not permitted to log in)|authentication failed"
         r"|no such user|certificate|does not support SSL"
         r"|invalid (\w+ value|port number|integer value)|unrecognized configuration"
+        r"|definition of service|could not match \d+"
     ),
     "3D000": re.compile(r"database .* does not exist|no such database"),
     "42501": re.compile(r"permission denied for database"),

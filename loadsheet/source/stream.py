@@ -30,6 +30,7 @@ import psycopg
 from psycopg.abc import Buffer
 
 from loadsheet.deadline import remaining, watch
+from loadsheet.libpq import set_parameters
 from loadsheet.pinned import PINNED, begin, begin_with
 from loadsheet.postgres import (
     NETWORK,
@@ -45,13 +46,14 @@ from loadsheet.sql.copying import WireFormat, copy_out
 MANY_ROWS = 20_000
 _BLOCK_BYTES = 64 << 10
 _TLS_OPTIONS = ("sslmode", "sslcert", "sslkey", "sslrootcert", "sslpassword")
-# The options of libpq that both drivers treat alike. Where a connection uses others, the one
-# psycopg session reads everything.
+# The options of libpq that both drivers treat alike. Where a connection, a service file or the
+# environment sets others, the one psycopg session reads everything.
 _COMMON_OPTIONS = {
-    *("host", "hostaddr", "port", "user", "dbname", "password", "options"),
+    *("host", "hostaddr", "port", "user", "dbname", "password", "passfile", "options"),
     *("application_name", "client_encoding", "connect_timeout", "tcp_user_timeout"),
     *("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count"),
-    *("sslcertmode", *_TLS_OPTIONS),
+    # Which of several hosts it is has been decided by the first session.
+    *("target_session_attrs", *_TLS_OPTIONS),
 }
 # A deadlock that PostgreSQL cannot see: this session waits for a table's lock behind one that waits
 # for us. After 10 s it is an error, and a retry helps.
@@ -160,7 +162,7 @@ def copy_parallel(
     opened, in which case no row was taken. `take` and `end` are called from those threads, for one
     job never from two at once. Raises as `copy` does.
     """
-    if not set(session.info.get_parameters()) <= _COMMON_OPTIONS:
+    if not _are_common(set_parameters(session.pgconn.info)):
         return None
     row = session.execute("SELECT pg_export_snapshot()").fetchone()
     assert row
@@ -177,6 +179,25 @@ def copy_parallel(
             group.stop()
             raise
     return group.counts if group.is_done else None
+
+
+def _are_common(options: Mapping[str, str]) -> bool:
+    """Whether asyncpg can do as libpq does with these options."""
+    others = set(options) - _COMMON_OPTIONS
+    if options.get("sslcertmode") == "allow":
+        others.discard("sslcertmode")  # libpq's default, which it shows once it is connected
+    # To asyncpg, `system` is a file.
+    if others or options.get("sslrootcert") == "system":
+        return False
+    # psycopg sets the address that it has found for the name. Another one is a user's.
+    host, port, address = (options.get(name, "") for name in ("host", "port", "hostaddr"))
+    if not host or not address or host.startswith("/"):
+        return True
+    try:
+        found = socket.getaddrinfo(host, port or None, proto=socket.IPPROTO_TCP)
+    except OSError:
+        return False
+    return address in [place[0] for *_, place in found]
 
 
 class _Readers:
@@ -272,7 +293,7 @@ async def _connect(session: Session) -> Any:
     """A session by asyncpg: the same server, login and TLS as `session`."""
     import asyncpg
 
-    options = session.info.get_parameters()
+    options = set_parameters(session.pgconn.info)
     tls = {name: options[name] for name in _TLS_OPTIONS if name in options}
     return await asyncpg.connect(
         "postgresql://?" + urlencode(tls),

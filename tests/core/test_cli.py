@@ -88,15 +88,6 @@ def test_a_misspelt_name_exits_2_with_the_known_ones(
     assert expected in result.stderr + result.stdout and "Traceback" not in result.stderr
 
 
-def test_servers_that_cannot_be_reached_are_one_clear_error(shop: Project) -> None:
-    shop.source = "postgresql://nobody:secret@127.0.0.1:1/none"
-    shop.spec(TABLES, MART, tasks={"retries": 0})
-    run = shop.cli("run", "shop")
-    assert run.returncode == 1
-    assert "(SQLSTATE 08001)" in run.stdout and "Next: check that the server runs" in run.stdout
-    assert "Traceback" not in run.stderr + run.stdout and "secret" not in run.stderr + run.stdout
-
-
 def test_connections_come_from_the_project_and_its_env_file(shop: Project) -> None:
     folder = shop.folder / "connections"
     folder.mkdir()

@@ -101,11 +101,14 @@ def cli() -> Cli:
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Any]], None]:
-    """Puts a function in the place of `run_pipeline`."""
+    """Puts a function in the place of `run_pipeline`; every server answers."""
 
     def replace(run_pipeline: Callable[..., Any]) -> None:
         runner = ModuleType("loadsheet.engine.runner")
         runner.run_pipeline = run_pipeline  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "loadsheet.engine.runner", runner)
+        preflight = ModuleType("loadsheet.engine.preflight")
+        preflight.preflight = lambda *given: None  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "loadsheet.engine.preflight", preflight)
 
     return replace

@@ -400,6 +400,8 @@ def run_pipeline(pipeline, request, connections, on_step, progress, retrying):
     thread.join()
 runner = sys.modules["loadsheet.engine.runner"] = types.ModuleType("loadsheet.engine.runner")
 runner.run_pipeline = run_pipeline
+preflight = sys.modules["loadsheet.engine.preflight"] = types.ModuleType("preflight")
+preflight.preflight = lambda *given: None
 from loadsheet.cli.main import app
 app(["run", "shop"])
 """
