@@ -29,6 +29,7 @@ EXAMPLES = {
         "flights --from 2026-01-01 --to 2026-02-01",
         "flights --sample 1%",
     ),
+    "doctor": ("flights",),
     "test": ("flights --only airports",),
     "status": ("flights --watch",),
     "adopt": ("shop store",),

@@ -72,23 +72,38 @@ def project_connections(project: Path, environ: Mapping[str, str] = os.environ) 
     return _ProjectConnections(project, environ)
 
 
-def declared_connections(
-    project: Path, environ: Mapping[str, str] = os.environ
-) -> tuple[Collection[str], Callable[[str], bool], bool]:
-    """Three answers about the project: the ids in its connections.yml; a function that returns
-    whether an id is defined there, in the environment or in `.env`; and whether the environment or
-    `.env` configures a secrets backend of Airflow, which may have other connections.
+@dataclass(frozen=True, kw_only=True)
+class Declared:
+    """What a project says about its connections."""
+
+    ids: Collection[str]
+    """In connections.yml, in `.env` and in the environment; those of variables in lower case."""
+    is_declared: Callable[[str], bool]
+    """Whether an id is among them. Airflow finds the id of a variable in any case."""
+    may_be_elsewhere: bool
+    """Others may be in Airflow: it has a secrets backend, or the project declares none itself."""
+
+
+def declared_connections(project: Path, environ: Mapping[str, str] = os.environ) -> Declared:
+    """The connections that the project declares.
 
     Raises SpecError if connections.yml cannot be read, InputError for a `.env` that is not text.
     """
     connections = _ProjectConnections(project, environ)
-    in_file = [str(conn_id) for conn_id in connections.entries]
+    ids = [str(conn_id) for conn_id in connections.entries]
+    in_file = set(ids)
+    for name, text in connections.variables.items():
+        if name.startswith(_VARIABLE_PREFIX) and text.strip():
+            ids.append(name.removeprefix(_VARIABLE_PREFIX).lower())
 
-    def is_defined(conn_id: str) -> bool:
+    def is_declared(conn_id: str) -> bool:
         return conn_id in in_file or connections.in_environment(conn_id) != ""
 
+    # Variables of the environment alone may be those of another project.
+    is_own = (project / "connections").is_dir()
+    is_own = is_own or any(name.startswith(_VARIABLE_PREFIX) for name in connections.from_dotenv)
     has_backend = any(connections.variables.get(name, "").strip() for name in SECRETS_BACKENDS)
-    return in_file, is_defined, has_backend
+    return Declared(ids=ids, is_declared=is_declared, may_be_elsewhere=has_backend or not is_own)
 
 
 def connection_types(project: Path, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -163,18 +178,23 @@ class _ProjectConnections:
     @cached_property
     def variables(self) -> Mapping[str, str]:
         """The environment, and below it what `.env` sets."""
-        if not self.dotenv.is_file():
+        if not self.from_dotenv:
             return self.environ
+        # The environment wins, as in Docker Compose.
+        return {**self.from_dotenv, **self.environ}
+
+    @cached_property
+    def from_dotenv(self) -> Mapping[str, str]:
+        """The variables that `.env` sets."""
+        if not self.dotenv.is_file():
+            return {}
         from dotenv import dotenv_values
 
         try:
-            from_file = dotenv_values(self.dotenv)
+            found = dotenv_values(self.dotenv)
         except UnicodeDecodeError:
             raise InputError(f"{self.dotenv} is not a text file in UTF-8") from None
-        variables = {name: value for name, value in from_file.items() if value is not None}
-        # The environment wins, as in Docker Compose.
-        variables.update(self.environ)
-        return variables
+        return {name: value for name, value in found.items() if value is not None}
 
     @cached_property
     def entries(self) -> Mapping[str, Any]:

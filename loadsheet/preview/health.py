@@ -6,7 +6,6 @@ from __future__ import annotations
 import ipaddress
 import secrets
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -24,9 +23,7 @@ if TYPE_CHECKING:
 
 _LONGEST = timedelta(seconds=15)
 _ROUNDS = 3
-_CLOCK_WARNING = 60.0
-# S3 refuses a request whose time differs by more than a quarter of an hour.
-_CLOCK_LIMIT_OF_S3 = 900.0
+_CLOCK_SECONDS = 60.0
 _OLDEST_WAREHOUSE = 140000
 _CHECKED = ("verify-ca", "verify-full")
 _FACTS = """
@@ -144,15 +141,15 @@ def _add_times(health: Health, session: PinnedSession) -> None:
             health.latency_ms = took * 1000
             middle = sent + timedelta(seconds=took / 2)
             health.clock_seconds = (row[0] - middle).total_seconds()
-    _add_clock(health, _CLOCK_WARNING, "warning")
+    _add_clock(health)
 
 
-def _add_clock(health: Health, limit: float, severity: Severity) -> None:
+def _add_clock(health: Health) -> None:
     difference = health.clock_seconds or 0.0
-    if abs(difference) > limit:
+    if abs(difference) > _CLOCK_SECONDS:
         way = "ahead of" if difference > 0 else "behind"
         message = f"its clock is {abs(difference):,.0f} s {way} the clock of this machine"
-        health.add(severity, "clock", message, "synchronize both clocks (NTP)")
+        health.add("warning", "clock", message, "synchronize both clocks (NTP)")
 
 
 def _add_writing(health: Health, standby: bool, only_reads: bool) -> None:
@@ -180,7 +177,6 @@ def _examine_lake(health: Health, connection: Connection, prefix: str) -> None:
     lake = Lake(connection, health.place.bucket)
     endpoint = str(connection.extra.get("endpoint_url") or "")
     health.server = f"{endpoint or 'AWS'}, bucket {health.place.bucket}"
-    health.role = connection.login
     health.tls = "none" if endpoint.startswith("http://") else "TLS"
     began = time.perf_counter()
     exists = lake.exists()
@@ -220,4 +216,4 @@ def _try_lake(health: Health, lake: Lake, name: str) -> None:
 def _add_clock_of_lake(health: Health, modified: datetime) -> None:
     """The time that the lake gave to an object a moment ago; it has whole seconds."""
     health.clock_seconds = (modified - datetime.now(UTC)).total_seconds()
-    _add_clock(health, _CLOCK_WARNING, "warning")
+    _add_clock(health)

@@ -1,14 +1,15 @@
 """Connections and pools that pipelines name and the project's connections/ does not declare.
 
 Not part of a file's own check, which is cached by the file's content: this depends on other files
-and on the environment. A project without connections/ declares them elsewhere, so nothing is
-reported. Where Airflow has a secrets backend, it may hold an unknown id: only a likely typo is
-reported, as a warning.
+and on the environment. A project with connections/, or with connections in `.env`, declares them
+there. Any other, and one whose Airflow has a secrets backend, may have an unknown id elsewhere:
+only a likely typo is reported, as a warning. Pools are declared in connections/ alone.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path as File
@@ -33,7 +34,7 @@ _POOL_SECTIONS = ("tables", "transforms")
 def undeclared(project: File, files: Iterable[File]) -> list[Problem]:
     """The connections and pools in `files` that are not declared, and declarations that cannot be
     read."""
-    if not (project / "connections").is_dir():
+    if not _declares_any(project):
         return []
     from loadsheet.spec.strict_yaml import read_document
 
@@ -55,29 +56,36 @@ def undeclared(project: File, files: Iterable[File]) -> list[Problem]:
     return problems
 
 
+def _declares_any(project: File) -> bool:
+    """Whether there is something to compare with. If not, the files need not be read again."""
+    if (project / "connections").is_dir() or (project / ".env").is_file():
+        return True
+    return any(name.startswith("AIRFLOW_CONN_") for name in os.environ)
+
+
 def _connection_rule(project: File) -> Rule:
     """Raises SpecError when the declared connections cannot be read."""
     from loadsheet.connections.lookup import SECRETS_BACKENDS, declared_connections
 
-    declared, is_declared, has_backend = declared_connections(project)
+    declared = declared_connections(project)
 
     def rule(data: Any) -> Iterator[Finding]:
         for path in _CONNECTIONS:
             name = _value_at(data, path)
             # A URI in the place of an id is reported by the file's own check.
-            if not _is_name(name) or "://" in name or is_declared(name):
+            if not _is_name(name) or "://" in name or declared.is_declared(name):
                 continue
             message = f"there is no connection {name!r} in connections/ or the environment"
             hint = (
                 f"add it to connections/connections.yml, or set AIRFLOW_CONN_{name.upper()}; if"
                 f" Airflow's secrets backend has it, set {SECRETS_BACKENDS[0]} here as there"
             )
-            finding = _finding("unknown-connection", path, message, name, declared, hint)
-            meant = closest(name, declared)
-            if not has_backend:
+            finding = _finding("unknown-connection", path, message, name, declared.ids, hint)
+            meant = closest(name, declared.ids)
+            if not declared.may_be_elsewhere:
                 yield finding
             elif meant:
-                hint = f"did you mean {meant!r}? else the secrets backend must have it"
+                hint = f"did you mean {meant!r}? else Airflow must have it"
                 yield replace(finding, hint=hint, severity="warning")
 
     return rule

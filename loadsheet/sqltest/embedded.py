@@ -25,6 +25,7 @@ import psycopg
 from loadsheet.connections.lookup import Connection
 from loadsheet.errors import InputError
 from loadsheet.postgres import Session, connect_warehouse
+from loadsheet.redact import message
 from loadsheet.sql.text import ident
 from loadsheet.sqltest.process import Managed, Process, ServerFailed, Watched
 
@@ -46,6 +47,7 @@ _PRIVATE_SETTINGS = FAST | {
     "autovacuum": "off",
     "shared_buffers": "32MB",
 }
+_PORT = 5432  # only the name of its socket
 _ROOM = 1 << 30
 
 
@@ -69,6 +71,7 @@ class EmbeddedServer(Managed):
         self._drop_to = server_user()
         self._scratch: Path | None = None
         self._process: Process | None = None
+        self._refusal = "none"
 
     def start(self) -> Self:
         """Create the data and wait until the server answers. Raises InputError if the package is
@@ -156,12 +159,18 @@ class EmbeddedServer(Managed):
         for name, value in {**self._settings, **settings}.items():
             command.append(f"-c{name}={value}")
         self._process = self._watched(command, self._home / log)
-        self._process.wait_until(self._answers, "the embedded PostgreSQL", self.patience)
+        try:
+            self._process.wait_until(self._answers, "the embedded PostgreSQL", self.patience)
+        except ServerFailed as failure:
+            # The server's log does not know why a client was refused.
+            failure.args = (f"{failure}\nThe last try to connect: {self._refusal}",)
+            raise
 
     def _answers(self) -> bool:
         try:
             self._connect()
-        except psycopg.OperationalError:
+        except psycopg.OperationalError as error:
+            self._refusal = message(error)
             return False
         return True
 
@@ -180,7 +189,7 @@ class PrivateServer(EmbeddedServer):
     def connection(self) -> Connection:
         """How to reach the server."""
         return Connection(
-            conn_id="embedded", host=str(self._home), login=self.user, schema="postgres"
+            conn_id="embedded", host=str(self._home), port=_PORT, login=self.user, schema="postgres"
         )
 
     def _place(self, scratch: Path) -> Path:
@@ -191,7 +200,8 @@ class PrivateServer(EmbeddedServer):
         self._initdb("-A", "trust")
 
     def _serve(self) -> None:
-        self._launch("postgres.log", {"unix_socket_directories": str(self._home)})
+        settings = {"unix_socket_directories": str(self._home), "port": str(_PORT)}
+        self._launch("postgres.log", settings)
 
     def _watched(self, command: list[str], log: Path) -> Process:
         return Watched(
@@ -209,9 +219,24 @@ class PrivateServer(EmbeddedServer):
 @contextmanager
 def embedded() -> Iterator[Connection]:
     """A new server for `loadsheet test`. Raises InputError if the package is missing, WorkError if
-    the server does not start."""
-    with PrivateServer() as server:
+    the server does not start.
+
+    Meanwhile this process has none of the variables by which libpq would connect otherwise.
+    """
+    with _without_libpq_variables(), PrivateServer() as server:
         yield server.connection
+
+
+@contextmanager
+def _without_libpq_variables() -> Iterator[None]:
+    """PGPORT, PGHOSTADDR, PGOPTIONS and the like are about the user's servers."""
+    saved = {name: value for name, value in os.environ.items() if name.startswith("PG")}
+    for name in saved:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(saved)
 
 
 def memory_folder(room: int) -> Path | None:

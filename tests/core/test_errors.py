@@ -7,7 +7,6 @@ the retry heals.
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
 import signal

@@ -65,6 +65,30 @@ def test_the_flights_pipeline_does_what_its_tests_say_on_the_embedded_server() -
     assert done.stdout.splitlines()[-1].startswith("3 tests, all passed, in ")
 
 
+def test_the_variables_of_libpq_do_not_reach_the_embedded_server() -> None:
+    """With PGPORT set, the old code waited for 31 s and did not say why."""
+    others = {
+        "PGPORT": "1",
+        "PGHOST": "db.example.com",
+        "PGHOSTADDR": "192.0.2.1",
+        "PGOPTIONS": "-c no_such_setting=1",
+        "PGSERVICE": "none",
+        "PGREQUIREAUTH": "gss",
+        "PGTARGETSESSIONATTRS": "standby",
+        "PGDATESTYLE": "wrong",
+        "PGTZ": "nowhere",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "loadsheet", "test", "flights"],
+        cwd=ROOT,
+        env={**os.environ, **others},
+        text=True,
+        capture_output=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_the_tests_in_the_documentation_are_right(project: Project) -> None:
     home = readme.write(
         project.folder, next(spec for spec in readme.SPECS if "pipeline: shop" in spec)

@@ -221,7 +221,35 @@ def test_a_secrets_backend_may_have_the_connection_and_a_slip_is_shown_all_the_s
     with_connection(project, "warehose")
     result = cli("check")
     assert result.code == 0 and "warning: there is no connection 'warehose'" in result.out
-    assert "did you mean 'warehouse'? else the secrets backend must have it" in result.out
+    assert "did you mean 'warehouse'? else Airflow must have it" in result.out
+
+
+ELSEWHERE = "AIRFLOW_CONN_SOURCE=postgres://h\nAIRFLOW_CONN_LAKE=aws://\n"
+
+
+def test_a_misspelt_connection_is_found_with_an_env_file_alone(cli: Cli, project: Path) -> None:
+    """The old code looked only where the project has connections/."""
+    (project / "connections").rename(project / "elsewhere")
+    (project / ".env").write_text(f"{ELSEWHERE}AIRFLOW_CONN_WAREHOUSE=postgres://h\n")
+    assert cli("check").code == 0
+    with_connection(project, "warehose")
+    result = cli("check")
+    assert result.code == 2 and "did you mean 'warehouse'? else add it to" in result.out
+    # A file without connections declares none.
+    (project / ".env").write_text("OTHER=1\n")
+    assert cli("check").out == "1 file checked: no problems\n"
+
+
+def test_a_likely_slip_is_a_warning_where_only_the_environment_has_connections(
+    cli: Cli, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may be another project's, and Airflow may have the rest."""
+    (project / "connections").rename(project / "elsewhere")
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", "postgres://h")
+    assert cli("check").out == "1 file checked: no problems\n"
+    with_connection(project, "warehose")
+    result = cli("check")
+    assert result.code == 0 and "did you mean 'warehouse'? else Airflow must have it" in result.out
 
 
 def test_the_answer_follows_connections_at_once_though_the_spec_stays(

@@ -1,0 +1,189 @@
+"""`loadsheet doctor`: whether each connection works, and what the roles lack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from loadsheet.cli.errors import FAILED, WRONG_INPUT
+from loadsheet.cli.output import AsJson, console, counted, print_json
+from loadsheet.connections.lookup import Connections, project_connections
+from loadsheet.project.folder import open_pipeline, project_folder, project_specs
+from loadsheet.redact import masked, visible
+from loadsheet.spec.models import Pipeline
+from loadsheet.spec.pipeline_file import load_pipeline
+
+if TYPE_CHECKING:
+    from loadsheet.engine.preflight import Place
+    from loadsheet.preview.health import Health
+    from loadsheet.preview.lacking import Lacking
+    from loadsheet.preview.models import Remark
+
+_STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
+_AT_ONCE = 8
+"""Servers that are asked at the same time."""
+
+
+def doctor(
+    ctx: typer.Context,
+    pipeline: Annotated[
+        str | None,
+        typer.Argument(metavar="[PIPELINE]", help="A pipeline's name, or its file. Default: all."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Examine each connection: login, version, TLS, latency, clock, rights; print what is missing
+    and the line that fixes it.
+
+    Nothing is changed, except that one object is written to the lake and removed. The exit code is
+    1 when a run would fail, 2 when a connection is missing or wrong.
+    """
+    if pipeline:
+        spec, project = open_pipeline(ctx.obj, pipeline)
+        specs = [spec]
+    else:
+        project = project_folder(ctx.obj)
+        specs = [load_pipeline(file) for file in project_specs(project)]
+    connections = project_connections(project)
+    healths = _examined(specs, connections)
+    lacking = _lacking(specs, connections, healths)
+    remarks = [remark for health in healths for remark in health.remarks]
+    for privileges in lacking:
+        remarks += privileges.remarks
+    if as_json:
+        print_json(_document(healths, lacking))
+    else:
+        _print(healths, lacking, remarks)
+    if any(remark.code == "connection" for remark in remarks):
+        raise typer.Exit(WRONG_INPUT)
+    if any(remark.severity == "error" for remark in remarks):
+        raise typer.Exit(FAILED)
+
+
+def _examined(specs: Iterable[Pipeline], connections: Connections) -> list[Health]:
+    """The health of each server of the pipelines, asked at the same time."""
+    # Imported here: they bring the driver, which `--help` does not need.
+    from concurrent.futures import ThreadPoolExecutor
+    from contextvars import copy_context
+
+    from loadsheet.engine.preflight import places
+    from loadsheet.preview.health import examine
+
+    prefixes: dict[Place, str] = {}
+    for spec in specs:
+        for place in places(spec):
+            prefix = spec.lake.prefix
+            prefixes.setdefault(place, f"{prefix}/" if prefix else "")
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="loadsheet-doctor") as pool:
+        futures = [
+            pool.submit(copy_context().run, examine, place, connections, prefix)
+            for place, prefix in prefixes.items()
+        ]
+        return [future.result() for future in futures]
+
+
+def _lacking(
+    specs: Iterable[Pipeline], connections: Connections, healths: Sequence[Health]
+) -> list[Lacking]:
+    """What each pipeline lacks. A pipeline with a server that does not answer is left out."""
+    from loadsheet.engine.preflight import places
+    from loadsheet.preview.lacking import lacking_privileges
+
+    away = {health.place for health in healths if not health.answers}
+    return [
+        lacking_privileges(spec, connections) for spec in specs if away.isdisjoint(places(spec))
+    ]
+
+
+def _document(healths: Sequence[Health], lacking: Sequence[Lacking]) -> dict[str, Any]:
+    connections = []
+    for health in healths:
+        connections.append(
+            {
+                "conn_id": health.place.conn_id,
+                "end": health.place.end,
+                "answers": health.answers,
+                "server": health.server,
+                "role": health.role,
+                "version": health.version,
+                "tls": health.tls,
+                "latency_ms": _rounded(health.latency_ms),
+                "clock_seconds": _rounded(health.clock_seconds),
+                "remarks": [_remark_document(remark) for remark in health.remarks],
+            }
+        )
+    pipelines = []
+    for privileges in lacking:
+        pipelines.append(
+            {
+                "pipeline": privileges.pipeline,
+                "other_errors": privileges.others,
+                "remarks": [_remark_document(remark) for remark in privileges.remarks],
+            }
+        )
+    return {"connections": connections, "pipelines": pipelines}
+
+
+def _rounded(number: float | None) -> float | None:
+    return None if number is None else round(number, 3)
+
+
+def _remark_document(remark: Remark) -> dict[str, str]:
+    return {
+        "severity": remark.severity,
+        "code": remark.code,
+        "message": visible(masked(remark.message)),
+        "fix": remark.fix,
+    }
+
+
+def _print(
+    healths: Sequence[Health], lacking: Sequence[Lacking], remarks: Sequence[Remark]
+) -> None:
+    for health in healths:
+        facts = ", ".join(_facts(health)) or "no answer"
+        _print_part(f"{health.place.end} {health.place.conn_id}: {facts}", health.remarks)
+    for privileges in lacking:
+        facts = "lacks privileges" if privileges.remarks else "the roles have the privileges"
+        if privileges.others:
+            plan = f"loadsheet plan {privileges.pipeline} --connect"
+            facts += f"; `{plan}` shows {counted(privileges.others, 'other error')}"
+        _print_part(f"pipeline {privileges.pipeline}: {facts}", privileges.remarks)
+    severities = [remark.severity for remark in remarks]
+    errors = counted(severities.count("error"), "error")
+    warnings = counted(severities.count("warning"), "warning")
+    typer.echo(f"{counted(len(healths), 'connection')} examined: {errors}, {warnings}")
+
+
+def _facts(health: Health) -> Iterator[str]:
+    if health.server:
+        login = f" as {health.role}" if health.role else ""
+        yield f"{health.server}{login}"
+    if health.version:
+        yield f"PostgreSQL {health.version}"
+    if health.tls:
+        yield "not encrypted" if health.tls == "none" else health.tls
+    if health.latency_ms is not None:
+        yield f"{health.latency_ms:.1f} ms"
+    if health.clock_seconds is not None:
+        yield f"clock {health.clock_seconds:+.1f} s"
+
+
+def _print_part(head: str, remarks: Sequence[Remark]) -> None:
+    from rich.text import Text
+
+    out = console()
+    mark = ("ok    ", "green")
+    if any(remark.severity == "error" for remark in remarks):
+        mark = ("failed", "bold red")
+    out.print(Text.assemble(mark, f"  {visible(masked(head))}"), soft_wrap=True)
+    for remark in remarks:
+        style = _STYLES[remark.severity]
+        message = visible(masked(remark.message)).replace("\n", " ")
+        out.print(
+            Text.assemble("        ", (remark.severity, style), f" {message}"), soft_wrap=True
+        )
+        if remark.fix:
+            out.print(Text(f"          fix  {visible(remark.fix)}"), soft_wrap=True)

@@ -1,0 +1,52 @@
+"""What a pipeline's roles lack, as `loadsheet doctor` shows it: the privileges that the preview of
+its steps misses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from loadsheet.connections.lookup import Connections
+from loadsheet.engine.diagnosis import diagnose
+from loadsheet.errors import LoadsheetError
+from loadsheet.preview.models import Remark
+from loadsheet.preview.pipeline import preview_pipeline
+from loadsheet.spec.models import Pipeline
+
+
+@dataclass(kw_only=True)
+class Lacking:
+    """The privileges that one pipeline lacks, each once."""
+
+    pipeline: str
+    remarks: list[Remark] = field(default_factory=list)
+    others: int = 0
+    """Further errors of the preview, which no privilege removes."""
+
+
+def lacking_privileges(pipeline: Pipeline, connections: Connections) -> Lacking:
+    """What a run of the pipeline now would be refused. Nothing is written.
+
+    Raises what neither the engine nor a server means as a refusal.
+    """
+    found = Lacking(pipeline=pipeline.name)
+    try:
+        _, previews = preview_pipeline(pipeline, connections)
+    except Exception as error:
+        if not isinstance(error, LoadsheetError) and diagnose(error) is None:
+            raise
+        text = str(error)
+        if not isinstance(error, LoadsheetError):
+            text = str(diagnose(error))
+        found.remarks.append(Remark(severity="error", code="privilege", message=text))
+        return found
+    seen: set[str] = set()
+    for preview in previews.values():
+        for remark in preview.remarks:
+            if remark.severity != "error" or remark.message in seen:
+                continue
+            seen.add(remark.message)
+            if remark.code == "privilege" or remark.fix.startswith("GRANT "):
+                found.remarks.append(remark)
+            else:
+                found.others += 1
+    return found

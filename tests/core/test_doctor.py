@@ -1,0 +1,183 @@
+"""`loadsheet doctor`: each connection once, what is missing, and the line that mends it."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from demo.servers import PostgresServer
+from loadsheet.engine.preflight import Place
+from loadsheet.preview import health
+from tests.core.shop import MART, SOURCE, TABLES
+from tests.project import Project, fetch
+
+AWAY = "postgresql://nobody:secret@127.0.0.1:1/none"
+
+
+@pytest.fixture
+def shop(project: Project) -> Project:
+    project.in_source(SOURCE)
+    project.spec(TABLES, MART)
+    return project
+
+
+def doctor(shop: Project, code: int, *more: str) -> dict[str, Any]:
+    """What `loadsheet doctor --json` says, by connection id and as `pipelines`."""
+    done = shop.cli("doctor", *more, "--json")
+    assert done.returncode == code, done.stdout + done.stderr
+    document = json.loads(done.stdout)
+    found = {each["conn_id"]: each for each in document["connections"]}
+    return {**found, "pipelines": document["pipelines"]}
+
+
+def test_a_healthy_project_is_told_so_and_left_as_it_was(shop: Project) -> None:
+    shop.succeed()
+    objects = shop.objects()
+    found = doctor(shop, 0)
+    assert shop.objects() == objects
+    for conn_id in ("shop_source", "lake", "warehouse"):
+        assert found[conn_id]["answers"] and found[conn_id]["remarks"] == []
+        assert found[conn_id]["tls"] == "none" and found[conn_id]["latency_ms"] > 0
+        assert abs(found[conn_id]["clock_seconds"]) < 60
+    assert found["warehouse"]["version"].partition(".")[0].isdecimal()
+    assert found["warehouse"]["role"] == "loadsheet"
+    assert found["pipelines"] == [{"pipeline": "shop", "other_errors": 0, "remarks": []}]
+
+
+def test_before_the_first_run_nothing_is_created(shop: Project) -> None:
+    found = doctor(shop, 0, "shop")
+    assert [remark["code"] for remark in found["lake"]["remarks"]] == ["bucket"]
+    assert shop.in_warehouse("SELECT FROM pg_namespace WHERE nspname = 'loadsheet'") == []
+
+
+def test_what_roles_lack_is_given_by_the_lines_that_are_printed(
+    shop: Project, postgres: PostgresServer
+) -> None:
+    shop.succeed()
+    owner = shop.source
+    role = f"low_{os.urandom(4).hex()}"
+    fetch(owner, f"CREATE ROLE {role} LOGIN PASSWORD 'x'")
+    shop.source = owner.replace(f"loadsheet:{postgres.password}", f"{role}:x")
+    for _ in range(3):
+        done = shop.cli("doctor", "shop")
+        lines = [line.strip() for line in done.stdout.splitlines()]
+        fixes = [line.removeprefix("fix  ") for line in lines if line.startswith("fix  ")]
+        if not fixes:
+            break
+        assert done.returncode == 1 and "failed  pipeline shop: lacks privileges" in done.stdout
+        for fix in fixes:
+            fetch(owner, fix)
+    assert done.returncode == 0, done.stdout
+    assert shop.cli("run", "shop").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("uri", "code", "told"),
+    [
+        (AWAY, 1, "SQLSTATE 08001"),
+        ("postgresql://u:p@127.0.0.1:1/x?sslmod=verify-full", 2, "'sslmode'"),
+        ("mysql://u:p@127.0.0.1:1/x", 2, "has the type 'mysql'"),
+        ("", 2, "'warehouse' is not defined"),
+    ],
+)
+def test_a_connection_that_does_not_work_is_said_once(
+    shop: Project, uri: str, code: int, told: str
+) -> None:
+    shop.warehouse = uri
+    shop.spec({f"t{number}": None for number in range(9)})
+    done = shop.cli("doctor")
+    assert done.returncode == code and done.stdout.count(told) == 1
+    assert "failed  warehouse warehouse: no answer" in done.stdout
+    assert "ok      source shop_source: 127.0.0.1:" in done.stdout
+    assert "secret" not in done.stdout and "pipeline shop" not in done.stdout
+
+
+def test_a_warehouse_that_only_reads_is_an_error_with_its_line(
+    shop: Project, postgres: PostgresServer
+) -> None:
+    role = f"reading_{os.urandom(4).hex()}"
+    owner = shop.warehouse
+    fetch(owner, f"CREATE ROLE {role} LOGIN SUPERUSER PASSWORD 'x'")
+    fetch(owner, f"ALTER ROLE {role} SET default_transaction_read_only = on")
+    shop.warehouse = owner.replace(f"loadsheet:{postgres.password}", f"{role}:x")
+    (remark,) = doctor(shop, 1)["warehouse"]["remarks"]
+    assert remark["code"] == "read-only"
+    fetch(owner, remark["fix"])
+    doctor(shop, 0)
+
+
+def test_a_line_to_another_machine_should_be_encrypted(
+    shop: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same server, as if it were another machine's."""
+    monkeypatch.setattr(health, "_is_local", lambda *given: False)
+    examined = health.examine(Place(end="source", conn_id="shop_source"), shop.connections)
+    (remark,) = examined.remarks
+    assert (remark.severity, remark.code) == ("warning", "tls")
+    assert '"sslmode": "verify-full"' in remark.fix
+
+
+@pytest.mark.parametrize(
+    ("host", "address", "expected"),
+    [
+        ("/run/postgresql", "", True),
+        ("localhost", "", True),
+        ("localhost", "127.0.0.1", True),
+        ("::1", "::1", True),
+        ("db.example.com", "192.0.2.1", False),
+        ("db.example.com", "", False),
+    ],
+)
+def test_which_lines_stay_on_this_machine(host: str, address: str, expected: bool) -> None:
+    assert health._is_local(host, address) is expected
+
+
+@pytest.mark.parametrize("seconds", [-600, 600])
+def test_a_clock_that_is_wrong_is_a_warning(
+    shop: Project, seconds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Wrong(datetime):
+        @classmethod
+        def now(cls, zone: Any = None) -> Any:
+            return datetime.now(UTC) + timedelta(seconds=seconds)
+
+    shop.succeed()
+    monkeypatch.setattr(health, "datetime", Wrong)
+    for end, conn_id in (("source", "shop_source"), ("lake", "lake")):
+        place = Place(end=end, conn_id=conn_id, bucket=shop.bucket if end == "lake" else "")
+        (remark,) = health.examine(place, shop.connections).remarks
+        way = "behind" if seconds > 0 else "ahead of"
+        assert remark.code == "clock" and f"s {way} the clock of this machine" in remark.message
+
+
+def test_a_wrong_key_of_the_lake_is_said(shop: Project) -> None:
+    shop.succeed()
+    right = shop.s3.secret_key
+    shop.s3.secret_key = "not-the-key"
+    try:
+        found = doctor(shop, 1)
+    finally:
+        shop.s3.secret_key = right
+    assert not found["lake"]["answers"] and found["pipelines"] == []
+    assert "The lake does not accept this login" in found["lake"]["remarks"][0]["message"]
+
+
+def test_a_project_is_examined_with_each_server_once(shop: Project) -> None:
+    home = shop.folder / "pipelines"
+    for name in ("two", "three"):
+        shop.name = name
+        shop.spec(TABLES, warehouse={"conn_id": "warehouse", "schema": name})
+    shop.name = "shop"
+    done = shop.cli("doctor", "--json")
+    document = json.loads(done.stdout)
+    assert sorted(each["end"] for each in document["connections"]) == [
+        "lake",
+        "source",
+        "warehouse",
+    ]
+    assert [each["pipeline"] for each in document["pipelines"]] == ["shop", "three", "two"]
+    assert len(list(home.iterdir())) == 3
