@@ -30,6 +30,7 @@ EXAMPLES = {
         "flights --sample 1%",
     ),
     "doctor": ("flights",),
+    "grants": ("flights --on source | psql service=source-admin",),
     "test": ("flights --only airports",),
     "status": ("flights --watch",),
     "adopt": ("shop store",),

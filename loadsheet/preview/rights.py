@@ -11,6 +11,7 @@ from loadsheet.postgres import Session
 from loadsheet.preview.models import StepPreview
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline, Transform
+from loadsheet.sql.grants import grant, grant_membership, grant_schema, grant_select
 from loadsheet.sql.text import Relation, ident
 from loadsheet.warehouse import tables
 from loadsheet.warehouse.externals import relations_of_others
@@ -63,9 +64,9 @@ def may_read(preview: StepPreview, session: Session, source: SourceTable) -> boo
     role, may_use, may_select = row or ("", True, True)
     grants = []
     if not may_use:
-        grants.append(f"GRANT USAGE ON SCHEMA {ident(relation.schema)} TO {ident(role)};")
+        grants.append(grant_schema("USAGE", relation.schema, role))
     if not may_select:
-        grants.append(f"GRANT SELECT ON {relation.sql} TO {ident(role)};")
+        grants.append(grant_select(relation, role))
     if grants:
         preview.add_error("privilege", f"role {role} may not read {relation}", " ".join(grants))
     return not grants
@@ -102,7 +103,7 @@ def has_privileges(
     if lacking:
         names = ", ".join(lacking)
         on = f"SEQUENCE {relation.sql}" if kind == "S" else relation.sql
-        fix = f"GRANT {names} ON {on} TO {ident(role)};"
+        fix = grant(lacking, on, role)
         preview.add_error("privilege", f"role {role} lacks {names} on {relation}", fix)
     return not lacking
 
@@ -134,7 +135,7 @@ def _has_schema_privilege(
     # A schema that does not exist will belong to the role that creates it.
     role, has = session.execute(_SCHEMA, (privilege, schema)).fetchone() or ("", True)
     if not has:
-        fix = f"GRANT {privilege} ON SCHEMA {ident(schema)} TO {ident(role)};"
+        fix = grant_schema(privilege, schema, role)
         preview.add_error("privilege", f"role {role} may not {purpose} {schema}", fix)
     return bool(has)
 
@@ -144,7 +145,7 @@ def check_database(preview: StepPreview, session: Session, privilege: str, purpo
     row = session.execute(_DATABASE, (privilege,)).fetchone()
     role, database, has = row or ("", "", True)
     if not has:
-        fix = f"GRANT {privilege} ON DATABASE {ident(database)} TO {ident(role)};"
+        fix = grant(privilege, f"DATABASE {ident(database)}", role)
         preview.add_error("privilege", f"role {role} may not {purpose} in the warehouse", fix)
 
 
@@ -175,7 +176,7 @@ def _check_owner(
         return
     # A member of the owner's role can do the work and leaves the ownership unchanged. But no role
     # should become a superuser for that.
-    fix = f"GRANT {ident(owner)} TO {ident(role)};"
+    fix = grant_membership(owner, role)
     if is_superuser:
         fix = f"ALTER {altered} OWNER TO {ident(role)};"
     message = f"{title} belongs to {owner}, and role {role} may not {purpose} it"

@@ -1,0 +1,74 @@
+"""`loadsheet grants`: the roles and the privileges that a pipeline needs, as SQL."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from loadsheet.cli.output import PipelineArgument
+from loadsheet.connections.lookup import Connection, Connections, project_connections
+from loadsheet.errors import InputError
+from loadsheet.project.folder import open_pipeline
+from loadsheet.redact import visible
+
+
+def grants(
+    ctx: typer.Context,
+    pipeline: PipelineArgument,
+    on: Annotated[
+        Literal["source", "warehouse"] | None,
+        typer.Option("--on", help="Only the statements for this server. Default: both."),
+    ] = None,
+    extractor: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ROLE",
+            help="The role that reads the source. Default: the login of its connection, or"
+            " loadsheet_extractor.",
+        ),
+    ] = None,
+    loader: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ROLE",
+            help="The role that loads and builds in the warehouse. Default: the login of its"
+            " connection, or loadsheet_loader.",
+        ),
+    ] = None,
+    reader: Annotated[
+        str, typer.Option(metavar="ROLE", help="The role that reads the marts.")
+    ] = "loadsheet_reader",
+) -> None:
+    """Print the SQL that creates a pipeline's database roles with exactly the privileges it needs.
+
+    Feed it to psql as an administrator, each part on its server. It may be run again. No server is
+    asked.
+    """
+    # Imported here: it brings the SQL parser, which `--help` does not need.
+    from loadsheet.plan.grants import Roles, source_grants, warehouse_grants
+
+    spec, project = open_pipeline(ctx.obj, pipeline)
+    connections = project_connections(project)
+    source = _connection(connections, spec.source.conn_id)
+    warehouse = _connection(connections, spec.warehouse.conn_id)
+    roles = Roles(
+        extractor=extractor or source.login or "loadsheet_extractor",
+        loader=loader or warehouse.login or "loadsheet_loader",
+        reader=reader,
+        source_database=source.schema or None,
+        warehouse_database=warehouse.schema or None,
+    )
+    parts = {"source": source_grants, "warehouse": warehouse_grants}
+    printed = [
+        "\n".join(statements(spec, roles)) for end, statements in parts.items() if on in (None, end)
+    ]
+    typer.echo(visible("\n\n".join(printed)))
+
+
+def _connection(connections: Connections, conn_id: str) -> Connection:
+    """The connection; one without values where it is not defined here."""
+    try:
+        return connections(conn_id)
+    except InputError:
+        return Connection(conn_id=conn_id)

@@ -1,0 +1,29 @@
+"""GRANT statements, as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from loadsheet.sql.text import Relation, ident
+
+
+def grant(privileges: str | Sequence[str], on: str, role: str) -> str:
+    """The statement that gives `role` the privileges on an object: `SCHEMA "x"`, `"x"."y"`."""
+    if not isinstance(privileges, str):
+        privileges = ", ".join(privileges)
+    return f"GRANT {privileges} ON {on} TO {ident(role)};"
+
+
+def grant_schema(privilege: str, schema: str, role: str) -> str:
+    """The statement that gives `role` a privilege on a schema."""
+    return grant(privilege, f"SCHEMA {ident(schema)}", role)
+
+
+def grant_select(relation: Relation, role: str) -> str:
+    """The statement that lets `role` read a table."""
+    return grant("SELECT", relation.sql, role)
+
+
+def grant_membership(granted: str, role: str) -> str:
+    """The statement that makes `role` a member of another role."""
+    return f"GRANT {ident(granted)} TO {ident(role)};"

@@ -1,0 +1,261 @@
+"""`loadsheet grants` prints what a pipeline needs and no more: with it a pipeline runs, and without
+any one of its statements it does not."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+from typer.testing import CliRunner
+
+from loadsheet.cli.main import app
+from loadsheet.connections.lookup import Connection
+from loadsheet.engine.resolve import resolved
+from loadsheet.engine.runner import run_pipeline
+from loadsheet.errors import LoadsheetError
+from loadsheet.outcome import RunRequest
+from loadsheet.spec.pipeline_file import load_pipeline
+from loadsheet.sql.text import ident
+from loadsheet.sqltest.embedded import postgres_install
+from tests.project import Project, fetch
+
+SOURCE = """
+REVOKE ALL ON SCHEMA public FROM PUBLIC;
+CREATE TABLE merged (id int PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp());
+CREATE TABLE appended (n int GENERATED ALWAYS AS IDENTITY);
+CREATE TABLE replaced (code char(2) PRIMARY KEY);
+CREATE TABLE log_web (id int PRIMARY KEY);
+CREATE TABLE log_secret (id int PRIMARY KEY);
+CREATE TABLE logs (id int PRIMARY KEY);
+INSERT INTO merged SELECT generate_series(1, 9);
+INSERT INTO appended DEFAULT VALUES;
+INSERT INTO replaced VALUES ('no');
+INSERT INTO log_web VALUES (1);
+"""
+CHANGE = """
+INSERT INTO merged VALUES (100);
+INSERT INTO appended DEFAULT VALUES;
+INSERT INTO replaced VALUES ('pe');
+INSERT INTO log_web VALUES (2);
+"""
+TABLES = {
+    "merged": {"incremental": "at"},
+    "appended": {"incremental": "n", "mode": "append"},
+    "replaced": None,
+    "log_*": {"exclude": ["log_se*"]},
+}
+MARTS = {
+    "dim": ("SELECT id FROM staging.merged", {"materialized": "merge", "unique_key": "id"}),
+    "rated": "SELECT id, rate FROM staging.merged, elsewhere.rates",
+    "shown": ("SELECT * FROM mart.rated", {"materialized": "view"}),
+}
+OTHERS = """
+REVOKE ALL ON SCHEMA public FROM PUBLIC;
+CREATE SCHEMA elsewhere;
+CREATE TABLE elsewhere.rates (rate int);
+CREATE TABLE elsewhere.secret (rate int);
+INSERT INTO elsewhere.rates VALUES (1);
+"""
+
+
+@dataclass
+class World:
+    """The pipeline `shop` with roles of its own, on databases that give PUBLIC nothing."""
+
+    project: Project
+    administrator: dict[str, str]
+    roles: dict[str, str]
+
+    def printed(self, end: str) -> str:
+        """The SQL for one server."""
+        named = [word for name, role in self.roles.items() for word in (f"--{name}", role)]
+        command = ["--project", str(self.project.folder), "grants", "shop", "--on", end, *named]
+        done = CliRunner().invoke(app, command, env=self.project.environment())
+        assert done.exit_code == 0, done.stderr
+        return done.stdout
+
+    def grant(self, end: str, text: str, without: str = "") -> None:
+        """Run the SQL, all but the one statement that holds `without`."""
+        chosen = statements(text)
+        if without:
+            (left_out,) = [statement for statement in chosen if without in statement]
+            chosen.remove(left_out)
+        with psycopg.connect(self.administrator[end], autocommit=True) as session:
+            for statement in chosen:
+                session.execute(statement)
+        self.set_passwords(end)
+
+    def set_passwords(self, end: str) -> None:
+        names = {"source": ("extractor",), "warehouse": ("loader", "reader")}[end]
+        for name in names:
+            fetch(self.administrator[end], f"ALTER ROLE {ident(self.roles[name])} PASSWORD 'x'")
+
+
+def statements(text: str) -> list[str]:
+    """psql's input, statement by statement; a list of privileges is one for each."""
+    found: list[str] = []
+    for statement in re.split(r";\n", re.sub(r"(?m)^--.*\n?", "", text).strip() + "\n"):
+        statement = statement.strip()
+        several = re.fullmatch(r"GRANT ([A-Z]+(?:, [A-Z]+)+) ON (.*)", statement)
+        names = several[1].split(", ") if several else []
+        found += [f"GRANT {name} ON {several[2]}" for name in names] if several else []
+        if statement and not several:
+            found.append(statement)
+    # `END LOOP;` and the like are within a block.
+    whole: list[str] = []
+    for part in found:
+        if whole and whole[-1].count("$grants$") % 2:
+            whole[-1] += f";\n{part}"
+        else:
+            whole.append(part)
+    return whole
+
+
+@pytest.fixture
+def world(project: Project, monkeypatch: pytest.MonkeyPatch) -> World:
+    administrator = {"source": project.source, "warehouse": project.warehouse}
+    token = secrets.token_hex(4)
+    roles = {"extractor": f'Ex"{token}', "loader": f"loader {token}", "reader": f"reader_{token}"}
+    fetch(project.source, SOURCE)
+    fetch(project.warehouse, OTHERS)
+    for uri in administrator.values():
+        database = urlsplit(uri).path[1:]
+        fetch(uri, f'REVOKE ALL ON DATABASE "{database}" FROM PUBLIC')
+    project.spec(TABLES, MARTS, external=["elsewhere.*"])
+    made = World(project, administrator, roles)
+    monkeypatch.setattr(project, "connections", connections_as(made))
+    return made
+
+
+def connections_as(world: World) -> Callable[[str], Connection]:
+    """The project's connections with the logins of the roles."""
+    original = world.project.connections
+
+    def find(conn_id: str) -> Connection:
+        found = original(conn_id)
+        if conn_id == "lake":
+            return found
+        role = world.roles["extractor" if conn_id == "shop_source" else "loader"]
+        return replace(found, login=role, password="x")
+
+    return find
+
+
+def why_it_fails(world: World) -> str:
+    """A first run, and one that brings changes; then the marts are read. What fails first."""
+    file = world.project.folder / "pipelines" / "shop" / "pipeline.yml"
+    for number in range(2):
+        try:
+            spec = resolved(load_pipeline(file), world.project.connections)
+        except (LoadsheetError, psycopg.Error) as error:
+            return f"resolve: {error}"
+        request = RunRequest(run_id=f"run {number}")
+        results = run_pipeline(spec, request, world.project.connections)
+        for name, result in results.items():
+            if result.state not in ("done", "skipped"):
+                return f"{name}: {result.result}"
+        if number == 0:
+            fetch(world.administrator["source"], CHANGE)
+    return why_marts_are_not_read(world)
+
+
+def why_marts_are_not_read(world: World) -> str:
+    uri = urlsplit(world.administrator["warehouse"])
+    login = {"user": world.roles["reader"], "password": "x", "dbname": uri.path[1:]}
+    try:
+        with psycopg.connect(host=uri.hostname, port=uri.port, **login) as session:
+            for mart in ("dim", "rated", "shown"):
+                session.execute(f"SELECT FROM mart.{mart}")
+    except psycopg.Error as error:
+        return f"reader: {error}"
+    return ""
+
+
+def test_with_the_grants_a_pipeline_runs_and_its_marts_are_read(world: World) -> None:
+    texts = {end: world.printed(end) for end in ("source", "warehouse")}
+    for end, text in texts.items():
+        world.grant(end, text)
+    assert why_it_fails(world) == ""
+    assert world.project.differences("merged") == 0
+    may_read = "SELECT has_table_privilege(%s, %s, 'SELECT')"
+    for end, role, table in (
+        ("source", "extractor", "log_secret"),
+        ("source", "extractor", "logs"),
+        ("warehouse", "loader", "elsewhere.secret"),
+        ("warehouse", "reader", "staging.merged"),
+    ):
+        asked = fetch(world.administrator[end], may_read, world.roles[role], table)
+        assert asked == [(False,)], table
+
+
+@pytest.mark.parametrize(
+    ("end", "without", "told"),
+    [
+        ("source", "GRANT CONNECT", "permission denied for database"),
+        ("source", "GRANT USAGE ON SCHEMA", 'may not use schema "public"|schema .?public'),
+        ("source", '"public"."merged"', "permission denied for table merged"),
+        ("source", '"public"."appended"', "permission denied for table appended"),
+        ("source", '"public"."replaced"', "permission denied for table replaced"),
+        ("source", "matched name", "permission denied for table log_web"),
+        ("source", "pg_read_all_stats", "cannot see other sessions' transactions"),
+        ("warehouse", 'CONNECT ON DATABASE {database} TO "loader', "denied for database"),
+        ("warehouse", "GRANT CREATE", "permission denied for database"),
+        ("warehouse", "GRANT TEMPORARY", "permission denied to create temporary tables"),
+        ("warehouse", 'USAGE ON SCHEMA "elsewhere"', "elsewhere"),
+        ("warehouse", 'SELECT ON "elsewhere"."rates"', "permission denied for table rates"),
+        ("warehouse", 'CONNECT ON DATABASE {database} TO "reader', "reader: .*database"),
+        ("warehouse", 'USAGE ON SCHEMA "mart"', "reader: permission denied for schema mart"),
+        ("warehouse", "ALTER DEFAULT PRIVILEGES", "reader: permission denied for"),
+    ],
+)
+def test_without_any_one_of_them_it_fails(world: World, end: str, without: str, told: str) -> None:
+    database = ident(urlsplit(world.administrator[end]).path[1:])
+    for each in ("source", "warehouse"):
+        left_out = without.replace("{database}", database) if each == end else ""
+        world.grant(each, world.printed(each), left_out)
+    assert re.search(told, why_it_fails(world))
+
+
+def psql(world: World, end: str, text: str) -> None:
+    """Feed the text to psql, as an administrator."""
+    done = subprocess.run(
+        [
+            postgres_install(16) / "bin" / "psql",
+            *("-X", "-q", "-v", "ON_ERROR_STOP=1", world.administrator[end]),
+        ],
+        input=text,
+        text=True,
+        capture_output=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
+def test_psql_takes_the_sql_as_it_is_and_twice(world: World) -> None:
+    """Without a connection there is no database to name: psql fills in its own."""
+    for end in ("source", "warehouse"):
+        text = world.printed(end)
+        database = ident(urlsplit(world.administrator[end]).path[1:])
+        assert f"ON DATABASE {database} " in text
+        psql(world, end, text)
+        psql(world, end, text.replace(database, ':"DBNAME"'))
+        world.set_passwords(end)
+    assert why_it_fails(world) == ""
+
+
+def test_a_name_ends_neither_a_comment_nor_a_quote(world: World) -> None:
+    bad = "x$grants$\n; DROP TABLE merged; --'\"*"
+    world.project.spec({"merged": None, bad: {"exclude": ["y*"]}})
+    role = f"\nCREATE TABLE hacked (); --$grants$ {secrets.token_hex(4)}"
+    world.roles["extractor"] = role
+    psql(world, "source", world.printed("source"))
+    assert world.project.in_source("SELECT count(*) FROM merged") == [(9,)]
+    assert world.project.in_source("SELECT to_regclass('hacked')") == [(None,)]
+    granted = world.project.in_source("SELECT has_table_privilege(%s, 'merged', 'SELECT')", role)
+    assert granted == [(True,)]
