@@ -22,6 +22,7 @@ from airflow.sdk.exceptions import (
     AirflowSkipException,
 )
 
+from loadsheet.airflow.command_line import converted
 from loadsheet.airflow.locate import pipeline_file
 from loadsheet.connections.lookup import Connection
 from loadsheet.errors import ConnectionMissing, InputError, LoadsheetError
@@ -54,16 +55,7 @@ def airflow_connection(conn_id: str) -> Connection:
                 " and the password percent-encoded"
             )
         raise ConnectionMissing(message) from None
-    return Connection(
-        conn_id=conn_id,
-        conn_type=found.conn_type or "",
-        host=found.host or "",
-        port=found.port,
-        login=found.login or "",
-        password=found.password or "",
-        schema=found.schema or "",
-        extra=found.extra_dejson,
-    )
+    return converted(conn_id, found)
 
 
 @contextmanager

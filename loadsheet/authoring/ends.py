@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadsheet.connections.lookup import connection_types
-from loadsheet.errors import InputError
+from loadsheet.connections.lookup import connection_types, project_connections
+from loadsheet.errors import ConnectionMissing, InputError
 from loadsheet.names import closest
 from loadsheet.spec.models import Pipeline
 from loadsheet.spec.pipeline_file import check_file, find_specs
@@ -44,6 +44,9 @@ class Ends:
         more than one, with their names.
         """
         types = connection_types(project)
+        for named in (source, warehouse, lake):
+            if named is not None and named not in types:
+                types |= _type_elsewhere(project, named)
         others = _pipelines(project)
         databases = {name for name, kind in types.items() if kind == "postgres"}
         warehouses = {other.warehouse.conn_id for other in others}
@@ -74,6 +77,15 @@ class Ends:
             slack=slack,
             used_schemas=frozenset(used_schemas),
         )
+
+
+def _type_elsewhere(project: Path, conn_id: str) -> dict[str, str]:
+    """The id and the type of a connection that the project does not define and Airflow may have;
+    empty where it is not found."""
+    try:
+        return {conn_id: project_connections(project)(conn_id).conn_type}
+    except ConnectionMissing:
+        return {}
 
 
 def _pipelines(project: Path) -> list[Pipeline]:

@@ -96,6 +96,14 @@ def _options(
             "Default: the nearest such folder, from here upwards.",
         ),
     ] = None,
+    airflow: Annotated[
+        bool,
+        typer.Option(
+            "--airflow",
+            help="Take connections, and the Variable of `run`, from Airflow alone: its secrets"
+            " backend, environment and database. Airflow must be installed here.",
+        ),
+    ] = False,
     verbose: Annotated[
         int,
         typer.Option(
@@ -120,6 +128,10 @@ def _options(
     change (plan --exit-code), 130 interrupted.
     """
     ctx.obj = project
+    if airflow:
+        from loadsheet.connections import airflow_side  # only this option needs it so early
+
+        airflow_side.ask_first()
     if verbose:
         from loadsheet.cli import logs  # not needed by a command that is not asked to log
 

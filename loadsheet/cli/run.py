@@ -12,8 +12,9 @@ from loadsheet.cli.interrupt import exiting_at_once
 from loadsheet.cli.output import AsJson, PipelineArgument, print_json
 from loadsheet.cli.progress import Silence
 from loadsheet.cli.report import Report, live_report
+from loadsheet.connections import airflow_side
 from loadsheet.connections.lookup import Connections, project_connections
-from loadsheet.engine.request import command_line_request
+from loadsheet.engine.request import VARIABLE, command_line_request
 from loadsheet.engine.resume import RunRecord
 from loadsheet.errors import InputError
 from loadsheet.outcome import RunRequest
@@ -109,6 +110,7 @@ def run(
             start=start,
             end=end,
             sample=sample,
+            variable=_variable(),
         )
     if not has_patterns:
         # After the options: a wrong one is said without a server.
@@ -130,6 +132,13 @@ def run(
         raise typer.Exit(BUG)
     if report.failed:
         raise typer.Exit(FAILED)
+
+
+def _variable() -> str | None:
+    """Airflow's Variable, with `--airflow`."""
+    if not airflow_side.is_asked_first():
+        return None
+    return airflow_side.variable(VARIABLE, {})
 
 
 def _preflight(spec: Pipeline, connections: Connections) -> None:

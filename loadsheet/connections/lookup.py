@@ -1,7 +1,8 @@
 """Connections by Airflow's ids and in Airflow's forms, found without Airflow.
 
 `AIRFLOW_CONN_<ID>` (a URI or JSON) comes first, then `connections/connections.yml` with `${VAR}`
-filled in. Variables are looked up in the environment, then in the project's `.env`.
+filled in. Variables are looked up in the environment, then in the project's `.env`. What is in
+neither may be in Airflow's secrets backend (`airflow_side`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+from loadsheet.connections import airflow_side
 from loadsheet.connections.parse import (
     MissingVariable,
     fields_from_json,
@@ -28,8 +30,6 @@ from loadsheet.redact import register_secrets, secrets_in
 _log = logging.getLogger(__name__)
 
 _VARIABLE_PREFIX = "AIRFLOW_CONN_"
-SECRETS_BACKENDS = ("AIRFLOW__SECRETS__BACKEND", "AIRFLOW__WORKERS__SECRETS_BACKEND")
-"""The variables of the environment that configure Airflow's secrets backends."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ def declared_connections(project: Path, environ: Mapping[str, str] = os.environ)
     # Variables of the environment alone may be those of another project.
     is_own = (project / "connections").is_dir()
     is_own = is_own or any(name.startswith(_VARIABLE_PREFIX) for name in connections.from_dotenv)
-    has_backend = any(connections.variables.get(name, "").strip() for name in SECRETS_BACKENDS)
+    has_backend = airflow_side.has_backend(connections.variables)
     return Declared(ids=ids, is_declared=is_declared, may_be_elsewhere=has_backend or not is_own)
 
 
@@ -144,6 +144,8 @@ class _ProjectConnections:
         self.environ = environ
 
     def __call__(self, conn_id: str) -> Connection:
+        if airflow_side.is_asked_first():
+            return self._from_airflow(conn_id)
         variable = _variable(conn_id)
         if text := self.in_environment(conn_id):
             _log.debug("connection %s: from %s", conn_id, variable)
@@ -166,10 +168,22 @@ class _ProjectConnections:
             return Connection(conn_id=conn_id, **fields)
         meant = closest(conn_id, map(str, self.entries))
         hint = f" (did you mean {meant!r}?)" if meant else ""
+        if airflow_side.has_backend(self.variables):
+            if airflow_side.is_installed():
+                return self._from_airflow(conn_id)
+            hint += (
+                "; Airflow's secrets backend may have it, but Airflow is not installed here: run"
+                " the command where it is"
+            )
         raise ConnectionMissing(
             f"connection {conn_id!r} is not defined: set {variable} (a URI or JSON, as for"
             f" Airflow), or add {conn_id!r} to {self.file}{hint}"
         )
+
+    def _from_airflow(self, conn_id: str) -> Connection:
+        _log.debug("connection %s: from Airflow", conn_id)
+        found: Connection = airflow_side.connection(conn_id, self.variables)
+        return found
 
     def in_environment(self, conn_id: str) -> str:
         """The text of the connection's variable; empty if it is not set."""

@@ -94,13 +94,15 @@ def command_line_request(
     start: str | None,
     end: str | None,
     sample: str | None = None,
+    variable: str | None = None,
 ) -> RunRequest:
     """The request of a run from the command line.
 
     `tables` and `rebuild` (transforms) are lists with commas, `start` and `end` are times or
-    numbers, `sample` is a share or a number of rows. Raises InputError for a table or transform
-    that the pipeline does not have, a value that cannot be read, half an interval, an interval that
-    ends before it starts, and options that exclude each other.
+    numbers, `sample` is a share or a number of rows, `variable` is as for `airflow_request`. Raises
+    InputError for a table or transform that the pipeline does not have, a value that cannot be
+    read, half an interval, an interval that ends before it starts, and options that exclude each
+    other.
     """
     only = None
     if tables is not None:
@@ -116,6 +118,11 @@ def command_line_request(
     full: FullRefresh = frozenset()
     if full_refresh or sample:
         full = only or "all"
+    settings = _variable_settings(variable)
+    own_settings = _own_settings(settings["pipelines"], pipeline)
+    if not has_interval and full != "all":
+        by_variable = _full_by_variable(settings, own_settings, pipeline)
+        full = "all" if by_variable == "all" else full | by_variable
     if rebuild is not None:
         names = [transform.name for transform in pipeline.transforms]
         rebuilt = _option_names(pipeline, rebuild, "--rebuild", "transform", names)
@@ -127,7 +134,9 @@ def command_line_request(
         interval_start=interval[0],
         interval_end=interval[1],
         explicit_interval=interval != (None, None),
-        accept_source=accept_source,
+        accept_source=(
+            accept_source or own_settings.get("accept_source", settings["accept_source"])
+        ),
         sample=None if sample is None else _option_sample(sample),
     )
 

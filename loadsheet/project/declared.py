@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path as File
 from typing import Any
 
+from loadsheet.connections.airflow_side import SECRETS_BACKENDS
 from loadsheet.errors import SpecError
 from loadsheet.names import closest
 from loadsheet.problem import Finding, KeyPath, Problem
@@ -65,7 +66,7 @@ def _declares_any(project: File) -> bool:
 
 def _connection_rule(project: File) -> Rule:
     """Raises SpecError when the declared connections cannot be read."""
-    from loadsheet.connections.lookup import SECRETS_BACKENDS, declared_connections
+    from loadsheet.connections.lookup import declared_connections
 
     declared = declared_connections(project)
 

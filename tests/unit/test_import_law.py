@@ -22,6 +22,7 @@ PARSER = "the SQL parser takes 25 ms to import, PyYAML and jsonschema 100 ms"
 CACHED = "a pipeline found in the cache needs no YAML, schema or SQL parser"
 LATE = {
     "airflow/bundle.py": (1, "Airflow 3.3 has no importers"),
+    "airflow/command_line.py": (6, "a worker needs no database models; importing takes seconds"),
     "airflow/dag_ids.py": (2, PARSER),
     "airflow/factory.py": (1, "a worker does not need dag-factory, which takes 90 ms to import"),
     "airflow/operators.py": (6, TASK),
@@ -36,7 +37,7 @@ LATE = {
     "cli/formats.py": (1, COMMAND),
     "cli/gc.py": (8, COMMAND),
     "cli/grants.py": (1, COMMAND),
-    "cli/main.py": (1, "logging is set up only with -v"),
+    "cli/main.py": (2, "logging is set up only with -v, Airflow is asked only with --airflow"),
     "cli/new.py": (8, COMMAND),
     "cli/output.py": (4, "Rich is not imported where nothing is printed in columns or colours"),
     "cli/plan.py": (10, COMMAND),
