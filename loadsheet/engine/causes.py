@@ -163,8 +163,8 @@ LOGIN_MESSAGES = {
     "28000": re.compile(
         r"pg_hba\.conf|role .* (does not exist|is not permitted to log in)|authentication failed"
         r"|no such user|certificate|does not support SSL"
-        r"|invalid (\w+ value|port number|integer value)|unrecognized configuration"
-        r"|definition of service|could not match \d+"
+        r"|invalid (\w+ value|port number|integer value|value for parameter)"
+        r"|unrecognized configuration|definition of service|could not match \d+"
     ),
     "3D000": re.compile(r"database .* does not exist|no such database"),
     "42501": re.compile(r"permission denied for database"),

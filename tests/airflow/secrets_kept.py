@@ -97,7 +97,7 @@ def environment(home: Path, postgres: PostgresServer, s3: S3Server) -> dict[str,
         "port": postgres.port,
         "login": "canary_by_passfile",
     }
-    deep = {"deep": {"secret": SECRETS["deep in the JSON of a connection"]}}
+    deep = {"sqlalchemy_query": {"secret": SECRETS["deep in the JSON of a connection"]}}
     lake = {
         "conn_type": "generic",
         "login": s3.access_key,

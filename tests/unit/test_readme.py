@@ -149,11 +149,11 @@ def test_the_problems_that_are_shown_are_those_of_the_example_with_three_mistake
 @pytest.mark.parametrize("command", every("loadsheet"))
 def test_a_command_and_its_options_exist(command: str) -> None:
     words = shlex.split(command)[1:]
-    own = {option for parameter in CLI.params for option in parameter.opts}
+    own = {option: parameter for parameter in CLI.params for option in parameter.opts}
     while words and words[0].startswith("-"):
-        option = "-v" if words[0] == "-vv" else words[0]
-        assert option in own
-        words = words[1:] if option == "-v" else words[2:]
+        option = own["-v" if words[0] == "-vv" else words[0]]
+        takes_no_value = option.is_flag or option.count
+        words = words[1:] if takes_no_value else words[2:]
     assert not words or words[0] in CLI.commands
     known = (
         {option for parameter in CLI.commands[words[0]].params for option in parameter.opts}
