@@ -51,7 +51,7 @@ class Connection:
         """From now on, no message of this process shows the secrets."""
         register_secrets(self.password, *secrets_in(self.extra))
         # An S3 server: its login is an access key.
-        if "endpoint_url" in self.extra:
+        if "endpoint_url" in self.extra or self.conn_type == "aws":
             register_secrets(self.login)
 
 

@@ -1,8 +1,9 @@
 """Why a server refuses, what to do about it, and whether the same call may succeed later.
 
-Tables for PostgreSQL (the classes of its manual's Appendix A), S3, and this machine. Where a
-lasting failure looks the same as a passing one, it counts as passing: a server that is read-only
-may be in the middle of a failover, and a needless retry costs a minute, not a run.
+Tables for PostgreSQL (the classes of its manual's Appendix A) and this machine; that of the lake is
+in loadsheet/engine/lake_causes.py. Where a lasting failure looks the same as a passing one, it
+counts as passing: a server that is read-only may be in the middle of a failover, and a needless
+retry costs a minute, not a run.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class Cause:
 _LOGIN = Cause(
     False, "The server does not accept this login", "correct the connection's login, then run again"
 )
-_FULL = "free space there, or enlarge it"
+FULL = "free space there, or enlarge it"
 
 SQLSTATES = {
     "08": Cause(
@@ -72,7 +73,7 @@ SQLSTATES = {
     "53": Cause(
         True, "The server has run out of a resource", "free the resource, or add more of it"
     ),
-    "53100": Cause(True, "The server's disk is full", _FULL),
+    "53100": Cause(True, "The server's disk is full", FULL),
     "53200": Cause(
         True,
         "The server is out of memory",
@@ -185,77 +186,7 @@ _CONFLICT_WITH_RECOVERY = Cause(
 )
 NOT_CONNECTED, DISCONNECTED = "08001", "08006"
 
-_BUSY = Cause(
-    True,
-    "The lake is too busy",
-    "nothing, unless it keeps happening; then let fewer tasks run at once",
-)
-_LAKE_LOGIN = Cause(
-    False,
-    "The lake does not accept this login, or it may not do this",
-    "correct login and password of the lake's connection, or grant its key what it lacks",
-)
-_DAMAGED = Cause(
-    True,
-    "The data arrived damaged",
-    "nothing, unless it keeps happening; then look at the network",
-)
-_LAKE_FULL = Cause(True, "The lake's disk is full", _FULL)
-UNREACHABLE = Cause(
-    True, "The lake could not be reached", "check that it runs and can be reached from here"
-)
-
-# By S3's own codes, by HTTP statuses, and by the first digit of a status.
-S3 = {
-    "SlowDown": _BUSY,
-    "Throttling": _BUSY,
-    "ThrottlingException": _BUSY,
-    "TooManyRequests": _BUSY,
-    "ServiceUnavailable": _BUSY,
-    "InternalError": _BUSY,
-    "OperationAborted": _BUSY,
-    "RequestTimeout": _BUSY,
-    "408": _BUSY,
-    "425": _BUSY,
-    "429": _BUSY,
-    "AccessDenied": _LAKE_LOGIN,
-    "AllAccessDisabled": _LAKE_LOGIN,
-    "InvalidAccessKeyId": _LAKE_LOGIN,
-    "SignatureDoesNotMatch": _LAKE_LOGIN,
-    "InvalidToken": _LAKE_LOGIN,
-    "ExpiredToken": _LAKE_LOGIN,
-    "401": _LAKE_LOGIN,
-    "403": _LAKE_LOGIN,
-    "BadDigest": _DAMAGED,
-    "IncompleteBody": _DAMAGED,
-    "XAmzContentSHA256Mismatch": _DAMAGED,
-    "XMinioStorageFull": _LAKE_FULL,
-    "QuotaExceeded": _LAKE_FULL,
-    "507": _LAKE_FULL,
-    "RequestTimeTooSkewed": Cause(
-        False, "This machine's clock and the lake's differ", "set the clocks"
-    ),
-    "NoSuchBucket": Cause(
-        False, "There is no such bucket", "run the step create_bucket, or correct lake.bucket"
-    ),
-    "501": Cause(False, "The lake cannot do this", "use another S3 server"),
-    "4": Cause(
-        False, "The lake refused the request", "correct the lake's connection or the spec's lake"
-    ),
-    "5": Cause(True, "The lake has an internal error", "check that it runs, and read its log"),
-    "": Cause(
-        True,
-        "The lake's answer is not one of S3",
-        "check that extra.endpoint_url is an S3 server, not a proxy",
-    ),
-}
-UNTRUSTED = Cause(
-    False,
-    "The lake's certificate is not trusted here",
-    "install the certificate of its authority, or correct the lake's certificate",
-)
-
-LOCAL_FULL = Cause(True, "The disk of this machine is full", _FULL)
+LOCAL_FULL = Cause(True, "The disk of this machine is full", FULL)
 LOCAL_REFUSED = Cause(
     False, "A file on this machine is missing or not accessible", "correct what the message names"
 )
@@ -283,12 +214,3 @@ def of_sqlstate(code: str, text: str = "") -> Cause:
         if cause:
             return cause
     return SQLSTATES[""]
-
-
-def of_s3(code: str, status: int | None) -> Cause:
-    """The cause of an S3 code, else of the HTTP status, else of the status's class."""
-    status_text = str(status or "")
-    for key in (code, status_text, status_text[:1]):
-        if key and key in S3:
-            return S3[key]
-    return S3[""]

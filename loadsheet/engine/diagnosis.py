@@ -1,7 +1,7 @@
 """What the exception of a driver or of the operating system means: its text without row data, its
 code, and its cause.
 
-`diagnose` is the entry; loadsheet/engine/causes.py has the tables of causes.
+`diagnose` is the entry; loadsheet/engine/causes.py and lake_causes.py have the tables of causes.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import errno
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psycopg
 
-from loadsheet.engine import causes
+from loadsheet.engine import causes, lake_causes
 from loadsheet.engine.causes import Cause
-from loadsheet.redact import clean, message
+from loadsheet.lake.failure import ANSWER, LakeFailed
+from loadsheet.redact import clean, message, on_one_line
 
 # Files that are missing or forbidden stay so; every other failure of the operating system may pass.
 _LASTING = (
@@ -25,7 +26,6 @@ _LASTING = (
     IsADirectoryError,
     NotADirectoryError,
 )
-_S3_CODE = re.compile(r"<Code>(\w+)</Code>(?:.*<Message>(.*?)</Message>)?", re.DOTALL)
 _HINTS = re.compile(r"\n\t.*")  # libpq's guesses at the reason
 # How libpq's messages begin when there was no connection yet.
 _CONNECTING = re.compile(
@@ -69,6 +69,8 @@ def diagnose(error: BaseException) -> Diagnosis | None:
     other, which is a bug."""
     if isinstance(error, psycopg.Error):
         return _database_error(error)
+    if isinstance(error, LakeFailed):
+        return _refused_request(error)
     diagnosis = _lake_error(error)
     if diagnosis:
         return diagnosis
@@ -100,6 +102,15 @@ def _database_error(error: psycopg.Error) -> Diagnosis | None:
     return Diagnosis(text, f"SQLSTATE {code}", cause)
 
 
+def _refused_request(error: LakeFailed) -> Diagnosis | None:
+    """The diagnosis of the error behind it. An answer of the lake is shown with its request; where
+    there was no answer, the request does not matter."""
+    diagnosis = _lake_error(error.__cause__) if error.__cause__ else None
+    if diagnosis is None or not diagnosis.code:
+        return diagnosis
+    return replace(diagnosis, text=f"{on_one_line(error.request)}: {diagnosis.text}")
+
+
 def _lake_error(error: BaseException) -> Diagnosis | None:
     # Imported here, because a transform's process never needs the S3 client.
     from minio.error import InvalidResponseError, S3Error, ServerError
@@ -109,7 +120,7 @@ def _lake_error(error: BaseException) -> Diagnosis | None:
         return _lake_answer(error.code or "", error.response.status, error.message or str(error))
     if isinstance(error, InvalidResponseError):
         # rclone labels its errors text/xml, which the SDK takes for no S3 answer at all.
-        s3_error = _S3_CODE.search(error._body or "")
+        s3_error = ANSWER.search(error._body or "")
         if s3_error:
             return _lake_answer(s3_error[1], error._code, s3_error[2] or s3_error[1])
         text = f"the lake's answer of type {error._content_type} is not an S3 answer"
@@ -125,13 +136,13 @@ def _lake_error(error: BaseException) -> Diagnosis | None:
     if status:
         return _lake_answer("", int(status[1]), text)
     if "certificate" in text.lower():
-        return Diagnosis(text, "", causes.UNTRUSTED)
-    return Diagnosis(text, "", causes.UNREACHABLE)
+        return Diagnosis(text, "", lake_causes.UNTRUSTED)
+    return Diagnosis(text, "", lake_causes.UNREACHABLE)
 
 
 def _lake_answer(code: str, status: int | None, text: str) -> Diagnosis:
     shown_code = f"S3 {code}" if code else f"HTTP {status}"
-    return Diagnosis(_on_one_line(clean(text)), shown_code, causes.of_s3(code, status))
+    return Diagnosis(_on_one_line(clean(text)), shown_code, lake_causes.of_s3(code, status))
 
 
 def _machine_error(error: OSError) -> Diagnosis:

@@ -18,6 +18,7 @@ from loadsheet.deadline import limited
 from loadsheet.engine.failures import failure_explained, failure_recorded
 from loadsheet.engine.sessions import Servers
 from loadsheet.failpoints import reach
+from loadsheet.lake.manifest import load_prefix
 from loadsheet.outcome import Outcome, RunRequest, skipped
 from loadsheet.plan.steps import Step, tasks_of
 from loadsheet.redact import on_one_line
@@ -87,7 +88,7 @@ def _dispatch(
     name = step.name
     match step.kind:
         case "create_bucket":
-            created = servers.lake.create_bucket()
+            created = servers.lake.create_bucket(load_prefix(pipeline))
             state = "created" if created else "exists"
             return Outcome(status="done", message=f"bucket {pipeline.lake.bucket} {state}")
         case "resolve":

@@ -87,13 +87,13 @@ def find(
     in_spec = [table.name for table in pipeline.tables]
     extracted = extracted_tables(session, pipeline.name)
     if extracted is None:
-        if lake.exists():
+        if lake.exists(load_prefix(pipeline)):
             _refuse_without_ledger(pipeline, lake, in_spec)
         return []
     ledger.ensure(session)  # an older one does not record what is needed
     # A table that a pattern matches is in the spec, too. Only the ledger knows which there are.
     in_spec += sorted(name for name in extracted if pipeline.pattern_of(name))
-    if not lake.exists():
+    if not lake.exists(load_prefix(pipeline)):
         return []
     names = [*in_spec, *sorted(extracted - set(in_spec))]
     return [
@@ -107,7 +107,7 @@ def find_sample(pipeline: Pipeline, lake: Lake, session: Session) -> list[TableG
     """The verdicts on everything the lake holds of a sample (`loadsheet.engine.sample.sampled`). It
     may all be removed: a sample is never rebuilt from the lake."""
     extracted = extracted_tables(session, pipeline.name)
-    if not extracted or not lake.exists():
+    if not extracted or not lake.exists(load_prefix(pipeline)):
         return []
     return [
         _judge_table(pipeline, name, lake, session, [], timedelta(0), 1, wanted=False)

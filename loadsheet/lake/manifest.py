@@ -98,8 +98,8 @@ def read_manifest(stored: bytes | None, name: str, sha256: str) -> Manifest:
     return manifest
 
 
-def load_prefix(pipeline: Pipeline, table: str, load_id: str = "") -> str:
+def load_prefix(pipeline: Pipeline, table: str = "", load_id: str = "") -> str:
     """The prefix, with a slash at its end, of all attempts of the load `load_id`; without an id, of
-    all loads of the table."""
+    all loads of the table; without a table, of all that the pipeline stores."""
     folders = [pipeline.lake.prefix, slug(table), load_id]
     return "/".join(folder for folder in folders if folder) + "/"

@@ -71,5 +71,15 @@ if "minio" not in sys.modules:
     _import_lean()
 
 from minio import Minio as Minio  # noqa: E402
+from minio import time as time  # noqa: E402
+from minio.credentials.credentials import Credentials as Credentials  # noqa: E402
+from minio.credentials.providers import AWSConfigProvider as AWSConfigProvider  # noqa: E402
+from minio.credentials.providers import EnvAWSProvider as EnvAWSProvider  # noqa: E402
+from minio.credentials.providers import IamAwsProvider as IamAwsProvider  # noqa: E402
+from minio.credentials.providers import Provider as Provider  # noqa: E402
+from minio.credentials.providers import StaticProvider as StaticProvider  # noqa: E402
+from minio.credentials.providers import WebIdentityProvider as WebIdentityProvider  # noqa: E402
 from minio.error import InvalidResponseError as InvalidResponseError  # noqa: E402
 from minio.error import S3Error as S3Error  # noqa: E402
+from minio.error import ServerError as ServerError  # noqa: E402
+from minio.signer import sign_v4_sts as sign_v4_sts  # noqa: E402

@@ -4,33 +4,29 @@ from __future__ import annotations
 
 import io
 import logging
-import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
-from urllib.parse import urlsplit
 
-import urllib3
-from urllib3 import BaseHTTPResponse
-from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import HTTPError
 
 from loadsheet.connections.lookup import Connection
-from loadsheet.deadline import remaining, watch
+from loadsheet.connections.s3 import S3Settings, s3_settings
 from loadsheet.errors import ConnectionMissing
 from loadsheet.failpoints import reach
-from loadsheet.lake.sdk import InvalidResponseError, Minio, S3Error
+from loadsheet.lake.credentials import principal, provider
+from loadsheet.lake.failure import ANSWER, LakeFailed
+from loadsheet.lake.http import pool
+from loadsheet.lake.sdk import InvalidResponseError, Minio, S3Error, ServerError
 
 _log = logging.getLogger(__name__)
 
-# Seconds without a byte, per try. After a broken connection a new one often works, so four short
-# tries beat a long one.
-_TIMEOUT = urllib3.Timeout(connect=5, read=30)
-_LONGEST_PAUSE = 30
 # S3's lower limit for the parts of a multipart upload. By default the SDK cuts an object into parts
 # of this size, and sends three requests where one is enough.
 _LEAST_PART_BYTES = 5 << 20
-_BUSY = (429, 500, 502, 503, 504)
+_CONTENT_TYPES = {"json": "application/json", "zst": "application/zstd"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,25 +38,43 @@ class StoredObject:
     modified: datetime
 
 
+@dataclass(frozen=True, kw_only=True)
+class StoredVersion:
+    """A version of an object, in a bucket that keeps them."""
+
+    name: str
+    version: str
+    size: int
+    modified: datetime
+    is_latest: bool
+    is_marker: bool
+    """It marks the object as deleted, and holds no bytes."""
+
+
 class Lake:
     """One bucket. Objects are small (a part has about 8 MiB), so each is sent and read as a whole.
 
-    All methods raise the errors of the SDK and of urllib3.
+    All methods raise LakeFailed, whose cause is an error of the SDK or of urllib3; Refused or
+    Unavailable where a service gives no keys.
     """
 
     def __init__(self, connection: Connection, bucket: str):
         self.bucket = bucket
-        self._client = _client(connection)
+        self._settings = s3_settings(connection)
+        http = pool(self._settings)
+        self._keys = provider(self._settings, http)
+        self._client = _client(self._settings, http, self._keys)
 
-    def create_bucket(self) -> bool:
-        """Create the bucket. Returns False when it exists already."""
-        if self._client.bucket_exists(bucket_name=self.bucket):
+    def create_bucket(self, prefix: str) -> bool:
+        """Create the bucket. Returns False when it exists already, by a listing of `prefix`."""
+        if self.exists(prefix):
             return False
         reach("bucket.missing")
         # Another pipeline's run may create it at this moment.
         try:
-            self._client.make_bucket(bucket_name=self.bucket)
-        except S3Error as error:
+            with self._asked("s3:CreateBucket"):
+                self._client.make_bucket(bucket_name=self.bucket)
+        except LakeFailed as error:
             if error.code not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
                 raise
         return True
@@ -68,34 +82,51 @@ class Lake:
     def put(self, name: str, data: bytes) -> None:
         """Store `data` as the object `name`."""
         _log.debug("storing %s/%s, %d bytes", self.bucket, name, len(data))
-        self._client.put_object(
-            bucket_name=self.bucket,
-            object_name=name,
-            data=io.BytesIO(data),
-            length=len(data),
-            part_size=max(len(data), _LEAST_PART_BYTES),
-            num_parallel_uploads=1,
-        )
+        suffix = name.rpartition(".")[2]
+        with self._asked("s3:PutObject", name):
+            self._client.put_object(
+                bucket_name=self.bucket,
+                object_name=name,
+                data=io.BytesIO(data),
+                length=len(data),
+                content_type=_CONTENT_TYPES.get(suffix, "application/octet-stream"),
+                part_size=max(len(data), _LEAST_PART_BYTES),
+                num_parallel_uploads=1,
+            )
 
-    def get(self, name: str) -> bytes | None:
+    def get(self, name: str, version: str | None = None) -> bytes | None:
         """The bytes of the object `name`; None when there is none."""
         _log.debug("reading %s/%s", self.bucket, name)
         try:
-            response = self._client.get_object(bucket_name=self.bucket, object_name=name)
-        except (S3Error, InvalidResponseError) as error:
-            # rclone answers a 404 as text/xml, which the SDK reports as an invalid response.
-            if "NoSuchKey" in str(error):
+            with self._asked("s3:GetObject", name):
+                response = self._client.get_object(
+                    bucket_name=self.bucket, object_name=name, version_id=version
+                )
+                try:
+                    return bytes(response.data)
+                finally:
+                    response.close()
+                    response.release_conn()
+        except LakeFailed as error:
+            if error.code == "NoSuchKey":
                 return None
             raise
-        try:
-            return bytes(response.data)
-        finally:
-            response.close()
-            response.release_conn()
 
-    def exists(self) -> bool:
-        """Whether the bucket exists."""
-        return bool(self._client.bucket_exists(bucket_name=self.bucket))
+    def exists(self, prefix: str) -> bool:
+        """Whether the bucket exists, by a listing of one object below `prefix`.
+
+        Not by HeadBucket: a policy may allow the listing below a prefix alone, and its answer has
+        no body, which could tell a wrong key from a missing right and from a wrong clock.
+        """
+        try:
+            with self._asked("s3:ListBucket", prefix):
+                found = self._client._list_objects(self.bucket, prefix=prefix, max_keys=1)
+                next(found, None)
+        except LakeFailed as error:
+            if error.code == "NoSuchBucket":
+                return False
+            raise
+        return True
 
     def names(self, prefix: str) -> Iterator[str]:
         """The names of all objects below `prefix`."""
@@ -103,99 +134,86 @@ class Lake:
 
     def listing(self, prefix: str) -> Iterator[StoredObject]:
         """All objects below `prefix`."""
-        for item in self._client.list_objects(
-            bucket_name=self.bucket, prefix=prefix, recursive=True
-        ):
-            if item.object_name and item.last_modified and not item.is_dir:
-                yield StoredObject(
-                    name=item.object_name, size=item.size or 0, modified=item.last_modified
-                )
+        with self._asked("s3:ListBucket", prefix):
+            for item in self._client.list_objects(
+                bucket_name=self.bucket, prefix=prefix, recursive=True
+            ):
+                if item.object_name and item.last_modified and not item.is_dir:
+                    yield StoredObject(
+                        name=item.object_name, size=item.size or 0, modified=item.last_modified
+                    )
 
-    def remove(self, name: str) -> None:
-        """Remove the object `name`. It is no error when there is none."""
+    def versions(self, prefix: str) -> Iterator[StoredVersion]:
+        """All versions of all objects below `prefix`; in a bucket that keeps none, its objects."""
+        with self._asked("s3:ListBucketVersions", prefix):
+            for item in self._client.list_objects(
+                bucket_name=self.bucket, prefix=prefix, recursive=True, include_version=True
+            ):
+                if item.object_name and item.last_modified and not item.is_dir:
+                    yield StoredVersion(
+                        name=item.object_name,
+                        version=item.version_id or "",
+                        size=item.size or 0,
+                        modified=item.last_modified,
+                        is_latest=item.is_latest == "true",
+                        is_marker=item.is_delete_marker,
+                    )
+
+    def remove(self, name: str) -> bool:
+        """Remove the object `name`. It is no error when there is none.
+
+        Returns False where the bucket keeps versions: the object is then marked as deleted, and
+        still takes its space.
+        """
         _log.debug("removing %s/%s", self.bucket, name)
-        self._client.remove_object(bucket_name=self.bucket, object_name=name)
+        with self._asked("s3:DeleteObject", name):
+            # As the SDK's remove_object, which does not return the answer.
+            response = self._client._execute("DELETE", self.bucket, name)
+        return response.headers.get("x-amz-delete-marker", "").lower() != "true"
+
+    def remove_version(self, name: str, version: str) -> None:
+        """Remove a version of the object `name` for good."""
+        _log.debug("removing %s/%s, version %s", self.bucket, name, version)
+        with self._asked("s3:DeleteObjectVersion", name):
+            self._client.remove_object(
+                bucket_name=self.bucket, object_name=name, version_id=version
+            )
+
+    @contextmanager
+    def _asked(self, action: str, name: str = "") -> Iterator[None]:
+        """Raises LakeFailed for what the SDK raises within."""
+        try:
+            yield
+        except (S3Error, InvalidResponseError, ServerError, HTTPError) as error:
+            resource = f"{self.bucket}/{name}" if name else self.bucket
+            who = principal(self._settings, self._keys)
+            raise LakeFailed(action, resource, who, _code(error)) from error
 
 
-class _Retry(urllib3.Retry):
-    """Retries every request: each of ours may be sent twice. A server may ask for a pause, but not
-    beyond the step's time."""
-
-    def parse_retry_after(self, retry_after: str) -> float:
-        return min(super().parse_retry_after(retry_after), remaining())
-
-    def sleep(self, response: BaseHTTPResponse | None = None) -> None:
-        answer = f"status {response.status}" if response else "no answer"
-        _log.info("sending a request to the lake again: %s", answer)
-        super().sleep(response)
+def is_refused(error: LakeFailed) -> bool:
+    """Whether the lake forbids the request to this key, or a lock on the object does."""
+    return error.code in ("AccessDenied", "InvalidRequest", "ObjectLocked", "MethodNotAllowed")
 
 
-class _Http(HTTPConnection):
-    """A connection that ends with the time of the step that uses it."""
-
-    def request(self, *args: Any, **kwargs: Any) -> None:
-        # urllib3 would connect only inside `request`, where the socket cannot be watched yet.
-        if self.sock is None:
-            self.connect()
-        _watch(self.sock)
-        super().request(*args, **kwargs)
-
-
-class _Https(HTTPSConnection):
-    def request(self, *args: Any, **kwargs: Any) -> None:
-        if self.sock is None:
-            self.connect()
-        _watch(self.sock)
-        super().request(*args, **kwargs)
+def _code(error: Exception) -> str:
+    if isinstance(error, S3Error):
+        return error.code or ""
+    if isinstance(error, InvalidResponseError):
+        # rclone labels its errors text/xml, which the SDK takes for no S3 answer at all.
+        answer = ANSWER.search(error._body or "")
+        if answer:
+            return answer[1]
+    return ""
 
 
-def _watch(line: socket.socket) -> None:
-    # Closing a socket would not wake a thread that waits for its answer; shutting it down does.
-    watch(lambda: line.shutdown(socket.SHUT_RDWR))
-
-
-class _HttpPool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _Http
-
-
-class _HttpsPool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _Https
-
-
-def _pool() -> urllib3.PoolManager:
-    # raise_on_status=False: the caller gets the last answer, which tells the cause (`no space left
-    # on device`), and not "too many 500 responses".
-    retries = _Retry(
-        total=3,
-        backoff_factor=0.2,
-        status_forcelist=_BUSY,
-        allowed_methods=None,
-        raise_on_status=False,
-        retry_after_max=_LONGEST_PAUSE,
-    )
-    pool = urllib3.PoolManager(timeout=_TIMEOUT, retries=retries, maxsize=4)
-    pool.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
-    return pool
-
-
-def _client(connection: Connection) -> Minio:
-    url = urlsplit(str(connection.extra.get("endpoint_url") or ""))
-    if url.scheme not in ("http", "https") or not url.netloc:
-        raise ConnectionMissing(
-            f"connection {connection.conn_id!r} needs an S3 endpoint: set extra.endpoint_url, "
-            "for example http://127.0.0.1:9000"
+def _client(settings: S3Settings, http: Any, keys: Any) -> Minio:
+    try:
+        return Minio(
+            endpoint=settings.endpoint.netloc,
+            credentials=keys,
+            secure=settings.is_https,
+            region=settings.region,
+            http_client=http,
         )
-    if "@" in url.netloc:
-        raise ConnectionMissing(
-            f"connection {connection.conn_id!r}: extra.endpoint_url contains a login; put it into"
-            " login and password instead"
-        )
-    return Minio(
-        endpoint=url.netloc,
-        access_key=connection.login or None,
-        secret_key=connection.password or None,
-        secure=url.scheme == "https",
-        # Without a region the SDK first asks the server for that of the bucket.
-        region=str(connection.extra.get("region") or "us-east-1"),
-        http_client=_pool(),
-    )
+    except ValueError as error:
+        raise ConnectionMissing(f"connection {settings.conn_id!r}: {error}") from None

@@ -13,6 +13,7 @@ from loadsheet.engine import garbage
 from loadsheet.engine.diagnosis import diagnose
 from loadsheet.engine.resolve import with_matched_tables
 from loadsheet.errors import LoadsheetError
+from loadsheet.lake.manifest import load_prefix
 from loadsheet.pinned import PinnedSession
 from loadsheet.plan.steps import CREATE_BUCKET, step_id
 from loadsheet.postgres import Session
@@ -75,7 +76,8 @@ def _preview_bucket(pipeline: Pipeline, connections: Connections) -> StepPreview
 
     preview = StepPreview(id=CREATE_BUCKET, changes="no", does="it exists")
     try:
-        if not Lake(connections(pipeline.lake.conn_id), pipeline.lake.bucket).exists():
+        lake = Lake(connections(pipeline.lake.conn_id), pipeline.lake.bucket)
+        if not lake.exists(load_prefix(pipeline)):
             preview.changes = "yes"
             preview.does = "it is created"
     except LoadsheetError:

@@ -381,7 +381,7 @@ CASES = [
     Case(
         a_wrong_key_of_the_lake,
         "create_bucket",
-        "S3 AccessDenied",
+        "S3 SignatureDoesNotMatch",
         False,
         "Next: correct login and password",
     ),

@@ -39,7 +39,7 @@ def test_a_plan_of_an_empty_warehouse_says_what_a_first_run_makes_and_makes_none
     before = objects(shop.source), objects(shop.warehouse)
     document = plan(shop, "--exit-code", code=4)
     assert (objects(shop.source), objects(shop.warehouse)) == before
-    assert not Lake(shop.connections("lake"), shop.bucket).exists()
+    assert not Lake(shop.connections("lake"), shop.bucket).exists("shop/")
     steps = document["steps"]
     assert steps["create_bucket"]["does"] == "it is created"
     assert steps["extract"]["ddl"] == ['CREATE SCHEMA "loadsheet"']

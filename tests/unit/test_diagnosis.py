@@ -19,8 +19,10 @@ from urllib3.exceptions import (
     SSLError,
 )
 
-from loadsheet.engine.causes import S3, SQLSTATES
+from loadsheet.engine.causes import SQLSTATES
 from loadsheet.engine.diagnosis import diagnose
+from loadsheet.engine.lake_causes import S3
+from loadsheet.lake.failure import LakeFailed
 
 PASSES = """
 08000 08001 08003 08004 08006 08P01 25006 25P03 25P04 40000 40001 40003 40P01 53000 53100 53200
@@ -170,6 +172,60 @@ def test_the_lakes_trouble_that_may_pass_is_retried(error: Exception, code: str)
 def test_what_the_lake_says_for_good_is_not_retried(error: Exception, code: str) -> None:
     found = diagnose(error)
     assert found and found.code == code and not found.cause.retryable
+
+
+# What each server calls it: AWS, MinIO, SeaweedFS, Ceph, R2, Google. Before, a code that was not
+# in the table was judged by its status, so that a broken line (499) and a full bucket (400) were
+# never tried again.
+MEANS = [
+    ("is too busy", True, "SlowDown:503 SlowDownRead:503 SlowDownWrite:503 RequestTimeout:400"),
+    ("is too busy", True, "ErrTooManyRequest:429 ErrRequestBytesExceed:429 TooManyRequests:429"),
+    ("is too busy", True, "RequestLimitExceeded:403 UserRateLimitExceeded:403 :429 :408"),
+    ("at the moment", True, "XMinioServerNotInitialized:503 XMinioReadQuorum:503"),
+    ("broke while", True, "ClientDisconnected:499 ClientDisconnect:400 :499"),
+    ("disk is full, or", True, "IncompleteBody:400"),
+    ("disk is full", True, "XMinioStorageFull:507 InsufficientStorage:507 :507"),
+    ("quota", True, "XMinioAdminBucketQuotaExceeded:400 QuotaExceeded:403 InsufficientQuota:403"),
+    ("arrived damaged", True, "BadDigest:400 XAmzContentSHA256Mismatch:400 CrcMismatch:400"),
+    ("does not know", False, "InvalidAccessKeyId:403 InvalidToken:400 Unauthorized:401"),
+    ("secret key does not belong", False, "SignatureDoesNotMatch:403"),
+    ("have expired", False, "ExpiredToken:400 TokenRefreshRequired:400"),
+    ("may not do this", False, "AccessDenied:403 UserProjectAccessDenied:403"),
+    ("clock", False, "RequestTimeTooSkewed:403"),
+    ("account", False, "AccountProblem:403 NotEntitled:403 UserSuspended:403"),
+    ("no such bucket", False, "NoSuchBucket:404"),
+    ("another account", False, "BucketAlreadyExists:409 BucketNameUnavailable:409"),
+    ("another region", False, "AuthorizationHeaderMalformed:400 PermanentRedirect:301"),
+    ("name is longer", False, "KeyTooLongError:400 XMinioInvalidObjectName:400"),
+    ("retention rule", False, "ObjectLockedByBucketPolicy:403 RetentionPolicyNotMet:403"),
+    ("encryption key", False, "KMS.DisabledException:400"),
+    ("cannot do this", False, "NotImplemented:501"),
+]
+
+
+@pytest.mark.parametrize(("why", "passes", "codes"), MEANS)
+def test_what_each_server_s_code_means(why: str, passes: bool, codes: str) -> None:
+    for answer in codes.split():
+        code, _, status = answer.partition(":")
+        error: Exception = ServerError("x", int(status))
+        if code:
+            error = refused(code, int(status))
+            # A server that labels its answer otherwise means the same.
+            same = diagnose(as_rclone_says_it(code, int(status)))
+            assert same and why in same.cause.why
+        found = diagnose(error)
+        assert found and why in found.cause.why and found.cause.retryable is passes, answer
+
+
+def test_a_refused_request_is_named_with_bucket_action_and_principal() -> None:
+    error = LakeFailed("s3:PutObject", "lake/shop/x", "access key AKIA...WXYZ", "AccessDenied")
+    error.__cause__ = refused("AccessDenied", 403)
+    assert "s3:PutObject on lake/shop/x by access key AKIA...WXYZ: no (S3 AccessDenied)" in str(
+        diagnose(error)
+    )
+    # Where there was no answer, who asked does not matter.
+    error.__cause__ = given_up(ProtocolError("Connection refused"))
+    assert str(diagnose(error)).startswith("Connection refused. The lake could not be reached")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,21 @@
+"""A request that the lake refused, with what was asked and by whom."""
+
+from __future__ import annotations
+
+import re
+
+ANSWER = re.compile(r"<Code>([\w.]+)</Code>(?:.*<Message>(.*?)</Message>)?", re.DOTALL)
+"""Code and message in the body of an answer that the SDK does not take for one of S3."""
+
+
+class LakeFailed(Exception):
+    """Its cause (`__cause__`) is the error of the SDK or of urllib3.
+
+    `request` is for messages: the action as policies name it, the bucket or the object, and the
+    principal. `code` is S3's own; empty where there is none.
+    """
+
+    def __init__(self, action: str, resource: str, principal: str, code: str):
+        self.code = code
+        self.request = f"{action} on {resource} by {principal}"
+        super().__init__(self.request)
