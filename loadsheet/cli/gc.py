@@ -21,7 +21,7 @@ from loadsheet.spec.pipeline_file import load_pipeline
 from loadsheet.spec.schedule import duration
 
 if TYPE_CHECKING:
-    from loadsheet.engine.garbage import TableGarbage
+    from loadsheet.engine.garbage import Removal, TableGarbage
     from loadsheet.lake.garbage import Verdict
 
 Specs = Sequence[tuple[Pipeline, Path]]
@@ -62,6 +62,13 @@ def gc(
             help="Remove instead what `run --sample` created: its tables, schemas and objects.",
         ),
     ] = False,
+    versions: Annotated[
+        bool,
+        typer.Option(
+            "--versions",
+            help="In a bucket that keeps versions: also remove the versions, for good.",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be removed, and remove nothing.")
     ] = False,
@@ -73,8 +80,10 @@ def gc(
     """
     # First: wrong input is reported before a server is asked.
     age = _age(older_than)
-    if sample and _is_any_given(ctx, "older_than", "keep"):
-        raise InputError("--sample removes the complete sample: leave out --older-than and --keep")
+    if sample and _is_any_given(ctx, "older_than", "keep", "versions"):
+        raise InputError(
+            "--sample removes the complete sample: leave out --older-than, --keep and --versions"
+        )
     if pipeline:
         specs = [open_pipeline(ctx.obj, pipeline)]
     else:
@@ -84,19 +93,27 @@ def gc(
         _drop_samples(specs, dry_run, as_json)
         return
 
-    def collect(spec: Pipeline, project: Path) -> list[TableGarbage]:
-        return _collect(spec, project, age, keep, dry_run)
+    def collect(spec: Pipeline, project: Path) -> tuple[list[TableGarbage], Removal]:
+        return _collect(spec, project, age, keep, versions, dry_run)
 
     garbage, code = _each(specs, collect)
     if as_json:
         documents = []
-        for name, tables in garbage.items():
-            documents.append({"pipeline": name, "tables": [_document(table) for table in tables]})
+        for name, (tables, removal) in garbage.items():
+            document = {
+                "pipeline": name,
+                "marked": {"objects": removal.marked_objects, "bytes": removal.marked_bytes},
+                "refused": list(removal.refusals),
+                "tables": [_document(table, removal) for table in tables],
+            }
+            documents.append(document)
         options = {"dry_run": dry_run, "older_than": older_than, "keep": keep}
         print_json({**options, "pipelines": documents})
     else:
-        for name, tables in garbage.items():
-            _print(name, tables, dry_run)
+        for name, (tables, removal) in garbage.items():
+            _print(name, tables, removal, dry_run)
+    if any(removal.refusals for _, removal in garbage.values()):
+        code = code or FAILED
     if code:
         raise typer.Exit(code)
 
@@ -159,8 +176,8 @@ def _age(text: str) -> timedelta:
 
 
 def _collect(
-    pipeline: Pipeline, project: Path, age: timedelta, keep: int, dry_run: bool
-) -> list[TableGarbage]:
+    pipeline: Pipeline, project: Path, age: timedelta, keep: int, versions: bool, dry_run: bool
+) -> tuple[list[TableGarbage], Removal]:
     """Find the garbage of a pipeline and, unless in a dry run, remove it."""
     # Imported here: `--help` needs no driver.
     from loadsheet.engine import garbage
@@ -171,15 +188,16 @@ def _collect(
     lake = Lake(connections(pipeline.lake.conn_id), pipeline.lake.bucket)
     try:
         with connect_warehouse(connections(pipeline.warehouse.conn_id)) as session:
-            tables = garbage.find(pipeline, lake, session, age, keep)
+            tables = garbage.find(pipeline, lake, session, age, keep, versions)
     except Exception as error:
         if isinstance(error, InputError) or not is_expected(error):
             raise
         # The garbage is found before anything is removed.
         raise WorkError(f"nothing was removed: {describe_error(error)}") from error
+    removal = garbage.Removal()
     if not dry_run:
-        garbage.remove(tables, lake)
-    return tables
+        removal = garbage.remove(tables, lake)
+    return tables, removal
 
 
 @dataclass
@@ -200,30 +218,40 @@ class _Totals:
         self.bytes += verdict.attempt.bytes
 
 
-def _totals(tables: Sequence[TableGarbage]) -> tuple[_Totals, _Totals]:
-    """What is removed and what is kept."""
+def _totals(
+    tables: Sequence[TableGarbage], removal: Removal | None = None
+) -> tuple[_Totals, _Totals]:
+    """What is removed and what is kept, also because the lake refused to remove it."""
     removed = _Totals()
     kept = _Totals()
     for table in tables:
         for verdict in table.verdicts:
-            totals = removed if verdict.remove else kept
+            is_refused = removal is not None and verdict.attempt.prefix in removal.refusals
+            totals = removed if verdict.remove and not is_refused else kept
             totals.add(verdict)
     return removed, kept
 
 
-def _print(name: str, tables: list[TableGarbage], dry_run: bool) -> None:
-    removed, kept = _totals(tables)
+def _print(name: str, tables: list[TableGarbage], removal: Removal, dry_run: bool) -> None:
+    removed, kept = _totals(tables, removal)
     verb = "would remove" if dry_run else "removed"
     typer.echo(
         f"{name}: {verb} {removed.attempts} abandoned attempts and {removed.loads} old loads"
         f" ({removed.objects:,} objects, {removed.bytes:,} bytes);"
         f" {kept.loads} loads and {kept.attempts} attempts stay ({kept.bytes:,} bytes)"
     )
+    if removal.marked_objects:
+        typer.echo(_marked(removal))
+    for prefix, error in list(removal.refusals.items())[:1]:
+        say(
+            f"{name}: {len(removal.refusals)} attempts stay, because the lake does not let this key"
+            f" remove their versions: {on_one_line(prefix)}: {describe_error(error)}"
+        )
     if not tables:
         return
     rows: list[tuple[str, ...]] = []
     for table in tables:
-        removed, kept = _totals([table])
+        removed, kept = _totals([table], removal)
         reasons = _reasons_to_keep([table])
         if not table.in_spec:
             reasons.insert(0, "not in the spec")
@@ -248,14 +276,22 @@ def _reasons_to_keep(tables: Sequence[TableGarbage]) -> list[str]:
     return list(dict.fromkeys(reasons))
 
 
-def _document(table: TableGarbage) -> dict[str, Any]:
-    removed, kept = _totals([table])
+def _marked(removal: Removal) -> str:
+    return (
+        f"  the bucket keeps versions: {removal.marked_objects:,} of these objects are marked as"
+        f" deleted, and {removal.marked_bytes:,} bytes are not free yet; `loadsheet gc --versions`"
+        " removes them for good"
+    )
+
+
+def _document(table: TableGarbage, removal: Removal) -> dict[str, Any]:
+    removed, kept = _totals([table], removal)
     attempts = []
     for verdict in table.verdicts:
         document = {
             "prefix": verdict.attempt.prefix,
             "is_load": verdict.is_load,
-            "removed": verdict.remove,
+            "removed": verdict.remove and verdict.attempt.prefix not in removal.refusals,
             "why": verdict.why,
             "objects": len(verdict.attempt.objects),
             "bytes": verdict.attempt.bytes,
@@ -279,6 +315,8 @@ class Dropped:
     schemas: list[str]
     objects: int
     bytes: int
+    marked: int
+    """Bytes of these that a bucket with versions does not free."""
     kept: list[str]
     """Why objects with the sample's names stay."""
 
@@ -309,14 +347,16 @@ def drop_sample(pipeline: Pipeline, project: Path, dry_run: bool) -> Dropped:
         if not dry_run:
             schemas = sample.drop_relations(session, moved, relations)
         tables = garbage.find_sample(moved, lake, session)
+    removal = garbage.Removal()
     if not dry_run:
-        garbage.remove(tables, lake)
+        removal = garbage.remove(tables, lake)
     removed, _ = _totals(tables)
     return Dropped(
         relations=[str(relation) for relation, _ in relations],
         schemas=schemas,
         objects=removed.objects,
         bytes=removed.bytes,
+        marked=removal.marked_bytes,
         kept=_reasons_to_keep(tables),
     )
 
@@ -329,5 +369,10 @@ def print_dropped(name: str, dropped: Dropped, dry_run: bool) -> None:
         parts.append(f"schemas {', '.join(dropped.schemas)}")
     parts.append(f"{dropped.objects:,} objects ({dropped.bytes:,} bytes) in the lake")
     typer.echo(f"{name}: {verb} the sample: {'; '.join(parts)}")
+    if dropped.marked:
+        typer.echo(
+            f"  the bucket keeps versions: {dropped.marked:,} bytes are marked as deleted, and not"
+            " free yet"
+        )
     for why in dropped.kept:
         typer.echo(f"  objects stay: {why}")

@@ -10,14 +10,15 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from loadsheet.errors import InputError, WorkError
 from loadsheet.lake import garbage
+from loadsheet.lake.failure import LakeFailed
 from loadsheet.lake.garbage import Attempt, CommittedLoad, TableRecord, Verdict
 from loadsheet.lake.manifest import load_prefix
-from loadsheet.lake.store import Lake
+from loadsheet.lake.store import Lake, StoredObject, is_refused
 from loadsheet.postgres import Session
 from loadsheet.spec.models import Pipeline
 from loadsheet.sql.text import Relation
@@ -70,13 +71,30 @@ class TableGarbage:
     verdicts: tuple[Verdict, ...]
 
 
+@dataclass(kw_only=True)
+class Removal:
+    """What became of the objects that were to be removed."""
+
+    marked_objects: int = 0
+    """Marked as deleted in a bucket that keeps versions: they still take their space."""
+    marked_bytes: int = 0
+    refusals: dict[str, LakeFailed] = field(default_factory=dict)
+    """Attempts that stay, because the lake refused to remove a version, by prefix."""
+
+
 def find(
-    pipeline: Pipeline, lake: Lake, session: Session, older_than: timedelta, keep: int
+    pipeline: Pipeline,
+    lake: Lake,
+    session: Session,
+    older_than: timedelta,
+    keep: int,
+    versions: bool = False,
 ) -> list[TableGarbage]:
     """The verdicts table by table: which attempts may be removed, and why. Removes nothing.
 
     `older_than` is the least age of an object of unknown origin, `keep` the number of loads to keep
-    of each table. Tables that are no longer in the spec come last.
+    of each table. Tables that are no longer in the spec come last. `versions` includes what is
+    marked as deleted, in a bucket that keeps versions.
 
     Brings an older ledger up to date. Raises InputError when `keep` is too small; WorkError when
     the lake holds loads and the warehouse has no ledger, so that it is unknown which are needed;
@@ -97,7 +115,7 @@ def find(
         return []
     names = [*in_spec, *sorted(extracted - set(in_spec))]
     return [
-        _judge_table(pipeline, name, lake, session, in_spec, older_than, keep)
+        _judge_table(pipeline, name, lake, session, in_spec, older_than, keep, versions=versions)
         for name in names
         if name in extracted
     ]
@@ -115,23 +133,43 @@ def find_sample(pipeline: Pipeline, lake: Lake, session: Session) -> list[TableG
     ]
 
 
-def remove(garbage_of_tables: Iterable[TableGarbage], lake: Lake) -> None:
+def remove(garbage_of_tables: Iterable[TableGarbage], lake: Lake) -> Removal:
     """Remove the attempts whose verdict allows it. If it is stopped, nothing it leaves can be
-    mistaken for a complete attempt."""
+    mistaken for a complete attempt.
+
+    Objects that were found with their versions are removed for good. Where the lake forbids that,
+    the attempt stays. Any other failure is raised.
+    """
+    removal = Removal()
     for table in garbage_of_tables:
         for verdict in table.verdicts:
-            if not verdict.remove:
-                continue
-            attempt = verdict.attempt
-            _log.debug("removing %s: %d objects", attempt.prefix, len(attempt.objects))
-            # The manifest first: parts without a manifest are known to be incomplete, a manifest
-            # without its parts would be a false promise.
-            manifest = attempt.manifest
-            if manifest:
-                lake.remove(manifest)
-            for name in sorted(stored.name for stored in attempt.objects):
-                if name != manifest:
-                    lake.remove(name)
+            if verdict.remove:
+                _remove_attempt(verdict.attempt, lake, removal)
+    return removal
+
+
+def _remove_attempt(attempt: Attempt, lake: Lake, removal: Removal) -> None:
+    _log.debug("removing %s: %d objects", attempt.prefix, len(attempt.objects))
+
+    def order(stored: StoredObject) -> tuple[bool, str, bool]:
+        # The manifest first: parts without a manifest are known to be incomplete, a manifest
+        # without its parts would be a false promise. A marker after what it hides: without it, the
+        # object would be there again.
+        return stored.name != attempt.manifest, stored.name, stored.is_marker
+
+    for stored in sorted(attempt.objects, key=order):
+        if not stored.version:
+            if not lake.remove(stored.name):
+                removal.marked_objects += 1
+                removal.marked_bytes += stored.size
+            continue
+        try:
+            lake.remove_version(stored.name, stored.version)
+        except LakeFailed as error:
+            if not is_refused(error):
+                raise
+            removal.refusals[attempt.prefix] = error
+            return
 
 
 def _judge_table(
@@ -143,6 +181,7 @@ def _judge_table(
     older_than: timedelta,
     keep: int,
     wanted: bool = True,
+    versions: bool = False,
 ) -> TableGarbage:
     roots = {load_prefix(pipeline, name)}
     # Older loads may be in other places, because the spec's prefix has changed.
@@ -156,7 +195,8 @@ def _judge_table(
             roots.add(manifest.rsplit("/", 3)[0] + "/")
     attempts: list[Attempt] = []
     for root in sorted(roots):
-        attempts += garbage.attempts(lake.listing(root), root)
+        objects = lake.versions(root) if versions else lake.listing(root)
+        attempts += garbage.attempts(objects, root)
     # After the listing, so that the ledger knows the fence of every attempt in the listing.
     attempts = _without_loads_of_others(session, pipeline.name, name, attempts)
     target = Relation(pipeline.warehouse.schema, name)
@@ -165,7 +205,7 @@ def _judge_table(
     if not wanted:
         records = [replace(record, wanted=False) for record in records]
     verdicts = garbage.judge(
-        attempts, records, older_than, keep, lambda manifest: _owner(lake, manifest)
+        attempts, records, older_than, keep, lambda attempt: _owner(lake, attempt)
     )
     return TableGarbage(table=name, in_spec=name in in_spec, verdicts=tuple(verdicts))
 
@@ -194,10 +234,11 @@ def _refuse_without_ledger(pipeline: Pipeline, lake: Lake, tables: list[str]) ->
             )
 
 
-def _owner(lake: Lake, manifest: str) -> tuple[str, str] | None:
-    """Pipeline and table in a manifest of any version; None when it cannot be read."""
+def _owner(lake: Lake, attempt: Attempt) -> tuple[str, str] | None:
+    """Pipeline and table in the attempt's manifest; None when it cannot be read."""
+    stored = lake.get(attempt.manifest or "", attempt.manifest_version or None)
     try:
-        document = json.loads(lake.get(manifest) or b"")
+        document = json.loads(stored or b"")
         return str(document["pipeline"]), str(document["table"])
     except (ValueError, KeyError, TypeError):
         return None

@@ -41,9 +41,21 @@ class Attempt:
     @property
     def manifest(self) -> str | None:
         """The name of its manifest; None where it has none, so that it can never be loaded."""
+        stored = self._stored_manifest()
+        return stored.name if stored else None
+
+    @property
+    def manifest_version(self) -> str:
+        """The version that holds the manifest; empty where versions were not listed."""
+        stored = self._stored_manifest()
+        return stored.version if stored else ""
+
+    def _stored_manifest(self) -> StoredObject | None:
         name = f"{self.prefix}/{FILE_NAME}"
-        names = {stored.name for stored in self.objects}
-        return name if name in names else None
+        for stored in self.objects:
+            if stored.name == name and not stored.is_marker:
+                return stored
+        return None
 
     @property
     def bytes(self) -> int:
@@ -53,7 +65,9 @@ class Attempt:
     @property
     def newest(self) -> datetime:
         """When its last object was stored."""
-        return max(stored.modified for stored in self.objects)
+        # Not when it was marked as deleted, unless nothing else is left of it.
+        stored = [stored for stored in self.objects if not stored.is_marker]
+        return max(stored.modified for stored in stored or self.objects)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +115,8 @@ class Verdict:
     why: str
 
 
-Owner = Callable[[str], tuple[str, str] | None]
-"""Reads pipeline and table from the manifest of this name; None when it cannot be read."""
+Owner = Callable[[Attempt], tuple[str, str] | None]
+"""Reads pipeline and table from the attempt's manifest; None when it cannot be read."""
 
 
 def attempts(objects: Iterable[StoredObject], root: str) -> list[Attempt]:
@@ -182,10 +196,9 @@ class _Policy:
 
     def is_foreign(self, attempt: Attempt) -> bool:
         """Whether another ledger has made it: this one has not given out its fence yet."""
-        manifest = attempt.manifest
-        if attempt.fence <= self.record.fence or manifest is None:
+        if attempt.fence <= self.record.fence or attempt.manifest is None:
             return False
-        return self.record.has_made(self.owner(manifest))
+        return self.record.has_made(self.owner(attempt))
 
     def judge(self, attempt: Attempt) -> tuple[bool, str]:
         load = self.loads.get(attempt.prefix)
@@ -209,7 +222,7 @@ class _Policy:
             return False, "too young"
         if attempt.manifest is None:
             return True, "it has no manifest"
-        owner = self.owner(attempt.manifest)
+        owner = self.owner(attempt)
         if owner is None:
             return False, "its manifest cannot be read"
         if not self.record.has_made(owner):

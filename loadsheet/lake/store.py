@@ -31,24 +31,15 @@ _CONTENT_TYPES = {"json": "application/json", "zst": "application/zstd"}
 
 @dataclass(frozen=True, kw_only=True)
 class StoredObject:
-    """An object in a listing."""
+    """An object in a listing, or a version of one."""
 
     name: str
     size: int
     modified: datetime
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoredVersion:
-    """A version of an object, in a bucket that keeps them."""
-
-    name: str
-    version: str
-    size: int
-    modified: datetime
-    is_latest: bool
-    is_marker: bool
-    """It marks the object as deleted, and holds no bytes."""
+    version: str = ""
+    """Empty in a listing without versions."""
+    is_marker: bool = False
+    """The version marks the object as deleted, and holds no bytes."""
 
 
 class Lake:
@@ -143,19 +134,18 @@ class Lake:
                         name=item.object_name, size=item.size or 0, modified=item.last_modified
                     )
 
-    def versions(self, prefix: str) -> Iterator[StoredVersion]:
+    def versions(self, prefix: str) -> Iterator[StoredObject]:
         """All versions of all objects below `prefix`; in a bucket that keeps none, its objects."""
         with self._asked("s3:ListBucketVersions", prefix):
             for item in self._client.list_objects(
                 bucket_name=self.bucket, prefix=prefix, recursive=True, include_version=True
             ):
                 if item.object_name and item.last_modified and not item.is_dir:
-                    yield StoredVersion(
+                    yield StoredObject(
                         name=item.object_name,
-                        version=item.version_id or "",
                         size=item.size or 0,
                         modified=item.last_modified,
-                        is_latest=item.is_latest == "true",
+                        version=item.version_id or "",
                         is_marker=item.is_delete_marker,
                     )
 
@@ -192,7 +182,7 @@ class Lake:
 
 def is_refused(error: LakeFailed) -> bool:
     """Whether the lake forbids the request to this key, or a lock on the object does."""
-    return error.code in ("AccessDenied", "InvalidRequest", "ObjectLocked", "MethodNotAllowed")
+    return error.code in ("AccessDenied", "InvalidRequest", "ObjectLocked", "WORMProtected")
 
 
 def _code(error: Exception) -> str:

@@ -180,6 +180,7 @@ def test_what_others_keep_beside_a_sample_stays(project: Project) -> None:
             "schemas": [],
             "objects": 2,
             "bytes": json.loads(dropped.stdout)["pipelines"][0]["bytes"],
+            "marked": 0,
             "kept": [],
         }
     ]

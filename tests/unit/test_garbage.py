@@ -54,7 +54,7 @@ def verdicts(
     owner: tuple[str, str] | None = ("shop", "orders"),
 ) -> dict[int, str]:
     """Fence -> why, with a minus before what goes."""
-    found = judge(attempts(objects, ROOT), [of], WEEK, keep, lambda manifest: owner)
+    found = judge(attempts(objects, ROOT), [of], WEEK, keep, lambda attempt: owner)
     return {v.attempt.fence: f"{'-' if v.remove else ''}{v.why}" for v in found}
 
 
