@@ -66,12 +66,42 @@ def test_a_lake_that_fails_a_few_times_heals_within_the_run(world: World, tally:
         world.recover(tally("lake: 5xx or 429 to the first tries of every request"))
 
 
+DISCONNECTED = b"""<?xml version="1.0" encoding="UTF-8"?><Error><Code>ClientDisconnected</Code>
+<Message>Client disconnected before response was ready</Message></Error>"""
+FULL = b"""<?xml version="1.0" encoding="UTF-8"?><Error><Code>XMinioAdminBucketQuotaExceeded</Code>
+<Message>Bucket quota exceeded</Message></Error>"""
+
+
+def test_a_line_that_the_lake_calls_broken_is_tried_again(world: World, tally: Line) -> None:
+    """MinIO's own status, 499: before, it was never tried again, neither at once nor later."""
+    world.trouble(first(1, Trouble("status", 499, body=DISCONNECTED)))
+    world.succeed()
+    assert world.s3.troubled > 4
+    world.recover(tally("lake: 5xx or 429 to the first tries of every request"))
+    world.trouble(lambda method, path: Trouble("status", 499, body=DISCONNECTED))
+    [error] = errors(world.run())
+    assert isinstance(error, Unavailable) and error.code == "S3 ClientDisconnected"
+    assert world.is_as_before()
+    world.recover(tally("lake: 5xx or 429 for ever"))
+
+
+def test_a_bucket_that_is_full_is_called_so(world: World, tally: Line) -> None:
+    full = Trouble("status", 400, body=FULL)
+    world.trouble(lambda method, path: full if method == "PUT" else None)
+    found = errors(world.run())
+    assert len(found) == len(world.tables)
+    for error in found:
+        assert isinstance(error, Unavailable) and "A quota of the lake is used up" in str(error)
+    assert world.is_as_before()
+    world.recover(tally("lake: 5xx or 429 for ever"))
+
+
 def test_a_lake_that_fails_for_ever_is_named_and_nothing_changes(world: World, tally: Line) -> None:
     for status in (429, 503):
         world.trouble(lambda method, path, status=status: Trouble("status", status))  # type: ignore[misc]
         started = time.monotonic()
         [error] = errors(world.run())
-        assert isinstance(error, Unavailable) and error.code == f"HTTP {status}"
+        assert isinstance(error, Unavailable) and error.code == "S3 SlowDown"
         assert time.monotonic() - started < 15
         assert world.is_as_before()
         world.recover(tally("lake: 5xx or 429 for ever"))
@@ -92,7 +122,8 @@ def test_the_lake_s_own_words_are_told(world: World, tally: Line) -> None:
 
 def test_a_lake_that_asks_for_a_pause_gets_it(world: World) -> None:
     pause = first(1, Trouble("status", 503, {"Retry-After": "1"}))
-    world.trouble(lambda method, path: pause(method, path) if method == "HEAD" else None)
+    is_first = "?delimiter=&list-type=2"
+    world.trouble(lambda method, path: pause(method, path) if is_first in path else None)
     results = world.run()
     assert errors(results) == []
     assert results["create_bucket"].seconds >= 1

@@ -3,7 +3,8 @@ told to."""
 
 from __future__ import annotations
 
-import os
+import io
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Literal, Self
 from urllib.parse import unquote, urlsplit
 
 import urllib3
+from minio import Minio
 
 from demo.servers import S3Server
 
@@ -26,15 +28,16 @@ SLOW_DOWN = b"""<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Cod
 class Trouble:
     """What happens to one request.
 
-    status: answered with `status` and `headers`, and not passed on. slow: answered `seconds` late.
-    lost: passed on, then the line is cut without an answer. short: the answer ends half way, as its
-    length tells. shortened: only half of the answer's body, under a length that fits. truncated:
-    the answer is good, but only half of what was sent is in the store.
+    status: answered with `status`, `headers` and `body`, and not passed on. slow: answered
+    `seconds` late. lost: passed on, then the line is cut without an answer. short: the answer ends
+    half way, as its length tells. shortened: only half of the answer's body, under a length that
+    fits. truncated: the answer is good, but only half of what was sent is in the store.
     """
 
     kind: Kind
     status: int = 503
     headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = SLOW_DOWN
     seconds: float = 0.0
 
 
@@ -45,14 +48,23 @@ class Unruly:
     """Serves HTTP on 127.0.0.1:`port`; `decide(method, path)` says what happens to each request. A
     context manager."""
 
-    def __init__(self, server: S3Server):
+    def __init__(self, server: S3Server, tls: ssl.SSLContext | None = None):
         self._http = urllib3.PoolManager(retries=False, maxsize=8)
-        self._target, self._store = server.endpoint, server.data_dir
+        self._target = server.endpoint
+        self._store = Minio(
+            server.address,
+            access_key=server.access_key,
+            secret_key=server.secret_key,
+            secure=False,
+            region="us-east-1",
+        )
         self.decide: Decide = lambda method, path: None
         self.troubled = 0
         self.requests: list[tuple[str, str]] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
+        if tls:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self.port: int = self._server.server_address[1]
 
     def __enter__(self) -> Self:
@@ -85,14 +97,16 @@ class Unruly:
                 request,
                 trouble.status,
                 {"Content-Type": "application/xml", **trouble.headers},
-                SLOW_DOWN,
+                trouble.body,
             )
         kind = trouble.kind if trouble else ""
         answer = self._pass_on(request, body)
         if trouble:
             time.sleep(trouble.seconds)
         if kind == "truncated" and request.command == "PUT" and body:
-            os.truncate(self._store / unquote(urlsplit(request.path).path[1:]), len(body) // 2)
+            bucket, _, name = unquote(urlsplit(request.path).path[1:]).partition("/")
+            half = body[: len(body) // 2]
+            self._store.put_object(bucket, name, io.BytesIO(half), len(half))
         data = answer.data
         if kind == "lost":
             request.close_connection = True
@@ -112,9 +126,11 @@ class Unruly:
     def _pass_on(self, request: BaseHTTPRequestHandler, body: bytes) -> urllib3.BaseHTTPResponse:
         # The Host header is part of the signature, so it must arrive as it was sent.
         headers = dict(request.headers.items())
+        url = urlsplit(request.path)  # of a proxy, it is the whole address
+        path = url._replace(scheme="", netloc="").geturl()
         return self._http.request(
             request.command,
-            self._target + request.path,
+            self._target + path,
             body=body or None,
             headers=headers,
             redirect=False,
