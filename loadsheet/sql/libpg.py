@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from threading import Lock, Thread, stack_size
+from threading import Lock, stack_size
 from typing import Any
 
 from loadsheet.errors import WorkError
@@ -29,10 +31,14 @@ _JSON = re.compile(r'"(?:[^"\\]|\\.)*+":?|[{}\[\]]|[^\s{}\[\],:"]+')
 # process (SIGSEGV). Measured: 130 bytes for each operator in a chain, 400 for each scalar subquery.
 # The most that `tokens` lets through, 50,000 operators, takes 6.3 MiB: close to the 8 MiB usual on
 # Linux, of which the caller has used some, and far more than the operating system's own default
-# for threads on macOS (512 KiB) and musl (128 KiB). So each parse has a thread with this stack.
-# Only pages that are touched take memory. Starting the thread takes 0.1 ms.
+# for threads on macOS (512 KiB) and musl (128 KiB). So a thread with this stack parses. Only pages
+# that are touched take memory.
+#
+# It is one thread for all: libpg_query takes a pthread key for every thread that it runs in, and
+# never gives it back. After a thousand, OpenSSL could not start any more.
 _STACK_BYTES = 32 * 1024 * 1024
-_stack_size_lock = Lock()
+_lock = Lock()
+_parser: ThreadPoolExecutor | None = None
 
 
 class SyntaxRefused(Exception):
@@ -49,35 +55,30 @@ def syntax_trees(sql: bytes) -> list[dict[str, Any]]:
     Raises SyntaxRefused; RecursionError where they are nested too deeply for the grammar; WorkError
     without the library.
     """
-    parsing = _Parsing(sql)
-    # The size holds for every thread that starts from now on, so it is set for one start only. A
-    # thread that someone else starts in between gets a larger stack, which does no harm.
-    with _stack_size_lock:
+    global _parser
+    with _lock:
+        if _parser is None:
+            _parser = ThreadPoolExecutor(1, thread_name_prefix="libpg_query")
+        # Its thread starts with the first call. The size holds for every thread that starts from
+        # now on, so it is set for one start only. A thread that someone else starts in between gets
+        # a larger stack, which does no harm.
         usual = stack_size(_STACK_BYTES)
         try:
-            parsing.start()
+            parsing = _parser.submit(_statements, sql)
         finally:
             stack_size(usual)
-    parsing.join()
-    if parsing.error:
-        raise parsing.error
-    return parsing.statements
+    return parsing.result()
 
 
-class _Parsing(Thread):
-    """A thread that parses `sql`. Then `error` or `statements` is set."""
+def _forget_parser() -> None:
+    """In a process that was forked: the thread has stayed behind, perhaps with the lock."""
+    global _lock, _parser
+    _lock = Lock()
+    _parser = None
 
-    def __init__(self, sql: bytes):
-        super().__init__(name="libpg_query")
-        self.sql = sql
-        self.statements: list[dict[str, Any]] = []
-        self.error: BaseException | None = None
 
-    def run(self) -> None:
-        try:
-            self.statements = _statements(self.sql)
-        except BaseException as error:  # raised again by the thread that waits for this one
-            self.error = error
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_forget_parser)
 
 
 def _statements(sql: bytes) -> list[dict[str, Any]]:

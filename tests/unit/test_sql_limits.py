@@ -180,3 +180,21 @@ def test_without_its_library_the_check_names_the_version_that_has_it(
             parse("SELECT 1")
     finally:
         libpg._library.cache_clear()
+
+
+def test_a_process_that_has_parsed_much_sql_can_still_encrypt() -> None:
+    """libpg_query keeps a key for each thread that it ran in, of 1,024 that a process has. With a
+    thread for each statement, OpenSSL could not start after a thousand of them."""
+    code = (
+        "from loadsheet.sql.libpg import syntax_trees\n"
+        "for number in range(1_100): syntax_trees(b'SELECT 1')\n"
+        "import ssl; ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)\n"
+        "import os\n"
+        "child = os.fork()\n"
+        "if child == 0: os._exit(len(syntax_trees(b'SELECT 1; SELECT 2')))\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], text=True, capture_output=True, timeout=60
+    )
+    assert (result.stdout, result.stderr) == ("2\n", "")
