@@ -242,11 +242,8 @@ def _print(name: str, tables: list[TableGarbage], removal: Removal, dry_run: boo
     )
     if removal.marked_objects:
         typer.echo(_marked(removal))
-    for prefix, error in list(removal.refusals.items())[:1]:
-        say(
-            f"{name}: {len(removal.refusals)} attempts stay, because the lake does not let this key"
-            f" remove their versions: {on_one_line(prefix)}: {describe_error(error)}"
-        )
+    if removal.refusals:
+        say(_refused(name, removal))
     if not tables:
         return
     rows: list[tuple[str, ...]] = []
@@ -281,6 +278,16 @@ def _marked(removal: Removal) -> str:
         f"  the bucket keeps versions: {removal.marked_objects:,} of these objects are marked as"
         f" deleted, and {removal.marked_bytes:,} bytes are not free yet; `loadsheet gc --versions`"
         " removes them for good"
+    )
+
+
+def _refused(name: str, removal: Removal) -> str:
+    prefix, error = next(iter(removal.refusals.items()))
+    count = len(removal.refusals)
+    attempts = "1 attempt stays" if count == 1 else f"{count:,} attempts stay"
+    return (
+        f"{name}: {attempts}, because the lake does not let this key remove the versions:"
+        f" {on_one_line(prefix)}: {describe_error(error)}"
     )
 
 

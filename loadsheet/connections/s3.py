@@ -152,7 +152,10 @@ class _Reader:
             )
         if given.schema:
             self._refuse("schema is not used: lake.bucket in the pipeline file names the bucket")
-        for name in self.extra:
+        for name, value in self.extra.items():
+            # Airflow's form stores fields that were left empty.
+            if name in _REFUSED and value in (None, "", {}):
+                continue
             if name in _REFUSED:
                 self._refuse(f"extra.{name} is not supported: {_REFUSED[name]}")
             if name not in _EXTRAS:
@@ -273,7 +276,9 @@ class _Reader:
                 " extra.service_config.sts.endpoint_url"
             )
         given = self._mapping(
-            "extra.assume_role_kwargs", self.extra.get("assume_role_kwargs"), _ROLE_ARGUMENTS
+            "extra.assume_role_kwargs",
+            self.extra.get("assume_role_kwargs") or None,
+            _ROLE_ARGUMENTS,
         )
         seconds = given.get("DurationSeconds", _SHORTEST_ROLE_SECONDS)
         if not isinstance(seconds, int) or seconds < _SHORTEST_ROLE_SECONDS:

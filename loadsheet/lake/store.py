@@ -26,7 +26,20 @@ _log = logging.getLogger(__name__)
 # S3's lower limit for the parts of a multipart upload. By default the SDK cuts an object into parts
 # of this size, and sends three requests where one is enough.
 _LEAST_PART_BYTES = 5 << 20
-_CONTENT_TYPES = {"json": "application/json", "zst": "application/zstd"}
+_CONTENT_TYPES = {
+    "json": "application/json",
+    "zst": "application/zstd",
+    "parquet": "application/vnd.apache.parquet",
+}
+# For a lock, AWS and SeaweedFS say AccessDenied and MinIO InvalidRequest.
+_REFUSALS = (
+    "AccessDenied",
+    "InvalidRequest",
+    "ObjectLocked",
+    "ObjectLockedByBucketPolicy",
+    "ObjectUnderActiveHold",
+    "RetentionPolicyNotMet",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +195,7 @@ class Lake:
 
 def is_refused(error: LakeFailed) -> bool:
     """Whether the lake forbids the request to this key, or a lock on the object does."""
-    return error.code in ("AccessDenied", "InvalidRequest", "ObjectLocked", "WORMProtected")
+    return error.code in _REFUSALS
 
 
 def _code(error: Exception) -> str:

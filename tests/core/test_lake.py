@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 from minio import Minio
+from minio.commonconfig import COMPLIANCE
+from minio.objectlockconfig import DAYS, ObjectLockConfig
 from minio.versioningconfig import VersioningConfig
 from typer.testing import CliRunner
 
@@ -287,6 +289,26 @@ def test_the_command_says_it_too(versioned: Project, monkeypatch: pytest.MonkeyP
     document = json.loads(gc("--versions", "--json").stdout)["pipelines"][0]
     assert document["marked"] == {"objects": 0, "bytes": 0} and document["refused"] == []
     assert document["tables"][0]["removed"]["bytes"] > 0
+
+
+def test_gc_keeps_what_a_lock_protects_and_says_so(
+    project: Project, seaweed: SeaweedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loadsheet.cli.gc._age", lambda text: timedelta(0))
+    shop = opened(replace(project, s3=seaweed))  # type: ignore[arg-type]
+    root(seaweed).make_bucket(shop.bucket, object_lock=True)
+    lock = ObjectLockConfig(COMPLIANCE, 1, DAYS)
+    root(seaweed).set_object_lock_config(shop.bucket, lock)
+    shop.succeed()
+    shop.in_source("INSERT INTO whole VALUES (0, 'new')")
+    shop.succeed()
+    before = stored_bytes(shop)
+    command = ["--project", str(shop.folder), "gc", "--keep", "1", "--versions"]
+    said = CliRunner().invoke(app, command, env=shop.environment())
+    assert said.exit_code == 1 and stored_bytes(shop) == before
+    assert "shop: removed 0 abandoned attempts and 0 old loads (0 objects, 0 bytes)" in said.stdout
+    assert "shop: 1 attempt stays, because the lake does not let" in said.stderr
+    assert "s3:DeleteObjectVersion on" in said.stderr
 
 
 @pytest.mark.parametrize("action", ON_VERSIONS)

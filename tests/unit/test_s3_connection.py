@@ -30,8 +30,14 @@ def settings(environ: dict[str, str] | None = None, **fields: Any) -> S3Settings
 @pytest.mark.parametrize(
     ("extra", "environ", "endpoint", "region"),
     [
-        ({}, {}, "https://s3.us-east-1.amazonaws.com", "us-east-1"),
-        ({"endpoint_url": ""}, {}, "https://s3.us-east-1.amazonaws.com", "us-east-1"),
+        ({}, {}, AWS, "us-east-1"),
+        (
+            {"config_kwargs": "", "verify": ""},
+            {},
+            "https://s3.us-east-1.amazonaws.com",
+            "us-east-1",
+        ),
+        ({"endpoint_url": ""}, {}, AWS, "us-east-1"),
         ({"region_name": "eu-west-1"}, {}, "https://s3.eu-west-1.amazonaws.com", "eu-west-1"),
         ({"region": "eu-west-1"}, {}, "https://s3.eu-west-1.amazonaws.com", "eu-west-1"),
         ({"region_name": "cn-north-1"}, {}, "https://s3.cn-north-1.amazonaws.com.cn", "cn-north-1"),
@@ -92,7 +98,10 @@ def test_where_the_lake_is(
         ({"extra": {"endpoint": "x"}}, "unknown key 'endpoint' in extra (did you mean endpoint_ur"),
         ({"extra": {"regionname": "x"}}, "did you mean region_name?"),
         ({"extra": {"zzz": 1}}, "unknown key 'zzz' in extra (known are endpoint_url, region_name"),
-        ({"extra": {"config_kwargs": {}}}, "extra.config_kwargs is not supported: they configure"),
+        (
+            {"extra": {"config_kwargs": {"x": 1}}},
+            "extra.config_kwargs is not supported: they configure",
+        ),
         ({"extra": {"host": "x"}}, "extra.host is not supported: set extra.endpoint_url"),
         ({"extra": {"profile": "x"}}, "set extra.profile_name"),
         ({"extra": {"endpoint_url": "lake:9000"}}, "endpoint_url is not the address of a server"),
