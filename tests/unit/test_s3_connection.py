@@ -18,6 +18,7 @@ from loadsheet.lake.store import Lake
 
 KEYS = {"login": "AKIAIOSFODNN7EXAMPLE", "password": "wJalrXUtnFEMI"}
 MINIO = {"endpoint_url": "http://lake:9000"}
+AWS = "https://s3.us-east-1.amazonaws.com"
 ROLE = "arn:aws:iam::123456789012:role/lake"
 
 
@@ -100,7 +101,7 @@ def test_where_the_lake_is(
         ({"extra": {"zzz": 1}}, "unknown key 'zzz' in extra (known are endpoint_url, region_name"),
         (
             {"extra": {"config_kwargs": {"x": 1}}},
-            "extra.config_kwargs is not supported: they configure",
+            "extra.config_kwargs is not supported",
         ),
         ({"extra": {"host": "x"}}, "extra.host is not supported: set extra.endpoint_url"),
         ({"extra": {"profile": "x"}}, "set extra.profile_name"),
