@@ -57,6 +57,7 @@ class SeaweedServer(Managed):
         self.access_key, self.secret_key = self._keys["admin"], f"secret-{self._keys['admin']}"
         self._process: Supervised | None = None
         self._scratch: Path | None = None
+        self._sockets: list[Path] = []
 
     def start(self) -> Self:
         """Serve, and wait until S3 answers. Raises ServerFailed with the log's end."""
@@ -89,6 +90,8 @@ class SeaweedServer(Managed):
         """Stop the server and remove its files."""
         if self._process:
             self._process.stop()
+        for socket in self._sockets:
+            socket.unlink(missing_ok=True)
         if self._scratch:
             shutil.rmtree(self._scratch, ignore_errors=True)
 
@@ -133,8 +136,13 @@ class SeaweedServer(Managed):
             "-master.volumeSizeLimitMB=64",
             "-volume.max=0",
         ]
+        for name in ("filer", "s3"):
+            command.append(f"-{name}.localSocket={self._scratch / name}.sock")
         for name, port in ports.items():
-            command += [f"-{name}.port={port}", f"-{name}.port.grpc={free_port()}"]
+            grpc = free_port()
+            command += [f"-{name}.port={port}", f"-{name}.port.grpc={grpc}"]
+            # The folder of these sockets cannot be chosen.
+            self._sockets.append(Path(f"/tmp/seaweedfs-{name}-grpc-{grpc}.sock"))
         return command
 
 
