@@ -38,9 +38,9 @@ def counted(monkeypatch: pytest.MonkeyPatch, project: Project) -> Iterator[Count
         counts["source" if self.connection.info.dbname == source else "warehouse"] += 1
         return execute(self, *args, **more)
 
-    def counting_request(self: Any, method: str, *args: Any, **more: Any) -> Any:
-        counts[method] += 1
-        return request(self, method, *args, **more)
+    def counting_request(self: Any, method: str, url: str, *args: Any, **more: Any) -> Any:
+        counts["LIST" if "list-type" in url else method] += 1
+        return request(self, method, url, *args, **more)
 
     with monkeypatch.context() as patched:
         patched.setattr(PinnedCursor, "execute", counting_execute)
@@ -67,6 +67,7 @@ def test_nothing_new_costs_a_fixed_number_of_statements_per_table_and_no_request
         with counted(monkeypatch, project) as counts:
             project.succeed()
         assert counts["PUT"] == counts["GET"] == 0
+        assert counts["LIST"] == 1  # whether the bucket exists
         found.append(counts)
     per_table = {side: (found[1][side] - found[0][side]) / 4 for side in ("source", "warehouse")}
     assert (

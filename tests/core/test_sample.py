@@ -186,4 +186,4 @@ def test_what_others_keep_beside_a_sample_stays(project: Project) -> None:
     ]
     assert project.in_warehouse("SELECT count(*) FROM staging_sample.mine") == [(0,)]
     both = project.cli("gc", "shop", "--sample", "--keep", "5")
-    assert both.returncode == 2 and "leave out --older-than and --keep" in both.stderr
+    assert both.returncode == 2 and "leave out --older-than, --keep and --versions" in both.stderr
