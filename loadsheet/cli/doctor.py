@@ -71,16 +71,11 @@ def _examined(specs: Iterable[Pipeline], connections: Connections) -> list[Healt
     from loadsheet.engine.preflight import places
     from loadsheet.preview.health import examine
 
-    prefixes: dict[Place, str] = {}
+    used: dict[Place, None] = {}
     for spec in specs:
-        for place in places(spec):
-            prefix = spec.lake.prefix
-            prefixes.setdefault(place, f"{prefix}/" if prefix else "")
+        used |= dict.fromkeys(places(spec))
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="loadsheet-doctor") as pool:
-        futures = [
-            pool.submit(copy_context().run, examine, place, connections, prefix)
-            for place, prefix in prefixes.items()
-        ]
+        futures = [pool.submit(copy_context().run, examine, place, connections) for place in used]
         return [future.result() for future in futures]
 
 

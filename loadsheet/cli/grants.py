@@ -1,7 +1,9 @@
-"""`loadsheet grants`: the roles and the privileges that a pipeline needs, as SQL."""
+"""`loadsheet grants`: the roles and the privileges that a pipeline needs, as SQL, and the policy of
+the lake's key."""
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Literal
 
 import typer
@@ -17,8 +19,12 @@ def grants(
     ctx: typer.Context,
     pipeline: PipelineArgument,
     on: Annotated[
-        Literal["source", "warehouse"] | None,
-        typer.Option("--on", help="Only the statements for this server. Default: both."),
+        Literal["source", "warehouse", "lake"] | None,
+        typer.Option(
+            "--on",
+            help="Only the statements for this server, or the policy of the lake's key. Default:"
+            " the statements for both servers.",
+        ),
     ] = None,
     extractor: Annotated[
         str | None,
@@ -42,13 +48,17 @@ def grants(
 ) -> None:
     """Print the SQL that creates a pipeline's database roles with exactly the privileges it needs.
 
-    Feed it to psql as an administrator, each part on its server. It may be run again. No server is
-    asked.
+    Feed it to psql as an administrator, each part on its server. It may be run again. With
+    `--on lake`, print the policy (IAM) of the key that the pipeline uses. No server is asked.
     """
     # Imported here: it brings the SQL parser, which `--help` does not need.
+    from loadsheet.lake.policy import bucket_policy
     from loadsheet.plan.grants import Roles, source_grants, warehouse_grants
 
     spec, project = open_pipeline(ctx.obj, pipeline)
+    if on == "lake":
+        typer.echo(json.dumps(bucket_policy(spec.lake.bucket, spec.lake.prefix), indent=2))
+        return
     connections = project_connections(project)
     source = _connection(connections, spec.source.conn_id)
     warehouse = _connection(connections, spec.warehouse.conn_id)

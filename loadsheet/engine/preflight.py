@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal
 
@@ -20,6 +20,7 @@ from loadsheet.connections.lookup import Connection, Connections
 from loadsheet.deadline import limited
 from loadsheet.engine.diagnosis import diagnose
 from loadsheet.errors import InputError, LoadsheetError, Refused, Unavailable
+from loadsheet.lake.manifest import load_prefix
 from loadsheet.postgres import connect_source, connect_warehouse
 from loadsheet.spec.models import Pipeline
 
@@ -34,11 +35,13 @@ End = Literal["source", "lake", "warehouse"]
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """A server that a pipeline uses. `bucket` is the lake's."""
+    """A server that a pipeline uses. `bucket` and `prefix` are the lake's: the prefix, with its
+    slash, below which one of the pipelines with this bucket may list."""
 
     end: End
     conn_id: str
     bucket: str = ""
+    prefix: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         return f"the {self.end} (connection {self.conn_id!r})"
@@ -66,7 +69,7 @@ def places(pipeline: Pipeline) -> list[Place]:
     lake = pipeline.lake
     return [
         Place(end="source", conn_id=pipeline.source.conn_id),
-        Place(end="lake", conn_id=lake.conn_id, bucket=lake.bucket),
+        Place(end="lake", conn_id=lake.conn_id, bucket=lake.bucket, prefix=load_prefix(pipeline)),
         Place(end="warehouse", conn_id=pipeline.warehouse.conn_id),
     ]
 
@@ -148,7 +151,7 @@ def _reach(place: Place, connection: Connection) -> None:
         # The S3 client takes 60 ms to import.
         from loadsheet.lake.store import Lake
 
-        Lake(connection, place.bucket).exists()
+        Lake(connection, place.bucket).exists(place.prefix)
 
 
 def _error(refusals: Sequence[Refusal]) -> LoadsheetError:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from loadsheet.connections.lookup import Connection, Connections
+from loadsheet.connections.s3 import s3_settings
 from loadsheet.deadline import limited
 from loadsheet.engine.preflight import Place, refusal_of
 from loadsheet.libpq import set_parameters
@@ -58,15 +59,15 @@ class Health:
         return not any(remark.code in ("connection", "unreachable") for remark in self.remarks)
 
 
-def examine(place: Place, connections: Connections, prefix: str = "") -> Health:
-    """The health of one server, within seconds. In the lake, one object below `prefix` is written,
-    read and removed; nothing else is changed."""
+def examine(place: Place, connections: Connections) -> Health:
+    """The health of one server, within seconds. In the lake, one object below the prefix is
+    written, read and removed; nothing else is changed."""
     health = Health(place=place)
     try:
         with limited(f"examining {place}", _LONGEST):
             connection = connections(place.conn_id)
             if place.end == "lake":
-                _examine_lake(health, connection, prefix)
+                _examine_lake(health, connection)
             else:
                 _examine_database(health, connection)
     except Exception as error:
@@ -170,22 +171,23 @@ def _add_writing(health: Health, standby: bool, only_reads: bool) -> None:
         )
 
 
-def _examine_lake(health: Health, connection: Connection, prefix: str) -> None:
+def _examine_lake(health: Health, connection: Connection) -> None:
     # The S3 client takes 60 ms to import.
     from loadsheet.lake.store import Lake
 
     lake = Lake(connection, health.place.bucket)
-    endpoint = str(connection.extra.get("endpoint_url") or "")
-    health.server = f"{endpoint or 'AWS'}, bucket {health.place.bucket}"
-    health.tls = "none" if endpoint.startswith("http://") else "TLS"
+    settings = s3_settings(connection)
+    endpoint = "AWS" if settings.is_aws else settings.endpoint.geturl()
+    health.server = f"{endpoint}, bucket {health.place.bucket}"
+    health.tls = "none" if settings.endpoint.scheme == "http" else "TLS"
     began = time.perf_counter()
-    exists = lake.exists()
+    exists = lake.exists(health.place.prefix)
     health.latency_ms = (time.perf_counter() - began) * 1000
     if not exists:
         message = f"there is no bucket {health.place.bucket!r}; the first run creates it"
         health.add("note", "bucket", message)
         return
-    _try_lake(health, lake, f"{prefix}doctor-{secrets.token_hex(8)}")
+    _try_lake(health, lake, f"{health.place.prefix}doctor-{secrets.token_hex(8)}")
 
 
 def _try_lake(health: Health, lake: Lake, name: str) -> None:

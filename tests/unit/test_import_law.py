@@ -36,7 +36,7 @@ LATE = {
     "cli/errors.py": (2, "drivers and the bug report are needed only after a failure"),
     "cli/formats.py": (1, COMMAND),
     "cli/gc.py": (8, COMMAND),
-    "cli/grants.py": (1, COMMAND),
+    "cli/grants.py": (2, COMMAND),
     "cli/main.py": (2, "logging is set up only with -v, Airflow is asked only with --airflow"),
     "cli/new.py": (8, COMMAND),
     "cli/output.py": (4, "Rich is not imported where nothing is printed in columns or colours"),

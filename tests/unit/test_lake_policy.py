@@ -6,6 +6,9 @@ import json
 import re
 from pathlib import Path
 
+from typer.testing import CliRunner
+
+from loadsheet.cli.main import app
 from loadsheet.lake.policy import bucket_policy
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "lake.md"
@@ -14,3 +17,8 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "lake.md"
 def test_the_policy_in_the_documentation_is_the_real_one() -> None:
     [shown] = re.findall(r"```json\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert json.loads(shown) == bucket_policy("lake", "shop")
+
+
+def test_loadsheet_grants_prints_the_policy_of_a_pipeline() -> None:
+    printed = CliRunner().invoke(app, ["grants", "flights", "--on", "lake"]).stdout
+    assert json.loads(printed) == bucket_policy("lake", "flights")
