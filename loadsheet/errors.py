@@ -5,8 +5,9 @@ LoadsheetError
 │   ├── SpecError         a pipeline file has problems; `.problems` holds them with their positions
 │   └── ConnectionMissing an undefined connection id, or a `${VAR}` without a value
 └── WorkError             the work failed: exit code 1, the state is as before
-    ├── Overtaken         another run worked on the table meanwhile (a retry succeeds)
-    ├── Superseded        a newer extraction owns the table: the extract step must run again
+    ├── Overtaken         the table changed under the extraction (a retry succeeds)
+    │   └── Fenced        another run extracted or loaded it meanwhile (the step extracts again)
+    ├── Superseded        a newer extraction owns the table, or the target is gone: extract again
     ├── HeldBack          open source transactions may still write (a retry may succeed)
     ├── SourceChanged     the watermark comes from another server, history or table
     ├── TimedOut          the step took longer than tasks.timeout (a retry may succeed)
@@ -62,10 +63,13 @@ class WorkError(LoadsheetError):
 
 
 class Overtaken(WorkError):
-    """Another run extracted or loaded the table during this extraction. A retry starts from the
-    new state."""
+    """The table changed during this extraction. A retry starts from the new state."""
 
     retryable = True
+
+
+class Fenced(Overtaken):
+    """Another run extracted or loaded the table during this extraction."""
 
 
 class Unavailable(WorkError):
@@ -76,8 +80,8 @@ class Unavailable(WorkError):
 
 
 class Superseded(WorkError):
-    """A newer extraction owns the table, or its target is gone. Nothing was written. Run the
-    extract step again, then its load."""
+    """A newer extraction owns the table, or its target is gone. Nothing was written. The load step
+    extracts again in the first case; in the second, run the extract step again, then its load."""
 
 
 class HeldBack(WorkError):

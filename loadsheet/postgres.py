@@ -27,7 +27,7 @@ SOURCE_SETTINGS = {
 # Waiting for another session's lock ends with an error after lock_timeout, and a dead client's
 # statement ends by itself. A worker that was stopped, or that the network has lost, releases its
 # locks in half the time that others wait for them. No session of ours is idle in a transaction for
-# more than moments.
+# more than moments (`warehouse.turn` keeps its own awake).
 WAREHOUSE_SETTINGS = {
     "lock_timeout": "60s",
     "idle_in_transaction_session_timeout": "30s",

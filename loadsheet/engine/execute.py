@@ -104,19 +104,12 @@ def _dispatch(
         case _ if not request.wants(name):
             return skipped("not among the tables of this run")
         case "extract":
-            from loadsheet.engine.extract import extract
-            from loadsheet.source.discovery import has_relation
+            from loadsheet.engine.again import extract_step
 
-            table = pipeline.table(name)
-            lake, open_warehouse = servers.lake, servers.warehouse
-            with servers.source() as source:
-                if table.matched and not has_relation(source, pipeline.source.schema, name):
-                    return skipped("no longer in the source; the loaded rows stay")
-                return extract(pipeline, table, request, source, lake, open_warehouse, progress)
+            return extract_step(pipeline, pipeline.table(name), request, servers, progress)
         case "load":
-            from loadsheet.engine.load import load
+            from loadsheet.engine.again import load_step
 
             if load_id is None:
                 return skipped("nothing was extracted")
-            table = pipeline.table(name)
-            return load(pipeline, table, load_id, servers.lake, servers.warehouse, progress)
+            return load_step(pipeline, pipeline.table(name), request, load_id, servers, progress)

@@ -52,7 +52,7 @@ def dag_config(pipeline: Pipeline, root: Path | None = None) -> dict[str, Any]:
         "schedule": _schedule(pipeline),
         "start_date": _start_date(pipeline.start_date),
         "catchup": False,
-        "max_active_runs": 1,  # two runs of one pipeline would only fence each other out
+        "max_active_runs": 1,  # two runs at once would read the same rows twice
         "max_active_tasks": pipeline.tasks.max_active_tasks,
         "tags": list(pipeline.tags),
         "default_args": _default_args(pipeline),

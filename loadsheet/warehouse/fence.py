@@ -14,7 +14,7 @@ from typing import Any
 
 from psycopg.rows import class_row
 
-from loadsheet.errors import Overtaken, Refused, Superseded
+from loadsheet.errors import Fenced, Refused, Superseded
 from loadsheet.lake.manifest import Manifest
 from loadsheet.postgres import Session
 from loadsheet.sql.text import Relation
@@ -66,6 +66,13 @@ UPDATE loadsheet.scope SET last_load_no = %(load_no)s, content_sha256 = %(conten
     cursor = CASE WHEN %(moves)s THEN %(cursor)s ELSE cursor END
 WHERE pipeline = %(pipeline)s AND table_name = %(table)s AND target = %(target)s
   AND fence = %(fence)s
+"""
+_IS_OVERTAKEN = """
+SELECT EXISTS (
+    SELECT FROM loadsheet.scope
+    WHERE pipeline = %(pipeline)s AND table_name = %(table)s AND target = %(target)s
+        AND (%(load_id)s::text IS NULL OR sealed_load_id IS DISTINCT FROM %(load_id)s)
+)
 """
 _NEWER_LOAD_OF_ANOTHER_PIPELINE = """
 SELECT l.pipeline, l.source, s.source_oid FROM loadsheet.load l
@@ -135,7 +142,7 @@ def take_fence(
     """Raise the table's fence and return it, if its scope is still what this extraction has `seen`.
 
     An extraction bases all decisions on the scope, so one statement both checks it and takes the
-    fence. `storage` is the target's, as the extraction has checked it. Raises Overtaken when
+    fence. `storage` is the target's, as the extraction has checked it. Raises Fenced when
     another extraction or load changed the scope in the meantime.
     """
     # Before a table's first extraction there is no row that the UPDATE could check.
@@ -173,7 +180,7 @@ def seal_attempt(
     """Record that the attempt is complete: its load reads only the manifest `name` with this hash.
 
     The lake alone proves nothing: an older manifest in the place of a newer one is a valid
-    manifest. Raises Overtaken when another extraction has taken the fence in the meantime.
+    manifest. Raises Fenced when another extraction has taken the fence in the meantime.
     """
     scope = (manifest.pipeline, manifest.table, str(target))
     sealed = session.execute(
@@ -192,6 +199,18 @@ def sealed_attempt(
     if row is None:
         raise _superseded(pipeline, table)
     return SealedAttempt(manifest=row[0], sha256=row[1])
+
+
+def is_overtaken(
+    session: Session, pipeline: str, table: str, target: Relation, load_id: str | None
+) -> bool:
+    """Whether another extraction of the table has broken the seal of `load_id`, or kept this one
+    (None) from taking the fence.
+
+    False where the ledger does not know the table under this pipeline's name any more.
+    """
+    names = {"pipeline": pipeline, "table": table, "target": str(target), "load_id": load_id}
+    return session.execute(_IS_OVERTAKEN, names).fetchone() == (True,)
 
 
 def check_fence(session: Session, manifest: Manifest, target: Relation) -> None:
@@ -236,8 +255,8 @@ def advance_watermark(session: Session, manifest: Manifest, target: Relation, lo
         _log.debug("%s.%s: moved the watermark", manifest.pipeline, manifest.table)
 
 
-def _overtaken(pipeline: str, table: str) -> Overtaken:
-    return Overtaken(
+def _overtaken(pipeline: str, table: str) -> Fenced:
+    return Fenced(
         f"{pipeline}.{table}: another run extracted or loaded this table meanwhile; retry"
     )
 

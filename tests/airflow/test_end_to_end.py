@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import unquote
 
@@ -187,13 +189,16 @@ def scheduled(world: World) -> dict[str, Any]:
     """The run that the scheduler itself makes of a pipeline that reads by data interval."""
     with psycopg.connect(world.source) as session:
         session.execute(
-            "CREATE SCHEMA sensors CREATE TABLE readings (at timestamptz PRIMARY KEY, value int)"
+            "CREATE SCHEMA sensors"
+            " CREATE TABLE readings (at timestamptz PRIMARY KEY, value int)"
+            " CREATE TABLE journal (no int PRIMARY KEY, at timestamptz NOT NULL DEFAULT now())"
         )
         session.execute(
             "INSERT INTO sensors.readings SELECT at, 1 FROM generate_series(date_trunc('day',"
-            " now(), 'UTC') - interval '3 days', now() + interval '1 day', interval '6 hours')"
+            " now(), 'UTC') - interval '9 days', now() + interval '1 day', interval '6 hours')"
             " AS at"
         )
+        session.execute("INSERT INTO sensors.journal SELECT generate_series(1, 100)")
     world.airflow.api.unpause("daily")
     runs: list[dict[str, Any]] = []
 
@@ -203,6 +208,47 @@ def scheduled(world: World) -> dict[str, Any]:
 
     wait_for(finished, "the scheduled run")
     return runs[0]
+
+
+@pytest.fixture(scope="module")
+def backfilled(world: World, scheduled: dict[str, Any]) -> dict[str, Any]:
+    """A week's backfill as the documentation shows it, with its default flags, while a run is
+    triggered for today; then two of its days are cleared. The states of all runs and tasks."""
+    api = world.airflow.api
+    yesterday = datetime.fromisoformat(scheduled["data_interval_start"])
+    with psycopg.connect(world.source) as session:
+        session.execute("UPDATE sensors.journal SET at = clock_timestamp() WHERE no <= 50")
+    first, last = (yesterday - timedelta(days=days) for days in (7, 1))
+    dates = ("--from-date", f"{first:%Y-%m-%d}", "--to-date", f"{last:%Y-%m-%d}")
+    world.airflow.run("backfill", "create", "--dag-id", "daily", *dates)
+    api.call(
+        "POST",
+        "dags/daily/dagRuns",
+        json={"logical_date": (yesterday + timedelta(hours=25)).isoformat()},
+    )
+    wait_for_runs(world, 9)
+    with psycopg.connect(world.source) as session:
+        session.execute("UPDATE sensors.readings SET value = 2")
+        session.execute("UPDATE sensors.journal SET at = clock_timestamp() WHERE no <= 10")
+    days = sorted(runs_of(world), key=lambda run: run["logical_date"])
+    for run in days[:2]:
+        path = f"dags/daily/dagRuns/{run['dag_run_id']}/clear"
+        api.call("POST", path, json={"dry_run": False})
+    wait_for_runs(world, 9)
+    return {"first": first, "cleared": days[1]["data_interval_end"], "end": yesterday}
+
+
+def runs_of(world: World) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = world.airflow.api.call("GET", "dags/daily/dagRuns")["dag_runs"]
+    return found
+
+
+def wait_for_runs(world: World, count: int) -> None:
+    def have_ended() -> bool:
+        states = [run["state"] for run in runs_of(world)]
+        return len(states) == count and {"queued", "running"}.isdisjoint(states)
+
+    wait_for(have_ended, f"{count} runs", 400)
 
 
 def test_a_broken_spec_is_seen_beside_the_good_ones(world: World) -> None:
@@ -424,6 +470,25 @@ def test_a_scheduled_run_reads_its_own_interval(world: World, scheduled: dict[st
     )
     assert len(expected) == 4
     assert ask(world.warehouse, "SELECT at FROM sensors.readings ORDER BY 1") == expected
+
+
+def test_a_backfill_ends_with_every_day_loaded(world: World, backfilled: dict[str, Any]) -> None:
+    """Its days run at the same time. They took the table from each other, and 6 of 7 failed."""
+    states = Counter(
+        (task.task_id, task.state)
+        for run in runs_of(world)
+        for task in world.airflow.api.tasks("daily", run["dag_run_id"])
+    )
+    assert {state for _, state in states} <= {"success", "skipped"}, states
+    assert {run["state"] for run in runs_of(world)} == {"success"}
+    assert states["load.load_readings", "success"] == 8 + 1
+    query = "SELECT at, value FROM sensors.readings WHERE at >= %s AND at < %s ORDER BY 1"
+    week = backfilled["first"], backfilled["end"] + timedelta(days=2)
+    loaded = ask(world.warehouse, query, *week)
+    cleared = ask(world.source, query, backfilled["first"], backfilled["cleared"])
+    assert loaded[: len(cleared)] == cleared and {value for _, value in cleared} == {2}
+    journal = "SELECT no, at FROM sensors.journal ORDER BY 1"
+    assert ask(world.warehouse, journal) == ask(world.source, journal)
 
 
 def run_everything(world: World) -> tuple[str, dict[str, dict[str | None, str]]]:

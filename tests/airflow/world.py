@@ -37,6 +37,7 @@ lake: {conn_id: lake, bucket: lake}
 warehouse: {conn_id: warehouse, schema: sensors, mart_schema: sensors_mart}
 tables:
   readings: {incremental: {cursor: at, by: data_interval}}
+  journal: {incremental: at}
 """
 EVERYTHING = """\
 version: 1

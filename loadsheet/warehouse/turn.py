@@ -1,0 +1,70 @@
+"""Turns: of the steps that extract a table again, one at a time does.
+
+A turn is about progress only. Without it, two such steps could overtake each other for ever; the
+fence keeps the rows right either way. So a turn that is lost, because its process sleeps or its
+line is cut, harms nothing, and is not noticed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterator
+
+import psycopg
+
+from loadsheet.pinned import PinnedSession
+from loadsheet.sql.text import Relation
+
+_log = logging.getLogger(__name__)
+# Well below the time after which the server ends a transaction that idles
+# (`postgres.WAREHOUSE_SETTINGS`), which is how a process that sleeps loses its turn.
+_PING_SECONDS = 5.0
+
+
+@contextlib.contextmanager
+def turn(connect: Callable[[], PinnedSession], pipeline: str, target: Relation) -> Iterator[None]:
+    """Within the block, no other process has the turn for the pipeline's table `target`. Waits for
+    it; the step's own time limit ends the wait.
+
+    `connect` opens a session for the turn alone. Raises psycopg errors where it cannot be taken.
+    """
+    is_over = False
+    with contextlib.closing(connect()) as session:
+        try:
+            # A lock of a transaction: a pooler may give each transaction another session.
+            with session.transaction():
+                _log.debug("waiting for the turn of %s", target)
+                session.execute("SET LOCAL lock_timeout = 0")
+                session.execute(
+                    "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))",
+                    (f"loadsheet:turn:{pipeline}:{target}",),
+                )
+                with _kept_awake(session):
+                    yield
+                is_over = True
+        except psycopg.Error:
+            # What was done in the turn is done, also where its transaction was lost meanwhile.
+            if not is_over:
+                raise
+
+
+@contextlib.contextmanager
+def _kept_awake(session: PinnedSession) -> Iterator[None]:
+    """Within the block, the server does not end the session's transaction as idle, unless this
+    process sleeps."""
+    over = threading.Event()
+
+    def ping() -> None:
+        with contextlib.suppress(psycopg.Error):
+            while not over.wait(_PING_SECONDS):
+                session.execute("SELECT")
+
+    thread = threading.Thread(target=ping, name="loadsheet-turn", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
