@@ -36,6 +36,7 @@ from loadsheet.lake.parts import Layout, PartStore, Progress
 from loadsheet.lake.store import Lake
 from loadsheet.outcome import Outcome, RunRequest, skipped
 from loadsheet.pinned import PINNED, PinnedSession
+from loadsheet.plan.gaps import gaps_between, sentences
 from loadsheet.postgres import Session
 from loadsheet.source import beneath, catalog, fitness, holdback, identity, selection
 from loadsheet.source.rows import WATERMARK_FACTS, Last, Selection
@@ -50,12 +51,14 @@ from loadsheet.warehouse import (
     extensions,
     fence,
     integrity,
+    intervals,
     ledger,
     load_transaction,
     tables,
 )
 from loadsheet.warehouse.fence import Scope
 from loadsheet.warehouse.integrity import Change
+from loadsheet.warehouse.intervals import Read
 
 _log = logging.getLogger(__name__)
 
@@ -115,6 +118,7 @@ def _extract(attempt: _Attempt, source: PinnedSession, progress: Progress) -> Ou
         attempt.warehouse.use(
             lambda session: ledger.clear_failure(session, pipeline.name, "table", attempt.target)
         )
+        _record_empty_interval(attempt, rows)
         since = f" since {rows.lower}" if rows.lower else ""
         return skipped(f"nothing new{since}{remarks}")
     return Outcome(
@@ -125,6 +129,15 @@ def _extract(attempt: _Attempt, source: PinnedSession, progress: Progress) -> Ou
     )
 
 
+def _record_empty_interval(attempt: _Attempt, rows: Selection) -> None:
+    """Record an interval without rows as read. True whatever other runs have done meanwhile, so it
+    needs no fence."""
+    read = attempt.interval_of(rows)
+    if read:
+        name = attempt.pipeline.name
+        attempt.warehouse.use(lambda session: intervals.record(session, name, attempt.target, read))
+
+
 def _remarks(table: Table, rows: Selection, attempt: _Attempt) -> str:
     """What the outcome's message adds to the numbers; empty for most extractions."""
     remarks = ""
@@ -132,6 +145,8 @@ def _remarks(table: Table, rows: Selection, attempt: _Attempt) -> str:
         remarks += f"; held back by {rows.held_by}"
     if rows.waiting:
         remarks += f"; {rows.waiting}"
+    for text in attempt.gaps(rows):
+        remarks += f"; {text}"
     if attempt.change:
         remarks += f"; {attempt.target} {attempt.change.what}"
     if attempt.other:
@@ -270,6 +285,18 @@ class _Attempt:
         if self.is_first:
             return None
         return last_of(self.seen)
+
+    def interval_of(self, rows: Selection) -> Read | None:
+        """The data interval that is read completely with `rows`."""
+        return intervals.read_by(self.table, rows.action, rows.lower, rows.complete_until)
+
+    def gaps(self, rows: Selection) -> list[str]:
+        """The data intervals before and after this one that no run has read, for the message."""
+        read = self.interval_of(rows)
+        if read is None or rows.action == "replace" or self.is_first:
+            return []
+        found = gaps_between(intervals.as_list(self.seen.intervals), also=(read.start, read.end))
+        return sentences(self.pipeline, [self.table.name], found)
 
     def take_fence_once(self) -> _Fenced:
         """Take the fence at the first call, from any thread; later calls return the same one.
@@ -441,7 +468,7 @@ class _Attempt:
             cursor=cursor.name if cursor else None,
             cursor_type=without_modifier(cursor.type) if cursor else None,
             lower=rows.lower,
-            upper=rows.upper,
+            upper=rows.complete_until or rows.upper,
             moves_watermark=rows.moves_watermark,
             read_at=read_at,
             clock=rows.clock,

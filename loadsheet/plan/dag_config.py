@@ -51,7 +51,7 @@ def dag_config(pipeline: Pipeline, root: Path | None = None) -> dict[str, Any]:
         "description": pipeline.description or None,
         "schedule": _schedule(pipeline),
         "start_date": _start_date(pipeline.start_date),
-        "catchup": False,
+        "catchup": pipeline.catchup,
         "max_active_runs": 1,  # two runs at once would read the same rows twice
         "max_active_tasks": pipeline.tasks.max_active_tasks,
         "tags": list(pipeline.tags),

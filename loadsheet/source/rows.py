@@ -27,6 +27,9 @@ class Selection:
     upper: str | None = None
     """The watermark once the rows are committed, where `moves_watermark`."""
     moves_watermark: bool = False
+    complete_until: str | None = None
+    """For a table that is read by data interval: up to here, no row can be missing among those
+    read. None where that is not known."""
     clock: str | None = None
     """For a cursor without a time zone: the lowest value it can be stamped with from now on."""
     held_by: str = ""

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Literal
 
 import psycopg
@@ -55,7 +56,24 @@ class Window:
 
     def everything(self) -> Selection:
         """All rows. Tables read by interval have no watermark to move."""
-        return Selection(action="replace", where=self._with_nulls("TRUE"))
+        return Selection(
+            action="replace",
+            where=self._with_nulls("TRUE"),
+            complete_until=self._complete_until_now(),
+        )
+
+    def _complete_until_now(self) -> str | None:
+        """The time below which a snapshot that is taken from now on sees every row; None where it
+        cannot be known."""
+        if not self._cursor.is_time:
+            return None
+        if not holdback.sees_open_transactions(self._session, self._source, required=False):
+            return None
+        moment = holdback.now(self._session)
+        holder = holdback.open_since(self._session, moment)
+        if holder is None:
+            return moment
+        return holder.since
 
     def from_the_start(self) -> Selection:
         """All rows from the initial value on, which replace those in the target."""
@@ -206,6 +224,7 @@ class Window:
         if self._cursor.is_time and not request.explicit_interval:
             self._wait_for_the_clock(end)
         refuse_unseen_writers(self._session, self._source, self._spec)
+        complete_until = self._end_so_far(request, end)
         moment = end if self._cursor.is_time else holdback.now(self._session)
         holder = holdback.wait_until_ended(self._session, moment, self._spec.hold_back)
         if holder:
@@ -220,9 +239,23 @@ class Window:
             where=self._with_nulls(condition),
             lower=start,
             upper=end,
+            complete_until=complete_until,
             clock=self._cursor.clock(),
             facts=self._facts,
         )
+
+    def _end_so_far(self, request: RunRequest, end: str) -> str | None:
+        """The interval's end, or the source's clock where the interval that a person asks for ends
+        later. To call before the wait for open transactions; None for a cursor other than a
+        time."""
+        if not self._cursor.is_time:
+            return None
+        if not request.explicit_interval:
+            return end
+        moment = holdback.now(self._session)
+        if datetime.fromisoformat(end) > datetime.fromisoformat(moment):
+            return moment
+        return end
 
     def _refuse_unfit_initial_value(self) -> None:
         value = self._spec.initial_value

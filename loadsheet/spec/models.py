@@ -162,6 +162,8 @@ class Pipeline:
     schedule: str | None = None
     start_date: str | None = None
     """ISO 8601 date or time; None means no start, which is enough for manual runs."""
+    catchup: bool = False
+    """Whether Airflow also starts the scheduled runs that were due earlier and never started."""
     owner: str = "airflow"
     tags: tuple[str, ...] = ()
     notify: Notify | None = None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from loadsheet.names import closest
 
 PRESETS = ("@once", "@hourly", "@daily", "@weekly", "@monthly", "@quarterly", "@yearly")
+# Those that croniter does not know.
+_PRESETS_OF_AIRFLOW = {"@quarterly": "0 0 1 */3 *"}
 _ALIASES = {"@midnight": "@daily", "@annually": "@yearly"}
 # Characters of a schedule. Airflow's cron library takes seconds for a list of a megabyte.
 _LONGEST = 200
@@ -70,6 +72,18 @@ def check_schedule(text: str) -> None:
         ) from None
     except CroniterBadCronError as error:
         raise BadSchedule(f"Airflow cannot read this schedule: {error}") from None
+
+
+def last_fire(schedule: str, moment: datetime) -> datetime:
+    """The last time at or before `moment` at which the cron schedule or preset (not `@once`) fires;
+    times are in UTC."""
+    from croniter import croniter
+
+    expression = _PRESETS_OF_AIRFLOW.get(schedule, schedule)
+    # croniter looks strictly before a time, and by whole seconds.
+    after = moment.replace(microsecond=0) + timedelta(seconds=1)
+    found: datetime = croniter(expression, after).get_prev(datetime)
+    return found
 
 
 def _check_field(place: int, part: str) -> None:

@@ -43,6 +43,7 @@ _KEY_SYNONYMS = {
     "pipeline": "name dag_id dag id pipeline_name",
     "schedule": "cron schedule_interval timetable interval",
     "start_date": "start from_date",
+    "catchup": "catch_up backfill",
     "defaults": "default default_args table_defaults",
     "timeout": "execution_timeout task_timeout",
     "retry_delay": "retry_wait retry_interval",
@@ -216,6 +217,8 @@ def _example(value: Any) -> str:
         return f"[{', '.join(map(_example, value))}]"
     if value is None:
         return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, str) and not re.fullmatch(r"[A-Za-z][\w-]*|\d+[smhd]", value):
         return f'"{value}"'
     return str(value)

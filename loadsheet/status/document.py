@@ -8,7 +8,13 @@ from datetime import datetime
 from typing import Any
 
 from loadsheet.source.holdback import Holder
-from loadsheet.status.models import PipelineStatus, TableStatus, TargetStatus, TransformStatus
+from loadsheet.status.models import (
+    MissingInterval,
+    PipelineStatus,
+    TableStatus,
+    TargetStatus,
+    TransformStatus,
+)
 
 FORMAT = 1
 # How servers write times for us. Without it, Python would read a number such as 20240101 as a day.
@@ -48,6 +54,7 @@ def _table_entry(table: TableStatus, status: PipelineStatus) -> dict[str, Any]:
         "cursor": table.cursor,
         "watermark": table.watermark,
         "watermark_age_seconds": watermark_age(table, status),
+        "missing_intervals": [_missing_entry(missing) for missing in table.gaps],
         "lag": None,
         "lag_unknown": table.lag_unknown or None,
         "held_back_by": None,
@@ -58,6 +65,15 @@ def _table_entry(table: TableStatus, status: PipelineStatus) -> dict[str, Any]:
         holder = table.held_back_by
         entry["held_back_by"] = {**asdict(holder), "age_seconds": open_for(holder, status)}
     return entry
+
+
+def _missing_entry(missing: MissingInterval) -> dict[str, Any]:
+    return {
+        "start": missing.gap.start.isoformat(),
+        "end": missing.gap.end.isoformat(),
+        "airflow": missing.airflow,
+        "command_line": missing.command_line,
+    }
 
 
 def _transform_entry(transform: TransformStatus, status: PipelineStatus) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
+from loadsheet.plan.gaps import Gap, Interval
 from loadsheet.source.holdback import Holder
 
 State = Literal["failed", "never", "gone", "held_back", "behind", "due", "current", "loaded"]
@@ -78,6 +79,8 @@ class Watermark:
 
     value: str | None
     cursor: str | None
+    intervals: tuple[Interval, ...] = ()
+    """The data intervals that were read, for a table that has these in its place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +115,16 @@ class LedgerState:
         return failure
 
 
+@dataclass(frozen=True, kw_only=True)
+class MissingInterval:
+    """A data interval that no run has read, and the commands that read it."""
+
+    gap: Gap
+    airflow: str | None
+    """None for a pipeline without a schedule."""
+    command_line: str
+
+
 @dataclass(kw_only=True)
 class TargetStatus:
     """The part that tables and transforms share. `failure` is the last one, if it is still open."""
@@ -138,6 +151,8 @@ class TableStatus(TargetStatus):
     cursor: str | None
     lag: Lag | None = None
     lag_unknown: str = ""
+    gaps: list[MissingInterval] = field(default_factory=list)
+    """The data intervals that no run has read."""
     held_back_by: Holder | None = None
     """The oldest transaction open in the source now, while rows wait there."""
 
@@ -186,3 +201,5 @@ class PipelineStatus:
     source_clock: datetime | None = None
     source_unknown: str = ""
     """Why the source could not be asked; empty if it was."""
+    gap_notes: list[str] = field(default_factory=list)
+    """A sentence for each data interval that no run has read, with its tables and the commands."""

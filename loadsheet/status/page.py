@@ -82,6 +82,8 @@ def notes(status: PipelineStatus) -> Iterator[tuple[str, str]]:
         what = f"{failure.step} of {target.name} failed {when} (run {failure.run_id})"
         # The message keeps its lines; a name must not look like one.
         yield "red", f"{on_one_line(what)}: {failure.message}"
+    for text in status.gap_notes:
+        yield "yellow", on_one_line(text)
     for text in _held_back_now(status):
         yield "yellow", text
     for table in status.tables:

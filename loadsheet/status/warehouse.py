@@ -11,6 +11,14 @@ from psycopg.rows import class_row
 from loadsheet.connections.lookup import Connections
 from loadsheet.engine.transform import relations_read
 from loadsheet.pinned import PinnedSession
+from loadsheet.plan.gaps import (
+    Gap,
+    airflow_command,
+    command_line,
+    gaps_until,
+    is_read_by_interval,
+    sentences,
+)
 from loadsheet.postgres import Session, connect_warehouse
 from loadsheet.spec.models import Pipeline, Transform
 from loadsheet.sql.text import Relation
@@ -18,13 +26,14 @@ from loadsheet.status.models import (
     Failure,
     LastCommit,
     LedgerState,
+    MissingInterval,
     PipelineStatus,
     RowCount,
     TableStatus,
     TransformStatus,
     Watermark,
 )
-from loadsheet.warehouse import ledger, mart
+from loadsheet.warehouse import intervals, ledger, mart
 from loadsheet.warehouse.externals import external_inputs
 
 # Counting that many pages (8 MB) takes about 20 ms.
@@ -32,8 +41,8 @@ _COUNTED_PAGES = 1_000
 _QUERY_TIMEOUT = "5s"
 # If a table is locked for longer, its rows are unknown, and the next table does not wait for it.
 _LONGEST_LOCK = "1s"
-_WATERMARKS = """
-SELECT table_name, watermark, cursor FROM loadsheet.scope
+_WATERMARKS = f"""
+SELECT table_name, watermark, cursor, {intervals.SELECTED} FROM loadsheet.scope
 WHERE pipeline = %(pipeline)s AND target = %(schema)s || '.' || table_name ORDER BY table_name
 """
 _LOADS = """
@@ -84,11 +93,31 @@ def warehouse_status(pipeline: Pipeline, connections: Connections) -> PipelineSt
         tables = []
         for name in dict.fromkeys(names):
             in_spec = name in named or pipeline.pattern_of(name) is not None
-            tables.append(_table_status(session, pipeline, name, state, in_spec))
+            tables.append(_table_status(session, pipeline, name, state, in_spec, at))
         transforms = []
         for transform in pipeline.transforms:
             transforms.append(_transform_status(session, pipeline, transform, state))
-    return PipelineStatus(pipeline=pipeline.name, at=at, tables=tables, transforms=transforms)
+    return PipelineStatus(
+        pipeline=pipeline.name,
+        at=at,
+        tables=tables,
+        transforms=transforms,
+        gap_notes=_gap_notes(pipeline, tables),
+    )
+
+
+def _gap_notes(pipeline: Pipeline, tables: list[TableStatus]) -> list[str]:
+    """The sentences about gaps. Tables with the same gaps share them: a paused DAG has left out
+    all."""
+    names_by_gaps: dict[tuple[Gap, ...], list[str]] = {}
+    for table in tables:
+        gaps = tuple(missing.gap for missing in table.gaps)
+        names_by_gaps.setdefault(gaps, []).append(table.name)
+    notes: list[str] = []
+    for gaps, names in names_by_gaps.items():
+        for text in sentences(pipeline, names, gaps):
+            notes.append(f"{', '.join(names)}: {text}")
+    return notes
 
 
 def begin_on_warehouse(session: PinnedSession) -> datetime:
@@ -112,8 +141,9 @@ def ledger_state(session: Session, pipeline: Pipeline) -> LedgerState:
     }
     # In the order of the query, which is the order on the page.
     watermarks = {}
-    for name, value, cursor in session.execute(_WATERMARKS, names).fetchall():
-        watermarks[name] = Watermark(value=value, cursor=cursor)
+    for name, value, cursor, read in session.execute(_WATERMARKS, names).fetchall():
+        listed = tuple(intervals.as_list(read))
+        watermarks[name] = Watermark(value=value, cursor=cursor, intervals=listed)
     loads = _entries(session, LastCommit, _LOADS, names)
     builds = _entries(session, LastCommit, _BUILDS, names)
     failures: list[Failure] = []
@@ -139,11 +169,26 @@ def _entries(session: Session, kind: type[Any], query: str, names: dict[str, str
 
 
 def _table_status(
-    session: Session, pipeline: Pipeline, name: str, state: LedgerState, in_spec: bool
+    session: Session,
+    pipeline: Pipeline,
+    name: str,
+    state: LedgerState,
+    in_spec: bool,
+    at: datetime,
 ) -> TableStatus:
     target = Relation(pipeline.warehouse.schema, name)
     last = state.loads.get(name)
     watermark = state.watermarks.get(name, Watermark(value=None, cursor=None))
+    missing: list[MissingInterval] = []
+    if in_spec and is_read_by_interval(pipeline.table(name)):
+        for gap in gaps_until(pipeline, watermark.intervals, at):
+            missing.append(
+                MissingInterval(
+                    gap=gap,
+                    airflow=airflow_command(pipeline, gap),
+                    command_line=command_line(pipeline, [name], gap),
+                )
+            )
     return TableStatus(
         name=name,
         target=str(target),
@@ -154,6 +199,7 @@ def _table_status(
         in_spec=in_spec,
         watermark=watermark.value,
         cursor=watermark.cursor,
+        gaps=missing,
     )
 
 

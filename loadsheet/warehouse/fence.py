@@ -17,15 +17,16 @@ from psycopg.rows import class_row
 from loadsheet.errors import Fenced, Refused, Superseded
 from loadsheet.lake.manifest import Manifest
 from loadsheet.postgres import Session
+from loadsheet.spec.models import Table
 from loadsheet.sql.text import Relation
-from loadsheet.warehouse import integrity, tables
+from loadsheet.warehouse import integrity, intervals, tables
 
 _log = logging.getLogger(__name__)
 
-# `plan` also reads ledgers of version 4, which lack the column `storage`.
-_READ_SCOPE = """
+# `plan` also reads ledgers of earlier versions, which lack the columns `storage` and `intervals`.
+_READ_SCOPE = f"""
 SELECT fence, watermark, cursor, last_load_no, content_sha256, source_oid, source,
-    to_jsonb(scope) ->> 'storage' AS storage,
+    to_jsonb(scope) ->> 'storage' AS storage, {intervals.SELECTED},
     (SELECT jsonb_agg(c ORDER BY place) FILTER (WHERE NOT c ? 'dropped')
      FROM jsonb_array_elements(columns) WITH ORDINALITY AS one (c, place)) AS columns,
     ARRAY(SELECT c ->> 'name' FROM jsonb_array_elements(columns) c WHERE c ? 'dropped') AS former
@@ -61,7 +62,7 @@ UPDATE loadsheet.scope SET last_load_no = %(load_no)s, content_sha256 = %(conten
         JOIN pg_attribute ON attrelid = to_regclass(%(target_sql)s)
             AND attname = old ->> 'name' AND NOT attisdropped
         WHERE NOT old ->> 'name' = ANY (%(names)s)), '[]'),
-    storage = ({integrity.STORAGE}),
+    storage = ({integrity.STORAGE}), intervals = {intervals.ADVANCED},
     watermark = CASE WHEN %(moves)s THEN %(upper)s ELSE watermark END,
     cursor = CASE WHEN %(moves)s THEN %(cursor)s ELSE cursor END
 WHERE pipeline = %(pipeline)s AND table_name = %(table)s AND target = %(target)s
@@ -106,6 +107,8 @@ class Scope:
     """The source server, as `source.identity.observe` saw it for the last load."""
     storage: str | None = None
     """The target's storage after the last load (`integrity.observe`); None in older ledgers."""
+    intervals: Any = None
+    """The data intervals that were read (`intervals.as_list`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,7 +228,9 @@ def check_fence(session: Session, manifest: Manifest, target: Relation) -> None:
     _refuse_if_superseded(manifest, row is not None and row[0] == manifest.fence)
 
 
-def advance_watermark(session: Session, manifest: Manifest, target: Relation, load_no: int) -> None:
+def advance_watermark(
+    session: Session, manifest: Manifest, target: Relation, table: Table, load_no: int
+) -> None:
     """Move the watermark and record what was read, and the target's storage.
 
     Must come last in the load's transaction. Raises Superseded unless the fence is still the
@@ -248,6 +253,7 @@ def advance_watermark(session: Session, manifest: Manifest, target: Relation, lo
             "table": manifest.table,
             "target": str(target),
             "fence": manifest.fence,
+            **intervals.advanced(table, manifest),
         },
     ).rowcount
     _refuse_if_superseded(manifest, moved == 1)

@@ -24,7 +24,7 @@ from loadsheet.warehouse import tables
 
 _log = logging.getLogger(__name__)
 
-VERSION = 5
+VERSION = 6
 _VERSION = """
 SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = 'loadsheet'
 """

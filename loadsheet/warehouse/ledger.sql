@@ -39,6 +39,10 @@ BEGIN
     END IF;
 END $$;
 
+-- Version 6. The data intervals that were read completely, of tables that are read by interval. Those that adjoin are
+-- one.
+ALTER TABLE loadsheet.scope ADD COLUMN IF NOT EXISTS intervals tstzmultirange NOT NULL DEFAULT '{}';
+
 -- One row per committed load.
 CREATE TABLE IF NOT EXISTS loadsheet.load (
     load_id text PRIMARY KEY,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -22,9 +23,21 @@ import pytest
 from demo.airflow import Airflow
 from demo.flights import a_day_passes, generate
 from demo.servers import PostgresServer, S3Server, SlackReceiver
+from loadsheet.spec.pipeline_file import load_pipeline
+from loadsheet.status.models import MissingInterval
+from loadsheet.status.warehouse import warehouse_status
 from tests import canaries
 from tests.airflow import secrets_kept, shown
-from tests.airflow.world import DAG_ID, Run, World, ask, copy_project, wait_for, with_facts
+from tests.airflow.world import (
+    DAG_ID,
+    Run,
+    World,
+    ask,
+    connection,
+    copy_project,
+    wait_for,
+    with_facts,
+)
 
 BOOKINGS = 300
 NEVER_CHANGE = {"aircrafts_data", "seats"}
@@ -213,12 +226,13 @@ def scheduled(world: World) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def backfilled(world: World, scheduled: dict[str, Any]) -> dict[str, Any]:
     """A week's backfill as the documentation shows it, with its default flags, while a run is
-    triggered for today; then two of its days are cleared. The states of all runs and tasks."""
+    triggered for today; two of its days are cleared; the gap that is left is read by the command
+    that the status shows."""
     api = world.airflow.api
     yesterday = datetime.fromisoformat(scheduled["data_interval_start"])
     with psycopg.connect(world.source) as session:
         session.execute("UPDATE sensors.journal SET at = clock_timestamp() WHERE no <= 50")
-    first, last = (yesterday - timedelta(days=days) for days in (7, 1))
+    first, last = (yesterday - timedelta(days=days) for days in (8, 2))
     dates = ("--from-date", f"{first:%Y-%m-%d}", "--to-date", f"{last:%Y-%m-%d}")
     world.airflow.run("backfill", "create", "--dag-id", "daily", *dates)
     api.call(
@@ -235,7 +249,20 @@ def backfilled(world: World, scheduled: dict[str, Any]) -> dict[str, Any]:
         path = f"dags/daily/dagRuns/{run['dag_run_id']}/clear"
         api.call("POST", path, json={"dry_run": False})
     wait_for_runs(world, 9)
-    return {"first": first, "cleared": days[1]["data_interval_end"], "end": yesterday}
+    [gap] = gaps_of_readings(world)
+    command, *arguments = shlex.split(str(gap.airflow))
+    assert command == "airflow"
+    world.airflow.run(*arguments)
+    wait_for_runs(world, 10)
+    return {"first": first, "cleared": days[1]["data_interval_end"], "gap": gap.gap}
+
+
+def gaps_of_readings(world: World) -> list[MissingInterval]:
+    """What `loadsheet status` says no run has read."""
+    daily = load_pipeline(world.project / "pipelines" / "daily" / "pipeline.yml")
+    connections = {"warehouse": connection("warehouse", world.warehouse)}
+    status = warehouse_status(daily, connections.__getitem__)
+    return next(table.gaps for table in status.tables if table.name == "readings")
 
 
 def runs_of(world: World) -> list[dict[str, Any]]:
@@ -481,14 +508,23 @@ def test_a_backfill_ends_with_every_day_loaded(world: World, backfilled: dict[st
     )
     assert {state for _, state in states} <= {"success", "skipped"}, states
     assert {run["state"] for run in runs_of(world)} == {"success"}
-    assert states["load.load_readings", "success"] == 8 + 1
+    assert states["load.load_readings", "success"] == 10
     query = "SELECT at, value FROM sensors.readings WHERE at >= %s AND at < %s ORDER BY 1"
-    week = backfilled["first"], backfilled["end"] + timedelta(days=2)
-    loaded = ask(world.warehouse, query, *week)
-    cleared = ask(world.source, query, backfilled["first"], backfilled["cleared"])
-    assert loaded[: len(cleared)] == cleared and {value for _, value in cleared} == {2}
+    cleared = backfilled["first"], backfilled["cleared"]
+    assert len(ask(world.source, query, *cleared)) == 8
+    assert ask(world.warehouse, query, *cleared) == ask(world.source, query, *cleared)
+    query = "SELECT at FROM sensors.readings WHERE at >= %s AND at < %s ORDER BY 1"
+    all_days = backfilled["first"], backfilled["first"] + timedelta(days=10)
+    assert ask(world.warehouse, query, *all_days) == ask(world.source, query, *all_days)
     journal = "SELECT no, at FROM sensors.journal ORDER BY 1"
     assert ask(world.warehouse, journal) == ask(world.source, journal)
+
+
+def test_a_gap_is_read_by_the_command_that_the_status_shows(
+    world: World, backfilled: dict[str, Any]
+) -> None:
+    assert backfilled["gap"].end - backfilled["gap"].start == timedelta(days=1)
+    assert gaps_of_readings(world) == []
 
 
 def run_everything(world: World) -> tuple[str, dict[str, dict[str | None, str]]]:

@@ -362,6 +362,10 @@ def test_the_documented_shape_is_the_one_that_is_printed(shop: Project) -> None:
         "step",
         "code",
         "message",
+        "start",
+        "end",
+        "airflow",
+        "command_line",
     }
     assert printed == documented
 

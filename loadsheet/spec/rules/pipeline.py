@@ -95,6 +95,29 @@ def start_date_exists(view: View) -> Iterator[Finding]:
         yield Finding("bad-schedule", path=("start_date",), message=message)
 
 
+def catchup_has_a_start(view: View) -> Iterator[Finding]:
+    """`catchup` is about the scheduled runs since `start_date`."""
+    if not view.get("catchup"):
+        return
+    if view.get("schedule") in (None, "@once"):
+        # A schedule with an error gets no second finding.
+        if view.is_sound("schedule"):
+            message = "catchup has no effect without a schedule that repeats"
+            hint = 'add schedule: "@daily", or remove catchup'
+            yield Finding(
+                "no-effect",
+                path=("catchup",),
+                message=message,
+                hint=hint,
+                severity="warning",
+            )
+    elif view.get("start_date") is None and view.is_sound("start_date"):
+        # Airflow would never start a run.
+        message = "catchup needs a start_date"
+        hint = 'add start_date: "2026-01-01", the first day to load'
+        yield Finding("bad-schedule", path=("catchup",), message=message, hint=hint)
+
+
 def schemas_differ(view: View) -> Iterator[Finding]:
     """Staging tables and marts may have the same names, so they need different schemas."""
     staging, mart = _warehouse_schemas(view)
@@ -142,6 +165,7 @@ PIPELINE_RULES = (
     folder_names_the_dag,
     schedule_is_known,
     start_date_exists,
+    catchup_has_a_start,
     schemas_differ,
     schemas_are_free,
     source_is_not_the_target,

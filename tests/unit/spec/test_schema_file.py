@@ -85,6 +85,7 @@ def test_every_default_is_valid(path: str) -> None:
 DEFAULTS = {
     "top.description": (Pipeline, "description"),
     "top.schedule": (Pipeline, "schedule"),
+    "top.catchup": (Pipeline, "catchup"),
     "top.owner": (Pipeline, "owner"),
     "top.tags": (Pipeline, "tags"),
     ".source.schema": (Source, "schema"),

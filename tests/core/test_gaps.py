@@ -1,0 +1,182 @@
+"""Data intervals that no run has read are known, named, and read by the command that is shown."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from typer.testing import CliRunner
+
+from loadsheet.cli.main import app
+from loadsheet.outcome import Outcome
+from tests.project import Project
+
+DAY = timedelta(days=1)
+TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+SOURCE = """
+CREATE TABLE reading (at timestamptz PRIMARY KEY, value int DEFAULT 1);
+INSERT INTO reading
+SELECT i FROM generate_series(date_trunc('day', now(), 'UTC') - interval '9 d', now(), '6 h') i;
+CREATE TABLE other (LIKE reading INCLUDING ALL);
+INSERT INTO other TABLE reading;
+"""
+BY_INTERVAL = {"incremental": {"cursor": "at", "by": "data_interval"}}
+TABLES = {"defaults": BY_INTERVAL, "tables": {"reading": None, "other": None}}
+
+
+@pytest.fixture
+def daily(project: Project) -> Project:
+    """Two tables that are read by interval, every day."""
+    project.in_source(SOURCE)
+    project.spec(**TABLES, schedule="@daily")
+    return project
+
+
+def read_days(project: Project, *days: int, length: int = 1) -> str:
+    """The scheduled runs of these days, which are counted from today; the last one's message."""
+    for day in days:
+        results = project.run(
+            interval_start=(TODAY + day * DAY).isoformat(),
+            interval_end=(TODAY + (day + length) * DAY).isoformat(),
+        )
+        assert {result.state for result in results.values()} <= {"done", "skipped"}, results
+    outcome = results["extract.extract_reading"].result
+    assert isinstance(outcome, Outcome)
+    return outcome.message
+
+
+def cli(project: Project, *arguments: str) -> str:
+    done = CliRunner().invoke(
+        app,
+        ["--project", str(project.folder), *arguments],
+        env=project.environment() | {"COLUMNS": "1000"},
+    )
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def missing(project: Project, table: str = "reading") -> list[dict[str, Any]]:
+    (status,) = json.loads(cli(project, "status", project.name, "--json"))["pipelines"]
+    (found,) = (entry for entry in status["tables"] if entry["table"] == table)
+    intervals: list[dict[str, Any]] = found["missing_intervals"]
+    return intervals
+
+
+def days_of(found: list[dict[str, Any]]) -> list[tuple[float, float]]:
+    """The bounds in days from today."""
+    return [
+        (
+            (datetime.fromisoformat(one["start"]) - TODAY) / DAY,
+            (datetime.fromisoformat(one["end"]) - TODAY) / DAY,
+        )
+        for one in found
+    ]
+
+
+def ranges(project: Project) -> int:
+    [(count,)] = project.in_warehouse(
+        "SELECT count(*) FROM loadsheet.scope, unnest(intervals) WHERE table_name = 'reading'"
+    )
+    return int(count)
+
+
+def test_what_runs_have_left_out_is_named_and_read_by_the_command_that_is_shown(
+    daily: Project,
+) -> None:
+    assert "no run has read" not in read_days(daily, -8, -7)
+    assert ranges(daily) == 1  # days that adjoin are one entry
+    # Not read yet either, but the next scheduled run will: yesterday.
+    assert days_of(missing(daily)) == [(-6, -1)]
+    # The DAG was paused for three days. Airflow starts the latest run only.
+    message = read_days(daily, -3, -2)
+    since, until = (f"{TODAY + day * DAY:%Y-%m-%d} 00:00" for day in (-6, -3))
+    assert f"no run has read {since} to {until} UTC" in message
+    [gap] = missing(daily)
+    assert days_of([gap]) == [(-6, -3)]
+    first, last = ((TODAY + day * DAY).isoformat() for day in (-6, -4))
+    assert gap["airflow"] == (
+        f"airflow backfill create --dag-id shop --from-date {first} --to-date {last}"
+        " --max-active-runs 1 --reprocess-behavior completed"
+    )
+    assert gap["airflow"] in message and gap["command_line"] in message
+    # Both tables share the sentence.
+    assert f"reading, other: no run has read {since} to {until}" in cli(daily, "status", "shop")
+    assert daily.differences("reading") > 0
+    cli(daily, *shlex.split(gap["command_line"])[1:])
+    assert missing(daily) == [] and days_of(missing(daily, "other")) == [(-6, -3)]
+    assert ranges(daily) == 1
+    assert "no run has read" not in read_days(daily, -1)
+
+
+def test_an_interval_without_rows_was_read_too(daily: Project) -> None:
+    read_days(daily, -5)
+    daily.in_source("DELETE FROM reading")
+    assert "nothing new" in read_days(daily, -4, -3, -2)
+    assert missing(daily) == [] and ranges(daily) == 1
+    before = daily.in_warehouse(
+        "SELECT xmin::text FROM loadsheet.scope WHERE table_name = 'reading'"
+    )
+    read_days(daily, -3)
+    # What is known is not written again: an idle run writes nothing.
+    assert (
+        daily.in_warehouse("SELECT xmin::text FROM loadsheet.scope WHERE table_name = 'reading'")
+        == before
+    )
+
+
+def test_an_interval_that_failed_was_not_read(
+    daily: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_days(daily, -5)
+    monkeypatch.setenv("LOADSHEET_FAILPOINT", "load.advanced:raise")
+    with pytest.raises(AssertionError):
+        read_days(daily, -4)
+    monkeypatch.delenv("LOADSHEET_FAILPOINT")
+    read_days(daily, -3, -2)
+    assert (-4, -3) in days_of(missing(daily)) + days_of(missing(daily, "other"))
+
+
+def test_a_full_refresh_leaves_no_gap(daily: Project) -> None:
+    read_days(daily, -8, -3)
+    with psycopg.connect(daily.source) as writer:
+        # It was open before the refresh looks, and may write a row that the refresh does not see.
+        writer.execute("CREATE TEMPORARY TABLE busy ()")
+        [(began,)] = writer.execute("SELECT now()").fetchall()
+        daily.succeed(full_refresh="all")
+    [(start, end)] = daily.in_warehouse(
+        "SELECT lower_inf(intervals), upper(intervals) FROM loadsheet.scope"
+        " WHERE table_name = 'reading'"
+    )
+    assert start and end == began
+    assert missing(daily) == []
+
+
+def test_an_interval_that_ends_in_the_future_was_read_until_now(daily: Project) -> None:
+    bounds = ("--from", f"{TODAY - DAY:%Y-%m-%d}", "--to", f"{TODAY + 5 * DAY:%Y-%m-%d}")
+    cli(daily, "run", "shop", "--tables", "reading", *bounds)
+    [(end, now)] = daily.in_warehouse(
+        "SELECT upper(intervals), now() FROM loadsheet.scope WHERE table_name = 'reading'"
+    )
+    assert now - timedelta(minutes=5) < end < now
+
+
+def test_with_catchup_what_the_schedule_will_read_is_not_missing(daily: Project) -> None:
+    read_days(daily, -8)
+    assert days_of(missing(daily)) == [(-7, -1)]
+    daily.spec(**TABLES, schedule="@daily", start_date="2026-01-01", catchup=True)
+    assert missing(daily) == []
+    read_days(daily, -6)
+    assert days_of(missing(daily)) == [(-7, -6)]
+
+
+def test_a_ledger_of_version_5_knows_of_no_gap(daily: Project) -> None:
+    read_days(daily, -8, -6)
+    daily.in_warehouse("ALTER TABLE loadsheet.scope DROP COLUMN intervals")
+    daily.in_warehouse("COMMENT ON SCHEMA loadsheet IS 'ledger version 5'")
+    assert missing(daily) == []  # only a run brings it up to date
+    read_days(daily, -3, -1)
+    assert days_of(missing(daily)) == [(-2, -1)]
