@@ -295,7 +295,8 @@ class _Attempt:
         read = self.interval_of(rows)
         if read is None or rows.action == "replace" or self.is_first:
             return []
-        found = gaps_between(intervals.as_list(self.seen.intervals), also=(read.start, read.end))
+        before = intervals.as_list(self.seen.intervals)
+        found = gaps_between(self.pipeline, before, also=(read.start, read.end))
         return sentences(self.pipeline, [self.table.name], found)
 
     def take_fence_once(self) -> _Fenced:

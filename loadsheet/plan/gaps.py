@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from loadsheet.spec.models import Pipeline, Table
 from loadsheet.spec.schedule import last_fire
@@ -36,15 +36,32 @@ def is_read_by_interval(table: Table) -> bool:
     return table.incremental is not None and table.incremental.by == "data_interval"
 
 
-def gaps_between(read: Sequence[Interval], also: Interval | None = None) -> list[Gap]:
-    """The gaps between the intervals that were `read`, and `also` this one."""
+def gaps_between(
+    pipeline: Pipeline, read: Sequence[Interval], also: Interval | None = None
+) -> list[Gap]:
+    """The gaps between the intervals that were `read`, and `also` this one. Nothing is missing
+    before the pipeline's `start_date`."""
     gaps: list[Gap] = []
     so_far: datetime | None = None
     for start, end in sorted([*read, also] if also else read, key=_by_start):
         if so_far is not None and start is not None and start > so_far:
             gaps.append(Gap(start=so_far, end=start))
         so_far = max(end, so_far or end)
-    return gaps
+    return _since_start(pipeline, gaps)
+
+
+def _since_start(pipeline: Pipeline, gaps: Iterable[Gap]) -> list[Gap]:
+    if pipeline.start_date is None:
+        return list(gaps)
+    begin = datetime.fromisoformat(pipeline.start_date)
+    if begin.tzinfo is None:
+        begin = begin.replace(tzinfo=UTC)
+    since: list[Gap] = []
+    for gap in gaps:
+        start = max(gap.start, begin)
+        if start < gap.end:
+            since.append(Gap(start=start, end=gap.end))
+    return since
 
 
 def _by_start(interval: Interval) -> tuple[bool, datetime]:
@@ -55,7 +72,7 @@ def _by_start(interval: Interval) -> tuple[bool, datetime]:
 def gaps_until(pipeline: Pipeline, read: Sequence[Interval], now: datetime) -> list[Gap]:
     """The gaps between the intervals that were `read`, and the one up to the interval that the next
     scheduled run reads. Before the first interval nothing is known."""
-    gaps = gaps_between(read)
+    gaps = gaps_between(pipeline, read)
     if not read or pipeline.schedule is None or pipeline.catchup:
         return gaps
     # Without `catchup`, Airflow starts the run of the last interval that is over, and no earlier.
@@ -63,7 +80,7 @@ def gaps_until(pipeline: Pipeline, read: Sequence[Interval], now: datetime) -> l
     latest_start = last_fire(pipeline.schedule, latest_end - _INSTANT)
     end_of_read = read[-1][1]
     if end_of_read < latest_start:
-        gaps.append(Gap(start=end_of_read, end=latest_start))
+        gaps += _since_start(pipeline, [Gap(start=end_of_read, end=latest_start)])
     return gaps
 
 

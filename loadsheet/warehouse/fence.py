@@ -277,8 +277,7 @@ def _refuse_if_superseded(manifest: Manifest, has_fence: bool) -> None:
 
 def _superseded(pipeline: str, table: str, fence: str = "") -> Superseded:
     return Superseded(
-        f"{pipeline}.{table}: a newer extraction owns this table{fence}; nothing was written. "
-        "Re-run the extract step of this run, or let the newer run load"
+        f"{pipeline}.{table}: a newer extraction owns this table{fence}; nothing was written"
     )
 
 

@@ -252,9 +252,17 @@ def backfilled(world: World, scheduled: dict[str, Any]) -> dict[str, Any]:
     [gap] = gaps_of_readings(world)
     command, *arguments = shlex.split(str(gap.airflow))
     assert command == "airflow"
+    # Airflow allows one backfill of a DAG at a time, and notes every half minute which are over.
+    wait_for(lambda: all(one["completed_at"] for one in backfills(world)), "the backfill's end")
     world.airflow.run(*arguments)
     wait_for_runs(world, 10)
     return {"first": first, "cleared": days[1]["data_interval_end"], "gap": gap.gap}
+
+
+def backfills(world: World) -> list[dict[str, Any]]:
+    path = "backfills?dag_id=daily"
+    found: list[dict[str, Any]] = world.airflow.api.call("GET", path)["backfills"]
+    return found
 
 
 def gaps_of_readings(world: World) -> list[MissingInterval]:

@@ -9,9 +9,9 @@ import psycopg
 import pytest
 
 from loadsheet import postgres
-from loadsheet.errors import Superseded
+from loadsheet.errors import Fenced, Superseded
 from loadsheet.sql.text import Relation
-from loadsheet.warehouse import ledger, tables
+from loadsheet.warehouse import fence, ledger, tables
 from loadsheet.warehouse import turn as turns
 from tests.byhand import ByHand
 from tests.project import Project
@@ -89,6 +89,23 @@ def test_loads_of_intervals_that_overtake_each_other_all_load(by_hand: ByHand) -
     by_hand.step("load", "again 7", other, **days[6])
     by_hand.step("load", "again 1", one, **days[0])
     assert project.differences("item") == 0
+
+
+def test_a_step_that_never_gets_the_fence_ends_and_may_be_retried(
+    by_hand: ByHand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_hand.both("first")
+    by_hand.project.in_source("UPDATE item SET at = clock_timestamp() WHERE id = 1")
+    tries = []
+
+    def fenced(*_: object) -> int:
+        tries.append(1)
+        raise Fenced("another run was faster")
+
+    monkeypatch.setattr(fence, "take_fence", fenced)
+    with pytest.raises(Fenced, match="have overtaken this one 20 times") as raised:
+        by_hand.step("extract", "second")
+    assert raised.value.retryable and len(tries) == 21
 
 
 def test_a_load_takes_the_turn_of_one_that_sleeps(

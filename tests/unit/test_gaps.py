@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -78,15 +79,36 @@ def test_the_last_gap_ends_where_the_latest_scheduled_run_begins(
 def test_what_the_schedule_makes_up_for_is_not_missing() -> None:
     read = days((1, 2), (3, 4))
     for one in (pipeline("@daily", catchup=True), pipeline(None)):
-        assert gaps_until(one, read, at("2026-01-20")) == gaps_between(read)
+        assert gaps_until(one, read, at("2026-01-20")) == gaps_between(one, read)
+        assert len(gaps_between(one, read)) == 1
 
 
 def test_an_interval_between_two_gaps_parts_them_in_any_order() -> None:
     read = days((1, 2), (9, 10))
     parted = days((2, 5), (6, 9))
-    for also in days((5, 6)):
-        assert [(gap.start, gap.end) for gap in gaps_between(read, also)] == parted
-    assert gaps_between(read, days((1, 20))[0]) == []
+    one = pipeline("@daily")
+    [also, all_of_it] = days((5, 6), (1, 20))
+    assert [(gap.start, gap.end) for gap in gaps_between(one, read, also)] == parted
+    assert gaps_between(one, read, all_of_it) == []
+
+
+@pytest.mark.parametrize(
+    ("start_date", "expected"),
+    [
+        ("2026-01-03", [(3, 4), (5, 8)]),
+        ("2026-01-06T00:00:00+00:00", [(6, 8)]),
+        ("2026-01-07T02:00:00+02:00", [(7, 8)]),
+        ("2026-01-09", []),
+    ],
+)
+def test_nothing_is_missing_before_the_start_date(
+    start_date: str, expected: list[tuple[int, int]]
+) -> None:
+    """A person has read a day of long ago."""
+    read = days((1, 2), (4, 5))
+    one = replace(pipeline("@daily"), start_date=start_date)
+    found = gaps_until(one, read, at("2026-01-09 12:00"))
+    assert [(gap.start, gap.end) for gap in found] == days(*expected)
 
 
 @pytest.mark.parametrize(
