@@ -246,15 +246,19 @@ class Window:
 
     def _end_so_far(self, request: RunRequest, end: str) -> str | None:
         """The interval's end, or the source's clock where the interval that a person asks for ends
-        later. To call before the wait for open transactions; None for a cursor other than a
-        time."""
-        if not self._cursor.is_time:
+        later. To call before the wait for open transactions; None for a table with a watermark,
+        and for bounds that are no moments, such as numbers and times without an offset."""
+        if not self._cursor.is_time or self._spec.by != "data_interval":
             return None
         if not request.explicit_interval:
             return end
-        moment = holdback.now(self._session)
-        if datetime.fromisoformat(end) > datetime.fromisoformat(moment):
-            return moment
+        now = holdback.now(self._session)
+        ends_at = _moment(end)
+        if ends_at is None:
+            return None
+        clock = _moment(now)
+        if clock is not None and ends_at > clock:
+            return now
         return end
 
     def _refuse_unfit_initial_value(self) -> None:
@@ -370,3 +374,11 @@ class Window:
         if self._spec.nulls == "exclude" and condition == "TRUE":
             return f"{self._cursor.sql} IS NOT NULL"
         return condition  # a comparison excludes NULLs already
+
+
+def _moment(text: str) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else None
