@@ -28,6 +28,7 @@ from loadsheet.connections.lookup import Connection
 from loadsheet.errors import ConnectionMissing, InputError, LoadsheetError
 from loadsheet.plan.steps import step_id
 from loadsheet.redact import clean, on_one_line, summary, visible
+from loadsheet.wording import counted
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -184,7 +185,7 @@ class StepOperator(BaseOperator):
             if time.monotonic() - last < PROGRESS_EVERY_SECONDS:
                 return
             last = time.monotonic()
-            count = f"{rows:,} rows, " if rows else ""
+            count = f"{counted(rows, 'row')}, " if rows else ""
             self.log.info("%s: %s%.1f MB so far", on_one_line(self.name), count, size / 1e6)
 
         return log_progress

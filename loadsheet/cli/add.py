@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from loadsheet.cli.output import AsJson, PipelineArgument, counted, print_json
+from loadsheet.cli.output import AsJson, PipelineArgument, print_json
 from loadsheet.connections.lookup import project_connections
 from loadsheet.project.folder import display_path, open_pipeline
+from loadsheet.wording import counted
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the diff, and write nothing.")]
 

@@ -8,12 +8,13 @@ from typing import Annotated
 
 import typer
 
-from loadsheet.cli.output import AsJson, counted, print_json
+from loadsheet.cli.output import AsJson, print_json
 from loadsheet.connections.lookup import project_connections
 from loadsheet.errors import InputError
 from loadsheet.project.folder import display_path, open_pipeline, pipeline_name
 from loadsheet.redact import on_one_line
 from loadsheet.spec.pipeline_file import find_specs
+from loadsheet.wording import counted
 
 
 def adopt(

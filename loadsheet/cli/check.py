@@ -10,10 +10,10 @@ from typing import Annotated
 import typer
 
 from loadsheet.cli.errors import WRONG_INPUT
-from loadsheet.cli.output import counted
 from loadsheet.errors import InputError
 from loadsheet.problem import Problem
 from loadsheet.project.folder import PIPELINES, project_folder, project_specs, relative_problem
+from loadsheet.wording import counted
 
 
 class Format(StrEnum):

@@ -19,6 +19,7 @@ from loadsheet.redact import on_one_line
 from loadsheet.spec.models import Pipeline
 from loadsheet.spec.pipeline_file import load_pipeline
 from loadsheet.spec.schedule import duration
+from loadsheet.wording import counted
 
 if TYPE_CHECKING:
     from loadsheet.engine.garbage import Removal, TableGarbage
@@ -236,9 +237,10 @@ def _print(name: str, tables: list[TableGarbage], removal: Removal, dry_run: boo
     removed, kept = _totals(tables, removal)
     verb = "would remove" if dry_run else "removed"
     typer.echo(
-        f"{name}: {verb} {removed.attempts} abandoned attempts and {removed.loads} old loads"
-        f" ({removed.objects:,} objects, {removed.bytes:,} bytes);"
-        f" {kept.loads} loads and {kept.attempts} attempts stay ({kept.bytes:,} bytes)"
+        f"{name}: {verb} {counted(removed.attempts, 'abandoned attempt')} and"
+        f" {counted(removed.loads, 'old load')} ({counted(removed.objects, 'object')},"
+        f" {counted(removed.bytes, 'byte')}); {counted(kept.loads, 'load')} and"
+        f" {counted(kept.attempts, 'attempt')} stay ({counted(kept.bytes, 'byte')})"
     )
     if removal.marked_objects:
         typer.echo(_marked(removal))
@@ -374,7 +376,8 @@ def print_dropped(name: str, dropped: Dropped, dry_run: bool) -> None:
     parts = [", ".join(map(on_one_line, dropped.relations)) or "no tables"]
     if dropped.schemas:
         parts.append(f"schemas {', '.join(dropped.schemas)}")
-    parts.append(f"{dropped.objects:,} objects ({dropped.bytes:,} bytes) in the lake")
+    objects = counted(dropped.objects, "object")
+    parts.append(f"{objects} ({counted(dropped.bytes, 'byte')}) in the lake")
     typer.echo(f"{name}: {verb} the sample: {'; '.join(parts)}")
     if dropped.marked:
         typer.echo(

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from loadsheet.cli.add import DryRun
-from loadsheet.cli.output import AsJson, counted, print_json
+from loadsheet.cli.output import AsJson, print_json
 from loadsheet.connections.lookup import project_connections
 from loadsheet.errors import InputError
 from loadsheet.project.folder import PIPELINES, display_path, nearest_project
 from loadsheet.spec.pipeline_file import check_file, find_specs
+from loadsheet.wording import counted
 
 if TYPE_CHECKING:
     from loadsheet.authoring.advice import Suggestion

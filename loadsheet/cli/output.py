@@ -58,11 +58,6 @@ def rendered(out: Console, content: RenderableType, **options: Any) -> str:
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
-def counted(number: int, noun: str) -> str:
-    """`1 table`, `2 tables`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 PipelineArgument = Annotated[
     str, typer.Argument(metavar="PIPELINE", help="A pipeline's name, or its file.")
 ]

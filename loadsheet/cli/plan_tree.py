@@ -9,12 +9,13 @@ from rich.table import Table as Grid
 from rich.text import Text
 from rich.tree import Tree
 
-from loadsheet.cli.output import console, counted, rendered
+from loadsheet.cli.output import console, rendered
 from loadsheet.plan.describe import describe_step, describe_upstream
 from loadsheet.plan.steps import Kind, Step
 from loadsheet.preview.models import StepPreview, preview_summary
 from loadsheet.redact import on_one_line, visible
 from loadsheet.spec.models import Pipeline
+from loadsheet.wording import counted
 
 if TYPE_CHECKING:
     from loadsheet.diff.compare import Comparison
@@ -79,7 +80,7 @@ def summary_text(previews: Mapping[str, StepPreview]) -> str:
         if number:
             problems.append(counted(number, noun))
     result = ", ".join(problems) or "no problems found"
-    return f"{changes}; about {totals['rows']:,} rows to read; {result}"
+    return f"{changes}; about {counted(totals['rows'], 'row')} to read; {result}"
 
 
 def since_text(since: Comparison) -> str:

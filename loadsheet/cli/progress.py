@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from loadsheet.plan.steps import Step
 from loadsheet.redact import on_one_line
+from loadsheet.wording import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -110,7 +111,7 @@ class Pace:
         """The rows so far."""
         if self.rows is None:
             return ""
-        return f"{self.rows:,} rows"
+        return counted(self.rows, "row")
 
     @property
     def size(self) -> str:

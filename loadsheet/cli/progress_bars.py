@@ -15,6 +15,7 @@ from rich.text import Text
 from loadsheet.cli.progress import Pace, Silence
 from loadsheet.plan.steps import Step
 from loadsheet.redact import visible
+from loadsheet.wording import counted
 
 
 class Bars(Silence):
@@ -98,7 +99,7 @@ class Bars(Silence):
         whole = Pace(self._since, rows or None, size)
         self._progress.update(
             self._whole,
-            description=f"{self._ended} of {self._steps} steps",
+            description=f"{self._ended} of {counted(self._steps, 'step')}",
             amount=whole.amount,
             speed=whole.speed,
             size=whole.size,

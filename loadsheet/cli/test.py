@@ -14,13 +14,14 @@ from rich.text import Text
 
 from loadsheet.cli.errors import FAILED
 from loadsheet.cli.interrupt import as_ctrl_c
-from loadsheet.cli.output import AsJson, console, counted, print_json
+from loadsheet.cli.output import AsJson, console, print_json
 from loadsheet.connections.lookup import project_connections
 from loadsheet.errors import InputError, LoadsheetError, SpecError
 from loadsheet.problem import Problem
 from loadsheet.project.folder import display_path, open_pipeline, project_folder, project_specs
 from loadsheet.spec.models import Pipeline
 from loadsheet.spec.pipeline_file import load_pipeline
+from loadsheet.wording import counted
 
 if TYPE_CHECKING:
     from loadsheet.connections.lookup import Connection

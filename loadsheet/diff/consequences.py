@@ -18,6 +18,8 @@ _ADDED = (
     "an added column is NULL in older rows until a full refresh, which the load asks for if the "
     "column was loaded before"
 )
+_EXCLUDED_WHOLE = "the next load writes NULL into an excluded column of all rows"
+_ADDED_WHOLE = "the next load writes an added column in all rows"
 
 
 @dataclass(frozen=True)
@@ -302,15 +304,19 @@ def _column_consequences(target: str, old: Table, new: Table) -> Iterator[Conseq
 
     Where a list of included columns appears or disappears, only the catalog knows which.
     """
+    excluded_text, added_text = _EXCLUDED, _ADDED
+    # Only a mode that is declared, or a table without a cursor, is surely copied whole.
+    if new.mode_with_key(True) == new.mode_with_key(False) == "replace":
+        excluded_text, added_text = _EXCLUDED_WHOLE, _ADDED_WHOLE
     if bool(old.include) != bool(new.include):
         columns = f"only {', '.join(new.include)}" if new.include else "all columns"
-        yield Consequence("from now on", f"{columns}; {_EXCLUDED}, {_ADDED}")
+        yield Consequence("from now on", f"{columns}; {excluded_text}, {added_text}")
         return
     old_include, new_include = set(old.include), set(new.include)
     old_exclude, new_exclude = set(old.exclude), set(new.exclude)
     excluded = (old_include - new_include) | (new_exclude - old_exclude)
     added = (new_include - old_include) | (old_exclude - new_exclude)
     if excluded:
-        yield Consequence("stays", f"{', '.join(sorted(excluded))} in {target}: {_EXCLUDED}")
+        yield Consequence("stays", f"{', '.join(sorted(excluded))} in {target}: {excluded_text}")
     if added:
-        yield Consequence("from now on", f"{', '.join(sorted(added))}: {_ADDED}")
+        yield Consequence("from now on", f"{', '.join(sorted(added))}: {added_text}")

@@ -59,6 +59,7 @@ from loadsheet.warehouse import (
 from loadsheet.warehouse.fence import Scope
 from loadsheet.warehouse.integrity import Change
 from loadsheet.warehouse.intervals import Read
+from loadsheet.wording import counted
 
 _log = logging.getLogger(__name__)
 
@@ -121,9 +122,10 @@ def _extract(attempt: _Attempt, source: PinnedSession, progress: Progress) -> Ou
         _record_empty_interval(attempt, rows)
         since = f" since {rows.lower}" if rows.lower else ""
         return skipped(f"nothing new{since}{remarks}")
+    stored = f"{counted(manifest.rows, 'row')}, {counted(manifest.size, 'byte')}"
     return Outcome(
         status="done",
-        message=f"{manifest.rows:,} rows, {manifest.size:,} bytes of {manifest.format}{remarks}",
+        message=f"{stored} of {manifest.format}{remarks}",
         load_id=manifest.load_id,
         counts={"extracted": manifest.rows, "bytes": manifest.size},
     )

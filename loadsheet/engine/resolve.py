@@ -14,6 +14,7 @@ from loadsheet.postgres import Session
 from loadsheet.source.discovery import relations
 from loadsheet.spec.dependencies import transform_inputs
 from loadsheet.spec.models import Pipeline
+from loadsheet.wording import counted, listed
 
 
 def resolve(pipeline: Pipeline, pattern: str, source: Session, warehouse: Session) -> Outcome:
@@ -35,9 +36,9 @@ def resolve(pipeline: Pipeline, pattern: str, source: Session, warehouse: Sessio
             present.append(name)
         else:
             gone.append(name)
-    message = f"{pattern} matches {len(present)} tables: {', '.join(present) or 'none'}"
+    message = f"{pattern} matches {counted(len(present), 'table')}: {listed(present) or 'none'}"
     if gone:
-        message += f"; no longer in the source, kept in the warehouse: {', '.join(gone)}"
+        message += f"; no longer in the source, kept in the warehouse: {listed(gone)}"
     return Outcome(status="done", message=message, names=tuple(sorted(present + gone)))
 
 

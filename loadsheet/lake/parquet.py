@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from loadsheet.errors import Corrupt, InputError, LoadsheetError, Refused
 from loadsheet.sql.copying import csv_header
 from loadsheet.sql.types import REMEDY, TEXT, Column, parquet_kind, unfit
+from loadsheet.wording import counted
 
 try:
     import pyarrow as pa
@@ -184,7 +185,7 @@ def _refusal(
     """Arrow's error in our words, without the value: it may be secret."""
     match = re.match(r"In CSV column #(\d+)", str(error))
     if not match:
-        return Corrupt(f"the csv does not have {len(names)} columns in every row")
+        return Corrupt(f"the csv does not have {counted(len(names), 'column')} in every row")
     field = schema.field(names[int(match[1])])
     arrow_name = re.match(r"\w+", str(field.type))
     limit = _LIMITS.get(arrow_name[0] if arrow_name else "", "out of range")

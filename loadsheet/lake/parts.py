@@ -26,6 +26,7 @@ from loadsheet.lake.manifest import Part
 from loadsheet.lake.store import Lake
 from loadsheet.sql.copying import BINARY_HEADER, BINARY_TRAILER, FileFormat, WireFormat, csv_header
 from loadsheet.sql.types import Column
+from loadsheet.wording import counted
 
 # Each reader holds up to four parts in memory (one being filled, one full, two copies in the S3
 # client). Large enough that round trips do not matter, small compared with a Python process.
@@ -274,8 +275,8 @@ def fetch(lake: Lake, part: Part) -> bytes:
         raise Corrupt(f"{part.name} is gone from the lake; run the extract step again")
     if len(stored) != part.bytes or hashlib.sha256(stored).hexdigest() != part.sha256:
         raise Corrupt(
-            f"{part.name} does not match its manifest ({len(stored)} bytes); run the extract step"
-            " again"
+            f"{part.name} does not match its manifest ({counted(len(stored), 'byte')}); run the"
+            " extract step again"
         )
     return stored
 

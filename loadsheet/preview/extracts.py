@@ -32,6 +32,7 @@ from loadsheet.sql.types import TIME_TYPES, without_modifier
 from loadsheet.warehouse import adopt, extensions, integrity
 from loadsheet.warehouse.fence import Scope, was_last_load_held_back
 from loadsheet.warehouse.integrity import Change
+from loadsheet.wording import counted
 
 _REQUEST = RunRequest(run_id="plan")
 
@@ -377,4 +378,4 @@ class _ExtractPreviewer:
         if preview.rows is None:
             return ""
         about = "" if preview.rows_are_exact else "about "
-        return f": {about}{preview.rows:,} rows, {sizes.size_text(preview.bytes or 0)}"
+        return f": {about}{counted(preview.rows, 'row')}, {sizes.size_text(preview.bytes or 0)}"

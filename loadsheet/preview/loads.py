@@ -89,7 +89,7 @@ class _LoadPreviewer:
             # Nothing arrives, so nothing is altered before the next rows do.
             preview.does = "skipped: nothing was extracted"
             if existing:
-                notes = "; ".join(self._compare_columns(existing).notes)
+                notes = "; ".join(self._notes(self._compare_columns(existing)))
                 if notes:
                     preview.add_remark("note", "drift", f"with the next rows: {notes}")
             return
@@ -125,7 +125,7 @@ class _LoadPreviewer:
         changed = self._compare_columns(existing)
         if self.table.schema_contract == "freeze":
             ask(preview, "drift", lambda: drift.refuse_if_frozen(self.target, changed))
-        for note in changed.notes:
+        for note in self._notes(changed):
             preview.add_remark("note", "drift", note)
         ask(preview, "drift", self._refuse_too_many_columns)
         if preview.action == "replace":
@@ -157,6 +157,11 @@ class _LoadPreviewer:
 
     def _compare_columns(self, existing: dict[str, str]) -> Drift:
         return drift.compare_columns(self.source.columns, self.source.oid, existing, self.scope)
+
+    def _notes(self, changed: Drift) -> list[str]:
+        # A load of a table that is copied whole has this action even where nothing arrives now.
+        is_copied_whole = self.table.mode_with_key(bool(self.source.key)) == "replace"
+        return changed.notes(is_copied_whole or self.preview.action == "replace")
 
     def _replace_target(self, changed: Drift) -> None:
         """All rows arrive. They replace the table, or change it in place if something depends on
@@ -221,7 +226,7 @@ class _LoadPreviewer:
         rights.may_create_in(preview, self.session, target.schema)
         primary_key = tables.primary_key_of(self.session, target)
         old_key = primary_key[1] if primary_key else ()
-        columns_differ = changed.notes or changed.replaced or changed.incompatible
+        columns_differ = self._notes(changed) or changed.replaced or changed.incompatible
         # After a swap with unchanged columns the catalog looks the same, so no DDL is shown.
         if not columns_differ and set(old_key) == set(key):
             return

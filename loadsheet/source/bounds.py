@@ -22,6 +22,7 @@ from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Incremental, Mode
 from loadsheet.sql.text import ident, typed
 from loadsheet.sql.types import TIME_TYPES, Column, without_modifier
+from loadsheet.wording import counted
 
 
 class Cursor:
@@ -90,8 +91,8 @@ class Cursor:
         if not row[0]:
             return ""
         text = (
-            f"{row[0]:,} rows wait, because later rows may share their {self._spec.cursor}, for"
-            f" example {shared}"
+            f"{counted(row[0], 'row waits', 'rows wait')}, because later rows may share their"
+            f" {self._spec.cursor}, for example {shared}"
         )
         if not self.is_time:
             text += (

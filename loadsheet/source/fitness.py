@@ -26,6 +26,7 @@ from loadsheet.sql.types import (
     unfit,
     without_modifier,
 )
+from loadsheet.wording import counted
 
 if TYPE_CHECKING:
     from loadsheet.source.table import SourceTable
@@ -44,8 +45,8 @@ def refuse_unfit(source: SourceTable, table: Table) -> None:
     of `table` asks."""
     if len(source.columns) > MAX_COLUMNS:
         raise Refused(
-            f"{source.relation} has {len(source.columns):,} columns. With _load_id the target would"
-            " need more than the 1,600 columns PostgreSQL allows: leave some out with"
+            f"{source.relation} has {counted(len(source.columns), 'column')}. With _load_id the"
+            " target would need more than the 1,600 columns PostgreSQL allows: leave some out with"
             " columns.exclude"
         )
     # A load fills a new table under such a name before it replaces the target.
@@ -169,8 +170,9 @@ def _refuse_endless_cursor(source: Session, described: SourceTable, table: Table
     ).fetchone()
     if row and row[0]:
         raise Refused(
-            f"{described.relation}: {_described(column)} is infinite or NaN in {row[0]} rows, and"
-            " no later row could be above them: correct them, or use another cursor"
+            f"{described.relation}: {_described(column)} is infinite or NaN in"
+            f" {counted(row[0], 'row')}, and no later row could be above them: correct them, or"
+            " use another cursor"
         )
 
 
@@ -188,9 +190,9 @@ def _refuse_infinite_intervals(
         row = source.execute(f"SELECT count(*) FILTER (WHERE {is_infinite}) {rows}").fetchone()
         if row and row[0]:
             raise Refused(
-                f"{described.relation}: {_described(column)} is infinite in {row[0]} rows, which"
-                " PostgreSQL before 17 reads as another value: correct them, or leave the column"
-                " out with columns.exclude"
+                f"{described.relation}: {_described(column)} is infinite in"
+                f" {counted(row[0], 'row')}, which PostgreSQL before 17 reads as another value:"
+                " correct them, or leave the column out with columns.exclude"
             )
 
 

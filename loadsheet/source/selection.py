@@ -15,6 +15,7 @@ from loadsheet.source.window import Window
 from loadsheet.spec.models import Incremental, Mode, Table
 from loadsheet.sql.text import ident
 from loadsheet.sql.types import widens, without_modifier
+from loadsheet.wording import counted
 
 
 def decide(
@@ -171,6 +172,6 @@ def refuse_null_cursors(session: Session, table: Table, source: SourceTable) -> 
     ).fetchone()
     if row and row[0]:
         raise Refused(
-            f"{source.relation}: {row[0]} rows have no {spec.cursor}, so no increment would read"
-            " them; set incremental.nulls to include or exclude"
+            f"{source.relation}: {counted(row[0], 'row has', 'rows have')} no {spec.cursor}, so no"
+            " increment would read them; set incremental.nulls to include or exclude"
         )

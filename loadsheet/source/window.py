@@ -21,6 +21,7 @@ from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Incremental, Mode
 from loadsheet.spec.schedule import seconds
 from loadsheet.sql.text import typed
+from loadsheet.wording import counted
 
 _log = logging.getLogger(__name__)
 
@@ -297,8 +298,8 @@ class Window:
         if early > self._spec.hold_back.total_seconds():
             raise HeldBack(
                 f"{self._source.relation}: the interval ends at {end}, which by the source's clock"
-                f" is {early:,.0f} seconds away: rows may still be written into it. Retry then, and"
-                " compare the two machines' clocks"
+                f" is {counted(round(early), 'second')} away: rows may still be written into it."
+                " Retry then, and compare the two machines' clocks"
             )
         if early > 0:
             _log.info("the interval is over in %.1f s by the source's clock; waiting", early)

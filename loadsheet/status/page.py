@@ -21,6 +21,7 @@ from loadsheet.status.models import (
     TargetStatus,
     TransformStatus,
 )
+from loadsheet.wording import counted
 
 _STYLES = {
     "failed": "bold red",
@@ -50,11 +51,14 @@ def view(status: PipelineStatus, brief: bool = False) -> RenderableType:
     if brief:
         tables = [table for table in tables if table.state not in _HEALTHY]
         transforms = [transform for transform in transforms if transform.state not in _HEALTHY]
-    title = f"{status.pipeline}: {len(status.tables)} tables, {len(status.transforms)} transforms"
+    title = (
+        f"{status.pipeline}: {counted(len(status.tables), 'table')},"
+        f" {counted(len(status.transforms), 'transform')}"
+    )
     total = len(status.tables) + len(status.transforms)
     left_out = total - len(tables) - len(transforms)
     if left_out:
-        title += f" ({left_out} without a problem are left out)"
+        title += f" ({left_out} without a problem not shown)"
     parts: list[RenderableType] = [Text(title, style="bold")]
     if tables:
         table_heads = ("table", "loaded", ">rows", "watermark", "data", "source")

@@ -16,6 +16,7 @@ from loadsheet.sql.merging import LOAD_ID
 from loadsheet.sql.text import Relation, ident, idents
 from loadsheet.warehouse import belongings, side_effects, swap, tables, unique_indexes
 from loadsheet.warehouse.ledger import Effect
+from loadsheet.wording import counted
 
 _log = logging.getLogger(__name__)
 
@@ -275,7 +276,10 @@ def one_row_per_key(
 
 def incomplete_key_message(rows: int, key: tuple[str, ...]) -> str:
     """The refusal of rows that have NULL in their key."""
-    return f"{rows:,} rows have no complete key ({', '.join(key)}): choose a key that is never NULL"
+    return (
+        f"{counted(rows, 'row has', 'rows have')} no complete key ({', '.join(key)}): choose a key"
+        " that is never NULL"
+    )
 
 
 def duplicate_key_message(key: tuple[str, ...]) -> str:
@@ -298,7 +302,8 @@ def refuse_shrinking(
     before = tables.count_rows(session, target.sql)
     if before and after < before * (1 - max_shrink):
         raise Refused(
-            f"{target} would shrink from {before:,} to {after:,} rows, more than max_shrink "
+            f"{target} would shrink from {before:,} to {counted(after, 'row')}, more than"
+            " max_shrink "
             f"{max_shrink:g} allows; check the source; if the rows are right, raise max_shrink"
         )
 

@@ -20,6 +20,7 @@ from loadsheet.sql.text import Relation, ident
 from loadsheet.sql.types import MOST_COLUMNS, Column, widens
 from loadsheet.warehouse import belongings, tables
 from loadsheet.warehouse.fence import Scope
+from loadsheet.wording import counted
 
 # A view, policy, trigger or generated column uses the column.
 _IS_USED = (
@@ -81,14 +82,13 @@ class Drift:
         """The kept columns that the source never had: their values may be the user's."""
         return [name for name in self.kept if name not in self.former]
 
-    @property
-    def notes(self) -> list[str]:
-        """What changed, one text per change."""
+    def notes(self, all_rows_arrive: bool) -> list[str]:
+        """What changed, one text per change. Where `all_rows_arrive`, no older row is left with
+        NULL in an added column."""
         notes = [f"renamed {old} to {new}" for old, new in self.renamed.items()]
+        older_rows = "" if all_rows_arrive else " (NULL in older rows until a full refresh)"
         for column in self.added:
-            notes.append(
-                f"added {column.name} {column.type} (NULL in older rows until a full refresh)"
-            )
+            notes.append(f"added {column.name} {column.type}{older_rows}")
         for column in self.widened:
             notes.append(f"widened {column.name} to {column.type}")
         for name, type_name in self.narrowed.items():
@@ -218,7 +218,7 @@ def _find_replaced(
 
 def refuse_if_frozen(target: Relation, drift: Drift) -> None:
     """Raises Refused when the columns of a table with a frozen schema changed."""
-    changes = drift.notes
+    changes = drift.notes(all_rows_arrive=True)
     for name, what in (drift.replaced | drift.incompatible).items():
         changes.append(f"{name} {what}")
     if changes:
@@ -315,7 +315,8 @@ def refuse_too_many_columns(
     needed = arriving + len(drift.kept) + 1
     if needed > MOST_COLUMNS:
         raise Refused(
-            f"{target} would have {needed:,} columns with _load_id and the {len(drift.kept)} that"
+            f"{target} would have {counted(needed, 'column')} with _load_id and the"
+            f" {len(drift.kept)} that"
             f" are no longer read from the source, more than the {MOST_COLUMNS:,} that PostgreSQL"
             " allows: drop some of those in the warehouse, or leave columns out with"
             " columns.exclude"

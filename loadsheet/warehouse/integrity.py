@@ -19,6 +19,7 @@ from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.merging import LOAD_ID
 from loadsheet.sql.text import Relation
 from loadsheet.warehouse import belongings, tables
+from loadsheet.wording import counted
 
 _log = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ def _change(session: Session, target: Relation, is_empty: bool, is_same: bool) -
     if is_empty:
         if expected <= 0:
             return None
-        return Change(f"was emptied ({expected:,} rows by the ledger)", is_empty=True)
+        return Change(f"was emptied ({counted(expected, 'row')} by the ledger)", is_empty=True)
     _log.info("%s has other storage than after its last load; counting its rows", target)
     if LOAD_ID not in tables.columns_of(session, target):
         return Change("was replaced by a table that Loadsheet did not make", is_empty=False)
@@ -99,8 +100,8 @@ def _change(session: Session, target: Relation, is_empty: bool, is_same: bool) -
     if rows == expected and (newest == last_written or has_unknown_rows):
         return None
     return Change(
-        f"was changed ({rows:,} rows, the newest of load {newest}; by the ledger {expected:,} rows,"
-        f" load {last_written})",
+        f"was changed ({counted(rows, 'row')}, the newest of load {newest}; by the ledger"
+        f" {counted(expected, 'row')}, load {last_written})",
         is_empty=False,
     )
 

@@ -21,6 +21,7 @@ from loadsheet.postgres import Session
 from loadsheet.sql.merging import LOAD_ID
 from loadsheet.sql.text import Relation, literal
 from loadsheet.warehouse import tables
+from loadsheet.wording import counted
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class Effect:
 
     def __str__(self) -> str:
         if self.replaced:
-            return f"{self.inserted:,} rows, rebuilt"
+            return f"{counted(self.inserted, 'row')}, rebuilt"
         return f"{self.inserted:,} inserted, {self.updated:,} updated, {self.deleted:,} deleted"
 
 

@@ -31,6 +31,7 @@ from loadsheet.warehouse.belongings import Belonging
 from loadsheet.warehouse.drift import Drift
 from loadsheet.warehouse.ledger import Effect
 from loadsheet.warehouse.swap import WouldLose
+from loadsheet.wording import counted
 
 _log = logging.getLogger(__name__)
 
@@ -218,7 +219,7 @@ class _LoadTransaction:
             apply.refuse_shrinking(self.session, rows, self.target, self.table.max_shrink)
             # A swap carries indexes, comments and privileges over by the columns' names.
             drift.rename_columns(self.session, self.target, self.drift)
-            self.notes += self.drift.notes
+            self.notes += self.drift.notes(all_rows_arrive=True)
         try:
             return apply.swap_in(self.session, fresh, rows, self.target, self.manifest.key, own)
         except WouldLose as error:
@@ -239,7 +240,7 @@ class _LoadTransaction:
         self._copy_parts(fresh)
         rows = self.manifest.rows - self.duplicates
         apply.refuse_shrinking(self.session, rows, self.target, self.table.max_shrink)
-        self.notes += self.drift.notes
+        self.notes += self.drift.notes(all_rows_arrive=True)
         return self._apply_difference(fresh, self.drift, obstacle)
 
     def _apply_difference(self, fresh: Relation, changed: Drift, obstacle: Belonging) -> Effect:
@@ -256,7 +257,7 @@ class _LoadTransaction:
         drift.refuse_replaced_columns(self.target, self.drift, remedy)
         drift.alter_columns(self.session, self.target, self.drift, remedy)
         drift.refuse_changed_key(self.session, self.target, self.manifest.key, remedy)
-        self.notes += self.drift.notes
+        self.notes += self.drift.notes(all_rows_arrive=False)
         incoming = Relation("pg_temp", f"_loadsheet_{self.load_no}")
         self._create(incoming, {})
         self._copy_parts(incoming)
@@ -267,9 +268,9 @@ class _LoadTransaction:
         if guard:
             older = apply.count_guarded(self.session, incoming, self.target, key, guard)
             if older:
+                left_out = counted(older, "row that is", "rows that are")
                 self.notes.append(
-                    f"{older:,} rows are older than what another pipeline has loaded, and were left"
-                    " out"
+                    f"left out {left_out} older than what another pipeline has loaded"
                 )
         return apply.merge(self.session, incoming, self.target, key, self.load_no, guard)
 
@@ -294,8 +295,8 @@ class _LoadTransaction:
         # PostgreSQL accepts a CSV that was cut off, so the manifest's count is what protects us.
         if rows != self.manifest.rows:
             raise Corrupt(
-                f"the lake holds {rows} rows, but the manifest lists {self.manifest.rows}; "
-                "run the extract step again"
+                f"the lake holds {counted(rows, 'row')}, but the manifest lists"
+                f" {self.manifest.rows}; run the extract step again"
             )
         if self.manifest.key and not self.manifest.key_is_enforced:
             self._drop_duplicates(table)
@@ -329,9 +330,8 @@ class _LoadTransaction:
             newest = merging.ordered(cursor, cursor_type)
         self.duplicates = apply.one_row_per_key(self.session, table, self.manifest.key, newest)
         if self.duplicates:
-            self.notes.append(
-                f"{self.duplicates} rows shared a key with a newer one and were left out"
-            )
+            shared = counted(self.duplicates, "row that shared", "rows that shared")
+            self.notes.append(f"left out {shared} a key with a newer one")
 
     def _add_load_id(self, table: Relation) -> None:
         """Give all rows the load's number, in the catalog alone: a column that is added with a

@@ -6,6 +6,7 @@ from __future__ import annotations
 from loadsheet.errors import Refused
 from loadsheet.postgres import Session
 from loadsheet.sql.text import Relation
+from loadsheet.wording import counted
 
 NO_KEY = "it has no key"
 _REFERRING = """
@@ -44,6 +45,7 @@ def refuse_suppressed(target: Relation, triggers: list[str], missing: int) -> No
     many rows are not as they should be."""
     if missing and triggers:
         raise Refused(
-            f"{target}: {abs(missing):,} rows were not written or deleted, because a trigger"
+            f"{target}: {counted(abs(missing), 'row was', 'rows were')} not written or deleted,"
+            " because a trigger"
             f" ({', '.join(triggers)}) has suppressed it: let it return the row, or drop it"
         )

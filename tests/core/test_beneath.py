@@ -357,7 +357,7 @@ def test_rows_of_an_attached_table_are_read_although_they_are_below_the_watermar
     assert not judge(project, "t")
     project.in_source("INSERT INTO t VALUES (4)")
     results = project.run()
-    assert "1 rows" in results["extract.extract_t"].result.message  # type: ignore[union-attr]
+    assert "1 row," in results["extract.extract_t"].result.message  # type: ignore[union-attr]
 
 
 AGAIN = {

@@ -231,7 +231,7 @@ def test_an_append_holds_back_a_value_that_later_rows_may_share(
     if not waits:
         return
     said = outcome(project, "t").message
-    assert "1 rows wait, because later rows may share their at, for example 2" in said
+    assert "1 row waits, because later rows may share their at, for example 2" in said
     if base == "t" and name == "none":
         project.in_source("INSERT INTO t VALUES (2)")
     project.in_source(f"INSERT INTO {base} (at) VALUES (3)")

@@ -192,7 +192,7 @@ def test_rows_without_a_cursor_follow_the_spec(project: Project, nulls: str) -> 
     project.spec({"item": {"incremental": {"cursor": "at", "nulls": nulls}}})
     result = project.run()["extract.extract_item"].result
     if nulls == "fail":
-        assert isinstance(result, Refused) and "1 rows have no at" in str(result)
+        assert isinstance(result, Refused) and "1 row has no at" in str(result)
         return
     project.in_source("INSERT INTO item VALUES (3, now()), (4, NULL)")
     project.succeed()

@@ -191,7 +191,7 @@ def test_a_cursor_without_index_order_or_value_is_explained(shop: Project) -> No
     assert any("at may be NULL; no row is" in note for note in notes)
     assert any("are not stored in the order of at (correlation" in note for note in notes)
     shop.in_source("INSERT INTO log VALUES (0, NULL)")
-    assert "1 rows have no at" in found(plan(shop, code=1), "extract.extract_log")[0]
+    assert "1 row has no at" in found(plan(shop, code=1), "extract.extract_log")[0]
     shop.in_source(
         "DELETE FROM log WHERE at IS NULL; ALTER TABLE log ALTER at SET NOT NULL; CREATE INDEX ON"
         " log (at)"

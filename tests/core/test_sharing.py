@@ -188,5 +188,5 @@ def test_rows_older_than_those_of_another_pipeline_are_left_out_and_counted(
         interval_end="2021-01-01T00:00:00Z",
         explicit_interval=True,
     )["load.load_orders"].result
-    assert "2 rows are older than what another pipeline has loaded" in result.message  # type: ignore[union-attr]
+    assert "left out 2 rows that are older than what another pipeline has loaded" in result.message  # type: ignore[union-attr]
     assert rows(shop) == [("new", 2), ("shop", 1)]

@@ -148,7 +148,7 @@ def test_parameters_are_bound_and_never_pasted(project: Project) -> None:
     [
         ("SELECT count(*) FROM staging.sale", MERGE, "no column 'id', which unique_key names"),
         ("SELECT 1 AS id UNION ALL SELECT 1", MERGE, "share the key (id)"),
-        ("SELECT NULL::int AS id", MERGE, "1 rows have no complete key (id)"),
+        ("SELECT NULL::int AS id", MERGE, "1 row has no complete key (id)"),
         (
             "SELECT nonsense FROM staging.sale",
             {},

@@ -179,7 +179,7 @@ def test_infinite_intervals_do_not_reach_a_server_that_takes_them_for_numbers(
 ) -> None:
     project.source = newer.create_database(f"test_{secrets.token_hex(6)}")
     words = {
-        "one": r"column i \(interval\) is infinite in 1 rows",
+        "one": r"column i \(interval\) is infinite in 1 row",
         "many": r"column i \(interval\[\]\)",
     }
     project.in_source(

@@ -220,7 +220,7 @@ def test_a_column_is_not_taken_for_complete_because_the_catalog_says_so(
     )
     project.in_source("ALTER TABLE late ADD CONSTRAINT late_at NOT NULL at NOT VALID")
     project.spec({"late": {"incremental": "at"}})
-    assert "1 rows have no at" in str(project.run()["extract.extract_late"].result)
+    assert "1 row has no at" in str(project.run()["extract.extract_late"].result)
 
 
 def test_columns_made_when_they_are_read_arrive(project: Project, newer: PostgresServer) -> None:

@@ -1,0 +1,31 @@
+"""How messages count, list names, and stay short."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+LONGEST_TEXT = 4_000
+"""Characters of a text that comes from outside, such as a server's message."""
+MOST_NAMES = 10
+"""Names of a list that messages show."""
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """`1 table`, `2 tables`, `12,000 tables`; `plural` where it is not the noun and an `s`."""
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number:,} {plural or noun + 's'}"
+
+
+def listed(names: Sequence[str], most: int = MOST_NAMES) -> str:
+    """The names, comma-separated; of many the first ones and how many more there are."""
+    if len(names) <= most + 1:  # `and 1 more` would be as long as the name
+        return ", ".join(names)
+    return f"{', '.join(names[:most])} and {len(names) - most:,} more"
+
+
+def shortened(text: str, longest: int = LONGEST_TEXT) -> str:
+    """`text`, or its beginning with the number of characters that are left out."""
+    if len(text) <= longest:
+        return text
+    return f"{text[:longest]}… ({counted(len(text) - longest, 'more character')})"
