@@ -30,7 +30,7 @@ class LoadsheetError(Exception):
 
     An error that leaves a step carries where it happened: `pipeline`, `step`, `run_id`, and the
     server's `code` where there is one (`SQLSTATE 55P03`, `S3 NoSuchBucket`, `HTTP 503`, `ENOSPC`).
-    Its message names them too.
+    Its message names them too: it begins with `place`.
     """
 
     retryable = False
@@ -38,6 +38,12 @@ class LoadsheetError(Exception):
     step: str = ""
     run_id: str = ""
     code: str = ""
+    place: str = ""
+
+    @property
+    def reason(self) -> str:
+        """The message without the place."""
+        return str(self).removeprefix(self.place)
 
 
 class InputError(LoadsheetError):

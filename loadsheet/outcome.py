@@ -70,6 +70,10 @@ class Outcome:
     """`extracted`, `inserted`, `updated`, `deleted` rows and `bytes`, as far as they apply."""
     names: tuple[str, ...] = ()
     """The tables that a pattern matches."""
+    remarks: tuple[str, ...] = ()
+    """The parts of `message` that a person should see where many steps are summed up."""
+    reason: str = ""
+    """Of a skipped step without remarks: the part of `message` that steps skipped alike share."""
 
     @property
     def skipped(self) -> bool:
@@ -77,6 +81,6 @@ class Outcome:
         return self.status == "skipped"
 
 
-def skipped(message: str) -> Outcome:
+def skipped(message: str, remarks: tuple[str, ...] = (), reason: str = "") -> Outcome:
     """The outcome of a step that had nothing to do; `message` tells why."""
-    return Outcome(status="skipped", message=message)
+    return Outcome(status="skipped", message=message, remarks=remarks, reason=reason or message)

@@ -15,6 +15,10 @@ from loadsheet.wording import counted
 if TYPE_CHECKING:
     from rich.console import Console
 
+MOST_TROUBLES = 20
+"""Lines about failures and retries while a run goes on."""
+_LONGEST = 200  # characters of such a line
+
 
 class Live(Protocol):
     """Shows a run while its steps run. The methods are called from any thread."""
@@ -51,20 +55,27 @@ class Silence:
 
 
 class Lines(Silence):
-    """A line when a step starts and when it ends, and for a long one every `every` seconds how far
-    it is."""
+    """For a log: a line for each wait for a retry and each failure, and every `every` seconds how
+    far the run and its long steps are. With `verbose` also a line when a step starts and when it
+    ends."""
 
-    def __init__(self, out: Console, every: float = 30.0):
+    def __init__(self, out: Console, steps: int = 0, verbose: bool = False, every: float = 30.0):
         self._out = out
+        self._steps = steps
+        self._verbose = verbose
         self._every = every
+        self._ended = 0
+        self._troubles = 0
         self._pace: dict[str, Pace] = {}
         self._last_line_at: dict[str, float] = {}
         """Of the steps that run."""
+        self._last_whole_at = time.monotonic()
 
     def started(self, step: Step) -> None:
         self._pace[step.id] = Pace()
         self._last_line_at[step.id] = time.monotonic()
-        self._print(f"{step.id} started")
+        if self._verbose:
+            self._print(f"{step.id} started")
 
     def moved(self, step: Step, rows: int | None, size: int) -> None:
         last = self._last_line_at.get(step.id)
@@ -77,20 +88,42 @@ class Lines(Silence):
         self._print(f"{step.id} at {', '.join(parts)}")
 
     def waiting(self, step: Step, message: str) -> None:
-        self._print(f"{step.id} {message}")
+        self._print_trouble(f"{step.id} {message}")
 
     def ended(self, step: Step, status: str, message: str) -> None:
         self._last_line_at.pop(step.id, None)
+        self._ended += 1
         text = f"{step.id} {status.replace('_', ' ')}"
-        first_line = message.partition("\n")[0]  # the summary has all lines
-        if first_line:
-            text += f": {first_line}"
-        self._print(text)
+        if message:
+            text += f": {message}"
+        if self._verbose:
+            self._print(on_a_short_line(text))
+        elif status == "failed":
+            self._print_trouble(text)
+        elif time.monotonic() - self._last_whole_at >= self._every:
+            self._last_whole_at = time.monotonic()
+            self._print(f"{self._ended:,} of {counted(self._steps, 'step')}")
+
+    def _print_trouble(self, text: str) -> None:
+        """Print a failure or a wait, but not hundreds of them: the summary has all failures."""
+        self._troubles += 1
+        if self._verbose or self._troubles <= MOST_TROUBLES:
+            self._print(on_a_short_line(text))
+        if self._troubles == MOST_TROUBLES and not self._verbose:
+            self._print("more failures and retries are not shown until the end")
 
     def _print(self, text: str) -> None:
         from rich.text import Text
 
         self._out.print(Text(on_one_line(text)), soft_wrap=True)
+
+
+def on_a_short_line(text: str) -> str:
+    """The first line of `text`, or its beginning: the summary has all of it."""
+    first_line = text.partition("\n")[0]
+    if len(first_line) <= _LONGEST:
+        return first_line
+    return f"{first_line[:_LONGEST].rpartition(' ')[0]} …"
 
 
 @dataclass

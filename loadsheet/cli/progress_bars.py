@@ -12,9 +12,9 @@ from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElaps
 from rich.table import Column
 from rich.text import Text
 
-from loadsheet.cli.progress import Pace, Silence
+from loadsheet.cli.progress import MOST_TROUBLES, Pace, Silence, on_a_short_line
 from loadsheet.plan.steps import Step
-from loadsheet.redact import visible
+from loadsheet.redact import on_one_line
 from loadsheet.wording import counted
 
 
@@ -38,6 +38,7 @@ class Bars(Silence):
         )
         self._steps = steps
         self._ended = 0
+        self._waits = 0
         self._tasks: dict[str, TaskID] = {}
         self._pace: dict[str, Pace] = {}
         self._whole = self._add("")
@@ -76,7 +77,10 @@ class Bars(Silence):
             self._progress.update(
                 self._tasks[step.id], amount="waiting for its retry", speed="", size=""
             )
-            self._progress.console.print(Text(visible(f"{step.id} {message}")), soft_wrap=True)
+            self._waits += 1
+            if self._waits <= MOST_TROUBLES:  # the summary has the failures
+                text = on_one_line(on_a_short_line(f"{step.id} {message}"))
+                self._progress.console.print(Text(text))
 
     def ended(self, step: Step, status: str, message: str) -> None:
         self._ended += 1

@@ -6,53 +6,19 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from loadsheet.cli.errors import describe_error, is_expected, report_bug
 from loadsheet.cli.output import console
 from loadsheet.cli.progress import Lines, Live, Silence
+from loadsheet.cli.summary import Line, print_every_step, print_line, print_summary
+from loadsheet.errors import LoadsheetError
 from loadsheet.outcome import Outcome
 from loadsheet.plan.steps import Step
-from loadsheet.redact import visible
+from loadsheet.redact import masked, visible
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from loadsheet.engine.runner import Retry
-
-
-_STYLES = {
-    "done": "green",
-    "skipped": "yellow",
-    "failed": "bold red",
-    "upstream_failed": "red",
-    "not run": "red",
-}
-
-
-@dataclass
-class Line:
-    """One step of the run: its status at the end, the reason, and how long it took."""
-
-    step: Step
-    status: str = "not run"
-    message: str = ""
-    counts: dict[str, int] | None = None
-    started: float | None = None
-    seconds: float = 0.0
-    tries: int = 1
-
-    @property
-    def rows(self) -> int | None:
-        """Rows extracted, else rows that a transform changed; None for a step without rows."""
-        counts = self.counts or {}
-        if "extracted" in counts:
-            return counts["extracted"]
-        changes = [counts[name] for name in ("inserted", "updated", "deleted") if name in counts]
-        if changes:
-            return sum(changes)
-        return None
 
 
 class Report:
@@ -74,21 +40,24 @@ class Report:
             return
         if status == "waiting":
             line.tries += 1
-            self.live.waiting(step, str(result))
+            self.live.waiting(step, visible(masked(str(result))))
             return
         line.status = status
         if line.started:
             line.seconds = time.monotonic() - line.started
         if isinstance(result, Outcome):
-            line.message = result.message
-            line.counts = result.counts
+            line.ended_with(result)
         elif isinstance(result, Exception):
             line.message = describe_error(result)
+            place = ""
+            if isinstance(result, LoadsheetError):
+                place = result.place
+            line.reason = line.message.removeprefix(visible(masked(place)))
             if not is_expected(result):
                 self.bugs.append(result)
         elif status == "upstream_failed":
             line.message = "an earlier step failed"
-        self.live.ended(step, status, line.message)
+        self.live.ended(step, status, line.reason if status == "failed" else line.message)
 
     def on_progress(self, step: Step, rows: int | None, size: int) -> None:
         """A step has moved so many rows and bytes so far."""
@@ -125,46 +94,36 @@ class Report:
             for line in self.lines.values()
         ]
 
-    def print_summary(self, pipeline: str, run_id: str, *more: str) -> None:
-        """Print one line per step, one for the run, and the lines `more`."""
+    def print_summary(
+        self, pipeline: str, run_id: str, *more: str, see_all: str, verbose: bool
+    ) -> None:
+        """Print what was skipped, changed and failed (with `verbose`, each step), a line for the
+        run, and the lines `more`. `see_all` is the command that prints each step."""
         out = console()
-        width = max(map(len, self.lines))
-        for line in self.lines.values():
-            _print_line(out, line, width)
-        statuses = Counter(line.status for line in self.lines.values())
-        counts = [f"{count} {status.replace('_', ' ')}" for status, count in statuses.items()]
+        lines = list(self.lines.values())
+        if verbose:
+            print_every_step(out, lines)
+        else:
+            print_summary(out, lines, see_all)
+        statuses = Counter(line.status for line in lines)
+        counts = [f"{count:,} {status.replace('_', ' ')}" for status, count in statuses.items()]
         seconds = time.monotonic() - self.began
         summary = f"{pipeline}: {', '.join(counts)} in {seconds:.1f} s (run {run_id})"
-        # Not wrapped: a run id that is cut in two cannot be copied.
         for text in (summary, *more):
-            out.print(text, markup=False, soft_wrap=True)
-
-
-def _print_line(out: Console, line: Line, width: int) -> None:
-    from rich.text import Text
-
-    status = line.status.replace("_", " ")
-    if line.step.kind == "load" and line.status == "done":
-        status = "loaded"
-    rows = "" if line.rows is None else f"{line.rows:,} rows"
-    # A server's message may have several lines; they are indented below their step.
-    message = visible(line.message).replace("\n", "\n" + " " * 17)
-    if line.tries > 1:
-        message += f" (tries: {line.tries})"
-    tail = f"  {line.step.id:<{width}}  {rows:>16}  {line.seconds:>7.1f} s  {message}".rstrip()
-    out.print(Text.assemble((f"{status:<15}", _STYLES[line.status]), tail), soft_wrap=True)
+            print_line(out, "", "", text, indent="  ")
 
 
 @contextmanager
-def live_report(steps: Sequence[Step], quiet: bool) -> Iterator[Report]:
-    """A report that shows progress: bars on a terminal, lines elsewhere, nothing when `quiet`."""
+def live_report(steps: Sequence[Step], quiet: bool, verbose: bool) -> Iterator[Report]:
+    """A report that shows progress: bars on a terminal, lines elsewhere (more where `verbose`),
+    nothing when `quiet`."""
     live: Live = Silence()
     if not quiet:
         out = console()
         # Not `is_terminal`, which FORCE_COLOR makes true for a log. A dumb terminal cannot move its
         # cursor.
         if not out.file.isatty() or out.is_dumb_terminal:
-            live = Lines(out)
+            live = Lines(out, len(steps), verbose)
         else:
             from loadsheet.cli.progress_bars import Bars
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
@@ -77,6 +78,10 @@ def run(
             help="For development: load a part of each table, into separate schemas.",
         ),
     ] = None,
+    verbose: Annotated[
+        bool,
+        typer.Option("--verbose", "-v", help="Print a line when a step starts, and one for each."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Extract, load and transform. The exit code is 1 when a step failed, 0 also when nothing was
@@ -115,10 +120,13 @@ def run(
     if not has_patterns:
         # After the options: a wrong one is said without a server.
         _preflight(spec, connections)
+    # `loadsheet -v run` logs; it, too, asks for more than a summary.
+    verbose = verbose or bool(ctx.find_root().params.get("verbose"))
+    screen = _Screen(quiet=as_json, verbose=verbose)
     if sample is not None:
-        report, notes = _run_sample(spec, request, connections, as_json, sample)
+        report, notes = _run_sample(spec, request, connections, screen, sample)
     else:
-        report = _run_recorded(spec, request, connections, as_json, record)
+        report = _run_recorded(spec, request, connections, screen, record)
         notes = []
         # A bug would only happen again.
         if report.failed and record.is_kept and not report.has_bugs:
@@ -126,12 +134,21 @@ def run(
     if as_json:
         print_json({"pipeline": spec.name, "run_id": request.run_id, "steps": report.documents()})
     else:
-        report.print_summary(spec.name, request.run_id, *notes)
+        see_all = f"loadsheet run {pipeline} -v lists all"
+        report.print_summary(spec.name, request.run_id, *notes, see_all=see_all, verbose=verbose)
     report.explain_bugs()
     if report.has_bugs:
         raise typer.Exit(BUG)
     if report.failed:
         raise typer.Exit(FAILED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Screen:
+    """How much a run shows."""
+
+    quiet: bool
+    verbose: bool
 
 
 def _variable() -> str | None:
@@ -170,7 +187,11 @@ def _resolved(spec: Pipeline, connections: Connections) -> Pipeline:
 
 
 def _run_recorded(
-    spec: Pipeline, request: RunRequest, connections: Connections, quiet: bool, record: RunRecord
+    spec: Pipeline,
+    request: RunRequest,
+    connections: Connections,
+    screen: _Screen,
+    record: RunRecord,
 ) -> Report:
     """Run, with a record of the options for `--resume`, which is deleted when no step failed."""
 
@@ -185,14 +206,14 @@ def _run_recorded(
     next_step = _NEW_RUN
     if record.is_kept:
         next_step = f"loadsheet run {spec.name} --resume resumes this run"
-    report = _run(spec, request, connections, quiet, next_step, note_unchanged)
+    report = _run(spec, request, connections, screen, next_step, note_unchanged)
     if not report.failed:
         record.end()
     return report
 
 
 def _run_sample(
-    spec: Pipeline, request: RunRequest, connections: Connections, quiet: bool, sample: str
+    spec: Pipeline, request: RunRequest, connections: Connections, screen: _Screen, sample: str
 ) -> tuple[Report, list[str]]:
     """Run the pipeline with a sample's schemas. Returns the report and notes for the summary."""
     from loadsheet.engine.sample import sampled, scripts
@@ -205,14 +226,14 @@ def _run_sample(
     left_out = ", ".join(transform.name for transform in scripts(spec))
     if left_out:
         notes.append(f"left out, because a script may write anywhere: {left_out}")
-    return _run(moved, request, connections, quiet, _NEW_RUN), notes
+    return _run(moved, request, connections, screen, _NEW_RUN), notes
 
 
 def _run(
     spec: Pipeline,
     request: RunRequest,
     connections: Connections,
-    quiet: bool,
+    screen: _Screen,
     next_step: str,
     note: Callable[[Step, str], None] = lambda step, status: None,
 ) -> Report:
@@ -220,7 +241,7 @@ def _run(
     from loadsheet.engine.runner import run_pipeline
 
     with (
-        live_report(build_plan(spec), quiet=quiet) as report,
+        live_report(build_plan(spec), screen.quiet, screen.verbose) as report,
         exiting_at_once(report.live, next_step),
     ):
 

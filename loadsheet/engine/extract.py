@@ -121,13 +121,15 @@ def _extract(attempt: _Attempt, source: PinnedSession, progress: Progress) -> Ou
         )
         _record_empty_interval(attempt, rows)
         since = f" since {rows.lower}" if rows.lower else ""
-        return skipped(f"nothing new{since}{remarks}")
+        message = "; ".join([f"nothing new{since}", *remarks])
+        return skipped(message, remarks, reason="nothing new")
     stored = f"{counted(manifest.rows, 'row')}, {counted(manifest.size, 'byte')}"
     return Outcome(
         status="done",
-        message=f"{stored} of {manifest.format}{remarks}",
+        message="; ".join([f"{stored} of {manifest.format}", *remarks]),
         load_id=manifest.load_id,
         counts={"extracted": manifest.rows, "bytes": manifest.size},
+        remarks=remarks,
     )
 
 
@@ -140,24 +142,23 @@ def _record_empty_interval(attempt: _Attempt, rows: Selection) -> None:
         attempt.warehouse.use(lambda session: intervals.record(session, name, attempt.target, read))
 
 
-def _remarks(table: Table, rows: Selection, attempt: _Attempt) -> str:
+def _remarks(table: Table, rows: Selection, attempt: _Attempt) -> tuple[str, ...]:
     """What the outcome's message adds to the numbers; empty for most extractions."""
-    remarks = ""
+    remarks: list[str] = []
     if rows.held_by:
-        remarks += f"; held back by {rows.held_by}"
+        remarks.append(f"held back by {rows.held_by}")
     if rows.waiting:
-        remarks += f"; {rows.waiting}"
-    for text in attempt.gaps(rows):
-        remarks += f"; {text}"
+        remarks.append(rows.waiting)
+    remarks += attempt.gaps(rows)
     if attempt.change:
-        remarks += f"; {attempt.target} {attempt.change.what}"
+        remarks.append(f"{attempt.target} {attempt.change.what}")
     if attempt.other:
-        remarks += f"; {adopt.note(attempt.target, attempt.other, attempt.pipeline.name)}"
+        remarks.append(adopt.note(attempt.target, attempt.other, attempt.pipeline.name))
     if attempt.accepted:
-        remarks += f"; accepted: {attempt.accepted}"
+        remarks.append(f"accepted: {attempt.accepted}")
     if rows.action == "append" and table.mode is None:
-        remarks += "; appended, because there is no primary key to merge by"
-    return remarks
+        remarks.append("appended, because there is no primary key to merge by")
+    return tuple(remarks)
 
 
 def _outcome_before_the_stop(attempt: _Attempt) -> Outcome | None:

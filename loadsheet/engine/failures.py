@@ -84,9 +84,7 @@ def _record(
     text = summary(error)
     if isinstance(error, LoadsheetError):
         code = error.code
-        # The record's own columns name the place.
-        place = f"{pipeline.name}.{step.name}: {step.kind} failed in run {request.run_id}: "
-        text = str(error).removeprefix(place)
+        text = error.reason  # the record's own columns name the place
     with (
         limited("recording the failure", _LONGEST_RECORDING),
         connect_warehouse(connections(pipeline.warehouse.conn_id)) as session,
@@ -168,7 +166,8 @@ class _Place:
         error.step = self.step.id
         error.run_id = self.run_id
         error.code = code
-        error.args = (f"{self.failed}: {visible(text)}",)
+        error.place = f"{self.failed}: "
+        error.args = (f"{error.place}{visible(text)}",)
 
     def text_and_code(self, error: LoadsheetError) -> tuple[str, str]:
         """The message and code of an error that our own code raised, perhaps because of a

@@ -61,7 +61,9 @@ def load(
         "deleted": effect.deleted,
     }
     message = "; ".join([str(effect), *result.notes])
-    return Outcome(status="done", message=message, load_id=load_id, counts=counts)
+    return Outcome(
+        status="done", message=message, load_id=load_id, counts=counts, remarks=result.notes
+    )
 
 
 def _commit(

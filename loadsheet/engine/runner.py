@@ -43,7 +43,10 @@ class Retry:
     error: Exception
 
     def __str__(self) -> str:
-        return f"retry {self.number} of {self.of} in {self.delay:g} s: {self.error}"
+        reason = str(self.error)
+        if isinstance(self.error, LoadsheetError):
+            reason = self.error.reason  # its place is the step, which is known here
+        return f"retry {self.number} of {self.of} in {self.delay:g} s: {reason}"
 
 
 OnStep = Callable[[Step, State | Literal["waiting"], Outcome | Exception | Retry | None], None]

@@ -70,7 +70,7 @@ def transform(
     effect = built.effect
     message = f"{effect} ({'; '.join([job.reason, *built.notes])})"
     counts = {"inserted": effect.inserted, "updated": effect.updated, "deleted": effect.deleted}
-    return Outcome(status="done", message=message, counts=counts)
+    return Outcome(status="done", message=message, counts=counts, remarks=built.notes)
 
 
 def _is_in_full(

@@ -476,4 +476,4 @@ def test_a_table_goes_on_when_a_pattern_comes_to_mean_it_and_when_it_is_named_ag
         assert [
             change["consequences"] for change in told if change["name"] == "table customer"
         ] == [[]]
-        assert "nothing new since" in project.cli("run", "shop").stdout
+        assert "nothing new since" in project.cli("run", "shop", "-v").stdout

@@ -7,7 +7,7 @@ import re
 
 from rich.console import Console
 
-from loadsheet.cli.progress import Lines
+from loadsheet.cli.progress import MOST_TROUBLES, Lines
 from loadsheet.cli.progress_bars import Bars
 from loadsheet.plan.steps import Step
 
@@ -47,7 +47,7 @@ def test_bytes_a_second_are_told_while_nobody_has_counted_rows() -> None:
 
 def test_a_log_is_told_how_far_a_long_step_is() -> None:
     log = io.StringIO()
-    lines = Lines(Console(file=log, width=200), every=0.0)
+    lines = Lines(Console(file=log, width=200), verbose=True, every=0.0)
     lines.started(STEP)
     lines.moved(STEP, 1_000, 2_000_000)
     lines.ended(STEP, "done", "")
@@ -60,10 +60,28 @@ def test_a_log_is_told_how_far_a_long_step_is() -> None:
 
 def test_a_log_is_told_nothing_of_a_short_step_in_between() -> None:
     log = io.StringIO()
-    lines = Lines(Console(file=log, width=200))
+    lines = Lines(Console(file=log, width=200), 3)
     lines.started(STEP)
     lines.moved(STEP, 1_000, 2_000_000)
-    assert log.getvalue() == f"{STEP.id} started\n"
+    lines.ended(STEP, "done", "1,000 rows")
+    assert log.getvalue() == ""  # the summary has it
+
+
+def test_a_log_is_told_how_far_a_long_run_of_short_steps_is() -> None:
+    log = io.StringIO()
+    lines = Lines(Console(file=log, width=200), 3, every=0.0)
+    lines.started(STEP)
+    lines.ended(STEP, "skipped", "nothing new")
+    assert log.getvalue() == "1 of 3 steps\n"
+
+
+def test_of_a_thousand_failures_a_log_is_told_some() -> None:
+    log = io.StringIO()
+    lines = Lines(Console(file=log, width=200), 1_000)
+    for _ in range(1_000):
+        lines.ended(STEP, "failed", "x" * 1_000_000)
+    assert len(log.getvalue().splitlines()) == MOST_TROUBLES + 1
+    assert len(log.getvalue()) < 300 * MOST_TROUBLES
 
 
 def test_a_wait_for_a_retry_is_told_above_the_bars() -> None:
@@ -95,7 +113,7 @@ def test_a_late_word_on_an_ended_step_is_ignored() -> None:
 
 def test_a_log_gets_the_first_line_of_a_message() -> None:
     log = io.StringIO()
-    with Lines(Console(file=log, width=20)) as lines:
+    with Lines(Console(file=log, width=20), verbose=True) as lines:
         lines.started(STEP)
         lines.ended(STEP, "failed", "relation [bold]x[/bold] does not exist\nLINE 1: ...")
         lines.ended(STEP, "upstream_failed", "")
