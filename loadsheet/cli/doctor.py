@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loadsheet.cli.errors import FAILED, WRONG_INPUT
-from loadsheet.cli.output import AsJson, console, counted, print_json
+from loadsheet.cli.output import AsJson, console, print_json
 from loadsheet.connections.lookup import Connections, project_connections
 from loadsheet.project.folder import open_pipeline, project_folder, project_specs
 from loadsheet.redact import masked, visible
 from loadsheet.spec.models import Pipeline
 from loadsheet.spec.pipeline_file import load_pipeline
+from loadsheet.wording import counted
 
 if TYPE_CHECKING:
     from loadsheet.engine.preflight import Place

@@ -80,7 +80,9 @@ def run(
     ] = None,
     verbose: Annotated[
         bool,
-        typer.Option("--verbose", "-v", help="Print a line when a step starts, and one for each."),
+        typer.Option(
+            "--verbose", "-v", help="Print a line for each step, not only what changed and failed."
+        ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -631,7 +631,7 @@ def test_a_run_on_the_command_line_waits_for_its_servers(shop: Shop) -> None:
         run = started(shop, "1s")
     out, err = run.communicate(timeout=60)
     assert (run.returncode, err) == (0, "")
-    assert re.search(r"loaded    item  50 rows", out) and "tries" not in out
+    assert re.search(r"loaded    item  50 inserted", out) and "tries" not in out
     assert not judge(shop.project, "item") and violations(shop.project) == []
 
 

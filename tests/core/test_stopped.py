@@ -209,7 +209,7 @@ def test_bounds_that_are_none_of_the_cursors_values_are_told_as_such(shop: Proje
         "public.customer: the interval's bound 10 is no value of the cursor at, which is timestamp"
         " with time zone"
     )
-    assert said in numbers.stdout and "load.load_counted" in numbers.stdout
+    assert said in numbers.stdout and "loaded    counted  " in numbers.stdout
     times = cli(shop, "run", "shop", "--from", "2026-01-01", "--to", "2026-02-01")
     assert "is no value of the cursor nr, which is bigint; choose the tables" in times.stdout
     assert (

@@ -18,13 +18,20 @@ COMMANDS = ("loadsheet ", "make ")
 
 
 def text_of(node: ast.AST) -> str:
-    """The text of a string, an f-string or a sum of them; a FIELD for any other expression."""
+    """The text of a string, an f-string or a sum of them, and what `counted` makes of more than
+    one; a FIELD for any other expression."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
     if isinstance(node, ast.JoinedStr):
         return "".join(text_of(part) for part in node.values)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         return text_of(node.left) + text_of(node.right)
+    if isinstance(node, ast.FormattedValue):
+        return text_of(node.value)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        nouns = [word.value for word in node.args[1:] if isinstance(word, ast.Constant)]
+        if node.func.id == "counted" and nouns:
+            return f"{FIELD} {nouns[-1] if len(nouns) == 2 else f'{nouns[0]}s'}"
     return FIELD
 
 
