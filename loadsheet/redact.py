@@ -16,6 +16,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
+from loadsheet.wording import shortened
+
 CONTROLS = "\x00-\x08\x0b-\x1f\x7f-\x9f"
 """C0 and C1 except tab and newline: cursor movements, colours, titles, bells, the carriage
 return."""
@@ -107,6 +109,11 @@ def secrets_in(extra: Mapping[str, Any]) -> Iterable[str]:
 
 
 def clean(text: str) -> str:
+    """The beginning of what `clean_whole` returns: a text from outside may be of any length."""
+    return shortened(clean_whole(text))
+
+
+def clean_whole(text: str) -> str:
     """`text` without DETAIL and what follows it, without values PostgreSQL could not read, without
     secrets and without control characters."""
     text = _ROW_DATA.sub("", text).rstrip()

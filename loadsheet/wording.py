@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 LONGEST_TEXT = 4_000
 """Characters of a text that comes from outside, such as a server's message."""
+LONGEST_MESSAGE = 2 * LONGEST_TEXT
+"""Characters of a message of ours, which may quote such a text and adds advice."""
 MOST_NAMES = 10
 """Names of a list that messages show."""
 

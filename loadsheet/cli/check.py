@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from loadsheet.cli.errors import WRONG_INPUT
+from loadsheet.cli.errors import MOST_PROBLEMS, WRONG_INPUT
 from loadsheet.errors import InputError
 from loadsheet.problem import Problem
 from loadsheet.project.folder import PIPELINES, project_folder, project_specs, relative_problem
@@ -44,6 +44,10 @@ def check(
             ),
         ),
     ] = Format.text,
+    show_all: Annotated[
+        bool,
+        typer.Option("--all", help=f"Print all problems, not only {MOST_PROBLEMS}."),
+    ] = False,
     explain: Annotated[
         str,
         typer.Option(
@@ -51,7 +55,7 @@ def check(
         ),
     ] = "",
 ) -> None:
-    """Print every problem in pipeline files and their SQL; exit code 2 when there is an error."""
+    """Print the problems in pipeline files and their SQL; exit code 2 when there is an error."""
     # Imported here: `--help` needs none of them.
     from loadsheet.cli.formats import as_annotation, as_json, as_sarif, as_text, explanation
     from loadsheet.project.check import check_files, misnamed_files
@@ -79,15 +83,26 @@ def check(
     elif output is Format.sarif:
         typer.echo(json.dumps(as_sarif(problems), indent=2))
     else:
-        lines = map(as_annotation, problems) if output is Format.github else as_text(problems)
+        shown = problems if show_all else first_problems(problems)
+        lines = map(as_annotation, shown) if output is Format.github else as_text(shown)
         for line in lines:
             typer.echo(line)
+        if len(shown) < len(problems):
+            left_out = counted(len(problems) - len(shown), "more problem")
+            typer.echo(f"{left_out} not shown: --all shows them")
         result = "no problems"
         if problems:
             result = f"{counted(errors, 'error')}, {counted(warnings, 'warning')}"
         typer.echo(f"{counted(len(files), 'file')} checked: {result}")
     if errors:
         raise typer.Exit(WRONG_INPUT)
+
+
+def first_problems(problems: list[Problem]) -> list[Problem]:
+    """As many problems as are printed, in their order: no warning takes the place of an error."""
+    by_weight = sorted(problems, key=lambda problem: problem.severity != "error")
+    chosen = {id(problem) for problem in by_weight[:MOST_PROBLEMS]}
+    return [problem for problem in problems if id(problem) in chosen]
 
 
 def _spec_files(path: Path) -> list[Path]:

@@ -14,6 +14,7 @@ from typer.exceptions import TyperException
 from loadsheet.errors import InputError, LoadsheetError, SpecError
 from loadsheet.project.folder import relative_problem
 from loadsheet.redact import masked, summary, visible
+from loadsheet.wording import LONGEST_MESSAGE, counted, shortened
 
 if TYPE_CHECKING:
     from loadsheet.engine.diagnosis import Diagnosis
@@ -22,6 +23,8 @@ FAILED = 1
 WRONG_INPUT = 2
 BUG = 3
 INTERRUPTED = 130
+MOST_PROBLEMS = 50
+"""Problems of pipeline files that are printed unless all are asked for."""
 
 _BUG = "this is a bug in Loadsheet: please report it and attach this file"
 _BUG_UNWRITTEN = "this is a bug in Loadsheet: please report it with the lines above"
@@ -40,8 +43,11 @@ def reported() -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
     except SpecError as error:
         # Without `error:` in front: a line begins with its file, as editors and scripts read it.
-        for problem in error.problems:
+        for problem in error.problems[:MOST_PROBLEMS]:
             say(str(relative_problem(problem)))
+        if len(error.problems) > MOST_PROBLEMS:
+            left_out = counted(len(error.problems) - MOST_PROBLEMS, "more problem")
+            say(f"{left_out} not shown: `loadsheet check --all` shows them")
         raise typer.Exit(WRONG_INPUT) from None
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.EPIPE:
@@ -61,7 +67,7 @@ def is_expected(error: BaseException) -> bool:
 def describe_error(error: BaseException) -> str:
     """What happened and what to do about it, without secrets. Of a bug only class and message."""
     if isinstance(error, LoadsheetError):
-        return visible(masked(str(error)))
+        return visible(shortened(masked(str(error)), LONGEST_MESSAGE))
     return str(_diagnosis(error) or summary(error))
 
 

@@ -25,6 +25,9 @@ WIDTH = 80
 _TAB = "    "
 # Cells kept before the place in a line that has to be cut.
 _BEFORE = 30
+# Characters of a line that are looked at, before and after the place: more than fit the screen. A
+# file may be one line, and cutting all of it for each of its problems took minutes.
+_NEAR = 4 * WIDTH
 # What a problem points at: a quoted text, a word, a path, or one character.
 _TOKEN = re.compile(r"""(['"]).*?\1|[\w@.:/-]*\w|.""")
 _LINE_END = re.compile(r"\r\n|\n|\r")
@@ -42,7 +45,7 @@ def as_text(problems: Sequence[Problem]) -> Iterator[str]:
     # Such a line holds a password, and nothing in its text may show that.
     secret = {(p.file, p.line) for p in problems if p.code == "connection-in-spec"}
     explained: set[str] = set()
-    source_lines.cache_clear()
+    forget_files()
     for problem in problems:
         head, _, hint = str(problem).partition("\n")
         lines = excerpt(problem, secret)
@@ -114,7 +117,7 @@ def as_sarif(problems: Sequence[Problem]) -> dict[str, Any]:
     It has everything that GitHub's code scanning requires, except the fingerprints, which its
     upload adds.
     """
-    source_lines.cache_clear()
+    forget_files()
     rules: list[dict[str, Any]] = []
     for code, rule in RULES.items():
         (link,) = links(code, "")
@@ -178,19 +181,18 @@ def excerpt(problem: Problem, secret_lines: Collection[tuple[str, int]] = ()) ->
     lines = source_lines(problem.file)
     if problem.line > len(lines):
         return []
-    line = mask_line(lines[problem.line - 1])
+    line = _masked_line(problem.file, problem.line)
     start = min(problem.column - 1, len(line))
-    match = _TOKEN.match(line, start)
-    end = match.end() if match else start
+    end = _token_end(line, start)
     if (problem.file, problem.line) in secret_lines:
         if not line[end:].lstrip().startswith(":"):
             return []  # not a key, so it may be the secret
         line = line[start:end]
         end -= start
         start = 0
-    before = _printable(line[:start])
+    before = _printable(line[max(0, start - _NEAR) : start])
     token = _printable(line[start:end])
-    after = _printable(line[end:])
+    after = _printable(line[end : end + _NEAR])
     number = f"{problem.line:>4} | "
     before, token, after = _cut(before, token, after, WIDTH - len(number))
     carets = "^" * max(1, _cells(token))
@@ -201,17 +203,33 @@ def end_column(problem: Problem) -> int:
     """The column after the word that the problem is about, or after one character where the line
     cannot be read."""
     lines = source_lines(problem.file)
-    match = None
+    start = problem.column - 1
+    end = start
     if problem.line <= len(lines):
-        match = _TOKEN.match(lines[problem.line - 1], problem.column - 1)
-    if match is None:
-        return problem.column + 1
-    return match.end() + 1
+        end = _token_end(lines[problem.line - 1], start)
+    return max(end, start + 1) + 1
+
+
+def _token_end(line: str, start: int) -> int:
+    """Where the word ends that begins at `start`; `start` where none does."""
+    match = _TOKEN.match(line, start, start + _NEAR)
+    return match.end() if match else start
+
+
+def forget_files() -> None:
+    """Read files again: they may have changed since their problems were last printed."""
+    source_lines.cache_clear()
+    _masked_line.cache_clear()
+
+
+@cache
+def _masked_line(file: str, number: int) -> str:
+    return mask_line(source_lines(file)[number - 1])
 
 
 @cache
 def source_lines(file: str) -> list[str]:
-    """The lines of `file` as problems count them; kept until `source_lines.cache_clear()`."""
+    """The lines of `file` as problems count them; kept until `forget_files`."""
     path = Path(file)
     try:
         # A link may lead out of the project, to a file that must not be shown.

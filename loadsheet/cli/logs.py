@@ -17,8 +17,10 @@ from typing import Literal
 
 from loadsheet import __version__
 from loadsheet.redact import masked, visible, without_secrets
+from loadsheet.wording import shortened
 
 Format = Literal["text", "json"]
+_LONGEST = 20_000  # characters of a line: -vv shows statements, which name every column
 LEVELS = {1: logging.INFO, 2: logging.DEBUG}
 """What `-v` and `-vv` show: decisions and waits, then also every statement that is sent."""
 
@@ -98,4 +100,4 @@ def _safe(record: logging.LogRecord) -> str:
     A record's traceback is left out: it could quote values of rows.
     """
     text = without_secrets(record.getMessage())
-    return visible(" ".join(text.split()))
+    return visible(shortened(" ".join(text.split()), _LONGEST))

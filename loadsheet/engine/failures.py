@@ -28,10 +28,11 @@ from loadsheet.errors import (
 from loadsheet.outcome import RunRequest
 from loadsheet.plan.steps import Step, step_id
 from loadsheet.postgres import connect_warehouse
-from loadsheet.redact import clean, message, on_one_line, summary, visible
+from loadsheet.redact import clean_whole, message, on_one_line, summary, visible
 from loadsheet.spec.models import Pipeline
 from loadsheet.sql.text import Relation
 from loadsheet.warehouse import ledger
+from loadsheet.wording import LONGEST_MESSAGE, shortened
 
 _log = logging.getLogger(__name__)
 # A step that has failed should end soon, also when the warehouse is what is away.
@@ -167,14 +168,14 @@ class _Place:
         error.run_id = self.run_id
         error.code = code
         error.place = f"{self.failed}: "
-        error.args = (f"{error.place}{visible(text)}",)
+        error.args = (f"{error.place}{visible(shortened(text, LONGEST_MESSAGE))}",)
 
     def text_and_code(self, error: LoadsheetError) -> tuple[str, str]:
         """The message and code of an error that our own code raised, perhaps because of a
         server's."""
         if isinstance(error, InputError):
             return str(error), ""
-        text = clean(str(error)).removeprefix(f"{self.name}: ")
+        text = clean_whole(str(error)).removeprefix(f"{self.name}: ")
         if isinstance(error, (Corrupt, Superseded)):
             # Only a new extraction helps. A retry of an extract step is one, that of a load is not.
             error.retryable = self.step.kind == "extract"
@@ -217,4 +218,4 @@ def _mask_server_message(text: str, cause: BaseException) -> str:
     primary = getattr(diagnostics, "message_primary", None)
     if not primary:
         return text
-    return text.replace(clean(primary), message(cause))
+    return text.replace(clean_whole(primary), message(cause))

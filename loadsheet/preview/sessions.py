@@ -15,6 +15,7 @@ from loadsheet.errors import LoadsheetError, Unavailable
 from loadsheet.pinned import PinnedSession
 from loadsheet.postgres import connect_source, connect_warehouse
 from loadsheet.preview.models import StepPreview
+from loadsheet.redact import message
 from loadsheet.spec.models import Pipeline
 
 _log = logging.getLogger(__name__)
@@ -74,5 +75,5 @@ def ask(preview: StepPreview, code: str, question: Callable[[], Any]) -> Any:
         _log.debug("%s: no answer about %s in time", preview.id, code)
         preview.add_remark("note", code, NOT_KNOWN)
     except psycopg.errors.InsufficientPrivilege as error:
-        preview.add_error("privilege", error.diag.message_primary or str(error))
+        preview.add_error("privilege", message(error))
     return None
