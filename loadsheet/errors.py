@@ -39,11 +39,13 @@ class LoadsheetError(Exception):
     run_id: str = ""
     code: str = ""
     place: str = ""
+    excerpt: str = ""
+    """The line of a SQL file with a caret; an error that leaves a step ends with it."""
 
     @property
     def reason(self) -> str:
-        """The message without the place."""
-        return str(self).removeprefix(self.place)
+        """The message without the place and the excerpt."""
+        return str(self).removeprefix(self.place).removesuffix(f"\n{self.excerpt}")
 
 
 class InputError(LoadsheetError):

@@ -168,7 +168,10 @@ class _Place:
         error.run_id = self.run_id
         error.code = code
         error.place = f"{self.failed}: "
-        error.args = (f"{error.place}{visible(shortened(text, LONGEST_MESSAGE))}",)
+        message = f"{error.place}{visible(shortened(text, LONGEST_MESSAGE))}"
+        if error.excerpt:
+            message += f"\n{error.excerpt}"
+        error.args = (message,)
 
     def text_and_code(self, error: LoadsheetError) -> tuple[str, str]:
         """The message and code of an error that our own code raised, perhaps because of a

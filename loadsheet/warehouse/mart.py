@@ -28,6 +28,7 @@ from loadsheet.warehouse import (
     tables,
 )
 from loadsheet.warehouse.ledger import Effect
+from loadsheet.warehouse.located import errors_located
 from loadsheet.warehouse.mart_columns import Change
 from loadsheet.warehouse.parameters import bind_parameters
 
@@ -246,7 +247,9 @@ class _Build:
         If it ended the transaction, the target's lock would be released.
         """
         before = self.session.execute("SELECT pg_current_xact_id()::text").fetchone()
-        self.session.execute(self._bind(since_load))
+        bound = self._bind(since_load)
+        with errors_located(self.session, self.transform, "", bound):
+            self.session.execute(bound)
         after = self.session.execute("SELECT pg_current_xact_id()::text").fetchone()
         if after != before:
             raise Refused(
@@ -256,22 +259,22 @@ class _Build:
             )
 
     def _create_view(self) -> None:
-        create = sql.SQL(f"CREATE OR REPLACE VIEW {self.target.sql} AS\n")
-        statement = create + bind_parameters(self.transform.sql, self.request, 0)
+        create = f"CREATE OR REPLACE VIEW {self.target.sql} AS\n"
+        bound = bind_parameters(self.transform.sql, self.request, 0)
         if tables.kind(self.session, self.target) is None:
-            self._execute_single(statement)
+            self._execute_single(create, bound)
             return
         # OR REPLACE takes the view's options away.
         before = mart_views.save(self.session, self.target)
         # In a savepoint: an error would end the transaction, and with it the target's lock.
         try:
             with self.session.transaction():
-                self._execute_single(statement)
+                self._execute_single(create, bound)
         # CREATE OR REPLACE cannot rename, drop or retype the view's columns.
         except psycopg.errors.InvalidTableDefinition:
             above = mart_views.views_above(self.session, self.target)
             removed = mart_views.drop(self.session, [self.target, *above])[1:]
-            self._execute_single(statement)
+            self._execute_single(create, bound)
             mart_views.restore(self.session, before)
             mart_views.remake(self.session, self.target, removed, self._sql_of_view)
         else:
@@ -351,18 +354,19 @@ class _Build:
 
     def _select_into(self, create: str, since_load: int) -> int:
         """Run the SELECT into a new table and return its rows."""
-        return self._execute_single(sql.SQL(create) + self._bind(since_load)).rowcount
+        return self._execute_single(create, self._bind(since_load)).rowcount
 
     def _bind(self, since_load: int) -> sql.Composed:
         return bind_parameters(self.transform.sql, self.request, since_load, self.seen)
 
-    def _execute_single(self, statement: sql.Composed) -> psycopg.Cursor[Any]:
-        """Run what must be one statement.
+    def _execute_single(self, create: str, bound: sql.Composed) -> psycopg.Cursor[Any]:
+        """Run `create` and the transform's SELECT, which must be one statement.
 
         The check ensures that, but it reads SQL with a parser other than the server's. In the
         extended protocol, which `binary` makes psycopg use, PostgreSQL refuses a second statement.
         """
-        return self.session.execute(statement, binary=True)
+        with errors_located(self.session, self.transform, create, bound):
+            return self.session.execute(sql.SQL(create) + bound, binary=True)
 
     def _check_key(self, arrived: Relation) -> None:
         """Raises Refused when the rows have no unique and complete key."""

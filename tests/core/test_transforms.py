@@ -167,6 +167,47 @@ def test_a_wrong_select_is_refused_with_its_reason(
     assert results["load.load_sale"].state == "done"
 
 
+@pytest.mark.parametrize(
+    ("settings", "sql", "place", "caret"),
+    [
+        ({}, "SELECT id\n  , nope\nFROM staging.sale", "2:5", "   2 |   , nope\n     |     ^^^^"),
+        (
+            {"materialized": "view"},
+            "SELECT 'é' AS a,\n  upperr('x') AS b FROM staging.sale",
+            "2:3",
+            "   2 |   upperr('x') AS b FROM staging.sale\n     |   ^^^^^^",
+        ),
+        (
+            {"materialized": "script"},
+            "SELECT 1;\n\nINSERT INTO staging.nowhere SELECT 1",
+            "3:13",
+            "   3 | INSERT INTO staging.nowhere SELECT 1\n     |             ^^^^^^^",
+        ),
+        # The bound values are longer than the names in the file.
+        (
+            MERGE,
+            "SELECT id, :run_id AS r FROM staging.sale WHERE _load_id > :since_load\n AND nope = 1",
+            "2:6",
+            "   2 |  AND nope = 1\n     |      ^^^^",
+        ),
+    ],
+)
+def test_an_error_in_the_sql_has_its_line_and_a_caret(
+    project: Project, settings: dict[str, Any], sql: str, place: str, caret: str
+) -> None:
+    """The message named the file alone."""
+    project.in_source(SOURCE)
+    project.spec(TABLES, {"per_sale": (sql, settings)})
+    error = project.run()["transform.transform_per_sale"].result
+    assert isinstance(error, Refused)
+    assert f"per_sale.sql:{place}: " in error.reason and "Next: " in error.reason
+    assert str(error).endswith(f"\n{caret}")
+    shown = project.cli("run", "shop").stdout
+    assert "\n".join(f"  {line}" for line in caret.splitlines()) in shown
+    (recorded,) = project.in_warehouse("SELECT message FROM loadsheet.failure")
+    assert recorded[0] == error.reason  # one line, for the status
+
+
 def test_a_table_somebody_else_made_is_not_replaced(project: Project) -> None:
     project.in_warehouse("CREATE SCHEMA mart; CREATE TABLE mart.mine AS SELECT 1 AS precious")
     project.in_source(SOURCE)
