@@ -163,7 +163,8 @@ def test_a_wrong_key_of_the_lake_is_said(shop: Project) -> None:
     finally:
         shop.s3.secret_key = right
     assert not found["lake"]["answers"] and found["pipelines"] == []
-    assert "The secret key does not belong to the access key" in found["lake"]["remarks"][0]["message"]
+    message = found["lake"]["remarks"][0]["message"]
+    assert "The secret key does not belong to the access key" in message
 
 
 def test_a_project_is_examined_with_each_server_once(shop: Project) -> None:
