@@ -276,17 +276,17 @@ def _reasons_to_keep(tables: Sequence[TableGarbage]) -> list[str]:
 
 
 def _marked(removal: Removal) -> str:
+    objects = counted(removal.marked_objects, "object is", "objects are")
+    size = counted(removal.marked_bytes, "byte is", "bytes are")
     return (
-        f"  the bucket keeps versions: {removal.marked_objects:,} of these objects are marked as"
-        f" deleted, and {removal.marked_bytes:,} bytes are not free yet; `loadsheet gc --versions`"
-        " removes them for good"
+        f"  the bucket keeps versions: {objects} marked as deleted, and {size} not free yet;"
+        " `loadsheet gc --versions` removes them for good"
     )
 
 
 def _refused(name: str, removal: Removal) -> str:
     prefix, error = next(iter(removal.refusals.items()))
-    count = len(removal.refusals)
-    attempts = "1 attempt stays" if count == 1 else f"{count:,} attempts stay"
+    attempts = counted(len(removal.refusals), "attempt stays", "attempts stay")
     return (
         f"{name}: {attempts}, because the lake does not let this key remove the versions:"
         f" {on_one_line(prefix)}: {describe_error(error)}"
@@ -381,8 +381,8 @@ def print_dropped(name: str, dropped: Dropped, dry_run: bool) -> None:
     typer.echo(f"{name}: {verb} the sample: {'; '.join(parts)}")
     if dropped.marked:
         typer.echo(
-            f"  the bucket keeps versions: {dropped.marked:,} bytes are marked as deleted, and not"
-            " free yet"
+            f"  the bucket keeps versions: {counted(dropped.marked, 'byte is', 'bytes are')} marked"
+            " as deleted, and not free yet"
         )
     for why in dropped.kept:
         typer.echo(f"  objects stay: {why}")

@@ -206,7 +206,7 @@ def _try_lake(health: Health, lake: Lake, name: str) -> None:
             refusal = refusal_of(health.place, error)
             if refusal is None:
                 raise
-            message = f"cannot {what} objects in bucket {lake.bucket!r}: {refusal.text}"
+            message = f"no right to {what} in bucket {lake.bucket!r}: {refusal.text}"
             health.add("error", "privilege", message)
             if what == "write":
                 return

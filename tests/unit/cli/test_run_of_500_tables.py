@@ -124,6 +124,9 @@ outcomes = this.outcomes(this.LOADED)
 outcomes["extract.extract_table_003"] = this.failing("table_003", this.ADVICE)
 runner = sys.modules["loadsheet.engine.runner"] = types.ModuleType("loadsheet.engine.runner")
 runner.run_pipeline = this.pretending(outcomes)
+preflight = types.ModuleType("loadsheet.engine.preflight")
+preflight.preflight = lambda *given: None
+sys.modules[preflight.__name__] = preflight
 from loadsheet.cli.main import app
 app(["run", "shop"])
 """
