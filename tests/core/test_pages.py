@@ -1,16 +1,13 @@
-"""The SQL on pages is run: how to compare, switch and join old and new tables, and which rights the
-roles need."""
+"""The SQL on pages is run: how to compare, switch and join old and new tables."""
 
 from __future__ import annotations
 
 import re
-import secrets
 from datetime import datetime
-from urllib.parse import urlsplit
 
 import pytest
 
-from tests.project import ROOT, Project, fetch
+from tests.project import ROOT, Project
 
 
 def sql_of(page: str) -> list[str]:
@@ -19,7 +16,6 @@ def sql_of(page: str) -> list[str]:
 
 
 COMPARE, SWITCH, JOIN = sql_of("migrate.md")
-READER, LOADER = (sql for sql in sql_of("how-to.md") if "CREATE ROLE" in sql)
 SOURCE = """
 CREATE TABLE orders (
     order_id int PRIMARY KEY, customer_id int, amount numeric, status text, updated_at timestamptz
@@ -89,28 +85,3 @@ def test_old_and_new_parts_of_a_large_table_are_joined_without_loss(shop: Projec
     assert shop.in_warehouse(everything.format("shop_mart.all_events")) == shop.in_source(
         everything.format("events")
     )
-
-
-def test_the_roles_on_the_page_have_the_rights_that_a_run_needs(shop: Project) -> None:
-    reader, loader = (f"{name}_{secrets.token_hex(4)}" for name in ("reader", "loader"))
-    shop.in_source(READER.replace("reader", reader))
-    database = urlsplit(shop.warehouse).path[1:]
-    shop.in_warehouse(
-        LOADER.replace("DATABASE warehouse", f"DATABASE {database}").replace("loader", loader)
-    )
-    admin = shop.warehouse
-    shop.source, shop.warehouse = as_role(shop.source, reader), as_role(shop.warehouse, loader)
-    shop.spec(
-        {"orders": {"incremental": "updated_at"}, "events": None},
-        {"paid": "SELECT * FROM staging.orders"},
-    )
-    try:
-        shop.succeed()
-        assert shop.differences("orders") == shop.differences("events") == 0
-    finally:
-        fetch(admin, f"DROP OWNED BY {loader} CASCADE; DROP ROLE {loader}")
-
-
-def as_role(dsn: str, role: str) -> str:
-    url = urlsplit(dsn)
-    return f"postgresql://{role}:change-me@{url.hostname}:{url.port}{url.path}"
