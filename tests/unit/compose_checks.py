@@ -53,7 +53,8 @@ def references(stack: Stack) -> list[str]:
                 found.append(
                     f"{name} waits for {other} to be {how['condition']}, which never happens"
                 )
-            if set(target.get("profiles", [])) - set(service.get("profiles", [])):
+            optional = not how.get("required", True)
+            if not optional and set(target.get("profiles", [])) - set(service.get("profiles", [])):
                 found.append(f"{name} waits for {other}, which a profile may leave out")
     return found + [
         f"volume {volume} is undeclared or unused"
@@ -117,13 +118,113 @@ def ports(stack: Stack) -> list[str]:
 
 
 def health(stack: Stack) -> list[str]:
-    """Every service that stays has a healthcheck and comes back; one that ends has none."""
-    services = stack["services"].items()
-    return [
-        f"{n}: healthcheck and restart disagree"
-        for n, s in services
-        if runs_once(s) == ("healthcheck" in s)
-    ]
+    """Every service that stays has a healthcheck and comes back; one that ends has none.
+
+    A check never starts Airflow (six seconds of CPU each time), asks often while a service starts
+    and rarely afterwards, and does not give up on a slow machine's first minutes.
+    """
+    found = []
+    for name, service in stack["services"].items():
+        check = service.get("healthcheck")
+        if runs_once(service) == (check is not None):
+            found.append(f"{name}: healthcheck and restart disagree")
+        if check is None:
+            continue
+        test = " ".join(check["test"][1:])
+        if re.search(r"\bairflow\s+[a-z]|python|--app\b", test):
+            found.append(f"{name}: its healthcheck starts Airflow")
+        if seconds(check["interval"]) < 30 or seconds(check["start_interval"]) > 5:
+            found.append(f"{name}: checked too often, or not often enough while it starts")
+        if seconds(check["start_period"]) < 120:
+            found.append(f"{name}: a slow start counts as a failure")
+    return found
+
+
+def seconds(duration: str) -> int:
+    """The length of a duration such as `90s` or `1m30s`."""
+    units = {"h": 3600, "m": 60, "s": 1}
+    return sum(int(count) * units[unit] for count, unit in re.findall(r"(\d+)([hms])", duration))
+
+
+def endings(stack: Stack) -> list[str]:
+    """A service that stays has more than Docker's 10 seconds to stop, and what runs tasks has more
+    than the others; no log of a container grows without bound."""
+    found = []
+    tasks = {"airflow-scheduler": 120, "airflow-worker": 600}
+    for name, service in stack["services"].items():
+        grace = seconds(service.get("stop_grace_period", "10s"))
+        if not runs_once(service) and grace < tasks.get(name, 30):
+            found.append(f"{name}: {grace} s are not enough to stop in")
+        options = service.get("logging", {}).get("options", {})
+        if not {"max-size", "max-file"} <= set(options):
+            found.append(f"{name}: its log grows without bound")
+    return found
+
+
+HELD = {
+    "postgres-roles": {"AIRFLOW_DB_PASSWORD"},
+    "airflow-apiserver": {
+        "AIRFLOW_ADMIN_PASSWORD",
+        "AIRFLOW_DB_PASSWORD",
+        "AIRFLOW_FERNET_KEY",
+        "AIRFLOW_JWT_SECRET",
+        "AIRFLOW_SECRET_KEY",
+    },
+    "airflow-scheduler": {
+        "AIRFLOW_DB_PASSWORD",
+        "AIRFLOW_FERNET_KEY",
+        "AIRFLOW_JWT_SECRET",
+        "AIRFLOW_SECRET_KEY",
+        "REDIS_PASSWORD",
+    },
+    "airflow-dag-processor": {"AIRFLOW_DB_PASSWORD", "AIRFLOW_FERNET_KEY"},
+    "airflow-triggerer": {"AIRFLOW_DB_PASSWORD", "AIRFLOW_FERNET_KEY", "AIRFLOW_SECRET_KEY"},
+    "airflow-worker": {"AIRFLOW_SECRET_KEY", "REDIS_PASSWORD"},
+    "redis": {"REDIS_PASSWORD"},
+    "source-roles": {"FLIGHTS_OWNER_PASSWORD"},
+    "source-reader": {"FLIGHTS_SOURCE_PASSWORD"},
+    "source-init": {"FLIGHTS_OWNER_PASSWORD"},
+    "warehouse-roles": {"WAREHOUSE_PASSWORD"},
+    "lake": {"LAKE_ACCESS_KEY", "LAKE_SECRET_KEY"},
+}
+"""The secrets that a service works with. `airflow-init` writes all connections, and ends."""
+
+
+def secrets_held(stack: Stack) -> list[str]:
+    """A container has the secrets that it needs and no other."""
+    found = []
+    for name, service in stack["services"].items():
+        if name == "airflow-init":
+            continue
+        if "env_file" in service:
+            found.append(f"{name} has all of .env")
+        texts = strings({k: v for k, v in service.items() if k != "profiles"})
+        named = {variable for text in texts for variable, _, _ in VARIABLE.findall(text)}
+        secrets = {variable for variable in named if SECRET.search(variable)}
+        if secrets != HELD.get(name, set()):
+            found.append(f"{name} holds {sorted(secrets)}")
+    return found
+
+
+def superusers(stack: Stack) -> list[str]:
+    """No role of .env is a superuser: the server has a superuser of its own, without a password
+    that is written anywhere, and a service that runs at every `up` sets the role's password."""
+    services = stack["services"]
+    found = []
+    for name, service in services.items():
+        if not service["image"].startswith("postgres:"):
+            continue
+        given = service.get("environment", {})
+        if not runs_once(service):
+            if set(given) != {"POSTGRES_PASSWORD_FILE"}:
+                found.append(f"{name}: {sorted(given)} make a role of .env a superuser")
+            if f"{name}-roles" not in services:
+                found.append(f"{name} has no service that sets the role")
+        elif "NOSUPERUSER" not in str(service["command"]) or "ROLE_PASSWORD" not in given:
+            found.append(f"{name} does not set the role's rights and its password")
+        elif service.get("network_mode") != "none":
+            found.append(f"{name} needs no network")
+    return found
 
 
 def users(stack: Stack) -> list[str]:
@@ -141,6 +242,11 @@ def users(stack: Stack) -> list[str]:
             found.append(f"{name} runs as root")
         if "no-new-privileges:true" not in service.get("security_opt", []):
             found.append(f"{name} may gain privileges")
+        if service.get("cap_drop") != ["ALL"]:
+            found.append(f"{name} has capabilities")
+        # The lake's image is not ours to say what it writes.
+        if not service["image"].startswith("pgsty/") and not service.get("read_only"):
+            found.append(f"{name} may write into its image")
     return found
 
 

@@ -23,7 +23,7 @@ from tests.unit import compose_checks as checks
 from tests.unit.compose_file import ROOT, SECRET, STACK, VARIABLE, Stack, parse, strings
 
 AIRFLOW = re.findall(r"^apache-airflow==(\S+)", (ROOT / "requirements.txt").read_text(), re.M)[0]
-OURS_ONLY = ("source", "source-init")
+OURS_ONLY = ("source", "source-roles", "source-reader", "source-init")
 
 
 @pytest.fixture(scope="module")
@@ -49,19 +49,17 @@ def derived(ours: Stack) -> Stack:
     """Our docker-compose.yml without the flights source: what a user's project has."""
     stack: Any = copy.deepcopy(ours)
     stack["name"] = "shop"
-    del stack["volumes"]["source-data"]
+    del stack["volumes"]["source-data"], stack["volumes"]["source-socket"]
     for name in OURS_ONLY:
         del stack["services"][name]
     for service in stack["services"].values():
         service["image"] = service["image"].replace("loadsheet-airflow", "shop-airflow")
         service.get("depends_on", {}).pop("source-init", None)
     init = stack["services"]["airflow-init"]
-    # All of .env goes in; what compose overrides or has a default for is listed beside it.
-    init["env_file"] = [".env"]
     kept = {
         name: value
         for name, value in init["environment"].items()
-        if not name.startswith(("FLIGHTS_SOURCE_", "SLACK_"))
+        if not name.startswith("FLIGHTS_SOURCE_")
     }
     init["environment"] = kept
     return stack
@@ -85,6 +83,9 @@ def test_the_compose_file_is_ours_without_the_flights(stack: Stack) -> None:
         checks.images,
         checks.ports,
         checks.health,
+        checks.endings,
+        checks.secrets_held,
+        checks.superusers,
         checks.users,
         checks.airflow,
     ],
@@ -184,7 +185,13 @@ def test_the_image_has_the_airflow_that_we_test_with(project: Path, stack: Stack
         f"apache/airflow:slim-{AIRFLOW}-python3.12"
     ]
     assert f'"apache-airflow=={AIRFLOW}"' in dockerfile
-    assert re.findall(r"^USER (.*)$", dockerfile, re.M) == ["airflow"]
+    assert re.findall(r"^USER (.*)$", dockerfile, re.M)[-1] == "airflow"
+    # The containers cannot write either: their file system is read-only.
+    assert re.findall(r"compileall .*\n.*get_path\(\"(\w+)\"\)", dockerfile) == [
+        "stdlib",
+        "purelib",
+    ]
+    assert "touch /opt/airflow/airflow.cfg" in dockerfile
     images = {service["image"] for service in stack["services"].values() if "build" in service}
     assert images == {f"{project_name(project)}-airflow:{AIRFLOW}"}
 
