@@ -10,7 +10,7 @@ AIRFLOW_VENV := $(if $(AIRFLOW),.venv-airflow-$(AIRFLOW),$(VENV))
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 PYTEST := -m pytest -q
 
-.PHONY: help setup demo test test-long test-unit test-core test-faults test-editors test-packaging airflow-and-packaging test-airflow lint format docs reference clean requirements bench bench-peers build image release
+.PHONY: help setup demo test test-long test-unit test-core test-faults test-editors test-packaging airflow-and-packaging test-airflow test-compose lint format docs reference clean requirements bench bench-peers build image release
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -44,6 +44,9 @@ test-airflow: $(AIRFLOW_VENV)/.ready  ## Factory, operators and the real schedul
 
 test-packaging: setup  ## The wheel in new environments: from an empty folder to rows and a DAG
 	$(BIN)/python $(PYTEST) tests/packaging
+
+test-compose: $(CORE)/.ready  ## The containers on a Docker engine: runs, a stopped worker, an upgrade (10 minutes)
+	$(CORE)/bin/python $(PYTEST) -rs tests/compose
 
 test-long: setup $(CORE)/.ready  ## The same suites in their long forms, hours of them; the table comes last
 	LOADSHEET_LONG=1 $(CORE)/bin/python $(PYTEST) tests/unit tests/core
