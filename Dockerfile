@@ -15,8 +15,14 @@ WORKDIR /opt/airflow/project
 # Requirements change rarely and the code often: one layer each.
 COPY --chown=airflow:root requirements.txt ./
 RUN python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
-COPY --chown=airflow:root requirements/celery.txt requirements/
-RUN python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/celery.txt
+# Further providers, by the names of these files: --build-arg EXTRAS="git hashicorp".
+ARG EXTRAS=""
+COPY --chown=airflow:root requirements/*.txt requirements/
+RUN for extra in celery $EXTRAS; do \
+    python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r "requirements/$extra.txt" \
+    || exit; done
+# Git bundles need it. The base image has it, and the build stops on the day it does not.
+RUN git --version
 RUN python -m compileall -q -j 0 -x '/tests?/' \
     "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" || echo "a file above is not compiled"
 

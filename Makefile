@@ -1,6 +1,7 @@
 # Two commands matter: `make demo` and `make test`. Both do all their own set-up.
 PYTHON ?= python3
 ARGS ?=
+EXTRAS ?=
 VENV := .venv
 CORE := .venv-core
 BIN := $(CURDIR)/$(VENV)/bin
@@ -10,7 +11,7 @@ AIRFLOW_VENV := $(if $(AIRFLOW),.venv-airflow-$(AIRFLOW),$(VENV))
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 PYTEST := -m pytest -q
 
-.PHONY: help setup demo test test-long test-unit test-core test-faults test-editors test-packaging airflow-and-packaging test-airflow test-compose lint format docs reference clean requirements bench bench-peers build image release
+.PHONY: help setup demo test test-long test-unit test-core test-faults test-editors test-packaging airflow-and-packaging test-airflow test-compose lint format docs reference clean requirements bench bench-peers build image sbom release
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -109,8 +110,13 @@ build: setup  ## The wheel and the sdist into dist/, with the pinned tools, and 
 
 IMAGE ?= $(shell sed -n 's/^  image: \(loadsheet-airflow:.*\)/\1/p' docker-compose.yml)
 
-image:  ## Build the container image under the name that docker-compose.yml uses (IMAGE=name:tag for another)
-	docker build --tag $(IMAGE) .
+image:  ## Build the container image that docker-compose.yml uses (IMAGE=name:tag; EXTRAS="git hashicorp kubernetes redis")
+	docker build --build-arg EXTRAS="$(EXTRAS)" --tag $(IMAGE) .
+
+sbom: .venv-sbom/.ready  ## The Python packages of the image as a CycloneDX bill of materials, build/sbom.json (EXTRAS as above)
+	@mkdir -p build
+	@cat requirements.txt $(patsubst %,requirements/%.txt,celery $(EXTRAS)) \
+	  | .venv-sbom/bin/cyclonedx-py requirements - --output-reproducible -o build/sbom.json
 
 release: setup  ## All of a release that needs no credentials; prints the two commands that remain
 	@$(BIN)/python scripts/release.py check
@@ -121,16 +127,21 @@ release: setup  ## All of a release that needs no credentials; prints the two co
 	@$(BIN)/python scripts/release.py commands
 
 clean:  ## Remove environments, caches and the demo's state
-	rm -rf $(VENV) $(CORE) .venv-airflow-* .venv-bench* .venv-docs tests/editors/node_modules build dist .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(CORE) .venv-airflow-* .venv-bench* .venv-docs .venv-sbom tests/editors/node_modules build dist .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# What the image may have: pinned together, so that any of them can be chosen.
+IMAGE_EXTRAS := celery git hashicorp kubernetes redis
 
 requirements:  ## Pin requirements/*.in again (needs uv)
 	cd requirements && $(COMPILE) dev.in -o dev.txt && $(COMPILE) airflow.in -c dev.txt -o ../requirements.txt \
 	  && $(COMPILE) core.in -c dev.txt -o core.txt \
-	  && $(COMPILE) airflow-3.4.in -c core-test.txt -o airflow-3.4.txt \
-	  && $(COMPILE) core-test.in -c dev.txt -o core-test.txt && $(COMPILE) bench.in -c dev.txt -o bench.txt \
+	  && $(COMPILE) core-test.in -c dev.txt -o core-test.txt \
+	  && $(COMPILE) airflow-3.4.in -c core-test.txt -o airflow-3.4.txt && $(COMPILE) bench.in -c dev.txt -o bench.txt \
 	  && $(COMPILE) docs.in -c dev.txt -o docs.txt \
-	  && for extra in celery parquet; do $(COMPILE) $$extra.in -c dev.txt -o $$extra.txt \
+	  && $(COMPILE) sbom.in -c dev.txt -o sbom.txt \
+	  && together=$$(mktemp) && $(COMPILE) $(IMAGE_EXTRAS:%=%.in) -c dev.txt -c ../requirements.txt -o $$together \
+	  && for extra in $(IMAGE_EXTRAS) parquet; do $(COMPILE) $$extra.in -c dev.txt -c $$together -o $$extra.txt \
 	    $$(sed -n 's/^\([a-z0-9._-]*\)==.*/--no-emit-package \1/p' ../requirements.txt) || exit; done
 	cd bench/peers/requirements && for peer in *.in; do $(COMPILE) $$peer -o $${peer%.in}.txt; done
 
@@ -148,6 +159,9 @@ $(CORE)/.ready: requirements/core-test.txt pyproject.toml
 
 tests/editors/node_modules/.ready: tests/editors/package-lock.json | $(CORE)/.ready
 	@$(CORE)/bin/python -m tests.editors.server && touch $@
+
+.venv-sbom/.ready: requirements/sbom.txt
+	$(call environment,.venv-sbom,requirements/sbom.txt)
 
 .venv-docs/.ready: requirements/docs.txt
 	$(call environment,.venv-docs,requirements/docs.txt)
