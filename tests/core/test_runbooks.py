@@ -1,5 +1,5 @@
-"""docs/runbooks.md, followed: after each restore, move and roll back, the page brings staging back to
-the source."""
+"""docs/runbooks.md, followed: after each restore, move and roll back, the page brings staging back
+to the source."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from loadsheet.connections.export import export_connections
 from tests.unit.compose_file import ROOT, STACK
 
 PAGE = (ROOT / "docs" / "compose.md").read_text()
-SECTION = PAGE[PAGE.index("## Use your own source") : PAGE.index("## Limits")]
+SECTION = PAGE[PAGE.index("## Use your own source") : PAGE.index("## Add providers")]
 BLOCKS = [
     textwrap.dedent(text) for text in re.findall(r"^ *```\w+\n(.*?)^ *```$", SECTION, re.M | re.S)
 ]
