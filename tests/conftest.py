@@ -1,8 +1,24 @@
 """For every suite: nothing is remembered from one test, or run of the tests, to the next: what the
-check of a spec has found, which run was stopped."""
+check of a spec has found, which run was stopped. And programs that tests start heed signals."""
 
 from __future__ import annotations
 
 import os
+import signal
 
 os.environ["LOADSHEET_CACHE"] = os.environ["LOADSHEET_STATE"] = ""
+
+
+def heed_signals_in_children() -> None:
+    """Let Ctrl-C and a hangup end the programs that tests start, also where the tests are a
+    background job (`nohup make test &`, many CI runners): such a job ignores both, and programs
+    inherit what is ignored.
+
+    The tests themselves go on ignoring them, by a handler: a new program does not inherit that.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda number, frame: None)
+
+
+heed_signals_in_children()

@@ -61,8 +61,9 @@ def as_ctrl_c() -> Iterator[None]:
 
 @contextmanager
 def _on_signal(act: Callable[[int], None]) -> Iterator[None]:
-    """Within, `act` is called for those of the three signals that the process does not ignore, as
-    it does after `nohup` or a shell's `&`."""
+    """Within, `act` is called for the three signals, but not for an interrupt or a hangup that the
+    process was started to ignore: `nohup` asks for the one, and a shell's `&` in a script for the
+    other. To be told to end is never ignored: else only SIGKILL would be left."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         act(number)
@@ -70,7 +71,10 @@ def _on_signal(act: Callable[[int], None]) -> Iterator[None]:
     before: dict[int, Any] = {}
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)  # Windows has no SIGHUP
-        if number and signal.getsignal(number) is not signal.SIG_IGN:
+        if number is None:
+            continue
+        is_ignored = signal.getsignal(number) is signal.SIG_IGN
+        if not is_ignored or name == "SIGTERM":
             before[number] = signal.signal(number, handle)
     try:
         yield

@@ -58,7 +58,7 @@ def view(status: PipelineStatus, brief: bool = False) -> RenderableType:
     total = len(status.tables) + len(status.transforms)
     left_out = total - len(tables) - len(transforms)
     if left_out:
-        title += f" ({left_out} without a problem not shown)"
+        title += f" (left out: {left_out} without a problem)"
     parts: list[RenderableType] = [Text(title, style="bold")]
     if tables:
         table_heads = ("table", "loaded", ">rows", "watermark", "data", "source")

@@ -304,7 +304,7 @@ def test_watching_repeats_in_a_pipe_and_ends_well_at_ctrl_c(shop: Project, as_js
             assert [page["pipelines"][0]["pipeline"] for page in pages] == ["shop", "shop"]
         else:
             for _ in range(2):
-                while p.stdout.readline() != "shop: 3 tables, 1 transforms\n":
+                while p.stdout.readline() != "shop: 3 tables, 1 transform\n":
                     pass
         p.send_signal(signal.SIGINT)
         _, complaints = p.communicate(timeout=30)

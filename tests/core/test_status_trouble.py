@@ -230,6 +230,6 @@ def test_a_watch_on_a_low_terminal_shows_what_is_wrong(
     screen = watched(project, columns=100, lines=height)
     assert (
         b"extract of t7 failed" in screen
-        and (b"(19 without a problem are left out)" in screen) is left_out
+        and (b"(left out: 19 without a problem)" in screen) is left_out
     )
     assert (b"t19 " in screen) is not left_out

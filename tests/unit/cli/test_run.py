@@ -17,6 +17,7 @@ from loadsheet.engine.runner import Retry
 from loadsheet.errors import Refused, Unavailable
 from loadsheet.outcome import Outcome, RunRequest, Sample, skipped
 from loadsheet.plan.steps import build_plan
+from tests.conftest import heed_signals_in_children
 from tests.unit.cli.conftest import Cli
 
 Engine = Callable[[Callable[..., Any]], None]
@@ -467,6 +468,25 @@ def test_a_signal_that_the_caller_has_ignored_stays_ignored(project: Path) -> No
         run.send_signal(signal.SIGHUP)
         _, err = run.communicate(timeout=20)
     assert "interrupted" not in err and run.returncode not in (129, 130)
+
+
+def test_the_signal_to_end_is_obeyed_by_a_run_that_was_started_to_ignore_it(project: Path) -> None:
+    with hanging(ignored=[signal.SIGINT, signal.SIGHUP, signal.SIGTERM]) as run:
+        run.send_signal(signal.SIGTERM)
+        _, err = run.communicate(timeout=20)
+    assert run.returncode == 143 and err.startswith("interrupted: ")
+
+
+def test_a_run_of_a_background_job_can_be_stopped(project: Path) -> None:
+    """As `make test &` starts the tests: a child of theirs inherited that Ctrl-C is ignored."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        heed_signals_in_children()
+        with hanging() as run:
+            run.send_signal(signal.SIGINT)
+            assert run.wait(20) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_reader_who_stands_still_keeps_nobody_from_stopping_the_run(project: Path) -> None:
