@@ -20,6 +20,8 @@ from loadsheet.redact import mask_line, visible
 from loadsheet.spec.files import MAX_BYTES
 from loadsheet.spec.rule_catalog import RULES, links
 
+HAS_PAGES = (Path(__file__).parents[2] / "docs" / "rules.md").is_file()
+"""Whether this is a checkout, whose pages the links of problems name."""
 WIDTH = 80
 """Cells of an excerpt: what a terminal has at least."""
 _TAB = "    "
@@ -59,7 +61,14 @@ def as_text(problems: Sequence[Problem]) -> Iterator[str]:
         if problem.code in RULES and problem.code not in explained:
             explained.add(problem.code)
             yield f"  why: {RULES[problem.code].why}"
-        yield f"  see: {', '.join(links(problem.code, problem.path))}"
+        yield f"  see: {', '.join(_see(problem))}"
+
+
+def _see(problem: Problem) -> Sequence[str]:
+    """Where to read more: the pages of a checkout; an installed package has none, but explains."""
+    if not HAS_PAGES and problem.code in RULES:
+        return [f"loadsheet check --explain {problem.code}"]
+    return links(problem.code, problem.path)
 
 
 def as_json(problem: Problem) -> dict[str, Any]:
@@ -91,8 +100,10 @@ def explanation(code: str) -> str:
         suggestion = f" (did you mean {meant!r}?)" if meant else ""
         raise InputError(f"there is no rule {code!r}{suggestion}: {', '.join(RULES)}")
     rule = RULES[code]
-    see = ", ".join(links(code, ""))
-    return f"{code}: {rule.why}\n  fix: {rule.fix}\n  see: {see}"
+    text = f"{code}: {rule.why}\n  fix: {rule.fix}"
+    if HAS_PAGES:
+        text += f"\n  see: {', '.join(links(code, ''))}"
+    return text
 
 
 def _escaped(text: str) -> str:

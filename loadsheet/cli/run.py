@@ -17,7 +17,7 @@ from loadsheet.connections import airflow_side
 from loadsheet.connections.lookup import Connections, project_connections
 from loadsheet.engine.request import VARIABLE, command_line_request
 from loadsheet.engine.resume import RunRecord
-from loadsheet.errors import InputError
+from loadsheet.errors import ConnectionMissing, InputError
 from loadsheet.outcome import RunRequest
 from loadsheet.plan.steps import Step, build_plan
 from loadsheet.project.folder import open_pipeline
@@ -94,8 +94,7 @@ def run(
     """
     spec, project = open_pipeline(ctx.obj, pipeline)
     connections = project_connections(project)
-    for conn_id in dict.fromkeys((spec.source.conn_id, spec.lake.conn_id, spec.warehouse.conn_id)):
-        connections(conn_id)  # an undefined one is wrong input, and ends the command here
+    _refuse_undefined(spec, connections)
     has_patterns = bool(spec.patterns)
     if has_patterns:
         _preflight(spec, connections)
@@ -151,6 +150,18 @@ class _Screen:
 
     quiet: bool
     verbose: bool
+
+
+def _refuse_undefined(spec: Pipeline, connections: Connections) -> None:
+    """Raises ConnectionMissing with all connections that are not defined, or lack a variable."""
+    missing: list[str] = []
+    for conn_id in dict.fromkeys((spec.source.conn_id, spec.lake.conn_id, spec.warehouse.conn_id)):
+        try:
+            connections(conn_id)
+        except ConnectionMissing as error:
+            missing.append(str(error))
+    if missing:
+        raise ConnectionMissing("\n".join(missing))
 
 
 def _variable() -> str | None:

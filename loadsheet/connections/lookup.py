@@ -17,15 +17,16 @@ from typing import Any, Protocol
 
 from loadsheet.connections import airflow_side
 from loadsheet.connections.parse import (
-    MissingVariable,
     fields_from_json,
     fields_from_mapping,
     fields_from_uri,
     fill,
+    missing_variables,
 )
 from loadsheet.errors import ConnectionMissing, InputError
 from loadsheet.names import closest
 from loadsheet.redact import register_secrets, secrets_in
+from loadsheet.wording import listed
 
 _log = logging.getLogger(__name__)
 
@@ -155,15 +156,18 @@ class _ProjectConnections:
             entry = self.entries[conn_id]
             if isinstance(entry, str):
                 entry = {"uri": entry}
-            try:
-                # Only now: a missing variable is an error only for a connection that is used.
-                filled = fill(entry, self.variables)
-            except MissingVariable as missing:
+            # Only now: a missing variable is an error only for a connection that is used.
+            missing = missing_variables(entry, self.variables)
+            if missing:
+                keys = listed([each.key for each in missing])
+                reasons = "; ".join(map(str, missing))
+                names = listed([each.variable for each in missing])
                 raise ConnectionMissing(
-                    f"connection {conn_id!r} has no {missing.key}: {missing}. Set"
-                    f" {missing.variable} in the environment or in {self.dotenv} ({self.file} uses"
-                    " it)"
-                ) from None
+                    f"connection {conn_id!r} has no {keys}: {reasons}. Set {names} in the"
+                    f" environment or in {self.dotenv} ({self.file} uses"
+                    f" {'it' if len(missing) == 1 else 'them'})"
+                )
+            filled = fill(entry, self.variables)
             fields = fields_from_mapping(filled, f"{self.file}: {conn_id}")
             return Connection(conn_id=conn_id, **fields)
         meant = closest(conn_id, map(str, self.entries))

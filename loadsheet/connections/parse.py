@@ -25,6 +25,30 @@ class MissingVariable(Exception):
         super().__init__(f"{variable} is not set" + (f" ({advice})" if advice else ""))
 
 
+def missing_variables(value: Any, variables: Mapping[str, str]) -> list[MissingVariable]:
+    """What `fill` would raise, for each variable once and in the order of their use."""
+    missing: list[MissingVariable] = []
+
+    def note(text: str, key: str) -> None:
+        for reference in _REFERENCE.finditer(text):
+            is_needed = reference["kind"] != "-" and not variables.get(reference[1])
+            if is_needed and reference[1] not in [found.variable for found in missing]:
+                missing.append(MissingVariable(reference[1], key, reference["text"] or ""))
+
+    def walk(item: Any, key: str) -> None:
+        if isinstance(item, Mapping):
+            for name, inner in item.items():
+                walk(inner, f"{key}.{name}" if key else str(name))
+        elif isinstance(item, list):
+            for inner in item:
+                walk(inner, key)
+        elif isinstance(item, str):
+            note(item, key)
+
+    walk(value, "")
+    return missing
+
+
 def fill(value: Any, variables: Mapping[str, str], key: str = "") -> Any:
     """`value` with the `${VAR}`, `${VAR:-default}` and `${VAR:?advice}` in its texts, at any depth,
     replaced.

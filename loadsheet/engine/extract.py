@@ -92,7 +92,8 @@ def _extract(attempt: _Attempt, source: PinnedSession, progress: Progress) -> Ou
         if earlier:
             return earlier
     with source.transaction():
-        described = catalog.describe(source, pipeline.source.schema, table, attempt.ask_types)
+        last = catalog.last_read(attempt.seen.source_oid, attempt.seen.columns)
+        described = catalog.describe(source, pipeline.source.schema, table, attempt.ask_types, last)
     layout = Layout(file_format(pipeline, described), described.columns, described.key)
     # Before anything is read: this fails where pyarrow is missing or a type cannot be stored.
     layout.encoder()

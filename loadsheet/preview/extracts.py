@@ -160,10 +160,11 @@ class _ExtractPreviewer:
         """The table as its catalog describes it; None, and an error for every wrong name in the
         spec, if that fails."""
         schema, table = self.pipeline.source.schema, self.table
+        last = catalog.last_read(self.scope.source_oid, self.scope.columns)
         source: SourceTable | None = ask(
             self.preview,
             "catalog",
-            lambda: catalog.describe(self.session, schema, table, self._ask_types),
+            lambda: catalog.describe(self.session, schema, table, self._ask_types, last),
         )
         if source:
             return source

@@ -3,7 +3,8 @@ primary key."""
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import psycopg
@@ -96,12 +97,45 @@ WHERE nspname = %s AND relkind IN ('r', 'p', 'v', 'm', 'f')
 """
 
 
+# Another server may have another table with this oid, so the columns are compared as well.
+_RENAMED = """
+SELECT nspname, relname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+WHERE c.oid = %(oid)s AND relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT EXISTS (
+    SELECT FROM unnest(%(attnums)s::int[], %(names)s::text[]) AS last (attnum, name)
+    WHERE NOT EXISTS (
+        SELECT FROM pg_attribute a
+        WHERE attrelid = c.oid AND a.attnum = last.attnum AND attname = last.name
+    )
+)
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LastRead:
+    """The table that was read last under a name: its oid, and its columns by their attnums."""
+
+    oid: int
+    columns: dict[int, str]
+
+
+def last_read(oid: int | None, columns: Sequence[Mapping[str, Any]] | None) -> LastRead | None:
+    """What the ledger has recorded of the table; None where it was never read."""
+    if oid is None or not columns:
+        return None
+    return LastRead(oid=oid, columns={column["attnum"]: column["name"] for column in columns})
+
+
 def describe(
-    session: psycopg.Connection[Any], schema: str, table: Table, ask: Ask | None = None
+    session: psycopg.Connection[Any],
+    schema: str,
+    table: Table,
+    ask: Ask | None = None,
+    last: LastRead | None = None,
 ) -> SourceTable:
     """`table` as the source's catalogs describe it, with the columns that the spec selects.
 
     `ask` tells which types of extensions the warehouse has; without it, it is taken to have them.
+    `last` is for the message about a table that was renamed.
 
     Raises Refused when the table or a column the spec names does not exist, when this role cannot
     see all of its rows, or when a column's type cannot be loaded as the spec asks.
@@ -109,7 +143,7 @@ def describe(
     relation = Relation(schema, table.name)
     row = session.execute(_RELATION, (schema, table.name)).fetchone()
     if not row:
-        raise _missing(session, relation)
+        raise _missing(session, relation, last)
     oid, is_table, has_parts, hides_rows, role = row
     if hides_rows:
         raise Refused(
@@ -160,7 +194,21 @@ def lock(session: psycopg.Connection[Any], source: SourceTable) -> None:
             raise
 
 
-def _missing(session: psycopg.Connection[Any], relation: Relation) -> Refused:
+def _missing(
+    session: psycopg.Connection[Any], relation: Relation, last: LastRead | None
+) -> Refused:
+    if last:
+        values = {
+            "oid": last.oid,
+            "attnums": list(last.columns),
+            "names": list(last.columns.values()),
+        }
+        renamed = session.execute(_RENAMED, values).fetchone()
+        if renamed:
+            return Refused(
+                f"the source has no table {relation}: it is called {Relation(*renamed)} now. Write"
+                " the new name in the pipeline file; its rows are loaded from the beginning"
+            )
     rows = session.execute(_NEIGHBOURS, (relation.schema,))
     names = [row[0] for row in rows]
     if names:

@@ -75,6 +75,19 @@ def test_a_failed_step_exits_1_and_the_rest_is_done(shop: Project) -> None:
     assert shop.differences("customer") == 0
 
 
+def test_a_renamed_table_is_called_by_its_new_name(shop: Project) -> None:
+    """The hint was the most similar name, of another table."""
+    shop.cli("run", "shop")
+    shop.in_source("CREATE TABLE countries (id int); ALTER TABLE country RENAME TO nations")
+    run = shop.cli("run", "shop")
+    assert run.returncode == 1 and "it is called public.nations now" in run.stdout
+    plan = shop.cli("plan", "shop", "--connect", "--json")
+    assert "it is called public.nations now" in plan.stdout
+    # The control: a table with the oid that has other columns is another server's.
+    shop.in_source("ALTER TABLE nations RENAME COLUMN name TO label")
+    assert "did you mean 'countries'?" in shop.cli("run", "shop").stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

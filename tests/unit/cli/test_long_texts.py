@@ -51,6 +51,18 @@ def test_a_run_of_such_a_file_prints_no_more(cli: Cli, project: Path, engine: En
     assert "more problems not shown: `loadsheet check --all` shows them" in result.err
 
 
+def test_an_installed_package_names_no_page_that_it_does_not_have(
+    cli: Cli, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(project, 1)
+    assert "see: docs/rules.md#unknown-key" in cli("check").out
+    monkeypatch.setattr(formats, "HAS_PAGES", False)
+    out = cli("check").out
+    assert "see: loadsheet check --explain unknown-key" in out and "docs/" not in out
+    explained = cli("check", "--explain", "unknown-key").out
+    assert "fix: " in explained and "docs/" not in explained
+
+
 def test_a_warning_takes_no_place_of_an_error() -> None:
     def problem(line: int, severity: str) -> Problem:
         return Problem(file="f", line=line, column=1, path="", message="m", severity=severity)

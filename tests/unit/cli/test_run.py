@@ -371,6 +371,19 @@ def test_a_missing_connection_is_refused_before_anything_runs(
     assert "connection 'warehouse' is not defined" in refused(cli, engine)
 
 
+def test_all_that_connections_lack_is_told_at_once(cli: Cli, project: Path, engine: Engine) -> None:
+    """It was one variable for each try."""
+    (project / "connections/connections.yml").write_text(
+        "source: {host: '${HOST_A}', password: '${PASS_A:?from the vault}', login: '${LOGIN:-x}'}\n"
+        "lake: {host: h, extra: {endpoint_url: '${LAKE_B}'}}\n"
+    )
+    err = refused(cli, engine)
+    assert "has no host, password: HOST_A is not set; PASS_A is not set (from the vault)" in err
+    assert "Set HOST_A, PASS_A in the environment or in " in err
+    assert "connection 'lake' has no extra.endpoint_url: LAKE_B is not set" in err
+    assert "connection 'warehouse' is not defined" in err
+
+
 def test_a_run_that_ends_well_takes_no_other_runs_record_away(
     cli: Cli, project: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
