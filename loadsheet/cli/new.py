@@ -212,7 +212,7 @@ def _schema(session: Session, tables: tuple[str, ...] | list[str]) -> str:
 
     Raises InputError with the names of the schemas where there is no single one.
     """
-    from loadsheet.source.discovery import filled_schemas
+    from loadsheet.source.discovery import filled_schemas, grants_for_schemas
 
     schemas = filled_schemas(session)
     named = set()
@@ -225,5 +225,9 @@ def _schema(session: Session, tables: tuple[str, ...] | list[str]) -> str:
     if len(schemas) == 1 and not named:
         return schemas[0]
     if not schemas:
-        raise InputError("the source has no tables that this role can see; nothing was written")
+        grants = " ".join(grants_for_schemas(session))
+        advice = f"; run in the source: {grants}" if grants else ""
+        raise InputError(
+            f"the source has no tables that this role can see; nothing was written{advice}"
+        )
     raise InputError(f"which schema? Name it with --schema, one of: {', '.join(schemas)}")

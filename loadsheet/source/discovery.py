@@ -145,6 +145,17 @@ def filled_schemas(session: psycopg.Connection[Any]) -> list[str]:
     return [name for name, is_usable, _, _, is_filled in rows if is_usable and is_filled]
 
 
+def grants_for_schemas(session: psycopg.Connection[Any]) -> list[str]:
+    """The statements that let this role read the schemas that have tables and that it may not
+    use."""
+    grants: list[str] = []
+    for _, is_usable, quoted, role, is_filled in session.execute(_SCHEMAS):
+        if is_filled and not is_usable:
+            grants.append(f"GRANT USAGE ON SCHEMA {quoted} TO {role};")
+            grants.append(f"GRANT SELECT ON ALL TABLES IN SCHEMA {quoted} TO {role};")
+    return grants
+
+
 def facts(session: psycopg.Connection[Any], oids: Iterable[int]) -> dict[int, Facts]:
     """The facts about each of the tables, by oid."""
     with session.cursor(row_factory=class_row(Facts)) as cursor:

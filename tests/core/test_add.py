@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import psycopg
 import pytest
 import yaml
 
@@ -273,6 +274,19 @@ def test_a_new_pipeline_begins_from_a_connection_and_runs(shop: Project) -> None
     assert check.returncode == 0 and "2 files checked: no problems" in check.stdout, check.stdout
     assert shop.cli("run", "second").returncode == 0
     assert fetch(shop.warehouse, "SELECT count(*) FROM second_staging.orders") == [(20,)]
+
+
+def test_a_new_pipeline_without_rights_comes_with_the_grants_to_run(shop: Project) -> None:
+    shop.in_source("REVOKE USAGE ON SCHEMA public FROM PUBLIC")
+    owner = shop.source
+    role = reader(shop)
+    refused = shop.cli("new", "second", "--source", "shop_source")
+    assert refused.returncode == 2
+    _, found, grants = refused.stderr.partition("run in the source: ")
+    assert found and f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role};" in grants
+    with psycopg.connect(owner) as session:
+        session.execute(grants.encode())
+    assert shop.cli("new", "second", "--source", "shop_source", "--dry-run").returncode == 0
 
 
 def test_a_new_pipeline_overwrites_nothing(shop: Project) -> None:
