@@ -64,6 +64,22 @@ class Diagnosis:
         return advice
 
 
+def name_connection(error: BaseException, conn_id: str) -> None:
+    """Note on an error about a connection which one it is; the first note stays."""
+    if not hasattr(error, "loadsheet_conn_id"):
+        error.loadsheet_conn_id = conn_id  # type: ignore[attr-defined]
+
+
+def connection_of(error: BaseException, lake_conn_id: str) -> str:
+    """The connection that an error is about: the one noted on it, or the lake's, if the S3 client
+    has no answer or an unusable one; empty for any other error."""
+    noted: str = getattr(error, "loadsheet_conn_id", "")
+    package = type(error).__module__.partition(".")[0]
+    if not noted and package in ("minio", "urllib3"):
+        return lake_conn_id
+    return noted
+
+
 def diagnose(error: BaseException) -> Diagnosis | None:
     """The diagnosis of a database's, the lake's or the operating system's error; None for any
     other, which is a bug."""

@@ -102,7 +102,7 @@ def _dispatch(
             with servers.own_warehouse() as session:
                 return transform(pipeline, pipeline.transform(name), request, session)
         case _ if not request.wants(name):
-            return skipped("not among the tables of this run")
+            return skipped("not chosen: this run is limited to other tables")
         case "extract":
             from loadsheet.engine.again import extract_step
 

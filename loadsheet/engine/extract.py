@@ -26,7 +26,7 @@ import uuid
 from dataclasses import dataclass
 from functools import cached_property
 
-from loadsheet.engine import resume
+from loadsheet.engine import details, resume
 from loadsheet.engine.reading import Upload, file_format, read_and_store
 from loadsheet.engine.sessions import IdleSession, Open
 from loadsheet.errors import Overtaken
@@ -113,6 +113,7 @@ def _extract(attempt: _Attempt, source: PinnedSession, progress: Progress) -> Ou
         rows.upper,
     )
     attempt.refuse_too_many_columns(described, rows)
+    _show_rows(described, rows, attempt.last)
     reach("extract.decided")
     manifest = attempt.run(source, described, rows, layout, progress)
     remarks = _remarks(table, rows, attempt)
@@ -141,6 +142,28 @@ def _record_empty_interval(attempt: _Attempt, rows: Selection) -> None:
     if read:
         name = attempt.pipeline.name
         attempt.warehouse.use(lambda session: intervals.record(session, name, attempt.target, read))
+
+
+def _show_rows(described: SourceTable, rows: Selection, last: Last | None) -> None:
+    """Log which rows are read, and where that leaves the watermark."""
+    window = f"from {rows.lower}" if rows.lower else "all rows"
+    if rows.upper:
+        window += f" up to {rows.upper}"
+    after = "stays" if rows.action != "replace" else "none"
+    if rows.moves_watermark:
+        after = rows.upper or "stays"
+    details.show(
+        f"Rows of {described.relation}",
+        {
+            "mode": rows.action,
+            "window": window,
+            "condition": rows.where,
+            "watermark before": (last.watermark if last else None) or "none",
+            "watermark after the load": after,
+            "held back by": rows.held_by,
+            "waiting": rows.waiting,
+        },
+    )
 
 
 def _remarks(table: Table, rows: Selection, attempt: _Attempt) -> tuple[str, ...]:
@@ -382,6 +405,18 @@ class _Attempt:
         identity.wait_until_durable(source, origin)
         manifest = self._manifest(described, rows, layout.format, upload, read_at, origin)
         self._seal(manifest)
+        prefix = f"{self.lake.bucket}/{self.take_fence_once().prefix}"
+        details.show(
+            f"Stored in the lake: {manifest.load_id}",
+            {
+                "load id": manifest.load_id,
+                "prefix": prefix,
+                "manifest": f"{prefix}/{FILE_NAME}",
+                "parts": len(manifest.parts),
+                "format": manifest.format,
+                **details.amount(manifest.rows, manifest.size, self.started),
+            },
+        )
         return manifest
 
     def _identify_source(

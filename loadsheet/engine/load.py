@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import psycopg
 
+from loadsheet.engine import details
 from loadsheet.failpoints import reach
 from loadsheet.lake.manifest import read_manifest
 from loadsheet.lake.parts import Progress
@@ -85,7 +87,21 @@ def _commit(
     sealed = fence.sealed_attempt(session, pipeline.name, table.name, target, load_id)
     manifest = read_manifest(lake.get(sealed.manifest), sealed.manifest, sealed.sha256)
     reach("load.manifest_read")
-    return load_manifest(session, lake, manifest, sealed.manifest, target, table, progress)
+    started = time.monotonic()
+    result = load_manifest(session, lake, manifest, sealed.manifest, target, table, progress)
+    details.show(
+        f"Loaded into {target}",
+        {
+            "load id": load_id,
+            "manifest": f"{lake.bucket}/{sealed.manifest}",
+            "mode": manifest.action,
+            "effect": result.effect,
+            "watermark": manifest.upper if manifest.moves_watermark else "",
+            "held back by": manifest.held_by,
+            **details.amount(manifest.rows, manifest.size, started),
+        },
+    )
+    return result
 
 
 def _find_after_lost_session(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 
+from loadsheet.engine import details
 from loadsheet.lake.manifest import Part
 from loadsheet.lake.parts import PartStore, PartWriter
 from loadsheet.postgres import Session
@@ -101,6 +102,10 @@ def read_and_store(
         # and then nothing is stored. Of several ranges each last part is stored at once.
         at_end = writer.end if len(conditions) == 1 else writer.finish
         jobs.append(stream.Job(select, writer.take, at_end))
+    statements = {}
+    for number, job in enumerate(jobs, start=1):
+        statements[f"session {number}"] = job.select
+    details.show(f"SQL on {described.relation}", statements)
     upload = Upload(writers, contents)
     try:
         upload.rows = sum(_copy_all(source, jobs, store.layout.wire, readers))

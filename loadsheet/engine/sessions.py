@@ -15,6 +15,7 @@ import psycopg
 
 from loadsheet.connections.lookup import Connection, Connections
 from loadsheet.deadline import remaining
+from loadsheet.engine.diagnosis import name_connection
 from loadsheet.pinned import PinnedSession
 from loadsheet.postgres import Session, connect_source, connect_warehouse
 from loadsheet.spec.models import Pipeline
@@ -50,7 +51,7 @@ class Servers:
     def own_warehouse(self) -> PinnedSession:
         """A session that is used once: a user's SQL may leave settings, temporary tables or locks
         in it."""
-        return connect_warehouse(self._connections(self._pipeline.warehouse.conn_id))
+        return self._connect(connect_warehouse, self._pipeline.warehouse.conn_id)
 
     @cached_property
     def lake(self) -> Lake:
@@ -60,10 +61,26 @@ class Servers:
 
         return Lake(self._connections(self._pipeline.lake.conn_id), self._pipeline.lake.bucket)
 
-    def _session(
-        self, connect: Connect, conn_id: str
-    ) -> contextlib.AbstractContextManager[PinnedSession]:
-        return connect(self._connections(conn_id))
+    @contextlib.contextmanager
+    def _session(self, connect: Connect, conn_id: str) -> Iterator[PinnedSession]:
+        with self._connect(connect, conn_id) as session, _named(conn_id, session):
+            yield session
+
+    def _connect(self, connect: Connect, conn_id: str) -> PinnedSession:
+        connection = self._connections(conn_id)
+        with _named(conn_id):
+            return connect(connection)
+
+
+@contextlib.contextmanager
+def _named(conn_id: str, session: PinnedSession | None = None) -> Iterator[None]:
+    """An error about connecting, or about a connection that is lost, says which one."""
+    try:
+        yield
+    except psycopg.OperationalError as error:
+        if session is None or session.broken:
+            name_connection(error, conn_id)
+        raise
 
 
 class KeptServers(Servers):
@@ -80,22 +97,19 @@ class KeptServers(Servers):
             while sessions:
                 sessions.pop().close()
 
-    def own_warehouse(self) -> PinnedSession:
-        """As that of `Servers`."""
-        return self._connect(connect_warehouse, self._pipeline.warehouse.conn_id)
-
     def _connect(self, connect: Connect, conn_id: str) -> PinnedSession:
         """A new session. The kept ones make room where the server has none left: a role may have a
         CONNECTION LIMIT."""
         connection = self._connections(conn_id)
         try:
-            return connect(connection)
+            return super()._connect(connect, conn_id)
         except psycopg.OperationalError:
             if not any(self._idle.values()):
                 raise
         _log.info("no further session on %s: closing those that are idle", conn_id)
         self.close()
-        return self._connect_soon(connect, connection)
+        with _named(conn_id):
+            return self._connect_soon(connect, connection)
 
     def _connect_soon(self, connect: Connect, connection: Connection) -> PinnedSession:
         """A new session, in place of one that the server takes a moment to end."""
@@ -112,7 +126,8 @@ class KeptServers(Servers):
     def _session(self, connect: Connect, conn_id: str) -> Iterator[PinnedSession]:
         session = self._take_idle(connect) or self._connect(connect, conn_id)
         try:
-            yield session
+            with _named(conn_id, session):
+                yield session
         except BaseException:
             session.close()
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import psycopg
 
-from loadsheet.engine import resume
+from loadsheet.engine import details, resume
 from loadsheet.errors import Refused
 from loadsheet.failpoints import reach
 from loadsheet.outcome import Outcome, RunRequest, skipped
@@ -58,6 +58,14 @@ def transform(
             if job is None:
                 ledger.clear_failure(session, pipeline.name, "transform", target)
                 return skipped("nothing it reads has changed")
+            details.show(
+                f"Building {target}",
+                {
+                    "file": spec.file,
+                    "reason": job.reason,
+                    "reads": ", ".join(str(relation) for relation in inputs),
+                },
+            )
             built = mart.build_mart(session, pipeline, spec, request, target, job, seen)
             ledger.clear_failure(session, pipeline.name, "transform", target)
             reach("transform.recorded")
