@@ -112,6 +112,17 @@ class Airflow(Managed):
             command, self.home / f"{name}.log", env=self.env, cwd=self.home, signals=_STOP
         )
 
+    def restart_component(self, name: str, timeout: float = 60) -> None:
+        """Terminate one of COMPONENTS and all that it has forked, and start it again when it has
+        ended; after `timeout` seconds it is killed."""
+        process = self._processes[name]
+        process.terminate()
+        deadline = time.monotonic() + timeout
+        while process.exit_code is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.stop()
+        self.start_component(name)
+
     def _wait(self, timeout: float = 120) -> None:
         api_server = self._processes["api-server"]
         api_server.wait_until(lambda: self.alive() and self.api.healthy(), "Airflow", timeout)

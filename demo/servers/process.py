@@ -75,6 +75,13 @@ class Supervised(Process):
         children = Path(f"/proc/{self._supervisor.pid}/task/{self._supervisor.pid}/children")
         return [int(pid) for pid in children.read_text().split()]
 
+    def terminate(self) -> None:
+        """SIGTERM to the command and what it has forked, as systemd and the init process of a
+        container send it (Linux only). Returns at once."""
+        for pid in self.pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGTERM)
+
     def ask_to_stop(self) -> None:
         """Begin what `stop` does without waiting for its end: several commands then end side by
         side."""

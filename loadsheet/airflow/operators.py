@@ -11,10 +11,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator
 from airflow.sdk import Connection as AirflowConnection
+from airflow.sdk.configuration import conf
+from airflow.sdk.definitions.retry_policy import RetryDecision, RetryPolicy
 from airflow.sdk.exceptions import (
     AirflowException,
     AirflowFailException,
@@ -101,6 +104,20 @@ def _unexplained(error: Exception) -> AirflowException:
 PROGRESS_EVERY_SECONDS = 10.0
 
 
+class RetryAtOnce(RetryPolicy):
+    """A task whose worker was stopped has not failed: waiting before its retry helps nothing."""
+
+    def evaluate(
+        self,
+        exception: BaseException,
+        try_number: int,
+        max_tries: int,
+        context: Context | None = None,
+    ) -> RetryDecision:
+        """A retry without delay, if the task has one left."""
+        return RetryDecision.retry(timedelta(0), "the worker was told to stop")
+
+
 class StepOperator(BaseOperator):
     """Runs one step of the plan.
 
@@ -121,7 +138,7 @@ class StepOperator(BaseOperator):
     def execute(self, context: Context) -> str | list[str] | None:
         """What the next step needs: a load id, names of tables, or nothing. Raises
         AirflowSkipException if there was nothing to do, otherwise as `as_airflow_errors`."""
-        with as_airflow_errors():
+        with self._reason_first(), as_airflow_errors():
             # Only from here to the end of the work may `on_kill` interrupt.
             self._working = True
             try:
@@ -135,19 +152,39 @@ class StepOperator(BaseOperator):
             return list(outcome.names)
         return outcome.load_id if self.kind == "extract" else None
 
+    @contextmanager
+    def _reason_first(self) -> Iterator[None]:
+        """Logs why the step failed, in one line. Airflow logs the same text after it, with the
+        frames of all that called us."""
+        try:
+            yield
+        except AirflowException as error:
+            self.log.error("%s", on_one_line(str(error)))
+            raise
+        except KeyboardInterrupt as error:
+            self.log.error("%s: the work was rolled back", error)
+            raise
+
     def on_kill(self) -> None:
-        """Stops the work: on a KeyboardInterrupt, psycopg cancels the statement in the server.
+        """Stops the work: on a KeyboardInterrupt, psycopg cancels the statement in the server, and
+        the transaction is rolled back. Airflow tries the task again at once.
 
         After a timeout the work has ended already, and the exception of the timeout must stay.
         """
-        if self._working:
-            raise KeyboardInterrupt("Airflow asked this task to stop")
+        if not self._working:
+            return
+        # Once: a service manager tells every process to stop, and Airflow passes its own on as
+        # well. A second interrupt would disturb the rollback.
+        self._working = False
+        self.retry_policy = RetryAtOnce()
+        raise KeyboardInterrupt("Airflow asked this task to stop")
 
     def load_id(self, context: Context) -> str | None:
         """The load id that an earlier step has pushed; None for a step that needs none."""
         return None
 
     def _run(self, context: Context) -> Outcome:
+        from loadsheet.engine.details import folded
         from loadsheet.engine.execute import execute
         from loadsheet.plan.steps import Step
         from loadsheet.spec.pipeline_file import load_pipeline
@@ -161,14 +198,16 @@ class StepOperator(BaseOperator):
         request = _request(tables_of, context)
         if self.kind == "transform" and self._was_cleared(context):
             request = request.with_full(self.name)
-        return execute(
-            Step(kind=self.kind, name=self.name),
-            pipeline,
-            request,
-            airflow_connection,
-            load_id=self.load_id(context),
-            progress=self._progress(),
-        )
+        load_id = self.load_id(context)
+        with folded():
+            return execute(
+                Step(kind=self.kind, name=self.name),
+                pipeline,
+                request,
+                airflow_connection,
+                load_id=load_id,
+                progress=self._progress(),
+            )
 
     def _was_cleared(self, context: Context) -> bool:
         """Whether a person has cleared the task after it ran: Airflow then allows more tries than
@@ -198,11 +237,16 @@ def _request(pipeline: Pipeline, context: Context) -> RunRequest:
 
     from loadsheet.engine.request import VARIABLE, airflow_request
 
+    # Airflow checks the values of a DAG's parameters, and ignores what is not one. A DAG of a user
+    # may declare more than ours do.
+    run_conf = getattr(context.get("dag_run"), "conf", None) or {}
+    declared = getattr(context.get("dag"), "params", None) or {}
     return airflow_request(
         pipeline,
         run_id=context["run_id"],
         variable=Variable.get(VARIABLE, default=None),
         params=context["params"],
+        undeclared=run_conf.keys() - declared.keys(),
         data_interval=(context.get("data_interval_start"), context.get("data_interval_end")),
     )
 
@@ -220,12 +264,30 @@ class ResolveTablesOperator(StepOperator):
     kind = "resolve"
     ui_color = "#e3d5ca"
 
+    def _run(self, context: Context) -> Outcome:
+        outcome = super()._run(context)
+        most = conf.getint("core", "max_map_length")
+        count = len(outcome.names)
+        # Airflow's own answer names neither the setting nor the count.
+        if count > most:
+            raise AirflowFailException(
+                f"{self.name} matches {count:,} tables, and Airflow makes at most {most:,} tasks of"
+                f" one pattern. Next: set AIRFLOW__CORE__MAX_MAP_LENGTH to {count} or more for all"
+                " Airflow services, or write several patterns that match fewer tables each (a table"
+                " belongs to the first pattern that matches it)"
+            )
+        return outcome
+
 
 class PostgresToMinioOperator(StepOperator):
     """Copies a table's new rows, or all of them, to the lake. XCom carries only the load id."""
 
     kind = "extract"
     ui_color = "#a7d8de"
+
+
+class NotExtracted(AirflowFailException):
+    """The extract task of a mapped load has failed. That task reports why, so this is no news."""
 
 
 class MinioToPostgresOperator(StepOperator):
@@ -238,13 +300,11 @@ class MinioToPostgresOperator(StepOperator):
         """The id that the extract step has pushed. Raises InputError if there is none.
 
         A mapped task follows the extracts of all tables, so its own may have found nothing new:
-        then there is none, and that is no error.
+        then there is none, and that is no error. Raises NotExtracted if its own has failed.
         """
         ti = context["ti"]
         if getattr(ti, "map_index", -1) >= 0:
-            upstream = ti.task_id.replace("load.load_", "extract.extract_", 1)
-            mapped: str | None = ti.xcom_pull(task_ids=upstream, map_indexes=ti.map_index)
-            return mapped
+            return self._mapped_load_id(ti)
         upstream = step_id("extract", self.name)
         pushed = ti.xcom_pull(task_ids=upstream)
         if not isinstance(pushed, str):
@@ -252,6 +312,26 @@ class MinioToPostgresOperator(StepOperator):
                 f"{upstream} of this run has no load id. Clear that task; this one follows it."
             )
         return pushed
+
+    def _mapped_load_id(self, ti: Any) -> str | None:
+        upstream = ti.task_id.replace("load.load_", "extract.extract_", 1)
+        load_id: str | None = ti.xcom_pull(task_ids=upstream, map_indexes=ti.map_index)
+        if load_id is None:
+            # The extracts of a pattern are no leaves of the DAG: where a load without rows was
+            # skipped, whatever had become of its extract, the run was a success.
+            states = ti.get_task_states(
+                dag_id=ti.dag_id,
+                task_ids=[upstream],
+                run_ids=[ti.run_id],
+                map_index=ti.map_index,
+            )
+            state = "".join(states.get(ti.run_id, {}).values())
+            if state != "skipped":
+                raise NotExtracted(
+                    f"{upstream} [{on_one_line(self.name)}] of this run is {state or 'missing'} and"
+                    " has no load id. Its log has the reason. Clear that task; this one follows it."
+                )
+        return load_id
 
 
 class SqlTransformOperator(StepOperator):

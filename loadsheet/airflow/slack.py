@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from loadsheet.airflow.operators import NotExtracted
 from loadsheet.redact import clean, summary, visible
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ def notify_failure(
 
     With `recovery` among the `events`, the failure is also remembered, even if posting it fails.
     """
+    if isinstance(context.get("exception"), NotExtracted):
+        return
     if "recovery" in events:
         try:
             remember(context["ti"].dag_id, step_name(context), context["run_id"])
@@ -211,6 +214,23 @@ def recovery_message(context: Context, failure: Failure) -> dict[str, Any]:
         "First in run": failure.run_id,
     }
     return _message(title, _escape(title), facts, [_log_link(context)])
+
+
+def post_file_message(slack_conn_id: str, file: str, problems: str = "") -> None:
+    """Post that the pipeline file `file` has `problems`, or, without any, that it is read again.
+    Raises as `slack_webhook.post`."""
+    facts = {"File": file, "When": _now()}
+    if not problems:
+        title = f":large_green_circle: {file} is read again"
+        _post(slack_conn_id, _message(title, _escape(title), facts, []))
+        return
+    title = f":red_circle: {file} has problems, and there are no runs of it until they are fixed"
+    text = clean(problems)
+    first_line = text.partition("\n")[0]
+    section = f"*Problems*\n{_preformatted(text)}"
+    _post(
+        slack_conn_id, _message(title, f"{_escape(title)}: {_escape(first_line)}", facts, [section])
+    )
 
 
 def _message(title: str, text: str, facts: dict[str, str], sections: list[str]) -> dict[str, Any]:

@@ -15,19 +15,28 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Literal
 
 from loadsheet.errors import InputError
-from loadsheet.names import did_you_mean
+from loadsheet.names import closest, did_you_mean
 from loadsheet.outcome import RunRequest, Sample
 from loadsheet.spec.dependencies import transform_inputs
 from loadsheet.spec.models import Pipeline
 
 VARIABLE = "loadsheet"
 _DEFAULTS: dict[str, Any] = {"incremental": True, "accept_source": False, "pipelines": {}}
+_PARAMETERS = (
+    "full_refresh",
+    "tables",
+    "accept_source",
+    "interval_start",
+    "interval_end",
+    "transforms",
+)
+"""The fields of the trigger form: `loadsheet.plan.dag_config.form_params`."""
 _PIPELINE_KEYS = {"incremental", "tables", "accept_source"}
 _TYPE_NAMES = {bool: "true or false", dict: "an object", list: "a list"}
 
@@ -41,15 +50,18 @@ def airflow_request(
     run_id: str,
     variable: str | None = None,
     params: Mapping[str, Any] | None = None,
+    undeclared: Iterable[str] = (),
     data_interval: tuple[datetime | None, datetime | None] = (None, None),
 ) -> RunRequest:
     """The request of a run in Airflow.
 
     `variable` is the Variable's JSON text (None when it does not exist), `params` the trigger form,
-    `data_interval` the run's own (both None on a run without a logical date). Raises InputError
-    that names the wrong key.
+    `undeclared` the keys of the run's conf that its DAG has no parameter for, `data_interval` the
+    run's own (both None on a run without a logical date). Raises InputError that names the wrong
+    key.
     """
     params = params or {}
+    _refuse_unknown_keys(undeclared)
     only = None
     if params.get("tables"):
         names = _table_names(params["tables"], pipeline, "the run's parameter tables")
@@ -160,6 +172,17 @@ def _with_fed_transforms(pipeline: Pipeline, full: FullRefresh) -> FullRefresh:
 
 
 # The trigger form.
+
+
+def _refuse_unknown_keys(undeclared: Iterable[str]) -> None:
+    """Raises InputError: an ignored `full_refesh` would be a run that reads only what is new."""
+    for key in sorted(set(undeclared) - set(_PARAMETERS)):
+        meant = closest(key, _PARAMETERS)
+        hint = f" Did you mean {meant}?" if meant else ""
+        raise InputError(
+            f"the run's conf has the unknown key {key!r}.{hint} Known keys:"
+            f" {', '.join(_PARAMETERS)}."
+        )
 
 
 def _form_flag(params: Mapping[str, Any], name: str) -> bool:

@@ -103,12 +103,12 @@ def project_root(file: Path) -> Path | None:
 def _task(step: Step, pipeline: Pipeline, spec: str) -> dict[str, Any]:
     tasks = tasks_of(step, pipeline)
     config: dict[str, Any] = {"operator": OPERATORS[step.kind]}
-    display_name = step.id
+    # Grids, logs, searches and messages show it without its group.
+    display_name = f"{step.kind} {step.name}"
+    if step.kind == "create_bucket":
+        display_name = step.id
     if step.kind in GROUPS:
         config["task_group_name"] = step.kind
-        display_name = step.name  # the UI shows it inside its group
-    elif step.kind == "resolve":
-        display_name = f"resolve {step.name}"
     config["dependencies"] = [_short(upstream) for upstream in step.upstream]
     config["spec"] = spec
     if step.mapped:

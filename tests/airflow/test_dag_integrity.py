@@ -156,10 +156,11 @@ def test_names_are_shown_as_they_are(hard: Pipeline) -> None:
     shown = {task.task_id: task.task_display_name for task in build_dag(hard).tasks}
     assert shown["create_bucket"] == "create_bucket"
     assert sorted(name for task, name in shown.items() if task.startswith("extract.")) == [
-        'Order "Lines" é',
-        "bookings",
-        "{{ 7-7 }}",
+        'extract Order "Lines" é',
+        "extract bookings",
+        "extract {{ 7-7 }}",
     ]
+    assert shown["load.load_bookings"] == "load bookings"
 
 
 def test_the_trigger_form_refuses_what_the_spec_does_not_have(hard: Pipeline) -> None:

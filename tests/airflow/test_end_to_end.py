@@ -20,7 +20,7 @@ import httpx
 import psycopg
 import pytest
 
-from demo.airflow import Airflow
+from demo.airflow import Airflow, Api
 from demo.flights import a_day_passes, generate
 from demo.servers import PostgresServer, S3Server, SlackReceiver
 from loadsheet.spec.pipeline_file import load_pipeline
@@ -291,6 +291,54 @@ def test_the_first_run_loads_every_table_and_builds_every_mart(world: World, fir
     assert len(first.seen["loads"]) == len(counts) == 8 and all(
         count != [(0,)] for count in counts.values()
     )
+
+
+def groups_of(log: str) -> dict[str, str]:
+    """The groups that the log viewer folds, by title."""
+    found = {}
+    for title, body in re.findall(r"::group::([^\n]*)\n(.*?)::endgroup::", log, re.DOTALL):
+        found[title.partition(" try_number=")[0].partition(" dag_id=")[0]] = body
+    return found
+
+
+def group(log: str, start: str) -> str:
+    """The text of the group whose title begins with `start`."""
+    (text,) = [body for title, body in groups_of(log).items() if title.startswith(start)]
+    return text
+
+
+def test_a_log_shows_what_was_read_and_stored_in_groups(world: World, second: Run) -> None:
+    """There was one line."""
+    log = world.airflow.api.log(DAG_ID, second.run_id, "extract.extract_bookings")
+    rows = group(log, "Rows of bookings.bookings")
+    for part in ("mode: merge", "window: from 20", "watermark before: 20", "watermark after the"):
+        assert part in rows
+    assert "session 1: SELECT" in group(log, "SQL on bookings.bookings")
+    stored = group(log, "Stored in the lake: ")
+    for part in ("load id: ", "prefix: lake/flights/bookings/", "/manifest.json", "rows: "):
+        assert part in stored
+    for part in ("bytes: ", "seconds: ", "rate: "):
+        assert part in stored
+    log = world.airflow.api.log(DAG_ID, second.run_id, "load.load_bookings")
+    loaded = group(log, "Loaded into staging.bookings")
+    assert "effect: " in loaded and "watermark: 20" in loaded and "rate: " in loaded
+    log = world.airflow.api.log(DAG_ID, second.run_id, "transform.transform_dim_airport")
+    assert "dim_airport.sql" in group(log, "Building mart.dim_airport")
+
+
+def test_a_table_that_was_not_chosen_and_one_without_news_read_differently(
+    world: World, second: Run, fifth: Run
+) -> None:
+    log = world.airflow.api.log(DAG_ID, second.run_id, "extract.extract_seats")
+    assert "nothing new" in log and "not chosen" not in log
+    log = world.airflow.api.log(DAG_ID, fifth.run_id, "extract.extract_bookings")
+    assert "not chosen: this run is limited to other tables" in log and "nothing new" not in log
+
+
+def test_a_failures_log_has_the_reason_before_the_frames(world: World, sixth: Run) -> None:
+    log = world.airflow.api.log(DAG_ID, sixth.run_id, "extract.extract_lounges")
+    reason = log.index("the source has no table bookings.lounges")
+    assert reason < log.index("Task failed with exception") < log.index("frames")
 
 
 def test_xcom_carries_the_load_id_and_nothing_else(world: World, first: Run) -> None:
@@ -582,10 +630,72 @@ def test_a_pattern_is_what_the_source_has_when_a_run_begins(world: World) -> Non
         "late": "success",
         "one": "skipped",
         "two": "skipped",
-        "unfit": "skipped",
+        "unfit": "failed",
     }
     assert tasks["transform.transform_counted"] == {None: "upstream_failed"}
     assert ask(world.warehouse, "SELECT count(*) FROM loose.two") == [(1,)]  # nothing is dropped
     assert any(
         "failed at extract.extract_any_684888c0 [unfit]" in m["text"] for m in world.slack.messages
     )
+
+
+@pytest.fixture(scope="module")
+def plain(world: World) -> Api:
+    """The pipeline with a pattern and no transforms, unpaused, with a table that fits and one that
+    does not."""
+    with psycopg.connect(world.source) as source:
+        source.execute("CREATE SCHEMA plain; CREATE TABLE plain.one AS SELECT 1 AS id")
+        source.execute("CREATE TABLE plain.unfit AS SELECT 1 AS _load_id")
+    world.airflow.api.unpause("plain")
+    return world.airflow.api
+
+
+def test_a_misspelt_key_of_a_runs_conf_stops_the_run(plain: Api) -> None:
+    """It was ignored: the run read only what was new."""
+    run_id = plain.trigger("plain", {"full_refesh": True})
+    assert plain.wait("plain", run_id, timeout=240) == "failed"
+    log = plain.log("plain", run_id, "create_bucket")
+    assert "unknown key 'full_refesh'. Did you mean full_refresh?" in log
+
+
+def test_a_run_in_which_a_table_of_a_pattern_failed_is_no_success(world: World, plain: Api) -> None:
+    """Its load was skipped, and the loads are the last tasks of the run."""
+    run_id = plain.trigger("plain")
+    assert plain.wait("plain", run_id, timeout=240) == "failed"
+    path = f"dags/plain/dagRuns/{run_id}/taskInstances"
+    loads = {}
+    for found in plain.call("GET", path)["task_instances"]:
+        if found["task_id"].startswith("load."):
+            loads[found["rendered_map_index"]] = found["state"]
+    assert loads == {"one": "success", "unfit": "failed"}
+    # One table, one message: about its extract.
+    told = []
+    for message in world.slack.messages:
+        if run_id in json.dumps(message) and "plain failed" in message["text"]:
+            told.append(message["text"])
+    assert len(told) == 1 and "plain failed at extract.extract_any" in told[0]
+
+
+def test_a_stopped_worker_rolls_back_at_once_and_its_task_is_tried_again_at_once(
+    world: World, plain: Api
+) -> None:
+    """Without the operator's part, the second try would begin after `retry_delay`, an hour."""
+    waiting = (
+        "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        " AND application_name = 'loadsheet:extract'"
+    )
+    with psycopg.connect(world.source) as other:
+        other.execute("DROP TABLE plain.unfit")
+    with psycopg.connect(world.source) as other:
+        other.execute("LOCK TABLE plain.one IN ACCESS EXCLUSIVE MODE")
+        run_id = plain.trigger("plain", {"full_refresh": True, "tables": ["one"]})
+        wait_for(lambda: ask(world.source, waiting) != [], "the extraction", 120)
+        world.airflow.restart_component("scheduler")
+        # The table is still locked: what was waiting for it has been cancelled.
+        assert ask(world.source, waiting) == []
+    assert plain.wait("plain", run_id, timeout=240) == "success"
+    tries = {}
+    for task in plain.tasks("plain", run_id):
+        tries[task.task_id.partition("_any")[0]] = task.try_number
+    assert (tries["extract.extract"], tries["load.load"]) == (2, 1)
+    assert ask(world.warehouse, "SELECT id FROM plain_staging.one") == [(1,)]

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +23,9 @@ from loadsheet.airflow.operators import (
     BrokenSpecOperator,
     CreateBucketOperator,
     MinioToPostgresOperator,
+    NotExtracted,
     PostgresToMinioOperator,
+    ResolveTablesOperator,
     SqlTransformOperator,
     StepOperator,
     airflow_connection,
@@ -190,6 +192,85 @@ def test_the_run_is_described_by_schedule_variable_and_form(
         "2026-01-01T00:00:00+00:00",
         "2026-01-02T00:00:00+00:00",
     )
+
+
+def test_an_unknown_key_of_the_runs_conf_fails_the_task(engine: Engine, spec: str) -> None:
+    found = context(dag_run=SimpleNamespace(conf={"full_refesh": True}))
+    with pytest.raises(AirflowFailException, match="Did you mean full_refresh"):
+        execute(PostgresToMinioOperator(task_id="t", spec=spec, name="bookings"), found)
+    assert engine.asked == []
+
+
+def test_a_dag_of_a_user_may_have_more_parameters(engine: Engine, spec: str) -> None:
+    found = context(
+        dag_run=SimpleNamespace(conf={"full_refresh": True, "region": "eu"}),
+        dag=SimpleNamespace(params={"region": "us"}),
+    )
+    found["params"]["region"] = "eu"
+    execute(PostgresToMinioOperator(task_id="t", spec=spec, name="bookings"), found)
+    assert len(engine.asked) == 1
+
+
+def test_more_matches_than_airflow_maps_are_refused_with_the_setting(
+    engine: Engine, spec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve = ResolveTablesOperator(task_id="t", spec=spec, name="*")
+    engine.answer = lambda: Outcome(
+        status="done", message="", names=tuple(f"t{number}" for number in range(1025))
+    )
+    with pytest.raises(
+        AirflowFailException, match=r"matches 1,025 tables.* at most 1,024 .*MAX_MAP_LENGTH to 1025"
+    ):
+        execute(resolve, context())
+    monkeypatch.setenv("AIRFLOW__CORE__MAX_MAP_LENGTH", "1025")
+    assert len(execute(resolve, context())) == 1025
+
+
+def mapped(extract: str) -> Any:
+    """The context of a pattern's load whose own extract has ended in the state `extract`."""
+    found = context()
+    ti = found["ti"]
+    ti.task_id = "load.load_any_1"
+    ti.dag_id, ti.run_id, ti.map_index = "p", "manual__1", 3
+    ti.xcom_pull = lambda task_ids, map_indexes: None
+
+    def get_task_states(**asked: Any) -> dict[str, dict[str, str]]:
+        assert asked["task_ids"] == ["extract.extract_any_1"] and asked["map_index"] == 3
+        return {"manual__1": {"extract.extract_any_1_3": extract}}
+
+    ti.get_task_states = get_task_states
+    return found
+
+
+@pytest.mark.parametrize("state", ["failed", "upstream_failed", "success"])
+def test_the_load_of_a_patterns_table_fails_with_its_extract(
+    engine: Engine, spec: str, state: str
+) -> None:
+    """It was skipped before. Where it is the last task, that was a successful run."""
+    load = MinioToPostgresOperator(task_id="t", spec=spec, name="seats")
+    with pytest.raises(NotExtracted, match=rf"extract_any_1 \[seats\] of this run is {state}"):
+        execute(load, mapped(state))
+    assert engine.asked == []
+
+
+def test_the_load_of_a_patterns_table_is_skipped_with_its_extract(
+    engine: Engine, spec: str
+) -> None:
+    engine.answer = lambda: skipped("nothing was extracted")
+    with pytest.raises(AirflowSkipException):
+        execute(MinioToPostgresOperator(task_id="t", spec=spec, name="seats"), mapped("skipped"))
+
+
+def test_a_stopped_worker_interrupts_a_task_once_and_has_it_retried_at_once(
+    engine: Engine, spec: str
+) -> None:
+    step = PostgresToMinioOperator(task_id="t", spec=spec, name="bookings")
+    engine.answer = lambda: step.on_kill() or DONE
+    with pytest.raises(KeyboardInterrupt) as caught:
+        execute(step, context())
+    decision = step.retry_policy.evaluate(caught.value, 1, 2)
+    assert (decision.action.value, decision.retry_delay) == ("retry", timedelta(0))
+    step.on_kill()  # a second signal, during the rollback
 
 
 def test_a_wrong_variable_fails_the_task_and_names_the_key(

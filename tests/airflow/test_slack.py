@@ -17,6 +17,7 @@ from airflow.sdk import Variable
 
 from demo.servers import SlackReceiver
 from loadsheet.airflow import slack as callbacks
+from loadsheet.airflow.operators import NotExtracted
 from loadsheet.airflow.slack import failure_message, notify_failure, notify_recovery, variable_key
 from tests.airflow.conftest import define_slack
 
@@ -106,6 +107,14 @@ def test_without_an_exception_it_says_that_the_process_was_lost(slack: SlackRece
 
 def test_an_exception_given_as_text_is_told_too() -> None:
     assert "went away" in text_of(failure_message(context("the executor went away")))
+
+
+def test_a_load_that_failed_because_its_extract_did_is_no_second_failure(
+    slack: SlackReceiver, variables: dict[str, str]
+) -> None:
+    found = context(NotExtracted("extract.extract_any [seats] of this run is failed"))
+    notify_failure(found, slack_conn_id="slack", events=["failure", "recovery"])
+    assert (slack.messages, variables) == ([], {})
 
 
 def test_rows_and_secrets_stay_here(connection: psycopg.Connection[Any]) -> None:

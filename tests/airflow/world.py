@@ -52,6 +52,16 @@ tables:
 transforms:
   counted:
 """
+PLAIN = """\
+version: 1
+source: {conn_id: flights_source, schema: plain}
+lake: {conn_id: lake, bucket: lake}
+warehouse: {conn_id: warehouse, schema: plain_staging}
+notify: {slack_conn_id: slack}
+tasks: {retries: 1, retry_delay: 1h}
+tables:
+  "*":
+"""
 Rows = Counter[str]
 
 
@@ -225,6 +235,7 @@ def copy_project(folder: Path) -> Path:
         ("broken", secrets_kept.BROKEN),
         ("daily", DAILY),
         ("everything", EVERYTHING),
+        ("plain", PLAIN),
     ):
         (folder / "pipelines" / name).mkdir()
         (folder / "pipelines" / name / "pipeline.yml").write_text(text)

@@ -12,6 +12,7 @@ import pytest
 from loadsheet.engine.request import airflow_request
 from loadsheet.errors import InputError
 from loadsheet.outcome import RunRequest
+from loadsheet.plan.dag_config import form_params
 from loadsheet.spec.models import Lake, Pipeline, Source, Table, Transform, Warehouse
 
 FLIGHTS = Pipeline(
@@ -207,6 +208,26 @@ def test_a_wrong_form_says_what_to_change(params: dict[str, Any], says: str) -> 
     with pytest.raises(InputError) as caught:
         request(**params)
     assert says in str(caught.value)
+
+
+def test_a_misspelt_key_of_the_conf_is_refused() -> None:
+    with pytest.raises(
+        InputError, match=r"unknown key 'full_refesh'\. Did you mean full_refresh\?"
+    ):
+        airflow_request(FLIGHTS, run_id="r", undeclared=["full_refesh"])
+    with pytest.raises(
+        InputError, match=r"unknown key 'owner'\. Known keys: full_refresh, tables,"
+    ):
+        airflow_request(FLIGHTS, run_id="r", undeclared=["owner"])
+
+
+def test_the_known_keys_are_those_of_the_trigger_form() -> None:
+    form = form_params(["t"], ["m"])
+    for key in form:
+        airflow_request(FLIGHTS, run_id="r", undeclared=[key])
+    with pytest.raises(InputError) as caught:
+        airflow_request(FLIGHTS, run_id="r", undeclared=["x"])
+    assert str(caught.value).endswith(f"Known keys: {', '.join(form)}.")
 
 
 def test_the_runs_own_interval_is_passed_on_in_utc() -> None:
