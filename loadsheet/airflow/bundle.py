@@ -18,6 +18,8 @@ from airflow.configuration import conf
 from airflow.dag_processing.bundles.base import BaseDagBundle
 from airflow.dag_processing.bundles.local import LocalDagBundle
 
+from loadsheet.airflow.pools import Pools
+from loadsheet.airflow.spec_alerts import Messages
 from loadsheet.airflow.stubs import Stubs
 from loadsheet.spec.compiled import checker_version
 
@@ -29,6 +31,7 @@ _PARSING = (
     "loadsheet.airflow.dag_file",
     "loadsheet.airflow.operators",
     "loadsheet.airflow.slack",
+    "loadsheet.airflow.spec_alerts",
     "loadsheet.spec.build",
     "loadsheet.spec.dependencies",
     "loadsheet.spec.rules.pipeline",
@@ -57,6 +60,16 @@ class PipelineBundle(BaseDagBundle):
         return Stubs(
             self.project, self.base_dir, forget=conf.getint("dag_processor", "stale_dag_threshold")
         )
+
+    @cached_property
+    def pools(self) -> Pools:
+        """The pools of Airflow, for the parses of the DAG files."""
+        return Pools(self.stubs)
+
+    @cached_property
+    def messages(self) -> Messages:
+        """What the parses of the DAG files have to say to Slack."""
+        return Messages(self.stubs)
 
     def initialize(self) -> None:
         """Write the DAG files that are missing. Raises FileNotFoundError if there is no
@@ -88,6 +101,8 @@ class LocalPipelineBundle(LocalDagBundle, PipelineBundle):
         super().refresh()
         prepare_to_parse()
         self.stubs.refresh()
+        self.pools.refresh()
+        self.messages.send()
 
 
 @cache

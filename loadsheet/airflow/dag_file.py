@@ -12,7 +12,9 @@ from airflow.sdk.definitions.mappedoperator import MappedOperator
 from airflow.settings import get_policy_plugin_manager
 
 from loadsheet.airflow.dag_ids import name_taken, owner_of
+from loadsheet.airflow.pools import missing_pools
 from loadsheet.airflow.registry import attempt, relative
+from loadsheet.airflow.spec_alerts import report_problems, report_repair
 from loadsheet.airflow.stubs import mark
 
 
@@ -52,6 +54,12 @@ def dag_of(stub: str, project: str, folder: str) -> DAG:
         owner = owner_of(name, spec, root)
         if owner:
             dag = name_taken(name, relative(owner, root))
+    if isinstance(dag, DAG):
+        dag = missing_pools(dag, Path(stub)) or dag
+    if isinstance(dag, DAG):
+        report_repair(Path(stub), relative(spec, root), dag)
+    else:
+        report_problems(Path(stub), spec, relative(spec, root), dag)
     return _finished(name, dag, spec)
 
 

@@ -60,7 +60,7 @@ def candidates(root: Path, dag_id: str) -> Iterator[Path]:
 
 def broken_file_id(spec: Path) -> str:
     """The DAG id of a file with problems: its `pipeline`, if that can be read, or its folder."""
-    name = top_level_texts(spec).get("pipeline")
+    name = texts_in(spec).get("pipeline")
     if name is not None and _DAG_ID.fullmatch(name):
         return name
     return folder_id(spec)
@@ -74,8 +74,9 @@ def folder_id(spec: Path) -> str:
     return slug(folder.encode(errors="replace").decode())
 
 
-def top_level_texts(spec: Path) -> dict[str, str]:
-    """The keys with plain text at the top level of a broken file, up to where it cannot be read.
+def texts_in(spec: Path) -> dict[str, str]:
+    """The plain texts of a broken file by their keys (`schedule`, `notify.slack_conn_id`), two
+    levels deep, up to where it cannot be read.
 
     This reads the parser's events, whose number the length of the file limits. Building the values
     would follow aliases and merge keys: 30 lines of those need more than a machine's memory.
@@ -85,24 +86,32 @@ def top_level_texts(spec: Path) -> dict[str, str]:
     from loadsheet.spec.strict_yaml import LOADER
 
     texts: dict[str, str] = {}
-    depth = 0
-    key: str | None = None
+    # Of each collection around the event: whether it is a mapping, and its key that waits for a
+    # value.
+    mappings: list[bool] = []
+    keys: list[str | None] = []
     try:
         for event in yaml.parse(_safe_text(spec), LOADER):
-            starts = isinstance(event, yaml.CollectionStartEvent)
-            if starts:
-                depth += 1
-            elif isinstance(event, yaml.CollectionEndEvent):
-                depth -= 1
-            if depth != 1 or starts:
+            if isinstance(event, yaml.CollectionStartEvent):
+                mappings.append(isinstance(event, yaml.MappingStartEvent))
+                keys.append(None)
+                continue
+            if isinstance(event, yaml.CollectionEndEvent):
+                mappings.pop()
+                keys.pop()
+                if keys:
+                    keys[-1] = None
+                continue
+            if not 1 <= len(keys) <= 2 or not all(mappings):
                 continue
             scalar = event if isinstance(event, yaml.ScalarEvent) else None
-            if key is None and scalar:
-                key = scalar.value
+            if keys[-1] is None and scalar:
+                keys[-1] = scalar.value
                 continue
-            if key is not None and scalar and not scalar.tag:
-                texts[key] = scalar.value
-            key = None
+            path = [key for key in keys if key is not None]
+            if scalar and not scalar.tag and len(path) == len(keys):
+                texts[".".join(path)] = scalar.value
+            keys[-1] = None
     # The keys above the broken place are enough.
     except (yaml.YAMLError, ValueError):
         pass

@@ -34,6 +34,8 @@ def build_dag(pipeline: Pipeline, root: Path | None = None) -> DAG:
     `pipelines/`). Raises SpecError."""
     dag = _build(pipeline.name, dag_config(pipeline, root))
     remember_project(dag, root or project_root(pipeline.file))
+    # Airflow does not store it: for the parse, which reports a file that is broken later.
+    dag.loadsheet_notify = pipeline.notify  # type: ignore[attr-defined]
     return dag
 
 

@@ -45,3 +45,6 @@ class GitPipelineBundle(GitDagBundle, PipelineBundle):
         if self.is_initialized:
             prepare_to_parse()
         self.stubs.refresh()
+        if self.is_initialized:
+            self.pools.refresh()
+            self.messages.send()

@@ -12,7 +12,7 @@ from loadsheet.airflow.dag_ids import (
     candidates,
     folder_id,
     name_taken,
-    top_level_texts,
+    texts_in,
 )
 from loadsheet.airflow.factory import BROKEN_TASK, broken_dag, build_dag
 from loadsheet.errors import SpecError
@@ -131,7 +131,7 @@ def _dag_or_stand_in(spec: Path, root: Path) -> tuple[str, DAG]:
 
 def _stand_in(dag_id: str, spec: Path, root: Path, problems: str) -> DAG:
     file = relative(spec, root)
-    schedule = top_level_texts(spec).get("schedule")
+    schedule = texts_in(spec).get("schedule")
     if schedule is not None:
         try:
             return broken_dag(dag_id, file, problems, schedule)

@@ -103,6 +103,16 @@ def marker_of(stub: Path) -> Path:
     return stub.parents[1] / "parsed" / stub.name
 
 
+def alert_of(stub: Path) -> Path:
+    """The file in which a parse notes what was reported of the pipeline file."""
+    return stub.parents[1] / "alerts" / stub.name
+
+
+def message_of(stub: Path) -> Path:
+    """The file in which a parse leaves a message for Slack."""
+    return stub.parents[1] / "messages" / stub.name
+
+
 def files_in(folder: Path) -> dict[str, os.stat_result]:
     """The size and the times of each file in the folder, by name."""
     files = {}
@@ -238,6 +248,7 @@ class Stubs:
         key = hashlib.sha256(identity).hexdigest()
         self.home = within / f"{prefix}pipelines-{key}"
         self.dags = self.home / "dags"
+        self.messages = self.home / "messages"
         self._edits = Edits(self.project / "pipelines", self.home, forget)
         self._unstamped: set[str] = set()
 
@@ -248,7 +259,8 @@ class Stubs:
         Raises FileNotFoundError if there is no folder `pipelines`: the path is wrong, because an
         empty project has one.
         """
-        for place in (self.home, self.dags, self.home / "parsed"):
+        folders = (self.dags, self.home / "parsed", self.home / "alerts", self.messages)
+        for place in (self.home, *folders):
             place.mkdir(mode=0o775, parents=True, exist_ok=True)
         ignore = self.home / ".gitignore"
         # In a clone, `git clean` must not remove what a task is about to read.
@@ -259,6 +271,16 @@ class Stubs:
         for name, folder in self._folders().items():
             if name not in complete and self._has_spec(folder):
                 self._write(name, folder)
+
+    def parse_all(self) -> None:
+        """Have Airflow parse every DAG file."""
+        for name in os.listdir(self.dags):
+            if not name.endswith(SUFFIX):
+                continue
+            try:
+                stamp(self.dags / name)
+            except PermissionError:  # another user's: the next refresh replaces it
+                self._unstamped.add(name)
 
     def refresh(self) -> None:
         """Update the DAG files for new, edited and deleted pipelines.
@@ -321,4 +343,5 @@ class Stubs:
                 continue  # added by another process since we listed the folder
             stub = self.dags / name
             stub.unlink(missing_ok=True)
-            marker_of(stub).unlink(missing_ok=True)
+            for note in (marker_of(stub), alert_of(stub), message_of(stub)):
+                note.unlink(missing_ok=True)

@@ -171,7 +171,7 @@ RULES: dict[str, Rule] = {
         " in `.env`, as for Airflow.",
     ),
     "unknown-pool": Rule(
-        "Tasks in a pool that does not exist wait forever, and Airflow shows no error.",
+        "Tasks in a pool that does not exist wait forever. In a DAG bundle it is an import error.",
         "Correct the name, or add the pool to connections/pools.json.",
     ),
 }

@@ -41,6 +41,7 @@ class Bundles:
     """A folder of pipelines, a Git repository with one, and the Airflow that has both."""
 
     airflow: Airflow
+    slack: SlackReceiver
     folder: Path
     repository: Path
     warehouse: str
@@ -57,6 +58,11 @@ class Bundles:
         return next(
             (error["stack_trace"] for error in errors if error["filename"] == f"{file}.yml.py"), ""
         )
+
+    def parsed(self, name: str) -> int:
+        """When the latest parse of the file began."""
+        (marker,) = Path(self.airflow.home).glob(f"bundles/**/parsed/{name}.yml.py")
+        return marker.stat().st_mtime_ns
 
     def stale(self, dag_id: str) -> bool:
         return bool(self.call(f"dags/{dag_id}")["is_stale"])
@@ -131,7 +137,7 @@ def bundles(
         add_connections(airflow, postgres, s3, slack)
         for name in ("good", "edited", "versioned"):
             airflow.wait_for_dag(name)
-        yield Bundles(airflow, folder, repository, postgres.dsn("warehouse"))
+        yield Bundles(airflow, slack, folder, repository, postgres.dsn("warehouse"))
     for name in databases:
         postgres.drop_database(name)
 
@@ -201,6 +207,47 @@ def test_a_broken_edit_takes_its_dag_out_until_it_is_mended(bundles: Bundles) ->
     assert not bundles.stale("good")
     file.write_text(SPEC)
     seen(lambda: not bundles.stale("mended") and not bundles.error("mended"), "the mended file")
+
+
+def test_slack_is_told_once_of_each_change_of_a_broken_file_and_of_its_repair(
+    bundles: Bundles,
+) -> None:
+    """A broken file has no runs: nothing was sent at all."""
+    told = bundles.slack.messages
+    notify = "notify: {slack_conn_id: slack}\n"
+    file = write(bundles.folder, "told", notify)
+    seen(lambda: bundles.airflow.api.has_dag("told"), "a new file")
+    broken = SPEC.replace("version: 1", "version: 7")
+    file.write_text(broken)
+    seen(lambda: len(told) == 1, "the message about a broken edit")
+    before = bundles.parsed("told")
+    file.write_text(f"{broken}# the problem is the same\n")
+    seen(lambda: bundles.parsed("told") > before, "the parse of an edit that fixes nothing")
+    file.write_text("version: 1\nsuorce: {}\n")
+    seen(lambda: len(told) == 2, "the message about other problems")
+    file.write_text(SPEC + notify)
+    seen(lambda: len(told) == 3, "the message about the repair")
+    write(bundles.folder, "told_too").write_text(f"version: 7\n{notify}")
+    seen(lambda: len(told) == 4, "the message about a new file that is broken")
+    texts = [message["text"] for message in told]
+    assert "pipelines/told/pipeline.yml:1:10 version" in texts[0]
+    assert "pipelines/told/pipeline.yml" in texts[1] and "suorce" in json.dumps(told[1])
+    assert texts[2] == ":large_green_circle: pipelines/told/pipeline.yml is read again"
+    assert "pipelines/told_too/pipeline.yml has problems" in texts[3]
+    assert bundles.error("told_too") != ""
+
+
+def test_a_pool_that_airflow_does_not_have_is_an_import_error_until_it_is_there(
+    bundles: Bundles,
+) -> None:
+    """Its tasks waited for ever, and only the scheduler's log had a line about it."""
+    write(bundles.folder, "pooled", "tasks: {pool: nightly}")
+    seen(lambda: bundles.error("pooled") != "", "a missing pool")
+    assert "Airflow has no pool 'nightly', and create_bucket, " in bundles.error("pooled")
+    assert not bundles.error("good")
+    pool = {"name": "nightly", "slots": 1}
+    bundles.airflow.api.call("POST", "pools", json=pool)
+    seen(lambda: bundles.airflow.api.has_dag("pooled") and not bundles.error("pooled"), "a pool")
 
 
 def test_a_run_waits_for_its_file_to_be_mended(bundles: Bundles) -> None:

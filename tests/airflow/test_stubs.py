@@ -242,7 +242,9 @@ def test_many_processes_at_once_agree(project: Path, tmp_path: Path) -> None:
         file.name for file in stubs.dags.parent.iterdir()
     ) == [
         ".gitignore",
+        "alerts",
         "dags",
+        "messages",
         "parsed",
     ]
 
@@ -358,7 +360,9 @@ def test_a_full_disk_leaves_nothing_behind_and_is_made_up_for(project: Path, stu
     assert names(stubs) == ["one.yml.py", "two.yml.py"]
     assert sorted(file.name for file in stubs.dags.parent.iterdir()) == [
         ".gitignore",
+        "alerts",
         "dags",
+        "messages",
         "parsed",
     ]
     stubs.refresh()
