@@ -138,7 +138,7 @@ class StepOperator(BaseOperator):
     def execute(self, context: Context) -> str | list[str] | None:
         """What the next step needs: a load id, names of tables, or nothing. Raises
         AirflowSkipException if there was nothing to do, otherwise as `as_airflow_errors`."""
-        with self._reason_first(), as_airflow_errors():
+        with self._reason_first(context), as_airflow_errors():
             # Only from here to the end of the work may `on_kill` interrupt.
             self._working = True
             try:
@@ -153,13 +153,15 @@ class StepOperator(BaseOperator):
         return outcome.load_id if self.kind == "extract" else None
 
     @contextmanager
-    def _reason_first(self) -> Iterator[None]:
+    def _reason_first(self, context: Context) -> Iterator[None]:
         """Logs why the step failed, in one line. Airflow logs the same text after it, with the
         frames of all that called us."""
         try:
             yield
         except AirflowException as error:
-            self.log.error("%s", on_one_line(str(error)))
+            # The place is that of this log, and would push the reason out of sight.
+            place, _, reason = str(error).partition(f" failed in run {context['run_id']}: ")
+            self.log.error("%s", on_one_line(reason or place))
             raise
         except KeyboardInterrupt as error:
             self.log.error("%s: the work was rolled back", error)

@@ -102,7 +102,8 @@ class KeptServers(Servers):
         CONNECTION LIMIT."""
         connection = self._connections(conn_id)
         try:
-            return super()._connect(connect, conn_id)
+            with _named(conn_id):
+                return connect(connection)
         except psycopg.OperationalError:
             if not any(self._idle.values()):
                 raise

@@ -337,7 +337,9 @@ def test_a_table_that_was_not_chosen_and_one_without_news_read_differently(
 
 def test_a_failures_log_has_the_reason_before_the_frames(world: World, sixth: Run) -> None:
     log = world.airflow.api.log(DAG_ID, sixth.run_id, "extract.extract_lounges")
-    reason = log.index("the source has no table bookings.lounges")
+    reason = log.index(" the source has no table bookings.lounges")
+    # Without the place, which would push it out of sight.
+    assert re.search(r"Z the source has no table bookings\.lounges", log)
     assert reason < log.index("Task failed with exception") < log.index("frames")
 
 

@@ -395,6 +395,20 @@ CASES = [
 ]
 
 
+OF_A_CONNECTION = {
+    a_session_ended_by_an_administrator: "warehouse",
+    a_server_that_is_not_there: "shop_source",
+    a_database_closed_for_connections: "warehouse",
+    too_many_connections: "warehouse",
+    a_wrong_password: "shop_source",
+    a_missing_database: "warehouse",
+    a_lake_that_is_not_there: "lake",
+    a_wrong_key_of_the_lake: "lake",
+    a_bucket_removed_on_the_way: "lake",
+}
+"""The troubles with a connection, and its id. It was in no message."""
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.trouble.__name__)
 def test_each_trouble_is_named_retried_if_it_may_pass_and_leaves_nothing_behind(
     shop: Shop, case: Case
@@ -414,6 +428,8 @@ def test_each_trouble_is_named_retried_if_it_may_pass_and_leaves_nothing_behind(
     name = {"create_bucket": "shop", TRANSFORM: "shop.names"}.get(case.step, "shop.item")
     assert str(error).startswith(f"{name}: {failed.step.kind} failed in run {shop.run_id}: ")
     assert case.says in str(error) and "\n" not in str(error)
+    named = re.search(r": connection '(\w+)': ", str(error))
+    assert (named[1] if named else None) == OF_A_CONNECTION.get(case.trouble)
     assert "Ada" not in str(error) and "p4ss" not in str(error) and "wr0ng" not in str(error)
     shop.converges()
 
@@ -551,6 +567,7 @@ def test_a_server_that_stops_in_the_middle_is_named(shop: Shop) -> None:
     assert str(error).startswith(
         f"shop.item: load failed in run {shop.run_id}: "
     ) and "Next: check that" in str(error)
+    assert ": connection 'warehouse': " in str(error)
 
 
 def test_a_load_whose_extraction_is_gone_says_what_to_clear_and_is_not_retried(shop: Shop) -> None:

@@ -25,7 +25,11 @@ LATE = {
     "airflow/command_line.py": (6, "a worker needs no database models; importing takes seconds"),
     "airflow/dag_ids.py": (2, PARSER),
     "airflow/factory.py": (1, "a worker does not need dag-factory, which takes 90 ms to import"),
-    "airflow/operators.py": (6, TASK),
+    "airflow/operators.py": (7, TASK),
+    "airflow/pools.py": (
+        2,
+        "only the DAG processor may read Airflow's database, and a worker parses too",
+    ),
     "airflow/slack.py": (5, TASK),
     "authoring/advice.py": (6, COMMAND),
     "authoring/file.py": (3, COMMAND),
