@@ -273,9 +273,9 @@ class ResolveTablesOperator(StepOperator):
         # Airflow's own answer names neither the setting nor the count.
         if count > most:
             raise AirflowFailException(
-                f"{self.name} matches {count:,} tables, and Airflow makes at most {most:,} tasks of"
-                f" one pattern. Next: set AIRFLOW__CORE__MAX_MAP_LENGTH to {count} or more for all"
-                " Airflow services, or write several patterns that match fewer tables each (a table"
+                f"{self.name} matches {counted(count, 'table')}, and Airflow makes at most"
+                f" {counted(most, 'task')} of one pattern. Next: set AIRFLOW__CORE__MAX_MAP_LENGTH"
+                f" to {count} or more for all Airflow services, or write several patterns that match fewer tables each (a table"
                 " belongs to the first pattern that matches it)"
             )
         return outcome

@@ -150,7 +150,7 @@ def endings(stack: Stack) -> list[str]:
     """A service that stays has more than Docker's 10 seconds to stop, and what runs tasks has more
     than the others; no log of a container grows without bound."""
     found = []
-    tasks = {"airflow-scheduler": 120, "airflow-worker": 600}
+    tasks = {"airflow-scheduler": 120, "airflow-worker": 120}
     for name, service in stack["services"].items():
         grace = seconds(service.get("stop_grace_period", "10s"))
         if not runs_once(service) and grace < tasks.get(name, 30):
