@@ -275,8 +275,8 @@ class ResolveTablesOperator(StepOperator):
             raise AirflowFailException(
                 f"{self.name} matches {counted(count, 'table')}, and Airflow makes at most"
                 f" {counted(most, 'task')} of one pattern. Next: set AIRFLOW__CORE__MAX_MAP_LENGTH"
-                f" to {count} or more for all Airflow services, or write several patterns that match fewer tables each (a table"
-                " belongs to the first pattern that matches it)"
+                f" to {count} or more for all Airflow services, or write several patterns that"
+                " match fewer tables each (a table belongs to the first pattern that matches it)"
             )
         return outcome
 
