@@ -146,7 +146,7 @@ def entries(postgres: PostgresServer, s3: S3Server, slack: SlackReceiver) -> lis
     """The connections of `connections/`, pointing here, as Airflow's API takes them."""
     server = {"conn_type": "postgres", "host": postgres.host, "port": postgres.port}
     extra = {
-        "token": SECRETS["token in an extra"],
+        "oauth_client_secret": SECRETS["token in an extra"],
         "options": f"-c app.canary={SECRETS['libpq option']}",
     }
     source = {
