@@ -71,11 +71,10 @@ def name_connection(error: BaseException, conn_id: str) -> None:
 
 
 def connection_of(error: BaseException, lake_conn_id: str) -> str:
-    """The connection that an error is about: the one noted on it, or the lake's, if the S3 client
-    has no answer or an unusable one; empty for any other error."""
+    """The connection that an error is about: the one noted on it, or the lake's; empty for any
+    other error."""
     noted: str = getattr(error, "loadsheet_conn_id", "")
-    package = type(error).__module__.partition(".")[0]
-    if not noted and package in ("minio", "urllib3"):
+    if not noted and isinstance(error, LakeFailed):
         return lake_conn_id
     return noted
 

@@ -363,7 +363,7 @@ CASES = [
         False,
         "Next: grant the connection's role",
     ),
-    Case(a_missing_table, EXTRACT, "", False, "(did you mean 'items'?)"),
+    Case(a_missing_table, EXTRACT, "", False, "it is called public.items now"),
     Case(
         a_constraint_of_somebody_else,
         LOAD,

@@ -7,6 +7,7 @@ import re
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from loadsheet import failpoints
 from loadsheet.failpoints import POINTS, reach
 from loadsheet.lake.manifest import Manifest
 from loadsheet.postgres import Session
+from loadsheet.spec.pipeline_file import load_pipeline
 from loadsheet.sql.text import Relation
 from loadsheet.warehouse import fence
 from tests.faults.oracle import Verdict, judge, violations
@@ -160,10 +162,10 @@ def test_the_same_crash_doubles_rows_where_the_watermark_moves_in_a_transaction_
 ) -> None:
     advance = fence.advance_watermark
 
-    def apart(session: Session, manifest: Manifest, target: Relation, load_no: int) -> None:
+    def apart(session: Session, manifest: Manifest, target: Relation, *of: Any) -> None:
         session.execute("COMMIT; BEGIN")
         reach("load.advanced")
-        advance(session, manifest, target, load_no)
+        advance(session, manifest, target, *of)
 
     verdict = crashed_without_the_mechanism(
         shop, monkeypatch, "load.advanced", "advance_watermark", apart
@@ -178,7 +180,9 @@ def test_the_same_crash_loses_rows_where_the_watermark_moves_before_the_rows(
     shop: Project, tally: Callable[[str], Tally], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def early(session: Session, manifest: Manifest, target: Relation) -> None:
-        fence.advance_watermark(session, manifest, target, 0)
+        spec = load_pipeline(shop.folder / "pipelines" / "shop" / "pipeline.yml")
+        [table] = [table for table in spec.tables if table.name == manifest.table]
+        fence.advance_watermark(session, manifest, target, table, 0)
         session.execute("COMMIT; BEGIN")
 
     verdict = crashed_without_the_mechanism(

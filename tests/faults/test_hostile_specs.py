@@ -12,6 +12,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql as composing
 
 from loadsheet.engine.runner import StepResult, run_pipeline
 from loadsheet.errors import LoadsheetError, Refused
@@ -262,7 +263,7 @@ def test_without_the_extended_protocol_it_would(
     monkeypatch.setattr(
         transforms._Build,
         "_execute_single",
-        lambda self, statement: self.session.execute(statement),
+        lambda self, create, bound: self.session.execute(composing.SQL(create) + bound),
     )
     project.run()
     assert project.in_warehouse("SELECT to_regclass('public.victim')") == [(None,)]
