@@ -110,7 +110,7 @@ build: setup  ## The wheel and the sdist into dist/, with the pinned tools, and 
 
 IMAGE ?= $(shell sed -n 's/^  image: \(loadsheet-airflow:.*\)/\1/p' docker-compose.yml)
 
-image:  ## Build the container image that docker-compose.yml uses (IMAGE=name:tag; EXTRAS="git hashicorp kubernetes redis")
+image:  ## Build the container image that docker-compose.yml uses (IMAGE=name:tag; EXTRAS="amazon fab git hashicorp kubernetes redis")
 	docker build --build-arg EXTRAS="$(EXTRAS)" --tag $(IMAGE) .
 
 sbom: .venv-sbom/.ready  ## The Python packages of the image as a CycloneDX bill of materials, build/sbom.json (EXTRAS as above)
@@ -131,7 +131,7 @@ clean:  ## Remove environments, caches and the demo's state
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What the image may have: pinned together, so that any of them can be chosen.
-IMAGE_EXTRAS := celery git hashicorp kubernetes redis
+IMAGE_EXTRAS := amazon celery fab git hashicorp kubernetes redis
 
 requirements:  ## Pin requirements/*.in again (needs uv)
 	cd requirements && $(COMPILE) dev.in -o dev.txt && $(COMPILE) airflow.in -c dev.txt -o ../requirements.txt \
@@ -142,7 +142,7 @@ requirements:  ## Pin requirements/*.in again (needs uv)
 	  && $(COMPILE) sbom.in -c dev.txt -o sbom.txt \
 	  && together=$$(mktemp) && $(COMPILE) $(IMAGE_EXTRAS:%=%.in) -c dev.txt -c ../requirements.txt -o $$together \
 	  && for extra in $(IMAGE_EXTRAS) parquet; do $(COMPILE) $$extra.in -c dev.txt -c $$together -o $$extra.txt \
-	    $$(sed -n 's/^\([a-z0-9._-]*\)==.*/--no-emit-package \1/p' ../requirements.txt) || exit; done
+	    $$(sed -n "/win32/!s/^\([a-z0-9._-]*\)==.*/--no-emit-package \1/p" ../requirements.txt) || exit; done
 	cd bench/peers/requirements && for peer in *.in; do $(COMPILE) $$peer -o $${peer%.in}.txt; done
 
 $(VENV)/.ready: requirements/dev.txt pyproject.toml
