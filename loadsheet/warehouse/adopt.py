@@ -31,6 +31,10 @@ ORDER BY run_no DESC LIMIT 1
 _HAS_BUILT = """
 SELECT EXISTS (SELECT FROM loadsheet.transform_run WHERE pipeline = %s AND target = %s)
 """
+_BUILT_ELSEWHERE = """
+SELECT target FROM loadsheet.transform_run WHERE pipeline = %s AND transform = ANY (%s)
+ORDER BY run_no DESC LIMIT 1
+"""
 # A sample's name in the ledger has a `~`, which no pipeline's name can have.
 _NAMES = """
 SELECT pipeline FROM loadsheet.scope UNION SELECT pipeline FROM loadsheet.load
@@ -138,22 +142,37 @@ def refuse_first_script(
     session: Session, pipeline: str, transform: Transform, target: Relation
 ) -> None:
     """Raises Refused where a script that reads `:since_load` would start from 0, although it has
-    run under another pipeline's name: what it inserts would be doubled."""
+    run under another pipeline's name, or with another mart schema: what it inserts would be
+    doubled."""
     if transform.materialized != "script" or not uses_since_load(transform.sql):
         return
     if session.execute(_HAS_BUILT, (pipeline, str(target))).fetchone() == (True,):
         return
-    row = session.execute(_BUILT_AS, (str(target), pipeline)).fetchone()
-    if row is None:
-        return
-    other = row[0]
-    raise Refused(
-        f"the script {target} has run in the pipeline {other!r}, and {pipeline!r} does not know how"
-        " far: with :since_load = 0 it would write rows again; nothing was written. If the pipeline"
-        f" was renamed, run `loadsheet adopt {other} {pipeline}`. To run the script from 0 instead:"
-        f" `loadsheet run {pipeline} --rebuild {transform.name}` (Airflow: full_refresh in the"
-        " trigger form)"
+    from_0 = (
+        " with :since_load = 0 it would write rows again; nothing was written. To run the script"
+        f" from 0: `loadsheet run {pipeline} --rebuild {transform.name}` (Airflow: full_refresh in"
+        " the trigger form)"
     )
+    row = session.execute(_BUILT_AS, (str(target), pipeline)).fetchone()
+    if row is not None:
+        other = row[0]
+        raise Refused(
+            f"the script {target} has run in the pipeline {other!r}, and {pipeline!r} does not know"
+            f" how far:{from_0}. If the pipeline was renamed: `loadsheet adopt {other} {pipeline}`"
+        )
+    elsewhere = _built_elsewhere(session, pipeline, [transform.name])
+    if elsewhere:
+        raise Refused(
+            f"the script {target} has run as {elsewhere}, before warehouse.mart_schema changed,"
+            f" and how far it has come is known only there:{from_0}. To go on where it"
+            " was, set mart_schema back"
+        )
+
+
+def _built_elsewhere(session: Session, pipeline: str, transforms: Sequence[str]) -> str:
+    """A target, in any schema, that one of these transforms has built; empty where none has."""
+    row = session.execute(_BUILT_ELSEWHERE, (pipeline, list(transforms))).fetchone()
+    return str(row[0]) if row else ""
 
 
 def adopt(session: Session, pipeline: Pipeline, old: str) -> Adopted:
@@ -198,10 +217,24 @@ def adopt(session: Session, pipeline: Pipeline, old: str) -> Adopted:
         # Under the locks: a step may have committed before they were taken.
         loaded = session.execute(_TABLES, names).fetchall()
         built = session.execute(_TRANSFORMS, names).fetchall()
+        if loaded and not built:
+            _refuse_other_mart_schema(session, pipeline, old)
         adopted = _decide(pipeline, old, loaded, built)
         _move(session, names, adopted, loaded, built)
     _log.info("%s has taken over %s", pipeline.name, old)
     return adopted
+
+
+def _refuse_other_mart_schema(session: Session, pipeline: Pipeline, old: str) -> None:
+    """Raises InputError where the pipeline's transforms have run under the name `old`, in another
+    schema: they would stay behind, and could not be taken over later."""
+    elsewhere = _built_elsewhere(session, old, [spec.name for spec in pipeline.transforms])
+    if elsewhere:
+        raise InputError(
+            f"{old!r} has built {elsewhere}, and {pipeline.name!r} builds in the schema"
+            f" {pipeline.warehouse.mart_schema}: nothing was taken over. Set warehouse.mart_schema"
+            " as it was, run this again, and change it afterwards"
+        )
 
 
 State = Sequence[tuple[str, int | None, int | None]]

@@ -172,6 +172,22 @@ def test_without_adoption_appended_rows_and_scripts_are_refused(store: Project) 
     assert "renamed" not in cli(store, "plan", "store", "--connect").stdout
 
 
+def test_with_another_mart_schema_a_script_does_not_start_from_0(store: Project) -> None:
+    """It did: its rows were doubled. Nor does an adoption leave it behind."""
+    other = {"conn_id": "warehouse", "schema": "staging", "mart_schema": "mart2"}
+    store.spec(TABLES, MARTS, warehouse=other)
+    assert "Set warehouse.mart_schema as it was" in refused(store, 2, "shop", "store")
+    store.spec(TABLES, MARTS)
+    adopt(store)
+    store.spec(TABLES, MARTS, warehouse=other)
+    write(store, 10)
+    failed = store.run()["transform.transform_copied"].result
+    assert isinstance(failed, Refused) and "has run as mart.copied" in str(failed)
+    store.spec(TABLES, MARTS)
+    store.succeed()
+    assert_equal(store)
+
+
 def test_the_first_run_under_a_new_name_may_read_everything_again(store: Project) -> None:
     store.in_warehouse("TRUNCATE public.copied")
     store.succeed(full_refresh="all")
