@@ -59,7 +59,8 @@ def doctor(
         _print(healths, lacking, remarks)
     if any(remark.code == "connection" for remark in remarks):
         raise typer.Exit(WRONG_INPUT)
-    if any(remark.severity == "error" for remark in remarks):
+    has_errors = any(remark.severity == "error" for remark in remarks)
+    if has_errors or any(privileges.others for privileges in lacking):
         raise typer.Exit(FAILED)
 
 

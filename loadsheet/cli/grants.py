@@ -14,6 +14,9 @@ from loadsheet.errors import InputError
 from loadsheet.project.folder import open_pipeline
 from loadsheet.redact import visible
 
+_LONGEST_NAME = 63
+"""PostgreSQL's limit for a name, in bytes; it would cut off the rest."""
+
 
 def grants(
     ctx: typer.Context,
@@ -55,6 +58,9 @@ def grants(
     from loadsheet.lake.policy import bucket_policy
     from loadsheet.plan.grants import Roles, source_grants, warehouse_grants
 
+    for name in (extractor, loader, reader):
+        if name is not None:
+            _refuse_no_role(name)
     spec, project = open_pipeline(ctx.obj, pipeline)
     if on == "lake":
         typer.echo(json.dumps(bucket_policy(spec.lake.bucket, spec.lake.prefix), indent=2))
@@ -74,6 +80,17 @@ def grants(
         "\n".join(statements(spec, roles)) for end, statements in parts.items() if on in (None, end)
     ]
     typer.echo(visible("\n\n".join(printed)))
+
+
+def _refuse_no_role(name: str) -> None:
+    """Raises InputError for a name that PostgreSQL does not take for a new role. `GRANT ... TO
+    "public"` would give the privilege to everyone."""
+    is_reserved = name in ("public", "none") or name.startswith("pg_")
+    if not name or is_reserved or len(name.encode()) > _LONGEST_NAME:
+        raise InputError(
+            f"{visible(name)!r} cannot be the name of a role: it must have 1 to {_LONGEST_NAME}"
+            " bytes, and must not be public, none or begin with pg_"
+        )
 
 
 def _connection(connections: Connections, conn_id: str) -> Connection:

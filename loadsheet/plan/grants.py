@@ -7,11 +7,11 @@ reader     reads the marts
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from loadsheet.redact import on_one_line
-from loadsheet.spec.models import Pattern, Pipeline
+from loadsheet.spec.models import Pattern, Pipeline, Table
 from loadsheet.sql.grants import grant, grant_membership, grant_schema, grant_select
 from loadsheet.sql.parsing import parse
 from loadsheet.sql.reads import tables_read
@@ -48,6 +48,10 @@ def source_grants(pipeline: Pipeline, roles: Roles) -> list[str]:
         matched = f"The tables that match {pattern.name} now: run this again for later ones."
         lines.append(_comment(matched))
         lines.append(_grant_matched(pattern, schema, role))
+    counted_on = [entry for entry in pipeline.entries if _needs_sequences(entry)]
+    if counted_on:
+        lines.append("-- The sequences of incremental tables: one that is set back must be seen.")
+        lines.append(_grant_sequences(counted_on, schema, role))
     if _sees_transactions(pipeline):
         lines.append("-- To see open transactions, which may still write below the watermark.")
         lines.append(grant_membership("pg_read_all_stats", role))
@@ -125,6 +129,43 @@ def _sees_transactions(pipeline: Pipeline) -> bool:
         if spec and (spec.by == "data_interval" or spec.lookback is None):
             return True
     return False
+
+
+def _needs_sequences(table: Table) -> bool:
+    spec = table.incremental
+    return spec is not None and spec.by == "watermark" and spec.lookback is None
+
+
+def _grant_sequences(entries: Iterable[Table], schema: str, role: str) -> str:
+    """A block that grants SELECT on the sequences that the columns of these tables and patterns own
+    or draw from."""
+    names = [f"relname LIKE {literal(_like(entry.name))}" for entry in entries]
+    condition = "\n                OR ".join(names)
+    body = f"""
+DECLARE
+    counted pg_catalog.regclass;
+BEGIN
+    FOR counted IN
+        WITH RECURSIVE part AS (
+            SELECT oid FROM pg_catalog.pg_class
+            WHERE relnamespace = {literal(ident(schema))}::pg_catalog.regnamespace
+            AND ({condition})
+            UNION
+            SELECT inhrelid FROM part JOIN pg_catalog.pg_inherits ON inhparent = part.oid
+        )
+        SELECT s.oid FROM pg_catalog.pg_class s JOIN pg_catalog.pg_depend ON objid = s.oid
+            AND classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+        JOIN part ON part.oid = refobjid WHERE s.relkind = 'S'
+        UNION
+        SELECT s.oid FROM pg_catalog.pg_attrdef d JOIN part ON part.oid = adrelid
+        JOIN pg_catalog.pg_depend ON objid = d.oid
+            AND classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass
+        JOIN pg_catalog.pg_class s ON s.oid = refobjid WHERE s.relkind = 'S'
+    LOOP
+        EXECUTE pg_catalog.format('GRANT SELECT ON SEQUENCE %s TO %I', counted, {literal(role)});
+    END LOOP;
+END"""
+    return _block(body)
 
 
 def _grant_matched(pattern: Pattern, schema: str, role: str) -> str:

@@ -15,6 +15,7 @@ import psycopg
 from loadsheet.errors import Refused
 from loadsheet.source.holdback import OVERLAP
 from loadsheet.source.table import SourceTable
+from loadsheet.sql.grants import grant
 from loadsheet.sql.types import NUMBER_TYPES, without_modifier
 
 # The sequences that the column owns (serial, identity) or draws its default from, also in a
@@ -97,15 +98,17 @@ def refuse_set_back(
     session: psycopg.Connection[Any], table: SourceTable, cursor: str, watermark: str
 ) -> None:
     """Raises Refused, with the way on, where the sequence that gives the numbers of `cursor` has
-    not counted as far as the `watermark`: later rows would be below it.
-
-    A sequence that this role may not read is not asked.
+    not counted as far as the `watermark`: later rows would be below it; and where this role may not
+    read that sequence, which would hide it.
     """
     kind = without_modifier(table.column(cursor).type)
     if kind not in NUMBER_TYPES or not table.is_table:
         return
     for sequence in _sequences(session, table, cursor):
-        last = _last_number(session, sequence)
+        try:
+            last = _last_number(session, sequence)
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise _unreadable(session, table, cursor, sequence) from error
         if last is None or _in_type(session, last, kind) >= Decimal(watermark):
             continue
         raise Refused(
@@ -127,15 +130,24 @@ def _in_type(session: psycopg.Connection[Any], number: int, kind: str) -> Decima
 
 
 def _last_number(session: psycopg.Connection[Any], sequence: _Sequence) -> int | None:
-    """The last number that was drawn, or the one before the first; None if that cannot be read."""
-    try:
-        with session.transaction():
-            row = session.execute(
-                f"SELECT last_value - CASE WHEN is_called THEN 0 ELSE 1 END FROM {sequence.name}"
-            ).fetchone()
-    except psycopg.errors.InsufficientPrivilege:
-        return None
+    """The last number that was drawn, or the one before the first."""
+    with session.transaction():
+        row = session.execute(
+            f"SELECT last_value - CASE WHEN is_called THEN 0 ELSE 1 END FROM {sequence.name}"
+        ).fetchone()
     return int(row[0]) if row else None
+
+
+def _unreadable(
+    session: psycopg.Connection[Any], table: SourceTable, cursor: str, sequence: _Sequence
+) -> Refused:
+    row = session.execute("SELECT current_user::text").fetchone()
+    assert row
+    return Refused(
+        f"{table.relation}: role {row[0]} may not read sequence {sequence.name}, which gives the"
+        f" numbers of {cursor}: if it were set back, later rows would be below the watermark"
+        f" unseen. Run {grant('SELECT', f'SEQUENCE {sequence.name}', row[0])}"
+    )
 
 
 def _sequences(

@@ -203,6 +203,7 @@ def test_with_the_grants_a_pipeline_runs_and_its_marts_are_read(world: World) ->
         ("source", '"public"."appended"', "permission denied for table appended"),
         ("source", '"public"."replaced"', "permission denied for table replaced"),
         ("source", "matched name", "permission denied for table log_web"),
+        ("source", "ON SEQUENCE", "may not read sequence public.appended_n_seq"),
         ("source", "pg_read_all_stats", "cannot see other sessions' transactions"),
         ("warehouse", 'CONNECT ON DATABASE {database} TO "loader', "denied for database"),
         ("warehouse", "GRANT CREATE", "permission denied for database"),
