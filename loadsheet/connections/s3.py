@@ -176,6 +176,13 @@ class _Reader:
             return ""
         if not isinstance(value, str):
             self._refuse(f"extra.{name} must be text")
+        return self._printable(f"extra.{name}", value)
+
+    def _printable(self, name: str, value: str) -> str:
+        """`value`, which goes into headers of HTTP. A file with a secret often ends in a line
+        break."""
+        if not value.isprintable():
+            self._refuse(f"{name} has a line break or another character that HTTP cannot send")
         return value
 
     def _mapping(self, name: str, value: Any, known: tuple[str, ...]) -> Mapping[str, Any]:
@@ -193,6 +200,10 @@ class _Reader:
         config = self.extra.get("service_config") or {}
         if not isinstance(config, Mapping):
             self._refuse("extra.service_config must be a mapping")
+        for name in config:
+            meant = str(name).lower()
+            if name != meant and meant in ("s3", "sts"):
+                self._refuse(f"extra.service_config has {name!r}: write {meant!r}")
         endpoints: dict[str, str] = {}
         for service in ("s3", "sts"):
             where = f"extra.service_config.{service}"
@@ -248,7 +259,12 @@ class _Reader:
     def _keys(self) -> tuple[str, str]:
         """The access key and the secret key; empty where the connection has none."""
         pairs = [
-            ("login", self.connection.login, "password", self.connection.password),
+            (
+                "login",
+                self._printable("login", self.connection.login),
+                "password",
+                self._printable("password", self.connection.password),
+            ),
             (
                 "extra.aws_access_key_id",
                 self._text("aws_access_key_id"),

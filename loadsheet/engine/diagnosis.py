@@ -121,7 +121,9 @@ def _refused_request(error: LakeFailed) -> Diagnosis | None:
     """The diagnosis of the error behind it. An answer of the lake is shown with its request; where
     there was no answer, the request does not matter."""
     diagnosis = _lake_error(error.__cause__) if error.__cause__ else None
-    if diagnosis is None or not diagnosis.code:
+    if diagnosis is None:
+        return Diagnosis("the answer is not an S3 answer", "", lake_causes.NOT_S3)
+    if not diagnosis.code:
         return diagnosis
     return replace(diagnosis, text=f"{on_one_line(error.request)}: {diagnosis.text}")
 

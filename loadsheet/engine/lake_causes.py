@@ -8,6 +8,11 @@ from __future__ import annotations
 
 from loadsheet.engine.causes import FULL, Cause
 
+NOT_S3 = Cause(
+    False,
+    "What answers there is no S3 server, or a proxy or a login page is between",
+    "correct endpoint_url in the lake's connection",
+)
 _BUSY = Cause(
     True,
     "The lake is too busy",

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from xml.etree.ElementTree import ParseError
 
 from urllib3.exceptions import HTTPError
 
@@ -187,7 +188,15 @@ class Lake:
         """Raises LakeFailed for what the SDK raises within."""
         try:
             yield
-        except (S3Error, InvalidResponseError, ServerError, HTTPError) as error:
+        # ValueError and ParseError: an answer that is no S3 answer, such as a login page.
+        except (
+            S3Error,
+            InvalidResponseError,
+            ServerError,
+            HTTPError,
+            ParseError,
+            ValueError,
+        ) as error:
             resource = f"{self.bucket}/{name}" if name else self.bucket
             who = principal(self._settings, self._keys)
             raise LakeFailed(action, resource, who, _code(error)) from error

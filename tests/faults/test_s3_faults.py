@@ -85,6 +85,24 @@ def test_a_line_that_the_lake_calls_broken_is_tried_again(world: World, tally: L
     world.recover(tally("lake: 5xx or 429 for ever"))
 
 
+@pytest.mark.parametrize(
+    ("status", "kind", "body"),
+    [
+        (200, "text/html", b"<html><body>Please log in</body></html>"),
+        (200, "application/xml", b""),
+        (403, "application/xml", b"<Error><Code>"),
+    ],
+)
+def test_an_answer_that_is_not_of_s3_is_called_so(
+    world: World, tally: Line, status: int, kind: str, body: bytes
+) -> None:
+    """It was a traceback of the XML parser."""
+    answer = Trouble("status", status, {"Content-Type": kind}, body)
+    world.trouble(lambda method, path: answer if method == "GET" else None)
+    assert errors(world.run())
+    world.recover(tally("lake: answers that are not of S3"))
+
+
 def test_a_bucket_that_is_full_is_called_so(world: World, tally: Line) -> None:
     full = Trouble("status", 400, body=FULL)
     world.trouble(lambda method, path: full if method == "PUT" else None)

@@ -116,6 +116,9 @@ def test_where_the_lake_is(
         ({"extra": {"verify": "/nowhere"}}, "extra.verify names a file that does not exist"),
         ({"extra": {"service_config": {"s3": {"bucket_name": "x"}}}}, "key 'bucket_name' in extra"),
         ({"extra": {"service_config": {"s3": 1}}}, "service_config.s3 must be a mapping"),
+        ({"extra": {"service_config": {"S3": {}}}}, "has 'S3': write 's3'"),
+        ({"password": "wJalrXUtnFEMI\n"}, "password has a line break"),
+        ({"extra": {"aws_session_token": "x\ud800"}}, "extra.aws_session_token has a line break"),
         ({"extra": {"role_arn": ROLE, **MINIO}}, "set extra.service_config.sts.endpoint_url"),
         ({"extra": {"assume_role_kwargs": {"ExternalId": "x"}}}, "needs extra.role_arn"),
         (
