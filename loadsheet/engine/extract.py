@@ -399,6 +399,16 @@ class _Attempt:
         reach("extract.copied")
         if self._is_nothing_new(upload):
             self._discard(upload)
+            if self.interval_of(rows):
+                # It is recorded as read: a crash must not bring rows back into it.
+                identity.wait_until_durable(source, origin)
+            elif rows.lower is None:
+                # The whole table is as the last load left it, so what was read earlier is older.
+                self.warehouse.use(
+                    lambda session: fence.overtake_pending(
+                        session, self.pipeline.name, self.table.name, self.target
+                    )
+                )
             return None
         upload.finish()
         reach("extract.parts_stored")

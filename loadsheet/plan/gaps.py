@@ -56,6 +56,7 @@ def _since_start(pipeline: Pipeline, gaps: Iterable[Gap]) -> list[Gap]:
     begin = datetime.fromisoformat(pipeline.start_date)
     if begin.tzinfo is None:
         begin = begin.replace(tzinfo=UTC)
+    begin = begin.astimezone(UTC)
     since: list[Gap] = []
     for gap in gaps:
         start = max(gap.start, begin)

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 
 import psycopg
@@ -72,9 +72,13 @@ class Window:
             return None
         moment = holdback.now(self._session)
         holder = holdback.open_since(self._session, moment)
-        if holder is None:
-            return moment
-        return holder.since
+        if holder:
+            moment = holder.since or ""
+        if not moment:
+            return None
+        until = datetime.fromisoformat(moment)
+        # The cursor's type may round a time down, by a second at most.
+        return (until - timedelta(seconds=1)).isoformat()
 
     def from_the_start(self) -> Selection:
         """All rows from the initial value on, which replace those in the target."""

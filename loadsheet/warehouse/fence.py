@@ -24,6 +24,14 @@ from loadsheet.warehouse import integrity, intervals, tables
 _log = logging.getLogger(__name__)
 
 # `plan` also reads ledgers of earlier versions, which lack the columns `storage` and `intervals`.
+_OVERTAKE_PENDING = """
+UPDATE loadsheet.scope s SET fence = 1 + (
+        SELECT max(fence) FROM loadsheet.scope
+        WHERE pipeline = s.pipeline AND table_name = s.table_name),
+    sealed_load_id = NULL, sealed_manifest = NULL, sealed_sha256 = NULL
+WHERE s.pipeline = %s AND s.table_name = %s AND s.target = %s
+  AND s.fence > (SELECT l.fence FROM loadsheet.load l WHERE l.load_no = s.last_load_no)
+"""
 _READ_SCOPE = f"""
 SELECT fence, watermark, cursor, last_load_no, content_sha256, source_oid, source,
     to_jsonb(scope) ->> 'storage' AS storage, {intervals.SELECTED},
@@ -202,6 +210,11 @@ def sealed_attempt(
     if row is None:
         raise _superseded(pipeline, table)
     return SealedAttempt(manifest=row[0], sha256=row[1])
+
+
+def overtake_pending(session: Session, pipeline: str, table: str, target: Relation) -> None:
+    """Raise the fence, if an extraction that has taken it was not loaded: it can no longer be."""
+    session.execute(_OVERTAKE_PENDING, (pipeline, table, str(target)))
 
 
 def is_overtaken(

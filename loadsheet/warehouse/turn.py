@@ -10,17 +10,20 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import psycopg
 
 from loadsheet.pinned import PinnedSession
+from loadsheet.redact import summary
 from loadsheet.sql.text import Relation
 
 _log = logging.getLogger(__name__)
 # Well below the time after which the server ends a transaction that idles
 # (`postgres.WAREHOUSE_SETTINGS`), which is how a process that sleeps loses its turn.
 _PING_SECONDS = 5.0
+_TRY_EVERY_SECONDS = 0.2
 
 
 @contextlib.contextmanager
@@ -28,26 +31,41 @@ def turn(connect: Callable[[], PinnedSession], pipeline: str, target: Relation) 
     """Within the block, no other process has the turn for the pipeline's table `target`. Waits for
     it; the step's own time limit ends the wait.
 
-    `connect` opens a session for the turn alone. Raises psycopg errors where it cannot be taken.
+    `connect` opens a session for the turn alone. Where the server has none left, the block runs
+    without the turn. Raises psycopg errors where the turn cannot be asked for.
     """
+    try:
+        session = connect()
+    except psycopg.OperationalError as error:
+        _log.debug("no turn of %s: %s", target, summary(error))
+        yield
+        return
+    key = f"loadsheet:turn:{pipeline}:{target}"
     is_over = False
-    with contextlib.closing(connect()) as session:
+    with contextlib.closing(session):
         try:
-            # A lock of a transaction: a pooler may give each transaction another session.
-            with session.transaction():
-                _log.debug("waiting for the turn of %s", target)
-                session.execute("SET LOCAL lock_timeout = 0")
-                session.execute(
-                    "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))",
-                    (f"loadsheet:turn:{pipeline}:{target}",),
-                )
-                with _kept_awake(session):
-                    yield
-                is_over = True
+            while not is_over:
+                # A lock of a transaction, because a pooler may give each transaction another
+                # session. It is asked for again and again: many that wait within transactions would
+                # take all sessions of a pool, and the one that has the turn needs another.
+                with session.transaction():
+                    if _take(session, key):
+                        with _kept_awake(session):
+                            yield
+                        is_over = True
+                if not is_over:
+                    time.sleep(_TRY_EVERY_SECONDS)
         except psycopg.Error:
             # What was done in the turn is done, also where its transaction was lost meanwhile.
             if not is_over:
                 raise
+
+
+def _take(session: PinnedSession, key: str) -> bool:
+    row = session.execute(
+        "SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))", (key,)
+    ).fetchone()
+    return row == (True,)
 
 
 @contextlib.contextmanager

@@ -122,6 +122,48 @@ def test_a_load_takes_the_turn_of_one_that_sleeps(
     assert by_hand.project.differences("item") == 0
 
 
+def test_steps_that_wait_for_their_turn_hold_no_transaction(by_hand: ByHand) -> None:
+    """Behind a pooler they took all sessions, and the one that had the turn needed another."""
+    project = by_hand.project
+    connect = partial(postgres.connect_warehouse, project.connections("warehouse"))
+    target = Relation("staging", "item")
+
+    def wait_for_the_turn() -> None:
+        with turns.turn(connect, "shop", target):
+            pass
+
+    waiting = [threading.Thread(target=wait_for_the_turn) for _ in range(3)]
+    sessions = (
+        "SELECT count(*), count(*) FILTER (WHERE clock_timestamp() - xact_start > interval '1 s')"
+        " FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        " AND application_name = 'loadsheet'"
+    )
+    with turns.turn(connect, "shop", target):
+        for thread in waiting:
+            thread.start()
+        found = project.in_warehouse(sessions)
+        while found[0][0] < 4 or found[0][1] == 0:
+            found = project.in_warehouse(sessions)
+        assert found == [(4, 1)]
+    for thread in waiting:
+        thread.join()
+
+
+def test_an_older_copy_is_not_loaded_after_a_newer_run_found_nothing_new(project: Project) -> None:
+    """It was: the newer extraction, which stored nothing, left the older one its fence."""
+    table = "CREATE TABLE item (id int PRIMARY KEY, what text); INSERT INTO item VALUES (1, 'x')"
+    by_hand = ByHand(project, table)
+    by_hand.tables = {"item": None}
+    by_hand.spec()
+    by_hand.both("first")
+    project.in_source("INSERT INTO item VALUES (2, 'a')")
+    old = by_hand.step("extract", "old").load_id
+    project.in_source("DELETE FROM item WHERE id = 2")
+    assert by_hand.step("extract", "new").skipped
+    assert by_hand.step("load", "old", old).skipped
+    assert project.differences("item") == 0
+
+
 def test_without_the_fence_the_older_one_would_win(by_hand: ByHand) -> None:
     """The negative control: give the old load the current fence, and stale rows return."""
     old = by_hand.step("extract", "old").load_id

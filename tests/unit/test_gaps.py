@@ -56,6 +56,8 @@ def test_gaps_of_a_daily_schedule(
 ) -> None:
     found = gaps_until(pipeline("@daily"), days(*read), at(now))
     assert [(gap.start, gap.end) for gap in found] == days(*expected)
+    # A gap is shown in UTC, whatever offset the start has.
+    assert all(gap.start.utcoffset() == timedelta(0) for gap in found)
 
 
 @pytest.mark.parametrize(
