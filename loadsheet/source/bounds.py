@@ -59,7 +59,7 @@ class Cursor:
             sees_transactions = holdback.sees_open_transactions(
                 self._session, self._source, required=not has_lookback
             )
-            sequences.refuse_disorder(self._session, self._source, self._spec.cursor, has_lookback)
+            sequences.refuse_disorder(self._session, self._source, self._spec, has_lookback)
             origins.refuse_shifted(self._session, self._source, self._spec)
             settled = self._settled(includes_today=mode == "merge")
             highest = self._highest_complete(mode, settled)

@@ -24,6 +24,7 @@ _POSITIVE = r"(?:\d+(?:\.\d+)?|\(\d+(?:\.\d+)?\)|'\d+(?:\.\d+)?')(?:::[a-z ]+)?"
 _MICROSECONDS = 6
 _WITH_ZONE = "timestamp with time zone"
 
+_DRAWN = rf"\bnextval\({_STRING}::regclass\)|\btxid_current\(\)"
 _PARENTHESES = ((r"^\(<(\w+)>\)$", r"<\1>"), (r"\(\(<(\w+)>\)\)", r"(<\1>)"))
 # Each part, and what it is: <clock> is the time, <local> the time of a zone.
 _TIMES = (
@@ -40,7 +41,7 @@ _TIMES = (
 )
 _NUMBERS = (
     *_TIMES[:2],
-    (rf"\bnextval\({_STRING}::regclass\)|\btxid_current\(\)", "<number>"),
+    (_DRAWN, "<number>"),
     (r"\(<number>\)::(?:smallint|integer|bigint|numeric(?:\(\d+,\d+\))?)", "<number>"),
     (r"\bEXTRACT\(epoch FROM <clock>\)|\bdate_part\('epoch'::text, <clock>\)", "<epoch>"),
     (r"\(<epoch>\)::(?:integer|bigint|double precision|numeric(?:\(\d+,\d+\))?)", "<epoch>"),
@@ -90,6 +91,21 @@ def is_known(expression: str, type_name: str, is_in_zone: Callable[[str], bool])
         for part, word in _TIMES if kind in TIME_TYPES else _NUMBERS:
             left = re.sub(part, lambda found, word=word: meaning(found, word), left)  # type: ignore
     return left in fitting
+
+
+def counting(expression: str, type_name: str) -> str:
+    """In which way a known default of a column of numbers counts: two of the same way give numbers
+    in one order. Empty for a constant, which the application has chosen."""
+    if _CONSTANT.fullmatch(expression):
+        return ""
+    way = re.sub(*_TIMES[0], expression)
+    drawn = re.search(_DRAWN, expression)
+    if drawn:
+        way = drawn.group()
+    # Seconds that are rounded up lie above later ones that are not.
+    if type_name in ("smallint", "integer", "bigint"):
+        return way
+    return f"{way} {type_name}"
 
 
 def _digits(type_name: str) -> int:

@@ -6,11 +6,15 @@ as they are. What an expression gives may lie anywhere: `now() - interval '1 hou
 `date_trunc('day', now())`, `at AT TIME ZONE 'Asia/Tokyo'`, `nextval('s') % 10`. So only what is
 known here and in `defaults` is trusted, and all else needs a lookback. What a trigger gives shows
 nowhere.
+
+Numbers must also count in one way: seconds lie below milliseconds, and two sequences count
+separately.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -26,7 +30,8 @@ from loadsheet.spec.models import Incremental
 from loadsheet.sql.types import TIME_TYPES, without_modifier
 
 # A row gets the default of the table that its INSERT names: a partition, or a table above it. A
-# column without one gets its domain's. A view has defaults, too.
+# column without one gets its domain's. A view has defaults, too. An identity is shown as what it
+# draws; that of a partition may be the identity of the table above it.
 _COLUMNS = """
 WITH RECURSIVE part (oid) AS (
     SELECT CAST(%(oid)s AS oid)
@@ -38,10 +43,18 @@ WITH RECURSIVE part (oid) AS (
     SELECT inhparent FROM place JOIN pg_inherits ON inhrelid = place.oid
     JOIN pg_class ON pg_class.oid = inhparent AND relkind = 'p'
 )
-SELECT a.attrelid, a.attrelid::regclass::text, quote_ident(a.attname),
+SELECT a.attrelid, a.attnum, EXISTS (SELECT FROM part WHERE part.oid = a.attrelid),
+    a.attrelid::regclass::text, quote_ident(a.attname),
     format_type(a.atttypid, a.atttypmod),
     CASE WHEN a.attgenerated <> '' THEN adbin::text END,
-    coalesce(pg_get_expr(adbin, adrelid), pg_get_expr(typdefaultbin, 0)),
+    coalesce(
+        pg_get_expr(adbin, adrelid),
+        (SELECT format('nextval(%%L::regclass)', objid::regclass) FROM pg_depend
+         WHERE classid = 'pg_class'::regclass AND deptype = 'i'
+             AND refclassid = 'pg_class'::regclass
+             AND refobjid = a.attrelid AND refobjsubid = a.attnum),
+        pg_get_expr(typdefaultbin, 0)
+    ),
     (SELECT ev_action::text FROM pg_rewrite JOIN pg_class ON pg_class.oid = ev_class
      WHERE ev_class = a.attrelid AND ev_type = '1' AND relkind = 'v')
 FROM pg_attribute this JOIN pg_attribute a USING (attname) JOIN place ON place.oid = a.attrelid
@@ -64,16 +77,34 @@ _LONGEST = 80
 """How much of a default a message shows."""
 
 
+@dataclass(frozen=True)
+class Place:
+    """A column that a cursor's values may come from: of a table, or of a view with defaults."""
+
+    relation: int
+    attnum: int
+
+
+def places(
+    session: psycopg.Connection[Any], table: SourceTable, spec: Incremental
+) -> dict[Place, bool]:
+    """The columns that the cursor's values come from, as far as they are known, and whether the
+    rows of each are read: rows may also get a default of a table above the one that is read."""
+    walk = _Walk(session, table, spec)
+    with suppress(_Shifted):
+        walk.cursor(table)
+    return walk.places
+
+
 def refuse_shifted(session: psycopg.Connection[Any], table: SourceTable, spec: Incremental) -> None:
     """Raises Refused, with the way on, unless the cursor is known to take its values from the clock
     or a sequence as they are. A lookback makes up for what is not known; an interval has none."""
     reads_intervals = spec.by == "data_interval"
     if spec.lookback is not None and not reads_intervals:
         return
-    column = table.column(spec.cursor)
     walk = _Walk(session, table, spec)
     try:
-        walk.column(table.oid, column.attnum, _Wanted(column.source_type))
+        walk.cursor(table)
     except _Shifted as found:
         way_on = _BY_WATERMARK if reads_intervals else OVERLAP
         raise Refused(f"{table.relation}: {found} {way_on}") from None
@@ -121,6 +152,16 @@ class _Walk:
         self._is_time = without_modifier(self._column.type) in TIME_TYPES
         self._other_zone: str | None = None
         """The last zone that was found and that is not the one that is trusted."""
+        self.places: dict[Place, bool] = {}
+        self._counting: dict[str, str] = {}
+        """The ways in which the numbers are counted, and a place of each, for messages."""
+
+    def cursor(self, table: SourceTable) -> None:
+        """The cursor of the table or view that is read."""
+        self.column(table.oid, self._column.attnum, _Wanted(self._column.source_type))
+        if len(self._counting) > 1 and not self._is_time:
+            first, second = list(self._counting.values())[:2]
+            raise self._shifted(f"{first} and {second}, which may count differently")
 
     def column(self, relation: int, attnum: int, wanted: _Wanted) -> None:
         """A column of a view, or of a table and its partitions."""
@@ -128,8 +169,12 @@ class _Walk:
         rows = self._session.execute(_COLUMNS, values).fetchall()
         if not rows:
             raise self._shifted("it is read from no column")
+        for oid, number, is_read, *_ in rows:
+            here = Place(oid, number)
+            self.places[here] = is_read or self.places.get(here, False)
         seen = set()
-        for oid, name, column, type_name, generated, default, view in rows:
+        counting: dict[str, str] = {}
+        for oid, _, _, name, column, type_name, generated, default, view in rows:
             # Thousands of partitions have the same default.
             how = (type_name, generated and (oid, generated), default, view)
             if how in seen:
@@ -144,8 +189,17 @@ class _Walk:
                 (expression,) = nodes.parse(generated)
                 where = f"{place} is generated"
                 self._expression(expression, wanted, where, partial(self._own, oid))
-            elif default is not None and not self._is_known(default, type_name):
-                raise self._shifted(f"{place} has the default {_shortened(default)}")
+            elif default is not None:
+                said = f"{place} has the default {_shortened(default)}"
+                if not self._is_known(default, type_name):
+                    raise self._shifted(said)
+                counting.setdefault(defaults.counting(default, type_name), said)
+            elif view is None:
+                counting.setdefault("", f"{place} has no default")
+        # The application gives what a default does not, as it may give any number in an INSERT.
+        if len(counting) > 1:
+            counting.pop("", None)
+        self._counting |= counting
 
     def _own(self, relation: int, var: Node, wanted: _Wanted) -> None:
         """Another column of the same row."""

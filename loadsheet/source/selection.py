@@ -158,7 +158,7 @@ def refuse_sequence_set_back(
     if spec is None or spec.lookback is not None or last is None or last.watermark is None:
         return
     if rows.moves_watermark and rows.action != "replace":
-        sequences.refuse_set_back(session, source, spec.cursor, last.watermark)
+        sequences.refuse_set_back(session, source, spec, last.watermark)
 
 
 def refuse_null_cursors(session: Session, table: Table, source: SourceTable) -> None:

@@ -13,22 +13,21 @@ from typing import Any, NamedTuple
 import psycopg
 
 from loadsheet.errors import Refused
+from loadsheet.source import origins
 from loadsheet.source.holdback import OVERLAP
 from loadsheet.source.table import SourceTable
+from loadsheet.spec.models import Incremental
 from loadsheet.sql.grants import grant
 from loadsheet.sql.types import NUMBER_TYPES, without_modifier
 
-# The sequences that the column owns (serial, identity) or draws its default from, also in a
-# partition that has a default of its own. The columns of a view are not followed to those of the
-# tables below it: there, all columns count. Last, how many tables draw numbers, and another table
+# The sequences that the columns of a cursor (`origins.places`) own (serial, identity) or draw their
+# defaults from, also the default of a domain. Last, which columns draw numbers, and another table
 # that draws from the same sequence. Where it is ours, others have copied the default (LIKE, a
 # partition that was detached) and harm no one. A trigger draws from the sequences that its function
-# names next to the cursor.
+# names next to the column.
 _SEQUENCES = """
-WITH RECURSIVE part (oid) AS (
-    SELECT unnest(%(oids)s::oid[])
-    UNION
-    SELECT inhrelid FROM part JOIN pg_inherits ON inhparent = part.oid
+WITH place (relation, attnum, is_read) AS (
+    SELECT * FROM unnest(%(relations)s::oid[], %(attnums)s::int[], %(are_read)s::bool[])
 ), drawing (relation, attnum, sequence, owns) AS (
     SELECT refobjid, refobjsubid, objid, true FROM pg_depend
     WHERE classid = 'pg_class'::regclass AND deptype IN ('a', 'i')
@@ -38,25 +37,29 @@ WITH RECURSIVE part (oid) AS (
     JOIN pg_depend ON classid = 'pg_attrdef'::regclass AND objid = d.oid
     WHERE refclassid = 'pg_class'::regclass
     UNION
-    SELECT tgrelid, attnum, c.oid, false FROM pg_trigger
-    JOIN part ON part.oid = tgrelid
+    SELECT attrelid, attnum, refobjid, false FROM pg_depend
+    JOIN pg_attribute ON atttypid = objid AND NOT atthasdef AND attnum > 0
+    JOIN pg_class c ON c.oid = attrelid AND relkind IN ('r', 'p')
+    WHERE classid = 'pg_type'::regclass AND refclassid = 'pg_class'::regclass
+    UNION
+    SELECT tgrelid, a.attnum, c.oid, false FROM pg_trigger
+    JOIN place ON place.relation = tgrelid
     JOIN pg_proc f ON f.oid = tgfoid AND prosrc ILIKE '%%nextval%%'
-    JOIN pg_attribute ON attrelid = tgrelid AND strpos(prosrc, attname) > 0 AND attnum > 0
+    JOIN pg_attribute a ON attrelid = tgrelid AND a.attnum = place.attnum
+        AND strpos(prosrc, attname) > 0
     JOIN pg_class c ON relkind = 'S' AND strpos(prosrc, relname) > 0
     WHERE NOT tgisinternal
-), used (sequence, tables, is_ours) AS (
-    SELECT seqrelid, array_agg(relation), bool_or(owns) FROM drawing
-    JOIN part ON part.oid = relation
-    JOIN pg_attribute a ON a.attrelid = relation AND a.attnum = drawing.attnum
+), used (sequence, columns, is_ours) AS (
+    SELECT seqrelid, array_agg(DISTINCT relation || '.' || attnum), bool_or(owns AND is_read)
+    FROM drawing JOIN place USING (relation, attnum)
     JOIN pg_sequence ON seqrelid = drawing.sequence
-    WHERE attname = coalesce(%(column)s, attname)
     GROUP BY seqrelid
 )
 SELECT sequence::regclass::text, seqcache, seqincrement, seqcycle, relpersistence <> 'p',
-    (SELECT count(DISTINCT drawer) FROM used, unnest(tables) drawer),
+    columns,
     (SELECT min(relation::regclass::text) FROM drawing
      WHERE drawing.sequence = used.sequence AND NOT is_ours
-         AND relation NOT IN (SELECT oid FROM part))
+         AND relation NOT IN (SELECT relation FROM place WHERE is_read))
 FROM used JOIN pg_sequence ON seqrelid = sequence JOIN pg_class c ON c.oid = sequence ORDER BY 1
 """
 
@@ -67,21 +70,22 @@ class _Sequence(NamedTuple):
     increment: int
     cycles: bool
     is_unlogged: bool
-    tables: int
-    """How many tables draw the cursor's numbers, from this sequence or another."""
+    columns: list[str]
+    """Which columns draw numbers from it for the cursor."""
     other: str | None
     """Another table that draws from it, where it is not ours."""
 
 
 def refuse_disorder(
-    session: psycopg.Connection[Any], table: SourceTable, cursor: str, has_lookback: bool
+    session: psycopg.Connection[Any], table: SourceTable, spec: Incremental, has_lookback: bool
 ) -> None:
-    """Raises Refused, with the way on, unless each number of `cursor` is drawn when its row is
+    """Raises Refused, with the way on, unless each number of the cursor is drawn when its row is
     written, or no sequence gives it. A lookback makes up for all but numbers that fall."""
+    cursor = spec.cursor
     if without_modifier(table.column(cursor).type) not in NUMBER_TYPES:
         return
     is_view = table.beneath.definition is not None
-    sequences = _sequences(session, table, cursor)
+    sequences = _sequences(session, table, spec)
     for sequence in sequences:
         if sequence.increment < 0 and not is_view:
             raise Refused(
@@ -95,16 +99,17 @@ def refuse_disorder(
 
 
 def refuse_set_back(
-    session: psycopg.Connection[Any], table: SourceTable, cursor: str, watermark: str
+    session: psycopg.Connection[Any], table: SourceTable, spec: Incremental, watermark: str
 ) -> None:
-    """Raises Refused, with the way on, where the sequence that gives the numbers of `cursor` has
+    """Raises Refused, with the way on, where the sequence that gives the cursor's numbers has
     not counted as far as the `watermark`: later rows would be below it; and where this role may not
     read that sequence, which would hide it.
     """
+    cursor = spec.cursor
     kind = without_modifier(table.column(cursor).type)
-    if kind not in NUMBER_TYPES or not table.is_table:
+    if kind not in NUMBER_TYPES:
         return
-    for sequence in _sequences(session, table, cursor):
+    for sequence in _sequences(session, table, spec):
         try:
             last = _last_number(session, sequence)
         except psycopg.errors.InsufficientPrivilege as error:
@@ -151,11 +156,14 @@ def _unreadable(
 
 
 def _sequences(
-    session: psycopg.Connection[Any], table: SourceTable, cursor: str
+    session: psycopg.Connection[Any], table: SourceTable, spec: Incremental
 ) -> list[_Sequence]:
-    values: dict[str, Any] = {"oids": [table.oid], "column": cursor}
-    if table.beneath.definition is not None:
-        values = {"oids": list(table.beneath.leaves), "column": None}
+    places = origins.places(session, table, spec)
+    values = {
+        "relations": [place.relation for place in places],
+        "attnums": [place.attnum for place in places],
+        "are_read": list(places.values()),
+    }
     return [_Sequence(*row) for row in session.execute(_SEQUENCES, values)]
 
 
@@ -190,8 +198,9 @@ def _why_late(sequences: list[_Sequence]) -> str:
                 " take one before it writes, and use it long after higher ones were read: name"
                 " another cursor"
             )
-    # A view of one table may have several columns of numbers.
-    if len(sequences) > 1 and sequences[0].tables > 1:
+    # A column may own a sequence that it does not draw from.
+    columns = {column for sequence in sequences for column in sequence.columns}
+    if len(sequences) > 1 and len(columns) > 1:
         names = ", ".join(sequence.name for sequence in sequences)
         return (
             f"its numbers come from several sequences ({names}), which count separately:"

@@ -39,7 +39,7 @@ def refuse_appended_interval(source: SourceTable, mode: Mode) -> None:
 def refuse_unseen_writers(session: Session, source: SourceTable, spec: Incremental) -> None:
     """Raises Refused, with the way on, where a row may come late without being held back."""
     holdback.sees_open_transactions(session, source)
-    sequences.refuse_disorder(session, source, spec.cursor, has_lookback=False)
+    sequences.refuse_disorder(session, source, spec, has_lookback=False)
     origins.refuse_shifted(session, source, spec)
 
 
