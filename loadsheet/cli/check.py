@@ -112,6 +112,9 @@ def _spec_files(path: Path) -> list[Path]:
     if not path.is_dir():
         if not path.exists():
             raise InputError(f"there is no file or folder {path}")
+        if path.suffix not in (".yml", ".yaml"):
+            # A problem shows the line it is in: a line of .env may be a password.
+            raise InputError(f"{path} is not a pipeline file: its name must end in .yml or .yaml")
         return [path]
     files = sorted(path.rglob("pipeline.yml"))
     if not files:  # a folder of drafts, or of examples

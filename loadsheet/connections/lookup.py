@@ -180,8 +180,8 @@ class _ProjectConnections:
                 " the command where it is"
             )
         raise ConnectionMissing(
-            f"connection {conn_id!r} is not defined: set {variable} (a URI or JSON, as for"
-            f" Airflow), or add {conn_id!r} to {self.file}{hint}"
+            f"connection {conn_id!r} is not defined: set {variable} in the environment or"
+            f" in .env (a URI or JSON, as for Airflow), or add {conn_id!r} to {self.file}{hint}"
         )
 
     def _from_airflow(self, conn_id: str) -> Connection:
@@ -206,9 +206,17 @@ class _ProjectConnections:
         """The variables that `.env` sets."""
         if not self.dotenv.is_file():
             return {}
-        from dotenv import dotenv_values
+        from dotenv import dotenv_values, parser
 
         try:
+            # dotenv_values only logs a line that it cannot read, and the name is then missing.
+            with self.dotenv.open(encoding="utf-8") as lines:
+                for binding in parser.parse_stream(lines):
+                    if binding.error:
+                        raise InputError(
+                            f"{self.dotenv}:{binding.original.line}: expected NAME=value;"
+                            " is a quote not closed?"
+                        )
             found = dotenv_values(self.dotenv)
         except UnicodeDecodeError:
             raise InputError(f"{self.dotenv} is not a text file in UTF-8") from None

@@ -119,6 +119,15 @@ def test_dotenv_fills_what_the_environment_does_not(project: Path) -> None:
     assert dict(os.environ) == before
 
 
+@pytest.mark.parametrize("line", ["A='canary", 'A="canary', "A canary", "=canary"])
+def test_a_broken_line_of_dotenv_has_its_place(project: Path, line: str) -> None:
+    # It was passed over, and the connection was then "not defined".
+    (project / ".env").write_text(f"# mine\n{line}\nB=1\n")
+    with pytest.raises(InputError, match=r"\.env:2: expected NAME=value") as caught:
+        find(project, "other")
+    assert "canary" not in str(caught.value)
+
+
 def test_a_connection_may_stand_in_dotenv_whole(project: Path) -> None:
     (project / ".env").write_text("AIRFLOW_CONN_OTHER=postgres://h/db\n")
     assert find(project, "other").schema == "db"

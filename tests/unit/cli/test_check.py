@@ -150,6 +150,15 @@ def test_a_path_without_pipelines_is_wrong_input(
     assert message in result.err
 
 
+@pytest.mark.parametrize("name", [".env", "notes.txt", "secret"])
+def test_a_file_of_another_kind_is_not_read(cli: Cli, project: Path, name: str) -> None:
+    # It was read as a pipeline file, and its first line was printed.
+    (project / name).write_text("PASSWORD=canary\n")
+    result = cli("check", name)
+    assert (result.code, result.out) == (2, "")
+    assert f"{name} is not a pipeline file" in result.err and "canary" not in result.err
+
+
 @pytest.mark.parametrize(
     "content", ["", "\x00", "\xff\xfe", "{", "- a", "5", "a: &x 1", "\t", "version: 1\nversion: 1"]
 )
