@@ -243,6 +243,10 @@ def _extra(value: Any, where: str) -> dict[str, Any]:
 def _json_object(text: Any, where: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
+    except json.JSONDecodeError as error:
+        # The reason and the place, never the text: it holds the password.
+        place = f"line {error.lineno}, column {error.colno}"
+        raise InputError(f"{where} is not valid JSON: {error.msg} at {place}") from None
     except (TypeError, ValueError):
         raise InputError(f"{where} is not valid JSON") from None
     if not isinstance(value, dict):

@@ -128,6 +128,16 @@ def test_a_broken_line_of_dotenv_has_its_place(project: Path, line: str) -> None
     assert "canary" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [('{"password": canary}', "line 1, column 14"), ('{"password": "canary"', "line 1, column")],
+)
+def test_wrong_json_has_its_place(project: Path, text: str, place: str) -> None:
+    with pytest.raises(InputError, match=f"is not valid JSON: .* at {place}") as caught:
+        find(project, "other", {"AIRFLOW_CONN_OTHER": text})
+    assert "canary" not in str(caught.value)
+
+
 def test_a_connection_may_stand_in_dotenv_whole(project: Path) -> None:
     (project / ".env").write_text("AIRFLOW_CONN_OTHER=postgres://h/db\n")
     assert find(project, "other").schema == "db"
