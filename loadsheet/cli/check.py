@@ -12,7 +12,14 @@ import typer
 from loadsheet.cli.errors import MOST_PROBLEMS, WRONG_INPUT
 from loadsheet.errors import InputError
 from loadsheet.problem import Problem
-from loadsheet.project.folder import PIPELINES, project_folder, project_specs, relative_problem
+from loadsheet.project.folder import (
+    PIPELINES,
+    pipeline_name,
+    project_folder,
+    project_specs,
+    relative_problem,
+)
+from loadsheet.spec.pipeline_file import find_specs
 from loadsheet.wording import counted
 
 
@@ -67,7 +74,7 @@ def check(
     misnamed: list[Problem] = []
     if paths:
         for path in paths:
-            files += _spec_files(path)
+            files += _spec_files(path, ctx.obj)
         files = list(dict.fromkeys(files))  # a file may be given twice
     else:
         project = project_folder(ctx.obj)
@@ -105,12 +112,17 @@ def first_problems(problems: list[Problem]) -> list[Problem]:
     return [problem for problem in problems if id(problem) in chosen]
 
 
-def _spec_files(path: Path) -> list[Path]:
-    """The pipeline files of a project, below a folder, or the file itself."""
+def _spec_files(path: Path, explicit: Path | None) -> list[Path]:
+    """The pipeline files of a project, below a folder, or the file itself. Where there is no such
+    path, the file of the pipeline of that name."""
     if (path / PIPELINES).is_dir():
         return project_specs(path)
     if not path.is_dir():
         if not path.exists():
+            # Other commands take a pipeline's name.
+            for spec in find_specs(project_folder(explicit)):
+                if pipeline_name(spec) == str(path):
+                    return [spec]
             raise InputError(f"there is no file or folder {path}")
         if path.suffix not in (".yml", ".yaml"):
             # A problem shows the line it is in: a line of .env may be a password.

@@ -150,6 +150,12 @@ def test_a_path_without_pipelines_is_wrong_input(
     assert message in result.err
 
 
+def test_a_pipeline_may_be_named(cli: Cli, project: Path) -> None:
+    assert cli("check", "shop").out == "1 file checked: no problems\n"
+    (project / "pipelines/shop/pipeline.yml").write_text(BROKEN)
+    assert cli("check", "shop").code == 2
+
+
 @pytest.mark.parametrize("name", [".env", "notes.txt", "secret"])
 def test_a_file_of_another_kind_is_not_read(cli: Cli, project: Path, name: str) -> None:
     # It was read as a pipeline file, and its first line was printed.
