@@ -85,7 +85,7 @@ def test_the_metadata_is_what_pyproject_declares(headers: Message, wheel: Path) 
     always = [text for text in headers.get_all("Requires-Dist", []) if "extra ==" not in text]
     assert len(always) == len(project["dependencies"])
     entry_points = metadata(wheel, "entry_points.txt")
-    assert "loadsheet = loadsheet.cli.main:main" in entry_points
+    assert "loadsheet = loadsheet.__main__:main" in entry_points
     assert "provider_info = loadsheet.airflow.provider:get_provider_info" in entry_points
 
 

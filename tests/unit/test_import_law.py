@@ -21,6 +21,7 @@ TASK = "a DAG file is parsed for every task; the engine is imported when a task 
 PARSER = "the SQL parser takes 25 ms to import, PyYAML and jsonschema 100 ms"
 CACHED = "a pipeline found in the cache needs no YAML, schema or SQL parser"
 LATE = {
+    "__main__.py": (1, "Ctrl-C while the command line is imported is guarded"),
     "airflow/bundle.py": (1, "Airflow 3.3 has no importers"),
     "airflow/command_line.py": (6, "a worker needs no database models; importing takes seconds"),
     "airflow/dag_ids.py": (2, PARSER),
@@ -53,7 +54,7 @@ LATE = {
     "cli/status.py": (9, COMMAND),
     "cli/test.py": (3, COMMAND),
     "connections/lookup.py": (2, "PyYAML and dotenv are needed only for connections in files"),
-    "engine/diagnosis.py": (2, "drivers are imported when one of them has raised"),
+    "engine/diagnosis.py": (3, "drivers are imported when one of them has raised"),
     "engine/again.py": (2, "a load seldom extracts again"),
     "engine/execute.py": (4, "a step imports only its own kind"),
     "engine/extract.py": (1, PARSER),

@@ -40,7 +40,7 @@ INFO = "loadsheet-1.2.0.dist-info"
 WHEEL = {
     "loadsheet/__init__.py": "",
     f"{INFO}/METADATA": METADATA,
-    f"{INFO}/entry_points.txt": "[console_scripts]\nloadsheet = loadsheet.cli.main:main\n",
+    f"{INFO}/entry_points.txt": "[console_scripts]\nloadsheet = loadsheet.__main__:main\n",
     f"{INFO}/licenses/LICENSE": "",
     f"{INFO}/licenses/NOTICE": "",
 }

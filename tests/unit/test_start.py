@@ -3,6 +3,9 @@ task."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from loadsheet.cli.main import EXAMPLES
@@ -56,3 +59,21 @@ def test_what_is_left_out_of_the_s3_client_is_there_for_whoever_asks() -> None:
         "print('fine')"
     )
     assert imported_by(code=code).startswith("fine\n")
+
+
+@pytest.mark.parametrize("module", ["typer", "loadsheet.cli.errors", "loadsheet.cli.check"])
+def test_ctrl_c_while_modules_are_imported_ends_with_a_word_and_130(module: str) -> None:
+    """Before, it ended with Python's traceback: only the commands themselves were guarded."""
+    code = (
+        "import sys\n"
+        "class Interrupting:\n"
+        "    def find_spec(self, name, *more):\n"
+        f"        if name == {module!r}:\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupting())\n"
+        "from loadsheet.__main__ import main\n"
+        "sys.argv = ['loadsheet', 'check']\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
