@@ -19,10 +19,15 @@ class Cause:
     retryable: bool
     why: str
     next: str
+    is_login: bool = False
+    """The server answered, and does not accept the login."""
 
 
 _LOGIN = Cause(
-    False, "The server does not accept this login", "correct the connection's login, then run again"
+    False,
+    "The server does not accept this login",
+    "correct the connection's login, then run again",
+    is_login=True,
 )
 FULL = "free space there, or enlarge it"
 
@@ -31,6 +36,14 @@ SQLSTATES = {
         True,
         "The connection was lost or could not be made",
         "check that the server runs and can be reached from here",
+    ),
+    "08001": Cause(
+        True,
+        "The server could not be reached",
+        "check that it runs, and host and port of the connection",
+    ),
+    "08006": Cause(
+        True, "The connection was lost", "check that the server runs and can be reached from here"
     ),
     "0A": Cause(False, "The server cannot do this", "change the spec or the SQL"),
     "21": Cause(False, "A subquery returned more than one row", "correct the SQL"),
@@ -67,9 +80,15 @@ SQLSTATES = {
     # A constraint that is checked at COMMIT: the retry would bring the same rows.
     "40002": Cause(False, "Rows break a constraint", "correct the rows, or drop the constraint"),
     "42": Cause(
-        False, "The SQL is wrong for this database", "correct the spec or the SQL it names"
+        False,
+        "The database does not accept this SQL",
+        "correct the SQL file, or what the pipeline file names",
     ),
-    "42501": Cause(False, "The role may not do this", "grant the connection's role what it lacks"),
+    "42501": Cause(
+        False,
+        "The role may not do this",
+        "grant the connection's role what it lacks; `loadsheet doctor` prints the GRANTs",
+    ),
     "53": Cause(
         True, "The server has run out of a resource", "free the resource, or add more of it"
     ),
@@ -173,6 +192,42 @@ LOGIN_MESSAGES = {
     "57P01": re.compile(r"terminating connection due to administrator command"),
     "57P03": re.compile(r"the database system is |not currently accepting connections"),
 }
+# What these messages have in common is only that no session begins: the login itself may be right.
+_LOGIN_CAUSES = (
+    (
+        re.compile("does not support (SSL|GSSAPI)"),
+        Cause(
+            False,
+            "The server does not offer the encryption that the connection asks for",
+            "turn on ssl there, or set another sslmode in the connection",
+        ),
+    ),
+    (
+        re.compile("certificate verify failed|root certificate|does not match host name"),
+        Cause(
+            False,
+            "The server's certificate is not trusted here",
+            "name the file of its authority in sslrootcert of the connection, or correct the"
+            " certificate",
+        ),
+    ),
+    (
+        re.compile(
+            r"invalid (\w+ value|port number|integer value|value for parameter)"
+            r"|unrecognized configuration|definition of service|could not match \d+"
+        ),
+        Cause(False, "A parameter of the connection is wrong", "correct it in the connection"),
+    ),
+    (
+        re.compile(r"no pg_hba\.conf entry|pg_hba\.conf rejects"),
+        Cause(
+            False,
+            "The server's pg_hba.conf does not let this login in from here",
+            "add a line for it there, or correct the connection's login",
+            is_login=True,
+        ),
+    ),
+)
 # A standby as the source: the primary has removed rows that the query may still see. It has the
 # SQLSTATE of any collision, and ends sessions with others.
 _RECOVERY = re.compile("conflict with recovery")
@@ -208,9 +263,13 @@ def of_sqlstate(code: str, text: str = "") -> Cause:
     message `text` tells apart what has one code."""
     if _RECOVERY.search(text):
         return _CONFLICT_WITH_RECOVERY
+    if code == "28000":
+        for pattern, cause in _LOGIN_CAUSES:
+            if pattern.search(text):
+                return cause
     # The table has a class by two characters, and a few longer prefixes.
     for length in range(len(code), 0, -1):
-        cause = SQLSTATES.get(code[:length])
-        if cause:
-            return cause
+        known = SQLSTATES.get(code[:length])
+        if known:
+            return known
     return SQLSTATES[""]

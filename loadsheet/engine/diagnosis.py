@@ -33,6 +33,10 @@ _CONNECTING = re.compile(
 )
 # urllib3's message when a server kept answering with, for example, 503.
 _STATUS = re.compile(r"too many (\d{3}) error responses")
+# Python's numbers and names of an error, which say nothing to a user.
+_ERRNO = re.compile(r"\[Errno -?\d+\] ")
+# The guesses of PostgreSQL's parser. They quote names; the hint of a trigger may quote rows.
+_PARSER_HINTS = re.compile("Perhaps you meant|No (function|operator|procedure) matches|There is a ")
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ def diagnose(error: BaseException) -> Diagnosis | None:
 
 
 def _database_error(error: psycopg.Error) -> Diagnosis | None:
-    text = _on_one_line(_HINTS.sub("", message(error)))
+    text = _on_one_line(_ERRNO.sub("", _HINTS.sub("", message(error))))
     code = error.sqlstate
     # Of a failed login or a lost connection, libpq passes on only the message.
     if code is None and isinstance(error, psycopg.OperationalError):
@@ -114,6 +118,9 @@ def _database_error(error: psycopg.Error) -> Diagnosis | None:
     is_check = isinstance(error, psycopg.errors.CheckViolation)
     if is_check and error.diag.constraint_name is None:
         cause = causes.NO_ROOM_IN_PARTITION
+    hint = _on_one_line(clean(error.diag.message_hint or ""))
+    if code.startswith("42") and _PARSER_HINTS.match(hint):
+        cause = replace(cause, why=f"{cause.why}. {hint}")
     return Diagnosis(text, f"SQLSTATE {code}", cause)
 
 
@@ -148,13 +155,47 @@ def _lake_error(error: BaseException) -> Diagnosis | None:
         return None
     # No answer, or only answers that made the client give up. urllib3 wraps what happened in an
     # error about the number of its retries.
-    text = _on_one_line(clean(str(getattr(error, "reason", None) or error)))
+    reason = getattr(error, "reason", None) or error
+    text = _on_one_line(clean(_said(reason)))
     status = _STATUS.search(text)
     if status:
         return _lake_answer("", int(status[1]), text)
+    address = _address(error)
+    if address:
+        text = f"{address}: {text}"
+    if "WRONG_VERSION_NUMBER" in str(reason):
+        return Diagnosis(text, "", lake_causes.NO_TLS)
     if "certificate" in text.lower():
         return Diagnosis(text, "", lake_causes.UNTRUSTED)
     return Diagnosis(text, "", lake_causes.UNREACHABLE)
+
+
+def _said(reason: BaseException) -> str:
+    """What happened, in the operating system's words: urllib3's contain the names of classes."""
+    from urllib3.exceptions import NameResolutionError, NewConnectionError
+
+    if isinstance(reason, NameResolutionError):
+        return "the name of the host is not known here"
+    if "WRONG_VERSION_NUMBER" in str(reason):
+        return "the answer is not one of TLS"
+    behind = reason.args[-1] if reason.args else None
+    if isinstance(reason, NewConnectionError):
+        behind = reason.__cause__
+    if isinstance(behind, OSError) and behind.strerror:
+        return behind.strerror
+    # The first argument may be the connection, as an object.
+    return str(behind or reason)
+
+
+def _address(error: object) -> str:
+    """Scheme, host and port of the lake; empty where the error does not tell them."""
+    pool = getattr(error, "pool", None)
+    if pool is None or not pool.host:
+        return ""
+    address = f"{pool.scheme}://{pool.host}"
+    if pool.port:
+        address += f":{pool.port}"
+    return address
 
 
 def _lake_answer(code: str, status: int | None, text: str) -> Diagnosis:

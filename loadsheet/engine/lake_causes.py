@@ -45,11 +45,13 @@ _UNKNOWN_KEY = Cause(
     False,
     "The lake does not know this access key",
     "correct login and password of the lake's connection",
+    is_login=True,
 )
 _WRONG_SECRET = Cause(
     False,
     "The secret key does not belong to the access key",
     "correct login and password of the lake's connection",
+    is_login=True,
 )
 _EXPIRED = Cause(
     False,
@@ -66,6 +68,7 @@ _NOT_ACCEPTED = Cause(
     False,
     "The lake does not accept this login, or it may not do this",
     "correct login and password of the lake's connection, or grant its key what it lacks",
+    is_login=True,
 )
 _CLOCK = Cause(False, "This machine's clock and the lake's differ", "set the clocks")
 _ACCOUNT = Cause(
@@ -98,7 +101,14 @@ _ENCRYPTION = Cause(
 _UNABLE = Cause(False, "The lake cannot do this", "use another S3 server")
 
 UNREACHABLE = Cause(
-    True, "The lake could not be reached", "check that it runs and can be reached from here"
+    True,
+    "The lake could not be reached",
+    "check that it runs, and host and port in extra.endpoint_url",
+)
+NO_TLS = Cause(
+    False,
+    "The lake does not speak TLS at this address",
+    "write http:// in extra.endpoint_url, or correct its port",
 )
 UNTRUSTED = Cause(
     False,

@@ -337,7 +337,7 @@ CASES = [
         "create_bucket",
         "",
         True,
-        "Connection refused. The lake could not be reached",
+        ": Connection refused. The lake could not be reached",
     ),
     Case(
         a_wrong_password, EXTRACT, "SQLSTATE 28P01", False, "Next: correct the connection's login"

@@ -4,7 +4,10 @@ it."""
 from __future__ import annotations
 
 import errno
+import re
+import socket
 import ssl
+import threading
 from typing import Any
 
 import psycopg
@@ -225,7 +228,93 @@ def test_a_refused_request_is_named_with_bucket_action_and_principal() -> None:
     )
     # Where there was no answer, who asked does not matter.
     error.__cause__ = given_up(ProtocolError("Connection refused"))
-    assert str(diagnose(error)).startswith("Connection refused. The lake could not be reached")
+    text = "http://lake: Connection refused. The lake could not be reached"
+    assert str(diagnose(error)).startswith(text)
+
+
+def answered(url: str, server: bytes | None = None) -> str:
+    """What is shown of a request to `url`, whose `{port}` belongs to a server that answers with
+    these bytes, or to none."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        if server is None:
+            listening.close()
+
+        def answer() -> None:
+            line, _ = listening.accept()
+            with line:
+                line.recv(4096)
+                line.sendall(server or b"")
+
+        thread = threading.Thread(target=answer)
+        if server is not None:
+            thread.start()
+        with pytest.raises(urllib3.exceptions.HTTPError) as caught:
+            urllib3.PoolManager(retries=False).request("GET", url.format(port=port))
+        if server is not None:
+            thread.join()
+    wrapped = MaxRetryError(urllib3.connection_from_url(url.format(port=port)), "/x", caught.value)
+    return str(diagnose(wrapped)).replace(str(port), "PORT")
+
+
+@pytest.mark.parametrize(
+    ("url", "server", "shown"),
+    [
+        ("http://127.0.0.1:{port}", None, "http://127.0.0.1:PORT: Connection refused. The lake"),
+        (
+            "https://127.0.0.1:{port}",
+            b"HTTP/1.1 400 Bad Request\r\n\r\n",
+            "https://127.0.0.1:PORT: the answer is not one of TLS. The lake does not speak TLS",
+        ),
+        ("http://127.0.0.1:{port}", b"", "http://127.0.0.1:PORT: Remote end closed connection"),
+        ("http://lake.invalid:{port}", None, "http://lake.invalid:PORT: the name of the host is"),
+    ],
+)
+def test_a_lake_that_cannot_be_reached_is_shown_without_python(
+    url: str, server: bytes | None, shown: str
+) -> None:
+    """Before, the text had class names, tuples, `[Errno 111]` and `(_ssl.c:1006)`."""
+    text = answered(url, server)
+    assert text.startswith(shown) and "Next: " in text and "endpoint_url" in text
+    assert not re.search(r"Errno|_ssl|_Http|Error\(|\('|0x", text)
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ("server does not support SSL, but SSL was required", "does not offer the encryption"),
+        ("SSL error: certificate verify failed", "certificate is not trusted"),
+        ('invalid sslmode value: "bogus"', "A parameter of the connection is wrong"),
+        ('FATAL:  no pg_hba.conf entry for host "10.0.0.1"', "pg_hba.conf does not let"),
+        ('FATAL:  role "ada" does not exist', "does not accept this login"),
+        ('FATAL:  password authentication failed for user "ada"', "does not accept this login"),
+        ('FATAL:  certificate authentication failed for user "ada"', "does not accept this login"),
+    ],
+)
+def test_a_session_that_does_not_begin_is_not_always_a_wrong_login(words: str, why: str) -> None:
+    found = diagnose(psycopg.OperationalError(f"connection failed: {words}"))
+    assert found and why in found.cause.why and not found.cause.retryable
+
+
+def test_a_missing_right_tells_where_the_grants_are() -> None:
+    assert "`loadsheet doctor` prints the GRANTs" in str(diagnose(psycopg.errors.lookup("42501")()))
+
+
+@pytest.mark.parametrize(
+    ("error", "hint", "is_shown"),
+    [
+        (psycopg.errors.UndefinedColumn, 'Perhaps you meant to reference "o.status".', True),
+        (psycopg.errors.RaiseException, "Perhaps you meant Ada.", False),
+        (psycopg.errors.UndefinedColumn, "Ada has moved.", False),
+    ],
+)
+def test_a_hint_of_the_parser_is_shown_and_no_other(
+    error: type[psycopg.Error], hint: str, is_shown: bool
+) -> None:
+    diagnostics = type("Diag", (), {"message_primary": "no", "message_hint": hint})()
+    hinting = type("Hinting", (error,), {"diag": diagnostics})
+    found = diagnose(hinting())
+    assert found and (hint.rstrip(".") in str(found)) is is_shown
 
 
 @pytest.mark.parametrize(
@@ -266,7 +355,11 @@ class Said(psycopg.errors.InvalidTextRepresentation):
 
     @property
     def diag(self) -> Any:
-        return type("Diag", (), {"message_primary": 'invalid input value for enum mood: "Ada"'})()
+        return type(
+            "Diag",
+            (),
+            {"message_primary": 'invalid input value for enum mood: "Ada"', "message_hint": ""},
+        )()
 
 
 def test_a_value_of_a_row_is_never_shown() -> None:
