@@ -16,6 +16,7 @@ from loadsheet.sql.grants import grant, grant_membership, grant_schema, grant_se
 from loadsheet.sql.parsing import parse
 from loadsheet.sql.reads import tables_read
 from loadsheet.sql.text import Relation, ident, literal
+from loadsheet.wording import listed
 
 _CURRENT_DATABASE = ':"DBNAME"'
 # Transforms run on this search path, after staging and marts.
@@ -67,6 +68,10 @@ def warehouse_grants(pipeline: Pipeline, roles: Roles) -> list[str]:
         "-- Loads and transforms: the schemas are created by this role and belong to it.",
         *_role(role),
         _connect(roles.warehouse_database, ("CONNECT", "CREATE", "TEMPORARY"), role),
+        _comment(
+            f"If {_schemas(pipeline)} exist and belong to another role, that is not enough:"
+            f" `loadsheet doctor {pipeline.name}` prints the GRANTs."
+        ),
         *_external_grants(pipeline, role),
     ]
     for transform in pipeline.transforms:
@@ -76,6 +81,14 @@ def warehouse_grants(pipeline: Pipeline, roles: Roles) -> list[str]:
     if pipeline.transforms:
         lines += _reader_grants(pipeline, roles)
     return lines
+
+
+def _schemas(pipeline: Pipeline) -> str:
+    """The names of the schemas that the loader creates."""
+    names = ["loadsheet", pipeline.warehouse.schema]
+    if pipeline.transforms:
+        names.append(pipeline.warehouse.mart_schema)
+    return f"the schemas {listed(list(dict.fromkeys(names)))}"
 
 
 def _reader_grants(pipeline: Pipeline, roles: Roles) -> Iterator[str]:

@@ -244,6 +244,8 @@ def test_psql_takes_the_sql_as_it_is_and_twice(world: World) -> None:
         text = world.printed(end)
         database = ident(urlsplit(world.administrator[end]).path[1:])
         assert f"ON DATABASE {database} " in text
+        # Who has schemas of another role must know that these grants are not all.
+        assert ("-- If the schemas loadsheet, " in text) is (end == "warehouse")
         psql(world, end, text)
         psql(world, end, text.replace(database, ':"DBNAME"'))
         world.set_passwords(end)
