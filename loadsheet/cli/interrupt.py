@@ -20,9 +20,9 @@ _SIGNAL_EXIT = 128
 
 
 @contextmanager
-def exiting_at_once(live: Live, next_step: str) -> Iterator[None]:
-    """Within, such a signal clears the screen, prints the state and `next_step`, and ends the
-    process.
+def exiting_at_once(live: Live, state: str, next_step: str) -> Iterator[None]:
+    """Within, such a signal clears the screen, prints `state` (what was done and what was not) and
+    `next_step`, and ends the process.
 
     A KeyboardInterrupt would wait for the worker threads, and those sit in a COPY until it is done.
     To end at once is safe: a server rolls back what a lost client has not committed, and the next
@@ -31,7 +31,7 @@ def exiting_at_once(live: Live, next_step: str) -> Iterator[None]:
 
     def print_state() -> None:
         live.__exit__(None, None, None)
-        say(f"interrupted: loaded tables stay, unfinished steps are rolled back. {next_step}")
+        say(f"interrupted: {state}. {next_step}")
         sys.stdout.flush()
 
     def stop(number: int) -> None:

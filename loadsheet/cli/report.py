@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,10 @@ from loadsheet.redact import masked, visible
 if TYPE_CHECKING:
     from loadsheet.engine.runner import Retry
 
+# How the engine's refusals name it where nothing else helps: `or run a full refresh`, and `if ...,
+# run a full refresh`, are one way of several.
+_FULL_REFRESH = re.compile("[:;.] [Rr]un a full refresh of this table")
+
 
 class Report:
     """Collects what the runner reports, from any thread, and passes it on to the screen."""
@@ -28,6 +33,8 @@ class Report:
         self.lines = {step.id: Line(step) for step in steps}
         self.live = live
         self.bugs: list[Exception] = []
+        self.to_refresh: list[str] = []
+        """Tables that failed and need a full refresh."""
         self.began = time.monotonic()
 
     def on_step(self, step: Step, status: str, result: Outcome | Exception | Retry | None) -> None:
@@ -53,6 +60,8 @@ class Report:
             if isinstance(result, LoadsheetError):
                 place = result.place
             line.reason = line.message.removeprefix(visible(masked(place)))
+            if step.kind in ("extract", "load") and _FULL_REFRESH.search(line.reason):
+                self.to_refresh.append(step.name)
             if not is_expected(result):
                 self.bugs.append(result)
         elif status == "upstream_failed":
@@ -67,6 +76,16 @@ class Report:
     def failed(self) -> bool:
         """Whether any step failed or was not run."""
         return any(line.status not in ("done", "skipped") for line in self.lines.values())
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether the same steps may succeed later: a table that needs a full refresh would only
+        fail again."""
+        failed = [line for line in self.lines.values() if line.status == "failed"]
+        for line in failed:
+            if line.step.kind == "transform" or line.step.name not in self.to_refresh:
+                return True
+        return not failed
 
     @property
     def has_bugs(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -23,6 +24,8 @@ from loadsheet.plan.steps import Step, build_plan
 from loadsheet.project.folder import open_pipeline
 from loadsheet.spec.models import Pipeline
 
+_NOTHING_DONE = "no step had begun"
+_HALF_DONE = "loaded tables stay, unfinished steps are rolled back"
 _NEW_RUN = "The same command starts a new run"
 
 
@@ -130,8 +133,11 @@ def run(
         report = _run_recorded(spec, request, connections, screen, record)
         notes = []
         # A bug would only happen again.
-        if report.failed and record.is_kept and not report.has_bugs:
+        if report.failed and record.is_kept and not report.has_bugs and report.can_resume:
             notes.append(f"resume it: loadsheet run {pipeline} --resume")
+        if report.to_refresh:
+            names = shlex.quote(",".join(report.to_refresh))
+            notes.append(f"read again: loadsheet run {pipeline} --tables {names} --full-refresh")
     if as_json:
         print_json({"pipeline": spec.name, "run_id": request.run_id, "steps": report.documents()})
     else:
@@ -181,7 +187,7 @@ def _preflight(spec: Pipeline, connections: Connections) -> None:
         say(f"waiting up to {seconds:g} s (tasks.retries, tasks.retry_delay); Ctrl-C ends")
 
     # Ctrl-C does not wait for a server that does not answer.
-    with exiting_at_once(Silence(), _NEW_RUN):
+    with exiting_at_once(Silence(), _NOTHING_DONE, _NEW_RUN):
         preflight(spec, connections, print_wait)
 
 
@@ -255,7 +261,7 @@ def _run(
 
     with (
         live_report(build_plan(spec), screen.quiet, screen.verbose) as report,
-        exiting_at_once(report.live, next_step),
+        exiting_at_once(report.live, _HALF_DONE, next_step),
     ):
 
         def on_step(step: Step, status: str, result: Any) -> None:

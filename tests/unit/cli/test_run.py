@@ -384,6 +384,42 @@ def test_all_that_connections_lack_is_told_at_once(cli: Cli, project: Path, engi
     assert "connection 'warehouse' is not defined" in err
 
 
+TYPE = Refused("column amount is numeric here and text there; run a full refresh of this table")
+INDEX = Refused("x was unique. Create the index again, or run a full refresh of this table")
+RESUME = "resume it: loadsheet run shop --resume"
+READ_AGAIN = "read again: loadsheet run shop --tables orders --full-refresh"
+
+
+@pytest.mark.parametrize(
+    ("failures", "shown"),
+    [
+        ({"extract.extract_orders": TYPE}, [READ_AGAIN]),
+        ({"load.load_orders": TYPE}, [READ_AGAIN]),
+        (
+            {"extract.extract_orders": TYPE, "extract.extract_customers": Refused("x")},
+            [RESUME, READ_AGAIN],
+        ),
+        ({"extract.extract_orders": INDEX}, [RESUME]),
+        ({"extract.extract_orders": Refused("x")}, [RESUME]),
+    ],
+)
+def test_resume_is_offered_where_it_can_help(
+    cli: Cli,
+    project: Path,
+    engine: Engine,
+    failures: dict[str, Outcome | Exception],
+    shown: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """Before, a table that only a full refresh helps was to be resumed, and failed again."""
+    monkeypatch.setenv("LOADSHEET_STATE", str(tmp_path / "state"))
+    engine(pretending(failures))
+    done = cli("run", "shop")
+    assert done.code == 1
+    assert [line for line in done.out.splitlines() if "loadsheet run shop --" in line] == shown
+
+
 def test_a_run_that_ends_well_takes_no_other_runs_record_away(
     cli: Cli, project: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
