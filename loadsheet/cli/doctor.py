@@ -140,7 +140,7 @@ def _print(
     healths: Sequence[Health], lacking: Sequence[Lacking], remarks: Sequence[Remark]
 ) -> None:
     for health in healths:
-        facts = ", ".join(_facts(health)) or "no answer"
+        facts = ", ".join(_facts(health))
         _print_part(f"{health.place.end} {health.place.conn_id}: {facts}", health.remarks)
     for privileges in lacking:
         facts = "lacks privileges" if privileges.remarks else "the roles have the privileges"
@@ -166,6 +166,8 @@ def _facts(health: Health) -> Iterator[str]:
         yield f"{health.latency_ms:.1f} ms"
     if health.clock_seconds is not None:
         yield f"clock {health.clock_seconds:+.1f} s"
+    if health.refusal:
+        yield health.refusal
 
 
 def _print_part(head: str, remarks: Sequence[Remark]) -> None:

@@ -56,6 +56,17 @@ class Refusal:
     may_pass: bool
     is_input: bool = False
     """The connection itself is missing or wrong."""
+    is_login: bool = False
+    """The server answered, and does not accept the login."""
+
+    @property
+    def short(self) -> str:
+        """Why, in a few words."""
+        if self.is_input:
+            return "the connection is missing or wrong"
+        if self.is_login:
+            return "the login is refused"
+        return "no answer" if self.may_pass else "refused"
 
     def __str__(self) -> str:
         return self.text if self.is_input else f"{self.place}: {self.text}"
@@ -126,7 +137,8 @@ def refusal_of(place: Place, error: Exception) -> Refusal | None:
         return None
     advice = f"{diagnosis.cause.why}. Next: {diagnosis.cause.next}"
     text = f"{diagnosis.text_with_code}. {advice}"
-    return Refusal(place=place, text=text, may_pass=diagnosis.cause.retryable)
+    cause = diagnosis.cause
+    return Refusal(place=place, text=text, may_pass=cause.retryable, is_login=cause.is_login)
 
 
 def _ask(place: Place, connections: Connections) -> Refusal | None:

@@ -47,6 +47,8 @@ class Health:
     latency_ms: float | None = None
     clock_seconds: float | None = None
     """How far its clock is ahead of this machine's."""
+    refusal: str = ""
+    """Why it cannot be examined, in a few words."""
     remarks: list[Remark] = field(default_factory=list)
 
     def add(self, severity: Severity, code: str, message: str, fix: str = "") -> None:
@@ -74,6 +76,7 @@ def examine(place: Place, connections: Connections) -> Health:
         refusal = refusal_of(place, error)
         if refusal is None:
             raise
+        health.refusal = refusal.short
         health.add("error", "connection" if refusal.is_input else "unreachable", refusal.text)
     return health
 

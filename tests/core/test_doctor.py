@@ -16,6 +16,7 @@ from tests.core.shop import MART, SOURCE, TABLES
 from tests.project import Project, fetch
 
 AWAY = "postgresql://nobody:secret@127.0.0.1:1/none"
+WRONG = "the connection is missing or wrong"
 
 
 @pytest.fixture
@@ -76,22 +77,30 @@ def test_what_roles_lack_is_given_by_the_lines_that_are_printed(
 
 
 @pytest.mark.parametrize(
-    ("uri", "code", "told"),
+    ("uri", "code", "short", "told"),
     [
-        (AWAY, 1, "SQLSTATE 08001"),
-        ("postgresql://u:p@127.0.0.1:1/x?sslmod=verify-full", 2, "'sslmode'"),
-        ("mysql://u:p@127.0.0.1:1/x", 2, "has the type 'mysql'"),
-        ("", 2, "'warehouse' is not defined"),
+        (AWAY, 1, "no answer", "SQLSTATE 08001"),
+        ("a wrong password", 1, "the login is refused", "SQLSTATE 28P01"),
+        ("a wrong dbname", 1, "refused", "SQLSTATE 3D000"),
+        ("postgresql://u:p@127.0.0.1:1/x?sslmod=verify-full", 2, WRONG, "'sslmode'"),
+        ("mysql://u:p@127.0.0.1:1/x", 2, WRONG, "has the type 'mysql'"),
+        ("", 2, WRONG, "'warehouse' is not defined"),
     ],
 )
 def test_a_connection_that_does_not_work_is_said_once(
-    shop: Project, uri: str, code: int, told: str
+    shop: Project, uri: str, code: int, short: str, told: str
 ) -> None:
+    """Before, each was headed `no answer`, also where the server had answered."""
+    if "password" in uri:
+        login, _, rest = shop.warehouse.rpartition("@")
+        uri = f"{login.rpartition(':')[0]}:wr0ng@{rest}"
+    if "dbname" in uri:
+        uri = f"{shop.warehouse.rpartition('/')[0]}/nowhere"
     shop.warehouse = uri
     shop.spec({f"t{number}": None for number in range(9)})
     done = shop.cli("doctor")
     assert done.returncode == code and done.stdout.count(told) == 1
-    assert "failed  warehouse warehouse: no answer" in done.stdout
+    assert f"failed  warehouse warehouse: {short}\n" in done.stdout
     assert "ok      source shop_source: 127.0.0.1:" in done.stdout
     assert "secret" not in done.stdout and "pipeline shop" not in done.stdout
 
