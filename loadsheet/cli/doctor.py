@@ -185,4 +185,5 @@ def _print_part(head: str, remarks: Sequence[Remark]) -> None:
             Text.assemble("        ", (remark.severity, style), f" {message}"), soft_wrap=True
         )
         if remark.fix:
-            out.print(Text(f"          fix  {visible(remark.fix)}"), soft_wrap=True)
+            where = f" (on the {remark.end})" if remark.end else ""
+            out.print(Text(f"          fix{where}  {visible(remark.fix)}"), soft_wrap=True)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Severity = Literal["error", "warning", "note"]
+End = Literal["source", "warehouse", ""]
 Changes = Literal["yes", "no", "maybe"]
 # The engine's refusals name the SQL that removes their cause, as in `run GRANT ... TO reader;`.
 _SQL_IN_MESSAGE = re.compile(r"\brun ((?:GRANT|ALTER|DROP) [^;]*;)")
@@ -25,6 +26,8 @@ class Remark:
     message: str
     fix: str = ""
     """The SQL that removes the cause, where SQL can."""
+    end: End = ""
+    """The server on which the fix runs, where that is known."""
 
 
 @dataclass(kw_only=True)
@@ -59,7 +62,7 @@ class StepPreview:
     may_remove: bool = False
     """Rows may be removed; only then are transforms that read the table built in full."""
 
-    def add_error(self, code: str, message: str, fix: str = "") -> None:
+    def add_error(self, code: str, message: str, fix: str = "", end: End = "") -> None:
         """Add a remark that would make the step fail, unless it is there already.
 
         Without a `fix`, the SQL that the message asks to run becomes the fix.
@@ -70,11 +73,16 @@ class StepPreview:
         sql_in_message = _SQL_IN_MESSAGE.search(message)
         if not fix and sql_in_message:
             fix = sql_in_message[1]
-        self.add_remark("error", code, message, fix)
+            # Only the source's refusals ask for a GRANT in their text.
+            end = "source" if fix.startswith("GRANT ") else ""
+        self.add_remark("error", code, message, fix, end)
 
-    def add_remark(self, severity: Severity, code: str, message: str, fix: str = "") -> None:
+    def add_remark(
+        self, severity: Severity, code: str, message: str, fix: str = "", end: End = ""
+    ) -> None:
         """Add a remark."""
-        self.remarks.append(Remark(severity=severity, code=code, message=message, fix=fix))
+        remark = Remark(severity=severity, code=code, message=message, fix=fix, end=end)
+        self.remarks.append(remark)
 
     @property
     def fails(self) -> bool:
@@ -82,9 +90,11 @@ class StepPreview:
         return any(remark.severity == "error" for remark in self.remarks)
 
     def as_dict(self) -> dict[str, Any]:
-        """The preview as plain values, without the id and the SQL."""
+        """The preview as plain values, without the id, the SQL and the ends of remarks."""
         values = asdict(self)
         del values["id"], values["sql"]
+        for remark in values["remarks"]:
+            del remark["end"]
         return values
 
 

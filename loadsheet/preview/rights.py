@@ -1,6 +1,7 @@
 """Which privileges the roles lack, with the GRANT for each.
 
-Every function adds an error with its fix to the preview when a privilege is missing.
+Every function adds an error with its fix to the preview when a privilege is missing. `may_read`
+asks the source, all others the warehouse.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ def may_read(preview: StepPreview, session: Session, source: SourceTable) -> boo
     if not may_select:
         grants.append(grant_select(relation, role))
     if grants:
-        preview.add_error("privilege", f"role {role} may not read {relation}", " ".join(grants))
+        message = f"role {role} may not read {relation}"
+        preview.add_error("privilege", message, " ".join(grants), "source")
     return not grants
 
 
@@ -104,7 +106,7 @@ def has_privileges(
         names = ", ".join(lacking)
         on = f"SEQUENCE {relation.sql}" if kind == "S" else relation.sql
         fix = grant(lacking, on, role)
-        preview.add_error("privilege", f"role {role} lacks {names} on {relation}", fix)
+        preview.add_error("privilege", f"role {role} lacks {names} on {relation}", fix, "warehouse")
     return not lacking
 
 
@@ -136,7 +138,7 @@ def _has_schema_privilege(
     role, has = session.execute(_SCHEMA, (privilege, schema)).fetchone() or ("", True)
     if not has:
         fix = grant_schema(privilege, schema, role)
-        preview.add_error("privilege", f"role {role} may not {purpose} {schema}", fix)
+        preview.add_error("privilege", f"role {role} may not {purpose} {schema}", fix, "warehouse")
     return bool(has)
 
 
@@ -146,7 +148,9 @@ def check_database(preview: StepPreview, session: Session, privilege: str, purpo
     role, database, has = row or ("", "", True)
     if not has:
         fix = grant(privilege, f"DATABASE {ident(database)}", role)
-        preview.add_error("privilege", f"role {role} may not {purpose} in the warehouse", fix)
+        preview.add_error(
+            "privilege", f"role {role} may not {purpose} in the warehouse", fix, "warehouse"
+        )
 
 
 def check_owner(preview: StepPreview, session: Session, target: Relation, purpose: str) -> None:
@@ -180,4 +184,4 @@ def _check_owner(
     if is_superuser:
         fix = f"ALTER {altered} OWNER TO {ident(role)};"
     message = f"{title} belongs to {owner}, and role {role} may not {purpose} it"
-    preview.add_error("privilege", message, fix)
+    preview.add_error("privilege", message, fix, "warehouse")
