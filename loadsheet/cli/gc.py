@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from loadsheet.cli.errors import FAILED, WRONG_INPUT, describe_error, is_expected, say
-from loadsheet.cli.output import AsJson, print_json, print_table
+from loadsheet.cli.output import AsJson, console, print_json, print_table
+from loadsheet.cli.summary import print_line
 from loadsheet.connections.lookup import project_connections
 from loadsheet.errors import InputError, WorkError
 from loadsheet.project.folder import open_pipeline, project_folder, project_specs
@@ -19,7 +20,7 @@ from loadsheet.redact import on_one_line
 from loadsheet.spec.models import Pipeline
 from loadsheet.spec.pipeline_file import load_pipeline
 from loadsheet.spec.schedule import duration
-from loadsheet.wording import counted
+from loadsheet.wording import counted, listed
 
 if TYPE_CHECKING:
     from loadsheet.engine.garbage import Removal, TableGarbage
@@ -29,16 +30,10 @@ Specs = Sequence[tuple[Pipeline, Path]]
 """Pipelines, each with its project."""
 Result = TypeVar("Result")
 
-_HEADS = (
-    "table",
-    "abandoned attempts",
-    "old loads",
-    "objects",
-    "bytes",
-    "kept loads",
-    "kept attempts",
-    "kept bytes",
-)
+_HEADS = ("table", "removed", "kept", "bytes removed", "bytes kept")
+
+
+_NOT_IN_SPEC = "not in the spec"
 
 
 def gc(
@@ -249,24 +244,27 @@ def _print(name: str, tables: list[TableGarbage], removal: Removal, dry_run: boo
     if not tables:
         return
     rows: list[tuple[str, ...]] = []
+    tables_by_reason: dict[str, list[str]] = {}
     for table in tables:
         removed, kept = _totals([table], removal)
-        reasons = _reasons_to_keep([table])
-        if not table.in_spec:
-            reasons.insert(0, "not in the spec")
         row = (
             table.table,
-            f"{removed.attempts:,}",
-            f"{removed.loads:,}",
-            f"{removed.objects:,}",
+            f"{removed.attempts + removed.loads:,}",
+            f"{kept.attempts + kept.loads:,}",
             f"{removed.bytes:,}",
-            f"{kept.loads:,}",
-            f"{kept.attempts:,}",
             f"{kept.bytes:,}",
-            "; ".join(reasons),
         )
         rows.append(row)
-    print_table((*_HEADS, "because"), rows)
+        if not table.in_spec:
+            tables_by_reason.setdefault(_NOT_IN_SPEC, []).append(table.table)
+        for reason in _reasons_to_keep([table]):
+            tables_by_reason.setdefault(f"kept ({reason})", []).append(table.table)
+    print_table(_HEADS, rows)
+    # Below the table: with a column for them, none would be readable at 80 columns.
+    out = console()
+    for reason, names in tables_by_reason.items():
+        text = on_one_line(f"{reason}: {listed(names)}")
+        print_line(out, "", "", text, indent="  ")
 
 
 def _reasons_to_keep(tables: Sequence[TableGarbage]) -> list[str]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import secrets
 import threading
 import time
@@ -443,6 +444,17 @@ def test_the_command_says_what_it_would_remove_and_removes_just_that(
         if attempt["removed"]
     ]
     assert f" {len(gone)} old loads " in dry.stdout
+    # Nine columns, one of them a sentence, were unreadable on a terminal of 80.
+    table = dry.stdout.splitlines()[1:]
+    assert re.split(" {2,}", table[0]) == [
+        "table",
+        "removed",
+        "kept",
+        "bytes removed",
+        "bytes kept",
+    ]
+    assert "\nkept (a rebuild needs it): " in dry.stdout
+    assert max(map(len, table[: 1 + len(pipeline["tables"])])) <= 80
     assert shop.objects() == {name for name in before if name.rpartition("/")[0] not in gone}
     tally(FAULT).add(*verdicts_of(shop))
 
