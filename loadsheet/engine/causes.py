@@ -40,7 +40,7 @@ SQLSTATES = {
     "08001": Cause(
         True,
         "The server could not be reached",
-        "check that it runs, and host and port of the connection",
+        "check that the server runs, and host and port of the connection",
     ),
     "08006": Cause(
         True, "The connection was lost", "check that the server runs and can be reached from here"

@@ -13,7 +13,14 @@ from tests.unit.test_readme import BLOCK, ROOT, TEXTS
 FIELD = "\0"
 """Stands for a field of an f-string. It is part of one word and matches anything in that word."""
 PAGES = ("docs/troubleshooting.md", "docs/how-to.md", "docs/deploy.md")
-OF_POSTGRESQL = {"canceling statement due to lock timeout"}
+OF_POSTGRESQL = {
+    "Connection refused",
+    "does not support SSL",
+    "failed to resolve host",
+    "no pg_hba.conf entry",
+    "password authentication failed",
+    "canceling statement due to lock timeout",
+}
 COMMANDS = ("loadsheet ", "make ")
 
 
