@@ -112,8 +112,8 @@ def refuse_set_back(
     for sequence in _sequences(session, table, spec):
         try:
             last = _last_number(session, sequence)
-        except psycopg.errors.InsufficientPrivilege as error:
-            raise _unreadable(session, table, cursor, sequence) from error
+        except psycopg.errors.InsufficientPrivilege:
+            raise _unreadable(session, table, cursor, sequence) from None
         if last is None or _in_type(session, last, kind) >= Decimal(watermark):
             continue
         raise Refused(

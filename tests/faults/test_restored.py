@@ -352,7 +352,7 @@ def test_what_the_role_may_not_ask_is_not_compared(
     shop.in_source(
         "DO $$ BEGIN CREATE ROLE reader LOGIN PASSWORD 'secret'; EXCEPTION WHEN duplicate_object"
         " THEN END $$;GRANT pg_read_all_stats TO reader; GRANT SELECT ON ALL TABLES IN SCHEMA"
-        " public TO reader"
+        " public TO reader; GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO reader"
     )
     owner = shop.source
     reader = f"postgresql://reader:secret@{owner.split('@')[1]}"
