@@ -10,10 +10,9 @@ import typer
 from loadsheet.cli.errors import FAILED, WRONG_INPUT
 from loadsheet.cli.output import AsJson, console, print_json
 from loadsheet.connections.lookup import Connections, project_connections
-from loadsheet.project.folder import open_pipeline, project_folder, project_specs
+from loadsheet.project.folder import open_pipelines
 from loadsheet.redact import masked, visible
 from loadsheet.spec.models import Pipeline
-from loadsheet.spec.pipeline_file import load_pipeline
 from loadsheet.wording import counted
 
 if TYPE_CHECKING:
@@ -41,12 +40,7 @@ def doctor(
     Nothing is changed, except that one object is written to the lake and removed. The exit code is
     1 when a run would fail, 2 when a connection is missing or wrong.
     """
-    if pipeline:
-        spec, project = open_pipeline(ctx.obj, pipeline)
-        specs = [spec]
-    else:
-        project = project_folder(ctx.obj)
-        specs = [load_pipeline(file) for file in project_specs(project)]
+    specs, project = open_pipelines(ctx.obj, pipeline)
     connections = project_connections(project)
     healths = _examined(specs, connections)
     lacking = _lacking(specs, connections, healths)

@@ -15,10 +15,9 @@ from loadsheet.cli.output import AsJson, console, print_json, print_table
 from loadsheet.cli.summary import print_line
 from loadsheet.connections.lookup import project_connections
 from loadsheet.errors import InputError, WorkError
-from loadsheet.project.folder import open_pipeline, project_folder, project_specs
+from loadsheet.project.folder import open_pipelines
 from loadsheet.redact import on_one_line
 from loadsheet.spec.models import Pipeline
-from loadsheet.spec.pipeline_file import load_pipeline
 from loadsheet.spec.schedule import duration
 from loadsheet.wording import counted, listed
 
@@ -80,11 +79,8 @@ def gc(
         raise InputError(
             "--sample removes the complete sample: leave out --older-than, --keep and --versions"
         )
-    if pipeline:
-        specs = [open_pipeline(ctx.obj, pipeline)]
-    else:
-        project = project_folder(ctx.obj)
-        specs = [(load_pipeline(spec), project) for spec in project_specs(project)]
+    pipelines, project = open_pipelines(ctx.obj, pipeline)
+    specs = [(spec, project) for spec in pipelines]
     if sample:
         _drop_samples(specs, dry_run, as_json)
         return

@@ -18,9 +18,8 @@ from loadsheet.cli.output import AsJson, console, print_json
 from loadsheet.connections.lookup import project_connections
 from loadsheet.errors import InputError, LoadsheetError, SpecError
 from loadsheet.problem import Problem
-from loadsheet.project.folder import display_path, open_pipeline, project_folder, project_specs
+from loadsheet.project.folder import display_path, open_pipelines
 from loadsheet.spec.models import Pipeline
-from loadsheet.spec.pipeline_file import load_pipeline
 from loadsheet.wording import counted
 
 if TYPE_CHECKING:
@@ -56,12 +55,7 @@ def test(
 
     Tests are in tests/*.yml next to the pipeline file. The exit code is 1 when a test fails.
     """
-    if pipeline:
-        spec, project = open_pipeline(ctx.obj, pipeline)
-        specs = [spec]
-    else:
-        project = project_folder(ctx.obj)
-        specs = [load_pipeline(file) for file in project_specs(project)]
+    specs, project = open_pipelines(ctx.obj, pipeline)
     tests = _read_tests(specs)
     chosen: Tests = []
     for spec, cases, tables in tests:

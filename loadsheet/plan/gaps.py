@@ -31,6 +31,17 @@ class Gap:
         return f"{self.start:%Y-%m-%d %H:%M} to {self.end:%Y-%m-%d %H:%M} UTC"
 
 
+def moment_of(text: str | None) -> datetime | None:
+    """The time with its offset in `text`, in UTC; None for other text, such as a number."""
+    try:
+        moment = datetime.fromisoformat(text or "")
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        return None
+    return moment.astimezone(UTC)
+
+
 def is_read_by_interval(table: Table) -> bool:
     """Whether the table can have gaps."""
     return table.incremental is not None and table.incremental.by == "data_interval"

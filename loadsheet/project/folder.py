@@ -48,6 +48,18 @@ def open_pipeline(explicit: Path | None, name: str) -> tuple[Pipeline, Path]:
     return load_pipeline(file), project
 
 
+def open_pipelines(explicit: Path | None, name: str | None) -> tuple[list[Pipeline], Path]:
+    """The pipeline `name`, or all pipelines of the project where it is empty; and the project.
+
+    Raises as `open_pipeline`; InputError also when the project has no pipelines.
+    """
+    if name:
+        pipeline, project = open_pipeline(explicit, name)
+        return [pipeline], project
+    project = project_folder(explicit)
+    return [load_pipeline(file) for file in project_specs(project)], project
+
+
 def find_pipeline(explicit: Path | None, name: str) -> tuple[Path, Path]:
     """The file of the pipeline `name` and its project, as `open_pipeline` finds them, but the file
     may have problems. Raises InputError with the names there are."""

@@ -13,6 +13,7 @@ import psycopg
 
 from loadsheet.errors import HeldBack, Refused
 from loadsheet.outcome import RunRequest
+from loadsheet.plan.gaps import moment_of
 from loadsheet.postgres import Session
 from loadsheet.source import holdback, origins, sequences, zones
 from loadsheet.source.bounds import Cursor
@@ -258,10 +259,10 @@ class Window:
         if not request.explicit_interval:
             return end
         now = holdback.now(self._session)
-        ends_at = _moment(end)
+        ends_at = moment_of(end)
         if ends_at is None:
             return None
-        clock = _moment(now)
+        clock = moment_of(now)
         if clock is not None and ends_at > clock:
             return now
         return end
@@ -379,11 +380,3 @@ class Window:
         if self._spec.nulls == "exclude" and condition == "TRUE":
             return f"{self._cursor.sql} IS NOT NULL"
         return condition  # a comparison excludes NULLs already
-
-
-def _moment(text: str) -> datetime | None:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return moment if moment.tzinfo else None

@@ -23,15 +23,19 @@ from loadsheet.warehouse import integrity, intervals, tables
 
 _log = logging.getLogger(__name__)
 
-# `plan` also reads ledgers of earlier versions, which lack the columns `storage` and `intervals`.
-_OVERTAKE_PENDING = """
-UPDATE loadsheet.scope s SET fence = 1 + (
+# A new fence also breaks the seal of the attempt before: its load can no longer commit. It is above
+# those of the table's other targets, because the attempts of all are in one folder of the lake.
+_RAISED = """fence = 1 + (
         SELECT max(fence) FROM loadsheet.scope
         WHERE pipeline = s.pipeline AND table_name = s.table_name),
     sealed_load_id = NULL, sealed_manifest = NULL, sealed_sha256 = NULL
+"""
+_OVERTAKE_PENDING = f"""
+UPDATE loadsheet.scope s SET {_RAISED}
 WHERE s.pipeline = %s AND s.table_name = %s AND s.target = %s
   AND s.fence > (SELECT l.fence FROM loadsheet.load l WHERE l.load_no = s.last_load_no)
 """
+# `plan` also reads ledgers of earlier versions, which lack the columns `storage` and `intervals`.
 _READ_SCOPE = f"""
 SELECT fence, watermark, cursor, last_load_no, content_sha256, source_oid, source,
     to_jsonb(scope) ->> 'storage' AS storage, {intervals.SELECTED},
@@ -40,13 +44,8 @@ SELECT fence, watermark, cursor, last_load_no, content_sha256, source_oid, sourc
     ARRAY(SELECT c ->> 'name' FROM jsonb_array_elements(columns) c WHERE c ? 'dropped') AS former
 FROM loadsheet.scope WHERE pipeline = %s AND table_name = %s AND target = %s
 """
-# A new fence also breaks the seal of the attempt before: its load can no longer commit. It is above
-# those of the table's other targets, because the attempts of all are in one folder of the lake.
-_TAKE_FENCE = """
-UPDATE loadsheet.scope SET storage = %(storage)s, fence = 1 + (
-        SELECT max(fence) FROM loadsheet.scope
-        WHERE pipeline = %(pipeline)s AND table_name = %(table)s),
-    sealed_load_id = NULL, sealed_manifest = NULL, sealed_sha256 = NULL
+_TAKE_FENCE = f"""
+UPDATE loadsheet.scope s SET storage = %(storage)s, {_RAISED}
 WHERE pipeline = %(pipeline)s AND table_name = %(table)s AND target = %(target)s
   AND fence = %(fence)s AND last_load_no IS NOT DISTINCT FROM %(last_load_no)s
   AND watermark IS NOT DISTINCT FROM %(watermark)s

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from loadsheet.lake.manifest import Manifest
-from loadsheet.plan.gaps import Interval, is_read_by_interval
+from loadsheet.plan.gaps import Interval, is_read_by_interval, moment_of
 from loadsheet.postgres import Session
 from loadsheet.spec.models import Table
 from loadsheet.sql.text import Relation
@@ -47,12 +47,12 @@ def read_by(table: Table, action: str, lower: str | None, upper: str | None) -> 
 
     None for a table with a watermark, and for bounds that are no times.
     """
-    end = _time(upper)
+    end = moment_of(upper)
     if not is_read_by_interval(table) or end is None:
         return None
     if action == "replace":
         return Read(start=None, end=end)
-    start = _time(lower)
+    start = moment_of(lower)
     if start is None or start >= end:
         return None
     return Read(start=start, end=end)
@@ -84,14 +84,3 @@ def as_list(found: Iterable[Any] | None) -> list[Interval]:
         if one.upper is not None:
             listed.append((one.lower, one.upper))
     return listed
-
-
-def _time(text: str | None) -> datetime | None:
-    """The time with its offset in UTC; None for other text, such as a number."""
-    try:
-        moment = datetime.fromisoformat(text or "")
-    except ValueError:
-        return None
-    if moment.tzinfo is None:
-        return None
-    return moment.astimezone(UTC)
