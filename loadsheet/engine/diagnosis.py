@@ -10,6 +10,8 @@ import errno
 import re
 import sys
 from dataclasses import dataclass, replace
+from xml.etree.ElementTree import ParseError
+from xml.parsers.expat import errors as xml_errors
 
 import psycopg
 
@@ -33,6 +35,16 @@ _CONNECTING = re.compile(
 )
 # urllib3's message when a server kept answering with, for example, 503.
 _STATUS = re.compile(r"too many (\d{3}) error responses")
+# A document of S3 whose end is missing. A login page is whole, and has other faults.
+_ENDED_EARLY = [
+    xml_errors.codes[message]
+    for message in (
+        xml_errors.XML_ERROR_NO_ELEMENTS,
+        xml_errors.XML_ERROR_UNCLOSED_TOKEN,
+        xml_errors.XML_ERROR_PARTIAL_CHAR,
+        xml_errors.XML_ERROR_UNCLOSED_CDATA_SECTION,
+    )
+]
 # Python's numbers and names of an error, which say nothing to a user.
 _ERRNO = re.compile(r"\[Errno -?\d+\] ")
 # The guesses of PostgreSQL's parser. They quote names; the hint of a trigger may quote rows.
@@ -127,7 +139,10 @@ def _database_error(error: psycopg.Error) -> Diagnosis | None:
 def _refused_request(error: LakeFailed) -> Diagnosis | None:
     """The diagnosis of the error behind it. An answer of the lake is shown with its request; where
     there was no answer, the request does not matter."""
-    diagnosis = _lake_error(error.__cause__) if error.__cause__ else None
+    answer = error.__cause__
+    diagnosis = _lake_error(answer) if answer else None
+    if isinstance(answer, ParseError) and answer.code in _ENDED_EARLY:
+        return Diagnosis(f"{on_one_line(error.request)}: {answer}", "", lake_causes.DAMAGED)
     if diagnosis is None:
         return Diagnosis("the answer is not an S3 answer", "", lake_causes.NOT_S3)
     if not diagnosis.code:

@@ -26,7 +26,7 @@ _BROKEN = Cause(
     "The connection broke while the request was sent",
     "nothing, unless it keeps happening; then look at the network",
 )
-_DAMAGED = Cause(
+DAMAGED = Cause(
     True,
     "The data arrived damaged",
     "nothing, unless it keeps happening; then look at the network",
@@ -126,7 +126,7 @@ _CODES = {
     _STARTING: "XMinioServerNotInitialized ServerNotInitialized XMinioBackendDown"
     " XMinioReadQuorum XMinioWriteQuorum InsufficientReadQuorum InsufficientWriteQuorum",
     _BROKEN: "ClientDisconnected ClientDisconnect UploadBrokenConnection 499",
-    _DAMAGED: "BadDigest XAmzContentSHA256Mismatch XAmzContentChecksumMismatch"
+    DAMAGED: "BadDigest XAmzContentSHA256Mismatch XAmzContentChecksumMismatch"
     " InvalidDigest CrcMismatch",
     _INCOMPLETE: "IncompleteBody",
     _LAKE_FULL: "XMinioStorageFull StorageFull InsufficientStorage InsufficientCapacity 507",

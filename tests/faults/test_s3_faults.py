@@ -4,10 +4,12 @@ given."""
 from __future__ import annotations
 
 import io
+import itertools
 import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from minio import Minio
@@ -190,6 +192,23 @@ def test_an_answer_that_ends_early_is_noticed(world: World, tally: Line) -> None
         assert all(isinstance(error, Corrupt) for error in found) == (kind == "shortened")
         assert world.is_as_before()
         world.recover(tally(f"lake: an object cut short, seen by {what}"))
+
+
+def test_any_answer_cut_in_half_is_worth_another_try(world: World, tally: Line) -> None:
+    """Half of a listing was taken for a login page, and the step for one that cannot be mended."""
+    world.trouble(lambda method, path: None)
+    world.succeed()
+    count = len(world.s3.requests)
+    for number in range(1, count + 1):
+        asked = itertools.count(1)
+
+        def cut(method: str, path: str, number: int = number, asked: Iterator[int] = asked) -> Any:
+            return Trouble("shortened") if next(asked) == number else None
+
+        world.trouble(cut)
+        found = errors(world.run())
+        assert not any(isinstance(error, Refused) for error in found), found
+        world.recover(tally("lake: one answer cut in half, under a length that fits"))
 
 
 def test_an_object_that_was_not_stored_whole_is_never_loaded(world: World, tally: Line) -> None:

@@ -9,6 +9,7 @@ import socket
 import ssl
 import threading
 from typing import Any
+from xml.etree import ElementTree
 
 import psycopg
 import pytest
@@ -23,7 +24,7 @@ from urllib3.exceptions import (
 )
 
 from loadsheet.engine.causes import SQLSTATES
-from loadsheet.engine.diagnosis import diagnose
+from loadsheet.engine.diagnosis import Diagnosis, diagnose
 from loadsheet.engine.lake_causes import S3
 from loadsheet.lake.failure import LakeFailed
 
@@ -230,6 +231,33 @@ def test_a_refused_request_is_named_with_bucket_action_and_principal() -> None:
     error.__cause__ = given_up(ProtocolError("Connection refused"))
     text = "http://lake: Connection refused. The lake could not be reached"
     assert str(diagnose(error)).startswith(text)
+
+
+LISTING = "<?xml version='1.0'?><ListBucketResult><Name>låke</Name></ListBucketResult>"
+LOGIN_PAGE = "<!DOCTYPE html><html><body>Log in<br></body></html>"
+
+
+def parsed(answer: bytes) -> Diagnosis | None:
+    """What is made of `answer` where a listing was asked for."""
+    try:
+        ElementTree.fromstring(answer)
+    except ElementTree.ParseError as cause:
+        error = LakeFailed("s3:ListBucket", "lake", "access key AKIA...WXYZ", "")
+        error.__cause__ = cause
+        return diagnose(error)
+    return None
+
+
+def test_half_an_answer_is_worth_another_try_and_a_login_page_is_not() -> None:
+    whole = LISTING.encode()
+    for length in range(len(whole)):
+        found = parsed(whole[:length])
+        assert found and found.cause.retryable, whole[:length]
+        assert "s3:ListBucket on lake by access key AKIA...WXYZ: " in str(found)
+    assert parsed(whole) is None
+    for page in (LOGIN_PAGE, "Log in", LISTING + LISTING):
+        found = parsed(page.encode())
+        assert found and not found.cause.retryable, page
 
 
 def answered(url: str, server: bytes | None = None) -> str:
