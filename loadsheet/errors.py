@@ -7,7 +7,8 @@ LoadsheetError
 └── WorkError             the work failed: exit code 1, the state is as before
     ├── Overtaken         the table changed under the extraction (a retry succeeds)
     │   └── Fenced        another run extracted or loaded it meanwhile (the step extracts again)
-    ├── Superseded        a newer extraction owns the table, or the target is gone: extract again
+    ├── Superseded        a newer extraction owns the table (the step loads that one, or extracts)
+    │   └── TargetLost    the target was dropped or changed since its rows were read: extract again
     ├── HeldBack          open source transactions may still write (a retry may succeed)
     ├── SourceChanged     the watermark comes from another server, history or table
     ├── TimedOut          the step took longer than tasks.timeout (a retry may succeed)
@@ -88,8 +89,13 @@ class Unavailable(WorkError):
 
 
 class Superseded(WorkError):
-    """A newer extraction owns the table, or its target is gone. Nothing was written. The load step
-    extracts again in the first case; in the second, run the extract step again, then its load."""
+    """A newer extraction owns the table. Nothing was written. The load step loads that one if it is
+    of the same run, and extracts again if not."""
+
+
+class TargetLost(Superseded):
+    """The target was dropped or changed since its rows were read, and the load holds only some of
+    them. Nothing was written. Run the extract step again, then its load."""
 
 
 class HeldBack(WorkError):

@@ -139,7 +139,7 @@ class PinnedSession(psycopg.Connection[Any]):
 
         Raises psycopg.Error when the connection is dead.
         """
-        watch(self._shut)
+        watch(self.shut)
         # It reads nothing, so it needs no settings.
         psycopg.Cursor(self).execute("SELECT")
 
@@ -259,7 +259,7 @@ class PinnedSession(psycopg.Connection[Any]):
             message = message or "the connection to the server broke"
             raise psycopg.OperationalError(message) from error
 
-    def _shut(self) -> None:
+    def shut(self) -> None:
         """Shut the socket under a waiting call, which then fails as if the server had gone."""
         # libpq owns the descriptor, so this closes a duplicate, at once: as long as it is open, the
         # connection is.

@@ -174,7 +174,7 @@ def failure_message(context: Context) -> dict[str, Any]:
         "Step": step_name(context),
         "Run": context["run_id"],
         "When": _now(),
-        "Try": f"{ti.try_number} of {ti.max_tries + 1}",
+        "Try": _tries(ti),
     }
     from airflow.providers.common.compat.sdk import redact
 
@@ -199,6 +199,13 @@ def failure_message(context: Context) -> dict[str, Any]:
     sections.append(_log_link(context))
     first_line = error_text.partition("\n")[0]
     return _message(title, f"{title}: {_escape(first_line)}", facts, sections)
+
+
+def _tries(ti: Any) -> str:
+    """Which try has failed for good: the last one, or one after which none can help."""
+    if ti.try_number > ti.max_tries:
+        return f"{ti.try_number} of {ti.max_tries + 1}"
+    return f"{ti.try_number}, not retried"
 
 
 def recovery_message(context: Context, failure: Failure) -> dict[str, Any]:

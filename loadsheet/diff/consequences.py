@@ -223,7 +223,12 @@ def _reasons_to_stop(target: str, old: Table, new: Table) -> Iterator[str]:
         yield f"the key of {target} was {before} and is {now}; the next load stops{unless}"
     # By cursor: the ledger has no watermark, or another column's.
     old_cursor, new_cursor = old.incremental, new.incremental
-    if new_cursor is None or new_cursor.by != "watermark":
+    if new_cursor is None:
+        return
+    if old_cursor and new_cursor.by == old_cursor.by == "data_interval":
+        yield from _reasons_of_intervals(old_cursor, new_cursor)
+        return
+    if new_cursor.by != "watermark":
         return
     if old_cursor is None:
         if has_key is False:
@@ -235,6 +240,28 @@ def _reasons_to_stop(target: str, old: Table, new: Table) -> Iterator[str]:
         yield (
             f"the watermark belongs to {old_cursor.cursor} and means nothing for "
             f"{new_cursor.cursor}; the next extract stops"
+        )
+    elif old_cursor.by == "watermark" and old_cursor.time_zone != new_cursor.time_zone:
+        yield from _reasons_of_zone(old_cursor, new_cursor)
+
+
+def _reasons_of_intervals(old: Incremental, new: Incremental) -> Iterator[str]:
+    if old.cursor != new.cursor:
+        yield (
+            f"its intervals were read by {old.cursor}, and by {new.cursor} they may hold others;"
+            " the next extract stops"
+        )
+    elif old.time_zone != new.time_zone:
+        yield from _reasons_of_zone(old, new)
+
+
+def _reasons_of_zone(old: Incremental, new: Incremental) -> Iterator[str]:
+    before, now = (spec.time_zone or "UTC" for spec in (old, new))
+    # A table with a lookback may be stamped in any zone, and then none is recorded.
+    if before != now and old.lookback is None and new.lookback is None:
+        yield (
+            f"{new.cursor} was read as stamped in {before}, and would be in {now}, where its values"
+            " are other moments; unless its type has a time zone, the next extract stops"
         )
 
 

@@ -18,7 +18,7 @@ from dataclasses import replace
 
 from loadsheet.engine.load import load
 from loadsheet.engine.sessions import Servers
-from loadsheet.errors import Fenced, Superseded
+from loadsheet.errors import Fenced, Superseded, TargetLost
 from loadsheet.lake.parts import Progress
 from loadsheet.outcome import Outcome, RunRequest, skipped
 from loadsheet.spec.models import Pipeline, Table
@@ -89,16 +89,17 @@ class _Step:
         try:
             return self._load_once(load_id)
         except Superseded as error:
-            self._refuse_unless_overtaken(error, load_id)
+            self._refuse_unless_overtaken(error)
         note = ""
         with self._turn():
             for _ in range(_MOST_TRIES):
                 try:
-                    # Before anything is extracted: another try of this step may have loaded it.
+                    # Before anything is extracted: another try of this step may have loaded it, and
+                    # the newer extraction may be of this run (its extract step was cleared).
                     outcome = self._load_once(load_id)
                     return replace(outcome, message=outcome.message + note)
                 except Superseded as error:
-                    self._refuse_unless_overtaken(error, load_id)
+                    self._refuse_unless_overtaken(error)
                 extracted = self._extract_until_done()
                 note = "; a newer extraction had overtaken this one, so it was extracted again"
                 if extracted.load_id is None:
@@ -132,9 +133,7 @@ class _Step:
         lake, open_warehouse = self._servers.lake, self._servers.warehouse
         return load(self._pipeline, self._table, load_id, lake, open_warehouse, self._progress)
 
-    def _refuse_unless_overtaken(
-        self, error: Fenced | Superseded, load_id: str | None = None
-    ) -> None:
+    def _refuse_unless_overtaken(self, error: Fenced | Superseded) -> None:
         """Raises `error` unless another extraction of this pipeline's table is what caused it.
 
         A target that is gone or was changed, and a table that has another pipeline's name now, need
@@ -142,9 +141,10 @@ class _Step:
         """
         name, table = self._pipeline.name, self._table.name
         with self._servers.warehouse() as session:
-            if not fence.is_overtaken(session, name, table, self._target, load_id):
-                raise error
-        _log.info("%s. Extracting it again", error)
+            is_known = fence.is_known(session, name, table, self._target)
+        if isinstance(error, TargetLost) or not is_known:
+            raise error
+        _log.info("%s. Starting again", error)
 
     def _turn(self) -> AbstractContextManager[None]:
         return turn(self._servers.own_warehouse, self._pipeline.name, self._target)

@@ -39,7 +39,7 @@ from loadsheet.pinned import PINNED, PinnedSession
 from loadsheet.plan.gaps import gaps_between, sentences
 from loadsheet.postgres import Session
 from loadsheet.source import beneath, catalog, fitness, holdback, identity, selection
-from loadsheet.source.rows import WATERMARK_FACTS, Last, Selection
+from loadsheet.source.rows import INTERVAL_CURSOR, WATERMARK_FACTS, Last, Selection
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.copying import FileFormat
@@ -177,7 +177,9 @@ def _remarks(table: Table, rows: Selection, attempt: _Attempt) -> tuple[str, ...
     if attempt.change:
         remarks.append(f"{attempt.target} {attempt.change.what}")
     if attempt.other:
-        remarks.append(adopt.note(attempt.target, attempt.other, attempt.pipeline.name))
+        remarks.append(
+            adopt.note(attempt.target, attempt.other, attempt.pipeline.name, table, attempt.request)
+        )
     if attempt.accepted:
         remarks.append(f"accepted: {attempt.accepted}")
     if rows.action == "append" and table.mode is None:
@@ -461,6 +463,9 @@ class _Attempt:
                 origin.pop(name, None)
                 if name in last:
                     origin[name] = last[name]
+            # A person may ask for an interval of a table that has a watermark now.
+            if INTERVAL_CURSOR in last:
+                origin.setdefault(INTERVAL_CURSOR, last[INTERVAL_CURSOR])
         if changes and self.table.incremental and rows.action != "replace":
             if not self.request.accept_source:
                 identity.refuse(described, self.pipeline.name, changes, lags)

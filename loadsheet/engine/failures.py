@@ -23,6 +23,7 @@ from loadsheet.errors import (
     Overtaken,
     Refused,
     Superseded,
+    TargetLost,
     Unavailable,
 )
 from loadsheet.outcome import RunRequest
@@ -67,10 +68,12 @@ def failure_recorded(
     """
     try:
         yield
-    except (Overtaken, Superseded):
-        raise  # a newer run owns the table, and records its own result
     except Exception as error:
-        if step.kind != "create_bucket":
+        # A newer run that owns the table records its own result.
+        is_overtaken = isinstance(error, (Overtaken, Superseded))
+        if isinstance(error, TargetLost):
+            is_overtaken = False
+        if step.kind != "create_bucket" and not is_overtaken:
             try:
                 _record(step, pipeline, request, connections, error)
             except Exception as why:

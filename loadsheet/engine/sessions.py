@@ -38,6 +38,8 @@ class Servers:
     def __init__(self, pipeline: Pipeline, connections: Connections):
         self._pipeline = pipeline
         self._connections = connections
+        self._reached: set[Connect] = set()
+        """Where a session was opened before."""
 
     def source(self) -> contextlib.AbstractContextManager[PinnedSession]:
         """A session that reads. Raises ConnectionMissing; psycopg.OperationalError when the server
@@ -67,9 +69,25 @@ class Servers:
             yield session
 
     def _connect(self, connect: Connect, conn_id: str) -> PinnedSession:
+        """A new session. One that follows another is tried for some seconds: a role may have a
+        CONNECTION LIMIT, and the server takes a moment to end the one before."""
         connection = self._connections(conn_id)
+        seconds = _ENDING_SECONDS if connect in self._reached else 0
         with _named(conn_id):
+            session = _connect_within(seconds, connect, connection)
+        self._reached.add(connect)
+        return session
+
+
+def _connect_within(seconds: float, connect: Connect, connection: Connection) -> PinnedSession:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
             return connect(connection)
+        except psycopg.OperationalError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(_ENDING_POLL_SECONDS)
 
 
 @contextlib.contextmanager
@@ -98,30 +116,16 @@ class KeptServers(Servers):
                 sessions.pop().close()
 
     def _connect(self, connect: Connect, conn_id: str) -> PinnedSession:
-        """A new session. The kept ones make room where the server has none left: a role may have a
-        CONNECTION LIMIT."""
-        connection = self._connections(conn_id)
-        try:
-            with _named(conn_id):
-                return connect(connection)
-        except psycopg.OperationalError:
-            if not any(self._idle.values()):
-                raise
-        _log.info("no further session on %s: closing those that are idle", conn_id)
-        self.close()
-        with _named(conn_id):
-            return self._connect_soon(connect, connection)
-
-    def _connect_soon(self, connect: Connect, connection: Connection) -> PinnedSession:
-        """A new session, in place of one that the server takes a moment to end."""
-        deadline = time.monotonic() + _ENDING_SECONDS
-        while True:
+        """A new session. The kept ones make room where the server has none left."""
+        if any(self._idle.values()):
             try:
-                return connect(connection)
+                session = connect(self._connections(conn_id))
+                self._reached.add(connect)
+                return session
             except psycopg.OperationalError:
-                if time.monotonic() >= deadline:
-                    raise
-            time.sleep(_ENDING_POLL_SECONDS)
+                _log.info("no further session on %s: closing those that are idle", conn_id)
+            self.close()
+        return super()._connect(connect, conn_id)
 
     @contextlib.contextmanager
     def _session(self, connect: Connect, conn_id: str) -> Iterator[PinnedSession]:

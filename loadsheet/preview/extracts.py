@@ -233,6 +233,12 @@ class _ExtractPreviewer:
         mode: Mode | None = ask(preview, "mode", lambda: selection.refuse_mode(self.table, source))
         if mode:
             ask(preview, "mode", lambda: window.refuse_appended_interval(source, mode))
+        last = None if self.is_first else last_of(self.scope)
+        ask(
+            preview,
+            "hold-back",
+            lambda: selection.refuse_changed_interval_cursor(source, spec, last),
+        )
         ask(
             preview,
             "hold-back",
@@ -290,7 +296,9 @@ class _ExtractPreviewer:
                 lambda: adopt.refuse_first_append(self.warehouse, target, other, name),
             )
         if len(self.preview.remarks) == errors:
-            self.preview.add_remark("note", "renamed", adopt.note(target, other, name))
+            self.preview.add_remark(
+                "note", "renamed", adopt.note(target, other, name, self.table, _REQUEST)
+            )
 
     def _check_identity(self, source: SourceTable, action: str, facts: Mapping[str, str]) -> None:
         """Add an error if the source is not the one that the watermark was read from."""

@@ -56,9 +56,11 @@ class Cursor:
         # In one transaction, which costs less than one for each question. It ends before the wait
         # for others, who may wait for its lock on the table.
         with self._session.transaction():
-            sees_transactions = holdback.sees_open_transactions(
-                self._session, self._source, required=not has_lookback
-            )
+            sees_transactions = True
+            if has_lookback:
+                sees_transactions = holdback.sees_open_transactions(self._session, self._source)
+            else:
+                holdback.refuse_unseen_transactions(self._session, self._source, self._spec)
             sequences.refuse_disorder(self._session, self._source, self._spec, has_lookback)
             origins.refuse_shifted(self._session, self._source, self._spec)
             settled = self._settled(includes_today=mode == "merge")
@@ -122,6 +124,23 @@ class Cursor:
         if not zones.is_zoneless(self.type):
             return typed(moment, self.type)
         return f"CAST({self._lowest(moment)} AS {self.type})"
+
+    def shared_below(self, bound: str) -> str | None:
+        """The highest time below `bound` (SQL), if rows that are stamped from the bound on may have
+        it, too: an application may stamp them with the beginning of an hour. None where there is no
+        such value, and for a date, whose interval ends with its day."""
+        if not self.is_time or self.type == "date":
+            return None
+        with self._session.transaction():
+            highest = self._highest(f"{self.sql} < {bound}")
+            if highest is None or not is_coarse(highest) or not self.ties.are_possible:
+                return None
+            below = self._highest(self._below(highest))
+            row = self._session.execute(f"SELECT ({bound})::text").fetchone()
+            assert row
+            if not is_shared(self._session, self.type, highest, below, [row[0]]):
+                return None
+        return highest
 
     def clock(self) -> str | None:
         """For a cursor without a time zone, the lowest value that can be stamped from now on; None

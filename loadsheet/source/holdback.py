@@ -19,11 +19,12 @@ import psycopg
 from loadsheet.errors import Refused
 from loadsheet.postgres import EXTRACTOR, EXTRACTOR_LOCK
 from loadsheet.source.table import SourceTable
+from loadsheet.spec.models import Incremental
 
 _log = logging.getLogger(__name__)
 
-OVERLAP = "(or accept an overlap by setting incremental.lookback)"
-"""The end of each message about rows that may come late."""
+_OVERLAP = "(or accept an overlap by setting incremental.lookback)"
+_BY_WATERMARK = "(or read it by: watermark, with an overlap: incremental.lookback)"
 
 _POLL_SECONDS = 0.05
 _IDLE_CHECKS = 20
@@ -96,21 +97,32 @@ class Holder:
     state: str | None = None
 
 
-def sees_open_transactions(
-    session: psycopg.Connection[Any], table: SourceTable, required: bool = True
-) -> bool:
-    """Whether this session sees all open transactions that may write into `table`.
+def way_on(spec: Incremental) -> str:
+    """The end of each message about rows that may come late: what makes up for not knowing."""
+    return _BY_WATERMARK if spec.by == "data_interval" else _OVERLAP
 
-    Where that is `required`, raises Refused with the exact remedy if it does not.
-    """
+
+def refuse_unseen_transactions(
+    session: psycopg.Connection[Any], table: SourceTable, spec: Incremental
+) -> None:
+    """Raises Refused, with the exact remedy, unless this session sees all open transactions that
+    may write into `table`."""
+    why_blind = _why_blind_to(session, table)
+    if why_blind:
+        raise Refused(f"{table.relation}: {why_blind} {way_on(spec)}")
+
+
+def sees_open_transactions(session: psycopg.Connection[Any], table: SourceTable) -> bool:
+    """Whether this session sees all open transactions that may write into `table`."""
+    return not _why_blind_to(session, table)
+
+
+def _why_blind_to(session: psycopg.Connection[Any], table: SourceTable) -> str:
     row = session.execute(_VISIBILITY, {"leaves": list(table.beneath.leaves)}).fetchone()
     assert row
-    why_blind = _why_blind(*row)
     if table.beneath.why_untrusted:
-        why_blind = f"its writers cannot all be seen, because {table.beneath.why_untrusted}"
-    if why_blind and required:
-        raise Refused(f"{table.relation}: {why_blind} {OVERLAP}")
-    return not why_blind
+        return f"its writers cannot all be seen, because {table.beneath.why_untrusted}"
+    return _why_blind(*row)
 
 
 def _why_blind(

@@ -23,7 +23,7 @@ import psycopg
 
 from loadsheet.errors import Refused
 from loadsheet.source import defaults, nodes, zones
-from loadsheet.source.holdback import OVERLAP
+from loadsheet.source.holdback import way_on
 from loadsheet.source.nodes import Node
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Incremental
@@ -72,7 +72,6 @@ _FROM_TIMESTAMPTZ = {1178, 2027}
 _TIMESTAMP_TO_DATE = 2029
 _WHOLE_NUMBERS = ("smallint", "integer", "bigint", "numeric")
 _BETWEEN_NUMBERS = {313, 314, 480, 481, 714, 754, 1740, 1781, 1782}
-_BY_WATERMARK = "(or read it by: watermark, with an overlap: incremental.lookback)"
 _LONGEST = 80
 """How much of a default a message shows."""
 
@@ -99,15 +98,13 @@ def places(
 def refuse_shifted(session: psycopg.Connection[Any], table: SourceTable, spec: Incremental) -> None:
     """Raises Refused, with the way on, unless the cursor is known to take its values from the clock
     or a sequence as they are. A lookback makes up for what is not known; an interval has none."""
-    reads_intervals = spec.by == "data_interval"
-    if spec.lookback is not None and not reads_intervals:
+    if spec.lookback is not None and spec.by == "watermark":
         return
     walk = _Walk(session, table, spec)
     try:
         walk.cursor(table)
     except _Shifted as found:
-        way_on = _BY_WATERMARK if reads_intervals else OVERLAP
-        raise Refused(f"{table.relation}: {found} {way_on}") from None
+        raise Refused(f"{table.relation}: {found} {way_on(spec)}") from None
 
 
 class _Shifted(Exception):

@@ -10,6 +10,8 @@ INITIAL_VALUE = "initial_value"
 UNIQUE = "unique"
 WATERMARK_FACTS = ("leaves", "oldest_transaction", "ties", INITIAL_VALUE, UNIQUE)
 """Facts of a load that belong to its watermark: a load of an interval leaves them as they were."""
+INTERVAL_CURSOR = "interval_cursor"
+"""The fact that names the column by which the recorded intervals were read."""
 
 
 @dataclass(frozen=True, kw_only=True)

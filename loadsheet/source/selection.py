@@ -9,7 +9,7 @@ from loadsheet.errors import HeldBack, Refused
 from loadsheet.outcome import RunRequest
 from loadsheet.postgres import Session
 from loadsheet.source import holdback, identity, sequences, ties, zones
-from loadsheet.source.rows import Last, Selection
+from loadsheet.source.rows import INTERVAL_CURSOR, Last, Selection
 from loadsheet.source.table import SourceTable
 from loadsheet.source.window import Window
 from loadsheet.spec.models import Incremental, Mode, Table
@@ -43,6 +43,7 @@ def decide(
     if table.incremental.by == "data_interval" or request.explicit_interval:
         if is_full:
             return window.everything()
+        refuse_changed_interval_cursor(source, table.incremental, last)
         return window.interval(request)
     if is_full or last is None:
         rows = window.from_the_start()
@@ -50,7 +51,8 @@ def decide(
             _refuse_incomplete_replacement(session, source, rows)
         return rows
     if last.watermark is not None:
-        _refuse_changed_cursor(source, table.incremental.cursor, last)
+        before = last.cursor or table.incremental.cursor
+        _refuse_changed_cursor(source, table.incremental.cursor, before, last)
     elif mode == "append" and last.cursor is None:
         raise Refused(
             f"{source.relation} was loaded without a cursor before: appending to those rows would"
@@ -124,11 +126,20 @@ def refuse_unknown_zone(session: Session, source: SourceTable, spec: Incremental
         zones.of_writers(session, source, spec)
 
 
-def _refuse_changed_cursor(source: SourceTable, name: str, last: Last) -> None:
-    """Raises Refused when the watermark belongs to another column, or to a type that orders values
-    differently."""
+def refuse_changed_interval_cursor(
+    source: SourceTable, spec: Incremental, last: Last | None
+) -> None:
+    """Raises Refused when the recorded intervals were read by another column: they would hide that
+    no run has read them by this one. None are recorded for a table with a watermark."""
+    before = last.facts.get(INTERVAL_CURSOR) if last else None
+    if last is not None and before is not None and spec.by == "data_interval":
+        _refuse_changed_cursor(source, spec.cursor, before, last)
+
+
+def _refuse_changed_cursor(source: SourceTable, name: str, last_name: str, last: Last) -> None:
+    """Raises Refused unless `name` is the column that was read as `last_name`, with a type that
+    orders values in the same way."""
     column = source.column(name)
-    last_name = last.cursor or name
     last_type = last.types.get(last_name, column.type)
     is_another = last_name != name
     if source.oid == last.source_oid:

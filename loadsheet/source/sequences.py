@@ -14,7 +14,7 @@ import psycopg
 
 from loadsheet.errors import Refused
 from loadsheet.source import origins
-from loadsheet.source.holdback import OVERLAP
+from loadsheet.source.holdback import way_on
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Incremental
 from loadsheet.sql.grants import grant
@@ -95,7 +95,7 @@ def refuse_disorder(
             )
     why = _why_late(sequences)
     if why and not has_lookback:
-        raise Refused(f"{table.relation}: {why} {OVERLAP}")
+        raise Refused(f"{table.relation}: {why} {way_on(spec)}")
 
 
 def refuse_set_back(

@@ -17,7 +17,7 @@ from loadsheet.plan.gaps import moment_of
 from loadsheet.postgres import Session
 from loadsheet.source import holdback, origins, sequences, zones
 from loadsheet.source.bounds import Cursor
-from loadsheet.source.rows import INITIAL_VALUE, UNIQUE, Last, Selection
+from loadsheet.source.rows import INITIAL_VALUE, INTERVAL_CURSOR, UNIQUE, Last, Selection
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Incremental, Mode
 from loadsheet.spec.schedule import seconds
@@ -39,7 +39,7 @@ def refuse_appended_interval(source: SourceTable, mode: Mode) -> None:
 
 def refuse_unseen_writers(session: Session, source: SourceTable, spec: Incremental) -> None:
     """Raises Refused, with the way on, where a row may come late without being held back."""
-    holdback.sees_open_transactions(session, source)
+    holdback.refuse_unseen_transactions(session, source, spec)
     sequences.refuse_disorder(session, source, spec, has_lookback=False)
     origins.refuse_shifted(session, source, spec)
 
@@ -53,8 +53,11 @@ class Window:
         self._spec = spec
         self._mode = mode
         self._cursor = Cursor(session, source, spec)
-        # What is kept of the spec: under another one, the watermark means something else.
+        # What is kept of the spec: under another one, the watermark, or the intervals that were
+        # read, mean something else.
         self._facts = zones.facts(source, spec)
+        if spec.by == "data_interval":
+            self._facts[INTERVAL_CURSOR] = spec.cursor
 
     def everything(self) -> Selection:
         """All rows. Tables read by interval have no watermark to move."""
@@ -62,6 +65,7 @@ class Window:
             action="replace",
             where=self._with_nulls("TRUE"),
             complete_until=self._complete_until_now(),
+            facts=self._facts,
         )
 
     def _complete_until_now(self) -> str | None:
@@ -69,7 +73,7 @@ class Window:
         cannot be known."""
         if not self._cursor.is_time:
             return None
-        if not holdback.sees_open_transactions(self._session, self._source, required=False):
+        if not holdback.sees_open_transactions(self._session, self._source):
             return None
         moment = holdback.now(self._session)
         holder = holdback.open_since(self._session, moment)
@@ -238,8 +242,10 @@ class Window:
                 f"{self._source.relation}: {holder.who} may still write before {end}; end it, then"
                 " retry"
             )
-        name = self._cursor.sql
-        condition = f"{name} >= {self._cursor.at(start)} AND {name} < {self._cursor.at(end)}"
+        lower, upper = self._cursor.at(start), self._cursor.at(end)
+        condition = f"{self._cursor.sql} >= {lower} AND {self._cursor.sql} < {upper}"
+        if not request.explicit_interval:
+            condition = self._with_late_rows(condition, lower, upper)
         return Selection(
             action="merge",
             where=self._with_nulls(condition),
@@ -249,6 +255,23 @@ class Window:
             clock=self._cursor.clock(),
             facts=self._facts,
         )
+
+    def _with_late_rows(self, condition: str, lower: str, upper: str) -> str:
+        """The condition of an interval from `lower` to `upper`, and of the rows below it that may
+        have come since they were read: those of the lookback; else those that have the newest value
+        below, if rows written in this interval may have it, too."""
+        name = self._cursor.sql
+        if self._spec.lookback is not None:
+            return f"{name} >= {self._before(lower)} AND {name} < {upper}"
+        shared = self._cursor.shared_below(lower)
+        if shared is None:
+            return condition
+        _log.info(
+            "%s: reading the rows with %s again, which later ones may share",
+            self._source.relation,
+            shared,
+        )
+        return f"({condition} OR {name} = {typed(shared, self._cursor.type)})"
 
     def _end_so_far(self, request: RunRequest, end: str) -> str | None:
         """The interval's end, or the source's clock where the interval that a person asks for ends
@@ -360,7 +383,10 @@ class Window:
 
     def _lower(self, watermark: str) -> str:
         """SQL for the watermark minus the lookback."""
-        bound = typed(watermark, self._cursor.type)
+        return self._before(typed(watermark, self._cursor.type))
+
+    def _before(self, bound: str) -> str:
+        """SQL for the bound minus the lookback."""
         lookback = self._spec.lookback
         if lookback is None:
             return bound

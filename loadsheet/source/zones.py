@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import psycopg
 
 from loadsheet.errors import Refused
-from loadsheet.source.holdback import OVERLAP
+from loadsheet.source.holdback import way_on
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Incremental
 from loadsheet.sql.types import TIME_TYPES, without_modifier
@@ -102,7 +102,8 @@ def of_writers(
     """The zones in which rows are stamped, for a cursor without one: the spec's, else UTC, and with
     a lookback all that can be seen.
 
-    Raises Refused, with the way on, where they are not known and no lookback makes up for that.
+    Raises Refused, with the way on, where they are not known and no lookback makes up for that. One
+    does not for an interval, whose bounds are moments.
     """
     if spec.time_zone is not None:
         _refuse_unknown(session, source, spec.time_zone)
@@ -111,8 +112,8 @@ def of_writers(
     foreign = _not_utc(settings)
     if not foreign:
         return [UTC]
-    if spec.lookback is None:
-        raise Refused(f"{source.relation}: {_why_untrusted(spec.cursor, foreign)} {OVERLAP}")
+    if spec.lookback is None or spec.by == "data_interval":
+        raise Refused(f"{source.relation}: {_why_untrusted(spec.cursor, foreign)} {way_on(spec)}")
     return sorted({UTC, *(setting.zone for setting in settings if setting.zone)})
 
 
@@ -123,7 +124,8 @@ def facts(source: SourceTable, spec: Incremental) -> dict[str, str]:
         return {}
     if spec.time_zone is not None:
         return {"time_zone": spec.time_zone}
-    return {"time_zone": UTC} if spec.lookback is None else {}
+    is_trusted = spec.lookback is None or spec.by == "data_interval"
+    return {"time_zone": UTC} if is_trusted else {}
 
 
 def spans(

@@ -79,6 +79,9 @@ class Watermark:
 
     value: str | None
     cursor: str | None
+    interval_cursor: str | None = None
+    """The column by which the intervals were read; None where none were, or an older ledger does
+    not tell."""
     intervals: tuple[Interval, ...] = ()
     """The data intervals that were read, for a table that has these in its place."""
 

@@ -124,7 +124,7 @@ def table_lag(
         return Lag(newest=None, ahead=False), None
     lag = _lag_between(session, cursor, row[0], watermark)
     holder = None
-    if lag.ahead and holdback.sees_open_transactions(session, described, required=False):
+    if lag.ahead and holdback.sees_open_transactions(session, described):
         holder = holdback.open_since(session, holdback.now(session))
     return lag, holder
 

@@ -16,11 +16,11 @@ from loadsheet.plan.gaps import (
     airflow_command,
     command_line,
     gaps_until,
-    is_read_by_interval,
     sentences,
 )
 from loadsheet.postgres import Session, connect_warehouse
-from loadsheet.spec.models import Pipeline, Transform
+from loadsheet.source.rows import INTERVAL_CURSOR
+from loadsheet.spec.models import Incremental, Pipeline, Transform
 from loadsheet.sql.text import Relation
 from loadsheet.status.models import (
     Failure,
@@ -42,7 +42,8 @@ _QUERY_TIMEOUT = "5s"
 # If a table is locked for longer, its rows are unknown, and the next table does not wait for it.
 _LONGEST_LOCK = "1s"
 _WATERMARKS = f"""
-SELECT table_name, watermark, cursor, {intervals.SELECTED} FROM loadsheet.scope
+SELECT table_name, watermark, cursor, source ->> '{INTERVAL_CURSOR}', {intervals.SELECTED}
+FROM loadsheet.scope
 WHERE pipeline = %(pipeline)s AND target = %(schema)s || '.' || table_name ORDER BY table_name
 """
 _LOADS = """
@@ -102,7 +103,7 @@ def warehouse_status(pipeline: Pipeline, connections: Connections) -> PipelineSt
         at=at,
         tables=tables,
         transforms=transforms,
-        gap_notes=_gap_notes(pipeline, tables),
+        gap_notes=_gap_notes(pipeline, tables) + _cursor_notes(pipeline, tables, state),
     )
 
 
@@ -118,6 +119,25 @@ def _gap_notes(pipeline: Pipeline, tables: list[TableStatus]) -> list[str]:
         for text in sentences(pipeline, names, gaps):
             notes.append(f"{', '.join(names)}: {text}")
     return notes
+
+
+def _cursor_notes(pipeline: Pipeline, tables: list[TableStatus], state: LedgerState) -> list[str]:
+    """A sentence for each table whose intervals were read by another column than the spec's."""
+    notes: list[str] = []
+    for table in tables:
+        watermark = state.watermarks.get(table.name)
+        spec = pipeline.table(table.name).incremental if table.in_spec else None
+        if watermark and spec and _is_read_by_another(watermark, spec):
+            notes.append(
+                f"{table.name}: its intervals were read by {watermark.interval_cursor}, not by"
+                f" {spec.cursor}. Unless that column was renamed, the next extract is refused:"
+                f" `loadsheet run {pipeline.name} --tables {table.name} --full-refresh`"
+            )
+    return notes
+
+
+def _is_read_by_another(watermark: Watermark, spec: Incremental) -> bool:
+    return spec.by == "data_interval" and watermark.interval_cursor not in (None, spec.cursor)
 
 
 def begin_on_warehouse(session: PinnedSession) -> datetime:
@@ -141,9 +161,11 @@ def ledger_state(session: Session, pipeline: Pipeline) -> LedgerState:
     }
     # In the order of the query, which is the order on the page.
     watermarks = {}
-    for name, value, cursor, read in session.execute(_WATERMARKS, names).fetchall():
+    for name, value, cursor, by, read in session.execute(_WATERMARKS, names).fetchall():
         listed = tuple(intervals.as_list(read))
-        watermarks[name] = Watermark(value=value, cursor=cursor, intervals=listed)
+        watermarks[name] = Watermark(
+            value=value, cursor=cursor, interval_cursor=by, intervals=listed
+        )
     loads = _entries(session, LastCommit, _LOADS, names)
     builds = _entries(session, LastCommit, _BUILDS, names)
     failures: list[Failure] = []
@@ -180,7 +202,9 @@ def _table_status(
     last = state.loads.get(name)
     watermark = state.watermarks.get(name, Watermark(value=None, cursor=None))
     missing: list[MissingInterval] = []
-    if in_spec and is_read_by_interval(pipeline.table(name)):
+    spec = pipeline.table(name).incremental if in_spec else None
+    # The gaps of another column are not this one's.
+    if spec and spec.by == "data_interval" and not _is_read_by_another(watermark, spec):
         for gap in gaps_until(pipeline, watermark.intervals, at):
             missing.append(
                 MissingInterval(

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from loadsheet.errors import InputError, Refused, Unavailable
 from loadsheet.names import did_you_mean
+from loadsheet.outcome import RunRequest
 from loadsheet.postgres import Session
-from loadsheet.spec.models import Pipeline, Transform
+from loadsheet.spec.models import Pipeline, Table, Transform
 from loadsheet.sql.params import uses_since_load
 from loadsheet.sql.text import Relation
 from loadsheet.warehouse import ledger, tables
@@ -113,11 +114,21 @@ def loaded_as(session: Session, pipeline: str, target: Relation) -> str | None:
     return str(row[0]) if row else None
 
 
-def note(target: Relation, other: str, pipeline: str) -> str:
+def note(target: Relation, other: str, pipeline: str, table: Table, request: RunRequest) -> str:
     """What a first load into a table of the pipeline `other` says."""
+    spec = table.incremental
+    reads = "it reads the whole table"
+    if spec and not request.is_full(table.name):
+        if spec.by == "data_interval" or request.explicit_interval:
+            reads = (
+                f"it reads the run's interval, and which intervals {other!r} has read is not known"
+                " to it"
+            )
+        elif spec.initial_value is not None:
+            reads = f"it reads all rows from {spec.cursor} {spec.initial_value} on"
     return (
         f"{target} was loaded by the pipeline {other!r}, and this is the first load by"
-        f" {pipeline!r}: it reads the whole table. Was the pipeline renamed? `loadsheet adopt"
+        f" {pipeline!r}: {reads}. Was the pipeline renamed? `loadsheet adopt"
         f" {other} {pipeline}` takes over where it was"
     )
 

@@ -75,11 +75,9 @@ UPDATE loadsheet.scope SET last_load_no = %(load_no)s, content_sha256 = %(conten
 WHERE pipeline = %(pipeline)s AND table_name = %(table)s AND target = %(target)s
   AND fence = %(fence)s
 """
-_IS_OVERTAKEN = """
+_IS_KNOWN = """
 SELECT EXISTS (
-    SELECT FROM loadsheet.scope
-    WHERE pipeline = %(pipeline)s AND table_name = %(table)s AND target = %(target)s
-        AND (%(load_id)s::text IS NULL OR sealed_load_id IS DISTINCT FROM %(load_id)s)
+    SELECT FROM loadsheet.scope WHERE pipeline = %s AND table_name = %s AND target = %s
 )
 """
 _NEWER_LOAD_OF_ANOTHER_PIPELINE = """
@@ -216,16 +214,10 @@ def overtake_pending(session: Session, pipeline: str, table: str, target: Relati
     session.execute(_OVERTAKE_PENDING, (pipeline, table, str(target)))
 
 
-def is_overtaken(
-    session: Session, pipeline: str, table: str, target: Relation, load_id: str | None
-) -> bool:
-    """Whether another extraction of the table has broken the seal of `load_id`, or kept this one
-    (None) from taking the fence.
-
-    False where the ledger does not know the table under this pipeline's name any more.
-    """
-    names = {"pipeline": pipeline, "table": table, "target": str(target), "load_id": load_id}
-    return session.execute(_IS_OVERTAKEN, names).fetchone() == (True,)
+def is_known(session: Session, pipeline: str, table: str, target: Relation) -> bool:
+    """Whether the ledger knows the table under this pipeline's name; not any more, where `adopt`
+    has given it another one."""
+    return session.execute(_IS_KNOWN, (pipeline, table, str(target))).fetchone() == (True,)
 
 
 def check_fence(session: Session, manifest: Manifest, target: Relation) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import psycopg
 
-from loadsheet.errors import Corrupt, Refused, Superseded
+from loadsheet.errors import Corrupt, Refused, TargetLost
 from loadsheet.failpoints import reach
 from loadsheet.lake.manifest import Manifest
 from loadsheet.lake.parts import Progress, read_parts
@@ -76,8 +76,9 @@ def load_manifest(
     """Commit the manifest's rows to `target`, or nothing. `name` is the manifest's object name.
 
     Loading the same manifest twice changes nothing. Raises Corrupt when the lake's bytes are not
-    those of the manifest, Superseded when a newer extraction owns the table, Refused when the rows
-    contradict the spec, and psycopg's errors when the warehouse fails.
+    those of the manifest, Superseded when a newer extraction owns the table, TargetLost when the
+    target is not what the rows were read for, Refused when the rows contradict the spec, and
+    psycopg's errors when the warehouse fails.
     """
     started = time.monotonic()
     # Not in the load's transaction: its lock would keep others from creating schemas until the end.
@@ -147,7 +148,7 @@ class _LoadTransaction:
         self.is_new = not existing
         # An increment is not all of the target's rows. Without the others it must not be loaded.
         if self.is_new and manifest.builds_on_target:
-            raise Superseded(
+            raise TargetLost(
                 f"{target} is gone since its rows were read, and the load holds only some of them; "
                 "re-run the extract step"
             )
@@ -158,7 +159,7 @@ class _LoadTransaction:
         if not self.is_new:
             _, change = integrity.observe(session, target, scope.storage)
             if change and manifest.builds_on_target and manifest.cursor:
-                raise Superseded(
+                raise TargetLost(
                     f"{target} {change.what} since its rows were read, and the load holds only"
                     " some of them; re-run the extract step"
                 )

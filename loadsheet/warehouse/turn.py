@@ -24,6 +24,8 @@ _log = logging.getLogger(__name__)
 # (`postgres.WAREHOUSE_SETTINGS`), which is how a process that sleeps loses its turn.
 _PING_SECONDS = 5.0
 _TRY_EVERY_SECONDS = 0.2
+# How long the work may wait for a session while the turn has one.
+_GIVE_WAY_SECONDS = 5.0
 
 
 @contextlib.contextmanager
@@ -31,8 +33,9 @@ def turn(connect: Callable[[], PinnedSession], pipeline: str, target: Relation) 
     """Within the block, no other process has the turn for the pipeline's table `target`. Waits for
     it; the step's own time limit ends the wait.
 
-    `connect` opens a session for the turn alone. Where the server has none left, the block runs
-    without the turn. Raises psycopg errors where the turn cannot be asked for.
+    `connect` opens a session for the turn alone. Where the server has none left for the turn, or
+    none but that one, the block runs without the turn. Raises psycopg errors where the turn cannot
+    be asked for.
     """
     try:
         session = connect()
@@ -41,24 +44,51 @@ def turn(connect: Callable[[], PinnedSession], pipeline: str, target: Relation) 
         yield
         return
     key = f"loadsheet:turn:{pipeline}:{target}"
-    is_over = False
+    is_over = takes_all = False
     with contextlib.closing(session):
         try:
-            while not is_over:
+            while not is_over and not takes_all:
                 # A lock of a transaction, because a pooler may give each transaction another
                 # session. It is asked for again and again: many that wait within transactions would
                 # take all sessions of a pool, and the one that has the turn needs another.
                 with session.transaction():
-                    if _take(session, key):
+                    is_mine = _take(session, key)
+                    takes_all = is_mine and _takes_all(session, connect)
+                    if is_mine and not takes_all:
                         with _kept_awake(session):
                             yield
                         is_over = True
-                if not is_over:
+                if not is_mine:
                     time.sleep(_TRY_EVERY_SECONDS)
         except psycopg.Error:
             # What was done in the turn is done, also where its transaction was lost meanwhile.
-            if not is_over:
+            if not is_over and not takes_all:
                 raise
+    if takes_all:
+        _log.info("%s: the warehouse gives one session only, so no turn is taken", target)
+        yield
+
+
+def _takes_all(session: PinnedSession, connect: Callable[[], PinnedSession]) -> bool:
+    """Whether the work finds no session while the turn has this one: a role may have a CONNECTION
+    LIMIT, and a pool one session. Such a pool lets it wait, perhaps for ever, so this one is then
+    shut."""
+    gave_way = threading.Event()
+
+    def give_way() -> None:
+        gave_way.set()
+        session.shut()
+
+    timer = threading.Timer(_GIVE_WAY_SECONDS, give_way)
+    timer.daemon = True
+    timer.start()
+    try:
+        connect().close()
+    except psycopg.OperationalError:
+        return True
+    finally:
+        timer.cancel()
+    return gave_way.is_set()
 
 
 def _take(session: PinnedSession, key: str) -> bool:

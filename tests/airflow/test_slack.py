@@ -100,6 +100,20 @@ def test_a_failure_names_pipeline_step_run_time_try_error_place_and_log(
     assert f"<{LOG_URL}|Open the log>" in told
 
 
+@pytest.mark.parametrize(
+    ("try_number", "max_tries", "told"),
+    [(1, 2, "1, not retried"), (2, 2, "2, not retried"), (3, 2, "3 of 3"), (1, 0, "1 of 1")],
+)
+def test_a_failure_that_no_retry_follows_promises_none(
+    try_number: int, max_tries: int, told: str
+) -> None:
+    """A refused step was told as "1 of 3", and nobody tried it again."""
+    found = context("refused")
+    found["ti"].try_number, found["ti"].max_tries = try_number, max_tries
+    (fields,) = (block["fields"] for block in failure_message(found)["blocks"] if "fields" in block)
+    assert f"*Try*\n{told}" in [field["text"] for field in fields]
+
+
 def test_without_an_exception_it_says_that_the_process_was_lost(slack: SlackReceiver) -> None:
     notify_failure(context(), slack_conn_id="slack")
     assert "the task's process was killed or lost" in text_of(slack.messages[0])

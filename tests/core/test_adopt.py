@@ -340,3 +340,37 @@ def test_a_chain_of_names_is_followed(store: Project) -> None:
     assert_equal(third)
     sources = third.in_warehouse("SELECT DISTINCT source ->> 'pipeline' FROM loadsheet.load")
     assert {name for (name,) in sources} == {"shop", "store", None}
+
+
+@pytest.mark.parametrize(
+    ("incremental", "request_", "reads"),
+    [
+        ({"cursor": "at"}, {}, "it reads the whole table"),
+        (
+            {"cursor": "at", "initial_value": "2020-01-01T00:00:00Z"},
+            {},
+            "it reads all rows from at 2020-01-01T00:00:00Z on",
+        ),
+        (
+            {"cursor": "at", "by": "data_interval"},
+            {
+                "interval_start": "2020-01-01T00:00:00+00:00",
+                "interval_end": "2020-01-02T00:00:00+00:00",
+            },
+            "it reads the run's interval, and which intervals 'shop' has read is not known to it",
+        ),
+    ],
+)
+def test_the_first_run_under_a_new_name_says_what_it_reads(
+    project: Project, incremental: dict[str, Any], request_: dict[str, Any], reads: str
+) -> None:
+    """Of a table that is read by interval it said that all of it is read."""
+    project.in_source(SOURCE)
+    write(project, 3)
+    project.spec({"merged": {"incremental": incremental}}, schedule="@daily")
+    project.succeed(**request_)
+    store = renamed(project)
+    plan = cli(store, "plan", "store", "--connect")
+    assert reads in " ".join(plan.stdout.split())
+    outcome = store.run(**request_)["extract.extract_merged"].result
+    assert isinstance(outcome, Outcome) and reads in outcome.message

@@ -181,3 +181,146 @@ def test_a_ledger_of_version_5_knows_of_no_gap(daily: Project) -> None:
     assert missing(daily) == []  # only a run brings it up to date
     read_days(daily, -3, -1)
     assert days_of(missing(daily)) == [(-2, -1)]
+
+
+ZONELESS = "ALTER TABLE reading ALTER at TYPE timestamp"
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "change", "refused"),
+    [
+        ("at", "at", "SELECT 1", ""),
+        ("at", "stamp", "ALTER TABLE reading RENAME at TO stamp", ""),
+        ("at", "made", "SELECT 1", "cursor made is not the column at that increments were read by"),
+        (
+            "made",
+            "made",
+            "ALTER TABLE reading DROP made, ADD made timestamptz NOT NULL DEFAULT now()",
+            "cursor made is not the column made that increments were read by",
+        ),
+        (
+            "made",
+            "made",
+            "ALTER TABLE reading ALTER made TYPE timestamp",
+            "cursor made was timestamp with time zone and is timestamp without time zone now",
+        ),
+    ],
+)
+def test_what_was_read_by_another_cursor_does_not_count_as_read(
+    project: Project, first: str, then: str, change: str, refused: str
+) -> None:
+    """It went on, and `status` told of no gap where rows had never been read."""
+    project.in_source(SOURCE)
+    # By `made`, each row is in another interval than by `at`.
+    project.in_source("ALTER TABLE reading ADD made timestamptz NOT NULL DEFAULT now(), ADD id int")
+    project.in_source(
+        "UPDATE reading SET made = at - interval '2 days', id = extract(epoch FROM at)"
+    )
+
+    def spec(cursor: str) -> None:
+        table = {"primary_key": "id", "incremental": {"cursor": cursor, "by": "data_interval"}}
+        project.spec({"reading": table}, schedule="@daily")
+
+    spec(first)
+    read_days(project, -5, -4)
+    project.in_source(change)
+    spec(then)
+    interval = {
+        "interval_start": (TODAY - 3 * DAY).isoformat(),
+        "interval_end": (TODAY - 2 * DAY).isoformat(),
+    }
+    planned = project.cli("plan", "shop", "--connect")
+    if not refused:
+        assert planned.returncode == 0, planned.stdout
+        project.succeed(**interval)
+        return
+    assert planned.returncode == 1 and refused in " ".join(planned.stdout.split())
+    assert refused in str(project.run(**interval)["extract.extract_reading"].result)
+    if first != then:
+        text = cli(project, "status", "shop")
+        assert f"its intervals were read by {first}, not by {then}" in text
+        assert missing(project) == []
+    project.succeed(full_refresh="all")
+    assert project.differences("reading") == 0
+    assert "its intervals were read by" not in cli(project, "status", "shop")
+    project.succeed(**interval)
+
+
+def test_an_interval_of_another_zone_is_refused_also_with_a_lookback(project: Project) -> None:
+    """Without a zone, and with a lookback, the bounds moved by hours and no run told."""
+    project.in_source(f"{SOURCE} {ZONELESS}")
+
+    def spec(**zone: str) -> None:
+        cursor = {"cursor": "at", "by": "data_interval", "lookback": "1h", **zone}
+        project.spec({"reading": {"incremental": cursor}}, schedule="@daily")
+
+    spec(time_zone="America/New_York")
+    read_days(project, -5)
+    spec()
+    result = project.run(
+        interval_start=(TODAY - 4 * DAY).isoformat(), interval_end=(TODAY - 3 * DAY).isoformat()
+    )["extract.extract_reading"].result
+    assert "the cursor's time zone America/New_York -> UTC" in str(result)
+
+
+def read_hours(project: Project, *hours: int) -> None:
+    """The scheduled runs of 6 hours each, from these hours of yesterday on."""
+    for hour in hours:
+        project.succeed(
+            interval_start=(TODAY - DAY + timedelta(hours=hour)).isoformat(),
+            interval_end=(TODAY - DAY + timedelta(hours=hour + 6)).isoformat(),
+        )
+
+
+STAMPED = """
+CREATE TABLE stamped (id int PRIMARY KEY, at timestamptz NOT NULL);
+CREATE FUNCTION stamp(text, text) RETURNS timestamptz LANGUAGE sql AS
+    $$ SELECT date_trunc(
+        $2, date_trunc('day', now(), 'UTC') - interval '1 day' + $1::interval, 'UTC') $$;
+"""
+
+
+@pytest.mark.parametrize("unit", ["day", "hour", "minute", "microsecond"])
+def test_a_row_whose_time_is_cut_off_below_its_interval_is_read(
+    project: Project, unit: str
+) -> None:
+    """date_trunc('day', now()) at 14:00 is 00:00, in an interval that was read at 06:00."""
+    project.in_source(STAMPED)
+    project.spec(
+        {"stamped": {"incremental": {"cursor": "at", "by": "data_interval"}}}, schedule="@daily"
+    )
+    project.in_source(
+        f"INSERT INTO stamped SELECT i, stamp(i || ' h', '{unit}') FROM generate_series(-48, 5) i"
+    )
+    before = {
+        "interval_start": (TODAY - 5 * DAY).isoformat(),
+        "interval_end": (TODAY - DAY).isoformat(),
+    }
+    project.succeed(**before, explicit_interval=True)
+    for number, start in enumerate((0, 6, 12, 18)):
+        read_hours(project, start)
+        # Written while the next interval lasts.
+        for minute in (5, 200, 355):
+            at = f"stamp('{start + 6} h {minute} min 1.5 s', '{unit}')"
+            project.in_source(f"INSERT INTO stamped VALUES ({1000 * number + 100 + minute}, {at})")
+    read_hours(project, 24)
+    assert project.differences("stamped") == 0
+
+
+@pytest.mark.parametrize(("lookback", "lost"), [("2h", 0), ("30m", 1), (None, 1)])
+def test_an_interval_reads_the_rows_of_the_lookback_before_it(
+    project: Project, lookback: str | None, lost: int
+) -> None:
+    """The lookback had no effect."""
+    project.in_source(STAMPED)
+    cursor = {"cursor": "at", "by": "data_interval", "lookback": lookback}
+    project.spec({"stamped": {"incremental": cursor}}, schedule="@daily")
+    project.in_source(
+        "INSERT INTO stamped SELECT i, stamp(i || ' h 1 s', 'microsecond') FROM"
+        " generate_series(0, 5) i"
+    )
+    read_hours(project, 0)
+    # An application gives the time, an hour late.
+    project.in_source("INSERT INTO stamped VALUES (100, stamp('5 h 0.123456 s', 'microsecond'))")
+    read_hours(project, 6)
+    assert project.differences("stamped") == lost

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from loadsheet import postgres
+from loadsheet.engine import load
 from loadsheet.errors import Fenced, Superseded
 from loadsheet.sql.text import Relation
 from loadsheet.warehouse import fence, ledger, tables
@@ -36,6 +37,28 @@ def test_a_retry_of_an_extract_keeps_the_load_id_until_it_is_committed(by_hand: 
     by_hand.step("load", "run", first)
     by_hand.project.in_source("INSERT INTO item VALUES (0, 'late')")
     assert by_hand.step("extract", "run").load_id != first
+
+
+def test_a_load_whose_extract_step_was_cleared_loads_what_that_has_stored(
+    by_hand: ByHand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It failed for good: the newer extraction has its own load id, so it was not taken for one."""
+    first = by_hand.step("extract", "run").load_id
+    extracted = []
+
+    def clear(point: str) -> None:
+        if point == "load.manifest_read" and not extracted:
+            by_hand.project.in_source("UPDATE item SET what = 'new', at = clock_timestamp()")
+            extracted.append(by_hand.step("extract", "run").load_id)
+
+    monkeypatch.setattr(load, "reach", clear)
+    done = by_hand.step("load", "run", first)
+    assert extracted == [first] and not done.skipped
+    assert by_hand.project.differences("item") == 0
+    assert by_hand.project.in_warehouse("SELECT load_id FROM loadsheet.load") == [(first,)]
+    # It was loaded as it was: a third extraction would have stored a third manifest.
+    manifests = [name for name in by_hand.project.objects() if name.endswith("manifest.json")]
+    assert len(manifests) == 2
 
 
 def test_an_older_extraction_never_overwrites_a_newer_one(by_hand: ByHand) -> None:

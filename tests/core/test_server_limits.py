@@ -19,6 +19,7 @@ from loadsheet.errors import Refused, Unavailable
 from loadsheet.preview.pipeline import preview_pipeline
 from loadsheet.spec.pipeline_file import load_pipeline
 from loadsheet.warehouse import drift
+from tests.byhand import ByHand
 from tests.faults.scale import scaled
 from tests.project import Project
 
@@ -177,6 +178,28 @@ def test_one_connection_to_the_warehouse_is_enough(
     limited = replace(shop, warehouse=f"postgresql://{role}:p@{address}")
     limited.succeed()
     assert shop.in_warehouse("SELECT id FROM mart.late") == [(1,)]
+
+
+@pytest.mark.timeout(90)
+def test_one_connection_to_the_warehouse_is_enough_for_a_step_that_was_overtaken(
+    server: PostgresServer, shop: Project
+) -> None:
+    """The turn took the only session, and every try of the step failed."""
+    by_hand = ByHand(shop)
+    old = by_hand.step("extract", "old").load_id
+    by_hand.step("extract", "new")
+    role = as_role(server, shop, 1)
+    shop.in_warehouse(f"GRANT {role} TO current_user")
+    for schema in ("loadsheet", "staging"):
+        shop.in_warehouse(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+        shop.in_warehouse(f"GRANT ALL ON SCHEMA {schema} TO {role}")
+        shop.in_warehouse(f"GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {role}")
+        shop.in_warehouse(f"GRANT ALL ON ALL SEQUENCES IN SCHEMA {schema} TO {role}")
+    address = shop.warehouse.partition("@")[2]
+    limited = replace(shop, warehouse=f"postgresql://{role}:p@{address}")
+    done = by_hand.step("load", "old", old, limited.connections)
+    assert "so it was extracted again" in done.message
+    assert shop.differences("item") == 0
 
 
 def test_one_connection_to_the_source_is_enough_for_a_large_table(

@@ -293,7 +293,7 @@ server_round_robin = 1
 
 
 @contextlib.contextmanager
-def pgbouncer(server: str) -> Iterator[int]:
+def pgbouncer(server: str, sessions: int = SESSIONS) -> Iterator[int]:
     """PgBouncer with its defaults, but for pool_mode=transaction, in front of `server`; its
     port."""
     assert PGBOUNCER
@@ -308,7 +308,7 @@ def pgbouncer(server: str) -> Iterator[int]:
             user=url.username,
             password=url.password,
             listen=port,
-            sessions=SESSIONS,
+            sessions=sessions,
         )
     )
     own(home, server_user())

@@ -18,9 +18,11 @@ from loadsheet.deadline import watch
 from loadsheet.pinned import PINNED, PinnedCursor, PinnedSession
 from loadsheet.postgres import connect_source, connect_warehouse
 from loadsheet.source import stream
+from loadsheet.warehouse import turn
+from tests.byhand import ByHand
 from tests.faults.hostile import hostile
 from tests.faults.oracle import judge, violations
-from tests.faults.pooler import PGBOUNCER, Pooler, pgbouncer, through
+from tests.faults.pooler import PGBOUNCER, SESSIONS, Pooler, pgbouncer, through
 from tests.project import Project
 
 SOURCE = """
@@ -72,14 +74,14 @@ _WATCHED = (*sorted(PINNED), "transaction_read_only", "lock_timeout", "statement
 
 
 @contextmanager
-def pooled(project: Project, kind: str) -> Iterator[Project]:
+def pooled(project: Project, kind: str, sessions: int = SESSIONS) -> Iterator[Project]:
     """The same project, whose servers are reached through a pooler."""
     server = project.source
     if kind == "ours":
-        with Pooler(server) as pooler:
+        with Pooler(server, sessions=sessions) as pooler:
             yield _through(project, pooler.port)
     else:
-        with pgbouncer(server) as port:
+        with pgbouncer(server, sessions) as port:
             yield _through(project, port)
 
 
@@ -179,7 +181,7 @@ def pin_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the product did before: pins are settings of the session, made when a step begins."""
 
     def begin_step(session: PinnedSession) -> None:
-        watch(session._shut)
+        watch(session.shut)
         pins = dict(session._pins)
         if session.read_only:
             pins["default_transaction_read_only"] = "on"
@@ -289,3 +291,20 @@ def test_a_pool_without_a_further_session_has_a_large_table_read_in_one(
     with Pooler(project.source, sessions=1) as pooler:
         assert _through(project, pooler.port).succeed()["load.load_large"] == "done"
     assert not judge(project, "large")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", POOLERS)
+def test_a_pool_of_one_session_lets_an_overtaken_step_extract_again(
+    project: Project, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The turn held the session that the work was waiting for, until the pooler gave up."""
+    monkeypatch.setattr(turn, "_GIVE_WAY_SECONDS", 1.0)
+    by_hand = ByHand(project)
+    old = by_hand.step("extract", "old").load_id
+    by_hand.step("extract", "new")
+    with pooled(project, kind, sessions=1) as narrow:
+        servers = replace(project, warehouse=narrow.warehouse)
+        done = by_hand.step("load", "old", old, servers.connections)
+    assert "so it was extracted again" in done.message
+    assert not judge(project, "item")

@@ -307,3 +307,43 @@ def test_another_format_builds_again_only_what_reads_tables_without_a_cursor(
     edit("bucket: lake", "bucket: lake, format: csv")
     document = cli("plan", "shop", "--diff", "HEAD", "--json").json["diff"]
     assert document["built_again"] == ["report"]  # and not sales, which reads orders alone
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "stops"),
+    [
+        ("", "", []),
+        (
+            "cursor: at",
+            "cursor: made",
+            ["its intervals were read by at, and by made they may hold"],
+        ),
+        ("cursor: at", "cursor: at, time_zone: Asia/Tokyo", ["at was read as stamped in UTC, and"]),
+        ("cursor: at", "cursor: at, time_zone: UTC", []),
+        (", by: data_interval", ", time_zone: Asia/Tokyo", []),
+    ],
+)
+def test_what_changes_the_meaning_of_an_interval_stops(
+    cli: Cli,
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    before: str,
+    after: str,
+    stops: list[str],
+) -> None:
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    table = "readings: {primary_key: id, incremental: {cursor: at, by: data_interval}}"
+    FILE.write_text(SPEC.replace("tables:\n", f"tables:\n  {table}\n") + "\nschedule: '@daily'\n")
+    git("init", "--quiet")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "as it was")
+    edit(before, after)
+    changes = diff(cli)
+    found = [
+        one["text"]
+        for one in changes.get("table readings", {}).get("consequences", ())
+        if one["kind"] == "stops"
+    ]
+    assert len(found) == len(stops)
+    for text, start in zip(found, stops, strict=True):
+        assert text.startswith(start)
