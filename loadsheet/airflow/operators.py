@@ -145,7 +145,7 @@ class StepOperator(BaseOperator):
                 outcome = self._run(context)
             finally:
                 self._working = False
-        self.log.info("%s: %s", on_one_line(self.name), outcome.message)
+        # The engine has logged the outcome.
         if outcome.skipped:
             raise AirflowSkipException(outcome.message)
         if self.kind == "resolve":

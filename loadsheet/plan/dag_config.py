@@ -208,7 +208,10 @@ def form_params(
         table["enum"] = list(tables)
     params = {
         "full_refresh": _param(
-            "Read, load and build everything again", default=False, type="boolean"
+            "Read and load in full, not only what is new, and rebuild the marts fed by it. With"
+            " tables: only those",
+            default=False,
+            type="boolean",
         ),
         "tables": _param(
             "Tables to extract and load; empty means all",
@@ -218,17 +221,21 @@ def form_params(
             examples=list(tables),  # makes the form offer them as choices
         ),
         "accept_source": _param(
-            "Continue from the watermarks although the source was failed over: you know that it"
-            " has lost nothing",
+            "Only where the source was failed over and you know that it has lost nothing: go on"
+            " from the watermarks",
             default=False,
             type="boolean",
         ),
-        "interval_start": _param("Read only rows whose cursor is at or after this", **moment),
-        "interval_end": _param("... and before this", **moment),
+        "interval_start": _param(
+            "Read only rows whose cursor is at or after this time. Give interval_end, too", **moment
+        ),
+        "interval_end": _param(
+            "Read only rows whose cursor is before this time. Give interval_start, too", **moment
+        ),
     }
     if transforms:
         params["transforms"] = _param(
-            "Transforms to build in full, although nothing has changed",
+            "Transforms to build in full although nothing has changed; empty means none",
             default=[],
             type=["array", "null"],
             items={"type": "string", "enum": list(transforms)},

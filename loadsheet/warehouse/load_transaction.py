@@ -109,7 +109,6 @@ def load_manifest(
             transaction.count_unknown_rows(),
             time.monotonic() - started,
         )
-        _log.info("%s: %s, %s", target, manifest.action, effect)
         reach("load.recorded")
         # Last, because the UPDATE that checks the fence locks the scope's row: a newer extraction
         # waits for it until the commit.
