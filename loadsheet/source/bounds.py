@@ -136,11 +136,24 @@ class Cursor:
             if highest is None or not is_coarse(highest) or not self.ties.are_possible:
                 return None
             below = self._highest(self._below(highest))
-            row = self._session.execute(f"SELECT ({bound})::text").fetchone()
+            row = self._session.execute(
+                f"SELECT ({bound})::text, {self._bucket_end(highest, below)} = {bound}"
+            ).fetchone()
             assert row
-            if not is_shared(self._session, self.type, highest, below, [row[0]]):
+            start, is_over = row
+            # Readings of every hour end with the day that they are read by.
+            if is_over or not is_shared(self._session, self.type, highest, below, [start]):
                 return None
         return highest
+
+    def _bucket_end(self, value: str, below: str | None) -> str:
+        """SQL for the time up to which rows share `value`, if its bucket is as long as the distance
+        to the next lower value; NULL where that is none."""
+        if below is None:
+            return "NULL"
+        lower = typed(below, self.type)
+        length = f"{typed(value, self.type)} - {lower}"
+        return f"CASE WHEN isfinite({lower}) THEN {typed(value, self.type)} + ({length}) END"
 
     def clock(self) -> str | None:
         """For a cursor without a time zone, the lowest value that can be stamped from now on; None

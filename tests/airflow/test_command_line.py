@@ -22,14 +22,13 @@ FILES = "airflow.secrets.local_filesystem.LocalFilesystemBackend"
 STORE = """
 import json, sys
 from airflow import settings
+from airflow.models import import_all_models
 from airflow.models.base import Base
 from airflow.models.connection import Connection
-from airflow.models.team import Team
-from airflow.models.variable import Variable
 settings.initialize()
-names = ("connection", "variable", "team", "dag_bundle", "dag_bundle_team")
-tables = [table for table in Base.metadata.sorted_tables if table.name in names]
-Base.metadata.create_all(settings.engine, tables)
+# Which tables refer to each other differs between versions.
+import_all_models()
+Base.metadata.create_all(settings.engine)
 session = settings.Session()
 for conn_id, given in json.load(open(sys.argv[1])).items():
     if isinstance(given, str):

@@ -9,23 +9,16 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
-from collections import Counter
 from collections.abc import Iterator
-from datetime import datetime, timedelta
-from typing import Any
 from urllib.parse import unquote
 
 import httpx
 import psycopg
 import pytest
 
-from demo.airflow import Airflow, Api
-from demo.flights import a_day_passes, generate
-from demo.servers import PostgresServer, S3Server, SlackReceiver
-from loadsheet.spec.pipeline_file import load_pipeline
-from loadsheet.status.models import MissingInterval
-from loadsheet.status.warehouse import warehouse_status
+from demo.airflow import Api
+from demo.flights import a_day_passes
+from demo.servers import PostgresServer, S3Server
 from tests import canaries
 from tests.airflow import secrets_kept, shown
 from tests.airflow.world import (
@@ -33,8 +26,7 @@ from tests.airflow.world import (
     Run,
     World,
     ask,
-    connection,
-    copy_project,
+    flights_world,
     wait_for,
     with_facts,
 )
@@ -89,21 +81,10 @@ def world(
     tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer, s3: S3Server
 ) -> Iterator[World]:
     """The source has data, the warehouse is empty, Airflow has read the DAG."""
-    for name in ("flights_source", "warehouse", "airflow"):
-        postgres.create_database(name)
-    generate(postgres.dsn("flights_source"), BOOKINGS)
-    project = copy_project(tmp_path_factory.mktemp("project"))
-    home = tmp_path_factory.mktemp("airflow")
-    cache = {"LOADSHEET_CACHE": str(home / "cache")}
-    more = secrets_kept.environment(home, postgres, s3) | cache
-    airflow = Airflow(home, project, postgres.dsn("airflow"), extra=more)
-    with SlackReceiver() as slack, airflow:
-        secrets_kept.add_connections(airflow, postgres, s3, slack)
-        airflow.wait_for_dag(DAG_ID)
-        airflow.api.unpause(DAG_ID)
-        yield World(project, postgres, s3, slack, airflow)
-    for name in ("flights_source", "warehouse", "airflow"):
-        postgres.drop_database(name)
+    folder = tmp_path_factory.mktemp("project"), tmp_path_factory.mktemp("airflow")
+    with flights_world(*folder, postgres, s3, BOOKINGS) as world:
+        world.airflow.api.unpause(DAG_ID)
+        yield world
 
 
 @pytest.fixture(scope="module")
@@ -197,82 +178,6 @@ def seventh(world: World, sixth: Run) -> Run:
     )
 
 
-@pytest.fixture(scope="module")
-def scheduled(world: World) -> dict[str, Any]:
-    """The run that the scheduler itself makes of a pipeline that reads by data interval."""
-    with psycopg.connect(world.source) as session:
-        session.execute(
-            "CREATE SCHEMA sensors"
-            " CREATE TABLE readings (at timestamptz PRIMARY KEY, value int)"
-            " CREATE TABLE journal (no int PRIMARY KEY, at timestamptz NOT NULL DEFAULT now())"
-        )
-        session.execute(
-            "INSERT INTO sensors.readings SELECT at, 1 FROM generate_series(date_trunc('day',"
-            " now(), 'UTC') - interval '9 days', now() + interval '1 day', interval '6 hours')"
-            " AS at"
-        )
-        session.execute("INSERT INTO sensors.journal SELECT generate_series(1, 100)")
-    world.airflow.api.unpause("daily")
-    runs: list[dict[str, Any]] = []
-
-    def finished() -> bool:
-        runs[:] = world.airflow.api.call("GET", "dags/daily/dagRuns")["dag_runs"]
-        return any(run["state"] in ("success", "failed") for run in runs)
-
-    wait_for(finished, "the scheduled run")
-    return runs[0]
-
-
-@pytest.fixture(scope="module")
-def backfilled(world: World, scheduled: dict[str, Any]) -> dict[str, Any]:
-    """A week's backfill as the documentation shows it, with its default flags, while a run is
-    triggered for today; then two of its days are cleared. It leaves out the day before
-    yesterday."""
-    api = world.airflow.api
-    yesterday = datetime.fromisoformat(scheduled["data_interval_start"])
-    with psycopg.connect(world.source) as session:
-        session.execute("UPDATE sensors.journal SET at = clock_timestamp() WHERE no <= 50")
-    first, last = (yesterday - timedelta(days=days) for days in (8, 2))
-    dates = ("--from-date", f"{first:%Y-%m-%d}", "--to-date", f"{last:%Y-%m-%d}")
-    world.airflow.run("backfill", "create", "--dag-id", "daily", *dates)
-    api.call(
-        "POST",
-        "dags/daily/dagRuns",
-        json={"logical_date": (yesterday + timedelta(hours=25)).isoformat()},
-    )
-    wait_for_runs(world, 9)
-    with psycopg.connect(world.source) as session:
-        session.execute("UPDATE sensors.readings SET value = 2")
-        session.execute("UPDATE sensors.journal SET at = clock_timestamp() WHERE no <= 10")
-    days = sorted(runs_of(world), key=lambda run: run["logical_date"])
-    for run in days[:2]:
-        path = f"dags/daily/dagRuns/{run['dag_run_id']}/clear"
-        api.call("POST", path, json={"dry_run": False})
-    wait_for_runs(world, 9)
-    return {"first": first, "cleared": days[1]["data_interval_end"], "yesterday": yesterday}
-
-
-def gaps_of_readings(world: World) -> list[MissingInterval]:
-    """What `loadsheet status` says no run has read."""
-    daily = load_pipeline(world.project / "pipelines" / "daily" / "pipeline.yml")
-    connections = {"warehouse": connection("warehouse", world.warehouse)}
-    status = warehouse_status(daily, connections.__getitem__)
-    return next(table.gaps for table in status.tables if table.name == "readings")
-
-
-def runs_of(world: World) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = world.airflow.api.call("GET", "dags/daily/dagRuns")["dag_runs"]
-    return found
-
-
-def wait_for_runs(world: World, count: int) -> None:
-    def have_ended() -> bool:
-        states = [run["state"] for run in runs_of(world)]
-        return len(states) == count and {"queued", "running"}.isdisjoint(states)
-
-    wait_for(have_ended, f"{count} runs", 400)
-
-
 def test_a_broken_spec_is_seen_beside_the_good_ones(world: World) -> None:
     (error,) = world.airflow.api.import_errors()
     assert (
@@ -321,6 +226,9 @@ def test_a_log_shows_what_was_read_and_stored_in_groups(world: World, second: Ru
         assert part in stored
     log = world.airflow.api.log(DAG_ID, second.run_id, "load.load_bookings")
     loaded = group(log, "Loaded into staging.bookings")
+    # Outside of the groups the result is there once. The operator repeated it, and so did the load.
+    (effect,) = re.findall(r"effect: (\d+ inserted, \d+ updated, \d+ deleted)", loaded)
+    assert re.sub(r"::group::.*?::endgroup::", "", log, flags=re.DOTALL).count(effect) == 1
     assert "effect: " in loaded and "watermark: 20" in loaded and "rate: " in loaded
     log = world.airflow.api.log(DAG_ID, second.run_id, "transform.transform_dim_airport")
     assert "dim_airport.sql" in group(log, "Building mart.dim_airport")
@@ -530,53 +438,6 @@ def test_no_secret_is_shown_anywhere(
     # password, not the login.
     leaks = {(place, secret) for place, secret in found if secret != shown.PLANTED}
     assert leaks <= {("Airflow's log", world.s3.access_key)}
-
-
-def test_a_scheduled_run_reads_its_own_interval(world: World, scheduled: dict[str, Any]) -> None:
-    assert (scheduled["state"], scheduled["run_type"]) == ("success", "scheduled")
-    bounds = scheduled["data_interval_start"], scheduled["data_interval_end"]
-    expected = ask(
-        world.source,
-        "SELECT at FROM sensors.readings WHERE at >= %s AND at < %s ORDER BY 1",
-        *bounds,
-    )
-    assert len(expected) == 4
-    assert ask(world.warehouse, "SELECT at FROM sensors.readings ORDER BY 1") == expected
-
-
-def test_a_backfill_ends_with_every_day_loaded(world: World, backfilled: dict[str, Any]) -> None:
-    """Its days run at the same time. They took the table from each other, and 6 of 7 failed."""
-    states = Counter(
-        (task.task_id, task.state)
-        for run in runs_of(world)
-        for task in world.airflow.api.tasks("daily", run["dag_run_id"])
-    )
-    assert {state for _, state in states} <= {"success", "skipped"}, states
-    assert {run["state"] for run in runs_of(world)} == {"success"}
-    assert states["load.load_readings", "success"] == 9
-    query = "SELECT at, value FROM sensors.readings WHERE at >= %s AND at < %s ORDER BY 1"
-    cleared = backfilled["first"], backfilled["cleared"]
-    assert len(ask(world.source, query, *cleared)) == 8
-    assert ask(world.warehouse, query, *cleared) == ask(world.source, query, *cleared)
-    query = "SELECT at FROM sensors.readings WHERE at >= %s AND at < %s ORDER BY 1"
-    week = backfilled["first"], backfilled["first"] + timedelta(days=7)
-    assert len(ask(world.source, query, *week)) == 28
-    assert ask(world.warehouse, query, *week) == ask(world.source, query, *week)
-    journal = "SELECT no, at FROM sensors.journal ORDER BY 1"
-    assert ask(world.warehouse, journal) == ask(world.source, journal)
-
-
-def test_the_command_that_the_status_shows_names_the_runs_of_the_gap(
-    world: World, backfilled: dict[str, Any]
-) -> None:
-    """As Airflow understands it; tests/core/test_gaps.py reads a gap."""
-    [missing] = gaps_of_readings(world)
-    left_out = backfilled["yesterday"] - timedelta(days=1)
-    assert (missing.gap.start, missing.gap.end) == (left_out, backfilled["yesterday"])
-    command, *arguments = shlex.split(str(missing.airflow))
-    assert command == "airflow"
-    shown = world.airflow.run(*arguments, "--dry-run").stdout
-    assert re.findall(r"\| (20\S+ \S+)", shown) == [str(left_out)]
 
 
 def run_everything(world: World) -> tuple[str, dict[str, dict[str | None, str]]]:

@@ -17,6 +17,7 @@ from minio import Minio
 from psycopg.conninfo import conninfo_to_dict
 
 from demo.airflow import Airflow
+from demo.flights import generate
 from demo.servers import PostgresServer, S3Server, SlackReceiver
 from loadsheet.connections.lookup import Connection
 from loadsheet.engine.execute import execute
@@ -221,6 +222,28 @@ class World:
             ("PATCH", "variables/loadsheet") if "loadsheet" in known else ("POST", "variables")
         )
         self.airflow.api.call(method, path, json=body)
+
+
+@contextmanager
+def flights_world(
+    folder: Path, home: Path, postgres: PostgresServer, s3: S3Server, bookings: int
+) -> Iterator[World]:
+    """Databases, Slack and an Airflow that has read the pipelines of a copied project. The source
+    has this many bookings, the warehouse is empty."""
+    names = ("flights_source", "warehouse", "airflow")
+    for name in names:
+        postgres.create_database(name)
+    generate(postgres.dsn("flights_source"), bookings)
+    project = copy_project(folder)
+    more = secrets_kept.environment(home, postgres, s3)
+    more["LOADSHEET_CACHE"] = str(home / "cache")
+    airflow = Airflow(home, project, postgres.dsn("airflow"), extra=more)
+    with SlackReceiver() as slack, airflow:
+        secrets_kept.add_connections(airflow, postgres, s3, slack)
+        airflow.wait_for_dag(DAG_ID)
+        yield World(project, postgres, s3, slack, airflow)
+    for name in names:
+        postgres.drop_database(name)
 
 
 def copy_project(folder: Path) -> Path:

@@ -324,3 +324,18 @@ def test_an_interval_reads_the_rows_of_the_lookback_before_it(
     project.in_source("INSERT INTO stamped VALUES (100, stamp('5 h 0.123456 s', 'microsecond'))")
     read_hours(project, 6)
     assert project.differences("stamped") == lost
+
+
+def test_readings_at_regular_times_are_read_with_their_interval_only(project: Project) -> None:
+    """The bucket of the last one before the interval ends where the interval begins."""
+    project.in_source(STAMPED)
+    project.spec(
+        {"stamped": {"incremental": {"cursor": "at", "by": "data_interval"}}}, schedule="@daily"
+    )
+    project.in_source(
+        "INSERT INTO stamped SELECT i, stamp(i || ' h', 'hour') FROM generate_series(-48, 30) i"
+    )
+    read_hours(project, 6)
+    assert project.in_warehouse("SELECT array_agg(id ORDER BY id) FROM staging.stamped") == [
+        ([6, 7, 8, 9, 10, 11],)
+    ]

@@ -1,0 +1,153 @@
+"""Data intervals in a real Airflow: the scheduler's own run, a week's backfill with its default
+flags, cleared days, and the command that reads what was left out."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from demo.servers import PostgresServer, S3Server
+from loadsheet.spec.pipeline_file import load_pipeline
+from loadsheet.status.models import MissingInterval
+from loadsheet.status.warehouse import warehouse_status
+from tests.airflow.world import World, ask, connection, flights_world, wait_for
+
+
+@pytest.fixture(scope="module")
+def world(
+    tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer, s3: S3Server
+) -> Iterator[World]:
+    """Airflow has read the pipelines."""
+    folders = tmp_path_factory.mktemp("project"), tmp_path_factory.mktemp("airflow")
+    with flights_world(*folders, postgres, s3, bookings=10) as world:
+        yield world
+
+
+@pytest.fixture(scope="module")
+def scheduled(world: World) -> dict[str, Any]:
+    """The run that the scheduler itself makes of a pipeline that reads by data interval."""
+    with psycopg.connect(world.source) as session:
+        session.execute(
+            "CREATE SCHEMA sensors"
+            " CREATE TABLE readings (at timestamptz PRIMARY KEY, value int)"
+            " CREATE TABLE journal (no int PRIMARY KEY, at timestamptz NOT NULL DEFAULT now())"
+        )
+        session.execute(
+            "INSERT INTO sensors.readings SELECT at, 1 FROM generate_series(date_trunc('day',"
+            " now(), 'UTC') - interval '9 days', now() + interval '1 day', interval '6 hours')"
+            " AS at"
+        )
+        session.execute("INSERT INTO sensors.journal SELECT generate_series(1, 100)")
+    world.airflow.api.unpause("daily")
+    runs: list[dict[str, Any]] = []
+
+    def finished() -> bool:
+        runs[:] = world.airflow.api.call("GET", "dags/daily/dagRuns")["dag_runs"]
+        return any(run["state"] in ("success", "failed") for run in runs)
+
+    wait_for(finished, "the scheduled run")
+    return runs[0]
+
+
+@pytest.fixture(scope="module")
+def backfilled(world: World, scheduled: dict[str, Any]) -> dict[str, Any]:
+    """A week's backfill as the documentation shows it, with its default flags, while a run is
+    triggered for today; then two of its days are cleared. It leaves out the day before
+    yesterday."""
+    api = world.airflow.api
+    yesterday = datetime.fromisoformat(scheduled["data_interval_start"])
+    with psycopg.connect(world.source) as session:
+        session.execute("UPDATE sensors.journal SET at = clock_timestamp() WHERE no <= 50")
+    first, last = (yesterday - timedelta(days=days) for days in (8, 2))
+    dates = ("--from-date", f"{first:%Y-%m-%d}", "--to-date", f"{last:%Y-%m-%d}")
+    world.airflow.run("backfill", "create", "--dag-id", "daily", *dates)
+    api.call(
+        "POST",
+        "dags/daily/dagRuns",
+        json={"logical_date": (yesterday + timedelta(hours=25)).isoformat()},
+    )
+    wait_for_runs(world, 9)
+    with psycopg.connect(world.source) as session:
+        session.execute("UPDATE sensors.readings SET value = 2")
+        session.execute("UPDATE sensors.journal SET at = clock_timestamp() WHERE no <= 10")
+    days = sorted(runs_of(world), key=lambda run: run["logical_date"])
+    for run in days[:2]:
+        path = f"dags/daily/dagRuns/{run['dag_run_id']}/clear"
+        api.call("POST", path, json={"dry_run": False})
+    wait_for_runs(world, 9)
+    return {"first": first, "cleared": days[1]["data_interval_end"], "yesterday": yesterday}
+
+
+def gaps_of_readings(world: World) -> list[MissingInterval]:
+    """What `loadsheet status` says no run has read."""
+    daily = load_pipeline(world.project / "pipelines" / "daily" / "pipeline.yml")
+    connections = {"warehouse": connection("warehouse", world.warehouse)}
+    status = warehouse_status(daily, connections.__getitem__)
+    return next(table.gaps for table in status.tables if table.name == "readings")
+
+
+def runs_of(world: World) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = world.airflow.api.call("GET", "dags/daily/dagRuns")["dag_runs"]
+    return found
+
+
+def wait_for_runs(world: World, count: int) -> None:
+    def have_ended() -> bool:
+        states = [run["state"] for run in runs_of(world)]
+        return len(states) == count and {"queued", "running"}.isdisjoint(states)
+
+    wait_for(have_ended, f"{count} runs", 400)
+
+
+def test_a_scheduled_run_reads_its_own_interval(world: World, scheduled: dict[str, Any]) -> None:
+    assert (scheduled["state"], scheduled["run_type"]) == ("success", "scheduled")
+    bounds = scheduled["data_interval_start"], scheduled["data_interval_end"]
+    expected = ask(
+        world.source,
+        "SELECT at FROM sensors.readings WHERE at >= %s AND at < %s ORDER BY 1",
+        *bounds,
+    )
+    assert len(expected) == 4
+    assert ask(world.warehouse, "SELECT at FROM sensors.readings ORDER BY 1") == expected
+
+
+def test_a_backfill_ends_with_every_day_loaded(world: World, backfilled: dict[str, Any]) -> None:
+    """Its days run at the same time. They took the table from each other, and 6 of 7 failed."""
+    states = Counter(
+        (task.task_id, task.state)
+        for run in runs_of(world)
+        for task in world.airflow.api.tasks("daily", run["dag_run_id"])
+    )
+    assert {state for _, state in states} <= {"success", "skipped"}, states
+    assert {run["state"] for run in runs_of(world)} == {"success"}
+    assert states["load.load_readings", "success"] == 9
+    query = "SELECT at, value FROM sensors.readings WHERE at >= %s AND at < %s ORDER BY 1"
+    cleared = backfilled["first"], backfilled["cleared"]
+    assert len(ask(world.source, query, *cleared)) == 8
+    assert ask(world.warehouse, query, *cleared) == ask(world.source, query, *cleared)
+    query = "SELECT at FROM sensors.readings WHERE at >= %s AND at < %s ORDER BY 1"
+    week = backfilled["first"], backfilled["first"] + timedelta(days=7)
+    assert len(ask(world.source, query, *week)) == 28
+    assert ask(world.warehouse, query, *week) == ask(world.source, query, *week)
+    journal = "SELECT no, at FROM sensors.journal ORDER BY 1"
+    assert ask(world.warehouse, journal) == ask(world.source, journal)
+
+
+def test_the_command_that_the_status_shows_names_the_runs_of_the_gap(
+    world: World, backfilled: dict[str, Any]
+) -> None:
+    """As Airflow understands it; tests/core/test_gaps.py reads a gap."""
+    [missing] = gaps_of_readings(world)
+    left_out = backfilled["yesterday"] - timedelta(days=1)
+    assert (missing.gap.start, missing.gap.end) == (left_out, backfilled["yesterday"])
+    command, *arguments = shlex.split(str(missing.airflow))
+    assert command == "airflow"
+    shown = world.airflow.run(*arguments, "--dry-run").stdout
+    assert re.findall(r"\| (20\S+ \S+)", shown) == [str(left_out)]
