@@ -143,8 +143,10 @@ def refusal_of(place: Place, error: Exception) -> Refusal | None:
 
 def _ask(place: Place, connections: Connections) -> Refusal | None:
     try:
+        # Not within the limit, which is the server's: to ask Airflow means to import it.
+        connection = connections(place.conn_id)
         with limited(f"connecting to {place}", _LONGEST_TRY):
-            _reach(place, connections(place.conn_id))
+            _reach(place, connection)
     except Exception as error:
         refusal = refusal_of(place, error)
         if refusal is None:

@@ -50,9 +50,10 @@ def add_source_lag(pipeline: Pipeline, connections: Connections, status: Pipelin
     tables = [table for table in status.tables if not table.lag_unknown]
     seconds = f"{_SOURCE_TIMEOUT.total_seconds():g} s"
     try:
+        connection = connections(pipeline.source.conn_id)
         with (
             limited("asking the source", _SOURCE_TIMEOUT),
-            connect_source(connections(pipeline.source.conn_id)) as session,
+            connect_source(connection) as session,
         ):
             status.source_clock = datetime.fromisoformat(begin_on_source(session))
             for table in tables:

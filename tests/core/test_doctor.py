@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from demo.servers import PostgresServer
+from loadsheet.connections.lookup import Connection
+from loadsheet.engine import preflight
 from loadsheet.engine.preflight import Place
 from loadsheet.preview import health
 from tests.core.shop import MART, SOURCE, TABLES
@@ -195,3 +198,19 @@ def test_a_project_is_examined_with_each_server_once(shop: Project) -> None:
     ]
     assert [each["pipeline"] for each in document["pipelines"]] == ["shop", "three", "two"]
     assert len(list(home.iterdir())) == 3
+
+
+def test_the_time_that_a_connection_takes_to_be_found_is_not_the_servers(
+    shop: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Importing Airflow took longer than the limit, and all three servers were said to be away."""
+    monkeypatch.setattr(health, "_LONGEST", timedelta(seconds=3))
+    monkeypatch.setattr(preflight, "_LONGEST_TRY", timedelta(seconds=3))
+
+    def find(conn_id: str) -> Connection:
+        time.sleep(4)
+        return shop.connections(conn_id)
+
+    place = Place(end="warehouse", conn_id="warehouse")
+    assert health.examine(place, find).answers
+    assert preflight.refused([place], find) == []
