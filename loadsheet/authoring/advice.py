@@ -167,6 +167,8 @@ def _fits_key(table: SourceTable, name: str) -> bool:
 
 def _cursor(table: SourceTable, facts: Facts, key: tuple[str, ...]) -> tuple[str | None, bool, str]:
     """The cursor or None, whether to append, and why."""
+    if table.beneath.why_late:
+        return None, False, table.beneath.why_late
     updated = _best_time(table, facts, _UPDATED)
     if updated and key:
         return updated, False, _because(table, facts, updated)

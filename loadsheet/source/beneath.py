@@ -16,11 +16,12 @@ from typing import Any
 import psycopg
 
 from loadsheet.errors import WorkError
+from loadsheet.source.late_rows import View, why_late
 
 # The relations of a view are read from its stored query, because pg_depend leaves out system
 # catalogs. Functions with an oid below 16384 (FirstNormalObjectId) are PostgreSQL's own: the
-# volatile ones, and those that tell the time (now, transaction_timestamp, statement_timestamp, and
-# of SQLVALUEFUNCTION the first nine), let rows appear that no transaction has written. So does
+# volatile ones, and those that tell the time (now, age, transaction_timestamp, statement_timestamp,
+# and of SQLVALUEFUNCTION the first nine), let rows appear that no transaction has written. So does
 # TABLESAMPLE. A user's own function or aggregate may read any table; a function may promise not to
 # (IMMUTABLE). `attached` are the transactions that attached the relation to its parents.
 _BELOW = r"""
@@ -43,9 +44,17 @@ SELECT oid, kind::text, string_agg(DISTINCT attached, ''), oid::regclass::text A
                 SELECT FROM regexp_matches(
                     ev_action::text, ':(?:(?:op)?funcid|aggfnoid) (\d+)', 'g') found
                 JOIN pg_proc f ON f.oid = found[1]::oid
-                WHERE provolatile = 'v' OR f.oid IN (1299, 2647, 2648)
+                WHERE provolatile = 'v' OR f.oid IN (1299, 1386, 2059, 2647, 2648)
                     OR (f.oid >= 16384 AND (provolatile = 's' OR prokind = 'a')))))
-        AS calls_functions
+        AS calls_functions,
+    (SELECT ev_action::text FROM pg_rewrite
+     WHERE ev_class = below.oid AND kind = 'v' AND ev_type = '1') AS action,
+    (SELECT json_object_agg(f.oid, CASE WHEN provolatile = 'i' THEN NULL
+        WHEN f.oid < 16384 THEN proname::text ELSE f.oid::regproc::text END)
+     FROM pg_proc f WHERE kind = 'v' AND f.oid IN (
+         SELECT found[1]::oid FROM pg_rewrite, regexp_matches(
+             ev_action::text, ':(?:op|elem)?funcid (\d+)', 'g') found
+         WHERE ev_class = below.oid AND ev_type = '1')) AS functions
 FROM below GROUP BY oid, kind ORDER BY oid
 """
 # Of two answers, one is the snapshot's and one is the present's: pg_relation_filenode does not look
@@ -71,6 +80,8 @@ class Beneath:
     why_untrusted: str = ""
     """Why writers of the relation cannot all be seen, for messages; empty where all leaves are
     plain tables."""
+    why_late: str = ""
+    """Why a row may appear long after it was written, for messages; empty where none can."""
     definition: str | None = None
     """A hash of which rows the views select; None where there is no view."""
 
@@ -83,11 +94,14 @@ def walk(session: psycopg.Connection[Any], oid: int, named: Collection[str]) -> 
     attached = []
     untrusted = []
     definitions = []
+    views: list[View] = []
     has_table = False
-    for leaf, kind, attached_by, name, is_system, definition, calls_functions in rows:
+    for leaf, kind, attached_by, name, is_system, definition, calls_functions, *query in rows:
         if kind == "v":
             columns = named if leaf == oid else None
             definitions.append(_rows_selected(definition, columns))
+            view = View(name, query[0], query[1] or {})
+            views.insert(0 if leaf == oid else len(views), view)
             if calls_functions:
                 untrusted.append(
                     f"view {name} calls functions, which may read other tables or the time"
@@ -110,6 +124,7 @@ def walk(session: psycopg.Connection[Any], oid: int, named: Collection[str]) -> 
         leaves=tuple(leaves),
         attached=tuple(attached),
         why_untrusted=untrusted[0] if untrusted else "",
+        why_late=why_late(views),
         definition=hashed,
     )
 

@@ -53,6 +53,7 @@ class Cursor:
         see them and no lookback makes up for that.
         """
         has_lookback = self._spec.lookback is not None
+        origins.refuse_late_rows(self._source, self._spec)
         # In one transaction, which costs less than one for each question. It ends before the wait
         # for others, who may wait for its lock on the table.
         with self._session.transaction():

@@ -107,6 +107,17 @@ def refuse_shifted(session: psycopg.Connection[Any], table: SourceTable, spec: I
         raise Refused(f"{table.relation}: {found} {way_on(spec)}") from None
 
 
+def refuse_late_rows(table: SourceTable, spec: Incremental) -> None:
+    """Raises Refused, with the ways on, where a row may appear long after it was written. A
+    lookback makes up for that; an interval has none."""
+    if not table.beneath.why_late or (spec.lookback is not None and spec.by == "watermark"):
+        return
+    raise Refused(
+        f"{table.relation}: {table.beneath.why_late}: read all rows in each run (remove"
+        f" incremental), or load what it reads and build it with a transform {way_on(spec)}"
+    )
+
+
 class _Shifted(Exception):
     """Why a cursor's values are not known to be the time or the number of writing."""
 

@@ -39,6 +39,7 @@ def refuse_appended_interval(source: SourceTable, mode: Mode) -> None:
 
 def refuse_unseen_writers(session: Session, source: SourceTable, spec: Incremental) -> None:
     """Raises Refused, with the way on, where a row may come late without being held back."""
+    origins.refuse_late_rows(source, spec)
     holdback.refuse_unseen_transactions(session, source, spec)
     sequences.refuse_disorder(session, source, spec, has_lookback=False)
     origins.refuse_shifted(session, source, spec)

@@ -48,6 +48,7 @@ TRUSTED = {
 FOREIGN = "is a foreign table"
 MATERIALIZED = "is a materialized view"
 FUNCTIONS = "view public.t calls functions, which may read other tables or the time"
+LATE = "a row may appear in view public.t with an old cursor, because it "
 UNTRUSTED = {
     "a foreign table": (
         "CREATE FOREIGN TABLE t (id int, at timestamptz) SERVER elsewhere",
@@ -75,35 +76,45 @@ UNTRUSTED = {
     "a materialized view in a subquery": (
         "CREATE MATERIALIZED VIEW m AS SELECT * FROM base;"
         "CREATE VIEW t AS SELECT * FROM base WHERE id IN (SELECT id FROM m)",
-        MATERIALIZED,
+        LATE + "has a sub-query",
     ),
     "a user's function": (
         "CREATE VIEW t AS SELECT * FROM base WHERE reads_a_table(id)",
-        FUNCTIONS,
+        LATE + "has a condition that calls public.reads_a_table",
     ),
     "a function in FROM": (
         "CREATE FUNCTION rows_of() RETURNS SETOF base STABLE LANGUAGE sql AS 'TABLE public.base';"
         "CREATE VIEW t AS SELECT * FROM rows_of()",
-        FUNCTIONS,
+        LATE + "has an entry of FROM that calls public.rows_of",
     ),
-    "the time": ("CREATE VIEW t AS SELECT * FROM base WHERE at < now()", FUNCTIONS),
+    "the time": ("CREATE VIEW t AS SELECT * FROM base WHERE at < now()", LATE),
     "the time of the standard": (
         "CREATE VIEW t AS SELECT * FROM base WHERE at < CURRENT_TIMESTAMP",
-        FUNCTIONS,
+        LATE,
     ),
-    "chance": ("CREATE VIEW t AS SELECT * FROM base WHERE random() < 0.5", FUNCTIONS),
+    "chance": ("CREATE VIEW t AS SELECT * FROM base WHERE random() < 0.5", LATE),
     "a share of the rows": (
         "CREATE VIEW t AS SELECT * FROM base TABLESAMPLE system (50)",
-        FUNCTIONS,
+        LATE,
     ),
     "a user's aggregate": (
         "CREATE FUNCTION step(bigint, int) RETURNS bigint STABLE LANGUAGE sql AS 'SELECT $1 + $2';"
         "CREATE AGGREGATE total(int) (SFUNC = step, STYPE = bigint, INITCOND = '0');"
         "CREATE VIEW t AS SELECT total(id)::int AS id, max(at) AS at FROM base",
-        FUNCTIONS,
+        LATE + "aggregates rows",
     ),
     "a sequence": (
         "CREATE SEQUENCE s; CREATE VIEW t AS SELECT base.* FROM base, s WHERE id < last_value",
+        LATE + "joins tables",
+    ),
+    "a function in a column": ("CREATE VIEW t AS SELECT *, reads_a_table(id) FROM base", FUNCTIONS),
+    "the time in a column": (
+        "CREATE VIEW t AS SELECT *, now() - at AS for_long FROM base",
+        FUNCTIONS,
+    ),
+    "the age in a column": ("CREATE VIEW t AS SELECT *, age(at) AS for_long FROM base", FUNCTIONS),
+    "a sequence alone": (
+        "CREATE SEQUENCE s; CREATE VIEW t AS SELECT last_value::int AS id, now() AS at FROM s",
         "public.s is no table",
     ),
     "no table": ("CREATE VIEW t AS SELECT 1 AS id, DATE '2026-01-01' AS at", "no table below it"),

@@ -104,13 +104,6 @@ KNOWN: dict[str, Case] = {
         " SELECT id + 1000, at FROM base",
         {},
     ),
-    "a left join": (A_VIEW + "SELECT b.id, b.at FROM base b LEFT JOIN base c USING (id)", {}),
-    "using": (
-        A_VIEW + "SELECT id, at FROM base JOIN (SELECT id, at FROM base) c USING (id, at)",
-        {},
-    ),
-    "grouped": (A_VIEW + "SELECT min(id) AS id, at FROM base GROUP BY at", {}),
-    "the latest": (A_VIEW + "SELECT DISTINCT ON (id) id, at FROM base ORDER BY id, at DESC", {}),
     "coalesce": (A_VIEW + "SELECT id, coalesce(changed, at) AS at FROM base", {}),
     "greatest": (A_VIEW + "SELECT id, greatest(at, changed) AS at FROM base", {}),
     "a day": (A_VIEW + "SELECT id, local::date AS at FROM base", {}),
@@ -131,12 +124,6 @@ KNOWN: dict[str, Case] = {
     ),
     "a domain that draws": (
         "CREATE SEQUENCE s; CREATE DOMAIN d AS bigint DEFAULT nextval('s');" + column("at d"),
-        {},
-    ),
-    "a join with another key": (
-        "CREATE TABLE v (id bigserial, at bigserial);"
-        "CREATE TABLE p (id bigserial, name text);"
-        "CREATE VIEW t AS SELECT v.id, v.at, p.name FROM v JOIN p ON p.id = v.id",
         {},
     ),
     "partitions of one clock": (
