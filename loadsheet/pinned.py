@@ -179,6 +179,13 @@ class PinnedSession(psycopg.Connection[Any]):
                     " to the server itself"
                 )
 
+    def prove_transactions(self) -> None:
+        """Raises where what is between here and the server does not keep a transaction together:
+        psycopg.Error of a pooler that says so, else Unavailable."""
+        # Several round trips, because all of `run_alone` is over before a pooler looks.
+        with self.snapshot():
+            self.fix_snapshot()
+
     @contextmanager
     def _within(self, begin: str) -> Iterator[None]:
         try:

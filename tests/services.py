@@ -6,7 +6,6 @@ Use `from tests.services import *` in a conftest.py. Nothing starts before a tes
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from minio import Minio
 
 from demo.servers import PostgresServer, S3Server, SlackReceiver
 from loadsheet.sqltest.embedded import MEMORY, memory_folder
-from tests.debian import PROGRAMS, DebianServer
+from tests.debian import PROGRAMS, VERSION, DebianServer
 from tests.project import Project
 
 __all__ = [
@@ -38,17 +37,13 @@ __all__ = [
 _ROOM = 4 << 30
 
 
-# Source and warehouse: 16, 18, or the 15 of Debian's packages.
-_VERSION = os.environ.get("LOADSHEET_POSTGRES", "16")
-
-
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     """One PostgreSQL server for the session; its files are in memory where the machine has room for
     them."""
     within = memory_folder(_ROOM)
-    if _VERSION != "debian":
-        server = PostgresServer(version=int(_VERSION), within=within)
+    if VERSION != "debian":
+        server = PostgresServer(version=int(VERSION), within=within)
     elif PROGRAMS.is_dir():
         server = DebianServer(within)
     else:

@@ -137,7 +137,11 @@ def _print(
         facts = ", ".join(_facts(health))
         _print_part(f"{health.place.end} {health.place.conn_id}: {facts}", health.remarks)
     for privileges in lacking:
-        facts = "lacks privileges" if privileges.remarks else "the roles have the privileges"
+        facts = "the roles have the privileges"
+        if any(remark.code == "preview" for remark in privileges.remarks):
+            facts = "its privileges could not be examined"
+        elif privileges.remarks:
+            facts = "lacks privileges"
         if privileges.others:
             plan = f"loadsheet plan {privileges.pipeline} --connect"
             facts += f"; `{plan}` shows {counted(privileges.others, 'other error')}"

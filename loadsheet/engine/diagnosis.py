@@ -1,7 +1,8 @@
 """What the exception of a driver or of the operating system means: its text without row data, its
 code, and its cause.
 
-`diagnose` is the entry; loadsheet/engine/causes.py and lake_causes.py have the tables of causes.
+`diagnose` is the entry; loadsheet/engine/causes.py, pooler_causes.py and lake_causes.py have the
+tables of causes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from xml.parsers.expat import errors as xml_errors
 
 import psycopg
 
-from loadsheet.engine import causes, lake_causes
+from loadsheet.engine import causes, lake_causes, pooler_causes
 from loadsheet.engine.causes import Cause
 from loadsheet.lake.failure import ANSWER, LakeFailed
 from loadsheet.redact import clean, message, on_one_line
@@ -116,16 +117,19 @@ def _database_error(error: psycopg.Error) -> Diagnosis | None:
     text = _on_one_line(_ERRNO.sub("", _HINTS.sub("", message(error))))
     code = error.sqlstate
     # Of a failed login or a lost connection, libpq passes on only the message.
-    if code is None and isinstance(error, psycopg.OperationalError):
-        code = causes.DISCONNECTED
-        if _CONNECTING.match(text):
-            code = causes.NOT_CONNECTED
+    is_known_by_text = code is None and isinstance(error, psycopg.OperationalError)
+    if is_known_by_text:
+        code = causes.NOT_CONNECTED if _CONNECTING.match(text) else causes.DISCONNECTED
+    if code is None:  # psycopg refused a call of ours
+        return None
+    of_pooler = pooler_causes.of_message(code, text)
+    if of_pooler:
+        return Diagnosis(text, f"SQLSTATE {code}", of_pooler)
+    if is_known_by_text:
         for login_code, pattern in causes.LOGIN_MESSAGES.items():
             if pattern.search(text):
                 code = login_code
                 break
-    if code is None:  # psycopg refused a call of ours
-        return None
     cause = causes.of_sqlstate(code, text)
     is_check = isinstance(error, psycopg.errors.CheckViolation)
     if is_check and error.diag.constraint_name is None:

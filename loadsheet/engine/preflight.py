@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -156,16 +157,16 @@ def _ask(place: Place, connections: Connections) -> Refusal | None:
 
 
 def _reach(place: Place, connection: Connection) -> None:
-    """Log in, and leave. Raises what the server or its driver raises."""
-    if place.end == "source":
-        connect_source(connection).close()
-    elif place.end == "warehouse":
-        connect_warehouse(connection).close()
-    else:
+    """Log in, and leave. Raises what the server, a pooler or the driver raises."""
+    if place.end == "lake":
         # The S3 client takes 60 ms to import.
         from loadsheet.lake.store import Lake
 
         Lake(connection, place.bucket).exists(place.prefix)
+        return
+    connect = connect_source if place.end == "source" else connect_warehouse
+    with closing(connect(connection)) as session:
+        session.prove_transactions()
 
 
 def _error(refusals: Sequence[Refusal]) -> LoadsheetError:

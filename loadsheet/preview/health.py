@@ -93,6 +93,7 @@ def _examine_database(health: Health, connection: Connection) -> None:
         health.version = session.info.parameter_status("server_version") or ""
         _add_tls(health, session, tls_version or "")
         _add_times(health, session)
+        session.prove_transactions()
         if health.place.end == "warehouse":
             _add_writing(health, standby, only_reads)
             if session.info.server_version < _OLDEST_WAREHOUSE:

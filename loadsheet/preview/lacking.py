@@ -37,7 +37,7 @@ def lacking_privileges(pipeline: Pipeline, connections: Connections) -> Lacking:
         text = str(error)
         if not isinstance(error, LoadsheetError):
             text = str(diagnose(error))
-        found.remarks.append(Remark(severity="error", code="privilege", message=text))
+        found.remarks.append(Remark(severity="error", code="preview", message=text))
         return found
     seen: set[str] = set()
     for preview in previews.values():

@@ -13,7 +13,7 @@ import pytest
 from demo.servers import S3Server
 from loadsheet.errors import Refused
 from loadsheet.sql.extensions import TYPES
-from tests.debian import PROGRAMS, DebianServer, has_extension
+from tests.debian import PROGRAMS, DebianServer, has_extension, has_vectors
 from tests.faults.scale import scaled
 from tests.project import Project
 
@@ -33,6 +33,8 @@ TABLES: dict[str, Any] = {"item": {"incremental": {"cursor": "at", "lookback": "
 
 @pytest.fixture
 def vectors(project: Project) -> Project:
+    if not has_vectors():
+        pytest.skip("pgvector is not installed for Debian's PostgreSQL 15")
     project.in_source(VECTOR)
     project.spec(TABLES)
     return project

@@ -254,10 +254,10 @@ def test_a_table_that_somebody_locks_is_not_known_and_no_error(shop: Project) ->
 
 def test_a_size_is_that_of_all_parts_and_of_what_is_stored_beside_them(shop: Project) -> None:
     shop.in_source(
-        "CREATE TABLE long (id int PRIMARY KEY, t text STORAGE EXTERNAL); INSERT INTO long SELECT"
-        " i, repeat('x', 99999) FROM generate_series(1, 20) i; CREATE TABLE base (id int); CREATE"
-        " TABLE child () INHERITS (base); INSERT INTO child SELECT generate_series(1, 5000); CREATE"
-        " VIEW seen AS SELECT * FROM long; ANALYZE"
+        "CREATE TABLE long (id int PRIMARY KEY, t text); ALTER TABLE long ALTER t SET STORAGE"
+        " EXTERNAL; INSERT INTO long SELECT i, repeat('x', 99999) FROM generate_series(1, 20) i;"
+        " CREATE TABLE base (id int); CREATE TABLE child () INHERITS (base); INSERT INTO child"
+        " SELECT generate_series(1, 5000); CREATE VIEW seen AS SELECT * FROM long; ANALYZE"
     )
     shop.spec({"long": None, "base": None, "seen": {"primary_key": "id"}})
     steps = plan(shop)["steps"]

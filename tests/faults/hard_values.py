@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from tests.debian import has_vectors
+
 TYPES = r"""
 CREATE TYPE mood AS ENUM ('sad', 'o''k', 'NULL', 'a,b', '{"x"}', 'ünï cødé');
 CREATE TYPE pair AS (a int, b text);
@@ -24,13 +26,14 @@ CREATE DOMAIN couple AS pair;
 CREATE TYPE floats AS RANGE (subtype = float8, multirange_type_name = many_floats);
 CREATE TYPE texts AS RANGE (subtype = text, collation = "C");
 CREATE DOMAIN positive AS int4range CHECK (lower(VALUE) > 0);
-CREATE EXTENSION vector;
 CREATE TYPE label;
 CREATE FUNCTION label_in(cstring) RETURNS label LANGUAGE internal IMMUTABLE STRICT AS 'textin';
 CREATE FUNCTION label_out(label) RETURNS cstring LANGUAGE internal IMMUTABLE STRICT AS 'textout';
 CREATE TYPE label (INPUT = label_in, OUTPUT = label_out, LIKE = text, DELIMITER = ';');
 CREATE TABLE "Some ""Table" (id int);
 """
+if has_vectors():
+    TYPES += "CREATE EXTENSION vector;"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,6 +303,7 @@ DOCUMENTS = [
             ),
         },
         lands="text",
+        shown="CAST({} AS text)",
     ),
 ]
 
@@ -408,10 +412,6 @@ MADE = [
     *_hard("many_floats", {"multirange made": "'{[-0,0.1],(1,2)}'"}, lands="text"),
     *_hard("texts", {"range of texts": """'["a,b","c"")")'"""}, lands="text"),
     *_hard("texts[]", {"array of ranges made": "ARRAY['[a,b]', 'empty']::texts[]"}, lands="text[]"),
-    *_hard("vector(3)", {"vector": "'[0.1,-0,1e-40]'"}, lands="text"),
-    *_hard("halfvec(2)", {"half vector": "'[1,65504]'"}, lands="text"),
-    *_hard("sparsevec(5)", {"sparse vector": "'{1:0.1,5:-2}/5'"}, lands="text"),
-    *_hard("vector[]", {"array of vectors": "ARRAY[vector '[1,2]', '[3]']"}, lands="text[]"),
     *_hard("label", {"type of an extension": r"E';,\n\"'"}, lands="text"),
     *_hard(
         "label[]",
@@ -434,6 +434,13 @@ MADE = [
     *_hard("tid", {"tid": "'(4294967295,65535)'"}, lands="text"),
     *_hard("aclitem[]", {"array of aclitems": "'{=r/pg_monitor}'"}, lands="text[]"),
     *_hard("refcursor", {"refcursor": "'a\"b'"}, lands="text"),
+]
+
+VECTORS = [
+    *_hard("vector(3)", {"vector": "'[0.1,-0,1e-40]'"}, lands="text"),
+    *_hard("halfvec(2)", {"half vector": "'[1,65504]'"}, lands="text"),
+    *_hard("sparsevec(5)", {"sparse vector": "'{1:0.1,5:-2}/5'"}, lands="text"),
+    *_hard("vector[]", {"array of vectors": "ARRAY[vector '[1,2]', '[3]']"}, lands="text[]"),
 ]
 
 RANGES = [
@@ -479,3 +486,5 @@ SHAPES = [
 ]
 
 HARD = [*NUMBERS, *TIMES, *TEXTS, *DOCUMENTS, *ARRAYS, *MADE, *RANGES, *SHAPES]
+if has_vectors():
+    HARD += VECTORS

@@ -286,16 +286,25 @@ listen_addr = 127.0.0.1
 listen_port = {listen}
 unix_socket_dir =
 auth_type = any
-pool_mode = transaction
-default_pool_size = {sessions}
-server_round_robin = 1
 """
+_DEFAULTS = {
+    "pool_mode": "transaction",
+    "default_pool_size": SESSIONS,
+    "server_round_robin": 1,
+}
 
 
 @contextlib.contextmanager
-def pgbouncer(server: str, sessions: int = SESSIONS) -> Iterator[int]:
-    """PgBouncer with its defaults, but for pool_mode=transaction, in front of `server`; its
-    port."""
+def pgbouncer(server: str, **settings: str | int) -> Iterator[int]:
+    """PgBouncer with its defaults, but for pool_mode=transaction and `settings`, in front of
+    `server`; its port."""
+    with restartable(server, **settings) as (port, _):
+        yield port
+
+
+@contextlib.contextmanager
+def restartable(server: str, **settings: str | int) -> Iterator[tuple[int, Callable[[], None]]]:
+    """As `pgbouncer`, and a call that stops it at once and starts it again."""
     assert PGBOUNCER
     url = urlsplit(server)
     home = scratch_folder("loadsheet-pgbouncer-")
@@ -308,23 +317,27 @@ def pgbouncer(server: str, sessions: int = SESSIONS) -> Iterator[int]:
             user=url.username,
             password=url.password,
             listen=port,
-            sessions=sessions,
         )
+        + "".join(f"{name} = {value}\n" for name, value in {**_DEFAULTS, **settings}.items())
     )
     own(home, server_user())
     own(configuration, server_user())
-    process = Supervised(
-        [PGBOUNCER, str(configuration)],
-        home / "log",
-        user=server_user(),
-        cwd=home,
-        remove=Path(home),
-    )
+    running: list[Supervised] = []
+
+    def start() -> None:
+        for process in running:
+            process.stop()
+        command = [PGBOUNCER or "", str(configuration)]
+        process = Supervised(command, home / "log", user=server_user(), cwd=home, remove=Path(home))
+        running[:] = [process]
+        process.wait_until(lambda: _answers(port), "PgBouncer", 30)
+
     try:
-        process.wait_until(lambda: _answers(port), "PgBouncer", 10)
-        yield port
+        start()
+        yield port, start
     finally:
-        process.stop()
+        for process in running:
+            process.stop()
         shutil.rmtree(home, ignore_errors=True)
 
 

@@ -4,17 +4,23 @@ of ours."""
 
 from __future__ import annotations
 
+import random
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import psycopg
 import pytest
 
 from loadsheet import postgres
 from loadsheet.cli.main import app
+from loadsheet.connections.lookup import Connection
 from loadsheet.deadline import watch
+from loadsheet.engine import extract
+from loadsheet.errors import LoadsheetError
 from loadsheet.pinned import PINNED, PinnedCursor, PinnedSession
 from loadsheet.postgres import connect_source, connect_warehouse
 from loadsheet.source import stream
@@ -22,7 +28,8 @@ from loadsheet.warehouse import turn
 from tests.byhand import ByHand
 from tests.faults.hostile import hostile
 from tests.faults.oracle import judge, violations
-from tests.faults.pooler import PGBOUNCER, SESSIONS, Pooler, pgbouncer, through
+from tests.faults.pooler import PGBOUNCER, SESSIONS, Pooler, pgbouncer, restartable, through
+from tests.faults.scale import scaled
 from tests.project import Project
 
 SOURCE = """
@@ -81,16 +88,26 @@ def pooled(project: Project, kind: str, sessions: int = SESSIONS) -> Iterator[Pr
         with Pooler(server, sessions=sessions) as pooler:
             yield _through(project, pooler.port)
     else:
-        with pgbouncer(server, sessions) as port:
+        with pgbouncer(server, default_pool_size=sessions) as port:
             yield _through(project, port)
 
 
-def _through(project: Project, port: int) -> Project:
-    return replace(
+def _through(project: Project, port: int, extra: Mapping[str, Any] | None = None) -> Project:
+    """The project by way of the pooler on `port`; its databases' connections have `extra`."""
+    behind = replace(
         project,
         source=through(port, project.source),
         warehouse=through(port, project.warehouse),
     )
+    if extra:
+        plain = behind.connections
+
+        def connections(conn_id: str) -> Connection:
+            found = plain(conn_id)
+            return found if conn_id == "lake" else replace(found, extra=dict(extra))
+
+        object.__setattr__(behind, "connections", connections)
+    return behind
 
 
 class Bystanders:
@@ -278,6 +295,167 @@ def test_a_function_below_a_view_cannot_make_the_source_writable(project: Projec
         with session.transaction():
             assert session.execute("SELECT id FROM public.trap").fetchall() == [(0,)]
     assert project.in_source("SELECT count(*) FROM victim") == [(0,)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limit:
+    """What PgBouncer is told, and what a run then says. `waits` holds up the extraction for three
+    seconds while it holds the snapshot; `beside` is what another client of the pool does."""
+
+    settings: dict[str, str | int]
+    says: str
+    may_pass: bool = True
+    spec: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+    waits: bool = False
+    beside: str = ""
+
+
+SLOW = {"slow": {"primary_key": "id"}}
+LIMITS = {
+    "pool_mode=statement": Limit(
+        settings={"pool_mode": "statement"}, says="set pool_mode=transaction", may_pass=False
+    ),
+    "options": Limit(
+        settings={},
+        extra={"options": "-c lock_timeout=5min"},
+        says="add it to ignore_startup_parameters",
+        may_pass=False,
+    ),
+    "query_timeout": Limit(settings={"query_timeout": 1}, spec=SLOW, says="set query_timeout to 0"),
+    "idle_transaction_timeout": Limit(
+        settings={"idle_transaction_timeout": 1},
+        waits=True,
+        says="set idle_transaction_timeout to 0",
+    ),
+    "query_wait_timeout": Limit(
+        settings={"default_pool_size": 1, "query_wait_timeout": 1},
+        beside="SELECT",
+        says="raise default_pool_size",
+    ),
+    "max_client_conn": Limit(
+        settings={"max_client_conn": 1}, beside="SELECT", says="raise the limit that the message"
+    ),
+}
+REAL = pytest.mark.skipif(PGBOUNCER is None, reason="PgBouncer is not installed here")
+
+
+@REAL
+@pytest.mark.parametrize("name", LIMITS)
+def test_a_limit_of_pgbouncer_fails_with_what_to_change_there_and_without_it_all_rows_arrive(
+    project: Project, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    limit = LIMITS[name]
+    project.in_source(
+        "CREATE TABLE few (id int PRIMARY KEY, f float8); INSERT INTO few SELECT n, n / 7::float8"
+        " FROM generate_series(1, 50) n; CREATE VIEW slow AS SELECT id, f, pg_sleep(3)::text AS p"
+        " FROM few WHERE id = 1"
+    )
+    tables = limit.spec or {"few": None}
+    project.spec(tables, tasks={"retries": 0})
+    with ExitStack() as block:
+        if limit.waits:
+            waiting = block.enter_context(pytest.MonkeyPatch.context())
+            waiting.setattr(extract, "reach", wait_at_the_snapshot)
+        port = block.enter_context(pgbouncer(project.source, **limit.settings))
+        behind = _through(project, port, limit.extra)
+        if limit.beside:
+            other = block.enter_context(psycopg.connect(behind.source))
+            other.execute(limit.beside)  # its transaction stays open
+        failures = [r.result for r in behind.run().values() if isinstance(r.result, Exception)]
+        assert failures
+        for failure in failures:
+            assert limit.says in str(failure), failure
+            assert isinstance(failure, LoadsheetError) and failure.retryable == limit.may_pass
+    assert project.in_warehouse("SELECT to_regclass('staging.few')") == [(None,)]
+    with pooled(project, "pgbouncer") as behind:
+        behind.succeed()
+    assert not any(judge(project, table) for table in tables)
+
+
+def wait_at_the_snapshot(point: str) -> None:
+    if point == "extract.snapshot":
+        time.sleep(3)
+
+
+@REAL
+def test_before_a_run_and_by_the_doctor_a_pooler_that_keeps_no_transaction_is_refused(
+    project: Project,
+) -> None:
+    project.in_source("CREATE TABLE few (id int PRIMARY KEY)")
+    project.spec({"few": None})
+    with pgbouncer(project.source, pool_mode="statement") as port:
+        behind = _through(project, port)
+        for words in (("doctor",), ("run", "shop"), ("plan", "--connect", "shop")):
+            done = behind.cli(*words)
+            assert done.returncode == 1
+            said = done.stdout + done.stderr
+            assert "PgBouncer has pool_mode=statement" in said, said
+            assert "retry 1" not in said and "lacks privileges" not in said, said
+
+
+LASTING = {
+    "one session": {"default_pool_size": 1},
+    "two sessions": {"default_pool_size": 2, "server_reset_query": ""},
+    "sessions that live a moment": {"server_lifetime": 1, "server_idle_timeout": 1},
+    "clients that may not idle": {"client_idle_timeout": 1},
+    "one session for each client": {"pool_mode": "session"},
+}
+
+
+@REAL
+@pytest.mark.parametrize(
+    "name", scaled(["two sessions", "clients that may not idle"], list(LASTING))
+)
+def test_whatever_the_size_and_age_of_the_pool_rows_arrive(
+    project: Project, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(stream, "_LEAST_BYTES", 64 << 10)
+    monkeypatch.setitem(postgres.NETWORK, "connect_timeout", 2)
+    monkeypatch.setattr(extract, "reach", wait_at_the_snapshot)
+    begin(project)
+    with pgbouncer(project.source, **LASTING[name]) as port:
+        behind = _through(project, port)
+        behind.succeed()
+        project.in_source("UPDATE visit SET f = f + 0.1, at = now() WHERE id < 20")
+        behind.succeed()
+    assert not any(judge(project, table) for table in TABLES)
+    assert violations(project) == []
+
+
+@REAL
+def test_pgbouncer_restarted_at_any_moment_of_a_run_loses_and_doubles_nothing(
+    project: Project, chance: random.Random, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "_LEAST_BYTES", 64 << 10)
+    begin(project)
+    with restartable(project.source) as (port, restart):
+        behind = _through(project, port)
+        began = time.monotonic()
+        behind.succeed()
+        usual = time.monotonic() - began
+        failed = 0
+        for _ in range(scaled(3, 40)):
+            project.in_source("UPDATE visit SET f = f + 0.1, at = now() WHERE id < 20")
+            project.in_source("UPDATE large SET f = f + 0.1 WHERE id < 20000")
+            project.in_source(
+                "INSERT INTO log (f) SELECT n / 7::float8 FROM generate_series(1, 9) n"
+            )
+            stop = threading.Timer(chance.uniform(0, usual), restart)
+            stop.start()
+            results = behind.run()
+            stop.join()
+            for result in results.values():
+                if isinstance(result.result, Exception):
+                    assert isinstance(result.result, LoadsheetError), result.result
+                    assert result.result.retryable, result.result
+                    failed += 1
+            if chance.random() < 0.5:
+                behind.succeed()
+        behind.succeed()
+    print(f"{failed} steps failed")
+    assert not any(judge(project, table) for table in TABLES)
+    assert violations(project) == []
 
 
 def test_a_pool_without_a_further_session_has_a_large_table_read_in_one(

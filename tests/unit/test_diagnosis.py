@@ -80,6 +80,69 @@ def test_every_class_is_tried_here_and_tells_the_reason_and_the_next_step() -> N
         assert cause.why[0].isupper() and cause.why[-1] != "." and cause.next[-1] != "."
 
 
+POOLERS = [
+    ("transaction blocks not allowed in statement pooling mode", False, "pool_mode=transaction"),
+    ("FATAL:  unsupported startup parameter: options", False, "ignore_startup_parameters"),
+    ("unsupported startup parameter in options: jit", False, "ignore_startup_parameters"),
+    ("FATAL:  SSL required", False, "sslmode"),
+    ("query_wait_timeout", True, "raise default_pool_size"),
+    ("query_timeout", True, "set query_timeout to 0"),
+    ("query timeout", True, "set query_timeout to 0"),
+    ("idle transaction timeout", True, "set idle_transaction_timeout to 0"),
+    ("idle_transaction_timeout", True, "set idle_transaction_timeout to 0"),
+    ("transaction timeout", True, "set transaction_timeout to 0"),
+    ("client_idle_timeout", True, "raise client_idle_timeout"),
+    ("FATAL:  no more connections allowed (max_client_conn)", True, "raise the limit"),
+    ("client connections exceeded (max_db_client_connections)", True, "raise the limit"),
+    ("client_login_timeout (server down)", True, "host, port and login in PgBouncer"),
+    (
+        "server login has been failing, try again later (server_login_retry)",
+        True,
+        "host, port and login in PgBouncer",
+    ),
+    (
+        "server login has been failing, cached error: password authentication failed for user"
+        ' "ada" (server_login_retry)',
+        True,
+        "host, port and login in PgBouncer",
+    ),
+    ("server conn crashed?", True, "this server runs"),
+    ('database "shop" is disabled', True, "check that it runs"),
+    ("server shutting down", True, "check that it runs"),
+    ("bouncer config error", True, "correct its configuration"),
+]
+"""What PgBouncer says, whether it may pass, and words of the next step."""
+
+
+@pytest.mark.parametrize(("words", "passes", "advice"), POOLERS)
+def test_a_pooler_s_message_tells_what_to_change_in_the_pooler(
+    words: str, passes: bool, advice: str
+) -> None:
+    in_session = psycopg.errors.ProtocolViolation(words)
+    at_login = psycopg.OperationalError(f"connection failed: {words}")
+    for error in (in_session, at_login):
+        found = diagnose(error)
+        assert found and "PgBouncer" in found.cause.why
+        assert (found.cause.retryable, found.cause.is_login) == (passes, False)
+        assert advice in found.cause.next
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("terminating connection due to transaction timeout", "25P04"),
+        ("the database system is shutting down", "57P03"),
+        ("canceling statement due to statement timeout", "57014"),
+        ("syntax error at or near query_timeout", "42601"),
+    ],
+)
+def test_the_same_words_of_postgresql_are_not_taken_for_a_pooler_s(words: str, code: str) -> None:
+    error = psycopg.DatabaseError(words)
+    error.sqlstate = code
+    found = diagnose(error)
+    assert found and "PgBouncer" not in found.cause.why
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
     [
