@@ -239,6 +239,13 @@ _CONFLICT_WITH_RECOVERY = Cause(
     " max_standby_archive_delay) there above the time that the largest table takes to read; or read"
     " from the primary",
 )
+# It has the SQLSTATE of any privilege that is missing, and no GRANT removes it.
+_ROW_SECURITY = re.compile("row-level security")
+_ROWS_HIDDEN = Cause(
+    False,
+    "Row level security would hide rows from the role, and a load must see all of them",
+    "give the role BYPASSRLS, or read as the table's owner; `loadsheet doctor` prints the line",
+)
 NOT_CONNECTED, DISCONNECTED = "08001", "08006"
 
 LOCAL_FULL = Cause(True, "The disk of this machine is full", FULL)
@@ -263,6 +270,8 @@ def of_sqlstate(code: str, text: str = "") -> Cause:
     message `text` tells apart what has one code."""
     if _RECOVERY.search(text):
         return _CONFLICT_WITH_RECOVERY
+    if code == "42501" and _ROW_SECURITY.search(text):
+        return _ROWS_HIDDEN
     if code == "28000":
         for pattern, cause in _LOGIN_CAUSES:
             if pattern.search(text):

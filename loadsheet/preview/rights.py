@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import psycopg
+
+from loadsheet import redact
 from loadsheet.postgres import Session
-from loadsheet.preview.models import StepPreview
+from loadsheet.preview.models import End, StepPreview
+from loadsheet.source import access
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline, Transform
 from loadsheet.sql.grants import grant, grant_membership, grant_schema, grant_select
-from loadsheet.sql.text import Relation, ident
+from loadsheet.sql.text import Relation, ident, idents
 from loadsheet.warehouse import tables
 from loadsheet.warehouse.externals import relations_of_others
 
@@ -71,7 +75,32 @@ def may_read(preview: StepPreview, session: Session, source: SourceTable) -> boo
     if grants:
         message = f"role {role} may not read {relation}"
         preview.add_error("privilege", message, " ".join(grants), "source")
-    return not grants
+        return False
+    names = [column.name for column in source.columns]
+    return source.is_table or _accepts_query(preview, session, relation, names, "source")
+
+
+def _accepts_query(
+    preview: StepPreview,
+    session: Session,
+    relation: Relation,
+    columns: Iterable[str],
+    end: End,
+) -> bool:
+    """Whether the server accepts a query of the relation: it answers for all that is below a view,
+    and for row level security."""
+    try:
+        session.execute(f"EXPLAIN SELECT {idents(columns)} FROM {relation.sql}")
+    except psycopg.errors.InsufficientPrivilege as error:
+        row = session.execute("SELECT to_regclass(%s)::oid", (relation.sql,)).fetchone()
+        oid = row[0] if row else 0
+        obstacles = access.hidden_rows(session, oid) + access.forbidden_below(session, oid)
+        whats = [obstacle.what for obstacle in obstacles] or [redact.message(error)]
+        fixes = " ".join(dict.fromkeys(obstacle.fix for obstacle in obstacles))
+        text = f"{relation} cannot be read: {'; '.join(whats)}"
+        preview.add_error("privilege", text, fixes, end)
+        return False
+    return True
 
 
 def may_read_inputs(
@@ -88,8 +117,11 @@ def may_read_inputs(
     # A list, so that the plan shows all missing privileges and not only the first.
     allowed = [has_privileges(preview, session, relation, ("SELECT",)) for relation in inputs]
     for relation in relations_of_others(session, pipeline, spec):
-        allowed.append(may_use_schema(preview, session, relation.schema))
-        allowed.append(has_privileges(preview, session, relation, ("SELECT",)))
+        may_read_it = may_use_schema(preview, session, relation.schema)
+        may_read_it &= has_privileges(preview, session, relation, ("SELECT",))
+        if may_read_it:
+            may_read_it = _accepts_query(preview, session, relation, (), "warehouse")
+        allowed.append(may_read_it)
     return all(allowed)
 
 

@@ -16,6 +16,7 @@ from loadsheet.pinned import PinnedSession
 from loadsheet.postgres import connect_source, connect_warehouse
 from loadsheet.preview.models import StepPreview
 from loadsheet.redact import message
+from loadsheet.source.access import RowsHidden
 from loadsheet.spec.models import Pipeline
 
 _log = logging.getLogger(__name__)
@@ -69,6 +70,8 @@ def ask(preview: StepPreview, code: str, question: Callable[[], Any]) -> Any:
     """
     try:
         return question()
+    except RowsHidden as error:
+        preview.add_error("privilege", str(error), error.fix, "source")
     except LoadsheetError as error:
         preview.add_error(code, str(error))
     except UNANSWERED:

@@ -12,6 +12,7 @@ from psycopg.rows import dict_row
 
 from loadsheet.errors import Refused
 from loadsheet.names import did_you_mean
+from loadsheet.source.access import refuse_hidden_rows
 from loadsheet.source.beneath import Beneath, walk
 from loadsheet.source.fitness import refuse_unfit
 from loadsheet.source.table import Nature, SourceTable
@@ -86,8 +87,7 @@ ORDER BY place
 """
 _RELATION = """
 SELECT c.oid, relkind IN ('r', 'p'), relkind <> 'r' OR relhassubclass OR c.oid < 16384,
-    row_security_active(c.oid),
-    quote_ident(current_user)
+    relkind = 'v' OR relrowsecurity
 FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
 WHERE nspname = %s AND relname = %s AND relkind IN ('r', 'p', 'v', 'm', 'f')
 """
@@ -144,12 +144,9 @@ def describe(
     row = session.execute(_RELATION, (schema, table.name)).fetchone()
     if not row:
         raise _missing(session, relation, last)
-    oid, is_table, has_parts, hides_rows, role = row
-    if hides_rows:
-        raise Refused(
-            f"{relation} has row security, and role {role} would see only some of its rows: run"
-            f" ALTER ROLE {role} BYPASSRLS; or read as the table's owner"
-        )
+    oid, is_table, has_parts, may_hide_rows = row
+    if may_hide_rows:
+        refuse_hidden_rows(session, relation, oid)
     with session.cursor(row_factory=dict_row) as cursor:
         rows = cursor.execute(_COLUMNS, {"oid": oid}).fetchall()
     catalog_key = tuple(row[0] for row in session.execute(_KEY, {"oid": oid}))

@@ -16,6 +16,8 @@ from loadsheet.connections.lookup import Connection
 from loadsheet.engine import preflight
 from loadsheet.engine.preflight import Place
 from loadsheet.preview import health
+from loadsheet.preview.lacking import lacking_privileges
+from loadsheet.spec.pipeline_file import load_pipeline
 from tests.core.shop import MART, SOURCE, TABLES
 from tests.project import Project, fetch
 
@@ -214,3 +216,98 @@ def test_the_time_that_a_connection_takes_to_be_found_is_not_the_servers(
     place = Place(end="warehouse", conn_id="warehouse")
     assert health.examine(place, find).answers
     assert preflight.refused([place], find) == []
+
+
+HIDDEN = """
+CREATE TABLE owned (id int PRIMARY KEY); ALTER TABLE owned ENABLE ROW LEVEL SECURITY;
+CREATE TABLE forced (id int PRIMARY KEY); ALTER TABLE forced ENABLE ROW LEVEL SECURITY;
+ALTER TABLE forced FORCE ROW LEVEL SECURITY;
+CREATE TABLE plain (id int PRIMARY KEY); CREATE TABLE part (LIKE plain) PARTITION BY LIST (id);
+CREATE TABLE part_1 PARTITION OF part DEFAULT; ALTER TABLE part_1 ENABLE ROW LEVEL SECURITY;
+CREATE POLICY first ON owned USING (id = 1); CREATE POLICY first ON forced USING (id = 1);
+INSERT INTO owned VALUES (1), (2); INSERT INTO forced VALUES (1), (2); INSERT INTO plain VALUES (1);
+INSERT INTO part VALUES (1), (2);
+CREATE FUNCTION secret(int) RETURNS int LANGUAGE sql IMMUTABLE RETURN $1 + 1;
+REVOKE ALL ON FUNCTION secret FROM PUBLIC;
+"""
+
+
+@pytest.mark.parametrize(
+    ("made", "fix"),
+    [
+        ("CREATE VIEW seen AS SELECT * FROM plain", ""),
+        ("CREATE VIEW seen AS SELECT * FROM owned", ""),  # as the superuser, its owner
+        ("CREATE VIEW seen AS SELECT * FROM part", ""),
+        ("CREATE VIEW seen AS SELECT * FROM plain; ALTER VIEW seen OWNER TO {other}", "GRANT"),
+        ("CREATE VIEW seen AS SELECT * FROM owned; ALTER VIEW seen OWNER TO {other}", "BYPASSRLS"),
+        ("CREATE VIEW seen WITH (security_invoker) AS SELECT * FROM plain", "GRANT"),
+        ("CREATE VIEW seen WITH (security_invoker) AS SELECT * FROM owned", "BYPASSRLS"),
+        ("CREATE VIEW seen WITH (security_invoker = on) AS SELECT * FROM forced", "BYPASSRLS"),
+        ("CREATE VIEW seen WITH (security_invoker = off) AS SELECT * FROM forced", ""),
+        (
+            "CREATE VIEW below WITH (security_invoker) AS SELECT * FROM owned;"
+            "CREATE VIEW seen AS SELECT * FROM below",
+            "BYPASSRLS",
+        ),
+        ("CREATE VIEW seen AS SELECT secret(id) AS id FROM plain", "GRANT EXECUTE"),
+        ("ALTER TABLE owned RENAME TO seen", "BYPASSRLS"),
+        ("ALTER TABLE part RENAME TO seen", ""),
+        ("ALTER TABLE owned RENAME TO seen; ALTER TABLE seen OWNER TO {role}", ""),
+        ("ALTER TABLE forced RENAME TO seen; ALTER TABLE seen OWNER TO {role}", "BYPASSRLS"),
+    ],
+)
+def test_what_a_role_sees_only_in_part_is_named_with_its_line(
+    shop: Project, postgres: PostgresServer, made: str, fix: str
+) -> None:
+    """Each line is run as it is printed, until the doctor is content: then all rows are loaded.
+    Before, all of these but GRANTs on the table itself were counted as `other errors`."""
+    owner = shop.source
+    role, other = f"low_{os.urandom(4).hex()}", f"other_{os.urandom(4).hex()}"
+    fetch(owner, f"CREATE ROLE {role} LOGIN PASSWORD 'x'; CREATE ROLE {other}" + ";" + HIDDEN)
+    fetch(owner, made.format(role=role, other=other))
+    fetch(owner, f"GRANT SELECT ON seen TO {role}")
+    expected = 1 if "FROM plain" in made else 2
+    shop.source = owner.replace(f"loadsheet:{postgres.password}", f"{role}:x")
+    shop.spec({"seen": {"mode": "replace"}})
+    fixes: list[str] = []
+    while lacking := lacking_lines(shop):
+        # What is refused is never loaded in part.
+        assert shop.run()["extract.extract_seen"].state == "failed"
+        assert len(fixes) < 4
+        fixes += lacking
+        fetch(owner, lacking[0])
+    assert (fix in " ".join(fixes)) if fix else fixes == []
+    shop.succeed()
+    assert shop.in_warehouse("SELECT count(*) FROM staging.seen") == [(expected,)]
+
+
+def lacking_lines(shop: Project) -> list[str]:
+    """The lines that the doctor prints for the pipeline; it has nothing else to say."""
+    file = shop.folder / "pipelines" / shop.name / "pipeline.yml"
+    found = lacking_privileges(load_pipeline(file), shop.connections)
+    assert found.others == 0
+    return [remark.fix for remark in found.remarks]
+
+
+def test_a_table_of_others_in_the_warehouse_is_examined_as_well(
+    shop: Project, postgres: PostgresServer
+) -> None:
+    owner, role = shop.warehouse, f"low_{os.urandom(4).hex()}"
+    fetch(owner, f"CREATE ROLE {role} LOGIN PASSWORD 'x'")
+    database = owner.rpartition("/")[2]
+    fetch(
+        owner,
+        f"CREATE SCHEMA elsewhere; CREATE TABLE elsewhere.rates AS SELECT 1 AS rate;"
+        f" ALTER TABLE elsewhere.rates ENABLE ROW LEVEL SECURITY;"
+        f" GRANT USAGE ON SCHEMA elsewhere TO {role}; GRANT SELECT ON elsewhere.rates TO {role};"
+        f" GRANT CREATE ON DATABASE {database} TO {role}",
+    )
+    marts = {"rated": "SELECT rate FROM elsewhere.rates"}
+    shop.spec(TABLES, marts, external=["elsewhere.*"])
+    shop.warehouse = owner.replace(f"loadsheet:{postgres.password}", f"{role}:x")
+    assert shop.run()["transform.transform_rated"].state == "failed"
+    (fix,) = lacking_lines(shop)
+    assert fix == f'ALTER ROLE "{role}" BYPASSRLS;'
+    fetch(owner, fix)
+    assert lacking_lines(shop) == []
+    shop.succeed()

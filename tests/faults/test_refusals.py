@@ -264,7 +264,11 @@ def test_a_role_that_sees_only_some_rows_is_refused(project: Project, wire: str)
     )
     assert_refused(
         project,
-        {"t": f"BYPASSRLS.*|{role}", "plain": "row security", "through": "row-level security"},
+        {
+            "t": f"BYPASSRLS.*|{role}",
+            "plain": "row level security",
+            "through": "row level security",
+        },
     )
     project.source = everything
     project.in_source(f"ALTER ROLE {role} BYPASSRLS")
