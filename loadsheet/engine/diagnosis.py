@@ -18,7 +18,7 @@ import psycopg
 
 from loadsheet.engine import causes, lake_causes, pooler_causes
 from loadsheet.engine.causes import Cause
-from loadsheet.lake.failure import ANSWER, LakeFailed
+from loadsheet.lake.failure import ANSWER, LakeFailed, NotOfS3
 from loadsheet.redact import clean, message, on_one_line
 
 # Files that are missing or forbidden stay so; every other failure of the operating system may pass.
@@ -148,7 +148,10 @@ def _refused_request(error: LakeFailed) -> Diagnosis | None:
     if isinstance(answer, ParseError) and answer.code in _ENDED_EARLY:
         return Diagnosis(f"{on_one_line(error.request)}: {answer}", "", lake_causes.DAMAGED)
     if diagnosis is None:
-        return Diagnosis("the answer is not an S3 answer", "", lake_causes.NOT_S3)
+        text = "the answer is not an S3 answer"
+        if isinstance(answer, NotOfS3):
+            text = str(answer)
+        return Diagnosis(text, "", lake_causes.NOT_S3)
     if not diagnosis.code:
         return diagnosis
     return replace(diagnosis, text=f"{on_one_line(error.request)}: {diagnosis.text}")

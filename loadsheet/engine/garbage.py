@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import defaultdict
 from collections.abc import Iterable
@@ -17,7 +16,7 @@ from loadsheet.errors import InputError, WorkError
 from loadsheet.lake import garbage
 from loadsheet.lake.failure import LakeFailed
 from loadsheet.lake.garbage import Attempt, CommittedLoad, TableRecord, Verdict
-from loadsheet.lake.manifest import load_prefix
+from loadsheet.lake.manifest import LONGEST_MANIFEST, document, load_prefix
 from loadsheet.lake.store import Lake, StoredObject, is_refused
 from loadsheet.postgres import Session
 from loadsheet.spec.models import Pipeline
@@ -236,10 +235,10 @@ def _refuse_without_ledger(pipeline: Pipeline, lake: Lake, tables: list[str]) ->
 
 def _owner(lake: Lake, attempt: Attempt) -> tuple[str, str] | None:
     """Pipeline and table in the attempt's manifest; None when it cannot be read."""
-    stored = lake.get(attempt.manifest or "", attempt.manifest_version or None)
+    stored = lake.get(attempt.manifest or "", LONGEST_MANIFEST, attempt.manifest_version or None)
     try:
-        document = json.loads(stored or b"")
-        return str(document["pipeline"]), str(document["table"])
+        manifest = document(stored or b"")
+        return str(manifest["pipeline"]), str(manifest["table"])
     except (ValueError, KeyError, TypeError):
         return None
 

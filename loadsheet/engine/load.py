@@ -11,7 +11,7 @@ import psycopg
 
 from loadsheet.engine import details
 from loadsheet.failpoints import reach
-from loadsheet.lake.manifest import read_manifest
+from loadsheet.lake.manifest import LONGEST_MANIFEST, read_manifest
 from loadsheet.lake.parts import Progress
 from loadsheet.lake.store import Lake
 from loadsheet.outcome import Outcome
@@ -85,7 +85,8 @@ def _commit(
         return committed
     # The ledger decides which attempt is valid: the lake may hold manifests of earlier ones.
     sealed = fence.sealed_attempt(session, pipeline.name, table.name, target, load_id)
-    manifest = read_manifest(lake.get(sealed.manifest), sealed.manifest, sealed.sha256)
+    stored = lake.get(sealed.manifest, LONGEST_MANIFEST)
+    manifest = read_manifest(stored, sealed.manifest, sealed.sha256)
     reach("load.manifest_read")
     started = time.monotonic()
     result = load_manifest(session, lake, manifest, sealed.manifest, target, table, progress)

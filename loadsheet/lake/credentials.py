@@ -19,6 +19,7 @@ from urllib3.exceptions import HTTPError
 
 from loadsheet.connections.s3 import Role, S3Settings
 from loadsheet.errors import ConnectionMissing, LoadsheetError, Refused, Unavailable
+from loadsheet.lake.http import with_limits
 from loadsheet.lake.sdk import (
     AWSConfigProvider,
     Credentials,
@@ -102,7 +103,7 @@ def _base(
     direct = urllib3.PoolManager(
         timeout=_METADATA_SECONDS, retries=urllib3.Retry(total=1, backoff_factor=0.2)
     )
-    return "the instance's role", IamAwsProvider(http_client=direct)
+    return "the instance's role", IamAwsProvider(http_client=with_limits(direct))
 
 
 def _credentials_file(environ: Mapping[str, str]) -> Path:

@@ -19,3 +19,8 @@ class LakeFailed(Exception):
         self.code = code
         self.request = f"{action} on {resource} by {principal}"
         super().__init__(self.request)
+
+
+class NotOfS3(ValueError):
+    """No S3 server answers so; the message says why. It is no error of the network: urllib3 does
+    not ask again."""

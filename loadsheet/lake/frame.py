@@ -17,13 +17,14 @@ import psycopg
 import pyarrow as pa
 import pyarrow.fs as pa_fs
 import pyarrow.parquet as pa_parquet
-import zstandard
 from psycopg import adapters
 from psycopg.pq import Format
 
 from loadsheet.errors import Corrupt, InputError, Refused
-from loadsheet.lake.manifest import Manifest, Part, read_manifest
+from loadsheet.lake.manifest import LONGEST_MANIFEST, Manifest, Part, read_manifest
 from loadsheet.lake.postgres_text import text_reader
+from loadsheet.lake.unpacking import unpack
+from loadsheet.redact import on_one_line
 from loadsheet.sql.copying import BINARY_HEADER, csv_header
 from loadsheet.sql.types import TEXT, Column, parquet_kind, without_modifier
 
@@ -57,7 +58,7 @@ def read_load(
         uri = str(manifest) if "://" in str(manifest) else str(Path(manifest).resolve())
         files, path = pa_fs.FileSystem.from_uri(uri)
     # There is no ledger here that knows the manifest's hash, so the manifest is trusted.
-    stored = _fetch(files, path)
+    stored = _fetch(files, path, LONGEST_MANIFEST)
     load = read_manifest(stored, path, hashlib.sha256(stored).hexdigest())
     by_name = {column.name: column for column in load.columns}
     names = list(by_name if columns is None else columns)
@@ -72,27 +73,28 @@ def read_load(
     return pa.concat_tables(tables)
 
 
-def _fetch(files: pa_fs.FileSystem, path: str) -> bytes:
+def _fetch(files: pa_fs.FileSystem, path: str, most: int) -> bytes:
+    """The file's bytes; of one that has more than `most`, one more than that."""
     try:
         # By default pyarrow unpacks a file by the end of its name. The hash is of the packed bytes.
         with files.open_input_stream(path, compression=None) as stream:
-            return bytes(stream.read())
+            return bytes(stream.read(most + 1))
     except FileNotFoundError as error:
-        raise Corrupt(f"{path} does not exist") from error
+        raise Corrupt(f"{on_one_line(path)} does not exist") from error
 
 
 def _read_part(
     files: pa_fs.FileSystem, folder: str, part: Part, load: Manifest, selected: list[Column]
 ) -> pa.Table:
     path = f"{folder}/{part.name.rpartition('/')[2]}"
-    stored = _fetch(files, path)
-    if hashlib.sha256(stored).hexdigest() != part.sha256:
-        raise Corrupt(f"{path} does not match its manifest")
+    stored = _fetch(files, path, part.bytes)
+    if len(stored) > part.bytes or hashlib.sha256(stored).hexdigest() != part.sha256:
+        raise Corrupt(f"{on_one_line(path)} does not match its manifest")
     names = [column.name for column in selected]
     if load.format == "parquet":
         table = pa_parquet.read_table(pa.BufferReader(stored), columns=names)
         return table.replace_schema_metadata(None)
-    copied = b"".join(zstandard.ZstdDecompressor().read_to_iter(stored))
+    copied = b"".join(unpack(part, stored))
     if load.format == "binary":
         return pa.Table.from_batches(batches(copied, load.columns, names), schema_of(selected))
     every_name = [column.name for column in load.columns]

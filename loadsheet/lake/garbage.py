@@ -16,6 +16,8 @@ from datetime import datetime, timedelta
 
 from loadsheet.lake.manifest import FILE_NAME
 from loadsheet.lake.store import StoredObject
+from loadsheet.redact import on_one_line
+from loadsheet.wording import shortened
 
 # The names that Loadsheet gives to its objects, below the table's prefix.
 _OBJECT = re.compile(
@@ -226,7 +228,7 @@ class _Policy:
         if owner is None:
             return False, "its manifest cannot be read"
         if not self.record.has_made(owner):
-            return False, f"it belongs to {owner[0]}"
+            return False, f"it belongs to {shortened(on_one_line(owner[0]))}"
         if not self.record.wanted:
             return True, _GONE
         return True, "superseded before it was loaded"

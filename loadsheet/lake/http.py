@@ -6,6 +6,7 @@ import logging
 import socket
 import ssl
 import time
+from http.client import HTTPResponse, IncompleteRead
 from typing import Any, Self
 from urllib import request
 from urllib.parse import unquote, urlsplit
@@ -18,10 +19,15 @@ from urllib3.exceptions import InsecureRequestWarning
 from loadsheet.connections.s3 import S3Settings
 from loadsheet.deadline import remaining, watch
 from loadsheet.errors import ConnectionMissing
+from loadsheet.lake.failure import NotOfS3
 from loadsheet.redact import register_secrets
+from loadsheet.wording import counted
 
 _log = logging.getLogger(__name__)
 
+LONGEST_ANSWER = 32 << 20
+"""Bytes of an answer that is read as a whole: a listing of 1,000 names of 1,024 characters, written
+as references, has 10 MB; an error, or the keys of a role, have a few kB."""
 # Seconds without a byte, per try. After a broken connection a new one often works, so four short
 # tries beat a long one.
 _TIMEOUT = urllib3.Timeout(connect=5, read=30)
@@ -67,8 +73,29 @@ class Retry(urllib3.Retry):
         super().sleep(response)
 
 
+class _Answer(HTTPResponse):
+    """An answer that never takes more memory than its reader expects."""
+
+    def begin(self) -> None:
+        super().begin()
+        # Nothing of ours is stored so, or asked for so: a few bytes could unpack to any number.
+        del self.headers["Content-Encoding"]
+
+    def read(self, amt: int | None = None) -> bytes:
+        if amt is not None:
+            return super().read(amt)
+        data = super().read(LONGEST_ANSWER + 1)
+        if len(data) > LONGEST_ANSWER:
+            raise NotOfS3(f"the answer has more than {counted(LONGEST_ANSWER, 'byte')}")
+        if self.length:  # it ended early
+            raise IncompleteRead(data, self.length)
+        return data
+
+
 class _Http(HTTPConnection):
     """A connection that ends with the time of the step that uses it."""
+
+    response_class = _Answer
 
     def request(self, *args: Any, **kwargs: Any) -> None:
         # urllib3 would connect only inside `request`, where the socket cannot be watched yet.
@@ -79,6 +106,8 @@ class _Http(HTTPConnection):
 
 
 class _Https(HTTPSConnection):
+    response_class = _Answer
+
     def request(self, *args: Any, **kwargs: Any) -> None:
         if self.sock is None:
             self.connect()
@@ -119,6 +148,11 @@ def pool(settings: S3Settings) -> urllib3.PoolManager:
     manager = urllib3.PoolManager(**options)
     if proxy:
         manager = _proxied(settings, proxy, options)
+    return with_limits(manager)
+
+
+def with_limits(manager: urllib3.PoolManager) -> urllib3.PoolManager:
+    """The manager, whose connections end with the step and whose answers are never too long."""
     manager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
     return manager
 

@@ -7,13 +7,16 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from loadsheet.errors import Corrupt
+from loadsheet.errors import Corrupt, Refused
 from loadsheet.names import slug
 from loadsheet.spec.models import Pipeline
 from loadsheet.sql.types import Column
+from loadsheet.wording import counted
 
 VERSION = 2
 FILE_NAME = "manifest.json"
+LONGEST_MANIFEST = 64 << 20
+"""Bytes of a manifest, at most: those of 250,000 parts, which hold 2 TB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +27,8 @@ class Part:
     bytes: int
     sha256: str
     """Hash of the stored, compressed bytes."""
+    content_bytes: int | None = None
+    """How much they unpack to; None in Parquet, and in older manifests."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +76,14 @@ class Manifest:
         return sum(part.bytes for part in self.parts)
 
     def to_json(self) -> bytes:
-        """The manifest as it is stored."""
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False).encode()
+        """The manifest as it is stored. Raises Refused where it would be too long to be read."""
+        stored = json.dumps(asdict(self), indent=1, ensure_ascii=False).encode()
+        if len(stored) > LONGEST_MANIFEST:
+            raise Refused(
+                f"{self.table}: {counted(len(self.parts), 'part')} are too many for one load: read"
+                " the table in pieces (run --from and --to), or fewer of its columns"
+            )
+        return stored
 
 
 def read_manifest(stored: bytes | None, name: str, sha256: str) -> Manifest:
@@ -80,15 +91,18 @@ def read_manifest(stored: bytes | None, name: str, sha256: str) -> Manifest:
     Raises Corrupt unless they have this hash and this version of Loadsheet can read them."""
     if stored is None:
         raise Corrupt(f"{name} is gone from the lake; run the extract step again")
+    if len(stored) > LONGEST_MANIFEST:
+        raise Corrupt(f"{name} is not what was stored; run the extract step again")
     # An older manifest in the place of a newer one is a valid manifest: only the hash tells.
     if hashlib.sha256(stored).hexdigest() != sha256:
         raise Corrupt(f"{name} is not what was stored; run the extract step again")
     try:
-        fields: dict[str, Any] = json.loads(stored)
+        fields = document(stored)
         fields["columns"] = tuple(Column(**column) for column in fields["columns"])
         fields["parts"] = tuple(Part(**part) for part in fields["parts"])
         fields["key"] = tuple(fields["key"])
         manifest = Manifest(**fields)
+        _check_parts(manifest.parts)
     except (ValueError, KeyError, TypeError) as error:
         raise Corrupt(f"{name} is not a readable manifest; run the extract step again") from error
     if manifest.version != VERSION:
@@ -96,6 +110,31 @@ def read_manifest(stored: bytes | None, name: str, sha256: str) -> Manifest:
             f"{name} was written by another version of Loadsheet; run the extract step again"
         )
     return manifest
+
+
+def document(stored: bytes) -> dict[str, Any]:
+    """What a manifest says, unchecked. Raises ValueError for what is not JSON, or not an object, or
+    too long or too deep to be a manifest."""
+    if len(stored) > LONGEST_MANIFEST:
+        raise ValueError("too long")
+    try:
+        found = json.loads(stored)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(found, dict):
+        raise ValueError("not an object")
+    return found
+
+
+def _check_parts(parts: tuple[Part, ...]) -> None:
+    """Raises TypeError for sizes and names that are none: they decide how much is read of what."""
+    for part in parts:
+        promised = 0 if part.content_bytes is None else part.content_bytes
+        for number in (part.bytes, promised):
+            if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+                raise TypeError("no size")
+        if not isinstance(part.name, str) or not isinstance(part.sha256, str):
+            raise TypeError("no text")
 
 
 def load_prefix(pipeline: Pipeline, table: str = "", load_id: str = "") -> str:

@@ -59,6 +59,8 @@ class Encoder:
         types = {column.name: column.type for column in columns}
         metadata = {"primary_key": list(key), "postgres_types": types}
         self.rows = 0
+        self.content_bytes = None
+        """Read by groups of rows, which are small."""
         self._schema = schema_of(columns).with_metadata(
             {"loadsheet": json.dumps(metadata, ensure_ascii=False)}
         )

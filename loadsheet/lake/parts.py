@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import count
 from typing import Protocol
 
@@ -24,6 +24,7 @@ from loadsheet.errors import Corrupt
 from loadsheet.failpoints import reach
 from loadsheet.lake.manifest import Part
 from loadsheet.lake.store import Lake
+from loadsheet.lake.unpacking import BLOCK_BYTES, unpack
 from loadsheet.sql.copying import BINARY_HEADER, BINARY_TRAILER, FileFormat, WireFormat, csv_header
 from loadsheet.sql.types import Column
 from loadsheet.wording import counted
@@ -31,9 +32,6 @@ from loadsheet.wording import counted
 # Each reader holds up to four parts in memory (one being filled, one full, two copies in the S3
 # client). Large enough that round trips do not matter, small compared with a Python process.
 PART_BYTES = 8 << 20
-# Rows are compressed in blocks of about this size. Smaller blocks cost more calls; larger ones miss
-# the cache (1 MB takes 40 % more time to unpack, most of it for newly allocated memory).
-_BLOCK_BYTES = 256 << 10
 # Level 1: a third of the size for a tenth of the CPU of higher levels. Tables that fit into the L1
 # cache are 10 % faster and compress as well, because rows resemble their neighbours.
 _COMPRESSION = zstandard.ZstdCompressionParameters.from_level(
@@ -55,6 +53,10 @@ class Encoder(Protocol):
     def size(self) -> int:
         """Stored bytes so far."""
 
+    @property
+    def content_bytes(self) -> int | None:
+        """How much the bytes so far unpack to; None where the format limits that itself."""
+
     def add(self, data: bytes) -> None:
         """Whole rows, as COPY sends them."""
 
@@ -70,11 +72,13 @@ class _CopyFile:
         self._tail = tail
         self._stored = [self._compressor.compress(head)]
         self.size = 0
+        self.content_bytes = len(head) + len(tail)
 
     def add(self, data: bytes) -> None:
         compressed = self._compressor.compress(data)
         self._stored.append(compressed)
         self.size += len(compressed)
+        self.content_bytes += len(data)
 
     def finish(self) -> bytes:
         self._stored.append(self._compressor.compress(self._tail))
@@ -119,7 +123,7 @@ class PartStore:
         self._numbers = count()
         self._sizes: list[int] = []
 
-    def put(self, data: bytes) -> Part:
+    def put(self, data: bytes, content_bytes: int | None) -> Part:
         """Store one part and return its entry for the manifest. Called from the writers'
         threads."""
         # No lock: `next` of a counter is one step in CPython, and so is the list's `append`.
@@ -129,7 +133,8 @@ class PartStore:
         reach("extract.part_stored")
         self._sizes.append(len(data))
         self._progress(None, sum(self._sizes))
-        return Part(name=name, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+        sha256 = hashlib.sha256(data).hexdigest()
+        return Part(name=name, bytes=len(data), sha256=sha256, content_bytes=content_bytes)
 
 
 class PartWriter:
@@ -147,7 +152,7 @@ class PartWriter:
         self._waiting = 0  # bytes in _blocks
         self._has_ended = False
         self._open: Encoder | None = None
-        self._full: bytes | None = None
+        self._full: tuple[bytes, int | None] | None = None
         self._expects_header = store.layout.wire == "binary"
         self._uploads = ThreadPoolExecutor(1, thread_name_prefix="loadsheet-put")
         self._upload: Future[Part] | None = None
@@ -155,7 +160,7 @@ class PartWriter:
 
     def take(self, block: bytes) -> None:
         """Add a block of whole rows; the first starts with the stream's header."""
-        if self._waiting >= _BLOCK_BYTES:
+        if self._waiting >= BLOCK_BYTES:
             self._add(self._take_blocks())
         self._blocks.append(block)
         self._waiting += len(block)
@@ -177,8 +182,7 @@ class PartWriter:
             data = data[: -len(BINARY_TRAILER)]  # each part gets a trailer of its own
         self._add(data)
         if self._open:
-            self._full = self._open.finish()
-            self._open = None
+            self._close(self._open)
         self._wait_for_upload()
 
     def finish(self) -> None:
@@ -211,8 +215,12 @@ class PartWriter:
             self._open = self._store.layout.encoder()
         self._open.add(data)
         if self._open.size >= PART_BYTES:
-            self._full = self._open.finish()
-            self._open = None
+            self._close(self._open)
+
+    def _close(self, encoder: Encoder) -> None:
+        stored = encoder.finish()
+        self._full = (stored, encoder.content_bytes)
+        self._open = None
 
     def _store_full(self) -> None:
         """Store the full part, if any, in the background; one at a time, so that memory stays
@@ -220,7 +228,9 @@ class PartWriter:
         if self._full is None:
             return
         self._wait_for_upload()
-        self._upload = self._uploads.submit(copy_context().run, self._store.put, self._full)
+        stored, content_bytes = self._full
+        put = partial(self._store.put, stored, content_bytes)
+        self._upload = self._uploads.submit(copy_context().run, put)
         self._full = None
 
     def _wait_for_upload(self) -> None:
@@ -264,15 +274,20 @@ def _decoded(
 
         yield from parquet.decode(stored)
         return
-    yield from zstandard.ZstdDecompressor().read_to_iter(stored, write_size=_BLOCK_BYTES)
+    yield from unpack(part, stored)
 
 
 def fetch(lake: Lake, part: Part) -> bytes:
     """The stored bytes of a part. Raises Corrupt when the object is missing or not the one in the
     manifest."""
-    stored = lake.get(part.name)
+    stored = lake.get(part.name, part.bytes)
     if stored is None:
         raise Corrupt(f"{part.name} is gone from the lake; run the extract step again")
+    if len(stored) > part.bytes:
+        raise Corrupt(
+            f"{part.name} does not match its manifest (it has more than"
+            f" {counted(part.bytes, 'byte')}); run the extract step again"
+        )
     if len(stored) != part.bytes or hashlib.sha256(stored).hexdigest() != part.sha256:
         raise Corrupt(
             f"{part.name} does not match its manifest ({counted(len(stored), 'byte')}); run the"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,9 +18,10 @@ from loadsheet.connections.s3 import S3Settings, s3_settings
 from loadsheet.errors import ConnectionMissing
 from loadsheet.failpoints import reach
 from loadsheet.lake.credentials import principal, provider
-from loadsheet.lake.failure import ANSWER, LakeFailed
+from loadsheet.lake.failure import ANSWER, LakeFailed, NotOfS3
 from loadsheet.lake.http import pool
 from loadsheet.lake.sdk import InvalidResponseError, Minio, S3Error, ServerError
+from loadsheet.redact import on_one_line
 
 _log = logging.getLogger(__name__)
 
@@ -99,8 +100,9 @@ class Lake:
                 num_parallel_uploads=1,
             )
 
-    def get(self, name: str, version: str | None = None) -> bytes | None:
-        """The bytes of the object `name`; None when there is none."""
+    def get(self, name: str, most: int, version: str | None = None) -> bytes | None:
+        """The bytes of the object `name`; None when there is none. Of an object that has more than
+        `most`, these and one more are read: another program may have put anything in its place."""
         _log.debug("reading %s/%s", self.bucket, name)
         try:
             with self._asked("s3:GetObject", name):
@@ -108,7 +110,11 @@ class Lake:
                     bucket_name=self.bucket, object_name=name, version_id=version
                 )
                 try:
-                    return bytes(response.data)
+                    data = bytes(response.read(most + 1))
+                    if len(data) <= most:
+                        # It raises an error where the answer ended early.
+                        response.read(1)
+                    return data
                 finally:
                     response.close()
                     response.release_conn()
@@ -140,9 +146,10 @@ class Lake:
     def listing(self, prefix: str) -> Iterator[StoredObject]:
         """All objects below `prefix`."""
         with self._asked("s3:ListBucket", prefix):
-            for item in self._client.list_objects(
+            found = self._client.list_objects(
                 bucket_name=self.bucket, prefix=prefix, recursive=True
-            ):
+            )
+            for item in _ending(found):
                 if item.object_name and item.last_modified and not item.is_dir:
                     yield StoredObject(
                         name=item.object_name, size=item.size or 0, modified=item.last_modified
@@ -151,9 +158,10 @@ class Lake:
     def versions(self, prefix: str) -> Iterator[StoredObject]:
         """All versions of all objects below `prefix`; in a bucket that keeps none, its objects."""
         with self._asked("s3:ListBucketVersions", prefix):
-            for item in self._client.list_objects(
+            found = self._client.list_objects(
                 bucket_name=self.bucket, prefix=prefix, recursive=True, include_version=True
-            ):
+            )
+            for item in _ending(found):
                 if item.object_name and item.last_modified and not item.is_dir:
                     yield StoredObject(
                         name=item.object_name,
@@ -205,6 +213,20 @@ class Lake:
 def is_refused(error: LakeFailed) -> bool:
     """Whether the lake forbids the request to this key, or a lock on the object does."""
     return error.code in _REFUSALS
+
+
+def _ending(items: Iterable[Any]) -> Iterator[Any]:
+    """The items of a listing. Raises NotOfS3 where it comes back to an item that it has had: a
+    server that answers with the same page again would never end it."""
+    # An item to look out for, which changes when as many again have come: it is met in any circle.
+    kept = None
+    for count, item in enumerate(items):
+        name = (item.object_name, item.version_id)
+        if name == kept:
+            raise NotOfS3(f"the listing has {on_one_line(str(name[0]))} twice")
+        if count & (count - 1) == 0:
+            kept = name
+        yield item
 
 
 def _code(error: Exception) -> str:

@@ -200,7 +200,7 @@ def _try_lake(health: Health, lake: Lake, name: str) -> None:
     data = b"written by loadsheet doctor, which removes it at once"
     actions: dict[str, Any] = {
         "write": lambda: lake.put(name, data),
-        "read": lambda: lake.get(name),
+        "read": lambda: lake.get(name, len(data)),
         "list": lambda: list(lake.listing(name)),
         "remove": lambda: lake.remove(name),
     }

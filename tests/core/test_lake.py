@@ -91,7 +91,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A table of some rows has several parts: what a whole table that has not changed had stored
     is removed again."""
     monkeypatch.setattr(parts, "PART_BYTES", 1)
-    monkeypatch.setattr(parts, "_BLOCK_BYTES", 1000)
+    monkeypatch.setattr(parts, "BLOCK_BYTES", 1000)
 
 
 def opened(project: Project) -> Project:
@@ -131,11 +131,11 @@ def test_objects_come_back_and_are_labelled(shop: Project) -> None:
     contents = {"shop/a/manifest.json": b"{}", "shop/a/part-00000.csv.zst": b"x" * 6_000_000}
     for name, data in contents.items():
         lake.put(name, data)
-    assert {name: lake.get(name) for name in contents} == contents
+    assert {name: lake.get(name, 1 << 30) for name in contents} == contents
     assert {stored.name: stored.size for stored in lake.listing("shop/")} == {
         name: len(data) for name, data in contents.items()
     }
-    assert list(lake.names("shop/none/")) == [] and lake.get("shop/none") is None
+    assert list(lake.names("shop/none/")) == [] and lake.get("shop/none", 9) is None
     label = root(shop.s3).stat_object(shop.bucket, "shop/a/manifest.json").content_type
     assert label == "application/json"
     for name in contents:

@@ -76,7 +76,7 @@ class Attempts:
         names = sorted(
             self.by_hand.project.objects() - before, key=lambda name: (name.endswith(".json"), name)
         )
-        return {name: self.by_hand.lake.get(name) or b"" for name in names}
+        return {name: self.by_hand.lake.get(name, 1 << 30) or b"" for name in names}
 
     @property
     def parts(self) -> list[str]:
@@ -214,7 +214,7 @@ def attempts(
 ) -> Iterator[Attempts]:
     """Loaded once, and extracted twice since: small parts, so that there are several."""
     monkeypatch.setattr(parts, "PART_BYTES", 1_000)
-    monkeypatch.setattr(parts, "_BLOCK_BYTES", 8_000)
+    monkeypatch.setattr(parts, "BLOCK_BYTES", 8_000)
     by_hand = ByHand(project, SOURCE, dict(TABLES))
     by_hand.spec(lake={"format": getattr(request, "param", "binary")})
     for name in TABLES:
@@ -294,7 +294,7 @@ def test_without_the_hashes_of_parts_older_rows_are_committed(
 ) -> None:
     """The negative control: PostgreSQL takes whatever has the right number of rows."""
 
-    monkeypatch.setattr(parts, "fetch", lambda lake, part: lake.get(part.name))
+    monkeypatch.setattr(parts, "fetch", lambda lake, part: lake.get(part.name, 1 << 30))
     attempts.put({attempts.parts[0]: attempts.older[0]})
     attempts.load()
     verdict = judge(attempts.by_hand.project, "item")

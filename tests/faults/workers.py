@@ -104,7 +104,7 @@ def _work(command: list[str], environment: dict[str, str], output: str, part_byt
         os.dup2(out.fileno(), 2)
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     if part_bytes:
-        parts.PART_BYTES, parts._BLOCK_BYTES = part_bytes, min(part_bytes, parts._BLOCK_BYTES)
+        parts.PART_BYTES, parts.BLOCK_BYTES = part_bytes, min(part_bytes, parts.BLOCK_BYTES)
     sys.argv = ["loadsheet", *command]
     sys.exit(main())
 
