@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from loadsheet.redact import on_one_line
 from loadsheet.spec.models import Pattern, Pipeline, Table
+from loadsheet.sql.drawing import DRAWING
 from loadsheet.sql.grants import grant, grant_membership, grant_schema, grant_select
 from loadsheet.sql.parsing import parse
 from loadsheet.sql.reads import tables_read
@@ -40,6 +41,7 @@ def source_grants(pipeline: Pipeline, roles: Roles) -> list[str]:
     role = roles.extractor
     lines = [
         _comment(f"The source of {pipeline.name} (connection {pipeline.source.conn_id}): reads."),
+        *_administrator("the tables", _sees_transactions(pipeline)),
         *_role(role),
         _connect(roles.source_database, ("CONNECT",), role),
         grant_schema("USAGE", schema, role),
@@ -49,6 +51,12 @@ def source_grants(pipeline: Pipeline, roles: Roles) -> list[str]:
         matched = f"The tables that match {pattern.name} now: run this again for later ones."
         lines.append(_comment(matched))
         lines.append(_grant_matched(pattern, schema, role))
+    lines.append(
+        _comment(
+            "Row level security, or a view with security_invoker, needs more:"
+            f" `loadsheet doctor {pipeline.name}` prints it."
+        )
+    )
     counted_on = [entry for entry in pipeline.entries if _needs_sequences(entry)]
     if counted_on:
         lines.append("-- The sequences of incremental tables: one that is set back must be seen.")
@@ -65,6 +73,7 @@ def warehouse_grants(pipeline: Pipeline, roles: Roles) -> list[str]:
     role = roles.loader
     lines = [
         _comment(f"The warehouse of {pipeline.name} (connection {pipeline.warehouse.conn_id})."),
+        *_administrator("the tables of others below", False),
         "-- Loads and transforms: the schemas are created by this role and belong to it.",
         *_role(role),
         _connect(roles.warehouse_database, ("CONNECT", "CREATE", "TEMPORARY"), role),
@@ -97,6 +106,7 @@ def _reader_grants(pipeline: Pipeline, roles: Roles) -> Iterator[str]:
     reader = ident(roles.reader)
     yield "-- Reads the marts, those to come as well."
     yield from _role(roles.reader)
+    yield _act_for(roles.loader)
     yield _connect(roles.warehouse_database, ("CONNECT",), roles.reader)
     yield f"CREATE SCHEMA IF NOT EXISTS {schema} AUTHORIZATION {loader};"
     yield grant_schema("USAGE", pipeline.warehouse.mart_schema, roles.reader)
@@ -115,6 +125,30 @@ def _role(role: str) -> Iterator[str]:
         f" THEN CREATE ROLE {ident(role)} LOGIN; END IF; END"
     )
     yield _comment(f"Its password: ALTER ROLE {ident(role)} PASSWORD '...';")
+
+
+def _administrator(owned: str, grants_statistics: bool) -> Iterator[str]:
+    """What the role that runs the statements needs to be, as comments."""
+    yield "-- Run it as a superuser; or as a role with CREATEROLE that owns the database and"
+    yield f"-- {owned}, and has ADMIN OPTION on roles that exist already."
+    if grants_statistics:
+        yield "-- On PostgreSQL 16 and newer, a superuser must give that role one thing first:"
+        yield "-- GRANT pg_read_all_stats TO ... WITH ADMIN OPTION;"
+
+
+def _act_for(role: str) -> str:
+    """Makes an administrator who is not a superuser a member of `role`: only its members may make
+    schemas for it and set its default privileges."""
+    statement = f"GRANT {ident(role)} TO CURRENT_USER"
+    return _block(
+        "BEGIN"
+        " IF NOT (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user)"
+        f" AND current_user <> {literal(role)} THEN"
+        " IF pg_catalog.current_setting('server_version_num')::int < 160000"
+        f" THEN EXECUTE {literal(statement)};"
+        f" ELSE EXECUTE {literal(f'{statement} WITH INHERIT TRUE, SET TRUE')};"
+        " END IF; END IF; END"
+    )
 
 
 def _block(body: str) -> str:
@@ -150,32 +184,42 @@ def _needs_sequences(table: Table) -> bool:
 
 
 def _grant_sequences(entries: Iterable[Table], schema: str, role: str) -> str:
-    """A block that grants SELECT on the sequences that the columns of these tables and patterns own
-    or draw from."""
+    """A block that grants SELECT on the sequences that the extractor may ask, and USAGE on their
+    schemas: those from which the columns of these tables, views and patterns draw, of all that is
+    below them, and of the partitioned tables above."""
     names = [f"relname LIKE {literal(_like(entry.name))}" for entry in entries]
     condition = "\n                OR ".join(names)
     body = f"""
 DECLARE
-    counted pg_catalog.regclass;
+    counted record;
 BEGIN
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog', true);
     FOR counted IN
-        WITH RECURSIVE part AS (
-            SELECT oid FROM pg_catalog.pg_class
-            WHERE relnamespace = {literal(ident(schema))}::pg_catalog.regnamespace
+        WITH RECURSIVE part (oid) AS (
+            SELECT oid FROM pg_class
+            WHERE relnamespace = {literal(ident(schema))}::regnamespace
             AND ({condition})
             UNION
-            SELECT inhrelid FROM part JOIN pg_catalog.pg_inherits ON inhparent = part.oid
-        )
-        SELECT s.oid FROM pg_catalog.pg_class s JOIN pg_catalog.pg_depend ON objid = s.oid
-            AND classid = 'pg_catalog.pg_class'::pg_catalog.regclass
-        JOIN part ON part.oid = refobjid WHERE s.relkind = 'S'
-        UNION
-        SELECT s.oid FROM pg_catalog.pg_attrdef d JOIN part ON part.oid = adrelid
-        JOIN pg_catalog.pg_depend ON objid = d.oid
-            AND classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass
-        JOIN pg_catalog.pg_class s ON s.oid = refobjid WHERE s.relkind = 'S'
+            SELECT next.oid FROM part, LATERAL (
+                SELECT inhrelid FROM pg_inherits WHERE inhparent = part.oid
+                UNION ALL
+                SELECT inhparent FROM pg_inherits JOIN pg_class c ON c.oid = inhparent
+                WHERE inhrelid = part.oid AND relkind = 'p'
+                UNION ALL
+                SELECT below[1]::oid FROM pg_rewrite,
+                    regexp_matches(ev_action::text, ':relid (\\d+)', 'g') below
+                WHERE ev_class = part.oid AND ev_type = '1'
+            ) next (oid)
+        ), place (relation, attnum) AS (
+            SELECT attrelid, attnum FROM pg_attribute JOIN part ON part.oid = attrelid
+            WHERE attnum > 0
+        ), drawing (relation, attnum, sequence, owns) AS ({DRAWING})
+        SELECT DISTINCT c.oid::regclass AS name, relnamespace::regnamespace AS schema
+        FROM drawing JOIN place USING (relation, attnum)
+        JOIN pg_class c ON c.oid = sequence AND relkind = 'S'
     LOOP
-        EXECUTE pg_catalog.format('GRANT SELECT ON SEQUENCE %s TO %I', counted, {literal(role)});
+        EXECUTE format('GRANT USAGE ON SCHEMA %s TO %I', counted.schema, {literal(role)});
+        EXECUTE format('GRANT SELECT ON SEQUENCE %s TO %I', counted.name, {literal(role)});
     END LOOP;
 END"""
     return _block(body)

@@ -11,7 +11,7 @@ Severity = Literal["error", "warning", "note"]
 End = Literal["source", "warehouse", ""]
 Changes = Literal["yes", "no", "maybe"]
 # The engine's refusals name the SQL that removes their cause, as in `run GRANT ... TO reader;`.
-_SQL_IN_MESSAGE = re.compile(r"\brun ((?:GRANT|ALTER|DROP) [^;]*;)")
+_SQL_IN_MESSAGE = re.compile(r"\b[Rr]un ((?:(?:GRANT|ALTER|DROP) [^;]*; ?)+)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class StepPreview:
             return
         sql_in_message = _SQL_IN_MESSAGE.search(message)
         if not fix and sql_in_message:
-            fix = sql_in_message[1]
+            fix = sql_in_message[1].rstrip()
             # Only the source's refusals ask for a GRANT in their text.
             end = "source" if fix.startswith("GRANT ") else ""
         self.add_remark("error", code, message, fix, end)

@@ -17,54 +17,41 @@ from loadsheet.source import origins
 from loadsheet.source.holdback import way_on
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Incremental
-from loadsheet.sql.grants import grant
+from loadsheet.sql.drawing import DRAWING
+from loadsheet.sql.grants import grant, grant_schema
 from loadsheet.sql.types import NUMBER_TYPES, without_modifier
 
-# The sequences that the columns of a cursor (`origins.places`) own (serial, identity) or draw their
-# defaults from, also the default of a domain. Last, which columns draw numbers, and another table
-# that draws from the same sequence. Where it is ours, others have copied the default (LIKE, a
-# partition that was detached) and harm no one. A trigger draws from the sequences that its function
-# names next to the column.
-_SEQUENCES = """
+# The sequences that the columns of a cursor (`origins.places`) own or draw from. Last, which of the
+# columns draw, and another table that draws from the same sequence. Where it is ours, others have
+# copied the default (LIKE, a partition that was detached) and harm no one.
+_SEQUENCES = f"""
 WITH place (relation, attnum, is_read) AS (
     SELECT * FROM unnest(%(relations)s::oid[], %(attnums)s::int[], %(are_read)s::bool[])
-), drawing (relation, attnum, sequence, owns) AS (
-    SELECT refobjid, refobjsubid, objid, true FROM pg_depend
-    WHERE classid = 'pg_class'::regclass AND deptype IN ('a', 'i')
-        AND refclassid = 'pg_class'::regclass
-    UNION
-    SELECT adrelid, adnum, refobjid, false FROM pg_attrdef d
-    JOIN pg_depend ON classid = 'pg_attrdef'::regclass AND objid = d.oid
-    WHERE refclassid = 'pg_class'::regclass
-    UNION
-    SELECT attrelid, attnum, refobjid, false FROM pg_depend
-    JOIN pg_attribute ON atttypid = objid AND NOT atthasdef AND attnum > 0
-    JOIN pg_class c ON c.oid = attrelid AND relkind IN ('r', 'p')
-    WHERE classid = 'pg_type'::regclass AND refclassid = 'pg_class'::regclass
-    UNION
-    SELECT tgrelid, a.attnum, c.oid, false FROM pg_trigger
-    JOIN place ON place.relation = tgrelid
-    JOIN pg_proc f ON f.oid = tgfoid AND prosrc ILIKE '%%nextval%%'
-    JOIN pg_attribute a ON attrelid = tgrelid AND a.attnum = place.attnum
-        AND strpos(prosrc, attname) > 0
-    JOIN pg_class c ON relkind = 'S' AND strpos(prosrc, relname) > 0
-    WHERE NOT tgisinternal
-), used (sequence, columns, is_ours) AS (
+), drawing (relation, attnum, sequence, owns) AS ({DRAWING}), used (sequence, columns, is_ours) AS (
     SELECT seqrelid, array_agg(DISTINCT relation || '.' || attnum), bool_or(owns AND is_read)
     FROM drawing JOIN place USING (relation, attnum)
     JOIN pg_sequence ON seqrelid = drawing.sequence
     GROUP BY seqrelid
 )
-SELECT sequence::regclass::text, seqcache, seqincrement, seqcycle, relpersistence <> 'p',
+SELECT sequence::oid, sequence::regclass::text, seqcache, seqincrement, seqcycle, relpersistence <> 'p',
     columns,
     (SELECT min(relation::regclass::text) FROM drawing
      WHERE drawing.sequence = used.sequence AND NOT is_ours
          AND relation NOT IN (SELECT relation FROM place WHERE is_read))
-FROM used JOIN pg_sequence ON seqrelid = sequence JOIN pg_class c ON c.oid = sequence ORDER BY 1
+FROM used JOIN pg_sequence ON seqrelid = sequence JOIN pg_class c ON c.oid = sequence ORDER BY 2
+"""
+
+
+_LACKING_SCHEMA = """
+SELECT current_user::text,
+    CASE WHEN NOT has_schema_privilege(relnamespace, 'USAGE')
+        THEN (SELECT nspname FROM pg_namespace n WHERE n.oid = relnamespace) END
+FROM pg_class WHERE oid = %s
 """
 
 
 class _Sequence(NamedTuple):
+    oid: int
     name: str
     cache: int
     increment: int
@@ -146,12 +133,15 @@ def _last_number(session: psycopg.Connection[Any], sequence: _Sequence) -> int |
 def _unreadable(
     session: psycopg.Connection[Any], table: SourceTable, cursor: str, sequence: _Sequence
 ) -> Refused:
-    row = session.execute("SELECT current_user::text").fetchone()
+    row = session.execute(_LACKING_SCHEMA, (sequence.oid,)).fetchone()
     assert row
+    fixes = [grant("SELECT", f"SEQUENCE {sequence.name}", row[0])]
+    if row[1]:
+        fixes.insert(0, grant_schema("USAGE", row[1], row[0]))
     return Refused(
         f"{table.relation}: role {row[0]} may not read sequence {sequence.name}, which gives the"
         f" numbers of {cursor}: if it were set back, later rows would be below the watermark"
-        f" unseen. Run {grant('SELECT', f'SEQUENCE {sequence.name}', row[0])}"
+        f" unseen. Run {' '.join(fixes)}"
     )
 
 

@@ -311,3 +311,26 @@ def test_a_table_of_others_in_the_warehouse_is_examined_as_well(
     fetch(owner, fix)
     assert lacking_lines(shop) == []
     shop.succeed()
+
+
+def test_a_sequence_that_may_not_be_read_has_its_lines(
+    shop: Project, postgres: PostgresServer
+) -> None:
+    """Before, it was one of the `other errors`, and the line in its message was not enough."""
+    owner, role = shop.source, f"low_{os.urandom(4).hex()}"
+    fetch(
+        owner,
+        f"CREATE ROLE {role} LOGIN PASSWORD 'x'; GRANT pg_read_all_stats TO {role};"
+        " CREATE SCHEMA apart; CREATE SEQUENCE apart.counted;"
+        " CREATE TABLE seen (n bigint DEFAULT nextval('apart.counted') PRIMARY KEY);"
+        f" INSERT INTO seen DEFAULT VALUES; GRANT SELECT ON seen TO {role}",
+    )
+    shop.spec({"seen": {"incremental": "n"}})
+    shop.succeed()
+    fetch(owner, "INSERT INTO seen DEFAULT VALUES")
+    shop.source = owner.replace(f"loadsheet:{postgres.password}", f"{role}:x")
+    (lines,) = lacking_lines(shop)
+    assert "SCHEMA" in lines and "SEQUENCE" in lines
+    fetch(owner, lines)
+    assert lacking_lines(shop) == []
+    shop.succeed()

@@ -6,14 +6,16 @@ from __future__ import annotations
 import re
 import secrets
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 from typer.testing import CliRunner
 
+from demo.servers import PostgresServer, S3Server
 from loadsheet.cli.main import app
 from loadsheet.connections.lookup import Connection
 from loadsheet.engine.resolve import resolved
@@ -22,7 +24,8 @@ from loadsheet.errors import LoadsheetError
 from loadsheet.outcome import RunRequest
 from loadsheet.spec.pipeline_file import load_pipeline
 from loadsheet.sql.text import ident
-from loadsheet.sqltest.embedded import postgres_install
+from loadsheet.sqltest.embedded import memory_folder, postgres_install
+from tests.debian import PROGRAMS, DebianServer
 from tests.project import Project, fetch
 
 SOURCE = """
@@ -262,3 +265,123 @@ def test_a_name_ends_neither_a_comment_nor_a_quote(world: World) -> None:
     assert world.project.in_source("SELECT to_regclass('hacked')") == [(None,)]
     granted = world.project.in_source("SELECT has_table_privilege(%s, 'merged', 'SELECT')", role)
     assert granted == [(True,)]
+
+
+ADMINISTRATOR = """
+CREATE ROLE {name} LOGIN CREATEROLE PASSWORD 'x';
+ALTER DATABASE {database} OWNER TO {name};
+"""
+OF_ADMINISTRATOR = "SELECT pg_catalog.current_setting('server_version_num')::int"
+
+
+@pytest.fixture(params=[15, 16, 18])
+def any_version(
+    request: pytest.FixtureRequest, postgres: PostgresServer
+) -> Iterator[PostgresServer]:
+    """A server of each version whose roles and memberships differ."""
+    if request.param == 16 and type(postgres) is PostgresServer:
+        yield postgres
+        return
+    if request.param == 15 and not PROGRAMS.is_dir():
+        pytest.skip("PostgreSQL 15 of Debian's packages is not installed")
+    within = memory_folder(4 << 30)
+    server = DebianServer(within)
+    if request.param != 15:
+        server = PostgresServer(version=request.param, within=within)
+    with server:
+        yield server
+
+
+def test_an_administrator_who_is_no_superuser_may_run_each_statement(
+    any_version: PostgresServer,
+    s3: S3Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Before, the default privileges of the loader, and on 16 and newer its schema, were refused."""
+    name = f"admin_{secrets.token_hex(4)}"
+    server = any_version
+    superusers = [server.create_database(f"test_{secrets.token_hex(6)}") for _ in range(2)]
+    project = Project(tmp_path, *superusers, s3)
+    for number, uri in enumerate(superusers):
+        statements_ = ADMINISTRATOR.format(name=name, database=uri.rpartition("/")[2])
+        fetch(uri, statements_ if number == 0 else statements_.partition(";")[2])
+    administrator = {
+        end: uri.replace(f"loadsheet:{server.password}", f"{name}:x")
+        for end, uri in zip(("source", "warehouse"), superusers, strict=True)
+    }
+    # As the database's owner, it owns schema public, and now the tables in it.
+    fetch(administrator["source"], SOURCE)
+    fetch(administrator["warehouse"], OTHERS)
+    token = secrets.token_hex(4)
+    roles = {"extractor": f"ex_{token}", "loader": f"loader {token}", "reader": f"re_{token}"}
+    project.spec(TABLES, MARTS, external=["elsewhere.*"])
+    world = World(project, administrator, roles)
+    monkeypatch.setattr(project, "connections", connections_as(world))
+    version = fetch(superusers[0], OF_ADMINISTRATOR)[0][0]
+    texts = {end: world.printed(end) for end in administrator}
+    (first,) = re.findall(r"-- (GRANT pg_read_all_stats TO) \.\.\. (.*;)", texts["source"])
+    if version >= 160000:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="pg_read_all_stats"):
+            world.grant("source", texts["source"])
+        fetch(superusers[0], f"{first[0]} {name} {first[1]}")
+    for end, text in texts.items():
+        world.grant(end, text)
+        world.grant(end, text)  # and again
+    assert why_it_fails(world) == ""
+
+
+VIEWS = """
+REVOKE ALL ON SCHEMA public FROM PUBLIC;
+CREATE SCHEMA hidden;
+CREATE TABLE hidden.base (n int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, x int);
+CREATE VIEW hidden.middle AS SELECT * FROM hidden.base;
+CREATE VIEW through AS SELECT * FROM hidden.middle;
+CREATE SEQUENCE hidden."of a trigger";
+CREATE TABLE triggered (n bigint PRIMARY KEY);
+CREATE FUNCTION number() RETURNS trigger LANGUAGE plpgsql AS
+    $$BEGIN NEW.n = NEXTVAL('hidden."of a trigger"'); RETURN NEW; END$$;
+CREATE TRIGGER number BEFORE INSERT ON triggered FOR EACH ROW EXECUTE FUNCTION number();
+CREATE SEQUENCE hidden.above;
+CREATE TABLE above (n bigint DEFAULT nextval('hidden.above') PRIMARY KEY) PARTITION BY RANGE (n);
+CREATE TABLE below PARTITION OF above DEFAULT;
+CREATE SEQUENCE other;
+INSERT INTO hidden.base (x) VALUES (1), (2);
+INSERT INTO triggered SELECT 0 FROM generate_series(1, 3);
+INSERT INTO above DEFAULT VALUES;
+"""
+
+
+def test_the_sequences_below_views_are_those_that_the_extractor_asks(world: World) -> None:
+    """Before, only those of the tables in the pipeline file were granted."""
+    fetch(
+        world.administrator["source"], "DROP SCHEMA public CASCADE; CREATE SCHEMA public;" + VIEWS
+    )
+    by_number = {"incremental": "n"}
+    tables = {
+        name: {**by_number, "primary_key": ["n"]} for name in ("through", "triggered", "below")
+    }
+    world.project.spec(tables, {"dim": "SELECT n FROM staging.through"})
+    for end in ("source", "warehouse"):
+        world.grant(end, world.printed(end))
+    asked = "SELECT has_sequence_privilege(%s, %s, 'SELECT')"
+    may_read = {
+        name: fetch(world.administrator["source"], asked, world.roles["extractor"], name)[0][0]
+        for name in ("hidden.base_n_seq", 'hidden."of a trigger"', "hidden.above", "other")
+    }
+    assert list(may_read.values()) == [True, True, True, False], may_read
+    # A partition alone is refused: it shares the sequence with the others.
+    tables["above"] = tables.pop("below")
+    world.project.spec(tables, {"dim": "SELECT n FROM staging.through"})
+    world.grant("source", world.printed("source"))
+    file = world.project.folder / "pipelines" / "shop" / "pipeline.yml"
+    for number in range(2):
+        spec = load_pipeline(file)
+        results = run_pipeline(spec, RunRequest(run_id=f"run {number}"), world.project.connections)
+        failed = [str(r.result) for r in results.values() if r.state not in ("done", "skipped")]
+        assert failed == []
+        fetch(
+            world.administrator["source"],
+            "INSERT INTO hidden.base (x) VALUES (3); INSERT INTO triggered VALUES (0);"
+            " INSERT INTO above DEFAULT VALUES",
+        )
