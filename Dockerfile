@@ -23,6 +23,8 @@ RUN for extra in celery $EXTRAS; do \
     || exit; done
 # Git bundles need it. The base image has it, and the build stops on the day it does not.
 RUN git --version
+# Versions that fit by what they declare may still not work together: celery 5.7 and its provider did not.
+RUN python -c 'import airflow.providers.celery.executors.celery_executor'
 RUN python -m compileall -q -j 0 -x '/tests?/' \
     "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" || echo "a file above is not compiled"
 

@@ -3,6 +3,7 @@ own."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
@@ -10,11 +11,15 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import psycopg
 from dotenv import dotenv_values, set_key
+from psycopg import sql
 
 from demo.flights.tables import TABLES
 from demo.servers.process import free_port
@@ -56,6 +61,8 @@ class Stack:
 
     folder: Path
     name: str
+    workers: int = 0
+    """Of Celery; none with the LocalExecutor."""
 
     def compose(self, *arguments: str, timeout: int = 1200) -> str:
         """Run `docker compose` and return what it prints. Raises CalledProcessError."""
@@ -81,7 +88,8 @@ class Stack:
 
     def up(self) -> None:
         """Start everything, and wait until it is healthy."""
-        self.compose("up", "--no-build", "--wait", "--wait-timeout", "900")
+        scale = [f"--scale=airflow-worker={self.workers}"] if self.workers else []
+        self.compose("up", "--no-build", "--wait", "--wait-timeout", "900", *scale)
 
     def set(self, **values: str) -> None:
         """Change values in .env."""
@@ -92,11 +100,21 @@ class Stack:
         """Run Airflow's command line in the scheduler's container."""
         self.compose("exec", "-T", "airflow-scheduler", "airflow", *arguments)
 
+    def psql(self, server: str, database: str, statement: str) -> list[str]:
+        """Rows of a server's database, in psql's form."""
+        asked = ["psql", "--username=postgres", f"--dbname={database}", "--csv", "--tuples-only"]
+        return self.compose("exec", "-T", server, *asked, "--command", statement).split()
+
     def metadata(self, statement: str) -> list[str]:
         """Rows of Airflow's database, in psql's form."""
-        asked = ["psql", "--username=postgres", "--dbname=airflow", "--csv", "--tuples-only"]
-        out = self.compose("exec", "-T", "postgres", *asked, "--command", statement)
-        return out.split()
+        return self.psql("postgres", "airflow", statement)
+
+    def inspect(self) -> list[dict[str, Any]]:
+        """What the engine says about each container, those that have ended included."""
+        names = self.compose("ps", "--all", "--quiet").split()
+        done = subprocess.run(["docker", "inspect", *names], check=True, capture_output=True)
+        found: list[dict[str, Any]] = json.loads(done.stdout)
+        return found
 
     def wait_for(self, holds: Callable[[], bool], what: str, seconds: int = 600) -> None:
         """Ask until it holds. Raises AssertionError when it takes too long."""
@@ -116,6 +134,36 @@ class Stack:
         running = "SELECT count(*) > 0 FROM task_instance WHERE state = 'running'"
         self.wait_for(lambda: self.metadata(running) == ["t"], "a running task")
 
+    def running_on(self, task: str) -> str:
+        """The host name, which is the container's id, of the worker that runs the task."""
+        asked = f"SELECT hostname FROM task_instance WHERE state = 'running' AND {_of(task)}"
+        self.wait_for(lambda: bool(self.metadata(asked)), f"a running {task}")
+        return self.metadata(asked)[0]
+
+    def stop(self, container: str) -> None:
+        """Tell a container to stop, and wait until it has: the time it may take is Compose's."""
+        subprocess.run(["docker", "stop", container], check=True, capture_output=True, timeout=180)
+
+    def seconds_to_retry(self, task: str) -> float:
+        """From the end of the task's first try to the start of its second, in the newest run."""
+        asked = (
+            "SELECT extract(epoch FROM again.start_date - first.end_date) FROM task_instance again"
+            " JOIN task_instance_history first USING (dag_id, run_id, task_id, map_index)"
+            f" WHERE again.try_number = 2 AND first.try_number = 1 AND {_of(task)}"
+            " ORDER BY again.start_date DESC LIMIT 1"
+        )
+        return float(self.metadata(asked)[0])
+
+    @contextmanager
+    def held_up(self, table: str) -> Iterator[Callable[[], bool]]:
+        """Nobody can use the warehouse's table for as long as this lasts. Yields a function that
+        tells whether somebody waits for it."""
+        waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        with psycopg.connect(self.dsn("WAREHOUSE")) as holder:
+            holder.execute(sql.SQL("LOCK TABLE {}").format(sql.Identifier(*table.split("."))))
+            with psycopg.connect(self.dsn("WAREHOUSE"), autocommit=True) as witness:
+                yield lambda: witness.execute(waits).fetchone() != (0,)
+
     def dsn(self, part: str) -> str:
         """Where a role of .env logs in from here: FLIGHTS_OWNER, FLIGHTS_SOURCE or WAREHOUSE."""
         env = dotenv_values(self.folder / ".env")
@@ -132,6 +180,11 @@ class Stack:
             if count:
                 found[table] = count
         return found
+
+
+def _of(task: str) -> str:
+    """A condition on task_instance. A task's id has its group's name in front."""
+    return f"task_id LIKE '%{task}'"
 
 
 _STATES = "SELECT run_id, state, count(*) FROM task_instance GROUP BY 1, 2"

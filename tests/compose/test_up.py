@@ -18,6 +18,7 @@ from demo.flights import a_day_passes
 from tests.compose.stack import Stack, missing_engine, new_stack
 
 MISSING = missing_engine()
+_KILLED = 137
 REQUIRED = os.environ.get("LOADSHEET_COMPOSE") == "required"
 pytestmark = [
     pytest.mark.skipif(bool(MISSING) and not REQUIRED, reason=MISSING),
@@ -43,12 +44,30 @@ def test_the_first_start_makes_one_run_and_staging_equals_the_source(stack: Stac
     assert stack.differing() == {}
 
 
+def test_a_container_has_no_more_than_it_needs(stack: Stack) -> None:
+    for server in ("postgres", "source", "warehouse"):
+        roles = "SELECT rolname FROM pg_roles WHERE rolsuper AND rolname !~ '^pg_'"
+        assert stack.psql(server, "postgres", roles) == ["postgres"], server
+    containers = stack.inspect()
+    assert len(containers) > 10
+    for found in containers:
+        name, host = found["Config"]["Labels"]["com.docker.compose.service"], found["HostConfig"]
+        assert host["LogConfig"]["Config"] == {"max-file": "5", "max-size": "10m"}, name
+        assert "no-new-privileges:true" in host["SecurityOpt"], name
+        assert host["CapDrop"] == ["ALL"], name
+        assert host["ReadonlyRootfs"] or name in ("lake", "lake-init"), name
+        if found["State"]["Running"]:
+            assert stack.compose("exec", "-T", name, "id", "-u").strip() != "0", name
+            assert found["Config"]["StopTimeout"] >= 60, name
+
+
 def test_another_executor_and_other_passwords_take_effect_with_the_next_up(stack: Stack) -> None:
     new = {
         name: secrets.token_hex(32)
         for name in ("AIRFLOW_DB_PASSWORD", "FLIGHTS_SOURCE_PASSWORD", "WAREHOUSE_PASSWORD")
     }
     stack.set(AIRFLOW_EXECUTOR="CeleryExecutor", COMPOSE_PROFILES="flights,celery", **new)
+    stack.workers = 2
     stack.up()
     a_day_passes(stack.dsn("FLIGHTS_OWNER"))
     stack.airflow("dags", "trigger", "flights")
@@ -56,14 +75,18 @@ def test_another_executor_and_other_passwords_take_effect_with_the_next_up(stack
     assert stack.differing() == {}
 
 
-def test_a_worker_stopped_in_the_middle_loses_nothing(stack: Stack) -> None:
+def test_a_stopped_worker_rolls_back_and_its_task_runs_again_at_once(stack: Stack) -> None:
     a_day_passes(stack.dsn("FLIGHTS_OWNER"))
-    stack.airflow("dags", "trigger", "flights")
-    stack.in_the_middle()
-    stack.compose("stop", "airflow-worker")
-    stack.compose("start", "airflow-worker")
+    with stack.held_up("staging.tickets") as waiting:
+        stack.airflow("dags", "trigger", "flights")
+        worker = stack.running_on("load_tickets")
+        stack.wait_for(waiting, "a load that waits for its table")
+        stack.stop(worker)
+        assert not waiting()
     stack.finish(runs=3)
+    assert stack.seconds_to_retry("load_tickets") < 20  # `retry_delay` is 30 s
     assert stack.differing() == {}
+    stack.up()
 
 
 def test_an_upgrade_of_the_image_in_the_middle_loses_nothing(stack: Stack) -> None:
@@ -76,7 +99,10 @@ def test_an_upgrade_of_the_image_in_the_middle_loses_nothing(stack: Stack) -> No
     assert stack.differing() == {}
 
 
-def test_down_keeps_the_data(stack: Stack) -> None:
+def test_a_stop_kills_nothing_and_down_keeps_the_data(stack: Stack) -> None:
+    stack.compose("--profile", "*", "stop")
+    killed = [found["Name"] for found in stack.inspect() if found["State"]["ExitCode"] == _KILLED]
+    assert killed == []
     stack.compose("--profile", "*", "down")
     stack.up()
     assert stack.differing() == {}

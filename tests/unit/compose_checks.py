@@ -155,6 +155,8 @@ def endings(stack: Stack) -> list[str]:
         grace = seconds(service.get("stop_grace_period", "10s"))
         if not runs_once(service) and grace < tasks.get(name, 30):
             found.append(f"{name}: {grace} s are not enough to stop in")
+        if re.search(r"\|\s*exec\b", str(service.get("command"))):
+            found.append(f"{name}: a shell keeps the stop from what it has started")
         options = service.get("logging", {}).get("options", {})
         if not {"max-size", "max-file"} <= set(options):
             found.append(f"{name}: its log grows without bound")

@@ -109,6 +109,12 @@ MUTATIONS: list[tuple[Check, str, Any]] = [
     (checks.endings, "services.airflow-worker.stop_grace_period", GONE),
     (checks.endings, "services.airflow-worker.stop_grace_period", "1m"),
     (checks.endings, "services.warehouse.stop_grace_period", GONE),
+    # redis was killed after a minute, without a word to it.
+    (
+        checks.endings,
+        "services.redis.command",
+        ["sh", "-c", 'printf "requirepass %s\\n" "$$REDISCLI_AUTH" | exec redis-server -'],
+    ),
     (checks.endings, "services.lake.logging", GONE),
     (checks.endings, "services.airflow-init.logging.options.max-file", GONE),
     (checks.secrets_held, "services.airflow-worker.env_file", [".env"]),
