@@ -82,7 +82,13 @@ def backup(shop: Project, file: Path) -> None:
 
 
 def restore(shop: Project, file: Path) -> None:
-    tool(shop, "pg_restore --clean --if-exists --dbname=warehouse warehouse.dump", file)
+    drop = "DROP SCHEMA IF EXISTS loadsheet, staging, mart CASCADE"
+    tool(shop, f'psql --dbname=warehouse --command="{drop}"', file)
+    tool(
+        shop,
+        "pg_restore --single-transaction --clean --if-exists --dbname=warehouse < warehouse.dump",
+        file,
+    )
 
 
 def test_a_restored_warehouse_goes_on_from_what_it_holds(shop: Project, tmp_path: Path) -> None:
@@ -94,6 +100,19 @@ def test_a_restored_warehouse_goes_on_from_what_it_holds(shop: Project, tmp_path
     shop.succeed()
     assert differing(shop) == {}
     a_day(shop)
+
+
+def test_a_table_that_is_younger_than_the_backup_is_read_again(
+    shop: Project, tmp_path: Path
+) -> None:
+    dump = tmp_path / "dump"
+    backup(shop, dump)
+    shop.in_source("CREATE TABLE young (id int PRIMARY KEY); INSERT INTO young VALUES (1), (2)")
+    shop.spec({**TABLES, "young": None})
+    shop.succeed()
+    restore(shop, dump)
+    shop.succeed()
+    assert shop.differences("young") == 0
 
 
 def test_a_lost_lake_needs_nothing_and_a_full_refresh_makes_it_whole(
