@@ -118,6 +118,7 @@ class _LoadPreviewer:
         key = f", PRIMARY KEY ({idents(self.key)})" if self.key else ""
         columns = self._staging_columns({})
         self.preview.ddl.append(f"CREATE TABLE {self.target.sql} ({columns}{key})")
+        self.preview.columns = (*(column.name for column in self.source.columns), LOAD_ID)
 
     def _change_target(self, existing: dict[str, str]) -> None:
         """An existing target is swapped, changed in place, or refused."""
@@ -127,6 +128,11 @@ class _LoadPreviewer:
             ask(preview, "drift", lambda: drift.refuse_if_frozen(self.target, changed))
         for note in self._notes(changed):
             preview.add_remark("note", "drift", note)
+        # What a swap makes new and what an increment alters has the same columns in the end.
+        arriving = tuple(column.name for column in self.source.columns)
+        preview.columns = (*arriving, *changed.kept, LOAD_ID)
+        preview.renamed = changed.renamed
+        preview.dropped = changed.dropped
         ask(preview, "drift", self._refuse_too_many_columns)
         if preview.action == "replace":
             self._replace_target(changed)

@@ -61,6 +61,13 @@ class StepPreview:
     """Every row is rewritten, so transforms that read the table are built in full."""
     may_remove: bool = False
     """Rows may be removed; only then are transforms that read the table built in full."""
+    columns: tuple[str, ...] = ()
+    """Of a load that creates or alters its table: the columns that the table has then."""
+    renamed: dict[str, str] = field(default_factory=dict)
+    """Of such a load: the table's columns that get a new name."""
+    dropped: tuple[str, ...] = ()
+    """Of such a load: the table's columns that the source has no more. They stay, and are NULL in
+    new rows."""
 
     def add_error(self, code: str, message: str, fix: str = "", end: End = "") -> None:
         """Add a remark that would make the step fail, unless it is there already.
@@ -90,9 +97,11 @@ class StepPreview:
         return any(remark.severity == "error" for remark in self.remarks)
 
     def as_dict(self) -> dict[str, Any]:
-        """The preview as plain values, without the id, the SQL and the ends of remarks."""
+        """The preview as plain values, without the id, the SQL, the ends of remarks, and what only
+        the previews of transforms need."""
         values = asdict(self)
-        del values["id"], values["sql"]
+        for name in ("id", "sql", "columns", "renamed", "dropped"):
+            del values[name]
         for remark in values["remarks"]:
             del remark["end"]
         return values

@@ -14,6 +14,7 @@ from loadsheet.plan.step_sql import transform_sql
 from loadsheet.plan.steps import step_id
 from loadsheet.postgres import Session
 from loadsheet.preview import rights
+from loadsheet.preview.lost_columns import add_lost_columns
 from loadsheet.preview.models import Changes, StepPreview
 from loadsheet.preview.sessions import UNANSWERED, ask
 from loadsheet.redact import message
@@ -22,6 +23,7 @@ from loadsheet.sql.params import uses_since_load
 from loadsheet.sql.text import Relation, idents
 from loadsheet.warehouse import adopt, mart, mart_columns, mart_views, side_effects, tables
 from loadsheet.warehouse.externals import external_inputs
+from loadsheet.warehouse.located import place_of
 from loadsheet.warehouse.mart import BuildDecision
 from loadsheet.warehouse.mart_columns import Change
 from loadsheet.warehouse.parameters import NO_END, bind_parameters
@@ -205,6 +207,7 @@ class _TransformPreviewer:
         )
         # EXPLAIN needs the inputs with the columns that they will have.
         inputs_are_final = not self.missing and not any(s.ddl for s in self.upstream.values())
+        add_lost_columns(preview, self.pipeline, spec, self.upstream)
         if may_read and inputs_are_final and spec.materialized != "script":
             rows = self._explain(select)
             # The number of rows that follow from new rows is not known before these are loaded.
@@ -335,13 +338,17 @@ class _TransformPreviewer:
 
         Returns the estimated rows; None, and an error, if it cannot be planned.
         """
+        explain = "EXPLAIN (FORMAT JSON)\n"
         try:
             with self._search_path():
                 # `binary`: the server takes only one statement, as in a run.
-                explain = sql.SQL("EXPLAIN (FORMAT JSON)\n") + select
-                row = self.session.execute(explain, binary=True).fetchone()
+                row = self.session.execute(sql.SQL(explain) + select, binary=True).fetchone()
         except (psycopg.ProgrammingError, psycopg.DataError) as error:
-            text = f"{self.spec.file.name}: {message(error)} (SQLSTATE {error.sqlstate})"
+            place = place_of(self.session, self.spec, explain, select, error)
+            name = self.spec.file.name
+            if place:
+                name += f":{place.line}:{place.column}"
+            text = f"{name}: {message(error)} (SQLSTATE {error.sqlstate})"
             if error.diag.message_hint:
                 text += f". {error.diag.message_hint}"
             self.preview.add_error("sql", text)

@@ -11,7 +11,7 @@ from psycopg import sql
 from loadsheet.errors import Refused
 from loadsheet.postgres import Session
 from loadsheet.spec.models import Transform
-from loadsheet.sql.excerpt import excerpt
+from loadsheet.sql.excerpt import Excerpt, excerpt
 from loadsheet.sql.params import Param, split_params
 
 
@@ -27,19 +27,31 @@ def errors_located(
     try:
         yield
     except (psycopg.ProgrammingError, psycopg.DataError, psycopg.NotSupportedError) as error:
-        position = error.diag.statement_position
-        if position is None:
+        place = place_of(session, transform, create, bound, error)
+        if place is None:
             raise
-        offset = _offset_in_file(transform.sql, bound, int(position) - 1 - len(create), session)
-        if offset is None:
-            raise
-        place = excerpt(transform.sql, offset)
         refused = Refused(
             f"{transform.file}:{place.line}:{place.column}: {error.diag.message_primary}"
             f" (SQLSTATE {error.sqlstate})"
         )
         refused.excerpt = place.text
         raise refused from error
+
+
+def place_of(
+    session: Session,
+    transform: Transform,
+    create: str,
+    bound: sql.Composed,
+    error: psycopg.Error,
+) -> Excerpt | None:
+    """The place in the transform's file that the server's error is about; None where it names none
+    there. `create` and `bound` are what was sent."""
+    position = error.diag.statement_position
+    if position is None:
+        return None
+    offset = _offset_in_file(transform.sql, bound, int(position) - 1 - len(create), session)
+    return None if offset is None else excerpt(transform.sql, offset)
 
 
 def _offset_in_file(text: str, bound: sql.Composed, position: int, session: Session) -> int | None:

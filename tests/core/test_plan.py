@@ -255,7 +255,7 @@ def test_sql_that_the_warehouse_does_not_take_is_found_without_running_it(shop: 
     shop.spec(TABLES, {"names": "SELECT nome FROM staging.customer"})
     document = plan(shop, code=1)
     assert (
-        'names.sql: column "nome" does not exist (SQLSTATE 42703)'
+        'names.sql:1:8: column "nome" does not exist (SQLSTATE 42703)'
         in found(document, "transform.transform_names")[0]
     )
     shop.spec(TABLES, {"names": "SELECT name FROM staging.customer"})
