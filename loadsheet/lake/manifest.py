@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from loadsheet.errors import Corrupt, Refused
 from loadsheet.names import slug
 from loadsheet.spec.models import Pipeline
+from loadsheet.sql.copying import FileFormat
+from loadsheet.sql.type_names import known_type
 from loadsheet.sql.types import Column
 from loadsheet.wording import counted
 
@@ -41,10 +44,10 @@ class Manifest:
     table: str
     run_id: str
     fence: int
-    action: str
+    action: Literal["replace", "merge", "append"]
     builds_on_target: bool
     """The rows are an increment of a target that existed when they were read."""
-    format: str
+    format: FileFormat
     columns: tuple[Column, ...]
     key: tuple[str, ...]
     key_is_enforced: bool
@@ -69,6 +72,10 @@ class Manifest:
     source: dict[str, str] = field(default_factory=dict)
     settings: dict[str, str] = field(default_factory=dict)
     version: int = VERSION
+
+    def __post_init__(self) -> None:
+        if self.cursor_type is not None:
+            known_type(self.cursor_type)
 
     @property
     def size(self) -> int:
@@ -98,11 +105,12 @@ def read_manifest(stored: bytes | None, name: str, sha256: str) -> Manifest:
         raise Corrupt(f"{name} is not what was stored; run the extract step again")
     try:
         fields = document(stored)
-        fields["columns"] = tuple(Column(**column) for column in fields["columns"])
-        fields["parts"] = tuple(Part(**part) for part in fields["parts"])
-        fields["key"] = tuple(fields["key"])
+        fields["columns"] = tuple(_column(column) for column in _list(fields["columns"]))
+        fields["parts"] = tuple(Part(**part) for part in _list(fields["parts"]))
+        fields["key"] = tuple(_list(fields["key"]))
         manifest = Manifest(**fields)
-        _check_parts(manifest.parts)
+        _refuse_other_types(manifest, *manifest.columns, *manifest.parts)
+        _check_sizes(manifest.parts)
     except (ValueError, KeyError, TypeError) as error:
         raise Corrupt(f"{name} is not a readable manifest; run the extract step again") from error
     if manifest.version != VERSION:
@@ -126,15 +134,48 @@ def document(stored: bytes) -> dict[str, Any]:
     return found
 
 
-def _check_parts(parts: tuple[Part, ...]) -> None:
-    """Raises TypeError for sizes and names that are none: they decide how much is read of what."""
+def _check_sizes(parts: tuple[Part, ...]) -> None:
+    """Raises ValueError for sizes that are none: they decide how much is read."""
     for part in parts:
-        promised = 0 if part.content_bytes is None else part.content_bytes
-        for number in (part.bytes, promised):
-            if not isinstance(number, int) or isinstance(number, bool) or number < 0:
-                raise TypeError("no size")
-        if not isinstance(part.name, str) or not isinstance(part.sha256, str):
-            raise TypeError("no text")
+        if min(part.bytes, part.content_bytes or 0) < 0:
+            raise ValueError("no size")
+
+
+def _column(stored: dict[str, Any]) -> Column:
+    return Column(**{**stored, "labels": tuple(_list(stored.get("labels", [])))})
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r} is no list")
+    return value
+
+
+def _refuse_other_types(*records: Manifest | Column | Part) -> None:
+    """Raises TypeError when a field holds another type than it says: its value may become part of
+    a statement."""
+    for record in records:
+        for name, wanted in get_type_hints(type(record)).items():
+            value = getattr(record, name)
+            if not _is_of(value, wanted):
+                raise TypeError(f"{name} is {value!r}")
+
+
+def _is_of(value: Any, wanted: Any) -> bool:
+    """Whether the value is of the type that a field's annotation names."""
+    if isinstance(wanted, UnionType):
+        return any(_is_of(value, one) for one in get_args(wanted))
+    container = get_origin(wanted)
+    if container is Literal:
+        return value in get_args(wanted)
+    if container is tuple:
+        return isinstance(value, tuple) and all(_is_of(one, get_args(wanted)[0]) for one in value)
+    if container is dict:
+        return isinstance(value, dict) and all(_is_of(one, str) for one in value.values())
+    if wanted is float:
+        return type(value) in (int, float)
+    # Not isinstance: True is an int.
+    return type(value) is wanted
 
 
 def load_prefix(pipeline: Pipeline, table: str = "", load_id: str = "") -> str:

@@ -19,6 +19,7 @@ from loadsheet.source.table import Nature, SourceTable
 from loadsheet.spec.models import Table
 from loadsheet.sql.extensions import Ask, Offered, is_known
 from loadsheet.sql.text import Relation
+from loadsheet.sql.type_names import UnknownType
 from loadsheet.sql.types import Column, landing
 
 # Domains are followed to their base type, inside arrays too. `element` is the type inside an array,
@@ -160,7 +161,7 @@ def describe(
     whole = SourceTable(
         relation=relation,
         oid=oid,
-        columns=tuple(_columns(rows, key, ask)),
+        columns=tuple(_columns(relation, rows, key, ask)),
         natures={row["name"]: _nature(row) for row in rows},
         not_null=frozenset(row["name"] for row in rows if row["not_null"]),
         key=key,
@@ -216,17 +217,25 @@ def _missing(
     )
 
 
-def _columns(rows: list[dict[str, Any]], key: tuple[str, ...], ask: Ask | None) -> list[Column]:
+def _columns(
+    relation: Relation, rows: list[dict[str, Any]], key: tuple[str, ...], ask: Ask | None
+) -> list[Column]:
     offered: Offered | None = None
     if ask and any(is_known(row["extension"], row["element"]) for row in rows):
         offered = ask()
     columns = []
     for row in rows:
-        column = _column(row)
-        # In a key, the operators of its own type would have to be found, and be those of the
-        # source.
-        if is_known(row["extension"], row["element"]) and row["name"] not in key:
-            column = _as_itself(column, row, offered)
+        try:
+            column = _column(row)
+            # In a key, the operators of its own type would have to be found, and be those of the
+            # source.
+            if is_known(row["extension"], row["element"]) and row["name"] not in key:
+                column = _as_itself(column, row, offered)
+        except UnknownType as error:
+            raise Refused(
+                f"{relation}: the source gives column {row['name']!r} a type that PostgreSQL does"
+                f" not have: {error}. Ask the source's administrator what its format_type() answers"
+            ) from error
         columns.append(column)
     return columns
 

@@ -19,6 +19,7 @@ from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Incremental
 from loadsheet.sql.drawing import DRAWING
 from loadsheet.sql.grants import grant, grant_schema
+from loadsheet.sql.text import literal
 from loadsheet.sql.types import NUMBER_TYPES, without_modifier
 
 # The sequences that the columns of a cursor (`origins.places`) own or draw from. Last, which of the
@@ -33,8 +34,8 @@ WITH place (relation, attnum, is_read) AS (
     JOIN pg_sequence ON seqrelid = drawing.sequence
     GROUP BY seqrelid
 )
-SELECT sequence::oid, sequence::regclass::text, seqcache, seqincrement, seqcycle, relpersistence <> 'p',
-    columns,
+SELECT sequence::oid, sequence::regclass::text, seqcache, seqincrement, seqcycle,
+    relpersistence <> 'p', columns,
     (SELECT min(relation::regclass::text) FROM drawing
      WHERE drawing.sequence = used.sequence AND NOT is_ours
          AND relation NOT IN (SELECT relation FROM place WHERE is_read))
@@ -107,7 +108,7 @@ def refuse_set_back(
             f"{table.relation}: sequence {sequence.name} has counted to {last}, but increments were"
             f" read up to {cursor} {watermark}, and later rows would be below that. If the sequence"
             " was set back, run a full refresh of this table. If rows came with numbers of their"
-            f" own, let it count on from there: SELECT setval('{sequence.name}',"
+            f" own, let it count on from there: SELECT setval({literal(sequence.name)},"
             f" {math.ceil(Decimal(watermark))});"
         )
 

@@ -18,6 +18,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from loadsheet.sql.type_names import known_type
+
 # Binary COPY of these is the same bytes on every PostgreSQL since 9.4: their send/receive functions
 # carry no OID but the element type's own (built-in, hence equal), and no locale or session setting.
 _EXACT_IN_BINARY = frozenset(
@@ -83,7 +85,11 @@ _ARRAYS = ("int2vector", "oidvector")
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A column on its way: its place in the source and the type it lands with."""
+    """A column on its way: its place in the source and the type it lands with.
+
+    Its type becomes part of statements, so it is one that is known here, wherever it comes from.
+    Raises UnknownType, a ValueError, for any other text.
+    """
 
     name: str
     attnum: int
@@ -96,6 +102,9 @@ class Column:
     exact_in_binary: bool = True
     labels: tuple[str, ...] = ()
     """Of an enum: a renamed label changes rows without writing them."""
+
+    def __post_init__(self) -> None:
+        known_type(self.type)
 
 
 def landing(

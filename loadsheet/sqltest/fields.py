@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from datetime import datetime
 from typing import Any
@@ -11,10 +10,9 @@ from loadsheet.names import closest
 from loadsheet.problem import Finding, KeyPath
 from loadsheet.spec.strict_yaml import Document
 from loadsheet.spec.suggest import describe_value
+from loadsheet.sql.type_names import UnknownType, declared_type
 
 CODE = "test-file"
-# Names, a modifier, brackets: nothing that could end a statement or begin another.
-_TYPE = re.compile(r"[A-Za-z_][\w .]*(\(\d+( *, *\d+)?\))?[A-Za-z ]*(\[\d*\])*")
 
 
 class Fields:
@@ -105,10 +103,12 @@ class Fields:
 
     def type_name(self, value: Any, path: KeyPath) -> str:
         """The name `value` of a type; `text` if there is none."""
-        kind = self.text(value, path)
-        if kind is not None and not _TYPE.fullmatch(kind):
+        kind = self.text(value, path) or "text"
+        try:
+            return declared_type(kind)
+        except UnknownType:
             self.unexpected(path, kind, "a type of PostgreSQL", "for example integer or char(3)")
-        return kind or "text"
+        return "text"
 
     def column_names(self, value: Any, path: KeyPath) -> tuple[str, ...]:
         """The columns in `value`, which is one column or a list of them."""

@@ -24,7 +24,7 @@ from loadsheet.spec.models import Table
 from loadsheet.sql import merging
 from loadsheet.sql.copying import WireFormat, copy_in
 from loadsheet.sql.merging import LOAD_ID
-from loadsheet.sql.text import Relation, ident
+from loadsheet.sql.text import Relation, ident, typed
 from loadsheet.sql.types import Column
 from loadsheet.warehouse import apply, belongings, drift, fence, integrity, ledger, tables
 from loadsheet.warehouse.belongings import Belonging
@@ -360,7 +360,7 @@ class _LoadTransaction:
         # A cursor later than the moment of reading is a mistake, and must not protect its row.
         clock = self.manifest.clock or self.manifest.read_at
         read_at = ledger.newest_clock(self.session, self.target, clock)
-        not_older = merging.not_older(cursor, cursor_type, f"CAST('{read_at}' AS {cursor_type})")
+        not_older = merging.not_older(cursor, cursor_type, typed(read_at, cursor_type))
         return f"({not_older}) OR NOT {ledger.is_of_others(pipeline)}"
 
 

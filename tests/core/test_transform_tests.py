@@ -286,7 +286,7 @@ BAD = {
     ),
     "kind": (
         "given: {staging.customer: [{id: 1}], staging.sale: [{id: 1}]}",
-        'type "nonsense" does not exist: correct',
+        'type "citext" does not exist: correct',
     ),
     "key": (
         "given: {elsewhere.rates: [{id: 1}], staging.sale: [{id: 1}]}",
@@ -310,7 +310,7 @@ def test_what_keeps_a_test_from_being_run_is_told_and_the_others_run(project: Pr
         for name, (test, _) in BAD.items()
     }
     text = (
-        "tables: {staging.customer: {columns: {id: nonsense}}, elsewhere.rates: {key:"
+        "tables: {staging.customer: {columns: {id: citext}}, elsewhere.rates: {key:"
         " nr}}\ntests:\n" + "".join(f"  {name}: {{{test}}}\n" for name, test in tests.items())
     )
     write(project, text, **dict.fromkeys(BAD, "SELECT 1 / id AS id FROM sale"))

@@ -65,7 +65,7 @@ def problems(folder: Path, text: str, rows: str = "id\n1\n") -> list[str]:
 def test_a_file_holds_tests_and_what_tables_are_made_of(tmp_path: Path) -> None:
     (one, two), tables = read(tmp_path, GOOD)
     assert tables == {
-        "staging.orders": Declared({"id": "numeric(10, 2)", "tags": "text[]"}, ("id",))
+        "staging.orders": Declared({"id": "numeric(10,2)", "tags": "text[]"}, ("id",))
     }
     assert one.as_of == "2026-01-31 12:00:00+00:00" and one.where.endswith("a.yml:3:3")
     assert one.steps[0].expect["mart.sales"][0].where.endswith("a.yml:3:67")
@@ -132,6 +132,13 @@ WRONG = [
     (
         'tables: {staging.orders: {columns: {id: "int); DROP TABLE x; --"}}}',
         "expected a type of PostgreSQL",
+    ),
+    *(
+        (
+            f"tables: {{staging.orders: {{columns: {{id: {kind}}}}}}}",
+            "expected a type of PostgreSQL",
+        )
+        for kind in ("int default 1", "int primary key", "text collate pg_catalog", "mood")
     ),
     ("tables: {staging.order: {columns: {}}}", "staging.order is not a table, a mart or"),
     (
@@ -237,6 +244,7 @@ BEYOND_A_SCHEMA = (
         "# nothing",
         "as_of: then",
         "steps: {}",
+        "{columns: {id: ",
     ]
 )
 
