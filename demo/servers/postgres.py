@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import signal
 from pathlib import Path
 from typing import Literal, LiteralString
@@ -21,9 +20,6 @@ _STOP_THROWAWAY = ((signal.SIGQUIT, 5.0),)
 # An extraction waits until the source has flushed its WAL. With synchronous_commit = off that took
 # up to three rounds of 200 ms, a quarter of the time of many tests.
 _FAST = embedded.FAST | {"wal_writer_delay": "10ms"}
-_LOGIN = ("-A", "scram-sha-256")
-# The password is random, so that more iterations protect nothing. 4096 took 3/4 of a login's time.
-_FAST_LOGIN = (*_LOGIN, "-c", "scram_iterations=1")
 _FAST_LOGIN_SINCE = 16
 _SETTINGS = {
     "listen_addresses": LOOPBACK,
@@ -67,12 +63,12 @@ class PostgresServer(embedded.EmbeddedServer):
         safety = {} if durable else _FAST
         super().__init__(_SETTINGS | safety | (settings or {}), version=version, within=within)
         self.host, self.port = LOOPBACK, 0
-        self.password = secrets.token_urlsafe(18)
         self._wanted = data_dir
         self._copy_of = copy_of
         self._standby = standby
         self._stop_signals = _STOP if durable else _STOP_THROWAWAY
-        self._login = _LOGIN if durable or version < _FAST_LOGIN_SINCE else _FAST_LOGIN
+        is_fast = not durable and version >= _FAST_LOGIN_SINCE
+        self._login = embedded.FAST_LOGIN if is_fast else embedded.LOGIN
 
     def _place(self, scratch: Path) -> Path:
         home = self._wanted or scratch / "cluster"
@@ -87,14 +83,7 @@ class PostgresServer(embedded.EmbeddedServer):
         if self._copy_of:
             self._copy(self._copy_of)
             return
-        password = self._home / "password"
-        password.touch(mode=0o600)
-        password.write_text(self.password)
-        embedded.own(password, self._drop_to)
-        try:
-            self._initdb(f"--pwfile={password}", *self._login)
-        finally:
-            password.unlink()
+        self._initdb(*self._login)
 
     def _copy(self, other: PostgresServer) -> None:
         self.password = other.password

@@ -116,7 +116,7 @@ def _run(tests: Tests, connection: Connection | None, quiet: bool) -> list[Verdi
     with nullcontext(connection) if connection else embedded() as server:
         for spec, cases, tables in tests:
             for case in cases:
-                with throwaway_database(server) as session:
+                with throwaway_database(server, confined=connection is None) as session:
                     try:
                         verdict = run_case(session, spec, case, tables)
                     # An error of one test fails that test; the others still run.

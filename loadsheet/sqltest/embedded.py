@@ -26,7 +26,7 @@ from loadsheet.connections.lookup import Connection
 from loadsheet.errors import InputError
 from loadsheet.postgres import Session, connect_warehouse
 from loadsheet.redact import message
-from loadsheet.sql.text import ident
+from loadsheet.sql.text import ident, literal
 from loadsheet.sqltest.process import Managed, Process, ServerFailed, Watched
 
 _INSTALLS = {16: "pginstall", 18: "pginstall18"}
@@ -49,6 +49,17 @@ _PRIVATE_SETTINGS = FAST | {
 }
 _PORT = 5432  # only the name of its socket
 _ROOM = 1 << 30
+LOGIN = ("-A", "scram-sha-256")
+# The password is random, so that more iterations protect nothing. 4096 took 3/4 of a login's time.
+FAST_LOGIN = (*LOGIN, "-c", "scram_iterations=1")
+"""The same for servers since 16."""
+
+# What programs need to start. All else may hold secrets, and SQL of a test must never see one: not
+# even where it could read the environment of its server.
+_KEPT_VARIABLES = (
+    *("PATH", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT"),
+    *("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH"),
+)
 
 
 class EmbeddedServer(Managed):
@@ -65,6 +76,7 @@ class EmbeddedServer(Managed):
     user = "loadsheet"
 
     def __init__(self, settings: dict[str, str], *, version: int = 16, within: Path | None = None):
+        self.password = secrets.token_urlsafe(18)
         self._settings = _SETTINGS | settings
         self._version = version
         self._within = within
@@ -131,9 +143,17 @@ class EmbeddedServer(Managed):
         """Log in once. Raises psycopg.OperationalError if the server does not answer."""
 
     def _initdb(self, *login: str) -> None:
-        """Create an empty cluster; `login` has the options that say how clients log in."""
-        options = ["-E", "UTF8", "--no-locale", "--no-sync", *login]
-        self._run("initdb", "-D", str(self._data), "-U", self.user, *options)
+        """Create an empty cluster, whose superuser has our password; `login` has the options that
+        say how clients log in."""
+        password = self._home / "password"
+        password.touch(mode=0o600)
+        password.write_text(self.password)
+        own(password, self._drop_to)
+        options = ["-E", "UTF8", "--no-locale", "--no-sync", f"--pwfile={password}", *login]
+        try:
+            self._run("initdb", "-D", str(self._data), "-U", self.user, *options)
+        finally:
+            password.unlink()
 
     def _run(self, program: str, *arguments: str, more: Mapping[str, str] | None = None) -> None:
         """Run one of PostgreSQL's programs, with `more` variables in its environment."""
@@ -176,9 +196,10 @@ class EmbeddedServer(Managed):
 
 
 class PrivateServer(EmbeddedServer):
-    """The server of `loadsheet test`: it listens on a socket that only its user may open, asks for
-    no password, and its data is deleted when it stops."""
+    """The server of `loadsheet test`: it listens on a socket in a folder that only its user may
+    enter, asks for a random password, and its data is deleted when it stops."""
 
+    user = "administrator"
     prefix = "loadsheet-test-"
     patience = 30.0
 
@@ -187,17 +208,23 @@ class PrivateServer(EmbeddedServer):
 
     @property
     def connection(self) -> Connection:
-        """How to reach the server."""
+        """How to reach the server as its superuser."""
         return Connection(
-            conn_id="embedded", host=str(self._home), port=_PORT, login=self.user, schema="postgres"
+            conn_id="embedded",
+            host=str(self._home),
+            port=_PORT,
+            login=self.user,
+            password=self.password,
+            schema="postgres",
         )
 
     def _place(self, scratch: Path) -> Path:
         own(scratch, self._drop_to)
+        scratch.chmod(0o700)
         return scratch
 
     def _create(self) -> None:
-        self._initdb("-A", "trust")
+        self._initdb(*FAST_LOGIN)
 
     def _serve(self) -> None:
         settings = {"unix_socket_directories": str(self._home), "port": str(_PORT)}
@@ -218,8 +245,8 @@ class PrivateServer(EmbeddedServer):
 
 @contextmanager
 def embedded() -> Iterator[Connection]:
-    """A new server for `loadsheet test`. Raises InputError if the package is missing, WorkError if
-    the server does not start.
+    """A new server for `loadsheet test`, as its superuser. Raises InputError if the package is
+    missing, WorkError if the server does not start.
 
     Meanwhile this process has none of the variables by which libpq would connect otherwise.
     """
@@ -247,18 +274,35 @@ def memory_folder(room: int) -> Path | None:
 
 
 @contextmanager
-def throwaway_database(server: Connection) -> Iterator[Session]:
-    """A session in a new database on `server`, dropped at the end. Raises psycopg errors."""
+def throwaway_database(server: Connection, confined: bool) -> Iterator[Session]:
+    """A session in a new database on `server`, dropped at the end. Raises psycopg errors.
+
+    The SQL of tests runs in it. Where it is `confined`, it does so as a new role that owns the
+    database and has no other right: no superuser, who could run programs and read files, and no
+    role that a later test has. Otherwise it has the rights of the connection.
+    """
     name = f"loadsheet_test_{secrets.token_hex(6)}"
+    author = server
+    owner = ""
     with connect_warehouse(server) as administrator:
-        administrator.run_outside(f"CREATE DATABASE {ident(name)} TEMPLATE template0".encode())
+        if confined:
+            author = replace(server, login=name, password=secrets.token_urlsafe(18))
+            password = literal(author.password)
+            administrator.run_outside(
+                f"CREATE ROLE {ident(name)} LOGIN PASSWORD {password}".encode()
+            )
+            owner = f" OWNER {ident(name)}"
         try:
-            with connect_warehouse(replace(server, schema=name)) as session:
+            create = f"CREATE DATABASE {ident(name)} TEMPLATE template0{owner}"
+            administrator.run_outside(create.encode())
+            with connect_warehouse(replace(author, schema=name)) as session:
                 yield session
         finally:
             administrator.run_outside(
                 f"DROP DATABASE IF EXISTS {ident(name)} WITH (FORCE)".encode()
             )
+            if confined:
+                administrator.run_outside(f"DROP ROLE {ident(name)}".encode())
 
 
 def server_user() -> tuple[int, int] | None:
@@ -275,9 +319,9 @@ def as_user(user: tuple[int, int] | None) -> dict[str, Any]:
 
 
 def server_environment() -> dict[str, str]:
-    """The environment of a server and its programs, without the variables of the user's shell that
-    PostgreSQL reads."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    """The environment of a server and its programs: nothing of the user's but what they need to
+    start."""
+    kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
     return {**kept, "LC_ALL": "C", "TZ": "UTC"}
 
 

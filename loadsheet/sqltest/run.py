@@ -6,10 +6,13 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+import psycopg
+
 from loadsheet.engine.transform import transform
-from loadsheet.errors import LoadsheetError
+from loadsheet.errors import LoadsheetError, Refused
 from loadsheet.outcome import RunRequest
 from loadsheet.postgres import Session
+from loadsheet.redact import message
 from loadsheet.spec.models import Pipeline, Transform
 from loadsheet.sql.substitute import at
 from loadsheet.sqltest.compare import Difference, compare
@@ -96,7 +99,7 @@ class _Run:
         )
         for spec in self.transforms:
             _log.debug("test %s, step %d: transform %s", self.case.name, number, spec.name)
-            transform(self.pipeline, spec, request, self.session)
+            self._build(spec, request)
         schema = self.pipeline.warehouse.mart_schema
         # By these a difference pairs an expected row with the one that was built.
         keys = {f"{schema}.{spec.name}": spec.unique_key for spec in self.pipeline.transforms}
@@ -104,6 +107,16 @@ class _Run:
         for name, expected in step.expect.items():
             differences += compare(self.session, name, expected, keys.get(name, ()))
         return differences
+
+    def _build(self, spec: Transform, request: RunRequest) -> None:
+        """Run the transform. An error of its SQL ends this test and not the others: raises Refused,
+        and psycopg's errors only where the server is lost."""
+        try:
+            transform(self.pipeline, spec, request, self.session)
+        except psycopg.Error as error:
+            if self.session.closed:
+                raise
+            raise Refused(f"{spec.file}: {message(error)}") from error
 
     def _tables_to_fill(self, step: Step, number: int) -> list[str]:
         """The tables that the step gives. In the first step also those that are declared and stay
