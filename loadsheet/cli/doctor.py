@@ -140,7 +140,7 @@ def _print(
         facts = "the roles have the privileges"
         if any(remark.code == "preview" for remark in privileges.remarks):
             facts = "its privileges could not be examined"
-        elif privileges.remarks:
+        elif any(remark.severity == "error" for remark in privileges.remarks):
             facts = "lacks privileges"
         if privileges.others:
             plan = f"loadsheet plan {privileges.pipeline} --connect"

@@ -15,7 +15,7 @@ from loadsheet.spec.models import Pipeline
 
 @dataclass(kw_only=True)
 class Lacking:
-    """The privileges that one pipeline lacks, each once."""
+    """The privileges that one pipeline lacks, and those that others have too many, each once."""
 
     pipeline: str
     remarks: list[Remark] = field(default_factory=list)
@@ -42,10 +42,11 @@ def lacking_privileges(pipeline: Pipeline, connections: Connections) -> Lacking:
     seen: set[str] = set()
     for preview in previews.values():
         for remark in preview.remarks:
-            if remark.severity != "error" or remark.message in seen:
+            is_too_much = remark.code == "search-path"
+            if remark.message in seen or not (remark.severity == "error" or is_too_much):
                 continue
             seen.add(remark.message)
-            if remark.code == "privilege" or remark.fix.startswith("GRANT "):
+            if is_too_much or remark.code == "privilege" or remark.fix.startswith("GRANT "):
                 found.remarks.append(remark)
             else:
                 found.others += 1

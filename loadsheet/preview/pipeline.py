@@ -118,6 +118,8 @@ class _PipelinePreviewer:
         for table in self.pipeline.tables:
             self._add_table(table, has_ledger, has_staging)
         has_marts = has_transforms and self._has_schema("transform", schemas.mart_schema)
+        if has_transforms:
+            rights.warn_of_creators(self.previews["transform"], self.warehouse, self.pipeline)
         for name, inputs in transform_inputs(self.pipeline).items():
             self._add_transform(name, inputs, has_ledger, has_marts)
 

@@ -18,7 +18,7 @@ from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline, Transform
 from loadsheet.sql.grants import grant, grant_membership, grant_schema, grant_select
 from loadsheet.sql.text import Relation, ident, idents
-from loadsheet.warehouse import tables
+from loadsheet.warehouse import search_path, tables
 from loadsheet.warehouse.externals import relations_of_others
 
 # A table is locked while it is read (LOCK TABLE), which needs SELECT on the whole table. A view is
@@ -172,6 +172,20 @@ def _has_schema_privilege(
         fix = grant_schema(privilege, schema, role)
         preview.add_error("privilege", f"role {role} may not {purpose} {schema}", fix, "warehouse")
     return bool(has)
+
+
+def warn_of_creators(preview: StepPreview, session: Session, pipeline: Pipeline) -> None:
+    """Add a warning for each other role that may create where the transforms' names are found."""
+    for creator in search_path.other_creators(session, pipeline):
+        who = "every role" if creator.role == "PUBLIC" else f"role {creator.role}"
+        preview.add_remark(
+            "warning",
+            "search-path",
+            f"{who} may create in schema {creator.schema}, where transforms find functions and"
+            " operators: what it creates there may run with the rights of this connection's role",
+            creator.revoke,
+            "warehouse",
+        )
 
 
 def check_database(preview: StepPreview, session: Session, privilege: str, purpose: str) -> None:

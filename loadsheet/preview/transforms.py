@@ -20,8 +20,16 @@ from loadsheet.preview.sessions import UNANSWERED, ask
 from loadsheet.redact import message
 from loadsheet.spec.models import Inputs, Pipeline, Transform
 from loadsheet.sql.params import uses_since_load
-from loadsheet.sql.text import Relation, idents
-from loadsheet.warehouse import adopt, mart, mart_columns, mart_views, side_effects, tables
+from loadsheet.sql.text import Relation
+from loadsheet.warehouse import (
+    adopt,
+    mart,
+    mart_columns,
+    mart_views,
+    search_path,
+    side_effects,
+    tables,
+)
 from loadsheet.warehouse.externals import external_inputs
 from loadsheet.warehouse.located import place_of
 from loadsheet.warehouse.mart import BuildDecision
@@ -304,9 +312,8 @@ class _TransformPreviewer:
 
         SET LOCAL ends with it, so later questions have the usual search path.
         """
-        schemas = idents([self.pipeline.warehouse.schema, self.pipeline.warehouse.mart_schema])
         with self.session.transaction():
-            self.session.execute(f"SET LOCAL search_path = {schemas}, public")
+            search_path.use(self.session, self.pipeline)
             yield
 
     def _check_write(self, only_adds: bool) -> None:

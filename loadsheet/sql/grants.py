@@ -19,6 +19,12 @@ def grant_schema(privilege: str, schema: str, role: str) -> str:
     return grant(privilege, f"SCHEMA {ident(schema)}", role)
 
 
+def revoke_schema(privilege: str, schema: str, role: str) -> str:
+    """The statement that takes a privilege on a schema from `role`, or from PUBLIC."""
+    who = role if role == "PUBLIC" else ident(role)
+    return f"REVOKE {privilege} ON SCHEMA {ident(schema)} FROM {who};"
+
+
 def grant_select(relation: Relation, role: str) -> str:
     """The statement that lets `role` read a table."""
     return grant("SELECT", relation.sql, role)

@@ -10,13 +10,14 @@ from loadsheet.sql.parsing import parse
 from loadsheet.sql.reads import tables_read
 from loadsheet.sql.text import Relation
 from loadsheet.warehouse import tables
+from loadsheet.warehouse.search_path import named_schemas
 
 
 def relations_of_others(
     session: Session, pipeline: Pipeline, transform: Transform
 ) -> list[Relation]:
     """The existing tables that the transform reads and that its pipeline does not make."""
-    search_path = (pipeline.warehouse.schema, pipeline.warehouse.mart_schema, "public")
+    searched = named_schemas(pipeline)
     found: list[Relation] = []
     for read in tables_read(parse(transform.sql)):
         if (
@@ -26,7 +27,7 @@ def relations_of_others(
         ):
             continue
         # As the server finds it: in the first schema of the search path that has it.
-        schemas = (read.schema,) if read.schema else search_path
+        schemas = [read.schema] if read.schema else searched
         for schema in schemas:
             relation = Relation(schema, read.name)
             if tables.kind(session, relation):

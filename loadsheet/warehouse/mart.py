@@ -17,13 +17,14 @@ from loadsheet.outcome import RunRequest
 from loadsheet.postgres import Session
 from loadsheet.spec.models import Pipeline, Transform
 from loadsheet.sql.params import uses_since_load
-from loadsheet.sql.text import Relation, idents
+from loadsheet.sql.text import Relation
 from loadsheet.warehouse import (
     apply,
     belongings,
     ledger,
     mart_columns,
     mart_views,
+    search_path,
     swap,
     tables,
 )
@@ -169,8 +170,7 @@ def build_mart(
     # Under the target's lock, so that numbers rise in commit order, as those of loads do.
     number = ledger.draw_number(session)
     refuse_foreign_target(session, transform, target)
-    schemas = idents([pipeline.warehouse.schema, pipeline.warehouse.mart_schema])
-    session.execute(f"SET LOCAL search_path = {schemas}, public")
+    search_path.use(session, pipeline)
     build = _Build(session, pipeline, transform, target, request, number, seen)
     effect = build.execute(decision)
     reach("transform.built")
