@@ -17,8 +17,8 @@ VERSION = os.environ.get("LOADSHEET_POSTGRES", "16")
 class DebianServer(PostgresServer):
     """A server of Debian's packages; a context manager."""
 
-    def __init__(self, within: Path | None = None) -> None:
-        super().__init__(version=15, within=within)
+    def __init__(self, within: Path | None = None, settings: dict[str, str] | None = None) -> None:
+        super().__init__(version=15, within=within, settings=settings)
 
     def _find_programs(self, scratch: Path) -> Path:
         return PROGRAMS

@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import ssl
-import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -27,6 +25,7 @@ from loadsheet.lake.credentials import provider
 from loadsheet.lake.failure import LakeFailed
 from loadsheet.lake.http import pool
 from loadsheet.lake.store import Lake
+from tests.authority import Authority
 from tests.faults.unruly import Unruly
 
 ROLE = "arn:aws:iam::123456789012:role/lake"
@@ -44,20 +43,12 @@ def works(lake: Lake) -> bool:
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A company's own authority (ca.pem), and a certificate of it for 127.0.0.1."""
-    openssl = shutil.which("openssl")
-    if not openssl:
-        pytest.skip("the openssl command is not installed")
-    folder = tmp_path_factory.mktemp("authority")
-    (folder / "names").write_text("subjectAltName=IP:127.0.0.1\n")
-    for command in (
-        "req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=Company",
-        "req -newkey rsa:2048 -nodes -keyout lake.key -out lake.csr -subj /CN=lake",
-        "x509 -req -in lake.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out lake.pem -days 2"
-        " -extfile names",
-    ):
-        subprocess.run([openssl, *command.split()], cwd=folder, check=True, capture_output=True)
-    return folder
+    """A company's own authority (ca.pem), and certificates of it: for 127.0.0.1, and for another
+    host."""
+    company = Authority(tmp_path_factory.mktemp("authority"))
+    company.issue("lake", "IP:127.0.0.1")
+    company.issue("other", "DNS:lake.example.com")
+    return company.folder
 
 
 @pytest.fixture
@@ -99,6 +90,21 @@ def test_a_company_s_own_certificates_are_trusted_where_they_are_named(
     with caplog.at_level(logging.WARNING):
         assert works(encrypted(verify=False))
     assert "the lake's certificate is not checked" in caplog.text
+
+
+def test_a_certificate_of_another_host_is_refused(s3: S3Server, authority: Path) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority / "other.pem", authority / "other.key")
+    with Unruly(s3, context) as front:
+        extra = {
+            "endpoint_url": f"https://127.0.0.1:{front.port}",
+            "verify": str(authority / "ca.pem"),
+        }
+        keys = {"login": s3.access_key, "password": s3.secret_key}
+        with pytest.raises(LakeFailed) as refused:
+            works(Lake(Connection(conn_id="lake", extra=extra, **keys), "encrypted"))
+        found = diagnose(refused.value)
+        assert found and not found.cause.retryable
 
 
 # A proxy.

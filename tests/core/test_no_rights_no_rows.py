@@ -1,5 +1,5 @@
-"""A role that may read nothing reads no row of a staging table or a mart, at any moment of a load, a
-build, a swap, a full refresh or a failed one, while it tries all the time."""
+"""A role that may read nothing reads no row of a staging table or a mart, at any moment of a load,
+a build, a swap, a full refresh or a failed one, while it tries all the time."""
 
 from __future__ import annotations
 
