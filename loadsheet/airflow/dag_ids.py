@@ -7,6 +7,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from loadsheet.errors import SpecError
@@ -83,7 +84,7 @@ def texts_in(spec: Path) -> dict[str, str]:
     """
     import yaml
 
-    from loadsheet.spec.strict_yaml import LOADER
+    from loadsheet.spec.strict_yaml import LOADER, MAX_NODES
 
     texts: dict[str, str] = {}
     # Of each collection around the event: whether it is a mapping, and its key that waits for a
@@ -91,7 +92,8 @@ def texts_in(spec: Path) -> dict[str, str]:
     mappings: list[bool] = []
     keys: list[str | None] = []
     try:
-        for event in yaml.parse(_safe_text(spec), LOADER):
+        # A checked file has at most two events for each of its keys and values.
+        for event in islice(yaml.parse(_safe_text(spec), LOADER), 2 * MAX_NODES):
             if isinstance(event, yaml.CollectionStartEvent):
                 mappings.append(isinstance(event, yaml.MappingStartEvent))
                 keys.append(None)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import time
 import traceback
 from pathlib import Path
 
+from airflow.configuration import conf
 from airflow.sdk import DAG, get_parsing_context
 
 from loadsheet.airflow.dag_ids import (
@@ -19,9 +23,17 @@ from loadsheet.errors import SpecError
 from loadsheet.project.conflicts import duplicates
 from loadsheet.project.folder import display_path
 from loadsheet.redact import clean
+from loadsheet.spec.compiled import is_remembered
 from loadsheet.spec.models import Pipeline
 from loadsheet.spec.parallel_check import checking_in_parallel
 from loadsheet.spec.pipeline_file import check_file, find_specs, load_pipeline
+
+_SHARE_OF_TIMEOUT = 0.6
+_NOT_CHECKED = (
+    "not checked yet: the checks of the other pipeline files took most of the time that Airflow"
+    " gives a DAG file, [core] dagbag_import_timeout. The next parse goes on. If this stays, split"
+    " this pipeline, or use the DAG bundle, in which each file has that time for itself"
+)
 
 
 def pipeline_dags(root: Path, only: str | None = None) -> dict[str, DAG]:
@@ -73,9 +85,10 @@ def _all_dags(specs: list[Path], root: Path) -> dict[str, DAG]:
     file; the other one gets a stand-in. So does a pipeline that writes a table which an earlier
     file writes.
     """
-    with checking_in_parallel(specs):
-        built = {spec: _dag_or_stand_in(spec, root) for spec in specs}
-    for spec, problems in _shared_targets(specs, root).items():
+    built = _built(specs, root)
+    # A file with problems is not checked once more.
+    sound = [spec for spec in specs if not built[spec][1].has_task(BROKEN_TASK)]
+    for spec, problems in _shared_targets(sound, root).items():
         dag_id = built[spec][0]
         built[spec] = dag_id, _stand_in(dag_id, spec, root, problems)
     owners: dict[str, Path] = {}
@@ -92,6 +105,39 @@ def _all_dags(specs: list[Path], root: Path) -> dict[str, DAG]:
             problem = name_taken(name, relative(owners[name], root))
             dags[dag_id] = broken_dag(dag_id, relative(spec, root), problem)
     return dags
+
+
+def _built(specs: list[Path], root: Path) -> dict[Path, tuple[str, DAG]]:
+    """Each file's DAG id, with its DAG or its stand-in.
+
+    Airflow ends a parse that takes too long, and then has no DAG at all. So the small files come
+    first, and what is left when most of that time is over gets stand-ins until the next parse,
+    which has the results of this one.
+    """
+    end = time.monotonic() + _SHARE_OF_TIMEOUT * _import_timeout()
+    built: dict[Path, tuple[str, DAG]] = {}
+    with checking_in_parallel(specs):
+        for spec in sorted(specs, key=_size):
+            if time.monotonic() < end or is_remembered(spec):
+                built[spec] = _dag_or_stand_in(spec, root)
+            else:
+                dag_id = broken_file_id(spec)
+                built[spec] = dag_id, _stand_in(dag_id, spec, root, _NOT_CHECKED)
+    return {spec: built[spec] for spec in specs}
+
+
+def _import_timeout() -> float:
+    """Seconds after which Airflow ends the parse of a DAG file; infinite where it does not."""
+    return conf.getfloat("core", "dagbag_import_timeout") or math.inf
+
+
+def _size(spec: Path) -> int:
+    """Bytes of the pipeline file and its SQL."""
+    size = 0
+    for file in (spec, *spec.parent.glob("sql/*.sql")):
+        with contextlib.suppress(OSError):
+            size += file.stat().st_size
+    return size
 
 
 def _shared_targets(specs: list[Path], root: Path) -> dict[Path, str]:

@@ -6,9 +6,10 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-from loadsheet.errors import InputError
+from loadsheet.errors import InputError, SpecError
 from loadsheet.names import closest
 from loadsheet.problem import Problem
+from loadsheet.spec.files import read_text
 from loadsheet.spec.models import Pipeline
 from loadsheet.spec.pipeline_file import check_file, find_specs, load_pipeline
 
@@ -70,19 +71,30 @@ def find_pipeline(explicit: Path | None, name: str) -> tuple[Path, Path]:
     # The folder of that name first: most pipelines are named after their folder, and then no other
     # file is read.
     specs.sort(key=lambda spec: spec.parent.name != name)
-    names = []
     for spec in specs:
-        name_in_spec = pipeline_name(spec)
-        if name_in_spec == name:
+        if _may_be_named(spec, name) and pipeline_name(spec) == name:
             _log.info("pipeline %s: %s", name, spec)
             return spec, project
-        names.append(name_in_spec)
+    names = [pipeline_name(spec) for spec in specs]
     meant = closest(name, names)
     suggestion = f" (did you mean {meant!r}?)" if meant else ""
     raise InputError(
         f"there is no pipeline {name!r} in {display_path(project)}{suggestion};"
         f" it has: {', '.join(sorted(names))}"
     )
+
+
+def _may_be_named(spec: Path, name: str) -> bool:
+    """Whether the file may hold the pipeline `name`: a file that takes long to check does not keep
+    the others from running."""
+    if name in (spec.parent.name, spec.resolve().parent.name):
+        return True
+    try:
+        text = read_text(spec)
+    except SpecError:  # its check reports it
+        return False
+    # Text with escaped letters may hide the name.
+    return name in text or "\\" in text
 
 
 def pipeline_name(spec: Path) -> str:

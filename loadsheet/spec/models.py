@@ -5,9 +5,10 @@ The keys and their defaults are those of `schemas/pipeline.schema.json`; a test 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -180,12 +181,30 @@ class Pipeline:
         """All entries under `tables`: the tables, then one for each pattern."""
         return (*self.tables, *(pattern.table for pattern in self.patterns))
 
+    @cached_property
+    def external_names(self) -> frozenset[str]:
+        """The names under `external`."""
+        return frozenset(self.external)
+
+    @cached_property
+    def _entries_by_name(self) -> Mapping[str, Table]:
+        # The first of a name counts; there is no second in a checked file.
+        return {table.name: table for table in reversed(self.entries)}
+
+    @cached_property
+    def _table_names(self) -> frozenset[str]:
+        return frozenset(table.name for table in self.tables)
+
+    def has_table(self, name: str) -> bool:
+        """Whether the spec names the table itself, not by a pattern."""
+        return name in self._table_names
+
     def table(self, name: str) -> Table:
         """The table or pattern entry `name`, or the table `name` that a pattern matches. Raises
         KeyError when there is none."""
-        for table in self.entries:
-            if table.name == name:
-                return table
+        entry = self._entries_by_name.get(name)
+        if entry:
+            return entry
         pattern = self.pattern_of(name)
         if pattern is None:
             raise KeyError(name)
@@ -193,7 +212,7 @@ class Pipeline:
 
     def pattern_of(self, name: str) -> Pattern | None:
         """The first pattern that matches `name`, unless the spec names that table itself."""
-        if any(table.name == name for table in self.tables):
+        if self.has_table(name):
             return None
         return next((pattern for pattern in self.patterns if pattern.matches(name)), None)
 
@@ -203,12 +222,17 @@ class Pipeline:
         matched = [self.table(name) for name in names]
         return replace(self, tables=(*self.tables, *matched), patterns=())
 
+    @cached_property
+    def _transforms_by_name(self) -> Mapping[str, Transform]:
+        return {transform.name: transform for transform in reversed(self.transforms)}
+
+    def has_transform(self, name: str) -> bool:
+        """Whether there is a transform of this name."""
+        return name in self._transforms_by_name
+
     def transform(self, name: str) -> Transform:
         """The transform `name`. Raises KeyError when there is none."""
-        for transform in self.transforms:
-            if transform.name == name:
-                return transform
-        raise KeyError(name)
+        return self._transforms_by_name[name]
 
 
 @dataclass(frozen=True)

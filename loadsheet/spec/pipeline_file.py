@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from loadsheet.errors import SpecError
 from loadsheet.problem import Problem
+from loadsheet.spec.budget import limited_check
 from loadsheet.spec.compiled import CheckResult, cached_check
 from loadsheet.spec.files import is_there, leads_into
 from loadsheet.spec.models import Pipeline
@@ -121,6 +122,11 @@ def _stamp(path: Path) -> Stamp:
 
 
 def _check(path: Path, text: str | None = None) -> CheckResult:
+    with limited_check():
+        return _check_in_time(path, text)
+
+
+def _check_in_time(path: Path, text: str | None) -> CheckResult:
     # Imported here: PyYAML and jsonschema take 0.1 s, which code that needs only the models should
     # not pay.
     from loadsheet.spec.build import build_pipeline, sketch_pipeline

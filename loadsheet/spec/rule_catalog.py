@@ -21,6 +21,11 @@ RULES: dict[str, Rule] = {
         "Save the file as UTF-8 without invisible characters, in the place where the pipeline"
         " looks for it.",
     ),
+    "too-much": Rule(
+        "All pipelines of a project are read together, so that one that takes long to check would"
+        " hold up those of other authors. The limits are far above what a pipeline needs.",
+        "Split the pipeline or the SQL file, and load long lists of values as a table.",
+    ),
     "yaml-syntax": Rule(
         "Text that is not valid YAML has no keys and values, so nothing else in the file can be"
         " checked.",

@@ -3,7 +3,7 @@ folder, and each must be used."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from loadsheet.errors import SpecError
@@ -24,8 +24,10 @@ def read_transforms(
     names = list(transforms) if isinstance(transforms, dict) else []
     folder = sql_folder(pipeline_file)
     problems: list[Problem] = []
-    for stem in _stems(folder):
-        if stem in names:
+    stems = _stems(folder)
+    known = set(names)
+    for stem in stems:
+        if stem in known:
             continue
         # A warning only: the file may be a draft, and the pipeline runs without it.
         unused = Finding(
@@ -44,16 +46,16 @@ def read_transforms(
         if ("transforms", name) in broken_paths:
             continue
         try:
-            texts[name] = _read(document, folder, name)
+            texts[name] = _read(document, folder, name, stems)
         except SpecError as error:
             problems.extend(error.problems)
     return texts, problems
 
 
-def _read(document: Document, folder: Path, name: str) -> str:
+def _read(document: Document, folder: Path, name: str, stems: Sequence[str]) -> str:
     file = folder / f"{name}.sql"
     if not is_there(file):
-        meant = closest(name, _stems(folder))
+        meant = closest(name, stems)
         hint = f"create {file}"
         if meant:
             hint = f"rename sql/{meant}.sql, or this transform"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
+from itertools import islice
 
 from loadsheet.errors import SpecError
 from loadsheet.names import closest
 from loadsheet.problem import Problem, dotted
+from loadsheet.spec.budget import MOST_SECONDS, is_spent
 from loadsheet.spec.models import Inputs, Pipeline, Transform
 from loadsheet.sql.merging import LOAD_ID
 from loadsheet.sql.params import PARAMS, placeholders
@@ -37,6 +39,8 @@ _SCRIPT_HINT = (
 )
 _OWN_TABLE_HINT = "leave it out, or use `materialized: script`, which can create the table first"
 
+# Of one SQL file. Each takes a look at all names of the pipeline, for the one that was meant.
+_MOST_PROBLEMS = 200
 _ALWAYS_THERE = frozenset({"information_schema", "loadsheet"})
 # The end of the search path on which a transform runs, after staging and mart.
 _SEARCHED_LAST = "public"
@@ -49,14 +53,17 @@ def infer_inputs(pipeline: Pipeline) -> dict[str, Inputs]:
     Raises SpecError with all problems of all SQL files: text that cannot be read, more than one
     SELECT, unknown parameters, tables and columns, transforms that read each other in a circle.
     """
-    files = {transform.name: _SqlFile(pipeline, transform) for transform in pipeline.transforms}
+    files: dict[str, _SqlFile] = {}
+    for transform in pipeline.transforms:
+        files[transform.name] = _SqlFile(pipeline, transform)
+        files[transform.name].refuse_if_late(0)
     problems: list[Problem] = []
     for file in files.values():
-        problems += file.problems()
+        problems += file.first_of(file.problems())
     # Only now: a transform's columns are known from the SQL of those it reads.
     columns = _KnownColumns(pipeline, {name: file.outputs for name, file in files.items()})
     for file in files.values():
-        problems += file.column_problems(columns)
+        problems += file.first_of(file.column_problems(columns))
     if problems:
         raise SpecError(problems)
     inputs = {name: file.inputs() for name, file in files.items()}
@@ -109,6 +116,23 @@ class _SqlFile:
             code=code,
         )
 
+    def refuse_if_late(self, offset: int) -> None:
+        """Raises SpecError, at `offset` of the SQL, when the check of the pipeline has had its
+        time."""
+        if not is_spent():
+            return
+        message = f"the check stops here: {MOST_SECONDS:g} seconds did not suffice for the pipeline"
+        hint = "split the pipeline, or its largest SQL files"
+        raise SpecError([self.problem("too-much", offset, message, hint)])
+
+    def first_of(self, problems: Iterator[Problem]) -> list[Problem]:
+        """The first `_MOST_PROBLEMS` of them, and one that says so where there are more."""
+        first = list(islice(problems, _MOST_PROBLEMS))
+        if next(problems, None):
+            message = f"more than {_MOST_PROBLEMS} problems; the others are not shown"
+            first.append(self.problem("too-much", 0, message, "correct the first ones"))
+        return first
+
     def problems(self) -> Iterator[Problem]:
         """All problems but those of columns."""
         if self.syntax_error:
@@ -123,6 +147,7 @@ class _SqlFile:
             message = f"unknown parameter :{name}"
             yield self.problem("unknown-parameter", offset, message, _PARAMS_HINT)
         for read in self.reads:
+            self.refuse_if_late(read.offset)
             # A word in the body of a function may be a table's name or anything else.
             if not read.certain or self.input(read) or is_made_elsewhere(self.pipeline, read):
                 continue
@@ -147,6 +172,7 @@ class _SqlFile:
         # Where no columns are known, the SQL need not be searched a second time.
         if columns.any_known:
             for column in columns_read(self.statements):
+                self.refuse_if_late(column.offset)
                 origin = self.input(column.table)
                 explanation = columns.explain_missing(column, origin) if origin else None
                 if explanation:
@@ -206,7 +232,7 @@ def _in_order(inputs: Mapping[str, Inputs], files: Mapping[str, _SqlFile]) -> li
 def resolve_read(pipeline: Pipeline, read: Read) -> Input | None:
     """The table or transform of `pipeline` that is read; None where it is neither."""
     schemas = pipeline.warehouse
-    if read.schema in (schemas.schema, None) and any(t.name == read.name for t in pipeline.tables):
+    if read.schema in (schemas.schema, None) and pipeline.has_table(read.name):
         return "table", read.name
     # A pattern only with its schema: "*" would match the name of any transform, and of anything
     # that a script creates for itself.
@@ -214,7 +240,7 @@ def resolve_read(pipeline: Pipeline, read: Read) -> Input | None:
         return "table", read.name
     if read.schema not in (schemas.mart_schema, None):
         return None
-    if any(t.name == read.name for t in pipeline.transforms):
+    if pipeline.has_transform(read.name):
         return "transform", read.name
     return None
 
@@ -230,7 +256,7 @@ def is_made_elsewhere(pipeline: Pipeline, read: Read) -> bool:
     names: set[str] = set()
     for schema in searched:
         names.update((f"{schema}.{read.name}", f"{schema}.*"))
-    return not names.isdisjoint(pipeline.external)
+    return not names.isdisjoint(pipeline.external_names)
 
 
 def _explain_unknown(pipeline: Pipeline, read: Read) -> tuple[str, str]:

@@ -27,6 +27,8 @@ LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 MAX_DEPTH = 50
 """Levels of nesting. Deeper text could exhaust the stack of a recursive reader."""
+MAX_NODES = 50_000
+"""Keys and values. 1,000 tables with a key and a cursor have 8,000."""
 _TAB = re.compile(r"^[^#\n]*?(\t)", re.MULTILINE)
 
 _TAG = "tag:yaml.org,2002:"
@@ -51,6 +53,7 @@ _COLON = "put ': ' after each key (see the line above too), and quote text that 
 _QUOTE_VALUE = "write one, or quote it if it is text"
 _NEW_LINE = "start the list on a separate line"
 _WRITE_OUT = "write it out, put what tables share under `defaults`, or quote it if it is text"
+_SPLIT = "split the pipeline into several"
 _SHARE = "write the keys out, or put what tables share under `defaults`"
 
 # libyaml's problem, its context ("" for any), our message, our hint
@@ -200,6 +203,7 @@ def _forbidden_features(text: str) -> Iterator[Finding]:
     text, and aliases can expand a few lines into gigabytes."""
     depth = 0
     documents = 0
+    nodes = 0
     for event in yaml.parse(text, LOADER):
         at = mark_of(event.start_mark)
         if isinstance(event, yaml.DocumentStartEvent):
@@ -210,6 +214,11 @@ def _forbidden_features(text: str) -> Iterator[Finding]:
             depth -= 1
         if documents > 1:
             yield _feature("a second document starts here", at, "write one pipeline per file")
+            return
+        nodes += isinstance(event, yaml.NodeEvent)
+        if nodes > MAX_NODES:
+            message = f"the file has more than {MAX_NODES:,} keys and values"
+            yield Finding("too-much", path=(), message=message, hint=_SPLIT, at=at)
             return
         if depth > MAX_DEPTH:
             yield _feature(f"nested more than {MAX_DEPTH} levels deep", at)

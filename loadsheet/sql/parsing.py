@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from loadsheet.sql.libpg import SyntaxRefused, syntax_trees
+from loadsheet.sql.libpg import ParserEnded, SyntaxRefused, syntax_trees
 from loadsheet.sql.params import placeholders
 from loadsheet.sql.syntax_hints import Mistake, explain, find_never_valid
 from loadsheet.sql.tokens import Token, Unparsable, nested_too_deeply, tokenize
@@ -36,6 +36,8 @@ def parse(sql: str) -> list[Statement]:
     """The statements of `sql`, empty ones left out. Raises Unparsable at the place that could not
     be read, and WorkError where the parser is not installed."""
     tokens = tokenize(sql)
+    if not tokens:
+        return []
     for mistake in find_never_valid(tokens):
         raise Unparsable(mistake.message, mistake.offset, mistake.hint)
     # Both replacements keep the length, so that the parser's locations hold for `sql`.
@@ -47,6 +49,9 @@ def parse(sql: str) -> list[Statement]:
         raise Unparsable(mistake.message, mistake.offset, mistake.hint) from None
     except RecursionError:
         raise nested_too_deeply(0) from None
+    except ParserEnded:
+        message = "PostgreSQL's parser does not come to an end with this file"
+        raise Unparsable(message, 0, "split it into several transforms") from None
     statements = []
     for tree in trees:
         ((kind, body),) = tree["stmt"].items()

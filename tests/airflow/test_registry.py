@@ -3,6 +3,7 @@ included."""
 
 from __future__ import annotations
 
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -302,3 +303,46 @@ class TestForOneTask:
         write("b")
         monkeypatch.setenv("_AIRFLOW_PARSING_CONTEXT_DAG_ID", "b")  # what Airflow sets in a worker
         assert set(dag_bag(bundle).dags) == {"b"}
+
+
+def test_files_that_take_the_time_of_a_parse_leave_the_others_their_dags(
+    bundle: Path, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Airflow ends a parse after 30 s, and then had no DAG at all. The small files come first; a
+    file that was not reached says so, and is there after the next parse."""
+    write("a_large", "description: " + "x" * 500)
+    write("small")
+    write("z_larger", "description: " + "x" * 1_000)
+    monkeypatch.setattr(registry, "is_remembered", lambda spec: False)
+    clock = iter([0.0, 1.0, 17.0, 19.0])
+    monkeypatch.setattr(registry.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(registry, "_import_timeout", lambda: 30.0)
+    dags = pipeline_dags(bundle)
+    monkeypatch.undo()
+    assert list(dags) == ["a_large", "small", "z_larger"]
+    assert [broken(dag) for dag in dags.values()] == [False, False, True]
+    assert "not checked yet" in dags["z_larger"].get_task("broken_spec").problems
+    assert not any(map(broken, pipeline_dags(bundle).values()))
+
+
+def test_sql_that_takes_long_to_read_costs_its_own_pipeline(
+    bundle: Path, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attack: a SQL file of 64 kB that is expensive to read, and one past the limit."""
+    # What counts is the processor's time, not how busy the machine is.
+    monkeypatch.setenv("AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT", "300")
+    write("good")
+    for folder, sql in {
+        "signs": "SELECT " + "a ? " * 16_000 + "1 FROM t",
+        "endless": "VALUES " + ",".join(["(1)"] * 60_000),
+    }.items():
+        file = write(folder, "transforms: {x: }", "external: ['public.*']")
+        (file.parent / "sql").mkdir()
+        (file.parent / "sql" / "x.sql").write_text(sql)
+    began = time.process_time()
+    bag = dag_bag(bundle)
+    assert time.process_time() - began < 20
+    assert bag.import_errors == {} and set(bag.dags) == {"good", "signs", "endless"}
+    assert not broken(bag.dags["good"]) and broken(bag.dags["endless"])
+    problems = bag.dags["endless"].get_task("broken_spec").problems
+    assert "x.sql:1:" in problems and "more than 100,000 words" in problems

@@ -17,7 +17,40 @@ from loadsheet.sql.reads import columns_read, tables_read
 from loadsheet.sql.tokens import Unparsable, tokenize
 
 MIB = 1024 * 1024
+TOO_LONG = "the file has more than 100,000 words, values and signs"
 ROOT = Path(__file__).parents[2]
+
+
+def ended_at(sql: str) -> str:
+    with pytest.raises(Unparsable) as caught:
+        parse(sql)
+    return str(caught.value)
+
+
+def test_sql_that_ends_the_parser_costs_one_file_and_the_next_one_is_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A library that crashes at the word `crash` and never comes back from `hang`."""
+    real = libpg._library_file()
+    code = Path(libpg.libpg_process.__file__).read_text()
+    broken = tmp_path / "broken_parser.py"
+    mischief = "    if b'crash' in sql: ctypes.string_at(0)\n        while b'hang' in sql: pass\n"
+    call = "        result = library.pg_query_parse(sql)\n"
+    assert call in code
+    broken.write_text(code.replace(call, f"    {mischief}{call}"))
+    monkeypatch.setattr(libpg, "_parser", None)
+    monkeypatch.setattr(libpg.libpg_process, "__file__", str(broken))
+    monkeypatch.setattr(libpg, "MOST_SECONDS", 2.0)
+    try:
+        for word in ("crash", "hang"):
+            assert ended_at(f"SELECT {word}") == (
+                "PostgreSQL's parser does not come to an end with this file"
+            )
+            assert [read.name for read in tables_read(parse("SELECT 1 FROM t"))] == ["t"]
+        assert libpg._library_file() == real
+    finally:
+        libpg._close_parser()
+
 
 DEEP = {
     "operators": "SELECT 1" + "+1" * 8_000,
@@ -84,7 +117,8 @@ def test_deep_sql_ends_no_process_and_no_thread_with_a_small_stack(sql: str) -> 
 )
 def test_copies_that_the_parser_makes_end_no_process(sql: str) -> None:
     """At 1 GB of output, it does."""
-    assert judged(sql) == ["nested too deeply to be read"]
+    (answer,) = judged(sql)
+    assert answer in ("nested too deeply to be read", TOO_LONG)
 
 
 def test_an_assignment_of_many_columns_is_read() -> None:
@@ -170,21 +204,20 @@ def test_without_its_library_the_check_names_the_version_that_has_it(
 ) -> None:
     assert libpg.REQUIREMENT in (ROOT / "pyproject.toml").read_text()
     assert libpg.REQUIREMENT in (ROOT / "requirements/core.in").read_text()
-    libpg._library.cache_clear()
-    try:
-        monkeypatch.setattr(libpg, "_FILES", {sys.platform: "moved.so"})
+    monkeypatch.setattr(libpg, "_parser", None)
+    with monkeypatch.context() as patched:
+        patched.setattr(libpg, "_FILES", {sys.platform: "moved.so"})
         with pytest.raises(WorkError, match=r"moved\.so.*pip install 'postgast>=0\.2,<0\.3'"):
             parse("SELECT 1")
-        monkeypatch.setattr(libpg, "find_spec", lambda name: None)
+        patched.setattr(libpg, "find_spec", lambda name: None)
         with pytest.raises(WorkError, match=r"not installed.*pip install 'postgast>=0\.2,<0\.3'"):
             parse("SELECT 1")
-    finally:
-        libpg._library.cache_clear()
 
 
 def test_a_process_that_has_parsed_much_sql_can_still_encrypt() -> None:
     """libpg_query keeps a key for each thread that it ran in, of 1,024 that a process has. With a
-    thread for each statement, OpenSSL could not start after a thousand of them."""
+    thread for each statement, OpenSSL could not start after a thousand of them. A process that is
+    forked from it starts a parser of its own."""
     code = (
         "from loadsheet.sql.libpg import syntax_trees\n"
         "for number in range(1_100): syntax_trees(b'SELECT 1')\n"

@@ -17,6 +17,7 @@ from loadsheet.spec.rules.names import (
     defaults_exclude_no_tables,
     no_name_is_also_a_pattern,
 )
+from loadsheet.spec.rules.sizes import sizes_are_sane
 from loadsheet.spec.rules.tables import TABLE_RULES
 from loadsheet.spec.schedule import BadSchedule, check_schedule
 from loadsheet.spec.view import Entry, View
@@ -27,7 +28,9 @@ RESERVED_SCHEMAS = frozenset({"information_schema", "loadsheet", "pg_catalog", "
 
 def rule_findings(view: View) -> list[Finding]:
     """All violations of rules in the sound parts of a pipeline file."""
-    findings: list[Finding] = []
+    findings = list(sizes_are_sane(view))
+    if findings:  # the other rules compare each with each
+        return findings
     for pipeline_rule in (*PIPELINE_RULES, *NAME_RULES):
         findings.extend(pipeline_rule(view))
     for table in view.tables:

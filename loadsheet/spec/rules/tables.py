@@ -84,12 +84,14 @@ def needed_columns_are_loaded(table: Entry, _: View) -> Iterator[Finding]:
     needed = [("primary key", column) for column in as_list(table.full.get("primary_key", []))]
     if "incremental" in table.full:
         needed.append(("cursor", table.full["incremental"]["cursor"]))
+    excluded = set(columns.get("exclude", ()))
+    included = set(columns.get("include", ()))
     for kind, column in needed:
-        if column in columns.get("exclude", ()):
+        if column in excluded:
             message = f"the {kind} column {column!r} cannot be excluded"
             hint = "remove it from this list"
             yield table.error("column-conflict", ("columns", "exclude"), message, hint)
-        if "include" in columns and column not in columns["include"]:
+        if "include" in columns and column not in included:
             message = f"the {kind} column {column!r} is missing here"
             hint = "add it to this list"
             yield table.error("column-conflict", ("columns", "include"), message, hint)
