@@ -16,8 +16,11 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from airflow.configuration import AIRFLOW_HOME
+
 from loadsheet.names import slug
 from loadsheet.spec.files import is_there
+from loadsheet.trust import why_not_trusted
 
 TEMPLATE = """\
 # Airflow's DAG file for {spec!r}. Edit that file. This one is generated.
@@ -232,6 +235,36 @@ def _version(file: Path | os.DirEntry[str]) -> Version:
     return file.name, status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino
 
 
+def _make(folder: Path) -> None:
+    """Create the folder and its parents, so that no other user may write to them, whatever the
+    umask."""
+    for place in (*reversed(folder.parents), folder):
+        with contextlib.suppress(FileExistsError):
+            place.mkdir(mode=0o755)
+
+
+def _refuse_others(place: Path) -> None:
+    """Raises PermissionError if another user could have written to the folder, or put it there:
+    Airflow's default folder is below /tmp, and Python files in it are run.
+
+    The owner of Airflow's home is trusted: what is configured there, Airflow runs. A task with
+    `run_as_user` runs as another user.
+    """
+    users = {0, os.geteuid()}
+    with contextlib.suppress(OSError):
+        users.add(os.stat(AIRFLOW_HOME).st_uid)
+    reason = why_not_trusted(place, users)
+    if reason:
+        raise _unsafe(reason)
+
+
+def _unsafe(reason: str) -> PermissionError:
+    return PermissionError(
+        f"{reason}, and Airflow runs the Python files below it: remove it, or set [dag_processor]"
+        " dag_bundle_storage_path to a folder of Airflow's own"
+    )
+
+
 class Stubs:
     """The DAG files for the pipelines of `project`, in a folder below `within` that no other
     project uses.
@@ -257,11 +290,15 @@ class Stubs:
         listed.
 
         Raises FileNotFoundError if there is no folder `pipelines`: the path is wrong, because an
-        empty project has one.
+        empty project has one; PermissionError if another user could have written DAG files.
         """
         folders = (self.dags, self.home / "parsed", self.home / "alerts", self.messages)
+        _make(self.home.parent)
         for place in (self.home, *folders):
-            place.mkdir(mode=0o775, parents=True, exist_ok=True)
+            place.mkdir(mode=0o775, exist_ok=True)
+        # Before anything in them is run or believed: a worker has no other look at them.
+        for place in (self.home, *folders):
+            _refuse_others(place)
         ignore = self.home / ".gitignore"
         # In a clone, `git clean` must not remove what a task is about to read.
         if not ignore.exists():
@@ -288,7 +325,7 @@ class Stubs:
         Raises FileNotFoundError as `add`, and PermissionError if the folder is not Airflow's own.
         """
         self.add()
-        self._refuse_unsafe_folder()
+        self._refuse_another_owner()
         folders = {}
         for name, folder in self._folders().items():
             if self._has_spec(folder):
@@ -302,19 +339,11 @@ class Stubs:
                 self._write(name, folders[name])
             self._unstamped.discard(name)
 
-    def _refuse_unsafe_folder(self) -> None:
-        """Airflow's default folder is below /tmp, and Python files in it are run."""
+    def _refuse_another_owner(self) -> None:
+        """The processor stamps and removes DAG files, which only their owner can."""
         for place in (self.dags, self.home, self.home.parent):
             if place.stat().st_uid != os.geteuid():
-                raise PermissionError(
-                    f"{place} belongs to another user: remove it, or set [dag_processor]"
-                    " dag_bundle_storage_path to a folder of Airflow's own"
-                )
-        for place in (self.dags, self.home):
-            if place.stat().st_mode & 0o002:
-                raise PermissionError(
-                    f"every user may write to {place}, whose Python files Airflow runs: remove it"
-                )
+                raise _unsafe(f"{place} belongs to another user")
 
     def _folders(self) -> dict[str, str]:
         """The name of the DAG file -> the folder, for everything in `pipelines`."""

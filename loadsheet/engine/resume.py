@@ -15,6 +15,7 @@ import hashlib
 import json
 import logging
 import os
+import tempfile
 import threading
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from loadsheet.outcome import RunRequest
 from loadsheet.postgres import Session
 from loadsheet.spec.models import Pipeline
 from loadsheet.sql.text import Relation
+from loadsheet.trust import only_we_may_write
 from loadsheet.warehouse import ledger
 
 _log = logging.getLogger(__name__)
@@ -139,6 +141,10 @@ class RunRecord:
         if self._file is None:
             return None
         try:
+            # It decides which tables are not read again.
+            if not only_we_may_write(self._file.parent):
+                _log.info("%s is not believed: another user may write to its folder", self._file)
+                return None
             document = json.loads(self._file.read_text("utf-8"))
             return {
                 "places": document["places"],
@@ -159,11 +165,22 @@ class RunRecord:
             "unchanged": self._unchanged,
         }
         try:
-            self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # Another run may be writing its own, so each process has its temporary file.
-            temporary = self._file.with_suffix(f".{os.getpid()}.new")
-            temporary.write_text(json.dumps(document, default=sorted), "utf-8")
-            temporary.replace(self._file)
+            folder = self._file.parent
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not only_we_may_write(folder):
+                _log.warning(
+                    "the run cannot be resumed later: another user may write to %s", folder
+                )
+                return
+            # Another run may be writing its own, so each has its temporary file.
+            handle, temporary = tempfile.mkstemp(dir=folder)
+            try:
+                with os.fdopen(handle, "w", encoding="utf-8") as target:
+                    json.dump(document, target, default=sorted)
+                os.replace(temporary, self._file)
+            except BaseException:
+                os.unlink(temporary)
+                raise
         except OSError as error:
             _log.info(
                 "the run cannot be resumed later, %s cannot be written: %s", self._file, error

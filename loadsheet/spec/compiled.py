@@ -47,6 +47,7 @@ from typing import Any, NamedTuple
 from loadsheet.problem import Problem
 from loadsheet.spec.files import MAX_BYTES, SCHEMA_FILE, read_bounded, sql_folder
 from loadsheet.spec.models import Pipeline
+from loadsheet.trust import only_we_may_write
 
 _log = logging.getLogger(__name__)
 
@@ -214,7 +215,7 @@ def read_entry(key: str) -> Any:
     exactly what was stored."""
     try:
         folder = _folder()
-        if folder is None or not _only_we_may_write(folder):
+        if folder is None or not only_we_may_write(folder):
             return None
         checksum, _, body = _file(folder, key).read_text("utf-8").partition("\n")
         # The file may have been edited, damaged, or copied from another key.
@@ -234,7 +235,7 @@ def write_entry(key: str, value: Any) -> None:
         if folder is None:
             return
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not _only_we_may_write(folder):
+        if not only_we_may_write(folder):
             return
         body = json.dumps(value, allow_nan=False)
         file = _file(folder, key)
@@ -263,11 +264,6 @@ def _folder() -> Path | None:
         chosen = os.path.join(user_cache, "loadsheet")
     # A relative path would be another folder for each working directory.
     return Path(chosen) if os.path.isabs(chosen) else None
-
-
-def _only_we_may_write(folder: Path) -> bool:
-    info = folder.stat()
-    return info.st_uid == os.geteuid() and not info.st_mode & 0o022
 
 
 def _file(folder: Path, key: str) -> Path:

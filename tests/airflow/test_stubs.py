@@ -261,7 +261,9 @@ def test_a_missing_folder_of_pipelines_is_a_wrong_path_and_removes_nothing(
 @AS_ROOT
 def test_another_users_folder_is_refused(project: Path, stubs: Stubs) -> None:
     os.chown(stubs.dags, 12345, 12345)
-    with pytest.raises(PermissionError, match="belongs to another user: remove it, or set"):
+    with pytest.raises(
+        PermissionError, match=r"belongs to another user, and Airflow .*: remove it, or set"
+    ):
         stubs.refresh()
 
 
@@ -277,6 +279,45 @@ def test_whatever_the_umask_nobody_else_may_write(project: Path, tmp_path: Path)
         Stubs(project, tmp_path / "open").refresh()
     finally:
         os.umask(before)
+
+    assert not (tmp_path / "open").stat().st_mode & 0o002
+
+
+def planted_folder(home: Path) -> None:
+    with nobody():
+        (home / "dags").mkdir(parents=True)
+        (home / "dags" / "one.yml.py").write_text("raise SystemExit('planted')")
+
+
+def planted_storage(home: Path) -> None:
+    with nobody():
+        home.parent.mkdir()
+
+
+def planted_link(home: Path) -> None:
+    with nobody():
+        (home.parents[1] / "theirs").mkdir()
+        home.parent.symlink_to(home.parents[1] / "theirs")
+
+
+def open_storage(home: Path) -> None:
+    home.parent.mkdir()
+    home.parent.chmod(0o777)
+
+
+@AS_ROOT
+@pytest.mark.parametrize("plant", [planted_folder, planted_storage, planted_link, open_storage])
+def test_a_worker_runs_nothing_that_another_user_could_have_planted(
+    project: Path, plant: Callable[[Path], None]
+) -> None:
+    """Only `refresh`, of the DAG processor, has looked: a worker's `initialize` took what was
+    there."""
+    with tempfile.TemporaryDirectory() as tmp:
+        os.chmod(tmp, 0o1777)
+        stubs = Stubs(project, Path(tmp) / "storage")
+        plant(stubs.home)
+        with pytest.raises(PermissionError, match="and Airflow runs the Python files below it"):
+            stubs.add()
 
 
 @pytest.fixture
