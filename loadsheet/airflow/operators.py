@@ -6,6 +6,7 @@ every task.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from airflow.sdk.exceptions import (
     AirflowSkipException,
 )
 
+from loadsheet.airflow import log_door
 from loadsheet.airflow.command_line import converted
 from loadsheet.airflow.locate import pipeline_file
 from loadsheet.connections.lookup import Connection
@@ -102,6 +104,8 @@ def _unexplained(error: Exception) -> AirflowException:
 
 
 PROGRESS_EVERY_SECONDS = 10.0
+_log = logging.getLogger(__name__)
+log_door.install()
 
 
 class RetryAtOnce(RetryPolicy):
@@ -161,10 +165,10 @@ class StepOperator(BaseOperator):
         except AirflowException as error:
             # The place is that of this log, and would push the reason out of sight.
             place, _, reason = str(error).partition(f" failed in run {context['run_id']}: ")
-            self.log.error("%s", on_one_line(reason or place))
+            _log.error("%s", on_one_line(reason or place))
             raise
         except KeyboardInterrupt as error:
-            self.log.error("%s: the work was rolled back", error)
+            _log.error("%s: the work was rolled back", error)
             raise
 
     def on_kill(self) -> None:
@@ -227,7 +231,7 @@ class StepOperator(BaseOperator):
                 return
             last = time.monotonic()
             count = f"{counted(rows, 'row')}, " if rows else ""
-            self.log.info("%s: %s%.1f MB so far", on_one_line(self.name), count, size / 1e6)
+            _log.info("%s: %s%.1f MB so far", on_one_line(self.name), count, size / 1e6)
 
         return log_progress
 

@@ -21,9 +21,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from loadsheet.airflow.operators import NotExtracted
-from loadsheet.redact import clean, summary, visible
+from loadsheet.redact import clean, on_one_line, summary, visible
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -33,6 +34,10 @@ _log = logging.getLogger(__name__)
 GIVE_UP_SECONDS = 6.0
 FRAMES = 3
 LONGEST_TEXT = 2500  # Slack refuses a text block above 3000 characters
+LONGEST_NAME = 500  # and a field above 2000
+# As they stand in the name of a table, `*` and `~` would make the rest bold or struck out. A `_`
+# within a word does nothing.
+_UNFORMATTED = {ord("*"): "∗", ord("~"): "∼", ord("`"): "ˋ"}
 _CUT_ENTITY = re.compile(r"&\w*$")
 
 _PREFIX = "loadsheet_failed"
@@ -198,7 +203,7 @@ def failure_message(context: Context) -> dict[str, Any]:
         sections.append(f"*Where*\n{_preformatted(where)}")
     sections.append(_log_link(context))
     first_line = error_text.partition("\n")[0]
-    return _message(title, f"{title}: {_escape(first_line)}", facts, sections)
+    return _message(title, first_line, facts, sections)
 
 
 def _tries(ti: Any) -> str:
@@ -220,7 +225,7 @@ def recovery_message(context: Context, failure: Failure) -> dict[str, Any]:
         "Failed since": failure.since,
         "First in run": failure.run_id,
     }
-    return _message(title, _escape(title), facts, [_log_link(context)])
+    return _message(title, "", facts, [_log_link(context)])
 
 
 def post_file_message(slack_conn_id: str, file: str, problems: str = "") -> None:
@@ -229,23 +234,29 @@ def post_file_message(slack_conn_id: str, file: str, problems: str = "") -> None
     facts = {"File": file, "When": _now()}
     if not problems:
         title = f":large_green_circle: {file} is read again"
-        _post(slack_conn_id, _message(title, _escape(title), facts, []))
+        _post(slack_conn_id, _message(title, "", facts, []))
         return
     title = f":red_circle: {file} has problems, and there are no runs of it until they are fixed"
     text = clean(problems)
     first_line = text.partition("\n")[0]
     section = f"*Problems*\n{_preformatted(text)}"
-    _post(
-        slack_conn_id, _message(title, f"{_escape(title)}: {_escape(first_line)}", facts, [section])
-    )
+    _post(slack_conn_id, _message(title, first_line, facts, [section]))
 
 
-def _message(title: str, text: str, facts: dict[str, str], sections: list[str]) -> dict[str, Any]:
-    fields = [_markdown(f"*{name}*\n{_escape(value)}") for name, value in facts.items()]
-    blocks = [_section(f"*{_escape(title)}*"), {"type": "section", "fields": fields}]
+def _message(
+    title: str, first_line: str, facts: dict[str, str], sections: list[str]
+) -> dict[str, Any]:
+    """The message; a notification on a screen shows its title and the `first_line` of its text.
+
+    This is the door to Slack: title, line and facts come as they are, and are escaped and cut
+    here. A section has been made by `_preformatted` or `_log_link`.
+    """
+    notification = f"{title}: {first_line}" if first_line else title
+    fields = [_markdown(f"*{name}*\n{_short(value)}") for name, value in facts.items()]
+    blocks = [_section(f"*{_short(title)}*"), {"type": "section", "fields": fields}]
     for section in sections:
         blocks.append(_section(section))
-    return {"text": text, "blocks": blocks}
+    return {"text": _short(notification), "blocks": blocks}
 
 
 def _now() -> str:
@@ -253,7 +264,9 @@ def _now() -> str:
 
 
 def _log_link(context: Context) -> str:
-    return f"<{context['ti'].log_url}|Open the log>"
+    # A run's id is part of it. Within the brackets, a `|` or `>` would end the address.
+    address = "".join(quote(sign) if sign in '<>|"` ' else sign for sign in context["ti"].log_url)
+    return f"<{_escape(on_one_line(address))}|Open the log>"
 
 
 def _section(text: str) -> dict[str, Any]:
@@ -261,16 +274,27 @@ def _section(text: str) -> dict[str, Any]:
 
 
 def _markdown(text: str) -> dict[str, str]:
-    return {"type": "mrkdwn", "text": text}
+    # Verbatim: Slack makes no link of what looks like an address, a channel or a person.
+    return {"type": "mrkdwn", "text": text, "verbatim": True}
 
 
 def _preformatted(text: str) -> str:
     # Three backticks would end the block.
-    escaped = _escape(text.replace("```", "'''"))
-    if len(escaped) > LONGEST_TEXT:
-        # The cut may leave half of an entity such as `&amp;`.
-        escaped = _CUT_ENTITY.sub("", escaped[:LONGEST_TEXT]) + " ..."
-    return f"```{escaped}```"
+    without_end = text.replace("```", "'''")
+    return f"```{_cut(_escape(without_end), LONGEST_TEXT)}```"
+
+
+def _short(text: str) -> str:
+    """A title or a name, on one line. Signs that format text become ones that look like them."""
+    plain = on_one_line(text).translate(_UNFORMATTED)
+    return _cut(_escape(plain), LONGEST_NAME)
+
+
+def _cut(escaped: str, longest: int) -> str:
+    if len(escaped) <= longest:
+        return escaped
+    # The cut may leave half of an entity such as `&amp;`.
+    return _CUT_ENTITY.sub("", escaped[:longest]) + " ..."
 
 
 def _escape(text: str) -> str:

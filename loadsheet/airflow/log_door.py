@@ -1,0 +1,40 @@
+"""The door from our log to Airflow's: what names and servers say cannot pass for lines of it.
+
+Airflow's log viewer shows colours, breaks lines, and folds what follows `::group::`. A table's
+name, a run's id or a server's message may hold all of these. Only groups of our own are folded:
+those whose marker is in the text of the log call, not in what is filled into it.
+"""
+
+from __future__ import annotations
+
+import logging
+from copy import copy
+
+from loadsheet.redact import on_one_line, without_secrets
+from loadsheet.wording import LONGEST_MESSAGE, shortened
+
+_MARKERS = ("::group::", "::endgroup::")
+
+
+def install() -> None:
+    """From now on, what our modules log in this process goes through the door."""
+    ours = logging.getLogger("loadsheet")
+    if not any(isinstance(handler, _Door) for handler in ours.handlers):
+        ours.addHandler(_Door())
+        ours.propagate = False
+
+
+def line(record: logging.LogRecord) -> str:
+    """The message of the record on one line, with all that steers a viewer made visible."""
+    own = next((marker for marker in _MARKERS if str(record.msg).startswith(marker)), "")
+    text = record.getMessage()[len(own) :]
+    for marker in _MARKERS:
+        text = text.replace(marker, marker.replace("::", ": :"))
+    return own + on_one_line(without_secrets(shortened(text, LONGEST_MESSAGE)))
+
+
+class _Door(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        shown = copy(record)
+        shown.msg, shown.args = line(record), ()
+        logging.getLogger().handle(shown)
