@@ -113,10 +113,13 @@ IMAGE ?= $(shell sed -n 's/^  image: \(loadsheet-airflow:.*\)/\1/p' docker-compo
 image:  ## Build the container image that docker-compose.yml uses (IMAGE=name:tag; EXTRAS="amazon fab git hashicorp kubernetes redis")
 	docker build --build-arg EXTRAS="$(EXTRAS)" --tag $(IMAGE) .
 
-sbom: .venv-sbom/.ready  ## The Python packages of the image as a CycloneDX bill of materials, build/sbom.json (EXTRAS as above)
+sbom: .venv-sbom/.ready  ## CycloneDX bills of materials: build/sbom.json of the image (EXTRAS as above), build/sbom-wheel.json
 	@mkdir -p build
-	@cat requirements.txt $(patsubst %,requirements/%.txt,celery $(EXTRAS)) \
-	  | .venv-sbom/bin/cyclonedx-py requirements - --output-reproducible -o build/sbom.json
+	@cat requirements.txt $(patsubst %,requirements/%.txt,celery $(EXTRAS)) > build/sbom.txt
+	@cp requirements/core.txt build/sbom-wheel.txt
+	@for bill in sbom sbom-wheel; do \
+	  .venv-sbom/bin/cyclonedx-py requirements build/$$bill.txt --output-reproducible -o build/$$bill.json \
+	  && .venv-sbom/bin/python scripts/sbom.py build/$$bill.json build/$$bill.txt || exit; done
 
 release: setup  ## All of a release that needs no credentials; prints the two commands that remain
 	@$(BIN)/python scripts/release.py check
@@ -170,7 +173,9 @@ define environment
 	@echo "setting up $(1) from $(2)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Loadsheet needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
 	@$(PYTHON) -m venv --clear $(1)
-	@$(1)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(2)
+	@$(1)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(2) 2> $(1)/pip.log; \
+	  code=$$?; cat $(1)/pip.log >&2; exit $$code
+	@! grep 'yanked version' $(1)/pip.log || { echo "$(2) pins a version that was yanked: make requirements" >&2; exit 1; }
 	@$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-index --no-build-isolation -e .
 	@touch $@
 endef
