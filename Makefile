@@ -11,7 +11,7 @@ AIRFLOW_VENV := $(if $(AIRFLOW),.venv-airflow-$(AIRFLOW),$(VENV))
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 PYTEST := -m pytest -q
 
-.PHONY: help setup demo test test-long test-unit test-core test-faults test-editors test-packaging airflow-and-packaging test-airflow test-compose lint format docs reference clean requirements bench bench-peers build image sbom release
+.PHONY: help setup demo test test-long test-unit test-core test-faults test-editors test-packaging airflow-and-packaging test-airflow test-compose lint format docs reference clean requirements bench bench-peers build image sbom audit release
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -120,6 +120,10 @@ sbom: .venv-sbom/.ready  ## CycloneDX bills of materials: build/sbom.json of the
 	@for bill in sbom sbom-wheel; do \
 	  .venv-sbom/bin/cyclonedx-py requirements build/$$bill.txt --output-reproducible -o build/$$bill.json \
 	  && .venv-sbom/bin/python scripts/sbom.py build/$$bill.json build/$$bill.txt || exit; done
+
+audit:  ## Compare the pins with the known vulnerabilities; needs pipx and the network
+	@for pins in requirements.txt requirements/core.txt requirements/airflow-3.4.txt $(IMAGE_EXTRAS:%=requirements/%.txt); do \
+	  echo "$$pins"; pipx run pip-audit --disable-pip --require-hashes -r $$pins || exit; done
 
 release: setup  ## All of a release that needs no credentials; prints the two commands that remain
 	@$(BIN)/python scripts/release.py check

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-MOST_SECONDS = 10.0
+MOST_SECONDS = 10
 """CPU seconds: a busy machine must not refuse what a quiet one accepts. A pipeline of 1,000 steps
 takes less than one."""
 

@@ -25,6 +25,7 @@ from loadsheet.sql.reads import (
 )
 from loadsheet.sql.text import ident
 from loadsheet.sql.tokens import Unparsable, line_and_column
+from loadsheet.wording import counted
 
 _log = logging.getLogger(__name__)
 
@@ -121,7 +122,8 @@ class _SqlFile:
         time."""
         if not is_spent():
             return
-        message = f"the check stops here: {MOST_SECONDS:g} seconds did not suffice for the pipeline"
+        limit = counted(MOST_SECONDS, "second")
+        message = f"the check stops here: the pipeline takes more than {limit}"
         hint = "split the pipeline, or its largest SQL files"
         raise SpecError([self.problem("too-much", offset, message, hint)])
 

@@ -165,8 +165,9 @@ def problems_of(file: Path) -> list[Problem]:
     return problems
 
 
-@pytest.mark.parametrize("make", SQL.values(), ids=SQL)
-def test_the_largest_sql_file_is_judged_in_its_budget(tmp_path: Path, make: Make) -> None:
+@pytest.mark.parametrize("kind", ["signs", "unknown columns", "unknown tables", "values"])
+def test_the_largest_sql_file_is_judged_in_its_budget(tmp_path: Path, kind: str) -> None:
+    make = SQL[kind]
     unit = (len(make(2_000)) - len(make(1_000))) / 1_000
     problems = problems_of(written(tmp_path, make(int(250_000 / unit))))
     assert len(problems) <= 201

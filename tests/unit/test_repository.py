@@ -141,7 +141,7 @@ def test_the_workflows_run_the_targets_that_developers_run() -> None:
         for name, text in WORKFLOWS.items()
     }
     in_ci = {"lint", "docs", "test", "test-airflow", "test-compose", "build"}
-    assert called == {"ci": in_ci, "image": {"image"}, "release": set()}
+    assert called == {"audit": {"audit"}, "ci": in_ci, "image": {"image"}, "release": set()}
 
 
 def test_a_release_runs_the_tests_before_anything_is_published() -> None:
