@@ -136,7 +136,8 @@ def _within(inner: Pattern, outer: Pattern) -> bool:
     """Whether `outer` certainly matches all that `inner` does."""
     if not covers(outer.name, inner.name):
         return False
-    return not any(covers(excluded, inner.name) for excluded in outer.exclude)
+    # A name without a sign covers no pattern.
+    return not any(covers(excluded, inner.name) for excluded in outer.excluded_patterns)
 
 
 def _exclude(name: str) -> str:

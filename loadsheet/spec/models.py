@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from loadsheet.names import matches
+from loadsheet.names import is_pattern, matches, unescape_wildcards
 
 Mode = Literal["replace", "append", "merge"]
 Format = Literal["auto", "binary", "csv", "parquet"]
@@ -128,10 +128,22 @@ class Pattern:
     table: Table
     exclude: tuple[str, ...] = ()
 
+    @cached_property
+    def excluded_patterns(self) -> tuple[str, ...]:
+        """Those of `exclude` that are patterns: `exclude: [tmp_*]`."""
+        return tuple(filter(is_pattern, self.exclude))
+
+    @cached_property
+    def _excluded_names(self) -> frozenset[str]:
+        # There may be thousands, and each is asked for each table.
+        plain = (name for name in self.exclude if not is_pattern(name))
+        return frozenset(map(unescape_wildcards, plain))
+
     def matches(self, name: str) -> bool:
         """Whether a table of this name is one of them."""
-        # An excluded name may be a pattern too: `exclude: [tmp_*]`.
-        if any(matches(excluded, name) for excluded in self.exclude):
+        if name in self._excluded_names:
+            return False
+        if any(matches(excluded, name) for excluded in self.excluded_patterns):
             return False
         return matches(self.name, name)
 

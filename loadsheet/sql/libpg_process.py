@@ -72,8 +72,8 @@ def _serve(file: str, questions: BinaryIO, answers: BinaryIO) -> None:
         _limit_time()
         result = library.pg_query_parse(sql)
         if result.error:
-            error = result.error.contents
-            _answer(answers, REFUSED, max(error.cursorpos - 1, 0), error.message)
+            refused = result.error.contents
+            _answer(answers, REFUSED, max(refused.cursorpos - 1, 0), refused.message)
         else:
             _answer(answers, TREES, 0, result.tree)
         library.pg_query_free_parse_result(result)

@@ -21,6 +21,7 @@ from loadsheet.names import closest, covers, matches
 from loadsheet.problem import Problem
 from loadsheet.project.folder import find_pipeline
 from loadsheet.spec import budget, pipeline_file, sql_reading
+from loadsheet.spec.models import Pattern, Table
 from loadsheet.spec.pipeline_file import check_file
 from loadsheet.spec.strict_yaml import MAX_NODES
 from loadsheet.sql.tokens import MAX_TOKENS, tokenize
@@ -221,6 +222,16 @@ def test_a_pattern_of_many_stars_is_matched_in_no_time(pattern: str, name: str) 
     covers(pattern, name.replace("a", "*"))
     assert time.process_time() - began < 1
     assert found == (not pattern.endswith("b"))
+
+
+def test_thousands_of_excluded_names_cost_nothing_for_each_table() -> None:
+    """Each was compiled to a regular expression, for each table of each other pipeline."""
+    excluded = tuple(f"log_{i}" for i in range(20_000))
+    pattern = Pattern(name="*", table=Table(name="*"), exclude=(*excluded, "tmp_*", "odd[*]"))
+    assert not pattern.matches("log_7") and pattern.matches("log_x")  # both are built once
+    work = steps(lambda: [pattern.matches(f"t{i}") for i in range(200)])
+    assert work < 20_000
+    assert not pattern.matches("tmp_1") and not pattern.matches("odd*")
 
 
 def test_patterns_match_as_one_expects() -> None:

@@ -34,10 +34,10 @@ def sizes_are_sane(view: View) -> Iterator[Finding]:
         columns = own.get("columns") or {}
         lists = {"primary_key": own.get("primary_key")}
         lists |= {key: columns.get(key) for key in ("include", "exclude")}
-        for key, names in lists.items():
-            if isinstance(names, list):
+        for key, listed in lists.items():
+            if isinstance(listed, list):
                 at = (*path, key) if key == "primary_key" else (*path, "columns", key)
-                yield from _too_many(at, "column", len(names), MOST_COLUMNS)
+                yield from _too_many(at, "column", len(listed), MOST_COLUMNS)
 
 
 def _too_many(path: KeyPath, noun: str, count: int, most: int) -> Iterator[Finding]:
