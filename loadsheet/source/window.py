@@ -45,6 +45,21 @@ def refuse_unseen_writers(session: Session, source: SourceTable, spec: Increment
     origins.refuse_shifted(session, source, spec)
 
 
+def before(session: Session, cursor: Cursor, spec: Incremental, bound: str) -> str:
+    """SQL for the bound minus the lookback."""
+    if spec.lookback is None:
+        return bound
+    if not cursor.is_time:
+        return f"{bound} - {typed(spec.lookback, 'numeric')}"
+    lower = f"{bound} - interval '{seconds(spec.lookback)} seconds'"
+    try:
+        with session.transaction():
+            session.execute(f"SELECT {lower}")
+    except psycopg.DataError:
+        return typed("-infinity", cursor.type)  # before the first day that the type has
+    return lower
+
+
 class Window:
     """The ways to select rows by the cursor of one table, each with the watermark that follows."""
 
@@ -387,19 +402,7 @@ class Window:
         return self._before(typed(watermark, self._cursor.type))
 
     def _before(self, bound: str) -> str:
-        """SQL for the bound minus the lookback."""
-        lookback = self._spec.lookback
-        if lookback is None:
-            return bound
-        if not self._cursor.is_time:
-            return f"{bound} - {typed(lookback, 'numeric')}"
-        lower = f"{bound} - interval '{seconds(lookback)} seconds'"
-        try:
-            with self._session.transaction():
-                self._session.execute(f"SELECT {lower}")
-        except psycopg.DataError:
-            return typed("-infinity", self._cursor.type)  # before the first day that the type has
-        return lower
+        return before(self._session, self._cursor, self._spec, bound)
 
     def _with_nulls(self, condition: str) -> str:
         if self._spec.nulls == "include":

@@ -1,0 +1,141 @@
+"""`loadsheet verify`: whether the staging tables equal their source."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from loadsheet.cli.errors import FAILED
+from loadsheet.cli.output import AsJson, PipelineArgument, print_json
+from loadsheet.connections.lookup import project_connections
+from loadsheet.project.folder import open_pipeline
+from loadsheet.redact import on_one_line
+from loadsheet.wording import counted, shortened
+
+if TYPE_CHECKING:
+    from loadsheet.verify.models import Difference, TableVerdict, Verification
+
+_MOST_PRINTED = 10
+_LONGEST_VALUE = 200
+
+
+def verify(
+    ctx: typer.Context,
+    pipeline: PipelineArgument,
+    tables: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[TABLE]...", help="The tables to compare. Default: all."),
+    ] = None,
+    values: Annotated[
+        bool, typer.Option("--values", help="Also print the values that differ.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare staging tables with their source, and name the rows that are missing, extra or
+    different.
+
+    Reads only. Rows written since the last load are newer, and no differences. The exit code is 1
+    when a table differs.
+    """
+    spec, project = open_pipeline(ctx.obj, pipeline)
+    # Imported here: `--help` needs no driver.
+    from loadsheet.verify.pipeline import verify_pipeline
+
+    def report(verdict: TableVerdict) -> None:
+        if not as_json:
+            _print(verdict, values)
+
+    found = verify_pipeline(spec, project_connections(project), tables or (), report)
+    if as_json:
+        print_json(_document(found, values))
+    else:
+        _print_summary(found)
+    if found.differs:
+        raise typer.Exit(FAILED)
+
+
+def _print(verdict: TableVerdict, values: bool) -> None:
+    parts = [verdict.state]
+    if verdict.state != "not compared":
+        parts.append(counted(verdict.target_rows, "row"))
+    for kind, count in verdict.counts.items():
+        if count:
+            parts.append(f"{count:,} {kind}")
+    if verdict.newer:
+        parts.append(f"{verdict.newer:,} newer in the source")
+    if verdict.unproven:
+        parts.append(f"{verdict.unproven:,} no longer in the source")
+    typer.echo(on_one_line(f"{verdict.table}: {', '.join(parts)}"))
+    if verdict.why:
+        typer.echo(on_one_line(f"  {verdict.why}"))
+    for reason in verdict.left_out:
+        typer.echo(on_one_line(f"  column not compared: {reason}"))
+    for kind, rows in verdict.named.items():
+        for row in rows[:_MOST_PRINTED]:
+            typer.echo(on_one_line(f"  {kind}: {_row(row, values)}"))
+        more = verdict.counts[kind] - _MOST_PRINTED
+        if rows and more > 0:
+            typer.echo(f"  {kind}: {counted(more, 'more row')}")
+
+
+def _row(row: Difference, values: bool) -> str:
+    text = ", ".join(f"{name} = {value}" for name, value in row.key.items())
+    if not row.changes:
+        return text
+    if not values:
+        return f"{text} in {', '.join(change.column for change in row.changes)}"
+    changes = [
+        f"{change.column} is {_value(change.target)}, {_value(change.source)} in the source"
+        for change in row.changes
+    ]
+    return f"{text}: {'; '.join(changes)}"
+
+
+def _value(text: str | None) -> str:
+    return "NULL" if text is None else repr(shortened(text, _LONGEST_VALUE))
+
+
+def _print_summary(found: Verification) -> None:
+    states = [table.state for table in found.tables]
+    parts = []
+    for state in ("equal", "differs", "not proven", "not compared"):
+        if state in states:
+            parts.append(f"{states.count(state)} {'differ' if state == 'differs' else state}")
+    typer.echo(f"{counted(len(states), 'table')}: {', '.join(parts)}")
+
+
+def _document(found: Verification, values: bool) -> dict[str, Any]:
+    tables = []
+    for verdict in found.tables:
+        rows: dict[str, list[dict[str, Any]]] = {}
+        for kind, differences in verdict.named.items():
+            rows[kind] = [_row_document(row, values) for row in differences]
+        tables.append(
+            {
+                "table": verdict.table,
+                "target": verdict.target,
+                "state": verdict.state,
+                "why": verdict.why,
+                "source_rows": verdict.source_rows,
+                "target_rows": verdict.target_rows,
+                "newer": verdict.newer,
+                "unproven": verdict.unproven,
+                "counts": verdict.counts,
+                "rows": rows,
+                "columns_not_compared": verdict.left_out,
+            }
+        )
+    return {"pipeline": found.pipeline, "differs": found.differs, "tables": tables}
+
+
+def _row_document(row: Difference, values: bool) -> dict[str, Any]:
+    document: dict[str, Any] = {"key": row.key}
+    if not row.changes:
+        return document
+    if not values:
+        return document | {"columns": [change.column for change in row.changes]}
+    changes = {
+        change.column: {"source": change.source, "target": change.target} for change in row.changes
+    }
+    return document | {"changes": changes}

@@ -1,0 +1,1 @@
+"""Compares staging tables with their source (`loadsheet verify`); read-only."""

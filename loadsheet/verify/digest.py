@@ -1,0 +1,166 @@
+"""SQL that hashes the rows of a table the same way on the source and on the warehouse.
+
+Rows fall into buckets by a hash of their key. Per bucket the server returns a count and the sums of
+two hashes of the rows, so equal tables cost one answer of `BUCKETS` lines per side. Two hashes,
+because a collision of one must not hide a difference. A sum, because equal rows cancel each other
+out in an XOR.
+
+    bucket = hash(key) & (BUCKETS - 1)
+    digest = count(*), sum(hash(row, 1)), sum(hash(row, 2))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from loadsheet.postgres import Session
+from loadsheet.sql.text import Relation, ident, literal
+from loadsheet.sql.types import SAME_WHEN_EQUAL, TEXT_TYPES, without_modifier
+
+BUCKETS = 4096
+Hash = Literal["record", "md5"]
+"""`record`: PostgreSQL's own hash of a row, 2.4 times as fast. `md5`: of the row's text, which is
+the same on all servers."""
+
+_KEY, _FIRST, _SECOND = 1, 2, 3
+# Since PostgreSQL 14 rows have a hash function.
+_RECORD_HASH_SINCE = 140000
+# A value of every type in SAME_WHEN_EQUAL. The hash functions promise to be equal within a server
+# only, so both servers are asked.
+_BATTERY = """
+SELECT hash_record_extended(ROW(
+    -7::smallint, 123456789::integer, -98765432109876::bigint, 4000000000::oid, true,
+    'a81bc81b-dead-4e5d-abff-90865d1e13b1'::uuid, '\\x00ff10'::bytea,
+    'Zürich – 東京'::text COLLATE "C", ''::character varying COLLATE "C", NULL::text COLLATE "C",
+    '2026-02-28'::date, '23:59:59.999999'::time, '2026-02-28 12:00:00.000001+00'::timestamptz,
+    'infinity'::timestamp, repeat('long ', 1000)::text COLLATE "C"), 1),
+    current_setting('server_encoding')
+"""
+
+
+@dataclass(frozen=True)
+class Value:
+    """A column on one side: its name there, and the landing type that both sides have."""
+
+    name: str
+    type: str
+    is_cast: bool = False
+    """The source's own type does not land: it is read as its landing type."""
+
+    @property
+    def landed(self) -> str:
+        """SQL for the value in its landing type."""
+        name = ident(self.name)
+        return f"CAST({name} AS {self.type})" if self.is_cast else name
+
+    @property
+    def text(self) -> str:
+        """SQL for the value as text, NULL for NULL: equal if and only if the value is the same."""
+        return f'CAST({self.landed} AS text) COLLATE "C"'
+
+    @property
+    def hashed(self) -> str:
+        """SQL for a value that hashes alike on both sides if, and only if, it is the same.
+
+        As text, unless equal values of the type are always the same: 1.0 is not 1.00.
+        """
+        plain = without_modifier(self.type)
+        if plain not in SAME_WHEN_EQUAL:
+            return self.text
+        if plain in TEXT_TYPES:
+            return f'{self.landed} COLLATE "C"'
+        return f"CAST({self.landed} AS {plain})"
+
+
+@dataclass(frozen=True)
+class Side:
+    """A table on one of the two servers."""
+
+    relation: Relation
+    values: tuple[Value, ...]
+    """The columns to compare, in the same order on both sides."""
+    key: tuple[int, ...]
+    """The places of the primary key among them; empty where rows have none."""
+    hash: Hash
+
+    def digests(self) -> str:
+        """SELECT of bucket, count and sums, for every bucket that has rows."""
+        return (
+            f"SELECT {self._bucket} AS bucket, count(*),"
+            f" sum({self._row_hash(_FIRST)})::text, sum({self._row_hash(_SECOND)})::text"
+            f" FROM {self.relation.sql} GROUP BY 1"
+        )
+
+    def rows(self, buckets: Sequence[int], settled: str) -> str:
+        """SELECT of key hash, key, two row hashes and whether `settled` holds, for the rows in
+        these buckets, in an order that both servers share."""
+        return (
+            f"SELECT {self.key_hash}, {self.key_text}, {self._row_hash(_FIRST)},"
+            f" {self._row_hash(_SECOND)}, ({settled}) IS TRUE"
+            f" FROM {self.relation.sql} WHERE {self._in(buckets)} ORDER BY 1, 2"
+        )
+
+    def counts(self, buckets: Sequence[int], settled: str) -> str:
+        """SELECT of the two row hashes, how many rows have them, and for how many of those
+        `settled` holds; in an order that both servers share. For rows without a key."""
+        return (
+            f"SELECT {self._row_hash(_FIRST)}, {self._row_hash(_SECOND)}, count(*),"
+            f" count(*) FILTER (WHERE {settled})"
+            f" FROM {self.relation.sql} WHERE {self._in(buckets)} GROUP BY 1, 2 ORDER BY 1, 2"
+        )
+
+    def texts(self, keys: Sequence[tuple[int, str]]) -> str:
+        """SELECT of the key and of every column as text, for the rows with these keys."""
+        hashes = ", ".join(f"{key_hash}::bigint" for key_hash in {key_hash for key_hash, _ in keys})
+        texts = ", ".join(literal(text) for _, text in keys)
+        return (
+            f"SELECT {self.key_text}, ARRAY[{', '.join(value.text for value in self.values)}]"
+            f" FROM {self.relation.sql}"
+            f" WHERE {self.key_hash} IN ({hashes}) AND {self.key_text} IN ({texts})"
+        )
+
+    @cached_property
+    def key_hash(self) -> str:
+        """SQL for the hash of the row's key; of the whole row where it has none."""
+        return self._hashed([self.values[place] for place in self.key] or self.values, _KEY)
+
+    @cached_property
+    def key_text(self) -> str:
+        """SQL for the key as a JSON array of texts."""
+        parts = ", ".join(self.values[place].text for place in self.key)
+        return f'CAST(json_build_array({parts}) AS text) COLLATE "C"'
+
+    @property
+    def _bucket(self) -> str:
+        return f"({self.key_hash} & {BUCKETS - 1})::int"
+
+    def _in(self, buckets: Sequence[int]) -> str:
+        if len(buckets) == BUCKETS:
+            return "TRUE"
+        return f"{self._bucket} IN ({', '.join(map(str, buckets))})"
+
+    def _row_hash(self, seed: int) -> str:
+        return self._hashed(self.values, seed)
+
+    def _hashed(self, values: Sequence[Value], seed: int) -> str:
+        if self.hash == "record":
+            return f"hash_record_extended(ROW({', '.join(v.hashed for v in values)}), {seed})"
+        row = f"CAST(ROW({', '.join(value.text for value in values)}) AS text)"
+        # 64 of the 128 bits, others for each seed; the key's are the first row hash's.
+        start = 17 if seed == _SECOND else 1
+        digest = f"md5(convert_to({row}, 'UTF8'))"
+        return f"('x' || substr({digest}, {start}, 16))::bit(64)::bigint"
+
+
+def shared_hash(source: Session, warehouse: Session) -> Hash:
+    """The hash of rows that both servers compute alike."""
+    answers = []
+    for session in (source, warehouse):
+        if session.info.server_version < _RECORD_HASH_SINCE:
+            return "md5"
+        answers.append(session.execute(_BATTERY).fetchone())
+    one, other = answers
+    return "record" if one == other else "md5"

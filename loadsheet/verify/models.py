@@ -1,0 +1,71 @@
+"""What a comparison of a table with its source has found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+State = Literal["equal", "differs", "not proven", "not compared"]
+Kind = Literal["missing", "extra", "different"]
+KINDS: tuple[Kind, ...] = ("missing", "extra", "different")
+MOST_NAMED = 100
+"""Rows of each kind whose keys are kept; all are counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChangedValue:
+    """A column in which a row differs; None is NULL."""
+
+    column: str
+    source: str | None
+    target: str | None
+
+
+@dataclass(kw_only=True)
+class Difference:
+    """A row that differs for certain."""
+
+    key: dict[str, str]
+    """The primary key's columns and their values, as text."""
+    changes: list[ChangedValue] = field(default_factory=list)
+    """Of a row that is on both sides."""
+
+
+@dataclass(kw_only=True)
+class TableVerdict:
+    """How a staging table differs from its source."""
+
+    table: str
+    target: str
+    state: State = "equal"
+    why: str = ""
+    """Why it was not compared, or what keeps the verdict from being certain."""
+    source_rows: int = 0
+    target_rows: int = 0
+    newer: int = 0
+    """Rows that differ and may have been written after the last load."""
+    unproven: int = 0
+    """Rows of the target that are not in the source, where it cannot be known whether they were
+    there at the last load."""
+    counts: dict[Kind, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
+    named: dict[Kind, list[Difference]] = field(default_factory=lambda: {k: [] for k in KINDS})
+    left_out: list[str] = field(default_factory=list)
+    """Columns that were not compared, each with the reason."""
+
+    @property
+    def differences(self) -> int:
+        """The number of rows that differ for certain."""
+        return sum(self.counts.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """The verdicts on a pipeline's tables, in the order of its file."""
+
+    pipeline: str
+    tables: list[TableVerdict]
+
+    @property
+    def differs(self) -> bool:
+        """Whether a table differs for certain."""
+        return any(table.state == "differs" for table in self.tables)

@@ -1,0 +1,58 @@
+"""Compares a pipeline's staging tables with their sources: `loadsheet verify`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+from loadsheet.connections.lookup import Connections
+from loadsheet.engine import garbage
+from loadsheet.engine.resolve import with_matched_tables
+from loadsheet.engine.sessions import Servers
+from loadsheet.errors import InputError
+from loadsheet.names import did_you_mean
+from loadsheet.spec.models import Pipeline, Table
+from loadsheet.verify.models import TableVerdict, Verification
+from loadsheet.verify.table import verify_table
+from loadsheet.warehouse import ledger
+
+# The session on the warehouse is idle while the source is still reading.
+_WAREHOUSE_SETTINGS = {"idle_in_transaction_session_timeout": "0"}
+
+_log = logging.getLogger(__name__)
+
+
+def verify_pipeline(
+    pipeline: Pipeline,
+    connections: Connections,
+    names: Sequence[str],
+    report: Callable[[TableVerdict], object],
+) -> Verification:
+    """Compare the tables `names` (empty: all) one after the other; `report` gets each verdict.
+
+    Nothing is written. Raises InputError for a name that is no table of the pipeline, Refused for
+    a ledger of a newer version; psycopg errors, which end the comparison.
+    """
+    verdicts = []
+    servers = Servers(pipeline, connections)
+    with servers.warehouse() as warehouse, servers.source() as source:
+        warehouse.pin(_WAREHOUSE_SETTINGS, read_only=True)
+        ledger.refuse_newer(ledger.version(warehouse))
+        loaded = garbage.extracted_tables(warehouse, pipeline.name) or set()
+        pipeline = with_matched_tables(pipeline, source, loaded)
+        for table in _chosen(pipeline, names):
+            _log.info("comparing %s", table.name)
+            verdict = verify_table(pipeline, table, source, warehouse)
+            verdicts.append(verdict)
+            report(verdict)
+    return Verification(pipeline=pipeline.name, tables=verdicts)
+
+
+def _chosen(pipeline: Pipeline, names: Sequence[str]) -> list[Table]:
+    known = {table.name: table for table in pipeline.tables}
+    for name in names:
+        if name not in known:
+            raise InputError(f"{pipeline.name} has no table {name!r}{did_you_mean(name, known)}")
+    if not names:
+        return list(pipeline.tables)
+    return [known[name] for name in known if name in names]

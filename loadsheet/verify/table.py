@@ -1,0 +1,231 @@
+"""Compares one staging table with its source.
+
+    warehouse: lock, snapshot, read the scope     first, so that what commits meanwhile is newer
+    source:    lock, snapshot, describe
+    which columns can be compared, which rows must be equal (`settled`)
+    digests of both sides                         equal buckets end here
+    rows of the buckets that differ               missing, extra, different, or newer
+    values of the first different rows
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from loadsheet.engine.extract import last_of
+from loadsheet.errors import Overtaken, Refused
+from loadsheet.pinned import PinnedSession
+from loadsheet.postgres import Session
+from loadsheet.source import catalog, identity
+from loadsheet.source.table import SourceTable
+from loadsheet.spec.models import Pipeline, Table
+from loadsheet.sql.text import Relation
+from loadsheet.verify import compare
+from loadsheet.verify.compare import Sides
+from loadsheet.verify.digest import Side, Value, shared_hash
+from loadsheet.verify.models import (
+    MOST_NAMED,
+    ChangedValue,
+    Difference,
+    TableVerdict,
+)
+from loadsheet.verify.settled import settled_rows
+from loadsheet.warehouse import extensions, fence, tables
+from loadsheet.warehouse.fence import Scope
+
+_OTHER_PIPELINES = """
+SELECT DISTINCT pipeline FROM loadsheet.scope
+WHERE target = %s AND pipeline <> %s AND last_load_no IS NOT NULL ORDER BY 1
+"""
+# The rows that the target has after its last load, where that load has replaced all of them.
+_REPLACED = """
+SELECT extracted - duplicates FROM loadsheet.load WHERE load_no = %s AND action = 'replace'
+"""
+
+
+def verify_table(
+    pipeline: Pipeline, table: Table, source: PinnedSession, warehouse: PinnedSession
+) -> TableVerdict:
+    """Compare the table's target with its source, by the rows that both have now.
+
+    Reads only, in one snapshot on each side. A verdict stays true next to writers, loads and full
+    refreshes: rows that may have been written after the last load are no differences. Raises
+    psycopg errors; what cannot be compared is a verdict, too.
+    """
+    target = Relation(pipeline.warehouse.schema, table.name)
+    verdict = TableVerdict(table=table.name, target=str(target))
+    try:
+        with _locked_snapshot(warehouse, target):
+            scope = _scope(warehouse, pipeline, table, target)
+            with source.snapshot():
+                described = _described(source, warehouse, pipeline, table, target, scope)
+                _compare(verdict, table, described, scope, source, warehouse)
+    except (Refused, Overtaken) as error:
+        verdict.state = "not compared"
+        verdict.why = str(error)
+    return verdict
+
+
+@contextmanager
+def _locked_snapshot(warehouse: PinnedSession, target: Relation) -> Iterator[None]:
+    """A snapshot in which the target is neither swapped nor truncated."""
+    if tables.kind(warehouse, target) is None:
+        raise Refused(f"{target} does not exist: the table was never loaded")
+    with warehouse.snapshot():
+        warehouse.execute(f"LOCK TABLE {target.sql} IN ACCESS SHARE MODE")
+        warehouse.fix_snapshot()
+        yield
+
+
+def _scope(session: Session, pipeline: Pipeline, table: Table, target: Relation) -> Scope:
+    scope = fence.read_scope(session, pipeline.name, table.name, target)
+    if scope.last_load_no is None:
+        raise Refused(f"{pipeline.name} has never loaded {target}")
+    others = session.execute(_OTHER_PIPELINES, (str(target), pipeline.name)).fetchall()
+    if others:
+        names = ", ".join(name for (name,) in others)
+        raise Refused(f"{names} has loaded {target} as well, from a source that is not read here")
+    return scope
+
+
+def _described(
+    source: PinnedSession,
+    warehouse: Session,
+    pipeline: Pipeline,
+    table: Table,
+    target: Relation,
+    scope: Scope,
+) -> SourceTable:
+    """The source's table, locked, in the snapshot. Raises Refused where it is not the one that was
+    loaded."""
+    offered = extensions.offered(warehouse, pipeline, target, False)
+    before = catalog.describe(source, pipeline.source.schema, table, lambda: offered)
+    catalog.lock(source, before)
+    source.fix_snapshot()
+    described = catalog.describe(source, pipeline.source.schema, table, lambda: offered)
+    if described != before:
+        raise Overtaken(f"{described.relation}: its columns changed while it was being read; retry")
+    _, changes, _ = identity.observe(source, scope.source)
+    changes += identity.table_changes(described, scope.source_oid, scope.source, {})
+    if changes:
+        raise Refused(
+            f"{described.relation}: the source changed since the last load: {', '.join(changes)}"
+        )
+    return described
+
+
+def _compare(
+    verdict: TableVerdict,
+    table: Table,
+    described: SourceTable,
+    scope: Scope,
+    source: PinnedSession,
+    warehouse: PinnedSession,
+) -> None:
+    mode = table.mode_with_key(bool(described.key))
+    key = described.key if mode != "append" else ()
+    target = Relation(*verdict.target.split(".", 1))
+    pairs, verdict.left_out = _comparable(described, scope, tables.columns_of(warehouse, target))
+    names = [theirs.name for theirs, _ in pairs]
+    if not set(key) <= set(names):
+        raise Refused(f"{described.relation}: its primary key is not the one that was loaded")
+    places = tuple(names.index(name) for name in key)
+    common = shared_hash(source, warehouse)
+    sides = Sides(
+        source_session=source,
+        source=Side(described.relation, tuple(theirs for theirs, _ in pairs), places, common),
+        warehouse_session=warehouse,
+        target=Side(target, tuple(ours for _, ours in pairs), places, common),
+        settled=settled_rows(source, table, described, scope),
+    )
+    found = compare.totals(sides)
+    verdict.source_rows = found.source_rows
+    verdict.target_rows = found.target_rows
+    if found.buckets:
+        keys = _count(verdict, sides, found.buckets, names, places)
+        _judge_extra(verdict, mode, scope, warehouse)
+        _name_changes(verdict, sides, keys)
+    if verdict.differences:
+        verdict.state = "differs"
+    elif verdict.unproven or (sides.settled == "FALSE" and verdict.newer):
+        verdict.state = "not proven"
+        verdict.why = (
+            "rows differ, and the source does not show whether they were written after the last"
+            " load: run the pipeline, then verify again"
+        )
+
+
+def _comparable(
+    described: SourceTable, scope: Scope, in_target: dict[str, str]
+) -> tuple[list[tuple[Value, Value]], list[str]]:
+    """The columns that can be compared, each as both sides have it, and why others cannot."""
+    loaded = last_of(scope)
+    names = {attnum: name for name, attnum in loaded.places.items()}
+    pairs = []
+    left_out = []
+    for column in described.columns:
+        name = column.name
+        if described.is_table and described.oid == scope.source_oid:
+            name = names.get(column.attnum, "")  # as it was called when it was loaded
+        if name not in loaded.types:
+            left_out.append(f"{column.name}: not loaded yet")
+        elif loaded.types[name] != column.type:
+            left_out.append(f"{column.name}: was {loaded.types[name]}, is {column.type} now")
+        elif in_target.get(name) != column.type:
+            left_out.append(f"{name}: is {in_target.get(name, 'missing')} in the target")
+        else:
+            theirs = Value(column.name, column.type, is_cast=column.cast)
+            pairs.append((theirs, Value(name, column.type)))
+    return pairs, left_out
+
+
+def _count(
+    verdict: TableVerdict,
+    sides: Sides,
+    buckets: list[int],
+    names: list[str],
+    places: tuple[int, ...],
+) -> list[tuple[int, str]]:
+    """Count the rows that differ and name the first of them; returns the keys of the different
+    rows that are named."""
+    different: list[tuple[int, str]] = []
+    for found in compare.differing_rows(sides, buckets):
+        if found.kind == "newer":
+            verdict.newer += found.rows
+            continue
+        verdict.counts[found.kind] += found.rows
+        named = verdict.named[found.kind]
+        if found.key is None or len(named) == MOST_NAMED:
+            continue
+        parts = [names[place] for place in places]
+        named.append(Difference(key=dict(zip(parts, json.loads(found.key[1]), strict=True))))
+        if found.kind == "different":
+            different.append(found.key)
+    return different
+
+
+def _judge_extra(verdict: TableVerdict, mode: str, scope: Scope, warehouse: Session) -> None:
+    """Keep only what is certain of the rows that the source does not have (now)."""
+    extra = verdict.counts["extra"]
+    if mode == "merge" or not extra:
+        return  # no increment removes a row, so it stays until a full refresh
+    if mode == "replace":
+        row = warehouse.execute(_REPLACED, (scope.last_load_no,)).fetchone()
+        if row and verdict.target_rows > row[0]:
+            return  # more than the last load has left
+        verdict.unproven = extra
+    # An appended row that was updated since is appended again, and both stay.
+    verdict.counts["extra"] = 0
+    verdict.named["extra"].clear()
+
+
+def _name_changes(verdict: TableVerdict, sides: Sides, keys: list[tuple[int, str]]) -> None:
+    """Add to each different row the columns in which it differs."""
+    before = compare.texts_of(sides.source_session, sides.source, keys)
+    after = compare.texts_of(sides.warehouse_session, sides.target, keys)
+    for row, (_, key) in zip(verdict.named["different"], keys, strict=True):
+        for value, theirs, ours in zip(sides.target.values, before[key], after[key], strict=True):
+            if theirs != ours:
+                row.changes.append(ChangedValue(column=value.name, source=theirs, target=ours))

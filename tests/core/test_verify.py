@@ -1,0 +1,277 @@
+"""`loadsheet verify`: each damaged row is found and named, and no row that is merely newer."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from typing import Any
+
+import psycopg
+import pytest
+
+from loadsheet.spec.pipeline_file import load_pipeline
+from loadsheet.verify.models import TableVerdict
+from loadsheet.verify.pipeline import verify_pipeline
+from tests.project import Project
+
+CREATE = """
+CREATE TABLE item (
+    id bigint, part int, name text, price numeric, weight double precision, doc json,
+    at timestamptz NOT NULL DEFAULT clock_timestamp(), PRIMARY KEY (id, part)
+);
+INSERT INTO item (id, part, name, price, weight, doc)
+SELECT i, i % 3, 'name ' || i, i / 7.0, i / 3.0, '{"a": 1.0}' FROM generate_series(1, 3000) i;
+"""
+MODES = {"merge": {"incremental": "at"}, "replace": None}
+
+
+def verify(project: Project, *tables: str) -> dict[str, TableVerdict]:
+    """The verdicts by table."""
+    pipeline = load_pipeline(project.folder / "pipelines" / project.name / "pipeline.yml")
+    found = verify_pipeline(pipeline, project.connections, tables, lambda verdict: None)
+    return {verdict.table: verdict for verdict in found.tables}
+
+
+def counts(verdict: TableVerdict) -> dict[str, int]:
+    return {kind: count for kind, count in verdict.counts.items() if count}
+
+
+# What is done to staging, and what must be found: kind, key and columns.
+DAMAGES: list[tuple[str, str, dict[str, str], list[str]]] = [
+    ("DELETE FROM staging.item WHERE id = 7", "missing", {"id": "7", "part": "1"}, []),
+    ("INSERT INTO staging.item (id, part, _load_id) VALUES (9999, 1, 1)", "extra", {"id": "9999", "part": "1"}, []),
+    ("UPDATE staging.item SET name = 'name 8 ' WHERE id = 8", "different", {"id": "8", "part": "2"}, ["name"]),
+    ("UPDATE staging.item SET name = NULL WHERE id = 8", "different", {"id": "8", "part": "2"}, ["name"]),
+    ("UPDATE staging.item SET price = 1.0 WHERE id = 7", "different", {"id": "7", "part": "1"}, ["price"]),
+    ("UPDATE staging.item SET weight = '-0' WHERE id = 7", "different", {"id": "7", "part": "1"}, ["weight"]),
+    ("UPDATE staging.item SET doc = '{\"a\": 1.00}' WHERE id = 7", "different", {"id": "7", "part": "1"}, ["doc"]),
+    ("UPDATE staging.item SET at = at + interval '1 us', name = '' WHERE id = 9", "different", {"id": "9", "part": "0"}, ["name", "at"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("hash", ["record", "md5"])
+def test_one_damaged_row_is_found_and_named(
+    project: Project, mode: str, hash: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loadsheet.verify.table.shared_hash", lambda *servers: hash)
+    project.in_source(CREATE)
+    project.spec({"item": MODES[mode]})
+    project.succeed()
+    assert verify(project)["item"].state == "equal"
+    for damage, kind, key, columns in DAMAGES:
+        with psycopg.connect(project.warehouse) as session:
+            session.execute("CREATE TABLE before AS SELECT * FROM staging.item")
+            assert session.execute(damage).rowcount == 1
+            session.commit()
+            verdict = verify(project)["item"]
+            session.execute("TRUNCATE staging.item; INSERT INTO staging.item SELECT * FROM before")
+            session.execute("DROP TABLE before")
+        assert verdict.state == "differs", damage
+        assert counts(verdict) == {kind: 1}, damage
+        [row] = verdict.named[kind]  # type: ignore[index]
+        assert row.key == key
+        assert [change.column for change in row.changes] == columns
+    assert verify(project)["item"].state == "equal"
+
+
+def test_two_rows_that_have_swapped_their_values_are_both_named(project: Project) -> None:
+    """The negative control compares what a checklist compares: count, sum, minimum and maximum."""
+    project.in_source(CREATE)
+    project.spec({"item": {"incremental": "at"}})
+    project.succeed()
+    project.in_warehouse(
+        "UPDATE staging.item SET price = CASE id WHEN 7 THEN 8 / 7.0 ELSE 7 / 7.0 END"
+        " WHERE id IN (7, 8)"
+    )
+    aggregates = "SELECT count(*), sum(price), min(price), max(price) FROM {}.item"
+    in_source = project.in_source(aggregates.format("public"))
+    assert in_source == project.in_warehouse(aggregates.format("staging"))
+    verdict = verify(project)["item"]
+    assert counts(verdict) == {"different": 2}
+    assert {row.key["id"] for row in verdict.named["different"]} == {"7", "8"}
+
+
+def test_rows_written_since_the_load_are_newer_and_no_differences(project: Project) -> None:
+    project.in_source(CREATE + "CREATE TABLE code (id int PRIMARY KEY, name text);")
+    project.in_source("INSERT INTO code SELECT i, 'x' FROM generate_series(1, 100) i")
+    project.spec({"item": {"incremental": "at"}, "code": None})
+    project.succeed()
+    project.in_source(
+        "INSERT INTO item (id, part) SELECT i, 0 FROM generate_series(5001, 5010) i;"
+        "UPDATE item SET name = 'changed', at = clock_timestamp() WHERE id <= 5;"
+        "INSERT INTO code VALUES (200, 'new'); UPDATE code SET name = 'y' WHERE id <= 3;"
+        "DELETE FROM code WHERE id = 50"
+    )
+    found = verify(project)
+    assert (found["item"].state, found["item"].newer) == ("equal", 15)
+    # A replaced table does not show when a row was deleted.
+    assert (found["code"].state, found["code"].newer) == ("not proven", 4)
+    assert found["code"].unproven == 1
+    project.succeed()
+    assert {verdict.state for verdict in verify(project).values()} == {"equal"}
+
+
+def test_what_no_increment_will_ever_read_is_a_difference(project: Project) -> None:
+    """Rows that came late with an old cursor, an update without a new cursor, and a deleted row."""
+    project.in_source(CREATE)
+    project.spec({"item": {"incremental": "at"}})
+    project.succeed()
+    project.in_source(
+        "INSERT INTO item (id, part, at) VALUES (8000, 0, '2020-01-01');"
+        "UPDATE item SET name = 'silent' WHERE id = 4; DELETE FROM item WHERE id = 5"
+    )
+    project.succeed()
+    verdict = verify(project)["item"]
+    assert counts(verdict) == {"missing": 1, "extra": 1, "different": 1}
+    assert verdict.named["missing"][0].key["id"] == "8000"
+    project.succeed(full_refresh=["item"])
+    assert verify(project)["item"].state == "equal"
+
+
+def test_a_lookback_s_rows_are_read_again_and_so_no_differences_yet(project: Project) -> None:
+    project.in_source(CREATE)
+    project.spec({"item": {"incremental": {"cursor": "at", "lookback": "1h"}}})
+    project.succeed()
+    project.in_source(
+        "INSERT INTO item (id, part, at) VALUES (8000, 0, now() - interval '10 min'),"
+        " (8001, 0, now() - interval '2 h')"
+    )
+    verdict = verify(project)["item"]
+    assert verdict.newer == 1
+    assert [row.key["id"] for row in verdict.named["missing"]] == ["8001"]
+
+
+@pytest.mark.parametrize("table", [{"mode": "replace"}, {"incremental": "at"}])
+def test_rows_without_a_key_are_counted(project: Project, table: dict[str, Any]) -> None:
+    project.in_source(
+        "CREATE TABLE line (name text, at timestamptz); INSERT INTO line"
+        " SELECT 'a' || i % 10, '2026-01-01'::timestamptz + i % 5 * interval '1 h'"
+        " FROM generate_series(1, 1000) i"
+    )
+    project.in_source("INSERT INTO line VALUES ('last', '2026-01-02')")
+    project.spec({"line": table})
+    project.succeed()
+    assert verify(project)["line"].state == "equal"
+    project.in_warehouse(
+        "DELETE FROM staging.line WHERE ctid IN"
+        " (SELECT ctid FROM staging.line WHERE name = 'a1' AND at < '2026-01-02' LIMIT 3)"
+    )
+    verdict = verify(project)["line"]
+    assert counts(verdict) == {"missing": 3}
+
+
+def test_only_read_intervals_are_expected(project: Project) -> None:
+    project.in_source(
+        "CREATE TABLE visit (id int PRIMARY KEY, at timestamptz); INSERT INTO visit"
+        " SELECT i, '2026-01-01'::timestamptz + i * interval '1 h' FROM generate_series(0, 95) i"
+    )
+    table = {"incremental": {"cursor": "at", "by": "data_interval"}}
+    project.spec({"visit": table}, schedule="@daily", start_date="2026-01-01")
+    for day in (1, 3):
+        start, end = f"2026-01-0{day}T00:00:00+00:00", f"2026-01-0{day + 1}T00:00:00+00:00"
+        project.succeed(interval_start=start, interval_end=end)
+    verdict = verify(project)["visit"]
+    assert (verdict.state, verdict.target_rows, verdict.newer) == ("equal", 48, 48)
+    project.in_warehouse("DELETE FROM staging.visit WHERE id = 50")
+    assert counts(verify(project)["visit"]) == {"missing": 1}
+
+
+def test_what_cannot_be_compared_is_said(project: Project) -> None:
+    project.in_source(CREATE + "CREATE TABLE later (id int)")
+    project.spec({"item": None})
+    project.succeed()
+    project.in_source("ALTER TABLE item ALTER part TYPE bigint")
+    project.spec({"item": None, "later": None})
+    found = verify(project)
+    assert "never loaded" in found["later"].why
+    assert "primary key" in found["item"].why
+    assert {verdict.state for verdict in found.values()} == {"not compared"}
+    project.in_source("DROP TABLE item;" + CREATE)
+    assert "dropped and recreated" in verify(project, "item")["item"].why
+
+
+def test_new_and_changed_columns_are_left_out_by_name(project: Project) -> None:
+    project.in_source(CREATE)
+    project.spec({"item": {"incremental": "at"}})
+    project.succeed()
+    project.in_source(
+        "ALTER TABLE item ADD COLUMN size int DEFAULT 3; ALTER TABLE item RENAME name TO title"
+    )
+    verdict = verify(project)["item"]
+    assert (verdict.state, verdict.left_out) == ("equal", ["size: not loaded yet"])
+
+
+def test_the_command_names_the_rows_and_shows_values_only_on_request(project: Project) -> None:
+    project.in_source(CREATE)
+    project.spec({"item": {"incremental": "at"}})
+    project.succeed()
+    assert project.cli("verify", "shop").stdout == "item: equal, 3,000 rows\n1 table: 1 equal\n"
+    project.in_warehouse("UPDATE staging.item SET name = 'secret' WHERE id = 3")
+    damaged = project.cli("verify", "shop", "item")
+    assert damaged.returncode == 1
+    assert damaged.stdout == (
+        "item: differs, 3,000 rows, 1 different\n"
+        "  different: id = 3, part = 0 in name\n"
+        "1 table: 1 differ\n"
+    )
+    shown = project.cli("verify", "shop", "--values").stdout
+    assert "id = 3, part = 0: name is 'secret', 'name 3' in the source" in shown
+    [table] = json.loads(project.cli("verify", "shop", "--json").stdout)["tables"]
+    assert table["rows"]["different"] == [{"key": {"id": "3", "part": "0"}, "columns": ["name"]}]
+    wrong = project.cli("verify", "shop", "itme")
+    assert (wrong.returncode, wrong.stderr) == (
+        2,
+        "error: shop has no table 'itme' (did you mean 'item'?)\n",
+    )
+
+
+def test_no_false_alarm_beside_writers_and_loads(project: Project) -> None:
+    """Writers insert and update, some commit late, and runs load meanwhile. The negative control
+    compares both sides as they are, and cries wolf."""
+    project.in_source(CREATE)
+    project.spec({"item": {"incremental": "at"}})
+    project.succeed()
+    over = threading.Event()
+    chance = random.Random(17)
+
+    def write(writer: int, chance: random.Random) -> None:
+        with psycopg.connect(project.source) as session:
+            number = 10_000 * (writer + 1)
+            while not over.is_set():
+                number += 1
+                session.execute("INSERT INTO item (id, part) VALUES (%s, 0)", (number,))
+                session.execute(
+                    "UPDATE item SET name = name || 'x', at = clock_timestamp() WHERE id = %s",
+                    (chance.randrange(1, 3000),),
+                )
+                time.sleep(chance.random() * 0.1)
+                session.commit()
+
+    def load() -> None:
+        while not over.is_set():
+            project.succeed()
+
+    threads = [
+        threading.Thread(target=write, args=(n, random.Random(chance.random()))) for n in range(4)
+    ]
+    threads.append(threading.Thread(target=load))
+    for thread in threads:
+        thread.start()
+    wolves = 0
+    newer = 0
+    try:
+        for _ in range(12):
+            verdict = verify(project)["item"]
+            assert (verdict.state, counts(verdict)) == ("equal", {}), verdict
+            newer += verdict.newer
+            wolves += project.differences("item") > 0
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    assert newer and wolves
+    project.succeed()
+    assert verify(project)["item"].state == "equal"
