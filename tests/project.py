@@ -24,6 +24,8 @@ from loadsheet.engine.runner import StepResult, run_pipeline
 from loadsheet.outcome import RunRequest
 from loadsheet.spec.pipeline_file import load_pipeline
 from loadsheet.sql.text import Relation, ident
+from loadsheet.verify.models import TableVerdict
+from loadsheet.verify.pipeline import verify_pipeline
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -141,6 +143,12 @@ class Project:
     def in_warehouse(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """Run SQL on the warehouse and return its rows."""
         return fetch(self.warehouse, statement, *parameters)
+
+    def verify(self, *tables: str) -> dict[str, TableVerdict]:
+        """What `loadsheet verify` finds, by table; in this process."""
+        pipeline = load_pipeline(self.folder / "pipelines" / self.name / "pipeline.yml")
+        found = verify_pipeline(pipeline, self.connections, tables, lambda verdict: None)
+        return {verdict.table: verdict for verdict in found.tables}
 
     def differences(self, table: str, staging: str = "staging", schema: str = "public") -> int:
         """Rows by which staging and the source differ."""

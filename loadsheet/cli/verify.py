@@ -56,7 +56,7 @@ def verify(
 
 
 def _print(verdict: TableVerdict, values: bool) -> None:
-    parts = [verdict.state]
+    parts: list[str] = [verdict.state]
     if verdict.state != "not compared":
         parts.append(counted(verdict.target_rows, "row"))
     for kind, count in verdict.counts.items():

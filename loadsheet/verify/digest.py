@@ -58,8 +58,11 @@ class Value:
 
     @property
     def text(self) -> str:
-        """SQL for the value as text, NULL for NULL: equal if and only if the value is the same."""
-        return f'CAST({self.landed} AS text) COLLATE "C"'
+        """SQL for the value as text, NULL for NULL: equal if and only if the value is the same.
+
+        `format` writes what COPY writes. A cast does not: that of bpchar drops trailing blanks.
+        """
+        return f"CASE WHEN {self.landed} IS NOT NULL THEN format('%s', {self.landed}) END"
 
     @property
     def hashed(self) -> str:

@@ -1,11 +1,11 @@
 """Compares one staging table with its source.
 
-    warehouse: lock, snapshot, read the scope     first, so that what commits meanwhile is newer
-    source:    lock, snapshot, describe
-    which columns can be compared, which rows must be equal (`settled`)
-    digests of both sides                         equal buckets end here
-    rows of the buckets that differ               missing, extra, different, or newer
-    values of the first different rows
+warehouse: lock, snapshot, read the scope     first, so that what commits meanwhile is newer
+source:    lock, snapshot, describe
+which columns can be compared, which rows must be equal (`settled`)
+digests of both sides                         equal buckets end here
+rows of the buckets that differ               missing, extra, different, or newer
+values of the first different rows
 """
 
 from __future__ import annotations

@@ -68,11 +68,15 @@ def test_every_hard_value_arrives_letter_by_letter(
             _change(project)
         with hostile(profile, project.source, project.warehouse):
             states = project.run()
+            verdicts = project.verify()
         failed = {
             name: str(r.result) for name, r in states.items() if isinstance(r.result, Exception)
         }
         assert not failed, failed
         found = _touched(project) if change == "nothing" else _silent(project)
+        for verdict in verdicts.values():
+            if verdict.state != "equal" or verdict.left_out:
+                found.append(f"verify: {verdict}")
         problems += [f"{change or 'first run'}: {problem}" for problem in found]
     _check_formats(project, wire)
     tally("hard values, carried").add(
@@ -80,6 +84,31 @@ def test_every_hard_value_arrives_letter_by_letter(
     )
     assert not problems, "\n".join(problems)
     assert violations(project) == []
+
+
+@pytest.mark.timeout(scaled(300, 1200))
+@pytest.mark.parametrize("common", ["record", "md5"])
+def test_a_hard_value_is_told_from_the_one_near_it(
+    project: Project, monkeypatch: pytest.MonkeyPatch, common: str
+) -> None:
+    """Row 3 has the near values: put in the place of those of row 1, each is a difference."""
+    monkeypatch.setattr("loadsheet.verify.table.shared_hash", lambda *servers: common)
+    _fill(project)
+    project.spec({f"{table}_merge": deepcopy(MODES["merge"]) for table in TABLES})
+    project.succeed()
+    for table, values in TABLES.items():
+        # percent is numeric(5, 2): 12.5 becomes 12.50.
+        names = [hard.name for hard in values if hard.name != "domain"]
+        columns = ", ".join(map(ident, names))
+        project.in_warehouse(
+            f"UPDATE staging.{table}_merge SET ({columns}) = (SELECT {columns}"
+            f" FROM staging.{table}_merge WHERE id = 3) WHERE id = 1"
+        )
+        verdict = project.verify(f"{table}_merge")[f"{table}_merge"]
+        assert verdict.counts == {"missing": 0, "extra": 0, "different": 1}
+        [row] = verdict.named["different"]
+        found = {change.column for change in row.changes}
+        assert found == set(names), set(names) - found
 
 
 @pytest.mark.timeout(scaled(300, 1200))

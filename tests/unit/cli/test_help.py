@@ -19,7 +19,7 @@ COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 def test_these_are_the_commands() -> None:
     assert list(COMMANDS) == (
-        "init check plan add new run doctor grants test status adopt gc schema render".split()
+        "init check plan add new run doctor grants test status verify adopt gc schema render".split()
     )
 
 
