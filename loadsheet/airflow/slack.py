@@ -273,7 +273,7 @@ def _section(text: str) -> dict[str, Any]:
     return {"type": "section", "text": _markdown(text)}
 
 
-def _markdown(text: str) -> dict[str, str]:
+def _markdown(text: str) -> dict[str, Any]:
     # Verbatim: Slack makes no link of what looks like an address, a channel or a person.
     return {"type": "mrkdwn", "text": text, "verbatim": True}
 

@@ -19,8 +19,8 @@ from loadsheet.sql.text import typed
 from loadsheet.warehouse import intervals
 from loadsheet.warehouse.fence import Scope
 
-_LONGEST_BUCKET = "1 hour"
-"""Times may be cut off to the beginning of an hour (`bounds`), and come late with it."""
+_LONGEST_BUCKET = "1 day"
+"""Applications cut times off, to the hour for example, and their rows come late (`bounds`)."""
 
 
 def settled_rows(session: Session, table: Table, source: SourceTable, scope: Scope) -> str:

@@ -298,7 +298,7 @@ def test_an_administrator_who_is_no_superuser_may_run_each_statement(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Before, the default privileges of the loader, and on 16 and newer its schema, were refused."""
+    """Before, the loader's default privileges, and on 16 and newer its schema, were refused."""
     name = f"admin_{secrets.token_hex(4)}"
     server = any_version
     superusers = [server.create_database(f"test_{secrets.token_hex(6)}") for _ in range(2)]

@@ -18,9 +18,8 @@ COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
 def test_these_are_the_commands() -> None:
-    assert list(COMMANDS) == (
-        "init check plan add new run doctor grants test status verify adopt gc schema render".split()
-    )
+    names = "init check plan add new run doctor grants test status verify adopt gc schema render"
+    assert list(COMMANDS) == names.split()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
