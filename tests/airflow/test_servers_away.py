@@ -7,8 +7,6 @@ It takes minutes, most of them waits, so it is part of the long form only.
 from __future__ import annotations
 
 import json
-import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -171,8 +169,7 @@ def test_a_scheduler_that_is_killed_and_starts_again(steady: Steady) -> None:
         other.rollback()
 
         def kill_it() -> None:
-            os.kill(scheduler.pids[0], signal.SIGKILL)
-            wait_for(lambda: scheduler.exit_code is not None, "the scheduler's end", 60)
+            scheduler.kill()
             other.rollback()
             steady.airflow.start_component("scheduler")
 
