@@ -52,7 +52,7 @@ def scheduled(world: World) -> dict[str, Any]:
         runs[:] = world.airflow.api.call("GET", "dags/daily/dagRuns")["dag_runs"]
         return any(run["state"] in ("success", "failed") for run in runs)
 
-    wait_for(finished, "the scheduled run")
+    wait_for(finished, "the scheduled run", 200)
     return runs[0]
 
 

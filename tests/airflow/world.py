@@ -7,7 +7,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import psycopg
 from minio import Minio
 from psycopg.conninfo import conninfo_to_dict
 
-from demo.airflow import Airflow
+from demo.airflow import Airflow, ApiError
 from demo.flights import generate
 from demo.servers import PostgresServer, S3Server, SlackReceiver
 from loadsheet.connections.lookup import Connection
@@ -307,9 +307,13 @@ def rows(dsn: str, schema: str, table: str, columns: list[str]) -> Rows:
 
 
 def wait_for(done: Callable[[], bool], what: str, seconds: float = 60) -> None:
-    """Poll until it is true; AssertionError naming `what` when it never is."""
+    """Poll until it is true; AssertionError naming `what` when it never is. An Airflow that is too
+    busy to answer is asked again."""
     end = time.monotonic() + seconds
-    while not done():
+    while True:
+        with suppress(ApiError):
+            if done():
+                return
         assert time.monotonic() < end, f"waited in vain for {what}"
         time.sleep(0.3)
 
