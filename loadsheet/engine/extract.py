@@ -19,6 +19,7 @@ that takes the fence is usually an upload thread.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import threading
 import time
@@ -39,7 +40,13 @@ from loadsheet.pinned import PINNED, PinnedSession
 from loadsheet.plan.gaps import gaps_between, sentences
 from loadsheet.postgres import Session
 from loadsheet.source import beneath, catalog, fitness, holdback, identity, selection
-from loadsheet.source.rows import INTERVAL_CURSOR, WATERMARK_FACTS, Last, Selection
+from loadsheet.source.rows import (
+    INITIAL_VALUE,
+    INTERVAL_CURSOR,
+    WATERMARK_FACTS,
+    Last,
+    Selection,
+)
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.copying import FileFormat
@@ -56,6 +63,7 @@ from loadsheet.warehouse import (
     load_transaction,
     tables,
 )
+from loadsheet.warehouse.drift import KEY
 from loadsheet.warehouse.fence import Scope
 from loadsheet.warehouse.integrity import Change
 from loadsheet.warehouse.intervals import Read
@@ -313,7 +321,13 @@ class _Attempt:
         """Where the last load ended; None for a table that is read from the start."""
         if self.is_first:
             return None
-        return last_of(self.seen)
+        return self._last
+
+    @cached_property
+    def _last(self) -> Last:
+        return self.warehouse.use(
+            lambda session: last_of(session, self.pipeline.name, self.target, self.seen)
+        )
 
     def interval_of(self, rows: Selection) -> Read | None:
         """The data interval that is read completely with `rows`."""
@@ -507,6 +521,7 @@ class _Attempt:
         fenced = self.take_fence_once()
         cursor = self.table.incremental and described.column(self.table.incremental.cursor)
         keyed = self.table.mode_with_key(bool(described.key)) != "append"
+        key = described.key if keyed else ()
         return Manifest(
             load_id=fenced.load_id,
             pipeline=self.pipeline.name,
@@ -517,7 +532,7 @@ class _Attempt:
             builds_on_target=rows.action != "replace" and not self.is_first,
             format=format,
             columns=described.columns,
-            key=described.key if keyed else (),
+            key=key,
             key_is_enforced=described.key_is_enforced,
             source_oid=described.oid,
             cursor=cursor.name if cursor else None,
@@ -532,7 +547,7 @@ class _Attempt:
             content_sha256=upload.content_sha256,
             held_by=rows.held_by,
             seconds=time.monotonic() - self.started,
-            source=origin,
+            source={**origin, KEY: json.dumps(list(key))},
             settings=PINNED,
         )
 
@@ -553,8 +568,13 @@ class _Attempt:
         reach("extract.sealed")
 
 
-def last_of(seen: Scope) -> Last:
-    """Where the last load ended: the next reading starts there."""
+def last_of(session: Session, pipeline: str, target: Relation, seen: Scope) -> Last:
+    """Where the last load ended: the next reading starts there. `session` is one of the
+    warehouse."""
+    started_from = None
+    # An older ledger does not record it with the watermark.
+    if seen.watermark is not None and INITIAL_VALUE not in (seen.source or {}):
+        started_from = fence.started_from(session, pipeline, target.name, target)
     places: dict[str, int] = {}
     types: dict[str, str] = {}
     for column in seen.columns or ():
@@ -567,4 +587,5 @@ def last_of(seen: Scope) -> Last:
         places=places,
         types=types,
         source=seen.source,
+        started_from=started_from,
     )

@@ -22,7 +22,7 @@ from loadsheet.preview.models import Changes, StepPreview
 from loadsheet.preview.sessions import NOT_KNOWN, UNANSWERED, ask
 from loadsheet.source import catalog, fitness, identity, selection, window, zones
 from loadsheet.source.discovery import has_relation
-from loadsheet.source.rows import Selection
+from loadsheet.source.rows import Last, Selection
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Incremental, Mode, Pipeline, Table
 from loadsheet.sql.copying import select_columns
@@ -129,7 +129,7 @@ class _ExtractPreviewer:
                 preview.does = "would fail"
             return ExtractPreview(preview, source)
         self._check_identity(source, to_read.action, to_read.facts)
-        last = None if self.is_first else last_of(self.scope)
+        last = self._last()
         ask(
             preview,
             "hold-back",
@@ -198,6 +198,12 @@ class _ExtractPreviewer:
             )
             self.preview.add_remark("note", "extension", message)
 
+    def _last(self) -> Last | None:
+        if self.is_first:
+            return None
+        target = Relation(self.pipeline.warehouse.schema, self.table.name)
+        return last_of(self.warehouse, self.pipeline.name, target, self.scope)
+
     def _refuse_format(self, source: SourceTable) -> None:
         """Raises what the engine would raise if the columns cannot be stored in the format."""
         Layout(file_format(self.pipeline, source), source.columns, source.key).encoder()
@@ -215,7 +221,7 @@ class _ExtractPreviewer:
         if spec:
             code = "hold-back"
             table = replace(table, incremental=replace(spec, hold_back=timedelta(0)))
-        last = None if self.is_first else last_of(self.scope)
+        last = self._last()
         to_read: Selection | None = ask(
             preview,
             code,

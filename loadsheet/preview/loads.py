@@ -133,6 +133,8 @@ class _LoadPreviewer:
         preview.columns = (*arriving, *changed.kept, LOAD_ID)
         preview.renamed = changed.renamed
         preview.dropped = changed.dropped
+        columns = self.source.columns
+        ask(preview, "drift", lambda: drift.refuse_misfits(self.target, changed, columns))
         ask(preview, "drift", self._refuse_too_many_columns)
         if preview.action == "replace":
             self._replace_target(changed)
@@ -162,7 +164,9 @@ class _LoadPreviewer:
         )
 
     def _compare_columns(self, existing: dict[str, str]) -> Drift:
-        return drift.compare_columns(self.source.columns, self.source.oid, existing, self.scope)
+        columns, oid = self.source.columns, self.source.oid
+        domains = tables.domains_of(self.session, self.target)
+        return drift.compare_columns(columns, oid, existing, self.scope, domains)
 
     def _notes(self, changed: Drift) -> list[str]:
         # A load of a table that is copied whole has this action even where nothing arrives now.
@@ -183,7 +187,12 @@ class _LoadPreviewer:
         ask(preview, "drift", lambda: drift.refuse_misplaced(session, target, changed))
         key = self.key or None
         obstacles = ask(
-            preview, "target", lambda: belongings.obstacles(session, target, changed.own, key)
+            preview,
+            "target",
+            lambda: [
+                *belongings.obstacles(session, target, changed.own, key),
+                *drift.given_by_others(session, target, changed, self.scope, self.key),
+            ],
         )
         if obstacles is None:
             preview.does = f"how its rows would be replaced is {NOT_KNOWN}"
@@ -257,6 +266,7 @@ class _LoadPreviewer:
         be."""
         preview, session, target = self.preview, self.session, self.target
         ask(preview, "drift", lambda: drift.refuse_incompatible_columns(target, changed, remedy))
+        ask(preview, "drift", lambda: drift.refuse_attached(session, target, changed))
         ask(
             preview,
             "key",

@@ -239,19 +239,27 @@ class _TransformPreviewer:
             self._preview_view(arriving)
             return None
         session, target = self.session, self.target
+        as_built = self._is_as_built()
+        differences = mart_columns.compare(session, target, arriving, as_built)
+        if differences.given:
+            self.in_place = True
         if is_increment:
-            if mart_columns.compare(session, target, arriving).fit:
+            if differences.fit:
                 return None
             self.preview.does = "built in full: its columns change"
             until_load = mart.newest_number(session)
             whole = bind_parameters(self.spec.sql, _REQUEST, 0, until_load)
             self._show_sql(whole, in_full=True)
         key = self.spec.unique_key
+        if as_built:
+            ask(self.preview, "key", lambda: mart_columns.refuse_given_key(session, target, key))
+        else:
+            ask(self.preview, "key", lambda: mart_columns.refuse_used_key(session, target, key))
         remade = mart_views.view_transforms(self.pipeline)
         change: Change | None = ask(
             self.preview,
             "drift",
-            lambda: mart_columns.change_of(session, target, arriving, key, remade),
+            lambda: mart_columns.change_of(session, target, arriving, key, remade, as_built),
         )
         return change
 
@@ -372,6 +380,11 @@ class _TransformPreviewer:
             return not change.in_place
         return not (is_increment or self._changes_in_place())
 
+    def _is_as_built(self) -> bool:
+        return self.has_ledger and mart.is_as_built(
+            self.session, self.pipeline, self.spec, self.target
+        )
+
     def _changes_in_place(self) -> bool:
         """Whether a build in full changes the existing target's rows, where its columns stay. It is
         assumed where another session has locked the table."""
@@ -381,7 +394,9 @@ class _TransformPreviewer:
             answer = ask(
                 self.preview,
                 "target",
-                lambda: mart.changes_in_place(self.session, self.spec, self.target),
+                lambda: mart.changes_in_place(
+                    self.session, self.spec, self.target, self._is_as_built()
+                ),
             )
             self.in_place = answer is None or bool(answer)
         return self.in_place

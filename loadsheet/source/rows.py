@@ -64,6 +64,15 @@ class Last:
     types: Mapping[str, str]
     source: dict[str, str] | None = None
     """The source, as `identity` saw it; None where an older ledger does not record it."""
+    started_from: str | None = None
+    """The lowest cursor that rows were read from, where only the first load tells; empty for all
+    rows. None where it need not be asked, or its record is gone."""
+
+    @property
+    def start(self) -> str | None:
+        """The lowest cursor that rows were read from; empty for all rows. None where no record
+        tells."""
+        return self.facts.get(INITIAL_VALUE, self.started_from)
 
     @property
     def facts(self) -> Mapping[str, str]:

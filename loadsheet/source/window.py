@@ -164,10 +164,7 @@ class Window:
     def _earliest_start(self, last: Last) -> str:
         """The lowest initial value that rows were read from; empty where there was none."""
         start = self._spec.initial_value
-        before = last.facts.get(INITIAL_VALUE)
-        # An older ledger does not tell. To append rows that may have been read is wrong.
-        if before is None and self._mode != "merge":
-            return ""
+        before = last.start
         if before is None or start is None:
             return start or ""
         if before == "" or self._cursor.higher(start, before) == start:
@@ -184,23 +181,33 @@ class Window:
 
     def _rows_before(self, last: Last, watermark: str) -> str:
         """SQL for the rows that an initial value has left out, and that the spec wants now; empty
-        where there are none."""
-        before = last.facts.get(INITIAL_VALUE, "")
-        if not before:
-            return ""  # all rows were read, or an older ledger does not tell
+        where there are none.
+
+        Raises Refused where no record tells which rows were appended before.
+        """
+        before = last.start
+        if before == "":
+            return ""  # all rows were read
         cursor = self._cursor
         start = self._spec.initial_value
-        bounds = [f"{cursor.sql} < {typed(before, cursor.type)}"]
         # Above the watermark, the increment reads them.
-        bounds.append(f"{cursor.sql} <= {typed(watermark, cursor.type)}")
+        bounds = [f"{cursor.sql} <= {typed(watermark, cursor.type)}"]
+        if before is None and self._mode != "merge":
+            raise Refused(
+                f"{self._source.relation}: the ledger has no record of the first load, so it is not"
+                f" known from which {self._spec.cursor} on rows were appended: run a full refresh"
+                " of this table"
+            )
+        if before is not None:
+            bounds.append(f"{cursor.sql} < {typed(before, cursor.type)}")
         if start is not None:
-            if cursor.higher(start, before) == start:
+            if before is not None and cursor.higher(start, before) == start:
                 return ""
             bounds.append(f"{cursor.sql} >= {typed(start, cursor.type)}")
         _log.info(
             "%s: reading rows before %s, because initial_value was moved back",
             self._source.relation,
-            before,
+            before or "the watermark",
         )
         return " AND ".join(bounds)
 

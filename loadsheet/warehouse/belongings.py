@@ -8,7 +8,7 @@ changed in place.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from loadsheet.errors import Refused
@@ -256,8 +256,16 @@ JOIN pg_depend ON (classid, objid, refclassid, refobjid, refobjsubid) =
     ('pg_class'::regclass, indexrelid, 'pg_class'::regclass, indrelid, attnum)
 WHERE indrelid = to_regclass(%(target)s) ORDER BY 1
 """
+_INHERITED = """
+SELECT inhparent::regclass::text, relispartition, ARRAY(
+    SELECT attname::text FROM pg_attribute
+    WHERE attrelid = inhrelid AND attinhcount > 0 AND NOT attisdropped)
+FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
+WHERE inhrelid = to_regclass(%s) ORDER BY inhseqno LIMIT 1
+"""
 PRIMARY_KEY = "the primary key"
 _OWNER = "owner "
+_PARENT = "the parent "
 
 
 @dataclass(frozen=True)
@@ -290,6 +298,11 @@ class Belonging:
         """The advice for a table that has to be rebuilt."""
         if self.is_object:
             return f"drop {self.what}, which depends on the table, so that it can be rebuilt"
+        if self.what.startswith(_PARENT):
+            parent = self.what.removeprefix(_PARENT)
+            return f"detach the table from {parent}, so that it can be rebuilt"
+        if self.what.startswith(f"{PRIMARY_KEY} ("):
+            return f"run: {self.definition}"
         if self.what.startswith(_OWNER):
             return "let the connection's role own the table, so that it can be rebuilt"
         return f"remove {self.what} from the table, so that it can be rebuilt"
@@ -356,6 +369,32 @@ def refuse_unsafe(session: Session, target: Relation) -> None:
     not all of them read, or not be told from those of another table."""
     for what, remedy in session.execute(_UNSAFE, {"target": target.sql}):
         raise Refused(f"{target}: {what}; run: {remedy};")
+
+
+def refuse_inherited(
+    session: Session, target: Relation, changed: Collection[str], added: Collection[str]
+) -> None:
+    """Raises Refused, with the statement that helps, where the columns `changed` are those of a
+    table that the target is attached to, or where the target cannot have the `added` ones by
+    itself."""
+    row = session.execute(_INHERITED, (target.sql,)).fetchone()
+    if row is None:
+        return
+    parent, is_partition, inherited = row
+    names = [name for name in changed if name in inherited]
+    if is_partition:
+        names += added
+    if not names:
+        return
+    what = f"it inherits from {parent}"
+    statement = f"ALTER TABLE {target.sql} NO INHERIT {parent};"
+    if is_partition:
+        what = f"it is a partition of {parent}"
+        statement = f"ALTER TABLE {parent} DETACH PARTITION {target.sql};"
+    raise Refused(
+        f"{target}: column {names[0]} has changed, and the table cannot follow alone, because"
+        f" {what}. Run: {statement} Give {parent} the same columns before you attach it again"
+    )
 
 
 def columns_with_values(session: Session, target: Relation, columns: Iterable[str]) -> list[str]:

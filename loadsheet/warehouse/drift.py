@@ -5,6 +5,7 @@ Drift is applied by the table's policy, or refused before anything is written.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -16,9 +17,10 @@ from loadsheet.errors import Refused
 from loadsheet.failpoints import reach
 from loadsheet.postgres import Session
 from loadsheet.sql.merging import LOAD_ID
-from loadsheet.sql.text import Relation, ident
+from loadsheet.sql.text import Relation, ident, idents
 from loadsheet.sql.types import MOST_COLUMNS, Column, widens
 from loadsheet.warehouse import belongings, tables
+from loadsheet.warehouse.belongings import Belonging
 from loadsheet.warehouse.fence import Scope
 from loadsheet.wording import counted
 
@@ -43,6 +45,8 @@ _OTHER_COLUMN = (
     "while)"
 )
 
+KEY = "key"
+"""The fact of a load that names the columns of the key that its target got, as JSON."""
 _COLUMN_GRANTS = """
 SELECT DISTINCT attname, CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(rolname) END
 FROM pg_attribute, aclexplode(attacl) acl LEFT JOIN pg_roles ON pg_roles.oid = grantee
@@ -69,6 +73,10 @@ class Drift:
     """Column -> why the target's older rows do not hold its values, as text for a message."""
     incompatible: dict[str, str]
     """Column -> what does not fit, as text for a message."""
+    given: dict[str, str]
+    """Column -> the type that somebody else gave it in the target, and that holds what arrives."""
+    misfits: dict[str, str]
+    """Column -> the type that somebody else gave it in the target, and that does not."""
     kept: dict[str, str]
     """Columns that only the target has, with their types. Dropped columns are kept."""
     former: tuple[str, ...]
@@ -99,13 +107,19 @@ class Drift:
 
 
 def compare_columns(
-    arriving: Sequence[Column], source_oid: int, existing: dict[str, str], scope: Scope
+    arriving: Sequence[Column],
+    source_oid: int,
+    existing: dict[str, str],
+    scope: Scope,
+    domains: Mapping[str, str] = MappingProxyType({}),
 ) -> Drift:
-    """The drift between the columns that arrive and the target's (`existing`: name to type).
+    """The drift between the columns that arrive and the target's (`existing`: name to type;
+    `domains`: the types below those that are domains).
 
     A column is known by its attnum, which the last load recorded, as long as the source table is
     the same one: a rename keeps the attnum, and a column that was dropped and added again under
-    the same name has another.
+    the same name has another. A type that is not the one of the last load was given by somebody
+    else, and so was a domain. It stays.
     """
     before: dict[int, dict[str, Any]] = {}
     if scope.source_oid == source_oid:
@@ -116,14 +130,25 @@ def compare_columns(
     types = {renamed.get(name, name): type_name for name, type_name in existing.items()}
     arriving_names = {column.name for column in arriving}
     arriving_attnums = {column.attnum for column in arriving}
+    below = {renamed.get(name, name): type_name for name, type_name in domains.items()}
+    loaded = {renamed.get(c["name"], c["name"]): c["type"] for c in scope.columns or ()}
     added, widened = [], []
     narrowed, incompatible = {}, {}
+    given, misfits = {}, {}
     for column in arriving:
         target_type = types.get(column.name)
         if target_type is None:
             added.append(column)
-        elif target_type == column.type:
             continue
+        if target_type == column.type:
+            continue
+        last = loaded.get(column.name)
+        is_given = column.name in below or last not in (None, target_type)
+        holds = below.get(column.name, target_type)
+        if is_given and (holds == column.type or widens(column.type, holds)):
+            given[column.name] = target_type
+        elif is_given and (column.name in below or last == column.type):
+            misfits[column.name] = target_type
         elif widens(target_type, column.type):
             widened.append(column)
         elif not widens(column.type, target_type):
@@ -145,6 +170,8 @@ def compare_columns(
         dropped=dropped,
         replaced=_find_replaced(arriving, before, renamed, types),
         incompatible=incompatible,
+        given=given,
+        misfits=misfits,
         kept=kept,
         former=tuple(name for name in kept if name in (*last_read, *scope.former)),
         clashing=_find_clashing(arriving, before, types, scope),
@@ -226,6 +253,44 @@ def refuse_if_frozen(target: Relation, drift: Drift) -> None:
             f"{target}: schema_contract.columns is freeze, but the source changed: "
             f"{'; '.join(changes)}"
         )
+
+
+def refuse_misfits(target: Relation, drift: Drift, arriving: Sequence[Column]) -> None:
+    """Raises Refused, with the statement that helps, where somebody gave a column of the target a
+    type that does not hold every value that arrives."""
+    for column in arriving:
+        if column.name in drift.misfits:
+            name = ident(column.name)
+            raise Refused(
+                f"{target}: column {column.name} was given the type {drift.misfits[column.name]},"
+                f" which does not hold every {column.type} that arrives. Run: ALTER TABLE"
+                f" {target.sql} ALTER COLUMN {name} TYPE {column.type}"
+                f" USING CAST({name} AS {column.type});"
+            )
+
+
+def given_by_others(
+    session: Session, target: Relation, drift: Drift, scope: Scope, key: tuple[str, ...]
+) -> list[Belonging]:
+    """The types and the primary key that somebody else gave the target, and that a swap would
+    undo."""
+    found = []
+    for name, type_name in drift.given.items():
+        found.append(Belonging(False, name, f"the type {type_name} of column {name}", "", False))
+    primary_key = tables.primary_key_of(session, target)
+    if primary_key is None or scope.last_load_no is None:
+        return found
+    loaded = json.loads((scope.source or {}).get(KEY, "null"))
+    has = [drift.renamed.get(name, name) for name in primary_key[1]]
+    ours = [list(key), [drift.renamed.get(name, name) for name in loaded or ()]]
+    # An older ledger does not tell which key the last load had.
+    if has not in ours:
+        statement = f"ALTER TABLE {target.sql} DROP CONSTRAINT {ident(primary_key[0])}"
+        if key:
+            statement += f", ADD PRIMARY KEY ({idents(key)})"
+        what = f"{belongings.PRIMARY_KEY} ({', '.join(has)})"
+        found.append(Belonging(False, None, what, f"{statement};", False))
+    return found
 
 
 def refuse_changed_key(
@@ -332,6 +397,7 @@ def alter_columns(
     column because something uses it.
     """
     refuse_incompatible_columns(target, drift, remedy)
+    refuse_attached(session, target, drift)
     rename_columns(session, target, drift)
     lost = []
     if drift.widened:
@@ -341,6 +407,16 @@ def alter_columns(
         reach("load.altered")
     for statement in lost:
         session.execute(statement)
+
+
+def refuse_attached(session: Session, target: Relation, drift: Drift) -> None:
+    """Raises Refused, with the statement that helps, where the target is attached to another table
+    and its columns can change only with that one's."""
+    old_names = {new: old for old, new in drift.renamed.items()}
+    changed = [*drift.renamed, *(old_names.get(c.name, c.name) for c in drift.widened)]
+    added = [column.name for column in drift.added]
+    if changed or added:
+        belongings.refuse_inherited(session, target, changed, added)
 
 
 def _alter(session: Session, target: Relation, column: str, clause: str) -> None:

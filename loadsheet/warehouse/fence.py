@@ -44,6 +44,17 @@ SELECT fence, watermark, cursor, last_load_no, content_sha256, source_oid, sourc
     ARRAY(SELECT c ->> 'name' FROM jsonb_array_elements(columns) c WHERE c ? 'dropped') AS former
 FROM loadsheet.scope WHERE pipeline = %s AND table_name = %s AND target = %s
 """
+# The load that began the target's rows: the last that replaced them, or the first of all. One that
+# found no row has no upper end, and the next began anew.
+_STARTED_FROM = """
+SELECT coalesce(lower_cursor, '') FROM loadsheet.load
+WHERE (pipeline, table_name, target) = (%(pipeline)s, %(table)s, %(target)s)
+    AND upper_cursor IS NOT NULL AND load_no >= coalesce((
+        SELECT max(load_no) FROM loadsheet.load
+        WHERE (pipeline, table_name, target) = (%(pipeline)s, %(table)s, %(target)s)
+            AND action = 'replace'), 0)
+ORDER BY load_no LIMIT 1
+"""
 _TAKE_FENCE = f"""
 UPDATE loadsheet.scope s SET storage = %(storage)s, {_RAISED}
 WHERE pipeline = %(pipeline)s AND table_name = %(table)s AND target = %(target)s
@@ -129,6 +140,14 @@ def read_scope(session: Session, pipeline: str, table: str, target: Relation) ->
     with session.cursor(row_factory=class_row(Scope)) as cursor:
         cursor.execute(_READ_SCOPE, (pipeline, table, str(target)))
         return cursor.fetchone() or Scope()
+
+
+def started_from(session: Session, pipeline: str, table: str, target: Relation) -> str | None:
+    """The lowest cursor that the target's rows were read from: the initial value of the load that
+    began them; empty for all rows, None where its record is gone."""
+    names = {"pipeline": pipeline, "table": table, "target": str(target)}
+    row = session.execute(_STARTED_FROM, names).fetchone()
+    return str(row[0]) if row else None
 
 
 def was_last_load_held_back(session: Session, scope: Scope) -> bool:

@@ -164,7 +164,12 @@ class _LoadTransaction:
                 )
             is_first = scope.last_load_no is None
             self.has_unknown_rows = is_first or change is not None
-        self.drift = drift.compare_columns(manifest.columns, manifest.source_oid, existing, scope)
+        self.scope = scope
+        domains = tables.domains_of(session, target)
+        self.drift = drift.compare_columns(
+            manifest.columns, manifest.source_oid, existing, scope, domains
+        )
+        drift.refuse_misfits(target, self.drift, manifest.columns)
         if existing and table.schema_contract == "freeze":
             drift.refuse_if_frozen(target, self.drift)
 
@@ -208,6 +213,9 @@ class _LoadTransaction:
             drift.refuse_misplaced(self.session, self.target, self.drift)
             key = self.manifest.key or None
             obstacles = belongings.obstacles(self.session, self.target, own, key)
+            obstacles += drift.given_by_others(
+                self.session, self.target, self.drift, self.scope, self.manifest.key
+            )
             if obstacles:
                 return self._replace_in_place(obstacles[0])
         fresh = Relation(self.target.schema, f"_loadsheet_{self.load_no}")

@@ -194,10 +194,25 @@ def build_mart(
     return Built(effect, tuple(build.notes))
 
 
-def changes_in_place(session: Session, transform: Transform, target: Relation) -> bool:
+def is_as_built(
+    session: Session, pipeline: Pipeline, transform: Transform, target: Relation
+) -> bool:
+    """Whether the transform's SQL, materialization and key are those of its last build. What is
+    different about the target then was made by somebody else."""
+    last = session.execute(_LAST_RUN, (pipeline.name, transform.name, str(target))).fetchone()
+    return last is not None and last[0] == fingerprint(transform)
+
+
+def changes_in_place(
+    session: Session, transform: Transform, target: Relation, as_built: bool
+) -> bool:
     """Whether a build in full changes the existing target's rows in place, where its columns are
     the SELECT's; if not, a new table takes its place."""
     key = transform.unique_key
+    primary_key = tables.primary_key_of(session, target)
+    # Somebody may have given it the key's columns in another order.
+    if as_built and key and primary_key and primary_key[1] != key:
+        return True
     if belongings.obstacles(session, target, key=key, is_mart=True):
         return True
     return transform.materialized == "merge" and tables.has_key(session, target, key)
@@ -289,13 +304,20 @@ class _Build:
         if tables.kind(self.session, self.target) is None:
             return apply.replace(self.session, self.fresh, rows, self.target, key)
         arriving = mart_columns.read_columns(self.session, self.fresh)
+        as_built = self._is_as_built()
+        if as_built:
+            mart_columns.refuse_given_key(self.session, self.target, key)
         remade = mart_views.view_transforms(self.pipeline)
-        change = mart_columns.change_of(self.session, self.target, arriving, key, remade)
+        change = mart_columns.change_of(self.session, self.target, arriving, key, remade, as_built)
         if change:
             return self._change_columns(change, rows)
-        if changes_in_place(self.session, self.transform, self.target):
+        given = mart_columns.compare(self.session, self.target, arriving, as_built).given
+        if given or changes_in_place(self.session, self.transform, self.target, as_built):
             return self._apply_difference()
         return apply.replace(self.session, self.fresh, rows, self.target, key)
+
+    def _is_as_built(self) -> bool:
+        return is_as_built(self.session, self.pipeline, self.transform, self.target)
 
     def _change_columns(self, change: Change, rows: int) -> Effect:
         """Give the target the columns and rows of the fresh table. Views that are transforms are
@@ -347,7 +369,8 @@ class _Build:
         self._select_into(create, since_load)
         # An input's type changed, and the target has the old one.
         arriving = mart_columns.read_columns(self.session, incoming)
-        if not mart_columns.compare(self.session, self.target, arriving).fit:
+        as_built = self._is_as_built()
+        if not mart_columns.compare(self.session, self.target, arriving, as_built).fit:
             return self._build_in_full()
         self._check_key(incoming)
         return apply.merge(self.session, incoming, self.target, self.transform.unique_key, None)

@@ -49,6 +49,11 @@ WHERE refclassid = 'pg_class'::regclass AND refobjid = to_regclass(%(table)s)
            SELECT oid FROM pg_constraint WHERE confrelid = refobjid))
 ORDER BY 5
 """
+_FOREIGN_KEYS = """
+SELECT f.conrelid::regclass::text, quote_ident(f.conname) FROM pg_constraint f
+JOIN pg_constraint k ON k.conindid = f.conindid AND k.contype = 'p'
+WHERE k.conrelid = to_regclass(%s) AND f.contype = 'f' ORDER BY 1, 2
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +67,9 @@ class Differences:
     is_reordered: bool
     others: tuple[str, ...]
     """Columns of the mart that no SELECT has made. They are kept."""
+    given: dict[str, str]
+    """Column -> the type that somebody else gave it in the mart, and that holds the SELECT's. It
+    is kept."""
 
     @property
     def fit(self) -> bool:
@@ -110,20 +118,29 @@ def read_columns(session: Session, table: Relation) -> dict[str, str]:
     return {name: type_name for name, type_name, _ in rows}
 
 
-def compare(session: Session, target: Relation, arriving: Mapping[str, str]) -> Differences:
-    """How `arriving` (column to type, as `read_columns` writes it) differs from the mart."""
+def compare(
+    session: Session, target: Relation, arriving: Mapping[str, str], is_as_built: bool
+) -> Differences:
+    """How `arriving` (column to type, as `read_columns` writes it) differs from the mart. Where the
+    transform `is_as_built` last, a type that holds its column's values was given by somebody
+    else."""
     with mart_views.qualified_names(session):
         rows = session.execute(_COLUMNS, (target.sql,)).fetchall()
+        domains = tables.domains_of(session, target)
     existing = {name: type_name for name, type_name, _ in rows}
     others = [name for name, _, is_plain in rows if not is_plain and name not in arriving]
-    dropped, retyped = {}, {}
+    dropped, retyped, given = {}, {}, {}
     for name, type_name in existing.items():
         if name in others:
             continue
         if name not in arriving:
             dropped[name] = type_name
         elif arriving[name] != type_name:
-            retyped[name] = (type_name, arriving[name])
+            holds = domains.get(name, type_name)
+            if is_as_built and (holds == arriving[name] or widens(arriving[name], holds)):
+                given[name] = type_name
+            else:
+                retyped[name] = (type_name, arriving[name])
     kept_order = [name for name in existing if name in arriving]
     return Differences(
         added={name: new for name, new in arriving.items() if name not in existing},
@@ -131,6 +148,7 @@ def compare(session: Session, target: Relation, arriving: Mapping[str, str]) -> 
         retyped=retyped,
         is_reordered=kept_order != [name for name in arriving if name in existing],
         others=tuple(others),
+        given=given,
     )
 
 
@@ -140,13 +158,14 @@ def change_of(
     arriving: Mapping[str, str],
     key: tuple[str, ...],
     remade: frozenset[Relation],
+    is_as_built: bool,
 ) -> Change | None:
     """What is to be done about the mart's columns; None where they are those of `arriving`.
 
     `remade` are the view transforms of this pipeline, whose SQL of now is known. Raises Refused,
     with the names of what is in the way, where the columns can neither be swapped nor altered.
     """
-    differences = compare(session, target, arriving)
+    differences = compare(session, target, arriving, is_as_built)
     if differences.fit and not differences.is_reordered:
         return None
     hanging = mart_views.hanging_on(session, target)
@@ -171,6 +190,8 @@ def _obstacles(
     with mart_views.qualified_names(session):
         found = belongings.obstacles(session, target, key=key, is_mart=True)
     obstacles = [one.what for one in found if one.what not in hanging.own_texts]
+    for name, type_name in differences.given.items():
+        obstacles.append(f"the type {type_name} of column {name}")
     return obstacles + [f"column {name}" for name in differences.others]
 
 
@@ -317,27 +338,52 @@ def apply_clauses(session: Session, target: Relation, change: Change) -> None:
             raise Refused(f"{text}; nothing was written. {remedy}") from error
 
 
+def refuse_given_key(session: Session, target: Relation, key: tuple[str, ...]) -> None:
+    """Raises Refused, with the ways on, where somebody else gave the mart a primary key that is not
+    on `key`. For a transform that is as it was built last."""
+    primary_key = tables.primary_key_of(session, target)
+    if not key or primary_key is None or set(primary_key[1]) == set(key):
+        return
+    name, columns = primary_key
+    raise Refused(
+        f"{target}: it was given the primary key ({', '.join(columns)}), and a build would make it"
+        f" ({', '.join(key)}) again. Set unique_key to its columns, or run: ALTER TABLE"
+        f" {target.sql} DROP CONSTRAINT {ident(name)};"
+    )
+
+
+def refuse_used_key(session: Session, target: Relation, key: tuple[str, ...]) -> None:
+    """Raises Refused where the mart's primary key is not on `key` any more, and a foreign key uses
+    it."""
+    primary_key = tables.primary_key_of(session, target)
+    if not key or primary_key is None or set(primary_key[1]) == set(key):
+        return
+    with mart_views.qualified_names(session):
+        users = session.execute(_FOREIGN_KEYS, (target.sql,)).fetchall()
+    for table, name in users:
+        raise Refused(
+            f"{target}: its key is no longer ({', '.join(primary_key[1])}), but foreign key {name}"
+            f" of {table} uses that. Nothing was written. Run: ALTER TABLE {table} DROP CONSTRAINT"
+            f" {name};"
+        )
+
+
 def drop_other_key(session: Session, target: Relation, key: tuple[str, ...]) -> None:
-    """Drop the mart's primary key, which is not on `key`: rows are found by `key` from now on.
+    """Drop the mart's primary key where it is not on `key`: rows are found by `key` from now on.
 
     Without a `key`, the mart's may be another user's, and stays. Raises Refused when something uses
     it.
     """
     primary_key = tables.primary_key_of(session, target)
-    if not key or primary_key is None:
+    if not key or primary_key is None or set(primary_key[1]) == set(key):
         return
+    refuse_used_key(session, target, key)
     name, columns = primary_key
-    try:
-        session.execute(f"ALTER TABLE {target.sql} DROP CONSTRAINT {ident(name)}")
-        # It has made its columns NOT NULL, and is gone without taking that back.
-        for column in columns:
-            if column not in key:
-                session.execute(f"ALTER TABLE {target.sql} ALTER {ident(column)} DROP NOT NULL")
-    except psycopg.errors.DependentObjectsStillExist as error:
-        raise Refused(
-            f"{target}: its key is no longer ({', '.join(columns)}), but something uses that:"
-            f" {error.diag.message_detail}. Nothing was written; drop it first"
-        ) from error
+    session.execute(f"ALTER TABLE {target.sql} DROP CONSTRAINT {ident(name)}")
+    # It has made its columns NOT NULL, and is gone without taking that back.
+    for column in columns:
+        if column not in key:
+            session.execute(f"ALTER TABLE {target.sql} ALTER {ident(column)} DROP NOT NULL")
 
 
 def add_missing_key(session: Session, target: Relation, key: tuple[str, ...]) -> None:

@@ -13,6 +13,19 @@ _COLUMNS = """
 SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute
 WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped ORDER BY attnum
 """
+_DOMAINS = """
+WITH RECURSIVE base (name, oid, typmod) AS (
+    SELECT attname, atttypid, atttypmod FROM pg_attribute
+    WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped
+    UNION ALL
+    SELECT name, typbasetype, typtypmod FROM base JOIN pg_type ON pg_type.oid = base.oid
+    WHERE typtype = 'd'
+)
+SELECT name, format_type(base.oid, typmod) FROM base JOIN pg_type ON pg_type.oid = base.oid
+WHERE typtype <> 'd' AND EXISTS (
+    SELECT FROM pg_attribute JOIN pg_type t ON t.oid = atttypid
+    WHERE attrelid = to_regclass(%s) AND attname = base.name AND t.typtype = 'd')
+"""
 # Both counts are estimates of the last ANALYZE; -1 means that there was none.
 _IS_SMALL_PART = """
 SELECT p.reltuples >= 0 AND p.reltuples * 8 <= w.reltuples FROM pg_class p, pg_class w
@@ -70,6 +83,11 @@ def kind(session: Session, target: Relation) -> str | None:
 def columns_of(session: Session, target: Relation) -> dict[str, str]:
     """The target's columns and their formatted types, in order; empty if there is no such table."""
     return dict(session.execute(_COLUMNS, (target.sql,)).fetchall())
+
+
+def domains_of(session: Session, target: Relation) -> dict[str, str]:
+    """The target's columns whose types are domains, and the types below those."""
+    return dict(session.execute(_DOMAINS, (target.sql, target.sql)).fetchall())
 
 
 def is_small_part(session: Session, part: Relation, whole: Relation) -> bool:

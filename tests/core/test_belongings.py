@@ -543,6 +543,60 @@ def test_rows_that_do_not_fit_the_bounds_of_a_partition_name_the_way_on(shop: Pr
     assert shop.differences("item") == 0
 
 
+ATTACHED = {
+    "a partition": (
+        "CREATE TABLE staging.whole (LIKE staging.{t}) PARTITION BY RANGE (id); ALTER TABLE"
+        " staging.whole ATTACH PARTITION staging.{t} FOR VALUES FROM (-1) TO (1000)",
+        "it is a partition of staging.whole",
+        'ALTER TABLE staging.whole DETACH PARTITION "staging"."{t}";',
+    ),
+    "a child": (
+        "CREATE TABLE staging.whole (LIKE staging.{t});"
+        " ALTER TABLE staging.{t} INHERIT staging.whole",
+        "it inherits from staging.whole",
+        'ALTER TABLE "staging"."{t}" NO INHERIT staging.whole;',
+    ),
+}
+FOLLOWED = {
+    "added": "ALTER TABLE {t} ADD more int DEFAULT 1",
+    "renamed": "ALTER TABLE {t} RENAME what TO which",
+    "widened": "ALTER TABLE {t} ALTER id TYPE bigint",
+}
+
+
+@pytest.mark.parametrize("change", FOLLOWED)
+@pytest.mark.parametrize("form", ATTACHED)
+def test_columns_of_an_attached_table_that_change_name_what_it_is_attached_to(
+    project: Project, form: str, change: str
+) -> None:
+    """Before: "cannot add column to a partition", or the advice to drop what uses the column."""
+    tables = {"swapped": None, "merged": {"incremental": "at"}}
+    for table in tables:
+        create = f"CREATE TABLE {table} {COLUMNS.format(key='PRIMARY KEY')}"
+        project.in_source(f"{create}; {ROWS.format(table)}")
+    project.spec(tables)
+    project.succeed()
+    attach, what, statement = ATTACHED[form]
+    for table in tables:
+        project.in_warehouse(attach.replace("whole", f"whole_{table}").format(t=table))
+        project.in_source(FOLLOWED[change].format(t=table))
+        project.in_source(f"UPDATE {table} SET at = now() WHERE id = 7")
+    is_refused = (form, change) != ("a child", "added")
+    steps = plan(project, code=1 if is_refused else 0)["steps"]
+    results = project.run()
+    for table in tables:
+        said = f"{what}_{table}", statement.replace("whole", f"whole_{table}").format(t=table)
+        found = str(results[f"load.load_{table}"].result)
+        told = " ".join(one["message"] for one in steps[f"load.load_{table}"]["remarks"])
+        for text in said if is_refused else ():
+            assert text in found and text in told, (found, told)
+        if is_refused:
+            project.in_warehouse(said[1])
+    if is_refused:
+        project.succeed()
+    assert [project.differences(table) for table in tables] == [0, 0]
+
+
 def test_the_plan_says_whether_a_table_is_swapped(project: Project, roles: dict[str, str]) -> None:
     kinds = ["row level security", "a grant by another", "options", "a view"]
     tables, marts = {}, {}

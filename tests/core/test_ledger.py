@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from loadsheet.errors import Refused
-from loadsheet.warehouse import ledger
+from loadsheet.warehouse import fence, ledger
 from tests.byhand import ByHand
 from tests.faults.oracle import judge, violations, watermark_violations
 from tests.project import Project
@@ -155,3 +155,98 @@ def test_somebody_elses_comment_on_the_schema_does_no_harm(old: Project) -> None
     old.in_source("INSERT INTO item VALUES (101, 'new')")
     old.succeed()
     assert not judge(old, "item") and violations(old) == []
+
+
+# What each version has added, newest first: taken away again, the ledger is one of the version
+# before. In the first version, a first load from an initial value was an increment.
+ADDED = {
+    6: "ALTER TABLE loadsheet.scope DROP COLUMN intervals",
+    5: "ALTER TABLE loadsheet.scope DROP COLUMN storage, DROP CONSTRAINT scope_pkey,"
+    " ADD PRIMARY KEY (pipeline, table_name); ALTER TABLE loadsheet.load DROP COLUMN counted;"
+    " ALTER TABLE loadsheet.failure DROP COLUMN target CASCADE,"
+    " ADD PRIMARY KEY (pipeline, kind, name)",
+    4: "DROP TABLE loadsheet.failure",
+    3: "ALTER TABLE loadsheet.load DROP COLUMN clock",
+    2: "ALTER TABLE loadsheet.scope DROP COLUMN sealed_load_id, DROP COLUMN sealed_manifest,"
+    " DROP COLUMN sealed_sha256, DROP COLUMN source, DROP COLUMN cursor;"
+    "UPDATE loadsheet.load SET action = '{mode}' WHERE load_no = 1",
+}
+
+
+def age(project: Project, to: int, mode: str) -> None:
+    """Make the ledger one of the version `to`, which did not record initial values."""
+    project.in_warehouse("UPDATE loadsheet.scope SET source = source - 'initial_value' - 'key'")
+    for since, statement in ADDED.items():
+        if since > to:
+            project.in_warehouse(statement.format(mode=mode))
+    comment = "NULL" if to == 1 else f"'ledger version {to}'"
+    project.in_warehouse(f"COMMENT ON SCHEMA loadsheet IS {comment}")
+
+
+def numbers(project: Project, mode: str, start: int | None) -> None:
+    cursor = {"cursor": "n", **({} if start is None else {"initial_value": start})}
+    project.spec({"t": {"incremental": cursor, "mode": mode}})
+
+
+def aged(project: Project, to: int, mode: str) -> None:
+    """100 numbers, read from 61 on, in a ledger of the version `to`."""
+    project.in_source("CREATE TABLE t (n int PRIMARY KEY)")
+    project.in_source("INSERT INTO t SELECT generate_series(1, 100)")
+    numbers(project, mode, 61)
+    project.succeed()
+    age(project, to, mode)
+
+
+VERSIONS = range(1, ledger.VERSION + 1)
+
+
+@pytest.mark.parametrize("mode", ["merge", "append"])
+@pytest.mark.parametrize("is_loaded_first", [False, True], ids=["at once", "later"])
+@pytest.mark.parametrize("to", VERSIONS)
+def test_an_initial_value_that_is_moved_back_after_an_upgrade_brings_the_rows_between(
+    project: Project, to: int, mode: str, is_loaded_first: bool
+) -> None:
+    """An older ledger does not remember it, but has the first load. They were lost."""
+    aged(project, to, mode)
+    if is_loaded_first:
+        project.in_source("INSERT INTO t VALUES (101)")
+        project.succeed()
+    numbers(project, mode, 31)
+    # `plan` writes nothing, and cannot read a ledger of the first version.
+    if to > 1 or is_loaded_first:
+        planned = project.cli("plan", "shop", "--connect").stdout
+        assert "30 rows" in planned or "31 rows" in planned
+    project.succeed()
+    for start in (80, 31, 31, None):
+        numbers(project, mode, start)
+        project.in_source("INSERT INTO t SELECT max(n) + 1 FROM t")
+        project.succeed()
+        lowest = "SELECT min(n), count(*) = count(DISTINCT n) FROM staging.t"
+        assert project.in_warehouse(lowest) == [(1 if start is None else 31, True)]
+    assert not judge(project, "t")
+
+
+@pytest.mark.parametrize("mode", ["merge", "append"])
+def test_a_ledger_without_its_first_load_reads_again_or_refuses(
+    project: Project, mode: str
+) -> None:
+    aged(project, ledger.VERSION, mode)
+    project.in_warehouse("DELETE FROM loadsheet.load")
+    numbers(project, mode, 31)
+    found = project.run()["extract.extract_t"].result
+    if mode == "append":
+        assert isinstance(found, Refused) and "run a full refresh of this table" in str(found)
+        project.succeed(full_refresh="all")
+    assert project.in_warehouse("SELECT count(*) FROM staging.t") == [(70,)]
+
+
+@pytest.mark.parametrize("mode", ["merge", "append"])
+def test_a_reader_that_does_not_ask_for_the_first_load_loses_rows(
+    project: Project, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """The negative control."""
+    aged(project, 5, mode)
+    monkeypatch.setattr(fence, "started_from", lambda *_: "")
+    numbers(project, mode, 31)
+    project.run()
+    assert project.in_warehouse("SELECT count(*) FROM staging.t") == [(40,)]
