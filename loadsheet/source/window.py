@@ -194,9 +194,9 @@ class Window:
         bounds = [f"{cursor.sql} <= {typed(watermark, cursor.type)}"]
         if before is None and self._mode != "merge":
             raise Refused(
-                f"{self._source.relation}: the ledger has no record of the first load, so it is not"
-                f" known from which {self._spec.cursor} on rows were appended: run a full refresh"
-                " of this table"
+                f"{self._source.relation}: the ledger has no record of the first load, so where in"
+                f" {self._spec.cursor} it began to append is not known: run a full refresh of this"
+                " table"
             )
         if before is not None:
             bounds.append(f"{cursor.sql} < {typed(before, cursor.type)}")

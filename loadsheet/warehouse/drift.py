@@ -74,9 +74,9 @@ class Drift:
     incompatible: dict[str, str]
     """Column -> what does not fit, as text for a message."""
     given: dict[str, str]
-    """Column -> the type that somebody else gave it in the target, and that holds what arrives."""
+    """Column -> the type that someone else gave it in the target, and that holds what arrives."""
     misfits: dict[str, str]
-    """Column -> the type that somebody else gave it in the target, and that does not."""
+    """Column -> the type that someone else gave it in the target, and that does not."""
     kept: dict[str, str]
     """Columns that only the target has, with their types. Dropped columns are kept."""
     former: tuple[str, ...]
@@ -256,7 +256,7 @@ def refuse_if_frozen(target: Relation, drift: Drift) -> None:
 
 
 def refuse_misfits(target: Relation, drift: Drift, arriving: Sequence[Column]) -> None:
-    """Raises Refused, with the statement that helps, where somebody gave a column of the target a
+    """Raises Refused, with the statement that helps, where someone gave a column of the target a
     type that does not hold every value that arrives."""
     for column in arriving:
         if column.name in drift.misfits:
@@ -272,7 +272,7 @@ def refuse_misfits(target: Relation, drift: Drift, arriving: Sequence[Column]) -
 def given_by_others(
     session: Session, target: Relation, drift: Drift, scope: Scope, key: tuple[str, ...]
 ) -> list[Belonging]:
-    """The types and the primary key that somebody else gave the target, and that a swap would
+    """The types and the primary key that someone else gave the target, and that a swap would
     undo."""
     found = []
     for name, type_name in drift.given.items():

@@ -68,7 +68,7 @@ class Differences:
     others: tuple[str, ...]
     """Columns of the mart that no SELECT has made. They are kept."""
     given: dict[str, str]
-    """Column -> the type that somebody else gave it in the mart, and that holds the SELECT's. It
+    """Column -> the type that someone else gave it in the mart, and that holds the SELECT's. It
     is kept."""
 
     @property
@@ -339,7 +339,7 @@ def apply_clauses(session: Session, target: Relation, change: Change) -> None:
 
 
 def refuse_given_key(session: Session, target: Relation, key: tuple[str, ...]) -> None:
-    """Raises Refused, with the ways on, where somebody else gave the mart a primary key that is not
+    """Raises Refused, with the ways on, where someone else gave the mart a primary key that is not
     on `key`. For a transform that is as it was built last."""
     primary_key = tables.primary_key_of(session, target)
     if not key or primary_key is None or set(primary_key[1]) == set(key):
