@@ -592,8 +592,8 @@ def test_columns_of_an_attached_table_that_change_name_what_it_is_attached_to(
             assert text in found and text in told, (found, told)
         if is_refused:
             project.in_warehouse(said[1])
-    if is_refused:
-        project.succeed()
+    # Older rows have no value in an added column until then.
+    project.succeed(full_refresh="all")
     assert [project.differences(table) for table in tables] == [0, 0]
 
 

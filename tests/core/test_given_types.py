@@ -297,3 +297,59 @@ def test_a_key_that_a_dba_gave_a_mart_is_refused_by_name(project: Project) -> No
         if mart != "plain":
             project.in_warehouse(f"ALTER TABLE mart.{name} DROP CONSTRAINT {name}_pkey")
     project.succeed()
+
+
+def with_marts(project: Project, columns: str, key: Any) -> None:
+    select = f"SELECT {columns} FROM staging.base"
+    names = [mart for mart in MARTS if mart != "plain"]
+    marts = {}
+    for name in names:
+        marts[name] = (select, {**MARTS[name], "unique_key": copy.copy(key)})
+    project.spec({"base": None}, marts)
+
+
+def keyed_marts(project: Project, hang: str) -> None:
+    project.in_source(f"CREATE TABLE base {COLUMNS.format(key='PRIMARY KEY')}")
+    project.in_source(ROWS.format(t="base"))
+    with_marts(project, "id, part, what", "id")
+    project.succeed()
+    for name in ("whole", "steady"):
+        project.in_warehouse(hang.format(t=f"mart.{name}", n=name))
+
+
+def test_a_mart_whose_columns_change_keeps_what_hangs_on_its_key(project: Project) -> None:
+    """The key was dropped and made again, without its comment and options."""
+    keyed_marts(
+        project,
+        "ALTER TABLE {t} DROP CONSTRAINT {n}_pkey, ADD PRIMARY KEY (id) WITH (fillfactor = 50);"
+        "COMMENT ON CONSTRAINT {n}_pkey ON {t} IS 'mine';"
+        "CREATE TABLE public.{n}_kid (id int REFERENCES {t})",
+    )
+    keys = (
+        "SELECT conrelid::regclass::text, obj_description(c.oid, 'pg_constraint'), reloptions"
+        " FROM pg_constraint c JOIN pg_class x ON x.oid = conindid"
+        " WHERE contype = 'p' AND connamespace = 'mart'::regnamespace ORDER BY 1"
+    )
+    before = project.in_warehouse(keys)
+    with_marts(project, "id, part, what, code", "id")
+    project.succeed()
+    assert project.in_warehouse(keys) == before
+    assert project.in_warehouse("SELECT count(code) FROM mart.whole") == [(20,)]
+
+
+def test_a_changed_key_that_a_foreign_key_uses_is_refused_by_run_and_plan(
+    project: Project,
+) -> None:
+    """The plan said nothing."""
+    keyed_marts(project, "CREATE TABLE public.{n}_kid (id int REFERENCES {t})")
+    with_marts(project, "id, part, what", ["id", "part"])
+    planned = plan(project, code=1)["steps"]
+    results = project.run()
+    for name in ("whole", "steady"):
+        step = f"transform.transform_{name}"
+        found = str(results[step].result)
+        told = [one["message"] for one in planned[step]["remarks"] if one["severity"] == "error"]
+        statement = f"ALTER TABLE public.{name}_kid DROP CONSTRAINT {name}_kid_id_fkey;"
+        assert statement in found and any(found.endswith(one) for one in told), (found, told)
+        project.in_warehouse(statement)
+    project.succeed()
