@@ -63,8 +63,14 @@ def begin(isolation: str, read_only: bool) -> str:
 def begin_with(pins: Mapping[str, str], begin: str) -> str:
     """Statements for one message: `begin`, then a SET LOCAL for each of the pins."""
     statements = [begin]
-    statements += [f"SET LOCAL {name} = '{value}'" for name, value in pins.items()]
+    statements += [f"SET LOCAL {name} = {_quoted(value)}" for name, value in pins.items()]
     return "; ".join(statements)
+
+
+def _quoted(value: str) -> str:
+    # With E'' its meaning does not depend on standard_conforming_strings, which is not pinned yet.
+    escaped = value.replace("\\", "\\\\").replace("'", "''")
+    return f"E'{escaped}'"
 
 
 class _Styled(Loader):
@@ -238,7 +244,7 @@ class PinnedSession(psycopg.Connection[Any]):
     def _set_all(self) -> str:
         # Most have their value already: setting one costs more than asking. The operator is named
         # in full, because the search path is not pinned yet.
-        pins = ", ".join(f"('{name}', '{value}')" for name, value in self._pins.items())
+        pins = ", ".join(f"('{name}', {_quoted(value)})" for name, value in self._pins.items())
         return (
             f"SELECT {self.mark or 'NULL'},"
             " (SELECT pg_catalog.count(pg_catalog.set_config(name, value, true))"

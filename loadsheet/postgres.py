@@ -144,7 +144,13 @@ def connect_warehouse(connection: Connection) -> PinnedSession:
     The connection's own `options` (`-c lock_timeout=5min`) override WAREHOUSE_SETTINGS, but never
     PINNED.
     """
-    named = re.findall(r"(?:-c\s*|--)([\w-]+)\s*=", str(connection.extra.get("options", "")))
-    chosen = {name.replace("-", "_").lower() for name in named}
-    ours = {name: value for name, value in WAREHOUSE_SETTINGS.items() if name not in chosen}
+    chosen = _chosen(str(connection.extra.get("options", "")))
+    # Set by us as well, because PgBouncer may take `options` and pass none of it on.
+    ours = {name: chosen.get(name, value) for name, value in WAREHOUSE_SETTINGS.items()}
     return connect(connection, "loadsheet", ours)
+
+
+def _chosen(options: str) -> dict[str, str]:
+    """The settings in libpq's `options`. A backslash keeps the character behind it."""
+    given = re.findall(r"(?:-c\s*|--)([\w-]+)\s*=((?:\\.|[^\s\\])*)", options)
+    return {name.replace("-", "_").lower(): re.sub(r"\\(.)", r"\1", value) for name, value in given}

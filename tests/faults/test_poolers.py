@@ -394,6 +394,20 @@ def test_before_a_run_and_by_the_doctor_a_pooler_that_keeps_no_transaction_is_re
             assert "retry 1" not in said and "lacks privileges" not in said, said
 
 
+@REAL
+def test_timeouts_that_the_connection_chooses_hold_where_pgbouncer_passes_no_options_on(
+    project: Project,
+) -> None:
+    chosen = {"options": r"-c lock_timeout=777ms -c app.note=it\ 's --jit=on"}
+    with pgbouncer(project.source, ignore_startup_parameters="options") as port:
+        behind = _through(project, port, chosen)
+        with connect_warehouse(behind.connections("warehouse")) as session:
+            asked = "SELECT current_setting('lock_timeout'), current_setting('jit')"
+            assert session.execute(asked).fetchone() == ("777ms", "on")
+            with session.transaction():
+                assert session.execute(asked).fetchone() == ("777ms", "on")
+
+
 LASTING = {
     "one session": {"default_pool_size": 1},
     "two sessions": {"default_pool_size": 2, "server_reset_query": ""},
