@@ -241,17 +241,15 @@ def test_a_large_table_is_estimated_and_says_so(shop: Project) -> None:
 
 
 def test_it_writes_nothing(shop: Project) -> None:
+    # Whatever writes takes an id. Statistics would do less: writers report them later.
+    next_id = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text"
     shop.succeed()
     shop.in_warehouse("VACUUM ANALYZE")
-    [(before, *_)] = shop.in_warehouse(
-        "SELECT sum(n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_user_tables"
-    )
-    xid = shop.in_warehouse("SELECT pg_snapshot_xmax(pg_current_snapshot())::text")
+    before = shop.in_warehouse(next_id)
     status(shop)
-    assert shop.in_warehouse("SELECT pg_snapshot_xmax(pg_current_snapshot())::text") == xid
-    assert shop.in_warehouse(
-        "SELECT sum(n_tup_ins + n_tup_upd + n_tup_del) FROM pg_stat_user_tables"
-    ) == [(before,)]
+    assert shop.in_warehouse(next_id) == before
+    shop.in_warehouse("UPDATE loadsheet.scope SET last_load_no = last_load_no")
+    assert shop.in_warehouse(next_id) != before
 
 
 def test_a_ledger_of_an_older_version_is_read_and_left_as_it_is(shop: Project) -> None:
