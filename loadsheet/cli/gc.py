@@ -94,9 +94,9 @@ def gc(
         for name, (tables, removal) in garbage.items():
             document = {
                 "pipeline": name,
-                "marked": {"objects": removal.marked_objects, "bytes": removal.marked_bytes},
+                "marked": vars(removal.all_marked),
                 "refused": list(removal.refusals),
-                "tables": [_document(table, removal) for table in tables],
+                "tables": [_document(table, None if dry_run else removal) for table in tables],
             }
             documents.append(document)
         options = {"dry_run": dry_run, "older_than": older_than, "keep": keep}
@@ -206,26 +206,45 @@ class _Totals:
             self.loads += 1
         else:
             self.attempts += 1
-        self.objects += len(verdict.attempt.objects)
-        self.bytes += verdict.attempt.bytes
+
+    def add_amount(self, objects: int, size: int) -> None:
+        self.objects += objects
+        self.bytes += size
 
 
 def _totals(
     tables: Sequence[TableGarbage], removal: Removal | None = None
 ) -> tuple[_Totals, _Totals]:
-    """What is removed and what is kept, also because the lake refused to remove it."""
+    """What is removed and what is kept, also because the lake refused to remove it. What is marked
+    as deleted is neither. Without a `removal`, what would be."""
     removed = _Totals()
     kept = _Totals()
     for table in tables:
         for verdict in table.verdicts:
-            is_refused = removal is not None and verdict.attempt.prefix in removal.refusals
-            totals = removed if verdict.remove and not is_refused else kept
-            totals.add(verdict)
+            attempt = verdict.attempt
+            if not verdict.remove:
+                kept.add(verdict)
+                kept.add_amount(attempt.count, attempt.bytes)
+                continue
+            if removal is None:
+                removed.add(verdict)
+                removed.add_amount(attempt.count, attempt.bytes)
+                continue
+            is_refused = attempt.prefix in removal.refusals
+            (kept if is_refused else removed).add(verdict)
+            freed = removal.freed[attempt.prefix]
+            removed.add_amount(freed.objects, freed.bytes)
+            if is_refused:
+                marked = removal.marked.get(attempt.prefix)
+                gone = freed.objects + (marked.objects if marked else 0)
+                left = attempt.bytes - freed.bytes - (marked.bytes if marked else 0)
+                kept.add_amount(attempt.count - gone, left)
     return removed, kept
 
 
 def _print(name: str, tables: list[TableGarbage], removal: Removal, dry_run: bool) -> None:
-    removed, kept = _totals(tables, removal)
+    done = None if dry_run else removal
+    removed, kept = _totals(tables, done)
     verb = "would remove" if dry_run else "removed"
     typer.echo(
         f"{name}: {verb} {counted(removed.attempts, 'abandoned attempt')} and"
@@ -233,7 +252,7 @@ def _print(name: str, tables: list[TableGarbage], removal: Removal, dry_run: boo
         f" {counted(removed.bytes, 'byte')}); {counted(kept.loads, 'load')} and"
         f" {counted(kept.attempts, 'attempt')} stay ({counted(kept.bytes, 'byte')})"
     )
-    if removal.marked_objects:
+    if removal.all_marked.objects:
         typer.echo(_marked(removal))
     if removal.refusals:
         say(_refused(name, removal))
@@ -242,7 +261,7 @@ def _print(name: str, tables: list[TableGarbage], removal: Removal, dry_run: boo
     rows: list[tuple[str, ...]] = []
     tables_by_reason: dict[str, list[str]] = {}
     for table in tables:
-        removed, kept = _totals([table], removal)
+        removed, kept = _totals([table], done)
         row = (
             table.table,
             f"{removed.attempts + removed.loads:,}",
@@ -270,8 +289,9 @@ def _reasons_to_keep(tables: Sequence[TableGarbage]) -> list[str]:
 
 
 def _marked(removal: Removal) -> str:
-    objects = counted(removal.marked_objects, "object is", "objects are")
-    size = counted(removal.marked_bytes, "byte is", "bytes are")
+    marked = removal.all_marked
+    objects = counted(marked.objects, "object is", "objects are")
+    size = counted(marked.bytes, "byte is", "bytes are")
     return (
         f"  the bucket keeps versions: {objects} marked as deleted, and {size} not free yet;"
         " `loadsheet gc --versions` removes them for good"
@@ -282,21 +302,22 @@ def _refused(name: str, removal: Removal) -> str:
     prefix, error = next(iter(removal.refusals.items()))
     attempts = counted(len(removal.refusals), "attempt stays", "attempts stay")
     return (
-        f"{name}: {attempts}, because the lake does not let this key remove the versions:"
+        f"{name}: {attempts}, because the lake does not let this key remove all of the objects:"
         f" {on_one_line(prefix)}: {describe_error(error)}"
     )
 
 
-def _document(table: TableGarbage, removal: Removal) -> dict[str, Any]:
+def _document(table: TableGarbage, removal: Removal | None) -> dict[str, Any]:
     removed, kept = _totals([table], removal)
+    refusals = removal.refusals if removal else {}
     attempts = []
     for verdict in table.verdicts:
         document = {
             "prefix": verdict.attempt.prefix,
             "is_load": verdict.is_load,
-            "removed": verdict.remove and verdict.attempt.prefix not in removal.refusals,
+            "removed": verdict.remove and verdict.attempt.prefix not in refusals,
             "why": verdict.why,
-            "objects": len(verdict.attempt.objects),
+            "objects": verdict.attempt.count,
             "bytes": verdict.attempt.bytes,
             "newest": verdict.attempt.newest,
         }
@@ -353,14 +374,14 @@ def drop_sample(pipeline: Pipeline, project: Path, dry_run: bool) -> Dropped:
     removal = garbage.Removal()
     if not dry_run:
         removal = garbage.remove(tables, lake)
-    removed, _ = _totals(tables)
+    removed, _ = _totals(tables, None if dry_run else removal)
     return Dropped(
         relations=[str(relation) for relation, _ in relations],
         schemas=schemas,
         objects=removed.objects,
         bytes=removed.bytes,
-        marked=removal.marked_bytes,
-        kept=_reasons_to_keep(tables),
+        marked=removal.all_marked.bytes,
+        kept=_reasons_to_keep(tables) + [_refused(pipeline.name, removal)] * bool(removal.refusals),
     )
 
 

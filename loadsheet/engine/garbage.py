@@ -71,14 +71,38 @@ class TableGarbage:
 
 
 @dataclass(kw_only=True)
-class Removal:
-    """What became of the objects that were to be removed."""
+class Amount:
+    """Objects, or versions of them, and their bytes. Marks of deletion are none."""
 
-    marked_objects: int = 0
+    objects: int = 0
+    bytes: int = 0
+
+    def add(self, objects: Iterable[StoredObject]) -> None:
+        """Count these as well."""
+        for stored in objects:
+            if not stored.is_marker:
+                self.objects += 1
+                self.bytes += stored.size
+
+
+@dataclass(kw_only=True)
+class Removal:
+    """What became of the objects that were to be removed, by the prefix of their attempt."""
+
+    freed: dict[str, Amount] = field(default_factory=dict)
+    """Removed for good."""
+    marked: dict[str, Amount] = field(default_factory=dict)
     """Marked as deleted in a bucket that keeps versions: they still take their space."""
-    marked_bytes: int = 0
     refusals: dict[str, LakeFailed] = field(default_factory=dict)
-    """Attempts that stay, because the lake refused to remove a version, by prefix."""
+    """Why attempts, or a part of their objects, stay: the lake refused to remove one."""
+
+    @property
+    def all_marked(self) -> Amount:
+        """The sum over all attempts."""
+        return Amount(
+            objects=sum(amount.objects for amount in self.marked.values()),
+            bytes=sum(amount.bytes for amount in self.marked.values()),
+        )
 
 
 def find(
@@ -136,8 +160,8 @@ def remove(garbage_of_tables: Iterable[TableGarbage], lake: Lake) -> Removal:
     """Remove the attempts whose verdict allows it. If it is stopped, nothing it leaves can be
     mistaken for a complete attempt.
 
-    Objects that were found with their versions are removed for good. Where the lake forbids that,
-    the attempt stays. Any other failure is raised.
+    Objects that were found with their versions are removed for good. What the lake refuses to
+    remove stays: a lock may protect a part of an attempt. Any other failure is raised.
     """
     removal = Removal()
     for table in garbage_of_tables:
@@ -156,19 +180,52 @@ def _remove_attempt(attempt: Attempt, lake: Lake, removal: Removal) -> None:
         # object would be there again.
         return stored.name != attempt.manifest, stored.name, stored.is_marker
 
+    freed = removal.freed.setdefault(attempt.prefix, Amount())
+    staying: set[str] = set()
+    marked: list[StoredObject] = []
     for stored in sorted(attempt.objects, key=order):
-        if not stored.version:
-            if not lake.remove(stored.name):
-                removal.marked_objects += 1
-                removal.marked_bytes += stored.size
+        if stored.name in staying and stored.is_marker:
             continue
         try:
-            lake.remove_version(stored.name, stored.version)
+            is_gone = _remove_object(stored, lake)
         except LakeFailed as error:
             if not is_refused(error):
                 raise
-            removal.refusals[attempt.prefix] = error
-            return
+            removal.refusals.setdefault(attempt.prefix, error)
+            staying.add(stored.name)
+            if stored.name == attempt.manifest:
+                return
+            continue
+        if is_gone:
+            freed.add([stored])
+        else:
+            marked.append(stored)
+    if marked:
+        left = _left_of(attempt, marked, lake)
+        freed.add(stored for stored in marked if stored.name not in left)
+        of_attempt = removal.marked.setdefault(attempt.prefix, Amount())
+        of_attempt.add(stored for stored in marked if stored.name in left)
+
+
+def _remove_object(stored: StoredObject, lake: Lake) -> bool:
+    """Whether it is removed for good, and not marked as deleted."""
+    if not stored.version:
+        return lake.remove(stored.name)
+    lake.remove_version(stored.name, stored.version)
+    return True
+
+
+def _left_of(attempt: Attempt, marked: list[StoredObject], lake: Lake) -> set[str]:
+    """The names of which versions are left under the marks. Where versioning is suspended, the mark
+    takes the place of an object that was stored since. A key that may not list versions is told
+    the worst: all."""
+    try:
+        versions = list(lake.versions(f"{attempt.prefix}/"))
+    except LakeFailed as error:
+        if not is_refused(error):
+            raise
+        return {stored.name for stored in marked}
+    return {stored.name for stored in versions if not stored.is_marker}
 
 
 def _judge_table(

@@ -60,6 +60,11 @@ class Attempt:
         return None
 
     @property
+    def count(self) -> int:
+        """The objects, or their versions, without marks of deletion."""
+        return sum(not stored.is_marker for stored in self.objects)
+
+    @property
     def bytes(self) -> int:
         """Stored bytes."""
         return sum(stored.size for stored in self.objects)
