@@ -9,11 +9,12 @@ import typer
 
 from loadsheet.cli.errors import FAILED, WRONG_INPUT
 from loadsheet.cli.output import AsJson, console, print_json
-from loadsheet.connections.lookup import Connections, project_connections
+from loadsheet.connections import airflow_side
+from loadsheet.connections.lookup import Connections, definitions_of, project_connections
 from loadsheet.project.folder import open_pipelines
 from loadsheet.redact import masked, visible
 from loadsheet.spec.models import Pipeline
-from loadsheet.wording import counted
+from loadsheet.wording import counted, listed
 
 if TYPE_CHECKING:
     from loadsheet.engine.preflight import Place
@@ -43,6 +44,11 @@ def doctor(
     specs, project = open_pipelines(ctx.obj, pipeline)
     connections = project_connections(project)
     healths = _examined(specs, connections)
+    for health in healths:
+        used, *others = definitions_of(project, health.place.conn_id) or [""]
+        if others and not airflow_side.is_asked_first():
+            message = f"it is defined more than once: {used} is used, not {listed(others)}"
+            health.add("note", "definition", message, "remove what is not used")
     lacking = _lacking(specs, connections, healths)
     remarks = [remark for health in healths for remark in health.remarks]
     for privileges in lacking:

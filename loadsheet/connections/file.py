@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from loadsheet.connections.parse import TEXT_FIELDS
+from loadsheet.connections.parse import (
+    EXTRA_FIELDS,
+    IGNORED_FIELDS,
+    PORT,
+    TEXT_FIELDS,
+    is_port,
+)
 from loadsheet.errors import SpecError
 from loadsheet.problem import Problem
 
@@ -18,6 +24,11 @@ except ImportError:  # a PyYAML built without libyaml
     from yaml import SafeLoader as _Loader  # type: ignore[assignment]
 
 _NULL = "tag:yaml.org,2002:null"
+_TEXT = "tag:yaml.org,2002:str"
+_WHOLE = "tag:yaml.org,2002:int"
+_MERGE = "tag:yaml.org,2002:merge"
+_FIELDS = (*TEXT_FIELDS, "port", *EXTRA_FIELDS, *IGNORED_FIELDS, "uri")
+_NAMED = f"{', '.join(TEXT_FIELDS)}, port and extra"
 
 
 def read_connections(file: Path) -> Mapping[str, Any]:
@@ -49,6 +60,9 @@ def read_connections(file: Path) -> Mapping[str, Any]:
             file, "expected a mapping from connection ids to connections", code="wrong-value"
         )
     _refuse_duplicate_keys(file, root)
+    problems = list(_problems(file, root)) if root else []
+    if problems:
+        raise SpecError(problems)
     return {conn_id: _as_written(str(conn_id), entry, root) for conn_id, entry in content.items()}
 
 
@@ -66,6 +80,57 @@ def _refuse_duplicate_keys(file: Path, root: Any) -> None:
             seen.add(key.value)
             if mapping is root and isinstance(value, yaml.MappingNode):
                 mappings.append(value)
+
+
+def _problems(file: Path, root: Any) -> Iterator[Problem]:
+    """Every id and field of another kind than its own, with its place."""
+
+    def problem(node: Any, path: str, message: str, code: str = "wrong-value") -> Problem:
+        mark = node.start_mark
+        place = {"line": mark.line + 1, "column": mark.column + 1}
+        return Problem(file=str(file), path=path, message=message, code=code, **place)
+
+    for key, entry in root.value:
+        conn_id = str(key.value)
+        if key.tag == _MERGE:
+            continue
+        if key.tag != _TEXT:
+            yield problem(key, conn_id, "a connection's id must be text: put it in quotes")
+        if isinstance(entry, yaml.ScalarNode) and entry.tag == _TEXT:
+            continue  # a URI
+        if not isinstance(entry, yaml.MappingNode):
+            message = "expected the connection's fields, such as `host: localhost`, or a URI"
+            yield problem(entry, conn_id, message)
+            continue
+        names = [name.value for name, _ in entry.value]
+        for name, value in entry.value:
+            path = f"{conn_id}.{name.value}"
+            if name.tag != _MERGE and name.value not in _FIELDS:
+                message = f"unknown field {str(name.value)!r}; the fields are {_NAMED}"
+                yield problem(name, path, message, "unknown-key")
+            elif name.tag != _MERGE:
+                expected = _expected(name.value, value)
+                if expected:
+                    yield problem(value, path, f"expected {expected}")
+        if set(EXTRA_FIELDS) <= set(names):
+            message = "extra and extra_dejson are the same: remove one of the two"
+            yield problem(entry, conn_id, message)
+
+
+def _expected(field: str, value: Any) -> str:
+    """What the value of a field should be; empty where it is that. A `${VAR}` may become it."""
+    is_scalar = isinstance(value, yaml.ScalarNode)
+    if is_scalar and (value.tag == _NULL or "${" in value.value):
+        return ""
+    if field == "port":
+        is_number = is_scalar and value.tag in (_TEXT, _WHOLE) and is_port(value.value)
+        return "" if is_number else PORT
+    if field in EXTRA_FIELDS:
+        is_extra = isinstance(value, yaml.MappingNode) or (is_scalar and value.tag == _TEXT)
+        return "" if is_extra else "a mapping, or its JSON as text"
+    if field == "uri":
+        return "" if is_scalar and value.tag == _TEXT else "a URI as text"
+    return "" if is_scalar else "text"
 
 
 def _as_written(conn_id: str, entry: Any, root: Any) -> Any:

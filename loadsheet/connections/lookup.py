@@ -107,6 +107,23 @@ def declared_connections(project: Path, environ: Mapping[str, str] = os.environ)
     return Declared(ids=ids, is_declared=is_declared, may_be_elsewhere=has_backend or not is_own)
 
 
+def definitions_of(
+    project: Path, conn_id: str, environ: Mapping[str, str] = os.environ
+) -> list[str]:
+    """Where the project defines a connection, the place that is used first. Raises as
+    `declared_connections`."""
+    connections = _ProjectConnections(project, environ)
+    variable = _variable(conn_id)
+    found = []
+    if environ.get(variable, "").strip():
+        found.append(f"{variable} in the environment")
+    if (connections.from_dotenv.get(variable) or "").strip():
+        found.append(f"{variable} in {connections.dotenv}")
+    same = [str(other) for other in connections.entries if str(other).upper() == conn_id.upper()]
+    found += [f"{other!r} in {connections.file}" for other in same if other == conn_id or found]
+    return found
+
+
 def connection_types(project: Path, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The `conn_type` of every connection that the project defines, by id.
 

@@ -80,7 +80,9 @@ def _fill_text(text: str, variables: Mapping[str, str], key: str) -> str:
 
 
 TEXT_FIELDS = ("conn_type", "host", "login", "password", "schema")
-_IGNORED = ("conn_id", "description", "team_name")
+EXTRA_FIELDS = ("extra", "extra_dejson")
+IGNORED_FIELDS = ("conn_id", "description", "team_name")
+PORT = "a whole number from 1 to 65535"
 
 
 def fields_from_uri(uri: str, where: str) -> dict[str, Any]:
@@ -133,11 +135,13 @@ def fields_from_mapping(values: Mapping[str, Any], where: str) -> dict[str, Any]
         )
     given = {}
     for name, value in values.items():
-        if value is not None and name not in _IGNORED:
+        if value is not None and name not in IGNORED_FIELDS:
             given[name] = value
     if given.keys() == {"uri"}:
         return fields_from_uri(str(given["uri"]), where)
-    unknown = sorted(map(str, given.keys() - {*TEXT_FIELDS, "port", "extra", "extra_dejson"}))
+    if "uri" in given:
+        raise InputError(f"{where}: uri is the whole connection: remove the other fields, or uri")
+    unknown = sorted(map(str, given.keys() - {*TEXT_FIELDS, "port", *EXTRA_FIELDS}))
     if unknown:
         raise InputError(
             f"{where}: unknown field {unknown[0]!r}; the fields are {', '.join(TEXT_FIELDS)}, port"
@@ -146,20 +150,26 @@ def fields_from_mapping(values: Mapping[str, Any], where: str) -> dict[str, Any]
     fields = {}
     for name in TEXT_FIELDS:
         value = given.get(name, "")
-        if isinstance(value, (Mapping, list)):
+        if isinstance(value, (Mapping, list, bool)):
             raise InputError(f"{where}: {name} must be text")
         fields[name] = str(value)
-    try:
-        port = int(given["port"]) if given.get("port") else None
-    except (TypeError, ValueError):
-        raise InputError(f"{where}: port must be a whole number") from None
-    extra = given.get("extra") or given.get("extra_dejson")
+    port = given.get("port", "")
+    if isinstance(port, bool) or not is_port(str(port)):
+        raise InputError(f"{where}: port must be {PORT}")
+    extras = [given[name] for name in EXTRA_FIELDS if name in given]
+    if len(extras) > 1:
+        raise InputError(f"{where}: extra and extra_dejson are the same: remove one of the two")
     return {
         **fields,
         "conn_type": _conn_type(fields["conn_type"]),
-        "port": port,
-        "extra": _extra(extra, where),
+        "port": int(port) if port else None,
+        "extra": _extra(extras[0] if extras else None, where),
     }
+
+
+def is_port(text: str) -> bool:
+    """Whether it is the number of a port, or empty."""
+    return not text or (re.fullmatch("[1-9][0-9]{0,4}", text) is not None and int(text) < 65536)
 
 
 def _split(uri: str) -> tuple[SplitResult, str]:
@@ -227,28 +237,46 @@ def _conn_type(text: str) -> str:
 
 
 def _extra_of_query(query: str, where: str) -> dict[str, Any]:
-    options = dict(parse_qsl(query, keep_blank_values=True))
+    options: dict[str, Any] = {}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name in options:
+            raise InputError(f"{where}: the parameter {name!r} is given twice: remove one of them")
+        options[name] = value
     # Airflow's option for extras that a query cannot hold, such as nested ones.
-    if "__extra__" in options:
-        return _extra(options["__extra__"], where)
-    return dict(options)
+    if "__extra__" not in options:
+        return options
+    if len(options) > 1:
+        raise InputError(f"{where}: with __extra__, the other parameters go into its JSON")
+    return _extra(options["__extra__"], where)
 
 
 def _extra(value: Any, where: str) -> dict[str, Any]:
     if isinstance(value, Mapping):
         return dict(value)
+    if not isinstance(value, (str, type(None))):
+        raise InputError(f"{where}: extra must be a mapping, or its JSON as text")
     return _json_object(value, f"{where}: extra") if value else {}
 
 
 def _json_object(text: Any, where: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=lambda pairs: _once_each(pairs, where))
     except json.JSONDecodeError as error:
         # The reason and the place, never the text: it holds the password.
         place = f"line {error.lineno}, column {error.colno}"
         raise InputError(f"{where} is not valid JSON: {error.msg} at {place}") from None
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         raise InputError(f"{where} is not valid JSON") from None
     if not isinstance(value, dict):
         raise InputError(f"{where} must be a JSON object")
     return value
+
+
+def _once_each(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
+    """The JSON object. JSON itself would silently take the last of two."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise InputError(f"{where}: duplicate key {name!r}: remove one of the two")
+        found[name] = value
+    return found

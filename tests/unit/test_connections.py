@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import yaml
 
-from loadsheet.connections.lookup import Connection, project_connections
-from loadsheet.errors import ConnectionMissing, InputError
+from loadsheet.connections.lookup import Connection, definitions_of, project_connections
+from loadsheet.errors import ConnectionMissing, InputError, SpecError
 
 SECRET = "s3cr3t"
 
@@ -99,7 +100,7 @@ def test_a_password_is_what_is_written_whatever_yaml_makes_of_it(project: Path, 
             "a: {host: one, login: x, host: two}\n",
             "connections.yml:1:26 duplicate key 'host'",
         ),
-        ("a: {password: {x: canary}}\n", "password must be text"),
+        ("a: {password: {x: canary}}\n", "a.password: expected text"),
     ],
 )
 def test_what_yaml_would_pass_over_is_said(project: Path, text: str, said: str) -> None:
@@ -252,8 +253,8 @@ def test_a_broken_connection_is_refused_without_quoting_it(project: Path, value:
         (f"x: {{password: {SECRET}\x00}}", r"connections.yml:1:1 not valid YAML"),
         (f"- {SECRET}", "expected a mapping"),
         ("x: 5", "x: expected the connection's fields"),
-        (f"x: {{hots: {SECRET}}}", "x: unknown field 'hots'; the fields are conn_type, host"),
-        (f"x: {{port: {SECRET}}}", "x: port must be a whole number"),
+        (f"x: {{hots: {SECRET}}}", "x.hots: unknown field 'hots'; the fields are conn_type, host"),
+        (f"x: {{port: {SECRET}}}", "x.port: expected a whole number"),
     ],
 )
 def test_a_broken_file_is_refused_without_quoting_it(
@@ -269,3 +270,116 @@ def test_an_empty_file_defines_nothing(project: Path) -> None:
     (project / "connections" / "connections.yml").write_text("# nothing yet\n")
     with pytest.raises(ConnectionMissing):
         find(project, "warehouse")
+
+
+MAPPING, LIST, NUMBER, FLOAT, BOOL, TEXT = "{a: b}", "[1, 2]", "5432", "1.5", "true", "'words'"
+KINDS = {
+    **dict.fromkeys(("conn_type", "host", "login", "password", "schema"), (MAPPING, LIST)),
+    "port": (
+        *(MAPPING, LIST, FLOAT, BOOL, TEXT, "'5432 '", "0", "65536", "-1", "0x1538", "05432"),
+        *("5_432", "5e3", "' 5432'"),
+    ),
+    "extra": (LIST, NUMBER, FLOAT, BOOL, "2026-01-01"),
+    "extra_dejson": (LIST, NUMBER, FLOAT, BOOL),
+    "uri": (MAPPING, LIST, NUMBER, BOOL),
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [(field, value) for field, values in KINDS.items() for value in values]
+)
+def test_a_field_of_another_kind_has_its_place(tmp_path: Path, field: str, value: str) -> None:
+    """Before, the ports 1.5, true and '5432 ' were 1, 1 and 5432, and none had a line."""
+    folder = tmp_path / "connections"
+    folder.mkdir()
+    file = folder / "connections.yml"
+    file.write_text(f"good: postgres://u:p@h/x\nx:\n  description: a\n  {field}: {value}\n")
+    with pytest.raises(SpecError) as caught:
+        project_connections(tmp_path, {})("good")
+    (problem,) = caught.value.problems
+    place = (problem.file, problem.line, problem.column)
+    assert place == (str(file), 4, len(field) + 5)
+    assert problem.path == f"x.{field}" and problem.message.startswith("expected ")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        ("x: 5\n", 1, "expected the connection's fields"),
+        ("x: [a]\n", 1, "expected the connection's fields"),
+        ("x:\n", 1, "expected the connection's fields"),
+        ("x: true\n", 1, "expected the connection's fields"),
+        ("5: {host: h}\n", 1, "id must be text: put it in quotes"),
+        ("yes: {host: h}\n", 1, "id must be text: put it in quotes"),
+        ("x:\n  hots: h\n", 2, "unknown field 'hots'"),
+        ("x:\n  extra: {a: b}\n  extra_dejson: {a: c}\n", 2, "extra and extra_dejson are the same"),
+    ],
+)
+def test_what_is_no_connection_has_its_place(
+    tmp_path: Path, text: str, line: int, said: str
+) -> None:
+    (tmp_path / "connections").mkdir()
+    (tmp_path / "connections" / "connections.yml").write_text(text)
+    with pytest.raises(SpecError) as caught:
+        project_connections(tmp_path, {})("x")
+    (problem,) = caught.value.problems
+    assert problem.line == line and said in problem.message
+
+
+def test_every_wrong_field_is_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "connections").mkdir()
+    (tmp_path / "connections" / "connections.yml").write_text(
+        "a: {port: true, extra: 5}\nb: {host: [h]}\nc: {port: '${PORT}', extra: '${EXTRA}'}\n"
+        "base: &base {port: 5432}\nd: {<<: *base, host: h}\n"
+    )
+    with pytest.raises(SpecError) as caught:
+        project_connections(tmp_path, {})("a")
+    assert [problem.path for problem in caught.value.problems] == ["a.port", "a.extra", "b.host"]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ('{"port": 1.5}', "port must be a whole number from 1 to 65535"),
+        ('{"port": true}', "port must be a whole number from 1 to 65535"),
+        ('{"port": "5432 "}', "port must be a whole number from 1 to 65535"),
+        ('{"port": 0}', "port must be a whole number from 1 to 65535"),
+        ('{"port": [5432]}', "port must be a whole number from 1 to 65535"),
+        ('{"host": true}', "host must be text"),
+        ('{"host": ["h"]}', "host must be text"),
+        ('{"extra": [1]}', "extra must be a mapping"),
+        ('{"extra": 5}', "extra must be a mapping"),
+        ('{"extra": true}', "extra must be a mapping"),
+        ('{"extra": {"a": 1}, "extra_dejson": {"a": 2}}', "remove one of the two"),
+        ('{"host": "a", "host": "b"}', "duplicate key 'host'"),
+        (
+            '{"extra": "{\\"sslmode\\": \\"a\\", \\"sslmode\\": \\"b\\"}"}',
+            "duplicate key 'sslmode'",
+        ),
+        ('{"uri": "postgres://h/x", "host": "h"}', "uri is the whole connection"),
+        ("postgres://h/x?sslmode=require&sslmode=disable", "'sslmode' is given twice"),
+        ("postgres://h/x?__extra__=%7B%7D&sslmode=require", "with __extra__"),
+        ("[" * 100_000, "is not a connection URI"),
+        ('{"extra": ' + "[" * 100_000, "is not valid JSON"),
+    ],
+)
+def test_a_variable_of_another_kind_is_refused(tmp_path: Path, value: str, said: str) -> None:
+    """Before, the last of two was taken without a word, and so was what `int` makes of a port."""
+    with pytest.raises(InputError, match=re.escape(said)) as caught:
+        project_connections(tmp_path, {"AIRFLOW_CONN_X": value})("x")
+    assert "AIRFLOW_CONN_X" in str(caught.value)
+
+
+def test_where_a_connection_is_defined_is_known_in_the_order_of_use(tmp_path: Path) -> None:
+    (tmp_path / "connections").mkdir()
+    file = tmp_path / "connections" / "connections.yml"
+    file.write_text("x: postgres://file/x\nX: postgres://other/x\n")
+    (tmp_path / ".env").write_text("AIRFLOW_CONN_X=postgres://dotenv/x\n")
+    environment = {"AIRFLOW_CONN_X": "postgres://environment/x"}
+    found = definitions_of(tmp_path, "x", environment)
+    assert found[0] == "AIRFLOW_CONN_X in the environment" and len(found) == 4
+    assert project_connections(tmp_path, environment)("x").host == "environment"
+    assert project_connections(tmp_path, {})("x").host == "dotenv"
+    (tmp_path / ".env").write_text("")
+    assert definitions_of(tmp_path, "x", {}) == [f"'x' in {file}"]
+    assert project_connections(tmp_path, {})("x").host == "file"
