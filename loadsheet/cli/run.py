@@ -98,19 +98,15 @@ def run(
     spec, project = open_pipeline(ctx.obj, pipeline)
     connections = project_connections(project)
     _refuse_undefined(spec, connections)
-    has_patterns = bool(spec.patterns)
-    if has_patterns:
-        _preflight(spec, connections)
-        spec = _resolved(spec, connections)
-    record = RunRecord(spec)
-    if resume:
-        if tables or full_refresh or rebuild or accept_source or start or end or sample:
-            raise InputError(
-                "--resume uses the options of the stopped run: leave out the other options"
-            )
-        request = record.resumed()
-    else:
-        request = command_line_request(
+    if resume and (tables or full_refresh or rebuild or accept_source or start or end or sample):
+        raise InputError(
+            "--resume uses the options of the stopped run: leave out the other options"
+        )
+
+    def requested(spec: Pipeline) -> RunRequest:
+        if resume:
+            return RunRecord(spec).resumed()
+        return command_line_request(
             spec,
             tables=tables,
             full_refresh=full_refresh,
@@ -121,9 +117,14 @@ def run(
             sample=sample,
             variable=_variable(),
         )
-    if not has_patterns:
-        # After the options: a wrong one is said without a server.
-        _preflight(spec, connections)
+
+    # A wrong option is told without a server, where no pattern's tables are needed for that.
+    request = None if spec.patterns else requested(spec)
+    _preflight(spec, connections)
+    if request is None:
+        spec = _resolved(spec, connections)
+        request = requested(spec)
+    record = RunRecord(spec)
     # `loadsheet -v run` logs; it, too, asks for more than a summary.
     verbose = verbose or bool(ctx.find_root().params.get("verbose"))
     screen = _Screen(quiet=as_json, verbose=verbose)
