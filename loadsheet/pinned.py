@@ -73,6 +73,14 @@ def _quoted(value: str) -> str:
     return f"E'{escaped}'"
 
 
+def name_connection(error: BaseException, conn_id: str, role: str = "") -> None:
+    """Note on an error about a connection which one it is, and the role, where the error is about
+    its privileges; the first note stays."""
+    if not hasattr(error, "loadsheet_conn_id"):
+        error.loadsheet_conn_id = conn_id  # type: ignore[attr-defined]
+        error.loadsheet_role = role  # type: ignore[attr-defined]
+
+
 class _Styled(Loader):
     """Reads text as the pins make the server write it. psycopg goes by what the server has reported
     last, which is the session's own style again when the transaction is over."""
@@ -124,6 +132,8 @@ class PinnedSession(psycopg.Connection[Any]):
 
     mark = ""
     """SQL that each transaction evaluates as it begins."""
+    conn_id = ""
+    """The connection, for messages."""
 
     def pin(self, settings: Mapping[str, str], read_only: bool = False) -> None:
         """From the next transaction on, these settings hold as well."""
@@ -266,6 +276,9 @@ class PinnedSession(psycopg.Connection[Any]):
         try:
             return super().wait(*args, **kwargs)
         except Exception as error:
+            if isinstance(error, psycopg.errors.InsufficientPrivilege) and self.conn_id:
+                # Source and warehouse may have a table of the same name.
+                name_connection(error, self.conn_id, self.info.user)
             if isinstance(error, psycopg.Error) or not self.broken:
                 raise
             message = self.pgconn.get_error_message().strip()

@@ -110,6 +110,7 @@ def connect(
         client_encoding="UTF8",
         **options,
     )
+    session.conn_id = connection.conn_id
     newer = newer_settings(session.info.server_version)
     session.pin({**PINNED, **settings, **newer}, read_only)
     version = session.info.parameter_status("server_version") or "of unknown version"

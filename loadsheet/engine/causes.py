@@ -87,7 +87,8 @@ SQLSTATES = {
     "42501": Cause(
         False,
         "The role may not do this",
-        "grant the connection's role what it lacks; `loadsheet doctor` prints the GRANTs",
+        "grant the role what it lacks; `loadsheet doctor` prints the GRANTs, and `loadsheet grants`"
+        " all that a pipeline needs",
     ),
     "53": Cause(
         True, "The server has run out of a resource", "free the resource, or add more of it"
@@ -177,29 +178,59 @@ SQLSTATES = {
     ),
 }
 
+_WRONG_PARAMETER = (
+    r'invalid (\w+ value|"\w+" value|port number|integer value|value for parameter)'
+    r"|unrecognized configuration|definition of service|could not match \d+|could not parse"
+)
 # libpq passes on no SQLSTATE for a login that fails or a session that breaks off, only the message.
 LOGIN_MESSAGES = {
     "28P01": re.compile(r"password authentication failed|no password supplied"),
     "28000": re.compile(
         r"pg_hba\.conf|role .* (does not exist|is not permitted to log in)|authentication failed"
-        r"|no such user|certificate|does not support SSL"
-        r"|invalid (\w+ value|port number|integer value|value for parameter)"
-        r"|unrecognized configuration|definition of service|could not match \d+"
+        r"|no such user|certificate|does not support SSL|channel binding|encryption required"
+        r"|method requirement|only supports protocol"
+        rf"|permission denied to set parameter|{_WRONG_PARAMETER}"
     ),
     "3D000": re.compile(r"database .* does not exist|no such database"),
     "42501": re.compile(r"permission denied for database"),
     "53300": re.compile(r"too many (connections|clients)|remaining connection slots"),
     "57P01": re.compile(r"terminating connection due to administrator command"),
-    "57P03": re.compile(r"the database system is |not currently accepting connections"),
+    "55000": re.compile(r"database .* is not currently accepting connections"),
+    "57P03": re.compile(r"the database system is "),
 }
 # What these messages have in common is only that no session begins: the login itself may be right.
 _LOGIN_CAUSES = (
     (
-        re.compile("does not support (SSL|GSSAPI)"),
+        re.compile("does not support SSL"),
         Cause(
             False,
             "The server does not offer the encryption that the connection asks for",
             "turn on ssl there, or set another sslmode in the connection",
+        ),
+    ),
+    (
+        re.compile("channel binding|encryption required|support GSSAPI|method requirement"),
+        Cause(
+            False,
+            "The server does not log in by the method that the connection asks for",
+            "correct channel_binding, gssencmode or require_auth in the connection, or the server:"
+            " channel binding needs ssl there",
+        ),
+    ),
+    (
+        re.compile("only supports protocol"),
+        Cause(
+            False,
+            "The server is older than the connection asks for",
+            "remove min_protocol_version from the connection",
+        ),
+    ),
+    (
+        re.compile("permission denied to set parameter"),
+        Cause(
+            False,
+            "The role may not set a parameter that the connection's options name",
+            "remove it from options in the connection, or GRANT SET ON PARAMETER ... TO the role",
         ),
     ),
     (
@@ -212,10 +243,7 @@ _LOGIN_CAUSES = (
         ),
     ),
     (
-        re.compile(
-            r"invalid (\w+ value|port number|integer value|value for parameter)"
-            r"|unrecognized configuration|definition of service|could not match \d+"
-        ),
+        re.compile(_WRONG_PARAMETER),
         Cause(False, "A parameter of the connection is wrong", "correct it in the connection"),
     ),
     (
@@ -225,6 +253,67 @@ _LOGIN_CAUSES = (
             "The server's pg_hba.conf does not let this login in from here",
             "add a line for it there, or correct the connection's login",
             is_login=True,
+        ),
+    ),
+)
+# The same SQLSTATE has several causes, each with its own way on.
+_BY_MESSAGE = (
+    (
+        "28000",
+        re.compile(r"pg_hba\.conf.*no encryption"),
+        Cause(
+            False,
+            "The server's pg_hba.conf does not let this login in from here without TLS",
+            "set sslmode in the connection, add a line for it there, or correct the login",
+            is_login=True,
+        ),
+    ),
+    (
+        "53300",
+        re.compile("too many connections for role"),
+        Cause(
+            True,
+            "The role has as many connections as its CONNECTION LIMIT allows",
+            "end idle sessions of the role, or ALTER ROLE ... CONNECTION LIMIT; let fewer tasks"
+            " run at once",
+        ),
+    ),
+    (
+        "53300",
+        re.compile("too many connections for database"),
+        Cause(
+            True,
+            "The database has as many connections as its CONNECTION LIMIT allows",
+            "end idle sessions of the database, or ALTER DATABASE ... CONNECTION LIMIT",
+        ),
+    ),
+    (
+        "53300",
+        re.compile("too many clients|slots"),
+        Cause(
+            True,
+            "The server has no connection left: the rest is reserved for superusers",
+            "end idle sessions, or raise max_connections; let fewer tasks run at once",
+        ),
+    ),
+    (
+        "55000",
+        re.compile("not currently accepting connections"),
+        Cause(
+            False,
+            "The database does not accept connections, from any role",
+            "ALTER DATABASE ... ALLOW_CONNECTIONS true, or correct the database's name (schema) in"
+            " the connection",
+        ),
+    ),
+    (
+        "08001",
+        re.compile(r"session is (not )?read-only|server is (not )?in hot standby"),
+        Cause(
+            True,
+            "No host of the connection is in the state that its target_session_attrs asks for",
+            "correct target_session_attrs, or name the host that is in that state; during a"
+            " failover, wait",
         ),
     ),
 )
@@ -272,6 +361,9 @@ def of_sqlstate(code: str, text: str = "") -> Cause:
         return _CONFLICT_WITH_RECOVERY
     if code == "42501" and _ROW_SECURITY.search(text):
         return _ROWS_HIDDEN
+    for of_code, pattern, cause in _BY_MESSAGE:
+        if code == of_code and pattern.search(text):
+            return cause
     if code == "28000":
         for pattern, cause in _LOGIN_CAUSES:
             if pattern.search(text):

@@ -81,10 +81,13 @@ class Diagnosis:
         return advice
 
 
-def name_connection(error: BaseException, conn_id: str) -> None:
-    """Note on an error about a connection which one it is; the first note stays."""
-    if not hasattr(error, "loadsheet_conn_id"):
-        error.loadsheet_conn_id = conn_id  # type: ignore[attr-defined]
+def named(error: BaseException, lake_conn_id: str) -> str:
+    """`connection 'x', role 'y': `, as far as it is known; empty where nothing is."""
+    conn_id = connection_of(error, lake_conn_id)
+    role = getattr(error, "loadsheet_role", "")
+    names = [f"connection {conn_id!r}"] if conn_id else []
+    names += [f"role {on_one_line(role)!r}"] if role else []
+    return f"{', '.join(names)}: " if names else ""
 
 
 def connection_of(error: BaseException, lake_conn_id: str) -> str:
@@ -114,7 +117,7 @@ def diagnose(error: BaseException) -> Diagnosis | None:
 
 
 def _database_error(error: psycopg.Error) -> Diagnosis | None:
-    text = _on_one_line(_ERRNO.sub("", _HINTS.sub("", message(error))))
+    text = _on_one_line(_once_each(_ERRNO.sub("", _HINTS.sub("", message(error)))))
     code = error.sqlstate
     # Of a failed login or a lost connection, libpq passes on only the message.
     is_known_by_text = code is None and isinstance(error, psycopg.OperationalError)
@@ -138,6 +141,14 @@ def _database_error(error: psycopg.Error) -> Diagnosis | None:
     if code.startswith("42") and _PARSER_HINTS.match(hint):
         cause = replace(cause, why=f"{cause.why}. {hint}")
     return Diagnosis(text, f"SQLSTATE {code}", cause)
+
+
+def _once_each(text: str) -> str:
+    """The lines of libpq's message: it adds one for each way to connect that it has tried."""
+    first, colon, lines = text.partition("connection failed: ")
+    if not colon or first:
+        return text
+    return first + colon + "\n".join(dict.fromkeys(lines.splitlines()))
 
 
 def _refused_request(error: LakeFailed) -> Diagnosis | None:

@@ -15,7 +15,7 @@ from datetime import timedelta
 
 from loadsheet.connections.lookup import Connections
 from loadsheet.deadline import limited
-from loadsheet.engine.diagnosis import connection_of, diagnose
+from loadsheet.engine.diagnosis import diagnose, named
 from loadsheet.errors import (
     Corrupt,
     InputError,
@@ -135,10 +135,7 @@ def failure_explained(
         if diagnosis is None:
             error.add_note(place.failed)
             raise
-        sentences = [diagnosis.text_with_code]
-        conn_id = connection_of(error, pipeline.lake.conn_id)
-        if conn_id:
-            sentences[0] = f"connection {conn_id!r}: {sentences[0]}"
+        sentences = [f"{named(error, pipeline.lake.conn_id)}{diagnosis.text_with_code}"]
         if diagnosis.code == _LOCK_TIMEOUT:
             holders = place.lock_holders(connections)
             if holders:

@@ -15,8 +15,7 @@ import psycopg
 
 from loadsheet.connections.lookup import Connection, Connections
 from loadsheet.deadline import remaining
-from loadsheet.engine.diagnosis import name_connection
-from loadsheet.pinned import PinnedSession
+from loadsheet.pinned import PinnedSession, name_connection
 from loadsheet.postgres import Session, connect_source, connect_warehouse
 from loadsheet.spec.models import Pipeline
 
