@@ -13,7 +13,14 @@ from dataclasses import dataclass
 from loadsheet.redact import on_one_line
 from loadsheet.spec.models import Pattern, Pipeline, Table
 from loadsheet.sql.drawing import DRAWING
-from loadsheet.sql.grants import grant, grant_membership, grant_schema, grant_select
+from loadsheet.sql.grants import (
+    LEDGER_PRIVILEGES,
+    LEDGER_PRIVILEGES_OF_TRANSFORMS,
+    grant,
+    grant_membership,
+    grant_schema,
+    grant_select,
+)
 from loadsheet.sql.parsing import parse
 from loadsheet.sql.reads import tables_read
 from loadsheet.sql.text import Relation, ident, literal
@@ -81,6 +88,9 @@ def warehouse_grants(pipeline: Pipeline, roles: Roles) -> list[str]:
             f"If {_schemas(pipeline)} exist and belong to another role, that is not enough:"
             f" `loadsheet doctor {pipeline.name}` prints the GRANTs."
         ),
+        "-- The ledger, where the loader of other pipelines has made it: run this again after its",
+        "-- first run. A new version of Loadsheet must then run as that loader first.",
+        _grant_ledger(role),
         *_external_grants(pipeline, role),
     ]
     for transform in pipeline.transforms:
@@ -181,6 +191,22 @@ def _sees_transactions(pipeline: Pipeline) -> bool:
 def _needs_sequences(table: Table) -> bool:
     spec = table.incremental
     return spec is not None and spec.by == "watermark" and spec.lookback is None
+
+
+def _grant_ledger(role: str) -> str:
+    """A block that grants what a run needs on a ledger that belongs to another role."""
+    statements = [grant_schema("USAGE", "loadsheet", role)]
+    needed = (*LEDGER_PRIVILEGES.items(), *LEDGER_PRIVILEGES_OF_TRANSFORMS.items())
+    for name, privileges in needed:
+        relation = Relation("loadsheet", name).sql
+        on = f"SEQUENCE {relation}" if name == "load_no" else relation
+        exists = f"pg_catalog.to_regclass({literal(relation)}) IS NOT NULL"
+        statements.append(f"IF {exists} THEN {grant(privileges, on, role)} END IF;")
+    return _block(
+        "BEGIN IF EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'loadsheet'"
+        f" AND NOT pg_catalog.pg_has_role({literal(role)}, nspowner, 'USAGE'))"
+        f" THEN {' '.join(statements)} END IF; END"
+    )
 
 
 def _grant_sequences(entries: Iterable[Table], schema: str, role: str) -> str:

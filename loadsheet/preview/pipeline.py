@@ -25,6 +25,7 @@ from loadsheet.preview.sessions import read_only_sessions
 from loadsheet.preview.transforms import preview_transform
 from loadsheet.spec.dependencies import transform_inputs
 from loadsheet.spec.models import Inputs, Pipeline, Table
+from loadsheet.sql.grants import LEDGER_PRIVILEGES, LEDGER_PRIVILEGES_OF_TRANSFORMS
 from loadsheet.sql.text import Relation
 from loadsheet.warehouse import adopt, fence, ledger, tables
 from loadsheet.warehouse.fence import Scope
@@ -36,13 +37,6 @@ _KINDS = ("extract", "load", "transform")
 _LEDGER_SCHEMA = "loadsheet"
 # Later versions added nothing that the preview reads.
 _OLDEST_READABLE_LEDGER = 2
-_LEDGER_PRIVILEGES = {
-    "scope": ("SELECT", "INSERT", "UPDATE"),
-    "load": ("SELECT", "INSERT"),
-    "load_no": ("USAGE",),
-    "failure": ("SELECT", "INSERT", "UPDATE"),
-}
-_LEDGER_PRIVILEGES_OF_TRANSFORMS = {"transform_run": ("SELECT", "INSERT"), "load_no": ("SELECT",)}
 
 
 def preview_pipeline(
@@ -224,9 +218,9 @@ def preview_ledger(preview: StepPreview, session: Session, has_transforms: bool)
             "a ledger of this version is too old to read: every table looks like a first load",
         )
         return False
-    needed = list(_LEDGER_PRIVILEGES.items())
+    needed = list(LEDGER_PRIVILEGES.items())
     if has_transforms:
-        needed += _LEDGER_PRIVILEGES_OF_TRANSFORMS.items()
+        needed += LEDGER_PRIVILEGES_OF_TRANSFORMS.items()
     allowed = rights.may_use_schema(preview, session, _LEDGER_SCHEMA)
     for name, privileges in needed:
         relation = Relation(_LEDGER_SCHEMA, name)

@@ -6,6 +6,15 @@ from collections.abc import Sequence
 
 from loadsheet.sql.text import Relation, ident
 
+LEDGER_PRIVILEGES = {
+    "scope": ("SELECT", "INSERT", "UPDATE"),
+    "load": ("SELECT", "INSERT"),
+    "load_no": ("USAGE",),
+    "failure": ("SELECT", "INSERT", "UPDATE"),
+}
+"""What a run needs on the ledger's tables and its sequence, where they are another role's."""
+LEDGER_PRIVILEGES_OF_TRANSFORMS = {"transform_run": ("SELECT", "INSERT"), "load_no": ("SELECT",)}
+
 
 def grant(privileges: str | Sequence[str], on: str, role: str) -> str:
     """The statement that gives `role` the privileges on an object: `SCHEMA "x"`, `"x"."y"`."""
