@@ -23,7 +23,7 @@ SECTION = PAGE[PAGE.index("## Use your own source") : PAGE.index("## Add provide
 BLOCKS = [
     textwrap.dedent(text) for text in re.findall(r"^ *```\w+\n(.*?)^ *```$", SECTION, re.M | re.S)
 ]
-ENV, CONNECTION, PIPELINE, OVERRIDE = BLOCKS
+ENV, CONNECTION, PIPELINE, OVERRIDE, STOP, LOOK = BLOCKS
 
 
 @pytest.fixture
@@ -75,3 +75,12 @@ def test_nothing_that_stays_needs_the_flights() -> None:
         needs = services[name].get("depends_on", {})
         strict = {other for other, how in needs.items() if how.get("required", True)}
         assert not strict & flights, name
+    # `docker compose up --remove-orphans` leaves the services of a profile that is off.
+    assert set(STOP.split("--force")[1].split()) == flights
+
+
+def test_the_services_that_connect_to_the_source_know_its_name() -> None:
+    known = {name for name, s in yaml.safe_load(OVERRIDE)["services"].items() if "extra_hosts" in s}
+    looks = set(re.findall(r"-T (\S+) bash", LOOK))
+    assert looks == {"airflow-init"}
+    assert known == {"airflow-scheduler"} | looks
