@@ -61,8 +61,6 @@ class Stack:
 
     folder: Path
     name: str
-    workers: int = 0
-    """Of Celery; none with the LocalExecutor."""
 
     def compose(self, *arguments: str, timeout: int = 1200) -> str:
         """Run `docker compose` and return what it prints. Raises CalledProcessError."""
@@ -88,8 +86,7 @@ class Stack:
 
     def up(self) -> None:
         """Start everything, and wait until it is healthy."""
-        scale = [f"--scale=airflow-worker={self.workers}"] if self.workers else []
-        self.compose("up", "--no-build", "--wait", "--wait-timeout", "900", *scale)
+        self.compose("up", "--no-build", "--wait", "--wait-timeout", "900")
 
     def set(self, **values: str) -> None:
         """Change values in .env."""

@@ -66,9 +66,11 @@ def test_another_executor_and_other_passwords_take_effect_with_the_next_up(stack
         name: secrets.token_hex(32)
         for name in ("AIRFLOW_DB_PASSWORD", "FLIGHTS_SOURCE_PASSWORD", "WAREHOUSE_PASSWORD")
     }
-    stack.set(AIRFLOW_EXECUTOR="CeleryExecutor", COMPOSE_PROFILES="flights,celery", **new)
-    stack.workers = 2
+    profiles = "flights,celery"
+    stack.set(AIRFLOW_EXECUTOR="CeleryExecutor", COMPOSE_PROFILES=profiles, AIRFLOW_WORKERS="2")
+    stack.set(**new)
     stack.up()
+    assert len(stack.compose("ps", "--quiet", "airflow-worker").split()) == 2
     a_day_passes(stack.dsn("FLIGHTS_OWNER"))
     stack.airflow("dags", "trigger", "flights")
     stack.finish(runs=2)
