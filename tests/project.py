@@ -22,6 +22,7 @@ from demo.servers import S3Server
 from loadsheet.connections.lookup import Connection
 from loadsheet.engine.runner import StepResult, run_pipeline
 from loadsheet.outcome import RunRequest
+from loadsheet.plan import grants
 from loadsheet.spec.pipeline_file import load_pipeline
 from loadsheet.sql.text import Relation, ident
 from loadsheet.verify.models import TableVerdict
@@ -40,6 +41,36 @@ class Project:
     s3: S3Server
     bucket: str = field(default_factory=lambda: f"test-{secrets.token_hex(6)}")
     name: str = "shop"
+    roles: dict[str, str] = field(default_factory=dict)
+    """By connection id, the role that the pipeline logs in as; empty: the administrator."""
+
+    def use_granted_roles(self) -> None:
+        """From now on the pipeline has the roles of `loadsheet grants`, with those rights alone. To
+        call once its tables exist. `in_source` and `in_warehouse` stay the administrator's."""
+        token = secrets.token_hex(4)
+        names = {"source": f"extractor_{token}", "warehouse": f"loader_{token}"}
+        roles = grants.Roles(
+            extractor=names["source"],
+            loader=names["warehouse"],
+            reader=f"reader_{token}",
+            source_database=urlsplit(self.source).path[1:],
+            warehouse_database=urlsplit(self.warehouse).path[1:],
+        )
+        pipeline = load_pipeline(self.folder / "pipelines" / self.name / "pipeline.yml")
+        self.in_source("\n".join(grants.source_grants(pipeline, roles)))
+        self.in_warehouse("\n".join(grants.warehouse_grants(pipeline, roles)))
+        self.in_source(f"ALTER ROLE {names['source']} PASSWORD 'granted'")
+        self.in_warehouse(f"ALTER ROLE {names['warehouse']} PASSWORD 'granted'")
+        self.roles = {"shop_source": names["source"], "warehouse": names["warehouse"]}
+
+    def uri(self, conn_id: str) -> str:
+        """How the pipeline logs in to a database."""
+        administrator = self.source if conn_id == "shop_source" else self.warehouse
+        if conn_id not in self.roles:
+            return administrator
+        url = urlsplit(administrator)
+        login = f"{self.roles[conn_id]}:granted@{url.hostname}:{url.port}"
+        return url._replace(netloc=login).geturl()
 
     def spec(
         self,
@@ -79,7 +110,7 @@ class Project:
                 password=self.s3.secret_key,
                 extra={"endpoint_url": self.s3.endpoint},
             )
-        url = urlsplit(self.source if conn_id == "shop_source" else self.warehouse)
+        url = urlsplit(self.uri(conn_id))
         return Connection(
             conn_id=conn_id,
             host=url.hostname or "",
@@ -99,8 +130,8 @@ class Project:
         }
         return {
             **os.environ,
-            "AIRFLOW_CONN_SHOP_SOURCE": self.source,
-            "AIRFLOW_CONN_WAREHOUSE": self.warehouse,
+            "AIRFLOW_CONN_SHOP_SOURCE": self.uri("shop_source"),
+            "AIRFLOW_CONN_WAREHOUSE": self.uri("warehouse"),
             "AIRFLOW_CONN_LAKE": json.dumps(lake),
         }
 

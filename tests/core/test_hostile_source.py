@@ -30,6 +30,12 @@ def attacked(project: Project) -> Iterator[Project]:
     assert project.in_warehouse("TABLE public.canary") == [(1,)]
 
 
+def as_granted(project: Project) -> None:
+    """The pipeline has the rights it needs, and the canary is its own: it could drop it."""
+    project.use_granted_roles()
+    project.in_warehouse(f"ALTER TABLE public.canary OWNER TO {project.roles['warehouse']}")
+
+
 def lie(project: Project, type_name: str, answer: str) -> None:
     """From now on the source's format_type answers this for the type."""
     honest = "(oid, integer) RETURNS text LANGUAGE internal STABLE PARALLEL SAFE AS 'format_type'"
@@ -57,6 +63,7 @@ def test_a_type_s_name_from_the_source_runs_nothing_in_the_warehouse(
     attacked: Project, answer: str
 ) -> None:
     attacked.spec({"sale": {}})
+    as_granted(attacked)
     lie(attacked, "numeric", answer)
     with pytest.raises(Refused, match="the source gives column 'amount' a type that"):
         attacked.succeed()
@@ -67,6 +74,7 @@ def test_a_type_s_name_from_the_source_runs_nothing_in_the_warehouse(
 def test_nor_does_one_that_changes_later(attacked: Project, answer: str) -> None:
     """It would be pasted into ALTER TABLE."""
     attacked.spec(INCREMENTAL)
+    as_granted(attacked)
     attacked.succeed()
     attacked.in_source(
         "ALTER TABLE public.sale ADD COLUMN more smallint; UPDATE sale SET at = now()"
@@ -93,6 +101,7 @@ def test_a_type_that_is_called_like_a_statement_is_a_name(attacked: Project) -> 
         f"INSERT INTO public.odd VALUES (1, {literal(evil)}, '{{1.5}}', {literal(evil)})"
     )
     attacked.spec({"odd": {}, "sale": {}})
+    as_granted(attacked)
     attacked.succeed()
     assert attacked.differences("odd") == 0
 
@@ -122,6 +131,7 @@ def test_a_row_of_the_ledger_is_data(attacked: Project, table: str, change: str)
     """The canary stands on both sides: what the ledger keeps goes to the source as well."""
     attacked.in_source(CANARY)
     attacked.spec(INCREMENTAL)
+    as_granted(attacked)
     attacked.succeed()
     attacked.in_warehouse(f"UPDATE loadsheet.{table} SET {change}")
     attacked.in_source("UPDATE public.sale SET at = now() WHERE id < 3")

@@ -85,11 +85,15 @@ def roles(project: Project) -> Iterator[tuple[str, str]]:
     nothing, under_rls = f"nothing_{token}", f"under_rls_{token}"
     project.in_warehouse(f"CREATE ROLE {nothing}; CREATE ROLE {under_rls}")
     project.spec(SPEC, MARTS)
+    project.use_granted_roles()
     project.succeed()
+    loader = project.roles["warehouse"]
     both = f"{nothing}, {under_rls}"
     project.in_warehouse(
         f"GRANT USAGE ON SCHEMA staging, mart TO {both};"
+        # Also for what the administrator makes, who is the one in the control.
         f"ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO {both};"
+        f"ALTER DEFAULT PRIVILEGES FOR ROLE {loader} GRANT SELECT ON TABLES TO {both};"
         f"GRANT SELECT ON ALL TABLES IN SCHEMA staging, mart TO {both};"
         f"REVOKE SELECT ON ALL TABLES IN SCHEMA staging, mart FROM {nothing};"
         "ALTER TABLE staging.hidden ENABLE ROW LEVEL SECURITY;"

@@ -1,6 +1,6 @@
 """TLS to PostgreSQL by both drivers, with an authority of the test's own: the server's certificate
-is checked as the connection says, and the server checks the client's.
-tests/core/test_lake_access.py does the same for the lake."""
+is checked as the connection says, and the server checks the client's. For the lake,
+tests/core/test_lake_access.py does the same."""
 
 from __future__ import annotations
 
