@@ -8,7 +8,6 @@ those whose marker is in the text of the log call, not in what is filled into it
 from __future__ import annotations
 
 import logging
-from copy import copy
 
 from loadsheet.redact import on_one_line, without_secrets
 from loadsheet.wording import LONGEST_MESSAGE, shortened
@@ -21,7 +20,6 @@ def install() -> None:
     ours = logging.getLogger("loadsheet")
     if not any(isinstance(handler, _Door) for handler in ours.handlers):
         ours.addHandler(_Door())
-        ours.propagate = False
 
 
 def line(record: logging.LogRecord) -> str:
@@ -34,7 +32,7 @@ def line(record: logging.LogRecord) -> str:
 
 
 class _Door(logging.Handler):
+    """Changes the record for the handlers that get it next: Airflow's, of the root logger."""
+
     def emit(self, record: logging.LogRecord) -> None:
-        shown = copy(record)
-        shown.msg, shown.args = line(record), ()
-        logging.getLogger().handle(shown)
+        record.msg, record.args = line(record), ()

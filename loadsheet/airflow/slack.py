@@ -266,7 +266,8 @@ def _now() -> str:
 def _log_link(context: Context) -> str:
     # A run's id is part of it. Within the brackets, a `|` or `>` would end the address.
     address = "".join(quote(sign) if sign in '<>|"` ' else sign for sign in context["ti"].log_url)
-    return f"<{_escape(on_one_line(address))}|Open the log>"
+    link = f"<{_escape(on_one_line(address))}|Open the log>"
+    return link if len(link) <= LONGEST_TEXT else "_The address of the log is too long for Slack_"
 
 
 def _section(text: str) -> dict[str, Any]:

@@ -164,14 +164,17 @@ def test_a_broken_spec_fails_without_a_retry(engine: Engine, spec: str) -> None:
 
 
 def test_progress_is_one_readable_line_and_the_outcome_is_left_to_the_engine(
-    engine: Engine, spec: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    engine: Engine,
+    spec: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("loadsheet.airflow.operators.PROGRESS_EVERY_SECONDS", 0.0)
-    execute(PostgresToMinioOperator(task_id="t", spec=spec, name="bookings"), context())
-    logged = capsys.readouterr().out
-    assert "bookings: 1,000 rows, 5.0 MB so far" in logged
+    with caplog.at_level("INFO", logger="loadsheet"):
+        execute(PostgresToMinioOperator(task_id="t", spec=spec, name="bookings"), context())
+    assert "bookings: 1,000 rows, 5.0 MB so far" in caplog.messages
     # It logged the outcome as well, which the engine had logged before.
-    assert "5,000 rows in 1 part" not in logged
+    assert not any("5,000 rows in 1 part" in message for message in caplog.messages)
 
 
 def test_the_run_is_described_by_schedule_variable_and_form(
