@@ -177,9 +177,8 @@ define environment
 	@echo "setting up $(1) from $(2)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Loadsheet needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
 	@$(PYTHON) -m venv --clear $(1)
-	@$(1)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(2) 2> $(1)/pip.log; \
-	  code=$$?; cat $(1)/pip.log >&2; exit $$code
-	@! grep 'yanked version' $(1)/pip.log || { echo "$(2) pins a version that was yanked: make requirements" >&2; exit 1; }
+	@PIP_LOG=$(1)/pip.log $(1)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(2)
+	@! grep -h 'is a yanked version' $(1)/pip.log || { echo "$(2) pins a version that was yanked: make requirements" >&2; exit 1; }
 	@$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-index --no-build-isolation -e .
 	@touch $@
 endef

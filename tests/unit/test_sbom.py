@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,17 @@ def test_a_bill_that_differs_is_not(
 @pytest.mark.parametrize("file", PINS, ids=lambda file: file.name)
 def test_every_pin_has_a_version_and_a_hash(file: Path) -> None:
     assert sbom.pinned(file.read_text())
+
+
+@pytest.mark.parametrize("log", ["is a yanked version: 'one' candidate", "Successfully installed"])
+def test_an_environment_with_a_yanked_version_is_not_made(tmp_path: Path, log: str) -> None:
+    """The line of the Makefile, on what pip has written."""
+    (tmp_path / "pip.log").write_text(f"The candidate selected for download or install {log}\n")
+    (line,) = [text for text in (ROOT / "Makefile").read_text().splitlines() if "yanked" in text]
+    command = line.strip().lstrip("@").replace("$(1)", str(tmp_path)).replace("$(2)", "pins.txt")
+    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True)
+    assert done.returncode == ("yanked" in log)
+    assert ("pins.txt pins a version that was yanked" in done.stderr) == ("yanked" in log)
 
 
 @pytest.mark.parametrize("text", ["one>=1.0\n", "one==1.0\n", "one @ https://example.org/x.whl\n"])
