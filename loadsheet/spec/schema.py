@@ -25,6 +25,7 @@ from loadsheet.spec.suggest import (
     is_of_a_connection,
     meant_value,
     quote_value,
+    with_space,
 )
 
 Violation = Any
@@ -90,7 +91,25 @@ def _unknown_keys(error: Violation, path: KeyPath) -> Iterator[Finding]:
         code = "connection-in-spec" if is_of_a_connection(key) else "unknown-key"
         message = f"unknown key {quote_value(key)}"
         hint = hint_for_key(pipeline_schema(), key, error.schema)
+        above = _empty_above(error, key)
+        if above:
+            hint = f"if it belongs to `{above}`, indent it by two more spaces; {hint}"
         yield Finding(code, path=(*path, key), message=message, hint=hint, at="key")
+
+
+def _empty_above(error: Violation, key: str) -> str:
+    """The key right above the unknown `key`, where it takes a mapping and has nothing: what should
+    be below it is next to it."""
+    above = ""
+    for name in error.instance:
+        if name == key:
+            return above
+        allowed = error.schema["properties"].get(name)
+        if allowed and error.instance[name] is None and "object" in allowed.get("type", ()):
+            above = name
+        elif allowed:  # other unknown keys may be below it as well
+            above = ""
+    return ""
 
 
 def _missing_keys(error: Violation, path: KeyPath) -> Iterator[Finding]:
@@ -131,6 +150,11 @@ def _unexpected(error: Violation, path: KeyPath) -> Iterator[Finding]:
         yield Finding("wrong-value", path=(*path, value), message=message, at="key")
         return
     hint = hint_for_value(error.schema, value)
+    if len(path) == 2 and path[-1] in error.schema.get("properties", ()):
+        hint = f"`{path[-1]}` is a key of an entry of `{path[0]}`: indent it by two more spaces"
+    spaced = with_space(str(path[-1])) if path else ""
+    if spaced:
+        hint = f"put a space after the first ':', `{spaced}`"
     code = "connection-in-spec" if hint == CONNECTION_ID_HINT else "wrong-value"
     yield Finding(code, path=path, message=message, hint=hint)
 

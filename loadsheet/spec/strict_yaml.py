@@ -20,7 +20,7 @@ import yaml
 from loadsheet.errors import SpecError
 from loadsheet.problem import Finding, KeyPath, Mark, Problem, dotted, escape_newlines
 from loadsheet.spec.files import UNPRINTABLE, read_text
-from loadsheet.spec.suggest import describe_value
+from loadsheet.spec.suggest import describe_value, with_space
 
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The C parser where PyYAML has it (every wheel does): 0.64 ms a file against 4.7."""
@@ -30,6 +30,11 @@ MAX_DEPTH = 50
 MAX_NODES = 50_000
 """Keys and values. 1,000 tables with a key and a cursor have 8,000."""
 _TAB = re.compile(r"^[^#\n]*?(\t)", re.MULTILINE)
+
+_ODD_SPACE = re.compile("^ *([\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000])", re.MULTILINE)
+_CURLY = "\u201c\u201d\u201e\u2018\u2019\u201a\u00ab\u00bb"
+_A_KEY = re.compile(r"""\s*[\w"'.-]+:(?:\s|$)""")
+_BAD_DASH = re.compile(r"-[^\W\d].*", re.DOTALL)
 
 _TAG = "tag:yaml.org,2002:"
 # The types of YAML 1.2's core schema and what they look like. PyYAML applies those of 1.1.
@@ -49,10 +54,13 @@ _CLOSE_LIST = "close it with ']', or put a ',' between the entries"
 _CLOSE_MAPPING = "close it with '}', or put a ',' between the entries"
 _INDENT = "check the spaces at the start of this line and of the lines above"
 _INNER_QUOTE = "double a quote inside quoted text, 'it''s', or use the other quotes, \"it's\""
+_CLOSE_QUOTE = "add the closing quote on the same line"
+_CURLY_MESSAGE = "curly quotes are not quotes in YAML"
+_CURLY_HINT = "write straight quotes, \"...\" or '...'"
 _COLON = "put ': ' after each key (see the line above too), and quote text that contains ': '"
 _QUOTE_VALUE = "write one, or quote it if it is text"
 _NEW_LINE = "start the list on a separate line"
-_WRITE_OUT = "write it out, put what tables share under `defaults`, or quote it if it is text"
+_WRITE_OUT = "quote it if it is text; else write it out, or put what tables share under `defaults`"
 _SPLIT = "split the pipeline into several"
 _SHARE = "write the keys out, or put what tables share under `defaults`"
 
@@ -174,6 +182,11 @@ def compose(text: str) -> tuple[yaml.Node | None, list[Finding]]:
         mark = (line, tab.start(1) - tab.start() + 1)
         hint = 'use spaces, or "\\t" inside quoted text'
         return None, [_syntax("tabs are not allowed in YAML", mark, hint)]
+    odd = _ODD_SPACE.search(text)
+    if odd:
+        mark = (text.count("\n", 0, odd.start()) + 1, odd.start(1) - odd.start() + 1)
+        message = f"the space U+{ord(odd[1]):04X} is not allowed at the start of a line"
+        return None, [_syntax(message, mark, "replace it with usual spaces")]
     try:
         findings = list(_forbidden_features(text))
         if findings:
@@ -240,6 +253,9 @@ def _translate(error: yaml.MarkedYAMLError, text: str) -> Finding:
     problem = error.problem or ""
     context = error.context or ""
     if "expected key" in problem and not _starts_a_line(error.problem_mark, text):
+        opened = _quote_over_lines(text)
+        if opened:
+            return _syntax("this quote is never closed", opened, _CLOSE_QUOTE)
         at = mark_of(error.problem_mark)
         return _syntax("unexpected text after the end of the value", at, _INNER_QUOTE)
     for their_problem, their_context, message, hint in _TRANSLATIONS:
@@ -247,10 +263,69 @@ def _translate(error: yaml.MarkedYAMLError, text: str) -> Finding:
             mark = error.problem_mark
             if their_problem in _AT_CONTEXT and error.context_mark:
                 mark = error.context_mark
+            if hint in (_COLON, _QUOTE):
+                slip = _slip_at(message, hint, mark, text)
+                if slip:
+                    return slip
             return _syntax(message, mark_of(mark), hint)
     original = ", ".join(filter(None, (context, problem)))
     at = mark_of(error.problem_mark or error.context_mark)
     return _syntax(f"invalid YAML: {original}", at, _INDENT)
+
+
+def _quote_over_lines(text: str) -> Mark | None:
+    """Where the last quoted text begins that goes on to another line: the quote that closes it was
+    meant to open another."""
+    opened = None
+    try:
+        for token in yaml.scan(text, LOADER):
+            is_quoted = isinstance(token, yaml.ScalarToken) and token.style in ("'", '"')
+            if is_quoted and token.start_mark.line < token.end_mark.line:
+                opened = mark_of(token.start_mark)
+    except yaml.YAMLError:
+        pass
+    return opened
+
+
+def _slip_at(message: str, hint: str, mark: Any, text: str) -> Finding | None:
+    """The finding about the likely slip in the line at `mark` or in the one above; None where there
+    is none that is known."""
+    lines = text.splitlines()
+    if mark is None or mark.line >= len(lines):
+        return None
+    line = lines[mark.line]
+    at = mark_of(mark)
+    if hint == _QUOTE:
+        word = line[mark.column :].rstrip().removesuffix(":")
+        return _syntax(message, at, f'quote it: "{_short(word)}"') if '"' not in word else None
+    curly = next((place for place, char in enumerate(line) if char in _CURLY), None)
+    if curly is not None:
+        return _syntax(_CURLY_MESSAGE, (at[0], curly + 1), _CURLY_HINT)
+    # libyaml notices a missing space in the next line that has a ':'.
+    for number in range(mark.line, max(mark.line - 2, -1), -1):
+        spaced = with_space(lines[number].strip().removeprefix("- "))
+        if spaced:
+            place = (number + 1, len(lines[number]) - len(lines[number].lstrip()) + 1)
+            return _syntax("there is no space after the ':'", place, f"write `{_short(spaced)}`")
+    above = next((one for one in reversed(lines[: mark.line]) if one.strip()), "")
+    if not message.startswith("a ':'"):
+        if above.lstrip().startswith("- ") and _indent_of(line) == _indent_of(above):
+            return _syntax(message, at, "put '- ' before it if it is an entry of the list above")
+        return None
+    if _indent_of(line) > _indent_of(above) and ": " in above and _A_KEY.match(line):
+        hint = "this line begins further right than the one above, which has its value already"
+        return _syntax(
+            "this line does not fit the line above it", (at[0], _indent_of(line) + 1), hint
+        )
+    key, colon, value = line.partition(": ")
+    if colon and mark.column > len(key) and '"' not in value:
+        hint = f'quote text that contains a colon and a space, `{key.strip()}: "{_short(value)}"`'
+        return _syntax(message, at, f"{hint}; each key starts a new line")
+    return None
+
+
+def _indent_of(line: str) -> int:
+    return len(line) - len(line.lstrip(" "))
 
 
 def _starts_a_line(mark: Any, text: str) -> bool:
@@ -304,16 +379,44 @@ def _mapping(document: Document, node: yaml.MappingNode, path: KeyPath) -> dict[
 def _scalar(
     document: Document, node: yaml.ScalarNode, path: KeyPath, at: Literal["key", "value"]
 ) -> Any:
+    slip = _unquoted_slip(node, path)
+    if slip:
+        document.add("ambiguous-value", path, *slip, at)
+        return node.value
     try:
         value = scalar_value(node)
     except Ambiguous as error:
-        document.add("ambiguous-value", path, str(error), error.hint, at)
+        hint = error.hint
+        if at == "key":  # a key is always text
+            hint = f'quote it: "{_short(node.value)}"'
+        document.add("ambiguous-value", path, str(error), hint, at)
         return node.value
     unprintable = UNPRINTABLE.search(value) if isinstance(value, str) else None
     if unprintable:
         message = f"the character U+{ord(unprintable.group()):04X} is not allowed here"
         document.add("unreadable-file", path, message, "delete it", at)
     return value
+
+
+def _unquoted_slip(node: yaml.ScalarNode, path: KeyPath) -> tuple[str, str] | None:
+    """Message and hint where unquoted text is most likely a slip; None where it is not."""
+    text = node.value
+    if node.style or not text:
+        return None
+    if text[0] in _CURLY or text[-1] in _CURLY:
+        bare = text.strip(_CURLY)
+        return _CURLY_MESSAGE, f'write "{_short(bare)}", with straight quotes, or without any'
+    if _BAD_DASH.fullmatch(text):
+        return (
+            f"{_short(text.split()[0])} is text, not an entry of a list",
+            "put a space after the '-'; quote it if it is text",
+        )
+    # Prose may go on; a list whose dashes are missing would be one long name.
+    is_prose = path and path[-1] == "description"
+    if node.start_mark.line < node.end_mark.line and not is_prose:
+        hint = "put '- ' before each entry of a list; quote it if it is one text"
+        return "unquoted text goes on in the next line", hint
+    return None
 
 
 class Ambiguous(ValueError):
@@ -339,6 +442,9 @@ def scalar_value(node: yaml.ScalarNode) -> Any:
     if type_1_1 == type_1_2 and not _LEADING_ZERO.fullmatch(node.value):
         return _convert(type_1_1, node.value)
     hint = f'quote it: "{_short(node.value)}"'
+    if type_1_1 == "bool":
+        truth = "true" if node.value.lower() in _TRUE else "false"
+        hint = f"write {truth}; if it is text, {hint}"
     if {type_1_1, type_1_2} & {"int", "float"}:
         hint = f"write a number with plain digits, 10 or 0.1; if it is text, {hint}"
     raise Ambiguous(

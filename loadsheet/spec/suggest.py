@@ -81,7 +81,7 @@ _NO_SECRETS = (
     "this belongs to the connection, in connections/connections.yml or AIRFLOW_CONN_<ID>; a"
     " pipeline file holds only its id"
 )
-_TABLES = "write each table as a key, `bookings:`, not as a list entry, `- bookings`"
+_NO_SPACE = re.compile(r"""([\w.-]+|"[^"]*"|'[^']*'):(?!//)([^\s:].*)""", re.DOTALL)
 _CONNECTION_KEY = re.compile(
     "host|port|url|uri|dsn|user(name)?|login|pass(word|wd)?|token|db|dbname|database"
     "|(access|secret)(_.*)?|endpoint(_.*)?"
@@ -147,6 +147,9 @@ def hint_for_key(root: Schema, key: str, here: Schema) -> str:
     allows. `root` is the whole schema."""
     allowed = here["properties"]
     choice = f"allowed here: {', '.join(allowed)}"
+    spaced = with_space(key)
+    if spaced:
+        return f"put a space after the ':', `{spaced}`; {choice}"
     # First of all: a secret that is moved to the right key is still in the file.
     if is_of_a_connection(key):
         return _NO_SECRETS
@@ -162,6 +165,8 @@ def hint_for_key(root: Schema, key: str, here: Schema) -> str:
         return f"did you mean {meant!r}? {choice}"
     if key in root["properties"]:
         return f"it belongs at the top level; {choice}"
+    if len(allowed) <= 3 and "examples" in here:
+        choice += f"; for example {_example(here['examples'][0])}"
     return choice
 
 
@@ -185,8 +190,18 @@ def hint_for_value(subschema: Schema, value: Any) -> str:
         return CONNECTION_ID_HINT
     if "duration" in title:
         return _duration_hint(value)
-    if "per table" in title:
-        return _TABLES
+    one_per_key = re.search(r"one key per (\w+)", title)
+    if one_per_key:
+        return _key_hint(one_per_key[1], value)
+    if isinstance(value, str):
+        text_hint = _hint_for_text(subschema, value)
+        if text_hint:
+            return text_hint
+    if set(subschema.get("properties", ())) == {"include", "exclude"} and _is_list_of_text(value):
+        names = _example(value)
+        return (
+            f"to load only these, {{include: {names}}}; to load all but these, {{exclude: {names}}}"
+        )
     if "array" in types and "string" not in types and isinstance(value, str):
         return f"write a list: [{value}]"
     if "string" in types and isinstance(value, int | float) and not isinstance(value, bool):
@@ -196,6 +211,60 @@ def hint_for_value(subschema: Schema, value: Any) -> str:
     if subschema.keys() >= {"examples", "type"}:
         return f"for example {_example(subschema['examples'][-1])}"
     return ""
+
+
+def _key_hint(noun: str, value: Any) -> str:
+    """How entries are written that were given as a list, or as text."""
+    name = "bookings"
+    if isinstance(value, list) and value:
+        first = value[0]
+        name = next(iter(first), name) if isinstance(first, dict) else first
+    elif isinstance(value, str):
+        spaced = with_space(value)
+        if spaced:
+            return f"put a space after the ':', `{spaced}`"
+        name = value.split()[0].rstrip(";,=") if value.split() else name
+    if not isinstance(name, str) or not re.fullmatch(r"[\w.*?-]{1,60}", name):
+        name = "bookings"
+    return f"write each {noun} as a key, `{name}:`, not as text or a list entry, `- {name}`"
+
+
+def _hint_for_text(subschema: Schema, value: str) -> str:
+    """What text meant in the place of a mapping, a number or a truth value; empty where that is
+    not known."""
+    types = subschema.get("type", ())
+    properties = subschema.get("properties", {})
+    if "boolean" in types and value.lower() in ("true", "false"):
+        return f"write it without quotes: {value.lower()}"
+    percent = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", value)
+    if "number" in types and percent:
+        return f"write it as a share: {float(percent[1]) / 100:g}"
+    if not properties:
+        return ""
+    spaced = with_space(value)
+    if spaced:
+        return f"put a space after the ':', `{spaced}`"
+    if "conn_id" in properties and re.fullmatch(r"[\w.-]+", value):
+        return f"write {{conn_id: {value}}}"
+    mode = meant_value(value, _VALUE_SYNONYMS)
+    if "mode" in properties and mode in ("merge", "replace", "append"):
+        return f"write {{mode: {mode}}}"
+    return ""
+
+
+def _is_list_of_text(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(v, str) for v in value)
+
+
+def with_space(text: str) -> str:
+    """`key: value` where `text` is `key:value`; else empty."""
+    match = _NO_SPACE.fullmatch(text)
+    if not match or len(text) > 200:
+        return ""
+    value = match[2]
+    if value[0] in "@*&%`!":  # YAML would refuse it
+        value = f'"{value}"'
+    return without_secrets(f"{match[1]}: {value}")
 
 
 def _duration_hint(value: Any) -> str:
