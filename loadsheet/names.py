@@ -106,10 +106,15 @@ def _sample_name(pattern: str) -> str:
 
 def closest(word: str, known: Iterable[str]) -> str | None:
     """The one of `known` that is spelled most like `word`; None when `word` is a likely typo of
-    none of them, or when there is too much to compare."""
+    none of them, or when there is too much to compare. One that differs in capitals alone comes
+    first."""
     if len(word) > _LONGEST_WORD:
         return None
     names = [name for name in islice(known, _MOST_WORDS) if len(name) <= _LONGEST_WORD]
+    # To difflib, a capital is another letter.
+    for name in names:
+        if name.lower() == word.lower():
+            return name
     return next(iter(get_close_matches(word, names, n=1, cutoff=_SIMILARITY)), None)
 
 

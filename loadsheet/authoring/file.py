@@ -12,7 +12,7 @@ from typing import Any
 
 from loadsheet.errors import InputError, SpecError
 from loadsheet.project.folder import display_path
-from loadsheet.spec.files import MAX_BYTES
+from loadsheet.spec.files import MAX_BYTES, real_path
 from loadsheet.spec.pipeline_file import check_text
 
 _BOM = "\ufeff"
@@ -69,7 +69,7 @@ class SpecFile:
 
         Raises InputError when the file is read-only, or was changed since it was read.
         """
-        target = self.path.resolve()
+        target = real_path(self.path)
         _refuse_read_only(target, target.parent)
         temporary = _temporary(target, self._bom + text)
         try:

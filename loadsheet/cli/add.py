@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from loadsheet.cli.output import AsJson, PipelineArgument, print_json
+from loadsheet.cli.output import AsJson, PipelineArgument, print_json, show
 from loadsheet.connections.lookup import project_connections
 from loadsheet.project.folder import display_path, open_pipeline
 from loadsheet.wording import counted
@@ -63,7 +63,7 @@ def add(
         return
     tables_added = counted(len(suggestions), "table") if suggestions else "no tables"
     verb = "would be added" if dry_run else "added"
-    typer.echo(f"{spec.name}: {tables_added} {verb} to {display_path(file.path)}")
+    show(f"{spec.name}: {tables_added} {verb} to {display_path(file.path)}")
     print_suggestions(suggestions.values(), choice)
     if dry_run and suggestions:
         typer.echo(f"\n{file.diff(text)}", nl=False)

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from loadsheet.cli.output import AsJson, print_json
+from loadsheet.cli.output import AsJson, print_json, show
 from loadsheet.connections.lookup import project_connections
 from loadsheet.errors import InputError
-from loadsheet.project.folder import display_path, open_pipeline, pipeline_name
+from loadsheet.project.folder import display_path, open_pipeline, pipeline_names
 from loadsheet.redact import on_one_line
 from loadsheet.spec.pipeline_file import find_specs
 from loadsheet.wording import counted
@@ -51,16 +51,16 @@ def adopt(
         return
     tables = counted(len(adopted.tables), "table")
     transforms = counted(len(adopted.transforms), "transform")
-    typer.echo(on_one_line(f"{pipeline.name} has taken over {tables} and {transforms} of {old}"))
+    show(on_one_line(f"{pipeline.name} has taken over {tables} and {transforms} of {old}"))
     if adopted.kept:
         kept = ", ".join(adopted.kept)
-        typer.echo(on_one_line(f"loaded by {pipeline.name} itself since then, and kept so: {kept}"))
+        show(on_one_line(f"loaded by {pipeline.name} itself since then, and kept so: {kept}"))
 
 
 def _refuse_two_owners(project: Path, old: str, new: str) -> None:
     """Raises InputError where `old` is still a pipeline of the project: it would load again."""
     for spec in find_specs(project):
-        if pipeline_name(spec) == old:
+        if old in pipeline_names(spec):
             raise InputError(
                 f"{display_path(spec)} is still a pipeline {old!r}, which would load its tables"
                 f" from the start next to {new!r}: rename or remove it first"

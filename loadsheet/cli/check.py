@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -10,16 +11,17 @@ from typing import Annotated
 import typer
 
 from loadsheet.cli.errors import MOST_PROBLEMS, WRONG_INPUT
+from loadsheet.cli.output import screen_width, show
 from loadsheet.errors import InputError
 from loadsheet.problem import Problem
 from loadsheet.project.folder import (
     PIPELINES,
-    pipeline_name,
+    find_pipeline,
     project_folder,
     project_specs,
+    refuse_other_kinds,
     relative_problem,
 )
-from loadsheet.spec.pipeline_file import find_specs
 from loadsheet.wording import counted
 
 
@@ -68,7 +70,7 @@ def check(
     from loadsheet.project.check import check_files, misnamed_files
 
     if explain:
-        typer.echo(explanation(explain))
+        show(explanation(explain))
         return
     files: list[Path] = []
     misnamed: list[Problem] = []
@@ -90,17 +92,18 @@ def check(
     elif output is Format.sarif:
         typer.echo(json.dumps(as_sarif(problems), indent=2))
     else:
+        width = screen_width(sys.stdout)
         shown = problems if show_all else first_problems(problems)
-        lines = map(as_annotation, shown) if output is Format.github else as_text(shown)
+        lines = map(as_annotation, shown) if output is Format.github else as_text(shown, width)
         for line in lines:
             typer.echo(line)
         if len(shown) < len(problems):
             left_out = counted(len(problems) - len(shown), "more problem")
-            typer.echo(f"{left_out} not shown: --all shows them")
+            show(f"{left_out} not shown: --all shows them")
         result = "no problems"
         if problems:
             result = f"{counted(errors, 'error')}, {counted(warnings, 'warning')}"
-        typer.echo(f"{counted(len(files), 'file')} checked: {result}")
+        show(f"{counted(len(files), 'file')} checked: {result}")
     if errors:
         raise typer.Exit(WRONG_INPUT)
 
@@ -114,20 +117,20 @@ def first_problems(problems: list[Problem]) -> list[Problem]:
 
 def _spec_files(path: Path, explicit: Path | None) -> list[Path]:
     """The pipeline files of a project, below a folder, or the file itself. Where there is no such
-    path, the file of the pipeline of that name."""
+    path, the file of the pipeline of that name, as for other commands."""
+    try:
+        is_folder = path.is_dir()
+        is_there = is_folder or path.exists()
+    except OSError:  # too long for a file's name
+        is_folder = is_there = False
+    if not is_there:
+        file, _ = find_pipeline(explicit, str(path))
+        return [file]
+    if not is_folder:
+        # A problem shows the line it is in: a line of .env may be a password.
+        return [refuse_other_kinds(explicit, path)]
     if (path / PIPELINES).is_dir():
         return project_specs(path)
-    if not path.is_dir():
-        if not path.exists():
-            # Other commands take a pipeline's name.
-            for spec in find_specs(project_folder(explicit)):
-                if pipeline_name(spec) == str(path):
-                    return [spec]
-            raise InputError(f"there is no file or folder {path}")
-        if path.suffix not in (".yml", ".yaml"):
-            # A problem shows the line it is in: a line of .env may be a password.
-            raise InputError(f"{path} is not a pipeline file: its name must end in .yml or .yaml")
-        return [path]
     files = sorted(path.rglob("pipeline.yml"))
     if not files:  # a folder of drafts, or of examples
         files = sorted([*path.rglob("*.yml"), *path.rglob("*.yaml")])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loadsheet.cli.errors import FAILED, WRONG_INPUT
-from loadsheet.cli.output import AsJson, console, print_json
+from loadsheet.cli.output import AsJson, console, print_json, print_labelled, show
 from loadsheet.connections import airflow_side
 from loadsheet.connections.lookup import Connections, definitions_of, project_connections
 from loadsheet.project.folder import open_pipelines
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from loadsheet.preview.models import Remark
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
+_INDENT = " " * 8
 _AT_ONCE = 8
 """Servers that are asked at the same time."""
 
@@ -155,7 +156,7 @@ def _print(
     severities = [remark.severity for remark in remarks]
     errors = counted(severities.count("error"), "error")
     warnings = counted(severities.count("warning"), "warning")
-    typer.echo(f"{counted(len(healths), 'connection')} examined: {errors}, {warnings}")
+    show(f"{counted(len(healths), 'connection')} examined: {errors}, {warnings}")
 
 
 def _facts(health: Health) -> Iterator[str]:
@@ -175,19 +176,16 @@ def _facts(health: Health) -> Iterator[str]:
 
 
 def _print_part(head: str, remarks: Sequence[Remark]) -> None:
-    from rich.text import Text
-
     out = console()
-    mark = ("ok    ", "green")
+    label, style = "ok      ", "green"
     if any(remark.severity == "error" for remark in remarks):
-        mark = ("failed", "bold red")
-    out.print(Text.assemble(mark, f"  {visible(masked(head))}"), soft_wrap=True)
+        label, style = "failed  ", "bold red"
+    print_labelled(out, label, visible(masked(head)), style, _INDENT)
     for remark in remarks:
-        style = _STYLES[remark.severity]
         message = visible(masked(remark.message)).replace("\n", " ")
-        out.print(
-            Text.assemble("        ", (remark.severity, style), f" {message}"), soft_wrap=True
-        )
+        label = f"{_INDENT}{remark.severity} "
+        print_labelled(out, label, message, _STYLES[remark.severity], f"{_INDENT}  ")
         if remark.fix:
             where = f" (on the {remark.end})" if remark.end else ""
-            out.print(Text(f"          fix{where}  {visible(remark.fix)}"), soft_wrap=True)
+            label = f"{_INDENT}  fix{where}  "
+            print_labelled(out, label, visible(remark.fix), "", f"{_INDENT}    ")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 from typer.exceptions import TyperException
 
+from loadsheet.cli.output import show
 from loadsheet.errors import InputError, LoadsheetError, SpecError
 from loadsheet.project.folder import relative_problem
 from loadsheet.redact import masked, summary, visible
@@ -95,7 +96,7 @@ def report_bug(error: BaseException) -> None:
     report = "\n\n".join(reversed(tracebacks))
     file = write_bug_report(report)
     last_line = f"{_BUG}: {file}" if file else _BUG_UNWRITTEN
-    say(f"{report}\n\n{last_line}")
+    say(f"{report}\n\n{last_line}", wrap=False)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -108,6 +109,6 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = led_to_it
 
 
-def say(text: str) -> None:
+def say(text: str, wrap: bool = True) -> None:
     """Print `text` to stderr, without secrets and without what would control the terminal."""
-    typer.echo(visible(masked(text)), err=True)
+    show(visible(masked(text)), err=True, wrap=wrap)

@@ -13,6 +13,7 @@ from urllib.parse import quote
 import typer
 
 from loadsheet import __version__
+from loadsheet.cli.output import fitted
 from loadsheet.errors import InputError
 from loadsheet.names import closest
 from loadsheet.problem import Problem
@@ -38,9 +39,9 @@ _SARIF_SCHEMA = (
 )
 
 
-def as_text(problems: Sequence[Problem]) -> Iterator[str]:
+def as_text(problems: Sequence[Problem], width: int | None = None) -> Iterator[str]:
     """Each problem: `file:line:col path: message`, the line with a caret, the hint, the reason, and
-    links.
+    links, for a terminal of `width` columns.
 
     The reason of a rule is printed once: repeated with every problem, it would hide them.
     """
@@ -50,18 +51,18 @@ def as_text(problems: Sequence[Problem]) -> Iterator[str]:
     forget_files()
     for problem in problems:
         head, _, hint = str(problem).partition("\n")
-        lines = excerpt(problem, secret)
-        yield _styled(head, bold=True)
+        lines = excerpt(problem, secret, min(width or WIDTH, WIDTH))
+        yield _styled(fitted(head, width), bold=True)
         yield from lines[:1]
         colour = "yellow" if problem.severity == "warning" else "red"
         for line in lines[1:]:
             yield _styled(line, fg=colour)
         if hint:
-            yield hint
+            yield fitted(hint, width)
         if problem.code in RULES and problem.code not in explained:
             explained.add(problem.code)
-            yield f"  why: {RULES[problem.code].why}"
-        yield f"  see: {', '.join(_see(problem))}"
+            yield fitted(f"  why: {RULES[problem.code].why}", width)
+        yield fitted(f"  see: {', '.join(_see(problem))}", width)
 
 
 def _see(problem: Problem) -> Sequence[str]:
@@ -182,9 +183,11 @@ def _result(problem: Problem) -> dict[str, Any]:
     }
 
 
-def excerpt(problem: Problem, secret_lines: Collection[tuple[str, int]] = ()) -> list[str]:
-    """The line of the source and the line of the caret; none where the file has no such line or
-    cannot be read.
+def excerpt(
+    problem: Problem, secret_lines: Collection[tuple[str, int]] = (), width: int = WIDTH
+) -> list[str]:
+    """The line of the source and the line of the caret, each of at most `width` cells; none where
+    the file has no such line or cannot be read.
 
     Values that look like secrets are masked; on `secret_lines` (file, line) everything is, but the
     key itself.
@@ -205,7 +208,7 @@ def excerpt(problem: Problem, secret_lines: Collection[tuple[str, int]] = ()) ->
     token = _printable(line[start:end])
     after = _printable(line[end : end + _NEAR])
     number = f"{problem.line:>4} | "
-    before, token, after = _cut(before, token, after, WIDTH - len(number))
+    before, token, after = _cut(before, token, after, width - len(number))
     carets = "^" * max(1, _cells(token))
     return [f"{number}{before}{token}{after}".rstrip(), f"     | {' ' * _cells(before)}{carets}"]
 

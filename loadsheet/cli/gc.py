@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from loadsheet.cli.errors import FAILED, WRONG_INPUT, describe_error, is_expected, say
-from loadsheet.cli.output import AsJson, console, print_json, print_table
+from loadsheet.cli.output import AsJson, console, print_json, print_table, show
 from loadsheet.cli.summary import print_line
 from loadsheet.connections.lookup import project_connections
 from loadsheet.errors import InputError, WorkError
@@ -246,14 +246,14 @@ def _print(name: str, tables: list[TableGarbage], removal: Removal, dry_run: boo
     done = None if dry_run else removal
     removed, kept = _totals(tables, done)
     verb = "would remove" if dry_run else "removed"
-    typer.echo(
+    show(
         f"{name}: {verb} {counted(removed.attempts, 'abandoned attempt')} and"
         f" {counted(removed.loads, 'old load')} ({counted(removed.objects, 'object')},"
         f" {counted(removed.bytes, 'byte')}); {counted(kept.loads, 'load')} and"
         f" {counted(kept.attempts, 'attempt')} stay ({counted(kept.bytes, 'byte')})"
     )
     if removal.all_marked.objects:
-        typer.echo(_marked(removal))
+        show(_marked(removal))
     if removal.refusals:
         say(_refused(name, removal))
     if not tables:
@@ -393,11 +393,11 @@ def print_dropped(name: str, dropped: Dropped, dry_run: bool) -> None:
         parts.append(f"schemas {', '.join(dropped.schemas)}")
     objects = counted(dropped.objects, "object")
     parts.append(f"{objects} ({counted(dropped.bytes, 'byte')}) in the lake")
-    typer.echo(f"{name}: {verb} the sample: {'; '.join(parts)}")
+    show(f"{name}: {verb} the sample: {'; '.join(parts)}")
     if dropped.marked:
-        typer.echo(
+        show(
             f"  the bucket keeps versions: {counted(dropped.marked, 'byte is', 'bytes are')} marked"
             " as deleted, and not free yet"
         )
     for why in dropped.kept:
-        typer.echo(f"  objects stay: {why}")
+        show(f"  objects stay: {why}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Mapping
 from importlib import import_module
+from inspect import cleandoc
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -42,6 +43,12 @@ EXAMPLES = {
 """The commands, each a function of `loadsheet.cli.<its name>`, and how they are used."""
 
 
+def _paragraphs(docstring: str | None) -> str:
+    """The docstring for --help, each paragraph one line: the terminal breaks it."""
+    paragraphs = cleandoc(docstring or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
 class _Commands(Mapping[str, TyperCommand]):
     """The commands by name. Only the one that is called is imported and built: all of them together
     take a fifth of a run's start."""
@@ -55,7 +62,8 @@ class _Commands(Mapping[str, TyperCommand]):
         single = typer.Typer(
             add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich"
         )
-        single.command(name, cls=command_class, epilog=examples)(function)
+        text = _paragraphs(function.__doc__)
+        single.command(name, cls=command_class, help=text, epilog=examples)(function)
         command: Any = typer.main.get_command(single)
         return command  # type: ignore[no-any-return]
 
@@ -146,7 +154,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     epilog="Example: loadsheet --project ~/elt/warehouse run flights",
 )
-app.callback()(_options)
+app.callback(help=_paragraphs(_options.__doc__))(_options)
 
 
 def main() -> None:

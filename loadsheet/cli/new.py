@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from loadsheet.cli.add import DryRun
-from loadsheet.cli.output import AsJson, print_json
+from loadsheet.cli.output import AsJson, print_json, show
 from loadsheet.connections.lookup import project_connections
 from loadsheet.errors import InputError
 from loadsheet.project.folder import PIPELINES, display_path, nearest_project
@@ -133,12 +133,12 @@ def new(
         print_json(document)
         return
     verb = "would be created" if dry_run else "created"
-    typer.echo(f"{display_path(file)} {verb}, with {counted(len(suggestions), 'table')}")
+    show(f"{display_path(file)} {verb}, with {counted(len(suggestions), 'table')}")
     print_suggestions(suggestions.values(), choice)
     if dry_run:
         typer.echo(f"\n{diff(file, '', text)}", nl=False)
     else:
-        typer.echo(f"Next: loadsheet check, loadsheet run {pipeline}")
+        show(f"Next: loadsheet check, loadsheet run {pipeline}")
 
 
 def _free_schemas(name: str, ends: Ends) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loadsheet.cli.errors import FAILED
-from loadsheet.cli.output import AsJson, PipelineArgument, print_json
+from loadsheet.cli.output import AsJson, EveryStep, PipelineArgument, print_json
 from loadsheet.errors import InputError
 from loadsheet.names import closest
 from loadsheet.plan.steps import Step, build_plan
@@ -51,6 +51,7 @@ def plan(
             "--exit-code", help=f"Exit with {CHANGES} when something would change or has changed."
         ),
     ] = False,
+    verbose: EveryStep = False,
     as_json: AsJson = False,
 ) -> None:
     """Print a pipeline's steps in order, what they would do now (--connect), and what changed
@@ -88,7 +89,10 @@ def plan(
         texts = [_sql_text(step, spec, previews) for step in chosen]
         typer.echo(visible("\n\n".join(texts)))
     else:
-        _print(spec, steps, previews, since)
+        see_all = ""
+        if not (verbose or ctx.find_root().params.get("verbose")):
+            see_all = f"loadsheet plan {pipeline}{' --connect' if connect else ''} -v lists all"
+        _print(spec, steps, previews, since, see_all)
     if any(step.fails for step in previews.values()):
         raise typer.Exit(FAILED)
     has_changed = since is not None and bool(since.changes)
@@ -139,6 +143,7 @@ def _print(
     steps: Sequence[Step],
     previews: Mapping[str, StepPreview],
     since: Comparison | None,
+    see_all: str,
 ) -> None:
     from loadsheet.cli.plan_tree import plan_text, since_text, summary_text
 
@@ -147,7 +152,7 @@ def _print(
         if not previews:
             return
         typer.echo()
-    typer.echo(plan_text(pipeline, steps, previews))
+    typer.echo(plan_text(pipeline, steps, previews, see_all))
     if previews:
         typer.echo(summary_text(previews))
 

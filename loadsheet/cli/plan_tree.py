@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from loadsheet.cli.output import console, rendered
+from loadsheet.cli.summary import MOST_LINES
 from loadsheet.plan.describe import describe_step, describe_upstream
 from loadsheet.plan.steps import Kind, Step
 from loadsheet.preview.models import StepPreview, preview_summary
@@ -32,13 +34,22 @@ _STYLES = {
 }
 # Columns for a label: longer ones are wrapped.
 _WIDEST = 40
+MOST_STEPS = 50
+"""Steps of a kind that have a line each unless all are asked for."""
+_NOUNS = {"transform": "transform", "resolve": "pattern"}
 
 
 def plan_text(
-    pipeline: Pipeline, steps: Sequence[Step], previews: Mapping[str, StepPreview]
+    pipeline: Pipeline,
+    steps: Sequence[Step],
+    previews: Mapping[str, StepPreview],
+    see_all: str = "",
 ) -> str:
-    """The steps in the order in which they run, with what they would do now where that is known."""
-    width = min(max(len(step.name) for step in steps), _WIDEST)
+    """The steps in the order in which they run, with what they would do now where that is known.
+
+    Of a kind with very many steps, those without a change share lines, and the steps with problems
+    come last. With an empty `see_all`, else the command that lists all steps, each has its line.
+    """
     by_id = {step.id: step for step in steps}
     by_kind: dict[Kind, list[Step]] = {}
     for step in steps:
@@ -59,13 +70,64 @@ def plan_text(
             continue
         branch = tree.add(_pair(kind, _direction(kind, pipeline)))
         _add_preview(branch, previews.get(kind))
-        for step in members:
+        shown = members
+        alike: dict[str, int] = {}
+        if see_all and len(members) > MOST_STEPS:
+            shown, alike = _summarized(members, previews, pipeline)
+        width = min(max((len(step.name) for step in steps if step in shown), default=0), _WIDEST)
+        for text, number in alike.items():
+            branch.add(_pair(counted(number, _NOUNS.get(kind, "table")), text, width))
+        for step in shown:
             text = describe_step(step, pipeline)
             if kind == "transform" and not previews:
                 upstream = describe_upstream(step, by_id)
                 text += f"\nafter {upstream}" if upstream else ""
             _add_preview(branch.add(_pair(step.name, text, width)), previews.get(step.id))
+        left_out = len(members) - len(shown) - sum(alike.values())
+        if left_out:
+            branch.add(Text(f"{left_out:,} more: {see_all}"))
     return rendered(console(), tree)
+
+
+def _summarized(
+    members: Sequence[Step], previews: Mapping[str, StepPreview], pipeline: Pipeline
+) -> tuple[list[Step], dict[str, int]]:
+    """The steps that have lines of their own, those with problems last; and how many of the others
+    are described alike."""
+    ranked: list[tuple[int, Step]] = []
+    alike: Counter[str] = Counter()
+    for step in members:
+        rank = _rank(previews.get(step.id))
+        if rank:
+            ranked.append((rank, step))
+        elif previews:
+            alike[_quiet_text(previews[step.id])] += 1
+        else:
+            alike[describe_step(step, pipeline)] += 1
+    # Steps that each have a text of their own would make a list as long as the steps'.
+    alike = Counter(dict(alike.most_common(MOST_LINES)))
+    # What is left out is of the least interest, and the worst is the last.
+    chosen = sorted(ranked, key=lambda pair: -pair[0])[:MOST_LINES]
+    chosen.sort(key=lambda pair: pair[0])
+    return [step for _, step in chosen], dict(alike)
+
+
+def _rank(preview: StepPreview | None) -> int:
+    """How much a step deserves a line: 0 where it would change nothing."""
+    if preview is None:
+        return 0
+    if preview.fails:
+        return 3
+    if any(remark.severity == "warning" for remark in preview.remarks):
+        return 2
+    return 0 if preview.changes == "no" else 1
+
+
+def _quiet_text(preview: StepPreview) -> str:
+    """What such a step does, without what only it has, such as a watermark."""
+    if preview.is_cut_off:
+        return "not reached: an earlier step would fail"
+    return "nothing would change"
 
 
 def summary_text(previews: Mapping[str, StepPreview]) -> str:

@@ -16,12 +16,14 @@ import typer
 from typer.core import TyperCommand
 
 from loadsheet.cli.errors import FAILED, WRONG_INPUT, describe_error, is_expected, say
-from loadsheet.cli.output import AsJson, console, print_json, rendered
+from loadsheet.cli.output import AsJson, EveryStep, console, print_json, rendered
 from loadsheet.connections.lookup import project_connections
 from loadsheet.errors import InputError, SpecError
+from loadsheet.names import did_you_mean
 from loadsheet.project.folder import (
     display_path,
     find_pipeline,
+    open_pipeline,
     project_folder,
     project_specs,
     relative_problem,
@@ -72,6 +74,11 @@ def status(
             help=f"Update every SECONDS seconds (default: {_EVERY}), until Ctrl-C.",
         ),
     ] = None,
+    tables: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="Only these tables and transforms of PIPELINE."),
+    ] = None,
+    verbose: EveryStep = False,
     as_json: AsJson = False,
 ) -> None:
     """Show each table's last load, rows, watermark, distance to the source, what holds it back, and
@@ -82,16 +89,21 @@ def status(
     if watch is not None and math.isnan(watch):  # NaN passes the checks for min and max
         raise typer.BadParameter("expected a number of seconds", param_hint="'--watch'")
     read = status_reader(ctx.obj, pipeline)
+    if tables is not None:
+        read = _only(read, _chosen(ctx.obj, pipeline, tables))
     if watch is not None:
         watch_status(read, watch, as_json)
         return
+    see_all = ""
+    if not (verbose or tables or ctx.find_root().params.get("verbose")):
+        see_all = "loadsheet status {} -v lists all"
     answers = read()
     if as_json:
         print_json(as_document(answers))
     elif pipeline and answers[0].error:
         raise answers[0].error
     else:
-        print_page(answers, console())
+        print_page(answers, console(), see_all=see_all)
     for answer in answers:
         if answer.error and not as_json:
             say(f"error: {answer.error_text}")
@@ -100,6 +112,50 @@ def status(
         raise typer.Exit(WRONG_INPUT)
     if errors:
         raise typer.Exit(FAILED)
+
+
+def _chosen(explicit: Path | None, pipeline: str | None, wanted: str) -> set[str]:
+    """The names that --tables gives. Raises InputError where the pipeline has no such table or
+    transform."""
+    if not pipeline:
+        raise InputError("--tables chooses tables of one pipeline: loadsheet status PIPELINE")
+    spec, _ = open_pipeline(explicit, pipeline)
+    names = [name.strip() for name in wanted.split(",") if name.strip()]
+    known = [table.name for table in spec.tables]
+    known += [transform.name for transform in spec.transforms]
+    if not names:
+        raise InputError(f"--tables names no table{did_you_mean('', known)}")
+    for name in names:
+        # A pattern's table is known only to the source and the ledger.
+        if name not in known and not spec.pattern_of(name):
+            raise InputError(
+                f"--tables: {spec.name} has no table or transform {name!r}"
+                f"{did_you_mean(name, known)}"
+            )
+    return set(names)
+
+
+def _only(read: Reader, names: set[str]) -> Reader:
+    """The reader, with the tables and transforms of these names alone. Where none of them is known
+    yet, it raises InputError."""
+
+    def read_chosen() -> list[Answer]:
+        answers = read()
+        for answer in answers:
+            if answer.status is None:
+                continue
+            has = answer.status
+            has.tables = [table for table in has.tables if table.name in names]
+            has.transforms = [one for one in has.transforms if one.name in names]
+            missing = names - {table.name for table in has.tables}
+            missing -= {transform.name for transform in has.transforms}
+            if missing:
+                raise InputError(
+                    f"--tables: {answer.name} has not loaded {', '.join(sorted(missing))}"
+                )
+        return answers
+
+    return read_chosen
 
 
 @dataclass(frozen=True)
@@ -168,9 +224,12 @@ def as_document(answers: list[Answer]) -> dict[str, Any]:
     return {"format": FORMAT, "pipelines": pipelines}
 
 
-def as_page(answers: list[Answer], errors: bool = False, brief: bool = False) -> RenderableType:
+def as_page(
+    answers: list[Answer], errors: bool = False, brief: bool = False, see_all: str = ""
+) -> RenderableType:
     """The page for people: with `errors`, or without them; `brief` leaves out the tables that need
-    no attention."""
+    no attention. `see_all` is the command that lists all of a pipeline, in place of {}, where not
+    all are listed."""
     from rich.console import Group
     from rich.text import Text
 
@@ -181,7 +240,7 @@ def as_page(answers: list[Answer], errors: bool = False, brief: bool = False) ->
     for answer in answers:
         section: RenderableType
         if answer.status:
-            section = view(answer.status, brief)
+            section = view(answer.status, brief, see_all.format(answer.name))
         elif errors:
             section = Text(visible(f"error: {answer.error_text}"), "red")
         else:
@@ -211,9 +270,12 @@ def watch_status(read: Reader, every: float, as_json: bool) -> None:
                 typer.echo()
 
 
-def print_page(answers: list[Answer], out: Console, errors: bool = False) -> None:
+def print_page(
+    answers: list[Answer], out: Console, errors: bool = False, see_all: str = ""
+) -> None:
     """Print the page, if there is anything on it."""
-    text = rendered(out, as_page(answers, errors), soft_wrap=not out.is_terminal)
+    page = as_page(answers, errors, see_all=see_all)
+    text = rendered(out, page, soft_wrap=not out.is_terminal)
     if text:
         typer.echo(text)
 

@@ -7,11 +7,11 @@ line for each step instead (`-v`).
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from loadsheet.cli.output import print_labelled
 from loadsheet.outcome import Outcome
 from loadsheet.plan.steps import Step
 from loadsheet.redact import on_one_line, visible
@@ -213,20 +213,5 @@ def _print_entries(out: Console, entries: list[_Entry], see_all: str) -> None:
 
 
 def print_line(out: Console, status: str, label: str, text: str, indent: str = _INDENT) -> None:
-    """Print a label in the colour of `status`, and its text. A terminal's lines end between words:
-    an id that is cut in two cannot be copied."""
-    from rich.text import Text
-
-    if out.is_terminal:
-        text = textwrap.fill(
-            text,
-            out.width,
-            initial_indent=" " * len(label),
-            subsequent_indent=indent,
-            replace_whitespace=False,
-            drop_whitespace=True,
-            break_long_words=False,
-            break_on_hyphens=False,
-        )[len(label) :]
-    style = _STYLES.get(status, "")
-    out.print(Text.assemble((label, style), text), soft_wrap=True)
+    """Print a label in the colour of `status`, and its text."""
+    print_labelled(out, label, text, _STYLES.get(status, ""), indent)

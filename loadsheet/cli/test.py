@@ -14,7 +14,7 @@ from rich.text import Text
 
 from loadsheet.cli.errors import FAILED
 from loadsheet.cli.interrupt import as_ctrl_c
-from loadsheet.cli.output import AsJson, console, print_json
+from loadsheet.cli.output import AsJson, console, print_json, print_labelled
 from loadsheet.connections.lookup import project_connections
 from loadsheet.errors import InputError, LoadsheetError, SpecError
 from loadsheet.problem import Problem
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from loadsheet.sqltest.run import Verdict
 
     Tests = list[tuple[Pipeline, list[Case], Any]]
+
+
+_INDENT = " " * 8
 
 
 def test(
@@ -133,17 +136,17 @@ def print_verdict(pipeline: str, verdict: Verdict) -> None:
     """Print the test and whether it passed; of a failed one also each row that differs, or the
     error."""
     out = console()
-    mark = ("ok    ", "green") if verdict.passed else ("failed", "bold red")
-    out.print(Text.assemble(mark, f"  {pipeline}: {verdict.case.name}"), soft_wrap=True)
+    label, style = ("ok      ", "green") if verdict.passed else ("failed  ", "bold red")
+    print_labelled(out, label, f"{pipeline}: {verdict.case.name}", style, _INDENT)
     if verdict.passed:
         return
     place = _place(verdict.case.where)
     if verdict.step and len(verdict.case.steps) > 1:
         place += f" (step {verdict.step})"
-    out.print(Text(f"        {place}"), soft_wrap=True)
+    print_labelled(out, _INDENT, place, "", f"{_INDENT}  ")
     # Files are shown relative to the current folder.
     for line in verdict.error.replace(f"{Path.cwd()}/", "").splitlines():
-        out.print(Text(f"        {line}"), soft_wrap=True)
+        print_labelled(out, _INDENT, line, "", f"{_INDENT}  ")
     table = ""
     for difference in verdict.differences:
         if difference.table != table:

@@ -239,7 +239,7 @@ class _ExtractPreviewer:
         mode: Mode | None = ask(preview, "mode", lambda: selection.refuse_mode(self.table, source))
         if mode:
             ask(preview, "mode", lambda: window.refuse_appended_interval(source, mode))
-        last = None if self.is_first else last_of(self.scope)
+        last = self._last()
         ask(
             preview,
             "hold-back",

@@ -13,6 +13,7 @@ from loadsheet.problem import Problem
 from loadsheet.project.conflicts import duplicates
 from loadsheet.project.declared import undeclared
 from loadsheet.project.folder import PIPELINES, project_folder
+from loadsheet.spec.files import real_path
 from loadsheet.spec.models import Pipeline
 from loadsheet.spec.parallel_check import checking_in_parallel
 from loadsheet.spec.pipeline_file import check_file, find_specs
@@ -38,7 +39,7 @@ def check_files(files: Sequence[Path], explicit: Path | None = None) -> list[Pro
                 from loadsheet.sqltest.files import test_problems
 
                 problems += test_problems(pipeline)
-            pipelines[file.resolve()] = pipeline
+            pipelines[real_path(file)] = pipeline
             by_file[str(file)] = problems
     for project, specs in _by_project(files, explicit).items():
         _log.info("checking %d pipeline files of the project %s", len(specs), project)
@@ -79,7 +80,7 @@ def _by_project(files: Iterable[Path], explicit: Path | None) -> dict[Path, list
     drafts do not conflict with anything."""
     projects: dict[Path, list[Path]] = {}
     for file in files:
-        project = project_folder(explicit, file.resolve().parent)
+        project = project_folder(explicit, real_path(file).parent)
         if file.name == "pipeline.yml" and (project / PIPELINES).is_dir():
             projects.setdefault(project, []).append(file)
     return projects
@@ -90,11 +91,11 @@ def _conflicts(
 ) -> list[Problem]:
     """The conflicts of the pipelines in `specs` with all others of the project. `pipelines` holds
     those that have been checked, by file."""
-    blamed = [pipelines[spec.resolve()] for spec in specs]
-    checked = {spec.resolve() for spec in specs}
+    blamed = [pipelines[real_path(spec)] for spec in specs]
+    checked = {real_path(spec) for spec in specs}
     others = []
     for spec in find_specs(project):
-        if spec.resolve() not in checked:
+        if real_path(spec) not in checked:
             others.append(check_file(spec)[0])
     try:
         return duplicates(list(filter(None, others)), list(filter(None, blamed)))

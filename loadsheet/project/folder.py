@@ -9,9 +9,9 @@ from pathlib import Path
 from loadsheet.errors import InputError, SpecError
 from loadsheet.names import closest
 from loadsheet.problem import Problem
-from loadsheet.spec.files import read_text
+from loadsheet.spec.files import read_text, real_path
 from loadsheet.spec.models import Pipeline
-from loadsheet.spec.pipeline_file import check_file, find_specs, load_pipeline
+from loadsheet.spec.pipeline_file import check_file, declared_name, find_specs, load_pipeline
 
 PIPELINES = "pipelines"
 
@@ -33,7 +33,7 @@ def project_folder(explicit: Path | None, near: Path | None = None) -> Path:
 
 def nearest_project(start: Path) -> Path | None:
     """The nearest folder with `pipelines/` from `start` upwards; None where there is none."""
-    start = start.resolve()
+    start = real_path(start)
     for folder in (start, *start.parents):
         if (folder / PIPELINES).is_dir():
             return folder
@@ -64,7 +64,7 @@ def open_pipelines(explicit: Path | None, name: str | None) -> tuple[list[Pipeli
 def find_pipeline(explicit: Path | None, name: str) -> tuple[Path, Path]:
     """The file of the pipeline `name` and its project, as `open_pipeline` finds them, but the file
     may have problems. Raises InputError with the names there are."""
-    if file := _as_file(name):
+    if file := _as_file(explicit, name):
         return file, project_folder(explicit, file.parent)
     project = project_folder(explicit)
     specs = project_specs(project)
@@ -72,15 +72,20 @@ def find_pipeline(explicit: Path | None, name: str) -> tuple[Path, Path]:
     # file is read.
     specs.sort(key=lambda spec: spec.parent.name != name)
     for spec in specs:
-        if _may_be_named(spec, name) and pipeline_name(spec) == name:
+        if not _may_be_named(spec, name):
+            continue
+        names = pipeline_names(spec)
+        if name in names:
             _log.info("pipeline %s: %s", name, spec)
             return spec, project
-    names = [pipeline_name(spec) for spec in specs]
-    meant = closest(name, names)
+        if spec.parent.name == name:
+            raise InputError(f"{display_path(spec)} is the pipeline {names[0]!r}: write that name")
+    known = sorted(pipeline_names(spec)[0] for spec in specs)
+    meant = closest(name, known)
     suggestion = f" (did you mean {meant!r}?)" if meant else ""
     raise InputError(
         f"there is no pipeline {name!r} in {display_path(project)}{suggestion};"
-        f" it has: {', '.join(sorted(names))}"
+        f" it has: {', '.join(known)}"
     )
 
 
@@ -97,13 +102,13 @@ def _may_be_named(spec: Path, name: str) -> bool:
     return name in text or "\\" in text
 
 
-def pipeline_name(spec: Path) -> str:
-    """The name of the pipeline in the file `spec`."""
+def pipeline_names(spec: Path) -> list[str]:
+    """The names under which the pipeline in the file `spec` is found: its own. A file with problems
+    also has that of its folder: the problem may be the name."""
     pipeline, _ = check_file(spec)
     if pipeline:
-        return pipeline.name
-    # A file with problems counts under its folder's name, which is the default.
-    return spec.parent.name
+        return [pipeline.name]
+    return list(dict.fromkeys((declared_name(spec), spec.parent.name)))
 
 
 def project_specs(project: Path) -> list[Path]:
@@ -111,8 +116,8 @@ def project_specs(project: Path) -> list[Path]:
     specs = find_specs(project)
     if not specs:
         raise InputError(
-            f"no pipelines in {display_path(project)}: write {PIPELINES}/<name>/pipeline.yml, or"
-            " name the project with --project DIR"
+            f"no pipelines in {display_path(project)}: `loadsheet init` creates a project here with"
+            " an example, `loadsheet new NAME` a pipeline; or name the project with --project DIR"
         )
     return specs
 
@@ -120,7 +125,7 @@ def project_specs(project: Path) -> list[Path]:
 def display_path(path: Path | str) -> str:
     """`path` relative to the current folder where it lies below it, else absolute."""
     # Only the parent is resolved: a link is shown under its own name, not as its target.
-    full = Path(path).parent.resolve() / Path(path).name
+    full = real_path(Path(path).parent) / Path(path).name
     if full.is_relative_to(Path.cwd()):
         return str(full.relative_to(Path.cwd()))
     return str(full)
@@ -131,20 +136,50 @@ def relative_problem(problem: Problem) -> Problem:
     return replace(problem, file=display_path(problem.file))
 
 
-def _as_file(name: str) -> Path | None:
-    """The pipeline file that `name` is a path to; None when it is a pipeline's name.
+def _as_file(explicit: Path | None, name: str) -> Path | None:
+    """The pipeline file that `name` is a path to, from the current folder or from the project's;
+    None when it is a pipeline's name.
 
-    Raises InputError when it is a path, and there is no such file.
+    Raises InputError when it is a path, and there is no such pipeline file.
     """
     path = Path(name)
-    file = path
+    has_folder = len(path.parts) > 1 or "/" in name
+    candidates = [path]
+    if has_folder and not path.is_absolute():
+        candidates.append(project_folder(explicit) / path)
     try:
-        if path.is_dir():
-            file = path / "pipeline.yml"
-        if file.is_file():
-            return file
-    except OSError:  # too long for a file's name
+        for candidate in candidates:
+            file = candidate / "pipeline.yml" if candidate.is_dir() else candidate
+            if file.is_file():
+                return refuse_other_kinds(explicit, file)
+        if name in (".", "..") or (has_folder and path.is_dir()):
+            path /= "pipeline.yml"
+    except (OSError, ValueError):  # no name of a file: too long, or with a NUL
         return None
-    if len(path.parts) > 1 or path.suffix in (".yml", ".yaml"):
-        raise InputError(f"there is no file {file}")
+    if has_folder or path.suffix in (".yml", ".yaml"):
+        raise InputError(f"there is no file {path}{_meant_by_path(explicit, path)}")
     return None
+
+
+def refuse_other_kinds(explicit: Path | None, file: Path) -> Path:
+    """`file`, which ends as a YAML file does. Problems quote their file's text, and that of another
+    file, such as `.env`, may be a secret. Raises InputError."""
+    if file.suffix in (".yml", ".yaml"):
+        return file
+    raise InputError(
+        f"{file} is not a pipeline file: its name must end in .yml or .yaml"
+        f"{_meant_by_path(explicit, file)}"
+    )
+
+
+def _meant_by_path(explicit: Path | None, path: Path) -> str:
+    """The pipeline that a path to something else most likely means, else those there are, as the
+    end of a message."""
+    names = {}
+    for spec in find_specs(project_folder(explicit)):
+        names[spec.parent.name] = pipeline_names(spec)[0]
+    for part in reversed((*path.parts[:-1], path.stem)):
+        meant = closest(part, [*names, *names.values()])
+        if meant:
+            return f" (did you mean {names.get(meant, meant)!r}?)"
+    return f"; the project has: {', '.join(sorted(names.values()))}" if names else ""

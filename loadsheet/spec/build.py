@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from loadsheet.names import is_pattern, unescape_wildcards
-from loadsheet.spec.files import sql_folder
+from loadsheet.spec.files import real_path, sql_folder
 from loadsheet.spec.models import (
     Incremental,
     Lake,
@@ -44,7 +44,7 @@ def build_pipeline(data: Mapping[str, Any], file: Path, sql: Mapping[str, str]) 
 
     `file` is where it was read from; `sql` holds the text of each transform.
     """
-    name = data.get("pipeline") or file.resolve().parent.name
+    name = data.get("pipeline") or real_path(file).parent.name
     tasks = _tasks(data.get("tasks") or {}, Tasks())
     defaults = data.get("defaults") or {}
     notify = data.get("notify")

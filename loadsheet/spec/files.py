@@ -54,11 +54,15 @@ def is_there(file: str | Path) -> bool:
     return True
 
 
-def leads_into(file: Path, folder: Path) -> bool:
-    """Whether `file`, all links followed, is inside `folder`. A link to itself stays where it
-    is."""
+def real_path(path: Path) -> Path:
+    """`path` as an absolute path, all links followed. A link to itself stays where it is."""
     # Not Path.resolve: before Python 3.13 it raises RuntimeError for a link to itself.
-    return Path(os.path.realpath(file)).is_relative_to(os.path.realpath(folder))
+    return Path(os.path.realpath(path))
+
+
+def leads_into(file: Path, folder: Path) -> bool:
+    """Whether `file`, all links followed, is inside `folder`."""
+    return real_path(file).is_relative_to(real_path(folder))
 
 
 def read_text(path: Path, forbidden: re.Pattern[str] = UNPRINTABLE) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +22,7 @@ from loadsheet.errors import SpecError
 from loadsheet.problem import Problem
 from loadsheet.spec.budget import limited_check
 from loadsheet.spec.compiled import CheckResult, cached_check
-from loadsheet.spec.files import is_there, leads_into
+from loadsheet.spec.files import is_there, leads_into, read_text, real_path
 from loadsheet.spec.models import Pipeline
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ Stamp = tuple[tuple[str, int, int], ...]
 # Nanoseconds. A file that is edited twice within one tick of the file system's clock looks
 # unchanged, so the results of newer files are not kept in memory.
 _SETTLED = 2_000_000_000
+_NAME = re.compile(r"""^pipeline[ \t]*:[ \t]*(["']?)([\w.-]+)\1[ \t]*(?:#.*)?$""", re.MULTILINE)
+"""The line of a pipeline's name, also in a file that is not valid YAML."""
 
 
 def load_pipeline(path: Path) -> Pipeline:
@@ -66,6 +69,18 @@ def find_specs(project: Path) -> list[Path]:
     """The pipeline files of the project folder `project`, sorted: `pipelines/*/pipeline.yml`."""
     files = (folder / "pipeline.yml" for folder in (project / "pipelines").glob("[!.]*"))
     return sorted(file for file in files if is_there(file))
+
+
+def declared_name(path: Path) -> str:
+    """The name that the pipeline in `path` has, as far as its text tells: the file may have
+    problems. By default that is its folder's."""
+    folder = path.absolute().parent.name
+    try:
+        refuse_link_outwards(path)
+        match = _NAME.search(read_text(path))
+    except SpecError:
+        return folder
+    return match[2] if match else folder
 
 
 def refuse_link_outwards(path: Path) -> None:
@@ -185,4 +200,4 @@ def _check_shape(document: Document, path: Path) -> tuple[list[Finding], View | 
     if not isinstance(document.data, dict):
         return findings, None
     broken = {finding.path for finding in findings if finding.severity == "error"}
-    return findings, View(data=document.data, broken=broken, folder=path.resolve().parent.name)
+    return findings, View(data=document.data, broken=broken, folder=real_path(path).parent.name)

@@ -283,18 +283,18 @@ def _hint(pipeline: Pipeline, read: Read, name: str) -> str:
     ours = [(schemas.schema, table.name) for table in pipeline.tables]
     ours += [(schemas.mart_schema, transform.name) for transform in pipeline.transforms]
     in_schema = [own for schema, own in ours if read.schema == schema]
-    meant = _close(read.name, in_schema)
+    meant = closest(read.name, in_schema)
     if meant:
         return f"did you mean {meant!r}?{_in_quotes(meant)}"
     alike = [own for _, own in ours]
     if read.schema is not None:
         alike = [own for own in alike if own == read.name]
-    meant = _close(read.name, alike)
+    meant = closest(read.name, alike)
     if meant:
         schema = next(schema for schema, own in ours if own == meant)
         return f"did you mean {schema}.{meant}?{_in_quotes(meant)}"
     external = [text.replace("*", read.name) for text in pipeline.external]
-    meant = _close(name, external)
+    meant = closest(name, external)
     if meant:
         return f"did you mean {meant}?"
     add = "list"
@@ -307,14 +307,6 @@ def _hint(pipeline: Pipeline, read: Read, name: str) -> str:
 def _in_quotes(name: str) -> str:
     """SQL folds unquoted names to lower case, so writing the capitals alone would not help."""
     return "" if name == name.lower() else f" Its capitals need quotes: {ident(name)}"
-
-
-def _close(name: str, known: list[str]) -> str | None:
-    # difflib counts a capital as another letter, so it would not find a short name in capitals.
-    for candidate in known:
-        if candidate.lower() == name.lower():
-            return candidate
-    return closest(name, known)
 
 
 class _KnownColumns:

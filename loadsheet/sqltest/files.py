@@ -14,7 +14,7 @@ from typing import Any
 from loadsheet.errors import SpecError
 from loadsheet.names import closest
 from loadsheet.problem import KeyPath, Problem, dotted
-from loadsheet.spec.files import read_text
+from loadsheet.spec.files import leads_into, read_text
 from loadsheet.spec.models import Pipeline
 from loadsheet.spec.pipeline_file import refuse_link_outwards
 from loadsheet.spec.sql_reading import is_made_elsewhere
@@ -226,7 +226,7 @@ class Reader:
     def _csv_rows(self, name: str, path: KeyPath) -> list[Row]:
         file = self._folder / name
         # Also through a link: differences quote rows, so a test could show the lines of any file.
-        if not file.resolve().is_relative_to(self._folder.resolve()):
+        if not leads_into(file, self._folder):
             message = f"{name} is outside of the folder of the tests"
             self._fields.wrong(path, message, "copy the file into it")
             return []

@@ -33,6 +33,9 @@ _STYLES = {
     "current": "green",
     "loaded": "",
 }
+MOST_TARGETS = 50
+"""Tables and transforms that have a line each unless all are asked for."""
+_MOST_ROWS = 20
 _HEALTHY = ("current", "loaded")
 # Nothing is wrong with such a table, and its line shows the same.
 _EXPECTED_WITHOUT_LAG = (NOT_IN_SPEC, NO_CURSOR, BY_DATA_INTERVAL, NO_WATERMARK)
@@ -44,21 +47,28 @@ _UNITS = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
 _SMALLER_UNITS = {"d": ("h", 3_600), "h": ("m", 60)}
 
 
-def view(status: PipelineStatus, brief: bool = False) -> RenderableType:
-    """The page of one pipeline; `brief` leaves out tables and transforms without a problem."""
+def view(status: PipelineStatus, brief: bool = False, see_all: str = "") -> RenderableType:
+    """The page of one pipeline; `brief` leaves out tables and transforms without a problem. Of very
+    many only the first ones are shown, unless `see_all`, the command that lists all, is empty."""
+    total = len(status.tables) + len(status.transforms)
     tables = status.tables
     transforms = status.transforms
-    if brief:
+    is_long = bool(see_all) and total > MOST_TARGETS
+    if brief or is_long:
         tables = [table for table in tables if table.state not in _HEALTHY]
         transforms = [transform for transform in transforms if transform.state not in _HEALTHY]
+    healthy = total - len(tables) - len(transforms)
+    if is_long:
+        # Failures first, so that none of them is cut off.
+        tables = sorted(tables, key=_is_no_failure)[:_MOST_ROWS]
+        transforms = sorted(transforms, key=_is_no_failure)[:_MOST_ROWS]
     title = (
         f"{status.pipeline}: {counted(len(status.tables), 'table')},"
         f" {counted(len(status.transforms), 'transform')}"
     )
-    total = len(status.tables) + len(status.transforms)
-    left_out = total - len(tables) - len(transforms)
-    if left_out:
-        title += f" (left out: {left_out} without a problem)"
+    if healthy:
+        how = f": {see_all}" if is_long else ""
+        title += f" (left out: {healthy} without a problem{how})"
     parts: list[RenderableType] = [Text(title, style="bold")]
     if tables:
         table_heads = ("table", "loaded", ">rows", "watermark", "data", "source")
@@ -68,10 +78,20 @@ def view(status: PipelineStatus, brief: bool = False) -> RenderableType:
         rows = [_transform_cells(transform, status) for transform in transforms]
         parts.append(Text(""))
         parts.append(_grid(transform_heads, rows))
+    cut_off = total - healthy - len(tables) - len(transforms)
+    if cut_off:
+        parts += [Text(""), Text(f"{cut_off:,} more: {see_all}")]
     sentences = [Text(visible(note), style=style) for style, note in notes(status)]
+    if is_long and len(sentences) > _MOST_ROWS:
+        more = Text(f"{len(sentences) - _MOST_ROWS:,} more: {see_all}")
+        sentences = [*sentences[:_MOST_ROWS], more]
     if sentences:
         parts += [Text(""), *sentences]
     return Group(*parts)
+
+
+def _is_no_failure(target: TargetStatus) -> bool:
+    return target.failure is None
 
 
 def notes(status: PipelineStatus) -> Iterator[tuple[str, str]]:

@@ -14,7 +14,6 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from loadsheet.engine.extract import last_of
 from loadsheet.errors import Overtaken, Refused
 from loadsheet.pinned import PinnedSession
 from loadsheet.postgres import Session
@@ -161,18 +160,18 @@ def _comparable(
     described: SourceTable, scope: Scope, in_target: dict[str, str]
 ) -> tuple[list[tuple[Value, Value]], list[str]]:
     """The columns that can be compared, each as both sides have it, and why others cannot."""
-    loaded = last_of(scope)
-    names = {attnum: name for name, attnum in loaded.places.items()}
+    loaded = {column["name"]: column for column in scope.columns or ()}
+    names = {column["attnum"]: name for name, column in loaded.items()}
     pairs = []
     left_out = []
     for column in described.columns:
         name = column.name
         if described.is_table and described.oid == scope.source_oid:
             name = names.get(column.attnum, "")  # as it was called when it was loaded
-        if name not in loaded.types:
+        if name not in loaded:
             left_out.append(f"{column.name}: not loaded yet")
-        elif loaded.types[name] != column.type:
-            left_out.append(f"{column.name}: was {loaded.types[name]}, is {column.type} now")
+        elif loaded[name]["type"] != column.type:
+            left_out.append(f"{column.name}: was {loaded[name]['type']}, is {column.type} now")
         elif in_target.get(name) != column.type:
             left_out.append(f"{name}: is {in_target.get(name, 'missing')} in the target")
         else:

@@ -138,7 +138,7 @@ def test_github_annotations_are_one_escaped_line_each(cli: Cli, project: Path) -
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("nowhere", "there is no file or folder nowhere"),
+        ("nowhere", "there is no pipeline 'nowhere' in"),
         ("pipelines/shop/sql", "there are no pipeline files in pipelines/shop/sql"),
     ],
 )
