@@ -244,7 +244,9 @@ BEGIN
         FROM drawing JOIN place USING (relation, attnum)
         JOIN pg_class c ON c.oid = sequence AND relkind = 'S'
     LOOP
-        EXECUTE format('GRANT USAGE ON SCHEMA %s TO %I', counted.schema, {literal(role)});
+        IF counted.schema <> {literal(ident(schema))}::regnamespace THEN
+            EXECUTE format('GRANT USAGE ON SCHEMA %s TO %I', counted.schema, {literal(role)});
+        END IF;
         EXECUTE format('GRANT SELECT ON SEQUENCE %s TO %I', counted.name, {literal(role)});
     END LOOP;
 END"""
