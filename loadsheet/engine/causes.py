@@ -335,6 +335,15 @@ _ROWS_HIDDEN = Cause(
     "Row level security would hide rows from the role, and a load must see all of them",
     "give the role BYPASSRLS, or read as the table's owner; `loadsheet doctor` prints the line",
 )
+# The detail says which; it is not shown, because details may have row data.
+_PUBLISHED = re.compile("cannot (update|delete from) table")
+_NOT_PUBLISHED_SO = Cause(
+    False,
+    "The table is published, and its publication does not fit its replica identity: it takes no"
+    " change from anybody",
+    "publish all columns of the replica identity, generated ones too (from PostgreSQL 18 on WITH"
+    " (publish_generated_columns = stored)), or give the table another REPLICA IDENTITY",
+)
 NOT_CONNECTED, DISCONNECTED = "08001", "08006"
 
 LOCAL_FULL = Cause(True, "The disk of this machine is full", FULL)
@@ -364,6 +373,8 @@ def of_sqlstate(code: str, text: str = "") -> Cause:
     for of_code, pattern, cause in _BY_MESSAGE:
         if code == of_code and pattern.search(text):
             return cause
+    if code == "42P10" and _PUBLISHED.match(text):
+        return _NOT_PUBLISHED_SO
     if code == "28000":
         for pattern, cause in _LOGIN_CAUSES:
             if pattern.search(text):

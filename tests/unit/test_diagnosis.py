@@ -127,6 +127,15 @@ def test_a_pooler_s_message_tells_what_to_change_in_the_pooler(
         assert advice in found.cause.next
 
 
+def test_a_published_table_that_takes_no_change_is_not_taken_for_wrong_sql() -> None:
+    for words in ('cannot update table "item"', 'cannot delete from table "item"'):
+        found = diagnose(psycopg.errors.InvalidColumnReference(words))
+        assert found and "REPLICA IDENTITY" in found.cause.next and not found.cause.retryable
+    other = "there is no unique or exclusion constraint matching the ON CONFLICT specification"
+    found = diagnose(psycopg.errors.InvalidColumnReference(other))
+    assert found and "REPLICA IDENTITY" not in found.cause.next
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
     [
