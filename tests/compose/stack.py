@@ -152,14 +152,14 @@ class Stack:
         return float(self.metadata(asked)[0])
 
     @contextmanager
-    def held_up(self, table: str) -> Iterator[Callable[[], set[int]]]:
+    def held_up(self, table: str) -> Iterator[Callable[[], frozenset[int]]]:
         """Nobody can use the warehouse's table for as long as this lasts. Yields a function that
         tells which sessions wait for it."""
         waits = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
         with psycopg.connect(self.dsn("WAREHOUSE")) as holder:
             holder.execute(sql.SQL("LOCK TABLE {}").format(sql.Identifier(*table.split("."))))
             with psycopg.connect(self.dsn("WAREHOUSE"), autocommit=True) as witness:
-                yield lambda: {pid for (pid,) in witness.execute(waits)}
+                yield lambda: frozenset(pid for (pid,) in witness.execute(waits))
 
     def dsn(self, part: str) -> str:
         """Where a role of .env logs in from here: FLIGHTS_OWNER, FLIGHTS_SOURCE or WAREHOUSE."""
