@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import re
+import textwrap
 from typing import Any
 
 import pytest
@@ -111,3 +112,16 @@ def test_the_init_fills_in_everything_that_the_import_needs() -> None:
     assert found["warehouse"]["port"] == 5432
     assert found["lake"]["extra"] == {"endpoint_url": "http://lake:9000", "region": "us-east-1"}
     assert "${" not in str(found)
+
+
+def test_the_runbook_gives_the_lakes_new_address_to_the_service_that_fixes_it() -> None:
+    page = (ROOT / "docs/runbooks.md").read_text()
+    section = page[page.index("## Move the lake") : page.index("## Rotate a secret")]
+    blocks = re.findall(r"```yaml\n(.*?)```", section, re.S)
+    override = yaml.safe_load(textwrap.dedent("    " + blocks[0].lstrip()))
+    for service, change in override["services"].items():
+        fixed = STACK["services"][service]["environment"]
+        # A value of .env does not get past one that is written out here.
+        assert {name for name in change["environment"] if "${" not in fixed[name]} == {
+            "LAKE_ENDPOINT_URL"
+        }
