@@ -7,7 +7,7 @@ import re
 from dataclasses import KW_ONLY, asdict, dataclass
 from typing import Any, Literal
 
-from loadsheet.redact import on_one_line
+from loadsheet.redact import mask_line, on_one_line
 
 KeyPath = tuple[str | int, ...]
 Mark = tuple[int, int]
@@ -46,6 +46,8 @@ def dotted(path: KeyPath) -> str:
             continue
         if text:
             text += "."
+        if ":" in step:  # with the space forgotten, a key holds its value, perhaps a password
+            step = mask_line(step)
         if len(step) > _LONGEST_KEY:
             step = f"{step[:_LONGEST_KEY]}…"
         if not _PLAIN.fullmatch(step):

@@ -19,6 +19,7 @@ import yaml
 
 from loadsheet.errors import SpecError
 from loadsheet.problem import Finding, KeyPath, Mark, Problem, dotted, escape_newlines
+from loadsheet.redact import mask_line
 from loadsheet.spec.files import UNPRINTABLE, read_text
 from loadsheet.spec.suggest import describe_value, with_space
 
@@ -295,6 +296,8 @@ def _slip_at(message: str, hint: str, mark: Any, text: str) -> Finding | None:
         return None
     line = lines[mark.line]
     at = mark_of(mark)
+    if mask_line(line) != line:  # a hint that quotes it would show a secret
+        return None
     if hint == _QUOTE:
         word = line[mark.column :].rstrip().removesuffix(":")
         return _syntax(message, at, f'quote it: "{_short(word)}"') if '"' not in word else None

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from loadsheet.names import closest
-from loadsheet.redact import without_secrets
+from loadsheet.redact import mask_line, without_secrets
 
 # What people who know another tool write for our keys and values.
 _KEY_SYNONYMS = {
@@ -244,16 +244,20 @@ def _hint_for_text(subschema: Schema, value: str) -> str:
     spaced = with_space(value)
     if spaced:
         return f"put a space after the ':', `{spaced}`"
-    if "conn_id" in properties and re.fullmatch(r"[\w.-]+", value):
+    if "conn_id" in properties and re.fullmatch(r"[\w.-]{1,60}", value):
         return f"write {{conn_id: {value}}}"
-    mode = meant_value(value, _VALUE_SYNONYMS)
+    # Not the text itself: it may be as long as a file.
+    mode = meant_value(value, _VALUE_SYNONYMS) if len(value) <= 40 else None
     if "mode" in properties and mode in ("merge", "replace", "append"):
         return f"write {{mode: {mode}}}"
     return ""
 
 
 def _is_list_of_text(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(v, str) for v in value)
+    """Whether it is a list short enough to be repeated in a hint, of what may be columns."""
+    if not isinstance(value, list) or not 1 <= len(value) <= 10:
+        return False
+    return all(isinstance(name, str) and re.fullmatch(r"\w{1,60}", name) for name in value)
 
 
 def with_space(text: str) -> str:
@@ -264,7 +268,8 @@ def with_space(text: str) -> str:
     value = match[2]
     if value[0] in "@*&%`!":  # YAML would refuse it
         value = f'"{value}"'
-    return without_secrets(f"{match[1]}: {value}")
+    spaced = f"{match[1]}: {value}"
+    return spaced if mask_line(spaced) == spaced else ""
 
 
 def _duration_hint(value: Any) -> str:

@@ -173,6 +173,27 @@ def test_what_only_looks_like_a_slip_is_accepted(text: str) -> None:
     assert pipeline, problems
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"password:hunter22x\n{TABLES}  a:\n",
+        f"password: @hunter22x\n{TABLES}  a:\n",
+        f"password: “hunter22x”\n{TABLES}  a:\n",
+        f"password: hunter22x: y\n{TABLES}  a:\n",
+        f"password: hunter22x\n  more\n{TABLES}  a:\n",
+        f"x: postgres://u:hunter22x@h/d: y\n{TABLES}  a:\n",
+        f"{TABLES}  a: {{password:hunter22x}}\n",
+        f"{TABLES}  a:\n    password:hunter22x\n",
+        f"{TABLES}  a:\n    password:hunter22x\n    mode: merge\n",
+        f"{TABLES}  a: {{columns: ['postgres://u:hunter22x@h/d']}}\n",
+    ],
+)
+def test_no_hint_and_no_path_shows_a_secret(text: str) -> None:
+    _, problems = check_text(FILE, text)
+    assert problems
+    assert "hunter22x" not in "\n".join(map(str, problems))
+
+
 KINDS: dict[str, Any] = {
     "text": "some text",
     "number": 7.25,
