@@ -195,8 +195,7 @@ LOGIN_MESSAGES = {
     "42501": re.compile(r"permission denied for database"),
     "53300": re.compile(r"too many (connections|clients)|remaining connection slots"),
     "57P01": re.compile(r"terminating connection due to administrator command"),
-    "55000": re.compile(r"database .* is not currently accepting connections"),
-    "57P03": re.compile(r"the database system is "),
+    "57P03": re.compile(r"the database system is |not currently accepting connections"),
 }
 # What these messages have in common is only that no session begins: the login itself may be right.
 _LOGIN_CAUSES = (
@@ -297,10 +296,10 @@ _BY_MESSAGE = (
         ),
     ),
     (
-        "55000",
+        "57P03",
         re.compile("not currently accepting connections"),
         Cause(
-            False,
+            True,
             "The database does not accept connections, from any role",
             "ALTER DATABASE ... ALLOW_CONNECTIONS true, or correct the database's name (schema) in"
             " the connection",

@@ -316,14 +316,14 @@ CASES = [
         EXTRACT,
         "SQLSTATE 57P03",
         True,
-        "Next: wait until it takes",
+        "ALLOW_CONNECTIONS true",
     ),
     Case(
         too_many_connections,
         EXTRACT,
         "SQLSTATE 53300",
         True,
-        "raise max_connections or the CONNECTION LIMIT",
+        "ALTER ROLE ... CONNECTION LIMIT",
     ),
     Case(
         a_read_only_warehouse,
@@ -361,7 +361,7 @@ CASES = [
         LOAD,
         "SQLSTATE 42501",
         False,
-        "Next: grant the connection's role",
+        "Next: grant the role what it lacks",
     ),
     Case(a_missing_table, EXTRACT, "", False, "it is called public.items now"),
     Case(

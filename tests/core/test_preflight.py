@@ -216,7 +216,7 @@ def asked(server: PostgresServer, **fields: Any) -> list[Refusal]:
         ({"extra": {"target_session_attrs": "read-only"}}, True, "target_session_attrs", "correct"),
         ({"login": "pre few"}, True, "its CONNECTION LIMIT", "ALTER ROLE"),
         ({"schema": "pre_few"}, True, "its CONNECTION LIMIT", "ALTER DATABASE"),
-        ({"schema": "pre_closed"}, False, "does not accept connections", "ALLOW_CONNECTIONS true"),
+        ({"schema": "pre_closed"}, True, "does not accept connections", "ALLOW_CONNECTIONS true"),
         ({"schema": "pre_own"}, False, "The role may not do this", "loadsheet grants"),
         ({"schema": "pre_none"}, False, "no such database", "create it"),
         (
