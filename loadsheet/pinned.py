@@ -22,7 +22,7 @@ from typing import Any, Self
 import psycopg
 from psycopg.abc import Buffer
 from psycopg.adapt import Loader
-from psycopg.pq import TransactionStatus
+from psycopg.pq import PipelineStatus, TransactionStatus
 
 from loadsheet.deadline import watch
 from loadsheet.errors import Unavailable
@@ -216,7 +216,8 @@ class PinnedSession(psycopg.Connection[Any]):
         """Call `run`, which executes one statement, in a transaction for it alone.
 
         All is sent before the first answer is read. The server skips what follows an error.
-        Raises the first error. An interruption closes the session.
+        Raises the first error. The session is closed where it may still be given an answer, as after
+        an interruption.
         """
         first: BaseException | None = None
         try:
@@ -234,10 +235,13 @@ class PinnedSession(psycopg.Connection[Any]):
             first = first or error
         if first is None:
             return
-        if isinstance(first, psycopg.Error):
+        is_answered = isinstance(first, psycopg.Error)
+        if is_answered:
             self._roll_back()
-        else:
-            # After Ctrl-C answers may be missing, and the next statement would take them for its.
+            is_answered = self.pgconn.pipeline_status == PipelineStatus.OFF and self.is_idle
+        # After Ctrl-C answers may be missing, and the next statement would take them for its own. A
+        # connection that is lost takes no further statement.
+        if not is_answered and not self.broken:
             self.close()
         raise first
 

@@ -50,6 +50,7 @@ def plan_text(
     Of a kind with very many steps, those without a change share lines, and the steps with problems
     come last. With an empty `see_all`, else the command that lists all steps, each has its line.
     """
+    width = min(max(len(step.name) for step in steps), _WIDEST)
     by_id = {step.id: step for step in steps}
     by_kind: dict[Kind, list[Step]] = {}
     for step in steps:
@@ -74,7 +75,6 @@ def plan_text(
         alike: dict[str, int] = {}
         if see_all and len(members) > MOST_STEPS:
             shown, alike = _summarized(members, previews, pipeline)
-        width = min(max((len(step.name) for step in steps if step in shown), default=0), _WIDEST)
         for text, number in alike.items():
             branch.add(_pair(counted(number, _NOUNS.get(kind, "table")), text, width))
         for step in shown:

@@ -402,7 +402,7 @@ def _names(
     """`value` as a list of known names. Raises InputError that begins with `where`."""
     names: list[str] = _typed(value, list, where)
     for name in names:
-        if not is_known(name):
+        if not (isinstance(name, str) and is_known(name)):
             raise InputError(
                 f"{where} names {name!r}, which is not a {what} of pipeline {pipeline.name!r}. "
                 f"Its {what}s: {', '.join(known)}."

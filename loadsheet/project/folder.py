@@ -92,7 +92,7 @@ def find_pipeline(explicit: Path | None, name: str) -> tuple[Path, Path]:
 def _may_be_named(spec: Path, name: str) -> bool:
     """Whether the file may hold the pipeline `name`: a file that takes long to check does not keep
     the others from running."""
-    if name in (spec.parent.name, spec.resolve().parent.name):
+    if name in (spec.parent.name, real_path(spec).parent.name):
         return True
     try:
         text = read_text(spec)

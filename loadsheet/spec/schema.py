@@ -84,32 +84,21 @@ def _pattern(_: Any, pattern: str, instance: Any, __: Any) -> Iterator[Validatio
 
 
 def _unknown_keys(error: Violation, path: KeyPath) -> Iterator[Finding]:
-    allowed = list(error.schema["properties"])
-    for key in error.instance:
-        if key in allowed:
+    properties = error.schema["properties"]
+    # The key right above, where it takes a mapping and has nothing: what should be below it is next
+    # to it, perhaps several keys.
+    above = ""
+    for key, value in error.instance.items():
+        if key in properties:
+            takes_keys = "object" in properties[key].get("type", ())
+            above = key if value is None and takes_keys else ""
             continue
         code = "connection-in-spec" if is_of_a_connection(key) else "unknown-key"
         message = f"unknown key {quote_value(key)}"
         hint = hint_for_key(pipeline_schema(), key, error.schema)
-        above = _empty_above(error, key)
         if above:
             hint = f"if it belongs to `{above}`, indent it by two more spaces; {hint}"
         yield Finding(code, path=(*path, key), message=message, hint=hint, at="key")
-
-
-def _empty_above(error: Violation, key: str) -> str:
-    """The key right above the unknown `key`, where it takes a mapping and has nothing: what should
-    be below it is next to it."""
-    above = ""
-    for name in error.instance:
-        if name == key:
-            return above
-        allowed = error.schema["properties"].get(name)
-        if allowed and error.instance[name] is None and "object" in allowed.get("type", ()):
-            above = name
-        elif allowed:  # other unknown keys may be below it as well
-            above = ""
-    return ""
 
 
 def _missing_keys(error: Violation, path: KeyPath) -> Iterator[Finding]:

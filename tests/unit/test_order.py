@@ -494,7 +494,7 @@ def within(depth: int) -> str:
         "SELECT " + "(" * 20_000,
         "SELECT " + "(" * 3_000 + "1" + ")" * 3_000,
         within(1_001),
-        within(30_000),
+        within(5_000),
     ],
 )
 def test_sql_nested_too_deeply_is_a_problem_and_no_traceback(sql: str) -> None:
@@ -514,7 +514,7 @@ def test_quotes_of_one_kind_within_the_other_are_text() -> None:
     "sql",
     [
         "SELECT " + "a || " * 30_000 + "b",
-        "SELECT 1" + " UNION ALL SELECT 1" * 30_000,
+        "SELECT 1" + " UNION ALL SELECT 1" * 20_000,
         "SELECT " + "CASE WHEN a THEN " * 5_000 + "1" + " END" * 5_000,
         "SELECT " + "NOT " * 20_000 + "true",
     ],
