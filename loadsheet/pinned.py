@@ -216,8 +216,8 @@ class PinnedSession(psycopg.Connection[Any]):
         """Call `run`, which executes one statement, in a transaction for it alone.
 
         All is sent before the first answer is read. The server skips what follows an error.
-        Raises the first error. The session is closed where it may still be given an answer, as after
-        an interruption.
+        Raises the first error. The session is closed where answers may still come, as after an
+        interruption.
         """
         first: BaseException | None = None
         try:

@@ -269,6 +269,24 @@ def test_a_failed_statement_leaves_session_and_pool_as_they_were(project: Projec
             one.execute("SELECT 1")
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, psycopg.OperationalError])
+def test_a_session_that_may_still_be_answered_is_used_no_more(
+    project: Project, error: type[BaseException]
+) -> None:
+    """Its next statement would take the answers for its own. Before, only an interruption closed
+    it."""
+    with connect_source(project.connections("shop_source")) as session:
+
+        def fail_in_a_pipeline() -> None:
+            session.pipeline().__enter__()  # the driver does not leave it
+            raise error("in the middle")
+
+        with pytest.raises(error):
+            session.run_alone(fail_in_a_pipeline)
+        with pytest.raises(psycopg.OperationalError, match="closed"):
+            session.execute("SELECT 1, 2, 3")
+
+
 def interrupt() -> None:
     raise KeyboardInterrupt
 
