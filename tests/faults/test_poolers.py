@@ -276,9 +276,10 @@ def test_a_session_that_may_still_be_answered_is_used_no_more(
     """Its next statement would take the answers for its own. Before, only an interruption closed
     it."""
     with connect_source(project.connections("shop_source")) as session:
+        inner = session.pipeline()
 
         def fail_in_a_pipeline() -> None:
-            session.pipeline().__enter__()  # the driver does not leave it
+            inner.__enter__()  # the driver does not leave it
             raise error("in the middle")
 
         with pytest.raises(error):
