@@ -217,12 +217,12 @@ def _remove_object(stored: StoredObject, lake: Lake) -> bool:
 
 def _left_of(attempt: Attempt, marked: list[StoredObject], lake: Lake) -> set[str]:
     """The names of which versions are left under the marks. Where versioning is suspended, the mark
-    takes the place of an object that was stored since. A key that may not list versions is told
-    the worst: all."""
+    takes the place of an object that was stored since. Where versions cannot be listed, by this key
+    or on this server, it is the worst: all."""
     try:
         versions = list(lake.versions(f"{attempt.prefix}/"))
     except LakeFailed as error:
-        if not is_refused(error):
+        if not is_refused(error) and error.code != "NotImplemented":
             raise
         return {stored.name for stored in marked}
     return {stored.name for stored in versions if not stored.is_marker}

@@ -185,7 +185,7 @@ UNSTABLE = {
     "a sample": ("SELECT id, at FROM {b} TABLESAMPLE bernoulli (50)", "TABLESAMPLE"),
     "chance": ("SELECT id, at FROM {b} WHERE random() < 0.5", CALLS.format("random")),
     "a setting": (
-        "SELECT id, at FROM {b} WHERE name = current_setting('app.name')",
+        "SELECT id, at FROM {b} WHERE name = current_setting('application_name')",
         CALLS.format("current_setting"),
     ),
     "a role": (

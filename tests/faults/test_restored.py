@@ -365,6 +365,7 @@ def test_what_the_role_may_not_ask_is_not_compared(
         "system_identifier",
         "oldest_transaction",
         "initial_value",
+        "key",
     }
     for dsn, told in (
         (reader, everything - {*untold}),
