@@ -67,6 +67,9 @@ class Drift:
     widened: tuple[Column, ...]
     narrowed: dict[str, str]
     """Column -> its new, narrower type; the target keeps the wider one."""
+    left: dict[str, str]
+    """Column -> the wider type that it had in the source at an earlier load, and still has in the
+    target."""
     dropped: tuple[str, ...]
     """Columns that arrived last time and no longer do."""
     replaced: dict[str, str]
@@ -118,8 +121,8 @@ def compare_columns(
 
     A column is known by its attnum, which the last load recorded, as long as the source table is
     the same one: a rename keeps the attnum, and a column that was dropped and added again under
-    the same name has another. A type that is not the one of the last load was given by somebody
-    else, and so was a domain. It stays.
+    the same name has another. A type that is not the one that the last load has left was given by
+    somebody else, and so was a domain. It stays.
     """
     before: dict[int, dict[str, Any]] = {}
     if scope.source_oid == source_oid:
@@ -131,9 +134,12 @@ def compare_columns(
     arriving_names = {column.name for column in arriving}
     arriving_attnums = {column.attnum for column in arriving}
     below = {renamed.get(name, name): type_name for name, type_name in domains.items()}
-    loaded = {renamed.get(c["name"], c["name"]): c["type"] for c in scope.columns or ()}
+    loaded = {}
+    for recorded in scope.columns or ():
+        name = renamed.get(recorded["name"], recorded["name"])
+        loaded[name] = recorded.get("left", recorded["type"])
     added, widened = [], []
-    narrowed, incompatible = {}, {}
+    narrowed, left, incompatible = {}, {}, {}
     given, misfits = {}, {}
     for column in arriving:
         target_type = types.get(column.name)
@@ -156,8 +162,10 @@ def compare_columns(
                 f"is {target_type} in the target and {column.type} in the source"
             )
         # A target that is wider from the start has not drifted.
-        elif before.get(column.attnum, {}).get("type") not in (None, column.type):
-            narrowed[column.name] = column.type
+        elif last is not None:
+            left[column.name] = target_type
+            if before.get(column.attnum, {}).get("type") not in (None, column.type):
+                narrowed[column.name] = column.type
     dropped = tuple(c["name"] for n, c in before.items() if n not in arriving_attnums)
     kept = {name: type_ for name, type_ in types.items() if name not in arriving_names}
     # Also a column that was renamed to a name which the target still has.
@@ -167,6 +175,7 @@ def compare_columns(
         added=tuple(added),
         widened=tuple(widened),
         narrowed=narrowed,
+        left=left,
         dropped=dropped,
         replaced=_find_replaced(arriving, before, renamed, types),
         incompatible=incompatible,

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from psycopg.rows import class_row
@@ -252,20 +254,30 @@ def check_fence(session: Session, manifest: Manifest, target: Relation) -> None:
 
 
 def advance_watermark(
-    session: Session, manifest: Manifest, target: Relation, table: Table, load_no: int
+    session: Session,
+    manifest: Manifest,
+    target: Relation,
+    table: Table,
+    load_no: int,
+    left: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Move the watermark and record what was read, and the target's storage.
+    """Move the watermark and record what was read, and the target's storage. `left` are the columns
+    whose type in the target is that of an earlier load.
 
     Must come last in the load's transaction. Raises Superseded unless the fence is still the
     manifest's.
     """
+    columns = [asdict(column) for column in manifest.columns]
+    for column in columns:
+        if column["name"] in left:
+            column["left"] = left[column["name"]]
     moved = session.execute(
         _ADVANCE,
         {
             "load_no": load_no,
             "content": manifest.content_sha256,
             "oid": manifest.source_oid,
-            "columns": json.dumps([asdict(column) for column in manifest.columns]),
+            "columns": json.dumps(columns),
             "names": [column.name for column in manifest.columns],
             "moves": manifest.moves_watermark,
             "source": json.dumps(manifest.source),

@@ -112,7 +112,8 @@ def load_manifest(
         reach("load.recorded")
         # Last, because the UPDATE that checks the fence locks the scope's row: a newer extraction
         # waits for it until the commit.
-        fence.advance_watermark(session, manifest, target, table, transaction.load_no)
+        left = {} if effect.replaced else transaction.drift.left
+        fence.advance_watermark(session, manifest, target, table, transaction.load_no, left)
         ledger.clear_failure(session, manifest.pipeline, "table", target)
         reach("load.advanced")
     reach("load.committed")

@@ -42,6 +42,24 @@ def test_a_change_that_fits_is_applied(loaded: Project, change: str) -> None:
     assert loaded.differences("item") == 0
 
 
+def test_a_type_that_the_source_narrowed_is_that_of_the_target_after_a_full_refresh(
+    loaded: Project,
+) -> None:
+    """Increments leave the wider type of earlier loads, which nobody else has given the target."""
+    for narrower in ("varchar(9)", "varchar(8)"):
+        loaded.in_source(f"ALTER TABLE item ALTER what TYPE {narrower}; {TOUCH}")
+        loaded.succeed()
+    for _ in range(2):
+        loaded.in_source(TOUCH)
+        loaded.succeed()
+    loaded.succeed(full_refresh="all")
+    type_of = "SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attname = 'what'"
+    assert loaded.in_warehouse(f"{type_of} AND attrelid = 'staging.item'::regclass") == [
+        ("character varying(8)",)
+    ]
+    assert loaded.differences("item") == 0
+
+
 def test_a_dropped_column_is_kept_and_null_from_now_on(loaded: Project) -> None:
     loaded.in_source("ALTER TABLE item DROP COLUMN n; INSERT INTO item (id) VALUES (101)")
     loaded.succeed()
