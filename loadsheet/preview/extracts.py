@@ -9,7 +9,7 @@ from datetime import timedelta
 import psycopg
 
 from loadsheet.engine.diagnosis import diagnose
-from loadsheet.engine.extract import last_of
+from loadsheet.engine.attempt import last_of
 from loadsheet.engine.reading import file_format
 from loadsheet.errors import LoadsheetError
 from loadsheet.lake.parts import Layout

@@ -261,7 +261,7 @@ def test_a_step_that_writes_is_not_robbed(store: Project) -> None:
 def test_an_extraction_under_the_old_name_cannot_load_any_more(
     shop: Project, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
-    from loadsheet.engine import extract
+    from loadsheet.engine import attempt, extract
 
     reach = extract.reach
     write(shop, 5)
@@ -270,9 +270,11 @@ def test_an_extraction_under_the_old_name_cannot_load_any_more(
         reach(reached)
         if reached == point:
             monkeypatch.setattr(extract, "reach", reach)
+            monkeypatch.setattr(attempt, "reach", reach)
             adopt(renamed(shop))
 
     monkeypatch.setattr(extract, "reach", adopt_at)
+    monkeypatch.setattr(attempt, "reach", adopt_at)
     results = shop.run(only=frozenset({"log"}))
     errors = [result.result for result in results.values()]
     assert any(isinstance(error, (Overtaken, Superseded)) for error in errors), errors
