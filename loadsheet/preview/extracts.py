@@ -8,8 +8,8 @@ from datetime import timedelta
 
 import psycopg
 
-from loadsheet.engine.diagnosis import diagnose
 from loadsheet.engine.attempt import last_of
+from loadsheet.engine.diagnosis import diagnose
 from loadsheet.engine.reading import file_format
 from loadsheet.errors import LoadsheetError
 from loadsheet.lake.parts import Layout
@@ -243,7 +243,7 @@ class _ExtractPreviewer:
         ask(
             preview,
             "hold-back",
-            lambda: selection.refuse_changed_interval_cursor(source, spec, last),
+            lambda: selection.refuse_changed_cursor(source, spec, last),
         )
         ask(
             preview,

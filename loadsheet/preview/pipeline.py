@@ -35,8 +35,6 @@ _log = logging.getLogger(__name__)
 _KINDS = ("extract", "load", "transform")
 
 _LEDGER_SCHEMA = "loadsheet"
-# Later versions added nothing that the preview reads.
-_OLDEST_READABLE_LEDGER = 2
 
 
 def preview_pipeline(
@@ -211,7 +209,7 @@ def preview_ledger(preview: StepPreview, session: Session, has_transforms: bool)
         preview.does = f"brings the ledger from version {version} to {ledger.VERSION}"
         preview.changes = "yes"
         _check_upgrade(preview, session)
-    if version < _OLDEST_READABLE_LEDGER:
+    if not ledger.is_readable(version):
         preview.add_remark(
             "warning",
             "ledger",

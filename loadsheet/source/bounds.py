@@ -20,6 +20,7 @@ from loadsheet.errors import Refused
 from loadsheet.source import holdback, origins, sequences, ties, zones
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Incremental, Mode
+from loadsheet.spec.schedule import seconds
 from loadsheet.sql.text import ident, typed
 from loadsheet.sql.types import TIME_TYPES, Column, without_modifier
 from loadsheet.wording import counted
@@ -125,6 +126,21 @@ class Cursor:
         if not zones.is_zoneless(self.type):
             return typed(moment, self.type)
         return f"CAST({self._lowest(moment)} AS {self.type})"
+
+    def before(self, bound: str) -> str:
+        """SQL for the bound (SQL) minus the lookback."""
+        lookback = self._spec.lookback
+        if lookback is None:
+            return bound
+        if not self.is_time:
+            return f"{bound} - {typed(lookback, 'numeric')}"
+        lower = f"{bound} - interval '{seconds(lookback)} seconds'"
+        try:
+            with self._session.transaction():
+                self._session.execute(f"SELECT {lower}")
+        except psycopg.DataError:
+            return typed("-infinity", self.type)  # before the first day that the type has
+        return lower
 
     def shared_below(self, bound: str) -> str | None:
         """The highest time below `bound` (SQL), if rows that are stamped from the bound on may have

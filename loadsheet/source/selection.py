@@ -43,17 +43,16 @@ def decide(
     if table.incremental.by == "data_interval" or request.explicit_interval:
         if is_full:
             return window.everything()
-        refuse_changed_interval_cursor(source, table.incremental, last)
+        if table.incremental.by == "data_interval":
+            refuse_changed_cursor(source, table.incremental, last)
         return window.interval(request)
     if is_full or last is None:
         rows = window.from_the_start()
         if mode != "merge" and (last is not None or replaces_rows):
             _refuse_incomplete_replacement(session, source, rows)
         return rows
-    if last.watermark is not None:
-        before = last.cursor or table.incremental.cursor
-        _refuse_changed_cursor(source, table.incremental.cursor, before, last)
-    elif mode == "append" and last.cursor is None:
+    refuse_changed_cursor(source, table.incremental, last)
+    if last.watermark is None and mode == "append" and last.cursor is None:
         raise Refused(
             f"{source.relation} was loaded without a cursor before: appending to those rows would"
             " double them; run a full refresh of this table"
@@ -126,19 +125,18 @@ def refuse_unknown_zone(session: Session, source: SourceTable, spec: Incremental
         zones.of_writers(session, source, spec)
 
 
-def refuse_changed_interval_cursor(
-    source: SourceTable, spec: Incremental, last: Last | None
-) -> None:
-    """Raises Refused when the recorded intervals were read by another column: they would hide that
-    no run has read them by this one. None are recorded for a table with a watermark."""
-    before = last.facts.get(INTERVAL_CURSOR) if last else None
-    if last is not None and before is not None and spec.by == "data_interval":
-        _refuse_changed_cursor(source, spec.cursor, before, last)
-
-
-def _refuse_changed_cursor(source: SourceTable, name: str, last_name: str, last: Last) -> None:
-    """Raises Refused unless `name` is the column that was read as `last_name`, with a type that
-    orders values in the same way."""
+def refuse_changed_cursor(source: SourceTable, spec: Incremental, last: Last | None) -> None:
+    """Raises Refused where increments were read by another column, or by a type that orders values
+    in another way: the watermark would be another one's, and the recorded intervals would hide that
+    no run has read them by this column."""
+    if last is None:
+        return
+    last_name = last.facts.get(INTERVAL_CURSOR)
+    if spec.by == "watermark":
+        last_name = None if last.watermark is None else last.cursor or spec.cursor
+    if last_name is None:
+        return
+    name = spec.cursor
     column = source.column(name)
     last_type = last.types.get(last_name, column.type)
     is_another = last_name != name

@@ -20,7 +20,6 @@ from loadsheet.source.bounds import Cursor
 from loadsheet.source.rows import INITIAL_VALUE, INTERVAL_CURSOR, UNIQUE, Last, Selection
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Incremental, Mode
-from loadsheet.spec.schedule import seconds
 from loadsheet.sql.text import typed
 from loadsheet.wording import counted
 
@@ -43,21 +42,6 @@ def refuse_unseen_writers(session: Session, source: SourceTable, spec: Increment
     holdback.refuse_unseen_transactions(session, source, spec)
     sequences.refuse_disorder(session, source, spec, has_lookback=False)
     origins.refuse_shifted(session, source, spec)
-
-
-def before(session: Session, cursor: Cursor, spec: Incremental, bound: str) -> str:
-    """SQL for the bound minus the lookback."""
-    if spec.lookback is None:
-        return bound
-    if not cursor.is_time:
-        return f"{bound} - {typed(spec.lookback, 'numeric')}"
-    lower = f"{bound} - interval '{seconds(spec.lookback)} seconds'"
-    try:
-        with session.transaction():
-            session.execute(f"SELECT {lower}")
-    except psycopg.DataError:
-        return typed("-infinity", cursor.type)  # before the first day that the type has
-    return lower
 
 
 class Window:
@@ -285,7 +269,7 @@ class Window:
         below, if rows written in this interval may have it, too."""
         name = self._cursor.sql
         if self._spec.lookback is not None:
-            return f"{name} >= {self._before(lower)} AND {name} < {upper}"
+            return f"{name} >= {self._cursor.before(lower)} AND {name} < {upper}"
         shared = self._cursor.shared_below(lower)
         if shared is None:
             return condition
@@ -406,10 +390,7 @@ class Window:
 
     def _lower(self, watermark: str) -> str:
         """SQL for the watermark minus the lookback."""
-        return self._before(typed(watermark, self._cursor.type))
-
-    def _before(self, bound: str) -> str:
-        return before(self._session, self._cursor, self._spec, bound)
+        return self._cursor.before(typed(watermark, self._cursor.type))
 
     def _with_nulls(self, condition: str) -> str:
         if self._spec.nulls == "include":

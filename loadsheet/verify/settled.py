@@ -11,31 +11,35 @@ from __future__ import annotations
 from loadsheet.postgres import Session
 from loadsheet.source import identity, ties
 from loadsheet.source.bounds import Cursor
-from loadsheet.source.rows import INITIAL_VALUE
+from loadsheet.source.rows import Last
 from loadsheet.source.table import SourceTable
-from loadsheet.source.window import before
 from loadsheet.spec.models import Incremental, Table
 from loadsheet.sql.text import typed
 from loadsheet.warehouse import intervals
 from loadsheet.warehouse.fence import Scope
 
-_LONGEST_BUCKET = "1 day"
-"""Applications cut times off, to the hour for example, and their rows come late (`bounds`)."""
 
-
-def settled_rows(session: Session, table: Table, source: SourceTable, scope: Scope) -> str:
+def settled_rows(
+    session: Session, table: Table, source: SourceTable, scope: Scope, last: Last
+) -> str:
     """SQL condition on the source's rows that the last load must have left in the target as they
     are now. FALSE where nothing shows it, which is so for a view without a cursor."""
-    facts = scope.source or {}
-    new_leaves = identity.new_leaves(source, scope.source_oid, facts)
+    new_leaves = identity.new_leaves(source, last.source_oid, last.source)
     if new_leaves and not source.is_table:
         return "FALSE"
     look = ties.look(session, source, source.columns[0].name)
-    written_since = look.written_since(facts.get("oldest_transaction"))
+    written_since = look.written_since(last.facts.get("oldest_transaction"))
     unchanged = "FALSE" if written_since is None else f"NOT ({written_since})"
     condition = unchanged
-    if table.incremental:
-        condition = _read_by(session, source, table.incremental, scope, unchanged)
+    spec = table.incremental
+    if spec:
+        cursor = Cursor(session, source, spec)
+        if spec.by == "data_interval":
+            condition = _within_intervals(cursor, spec, scope, unchanged)
+        else:
+            condition = _below_watermark(cursor, last, unchanged)
+        if spec.nulls == "include":
+            condition = f"{condition} OR ({cursor.sql} IS NULL AND {unchanged})"
     if new_leaves:
         # The next run reads the rows of an attached partition.
         oids = ", ".join(map(str, new_leaves))
@@ -43,46 +47,28 @@ def settled_rows(session: Session, table: Table, source: SourceTable, scope: Sco
     return condition
 
 
-def _read_by(
-    session: Session, source: SourceTable, spec: Incremental, scope: Scope, unchanged: str
-) -> str:
-    """SQL condition on the rows that increments have read."""
-    cursor = Cursor(session, source, spec)
-    if spec.by == "data_interval":
-        condition = _within_intervals(session, cursor, spec, scope, unchanged)
-    else:
-        condition = _below_watermark(session, cursor, spec, scope, unchanged)
-    if spec.nulls == "include":
-        condition = f"{condition} OR ({cursor.sql} IS NULL AND {unchanged})"
-    return condition
-
-
-def _below_watermark(
-    session: Session, cursor: Cursor, spec: Incremental, scope: Scope, unchanged: str
-) -> str:
-    if scope.watermark is None:
+def _below_watermark(cursor: Cursor, last: Last, unchanged: str) -> str:
+    # Without a record of where the rows begin, nothing shows which of them were left out.
+    if last.watermark is None or last.start is None:
         return "FALSE"
-    watermark = typed(scope.watermark, cursor.type)
+    watermark = typed(last.watermark, cursor.type)
     # The watermark's own value and a lookback are read again, so rows there may be newer.
-    lower = before(session, cursor, spec, watermark)
-    condition = f"({cursor.sql} < {lower} OR {cursor.sql} <= {watermark} AND {unchanged})"
-    start = (scope.source or {}).get(INITIAL_VALUE)
-    if start:
-        condition += f" AND {cursor.sql} >= {typed(start, cursor.type)}"
+    settled = f"{cursor.sql} < {cursor.before(watermark)}"
+    condition = f"({settled} OR {cursor.sql} <= {watermark} AND {unchanged})"
+    if last.start:
+        condition += f" AND {cursor.sql} >= {typed(last.start, cursor.type)}"
     return condition
 
 
-def _within_intervals(
-    session: Session, cursor: Cursor, spec: Incremental, scope: Scope, unchanged: str
-) -> str:
+def _within_intervals(cursor: Cursor, spec: Incremental, scope: Scope, unchanged: str) -> str:
     conditions = []
     for start, end in intervals.as_list(scope.intervals):
         upper = cursor.at(end.isoformat())
-        # The next run reads the rows of the lookback again, or those with a time that later rows
-        # may share.
-        settled = before(session, cursor, spec, upper)
-        if spec.lookback is None:
-            settled = f"{upper} - interval '{_LONGEST_BUCKET}'"
+        # What the next run reads again, as `Window.interval` decides it.
+        settled = cursor.before(upper)
+        shared = cursor.shared_below(upper) if spec.lookback is None else None
+        if shared is not None:
+            settled = typed(shared, cursor.type)
         bounds = [f"{cursor.sql} < {upper}", f"({cursor.sql} < {settled} OR {unchanged})"]
         if start is not None:
             bounds.append(f"{cursor.sql} >= {cursor.at(start.isoformat())}")

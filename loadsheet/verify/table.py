@@ -14,10 +14,12 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from loadsheet.engine.attempt import last_of
 from loadsheet.errors import Overtaken, Refused
 from loadsheet.pinned import PinnedSession
 from loadsheet.postgres import Session
-from loadsheet.source import catalog, identity
+from loadsheet.source import catalog, identity, selection, zones
+from loadsheet.source.rows import Last
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.text import Relation
@@ -31,7 +33,7 @@ from loadsheet.verify.models import (
     TableVerdict,
 )
 from loadsheet.verify.settled import settled_rows
-from loadsheet.warehouse import extensions, fence, tables
+from loadsheet.warehouse import extensions, fence, ledger, tables
 from loadsheet.warehouse.fence import Scope
 
 _OTHER_PIPELINES = """
@@ -58,9 +60,10 @@ def verify_table(
     try:
         with _locked_snapshot(warehouse, target):
             scope = _scope(warehouse, pipeline, table, target)
+            last = last_of(warehouse, pipeline.name, target, scope)
             with source.snapshot():
-                described = _described(source, warehouse, pipeline, table, target, scope)
-                _compare(verdict, table, described, scope, source, warehouse)
+                described = _described(source, warehouse, pipeline, table, target, last)
+                _compare(verdict, table, described, scope, last, source, warehouse)
     except (Refused, Overtaken) as error:
         verdict.state = "not compared"
         verdict.why = str(error)
@@ -79,6 +82,8 @@ def _locked_snapshot(warehouse: PinnedSession, target: Relation) -> Iterator[Non
 
 
 def _scope(session: Session, pipeline: Pipeline, table: Table, target: Relation) -> Scope:
+    if not ledger.is_readable(ledger.version(session)):
+        raise Refused("the warehouse has no ledger, or one of version 1: run the pipeline first")
     scope = fence.read_scope(session, pipeline.name, table.name, target)
     if scope.last_load_no is None:
         raise Refused(f"{pipeline.name} has never loaded {target}")
@@ -95,10 +100,10 @@ def _described(
     pipeline: Pipeline,
     table: Table,
     target: Relation,
-    scope: Scope,
+    last: Last,
 ) -> SourceTable:
     """The source's table, locked, in the snapshot. Raises Refused where it is not the one that was
-    loaded."""
+    loaded, or was read by another cursor."""
     offered = extensions.offered(warehouse, pipeline, target, False)
     before = catalog.describe(source, pipeline.source.schema, table, lambda: offered)
     catalog.lock(source, before)
@@ -106,12 +111,16 @@ def _described(
     described = catalog.describe(source, pipeline.source.schema, table, lambda: offered)
     if described != before:
         raise Overtaken(f"{described.relation}: its columns changed while it was being read; retry")
-    _, changes, _ = identity.observe(source, scope.source)
-    changes += identity.table_changes(described, scope.source_oid, scope.source, {})
+    spec = table.incremental
+    facts = zones.facts(described, spec) if spec else {}
+    _, changes, _ = identity.observe(source, last.source)
+    changes += identity.table_changes(described, last.source_oid, last.source, facts)
     if changes:
         raise Refused(
             f"{described.relation}: the source changed since the last load: {', '.join(changes)}"
         )
+    if spec:
+        selection.refuse_changed_cursor(described, spec, last)
     return described
 
 
@@ -120,6 +129,7 @@ def _compare(
     table: Table,
     described: SourceTable,
     scope: Scope,
+    last: Last,
     source: PinnedSession,
     warehouse: PinnedSession,
 ) -> None:
@@ -129,7 +139,8 @@ def _compare(
     pairs, verdict.left_out = _comparable(described, scope, tables.columns_of(warehouse, target))
     names = [theirs.name for theirs, _ in pairs]
     if not set(key) <= set(names):
-        raise Refused(f"{described.relation}: its primary key is not the one that was loaded")
+        why = "; ".join(verdict.left_out)
+        raise Refused(f"{described.relation}: its primary key cannot be compared: {why}")
     places = tuple(names.index(name) for name in key)
     common = shared_hash(source, warehouse)
     sides = Sides(
@@ -137,7 +148,7 @@ def _compare(
         source=Side(described.relation, tuple(theirs for theirs, _ in pairs), places, common),
         warehouse_session=warehouse,
         target=Side(target, tuple(ours for _, ours in pairs), places, common),
-        settled=settled_rows(source, table, described, scope),
+        settled=settled_rows(source, table, described, scope, last),
     )
     found = compare.totals(sides)
     verdict.source_rows = found.source_rows

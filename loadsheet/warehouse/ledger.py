@@ -26,6 +26,7 @@ from loadsheet.wording import counted
 _log = logging.getLogger(__name__)
 
 VERSION = 6
+_OLDEST_READABLE = 2
 _VERSION = """
 SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = 'loadsheet'
 """
@@ -89,6 +90,12 @@ def refuse_newer(found: int) -> None:
             f"the warehouse's ledger has version {found}, but this Loadsheet knows {VERSION}: "
             "update Loadsheet"
         )
+
+
+def is_readable(found: int) -> bool:
+    """Whether commands that change nothing can read a ledger of the version `found`. Later versions
+    added nothing that they cannot do without."""
+    return found >= _OLDEST_READABLE
 
 
 def version(session: Session) -> int:

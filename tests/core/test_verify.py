@@ -170,6 +170,30 @@ def test_only_read_intervals_are_expected(project: Project) -> None:
     assert counts(project.verify()["visit"]) == {"missing": 1}
 
 
+def test_a_time_that_later_rows_may_share_is_read_again_and_so_no_difference_yet(
+    project: Project,
+) -> None:
+    """An application cuts times off to three hours: the last bucket is open as the day ends."""
+    project.in_source(
+        "CREATE TABLE visit (id int PRIMARY KEY, at timestamptz); INSERT INTO visit"
+        " SELECT i, '2026-01-01 01:00+00'::timestamptz + i / 3 * interval '3 h'"
+        " FROM generate_series(0, 23) i"
+    )
+    project.spec(
+        {"visit": {"incremental": {"cursor": "at", "by": "data_interval"}}},
+        schedule="@daily",
+        start_date="2026-01-01",
+    )
+    day = {"interval_start": "2026-01-01T00:00:00+00:00"}
+    project.succeed(**day, interval_end="2026-01-02T00:00:00+00:00")
+    project.in_source(
+        "INSERT INTO visit VALUES (100, '2026-01-01 22:00+00'), (101, '2026-01-01 19:00+00')"
+    )
+    verdict = project.verify()["visit"]
+    assert (verdict.newer, counts(verdict)) == (1, {"missing": 1})
+    assert verdict.named["missing"][0].key == {"id": "101"}
+
+
 def test_what_cannot_be_compared_is_said(project: Project) -> None:
     project.in_source(CREATE + "CREATE TABLE later (id int)")
     project.spec({"item": None})
@@ -182,6 +206,75 @@ def test_what_cannot_be_compared_is_said(project: Project) -> None:
     assert {verdict.state for verdict in found.values()} == {"not compared"}
     project.in_source("DROP TABLE item;" + CREATE)
     assert "dropped and recreated" in project.verify("item")["item"].why
+
+
+BOTH_CURSORS = """
+CREATE TABLE visit (id int PRIMARY KEY, at timestamp, seen timestamp, place int);
+INSERT INTO visit SELECT i, at, at - interval '1 day', i FROM (
+    SELECT i, '2026-01-01'::timestamp + i * interval '1 h' AS at FROM generate_series(0, 95) i) r
+"""
+DAY = {
+    "interval_start": "2026-01-02T00:00:00+00:00",
+    "interval_end": "2026-01-03T00:00:00+00:00",
+}
+BY_DAY = {"cursor": "at", "by": "data_interval", "time_zone": "UTC"}
+# The cursor that the load was read by, the run's interval, the cursor in the file now, and why the
+# table is not compared: its rows were chosen by something else.
+CHANGED_CURSORS = [
+    ({"cursor": "at"}, {}, {"cursor": "place"}, "cursor place"),
+    (BY_DAY, DAY, {**BY_DAY, "cursor": "seen"}, "cursor seen"),
+    (BY_DAY, DAY, {**BY_DAY, "time_zone": "Asia/Tokyo"}, "time zone"),
+]
+
+
+@pytest.mark.parametrize(("before", "interval", "now", "why"), CHANGED_CURSORS)
+def test_rows_that_were_read_by_another_cursor_are_not_judged_by_this_one(
+    project: Project,
+    before: dict[str, Any],
+    interval: dict[str, str],
+    now: dict[str, Any],
+    why: str,
+) -> None:
+    project.in_source(BOTH_CURSORS)
+    options: dict[str, Any] = {"schedule": "@daily", "start_date": "2026-01-01"}
+    project.spec({"visit": {"incremental": before}}, **options)
+    project.succeed(**interval)
+    assert project.verify()["visit"].state == "equal"
+    project.spec({"visit": {"incremental": now}}, **options)
+    verdict = project.verify()["visit"]
+    assert (verdict.state, verdict.differences) == ("not compared", 0)
+    assert why in verdict.why
+
+
+@pytest.mark.parametrize("has_first_load", [True, False])
+def test_an_older_ledger_does_not_make_rows_below_the_initial_value_missing(
+    project: Project, has_first_load: bool
+) -> None:
+    """It does not record the initial value with the watermark, but has the first load."""
+    project.in_source("CREATE TABLE t (n int PRIMARY KEY)")
+    project.in_source("INSERT INTO t SELECT generate_series(1, 100)")
+    project.spec({"t": {"incremental": {"cursor": "n", "initial_value": 61}}})
+    project.succeed()
+    project.in_warehouse("UPDATE loadsheet.scope SET source = source - 'initial_value'")
+    if not has_first_load:
+        project.in_warehouse("DELETE FROM loadsheet.load")
+    assert project.verify()["t"].differences == 0
+    project.in_warehouse("DELETE FROM staging.t WHERE n = 70")
+    found = project.verify()["t"]
+    assert counts(found) == ({"missing": 1} if has_first_load else {})
+    assert found.state == ("differs" if has_first_load else "not proven")
+
+
+def test_a_warehouse_without_a_readable_ledger_is_told(project: Project) -> None:
+    project.in_source(CREATE)
+    project.spec({"item": None})
+    project.succeed()
+    project.in_warehouse(
+        "COMMENT ON SCHEMA loadsheet IS NULL; ALTER TABLE loadsheet.scope DROP COLUMN cursor"
+    )
+    assert "run the pipeline first" in project.verify()["item"].why
+    project.in_warehouse("DROP SCHEMA loadsheet CASCADE")
+    assert "run the pipeline first" in project.verify()["item"].why
 
 
 def test_new_and_changed_columns_are_left_out_by_name(project: Project) -> None:
