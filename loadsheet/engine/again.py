@@ -139,10 +139,12 @@ class _Step:
         A target that is gone or was changed, and a table that has another pipeline's name now, need
         a decision by a person.
         """
+        if isinstance(error, TargetLost):
+            raise error
         name, table = self._pipeline.name, self._table.name
         with self._servers.warehouse() as session:
             is_known = fence.is_known(session, name, table, self._target)
-        if isinstance(error, TargetLost) or not is_known:
+        if not is_known:
             raise error
         _log.info("%s. Starting again", error)
 

@@ -197,9 +197,59 @@ LOGIN_MESSAGES = {
     "57P01": re.compile(r"terminating connection due to administrator command"),
     "57P03": re.compile(r"the database system is |not currently accepting connections"),
 }
-# What these messages have in common is only that no session begins: the login itself may be right.
-_LOGIN_CAUSES = (
+# One SQLSTATE may have several causes, each with its own way on: the first whose message fits.
+_BY_MESSAGE = (
     (
+        # A standby as the source: the primary has removed rows that the query may still see. It has
+        # the SQLSTATE of any collision, and ends sessions with others.
+        "",
+        re.compile("conflict with recovery"),
+        Cause(
+            True,
+            "The server is a standby, and could wait no longer with changes of its primary that"
+            " this query holds up",
+            "set hot_standby_feedback = on at the standby, or raise max_standby_streaming_delay"
+            " (and max_standby_archive_delay) there above the time that the largest table takes to"
+            " read; or read from the primary",
+        ),
+    ),
+    (
+        # No GRANT removes it.
+        "42501",
+        re.compile("row-level security"),
+        Cause(
+            False,
+            "Row level security would hide rows from the role, and a load must see all of them",
+            "give the role BYPASSRLS, or read as the table's owner; `loadsheet doctor` prints the"
+            " line",
+        ),
+    ),
+    (
+        # The detail says which; it is not shown, because details may have row data.
+        "42P10",
+        re.compile("^cannot (update|delete from) table"),
+        Cause(
+            False,
+            "The table is published, and its publication does not fit its replica identity: the"
+            " server refuses every UPDATE and DELETE",
+            "publish all columns of the replica identity, generated ones too (from PostgreSQL 18 on"
+            " WITH (publish_generated_columns = stored)), or give the table another REPLICA"
+            " IDENTITY",
+        ),
+    ),
+    (
+        "28000",
+        re.compile(r"pg_hba\.conf.*no encryption"),
+        Cause(
+            False,
+            "The server's pg_hba.conf does not let this login in from here without TLS",
+            "set sslmode in the connection, add a line for it there, or correct the login",
+            is_login=True,
+        ),
+    ),
+    # What these messages have in common is only that no session begins: the login may be right.
+    (
+        "28000",
         re.compile("does not support SSL"),
         Cause(
             False,
@@ -208,6 +258,7 @@ _LOGIN_CAUSES = (
         ),
     ),
     (
+        "28000",
         re.compile("channel binding|encryption required|support GSSAPI|method requirement"),
         Cause(
             False,
@@ -217,6 +268,7 @@ _LOGIN_CAUSES = (
         ),
     ),
     (
+        "28000",
         re.compile("only supports protocol"),
         Cause(
             False,
@@ -225,6 +277,7 @@ _LOGIN_CAUSES = (
         ),
     ),
     (
+        "28000",
         re.compile("permission denied to set parameter"),
         Cause(
             False,
@@ -233,6 +286,7 @@ _LOGIN_CAUSES = (
         ),
     ),
     (
+        "28000",
         re.compile("certificate verify failed|root certificate|does not match host name"),
         Cause(
             False,
@@ -242,28 +296,17 @@ _LOGIN_CAUSES = (
         ),
     ),
     (
+        "28000",
         re.compile(_WRONG_PARAMETER),
         Cause(False, "A parameter of the connection is wrong", "correct it in the connection"),
     ),
     (
+        "28000",
         re.compile(r"no pg_hba\.conf entry|pg_hba\.conf rejects"),
         Cause(
             False,
             "The server's pg_hba.conf does not let this login in from here",
             "add a line for it there, or correct the connection's login",
-            is_login=True,
-        ),
-    ),
-)
-# The same SQLSTATE has several causes, each with its own way on.
-_BY_MESSAGE = (
-    (
-        "28000",
-        re.compile(r"pg_hba\.conf.*no encryption"),
-        Cause(
-            False,
-            "The server's pg_hba.conf does not let this login in from here without TLS",
-            "set sslmode in the connection, add a line for it there, or correct the login",
             is_login=True,
         ),
     ),
@@ -316,33 +359,6 @@ _BY_MESSAGE = (
         ),
     ),
 )
-# A standby as the source: the primary has removed rows that the query may still see. It has the
-# SQLSTATE of any collision, and ends sessions with others.
-_RECOVERY = re.compile("conflict with recovery")
-_CONFLICT_WITH_RECOVERY = Cause(
-    True,
-    "The server is a standby, and could wait no longer with changes of its primary that this query"
-    " holds up",
-    "set hot_standby_feedback = on at the standby, or raise max_standby_streaming_delay (and"
-    " max_standby_archive_delay) there above the time that the largest table takes to read; or read"
-    " from the primary",
-)
-# It has the SQLSTATE of any privilege that is missing, and no GRANT removes it.
-_ROW_SECURITY = re.compile("row-level security")
-_ROWS_HIDDEN = Cause(
-    False,
-    "Row level security would hide rows from the role, and a load must see all of them",
-    "give the role BYPASSRLS, or read as the table's owner; `loadsheet doctor` prints the line",
-)
-# The detail says which; it is not shown, because details may have row data.
-_PUBLISHED = re.compile("cannot (update|delete from) table")
-_NOT_PUBLISHED_SO = Cause(
-    False,
-    "The table is published, and its publication does not fit its replica identity: it takes no"
-    " change from anybody",
-    "publish all columns of the replica identity, generated ones too (from PostgreSQL 18 on WITH"
-    " (publish_generated_columns = stored)), or give the table another REPLICA IDENTITY",
-)
 NOT_CONNECTED, DISCONNECTED = "08001", "08006"
 
 LOCAL_FULL = Cause(True, "The disk of this machine is full", FULL)
@@ -365,19 +381,9 @@ NO_ROOM_IN_PARTITION = Cause(
 def of_sqlstate(code: str, text: str = "") -> Cause:
     """The cause of a SQLSTATE: its own, else that of its class, else the general one. The server's
     message `text` tells apart what has one code."""
-    if _RECOVERY.search(text):
-        return _CONFLICT_WITH_RECOVERY
-    if code == "42501" and _ROW_SECURITY.search(text):
-        return _ROWS_HIDDEN
     for of_code, pattern, cause in _BY_MESSAGE:
-        if code == of_code and pattern.search(text):
+        if code.startswith(of_code) and pattern.search(text):
             return cause
-    if code == "42P10" and _PUBLISHED.match(text):
-        return _NOT_PUBLISHED_SO
-    if code == "28000":
-        for pattern, cause in _LOGIN_CAUSES:
-            if pattern.search(text):
-                return cause
     # The table has a class by two characters, and a few longer prefixes.
     for length in range(len(code), 0, -1):
         known = SQLSTATES.get(code[:length])

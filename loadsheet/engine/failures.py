@@ -71,8 +71,7 @@ def failure_recorded(
     except Exception as error:
         # A newer run that owns the table records its own result.
         is_overtaken = isinstance(error, (Overtaken, Superseded))
-        if isinstance(error, TargetLost):
-            is_overtaken = False
+        is_overtaken = is_overtaken and not isinstance(error, TargetLost)
         if step.kind != "create_bucket" and not is_overtaken:
             try:
                 _record(step, pipeline, request, connections, error)
