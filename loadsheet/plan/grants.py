@@ -182,8 +182,7 @@ def _connect(database: str | None, privileges: tuple[str, ...], role: str) -> st
 def _sees_transactions(pipeline: Pipeline) -> bool:
     for table in pipeline.entries:
         spec = table.incremental
-        # An interval is read once, so that nothing may come late.
-        if spec and (spec.by == "data_interval" or spec.lookback is None):
+        if spec and not spec.makes_up_for_late_rows:
             return True
     return False
 

@@ -6,6 +6,7 @@ asks the source, all others the warehouse.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 
 import psycopg
@@ -20,6 +21,8 @@ from loadsheet.sql.grants import grant, grant_membership, grant_schema, grant_se
 from loadsheet.sql.text import Relation, ident, idents
 from loadsheet.warehouse import search_path, tables
 from loadsheet.warehouse.externals import relations_of_others
+
+_log = logging.getLogger(__name__)
 
 # A table is locked while it is read (LOCK TABLE), which needs SELECT on the whole table. A view is
 # not locked, so SELECT on the columns is enough.
@@ -59,11 +62,12 @@ SELECT current_user::text, current_database()::text,
 def may_read(preview: StepPreview, session: Session, source: SourceTable) -> bool:
     """Whether the role may read the source table."""
     relation = source.relation
+    columns = [column.name for column in source.columns]
     values = {
         "schema": relation.schema,
         "oid": source.oid,
         "is_table": source.is_table,
-        "columns": [column.name for column in source.columns],
+        "columns": columns,
     }
     row = session.execute(_MAY_READ, values).fetchone()
     role, may_use, may_select = row or ("", True, True)
@@ -76,8 +80,7 @@ def may_read(preview: StepPreview, session: Session, source: SourceTable) -> boo
         message = f"role {role} may not read {relation}"
         preview.add_error("privilege", message, " ".join(grants), "source")
         return False
-    names = [column.name for column in source.columns]
-    return source.is_table or _accepts_query(preview, session, relation, names, "source")
+    return source.is_table or _accepts_query(preview, session, relation, columns, "source")
 
 
 def _accepts_query(
@@ -100,6 +103,9 @@ def _accepts_query(
         text = f"{relation} cannot be read: {'; '.join(whats)}"
         preview.add_error("privilege", text, fixes, end)
         return False
+    except (psycopg.ProgrammingError, psycopg.DataError) as error:
+        # No matter of rights. The run may refuse the table for another reason before it asks this.
+        _log.debug("%s: %s", relation, redact.message(error))
     return True
 
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 
@@ -86,6 +86,21 @@ class Beneath:
     """A hash of which rows the views select; None where there is no view."""
 
 
+class _Below(NamedTuple):
+    """A row of _BELOW: the relation itself, or one below it."""
+
+    oid: int
+    kind: str
+    attached: str
+    name: str
+    is_system: bool
+    definition: str
+    calls_functions: bool
+    action: str
+    """`definition`, `action` and `functions` are those of a view."""
+    functions: dict[str, str | None] | None
+
+
 def walk(session: psycopg.Connection[Any], oid: int, named: Collection[str]) -> Beneath:
     """What is below the relation `oid`. `named` are the columns whose meaning counts, the cursor
     and the key: a view that only gets other columns selects the same rows."""
@@ -96,25 +111,26 @@ def walk(session: psycopg.Connection[Any], oid: int, named: Collection[str]) -> 
     definitions = []
     views: list[View] = []
     has_table = False
-    for leaf, kind, attached_by, name, is_system, definition, calls_functions, *query in rows:
-        if kind == "v":
-            columns = named if leaf == oid else None
-            definitions.append(_rows_selected(definition, columns))
-            view = View(name, query[0], query[1] or {})
-            views.insert(0 if leaf == oid else len(views), view)
-            if calls_functions:
+    for one in (_Below(*row) for row in rows):
+        if one.kind == "v":
+            is_top = one.oid == oid
+            definitions.append(_rows_selected(one.definition, named if is_top else None))
+            view = View(one.name, one.action, one.functions or {})
+            # The one that is read comes first.
+            views.insert(0 if is_top else len(views), view)
+            if one.calls_functions:
                 untrusted.append(
-                    f"view {name} calls functions, which may read other tables or the time"
+                    f"view {one.name} calls functions, which may read other tables or the time"
                 )
             continue
         has_table = True
-        if kind != "p":
-            leaves.append(leaf)
-            attached.append(attached_by)
-        if is_system:
-            untrusted.append(f"{name} is a system catalog")
-        elif kind not in ("r", "p"):
-            untrusted.append(f"{name} {_KINDS.get(kind, 'is no table')}")
+        if one.kind != "p":
+            leaves.append(one.oid)
+            attached.append(one.attached)
+        if one.is_system:
+            untrusted.append(f"{one.name} is a system catalog")
+        elif one.kind not in ("r", "p"):
+            untrusted.append(f"{one.name} {_KINDS.get(one.kind, 'is no table')}")
     if not has_table:
         untrusted.append("there is no table below it")
     hashed = None

@@ -24,6 +24,7 @@ from loadsheet.spec.models import Incremental
 _log = logging.getLogger(__name__)
 
 _OVERLAP = "(or accept an overlap by setting incremental.lookback)"
+_WITHOUT_INTERVAL = "(or run without an interval: incremental.lookback makes up for it there)"
 _BY_WATERMARK = "(or read it by: watermark, with an overlap: incremental.lookback)"
 
 _POLL_SECONDS = 0.05
@@ -99,7 +100,10 @@ class Holder:
 
 def way_on(spec: Incremental) -> str:
     """The end of each message about rows that may come late: what makes up for not knowing."""
-    return _BY_WATERMARK if spec.by == "data_interval" else _OVERLAP
+    if spec.by == "data_interval":
+        return _BY_WATERMARK
+    # With a lookback, only a run of an interval is refused.
+    return _OVERLAP if spec.lookback is None else _WITHOUT_INTERVAL
 
 
 def refuse_unseen_transactions(

@@ -97,8 +97,8 @@ def places(
 
 def refuse_shifted(session: psycopg.Connection[Any], table: SourceTable, spec: Incremental) -> None:
     """Raises Refused, with the way on, unless the cursor is known to take its values from the clock
-    or a sequence as they are. A lookback makes up for what is not known; an interval has none."""
-    if spec.lookback is not None and spec.by == "watermark":
+    or a sequence as they are, or a lookback makes up for what is not known."""
+    if spec.makes_up_for_late_rows:
         return
     walk = _Walk(session, table, spec)
     try:
@@ -108,9 +108,9 @@ def refuse_shifted(session: psycopg.Connection[Any], table: SourceTable, spec: I
 
 
 def refuse_late_rows(table: SourceTable, spec: Incremental) -> None:
-    """Raises Refused, with the ways on, where a row may appear long after it was written. A
-    lookback makes up for that; an interval has none."""
-    if not table.beneath.why_late or (spec.lookback is not None and spec.by == "watermark"):
+    """Raises Refused, with the ways on, where a row may appear long after it was written, and
+    no lookback makes up for that."""
+    if not table.beneath.why_late or spec.makes_up_for_late_rows:
         return
     raise Refused(
         f"{table.relation}: {table.beneath.why_late}: read all rows in each run (remove"

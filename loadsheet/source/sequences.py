@@ -42,7 +42,6 @@ SELECT sequence::oid, sequence::regclass::text, seqcache, seqincrement, seqcycle
 FROM used JOIN pg_sequence ON seqrelid = sequence JOIN pg_class c ON c.oid = sequence ORDER BY 2
 """
 
-
 _LACKING_SCHEMA = """
 SELECT current_user::text,
     CASE WHEN NOT has_schema_privilege(relnamespace, 'USAGE')

@@ -102,8 +102,7 @@ def of_writers(
     """The zones in which rows are stamped, for a cursor without one: the spec's, else UTC, and with
     a lookback all that can be seen.
 
-    Raises Refused, with the way on, where they are not known and no lookback makes up for that. One
-    does not for an interval, whose bounds are moments.
+    Raises Refused, with the way on, where they are not known and no lookback makes up for that.
     """
     if spec.time_zone is not None:
         _refuse_unknown(session, source, spec.time_zone)
@@ -112,7 +111,7 @@ def of_writers(
     foreign = _not_utc(settings)
     if not foreign:
         return [UTC]
-    if spec.lookback is None or spec.by == "data_interval":
+    if not spec.makes_up_for_late_rows:
         raise Refused(f"{source.relation}: {_why_untrusted(spec.cursor, foreign)} {way_on(spec)}")
     return sorted({UTC, *(setting.zone for setting in settings if setting.zone)})
 
@@ -124,8 +123,7 @@ def facts(source: SourceTable, spec: Incremental) -> dict[str, str]:
         return {}
     if spec.time_zone is not None:
         return {"time_zone": spec.time_zone}
-    is_trusted = spec.lookback is None or spec.by == "data_interval"
-    return {"time_zone": UTC} if is_trusted else {}
+    return {} if spec.makes_up_for_late_rows else {"time_zone": UTC}
 
 
 def spans(

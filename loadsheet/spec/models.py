@@ -86,6 +86,12 @@ class Incremental:
     hold_back: timedelta = timedelta(seconds=60)
     """Longest wait for open source transactions; after that, only the safe part is read."""
 
+    @property
+    def makes_up_for_late_rows(self) -> bool:
+        """Whether a lookback makes up for rows that come late. That of an interval does not for
+        all: a run whose interval a person gives reads nothing below it."""
+        return self.lookback is not None and self.by == "watermark"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Table:

@@ -77,9 +77,9 @@ class Drift:
     incompatible: dict[str, str]
     """Column -> what does not fit, as text for a message."""
     given: dict[str, str]
-    """Column -> the type that someone else gave it in the target, and that holds what arrives."""
+    """Column -> the type that another user gave it in the target, and that holds what arrives."""
     misfits: dict[str, str]
-    """Column -> the type that someone else gave it in the target, and that does not."""
+    """Column -> the type that another user gave it in the target, and that does not."""
     kept: dict[str, str]
     """Columns that only the target has, with their types. Dropped columns are kept."""
     former: tuple[str, ...]
@@ -122,7 +122,7 @@ def compare_columns(
     A column is known by its attnum, which the last load recorded, as long as the source table is
     the same one: a rename keeps the attnum, and a column that was dropped and added again under
     the same name has another. A type that is not the one that the last load has left was given by
-    somebody else, and so was a domain. It stays.
+    another user, and so was a domain. It stays.
     """
     before: dict[int, dict[str, Any]] = {}
     if scope.source_oid == source_oid:
@@ -265,8 +265,8 @@ def refuse_if_frozen(target: Relation, drift: Drift) -> None:
 
 
 def refuse_misfits(target: Relation, drift: Drift, arriving: Sequence[Column]) -> None:
-    """Raises Refused, with the statement that helps, where someone gave a column of the target a
-    type that does not hold every value that arrives."""
+    """Raises Refused, with the statement that helps, where another user gave a column of the target
+    a type that does not hold every value that arrives."""
     for column in arriving:
         if column.name in drift.misfits:
             name = ident(column.name)
@@ -281,7 +281,7 @@ def refuse_misfits(target: Relation, drift: Drift, arriving: Sequence[Column]) -
 def given_by_others(
     session: Session, target: Relation, drift: Drift, scope: Scope, key: tuple[str, ...]
 ) -> list[Belonging]:
-    """The types and the primary key that someone else gave the target, and that a swap would
+    """The types and the primary key that another user gave the target, and that a swap would
     undo."""
     found = []
     for name, type_name in drift.given.items():

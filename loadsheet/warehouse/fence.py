@@ -47,7 +47,7 @@ SELECT fence, watermark, cursor, last_load_no, content_sha256, source_oid, sourc
 FROM loadsheet.scope WHERE pipeline = %s AND table_name = %s AND target = %s
 """
 # The load that began the target's rows: the last that replaced them, or the first of all. One that
-# found no row has no upper end, and the next began anew.
+# found no row has no upper end, and the next began again.
 _STARTED_FROM = """
 SELECT coalesce(lower_cursor, '') FROM loadsheet.load
 WHERE (pipeline, table_name, target) = (%(pipeline)s, %(table)s, %(target)s)

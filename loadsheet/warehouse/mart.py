@@ -198,7 +198,7 @@ def is_as_built(
     session: Session, pipeline: Pipeline, transform: Transform, target: Relation
 ) -> bool:
     """Whether the transform's SQL, materialization and key are those of its last build. What is
-    different about the target then was made by someone else."""
+    different about the target then was made by another user."""
     last = session.execute(_LAST_RUN, (pipeline.name, transform.name, str(target))).fetchone()
     return last is not None and last[0] == fingerprint(transform)
 
@@ -210,7 +210,7 @@ def changes_in_place(
     the SELECT's; if not, a new table takes its place."""
     key = transform.unique_key
     primary_key = tables.primary_key_of(session, target)
-    # Someone may have given it the key's columns in another order.
+    # Another user may have given it the key's columns in another order.
     if as_built and key and primary_key and primary_key[1] != key:
         return True
     if belongings.obstacles(session, target, key=key, is_mart=True):

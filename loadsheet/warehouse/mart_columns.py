@@ -68,7 +68,7 @@ class Differences:
     others: tuple[str, ...]
     """Columns of the mart that no SELECT has made. They are kept."""
     given: dict[str, str]
-    """Column -> the type that someone else gave it in the mart, and that holds the SELECT's. It
+    """Column -> the type that another user gave it in the mart, and that holds the SELECT's. It
     is kept."""
 
     @property
@@ -122,8 +122,8 @@ def compare(
     session: Session, target: Relation, arriving: Mapping[str, str], is_as_built: bool
 ) -> Differences:
     """How `arriving` (column to type, as `read_columns` writes it) differs from the mart. Where the
-    transform `is_as_built` last, a type that holds its column's values was given by somebody
-    else."""
+    transform `is_as_built` last, a type that holds its column's values was given by another
+    user."""
     with mart_views.qualified_names(session):
         rows = session.execute(_COLUMNS, (target.sql,)).fetchall()
         domains = tables.domains_of(session, target)
@@ -338,13 +338,24 @@ def apply_clauses(session: Session, target: Relation, change: Change) -> None:
             raise Refused(f"{text}; nothing was written. {remedy}") from error
 
 
-def refuse_given_key(session: Session, target: Relation, key: tuple[str, ...]) -> None:
-    """Raises Refused, with the ways on, where someone else gave the mart a primary key that is not
-    on `key`. For a transform that is as it was built last."""
+def _other_key(
+    session: Session, target: Relation, key: tuple[str, ...]
+) -> tuple[str, tuple[str, ...]] | None:
+    """Name and columns of the mart's primary key, where it is not on `key`; None without a `key`,
+    too, because the mart's is then another user's."""
     primary_key = tables.primary_key_of(session, target)
     if not key or primary_key is None or set(primary_key[1]) == set(key):
+        return None
+    return primary_key
+
+
+def refuse_given_key(session: Session, target: Relation, key: tuple[str, ...]) -> None:
+    """Raises Refused, with the ways on, where another user gave the mart a primary key that is not
+    on `key`. For a transform that is as it was built last."""
+    other = _other_key(session, target, key)
+    if other is None:
         return
-    name, columns = primary_key
+    name, columns = other
     raise Refused(
         f"{target}: it was given the primary key ({', '.join(columns)}), and a build would make it"
         f" ({', '.join(key)}) again. Set unique_key to its columns, or run: ALTER TABLE"
@@ -355,14 +366,14 @@ def refuse_given_key(session: Session, target: Relation, key: tuple[str, ...]) -
 def refuse_used_key(session: Session, target: Relation, key: tuple[str, ...]) -> None:
     """Raises Refused where the mart's primary key is not on `key` any more, and a foreign key uses
     it."""
-    primary_key = tables.primary_key_of(session, target)
-    if not key or primary_key is None or set(primary_key[1]) == set(key):
+    other = _other_key(session, target, key)
+    if other is None:
         return
     with mart_views.qualified_names(session):
         users = session.execute(_FOREIGN_KEYS, (target.sql,)).fetchall()
     for table, name in users:
         raise Refused(
-            f"{target}: its key is no longer ({', '.join(primary_key[1])}), but foreign key {name}"
+            f"{target}: its key is no longer ({', '.join(other[1])}), but foreign key {name}"
             f" of {table} uses that. Nothing was written. Run: ALTER TABLE {table} DROP CONSTRAINT"
             f" {name};"
         )
@@ -374,11 +385,11 @@ def drop_other_key(session: Session, target: Relation, key: tuple[str, ...]) -> 
     Without a `key`, the mart's may be another user's, and stays. Raises Refused when something uses
     it.
     """
-    primary_key = tables.primary_key_of(session, target)
-    if not key or primary_key is None or set(primary_key[1]) == set(key):
+    other = _other_key(session, target, key)
+    if other is None:
         return
     refuse_used_key(session, target, key)
-    name, columns = primary_key
+    name, columns = other
     session.execute(f"ALTER TABLE {target.sql} DROP CONSTRAINT {ident(name)}")
     # It has made its columns NOT NULL, and is gone without taking that back.
     for column in columns:

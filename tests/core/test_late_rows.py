@@ -338,6 +338,21 @@ SILENT = {case for case, (_, history, _) in LATE.items() if not history}
 """Refused all the same: their rows are not known to appear when they are written."""
 
 
+def test_a_refused_interval_of_a_table_with_a_lookback_is_not_told_to_set_one(
+    project: Project,
+) -> None:
+    project.in_source(
+        "CREATE TABLE t (id int PRIMARY KEY, at timestamptz); INSERT INTO t VALUES (1, now());"
+        "CREATE VIEW v AS SELECT * FROM t WHERE random() >= 0"
+    )
+    project.spec({"v": {"primary_key": ["id"], "incremental": {"cursor": "at", "lookback": "1h"}}})
+    day = {"interval_start": "2026-01-01T00:00:00Z", "interval_end": "2026-01-02T00:00:00Z"}
+    found = project.run(**day, explicit_interval=True)["extract.extract_v"].result
+    assert isinstance(found, Refused)
+    assert "(or run without an interval: incremental.lookback makes up for it there)" in str(found)
+    project.succeed()
+
+
 def test_with_a_lookback_no_row_is_missed(project: Project) -> None:
     tables = create(project, views(LATE))
     read_all(project, tables.values(), lookback="2d")
