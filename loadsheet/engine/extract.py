@@ -231,7 +231,7 @@ def _read_and_seal(
     # The last part is stored after the source's transaction: an open snapshot keeps the source
     # from cleaning up dead rows.
     reach("extract.copied")
-    if _is_nothing_new(attempt, upload):
+    if _is_nothing_new(attempt, rows, upload):
         _discard(attempt, upload)
         if attempt.interval_of(rows):
             # It is recorded as read: a crash must not bring rows back into it.
@@ -306,14 +306,18 @@ def _identify_source(
     return origin
 
 
-def _is_nothing_new(attempt: Attempt, upload: Upload) -> bool:
+def _is_nothing_new(attempt: Attempt, rows: Selection, upload: Upload) -> bool:
     """Whether an increment has no row, or a whole table the same content as last time.
 
-    A changed source that was accepted is news: a load must record it, even without rows.
+    A changed source that was accepted is news: a load must record it, even without rows. So is the
+    first interval that is read by its cursor.
     """
     if attempt.is_first or attempt.accepted or attempt.request.is_full(attempt.table.name):
         return False
     if attempt.change:
+        return False
+    recorded = (attempt.seen.source or {}).get(INTERVAL_CURSOR)
+    if rows.facts.get(INTERVAL_CURSOR, recorded) != recorded:
         return False
     if attempt.table.incremental:
         return upload.rows == 0

@@ -246,6 +246,28 @@ def test_what_was_read_by_another_cursor_does_not_count_as_read(
     project.succeed(**interval)
 
 
+def test_intervals_without_rows_have_their_cursor_recorded_too(project: Project) -> None:
+    """After a watermark, the intervals of one cursor were taken for those of the next."""
+    project.in_source(SOURCE)
+    project.in_source("ALTER TABLE reading ADD made timestamptz NOT NULL DEFAULT now()")
+    project.in_source("DELETE FROM reading")
+    project.in_source("INSERT INTO reading (at, made) VALUES ('2026-01-10', '2026-01-02 12:00')")
+
+    def spec(cursor: str, by: str) -> None:
+        table = {"incremental": {"cursor": cursor, "by": by}}
+        project.spec({"reading": table}, schedule="@daily", start_date="2026-01-01")
+
+    spec("at", "watermark")
+    project.succeed()
+    spec("at", "data_interval")
+    day = {"interval_start": "2026-01-02T00:00:00Z", "interval_end": "2026-01-03T00:00:00Z"}
+    project.succeed(**day)
+    assert project.succeed(**day)["extract.extract_reading"] == "skipped"
+    spec("made", "data_interval")
+    found = project.run(**day)["extract.extract_reading"].result
+    assert "cursor made is not the column at" in str(found)
+
+
 def test_an_interval_of_another_zone_is_refused_also_with_a_lookback(project: Project) -> None:
     """Without a zone, and with a lookback, the bounds moved by hours and no run told."""
     project.in_source(f"{SOURCE} {ZONELESS}")
