@@ -375,13 +375,16 @@ def drop_sample(pipeline: Pipeline, project: Path, dry_run: bool) -> Dropped:
     if not dry_run:
         removal = garbage.remove(tables, lake)
     removed, _ = _totals(tables, None if dry_run else removal)
+    kept = _reasons_to_keep(tables)
+    if removal.refusals:
+        kept.append(_refused(pipeline.name, removal))
     return Dropped(
         relations=[str(relation) for relation, _ in relations],
         schemas=schemas,
         objects=removed.objects,
         bytes=removed.bytes,
         marked=removal.all_marked.bytes,
-        kept=_reasons_to_keep(tables) + [_refused(pipeline.name, removal)] * bool(removal.refusals),
+        kept=kept,
     )
 
 
