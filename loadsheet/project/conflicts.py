@@ -118,6 +118,11 @@ def _matched_by_first(pipeline: Pipeline, first: Pipeline) -> Iterator[Finding]:
 
 def _matched_here(pipeline: Pipeline, first: Pipeline) -> Iterator[Finding]:
     """Patterns of `pipeline` that match what a pattern of `first` matches, or a table it names."""
+    named: dict[str, list[str]] = {}
+    for table in first.tables:
+        match = pipeline.pattern_of(table.name)
+        if match:
+            named.setdefault(match.name, []).append(table.name)
     for pattern in pipeline.patterns:
         for other in first.patterns:
             if _within(pattern, other) or _within(other, pattern):
@@ -126,10 +131,9 @@ def _matched_here(pipeline: Pipeline, first: Pipeline) -> Iterator[Finding]:
                 yield _overlap(pipeline, pattern.name, pattern.name, first, how, hint)
                 # Its other overlaps would repeat the finding with another name.
                 break
-        for table in first.tables:
-            if pipeline.pattern_of(table.name) is pattern:
-                hint = f"add {_exclude(table.name)} here"
-                yield _overlap(pipeline, pattern.name, table.name, first, "which names it", hint)
+        for name in named.get(pattern.name, ()):
+            hint = f"add {_exclude(name)} here"
+            yield _overlap(pipeline, pattern.name, name, first, "which names it", hint)
 
 
 def _within(inner: Pattern, outer: Pattern) -> bool:

@@ -210,12 +210,17 @@ class Pipeline:
         return {table.name: table for table in reversed(self.entries)}
 
     @cached_property
-    def _table_names(self) -> frozenset[str]:
-        return frozenset(table.name for table in self.tables)
+    def _table_places(self) -> Mapping[str, int]:
+        return {table.name: place for place, table in enumerate(self.tables)}
 
     def has_table(self, name: str) -> bool:
         """Whether the spec names the table itself, not by a pattern."""
-        return name in self._table_names
+        return name in self._table_places
+
+    def tables_in_order(self, names: Iterable[str]) -> tuple[str, ...]:
+        """The names in the order of the spec; then those that patterns match, sorted."""
+        last = len(self.tables)
+        return tuple(sorted(names, key=lambda name: (self._table_places.get(name, last), name)))
 
     def table(self, name: str) -> Table:
         """The table or pattern entry `name`, or the table `name` that a pattern matches. Raises
@@ -247,6 +252,14 @@ class Pipeline:
     def has_transform(self, name: str) -> bool:
         """Whether there is a transform of this name."""
         return name in self._transforms_by_name
+
+    @cached_property
+    def _transform_places(self) -> Mapping[str, int]:
+        return {transform.name: place for place, transform in enumerate(self.transforms)}
+
+    def transforms_in_order(self, names: Iterable[str]) -> tuple[str, ...]:
+        """The names of transforms in the order of the spec."""
+        return tuple(sorted(names, key=self._transform_places.__getitem__))
 
     def transform(self, name: str) -> Transform:
         """The transform `name`. Raises KeyError when there is none."""

@@ -193,16 +193,18 @@ class _SqlFile:
     def inputs(self) -> Inputs:
         """The inputs of SQL without problems. A script may read its own table, which is no
         input."""
-        origins = {self.input(read) for read in self.reads}
-        origins.discard(("transform", self.transform.name))
-        tables = [t.name for t in self.pipeline.tables if ("table", t.name) in origins]
-        transforms = [t.name for t in self.pipeline.transforms if ("transform", t.name) in origins]
-        # Tables that a pattern matches are not listed in the file, so they are sorted by name.
-        matched: list[str] = []
-        for origin in origins:
-            if origin and origin[0] == "table" and self.pipeline.pattern_of(origin[1]):
-                matched.append(origin[1])
-        return Inputs(tables=(*tables, *sorted(matched)), transforms=tuple(transforms))
+        tables: set[str] = set()
+        transforms: set[str] = set()
+        for read in self.reads:
+            origin = self.input(read)
+            if origin:
+                kind, name = origin
+                (tables if kind == "table" else transforms).add(name)
+        transforms.discard(self.transform.name)
+        return Inputs(
+            tables=self.pipeline.tables_in_order(tables),
+            transforms=self.pipeline.transforms_in_order(transforms),
+        )
 
     def input(self, read: Read) -> Input | None:
         return resolve_read(self.pipeline, read)

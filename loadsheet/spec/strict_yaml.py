@@ -28,8 +28,8 @@ LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 MAX_DEPTH = 50
 """Levels of nesting. Deeper text could exhaust the stack of a recursive reader."""
-MAX_NODES = 50_000
-"""Keys and values. 1,000 tables with a key and a cursor have 8,000."""
+MAX_NODES = 100_000
+"""Keys and values: 20 for each of 5,000 tables. A table with a key and a cursor has 8."""
 _TAB = re.compile(r"^[^#\n]*?(\t)", re.MULTILINE)
 
 _ODD_SPACE = re.compile("^ *([\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000])", re.MULTILINE)

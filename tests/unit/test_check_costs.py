@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,10 +20,12 @@ import pytest
 
 from loadsheet.names import closest, covers, matches
 from loadsheet.problem import Problem
+from loadsheet.project.conflicts import duplicates
 from loadsheet.project.folder import find_pipeline
 from loadsheet.spec import budget, pipeline_file, sql_reading
-from loadsheet.spec.models import Pattern, Table
+from loadsheet.spec.models import Lake, Pattern, Pipeline, Source, Table, Warehouse
 from loadsheet.spec.pipeline_file import check_file
+from loadsheet.spec.rules.sizes import MOST_ENTRIES
 from loadsheet.spec.strict_yaml import MAX_NODES
 from loadsheet.sql.tokens import MAX_TOKENS, tokenize
 
@@ -186,7 +189,50 @@ def test_yaml_past_the_budget_of_values_is_refused_where_it_is_passed(tmp_path: 
     file.write_text(f"{HEAD}tables:\n" + "".join(f"  t{i}:\n" for i in range(MAX_NODES)))
     (problem,) = problems_of(file)
     assert problem.code == "too-much" and problem.line > MAX_NODES // 2 - 100
-    assert problem.message == "the file has more than 50,000 keys and values"
+    assert problem.message == "the file has more than 100,000 keys and values"
+
+
+def test_a_pipeline_of_5000_tables_with_the_usual_keys_is_accepted(tmp_path: Path) -> None:
+    """The limits of keys and of tables fit together: 50,000 keys and values were too few."""
+    table = (
+        "  t{i}:\n    primary_key: [company_id, id]\n    incremental: {cursor: updated_at}\n"
+        "    lookback: 15m\n    columns: {exclude: [photo]}\n    max_shrink: 0.5\n"
+    )
+    file = tmp_path / "pipeline.yml"
+    file.write_text(f"{HEAD}tables:\n{repeated(table, MOST_ENTRIES, '')}")
+    assert problems_of(file) == []
+
+
+def test_thousands_of_transforms_are_not_compared_each_with_each(tmp_path: Path) -> None:
+    """Each looked at all tables and transforms for those that it reads."""
+    file = tmp_path / "pipeline.yml"
+    seconds = []
+    for n in (4_000, 16_000):
+        file.write_text(YAML["transforms without files"](n))
+        began = time.process_time()
+        check_file(file)
+        seconds.append(time.process_time() - began)
+    assert seconds[1] / seconds[0] < 8
+
+
+def test_patterns_are_compared_once_with_each_table_of_another_pipeline() -> None:
+    """For each pattern, each table was compared with all patterns."""
+    empty = Pipeline(
+        name="tables",
+        file=Path("tables/pipeline.yml"),
+        source=Source(conn_id="s"),
+        lake=Lake(conn_id="l", bucket="lake"),
+        warehouse=Warehouse(conn_id="w"),
+    )
+    named = replace(empty, tables=tuple(Table(name=f"t{i}") for i in range(50)))
+
+    def work(count: int) -> int:
+        patterns = tuple(Pattern(name=f"p{i}_*", table=Table(name="*")) for i in range(count))
+        matching = replace(empty, name="patterns", patterns=patterns)
+        return steps(lambda: duplicates([named], [matching]))
+
+    work(40)  # the patterns are compiled once
+    assert work(40) / work(20) < MOST_RATIO
 
 
 def test_a_check_past_its_time_stops_with_a_position(
