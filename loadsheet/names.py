@@ -106,8 +106,8 @@ def _sample_name(pattern: str) -> str:
 
 def closest(word: str, known: Iterable[str]) -> str | None:
     """The one of `known` that is spelled most like `word`; None when `word` is a likely typo of
-    none of them, or when there is too much to compare. One that differs in capitals alone comes
-    first."""
+    none of them, or too long to compare. One that differs in capitals alone comes first. Of very
+    many, only the first 2,000 are compared."""
     if len(word) > _LONGEST_WORD:
         return None
     names = [name for name in islice(known, _MOST_WORDS) if len(name) <= _LONGEST_WORD]

@@ -18,14 +18,14 @@ from airflow.configuration import conf
 from airflow.dag_processing.bundles.base import BaseDagBundle
 from airflow.dag_processing.bundles.local import LocalDagBundle
 
-from loadsheet.airflow import log_door
+from loadsheet.airflow import log_escaping
 from loadsheet.airflow.pools import Pools
 from loadsheet.airflow.spec_alerts import Messages
 from loadsheet.airflow.stubs import Stubs
 from loadsheet.spec.compiled import checker_version
 
 _log = logging.getLogger(__name__)
-log_door.install()
+log_escaping.install()
 # The modules that a parse needs. A parse is a fork of the DAG processor, so that what the processor
 # has imported is there already.
 _PARSING = (

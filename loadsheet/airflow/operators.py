@@ -26,7 +26,7 @@ from airflow.sdk.exceptions import (
     AirflowSkipException,
 )
 
-from loadsheet.airflow import log_door
+from loadsheet.airflow import log_escaping
 from loadsheet.airflow.command_line import converted
 from loadsheet.airflow.locate import pipeline_file
 from loadsheet.connections.lookup import Connection
@@ -105,7 +105,7 @@ def _unexplained(error: Exception) -> AirflowException:
 
 PROGRESS_EVERY_SECONDS = 10.0
 _log = logging.getLogger(__name__)
-log_door.install()
+log_escaping.install()
 
 
 class RetryAtOnce(RetryPolicy):

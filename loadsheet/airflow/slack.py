@@ -248,8 +248,8 @@ def _message(
 ) -> dict[str, Any]:
     """The message; a notification on a screen shows its title and the `first_line` of its text.
 
-    This is the door to Slack: title, line and facts come as they are, and are escaped and cut
-    here. A section has been made by `_preformatted` or `_log_link`.
+    Title, line and facts come as they are, and are escaped and cut here. A section has been made by
+    `_preformatted` or `_log_link`.
     """
     notification = f"{title}: {first_line}" if first_line else title
     fields = [_markdown(f"*{name}*\n{_short(value)}") for name, value in facts.items()]

@@ -46,9 +46,9 @@ def doctor(
     connections = project_connections(project)
     healths = _examined(specs, connections)
     for health in healths:
-        used, *others = definitions_of(project, health.place.conn_id) or [""]
-        if others and not airflow_side.is_asked_first():
-            message = f"it is defined more than once: {used} is used, not {listed(others)}"
+        places = definitions_of(project, health.place.conn_id)
+        if len(places) > 1 and not airflow_side.is_asked_first():
+            message = f"it is defined more than once: {places[0]} is used, not {listed(places[1:])}"
             health.add("note", "definition", message, "remove what is not used")
     lacking = _lacking(specs, connections, healths)
     remarks = [remark for health in healths for remark in health.remarks]

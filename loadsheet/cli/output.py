@@ -126,4 +126,11 @@ EveryStep = Annotated[
         "--verbose", "-v", help="Print a line for each step, not only what changes and fails."
     ),
 ]
+
+
+def prints_every_step(ctx: typer.Context, verbose: bool) -> bool:
+    """Whether `-v` stands after the command (`verbose`) or before it, where it also logs."""
+    return verbose or bool(ctx.find_root().params.get("verbose"))
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]

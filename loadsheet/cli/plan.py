@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loadsheet.cli.errors import FAILED
-from loadsheet.cli.output import AsJson, EveryStep, PipelineArgument, print_json
+from loadsheet.cli.output import (
+    AsJson,
+    EveryStep,
+    PipelineArgument,
+    print_json,
+    prints_every_step,
+)
 from loadsheet.errors import InputError
 from loadsheet.names import closest
 from loadsheet.plan.steps import Step, build_plan
@@ -90,7 +96,7 @@ def plan(
         typer.echo(visible("\n\n".join(texts)))
     else:
         see_all = ""
-        if not (verbose or ctx.find_root().params.get("verbose")):
+        if not prints_every_step(ctx, verbose):
             see_all = f"loadsheet plan {pipeline}{' --connect' if connect else ''} -v lists all"
         _print(spec, steps, previews, since, see_all)
     if any(step.fails for step in previews.values()):

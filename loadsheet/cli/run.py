@@ -11,7 +11,13 @@ import typer
 
 from loadsheet.cli.errors import BUG, FAILED, say
 from loadsheet.cli.interrupt import exiting_at_once
-from loadsheet.cli.output import AsJson, PipelineArgument, print_json
+from loadsheet.cli.output import (
+    AsJson,
+    EveryStep,
+    PipelineArgument,
+    print_json,
+    prints_every_step,
+)
 from loadsheet.cli.progress import Silence
 from loadsheet.cli.report import Report, live_report
 from loadsheet.connections import airflow_side
@@ -81,12 +87,7 @@ def run(
             help="For development: load a part of each table, into separate schemas.",
         ),
     ] = None,
-    verbose: Annotated[
-        bool,
-        typer.Option(
-            "--verbose", "-v", help="Print a line for each step, not only what changed and failed."
-        ),
-    ] = False,
+    verbose: EveryStep = False,
     as_json: AsJson = False,
 ) -> None:
     """Extract, load and transform. The exit code is 1 when a step failed, 0 also when nothing was
@@ -125,8 +126,7 @@ def run(
         spec = _resolved(spec, connections)
         request = requested(spec)
     record = RunRecord(spec)
-    # `loadsheet -v run` logs; it, too, asks for more than a summary.
-    verbose = verbose or bool(ctx.find_root().params.get("verbose"))
+    verbose = prints_every_step(ctx, verbose)
     screen = _Screen(quiet=as_json, verbose=verbose)
     if sample is not None:
         report, notes = _run_sample(spec, request, connections, screen, sample)

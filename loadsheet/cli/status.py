@@ -16,7 +16,14 @@ import typer
 from typer.core import TyperCommand
 
 from loadsheet.cli.errors import FAILED, WRONG_INPUT, describe_error, is_expected, say
-from loadsheet.cli.output import AsJson, EveryStep, console, print_json, rendered
+from loadsheet.cli.output import (
+    AsJson,
+    EveryStep,
+    console,
+    print_json,
+    prints_every_step,
+    rendered,
+)
 from loadsheet.connections.lookup import project_connections
 from loadsheet.errors import InputError, SpecError
 from loadsheet.names import did_you_mean
@@ -95,7 +102,7 @@ def status(
         watch_status(read, watch, as_json)
         return
     see_all = ""
-    if not (verbose or tables or ctx.find_root().params.get("verbose")):
+    if not (tables or prints_every_step(ctx, verbose)):
         see_all = "loadsheet status {} -v lists all"
     answers = read()
     if as_json:
@@ -144,11 +151,10 @@ def _only(read: Reader, names: set[str]) -> Reader:
         for answer in answers:
             if answer.status is None:
                 continue
-            has = answer.status
-            has.tables = [table for table in has.tables if table.name in names]
-            has.transforms = [one for one in has.transforms if one.name in names]
-            missing = names - {table.name for table in has.tables}
-            missing -= {transform.name for transform in has.transforms}
+            found = answer.status
+            found.tables = [table for table in found.tables if table.name in names]
+            found.transforms = [one for one in found.transforms if one.name in names]
+            missing = names - {target.name for target in (*found.tables, *found.transforms)}
             if missing:
                 raise InputError(
                     f"--tables: {answer.name} has not loaded {', '.join(sorted(missing))}"

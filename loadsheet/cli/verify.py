@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loadsheet.cli.errors import FAILED
-from loadsheet.cli.output import AsJson, PipelineArgument, print_json
+from loadsheet.cli.output import AsJson, PipelineArgument, print_json, show
 from loadsheet.connections.lookup import project_connections
 from loadsheet.project.folder import open_pipeline
 from loadsheet.redact import on_one_line
@@ -66,17 +66,17 @@ def _print(verdict: TableVerdict, values: bool) -> None:
         parts.append(f"{verdict.newer:,} newer in the source")
     if verdict.unproven:
         parts.append(f"{verdict.unproven:,} no longer in the source")
-    typer.echo(on_one_line(f"{verdict.table}: {', '.join(parts)}"))
+    show(on_one_line(f"{verdict.table}: {', '.join(parts)}"))
     if verdict.why:
-        typer.echo(on_one_line(f"  {verdict.why}"))
+        show(on_one_line(f"  {verdict.why}"))
     for reason in verdict.left_out:
-        typer.echo(on_one_line(f"  column not compared: {reason}"))
+        show(on_one_line(f"  column not compared: {reason}"))
     for kind, rows in verdict.named.items():
         for row in rows[:_MOST_PRINTED]:
-            typer.echo(on_one_line(f"  {kind}: {_row(row, values)}"))
+            show(on_one_line(f"  {kind}: {_row(row, values)}"))
         more = verdict.counts[kind] - _MOST_PRINTED
         if rows and more > 0:
-            typer.echo(f"  {kind}: {counted(more, 'more row')}")
+            show(f"  {kind}: {counted(more, 'more row')}")
 
 
 def _row(row: Difference, values: bool) -> str:
@@ -101,8 +101,8 @@ def _print_summary(found: Verification) -> None:
     parts = []
     for state in ("equal", "differs", "not proven", "not compared"):
         if state in states:
-            parts.append(f"{states.count(state)} {'differ' if state == 'differs' else state}")
-    typer.echo(f"{counted(len(states), 'table')}: {', '.join(parts)}")
+            parts.append(f"{states.count(state):,} {'differ' if state == 'differs' else state}")
+    show(f"{counted(len(states), 'table')}: {', '.join(parts)}")
 
 
 def _document(found: Verification, values: bool) -> dict[str, Any]:

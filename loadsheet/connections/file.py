@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from loadsheet.connections.parse import (
+    BOTH_EXTRAS,
     EXTRA_FIELDS,
     IGNORED_FIELDS,
     PORT,
@@ -83,7 +84,7 @@ def _refuse_duplicate_keys(file: Path, root: Any) -> None:
 
 
 def _problems(file: Path, root: Any) -> Iterator[Problem]:
-    """Every id and field of another kind than its own, with its place."""
+    """The problems of ids and fields, each with its place."""
 
     def problem(node: Any, path: str, message: str, code: str = "wrong-value") -> Problem:
         mark = node.start_mark
@@ -113,8 +114,7 @@ def _problems(file: Path, root: Any) -> Iterator[Problem]:
                 if expected:
                     yield problem(value, path, f"expected {expected}")
         if set(EXTRA_FIELDS) <= set(names):
-            message = "extra and extra_dejson are the same: remove one of the two"
-            yield problem(entry, conn_id, message)
+            yield problem(entry, conn_id, BOTH_EXTRAS)
 
 
 def _expected(field: str, value: Any) -> str:

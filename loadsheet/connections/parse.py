@@ -82,6 +82,7 @@ def _fill_text(text: str, variables: Mapping[str, str], key: str) -> str:
 TEXT_FIELDS = ("conn_type", "host", "login", "password", "schema")
 EXTRA_FIELDS = ("extra", "extra_dejson")
 IGNORED_FIELDS = ("conn_id", "description", "team_name")
+BOTH_EXTRAS = "extra and extra_dejson are the same: remove one of the two"
 PORT = "a whole number from 1 to 65535"
 
 
@@ -158,7 +159,7 @@ def fields_from_mapping(values: Mapping[str, Any], where: str) -> dict[str, Any]
         raise InputError(f"{where}: port must be {PORT}")
     extras = [given[name] for name in EXTRA_FIELDS if name in given]
     if len(extras) > 1:
-        raise InputError(f"{where}: extra and extra_dejson are the same: remove one of the two")
+        raise InputError(f"{where}: {BOTH_EXTRAS}")
     return {
         **fields,
         "conn_type": _conn_type(fields["conn_type"]),

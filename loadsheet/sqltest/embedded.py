@@ -57,9 +57,8 @@ FAST_LOGIN = (*LOGIN, "-c", "scram_iterations=1")
 # What programs need to start. All else may hold secrets, and SQL of a test must never see one: not
 # even where it could read the environment of its server.
 _KEPT_VARIABLES = (
-    *("PATH", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT"),
-    *("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH"),
-)
+    "PATH TMPDIR TEMP TMP SYSTEMROOT LD_LIBRARY_PATH DYLD_LIBRARY_PATH DYLD_FALLBACK_LIBRARY_PATH"
+).split()
 
 
 class EmbeddedServer(Managed):

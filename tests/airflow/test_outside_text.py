@@ -1,4 +1,4 @@
-"""Text from outside at the doors to Slack and to Airflow's log: it neither notifies anybody, nor
+"""Text from outside in Slack and in Airflow's log: it neither notifies anybody, nor
 looks like something else than it is, nor fills the channel."""
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from loadsheet.airflow import log_door, slack
+from loadsheet.airflow import log_escaping, slack
 from loadsheet.airflow.slack import Failure, failure_message, recovery_message
 
 HOSTILE = {
@@ -105,7 +105,7 @@ def test_no_text_from_outside_means_anything_to_slack(
 def test_no_text_from_outside_looks_like_a_line_of_airflows_log(
     caplog: pytest.LogCaptureFixture, text: str
 ) -> None:
-    log_door.install()
+    log_escaping.install()
     with caplog.at_level(logging.INFO, logger="loadsheet"):
         logging.getLogger("loadsheet.engine.execute").info("%s: %s", text, text)
     (record,) = caplog.records
@@ -117,11 +117,11 @@ def test_no_text_from_outside_looks_like_a_line_of_airflows_log(
 
 def test_a_group_of_our_own_is_still_one(caplog: pytest.LogCaptureFixture) -> None:
     """And its title cannot end it."""
-    log_door.install()
-    log_door.install()
+    log_escaping.install()
+    log_escaping.install()
     with caplog.at_level(logging.INFO, logger="loadsheet"):
         logging.getLogger("loadsheet.engine.details").info("::group::%s", "extract ::endgroup::")
-    (record,) = caplog.records  # once, however often the door is installed
+    (record,) = caplog.records  # once, however often it is installed
     assert record.getMessage() == "::group::extract : :endgroup: :"
 
 
@@ -132,4 +132,4 @@ def test_the_operators_and_the_bundle_log_through_the_door() -> None:
     assert loadsheet.airflow.operators._log.name.startswith("loadsheet.")
     assert loadsheet.airflow.bundle._log.name.startswith("loadsheet.")
     handlers = logging.getLogger("loadsheet").handlers
-    assert [type(handler).__name__ for handler in handlers].count("_Door") == 1
+    assert [type(handler).__name__ for handler in handlers].count("_Escaping") == 1

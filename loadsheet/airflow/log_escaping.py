@@ -1,4 +1,4 @@
-"""The door from our log to Airflow's: what names and servers say cannot pass for lines of it.
+"""Escapes what our modules log in Airflow: text from outside cannot pass for lines of the log.
 
 Airflow's log viewer shows colours, breaks lines, and folds what follows `::group::`. A table's
 name, a run's id or a server's message may hold all of these. Only groups of our own are folded:
@@ -16,10 +16,10 @@ _MARKERS = ("::group::", "::endgroup::")
 
 
 def install() -> None:
-    """From now on, what our modules log in this process goes through the door."""
+    """From now on, what our modules log in this process is escaped."""
     ours = logging.getLogger("loadsheet")
-    if not any(isinstance(handler, _Door) for handler in ours.handlers):
-        ours.addHandler(_Door())
+    if not any(isinstance(handler, _Escaping) for handler in ours.handlers):
+        ours.addHandler(_Escaping())
 
 
 def line(record: logging.LogRecord) -> str:
@@ -31,7 +31,7 @@ def line(record: logging.LogRecord) -> str:
     return own + on_one_line(without_secrets(shortened(text, LONGEST_MESSAGE)))
 
 
-class _Door(logging.Handler):
+class _Escaping(logging.Handler):
     """Changes the record for the handlers that get it next: Airflow's, of the root logger."""
 
     def emit(self, record: logging.LogRecord) -> None:
