@@ -84,7 +84,7 @@ def texts_in(spec: Path) -> dict[str, str]:
     """
     import yaml
 
-    from loadsheet.spec.strict_yaml import LOADER, MAX_NODES
+    from loadsheet.spec.yaml_text import LOADER, MAX_NODES
 
     texts: dict[str, str] = {}
     # Of each collection around the event: whether it is a mapping, and its key that waits for a

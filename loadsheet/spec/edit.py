@@ -15,8 +15,8 @@ from typing import Any
 import yaml
 
 from loadsheet.spec.files import UNPRINTABLE
-from loadsheet.spec.strict_yaml import compose
 from loadsheet.spec.view import inherit
+from loadsheet.spec.yaml_text import compose
 
 _PLAIN = re.compile(r"[^\W\d][\w-]*")
 # Unquoted text that some YAML parser reads as a truth value or as null.

@@ -26,7 +26,7 @@ from loadsheet.spec import budget, pipeline_file, sql_reading
 from loadsheet.spec.models import Lake, Pattern, Pipeline, Source, Table, Warehouse
 from loadsheet.spec.pipeline_file import check_file
 from loadsheet.spec.rules.sizes import MOST_ENTRIES
-from loadsheet.spec.strict_yaml import MAX_NODES
+from loadsheet.spec.yaml_text import MAX_NODES
 from loadsheet.sql.tokens import MAX_TOKENS, tokenize
 
 HEAD = """\
