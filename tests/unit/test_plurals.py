@@ -25,7 +25,7 @@ ALWAYS_MANY = {
     "MAX_DEPTH",
     "MOST_COLUMNS",
     "_DIGITS",
-    "seconds(spec.lookback)",
+    "seconds(lookback)",
     "_variable_key(path)",
 }
 """Limits, and numbers that are greater than one where the message is reached."""
