@@ -104,9 +104,10 @@ def run(
             "--resume uses the options of the stopped run: leave out the other options"
         )
 
-    def requested(spec: Pipeline) -> RunRequest:
+    def requested(spec: Pipeline, record: RunRecord) -> RunRequest:
         if resume:
-            return RunRecord(spec).resumed()
+            # What it has found of the run before belongs to the record of this one.
+            return record.resumed()
         return command_line_request(
             spec,
             tables=tables,
@@ -120,12 +121,13 @@ def run(
         )
 
     # A wrong option is told without a server, where no pattern's tables are needed for that.
-    request = None if spec.patterns else requested(spec)
+    record = RunRecord(spec)
+    request = None if spec.patterns else requested(spec, record)
     _preflight(spec, connections)
     if request is None:
         spec = _resolved(spec, connections)
-        request = requested(spec)
-    record = RunRecord(spec)
+        record = RunRecord(spec)
+        request = requested(spec, record)
     verbose = prints_every_step(ctx, verbose)
     screen = _Screen(quiet=as_json, verbose=verbose)
     if sample is not None:
