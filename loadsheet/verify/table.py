@@ -63,7 +63,7 @@ def verify_table(
             last = last_of(warehouse, pipeline.name, target, scope)
             with source.snapshot():
                 described = _described(source, warehouse, pipeline, table, target, last)
-                _compare(verdict, table, described, scope, last, source, warehouse)
+                _compare(verdict, table, target, described, scope, last, source, warehouse)
     except (Refused, Overtaken) as error:
         verdict.state = "not compared"
         verdict.why = str(error)
@@ -127,6 +127,7 @@ def _described(
 def _compare(
     verdict: TableVerdict,
     table: Table,
+    target: Relation,
     described: SourceTable,
     scope: Scope,
     last: Last,
@@ -135,7 +136,6 @@ def _compare(
 ) -> None:
     mode = table.mode_with_key(bool(described.key))
     key = described.key if mode != "append" else ()
-    target = Relation(*verdict.target.split(".", 1))
     pairs, verdict.left_out = _comparable(described, scope, tables.columns_of(warehouse, target))
     names = [theirs.name for theirs, _ in pairs]
     if not set(key) <= set(names):

@@ -265,6 +265,13 @@ def test_an_older_ledger_does_not_make_rows_below_the_initial_value_missing(
     assert found.state == ("differs" if has_first_load else "not proven")
 
 
+def test_a_dot_in_the_name_of_the_schema_is_no_separator(project: Project) -> None:
+    project.in_source(CREATE)
+    project.spec({"item": None}, warehouse={"conn_id": "warehouse", "schema": "sta.ging"})
+    project.succeed()
+    assert project.verify()["item"].state == "equal"
+
+
 def test_a_warehouse_without_a_readable_ledger_is_told(project: Project) -> None:
     project.in_source(CREATE)
     project.spec({"item": None})
