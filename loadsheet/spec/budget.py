@@ -1,7 +1,7 @@
 """How long the check of one pipeline may take.
 
 The check is linear in the size of the files, and limits what a file may hold. This is for what is
-left: many large SQL files of one pipeline, or a case that nobody has thought of. Without it, the
+left: many large SQL files of one pipeline, or an unforeseen case. Without it, the
 pipeline of one author could keep those of all others from being read.
 """
 
