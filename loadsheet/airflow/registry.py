@@ -31,8 +31,8 @@ from loadsheet.spec.pipeline_file import check_file, find_specs, load_pipeline
 _SHARE_OF_TIMEOUT = 0.6
 _NOT_CHECKED = (
     "not checked yet: the checks of the other pipeline files took most of the time that Airflow"
-    " gives a DAG file, [core] dagbag_import_timeout. The next parse goes on. If this stays, split"
-    " this pipeline, or use the DAG bundle, in which each file has that time for itself"
+    " gives a DAG file, [core] dagbag_import_timeout. The next parse continues. If this persists,"
+    " split this pipeline, or use the DAG bundle, in which each file has that time for itself"
 )
 
 

@@ -212,9 +212,7 @@ class _Totals:
         self.bytes += size
 
 
-def _totals(
-    tables: Sequence[TableGarbage], removal: Removal | None = None
-) -> tuple[_Totals, _Totals]:
+def _totals(tables: Sequence[TableGarbage], removal: Removal | None) -> tuple[_Totals, _Totals]:
     """What is removed and what is kept, also because the lake refused to remove it. What is marked
     as deleted is neither. Without a `removal`, what would be."""
     removed = _Totals()

@@ -47,8 +47,8 @@ def plan_text(
 ) -> str:
     """The steps in the order in which they run, with what they would do now where that is known.
 
-    Of a kind with very many steps, those without a change share lines, and the steps with problems
-    come last. With an empty `see_all`, else the command that lists all steps, each has its line.
+    `see_all` is the command that lists all steps. With it, the steps of a very large kind that
+    change nothing share lines, and those with problems come last. Without it, each has its line.
     """
     width = min(max(len(step.name) for step in steps), _WIDEST)
     by_id = {step.id: step for step in steps}

@@ -35,8 +35,8 @@ def verify(
     """Compare staging tables with their source, and name the rows that are missing, extra or
     different.
 
-    Reads only. Rows written since the last load are newer, and no differences. The exit code is 1
-    when a table differs.
+    Reads only. Rows written since the last load count as newer, not as different. The exit code
+    is 1 when a table differs.
     """
     spec, project = open_pipeline(ctx.obj, pipeline)
     # Imported here: `--help` needs no driver.

@@ -22,8 +22,8 @@ RULES: dict[str, Rule] = {
         " looks for it.",
     ),
     "too-much": Rule(
-        "All pipelines of a project are read together, so that one that takes long to check would"
-        " hold up those of other authors. The limits are far above what a pipeline needs.",
+        "All pipelines of a project are read together, so one that takes long to check would hold"
+        " up those of other authors. The limits are far above what a pipeline needs.",
         "Split the pipeline or the SQL file, and load long lists of values as a table.",
     ),
     "yaml-syntax": Rule(

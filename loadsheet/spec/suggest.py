@@ -147,9 +147,9 @@ def hint_for_key(root: Schema, key: str, here: Schema) -> str:
     allows. `root` is the whole schema."""
     allowed = here["properties"]
     choice = f"allowed here: {', '.join(allowed)}"
-    spaced = with_space(key)
+    spaced = _space_hint(key)
     if spaced:
-        return f"put a space after the ':', `{spaced}`; {choice}"
+        return f"{spaced}; {choice}"
     # First of all: a secret that is moved to the right key is still in the file.
     if is_of_a_connection(key):
         return _NO_SECRETS
@@ -220,9 +220,9 @@ def _key_hint(noun: str, value: Any) -> str:
         first = value[0]
         name = next(iter(first), name) if isinstance(first, dict) else first
     elif isinstance(value, str):
-        spaced = with_space(value)
+        spaced = _space_hint(value)
         if spaced:
-            return f"put a space after the ':', `{spaced}`"
+            return spaced
         name = value.split()[0].rstrip(";,=") if value.split() else name
     if not isinstance(name, str) or not re.fullmatch(r"[\w.*?-]{1,60}", name):
         name = "bookings"
@@ -241,9 +241,9 @@ def _hint_for_text(subschema: Schema, value: str) -> str:
         return f"write it as a share: {float(percent[1]) / 100:g}"
     if not properties:
         return ""
-    spaced = with_space(value)
+    spaced = _space_hint(value)
     if spaced:
-        return f"put a space after the ':', `{spaced}`"
+        return spaced
     if "conn_id" in properties and re.fullmatch(r"[\w.-]{1,60}", value):
         return f"write {{conn_id: {value}}}"
     # Not the text itself: it may be as long as a file.
@@ -258,6 +258,11 @@ def _is_list_of_text(value: Any) -> bool:
     if not isinstance(value, list) or not 1 <= len(value) <= 10:
         return False
     return all(isinstance(name, str) and re.fullmatch(r"\w{1,60}", name) for name in value)
+
+
+def _space_hint(text: str) -> str:
+    spaced = with_space(text)
+    return f"put a space after the ':', `{spaced}`" if spaced else ""
 
 
 def with_space(text: str) -> str:
