@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from loadsheet.plan.steps import Kind
     from loadsheet.spec.models import Pipeline
 
+_log = logging.getLogger(__name__)
+log_escaping.install()
+
 
 def airflow_connection(conn_id: str) -> Connection:
     """The connection as Airflow finds it (secrets backend, environment, database). Raises
@@ -104,8 +107,6 @@ def _unexplained(error: Exception) -> AirflowException:
 
 
 PROGRESS_EVERY_SECONDS = 10.0
-_log = logging.getLogger(__name__)
-log_escaping.install()
 
 
 class RetryAtOnce(RetryPolicy):
