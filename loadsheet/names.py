@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from functools import lru_cache
-from itertools import islice
 
 # difflib compares each letter with each, and a name may be as long as a file.
 _LONGEST_WORD = 100
@@ -106,15 +105,18 @@ def _sample_name(pattern: str) -> str:
 
 def closest(word: str, known: Iterable[str]) -> str | None:
     """The one of `known` that is spelled most like `word`; None when `word` is a likely typo of
-    none of them, or too long to compare. One that differs in capitals alone comes first. Of very
-    many, only the first 2,000 are compared."""
+    none of them, or too long to compare. One that differs in capitals alone comes first. Of
+    more than 2,000, those with the same first letter are compared before others."""
     if len(word) > _LONGEST_WORD:
         return None
-    names = [name for name in islice(known, _MOST_WORDS) if len(name) <= _LONGEST_WORD]
+    names = [name for name in known if len(name) <= _LONGEST_WORD]
     # To difflib, a capital is another letter.
     for name in names:
         if name.lower() == word.lower():
             return name
+    if len(names) > _MOST_WORDS:
+        names.sort(key=lambda name: name[:1] != word[:1])
+        del names[_MOST_WORDS:]
     return next(iter(get_close_matches(word, names, n=1, cutoff=_SIMILARITY)), None)
 
 

@@ -309,6 +309,12 @@ def test_a_name_as_long_as_a_file_is_compared_with_none() -> None:
     assert closest("flihgts", [*names, "flights"]) == "flights"
 
 
+def test_a_name_among_5000_is_suggested() -> None:
+    """Only the first 2,000 were compared."""
+    names = [*(f"table_{i}" for i in range(5_000)), "flights"]
+    assert closest("flihgts", names) == closest("FLIGHTS", names) == "flights"
+
+
 def test_a_pipeline_is_found_without_checking_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
