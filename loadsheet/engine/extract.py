@@ -297,8 +297,13 @@ def _identify_source(
             if name in last:
                 origin[name] = last[name]
         # A person may ask for an interval of a table that has a watermark now.
-        if INTERVAL_CURSOR in last:
-            origin.setdefault(INTERVAL_CURSOR, last[INTERVAL_CURSOR])
+        if INTERVAL_CURSOR not in origin and attempt.last:
+            origin |= attempt.last.of_intervals
+        if "time_zone" in last:
+            origin.setdefault("time_zone", last["time_zone"])
+    # It stays, also where all rows are read by interval.
+    if not rows.moves_watermark and attempt.last:
+        origin |= attempt.last.of_watermark
     if changes and attempt.table.incremental and rows.action != "replace":
         if not attempt.request.accept_source:
             identity.refuse(described, attempt.pipeline.name, changes, lags)

@@ -4,14 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
+
+from loadsheet.source.table import SourceTable
 
 INITIAL_VALUE = "initial_value"
 UNIQUE = "unique"
+WATERMARK_PLACE = "watermark_place"
+"""The fact that tells the Place of the watermark's column."""
 WATERMARK_FACTS = ("leaves", "oldest_transaction", "ties", INITIAL_VALUE, UNIQUE)
 """Facts of a load that belong to its watermark: a load of an interval leaves them as they were."""
 INTERVAL_CURSOR = "interval_cursor"
 """The fact that names the column by which the recorded intervals were read."""
+INTERVAL_PLACE = "interval_place"
+"""The fact that tells the Place of that column."""
+
+
+class Place(NamedTuple):
+    """Which column increments were read by: another one may get its name later."""
+
+    oid: int
+    """The relation."""
+    attnum: int
+    type: str
+
+    @classmethod
+    def of(cls, source: SourceTable, name: str) -> Place:
+        """The place of the column `name` now."""
+        column = source.column(name)
+        return cls(source.oid, column.attnum, column.type)
+
+    @classmethod
+    def read(cls, text: str) -> Place:
+        """The place that `str` has written."""
+        oid, attnum, type_name = text.split(" ", 2)
+        return cls(int(oid), int(attnum), type_name)
+
+    def __str__(self) -> str:
+        return f"{self.oid} {self.attnum} {self.type}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,3 +108,30 @@ class Last:
     def facts(self) -> Mapping[str, str]:
         """What is recorded of the source and of what was read; empty in an older ledger."""
         return self.source or {}
+
+    def place(self, fact: str, name: str) -> Place | None:
+        """The place of the column `name` when increments were last read by it, as `fact` tells, or
+        in an older ledger the last load. None where no record tells."""
+        recorded = self.facts.get(fact)
+        if recorded is not None:
+            return Place.read(recorded)
+        if self.source_oid is None or name not in self.places:
+            return None
+        return Place(self.source_oid, self.places[name], self.types[name])
+
+    @property
+    def of_watermark(self) -> dict[str, str]:
+        """What a run that leaves the watermark as it is must keep of its column."""
+        if self.watermark is None or self.cursor is None:
+            return {}
+        place = self.place(WATERMARK_PLACE, self.cursor)
+        return {WATERMARK_PLACE: str(place)} if place else {}
+
+    @property
+    def of_intervals(self) -> dict[str, str]:
+        """What a run that reads by another column must keep of the recorded intervals' column."""
+        name = self.facts.get(INTERVAL_CURSOR)
+        if name is None:
+            return {}
+        place = self.place(INTERVAL_PLACE, name)
+        return {INTERVAL_CURSOR: name} | ({INTERVAL_PLACE: str(place)} if place else {})

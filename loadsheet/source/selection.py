@@ -9,7 +9,13 @@ from loadsheet.errors import HeldBack, Refused
 from loadsheet.outcome import RunRequest
 from loadsheet.postgres import Session
 from loadsheet.source import holdback, identity, sequences, ties, zones
-from loadsheet.source.rows import INTERVAL_CURSOR, Last, Selection
+from loadsheet.source.rows import (
+    INTERVAL_CURSOR,
+    INTERVAL_PLACE,
+    WATERMARK_PLACE,
+    Last,
+    Selection,
+)
 from loadsheet.source.table import SourceTable
 from loadsheet.source.window import Window
 from loadsheet.spec.models import Incremental, Mode, Table
@@ -132,17 +138,22 @@ def refuse_changed_cursor(source: SourceTable, spec: Incremental, last: Last | N
     if last is None:
         return
     last_name = last.facts.get(INTERVAL_CURSOR)
+    fact = INTERVAL_PLACE
     if spec.by == "watermark":
         last_name = None if last.watermark is None else last.cursor or spec.cursor
+        fact = WATERMARK_PLACE
     if last_name is None:
         return
     name = spec.cursor
     column = source.column(name)
-    last_type = last.types.get(last_name, column.type)
+    place = last.place(fact, last_name)
+    last_type = place.type if place else column.type
     is_another = last_name != name
-    if source.oid == last.source_oid:
+    if place and source.oid == place.oid:
         # In the same table a column keeps its attnum, also when it is renamed.
-        is_another = column.attnum != last.places.get(last_name)
+        is_another = column.attnum != place.attnum
+    elif place is None and source.oid == last.source_oid:
+        is_another = True
     if is_another:
         change = f"is not the column {last_name} that increments were read by"
     elif not _has_same_order(last_type, column.type):

@@ -17,7 +17,16 @@ from loadsheet.plan.gaps import moment_of
 from loadsheet.postgres import Session
 from loadsheet.source import holdback, origins, sequences, zones
 from loadsheet.source.bounds import Cursor
-from loadsheet.source.rows import INITIAL_VALUE, INTERVAL_CURSOR, UNIQUE, Last, Selection
+from loadsheet.source.rows import (
+    INITIAL_VALUE,
+    INTERVAL_CURSOR,
+    INTERVAL_PLACE,
+    UNIQUE,
+    WATERMARK_PLACE,
+    Last,
+    Place,
+    Selection,
+)
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Incremental, Mode
 from loadsheet.sql.text import typed
@@ -56,8 +65,9 @@ class Window:
         # What is kept of the spec: under another one, the watermark, or the intervals that were
         # read, mean something else.
         self._facts = zones.facts(source, spec)
+        self._place = str(Place.of(source, spec.cursor))
         if spec.by == "data_interval":
-            self._facts[INTERVAL_CURSOR] = spec.cursor
+            self._facts |= {INTERVAL_CURSOR: spec.cursor, INTERVAL_PLACE: self._place}
 
     def everything(self) -> Selection:
         """All rows. Tables read by interval have no watermark to move."""
@@ -383,7 +393,8 @@ class Window:
         )
 
     def _facts_of_watermark(self) -> dict[str, str]:
-        facts = {**self._facts, INITIAL_VALUE: self._spec.initial_value or ""}
+        start = self._spec.initial_value or ""
+        facts = {**self._facts, INITIAL_VALUE: start, WATERMARK_PLACE: self._place}
         if self._mode != "merge" and not self._cursor.is_time:
             facts[UNIQUE] = "" if self._cursor.ties.are_possible else "yes"
         return facts

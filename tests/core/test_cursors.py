@@ -584,3 +584,83 @@ def test_numbers_that_a_trigger_takes_in_blocks_are_refused(project: Project) ->
     # A trigger that fills another column says nothing about the cursor.
     project.in_source("ALTER SEQUENCE numbers CACHE 1; DROP TRIGGER give ON t")
     project.succeed()
+
+
+# What a cursor means, and runs that read by interval in between -----------------------------------
+
+DAY = {"interval_start": "2026-08-01T00:00:00Z", "interval_end": "2026-08-02T00:00:00Z"}
+BY_INTERVAL = {"by": "data_interval"}
+# How a table is read before its columns change, and in the runs in between.
+BETWEEN: dict[str, tuple[dict[str, str], list[tuple[dict[str, str], dict[str, object]]]]] = {
+    "no run": ({}, []),
+    "an interval that a person gives": ({}, [({}, {**DAY, "explicit_interval": True})]),
+    "another way to read": ({}, [(BY_INTERVAL, DAY)]),
+    "a full refresh by interval": ({}, [(BY_INTERVAL, {**DAY, "full_refresh": "all"})]),
+    "an interval of a table with a watermark": (
+        BY_INTERVAL,
+        [({}, {**DAY, "explicit_interval": True})],
+    ),
+}
+
+
+def read_by(project: Project, cursor: str = "at", **more: str) -> None:
+    project.spec({"t": {"incremental": {"cursor": cursor, **more}}}, schedule="@daily")
+
+
+@pytest.mark.parametrize("between", BETWEEN)
+@pytest.mark.parametrize("forgets", [False, True])
+def test_no_run_hides_that_the_cursor_is_another_column(
+    project: Project, between: str, forgets: bool
+) -> None:
+    """A run of an interval recorded the new columns, and the next increment read by one of them
+    above the watermark of another. An older ledger records no place of the cursor."""
+    project.in_source("CREATE TABLE t (id int PRIMARY KEY, at timestamptz, other timestamptz)")
+    project.in_source(
+        "INSERT INTO t VALUES (1, '2026-08-01 12:00', '2026-08-01 12:00'),"
+        " (2, now(), '2026-08-01 12:00')"
+    )
+    how, runs = BETWEEN[between]
+    read_by(project, **how)
+    project.succeed(**(DAY if how else {}))
+    if forgets:
+        project.in_warehouse(
+            "UPDATE loadsheet.scope SET source = source - 'watermark_place' - 'interval_place'"
+        )
+    project.in_source("ALTER TABLE t RENAME at TO old; ALTER TABLE t RENAME other TO at")
+    for more, request in runs:
+        read_by(project, **more)
+        project.succeed(**request)
+    project.in_source("INSERT INTO t VALUES (3, '2026-01-01', '2026-01-01')")
+    read_by(project, **how)
+    found = refusal(project, **(DAY if how else {}))
+    assert "cursor at is not the column at that increments were read by" in str(found)
+    project.succeed(full_refresh="all")
+    project.succeed(**(DAY if how else {}))
+    assert not judge(project, "t")
+
+
+def test_a_cursor_may_be_renamed_before_an_interval_is_read(project: Project) -> None:
+    """The next increment was refused: it is the same column."""
+    project.in_source("CREATE TABLE t (id int PRIMARY KEY, at timestamptz)")
+    project.in_source("INSERT INTO t VALUES (1, now())")
+    read_by(project)
+    project.succeed()
+    project.in_source("ALTER TABLE t RENAME at TO stamp")
+    read_by(project, "stamp")
+    project.in_source("INSERT INTO t VALUES (2, '2026-08-01 12:00')")
+    project.succeed(**DAY, explicit_interval=True)
+    project.in_source("INSERT INTO t VALUES (3, now())")
+    project.succeed()
+    assert not judge(project, "t")
+
+
+def test_an_interval_of_another_cursor_keeps_the_watermarks_zone(project: Project) -> None:
+    """A load by a cursor with a time zone forgot it."""
+    project.in_source("CREATE TABLE t (id int PRIMARY KEY, at timestamp, other timestamptz)")
+    project.in_source("INSERT INTO t VALUES (1, '2026-01-01', '2026-08-01 12:00')")
+    read_by(project, time_zone="Europe/Berlin")
+    project.succeed()
+    read_by(project, "other", **BY_INTERVAL)
+    project.succeed(**DAY)
+    read_by(project, time_zone="America/New_York")
+    assert "the cursor's time zone Europe/Berlin -> America/New_York" in str(refusal(project))
