@@ -49,21 +49,23 @@ _EXPRESSIONS = {
     *("VAR", "CONST", "OPEXPR", "FUNCEXPR", "BOOLEXPR", "NULLTEST", "BOOLEANTEST", "DISTINCTEXPR"),
     *("NULLIFEXPR", "SCALARARRAYOPEXPR", "ARRAYEXPR", "COALESCEEXPR", "MINMAXEXPR", "CASEEXPR"),
     *("CASEWHEN", "CASETESTEXPR", "RELABELTYPE", "COLLATEEXPR", "SUBSCRIPTINGREF", "COERCEVIAIO"),
-    *("ARRAYCOERCEEXPR", "FIELDSELECT", "ROWEXPR", "NAMEDARGEXPR"),
+    *("ARRAYCOERCEEXPR", "FIELDSELECT", "ROWEXPR", "NAMEDARGEXPR", "COERCETODOMAIN"),
 }
 _HOLDERS = {"TARGETENTRY": "expr", "RANGETBLFUNCTION": "funcexpr"}
 """Nodes that are no expressions, and the field that has one."""
 _TIME_OF_THE_STANDARD = 8
 """The last of the SQLVALUEFUNCTIONs that tell the time; the others tell a name."""
 # PostgreSQL's own functions that depend on settings alone, which our sessions pin: comparisons and
-# casts between times with and without a zone, parts of times, texts and JSON of values.
+# casts between times with and without a zone, parts and rows of times, texts and JSON of values.
 _BY_SETTINGS = {
     *range(2351, 2358),
     *range(2377, 2384),
     *range(2520, 2534),
     *(1171, 6203, 1174, 1176, 1178, 1189, 1190, 1217, 1284, 2019, 2027, 2028, 2549),
     *(1770, 2049, 1768, *range(1772, 1777), 1778, 1780),
-    *(3058, 3059, 3539, 3540, 384, 395, 3155, 3176, 3200, 3273, 3787),
+    *(939, 1388, 3462, 3463, 6221, 6223),
+    *(3058, 3059, 3539, 3540, 384, 395, 2003, 2004, 1285, 1290, 1714, 1717),
+    *(*range(3153, 3157), 3176, *range(3198, 3202), *range(3271, 3275), 3787),
 }
 # bool, the numbers, texts, uuid, JSON, bytea. Into a time, the text 'now' gives the present.
 _READ_FROM_TEXT = {16, 17, 19, 20, 21, 23, 25, 114, 700, 701, 1042, 1043, 1700, 2950, 3802}
@@ -130,7 +132,7 @@ class _Walk:
             if entry.node("tablesample") is not None:
                 raise _Late("it reads a part of the rows (TABLESAMPLE)")
             if kind in (_RELATION, _SUBQUERY, _CTE):
-                tables += 1
+                tables += _has_table(entry, query)
             elif kind in (_FUNCTION, _VALUES):
                 rows = entry.fields["functions" if kind == _FUNCTION else "values_lists"]
                 self._expression(rows, "it has an entry of FROM that")
@@ -179,6 +181,25 @@ class _Walk:
             name = self._functions.get(str(function), str(function))
             if name is not None:
                 raise _Late(f"{where} calls {name}, which is not immutable")
+
+
+def _has_table(entry: Node, query: Node) -> bool:
+    """Whether an entry of the query's FROM reads a table: one of constants, or of the columns of
+    another entry (LATERAL), shows nothing late."""
+    left: list[Any] = [entry]
+    if entry.number("rtekind") == _CTE and entry.number("ctelevelsup") == 0:
+        name = entry["ctename"]
+        left = [one["ctequery"] for one in query.nodes("cteList") if one["ctename"] == name]
+    while left:
+        one = left.pop()
+        if isinstance(one, list):
+            left.extend(one)
+        elif isinstance(one, Node):
+            # What one WITH reads from another is not followed.
+            if one.fields.get("rtekind") in ([str(_RELATION)], [str(_CTE)]):
+                return True
+            left.extend(one.fields.values())
+    return False
 
 
 def _is_empty(values: list[Any]) -> bool:

@@ -54,6 +54,29 @@ LATE: dict[str, tuple[str, str, str]] = {
         ARRIVES,
         JOINS,
     ),
+    "a join with a query of the row": (
+        "SELECT b.id, b.at FROM {b} b, LATERAL (SELECT (SELECT word FROM {s} WHERE id = b.id) w) x"
+        " WHERE w <> ''",
+        ARRIVES,
+        QUERY,
+    ),
+    "a join with a lateral list": (
+        "SELECT b.id, b.at FROM {b} b, LATERAL (SELECT s.id FROM {s} s WHERE s.id = b.id) x",
+        ARRIVES,
+        JOINS,
+    ),
+    "a join of two with": (
+        "WITH one AS (SELECT id FROM {s}), two AS (TABLE one)"
+        " SELECT b.id, b.at FROM {b} b, two WHERE two.id = b.id",
+        ARRIVES,
+        JOINS,
+    ),
+    "a join with a with outside": (
+        "WITH w AS (SELECT id FROM {s}) SELECT b.id, b.at FROM {b} b,"
+        " LATERAL (SELECT id FROM w WHERE w.id = b.id) x",
+        ARRIVES,
+        JOINS,
+    ),
     "a join below": (
         "SELECT * FROM {v}; CREATE OR REPLACE VIEW {v} AS"
         " SELECT b.id, b.at FROM {b} b JOIN {s} s ON s.id = b.id",
@@ -255,6 +278,22 @@ KNOWN = {
     "elements of a left join": "SELECT b.id * 10 + coalesce(n, 0) AS id, at FROM {b} b"
     " LEFT JOIN generate_series(1, 2) n ON n <= b.kind",
     "elements of a select": "SELECT id * 10 + unnest(tags) AS id, at FROM {b}",
+    "constants": "WITH most AS (SELECT 9 AS kind) SELECT b.id, at, currency FROM {b} b"
+    " CROSS JOIN (SELECT 'EUR' AS currency) c, most WHERE b.kind < most.kind",
+    "a list of constants": "SELECT id * 10 + n AS id, at FROM {b}, (VALUES (1), (2)) v(n)",
+    "a query of the row": "SELECT id * 10 + tag AS id, at, total FROM {b} b,"
+    " LATERAL (SELECT b.price * 2 AS total) x, LATERAL (SELECT unnest(b.tags) AS tag) y"
+    " WHERE total > 0",
+    "texts of values": "SELECT id, at FROM {v} WHERE code || kind <> ''; CREATE OR REPLACE VIEW {v}"
+    " AS SELECT *, 'ORD-' || id AS code, id || '-' || at AS mark, quote_literal(id) AS q,"
+    " encode(sha256(convert_to(coalesce(name, ''), 'UTF8')), 'hex') AS h FROM {b}",
+    "json of values": "SELECT id, at FROM {v}; CREATE OR REPLACE VIEW {v} AS SELECT *,"
+    " jsonb_build_array(id, at) AS a, json_build_array(id) AS b, array_to_json(tags) AS c,"
+    " row_to_json({b}, true) AS d, json_build_object() AS e FROM {b}",
+    "times of times": "SELECT b.id, at FROM {b} b, generate_series(at, at, '1 day') t"
+    " WHERE t > make_timestamptz(2020, 1, 1, 0, 0, 0)",
+    "a domain": "SELECT id, at FROM {v}; CREATE DOMAIN {f} AS int CHECK (VALUE >= 0);"
+    " CREATE OR REPLACE VIEW {v} AS SELECT *, kind::{f} AS k FROM {b}",
     "a deep condition": "SELECT id, at FROM {b} WHERE " + " + ".join(["price"] * 400) + " > 0",
 }
 WRITES = (
