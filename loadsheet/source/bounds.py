@@ -127,9 +127,8 @@ class Cursor:
             return typed(moment, self.type)
         return f"CAST({self._lowest(moment)} AS {self.type})"
 
-    def before(self, bound: str) -> str:
+    def before(self, bound: str, lookback: str | None) -> str:
         """SQL for the bound (SQL) minus the lookback."""
-        lookback = self._spec.lookback
         if lookback is None:
             return bound
         if not self.is_time:

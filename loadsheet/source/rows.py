@@ -12,7 +12,9 @@ INITIAL_VALUE = "initial_value"
 UNIQUE = "unique"
 WATERMARK_PLACE = "watermark_place"
 """The fact that tells the Place of the watermark's column."""
-WATERMARK_FACTS = ("leaves", "oldest_transaction", "ties", INITIAL_VALUE, UNIQUE)
+LOOKBACK = "lookback"
+"""The fact that tells how far below the watermark rows may still come."""
+WATERMARK_FACTS = ("leaves", "oldest_transaction", "ties", INITIAL_VALUE, UNIQUE, LOOKBACK)
 """Facts of a load that belong to its watermark: a load of an interval leaves them as they were."""
 INTERVAL_CURSOR = "interval_cursor"
 """The fact that names the column by which the recorded intervals were read."""

@@ -21,6 +21,7 @@ from loadsheet.source.rows import (
     INITIAL_VALUE,
     INTERVAL_CURSOR,
     INTERVAL_PLACE,
+    LOOKBACK,
     UNIQUE,
     WATERMARK_PLACE,
     Last,
@@ -138,9 +139,14 @@ class Window:
         """SQL for the rows above the watermark, and with its value those written since; and for the
         rows with its value, where only a comparison shows whether there are new ones."""
         name = self._cursor.sql
+        value = typed(watermark, self._cursor.type)
+        # Rows that the last run's lookback was there for may have come since.
+        before = last.facts.get(LOOKBACK)
+        if before and before != self._spec.lookback and self._mode == "merge":
+            lower = f"least({self._lower(watermark)}, {self._cursor.before(value, before)})"
+            return f"{name} >= {lower}", ""
         if self._spec.lookback is not None:
             return f"{name} >= {self._lower(watermark)}", ""
-        value = typed(watermark, self._cursor.type)
         if not self._reads_ties:
             return f"{name} > {value}", ""
         oldest = last.facts.get("oldest_transaction")
@@ -279,7 +285,9 @@ class Window:
         below, if rows written in this interval may have it, too."""
         name = self._cursor.sql
         if self._spec.lookback is not None:
-            return f"{name} >= {self._cursor.before(lower)} AND {name} < {upper}"
+            return (
+                f"{name} >= {self._cursor.before(lower, self._spec.lookback)} AND {name} < {upper}"
+            )
         shared = self._cursor.shared_below(lower)
         if shared is None:
             return condition
@@ -395,13 +403,15 @@ class Window:
     def _facts_of_watermark(self) -> dict[str, str]:
         start = self._spec.initial_value or ""
         facts = {**self._facts, INITIAL_VALUE: start, WATERMARK_PLACE: self._place}
+        if self._spec.lookback is not None:
+            facts[LOOKBACK] = self._spec.lookback
         if self._mode != "merge" and not self._cursor.is_time:
             facts[UNIQUE] = "" if self._cursor.ties.are_possible else "yes"
         return facts
 
     def _lower(self, watermark: str) -> str:
         """SQL for the watermark minus the lookback."""
-        return self._cursor.before(typed(watermark, self._cursor.type))
+        return self._cursor.before(typed(watermark, self._cursor.type), self._spec.lookback)
 
     def _with_nulls(self, condition: str) -> str:
         if self._spec.nulls == "include":

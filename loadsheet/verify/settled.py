@@ -11,7 +11,7 @@ from __future__ import annotations
 from loadsheet.postgres import Session
 from loadsheet.source import identity, ties
 from loadsheet.source.bounds import Cursor
-from loadsheet.source.rows import Last
+from loadsheet.source.rows import LOOKBACK, Last
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Incremental, Table
 from loadsheet.sql.text import typed
@@ -37,7 +37,7 @@ def settled_rows(
         if spec.by == "data_interval":
             condition = _within_intervals(cursor, spec, scope, unchanged)
         else:
-            condition = _below_watermark(cursor, last, unchanged)
+            condition = _below_watermark(cursor, spec, last, unchanged)
         if spec.nulls == "include":
             condition = f"{condition} OR ({cursor.sql} IS NULL AND {unchanged})"
     if new_leaves:
@@ -47,13 +47,15 @@ def settled_rows(
     return condition
 
 
-def _below_watermark(cursor: Cursor, last: Last, unchanged: str) -> str:
+def _below_watermark(cursor: Cursor, spec: Incremental, last: Last, unchanged: str) -> str:
     # Without a record of where the rows begin, nothing shows which of them were left out.
     if last.watermark is None or last.start is None:
         return "FALSE"
     watermark = typed(last.watermark, cursor.type)
     # The watermark's own value and a lookback are read again, so rows there may be newer.
-    settled = f"{cursor.sql} < {cursor.before(watermark)}"
+    lookbacks = (spec.lookback, last.facts.get(LOOKBACK))
+    bounds = [cursor.before(watermark, lookback) for lookback in lookbacks]
+    settled = f"{cursor.sql} < least({', '.join(bounds)})"
     condition = f"({settled} OR {cursor.sql} <= {watermark} AND {unchanged})"
     if last.start:
         condition += f" AND {cursor.sql} >= {typed(last.start, cursor.type)}"
@@ -65,7 +67,7 @@ def _within_intervals(cursor: Cursor, spec: Incremental, scope: Scope, unchanged
     for start, end in intervals.as_list(scope.intervals):
         upper = cursor.at(end.isoformat())
         # What the next run reads again, as `Window.interval` decides it.
-        settled = cursor.before(upper)
+        settled = cursor.before(upper, spec.lookback)
         shared = cursor.shared_below(upper) if spec.lookback is None else None
         if shared is not None:
             settled = typed(shared, cursor.type)
