@@ -284,7 +284,8 @@ class _TransformPreviewer:
             preview.add_remark("note", "drift", note)
         preview.ddl += [f"DROP VIEW {view.sql}" for view in reversed(change.views)]
         if change.in_place:
-            preview.ddl += [f"ALTER TABLE {target.sql} {clause}" for clause in change.clauses]
+            clauses = change.clauses + change.retyping
+            preview.ddl += [f"ALTER TABLE {target.sql} {clause}" for clause in clauses]
         else:
             preview.ddl.append(f"CREATE TABLE {target.sql} AS SELECT …")
         preview.ddl += [f"CREATE VIEW {view.sql} AS SELECT …" for view in change.views]

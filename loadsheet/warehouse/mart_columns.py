@@ -9,6 +9,7 @@ asks the same question.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import psycopg
@@ -99,6 +100,8 @@ class Change:
     """View transforms to drop first and to make again afterwards."""
     clauses: list[str] = field(default_factory=list)
     """The clauses of ALTER TABLE, in place or on the table that will be swapped out."""
+    retyping: list[str] = field(default_factory=list)
+    """Those that give columns new types, after the others."""
     lost_indexes: list[str] = field(default_factory=list)
     """Indexes that go with the dropped columns."""
 
@@ -237,11 +240,12 @@ def _altered(
     clauses = _drop_clauses(differences)
     for name, type_name in differences.added.items():
         clauses.append(f"ADD COLUMN {ident(name)} {type_name}")
+    retyping = []
     for name, (old, new) in differences.retyped.items():
         clause = f"ALTER COLUMN {ident(name)} TYPE {new}"
         if not widens(old, new):
             clause += " USING NULL"
-        clauses.append(clause)
+        retyping.append(clause)
     return Change(
         differences=differences,
         in_place=True,
@@ -249,6 +253,7 @@ def _altered(
         # Views stay where they read nothing that is dropped or altered.
         views=hanging.own if touched else [],
         clauses=clauses,
+        retyping=retyping,
         lost_indexes=_indexes_on(session, target, differences.dropped),
     )
 
@@ -313,7 +318,20 @@ def _indexes_on(session: Session, target: Relation, columns: Iterable[str]) -> l
 
 def apply_clauses(session: Session, target: Relation, change: Change) -> None:
     """Alter the mart's columns. Raises Refused where PostgreSQL finds something in the way."""
-    for clause in change.clauses:
+    _apply(session, target, change, change.clauses)
+    if not change.retyping:
+        return
+    # Read once the dropped columns are gone, with what went with them.
+    lost = belongings.lost_by_a_new_type(session, target)
+    _apply(session, target, change, change.retyping)
+    for statement in lost:
+        # A number has neither storage nor compression of its own.
+        with suppress(psycopg.errors.FeatureNotSupported), session.transaction():
+            session.execute(statement)
+
+
+def _apply(session: Session, target: Relation, change: Change, clauses: list[str]) -> None:
+    for clause in clauses:
         try:
             with session.transaction():
                 session.execute(f"ALTER TABLE {target.sql} {clause}")

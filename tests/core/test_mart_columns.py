@@ -258,3 +258,40 @@ def keeps_its_grants(swept: Swept, change: str, name: str) -> None:
 
 
 KEPT = {"own": keeps_its_view, "belongings": keeps_its_belongings}
+
+
+def test_what_a_new_type_takes_from_a_mart_is_given_back(project: Project) -> None:
+    """ALTER COLUMN TYPE makes the column, its indexes and its statistics anew."""
+    project.in_source(SOURCE)
+    table = {"materialized": "table"}
+    columns = "t.id, t.name::varchar(9) AS name, t.name::varchar(9) AS gone, t.name AS number"
+    project.spec({"t": None}, {"m": (f"SELECT {columns} FROM staging.t", table)})
+    project.succeed()
+    project.in_warehouse(
+        "CREATE VIEW public.ids AS SELECT id FROM mart.m;"
+        " ALTER TABLE mart.m ALTER name SET STORAGE EXTERNAL, ALTER name SET COMPRESSION pglz,"
+        " ALTER gone SET STORAGE MAIN, ALTER number SET STORAGE MAIN;"
+        " CREATE INDEX by_gone ON mart.m ((gone || 'x'));"
+        " ALTER INDEX mart.by_gone ALTER COLUMN 1 SET STATISTICS 66;"
+        " CREATE INDEX by_name ON mart.m ((name || 'x'));"
+        " ALTER INDEX mart.by_name ALTER COLUMN 1 SET STATISTICS 77;"
+        " ALTER INDEX mart.by_name DEPENDS ON EXTENSION plpgsql;"
+        " CREATE STATISTICS mart.both (ndistinct) ON id, name FROM mart.m;"
+        " ALTER STATISTICS mart.both SET STATISTICS 55"
+    )
+    question = (
+        "SELECT attstorage, attcompression, (SELECT attstattarget FROM pg_attribute"
+        " WHERE attrelid = 'mart.by_name'::regclass), (SELECT stxstattarget FROM pg_statistic_ext),"
+        " (SELECT count(*) FROM pg_depend WHERE objid = 'mart.by_name'::regclass"
+        " AND deptype = 'x')"
+        " FROM pg_attribute WHERE attrelid = 'mart.m'::regclass AND attname = 'name'"
+    )
+    before = [("e", "p", 77, 55, 1)]
+    assert project.in_warehouse(question) == before
+    for type_name in ("varchar(20)", "char(20)"):
+        changed = f"SELECT t.id, t.name::{type_name} AS name, length(t.name) AS number"
+        project.spec({"t": None}, {"m": (f"{changed} FROM staging.t", table)})
+        project.succeed()
+        assert project.in_warehouse(question) == before
+    rows = "SELECT id, rtrim(name), number FROM mart.m ORDER BY id"
+    assert project.in_warehouse(rows) == [(1, "a", 1), (2, "B", 1), (3, "c", 1)]
