@@ -23,6 +23,7 @@ from loadsheet.sql.params import uses_since_load
 from loadsheet.sql.text import Relation
 from loadsheet.warehouse import (
     adopt,
+    belongings,
     mart,
     mart_columns,
     mart_views,
@@ -240,6 +241,12 @@ class _TransformPreviewer:
             return None
         session, target = self.session, self.target
         as_built = self._is_as_built()
+        key = self.spec.unique_key
+        ask(
+            self.preview,
+            "drift",
+            lambda: belongings.refuse_computed(session, target, list(arriving), bool(key)),
+        )
         differences = mart_columns.compare(session, target, arriving, as_built)
         if differences.given:
             self.in_place = True
@@ -250,7 +257,6 @@ class _TransformPreviewer:
             until_load = mart.newest_number(session)
             whole = bind_parameters(self.spec.sql, _REQUEST, 0, until_load)
             self._show_sql(whole, in_full=True)
-        key = self.spec.unique_key
         if as_built:
             ask(self.preview, "key", lambda: mart_columns.refuse_given_key(session, target, key))
         else:

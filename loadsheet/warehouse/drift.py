@@ -40,6 +40,7 @@ _CANNOT_ALTER = (
     psycopg.errors.InvalidObjectDefinition,
 )
 
+_LOST = "was loaded before, and was dropped or renamed in the target since"
 _OTHER_COLUMN = (
     "is not the column that older rows were loaded from (dropped and added, or excluded for a "
     "while)"
@@ -134,10 +135,12 @@ def compare_columns(
     arriving_names = {column.name for column in arriving}
     arriving_attnums = {column.attnum for column in arriving}
     below = {renamed.get(name, name): type_name for name, type_name in domains.items()}
-    loaded = {}
+    loaded = dict(scope.former)
     for recorded in scope.columns or ():
         name = renamed.get(recorded["name"], recorded["name"])
         loaded[name] = recorded.get("left", recorded["type"])
+    # Before a first load, nothing tells whose types an existing target has.
+    is_unknown = scope.last_load_no is None
     added, widened = [], []
     narrowed, left, incompatible = {}, {}, {}
     given, misfits = {}, {}
@@ -149,7 +152,7 @@ def compare_columns(
         if target_type == column.type:
             continue
         last = loaded.get(column.name)
-        is_given = column.name in below or last not in (None, target_type)
+        is_given = is_unknown or column.name in below or last not in (None, target_type)
         holds = below.get(column.name, target_type)
         if is_given and (holds == column.type or widens(column.type, holds)):
             given[column.name] = target_type
@@ -236,6 +239,8 @@ def _find_replaced(
     attnums = {renamed.get(c["name"], c["name"]): attnum for attnum, c in before.items()}
     replaced = {}
     for column in arriving:
+        if column.attnum in before and column.name not in types:
+            replaced[column.name] = _LOST
         is_same = attnums.get(column.name) == column.attnum
         if before and column.name in types and not is_same:
             replaced[column.name] = _OTHER_COLUMN
@@ -278,6 +283,20 @@ def refuse_misfits(target: Relation, drift: Drift, arriving: Sequence[Column]) -
             )
 
 
+def refuse_computed(
+    session: Session,
+    target: Relation,
+    drift: Drift,
+    arriving: Sequence[Column],
+    key: tuple[str, ...],
+) -> None:
+    """Raises Refused, with the statement that helps, where another user has made a column of the
+    target one that takes no values from outside."""
+    old_names = {new: old for old, new in drift.renamed.items()}
+    names = [old_names.get(column.name, column.name) for column in arriving]
+    belongings.refuse_computed(session, target, names, is_updated=bool(key))
+
+
 def given_by_others(
     session: Session, target: Relation, drift: Drift, scope: Scope, key: tuple[str, ...]
 ) -> list[Belonging]:
@@ -287,12 +306,12 @@ def given_by_others(
     for name, type_name in drift.given.items():
         found.append(Belonging(False, name, f"the type {type_name} of column {name}", "", False))
     primary_key = tables.primary_key_of(session, target)
-    if primary_key is None or scope.last_load_no is None:
+    if primary_key is None:
         return found
     loaded = json.loads((scope.source or {}).get(KEY, "null"))
     has = [drift.renamed.get(name, name) for name in primary_key[1]]
     ours = [list(key), [drift.renamed.get(name, name) for name in loaded or ()]]
-    # An older ledger does not tell which key the last load had.
+    # An older ledger does not tell which key the last load had, and none that of a first load.
     if has not in ours:
         statement = f"ALTER TABLE {target.sql} DROP CONSTRAINT {ident(primary_key[0])}"
         if key:

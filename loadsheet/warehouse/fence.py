@@ -43,7 +43,8 @@ SELECT fence, watermark, cursor, last_load_no, content_sha256, source_oid, sourc
     to_jsonb(scope) ->> 'storage' AS storage, {intervals.SELECTED},
     (SELECT jsonb_agg(c ORDER BY place) FILTER (WHERE NOT c ? 'dropped')
      FROM jsonb_array_elements(columns) WITH ORDINALITY AS one (c, place)) AS columns,
-    ARRAY(SELECT c ->> 'name' FROM jsonb_array_elements(columns) c WHERE c ? 'dropped') AS former
+    coalesce((SELECT jsonb_object_agg(c ->> 'name', coalesce(c ->> 'left', c ->> 'type'))
+              FROM jsonb_array_elements(columns) c WHERE c ? 'dropped'), '{{}}') AS former
 FROM loadsheet.scope WHERE pipeline = %s AND table_name = %s AND target = %s
 """
 # The load that began the target's rows: the last that replaced them, or the first of all. One that
@@ -119,8 +120,9 @@ class Scope:
     content_sha256: str | None = None
     source_oid: int | None = None
     columns: list[dict[str, Any]] | None = None
-    former: list[str] = field(default_factory=list)
-    """The target's columns that earlier loads have read from the source, and the last has not."""
+    former: dict[str, str] = field(default_factory=dict)
+    """The target's columns that earlier loads have read from the source, and the last has not, with
+    the types that those have left."""
     source: dict[str, str] | None = None
     """The source server, as `source.identity.observe` saw it for the last load."""
     storage: str | None = None

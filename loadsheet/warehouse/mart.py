@@ -304,6 +304,7 @@ class _Build:
         if tables.kind(self.session, self.target) is None:
             return apply.replace(self.session, self.fresh, rows, self.target, key)
         arriving = mart_columns.read_columns(self.session, self.fresh)
+        belongings.refuse_computed(self.session, self.target, list(arriving), bool(key))
         as_built = self._is_as_built()
         if as_built:
             mart_columns.refuse_given_key(self.session, self.target, key)
@@ -372,6 +373,7 @@ class _Build:
         as_built = self._is_as_built()
         if not mart_columns.compare(self.session, self.target, arriving, as_built).fit:
             return self._build_in_full()
+        belongings.refuse_computed(self.session, self.target, list(arriving), True)
         self._check_key(incoming)
         return apply.merge(self.session, incoming, self.target, self.transform.unique_key, None)
 

@@ -62,7 +62,9 @@ KEPT = {
     "not null": "ALTER TABLE {t} ALTER n SET NOT NULL",
 }
 # What does not, and what the message names.
+COMPUTED = "ALTER TABLE {t} DROP {c}, ADD {c} int GENERATED ALWAYS AS (id * 2) STORED"
 REFUSED = {
+    "a generated column": (COMPUTED.replace("{c}", "n"), "column n was made a generated column"),
     "a domain that is narrower": (domain("big", "int"), "column big was given the type"),
     "a narrower number": (typed("big", "int"), "column big was given the type integer"),
     "another type": (typed("n", "text"), "column n was given the type text"),
@@ -198,6 +200,112 @@ def test_a_swap_that_does_not_look_undoes_them(
     assert dumped(project) != before
 
 
+IDENTITY = "ALTER TABLE {t} ALTER part SET NOT NULL, ALTER part ADD GENERATED ALWAYS AS IDENTITY"
+
+
+def test_an_identity_that_takes_no_update_is_refused_by_name(project: Project) -> None:
+    """The first UPDATE failed, and the advice was to correct an SQL file."""
+    names = {name: ("", name) for name in MODES}
+    begin(project, names, {"": IDENTITY})
+    project.in_warehouse("DROP TABLE IF EXISTS staging.none")
+    change_source(project, names, 1)
+    planned = plan(project, code=1)["steps"]
+    results = project.run()
+    for name in names:
+        found = str(results[f"load.load_{name}"].result)
+        told = " ".join(one["message"] for one in planned[f"load.load_{name}"]["remarks"])
+        if name in ("keyless", "log"):
+            assert "inserted" in found and "identity" not in told, found
+            continue
+        what = "column part was made an identity column that is always generated"
+        assert what in found and what in told, found
+        statement = re.search("Run: (ALTER TABLE .*?;)", found)
+        assert statement
+        project.in_warehouse(statement[1])
+    project.succeed()
+    assert wrong(project, names) == []
+
+
+@pytest.mark.parametrize("change", ["DROP n", "RENAME n TO mine"])
+def test_an_increment_does_not_fill_a_lost_column_with_null(project: Project, change: str) -> None:
+    """The column was added again, with NULL in the older rows, and the run succeeded."""
+    names = {name: ("", name) for name in MODES}
+    begin(project, names, {"": "ALTER TABLE {t} " + change})
+    change_source(project, names, 1)
+    planned = plan(project, code=1)["steps"]
+    results = project.run()
+    for name in ("merged", "log"):
+        step = f"load.load_{name}"
+        what = "column n was loaded before, and was dropped or renamed in the target since"
+        assert what in str(results[step].result)
+        assert planned[step]["does"] == "would fail"
+    for name in ("replaced", "keyless"):
+        # Without a key, the values of a column of another name would be lost.
+        is_refused = name == "keyless" and "RENAME" in change
+        assert (results[f"load.load_{name}"].state == "failed") == is_refused
+    for name in ("keyless", "log"):
+        project.in_warehouse(f"ALTER TABLE staging.{name} DROP IF EXISTS mine")
+    project.succeed(full_refresh="all")
+    assert wrong(project, names) == []
+    change_source(project, names, 2)
+    project.succeed()
+    assert wrong(project, names) == []
+
+
+UNKNOWN = ("a domain", "a wider number", "a longer text", "more digits", "a key that includes")
+
+
+@pytest.mark.timeout(900)
+def test_a_pipeline_of_another_name_keeps_what_a_dba_gave(project: Project) -> None:
+    """Nothing tells whose types and key the target has: its first load made them anew."""
+    kinds = tables_of({kind: KEPT[kind] for kind in UNKNOWN})
+    # The rows of a log are not replaced by what the source has now: `test_adopt.py`.
+    names = {name: one for name, one in kinds.items() if one[1] != "log"}
+    begin(project, names, KEPT)
+    before = dumped(project)
+    project.name = "store"
+    project.spec(
+        {name: copy.deepcopy(MODES[mode][1]) for name, (_, mode) in names.items()},
+        warehouse={"conn_id": "warehouse", "schema": "staging"},
+    )
+    for number, request in enumerate(({}, {}, {"full_refresh": "all"})):
+        change_source(project, names, number + 1)
+        project.succeed(**request)
+        assert dumped(project) == before
+        assert wrong(project, names) == []
+
+
+def test_a_first_load_refuses_a_key_that_is_not_the_sources(project: Project) -> None:
+    names = {"replaced": ("", "replaced")}
+    begin(project, names, {"": key("(id, part)")})
+    before = dumped(project)
+    project.name = "store"
+    project.spec({"replaced": None}, warehouse={"conn_id": "warehouse", "schema": "staging"})
+    found = str(project.run()["load.load_replaced"].result)
+    assert "the primary key is (id, part) in the target" in found
+    assert dumped(project) == before
+    statement = re.search("run: (ALTER TABLE .*?;)", found)
+    assert statement
+    project.in_warehouse(statement[1])
+    project.succeed()
+
+
+def test_a_column_that_was_left_out_for_a_while_keeps_its_type(project: Project) -> None:
+    names = {name: ("", name) for name in MODES}
+    begin(project, names, {"": typed("code", "varchar(50)")})
+    before = dumped(project)
+    settings = {name: copy.deepcopy(MODES[name][1]) or {} for name in names}
+    excluded = {name: {**one, "columns": {"exclude": ["code"]}} for name, one in settings.items()}
+    project.spec(excluded)
+    project.succeed(full_refresh="all")
+    assert sorted(dumped(project).split()) == sorted(before.split())
+    project.spec(settings)
+    change_source(project, names, 1)
+    project.succeed(full_refresh="all")
+    assert sorted(dumped(project).split()) == sorted(before.split())
+    assert wrong(project, names) == []
+
+
 ALSO_IN_THE_SOURCE = {
     "a key": "ALTER TABLE t DROP CONSTRAINT t_pkey, ADD PRIMARY KEY (id, part)",
     "no key": "ALTER TABLE t DROP CONSTRAINT t_pkey",
@@ -273,6 +381,26 @@ def test_types_and_keys_that_a_dba_gave_marts_stay(project: Project) -> None:
             )
             assert found == [(21 + len(request), 1)], kind
             assert "fail" not in planned[f"transform.transform_{name}"]["does"]
+
+
+def test_a_column_of_a_mart_that_takes_no_values_is_refused_by_name(project: Project) -> None:
+    names = marts(project, {"generated": COMPUTED.replace("{c}", "n")})
+    before = dumped(project)
+    change_source(project, {"base": ("", "replaced")}, 1)
+    planned = plan(project, code=1)["steps"]
+    results = project.run()
+    for name in names:
+        step = f"transform.transform_{name}"
+        found = str(results[step].result)
+        told = " ".join(one["message"] for one in planned[step]["remarks"])
+        what = f"mart.{name}: column n was made a generated column"
+        assert what in found and what in told, found
+        statement = re.search("Run: (ALTER TABLE .*?;)", found)
+        assert dumped(project) == before and statement
+    for name in names:
+        project.in_warehouse(f"ALTER TABLE mart.{name} ALTER COLUMN n DROP EXPRESSION")
+    project.succeed()
+    assert project.in_warehouse("SELECT DISTINCT n FROM mart.plain_0 WHERE id = 3") == [(3,)]
 
 
 def test_a_key_that_a_dba_gave_a_mart_is_refused_by_name(project: Project) -> None:
