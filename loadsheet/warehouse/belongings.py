@@ -15,6 +15,7 @@ from loadsheet.errors import Refused
 from loadsheet.postgres import Session
 from loadsheet.sql.merging import LOAD_ID
 from loadsheet.sql.text import Relation, ident
+from loadsheet.warehouse import tables
 
 # `kin` are the objects that are the table itself: its row type, its indexes, its constraints.
 # Each part lists one kind: whether it is an object that can be dropped, the column it belongs to,
@@ -262,6 +263,18 @@ WHERE attrelid = to_regclass(%(target)s) AND attname = ANY (%(columns)s) AND NOT
   AND (attgenerated <> '' OR attidentity = 'a' AND %(is_updated)s)
 ORDER BY attnum
 """
+# A cast to a domain has the domain's collation, whatever the column's is.
+_LOOSE_KEY = """
+SELECT attname, collname, format_type(atttypid, atttypmod)
+FROM pg_attribute a JOIN pg_type t ON t.oid = atttypid
+JOIN pg_collation c ON c.oid IN (attcollation, typcollation)
+WHERE attrelid = to_regclass(%(target)s) AND attname = ANY (%(key)s) AND NOT collisdeterministic
+  AND NOT EXISTS (
+      SELECT FROM pg_attribute s
+      WHERE attrelid = to_regclass(%(arriving)s)
+        AND (s.attname, s.attcollation) = (a.attname, a.attcollation))
+ORDER BY attnum
+"""
 _INHERITED = """
 SELECT inhparent::regclass::text, relispartition, ARRAY(
     SELECT attname::text FROM pg_attribute
@@ -392,6 +405,26 @@ def refuse_computed(
         raise Refused(
             f"{target}: column {name} was made {what}, so it cannot take the values that arrive."
             f" Run: ALTER TABLE {target.sql} ALTER COLUMN {ident(name)} {clause};"
+        )
+
+
+def refuse_loose_key(
+    session: Session, target: Relation, key: Collection[str], arriving: Relation | None = None
+) -> None:
+    """Raises Refused, with the statement that helps, where a column of the target's `key` was given
+    a collation that takes different texts for equal: two rows of `arriving`, whose column has
+    another collation, would be one there."""
+    names = {
+        "target": target.sql,
+        "key": list(key),
+        "arriving": arriving.sql if arriving else None,
+    }
+    for name, collation, its_type in session.execute(_LOOSE_KEY, names).fetchall():
+        type_name = tables.domains_of(session, target).get(name, its_type)
+        raise Refused(
+            f"{target}: column {name} of its key was given the collation {collation}, which takes"
+            " different texts for equal, so rows would be missing. Run: ALTER TABLE"
+            f' {target.sql} ALTER COLUMN {ident(name)} TYPE {type_name} COLLATE "default";'
         )
 
 

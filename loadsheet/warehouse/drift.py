@@ -341,6 +341,8 @@ def refuse_changed_key(
             f"{target}: the primary key is {_key_text(target_key)} in the target and "
             f"{_key_text(key)} in the source or spec; {remedy}"
         )
+    if key:
+        belongings.refuse_loose_key(session, target, columns)
 
 
 def _key_text(key: tuple[str, ...]) -> str:

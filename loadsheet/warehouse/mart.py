@@ -349,6 +349,7 @@ class _Build:
     def _apply_difference(self) -> Effect:
         """Make the fresh table's rows those of the target, in place. Its columns are the same."""
         key = self.transform.unique_key
+        belongings.refuse_loose_key(self.session, self.target, key, self.fresh)
         if tables.has_key(self.session, self.target, key):
             return apply.difference(self.session, self.fresh, self.target, key, None)
         # The older rows may share a key, so they are all written again.
@@ -375,6 +376,8 @@ class _Build:
             return self._build_in_full()
         belongings.refuse_computed(self.session, self.target, list(arriving), True)
         self._check_key(incoming)
+        key = self.transform.unique_key
+        belongings.refuse_loose_key(self.session, self.target, key, incoming)
         return apply.merge(self.session, incoming, self.target, self.transform.unique_key, None)
 
     def _select_into(self, create: str, since_load: int) -> int:

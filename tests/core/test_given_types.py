@@ -13,6 +13,7 @@ from loadsheet.errors import Refused
 from loadsheet.warehouse import drift
 from tests.core.planned import plan
 from tests.core.test_belongings import dumped
+from tests.debian import PROGRAMS, DebianServer
 from tests.project import Project
 
 COLUMNS = """(id int {key}, part int NOT NULL DEFAULT 1, what text, code varchar(10), n int,
@@ -304,6 +305,55 @@ def test_a_column_that_was_left_out_for_a_while_keeps_its_type(project: Project)
     project.succeed(full_refresh="all")
     assert sorted(dumped(project).split()) == sorted(before.split())
     assert wrong(project, names) == []
+
+
+LOOSE = """
+CREATE COLLATION public.any_case (
+    provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+CREATE DOMAIN public.code AS text COLLATE public.any_case;
+ALTER TABLE staging.replaced ALTER id TYPE text COLLATE public.any_case;
+ALTER TABLE staging.merged ALTER id TYPE text COLLATE public.any_case,
+    ALTER what TYPE text COLLATE public.any_case;
+ALTER TABLE staging.typed ALTER id TYPE public.code;
+ALTER TABLE mart.codes ALTER id TYPE public.code
+"""
+
+
+def test_a_key_that_takes_different_texts_for_equal_is_refused_by_name(project: Project) -> None:
+    """Of `x9` and `X9`, one was missing, with exit 0. The embedded servers have no ICU."""
+    if not PROGRAMS.is_dir():
+        pytest.skip("Debian's postgresql-15 is not installed")
+    modes = {"replaced": None, "merged": {"incremental": "at"}, "typed": {"incremental": "at"}}
+    for name in [*modes, "plain"]:
+        project.in_source(
+            f"CREATE TABLE {name} (id text PRIMARY KEY, what text,"
+            " at timestamptz NOT NULL DEFAULT clock_timestamp());"
+            f" INSERT INTO {name} SELECT 'x' || i, 'a' FROM generate_series(1, 20) i"
+        )
+    with DebianServer() as server:
+        project.warehouse = server.create_database("loose")
+        select = ("SELECT id, what FROM staging.plain", {"unique_key": "id"})
+        project.spec({**modes, "plain": None}, {"codes": select})
+        project.succeed()
+        project.in_warehouse(LOOSE)
+        for name in [*modes, "plain"]:
+            project.in_source(f"INSERT INTO {name} VALUES ('X9', 'b')")
+            project.in_source(f"UPDATE {name} SET what = 'A', at = now() WHERE id = 'x9'")
+        planned = plan(project, code=1)["steps"]
+        results = project.run()
+        for step in ("load.load_replaced", "load.load_merged", "load.load_typed"):
+            assert planned[step]["does"] == "would fail"
+        for step in (*(f"load.load_{name}" for name in modes), "transform.transform_codes"):
+            found = str(results[step].result)
+            assert "column id of its key was given the collation any_case" in found, found
+            statement = re.search("Run: (ALTER TABLE .*?;)", found)
+            assert statement
+            project.in_warehouse(statement[1])
+        project.succeed()
+        targets = {name: f"staging.{name}" for name in modes} | {"plain": "mart.codes"}
+        for name, target in targets.items():
+            rows = 'SELECT id, what FROM {} ORDER BY id COLLATE "C"'
+            assert project.in_source(rows.format(name)) == project.in_warehouse(rows.format(target))
 
 
 ALSO_IN_THE_SOURCE = {
