@@ -135,11 +135,11 @@ class _LoadPreviewer:
         preview.dropped = changed.dropped
         columns = self.source.columns
         ask(preview, "drift", lambda: drift.refuse_misfits(self.target, changed, columns))
-        computed = drift.refuse_computed
+        unfit = drift.refuse_unfit
         ask(
             preview,
             "drift",
-            lambda: computed(self.session, self.target, changed, columns, self.key),
+            lambda: unfit(self.session, self.target, changed, columns, self.key),
         )
         ask(preview, "drift", self._refuse_too_many_columns)
         if preview.action == "replace":

@@ -242,10 +242,12 @@ class _TransformPreviewer:
         session, target = self.session, self.target
         as_built = self._is_as_built()
         key = self.spec.unique_key
+        # A type or collation of an older SELECT is none that was given.
+        given_key = [name for name in key if as_built and " COLLATE " not in arriving.get(name, "")]
         ask(
             self.preview,
             "drift",
-            lambda: belongings.refuse_computed(session, target, list(arriving), bool(key)),
+            lambda: belongings.refuse_unfit(session, target, list(arriving), given_key),
         )
         differences = mart_columns.compare(session, target, arriving, as_built)
         if differences.given:

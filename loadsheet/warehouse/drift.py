@@ -283,7 +283,7 @@ def refuse_misfits(target: Relation, drift: Drift, arriving: Sequence[Column]) -
             )
 
 
-def refuse_computed(
+def refuse_unfit(
     session: Session,
     target: Relation,
     drift: Drift,
@@ -291,10 +291,11 @@ def refuse_computed(
     key: tuple[str, ...],
 ) -> None:
     """Raises Refused, with the statement that helps, where another user has made a column of the
-    target one that takes no values from outside."""
+    target one that does not take what arrives."""
     old_names = {new: old for old, new in drift.renamed.items()}
     names = [old_names.get(column.name, column.name) for column in arriving]
-    belongings.refuse_computed(session, target, names, is_updated=bool(key))
+    key_names = [old_names.get(name, name) for name in key]
+    belongings.refuse_unfit(session, target, names, key_names)
 
 
 def given_by_others(
@@ -341,8 +342,6 @@ def refuse_changed_key(
             f"{target}: the primary key is {_key_text(target_key)} in the target and "
             f"{_key_text(key)} in the source or spec; {remedy}"
         )
-    if key:
-        belongings.refuse_loose_key(session, target, columns)
 
 
 def _key_text(key: tuple[str, ...]) -> str:

@@ -171,7 +171,7 @@ class _LoadTransaction:
             manifest.columns, manifest.source_oid, existing, scope, domains
         )
         drift.refuse_misfits(target, self.drift, manifest.columns)
-        drift.refuse_computed(session, target, self.drift, manifest.columns, manifest.key)
+        drift.refuse_unfit(session, target, self.drift, manifest.columns, manifest.key)
         if existing and table.schema_contract == "freeze":
             drift.refuse_if_frozen(target, self.drift)
 

@@ -304,8 +304,10 @@ class _Build:
         if tables.kind(self.session, self.target) is None:
             return apply.replace(self.session, self.fresh, rows, self.target, key)
         arriving = mart_columns.read_columns(self.session, self.fresh)
-        belongings.refuse_computed(self.session, self.target, list(arriving), bool(key))
         as_built = self._is_as_built()
+        # A type or collation of an older SELECT is none that was given.
+        given_key = key if as_built else ()
+        belongings.refuse_unfit(self.session, self.target, list(arriving), given_key, self.fresh)
         if as_built:
             mart_columns.refuse_given_key(self.session, self.target, key)
         remade = mart_views.view_transforms(self.pipeline)
@@ -349,7 +351,6 @@ class _Build:
     def _apply_difference(self) -> Effect:
         """Make the fresh table's rows those of the target, in place. Its columns are the same."""
         key = self.transform.unique_key
-        belongings.refuse_loose_key(self.session, self.target, key, self.fresh)
         if tables.has_key(self.session, self.target, key):
             return apply.difference(self.session, self.fresh, self.target, key, None)
         # The older rows may share a key, so they are all written again.
@@ -374,11 +375,10 @@ class _Build:
         as_built = self._is_as_built()
         if not mart_columns.compare(self.session, self.target, arriving, as_built).fit:
             return self._build_in_full()
-        belongings.refuse_computed(self.session, self.target, list(arriving), True)
         self._check_key(incoming)
         key = self.transform.unique_key
-        belongings.refuse_loose_key(self.session, self.target, key, incoming)
-        return apply.merge(self.session, incoming, self.target, self.transform.unique_key, None)
+        belongings.refuse_unfit(self.session, self.target, list(arriving), key, incoming)
+        return apply.merge(self.session, incoming, self.target, key, None)
 
     def _select_into(self, create: str, since_load: int) -> int:
         """Run the SELECT into a new table and return its rows."""
