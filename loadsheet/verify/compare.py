@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from loadsheet.postgres import Session
@@ -43,6 +44,8 @@ class Found(NamedTuple):
     key: tuple[int, str] | None
     """Hash and text of the primary key; None for rows that have none."""
     rows: int = 1
+    is_in_target: bool = True
+    """Whether the target has a row of this key."""
 
 
 def totals(sides: Sides) -> Totals:
@@ -79,19 +82,28 @@ def differing_rows(sides: Sides, buckets: list[int]) -> Iterator[Found]:
 def _differing_keys(sides: Sides, buckets: list[int]) -> Iterator[Found]:
     in_source = _stream(sides.source_session, sides.source.rows(buckets, sides.settled))
     in_target = _stream(sides.warehouse_session, sides.target.rows(buckets, "TRUE"))
-    for source, target in _side_by_side(in_source, in_target, width=2):
+    for source, target in _side_by_side(_by_key(in_source), in_target, width=2):
         if source is None:
             yield Found("extra", target[:2])
             continue
-        *_, first, second, is_settled = source
-        if target is not None and target[2:4] == (first, second):
+        *key, versions = source
+        if target is not None and target[2:4] in versions:
             continue
-        if not is_settled:
-            yield Found("newer", source[:2])
+        kind: Finding = "different"
+        if not all(versions.values()):
+            kind = "newer"
         elif target is None:
-            yield Found("missing", source[:2])
-        else:
-            yield Found("different", source[:2])
+            kind = "missing"
+        yield Found(kind, tuple(key), is_in_target=target is not None)
+
+
+def _by_key(rows: Iterator[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+    """For each key its hash, its text, and whether its row is settled, by the row's two hashes.
+
+    Nothing makes a view's key unique, and a load keeps only one row of each key.
+    """
+    for key, same in groupby(rows, key=lambda row: row[:2]):
+        yield *key, {row[2:4]: row[4] for row in same}
 
 
 def _differing_counts(sides: Sides, buckets: list[int]) -> Iterator[Found]:

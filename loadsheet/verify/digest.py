@@ -18,7 +18,7 @@ from typing import Literal
 
 from loadsheet.postgres import Session
 from loadsheet.sql.text import Relation, ident, literal
-from loadsheet.sql.types import SAME_WHEN_EQUAL, TEXT_TYPES, without_modifier
+from loadsheet.sql.types import SAME_WHEN_EQUAL, TEXT_TYPES, modifier, without_modifier
 
 BUCKETS = 4096
 Hash = Literal["record", "md5"]
@@ -63,6 +63,14 @@ class Value:
         `format` writes what COPY writes. A cast does not: that of bpchar drops trailing blanks.
         """
         return f"CASE WHEN {self.landed} IS NOT NULL THEN format('%s', {self.landed}) END"
+
+    @property
+    def has_one_form(self) -> bool:
+        """Whether values that are equal as keys are always the same."""
+        plain = without_modifier(self.type)
+        if plain == "numeric":
+            return bool(modifier(self.type))  # which fixes the digits after the point
+        return plain in SAME_WHEN_EQUAL or self.type.startswith("character(")
 
     @property
     def hashed(self) -> str:

@@ -11,6 +11,7 @@ from loadsheet.engine.resolve import with_matched_tables
 from loadsheet.engine.sessions import Servers
 from loadsheet.errors import InputError
 from loadsheet.names import did_you_mean
+from loadsheet.postgres import WAREHOUSE_SETTINGS
 from loadsheet.spec.models import Pipeline, Table
 from loadsheet.verify.models import TableVerdict, Verification
 from loadsheet.verify.table import verify_table
@@ -18,6 +19,8 @@ from loadsheet.warehouse import ledger
 
 # The session on the warehouse is idle while the source is still reading.
 _WAREHOUSE_SETTINGS = {"idle_in_transaction_session_timeout": "0"}
+# Whoever changes the table's structure may take hours.
+_SOURCE_SETTINGS = {"lock_timeout": WAREHOUSE_SETTINGS["lock_timeout"]}
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +40,7 @@ def verify_pipeline(
     servers = Servers(pipeline, connections)
     with servers.warehouse() as warehouse, servers.source() as source:
         warehouse.pin(_WAREHOUSE_SETTINGS, read_only=True)
+        source.pin(_SOURCE_SETTINGS, read_only=True)
         ledger.refuse_newer(ledger.version(warehouse))
         loaded = garbage.extracted_tables(warehouse, pipeline.name) or set()
         pipeline = with_matched_tables(pipeline, source, loaded)

@@ -136,7 +136,8 @@ def _compare(
 ) -> None:
     mode = table.mode_with_key(bool(described.key))
     key = described.key if mode != "append" else ()
-    pairs, verdict.left_out = _comparable(described, scope, tables.columns_of(warehouse, target))
+    in_target = tables.columns_of(warehouse, target)
+    pairs, verdict.left_out = _comparable(described, scope, in_target, mode)
     names = [theirs.name for theirs, _ in pairs]
     if not set(key) <= set(names):
         why = "; ".join(verdict.left_out)
@@ -154,8 +155,12 @@ def _compare(
     verdict.source_rows = found.source_rows
     verdict.target_rows = found.target_rows
     if found.buckets:
-        keys = _count(verdict, sides, found.buckets, names, places)
+        keys, unpaired = _count(verdict, sides, found.buckets, names, places)
         _judge_extra(verdict, mode, scope, warehouse)
+        if mode == "merge" and not all(sides.source.values[n].has_one_form for n in places):
+            # A newer row may be a target's whose key is written in another way since: 1.00, not
+            # 1.0. The next load will merge the two.
+            _keep_certain(verdict, max(verdict.counts["extra"] - unpaired, 0))
         _name_changes(verdict, sides, keys)
     if verdict.differences:
         verdict.state = "differs"
@@ -168,7 +173,7 @@ def _compare(
 
 
 def _comparable(
-    described: SourceTable, scope: Scope, in_target: dict[str, str]
+    described: SourceTable, scope: Scope, in_target: dict[str, str], mode: str
 ) -> tuple[list[tuple[Value, Value]], list[str]]:
     """The columns that can be compared, each as both sides have it, and why others cannot."""
     loaded = {column["name"]: column for column in scope.columns or ()}
@@ -183,6 +188,10 @@ def _comparable(
             left_out.append(f"{column.name}: not loaded yet")
         elif loaded[name]["type"] != column.type:
             left_out.append(f"{column.name}: was {loaded[name]['type']}, is {column.type} now")
+        elif mode == "replace" and set(loaded[name].get("labels", ())) - set(column.labels):
+            # That changes rows without writing them. The next load reads all of them; an increment
+            # does not, so in other modes they differ.
+            left_out.append(f"{column.name}: had a label renamed since the last load")
         elif in_target.get(name) != column.type:
             left_out.append(f"{name}: is {in_target.get(name, 'missing')} in the target")
         else:
@@ -197,13 +206,15 @@ def _count(
     buckets: list[int],
     names: list[str],
     places: tuple[int, ...],
-) -> list[tuple[int, str]]:
+) -> tuple[list[tuple[int, str]], int]:
     """Count the rows that differ and name the first of them; returns the keys of the different
-    rows that are named."""
+    rows that are named, and how many of the newer rows have a key that the target has not."""
     different: list[tuple[int, str]] = []
+    unpaired = 0
     for found in compare.differing_rows(sides, buckets):
         if found.kind == "newer":
             verdict.newer += found.rows
+            unpaired += found.rows * (not found.is_in_target)
             continue
         verdict.counts[found.kind] += found.rows
         named = verdict.named[found.kind]
@@ -213,7 +224,7 @@ def _count(
         named.append(Difference(key=dict(zip(parts, json.loads(found.key[1]), strict=True))))
         if found.kind == "different":
             different.append(found.key)
-    return different
+    return different, unpaired
 
 
 def _judge_extra(verdict: TableVerdict, mode: str, scope: Scope, warehouse: Session) -> None:
@@ -223,12 +234,21 @@ def _judge_extra(verdict: TableVerdict, mode: str, scope: Scope, warehouse: Sess
         return  # no increment removes a row, so it stays until a full refresh
     if mode == "replace":
         row = warehouse.execute(_REPLACED, (scope.last_load_no,)).fetchone()
-        if row and verdict.target_rows > row[0]:
-            return  # more than the last load has left
-        verdict.unproven = extra
+        # More than the last load has left.
+        certain = min(max(verdict.target_rows - row[0], 0), extra) if row else 0
+        _keep_certain(verdict, certain)
+        return
     # An appended row that was updated since is appended again, and both stay.
     verdict.counts["extra"] = 0
     verdict.named["extra"].clear()
+
+
+def _keep_certain(verdict: TableVerdict, certain: int) -> None:
+    """Only `certain` of the extra rows differ for certain. Unless all do, nothing shows which."""
+    verdict.unproven = verdict.counts["extra"] - certain
+    verdict.counts["extra"] = certain
+    if verdict.unproven:
+        verdict.named["extra"].clear()
 
 
 def _name_changes(verdict: TableVerdict, sides: Sides, keys: list[tuple[int, str]]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from loadsheet.verify import pipeline as verify_pipeline_module
 from loadsheet.verify.models import TableVerdict
 from tests.project import Project
 
@@ -293,6 +294,112 @@ def test_new_and_changed_columns_are_left_out_by_name(project: Project) -> None:
     )
     verdict = project.verify()["item"]
     assert (verdict.state, verdict.left_out) == ("equal", ["size: not loaded yet"])
+
+
+# The key's type and its value, and how it is written later: equal, but not the same.
+OTHER_FORMS = [
+    ("numeric", "1.0", "1.00"),
+    ("double precision", "0", "-0"),
+    ("interval", "1 mon", "30 days"),
+    ("bpchar", "a", "a "),
+]
+
+
+@pytest.mark.parametrize(("type", "before", "after"), OTHER_FORMS)
+def test_a_newer_row_whose_key_is_written_in_another_way_is_no_difference(
+    project: Project, type: str, before: str, after: str
+) -> None:
+    """The negative control is a row that was deleted from the source."""
+    project.in_source(
+        f"CREATE TABLE t (id {type} PRIMARY KEY, at timestamptz DEFAULT clock_timestamp());"
+        f"INSERT INTO t (id) VALUES ('{before}'), ('7')"
+    )
+    project.spec({"t": {"incremental": "at"}})
+    project.succeed()
+    project.in_source(f"UPDATE t SET id = '{after}', at = clock_timestamp() WHERE id = '{before}'")
+    found = project.verify()["t"]
+    assert (found.state, found.newer, found.unproven, counts(found)) == ("not proven", 1, 1, {})
+    project.succeed()
+    assert project.verify()["t"].state == "equal"
+    project.in_source("DELETE FROM t WHERE id = '7'")
+    found = project.verify()["t"]
+    assert (found.state, counts(found)) == ("differs", {"extra": 1})
+
+
+def test_rows_deleted_since_a_replacing_load_are_not_named_beside_rows_added_by_hand(
+    project: Project,
+) -> None:
+    project.in_source("CREATE TABLE code (id int PRIMARY KEY, name text)")
+    project.in_source("INSERT INTO code SELECT i, 'x' FROM generate_series(1, 100) i")
+    project.spec({"code": None})
+    project.succeed()
+    project.in_warehouse("INSERT INTO staging.code VALUES (999, 'y', 1)")
+    found = project.verify()["code"]
+    assert [row.key for row in found.named["extra"]] == [{"id": "999"}]
+    project.in_source("DELETE FROM code WHERE id = 50")
+    found = project.verify()["code"]
+    # One of the two differs for certain, and nothing shows which.
+    assert (counts(found), found.unproven, found.named["extra"]) == ({"extra": 1}, 1, [])
+    assert found.state == "differs"
+
+
+def test_rows_of_a_view_that_share_a_key_are_one_row_of_the_target(project: Project) -> None:
+    project.in_source(
+        "CREATE TABLE base (id int, x text, at timestamptz DEFAULT '2026-01-01');"
+        "INSERT INTO base VALUES (1, 'a'), (1, 'b'), (1, 'c'), (2, 'b'), (3, 'c');"
+        "INSERT INTO base VALUES (9, 'z', '2026-02-01'); CREATE VIEW v AS SELECT * FROM base"
+    )
+    project.spec({"v": {"incremental": "at", "primary_key": ["id"]}})
+    project.succeed()
+    assert project.verify()["v"].state == "equal"
+    project.in_warehouse("UPDATE staging.v SET x = 'd' WHERE id = 1")
+    assert counts(project.verify()["v"]) == {"different": 1}
+    project.in_warehouse("DELETE FROM staging.v WHERE id = 1")
+    assert counts(project.verify()["v"]) == {"missing": 1}
+
+
+def test_a_renamed_label_is_newer_for_a_replaced_table_and_a_difference_of_a_merged_one(
+    project: Project,
+) -> None:
+    project.in_source("CREATE TYPE mood AS ENUM ('sad', 'ok')")
+    for table in ("replaced", "merged"):
+        project.in_source(
+            f"CREATE TABLE {table} (id int PRIMARY KEY, m mood DEFAULT 'sad',"
+            f" at timestamptz DEFAULT clock_timestamp()); INSERT INTO {table} VALUES (1), (2)"
+        )
+    project.spec({"replaced": None, "merged": {"incremental": "at"}})
+    project.succeed()
+    project.in_source("ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'")
+    found = project.verify()
+    assert found["replaced"].state == "equal"
+    assert found["replaced"].left_out == ["m: had a label renamed since the last load"]
+    assert counts(found["merged"]) == {"different": 2}
+    project.succeed()
+    found = project.verify()
+    assert (found["replaced"].state, found["replaced"].left_out) == ("equal", [])
+    assert counts(found["merged"]) == {"different": 2}
+
+
+@pytest.mark.parametrize("side", ["source", "warehouse"])
+def test_a_locked_table_is_not_waited_for_without_end(
+    project: Project, side: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.in_source(CREATE)
+    project.spec({"item": None})
+    project.succeed()
+    limit = {"lock_timeout": "1s"}
+    for name in ("_SOURCE_SETTINGS", "_WAREHOUSE_SETTINGS"):
+        settings = getattr(verify_pipeline_module, name)
+        assert side == "warehouse" or name != "_SOURCE_SETTINGS" or "lock_timeout" in settings
+        monkeypatch.setattr(verify_pipeline_module, name, {**settings, **limit})
+    uri, table = {
+        "source": (project.source, "public.item"),
+        "warehouse": (project.warehouse, "staging.item"),
+    }[side]
+    with psycopg.connect(uri) as session:
+        session.execute(f"LOCK TABLE {table}")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            project.verify()
 
 
 def test_the_command_names_the_rows_and_shows_values_only_on_request(project: Project) -> None:
