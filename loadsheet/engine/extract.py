@@ -35,7 +35,7 @@ from loadsheet.lake.store import Lake
 from loadsheet.outcome import Outcome, RunRequest, skipped
 from loadsheet.pinned import PINNED, PinnedSession
 from loadsheet.postgres import Session
-from loadsheet.source import beneath, catalog, fitness, holdback, identity, selection
+from loadsheet.source import catalog, fitness, holdback, identity, selection
 from loadsheet.source.rows import INTERVAL_CURSOR, WATERMARK_FACTS, Last, Selection
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline, Table
@@ -204,15 +204,7 @@ def _read_and_seal(
             raise Overtaken(
                 f"{described.relation}: its columns or key changed while it was being read; retry"
             )
-        if not described.is_table:
-            # What could not be locked before the snapshot is locked by reading it.
-            source.execute(f"SELECT FROM {described.relation.sql} LIMIT 0")
-            leaf = beneath.rewritten(source, described.beneath)
-            if leaf:
-                raise Overtaken(
-                    f"{described.relation}: {leaf} below it was truncated or rewritten while it"
-                    " was being read; retry"
-                )
+        catalog.lock_below(source, described)
         reach("extract.snapshot")
         selection.refuse_null_cursors(source, attempt.table, described)
         last_facts = attempt.seen.source or {}

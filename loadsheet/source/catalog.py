@@ -10,10 +10,10 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
-from loadsheet.errors import Refused
+from loadsheet.errors import Overtaken, Refused
 from loadsheet.names import did_you_mean
 from loadsheet.source.access import refuse_hidden_rows
-from loadsheet.source.beneath import Beneath, walk
+from loadsheet.source.beneath import Beneath, rewritten, walk
 from loadsheet.source.fitness import refuse_unfit
 from loadsheet.source.table import Nature, SourceTable
 from loadsheet.spec.models import Table
@@ -190,6 +190,20 @@ def lock(session: psycopg.Connection[Any], source: SourceTable) -> None:
     except psycopg.errors.InsufficientPrivilege:
         if source.is_table:
             raise
+
+
+def lock_below(session: psycopg.Connection[Any], source: SourceTable) -> None:
+    """Lock what `lock` could not, by reading it in the transaction's snapshot. Raises Overtaken if
+    it was truncated or rewritten since: it would look empty."""
+    if source.is_table:
+        return
+    session.execute(f"SELECT FROM {source.relation.sql} LIMIT 0")
+    leaf = rewritten(session, source.beneath)
+    if leaf:
+        raise Overtaken(
+            f"{source.relation}: {leaf} below it was truncated or rewritten while it"
+            " was being read; retry"
+        )
 
 
 def _missing(

@@ -61,8 +61,17 @@ def verify_table(
         with _locked_snapshot(warehouse, target):
             scope = _scope(warehouse, pipeline, table, target)
             last = last_of(warehouse, pipeline.name, target, scope)
+            offered = extensions.offered(warehouse, pipeline, target, False)
+            schema = pipeline.source.schema
+            expected = catalog.describe(source, schema, table, lambda: offered)
             with source.snapshot():
-                described = _described(source, warehouse, pipeline, table, target, last)
+                # Before the snapshot: a table rewritten or truncated after it would look empty to
+                # it.
+                catalog.lock(source, expected)
+                source.fix_snapshot()
+                described = catalog.describe(source, schema, table, lambda: offered)
+                _refuse_other(source, table, expected, described, last)
+                catalog.lock_below(source, described)
                 _compare(verdict, table, target, described, scope, last, source, warehouse)
     except (Refused, Overtaken) as error:
         verdict.state = "not compared"
@@ -94,22 +103,12 @@ def _scope(session: Session, pipeline: Pipeline, table: Table, target: Relation)
     return scope
 
 
-def _described(
-    source: PinnedSession,
-    warehouse: Session,
-    pipeline: Pipeline,
-    table: Table,
-    target: Relation,
-    last: Last,
-) -> SourceTable:
-    """The source's table, locked, in the snapshot. Raises Refused where it is not the one that was
-    loaded, or was read by another cursor."""
-    offered = extensions.offered(warehouse, pipeline, target, False)
-    before = catalog.describe(source, pipeline.source.schema, table, lambda: offered)
-    catalog.lock(source, before)
-    source.fix_snapshot()
-    described = catalog.describe(source, pipeline.source.schema, table, lambda: offered)
-    if described != before:
+def _refuse_other(
+    source: PinnedSession, table: Table, expected: SourceTable, described: SourceTable, last: Last
+) -> None:
+    """Raises Refused where the source's table is not the one that was loaded, or was read by
+    another cursor; Overtaken where it changed before it was locked."""
+    if described != expected:
         raise Overtaken(f"{described.relation}: its columns changed while it was being read; retry")
     spec = table.incremental
     facts = zones.facts(described, spec) if spec else {}
@@ -121,7 +120,6 @@ def _described(
         )
     if spec:
         selection.refuse_changed_cursor(described, spec, last)
-    return described
 
 
 def _compare(

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from loadsheet.errors import Overtaken, Refused, SourceChanged
-from loadsheet.source import beneath, catalog, identity
+from loadsheet.source import catalog, identity
 from tests.faults.oracle import judge
 from tests.project import Project
 
@@ -228,7 +228,7 @@ def test_a_table_below_that_is_reloaded_while_it_is_read_is_not_taken_for_empty(
     with monkeypatch.context() as patch:  # the control
         patch.setattr(catalog, "lock", cannot_lock)
         patch.setattr(catalog, "walk", reload_after_the_snapshot)
-        patch.setattr(beneath, "rewritten", lambda *_: None)
+        patch.setattr(catalog, "rewritten", lambda *_: None)
         project.run()
     # The rows of a refreshed materialized view are frozen, which every snapshot sees.
     if not incremental and truncate.startswith("TRUNCATE"):

@@ -6,6 +6,7 @@ import json
 import random
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
@@ -378,6 +379,31 @@ def test_a_renamed_label_is_newer_for_a_replaced_table_and_a_difference_of_a_mer
     found = project.verify()
     assert (found["replaced"].state, found["replaced"].left_out) == ("equal", [])
     assert counts(found["merged"]) == {"different": 2}
+
+
+@pytest.mark.parametrize(
+    ("change", "state"),
+    [
+        # Writes all rows again. To a snapshot from before, the table has none.
+        ("ALTER TABLE item ALTER weight TYPE float8 USING weight + 0", "equal"),
+        ("ALTER TABLE item RENAME name TO title", "not compared"),
+    ],
+)
+def test_a_change_of_the_source_s_table_that_is_waited_for_is_seen(
+    project: Project, change: str, state: str
+) -> None:
+    project.in_source(CREATE)
+    project.spec({"item": {"incremental": "at"}})
+    project.succeed()
+    waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'item'::regclass"
+    with ThreadPoolExecutor(1) as pool, psycopg.connect(project.source) as session:
+        session.execute(change)
+        found = pool.submit(project.verify)
+        while session.execute(waits).fetchone() == (0,):
+            time.sleep(0.05)
+        session.commit()
+        verdict = found.result()["item"]
+    assert (verdict.state, counts(verdict)) == (state, {})
 
 
 @pytest.mark.parametrize("side", ["source", "warehouse"])
