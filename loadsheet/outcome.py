@@ -41,6 +41,8 @@ class RunRequest:
     resumes: frozenset[str] = frozenset()
     """Tables and transforms in which this run resumes a stopped run of the same id: what that one
     has extracted, loaded or built is not done again."""
+    found_unchanged: frozenset[str] = frozenset()
+    """Tables in which the stopped run has found nothing new; they are not read again."""
 
     def is_full(self, name: str) -> bool:
         """Whether `name` is to be done in full, ignoring watermarks."""

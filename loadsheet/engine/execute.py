@@ -101,6 +101,8 @@ def _dispatch(
 
             with servers.own_warehouse() as session:
                 return transform(pipeline, pipeline.transform(name), request, session)
+        case _ if name in request.found_unchanged:
+            return skipped("had nothing new before the run was stopped")
         case _ if not request.wants(name):
             return skipped("not chosen: this run is limited to other tables")
         case "extract":

@@ -129,12 +129,9 @@ class RunRecord:
                 same.add(name)
         self._unchanged = [name for name in document["unchanged"] if name in same]
         request: RunRequest = document["request"]
-        tables = request.only
-        if tables is None:
-            tables = frozenset(table.name for table in self._pipeline.tables)
-        remaining = tables - frozenset(self._unchanged)
-        _log.info("run %s is resumed, %d tables are left", request.run_id, len(remaining))
-        return replace(request, resumes=frozenset(same), only=remaining)
+        unchanged = frozenset(self._unchanged)
+        _log.info("run %s is resumed; nothing was new in %d tables", request.run_id, len(unchanged))
+        return replace(request, resumes=frozenset(same), found_unchanged=unchanged)
 
     def _read(self) -> dict[str, Any] | None:
         """The record; None where there is none, or one of another version."""

@@ -137,8 +137,23 @@ def test_a_table_in_which_nothing_was_new_is_not_read_again(shop: Project) -> No
     assert cli(shop, "run", "shop", point="transform.built:raise").exit_code == 1
     steps = resumed(shop)
     message = steps["extract.extract_country"]["message"]
-    assert message == "not chosen: this run is limited to other tables"
+    assert message == "had nothing new before the run was stopped"
     assert steps["transform.transform_names"]["status"] == "done"
+
+
+def test_a_table_that_had_nothing_new_is_read_again_once_its_spec_has_changed(
+    shop: Project,
+) -> None:
+    """Also where the run was resumed before the change: the first --resume must not make the table
+    one that the run never had. It did."""
+    shop.succeed()
+    wrong = {**MART, "wrong": "SELECT 1 / 0 AS x FROM mart.names"}
+    shop.spec(TABLES, wrong, tasks={"retries": 0})
+    assert cli(shop, "run", "shop").exit_code == 1
+    assert cli(shop, "run", "shop", "--resume").exit_code == 1
+    shop.spec({**TABLES, "country": {"max_shrink": 0.7}}, MART, tasks={"retries": 0})
+    steps = resumed(shop)
+    assert steps["extract.extract_country"]["message"] == "nothing new"
 
 
 def test_a_newer_run_beats_the_stopped_one(shop: Project) -> None:
