@@ -131,20 +131,20 @@ def print_failures(out: Console, lines: Sequence[Line], see_all: str = "") -> No
         print_line(out, "not run", "not run   ", text)
 
 
-def _skipped(lines: Iterable[Line]) -> list[_Entry]:
-    """The steps that had nothing to do, by their reasons. A load without an extraction is not among
-    them: the extraction says why."""
-    skipped: list[Line] = []
-    for line in lines:
-        if line.status == "skipped" and line.step.kind in ("extract", "transform"):
-            skipped.append(line)
+def _skipped(lines: Sequence[Line]) -> list[_Entry]:
+    """The steps that had nothing to do, by their reasons. A load whose extraction was skipped is
+    not among them: the extraction says why."""
+    kinds = ("extract", "load", "transform")
+    skipped = [line for line in lines if line.status == "skipped" and line.step.kind in kinds]
+    said = {line.step.name for line in skipped if line.step.kind == "extract"}
+    skipped = [line for line in skipped if line.step.kind != "load" or line.step.name not in said]
     entries = list(_grouped(line for line in skipped if not line.remarks))
     for line in skipped:
         if line.remarks:
             entries.append(_Entry("skipped", [line.step.name], line.message, is_remarkable=True))
     for entry in entries:
         if len(entry.names) > _MOST_NAMES:
-            noun = "table" if "extract" in entry.kinds else "transform"
+            noun = "transform" if "transform" in entry.kinds else "table"
             entry.names = [counted(len(entry.names), noun)]
         else:
             entry.names = [", ".join(entry.names)]

@@ -95,6 +95,18 @@ def test_the_summary_counts_what_was_skipped_and_names_what_changed(
     assert lines[4].startswith("shop: 6 skipped, 3 done in ") and len(lines) == 5
 
 
+def test_the_summary_says_why_a_table_was_extracted_and_not_loaded(
+    cli: Cli, project: Path, engine: Engine
+) -> None:
+    """Such as one that a newer run has loaded meanwhile. Before, no line named it."""
+    overtaken = skipped("nothing new; a newer extraction had overtaken this one")
+    engine(pretending({"extract.extract_orders": EXTRACTED, "load.load_orders": overtaken}))
+    lines = cli("run", "shop").out.splitlines()
+    assert "skipped   orders  nothing new; a newer extraction had overtaken this one" in [
+        re.sub(r"orders +", "orders  ", line) for line in lines
+    ]
+
+
 @pytest.mark.parametrize("arguments", [("run", "shop", "-v"), ("-v", "run", "shop")])
 def test_with_v_there_is_a_line_per_step(
     cli: Cli,
