@@ -13,7 +13,7 @@ import psycopg
 from loadsheet.connections.lookup import Connection
 from loadsheet.deadline import remaining
 from loadsheet.libpq import parameters
-from loadsheet.pinned import PINNED, PinnedCursor, PinnedSession
+from loadsheet.pinned import PINNED, PinnedCursor, PinnedSession, name_connection
 
 # Reading in physical order, always from the first page, gives the same bytes each time for an
 # unchanged table. The session that holds the snapshot is idle while others read in it.
@@ -102,14 +102,18 @@ def connect(
     left = remaining()
     if left < (float(options["connect_timeout"]) or math.inf):
         options["connect_timeout"] = max(int(left), 1)
-    session = PinnedSession.connect(
-        autocommit=True,
-        # Behind a transaction pooler a prepared statement may belong to another session.
-        prepare_threshold=None,
-        cursor_factory=PinnedCursor,
-        client_encoding="UTF8",
-        **options,
-    )
+    try:
+        session = PinnedSession.connect(
+            autocommit=True,
+            # Behind a transaction pooler a prepared statement may belong to another session.
+            prepare_threshold=None,
+            cursor_factory=PinnedCursor,
+            client_encoding="UTF8",
+            **options,
+        )
+    except psycopg.Error as error:
+        name_connection(error, connection.conn_id)
+        raise
     session.conn_id = connection.conn_id
     newer = newer_settings(session.info.server_version)
     session.pin({**PINNED, **settings, **newer}, read_only)

@@ -69,7 +69,12 @@ def describe_error(error: BaseException) -> str:
     """What happened and what to do about it, without secrets. Of a bug only class and message."""
     if isinstance(error, LoadsheetError):
         return visible(shortened(masked(str(error)), LONGEST_MESSAGE))
-    return str(_diagnosis(error) or summary(error))
+    diagnosis = _diagnosis(error)
+    if diagnosis is None:
+        return summary(error)
+    from loadsheet.engine.diagnosis import named
+
+    return f"{named(error)}{diagnosis}"
 
 
 def _diagnosis(error: BaseException) -> Diagnosis | None:

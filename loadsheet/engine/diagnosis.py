@@ -81,21 +81,21 @@ class Diagnosis:
         return advice
 
 
-def named(error: BaseException, lake_conn_id: str) -> str:
+def named(error: BaseException) -> str:
     """`connection 'x', role 'y': `, as far as it is known; empty where nothing is."""
-    conn_id = connection_of(error, lake_conn_id)
+    conn_id = connection_of(error)
     role = getattr(error, "loadsheet_role", "")
     names = [f"connection {conn_id!r}"] if conn_id else []
     names += [f"role {on_one_line(role)!r}"] if role else []
     return f"{', '.join(names)}: " if names else ""
 
 
-def connection_of(error: BaseException, lake_conn_id: str) -> str:
+def connection_of(error: BaseException) -> str:
     """The connection that an error is about: the one noted on it, or the lake's; empty for any
     other error."""
+    if isinstance(error, LakeFailed):
+        return error.conn_id
     noted: str = getattr(error, "loadsheet_conn_id", "")
-    if not noted and isinstance(error, LakeFailed):
-        return lake_conn_id
     return noted
 
 

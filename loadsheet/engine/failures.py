@@ -134,7 +134,7 @@ def failure_explained(
         if diagnosis is None:
             error.add_note(place.failed)
             raise
-        sentences = [f"{named(error, pipeline.lake.conn_id)}{diagnosis.text_with_code}"]
+        sentences = [f"{named(error)}{diagnosis.text_with_code}"]
         if diagnosis.code == _LOCK_TIMEOUT:
             holders = place.lock_holders(connections)
             if holders:

@@ -72,8 +72,7 @@ class Servers:
         CONNECTION LIMIT, and the server takes a moment to end the one before."""
         connection = self._connections(conn_id)
         seconds = _ENDING_SECONDS if connect in self._reached else 0
-        with _named(conn_id):
-            session = _connect_within(seconds, connect, connection)
+        session = _connect_within(seconds, connect, connection)
         self._reached.add(connect)
         return session
 
@@ -90,12 +89,12 @@ def _connect_within(seconds: float, connect: Connect, connection: Connection) ->
 
 
 @contextlib.contextmanager
-def _named(conn_id: str, session: PinnedSession | None = None) -> Iterator[None]:
-    """An error about connecting, or about a connection that is lost, says which one."""
+def _named(conn_id: str, session: PinnedSession) -> Iterator[None]:
+    """An error about a connection that is lost says which one."""
     try:
         yield
     except psycopg.OperationalError as error:
-        if session is None or session.broken:
+        if session.broken:
             name_connection(error, conn_id)
         raise
 

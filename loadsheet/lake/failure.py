@@ -12,11 +12,12 @@ class LakeFailed(Exception):
     """Its cause (`__cause__`) is the error of the SDK or of urllib3.
 
     `request` is for messages: the action as policies name it, the bucket or the object, and the
-    principal. `code` is S3's own; empty where there is none.
+    principal. `code` is S3's own; empty where there is none. `conn_id` is the lake's connection.
     """
 
-    def __init__(self, action: str, resource: str, principal: str, code: str):
+    def __init__(self, action: str, resource: str, principal: str, code: str, conn_id: str = ""):
         self.code = code
+        self.conn_id = conn_id
         self.request = f"{action} on {resource} by {principal}"
         super().__init__(self.request)
 

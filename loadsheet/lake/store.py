@@ -66,6 +66,7 @@ class Lake:
 
     def __init__(self, connection: Connection, bucket: str):
         self.bucket = bucket
+        self._conn_id = connection.conn_id
         self._settings = s3_settings(connection)
         http = pool(self._settings)
         self._keys = provider(self._settings, http)
@@ -207,7 +208,7 @@ class Lake:
         ) as error:
             resource = f"{self.bucket}/{name}" if name else self.bucket
             who = principal(self._settings, self._keys)
-            raise LakeFailed(action, resource, who, _code(error)) from error
+            raise LakeFailed(action, resource, who, _code(error), self._conn_id) from error
 
 
 def is_refused(error: LakeFailed) -> bool:

@@ -10,7 +10,7 @@ import psycopg
 
 from loadsheet.connections.lookup import Connections
 from loadsheet.deadline import limited
-from loadsheet.engine.diagnosis import diagnose
+from loadsheet.engine.diagnosis import diagnose, named
 from loadsheet.errors import LoadsheetError, Refused, TimedOut
 from loadsheet.pinned import PinnedSession
 from loadsheet.postgres import Session, connect_source
@@ -168,4 +168,4 @@ def _reason(error: Exception) -> str:
     diagnosis = diagnose(error)
     if diagnosis is None:
         raise error
-    return f"{diagnosis.text} ({diagnosis.code})"
+    return f"{named(error)}{diagnosis.text_with_code}"
