@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from inspect import cleandoc
@@ -14,6 +15,11 @@ from typer.core import TyperCommand, TyperGroup
 
 from loadsheet import __version__
 from loadsheet.cli.errors import reported
+
+# Python prints warnings that no handler takes: these would stand between our lines, in words of a
+# driver's developers. What they are about becomes an error of ours, or is tried again.
+for _driver in ("psycopg", "urllib3"):
+    logging.getLogger(_driver).addHandler(logging.NullHandler())
 
 EXAMPLES = {
     "init": ("warehouse-loads",),

@@ -41,7 +41,7 @@ AWAY = {
 def test_a_server_that_is_away_is_named(
     project: Project, arguments: tuple[str, ...], conn_id: str
 ) -> None:
-    """Seven of these only said `connection failed` or `Connection refused`."""
+    """Nine of these only said `connection failed` or `Connection refused`."""
     project.in_source("CREATE TABLE thing (id int PRIMARY KEY)")
     project.in_source("CREATE TABLE country (id int PRIMARY KEY)")
     project.spec({"thing": None}, tasks={"retries": 0})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import platform
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -151,3 +152,12 @@ def test_where_no_file_can_be_written_the_lines_are_there(
     result = cli("run", "shop")
     assert result.code == 3 and "ZeroDivisionError" in result.err
     assert "please report it with the lines above" in result.err
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "urllib3.connectionpool"])
+def test_warnings_of_drivers_are_not_printed(driver: str) -> None:
+    """psycopg's `error ignored terminating <psycopg.Copy [BAD] at 0x7f...>` was, in a run whose
+    load another run had overtaken. A process of its own: pytest handles every logger."""
+    code = f"import logging, loadsheet.cli.main; logging.getLogger({driver!r}).warning('odd')"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stderr == ""
