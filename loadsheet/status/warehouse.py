@@ -94,6 +94,9 @@ def warehouse_status(pipeline: Pipeline, connections: Connections) -> PipelineSt
         tables = []
         for name in dict.fromkeys(names):
             in_spec = name in named or pipeline.pattern_of(name) is not None
+            # A name that was corrected in the spec before it was ever loaded is of no interest.
+            if not in_spec and name not in state.loads:
+                continue
             tables.append(_table_status(session, pipeline, name, state, in_spec, at))
         transforms = []
         for transform in pipeline.transforms:

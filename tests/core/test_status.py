@@ -201,6 +201,17 @@ def test_a_failure_that_cannot_be_noted_is_the_same_failure(shop: Project) -> No
     assert isinstance(unnoted, LoadsheetError) and str(unnoted) == str(expected)
 
 
+def test_a_misspelt_table_is_forgotten_once_it_is_corrected(shop: Project) -> None:
+    """Before, `never` and `not in the spec` stayed for good. One that was loaded stays."""
+    shop.spec({**TABLES, "countri": None}, tasks={"retries": 0})
+    shop.run()
+    assert status(shop)["tables"]["countri"]["state"] == "failed"
+    shop.spec({name: TABLES[name] for name in ("orders", "events")})
+    found = status(shop)["tables"]
+    assert list(found) == ["orders", "events", "country"]
+    assert found["country"]["last_load"]
+
+
 def test_without_the_source_it_shows_what_the_warehouse_knows_and_says_why(shop: Project) -> None:
     shop.succeed()
     shop.source = "postgresql://nobody:secret@127.0.0.1:1/none"
