@@ -152,9 +152,11 @@ def _print(
         if privileges.others:
             plan = f"loadsheet plan {privileges.pipeline} --connect"
             facts += f"; `{plan}` shows {counted(privileges.others, 'other error')}"
-        _print_part(f"pipeline {privileges.pipeline}: {facts}", privileges.remarks)
+        head = f"pipeline {privileges.pipeline}: {facts}"
+        _print_part(head, privileges.remarks, fails=privileges.others > 0)
     severities = [remark.severity for remark in remarks]
-    errors = counted(severities.count("error"), "error")
+    others = sum(privileges.others for privileges in lacking)
+    errors = counted(severities.count("error") + others, "error")
     warnings = counted(severities.count("warning"), "warning")
     show(f"{counted(len(healths), 'connection')} examined: {errors}, {warnings}")
 
@@ -175,10 +177,10 @@ def _facts(health: Health) -> Iterator[str]:
         yield health.refusal
 
 
-def _print_part(head: str, remarks: Sequence[Remark]) -> None:
+def _print_part(head: str, remarks: Sequence[Remark], fails: bool = False) -> None:
     out = console()
     label, style = "ok      ", "green"
-    if any(remark.severity == "error" for remark in remarks):
+    if fails or any(remark.severity == "error" for remark in remarks):
         label, style = "failed  ", "bold red"
     print_labelled(out, label, visible(masked(head)), style, _INDENT)
     for remark in remarks:

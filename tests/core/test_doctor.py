@@ -55,6 +55,16 @@ def test_a_healthy_project_is_told_so_and_left_as_it_was(shop: Project) -> None:
     assert found["pipelines"] == [{"pipeline": "shop", "other_errors": 0, "remarks": []}]
 
 
+def test_an_error_that_is_the_plans_is_no_ok(shop: Project) -> None:
+    """The exit code was 1, below `ok` and `0 errors`."""
+    shop.spec({"nothing": None})
+    shown = shop.cli("doctor", "shop")
+    assert shown.returncode == 1
+    *_, pipeline, total = shown.stdout.splitlines()
+    assert pipeline.startswith("failed  pipeline shop: ") and pipeline.endswith("1 other error")
+    assert total == "3 connections examined: 1 error, 0 warnings"
+
+
 def test_before_the_first_run_nothing_is_created(shop: Project) -> None:
     found = doctor(shop, 0, "shop")
     assert [remark["code"] for remark in found["lake"]["remarks"]] == ["bucket"]
