@@ -48,6 +48,7 @@ SQLSTATES = {
     "0A": Cause(False, "The server cannot do this", "change the spec or the SQL"),
     "21": Cause(False, "A subquery returned more than one row", "correct the SQL"),
     "22": Cause(False, "A value does not fit", "correct the value, or the type of its column"),
+    "22012": Cause(False, "The SQL divides by zero", "correct the SQL, such as by NULLIF(x, 0)"),
     "23": Cause(False, "Rows break a constraint", "correct the rows, or drop the constraint"),
     "25": Cause(False, "The transaction is in a state that forbids this", "correct the SQL"),
     "25006": Cause(

@@ -18,7 +18,7 @@ Node = dict[str, Any]
 """A node of the parser's tree: its fields by name. Fields with their default value are left out."""
 
 _HINT = (
-    "the check knows the syntax of PostgreSQL 18; "
+    "correct the SQL; the check knows the syntax of PostgreSQL 18: "
     "write newer syntax as text in a script: DO $$ BEGIN EXECUTE '...'; END $$"
 )
 _TO_BLOCK_COMMENT = re.compile(r"(?:\s|--[^\n\r]*+)*+/\*")

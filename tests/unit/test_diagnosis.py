@@ -462,6 +462,11 @@ class Said(psycopg.errors.InvalidTextRepresentation):
         )()
 
 
+def test_a_division_by_zero_is_of_the_sql_not_of_a_columns_type() -> None:
+    error = psycopg.errors.DivisionByZero("division by zero")
+    assert "The SQL divides by zero. Next: correct the SQL" in str(diagnose(error))
+
+
 def test_a_value_of_a_row_is_never_shown() -> None:
     found = diagnose(
         Said(
