@@ -21,6 +21,12 @@ _BUSY = Cause(
 _STARTING = Cause(
     True, "The lake cannot serve requests at the moment", "check its disks and servers, and its log"
 )
+# rclone answers so when its disk is full.
+_INTERNAL = Cause(
+    True,
+    "Something went wrong inside the lake",
+    "check the space on its disk, and read its log",
+)
 _BROKEN = Cause(
     True,
     "The connection broke while the request was sent",
@@ -120,9 +126,10 @@ _CODES = {
     _BUSY: "SlowDown SlowDownRead SlowDownWrite Throttling ThrottlingException ThrottledException"
     " RequestThrottled RequestThrottledException RequestLimitExceeded BandwidthLimitExceeded"
     " TooManyRequests TooManyRequestsException RateLimitExceeded UserRateLimitExceeded ServerBusy"
-    " ServiceUnavailable InternalError OperationAborted ConditionalRequestConflict RequestTimeout"
+    " ServiceUnavailable OperationAborted ConditionalRequestConflict RequestTimeout"
     " RequestTimeoutException PriorRequestNotComplete ErrTooManyRequest ErrRequestBytesExceed"
     " 408 425 429",
+    _INTERNAL: "InternalError 500",
     _STARTING: "XMinioServerNotInitialized ServerNotInitialized XMinioBackendDown"
     " XMinioReadQuorum XMinioWriteQuorum InsufficientReadQuorum InsufficientWriteQuorum",
     _BROKEN: "ClientDisconnected ClientDisconnect UploadBrokenConnection 499",

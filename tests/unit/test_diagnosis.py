@@ -257,6 +257,7 @@ MEANS = [
     ("is too busy", True, "SlowDown:503 SlowDownRead:503 SlowDownWrite:503 RequestTimeout:400"),
     ("is too busy", True, "ErrTooManyRequest:429 ErrRequestBytesExceed:429 TooManyRequests:429"),
     ("is too busy", True, "RequestLimitExceeded:403 UserRateLimitExceeded:403 :429 :408"),
+    ("inside the lake", True, "InternalError:500 :500"),
     ("at the moment", True, "XMinioServerNotInitialized:503 XMinioReadQuorum:503"),
     ("broke while", True, "ClientDisconnected:499 ClientDisconnect:400 :499"),
     ("disk is full, or", True, "IncompleteBody:400"),
