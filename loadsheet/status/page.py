@@ -159,12 +159,13 @@ def _held_back_now(status: PipelineStatus) -> list[str]:
 
 
 def _grid(heads: tuple[str, ...], rows: list[tuple[Text, ...]]) -> Table:
-    """A column whose head begins with `>` is aligned to the right. In a narrow terminal the first
-    column, the names, is folded."""
+    """A column whose head begins with `>` is aligned to the right. In a narrow terminal the
+    wider of the names, in the first column, and the watermarks is folded."""
     grid = Table(box=None, header_style="bold", pad_edge=False)
     for place, head in enumerate(heads):
         side: Literal["left", "right"] = "right" if head.startswith(">") else "left"
-        grid.add_column(head.lstrip(">"), justify=side, overflow="fold", no_wrap=place > 0)
+        is_kept = place > 0 and head != "watermark"
+        grid.add_column(head.lstrip(">"), justify=side, overflow="fold", no_wrap=is_kept)
     for row in rows:
         grid.add_row(*row)
     return grid

@@ -3,16 +3,20 @@ tests/core/test_status.py."""
 
 from __future__ import annotations
 
+import io
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import typer
+from rich.console import Console
+from rich.text import Text
 
 from loadsheet.cli.main import app
 from loadsheet.cli.status import Command
 from loadsheet.connections.lookup import Connections
 from loadsheet.spec.models import Pipeline
+from loadsheet.status import page
 from loadsheet.status import pipeline as status_pipeline
 from loadsheet.status.models import PipelineStatus, RowCount, TableStatus
 from loadsheet.status.page import age
@@ -52,6 +56,16 @@ def test_all_pipelines_are_shown_when_none_is_named(cli: Cli, ledger: Path) -> N
 
 def test_a_name_is_text_and_no_markup(cli: Cli, ledger: Path) -> None:
     assert "odd [red]name" in cli("status", "shop").out
+
+
+def test_in_a_narrow_terminal_names_stay_whole_as_long_as_watermarks_can_be_folded() -> None:
+    """At 60 columns `countries` was five lines of two letters."""
+    heads = ("table", "loaded", ">rows", "watermark", "data", "source")
+    cells = ("countries", "10m ago", "~600,000", "2026-11-29 20:52:29", "13m", "up to date")
+    out = Console(width=60, file=io.StringIO())
+    out.print(page._grid(heads, [tuple(Text(cell) for cell in cells)]))
+    shown = out.file.getvalue()  # type: ignore[attr-defined]
+    assert "countries" in shown and "2026-11-29 " in shown and "20:52:29" in shown
 
 
 @pytest.mark.parametrize(
@@ -107,7 +121,7 @@ def test_an_age_is_one_or_two_units(seconds: float, text: str) -> None:
 def test_a_warehouse_that_is_away_is_no_crash(cli: Cli, project: Path) -> None:
     result = cli("status", "shop")
     assert (result.code, result.out) == (1, "")
-    assert result.err.startswith("error: connection failed: ")
+    assert result.err.startswith("error: connection 'warehouse': connection failed: ")
     assert "(SQLSTATE 08001)" in result.err and "Next: check that the server runs" in result.err
     assert "s3cr3t" not in result.err
 
