@@ -25,6 +25,7 @@ from loadsheet.outcome import RunRequest
 from loadsheet.plan import grants
 from loadsheet.spec.pipeline_file import load_pipeline
 from loadsheet.sql.text import Relation, ident
+from loadsheet.sqltest.embedded import postgres_install
 from loadsheet.verify.models import TableVerdict
 from loadsheet.verify.pipeline import verify_pipeline
 
@@ -192,6 +193,14 @@ class Project:
         from loadsheet.lake.store import Lake
 
         return set(Lake(self.connections("lake"), self.bucket).names(""))
+
+
+def client_programs(database: str) -> Path:
+    """The folder of the psql and pg_dump that know the server: there are those of 16, which read
+    older servers, too, and of 18."""
+    with psycopg.connect(database) as session:
+        version = max(16, session.info.server_version // 10_000)
+    return postgres_install(version) / "bin"
 
 
 def crash(database: str, pid: int) -> None:

@@ -23,7 +23,7 @@ from loadsheet.warehouse.belongings import Belonging
 from tests.core.planned import as_role, plan
 from tests.debian import VERSION
 from tests.faults.scale import scaled
-from tests.project import Project
+from tests.project import Project, client_programs
 
 # From 18 on, a published table with REPLICA IDENTITY FULL and a generated column that is not
 # published takes no UPDATE and no DELETE, whoever asks.
@@ -137,12 +137,7 @@ def hang(
 
 def dumped(project: Project) -> str:
     """All that the warehouse has, without rows."""
-    from loadsheet.sqltest import embedded
-
-    with psycopg.connect(project.warehouse) as session:
-        # pg_dump reads older servers, too, and there is one of 16 and one of 18.
-        version = max(16, session.info.server_version // 10_000)
-    program = str(embedded.postgres_install(version) / "bin" / "pg_dump")
+    program = str(client_programs(project.warehouse) / "pg_dump")
     command = [program, project.warehouse, "--schema-only", "--exclude-schema=loadsheet"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     lines = [line for line in done.stdout.splitlines() if not line.startswith("\\")]

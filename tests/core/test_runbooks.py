@@ -14,9 +14,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from demo.servers import S3Server
-from loadsheet.sqltest.embedded import postgres_install
 from loadsheet.warehouse.ledger import VERSION
-from tests.project import ROOT, Project
+from tests.project import ROOT, Project, client_programs
 
 PAGE = (ROOT / "docs" / "runbooks.md").read_text()
 SOURCE = """
@@ -67,7 +66,7 @@ def tool(shop: Project, line: str, file: Path) -> None:
     assert line in PAGE, f"the page does not say: {line}"
     at = urlsplit(shop.warehouse)
     environment = {
-        "PATH": f"{postgres_install(16) / 'bin'}:{os.environ['PATH']}",
+        "PATH": f"{client_programs(shop.warehouse)}:{os.environ['PATH']}",
         "PGHOST": at.hostname or "",
         "PGPORT": str(at.port),
         "PGUSER": at.username or "",

@@ -16,7 +16,7 @@ from loadsheet.errors import Refused, Superseded
 from loadsheet.outcome import Outcome
 from loadsheet.warehouse import integrity
 from tests.faults.oracle import judge
-from tests.project import Project
+from tests.project import Project, client_programs
 
 SOURCE = """
 CREATE TABLE merged (id bigserial PRIMARY KEY, at timestamptz NOT NULL DEFAULT now(), what text);
@@ -187,9 +187,8 @@ def restore(project: Project, dumped: bytes) -> None:
 
 
 def _tool(project: Project, name: str, *options: str, stdin: bytes = b"") -> bytes:
-    from loadsheet.sqltest import embedded
-
-    command = [str(embedded.postgres_install(16) / "bin" / name), project.warehouse, *options]
+    program = client_programs(project.warehouse) / name
+    command = [str(program), project.warehouse, *options]
     done = subprocess.run(command, input=stdin, capture_output=True, check=True, timeout=60)
     return done.stdout
 

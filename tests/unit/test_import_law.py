@@ -38,7 +38,7 @@ LATE = {
     "cli/add.py": (5, COMMAND),
     "cli/check.py": (2, COMMAND),
     "cli/doctor.py": (6, COMMAND),
-    "cli/errors.py": (2, "drivers and the bug report are needed only after a failure"),
+    "cli/errors.py": (3, "drivers and the bug report are needed only after a failure"),
     "cli/formats.py": (1, COMMAND),
     "cli/gc.py": (8, COMMAND),
     "cli/grants.py": (2, COMMAND),
