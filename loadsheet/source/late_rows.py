@@ -36,6 +36,7 @@ _HARMLESS = {
 _HIDING = {
     "hasDistinctOn": "it has DISTINCT ON",
     "groupClause": "it has GROUP BY",
+    "hasGroupRTE": "it has GROUP BY",  # since PostgreSQL 18
     "groupingSets": "it has GROUP BY",
     "havingQual": "it has HAVING",
     "hasAggs": "it aggregates rows",
