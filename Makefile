@@ -22,7 +22,7 @@ demo: setup  ## Flights end to end in a real Airflow on embedded servers (ARGS=-
 	@$(BIN)/python -m demo $(ARGS)
 
 # Three at a time on 2 cores: a third of the time a suite waits for a server, a lock or a timeout.
-test: setup test-unit test-editors  ## Run every test (short forms), under 15 minutes on 2 cores
+test: setup test-unit test-editors  ## Run every test (short forms), under 20 minutes on 2 cores
 	@$(MAKE) --no-print-directory -j3 --output-sync=recurse test-core test-faults airflow-and-packaging
 
 airflow-and-packaging: test-airflow
