@@ -27,7 +27,6 @@ from loadsheet.engine import details, resume
 from loadsheet.engine.attempt import Attempt
 from loadsheet.engine.reading import Upload, file_format, read_and_store
 from loadsheet.engine.sessions import IdleSession, Open
-from loadsheet.errors import Overtaken
 from loadsheet.failpoints import reach
 from loadsheet.lake.manifest import FILE_NAME, Manifest
 from loadsheet.lake.parts import Layout, PartStore, Progress
@@ -192,19 +191,8 @@ def _read_and_seal(
     progress: Progress,
 ) -> Manifest | None:
     """Read in one snapshot and store; None when there was nothing new."""
-    with source.snapshot():
-        # Before the snapshot: a table rewritten or truncated after it would look empty to it.
-        catalog.lock(source, expected)
-        source.fix_snapshot()
-        described = catalog.describe(
-            source, attempt.pipeline.source.schema, attempt.table, attempt.ask_types
-        )
-        # The rows to read were decided by the catalog as it was before the snapshot.
-        if described != expected:
-            raise Overtaken(
-                f"{described.relation}: its columns or key changed while it was being read; retry"
-            )
-        catalog.lock_below(source, described)
+    ask = attempt.ask_types
+    with catalog.locked_snapshot(source, attempt.table, expected, ask) as described:
         reach("extract.snapshot")
         selection.refuse_null_cursors(source, attempt.table, described)
         last_facts = attempt.seen.source or {}

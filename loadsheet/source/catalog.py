@@ -3,7 +3,8 @@ primary key."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from psycopg.rows import dict_row
 
 from loadsheet.errors import Overtaken, Refused
 from loadsheet.names import did_you_mean
+from loadsheet.pinned import PinnedSession
 from loadsheet.source.access import refuse_hidden_rows
 from loadsheet.source.beneath import Beneath, rewritten, walk
 from loadsheet.source.fitness import refuse_unfit
@@ -192,7 +194,30 @@ def lock(session: psycopg.Connection[Any], source: SourceTable) -> None:
             raise
 
 
-def lock_below(session: psycopg.Connection[Any], source: SourceTable) -> None:
+@contextmanager
+def locked_snapshot(
+    session: PinnedSession, table: Table, expected: SourceTable, ask: Ask | None
+) -> Iterator[SourceTable]:
+    """A snapshot in which the relation, and all that is below it, can be read whole; yields
+    `table` as the catalogs describe it there.
+
+    Raises Overtaken where that is not `expected`, and as `describe` does.
+    """
+    with session.snapshot():
+        # Before the snapshot: a table rewritten or truncated after it would look empty to it.
+        lock(session, expected)
+        session.fix_snapshot()
+        described = describe(session, expected.relation.schema, table, ask)
+        # What to read was decided by the catalog as it was before the snapshot.
+        if described != expected:
+            raise Overtaken(
+                f"{described.relation}: its columns or key changed while it was being read; retry"
+            )
+        _lock_below(session, described)
+        yield described
+
+
+def _lock_below(session: psycopg.Connection[Any], source: SourceTable) -> None:
     """Lock what `lock` could not, by reading it in the transaction's snapshot. Raises Overtaken if
     it was truncated or rewritten since: it would look empty."""
     if source.is_table:

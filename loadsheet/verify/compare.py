@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
 from loadsheet.postgres import Session
 from loadsheet.verify.digest import Side
 
 # A server-side cursor hands over this many rows at a time, so memory does not grow with the table.
 _BLOCK_ROWS = 10_000
-Place = TypeVar("Place", bound=tuple[Any, ...])
 
 
 class Sides(NamedTuple):

@@ -19,7 +19,7 @@ from loadsheet.warehouse import ledger
 
 # The session on the warehouse is idle while the source is still reading.
 _WAREHOUSE_SETTINGS = {"idle_in_transaction_session_timeout": "0"}
-# Whoever changes the table's structure may take hours.
+# Another session that changes the table's structure may take hours.
 _SOURCE_SETTINGS = {"lock_timeout": WAREHOUSE_SETTINGS["lock_timeout"]}
 
 _log = logging.getLogger(__name__)

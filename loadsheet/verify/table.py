@@ -64,14 +64,8 @@ def verify_table(
             offered = extensions.offered(warehouse, pipeline, target, False)
             schema = pipeline.source.schema
             expected = catalog.describe(source, schema, table, lambda: offered)
-            with source.snapshot():
-                # Before the snapshot: a table rewritten or truncated after it would look empty to
-                # it.
-                catalog.lock(source, expected)
-                source.fix_snapshot()
-                described = catalog.describe(source, schema, table, lambda: offered)
-                _refuse_other(source, table, expected, described, last)
-                catalog.lock_below(source, described)
+            with catalog.locked_snapshot(source, table, expected, lambda: offered) as described:
+                _refuse_other(source, table, described, last)
                 _compare(verdict, table, target, described, scope, last, source, warehouse)
     except (Refused, Overtaken) as error:
         verdict.state = "not compared"
@@ -103,13 +97,9 @@ def _scope(session: Session, pipeline: Pipeline, table: Table, target: Relation)
     return scope
 
 
-def _refuse_other(
-    source: PinnedSession, table: Table, expected: SourceTable, described: SourceTable, last: Last
-) -> None:
+def _refuse_other(source: PinnedSession, table: Table, described: SourceTable, last: Last) -> None:
     """Raises Refused where the source's table is not the one that was loaded, or was read by
-    another cursor; Overtaken where it changed before it was locked."""
-    if described != expected:
-        raise Overtaken(f"{described.relation}: its columns changed while it was being read; retry")
+    another cursor."""
     spec = table.incremental
     facts = zones.facts(described, spec) if spec else {}
     _, changes, _ = identity.observe(source, last.source)
