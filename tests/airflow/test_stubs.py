@@ -17,10 +17,9 @@ from pathlib import Path
 import pytest
 
 from loadsheet.airflow.stubs import Stubs, mark
+from tests.users import AS_ROOT, NOBODY, nobody
 
 OLD = 1_000_000_000_000_000_000
-AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
-NOBODY = 65534
 
 
 @pytest.fixture
@@ -326,15 +325,6 @@ def shared() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         yield Path(folder)
-
-
-@contextmanager
-def nobody() -> Iterator[None]:
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 @AS_ROOT

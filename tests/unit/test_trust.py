@@ -8,7 +8,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,19 +18,9 @@ from loadsheet.errors import InputError
 from loadsheet.spec import compiled
 from loadsheet.spec.pipeline_file import load_pipeline
 from loadsheet.trust import why_not_trusted
+from tests.users import AS_ROOT, NOBODY, nobody
 
-AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
-NOBODY = 65534
 USERS = {0, os.geteuid()}
-
-
-@contextmanager
-def nobody() -> Iterator[None]:
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 @pytest.fixture
