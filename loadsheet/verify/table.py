@@ -14,6 +14,10 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from loadsheet.comparison import compare
+from loadsheet.comparison.compare import Sides
+from loadsheet.comparison.digest import Side, Value, shared_hash
+from loadsheet.comparison.settled import settled_rows
 from loadsheet.engine.attempt import last_of
 from loadsheet.errors import Overtaken, Refused
 from loadsheet.pinned import PinnedSession
@@ -23,16 +27,12 @@ from loadsheet.source.rows import Last
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.text import Relation
-from loadsheet.verify import compare
-from loadsheet.verify.compare import Sides
-from loadsheet.verify.digest import Side, Value, shared_hash
 from loadsheet.verify.models import (
     MOST_NAMED,
     ChangedValue,
     Difference,
     TableVerdict,
 )
-from loadsheet.verify.settled import settled_rows
 from loadsheet.warehouse import extensions, fence, ledger, tables
 from loadsheet.warehouse.fence import Scope
 

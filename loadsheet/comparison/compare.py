@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
+from loadsheet.comparison.digest import Side
 from loadsheet.postgres import Session
-from loadsheet.verify.digest import Side
 
 # A server-side cursor hands over this many rows at a time, so memory does not grow with the table.
 _BLOCK_ROWS = 10_000
@@ -49,7 +49,7 @@ class Found(NamedTuple):
 
 def totals(sides: Sides) -> Totals:
     """Hash both sides at the same time, each in one scan."""
-    with ThreadPoolExecutor(1, thread_name_prefix="loadsheet-verify") as pool:
+    with ThreadPoolExecutor(1, thread_name_prefix="loadsheet-comparison") as pool:
         target = pool.submit(_digests, sides.warehouse_session, sides.target)
         in_source = _digests(sides.source_session, sides.source)
         in_target = target.result()
@@ -121,7 +121,7 @@ def _differing_counts(sides: Sides, buckets: list[int]) -> Iterator[Found]:
 
 
 def _stream(session: Session, query: str) -> Iterator[tuple[Any, ...]]:
-    with session.cursor("loadsheet_verify") as cursor:
+    with session.cursor("loadsheet_comparison") as cursor:
         cursor.itersize = _BLOCK_ROWS
         cursor.execute(query)
         yield from cursor
