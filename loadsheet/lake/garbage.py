@@ -1,7 +1,7 @@
 """Decides which of a table's objects in the lake are no longer needed, from a listing and the
 ledger. Reads and removes nothing itself.
 
-An attempt is all objects of one try to extract: `<load id>/<fence>-<random>/part-*` and
+An attempt is all objects of one try to extract: `<load id>/<fence>-<random>/part-*`, `gone-*` and
 `manifest.json`. The lake must be listed before the ledger is read. Every attempt with a smaller
 fence than the table's is then superseded: it has been loaded already, or never will be.
 """
@@ -22,7 +22,7 @@ from loadsheet.wording import shortened
 # The names that Loadsheet gives to its objects, below the table's prefix.
 _OBJECT = re.compile(
     r"[0-9a-f]{20}/(\d{8,})-[0-9a-f]{8}/"
-    r"(?:part-\d{5,}\.(?:(?:bin|csv)\.zst|parquet)|manifest\.json)"
+    r"(?:(?:part|gone)-\d{5,}\.(?:(?:bin|csv)\.zst|parquet)|manifest\.json)"
 )
 
 _FOREIGN = (

@@ -64,6 +64,9 @@ class Manifest:
     """The same for a cursor without a time zone: the lowest of the clocks of its writers' zones."""
     rows: int
     parts: tuple[Part, ...]
+    gone: tuple[Part, ...] = ()
+    """Parts with nothing but primary keys (csv): the rows that have to leave the target."""
+    gone_rows: int = 0
     content_sha256: str | None = None
     """Hash of the uncompressed rows, where the whole table was read: equal content need not be
     loaded again."""
@@ -80,7 +83,7 @@ class Manifest:
     @property
     def size(self) -> int:
         """Stored bytes of all parts."""
-        return sum(part.bytes for part in self.parts)
+        return sum(part.bytes for part in (*self.parts, *self.gone))
 
     def to_json(self) -> bytes:
         """The manifest as it is stored. Raises Refused where it would be too long to be read."""
@@ -106,11 +109,14 @@ def read_manifest(stored: bytes | None, name: str, sha256: str) -> Manifest:
     try:
         fields = document(stored)
         fields["columns"] = tuple(_column(column) for column in _list(fields["columns"]))
-        fields["parts"] = tuple(Part(**part) for part in _list(fields["parts"]))
+        for name_of_parts in ("parts", "gone"):
+            stored_parts = _list(fields.get(name_of_parts, []))
+            fields[name_of_parts] = tuple(Part(**part) for part in stored_parts)
         fields["key"] = tuple(_list(fields["key"]))
         manifest = Manifest(**fields)
-        _refuse_other_types(manifest, *manifest.columns, *manifest.parts)
-        _check_sizes(manifest.parts)
+        parts = (*manifest.parts, *manifest.gone)
+        _refuse_other_types(manifest, *manifest.columns, *parts)
+        _check_sizes(parts)
     except (ValueError, KeyError, TypeError) as error:
         raise Corrupt(f"{name} is not a readable manifest; run the extract step again") from error
     if manifest.version != VERSION:

@@ -16,7 +16,7 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import count
-from typing import Protocol
+from typing import Literal, Protocol
 
 import zstandard
 
@@ -114,8 +114,16 @@ class PartStore:
     """Stores the parts of one attempt, for all of its writers. `prefix` is called before each part:
     the first call takes the fence, before anything is stored."""
 
-    def __init__(self, lake: Lake, prefix: Callable[[], str], layout: Layout, progress: Progress):
+    def __init__(
+        self,
+        lake: Lake,
+        prefix: Callable[[], str],
+        layout: Layout,
+        progress: Progress,
+        stem: Literal["part", "gone"] = "part",
+    ):
         return_large_blocks()
+        self._stem = stem
         self._lake = lake
         self._prefix = prefix
         self.layout = layout
@@ -128,7 +136,7 @@ class PartStore:
         threads."""
         # No lock: `next` of a counter is one step in CPython, and so is the list's `append`.
         number = next(self._numbers)
-        name = f"{self._prefix()}/part-{number:05d}.{_SUFFIXES[self.layout.format]}"
+        name = f"{self._prefix()}/{self._stem}-{number:05d}.{_SUFFIXES[self.layout.format]}"
         self._lake.put(name, data)
         reach("extract.part_stored")
         self._sizes.append(len(data))

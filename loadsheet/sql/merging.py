@@ -115,7 +115,7 @@ class Merge:
 
     def delete_exchanged(self, exchanged: str) -> str:
         """DELETE of the target's rows that are in `exchanged`."""
-        return f"DELETE FROM {self.target} t USING {exchanged} s WHERE {same_key(self.key)}"
+        return delete_same(self.target, exchanged, self.key)
 
     def insert_exchanged(self, exchanged: str, own: Sequence[str]) -> str:
         """INSERT of the rows of `exchanged`, once all of them are deleted."""
@@ -187,6 +187,16 @@ def insert_rows(
     if where:
         insert += f" WHERE {where}"
     return insert
+
+
+def delete_same(target: str, source: str, key: Sequence[str]) -> str:
+    """DELETE of the target's rows whose keys are in the source."""
+    return f"DELETE FROM {target} t USING {source} s WHERE {same_key(key)}"
+
+
+def count_same(target: str, source: str, key: Sequence[str]) -> str:
+    """SELECT of the number of the target's rows whose keys are in the source."""
+    return f"SELECT count(*) FROM {target} t JOIN {source} s ON {same_key(key)}"
 
 
 def delete_gone(target: str, source: str, key: Sequence[str]) -> str:

@@ -321,6 +321,17 @@ def _index_lookup(session: Session, wanted: bool) -> Iterator[None]:
         session.execute(_RESET_INDEX_LOOKUP)
 
 
+@contextmanager
+def lookup_of(
+    session: Session, incoming: Relation, target: Relation, key: tuple[str, ...]
+) -> Iterator[None]:
+    """Within, the planner looks the target's rows up by index, if few enough arrived."""
+    # First, because `_can_look_up` compares the counts of each table's last ANALYZE.
+    _analyze_key(session, incoming, key)
+    with _index_lookup(session, _can_look_up(session, incoming, target, key)):
+        yield
+
+
 def _can_look_up(
     session: Session, incoming: Relation, target: Relation, key: tuple[str, ...]
 ) -> bool:

@@ -7,27 +7,35 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import psycopg
 
-from loadsheet.errors import Corrupt, Refused, TargetLost
+from loadsheet.errors import Refused, TargetLost
 from loadsheet.failpoints import reach
 from loadsheet.lake.manifest import Manifest
-from loadsheet.lake.parts import Progress, read_parts
+from loadsheet.lake.parts import Progress
 from loadsheet.lake.store import Lake
 from loadsheet.names import slug
 from loadsheet.postgres import Session
 from loadsheet.spec.models import Table
 from loadsheet.sql import merging
-from loadsheet.sql.copying import WireFormat, copy_in
 from loadsheet.sql.merging import LOAD_ID
 from loadsheet.sql.text import Relation, ident, typed
 from loadsheet.sql.types import Column
-from loadsheet.warehouse import apply, belongings, drift, fence, integrity, ledger, tables
+from loadsheet.warehouse import (
+    apply,
+    belongings,
+    drift,
+    fence,
+    gone,
+    integrity,
+    ledger,
+    tables,
+)
 from loadsheet.warehouse.belongings import Belonging
+from loadsheet.warehouse.copying_in import Arriving, copy_parts
 from loadsheet.warehouse.drift import Drift
 from loadsheet.warehouse.ledger import Effect
 from loadsheet.warehouse.swap import WouldLose
@@ -282,7 +290,10 @@ class _LoadTransaction:
                 self.notes.append(
                     f"left out {left_out} older than what another pipeline has loaded"
                 )
-        return apply.merge(self.session, incoming, self.target, key, self.load_no, guard)
+        # First: a row that arrives may have a unique value of one that is gone.
+        deleted = self._remove_gone()
+        effect = apply.merge(self.session, incoming, self.target, key, self.load_no, guard)
+        return replace(effect, deleted=deleted)
 
     def _create(self, table: Relation, kept: dict[str, str]) -> None:
         columns = column_definitions(self.manifest.columns, kept)
@@ -293,44 +304,31 @@ class _LoadTransaction:
         self.session.execute(statement)
 
     def _copy_parts(self, table: Relation) -> None:
-        """Copy every part, checking each against the manifest; then keep one row per key."""
-        rows = size = 0
-        # Closed after an error, too, so that no fetch is in progress when the step ends.
-        with closing(read_parts(self.lake, self.manifest.parts)) as parts:
-            for part, blocks in parts:
-                rows += self._copy_part(table, blocks)
-                size += part.bytes
-                self.progress(rows, size)
-                reach("load.part_copied")
-        # PostgreSQL accepts a CSV that was cut off, so the manifest's count is what protects us.
-        if rows != self.manifest.rows:
-            raise Corrupt(
-                f"the lake holds {counted(rows, 'row')}, but the manifest lists"
-                f" {self.manifest.rows}; run the extract step again"
-            )
+        """Copy the manifest's rows; then keep one row per key."""
+        arriving = Arriving(
+            parts=self.manifest.parts,
+            rows=self.manifest.rows,
+            format=self.manifest.format,
+            columns=[column.name for column in self.manifest.columns],
+        )
+        copy_parts(self.session, self.lake, arriving, table, self.target, self.progress)
         if self.manifest.key and not self.manifest.key_is_enforced:
             self._drop_duplicates(table)
         reach("load.filled")
 
-    def _copy_part(self, table: Relation, blocks: Iterable[bytes]) -> int:
-        """Copy one part and return its rows."""
-        wire: WireFormat = "binary" if self.manifest.format == "binary" else "csv"
-        names = [column.name for column in self.manifest.columns]
-        # Frozen rows spare the server a later vacuum; a temporary table ends with the transaction.
-        freeze = table.schema != "pg_temp"
-        version = self.session.info.server_version
-        statement = copy_in(table.sql, names, wire, version, freeze=freeze)
-        try:
-            with self.session.cursor() as cursor:
-                with cursor.copy(statement) as copy:
-                    for block in blocks:
-                        copy.write(block)
-                return cursor.rowcount
-        # The input functions of some extensions call a value that they cannot read a syntax error.
-        except (psycopg.errors.DataError, psycopg.errors.SyntaxError) as error:
-            raise Refused(
-                f"{self.target} cannot hold what the source sent: {error.diag.message_primary}"
-            ) from error
+    def _remove_gone(self) -> int:
+        """Take the rows that are gone from the source out of the target; returns their number."""
+        if not self.manifest.gone:
+            return 0
+        key = self.manifest.key
+        gone.refuse_shared_target(self.session, self.target, self.manifest.pipeline)
+        keys = Relation("pg_temp", f"_loadsheet_{self.load_no}_gone")
+        gone.create(self.session, keys, self.target, key)
+        arriving = Arriving(
+            parts=self.manifest.gone, rows=self.manifest.gone_rows, format="csv", columns=key
+        )
+        copy_parts(self.session, self.lake, arriving, keys, self.target, lambda rows, size: None)
+        return gone.delete(self.session, keys, self.target, key)
 
     def _drop_duplicates(self, table: Relation) -> None:
         # Without a cursor nothing tells which row is the newest, and duplicates are refused.
