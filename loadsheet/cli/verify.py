@@ -35,8 +35,8 @@ def verify(
     """Compare staging tables with their source, and name the rows that are missing, extra or
     different.
 
-    Reads only. Rows written since the last load count as newer, not as different. The exit code
-    is 1 when a table differs.
+    Writes nothing but the verdict, into the ledger: `loadsheet status` shows it. Rows written since
+    the last load count as newer, not as different. The exit code is 1 when a table differs.
     """
     spec, project = open_pipeline(ctx.obj, pipeline)
     # Imported here: `--help` needs no driver.
@@ -69,6 +69,8 @@ def _print(verdict: TableVerdict, values: bool) -> None:
     show(on_one_line(f"{verdict.table}: {', '.join(parts)}"))
     if verdict.why:
         show(on_one_line(f"  {verdict.why}"))
+    if verdict.not_recorded:
+        show(on_one_line(f"  the verdict is not recorded: {verdict.not_recorded}"))
     for reason in verdict.left_out:
         show(on_one_line(f"  column not compared: {reason}"))
     for kind, rows in verdict.named.items():
@@ -124,6 +126,8 @@ def _document(found: Verification, values: bool) -> dict[str, Any]:
                 "counts": verdict.counts,
                 "rows": rows,
                 "columns_not_compared": verdict.left_out,
+                "through_load": verdict.through or None,
+                "not_recorded": verdict.not_recorded or None,
             }
         )
     return {"pipeline": found.pipeline, "differs": found.differs, "tables": tables}

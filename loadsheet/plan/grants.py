@@ -16,6 +16,7 @@ from loadsheet.sql.drawing import DRAWING
 from loadsheet.sql.grants import (
     LEDGER_PRIVILEGES,
     LEDGER_PRIVILEGES_OF_TRANSFORMS,
+    LEDGER_PRIVILEGES_OF_VERIFY,
     grant,
     grant_membership,
     grant_schema,
@@ -195,7 +196,11 @@ def _needs_sequences(table: Table) -> bool:
 def _grant_ledger(role: str) -> str:
     """A block that grants what a run needs on a ledger that belongs to another role."""
     statements = [grant_schema("USAGE", "loadsheet", role)]
-    needed = (*LEDGER_PRIVILEGES.items(), *LEDGER_PRIVILEGES_OF_TRANSFORMS.items())
+    needed = (
+        *LEDGER_PRIVILEGES.items(),
+        *LEDGER_PRIVILEGES_OF_TRANSFORMS.items(),
+        *LEDGER_PRIVILEGES_OF_VERIFY.items(),
+    )
     for name, privileges in needed:
         relation = Relation("loadsheet", name).sql
         on = f"SEQUENCE {relation}" if name == "load_no" else relation

@@ -14,6 +14,8 @@ LEDGER_PRIVILEGES = {
 }
 """What a run needs on the ledger's tables and its sequence, where they are another role's."""
 LEDGER_PRIVILEGES_OF_TRANSFORMS = {"transform_run": ("SELECT", "INSERT"), "load_no": ("SELECT",)}
+LEDGER_PRIVILEGES_OF_VERIFY = {"verified": ("SELECT", "INSERT", "UPDATE", "DELETE")}
+"""What recording a verdict needs; `loadsheet verify` works without."""
 
 
 def grant(privileges: str | Sequence[str], on: str, role: str) -> str:

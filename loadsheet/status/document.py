@@ -15,6 +15,7 @@ from loadsheet.status.models import (
     TargetStatus,
     TransformStatus,
 )
+from loadsheet.warehouse.verified import Verified
 
 FORMAT = 1
 # How servers write times for us. Without it, Python would read a number such as 20240101 as a day.
@@ -49,7 +50,7 @@ def failed_document(pipeline: str, error: str) -> dict[str, Any]:
 def _table_entry(table: TableStatus, status: PipelineStatus) -> dict[str, Any]:
     entry = {
         "table": table.name,
-        **_common_entry(table),
+        **_common_entry(table, status),
         "last_load": _commit_entry(table, status),
         "cursor": table.cursor,
         "watermark": table.watermark,
@@ -79,20 +80,22 @@ def _missing_entry(missing: MissingInterval) -> dict[str, Any]:
 def _transform_entry(transform: TransformStatus, status: PipelineStatus) -> dict[str, Any]:
     return {
         "transform": transform.name,
-        **_common_entry(transform),
+        **_common_entry(transform, status),
         "materialized": transform.materialized,
         "last_build": _commit_entry(transform, status),
         "due": transform.due or None,
     }
 
 
-def _common_entry(target: TargetStatus) -> dict[str, Any]:
+def _common_entry(target: TargetStatus, status: PipelineStatus) -> dict[str, Any]:
     entry: dict[str, Any] = {
         "target": target.target,
         "state": target.state,
         "rows": target.rows.number,
         "rows_exact": target.rows.exact,
         "last_error": None,
+        "verified": _verified_entry(target, target.verified, status),
+        "verified_in_part": _verified_entry(target, target.verified_in_part, status),
     }
     if failure := target.failure:
         entry["last_error"] = {
@@ -104,6 +107,24 @@ def _common_entry(target: TargetStatus) -> dict[str, Any]:
             "message": failure.message,
         }
     return entry
+
+
+def _verified_entry(
+    target: TargetStatus, verified: Verified | None, status: PipelineStatus
+) -> dict[str, Any] | None:
+    if verified is None:
+        return None
+    fields = asdict(verified)
+    at = fields.pop("verified_at")
+    # The entry around it has these.
+    for key in ("kind", "name", "target", "is_whole"):
+        del fields[key]
+    return {
+        "at": at.isoformat(),
+        "age_seconds": (status.at - at).total_seconds(),
+        **fields,
+        "loaded_since": target.is_loaded_since(verified),
+    }
 
 
 def _commit_entry(target: TargetStatus, status: PipelineStatus) -> dict[str, Any] | None:

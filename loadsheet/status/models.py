@@ -8,6 +8,7 @@ from typing import Literal
 
 from loadsheet.plan.gaps import Gap, Interval
 from loadsheet.source.holdback import Holder
+from loadsheet.warehouse.verified import Verified
 
 State = Literal["failed", "never", "gone", "held_back", "behind", "due", "current", "loaded"]
 
@@ -109,6 +110,8 @@ class LedgerState:
     builds: dict[str, LastCommit]
     failures: dict[tuple[str, str], Failure]
     """By kind (`table` or `transform`) and name."""
+    verified: dict[tuple[str, str, bool], Verified] = field(default_factory=dict)
+    """By kind, name, and whether all rows were compared."""
 
     def open_failure(self, kind: str, name: str) -> Failure | None:
         """The last failure of the table or transform, if it has not worked since."""
@@ -137,11 +140,27 @@ class TargetStatus:
     rows: RowCount
     last: LastCommit | None
     failure: Failure | None
+    verified: Verified | None = None
+    """The last verdict of a comparison of all rows."""
+    verified_in_part: Verified | None = None
+    """The last of a comparison of some rows, where it is newer."""
 
     @property
     def state(self) -> State:
         """The worst that is known of it."""
         raise NotImplementedError
+
+    @property
+    def verdict(self) -> Verified | None:
+        """The verdict that counts: on all rows, unless there is none or a part of them differs."""
+        part = self.verified_in_part
+        if part and (self.verified is None or part.verdict == "differs"):
+            return part
+        return self.verified
+
+    def is_loaded_since(self, verified: Verified) -> bool:
+        """Whether a load, or a build, has come after the verdict."""
+        return self.last is not None and self.last.number > verified.through
 
 
 @dataclass(kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from rich.console import Group, RenderableType
@@ -21,6 +21,7 @@ from loadsheet.status.models import (
     TargetStatus,
     TransformStatus,
 )
+from loadsheet.warehouse.verified import Verified
 from loadsheet.wording import counted
 
 _STYLES = {
@@ -33,6 +34,7 @@ _STYLES = {
     "current": "green",
     "loaded": "",
 }
+_VERDICT_STYLES = {"equal": "green", "differs": "bold red", "not proven": "yellow"}
 MOST_TARGETS = 50
 """Tables and transforms that have a line each unless all are asked for."""
 _MOST_ROWS = 20
@@ -55,8 +57,8 @@ def view(status: PipelineStatus, brief: bool = False, see_all: str = "") -> Rend
     transforms = status.transforms
     is_long = bool(see_all) and total > MOST_TARGETS
     if brief or is_long:
-        tables = [table for table in tables if table.state not in _HEALTHY]
-        transforms = [transform for transform in transforms if transform.state not in _HEALTHY]
+        tables = [table for table in tables if not _is_healthy(table)]
+        transforms = [transform for transform in transforms if not _is_healthy(transform)]
     healthy = total - len(tables) - len(transforms)
     if is_long:
         # Failures first, so that none of them is cut off.
@@ -71,11 +73,14 @@ def view(status: PipelineStatus, brief: bool = False, see_all: str = "") -> Rend
         title += f" (left out: {healthy} without a problem{how})"
     parts: list[RenderableType] = [Text(title, style="bold")]
     if tables:
-        table_heads = ("table", "loaded", ">rows", "watermark", "data", "source")
-        parts.append(_grid(table_heads, [_table_cells(table, status) for table in tables]))
+        table_heads = ["table", "loaded", ">rows", "watermark", "data", "source"]
+        rows = [_table_cells(table, status) for table in tables]
+        _add_verdicts(table_heads, rows, tables, status)
+        parts.append(_grid(table_heads, rows))
     if transforms:
-        transform_heads = ("transform", "built", ">rows", "kind", "state")
+        transform_heads = ["transform", "built", ">rows", "kind", "state"]
         rows = [_transform_cells(transform, status) for transform in transforms]
+        _add_verdicts(transform_heads, rows, transforms, status)
         parts.append(Text(""))
         parts.append(_grid(transform_heads, rows))
     cut_off = total - healthy - len(tables) - len(transforms)
@@ -88,6 +93,14 @@ def view(status: PipelineStatus, brief: bool = False, see_all: str = "") -> Rend
     if sentences:
         parts += [Text(""), *sentences]
     return Group(*parts)
+
+
+def _is_healthy(target: TargetStatus) -> bool:
+    return target.state in _HEALTHY and not _differs(target)
+
+
+def _differs(target: TargetStatus) -> bool:
+    return target.verdict is not None and target.verdict.verdict == "differs"
 
 
 def _is_no_failure(target: TargetStatus) -> bool:
@@ -106,6 +119,9 @@ def notes(status: PipelineStatus) -> Iterator[tuple[str, str]]:
         what = f"{failure.step} of {target.name} failed {when} (run {failure.run_id})"
         # The message keeps its lines; a name must not look like one.
         yield "red", f"{on_one_line(what)}: {failure.message}"
+    for target in [*status.tables, *status.transforms]:
+        if target.verdict and _differs(target):
+            yield "red", on_one_line(_difference(target, target.verdict, status))
     for text in status.gap_notes:
         yield "yellow", on_one_line(text)
     for text in _held_back_now(status):
@@ -126,6 +142,18 @@ def notes(status: PipelineStatus) -> Iterator[tuple[str, str]]:
         reason = table.lag_unknown
         if table.last and reason and reason not in _EXPECTED_WITHOUT_LAG:
             yield "", f"{on_one_line(table.name)}: {reason}"
+
+
+def _difference(target: TargetStatus, look: Verified, status: PipelineStatus) -> str:
+    counts = {"missing": look.missing, "extra": look.extra, "different": look.different}
+    found = [f"{count:,} {kind}" for kind, count in counts.items() if count]
+    where = f" in {look.part}" if look.part else ""
+    when = f"{age((status.at - look.verified_at).total_seconds())} ago"
+    since = ", before its last load" if target.is_loaded_since(look) else ""
+    return (
+        f"{target.name}: {', '.join(found)}{where}, found {when}{since}:"
+        f" `loadsheet verify {status.pipeline} {target.name}`"
+    )
 
 
 def age(seconds: float) -> str:
@@ -158,7 +186,32 @@ def _held_back_now(status: PipelineStatus) -> list[str]:
     return lines
 
 
-def _grid(heads: tuple[str, ...], rows: list[tuple[Text, ...]]) -> Table:
+def _add_verdicts(
+    heads: list[str],
+    rows: list[tuple[Text, ...]],
+    targets: Sequence[TargetStatus],
+    status: PipelineStatus,
+) -> None:
+    """Add the column of verdicts, if there is one."""
+    if not any(target.verdict for target in targets):
+        return
+    heads.append("verified")
+    for place, target in enumerate(targets):
+        rows[place] = (*rows[place], _verdict_cell(target, status))
+
+
+def _verdict_cell(target: TargetStatus, status: PipelineStatus) -> Text:
+    look = target.verdict
+    if look is None:
+        return Text("")
+    part = "" if look.is_whole else " in part"
+    text = f"{look.verdict}{part} {age((status.at - look.verified_at).total_seconds())} ago"
+    if target.is_loaded_since(look):
+        text += ", loaded since"
+    return Text(text, style=_VERDICT_STYLES.get(look.verdict, ""))
+
+
+def _grid(heads: Sequence[str], rows: list[tuple[Text, ...]]) -> Table:
     """A column whose head begins with `>` is aligned to the right. In a narrow terminal the
     wider of the names, in the first column, and the watermarks is folded."""
     grid = Table(box=None, header_style="bold", pad_edge=False)

@@ -33,8 +33,9 @@ from loadsheet.status.models import (
     TransformStatus,
     Watermark,
 )
-from loadsheet.warehouse import intervals, ledger, mart
+from loadsheet.warehouse import intervals, ledger, mart, verified
 from loadsheet.warehouse.externals import external_inputs
+from loadsheet.warehouse.verified import Verified
 
 # Counting that many pages (8 MB) takes about 20 ms.
 _COUNTED_PAGES = 1_000
@@ -175,11 +176,15 @@ def ledger_state(session: Session, pipeline: Pipeline) -> LedgerState:
     # Only a step adds this table to the ledger of an earlier version.
     if _exists(session, "failure"):
         failures = _entries(session, Failure, _FAILURES, names)
+    looks: list[Verified] = []
+    if _exists(session, "verified"):
+        looks = verified.read(session, **names)
     return LedgerState(
         watermarks=watermarks,
         loads={load.name: load for load in loads},
         builds={build.name: build for build in builds},
         failures={(failure.kind, failure.name): failure for failure in failures},
+        verified={(look.kind, look.name, look.is_whole): look for look in looks},
     )
 
 
@@ -227,6 +232,8 @@ def _table_status(
         watermark=watermark.value,
         cursor=watermark.cursor,
         gaps=missing,
+        verified=state.verified.get(("table", name, True)),
+        verified_in_part=state.verified.get(("table", name, False)),
     )
 
 
@@ -249,6 +256,8 @@ def _transform_status(
         failure=state.open_failure("transform", transform.name),
         materialized=transform.materialized,
         due=due,
+        verified=state.verified.get(("transform", transform.name, True)),
+        verified_in_part=state.verified.get(("transform", transform.name, False)),
     )
 
 

@@ -1,1 +1,1 @@
-"""Compares staging tables with their source (`loadsheet verify`); read-only."""
+"""Compares staging tables with their source (`loadsheet verify`); writes only its verdicts."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Literal
 
 State = Literal["equal", "differs", "not proven", "not compared"]
@@ -51,6 +52,13 @@ class TableVerdict:
     named: dict[Kind, list[Difference]] = field(default_factory=lambda: {k: [] for k in KINDS})
     left_out: list[str] = field(default_factory=list)
     """Columns that were not compared, each with the reason."""
+    at: datetime | None = None
+    """When the snapshot of the warehouse was taken, by its clock; None where there was none."""
+    through: int = 0
+    """The number of the last load that the target had."""
+    watermark: str | None = None
+    not_recorded: str = ""
+    """Why the ledger does not have the verdict; empty where it has, and where there is none."""
 
     @property
     def differences(self) -> int:

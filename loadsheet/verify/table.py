@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 
 from loadsheet.comparison import compare
 from loadsheet.comparison.compare import Sides
@@ -59,7 +60,10 @@ def verify_table(
     verdict = TableVerdict(table=table.name, target=str(target))
     try:
         with _locked_snapshot(warehouse, target):
+            verdict.at = _now(warehouse)
             scope = _scope(warehouse, pipeline, table, target)
+            verdict.through = scope.last_load_no or 0
+            verdict.watermark = scope.watermark
             last = last_of(warehouse, pipeline.name, target, scope)
             offered = extensions.offered(warehouse, pipeline, target, False)
             schema = pipeline.source.schema
@@ -82,6 +86,12 @@ def _locked_snapshot(warehouse: PinnedSession, target: Relation) -> Iterator[Non
         warehouse.execute(f"LOCK TABLE {target.sql} IN ACCESS SHARE MODE")
         warehouse.fix_snapshot()
         yield
+
+
+def _now(session: Session) -> datetime:
+    row = session.execute("SELECT now()").fetchone()
+    assert row
+    return row[0]  # type: ignore[no-any-return]
 
 
 def _scope(session: Session, pipeline: Pipeline, table: Table, target: Relation) -> Scope:

@@ -97,6 +97,16 @@ _MOVE_FAILURES = """
 UPDATE loadsheet.failure SET pipeline = %(new)s
 WHERE pipeline = %(old)s AND target = ANY (%(all)s)
 """
+# Of a target that the new name has loaded itself, its own verdict is the newer one.
+_DROP_VERIFIED = """
+DELETE FROM loadsheet.verified
+WHERE pipeline = %(new)s AND target = ANY (%(all)s) AND NOT target = ANY (%(kept)s)
+   OR pipeline = %(old)s AND target = ANY (%(kept)s)
+"""
+_MOVE_VERIFIED = """
+UPDATE loadsheet.verified SET pipeline = %(new)s
+WHERE pipeline = %(old)s AND target = ANY (%(all)s)
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,6 +315,8 @@ def _move(
         _MOVE_RUNS,
         _DROP_FAILURES,
         _MOVE_FAILURES,
+        _DROP_VERIFIED,
+        _MOVE_VERIFIED,
     )
     for statement in statements:
         session.execute(statement, values)

@@ -124,3 +124,26 @@ BEGIN
         ALTER TABLE loadsheet.failure ADD PRIMARY KEY (pipeline, kind, name, target);
     END IF;
 END $$;
+
+-- Version 7. The last comparison of a table with its source, or of a mart with its SELECT. `through` is the last load (or
+-- build) that it saw. A look at a part of the rows has a row of its own, which the next look at the whole removes.
+CREATE TABLE IF NOT EXISTS loadsheet.verified (
+    pipeline text NOT NULL,
+    kind text NOT NULL,
+    name text NOT NULL,
+    target text NOT NULL,
+    is_whole boolean NOT NULL,
+    part text NOT NULL,
+    verdict text NOT NULL,
+    source_rows bigint NOT NULL,
+    target_rows bigint NOT NULL,
+    missing bigint NOT NULL,
+    extra bigint NOT NULL,
+    different bigint NOT NULL,
+    newer bigint NOT NULL,
+    unproven bigint NOT NULL,
+    through bigint NOT NULL,
+    watermark text,
+    verified_at timestamptz NOT NULL,
+    PRIMARY KEY (pipeline, kind, name, target, is_whole)
+);

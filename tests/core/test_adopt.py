@@ -122,6 +122,15 @@ def test_an_adopted_pipeline_continues_where_it_was(store: Project) -> None:
     assert_equal(store)
 
 
+def test_the_verdicts_on_tables_and_marts_keep_their_owner(shop: Project) -> None:
+    shop.verify()
+    verdicts = "SELECT pipeline, target, verdict FROM loadsheet.verified ORDER BY target"
+    before = shop.in_warehouse(verdicts)
+    store = renamed(shop)
+    adopt(store)
+    assert store.in_warehouse(verdicts) == [("store", *rest) for _, *rest in before] != []
+
+
 def test_a_row_that_commits_late_is_read_after_the_adoption(shop: Project) -> None:
     with psycopg.connect(shop.source) as late:
         late.execute("INSERT INTO merged DEFAULT VALUES")

@@ -386,3 +386,60 @@ def _keys(value: Any) -> list[str]:
         if isinstance(value, dict)
         else []
     )
+
+
+def verdicts(project: Project, name: str, part: str = "tables") -> Any:
+    return status(project)[part][name]["verified"]
+
+
+def test_the_last_verdict_is_shown_with_what_it_was_verified_through(shop: Project) -> None:
+    shop.succeed()
+    assert "verified" not in cli(shop, "shop").stdout
+    shop.verify("orders")
+    found = status(shop)["tables"]
+    verified, last = found["orders"]["verified"], found["orders"]["last_load"]
+    assert found["country"]["verified"] is None
+    assert (
+        verified.items()
+        >= {
+            "verdict": "equal",
+            "target_rows": 100,
+            "through": last["number"],
+            "watermark": found["orders"]["watermark"],
+            "loaded_since": False,
+        }.items()
+    )
+    assert 0 <= verified["age_seconds"] <= last["age_seconds"]
+    assert re.search(r"^orders .* equal \d+s ago$", cli(shop, "shop").stdout, re.MULTILINE)
+
+    shop.in_source("INSERT INTO orders (id) VALUES (101)")
+    shop.succeed()
+    assert verdicts(shop, "orders")["loaded_since"]
+    page = cli(shop, "shop").stdout
+    assert re.search(r"^orders .* equal \d+s ago, loaded since$", page, re.MULTILINE)
+
+
+def test_a_difference_is_shown_until_the_table_is_compared_again(shop: Project) -> None:
+    shop.succeed()
+    shop.in_warehouse("DELETE FROM staging.orders WHERE id IN (7, 8)")
+    shop.verify()
+    page = cli(shop, "shop").stdout
+    assert re.search(r"^orders .* differs \d+s ago$", page, re.MULTILINE)
+    assert re.search(
+        r"^orders: 2 missing, found \d+s ago: `loadsheet verify shop orders`$", page, re.MULTILINE
+    )
+    shop.succeed(full_refresh=["orders"])
+    assert "before its last load" in cli(shop, "shop").stdout
+    shop.verify("orders")
+    assert verdicts(shop, "orders")["verdict"] == "equal"
+
+
+def test_a_ledger_of_the_version_before_has_no_verdicts(shop: Project) -> None:
+    shop.succeed()
+    shop.in_warehouse(
+        "DROP TABLE loadsheet.verified; COMMENT ON SCHEMA loadsheet IS 'ledger version 6'"
+    )
+    assert "the ledger has version 6" in shop.verify("orders")["orders"].not_recorded
+    assert verdicts(shop, "orders") is None
+    shop.succeed()
+    assert shop.verify("orders")["orders"].not_recorded == ""

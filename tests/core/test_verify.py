@@ -452,6 +452,27 @@ def test_the_command_names_the_rows_and_shows_values_only_on_request(project: Pr
     )
 
 
+def test_a_role_that_only_reads_compares_and_says_that_the_verdict_is_not_recorded(
+    project: Project,
+) -> None:
+    project.in_source(CREATE)
+    project.spec({"item": {"incremental": "at"}})
+    project.succeed()
+    project.in_warehouse(
+        "CREATE ROLE looks LOGIN PASSWORD 'granted'; GRANT pg_read_all_data TO looks"
+    )
+    project.roles = {"warehouse": "looks"}
+    done = project.cli("verify", "shop")
+    project.roles = {}
+    project.in_warehouse("DROP OWNED BY looks; DROP ROLE looks")
+    assert (done.returncode, done.stdout) == (
+        0,
+        "item: equal, 3,000 rows\n"
+        "  the verdict is not recorded: permission denied for table verified\n"
+        "1 table: 1 equal\n",
+    )
+
+
 def test_no_false_alarm_beside_writers_and_loads(project: Project) -> None:
     """Writers insert and update, some commit late, and runs load meanwhile. The negative control
     compares both sides as they are, and cries wolf."""
