@@ -26,6 +26,7 @@ from loadsheet.plan import grants
 from loadsheet.spec.pipeline_file import load_pipeline
 from loadsheet.sql.text import Relation, ident
 from loadsheet.sqltest.embedded import postgres_install
+from loadsheet.verify.look import Look
 from loadsheet.verify.models import TableVerdict
 from loadsheet.verify.pipeline import verify_pipeline
 
@@ -176,10 +177,11 @@ class Project:
         """Run SQL on the warehouse and return its rows."""
         return fetch(self.warehouse, statement, *parameters)
 
-    def verify(self, *tables: str) -> dict[str, TableVerdict]:
+    def verify(self, *tables: str, **look: Any) -> dict[str, TableVerdict]:
         """What `loadsheet verify` finds, by table; in this process."""
         pipeline = load_pipeline(self.folder / "pipelines" / self.name / "pipeline.yml")
-        found = verify_pipeline(pipeline, self.connections, tables, lambda verdict: None)
+        options = Look(**look)
+        found = verify_pipeline(pipeline, self.connections, tables, lambda verdict: None, options)
         return {verdict.table: verdict for verdict in found.tables}
 
     def differences(self, table: str, staging: str = "staging", schema: str = "public") -> int:

@@ -14,6 +14,7 @@ from loadsheet.redact import on_one_line
 from loadsheet.wording import counted, shortened
 
 if TYPE_CHECKING:
+    from loadsheet.verify.look import Look
     from loadsheet.verify.models import Difference, TableVerdict, Verification
 
 _MOST_PRINTED = 10
@@ -27,6 +28,18 @@ def verify(
         list[str] | None,
         typer.Argument(metavar="[TABLE]...", help="The tables to compare. Default: all."),
     ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="CURSOR", help="Compare only rows whose cursor is this or higher."),
+    ] = None,
+    sample: Annotated[
+        str | None,
+        typer.Option(metavar="5%", help="Compare a share of the rows, others each time."),
+    ] = None,
+    gentle: Annotated[
+        bool,
+        typer.Option("--gentle", help="Read the source in ranges, with pauses between them."),
+    ] = False,
     values: Annotated[
         bool, typer.Option("--values", help="Also print the values that differ.")
     ] = False,
@@ -40,17 +53,21 @@ def verify(
     """
     spec, project = open_pipeline(ctx.obj, pipeline)
     # Imported here: `--help` needs no driver.
+    from loadsheet.verify.look import Look, share_of
     from loadsheet.verify.pipeline import verify_pipeline
+
+    share = share_of(sample) if sample is not None else 1.0
+    look = Look(since=since, share=share, gentle=gentle)
 
     def report(verdict: TableVerdict) -> None:
         if not as_json:
             _print(verdict, values)
 
-    found = verify_pipeline(spec, project_connections(project), tables or (), report)
+    found = verify_pipeline(spec, project_connections(project), tables or (), report, look)
     if as_json:
         print_json(_document(found, values))
     else:
-        _print_summary(found)
+        _print_summary(found, look)
     if found.differs:
         raise typer.Exit(FAILED)
 
@@ -98,13 +115,17 @@ def _value(text: str | None) -> str:
     return "NULL" if text is None else repr(shortened(text, _LONGEST_VALUE))
 
 
-def _print_summary(found: Verification) -> None:
+def _print_summary(found: Verification, look: Look) -> None:
     states = [table.state for table in found.tables]
     parts = []
     for state in ("equal", "differs", "not proven", "not compared"):
         if state in states:
             parts.append(f"{states.count(state):,} {'differ' if state == 'differs' else state}")
     show(f"{counted(len(states), 'table')}: {', '.join(parts)}")
+    if look.part:
+        show(on_one_line(f"compared: {look.part}"))
+        if look.confidence:
+            show(look.confidence)
 
 
 def _document(found: Verification, values: bool) -> dict[str, Any]:
@@ -126,6 +147,7 @@ def _document(found: Verification, values: bool) -> dict[str, Any]:
                 "counts": verdict.counts,
                 "rows": rows,
                 "columns_not_compared": verdict.left_out,
+                "part": verdict.part or None,
                 "through_load": verdict.through or None,
                 "not_recorded": verdict.not_recorded or None,
             }

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import heapq
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby
+from contextlib import ExitStack
+from itertools import chain, groupby
 from typing import Any, Literal, NamedTuple
 
-from loadsheet.comparison.digest import Side
+from loadsheet.comparison.digest import BUCKETS, Side
+from loadsheet.comparison.ranges import with_pauses
 from loadsheet.postgres import Session
 
 # A server-side cursor hands over this many rows at a time, so memory does not grow with the table.
@@ -23,6 +26,13 @@ class Sides(NamedTuple):
     target: Side
     settled: str
     """SQL condition on the source's rows that the target must have as they are."""
+    source_ranges: Sequence[str] = ("TRUE",)
+    """Conditions that divide the source's rows into ranges; there is a pause between two."""
+
+    @property
+    def are_filtered(self) -> bool:
+        """Whether a condition on their values chooses the rows to compare."""
+        return self.source.chosen != "TRUE"
 
 
 class Totals(NamedTuple):
@@ -34,6 +44,8 @@ class Totals(NamedTuple):
 
 
 Finding = Literal["missing", "extra", "different", "newer"]
+ChosenBy = Literal["both", "source", "target", "neither"]
+"""The sides whose condition on the rows to compare a row of one key meets."""
 
 
 class Found(NamedTuple):
@@ -47,11 +59,12 @@ class Found(NamedTuple):
     """Whether the target has a row of this key."""
 
 
-def totals(sides: Sides) -> Totals:
+def totals(sides: Sides, buckets: Sequence[int] = range(BUCKETS)) -> Totals:
     """Hash both sides at the same time, each in one scan."""
-    with ThreadPoolExecutor(1, thread_name_prefix="loadsheet-comparison") as pool:
-        target = pool.submit(_digests, sides.warehouse_session, sides.target)
-        in_source = _digests(sides.source_session, sides.source)
+    with ThreadPoolExecutor(1, thread_name_prefix="loadsheet-verify") as pool:
+        target = pool.submit(_digests, sides.warehouse_session, [sides.target.digests(buckets)])
+        queries = [sides.source.digests(buckets, within) for within in sides.source_ranges]
+        in_source = _digests(sides.source_session, queries)
         in_target = target.result()
     differing = [
         bucket
@@ -65,27 +78,59 @@ def totals(sides: Sides) -> Totals:
     )
 
 
-def _digests(session: Session, side: Side) -> dict[int, tuple[int, str, str]]:
-    rows = session.execute(side.digests()).fetchall()
-    return {bucket: (count, first, second) for bucket, count, first, second in rows}
+def _digests(session: Session, queries: Sequence[str]) -> dict[int, tuple[int, int, int]]:
+    digests: dict[int, tuple[int, int, int]] = {}
+    for query in with_pauses(queries):
+        for bucket, count, first, second in session.execute(query):
+            before = digests.get(bucket, (0, 0, 0))
+            digests[bucket] = (before[0] + count, before[1] + int(first), before[2] + int(second))
+    return digests
 
 
-def differing_rows(sides: Sides, buckets: list[int]) -> Iterator[Found]:
+def differing_rows(sides: Sides, buckets: Sequence[int]) -> Iterator[Found]:
     """The rows in `buckets` that differ, in no order that means anything."""
-    if sides.source.key:
-        yield from _differing_keys(sides, buckets)
-    else:
+    if not sides.source.key:
         yield from _differing_counts(sides, buckets)
+    elif sides.are_filtered:
+        yield from _differing_chosen(sides, buckets)
+    else:
+        for found, _ in _differing_keys(sides, buckets):
+            yield found
 
 
-def _differing_keys(sides: Sides, buckets: list[int]) -> Iterator[Found]:
-    in_source = _stream(sides.source_session, sides.source.rows(buckets, sides.settled))
-    in_target = _stream(sides.warehouse_session, sides.target.rows(buckets, "TRUE"))
+def _differing_chosen(sides: Sides, buckets: Sequence[int]) -> Iterator[Found]:
+    """A row whose cursor differs may be among the chosen rows of one side alone. So those that seem
+    to be on one side are looked for among all rows of the other."""
+    unsure: set[int] = set()
+    for found, _ in _differing_keys(sides, buckets):
+        if found.kind in ("missing", "extra"):
+            assert found.key
+            unsure.add(Side.bucket_of(found.key[0]))
+        else:
+            yield found
+    if not unsure:
+        return
+    for found, chosen_by in _differing_keys(sides, sorted(unsure), unfiltered=True):
+        # Newer rows that the source has chosen were found before, and so was what both have.
+        if chosen_by == "target" or (chosen_by == "source" and found.kind != "newer"):
+            yield found
+
+
+def _differing_keys(
+    sides: Sides, buckets: Sequence[int], unfiltered: bool = False
+) -> Iterator[tuple[Found, ChosenBy]]:
+    queries = [
+        sides.source.rows(buckets, sides.settled, within, unfiltered)
+        for within in sides.source_ranges
+    ]
+    in_source = _stream(sides.source_session, "source", queries)
+    query = sides.target.rows(buckets, "TRUE", unfiltered=unfiltered)
+    in_target = _stream(sides.warehouse_session, "target", [query])
     for source, target in _side_by_side(_by_key(in_source), in_target, width=2):
         if source is None:
-            yield Found("extra", target[:2])
+            yield Found("extra", target[:2]), "target" if target[5] else "neither"
             continue
-        *key, versions = source
+        *key, versions, is_chosen = source
         if target is not None and target[2:4] in versions:
             continue
         kind: Finding = "different"
@@ -93,21 +138,40 @@ def _differing_keys(sides: Sides, buckets: list[int]) -> Iterator[Found]:
             kind = "newer"
         elif target is None:
             kind = "missing"
-        yield Found(kind, tuple(key), is_in_target=target is not None)
+        chosen_by = _chosen_by(is_chosen, target is not None and target[5])
+        yield Found(kind, tuple(key), is_in_target=target is not None), chosen_by
+
+
+def _chosen_by(source: bool, target: bool) -> ChosenBy:
+    if source and target:
+        return "both"
+    if source:
+        return "source"
+    return "target" if target else "neither"
 
 
 def _by_key(rows: Iterator[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
-    """For each key its hash, its text, and whether its row is settled, by the row's two hashes.
+    """For each key its hash, its text, whether its row is settled, by the row's two hashes, and
+    whether it is chosen.
 
     Nothing makes a view's key unique, and a load keeps only one row of each key.
     """
     for key, same in groupby(rows, key=lambda row: row[:2]):
-        yield *key, {row[2:4]: row[4] for row in same}
+        versions: dict[tuple[int, int], bool] = {}
+        is_chosen = False
+        for row in same:
+            versions[row[2:4]] = row[4]
+            is_chosen = is_chosen or row[5]
+        yield *key, versions, is_chosen
 
 
-def _differing_counts(sides: Sides, buckets: list[int]) -> Iterator[Found]:
-    in_source = _stream(sides.source_session, sides.source.counts(buckets, sides.settled))
-    in_target = _stream(sides.warehouse_session, sides.target.counts(buckets, "TRUE"))
+def _differing_counts(sides: Sides, buckets: Sequence[int]) -> Iterator[Found]:
+    queries = [
+        sides.source.counts(buckets, sides.settled, within) for within in sides.source_ranges
+    ]
+    in_source = _summed(_stream(sides.source_session, "source", queries))
+    query = sides.target.counts(buckets, "TRUE")
+    in_target = _stream(sides.warehouse_session, "target", [query])
     for source, target in _side_by_side(in_source, in_target, width=2):
         _, _, rows, settled = source or (0, 0, 0, 0)
         present = target[2] if target else 0
@@ -120,11 +184,27 @@ def _differing_counts(sides: Sides, buckets: list[int]) -> Iterator[Found]:
             yield Found("extra", None, present - rows)
 
 
-def _stream(session: Session, query: str) -> Iterator[tuple[Any, ...]]:
-    with session.cursor("loadsheet_comparison") as cursor:
-        cursor.itersize = _BLOCK_ROWS
-        cursor.execute(query)
-        yield from cursor
+def _summed(counts: Iterator[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+    """The counts of equal rows, which may be in several ranges."""
+    for hashes, same in groupby(counts, key=lambda row: row[:2]):
+        pairs = [row[2:] for row in same]
+        yield *hashes, sum(rows for rows, _ in pairs), sum(settled for _, settled in pairs)
+
+
+def _stream(session: Session, name: str, queries: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    """The rows of all queries, in the order that each has them in. Cursors begin with `name`."""
+    streams = []
+    with ExitStack() as stack:
+        for number, query in enumerate(with_pauses(queries)):
+            cursor = stack.enter_context(session.cursor(f"loadsheet_{name}_{number}"))
+            cursor.itersize = max(_BLOCK_ROWS // len(queries), 1)
+            cursor.execute(query)
+            rows = iter(cursor)
+            # The server works when the first row is fetched, and the pause comes after that.
+            first = next(rows, None)
+            if first is not None:
+                streams.append(chain([first], rows))
+        yield from heapq.merge(*streams, key=lambda row: row[:2])
 
 
 def _side_by_side(

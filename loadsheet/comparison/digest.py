@@ -96,31 +96,38 @@ class Side:
     key: tuple[int, ...]
     """The places of the primary key among them; empty where rows have none."""
     hash: Hash
+    chosen: str = "TRUE"
+    """SQL condition on the rows to compare."""
 
-    def digests(self) -> str:
-        """SELECT of bucket, count and sums, for every bucket that has rows."""
+    def digests(self, buckets: Sequence[int], within: str = "TRUE") -> str:
+        """SELECT of bucket, count and sums, for each of these buckets that has rows. Here and below
+        `within` is a condition that divides the rows into ranges."""
         return (
             f"SELECT {self._bucket} AS bucket, count(*),"
             f" sum({self._row_hash(_FIRST)})::text, sum({self._row_hash(_SECOND)})::text"
-            f" FROM {self.relation.sql} GROUP BY 1"
+            f"{self._from(buckets, within, self.chosen)} GROUP BY 1"
         )
 
-    def rows(self, buckets: Sequence[int], settled: str) -> str:
-        """SELECT of key hash, key, two row hashes and whether `settled` holds, for the rows in
-        these buckets, in an order that both servers share."""
+    def rows(
+        self, buckets: Sequence[int], settled: str, within: str = "TRUE", unfiltered: bool = False
+    ) -> str:
+        """SELECT of key hash, key, two row hashes, whether `settled` holds and whether the row is
+        chosen, for the rows in these buckets, in an order that both servers share. `unfiltered`:
+        not only for the chosen ones."""
+        chosen = "TRUE" if unfiltered else self.chosen
         return (
             f"SELECT {self.key_hash}, {self.key_text}, {self._row_hash(_FIRST)},"
-            f" {self._row_hash(_SECOND)}, ({settled}) IS TRUE"
-            f" FROM {self.relation.sql} WHERE {self._in(buckets)} ORDER BY 1, 2"
+            f" {self._row_hash(_SECOND)}, ({settled}) IS TRUE, ({self.chosen}) IS TRUE"
+            f"{self._from(buckets, within, chosen)} ORDER BY 1, 2"
         )
 
-    def counts(self, buckets: Sequence[int], settled: str) -> str:
+    def counts(self, buckets: Sequence[int], settled: str, within: str = "TRUE") -> str:
         """SELECT of the two row hashes, how many rows have them, and for how many of those
         `settled` holds; in an order that both servers share. For rows without a key."""
         return (
             f"SELECT {self._row_hash(_FIRST)}, {self._row_hash(_SECOND)}, count(*),"
             f" count(*) FILTER (WHERE {settled})"
-            f" FROM {self.relation.sql} WHERE {self._in(buckets)} GROUP BY 1, 2 ORDER BY 1, 2"
+            f"{self._from(buckets, within, self.chosen)} GROUP BY 1, 2 ORDER BY 1, 2"
         )
 
     def texts(self, keys: Sequence[tuple[int, str]]) -> str:
@@ -147,6 +154,16 @@ class Side:
     @property
     def _bucket(self) -> str:
         return f"({self.key_hash} & {BUCKETS - 1})::int"
+
+    @staticmethod
+    def bucket_of(key_hash: int) -> int:
+        """The bucket of a row whose key has this hash."""
+        return key_hash & (BUCKETS - 1)
+
+    def _from(self, buckets: Sequence[int], *conditions: str) -> str:
+        wanted = [f"({condition})" for condition in conditions if condition != "TRUE"]
+        wanted.append(self._in(buckets))
+        return f" FROM {self.relation.sql} WHERE {' AND '.join(wanted)}"
 
     def _in(self, buckets: Sequence[int]) -> str:
         if len(buckets) == BUCKETS:

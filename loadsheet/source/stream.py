@@ -65,7 +65,7 @@ _LEAST_BYTES = 32 << 20
 # readers busy until the end.
 _RANGES_PER_READER = 4
 # Before PostgreSQL 14 a range of ctids was found by reading the whole table.
-_RANGE_SCANS_SINCE = 140000
+RANGE_SCANS_SINCE = 140000
 _PAGES = """
 SELECT pg_relation_size(c.oid) / current_setting('block_size')::int,
     current_setting('block_size')::int
@@ -103,13 +103,18 @@ def page_ranges(session: Session, source: SourceTable, readers: int) -> list[str
     A single condition that all rows meet if the table is small or not a plain table, or if there is
     only one reader.
     """
-    if readers < 2 or session.info.server_version < _RANGE_SCANS_SINCE:
+    if readers < 2 or session.info.server_version < RANGE_SCANS_SINCE:
         return ["TRUE"]
     row = session.execute(_PAGES, (source.oid,)).fetchone()
     if row is None:
         return ["TRUE"]
     pages, page_bytes = row
-    count = min(pages * page_bytes // _LEAST_BYTES, readers * _RANGES_PER_READER)
+    return cut(pages, min(pages * page_bytes // _LEAST_BYTES, readers * _RANGES_PER_READER))
+
+
+def cut(pages: int, count: int) -> list[str]:
+    """Conditions that divide the rows of a table with so many pages into `count` ranges, in their
+    order; a single one that all rows meet where `count` is less than 2."""
     if count < 2:
         return ["TRUE"]
     starts = [pages * n // count for n in range(1, count)]

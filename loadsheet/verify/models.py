@@ -43,6 +43,7 @@ class TableVerdict:
     """Why it was not compared, or what keeps the verdict from being certain."""
     source_rows: int = 0
     target_rows: int = 0
+    """Of the rows that were compared."""
     newer: int = 0
     """Rows that differ and may have been written after the last load."""
     unproven: int = 0
@@ -52,6 +53,10 @@ class TableVerdict:
     named: dict[Kind, list[Difference]] = field(default_factory=lambda: {k: [] for k in KINDS})
     left_out: list[str] = field(default_factory=list)
     """Columns that were not compared, each with the reason."""
+    is_whole: bool = True
+    """Whether all rows were compared."""
+    part: str = ""
+    """Which rows were compared; empty for all."""
     at: datetime | None = None
     """When the snapshot of the warehouse was taken, by its clock; None where there was none."""
     through: int = 0

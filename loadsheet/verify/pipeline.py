@@ -17,6 +17,7 @@ from loadsheet.pinned import PinnedSession
 from loadsheet.postgres import WAREHOUSE_SETTINGS
 from loadsheet.redact import message
 from loadsheet.spec.models import Pipeline, Table
+from loadsheet.verify.look import ALL_ROWS, Look
 from loadsheet.verify.models import TableVerdict, Verification
 from loadsheet.verify.table import verify_table
 from loadsheet.warehouse import ledger, verified
@@ -34,6 +35,7 @@ def verify_pipeline(
     connections: Connections,
     names: Sequence[str],
     report: Callable[[TableVerdict], object],
+    look: Look = ALL_ROWS,
 ) -> Verification:
     """Compare the tables `names` (empty: all) one after the other; `report` gets each verdict.
 
@@ -51,7 +53,7 @@ def verify_pipeline(
         pipeline = with_matched_tables(pipeline, source, loaded)
         for table in _chosen(pipeline, names):
             _log.info("comparing %s", table.name)
-            verdict = verify_table(pipeline, table, source, warehouse)
+            verdict = verify_table(pipeline, table, look, source, warehouse)
             _record(warehouse, pipeline, verdict)
             verdicts.append(verdict)
             report(verdict)
@@ -66,8 +68,8 @@ def _record(session: PinnedSession, pipeline: Pipeline, verdict: TableVerdict) -
         kind="table",
         name=verdict.table,
         target=verdict.target,
-        is_whole=True,
-        part="",
+        is_whole=verdict.is_whole,
+        part=verdict.part,
         verdict=verdict.state,
         source_rows=verdict.source_rows,
         target_rows=verdict.target_rows,

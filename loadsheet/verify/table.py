@@ -15,9 +15,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
+import psycopg
+
 from loadsheet.comparison import compare
 from loadsheet.comparison.compare import Sides
 from loadsheet.comparison.digest import Side, Value, shared_hash
+from loadsheet.comparison.ranges import gentle_ranges
 from loadsheet.comparison.settled import settled_rows
 from loadsheet.engine.attempt import last_of
 from loadsheet.errors import Overtaken, Refused
@@ -27,7 +30,10 @@ from loadsheet.source import catalog, identity, selection, zones
 from loadsheet.source.rows import Last
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline, Table
-from loadsheet.sql.text import Relation
+from loadsheet.sql.merging import ordered
+from loadsheet.sql.text import Relation, typed
+from loadsheet.sql.types import without_modifier
+from loadsheet.verify.look import Look
 from loadsheet.verify.models import (
     MOST_NAMED,
     ChangedValue,
@@ -48,7 +54,11 @@ SELECT extracted - duplicates FROM loadsheet.load WHERE load_no = %s AND action 
 
 
 def verify_table(
-    pipeline: Pipeline, table: Table, source: PinnedSession, warehouse: PinnedSession
+    pipeline: Pipeline,
+    table: Table,
+    look: Look,
+    source: PinnedSession,
+    warehouse: PinnedSession,
 ) -> TableVerdict:
     """Compare the table's target with its source, by the rows that both have now.
 
@@ -57,7 +67,9 @@ def verify_table(
     psycopg errors; what cannot be compared is a verdict, too.
     """
     target = Relation(pipeline.warehouse.schema, table.name)
-    verdict = TableVerdict(table=table.name, target=str(target))
+    verdict = TableVerdict(
+        table=table.name, target=str(target), is_whole=look.is_whole, part=look.part
+    )
     try:
         with _locked_snapshot(warehouse, target):
             verdict.at = _now(warehouse)
@@ -70,7 +82,7 @@ def verify_table(
             expected = catalog.describe(source, schema, table, lambda: offered)
             with catalog.locked_snapshot(source, table, expected, lambda: offered) as described:
                 _refuse_other(source, table, described, last)
-                _compare(verdict, table, target, described, scope, last, source, warehouse)
+                _compare(verdict, table, look, target, described, scope, last, source, warehouse)
     except (Refused, Overtaken) as error:
         verdict.state = "not compared"
         verdict.why = str(error)
@@ -125,6 +137,7 @@ def _refuse_other(source: PinnedSession, table: Table, described: SourceTable, l
 def _compare(
     verdict: TableVerdict,
     table: Table,
+    look: Look,
     target: Relation,
     described: SourceTable,
     scope: Scope,
@@ -142,14 +155,20 @@ def _compare(
         raise Refused(f"{described.relation}: its primary key cannot be compared: {why}")
     places = tuple(names.index(name) for name in key)
     common = shared_hash(source, warehouse)
+    from_theirs, from_ours = "TRUE", "TRUE"
+    if look.since is not None:
+        from_theirs, from_ours = _since(source, look.since, described, table, pairs)
+    theirs = tuple(theirs for theirs, _ in pairs)
+    ours = tuple(ours for _, ours in pairs)
     sides = Sides(
         source_session=source,
-        source=Side(described.relation, tuple(theirs for theirs, _ in pairs), places, common),
+        source=Side(described.relation, theirs, places, common, from_theirs),
         warehouse_session=warehouse,
-        target=Side(target, tuple(ours for _, ours in pairs), places, common),
+        target=Side(target, ours, places, common, from_ours),
         settled=settled_rows(source, table, described, scope, last),
+        source_ranges=gentle_ranges(source, described) if look.gentle else ("TRUE",),
     )
-    found = compare.totals(sides)
+    found = compare.totals(sides, look.buckets)
     verdict.source_rows = found.source_rows
     verdict.target_rows = found.target_rows
     if found.buckets:
@@ -168,6 +187,38 @@ def _compare(
             "rows differ, and the source does not show whether they were written after the last"
             " load: run the pipeline, then verify again"
         )
+
+
+def _since(
+    session: PinnedSession,
+    since: str,
+    described: SourceTable,
+    table: Table,
+    pairs: list[tuple[Value, Value]],
+) -> tuple[str, str]:
+    """The condition that a row's cursor is `since` or higher, on either side. Raises Refused where
+    there is no cursor to compare with it."""
+    spec = table.incremental
+    if spec is None:
+        raise Refused(f"{described.relation} has no cursor, so --since cannot choose its rows")
+    by_name = {theirs.name: (theirs, ours) for theirs, ours in pairs}
+    if spec.cursor not in by_name:
+        raise Refused(f"{described.relation}: its cursor {spec.cursor} cannot be compared")
+    theirs, ours = by_name[spec.cursor]
+    plain = without_modifier(theirs.type)
+    lowest = typed(since, plain)
+    try:
+        with session.transaction():
+            session.execute(f"SELECT {lowest}")
+    except psycopg.DataError:
+        raise Refused(
+            f"{described.relation}: --since {since} is no {plain}, the type of its cursor"
+            f" {spec.cursor}"
+        ) from None
+    return (
+        f"{ordered(theirs.name, plain)} >= {lowest}",
+        f"{ordered(ours.name, plain)} >= {lowest}",
+    )
 
 
 def _comparable(
@@ -232,8 +283,10 @@ def _judge_extra(verdict: TableVerdict, mode: str, scope: Scope, warehouse: Sess
         return  # no increment removes a row, so it stays until a full refresh
     if mode == "replace":
         row = warehouse.execute(_REPLACED, (scope.last_load_no,)).fetchone()
-        # More than the last load has left.
-        certain = min(max(verdict.target_rows - row[0], 0), extra) if row else 0
+        certain = 0
+        if row and verdict.is_whole:
+            # More than the last load has left.
+            certain = min(max(verdict.target_rows - row[0], 0), extra)
         _keep_certain(verdict, certain)
         return
     # An appended row that was updated since is appended again, and both stay.
