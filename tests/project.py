@@ -178,11 +178,11 @@ class Project:
         return fetch(self.warehouse, statement, *parameters)
 
     def verify(self, *tables: str, **look: Any) -> dict[str, TableVerdict]:
-        """What `loadsheet verify` finds, by table; in this process."""
+        """What `loadsheet verify` finds, by table and mart; in this process."""
         pipeline = load_pipeline(self.folder / "pipelines" / self.name / "pipeline.yml")
         options = Look(**look)
         found = verify_pipeline(pipeline, self.connections, tables, lambda verdict: None, options)
-        return {verdict.table: verdict for verdict in found.tables}
+        return {verdict.table: verdict for verdict in found.verdicts}
 
     def differences(self, table: str, staging: str = "staging", schema: str = "public") -> int:
         """Rows by which staging and the source differ."""

@@ -26,7 +26,9 @@ def verify(
     pipeline: PipelineArgument,
     tables: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[TABLE]...", help="The tables to compare. Default: all."),
+        typer.Argument(
+            metavar="[TABLE]...", help="The tables and transforms to compare. Default: all."
+        ),
     ] = None,
     since: Annotated[
         str | None,
@@ -45,8 +47,8 @@ def verify(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare staging tables with their source, and name the rows that are missing, extra or
-    different.
+    """Compare staging tables with their source and marts with their SELECT, and name the rows that
+    are missing, extra or different.
 
     Writes nothing but the verdict, into the ledger: `loadsheet status` shows it. Rows written since
     the last load count as newer, not as different. The exit code is 1 when a table differs.
@@ -81,7 +83,7 @@ def _print(verdict: TableVerdict, values: bool) -> None:
             parts.append(f"{count:,} {kind}")
     if verdict.newer:
         parts.append(f"{verdict.newer:,} newer in the source")
-    if verdict.unproven:
+    if verdict.unproven and verdict.kind == "table":
         parts.append(f"{verdict.unproven:,} no longer in the source")
     show(on_one_line(f"{verdict.table}: {', '.join(parts)}"))
     if verdict.why:
@@ -90,22 +92,23 @@ def _print(verdict: TableVerdict, values: bool) -> None:
         show(on_one_line(f"  the verdict is not recorded: {verdict.not_recorded}"))
     for reason in verdict.left_out:
         show(on_one_line(f"  column not compared: {reason}"))
+    where = "in the source" if verdict.kind == "table" else "in its SELECT"
     for kind, rows in verdict.named.items():
         for row in rows[:_MOST_PRINTED]:
-            show(on_one_line(f"  {kind}: {_row(row, values)}"))
+            show(on_one_line(f"  {kind}: {_row(row, values, where)}"))
         more = verdict.counts[kind] - _MOST_PRINTED
         if rows and more > 0:
             show(f"  {kind}: {counted(more, 'more row')}")
 
 
-def _row(row: Difference, values: bool) -> str:
+def _row(row: Difference, values: bool, where: str) -> str:
     text = ", ".join(f"{name} = {value}" for name, value in row.key.items())
     if not row.changes:
         return text
     if not values:
         return f"{text} in {', '.join(change.column for change in row.changes)}"
     changes = [
-        f"{change.column} is {_value(change.target)}, {_value(change.source)} in the source"
+        f"{change.column} is {_value(change.target)}, {_value(change.source)} {where}"
         for change in row.changes
     ]
     return f"{text}: {'; '.join(changes)}"
@@ -116,12 +119,16 @@ def _value(text: str | None) -> str:
 
 
 def _print_summary(found: Verification, look: Look) -> None:
-    states = [table.state for table in found.tables]
+    states = [verdict.state for verdict in found.verdicts]
     parts = []
     for state in ("equal", "differs", "not proven", "not compared"):
         if state in states:
             parts.append(f"{states.count(state):,} {'differ' if state == 'differs' else state}")
-    show(f"{counted(len(states), 'table')}: {', '.join(parts)}")
+    amounts = [counted(len(found.tables), "table")] if found.tables else []
+    amounts += [counted(len(found.marts), "mart")] if found.marts else []
+    show(f"{', '.join(amounts)}: {', '.join(parts)}")
+    if found.left_out:
+        show(on_one_line(f"left out: {', '.join(found.left_out)}"))
     if look.part:
         show(on_one_line(f"compared: {look.part}"))
         if look.confidence:
@@ -129,30 +136,35 @@ def _print_summary(found: Verification, look: Look) -> None:
 
 
 def _document(found: Verification, values: bool) -> dict[str, Any]:
-    tables = []
-    for verdict in found.tables:
-        rows: dict[str, list[dict[str, Any]]] = {}
-        for kind, differences in verdict.named.items():
-            rows[kind] = [_row_document(row, values) for row in differences]
-        tables.append(
-            {
-                "table": verdict.table,
-                "target": verdict.target,
-                "state": verdict.state,
-                "why": verdict.why,
-                "source_rows": verdict.source_rows,
-                "target_rows": verdict.target_rows,
-                "newer": verdict.newer,
-                "unproven": verdict.unproven,
-                "counts": verdict.counts,
-                "rows": rows,
-                "columns_not_compared": verdict.left_out,
-                "part": verdict.part or None,
-                "through_load": verdict.through or None,
-                "not_recorded": verdict.not_recorded or None,
-            }
-        )
-    return {"pipeline": found.pipeline, "differs": found.differs, "tables": tables}
+    return {
+        "pipeline": found.pipeline,
+        "differs": found.differs,
+        "tables": [_entry(verdict, values) for verdict in found.tables],
+        "marts": [_entry(verdict, values) for verdict in found.marts],
+        "left_out": found.left_out,
+    }
+
+
+def _entry(verdict: TableVerdict, values: bool) -> dict[str, Any]:
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for kind, differences in verdict.named.items():
+        rows[kind] = [_row_document(row, values) for row in differences]
+    return {
+        verdict.kind: verdict.table,
+        "target": verdict.target,
+        "state": verdict.state,
+        "why": verdict.why,
+        "source_rows": verdict.source_rows,
+        "target_rows": verdict.target_rows,
+        "newer": verdict.newer,
+        "unproven": verdict.unproven,
+        "counts": verdict.counts,
+        "rows": rows,
+        "columns_not_compared": verdict.left_out,
+        "part": verdict.part or None,
+        "through_load": verdict.through or None,
+        "not_recorded": verdict.not_recorded or None,
+    }
 
 
 def _row_document(row: Difference, values: bool) -> dict[str, Any]:

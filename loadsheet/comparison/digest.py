@@ -87,10 +87,22 @@ class Value:
 
 
 @dataclass(frozen=True)
+class Query:
+    """A SELECT in the place of a table."""
+
+    text: str
+
+    @property
+    def sql(self) -> str:
+        """As FROM takes it. Its last line may be a comment."""
+        return f"(\n{self.text}\n) AS selected"
+
+
+@dataclass(frozen=True)
 class Side:
     """A table on one of the two servers."""
 
-    relation: Relation
+    relation: Relation | Query
     values: tuple[Value, ...]
     """The columns to compare, in the same order on both sides."""
     key: tuple[int, ...]

@@ -1,1 +1,1 @@
-"""Compares staging tables with their source (`loadsheet verify`); writes only its verdicts."""
+"""Compares staging tables with their source, and marts with their SELECT (`loadsheet verify`)."""

@@ -34,8 +34,9 @@ class Difference:
 
 @dataclass(kw_only=True)
 class TableVerdict:
-    """How a staging table differs from its source."""
+    """How a staging table differs from its source, or a mart from its SELECT."""
 
+    kind: Literal["table", "transform"] = "table"
     table: str
     target: str
     state: State = "equal"
@@ -73,12 +74,20 @@ class TableVerdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """The verdicts on a pipeline's tables, in the order of its file."""
+    """The verdicts on a pipeline's tables, and then on its marts, in the order of its file."""
 
     pipeline: str
     tables: list[TableVerdict]
+    marts: list[TableVerdict]
+    left_out: list[str] = field(default_factory=list)
+    """Transforms that are not compared unless they are named, each with what it is."""
+
+    @property
+    def verdicts(self) -> list[TableVerdict]:
+        """All of them."""
+        return [*self.tables, *self.marts]
 
     @property
     def differs(self) -> bool:
-        """Whether a table differs for certain."""
-        return any(table.state == "differs" for table in self.tables)
+        """Whether a table or a mart differs for certain."""
+        return any(verdict.state == "differs" for verdict in self.verdicts)

@@ -1,4 +1,5 @@
-"""Compares a pipeline's staging tables with their sources: `loadsheet verify`."""
+"""Compares a pipeline's staging tables with their sources, and its marts with their SELECTs:
+`loadsheet verify`."""
 
 from __future__ import annotations
 
@@ -16,8 +17,9 @@ from loadsheet.names import did_you_mean
 from loadsheet.pinned import PinnedSession
 from loadsheet.postgres import WAREHOUSE_SETTINGS
 from loadsheet.redact import message
-from loadsheet.spec.models import Pipeline, Table
+from loadsheet.spec.models import Pipeline, Transform
 from loadsheet.verify.look import ALL_ROWS, Look
+from loadsheet.verify.mart import COMPARED, verify_mart
 from loadsheet.verify.models import TableVerdict, Verification
 from loadsheet.verify.table import verify_table
 from loadsheet.warehouse import ledger, verified
@@ -37,13 +39,15 @@ def verify_pipeline(
     report: Callable[[TableVerdict], object],
     look: Look = ALL_ROWS,
 ) -> Verification:
-    """Compare the tables `names` (empty: all) one after the other; `report` gets each verdict.
+    """Compare the tables and marts `names` (empty: all) one after the other; `report` gets each
+    verdict.
 
     Each verdict is recorded in the ledger, in a transaction of its own; where that is not possible,
-    it says why. Nothing else is written. Raises InputError for a name that is no table of the
-    pipeline, Refused for a ledger of a newer version; psycopg errors, which end the comparison.
+    it says why. Nothing else is written. Raises InputError for a name that the pipeline does not
+    have, Refused for a ledger of a newer version; psycopg errors, which end the comparison.
     """
-    verdicts = []
+    tables: list[TableVerdict] = []
+    marts: list[TableVerdict] = []
     servers = Servers(pipeline, connections)
     with servers.warehouse() as warehouse, servers.source() as source:
         warehouse.pin(_WAREHOUSE_SETTINGS)
@@ -51,13 +55,25 @@ def verify_pipeline(
         ledger.refuse_newer(ledger.version(warehouse))
         loaded = garbage.extracted_tables(warehouse, pipeline.name) or set()
         pipeline = with_matched_tables(pipeline, source, loaded)
-        for table in _chosen(pipeline, names):
+        _refuse_unknown(pipeline, names)
+        for table in pipeline.tables:
+            if names and table.name not in names:
+                continue
             _log.info("comparing %s", table.name)
-            verdict = verify_table(pipeline, table, look, source, warehouse)
-            _record(warehouse, pipeline, verdict)
-            verdicts.append(verdict)
-            report(verdict)
-    return Verification(pipeline=pipeline.name, tables=verdicts)
+            tables.append(verify_table(pipeline, table, look, source, warehouse))
+            _record(warehouse, pipeline, tables[-1])
+            report(tables[-1])
+        for transform in _chosen_marts(pipeline, names, look):
+            _log.info("comparing %s with its SELECT", transform.name)
+            marts.append(verify_mart(pipeline, transform, look, warehouse))
+            _record(warehouse, pipeline, marts[-1])
+            report(marts[-1])
+    return Verification(
+        pipeline=pipeline.name,
+        tables=tables,
+        marts=marts,
+        left_out=[] if names else _left_out(pipeline, look),
+    )
 
 
 def _record(session: PinnedSession, pipeline: Pipeline, verdict: TableVerdict) -> None:
@@ -65,7 +81,7 @@ def _record(session: PinnedSession, pipeline: Pipeline, verdict: TableVerdict) -
     if verdict.at is None or verdict.state == "not compared":
         return
     row = verified.Verified(
-        kind="table",
+        kind=verdict.kind,
         name=verdict.table,
         target=verdict.target,
         is_whole=verdict.is_whole,
@@ -88,11 +104,31 @@ def _record(session: PinnedSession, pipeline: Pipeline, verdict: TableVerdict) -
         _log.info("the verdict on %s is not recorded: %s", verdict.target, verdict.not_recorded)
 
 
-def _chosen(pipeline: Pipeline, names: Sequence[str]) -> list[Table]:
-    known = {table.name: table for table in pipeline.tables}
+def _refuse_unknown(pipeline: Pipeline, names: Sequence[str]) -> None:
+    known = [table.name for table in pipeline.tables]
+    known += [transform.name for transform in pipeline.transforms]
     for name in names:
         if name not in known:
-            raise InputError(f"{pipeline.name} has no table {name!r}{did_you_mean(name, known)}")
-    if not names:
-        return list(pipeline.tables)
-    return [known[name] for name in known if name in names]
+            raise InputError(
+                f"{pipeline.name} has no table or transform {name!r}{did_you_mean(name, known)}"
+            )
+
+
+def _chosen_marts(pipeline: Pipeline, names: Sequence[str], look: Look) -> list[Transform]:
+    """Those that are named; of all, those that can be compared."""
+    if names:
+        return [transform for transform in pipeline.transforms if transform.name in names]
+    return [transform for transform in pipeline.transforms if _is_compared(transform, look)]
+
+
+def _is_compared(transform: Transform, look: Look) -> bool:
+    return transform.materialized in COMPARED and look.since is None
+
+
+def _left_out(pipeline: Pipeline, look: Look) -> list[str]:
+    left_out = []
+    for transform in pipeline.transforms:
+        if not _is_compared(transform, look):
+            kind = transform.materialized if transform.materialized not in COMPARED else "mart"
+            left_out.append(f"{transform.name} (a {kind})")
+    return left_out

@@ -10,11 +10,6 @@ values of the first different rows
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import datetime
-
 import psycopg
 
 from loadsheet.comparison import compare
@@ -34,13 +29,10 @@ from loadsheet.sql.merging import ordered
 from loadsheet.sql.text import Relation, typed
 from loadsheet.sql.types import without_modifier
 from loadsheet.verify.look import Look
-from loadsheet.verify.models import (
-    MOST_NAMED,
-    ChangedValue,
-    Difference,
-    TableVerdict,
-)
-from loadsheet.warehouse import extensions, fence, ledger, tables
+from loadsheet.verify.models import TableVerdict
+from loadsheet.verify.rows import count_rows
+from loadsheet.verify.snapshot import locked_snapshot, refuse_without_ledger
+from loadsheet.warehouse import extensions, fence, tables
 from loadsheet.warehouse.fence import Scope
 
 _OTHER_PIPELINES = """
@@ -71,8 +63,7 @@ def verify_table(
         table=table.name, target=str(target), is_whole=look.is_whole, part=look.part
     )
     try:
-        with _locked_snapshot(warehouse, target):
-            verdict.at = _now(warehouse)
+        with locked_snapshot(warehouse, [target]) as verdict.at:
             scope = _scope(warehouse, pipeline, table, target)
             verdict.through = scope.last_load_no or 0
             verdict.watermark = scope.watermark
@@ -89,26 +80,8 @@ def verify_table(
     return verdict
 
 
-@contextmanager
-def _locked_snapshot(warehouse: PinnedSession, target: Relation) -> Iterator[None]:
-    """A snapshot in which the target is neither swapped nor truncated."""
-    if tables.kind(warehouse, target) is None:
-        raise Refused(f"{target} does not exist: the table was never loaded")
-    with warehouse.snapshot():
-        warehouse.execute(f"LOCK TABLE {target.sql} IN ACCESS SHARE MODE")
-        warehouse.fix_snapshot()
-        yield
-
-
-def _now(session: Session) -> datetime:
-    row = session.execute("SELECT now()").fetchone()
-    assert row
-    return row[0]  # type: ignore[no-any-return]
-
-
 def _scope(session: Session, pipeline: Pipeline, table: Table, target: Relation) -> Scope:
-    if not ledger.is_readable(ledger.version(session)):
-        raise Refused("the warehouse has no ledger, or one of version 1: run the pipeline first")
+    refuse_without_ledger(session)
     scope = fence.read_scope(session, pipeline.name, table.name, target)
     if scope.last_load_no is None:
         raise Refused(f"{pipeline.name} has never loaded {target}")
@@ -172,13 +145,12 @@ def _compare(
     verdict.source_rows = found.source_rows
     verdict.target_rows = found.target_rows
     if found.buckets:
-        keys, unpaired = _count(verdict, sides, found.buckets, names, places)
+        unpaired = count_rows(verdict, sides, found.buckets)
         _judge_extra(verdict, mode, scope, warehouse)
         if mode == "merge" and not all(sides.source.values[n].has_one_form for n in places):
             # A newer row may be a target's whose key is written in another way since: 1.00, not
             # 1.0. The next load will merge the two.
             _keep_certain(verdict, max(verdict.counts["extra"] - unpaired, 0))
-        _name_changes(verdict, sides, keys)
     if verdict.differences:
         verdict.state = "differs"
     elif verdict.unproven or (sides.settled == "FALSE" and verdict.newer):
@@ -249,33 +221,6 @@ def _comparable(
     return pairs, left_out
 
 
-def _count(
-    verdict: TableVerdict,
-    sides: Sides,
-    buckets: list[int],
-    names: list[str],
-    places: tuple[int, ...],
-) -> tuple[list[tuple[int, str]], int]:
-    """Count the rows that differ and name the first of them; returns the keys of the different
-    rows that are named, and how many of the newer rows have a key that the target has not."""
-    different: list[tuple[int, str]] = []
-    unpaired = 0
-    for found in compare.differing_rows(sides, buckets):
-        if found.kind == "newer":
-            verdict.newer += found.rows
-            unpaired += found.rows * (not found.is_in_target)
-            continue
-        verdict.counts[found.kind] += found.rows
-        named = verdict.named[found.kind]
-        if found.key is None or len(named) == MOST_NAMED:
-            continue
-        parts = [names[place] for place in places]
-        named.append(Difference(key=dict(zip(parts, json.loads(found.key[1]), strict=True))))
-        if found.kind == "different":
-            different.append(found.key)
-    return different, unpaired
-
-
 def _judge_extra(verdict: TableVerdict, mode: str, scope: Scope, warehouse: Session) -> None:
     """Keep only what is certain of the rows that the source does not have (now)."""
     extra = verdict.counts["extra"]
@@ -300,13 +245,3 @@ def _keep_certain(verdict: TableVerdict, certain: int) -> None:
     verdict.counts["extra"] = certain
     if verdict.unproven:
         verdict.named["extra"].clear()
-
-
-def _name_changes(verdict: TableVerdict, sides: Sides, keys: list[tuple[int, str]]) -> None:
-    """Add to each different row the columns in which it differs."""
-    before = compare.texts_of(sides.source_session, sides.source, keys)
-    after = compare.texts_of(sides.warehouse_session, sides.target, keys)
-    for row, (_, key) in zip(verdict.named["different"], keys, strict=True):
-        for value, theirs, ours in zip(sides.target.values, before[key], after[key], strict=True):
-            if theirs != ours:
-                row.changes.append(ChangedValue(column=value.name, source=theirs, target=ours))

@@ -448,7 +448,7 @@ def test_the_command_names_the_rows_and_shows_values_only_on_request(project: Pr
     wrong = project.cli("verify", "shop", "itme")
     assert (wrong.returncode, wrong.stderr) == (
         2,
-        "error: shop has no table 'itme' (did you mean 'item'?)\n",
+        "error: shop has no table or transform 'itme' (did you mean 'item'?)\n",
     )
 
 
