@@ -28,7 +28,7 @@ from loadsheet.spec.models import (
 from loadsheet.spec.schedule import duration
 from loadsheet.spec.view import View, as_list, inherit
 
-_UNCHANGED = ("description", "schedule", "start_date", "catchup", "owner")
+_UNCHANGED = ("description", "schedule", "start_date", "catchup", "verify", "owner")
 # From the document's value to that of `Tasks`.
 _TASK_KEYS: dict[str, Callable[[Any], Any]] = {
     "pool": str,

@@ -183,6 +183,9 @@ class Pipeline:
     """ISO 8601 date or time; None means no start, which is enough for manual runs."""
     catchup: bool = False
     """Whether Airflow also starts the scheduled runs that were due earlier and never started."""
+    verify: str | None = None
+    """How often the tables are compared with their source: a schedule, or `10 runs`; None means
+    never."""
     owner: str = "airflow"
     tags: tuple[str, ...] = ()
     notify: Notify | None = None

@@ -1,4 +1,5 @@
-"""Times as people write them in a pipeline file: cron schedules, and durations such as `30s`."""
+"""Times as people write them in a pipeline file: cron schedules, frequencies such as `10 runs`, and
+durations such as `30s`."""
 
 from __future__ import annotations
 
@@ -29,6 +30,7 @@ _EXAMPLE = (
 )
 
 _DURATION = re.compile(r"^[0-9]+(\.[0-9]+)?(s|m|h|d)$")
+_RUNS = re.compile(r"([1-9][0-9]{0,5}) runs?")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -72,6 +74,24 @@ def check_schedule(text: str) -> None:
         ) from None
     except CroniterBadCronError as error:
         raise BadSchedule(f"Airflow cannot read this schedule: {error}") from None
+
+
+def check_frequency(text: str) -> None:
+    """Accept a number of runs (`10 runs`), or a schedule that fires again and again. Raises
+    BadSchedule for anything else."""
+    if number_of_runs(text) is not None:
+        return
+    if text == "@once":
+        raise BadSchedule("@once does not repeat", 'write a schedule such as "@weekly"')
+    if text.isdigit() or re.search(r"\bruns?\b", text):
+        raise BadSchedule(f"unknown number of runs {text!r}", "write 10 runs, or 1 run for each")
+    check_schedule(text)
+
+
+def number_of_runs(text: str) -> int | None:
+    """10 for `10 runs`; None for a schedule."""
+    found = _RUNS.fullmatch(text)
+    return int(found[1]) if found else None
 
 
 def last_fire(schedule: str, moment: datetime) -> datetime:

@@ -19,7 +19,7 @@ from loadsheet.spec.rules.names import (
 )
 from loadsheet.spec.rules.sizes import sizes_are_sane
 from loadsheet.spec.rules.tables import TABLE_RULES
-from loadsheet.spec.schedule import BadSchedule, check_schedule
+from loadsheet.spec.schedule import BadSchedule, check_frequency, check_schedule
 from loadsheet.spec.view import Entry, View
 
 RESERVED_SCHEMAS = frozenset({"information_schema", "loadsheet", "pg_catalog", "pg_toast"})
@@ -82,6 +82,17 @@ def schedule_is_known(view: View) -> Iterator[Finding]:
         check_schedule(schedule)
     except BadSchedule as error:
         yield Finding("bad-schedule", path=("schedule",), message=str(error), hint=error.hint)
+
+
+def verify_is_known(view: View) -> Iterator[Finding]:
+    """`verify` is a schedule that repeats, or a number of runs."""
+    frequency = view.get("verify")
+    if frequency is None:
+        return
+    try:
+        check_frequency(frequency)
+    except BadSchedule as error:
+        yield Finding("bad-schedule", path=("verify",), message=str(error), hint=error.hint)
 
 
 def start_date_exists(view: View) -> Iterator[Finding]:
@@ -167,6 +178,7 @@ def _warehouse_schemas(view: View) -> tuple[str | None, str | None]:
 PIPELINE_RULES = (
     folder_names_the_dag,
     schedule_is_known,
+    verify_is_known,
     start_date_exists,
     catchup_has_a_start,
     schemas_differ,

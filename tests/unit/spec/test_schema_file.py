@@ -86,6 +86,7 @@ DEFAULTS = {
     "top.description": (Pipeline, "description"),
     "top.schedule": (Pipeline, "schedule"),
     "top.catchup": (Pipeline, "catchup"),
+    "top.verify": (Pipeline, "verify"),
     "top.owner": (Pipeline, "owner"),
     "top.tags": (Pipeline, "tags"),
     ".source.schema": (Source, "schema"),
