@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from bench import data, job, verify
+from bench import content, data, job
 from bench.records import Record, show, store
 from bench.transfer import Out, Stage, World_
 from bench.world import World, world
@@ -69,7 +69,7 @@ def _in_airflow(
         airflow.api.unpause("bench")
         place.settle()
         seconds = _run(airflow), _run(airflow)
-    if wrong := verify.differences(task):
+    if wrong := content.differences(task):
         raise RuntimeError("; ".join(wrong))
     return seconds
 

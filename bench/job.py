@@ -74,12 +74,17 @@ def limit() -> Contender:
     )
 
 
-def ours(wire: str = "auto", one_reader: bool = False, **tasks: Any) -> Contender:
+def ours(
+    wire: str = "auto",
+    one_reader: bool = False,
+    keys: dict[str, Any] | None = None,
+    **tasks: Any,
+) -> Contender:
     """`loadsheet run`, with every guarantee on; `one_reader`: a large table is not read by several
-    sessions."""
+    sessions. `keys` are more keys of each table."""
 
     def command(world: World, job: Job) -> Command:
-        _project(world, job, wire, tasks)
+        _project(world, job, wire, keys or {}, tasks)
         more = ["--full-refresh"] if job.options.get("full_refresh") else []
         start = [sys.executable, *(["-c", _ONE_READER] if one_reader else ["-m", "loadsheet"])]
         return [*start, "--project", str(job.state), "run", "bench", "--json", *more], _env(
@@ -137,12 +142,15 @@ def by_name(name: str) -> Contender:
     return peer(name) if name in _PEERS else ours(name)
 
 
-def _project(world: World, job: Job, wire: str, tasks: dict[str, Any]) -> None:
+def _project(
+    world: World, job: Job, wire: str, keys: dict[str, Any], tasks: dict[str, Any]
+) -> None:
     home = job.state / "pipelines" / "bench"
     home.mkdir(parents=True, exist_ok=True)
-    tables = {
-        table.name: {"incremental": table.cursor} if table.cursor else {} for table in job.tables
-    }
+    tables = {}
+    for table in job.tables:
+        cursor = {"incremental": table.cursor} if table.cursor else {}
+        tables[table.name] = cursor | keys
     spec = {
         "version": 1,
         "source": {"conn_id": "bench_source", "schema": job.source_schema},

@@ -30,13 +30,19 @@ class Usage:
 
 
 class Failed(RuntimeError):
-    """A contender ended with another exit code than 0; the message has the end of what it said."""
+    """A contender ended with another exit code than expected; the message has the end of what it
+    said."""
 
 
 def measured(
-    world: World, command: list[str], env: Mapping[str, str], cwd: Path, log: Path
+    world: World,
+    command: list[str],
+    env: Mapping[str, str],
+    cwd: Path,
+    log: Path,
+    expected: int = 0,
 ) -> Usage:
-    """Run `command` and measure it. Raises Failed unless it exits with 0."""
+    """Run `command` and measure it. Raises Failed unless it exits with `expected`."""
     world.settle()
     wal = _wal(world)
     before, started = world.cpu_seconds(), time.monotonic()
@@ -51,7 +57,7 @@ def measured(
     watcher.finish()
     time.sleep(0.3)  # a backend that has just ended has left its CPU time to nobody yet
     after = world.cpu_seconds()
-    if code:
+    if code != expected:
         raise Failed(f"{command[:4]} ended with {code}: {log.read_text(errors='replace')[-2000:]}")
     servers = {name: after[name] - before[name] for name in before}
     return Usage(

@@ -19,7 +19,7 @@ from bench.world import world
 
 # One step in a process of its own, as an Airflow task is; prints the peak and what the interpreter
 # alone needs.
-_WORKER = """
+WORKER = """
 import sys
 def peak():
     [line] = [l for l in open("/proc/self/status") if l.startswith("VmHWM")]
@@ -76,7 +76,7 @@ def main(
 def _steps(folder: Path, env: dict[str, str], table: str) -> Iterator[tuple[str, int]]:
     load_id = ""
     for kind in ("create_bucket", "extract", "load"):
-        command = [sys.executable, "-c", _WORKER, str(folder), kind, table, load_id]
+        command = [sys.executable, "-c", WORKER, str(folder), kind, table, load_id]
         done = subprocess.run(
             command, env=env, cwd=job.ROOT, text=True, stdout=subprocess.PIPE, check=True
         )

@@ -11,7 +11,7 @@ from bench.records import Record
 
 HERE = Path(__file__).parent
 # What others are compared with: the first of these that took part.
-_REFERENCES = ("limit", "by hand", "native", "loadsheet auto")
+_REFERENCES = ("limit", "by hand", "native", "full extract", "loadsheet auto")
 _HEAD = """# Results
 
 Written by `python -m bench.report` from `results/*.json`, which the benchmarks write. A ratio is

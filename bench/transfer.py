@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from bench import data, job, verify
+from bench import content, data, job
 from bench.job import Contender, Job
 from bench.measure import Usage, measured
 from bench.records import Record, show, store
@@ -86,7 +86,7 @@ class Stage:
     def _run(self, contender: Contender, task: Job) -> Usage:
         command, env = contender.command(self._place, task)
         usage = measured(self._place, command, env, job.ROOT, task.state / "output.log")
-        if wrong := verify.differences(task, contender.broken):
+        if wrong := content.differences(task, contender.broken):
             raise RuntimeError(f"{contender.name}: {'; '.join(wrong)}")
         # else autovacuum does it while the next one is measured
         ask(task.warehouse, "VACUUM ANALYZE")
