@@ -14,6 +14,7 @@ LoadsheetError
     ├── TimedOut          the step took longer than tasks.timeout (a retry may succeed)
     ├── Unavailable       a server is down, busy, full or locked (a retry may succeed)
     ├── Corrupt           the lake's objects differ from their manifest; nothing was committed
+    ├── Differs           tables are not what their source holds: the step `verify` tells
     └── Refused           data, catalogs or a server rule the work out; a retry cannot help
 """
 
@@ -120,6 +121,11 @@ class TimedOut(WorkError):
 class Corrupt(WorkError):
     """The lake's objects differ from their manifest. Nothing was committed; run the extract step
     again."""
+
+
+class Differs(WorkError):
+    """Rows of staging tables are missing, extra or different. The message names them by their
+    keys. A retry cannot help."""
 
 
 class Refused(WorkError):

@@ -29,6 +29,7 @@ from loadsheet.sqltest.embedded import postgres_install
 from loadsheet.verify.look import Look
 from loadsheet.verify.models import TableVerdict
 from loadsheet.verify.pipeline import verify_pipeline
+from loadsheet.verify.step import verify_due
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -141,7 +142,7 @@ class Project:
         """Run the pipeline in this process; a new run id unless one is given."""
         request.setdefault("run_id", f"test__{secrets.token_hex(4)}")
         pipeline = load_pipeline(self.folder / "pipelines" / self.name / "pipeline.yml")
-        return run_pipeline(pipeline, RunRequest(**request), self.connections)
+        return run_pipeline(pipeline, RunRequest(**request), self.connections, verify=verify_due)
 
     def succeed(self, **request: Any) -> dict[str, str]:
         """Run and expect that nothing failed; the state of each step by its id."""

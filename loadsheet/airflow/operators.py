@@ -206,6 +206,11 @@ class StepOperator(BaseOperator):
         if self.kind == "transform" and self._was_cleared(context):
             request = request.with_full(self.name)
         load_id = self.load_id(context)
+        verify = None
+        if self.kind == "verify":
+            from loadsheet.verify.step import verify_due
+
+            verify = verify_due
         with folded():
             return execute(
                 Step(kind=self.kind, name=self.name),
@@ -214,6 +219,7 @@ class StepOperator(BaseOperator):
                 airflow_connection,
                 load_id=load_id,
                 progress=self._progress(),
+                verify=verify,
             )
 
     def _was_cleared(self, context: Context) -> bool:
@@ -346,6 +352,13 @@ class SqlTransformOperator(StepOperator):
 
     kind = "transform"
     ui_color = "#f5d6a3"
+
+
+class VerifyTablesOperator(StepOperator):
+    """Compares the staging tables that are due with their source. Fails where a row differs."""
+
+    kind = "verify"
+    ui_color = "#c9b8e8"
 
 
 class BrokenSpecOperator(BaseOperator):

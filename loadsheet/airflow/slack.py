@@ -98,12 +98,13 @@ def notify_recovery(context: Context, slack_conn_id: str) -> None:
 
 def _had_work(context: Context) -> bool:
     """Whether the task had something to do: a table that the run leaves out has not
-    shown that it works."""
+    shown that it works, nor has the verify step of a run that leaves out tables."""
     task = context["task"]
     chosen = (context.get("params") or {}).get("tables")
-    if getattr(task, "kind", None) != "extract" or not chosen:
+    kind = getattr(task, "kind", None)
+    if kind not in ("extract", "verify") or not chosen:
         return True
-    return getattr(task, "name", None) in chosen
+    return kind == "extract" and getattr(task, "name", None) in chosen
 
 
 def _post(slack_conn_id: str, message: dict[str, object]) -> None:

@@ -180,7 +180,7 @@ def _chosen(steps: tuple[Step, ...], wanted: str, pipeline: Pipeline) -> list[St
             if is_matched and step.kind in ("extract", "load"):
                 members.append(step)
         return members
-    names = list(dict.fromkeys(step.name for step in steps if step.kind != "create_bucket"))
+    names = list(dict.fromkeys(step.name for step in steps if not step.is_of_pipeline))
     hint = f"; it has {', '.join(names)}; for all steps use --sql all"
     meant = closest(wanted, [*names, *(step.id for step in steps)])
     if meant:

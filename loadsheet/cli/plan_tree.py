@@ -64,9 +64,9 @@ def plan_text(
     tree = Tree(Text(head, style="bold"), guide_style="dim")
     for kind, members in by_kind.items():
         # A single step: as a branch with one leaf it would only show its name twice.
-        if kind == "create_bucket":
+        if members[0].is_of_pipeline:
             (step,) = members
-            text = f"{step.name} ({pipeline.lake.conn_id}), {describe_step(step, pipeline)}"
+            text = f"{_direction(kind, pipeline)}, {describe_step(step, pipeline)}"
             _add_preview(tree.add(_pair(kind, text)), previews.get(step.id))
             continue
         branch = tree.add(_pair(kind, _direction(kind, pipeline)))
@@ -191,10 +191,16 @@ def _pair(label: str, text: str, min_width: int = 0) -> Grid:
 
 
 def _direction(kind: Kind, pipeline: Pipeline) -> str:
-    """Where the steps of a kind read from or write to."""
+    """What the steps of a kind read from, write to or compare."""
     source = pipeline.source
     lake = pipeline.lake
     warehouse = pipeline.warehouse
+    if kind == "create_bucket":
+        return f"{lake.bucket} ({lake.conn_id})"
+    if kind == "verify":
+        return (
+            f"{warehouse.schema} ({warehouse.conn_id}) against {source.schema} ({source.conn_id})"
+        )
     if kind == "resolve":
         return f"in {source.schema} ({source.conn_id})"
     if kind == "extract":

@@ -79,10 +79,12 @@ class Report:
 
     @property
     def can_resume(self) -> bool:
-        """Whether the same steps may succeed later: a table that needs a full refresh would only
-        fail again."""
+        """Whether the same steps may succeed later: a table that needs a full refresh, or one that
+        differs from its source, would only fail again."""
         failed = [line for line in self.lines.values() if line.status == "failed"]
         for line in failed:
+            if line.step.kind == "verify":
+                continue
             if line.step.kind == "transform" or line.step.name not in self.to_refresh:
                 return True
         return not failed

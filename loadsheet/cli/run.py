@@ -262,6 +262,11 @@ def _run(
     """Run the steps and show their progress. `next_step` is what an interrupted user can do."""
     from loadsheet.engine.runner import run_pipeline
 
+    verify = None
+    if spec.verify:
+        from loadsheet.verify.step import verify_due
+
+        verify = verify_due
     with (
         live_report(build_plan(spec), screen.quiet, screen.verbose) as report,
         exiting_at_once(report.live, _HALF_DONE, next_step),
@@ -272,6 +277,12 @@ def _run(
             report.on_step(step, status, result)
 
         run_pipeline(
-            spec, request, connections, on_step=on_step, progress=report.on_progress, retrying=True
+            spec,
+            request,
+            connections,
+            on_step=on_step,
+            progress=report.on_progress,
+            retrying=True,
+            verify=verify,
         )
     return report

@@ -25,9 +25,12 @@ MOST_LINES = 20
 _MOST_NAMES = 3
 _NAME_WIDTH = 40
 _INDENT = " " * 10
+# What a step has done, by its kind.
+_PAST = {"load": "loaded", "transform": "built", "verify": "verified"}
 _STYLES = {
     "loaded": "green",
     "built": "green",
+    "verified": "green",
     "done": "green",
     "skipped": "yellow",
     "failed": "bold red",
@@ -167,11 +170,11 @@ def _grouped(lines: Iterable[Line]) -> Iterator[_Entry]:
 
 
 def _changed(lines: Iterable[Line]) -> list[_Entry]:
-    """The tables that were loaded and the transforms that were built."""
+    """The tables that were loaded, the transforms that were built, and what was verified."""
     extracts = {line.step.name: line for line in lines if line.step.kind == "extract"}
     entries: list[_Entry] = []
     for line in lines:
-        if line.status != "done" or line.step.kind not in ("load", "transform"):
+        if line.status != "done" or line.step.kind not in _PAST:
             continue
         parts = [line.message]
         seconds = line.seconds
@@ -186,9 +189,8 @@ def _changed(lines: Iterable[Line]) -> list[_Entry]:
         text = f"{'; '.join(parts)} ({seconds:.1f} s)"
         if tries > 1:
             text = f"{'; '.join(parts)} ({seconds:.1f} s, {tries} tries)"
-        status = "loaded" if line.step.kind == "load" else "built"
         is_remarkable = bool(remarks) or tries > 1
-        entries.append(_Entry(status, [line.step.name], text, is_remarkable))
+        entries.append(_Entry(_PAST[line.step.kind], [line.step.name], text, is_remarkable))
     return entries
 
 

@@ -11,14 +11,14 @@ from loadsheet.cli.output import AsJson, PipelineArgument, print_json, show
 from loadsheet.connections.lookup import project_connections
 from loadsheet.project.folder import open_pipeline
 from loadsheet.redact import on_one_line
-from loadsheet.wording import counted, shortened
+from loadsheet.verify.text import row_text, states_text, verdict_text
+from loadsheet.wording import counted
 
 if TYPE_CHECKING:
     from loadsheet.verify.look import Look
     from loadsheet.verify.models import Difference, TableVerdict, Verification
 
 _MOST_PRINTED = 10
-_LONGEST_VALUE = 200
 
 
 def verify(
@@ -75,17 +75,7 @@ def verify(
 
 
 def _print(verdict: TableVerdict, values: bool) -> None:
-    parts: list[str] = [verdict.state]
-    if verdict.state != "not compared":
-        parts.append(counted(verdict.target_rows, "row"))
-    for kind, count in verdict.counts.items():
-        if count:
-            parts.append(f"{count:,} {kind}")
-    if verdict.newer:
-        parts.append(f"{verdict.newer:,} newer in the source")
-    if verdict.unproven and verdict.kind == "table":
-        parts.append(f"{verdict.unproven:,} no longer in the source")
-    show(on_one_line(f"{verdict.table}: {', '.join(parts)}"))
+    show(on_one_line(verdict_text(verdict)))
     if verdict.why:
         show(on_one_line(f"  {verdict.why}"))
     if verdict.not_recorded:
@@ -95,38 +85,14 @@ def _print(verdict: TableVerdict, values: bool) -> None:
     where = "in the source" if verdict.kind == "table" else "in its SELECT"
     for kind, rows in verdict.named.items():
         for row in rows[:_MOST_PRINTED]:
-            show(on_one_line(f"  {kind}: {_row(row, values, where)}"))
+            show(on_one_line(f"  {kind}: {row_text(row, values, where)}"))
         more = verdict.counts[kind] - _MOST_PRINTED
         if rows and more > 0:
             show(f"  {kind}: {counted(more, 'more row')}")
 
 
-def _row(row: Difference, values: bool, where: str) -> str:
-    text = ", ".join(f"{name} = {value}" for name, value in row.key.items())
-    if not row.changes:
-        return text
-    if not values:
-        return f"{text} in {', '.join(change.column for change in row.changes)}"
-    changes = [
-        f"{change.column} is {_value(change.target)}, {_value(change.source)} {where}"
-        for change in row.changes
-    ]
-    return f"{text}: {'; '.join(changes)}"
-
-
-def _value(text: str | None) -> str:
-    return "NULL" if text is None else repr(shortened(text, _LONGEST_VALUE))
-
-
 def _print_summary(found: Verification, look: Look) -> None:
-    states = [verdict.state for verdict in found.verdicts]
-    parts = []
-    for state in ("equal", "differs", "not proven", "not compared"):
-        if state in states:
-            parts.append(f"{states.count(state):,} {'differ' if state == 'differs' else state}")
-    amounts = [counted(len(found.tables), "table")] if found.tables else []
-    amounts += [counted(len(found.marts), "mart")] if found.marts else []
-    show(f"{', '.join(amounts)}: {', '.join(parts)}")
+    show(states_text(found))
     if found.left_out:
         show(on_one_line(f"left out: {', '.join(found.left_out)}"))
     if look.part:

@@ -1,7 +1,7 @@
 """Run one step of a plan: the entry for an Airflow task and for `loadsheet run`.
 
     Airflow: airflow.operators ──┐
-                                 ├─> execute ─> resolve | extract | load | transform
+                                 ├─> execute ─> resolve | extract | load | transform | verify
     loadsheet run: engine.runner ┘
 
 Both get the same limits of time, messages and records of failures, because all of that is here.
@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from loadsheet.connections.lookup import Connections
 from loadsheet.deadline import limited
@@ -26,6 +27,8 @@ from loadsheet.spec.models import Pipeline
 
 _log = logging.getLogger(__name__)
 Progress = Callable[[int | None, int], None]
+Verify = Callable[[Pipeline, RunRequest, Connections], Outcome]
+"""Does the step `verify`. It is given, because the room that does it is above this one."""
 
 
 def execute(
@@ -37,12 +40,14 @@ def execute(
     load_id: str | None = None,
     progress: Progress | None = None,
     servers: Servers | None = None,
+    verify: Verify | None = None,
 ) -> Outcome:
     """Do the work of `step` and return its outcome.
 
     `load_id` is the extract step's, for the load of the same table. `progress(rows, bytes)` is
     called with what has been stored or loaded so far. `servers` are those of a run of several
-    steps; without them the step opens its own sessions.
+    steps; without them the step opens its own sessions. `verify` is needed for a step of that kind
+    only (`loadsheet.verify.step.verify_due`).
 
     Raises LoadsheetError that names pipeline, step, run, cause and next step (`.retryable` tells
     whether a retry may help). Any other exception is a bug.
@@ -53,6 +58,9 @@ def execute(
         servers = Servers(pipeline, connections)
     limit = tasks_of(step, pipeline).timeout
     _log.info("%s of %s begins, run %s", step.id, pipeline.name, request.run_id)
+    verify_due = None
+    if verify:
+        verify_due = partial(verify, pipeline, request, connections)
     # From the inside: what exceeds the limit fails, what fails is explained, and the explanation
     # is what the ledger records.
     with (
@@ -60,7 +68,7 @@ def execute(
         failure_explained(step, pipeline, request, connections),
         limited(f"the {step.kind} of {step.name}", limit),
     ):
-        outcome = _dispatch(step, pipeline, request, servers, load_id, progress)
+        outcome = _dispatch(step, pipeline, request, servers, load_id, progress, verify_due)
     _log.info("%s of %s: %s, %s", step.id, pipeline.name, outcome.status, outcome.message)
     # The message may quote names of tables, roles and sessions, which may hold line breaks; logs
     # show it on one line.
@@ -78,6 +86,7 @@ def _dispatch(
     servers: Servers,
     load_id: str | None,
     progress: Progress,
+    verify: Callable[[], Outcome] | None,
 ) -> Outcome:
     """Do what the step's kind asks for, in the sessions that it needs.
 
@@ -101,6 +110,9 @@ def _dispatch(
 
             with servers.own_warehouse() as session:
                 return transform(pipeline, pipeline.transform(name), request, session)
+        case "verify":
+            assert verify, "run_pipeline and execute are given what does this step"
+            return verify()
         case _ if name in request.found_unchanged:
             return skipped("had nothing new before the run was stopped")
         case _ if not request.wants(name):

@@ -72,7 +72,7 @@ def failure_recorded(
         # A newer run that owns the table records its own result.
         is_overtaken = isinstance(error, (Overtaken, Superseded))
         is_overtaken = is_overtaken and not isinstance(error, TargetLost)
-        if step.kind != "create_bucket" and not is_overtaken:
+        if not step.is_of_pipeline and not is_overtaken:
             try:
                 _record(step, pipeline, request, connections, error)
             except Exception as why:
@@ -156,7 +156,7 @@ class _Place:
         self.pipeline = pipeline
         self.run_id = run_id
         self.name = pipeline.name
-        if step.kind != "create_bucket":
+        if not step.is_of_pipeline:
             self.name += f".{step.name}"
         self.failed = on_one_line(f"{self.name}: {step.kind} failed in run {run_id}")
 

@@ -19,7 +19,7 @@ from graphlib import TopologicalSorter
 from typing import Literal
 
 from loadsheet.connections.lookup import Connections
-from loadsheet.engine.execute import execute
+from loadsheet.engine.execute import Verify, execute
 from loadsheet.engine.sessions import KeptServers
 from loadsheet.errors import LoadsheetError
 from loadsheet.outcome import Outcome, RunRequest
@@ -73,16 +73,18 @@ def run_pipeline(
     progress: OnProgress = lambda step, rows, size: None,
     parallel: int = 2,
     retrying: bool = False,
+    verify: Verify | None = None,
 ) -> dict[str, StepResult]:
     """Run every step, `parallel` at a time, and return the results by step id, in plan order.
 
     With `retrying`, a step with a temporary failure is tried again, as `tasks.retries` and
     `tasks.retry_delay` in the spec say. `on_step` is called with each change of a step's state,
-    `progress` while a step reads or loads; both are called from worker threads. A failed step fails
+    `progress` while a step reads or loads; both are called from worker threads. `verify` does the
+    step of that kind, in a pipeline that has one. A failed step fails
     what is downstream of it (`upstream_failed`) and nothing else: no exception of a step leaves
     this function.
     """
-    run = _Run(pipeline, request, connections, on_step, progress, retrying)
+    run = _Run(pipeline, request, connections, on_step, progress, retrying, verify)
     # Imported modules stay alive, so the collector need not visit them again and again: that took
     # 0.1 s of a run of 6.
     gc.freeze()
@@ -109,6 +111,7 @@ class _Run:
         on_step: OnStep,
         progress: OnProgress,
         retrying: bool,
+        verify: Verify | None,
     ):
         self.pipeline = pipeline
         self.request = request
@@ -116,6 +119,7 @@ class _Run:
         self.on_step = on_step
         self.progress = progress
         self.retrying = retrying
+        self.verify = verify
         self.servers = KeptServers(pipeline, connections)
         self.steps = {step.id: step for step in build_plan(pipeline)}
         self.results: dict[str, StepResult] = {}
@@ -210,6 +214,7 @@ class _Run:
                 self.connections,
                 load_id=load_id,
                 servers=self.servers,
+                verify=self.verify,
                 progress=lambda rows, size: self.progress(step, rows, size),
             )
             state = result.status

@@ -24,6 +24,7 @@ OPERATORS: dict[Kind, str] = {
     "extract": "loadsheet.airflow.operators.PostgresToMinioOperator",
     "load": "loadsheet.airflow.operators.MinioToPostgresOperator",
     "transform": "loadsheet.airflow.operators.SqlTransformOperator",
+    "verify": "loadsheet.airflow.operators.VerifyTablesOperator",
 }
 GROUPS: dict[Kind, str] = {
     "extract": "Source tables to the lake, each in one snapshot",
@@ -105,7 +106,7 @@ def _task(step: Step, pipeline: Pipeline, spec: str) -> dict[str, Any]:
     config: dict[str, Any] = {"operator": OPERATORS[step.kind]}
     # Grids, logs, searches and messages show it without its group.
     display_name = f"{step.kind} {step.name}"
-    if step.kind == "create_bucket":
+    if step.is_of_pipeline:
         display_name = step.id
     if step.kind in GROUPS:
         config["task_group_name"] = step.kind
@@ -130,8 +131,8 @@ def _task(step: Step, pipeline: Pipeline, spec: str) -> dict[str, Any]:
 
 
 def _trigger_rule(step: Step) -> str:
-    if step.kind == "transform":
-        # It asks the ledger whether an input was loaded, so skipped loads must not skip it.
+    if step.kind in ("transform", "verify"):
+        # It asks the ledger whether there is something to do, so skipped loads must not skip it.
         return "none_failed"
     if step.mapped and step.kind == "load":
         # It follows all extractions of the pattern. One that failed or was skipped must not stop

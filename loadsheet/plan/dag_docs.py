@@ -45,7 +45,7 @@ def dag_doc(pipeline: Pipeline, spec: str) -> str:
 
 
 def step_doc(step: Step, pipeline: Pipeline) -> str:
-    """One line for a step that moves a table, the SQL for a transform."""
+    """One line for a step that moves or compares tables, the SQL for a transform."""
     if step.kind == "create_bucket":
         return f"Makes sure that the bucket {code(step.name)} exists.\n"
     if step.kind == "resolve":
@@ -61,6 +61,11 @@ def step_doc(step: Step, pipeline: Pipeline) -> str:
     if step.kind == "load":
         return (
             f"Loads {code(step.name)} into {code(pipeline.warehouse.schema)} in one transaction.\n"
+        )
+    if step.kind == "verify":
+        return (
+            f"Compares the tables in {code(step.name)} with their source when that is due"
+            f" ({code(pipeline.verify or '')}), and fails where a row differs.\n"
         )
     transform = pipeline.transform(step.name)
     return (

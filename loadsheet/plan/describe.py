@@ -14,6 +14,8 @@ def details(step: Step, pipeline: Pipeline) -> dict[str, Any]:
     from the source's catalog when the step runs."""
     if step.kind in ("create_bucket", "resolve"):
         return {}
+    if step.kind == "verify":
+        return {"mode": pipeline.verify}
     if step.kind == "transform":
         transform = pipeline.transform(step.name)
         # New rows are those of loads that the transform has not seen, whatever their timestamps.
@@ -54,6 +56,8 @@ def describe_step(step: Step, pipeline: Pipeline) -> str:
             if uses_since_load(transform.sql):
                 text += ", from new rows"
             return text
+        case "verify":
+            return f"when it is due: {pipeline.verify}"
 
 
 def describe_upstream(step: Step, steps: dict[str, Step]) -> str:

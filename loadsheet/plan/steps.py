@@ -4,6 +4,8 @@ of work of `loadsheet run`: all three use `build_plan`.
     create_bucket ─┬─> extract orders ──> load orders ──┬─> transform x ──> transform y
                    ├─> extract log_*  ──> load log_*  ──┘
     resolve log_* ─┘   (for a pattern: one task per table that matches when the run begins)
+
+With `verify`, one more step follows all loads. No step waits for it.
 """
 
 from __future__ import annotations
@@ -16,14 +18,15 @@ from loadsheet.names import slug
 from loadsheet.spec.dependencies import transform_inputs
 from loadsheet.spec.models import Pipeline, Tasks
 
-Kind = Literal["create_bucket", "resolve", "extract", "load", "transform"]
+Kind = Literal["create_bucket", "resolve", "extract", "load", "transform", "verify"]
 CREATE_BUCKET = "create_bucket"
+VERIFY = "verify"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """One unit of work. `id` is the Airflow task id (`extract.extract_bookings`), `name` the table
-    or transform."""
+    or transform, the bucket to create, or the schema to verify."""
 
     kind: Kind
     name: str
@@ -31,6 +34,11 @@ class Step:
     mapped: bool = False
     """Whether it stands for one step per table that matches the pattern `name`. Only a run knows
     these tables."""
+
+    @property
+    def is_of_pipeline(self) -> bool:
+        """Whether it is about the pipeline, not about one of its tables or transforms."""
+        return self.kind in ("create_bucket", "verify")
 
     @property
     def id(self) -> str:
@@ -43,6 +51,8 @@ def step_id(kind: Kind, name: str) -> str:
     """The id of the step that does `kind` for the table or transform `name`."""
     if kind == "create_bucket":
         return CREATE_BUCKET
+    if kind == "verify":
+        return VERIFY
     if kind == "resolve":
         return f"resolve_{slug(name)}"
     return f"{kind}.{kind}_{slug(name)}"
@@ -50,7 +60,7 @@ def step_id(kind: Kind, name: str) -> str:
 
 def tasks_of(step: Step, pipeline: Pipeline) -> Tasks:
     """How the step behaves as a task: pool, retries, and the time it may take."""
-    if step.kind == "create_bucket":
+    if step.is_of_pipeline:
         return pipeline.tasks
     if step.kind == "transform":
         return pipeline.transform(step.name).tasks
@@ -85,7 +95,14 @@ def build_plan(pipeline: Pipeline) -> tuple[Step, ...]:
         upstream += tuple(step_id("transform", transform) for transform in inputs.transforms)
         transforms.append(Step(kind="transform", name=name, upstream=upstream))
     bucket = Step(kind="create_bucket", name=pipeline.lake.bucket)
-    return (bucket, *resolves, *extracts, *loads, *transforms)
+    verifies: list[Step] = []
+    if pipeline.verify:
+        # A pattern's loads run whether or not its extractions succeed: see `_loads_of`.
+        waits_for = [extract.id for extract in extracts if extract.mapped]
+        waits_for += [load.id for load in loads]
+        name = pipeline.warehouse.schema
+        verifies.append(Step(kind="verify", name=name, upstream=tuple(waits_for)))
+    return (bucket, *resolves, *extracts, *loads, *transforms, *verifies)
 
 
 def _loads_of(pipeline: Pipeline, tables: Iterable[str]) -> tuple[str, ...]:

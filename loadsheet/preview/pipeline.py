@@ -11,11 +11,12 @@ import psycopg
 from loadsheet.connections.lookup import Connections
 from loadsheet.engine import garbage
 from loadsheet.engine.diagnosis import diagnose
+from loadsheet.engine.due import due_tables
 from loadsheet.engine.resolve import with_matched_tables
 from loadsheet.errors import LoadsheetError
 from loadsheet.lake.manifest import load_prefix
 from loadsheet.pinned import PinnedSession
-from loadsheet.plan.steps import CREATE_BUCKET, step_id
+from loadsheet.plan.steps import CREATE_BUCKET, VERIFY, step_id
 from loadsheet.postgres import Session
 from loadsheet.preview import rights
 from loadsheet.preview.extracts import preview_extract
@@ -25,10 +26,15 @@ from loadsheet.preview.sessions import read_only_sessions
 from loadsheet.preview.transforms import preview_transform
 from loadsheet.spec.dependencies import transform_inputs
 from loadsheet.spec.models import Inputs, Pipeline, Table
-from loadsheet.sql.grants import LEDGER_PRIVILEGES, LEDGER_PRIVILEGES_OF_TRANSFORMS
+from loadsheet.sql.grants import (
+    LEDGER_PRIVILEGES,
+    LEDGER_PRIVILEGES_OF_TRANSFORMS,
+    LEDGER_PRIVILEGES_OF_VERIFY,
+)
 from loadsheet.sql.text import Relation
 from loadsheet.warehouse import adopt, fence, ledger, tables
 from loadsheet.warehouse.fence import Scope
+from loadsheet.wording import counted
 
 _log = logging.getLogger(__name__)
 
@@ -114,6 +120,8 @@ class _PipelinePreviewer:
             rights.warn_of_creators(self.previews["transform"], self.warehouse, self.pipeline)
         for name, inputs in transform_inputs(self.pipeline).items():
             self._add_transform(name, inputs, has_ledger, has_marts)
+        if self.pipeline.verify:
+            self._add_verify(self.pipeline.verify, has_ledger)
 
     def _has_schema(self, kind: str, schema: str) -> bool:
         preview = self.previews[kind]
@@ -157,6 +165,29 @@ class _PipelinePreviewer:
                 has_marts,
             )
         self._add("transform", preview)
+
+    def _add_verify(self, frequency: str, has_ledger: bool) -> None:
+        preview = StepPreview(id=VERIFY, changes="no")
+        self.previews[VERIFY] = preview
+        loads = [self.previews[step_id("load", table.name)] for table in self.pipeline.tables]
+        if any(load.fails or load.is_cut_off for load in loads):
+            preview.does = "not reached: a load would fail"
+            preview.is_cut_off = True
+            return
+        due = {table.name for table in self.pipeline.tables}
+        if has_ledger and ledger.version(self.warehouse) == ledger.VERSION:
+            for name, privileges in LEDGER_PRIVILEGES_OF_VERIFY.items():
+                relation = Relation(_LEDGER_SCHEMA, name)
+                rights.has_privileges(preview, self.warehouse, relation, privileges)
+            if preview.fails:
+                preview.does = "would fail"
+                return
+            # This run counts, too, if it loads something.
+            more_runs = int(any(load.changes != "no" for load in loads))
+            due = due_tables(self.warehouse, self.pipeline, frequency, more_runs)
+        preview.does = f"{counted(len(due), 'table')} to compare"
+        if not due:
+            preview.does = "skipped: no table is due"
 
     def _is_reached(self, kind: str) -> bool:
         """Whether the ledger and the schemas up to this kind of step can be used, so that they can

@@ -20,6 +20,7 @@ FACES = {
     "operators.extract.PostgresToMinioOperator": operators.PostgresToMinioOperator,
     "operators.load.MinioToPostgresOperator": operators.MinioToPostgresOperator,
     "operators.transform.SqlTransformOperator": operators.SqlTransformOperator,
+    "operators.verify.VerifyTablesOperator": operators.VerifyTablesOperator,
     "operators.broken.BrokenSpecOperator": operators.BrokenSpecOperator,
     "operators.slack.notify_failure": slack.notify_failure,
     "operators.slack.notify_recovery": slack.notify_recovery,

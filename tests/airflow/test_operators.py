@@ -28,10 +28,12 @@ from loadsheet.airflow.operators import (
     ResolveTablesOperator,
     SqlTransformOperator,
     StepOperator,
+    VerifyTablesOperator,
     airflow_connection,
 )
 from loadsheet.errors import ConnectionMissing
 from loadsheet.outcome import Outcome, skipped
+from loadsheet.verify.step import verify_due
 from tests.airflow.conftest import REPO
 
 SPEC = """\
@@ -61,6 +63,7 @@ class Engine:
         *,
         load_id: Any,
         progress: Any,
+        verify: Any,
     ) -> Outcome:
         self.asked.append(SimpleNamespace(**locals()))
         progress(1000, 5_000_000)
@@ -118,11 +121,20 @@ def test_an_extract_hands_its_load_id_on_and_nothing_else(engine: Engine, spec: 
     assert engine.asked[0].pipeline.name == "p"
 
 
-@pytest.mark.parametrize("operator", [CreateBucketOperator, SqlTransformOperator])
+@pytest.mark.parametrize(
+    "operator", [CreateBucketOperator, SqlTransformOperator, VerifyTablesOperator]
+)
 def test_other_steps_leave_nothing_in_xcom(
     engine: Engine, spec: str, operator: type[StepOperator]
 ) -> None:
     assert execute(operator(task_id="t", spec=spec, name="x"), context()) is None
+
+
+def test_only_the_verify_step_is_given_what_compares(engine: Engine, spec: str) -> None:
+    for operator in (VerifyTablesOperator, SqlTransformOperator):
+        execute(operator(task_id="t", spec=spec, name="staging"), context())
+    assert [asked.step.kind for asked in engine.asked] == ["verify", "transform"]
+    assert [asked.verify for asked in engine.asked] == [verify_due, None]
 
 
 @pytest.mark.parametrize(("most_tries", "is_full"), [(2, False), (4, True)])

@@ -14,12 +14,19 @@ from typing import Any
 import psycopg
 import pytest
 from airflow.sdk import Variable
+from airflow.sdk.exceptions import AirflowFailException
 
 from demo.servers import SlackReceiver
 from loadsheet.airflow import slack as callbacks
-from loadsheet.airflow.operators import NotExtracted
+from loadsheet.airflow.operators import NotExtracted, as_airflow_errors
 from loadsheet.airflow.slack import failure_message, notify_failure, notify_recovery, variable_key
+from loadsheet.engine.execute import execute
+from loadsheet.outcome import RunRequest
+from loadsheet.plan.steps import Step
+from loadsheet.spec.pipeline_file import load_pipeline
+from loadsheet.verify.step import verify_due
 from tests.airflow.conftest import define_slack
+from tests.project import Project
 
 LOG_URL = "http://127.0.0.1:8080/dags/flights/runs/manual__1/tasks/load.load_bookings?try_number=3"
 
@@ -405,3 +412,37 @@ def test_variables_out_of_reach_cost_the_recovery_and_not_the_failure(
 def test_names_too_long_for_airflow_stay_apart() -> None:
     one, other = (variable_key("d" * 200, "load.load_" + "t" * 60 + end) for end in "ab")
     assert one != other and len(one) == len(other) == 250
+
+
+def test_rows_that_differ_are_told_by_table_count_and_key_and_not_by_their_values(
+    project: Project, slack: SlackReceiver
+) -> None:
+    project.in_source("CREATE TABLE person (id int PRIMARY KEY, name text)")
+    project.in_source("INSERT INTO person VALUES (1, 'Ada'), (2, 'Grace'), (3, 'Mary')")
+    project.spec({"person": None}, verify="1 run")
+    project.succeed()
+    project.in_warehouse("UPDATE staging.person SET name = 'Eve' WHERE id = 2")
+    project.in_warehouse("DELETE FROM loadsheet.verified")
+    pipeline = load_pipeline(project.folder / "pipelines" / "shop" / "pipeline.yml")
+    request, connections = RunRequest(run_id="manual__1"), project.connections
+    with pytest.raises(AirflowFailException) as failure, as_airflow_errors():
+        step = Step(kind="verify", name="staging")
+        execute(step, pipeline, request, connections, verify=verify_due)
+    notify_failure(context(failure.value, step="verify"), slack_conn_id="slack")
+    (message,) = slack.messages
+    assert "person: 1 different (id = 2 in name)" in message["text"]
+    told = text_of(message)
+    assert f"<{LOG_URL}|Open the log>" in told
+    assert "Next: `loadsheet verify shop` names more rows" in told
+    for value in ("Ada", "Grace", "Mary", "Eve"):
+        assert value not in told
+
+
+def test_a_verify_step_that_left_out_tables_has_not_recovered(
+    slack: SlackReceiver, variables: dict[str, str]
+) -> None:
+    fail(step="verify")
+    work(step="verify", tables=("seats",))
+    assert len(slack.messages) == 1
+    work(step="verify")
+    assert len(slack.messages) == 2

@@ -12,11 +12,12 @@ import pytest
 import yaml
 
 from loadsheet.plan.dag_config import dag_config, render_dag, spec_path
-from loadsheet.plan.steps import build_plan
+from loadsheet.plan.steps import build_plan, step_id
 from loadsheet.spec.models import (
     Incremental,
     Lake,
     Notify,
+    Pattern,
     Pipeline,
     Source,
     Table,
@@ -109,6 +110,19 @@ def test_only_transforms_survive_a_skipped_load() -> None:
         "transform_fct",
         "transform_daily",
     }
+
+
+def test_verify_follows_all_loads_and_nothing_follows_it() -> None:
+    every = Pattern(name="log_*", table=Table(name="log_*"))
+    tasks = dag_config(pipeline(verify="@weekly", patterns=(every,)))["tasks"]
+    loads = {name for name in tasks if name.startswith("load_")}
+    # The extractions of a pattern's tables, too: its loads run whether or not they succeed.
+    extract = step_id("extract", "log_*").rpartition(".")[2]
+    assert set(tasks["verify"]["dependencies"]) == loads | {extract}
+    # Skipped loads do not skip it.
+    assert tasks["verify"]["trigger_rule"] == "none_failed"
+    assert not any("verify" in task["dependencies"] for task in tasks.values())
+    assert "verify" not in dag_config(pipeline())["tasks"]
 
 
 @pytest.mark.parametrize(

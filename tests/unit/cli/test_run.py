@@ -35,7 +35,13 @@ def pretending(
     """An engine whose steps end as `results` says, else skipped."""
 
     def run_pipeline(
-        pipeline: Any, request: Any, connections: Any, on_step: Any, progress: Any, retrying: bool
+        pipeline: Any,
+        request: Any,
+        connections: Any,
+        on_step: Any,
+        progress: Any,
+        retrying: bool,
+        verify: Any,
     ) -> None:
         if seen is not None:
             seen.append(request)
@@ -170,7 +176,13 @@ def test_a_wait_for_a_retry_is_told_and_tries_are_counted(
     cli: Cli, project: Path, engine: Engine
 ) -> None:
     def healing(
-        pipeline: Any, request: Any, connections: Any, on_step: Any, progress: Any, retrying: bool
+        pipeline: Any,
+        request: Any,
+        connections: Any,
+        on_step: Any,
+        progress: Any,
+        retrying: bool,
+        verify: Any,
     ) -> None:
         for step in build_plan(pipeline):
             on_step(step, "started", None)
@@ -475,7 +487,7 @@ def test_an_interrupt_is_told_cleanly(cli: Cli, project: Path, engine: Engine) -
 
 HANGING = """
 import sys, threading, types, time
-def run_pipeline(pipeline, request, connections, on_step, progress, retrying):
+def run_pipeline(pipeline, request, connections, on_step, progress, retrying, verify):
     def work():
         {work}
     thread = threading.Thread(target=work)
