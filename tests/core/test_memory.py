@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
+from urllib.parse import urlsplit
 
+from tests.faults.proxy import Proxy
 from tests.project import ROOT, Project
 
 # VmHWM is the process's own peak; ru_maxrss would be inherited from the process that started it.
@@ -66,3 +69,52 @@ def test_three_times_the_rows_need_no_more_memory(project: Project) -> None:
         # `auto`), and whoever held the added rows would hold 150 MB more.
         assert max(small[wire], large[wire]) - idle < 180_000, wire
         assert large[wire] - small[wire] < 40_000, wire
+
+
+MOST_KIB = 160_000
+MOST_BYTES = 1_000_000
+
+
+def keys(project: Project, rows: int) -> None:
+    project.in_source(
+        "INSERT INTO item SELECT coalesce((SELECT max(id) FROM item), 0) + i, md5(i::text)"
+        f" FROM generate_series(1, {rows}) i"
+    )
+    project.succeed()
+
+
+def bytes_of_verify(project: Project) -> int:
+    """What a comparison sends and receives over the lines to both servers."""
+    lines = {}
+    for end, uri in (("source", project.source), ("warehouse", project.warehouse)):
+        url = urlsplit(uri)
+        lines[end] = Proxy((url.hostname or "", url.port or 0))
+    with lines["source"] as source, lines["warehouse"] as warehouse:
+        through = replace(project)
+        for end, line in lines.items():
+            url = urlsplit(getattr(project, end))
+            login = url.netloc.rpartition("@")[0]
+            setattr(through, end, url._replace(netloc=f"{login}@127.0.0.1:{line.port}").geturl())
+        assert through.verify()["item"].state == "equal"
+        return sum(sum(line.passed.values()) for line in (source, warehouse))
+
+
+def test_verify_sends_little_for_equal_tables_and_its_memory_does_not_grow(
+    project: Project,
+) -> None:
+    """All rows differ at last, so the keys of all are read."""
+    project.in_source("CREATE TABLE item (id int PRIMARY KEY, name text)")
+    project.spec({"item": {"incremental": {"cursor": "id", "hold_back": "0s"}}})
+    peaks: list[int] = []
+    sent: list[int] = []
+    for rows in (20_000, 80_000):
+        keys(project, rows)
+        sent.append(bytes_of_verify(project))
+        project.in_warehouse("UPDATE staging.item SET name = name || '!'")
+        peaks.append(peak_kib(project, "verify", "shop"))
+        project.in_warehouse("UPDATE staging.item SET name = rtrim(name, '!')")
+    print(f"{sent} bytes, peaks {peaks} KiB")
+    # A comparison in the client would receive 4 MB here, and hold them.
+    assert max(sent) < MOST_BYTES
+    assert max(peaks) < MOST_KIB
+    assert peaks[1] - peaks[0] < 20_000

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -471,52 +469,3 @@ def test_a_role_that_only_reads_compares_and_says_that_the_verdict_is_not_record
         "  the verdict is not recorded: permission denied for table verified\n"
         "1 table: 1 equal\n",
     )
-
-
-def test_no_false_alarm_beside_writers_and_loads(project: Project) -> None:
-    """Writers insert and update, some commit late, and runs load meanwhile. The negative control
-    compares both sides as they are, and cries wolf."""
-    project.in_source(CREATE)
-    project.spec({"item": {"incremental": "at"}})
-    project.succeed()
-    over = threading.Event()
-    chance = random.Random(17)
-
-    def write(writer: int, chance: random.Random) -> None:
-        with psycopg.connect(project.source) as session:
-            number = 10_000 * (writer + 1)
-            while not over.is_set():
-                number += 1
-                session.execute("INSERT INTO item (id, part) VALUES (%s, 0)", (number,))
-                session.execute(
-                    "UPDATE item SET name = name || 'x', at = clock_timestamp() WHERE id = %s",
-                    (chance.randrange(1, 3000),),
-                )
-                time.sleep(chance.random() * 0.1)
-                session.commit()
-
-    def load() -> None:
-        while not over.is_set():
-            project.succeed()
-
-    threads = [
-        threading.Thread(target=write, args=(n, random.Random(chance.random()))) for n in range(4)
-    ]
-    threads.append(threading.Thread(target=load))
-    for thread in threads:
-        thread.start()
-    wolves = 0
-    newer = 0
-    try:
-        for _ in range(12):
-            verdict = project.verify()["item"]
-            assert (verdict.state, counts(verdict)) == ("equal", {}), verdict
-            newer += verdict.newer
-            wolves += project.differences("item") > 0
-    finally:
-        over.set()
-        for thread in threads:
-            thread.join()
-    assert newer and wolves
-    project.succeed()
-    assert project.verify()["item"].state == "equal"
