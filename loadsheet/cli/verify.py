@@ -51,7 +51,7 @@ def verify(
     are missing, extra or different.
 
     Writes nothing but the verdict, into the ledger: `loadsheet status` shows it. Rows written since
-    the last load count as newer, not as different. The exit code is 1 when a table differs.
+    the last load count as newer, not as different. The exit code is 1 when a table or mart differs.
     """
     spec, project = open_pipeline(ctx.obj, pipeline)
     # Imported here: `--help` needs no driver.

@@ -61,7 +61,7 @@ class Found(NamedTuple):
 
 def totals(sides: Sides, buckets: Sequence[int] = range(BUCKETS)) -> Totals:
     """Hash both sides at the same time, each in one scan."""
-    with ThreadPoolExecutor(1, thread_name_prefix="loadsheet-verify") as pool:
+    with ThreadPoolExecutor(1, thread_name_prefix="loadsheet-comparison") as pool:
         target = pool.submit(_digests, sides.warehouse_session, [sides.target.digests(buckets)])
         queries = [sides.source.digests(buckets, within) for within in sides.source_ranges]
         in_source = _digests(sides.source_session, queries)

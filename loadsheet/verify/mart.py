@@ -19,6 +19,7 @@ from loadsheet.errors import Refused
 from loadsheet.outcome import RunRequest
 from loadsheet.pinned import PinnedSession
 from loadsheet.postgres import Session
+from loadsheet.redact import message
 from loadsheet.spec.models import Pipeline, Transform
 from loadsheet.sql.params import Param, split_params
 from loadsheet.sql.parsing import parse
@@ -93,6 +94,9 @@ def verify_mart(
     except Refused as error:
         verdict.state = "not compared"
         verdict.why = str(error)
+    except (psycopg.ProgrammingError, psycopg.DataError) as error:
+        verdict.state = "not compared"
+        verdict.why = f"its SELECT fails: {message(error)} (SQLSTATE {error.sqlstate})"
     return verdict
 
 
@@ -200,12 +204,7 @@ def _without_semicolon(select: str) -> str:
 def _columns_of(session: PinnedSession, select: Query) -> dict[str, str]:
     """The SELECT's columns and their types, as a table made from it has them."""
     columns: dict[str, str] = {}
-    try:
-        # A savepoint, so that an error leaves the snapshot usable.
-        with session.transaction():
-            result = session.execute(f"SELECT * FROM {select.sql} LIMIT 0").pgresult
-    except (psycopg.ProgrammingError, psycopg.DataError) as error:
-        raise Refused(f"its SELECT fails: {error.diag.message_primary}") from error
+    result = session.execute(f"SELECT * FROM {select.sql} LIMIT 0").pgresult
     assert result
     for number in range(result.nfields):
         name = (result.fname(number) or b"").decode()

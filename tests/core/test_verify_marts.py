@@ -145,6 +145,16 @@ def test_what_cannot_be_compared_is_said(shop: Project) -> None:
     assert "a mart has no cursor" in since.why
 
 
+def test_a_select_that_fails_now_does_not_end_the_comparison(shop: Project) -> None:
+    marts = {"ratio": "SELECT id, 1 / (id - 501) AS r FROM sale", "sums": "SELECT 1 AS n"}
+    shop.spec({"sale": {"incremental": "at"}}, marts)
+    shop.succeed()
+    shop.in_warehouse("UPDATE staging.sale SET id = 501 WHERE id = 7")
+    found = shop.verify("ratio", "sums")
+    assert (found["ratio"].state, found["sums"].state) == ("not compared", "equal")
+    assert found["ratio"].why == "its SELECT fails: division by zero (SQLSTATE 22012)"
+
+
 def test_the_verdict_on_a_mart_is_shown_by_status(shop: Project) -> None:
     shop.in_warehouse("DELETE FROM mart.dim WHERE id = 3")
     shop.verify()
