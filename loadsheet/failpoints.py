@@ -20,9 +20,11 @@ VARIABLE = "LOADSHEET_FAILPOINT"
 POINTS = tuple(
     """
     step.begun bucket.missing ledger.created
-    extract.observed extract.decided extract.snapshot extract.fenced extract.part_stored
-    extract.copied extract.unchanged extract.parts_stored extract.manifest_stored extract.sealed
+    extract.observed extract.decided extract.snapshot extract.deletes_found
+    extract.fenced extract.part_stored extract.copied extract.unchanged extract.parts_stored
+    extract.manifest_stored extract.sealed
     load.manifest_read load.locked load.fence_checked load.altered load.part_copied load.filled
+    load.gone_removed
     swap.dropped difference.deleted merge.updated
     load.applied load.recorded load.advanced load.committed
     transform.locked transform.built transform.recorded transform.committed

@@ -18,7 +18,8 @@ _BLOCK_ROWS = 10_000
 
 
 class Sides(NamedTuple):
-    """The same table on both servers, in the snapshots that the sessions have open."""
+    """The same table on both servers, in the snapshots that the sessions have open. Where only the
+    keys are values, it is the same keys."""
 
     source_session: Session
     source: Side

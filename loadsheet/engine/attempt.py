@@ -69,6 +69,8 @@ class Attempt:
         reach("extract.observed")
         self.accepted = ""
         """The changes of the source that the run was told to accept."""
+        self.remarks: list[str] = []
+        """What the outcome's message adds about what was found while rows were read."""
         self._fenced: _Fenced | None = None
         self._taking_fence = threading.Lock()
 

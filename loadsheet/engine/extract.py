@@ -8,6 +8,7 @@ that takes the fence is usually an upload thread.
     read_scope: what is already loaded
     decide which rows to read
     BEGIN, snapshot, checks
+    deletes.find: which rows are gone      (only where the spec asks for it)
     read_and_store: COPY fills parts  ---> PartStore.put: take_fence_once, then Lake.put(part)
     COMMIT on the source
     nothing new? delete the parts, skip    (usually there are none, and no fence was taken)
@@ -23,11 +24,12 @@ import json
 import logging
 import time
 
-from loadsheet.engine import details, resume
+from loadsheet.engine import deletes, details, resume
 from loadsheet.engine.attempt import Attempt
 from loadsheet.engine.reading import Upload, file_format, read_and_store
 from loadsheet.engine.sessions import IdleSession, Open
 from loadsheet.failpoints import reach
+from loadsheet.lake.gone import store_keys
 from loadsheet.lake.manifest import FILE_NAME, Manifest
 from loadsheet.lake.parts import Layout, PartStore, Progress
 from loadsheet.lake.store import Lake
@@ -81,6 +83,7 @@ def _extract(attempt: Attempt, source: PinnedSession, progress: Progress) -> Out
     # Before anything is read: this fails where pyarrow is missing or a type cannot be stored.
     layout.encoder()
     attempt.refuse_append_to_others_rows(described)
+    deletes.refuse_unfit(table, described)
     rows = selection.decide(
         source, table, described, attempt.last, request, replaces_rows=attempt.other is not None
     )
@@ -127,6 +130,16 @@ def _record_empty_interval(attempt: Attempt, rows: Selection) -> None:
         attempt.warehouse.use(lambda session: intervals.record(session, name, attempt.target, read))
 
 
+def _record_deletes_check(attempt: Attempt, found: deletes.Found) -> None:
+    """Record that no row is gone, which stays true of that moment whatever other runs do."""
+    checked_at = found.checked_at
+    if checked_at:
+        names = (attempt.pipeline.name, attempt.table.name, attempt.target)
+        attempt.warehouse.use(
+            lambda session: fence.record_deletes_check(session, *names, checked_at)
+        )
+
+
 def _show_rows(described: SourceTable, rows: Selection, last: Last | None) -> None:
     """Log which rows are read, and where that leaves the watermark."""
     window = f"from {rows.lower}" if rows.lower else "all rows"
@@ -156,6 +169,7 @@ def _remarks(table: Table, rows: Selection, attempt: Attempt) -> tuple[str, ...]
         remarks.append(f"held back by {rows.held_by}")
     if rows.waiting:
         remarks.append(rows.waiting)
+    remarks += attempt.remarks
     remarks += attempt.gaps(rows)
     if attempt.change:
         remarks.append(f"{attempt.target} {attempt.change.what}")
@@ -205,14 +219,20 @@ def _read_and_seal(
         read_at = holdback.now(source)
         origin = _identify_source(attempt, source, described, rows)
         selection.refuse_sequence_set_back(source, attempt.table, described, rows, attempt.last)
+        found = deletes.Found()
+        if deletes.is_due(attempt, rows, read_at):
+            found = deletes.find(attempt, source, described, rows, origin, read_at)
+            rows = deletes.with_keys(rows, described, found.lost)
+        attempt.remarks += found.remarks
         # Called by the upload threads before each part, so the first part takes the fence.
         store = PartStore(attempt.lake, lambda: attempt.take_fence_once().prefix, layout, progress)
         upload = read_and_store(source, described, rows, store)
     # The last part is stored after the source's transaction: an open snapshot keeps the source
     # from cleaning up dead rows.
     reach("extract.copied")
-    if _is_nothing_new(attempt, rows, upload):
+    if not found.gone.count and _is_nothing_new(attempt, rows, upload):
         _discard(attempt, upload)
+        _record_deletes_check(attempt, found)
         if attempt.interval_of(rows):
             # It is recorded as read: a crash must not bring rows back into it.
             identity.wait_until_durable(source, origin)
@@ -227,7 +247,7 @@ def _read_and_seal(
     upload.finish()
     reach("extract.parts_stored")
     identity.wait_until_durable(source, origin)
-    manifest = _manifest(attempt, described, rows, layout.format, upload, read_at, origin)
+    manifest = _manifest(attempt, described, rows, layout.format, upload, read_at, origin, found)
     _seal(attempt, manifest)
     prefix = f"{attempt.lake.bucket}/{attempt.take_fence_once().prefix}"
     details.show(
@@ -284,7 +304,9 @@ def _identify_source(
     # It stays, also where all rows are read by interval.
     if not rows.moves_watermark and attempt.last:
         origin |= attempt.last.of_watermark
-    if changes and attempt.table.incremental and rows.action != "replace":
+    # A source that was restored lacks rows that were never deleted.
+    needs_the_same = attempt.table.incremental or attempt.table.deletes
+    if changes and needs_the_same and rows.action != "replace":
         if not attempt.request.accept_source:
             identity.refuse(described, attempt.pipeline.name, changes, lags)
         attempt.accepted = ", ".join(changes)
@@ -327,12 +349,15 @@ def _manifest(
     upload: Upload,
     read_at: str,
     origin: dict[str, str],
+    found: deletes.Found,
 ) -> Manifest:
     # A table without any rows has stored no part, so nothing has taken the fence yet.
     fenced = attempt.take_fence_once()
     cursor = attempt.table.incremental and described.column(attempt.table.incremental.cursor)
     keyed = attempt.table.mode_with_key(bool(described.key)) != "append"
     key = described.key if keyed else ()
+    columns = [described.column(name) for name in key]
+    gone = store_keys(attempt.lake, lambda: fenced.prefix, columns, found.gone)
     return Manifest(
         load_id=fenced.load_id,
         pipeline=attempt.pipeline.name,
@@ -355,6 +380,10 @@ def _manifest(
         clock=rows.clock,
         rows=upload.rows,
         parts=tuple(upload.parts),
+        gone=gone,
+        gone_rows=found.gone.count,
+        marks_gone=bool(found.gone.count) and deletes.marks(attempt.table),
+        deletes_checked_at=found.checked_at,
         content_sha256=upload.content_sha256,
         held_by=rows.held_by,
         seconds=time.monotonic() - attempt.started,

@@ -11,8 +11,8 @@ from loadsheet.lake.parts import Layout, PartStore, PartWriter
 from loadsheet.lake.store import Lake
 from loadsheet.sql.types import Column
 
-# Blocks of as many keys reach the part's compressor.
-_KEYS_IN_A_BLOCK = 1000
+# What reaches the part's compressor at once.
+_BLOCK_CHARACTERS = 64 << 10
 
 
 def store_keys(
@@ -20,9 +20,8 @@ def store_keys(
     prefix: Callable[[], str],
     columns: Sequence[Column],
     keys: Iterable[Sequence[str]],
-) -> tuple[tuple[Part, ...], int]:
-    """Store `keys`, each the texts of the key's `columns`; returns the parts and the number of
-    keys, for `Manifest.gone` and `Manifest.gone_rows`.
+) -> tuple[Part, ...]:
+    """Store `keys`, each the texts of the key's `columns`; returns the parts, for `Manifest.gone`.
 
     Takes one key after the other, so memory does not grow with them. `prefix` is called before each
     part, as of `PartStore`; without a key it is not called.
@@ -30,22 +29,20 @@ def store_keys(
     names = tuple(column.name for column in columns)
     layout = Layout("csv", tuple(columns), names)
     writer = PartWriter(PartStore(lake, prefix, layout, lambda rows, size: None, stem="gone"))
-    count = 0
     block = io.StringIO()
     # Quoted, because COPY takes an empty field without quotes for NULL.
     lines = csv.writer(block, quoting=csv.QUOTE_ALL, lineterminator="\n")
     try:
         for key in keys:
             lines.writerow(key)
-            count += 1
-            if count % _KEYS_IN_A_BLOCK == 0:
+            if block.tell() >= _BLOCK_CHARACTERS:
                 writer.take(_taken(block))
         writer.take(_taken(block))
         writer.finish()
     except BaseException:
         writer.abandon()  # no upload may continue after its step has failed
         raise
-    return tuple(writer.parts), count
+    return tuple(writer.parts)
 
 
 def _taken(block: io.StringIO) -> bytes:

@@ -67,6 +67,10 @@ class Manifest:
     gone: tuple[Part, ...] = ()
     """Parts with nothing but primary keys (csv): the rows that have to leave the target."""
     gone_rows: int = 0
+    marks_gone: bool = False
+    """These rows are not deleted from the target, but marked as deleted."""
+    deletes_checked_at: str | None = None
+    """The source's clock when it was searched for deleted rows; None where it was not."""
     content_sha256: str | None = None
     """Hash of the uncompressed rows, where the whole table was read: equal content need not be
     loaded again."""

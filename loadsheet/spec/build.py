@@ -13,6 +13,7 @@ from typing import Any
 from loadsheet.names import is_pattern, unescape_wildcards
 from loadsheet.spec.files import real_path, sql_folder
 from loadsheet.spec.models import (
+    Deletes,
     Incremental,
     Lake,
     Materialized,
@@ -133,6 +134,7 @@ def sketch_pipeline(view: View, file: Path, sql: Mapping[str, str]) -> Pipeline 
 def _table(name: str, keys: Mapping[str, Any], tasks: Tasks) -> Table:
     incremental = keys.get("incremental")
     max_shrink = keys.get("max_shrink")
+    deletes = keys.get("deletes")
     return Table(
         name=name,
         primary_key=tuple(keys.get("primary_key", ())),
@@ -141,6 +143,7 @@ def _table(name: str, keys: Mapping[str, Any], tasks: Tasks) -> Table:
         **_with_tuples(keys.get("columns", {})),
         schema_contract=keys.get("schema_contract", {}).get("columns", "evolve"),
         max_shrink=None if max_shrink is None else float(max_shrink),
+        deletes=_deletes(deletes) if deletes else None,
         tasks=_tasks(keys, tasks),
     )
 
@@ -154,6 +157,15 @@ def _incremental(keys: Mapping[str, Any]) -> Incremental:
     if "hold_back" in values:
         values["hold_back"] = duration(values["hold_back"])
     return Incremental(**values)
+
+
+def _deletes(keys: Mapping[str, Any]) -> Deletes:
+    values = {key: value for key, value in keys.items() if value is not None}
+    if "every" in values:
+        values["every"] = duration(values["every"])
+    if "max_delete" in values:
+        values["max_delete"] = float(values["max_delete"])
+    return Deletes(**values)
 
 
 def _transform(name: str, keys: Mapping[str, Any], sql: str, file: Path, tasks: Tasks) -> Transform:

@@ -16,6 +16,7 @@ from loadsheet.names import is_pattern, matches, unescape_wildcards
 
 Mode = Literal["replace", "append", "merge"]
 Format = Literal["auto", "binary", "csv", "parquet"]
+DeletesAction = Literal["hard", "soft", "report"]
 Materialized = Literal["table", "view", "merge", "script"]
 
 
@@ -94,6 +95,18 @@ class Incremental:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Deletes:
+    """What happens to rows that are deleted from the source: they are deleted (`hard`), kept and
+    marked (`soft`), or only counted (`report`)."""
+
+    action: DeletesAction
+    every: timedelta | None = None
+    """How much time passes between two looks; None: each run looks."""
+    max_delete: float = 0.1
+    """Largest share of the rows (0 to 1) that one run may delete."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Table:
     """One source table and how it is loaded."""
 
@@ -109,6 +122,8 @@ class Table:
     schema_contract: Literal["evolve", "freeze"] = "evolve"
     max_shrink: float | None = None
     """Largest share of the rows (0 to 1) that a full load may remove; None means any share."""
+    deletes: Deletes | None = None
+    """None: rows that are deleted from the source stay in the target."""
     tasks: Tasks = Tasks()
     matched: bool = False
     """Whether a pattern brought it in: then it is no error when the source no longer has it."""

@@ -90,6 +90,12 @@ RULES: dict[str, Rule] = {
         "Choose a mode that fits: replace for whole tables, merge or append with `incremental`;"
         " merge needs a key.",
     ),
+    "deletes-mode": Rule(
+        "Rows that are deleted from the source are found by comparing primary keys, in a table that"
+        " is merged. An appended table may have several rows of one key, and a replaced one loses"
+        " deleted rows anyway.",
+        "Merge the table, or cancel `deletes` for it with null.",
+    ),
     "column-conflict": Rule(
         "The primary key and the cursor must reach the warehouse, and only one list can decide"
         " which other columns do.",
@@ -186,7 +192,10 @@ KEYS = "docs/spec.md"
 TESTING = "docs/testing.md"
 
 _ENTRY = re.compile(r'(tables|transforms)\.(?:"(?:[^"\\]|\\.)*"|[\w-]+…?)(?:\.(\w+))?')
-_NESTED_KEYS = {"tables": ("incremental", "columns", "schema_contract"), "transforms": ()}
+_NESTED_KEYS = {
+    "tables": ("incremental", "columns", "schema_contract", "deletes"),
+    "transforms": (),
+}
 _SECTIONS = ("source", "lake", "warehouse", "notify", "tasks")
 
 

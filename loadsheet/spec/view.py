@@ -18,7 +18,8 @@ def inherit(own: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, An
     """A table's keys with `defaults` filled in. Its own key replaces the default whole, and an own
     null removes it; keys without a value are left out.
 
-    `incremental` comes out as a mapping that includes the lookback; `primary_key` as a list.
+    `incremental` comes out as a mapping that includes the lookback, `deletes` as a mapping,
+    `primary_key` as a list.
     """
     table = {key: value for key, value in {**defaults, **own}.items() if value is not None}
     lookback = table.pop("lookback", None)
@@ -34,6 +35,8 @@ def inherit(own: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, An
         if "lookback" not in incremental or (is_inherited and "lookback" in own):
             incremental = {**incremental, "lookback": lookback}
         table["incremental"] = incremental
+    if isinstance(table.get("deletes"), str):
+        table["deletes"] = {"action": table["deletes"]}
     return table
 
 

@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
@@ -37,10 +38,12 @@ UPDATE loadsheet.scope s SET {_RAISED}
 WHERE s.pipeline = %s AND s.table_name = %s AND s.target = %s
   AND s.fence > (SELECT l.fence FROM loadsheet.load l WHERE l.load_no = s.last_load_no)
 """
-# `plan` also reads ledgers of earlier versions, which lack the columns `storage` and `intervals`.
+# `plan` also reads ledgers of earlier versions, which lack the columns `storage`, `intervals` and
+# `deletes_checked_at`.
 _READ_SCOPE = f"""
 SELECT fence, watermark, cursor, last_load_no, content_sha256, source_oid, source,
     to_jsonb(scope) ->> 'storage' AS storage, {intervals.SELECTED},
+    CAST(to_jsonb(scope) ->> 'deletes_checked_at' AS timestamptz) AS deletes_checked_at,
     (SELECT jsonb_agg(c ORDER BY place) FILTER (WHERE NOT c ? 'dropped')
      FROM jsonb_array_elements(columns) WITH ORDINALITY AS one (c, place)) AS columns,
     coalesce((SELECT jsonb_object_agg(c ->> 'name', coalesce(c ->> 'left', c ->> 'type'))
@@ -85,9 +88,14 @@ UPDATE loadsheet.scope SET last_load_no = %(load_no)s, content_sha256 = %(conten
         WHERE NOT old ->> 'name' = ANY (%(names)s)), '[]'),
     storage = ({integrity.STORAGE}), intervals = {intervals.ADVANCED},
     watermark = CASE WHEN %(moves)s THEN %(upper)s ELSE watermark END,
-    cursor = CASE WHEN %(moves)s THEN %(cursor)s ELSE cursor END
+    cursor = CASE WHEN %(moves)s THEN %(cursor)s ELSE cursor END,
+    deletes_checked_at = coalesce(CAST(%(checked)s AS timestamptz), deletes_checked_at)
 WHERE pipeline = %(pipeline)s AND table_name = %(table)s AND target = %(target)s
   AND fence = %(fence)s
+"""
+_RECORD_CHECK = """
+UPDATE loadsheet.scope SET deletes_checked_at = %s
+WHERE pipeline = %s AND table_name = %s AND target = %s
 """
 _IS_KNOWN = """
 SELECT EXISTS (
@@ -129,6 +137,8 @@ class Scope:
     """The target's storage after the last load (`integrity.observe`); None in older ledgers."""
     intervals: Any = None
     """The data intervals that were read (`intervals.as_list`)."""
+    deletes_checked_at: datetime | None = None
+    """The source's clock when it was last searched for deleted rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,6 +247,13 @@ def overtake_pending(session: Session, pipeline: str, table: str, target: Relati
     session.execute(_OVERTAKE_PENDING, (pipeline, table, str(target)))
 
 
+def record_deletes_check(
+    session: Session, pipeline: str, table: str, target: Relation, checked_at: str
+) -> None:
+    """Record that no row was gone from the source at `checked_at`, where no load records it."""
+    session.execute(_RECORD_CHECK, (checked_at, pipeline, table, str(target)))
+
+
 def is_known(session: Session, pipeline: str, table: str, target: Relation) -> bool:
     """Whether the ledger knows the table under this pipeline's name; not any more, where `adopt`
     has given it another one."""
@@ -285,6 +302,7 @@ def advance_watermark(
             "source": json.dumps(manifest.source),
             "upper": manifest.upper,
             "cursor": manifest.cursor,
+            "checked": manifest.deletes_checked_at,
             "target_sql": target.sql,
             "pipeline": manifest.pipeline,
             "table": manifest.table,

@@ -43,6 +43,9 @@ END $$;
 -- one.
 ALTER TABLE loadsheet.scope ADD COLUMN IF NOT EXISTS intervals tstzmultirange NOT NULL DEFAULT '{}';
 
+-- Version 7. When the source was last searched for deleted rows, by its own clock.
+ALTER TABLE loadsheet.scope ADD COLUMN IF NOT EXISTS deletes_checked_at timestamptz;
+
 -- One row per committed load.
 CREATE TABLE IF NOT EXISTS loadsheet.load (
     load_id text PRIMARY KEY,
@@ -76,6 +79,8 @@ ALTER TABLE loadsheet.load ADD COLUMN IF NOT EXISTS clock text;
 -- Version 5. The target's rows after the load, counted where earlier loads do not explain them: somebody else changed the
 -- target. What reads it must then be built in full.
 ALTER TABLE loadsheet.load ADD COLUMN IF NOT EXISTS counted bigint;
+-- Version 7. The rows of the target that were gone from the source: deleted, or marked as deleted.
+ALTER TABLE loadsheet.load ADD COLUMN IF NOT EXISTS gone bigint NOT NULL DEFAULT 0;
 CREATE INDEX IF NOT EXISTS load_of_table ON loadsheet.load (pipeline, table_name, load_no);
 CREATE INDEX IF NOT EXISTS load_of_target ON loadsheet.load (target, load_no);
 

@@ -328,7 +328,9 @@ class _LoadTransaction:
             parts=self.manifest.gone, rows=self.manifest.gone_rows, format="csv", columns=key
         )
         copy_parts(self.session, self.lake, arriving, keys, self.target, lambda rows, size: None)
-        return gone.delete(self.session, keys, self.target, key)
+        deleted = gone.delete(self.session, keys, self.target, key)
+        reach("load.gone_removed")
+        return deleted
 
     def _drop_duplicates(self, table: Relation) -> None:
         # Without a cursor nothing tells which row is the newest, and duplicates are refused.

@@ -1,5 +1,5 @@
-"""A shop whose five tables travel in every way there is: merged, appended, swapped, changed in
-place, unchanged."""
+"""A shop whose six tables travel in every way there is: merged, appended, swapped, changed in
+place, merged with deletes, unchanged."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ TABLES = {
     "appended": {"incremental": "at"},
     "swapped": None,
     "viewed": None,  # a view in the warehouse hangs on it: the difference is applied in place
+    "pruned": {"incremental": "at", "deletes": {"action": "hard", "max_delete": 1}},
     "quiet": None,
 }
 SOURCE = """
@@ -22,12 +23,16 @@ CREATE TABLE merged (
 CREATE TABLE appended (what text, at timestamptz NOT NULL DEFAULT clock_timestamp());
 CREATE TABLE swapped (id int PRIMARY KEY, what text);
 CREATE TABLE viewed (id int PRIMARY KEY, what text);
+CREATE TABLE pruned (
+    id int PRIMARY KEY, what text, at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
 CREATE TABLE quiet (id int PRIMARY KEY, what text);
 CREATE FUNCTION noise(i int) RETURNS text LANGUAGE sql AS
     $$ SELECT md5(i::text || random()) || md5(random()::text) || md5(random()::text) $$;
 INSERT INTO merged SELECT i, noise(i) FROM generate_series(1, {merged}) i;
 INSERT INTO swapped SELECT i, noise(i) FROM generate_series(1, {swapped}) i;
 INSERT INTO viewed SELECT i, noise(i) FROM generate_series(1, {viewed}) i;
+INSERT INTO pruned SELECT i, noise(i) FROM generate_series(1, {viewed}) i;
 INSERT INTO quiet SELECT i, noise(i) FROM generate_series(1, {viewed}) i;
 """
 # Every row of `merged` moves again; the others change a little, which moves all of `swapped` and
@@ -41,6 +46,10 @@ INSERT INTO swapped SELECT max(id) + 1, 'new' FROM swapped;
 DELETE FROM viewed WHERE id = (SELECT min(id) FROM viewed);
 UPDATE viewed SET what = noise(id) WHERE id % 10 = 1;
 INSERT INTO viewed SELECT max(id) + 1, 'new' FROM viewed;
+UPDATE pruned SET what = noise(id), at = clock_timestamp();
+INSERT INTO pruned SELECT max(id) + 1, 'new' FROM pruned;
+DELETE FROM pruned WHERE id < (SELECT min(id) + 3 FROM pruned);
+UPDATE pruned SET id = (SELECT max(id) + 2 FROM pruned) WHERE id = (SELECT min(id) FROM pruned);
 """
 TRANSFORMS = {
     "total": (

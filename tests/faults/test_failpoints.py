@@ -28,10 +28,12 @@ from tests.project import ROOT, Project
 
 ROWS = {"merged": 300, "appended": 100, "swapped": 300, "viewed": 300}
 PART_BYTES = 4096
-MOVING = ("merged", "appended", "swapped", "viewed")
+MOVING = ("merged", "appended", "swapped", "viewed", "pruned")
 # Where an incremental run meets a point; all others are met by every table that moves.
 MET_BY = {
     "extract.unchanged": ("quiet",),
+    "extract.deletes_found": ("pruned",),
+    "load.gone_removed": ("pruned",),
     "load.altered": ("merged", "appended", "viewed"),
     "swap.dropped": ("swapped",),
     "difference.deleted": ("viewed",),
@@ -42,6 +44,8 @@ MET_BY = {
 }
 ONLY_AT_FIRST = ("bucket.missing", "ledger.created")
 NOT_AT_FIRST = (
+    "extract.deletes_found",
+    "load.gone_removed",
     "extract.unchanged",
     "load.altered",
     "swap.dropped",

@@ -125,6 +125,22 @@ def key_is_not_a_comma_list(table: Entry, _: View) -> Iterator[Finding]:
             yield table.warning("odd-name", key, message, hint)
 
 
+def deletes_need_merge(table: Entry, _: View) -> Iterator[Finding]:
+    """Which rows are gone is decided by primary key, in a table whose rows are kept from run to
+    run."""
+    deletes = table.full.get("deletes")
+    if deletes is None:
+        return
+    mode = table.full.get("mode") or ("merge" if "incremental" in table.full else "replace")
+    hint = "use mode: merge, or remove deletes (if it is inherited: `deletes: null`)"
+    if mode == "append":
+        message = "rows that are deleted from the source cannot be found with mode: append"
+        yield table.error("deletes-mode", "deletes", message, hint)
+    if mode == "replace" and deletes["action"] == "soft":
+        message = "a replaced table has only the rows of the source, so none can be kept as deleted"
+        yield table.error("deletes-mode", "deletes", message, hint)
+
+
 def _by(table: Entry) -> str:
     by: str = table.full.get("incremental", {}).get("by", "watermark")
     return by
@@ -142,4 +158,5 @@ TABLE_RULES = (
     lookback_needs_incremental,
     lookback_is_given_once,
     key_is_not_a_comma_list,
+    deletes_need_merge,
 )

@@ -12,7 +12,16 @@ from pathlib import Path
 import pytest
 
 from loadsheet.errors import SpecError
-from loadsheet.spec.models import Incremental, Lake, Pipeline, Source, Table, Tasks, Warehouse
+from loadsheet.spec.models import (
+    Deletes,
+    Incremental,
+    Lake,
+    Pipeline,
+    Source,
+    Table,
+    Tasks,
+    Warehouse,
+)
 from loadsheet.spec.pipeline_file import check_file, check_text, find_specs, load_pipeline
 
 VALID = Path(__file__).parents[2] / "specs" / "valid"
@@ -72,6 +81,7 @@ def test_a_table_inherits_defaults_and_its_own_keys_win() -> None:
         exclude=("note",),
         schema_contract="freeze",
         max_shrink=0.5,
+        deletes=Deletes(action="hard"),
         tasks=tasks,
     )
     assert pipeline.table("lines").incremental == Incremental(
@@ -83,6 +93,9 @@ def test_a_table_inherits_defaults_and_its_own_keys_win() -> None:
     )
     assert pipeline.table("lines").include == ("order_id", "line_no", "seq", "amount")
     assert pipeline.table("lines").max_shrink == 0.0
+    assert pipeline.table("lines").deletes == Deletes(
+        action="soft", every=timedelta(days=1), max_delete=0.02
+    )
 
 
 def test_null_un_inherits_every_key() -> None:

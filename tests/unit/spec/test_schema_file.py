@@ -12,6 +12,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from loadsheet.spec.models import (
+    Deletes,
     Incremental,
     Lake,
     Notify,
@@ -111,6 +112,9 @@ DEFAULTS = {
     ".tables.*.columns.exclude": (Table, "exclude"),
     ".tables.*.schema_contract.columns": (Table, "schema_contract"),
     ".tables.*.max_shrink": (Table, "max_shrink"),
+    ".tables.*.deletes": (Table, "deletes"),
+    ".tables.*.deletes.every": (Deletes, "every"),
+    ".tables.*.deletes.max_delete": (Deletes, "max_delete"),
     "top.transforms": (Pipeline, "transforms"),
     "top.external": (Pipeline, "external"),
     ".transforms.*.materialized": None,

@@ -1,0 +1,260 @@
+"""`deletes`: rows that are gone from the source leave the target, and no others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+import pytest
+
+from loadsheet.errors import Refused, SourceChanged
+from tests.faults.oracle import judge, violations
+from tests.project import Project
+
+# A time that no two rows share and that stays where it is: an update need not touch it.
+CREATE = """
+CREATE TABLE item (
+    id int PRIMARY KEY, name text, at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+INSERT INTO item (id, name) SELECT i, 'n' || i FROM generate_series(1, 1000) i;
+"""
+KEYS = {
+    "bigint": "i",
+    "smallint": "i",
+    "text": "'k' || i || chr(10) || '\"\\'",
+    "uuid": "md5(i::text)::uuid",
+    "timestamptz": "'2026-01-01'::timestamptz + i * interval '1 us'",
+    "date": "'2020-01-01'::date + i",
+    "numeric(9,2)": "i / 4.0",
+    "character(5)": "i::text",
+    "bytea": "decode(md5(i::text), 'hex')",
+    "boolean": "i = 1",
+}
+NOTHING_ELSE = "DELETE FROM item WHERE id % 100 = 7"
+
+
+def opened(project: Project, create: str = CREATE, **table: Any) -> None:
+    project.in_source(create)
+    project.spec({"item": {"incremental": "at", "deletes": "hard", **table}})
+    project.succeed()
+
+
+def effects(project: Project) -> list[tuple[int, int, int]]:
+    """What each load has inserted, updated and deleted."""
+    return project.in_warehouse(
+        "SELECT inserted, updated, deleted FROM loadsheet.load ORDER BY load_no"
+    )
+
+
+def message(project: Project, step: str = "extract.extract_item") -> str:
+    result = project.run()[step].result
+    return str(getattr(result, "message", result))
+
+
+def test_deleted_rows_leave_with_the_increment(project: Project) -> None:
+    opened(project)
+    project.in_source(
+        NOTHING_ELSE + "; INSERT INTO item (id, name) VALUES (2001, 'new');"
+        "UPDATE item SET name = 'changed', at = clock_timestamp() WHERE id = 3"
+    )
+    project.succeed()
+    assert not judge(project, "item")
+    assert violations(project) == []
+    assert effects(project)[-1] == (1, 1, 10)
+
+
+def test_without_deletes_they_stay(project: Project) -> None:
+    """The negative control."""
+    opened(project, deletes=None)
+    project.in_source(NOTHING_ELSE)
+    project.succeed()
+    assert judge(project, "item").doubled == 10
+
+
+def test_deleted_rows_alone_are_news(project: Project) -> None:
+    opened(project)
+    project.in_source(NOTHING_ELSE)
+    assert project.succeed()["load.load_item"] == "done"
+    assert effects(project)[-1] == (0, 0, 10)
+    assert project.succeed()["extract.extract_item"] == "skipped"
+    assert not judge(project, "item")
+
+
+def test_a_table_that_is_merged_whole_loses_its_deleted_rows(project: Project) -> None:
+    opened(project, incremental=None, mode="merge")
+    project.in_source(NOTHING_ELSE + "; INSERT INTO item VALUES (2001, 'new')")
+    project.succeed()
+    assert not judge(project, "item") and effects(project)[-1] == (1, 0, 10)
+
+
+def test_by_data_interval_too(project: Project) -> None:
+    project.in_source(CREATE + "UPDATE item SET at = '2026-01-01T12:00Z'")
+    project.spec(
+        {"item": {"incremental": {"cursor": "at", "by": "data_interval"}, "deletes": "hard"}},
+        schedule="@daily",
+    )
+    for day in (1, 2):
+        project.succeed(
+            interval_start=f"2026-01-0{day}T00:00:00Z", interval_end=f"2026-01-0{day + 1}T00:00:00Z"
+        )
+        project.in_source(NOTHING_ELSE)
+    assert not judge(project, "item")
+
+
+@pytest.mark.parametrize("hash", ["record", "md5"])
+def test_keys_of_every_type_are_found(
+    project: Project, hash: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loadsheet.engine.deletes.shared_hash", lambda *servers: hash)
+    names = []
+    for place, (kind, key) in enumerate(KEYS.items()):
+        for columns in ("k", "part, k"):
+            names.append(f"item{place}_{len(columns)}")
+            rows = 2 if kind == "boolean" else 30
+            project.in_source(
+                f"CREATE TABLE {names[-1]} (k {kind}, part int, at timestamptz NOT NULL"
+                f" DEFAULT clock_timestamp(), PRIMARY KEY ({columns}));"
+                f"INSERT INTO {names[-1]} SELECT {key}, i FROM generate_series(1, {rows}) i"
+            )
+    halves = {"incremental": "at", "deletes": {"action": "hard", "max_delete": 0.5}}
+    project.spec(dict.fromkeys(names), defaults=halves)
+    project.succeed()
+    for name in names:
+        project.in_source(f"DELETE FROM {name} WHERE part IN (2, 7)")
+    project.succeed()
+    assert [name for name in names if judge(project, name)] == []
+
+
+def test_a_key_that_is_updated_in_place_is_one_row(project: Project) -> None:
+    """The new key has an old cursor: no increment would read it."""
+    opened(project)
+    project.in_source("UPDATE item SET id = 5000 WHERE id = 9")
+    assert "read 1 row that was missing" in message(project)
+    assert not judge(project, "item") and effects(project)[-1] == (1, 0, 1)
+
+
+def test_a_row_that_was_lost_in_the_warehouse_comes_back(project: Project) -> None:
+    opened(project)
+    project.in_warehouse("DELETE FROM staging.item WHERE id IN (4, 5)")
+    project.succeed()
+    assert not judge(project, "item")
+
+
+def test_rows_outside_what_is_loaded_are_neither_lost_nor_gone(project: Project) -> None:
+    project.in_source(
+        CREATE + "UPDATE item SET at = '2026-01-01'::timestamptz + id * '1 h'::interval"
+    )
+    start = {"cursor": "at", "initial_value": "2026-01-10T00:00:00Z"}
+    project.spec({"item": {"incremental": start, "deletes": "hard"}})
+    project.succeed()
+    assert project.succeed()["extract.extract_item"] == "skipped"
+    # Still in the source, though no longer among the rows that would be loaded.
+    project.in_source(
+        "UPDATE item SET at = '2020-01-01' WHERE id = 900; DELETE FROM item WHERE id = 901"
+    )
+    project.succeed()
+    assert effects(project)[-1] == (0, 0, 1)
+    assert project.in_warehouse("SELECT count(*) FROM staging.item WHERE id = 900") == [(1,)]
+
+
+def test_rows_that_are_held_back_are_not_lost(project: Project) -> None:
+    opened(project, incremental={"cursor": "at", "hold_back": "0s"})
+    with psycopg.connect(project.source) as writer:
+        writer.execute("INSERT INTO item VALUES (3000, 'open')")
+        project.in_source("INSERT INTO item VALUES (3001, 'after'); DELETE FROM item WHERE id = 1")
+        assert "missing" not in message(project)
+        writer.commit()
+    project.succeed()
+    assert not judge(project, "item")
+
+
+@pytest.mark.parametrize("gone", ["TRUNCATE item", "DELETE FROM item WHERE id <= 101"])
+def test_more_than_max_delete_stops_and_changes_nothing(project: Project, gone: str) -> None:
+    opened(project)
+    before = project.in_warehouse("SELECT * FROM staging.item ORDER BY id")
+    project.in_source(gone + "; INSERT INTO item VALUES (3000, 'new')")
+    with pytest.raises(Refused, match=r"of the 1,000 rows of staging.item are gone .*max_delete"):
+        project.succeed()
+    assert project.in_warehouse("SELECT * FROM staging.item ORDER BY id") == before
+    project.spec({"item": {"incremental": "at", "deletes": {"action": "hard", "max_delete": 1}}})
+    project.succeed()
+    assert not judge(project, "item")
+
+
+def test_report_counts_and_deletes_nothing(project: Project) -> None:
+    opened(project, deletes="report")
+    project.in_source("DELETE FROM item WHERE id <= 500")
+    assert "500 rows are gone from the source, and stay" in message(project)
+    assert project.in_warehouse("SELECT count(*) FROM staging.item") == [(1000,)]
+
+
+def test_every_says_how_often_to_look(project: Project) -> None:
+    opened(project, deletes={"action": "hard", "every": "1h"})
+    project.succeed()
+    project.in_source(NOTHING_ELSE)
+    project.succeed()
+    assert judge(project, "item").doubled == 10
+    project.in_warehouse(
+        "UPDATE loadsheet.scope SET deletes_checked_at = deletes_checked_at - interval '55 min'"
+    )
+    project.succeed()
+    assert not judge(project, "item")
+
+
+UNFIT = {
+    "CREATE VIEW item AS SELECT 1 AS id, now() AS at": ({"primary_key": "id"}, "not a table"),
+    "CREATE TABLE item (id int, at timestamptz)": ({}, "mode is append"),
+    "CREATE TABLE item (id int, at timestamptz NOT NULL); ": (
+        {"primary_key": "id"},
+        "does not enforce the key",
+    ),
+    "CREATE TABLE item (id numeric PRIMARY KEY, at timestamptz NOT NULL)": (
+        {},
+        "key column id may be written in several ways",
+    ),
+}
+
+
+@pytest.mark.parametrize("create", UNFIT)
+def test_a_table_whose_deletes_cannot_be_known_is_refused(project: Project, create: str) -> None:
+    more, why = UNFIT[create]
+    project.in_source(create)
+    lookback = {"cursor": "at", "lookback": "1h"} if "VIEW" in create else "at"
+    project.spec({"item": {"incremental": lookback, "deletes": "hard", **more}})
+    with pytest.raises(Refused, match=why):
+        project.succeed()
+
+
+def test_a_target_of_two_pipelines_is_refused(project: Project) -> None:
+    opened(project)
+    project.name = "other"
+    project.spec({"item": {"incremental": "at"}})
+    project.succeed()
+    project.name = "shop"
+    with pytest.raises(Refused, match="another pipeline has loaded it, too"):
+        project.succeed()
+
+
+def test_a_restored_source_is_refused_also_where_the_table_is_merged_whole(
+    project: Project,
+) -> None:
+    opened(project, incremental=None, mode="merge")
+    project.in_source(NOTHING_ELSE)
+    project.in_warehouse('UPDATE loadsheet.scope SET source = source || \'{"lsn": "F/0"}\'')
+    with pytest.raises(SourceChanged):
+        project.succeed()
+
+
+def test_a_source_that_hides_its_position_deletes_nothing(project: Project) -> None:
+    opened(project)
+    project.in_warehouse("UPDATE loadsheet.scope SET source = source - 'lsn'")
+    project.in_source(NOTHING_ELSE)
+    with pytest.raises(Refused, match="does not show its WAL position"):
+        project.succeed()
+
+
+def test_a_key_that_widened_is_compared(project: Project) -> None:
+    opened(project)
+    project.in_source(NOTHING_ELSE + "; ALTER TABLE item ALTER id TYPE bigint")
+    project.succeed()
+    assert not judge(project, "item")
