@@ -20,7 +20,7 @@ VARIABLE = "LOADSHEET_FAILPOINT"
 POINTS = tuple(
     """
     step.begun bucket.missing ledger.created
-    extract.observed extract.decided extract.snapshot extract.deletes_found
+    extract.observed extract.decided extract.snapshot extract.deletes_found repair.compared
     extract.fenced extract.part_stored extract.copied extract.unchanged extract.parts_stored
     extract.manifest_stored extract.sealed
     load.manifest_read load.locked load.fence_checked load.altered load.part_copied load.filled

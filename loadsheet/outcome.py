@@ -20,7 +20,8 @@ class RunRequest:
     line. `loadsheet.engine.request` makes them."""
 
     run_id: str
-    """Unique per pipeline; retries of one run share it (Airflow's run id, or `cli__<UTC time>`)."""
+    """Unique per pipeline; retries of one run share it (Airflow's run id, `cli__<UTC time>` or
+    `repair__<UTC time>`)."""
     full_refresh: frozenset[str] | Literal["all"] = frozenset()
     """Tables and transforms to extract, load and build in full, or `all`."""
     only: frozenset[str] | None = None
@@ -33,6 +34,9 @@ class RunRequest:
     """Whether a person asked for the interval (`--from --to`, trigger form). Then it also limits
     tables that are read by their watermark."""
 
+    repair: frozenset[str] = frozenset()
+    """Tables of which the run reads only the rows that differ from the source, wherever they are;
+    their watermarks stay."""
     accept_source: bool = False
     """Whether to continue from the watermark although the source was restored or failed over: the
     user knows that it has lost nothing."""

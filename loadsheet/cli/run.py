@@ -129,7 +129,7 @@ def run(
         record = RunRecord(spec)
         request = requested(spec, record)
     verbose = prints_every_step(ctx, verbose)
-    screen = _Screen(quiet=as_json, verbose=verbose)
+    screen = Screen(quiet=as_json, verbose=verbose)
     if sample is not None:
         report, notes = _run_sample(spec, request, connections, screen, sample)
     else:
@@ -154,7 +154,7 @@ def run(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Screen:
+class Screen:
     """How much a run shows."""
 
     quiet: bool
@@ -212,7 +212,7 @@ def _run_recorded(
     spec: Pipeline,
     request: RunRequest,
     connections: Connections,
-    screen: _Screen,
+    screen: Screen,
     record: RunRecord,
 ) -> Report:
     """Run, with a record of the options for `--resume`, which is deleted when no step failed."""
@@ -228,14 +228,14 @@ def _run_recorded(
     next_step = _NEW_RUN
     if record.is_kept:
         next_step = f"loadsheet run {spec.name} --resume resumes this run"
-    report = _run(spec, request, connections, screen, next_step, note_unchanged)
+    report = run_steps(spec, request, connections, screen, next_step, note_unchanged)
     if not report.failed:
         record.end()
     return report
 
 
 def _run_sample(
-    spec: Pipeline, request: RunRequest, connections: Connections, screen: _Screen, sample: str
+    spec: Pipeline, request: RunRequest, connections: Connections, screen: Screen, sample: str
 ) -> tuple[Report, list[str]]:
     """Run the pipeline with a sample's schemas. Returns the report and notes for the summary."""
     from loadsheet.engine.sample import sampled, scripts
@@ -248,14 +248,14 @@ def _run_sample(
     left_out = ", ".join(transform.name for transform in scripts(spec))
     if left_out:
         notes.append(f"left out, because a script may write anywhere: {left_out}")
-    return _run(moved, request, connections, screen, _NEW_RUN), notes
+    return run_steps(moved, request, connections, screen, _NEW_RUN), notes
 
 
-def _run(
+def run_steps(
     spec: Pipeline,
     request: RunRequest,
     connections: Connections,
-    screen: _Screen,
+    screen: Screen,
     next_step: str,
     note: Callable[[Step, str], None] = lambda step, status: None,
 ) -> Report:

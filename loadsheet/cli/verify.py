@@ -9,6 +9,7 @@ import typer
 from loadsheet.cli.errors import FAILED
 from loadsheet.cli.output import AsJson, PipelineArgument, print_json, show
 from loadsheet.connections.lookup import project_connections
+from loadsheet.errors import InputError
 from loadsheet.project.folder import open_pipeline
 from loadsheet.redact import on_one_line
 from loadsheet.verify.text import row_text, states_text, verdict_text
@@ -45,19 +46,30 @@ def verify(
     values: Annotated[
         bool, typer.Option("--values", help="Also print the values that differ.")
     ] = False,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair",
+            help="Read the rows that differ again, build the marts that read them, and compare once"
+            " more.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare staging tables with their source and marts with their SELECT, and name the rows that
     are missing, extra or different.
 
-    Writes nothing but the verdict, into the ledger: `loadsheet status` shows it. Rows written since
-    the last load count as newer, not as different. The exit code is 1 when a table or mart differs.
+    Without --repair it writes nothing but the verdict, into the ledger: `loadsheet status` shows
+    it. Rows written since the last load count as newer, not as different. The exit code is 1 when a
+    table or mart differs; with --repair, when one still does.
     """
     spec, project = open_pipeline(ctx.obj, pipeline)
     # Imported here: `--help` needs no driver.
     from loadsheet.verify.look import Look, share_of
     from loadsheet.verify.pipeline import verify_pipeline
 
+    if repair and gentle:
+        raise InputError("--repair compares all rows of a table in one scan: leave out --gentle")
     share = share_of(sample) if sample is not None else 1.0
     look = Look(since=since, share=share, gentle=gentle)
 
@@ -65,12 +77,27 @@ def verify(
         if not as_json:
             _print(verdict, values)
 
-    found = verify_pipeline(spec, project_connections(project), tables or (), report, look)
-    if as_json:
-        print_json(_document(found, values))
-    else:
+    connections = project_connections(project)
+    found = verify_pipeline(spec, connections, tables or (), report, look)
+    if not as_json:
         _print_summary(found, look)
-    if found.differs:
+    has_failed = False
+    document = None
+    if repair:
+        from loadsheet.cli.repair import repair_differences
+
+        before = found
+        repaired = repair_differences(spec, connections, before, as_json)
+        has_failed = repaired.has_failed
+        if repaired.names:
+            again = verify_pipeline(spec, connections, repaired.names, report, look)
+            found = before.with_later(again)
+            if not as_json:
+                _print_summary(again, look)
+        document = {**repaired.document, "before": _verdicts(before, values)}
+    if as_json:
+        print_json({**_document(found, values), "repair": document})
+    if found.differs or has_failed:
         raise typer.Exit(FAILED)
 
 
@@ -105,9 +132,15 @@ def _document(found: Verification, values: bool) -> dict[str, Any]:
     return {
         "pipeline": found.pipeline,
         "differs": found.differs,
+        **_verdicts(found, values),
+        "left_out": found.left_out,
+    }
+
+
+def _verdicts(found: Verification, values: bool) -> dict[str, Any]:
+    return {
         "tables": [_entry(verdict, values) for verdict in found.tables],
         "marts": [_entry(verdict, values) for verdict in found.marts],
-        "left_out": found.left_out,
     }
 
 

@@ -107,6 +107,12 @@ class Attempt:
                 self.target, self.pipeline, self.table, self.change, self.request.explicit_interval
             )
 
+    @property
+    def repairs(self) -> bool:
+        """Whether only the rows that differ are read. A target that is gone or empty is filled from
+        the start, as in any run."""
+        return self.table.name in self.request.repair and not self.is_first
+
     @cached_property
     def _offered(self) -> Offered:
         # Asked once: the table is described twice, and must not differ.

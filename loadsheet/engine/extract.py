@@ -24,7 +24,7 @@ import json
 import logging
 import time
 
-from loadsheet.engine import deletes, details, resume
+from loadsheet.engine import deletes, details, repair, resume
 from loadsheet.engine.attempt import Attempt
 from loadsheet.engine.reading import Upload, file_format, read_and_store
 from loadsheet.engine.sessions import IdleSession, Open
@@ -84,9 +84,12 @@ def _extract(attempt: Attempt, source: PinnedSession, progress: Progress) -> Out
     layout.encoder()
     attempt.refuse_append_to_others_rows(described)
     deletes.refuse_unfit(table, described)
-    rows = selection.decide(
-        source, table, described, attempt.last, request, replaces_rows=attempt.other is not None
-    )
+    if attempt.repairs:
+        rows = repair.decide(table, described, attempt)
+    else:
+        rows = selection.decide(
+            source, table, described, attempt.last, request, replaces_rows=attempt.other is not None
+        )
     if request.sample:
         from loadsheet.engine import sample  # it imports the SQL parser, which no other run needs
 
@@ -108,6 +111,8 @@ def _extract(attempt: Attempt, source: PinnedSession, progress: Progress) -> Out
             lambda session: ledger.clear_failure(session, pipeline.name, "table", attempt.target)
         )
         _record_empty_interval(attempt, rows)
+        if attempt.repairs:
+            return skipped("; ".join(["nothing differs any more", *remarks]), remarks)
         since = f" since {rows.lower}" if rows.lower else ""
         message = "; ".join([f"nothing new{since}", *remarks])
         return skipped(message, remarks, reason="nothing new")
@@ -211,19 +216,21 @@ def _read_and_seal(
         selection.refuse_null_cursors(source, attempt.table, described)
         last_facts = attempt.seen.source or {}
         rows = selection.compare_ties(source, attempt.table, described, rows, last_facts)
-        where = rows.where
-        attempt.warehouse.use(
-            lambda session: fitness.refuse_values(source, described, attempt.table, where, session)
-        )
         # A cursor value later than this is a mistake; its row must not win over later versions.
         read_at = holdback.now(source)
         origin = _identify_source(attempt, source, described, rows)
         selection.refuse_sequence_set_back(source, attempt.table, described, rows, attempt.last)
         found = deletes.Found()
-        if deletes.is_due(attempt, rows, read_at):
+        if attempt.repairs:
+            rows, found = repair.find(attempt, source, described, origin)
+        elif deletes.is_due(attempt, rows, read_at):
             found = deletes.find(attempt, source, described, rows, origin, read_at)
             rows = deletes.with_keys(rows, described, found.lost)
         attempt.remarks += found.remarks
+        where = rows.where
+        attempt.warehouse.use(
+            lambda session: fitness.refuse_values(source, described, attempt.table, where, session)
+        )
         # Called by the upload threads before each part, so the first part takes the fence.
         store = PartStore(attempt.lake, lambda: attempt.take_fence_once().prefix, layout, progress)
         upload = read_and_store(source, described, rows, store)
@@ -233,7 +240,9 @@ def _read_and_seal(
     if not found.gone.count and _is_nothing_new(attempt, rows, upload):
         _discard(attempt, upload)
         _record_deletes_check(attempt, found)
-        if attempt.interval_of(rows):
+        if attempt.repairs:
+            pass  # it has looked at all rows, and yet says nothing of those that are newer
+        elif attempt.interval_of(rows):
             # It is recorded as read: a crash must not bring rows back into it.
             identity.wait_until_durable(source, origin)
         elif rows.lower is None:
@@ -305,7 +314,7 @@ def _identify_source(
     if not rows.moves_watermark and attempt.last:
         origin |= attempt.last.of_watermark
     # A source that was restored lacks rows that were never deleted.
-    needs_the_same = attempt.table.incremental or attempt.table.deletes
+    needs_the_same = attempt.repairs or attempt.table.incremental or attempt.table.deletes
     if changes and needs_the_same and rows.action != "replace":
         if not attempt.request.accept_source:
             identity.refuse(described, attempt.pipeline.name, changes, lags)
@@ -321,6 +330,8 @@ def _is_nothing_new(attempt: Attempt, rows: Selection, upload: Upload) -> bool:
     """
     if attempt.is_first or attempt.accepted or attempt.request.is_full(attempt.table.name):
         return False
+    if attempt.repairs:
+        return upload.rows == 0
     if attempt.change:
         return False
     recorded = (attempt.seen.source or {}).get(INTERVAL_CURSOR)
@@ -380,6 +391,7 @@ def _manifest(
         clock=rows.clock,
         rows=upload.rows,
         parts=tuple(upload.parts),
+        repairs=attempt.repairs,
         gone=gone,
         gone_rows=found.gone.count,
         marks_gone=bool(found.gone.count) and deletes.marks(attempt.table),

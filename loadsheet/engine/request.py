@@ -1,4 +1,5 @@
-"""What a run is asked to do: `airflow_request` and `command_line_request` make a RunRequest.
+"""What a run is asked to do: `airflow_request`, `command_line_request` and `repair_request` make a
+RunRequest.
 
 In Airflow the trigger form has priority over the Variable `loadsheet`, and the Variable over the
 spec. The Variable is a JSON object:
@@ -140,7 +141,7 @@ def command_line_request(
         rebuilt = _option_names(pipeline, rebuild, "--rebuild", "transform", names)
         full = _with_rebuilt(full, rebuilt)
     return RunRequest(
-        run_id=f"cli__{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}",
+        run_id=_run_id("cli"),
         full_refresh=_with_fed_transforms(pipeline, full),
         only=only,
         interval_start=interval[0],
@@ -151,6 +152,23 @@ def command_line_request(
         ),
         sample=None if sample is None else _option_sample(sample),
     )
+
+
+def repair_request(
+    pipeline: Pipeline, *, rows_of: frozenset[str], whole: frozenset[str]
+) -> RunRequest:
+    """The request of `loadsheet verify --repair`: of the tables `rows_of`, the rows that differ are
+    read; the tables in `whole` are read again in full."""
+    return RunRequest(
+        run_id=_run_id("repair"),
+        only=rows_of | whole,
+        repair=rows_of,
+        full_refresh=_with_fed_transforms(pipeline, whole),
+    )
+
+
+def _run_id(kind: str) -> str:
+    return f"{kind}__{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
 
 
 def _with_rebuilt(full: FullRefresh, transforms: frozenset[str]) -> FullRefresh:

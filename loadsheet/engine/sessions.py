@@ -16,7 +16,7 @@ import psycopg
 from loadsheet.connections.lookup import Connection, Connections
 from loadsheet.deadline import remaining
 from loadsheet.pinned import PinnedSession, name_connection
-from loadsheet.postgres import Session, connect_source, connect_warehouse
+from loadsheet.postgres import connect_source, connect_warehouse
 from loadsheet.spec.models import Pipeline
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 Connect = Callable[[Connection], PinnedSession]
-Open = Callable[[], contextlib.AbstractContextManager[Session]]
+Open = Callable[[], contextlib.AbstractContextManager[PinnedSession]]
 Result = TypeVar("Result")
 # A server under load has taken 0.3 s to end a session that was closed.
 _ENDING_SECONDS = 5
@@ -170,7 +170,7 @@ class IdleSession:
     def __exit__(self, *error: Any) -> None:
         self._stack.__exit__(*error)
 
-    def use(self, work: Callable[[Session], Result]) -> Result:
+    def use(self, work: Callable[[PinnedSession], Result]) -> Result:
         """The result of `work`, which is done again in another session where this one is lost. So
         it must be a single statement or transaction that may be repeated."""
         try:

@@ -71,6 +71,9 @@ class Manifest:
     """These rows are not deleted from the target, but marked as deleted."""
     deletes_checked_at: str | None = None
     """The source's clock when it was searched for deleted rows; None where it was not."""
+    repairs: bool = False
+    """The rows, and what is gone, are where the target differed from the source: what reads the
+    target must be built in full."""
     content_sha256: str | None = None
     """Hash of the uncompressed rows, where the whole table was read: equal content need not be
     loaded again."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal
+
+from loadsheet.spec.models import Mode
 
 State = Literal["equal", "differs", "not proven", "not compared"]
 Kind = Literal["missing", "extra", "different"]
@@ -39,6 +41,8 @@ class TableVerdict:
     kind: Literal["table", "transform"] = "table"
     table: str
     target: str
+    mode: Mode | None = None
+    """How a table is loaded; None where it was not compared."""
     state: State = "equal"
     why: str = ""
     """Why it was not compared, or what keeps the verdict from being certain."""
@@ -91,3 +95,10 @@ class Verification:
     def differs(self) -> bool:
         """Whether a table or a mart differs for certain."""
         return any(verdict.state == "differs" for verdict in self.verdicts)
+
+    def with_later(self, later: Verification) -> Verification:
+        """These verdicts, with the `later` ones in their places."""
+        newer = {(verdict.kind, verdict.table): verdict for verdict in later.verdicts}
+        tables = [newer.get((each.kind, each.table), each) for each in self.tables]
+        marts = [newer.get((each.kind, each.table), each) for each in self.marts]
+        return replace(self, tables=tables, marts=marts)

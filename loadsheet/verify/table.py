@@ -10,13 +10,15 @@ values of the first different rows
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import psycopg
 
 from loadsheet.comparison import compare
 from loadsheet.comparison.compare import Sides
-from loadsheet.comparison.digest import Side, Value, shared_hash
+from loadsheet.comparison.pairs import table_sides
 from loadsheet.comparison.ranges import gentle_ranges
-from loadsheet.comparison.settled import settled_rows
+from loadsheet.comparison.snapshot import locked_snapshot, refuse_without_ledger
 from loadsheet.engine.attempt import last_of
 from loadsheet.errors import Overtaken, Refused
 from loadsheet.pinned import PinnedSession
@@ -31,8 +33,7 @@ from loadsheet.sql.types import without_modifier
 from loadsheet.verify.look import Look
 from loadsheet.verify.models import TableVerdict
 from loadsheet.verify.rows import count_rows
-from loadsheet.verify.snapshot import locked_snapshot, refuse_without_ledger
-from loadsheet.warehouse import extensions, fence, tables
+from loadsheet.warehouse import extensions, fence
 from loadsheet.warehouse.fence import Scope
 
 _OTHER_PIPELINES = """
@@ -118,36 +119,23 @@ def _compare(
     source: PinnedSession,
     warehouse: PinnedSession,
 ) -> None:
-    mode = table.mode_with_key(bool(described.key))
-    key = described.key if mode != "append" else ()
-    in_target = tables.columns_of(warehouse, target)
-    pairs, verdict.left_out = _comparable(described, scope, in_target, mode)
-    names = [theirs.name for theirs, _ in pairs]
-    if not set(key) <= set(names):
-        why = "; ".join(verdict.left_out)
-        raise Refused(f"{described.relation}: its primary key cannot be compared: {why}")
-    places = tuple(names.index(name) for name in key)
-    common = shared_hash(source, warehouse)
-    from_theirs, from_ours = "TRUE", "TRUE"
+    mode = verdict.mode = table.mode_with_key(bool(described.key))
+    sides, verdict.left_out = table_sides(table, described, target, scope, last, source, warehouse)
     if look.since is not None:
-        from_theirs, from_ours = _since(source, look.since, described, table, pairs)
-    theirs = tuple(theirs for theirs, _ in pairs)
-    ours = tuple(ours for _, ours in pairs)
-    sides = Sides(
-        source_session=source,
-        source=Side(described.relation, theirs, places, common, from_theirs),
-        warehouse_session=warehouse,
-        target=Side(target, ours, places, common, from_ours),
-        settled=settled_rows(source, table, described, scope, last),
-        source_ranges=gentle_ranges(source, described) if look.gentle else ("TRUE",),
-    )
+        from_theirs, from_ours = _since(source, look.since, described, table, sides)
+        sides = sides._replace(
+            source=replace(sides.source, chosen=from_theirs),
+            target=replace(sides.target, chosen=from_ours),
+        )
+    if look.gentle:
+        sides = sides._replace(source_ranges=gentle_ranges(source, described))
     found = compare.totals(sides, look.buckets)
     verdict.source_rows = found.source_rows
     verdict.target_rows = found.target_rows
     if found.buckets:
         unpaired = count_rows(verdict, sides, found.buckets)
         _judge_extra(verdict, mode, scope, warehouse)
-        if mode == "merge" and not all(sides.source.values[n].has_one_form for n in places):
+        if mode == "merge" and not sides.source.key_has_one_form:
             # A newer row may be a target's whose key is written in another way since: 1.00, not
             # 1.0. The next load will merge the two.
             _keep_certain(verdict, max(verdict.counts["extra"] - unpaired, 0))
@@ -166,13 +154,14 @@ def _since(
     since: str,
     described: SourceTable,
     table: Table,
-    pairs: list[tuple[Value, Value]],
+    sides: Sides,
 ) -> tuple[str, str]:
     """The condition that a row's cursor is `since` or higher, on either side. Raises Refused where
     there is no cursor to compare with it."""
     spec = table.incremental
     if spec is None:
         raise Refused(f"{described.relation} has no cursor, so --since cannot choose its rows")
+    pairs = zip(sides.source.values, sides.target.values, strict=True)
     by_name = {theirs.name: (theirs, ours) for theirs, ours in pairs}
     if spec.cursor not in by_name:
         raise Refused(f"{described.relation}: its cursor {spec.cursor} cannot be compared")
@@ -191,34 +180,6 @@ def _since(
         f"{ordered(theirs.name, plain)} >= {lowest}",
         f"{ordered(ours.name, plain)} >= {lowest}",
     )
-
-
-def _comparable(
-    described: SourceTable, scope: Scope, in_target: dict[str, str], mode: str
-) -> tuple[list[tuple[Value, Value]], list[str]]:
-    """The columns that can be compared, each as both sides have it, and why others cannot."""
-    loaded = {column["name"]: column for column in scope.columns or ()}
-    names = {column["attnum"]: name for name, column in loaded.items()}
-    pairs = []
-    left_out = []
-    for column in described.columns:
-        name = column.name
-        if described.is_table and described.oid == scope.source_oid:
-            name = names.get(column.attnum, "")  # as it was called when it was loaded
-        if name not in loaded:
-            left_out.append(f"{column.name}: not loaded yet")
-        elif loaded[name]["type"] != column.type:
-            left_out.append(f"{column.name}: was {loaded[name]['type']}, is {column.type} now")
-        elif mode == "replace" and set(loaded[name].get("labels", ())) - set(column.labels):
-            # That changes rows without writing them. The next load reads all of them; an increment
-            # does not, so in other modes they differ.
-            left_out.append(f"{column.name}: had a label renamed since the last load")
-        elif in_target.get(name) != column.type:
-            left_out.append(f"{name}: is {in_target.get(name, 'missing')} in the target")
-        else:
-            theirs = Value(column.name, column.type, is_cast=column.cast)
-            pairs.append((theirs, Value(name, column.type)))
-    return pairs, left_out
 
 
 def _judge_extra(verdict: TableVerdict, mode: str, scope: Scope, warehouse: Session) -> None:

@@ -215,6 +215,20 @@ def take_fence(
     return int(row[0])
 
 
+def refuse_overtaken(
+    session: Session, pipeline: str, table: str, target: Relation, seen: Scope
+) -> None:
+    """Raises Fenced where the table's scope is no longer what this extraction has `seen`: in a
+    snapshot of `session`, the target's rows may be others, too."""
+    now = read_scope(session, pipeline, table, target)
+    if (now.fence, now.last_load_no, now.watermark) != (
+        seen.fence,
+        seen.last_load_no,
+        seen.watermark,
+    ):
+        raise _overtaken(pipeline, table)
+
+
 def seal_attempt(
     session: Session, manifest: Manifest, target: Relation, name: str, sha256: str
 ) -> None:

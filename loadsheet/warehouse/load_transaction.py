@@ -172,7 +172,7 @@ class _LoadTransaction:
                     " some of them; re-run the extract step"
                 )
             is_first = scope.last_load_no is None
-            self.has_unknown_rows = is_first or change is not None
+            self.has_unknown_rows = is_first or change is not None or manifest.repairs
         self.scope = scope
         domains = tables.domains_of(session, target)
         self.drift = drift.compare_columns(

@@ -135,9 +135,12 @@ _INVARIANTS = {
     ),
 }
 _ROWS_AS_COUNTED = """
-SELECT coalesce(sum(inserted - deleted), 0) FROM loadsheet.load
-WHERE target = %(target)s AND load_no >= coalesce(
-    (SELECT max(load_no) FROM loadsheet.load WHERE target = %(target)s AND replaced), 0)
+SELECT coalesce(sum(
+    CASE WHEN load_no = whole AND counted IS NOT NULL THEN counted ELSE inserted - deleted END), 0)
+FROM loadsheet.load, (
+    SELECT coalesce(max(load_no), 0) AS whole FROM loadsheet.load
+    WHERE target = %(target)s AND (replaced OR counted IS NOT NULL)) last
+WHERE target = %(target)s AND load_no >= whole
 """
 
 
