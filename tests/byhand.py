@@ -86,6 +86,7 @@ class ByHand:
         lake: str | None = None,
         prepare: Callable[[], None] | None = None,
         name: str = "item",
+        **request: Any,
     ) -> Worker:
         """Do one step in a process of its own, which stops itself at the failpoint `stop_at`.
 
@@ -107,6 +108,7 @@ class ByHand:
             load_id,
             stop_at,
             prepare,
+            request,
         )
         process = _PROCESSES.Process(target=_work, args=work, daemon=True)
         process.start()
@@ -199,6 +201,7 @@ def _work(
     load_id: str | None,
     stop_at: str,
     prepare: Callable[[], None] | None,
+    request: dict[str, Any],
 ) -> None:
     if prepare:
         prepare()
@@ -209,7 +212,7 @@ def _work(
         answer: Outcome | Exception = execute(
             step,
             load_pipeline(file),
-            RunRequest(run_id=run),
+            RunRequest(run_id=run, **request),
             connections.__getitem__,
             load_id=load_id,
         )

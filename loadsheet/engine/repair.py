@@ -108,7 +108,8 @@ def _compare(
 def _wanted(sides: Sides) -> Selection:
     """The rows that are missing or different."""
     wanted = _Wanted()
-    for found in compare.differing_rows(sides, compare.totals(sides).buckets):
+    buckets = compare.totals(sides).buckets
+    for found in compare.differing_rows(sides, buckets) if buckets else ():
         if found.key and found.kind in ("missing", "different"):
             wanted.add(*found.key)
     _log.info("%s: %d rows to repair", sides.target.relation, wanted.count)

@@ -43,6 +43,7 @@ MET_BY = {
     ),
 }
 ONLY_AT_FIRST = ("bucket.missing", "ledger.created")
+IN_NO_RUN = ("repair.compared",)  # tests/faults/test_repairs.py
 NOT_AT_FIRST = (
     "extract.deletes_found",
     "load.gone_removed",
@@ -69,6 +70,8 @@ def cases() -> Iterator[Case]:
     """(point, action, table): the table that meets the point, or `first` for a first run of all of
     them."""
     for point in POINTS:
+        if point in IN_NO_RUN:
+            continue
         met_by = () if point in ONLY_AT_FIRST else MET_BY.get(point, MOVING)
         places = scaled(
             (*met_by, "first")[:1], met_by if point in NOT_AT_FIRST else (*met_by, "first")

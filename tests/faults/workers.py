@@ -66,15 +66,22 @@ class Killable:
 
 
 class Worker(Killable):
-    """One `loadsheet run` in a process of its own. `part_bytes` makes parts small, so that few rows
-    have several."""
+    """One `loadsheet run`, or another command, in a process of its own. `part_bytes` makes parts
+    small, so that few rows have several."""
 
-    def __init__(self, project: Project, *arguments: str, failpoint: str = "", part_bytes: int = 0):
+    def __init__(
+        self,
+        project: Project,
+        *arguments: str,
+        command: str = "run",
+        failpoint: str = "",
+        part_bytes: int = 0,
+    ):
         self._output = project.folder / f"worker-{secrets.token_hex(4)}.txt"
         self._output.touch()
         environment = project.environment() | {"LOADSHEET_FAILPOINT": failpoint}
-        command = ["--project", str(project.folder), "run", project.name, *arguments]
-        super().__init__(_work, command, environment, str(self._output), part_bytes)
+        line = ["--project", str(project.folder), command, project.name, *arguments]
+        super().__init__(_work, line, environment, str(self._output), part_bytes)
 
     @property
     def text(self) -> str:
