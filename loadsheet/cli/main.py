@@ -40,7 +40,7 @@ EXAMPLES = {
     "grants": ("flights --on source | psql service=source-admin",),
     "test": ("flights --only airports",),
     "status": ("flights --watch",),
-    "verify": ("flights", "flights bookings --values", "flights --sample 5%"),
+    "verify": ("flights", "flights bookings --values", "flights --sample 5%", "flights --repair"),
     "adopt": ("shop store",),
     "gc": ("flights --older-than 30d --dry-run", "flights --sample"),
     "schema": ("> schemas/pipeline.schema.json", "tests"),

@@ -23,32 +23,35 @@ _NEXT_STEP = "The same command repairs what is left"
 class Repaired:
     """What was done."""
 
-    tables: list[str] = field(default_factory=list)
-    """The tables that a run has read, to be compared again."""
+    names: list[str] = field(default_factory=list)
+    """The tables and marts to compare again; empty where nothing was done."""
     has_failed: bool = False
     document: dict[str, Any] = field(default_factory=dict)
 
 
-def repair_tables(
+def repair_differences(
     spec: Pipeline, connections: Connections, found: Verification, quiet: bool
 ) -> Repaired:
     """Run the extractions that repair what was `found`, their loads and the transforms that are due
     then. Prints unless `quiet`."""
-    plan = plan_repair(spec.name, found.tables)
+    plan = plan_repair(found)
     if not quiet:
         for name, why in plan.left.items():
             show(on_one_line(f"{name}: not repaired: {why}"))
     document: dict[str, Any] = {"run_id": None, "steps": [], "not_repaired": plan.left}
-    if not plan.tables:
+    if not plan.names:
         return Repaired(document=document)
     if not quiet:
-        show(on_one_line(f"repairing {listed(plan.tables)}"))
+        show(on_one_line(f"repairing {listed(plan.names)}"))
     spec = resolved(spec, connections)
-    request = repair_request(spec, rows_of=frozenset(plan.rows_of), whole=frozenset(plan.whole))
+    request = repair_request(spec, rows_of=plan.rows_of, whole=plan.whole, marts=plan.marts)
     report = run_steps(spec, request, connections, Screen(quiet=quiet, verbose=False), _NEXT_STEP)
     if not quiet:
-        see_all = f"loadsheet status {spec.name} shows their state"
+        see_all = f"loadsheet status {spec.name} shows all"
         report.print_summary(spec.name, request.run_id, see_all=see_all, verbose=False)
     report.explain_bugs()
     document |= {"run_id": request.run_id, "steps": report.documents()}
-    return Repaired(tables=plan.tables, has_failed=report.failed, document=document)
+    # A mart that was equal may read what was repaired.
+    marts = [verdict.table for verdict in found.marts]
+    names = list(dict.fromkeys([*plan.names, *marts]))
+    return Repaired(names=names, has_failed=report.failed, document=document)

@@ -1,13 +1,56 @@
-"""Which columns of a source table and its target can be compared."""
+"""The two sides of a staging table: which of its columns can be compared, and which rows of the
+source it must have."""
 
 from __future__ import annotations
 
-from loadsheet.comparison.digest import Value
+from loadsheet.comparison.compare import Sides
+from loadsheet.comparison.digest import Side, Value, shared_hash
+from loadsheet.comparison.settled import settled_rows
+from loadsheet.errors import Refused
+from loadsheet.postgres import Session
+from loadsheet.source.rows import Last
 from loadsheet.source.table import SourceTable
+from loadsheet.spec.models import Table
+from loadsheet.sql.text import Relation
+from loadsheet.warehouse import tables
 from loadsheet.warehouse.fence import Scope
 
 
-def comparable(
+def table_sides(
+    table: Table,
+    described: SourceTable,
+    target: Relation,
+    scope: Scope,
+    last: Last,
+    source: Session,
+    warehouse: Session,
+) -> tuple[Sides, list[str]]:
+    """The table on both servers, in the snapshots that the sessions have open; and the columns that
+    cannot be compared, each with the reason.
+
+    Raises Refused where the primary key has one of them.
+    """
+    mode = table.mode_with_key(bool(described.key))
+    key = described.key if mode != "append" else ()
+    in_target = tables.columns_of(warehouse, target)
+    pairs, left_out = _comparable(described, scope, in_target, mode)
+    names = [theirs.name for theirs, _ in pairs]
+    if not set(key) <= set(names):
+        why = "; ".join(left_out)
+        raise Refused(f"{described.relation}: its primary key cannot be compared: {why}")
+    places = tuple(names.index(name) for name in key)
+    common = shared_hash(source, warehouse)
+    sides = Sides(
+        source_session=source,
+        source=Side(described.relation, tuple(theirs for theirs, _ in pairs), places, common),
+        warehouse_session=warehouse,
+        target=Side(target, tuple(ours for _, ours in pairs), places, common),
+        settled=settled_rows(source, table, described, scope, last),
+    )
+    return sides, left_out
+
+
+def _comparable(
     described: SourceTable, scope: Scope, in_target: dict[str, str], mode: str
 ) -> tuple[list[tuple[Value, Value]], list[str]]:
     """The columns that can be compared, each as both sides have it, and why others cannot."""

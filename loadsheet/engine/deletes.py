@@ -31,7 +31,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice
 
-from loadsheet.comparison import compare
+from loadsheet.comparison import compare, digest
 from loadsheet.comparison.compare import Sides
 from loadsheet.comparison.digest import Side, Value, shared_hash
 from loadsheet.comparison.settled import settled_rows
@@ -39,7 +39,7 @@ from loadsheet.engine.attempt import Attempt
 from loadsheet.errors import Refused
 from loadsheet.failpoints import reach
 from loadsheet.postgres import Session
-from loadsheet.source.rows import Selection
+from loadsheet.source.rows import Last, Selection
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Deletes, Table
 from loadsheet.sql.copying import select_columns
@@ -166,12 +166,8 @@ def find(
     """
     deletes, last = attempt.table.deletes, attempt.last
     assert deletes and last
-    if deletes.action != "report" and not ("lsn" in origin and "lsn" in last.facts):
-        raise Refused(
-            f"{described.relation}: the source does not show its WAL position, so rows that a"
-            " restored backup lacks would look deleted. Let the role call"
-            " pg_current_wal_insert_lsn(), or set `deletes: report`"
-        )
+    if deletes.action != "report":
+        refuse_unknown_history(described, last, origin)
     settled = attempt.warehouse.use(
         lambda session: settled_rows(source, attempt.table, described, attempt.seen, last)
     )
@@ -180,6 +176,56 @@ def find(
     found.checked_at = read_at
     reach("extract.deletes_found")
     return found
+
+
+def refuse_unknown_history(described: SourceTable, last: Last, origin: dict[str, str]) -> None:
+    """Raises Refused where it cannot be known whether the source was set back since the last
+    load."""
+    if not ("lsn" in origin and "lsn" in last.facts):
+        raise Refused(
+            f"{described.relation}: the source does not show its WAL position, so rows that a"
+            " restored backup lacks would look deleted. Let the role call"
+            " pg_current_wal_insert_lsn(), or set `deletes: report`"
+        )
+
+
+def refuse_many(attempt: Attempt, described: SourceTable, gone_rows: int, rows: int) -> None:
+    """Raises Refused where more of the target's `rows` are gone than the spec allows."""
+    assert attempt.table.deletes
+    most = attempt.table.deletes.max_delete
+    if gone_rows <= rows * most:
+        return
+    raise Refused(
+        f"{described.relation}: {gone_rows:,} of the {counted(rows, 'row')} of"
+        f" {attempt.target} are gone from the source, more than deletes.max_delete {most:g} allows;"
+        " nothing was loaded or deleted. Check the source. If the rows are meant to be gone, raise"
+        " max_delete, or read the table again:"
+        f" `loadsheet run {attempt.pipeline.name} --tables {attempt.target.name} --full-refresh`"
+        " (Airflow: full_refresh in the trigger form)"
+    )
+
+
+def refuse_present(source: Session, described: SourceTable, keys: Iterable[list[str]]) -> None:
+    """Raises Refused where one of the keys is in the source after all: look each up by its value,
+    which depends on no hash."""
+    columns = [described.column(name) for name in described.key]
+    names = [f"k{place}" for place in range(len(columns))]
+    same = " AND ".join(
+        f"{Value(column.name, column.type, is_cast=column.cast).landed} = {name}"
+        for column, name in zip(columns, names, strict=True)
+    )
+    rest = iter(keys)
+    while batch := list(islice(rest, _KEYS_IN_A_LOOKUP)):
+        listed = ", ".join(f"({', '.join(_typed_key(columns, key))})" for key in batch)
+        row = source.execute(
+            f"SELECT count(*) FROM (VALUES {listed}) gone ({', '.join(names)})"
+            f" WHERE EXISTS (SELECT FROM {described.relation.sql} WHERE {same})".encode()
+        ).fetchone()
+        if row != (0,):
+            raise Refused(
+                f"{described.relation}: a key that looked deleted is in the source;"
+                " nothing was loaded or deleted. This is a bug: please report it"
+            )
 
 
 class _Search:
@@ -194,6 +240,7 @@ class _Search:
         settled: str,
     ):
         assert attempt.table.deletes
+        self.attempt = attempt
         self.deletes: Deletes = attempt.table.deletes
         self.pipeline = attempt.pipeline.name
         self.source = source
@@ -272,11 +319,11 @@ class _Search:
         in_source = tuple(
             Value(column.name, column.type, is_cast=column.cast) for column in self.key
         )
-        expected = ""
+        expected = "TRUE"
         if self.rows.where:
             # Without the rows that no load has reached yet.
             expected = f"({self.settled}) OR ({self.rows.where})"
-        source = Side(self.described.relation, in_source, places, common, expected)
+        source = Side(self.described.relation, in_source, places, common, expected=expected)
         return Sides(
             source_session=self.source,
             source=source,
@@ -304,43 +351,10 @@ class _Search:
                 if lost_rows <= _MOST_LOST:
                     found.lost.append(json.loads(key))
         if not is_report:
-            self._refuse_many(gone_rows, rows)
-            self._refuse_present(found.gone)
+            refuse_many(self.attempt, self.described, gone_rows, rows)
+            refuse_present(self.source, self.described, found.gone)
         self._remark(found, gone_rows, lost_rows)
         return found
-
-    def _refuse_many(self, gone_rows: int, rows: int) -> None:
-        if gone_rows <= rows * self.deletes.max_delete:
-            return
-        raise Refused(
-            f"{self.described.relation}: {gone_rows:,} of the {counted(rows, 'row')} of"
-            f" {self.target} are gone from the source, more than deletes.max_delete"
-            f" {self.deletes.max_delete:g} allows; nothing was loaded or deleted. Check the source."
-            " If the rows are meant to be gone, raise max_delete, or read the table again:"
-            f" `loadsheet run {self.pipeline} --tables {self.target.name} --full-refresh` (Airflow:"
-            " full_refresh in the trigger form)"
-        )
-
-    def _refuse_present(self, keys: Iterable[list[str]]) -> None:
-        """Raises Refused where one of the keys is in the source after all: look each up by its
-        value, which depends on no hash."""
-        names = [f"k{place}" for place in range(len(self.key))]
-        same = " AND ".join(
-            f"{Value(column.name, column.type, is_cast=column.cast).landed} = {name}"
-            for column, name in zip(self.key, names, strict=True)
-        )
-        rest = iter(keys)
-        while batch := list(islice(rest, _KEYS_IN_A_LOOKUP)):
-            listed = ", ".join(f"({', '.join(typed_key(self.key, key))})" for key in batch)
-            row = self.source.execute(
-                f"SELECT count(*) FROM (VALUES {listed}) gone ({', '.join(names)})"
-                f" WHERE EXISTS (SELECT FROM {self.described.relation.sql} WHERE {same})".encode()
-            ).fetchone()
-            if row != (0,):
-                raise Refused(
-                    f"{self.described.relation}: a key that looked deleted is in the source;"
-                    " nothing was loaded or deleted. This is a bug: please report it"
-                )
 
     def _remark(self, found: Found, gone_rows: int, lost_rows: int) -> None:
         if gone_rows:
@@ -360,7 +374,7 @@ class _Search:
             found.remarks.append(f"read {what} missing in the target")
 
 
-def typed_key(columns: Iterable[Column], key: Iterable[str]) -> list[str]:
+def _typed_key(columns: Iterable[Column], key: Iterable[str]) -> list[str]:
     """The texts of a key as SQL, each in its column's landing type."""
     return [typed(text, column.type) for column, text in zip(columns, key, strict=True)]
 
@@ -370,6 +384,6 @@ def with_keys(rows: Selection, described: SourceTable, keys: list[list[str]]) ->
     if not keys or not rows.where:
         return rows
     columns = [described.column(name) for name in described.key]
-    names = [Value(column.name, column.type, is_cast=column.cast).landed for column in columns]
-    listed = ", ".join(f"({', '.join(typed_key(columns, key))})" for key in keys)
-    return replace(rows, where=f"({rows.where}) OR ({', '.join(names)}) IN ({listed})")
+    values = [Value(column.name, column.type, is_cast=column.cast) for column in columns]
+    named = digest.with_keys(values, keys)
+    return replace(rows, where=f"({rows.where}) OR {named}", keys=named)

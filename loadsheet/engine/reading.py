@@ -89,13 +89,13 @@ def read_and_store(
     jobs = []
     for condition in conditions:
         content = None
-        if rows.where == "" and rows.keys == "":
+        if rows.where == "":
             # The columns count as content: a change of them alone is news as well.
             content = hashlib.sha256(repr((described.columns, described.key)).encode())
             contents.append(content)
         writer = PartWriter(store, content)
         writers.append(writer)
-        tests = [test for test in (rows.condition, condition) if test not in ("", "TRUE")]
+        tests = [test for test in (rows.where, rows.sample, condition) if test not in ("", "TRUE")]
         where = " AND ".join(f"({test})" for test in tests)
         select = select_columns(described.relation, described.columns, where)
         # The last part of a single range waits in memory: the table may turn out to be unchanged,
@@ -106,7 +106,7 @@ def read_and_store(
     for number, job in enumerate(jobs, start=1):
         shown = job.select
         if rows.keys:
-            shown = shown.replace(rows.keys, "the keys of rows that differ")
+            shown = shown.replace(rows.keys, "the keys of single rows")
         statements[f"session {number}"] = shown
     details.show(f"SQL on {described.relation}", statements)
     upload = Upload(writers, contents)

@@ -9,7 +9,8 @@ that they are read in, so that no older version can overwrite a newer one.
                                       snapshot: the scope is the one that was observed
     digests of all rows    ------     digests of all rows           `comparison`
     rows that differ       ------     rows that differ
-    the missing and different ones: COPY, as in any extraction
+    the missing and different ones: COPY, as in any extraction; keys that only the target has are
+    listed as gone, if the table's `deletes` allows it
 
 Rows that may have been written since the last load are no differences: the next run reads them.
 """
@@ -21,18 +22,21 @@ from dataclasses import dataclass, field
 
 from loadsheet.comparison import compare
 from loadsheet.comparison.compare import Sides
-from loadsheet.comparison.digest import BUCKETS, Side, shared_hash
-from loadsheet.comparison.pairs import comparable
-from loadsheet.comparison.settled import settled_rows
+from loadsheet.comparison.digest import Side
+from loadsheet.comparison.pairs import table_sides
+from loadsheet.comparison.snapshot import locked_snapshot
+from loadsheet.engine import deletes
 from loadsheet.engine.attempt import Attempt
+from loadsheet.engine.deletes import Found, Keys
 from loadsheet.errors import Refused
 from loadsheet.failpoints import reach
 from loadsheet.pinned import PinnedSession
 from loadsheet.source import selection
 from loadsheet.source.rows import Selection
 from loadsheet.source.table import SourceTable
-from loadsheet.spec.models import Table
-from loadsheet.warehouse import fence, ledger, tables
+from loadsheet.spec.models import Deletes, Table
+from loadsheet.warehouse import fence, ledger
+from loadsheet.wording import counted
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +45,9 @@ _log = logging.getLogger(__name__)
 _MOST_KEYS = 50_000
 _MOST_KEY_BYTES = 4 << 20
 # The session is idle while the source is still reading. A setting takes no snapshot.
-_PATIENT = "SET LOCAL idle_in_transaction_session_timeout = 0"
+_STAY = "SET LOCAL idle_in_transaction_session_timeout = 0"
+
+_STAY_THERE = "rows that the source does not have stay"
 
 
 def decide(table: Table, source: SourceTable, attempt: Attempt) -> Selection:
@@ -61,59 +67,72 @@ def decide(table: Table, source: SourceTable, attempt: Attempt) -> Selection:
     return Selection(action="merge", where="FALSE")
 
 
-def find(attempt: Attempt, source: PinnedSession, described: SourceTable) -> Selection:
-    """The rows that are missing or different in the target, in the open snapshot of `source`.
+def find(
+    attempt: Attempt, source: PinnedSession, described: SourceTable, origin: dict[str, str]
+) -> tuple[Selection, Found]:
+    """The rows that are missing or different in the target, and the keys that have to leave it, in
+    the open snapshot of `source`. `origin` is what `identity.observe` has seen.
 
-    Raises Fenced where another run has loaded the table since it was observed, Refused where
-    another pipeline has, or the key cannot be compared; psycopg errors.
+    Raises Fenced where another run has loaded the table since it was observed. Raises Refused where
+    another pipeline has, the key cannot be compared, or more rows are gone than the spec allows;
+    psycopg errors.
     """
-    wanted = attempt.warehouse.use(lambda session: _compare(attempt, source, described, session))
+    if _removing(attempt.table):
+        assert attempt.last
+        deletes.refuse_unknown_history(described, attempt.last, origin)
+    found = attempt.warehouse.use(lambda session: _compare(attempt, source, described, session))
     reach("repair.compared")
-    return wanted
+    return found
+
+
+def _removing(table: Table) -> Deletes | None:
+    """How rows that are gone from the source leave the target; None where they stay."""
+    if table.deletes is None or table.deletes.action == "report":
+        return None
+    return table.deletes
 
 
 def _compare(
     attempt: Attempt, source: PinnedSession, described: SourceTable, warehouse: PinnedSession
-) -> Selection:
+) -> tuple[Selection, Found]:
     name, table, target = attempt.pipeline.name, attempt.table, attempt.target
+    removing = _removing(table)
     assert attempt.last
-    with warehouse.snapshot():
-        warehouse.execute(_PATIENT)
-        warehouse.execute(f"LOCK TABLE {target.sql} IN ACCESS SHARE MODE")
-        warehouse.fix_snapshot()
+    with locked_snapshot(warehouse, [target]):
+        warehouse.execute(_STAY)
         fence.refuse_overtaken(warehouse, name, table.name, target, attempt.seen)
         if ledger.has_loads_of_others(warehouse, target, name):
             raise Refused(
                 f"{target}: another pipeline has loaded it, too, so a row that differs may be its;"
                 " nothing was repaired"
             )
-        in_target = tables.columns_of(warehouse, target)
-        pairs, left_out = comparable(described, attempt.seen, in_target, "merge")
-        names = [theirs.name for theirs, _ in pairs]
-        if not set(described.key) <= set(names):
-            why = "; ".join(left_out)
-            raise Refused(f"{described.relation}: its primary key cannot be compared: {why}")
-        places = tuple(names.index(name) for name in described.key)
-        common = shared_hash(source, warehouse)
-        sides = Sides(
-            source_session=source,
-            source=Side(described.relation, tuple(theirs for theirs, _ in pairs), places, common),
-            warehouse_session=warehouse,
-            target=Side(target, tuple(ours for _, ours in pairs), places, common),
-            settled=settled_rows(source, table, described, attempt.seen, attempt.last),
+        sides, _ = table_sides(
+            table, described, target, attempt.seen, attempt.last, source, warehouse
         )
-        return _wanted(sides)
-
-
-def _wanted(sides: Sides) -> Selection:
-    """The rows that are missing or different."""
-    wanted = _Wanted()
-    buckets = compare.totals(sides).buckets
-    for found in compare.differing_rows(sides, buckets) if buckets else ():
-        if found.key and found.kind in ("missing", "different"):
-            wanted.add(*found.key)
-    _log.info("%s: %d rows to repair", sides.target.relation, wanted.count)
-    return Selection(action="merge", where="TRUE", keys=wanted.condition(sides))
+        totals = compare.totals(sides)
+        # More are refused below.
+        most = int(totals.target_rows * removing.max_delete) if removing else 0
+        wanted = _Wanted()
+        gone = Keys()
+        extra = 0
+        for one in compare.differing_rows(sides, totals.buckets) if totals.buckets else ():
+            assert one.key
+            key_hash, key = one.key
+            if one.kind == "extra":
+                extra += 1
+                if extra <= most:
+                    gone.add(key)
+            elif one.kind != "newer":
+                wanted.add(key_hash, key)
+    if removing:
+        deletes.refuse_many(attempt, described, extra, totals.target_rows)
+        deletes.refuse_present(source, described, gone)
+    _log.info("%s: %d rows to read, %d to remove", target, wanted.count, gone.count)
+    found = Found(gone=gone)
+    if extra and not removing:
+        rows = counted(extra, "row that the source does not have stays", _STAY_THERE)
+        found.remarks.append(f"{rows}, because the table's `deletes` is neither hard nor soft")
+    return wanted.selection(sides), found
 
 
 @dataclass
@@ -123,7 +142,7 @@ class _Wanted:
 
     count: int = 0
     key_bytes: int = 0
-    keys: list[str] = field(default_factory=list)
+    keys: Keys = field(default_factory=Keys)
     buckets: set[int] = field(default_factory=set)
 
     @property
@@ -133,14 +152,14 @@ class _Wanted:
     def add(self, key_hash: int, key: str) -> None:
         self.count += 1
         self.key_bytes += len(key)
-        self.buckets.add(key_hash & (BUCKETS - 1))
-        if self.are_many:
-            self.keys.clear()
-        else:
-            self.keys.append(key)
+        self.buckets.add(Side.bucket_of(key_hash))
+        if not self.are_many:
+            self.keys.add(key)
 
-    def condition(self, sides: Sides) -> str:
-        """SQL condition on the source's rows."""
+    def selection(self, sides: Sides) -> Selection:
         if self.are_many:
-            return f"{sides.source.within(sorted(self.buckets))} AND ({sides.settled})"
-        return sides.source.with_keys(self.keys)
+            # Rows that no load has to have read, such as those below an initial value, stay out.
+            where = f"{sides.source.within(sorted(self.buckets))} AND ({sides.settled})"
+            return Selection(action="merge", where=where)
+        keys = sides.source.with_keys(self.keys)
+        return Selection(action="merge", where=keys, keys=keys)

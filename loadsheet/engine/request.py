@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Literal
@@ -155,15 +155,15 @@ def command_line_request(
 
 
 def repair_request(
-    pipeline: Pipeline, *, rows_of: frozenset[str], whole: frozenset[str]
+    pipeline: Pipeline, *, rows_of: Set[str], whole: Set[str], marts: Set[str]
 ) -> RunRequest:
     """The request of `loadsheet verify --repair`: of the tables `rows_of`, the rows that differ are
-    read; the tables in `whole` are read again in full."""
+    read; the tables `whole` are read, and the `marts` built, in full."""
     return RunRequest(
         run_id=_run_id("repair"),
-        only=rows_of | whole,
-        repair=rows_of,
-        full_refresh=_with_fed_transforms(pipeline, whole),
+        only=frozenset(rows_of | whole),
+        repair=frozenset(rows_of),
+        full_refresh=_with_fed_transforms(pipeline, frozenset(whole | marts)),
     )
 
 

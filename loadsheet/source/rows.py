@@ -57,8 +57,8 @@ class Selection:
     sample: str = ""
     """SQL condition of a sample run; empty reads all."""
     keys: str = ""
-    """SQL condition that names rows by their keys: row data, which what a step shows leaves out.
-    Empty reads all."""
+    """The part of `where` that names rows by their keys: row data, which what a step shows leaves
+    out."""
     lower: str | None = None
     """The watermark, the initial value or the start of the interval that rows are read from."""
     upper: str | None = None
@@ -84,12 +84,6 @@ class Selection:
     facts: Mapping[str, str] = field(default_factory=dict)
     """What the next run must know about this one: it is kept in the manifest, next to the source's
     identity."""
-
-    @property
-    def condition(self) -> str:
-        """SQL condition on the rows; empty reads all."""
-        tests = [test for test in (self.where, self.keys, self.sample) if test not in ("", "TRUE")]
-        return " AND ".join(f"({test})" for test in tests)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ import psycopg
 from loadsheet.comparison import compare
 from loadsheet.comparison.compare import Sides
 from loadsheet.comparison.digest import Query, Side, Value
+from loadsheet.comparison.snapshot import locked_snapshot, refuse_without_ledger
 from loadsheet.engine.transform import relations_read
 from loadsheet.errors import Refused
 from loadsheet.outcome import RunRequest
@@ -30,7 +31,6 @@ from loadsheet.verify.look import Look
 from loadsheet.verify.models import KINDS, TableVerdict
 from loadsheet.verify.repeatable import FLOATS, why_not_repeatable
 from loadsheet.verify.rows import count_rows
-from loadsheet.verify.snapshot import locked_snapshot, refuse_without_ledger
 from loadsheet.warehouse import mart, search_path, tables
 from loadsheet.warehouse.externals import external_inputs
 from loadsheet.warehouse.mart import BuildDecision

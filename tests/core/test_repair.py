@@ -92,7 +92,7 @@ def test_nothing_is_repaired_where_nothing_differs(project: Project) -> None:
 def repaired(project: Project, *tables: str) -> dict[str, Any]:
     """Repair these tables in this process; the state and result of each step."""
     pipeline = load_pipeline(project.folder / "pipelines" / "shop" / "pipeline.yml")
-    request = repair_request(pipeline, rows_of=frozenset(tables), whole=frozenset())
+    request = repair_request(pipeline, rows_of=set(tables), whole=set(), marts=set())
     return dict(run_pipeline(pipeline, request, project.connections))
 
 
@@ -209,7 +209,7 @@ def test_a_replaced_table_is_read_in_full_and_an_appended_one_is_left(project: P
     document = json.loads(done.stdout)
     assert done.returncode == 1
     assert [table["state"] for table in document["tables"]] == ["equal", "differs"]
-    assert [table["state"] for table in document["repair"]["before"]] == ["differs"] * 2
+    assert [table["state"] for table in document["repair"]["before"]["tables"]] == ["differs"] * 2
     assert "--tables line --full-refresh" in document["repair"]["not_repaired"]["line"]
     assert last_load(project)["action"] == "replace"
     assert not judge(project, "item")
@@ -288,3 +288,81 @@ def test_a_target_that_another_pipeline_has_loaded_is_left(project: Project) -> 
         )
     result = repaired(project, "item")["extract.extract_item"].result
     assert isinstance(result, Exception) and "another pipeline" in str(result)
+
+
+GONE = {"item": {"incremental": "at", "deletes": "hard"}}
+DELETE = "DELETE FROM item WHERE id % 100 = 1"
+
+
+def test_rows_that_are_gone_leave_the_target_where_the_table_s_deletes_says_so(
+    project: Project,
+) -> None:
+    opened(project, GONE)
+    project.in_source(DELETE)
+    project.in_warehouse(DAMAGE)
+    repaired(project, "item")
+    load = last_load(project)
+    assert [load[name] for name in ("extracted", "inserted", "updated", "deleted")] == [4, 2, 2, 30]
+    assert not judge(project, "item") and violations(project) == []
+
+
+@pytest.mark.parametrize("action", [None, "report"])
+def test_rows_that_are_gone_stay_where_no_deletes_are_allowed(
+    project: Project, action: str | None
+) -> None:
+    opened(project, {"item": {"incremental": "at", "deletes": action}})
+    project.in_source(DELETE)
+    project.in_warehouse(DAMAGE)
+    result = repaired(project, "item")["extract.extract_item"].result
+    assert "30 rows that the source does not have stay" in result.message
+    assert judge(project, "item").doubled == 30
+    # An extraction with nothing else to do says so, too, and loads nothing.
+    before = last_load(project)
+    result = repaired(project, "item")["extract.extract_item"].result
+    assert result.skipped and "30 rows" in result.message
+    assert last_load(project) == before
+
+
+def test_a_row_that_came_back_since_the_comparison_is_not_removed(project: Project) -> None:
+    """The negative control removes what the comparison called extra."""
+    opened(project, GONE)
+    project.in_source("CREATE TABLE kept AS SELECT * FROM item WHERE id IN (1, 2)")
+    project.in_source("DELETE FROM item WHERE id IN (1, 2, 3)")
+    extra = project.verify("item")["item"].named["extra"]
+    assert {row.key["id"] for row in extra} == {"1", "2", "3"}
+    project.in_source("INSERT INTO item SELECT * FROM kept")
+    repaired(project, "item")
+    assert last_load(project)["deleted"] == 1
+    assert not judge(project, "item")
+    for row in extra:
+        project.in_warehouse("DELETE FROM staging.item WHERE id = %s", row.key["id"])
+    assert judge(project, "item").lost == 2
+
+
+def test_an_emptied_source_empties_no_target(project: Project) -> None:
+    """The negative control allows any share to be deleted."""
+    opened(project, GONE)
+    project.in_source("DELETE FROM item")
+    before = last_load(project)
+    result = repaired(project, "item")["extract.extract_item"].result
+    assert isinstance(result, Exception) and "3,000 of the 3,000 rows" in str(result)
+    assert last_load(project) == before
+    assert project.in_warehouse("SELECT count(*) FROM staging.item") == [(3000,)]
+    project.spec({"item": {"incremental": "at", "deletes": {"action": "hard", "max_delete": 1}}})
+    repaired(project, "item")
+    assert project.in_warehouse("SELECT count(*) FROM staging.item") == [(0,)]
+
+
+def test_a_role_that_sees_fewer_rows_removes_none(project: Project) -> None:
+    opened(project, GONE)
+    project.use_granted_roles()
+    del project.roles["warehouse"]  # its tables are the administrator's here
+    role = project.roles["shop_source"]
+    project.in_source(
+        f"ALTER TABLE item ENABLE ROW LEVEL SECURITY; ALTER ROLE {role} NOBYPASSRLS;"
+        "CREATE POLICY part ON item USING (id > 100)"
+    )
+    before = last_load(project)
+    result = repaired(project, "item")["extract.extract_item"].result
+    assert isinstance(result, Exception) and "row level security" in str(result)
+    assert last_load(project) == before

@@ -47,7 +47,7 @@ DAMAGES: list[tuple[str, int, str, list[str]]] = [
 def test_one_damaged_row_is_found_and_named(
     project: Project, mode: str, hash: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("loadsheet.verify.table.shared_hash", lambda *servers: hash)
+    monkeypatch.setattr("loadsheet.comparison.pairs.shared_hash", lambda *servers: hash)
     project.in_source(CREATE)
     project.spec({"item": MODES[mode]})
     project.succeed()

@@ -174,7 +174,7 @@ def ranged(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_gentle_reads_ranges_with_pauses_and_finds_the_same(
     project: Project, ranged: list[float], hash: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("loadsheet.verify.table.shared_hash", lambda *servers: hash)
+    monkeypatch.setattr("loadsheet.comparison.pairs.shared_hash", lambda *servers: hash)
     project.in_source(CREATE + "CREATE TABLE line (name text, at timestamptz)")
     project.in_source(
         "INSERT INTO line SELECT 'line ' || i % 100, '2026-01-01' FROM generate_series(1, 3000) i;"

@@ -25,14 +25,15 @@ DELETE FROM staging.item WHERE id % 7 = 1;
 UPDATE staging.item SET what = 'wrong' WHERE id % 7 = 2;
 """
 # What a repair of a merged table does not meet.
-_OTHERS = ("extract.unchanged", "load.altered")
+_OTHERS = ("extract.unchanged", "extract.deletes_found", "load.altered")
 MET = tuple(
     point
     for point in POINTS
     if point.split(".")[0] in ("extract", "repair", "load") and point not in _OTHERS
 )
 POINTS_TRIED = scaled(
-    ("repair.compared", "extract.sealed", "load.filled", "load.advanced", "load.committed"), MET
+    ("repair.compared", "extract.sealed", "load.gone_removed", "load.advanced", "load.committed"),
+    MET,
 )
 
 
@@ -44,7 +45,7 @@ def repaired(
     source, warehouse = (postgres.create_database(f"test_{secrets.token_hex(6)}") for _ in range(2))
     project = Project(tmp_path_factory.mktemp("shop"), source, warehouse, s3)
     project.in_source(SOURCE)
-    project.spec({"item": {"incremental": "at"}}, tasks={"retries": 0})
+    project.spec({"item": {"incremental": "at", "deletes": "hard"}}, tasks={"retries": 0})
     project.succeed()
     yield project
 
@@ -55,6 +56,7 @@ def test_a_repair_killed_at_a_point_is_healed_by_the_next(
 ) -> None:
     repaired.in_source(CHANGE.format(third=0))
     repaired.succeed()
+    repaired.in_source("DELETE FROM item WHERE id = (SELECT max(id) FROM item WHERE id % 7 = 0)")
     repaired.in_warehouse(DAMAGE)
     worker = Worker(repaired, "--repair", command="verify", failpoint=f"{point}:kill")
     assert worker.wait(60) == -9, worker.text

@@ -92,7 +92,7 @@ def test_a_hard_value_is_told_from_the_one_near_it(
     project: Project, monkeypatch: pytest.MonkeyPatch, common: str
 ) -> None:
     """Row 3 has the near values: put in the place of those of row 1, each is a difference."""
-    monkeypatch.setattr("loadsheet.verify.table.shared_hash", lambda *servers: common)
+    monkeypatch.setattr("loadsheet.comparison.pairs.shared_hash", lambda *servers: common)
     _fill(project)
     project.spec({f"{table}_merge": deepcopy(MODES["merge"]) for table in TABLES})
     project.succeed()
