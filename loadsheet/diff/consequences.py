@@ -18,6 +18,10 @@ _ADDED = (
     "an added column is NULL in older rows until a full refresh, which the load asks for if the "
     "column was loaded before"
 )
+_ADDED_FILLED = (
+    "an added column is filled in older rows after the load, which asks for a full refresh if the "
+    "column was loaded before"
+)
 _EXCLUDED_WHOLE = "the next load writes NULL into an excluded column of all rows"
 _ADDED_WHOLE = "the next load writes an added column in all rows"
 
@@ -184,6 +188,9 @@ def table_consequences(pipeline: Pipeline, old: Table, new: Table) -> Iterator[C
     if old.schema_contract != new.schema_contract:
         effect = "stops the load" if new.schema_contract == "freeze" else "changes the target, too"
         yield Consequence("from now on", f"a column that changes in the source {effect}")
+    if old.fill != new.fill:
+        effect = "are filled" if new.fill else "stay NULL until a full refresh"
+        yield Consequence("from now on", f"in older rows, columns that the source adds {effect}")
 
 
 def pattern_consequences(
@@ -331,7 +338,7 @@ def _column_consequences(target: str, old: Table, new: Table) -> Iterator[Conseq
 
     Where a list of included columns appears or disappears, only the catalog knows which.
     """
-    excluded_text, added_text = _EXCLUDED, _ADDED
+    excluded_text, added_text = _EXCLUDED, _ADDED_FILLED if new.fill else _ADDED
     # Only a mode that is declared, or a table without a cursor, is surely copied whole.
     if new.mode_with_key(True) == new.mode_with_key(False) == "replace":
         excluded_text, added_text = _EXCLUDED_WHOLE, _ADDED_WHOLE

@@ -52,11 +52,17 @@ def load_step(
     progress: Progress,
 ) -> Outcome:
     """Load what the extract step has stored as `load_id`. Where a newer extraction has overtaken
-    that one, extract the table again and load it; skipped where that finds nothing new.
+    that one, extract the table again and load it; skipped where that finds nothing new. Then fill
+    the columns that older rows lack, if the spec asks for that.
 
     Raises as `engine.load.load` and `engine.extract.extract`, and Fenced only after many tries.
     """
-    return _Step(pipeline, table, request, servers, progress).load(load_id)
+    outcome = _Step(pipeline, table, request, servers, progress).load(load_id)
+    if table.fill is None or request.sample:
+        return outcome
+    from loadsheet.engine.fill import fill_older_rows  # it needs the extraction's modules
+
+    return fill_older_rows(pipeline, table, request, servers, progress, outcome)
 
 
 class _Step:

@@ -153,6 +153,13 @@ class Attempt:
         )
 
     @property
+    def must_fill(self) -> bool:
+        """Whether older rows of the target wait for the values of columns that drift added."""
+        if self.table.fill is None or self.request.sample or self.is_first:
+            return False
+        return self.seen.unfilled is not None
+
+    @property
     def last(self) -> Last | None:
         """Where the last load ended; None for a table that is read from the start."""
         if self.is_first:

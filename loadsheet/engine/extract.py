@@ -193,7 +193,7 @@ def _outcome_before_the_stop(attempt: Attempt) -> Outcome | None:
     """The outcome, where this run loaded or extracted the table before it was stopped."""
     warehouse = attempt.warehouse.session
     names = (attempt.pipeline.name, attempt.table.name, attempt.target, attempt.request.run_id)
-    if resume.has_loaded(warehouse, *names):
+    if resume.has_loaded(warehouse, *names) and not attempt.must_fill:
         return skipped("loaded before the run was stopped")
     load_id = resume.extracted_load_id(warehouse, *names)
     if not load_id:
@@ -257,7 +257,7 @@ def _read_and_seal(
     reach("extract.parts_stored")
     identity.wait_until_durable(source, origin)
     manifest = _manifest(attempt, described, rows, layout.format, upload, read_at, origin, found)
-    _seal(attempt, manifest)
+    seal(attempt, manifest)
     prefix = f"{attempt.lake.bucket}/{attempt.take_fence_once().prefix}"
     details.show(
         f"Stored in the lake: {manifest.load_id}",
@@ -334,6 +334,9 @@ def _is_nothing_new(attempt: Attempt, rows: Selection, upload: Upload) -> bool:
         return upload.rows == 0
     if attempt.change:
         return False
+    # The load step goes on with the fill of older rows.
+    if attempt.must_fill:
+        return False
     recorded = (attempt.seen.source or {}).get(INTERVAL_CURSOR)
     if rows.facts.get(INTERVAL_CURSOR, recorded) != recorded:
         return False
@@ -404,7 +407,7 @@ def _manifest(
     )
 
 
-def _seal(attempt: Attempt, manifest: Manifest) -> None:
+def seal(attempt: Attempt, manifest: Manifest) -> None:
     """Store the manifest, then record its name and hash in the ledger.
 
     Raises Overtaken when another extraction has taken the fence in the meantime.

@@ -44,7 +44,8 @@ class Manifest:
     table: str
     run_id: str
     fence: int
-    action: Literal["replace", "merge", "append"]
+    action: Literal["replace", "merge", "append", "fill"]
+    """`fill`: the rows have only the key and new columns, for rows that the target has."""
     builds_on_target: bool
     """The rows are an increment of a target that existed when they were read."""
     format: FileFormat
@@ -74,6 +75,8 @@ class Manifest:
     repairs: bool = False
     """The rows, and what is gone, are where the target differed from the source: what reads the
     target must be built in full."""
+    fills_through: tuple[str, ...] | None = None
+    """Of a fill: the last key of its range; None where the range has no end."""
     content_sha256: str | None = None
     """Hash of the uncompressed rows, where the whole table was read: equal content need not be
     loaded again."""
@@ -120,6 +123,8 @@ def read_manifest(stored: bytes | None, name: str, sha256: str) -> Manifest:
             stored_parts = _list(fields.get(name_of_parts, []))
             fields[name_of_parts] = tuple(Part(**part) for part in stored_parts)
         fields["key"] = tuple(_list(fields["key"]))
+        if fields.get("fills_through") is not None:
+            fields["fills_through"] = tuple(_list(fields["fills_through"]))
         manifest = Manifest(**fields)
         parts = (*manifest.parts, *manifest.gone)
         _refuse_other_types(manifest, *manifest.columns, *parts)

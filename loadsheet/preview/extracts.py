@@ -29,8 +29,8 @@ from loadsheet.sql.copying import select_columns
 from loadsheet.sql.extensions import Offered, is_known
 from loadsheet.sql.text import Relation
 from loadsheet.sql.types import TIME_TYPES, without_modifier
-from loadsheet.warehouse import adopt, extensions, integrity
-from loadsheet.warehouse.fence import Scope, was_last_load_held_back
+from loadsheet.warehouse import adopt, extensions, fence, integrity
+from loadsheet.warehouse.fence import Scope
 from loadsheet.warehouse.integrity import Change
 from loadsheet.wording import counted
 
@@ -146,7 +146,8 @@ class _ExtractPreviewer:
         is_small = source.is_table and (preview.table_bytes or 0) <= sizes.COUNTED_BYTES
         sizes.estimate_rows(preview, session, source, to_read, count=has_index or is_small)
         stops_load = columns.check_key(preview, session, source, table, to_read)
-        if self.is_first or is_changed:
+        must_fill = table.fill is not None and self.scope.unfilled is not None
+        if self.is_first or is_changed or must_fill:
             preview.changes = "yes"
         elif table.incremental:
             preview.changes = self._has_new_rows(source, table.incremental)
@@ -369,7 +370,7 @@ class _ExtractPreviewer:
         # get rows, so its newest rows are read again.
         cursor_type = source.column(spec.cursor).type
         is_coarse = cursor_type != zones.TIMESTAMPTZ and without_modifier(cursor_type) in TIME_TYPES
-        return is_coarse or was_last_load_held_back(self.warehouse, scope)
+        return is_coarse or fence.held_by(self.warehouse, scope) != ""
 
     def _text(self) -> str:
         """What the extract would read, for people."""

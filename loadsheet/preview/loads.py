@@ -150,6 +150,10 @@ class _LoadPreviewer:
         refuse = drift.refuse_replaced_columns
         ask(preview, "drift", lambda: refuse(self.target, changed, remedy))
         self._alter_target(changed, remedy)
+        unfilled = self.scope.unfilled
+        if unfilled and self.table.fill and preview.action == "merge":
+            names = ", ".join(unfilled.names(self.scope.columns or ()))
+            preview.add_remark("note", "drift", f"fills {names} in older rows after the load")
         if preview.action == "merge":
             by_key = f" by {', '.join(self.key)}" if self.key else ""
             preview.does = f"merged{by_key}"
@@ -177,7 +181,9 @@ class _LoadPreviewer:
     def _notes(self, changed: Drift) -> list[str]:
         # A load of a table that is copied whole has this action even where nothing arrives now.
         is_copied_whole = self.table.mode_with_key(bool(self.source.key)) == "replace"
-        return changed.notes(is_copied_whole or self.preview.action == "replace")
+        is_filled = self.table.fill == "auto" and self.source.key_is_enforced
+        fills = is_filled and self.preview.action == "merge" and self.table.incremental is not None
+        return changed.notes(is_copied_whole or self.preview.action == "replace", fills)
 
     def _replace_target(self, changed: Drift) -> None:
         """All rows arrive. They replace the table, or change it in place if something depends on

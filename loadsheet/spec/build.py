@@ -142,6 +142,7 @@ def _table(name: str, keys: Mapping[str, Any], tasks: Tasks) -> Table:
         mode=keys.get("mode"),
         **_with_tuples(keys.get("columns", {})),
         schema_contract=keys.get("schema_contract", {}).get("columns", "evolve"),
+        fill=keys.get("fill"),
         max_shrink=None if max_shrink is None else float(max_shrink),
         deletes=_deletes(deletes) if deletes else None,
         tasks=_tasks(keys, tasks),

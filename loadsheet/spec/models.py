@@ -120,6 +120,8 @@ class Table:
     """Columns to load; empty means all."""
     exclude: tuple[str, ...] = ()
     schema_contract: Literal["evolve", "freeze"] = "evolve"
+    fill: Literal["auto"] | None = None
+    """Whether older rows get the values of a column that drift adds; None leaves them NULL."""
     max_shrink: float | None = None
     """Largest share of the rows (0 to 1) that a full load may remove; None means any share."""
     deletes: Deletes | None = None

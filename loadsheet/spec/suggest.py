@@ -30,6 +30,7 @@ _KEY_SYNONYMS = {
     "materialized": "materialization materialised type kind mode",
     "columns": "select fields exclude_columns include_columns",
     "schema_contract": "contract drift evolution schema_evolution",
+    "fill": "fill_columns backfill_columns new_columns",
     "tables": "streams resources sources entities",
     "transforms": "marts models transformations sql queries",
     "external": "externals external_tables external_models external_sources reads",

@@ -70,6 +70,8 @@ class Merge:
     keeps_new: bool
     """Whether `changed` has the new rows, too. It saves a second join; where rows are long, copying
     them costs more."""
+    adds_rows: bool
+    """Whether rows that the target lacks are inserted; where not, it does not keep them either."""
     load_no: int | None
     guard: str
     """A condition that a row must also fulfil to be updated; empty: none."""

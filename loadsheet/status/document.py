@@ -56,6 +56,7 @@ def _table_entry(table: TableStatus, status: PipelineStatus) -> dict[str, Any]:
         "watermark": table.watermark,
         "watermark_age_seconds": watermark_age(table, status),
         "missing_intervals": [_missing_entry(missing) for missing in table.gaps],
+        "unfilled": table.unfilled,
         "lag": None,
         "lag_unknown": table.lag_unknown or None,
         "held_back_by": None,

@@ -106,6 +106,8 @@ class LedgerState:
     """The ledger's entries for one pipeline, by table or transform; empty before the first run."""
 
     watermarks: dict[str, Watermark]
+    unfilled: dict[str, list[str]]
+    """By table, the columns that its older rows have no values in."""
     loads: dict[str, LastCommit]
     builds: dict[str, LastCommit]
     failures: dict[tuple[str, str], Failure]
@@ -175,6 +177,8 @@ class TableStatus(TargetStatus):
     lag_unknown: str = ""
     gaps: list[MissingInterval] = field(default_factory=list)
     """The data intervals that no run has read."""
+    unfilled: list[str] = field(default_factory=list)
+    """The columns that older rows have no values in, because the source has added them since."""
     held_back_by: Holder | None = None
     """The oldest transaction open in the source now, while rows wait there."""
 

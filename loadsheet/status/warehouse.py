@@ -33,7 +33,7 @@ from loadsheet.status.models import (
     TransformStatus,
     Watermark,
 )
-from loadsheet.warehouse import intervals, ledger, mart, verified
+from loadsheet.warehouse import intervals, ledger, mart, unfilled, verified
 from loadsheet.warehouse.externals import external_inputs
 from loadsheet.warehouse.verified import Verified
 
@@ -46,6 +46,12 @@ _WATERMARKS = f"""
 SELECT table_name, watermark, cursor, source ->> '{INTERVAL_CURSOR}', {intervals.SELECTED}
 FROM loadsheet.scope
 WHERE pipeline = %(pipeline)s AND target = %(schema)s || '.' || table_name ORDER BY table_name
+"""
+# Ledgers before version 7 do not have it.
+_UNFILLED = """
+SELECT table_name, to_jsonb(scope) -> 'unfilled', columns FROM loadsheet.scope
+WHERE pipeline = %(pipeline)s AND target = %(schema)s || '.' || table_name
+    AND jsonb_typeof(to_jsonb(scope) -> 'unfilled') = 'object'
 """
 _LOADS = """
 SELECT scope.table_name AS name, load.target, committed_at AS at, run_id, load_no AS number,
@@ -107,7 +113,9 @@ def warehouse_status(pipeline: Pipeline, connections: Connections) -> PipelineSt
         at=at,
         tables=tables,
         transforms=transforms,
-        gap_notes=_gap_notes(pipeline, tables) + _cursor_notes(pipeline, tables, state),
+        gap_notes=_gap_notes(pipeline, tables)
+        + _cursor_notes(pipeline, tables, state)
+        + _unfilled_notes(pipeline, tables),
     )
 
 
@@ -140,6 +148,20 @@ def _cursor_notes(pipeline: Pipeline, tables: list[TableStatus], state: LedgerSt
     return notes
 
 
+def _unfilled_notes(pipeline: Pipeline, tables: list[TableStatus]) -> list[str]:
+    """A sentence for each table whose older rows lack the values of new columns."""
+    notes = []
+    for table in tables:
+        if not table.unfilled or not table.in_spec:
+            continue
+        advice = "set fill: auto, or run a full refresh"
+        if pipeline.table(table.name).fill:
+            advice = "the next run fills them"
+        names = ", ".join(table.unfilled)
+        notes.append(f"{table.name}: older rows have no values in {names}: {advice}")
+    return notes
+
+
 def _is_read_by_another(watermark: Watermark, spec: Incremental) -> bool:
     return spec.by == "data_interval" and watermark.interval_cursor not in (None, spec.cursor)
 
@@ -157,7 +179,7 @@ def ledger_state(session: Session, pipeline: Pipeline) -> LedgerState:
     """The pipeline's entries. Raises Refused if a newer Loadsheet has created the ledger."""
     ledger.refuse_newer(ledger.version(session))
     if not _exists(session, "scope"):
-        return LedgerState(watermarks={}, loads={}, builds={}, failures={})
+        return LedgerState(watermarks={}, unfilled={}, loads={}, builds={}, failures={})
     names = {
         "pipeline": pipeline.name,
         "schema": pipeline.warehouse.schema,
@@ -170,6 +192,11 @@ def ledger_state(session: Session, pipeline: Pipeline) -> LedgerState:
         watermarks[name] = Watermark(
             value=value, cursor=cursor, interval_cursor=by, intervals=listed
         )
+    lacking = {}
+    for name, recorded, columns in session.execute(_UNFILLED, names).fetchall():
+        found = unfilled.read(recorded)
+        if found:
+            lacking[name] = found.names(columns)
     loads = _entries(session, LastCommit, _LOADS, names)
     builds = _entries(session, LastCommit, _BUILDS, names)
     failures: list[Failure] = []
@@ -181,6 +208,7 @@ def ledger_state(session: Session, pipeline: Pipeline) -> LedgerState:
         looks = verified.read(session, **names)
     return LedgerState(
         watermarks=watermarks,
+        unfilled=lacking,
         loads={load.name: load for load in loads},
         builds={build.name: build for build in builds},
         failures={(failure.kind, failure.name): failure for failure in failures},
@@ -232,6 +260,7 @@ def _table_status(
         watermark=watermark.value,
         cursor=watermark.cursor,
         gaps=missing,
+        unfilled=state.unfilled.get(name, []),
         verified=state.verified.get(("table", name, True)),
         verified_in_part=state.verified.get(("table", name, False)),
     )

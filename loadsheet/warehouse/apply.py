@@ -175,8 +175,11 @@ def merge(
     key: tuple[str, ...],
     load_no: int | None,
     guard: str = "",
+    *,
+    adds_rows: bool = True,
 ) -> Effect:
-    """Insert or update the rows of `incoming` by key, touching only rows that differ.
+    """Insert or update the rows of `incoming` by key, touching only rows that differ. Only update
+    those that the target has, unless it `adds_rows`.
 
     `guard` is an SQL condition that a row must also meet to be updated.
     """
@@ -192,7 +195,8 @@ def merge(
         long=long,
         # Copying a long value takes longer than looking its key up again
         # (docs/performance-merging.md).
-        keeps_new=not (long and tables.is_mostly_long(session, target)),
+        keeps_new=adds_rows and not (long and tables.is_mostly_long(session, target)),
+        adds_rows=adds_rows,
         load_no=load_no,
         guard=guard,
     )
@@ -231,8 +235,10 @@ def _write_changed(
     with _index_lookup(session, True):
         updated = session.execute(statements.update_found()).rowcount
         reach("merge.updated")
-    with _index_lookup(session, by_index and not statements.keeps_new):
-        inserted = session.execute(statements.insert_new()).rowcount
+    inserted = 0
+    if statements.adds_rows:
+        with _index_lookup(session, by_index and not statements.keeps_new):
+            inserted = session.execute(statements.insert_new()).rowcount
     written = updated
     if statements.keeps_new:
         written += inserted

@@ -94,11 +94,15 @@ class Drift:
         """The kept columns that the source never had: their values may be the user's."""
         return [name for name in self.kept if name not in self.former]
 
-    def notes(self, all_rows_arrive: bool) -> list[str]:
+    def notes(self, all_rows_arrive: bool, fills: bool = False) -> list[str]:
         """What changed, one text per change. Where `all_rows_arrive`, no older row is left with
-        NULL in an added column."""
+        NULL in an added column; where the load `fills` them, not for long."""
         notes = [f"renamed {old} to {new}" for old, new in self.renamed.items()]
-        older_rows = "" if all_rows_arrive else " (NULL in older rows until a full refresh)"
+        older_rows = " (NULL in older rows until a full refresh)"
+        if all_rows_arrive:
+            older_rows = ""
+        elif fills:
+            older_rows = " (NULL in older rows until they are filled)"
         for column in self.added:
             notes.append(f"added {column.name} {column.type}{older_rows}")
         for column in self.widened:

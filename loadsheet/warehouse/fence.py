@@ -22,7 +22,8 @@ from loadsheet.lake.manifest import Manifest
 from loadsheet.postgres import Session
 from loadsheet.spec.models import Table
 from loadsheet.sql.text import Relation
-from loadsheet.warehouse import integrity, intervals, tables
+from loadsheet.warehouse import integrity, intervals, tables, unfilled
+from loadsheet.warehouse.unfilled import Unfilled
 
 _log = logging.getLogger(__name__)
 
@@ -38,11 +39,10 @@ UPDATE loadsheet.scope s SET {_RAISED}
 WHERE s.pipeline = %s AND s.table_name = %s AND s.target = %s
   AND s.fence > (SELECT l.fence FROM loadsheet.load l WHERE l.load_no = s.last_load_no)
 """
-# `plan` also reads ledgers of earlier versions, which lack the columns `storage`, `intervals` and
-# `deletes_checked_at`.
+# `plan` also reads ledgers of earlier versions, which lack some of the columns.
 _READ_SCOPE = f"""
 SELECT fence, watermark, cursor, last_load_no, content_sha256, source_oid, source,
-    to_jsonb(scope) ->> 'storage' AS storage, {intervals.SELECTED},
+    to_jsonb(scope) ->> 'storage' AS storage, {intervals.SELECTED}, {unfilled.SELECTED},
     CAST(to_jsonb(scope) ->> 'deletes_checked_at' AS timestamptz) AS deletes_checked_at,
     (SELECT jsonb_agg(c ORDER BY place) FILTER (WHERE NOT c ? 'dropped')
      FROM jsonb_array_elements(columns) WITH ORDINALITY AS one (c, place)) AS columns,
@@ -86,7 +86,7 @@ UPDATE loadsheet.scope SET last_load_no = %(load_no)s, content_sha256 = %(conten
         JOIN pg_attribute ON attrelid = to_regclass(%(target_sql)s)
             AND attname = old ->> 'name' AND NOT attisdropped
         WHERE NOT old ->> 'name' = ANY (%(names)s)), '[]'),
-    storage = ({integrity.STORAGE}), intervals = {intervals.ADVANCED},
+    storage = ({integrity.STORAGE}), intervals = {intervals.ADVANCED}, unfilled = %(unfilled)s,
     watermark = CASE WHEN %(moves)s THEN %(upper)s ELSE watermark END,
     cursor = CASE WHEN %(moves)s THEN %(cursor)s ELSE cursor END,
     deletes_checked_at = coalesce(CAST(%(checked)s AS timestamptz), deletes_checked_at)
@@ -97,6 +97,15 @@ _RECORD_CHECK = """
 UPDATE loadsheet.scope SET deletes_checked_at = %s
 WHERE pipeline = %s AND table_name = %s AND target = %s
 """
+# A fill reads no rows that are new, so it leaves the watermark and what belongs to it. But a source
+# that falls back behind it has lost values that were read.
+_FILLED = """
+UPDATE loadsheet.scope SET last_load_no = %(load_no)s, unfilled = %(unfilled)s,
+    source = source || %(lsn)s
+WHERE pipeline = %(pipeline)s AND table_name = %(table)s AND target = %(target)s
+  AND fence = %(fence)s
+"""
+_IS_QUIET = "SELECT fence = %s FROM loadsheet.load WHERE load_no = %s"
 _IS_KNOWN = """
 SELECT EXISTS (
     SELECT FROM loadsheet.scope WHERE pipeline = %s AND table_name = %s AND target = %s
@@ -139,6 +148,13 @@ class Scope:
     """The data intervals that were read (`intervals.as_list`)."""
     deletes_checked_at: datetime | None = None
     """The source's clock when it was last searched for deleted rows."""
+    unfilled_columns: dict[str, Any] | None = None
+    """As the ledger has recorded them."""
+
+    @property
+    def unfilled(self) -> Unfilled | None:
+        """The columns that older rows have no values of yet."""
+        return unfilled.read(self.unfilled_columns)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,12 +180,13 @@ def started_from(session: Session, pipeline: str, table: str, target: Relation) 
     return str(row[0]) if row else None
 
 
-def was_last_load_held_back(session: Session, scope: Scope) -> bool:
-    """Whether the scope's last load left its watermark below rows that it had read."""
+def held_by(session: Session, scope: Scope) -> str:
+    """What kept the scope's last load from moving its watermark above all rows that it had read;
+    empty: nothing did."""
     row = session.execute(
-        "SELECT held_by <> '' FROM loadsheet.load WHERE load_no = %s", (scope.last_load_no,)
+        "SELECT held_by FROM loadsheet.load WHERE load_no = %s", (scope.last_load_no,)
     ).fetchone()
-    return row == (True,)
+    return str(row[0]) if row else ""
 
 
 def take_fence(
@@ -293,9 +310,11 @@ def advance_watermark(
     table: Table,
     load_no: int,
     left: Mapping[str, str] = MappingProxyType({}),
+    lacking: Unfilled | None = None,
 ) -> None:
     """Move the watermark and record what was read, and the target's storage. `left` are the columns
-    whose type in the target is that of an earlier load.
+    whose type in the target is that of an earlier load, `lacking` those that older rows have no
+    values of.
 
     Must come last in the load's transaction. Raises Superseded unless the fence is still the
     manifest's.
@@ -312,6 +331,7 @@ def advance_watermark(
             "oid": manifest.source_oid,
             "columns": json.dumps(columns),
             "names": [column.name for column in manifest.columns],
+            "unfilled": lacking.to_json() if lacking else None,
             "moves": manifest.moves_watermark,
             "source": json.dumps(manifest.source),
             "upper": manifest.upper,
@@ -328,6 +348,41 @@ def advance_watermark(
     _refuse_if_superseded(manifest, moved == 1)
     if manifest.moves_watermark:
         _log.debug("%s.%s: moved the watermark", manifest.pipeline, manifest.table)
+
+
+def record_fill(
+    session: Session,
+    manifest: Manifest,
+    target: Relation,
+    load_no: int,
+    lacking: Unfilled | None,
+) -> None:
+    """Record that a range of older rows is filled, which leaves the watermark where it is.
+    `lacking` is what is left to fill.
+
+    Must come last in the load's transaction. Raises Superseded unless the fence is still the
+    manifest's.
+    """
+    lsn = {name: manifest.source[name] for name in ("lsn",) if name in manifest.source}
+    recorded = session.execute(
+        _FILLED,
+        {
+            "load_no": load_no,
+            "unfilled": lacking.to_json() if lacking else None,
+            "lsn": json.dumps(lsn),
+            "pipeline": manifest.pipeline,
+            "table": manifest.table,
+            "target": str(target),
+            "fence": manifest.fence,
+        },
+    ).rowcount
+    _refuse_if_superseded(manifest, recorded == 1)
+
+
+def is_quiet(session: Session, seen: Scope) -> bool:
+    """Whether no extraction has taken the table's fence since its last load."""
+    row = session.execute(_IS_QUIET, (seen.fence, seen.last_load_no)).fetchone()
+    return row == (True,)
 
 
 def _overtaken(pipeline: str, table: str) -> Fenced:

@@ -42,6 +42,8 @@ END $$;
 -- Version 6. The data intervals that were read completely, of tables that are read by interval. Those that adjoin are
 -- one.
 ALTER TABLE loadsheet.scope ADD COLUMN IF NOT EXISTS intervals tstzmultirange NOT NULL DEFAULT '{}';
+-- Version 7. Columns that drift has added, and that older rows have no values of yet (`fill: auto`).
+ALTER TABLE loadsheet.scope ADD COLUMN IF NOT EXISTS unfilled jsonb;
 
 -- Version 7. When the source was last searched for deleted rows, by its own clock.
 ALTER TABLE loadsheet.scope ADD COLUMN IF NOT EXISTS deletes_checked_at timestamptz;

@@ -33,12 +33,14 @@ from loadsheet.warehouse import (
     integrity,
     ledger,
     tables,
+    unfilled,
 )
 from loadsheet.warehouse.belongings import Belonging
 from loadsheet.warehouse.copying_in import Arriving, copy_parts
 from loadsheet.warehouse.drift import Drift
 from loadsheet.warehouse.ledger import Effect
 from loadsheet.warehouse.swap import WouldLose
+from loadsheet.warehouse.unfilled import Unfilled
 from loadsheet.wording import counted
 
 _log = logging.getLogger(__name__)
@@ -121,7 +123,13 @@ def load_manifest(
         # Last, because the UPDATE that checks the fence locks the scope's row: a newer extraction
         # waits for it until the commit.
         left = {} if effect.replaced else transaction.drift.left
-        fence.advance_watermark(session, manifest, target, table, transaction.load_no, left)
+        lacking = transaction.unfilled_columns()
+        if manifest.action == "fill":
+            fence.record_fill(session, manifest, target, transaction.load_no, lacking)
+        else:
+            fence.advance_watermark(
+                session, manifest, target, table, transaction.load_no, left, lacking
+            )
         ledger.clear_failure(session, manifest.pipeline, "table", target)
         reach("load.advanced")
     reach("load.committed")
@@ -180,7 +188,8 @@ class _LoadTransaction:
         )
         drift.refuse_misfits(target, self.drift, manifest.columns)
         drift.refuse_unfit(session, target, self.drift, manifest.columns, manifest.key)
-        if existing and table.schema_contract == "freeze":
+        # A fill brings some of the columns, and changes none.
+        if existing and table.schema_contract == "freeze" and manifest.action != "fill":
             drift.refuse_if_frozen(target, self.drift)
 
     def write(self) -> Effect:
@@ -214,6 +223,13 @@ class _LoadTransaction:
         if not self.has_unknown_rows:
             return None
         return integrity.count_rows(self.session, self.target)
+
+    def unfilled_columns(self) -> Unfilled | None:
+        """The columns that the target's older rows have no values of after this load."""
+        added = [column.attnum for column in self.drift.added]
+        # An extraction of the whole table has a hash of its content.
+        is_whole = self.is_new or self.manifest.content_sha256 is not None
+        return unfilled.after_load(self.scope.unfilled, self.manifest, added, is_whole=is_whole)
 
     def _replace_target(self) -> Effect:
         """Copy all rows into a fresh table, then make it the target; or, where that would lose
@@ -275,13 +291,17 @@ class _LoadTransaction:
         drift.refuse_replaced_columns(self.target, self.drift, remedy)
         drift.alter_columns(self.session, self.target, self.drift, remedy)
         drift.refuse_changed_key(self.session, self.target, self.manifest.key, remedy)
-        self.notes += self.drift.notes(all_rows_arrive=False)
+        if self.manifest.action != "fill":
+            fills = unfilled.will_be_filled(self.table, self.manifest)
+            self.notes += self.drift.notes(all_rows_arrive=False, fills=fills)
         incoming = Relation("pg_temp", f"_loadsheet_{self.load_no}")
         self._create(incoming, {})
         self._copy_parts(incoming)
         key = self.manifest.key
         if self.manifest.action == "append" or not key:
             return apply.append(self.session, incoming, self.target, self.load_no)
+        if self.manifest.action == "fill":
+            return self._fill(incoming)
         guard = self._guard_against_older_rows()
         if guard:
             older = apply.count_guarded(self.session, incoming, self.target, key, guard)
@@ -294,6 +314,17 @@ class _LoadTransaction:
         deleted = self._remove_gone()
         effect = apply.merge(self.session, incoming, self.target, key, self.load_no, guard)
         return replace(effect, deleted=deleted)
+
+    def _fill(self, incoming: Relation) -> Effect:
+        """Update the rows that the target has."""
+        # Another pipeline's loads have no fence with ours, so they may have read later.
+        if ledger.has_loads_of_others(self.session, self.target, self.manifest.pipeline):
+            raise Refused(
+                f"{self.target} was loaded by another pipeline meanwhile, so its older rows are not"
+                f" filled; {FULL_REFRESH_REMEDY}"
+            )
+        key = self.manifest.key
+        return apply.merge(self.session, incoming, self.target, key, self.load_no, adds_rows=False)
 
     def _create(self, table: Relation, kept: dict[str, str]) -> None:
         columns = column_definitions(self.manifest.columns, kept)

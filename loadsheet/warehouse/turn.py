@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 import psycopg
 
 from loadsheet.pinned import PinnedSession
+from loadsheet.postgres import Session
 from loadsheet.redact import summary
 from loadsheet.sql.text import Relation
 
@@ -43,7 +44,7 @@ def turn(connect: Callable[[], PinnedSession], pipeline: str, target: Relation) 
         _log.debug("no turn of %s: %s", target, summary(error))
         yield
         return
-    key = f"loadsheet:turn:{pipeline}:{target}"
+    key = _key(pipeline, target)
     is_over = takes_all = False
     with contextlib.closing(session):
         try:
@@ -67,6 +68,20 @@ def turn(connect: Callable[[], PinnedSession], pipeline: str, target: Relation) 
     if takes_all:
         _log.info("%s: the warehouse gives one session only, so no turn is taken", target)
         yield
+
+
+def is_taken(session: Session, pipeline: str, target: Relation) -> bool:
+    """Whether a step that extracts the pipeline's table again has the turn now."""
+    with session.transaction():
+        row = session.execute(
+            "SELECT pg_try_advisory_xact_lock_shared(hashtextextended(%s, 0))",
+            (_key(pipeline, target),),
+        ).fetchone()
+    return row == (False,)
+
+
+def _key(pipeline: str, target: Relation) -> str:
+    return f"loadsheet:turn:{pipeline}:{target}"
 
 
 def _takes_all(session: PinnedSession, connect: Callable[[], PinnedSession]) -> bool:

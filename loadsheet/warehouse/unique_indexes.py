@@ -80,5 +80,7 @@ def exchange_rows(
     session.execute(statements.keep_exchanged(exchanged, own))
     updated = session.execute(statements.delete_exchanged(exchanged)).rowcount
     session.execute(statements.insert_exchanged(exchanged, own))
-    inserted = session.execute(statements.insert_new()).rowcount
+    inserted = 0
+    if statements.adds_rows:
+        inserted = session.execute(statements.insert_new()).rowcount
     return Effect(inserted=inserted, updated=updated)

@@ -32,6 +32,7 @@ _FORKS.set_forkserver_preload(
         *("loadsheet.spec.pipeline_file", "jsonschema", "pydantic", "stringprep"),
         *(
             "loadsheet.engine.extract",
+            "loadsheet.engine.fill",
             "loadsheet.engine.load",
             "loadsheet.engine.transform",
             "psycopg",
@@ -67,7 +68,7 @@ class Killable:
 
 class Worker(Killable):
     """One `loadsheet run`, or another command, in a process of its own. `part_bytes` makes parts
-    small, so that few rows have several."""
+    small, so that few rows have several, and `range_rows` the ranges of a fill."""
 
     def __init__(
         self,
@@ -76,12 +77,13 @@ class Worker(Killable):
         command: str = "run",
         failpoint: str = "",
         part_bytes: int = 0,
+        range_rows: int = 0,
     ):
         self._output = project.folder / f"worker-{secrets.token_hex(4)}.txt"
         self._output.touch()
         environment = project.environment() | {"LOADSHEET_FAILPOINT": failpoint}
         line = ["--project", str(project.folder), command, project.name, *arguments]
-        super().__init__(_work, line, environment, str(self._output), part_bytes)
+        super().__init__(_work, line, environment, str(self._output), part_bytes, range_rows)
 
     @property
     def text(self) -> str:
@@ -100,8 +102,15 @@ class Worker(Killable):
         return self._process.exitcode
 
 
-def _work(command: list[str], environment: dict[str, str], output: str, part_bytes: int) -> None:
+def _work(
+    command: list[str],
+    environment: dict[str, str],
+    output: str,
+    part_bytes: int,
+    range_rows: int,
+) -> None:
     from loadsheet.cli.main import main
+    from loadsheet.engine import fill
     from loadsheet.lake import parts
 
     os.environ.clear()
@@ -112,6 +121,8 @@ def _work(command: list[str], environment: dict[str, str], output: str, part_byt
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     if part_bytes:
         parts.PART_BYTES, parts.BLOCK_BYTES = part_bytes, min(part_bytes, parts.BLOCK_BYTES)
+    if range_rows:
+        fill.ROWS_PER_RANGE = range_rows
     sys.argv = ["loadsheet", *command]
     sys.exit(main())
 

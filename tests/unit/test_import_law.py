@@ -55,7 +55,7 @@ LATE = {
     "cli/verify.py": (3, COMMAND),
     "connections/lookup.py": (2, "PyYAML and dotenv are needed only for connections in files"),
     "engine/diagnosis.py": (3, "drivers are imported when one of them has raised"),
-    "engine/again.py": (2, "a load seldom extracts again"),
+    "engine/again.py": (3, "a load seldom extracts again or fills"),
     "engine/execute.py": (4, "a step imports only its own kind"),
     "engine/extract.py": (1, PARSER),
     "engine/preflight.py": (1, "the S3 client takes 60 ms"),

@@ -97,6 +97,19 @@ def needed_columns_are_loaded(table: Entry, _: View) -> Iterator[Finding]:
             yield table.error("column-conflict", ("columns", "include"), message, hint)
 
 
+def fill_needs_increments(table: Entry, _: View) -> Iterator[Finding]:
+    """Only an increment that is merged leaves older rows whose new columns can be filled."""
+    if table.own.get("fill") is None:
+        return
+    mode = table.full.get("mode")
+    if mode == "append":
+        message = "fill has no effect with mode: append, because rows are not known by a key"
+        yield table.warning("no-effect", "fill", message, "remove it, or use mode: merge")
+    elif mode == "replace" or "incremental" not in table.full:
+        message = "fill has no effect where every run reads all rows, with their new columns"
+        yield table.warning("no-effect", "fill", message, "remove it")
+
+
 def lookback_needs_incremental(table: Entry, _: View) -> Iterator[Finding]:
     """Without a watermark there is nothing to look back from."""
     if table.own.get("lookback") is not None and "incremental" not in table.full:
@@ -155,6 +168,7 @@ TABLE_RULES = (
     interval_has_no_initial_value,
     include_or_exclude,
     needed_columns_are_loaded,
+    fill_needs_increments,
     lookback_needs_incremental,
     lookback_is_given_once,
     key_is_not_a_comma_list,

@@ -80,6 +80,7 @@ def test_a_table_inherits_defaults_and_its_own_keys_win() -> None:
         mode="merge",
         exclude=("note",),
         schema_contract="freeze",
+        fill="auto",
         max_shrink=0.5,
         deletes=Deletes(action="hard"),
         tasks=tasks,

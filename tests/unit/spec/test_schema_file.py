@@ -111,6 +111,7 @@ DEFAULTS = {
     ".tables.*.columns.include": (Table, "include"),
     ".tables.*.columns.exclude": (Table, "exclude"),
     ".tables.*.schema_contract.columns": (Table, "schema_contract"),
+    ".tables.*.fill": (Table, "fill"),
     ".tables.*.max_shrink": (Table, "max_shrink"),
     ".tables.*.deletes": (Table, "deletes"),
     ".tables.*.deletes.every": (Deletes, "every"),

@@ -1,0 +1,105 @@
+"""The columns that drift has added to a target, and of which its older rows have no values yet:
+`scope.unfilled` in the ledger.
+
+The load that adds a column writes them down, each range that is filled moves `through` on, and a
+load of the whole table forgets them: all in the load's own transaction. They are kept where the
+spec does not ask for a fill, too, so that it can be asked for later.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from loadsheet.lake.manifest import Manifest
+from loadsheet.postgres import Session
+from loadsheet.spec.models import Table
+from loadsheet.sql.text import Relation
+
+SELECTED = "to_jsonb(scope) -> 'unfilled' AS unfilled_columns"
+"""SQL for what the ledger has recorded, which ledgers before version 7 do not have."""
+_FORGET = """
+UPDATE loadsheet.scope SET unfilled = NULL
+WHERE pipeline = %s AND table_name = %s AND target = %s AND unfilled = %s
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unfilled:
+    """Columns that the target's older rows have no values of."""
+
+    source_oid: int
+    attnums: tuple[int, ...]
+    """The columns' numbers in the source's table, which a rename keeps."""
+    through: tuple[str, ...] | None = None
+    """The last key of the ranges that are filled, in the key's order in the source; None: none
+    is."""
+
+    def names(self, columns: Collection[Mapping[str, Any]]) -> list[str]:
+        """The columns as the ledger's record of the last load (`scope.columns`) calls them."""
+        return [
+            column["name"]
+            for column in columns
+            if column["attnum"] in self.attnums and "dropped" not in column
+        ]
+
+    def to_json(self) -> str:
+        """As the ledger keeps it."""
+        return json.dumps(asdict(self))
+
+
+def read(recorded: dict[str, Any] | None) -> Unfilled | None:
+    """What the ledger has recorded."""
+    if recorded is None:
+        return None
+    through = recorded["through"]
+    return Unfilled(
+        source_oid=recorded["source_oid"],
+        attnums=tuple(recorded["attnums"]),
+        through=None if through is None else tuple(through),
+    )
+
+
+def after_load(
+    before: Unfilled | None, manifest: Manifest, added: Collection[int], *, is_whole: bool
+) -> Unfilled | None:
+    """What older rows lack after a load.
+
+    `added` are the numbers of the columns that the load has added to the target. Where it
+    `is_whole`, every row of the source has arrived.
+    """
+    if is_whole or manifest.action not in ("merge", "fill"):
+        return None
+    if manifest.action == "fill":
+        if before is None or manifest.fills_through is None:
+            return None
+        return replace(before, through=manifest.fills_through)
+    arriving = {column.attnum for column in manifest.columns}
+    lacking = set(added)
+    # The numbers are those of one table. Another one of its name needs a person's decision.
+    if before and before.source_oid == manifest.source_oid:
+        lacking |= arriving.intersection(before.attnums)
+    elif before and not added:
+        return before
+    if not lacking:
+        return None
+    if before and lacking == set(before.attnums):
+        return before
+    # Another column: the ranges that are filled lack it, so they are read again.
+    through = None if added or before is None else before.through
+    attnums = tuple(sorted(lacking))
+    return Unfilled(source_oid=manifest.source_oid, attnums=attnums, through=through)
+
+
+def will_be_filled(table: Table, manifest: Manifest) -> bool:
+    """Whether a load's step goes on to fill the columns that the load adds."""
+    is_increment = manifest.action == "merge" and manifest.content_sha256 is None
+    return table.fill == "auto" and is_increment and manifest.key_is_enforced
+
+
+def forget(session: Session, pipeline: str, target: Relation, unfilled: Unfilled) -> None:
+    """Give `unfilled` up: the columns stay NULL in older rows until a full refresh. Does nothing
+    where a load has changed it meanwhile."""
+    session.execute(_FORGET, (pipeline, target.name, str(target), unfilled.to_json()))
