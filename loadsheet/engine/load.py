@@ -89,7 +89,7 @@ def _commit(
     manifest = read_manifest(stored, sealed.manifest, sealed.sha256)
     reach("load.manifest_read")
     started = time.monotonic()
-    result = load_manifest(session, lake, manifest, sealed.manifest, target, table, progress)
+    result = load_manifest(session, lake, manifest, sealed, target, table, progress)
     details.show(
         f"Loaded into {target}",
         {

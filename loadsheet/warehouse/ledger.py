@@ -196,18 +196,21 @@ def record_load(
     session: Session,
     manifest: Manifest,
     name: str,
+    sha256: str | None,
     target: Relation,
     load_no: int,
     effect: Effect,
     duplicates: int,
     counted: int | None,
     seconds: float,
+    restored: int | None = None,
 ) -> None:
     """Write the load's row.
 
-    `name` is the manifest's object name, `duplicates` the number of rows that were left out,
-    `counted` the target's rows where earlier loads do not explain them,
-    `seconds` how long the load has taken so far.
+    `name` and `sha256` are those of the manifest's object, `duplicates` the number of rows that
+    were left out, `counted` the target's rows where earlier loads do not explain them,
+    `seconds` how long the load has taken so far, `restored` the number of the load whose rows a
+    restore has brought back.
     """
     # A table may have thousands of partitions. The scope keeps them, for the next load.
     source = dict(manifest.source)
@@ -220,7 +223,7 @@ def record_load(
         "target": str(target),
         "run_id": manifest.run_id,
         "fence": manifest.fence,
-        "action": manifest.action,
+        "action": manifest.action if restored is None else "restore",
         "format": manifest.format,
         "extracted": manifest.rows,
         "duplicates": duplicates,
@@ -232,6 +235,8 @@ def record_load(
         "held_by": manifest.held_by,
         "clock": manifest.clock or manifest.read_at,
         "manifest": name,
+        "manifest_sha256": sha256,
+        "restored": restored,
         "source": json.dumps(source),
         "version": __version__,
         "extract_seconds": manifest.seconds,

@@ -83,6 +83,10 @@ ALTER TABLE loadsheet.load ADD COLUMN IF NOT EXISTS clock text;
 ALTER TABLE loadsheet.load ADD COLUMN IF NOT EXISTS counted bigint;
 -- Version 7. The rows of the target that were gone from the source: deleted, or marked as deleted.
 ALTER TABLE loadsheet.load ADD COLUMN IF NOT EXISTS gone bigint NOT NULL DEFAULT 0;
+-- Version 7. The hash of the load's manifest, which a restore asks for; of a restore (action 'restore'), the number of
+-- the load whose rows it has brought back.
+ALTER TABLE loadsheet.load ADD COLUMN IF NOT EXISTS manifest_sha256 text;
+ALTER TABLE loadsheet.load ADD COLUMN IF NOT EXISTS restored bigint;
 CREATE INDEX IF NOT EXISTS load_of_table ON loadsheet.load (pipeline, table_name, load_no);
 CREATE INDEX IF NOT EXISTS load_of_target ON loadsheet.load (target, load_no);
 

@@ -38,6 +38,7 @@ from loadsheet.warehouse import (
 from loadsheet.warehouse.belongings import Belonging
 from loadsheet.warehouse.copying_in import Arriving, copy_parts
 from loadsheet.warehouse.drift import Drift
+from loadsheet.warehouse.fence import Scope, SealedAttempt
 from loadsheet.warehouse.ledger import Effect
 from loadsheet.warehouse.swap import WouldLose
 from loadsheet.warehouse.unfilled import Unfilled
@@ -78,12 +79,12 @@ def load_manifest(
     session: Session,
     lake: Lake,
     manifest: Manifest,
-    name: str,
+    sealed: SealedAttempt,
     target: Relation,
     table: Table,
     progress: Progress,
 ) -> LoadResult:
-    """Commit the manifest's rows to `target`, or nothing. `name` is the manifest's object name.
+    """Commit the manifest's rows to `target`, or nothing. `sealed` is where the manifest is.
 
     Loading the same manifest twice changes nothing. Raises Corrupt when the lake's bytes are not
     those of the manifest, Superseded when a newer extraction owns the table, TargetLost when the
@@ -105,13 +106,18 @@ def load_manifest(
             return committed
         fence.check_fence(session, manifest, target)
         reach("load.fence_checked")
-        transaction = _LoadTransaction(session, lake, manifest, target, table, progress)
+        load_no = ledger.draw_number(session)
+        scope = fence.read_scope(session, manifest.pipeline, manifest.table, target)
+        transaction = LoadTransaction(
+            session, lake, manifest, target, table, progress, scope, load_no
+        )
         effect = transaction.write()
         reach("load.applied")
         ledger.record_load(
             session,
             manifest,
-            name,
+            sealed.manifest,
+            sealed.sha256,
             target,
             transaction.load_no,
             effect,
@@ -136,8 +142,9 @@ def load_manifest(
     return LoadResult(effect=effect, extracted=manifest.rows, notes=tuple(transaction.notes))
 
 
-class _LoadTransaction:
-    """The work inside the transaction.
+class LoadTransaction:
+    """The work inside the transaction: one manifest's rows into a target, whose state before is
+    `scope`.
 
     `load_no` is drawn under the target's lock, so it rises in commit order.
     """
@@ -150,6 +157,8 @@ class _LoadTransaction:
         target: Relation,
         table: Table,
         progress: Progress,
+        scope: Scope,
+        load_no: int,
     ):
         self.session = session
         self.lake = lake
@@ -157,7 +166,9 @@ class _LoadTransaction:
         self.target = target
         self.table = table
         self.progress = progress
-        self.load_no = ledger.draw_number(session)
+        self.load_no = load_no
+        self.stamp: int | None = load_no
+        """The number that every written row gets; None where the rows bring theirs."""
         self.duplicates = 0
         self.notes: list[str] = []
         existing = existing_columns(session, target)
@@ -168,7 +179,6 @@ class _LoadTransaction:
                 f"{target} is gone since its rows were read, and the load holds only some of them; "
                 "re-run the extract step"
             )
-        scope = fence.read_scope(session, manifest.pipeline, manifest.table, target)
         self.has_unknown_rows = False
         """The target's rows are not those of its loads: they are counted, and what reads the target
         must be built in full."""
@@ -283,7 +293,7 @@ class _LoadTransaction:
         drift.alter_columns(self.session, self.target, changed, obstacle.remedy)
         key = self.manifest.key
         drift.refuse_changed_key(self.session, self.target, key, obstacle.remedy)
-        return apply.difference(self.session, fresh, self.target, key, self.load_no)
+        return apply.difference(self.session, fresh, self.target, key, self.stamp)
 
     def _write_increment(self) -> Effect:
         """Copy the rows into a temporary table, then merge them into the target or append them."""
@@ -410,7 +420,7 @@ def refuse_too_many_columns(
     target: Relation,
     columns: Sequence[Column],
     source_oid: int,
-    scope: fence.Scope,
+    scope: Scope,
     action: str,
 ) -> None:
     """Raises Refused where a load of these columns with this `action` would give the existing

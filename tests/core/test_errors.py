@@ -594,7 +594,7 @@ def test_what_nobody_foresaw_is_not_retried_and_notes_its_place(
         raise TypeError("a bug")
 
     monkeypatch.setattr(
-        "loadsheet.warehouse.load_transaction._LoadTransaction._write_increment", broken
+        "loadsheet.warehouse.load_transaction.LoadTransaction._write_increment", broken
     )
     failed = shop.run()[LOAD]
     assert isinstance(failed.result, TypeError) and failed.tries == 1

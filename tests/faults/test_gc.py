@@ -37,6 +37,7 @@ from loadsheet.spec.models import Pipeline
 from loadsheet.spec.pipeline_file import load_pipeline
 from loadsheet.sql.text import Relation
 from loadsheet.warehouse import ledger
+from loadsheet.warehouse.fence import SealedAttempt
 from loadsheet.warehouse.load_transaction import load_manifest
 from tests.faults.oracle import Verdict, judge
 from tests.faults.scale import scaled
@@ -144,13 +145,14 @@ def rebuilt(project: Project, postgres: PostgresServer) -> dict[str, Verdict]:
                     "fence": fence,
                 },
             )
-            manifest = read_manifest(stored, name, sha256(stored).hexdigest())
+            sealed = SealedAttempt(manifest=name, sha256=sha256(stored).hexdigest())
+            manifest = read_manifest(stored, name, sealed.sha256)
             target = Relation(pipeline.warehouse.schema, table)
             load_manifest(
                 session,
                 lake,
                 manifest,
-                name,
+                sealed,
                 target,
                 pipeline.table(table),
                 lambda rows, size: None,
