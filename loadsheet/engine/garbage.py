@@ -46,8 +46,8 @@ SELECT target, coalesce(fence, (SELECT max(fence) FROM scope)), sealed_manifest,
 ), now()
 FROM targets LEFT JOIN scope USING (target)
 """
-_LOADS = """
-SELECT load_no, manifest, committed_at, action = 'replace' OR replaced, target
+_LOADS = f"""
+SELECT load_no, manifest, committed_at, {ledger.IS_WHOLE}, target, restored
 FROM loadsheet.load
 WHERE pipeline = %s AND table_name = %s ORDER BY load_no
 """
@@ -324,9 +324,14 @@ def _table_records(
         rows = session.execute(_LOADS, (pipeline, table)).fetchall()
         former = session.execute(_FORMER_NAMES, names).fetchall()
     loads: dict[str, list[CommittedLoad]] = defaultdict(list)
-    for number, manifest, committed_at, whole, target in rows:
-        prefix = manifest.rpartition("/")[0]
-        load = CommittedLoad(load_no=number, prefix=prefix, committed_at=committed_at, whole=whole)
+    for number, manifest, committed_at, whole, target, restored in rows:
+        load = CommittedLoad(
+            load_no=number,
+            prefix=manifest.rpartition("/")[0],
+            committed_at=committed_at,
+            whole=whole,
+            restored=restored,
+        )
         loads[target].append(load)
     return [
         TableRecord(

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from loadsheet.lake.history import History
 from loadsheet.lake.manifest import FILE_NAME
 from loadsheet.lake.store import StoredObject
 from loadsheet.redact import on_one_line
@@ -85,7 +86,9 @@ class CommittedLoad:
     prefix: str
     committed_at: datetime
     whole: bool
-    """It replaced the whole table: a rebuild needs no earlier load."""
+    """It wrote all rows that the table had then: a rebuild needs no earlier load."""
+    restored: int | None = None
+    """The load whose rows it has brought back: a restore has no objects of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,10 +159,10 @@ def judge(
     """A verdict on every attempt, by the records of all targets that the table was loaded into.
 
     Kept are the attempt that a retry needs (the sealed one, and any that may still be sealed), the
-    loads that a rebuild needs (the newest load of the whole table and every later one), the `keep`
-    newest loads, and everything younger than `older_than`. All are kept where the lake holds
-    attempts of another warehouse. `owner` is called only where a manifest decides: it is a request
-    to the lake.
+    `keep` newest loads, everything younger than `older_than`, and for each load that is kept the
+    loads that a restore to it needs: the last load of the whole table before it, and every load in
+    between. All are kept where the lake holds attempts of another warehouse. `owner` is called only
+    where a manifest decides: it is a request to the lake.
     """
     policies = [_Policy(record, older_than, keep, owner) for record in records]
     found = list(found)
@@ -190,12 +193,13 @@ class _Policy:
         self.keep = keep
         self.owner = owner
         self.before = record.now - older_than
-        self.loads = {load.prefix: load for load in record.loads}
-        by_number = sorted(record.loads, key=lambda load: load.load_no)
-        newest = by_number[-keep:] if keep else []
-        self.newest = {load.prefix for load in newest}
-        whole = [load.load_no for load in by_number if load.whole]
-        self.rebuild_from = whole[-1] if whole else 0
+        self.loads = {load.prefix: load for load in record.loads if load.restored is None}
+        history = History(record.loads)
+        numbers = [load.load_no for load in history.loads]
+        self.newest = set(numbers[-keep:])
+        young = {load.load_no for load in history.loads if load.committed_at > self.before}
+        self.needed_now = history.needed(numbers[-1:])
+        self.needed_later = history.needed(self.newest | young)
 
     def verdict(self, attempt: Attempt, remove: bool, why: str) -> Verdict:
         is_load = attempt.prefix in self.loads
@@ -210,14 +214,16 @@ class _Policy:
     def judge(self, attempt: Attempt) -> tuple[bool, str]:
         load = self.loads.get(attempt.prefix)
         if load:
-            if self.record.wanted and load.load_no >= self.rebuild_from:
+            if self.record.wanted and load.load_no in self.needed_now:
                 return False, "a rebuild needs it"
-            if self.record.wanted and load.prefix in self.newest:
+            if self.record.wanted and load.load_no in self.newest:
                 return False, f"among the newest {self.keep}"
             if load.committed_at > self.before:
                 return False, "too young"
             if not self.record.wanted:
                 return True, _GONE
+            if load.load_no in self.needed_later:
+                return False, "a restore needs it"
             return True, "a later load replaced the whole table"
         # Not committed. What may still become a load stays, whatever its age.
         is_sealed = attempt.manifest is not None and attempt.manifest == self.record.sealed

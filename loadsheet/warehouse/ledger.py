@@ -43,6 +43,10 @@ ON CONFLICT (pipeline, kind, name, target) DO UPDATE SET
     since = CASE WHEN f.worked_at IS NULL THEN f.since ELSE excluded.since END,
     failed_at = excluded.failed_at, worked_at = NULL
 """
+# The last is a load into a target that another user had emptied.
+IS_WHOLE = """(action = 'replace' OR replaced
+    OR coalesce(counted = inserted AND inserted = extracted - duplicates, false))"""
+"""SQL: whether all rows that the target had after the load were its own."""
 
 Kind = Literal["table", "transform"]
 

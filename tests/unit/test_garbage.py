@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -27,9 +28,15 @@ def stored(fence: int, days: float, *names: str) -> list[StoredObject]:
     ]
 
 
-def load(fence: int, days: float, whole: bool = False) -> CommittedLoad:
+def load(
+    fence: int, days: float, whole: bool = False, restored: int | None = None
+) -> CommittedLoad:
     return CommittedLoad(
-        load_no=fence, prefix=prefix(fence), committed_at=NOW - timedelta(days=days), whole=whole
+        load_no=fence,
+        prefix=prefix(restored or fence),
+        committed_at=NOW - timedelta(days=days),
+        whole=whole,
+        restored=restored,
     )
 
 
@@ -76,6 +83,31 @@ def test_old_loads_go_by_age_and_by_count() -> None:
         3: "among the newest 3",
         4: "a rebuild needs it",
     }
+
+
+def test_what_a_restore_to_a_kept_load_needs_stays() -> None:
+    objects = [item for fence in range(1, 9) for item in stored(fence, 30)]
+    loads = [load(1, 30, True), load(2, 30), load(3, 30, True), load(4, 30), load(5, 30)]
+    loads += [load(6, 6), load(7, 5, True), load(8, 4)]
+    of = record(8, *loads)
+    gone, needed = "-a later load replaced the whole table", "a restore needs it"
+    now = "a rebuild needs it"
+    young = {3: needed, 4: needed, 5: needed, 6: "too young", 7: now, 8: now}
+    assert verdicts(objects, of) == {1: gone, 2: gone} | young
+    old = record(8, *(replace(one, committed_at=NOW - WEEK * 2) for one in loads))
+    only = dict.fromkeys(range(1, 7), gone) | {7: now, 8: now}
+    assert verdicts(objects, old) == only
+    third = {3: needed, 4: needed, 5: needed, 6: "among the newest 3", 7: now, 8: now}
+    assert verdicts(objects, old, 3) == {1: gone, 2: gone} | third
+
+
+def test_a_restore_needs_the_loads_that_it_has_replayed() -> None:
+    """Load 5 has brought back the rows of load 2, and load 6 was built on them."""
+    objects = [item for fence in (1, 2, 3, 4, 6) for item in stored(fence, 30)]
+    loads = (load(1, 30, True), load(2, 30), load(3, 30, True), load(4, 30))
+    of = record(6, *loads, load(5, 30, True, restored=2), load(6, 30))
+    gone, now = "-a later load replaced the whole table", "a rebuild needs it"
+    assert verdicts(objects, of) == {1: now, 2: now, 3: gone, 4: gone, 6: now}
 
 
 def test_without_a_whole_load_every_load_stays() -> None:
