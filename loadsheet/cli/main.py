@@ -41,6 +41,10 @@ EXAMPLES = {
     "test": ("flights --only airports",),
     "status": ("flights --watch",),
     "verify": ("flights", "flights bookings --values", "flights --sample 5%", "flights --repair"),
+    "restore": (
+        "flights bookings --list",
+        "flights bookings --as-of 1042 --into audit.bookings_in_june",
+    ),
     "adopt": ("shop store",),
     "gc": ("flights --older-than 30d --dry-run", "flights --sample"),
     "schema": ("> schemas/pipeline.schema.json", "tests"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from types import MappingProxyType
@@ -50,7 +50,8 @@ SELECT fence, watermark, cursor, last_load_no, content_sha256, source_oid, sourc
               FROM jsonb_array_elements(columns) c WHERE c ? 'dropped'), '{{}}') AS former
 FROM loadsheet.scope WHERE pipeline = %s AND table_name = %s AND target = %s
 """
-# The load that began the target's rows: the last that replaced them, or the first of all. One that
+# The load that began the target's rows: the last that replaced them (a restore has the lower end of
+# the load that it began with), or the first of all. One that
 # found no row has no upper end, and the next began again.
 _STARTED_FROM = """
 SELECT coalesce(lower_cursor, '') FROM loadsheet.load
@@ -58,7 +59,7 @@ WHERE (pipeline, table_name, target) = (%(pipeline)s, %(table)s, %(target)s)
     AND upper_cursor IS NOT NULL AND load_no >= coalesce((
         SELECT max(load_no) FROM loadsheet.load
         WHERE (pipeline, table_name, target) = (%(pipeline)s, %(table)s, %(target)s)
-            AND action = 'replace'), 0)
+            AND action IN ('replace', 'restore')), 0)
 ORDER BY load_no LIMIT 1
 """
 _TAKE_FENCE = f"""
@@ -106,6 +107,23 @@ WHERE pipeline = %(pipeline)s AND table_name = %(table)s AND target = %(target)s
   AND fence = %(fence)s
 """
 _IS_QUIET = "SELECT fence = %s FROM loadsheet.load WHERE load_no = %s"
+# Intervals without rows have no load: only the scope knows them, as long as nothing has followed.
+_RESTORE = f"""
+UPDATE loadsheet.scope s SET {_RAISED}, last_load_no = %(load_no)s,
+    watermark = %(watermark)s, cursor = %(cursor)s, content_sha256 = %(content)s,
+    source_oid = %(oid)s, source = %(source)s, columns = %(columns)s,
+    storage = ({integrity.STORAGE}),
+    intervals = CASE WHEN last_load_no = %(as_of)s THEN intervals ELSE coalesce((
+        SELECT range_agg(tstzrange(start, stop))
+        FROM unnest(%(starts)s::timestamptz[], %(stops)s::timestamptz[]) AS read (start, stop)
+    ), '{{}}') END
+WHERE pipeline = %(pipeline)s AND table_name = %(table)s AND target = %(target)s
+RETURNING fence
+"""
+_COLUMNS = """
+SELECT coalesce(columns, '[]') FROM loadsheet.scope
+WHERE pipeline = %s AND table_name = %s AND target = %s
+"""
 _IS_KNOWN = """
 SELECT EXISTS (
     SELECT FROM loadsheet.scope WHERE pipeline = %s AND table_name = %s AND target = %s
@@ -203,17 +221,7 @@ def take_fence(
     fence. `storage` is the target's, as the extraction has checked it. Raises Fenced when
     another extraction or load changed the scope in the meantime.
     """
-    # Before a table's first extraction there is no row that the UPDATE could check.
-    session.execute(
-        "INSERT INTO loadsheet.scope (pipeline, table_name, target) VALUES (%s, %s, %s) "
-        "ON CONFLICT DO NOTHING",
-        (pipeline, table, str(target)),
-    )
-    # Two targets of one table may take theirs at the same time, and each must have its own number.
-    session.execute(
-        "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))",
-        (f"loadsheet:fence:{pipeline}:{table}",),
-    )
+    _lock_fence(session, pipeline, table, target)
     row = session.execute(
         _TAKE_FENCE,
         {
@@ -244,6 +252,21 @@ def refuse_overtaken(
         seen.watermark,
     ):
         raise _overtaken(pipeline, table)
+
+
+def _lock_fence(session: Session, pipeline: str, table: str, target: Relation) -> None:
+    """Make sure that the scope has a row, and that no other session numbers an attempt now."""
+    # Before a table's first extraction there is no row that an UPDATE could check.
+    session.execute(
+        "INSERT INTO loadsheet.scope (pipeline, table_name, target) VALUES (%s, %s, %s) "
+        "ON CONFLICT DO NOTHING",
+        (pipeline, table, str(target)),
+    )
+    # Two targets of one table may take theirs at the same time, and each must have its own number.
+    session.execute(
+        "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))",
+        (f"loadsheet:fence:{pipeline}:{table}",),
+    )
 
 
 def seal_attempt(
@@ -383,6 +406,55 @@ def is_quiet(session: Session, seen: Scope) -> bool:
     """Whether no extraction has taken the table's fence since its last load."""
     row = session.execute(_IS_QUIET, (seen.fence, seen.last_load_no)).fetchone()
     return row == (True,)
+
+
+def recorded_columns(
+    session: Session, pipeline: str, table: str, target: Relation
+) -> list[dict[str, Any]]:
+    """The columns as the scope has them, also those that the last load has not read (`dropped`)."""
+    row = session.execute(_COLUMNS, (pipeline, table, str(target))).fetchone()
+    return list(row[0]) if row else []
+
+
+def restore(
+    session: Session,
+    pipeline: str,
+    table: str,
+    target: Relation,
+    scope: Scope,
+    columns: Sequence[Mapping[str, Any]],
+    reads: Sequence[tuple[Any, Any]],
+    load_no: int,
+    as_of: int,
+) -> int:
+    """Make the table's scope what it was after the load `as_of`, and raise its fence, which is
+    returned: no extraction or load under way can commit.
+
+    `scope` and the intervals `reads` are those of then, `columns` the target's now, `load_no` is
+    the number of the restore. Call it last in the transaction that has made the target's rows.
+    """
+    _lock_fence(session, pipeline, table, target)
+    row = session.execute(
+        _RESTORE,
+        {
+            "load_no": load_no,
+            "watermark": scope.watermark,
+            "cursor": scope.cursor,
+            "content": scope.content_sha256,
+            "oid": scope.source_oid,
+            "source": json.dumps(scope.source),
+            "columns": json.dumps(columns),
+            "target_sql": target.sql,
+            "as_of": as_of,
+            "starts": [start for start, _ in reads],
+            "stops": [stop for _, stop in reads],
+            "pipeline": pipeline,
+            "table": table,
+            "target": str(target),
+        },
+    ).fetchone()
+    assert row
+    return int(row[0])
 
 
 def _overtaken(pipeline: str, table: str) -> Fenced:

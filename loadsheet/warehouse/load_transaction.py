@@ -149,6 +149,8 @@ class LoadTransaction:
     `load_no` is drawn under the target's lock, so it rises in commit order.
     """
 
+    create_table = "CREATE TABLE"
+
     def __init__(
         self,
         session: Session,
@@ -341,7 +343,7 @@ class LoadTransaction:
         if table.schema == "pg_temp":
             statement = f"CREATE TEMPORARY TABLE {table.sql} ({columns}) ON COMMIT DROP"
         else:
-            statement = f"CREATE TABLE {table.sql} ({columns})"
+            statement = f"{self.create_table} {table.sql} ({columns})"
         self.session.execute(statement)
 
     def _copy_parts(self, table: Relation) -> None:

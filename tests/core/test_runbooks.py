@@ -72,7 +72,9 @@ def tool(shop: Project, line: str, file: Path) -> None:
         "PGUSER": at.username or "",
         "PGPASSWORD": at.password or "",
     }
-    command = line.replace("=warehouse", f"={at.path[1:]}").replace("warehouse.dump", str(file))
+    command = line.replace("=warehouse", f"={at.path[1:]}")
+    for dump in ("warehouse.dump", "ledger.dump"):
+        command = command.replace(dump, str(file))
     subprocess.run(command, shell=True, env=environment, check=True, timeout=60)
 
 
@@ -99,6 +101,24 @@ def test_a_restored_warehouse_goes_on_from_what_it_holds(shop: Project, tmp_path
     shop.succeed()
     assert differing(shop) == {}
     a_day(shop)
+
+
+def test_staging_comes_back_from_the_ledgers_backup_and_the_lake(
+    shop: Project, tmp_path: Path
+) -> None:
+    dump = tmp_path / "dump"
+    a_day(shop)
+    tool(shop, "pg_dump --format=custom --schema=loadsheet --dbname=warehouse > ledger.dump", dump)
+    a_day(shop)
+    # Rows that the source no longer has: only the lake can bring them back.
+    shop.in_source("DELETE FROM log WHERE n <= 50")
+    shop.in_warehouse("DROP SCHEMA IF EXISTS loadsheet, staging, mart CASCADE")
+    tool(shop, "pg_restore --single-transaction --dbname=warehouse < ledger.dump", dump)
+    for table in ("orders", "log"):
+        assert "loadsheet restore shop orders" in PAGE
+        assert shop.cli("restore", shop.name, table).returncode == 0
+    shop.succeed()
+    assert differing(shop) == {"log": 50}
 
 
 def test_a_table_that_is_younger_than_the_backup_is_read_again(

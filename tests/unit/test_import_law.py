@@ -49,6 +49,7 @@ LATE = {
     "cli/progress.py": (1, "Rich is not imported for a log"),
     "cli/render.py": (1, COMMAND),
     "cli/report.py": (1, "Rich's bars are not imported for a log"),
+    "cli/restore.py": (1, COMMAND),
     "cli/run.py": (5, COMMAND),
     "cli/status.py": (9, COMMAND),
     "cli/test.py": (3, COMMAND),

@@ -18,7 +18,10 @@ COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
 def test_these_are_the_commands() -> None:
-    names = "init check plan add new run doctor grants test status verify adopt gc schema render"
+    names = (
+        "init check plan add new run doctor grants test status verify restore adopt gc schema"
+        " render"
+    )
     assert list(COMMANDS) == names.split()
 
 
