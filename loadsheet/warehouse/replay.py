@@ -162,7 +162,7 @@ class Replay:
         if read["read_to"] is not None:
             self.reads.append((read["read_from"], read["read_to"]))
         self.rows = load.rows_after(self.rows)
-        self.parts += manifest.parts
+        self.parts += (*manifest.parts, *manifest.gone)
         self.manifest = manifest
         self.done.append(load)
         self._oid = self._working_oid()

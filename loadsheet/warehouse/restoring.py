@@ -164,6 +164,8 @@ def _manifest(session: Session, replay: Replay) -> Manifest:
         key_is_enforced=True,
         rows=replay.rows,
         parts=(),
+        gone=(),
+        gone_rows=0,
     )
 
 

@@ -98,3 +98,15 @@ def test_a_trigger_that_keeps_a_row_stops_the_load(project: Project, with_gone: 
     with pytest.raises(Refused, match=r"4 rows were not written or deleted.*\(keep\)"):
         project.succeed()
     assert project.in_warehouse("SELECT count(*) FROM staging.item") == [(203,)]
+
+
+def test_a_restore_removes_the_keys_again(project: Project, with_gone: Any) -> None:
+    opened(project)
+    with_gone(GONE)
+    project.succeed()
+    restored = project.cli("restore", "shop", "item", "--into", "audit.item")
+    assert restored.returncode == 0, restored.stderr
+    assert project.in_warehouse(
+        "SELECT count(*), count(*) FILTER (WHERE id = 999) FROM audit.item"
+    ) == [(200, 1)]
+    assert project.in_warehouse("TABLE audit.item EXCEPT TABLE staging.item") == []
