@@ -76,7 +76,7 @@ def fill_older_rows(
     counts["updated"] = counts.get("updated", 0) + fill.rows
     return replace(
         outcome,
-        status="done",
+        status="done" if fill.rows else outcome.status,
         message=f"{outcome.message}; {remark}",
         counts=counts,
         remarks=(*outcome.remarks, remark),
