@@ -40,8 +40,9 @@ def verify_due(pipeline: Pipeline, request: RunRequest, connections: Connections
     if not names:
         return skipped(f"no table is due ({pipeline.verify})")
     found = verify_pipeline(pipeline, connections, names, _log_verdict)
-    if found.differs:
-        raise Differs(_message(found))
+    differing = [verdict for verdict in found.tables if verdict.state == "differs"]
+    if differing:
+        raise Differs(_message(found, differing))
     remarks = [f"{verdict.table}: {verdict.why}" for verdict in found.tables if verdict.why]
     message = states_text(found)
     if remarks:
@@ -65,14 +66,13 @@ def _log_verdict(verdict: TableVerdict) -> None:
             _log.info("%s: %s: %s", on_one_line(verdict.table), kind, on_one_line(row_text(row)))
 
 
-def _message(found: Verification) -> str:
-    differing = [verdict for verdict in found.tables if verdict.state == "differs"]
-    tables = "TABLE,..."
+def _message(found: Verification, differing: list[TableVerdict]) -> str:
+    tables = ""  # the command repairs all of them
     if len(differing) <= _MOST_TABLES:
-        tables = quote(",".join(verdict.table for verdict in differing))
+        tables = "".join(f" {quote(verdict.table)}" for verdict in differing)
     return on_one_line(
         f"{len(differing):,} of {counted(len(found.tables), 'table')} compared differ from the"
         f" source. {differences_text(differing, _MOST_TABLES, _MOST_ROWS)}. Next: `loadsheet verify"
-        f" {found.pipeline}` names more rows; `loadsheet run {found.pipeline} --tables {tables}"
-        " --full-refresh` reads these tables again"
+        f" {found.pipeline}` names more rows; `loadsheet verify {found.pipeline}{tables} --repair`"
+        " reads them again"
     )

@@ -45,7 +45,7 @@ def _value(text: str | None) -> str:
 
 
 def states_text(found: Verification) -> str:
-    """How many tables and marts have which verdict: `3 tables: 2 equal, 1 differ`."""
+    """How many tables and marts have which verdict: `3 tables, 1 mart: 3 equal, 1 differ`."""
     states = [verdict.state for verdict in found.verdicts]
     parts = []
     for state in ("equal", "differs", "not proven", "not compared"):

@@ -161,7 +161,8 @@ def test_somebody_elses_comment_on_the_schema_does_no_harm(old: Project) -> None
 # before. In the first version, a first load from an initial value was an increment.
 ADDED = {
     7: "ALTER TABLE loadsheet.scope DROP COLUMN unfilled, DROP COLUMN deletes_checked_at;"
-    " DROP TABLE loadsheet.verified",
+    " ALTER TABLE loadsheet.load DROP COLUMN gone, DROP COLUMN manifest_sha256,"
+    " DROP COLUMN restored; DROP TABLE loadsheet.verified",
     6: "ALTER TABLE loadsheet.scope DROP COLUMN intervals",
     5: "ALTER TABLE loadsheet.scope DROP COLUMN storage, DROP CONSTRAINT scope_pkey,"
     " ADD PRIMARY KEY (pipeline, table_name); ALTER TABLE loadsheet.load DROP COLUMN counted;"

@@ -95,9 +95,7 @@ def test_a_difference_fails_the_step_and_names_tables_counts_and_keys(project: P
         r" \((id = 2\d in name; ){3}\.\.\.\)\. Next: `loadsheet verify shop` names more rows; ",
         error.reason,
     )
-    assert "`loadsheet run shop --tables item --full-refresh` reads these tables again" in str(
-        error
-    )
+    assert "`loadsheet verify shop item --repair` reads them again" in str(error)
     assert "Ada" not in str(error) and "Grace" not in str(error)
 
 
