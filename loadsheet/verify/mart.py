@@ -40,7 +40,7 @@ from loadsheet.wording import counted
 COMPARED = ("table", "merge")
 """How a mart is materialized that can be compared."""
 _WHY_NOT = {
-    "view": "a view has no rows of its own: it shows what its SELECT returns",
+    "view": "a view stores no rows: it shows what its SELECT returns",
     "script": "a script is not compared: nothing shows which rows it should have written",
 }
 # Each run gives these another value.

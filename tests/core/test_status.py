@@ -357,6 +357,7 @@ def test_on_a_terminal_of_80_columns_nothing_is_wrapped_and_the_watch_ends_at_ct
 
 def test_the_documented_shape_is_the_one_that_is_printed(shop: Project) -> None:
     shop.succeed()
+    shop.verify("orders")
     page = (Path(__file__).resolve().parents[2] / "docs" / "status.md").read_text()
     documented = set(re.findall(r"^\| `(\w+)`", page, re.MULTILINE))
     found = json.loads(cli(shop, "--json").stdout)
