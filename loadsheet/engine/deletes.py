@@ -365,10 +365,8 @@ class _Search:
             )
         if lost_rows > _MOST_LOST:
             found.lost.clear()
-            found.remarks.append(
-                f"{lost_rows:,} rows of the source are missing in the target: run a full refresh"
-                " of this table"
-            )
+            what = counted(lost_rows, "row of the source is", "rows of the source are")
+            found.remarks.append(f"{what} missing in the target: run a full refresh of this table")
         elif lost_rows:
             what = counted(lost_rows, "row that was", "rows that were")
             found.remarks.append(f"read {what} missing in the target")
