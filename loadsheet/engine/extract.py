@@ -240,12 +240,10 @@ def _read_and_seal(
     if not found.gone.count and _is_nothing_new(attempt, rows, upload):
         _discard(attempt, upload)
         _record_deletes_check(attempt, found)
-        if attempt.repairs:
-            pass  # it has looked at all rows, and yet says nothing of those that are newer
-        elif attempt.interval_of(rows):
+        if attempt.interval_of(rows):
             # It is recorded as read: a crash must not bring rows back into it.
             identity.wait_until_durable(source, origin)
-        elif rows.lower is None:
+        elif rows.lower is None and not attempt.repairs:
             # The whole table is as the last load left it, so what was read earlier is older.
             attempt.warehouse.use(
                 lambda session: fence.overtake_pending(

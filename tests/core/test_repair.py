@@ -314,7 +314,7 @@ def test_rows_that_are_gone_stay_where_no_deletes_are_allowed(
     project.in_source(DELETE)
     project.in_warehouse(DAMAGE)
     result = repaired(project, "item")["extract.extract_item"].result
-    assert "30 rows that the source does not have stay" in result.message
+    assert "30 rows are gone from the source and kept" in result.message
     assert judge(project, "item").doubled == 30
     # An extraction with nothing else to do says so, too, and loads nothing.
     before = last_load(project)
