@@ -117,6 +117,8 @@ class Side:
     """SQL condition on the rows to compare."""
     expected: str = "TRUE"
     """SQL condition on the rows that `digests` counts: those that the other side must have."""
+    live: str = "TRUE"
+    """SQL condition on the rows that are not marked as deleted."""
 
     def digests(self, buckets: Sequence[int], within: str = "TRUE") -> str:
         """SELECT of bucket, count and sums, for each of these buckets that has rows. Here and below
@@ -197,6 +199,7 @@ class Side:
         return key_hash & (BUCKETS - 1)
 
     def _from(self, buckets: Sequence[int], *conditions: str) -> str:
+        conditions = (self.live, *conditions)
         wanted = [f"({condition})" for condition in conditions if condition != "TRUE"]
         wanted.append(self.within(buckets))
         return f" FROM {self.relation.sql} WHERE {' AND '.join(wanted)}"

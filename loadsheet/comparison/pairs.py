@@ -12,7 +12,7 @@ from loadsheet.source.rows import Last
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Table
 from loadsheet.sql.text import Relation
-from loadsheet.warehouse import tables
+from loadsheet.warehouse import gone, tables
 from loadsheet.warehouse.fence import Scope
 
 
@@ -40,11 +40,12 @@ def table_sides(
         raise Refused(f"{described.relation}: its primary key cannot be compared: {why}")
     places = tuple(names.index(name) for name in key)
     common = shared_hash(source, warehouse)
+    live = gone.live_rows(warehouse, target) if gone.keeps_deleted(table) else "TRUE"
     sides = Sides(
         source_session=source,
         source=Side(described.relation, tuple(theirs for theirs, _ in pairs), places, common),
         warehouse_session=warehouse,
-        target=Side(target, tuple(ours for _, ours in pairs), places, common),
+        target=Side(target, tuple(ours for _, ours in pairs), places, common, live=live),
         settled=settled_rows(source, table, described, scope, last),
     )
     return sides, left_out

@@ -43,7 +43,7 @@ from loadsheet.source.rows import Last, Selection
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Deletes, Table
 from loadsheet.sql.copying import select_columns
-from loadsheet.sql.merging import same_key
+from loadsheet.sql.merging import DELETED_AT, same_key
 from loadsheet.sql.text import Relation, ident, idents, typed
 from loadsheet.sql.types import Column, widens
 from loadsheet.warehouse import gone, tables
@@ -94,26 +94,28 @@ class Found:
     """The keys to remove from the target; empty where the spec only asks for a report."""
     lost: list[list[str]] = field(default_factory=list)
     """The keys of rows that the target must have, and has not."""
+    needs_column: bool = False
+    """The target lacks the column that marks deleted rows, which transforms may read already."""
     remarks: list[str] = field(default_factory=list)
     """What the step's message adds."""
     checked_at: str | None = None
     """The source's clock at the search; None where there was none."""
 
-
-def marks(table: Table) -> bool:
-    """Whether deleted rows stay in the target, marked."""
-    return table.deletes is not None and table.deletes.action == "soft"
+    @property
+    def is_news(self) -> bool:
+        """Whether there is something to load, also without any row."""
+        return bool(self.gone.count) or self.needs_column
 
 
 def refuse_unfit(table: Table, described: SourceTable) -> None:
     """Raises Refused where the spec asks for deletes, and it cannot be known which rows of the
     table are gone. A table that is replaced has none."""
     mode = table.mode_with_key(bool(described.key))
-    if table.deletes is None or (mode == "replace" and not marks(table)):
+    if table.deletes is None or (mode == "replace" and not gone.keeps_deleted(table)):
         return
-    if marks(table):
-        raise Refused(f"{described.relation}: deletes: soft is not available yet")
     why = _why_unfit(mode, described)
+    if gone.keeps_deleted(table) and DELETED_AT in described.natures:
+        why = f"it has a column {DELETED_AT}, which `deletes: soft` needs for itself"
     if why:
         raise Refused(
             f"{described.relation}: deleted rows cannot be found, because {why}. Cancel this for"
@@ -189,22 +191,6 @@ def refuse_unknown_history(described: SourceTable, last: Last, origin: dict[str,
         )
 
 
-def refuse_many(attempt: Attempt, described: SourceTable, gone_rows: int, rows: int) -> None:
-    """Raises Refused where more of the target's `rows` are gone than the spec allows."""
-    assert attempt.table.deletes
-    most = attempt.table.deletes.max_delete
-    if gone_rows <= rows * most:
-        return
-    raise Refused(
-        f"{described.relation}: {gone_rows:,} of the {counted(rows, 'row')} of"
-        f" {attempt.target} are gone from the source, more than deletes.max_delete {most:g} allows;"
-        " nothing was loaded or deleted. Check the source. If the rows are meant to be gone, raise"
-        " max_delete, or read the table again:"
-        f" `loadsheet run {attempt.pipeline.name} --tables {attempt.target.name} --full-refresh`"
-        " (Airflow: full_refresh in the trigger form)"
-    )
-
-
 def refuse_present(source: Session, described: SourceTable, keys: Iterable[list[str]]) -> None:
     """Raises Refused where one of the keys is in the source after all: look each up by its value,
     which depends on no hash."""
@@ -249,6 +235,8 @@ class _Search:
         self.rows = rows
         self.settled = settled
         self.key = [described.column(name) for name in described.key]
+        self.live = "TRUE"
+        """SQL condition on the target's rows that are not marked as deleted."""
 
     def run(self, warehouse: Session) -> Found:
         """Compare all keys, in one transaction of the warehouse."""
@@ -261,6 +249,7 @@ class _Search:
             found = Found()
             if totals.buckets:
                 found = self._compare(warehouse, sides, totals.buckets)
+            found.needs_column = self.deletes.action == "soft" and self.live == "TRUE"
         _log.info(
             "%s: %s keys in the source, %s in the target; %s gone, %s lost",
             self.target,
@@ -279,11 +268,14 @@ class _Search:
         if self.rows.where:
             self._copy_increment(warehouse)
         values = self._values_in_target(warehouse)
-        new = f"NOT EXISTS (SELECT FROM {self.target.sql} t WHERE {same_key(names)})"
+        if self.deletes.action == "soft":
+            self.live = gone.live_rows(warehouse, self.target)
+        target = f"{self.target.sql} t WHERE {self.live}"
+        new = f"NOT EXISTS (SELECT FROM {target} AND {same_key(names)})"
         landed = ", ".join(f"{value.landed} AS {ident(value.name)}" for value in values)
         # A merge of all rows needs no keys of an increment: what is only in the source, it reads.
         warehouse.execute(
-            f"CREATE TEMPORARY VIEW {_KEYS.sql} AS SELECT {landed} FROM {self.target.sql}"
+            f"CREATE TEMPORARY VIEW {_KEYS.sql} AS SELECT {landed} FROM {target}"
             f" UNION ALL SELECT {idents(names)} FROM {_INCREMENT.sql} s WHERE {new}"
         )
         return [replace(value, is_cast=False) for value in values]
@@ -335,7 +327,7 @@ class _Search:
     def _compare(self, warehouse: Session, sides: Sides, buckets: list[int]) -> Found:
         """The keys that are on one side only. Raises Refused where too many are gone."""
         found = Found()
-        rows = tables.count_rows(warehouse, self.target.sql)
+        rows = tables.count_rows(warehouse, f"{self.target.sql} WHERE {self.live}")
         most = int(rows * self.deletes.max_delete)
         is_report = self.deletes.action == "report"
         gone_rows = lost_rows = 0
@@ -351,7 +343,8 @@ class _Search:
                 if lost_rows <= _MOST_LOST:
                     found.lost.append(json.loads(key))
         if not is_report:
-            refuse_many(self.attempt, self.described, gone_rows, rows)
+            most_share = self.deletes.max_delete
+            gone.refuse_many(self.target, gone_rows, rows, most_share, self.pipeline)
             refuse_present(self.source, self.described, found.gone)
         self._remark(found, gone_rows, lost_rows)
         return found

@@ -44,6 +44,7 @@ from loadsheet.sql.copying import FileFormat
 from loadsheet.sql.types import without_modifier
 from loadsheet.warehouse import adopt, fence, intervals, ledger
 from loadsheet.warehouse.drift import KEY
+from loadsheet.warehouse.gone import keeps_deleted
 from loadsheet.wording import counted
 
 _log = logging.getLogger(__name__)
@@ -237,7 +238,7 @@ def _read_and_seal(
     # The last part is stored after the source's transaction: an open snapshot keeps the source
     # from cleaning up dead rows.
     reach("extract.copied")
-    if not found.gone.count and _is_nothing_new(attempt, rows, upload):
+    if not found.is_news and _is_nothing_new(attempt, rows, upload):
         _discard(attempt, upload)
         _record_deletes_check(attempt, found)
         if attempt.interval_of(rows):
@@ -395,7 +396,7 @@ def _manifest(
         repairs=attempt.repairs,
         gone=gone,
         gone_rows=found.gone.count,
-        marks_gone=bool(found.gone.count) and deletes.marks(attempt.table),
+        marks_gone=bool(found.gone.count) and keeps_deleted(attempt.table),
         deletes_checked_at=found.checked_at,
         content_sha256=upload.content_sha256,
         held_by=rows.held_by,

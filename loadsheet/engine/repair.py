@@ -35,7 +35,7 @@ from loadsheet.source import selection
 from loadsheet.source.rows import Selection
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Deletes, Table
-from loadsheet.warehouse import fence, ledger
+from loadsheet.warehouse import fence, gone, ledger
 from loadsheet.wording import counted
 
 _log = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ def _compare(
         # More are refused below.
         most = int(totals.target_rows * removing.max_delete) if removing else 0
         wanted = _Wanted()
-        gone = Keys()
+        keys_gone = Keys()
         extra = 0
         for one in compare.differing_rows(sides, totals.buckets) if totals.buckets else ():
             assert one.key
@@ -119,14 +119,14 @@ def _compare(
             if one.kind == "extra":
                 extra += 1
                 if extra <= most:
-                    gone.add(key)
+                    keys_gone.add(key)
             elif one.kind != "newer":
                 wanted.add(key_hash, key)
     if removing:
-        deletes.refuse_many(attempt, described, extra, totals.target_rows)
-        deletes.refuse_present(source, described, gone)
-    _log.info("%s: %d rows to read, %d to remove", target, wanted.count, gone.count)
-    found = Found(gone=gone)
+        gone.refuse_many(target, extra, totals.target_rows, removing.max_delete, name)
+        deletes.refuse_present(source, described, keys_gone)
+    _log.info("%s: %d rows to read, %d to remove", target, wanted.count, keys_gone.count)
+    found = Found(gone=keys_gone)
     if extra and not removing:
         found.remarks.append(
             f"{counted(extra, 'row is', 'rows are')} gone from the source and kept, because the"

@@ -17,6 +17,8 @@ from loadsheet.sql.text import ident, idents
 from loadsheet.sql.types import SAME_WHEN_EQUAL, TEXT_TYPES, TIME_TYPES, without_modifier
 
 LOAD_ID = "_load_id"
+DELETED_AT = "_deleted_at"
+"""The column of a target that keeps the rows that are gone from the source: NULL in all others."""
 
 
 def same_key(key: Sequence[str]) -> str:
@@ -194,6 +196,24 @@ def insert_rows(
 def delete_same(target: str, source: str, key: Sequence[str]) -> str:
     """DELETE of the target's rows whose keys are in the source."""
     return f"DELETE FROM {target} t USING {source} s WHERE {same_key(key)}"
+
+
+def mark_same(target: str, source: str, key: Sequence[str], deleted_at: str, load_no: int) -> str:
+    """UPDATE of the target's rows whose keys are in the source: they are deleted since the time
+    `deleted_at` (SQL)."""
+    return (
+        f"UPDATE {target} t SET {DELETED_AT} = {deleted_at}, {LOAD_ID} = {load_no}"
+        f" FROM {source} s WHERE {same_key(key)} AND t.{DELETED_AT} IS NULL"
+    )
+
+
+def mark_gone(target: str, source: str, key: Sequence[str], deleted_at: str, load_no: int) -> str:
+    """The same UPDATE of the rows that are no longer in the source."""
+    return (
+        f"UPDATE {target} t SET {DELETED_AT} = {deleted_at}, {LOAD_ID} = {load_no}"
+        f" WHERE t.{DELETED_AT} IS NULL"
+        f" AND NOT EXISTS (SELECT 1 FROM {source} s WHERE {same_key(key)})"
+    )
 
 
 def count_same(target: str, source: str, key: Sequence[str]) -> str:

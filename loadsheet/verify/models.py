@@ -54,6 +54,8 @@ class TableVerdict:
     unproven: int = 0
     """Rows of the target that are not in the source, where it cannot be known whether they were
     there at the last load."""
+    removes_gone: bool = False
+    """Whether the table's `deletes` takes such rows out of the target."""
     counts: dict[Kind, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
     named: dict[Kind, list[Difference]] = field(default_factory=lambda: {k: [] for k in KINDS})
     left_out: list[str] = field(default_factory=list)

@@ -39,10 +39,10 @@ def plan_repair(found: Verification) -> RepairPlan:
     plan = RepairPlan()
     for verdict in found.verdicts:
         name = verdict.table
-        if verdict.state in ("not proven", "not compared"):
-            plan.left[name] = f"{verdict.state}, see above"
-        elif verdict.state == "differs":
+        if verdict.state == "differs" or (verdict.removes_gone and verdict.unproven):
             _place(plan, found.pipeline, verdict)
+        elif verdict.state in ("not proven", "not compared"):
+            plan.left[name] = f"{verdict.state}, see above"
     return plan
 
 

@@ -134,7 +134,7 @@ def _compare(
     verdict.target_rows = found.target_rows
     if found.buckets:
         unpaired = count_rows(verdict, sides, found.buckets)
-        _judge_extra(verdict, mode, scope, warehouse)
+        _judge_extra(verdict, table, mode, scope, warehouse)
         if mode == "merge" and not sides.source.key_has_one_form:
             # A newer row may be a target's whose key is written in another way since: 1.00, not
             # 1.0. The next load will merge the two.
@@ -182,11 +182,20 @@ def _since(
     )
 
 
-def _judge_extra(verdict: TableVerdict, mode: str, scope: Scope, warehouse: Session) -> None:
+def _judge_extra(
+    verdict: TableVerdict, table: Table, mode: str, scope: Scope, warehouse: Session
+) -> None:
     """Keep only what is certain of the rows that the source does not have (now)."""
     extra = verdict.counts["extra"]
-    if mode == "merge" or not extra:
-        return  # no increment removes a row, so it stays until a full refresh
+    if not extra:
+        return
+    if mode == "merge":
+        # Without deletes no increment removes a row, so it stays until a full refresh. With them it
+        # may have been deleted since the last load, and the next one removes it.
+        if table.deletes and table.deletes.action != "report":
+            verdict.removes_gone = True
+            _keep_certain(verdict, 0)
+        return
     if mode == "replace":
         row = warehouse.execute(_REPLACED, (scope.last_load_no,)).fetchone()
         certain = 0

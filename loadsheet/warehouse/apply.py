@@ -104,6 +104,33 @@ def difference(
     return Effect(inserted=written.inserted, updated=written.updated, deleted=deleted)
 
 
+def difference_with_marks(
+    session: Session,
+    fresh: Relation,
+    target: Relation,
+    key: tuple[str, ...],
+    load_no: int,
+    deleted_at: str,
+) -> tuple[Effect, int]:
+    """The same for a target that keeps deleted rows: rows that are not in `fresh` are marked as
+    deleted at that time (SQL). Returns the effect, and how many rows were marked.
+
+    Raises Refused where the server takes no UPDATE of the target's rows.
+    """
+    if not _may_change_rows(session, target):
+        raise Refused(
+            f"{target}: its publication takes no UPDATE, so no row can be marked as deleted: give"
+            " the table a replica identity, or set `deletes: hard`"
+        )
+    _analyze_key(session, fresh, key)
+    marking = merging.mark_gone(target.sql, fresh.sql, key, deleted_at, load_no)
+    marked = session.execute(marking).rowcount
+    reach("difference.deleted")
+    written = merge(session, fresh, target, key, load_no)
+    session.execute(f"DROP TABLE {fresh.sql}")
+    return Effect(inserted=written.inserted, updated=written.updated + marked), marked
+
+
 def _delete_gone(session: Session, fresh: Relation, target: Relation, key: tuple[str, ...]) -> int:
     """Delete the target's rows that are not in `fresh`, all of them without a key, and return how
     many."""
@@ -297,15 +324,16 @@ def duplicate_key_message(key: tuple[str, ...]) -> str:
 
 
 def refuse_shrinking(
-    session: Session, after: int, target: Relation, max_shrink: float | None
+    session: Session, after: int, target: Relation, max_shrink: float | None, live: str = "TRUE"
 ) -> None:
     """Raises Refused when the target would lose more than the share `max_shrink` of its rows.
 
-    `after` is the number of rows that it would have. None allows everything.
+    `after` is the number of rows that it would have. None allows everything. `live` is an SQL
+    condition on the rows that count.
     """
     if max_shrink is None:
         return
-    before = tables.count_rows(session, target.sql)
+    before = tables.count_rows(session, f"{target.sql} WHERE {live}")
     if before and after < before * (1 - max_shrink):
         raise Refused(
             f"{target} would shrink from {before:,} to {counted(after, 'row')}, more than"

@@ -1,16 +1,39 @@
-"""Rows that are gone from the source leave the target, by the keys that a load brings.
+"""Rows that are gone from the source leave the target, or are marked as deleted, by the keys that a
+load brings.
 
-The keys come with the manifest of an increment, and go in the transaction that merges its rows: the
-fence, the hashes and the ledger hold for both.
+The keys come with the manifest of an increment, and are applied in the transaction that merges its
+rows: the fence, the hashes and the ledger hold for both.
 """
 
 from __future__ import annotations
 
 from loadsheet.errors import Refused
+from loadsheet.lake.manifest import Manifest
+from loadsheet.lake.store import Lake
 from loadsheet.postgres import Session
+from loadsheet.spec.models import Table
 from loadsheet.sql import merging
-from loadsheet.sql.text import Relation, ident
+from loadsheet.sql.merging import DELETED_AT
+from loadsheet.sql.text import Relation, ident, typed
+from loadsheet.sql.types import TIME_TYPES
 from loadsheet.warehouse import apply, ledger, side_effects, tables
+from loadsheet.warehouse.copying_in import Arriving, copy_parts
+from loadsheet.wording import counted
+
+MARKS = {DELETED_AT: TIME_TYPES[0]}
+"""The column of a target that keeps deleted rows, with its type."""
+
+
+def keeps_deleted(table: Table) -> bool:
+    """Whether rows that are gone from the source stay in the target, marked."""
+    return table.deletes is not None and table.deletes.action == "soft"
+
+
+def live_rows(session: Session, target: Relation) -> str:
+    """SQL condition on the target's rows that are not marked as deleted."""
+    if DELETED_AT in tables.columns_of(session, target):
+        return f"{DELETED_AT} IS NULL"
+    return "TRUE"
 
 
 def refuse_shared_target(session: Session, target: Relation, pipeline: str) -> None:
@@ -24,22 +47,97 @@ def refuse_shared_target(session: Session, target: Relation, pipeline: str) -> N
         )
 
 
-def create(session: Session, keys: Relation, target: Relation, key: tuple[str, ...]) -> None:
-    """Create the temporary table `keys` with the target's `key` columns."""
+def refuse_many(target: Relation, gone: int, rows: int, max_delete: float, pipeline: str) -> None:
+    """Raises Refused when `gone` of the target's `rows` are more than the share `max_delete`."""
+    if gone <= rows * max_delete:
+        return
+    raise Refused(
+        f"{gone:,} of the {counted(rows, 'row')} of {target} are gone from the source, more than"
+        f" deletes.max_delete {max_delete:g} allows; nothing was loaded or deleted. Check the"
+        " source. If the rows are meant to be gone, raise max_delete, or read the table again:"
+        f" `loadsheet run {pipeline} --tables {target.name} --full-refresh` (Airflow: full_refresh"
+        " in the trigger form)"
+    )
+
+
+def add_column(session: Session, target: Relation) -> None:
+    """Give the target the column for the time of a row's deletion, unless it has it.
+
+    Raises Refused where it has another column of that name.
+    """
+    found = tables.columns_of(session, target).get(DELETED_AT)
+    if found is None:
+        session.execute(f"ALTER TABLE {target.sql} ADD COLUMN {DELETED_AT} {MARKS[DELETED_AT]}")
+    elif found != MARKS[DELETED_AT]:
+        raise Refused(
+            f"{target} has a column {DELETED_AT} of type {found}, and `deletes: soft` needs one of"
+            " type timestamp with time zone: drop or rename it"
+        )
+
+
+def deleted_at(manifest: Manifest) -> str:
+    """SQL for the time at which rows were found to be gone: the source's, when it was read."""
+    return typed(manifest.read_at, MARKS[DELETED_AT])
+
+
+def remove(
+    session: Session,
+    lake: Lake,
+    manifest: Manifest,
+    target: Relation,
+    table: Table,
+    load_no: int,
+) -> int:
+    """Delete or mark the target's rows whose keys the manifest lists, and return how many there
+    were. Rows that are marked become rows of the load `load_no`.
+
+    Raises Corrupt when the keys are not those of the manifest, and Refused when they are too many,
+    when another pipeline has loaded the target, and when a trigger has kept a row.
+    """
+    key = manifest.key
+    refuse_shared_target(session, target, manifest.pipeline)
+    if table.deletes:
+        live = live_rows(session, target) if manifest.marks_gone else "TRUE"
+        rows = tables.count_rows(session, f"{target.sql} WHERE {live}")
+        most = table.deletes.max_delete
+        refuse_many(target, manifest.gone_rows, rows, most, manifest.pipeline)
+    keys = Relation("pg_temp", f"_loadsheet_{load_no}_gone")
     types = tables.columns_of(session, target)
     columns = ", ".join(f"{ident(name)} {types[name]}" for name in key)
     session.execute(f"CREATE TEMPORARY TABLE {keys.sql} ({columns}) ON COMMIT DROP")
-
-
-def delete(session: Session, keys: Relation, target: Relation, key: tuple[str, ...]) -> int:
-    """Delete the target's rows with these keys, and return how many it had.
-
-    Raises Refused where a trigger has kept some of them.
-    """
+    arriving = Arriving(parts=manifest.gone, rows=manifest.gone_rows, format="csv", columns=key)
+    copy_parts(session, lake, arriving, keys, target, lambda rows, size: None)
     with apply.lookup_of(session, keys, target, key):
-        deleted = session.execute(merging.delete_same(target.sql, keys.sql, key)).rowcount
-        triggers = side_effects.suppressing_triggers(session, target)
-        if triggers:
-            left = session.execute(merging.count_same(target.sql, keys.sql, key)).fetchone()
-            side_effects.refuse_suppressed(target, triggers, left[0] if left else 0)
+        if manifest.marks_gone:
+            return _mark(session, keys, target, key, deleted_at(manifest), load_no)
+        return _delete(session, keys, target, key)
+
+
+def _delete(session: Session, keys: Relation, target: Relation, key: tuple[str, ...]) -> int:
+    deleted = session.execute(merging.delete_same(target.sql, keys.sql, key)).rowcount
+    _refuse_left(session, keys, target, key, "TRUE")
     return deleted
+
+
+def _mark(
+    session: Session,
+    keys: Relation,
+    target: Relation,
+    key: tuple[str, ...],
+    deleted_at: str,
+    load_no: int,
+) -> int:
+    marking = merging.mark_same(target.sql, keys.sql, key, deleted_at, load_no)
+    marked = session.execute(marking).rowcount
+    _refuse_left(session, keys, target, key, f"t.{DELETED_AT} IS NULL")
+    return marked
+
+
+def _refuse_left(
+    session: Session, keys: Relation, target: Relation, key: tuple[str, ...], where: str
+) -> None:
+    triggers = side_effects.suppressing_triggers(session, target)
+    if triggers:
+        count = f"{merging.count_same(target.sql, keys.sql, key)} WHERE {where}"
+        left = session.execute(count).fetchone()
+        side_effects.refuse_suppressed(target, triggers, left[0] if left else 0)

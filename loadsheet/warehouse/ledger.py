@@ -205,6 +205,7 @@ def record_load(
     load_no: int,
     effect: Effect,
     duplicates: int,
+    gone: int,
     counted: int | None,
     seconds: float,
     restored: int | None = None,
@@ -212,7 +213,8 @@ def record_load(
     """Write the load's row.
 
     `name` and `sha256` are those of the manifest's object, `duplicates` the number of rows that
-    were left out, `counted` the target's rows where earlier loads do not explain them,
+    were left out, `gone` those of the target's that were deleted or marked because the source has
+    them no longer, `counted` the target's rows where earlier loads do not explain them,
     `seconds` how long the load has taken so far, `restored` the number of the load whose rows a
     restore has brought back.
     """
@@ -231,6 +233,7 @@ def record_load(
         "format": manifest.format,
         "extracted": manifest.rows,
         "duplicates": duplicates,
+        "gone": gone,
         "counted": counted,
         **asdict(effect),
         "bytes": manifest.size,

@@ -21,7 +21,7 @@ from loadsheet.names import slug
 from loadsheet.postgres import Session
 from loadsheet.spec.models import Table
 from loadsheet.sql import merging
-from loadsheet.sql.merging import LOAD_ID
+from loadsheet.sql.merging import DELETED_AT, LOAD_ID
 from loadsheet.sql.text import Relation, ident, typed
 from loadsheet.sql.types import Column
 from loadsheet.warehouse import (
@@ -46,6 +46,14 @@ from loadsheet.wording import counted
 
 _log = logging.getLogger(__name__)
 
+# Why the rows of a target that keeps deleted rows are changed in place.
+_DELETED_ROWS = Belonging(
+    is_object=False,
+    column=DELETED_AT,
+    what="rows that are marked as deleted, or may get some (deletes: soft)",
+    definition="",
+    is_carried=False,
+)
 FULL_REFRESH_REMEDY = "run a full refresh of this table to rebuild it"
 
 # A session with an older fence can no longer commit (`fence.advance_watermark`). One with the same
@@ -122,6 +130,7 @@ def load_manifest(
             transaction.load_no,
             effect,
             transaction.duplicates,
+            transaction.gone_rows,
             transaction.count_unknown_rows(),
             time.monotonic() - started,
         )
@@ -173,6 +182,10 @@ class LoadTransaction:
         """The number that every written row gets; None where the rows bring theirs."""
         self.duplicates = 0
         self.notes: list[str] = []
+        self.gone_rows = 0
+        """The target's rows that this load has deleted or marked, because they are gone."""
+        self.keeps_deleted = manifest.marks_gone or gone.keeps_deleted(table)
+        self.marks = gone.MARKS if self.keeps_deleted else {}
         existing = existing_columns(session, target)
         self.is_new = not existing
         # An increment is not all of the target's rows. Without the others it must not be loaded.
@@ -194,6 +207,9 @@ class LoadTransaction:
             is_first = scope.last_load_no is None
             self.has_unknown_rows = is_first or change is not None or manifest.repairs
         self.scope = scope
+        if self.keeps_deleted and not self.is_new:
+            gone.add_column(session, target)
+            existing.pop(DELETED_AT, None)  # it is ours
         domains = tables.domains_of(session, target)
         self.drift = drift.compare_columns(
             manifest.columns, manifest.source_oid, existing, scope, domains
@@ -247,6 +263,8 @@ class LoadTransaction:
         """Copy all rows into a fresh table, then make it the target; or, where that would lose
         something that hangs on the target, change the target's rows in place."""
         own = self.drift.own
+        if self.keeps_deleted and not self.is_new:
+            return self._replace_in_place(_DELETED_ROWS)
         if not self.is_new:
             drift.refuse_misplaced(self.session, self.target, self.drift)
             key = self.manifest.key or None
@@ -257,7 +275,7 @@ class LoadTransaction:
             if obstacles:
                 return self._replace_in_place(obstacles[0])
         fresh = Relation(self.target.schema, f"_loadsheet_{self.load_no}")
-        self._create(fresh, self.drift.kept)
+        self._create(fresh, {**self.drift.kept, **self.marks})
         self._copy_parts(fresh)
         self._add_load_id(fresh)
         rows = self.manifest.rows - self.duplicates
@@ -282,10 +300,12 @@ class LoadTransaction:
         """
         fresh = Relation("pg_temp", f"_loadsheet_{self.load_no}")
         # All rows arrive, so a column that the source has had has no values from now on.
-        self._create(fresh, {name: self.drift.kept[name] for name in self.drift.former})
+        former = {name: self.drift.kept[name] for name in self.drift.former}
+        self._create(fresh, {**former, **self.marks})
         self._copy_parts(fresh)
         rows = self.manifest.rows - self.duplicates
-        apply.refuse_shrinking(self.session, rows, self.target, self.table.max_shrink)
+        live = gone.live_rows(self.session, self.target) if self.keeps_deleted else "TRUE"
+        apply.refuse_shrinking(self.session, rows, self.target, self.table.max_shrink, live)
         self.notes += self.drift.notes(all_rows_arrive=True)
         return self._apply_difference(fresh, self.drift, obstacle)
 
@@ -295,7 +315,16 @@ class LoadTransaction:
         drift.alter_columns(self.session, self.target, changed, obstacle.remedy)
         key = self.manifest.key
         drift.refuse_changed_key(self.session, self.target, key, obstacle.remedy)
-        return apply.difference(self.session, fresh, self.target, key, self.stamp)
+        if not self.keeps_deleted:
+            return apply.difference(self.session, fresh, self.target, key, self.stamp)
+        # The rows that arrived are not all that the target has.
+        self.has_unknown_rows = True
+        deleted_at = gone.deleted_at(self.manifest)
+        effect, self.gone_rows = apply.difference_with_marks(
+            self.session, fresh, self.target, key, self.load_no, deleted_at
+        )
+        self._note_marks()
+        return effect
 
     def _write_increment(self) -> Effect:
         """Copy the rows into a temporary table, then merge them into the target or append them."""
@@ -307,7 +336,8 @@ class LoadTransaction:
             fills = unfilled.will_be_filled(self.table, self.manifest)
             self.notes += self.drift.notes(all_rows_arrive=False, fills=fills)
         incoming = Relation("pg_temp", f"_loadsheet_{self.load_no}")
-        self._create(incoming, {})
+        # In a row that arrives the mark is NULL: one that comes back is no longer deleted.
+        self._create(incoming, self.marks)
         self._copy_parts(incoming)
         key = self.manifest.key
         if self.manifest.action == "append" or not key:
@@ -323,9 +353,16 @@ class LoadTransaction:
                     f"left out {left_out} older than what another pipeline has loaded"
                 )
         # First: a row that arrives may have a unique value of one that is gone.
-        deleted = self._remove_gone()
+        if self.manifest.gone:
+            self.gone_rows = gone.remove(
+                self.session, self.lake, self.manifest, self.target, self.table, self.load_no
+            )
+            reach("load.gone_removed")
         effect = apply.merge(self.session, incoming, self.target, key, self.load_no, guard)
-        return replace(effect, deleted=deleted)
+        if not self.manifest.marks_gone:
+            return replace(effect, deleted=self.gone_rows)
+        self._note_marks()
+        return replace(effect, updated=effect.updated + self.gone_rows)
 
     def _fill(self, incoming: Relation) -> Effect:
         """Update the rows that the target has."""
@@ -359,21 +396,9 @@ class LoadTransaction:
             self._drop_duplicates(table)
         reach("load.filled")
 
-    def _remove_gone(self) -> int:
-        """Take the rows that are gone from the source out of the target; returns their number."""
-        if not self.manifest.gone:
-            return 0
-        key = self.manifest.key
-        gone.refuse_shared_target(self.session, self.target, self.manifest.pipeline)
-        keys = Relation("pg_temp", f"_loadsheet_{self.load_no}_gone")
-        gone.create(self.session, keys, self.target, key)
-        arriving = Arriving(
-            parts=self.manifest.gone, rows=self.manifest.gone_rows, format="csv", columns=key
-        )
-        copy_parts(self.session, self.lake, arriving, keys, self.target, lambda rows, size: None)
-        deleted = gone.delete(self.session, keys, self.target, key)
-        reach("load.gone_removed")
-        return deleted
+    def _note_marks(self) -> None:
+        if self.gone_rows:
+            self.notes.append(f"marked {counted(self.gone_rows, 'row')} as deleted")
 
     def _drop_duplicates(self, table: Relation) -> None:
         # Without a cursor nothing tells which row is the newest, and duplicates are refused.

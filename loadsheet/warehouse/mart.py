@@ -44,7 +44,7 @@ WHERE pipeline = %s AND transform = %s AND target = %s ORDER BY run_no DESC LIMI
 _CHANGES = """
 SELECT count(*), coalesce(bool_or(replaced OR deleted > 0), false) FROM (
     SELECT load_no AS number, target, inserted, updated, deleted,
-        replaced OR counted IS NOT NULL AS replaced
+        replaced OR counted IS NOT NULL OR gone > 0 AS replaced
     FROM loadsheet.load
     UNION ALL
     SELECT run_no, target, inserted, updated, deleted, replaced FROM loadsheet.transform_run

@@ -135,6 +135,7 @@ def place_in_target(
         load_no,
         effect,
         0,
+        0,
         manifest.rows,
         seconds,
         restored=last.load_no,

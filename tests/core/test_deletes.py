@@ -258,3 +258,89 @@ def test_a_key_that_widened_is_compared(project: Project) -> None:
     project.in_source(NOTHING_ELSE + "; ALTER TABLE item ALTER id TYPE bigint")
     project.succeed()
     assert not judge(project, "item")
+
+
+def test_soft_keeps_deleted_rows_and_marks_them(project: Project) -> None:
+    opened(project, deletes="soft")
+    marked = "SELECT id FROM staging.item WHERE _deleted_at IS NOT NULL ORDER BY 1"
+    assert project.in_warehouse(marked) == []
+    project.in_source("DELETE FROM item WHERE id IN (7, 8); INSERT INTO item VALUES (2001, 'new')")
+    assert "marked 2 rows as deleted" in message(project, "load.load_item")
+    assert project.in_warehouse(marked) == [(7,), (8,)]
+    assert project.in_warehouse(
+        "SELECT count(*), max(_load_id) = (SELECT max(load_no) FROM loadsheet.load)"
+        " FROM staging.item WHERE id IN (7, 8) AND name LIKE 'n%' AND _deleted_at <= now()"
+    ) == [(2, True)]
+    assert violations(project) == []
+    assert project.succeed()["extract.extract_item"] == "skipped"
+    assert project.verify()["item"].state == "equal"
+
+
+def test_a_row_that_comes_back_is_no_longer_marked(project: Project) -> None:
+    opened(project, deletes="soft")
+    project.in_source("CREATE TABLE kept AS SELECT * FROM item WHERE id IN (7, 8)")
+    project.in_source("DELETE FROM item WHERE id IN (7, 8)")
+    project.succeed()
+    # One with its old cursor, which no increment reads, and one as a new row.
+    project.in_source(
+        "INSERT INTO item SELECT * FROM kept WHERE id = 7; INSERT INTO item VALUES (8, 'again')"
+    )
+    project.succeed()
+    assert project.in_warehouse("SELECT count(*), count(_deleted_at) FROM staging.item") == [
+        (1000, 0)
+    ]
+    assert not judge(project, "item")
+
+
+def test_a_full_refresh_keeps_the_rows_that_are_marked_and_marks_more(project: Project) -> None:
+    opened(project, deletes={"action": "soft", "every": "9d"})
+    for number in (7, 8):
+        project.in_source(f"DELETE FROM item WHERE id = {number}")
+        project.succeed(full_refresh="all")
+        assert project.verify()["item"].state == "equal"
+    marks = "SELECT id, _deleted_at FROM staging.item WHERE _deleted_at IS NOT NULL ORDER BY 2"
+    (first, before), (second, after) = project.in_warehouse(marks)
+    assert (first, second) == (7, 8) and before < after
+    project.in_source("INSERT INTO item (id, name) VALUES (7, 'back')")
+    project.succeed(full_refresh="all")
+    assert [row[0] for row in project.in_warehouse(marks)] == [8]
+    # Its storage is another one, and its rows are as the ledger says.
+    project.in_warehouse("VACUUM FULL staging.item")
+    project.in_source("INSERT INTO item (id, name) VALUES (9000, 'more')")
+    project.succeed()
+    assert project.verify()["item"].state == "equal"
+
+
+def test_soft_on_a_table_that_is_loaded_already_adds_the_column(project: Project) -> None:
+    opened(project, deletes=None)
+    project.spec({"item": {"incremental": "at", "deletes": "soft"}})
+    project.succeed()
+    assert project.in_warehouse("SELECT count(*) FROM staging.item WHERE _deleted_at IS NULL") == [
+        (1000,)
+    ]
+    project.spec({"item": {"incremental": "at", "deletes": "hard"}})
+    project.in_source(NOTHING_ELSE)
+    project.succeed()
+    assert project.in_warehouse("SELECT count(*) FROM staging.item") == [(990,)]
+
+
+def test_a_column_of_the_name_that_soft_needs_is_refused(project: Project) -> None:
+    project.in_source(CREATE + "ALTER TABLE item ADD _deleted_at date")
+    project.spec({"item": {"incremental": "at", "deletes": "soft"}})
+    with pytest.raises(Refused, match="it has a column _deleted_at"):
+        project.succeed()
+
+
+@pytest.mark.parametrize("action", ["hard", "soft"])
+def test_a_merge_mart_loses_the_rows_that_are_gone(project: Project, action: str) -> None:
+    project.in_source(CREATE)
+    condition = "_deleted_at IS NULL" if action == "soft" else "TRUE"
+    query = f"SELECT id, name FROM staging.item WHERE {condition} AND _load_id > :since_load"
+    project.spec(
+        {"item": {"incremental": "at", "deletes": action}},
+        {"mart": (query, {"materialized": "merge", "unique_key": "id"})},
+    )
+    project.succeed()
+    project.in_source(NOTHING_ELSE)
+    project.succeed()
+    assert project.in_warehouse("SELECT count(*) FROM mart.mart") == [(990,)]
