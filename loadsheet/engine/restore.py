@@ -38,8 +38,8 @@ from loadsheet.warehouse.restoring import Placed
 
 _log = logging.getLogger(__name__)
 
-# A merge takes about six locks until its transaction ends, and a server with default settings has
-# room for 6,400.
+# Each merge added 12 locks, which are held until the transaction ends. A server with its default
+# settings has room for 6,400.
 LOADS_PER_TRANSACTION = 100
 _EXTRACT_AGAIN = "; run the extract step again"
 
