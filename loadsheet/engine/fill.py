@@ -323,11 +323,13 @@ def _next_range(source: PinnedSession, described: SourceTable, lacking: Unfilled
     through = last_and_next[0] if len(last_and_next) == 2 else None
     if through:
         bounds.append(f"{columns} <= {_literals(key, through)}")
+    narrow = _columns_of_range(described, lacking)
+    new = [column.name for column in narrow if column.attnum in lacking.attnums]
+    # Where the source has no value, older rows have none, too. IS NULL takes a composite value of
+    # NULLs for one.
+    bounds.append(f"num_nonnulls({idents(new)}) > 0")
     return _Range(
-        table=replace(described, columns=_columns_of_range(described, lacking)),
-        # Not empty: that would be a table that is read whole, whose content is compared.
-        where=" AND ".join(bounds) or "TRUE",
-        through=through,
+        table=replace(described, columns=narrow), where=" AND ".join(bounds), through=through
     )
 
 

@@ -95,6 +95,16 @@ def test_rows_that_were_loaded_before_get_the_new_columns_values(added: Project)
     assert added.succeed()["load.load_item"] == "skipped"
 
 
+def test_rows_without_a_value_are_not_carried(added: Project) -> None:
+    added.in_source(
+        "ALTER TABLE item ADD few int; UPDATE item SET few = id WHERE id = 7;"
+        "UPDATE item SET colour = NULL WHERE id <= 90"
+    )
+    assert "filled colour, few in 10 older rows" in message(added)
+    assert ranges(added) == [1, 10]
+    assert added.differences("item") == 0
+
+
 def test_without_the_key_they_are_null_until_a_full_refresh(added: Project) -> None:
     """The negative control."""
     added.spec({"item": {"incremental": "at"}})
