@@ -24,7 +24,7 @@ import json
 import logging
 import time
 
-from loadsheet.engine import deletes, details, repair, resume
+from loadsheet.engine import deletes, details, resume
 from loadsheet.engine.attempt import Attempt
 from loadsheet.engine.reading import Upload, file_format, read_and_store
 from loadsheet.engine.sessions import IdleSession, Open
@@ -86,6 +86,8 @@ def _extract(attempt: Attempt, source: PinnedSession, progress: Progress) -> Out
     attempt.refuse_append_to_others_rows(described)
     deletes.refuse_unfit(table, described)
     if attempt.repairs:
+        from loadsheet.engine import repair  # it compares whole rows, which few runs do
+
         rows = repair.decide(table, described, attempt)
     else:
         rows = selection.decide(
@@ -223,6 +225,8 @@ def _read_and_seal(
         selection.refuse_sequence_set_back(source, attempt.table, described, rows, attempt.last)
         found = deletes.Found()
         if attempt.repairs:
+            from loadsheet.engine import repair
+
             rows, found = repair.find(attempt, source, described, origin)
         elif deletes.is_due(attempt, rows, read_at):
             found = deletes.find(attempt, source, described, rows, origin, read_at)
