@@ -22,7 +22,7 @@ from typing import Literal
 
 from loadsheet.postgres import Session
 from loadsheet.sql.text import Relation, ident, literal
-from loadsheet.sql.types import SAME_WHEN_EQUAL, TEXT_TYPES, modifier, without_modifier
+from loadsheet.sql.types import SAME_WHEN_EQUAL, TEXT_TYPES, has_one_form, without_modifier
 
 BUCKETS = 4096
 Hash = Literal["record", "md5"]
@@ -73,10 +73,7 @@ class Value:
     @property
     def has_one_form(self) -> bool:
         """Whether values that are equal as keys are always the same."""
-        plain = without_modifier(self.type)
-        if plain == "numeric":
-            return bool(modifier(self.type))  # which fixes the digits after the point
-        return plain in SAME_WHEN_EQUAL or self.type.startswith("character(")
+        return has_one_form(self.type)
 
     @property
     def hashed(self) -> str:

@@ -1,66 +1,27 @@
-"""Finds the rows of a target that are gone from the source (`deletes` in a pipeline file).
+"""`deletes` in a pipeline file: which tables it fits, when to search, and what a search has found.
 
-All of it happens in the increment's own snapshot, before its rows are copied:
-
-    source                               warehouse
-    keys of the increment  ------------> a temporary table
-    digests of all keys                  digests of the target's keys and the increment's
-                          equal: no row is gone
-    keys in buckets that differ          the same, side by side
-                          only in the target: gone
-                          only in the source, though the last load must have left it: lost
-    gone keys, by their values           none may be there
-
-Rows that are lost (a key that was updated in place, a row that was deleted in the warehouse) are
-read with the increment.
-
-Why a gone row is never one that the snapshot was too early to see: every row of the target comes
-from a snapshot of an earlier load, and loads are read here between `fence.read_scope` and
-`fence.take_fence`, which raises Fenced if another one has committed in between. A source that is
-behind an earlier snapshot (a lagging standby, a restored backup) is refused before
-(`source.identity`).
+The search itself is in `key_search`.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import zlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import islice
 
-from loadsheet.comparison import compare, digest
-from loadsheet.comparison.compare import Sides
-from loadsheet.comparison.digest import Side, Value, shared_hash
-from loadsheet.comparison.settled import settled_rows
 from loadsheet.engine.attempt import Attempt
 from loadsheet.errors import Refused
-from loadsheet.failpoints import reach
-from loadsheet.postgres import Session
-from loadsheet.source.rows import Last, Selection
+from loadsheet.source.rows import Selection
 from loadsheet.source.table import SourceTable
-from loadsheet.spec.models import Deletes, Table
-from loadsheet.sql.copying import select_columns
-from loadsheet.sql.merging import DELETED_AT, same_key
-from loadsheet.sql.text import Relation, ident, idents, typed
-from loadsheet.sql.types import Column, widens
-from loadsheet.warehouse import gone, tables
-from loadsheet.wording import counted
+from loadsheet.spec.models import Table
+from loadsheet.sql.merging import DELETED_AT
+from loadsheet.sql.types import has_one_form
+from loadsheet.warehouse.gone import keeps_deleted
 
-_log = logging.getLogger(__name__)
-
-# Their keys become part of a statement.
-_MOST_LOST = 10_000
-_KEYS_IN_A_LOOKUP = 1000
 # Daily runs begin a little earlier on some days than on others.
 _EARLY = 0.9
-_KEYS = Relation("pg_temp", "_loadsheet_keys")
-_INCREMENT = Relation("pg_temp", "_loadsheet_increment")
-# The session on the warehouse is idle while the source is still reading. It holds no lock that
-# another load waits for, except one that swaps the table.
-_STAY = "SET LOCAL idle_in_transaction_session_timeout = 0"
 
 
 class Keys:
@@ -111,10 +72,10 @@ def refuse_unfit(table: Table, described: SourceTable) -> None:
     """Raises Refused where the spec asks for deletes, and it cannot be known which rows of the
     table are gone. A table that is replaced has none."""
     mode = table.mode_with_key(bool(described.key))
-    if table.deletes is None or (mode == "replace" and not gone.keeps_deleted(table)):
+    if table.deletes is None or (mode == "replace" and not keeps_deleted(table)):
         return
     why = _why_unfit(mode, described)
-    if gone.keeps_deleted(table) and DELETED_AT in described.natures:
+    if keeps_deleted(table) and DELETED_AT in described.natures:
         why = f"it has a column {DELETED_AT}, which `deletes: soft` needs for itself"
     if why:
         raise Refused(
@@ -136,7 +97,7 @@ def _why_unfit(mode: str, described: SourceTable) -> str:
     for name in described.key:
         column = described.column(name)
         nature = described.natures[name]
-        if not Value(name, column.type).has_one_form or nature.loose or nature.own_text:
+        if not has_one_form(column.type) or nature.loose or nature.own_text:
             return f"equal values of the key column {name} may be written in several ways"
     return ""
 
@@ -151,230 +112,3 @@ def is_due(attempt: Attempt, rows: Selection, read_at: str) -> bool:
     if deletes.every is None or before is None:
         return True
     return datetime.fromisoformat(read_at) - before >= deletes.every * _EARLY
-
-
-def find(
-    attempt: Attempt,
-    source: Session,
-    described: SourceTable,
-    rows: Selection,
-    origin: dict[str, str],
-    read_at: str,
-) -> Found:
-    """Search the target for rows that are gone from the source, in the source's open snapshot.
-
-    `rows` are those that this extraction reads; `origin` is what `identity.observe` has seen.
-    Raises Refused where too many are gone, and where it cannot be known which.
-    """
-    deletes, last = attempt.table.deletes, attempt.last
-    assert deletes and last
-    if deletes.action != "report":
-        refuse_unknown_history(described, last, origin)
-    settled = attempt.warehouse.use(
-        lambda session: settled_rows(source, attempt.table, described, attempt.seen, last)
-    )
-    search = _Search(attempt, source, described, rows, settled)
-    found = attempt.warehouse.use(search.run)
-    found.checked_at = read_at
-    reach("extract.deletes_found")
-    return found
-
-
-def refuse_unknown_history(described: SourceTable, last: Last, origin: dict[str, str]) -> None:
-    """Raises Refused where it cannot be known whether the source was set back since the last
-    load."""
-    if not ("lsn" in origin and "lsn" in last.facts):
-        raise Refused(
-            f"{described.relation}: the source does not show its WAL position, so rows that a"
-            " restored backup lacks would look deleted. Let the role call"
-            " pg_current_wal_insert_lsn(), or set `deletes: report`"
-        )
-
-
-def refuse_present(source: Session, described: SourceTable, keys: Iterable[list[str]]) -> None:
-    """Raises Refused where one of the keys is in the source after all: look each up by its value,
-    which depends on no hash."""
-    columns = [described.column(name) for name in described.key]
-    names = [f"k{place}" for place in range(len(columns))]
-    same = " AND ".join(
-        f"{Value(column.name, column.type, is_cast=column.cast).landed} = {name}"
-        for column, name in zip(columns, names, strict=True)
-    )
-    rest = iter(keys)
-    while batch := list(islice(rest, _KEYS_IN_A_LOOKUP)):
-        listed = ", ".join(f"({', '.join(_typed_key(columns, key))})" for key in batch)
-        row = source.execute(
-            f"SELECT count(*) FROM (VALUES {listed}) gone ({', '.join(names)})"
-            f" WHERE EXISTS (SELECT FROM {described.relation.sql} WHERE {same})".encode()
-        ).fetchone()
-        if row != (0,):
-            raise Refused(
-                f"{described.relation}: a key that looked deleted is in the source;"
-                " nothing was loaded or deleted. This is a bug: please report it"
-            )
-
-
-class _Search:
-    """One search; `run` may be repeated in another session of the warehouse."""
-
-    def __init__(
-        self,
-        attempt: Attempt,
-        source: Session,
-        described: SourceTable,
-        rows: Selection,
-        settled: str,
-    ):
-        assert attempt.table.deletes
-        self.attempt = attempt
-        self.deletes: Deletes = attempt.table.deletes
-        self.pipeline = attempt.pipeline.name
-        self.source = source
-        self.described = described
-        self.target = attempt.target
-        self.rows = rows
-        self.settled = settled
-        self.key = [described.column(name) for name in described.key]
-        self.live = "TRUE"
-        """SQL condition on the target's rows that are not marked as deleted."""
-
-    def run(self, warehouse: Session) -> Found:
-        """Compare all keys, in one transaction of the warehouse."""
-        with warehouse.transaction():
-            warehouse.execute(_STAY)
-            gone.refuse_shared_target(warehouse, self.target, self.pipeline)
-            in_target = self._create_keys(warehouse)
-            sides = self._sides(warehouse, in_target)
-            totals = compare.totals(sides)
-            found = Found()
-            if totals.buckets:
-                found = self._compare(warehouse, sides, totals.buckets)
-            found.needs_column = self.deletes.action == "soft" and self.live == "TRUE"
-        _log.info(
-            "%s: %s keys in the source, %s in the target; %s gone, %s lost",
-            self.target,
-            totals.source_rows,
-            totals.target_rows,
-            found.gone.count,
-            len(found.lost),
-        )
-        return found
-
-    def _create_keys(self, warehouse: Session) -> list[Value]:
-        """Create a view of the keys that the target will have; returns its columns."""
-        names = [column.name for column in self.key]
-        columns = ", ".join(f"{ident(column.name)} {column.type}" for column in self.key)
-        warehouse.execute(f"CREATE TEMPORARY TABLE {_INCREMENT.sql} ({columns}) ON COMMIT DROP")
-        if self.rows.where:
-            self._copy_increment(warehouse)
-        values = self._values_in_target(warehouse)
-        if self.deletes.action == "soft":
-            self.live = gone.live_rows(warehouse, self.target)
-        target = f"{self.target.sql} t WHERE {self.live}"
-        new = f"NOT EXISTS (SELECT FROM {target} AND {same_key(names)})"
-        landed = ", ".join(f"{value.landed} AS {ident(value.name)}" for value in values)
-        # A merge of all rows needs no keys of an increment: what is only in the source, it reads.
-        warehouse.execute(
-            f"CREATE TEMPORARY VIEW {_KEYS.sql} AS SELECT {landed} FROM {target}"
-            f" UNION ALL SELECT {idents(names)} FROM {_INCREMENT.sql} s WHERE {new}"
-        )
-        return [replace(value, is_cast=False) for value in values]
-
-    def _copy_increment(self, warehouse: Session) -> None:
-        select = select_columns(self.described.relation, self.key, self.rows.where)
-        with (
-            self.source.cursor().copy(f"COPY ({select}) TO STDOUT".encode()) as reading,
-            warehouse.cursor().copy(f"COPY {_INCREMENT.sql} FROM STDIN".encode()) as writing,
-        ):
-            for block in reading:
-                writing.write(block)
-        warehouse.execute(f"ANALYZE {_INCREMENT.sql}")
-
-    def _values_in_target(self, warehouse: Session) -> list[Value]:
-        """The key's columns in the target. Raises Refused where they cannot be compared."""
-        in_target = tables.columns_of(warehouse, self.target)
-        values = []
-        for column in self.key:
-            found = in_target.get(column.name, "")
-            if not found or not (found == column.type or widens(found, column.type)):
-                raise Refused(
-                    f"{self.target}: the key column {column.name} is {found or 'missing'} there and"
-                    f" {column.type} in the source, so deleted rows cannot be found: run a full"
-                    " refresh of this table"
-                )
-            values.append(Value(column.name, column.type, is_cast=found != column.type))
-        return values
-
-    def _sides(self, warehouse: Session, in_target: list[Value]) -> Sides:
-        common = shared_hash(self.source, warehouse)
-        places = tuple(range(len(self.key)))
-        in_source = tuple(
-            Value(column.name, column.type, is_cast=column.cast) for column in self.key
-        )
-        expected = "TRUE"
-        if self.rows.where:
-            # Without the rows that no load has reached yet.
-            expected = f"({self.settled}) OR ({self.rows.where})"
-        source = Side(self.described.relation, in_source, places, common, expected=expected)
-        return Sides(
-            source_session=self.source,
-            source=source,
-            warehouse_session=warehouse,
-            target=Side(_KEYS, tuple(in_target), places, common),
-            settled=self.settled,
-        )
-
-    def _compare(self, warehouse: Session, sides: Sides, buckets: list[int]) -> Found:
-        """The keys that are on one side only. Raises Refused where too many are gone."""
-        found = Found()
-        rows = tables.count_rows(warehouse, f"{self.target.sql} WHERE {self.live}")
-        most = int(rows * self.deletes.max_delete)
-        is_report = self.deletes.action == "report"
-        gone_rows = lost_rows = 0
-        for one in compare.differing_rows(sides, buckets):
-            assert one.key
-            _, key = one.key
-            if one.kind == "extra":
-                gone_rows += 1
-                if not is_report and gone_rows <= most:
-                    found.gone.add(key)
-            elif one.kind == "missing" and self.rows.where:
-                lost_rows += 1
-                if lost_rows <= _MOST_LOST:
-                    found.lost.append(json.loads(key))
-        if not is_report:
-            most_share = self.deletes.max_delete
-            gone.refuse_many(self.target, gone_rows, rows, most_share, self.pipeline)
-            refuse_present(self.source, self.described, found.gone)
-        self._remark(found, gone_rows, lost_rows)
-        return found
-
-    def _remark(self, found: Found, gone_rows: int, lost_rows: int) -> None:
-        if gone_rows:
-            is_report = self.deletes.action == "report"
-            stay = ", and stay in the target (deletes: report)" if is_report else ""
-            found.remarks.append(
-                f"{counted(gone_rows, 'row is', 'rows are')} gone from the source{stay}"
-            )
-        if lost_rows > _MOST_LOST:
-            found.lost.clear()
-            what = counted(lost_rows, "row of the source is", "rows of the source are")
-            found.remarks.append(f"{what} missing in the target: run a full refresh of this table")
-        elif lost_rows:
-            what = counted(lost_rows, "row that was", "rows that were")
-            found.remarks.append(f"read {what} missing in the target")
-
-
-def _typed_key(columns: Iterable[Column], key: Iterable[str]) -> list[str]:
-    """The texts of a key as SQL, each in its column's landing type."""
-    return [typed(text, column.type) for column, text in zip(columns, key, strict=True)]
-
-
-def with_keys(rows: Selection, described: SourceTable, keys: list[list[str]]) -> Selection:
-    """`rows` and those with one of the `keys`."""
-    if not keys or not rows.where:
-        return rows
-    columns = [described.column(name) for name in described.key]
-    values = [Value(column.name, column.type, is_cast=column.cast) for column in columns]
-    named = digest.with_keys(values, keys)
-    return replace(rows, where=f"({rows.where}) OR {named}", keys=named)

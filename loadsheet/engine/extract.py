@@ -8,7 +8,7 @@ that takes the fence is usually an upload thread.
     read_scope: what is already loaded
     decide which rows to read
     BEGIN, snapshot, checks
-    deletes.find: which rows are gone      (only where the spec asks for it)
+    key_search.find: which rows are gone   (only where the spec asks for it)
     read_and_store: COPY fills parts  ---> PartStore.put: take_fence_once, then Lake.put(part)
     COMMIT on the source
     nothing new? delete the parts, skip    (usually there are none, and no fence was taken)
@@ -229,8 +229,10 @@ def _read_and_seal(
 
             rows, found = repair.find(attempt, source, described, origin)
         elif deletes.is_due(attempt, rows, read_at):
-            found = deletes.find(attempt, source, described, rows, origin, read_at)
-            rows = deletes.with_keys(rows, described, found.lost)
+            from loadsheet.engine import key_search  # most tables need no comparison
+
+            found = key_search.find(attempt, source, described, rows, origin, read_at)
+            rows = key_search.with_keys(rows, described, found.lost)
         attempt.remarks += found.remarks
         where = rows.where
         attempt.warehouse.use(

@@ -25,7 +25,7 @@ from loadsheet.comparison.compare import Sides
 from loadsheet.comparison.digest import Side
 from loadsheet.comparison.pairs import table_sides
 from loadsheet.comparison.snapshot import locked_snapshot
-from loadsheet.engine import deletes
+from loadsheet.engine import key_search
 from loadsheet.engine.attempt import Attempt
 from loadsheet.engine.deletes import Found, Keys
 from loadsheet.errors import Refused
@@ -77,7 +77,7 @@ def find(
     """
     if _removing(attempt.table):
         assert attempt.last
-        deletes.refuse_unknown_history(described, attempt.last, origin)
+        key_search.refuse_unknown_history(described, attempt.last, origin)
     found = attempt.warehouse.use(lambda session: _compare(attempt, source, described, session))
     reach("repair.compared")
     return found
@@ -124,7 +124,7 @@ def _compare(
                 wanted.add(key_hash, key)
     if removing:
         gone.refuse_many(target, extra, totals.target_rows, removing.max_delete, name)
-        deletes.refuse_present(source, described, keys_gone)
+        key_search.refuse_present(source, described, keys_gone)
     _log.info("%s: %d rows to read, %d to remove", target, wanted.count, keys_gone.count)
     found = Found(gone=keys_gone)
     if extra and not removing:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 
 from loadsheet.lake.manifest import Part
 from loadsheet.lake.parts import Layout, PartStore, PartWriter
 from loadsheet.lake.store import Lake
 from loadsheet.sql.types import Column
 
-# What reaches the part's compressor at once.
-_BLOCK_CHARACTERS = 64 << 10
+# As many reach the part's compressor at once.
+_KEYS_IN_A_BLOCK = 1000
 
 
 def store_keys(
@@ -29,15 +28,10 @@ def store_keys(
     names = tuple(column.name for column in columns)
     layout = Layout("csv", tuple(columns), names)
     writer = PartWriter(PartStore(lake, prefix, layout, lambda rows, size: None, stem="gone"))
-    block = io.StringIO()
-    # Quoted, because COPY takes an empty field without quotes for NULL.
-    lines = csv.writer(block, quoting=csv.QUOTE_ALL, lineterminator="\n")
+    rest = iter(keys)
     try:
-        for key in keys:
-            lines.writerow(key)
-            if block.tell() >= _BLOCK_CHARACTERS:
-                writer.take(_taken(block))
-        writer.take(_taken(block))
+        while lines := [_line(key) for key in islice(rest, _KEYS_IN_A_BLOCK)]:
+            writer.take("".join(lines).encode())
         writer.finish()
     except BaseException:
         writer.abandon()  # no upload may continue after its step has failed
@@ -45,9 +39,7 @@ def store_keys(
     return tuple(writer.parts)
 
 
-def _taken(block: io.StringIO) -> bytes:
-    """What was written since the last time."""
-    data = block.getvalue().encode()
-    block.seek(0)
-    block.truncate()
-    return data
+def _line(key: Sequence[str]) -> str:
+    # Quoted, because COPY takes an empty field without quotes for NULL.
+    fields = ['"' + text.replace('"', '""') + '"' for text in key]
+    return ",".join(fields) + "\n"

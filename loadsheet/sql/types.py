@@ -139,6 +139,14 @@ def without_modifier(type_name: str) -> str:
     return {"character": "bpchar", "bit": '"bit"'}.get(plain, plain)
 
 
+def has_one_form(type_name: str) -> bool:
+    """Whether values of the type that are equal are always the same: 1.0 is not 1.00."""
+    plain = without_modifier(type_name)
+    if plain == "numeric":
+        return bool(modifier(type_name))  # which fixes the digits after the point
+    return plain in SAME_WHEN_EQUAL or type_name.startswith("character(")
+
+
 def widens(old: str, new: str) -> bool:
     """Whether every value of `old` is one of `new`, so that a column may be altered in place
     without a loss."""

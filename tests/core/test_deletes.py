@@ -105,7 +105,7 @@ def test_by_data_interval_too(project: Project) -> None:
 def test_keys_of_every_type_are_found(
     project: Project, hash: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("loadsheet.engine.deletes.shared_hash", lambda *servers: hash)
+    monkeypatch.setattr("loadsheet.engine.key_search.shared_hash", lambda *servers: hash)
     names = []
     for place, (kind, key) in enumerate(KEYS.items()):
         for columns in ("k", "part, k"):
