@@ -70,6 +70,8 @@ bench: setup .venv-bench/.ready  ## Measure this machine: Loadsheet, the bare pi
 	@$(BIN)/python -m bench.memory --json bench/results/memory.json
 	@$(BIN)/python -m bench.growth --json bench/results/growth.json
 	@$(BIN)/python -m bench.merging --json bench/results/merging.json
+	@$(BIN)/python -m bench.verify equal --json bench/results/verify.json
+	@$(BIN)/python -m bench.verify deletes --json bench/results/deletes.json
 	@$(BIN)/python -m bench.factory --json bench/results/factory.json
 	@$(BIN)/python -m bench.parsing --json bench/results/parsing.json
 	@.venv-bench/bin/python -m bench.plots
