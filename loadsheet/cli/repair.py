@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from loadsheet.cli.output import show
@@ -43,7 +43,8 @@ def repair_differences(
         return Repaired(document=document)
     if not quiet:
         show(on_one_line(f"repairing {listed(plan.names)}"))
-    spec = resolved(spec, connections)
+    # The command compares again itself.
+    spec = replace(resolved(spec, connections), verify=None)
     request = repair_request(spec, rows_of=plan.rows_of, whole=plan.whole, marts=plan.marts)
     report = run_steps(spec, request, connections, Screen(quiet=quiet, verbose=False), _NEXT_STEP)
     if not quiet:
