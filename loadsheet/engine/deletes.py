@@ -55,8 +55,8 @@ class Found:
     """The keys to remove from the target; empty where the spec only asks for a report."""
     lost: list[list[str]] = field(default_factory=list)
     """The keys of rows that the target must have, and has not."""
-    needs_column: bool = False
-    """The target lacks the column that marks deleted rows, which transforms may read already."""
+    lacks_objects: bool = False
+    """The target lacks what transforms read of its deleted rows (`gone.lacks_objects`)."""
     remarks: list[str] = field(default_factory=list)
     """What the step's message adds."""
     checked_at: str | None = None
@@ -65,7 +65,7 @@ class Found:
     @property
     def is_news(self) -> bool:
         """Whether there is something to load, also without any row."""
-        return bool(self.gone.count) or self.needs_column
+        return bool(self.gone.count) or self.lacks_objects
 
 
 def refuse_unfit(table: Table, described: SourceTable) -> None:

@@ -133,7 +133,7 @@ class _Search:
         settled: str,
     ):
         assert attempt.table.deletes
-        self.attempt = attempt
+        self.table = attempt.table
         self.deletes: Deletes = attempt.table.deletes
         self.pipeline = attempt.pipeline.name
         self.source = source
@@ -156,7 +156,7 @@ class _Search:
             found = Found()
             if totals.buckets:
                 found = self._compare(warehouse, sides, totals.buckets)
-            found.needs_column = self.deletes.action == "soft" and self.live == "TRUE"
+            found.lacks_objects = gone.lacks_objects(warehouse, self.target, self.table)
         _log.info(
             "%s: %s keys in the source, %s in the target; %s gone, %s lost",
             self.target,

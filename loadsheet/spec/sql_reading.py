@@ -12,7 +12,7 @@ from loadsheet.names import closest
 from loadsheet.problem import Problem, dotted
 from loadsheet.spec.budget import MOST_SECONDS, is_spent
 from loadsheet.spec.models import Inputs, Pipeline, Transform
-from loadsheet.sql.merging import LOAD_ID
+from loadsheet.sql.merging import DELETED_AT, LOAD_ID, TOMBSTONES
 from loadsheet.sql.params import PARAMS, placeholders
 from loadsheet.sql.parsing import Statement, parse, why_not_in_our_transaction, why_not_one_select
 from loadsheet.sql.reads import (
@@ -242,11 +242,21 @@ def resolve_read(pipeline: Pipeline, read: Read) -> Input | None:
     # that a script creates for itself.
     if read.schema == schemas.schema and pipeline.pattern_of(read.name):
         return "table", read.name
+    staged = read.name.removesuffix(TOMBSTONES)
+    if read.schema in (schemas.schema, None) and _has_tombstones(pipeline, staged):
+        return "table", staged
     if read.schema not in (schemas.mart_schema, None):
         return None
     if pipeline.has_transform(read.name):
         return "transform", read.name
     return None
+
+
+def _has_tombstones(pipeline: Pipeline, name: str) -> bool:
+    if not pipeline.has_table(name):
+        return False
+    deletes = pipeline.table(name).deletes
+    return deletes is not None and deletes.action == "hard"
 
 
 def is_made_elsewhere(pipeline: Pipeline, read: Read) -> bool:
@@ -336,7 +346,7 @@ class _KnownColumns:
         if kind == "table":
             # Without `include`, the source decides which columns there are.
             include = self.table(name).include
-            known = [*include, LOAD_ID] if include else None
+            known = [*include, LOAD_ID, DELETED_AT] if include else None
         if known is None or column.name in known:
             return None
         meant = closest(column.name, known)

@@ -19,6 +19,8 @@ from loadsheet.sql.types import SAME_WHEN_EQUAL, TEXT_TYPES, TIME_TYPES, without
 LOAD_ID = "_load_id"
 DELETED_AT = "_deleted_at"
 """The column of a target that keeps the rows that are gone from the source: NULL in all others."""
+TOMBSTONES = "__deleted"
+"""The end of the name of the table with the keys of rows that were deleted from a target."""
 
 
 def same_key(key: Sequence[str]) -> str:

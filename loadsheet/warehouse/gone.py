@@ -16,7 +16,7 @@ from loadsheet.sql import merging
 from loadsheet.sql.merging import DELETED_AT
 from loadsheet.sql.text import Relation, ident, typed
 from loadsheet.sql.types import TIME_TYPES
-from loadsheet.warehouse import apply, ledger, side_effects, tables
+from loadsheet.warehouse import apply, ledger, side_effects, tables, tombstones
 from loadsheet.warehouse.copying_in import Arriving, copy_parts
 from loadsheet.wording import counted
 
@@ -27,6 +27,15 @@ MARKS = {DELETED_AT: TIME_TYPES[0]}
 def keeps_deleted(table: Table) -> bool:
     """Whether rows that are gone from the source stay in the target, marked."""
     return table.deletes is not None and table.deletes.action == "soft"
+
+
+def lacks_objects(session: Session, target: Relation, table: Table) -> bool:
+    """Whether the existing target of a merged table lacks what its deletes need: transforms may
+    read it before a row is deleted."""
+    if keeps_deleted(table):
+        return DELETED_AT not in tables.columns_of(session, target)
+    assert table.deletes
+    return table.deletes.action == "hard" and not tombstones.exist(session, target)
 
 
 def live_rows(session: Session, target: Relation) -> str:
@@ -110,6 +119,8 @@ def remove(
     with apply.lookup_of(session, keys, target, key):
         if manifest.marks_gone:
             return _mark(session, keys, target, key, deleted_at(manifest), load_no)
+        if tombstones.are_kept(table, key):
+            tombstones.record(session, keys, target, key, deleted_at(manifest), load_no)
         return _delete(session, keys, target, key)
 
 

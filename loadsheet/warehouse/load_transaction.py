@@ -33,6 +33,7 @@ from loadsheet.warehouse import (
     integrity,
     ledger,
     tables,
+    tombstones,
     unfilled,
 )
 from loadsheet.warehouse.belongings import Belonging
@@ -226,9 +227,11 @@ class LoadTransaction:
         Every refusal names the target.
         """
         try:
-            if self.manifest.action == "replace" or self.is_new:
-                return self._replace_target()
-            return self._write_increment()
+            if self.manifest.action != "replace" and not self.is_new:
+                return self._write_increment()
+            effect = self._replace_target()
+            self._ensure_tombstones()
+            return effect
         except Refused as error:
             if str(self.target) in str(error):
                 raise Refused(str(error)) from error
@@ -352,6 +355,7 @@ class LoadTransaction:
                 self.notes.append(
                     f"left out {left_out} older than what another pipeline has loaded"
                 )
+        self._ensure_tombstones()
         # First: a row that arrives may have a unique value of one that is gone.
         if self.manifest.gone:
             self.gone_rows = gone.remove(
@@ -395,6 +399,10 @@ class LoadTransaction:
         if self.manifest.key and not self.manifest.key_is_enforced:
             self._drop_duplicates(table)
         reach("load.filled")
+
+    def _ensure_tombstones(self) -> None:
+        if tombstones.are_kept(self.table, self.manifest.key):
+            tombstones.ensure(self.session, self.target, self.manifest.key)
 
     def _note_marks(self) -> None:
         if self.gone_rows:

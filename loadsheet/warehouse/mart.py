@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import psycopg
@@ -23,6 +23,7 @@ from loadsheet.warehouse import (
     belongings,
     ledger,
     mart_columns,
+    mart_deletes,
     mart_views,
     search_path,
     swap,
@@ -31,6 +32,7 @@ from loadsheet.warehouse import (
 from loadsheet.warehouse.ledger import Effect
 from loadsheet.warehouse.located import errors_located
 from loadsheet.warehouse.mart_columns import Change
+from loadsheet.warehouse.mart_deletes import GoneByKey
 from loadsheet.warehouse.parameters import bind_parameters
 
 _log = logging.getLogger(__name__)
@@ -39,15 +41,19 @@ _LAST_RUN = """
 SELECT sql_sha256, seen_load FROM loadsheet.transform_run
 WHERE pipeline = %s AND transform = %s AND target = %s ORDER BY run_no DESC LIMIT 1
 """
-# Loads and builds of the inputs that changed something after `since`, and whether one of them may
-# have removed rows.
+# Loads and builds of the inputs that changed something after `since`, whether one of them may have
+# removed unknown rows, and the inputs that have lost rows by their keys. `plan` also reads ledgers
+# before version 7, which lack the column `gone`.
 _CHANGES = """
-SELECT count(*), coalesce(bool_or(replaced OR deleted > 0), false) FROM (
+SELECT count(*), coalesce(bool_or(replaced OR deleted > gone), false),
+    coalesce(array_agg(DISTINCT target) FILTER (WHERE gone > 0), '{}')
+FROM (
     SELECT load_no AS number, target, inserted, updated, deleted,
-        replaced OR counted IS NOT NULL OR gone > 0 AS replaced
+        coalesce(CAST(to_jsonb(load) ->> 'gone' AS bigint), 0) AS gone,
+        replaced OR counted IS NOT NULL AS replaced
     FROM loadsheet.load
     UNION ALL
-    SELECT run_no, target, inserted, updated, deleted, replaced FROM loadsheet.transform_run
+    SELECT run_no, target, inserted, updated, deleted, 0, replaced FROM loadsheet.transform_run
 ) change
 WHERE target = ANY(%(inputs)s) AND number > %(since)s
   AND (inserted + updated + deleted > 0 OR replaced)
@@ -61,6 +67,8 @@ class BuildDecision:
     full: bool
     since_load: int
     reason: str
+    gone: tuple[GoneByKey, ...] = ()
+    """What the mart loses because rows are gone from its inputs."""
 
 
 @dataclass(frozen=True)
@@ -133,13 +141,16 @@ def decide_build(
         return _in_full("its table is gone")
     names = [str(relation) for relation in inputs]
     row = session.execute(_CHANGES, {"inputs": names, "since": seen}).fetchone()
-    changes, may_have_removed = row or (0, False)
+    changes, may_have_removed, gone = row or (0, False, [])
     if not changes:
         return None
     # Rows that are gone from an input cannot be found by the loads after `seen`.
     if may_have_removed:
         return _in_full("inputs were rebuilt")
-    return BuildDecision(full=False, since_load=seen, reason="new rows")
+    by_key = mart_deletes.follow(session, pipeline, transform, gone) if gone else []
+    if by_key is None:
+        return _in_full("rows of its inputs are gone")
+    return BuildDecision(full=False, since_load=seen, reason="new rows", gone=tuple(by_key))
 
 
 def _in_full(reason: str) -> BuildDecision:
@@ -253,7 +264,7 @@ class _Build:
             return Effect(replaced=True)
         is_increment = not decision.full and uses_since_load(self.transform.sql)
         if materialized == "merge" and is_increment:
-            return self._merge_increment(decision.since_load)
+            return self._merge_increment(decision)
         return self._build_in_full()
 
     def _run_script(self, since_load: int) -> None:
@@ -365,8 +376,9 @@ class _Build:
             return None
         return bind_parameters(self.pipeline.transform(view.name).sql, self.request, 0)
 
-    def _merge_increment(self, since_load: int) -> Effect:
+    def _merge_increment(self, decision: BuildDecision) -> Effect:
         """Select the rows that may differ into a temporary table and merge them into the target."""
+        since_load = decision.since_load
         incoming = Relation("pg_temp", self.fresh.name)
         create = f"CREATE TEMPORARY TABLE {incoming.sql} ON COMMIT DROP AS\n"
         self._select_into(create, since_load)
@@ -378,7 +390,10 @@ class _Build:
         self._check_key(incoming)
         key = self.transform.unique_key
         belongings.refuse_unfit(self.session, self.target, list(arriving), key, incoming)
-        return apply.merge(self.session, incoming, self.target, key, None)
+        # A row that comes back later is among those that a later build selects.
+        deleted = sum(gone.delete(self.session, self.target, since_load) for gone in decision.gone)
+        effect = apply.merge(self.session, incoming, self.target, key, None)
+        return replace(effect, deleted=deleted)
 
     def _select_into(self, create: str, since_load: int) -> int:
         """Run the SELECT into a new table and return its rows."""

@@ -331,16 +331,78 @@ def test_a_column_of_the_name_that_soft_needs_is_refused(project: Project) -> No
         project.succeed()
 
 
-@pytest.mark.parametrize("action", ["hard", "soft"])
-def test_a_merge_mart_loses_the_rows_that_are_gone(project: Project, action: str) -> None:
-    project.in_source(CREATE)
-    condition = "_deleted_at IS NULL" if action == "soft" else "TRUE"
-    query = f"SELECT id, name FROM staging.item WHERE {condition} AND _load_id > :since_load"
+MARTS = {
+    # Each row is plainly one of the table's: it leaves by its key.
+    "plain": "SELECT id AS item_id, name FROM staging.item WHERE id > 3 AND _load_id > :since_load",
+    "star": "SELECT *, id AS item_id FROM staging.item i WHERE _load_id > :since_load",
+    "joined": "SELECT i.id AS item_id, o.n FROM staging.item i JOIN staging.other o USING (id)"
+    " WHERE i._load_id > :since_load",
+    "counted": "SELECT id % 10 AS item_id, count(*) AS n FROM staging.item"
+    " WHERE _load_id > :since_load OR true GROUP BY 1",
+    # It sees to it by itself.
+    "told": "SELECT id AS item_id, false AS is_gone FROM staging.item WHERE _load_id > :since_load"
+    " UNION ALL SELECT id, true FROM staging.item__deleted WHERE _load_id > :since_load",
+}
+BY_KEY = ("plain", "star", "told")
+
+
+def test_marts_follow_rows_that_are_gone_by_key_or_are_built_in_full(project: Project) -> None:
+    project.in_source(CREATE + "CREATE TABLE other AS SELECT id, 1 AS n FROM item")
+    merge = {"materialized": "merge", "unique_key": "item_id"}
     project.spec(
-        {"item": {"incremental": "at", "deletes": action}},
+        {"item": {"incremental": "at", "deletes": "hard"}, "other": None},
+        {name: (query, {**merge}) for name, query in MARTS.items()},
+    )
+    project.succeed()
+    project.in_source(NOTHING_ELSE + "; INSERT INTO item (id, name) VALUES (2001, 'new')")
+    results = project.run()
+    for name in MARTS:
+        what = results[f"transform.transform_{name}"].result
+        reason = "new rows" if name in BY_KEY else "rows of its inputs are gone"
+        assert reason in str(getattr(what, "message", what)), name
+    counts = {name: f"SELECT count(*) FROM mart.{name}" for name in MARTS}
+    assert project.in_warehouse(counts["plain"]) == [(988,)]
+    assert project.in_warehouse(counts["star"]) == [(991,)]
+    assert project.in_warehouse(counts["joined"]) == [(990,)]
+    assert project.in_warehouse("SELECT sum(n) FROM mart.counted") == [(991,)]
+    assert project.in_warehouse(counts["told"] + " WHERE is_gone") == [(10,)]
+    before = project.in_warehouse("SELECT * FROM mart.plain ORDER BY 1")
+    project.succeed(full_refresh=frozenset({"plain"}))
+    assert project.in_warehouse("SELECT * FROM mart.plain ORDER BY 1") == before
+    # A key that comes back and goes once more.
+    project.in_source("INSERT INTO item (id, name) VALUES (7, 'back')")
+    project.succeed()
+    assert project.in_warehouse("SELECT name FROM mart.plain WHERE item_id = 7") == [("back",)]
+    project.in_source("DELETE FROM item WHERE id = 7")
+    project.succeed()
+    assert project.in_warehouse(counts["plain"]) == [(988,)]
+
+
+def test_a_merge_mart_of_marked_rows_is_built_in_full(project: Project) -> None:
+    project.in_source(CREATE)
+    query = "SELECT id FROM staging.item WHERE _deleted_at IS NULL AND _load_id > :since_load"
+    project.spec(
+        {"item": {"incremental": "at", "deletes": "soft"}},
         {"mart": (query, {"materialized": "merge", "unique_key": "id"})},
     )
     project.succeed()
     project.in_source(NOTHING_ELSE)
     project.succeed()
     assert project.in_warehouse("SELECT count(*) FROM mart.mart") == [(990,)]
+
+
+def test_the_keys_of_deleted_rows_stay_in_a_table_next_to_it(project: Project) -> None:
+    opened(project)
+    tombstones = "SELECT id, _load_id > 1, _deleted_at <= now() FROM staging.item__deleted"
+    assert project.in_warehouse(tombstones) == []
+    project.in_source("DELETE FROM item WHERE id = 7; ALTER TABLE item ALTER id TYPE bigint")
+    project.succeed()
+    assert project.in_warehouse(tombstones) == [(7, True, True)]
+
+
+def test_a_table_of_another_in_the_place_of_the_keys_is_refused(project: Project) -> None:
+    project.in_source(CREATE)
+    project.spec({"item": {"incremental": "at", "deletes": "hard"}})
+    project.in_warehouse("CREATE SCHEMA staging; CREATE TABLE staging.item__deleted (id int)")
+    with pytest.raises(Refused, match="item__deleted exists and was not made by Loadsheet"):
+        project.succeed()

@@ -1,0 +1,79 @@
+"""The keys of rows that `deletes: hard` has removed from a staging table, for transforms that read
+it: a table next to it, `<table>__deleted`, with the primary key, `_deleted_at` and `_load_id`."""
+
+from __future__ import annotations
+
+from loadsheet.errors import Refused
+from loadsheet.postgres import Session
+from loadsheet.spec.models import Table
+from loadsheet.sql.merging import DELETED_AT, LOAD_ID, TOMBSTONES
+from loadsheet.sql.text import Relation, ident, idents, literal
+from loadsheet.sql.types import TIME_TYPES
+from loadsheet.warehouse import tables
+
+_COMMENT = "SELECT obj_description(to_regclass(%s), 'pg_class')"
+# PostgreSQL cuts a longer name off, without the end that tells it from the staging table's.
+_MOST_BYTES = 63 - len(TOMBSTONES)
+
+
+def are_kept(table: Table, key: tuple[str, ...]) -> bool:
+    """Whether the staging table has tombstones; `key` is the source's."""
+    if table.deletes is None or table.deletes.action != "hard":
+        return False
+    return table.mode_with_key(bool(key)) == "merge"
+
+
+def relation_of(target: Relation) -> Relation:
+    """The table of the target's tombstones."""
+    start = target.name.encode()[:_MOST_BYTES].decode(errors="ignore")
+    return Relation(target.schema, start + TOMBSTONES)
+
+
+def exist(session: Session, target: Relation) -> bool:
+    """Whether there is the table of the target's tombstones."""
+    return tables.kind(session, relation_of(target)) is not None
+
+
+def ensure(session: Session, target: Relation, key: tuple[str, ...]) -> None:
+    """Create the table of the existing target's tombstones, or give it the types of its key.
+
+    Raises Refused where another table has its name.
+    """
+    tombstones = relation_of(target)
+    types = tables.columns_of(session, target)
+    mark = f"Keys of rows that were deleted from {target} (Loadsheet)"
+    found = tables.columns_of(session, tombstones)
+    if found:
+        if session.execute(_COMMENT, (tombstones.sql,)).fetchone() != (mark,):
+            raise Refused(
+                f"{tombstones} exists and was not made by Loadsheet: `deletes: hard` keeps the keys"
+                f" of deleted rows of {target.name} there. Drop or rename it"
+            )
+        for name in key:
+            if name in found and found[name] != types[name]:
+                session.execute(
+                    f"ALTER TABLE {tombstones.sql} ALTER {ident(name)} TYPE {types[name]}"
+                )
+        if set(key) <= set(found):
+            return
+        session.execute(f"DROP TABLE {tombstones.sql}")  # it has the keys of another primary key
+    columns = [f"{ident(name)} {types[name]} NOT NULL" for name in key]
+    columns += [f"{DELETED_AT} {TIME_TYPES[0]} NOT NULL", f"{LOAD_ID} bigint NOT NULL"]
+    session.execute(f"CREATE TABLE {tombstones.sql} ({', '.join(columns)})")
+    session.execute(f"CREATE INDEX ON {tombstones.sql} ({LOAD_ID})")
+    session.execute(f"COMMENT ON TABLE {tombstones.sql} IS {literal(mark)}")
+
+
+def record(
+    session: Session,
+    keys: Relation,
+    target: Relation,
+    key: tuple[str, ...],
+    deleted_at: str,
+    load_no: int,
+) -> None:
+    """Write the `keys` down as deleted at that time (SQL) by the load."""
+    session.execute(
+        f"INSERT INTO {relation_of(target).sql} ({idents(key)}, {DELETED_AT}, {LOAD_ID})"
+        f" SELECT {idents(key)}, {deleted_at}, {load_no} FROM {keys.sql}"
+    )
