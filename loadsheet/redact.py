@@ -67,6 +67,15 @@ def on_one_line(text: str) -> str:
     return _BREAKING.sub(_escape, text)
 
 
+def hanging(message: str) -> str:
+    """The message with its further lines indented where one is not: a name in it may hold a line
+    break, and what follows must not look like a line of output."""
+    first, *further = message.split("\n")
+    if all(line[:1] in ("", " ") for line in further):
+        return message
+    return "\n  ".join([first, *further])
+
+
 def json_safe(document: str) -> str:
     """The text of a JSON document, in which the control characters that JSON permits (DEL, C1,
     bidirectional controls) become JSON escapes."""

@@ -7,13 +7,12 @@ the tests' own pooler, which is harsher.
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import replace
 from urllib.parse import urlsplit
 
 import pytest
 
-from loadsheet.connections.lookup import Connection
 from tests.faults.pooler import PGBOUNCER, Pooler, pgbouncer, through
+from tests.granted import ADMINISTRATOR, PASSWORD
 from tests.project import Project
 
 NOT_BEHIND_A_POOLER = {
@@ -37,49 +36,37 @@ NOT_BEHIND_A_POOLER = {
 }
 """The name of a test, or of one of its cases -> why it cannot hold there."""
 _open = ExitStack()
-_ports: dict[int | None, int] = {}
-"""The port of each server -> that of its pooler."""
-_connections = Project.connections
-_environment = Project.environment
+_ports: dict[str, int] = {}
+"""Login and address of a server -> the port of a pooler; of the test that runs."""
+_uri = Project.uri
 
 
-def _pooler_of(dsn: str) -> int | None:
-    """The port of the pooler for the database; None for a role that the pooler does not know."""
-    url = urlsplit(dsn)
-    if url.username != "loadsheet":
-        return None
-    if url.port not in _ports:
-        if PGBOUNCER:
-            _ports[url.port] = _open.enter_context(pgbouncer(dsn))
-        else:
-            _ports[url.port] = _open.enter_context(Pooler(dsn)).port
-    return _ports[url.port]
+def _pooled_uri(project: Project, conn_id: str) -> str:
+    uri = _uri(project, conn_id)
+    url = urlsplit(uri)
+    # The pooler knows no roles that a test has made.
+    if url.username != ADMINISTRATOR and url.password != PASSWORD:
+        return uri
+    if url.netloc not in _ports:
+        _ports[url.netloc] = _pooler(project, conn_id, uri)
+    return through(_ports[url.netloc], uri)
 
 
-def _pooled_connections(project: Project, conn_id: str) -> Connection:
-    connection = _connections(project, conn_id)
-    if conn_id == "lake":
-        return connection
-    port = _pooler_of(project.source if conn_id == "shop_source" else project.warehouse)
-    return replace(connection, port=port) if port else connection
-
-
-def _pooled_environment(project: Project) -> dict[str, str]:
-    environment = _environment(project)
-    databases = {
-        "AIRFLOW_CONN_SHOP_SOURCE": project.source,
-        "AIRFLOW_CONN_WAREHOUSE": project.warehouse,
-    }
-    for name, dsn in databases.items():
-        port = _pooler_of(dsn)
-        if port:
-            environment[name] = through(port, dsn)
-    return environment
+def _pooler(project: Project, conn_id: str, uri: str) -> int:
+    if PGBOUNCER:
+        return _open.enter_context(pgbouncer([uri]))
+    return _open.enter_context(
+        Pooler(project.source if conn_id == "shop_source" else project.warehouse)
+    ).port
 
 
 def pytest_configure() -> None:
-    Project.connections = _pooled_connections  # type: ignore[method-assign]
-    Project.environment = _pooled_environment  # type: ignore[method-assign]
+    Project.uri = _pooled_uri  # type: ignore[method-assign]
+
+
+def pytest_runtest_teardown() -> None:
+    _ports.clear()
+    _open.close()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -88,7 +75,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         reason = NOT_BEHIND_A_POOLER.get(name)
         if reason:
             item.add_marker(pytest.mark.skip(reason=reason))
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    _open.close()

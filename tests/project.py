@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +21,10 @@ import psycopg
 import yaml
 
 from demo.servers import S3Server
+from demo.servers.process import LOOPBACK
 from loadsheet.connections.lookup import Connection
 from loadsheet.engine.runner import StepResult, run_pipeline
 from loadsheet.outcome import RunRequest
-from loadsheet.plan import grants
 from loadsheet.spec.pipeline_file import load_pipeline
 from loadsheet.sql.text import Relation, ident
 from loadsheet.sqltest.embedded import postgres_install
@@ -30,8 +32,40 @@ from loadsheet.verify.look import Look
 from loadsheet.verify.models import TableVerdict
 from loadsheet.verify.pipeline import verify_pipeline
 from loadsheet.verify.step import verify_due
+from tests.granted import End, Granted
 
 ROOT = Path(__file__).resolve().parent.parent
+# Half of the looks at the catalogs were after INSERTs and the like.
+_DDL = re.compile(r"\b(CREATE|ALTER|DROP|RENAME|DO|CALL|IMPORT)\b", re.IGNORECASE)
+
+
+class _Database:
+    """The URI of a database for its DBA. The code that takes it may change what is there, so it is
+    remembered that it was taken."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, project: Project | None, owner: type) -> str:
+        if project is None:
+            raise AttributeError  # for dataclass: there is no default
+        uri, _ = vars(project)[self._name]
+        vars(project)[self._name] = uri, True
+        return uri
+
+    def __set__(self, project: Project, uri: str) -> None:
+        vars(project)[self._name] = uri, True
+
+    def unmarked(self, project: Project) -> str:
+        """The URI, for code that changes nothing but rows."""
+        uri, _ = vars(project)[self._name]
+        return uri
+
+    def look(self, project: Project) -> tuple[str, bool]:
+        """The URI, and whether it was taken since the last look."""
+        uri, was_taken = vars(project)[self._name]
+        vars(project)[self._name] = uri, False
+        return uri, was_taken
 
 
 @dataclass
@@ -39,41 +73,57 @@ class Project:
     """A pipeline `shop` from `source` to `warehouse` (database URIs) through a bucket of `s3`."""
 
     folder: Path
-    source: str
-    warehouse: str
+    source: _Database = _Database()
+    warehouse: _Database = _Database()
     s3: S3Server
     bucket: str = field(default_factory=lambda: f"test-{secrets.token_hex(6)}")
     name: str = "shop"
-    roles: dict[str, str] = field(default_factory=dict)
-    """By connection id, the role that the pipeline logs in as; empty: the administrator."""
+    administrator: str = ""
+    """Why the pipeline logs in as the superuser; empty: it has the roles of `loadsheet grants`."""
+    pooler: int = 0
+    """The port of a pooler on this machine, through which the pipeline goes; 0: there is none."""
+    _granted: Granted = field(init=False)
 
-    def use_granted_roles(self) -> None:
-        """From now on the pipeline has the roles of `loadsheet grants`, with those rights alone. To
-        call once its tables exist. `in_source` and `in_warehouse` stay the administrator's."""
-        token = secrets.token_hex(4)
-        names = {"source": f"extractor_{token}", "warehouse": f"loader_{token}"}
-        roles = grants.Roles(
-            extractor=names["source"],
-            loader=names["warehouse"],
-            reader=f"reader_{token}",
-            source_database=urlsplit(self.source).path[1:],
-            warehouse_database=urlsplit(self.warehouse).path[1:],
-        )
-        pipeline = load_pipeline(self.folder / "pipelines" / self.name / "pipeline.yml")
-        self.in_source("\n".join(grants.source_grants(pipeline, roles)))
-        self.in_warehouse("\n".join(grants.warehouse_grants(pipeline, roles)))
-        self.in_source(f"ALTER ROLE {names['source']} PASSWORD 'granted'")
-        self.in_warehouse(f"ALTER ROLE {names['warehouse']} PASSWORD 'granted'")
-        self.roles = {"shop_source": names["source"], "warehouse": names["warehouse"]}
+    def __post_init__(self) -> None:
+        self._granted = Granted(self.folder)
+
+    def use_administrator(self, because: str) -> None:
+        """From now on the pipeline logs in as the superuser. `tests/unit/test_roles.py` lists who
+        may."""
+        self.administrator = because
 
     def uri(self, conn_id: str) -> str:
-        """How the pipeline logs in to a database."""
-        administrator = self.source if conn_id == "shop_source" else self.warehouse
-        if conn_id not in self.roles:
-            return administrator
-        url = urlsplit(administrator)
-        login = f"{self.roles[conn_id]}:granted@{url.hostname}:{url.port}"
-        return url._replace(netloc=login).geturl()
+        """How the pipeline logs in to a database: as its role, which has what `loadsheet grants`
+        prints for the tables that there are. `in_source` and `in_warehouse` are the DBA's."""
+        name: End = "source" if conn_id == "shop_source" else "warehouse"
+        uri, may_differ = self._database(name).look(self)
+        if not self.administrator:
+            uri = self._granted.login(name, uri, may_differ)
+        if not self.pooler:
+            return uri
+        url = urlsplit(uri)
+        return url._replace(
+            netloc=f"{url.username}:{url.password}@{LOOPBACK}:{self.pooler}"
+        ).geturl()
+
+    @property
+    def logins(self) -> list[str]:
+        """The URIs by which the pipeline logs in."""
+        return [self.uri("shop_source"), self.uri("warehouse")]
+
+    def as_loader(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """Run SQL on the warehouse as the pipeline's role: what is made belongs to it."""
+        return fetch(self.uri("warehouse"), statement, *parameters)
+
+    @property
+    def extractor(self) -> str:
+        """The role that the pipeline has on the source; its name needs no quotes."""
+        return urlsplit(self.uri("shop_source")).username or ""
+
+    @property
+    def loader(self) -> str:
+        """The role that the pipeline has on the warehouse; its name needs no quotes."""
+        return urlsplit(self.uri("warehouse")).username or ""
 
     def spec(
         self,
@@ -172,11 +222,22 @@ class Project:
 
     def in_source(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """Run SQL on the source and return its rows."""
-        return fetch(self.source, statement, *parameters)
+        return self._administer("source", statement, parameters)
 
     def in_warehouse(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """Run SQL on the warehouse and return its rows."""
-        return fetch(self.warehouse, statement, *parameters)
+        return self._administer("warehouse", statement, parameters)
+
+    def _administer(
+        self, name: End, statement: str, parameters: Sequence[Any]
+    ) -> list[tuple[Any, ...]]:
+        uri = getattr(self, name) if _DDL.search(statement) else self._database(name).unmarked(self)
+        return fetch(uri, statement, *parameters)
+
+    @staticmethod
+    def _database(name: End) -> _Database:
+        found: _Database = vars(Project)[name]
+        return found
 
     def verify(self, *tables: str, **look: Any) -> dict[str, TableVerdict]:
         """What `loadsheet verify` finds, by table and mart; in this process."""
@@ -188,7 +249,10 @@ class Project:
     def differences(self, table: str, staging: str = "staging", schema: str = "public") -> int:
         """Rows by which staging and the source differ."""
         return differences(
-            self.source, Relation(schema, table), self.warehouse, Relation(staging, table)
+            self._database("source").unmarked(self),
+            Relation(schema, table),
+            self._database("warehouse").unmarked(self),
+            Relation(staging, table),
         )
 
     def objects(self) -> set[str]:

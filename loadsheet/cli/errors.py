@@ -14,7 +14,7 @@ from typer.exceptions import TyperException
 from loadsheet.cli.output import show
 from loadsheet.errors import InputError, LoadsheetError, SpecError
 from loadsheet.project.folder import relative_problem
-from loadsheet.redact import masked, summary, visible
+from loadsheet.redact import hanging, masked, summary, visible
 from loadsheet.wording import LONGEST_MESSAGE, counted, shortened
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def reported() -> Iterator[None]:
         if not is_expected(error):
             report_bug(error)
             raise typer.Exit(BUG) from None
-        say(f"error: {describe_error(error)}")
+        say(hanging(f"error: {describe_error(error)}"))
         raise typer.Exit(WRONG_INPUT if isinstance(error, InputError) else FAILED) from None
 
 

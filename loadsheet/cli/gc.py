@@ -16,7 +16,7 @@ from loadsheet.cli.summary import print_line
 from loadsheet.connections.lookup import project_connections
 from loadsheet.errors import InputError, WorkError
 from loadsheet.project.folder import open_pipelines
-from loadsheet.redact import on_one_line
+from loadsheet.redact import hanging, on_one_line
 from loadsheet.spec.models import Pipeline
 from loadsheet.spec.schedule import duration
 from loadsheet.wording import counted, listed
@@ -140,7 +140,7 @@ def _each(specs: Specs, work: Callable[[Pipeline, Path], Result]) -> tuple[dict[
             # A bug is not a matter of one pipeline: it ends the command, with a traceback.
             if not is_expected(error):
                 raise
-            say(f"error: {spec.name}: {describe_error(error)}")
+            say(hanging(f"error: {spec.name}: {describe_error(error)}"))
             codes.append(WRONG_INPUT if isinstance(error, InputError) else FAILED)
     # Failed work (1) outranks wrong input (2).
     return results, min(codes, default=0)

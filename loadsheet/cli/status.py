@@ -35,7 +35,7 @@ from loadsheet.project.folder import (
     project_specs,
     relative_problem,
 )
-from loadsheet.redact import json_safe
+from loadsheet.redact import hanging, json_safe
 from loadsheet.spec.pipeline_file import load_pipeline
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def status(
         print_page(answers, console(), see_all=see_all)
     for answer in answers:
         if answer.error and not as_json:
-            say(f"error: {answer.error_text}")
+            say(hanging(f"error: {answer.error_text}"))
     errors = [answer.error for answer in answers if answer.error]
     if any(isinstance(error, InputError) for error in errors):
         raise typer.Exit(WRONG_INPUT)
@@ -248,7 +248,7 @@ def as_page(
         if answer.status:
             section = view(answer.status, brief, see_all.format(answer.name))
         elif errors:
-            section = Text(visible(f"error: {answer.error_text}"), "red")
+            section = Text(visible(hanging(f"error: {answer.error_text}")), "red")
         else:
             continue
         if sections:

@@ -89,6 +89,8 @@ def warehouse_grants(pipeline: Pipeline, roles: Roles) -> list[str]:
             f"If {_schemas(pipeline)} exist and belong to another role, that is not enough:"
             f" `loadsheet doctor {pipeline.name}` prints the GRANTs."
         ),
+        "-- The types of an extension land as themselves only if the loader may use its schema:",
+        _comment(f"GRANT USAGE ON SCHEMA ... TO {ident(role)};"),
         "-- The ledger, where the loader of other pipelines has made it: run this again after its",
         "-- first run. A new version of Loadsheet must then run as that loader first.",
         _grant_ledger(role),

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from loadsheet.redact import on_one_line, visible
+from loadsheet.redact import hanging, on_one_line, visible
 from loadsheet.status.document import open_for, watermark_age
 from loadsheet.status.models import (
     BY_DATA_INTERVAL,
@@ -118,7 +118,7 @@ def notes(status: PipelineStatus) -> Iterator[tuple[str, str]]:
             when += f", first {age((status.at - failure.since).total_seconds())} ago"
         what = f"{failure.step} of {target.name} failed {when} (run {failure.run_id})"
         # The message keeps its lines; a name must not look like one.
-        yield "red", f"{on_one_line(what)}: {failure.message}"
+        yield "red", f"{on_one_line(what)}: {hanging(failure.message)}"
     for target in [*status.tables, *status.transforms]:
         if target.verdict and _differs(target):
             yield "red", on_one_line(_difference(target, target.verdict, status))

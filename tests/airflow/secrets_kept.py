@@ -16,6 +16,7 @@ import psycopg
 from demo.airflow import Airflow
 from demo.servers import PostgresServer, S3Server, SlackReceiver
 from tests.canaries import HARD
+from tests.granted import creation
 
 SECRETS = {
     "password of characters that a URI must encode": HARD,
@@ -61,6 +62,9 @@ FAILING = {
 }
 WORKING = {"by_passfile": ("by_passfile", "lake")}
 """Pipeline -> the connections of its source and its lake."""
+EXTRACTORS = {"flights_source": "canary", "by_passfile": "canary_by_passfile"}
+"""Connection of a source -> the role that it logs in as."""
+LOADER = "canary_warehouse"
 
 
 def generated(airflow: Airflow, postgres: PostgresServer, s3: S3Server) -> list[str]:
@@ -129,7 +133,7 @@ def environment(home: Path, postgres: PostgresServer, s3: S3Server) -> dict[str,
 
 
 def add_roles(postgres: PostgresServer) -> None:
-    """The roles that log in with them."""
+    """The roles that log in with them; they have what `World.grant` gives."""
     roles = {
         "canary": HARD,
         "canary_warehouse": SECRETS["percent-encoded in a URI of the environment"],
@@ -138,8 +142,7 @@ def add_roles(postgres: PostgresServer) -> None:
     with psycopg.connect(postgres.dsn("postgres"), autocommit=True) as session:
         for name, password in roles.items():
             if not session.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (name,)).fetchone():
-                quoted = password.replace("'", "''")
-                session.execute(f"CREATE ROLE {name} LOGIN SUPERUSER PASSWORD '{quoted}'")
+                session.execute(creation(name, password))
 
 
 def entries(postgres: PostgresServer, s3: S3Server, slack: SlackReceiver) -> list[dict[str, Any]]:

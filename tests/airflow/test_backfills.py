@@ -45,6 +45,7 @@ def scheduled(world: World) -> dict[str, Any]:
             " AS at"
         )
         session.execute("INSERT INTO sensors.journal SELECT generate_series(1, 100)")
+    world.grant()
     world.airflow.api.unpause("daily")
     runs: list[dict[str, Any]] = []
 

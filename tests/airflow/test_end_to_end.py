@@ -444,6 +444,7 @@ def run_everything(world: World) -> tuple[str, dict[str, dict[str | None, str]]]
     """One run of the pipeline with a pattern: its state, and per task what the UI shows of each
     table's state."""
     api = world.airflow.api
+    world.grant()
     run_id = api.trigger("everything", None)
     state = api.wait("everything", run_id, timeout=240)
     tasks: dict[str, dict[str | None, str]] = {}
@@ -509,6 +510,7 @@ def plain(world: World) -> Api:
     with psycopg.connect(world.source) as source:
         source.execute("CREATE SCHEMA plain; CREATE TABLE plain.one AS SELECT 1 AS id")
         source.execute("CREATE TABLE plain.unfit AS SELECT 1 AS _load_id")
+    world.grant()
     world.airflow.api.unpause("plain")
     return world.airflow.api
 

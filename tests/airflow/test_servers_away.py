@@ -20,6 +20,7 @@ from demo.servers import PostgresServer, S3Server
 from tests.airflow.world import ask, copy_project, rows, wait_for
 from tests.faults.proxy import Fault, Proxy
 from tests.faults.scale import LONG
+from tests.granted import Granted
 from tests.project import crash
 
 pytestmark = pytest.mark.skipif(not LONG, reason="minutes of waiting: only with LOADSHEET_LONG=1")
@@ -107,9 +108,10 @@ def steady(
     home: Path = tmp_path_factory.mktemp("airflow")
     with PostgresServer() as other, Proxy((s3.host, s3.port)) as lake:
         warehouse = other.create_database("warehouse")
+        granted = Granted(project)
         connections = {
-            "AIRFLOW_CONN_STEADY_SOURCE": source,
-            "AIRFLOW_CONN_STEADY_WAREHOUSE": warehouse,
+            "AIRFLOW_CONN_STEADY_SOURCE": granted.login("source", source),
+            "AIRFLOW_CONN_STEADY_WAREHOUSE": granted.login("warehouse", warehouse),
             "AIRFLOW_CONN_STEADY_LAKE": json.dumps(
                 {
                     "conn_type": "generic",

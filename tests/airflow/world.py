@@ -21,12 +21,14 @@ from demo.flights import generate
 from demo.servers import PostgresServer, S3Server, SlackReceiver
 from loadsheet.connections.lookup import Connection
 from loadsheet.engine.execute import execute
+from loadsheet.errors import LoadsheetError
 from loadsheet.outcome import RunRequest
 from loadsheet.plan.steps import build_plan
 from loadsheet.spec.models import Pipeline
 from loadsheet.spec.pipeline_file import load_pipeline
 from tests.airflow import secrets_kept
 from tests.airflow.conftest import REPO
+from tests.granted import printed, run_each
 
 BUNDLE = ("dags", "operators", "loadsheet", "schemas", "pipelines")
 DAG_ID = "flights"
@@ -116,8 +118,25 @@ class World:
         """The warehouse database."""
         return self.postgres.dsn("warehouse")
 
+    def grant(self) -> None:
+        """Give the roles of the connections what `loadsheet grants` prints for the tables that
+        there are, as the DBA."""
+        with (
+            psycopg.connect(self.source, autocommit=True) as source,
+            psycopg.connect(self.warehouse, autocommit=True) as warehouse,
+        ):
+            for file in sorted((self.project / "pipelines").glob("*/pipeline.yml")):
+                with suppress(LoadsheetError):
+                    pipeline = load_pipeline(file)
+                    loader = secrets_kept.LOADER
+                    run_each(warehouse, printed("warehouse", self.warehouse, [pipeline], loader))
+                    role = secrets_kept.EXTRACTORS.get(pipeline.source.conn_id)
+                    if role:
+                        run_each(source, printed("source", self.source, [pipeline], role))
+
     def run(self, conf: dict[str, Any] | None = None) -> Run:
         """Trigger the DAG without a logical date and wait for its end."""
+        self.grant()
         run_id = self.airflow.api.trigger(DAG_ID, conf)
         state = self.airflow.api.wait(DAG_ID, run_id, timeout=240)
         tasks = self.airflow.api.tasks(DAG_ID, run_id)
@@ -240,8 +259,10 @@ def flights_world(
     airflow = Airflow(home, project, postgres.dsn("airflow"), extra=more)
     with SlackReceiver() as slack, airflow:
         secrets_kept.add_connections(airflow, postgres, s3, slack)
+        world = World(project, postgres, s3, slack, airflow)
+        world.grant()
         airflow.wait_for_dag(DAG_ID)
-        yield World(project, postgres, s3, slack, airflow)
+        yield world
     for name in names:
         postgres.drop_database(name)
 

@@ -19,6 +19,7 @@ from loadsheet.outcome import Outcome, RunRequest
 from loadsheet.spec.models import Pipeline
 from loadsheet.spec.pipeline_file import load_pipeline
 from loadsheet.warehouse.parameters import bind_parameters
+from tests.granted import Granted
 from tests.project import ROOT, Project
 
 MARTS = (
@@ -46,6 +47,9 @@ class Flights(Project):
     """The flights pipeline between two databases of a test."""
 
     name: str = "flights"
+
+    def __post_init__(self) -> None:
+        self._granted = Granted(ROOT)
 
     def connections(self, conn_id: str) -> Connection:
         """The spec's own connection ids."""

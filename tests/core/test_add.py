@@ -54,7 +54,11 @@ tasks:   {retries: 0}   # while it is new
 
 @pytest.fixture
 def shop(project: Project) -> Project:
-    """A project whose pipeline carries one of the source's tables."""
+    """A project whose pipeline carries one of the source's tables. Its role may read all of them,
+    also those to come, as `loadsheet new` asks for."""
+    project.in_source(
+        f"ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT ON TABLES TO {project.extractor}"
+    )
     project.in_source(SOURCE)
     home = project.folder / "pipelines" / "shop"
     home.mkdir(parents=True)
@@ -325,7 +329,11 @@ def test_pipelines_of_like_names_get_schemas_of_their_own(shop: Project) -> None
 
 
 def test_an_empty_folder_becomes_a_project_and_choices_are_asked_for(shop: Project) -> None:
-    shop.in_source("CREATE SCHEMA sales; CREATE TABLE sales.deals (id int PRIMARY KEY)")
+    shop.in_source(
+        "CREATE SCHEMA sales; CREATE TABLE sales.deals (id int PRIMARY KEY);"
+        f"GRANT USAGE ON SCHEMA sales TO {shop.extractor};"
+        f"GRANT SELECT ON sales.deals TO {shop.extractor}"
+    )
     empty = shop.folder / "empty"
     empty.mkdir()
     command = [shop.command("new")[0], "-m", "loadsheet", "--project", str(empty), "new", "deals"]

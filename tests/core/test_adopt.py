@@ -46,7 +46,11 @@ def write(project: Project, rows: int) -> None:
 @pytest.fixture
 def shop(project: Project) -> Project:
     project.in_source(SOURCE)
-    project.in_warehouse("CREATE TABLE public.copied (id bigint)")
+    # The script's own table: `loadsheet grants` says that it may need more.
+    project.in_warehouse(
+        "CREATE TABLE public.copied (id bigint);"
+        f"ALTER TABLE public.copied OWNER TO {project.loader}"
+    )
     project.spec(TABLES, MARTS)
     write(project, 100)
     project.succeed()

@@ -148,6 +148,8 @@ def test_a_relation_whose_writers_cannot_be_seen_needs_a_lookback(
 ) -> None:
     project.in_source(BASE)
     project.in_source(create)
+    # What a function reads, it reads as the role that calls it.
+    project.in_source(f"GRANT SELECT ON base TO {project.extractor}")
     spec(project)
     error = run(project)
     assert isinstance(error, Refused)

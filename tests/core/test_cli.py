@@ -108,11 +108,12 @@ def test_connections_come_from_the_project_and_its_env_file(shop: Project) -> No
     folder = shop.folder / "connections"
     folder.mkdir()
     source, lake = shop.connections("shop_source"), shop.connections("lake")
+    warehouse = shop.connections("warehouse")
     (folder / "connections.yml").write_text(
-        "shop_source: {conn_type: postgres, host: 127.0.0.1, port: '${PORT}', login: loadsheet, "
-        f"password: '${{SECRET}}', schema: {source.schema}}}\n"
-        "warehouse: {conn_type: postgres, host: 127.0.0.1, port: '${PORT}', login: loadsheet, "
-        f"password: '${{SECRET}}', schema: {shop.connections('warehouse').schema}}}\n"
+        "shop_source: {conn_type: postgres, host: 127.0.0.1, port: '${PORT}',"
+        f" login: {source.login}, password: '${{SECRET}}', schema: {source.schema}}}\n"
+        "warehouse: {conn_type: postgres, host: 127.0.0.1, port: '${PORT}',"
+        f" login: {warehouse.login}, password: '${{SECRET}}', schema: {warehouse.schema}}}\n"
         f"lake: {{conn_type: generic, login: '{lake.login}', password: '{lake.password}', "
         f"extra: {{endpoint_url: '{lake.extra['endpoint_url']}'}}}}\n"
     )

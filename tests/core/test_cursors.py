@@ -448,6 +448,7 @@ def test_new_leaves_out_a_cursor_whose_zone_is_not_known(project: Project) -> No
     project.in_source("ALTER TABLE t RENAME at TO updated_at")
     project.spec({"other": None})
     project.in_source(zone_of(project, "database"))
+    project.in_source(f"GRANT SELECT ON t TO {project.extractor}")
     added = project.cli("add", "shop", "t")
     assert "updated_at has no time zone" in added.stdout + added.stderr
 
@@ -675,14 +676,13 @@ def test_a_lookback_that_goes_is_kept_for_one_more_run(
     project.in_source("CREATE TABLE t (id int PRIMARY KEY, at timestamptz)")
     project.in_source("INSERT INTO t VALUES (1, now())")
     read_by(project, lookback="1h")
-    project.use_granted_roles()
-    project.in_source(f"REVOKE pg_read_all_stats FROM {project.roles['shop_source']}")
+    project.in_source(f"REVOKE pg_read_all_stats FROM {project.extractor}")
     project.succeed()
     with psycopg.connect(project.source) as late:
         late.execute("INSERT INTO t VALUES (2, now() - interval '1 min')")
         project.in_source("INSERT INTO t VALUES (3, clock_timestamp())")
         project.succeed()
-    project.in_source(f"GRANT pg_read_all_stats TO {project.roles['shop_source']}")
+    project.in_source(f"GRANT pg_read_all_stats TO {project.extractor}")
     read_by(project, **then)
     project.succeed()
     assert not judge(project, "t")

@@ -51,7 +51,7 @@ def test_a_healthy_project_is_told_so_and_left_as_it_was(shop: Project) -> None:
         assert found[conn_id]["tls"] == "none" and found[conn_id]["latency_ms"] > 0
         assert abs(found[conn_id]["clock_seconds"]) < 60
     assert found["warehouse"]["version"].partition(".")[0].isdecimal()
-    assert found["warehouse"]["role"] == "loadsheet"
+    assert found["warehouse"]["role"] == shop.loader
     assert found["pipelines"] == [{"pipeline": "shop", "other_errors": 0, "remarks": []}]
 
 
@@ -124,17 +124,11 @@ def test_a_connection_that_does_not_work_is_said_once(
     assert "secret" not in done.stdout and "pipeline shop" not in done.stdout
 
 
-def test_a_warehouse_that_only_reads_is_an_error_with_its_line(
-    shop: Project, postgres: PostgresServer
-) -> None:
-    role = f"reading_{os.urandom(4).hex()}"
-    owner = shop.warehouse
-    fetch(owner, f"CREATE ROLE {role} LOGIN SUPERUSER PASSWORD 'x'")
-    fetch(owner, f"ALTER ROLE {role} SET default_transaction_read_only = on")
-    shop.warehouse = owner.replace(f"loadsheet:{postgres.password}", f"{role}:x")
+def test_a_warehouse_that_only_reads_is_an_error_with_its_line(shop: Project) -> None:
+    shop.in_warehouse(f"ALTER ROLE {shop.loader} SET default_transaction_read_only = on")
     (remark,) = doctor(shop, 1)["warehouse"]["remarks"]
     assert remark["code"] == "read-only"
-    fetch(owner, remark["fix"])
+    shop.in_warehouse(remark["fix"])
     doctor(shop, 0)
 
 

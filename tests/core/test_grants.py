@@ -133,6 +133,7 @@ def world(project: Project, monkeypatch: pytest.MonkeyPatch) -> World:
         fetch(uri, f'REVOKE ALL ON DATABASE "{database}" FROM PUBLIC')
     project.spec(TABLES, MARTS, external=["elsewhere.*"])
     made = World(project, administrator, roles)
+    project.use_administrator("the roles of the test take the place of this login")
     monkeypatch.setattr(project, "connections", connections_as(made))
     return made
 
@@ -318,6 +319,7 @@ def test_an_administrator_who_is_no_superuser_may_run_each_statement(
     roles = {"extractor": f"ex_{token}", "loader": f"loader {token}", "reader": f"re_{token}"}
     project.spec(TABLES, MARTS, external=["elsewhere.*"])
     world = World(project, administrator, roles)
+    project.use_administrator("the roles of the test take the place of this login")
     monkeypatch.setattr(project, "connections", connections_as(world))
     version = fetch(superusers[0], OF_ADMINISTRATOR)[0][0]
     texts = {end: world.printed(end) for end in administrator}
@@ -396,6 +398,7 @@ def test_two_loaders_share_one_ledger_by_the_printed_lines(
         "CREATE TABLE t (id int PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp());"
         " INSERT INTO t SELECT generate_series(1, 9)"
     )
+    project.use_administrator("the test runs what is printed, for roles of its own")
     owner = project.warehouse
     roles = {name: f"loader_{name}_{secrets.token_hex(4)}" for name in "ab"}
 

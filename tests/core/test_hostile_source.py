@@ -31,9 +31,8 @@ def attacked(project: Project) -> Iterator[Project]:
 
 
 def as_granted(project: Project) -> None:
-    """The pipeline has the rights it needs, and the canary is its own: it could drop it."""
-    project.use_granted_roles()
-    project.in_warehouse(f"ALTER TABLE public.canary OWNER TO {project.roles['warehouse']}")
+    """The canary is the pipeline's own: it could drop it."""
+    project.in_warehouse(f"ALTER TABLE public.canary OWNER TO {project.loader}")
 
 
 def lie(project: Project, type_name: str, answer: str) -> None:

@@ -80,10 +80,10 @@ def old(project: Project) -> Project:
     """100 rows that the first version has loaded, with its ledger."""
     project.in_source(SOURCE)
     [(oid,)] = project.in_source("SELECT 'item'::regclass::oid::bigint")
-    project.in_warehouse(FIRST_LEDGER.format(oid=oid))
+    project.spec({"item": {"incremental": "at"}})
+    project.as_loader(FIRST_LEDGER.format(oid=oid))
     for row in project.in_source("SELECT id, what, at FROM item"):
         project.in_warehouse("INSERT INTO staging.item VALUES (%s, %s, %s, 1)", *row)
-    project.spec({"item": {"incremental": "at"}})
     return project
 
 

@@ -65,7 +65,7 @@ def test_views_on_views_are_made_again_with_their_owner_and_nothing_more(
 ) -> None:
     """A default privilege would open a view to whoever may not read it."""
     shop.in_warehouse(
-        f"ALTER VIEW mart.top OWNER TO {role};"
+        f"ALTER VIEW mart.top OWNER TO {role}; GRANT {role} TO {shop.loader};"
         "ALTER DEFAULT PRIVILEGES IN SCHEMA mart GRANT SELECT ON TABLES TO PUBLIC"
     )
     spec(shop, "s.id, s.amount * 1.5 AS amount")

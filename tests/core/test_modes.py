@@ -165,11 +165,11 @@ def test_a_replaced_table_keeps_views_grants_comments_and_indexes(project: Proje
 
 def test_a_foreign_table_in_staging_is_never_overwritten(project: Project) -> None:
     project.in_source(CREATE)
-    project.in_warehouse(
+    project.spec({"customer": None})
+    project.as_loader(
         "CREATE SCHEMA staging; CREATE TABLE staging.customer (precious int); INSERT INTO"
         " staging.customer VALUES (1)"
     )
-    project.spec({"customer": None})
     error = project.run()["load.load_customer"].result
     assert isinstance(error, Refused) and "was not made by Loadsheet" in str(error)
     assert project.in_warehouse("SELECT * FROM staging.customer") == [(1,)]

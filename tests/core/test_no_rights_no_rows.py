@@ -85,9 +85,8 @@ def roles(project: Project) -> Iterator[tuple[str, str]]:
     nothing, under_rls = f"nothing_{token}", f"under_rls_{token}"
     project.in_warehouse(f"CREATE ROLE {nothing}; CREATE ROLE {under_rls}")
     project.spec(SPEC, MARTS)
-    project.use_granted_roles()
     project.succeed()
-    loader = project.roles["warehouse"]
+    loader = project.loader
     both = f"{nothing}, {under_rls}"
     project.in_warehouse(
         f"GRANT USAGE ON SCHEMA staging, mart TO {both};"

@@ -222,13 +222,15 @@ def test_first_runs_at_once_create_the_ledger_once(project: Project) -> None:
 
     def first() -> None:
         try:
-            with psycopg.connect(project.warehouse, autocommit=True) as session:
+            with psycopg.connect(login, autocommit=True) as session:
                 together.wait()
                 ledger.ensure(session)
                 tables.ensure_schema(session, "staging")
         except Exception as error:
             errors.append(error)
 
+    project.spec({"item": None})
+    login = project.uri("warehouse")
     for _ in range(5):
         project.in_warehouse("DROP SCHEMA IF EXISTS loadsheet, staging CASCADE")
         together = threading.Barrier(8)

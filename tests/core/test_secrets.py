@@ -13,6 +13,7 @@ from urllib.parse import quote, urlsplit
 import psycopg
 import pytest
 
+from loadsheet.sql.text import literal
 from tests import canaries
 from tests.project import Project
 
@@ -41,11 +42,6 @@ UNMASKED = (
 def world(project: Project) -> Iterator[Project]:
     """A project that holds all twelve, on servers that take the first few."""
     role = f"canary_{project.bucket[-6:].replace('-', '_')}"
-    project.in_source(f"CREATE ROLE {role} LOGIN SUPERUSER PASSWORD '{canaries.HARD}'")
-    warehouse = SECRETS["warehouse password in .env"]
-    project.in_warehouse(
-        f"CREATE ROLE {role}_w LOGIN SUPERUSER PASSWORD '{warehouse.replace(chr(39), chr(39) * 2)}'"
-    )
     project.in_source(
         "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'planted-in-a-row')"
     )
@@ -55,6 +51,15 @@ def world(project: Project) -> Iterator[Project]:
         {"m": "SELECT id FROM t"},
         notify={"slack_conn_id": "slack"},
         tasks={"retries": 0},
+    )
+    warehouse = SECRETS["warehouse password in .env"]
+    # They inherit what `loadsheet grants` prints; `t2` is for `loadsheet add`.
+    project.in_source(
+        f"GRANT SELECT ON t2 TO {project.extractor};"
+        f"CREATE ROLE {role} LOGIN PASSWORD {literal(canaries.HARD)} IN ROLE {project.extractor}"
+    )
+    project.in_warehouse(
+        f"CREATE ROLE {role}_w LOGIN PASSWORD {literal(warehouse)} IN ROLE {project.loader}"
     )
     source = urlsplit(project.source)
     options = quote(f"-c app.canary={SECRETS['libpq option']}")

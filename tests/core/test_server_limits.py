@@ -346,6 +346,8 @@ def test_a_conflict_with_recovery_says_what_to_set_at_the_standby(
         database = primary.create_database("source")
         written = replace(project, source=database)
         written.in_source("CREATE TABLE t AS SELECT i FROM generate_series(1, 1000) i")
+        written.spec({"t": None})
+        assert written.extractor  # who has the rights on the standby as well
         lsn = written.in_source("SELECT pg_current_wal_flush_lsn()::text")[0][0]
         wait_for(standby, lsn)
         reach = extract.reach
@@ -360,7 +362,6 @@ def test_a_conflict_with_recovery_says_what_to_set_at_the_standby(
 
         monkeypatch.setattr(extract, "reach", vacuum)
         reading = replace(project, source=standby.dsn("source"))
-        reading.spec({"t": None})
         error = failure(reading, "extract.extract_t")
         assert isinstance(error, Unavailable) and CONFLICT in str(error)
         monkeypatch.setattr(extract, "reach", reach)

@@ -26,6 +26,7 @@ def source(project: Project) -> Iterator[Session]:
     """A session in an open snapshot of a table with holes and moved rows; rows come in after the
     snapshot."""
     project.in_source(FILL + HOLES)
+    project.in_source(f"GRANT SELECT ON item TO {project.extractor}")
     with connect_source(project.connections("shop_source")) as session, session.snapshot():
         session.fix_snapshot()
         project.in_source(

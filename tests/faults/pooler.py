@@ -11,7 +11,7 @@ import shutil
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -20,9 +20,10 @@ import psycopg
 
 from demo.servers.process import LOOPBACK, Supervised, free_port
 from loadsheet.sqltest.embedded import own, scratch_folder, server_user
+from tests.granted import PASSWORD
 
 SESSIONS = 8
-"""The server's sessions that a pool has for each database."""
+"""The server's sessions that a pool has for each user of a database."""
 _SSL, _GSS, _CANCEL = 80877103, 80877104, 80877102
 # What PgBouncer takes when its ignore_startup_parameters is not set.
 _STARTUP = {
@@ -59,12 +60,12 @@ class Pooler:
     back as it is: nothing is reset, no client's settings are remembered. A context manager."""
 
     def __init__(self, server: str, sessions: int = SESSIONS):
-        self._server = urlsplit(server)
+        self._server = urlsplit(server)  # the superuser's URI
         self._sessions = sessions
         self._listener = socket.create_server((LOOPBACK, 0))
         self.port: int = self._listener.getsockname()[1]
-        self._pools: dict[str, queue.SimpleQueue[_Backend]] = {}
-        self._reported: dict[str, dict[str, str]] = {}
+        self._pools: dict[tuple[str, str], queue.SimpleQueue[_Backend]] = {}
+        self._reported: dict[tuple[str, str], dict[str, str]] = {}
         self._creating = threading.Lock()
         self._current: dict[int, _Backend] = {}
         self._clients: set[socket.socket] = set()
@@ -99,14 +100,14 @@ class Pooler:
 
     def _serve(self, client: socket.socket) -> None:
         with contextlib.suppress(OSError), client:
-            database = self._greet(client)
-            if database:
-                new = functools.partial(self._new, database)
-                _Client(client, self._pool(database), self._current, new).carry()
+            asked = self._greet(client)
+            if asked:
+                new = functools.partial(self._new, *asked)
+                _Client(client, self._pool(*asked), self._current, new).carry()
         self._clients.discard(client)
 
-    def _greet(self, client: socket.socket) -> str:
-        """Let the client in without a password; returns the database it asks for."""
+    def _greet(self, client: socket.socket) -> tuple[str, str] | None:
+        """Let the client in without a password; returns its user and the database it asks for."""
         while True:
             (length,) = struct.unpack("!i", _exactly(client, 4))
             body = _exactly(client, length - 4)
@@ -118,7 +119,7 @@ class Pooler:
                 backend = self._current.get(struct.unpack("!i", body[4:8])[0])
                 if backend:
                     backend.session.cancel()
-                return ""
+                return None
             break
         words = body[4:].decode().split("\0")
         given = dict(zip(words[::2], words[1::2], strict=False))
@@ -126,31 +127,39 @@ class Pooler:
             if name and name not in _STARTUP:
                 text = f"unsupported startup parameter: {name}"
                 _send(client, b"E", f"SFATAL\0C08P01\0M{text}\0\0".encode())
-                return ""
+                return None
         _send(client, b"R", struct.pack("!i", 0))
-        self._pool(given["database"])
-        for name, value in self._reported[given["database"]].items():
+        asked = given["user"], given["database"]
+        self._pool(*asked)
+        for name, value in self._reported[asked].items():
             _send(client, b"S", f"{name}\0{value}\0".encode())
         _send(client, b"K", struct.pack("!ii", client.fileno(), 0))
         _send(client, b"Z", b"I")
-        return given["database"]
+        return asked
 
-    def _pool(self, database: str) -> queue.SimpleQueue[_Backend]:
+    def _pool(self, user: str, database: str) -> queue.SimpleQueue[_Backend]:
         with self._creating:
-            if database not in self._pools:
+            if (user, database) not in self._pools:
                 pool: queue.SimpleQueue[_Backend] = queue.SimpleQueue()
                 for _ in range(self._sessions):
-                    backend = self._new(database)
+                    backend = self._new(user, database)
                     pool.put(backend)
                 status = backend.session.info.parameter_status
-                self._reported[database] = {name: status(name) or "" for name in _REPORTED}
-                self._pools[database] = pool
-            return self._pools[database]
+                self._reported[user, database] = {name: status(name) or "" for name in _REPORTED}
+                self._pools[user, database] = pool
+            return self._pools[user, database]
 
-    def _new(self, database: str) -> _Backend:
-        dsn = self._server._replace(path=f"/{database}").geturl()
+    def _new(self, user: str, database: str) -> _Backend:
+        server = self._server
         session = psycopg.connect(
-            dsn, autocommit=True, client_encoding="UTF8", application_name="pooler"
+            host=server.hostname,
+            port=server.port,
+            dbname=database,
+            user=user,
+            password=server.password if user == server.username else PASSWORD,
+            autocommit=True,
+            client_encoding="UTF8",
+            application_name="pooler",
         )
         line = socket.fromfd(session.pgconn.socket, socket.AF_INET, socket.SOCK_STREAM)
         line.setblocking(True)
@@ -280,12 +289,13 @@ def _send(line: socket.socket, kind: bytes, body: bytes) -> None:
 
 _CONFIGURATION = """\
 [databases]
-* = host={host} port={port} user={user} password={password}
+* = host={host} port={port}
 [pgbouncer]
 listen_addr = 127.0.0.1
 listen_port = {listen}
 unix_socket_dir =
-auth_type = any
+auth_type = trust
+auth_file = {users}
 """
 _DEFAULTS = {
     "pool_mode": "transaction",
@@ -295,33 +305,32 @@ _DEFAULTS = {
 
 
 @contextlib.contextmanager
-def pgbouncer(server: str, **settings: str | int) -> Iterator[int]:
-    """PgBouncer with its defaults, but for pool_mode=transaction and `settings`, in front of
-    `server`; its port."""
-    with restartable(server, **settings) as (port, _):
+def pgbouncer(logins: Sequence[str], **settings: str | int) -> Iterator[int]:
+    """PgBouncer with its defaults, but for pool_mode=transaction and `settings`, in front of the
+    server of `logins`, URIs of the users that it knows; its port."""
+    with restartable(logins, **settings) as (port, _):
         yield port
 
 
 @contextlib.contextmanager
-def restartable(server: str, **settings: str | int) -> Iterator[tuple[int, Callable[[], None]]]:
+def restartable(
+    logins: Sequence[str], **settings: str | int
+) -> Iterator[tuple[int, Callable[[], None]]]:
     """As `pgbouncer`, and a call that stops it at once and starts it again."""
     assert PGBOUNCER
-    url = urlsplit(server)
+    urls = [urlsplit(login) for login in logins]
     home = scratch_folder("loadsheet-pgbouncer-")
     port = free_port()
     configuration = home / "pgbouncer.ini"
+    users = home / "users.txt"
+    users.write_text("".join(f'"{url.username}" "{url.password}"\n' for url in urls))
     configuration.write_text(
-        _CONFIGURATION.format(
-            host=url.hostname,
-            port=url.port,
-            user=url.username,
-            password=url.password,
-            listen=port,
-        )
+        _CONFIGURATION.format(host=urls[0].hostname, port=urls[0].port, users=users, listen=port)
         + "".join(f"{name} = {value}\n" for name, value in {**_DEFAULTS, **settings}.items())
     )
     own(home, server_user())
-    own(configuration, server_user())
+    for file in (configuration, users):
+        own(file, server_user())
     running: list[Supervised] = []
 
     def start() -> None:

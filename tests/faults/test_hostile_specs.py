@@ -57,8 +57,9 @@ def sentinels(project: Project, monkeypatch: pytest.MonkeyPatch) -> Any:
     ledger, or what was built."""
     before = buckets(project)
     monkeypatch.setenv(CANARY_VARIABLE, CANARY_VALUE)
-    project.in_source(SENTINEL)
-    project.in_warehouse(SENTINEL)
+    # The pipeline's roles own them, so it is not their rights that keep them from harm.
+    project.in_source(f"{SENTINEL}; ALTER TABLE public.sentinel OWNER TO {project.extractor}")
+    project.in_warehouse(f"{SENTINEL}; ALTER TABLE public.sentinel OWNER TO {project.loader}")
     yield
     assert (
         project.in_source("TABLE public.sentinel")
@@ -252,7 +253,8 @@ def test_without_the_extended_protocol_it_would(
 ) -> None:
     """The negative control, on a table of its own."""
     project.in_source("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)")
-    project.in_warehouse("CREATE TABLE public.victim ()")
+    owner = f"ALTER TABLE public.victim OWNER TO {project.loader}"
+    project.in_warehouse(f"CREATE TABLE public.victim (); {owner}")
     project.spec({"t": None}, {"m": "SELECT id AS a FROM t"})
     honest = transforms.bind_parameters
     monkeypatch.setattr(

@@ -257,6 +257,7 @@ def test_an_extraction_is_known_by_its_lock_and_holds_nothing_back(
 
 
 def test_a_transaction_that_writes_is_no_extraction_for_all_its_lock(project: Project) -> None:
+    project.in_source(f"GRANT pg_read_all_stats TO {project.extractor}")
     with (
         psycopg.connect(project.source) as writer,
         connect_source(project.connections("shop_source")) as session,
@@ -573,9 +574,11 @@ def test_a_standby_fails_closed_and_is_read_with_a_lookback(
     primary = publisher.create_database(project.bucket)
     fetch(primary, "CREATE TABLE item (id int PRIMARY KEY, at timestamptz NOT NULL DEFAULT now())")
     fetch(primary, "INSERT INTO item VALUES (1)")
+    project.spec({"item": {"incremental": "at"}})
+    project.source = primary
+    assert project.extractor  # who has the rights on the standby as well
     with PostgresServer(copy_of=publisher, standby=True) as standby:
         project.source = standby.dsn(project.bucket)
-        project.spec({"item": {"incremental": "at"}})
         says = "is a standby and cannot see its primary's transactions: connect to the primary"
         refused(project, says, {"cursor": "at", "lookback": "1h"})
         fetch(primary, "INSERT INTO item VALUES (2)")

@@ -42,9 +42,8 @@ def liar(project: Project) -> Iterator[Liar]:
     project.in_source(TABLES)
     project.in_warehouse("CREATE TABLE public.canary (id int)")
     project.spec(SPEC)
-    project.use_granted_roles()
     # The loader could drop it.
-    project.in_warehouse(f"ALTER TABLE public.canary OWNER TO {project.roles['warehouse']}")
+    project.in_warehouse(f"ALTER TABLE public.canary OWNER TO {project.loader}")
     at = psycopg.conninfo.conninfo_to_dict(project.source)
     with Liar((str(at["host"]), int(at["port"]))) as liar:
         project.source = project.source.replace(f":{at['port']}/", f":{liar.port}/")

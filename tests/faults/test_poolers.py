@@ -28,7 +28,7 @@ from loadsheet.warehouse import turn
 from tests.byhand import ByHand
 from tests.faults.hostile import hostile
 from tests.faults.oracle import judge, violations
-from tests.faults.pooler import PGBOUNCER, SESSIONS, Pooler, pgbouncer, restartable, through
+from tests.faults.pooler import PGBOUNCER, SESSIONS, Pooler, pgbouncer, restartable
 from tests.faults.scale import scaled
 from tests.project import Project
 
@@ -83,22 +83,17 @@ _WATCHED = (*sorted(PINNED), "transaction_read_only", "lock_timeout", "statement
 @contextmanager
 def pooled(project: Project, kind: str, sessions: int = SESSIONS) -> Iterator[Project]:
     """The same project, whose servers are reached through a pooler."""
-    server = project.source
     if kind == "ours":
-        with Pooler(server, sessions=sessions) as pooler:
+        with Pooler(project.source, sessions=sessions) as pooler:
             yield _through(project, pooler.port)
     else:
-        with pgbouncer(server, default_pool_size=sessions) as port:
+        with pgbouncer(project.logins, default_pool_size=sessions) as port:
             yield _through(project, port)
 
 
 def _through(project: Project, port: int, extra: Mapping[str, Any] | None = None) -> Project:
     """The project by way of the pooler on `port`; its databases' connections have `extra`."""
-    behind = replace(
-        project,
-        source=through(port, project.source),
-        warehouse=through(port, project.warehouse),
-    )
+    behind = replace(project, pooler=port)
     if extra:
         plain = behind.connections
 
@@ -154,7 +149,13 @@ def begin(project: Project) -> None:
     project.in_source(SOURCE)
     for place in (project.source, project.warehouse):
         with psycopg.connect(place, autocommit=True) as session:
-            session.execute("CREATE SCHEMA elsewhere; CREATE SEQUENCE elsewhere.numbers")
+            session.execute(
+                "CREATE SCHEMA elsewhere; CREATE SEQUENCE elsewhere.numbers;"
+                "GRANT USAGE ON SCHEMA elsewhere TO PUBLIC;"
+                "GRANT USAGE ON SEQUENCE elsewhere.numbers TO PUBLIC"
+            )
+    # What `loadsheet new` reads.
+    project.in_source(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {project.extractor}")
     project.spec(TABLES, TRANSFORMS)
 
 
@@ -169,7 +170,7 @@ def test_rows_are_equal_behind_a_transaction_pooler_and_its_other_clients_see_no
             unpinned = settings_of(session)
         with (
             pooled(project, kind) as behind,
-            Bystanders(behind.source, behind.warehouse) as others,
+            Bystanders(*behind.logins) as others,
         ):
             states = behind.succeed()
             assert states["load.load_large"] == "done"
@@ -222,7 +223,7 @@ def test_pins_of_a_session_are_missing_in_its_next_transaction_and_stay_with_the
             unpinned = settings_of(session)
         with (
             pooled(project, "ours") as behind,
-            Bystanders(behind.source, behind.warehouse) as others,
+            Bystanders(*behind.logins) as others,
         ):
             with connect_source(behind.connections("shop_source")) as session:
                 assert sum_of_floats(session) == "0.3"
@@ -237,10 +238,12 @@ def sum_of_floats(session: psycopg.Connection) -> str:
 
 
 def test_a_failed_statement_leaves_session_and_pool_as_they_were(project: Project) -> None:
+    twice = replace(project, warehouse=project.source)
+    project.in_source(f"CREATE SCHEMA ours AUTHORIZATION {twice.loader}")
     with (
         hostile("german", project.source),
-        pooled(project, "ours") as behind,
-        connect_warehouse(replace(behind, warehouse=behind.source).connections("warehouse")) as one,
+        pooled(twice, "ours") as behind,
+        connect_warehouse(behind.connections("warehouse")) as one,
     ):
         with pytest.raises(psycopg.errors.UndefinedTable, match="nowhere"):
             one.execute("SELECT * FROM nowhere")
@@ -255,12 +258,12 @@ def test_a_failed_statement_leaves_session_and_pool_as_they_were(project: Projec
             assert one.is_idle
             assert sum_of_floats(one) == "0.30000000000000004"
         with one.transaction():
-            one.execute("CREATE TABLE public.kept (at timestamptz DEFAULT 'epoch', day date)")
+            one.execute("CREATE TABLE ours.kept (at timestamptz DEFAULT 'epoch', day date)")
             with pytest.raises(psycopg.errors.UndefinedTable), one.transaction():
                 one.execute("SELECT * FROM nowhere")
-            one.execute("INSERT INTO public.kept (day) VALUES ('2026-02-03')")
+            one.execute("INSERT INTO ours.kept (day) VALUES ('2026-02-03')")
         # The server has reported the session's own DateStyle by now: the driver must not use it.
-        at, day = one.execute("SELECT at, day FROM public.kept").fetchall()[0]
+        at, day = one.execute("SELECT at, day FROM ours.kept").fetchall()[0]
         assert (at.isoformat(), day.isoformat()) == ("1970-01-01T00:00:00+00:00", "2026-02-03")
         with pytest.raises(KeyboardInterrupt):
             one.run_alone(interrupt)
@@ -307,6 +310,11 @@ def test_a_function_below_a_view_cannot_make_the_source_writable(project: Projec
         END $$;
         CREATE VIEW trap AS SELECT sneak() AS id;
         """
+    )
+    # Its rights do not keep it from writing.
+    project.in_source(
+        f"GRANT SELECT ON trap TO {project.extractor}; GRANT INSERT ON victim TO"
+        f" {project.extractor}"
     )
     with connect_source(project.connections("shop_source")) as session:
         for _ in range(2):
@@ -376,10 +384,10 @@ def test_a_limit_of_pgbouncer_fails_with_what_to_change_there_and_without_it_all
         if limit.waits:
             waiting = block.enter_context(pytest.MonkeyPatch.context())
             waiting.setattr(extract, "reach", wait_at_the_snapshot)
-        port = block.enter_context(pgbouncer(project.source, **limit.settings))
+        port = block.enter_context(pgbouncer(project.logins, **limit.settings))
         behind = _through(project, port, limit.extra)
         if limit.beside:
-            other = block.enter_context(psycopg.connect(behind.source))
+            other = block.enter_context(psycopg.connect(behind.uri("shop_source")))
             other.execute(limit.beside)  # its transaction stays open
         failures = [r.result for r in behind.run().values() if isinstance(r.result, Exception)]
         assert failures
@@ -403,7 +411,7 @@ def test_before_a_run_and_by_the_doctor_a_pooler_that_keeps_no_transaction_is_re
 ) -> None:
     project.in_source("CREATE TABLE few (id int PRIMARY KEY)")
     project.spec({"few": None})
-    with pgbouncer(project.source, pool_mode="statement") as port:
+    with pgbouncer(project.logins, pool_mode="statement") as port:
         behind = _through(project, port)
         for words in (("doctor",), ("run", "shop"), ("plan", "--connect", "shop")):
             done = behind.cli(*words)
@@ -418,7 +426,7 @@ def test_timeouts_that_the_connection_chooses_hold_where_pgbouncer_passes_no_opt
     project: Project,
 ) -> None:
     chosen = {"options": r"-c lock_timeout=777ms -c app.note=it\ 's --jit=on"}
-    with pgbouncer(project.source, ignore_startup_parameters="options") as port:
+    with pgbouncer(project.logins, ignore_startup_parameters="options") as port:
         behind = _through(project, port, chosen)
         with connect_warehouse(behind.connections("warehouse")) as session:
             asked = "SELECT current_setting('lock_timeout'), current_setting('jit')"
@@ -447,7 +455,7 @@ def test_whatever_the_size_and_age_of_the_pool_rows_arrive(
     monkeypatch.setitem(postgres.NETWORK, "connect_timeout", 2)
     monkeypatch.setattr(extract, "reach", wait_at_the_snapshot)
     begin(project)
-    with pgbouncer(project.source, **LASTING[name]) as port:
+    with pgbouncer(project.logins, **LASTING[name]) as port:
         behind = _through(project, port)
         behind.succeed()
         project.in_source("UPDATE visit SET f = f + 0.1, at = now() WHERE id < 20")
@@ -462,7 +470,7 @@ def test_pgbouncer_restarted_at_any_moment_of_a_run_loses_and_doubles_nothing(
 ) -> None:
     monkeypatch.setattr(stream, "_LEAST_BYTES", 64 << 10)
     begin(project)
-    with restartable(project.source) as (port, restart):
+    with restartable(project.logins) as (port, restart):
         behind = _through(project, port)
         began = time.monotonic()
         behind.succeed()
@@ -515,7 +523,10 @@ def test_a_pool_of_one_session_lets_an_overtaken_step_extract_again(
     old = by_hand.step("extract", "old").load_id
     by_hand.step("extract", "new")
     with pooled(project, kind, sessions=1) as narrow:
-        servers = replace(project, warehouse=narrow.warehouse)
-        done = by_hand.step("load", "old", old, servers.connections)
+
+        def connections(conn_id: str) -> Connection:
+            return (narrow if conn_id == "warehouse" else project).connections(conn_id)
+
+        done = by_hand.step("load", "old", old, connections)
     assert "so it was extracted again" in done.message
     assert not judge(project, "item")

@@ -13,6 +13,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from demo.airflow import Airflow
 from demo.servers import PostgresServer, S3Server
+from tests.granted import Granted, role_of
 from tests.packaging.environment import Environment
 
 LIMIT_SECONDS = 300
@@ -79,8 +80,15 @@ def test_from_an_empty_folder_to_rows_and_a_dag_in_under_five_minutes(
     user.succeed("loadsheet", "init", "warehouse-loads", at=tmp_path)
     project = tmp_path / "warehouse-loads"
     example = (project / ".env.example").read_text()
-    (project / ".env").write_text(filled(example, answers(source, warehouse, s3)))
+    granted = Granted(project)
+    logins = granted.login("source", source), granted.login("warehouse", warehouse)
+    # What `loadsheet new` asks for; the rest is known when it has written the pipeline file.
+    with psycopg.connect(source) as session:
+        extractor = role_of("source", source)
+        session.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {extractor}")
+    (project / ".env").write_text(filled(example, answers(*logins, s3)))
     user.succeed("loadsheet", "new", "shop", at=project)
+    assert (granted.login("source", source), granted.login("warehouse", warehouse)) == logins
     assert "2 files checked: no problems" in user.succeed("loadsheet", "check", at=project)
     user.succeed("loadsheet", "run", "shop", at=project)
     assert scalar(warehouse, "SELECT count(*) FROM shop_staging.orders") == 1000

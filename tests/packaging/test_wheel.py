@@ -17,6 +17,7 @@ import pytest
 
 from demo.servers import S3Server
 from loadsheet import __version__
+from tests.granted import Granted
 from tests.packaging.environment import ROOT, Environment
 
 AIRFLOW = ("python", "-m", "airflow")
@@ -154,9 +155,10 @@ def test_a_new_project_is_checked_planned_and_run(
         "password": s3.secret_key,
         "extra": {"endpoint_url": s3.endpoint},
     }
+    granted = Granted(project)
     (project / ".env").write_text(
-        f"AIRFLOW_CONN_SOURCE='{source}'\n"
-        f"AIRFLOW_CONN_WAREHOUSE='{warehouse}'\n"
+        f"AIRFLOW_CONN_SOURCE='{granted.login('source', source)}'\n"
+        f"AIRFLOW_CONN_WAREHOUSE='{granted.login('warehouse', warehouse)}'\n"
         f"AIRFLOW_CONN_LAKE='{json.dumps(lake)}'\n"
     )
     checked = core.succeed("loadsheet", "check", at=project)
