@@ -8,7 +8,7 @@ reason names the other one.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from loadsheet.spec.edit import fit_to_defaults
 from loadsheet.spec.models import Incremental, Table
 from loadsheet.sql.extensions import is_known
 from loadsheet.sql.types import TIME_TYPES, has_order, without_modifier
+from loadsheet.wording import counted
 
 if TYPE_CHECKING:
     from loadsheet.authoring.choose import Choice
@@ -65,6 +66,12 @@ _SECRET = re.compile(
 )
 _KINDS = {TIME_TYPES[0]: "timestamptz", TIME_TYPES[1]: "timestamp", "date": "a date"}
 _NUMBERS = ("smallint", "integer", "bigint")
+# Read in some 50 ms, and a whole copy also loses what was deleted.
+_FEW_ROWS = 10_000
+_DELETES = (
+    "rows that are deleted from the source stay in merged tables. To remove them, add"
+    " `deletes: hard` (or soft, report) to a table or to `defaults`"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,6 +295,12 @@ def suggest(
             if name in choice.named:
                 problems.append(str(error))
             continue
+        if advice.mode == "merge" and 0 < relation.rows <= _FEW_ROWS:
+            few = (
+                f"about {counted(relation.rows, 'row')}, which is few, and deleted ones go with it;"
+                f" if there will be many: {{incremental: {advice.cursor}}}"
+            )
+            advice = copy_whole(advice, few)
         columns = [column.name for column in table.columns]
         entry = fit_to_defaults(advice.entry, advice.key, columns, defaults)
         suggestions[name] = Suggestion(found=relation, advice=advice, entry=entry)
@@ -333,9 +346,11 @@ def _tried(
     return table, advice
 
 
-def print_suggestions(suggestions: Iterable[Suggestion], choice: Choice) -> None:
+def print_suggestions(
+    suggestions: Collection[Suggestion], choice: Choice, defaults: Mapping[str, Any]
+) -> None:
     """Print each new line as it is written into the file, its reason below it, and what was left
-    out."""
+    out. `defaults` are those of the file."""
     from loadsheet.spec.edit import table_yaml
 
     for suggestion in suggestions:
@@ -359,6 +374,8 @@ def print_suggestions(suggestions: Iterable[Suggestion], choice: Choice) -> None
         names_by_reason.setdefault(reason, []).append(name)
     for reason, left_out in names_by_reason.items():
         typer.echo(f"left out: {_names(left_out)} ({on_one_line(reason)})")
+    if any(one.advice.mode == "merge" for one in suggestions) and "deletes" not in defaults:
+        typer.echo(_DELETES)
     for text in choice.needed:
         typer.echo(f"before increments can be read: {text}")
 

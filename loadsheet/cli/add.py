@@ -40,12 +40,13 @@ def add(
 
     spec, project = open_pipeline(ctx.obj, pipeline)
     file = SpecFile(spec.file)
+    defaults = file.data.get("defaults") or {}
     with connect_source(project_connections(project)(spec.source.conn_id)) as session:
         schema = spec.source.schema
         choice = choose(
             tables, schema, relations(session, schema), file.data["tables"], spec.pattern_of
         )
-        suggestions = suggest(session, schema, choice, file.data.get("defaults") or {})
+        suggestions = suggest(session, schema, choice, defaults)
     text = file.with_tables({name: suggestion.entry for name, suggestion in suggestions.items()})
     write = bool(suggestions) and not dry_run
     if write:
@@ -64,6 +65,6 @@ def add(
     tables_added = counted(len(suggestions), "table") if suggestions else "no tables"
     verb = "would be added" if dry_run else "added"
     show(f"{spec.name}: {tables_added} {verb} to {display_path(file.path)}")
-    print_suggestions(suggestions.values(), choice)
+    print_suggestions(suggestions.values(), choice, defaults)
     if dry_run and suggestions:
         typer.echo(f"\n{file.diff(text)}", nl=False)

@@ -38,6 +38,9 @@ source: {source}
 lake: {lake}
 warehouse: {warehouse}
 {notify}
+# Rows that are deleted from the source stay in merged tables, unless deletes removes them.
+# defaults: {{deletes: hard}}
+#
 # One line per table. Columns, types and primary keys come from the source's catalog.
 # `loadsheet add {name} TABLE` adds one, with its key and its cursor.
 tables:
@@ -134,7 +137,7 @@ def new(
         return
     verb = "would be created" if dry_run else "created"
     show(f"{display_path(file)} {verb}, with {counted(len(suggestions), 'table')}")
-    print_suggestions(suggestions.values(), choice)
+    print_suggestions(suggestions.values(), choice, {})
     if dry_run:
         typer.echo(f"\n{diff(file, '', text)}", nl=False)
     else:

@@ -81,8 +81,11 @@ def _load_mode(table: Table) -> str:
 
 def _describe_extract(table: Table) -> str:
     spec = table.incremental
+    deletes = ""
+    if table.deletes and table.mode_with_key(True) == "merge":
+        deletes = f", deletes: {table.deletes.action}"
     if not spec:
-        return "all rows"
+        return f"all rows{deletes}"
     rows = "new rows by" if spec.by == "watermark" else "rows of the run's interval by"
     parts = [f"{rows} {spec.cursor}"]
     if spec.initial_value is not None:
@@ -93,7 +96,7 @@ def _describe_extract(table: Table) -> str:
         parts.append(f"stamped in {spec.time_zone}")
     if spec.nulls != "fail":
         parts.append(f"NULLs: {spec.nulls}")
-    return ", ".join(parts)
+    return ", ".join(parts) + deletes
 
 
 def _describe_load(table: Table) -> str:

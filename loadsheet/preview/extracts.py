@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import psycopg
 
+from loadsheet.engine import deletes
 from loadsheet.engine.attempt import last_of
 from loadsheet.engine.diagnosis import diagnose
 from loadsheet.engine.reading import file_format
@@ -117,6 +118,7 @@ class _ExtractPreviewer:
             preview.does = "would fail"
             return ExtractPreview(preview)
         ask(preview, "format", lambda: self._refuse_format(source))
+        ask(preview, "deletes", lambda: deletes.refuse_unfit(table, source))
         self._note_texts(source)
         # First, because the check of the cursor and the estimates depend on it.
         is_changed = self._is_target_changed()
@@ -155,6 +157,11 @@ class _ExtractPreviewer:
             preview.changes = self._has_new_content(source, to_read)
         preview.reads_again = not self.is_first and self._may_be_loaded_already(source, to_read)
         preview.does = "would fail" if preview.fails else self._text()
+        if table.deletes and not self.is_first and to_read.action == "merge":
+            # How many are gone, only a comparison of all keys tells.
+            preview.does += "; searches for deleted rows"
+            if preview.changes == "no":
+                preview.changes = "maybe"
         return ExtractPreview(preview, source, to_read, stops_load)
 
     def _describe(self) -> SourceTable | None:

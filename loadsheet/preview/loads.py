@@ -16,6 +16,7 @@ from loadsheet.sql.text import Relation, ident, idents
 from loadsheet.warehouse import apply, belongings, drift, side_effects, tables
 from loadsheet.warehouse.drift import Drift
 from loadsheet.warehouse.fence import Scope
+from loadsheet.warehouse.gone import keeps_deleted
 from loadsheet.warehouse.load_transaction import (
     FULL_REFRESH_REMEDY,
     column_definitions,
@@ -160,7 +161,13 @@ class _LoadPreviewer:
         else:
             preview.does = "appended"
         # A merge also reads the target, to leave rows that have not changed alone.
-        privileges = ("SELECT", "INSERT", "UPDATE") if self.key else ("INSERT",)
+        privileges: tuple[str, ...] = ("INSERT",)
+        if self.key:
+            privileges = ("SELECT", "INSERT", "UPDATE")
+        if preview.action == "merge" and self.table.deletes:
+            preview.may_remove = self.table.deletes.action != "report"
+            if self.table.deletes.action == "hard":
+                privileges += ("DELETE",)
         self._check_write(privileges)
 
     def _refuse_too_many_columns(self) -> None:
@@ -206,6 +213,11 @@ class _LoadPreviewer:
                 *drift.given_by_others(session, target, changed, self.scope, self.key),
             ],
         )
+        if keeps_deleted(self.table):
+            self._alter_target(changed, FULL_REFRESH_REMEDY)
+            preview.does = "the difference is applied in place, because deleted rows stay"
+            self._check_write(("SELECT", "INSERT", "UPDATE"))
+            return
         if obstacles is None:
             preview.does = f"how its rows would be replaced is {NOT_KNOWN}"
             return

@@ -101,9 +101,20 @@ def fit_to_defaults(
         impossible = {"append": not incremental, "replace": bool(incremental), "merge": not key}
         if impossible[mode]:
             own["mode"] = None
+    if "deletes" in inherited and not _fits_deletes(inherit(own, defaults), own):
+        own["deletes"] = None
     if own.get("mode") == "append" and defaults.get("lookback") is not None:
         own["lookback"] = None  # rows inside a lookback would be appended twice
     return own
+
+
+def _fits_deletes(table: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
+    """Whether a table with these keys can have the `deletes` that it inherits."""
+    mode = table.get("mode") or ("merge" if "incremental" in table else "replace")
+    if mode == "replace":
+        return bool(table["deletes"]["action"] != "soft")
+    # A key that has to be named is one that the source does not declare.
+    return mode == "merge" and own.get("primary_key") is None
 
 
 def _fit_columns(

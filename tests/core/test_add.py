@@ -351,3 +351,24 @@ def test_an_empty_folder_becomes_a_project_and_choices_are_asked_for(shop: Proje
     assert not list(empty.iterdir())
     assert new("--schema", "sales", "--bucket", shop.bucket).returncode == 0
     assert "deals:" in (empty / "pipelines" / "deals" / "pipeline.yml").read_text()
+
+
+def test_a_small_table_is_copied_whole_and_a_large_one_is_merged(shop: Project) -> None:
+    shop.in_source("ANALYZE orders")
+    added = shop.cli("add", "shop", "orders", "payments")
+    assert tables(shop)["orders"] == {"columns": {"exclude": ["api_token"]}}
+    assert "replace: about 20 rows, which is few" in added.stdout
+    # Never analyzed: it may be large.
+    assert tables(shop)["payments"] == {"incremental": "modified_on"}
+    assert "add `deletes: hard` (or soft, report)" in added.stdout.replace("\n", " ")
+
+
+def test_inherited_deletes_are_cancelled_where_a_table_cannot_have_them(shop: Project) -> None:
+    text = spec(shop).read_text()
+    text = text.replace("countries:", "countries: {deletes: null}")
+    spec(shop).write_text(text.replace("tasks:", "defaults: {deletes: soft}\ntasks:"))
+    added = shop.cli("add", "shop", "orders", "customers", "page_events", "invoices")
+    assert added.returncode == 0, added.stderr
+    cancelled = {name for name, keys in tables(shop).items() if keys and "deletes" in dict(keys)}
+    assert cancelled == {"countries", "customers", "page_events", "invoices"}
+    assert "deletes: hard" not in added.stdout

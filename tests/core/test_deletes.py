@@ -406,3 +406,13 @@ def test_a_table_of_another_in_the_place_of_the_keys_is_refused(project: Project
     project.in_warehouse("CREATE SCHEMA staging; CREATE TABLE staging.item__deleted (id int)")
     with pytest.raises(Refused, match="item__deleted exists and was not made by Loadsheet"):
         project.succeed()
+
+
+def test_plan_says_that_deleted_rows_are_searched_for(project: Project) -> None:
+    opened(project)
+    assert "new rows by at, deletes: hard" in project.cli("plan", "shop").stdout
+    connected = project.cli("plan", "shop", "--connect").stdout
+    assert "nothing new since" in connected and "searches for deleted rows" in connected
+    project.spec({"item": {"incremental": "at", "primary_key": "name", "deletes": "hard"}})
+    refused = " ".join(project.cli("plan", "shop", "--connect").stdout.split())
+    assert "deleted rows cannot be found, because the source does not enforce the key" in refused
