@@ -106,6 +106,11 @@ class Project:
             netloc=f"{url.username}:{url.password}@{LOOPBACK}:{self.pooler}"
         ).geturl()
 
+    def grant(self) -> None:
+        """Grant what is missing now, so that no look-up of a connection takes the time for it."""
+        for conn_id in ("shop_source", "warehouse"):
+            self.uri(conn_id)
+
     @property
     def logins(self) -> list[str]:
         """The URIs by which the pipeline logs in."""
@@ -191,6 +196,7 @@ class Project:
     def run(self, **request: Any) -> dict[str, StepResult]:
         """Run the pipeline in this process; a new run id unless one is given."""
         request.setdefault("run_id", f"test__{secrets.token_hex(4)}")
+        self.grant()
         pipeline = load_pipeline(self.folder / "pipelines" / self.name / "pipeline.yml")
         return run_pipeline(pipeline, RunRequest(**request), self.connections, verify=verify_due)
 

@@ -145,6 +145,7 @@ def test_the_lock_timeout_of_the_source_is_kept_and_may_pass(shop: Project) -> N
     shop.in_source("CREATE TABLE locked (id int)")
     shop.spec({"locked": None})
     limit(shop, "source", lock_timeout=TIGHT)
+    shop.grant()  # which waits for the lock, too
     with psycopg.connect(shop.source) as other:
         other.execute("LOCK TABLE locked")
         error = failure(shop, "extract.extract_locked")
@@ -347,7 +348,7 @@ def test_a_conflict_with_recovery_says_what_to_set_at_the_standby(
         written = replace(project, source=database)
         written.in_source("CREATE TABLE t AS SELECT i FROM generate_series(1, 1000) i")
         written.spec({"t": None})
-        assert written.extractor  # who has the rights on the standby as well
+        written.grant()  # the role has the rights on the standby as well
         lsn = written.in_source("SELECT pg_current_wal_flush_lsn()::text")[0][0]
         wait_for(standby, lsn)
         reach = extract.reach

@@ -576,7 +576,7 @@ def test_a_standby_fails_closed_and_is_read_with_a_lookback(
     fetch(primary, "INSERT INTO item VALUES (1)")
     project.spec({"item": {"incremental": "at"}})
     project.source = primary
-    assert project.extractor  # who has the rights on the standby as well
+    project.grant()  # the role has the rights on the standby as well
     with PostgresServer(copy_of=publisher, standby=True) as standby:
         project.source = standby.dsn(project.bucket)
         says = "is a standby and cannot see its primary's transactions: connect to the primary"
