@@ -6,7 +6,11 @@ because a collision of one must not hide a difference. A sum, because equal rows
 out in an XOR.
 
     bucket = hash(key) & (BUCKETS - 1)
-    digest = count(*), sum(hash(row, 1)), sum(hash(row, 2))
+    digest = count(*), sum(hash(row, hash(key))), sum(hash(row, ~hash(key)))
+
+PostgreSQL's own hash of a row multiplies and adds the hashes of its columns, so with one seed for
+all rows, values that two rows of a bucket have swapped would leave the sums as they were. With the
+hash of its key as its seed, each row has hashes of its own.
 
 Where only keys are compared, the sum of the keys' hashes is the digest: two tables whose keys
 differ have one digest with a probability of 2^-52. That is one hash for each row instead of three,
@@ -22,7 +26,7 @@ from typing import Literal
 
 from loadsheet.postgres import Session
 from loadsheet.sql.text import Relation, ident, literal
-from loadsheet.sql.types import SAME_WHEN_EQUAL, TEXT_TYPES, has_one_form, without_modifier
+from loadsheet.sql.types import TEXT_TYPES, has_one_form, without_modifier
 
 BUCKETS = 4096
 Hash = Literal["record", "md5"]
@@ -33,17 +37,27 @@ _KEY, _FIRST, _SECOND = 1, 2, 3
 # Since PostgreSQL 14 rows have a hash function.
 _RECORD_HASH_SINCE = 140000
 _INTEGERS = ("smallint", "integer", "bigint")
-# A value of every type that is hashed as it is (`Value.hashed`). The hash functions promise to be
-# equal within a server only, so both servers are asked.
+# The hash of a numeric leaves out its sign, and that of the others has 32 bits of 64: with any seed
+# 5.00 has the hash of -5.00, and -1 that of 4294967295. So their bytes are hashed.
+_BYTES_OF = {
+    "numeric": "numeric_send",
+    "bigint": "int8send",
+    "time without time zone": "time_send",
+    "timestamp with time zone": "timestamptz_send",
+    "timestamp without time zone": "timestamp_send",
+}
+# A value of every type that is not hashed as text (`Value.hashed`). The hash functions promise to
+# be equal within a server only, so both servers are asked.
 _BATTERY = """
 SELECT hash_record_extended(ROW(
-    -7::smallint, 123456789::integer, -98765432109876::bigint, 4000000000::oid, true,
+    -7::smallint, 123456789::integer, int8send(-98765432109876), 4000000000::oid, true,
     'a81bc81b-dead-4e5d-abff-90865d1e13b1'::uuid, '\\x00ff10'::bytea,
     'Zürich – 東京'::text COLLATE "C", ''::character varying COLLATE "C", NULL::text COLLATE "C",
-    '2026-02-28'::date, '23:59:59.999999'::time, '2026-02-28 12:00:00.000001+00'::timestamptz,
-    'infinity'::timestamp, repeat('long ', 1000)::text COLLATE "C",
-    -1200.50::numeric(10, 2), 'NaN'::numeric(10, 2)), 1),
-    hashint8extended(-98765432109876, 1), current_setting('server_encoding')
+    '2026-02-28'::date, time_send('23:59:59.999999'),
+    timestamptz_send('2026-02-28 12:00:00.000001+00'), timestamp_send('infinity'),
+    repeat('long ', 1000)::text COLLATE "C",
+    numeric_send(-1200.50::numeric(10, 2)), numeric_send('NaN'::numeric(10, 2))), 1),
+    hashint8extended(-98765432109876, -98765432109876), current_setting('server_encoding')
 """
 
 
@@ -82,10 +96,10 @@ class Value:
         As text, unless equal values of the type are always the same: 1.0 is not 1.00.
         """
         plain = without_modifier(self.type)
-        if plain == "numeric" and self.has_one_form:
-            return f"CAST({self.landed} AS {self.type})"
-        if plain not in SAME_WHEN_EQUAL:
+        if not self.has_one_form or plain == "bpchar":
             return self.text
+        if plain in _BYTES_OF:
+            return f"{_BYTES_OF[plain]}({self.landed})"
         if plain in TEXT_TYPES:
             return f'{self.landed} COLLATE "C"'
         return f"CAST({self.landed} AS {plain})"
@@ -131,13 +145,17 @@ class Side:
                 f"SELECT (h & {BUCKETS - 1})::int AS bucket, count(*), sum(h)::text, '0'"
                 f" FROM (SELECT {self.key_hash} AS h{rows} OFFSET 0) one GROUP BY 1"
             )
+        first, second = str(_FIRST), str(_SECOND)
+        if self.hash == "record":
+            first, second = "h", "~h"
         # Without OFFSET, PostgreSQL would form each row twice, which takes longer than to hash it,
         # and would sort all rows, because it expects a bucket for each. Together that took twice
         # the CPU for rows of eight columns, and a sort on disk.
         return (
-            f"SELECT bucket, count(*), sum({self._hash_of('formed', _FIRST)})::text,"
-            f" sum({self._hash_of('formed', _SECOND)})::text"
-            f" FROM (SELECT {self._bucket} AS bucket, {self._formed(self.values)} AS formed"
+            f"SELECT (h & {BUCKETS - 1})::int AS bucket, count(*),"
+            f" sum({self._hash_of('formed', first)})::text,"
+            f" sum({self._hash_of('formed', second)})::text"
+            f" FROM (SELECT {self.key_hash} AS h, {self._formed(self.values)} AS formed"
             f"{rows} OFFSET 0) AS hashed GROUP BY 1"
         )
 
@@ -185,7 +203,12 @@ class Side:
     @cached_property
     def key_hash(self) -> str:
         """SQL for the hash of the row's key; of the whole row where it has none."""
-        return self._hashed([self.values[place] for place in self.key] or self.values, _KEY)
+        values = [self.values[place] for place in self.key] or self.values
+        hashed = self._hashed(values, _KEY)
+        if self.hash == "record" and len(values) > 1:
+            # Its sum must change where keys swap the values of a column.
+            return self._hash_of(self._formed(values), hashed)
+        return hashed
 
     @cached_property
     def key_text(self) -> str:
@@ -220,8 +243,10 @@ class Side:
     def _hashed(self, values: Sequence[Value], seed: int) -> str:
         if self.hash == "record" and len(values) == 1 and values[0].type in _INTEGERS:
             # A row has to be formed first, which takes as long as the rest.
-            return f"hashint8extended(CAST({values[0].landed} AS bigint), {seed})"
-        return self._hash_of(self._formed(values), seed)
+            # The value is in the seed, too: as a value, only 32 bits of it have a part.
+            value = f"CAST({values[0].landed} AS bigint)"
+            return f"coalesce(hashint8extended({value}, {value} # {seed}), 0)"
+        return self._hash_of(self._formed(values), str(seed))
 
     def _formed(self, values: Sequence[Value]) -> str:
         """SQL for what `_hash_of` hashes: a row of the values, or the MD5 of its text."""
@@ -230,11 +255,11 @@ class Side:
         row = f"CAST(ROW({', '.join(value.text for value in values)}) AS text)"
         return f"md5(convert_to({row}, 'UTF8'))"
 
-    def _hash_of(self, formed: str, seed: int) -> str:
+    def _hash_of(self, formed: str, seed: str) -> str:
         if self.hash == "record":
             return f"hash_record_extended({formed}, {seed})"
         # 64 of the 128 bits, others for each seed; the key's are the first row hash's.
-        start = 17 if seed == _SECOND else 1
+        start = 17 if seed == str(_SECOND) else 1
         return f"('x' || substr({formed}, {start}, 16))::bit(64)::bigint"
 
 
