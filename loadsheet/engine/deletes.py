@@ -9,7 +9,7 @@ import json
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from loadsheet.engine.attempt import Attempt
 from loadsheet.errors import Refused
@@ -111,4 +111,6 @@ def is_due(attempt: Attempt, rows: Selection, read_at: str) -> bool:
     before = attempt.seen.deletes_checked_at
     if deletes.every is None or before is None:
         return True
-    return datetime.fromisoformat(read_at) - before >= deletes.every * _EARLY
+    elapsed = datetime.fromisoformat(read_at) - before
+    # The source's clock was set back, and may need years to get there again.
+    return elapsed < timedelta(0) or elapsed >= deletes.every * _EARLY

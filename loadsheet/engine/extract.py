@@ -250,8 +250,11 @@ def _read_and_seal(
         if attempt.interval_of(rows):
             # It is recorded as read: a crash must not bring rows back into it.
             identity.wait_until_durable(source, origin)
-        elif rows.lower is None and not attempt.repairs:
-            # The whole table is as the last load left it, so what was read earlier is older.
+        if found.checked_at or (
+            rows.lower is None and not attempt.repairs and not attempt.interval_of(rows)
+        ):
+            # The whole table, or each of its keys, is as the last load left it. So what was read
+            # earlier is older: a row that was gone then may have come back.
             attempt.warehouse.use(
                 lambda session: fence.overtake_pending(
                     session, attempt.pipeline.name, attempt.table.name, attempt.target

@@ -45,7 +45,8 @@ from loadsheet.sql.copying import select_columns
 from loadsheet.sql.merging import same_key
 from loadsheet.sql.text import Relation, ident, idents, typed
 from loadsheet.sql.types import Column, widens
-from loadsheet.warehouse import gone, tables
+from loadsheet.warehouse import drift, gone, tables
+from loadsheet.warehouse.load_transaction import FULL_REFRESH_REMEDY
 from loadsheet.wording import counted
 
 _log = logging.getLogger(__name__)
@@ -210,6 +211,8 @@ class _Search:
                     " refresh of this table"
                 )
             values.append(Value(column.name, column.type, is_cast=found != column.type))
+        # The rows of before have their values by another key, or none.
+        drift.refuse_changed_key(warehouse, self.target, self.described.key, FULL_REFRESH_REMEDY)
         return values
 
     def _sides(self, warehouse: Session, in_target: list[Value]) -> Sides:

@@ -22,6 +22,8 @@ from loadsheet.wording import counted
 
 MARKS = {DELETED_AT: TIME_TYPES[0]}
 """The column of a target that keeps deleted rows, with its type."""
+# A row that is marked is not counted as deleted.
+_HAS_MARKED = "SELECT EXISTS (SELECT FROM loadsheet.load WHERE target = %s AND gone > deleted)"
 
 
 def keeps_deleted(table: Table) -> bool:
@@ -43,6 +45,14 @@ def live_rows(session: Session, target: Relation) -> str:
     if DELETED_AT in tables.columns_of(session, target):
         return f"{DELETED_AT} IS NULL"
     return "TRUE"
+
+
+def had_marks(session: Session, target: Relation) -> bool:
+    """Whether earlier loads have marked rows of the target as deleted, whatever the spec says now.
+    A column of that name alone may be the user's own."""
+    if tables.columns_of(session, target).get(DELETED_AT) != MARKS[DELETED_AT]:
+        return False
+    return session.execute(_HAS_MARKED, (str(target),)).fetchone() == (True,)
 
 
 def refuse_shared_target(session: Session, target: Relation, pipeline: str) -> None:

@@ -339,8 +339,11 @@ class LoadTransaction:
             fills = unfilled.will_be_filled(self.table, self.manifest)
             self.notes += self.drift.notes(all_rows_arrive=False, fills=fills)
         incoming = Relation("pg_temp", f"_loadsheet_{self.load_no}")
-        # In a row that arrives the mark is NULL: one that comes back is no longer deleted.
-        self._create(incoming, self.marks)
+        # In a row that arrives the mark is NULL: one that comes back is no longer deleted, also
+        # where the spec keeps none any more.
+        arrives = {column.name for column in self.manifest.columns}
+        resets = DELETED_AT not in arrives and gone.had_marks(self.session, self.target)
+        self._create(incoming, gone.MARKS if resets else self.marks)
         self._copy_parts(incoming)
         key = self.manifest.key
         if self.manifest.action == "append" or not key:

@@ -201,6 +201,28 @@ def test_every_says_how_often_to_look(project: Project) -> None:
     assert not judge(project, "item")
 
 
+def test_a_source_clock_that_was_set_back_does_not_put_off_the_search(project: Project) -> None:
+    opened(project, deletes={"action": "hard", "every": "1h"})
+    project.in_warehouse("UPDATE loadsheet.scope SET deletes_checked_at = now() + interval '5 y'")
+    project.in_source(NOTHING_ELSE)
+    project.succeed()
+    assert not judge(project, "item")
+
+
+def test_another_key_is_refused(project: Project) -> None:
+    """The rows of before have no value in the new one."""
+    project.in_source(CREATE + "ALTER TABLE item ADD other int")
+    project.spec({"item": {"incremental": "at", "deletes": {"action": "hard", "max_delete": 1}}})
+    project.succeed()
+    project.in_source(
+        "UPDATE item SET other = id; ALTER TABLE item DROP CONSTRAINT item_pkey,"
+        " ADD PRIMARY KEY (other)"
+    )
+    with pytest.raises(Refused, match=r"primary key is \(id\) in the target and \(other\)"):
+        project.succeed()
+    assert project.in_warehouse("SELECT count(*) FROM staging.item") == [(1000,)]
+
+
 UNFIT = {
     "CREATE VIEW item AS SELECT 1 AS id, now() AS at": ({"primary_key": "id"}, "not a table"),
     "CREATE TABLE item (id int, at timestamptz)": ({}, "mode is append"),
@@ -290,6 +312,29 @@ def test_a_row_that_comes_back_is_no_longer_marked(project: Project) -> None:
         (1000, 0)
     ]
     assert not judge(project, "item")
+
+
+@pytest.mark.parametrize("action", ["hard", "report", None])
+def test_a_row_that_comes_back_loses_its_mark_also_without_soft(
+    project: Project, action: str | None
+) -> None:
+    opened(project, deletes="soft")
+    project.in_source("DELETE FROM item WHERE id = 7")
+    project.succeed()
+    project.in_source("INSERT INTO item VALUES (7, 'back')")
+    project.spec({"item": {"incremental": "at", "deletes": action}})
+    project.succeed()
+    assert project.in_warehouse("SELECT count(*), count(_deleted_at) FROM staging.item") == [
+        (1000, 0)
+    ]
+
+
+def test_a_column_of_the_users_keeps_its_values(project: Project) -> None:
+    opened(project, deletes=None)
+    project.in_warehouse("ALTER TABLE staging.item ADD _deleted_at timestamptz DEFAULT now()")
+    project.in_source("UPDATE item SET at = clock_timestamp() WHERE id = 7")
+    project.succeed()
+    assert project.in_warehouse("SELECT count(_deleted_at) FROM staging.item") == [(1000,)]
 
 
 def test_a_full_refresh_keeps_the_rows_that_are_marked_and_marks_more(project: Project) -> None:

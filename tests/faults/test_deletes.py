@@ -268,3 +268,23 @@ def test_a_run_that_is_killed_at_any_moment_deletes_no_row_wrongly(
         line.add(verdict)
         assert not verdict and wrong_deletes(shop) == 0
     assert shop.in_warehouse("SELECT count(*) > 0 FROM public.gone") == [(True,)]
+
+
+def test_keys_that_were_found_before_a_row_came_back_are_not_removed(
+    shop: Project, tally: Tallies
+) -> None:
+    """The run that found them is stopped before its load, and resumed after a run that has found
+    nothing."""
+    shop.in_source(
+        "CREATE TABLE kept AS SELECT * FROM item WHERE id <= 20; DELETE FROM item WHERE id <= 20"
+    )
+    worker = Worker(shop, failpoint="extract.sealed:kill")
+    assert worker.wait(60) == -signal.SIGKILL, worker.text
+    settled(shop.source, shop.warehouse)
+    shop.in_source("INSERT INTO item SELECT * FROM kept")
+    assert shop.succeed()["extract.extract_item"] == "skipped"
+    again = shop.cli("run", "shop", "--resume")
+    assert again.returncode == 0, again.stderr
+    verdict = judge(shop, "item")
+    tally("a resumed run with keys of rows that came back").add(verdict)
+    assert not verdict and shop.in_warehouse("SELECT FROM public.gone") == []
