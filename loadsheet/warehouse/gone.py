@@ -7,7 +7,7 @@ rows: the fence, the hashes and the ledger hold for both.
 
 from __future__ import annotations
 
-from loadsheet.errors import Refused
+from loadsheet.errors import Refused, Superseded
 from loadsheet.lake.manifest import Manifest
 from loadsheet.lake.store import Lake
 from loadsheet.postgres import Session
@@ -97,6 +97,19 @@ def add_column(session: Session, target: Relation) -> None:
 def deleted_at(manifest: Manifest) -> str:
     """SQL for the time at which rows were found to be gone: the source's, when it was read."""
     return typed(manifest.read_at, MARKS[DELETED_AT])
+
+
+def refuse_changed_spec(manifest: Manifest, table: Table) -> None:
+    """Raises Superseded, after which the table is read again, where the spec has been changed since
+    the keys were found: it may say now that such rows stay."""
+    if not manifest.gone:
+        return
+    removes = table.deletes is not None and table.deletes.action != "report"
+    if not removes or manifest.marks_gone != keeps_deleted(table):
+        raise Superseded(
+            f"{manifest.pipeline}.{manifest.table}: `deletes` was changed in the pipeline file since"
+            " the table was read; nothing was written"
+        )
 
 
 def remove(

@@ -96,9 +96,9 @@ def load_manifest(
     """Commit the manifest's rows to `target`, or nothing. `sealed` is where the manifest is.
 
     Loading the same manifest twice changes nothing. Raises Corrupt when the lake's bytes are not
-    those of the manifest, Superseded when a newer extraction owns the table, TargetLost when the
-    target is not what the rows were read for, Refused when the rows contradict the spec, and
-    psycopg's errors when the warehouse fails.
+    those of the manifest, Superseded when a newer extraction owns the table or the spec's `deletes`
+    was changed, TargetLost when the target is not what the rows were read for, Refused when the
+    rows contradict the spec, and psycopg's errors when the warehouse fails.
     """
     started = time.monotonic()
     # Not in the load's transaction: its lock would keep others from creating schemas until the end.
@@ -114,6 +114,7 @@ def load_manifest(
             _log.info("%s: load %s was committed already", target, manifest.load_id)
             return committed
         fence.check_fence(session, manifest, target)
+        gone.refuse_changed_spec(manifest, table)
         reach("load.fence_checked")
         load_no = ledger.draw_number(session)
         scope = fence.read_scope(session, manifest.pipeline, manifest.table, target)
