@@ -405,7 +405,7 @@ def _manifest(
         repairs=attempt.repairs,
         gone=gone,
         gone_rows=found.gone.count,
-        marks_gone=bool(found.gone.count) and keeps_deleted(attempt.table),
+        marks_gone=keeps_deleted(attempt.table),
         deletes_checked_at=found.checked_at,
         content_sha256=upload.content_sha256,
         held_by=rows.held_by,

@@ -39,6 +39,7 @@ from loadsheet.sql.text import Relation, ident, idents, typed
 from loadsheet.sql.types import Column
 from loadsheet.warehouse import fence, ledger, turn, unfilled
 from loadsheet.warehouse.fence import Scope
+from loadsheet.warehouse.gone import keeps_deleted
 from loadsheet.warehouse.unfilled import Unfilled
 from loadsheet.wording import counted
 
@@ -230,6 +231,7 @@ class _Fill:
             rows=upload.rows,
             parts=tuple(upload.parts),
             fills_through=part.through,
+            marks_gone=keeps_deleted(self._table),
             # The watermark stays, and so does what holds it back.
             held_by=attempt.warehouse.use(lambda session: fence.held_by(session, attempt.seen)),
             seconds=time.monotonic() - attempt.started,

@@ -31,7 +31,7 @@ from loadsheet.postgres import Session
 from loadsheet.spec.dependencies import transform_inputs
 from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.text import Relation
-from loadsheet.warehouse import history, ledger, restoring, tables
+from loadsheet.warehouse import gone, history, ledger, restoring, tables
 from loadsheet.warehouse.history import LoggedLoad
 from loadsheet.warehouse.replay import Replay, numbers, working_table
 from loadsheet.warehouse.restoring import Placed
@@ -145,6 +145,7 @@ class _Restore:
         self.session = session
         self.lake = lake
         self.pipeline = pipeline
+        self.table = table
         self.target = Relation(pipeline.warehouse.schema, table.name)
         self.as_of = as_of
         self.into = into
@@ -211,6 +212,7 @@ class _Restore:
             self.replay,
             self.pipeline.name,
             self.target,
+            gone.keeps_deleted(self.table) or gone.has_marked(self.session, self.target),
             run_id,
             chosen,
             time.monotonic() - self.started,

@@ -69,7 +69,8 @@ class Manifest:
     """Parts with nothing but primary keys (csv): the rows that have to leave the target."""
     gone_rows: int = 0
     marks_gone: bool = False
-    """These rows are not deleted from the target, but marked as deleted."""
+    """The target keeps rows that are gone from the source, marked as deleted. A row that arrives
+    loses its mark."""
     deletes_checked_at: str | None = None
     """The source's clock when it was searched for deleted rows; None where it was not."""
     repairs: bool = False

@@ -112,7 +112,7 @@ _RESTORE = f"""
 UPDATE loadsheet.scope s SET {_RAISED}, last_load_no = %(load_no)s,
     watermark = %(watermark)s, cursor = %(cursor)s, content_sha256 = %(content)s,
     source_oid = %(oid)s, source = %(source)s, columns = %(columns)s,
-    storage = ({integrity.STORAGE}),
+    storage = ({integrity.STORAGE}), unfilled = %(unfilled)s, deletes_checked_at = NULL,
     intervals = CASE WHEN last_load_no = %(as_of)s THEN intervals ELSE coalesce((
         SELECT range_agg(tstzrange(start, stop))
         FROM unnest(%(starts)s::timestamptz[], %(stops)s::timestamptz[]) AS read (start, stop)
@@ -386,13 +386,12 @@ def record_fill(
     Must come last in the load's transaction. Raises Superseded unless the fence is still the
     manifest's.
     """
-    lsn = {name: manifest.source[name] for name in ("lsn",) if name in manifest.source}
     recorded = session.execute(
         _FILLED,
         {
             "load_no": load_no,
             "unfilled": lacking.to_json() if lacking else None,
-            "lsn": json.dumps(lsn),
+            "lsn": json.dumps(position(manifest)),
             "pipeline": manifest.pipeline,
             "table": manifest.table,
             "target": str(target),
@@ -400,6 +399,11 @@ def record_fill(
         },
     ).rowcount
     _refuse_if_superseded(manifest, recorded == 1)
+
+
+def position(manifest: Manifest) -> dict[str, str]:
+    """Of the source's recorded facts, how far it was written when the rows were read."""
+    return {name: manifest.source[name] for name in ("lsn",) if name in manifest.source}
 
 
 def is_quiet(session: Session, seen: Scope) -> bool:
@@ -423,6 +427,7 @@ def restore(
     target: Relation,
     scope: Scope,
     columns: Sequence[Mapping[str, Any]],
+    lacking: Unfilled | None,
     reads: Sequence[tuple[Any, Any]],
     load_no: int,
     as_of: int,
@@ -430,8 +435,10 @@ def restore(
     """Make the table's scope what it was after the load `as_of`, and raise its fence, which is
     returned: no extraction or load under way can commit.
 
-    `scope` and the intervals `reads` are those of then, `columns` the target's now, `load_no` is
-    the number of the restore. Call it last in the transaction that has made the target's rows.
+    `scope` and the intervals `reads` are those of then, `columns` the target's now. Of those that
+    are `lacking`, older rows have no values. `load_no` is the restore's number. The next search
+    for deleted rows is due at once: rows that one has removed since are there again. Call it last
+    in the transaction that has made the target's rows.
     """
     _lock_fence(session, pipeline, table, target)
     row = session.execute(
@@ -444,6 +451,7 @@ def restore(
             "oid": scope.source_oid,
             "source": json.dumps(scope.source),
             "columns": json.dumps(columns),
+            "unfilled": lacking.to_json() if lacking else None,
             "target_sql": target.sql,
             "as_of": as_of,
             "starts": [start for start, _ in reads],

@@ -47,12 +47,17 @@ def live_rows(session: Session, target: Relation) -> str:
     return "TRUE"
 
 
+def has_marked(session: Session, target: Relation) -> bool:
+    """Whether a load has ever marked rows of the target."""
+    return session.execute(_HAS_MARKED, (str(target),)).fetchone() == (True,)
+
+
 def had_marks(session: Session, target: Relation) -> bool:
     """Whether earlier loads have marked rows of the target as deleted, whatever the spec says now.
     A column of that name alone may be the user's own."""
     if tables.columns_of(session, target).get(DELETED_AT) != MARKS[DELETED_AT]:
         return False
-    return session.execute(_HAS_MARKED, (str(target),)).fetchone() == (True,)
+    return has_marked(session, target)
 
 
 def refuse_shared_target(session: Session, target: Relation, pipeline: str) -> None:

@@ -43,9 +43,12 @@ ON CONFLICT (pipeline, kind, name, target) DO UPDATE SET
     since = CASE WHEN f.worked_at IS NULL THEN f.since ELSE excluded.since END,
     failed_at = excluded.failed_at, worked_at = NULL
 """
-# The last is a load into a target that another user had emptied.
-IS_WHOLE = """(action = 'replace' OR replaced
-    OR coalesce(counted = inserted AND inserted = extracted - duplicates, false))"""
+# A load of the whole table that changed it in place has kept the rows that were marked as deleted
+# before. The last is a load into a target that another user had emptied.
+IS_WHOLE = """(replaced
+    OR action = 'replace' AND coalesce(counted = extracted - duplicates, true)
+    OR action <> 'fill'
+        AND coalesce(counted = inserted AND inserted = extracted - duplicates, false))"""
 """SQL: whether all rows that the target had after the load were its own."""
 
 Kind = Literal["table", "transform"]

@@ -186,7 +186,7 @@ class LoadTransaction:
         self.notes: list[str] = []
         self.gone_rows = 0
         """The target's rows that this load has deleted or marked, because they are gone."""
-        self.keeps_deleted = manifest.marks_gone or gone.keeps_deleted(table)
+        self.keeps_deleted = manifest.marks_gone
         self.marks = gone.MARKS if self.keeps_deleted else {}
         existing = existing_columns(session, target)
         self.is_new = not existing

@@ -16,8 +16,9 @@ from loadsheet.lake.manifest import Manifest, Part
 from loadsheet.lake.store import Lake
 from loadsheet.postgres import Session
 from loadsheet.spec.models import Table
+from loadsheet.sql.merging import DELETED_AT
 from loadsheet.sql.text import Relation
-from loadsheet.warehouse import integrity, intervals, tables
+from loadsheet.warehouse import fence, integrity, intervals, tables
 from loadsheet.warehouse.fence import Scope
 from loadsheet.warehouse.history import LoggedLoad
 from loadsheet.warehouse.ledger import Effect
@@ -56,8 +57,8 @@ class Replay:
         self.session = session
         self.lake = lake
         self.target = target
-        # What the policies allowed then was decided then.
-        self.table = replace(table, schema_contract="evolve", max_shrink=None)
+        # What the policies allowed then was decided then. The manifests tell which rows were gone.
+        self.table = replace(table, schema_contract="evolve", max_shrink=None, deletes=None)
         self.working = working
         self.accept_counts = accept_counts
         self.done: list[LoggedLoad] = []
@@ -71,7 +72,7 @@ class Replay:
         """The rows that the ledger explains."""
         self.parts: list[Part] = []
         self.manifest: Manifest | None = None
-        """Of the last replayed load."""
+        """Of the last replayed load that was no fill."""
         self._oid: int | None = None
 
     def is_intact(self) -> bool:
@@ -84,7 +85,9 @@ class Replay:
         Raises Corrupt when the lake does not hold the manifest's rows, and Refused when the load
         does something else than it did by the ledger.
         """
-        if not self.done and manifest.builds_on_target:
+        # A load of the whole table has kept the rows that were marked as deleted before.
+        keeps_rows = manifest.action == "replace" and not load.whole
+        if not self.done and (manifest.builds_on_target or keeps_rows):
             raise Refused(
                 f"{self.target}: load {load.load_no} is the oldest that the ledger knows, and was"
                 " built on earlier rows; nothing was changed"
@@ -106,7 +109,17 @@ class Replay:
             raise Refused(f"load {load.load_no} cannot be replayed: {text}") from error
         if not load.whole:
             self._refuse_other_effect(load, effect)
-        self._advance(load, manifest, {} if effect.replaced else transaction.drift.left)
+        lacking = transaction.unfilled_columns()
+        if manifest.action == "fill":
+            source = (self.scope.source or {}) | fence.position(manifest)
+            self.scope = replace(self.scope, last_load_no=load.load_no, source=source)
+        else:
+            self._advance(load, manifest, {} if effect.replaced else transaction.drift.left)
+        self.scope = replace(self.scope, unfilled_columns=asdict(lacking) if lacking else None)
+        self.rows = load.rows_after(self.rows)
+        self.parts += (*manifest.parts, *manifest.gone)
+        self.done.append(load)
+        self._oid = self._working_oid()
 
     def refuse_other_rows(self) -> None:
         """Raises Refused where the table has not as many rows as the ledger explains."""
@@ -118,6 +131,15 @@ class Replay:
     def columns(self) -> list[dict[str, Any]]:
         """The recorded columns of the working table: those of the last load, then earlier ones."""
         return [*(self.scope.columns or ()), *self.dropped]
+
+    def reads_column(self, name: str) -> bool:
+        """Whether a column of this name came from the source."""
+        return any(column["name"] == name for column in self.columns())
+
+    def has_marks(self) -> bool:
+        """Whether the working table has the column that marks deleted rows."""
+        columns = tables.columns_of(self.session, self.working)
+        return DELETED_AT in columns and not self.reads_column(DELETED_AT)
 
     def _refuse_other_effect(self, load: LoggedLoad, effect: Effect) -> None:
         by_ledger = Effect(inserted=load.inserted, updated=load.updated, deleted=load.deleted)
@@ -161,11 +183,7 @@ class Replay:
             self.reads = []
         if read["read_to"] is not None:
             self.reads.append((read["read_from"], read["read_to"]))
-        self.rows = load.rows_after(self.rows)
-        self.parts += (*manifest.parts, *manifest.gone)
         self.manifest = manifest
-        self.done.append(load)
-        self._oid = self._working_oid()
 
     def _working_oid(self) -> int | None:
         row = self.session.execute(_OID, (self.working.sql,)).fetchone()

@@ -9,7 +9,7 @@ from typing import Any
 from loadsheet.lake.manifest import Manifest
 from loadsheet.lake.store import Lake
 from loadsheet.postgres import Session
-from loadsheet.sql.merging import LOAD_ID
+from loadsheet.sql.merging import DELETED_AT, LOAD_ID
 from loadsheet.sql.text import Relation, idents
 from loadsheet.sql.types import Column
 from loadsheet.warehouse import fence, ledger, tables
@@ -17,6 +17,7 @@ from loadsheet.warehouse.fence import Scope
 from loadsheet.warehouse.history import LoggedLoad
 from loadsheet.warehouse.load_transaction import LoadTransaction
 from loadsheet.warehouse.replay import Replay
+from loadsheet.warehouse.unfilled import Unfilled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,7 @@ class _Placement(LoadTransaction):
         load_no: int,
     ):
         self.working = replay.working
+        self.has_marks = replay.has_marks()
         super().__init__(
             session,
             lake,
@@ -54,13 +56,16 @@ class _Placement(LoadTransaction):
             load_no,
         )
         self.stamp = None
+        # The rows bring their marks, and no others stay.
+        self.keeps_deleted = False
 
     def _create(self, table: Relation, kept: dict[str, str]) -> None:
         super()._create(table, kept)
         self.session.execute(f"ALTER TABLE {table.sql} ADD COLUMN {LOAD_ID} bigint NOT NULL")
 
     def _copy_parts(self, table: Relation) -> None:
-        names = idents([*(column.name for column in self.manifest.columns), LOAD_ID])
+        own = (DELETED_AT, LOAD_ID) if self.has_marks else (LOAD_ID,)
+        names = idents([*(column.name for column in self.manifest.columns), *own])
         self.session.execute(
             f"INSERT INTO {table.sql} ({names}) SELECT {names} FROM {self.working.sql}"
         )
@@ -84,6 +89,7 @@ def place_in_target(
     replay: Replay,
     pipeline: str,
     target: Relation,
+    marks_gone: bool,
     run_id: str,
     as_of: LoggedLoad,
     seconds: float,
@@ -91,8 +97,8 @@ def place_in_target(
     """Make the rows of the replay the target's, and its scope that of the load `as_of`: the next
     increment reads on from there. The ledger gets a load of the action `restore`.
 
-    Call it under the target's lock. Raises Refused where the rows do not fit what hangs on the
-    target.
+    `marks_gone`: the target keeps deleted rows, or has kept some. Call it under the target's lock.
+    Raises Refused where the rows do not fit what hangs on the target.
     """
     table = target.name
     recorded = fence.recorded_columns(session, pipeline, table, target)
@@ -101,6 +107,8 @@ def place_in_target(
     scope = replace(scope, columns=sorted(recorded, key=_is_read), former={})
     load_no = ledger.draw_number(session)
     manifest = _manifest(session, replay)
+    if marks_gone and not replay.reads_column(DELETED_AT):
+        manifest = replace(manifest, marks_gone=True)
     placement = _Placement(session, lake, replay, target, manifest, scope, load_no)
     effect = placement.write()
     columns = _columns_after(session, replay, target, recorded, placement)
@@ -111,6 +119,7 @@ def place_in_target(
         target,
         replay.scope,
         columns,
+        _lacking(replay, manifest, columns),
         replay.reads,
         load_no,
         as_of.load_no,
@@ -167,7 +176,26 @@ def _manifest(session: Session, replay: Replay) -> Manifest:
         parts=(),
         gone=(),
         gone_rows=0,
+        marks_gone=replay.has_marks(),
     )
+
+
+def _lacking(
+    replay: Replay, manifest: Manifest, columns: Sequence[dict[str, Any]]
+) -> Unfilled | None:
+    """The columns that rows have no values of after the restore: those of then, and those that came
+    later. `fill: auto` reads both."""
+    before = replay.scope.unfilled
+    if replay.table.mode_with_key(bool(manifest.key)) != "merge":
+        return None
+    arrived = {column["attnum"] for column in replay.scope.columns or ()}
+    newer = {column["attnum"] for column in columns if _is_read(column)} - arrived
+    if not newer:
+        return before
+    lacking = set(newer)
+    if before and before.source_oid == manifest.source_oid:
+        lacking |= set(before.attnums)
+    return Unfilled(source_oid=manifest.source_oid, attnums=tuple(sorted(lacking)))
 
 
 def _column(recorded: dict[str, Any], type_name: str) -> Column:
