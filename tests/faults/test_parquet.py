@@ -66,6 +66,7 @@ def hard(project: Project) -> Project:
     for number, pick in enumerate(picks, 1):
         project.in_source(f"INSERT INTO hard VALUES ({number}, {', '.join(map(pick, HARD))})")
     project.in_source(f"GRANT SELECT ON hard TO {project.extractor}")
+    project.in_warehouse(f"GRANT CREATE ON SCHEMA public TO {project.loader}")
     return project
 
 

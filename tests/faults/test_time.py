@@ -71,7 +71,8 @@ class World:
         # clock, set by hand.
         self.project.in_source(
             "ALTER FUNCTION pg_catalog.clock_timestamp() RENAME TO real_clock; CREATE TABLE"
-            " public.clock AS SELECT CAST('2026-01-01' AS timestamptz) AS now; CREATE FUNCTION"
+            " public.clock AS SELECT CAST('2026-01-01' AS timestamptz) AS now;"
+            "GRANT SELECT ON public.clock TO PUBLIC; CREATE FUNCTION"
             " pg_catalog.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE AS 'SELECT now"
             " FROM public.clock'"
         )
