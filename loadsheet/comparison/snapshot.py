@@ -13,6 +13,10 @@ from loadsheet.postgres import Session
 from loadsheet.sql.text import Relation
 from loadsheet.warehouse import ledger, tables
 
+STAY_IDLE = "SET LOCAL idle_in_transaction_session_timeout = 0"
+"""For the transaction of a comparison, which is idle while the source is still reading. It holds no
+lock that another load waits for, except one that swaps the table. Takes no snapshot."""
+
 
 @contextmanager
 def locked_snapshot(warehouse: PinnedSession, relations: Sequence[Relation]) -> Iterator[datetime]:

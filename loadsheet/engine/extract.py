@@ -19,14 +19,15 @@ that takes the fence is usually an upload thread.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import time
 
 from loadsheet.engine import deletes, details, resume
 from loadsheet.engine.attempt import Attempt
+from loadsheet.engine.origin import identify_source
 from loadsheet.engine.reading import Upload, file_format, read_and_store
+from loadsheet.engine.seal import seal
 from loadsheet.engine.sessions import IdleSession, Open
 from loadsheet.failpoints import reach
 from loadsheet.lake.gone import store_keys
@@ -35,9 +36,8 @@ from loadsheet.lake.parts import Layout, PartStore, Progress
 from loadsheet.lake.store import Lake
 from loadsheet.outcome import Outcome, RunRequest, skipped
 from loadsheet.pinned import PINNED, PinnedSession
-from loadsheet.postgres import Session
 from loadsheet.source import catalog, fitness, holdback, identity, selection
-from loadsheet.source.rows import INTERVAL_CURSOR, WATERMARK_FACTS, Last, Selection
+from loadsheet.source.rows import INTERVAL_CURSOR, Last, Selection
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.copying import FileFormat
@@ -221,7 +221,7 @@ def _read_and_seal(
         rows = selection.compare_ties(source, attempt.table, described, rows, last_facts)
         # A cursor value later than this is a mistake; its row must not win over later versions.
         read_at = holdback.now(source)
-        origin = _identify_source(attempt, source, described, rows)
+        origin = identify_source(attempt, source, described, rows)
         selection.refuse_sequence_set_back(source, attempt.table, described, rows, attempt.last)
         found = deletes.Found()
         if attempt.repairs:
@@ -279,55 +279,6 @@ def _read_and_seal(
         },
     )
     return manifest
-
-
-def _identify_source(
-    attempt: Attempt, source: Session, described: SourceTable, rows: Selection
-) -> dict[str, str]:
-    """The source's identity, asked in the snapshot's own session.
-
-    Raises SourceChanged where the watermark belongs to another source, unless the run accepts
-    it or reads everything; Refused where the load would harm another pipeline's rows.
-    """
-    origin, changes, lags = identity.observe(source, attempt.seen.source)
-    if not attempt.request.is_full(attempt.table.name):
-        attempt.warehouse.use(
-            lambda session: fence.refuse_foreign_rows(
-                session,
-                attempt.pipeline.name,
-                attempt.target,
-                attempt.seen,
-                origin,
-                described.oid,
-                rows.action == "append",
-            )
-        )
-    facts = {**identity.table_facts(described), **rows.facts}
-    last = attempt.seen.source or {}
-    changes += identity.table_changes(described, attempt.seen.source_oid, last, facts)
-    origin |= facts
-    if rows.action != "replace" and not rows.moves_watermark:
-        # An interval does not read all rows of new leaves, for example: the watermark's next
-        # run does.
-        for name in WATERMARK_FACTS:
-            origin.pop(name, None)
-            if name in last:
-                origin[name] = last[name]
-        # A person may ask for an interval of a table that has a watermark now.
-        if INTERVAL_CURSOR not in origin and attempt.last:
-            origin |= attempt.last.of_intervals
-        if "time_zone" in last:
-            origin.setdefault("time_zone", last["time_zone"])
-    # It stays, also where all rows are read by interval.
-    if not rows.moves_watermark and attempt.last:
-        origin |= attempt.last.of_watermark
-    # A source that was restored lacks rows that were never deleted.
-    needs_the_same = attempt.repairs or attempt.table.incremental or attempt.table.deletes
-    if changes and needs_the_same and rows.action != "replace":
-        if not attempt.request.accept_source:
-            identity.refuse(described, attempt.pipeline.name, changes, lags)
-        attempt.accepted = ", ".join(changes)
-    return origin
 
 
 def _is_nothing_new(attempt: Attempt, rows: Selection, upload: Upload) -> bool:
@@ -413,20 +364,3 @@ def _manifest(
         source={**origin, KEY: json.dumps(list(key))},
         settings=PINNED,
     )
-
-
-def seal(attempt: Attempt, manifest: Manifest) -> None:
-    """Store the manifest, then record its name and hash in the ledger.
-
-    Raises Overtaken when another extraction has taken the fence in the meantime.
-    """
-    name = f"{attempt.take_fence_once().prefix}/{FILE_NAME}"
-    content = manifest.to_json()
-    attempt.lake.put(name, content)
-    reach("extract.manifest_stored")
-    sha256 = hashlib.sha256(content).hexdigest()
-    attempt.warehouse.use(
-        lambda session: fence.seal_attempt(session, manifest, attempt.target, name, sha256)
-    )
-    _log.debug("%s: sealed %s", attempt.target, name)
-    reach("extract.sealed")

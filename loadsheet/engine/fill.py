@@ -21,9 +21,9 @@ from dataclasses import dataclass, replace
 
 from loadsheet.deadline import remaining
 from loadsheet.engine.attempt import Attempt
-from loadsheet.engine.extract import seal
 from loadsheet.engine.load import load
 from loadsheet.engine.reading import Upload, file_format, read_and_store
+from loadsheet.engine.seal import seal
 from loadsheet.engine.sessions import IdleSession, Servers
 from loadsheet.errors import Overtaken, Superseded, TargetLost
 from loadsheet.lake.manifest import Manifest

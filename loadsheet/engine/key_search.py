@@ -33,6 +33,7 @@ from loadsheet.comparison import compare, digest
 from loadsheet.comparison.compare import Sides
 from loadsheet.comparison.digest import Side, Value, shared_hash
 from loadsheet.comparison.settled import settled_rows
+from loadsheet.comparison.snapshot import STAY_IDLE
 from loadsheet.engine.attempt import Attempt
 from loadsheet.engine.deletes import Found
 from loadsheet.errors import Refused
@@ -56,9 +57,6 @@ _MOST_LOST = 10_000
 _KEYS_IN_A_LOOKUP = 1000
 _KEYS = Relation("pg_temp", "_loadsheet_keys")
 _INCREMENT = Relation("pg_temp", "_loadsheet_increment")
-# The session on the warehouse is idle while the source is still reading. It holds no lock that
-# another load waits for, except one that swaps the table.
-_STAY = "SET LOCAL idle_in_transaction_session_timeout = 0"
 
 
 def find(
@@ -149,7 +147,7 @@ class _Search:
     def run(self, warehouse: Session) -> Found:
         """Compare all keys, in one transaction of the warehouse."""
         with warehouse.transaction():
-            warehouse.execute(_STAY)
+            warehouse.execute(STAY_IDLE)
             gone.refuse_shared_target(warehouse, self.target, self.pipeline)
             in_target = self._create_keys(warehouse)
             sides = self._sides(warehouse, in_target)

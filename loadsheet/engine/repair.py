@@ -24,7 +24,7 @@ from loadsheet.comparison import compare
 from loadsheet.comparison.compare import Sides
 from loadsheet.comparison.digest import Side
 from loadsheet.comparison.pairs import table_sides
-from loadsheet.comparison.snapshot import locked_snapshot
+from loadsheet.comparison.snapshot import STAY_IDLE, locked_snapshot
 from loadsheet.engine import key_search
 from loadsheet.engine.attempt import Attempt
 from loadsheet.engine.deletes import Found, Keys
@@ -44,8 +44,6 @@ _log = logging.getLogger(__name__)
 # buckets are read whole: they are most of the table then.
 _MOST_KEYS = 50_000
 _MOST_KEY_BYTES = 4 << 20
-# The session is idle while the source is still reading. A setting takes no snapshot.
-_STAY = "SET LOCAL idle_in_transaction_session_timeout = 0"
 
 
 def decide(table: Table, source: SourceTable, attempt: Attempt) -> Selection:
@@ -97,7 +95,7 @@ def _compare(
     removing = _removing(table)
     assert attempt.last
     with locked_snapshot(warehouse, [target]):
-        warehouse.execute(_STAY)
+        warehouse.execute(STAY_IDLE)
         fence.refuse_overtaken(warehouse, name, table.name, target, attempt.seen)
         if ledger.has_loads_of_others(warehouse, target, name):
             raise Refused(

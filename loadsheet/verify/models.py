@@ -53,7 +53,8 @@ class TableVerdict:
     """Rows that differ and may have been written after the last load."""
     unproven: int = 0
     """Rows of the target that are not in the source, where it cannot be known whether they were
-    there at the last load."""
+    there at the last load. Of a mart whose SELECT may return other rows each time: all that differ.
+    """
     removes_gone: bool = False
     """Whether the table's `deletes` takes such rows out of the target."""
     counts: dict[Kind, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))

@@ -1,4 +1,4 @@
-"""The fence and watermark of each table, and which pipelines may write to a target.
+"""The fence and watermark of each table.
 
 The fence is a number that each extraction raises. Only the load of the newest extraction may
 commit, which makes stale workers harmless (docs/protocol.md). In the order of the protocol:
@@ -17,12 +17,12 @@ from typing import Any
 
 from psycopg.rows import class_row
 
-from loadsheet.errors import Fenced, Refused, Superseded
+from loadsheet.errors import Fenced, Superseded
 from loadsheet.lake.manifest import Manifest
 from loadsheet.postgres import Session
 from loadsheet.spec.models import Table
 from loadsheet.sql.text import Relation
-from loadsheet.warehouse import integrity, intervals, tables, unfilled
+from loadsheet.warehouse import integrity, intervals, unfilled
 from loadsheet.warehouse.unfilled import Unfilled
 
 _log = logging.getLogger(__name__)
@@ -51,8 +51,8 @@ SELECT fence, watermark, cursor, last_load_no, content_sha256, source_oid, sourc
 FROM loadsheet.scope WHERE pipeline = %s AND table_name = %s AND target = %s
 """
 # The load that began the target's rows: the last that replaced them (a restore has the lower end of
-# the load that it began with), or the first of all. One that
-# found no row has no upper end, and the next began again.
+# the load that it began with), or the first of all. One that found no row has no upper end, and the
+# next began again.
 _STARTED_FROM = """
 SELECT coalesce(lower_cursor, '') FROM loadsheet.load
 WHERE (pipeline, table_name, target) = (%(pipeline)s, %(table)s, %(target)s)
@@ -129,15 +129,6 @@ SELECT EXISTS (
     SELECT FROM loadsheet.scope WHERE pipeline = %s AND table_name = %s AND target = %s
 )
 """
-_NEWER_LOAD_OF_ANOTHER_PIPELINE = """
-SELECT l.pipeline, l.source, s.source_oid FROM loadsheet.load l
-JOIN loadsheet.scope s
-  ON s.pipeline = l.pipeline AND s.table_name = l.table_name AND s.target = l.target
-WHERE l.target = %s AND l.pipeline <> %s AND l.load_no > %s
-ORDER BY l.load_no DESC LIMIT 1
-"""
-# Of a source's recorded facts, those that tell one server and database from another.
-_IDENTIFYING = ("system_identifier", "database", "database_oid")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -482,41 +473,4 @@ def _refuse_if_superseded(manifest: Manifest, has_fence: bool) -> None:
 def _superseded(pipeline: str, table: str, fence: str = "") -> Superseded:
     return Superseded(
         f"{pipeline}.{table}: a newer extraction owns this table{fence}; nothing was written"
-    )
-
-
-def refuse_foreign_rows(
-    session: Session,
-    pipeline: str,
-    target: Relation,
-    seen: Scope,
-    source: dict[str, str],
-    source_oid: int,
-    appends: bool,
-) -> None:
-    """Raises Refused when another pipeline has loaded `target` since this one did, and its rows
-    came from another source or this pipeline `appends`.
-
-    Two pipelines that merge from one source do no harm to each other, because
-    `merging.not_older` guards the rows; two that append may load the same rows twice. A first load
-    reads the table whole (`warehouse.adopt` refuses one that appends).
-    """
-    other = session.execute(
-        _NEWER_LOAD_OF_ANOTHER_PIPELINE, (str(target), pipeline, seen.last_load_no or 0)
-    ).fetchone()
-    if other is None or tables.kind(session, target) is None:
-        return
-    other_pipeline, other_source, other_oid = other
-    is_foreign = other_oid != source_oid or any(
-        other_source.get(fact) != source.get(fact) for fact in _IDENTIFYING
-    )
-    if not is_foreign and not appends:
-        return
-    whose = " from another source" if is_foreign else ""
-    raise Refused(
-        f"{target} was loaded by the pipeline {other_pipeline!r}{whose}: this run would overwrite "
-        "or duplicate its rows, so nothing was written. Remove the table from one pipeline (under "
-        "a pattern: `exclude`), or give one another warehouse.schema. To take the table over, read "
-        f"it again: `loadsheet run {pipeline} --tables {target.name} --full-refresh` (Airflow: "
-        "full_refresh in the trigger form)"
     )

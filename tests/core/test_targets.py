@@ -419,7 +419,7 @@ def test_a_copys_load_ends_no_session_of_productions(shop: Project) -> None:
     from loadsheet.lake.manifest import Manifest
     from loadsheet.postgres import connect_warehouse
     from loadsheet.sql.text import Relation
-    from loadsheet.warehouse.load_transaction import end_older_sessions
+    from loadsheet.warehouse import older_sessions
 
     def manifest(fence: int) -> Manifest:
         return cast(Manifest, SimpleNamespace(pipeline="shop", table="merged", fence=fence))
@@ -431,12 +431,12 @@ def test_a_copys_load_ends_no_session_of_productions(shop: Project) -> None:
         pytest.raises(psycopg.OperationalError),
         production.transaction(),
     ):
-        end_older_sessions(production, manifest(1), Relation("staging", "merged"))
+        older_sessions.end(production, manifest(1), Relation("staging", "merged"))
         with copy.transaction():
-            end_older_sessions(copy, manifest(2), Relation("staging_dev", "merged"))
+            older_sessions.end(copy, manifest(2), Relation("staging_dev", "merged"))
         assert production.execute("SELECT 1").fetchone() == (1,)
         with newer.transaction():
-            end_older_sessions(newer, manifest(2), Relation("staging", "merged"))
+            older_sessions.end(newer, manifest(2), Relation("staging", "merged"))
         production.execute("SELECT pg_sleep(5)")  # the control: its session was ended
 
 

@@ -18,7 +18,7 @@ from loadsheet import postgres
 from loadsheet.errors import LoadsheetError, Superseded, Unavailable
 from loadsheet.outcome import Outcome
 from loadsheet.sql import merging
-from loadsheet.warehouse import fence, load_transaction
+from loadsheet.warehouse import fence, older_sessions
 from tests.byhand import ByHand, Worker, may_be_retried, wait_until
 from tests.faults.oracle import judge, violations, watermark_violations
 from tests.faults.scale import scaled
@@ -217,7 +217,7 @@ def test_without_the_eviction_a_retry_waits_for_a_sleeper(
     worker = by_hand.start("load", "run", load_id, "load.filled")
     assert worker.wait_until_stopped()
     with monkeypatch.context() as patch:
-        patch.setattr(load_transaction, "end_older_sessions", lambda *_: None)
+        patch.setattr(older_sessions, "end", lambda *_: None)
         patch.setitem(postgres.WAREHOUSE_SETTINGS, "lock_timeout", "500ms")
         for _ in range(2):
             with pytest.raises(Unavailable, match="55P03"):

@@ -1,0 +1,59 @@
+"""Which source the rows of an extraction come from, and whether it is that of the last load."""
+
+from __future__ import annotations
+
+from loadsheet.engine.attempt import Attempt
+from loadsheet.postgres import Session
+from loadsheet.source import identity
+from loadsheet.source.rows import INTERVAL_CURSOR, WATERMARK_FACTS, Selection
+from loadsheet.source.table import SourceTable
+from loadsheet.warehouse import foreign_rows
+
+
+def identify_source(
+    attempt: Attempt, source: Session, described: SourceTable, rows: Selection
+) -> dict[str, str]:
+    """The source's identity, asked in the snapshot's own session.
+
+    Raises SourceChanged where the watermark belongs to another source, unless the run accepts
+    it or reads everything; Refused where the load would harm another pipeline's rows.
+    """
+    origin, changes, lags = identity.observe(source, attempt.seen.source)
+    if not attempt.request.is_full(attempt.table.name):
+        attempt.warehouse.use(
+            lambda session: foreign_rows.refuse(
+                session,
+                attempt.pipeline.name,
+                attempt.target,
+                attempt.seen,
+                origin,
+                described.oid,
+                rows.action == "append",
+            )
+        )
+    facts = {**identity.table_facts(described), **rows.facts}
+    last = attempt.seen.source or {}
+    changes += identity.table_changes(described, attempt.seen.source_oid, last, facts)
+    origin |= facts
+    if rows.action != "replace" and not rows.moves_watermark:
+        # An interval does not read all rows of new leaves, for example: the watermark's next
+        # run does.
+        for name in WATERMARK_FACTS:
+            origin.pop(name, None)
+            if name in last:
+                origin[name] = last[name]
+        # A person may ask for an interval of a table that has a watermark now.
+        if INTERVAL_CURSOR not in origin and attempt.last:
+            origin |= attempt.last.of_intervals
+        if "time_zone" in last:
+            origin.setdefault("time_zone", last["time_zone"])
+    # It stays, also where all rows are read by interval.
+    if not rows.moves_watermark and attempt.last:
+        origin |= attempt.last.of_watermark
+    # A source that was restored lacks rows that were never deleted.
+    needs_the_same = attempt.repairs or attempt.table.incremental or attempt.table.deletes
+    if changes and needs_the_same and rows.action != "replace":
+        if not attempt.request.accept_source:
+            identity.refuse(described, attempt.pipeline.name, changes, lags)
+        attempt.accepted = ", ".join(changes)
+    return origin
