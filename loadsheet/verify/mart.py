@@ -27,6 +27,7 @@ from loadsheet.sql.parsing import parse
 from loadsheet.sql.reads import tables_read
 from loadsheet.sql.text import Relation
 from loadsheet.sql.tokens import tokenize
+from loadsheet.sql.types import has_one_form
 from loadsheet.verify.look import Look
 from loadsheet.verify.models import KINDS, TableVerdict
 from loadsheet.verify.repeatable import FLOATS, why_not_repeatable
@@ -179,6 +180,7 @@ def _why_other_rows(transform: Transform, inputs: list[Relation], warehouse: Ses
         if read.schema in ("pg_catalog", "information_schema"):
             return f"its SELECT reads {read.schema}.{read.name}"
     floats: set[str] = set()
+    many_forms: set[str] = set()
     for relation in inputs:
         if tables.kind(warehouse, relation) not in ("r", "p"):
             return f"its SELECT reads {relation}, which is no table"
@@ -187,7 +189,8 @@ def _why_other_rows(transform: Transform, inputs: list[Relation], warehouse: Ses
             return f"its SELECT reads {relation}, and the ledger does not know when that changes"
         columns = tables.columns_of(warehouse, relation)
         floats.update(name for name, type_name in columns.items() if type_name in FLOATS)
-    why = why_not_repeatable(statement, floats)
+        many_forms.update(name for name in columns if not has_one_form(columns[name]))
+    why = why_not_repeatable(statement, floats, many_forms)
     return f"its SELECT may return other rows each time: {why}" if why else ""
 
 

@@ -39,15 +39,24 @@ _ORDERED_SUMS = frozenset(("sum", "avg"))
 _FLOAT_NAMES = frozenset(("float4", "float8", "float", "real"))
 FLOATS = ("real", "double precision")
 """Types that round when they are summed."""
+_SET_OPERATIONS = ("SETOP_UNION", "SETOP_INTERSECT", "SETOP_EXCEPT")
 # A text that becomes a time when the SELECT is read.
 _MOMENTS = frozenset(("now", "today", "tomorrow", "yesterday"))
 
 
-def why_not_repeatable(statement: Statement, floats: Collection[str]) -> str:
+def why_not_repeatable(
+    statement: Statement, floats: Collection[str], many_forms: Collection[str]
+) -> str:
     """Why the SELECT may return other rows each time, for messages; empty if it must return the
-    same ones. `floats` are the columns of the tables that it reads that are of one of FLOATS."""
+    same ones.
+
+    Of the columns of the tables that it reads, `floats` are those of one of FLOATS, and
+    `many_forms` those whose equal values may be written in several ways (`types.has_one_form`).
+    """
     has_floats = False
     sums = False
+    chooses = _chooses(statement)
+    totals = _totals(statement)
     for kind, node, _ in statement.nodes:
         if "over" in node:
             return "it numbers or sums rows in a window"
@@ -64,6 +73,8 @@ def why_not_repeatable(statement: Statement, floats: Collection[str]) -> str:
             sums = sums or name in _ORDERED_SUMS
         elif kind == "ColumnRef":
             has_floats = has_floats or _may_be_of(floats, node["fields"][-1])
+            if chooses and id(node) not in totals and _may_be_of(many_forms, node["fields"][-1]):
+                return "it may show any of several values that are equal, such as 1.0 and 1.00"
         elif kind == "TypeName" or "typemod" in node:
             has_floats = has_floats or _name_of(node.get("names", ())) in _FLOAT_NAMES
         elif kind == "sval" and str(node.get("sval", "")).strip().lower() in _MOMENTS:
@@ -71,6 +82,28 @@ def why_not_repeatable(statement: Statement, floats: Collection[str]) -> str:
     if has_floats and sums:
         return "it reads floating-point numbers and sums"
     return ""
+
+
+def _chooses(statement: Statement) -> bool:
+    """Whether the SELECT shows one of several values that are equal."""
+    for kind, node, _ in statement.nodes:
+        if "groupClause" in node or "distinctClause" in node:
+            return True
+        if node.get("op") in _SET_OPERATIONS and not node.get("all"):
+            return True
+        if kind == "FuncCall" and _name_of(node["funcname"]) in ("min", "max"):
+            return True
+    return False
+
+
+def _totals(statement: Statement) -> set[int]:
+    """The columns that are only counted or summed, which depends on no choice."""
+    columns: set[int] = set()
+    for kind, node, _ in statement.nodes:
+        if kind == "FuncCall" and _name_of(node["funcname"]) in ("count", "sum", "avg"):
+            for argument in node.get("args", ()):
+                columns.add(id(argument.get("ColumnRef")))
+    return columns
 
 
 def _may_be_of(floats: Collection[str], field: Any) -> bool:

@@ -112,8 +112,8 @@ def refuse_changed_spec(manifest: Manifest, table: Table) -> None:
     removes = table.deletes is not None and table.deletes.action != "report"
     if not removes or manifest.marks_gone != keeps_deleted(table):
         raise Superseded(
-            f"{manifest.pipeline}.{manifest.table}: `deletes` was changed in the pipeline file since"
-            " the table was read; nothing was written"
+            f"{manifest.pipeline}.{manifest.table}: `deletes` was changed in the pipeline file"
+            " since the table was read; nothing was written"
         )
 
 

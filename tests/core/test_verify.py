@@ -6,6 +6,7 @@ import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -459,9 +460,11 @@ def test_a_role_that_only_reads_compares_and_says_that_the_verdict_is_not_record
     project.in_warehouse(
         "CREATE ROLE looks LOGIN PASSWORD 'granted'; GRANT pg_read_all_data TO looks"
     )
-    project.roles = {"warehouse": "looks"}
+    dba = project.warehouse
+    url = urlsplit(dba)
+    project.warehouse = url._replace(netloc=f"looks:granted@{url.hostname}:{url.port}").geturl()
     done = project.cli("verify", "shop")
-    project.roles = {}
+    project.warehouse = dba
     project.in_warehouse("DROP OWNED BY looks; DROP ROLE looks")
     assert (done.returncode, done.stdout) == (
         0,
@@ -469,3 +472,13 @@ def test_a_role_that_only_reads_compares_and_says_that_the_verdict_is_not_record
         "  the verdict is not recorded: permission denied for table verified\n"
         "1 table: 1 equal\n",
     )
+
+
+def test_a_table_of_one_column_with_nulls_and_no_key_is_compared(project: Project) -> None:
+    project.in_source("CREATE TABLE note (text text)")
+    project.in_source("INSERT INTO note VALUES ('a'), ('a'), (NULL), (NULL), ('')")
+    project.spec({"note": None})
+    project.succeed()
+    assert project.verify()["note"].state == "equal"
+    project.in_warehouse("INSERT INTO staging.note (text, _load_id) VALUES (NULL, 1)")
+    assert counts(project.verify()["note"]) == {"extra": 1}

@@ -31,7 +31,7 @@ MARTS: dict[str, Any] = {
 @pytest.fixture
 def shop(project: Project) -> Project:
     project.in_source(SOURCE)
-    project.in_warehouse("CREATE TABLE public.noted (n int)")
+    project.in_warehouse("CREATE TABLE public.noted (n int); GRANT INSERT ON noted TO PUBLIC")
     project.spec({"sale": {"incremental": "at"}}, MARTS)
     project.succeed()
     return project
