@@ -183,6 +183,9 @@ class Replay:
             self.reads = []
         if read["read_to"] is not None:
             self.reads.append((read["read_from"], read["read_to"]))
+        if manifest.repairs and self.manifest:
+            # It has read no range of the cursor.
+            manifest = replace(manifest, upper=self.manifest.upper)
         self.manifest = manifest
 
     def _working_oid(self) -> int | None:
