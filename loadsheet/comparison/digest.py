@@ -12,9 +12,9 @@ PostgreSQL's own hash of a row multiplies and adds the hashes of its columns, so
 all rows, values that two rows of a bucket have swapped would leave the sums as they were. With the
 hash of its key as its seed, each row has hashes of its own.
 
-Where only keys are compared, the sum of the keys' hashes is the digest: two tables whose keys
-differ have one digest with a probability of 2^-52. That is one hash for each row instead of three,
-which take twice as long (`Side.digests`).
+A search for deleted rows asks for `keys_only`. There the sum of the keys' hashes is the digest: two
+tables whose keys differ have one digest with a probability of 2^-52. That is one hash for each row
+instead of three, which take twice as long.
 """
 
 from __future__ import annotations
@@ -133,12 +133,14 @@ class Side:
     """SQL condition on the rows that `digests` counts: those that the other side must have."""
     live: str = "TRUE"
     """SQL condition on the rows that are not marked as deleted."""
+    keys_only: bool = False
+    """Whether one hash of the key is enough for a digest: see above."""
 
     def digests(self, buckets: Sequence[int], within: str = "TRUE") -> str:
         """SELECT of bucket, count and sums, for each of these buckets that has rows. Here and below
         `within` is a condition that divides the rows into ranges."""
         rows = self._from(buckets, within, self.chosen, self.expected)
-        if len(self.key) == len(self.values):
+        if self.keys_only:
             # Without OFFSET the hash would be computed twice: 3 million integers took 1.2 times as
             # long.
             return (

@@ -53,7 +53,7 @@ class Found:
 
     gone: Keys = field(default_factory=Keys)
     """The keys to remove from the target; empty where the spec only asks for a report."""
-    lost: list[list[str]] = field(default_factory=list)
+    missing: list[list[str]] = field(default_factory=list)
     """The keys of rows that the target must have, and has not."""
     lacks_objects: bool = False
     """The target lacks what transforms read of its deleted rows (`gone.lacks_objects`)."""

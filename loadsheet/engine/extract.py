@@ -232,7 +232,7 @@ def _read_and_seal(
             from loadsheet.engine import key_search  # most tables need no comparison
 
             found = key_search.find(attempt, source, described, rows, origin, read_at)
-            rows = key_search.with_keys(rows, described, found.lost)
+            rows = key_search.with_keys(rows, described, found.missing)
         attempt.remarks += found.remarks
         where = rows.where
         attempt.warehouse.use(

@@ -8,10 +8,10 @@ All of it happens in the increment's own snapshot, before its rows are copied:
                           equal: no row is gone
     keys in buckets that differ          the same, side by side
                           only in the target: gone
-                          only in the source, though the last load must have left it: lost
+                          only in the source, though the last load must have left it: missing
     gone keys, by their values           none may be there
 
-Rows that are lost (a key that was updated in place, a row that was deleted in the warehouse) are
+Rows that are missing (a key that was updated in place, a row that was deleted in the warehouse) are
 read with the increment.
 
 Why a gone row is never one that the snapshot was too early to see: every row of the target comes
@@ -53,7 +53,7 @@ from loadsheet.wording import counted
 _log = logging.getLogger(__name__)
 
 # Their keys become part of a statement.
-_MOST_LOST = 10_000
+_MOST_MISSING = 10_000
 _KEYS_IN_A_LOOKUP = 1000
 _KEYS = Relation("pg_temp", "_loadsheet_keys")
 _INCREMENT = Relation("pg_temp", "_loadsheet_increment")
@@ -157,12 +157,12 @@ class _Search:
                 found = self._compare(warehouse, sides, totals.buckets)
             found.lacks_objects = gone.lacks_objects(warehouse, self.target, self.table)
         _log.info(
-            "%s: %s keys in the source, %s in the target; %s gone, %s lost",
+            "%s: %s keys in the source, %s in the target; %s gone, %s missing",
             self.target,
             totals.source_rows,
             totals.target_rows,
             found.gone.count,
-            len(found.lost),
+            len(found.missing),
         )
         return found
 
@@ -223,12 +223,14 @@ class _Search:
         if self.rows.where:
             # Without the rows that no load has reached yet.
             expected = f"({self.settled}) OR ({self.rows.where})"
-        source = Side(self.described.relation, in_source, places, common, expected=expected)
+        source = Side(
+            self.described.relation, in_source, places, common, expected=expected, keys_only=True
+        )
         return Sides(
             source_session=self.source,
             source=source,
             warehouse_session=warehouse,
-            target=Side(_KEYS, tuple(in_target), places, common),
+            target=Side(_KEYS, tuple(in_target), places, common, keys_only=True),
             settled=self.settled,
         )
 
@@ -238,7 +240,7 @@ class _Search:
         rows = tables.count_rows(warehouse, f"{self.target.sql} WHERE {self.live}")
         most = int(rows * self.deletes.max_delete)
         is_report = self.deletes.action == "report"
-        gone_rows = lost_rows = 0
+        gone_rows = missing_rows = 0
         for one in compare.differing_rows(sides, buckets):
             assert one.key
             _, key = one.key
@@ -247,29 +249,29 @@ class _Search:
                 if not is_report and gone_rows <= most:
                     found.gone.add(key)
             elif one.kind == "missing" and self.rows.where:
-                lost_rows += 1
-                if lost_rows <= _MOST_LOST:
-                    found.lost.append(json.loads(key))
+                missing_rows += 1
+                if missing_rows <= _MOST_MISSING:
+                    found.missing.append(json.loads(key))
         if not is_report:
             most_share = self.deletes.max_delete
             gone.refuse_many(self.target, gone_rows, rows, most_share, self.pipeline)
             refuse_present(self.source, self.described, found.gone)
-        self._remark(found, gone_rows, lost_rows)
+        self._remark(found, gone_rows, missing_rows)
         return found
 
-    def _remark(self, found: Found, gone_rows: int, lost_rows: int) -> None:
+    def _remark(self, found: Found, gone_rows: int, missing_rows: int) -> None:
         if gone_rows:
             is_report = self.deletes.action == "report"
             stay = ", and stay in the target (deletes: report)" if is_report else ""
             found.remarks.append(
                 f"{counted(gone_rows, 'row is', 'rows are')} gone from the source{stay}"
             )
-        if lost_rows > _MOST_LOST:
-            found.lost.clear()
-            what = counted(lost_rows, "row of the source is", "rows of the source are")
+        if missing_rows > _MOST_MISSING:
+            found.missing.clear()
+            what = counted(missing_rows, "row of the source is", "rows of the source are")
             found.remarks.append(f"{what} missing in the target: run a full refresh of this table")
-        elif lost_rows:
-            what = counted(lost_rows, "row that was", "rows that were")
+        elif missing_rows:
+            what = counted(missing_rows, "row that was", "rows that were")
             found.remarks.append(f"read {what} missing in the target")
 
 

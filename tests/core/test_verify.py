@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
+from loadsheet.comparison.digest import BUCKETS, Side, Value
+from loadsheet.sql.text import Relation
 from loadsheet.verify import pipeline as verify_pipeline_module
 from loadsheet.verify.models import TableVerdict
 from tests.project import Project
@@ -67,6 +69,14 @@ def test_one_damaged_row_is_found_and_named(
         assert row.key == {"id": str(id), "part": str(id % 3)}
         assert [change.column for change in row.changes] == columns
     assert project.verify()["item"].state == "equal"
+
+
+def test_tables_of_key_columns_alone_are_compared_by_two_hashes() -> None:
+    key = Value("id", "integer")
+    two = Side(Relation("public", "item"), (key,), (0,), "record")
+    one = Side(Relation("public", "item"), (key,), (0,), "record", keys_only=True)
+    assert "'0'" in one.digests(range(BUCKETS))
+    assert two.digests(range(BUCKETS)).count("hash_record_extended") == 2
 
 
 def test_two_rows_that_have_swapped_their_values_are_both_named(project: Project) -> None:
