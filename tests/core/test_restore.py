@@ -655,6 +655,12 @@ def test_a_full_refresh_that_kept_marked_rows_is_no_beginning(
     lake.remove(rows[0][0])
     assert f"load {first} cannot be read" in refused(project, "item", "--as-of", str(last))
     assert f"no, gone: {first}" in command(project, "restore", "shop", "item", "--list").stdout
+    # One that removes them is.
+    project.spec({"item": ITEM | {"deletes": "hard"}})
+    after(project, copies, "", full_refresh="all")
+    newest = load_numbers(project, "item")[-1]
+    assert restore(project, "item", "--into", "audit.item")["replayed"] == [newest]
+    assert project.in_warehouse("SELECT count(*) FROM audit.item") == [(38,)]
 
 
 def test_columns_that_were_filled_come_back_as_far_as_the_fill_had_come(
