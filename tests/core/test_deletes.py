@@ -486,7 +486,7 @@ def test_the_keys_of_deleted_rows_stay_in_a_table_next_to_it(project: Project) -
 def test_a_table_of_another_in_the_place_of_the_keys_is_refused(project: Project) -> None:
     project.in_source(CREATE)
     project.spec({"item": {"incremental": "at", "deletes": "hard"}})
-    project.in_warehouse("CREATE SCHEMA staging; CREATE TABLE staging.item__deleted (id int)")
+    project.as_loader("CREATE TABLE staging.item__deleted (id int)")
     with pytest.raises(Refused, match="item__deleted exists and was not made by Loadsheet"):
         project.succeed()
 

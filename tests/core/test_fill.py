@@ -400,17 +400,6 @@ def test_another_source_during_a_fill_stops_it(
         added.succeed()
 
 
-def test_a_fill_needs_no_other_rights_than_a_load(project: Project) -> None:
-    project.in_source(ITEMS)
-    project.spec(TABLES)
-    project.use_granted_roles()
-    project.succeed()
-    project.in_source(ADD.format("colour"))
-    touch(project)
-    assert "filled colour" in message(project)
-    assert project.differences("item") == 0
-
-
 def test_a_fill_ends_before_the_time_of_its_step_does(
     added: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,6 +28,7 @@ from tests.faults.oracle import judge, violations
 from tests.faults.scale import scaled
 from tests.faults.tally import Tally
 from tests.faults.workers import Worker, settled
+from tests.granted import PASSWORD
 from tests.project import Project
 
 Tallies = Callable[[str], Tally]
@@ -206,11 +207,9 @@ FEWER = {
 def test_a_source_that_suddenly_shows_fewer_rows_empties_nothing(
     shop: Project, how: str, tally: Tallies
 ) -> None:
-    shop.use_granted_roles()
-    del shop.roles["warehouse"]  # the staging table is the administrator's
     shop.succeed()
     before = state(shop)
-    shop.in_source(FEWER[how].format(role=shop.roles["shop_source"]))
+    shop.in_source(FEWER[how].format(role=shop.extractor))
     shop.in_source("INSERT INTO item (kind) VALUES (0)")
     for _ in range(2):
         with pytest.raises(LoadsheetError):
@@ -221,7 +220,7 @@ def test_a_source_that_suddenly_shows_fewer_rows_empties_nothing(
 
     if how != "a revoked grant":
         # What the role is shown, without the settings that make hidden rows an error.
-        role = {"user": shop.roles["shop_source"], "password": "granted"}
+        role = {"user": shop.extractor, "password": PASSWORD}
         Naive(shop, **role).delete()
         lost = len(before) - len(state(shop))
         assert lost > 0
