@@ -13,7 +13,7 @@ import pytest
 
 from loadsheet import redact
 from loadsheet.connections.lookup import Connection
-from loadsheet.redact import clean, json_safe, mask_line, masked, on_one_line, visible
+from loadsheet.redact import clean, hanging, json_safe, mask_line, masked, on_one_line, visible
 from loadsheet.spec.pipeline_file import check_file
 from loadsheet.spec.suggest import quote_value
 
@@ -29,6 +29,18 @@ def test_what_steers_a_screen_becomes_visible_and_lines_stay() -> None:
         == "a\\x1b[2Jb\\r\\x9b\\u202e\tc\nd é 👩‍👩‍👧"
     )
     assert on_one_line("a\nb\tc") == "a\\nb\\tc"
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("has no table x\nok; it has y", "has no table x\n  ok; it has y"),
+        ("line 3:\n  SELECT x\n         ^", "line 3:\n  SELECT x\n         ^"),
+        ("a\n\n  b", "a\n\n  b"),
+    ],
+)
+def test_no_further_line_of_a_message_looks_like_a_line_of_output(message: str, shown: str) -> None:
+    assert hanging(message) == shown
 
 
 def test_json_stays_json_and_gives_the_same_text_back() -> None:
