@@ -125,7 +125,6 @@ def difference_with_marks(
     _analyze_key(session, fresh, key)
     marking = merging.mark_gone(target.sql, fresh.sql, key, deleted_at, load_no)
     marked = session.execute(marking).rowcount
-    reach("difference.deleted")
     written = merge(session, fresh, target, key, load_no)
     session.execute(f"DROP TABLE {fresh.sql}")
     return Effect(inserted=written.inserted, updated=written.updated + marked), marked

@@ -214,7 +214,7 @@ def test_a_retry_of_a_load_finds_what_was_extracted(
     change(shop, ROWS)
     extracted = {
         table: extract(shop, table, "retried")
-        for table in ("merged", "appended", "swapped", "viewed")
+        for table in ("merged", "appended", "swapped", "viewed", "pruned")
     }
     gc(shop)
     for table, load_id in extracted.items():
