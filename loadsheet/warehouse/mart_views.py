@@ -260,7 +260,8 @@ def _remake(session: Session, view: SavedView, new_sql: sql.Composed | None) -> 
 def restore(session: Session, view: SavedView) -> None:
     """Give the view that was made again its options, owner, grants and comments.
 
-    Those of a column that it no longer has are gone.
+    Those of a column that it no longer has are gone. Raises Refused where the owner is a role that
+    this one cannot give it back to.
     """
     name = view.relation.sql
     now = session.execute(_PROPERTIES, (name,)).fetchone()
@@ -269,5 +270,19 @@ def restore(session: Session, view: SavedView) -> None:
     if view.options and view.options != options:
         session.execute(f"ALTER VIEW {name} SET ({view.options})")
     if view.owner != owner:
-        session.execute(f"ALTER VIEW {name} OWNER TO {ident(view.owner)}")
+        _give_back(session, view)
     grants.restore(session, "VIEW", view.relation, view.grants, view.comments)
+
+
+def _give_back(session: Session, view: SavedView) -> None:
+    owner = ident(view.owner)
+    try:
+        with session.transaction():
+            session.execute(f"ALTER VIEW {view.relation.sql} OWNER TO {owner}")
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise Refused(
+            f"view {view.relation} must be made again and cannot be given back to its owner:"
+            f" {error.diag.message_primary} (SQLSTATE {error.sqlstate}); nothing was written."
+            f" Run GRANT {owner} TO {ident(session.info.user)};"
+            f" GRANT CREATE ON SCHEMA {ident(view.relation.schema)} TO {owner};"
+        ) from error
