@@ -489,10 +489,11 @@ HANGING = """
 import sys, threading, types, time
 def run_pipeline(pipeline, request, connections, on_step, progress, retrying, verify):
     def work():
+        # Not in the main thread: a signal that comes within its write would find stderr locked.
+        print("hanging", file=sys.stderr, flush=True)
         {work}
     thread = threading.Thread(target=work)
     thread.start()
-    print("hanging", file=sys.stderr, flush=True)
     thread.join()
 runner = sys.modules["loadsheet.engine.runner"] = types.ModuleType("loadsheet.engine.runner")
 runner.run_pipeline = run_pipeline
