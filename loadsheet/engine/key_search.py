@@ -43,9 +43,8 @@ from loadsheet.source.rows import Last, Selection
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Deletes
 from loadsheet.sql.copying import select_columns
-from loadsheet.sql.merging import same_key
-from loadsheet.sql.text import Relation, ident, idents, typed
-from loadsheet.sql.types import Column, widens
+from loadsheet.sql.text import Relation, ident, typed
+from loadsheet.sql.types import Column, has_one_form, widens
 from loadsheet.warehouse import drift, gone, tables
 from loadsheet.warehouse.load_transaction import FULL_REFRESH_REMEDY
 from loadsheet.wording import counted
@@ -76,11 +75,13 @@ def find(
     assert deletes and last
     if deletes.action != "report":
         refuse_unknown_history(described, last, origin)
-    settled = attempt.warehouse.use(
-        lambda session: settled_rows(source, attempt.table, described, attempt.seen, last)
-    )
+    name = attempt.pipeline.name
+    attempt.warehouse.use(lambda session: gone.refuse_shared_target(session, attempt.target, name))
+    settled = settled_rows(source, attempt.table, described, attempt.seen, last)
+    # Not repeated in another session: where this one is lost while the source sends keys, the
+    # source's transaction is lost, too.
     search = _Search(attempt, source, described, rows, settled)
-    found = attempt.warehouse.use(search.run)
+    found = search.run(attempt.warehouse.session)
     found.checked_at = read_at
     reach("extract.deletes_found")
     return found
@@ -121,7 +122,7 @@ def refuse_present(source: Session, described: SourceTable, keys: Iterable[list[
 
 
 class _Search:
-    """One search; `run` may be repeated in another session of the warehouse."""
+    """One search."""
 
     def __init__(
         self,
@@ -141,6 +142,12 @@ class _Search:
         self.rows = rows
         self.settled = settled
         self.key = [described.column(name) for name in described.key]
+        self.names: list[str] = []
+        """Their names in the target."""
+        self.loaded_names: dict[int, str] = {}
+        if described.oid == attempt.seen.source_oid:
+            recorded = attempt.seen.columns or ()
+            self.loaded_names = {column["attnum"]: column["name"] for column in recorded}
         self.live = "TRUE"
         """SQL condition on the target's rows that are not marked as deleted."""
 
@@ -148,9 +155,9 @@ class _Search:
         """Compare all keys, in one transaction of the warehouse."""
         with warehouse.transaction():
             warehouse.execute(STAY_IDLE)
-            gone.refuse_shared_target(warehouse, self.target, self.pipeline)
-            in_target = self._create_keys(warehouse)
-            sides = self._sides(warehouse, in_target)
+            self._fit_key(warehouse)
+            self._create_keys(warehouse)
+            sides = self._sides(warehouse)
             totals = compare.totals(sides)
             found = Found()
             if totals.buckets:
@@ -166,25 +173,27 @@ class _Search:
         )
         return found
 
-    def _create_keys(self, warehouse: Session) -> list[Value]:
-        """Create a view of the keys that the target will have; returns its columns."""
-        names = [column.name for column in self.key]
+    def _create_keys(self, warehouse: Session) -> None:
+        """Create a view of the keys that the target will have, with the source's names."""
         columns = ", ".join(f"{ident(column.name)} {column.type}" for column in self.key)
         warehouse.execute(f"CREATE TEMPORARY TABLE {_INCREMENT.sql} ({columns}) ON COMMIT DROP")
         if self.rows.where:
             self._copy_increment(warehouse)
-        values = self._values_in_target(warehouse)
         if self.deletes.action == "soft":
             self.live = gone.live_rows(warehouse, self.target)
         target = f"{self.target.sql} t WHERE {self.live}"
-        new = f"NOT EXISTS (SELECT FROM {target} AND {same_key(names)})"
-        landed = ", ".join(f"{value.landed} AS {ident(value.name)}" for value in values)
+        landed = []
+        same = []
+        for column, name in zip(self.key, self.names, strict=True):
+            landed.append(f"CAST({ident(name)} AS {column.type}) AS {ident(column.name)}")
+            same.append(f"t.{ident(name)} = s.{ident(column.name)}")
         # A merge of all rows needs no keys of an increment: what is only in the source, it reads.
         warehouse.execute(
-            f"CREATE TEMPORARY VIEW {_KEYS.sql} AS SELECT {landed} FROM {target}"
-            f" UNION ALL SELECT {idents(names)} FROM {_INCREMENT.sql} s WHERE {new}"
+            f"CREATE TEMPORARY VIEW {_KEYS.sql} AS SELECT {', '.join(landed)} FROM {target}"
+            f" UNION ALL SELECT {', '.join(ident(column.name) for column in self.key)}"
+            f" FROM {_INCREMENT.sql} s"
+            f" WHERE NOT EXISTS (SELECT FROM {target} AND {' AND '.join(same)})"
         )
-        return [replace(value, is_cast=False) for value in values]
 
     def _copy_increment(self, warehouse: Session) -> None:
         select = select_columns(self.described.relation, self.key, self.rows.where)
@@ -196,29 +205,39 @@ class _Search:
                 writing.write(block)
         warehouse.execute(f"ANALYZE {_INCREMENT.sql}")
 
-    def _values_in_target(self, warehouse: Session) -> list[Value]:
-        """The key's columns in the target. Raises Refused where they cannot be compared."""
+    def _fit_key(self, warehouse: Session) -> None:
+        """Find the key's columns in the target, and a type for each that holds both sides' values.
+
+        Raises Refused where there is none. A column that was renamed, or has another type now, is
+        altered by the load that follows.
+        """
         in_target = tables.columns_of(warehouse, self.target)
-        values = []
-        for column in self.key:
-            found = in_target.get(column.name, "")
-            if not found or not (found == column.type or widens(found, column.type)):
+        self.names = [self.loaded_names.get(column.attnum, column.name) for column in self.key]
+        key = []
+        for column, name in zip(self.key, self.names, strict=True):
+            found = in_target.get(name, "")
+            wide = column.type
+            if found and found != wide and not widens(found, wide):
+                wide = found if widens(wide, found) and has_one_form(found) else ""
+            if not found or not wide:
                 raise Refused(
                     f"{self.target}: the key column {column.name} is {found or 'missing'} there and"
                     f" {column.type} in the source, so deleted rows cannot be found: run a full"
                     " refresh of this table"
                 )
-            values.append(Value(column.name, column.type, is_cast=found != column.type))
+            key.append(replace(column, type=wide, cast=column.cast or wide != column.type))
         # The rows of before have their values by another key, or none.
-        drift.refuse_changed_key(warehouse, self.target, self.described.key, FULL_REFRESH_REMEDY)
-        return values
+        names = tuple(self.names)
+        drift.refuse_changed_key(warehouse, self.target, names, FULL_REFRESH_REMEDY)
+        self.key = key
 
-    def _sides(self, warehouse: Session, in_target: list[Value]) -> Sides:
+    def _sides(self, warehouse: Session) -> Sides:
         common = shared_hash(self.source, warehouse)
         places = tuple(range(len(self.key)))
         in_source = tuple(
             Value(column.name, column.type, is_cast=column.cast) for column in self.key
         )
+        in_target = tuple(Value(column.name, column.type) for column in self.key)
         expected = "TRUE"
         if self.rows.where:
             # Without the rows that no load has reached yet.
@@ -230,7 +249,7 @@ class _Search:
             source_session=self.source,
             source=source,
             warehouse_session=warehouse,
-            target=Side(_KEYS, tuple(in_target), places, common, keys_only=True),
+            target=Side(_KEYS, in_target, places, common, keys_only=True),
             settled=self.settled,
         )
 

@@ -313,11 +313,18 @@ def test_a_source_that_hides_its_position_deletes_nothing(project: Project) -> N
         project.succeed()
 
 
-def test_a_key_that_widened_is_compared(project: Project) -> None:
+@pytest.mark.parametrize(
+    "change", ["ALTER id TYPE bigint", "ALTER id TYPE smallint", "RENAME id TO number"]
+)
+def test_a_key_that_changes_with_the_increment_is_compared(project: Project, change: str) -> None:
     opened(project)
-    project.in_source(NOTHING_ELSE + "; ALTER TABLE item ALTER id TYPE bigint")
+    project.in_source(NOTHING_ELSE + f"; ALTER TABLE item {change}")
+    project.in_source("INSERT INTO item VALUES (2001, 'new')")
+    project.succeed()
+    project.in_source("DELETE FROM item WHERE name = 'n9'")
     project.succeed()
     assert not judge(project, "item")
+    assert [effect[2] for effect in effects(project)] == [0, 10, 1]
 
 
 def test_soft_keeps_deleted_rows_and_marks_them(project: Project) -> None:
@@ -484,9 +491,10 @@ def test_the_keys_of_deleted_rows_stay_in_a_table_next_to_it(project: Project) -
 
 
 def test_a_table_of_another_in_the_place_of_the_keys_is_refused(project: Project) -> None:
-    project.in_source(CREATE)
+    opened(project, deletes=None)
     project.spec({"item": {"incremental": "at", "deletes": "hard"}})
     project.as_loader("CREATE TABLE staging.item__deleted (id int)")
+    project.in_source("INSERT INTO item VALUES (2001, 'new')")
     with pytest.raises(Refused, match="item__deleted exists and was not made by Loadsheet"):
         project.succeed()
 
