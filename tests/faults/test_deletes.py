@@ -51,7 +51,7 @@ INSERT INTO item (kind) SELECT i % 2 FROM generate_series(1, {ROWS}) i;
 """
 WAREHOUSE = """
 CREATE TABLE public.gone (id bigint, kind int);
-CREATE FUNCTION public.note() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION public.note() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN INSERT INTO public.gone VALUES (OLD.id, OLD.kind); RETURN NULL; END $$;
 CREATE TRIGGER deleted AFTER DELETE ON staging.item
     FOR EACH ROW EXECUTE FUNCTION public.note();
