@@ -26,7 +26,7 @@ POINTS = tuple(
     load.manifest_read load.locked load.fence_checked load.altered load.part_copied load.filled
     load.gone_removed
     swap.dropped difference.deleted merge.updated
-    load.applied load.recorded load.advanced load.committed
+    load.applied load.recorded load.advanced load.committed restore.placed
     transform.locked transform.built transform.recorded transform.committed
     """.split()
 )

@@ -184,7 +184,7 @@ class _Restore:
             self.replay.refuse_other_rows()
             placed = self._place(run_id, chosen)
             self.session.execute(f"DROP TABLE {self.replay.working.sql}")
-            reach("load.advanced")
+            reach("restore.placed")
         return Restored(
             table=self.target.name,
             place=self.place,

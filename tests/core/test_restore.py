@@ -434,7 +434,7 @@ def test_a_restore_that_is_killed_changes_nothing_and_can_be_repeated(
     shop: Project, copies: Copies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second, last = load_numbers(shop, "merged")
-    points = ["load.part_copied:kill:2", "swap.dropped:kill", "load.advanced:kill"]
+    points = ["load.part_copied:kill:2", "swap.dropped:kill", "restore.placed:kill"]
     for point in scaled(points[-1:], points):
         monkeypatch.setenv("LOADSHEET_FAILPOINT", point)
         assert shop.cli("restore", "shop", "merged", "--as-of", str(second)).returncode == -9
