@@ -72,7 +72,8 @@ def backfilled(world: World, scheduled: dict[str, Any]) -> dict[str, Any]:
     api.call(
         "POST",
         "dags/daily/dagRuns",
-        json={"logical_date": (yesterday + timedelta(hours=25)).isoformat()},
+        # Airflow waits for a date in the future, which an hour of today may still be.
+        json={"logical_date": (yesterday + timedelta(days=1, seconds=1)).isoformat()},
     )
     wait_for_runs(world, 9)
     with psycopg.connect(world.source) as session:
