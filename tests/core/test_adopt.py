@@ -274,7 +274,7 @@ def test_a_step_that_writes_is_not_robbed(store: Project) -> None:
 def test_an_extraction_under_the_old_name_cannot_load_any_more(
     shop: Project, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
-    from loadsheet.engine import attempt, extract
+    from loadsheet.engine import attempt, extract, seal
 
     reach = extract.reach
     write(shop, 5)
@@ -284,10 +284,12 @@ def test_an_extraction_under_the_old_name_cannot_load_any_more(
         if reached == point:
             monkeypatch.setattr(extract, "reach", reach)
             monkeypatch.setattr(attempt, "reach", reach)
+            monkeypatch.setattr(seal, "reach", reach)
             adopt(renamed(shop))
 
     monkeypatch.setattr(extract, "reach", adopt_at)
     monkeypatch.setattr(attempt, "reach", adopt_at)
+    monkeypatch.setattr(seal, "reach", adopt_at)
     results = shop.run(only=frozenset({"log"}))
     errors = [result.result for result in results.values()]
     assert any(isinstance(error, (Overtaken, Superseded)) for error in errors), errors

@@ -493,7 +493,9 @@ def test_the_keys_of_deleted_rows_stay_in_a_table_next_to_it(project: Project) -
 def test_a_table_of_another_in_the_place_of_the_keys_is_refused(project: Project) -> None:
     opened(project, deletes=None)
     project.spec({"item": {"incremental": "at", "deletes": "hard"}})
-    project.as_loader("CREATE TABLE staging.item__deleted (id int)")
+    project.as_loader(
+        "CREATE SCHEMA IF NOT EXISTS staging; CREATE TABLE staging.item__deleted (id int)"
+    )
     project.in_source("INSERT INTO item VALUES (2001, 'new')")
     with pytest.raises(Refused, match="item__deleted exists and was not made by Loadsheet"):
         project.succeed()

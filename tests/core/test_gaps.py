@@ -286,11 +286,12 @@ def test_an_interval_of_another_zone_is_refused_also_with_a_lookback(project: Pr
 
 
 def read_hours(project: Project, *hours: int) -> None:
-    """The scheduled runs of 6 hours each, from these hours of yesterday on."""
+    """The scheduled runs of 6 hours each, from these hours of the day before yesterday on: all have
+    ended, at any time of today."""
     for hour in hours:
         project.succeed(
-            interval_start=(TODAY - DAY + timedelta(hours=hour)).isoformat(),
-            interval_end=(TODAY - DAY + timedelta(hours=hour + 6)).isoformat(),
+            interval_start=(TODAY - 2 * DAY + timedelta(hours=hour)).isoformat(),
+            interval_end=(TODAY - 2 * DAY + timedelta(hours=hour + 6)).isoformat(),
         )
 
 
@@ -298,7 +299,7 @@ STAMPED = """
 CREATE TABLE stamped (id int PRIMARY KEY, at timestamptz NOT NULL);
 CREATE FUNCTION stamp(text, text) RETURNS timestamptz LANGUAGE sql AS
     $$ SELECT date_trunc(
-        $2, date_trunc('day', now(), 'UTC') - interval '1 day' + $1::interval, 'UTC') $$;
+        $2, date_trunc('day', now(), 'UTC') - interval '2 days' + $1::interval, 'UTC') $$;
 """
 
 
@@ -316,7 +317,7 @@ def test_a_row_whose_time_is_cut_off_below_its_interval_is_read(
     )
     before = {
         "interval_start": (TODAY - 5 * DAY).isoformat(),
-        "interval_end": (TODAY - DAY).isoformat(),
+        "interval_end": (TODAY - 2 * DAY).isoformat(),
     }
     project.succeed(**before, explicit_interval=True)
     for number, start in enumerate((0, 6, 12, 18)):

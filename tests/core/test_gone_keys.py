@@ -29,6 +29,12 @@ DELETE = """DELETE FROM item WHERE id = 7 AND "the ""name" <> 'n7' OR id = 9;
 INSERT INTO item (id, "the ""name") VALUES (999, 'new');"""
 
 
+@pytest.fixture(autouse=True)
+def no_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The keys are those that a test gives."""
+    monkeypatch.setattr("loadsheet.engine.deletes.is_due", lambda *given: False)
+
+
 @pytest.fixture
 def with_gone(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Let the next extraction list these keys."""
@@ -52,7 +58,7 @@ def with_gone(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def opened(project: Project, **table: Any) -> None:
     project.in_source(CREATE)
-    project.spec({"item": {"incremental": "at", **table}})
+    project.spec({"item": {"incremental": "at", "deletes": "hard", **table}})
     project.succeed()
     project.in_source(DELETE)
 
