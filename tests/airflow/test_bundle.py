@@ -21,9 +21,11 @@ import pytest
 
 from demo.airflow import Airflow
 from demo.servers import PostgresServer, S3Server, SlackReceiver
+from loadsheet.spec.pipeline_file import load_pipeline
+from tests.airflow import secrets_kept
 from tests.airflow.conftest import REPO
-from tests.airflow.secrets_kept import add_connections
 from tests.airflow.world import ask
+from tests.granted import End, printed, run_each
 
 BAR = 10.0
 SPEC = """\
@@ -116,8 +118,8 @@ def bundles(
     with psycopg.connect(postgres.dsn("flights_source")) as session:
         session.execute("CREATE TABLE t AS SELECT 1 AS id")
     folder, repository = tmp_path_factory.mktemp("folder"), tmp_path_factory.mktemp("repository")
-    for name in ("good", "edited"):
-        write(folder, name)
+    good = write(folder, "good")
+    write(folder, "edited")
     write(folder, "bad").write_text("version: 1\nsuorce: {}\n")
     git(repository, "init", "--quiet", "--initial-branch", "main")
     write(repository / "elt", "versioned", answer=1)
@@ -134,12 +136,27 @@ def bundles(
         },
     )
     with SlackReceiver() as slack, airflow:
-        add_connections(airflow, postgres, s3, slack)
+        secrets_kept.add_connections(airflow, postgres, s3, slack)
+        grant(postgres, good)
         for name in ("good", "edited", "versioned"):
             airflow.wait_for_dag(name)
         yield Bundles(airflow, slack, folder, repository, postgres.dsn("warehouse"))
     for name in databases:
         postgres.drop_database(name)
+
+
+def grant(postgres: PostgresServer, file: Path) -> None:
+    """Give the roles of the connections what `loadsheet grants` prints. All pipelines here read and
+    write the same tables."""
+    pipeline = load_pipeline(file)
+    ends: tuple[tuple[End, str, str], ...] = (
+        ("source", "flights_source", secrets_kept.EXTRACTORS["flights_source"]),
+        ("warehouse", "warehouse", secrets_kept.LOADER),
+    )
+    for end, database, role in ends:
+        uri = postgres.dsn(database)
+        with psycopg.connect(uri, autocommit=True) as session:
+            run_each(session, printed(end, uri, [pipeline], role))
 
 
 def configured(folder: Path, repository: Path) -> list[dict[str, Any]]:
