@@ -246,10 +246,10 @@ def test_maintenance_of_a_target_changes_nothing(shop: Project, maintain: str) -
 def test_a_target_truncated_between_extract_and_load_is_noticed_by_the_load(
     shop: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from loadsheet.engine import extract
+    from loadsheet.engine import seal
 
     write(shop, 5)
-    reach = extract.reach
+    reach = seal.reach
 
     def truncate(point: str) -> None:
         reach(point)
@@ -257,7 +257,7 @@ def test_a_target_truncated_between_extract_and_load_is_noticed_by_the_load(
             shop.in_warehouse("TRUNCATE staging.merged")
 
     with monkeypatch.context() as patch:
-        patch.setattr(extract, "reach", truncate)
+        patch.setattr(seal, "reach", truncate)
         results = shop.run(only=frozenset({"merged"}))
         assert isinstance(results["load.load_merged"].result, Superseded)
     shop.succeed()
