@@ -7,9 +7,8 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,6 +21,7 @@ from loadsheet.errors import LoadsheetError, Superseded
 from loadsheet.outcome import RunRequest
 from loadsheet.postgres import connect_warehouse
 from loadsheet.spec.pipeline_file import load_pipeline
+from tests.faults.at_once import Work, at_once
 from tests.faults.oracle import judge, violations
 from tests.faults.scale import scaled
 from tests.faults.tally import Tally
@@ -199,20 +199,6 @@ def write(dsn: str, stop: threading.Event, chance: random.Random) -> None:
                 )
 
 
-@contextmanager
-def threads(work: list[Callable[[threading.Event], None]]) -> Iterator[None]:
-    """All of `work` at once, until the block ends; raises what one of them raised."""
-    stop = threading.Event()
-    with ThreadPoolExecutor(len(work)) as pool:
-        running = [pool.submit(job, stop) for job in work]
-        try:
-            yield
-        finally:
-            stop.set()
-        for job in running:
-            job.result()
-
-
 @pytest.mark.timeout(scaled(600, 7200))
 def test_loaders_in_any_order_recover_from_every_lock(
     crowd: dict[str, Impatient], chance: random.Random, tally: Tallies
@@ -222,17 +208,17 @@ def test_loaders_in_any_order_recover_from_every_lock(
     def dice() -> random.Random:
         return random.Random(chance.randrange(10**9))
 
-    def loader(name: str) -> Callable[[threading.Event], None]:
+    def loader(name: str) -> Work:
         own = dice()
         return lambda stop: load_for_ever(crowd[name], stop, own, witness)
 
-    def disturber() -> Callable[[threading.Event], None]:
+    def disturber() -> Work:
         own = dice()
         return lambda stop: disturb(shop.warehouse, stop, own, done)
 
     writing = dice()
     work = [loader(name) for name in LOADERS] + [disturber() for _ in range(3)]
-    with threads([*work, lambda stop: write(shop.source, stop, writing)]):
+    with at_once(*work, lambda stop: write(shop.source, stop, writing)):
         time.sleep(scaled(6, 600))
     for name in PIPELINES:
         crowd[name].succeed()

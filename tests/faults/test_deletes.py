@@ -10,8 +10,9 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -24,6 +25,7 @@ from loadsheet.engine.sessions import Servers
 from loadsheet.errors import LoadsheetError
 from loadsheet.outcome import RunRequest
 from loadsheet.spec.pipeline_file import load_pipeline
+from tests.faults.at_once import at_once
 from tests.faults.oracle import judge, violations
 from tests.faults.scale import scaled
 from tests.faults.tally import Tally
@@ -120,23 +122,10 @@ def write(dsn: str, seed: int, stop: threading.Event) -> None:
             session.rollback() if chance.random() < 0.1 else session.commit()
 
 
-@contextmanager
-def writers(project: Project, chance: random.Random) -> Iterator[None]:
+def writers(project: Project, chance: random.Random) -> AbstractContextManager[None]:
     """Eight of them, until the block ends."""
-    stop = threading.Event()
     seed = chance.randrange(10**5) * WRITERS
-    threads = [
-        threading.Thread(target=write, args=(project.source, seed + place, stop))
-        for place in range(WRITERS)
-    ]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
+    return at_once(*(partial(write, project.source, seed + place) for place in range(WRITERS)))
 
 
 def test_beside_writers_only_deleted_rows_leave(

@@ -7,8 +7,8 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,7 @@ from loadsheet.warehouse import fence
 from loadsheet.warehouse.fence import SealedAttempt
 from tests import byhand
 from tests.byhand import ByHand
+from tests.faults.at_once import at_once
 from tests.faults.oracle import judge, violations
 from tests.faults.scale import scaled
 from tests.faults.tally import Tally
@@ -65,7 +66,7 @@ def add_column(project: Project, name: str) -> None:
     project.in_source("UPDATE item SET at = clock_timestamp() WHERE id = 1")
 
 
-def write(project: Project, columns: list[str], stop: threading.Event, seed: int) -> None:
+def write(project: Project, columns: list[str], seed: int, stop: threading.Event) -> None:
     """Transactions that change new and old columns of a row each, and commit late."""
     chance = random.Random(seed)
     with psycopg.connect(project.source) as session:
@@ -79,21 +80,11 @@ def write(project: Project, columns: list[str], stop: threading.Event, seed: int
             session.commit()
 
 
-@contextmanager
-def writers(project: Project, columns: list[str], chance: random.Random) -> Iterator[None]:
-    stop = threading.Event()
-    threads = [
-        threading.Thread(target=write, args=(project, columns, stop, chance.randrange(10**6)))
-        for _ in range(WRITERS)
-    ]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
+def writers(
+    project: Project, columns: list[str], chance: random.Random
+) -> AbstractContextManager[None]:
+    seeds = [chance.randrange(10**6) for _ in range(WRITERS)]
+    return at_once(*(partial(write, project, columns, seed) for seed in seeds))
 
 
 @pytest.mark.timeout(scaled(300, 7200))

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import psycopg
 import pytest
@@ -19,6 +19,7 @@ from loadsheet.errors import HeldBack, Refused
 from loadsheet.outcome import Outcome
 from loadsheet.postgres import EXTRACTOR, connect_source, extractor_mark
 from loadsheet.source import holdback
+from tests.faults.at_once import at_once
 from tests.faults.cursors import refused
 from tests.faults.oracle import judge, violations, watermark_violations
 from tests.faults.scale import LONG, scaled
@@ -111,19 +112,9 @@ class Writer:
         session.commit()
 
 
-@contextmanager
-def writers(project: Project, chance: random.Random) -> Iterator[None]:
-    stop = threading.Event()
+def writers(project: Project, chance: random.Random) -> AbstractContextManager[None]:
     every = [Writer(project.source, chance.randrange(10**6)) for _ in range(WRITERS)]
-    threads = [threading.Thread(target=writer.work, args=(stop,)) for writer in every]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
+    return at_once(*(writer.work for writer in every))
 
 
 class Naive:

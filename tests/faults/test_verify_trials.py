@@ -16,6 +16,7 @@ import pytest
 
 from loadsheet.verify.models import TableVerdict
 from tests.core.test_targets import collect_garbage
+from tests.faults.at_once import Work, at_once
 from tests.faults.scale import scaled
 from tests.faults.tally import Tally
 from tests.project import Project
@@ -161,7 +162,7 @@ def test_no_false_alarm_beside_writers_loads_full_refreshes_and_gc(
     line = tally("a look beside writers, loads, full refreshes and gc")
     wolves = newer = 0
     looks = scaled(6, 500)
-    with _at_once(*_others(project, chance)):
+    with at_once(*_others(project, chance)):
         for _ in range(looks):
             for verdict in project.verify().values():
                 # Rows of the replaced table that were deleted since its load prove nothing, and
@@ -177,16 +178,14 @@ def test_no_false_alarm_beside_writers_loads_full_refreshes_and_gc(
     assert {verdict.state for verdict in project.verify().values()} == {"equal"}
 
 
-def _others(
-    project: Project, chance: random.Random
-) -> Iterator[Callable[[threading.Event], object]]:
+def _others(project: Project, chance: random.Random) -> Iterator[Work]:
     for number in range(WRITERS):
         yield _writer(project.source, number, random.Random(chance.random()))
     yield lambda over: _load(project, random.Random(chance.random()), over)
     yield lambda over: _collect(project, over)
 
 
-def _writer(source: str, number: int, chance: random.Random) -> Callable[[threading.Event], object]:
+def _writer(source: str, number: int, chance: random.Random) -> Work:
     def write(over: threading.Event) -> None:
         with psycopg.connect(source) as session:
             new = 100_000 * (number + 1)
@@ -221,32 +220,6 @@ def _collect(project: Project, over: threading.Event) -> None:
         collect_garbage(project)
 
 
-@contextmanager
-def _at_once(*works: Callable[[threading.Event], object]) -> Iterator[None]:
-    """All of these in threads of their own until the end of the block; raises what one raises."""
-    over = threading.Event()
-    failures: list[BaseException] = []
-
-    def guarded(work: Callable[[threading.Event], object]) -> None:
-        try:
-            work(over)
-        except BaseException as error:
-            failures.append(error)
-            over.set()
-
-    threads = [threading.Thread(target=guarded, args=(work,)) for work in works]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        for thread in threads:
-            thread.join()
-    if failures:
-        raise failures[0]
-
-
 @pytest.mark.parametrize("gentle", [False, True])
 def test_a_difference_is_found_beside_writers_too(
     project: Project, chance: random.Random, tally: Tallies, gentle: bool
@@ -263,7 +236,7 @@ def test_a_difference_is_found_beside_writers_too(
     # No writer updates these, and no load brings them back.
     project.in_source("INSERT INTO item (id, name) VALUES (90001, 'a'), (90002, 'b')")
     project.succeed()
-    with _at_once(*writers):
+    with at_once(*writers):
         for _ in range(scaled(2, 100)):
             project.in_warehouse("DELETE FROM staging.item WHERE id = 90001")
             project.in_warehouse("UPDATE staging.item SET note = 'x' WHERE id = 90002")
