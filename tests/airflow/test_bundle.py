@@ -93,11 +93,19 @@ def git(folder: Path, *arguments: str) -> str:
 def write(root: Path, name: str, *lines: str, answer: int = 1) -> Path:
     file = root / "pipelines" / name / "pipeline.yml"
     (file.parent / "sql").mkdir(parents=True)
-    file.write_text(SPEC + "".join(f"{line}\n" for line in lines))
     (file.parent / "sql" / "answer.sql").write_text(
         f"SELECT {answer} AS answer, count(*) AS n FROM staging.t\n"
     )
+    save(file, SPEC + "".join(f"{line}\n" for line in lines))
     return file
+
+
+def save(file: Path, text: str) -> None:
+    """Write a whole file at once: the DAG processor reads at any moment, and would tell Slack of
+    an empty one."""
+    written = file.with_name(f".{file.name}")
+    written.write_text(text)
+    written.replace(file)
 
 
 def seen(done: Callable[[], bool], what: str) -> None:
@@ -120,7 +128,7 @@ def bundles(
     folder, repository = tmp_path_factory.mktemp("folder"), tmp_path_factory.mktemp("repository")
     good = write(folder, "good")
     write(folder, "edited")
-    write(folder, "bad").write_text("version: 1\nsuorce: {}\n")
+    save(write(folder, "bad"), "version: 1\nsuorce: {}\n")
     git(repository, "init", "--quiet", "--initial-branch", "main")
     write(repository / "elt", "versioned", answer=1)
     git(repository, "add", "--all")
@@ -201,10 +209,10 @@ def test_a_broken_file_is_an_import_error_with_every_place_and_no_traceback(
 
 def test_an_edit_shows_at_once(bundles: Bundles) -> None:
     file = bundles.folder / "pipelines" / "edited" / "pipeline.yml"
-    file.write_text(f"{SPEC}description: edited by hand\n")
+    save(file, f"{SPEC}description: edited by hand\n")
     seen(lambda: bundles.call("dags/edited")["description"] == "edited by hand", "an edited spec")
     assert bundles.code("edited") == file.read_text()
-    file.write_text(f"{file.read_text()}# a comment changes nothing but the text\n")
+    save(file, f"{file.read_text()}# a comment changes nothing but the text\n")
     seen(lambda: "a comment changes nothing" in bundles.code("edited"), "an edited comment")
 
 
@@ -218,11 +226,11 @@ def test_edited_sql_shows_at_once(bundles: Bundles) -> None:
 def test_a_broken_edit_takes_its_dag_out_until_it_is_mended(bundles: Bundles) -> None:
     file = write(bundles.folder, "mended")
     seen(lambda: bundles.airflow.api.has_dag("mended"), "a new file")
-    file.write_text(SPEC.replace("version: 1", "version: 7"))
+    save(file, SPEC.replace("version: 1", "version: 7"))
     seen(lambda: bundles.stale("mended"), "a broken edit")
     assert "pipelines/mended/pipeline.yml:1:10 version" in bundles.error("mended")
     assert not bundles.stale("good")
-    file.write_text(SPEC)
+    save(file, SPEC)
     seen(lambda: not bundles.stale("mended") and not bundles.error("mended"), "the mended file")
 
 
@@ -235,16 +243,16 @@ def test_slack_is_told_once_of_each_change_of_a_broken_file_and_of_its_repair(
     file = write(bundles.folder, "told", notify)
     seen(lambda: bundles.airflow.api.has_dag("told"), "a new file")
     broken = SPEC.replace("version: 1", "version: 7")
-    file.write_text(broken)
+    save(file, broken)
     seen(lambda: len(told) == 1, "the message about a broken edit")
     before = bundles.parsed("told")
-    file.write_text(f"{broken}# the problem is the same\n")
+    save(file, f"{broken}# the problem is the same\n")
     seen(lambda: bundles.parsed("told") > before, "the parse of an edit that fixes nothing")
-    file.write_text("version: 1\nsuorce: {}\n")
+    save(file, "version: 1\nsuorce: {}\n")
     seen(lambda: len(told) == 2, "the message about other problems")
-    file.write_text(SPEC + notify)
+    save(file, SPEC + notify)
     seen(lambda: len(told) == 3, "the message about the repair")
-    write(bundles.folder, "told_too").write_text(f"version: 7\n{notify}")
+    save(write(bundles.folder, "told_too"), f"version: 7\n{notify}")
     seen(lambda: len(told) == 4, "the message about a new file that is broken")
     texts = [message["text"] for message in told]
     assert "pipelines/told/pipeline.yml:1:10 version" in texts[0]
@@ -271,12 +279,12 @@ def test_a_run_waits_for_its_file_to_be_mended(bundles: Bundles) -> None:
     api, file = bundles.airflow.api, write(bundles.folder, "waiting")
     seen(lambda: api.has_dag("waiting"), "a new file")
     run_id = api.trigger("waiting")  # paused
-    file.write_text("version: 7\n")
+    save(file, "version: 7\n")
     seen(lambda: bundles.stale("waiting"), "a broken edit")
     api.unpause("waiting")
     time.sleep(3)
     assert bundles.call(f"dags/waiting/dagRuns/{run_id}")["state"] == "queued"
-    file.write_text(SPEC)
+    save(file, SPEC)
     assert api.wait("waiting", run_id, timeout=120) == "success"
 
 
@@ -285,7 +293,7 @@ def test_a_deleted_file_takes_its_dag_and_its_error_with_it(bundles: Bundles) ->
     seen(lambda: bundles.airflow.api.has_dag("short_lived"), "a new file")
     shutil.rmtree(bundles.folder / "pipelines" / "short_lived")
     seen(lambda: bundles.stale("short_lived"), "a deleted file")
-    write(bundles.folder, "wrong").write_text("[")
+    save(write(bundles.folder, "wrong"), "[")
     seen(lambda: bundles.error("wrong") != "", "a new broken file")
     shutil.rmtree(bundles.folder / "pipelines" / "wrong")
     seen(lambda: not bundles.error("wrong"), "a deleted broken file")
@@ -331,7 +339,7 @@ def test_a_run_keeps_the_commit_it_was_scheduled_with(bundles: Bundles) -> None:
 
 
 def test_a_broken_commit_hurts_only_its_own_file(bundles: Bundles) -> None:
-    write(bundles.repository / "elt", "bad_push").write_text("version: 1\nsuorce: {}\n")
+    save(write(bundles.repository / "elt", "bad_push"), "version: 1\nsuorce: {}\n")
     bundles.commit("third")
     seen(
         lambda: "pipelines/bad_push/pipeline.yml:2:1 suorce" in bundles.error("bad_push"),
