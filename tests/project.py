@@ -24,6 +24,8 @@ from demo.servers import S3Server
 from demo.servers.process import LOOPBACK
 from loadsheet.connections.lookup import Connection
 from loadsheet.engine.runner import StepResult, run_pipeline
+from loadsheet.engine.sessions import Servers
+from loadsheet.engine.table_step import TableStep
 from loadsheet.outcome import RunRequest
 from loadsheet.spec.pipeline_file import load_pipeline
 from loadsheet.sql.text import Relation, ident
@@ -199,6 +201,19 @@ class Project:
         self.grant()
         pipeline = load_pipeline(self.folder / "pipelines" / self.name / "pipeline.yml")
         return run_pipeline(pipeline, RunRequest(**request), self.connections, verify=verify_due)
+
+    def table_step(self, table: str, **request: Any) -> TableStep:
+        """An extract or load step of the table by the pipeline file of now, for tests in which an
+        orchestrator does one of the two, or does it late."""
+        request.setdefault("run_id", f"test__{secrets.token_hex(4)}")
+        pipeline = load_pipeline(self.folder / "pipelines" / self.name / "pipeline.yml")
+        return TableStep(
+            pipeline=pipeline,
+            table=pipeline.table(table),
+            request=RunRequest(**request),
+            servers=Servers(pipeline, self.connections),
+            progress=lambda *sizes: None,
+        )
 
     def succeed(self, **request: Any) -> dict[str, str]:
         """Run and expect that nothing failed; the state of each step by its id."""

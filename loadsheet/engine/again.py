@@ -16,13 +16,9 @@ import logging
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
-from loadsheet.engine.load import load
-from loadsheet.engine.sessions import Servers
+from loadsheet.engine.table_step import TableStep
 from loadsheet.errors import Fenced, Superseded, TargetLost
-from loadsheet.lake.parts import Progress
-from loadsheet.outcome import Outcome, RunRequest, skipped
-from loadsheet.spec.models import Pipeline, Table
-from loadsheet.sql.text import Relation
+from loadsheet.outcome import Outcome, skipped
 from loadsheet.warehouse import fence
 from loadsheet.warehouse.turn import turn
 
@@ -33,55 +29,34 @@ _log = logging.getLogger(__name__)
 _MOST_TRIES = 20
 
 
-def extract_step(
-    pipeline: Pipeline, table: Table, request: RunRequest, servers: Servers, progress: Progress
-) -> Outcome:
+def extract_step(step: TableStep) -> Outcome:
     """Extract the table; again, where another extraction overtakes this one.
 
     Raises as `engine.extract.extract`, and Fenced only after many tries.
     """
-    return _Step(pipeline, table, request, servers, progress).extract()
+    return _Repeated(step).extract()
 
 
-def load_step(
-    pipeline: Pipeline,
-    table: Table,
-    request: RunRequest,
-    load_id: str,
-    servers: Servers,
-    progress: Progress,
-) -> Outcome:
+def load_step(step: TableStep, load_id: str) -> Outcome:
     """Load what the extract step has stored as `load_id`. Where a newer extraction has overtaken
     that one, extract the table again and load it; skipped where that finds nothing new. Then fill
     the columns that older rows lack, if the spec asks for that.
 
     Raises as `engine.load.load` and `engine.extract.extract`, and Fenced only after many tries.
     """
-    outcome = _Step(pipeline, table, request, servers, progress).load(load_id)
-    if table.fill is None or request.sample:
+    outcome = _Repeated(step).load(load_id)
+    if step.table.fill is None or step.request.sample:
         return outcome
     from loadsheet.engine.fill import fill_older_rows  # it needs the extraction's modules
 
-    return fill_older_rows(pipeline, table, request, servers, progress, outcome)
+    return fill_older_rows(step, outcome)
 
 
-class _Step:
-    """One table's extract or load step."""
+class _Repeated:
+    """A step that is repeated when it is overtaken."""
 
-    def __init__(
-        self,
-        pipeline: Pipeline,
-        table: Table,
-        request: RunRequest,
-        servers: Servers,
-        progress: Progress,
-    ):
-        self._pipeline = pipeline
-        self._table = table
-        self._request = request
-        self._servers = servers
-        self._progress = progress
-        self._target = Relation(pipeline.warehouse.schema, table.name)
+    def __init__(self, step: TableStep):
+        self._step = step
 
     def extract(self) -> Outcome:
         try:
@@ -93,7 +68,7 @@ class _Step:
 
     def load(self, load_id: str) -> Outcome:
         try:
-            return self._load_once(load_id)
+            return self._step.load(load_id)
         except Superseded as error:
             self._refuse_unless_overtaken(error)
         note = ""
@@ -102,7 +77,7 @@ class _Step:
                 try:
                     # Before anything is extracted: another try of this step may have loaded it, and
                     # the newer extraction may be of this run (its extract step was cleared).
-                    outcome = self._load_once(load_id)
+                    outcome = self._step.load(load_id)
                     return replace(outcome, message=outcome.message + note)
                 except Superseded as error:
                     self._refuse_unless_overtaken(error)
@@ -126,18 +101,20 @@ class _Step:
         from loadsheet.engine.extract import extract
         from loadsheet.source.discovery import has_relation
 
-        pipeline, table = self._pipeline, self._table
-        lake, open_warehouse = self._servers.lake, self._servers.warehouse
-        with self._servers.source() as source:
+        step = self._step
+        pipeline, table, servers = step.pipeline, step.table, step.servers
+        with servers.source() as source:
             if table.matched and not has_relation(source, pipeline.source.schema, table.name):
                 return skipped("no longer in the source; the loaded rows stay")
             return extract(
-                pipeline, table, self._request, source, lake, open_warehouse, self._progress
+                pipeline,
+                table,
+                step.request,
+                source,
+                servers.lake,
+                servers.warehouse,
+                step.progress,
             )
-
-    def _load_once(self, load_id: str) -> Outcome:
-        lake, open_warehouse = self._servers.lake, self._servers.warehouse
-        return load(self._pipeline, self._table, load_id, lake, open_warehouse, self._progress)
 
     def _refuse_unless_overtaken(self, error: Fenced | Superseded) -> None:
         """Raises `error` unless another extraction of this pipeline's table is what caused it.
@@ -147,18 +124,21 @@ class _Step:
         """
         if isinstance(error, TargetLost):
             raise error
-        name, table = self._pipeline.name, self._table.name
-        with self._servers.warehouse() as session:
-            is_known = fence.is_known(session, name, table, self._target)
+        step = self._step
+        name, table = step.pipeline.name, step.table.name
+        with step.servers.warehouse() as session:
+            is_known = fence.is_known(session, name, table, step.target)
         if not is_known:
             raise error
         _log.info("%s. Starting again", error)
 
     def _turn(self) -> AbstractContextManager[None]:
-        return turn(self._servers.own_warehouse, self._pipeline.name, self._target)
+        step = self._step
+        return turn(step.servers.own_warehouse, step.pipeline.name, step.target)
 
     def _still_overtaken(self) -> Fenced:
+        step = self._step
         return Fenced(
-            f"{self._pipeline.name}.{self._table.name}: other runs have overtaken this one"
+            f"{step.pipeline.name}.{step.table.name}: other runs have overtaken this one"
             f" {_MOST_TRIES} times; retry when they have ended"
         )

@@ -117,13 +117,20 @@ def _dispatch(
             return skipped("had nothing new before the run was stopped")
         case _ if not request.wants(name):
             return skipped("not chosen: this run is limited to other tables")
-        case "extract":
-            from loadsheet.engine.again import extract_step
+        case "load" if load_id is None:
+            return skipped("nothing was extracted")
+    # An extract or load step.
+    from loadsheet.engine.again import extract_step, load_step
+    from loadsheet.engine.table_step import TableStep
 
-            return extract_step(pipeline, pipeline.table(name), request, servers, progress)
-        case "load":
-            from loadsheet.engine.again import load_step
-
-            if load_id is None:
-                return skipped("nothing was extracted")
-            return load_step(pipeline, pipeline.table(name), request, load_id, servers, progress)
+    of_table = TableStep(
+        pipeline=pipeline,
+        table=pipeline.table(name),
+        request=request,
+        servers=servers,
+        progress=progress,
+    )
+    if step.kind == "extract":
+        return extract_step(of_table)
+    assert load_id
+    return load_step(of_table, load_id)

@@ -21,21 +21,21 @@ from dataclasses import dataclass, replace
 
 from loadsheet.deadline import remaining
 from loadsheet.engine.attempt import Attempt
-from loadsheet.engine.load import load
 from loadsheet.engine.reading import Upload, file_format, read_and_store
 from loadsheet.engine.seal import seal
-from loadsheet.engine.sessions import IdleSession, Servers
+from loadsheet.engine.sessions import IdleSession
+from loadsheet.engine.table_step import TableStep
 from loadsheet.errors import Overtaken, Superseded, TargetLost
 from loadsheet.lake.manifest import Manifest
-from loadsheet.lake.parts import Layout, PartStore, Progress
-from loadsheet.outcome import Outcome, RunRequest
+from loadsheet.lake.parts import Layout, PartStore
+from loadsheet.outcome import Outcome
 from loadsheet.pinned import PINNED, PinnedSession
 from loadsheet.source import catalog, fitness, holdback, identity
 from loadsheet.source.rows import Selection
 from loadsheet.source.table import SourceTable
-from loadsheet.spec.models import Pipeline, Table
+from loadsheet.spec.models import Table
 from loadsheet.sql.copying import FileFormat
-from loadsheet.sql.text import Relation, ident, idents, typed
+from loadsheet.sql.text import ident, idents, typed
 from loadsheet.sql.types import Column
 from loadsheet.warehouse import fence, ledger, turn, unfilled
 from loadsheet.warehouse.fence import Scope
@@ -55,21 +55,14 @@ class _Stopped(Exception):
     """The fill ends here. The text tells why."""
 
 
-def fill_older_rows(
-    pipeline: Pipeline,
-    table: Table,
-    request: RunRequest,
-    servers: Servers,
-    progress: Progress,
-    outcome: Outcome,
-) -> Outcome:
+def fill_older_rows(step: TableStep, outcome: Outcome) -> Outcome:
     """Fill the columns that older rows of the table lack, after the load that ended with `outcome`.
     Returns that with what was filled.
 
     Raises SourceChanged, Refused and Corrupt as an extraction and a load do, psycopg and minio
     errors for trouble with the servers. What was filled before that stays.
     """
-    fill = _Fill(pipeline, table, request, servers, progress)
+    fill = _Fill(step)
     remark = fill.run()
     if not remark:
         return outcome
@@ -99,21 +92,12 @@ class _Range:
 class _Fill:
     """The fill of one table's older rows."""
 
-    def __init__(
-        self,
-        pipeline: Pipeline,
-        table: Table,
-        request: RunRequest,
-        servers: Servers,
-        progress: Progress,
-    ):
-        self._pipeline = pipeline
-        self._table = table
+    def __init__(self, step: TableStep):
+        self._step = step
+        self._table = step.table
+        self._target = step.target
         # The full refresh of a table is what has been done before.
-        self._request = replace(request, full_refresh=frozenset())
-        self._servers = servers
-        self._progress = progress
-        self._target = Relation(pipeline.warehouse.schema, table.name)
+        self._request = replace(step.request, full_refresh=frozenset())
         # The other half is enough for the range that is under way.
         self._least_seconds = remaining() / 2
         self.rows = 0
@@ -121,14 +105,15 @@ class _Fill:
 
     def run(self) -> str:
         """Fill range by range; the remark about it, empty where there was nothing to fill."""
-        with self._servers.warehouse() as session:
-            scope = fence.read_scope(session, self._pipeline.name, self._table.name, self._target)
+        name = self._step.pipeline.name
+        with self._step.servers.warehouse() as session:
+            scope = fence.read_scope(session, name, self._table.name, self._target)
         if scope.unfilled is None:
             return ""
         names = ", ".join(scope.unfilled.names(scope.columns or ()))
         try:
             while load_id := self._extract_range():
-                self._load(load_id)
+                self.rows += self._step.load(load_id).counts["updated"]
         except _Stopped as stop:
             why = str(stop)
         except TargetLost:
@@ -142,20 +127,13 @@ class _Fill:
             why = f"{why} ({counted(self.rows, 'row')} so far)"
         return f"{names} not filled in all older rows: {why}"
 
-    def _load(self, load_id: str) -> None:
-        servers = self._servers
-        loaded = load(
-            self._pipeline, self._table, load_id, servers.lake, servers.warehouse, self._progress
-        )
-        self.rows += loaded.counts["updated"]
-
     def _extract_range(self) -> str | None:
         """Store the next range in the lake and return its load id; None when nothing is left."""
         if remaining() < self._least_seconds:
             raise _Stopped(f"half of the step's time limit has passed{_LATER}")
-        servers = self._servers
+        step, servers = self._step, self._step.servers
         with IdleSession(servers.warehouse) as warehouse, servers.source() as source:
-            attempt = Attempt(self._pipeline, self._table, self._request, servers.lake, warehouse)
+            attempt = Attempt(step.pipeline, step.table, self._request, servers.lake, warehouse)
             lacking = attempt.seen.unfilled
             if lacking is None:
                 return None
@@ -167,11 +145,11 @@ class _Fill:
         if attempt.change:
             raise _Stopped(f"{self._target} {attempt.change.what}")
         is_quiet = fence.is_quiet(session, attempt.seen)
-        if not is_quiet or turn.is_taken(session, self._pipeline.name, self._target):
+        if not is_quiet or turn.is_taken(session, self._step.pipeline.name, self._target):
             raise _Stopped(f"another run extracts the table{_LATER}")
 
     def _read_and_seal(self, attempt: Attempt, lacking: Unfilled, source: PinnedSession) -> str:
-        schema, ask = self._pipeline.source.schema, attempt.ask_types
+        schema, ask = self._step.pipeline.source.schema, attempt.ask_types
         with source.transaction():
             expected = catalog.describe(source, schema, self._table, ask)
         self._give_up_if_unfit(attempt, lacking, expected)
@@ -182,11 +160,11 @@ class _Fill:
             origin = self._identify_source(attempt, source, described)
             part = _next_range(source, described, lacking)
             self._refuse_values(attempt, source, part)
-            format = file_format(self._pipeline, part.table)
+            format = file_format(self._step.pipeline, part.table)
             layout = Layout(format, part.table.columns, part.table.key)
             # The first part takes the fence.
             store = PartStore(
-                attempt.lake, lambda: attempt.take_fence_once().prefix, layout, self._progress
+                attempt.lake, lambda: attempt.take_fence_once().prefix, layout, self._step.progress
             )
             rows = Selection(action="merge", where=part.where)
             upload = read_and_store(source, part.table, rows, store)
@@ -216,7 +194,7 @@ class _Fill:
         fenced = attempt.take_fence_once()
         return Manifest(
             load_id=fenced.load_id,
-            pipeline=self._pipeline.name,
+            pipeline=self._step.pipeline.name,
             table=self._table.name,
             run_id=self._request.run_id,
             fence=fenced.fence,
@@ -244,7 +222,9 @@ class _Fill:
     ) -> None:
         """Stop, for good, where the table is none that can be filled."""
         has_others = attempt.warehouse.use(
-            lambda session: ledger.has_loads_of_others(session, self._target, self._pipeline.name)
+            lambda session: ledger.has_loads_of_others(
+                session, self._target, self._step.pipeline.name
+            )
         )
         why = next(_misfits(self._table, described, lacking), "")
         if has_others:
@@ -252,7 +232,9 @@ class _Fill:
         if not why:
             return
         attempt.warehouse.use(
-            lambda session: unfilled.forget(session, self._pipeline.name, self._target, lacking)
+            lambda session: unfilled.forget(
+                session, self._step.pipeline.name, self._target, lacking
+            )
         )
         raise _Stopped(f"{why}; run a full refresh of this table")
 
@@ -264,7 +246,7 @@ class _Fill:
         origin, changes, lags = identity.observe(source, last)
         changes += identity.table_changes(described, attempt.seen.source_oid, last, last)
         if changes:
-            identity.refuse(described, self._pipeline.name, changes, lags)
+            identity.refuse(described, self._step.pipeline.name, changes, lags)
         return origin
 
 

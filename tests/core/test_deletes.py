@@ -8,11 +8,7 @@ import psycopg
 import pytest
 
 from loadsheet.engine.again import extract_step, load_step
-from loadsheet.engine.sessions import Servers
 from loadsheet.errors import Refused, SourceChanged
-from loadsheet.outcome import RunRequest
-from loadsheet.spec.models import Pipeline, Table
-from loadsheet.spec.pipeline_file import load_pipeline
 from tests.faults.oracle import judge, violations
 from tests.project import Project
 
@@ -246,18 +242,9 @@ def test_keys_that_were_found_under_another_setting_are_found_again(
     """An orchestrator's load step may read a newer pipeline file than its extract step."""
     opened(project)
     project.in_source("DELETE FROM item WHERE id = 7; INSERT INTO item VALUES (2001, 'new')")
-    file = project.folder / "pipelines" / project.name / "pipeline.yml"
-    request = RunRequest(run_id="late")
-
-    def step(pipeline: Pipeline) -> tuple[Pipeline, Table, RunRequest]:
-        return pipeline, pipeline.table("item"), request
-
-    before = load_pipeline(file)
-    servers = Servers(before, project.connections)
-    extracted = extract_step(*step(before), servers, lambda *sizes: None)
+    extracted = extract_step(project.table_step("item"))
     project.spec({"item": {"incremental": "at", "deletes": now}})
-    after = load_pipeline(file)
-    load_step(*step(after), extracted.load_id or "", servers, lambda *sizes: None)
+    load_step(project.table_step("item"), extracted.load_id or "")
     assert project.in_warehouse("SELECT count(*) FROM staging.item") == [(1001,)]
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from loadsheet import failpoints
 from loadsheet.engine import fill
+from loadsheet.engine.table_step import TableStep
 from loadsheet.errors import Refused, SourceChanged
 from loadsheet.outcome import Outcome
 from tests.project import Project
@@ -181,14 +182,16 @@ def test_columns_that_change_while_they_are_filled_come_out_right(
 def test_a_change_between_the_load_and_the_fill_waits_for_the_next_load(
     added: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load = fill.load
+    load = TableStep.load
+    loaded = []
 
-    def load_and_rename(*arguments: Any) -> Outcome:
-        monkeypatch.setattr(fill, "load", load)
-        added.in_source("ALTER TABLE item RENAME colour TO hue")
-        return load(*arguments)
+    def load_and_rename(step: TableStep, load_id: str) -> Outcome:
+        loaded.append(load_id)
+        if len(loaded) == 2:  # the first range
+            added.in_source("ALTER TABLE item RENAME colour TO hue")
+        return load(step, load_id)
 
-    monkeypatch.setattr(fill, "load", load_and_rename)
+    monkeypatch.setattr(TableStep, "load", load_and_rename)
     said = message(added)
     assert "colour not filled in all older rows: the source's columns have changed" in said
     assert "the next run goes on with it (50 rows so far)" in said

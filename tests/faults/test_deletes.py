@@ -21,10 +21,7 @@ import pytest
 from loadsheet.comparison import compare
 from loadsheet.comparison.compare import Sides, Totals
 from loadsheet.engine.again import load_step
-from loadsheet.engine.sessions import Servers
 from loadsheet.errors import LoadsheetError
-from loadsheet.outcome import RunRequest
-from loadsheet.spec.pipeline_file import load_pipeline
 from tests.faults.at_once import at_once
 from tests.faults.oracle import judge, violations
 from tests.faults.scale import scaled
@@ -279,10 +276,7 @@ def test_keys_that_were_found_before_a_row_came_back_are_not_removed(
     ((load_id,),) = shop.in_warehouse("SELECT sealed_load_id FROM loadsheet.scope")
     shop.in_source("INSERT INTO item SELECT * FROM kept")
     assert shop.succeed()["extract.extract_item"] == "skipped"
-    pipeline = load_pipeline(shop.folder / "pipelines" / shop.name / "pipeline.yml")
-    servers = Servers(pipeline, shop.connections)
-    request = RunRequest(run_id="late")
-    load_step(pipeline, pipeline.table("item"), request, load_id, servers, lambda *sizes: None)
+    load_step(shop.table_step("item"), load_id)
     verdict = judge(shop, "item")
     tally("a late load with keys of rows that came back").add(verdict)
     assert not verdict and shop.in_warehouse("SELECT FROM public.gone") == []
