@@ -42,7 +42,7 @@ from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.copying import FileFormat
 from loadsheet.sql.types import without_modifier
-from loadsheet.warehouse import adopt, fence, intervals, ledger
+from loadsheet.warehouse import adopt, intervals, ledger
 from loadsheet.warehouse.drift import KEY
 from loadsheet.warehouse.gone import keeps_deleted
 from loadsheet.wording import counted
@@ -136,16 +136,6 @@ def _record_empty_interval(attempt: Attempt, rows: Selection) -> None:
     if read:
         name = attempt.pipeline.name
         attempt.warehouse.use(lambda session: intervals.record(session, name, attempt.target, read))
-
-
-def _record_deletes_check(attempt: Attempt, found: deletes.Found) -> None:
-    """Record that no row is gone, which stays true of that moment whatever other runs do."""
-    checked_at = found.checked_at
-    if checked_at:
-        names = (attempt.pipeline.name, attempt.table.name, attempt.target)
-        attempt.warehouse.use(
-            lambda session: fence.record_deletes_check(session, *names, checked_at)
-        )
 
 
 def _show_rows(described: SourceTable, rows: Selection, last: Last | None) -> None:
@@ -246,20 +236,14 @@ def _read_and_seal(
     reach("extract.copied")
     if not found.is_news and _is_nothing_new(attempt, rows, upload):
         _discard(attempt, upload)
-        _record_deletes_check(attempt, found)
         if attempt.interval_of(rows):
             # It is recorded as read: a crash must not bring rows back into it.
             identity.wait_until_durable(source, origin)
         if found.checked_at or (
             rows.lower is None and not attempt.repairs and not attempt.interval_of(rows)
         ):
-            # The whole table, or each of its keys, is as the last load left it. So what was read
-            # earlier is older: a row that was gone then may have come back.
-            attempt.warehouse.use(
-                lambda session: fence.overtake_pending(
-                    session, attempt.pipeline.name, attempt.table.name, attempt.target
-                )
-            )
+            # The whole table, or each of its keys, is as the last load left it.
+            attempt.record_unchanged(found.checked_at)
         return None
     upload.finish()
     reach("extract.parts_stored")

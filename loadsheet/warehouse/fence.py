@@ -94,6 +94,12 @@ UPDATE loadsheet.scope SET last_load_no = %(load_no)s, content_sha256 = %(conten
 WHERE pipeline = %(pipeline)s AND table_name = %(table)s AND target = %(target)s
   AND fence = %(fence)s
 """
+_IS_STILL = """
+SELECT FROM loadsheet.scope
+WHERE pipeline = %s AND table_name = %s AND target = %s AND fence = %s
+  AND last_load_no IS NOT DISTINCT FROM %s AND watermark IS NOT DISTINCT FROM %s
+FOR UPDATE
+"""
 _RECORD_CHECK = """
 UPDATE loadsheet.scope SET deletes_checked_at = %s
 WHERE pipeline = %s AND table_name = %s AND target = %s
@@ -287,16 +293,38 @@ def sealed_attempt(
     return SealedAttempt(manifest=row[0], sha256=row[1])
 
 
-def overtake_pending(session: Session, pipeline: str, table: str, target: Relation) -> None:
-    """Raise the fence, if an extraction that has taken it was not loaded: it can no longer be."""
-    session.execute(_OVERTAKE_PENDING, (pipeline, table, str(target)))
-
-
-def record_deletes_check(
-    session: Session, pipeline: str, table: str, target: Relation, checked_at: str
+def record_unchanged(
+    session: Session,
+    pipeline: str,
+    table: str,
+    target: Relation,
+    seen: Scope,
+    fence: int,
+    checked_at: str | None,
 ) -> None:
-    """Record that no row was gone from the source at `checked_at`, where no load records it."""
-    session.execute(_RECORD_CHECK, (checked_at, pipeline, table, str(target)))
+    """Record that an extraction has compared the whole table with what its last load has left, and
+    there is nothing to load. `fence` is the extraction's, or what it has `seen`; `checked_at` is
+    the source's clock where it has searched for deleted rows.
+
+    An extraction that was sealed before and not loaded is overtaken: it is older, and a row that
+    was gone then may have come back. Raises Fenced where its load has been committed meanwhile, or
+    another extraction has begun: the target may be another than what was compared.
+    """
+    names = (pipeline, table, str(target))
+    with session.transaction():
+        if not _is_still(session, names, fence, seen):
+            raise _overtaken(pipeline, table)
+        session.execute(_OVERTAKE_PENDING, names)
+        if checked_at:
+            session.execute(_RECORD_CHECK, (checked_at, *names))
+
+
+# Separate, so that a test can show what happens without it.
+def _is_still(session: Session, names: tuple[str, str, str], fence: int, seen: Scope) -> bool:
+    """Whether the scope is what was `seen`, with this fence; then it stays so until the transaction
+    ends."""
+    values = (*names, fence, seen.last_load_no, seen.watermark)
+    return session.execute(_IS_STILL, values).fetchone() is not None
 
 
 def is_known(session: Session, pipeline: str, table: str, target: Relation) -> bool:

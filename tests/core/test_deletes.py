@@ -7,8 +7,10 @@ from typing import Any
 import psycopg
 import pytest
 
+from loadsheet.engine import extract
 from loadsheet.engine.again import extract_step, load_step
 from loadsheet.errors import Refused, SourceChanged
+from loadsheet.warehouse import fence
 from tests.faults.oracle import judge, violations
 from tests.project import Project
 
@@ -246,6 +248,44 @@ def test_keys_that_were_found_under_another_setting_are_found_again(
     project.spec({"item": {"incremental": "at", "deletes": now}})
     load_step(project.table_step("item"), extracted.load_id or "")
     assert project.in_warehouse("SELECT count(*) FROM staging.item") == [(1001,)]
+
+
+# With the row that goes and comes back: one that no increment reads, and the last of the table, so
+# that its content is the same.
+LOOKS = {
+    "search": ({"incremental": "at", "deletes": {"action": "hard", "every": "1d"}}, 7),
+    "content": ({"mode": "replace"}, 1000),
+}
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_run_that_finds_nothing_is_not_recorded_for_another_state(
+    project: Project, monkeypatch: pytest.MonkeyPatch, look: str, guarded: bool
+) -> None:
+    """An older extraction, in which the row was gone, is loaded between the look and its record.
+    Without the guard, the row is missing although the run says that there is nothing to do."""
+    table, row = LOOKS[look]
+    project.in_source(CREATE + f"CREATE TABLE kept AS SELECT * FROM item WHERE id = {row}")
+    project.spec({"item": table})
+    project.succeed()
+    project.in_source(f"DELETE FROM item WHERE id = {row}")
+    older = extract_step(project.table_step("item")).load_id
+    assert older
+    project.in_source("INSERT INTO item SELECT * FROM kept")
+    loaded = []
+
+    def load_older(point: str) -> None:
+        if point == "extract.copied" and not loaded:
+            loaded.append(load_step(project.table_step("item"), older))
+
+    monkeypatch.setattr(extract, "reach", load_older)
+    if not guarded:
+        monkeypatch.setattr(fence, "_is_still", lambda *scope: True)
+    states = project.succeed()
+    assert [outcome.status for outcome in loaded] == ["done"]
+    assert states["load.load_item"] == ("done" if guarded else "skipped")
+    assert judge(project, "item").lost == (0 if guarded else 1)
 
 
 UNFIT = {
