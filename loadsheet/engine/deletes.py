@@ -18,8 +18,11 @@ from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Table
 from loadsheet.sql.merging import DELETED_AT
 from loadsheet.sql.types import has_one_form
+from loadsheet.warehouse import gone
 from loadsheet.warehouse.gone import keeps_deleted
 
+# Their keys become part of a statement.
+_MOST_MARKED = 10_000
 # Daily runs begin a little earlier on some days than on others.
 _EARLY = 0.9
 
@@ -114,3 +117,15 @@ def is_due(attempt: Attempt, rows: Selection, read_at: str) -> bool:
     elapsed = datetime.fromisoformat(read_at) - before
     # The source's clock was set back, and may need years to get there again.
     return elapsed < timedelta(0) or elapsed >= deletes.every * _EARLY
+
+
+def marked_before(attempt: Attempt, described: SourceTable) -> list[list[str]]:
+    """The keys of rows that were marked as deleted while the spec said `soft`. A search by another
+    setting takes them for rows like any other. So they are read with the increment: one that has
+    come back loses its mark, whatever its cursor is."""
+    if keeps_deleted(attempt.table):
+        return []  # the search takes them for gone
+    key = {name: described.column(name).type for name in described.key}
+    return attempt.warehouse.use(
+        lambda session: gone.marked_keys(session, attempt.target, key, _MOST_MARKED)
+    )

@@ -222,7 +222,8 @@ def _read_and_seal(
             from loadsheet.engine import key_search  # most tables need no comparison
 
             found = key_search.find(attempt, source, described, rows, origin, read_at)
-            rows = key_search.with_keys(rows, described, found.missing)
+            again = [*found.missing, *deletes.marked_before(attempt, described)]
+            rows = key_search.with_keys(rows, described, again)
         attempt.remarks += found.remarks
         where = rows.where
         attempt.warehouse.use(

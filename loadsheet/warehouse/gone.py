@@ -7,6 +7,8 @@ rows: the fence, the hashes and the ledger hold for both.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from loadsheet.errors import Refused, Superseded
 from loadsheet.lake.manifest import Manifest
 from loadsheet.lake.store import Lake
@@ -58,6 +60,24 @@ def had_marks(session: Session, target: Relation) -> bool:
     if tables.columns_of(session, target).get(DELETED_AT) != MARKS[DELETED_AT]:
         return False
     return has_marked(session, target)
+
+
+def marked_keys(
+    session: Session, target: Relation, key: Mapping[str, str], most: int
+) -> list[list[str]]:
+    """The keys of rows that earlier loads have marked as deleted, each as the texts of its columns,
+    `most` at most. `key` has the types of its columns in the source; none is returned where the
+    target has others."""
+    types = tables.columns_of(session, target)
+    if any(types.get(name) != its_type for name, its_type in key.items()):
+        return []
+    if not had_marks(session, target):
+        return []
+    texts = ", ".join(f"format('%s', {ident(name)})" for name in key)
+    rows = session.execute(
+        f"SELECT {texts} FROM {target.sql} WHERE {DELETED_AT} IS NOT NULL LIMIT {most}".encode()
+    )
+    return [list(row) for row in rows]
 
 
 def refuse_shared_target(session: Session, target: Relation, pipeline: str) -> None:
