@@ -11,9 +11,9 @@ from loadsheet.preview.models import StepPreview
 from loadsheet.preview.sessions import NOT_KNOWN, UNANSWERED, ask
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline, Table
-from loadsheet.sql.merging import LOAD_ID
+from loadsheet.sql.merging import DELETED_AT, LOAD_ID
 from loadsheet.sql.text import Relation, ident, idents
-from loadsheet.warehouse import apply, belongings, drift, side_effects, tables
+from loadsheet.warehouse import apply, belongings, drift, gone, side_effects, tables
 from loadsheet.warehouse.drift import Drift
 from loadsheet.warehouse.fence import Scope
 from loadsheet.warehouse.gone import keeps_deleted
@@ -182,6 +182,9 @@ class _LoadPreviewer:
 
     def _compare_columns(self, existing: dict[str, str]) -> Drift:
         columns, oid = self.source.columns, self.source.oid
+        arrives = DELETED_AT in (column.name for column in columns)
+        if not (arrives or keeps_deleted(self.table)) and gone.had_marks(self.session, self.target):
+            existing = {name: kind for name, kind in existing.items() if name != DELETED_AT}
         domains = tables.domains_of(self.session, self.target)
         return drift.compare_columns(columns, oid, existing, self.scope, domains)
 

@@ -24,8 +24,11 @@ from loadsheet.wording import counted
 
 MARKS = {DELETED_AT: TIME_TYPES[0]}
 """The column of a target that keeps deleted rows, with its type."""
-# A row that is marked is not counted as deleted.
-_HAS_MARKED = "SELECT EXISTS (SELECT FROM loadsheet.load WHERE target = %s AND gone > deleted)"
+# A row that is marked is not counted as deleted. `plan` also reads ledgers of earlier versions.
+_HAS_MARKED = """
+SELECT EXISTS (SELECT FROM loadsheet.load
+    WHERE target = %s AND CAST(to_jsonb(load) ->> 'gone' AS bigint) > deleted)
+"""
 
 
 def keeps_deleted(table: Table) -> bool:

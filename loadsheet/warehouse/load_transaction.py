@@ -169,7 +169,6 @@ class LoadTransaction:
         self.gone_rows = 0
         """The target's rows that this load has deleted or marked, because they are gone."""
         self.keeps_deleted = manifest.marks_gone
-        self.marks = gone.MARKS if self.keeps_deleted else {}
         existing = existing_columns(session, target)
         self.is_new = not existing
         # An increment is not all of the target's rows. Without the others it must not be loaded.
@@ -193,7 +192,12 @@ class LoadTransaction:
         self.scope = scope
         if self.keeps_deleted and not self.is_new:
             gone.add_column(session, target)
-            existing.pop(DELETED_AT, None)  # it is ours
+        self.marks: dict[str, str] = {}
+        """The column that marks deleted rows, where it is ours. In a row that arrives it is NULL:
+        one that comes back is no longer deleted, also where the spec keeps none any more."""
+        if self.keeps_deleted or self._had_marks():
+            self.marks = gone.MARKS
+            existing.pop(DELETED_AT, None)
         domains = tables.domains_of(session, target)
         self.drift = drift.compare_columns(
             manifest.columns, manifest.source_oid, existing, scope, domains
@@ -244,6 +248,11 @@ class LoadTransaction:
         # An extraction of the whole table has a hash of its content.
         is_whole = self.is_new or self.manifest.content_sha256 is not None
         return unfilled.after_load(self.scope.unfilled, self.manifest, added, is_whole=is_whole)
+
+    def _had_marks(self) -> bool:
+        """Whether loads by another setting have marked deleted rows."""
+        arrives = {column.name for column in self.manifest.columns}
+        return DELETED_AT not in arrives and gone.had_marks(self.session, self.target)
 
     def _replace_target(self) -> Effect:
         """Copy all rows into a fresh table, then make it the target; or, where that would lose
@@ -322,11 +331,7 @@ class LoadTransaction:
             fills = unfilled.will_be_filled(self.table, self.manifest)
             self.notes += self.drift.notes(all_rows_arrive=False, fills=fills)
         incoming = Relation("pg_temp", f"_loadsheet_{self.load_no}")
-        # In a row that arrives the mark is NULL: one that comes back is no longer deleted, also
-        # where the spec keeps none any more.
-        arrives = {column.name for column in self.manifest.columns}
-        resets = DELETED_AT not in arrives and gone.had_marks(self.session, self.target)
-        self._create(incoming, gone.MARKS if resets else self.marks)
+        self._create(incoming, self.marks)
         self._copy_parts(incoming)
         key = self.manifest.key
         if self.manifest.action == "append" or not key:

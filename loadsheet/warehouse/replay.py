@@ -40,6 +40,12 @@ class _ReplayedLoad(LoadTransaction):
 
     create_table = "CREATE UNLOGGED TABLE"
 
+    def _had_marks(self) -> bool:
+        # The ledger knows the loads of the target, and all columns here come from loads.
+        known = {column["name"] for column in self.scope.columns or ()}
+        columns = tables.columns_of(self.session, self.target)
+        return DELETED_AT in columns and DELETED_AT not in known | self.scope.former.keys()
+
 
 class Replay:
     """The rows of `target` after each load of a chain, in the table `working`; and what the ledger

@@ -9,6 +9,7 @@ import pytest
 
 from loadsheet.engine import extract
 from loadsheet.engine.again import extract_step, load_step
+from loadsheet.engine.restore import restore
 from loadsheet.errors import Refused, SourceChanged
 from loadsheet.warehouse import fence
 from tests.faults.oracle import judge, violations
@@ -397,9 +398,21 @@ def test_a_row_that_comes_back_loses_its_mark_also_without_soft(
     project.in_source("INSERT INTO item SELECT * FROM kept; INSERT INTO item VALUES (8, 'back')")
     project.spec({"item": {"incremental": "at", "deletes": action}})
     project.succeed()
+    rows = "SELECT count(*), count(_deleted_at) FROM staging.item"
+    assert project.in_warehouse(rows) == [(1000, marked)]
+    restored = restore(project.table_step("item").pipeline, "item", project.connections)
+    assert restored.placed.rows == 1000 and project.in_warehouse(rows) == [(1000, marked)]
+
+
+def test_a_full_refresh_without_soft_ends_all_marks(project: Project) -> None:
+    opened(project, deletes="soft")
+    project.in_source("DELETE FROM item WHERE id IN (7, 8)")
     project.succeed()
+    project.in_source("INSERT INTO item VALUES (8, 'back')")
+    project.spec({"item": {"incremental": "at"}})
+    project.succeed(full_refresh="all")
     assert project.in_warehouse("SELECT count(*), count(_deleted_at) FROM staging.item") == [
-        (1000, marked)
+        (999, 0)
     ]
 
 
