@@ -24,6 +24,7 @@ from loadsheet.warehouse.load_transaction import (
     refuse_too_many_columns,
 )
 from loadsheet.warehouse.side_effects import NO_KEY
+from loadsheet.wording import listed
 
 
 def preview_load(
@@ -168,7 +169,17 @@ class _LoadPreviewer:
             preview.may_remove = self.table.deletes.action != "report"
             if self.table.deletes.action == "hard":
                 privileges += ("DELETE",)
+                self._warn_of_deletes()
         self._check_write(privileges)
+
+    def _warn_of_deletes(self) -> None:
+        effects = side_effects.of_deletes(self.session, self.target)
+        if effects:
+            self.preview.add_remark(
+                "warning",
+                "deletes",
+                f"when deleted rows leave {self.target}, {listed(effects)}",
+            )
 
     def _refuse_too_many_columns(self) -> None:
         refuse_too_many_columns(

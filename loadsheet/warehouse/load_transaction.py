@@ -30,6 +30,7 @@ from loadsheet.warehouse import (
     integrity,
     ledger,
     older_sessions,
+    side_effects,
     tables,
     tombstones,
     unfilled,
@@ -355,6 +356,8 @@ class LoadTransaction:
             reach("load.gone_removed")
         effect = apply.merge(self.session, incoming, self.target, key, self.load_no, guard)
         if not self.manifest.marks_gone:
+            if self.gone_rows:
+                self.notes += side_effects.of_deletes(self.session, self.target)
             return replace(effect, deleted=self.gone_rows)
         self._note_marks()
         return replace(effect, updated=effect.updated + self.gone_rows)

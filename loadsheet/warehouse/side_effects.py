@@ -19,6 +19,33 @@ _SUPPRESSING = """
 SELECT tgname FROM pg_trigger WHERE tgrelid = to_regclass(%s) AND NOT tgisinternal
     AND tgenabled <> 'D' AND tgtype & 3 = 3 ORDER BY 1
 """
+# What a deleted row does elsewhere. Foreign keys that follow it, or stop it; triggers (bit 3 of
+# tgtype: DELETE) and rules (ev_type 4: DELETE) that somebody has made for it.
+_ON_DELETE = """
+SELECT format(CASE confdeltype
+        WHEN 'c' THEN 'rows of %%I.%%I are deleted with them'
+        WHEN 'n' THEN 'rows of %%I.%%I get NULL'
+        WHEN 'd' THEN 'rows of %%I.%%I get a default'
+        ELSE 'a row of %%I.%%I that refers to one stops the load' END, nspname, relname)
+    || format(' (foreign key %%I)', conname)
+FROM pg_constraint JOIN pg_class ON pg_class.oid = conrelid
+JOIN pg_namespace n ON n.oid = relnamespace
+WHERE confrelid = to_regclass(%(target)s) AND contype = 'f' AND conparentid = 0
+UNION ALL
+SELECT format('trigger %%I runs', tgname) FROM pg_trigger
+WHERE tgrelid = to_regclass(%(target)s) AND NOT tgisinternal AND tgenabled <> 'D' AND tgtype & 8 = 8
+UNION ALL
+SELECT format('rule %%I runs', rulename) FROM pg_rewrite
+WHERE ev_class = to_regclass(%(target)s) AND ev_type = '4' AND ev_enabled <> 'D'
+ORDER BY 1
+"""
+
+
+def of_deletes(session: Session, target: Relation) -> list[str]:
+    """What happens elsewhere when rows of the target are deleted, for messages: users hang foreign
+    keys, triggers and rules on a target for that. `refuse_unsafe` has refused what keeps a row."""
+    rows = session.execute(_ON_DELETE, {"target": target.sql}).fetchall()
+    return [row[0] for row in rows]
 
 
 def refuse_referring(session: Session, target: Relation, why: str) -> None:

@@ -207,3 +207,41 @@ def test_a_marts_collation_is_that_of_its_select(
             " WHERE attrelid = 'mart.m'::regclass AND attname = 'what'"
         )
         assert collation == ("C" if "COLLATE" in select else "default")
+
+
+HUNG = """
+CREATE TABLE kid (id int REFERENCES staging.t ON DELETE CASCADE);
+CREATE TABLE cousin (id int REFERENCES staging.t ON DELETE SET NULL);
+CREATE TABLE log (id int);
+INSERT INTO kid VALUES (1), (2);
+INSERT INTO cousin VALUES (1), (2);
+CREATE RULE note_it AS ON DELETE TO staging.t DO ALSO INSERT INTO log VALUES (old.id);
+"""
+
+
+def test_what_follows_deleted_rows_is_said_before_and_after(project: Project) -> None:
+    """`deletes: hard` with foreign keys, triggers and rules that somebody has made for it."""
+    project.in_source("CREATE TABLE t (id int PRIMARY KEY, at timestamptz DEFAULT now())")
+    project.in_source("INSERT INTO t VALUES (1), (2), (3)")
+    project.spec({"t": {"incremental": "at", "deletes": {"action": "hard", "max_delete": 1}}})
+    project.succeed()
+    project.in_warehouse(HUNG)
+    project.in_source("DELETE FROM t WHERE id = 2; INSERT INTO t VALUES (4, clock_timestamp())")
+    said = " ".join(project.cli("plan", "shop", "--connect").stdout.split())
+    effects = (
+        "rows of public.cousin get NULL (foreign key cousin_id_fkey)",
+        "rows of public.kid are deleted with them (foreign key kid_id_fkey)",
+        "rule note_it runs",
+    )
+    assert f"when deleted rows leave staging.t, {', '.join(effects)}" in said
+    outcome = project.run()["load.load_t"].result
+    assert "; ".join(("1 deleted", *effects)) in str(getattr(outcome, "message", outcome))
+    assert project.in_warehouse("SELECT id FROM kid") == [(1,)]
+    assert project.in_warehouse("SELECT id FROM cousin ORDER BY 1") == [(1,), (None,)]
+    project.in_source("DELETE FROM t WHERE id = 1")
+    project.in_warehouse("ALTER TABLE kid DROP CONSTRAINT kid_id_fkey")
+    project.in_warehouse("ALTER TABLE kid ADD FOREIGN KEY (id) REFERENCES staging.t")
+    said = " ".join(project.cli("plan", "shop", "--connect").stdout.split())
+    assert "a row of public.kid that refers to one stops the load" in said
+    assert project.run()["load.load_t"].state == "failed"
+    assert not project.in_warehouse("SELECT FROM log WHERE id = 1")
