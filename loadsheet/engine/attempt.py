@@ -204,9 +204,11 @@ class Attempt:
         # Parts that turned out to hold nothing new have taken the fence.
         fenced = self._fenced.fence if self._fenced else self.seen.fence
         name, table = self.pipeline.name, self.table.name
+        deletes = self.table.deletes
+        removed = 0 if deletes and deletes.removes else None
         self.warehouse.use(
             lambda session: fence.record_unchanged(
-                session, name, table, self.target, self.seen, fenced, checked_at
+                session, name, table, self.target, self.seen, fenced, checked_at, removed
             )
         )
 

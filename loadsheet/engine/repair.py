@@ -83,7 +83,7 @@ def find(
 
 def _removing(table: Table) -> Deletes | None:
     """How rows that are gone from the source leave the target; None where they stay."""
-    if table.deletes is None or table.deletes.action == "report":
+    if table.deletes is None or not table.deletes.removes:
         return None
     return table.deletes
 

@@ -10,8 +10,8 @@ from loadsheet.sql.params import uses_since_load
 
 
 def details(step: Step, pipeline: Pipeline) -> dict[str, Any]:
-    """`mode`, `key` and `cursor` of the step, those that apply to its kind. A key of None comes
-    from the source's catalog when the step runs."""
+    """`mode`, `key`, `cursor` and `deletes` of the step, those that apply to its kind. A key of
+    None comes from the source's catalog when the step runs."""
     if step.kind in ("create_bucket", "resolve"):
         return {}
     if step.kind == "verify":
@@ -29,7 +29,7 @@ def details(step: Step, pipeline: Pipeline) -> dict[str, Any]:
             mode = "full"
         elif table.incremental.by == "watermark":
             mode = "new rows"
-        return {"mode": mode, "cursor": cursor}
+        return {"mode": mode, "cursor": cursor, "deletes": _deletes(table)}
     return {"mode": _load_mode(table), "key": table.primary_key or None, "cursor": cursor}
 
 
@@ -79,11 +79,17 @@ def _load_mode(table: Table) -> str:
     return f"{with_key} or {without_key}"
 
 
+def _deletes(table: Table) -> str | None:
+    """What becomes of deleted rows; None where the step does not search for them."""
+    if table.deletes and table.mode_with_key(True) == "merge":
+        return table.deletes.action
+    return None
+
+
 def _describe_extract(table: Table) -> str:
     spec = table.incremental
-    deletes = ""
-    if table.deletes and table.mode_with_key(True) == "merge":
-        deletes = f", deletes: {table.deletes.action}"
+    action = _deletes(table)
+    deletes = f", deletes: {action}" if action else ""
     if not spec:
         return f"all rows{deletes}"
     rows = "new rows by" if spec.by == "watermark" else "rows of the run's interval by"

@@ -166,7 +166,7 @@ class _LoadPreviewer:
         if self.key:
             privileges = ("SELECT", "INSERT", "UPDATE")
         if preview.action == "merge" and self.table.deletes:
-            preview.may_remove = self.table.deletes.action != "report"
+            preview.may_remove = self.table.deletes.removes
             if self.table.deletes.action == "hard":
                 privileges += ("DELETE",)
                 self._warn_of_deletes()

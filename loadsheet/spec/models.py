@@ -105,6 +105,11 @@ class Deletes:
     max_delete: float = 0.1
     """Largest share of the rows (0 to 1) that one run may delete."""
 
+    @property
+    def removes(self) -> bool:
+        """Whether a row that is gone leaves the target, or is marked there."""
+        return self.action != "report"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Table:

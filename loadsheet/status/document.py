@@ -11,6 +11,7 @@ from loadsheet.source.holdback import Holder
 from loadsheet.status.models import (
     MissingInterval,
     PipelineStatus,
+    Search,
     TableStatus,
     TargetStatus,
     TransformStatus,
@@ -57,6 +58,7 @@ def _table_entry(table: TableStatus, status: PipelineStatus) -> dict[str, Any]:
         "watermark_age_seconds": watermark_age(table, status),
         "missing_intervals": [_missing_entry(missing) for missing in table.gaps],
         "unfilled": table.unfilled,
+        "deletes_search": _search_entry(table, status),
         "lag": None,
         "lag_unknown": table.lag_unknown or None,
         "held_back_by": None,
@@ -67,6 +69,16 @@ def _table_entry(table: TableStatus, status: PipelineStatus) -> dict[str, Any]:
         holder = table.held_back_by
         entry["held_back_by"] = {**asdict(holder), "age_seconds": open_for(holder, status)}
     return entry
+
+
+def _search_entry(table: TableStatus, status: PipelineStatus) -> dict[str, Any] | None:
+    if table.search is None:
+        return None
+    return {
+        "at": table.search.at.isoformat(),
+        "age_seconds": search_age(table.search, status),
+        "removed": table.search.removed,
+    }
 
 
 def _missing_entry(missing: MissingInterval) -> dict[str, Any]:
@@ -146,6 +158,11 @@ def open_for(holder: Holder, status: PipelineStatus) -> float | None:
     if holder.since is None or status.source_clock is None:
         return None
     return (status.source_clock - datetime.fromisoformat(holder.since)).total_seconds()
+
+
+def search_age(search: Search, status: PipelineStatus) -> float:
+    """Seconds since a search for deleted rows, by the source's clock or else the warehouse's."""
+    return ((status.source_clock or status.at) - search.at).total_seconds()
 
 
 def watermark_age(table: TableStatus, status: PipelineStatus) -> float | None:

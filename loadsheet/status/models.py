@@ -102,12 +102,25 @@ class RowCount:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Search:
+    """The last search for rows that were deleted from the source."""
+
+    at: datetime
+    """By the source's clock."""
+    removed: int | None
+    """How many rows have left the target for it, or were marked; None where the spec asked for a
+    report alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LedgerState:
     """The ledger's entries for one pipeline, by table or transform; empty before the first run."""
 
     watermarks: dict[str, Watermark]
     unfilled: dict[str, list[str]]
     """By table, the columns that its older rows have no values in."""
+    searches: dict[str, Search]
+    """By table, the last search for deleted rows."""
     loads: dict[str, LastCommit]
     builds: dict[str, LastCommit]
     failures: dict[tuple[str, str], Failure]
@@ -179,6 +192,8 @@ class TableStatus(TargetStatus):
     """The data intervals that no run has read."""
     unfilled: list[str] = field(default_factory=list)
     """The columns that older rows have no values in, because the source has added them since."""
+    search: Search | None = None
+    """The last search for deleted rows."""
     held_back_by: Holder | None = None
     """The oldest transaction open in the source now, while rows wait there."""
 

@@ -10,13 +10,14 @@ from rich.table import Table
 from rich.text import Text
 
 from loadsheet.redact import hanging, on_one_line, visible
-from loadsheet.status.document import open_for, watermark_age
+from loadsheet.status.document import open_for, search_age, watermark_age
 from loadsheet.status.models import (
     BY_DATA_INTERVAL,
     NO_CURSOR,
     NO_WATERMARK,
     NOT_IN_SPEC,
     PipelineStatus,
+    Search,
     TableStatus,
     TargetStatus,
     TransformStatus,
@@ -75,6 +76,7 @@ def view(status: PipelineStatus, brief: bool = False, see_all: str = "") -> Rend
     if tables:
         table_heads = ["table", "loaded", ">rows", "watermark", "data", "source"]
         rows = [_table_cells(table, status) for table in tables]
+        _add_searches(table_heads, rows, tables, status)
         _add_verdicts(table_heads, rows, tables, status)
         parts.append(_grid(table_heads, rows))
     if transforms:
@@ -184,6 +186,29 @@ def _held_back_now(status: PipelineStatus) -> list[str]:
     for session, names in tables_of.items():
         lines.append(on_one_line(f"{', '.join(names)}: held back by {session}"))
     return lines
+
+
+def _add_searches(
+    heads: list[str],
+    rows: list[tuple[Text, ...]],
+    tables: list[TableStatus],
+    status: PipelineStatus,
+) -> None:
+    """Add the column of the last searches for deleted rows, if there is one."""
+    if not any(table.search for table in tables):
+        return
+    heads.append("deletes")
+    for place, table in enumerate(tables):
+        rows[place] = (*rows[place], Text(_search_text(table.search, status)))
+
+
+def _search_text(search: Search | None, status: PipelineStatus) -> str:
+    if search is None:
+        return ""
+    when = f"{age(search_age(search, status))} ago"
+    if search.removed is None:
+        return f"searched {when}"
+    return f"{search.removed:,} gone {when}"
 
 
 def _add_verdicts(

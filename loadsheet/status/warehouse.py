@@ -29,6 +29,7 @@ from loadsheet.status.models import (
     MissingInterval,
     PipelineStatus,
     RowCount,
+    Search,
     TableStatus,
     TransformStatus,
     Watermark,
@@ -47,11 +48,17 @@ SELECT table_name, watermark, cursor, source ->> '{INTERVAL_CURSOR}', {intervals
 FROM loadsheet.scope
 WHERE pipeline = %(pipeline)s AND target = %(schema)s || '.' || table_name ORDER BY table_name
 """
-# Ledgers before version 7 do not have it.
+# Ledgers before version 7 do not have these.
 _UNFILLED = """
 SELECT table_name, to_jsonb(scope) -> 'unfilled', columns FROM loadsheet.scope
 WHERE pipeline = %(pipeline)s AND target = %(schema)s || '.' || table_name
     AND jsonb_typeof(to_jsonb(scope) -> 'unfilled') = 'object'
+"""
+_SEARCHES = """
+SELECT table_name, one.* FROM loadsheet.scope s,
+    jsonb_to_record(to_jsonb(s)) AS one (deletes_checked_at timestamptz, deletes_removed bigint)
+WHERE pipeline = %(pipeline)s AND target = %(schema)s || '.' || table_name
+    AND one.deletes_checked_at IS NOT NULL
 """
 _LOADS = """
 SELECT scope.table_name AS name, load.target, committed_at AS at, run_id, load_no AS number,
@@ -179,7 +186,9 @@ def ledger_state(session: Session, pipeline: Pipeline) -> LedgerState:
     """The pipeline's entries. Raises Refused if a newer Loadsheet has created the ledger."""
     ledger.refuse_newer(ledger.version(session))
     if not _exists(session, "scope"):
-        return LedgerState(watermarks={}, unfilled={}, loads={}, builds={}, failures={})
+        return LedgerState(
+            watermarks={}, unfilled={}, searches={}, loads={}, builds={}, failures={}
+        )
     names = {
         "pipeline": pipeline.name,
         "schema": pipeline.warehouse.schema,
@@ -197,6 +206,9 @@ def ledger_state(session: Session, pipeline: Pipeline) -> LedgerState:
         found = unfilled.read(recorded)
         if found:
             lacking[name] = found.names(columns)
+    searches = {}
+    for name, checked_at, removed in session.execute(_SEARCHES, names).fetchall():
+        searches[name] = Search(at=checked_at, removed=removed)
     loads = _entries(session, LastCommit, _LOADS, names)
     builds = _entries(session, LastCommit, _BUILDS, names)
     failures: list[Failure] = []
@@ -209,6 +221,7 @@ def ledger_state(session: Session, pipeline: Pipeline) -> LedgerState:
     return LedgerState(
         watermarks=watermarks,
         unfilled=lacking,
+        searches=searches,
         loads={load.name: load for load in loads},
         builds={build.name: build for build in builds},
         failures={(failure.kind, failure.name): failure for failure in failures},
@@ -261,6 +274,7 @@ def _table_status(
         cursor=watermark.cursor,
         gaps=missing,
         unfilled=state.unfilled.get(name, []),
+        search=state.searches.get(name),
         verified=state.verified.get(("table", name, True)),
         verified_in_part=state.verified.get(("table", name, False)),
     )

@@ -192,7 +192,7 @@ def _judge_extra(
     if mode == "merge":
         # Without deletes no increment removes a row, so it stays until a full refresh. With them it
         # may have been deleted since the last load, and the next one removes it.
-        if table.deletes and table.deletes.action != "report":
+        if table.deletes and table.deletes.removes:
             verdict.removes_gone = True
             _keep_certain(verdict, 0)
         return

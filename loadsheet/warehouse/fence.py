@@ -90,7 +90,9 @@ UPDATE loadsheet.scope SET last_load_no = %(load_no)s, content_sha256 = %(conten
     storage = ({integrity.STORAGE}), intervals = {intervals.ADVANCED}, unfilled = %(unfilled)s,
     watermark = CASE WHEN %(moves)s THEN %(upper)s ELSE watermark END,
     cursor = CASE WHEN %(moves)s THEN %(cursor)s ELSE cursor END,
-    deletes_checked_at = coalesce(CAST(%(checked)s AS timestamptz), deletes_checked_at)
+    deletes_checked_at = coalesce(CAST(%(checked)s AS timestamptz), deletes_checked_at),
+    deletes_removed = CASE WHEN CAST(%(checked)s AS timestamptz) IS NULL THEN deletes_removed
+        ELSE %(removed)s END
 WHERE pipeline = %(pipeline)s AND table_name = %(table)s AND target = %(target)s
   AND fence = %(fence)s
 """
@@ -101,7 +103,7 @@ WHERE pipeline = %s AND table_name = %s AND target = %s AND fence = %s
 FOR UPDATE
 """
 _RECORD_CHECK = """
-UPDATE loadsheet.scope SET deletes_checked_at = %s
+UPDATE loadsheet.scope SET deletes_checked_at = %s, deletes_removed = %s
 WHERE pipeline = %s AND table_name = %s AND target = %s
 """
 # A fill reads no rows that are new, so it leaves the watermark and what belongs to it. But a source
@@ -119,6 +121,7 @@ UPDATE loadsheet.scope s SET {_RAISED}, last_load_no = %(load_no)s,
     watermark = %(watermark)s, cursor = %(cursor)s, content_sha256 = %(content)s,
     source_oid = %(oid)s, source = %(source)s, columns = %(columns)s,
     storage = ({integrity.STORAGE}), unfilled = %(unfilled)s, deletes_checked_at = NULL,
+    deletes_removed = NULL,
     intervals = CASE WHEN last_load_no = %(as_of)s THEN intervals ELSE coalesce((
         SELECT range_agg(tstzrange(start, stop))
         FROM unnest(%(starts)s::timestamptz[], %(stops)s::timestamptz[]) AS read (start, stop)
@@ -301,10 +304,11 @@ def record_unchanged(
     seen: Scope,
     fence: int,
     checked_at: str | None,
+    removed: int | None,
 ) -> None:
     """Record that an extraction has compared the whole table with what its last load has left, and
     there is nothing to load. `fence` is the extraction's, or what it has `seen`; `checked_at` is
-    the source's clock where it has searched for deleted rows.
+    the source's clock where it has searched for deleted rows, `removed` how many it has found.
 
     An extraction that was sealed before and not loaded is overtaken: it is older, and a row that
     was gone then may have come back. Raises Fenced where its load has been committed meanwhile, or
@@ -316,7 +320,7 @@ def record_unchanged(
             raise _overtaken(pipeline, table)
         session.execute(_OVERTAKE_PENDING, names)
         if checked_at:
-            session.execute(_RECORD_CHECK, (checked_at, *names))
+            session.execute(_RECORD_CHECK, (checked_at, removed, *names))
 
 
 # Separate, so that a test can show what happens without it.
@@ -379,6 +383,7 @@ def advance_watermark(
             "upper": manifest.upper,
             "cursor": manifest.cursor,
             "checked": manifest.deletes_checked_at,
+            "removed": manifest.gone_rows if table.deletes and table.deletes.removes else None,
             "target_sql": target.sql,
             "pipeline": manifest.pipeline,
             "table": manifest.table,

@@ -132,7 +132,7 @@ def refuse_changed_spec(manifest: Manifest, table: Table) -> None:
     the keys were found: it may say now that such rows stay."""
     if not manifest.gone:
         return
-    removes = table.deletes is not None and table.deletes.action != "report"
+    removes = table.deletes is not None and table.deletes.removes
     if not removes or manifest.marks_gone != keeps_deleted(table):
         raise Superseded(
             f"{manifest.pipeline}.{manifest.table}: `deletes` was changed in the pipeline file"

@@ -45,8 +45,10 @@ ALTER TABLE loadsheet.scope ADD COLUMN IF NOT EXISTS intervals tstzmultirange NO
 -- Version 7. Columns that drift has added, and that older rows have no values of yet (`fill: auto`).
 ALTER TABLE loadsheet.scope ADD COLUMN IF NOT EXISTS unfilled jsonb;
 
--- Version 7. When the source was last searched for deleted rows, by its own clock.
+-- Version 7. When the source was last searched for deleted rows, by its own clock, and how many rows have left the
+-- target, or were marked, for that; NULL where the spec asked for a report alone.
 ALTER TABLE loadsheet.scope ADD COLUMN IF NOT EXISTS deletes_checked_at timestamptz;
+ALTER TABLE loadsheet.scope ADD COLUMN IF NOT EXISTS deletes_removed bigint;
 
 -- One row per committed load.
 CREATE TABLE IF NOT EXISTS loadsheet.load (

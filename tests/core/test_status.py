@@ -375,6 +375,7 @@ def test_the_documented_shape_is_the_one_that_is_printed(shop: Project) -> None:
         "end",
         "airflow",
         "command_line",
+        "removed",
     }
     assert printed == documented
 
@@ -387,6 +388,31 @@ def _keys(value: Any) -> list[str]:
         if isinstance(value, dict)
         else []
     )
+
+
+def test_the_last_search_for_deleted_rows_is_shown(shop: Project) -> None:
+    deletes = {"action": "hard", "max_delete": 0.5}
+    shop.spec({**TABLES, "orders": {"incremental": "at", "deletes": deletes}})
+    plan = CliRunner().invoke(app, ["--project", str(shop.folder), "plan", "shop", "--json"])
+    steps = {step["id"]: step for step in json.loads(plan.stdout)["steps"]}
+    assert steps["extract.extract_orders"]["deletes"] == "hard"
+    assert steps["extract.extract_events"]["deletes"] is None
+    shop.succeed()
+    assert status(shop)["tables"]["orders"]["deletes_search"] is None
+    assert "deletes" not in cli(shop, "shop").stdout
+    shop.in_source("DELETE FROM orders WHERE id <= 7")
+    for removed in (7, 0):
+        shop.succeed()
+        search = status(shop)["tables"]["orders"]["deletes_search"]
+        assert search["removed"] == removed and 0 <= search["age_seconds"] < 600
+        page = cli(shop, "shop").stdout
+        assert re.search(rf"^orders .* {removed} gone \d+s ago$", page, re.MULTILINE)
+    # Nothing records how many there are.
+    shop.spec({**TABLES, "orders": {"incremental": "at", "deletes": "report"}})
+    shop.in_source("DELETE FROM orders WHERE id = 8; INSERT INTO orders (id) VALUES (101)")
+    shop.succeed()
+    assert status(shop)["tables"]["orders"]["deletes_search"]["removed"] is None
+    assert re.search(r"^orders .* searched \d+s ago$", cli(shop, "shop").stdout, re.MULTILINE)
 
 
 def verdicts(project: Project, name: str, part: str = "tables") -> Any:
