@@ -29,7 +29,7 @@ from loadsheet.sql.text import Relation
 from loadsheet.sql.tokens import tokenize
 from loadsheet.sql.types import has_one_form
 from loadsheet.verify.look import Look
-from loadsheet.verify.models import KINDS, TableVerdict
+from loadsheet.verify.models import KINDS, SinceUnfit, TableVerdict
 from loadsheet.verify.repeatable import FLOATS, why_not_repeatable
 from loadsheet.verify.rows import count_rows
 from loadsheet.warehouse import mart, search_path, tables
@@ -95,6 +95,7 @@ def verify_mart(
     except Refused as error:
         verdict.state = "not compared"
         verdict.why = str(error)
+        verdict.takes_since = not isinstance(error, SinceUnfit)
     except (psycopg.ProgrammingError, psycopg.DataError) as error:
         verdict.state = "not compared"
         verdict.why = f"its SELECT fails: {message(error)} (SQLSTATE {error.sqlstate})"
@@ -105,7 +106,7 @@ def _refuse_uncomparable(transform: Transform, look: Look) -> None:
     if transform.materialized not in COMPARED:
         raise Refused(_WHY_NOT[transform.materialized])
     if look.since is not None:
-        raise Refused("a mart has no cursor, so --since cannot choose its rows")
+        raise SinceUnfit("a mart has no cursor, so --since cannot choose its rows")
     for piece in split_params(transform.sql):
         if isinstance(piece, Param) and piece.name in _OF_A_RUN:
             raise Refused(f"its SELECT reads :{piece.name}, which is another in each run")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal
 
+from loadsheet.errors import Refused
 from loadsheet.spec.models import Mode
 
 State = Literal["equal", "differs", "not proven", "not compared"]
@@ -13,6 +14,10 @@ Kind = Literal["missing", "extra", "different"]
 KINDS: tuple[Kind, ...] = ("missing", "extra", "different")
 MOST_NAMED = 100
 """Rows of each kind whose keys are kept; all are counted."""
+
+
+class SinceUnfit(Refused):
+    """`--since` cannot choose the rows of the table or mart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +75,8 @@ class TableVerdict:
     through: int = 0
     """The number of the last load that the target had."""
     watermark: str | None = None
+    takes_since: bool = True
+    """False where `--since` cannot choose its rows, so that it was not compared."""
     not_recorded: str = ""
     """Why the ledger does not have the verdict; empty where it has, and where there is none."""
 

@@ -44,8 +44,10 @@ def verify_pipeline(
 
     Each verdict is recorded in the ledger, in a transaction of its own; where that is not possible,
     it says why. Nothing else is written. Raises InputError for a name that the pipeline does not
-    have, Refused for a ledger of a newer version; psycopg errors, which end the comparison.
+    have, and for a `since` that chooses the rows of none of them; Refused for a ledger of a newer
+    version; psycopg errors, which end the comparison.
     """
+    _refuse_unknown(pipeline, names)
     tables: list[TableVerdict] = []
     marts: list[TableVerdict] = []
     servers = Servers(pipeline, connections)
@@ -68,6 +70,7 @@ def verify_pipeline(
             marts.append(verify_mart(pipeline, transform, look, warehouse))
             _record(warehouse, pipeline, marts[-1])
             report(marts[-1])
+    _refuse_since(look, [*tables, *marts])
     return Verification(
         pipeline=pipeline.name,
         tables=tables,
@@ -108,10 +111,18 @@ def _refuse_unknown(pipeline: Pipeline, names: Sequence[str]) -> None:
     known = [table.name for table in pipeline.tables]
     known += [transform.name for transform in pipeline.transforms]
     for name in names:
-        if name not in known:
+        # The tables of a pattern are known only to the source and the ledger.
+        if name not in known and not pipeline.pattern_of(name):
             raise InputError(
                 f"{pipeline.name} has no table or transform {name!r}{did_you_mean(name, known)}"
             )
+
+
+def _refuse_since(look: Look, verdicts: Sequence[TableVerdict]) -> None:
+    """Raises InputError where `since` is why nothing at all was compared."""
+    unfit = [verdict.why for verdict in verdicts if not verdict.takes_since]
+    if unfit and all(verdict.state == "not compared" for verdict in verdicts):
+        raise InputError(f"--since {look.since}: nothing was compared. {unfit[0]}")
 
 
 def _chosen_marts(pipeline: Pipeline, names: Sequence[str], look: Look) -> list[Transform]:

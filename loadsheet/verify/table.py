@@ -31,7 +31,7 @@ from loadsheet.sql.merging import ordered
 from loadsheet.sql.text import Relation, typed
 from loadsheet.sql.types import without_modifier
 from loadsheet.verify.look import Look
-from loadsheet.verify.models import TableVerdict
+from loadsheet.verify.models import SinceUnfit, TableVerdict
 from loadsheet.verify.rows import count_rows
 from loadsheet.warehouse import extensions, fence
 from loadsheet.warehouse.fence import Scope
@@ -78,6 +78,7 @@ def verify_table(
     except (Refused, Overtaken) as error:
         verdict.state = "not compared"
         verdict.why = str(error)
+        verdict.takes_since = not isinstance(error, SinceUnfit)
     return verdict
 
 
@@ -156,15 +157,15 @@ def _since(
     table: Table,
     sides: Sides,
 ) -> tuple[str, str]:
-    """The condition that a row's cursor is `since` or higher, on either side. Raises Refused where
-    there is no cursor to compare with it."""
+    """The condition that a row's cursor is `since` or higher, on either side. Raises SinceUnfit
+    where there is no cursor to compare with it."""
     spec = table.incremental
     if spec is None:
-        raise Refused(f"{described.relation} has no cursor, so --since cannot choose its rows")
+        raise SinceUnfit(f"{described.relation} has no cursor, so --since cannot choose its rows")
     pairs = zip(sides.source.values, sides.target.values, strict=True)
     by_name = {theirs.name: (theirs, ours) for theirs, ours in pairs}
     if spec.cursor not in by_name:
-        raise Refused(f"{described.relation}: its cursor {spec.cursor} cannot be compared")
+        raise SinceUnfit(f"{described.relation}: its cursor {spec.cursor} cannot be compared")
     theirs, ours = by_name[spec.cursor]
     plain = without_modifier(theirs.type)
     lowest = typed(since, plain)
@@ -172,7 +173,7 @@ def _since(
         with session.transaction():
             session.execute(f"SELECT {lowest}")
     except psycopg.DataError:
-        raise Refused(
+        raise SinceUnfit(
             f"{described.relation}: --since {since} is no {plain}, the type of its cursor"
             f" {spec.cursor}"
         ) from None

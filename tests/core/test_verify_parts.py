@@ -86,11 +86,29 @@ def test_without_a_cursor_since_is_refused_and_so_is_what_is_none(project: Proje
         "not compared",
         "public.code has no cursor, so --since cannot choose its rows",
     )
-    found = project.verify(since="yesterday's")
-    assert found["visit"].why == (
-        "public.visit: --since yesterday's is no timestamp with time zone, the type of its cursor"
-        " at"
+    # Where nothing is left to compare, the input is wrong.
+    wrong = cli(project, "--since", "yesterday's")
+    assert wrong.exit_code == 2
+    assert " ".join(wrong.stderr.split()) == (
+        "error: --since yesterday's: nothing was compared. public.visit: --since yesterday's is no"
+        " timestamp with time zone, the type of its cursor at"
     )
+    wrong = cli(project, "code", "--since", SINCE, "--json")
+    assert (wrong.exit_code, wrong.stdout) == (2, "")
+    assert "public.code has no cursor" in wrong.stderr
+
+
+def test_a_name_that_there_is_not_is_wrong_input_before_anything_is_asked(
+    project: Project,
+) -> None:
+    """As of `status --json`: a message, and no document."""
+    project.spec({"visit": {"incremental": "at"}})
+    for name in ("visits", "visits --json"):
+        wrong = cli(project, *name.split())
+        assert (wrong.exit_code, wrong.stdout) == (2, "")
+        assert wrong.stderr == (
+            "error: shop has no table or transform 'visits' (did you mean 'visit'?)\n"
+        )
 
 
 @pytest.mark.parametrize("table", [{"mode": "append", "incremental": "at"}])
