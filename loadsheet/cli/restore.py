@@ -30,8 +30,8 @@ def restore(
         str | None,
         typer.Option(
             metavar="LOAD",
-            help="The load after which the table was as wanted: its number (_load_id), or the id"
-            " of its run. Default: the newest.",
+            help="The load after which the table was as wanted: its number (_load_id), the id of"
+            " its run, or a time: the newest that was committed by then. Default: the newest.",
         ),
     ] = None,
     into: Annotated[

@@ -106,8 +106,8 @@ def restore(
     into: Relation | None = None,
     accept_counts: bool = False,
 ) -> Restored:
-    """Make the table again as it was after the load `as_of` (its number or its run; None: the
-    newest), in place, or `into` a new table, which changes nothing else.
+    """Make the table again as it was after the load `as_of` (its number, its run, or a time;
+    None: the newest), in place, or `into` a new table, which changes nothing else.
 
     In place, the marts that read it are built afterwards; their failures are in the result. A
     failure before that changes nothing.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 from psycopg.rows import class_row
 
@@ -67,7 +68,8 @@ def read_history(session: Session, target: Relation) -> History[LoggedLoad]:
 def choose(
     history: History[LoggedLoad], pipeline: str, target: Relation, as_of: str | None
 ) -> LoggedLoad:
-    """The load `as_of`: its number, or the run that it belongs to; None chooses the newest.
+    """The load `as_of`: its number, the run that it belongs to, or a time, which chooses the newest
+    that was committed by then; None chooses the newest of all.
 
     Raises InputError where there is none.
     """
@@ -75,12 +77,36 @@ def choose(
     if not own:
         raise InputError(f"the ledger knows no load of {target} by {pipeline}")
     found = [load for load in own if as_of in (None, str(load.load_no), load.run_id)]
+    moment = None
+    if as_of is not None and not found:
+        moment = _moment(as_of)
+    if moment:
+        # Loads are listed with their whole seconds, and such a time must find the load itself.
+        until = moment if moment.microsecond else moment + timedelta(microseconds=999_999)
+        found = [load for load in own if load.committed_at <= until]
     if not found:
+        what = f"{as_of!r}, nor one of a run of that name"
+        if moment:
+            what = f"that was committed by {moment:%Y-%m-%d %H:%M:%SZ}"
         raise InputError(
-            f"{target} has no load {as_of!r}, nor one of a run of that name: `loadsheet restore"
-            f" {pipeline} {target.name} --list` shows its loads"
+            f"{target} has no load {what}: `loadsheet restore {pipeline} {target.name} --list`"
+            " shows its loads"
         )
     return found[-1]
+
+
+def _moment(text: str) -> datetime | None:
+    """The time in UTC, which is also meant where no zone is named; None where it is no time."""
+    # Python takes a number such as 20260602 for a day.
+    if not re.match(r"\d{4}-\d\d-\d\d", text):
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        return moment.replace(tzinfo=UTC)
+    return moment.astimezone(UTC)
 
 
 def refuse_others(chain: Iterable[LoggedLoad], pipeline: str, target: Relation) -> None:

@@ -205,10 +205,13 @@ def test_the_newest_manifest_alone_is_not_the_table(
 
 def test_in_place_the_next_run_reads_on_from_there(shop: Project, copies: Copies) -> None:
     first, second, last = load_numbers(shop, "merged")
+    [(committed_at,)] = shop.in_warehouse(
+        "SELECT committed_at FROM loadsheet.load WHERE load_no = %s", second
+    )
     shop.spec(TABLES, MARTS)
     shop.succeed()
     shop.in_warehouse("TRUNCATE staging.merged")
-    found = restore(shop, "merged", "--as-of", str(second))
+    found = restore(shop, "merged", "--as-of", committed_at.isoformat())
     assert not difference(shop, "staging.merged", copies["merged"][second])
     assert found["replayed"] == [first, second] and found["watermark"]
     entry = shop.in_warehouse(
@@ -665,16 +668,16 @@ def test_columns_that_were_filled_come_back_as_far_as_the_fill_had_come(
 ) -> None:
     """And the next run fills the rest."""
     unfilled: dict[int, Any] = {}
-    load_range: Callable[..., None] = fill._Fill._load
+    extract_range: Callable[..., str | None] = fill._Fill._extract_range
 
     def keep() -> None:
         keep_copies(project, copies)
         recorded = project.in_warehouse("SELECT unfilled FROM loadsheet.scope")[0][0]
         unfilled[load_numbers(project, "item")[-1]] = recorded
 
-    def load_after_copying(self: Any, load_id: str) -> None:
+    def extract_after_copying(self: Any) -> str | None:
         keep()
-        load_range(self, load_id)
+        return extract_range(self)
 
     monkeypatch.setattr(fill, "ROWS_PER_RANGE", 20)
     opened_items(project, copies, fill="auto")
@@ -683,9 +686,8 @@ def test_columns_that_were_filled_come_back_as_far_as_the_fill_had_come(
         "UPDATE item SET at = clock_timestamp() WHERE id = 40"
     )
     with monkeypatch.context() as patch:
-        patch.setattr(fill._Fill, "_load", load_after_copying)
+        patch.setattr(fill._Fill, "_extract_range", extract_after_copying)
         project.succeed()
-    keep()
     first, *numbers = load_numbers(project, "item")
     assert numbers == list(unfilled) and len(numbers) == 3
     assert [bool(recorded) for recorded in unfilled.values()] == [True, True, False]
