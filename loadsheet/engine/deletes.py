@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from loadsheet.engine.attempt import Attempt
-from loadsheet.errors import Refused
+from loadsheet.errors import Refused, Unavailable
+from loadsheet.postgres import Session
 from loadsheet.source.rows import Selection
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Table
@@ -21,6 +22,14 @@ from loadsheet.sql.types import has_one_form
 from loadsheet.warehouse import gone
 from loadsheet.warehouse.gone import keeps_deleted
 
+# In the states of a table that a subscription has yet to copy (init, data). The copy and the end of
+# that state are one transaction, and so is this snapshot.
+_IS_COPIED = """
+SELECT EXISTS (
+    SELECT FROM pg_subscription_rel, unnest(%(leaves)s::oid[]) leaf
+    WHERE srsubstate IN ('i', 'd')
+        AND (srrelid = leaf OR srrelid IN (SELECT relid FROM pg_partition_ancestors(leaf))))
+"""
 # Their keys become part of a statement.
 _MOST_MARKED = 10_000
 # Daily runs begin a little earlier on some days than on others.
@@ -85,6 +94,17 @@ def refuse_unfit(table: Table, described: SourceTable) -> None:
             f"{described.relation}: deleted rows cannot be found, because {why}. Cancel this for"
             " the table (deletes: null), or read it whole on each run (mode: replace, without"
             " incremental)"
+        )
+
+
+def refuse_copying(source: Session, described: SourceTable) -> None:
+    """Raises Unavailable while a subscription copies the table, in the open snapshot of `source`:
+    rows that are not there yet would look deleted."""
+    values = {"leaves": list(described.beneath.leaves)}
+    if source.execute(_IS_COPIED, values).fetchone() == (True,):
+        raise Unavailable(
+            f"{described.relation}: a subscription has not copied its rows yet, so they would look"
+            " deleted; nothing was loaded or deleted. Run this again when the copy has ended"
         )
 
 

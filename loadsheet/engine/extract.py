@@ -221,6 +221,7 @@ def _read_and_seal(
         elif deletes.is_due(attempt, rows, read_at):
             from loadsheet.engine import key_search  # most tables need no comparison
 
+            deletes.refuse_copying(source, described)
             found = key_search.find(attempt, source, described, rows, origin, read_at)
             again = [*found.missing, *deletes.marked_before(attempt, described)]
             rows = key_search.with_keys(rows, described, again)

@@ -27,7 +27,7 @@ from loadsheet.comparison.pairs import table_sides
 from loadsheet.comparison.snapshot import STAY_IDLE, locked_snapshot
 from loadsheet.engine import key_search
 from loadsheet.engine.attempt import Attempt
-from loadsheet.engine.deletes import Found, Keys
+from loadsheet.engine.deletes import Found, Keys, refuse_copying
 from loadsheet.errors import Refused
 from loadsheet.failpoints import reach
 from loadsheet.pinned import PinnedSession
@@ -75,6 +75,7 @@ def find(
     """
     if _removing(attempt.table):
         assert attempt.last
+        refuse_copying(source, described)
         key_search.refuse_unknown_history(described, attempt.last, origin)
     found = attempt.warehouse.use(lambda session: _compare(attempt, source, described, session))
     reach("repair.compared")

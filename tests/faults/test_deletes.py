@@ -10,7 +10,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -18,17 +18,19 @@ from typing import Any
 import psycopg
 import pytest
 
+from demo.servers import PostgresServer
 from loadsheet.comparison import compare
 from loadsheet.comparison.compare import Sides, Totals
 from loadsheet.engine.again import load_step
-from loadsheet.errors import LoadsheetError
+from loadsheet.errors import LoadsheetError, Unavailable
+from loadsheet.sqltest.embedded import memory_folder
 from tests.faults.at_once import at_once
 from tests.faults.oracle import judge, violations
 from tests.faults.scale import scaled
 from tests.faults.tally import Tally
 from tests.faults.workers import Worker, settled
 from tests.granted import PASSWORD
-from tests.project import Project
+from tests.project import Project, fetch
 
 Tallies = Callable[[str], Tally]
 WRITERS = 8
@@ -280,3 +282,55 @@ def test_keys_that_were_found_before_a_row_came_back_are_not_removed(
     verdict = judge(shop, "item")
     tally("a late load with keys of rows that came back").add(verdict)
     assert not verdict and shop.in_warehouse("SELECT FROM public.gone") == []
+
+
+@pytest.fixture
+def replicating() -> Iterator[PostgresServer]:
+    """A server that can be both ends of a logical replication."""
+    with PostgresServer(settings={"wal_level": "logical"}, within=memory_folder(1 << 30)) as server:
+        yield server
+
+
+def test_a_subscriber_that_still_copies_its_rows_has_lost_none(
+    project: Project,
+    replicating: PostgresServer,
+    tally: Tallies,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`max_delete` would let all of them go."""
+    origin = replicating.create_database(f"{project.bucket}-origin")
+    project.source = replicating.create_database(project.bucket)
+    create = (
+        "CREATE TABLE item (id int PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp());"
+        "INSERT INTO item SELECT generate_series(1, 50)"
+    )
+    for database in (origin, project.source):
+        fetch(database, create)
+    fetch(origin, "CREATE PUBLICATION everything FOR TABLE item")
+    fetch(origin, "SELECT pg_create_logical_replication_slot('loadsheet_test', 'pgoutput')")
+    cursor = {"cursor": "at", "lookback": "1h"}
+    deletes = {"action": "hard", "max_delete": 1}
+    project.spec({"item": {"incremental": cursor, "deletes": deletes}}, tasks={"retries": 0})
+    project.succeed()
+    project.in_source("TRUNCATE item")
+    with psycopg.connect(origin) as session:
+        session.execute("LOCK TABLE item")  # so that nothing is copied
+        project.in_source(
+            f"CREATE SUBSCRIPTION follows CONNECTION '{origin}' PUBLICATION everything "
+            "WITH (create_slot = false, slot_name = 'loadsheet_test')"
+        )
+        with pytest.raises(Unavailable, match="has not copied its rows yet"):
+            project.succeed()
+        assert project.in_warehouse("SELECT count(*) FROM staging.item") == [(50,)]
+        with monkeypatch.context() as patch:
+            patch.setattr("loadsheet.engine.deletes.refuse_copying", lambda *source: None)
+            project.succeed()
+        assert project.in_warehouse("SELECT count(*) FROM staging.item") == [(0,)]
+        tally("deletes next to a subscription's copy").control("unasked: all 50 rows deleted")
+    try:
+        while project.in_source("SELECT count(*) FROM item") != [(50,)]:
+            time.sleep(0.02)
+        project.succeed()
+        assert not judge(project, "item")
+    finally:
+        project.in_source("DROP SUBSCRIPTION follows")

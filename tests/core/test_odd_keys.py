@@ -1,0 +1,120 @@
+"""Keys of unusual types, and keys that change between two loads: `deletes`, `verify` and its repair
+are right with them, or refuse them by name."""
+
+from __future__ import annotations
+
+import pytest
+
+from loadsheet.engine.request import repair_request
+from loadsheet.engine.runner import run_pipeline
+from loadsheet.spec.pipeline_file import load_pipeline
+from tests.faults.oracle import judge
+from tests.project import Project
+
+SEVERAL_WAYS = "may be written in several ways"
+# The key's type, its value of row i, and why deleted rows cannot be found.
+KEYS = {
+    "citext": ("citext", "'K' || i", SEVERAL_WAYS),
+    "domain": ("code", "i", ""),
+    "text_domain": ("name_of", "'n' || i", ""),
+    "uuid": ("uuid", "md5(i::text)::uuid", ""),
+    "inet": ("inet", "'10.0.0.0'::inet + i", SEVERAL_WAYS),
+    "bytea": ("bytea", "decode(md5(i::text), 'hex')", ""),
+    "date": ("date", "date '2024-02-20' + i", ""),
+    "fixed": ("numeric(6,2)", "i / 4.0", ""),
+    "free": ("numeric", "i / 4.0", SEVERAL_WAYS),
+    "renamed": ("int", "i", ""),
+    "widened": ("int", "i", ""),
+}
+CHANGES = {"renamed": "RENAME k TO key", "widened": "ALTER k TYPE bigint"}
+
+
+@pytest.fixture
+def keyed(project: Project) -> Project:
+    """A table for each key, of 30 rows, with `deletes` where it can be."""
+    for database in (project.in_source, project.in_warehouse):
+        database("CREATE EXTENSION citext")
+    project.in_source("CREATE DOMAIN code AS int CHECK (VALUE > 0); CREATE DOMAIN name_of AS text")
+    for table, (kind, value, _) in KEYS.items():
+        project.in_source(
+            f"CREATE TABLE {table} (k {kind} PRIMARY KEY, i int, v text,"
+            " at timestamptz NOT NULL DEFAULT clock_timestamp());"
+            f"INSERT INTO {table} SELECT {value}, i, 'v' FROM generate_series(1, 30) i"
+        )
+    project.spec(
+        {
+            table: {"incremental": "at", "deletes": None if why else "hard"}
+            for table, (_, _, why) in KEYS.items()
+        }
+    )
+    project.succeed()
+    return project
+
+
+def repair(project: Project) -> dict[str, str]:
+    """The state of each step of a repair of all tables."""
+    pipeline = load_pipeline(project.folder / "pipelines" / "shop" / "pipeline.yml")
+    request = repair_request(pipeline, rows_of=set(KEYS), whole=set(), marts=set())
+    results = run_pipeline(pipeline, request, project.connections)
+    return {name: result.state for name, result in results.items()}
+
+
+def test_verify_repair_and_deletes_are_right_by_keys_of_any_type(keyed: Project) -> None:
+    for table in KEYS:
+        keyed.in_warehouse(
+            f"DELETE FROM staging.{table} WHERE i = 3; UPDATE staging.{table} SET v = 'x'"
+            " WHERE i = 4"
+        )
+        keyed.in_source(f"DELETE FROM {table} WHERE i = 5")
+    for table, found in keyed.verify().items():
+        extra = 1 if KEYS[table][2] else 0
+        assert found.counts == {"missing": 1, "extra": extra, "different": 1}, table
+        assert found.unproven == 1 - extra, table
+    assert "failed" not in repair(keyed).values()
+    for table, found in keyed.verify().items():
+        extra = 1 if KEYS[table][2] else 0
+        assert found.counts == {"missing": 0, "extra": extra, "different": 0}, table
+    for table in KEYS:
+        keyed.in_source(f"DELETE FROM {table} WHERE i = 6")
+    keyed.succeed()
+    for table, (_, _, why) in KEYS.items():
+        assert judge(keyed, table).doubled == (2 if why else 0), table
+
+
+def test_a_key_that_changes_between_two_loads_is_followed_or_refused(keyed: Project) -> None:
+    for table, change in CHANGES.items():
+        keyed.in_source(f"ALTER TABLE {table} {change}; DELETE FROM {table} WHERE i = 5")
+        keyed.in_warehouse(f"DELETE FROM staging.{table} WHERE i = 3")
+    found = keyed.verify(*CHANGES)
+    assert found["renamed"].counts["missing"] == 1
+    assert "its primary key cannot be compared: k: was integer, is bigint now" in (
+        found["widened"].why
+    )
+    states = repair(keyed)
+    assert states["load.load_renamed"] == "done"
+    assert states["extract.extract_widened"] == "failed"
+    # The next run alters the column, and finds what is gone and what is missing.
+    keyed.succeed()
+    assert [table for table in CHANGES if judge(keyed, table)] == []
+    assert {verdict.state for verdict in keyed.verify(*CHANGES).values()} == {"equal"}
+
+
+def test_keys_that_can_be_written_in_several_ways_are_refused_by_name(keyed: Project) -> None:
+    keyed.spec({table: {"incremental": "at", "deletes": "hard"} for table in KEYS})
+    results = keyed.run()
+    for table, (_, _, why) in KEYS.items():
+        result = results[f"extract.extract_{table}"]
+        assert (result.state == "failed") == bool(why), table
+        assert f"equal values of the key column k {why}" in str(result.result) or not why
+
+
+def test_a_key_whose_texts_are_equal_by_its_collation_is_refused(project: Project) -> None:
+    project.in_source(
+        "CREATE COLLATION loose"
+        " (provider = icu, locale = 'und-u-ks-level2', deterministic = false);"
+        "CREATE TABLE item (k text COLLATE loose PRIMARY KEY, at timestamptz NOT NULL)"
+    )
+    project.spec({"item": {"incremental": "at", "deletes": "hard"}})
+    message = str(project.run()["extract.extract_item"].result)
+    assert "column k (text) cannot be part of a key to merge by" in message
+    assert project.verify()["item"].state == "not compared"
