@@ -43,7 +43,7 @@ MET_BY = {
     ),
 }
 ONLY_AT_FIRST = ("bucket.missing", "ledger.created")
-IN_NO_RUN = ("repair.compared", "restore.placed")  # test_repairs.py, core/test_restore.py
+IN_NO_RUN = ("repair.compared", "restore.placed")  # test_repairs.py, core/test_restore_lake.py
 NOT_AT_FIRST = (
     "extract.deletes_found",
     "load.gone_removed",

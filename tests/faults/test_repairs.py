@@ -1,5 +1,5 @@
-"""A repair that dies at a boundary of the protocol, sleeps, or is overtaken: the next one makes all
-equal, and no older row comes back. `test_zombies.py` lets repairs overlap with other runs."""
+"""A repair that dies at a boundary of the protocol: the next one makes all equal. In
+`test_zombies.py` repairs sleep, and overlap with other runs."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ import pytest
 
 from demo.servers import PostgresServer, S3Server
 from loadsheet.failpoints import POINTS
-from loadsheet.outcome import Outcome
-from tests.byhand import ByHand
 from tests.faults.oracle import judge, violations
 from tests.faults.scale import scaled
 from tests.faults.tally import Tally
-from tests.faults.test_zombies import CHANGE, SOURCE, has_changed_nothing, without_fence
+from tests.faults.test_zombies import CHANGE, SOURCE
 from tests.faults.workers import Worker, settled
 from tests.project import Project
 
@@ -66,47 +64,3 @@ def test_a_repair_killed_at_a_point_is_healed_by_the_next(
     verdict = judge(repaired, "item")
     tally("kill of a repair at a named point").add(verdict)
     assert not verdict and violations(repaired) == []
-
-
-@pytest.fixture
-def by_hand(project: Project) -> Iterator[ByHand]:
-    """Loaded once."""
-    by_hand = ByHand(project, SOURCE)
-    by_hand.both("first")
-    yield by_hand
-    by_hand.close()
-
-
-def old_repair_wakes_after_a_newer_run(
-    by_hand: ByHand, prepare: Callable[[], None] | None
-) -> Outcome | Exception:
-    """A repair that holds old rows, stopped just before its transaction, and woken when newer rows
-    are there."""
-    by_hand.project.in_warehouse("UPDATE staging.item SET what = 'wrong' WHERE id % 3 = 0")
-    load_id = by_hand.step("extract", "repair", **REPAIR).load_id
-    worker = by_hand.start(
-        "load", "repair", load_id, "load.manifest_read", prepare=prepare, **REPAIR
-    )
-    assert worker.wait_until_stopped()
-    by_hand.project.in_source(CHANGE.format(third=0))
-    by_hand.both("new")
-    assert not judge(by_hand.project, "item")
-    worker.wake()
-    return worker.result()
-
-
-def test_a_repair_that_wakes_up_after_a_newer_run_brings_no_old_row_back(by_hand: ByHand) -> None:
-    assert has_changed_nothing(old_repair_wakes_after_a_newer_run(by_hand, None))
-    assert not judge(by_hand.project, "item")
-
-
-def test_without_the_fence_an_old_repair_brings_stale_rows_back(
-    by_hand: ByHand, tally: Callable[[str], Tally]
-) -> None:
-    """The negative control."""
-    assert isinstance(old_repair_wakes_after_a_newer_run(by_hand, without_fence), Outcome)
-    verdict = judge(by_hand.project, "item")
-    assert verdict
-    tally("kill of a repair at a named point").control(
-        f"no fence: {verdict.lost} of {verdict.rows} rows stale"
-    )

@@ -171,13 +171,17 @@ def test_a_load_that_wakes_up_after_a_newer_run_writes_nothing(
     assert violations(by_hand.project) == []
 
 
+OLD_LOADS = {"full refresh": {"full_refresh": "all"}, "repair": {"repair": frozenset({"item"})}}
+
+
 def old_load_wakes_after_a_newer_one(
-    by_hand: ByHand, prepare: Callable[[], None] | None
+    by_hand: ByHand, request: dict[str, Any], prepare: Callable[[], None] | None
 ) -> Outcome | Exception:
-    """A full load of old rows stopped just before its transaction, and woken when newer rows are
+    """A load of old rows stopped just before its transaction, and woken when newer rows are
     there."""
-    load_id = by_hand.step("extract", "old", full_refresh="all").load_id
-    worker = by_hand.start("load", "old", load_id, "load.manifest_read", prepare=prepare)
+    by_hand.project.in_warehouse("UPDATE staging.item SET what = 'wrong' WHERE id % 3 = 0")
+    load_id = by_hand.step("extract", "old", **request).load_id
+    worker = by_hand.start("load", "old", load_id, "load.manifest_read", prepare=prepare, **request)
     assert worker.wait_until_stopped()
     by_hand.project.in_source(CHANGE.format(third=0))
     by_hand.both("new")
@@ -186,8 +190,11 @@ def old_load_wakes_after_a_newer_one(
     return worker.result()
 
 
-def test_an_old_load_extracts_again_and_writes_none_of_its_old_rows(by_hand: ByHand) -> None:
-    assert has_changed_nothing(old_load_wakes_after_a_newer_one(by_hand, None))
+@pytest.mark.parametrize("old", OLD_LOADS)
+def test_an_old_load_extracts_again_and_writes_none_of_its_old_rows(
+    by_hand: ByHand, old: str
+) -> None:
+    assert has_changed_nothing(old_load_wakes_after_a_newer_one(by_hand, OLD_LOADS[old], None))
     assert not judge(by_hand.project, "item")
 
 
@@ -200,7 +207,8 @@ def test_without_the_fence_an_old_load_brings_stale_rows_back(
     by_hand: ByHand, tally: Callable[[str], Tally]
 ) -> None:
     """The negative control."""
-    assert isinstance(old_load_wakes_after_a_newer_one(by_hand, without_fence), Outcome)
+    request = OLD_LOADS["full refresh"]
+    assert isinstance(old_load_wakes_after_a_newer_one(by_hand, request, without_fence), Outcome)
     verdict = judge(by_hand.project, "item")
     assert verdict
     tally("a load stopped (SIGSTOP), a newer run commits, the load wakes up").control(
