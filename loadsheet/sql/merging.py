@@ -195,6 +195,25 @@ def insert_rows(
     return insert
 
 
+def update_values(
+    target: str,
+    source: str,
+    key: Sequence[str],
+    values: Mapping[str, str],
+    types: Mapping[str, str],
+    load_no: int,
+) -> str:
+    """UPDATE of the target's rows whose keys are in the source and whose other `values` differ (SQL
+    by column; `types` are the target's). The key stays as it is written."""
+    same = " AND ".join(f"t.{ident(name)} = {values[name]}" for name in key)
+    others = {name: value for name, value in values.items() if name not in key}
+    settings = [f"{ident(name)} = {value}" for name, value in others.items()]
+    return (
+        f"UPDATE {target} t SET {', '.join(settings)}, {LOAD_ID} = {load_no}"
+        f" FROM {source} s WHERE {same} AND {differs(others, types)}"
+    )
+
+
 def delete_same(target: str, source: str, key: Sequence[str]) -> str:
     """DELETE of the target's rows whose keys are in the source."""
     return f"DELETE FROM {target} t USING {source} s WHERE {same_key(key)}"

@@ -247,6 +247,27 @@ def merge(
         return unique_indexes.exchange_rows(session, statements, incoming, target)
 
 
+def fill(
+    session: Session, incoming: Relation, target: Relation, key: tuple[str, ...], load_no: int
+) -> Effect:
+    """Give the target's rows the values of `incoming` by key, touching only rows that differ.
+
+    In one statement, because most rows are expected to differ: keeping them aside first, as a merge
+    does, took 4.5 of 19 s for 600,000 rows. Rows that may collide, or that a trigger may keep, are
+    merged.
+    """
+    unique = unique_indexes.besides_key(session, target)
+    if unique or side_effects.suppressing_triggers(session, target):
+        return merge(session, incoming, target, key, load_no, adds_rows=False)
+    types = tables.columns_of(session, target)
+    values = _values_in_target_types(session, incoming, types, load_no)
+    with lookup_of(session, incoming, target, key):
+        statement = merging.update_values(target.sql, incoming.sql, key, values, types, load_no)
+        updated = session.execute(statement).rowcount
+    reach("merge.updated")
+    return Effect(inserted=0, updated=updated)
+
+
 def _write_changed(
     session: Session,
     statements: merging.Merge,

@@ -370,8 +370,7 @@ class LoadTransaction:
                 f"{self.target} was loaded by another pipeline meanwhile, so its older rows are not"
                 f" filled; {FULL_REFRESH_REMEDY}"
             )
-        key = self.manifest.key
-        return apply.merge(self.session, incoming, self.target, key, self.load_no, adds_rows=False)
+        return apply.fill(self.session, incoming, self.target, self.manifest.key, self.load_no)
 
     def _create(self, table: Relation, kept: dict[str, str]) -> None:
         columns = column_definitions(self.manifest.columns, kept)

@@ -254,7 +254,7 @@ def test_keys_that_were_found_under_another_setting_are_found_again(
 # With the row that goes and comes back: one that no increment reads, and the last of the table, so
 # that its content is the same.
 LOOKS = {
-    "search": ({"incremental": "at", "deletes": {"action": "hard", "every": "1d"}}, 7),
+    "search": ({"incremental": "at", "deletes": "hard"}, 7),
     "content": ({"mode": "replace"}, 1000),
 }
 

@@ -14,6 +14,7 @@ from loadsheet.engine import fill
 from loadsheet.engine.table_step import TableStep
 from loadsheet.errors import Refused, SourceChanged
 from loadsheet.outcome import Outcome
+from loadsheet.pinned import PinnedSession
 from tests.project import Project
 
 ITEMS = """
@@ -321,6 +322,36 @@ def test_incremental_marts_see_the_rows_that_were_filled(loaded: Project) -> Non
     touch(loaded)
     loaded.succeed()
     assert loaded.in_warehouse("SELECT count(colour) FROM mart.copy") == [(100,)]
+
+
+def test_a_range_reads_and_writes_the_tables_rows_once(
+    added: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A merge keeps rows that differ aside and joins them once more. With it, a fill took 2.5 times
+    as long as a full refresh."""
+    statements: list[str] = []
+    execute = PinnedSession.execute
+
+    def noted(session: PinnedSession, query: Any, *more: Any, **options: Any) -> Any:
+        statements.append(str(query))
+        return execute(session, query, *more, **options)
+
+    monkeypatch.setattr(PinnedSession, "execute", noted)
+    message(added)
+    joined = [text for text in statements if '"item" t' in text and "colour" in text]
+    # The increment has one more: it keeps the rows that differ, updates them and inserts the rest.
+    assert sum(text.startswith("UPDATE") for text in joined) == 3
+    assert sum(text.startswith("CREATE TEMPORARY TABLE") for text in joined) == 1
+
+
+def test_a_trigger_that_keeps_a_row_from_being_filled_is_refused(added: Project) -> None:
+    added.in_warehouse(
+        "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS"
+        " 'BEGIN IF new.id = 7 THEN RETURN NULL; END IF; RETURN new; END';"
+        "CREATE TRIGGER keep BEFORE UPDATE ON staging.item FOR EACH ROW EXECUTE FUNCTION keep()"
+    )
+    with pytest.raises(Refused, match=r"1 row was not written or deleted.*trigger \(keep\)"):
+        message(added)
 
 
 def test_rows_that_exchange_the_values_of_a_unique_index_are_filled(added: Project) -> None:
