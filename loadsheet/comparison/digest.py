@@ -36,7 +36,7 @@ the same on all servers."""
 _KEY, _FIRST, _SECOND = 1, 2, 3
 # Since PostgreSQL 14 rows have a hash function.
 _RECORD_HASH_SINCE = 140000
-_INTEGERS = ("smallint", "integer", "bigint")
+INTEGERS = ("smallint", "integer", "bigint")
 # The hash of a numeric leaves out its sign, and that of the others has 32 bits of 64: with any seed
 # 5.00 has the hash of -5.00, and -1 that of 4294967295. So their bytes are hashed.
 _BYTES_OF = {
@@ -243,7 +243,7 @@ class Side:
         return self._hashed(self.values, seed)
 
     def _hashed(self, values: Sequence[Value], seed: int) -> str:
-        if self.hash == "record" and len(values) == 1 and values[0].type in _INTEGERS:
+        if self.hash == "record" and len(values) == 1 and values[0].type in INTEGERS:
             # A row has to be formed first, which takes as long as the rest.
             # The value is in the seed, too: as a value, only 32 bits of it have a part.
             value = f"CAST({values[0].landed} AS bigint)"

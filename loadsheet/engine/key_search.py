@@ -3,13 +3,16 @@
 All of it happens in the increment's own snapshot, before its rows are copied:
 
     source                               warehouse
-    keys of the increment  ------------> a temporary table
-    digests of all keys                  digests of the target's keys and the increment's
+    digests of ranges of keys            digests of the same ranges
                           equal: no row is gone
-    keys in buckets that differ          the same, side by side
+    keys in ranges that differ           the same, side by side
                           only in the target: gone
                           only in the source, though the last load must have left it: missing
     gone keys, by their values           none may be there
+
+Ranges are for integer keys in an index that can answer alone. Other keys are compared in buckets of
+their hashes, over which new keys are spread: so the increment's keys are copied into a temporary
+table of the warehouse first, and count as the target's.
 
 Rows that are missing (a key that was updated in place, a row that was deleted in the warehouse) are
 read with the increment.
@@ -29,7 +32,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from itertools import islice
 
-from loadsheet.comparison import compare, digest
+from loadsheet.comparison import compare, digest, key_ranges
 from loadsheet.comparison.compare import Sides
 from loadsheet.comparison.digest import Side, Value, shared_hash
 from loadsheet.comparison.settled import settled_rows
@@ -132,7 +135,7 @@ class _Search:
         rows: Selection,
         settled: str,
     ):
-        assert attempt.table.deletes
+        assert attempt.table.deletes and attempt.last
         self.table = attempt.table
         self.deletes: Deletes = attempt.table.deletes
         self.pipeline = attempt.pipeline.name
@@ -141,9 +144,12 @@ class _Search:
         self.target = attempt.target
         self.rows = rows
         self.settled = settled
+        self.start = attempt.last.start
         self.key = [described.column(name) for name in described.key]
         self.names: list[str] = []
         """Their names in the target."""
+        self.in_target: tuple[Value, ...] = ()
+        """The same columns, as the target has them."""
         self.loaded_names: dict[int, str] = {}
         if described.oid == attempt.seen.source_oid:
             recorded = attempt.seen.columns or ()
@@ -156,22 +162,64 @@ class _Search:
         with warehouse.transaction():
             warehouse.execute(STAY_IDLE)
             self._fit_key(warehouse)
-            self._create_keys(warehouse)
-            sides = self._sides(warehouse)
-            totals = compare.totals(sides)
-            found = Found()
-            if totals.buckets:
-                found = self._compare(warehouse, sides, totals.buckets)
+            if self.deletes.action == "soft":
+                self.live = gone.live_rows(warehouse, self.target)
+            found = self._by_ranges(warehouse)
+            if found is None:
+                found = self._by_buckets(warehouse)
             found.lacks_objects = gone.lacks_objects(warehouse, self.target, self.table)
+        return found
+
+    def _by_ranges(self, warehouse: Session) -> Found | None:
+        """Compare the target as it is: keys that the increment brings differ, too, and are told
+        from missing ones by `settled`. None where that is not known to be cheap."""
+        if not self._loads_all_rows():
+            return None
+        sides = self._sides(warehouse, self.target, self.in_target, live=self.live)
+        ranges = key_ranges.differing(sides)
+        if ranges is None:
+            return None
+        found = Found()
+        if ranges.spans:
+            sides = key_ranges.within(sides, ranges.spans)
+            found = self._compare(warehouse, sides, compare.totals(sides).buckets)
+        self._log_keys("ranges", ranges.keys, found)
+        return found
+
+    def _loads_all_rows(self) -> bool:
+        """Whether no row of the source stays out of the target for good: in each range there would
+        be some."""
+        spec = self.table.incremental
+        if spec is None:
+            return True
+        leaves_out_nulls = spec.nulls == "exclude" and spec.cursor not in self.described.not_null
+        return spec.by == "watermark" and self.start == "" and not leaves_out_nulls
+
+    def _by_buckets(self, warehouse: Session) -> Found:
+        """Compare the target as it will be with the increment: its keys may be in any bucket."""
+        self._create_keys(warehouse)
+        in_target = tuple(Value(column.name, column.type) for column in self.key)
+        expected = "TRUE"
+        if self.rows.where:
+            # Without the rows that no load has reached yet.
+            expected = f"({self.settled}) OR ({self.rows.where})"
+        sides = self._sides(warehouse, _KEYS, in_target, expected)
+        totals = compare.totals(sides)
+        found = Found()
+        if totals.buckets:
+            found = self._compare(warehouse, sides, totals.buckets)
+        self._log_keys("buckets", totals.source_rows, found)
+        return found
+
+    def _log_keys(self, way: str, keys: int, found: Found) -> None:
         _log.info(
-            "%s: %s keys in the source, %s in the target; %s gone, %s missing",
+            "%s: compared %s keys of the source by %s; %s gone, %s missing",
             self.target,
-            totals.source_rows,
-            totals.target_rows,
+            keys,
+            way,
             found.gone.count,
             len(found.missing),
         )
-        return found
 
     def _create_keys(self, warehouse: Session) -> None:
         """Create a view of the keys that the target will have, with the source's names."""
@@ -179,8 +227,6 @@ class _Search:
         warehouse.execute(f"CREATE TEMPORARY TABLE {_INCREMENT.sql} ({columns}) ON COMMIT DROP")
         if self.rows.where:
             self._copy_increment(warehouse)
-        if self.deletes.action == "soft":
-            self.live = gone.live_rows(warehouse, self.target)
         target = f"{self.target.sql} t WHERE {self.live}"
         landed = []
         same = []
@@ -214,6 +260,7 @@ class _Search:
         in_target = tables.columns_of(warehouse, self.target)
         self.names = [self.loaded_names.get(column.attnum, column.name) for column in self.key]
         key = []
+        values = []
         for column, name in zip(self.key, self.names, strict=True):
             found = in_target.get(name, "")
             wide = column.type
@@ -226,22 +273,26 @@ class _Search:
                     " refresh of this table"
                 )
             key.append(replace(column, type=wide, cast=column.cast or wide != column.type))
+            values.append(Value(name, wide, is_cast=wide != found))
         # The rows of before have their values by another key, or none.
         names = tuple(self.names)
         drift.refuse_changed_key(warehouse, self.target, names, FULL_REFRESH_REMEDY)
         self.key = key
+        self.in_target = tuple(values)
 
-    def _sides(self, warehouse: Session) -> Sides:
+    def _sides(
+        self,
+        warehouse: Session,
+        relation: Relation,
+        in_target: tuple[Value, ...],
+        expected: str = "TRUE",
+        live: str = "TRUE",
+    ) -> Sides:
         common = shared_hash(self.source, warehouse)
         places = tuple(range(len(self.key)))
         in_source = tuple(
             Value(column.name, column.type, is_cast=column.cast) for column in self.key
         )
-        in_target = tuple(Value(column.name, column.type) for column in self.key)
-        expected = "TRUE"
-        if self.rows.where:
-            # Without the rows that no load has reached yet.
-            expected = f"({self.settled}) OR ({self.rows.where})"
         source = Side(
             self.described.relation, in_source, places, common, expected=expected, keys_only=True
         )
@@ -249,7 +300,7 @@ class _Search:
             source_session=self.source,
             source=source,
             warehouse_session=warehouse,
-            target=Side(_KEYS, in_target, places, common, keys_only=True),
+            target=Side(relation, in_target, places, common, live=live, keys_only=True),
             settled=self.settled,
         )
 
