@@ -21,9 +21,9 @@ setup: $(VENV)/.ready  ## Create .venv with pinned, hashed requirements and the 
 demo: setup  ## Flights end to end in a real Airflow on embedded servers (ARGS=--exit to stop at the end)
 	@$(BIN)/python -m demo $(ARGS)
 
-# Three at a time on 2 cores: a third of the time a suite waits for a server, a lock or a timeout.
-test: setup test-unit test-editors  ## Run every test (short forms), under 20 minutes on 2 cores
-	@$(MAKE) --no-print-directory -j3 --output-sync=recurse test-core test-faults airflow-and-packaging
+# All at a time on 2 cores: a third of the time a suite waits for a server, a lock or a timeout.
+test: setup  ## Run every test (short forms), under 20 minutes on 2 cores
+	@$(MAKE) --no-print-directory -j4 --output-sync=recurse airflow-and-packaging test-faults test-core test-unit test-editors
 
 airflow-and-packaging: test-airflow
 	@$(MAKE) --no-print-directory test-packaging
