@@ -24,10 +24,10 @@ from loadsheet.warehouse import (
     adopt,
     extensions,
     fence,
+    foreseeing,
     integrity,
     intervals,
     ledger,
-    load_transaction,
     tables,
 )
 from loadsheet.warehouse.fence import Scope
@@ -142,7 +142,7 @@ class Attempt:
         if not self.exists or recorded.issuperset(column.name for column in described.columns):
             return
         self.warehouse.use(
-            lambda session: load_transaction.refuse_too_many_columns(
+            lambda session: foreseeing.refuse_too_many_columns(
                 session,
                 self.target,
                 described.columns,

@@ -49,7 +49,7 @@ from loadsheet.sql.copying import select_columns
 from loadsheet.sql.text import Relation, ident, typed
 from loadsheet.sql.types import Column, has_one_form, widens
 from loadsheet.warehouse import drift, gone, tables
-from loadsheet.warehouse.load_transaction import FULL_REFRESH_REMEDY
+from loadsheet.warehouse.foreseeing import FULL_REFRESH_REMEDY
 from loadsheet.wording import counted
 
 _log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from loadsheet.postgres import Session
 from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.text import Relation
 from loadsheet.warehouse import fence, ledger
-from loadsheet.warehouse.load_transaction import LoadResult, find_committed, load_manifest
+from loadsheet.warehouse.committing import LoadResult, find_committed, load_manifest
 
 _log = logging.getLogger(__name__)
 Warehouse = Callable[[], AbstractContextManager[Session]]

@@ -14,15 +14,15 @@ from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.merging import DELETED_AT, LOAD_ID
 from loadsheet.sql.text import Relation, ident, idents
 from loadsheet.warehouse import apply, belongings, drift, gone, side_effects, tables
+from loadsheet.warehouse.arrival import column_definitions
 from loadsheet.warehouse.drift import Drift
 from loadsheet.warehouse.fence import Scope
-from loadsheet.warehouse.gone import keeps_deleted
-from loadsheet.warehouse.load_transaction import (
+from loadsheet.warehouse.foreseeing import (
     FULL_REFRESH_REMEDY,
-    column_definitions,
     existing_columns,
     refuse_too_many_columns,
 )
+from loadsheet.warehouse.gone import keeps_deleted
 from loadsheet.warehouse.side_effects import NO_KEY
 from loadsheet.wording import listed
 

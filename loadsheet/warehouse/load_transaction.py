@@ -1,12 +1,9 @@
-"""One load: from verified parts in the lake to committed rows, in one warehouse transaction
-(docs/protocol.md)."""
+"""Applies the rows of a load to its target, under the target's lock (docs/protocol.md)."""
 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import psycopg
 
@@ -20,25 +17,23 @@ from loadsheet.spec.models import Table
 from loadsheet.sql import merging
 from loadsheet.sql.merging import DELETED_AT, LOAD_ID
 from loadsheet.sql.text import Relation, ident, typed
-from loadsheet.sql.types import Column
 from loadsheet.warehouse import (
     apply,
     belongings,
     drift,
-    fence,
     gone,
     integrity,
     ledger,
-    older_sessions,
     side_effects,
     tables,
     tombstones,
     unfilled,
 )
+from loadsheet.warehouse.arrival import Arrival
 from loadsheet.warehouse.belongings import Belonging
-from loadsheet.warehouse.copying_in import Arriving, copy_parts
 from loadsheet.warehouse.drift import Drift
-from loadsheet.warehouse.fence import Scope, SealedAttempt
+from loadsheet.warehouse.fence import Scope
+from loadsheet.warehouse.foreseeing import FULL_REFRESH_REMEDY, existing_columns
 from loadsheet.warehouse.ledger import Effect
 from loadsheet.warehouse.swap import WouldLose
 from loadsheet.warehouse.unfilled import Unfilled
@@ -54,86 +49,6 @@ _DELETED_ROWS = Belonging(
     definition="",
     is_carried=False,
 )
-FULL_REFRESH_REMEDY = "run a full refresh of this table to rebuild it"
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoadResult:
-    """What a load did."""
-
-    effect: Effect
-    extracted: int
-    notes: tuple[str, ...] = ()
-    """Remarks for the step's message, such as drift and duplicate keys."""
-
-
-def load_manifest(
-    session: Session,
-    lake: Lake,
-    manifest: Manifest,
-    sealed: SealedAttempt,
-    target: Relation,
-    table: Table,
-    progress: Progress,
-) -> LoadResult:
-    """Commit the manifest's rows to `target`, or nothing. `sealed` is where the manifest is.
-
-    Loading the same manifest twice changes nothing. Raises Corrupt when the lake's bytes are not
-    those of the manifest, Superseded when a newer extraction owns the table or the spec's `deletes`
-    was changed, TargetLost when the target is not what the rows were read for, Refused when the
-    rows contradict the spec, and psycopg's errors when the warehouse fails.
-    """
-    started = time.monotonic()
-    # Not in the load's transaction: its lock would keep others from creating schemas until the end.
-    tables.ensure_schema(session, target.schema)
-    with session.transaction():
-        # Before the lock, which an older session may hold.
-        older_sessions.end(session, manifest, target)
-        ledger.lock_target(session, target)
-        reach("load.locked")
-        # Under the lock, because an older try may have committed while this one waited for it.
-        committed = find_committed(session, manifest.load_id)
-        if committed:
-            _log.info("%s: load %s was committed already", target, manifest.load_id)
-            return committed
-        fence.check_fence(session, manifest, target)
-        gone.refuse_changed_spec(manifest, table)
-        reach("load.fence_checked")
-        load_no = ledger.draw_number(session)
-        scope = fence.read_scope(session, manifest.pipeline, manifest.table, target)
-        transaction = LoadTransaction(
-            session, lake, manifest, target, table, progress, scope, load_no
-        )
-        effect = transaction.write()
-        reach("load.applied")
-        ledger.record_load(
-            session,
-            manifest,
-            sealed.manifest,
-            sealed.sha256,
-            target,
-            transaction.load_no,
-            effect,
-            transaction.duplicates,
-            transaction.gone_rows,
-            transaction.count_unknown_rows(),
-            time.monotonic() - started,
-        )
-        reach("load.recorded")
-        # Last, because the UPDATE that checks the fence locks the scope's row: a newer extraction
-        # waits for it until the commit.
-        left = {} if effect.replaced else transaction.drift.left
-        lacking = transaction.unfilled_columns()
-        if manifest.action == "fill":
-            fence.record_fill(session, manifest, target, transaction.load_no, lacking)
-        else:
-            fence.advance_watermark(
-                session, manifest, target, table, transaction.load_no, left, lacking
-            )
-        ledger.clear_failure(session, manifest.pipeline, "table", target)
-        reach("load.advanced")
-    reach("load.committed")
-    return LoadResult(effect=effect, extracted=manifest.rows, notes=tuple(transaction.notes))
 
 
 class LoadTransaction:
@@ -270,9 +185,7 @@ class LoadTransaction:
             )
             if obstacles:
                 return self._replace_in_place(obstacles[0])
-        fresh = Relation(self.target.schema, f"_loadsheet_{self.load_no}")
-        self._create(fresh, {**self.drift.kept, **self.marks})
-        self._copy_parts(fresh)
+        fresh = self._receive(self.target.schema, {**self.drift.kept, **self.marks})
         self._add_load_id(fresh)
         rows = self.manifest.rows - self.duplicates
         if not self.is_new:
@@ -294,11 +207,9 @@ class LoadTransaction:
 
         A permanent table would be part of a publication of the whole schema.
         """
-        fresh = Relation("pg_temp", f"_loadsheet_{self.load_no}")
         # All rows arrive, so a column that the source has had has no values from now on.
         former = {name: self.drift.kept[name] for name in self.drift.former}
-        self._create(fresh, {**former, **self.marks})
-        self._copy_parts(fresh)
+        fresh = self._receive("pg_temp", {**former, **self.marks})
         rows = self.manifest.rows - self.duplicates
         live = gone.live_rows(self.session, self.target) if self.keeps_deleted else "TRUE"
         apply.refuse_shrinking(self.session, rows, self.target, self.table.max_shrink, live)
@@ -331,9 +242,7 @@ class LoadTransaction:
         if self.manifest.action != "fill":
             fills = unfilled.will_be_filled(self.table, self.manifest)
             self.notes += self.drift.notes(all_rows_arrive=False, fills=fills)
-        incoming = Relation("pg_temp", f"_loadsheet_{self.load_no}")
-        self._create(incoming, self.marks)
-        self._copy_parts(incoming)
+        incoming = self._receive("pg_temp", self.marks)
         key = self.manifest.key
         if self.manifest.action == "append" or not key:
             return apply.append(self.session, incoming, self.target, self.load_no)
@@ -372,26 +281,18 @@ class LoadTransaction:
             )
         return apply.fill(self.session, incoming, self.target, self.manifest.key, self.load_no)
 
-    def _create(self, table: Relation, kept: dict[str, str]) -> None:
-        columns = column_definitions(self.manifest.columns, kept)
-        if table.schema == "pg_temp":
-            statement = f"CREATE TEMPORARY TABLE {table.sql} ({columns}) ON COMMIT DROP"
-        else:
-            statement = f"{self.create_table} {table.sql} ({columns})"
-        self.session.execute(statement)
-
-    def _copy_parts(self, table: Relation) -> None:
-        """Copy the manifest's rows; then keep one row per key."""
-        arriving = Arriving(
-            parts=self.manifest.parts,
-            rows=self.manifest.rows,
-            format=self.manifest.format,
-            columns=[column.name for column in self.manifest.columns],
-        )
-        copy_parts(self.session, self.lake, arriving, table, self.target, self.progress)
+    def _receive(self, schema: str, kept: dict[str, str]) -> Relation:
+        """A new table with the manifest's rows, one per key. It has the columns `kept`, too, in
+        which nothing arrives."""
+        table = Relation(schema, f"_loadsheet_{self.load_no}")
+        columns, format = self.manifest.columns, self.manifest.format
+        arrival = Arrival(self.session, table, self.target, columns, format)
+        arrival.create(kept, self.create_table)
+        arrival.copy(self.lake, self.manifest, self.progress)
         if self.manifest.key and not self.manifest.key_is_enforced:
             self._drop_duplicates(table)
         reach("load.filled")
+        return table
 
     def _ensure_tombstones(self) -> None:
         if tombstones.are_kept(self.table, self.manifest.key):
@@ -441,60 +342,3 @@ class LoadTransaction:
         read_at = ledger.newest_clock(self.session, self.target, clock)
         not_older = merging.not_older(cursor, cursor_type, typed(read_at, cursor_type))
         return f"({not_older}) OR NOT {ledger.is_of_others(pipeline)}"
-
-
-def refuse_too_many_columns(
-    session: Session,
-    target: Relation,
-    columns: Sequence[Column],
-    source_oid: int,
-    scope: Scope,
-    action: str,
-) -> None:
-    """Raises Refused where a load of these columns with this `action` would give the existing
-    target more columns than PostgreSQL allows."""
-    existing = tables.columns_of(session, target)
-    changed = drift.compare_columns(columns, source_oid, existing, scope)
-    remedy = FULL_REFRESH_REMEDY
-    in_place = action != "replace"
-    if not in_place:
-        obstacles = belongings.obstacles(session, target, changed.own)
-        if obstacles:
-            in_place = True
-            remedy = obstacles[0].remedy
-    drift.refuse_too_many_columns(session, target, changed, len(columns), in_place, remedy)
-
-
-def existing_columns(session: Session, target: Relation) -> dict[str, str]:
-    """The target's columns and types; empty if it does not exist yet.
-
-    Raises Refused when the target was not made by Loadsheet, or cannot be written to safely.
-    """
-    columns = tables.columns_of(session, target)
-    if columns and LOAD_ID not in columns:
-        raise Refused(
-            f"{target} exists and was not made by Loadsheet: drop or rename it, or choose another "
-            "schema"
-        )
-    belongings.refuse_unsafe(session, target)
-    return columns
-
-
-def column_definitions(columns: Sequence[Column], kept: Mapping[str, str]) -> str:
-    """The columns of CREATE TABLE: those that arrive, then those that only the target has."""
-    definitions = [f"{ident(column.name)} {column.type}" for column in columns]
-    for name, type_name in kept.items():
-        definitions.append(f"{ident(name)} {type_name}")
-    return ", ".join(definitions)
-
-
-def find_committed(session: Session, load_id: str) -> LoadResult | None:
-    """What the load did, if it is committed already.
-
-    An earlier try may have committed it, or this one, when its COMMIT got no answer.
-    """
-    committed = ledger.committed_load(session, load_id)
-    if committed is None:
-        return None
-    effect, extracted = committed
-    return LoadResult(effect=effect, extracted=extracted, notes=("was committed already",))

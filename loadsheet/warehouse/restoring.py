@@ -13,6 +13,7 @@ from loadsheet.sql.merging import DELETED_AT, LOAD_ID
 from loadsheet.sql.text import Relation, idents
 from loadsheet.sql.types import Column
 from loadsheet.warehouse import fence, ledger, tables
+from loadsheet.warehouse.arrival import Arrival
 from loadsheet.warehouse.fence import Scope
 from loadsheet.warehouse.history import LoggedLoad
 from loadsheet.warehouse.load_transaction import LoadTransaction
@@ -59,16 +60,17 @@ class _Placement(LoadTransaction):
         # The rows bring their marks, and no others stay.
         self.keeps_deleted = False
 
-    def _create(self, table: Relation, kept: dict[str, str]) -> None:
-        super()._create(table, kept)
+    def _receive(self, schema: str, kept: dict[str, str]) -> Relation:
+        table = Relation(schema, f"_loadsheet_{self.load_no}")
+        columns, format = self.manifest.columns, self.manifest.format
+        Arrival(self.session, table, self.target, columns, format).create(kept)
         self.session.execute(f"ALTER TABLE {table.sql} ADD COLUMN {LOAD_ID} bigint NOT NULL")
-
-    def _copy_parts(self, table: Relation) -> None:
         own = (DELETED_AT, LOAD_ID) if self.has_marks else (LOAD_ID,)
-        names = idents([*(column.name for column in self.manifest.columns), *own])
+        names = idents([*(column.name for column in columns), *own])
         self.session.execute(
             f"INSERT INTO {table.sql} ({names}) SELECT {names} FROM {self.working.sql}"
         )
+        return table
 
     def _add_load_id(self, table: Relation) -> None:
         """Each row has brought its own."""

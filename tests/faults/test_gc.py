@@ -37,8 +37,8 @@ from loadsheet.spec.models import Pipeline
 from loadsheet.spec.pipeline_file import load_pipeline
 from loadsheet.sql.text import Relation
 from loadsheet.warehouse import ledger
+from loadsheet.warehouse.committing import load_manifest
 from loadsheet.warehouse.fence import SealedAttempt
-from loadsheet.warehouse.load_transaction import load_manifest
 from tests.faults.oracle import Verdict, judge
 from tests.faults.scale import scaled
 from tests.faults.shop import TABLES, change, open_shop, verdicts

@@ -1,0 +1,113 @@
+"""One load: from verified parts in the lake to committed rows, in one warehouse transaction
+(docs/protocol.md)."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+
+from loadsheet.failpoints import reach
+from loadsheet.lake.manifest import Manifest
+from loadsheet.lake.parts import Progress
+from loadsheet.lake.store import Lake
+from loadsheet.postgres import Session
+from loadsheet.spec.models import Table
+from loadsheet.sql.text import Relation
+from loadsheet.warehouse import fence, gone, ledger, older_sessions, tables
+from loadsheet.warehouse.fence import SealedAttempt
+from loadsheet.warehouse.ledger import Effect
+from loadsheet.warehouse.load_transaction import LoadTransaction
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadResult:
+    """What a load did."""
+
+    effect: Effect
+    extracted: int
+    notes: tuple[str, ...] = ()
+    """Remarks for the step's message, such as drift and duplicate keys."""
+
+
+def load_manifest(
+    session: Session,
+    lake: Lake,
+    manifest: Manifest,
+    sealed: SealedAttempt,
+    target: Relation,
+    table: Table,
+    progress: Progress,
+) -> LoadResult:
+    """Commit the manifest's rows to `target`, or nothing. `sealed` is where the manifest is.
+
+    Loading the same manifest twice changes nothing. Raises Corrupt when the lake's bytes are not
+    those of the manifest, Superseded when a newer extraction owns the table or the spec's `deletes`
+    was changed, TargetLost when the target is not what the rows were read for, Refused when the
+    rows contradict the spec, and psycopg's errors when the warehouse fails.
+    """
+    started = time.monotonic()
+    # Not in the load's transaction: its lock would keep others from creating schemas until the end.
+    tables.ensure_schema(session, target.schema)
+    with session.transaction():
+        # Before the lock, which an older session may hold.
+        older_sessions.end(session, manifest, target)
+        ledger.lock_target(session, target)
+        reach("load.locked")
+        # Under the lock, because an older try may have committed while this one waited for it.
+        committed = find_committed(session, manifest.load_id)
+        if committed:
+            _log.info("%s: load %s was committed already", target, manifest.load_id)
+            return committed
+        fence.check_fence(session, manifest, target)
+        gone.refuse_changed_spec(manifest, table)
+        reach("load.fence_checked")
+        load_no = ledger.draw_number(session)
+        scope = fence.read_scope(session, manifest.pipeline, manifest.table, target)
+        transaction = LoadTransaction(
+            session, lake, manifest, target, table, progress, scope, load_no
+        )
+        effect = transaction.write()
+        reach("load.applied")
+        ledger.record_load(
+            session,
+            manifest,
+            sealed.manifest,
+            sealed.sha256,
+            target,
+            transaction.load_no,
+            effect,
+            transaction.duplicates,
+            transaction.gone_rows,
+            transaction.count_unknown_rows(),
+            time.monotonic() - started,
+        )
+        reach("load.recorded")
+        # Last, because the UPDATE that checks the fence locks the scope's row: a newer extraction
+        # waits for it until the commit.
+        left = {} if effect.replaced else transaction.drift.left
+        lacking = transaction.unfilled_columns()
+        if manifest.action == "fill":
+            fence.record_fill(session, manifest, target, transaction.load_no, lacking)
+        else:
+            fence.advance_watermark(
+                session, manifest, target, table, transaction.load_no, left, lacking
+            )
+        ledger.clear_failure(session, manifest.pipeline, "table", target)
+        reach("load.advanced")
+    reach("load.committed")
+    return LoadResult(effect=effect, extracted=manifest.rows, notes=tuple(transaction.notes))
+
+
+def find_committed(session: Session, load_id: str) -> LoadResult | None:
+    """What the load did, if it is committed already.
+
+    An earlier try may have committed it, or this one, when its COMMIT got no answer.
+    """
+    committed = ledger.committed_load(session, load_id)
+    if committed is None:
+        return None
+    effect, extracted = committed
+    return LoadResult(effect=effect, extracted=extracted, notes=("was committed already",))

@@ -1,0 +1,52 @@
+"""What a load will find in the warehouse, as far as that can be seen before it has its lock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from loadsheet.errors import Refused
+from loadsheet.postgres import Session
+from loadsheet.sql.merging import LOAD_ID
+from loadsheet.sql.text import Relation
+from loadsheet.sql.types import Column
+from loadsheet.warehouse import belongings, drift, tables
+from loadsheet.warehouse.fence import Scope
+
+FULL_REFRESH_REMEDY = "run a full refresh of this table to rebuild it"
+
+
+def refuse_too_many_columns(
+    session: Session,
+    target: Relation,
+    columns: Sequence[Column],
+    source_oid: int,
+    scope: Scope,
+    action: str,
+) -> None:
+    """Raises Refused where a load of these columns with this `action` would give the existing
+    target more columns than PostgreSQL allows."""
+    existing = tables.columns_of(session, target)
+    changed = drift.compare_columns(columns, source_oid, existing, scope)
+    remedy = FULL_REFRESH_REMEDY
+    in_place = action != "replace"
+    if not in_place:
+        obstacles = belongings.obstacles(session, target, changed.own)
+        if obstacles:
+            in_place = True
+            remedy = obstacles[0].remedy
+    drift.refuse_too_many_columns(session, target, changed, len(columns), in_place, remedy)
+
+
+def existing_columns(session: Session, target: Relation) -> dict[str, str]:
+    """The target's columns and types; empty if it does not exist yet.
+
+    Raises Refused when the target was not made by Loadsheet, or cannot be written to safely.
+    """
+    columns = tables.columns_of(session, target)
+    if columns and LOAD_ID not in columns:
+        raise Refused(
+            f"{target} exists and was not made by Loadsheet: drop or rename it, or choose another "
+            "schema"
+        )
+    belongings.refuse_unsafe(session, target)
+    return columns
