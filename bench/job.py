@@ -139,6 +139,9 @@ def by_name(name: str) -> Contender:
         return limit()
     if name == "one reader":
         return ours(one_reader=True)
+    if name == "no overlap":
+        alone = ours(keys={"overlap": False})
+        return replace(alone, name="loadsheet auto, no overlap", note=f"{alone.note}, then loaded")
     return peer(name) if name in _PEERS else ours(name)
 
 

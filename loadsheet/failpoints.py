@@ -21,8 +21,8 @@ POINTS = tuple(
     """
     step.begun bucket.missing ledger.created
     extract.observed extract.decided extract.snapshot extract.deletes_found repair.compared
-    extract.fenced extract.part_stored extract.copied extract.unchanged extract.parts_stored
-    extract.manifest_stored extract.sealed
+    extract.fenced extract.part_stored early.begun early.part_copied
+    extract.copied extract.unchanged extract.parts_stored extract.manifest_stored extract.sealed
     load.manifest_read load.locked load.fence_checked load.altered load.part_copied load.filled
     load.gone_removed
     swap.dropped difference.deleted merge.updated

@@ -114,6 +114,7 @@ class _Repeated:
                 servers.lake,
                 servers.warehouse,
                 step.progress,
+                servers.early,
             )
 
     def _refuse_unless_overtaken(self, error: Fenced | Superseded) -> None:

@@ -23,8 +23,9 @@ import json
 import logging
 import time
 
-from loadsheet.engine import deletes, details, resume
+from loadsheet.engine import deletes, details, news, resume
 from loadsheet.engine.attempt import Attempt
+from loadsheet.engine.early import EarlyLoad, EarlyLoads
 from loadsheet.engine.origin import identify_source
 from loadsheet.engine.reading import Upload, file_format, read_and_store
 from loadsheet.engine.seal import seal
@@ -37,7 +38,7 @@ from loadsheet.lake.store import Lake
 from loadsheet.outcome import Outcome, RunRequest, skipped
 from loadsheet.pinned import PINNED, PinnedSession
 from loadsheet.source import catalog, fitness, holdback, identity, selection
-from loadsheet.source.rows import INTERVAL_CURSOR, Last, Selection
+from loadsheet.source.rows import Last, Selection
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.copying import FileFormat
@@ -58,19 +59,31 @@ def extract(
     lake: Lake,
     warehouse: Open,
     progress: Progress,
+    early: EarlyLoads | None = None,
 ) -> Outcome:
     """Store the table's new rows in the lake; `.load_id` names them for the load.
 
-    `warehouse` opens a session; a second one where the first was ended while rows were read.
+    `warehouse` opens a session; a second one where the first was ended while rows were read. With
+    `early`, the load of a large table begins meanwhile.
     Skipped when there is nothing new; then nothing was written anywhere. Raises Refused, HeldBack
     or Overtaken (see `loadsheet.errors`), psycopg and minio errors for trouble with the servers.
     """
     with IdleSession(warehouse) as kept:
         attempt = Attempt(pipeline, table, request, lake, kept)
-        return _extract(attempt, source, progress)
+        with EarlyLoad(
+            early,
+            pipeline.name,
+            table,
+            attempt.target,
+            attempt.seen,
+            lambda: attempt.take_fence_once().fence,
+        ) as load:
+            return _extract(attempt, source, progress, load)
 
 
-def _extract(attempt: Attempt, source: PinnedSession, progress: Progress) -> Outcome:
+def _extract(
+    attempt: Attempt, source: PinnedSession, progress: Progress, early: EarlyLoad
+) -> Outcome:
     pipeline, table, request = attempt.pipeline, attempt.table, attempt.request
     # What was loaded or extracted before does not count on a target that was harmed since.
     if table.name in request.resumes and attempt.change is None:
@@ -107,7 +120,7 @@ def _extract(attempt: Attempt, source: PinnedSession, progress: Progress) -> Out
     attempt.refuse_too_many_columns(described, rows)
     _show_rows(described, rows, attempt.last)
     reach("extract.decided")
-    manifest = _read_and_seal(attempt, source, described, rows, layout, progress)
+    manifest = _read_and_seal(attempt, source, described, rows, layout, progress, early)
     remarks = _remarks(table, rows, attempt)
     if manifest is None:
         attempt.warehouse.use(
@@ -201,6 +214,7 @@ def _read_and_seal(
     rows: Selection,
     layout: Layout,
     progress: Progress,
+    early: EarlyLoad,
 ) -> Manifest | None:
     """Read in one snapshot and store; None when there was nothing new."""
     ask = attempt.ask_types
@@ -231,12 +245,21 @@ def _read_and_seal(
             lambda session: fitness.refuse_values(source, described, attempt.table, where, session)
         )
         # Called by the upload threads before each part, so the first part takes the fence.
-        store = PartStore(attempt.lake, lambda: attempt.take_fence_once().prefix, layout, progress)
+        store = PartStore(
+            attempt.lake,
+            lambda: attempt.take_fence_once().prefix,
+            layout,
+            progress,
+            on_stored=early.offer,
+        )
+        if news.may_begin_early(attempt, source, rows):
+            early.expect(described, rows, layout.format)
         upload = read_and_store(source, described, rows, store)
+        early.expect_no_first()
     # The last part is stored after the source's transaction: an open snapshot keeps the source
     # from cleaning up dead rows.
     reach("extract.copied")
-    if not found.is_news and _is_nothing_new(attempt, rows, upload):
+    if not found.is_news and news.is_nothing_new(attempt, rows, upload):
         _discard(attempt, upload)
         if attempt.interval_of(rows):
             # It is recorded as read: a crash must not bring rows back into it.
@@ -252,6 +275,7 @@ def _read_and_seal(
     identity.wait_until_durable(source, origin)
     manifest = _manifest(attempt, described, rows, layout.format, upload, read_at, origin, found)
     seal(attempt, manifest)
+    early.keep(manifest.load_id)
     prefix = f"{attempt.lake.bucket}/{attempt.take_fence_once().prefix}"
     details.show(
         f"Stored in the lake: {manifest.load_id}",
@@ -265,29 +289,6 @@ def _read_and_seal(
         },
     )
     return manifest
-
-
-def _is_nothing_new(attempt: Attempt, rows: Selection, upload: Upload) -> bool:
-    """Whether an increment has no row, or a whole table the same content as last time.
-
-    A changed source that was accepted is news: a load must record it, even without rows. So is the
-    first interval that is read by its cursor.
-    """
-    if attempt.is_first or attempt.accepted or attempt.request.is_full(attempt.table.name):
-        return False
-    if attempt.repairs:
-        return upload.rows == 0
-    if attempt.change:
-        return False
-    # The load step goes on with the fill of older rows.
-    if attempt.must_fill:
-        return False
-    recorded = (attempt.seen.source or {}).get(INTERVAL_CURSOR)
-    if rows.facts.get(INTERVAL_CURSOR, recorded) != recorded:
-        return False
-    if attempt.table.incremental:
-        return upload.rows == 0
-    return upload.content_sha256 == attempt.seen.content_sha256
 
 
 def _discard(attempt: Attempt, upload: Upload) -> None:

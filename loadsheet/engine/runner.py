@@ -19,6 +19,7 @@ from graphlib import TopologicalSorter
 from typing import Literal
 
 from loadsheet.connections.lookup import Connections
+from loadsheet.engine.early import EarlyLoads
 from loadsheet.engine.execute import Verify, execute
 from loadsheet.engine.sessions import KeptServers
 from loadsheet.errors import LoadsheetError
@@ -92,6 +93,7 @@ def run_pipeline(
         with ThreadPoolExecutor(parallel, thread_name_prefix="loadsheet") as pool:
             run.run_all(pool, parallel)
     finally:
+        run.early.drop_all()
         run.servers.close()
     return {step.id: run.results[step.id] for step in run.steps.values()}
 
@@ -121,6 +123,8 @@ class _Run:
         self.retrying = retrying
         self.verify = verify
         self.servers = KeptServers(pipeline, connections)
+        self.early = EarlyLoads(self.servers.spare_warehouse, self.servers.try_warehouse)
+        self.servers.early = self.early
         self.steps = {step.id: step for step in build_plan(pipeline)}
         self.results: dict[str, StepResult] = {}
         self._plan_order = {name: index for index, name in enumerate(self.steps)}

@@ -20,6 +20,7 @@ from loadsheet.postgres import connect_source, connect_warehouse
 from loadsheet.spec.models import Pipeline
 
 if TYPE_CHECKING:
+    from loadsheet.engine.early import EarlyLoads
     from loadsheet.lake.store import Lake
 
 _log = logging.getLogger(__name__)
@@ -33,6 +34,9 @@ _ENDING_POLL_SECONDS = 0.05
 
 class Servers:
     """A new session for every step, closed with it: what an Airflow task needs, which runs one."""
+
+    early: EarlyLoads | None = None
+    """Loads that begin before their load steps; None where another process does those."""
 
     def __init__(self, pipeline: Pipeline, connections: Connections):
         self._pipeline = pipeline
@@ -107,6 +111,19 @@ class KeptServers(Servers):
         super().__init__(pipeline, connections)
         self._idle: dict[Connect, list[PinnedSession]] = defaultdict(list)
 
+    @contextlib.contextmanager
+    def spare_warehouse(self) -> Iterator[PinnedSession]:
+        """As `warehouse`, but only if the server gives a session at once. It is for work that can
+        be left out, so it takes none from others."""
+        conn_id = self._pipeline.warehouse.conn_id
+        session = self._take_idle(connect_warehouse) or self.try_warehouse()
+        with self._keeping(session, connect_warehouse, conn_id):
+            yield session
+
+    def try_warehouse(self) -> PinnedSession:
+        """A new session, if the server gives one at once; else psycopg.OperationalError."""
+        return connect_warehouse(self._connections(self._pipeline.warehouse.conn_id))
+
     def close(self) -> None:
         """Close the sessions that are not in use."""
         for sessions in self._idle.values():
@@ -114,8 +131,9 @@ class KeptServers(Servers):
                 sessions.pop().close()
 
     def _connect(self, connect: Connect, conn_id: str) -> PinnedSession:
-        """A new session. The kept ones make room where the server has none left."""
-        if any(self._idle.values()):
+        """A new session. The kept ones, and those of early loads, make room where the server has
+        none left."""
+        if self.early or any(self._idle.values()):
             try:
                 session = connect(self._connections(conn_id))
                 self._reached.add(connect)
@@ -123,14 +141,22 @@ class KeptServers(Servers):
             except psycopg.OperationalError:
                 _log.info("no further session on %s: closing those that are idle", conn_id)
             self.close()
+        if self.early:
+            self.early.drop_all()
         return super()._connect(connect, conn_id)
 
     @contextlib.contextmanager
     def _session(self, connect: Connect, conn_id: str) -> Iterator[PinnedSession]:
         session = self._take_idle(connect) or self._connect(connect, conn_id)
+        with self._keeping(session, connect, conn_id):
+            yield session
+
+    @contextlib.contextmanager
+    def _keeping(self, session: PinnedSession, connect: Connect, conn_id: str) -> Iterator[None]:
+        """Keep the session after the block, if it is fit for another step; else close it."""
         try:
             with _named(conn_id, session):
-                yield session
+                yield
         except BaseException:
             session.close()
             raise

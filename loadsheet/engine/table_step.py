@@ -32,5 +32,11 @@ class TableStep:
         """Commit what was extracted as `load_id`; raises as `engine.load.load`."""
         servers = self.servers
         return load(
-            self.pipeline, self.table, load_id, servers.lake, servers.warehouse, self.progress
+            self.pipeline,
+            self.table,
+            load_id,
+            servers.lake,
+            servers.warehouse,
+            self.progress,
+            servers.early,
         )

@@ -112,7 +112,8 @@ class Layout:
 
 class PartStore:
     """Stores the parts of one attempt, for all of its writers. `prefix` is called before each part:
-    the first call takes the fence, before anything is stored."""
+    the first call takes the fence, before anything is stored. `on_stored` is called after it, with
+    the bytes that the lake has acknowledged."""
 
     def __init__(
         self,
@@ -121,8 +122,10 @@ class PartStore:
         layout: Layout,
         progress: Progress,
         stem: Literal["part", "gone"] = "part",
+        on_stored: Callable[[Part, bytes], None] = lambda part, data: None,
     ):
         return_large_blocks()
+        self._on_stored = on_stored
         self._stem = stem
         self._lake = lake
         self._prefix = prefix
@@ -142,7 +145,9 @@ class PartStore:
         self._sizes.append(len(data))
         self._progress(None, sum(self._sizes))
         sha256 = hashlib.sha256(data).hexdigest()
-        return Part(name=name, bytes=len(data), sha256=sha256, content_bytes=content_bytes)
+        part = Part(name=name, bytes=len(data), sha256=sha256, content_bytes=content_bytes)
+        self._on_stored(part, data)
+        return part
 
 
 class PartWriter:

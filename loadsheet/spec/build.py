@@ -145,6 +145,7 @@ def _table(name: str, keys: Mapping[str, Any], tasks: Tasks) -> Table:
         fill=keys.get("fill"),
         max_shrink=None if max_shrink is None else float(max_shrink),
         deletes=_deletes(deletes) if deletes else None,
+        overlap=keys.get("overlap") is not False,
         tasks=_tasks(keys, tasks),
     )
 

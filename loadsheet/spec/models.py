@@ -131,6 +131,8 @@ class Table:
     """Largest share of the rows (0 to 1) that a full load may remove; None means any share."""
     deletes: Deletes | None = None
     """None: rows that are deleted from the source stay in the target."""
+    overlap: bool = True
+    """Whether the load may begin while the table is still extracted."""
     tasks: Tasks = Tasks()
     matched: bool = False
     """Whether a pattern brought it in: then it is no error when the source no longer has it."""

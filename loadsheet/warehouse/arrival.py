@@ -4,21 +4,33 @@ transaction's."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
 
-from loadsheet.lake.manifest import Manifest
+from loadsheet.lake.manifest import Manifest, Part
 from loadsheet.lake.parts import Progress
 from loadsheet.lake.store import Lake
+from loadsheet.lake.unpacking import unpack
 from loadsheet.postgres import Session
 from loadsheet.sql.copying import FileFormat
 from loadsheet.sql.text import Relation, ident
 from loadsheet.sql.types import Column
-from loadsheet.warehouse.copying_in import Arriving, copy_parts
+from loadsheet.warehouse.copying_in import Arriving, copy_part, copy_parts
+
+
+class NotAsForeseen(Exception):
+    """What has arrived early is not what the sealed manifest lists, or not in the table that the
+    load needs. The load begins again, and nothing of this one stays."""
 
 
 class Arrival:
     """A new table with the columns that arrive, made and filled in the load's transaction. It is a
     temporary one where its rows are to be merged, and a permanent one where it is to become the
-    target."""
+    target.
+
+    Parts may arrive before there is a manifest (`copy_early`). `copy` compares them with it.
+    """
 
     def __init__(
         self,
@@ -33,6 +45,13 @@ class Arrival:
         self.target = target
         self.columns = tuple(columns)
         self.format = format
+        self._early: list[Part] = []
+        self._early_rows = 0
+
+    @property
+    def early(self) -> int:
+        """The parts that have arrived before there was a manifest."""
+        return len(self._early)
 
     def create(self, kept: Mapping[str, str], statement: str = "CREATE TABLE") -> None:
         """Create the table, with the columns `kept` that only the target has: nothing arrives in
@@ -44,15 +63,54 @@ class Arrival:
             statement = f"{statement} {self.table.sql} ({columns})"
         self.session.execute(statement)
 
+    def add_columns(self, kept: Mapping[str, str]) -> None:
+        """Add the columns that only the target has, where they were not known at first. It costs no
+        byte of a row."""
+        if kept:
+            added = ", ".join(f"ADD COLUMN {ident(name)} {kind}" for name, kind in kept.items())
+            self.session.execute(f"ALTER TABLE {self.table.sql} {added}")
+
+    def copy_early(self, part: Part, stored: bytes) -> None:
+        """Copy a part that the lake has acknowledged, from the bytes that it has got."""
+        blocks = unpack(part, stored)
+        names = [column.name for column in self.columns]
+        self._early_rows += copy_part(
+            self.session, self.table, self.target, names, self.format, blocks
+        )
+        self._early.append(part)
+
+    def refuse_unforeseen(self, schema: str, manifest: Manifest) -> None:
+        """Raises NotAsForeseen unless the load needs a table of this schema, with these columns,
+        and all that has arrived is in the manifest."""
+        if self.table.schema != schema:
+            raise NotAsForeseen(f"rows have to arrive in {schema}, not in {self.table.schema}")
+        if (self.columns, self.format) != (manifest.columns, manifest.format):
+            raise NotAsForeseen("the manifest has other columns")
+        listed = {part.name: part for part in manifest.parts}
+        if any(listed.get(part.name) != part for part in self._early):
+            raise NotAsForeseen("the manifest has other parts")
+
     def copy(self, lake: Lake, manifest: Manifest, progress: Progress) -> None:
-        """Copy the manifest's rows. Raises as `copying_in.copy_parts`."""
+        """Copy the manifest's rows that have not arrived yet. Raises as `copying_in.copy_parts`."""
+        early = {part.name for part in self._early}
         arriving = Arriving(
-            parts=manifest.parts,
+            parts=[part for part in manifest.parts if part.name not in early],
             rows=manifest.rows,
             format=self.format,
             columns=[column.name for column in self.columns],
+            rows_before=self._early_rows,
+            bytes_before=sum(part.bytes for part in self._early),
         )
         copy_parts(self.session, lake, arriving, self.table, self.target, progress)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Begun:
+    """A load that has begun: its open transaction, and what has arrived in it."""
+
+    transaction: AbstractContextManager[Any]
+    """Commits or rolls back at its end."""
+    arrival: Arrival
 
 
 def column_definitions(columns: Sequence[Column], kept: Mapping[str, str]) -> str:

@@ -15,6 +15,7 @@ from loadsheet.postgres import Session
 from loadsheet.spec.models import Table
 from loadsheet.sql.text import Relation
 from loadsheet.warehouse import fence, gone, ledger, older_sessions, tables
+from loadsheet.warehouse.arrival import Begun, NotAsForeseen
 from loadsheet.warehouse.fence import SealedAttempt
 from loadsheet.warehouse.ledger import Effect
 from loadsheet.warehouse.load_transaction import LoadTransaction
@@ -40,18 +41,23 @@ def load_manifest(
     target: Relation,
     table: Table,
     progress: Progress,
+    begun: Begun | None = None,
 ) -> LoadResult:
-    """Commit the manifest's rows to `target`, or nothing. `sealed` is where the manifest is.
+    """Commit the manifest's rows to `target`, or nothing. `sealed` is where the manifest is. A load
+    that has `begun` in the session goes on in its transaction.
 
     Loading the same manifest twice changes nothing. Raises Corrupt when the lake's bytes are not
     those of the manifest, Superseded when a newer extraction owns the table or the spec's `deletes`
     was changed, TargetLost when the target is not what the rows were read for, Refused when the
-    rows contradict the spec, and psycopg's errors when the warehouse fails.
+    rows contradict the spec, psycopg's errors when the warehouse fails, and NotAsForeseen where the
+    load has to begin again, without what has `begun`.
     """
     started = time.monotonic()
-    # Not in the load's transaction: its lock would keep others from creating schemas until the end.
-    tables.ensure_schema(session, target.schema)
-    with session.transaction():
+    if not begun:
+        # Not in the load's transaction: its lock would keep others from creating schemas until the
+        # end.
+        tables.ensure_schema(session, target.schema)
+    with begun.transaction if begun else session.transaction():
         # Before the lock, which an older session may hold.
         older_sessions.end(session, manifest, target)
         ledger.lock_target(session, target)
@@ -59,6 +65,8 @@ def load_manifest(
         # Under the lock, because an older try may have committed while this one waited for it.
         committed = find_committed(session, manifest.load_id)
         if committed:
+            if begun:
+                raise NotAsForeseen("the load was committed already")  # the table must not stay
             _log.info("%s: load %s was committed already", target, manifest.load_id)
             return committed
         fence.check_fence(session, manifest, target)
@@ -67,7 +75,15 @@ def load_manifest(
         load_no = ledger.draw_number(session)
         scope = fence.read_scope(session, manifest.pipeline, manifest.table, target)
         transaction = LoadTransaction(
-            session, lake, manifest, target, table, progress, scope, load_no
+            session,
+            lake,
+            manifest,
+            target,
+            table,
+            progress,
+            scope,
+            load_no,
+            begun.arrival if begun else None,
         )
         effect = transaction.write()
         reach("load.applied")

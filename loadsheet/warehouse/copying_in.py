@@ -27,6 +27,9 @@ class Arriving:
     rows: int
     format: FileFormat
     columns: Sequence[str]
+    rows_before: int = 0
+    """How many of the rows have arrived before, in parts that are not among these."""
+    bytes_before: int = 0
 
 
 def copy_parts(
@@ -42,11 +45,11 @@ def copy_parts(
     Raises Corrupt when the lake's bytes or rows are not those of the manifest, and Refused when the
     target's types cannot hold them.
     """
-    rows = size = 0
+    rows, size = arriving.rows_before, arriving.bytes_before
     # Closed after an error, too, so that no fetch is in progress when the step ends.
     with closing(read_parts(lake, arriving.parts)) as parts:
         for part, blocks in parts:
-            rows += _copy_part(session, arriving, table, target, blocks)
+            rows += copy_part(session, table, target, arriving.columns, arriving.format, blocks)
             size += part.bytes
             progress(rows, size)
             reach("load.part_copied")
@@ -58,19 +61,23 @@ def copy_parts(
         )
 
 
-def _copy_part(
+def copy_part(
     session: Session,
-    arriving: Arriving,
     table: Relation,
     target: Relation,
+    columns: Sequence[str],
+    format: FileFormat,
     blocks: Iterable[bytes],
 ) -> int:
-    """Copy one part and return its rows."""
-    wire: WireFormat = "binary" if arriving.format == "binary" else "csv"
+    """Copy one part into `table`, on its way to `target`, and return its rows.
+
+    Raises Refused when the target's types cannot hold them.
+    """
+    wire: WireFormat = "binary" if format == "binary" else "csv"
     # Frozen rows spare the server a later vacuum; a temporary table ends with the transaction.
     freeze = table.schema != "pg_temp"
     version = session.info.server_version
-    statement = copy_in(table.sql, arriving.columns, wire, version, freeze=freeze)
+    statement = copy_in(table.sql, columns, wire, version, freeze=freeze)
     try:
         with session.cursor() as cursor:
             with cursor.copy(statement) as copy:

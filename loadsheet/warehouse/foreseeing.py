@@ -10,6 +10,8 @@ from loadsheet.sql.merging import LOAD_ID
 from loadsheet.sql.text import Relation
 from loadsheet.sql.types import Column
 from loadsheet.warehouse import belongings, drift, tables
+from loadsheet.warehouse.belongings import Belonging
+from loadsheet.warehouse.drift import Drift
 from loadsheet.warehouse.fence import Scope
 
 FULL_REFRESH_REMEDY = "run a full refresh of this table to rebuild it"
@@ -35,6 +37,39 @@ def refuse_too_many_columns(
             in_place = True
             remedy = obstacles[0].remedy
     drift.refuse_too_many_columns(session, target, changed, len(columns), in_place, remedy)
+
+
+def swap_obstacles(
+    session: Session, target: Relation, changed: Drift, scope: Scope, key: tuple[str, ...]
+) -> list[Belonging]:
+    """What keeps a load of all rows from swapping a new table into the existing target's place;
+    empty if it can."""
+    found = belongings.obstacles(session, target, changed.own, key or None)
+    return found + drift.given_by_others(session, target, changed, scope, key)
+
+
+def arrival_schema(
+    session: Session,
+    target: Relation,
+    columns: Sequence[Column],
+    source_oid: int,
+    scope: Scope,
+    key: tuple[str, ...],
+    replaces: bool,
+) -> str:
+    """The schema of the table that rows will arrive in, by what can be seen now: the target's where
+    the table is to become the target, else `pg_temp`. `replaces`: all rows of an existing target
+    are replaced, and none is kept."""
+    existing = tables.columns_of(session, target)
+    if not existing:
+        return target.schema
+    if not replaces:
+        return "pg_temp"
+    domains = tables.domains_of(session, target)
+    changed = drift.compare_columns(columns, source_oid, existing, scope, domains)
+    if swap_obstacles(session, target, changed, scope, key):
+        return "pg_temp"
+    return target.schema
 
 
 def existing_columns(session: Session, target: Relation) -> dict[str, str]:

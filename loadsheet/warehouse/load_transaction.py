@@ -19,7 +19,6 @@ from loadsheet.sql.merging import DELETED_AT, LOAD_ID
 from loadsheet.sql.text import Relation, ident, typed
 from loadsheet.warehouse import (
     apply,
-    belongings,
     drift,
     gone,
     integrity,
@@ -33,7 +32,7 @@ from loadsheet.warehouse.arrival import Arrival
 from loadsheet.warehouse.belongings import Belonging
 from loadsheet.warehouse.drift import Drift
 from loadsheet.warehouse.fence import Scope
-from loadsheet.warehouse.foreseeing import FULL_REFRESH_REMEDY, existing_columns
+from loadsheet.warehouse.foreseeing import FULL_REFRESH_REMEDY, existing_columns, swap_obstacles
 from loadsheet.warehouse.ledger import Effect
 from loadsheet.warehouse.swap import WouldLose
 from loadsheet.warehouse.unfilled import Unfilled
@@ -55,7 +54,8 @@ class LoadTransaction:
     """The work inside the transaction: one manifest's rows into a target, whose state before is
     `scope`.
 
-    `load_no` is drawn under the target's lock, so it rises in commit order.
+    `load_no` is drawn under the target's lock, so it rises in commit order. `arrival` has the rows
+    that have arrived before.
     """
 
     create_table = "CREATE TABLE"
@@ -70,6 +70,7 @@ class LoadTransaction:
         progress: Progress,
         scope: Scope,
         load_no: int,
+        arrival: Arrival | None = None,
     ):
         self.session = session
         self.lake = lake
@@ -78,6 +79,7 @@ class LoadTransaction:
         self.table = table
         self.progress = progress
         self.load_no = load_no
+        self.arrival = arrival
         self.stamp: int | None = load_no
         """The number that every written row gets; None where the rows bring theirs."""
         self.duplicates = 0
@@ -178,9 +180,7 @@ class LoadTransaction:
             return self._replace_in_place(_DELETED_ROWS)
         if not self.is_new:
             drift.refuse_misplaced(self.session, self.target, self.drift)
-            key = self.manifest.key or None
-            obstacles = belongings.obstacles(self.session, self.target, own, key)
-            obstacles += drift.given_by_others(
+            obstacles = swap_obstacles(
                 self.session, self.target, self.drift, self.scope, self.manifest.key
             )
             if obstacles:
@@ -284,15 +284,20 @@ class LoadTransaction:
     def _receive(self, schema: str, kept: dict[str, str]) -> Relation:
         """A new table with the manifest's rows, one per key. It has the columns `kept`, too, in
         which nothing arrives."""
-        table = Relation(schema, f"_loadsheet_{self.load_no}")
-        columns, format = self.manifest.columns, self.manifest.format
-        arrival = Arrival(self.session, table, self.target, columns, format)
-        arrival.create(kept, self.create_table)
+        arrival = self.arrival
+        if arrival:
+            arrival.refuse_unforeseen(schema, self.manifest)
+            arrival.add_columns(kept)
+        else:
+            table = Relation(schema, f"_loadsheet_{self.load_no}")
+            columns, format = self.manifest.columns, self.manifest.format
+            arrival = Arrival(self.session, table, self.target, columns, format)
+            arrival.create(kept, self.create_table)
         arrival.copy(self.lake, self.manifest, self.progress)
         if self.manifest.key and not self.manifest.key_is_enforced:
-            self._drop_duplicates(table)
+            self._drop_duplicates(arrival.table)
         reach("load.filled")
-        return table
+        return arrival.table
 
     def _ensure_tombstones(self) -> None:
         if tombstones.are_kept(self.table, self.manifest.key):

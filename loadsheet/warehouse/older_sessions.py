@@ -33,15 +33,20 @@ _LONGEST_NAME = 63  # the server truncates application_name there
 def end(session: Session, manifest: Manifest, target: Relation) -> None:
     """End the sessions of this load's older tries and of the table's older loads into the target.
 
-    Names the open transaction after the table and the fence, so that a later load finds it in
-    pg_stat_activity. Call it before the first lock is taken. A session that is ended meets a lost
-    connection, and its process asks the ledger whether the load is committed.
+    Names the open transaction (`name`). Call it before the first lock is taken. A session that is
+    ended meets a lost connection, and its process asks the ledger whether the load is committed.
     """
-    identity = json.dumps([manifest.pipeline, manifest.table, str(target)])
-    table = hashlib.sha256(identity.encode()).hexdigest()[:16]
-    prefix = f"loadsheet:load:{table}:"
-    name = f"{prefix}{manifest.fence}:{slug(manifest.table)}"[:_LONGEST_NAME]
-    session.execute("SELECT set_config('application_name', %s, true)", (name,))
+    prefix = name(session, manifest.pipeline, manifest.table, target, manifest.fence)
     ended = session.execute(_END, (f"^{prefix}([0-9]{{1,18}}):",)).rowcount
     if ended:
         _log.info("%s: ended %s older sessions of its loads", manifest.table, ended)
+
+
+def name(session: Session, pipeline: str, table: str, target: Relation, fence: int) -> str:
+    """Name the open transaction after the table and the fence, so that a later load finds it in
+    pg_stat_activity. Returns what the names of all loads of the table begin with."""
+    identity = json.dumps([pipeline, table, str(target)])
+    prefix = f"loadsheet:load:{hashlib.sha256(identity.encode()).hexdigest()[:16]}:"
+    full = f"{prefix}{fence}:{slug(table)}"[:_LONGEST_NAME]
+    session.execute("SELECT set_config('application_name', %s, true)", (full,))
+    return prefix

@@ -54,7 +54,7 @@ def turn(connect: Callable[[], PinnedSession], pipeline: str, target: Relation) 
                 # take all sessions of a pool, and the one that has the turn needs another.
                 with session.transaction():
                     is_mine = _take(session, key)
-                    takes_all = is_mine and _takes_all(session, connect)
+                    takes_all = is_mine and takes_all_sessions(session, connect)
                     if is_mine and not takes_all:
                         with _kept_awake(session):
                             yield
@@ -84,10 +84,10 @@ def _key(pipeline: str, target: Relation) -> str:
     return f"loadsheet:turn:{pipeline}:{target}"
 
 
-def _takes_all(session: PinnedSession, connect: Callable[[], PinnedSession]) -> bool:
-    """Whether the work finds no session while the turn has this one: a role may have a CONNECTION
-    LIMIT, and a pool one session. Such a pool lets it wait, perhaps for ever, so this one is then
-    shut."""
+def takes_all_sessions(session: PinnedSession, connect: Callable[[], PinnedSession]) -> bool:
+    """Whether other work finds no session while this one's transaction is open: a role may have a
+    CONNECTION LIMIT, and a pool one session. Such a pool lets it wait, perhaps for ever, so this
+    one is then shut."""
     gave_way = threading.Event()
 
     def give_way() -> None:

@@ -216,7 +216,7 @@ def test_without_asking_the_ledger_a_committed_load_is_reported_as_failed(
     by_hand: ByHand, tally: Callable[[str], Tally], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The negative control."""
-    monkeypatch.setattr(load, "_find_after_lost_session", lambda *_: None)
+    monkeypatch.setattr(load._Load, "_find_after_lost_session", lambda *_: None)
     by_hand.project.in_source(CHANGE)
     load_id = by_hand.step("extract", "run").load_id
     with behind(by_hand, losing_answers(COMMIT)) as step:

@@ -29,11 +29,14 @@ from tests.project import ROOT, Project
 ROWS = {"merged": 300, "appended": 100, "swapped": 300, "viewed": 300}
 PART_BYTES = 4096
 MOVING = ("merged", "appended", "swapped", "viewed", "pruned")
+# Where an early load fails, the load step begins again. core/test_overlap.py has one that hangs.
+EARLY = ("early.begun", "early.part_copied")
 # Where an incremental run meets a point; all others are met by every table that moves.
 MET_BY = {
     "extract.unchanged": ("quiet",),
     "extract.deletes_found": ("pruned",),
     "load.gone_removed": ("pruned",),
+    **dict.fromkeys(EARLY, ("merged", "pruned")),
     "load.altered": ("merged", "appended", "viewed"),
     "swap.dropped": ("swapped",),
     "difference.deleted": ("viewed",),
@@ -82,6 +85,8 @@ def cases() -> Iterator[Case]:
             ("hang", HANGS),
             ("retry", RETRIES),
         ):
+            if action == "hang" and point in EARLY:
+                continue
             if point in scaled(at, POINTS):
                 yield from ((point, action, place) for place in places)
 
@@ -128,6 +133,8 @@ def broken_run(project: Project, point: str, action: str, place: str) -> None:
     armed = f"{point}:{'raise' if action == 'retry' else action}"
     worker = Worker(project, *only, failpoint=armed, part_bytes=PART_BYTES)
     ended, (code, words) = worker.wait(30), ENDS[action]
+    if point in EARLY and action != "kill":
+        code, words = 0, ""
     assert f"failpoint {point}: " in worker.text, f"never reached:\n{worker.text}"
     assert ended == code and words.format(point=point) in worker.text.replace("\n", " "), (
         worker.text

@@ -83,6 +83,7 @@ def test_a_table_inherits_defaults_and_its_own_keys_win() -> None:
         fill="auto",
         max_shrink=0.5,
         deletes=Deletes(action="hard"),
+        overlap=False,
         tasks=tasks,
     )
     assert pipeline.table("lines").incremental == Incremental(

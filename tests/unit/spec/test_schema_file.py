@@ -114,6 +114,7 @@ DEFAULTS = {
     ".tables.*.fill": (Table, "fill"),
     ".tables.*.max_shrink": (Table, "max_shrink"),
     ".tables.*.deletes": (Table, "deletes"),
+    ".tables.*.overlap": (Table, "overlap"),
     ".tables.*.deletes.every": (Deletes, "every"),
     ".tables.*.deletes.max_delete": (Deletes, "max_delete"),
     "top.transforms": (Pipeline, "transforms"),

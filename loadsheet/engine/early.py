@@ -1,0 +1,279 @@
+"""Loads that begin early: while their table is still extracted, in a run that does both.
+
+    an upload's thread          the early load's thread             the load step
+    Lake.put(part)
+    offer(part, bytes)  ------> a session, a transaction, a new
+                                table; then part after part
+    seal_attempt
+    keep                                                            take: the thread ends
+                                                                    lock, fence, other parts, ...
+
+It is an optimisation that may be dropped at any moment: its transaction is rolled back, and the
+load step reads everything from the lake. It decides nothing, and holds no lock on the target.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextvars import copy_context
+from queue import SimpleQueue
+
+import psycopg
+
+from loadsheet.deadline import remaining
+from loadsheet.failpoints import reach
+from loadsheet.lake.manifest import Part
+from loadsheet.pinned import PinnedSession
+from loadsheet.redact import summary
+from loadsheet.source.rows import Selection
+from loadsheet.source.table import SourceTable
+from loadsheet.spec.models import Table
+from loadsheet.sql.copying import FileFormat
+from loadsheet.sql.text import Relation
+from loadsheet.warehouse import foreseeing, ledger, older_sessions, tables, turn
+from loadsheet.warehouse.arrival import Arrival, Begun
+from loadsheet.warehouse.fence import Scope
+from loadsheet.warehouse.gone import keeps_deleted
+
+_log = logging.getLogger(__name__)
+
+# Parts that wait in memory, besides the one that is copied. Extraction never waits for the
+# warehouse, because it holds the source's snapshot: what finds no room is read from the lake later.
+_MOST_WAITING = 2
+# Longer than the warehouse needs for the parts that wait, unless it stands still.
+_PATIENCE_SECONDS = 30.0
+# How long a thread may take to notice that its session is shut.
+_ENDING_SECONDS = 1.0
+
+
+class _Dropped(Exception):
+    """Rolls a transaction back."""
+
+
+class EarlyLoads:
+    """The early loads of a run, which end with it.
+
+    `spare` opens a session if the warehouse gives one at once; `probe` a further one, to see that
+    there are more.
+    """
+
+    def __init__(
+        self,
+        spare: Callable[[], AbstractContextManager[PinnedSession]],
+        probe: Callable[[], PinnedSession],
+    ):
+        self.spare = spare
+        self.probe = probe
+        self._begun: set[EarlyLoad] = set()
+        self._sealed: dict[str, EarlyLoad] = {}
+        self._claiming = threading.Lock()
+
+    def add(self, load: EarlyLoad) -> None:
+        """Remember a load that has begun, until it is claimed."""
+        with self._claiming:
+            self._begun.add(load)
+
+    def claim(self, load: EarlyLoad) -> bool:
+        """Whether the caller is the one that has to end the load. Its step, its own thread and the
+        steps that need its session may want to at the same time."""
+        with self._claiming:
+            is_first = load in self._begun
+            self._begun.discard(load)
+        return is_first
+
+    def keep(self, load_id: str, load: EarlyLoad) -> None:
+        """Keep a load whose attempt is sealed for the load step."""
+        self._sealed[load_id] = load
+
+    def take(self, load_id: str) -> EarlyLoad | None:
+        """The load that the load step of `load_id` goes on with (`going_on`); None where there is
+        none, or it has failed."""
+        load = self._sealed.pop(load_id, None)
+        if load and self.claim(load) and load.is_ready():
+            return load
+        return None
+
+    def drop_all(self) -> None:
+        """End all of them, to make room for other sessions or at the end of the run."""
+        for load in list(self._begun):
+            load.drop()
+
+
+class EarlyLoad:
+    """The load of one attempt, which begins with the first part that `offer` gets after `expect`.
+    A context manager around the extraction: at its end the load is dropped, unless it is kept.
+    Without `loads` it does nothing. `fence` gives the attempt's, once a part is stored."""
+
+    def __init__(
+        self,
+        loads: EarlyLoads | None,
+        pipeline: str,
+        table: Table,
+        target: Relation,
+        seen: Scope,
+        fence: Callable[[], int],
+    ):
+        self._loads = loads
+        self._pipeline = pipeline
+        self._table = table
+        self._target = target
+        self._seen = seen
+        self._fence = fence
+        self._is_expected = self._is_kept = self._has_failed = False
+        self._opened = ExitStack()
+        """The session."""
+        self._transaction = ExitStack()
+        self._session: PinnedSession | None = None
+        self._arrival: Arrival | None = None
+        self._queue: SimpleQueue[tuple[Part, bytes] | None] = SimpleQueue()
+        self._room = threading.Semaphore(_MOST_WAITING)
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> EarlyLoad:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if not self._is_kept:
+            self.drop()
+
+    def expect(self, described: SourceTable, rows: Selection, format: FileFormat) -> None:
+        """From now on, parts may be offered: rows of `described`, of which each will be loaded."""
+        # Arrow's copies of parts need more memory than there is beside an extraction.
+        if format == "parquet" or not self._table.overlap:
+            return
+        self._described, self._rows, self._format = described, rows, format
+        self._is_expected = self._loads is not None
+
+    def expect_no_first(self) -> None:
+        """All rows were read: a load that has not begun gains nothing any more."""
+        self._is_expected = self._thread is not None
+
+    def offer(self, part: Part, stored: bytes) -> None:
+        """A part that the lake has acknowledged, and its bytes. Called by the threads of uploads;
+        never waits for the warehouse."""
+        if not self._is_expected or self._has_failed or not self._room.acquire(blocking=False):
+            return
+        self._queue.put((part, stored))
+        with self._starting:
+            if self._thread is None:
+                # A daemon: a process that ends must not wait for a warehouse that stands still.
+                assert self._loads
+                self._loads.add(self)
+                self._thread = threading.Thread(
+                    target=copy_context().run,
+                    args=(self._work,),
+                    name="loadsheet-early",
+                    daemon=True,
+                )
+                self._thread.start()
+
+    def keep(self, load_id: str) -> None:
+        """The attempt is sealed: the load step can go on."""
+        if self._thread and self._loads and not self._has_failed:
+            self._is_kept = True
+            self._loads.keep(load_id, self)
+
+    def is_ready(self) -> bool:
+        """Whether all that was offered has arrived, and the transaction still stands. Else the load
+        is dropped. From now on the session belongs to the caller's step."""
+        assert self._thread
+        try:
+            self._queue.put(None)
+            # Half of the step's time is left for a load from the lake.
+            self._thread.join(min(_PATIENCE_SECONDS, remaining() / 2))
+            if self._thread.is_alive() or self._has_failed or self._session is None:
+                self._end()
+                return False
+            self._session.begin_step()
+        except psycopg.Error as error:
+            _log.info("%s: its early load was lost: %s", self._target, summary(error))
+            self._end()
+            return False
+        except BaseException:
+            self._end()
+            raise
+        return True
+
+    @contextmanager
+    def going_on(self) -> Iterator[tuple[PinnedSession, Begun]]:
+        """The session of a load that is ready, and what has begun in it."""
+        assert self._session and self._arrival
+        begun = Begun(transaction=self._transaction.pop_all(), arrival=self._arrival)
+        with self._opened.pop_all():
+            yield self._session, begun
+
+    def drop(self) -> None:
+        """Roll back what has begun, unless another thread ends it."""
+        if self._loads and self._loads.claim(self):
+            self._end()
+
+    def _end(self) -> None:
+        """Roll back what has begun. Returns when the thread has ended, unless it hangs."""
+        assert self._thread
+        self._has_failed = True
+        self._queue.put(None)
+        if self._session:
+            # It may be waiting for the server.
+            with suppress(OSError, psycopg.Error):
+                self._session.shut()
+        self._thread.join(_ENDING_SECONDS)
+        self._roll_back()
+
+    def _work(self) -> None:
+        """What the thread does."""
+        assert self._loads
+        try:
+            self._begin(self._loads)
+            while (offered := self._queue.get()) and not self._has_failed:
+                assert self._arrival
+                self._arrival.copy_early(*offered)
+                reach("early.part_copied")
+                self._room.release()
+        # Whatever it is, the load step meets it again, if it is not over by then.
+        except Exception as error:
+            self._has_failed = True
+            _log.info("%s: not loaded early: %s", self._target, summary(error))
+            if self._loads.claim(self):
+                self._roll_back()
+
+    def _begin(self, loads: EarlyLoads) -> None:
+        """Open the transaction and make the table that rows arrive in."""
+        session = self._opened.enter_context(loads.spare())
+        self._session = session
+        target, table = self._target, self._table
+        # Outside of the transaction: it must hold no lock on the target, nor keep others from
+        # creating schemas.
+        tables.ensure_schema(session, target.schema)
+        schema = foreseeing.arrival_schema(
+            session,
+            target,
+            self._described.columns,
+            self._described.oid,
+            self._seen,
+            self._key,
+            replaces=self._rows.action == "replace" and not keeps_deleted(table),
+        )
+        self._transaction.enter_context(session.transaction())
+        older_sessions.name(session, self._pipeline, table.name, target, self._fence())
+        if turn.takes_all_sessions(session, loads.probe):
+            raise _Dropped("the warehouse gives no further session")
+        # No load gets this number: that is drawn under the target's lock.
+        place = Relation(schema, f"_loadsheet_{ledger.draw_number(session)}")
+        arrival = Arrival(session, place, target, self._described.columns, self._format)
+        arrival.create({})
+        self._arrival = arrival
+        reach("early.begun")
+
+    @property
+    def _key(self) -> tuple[str, ...]:
+        keyed = self._table.mode_with_key(bool(self._described.key)) != "append"
+        return self._described.key if keyed else ()
+
+    def _roll_back(self) -> None:
+        for stack in (self._transaction.pop_all(), self._opened.pop_all()):
+            with suppress(_Dropped, psycopg.Error), stack:
+                raise _Dropped

@@ -1,0 +1,54 @@
+"""What is new since the last load: whether what an extraction has read needs a load, and whether
+that is known before it is read."""
+
+from __future__ import annotations
+
+from loadsheet.engine.attempt import Attempt
+from loadsheet.engine.reading import Upload
+from loadsheet.postgres import Session
+from loadsheet.source.rows import INTERVAL_CURSOR, Selection
+
+
+def is_nothing_new(attempt: Attempt, rows: Selection, upload: Upload) -> bool:
+    """Whether an increment has no row, or a whole table the same content as last time.
+
+    A changed source that was accepted is news: a load must record it, even without rows. So is the
+    first interval that is read by its cursor.
+    """
+    if _is_certain(attempt, rows):
+        return False
+    if _reads_only_news(attempt):
+        return upload.rows == 0
+    return upload.content_sha256 == attempt.seen.content_sha256
+
+
+def _is_certain(attempt: Attempt, rows: Selection) -> bool:
+    """Whether there is news without a look at the rows."""
+    if attempt.is_first or attempt.accepted or attempt.request.is_full(attempt.table.name):
+        return True
+    if attempt.repairs:
+        return False
+    # The load step goes on with the fill of older rows.
+    if attempt.change or attempt.must_fill:
+        return True
+    recorded = (attempt.seen.source or {}).get(INTERVAL_CURSOR)
+    return bool(rows.facts.get(INTERVAL_CURSOR, recorded) != recorded)
+
+
+def may_begin_early(attempt: Attempt, source: Session, rows: Selection) -> bool:
+    """Whether the load may begin while the rows are read.
+
+    Not where they may turn out to be the same as last time; nor in the database that is read, where
+    the hold-back of other extractions would wait for the load's transaction.
+    """
+    ends = [
+        (session.info.host, session.info.port, session.info.dbname)
+        for session in (source, attempt.warehouse.session)
+    ]
+    is_news = _is_certain(attempt, rows) or _reads_only_news(attempt)
+    return is_news and ends[0] != ends[1]
+
+
+def _reads_only_news(attempt: Attempt) -> bool:
+    """Whether each row that is read is news, so that it will be loaded."""
+    return attempt.repairs or attempt.table.incremental is not None
