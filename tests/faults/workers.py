@@ -112,6 +112,7 @@ def _work(
     from loadsheet.cli.main import main
     from loadsheet.engine import fill
     from loadsheet.lake import parts
+    from loadsheet.source import stream
 
     os.environ.clear()
     os.environ.update(environment)
@@ -120,7 +121,10 @@ def _work(
         os.dup2(out.fileno(), 2)
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     if part_bytes:
-        parts.PART_BYTES, parts.BLOCK_BYTES = part_bytes, min(part_bytes, parts.BLOCK_BYTES)
+        # What a compressor holds back is not counted, so the first block must be a part. It is made
+        # of those that the source sends.
+        parts.PART_BYTES, parts.BLOCK_BYTES = part_bytes, min(4 * part_bytes, parts.BLOCK_BYTES)
+        stream._BLOCK_BYTES = min(part_bytes, stream._BLOCK_BYTES)
     if range_rows:
         fill.ROWS_PER_RANGE = range_rows
     sys.argv = ["loadsheet", *command]
