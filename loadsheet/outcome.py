@@ -87,6 +87,14 @@ class Outcome:
         return self.status == "skipped"
 
 
+def nothing_new_since(lower: str | None, remarks: tuple[str, ...] = ()) -> Outcome:
+    """The outcome of an extract step that has found nothing new, since the cursor's value `lower`
+    where it has read from there."""
+    since = f" since {lower}" if lower else ""
+    message = "; ".join([f"nothing new{since}", *remarks])
+    return skipped(message, remarks, reason="nothing new")
+
+
 def skipped(message: str, remarks: tuple[str, ...] = (), reason: str = "") -> Outcome:
     """The outcome of a step that had nothing to do; `message` tells why."""
     return Outcome(status="skipped", message=message, remarks=remarks, reason=reason or message)

@@ -230,6 +230,11 @@ def last_of(session: Session, pipeline: str, target: Relation, seen: Scope) -> L
     # An older ledger does not record it with the watermark.
     if seen.watermark is not None and INITIAL_VALUE not in (seen.source or {}):
         started_from = fence.started_from(session, pipeline, target.name, target)
+    return as_last(seen, started_from)
+
+
+def as_last(seen: Scope, started_from: str | None = None) -> Last:
+    """Where the last load ended, as its scope tells; `started_from` only where that does not."""
     places: dict[str, int] = {}
     types: dict[str, str] = {}
     for column in seen.columns or ():

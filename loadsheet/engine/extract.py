@@ -35,7 +35,7 @@ from loadsheet.lake.gone import store_keys
 from loadsheet.lake.manifest import FILE_NAME, Manifest
 from loadsheet.lake.parts import Layout, PartStore, Progress
 from loadsheet.lake.store import Lake
-from loadsheet.outcome import Outcome, RunRequest, skipped
+from loadsheet.outcome import Outcome, RunRequest, nothing_new_since, skipped
 from loadsheet.pinned import PINNED, PinnedSession
 from loadsheet.source import catalog, fitness, holdback, identity, selection
 from loadsheet.source.rows import Last, Selection
@@ -129,9 +129,7 @@ def _extract(
         _record_empty_interval(attempt, rows)
         if attempt.repairs:
             return skipped("; ".join(["nothing differs any more", *remarks]), remarks)
-        since = f" since {rows.lower}" if rows.lower else ""
-        message = "; ".join([f"nothing new{since}", *remarks])
-        return skipped(message, remarks, reason="nothing new")
+        return nothing_new_since(rows.lower, remarks)
     stored = f"{counted(manifest.rows, 'row')}, {counted(manifest.size, 'byte')}"
     return Outcome(
         status="done",

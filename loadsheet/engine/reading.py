@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Iterable
 
 from loadsheet.engine import details
 from loadsheet.lake.manifest import Part
@@ -35,6 +36,18 @@ def file_format(pipeline: Pipeline, described: SourceTable) -> FileFormat:
     return "csv"
 
 
+def content_hash(described: SourceTable) -> hashlib._Hash:
+    """The hash of a table's content before its first row. Its columns count as content: a change of
+    them alone is news as well."""
+    return hashlib.sha256(repr((described.columns, described.key)).encode())
+
+
+def content_sha256(contents: Iterable[hashlib._Hash]) -> str:
+    """The hash of a whole table. Each range of pages has its own, because the ranges are read at
+    the same time."""
+    return hashlib.sha256(b"".join(content.digest() for content in contents)).hexdigest()
+
+
 class Upload:
     """The rows of one extraction on their way into the lake: a writer per range of pages, in the
     table's order. `rows` is known when all are read."""
@@ -55,9 +68,7 @@ class Upload:
         changed."""
         if not self._contents:
             return None
-        # Each range of pages has its own hash, because the ranges are read at the same time.
-        digests = b"".join(content.digest() for content in self._contents)
-        return hashlib.sha256(digests).hexdigest()
+        return content_sha256(self._contents)
 
     def finish(self) -> None:
         """Store what is still held."""
@@ -90,8 +101,7 @@ def read_and_store(
     for condition in conditions:
         content = None
         if rows.where == "":
-            # The columns count as content: a change of them alone is news as well.
-            content = hashlib.sha256(repr((described.columns, described.key)).encode())
+            content = content_hash(described)
             contents.append(content)
         writer = PartWriter(store, content)
         writers.append(writer)

@@ -17,6 +17,7 @@ import logging
 import os
 import tempfile
 import threading
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,8 @@ class RunRecord:
         self._digests = _digests_by_name(pipeline)
         self._unchanged: list[str] = []
         self._writing = threading.Lock()
+        self._has_begun = False
+        """Whether the file was written in a folder that is ours."""
 
     def begin(self, request: RunRequest) -> None:
         """Record that a run starts, or resumes."""
@@ -86,10 +89,16 @@ class RunRecord:
 
     def add_unchanged(self, table: str) -> None:
         """Record that the run has read the whole table and found nothing new. Thread-safe."""
-        with self._writing:
-            self._unchanged.append(table)
-            if self.is_kept:
-                self._write()
+        if self._file is None or not self._has_begun:
+            return
+        # A line for each, behind the document: of 5,000 tables, each would write it again.
+        line = json.dumps({"run": self._request.run_id, "unchanged": table}) + "\n"
+        with self._writing, contextlib.suppress(OSError):
+            # Where another run has replaced the file, the line has the wrong run; where one has
+            # removed it, there is nothing to resume.
+            handle = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW)
+            with os.fdopen(handle, "w", encoding="utf-8") as target:
+                target.write(line)
 
     @property
     def is_kept(self) -> bool:
@@ -142,12 +151,14 @@ class RunRecord:
             if not only_we_may_write(self._file.parent):
                 _log.info("%s is not believed: another user may write to its folder", self._file)
                 return None
-            document = json.loads(self._file.read_text("utf-8"))
+            first, *lines = self._file.read_text("utf-8").splitlines()
+            document = json.loads(first)
+            request = _request(document["request"])
             return {
                 "places": document["places"],
                 "parts": document["parts"],
-                "unchanged": document["unchanged"],
-                "request": _request(document["request"]),
+                "unchanged": [*document["unchanged"], *_unchanged_in(lines, request.run_id)],
+                "request": request,
             }
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
@@ -174,7 +185,9 @@ class RunRecord:
             try:
                 with os.fdopen(handle, "w", encoding="utf-8") as target:
                     json.dump(document, target, default=sorted)
+                    target.write("\n")
                 os.replace(temporary, self._file)
+                self._has_begun = True
             except BaseException:
                 os.unlink(temporary)
                 raise
@@ -182,6 +195,15 @@ class RunRecord:
             _log.info(
                 "the run cannot be resumed later, %s cannot be written: %s", self._file, error
             )
+
+
+def _unchanged_in(lines: Iterable[str], run_id: str) -> Iterator[str]:
+    """The tables that the lines of this run name. The last line may be cut off."""
+    for line in lines:
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            entry = json.loads(line)
+            if entry["run"] == run_id:
+                yield str(entry["unchanged"])
 
 
 def _file(pipeline: Pipeline) -> Path | None:

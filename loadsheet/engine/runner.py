@@ -14,17 +14,19 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from graphlib import TopologicalSorter
 from typing import Literal
 
 from loadsheet.connections.lookup import Connections
 from loadsheet.engine.early import EarlyLoads
 from loadsheet.engine.execute import Verify, execute
+from loadsheet.engine.nothing_new import find_nothing_new
 from loadsheet.engine.sessions import KeptServers
 from loadsheet.errors import LoadsheetError
 from loadsheet.outcome import Outcome, RunRequest
 from loadsheet.plan.steps import Step, build_plan, step_id, tasks_of
+from loadsheet.redact import on_one_line
 from loadsheet.spec.models import Pipeline
 
 _log = logging.getLogger(__name__)
@@ -127,6 +129,7 @@ class _Run:
         self.servers.early = self.early
         self.steps = {step.id: step for step in build_plan(pipeline)}
         self.results: dict[str, StepResult] = {}
+        self._nothing_new: dict[str, Outcome] = {}
         self._plan_order = {name: index for index, name in enumerate(self.steps)}
         self._started_at: dict[str, float] = {}
         self._tries: Counter[str] = Counter()
@@ -137,6 +140,7 @@ class _Run:
 
     def run_all(self, pool: ThreadPoolExecutor, parallel: int) -> None:
         """Start every step as soon as possible; returns when all have ended."""
+        self._nothing_new = find_nothing_new(self.pipeline, self.request, self.servers)
         order = TopologicalSorter({step.id: step.upstream for step in self.steps.values()})
         order.prepare()
         running: dict[Future[StepResult | Retry], str] = {}
@@ -211,7 +215,7 @@ class _Run:
         result: Outcome | Exception
         state: State
         try:
-            result = execute(
+            result = self._found(step) or execute(
                 step,
                 self.pipeline,
                 self.request,
@@ -238,6 +242,17 @@ class _Run:
             seconds=time.monotonic() - started_at,
             tries=self._tries[step.id],
         )
+
+    def _found(self, step: Step) -> Outcome | None:
+        """The outcome of an extract step whose table was found to have nothing new."""
+        if step.kind != "extract":
+            return None
+        outcome = self._nothing_new.get(step.name)
+        if outcome is None:
+            return None
+        outcome = replace(outcome, message=on_one_line(outcome.message))
+        _log.info("%s of %s: %s", step.id, self.pipeline.name, outcome.message)
+        return outcome
 
     def _retry_after(self, step: Step, error: Exception) -> Retry | None:
         """The retry that the spec allows after `error`; None after the last try, or where a retry

@@ -37,6 +37,8 @@ class Servers:
 
     early: EarlyLoads | None = None
     """Loads that begin before their load steps; None where another process does those."""
+    keeps_sessions = False
+    """Whether a further session costs nothing, where a step has had one before."""
 
     def __init__(self, pipeline: Pipeline, connections: Connections):
         self._pipeline = pipeline
@@ -106,6 +108,8 @@ def _named(conn_id: str, session: PinnedSession) -> Iterator[None]:
 class KeptServers(Servers):
     """Later steps use the sessions of earlier ones, because connecting costs 10 ms and more. Close
     it at the end."""
+
+    keeps_sessions = True
 
     def __init__(self, pipeline: Pipeline, connections: Connections):
         super().__init__(pipeline, connections)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import psycopg
 
 from loadsheet.engine import details, resume
@@ -16,6 +18,14 @@ from loadsheet.warehouse import adopt, ledger, mart, tables
 from loadsheet.warehouse.parameters import must_hold_inputs
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Inputs:
+    """What a transform reads, and the last load of it that it is sure to see."""
+
+    relations: list[Relation]
+    seen: int
+
+
 def transform(
     pipeline: Pipeline, spec: Transform, request: RunRequest, session: Session
 ) -> Outcome:
@@ -26,44 +36,22 @@ def transform(
     are skipped. Raises Refused with the SQL file's name when its SQL fails for a reason that a
     retry cannot solve.
     """
-    ledger.ensure(session)
-    tables.ensure_schema(session, pipeline.warehouse.mart_schema)
     target = Relation(pipeline.warehouse.mart_schema, spec.name)
-    own = relations_read(pipeline, spec)
-    missing = [str(relation) for relation in own if tables.kind(session, relation) is None]
-    if missing:
-        return skipped(f"waits for {', '.join(missing)}, not loaded yet")
-    externals: list[Relation] = []
-    if pipeline.external:
-        from loadsheet.warehouse.externals import external_inputs  # it reads the SQL again
-
-        externals = external_inputs(session, pipeline, spec)
-    inputs = own + externals
-    # Before the transaction: a load that commits while the SQL runs may or may not be seen by it,
-    # so it must count as not seen.
-    seen = mart.last_committed_number(session, own, externals)
+    inputs = _inputs(pipeline, spec, session)
+    if isinstance(inputs, Outcome):
+        return inputs
     try:
         with session.transaction():
-            ledger.lock_target(session, target)
-            if must_hold_inputs(spec):
-                # Their locks are held until the commit, so later loads wait.
-                seen = mart.last_committed_number(session, inputs, [])
-            # Another run of the transform may have ended meanwhile. What it has seen stays seen.
-            seen = max(seen, mart.last_seen_number(session, pipeline, spec, target))
-            reach("transform.locked")
-            in_full = _is_in_full(pipeline, spec, request, session, target)
-            if not in_full:
-                adopt.refuse_first_script(session, pipeline.name, spec, target)
-            job = mart.decide_build(session, pipeline, spec, target, inputs, in_full)
-            if job is None:
-                ledger.clear_failure(session, pipeline.name, "transform", target)
-                return skipped("nothing it reads has changed")
+            due = _due(pipeline, spec, request, session, target, inputs)
+            if isinstance(due, Outcome):
+                return due
+            job, seen = due
             details.show(
                 f"Building {target}",
                 {
                     "file": spec.file,
                     "reason": job.reason,
-                    "reads": ", ".join(str(relation) for relation in inputs),
+                    "reads": ", ".join(str(relation) for relation in inputs.relations),
                 },
             )
             built = mart.build_mart(session, pipeline, spec, request, target, job, seen)
@@ -79,6 +67,67 @@ def transform(
     message = f"{effect} ({'; '.join([job.reason, *built.notes])})"
     counts = {"inserted": effect.inserted, "updated": effect.updated, "deleted": effect.deleted}
     return Outcome(status="done", message=message, counts=counts, remarks=built.notes)
+
+
+def skip_unless_due(
+    pipeline: Pipeline, spec: Transform, request: RunRequest, session: Session
+) -> Outcome | None:
+    """The outcome of a transform that `transform` would skip; None where it is due. It runs none of
+    the user's SQL, so the session may be used by other steps."""
+    target = Relation(pipeline.warehouse.mart_schema, spec.name)
+    inputs = _inputs(pipeline, spec, session)
+    if isinstance(inputs, Outcome):
+        return inputs
+    with session.transaction():
+        due = _due(pipeline, spec, request, session, target, inputs)
+    return due if isinstance(due, Outcome) else None
+
+
+def _inputs(pipeline: Pipeline, spec: Transform, session: Session) -> _Inputs | Outcome:
+    """What the transform reads; its outcome where an input was never loaded."""
+    ledger.ensure(session)
+    tables.ensure_schema(session, pipeline.warehouse.mart_schema)
+    own = relations_read(pipeline, spec)
+    missing = [str(relation) for relation in own if tables.kind(session, relation) is None]
+    if missing:
+        return skipped(f"waits for {', '.join(missing)}, not loaded yet")
+    externals: list[Relation] = []
+    if pipeline.external:
+        from loadsheet.warehouse.externals import external_inputs  # it reads the SQL again
+
+        externals = external_inputs(session, pipeline, spec)
+    # Before the transaction: a load that commits while the SQL runs may or may not be seen by it,
+    # so it must count as not seen.
+    seen = mart.last_committed_number(session, own, externals)
+    return _Inputs(relations=own + externals, seen=seen)
+
+
+def _due(
+    pipeline: Pipeline,
+    spec: Transform,
+    request: RunRequest,
+    session: Session,
+    target: Relation,
+    inputs: _Inputs,
+) -> tuple[mart.BuildDecision, int] | Outcome:
+    """What to build, and the last load that it sees; the outcome where there is nothing. The
+    target's lock is held until the transaction ends."""
+    ledger.lock_target(session, target)
+    seen = inputs.seen
+    if must_hold_inputs(spec):
+        # Their locks are held until the commit, so later loads wait.
+        seen = mart.last_committed_number(session, inputs.relations, [])
+    # Another run of the transform may have ended meanwhile. What it has seen stays seen.
+    seen = max(seen, mart.last_seen_number(session, pipeline, spec, target))
+    reach("transform.locked")
+    in_full = _is_in_full(pipeline, spec, request, session, target)
+    if not in_full:
+        adopt.refuse_first_script(session, pipeline.name, spec, target)
+    job = mart.decide_build(session, pipeline, spec, target, inputs.relations, in_full)
+    if job is None:
+        ledger.clear_failure(session, pipeline.name, "transform", target)
+        return skipped("nothing it reads has changed")
+    return job, seen
 
 
 def _is_in_full(

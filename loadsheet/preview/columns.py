@@ -3,7 +3,8 @@ limited look at its rows."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import psycopg
 
@@ -29,13 +30,15 @@ _LARGE_BYTES = 8 << 20
 
 # A table that others inherit from has two rows of statistics; the inherited ones are of all rows.
 _CURSOR = """
-SELECT EXISTS (
+SELECT cursor.oid, EXISTS (
     SELECT FROM pg_index JOIN pg_class i ON i.oid = indexrelid JOIN pg_am ON pg_am.oid = relam
-    WHERE indrelid = %(oid)s AND amname = 'btree' AND indisvalid AND indpred IS NULL
-      AND indkey[0] = %(attnum)s), null_frac, correlation
-FROM (SELECT) always LEFT JOIN (
+    WHERE indrelid = cursor.oid AND amname = 'btree' AND indisvalid AND indpred IS NULL
+      AND indkey[0] = attnum), null_frac, correlation
+FROM unnest(%(oids)s::oid[], %(attnums)s::int[], %(tables)s::text[], %(names)s::text[])
+    AS cursor (oid, attnum, relation, name)
+LEFT JOIN LATERAL (
     SELECT null_frac, correlation FROM pg_stats
-    WHERE schemaname = %(schema)s AND tablename = %(table)s AND attname = %(name)s
+    WHERE schemaname = %(schema)s AND tablename = relation AND attname = name
     ORDER BY inherited DESC LIMIT 1) statistics ON true
 """
 # The columns of indkey after the first indnkeyatts are included ones (INCLUDE): the index does not
@@ -49,23 +52,53 @@ SELECT EXISTS (
 """
 
 
+class CursorFacts(NamedTuple):
+    """What the source's catalog and statistics tell about a cursor."""
+
+    has_index: bool
+    null_share: float | None
+    correlation: float | None
+
+
+def cursor_facts(
+    session: Session, cursors: Sequence[tuple[SourceTable, Incremental]]
+) -> dict[int, CursorFacts]:
+    """The facts about cursors of tables in one schema, by the tables' oids."""
+    columns = [source.column(spec.cursor) for source, spec in cursors]
+    values = {
+        "oids": [source.oid for source, _ in cursors],
+        "attnums": [column.attnum for column in columns],
+        "schema": cursors[0][0].relation.schema,
+        "tables": [source.relation.name for source, _ in cursors],
+        "names": [column.name for column in columns],
+    }
+    return {row[0]: CursorFacts(*row[1:]) for row in session.execute(_CURSOR, values)}
+
+
 def check_cursor(preview: StepPreview, session: Session, source: SourceTable, table: Table) -> bool:
     """Add remarks about the cursor's index, order and NULLs; returns whether an index begins with
     it."""
     spec = table.incremental
     if not spec:
         return False
-    column = source.column(spec.cursor)
+    facts = cursor_facts(session, [(source, spec)])[source.oid]
+    note_cursor(preview, session, source, table, facts)
+    return facts.has_index
+
+
+def note_cursor(
+    preview: StepPreview,
+    session: Session | None,
+    source: SourceTable,
+    table: Table,
+    facts: CursorFacts,
+) -> None:
+    """Add the remarks that follow from the `facts`. Rows without a cursor are looked for in the
+    `session`; None: there are none that stop the extract."""
+    spec = table.incremental
+    assert spec
     relation = source.relation
-    values = {
-        "oid": source.oid,
-        "attnum": column.attnum,
-        "schema": relation.schema,
-        "table": relation.name,
-        "name": column.name,
-    }
-    row = session.execute(_CURSOR, values).fetchone()
-    has_index, null_share, correlation = row or (False, None, None)
+    has_index, null_share, correlation = facts
     # No index can be added to a view.
     if not has_index and source.is_table:
         is_large = (preview.table_bytes or 0) > _LARGE_BYTES
@@ -93,12 +126,11 @@ def check_cursor(preview: StepPreview, session: Session, source: SourceTable, ta
             "this is fine if every change sets it to the current time; a row that gets a value "
             "below the watermark is never read",
         )
-    return bool(has_index)
 
 
 def _check_nulls(
     preview: StepPreview,
-    session: Session,
+    session: Session | None,
     source: SourceTable,
     table: Table,
     spec: Incremental,
@@ -118,7 +150,8 @@ def _check_nulls(
         )
         return
     try:
-        selection.refuse_null_cursors(session, table, source)
+        if session:
+            selection.refuse_null_cursors(session, table, source)
     except LoadsheetError as error:
         preview.add_error("cursor-null", str(error))
         return

@@ -49,12 +49,12 @@ def preview_load(
         preview.does = "not known, because what would be extracted is not known"
     else:
         target = Relation(pipeline.warehouse.schema, table.name)
-        load = _LoadPreviewer(preview, session, target, table, extract.source, scope, extract)
+        load = LoadPreviewer(preview, session, target, table, extract.source, scope, extract)
         load.run(has_schema)
     return preview
 
 
-class _LoadPreviewer:
+class LoadPreviewer:
     """Compares what would arrive with the target, as the load itself does."""
 
     def __init__(
@@ -88,12 +88,7 @@ class _LoadPreviewer:
             )
             existing = known_columns or {}
         if preview.changes == "no" and not preview.fails:
-            # Nothing arrives, so nothing is altered before the next rows do.
-            preview.does = "skipped: nothing was extracted"
-            if existing:
-                notes = "; ".join(self._notes(self._compare_columns(existing)))
-                if notes:
-                    preview.add_remark("note", "drift", f"with the next rows: {notes}")
+            self._skip(self._compare_columns(existing) if existing else None)
             return
         if existing:
             self._change_target(existing)
@@ -110,6 +105,19 @@ class _LoadPreviewer:
         if preview.changes == "yes" and may_be_loaded_already:
             preview.changes = "maybe"
             preview.does += ", where they differ from what was loaded before"
+
+    def skip(self, existing: dict[str, str]) -> None:
+        """Fill in the preview of a load that nothing arrives for, where the target's columns are
+        known, and none is of a domain."""
+        columns, oid = self.source.columns, self.source.oid
+        self._skip(drift.compare_columns(columns, oid, existing, self.scope))
+
+    def _skip(self, changed: Drift | None) -> None:
+        # Nothing arrives, so nothing is altered before the next rows do.
+        self.preview.does = "skipped: nothing was extracted"
+        notes = "; ".join(self._notes(changed)) if changed else ""
+        if notes:
+            self.preview.add_remark("note", "drift", f"with the next rows: {notes}")
 
     def _create_target(self, has_schema: bool) -> None:
         """The first load creates the table."""

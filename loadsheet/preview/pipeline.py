@@ -22,6 +22,7 @@ from loadsheet.preview import rights
 from loadsheet.preview.extracts import preview_extract
 from loadsheet.preview.loads import preview_load
 from loadsheet.preview.models import StepPreview
+from loadsheet.preview.quiet import QuietPreview, preview_quiet
 from loadsheet.preview.sessions import read_only_sessions
 from loadsheet.preview.transforms import preview_transform
 from loadsheet.spec.dependencies import transform_inputs
@@ -97,13 +98,14 @@ class _PipelinePreviewer:
         self,
         pipeline: Pipeline,
         source: PinnedSession,
-        warehouse: Session,
+        warehouse: PinnedSession,
         previews: dict[str, StepPreview],
     ):
         self.pipeline = pipeline
         self.source = source
         self.warehouse = warehouse
         self.previews = previews
+        self.quiet: dict[str, QuietPreview] = {}
         for kind in _KINDS:
             previews[kind] = StepPreview(id=kind, changes="no")
 
@@ -113,6 +115,8 @@ class _PipelinePreviewer:
         schemas = self.pipeline.warehouse
         has_ledger = preview_ledger(self.previews["extract"], self.warehouse, has_transforms)
         has_staging = self._has_schema("load", schemas.schema)
+        if has_ledger and has_staging:
+            self.quiet = preview_quiet(self.pipeline, self.source, self.warehouse)
         for table in self.pipeline.tables:
             self._add_table(table, has_ledger, has_staging)
         has_marts = has_transforms and self._has_schema("transform", schemas.mart_schema)
@@ -130,6 +134,12 @@ class _PipelinePreviewer:
         return rights.may_use_schema(preview, self.warehouse, schema)
 
     def _add_table(self, table: Table, has_ledger: bool, has_staging: bool) -> None:
+        quiet = self.quiet.get(table.name)
+        if quiet:
+            self._add("extract", quiet.extract)
+            load = StepPreview(id=step_id("load", table.name))
+            self._add("load", quiet.load if self._is_reached("load") else load)
+            return
         _log.debug("previewing table %s", table.name)
         target = Relation(self.pipeline.warehouse.schema, table.name)
         scope = Scope()

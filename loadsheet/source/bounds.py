@@ -112,10 +112,24 @@ class Cursor:
         highs = [typed(high, self.type) for _, high in self._spans()]
         return self._highest(f"{self.sql} <= greatest({', '.join(highs)})")
 
-    def newest_query(self) -> str:
+    def newest_query(self, present: str | None = None) -> str:
         """SQL for the highest value in the table now, as text. Values from the future do not
-        count; open transactions may still write below it."""
-        return self._highest_query(self._settled(includes_today=True))
+        count; open transactions may still write below it. `present` is what `present` gives, where
+        it was asked for another cursor of the same kind."""
+        if present is None:
+            present = self.present()
+        return self._highest_query(present and f"{self.sql} {present}")
+
+    @property
+    def kind(self) -> tuple[str, str | None, bool]:
+        """Cursors of one source that are equal in this have the same `present`."""
+        spec = self._spec
+        return self._column.type, spec.time_zone, spec.makes_up_for_late_rows
+
+    def present(self) -> str:
+        """SQL for the values that are not from the future, to put behind the cursor's name; empty
+        where any value is one. Raises Refused where the zone of its writers is not known."""
+        return self._settled(includes_today=True).removeprefix(f"{self.sql} ")
 
     def at(self, moment: str) -> str:
         """SQL for a bound in the cursor's type: from `moment` on, no row is stamped below it.

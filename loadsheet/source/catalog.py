@@ -4,7 +4,7 @@ primary key."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -28,25 +28,26 @@ from loadsheet.sql.types import Column, landing
 # else the column's own type. A column marked NOT NULL may still hold NULLs: PostgreSQL 18 has NOT
 # NULL constraints that are not validated, and tables that inherit from this one may lack it.
 _COLUMNS = """
-WITH RECURSIVE base (attnum, name, not_null, declared, coll, oid, typmod) AS (
-    SELECT attnum, attname, attnotnull AND NOT (relkind = 'r' AND relhassubclass) AND NOT EXISTS (
+WITH RECURSIVE base (relation, attnum, name, not_null, declared, coll, oid, typmod) AS (
+    SELECT attrelid, attnum, attname,
+           attnotnull AND NOT (relkind = 'r' AND relhassubclass) AND NOT EXISTS (
                SELECT FROM pg_constraint
                WHERE conrelid = attrelid AND contype = 'n' AND attnum = ANY (conkey)
                    AND NOT convalidated),
            format_type(atttypid, atttypmod), attcollation, atttypid, atttypmod
     FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
-    WHERE attrelid = %(oid)s AND attnum > 0 AND NOT attisdropped
+    WHERE attrelid = ANY (%(oids)s::oid[]) AND attnum > 0 AND NOT attisdropped
     UNION ALL
-    SELECT attnum, name, not_null, declared, coll, typbasetype, typtypmod
+    SELECT relation, attnum, name, not_null, declared, coll, typbasetype, typtypmod
     FROM base JOIN pg_type ON pg_type.oid = base.oid AND typtype = 'd'
-), element (attnum, oid, typmod) AS (
-    SELECT attnum, typelem, typmod
+), element (relation, attnum, oid, typmod) AS (
+    SELECT relation, attnum, typelem, typmod
     FROM base JOIN pg_type ON pg_type.oid = base.oid AND typtype <> 'd' AND typcategory = 'A'
     UNION ALL
-    SELECT attnum, typbasetype, typtypmod FROM element JOIN pg_type ON pg_type.oid = element.oid
-        AND typtype = 'd'
+    SELECT relation, attnum, typbasetype, typtypmod
+    FROM element JOIN pg_type ON pg_type.oid = element.oid AND typtype = 'd'
 )
-SELECT base.attnum, name, not_null, declared,
+SELECT base.relation, base.attnum, name, not_null, declared,
        CASE WHEN element.oid <> outer_type.typelem
            THEN format_type(inner_type.typarray, element.typmod)
             ELSE format_type(base.oid, base.typmod) END AS source_type,
@@ -72,21 +73,21 @@ FROM base
 JOIN pg_type outer_type ON outer_type.oid = base.oid AND outer_type.typtype <> 'd'
 LEFT JOIN (element JOIN pg_type inner_type ON inner_type.oid = element.oid
     AND inner_type.typtype <> 'd')
-     ON element.attnum = base.attnum
+     ON element.relation = base.relation AND element.attnum = base.attnum
 LEFT JOIN pg_collation ON pg_collation.oid = coll
-ORDER BY attnum
+ORDER BY base.relation, base.attnum
 """
 # Columns after `indnkeyatts` are only stored in the index (INCLUDE). Where other tables inherit
 # from a table, its key does not cover all the rows read from it. The key of a partitioned table
 # that some partition lacks is not valid.
 _KEY = """
-SELECT attname FROM pg_index, unnest(indkey) WITH ORDINALITY AS part (attnum, place)
+SELECT indrelid, attname FROM pg_index, unnest(indkey) WITH ORDINALITY AS part (attnum, place)
 JOIN pg_attribute USING (attnum)
-WHERE indrelid = %(oid)s AND indisprimary AND indisvalid AND attrelid = indrelid
+WHERE indrelid = ANY (%(oids)s::oid[]) AND indisprimary AND indisvalid AND attrelid = indrelid
     AND place <= indnkeyatts AND NOT EXISTS (
     SELECT FROM pg_inherits JOIN pg_class ON pg_class.oid = inhparent WHERE inhparent = indrelid
         AND relkind = 'r')
-ORDER BY place
+ORDER BY indrelid, place
 """
 _RELATION = """
 SELECT c.oid, relkind IN ('r', 'p'), relkind <> 'r' OR relhassubclass OR c.oid < 16384,
@@ -150,24 +151,75 @@ def describe(
     oid, is_table, has_parts, may_hide_rows = row
     if may_hide_rows:
         refuse_hidden_rows(session, relation, oid)
-    with session.cursor(row_factory=dict_row) as cursor:
-        rows = cursor.execute(_COLUMNS, {"oid": oid}).fetchall()
-    catalog_key = tuple(row[0] for row in session.execute(_KEY, {"oid": oid}))
-    key = table.primary_key or catalog_key
+    (entry,) = _entries(session, [oid])
     beneath = Beneath(leaves=(oid,))
     if has_parts:
-        columns = set(key)
+        columns = set(table.primary_key or entry.key)
         if table.incremental:
             columns.add(table.incremental.cursor)
         beneath = walk(session, oid, columns)
+    return _described(table, relation, entry, is_table, beneath, ask)
+
+
+def describe_plain(
+    session: psycopg.Connection[Any], schema: str, tables: Mapping[int, Table]
+) -> dict[str, SourceTable]:
+    """Plain tables, given by their oids, as `describe` describes each of them: in two questions for
+    all. Leaves out those that it would refuse, and those with a type that the warehouse would have
+    to be asked about."""
+    described = {}
+    for entry in _entries(session, list(tables)):
+        table = tables[entry.oid]
+        relation = Relation(schema, table.name)
+        beneath = Beneath(leaves=(entry.oid,))
+        with suppress(Refused):
+            found = _described(table, relation, entry, True, beneath, _refuse_to_ask)
+            described[table.name] = found
+    return described
+
+
+def _refuse_to_ask() -> Offered:
+    raise Refused("the warehouse is not asked about types here")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
+    """A relation's columns and primary key in the catalogs."""
+
+    oid: int
+    columns: list[dict[str, Any]]
+    key: tuple[str, ...]
+
+
+def _entries(session: psycopg.Connection[Any], oids: Sequence[int]) -> list[_Entry]:
+    columns: dict[int, list[dict[str, Any]]] = {oid: [] for oid in oids}
+    with session.cursor(row_factory=dict_row) as cursor:
+        for row in cursor.execute(_COLUMNS, {"oids": list(oids)}):
+            columns[row["relation"]].append(row)
+    keys: dict[int, list[str]] = {oid: [] for oid in oids}
+    for oid, name in session.execute(_KEY, {"oids": list(oids)}):
+        keys[oid].append(name)
+    return [_Entry(oid=oid, columns=columns[oid], key=tuple(keys[oid])) for oid in oids]
+
+
+def _described(
+    table: Table,
+    relation: Relation,
+    entry: _Entry,
+    is_table: bool,
+    beneath: Beneath,
+    ask: Ask | None,
+) -> SourceTable:
+    """`table` with the columns that the spec selects. Raises Refused as `describe` does."""
+    key = table.primary_key or entry.key
     whole = SourceTable(
         relation=relation,
-        oid=oid,
-        columns=tuple(_columns(relation, rows, key, ask)),
-        natures={row["name"]: _nature(row) for row in rows},
-        not_null=frozenset(row["name"] for row in rows if row["not_null"]),
+        oid=entry.oid,
+        columns=tuple(_columns(relation, entry.columns, key, ask)),
+        natures={row["name"]: _nature(row) for row in entry.columns},
+        not_null=frozenset(row["name"] for row in entry.columns if row["not_null"]),
         key=key,
-        key_is_enforced=bool(catalog_key) and set(key) == set(catalog_key),
+        key_is_enforced=bool(entry.key) and set(key) == set(entry.key),
         is_table=is_table,
         beneath=beneath,
     )

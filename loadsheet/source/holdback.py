@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -121,11 +122,21 @@ def sees_open_transactions(session: psycopg.Connection[Any], table: SourceTable)
     return not _why_blind_to(session, table)
 
 
+def sees_writers_of(session: psycopg.Connection[Any], oids: Sequence[int]) -> bool:
+    """Whether this session sees all open transactions that may write into these plain tables."""
+    return not _why_blind_to_leaves(session, oids)
+
+
 def _why_blind_to(session: psycopg.Connection[Any], table: SourceTable) -> str:
-    row = session.execute(_VISIBILITY, {"leaves": list(table.beneath.leaves)}).fetchone()
-    assert row
+    why = _why_blind_to_leaves(session, table.beneath.leaves)
     if table.beneath.why_untrusted:
         return f"its writers cannot all be seen, because {table.beneath.why_untrusted}"
+    return why
+
+
+def _why_blind_to_leaves(session: psycopg.Connection[Any], leaves: Sequence[int]) -> str:
+    row = session.execute(_VISIBILITY, {"leaves": list(leaves)}).fetchone()
+    assert row
     return _why_blind(*row)
 
 

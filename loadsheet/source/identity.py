@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
@@ -31,7 +32,7 @@ FROM pg_database d WHERE datname = current_database()
 # above the flushed one (`wait_until_durable`). Any role can read a primary's timeline from the name
 # of its WAL file.
 _WAL = """
-SELECT lsn::text, coalesce(lsn < CAST(%(lsn)s AS pg_lsn), false) AS is_lower,
+SELECT lsn::text,
        CASE WHEN NOT pg_is_in_recovery()
            THEN ('x' || left(pg_walfile_name(lsn), 8))::bit(32)::int::text END AS timeline
 FROM (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
@@ -76,6 +77,35 @@ _LAG = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """The source as it is now."""
+
+    facts: dict[str, str]
+    """As manifests keep them, without those that this role may not read."""
+    is_standby: bool
+
+    def changes_since(self, last: Mapping[str, str]) -> tuple[list[str], bool]:
+        """How it differs from the facts of the last load, each as text for the user; and whether it
+        may just be a standby that lags behind. A fact that either side lacks is not compared."""
+        changes = _changes(last, self.facts)
+        if changes or not _is_lower(self.facts.get("lsn"), last.get("lsn")):
+            return changes, False
+        return [f"WAL position {last['lsn']} -> {self.facts['lsn']}"], self.is_standby
+
+
+def see(session: psycopg.Connection[Any]) -> Identity:
+    """The source's identity."""
+    facts = _query(session, (_DATABASE, _WAL, _CONTROL))
+    facts["timeline"] = facts.get("timeline") or facts.get("heard")
+    names = (
+        *("database", "database_oid", "server_version", "lsn", "timeline", "system_identifier"),
+        "oldest_transaction",
+    )
+    now = {name: facts[name] for name in names if facts.get(name)}
+    return Identity(facts=now, is_standby=bool(facts.get("standby")))
+
+
 def observe(
     session: psycopg.Connection[Any], last: dict[str, str] | None
 ) -> tuple[dict[str, str], list[str], bool]:
@@ -85,18 +115,9 @@ def observe(
     user; and whether the source may just be a standby that lags behind. The identity lacks facts
     that this role may not read, and a fact that either side lacks is not compared.
     """
-    last = last or {}
-    facts = _query(session, (_DATABASE, _WAL, _CONTROL), last.get("lsn") or None)
-    facts["timeline"] = facts.get("timeline") or facts.get("heard")
-    names = (
-        *("database", "database_oid", "server_version", "lsn", "timeline", "system_identifier"),
-        "oldest_transaction",
-    )
-    now = {name: facts[name] for name in names if facts.get(name)}
-    changes = _changes(last, now)
-    if changes or not facts.get("is_lower"):
-        return now, changes, False
-    return now, [f"WAL position {last['lsn']} -> {now['lsn']}"], bool(facts["standby"])
+    now = see(session)
+    changes, lags = now.changes_since(last or {})
+    return now.facts, changes, lags
 
 
 def wait_until_durable(session: psycopg.Connection[Any], found: dict[str, str]) -> None:
@@ -141,26 +162,37 @@ def _is_durable(session: psycopg.Connection[Any], lsn: str) -> bool:
     return row is None or bool(row[0])
 
 
-def _query(
-    session: psycopg.Connection[Any], queries: tuple[str, ...], lsn: str | None
-) -> dict[str, Any]:
+def _query(session: psycopg.Connection[Any], queries: tuple[str, ...]) -> dict[str, Any]:
     """The facts of all queries: in one round trip, or one by one where the source withholds some,
     without those."""
     tables = ", ".join(f"({query}) part_{number}" for number, query in enumerate(queries))
     try:
         with session.transaction(), session.cursor(row_factory=dict_row) as cursor:
-            return cursor.execute(f"SELECT * FROM {tables}", {"lsn": lsn}).fetchone() or {}
+            return cursor.execute(f"SELECT * FROM {tables}").fetchone() or {}
     except _WITHHELD as error:
         if len(queries) == 1:
             _log.debug("the source withholds a part of its identity: %s", error)
             return {}
     facts: dict[str, Any] = {}
     for query in queries:
-        facts |= _query(session, (query,), lsn)
+        facts |= _query(session, (query,))
     return facts
 
 
-def _changes(last: dict[str, str], now: dict[str, str]) -> list[str]:
+def _is_lower(position: str | None, other: str | None) -> bool:
+    """Whether a WAL position, as the server writes it (`16/B374D848`), is below another one; not
+    where one is missing."""
+    if not position or not other:
+        return False
+    return _place_in_wal(position) < _place_in_wal(other)
+
+
+def _place_in_wal(position: str) -> tuple[int, int]:
+    file, offset = position.split("/")
+    return int(file, 16), int(offset, 16)
+
+
+def _changes(last: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     def differs(name: str) -> bool:
         return name in last and name in now and last[name] != now[name]
 
@@ -175,7 +207,7 @@ def _changes(last: dict[str, str], now: dict[str, str]) -> list[str]:
     return changes
 
 
-def _database(identity: dict[str, str]) -> str:
+def _database(identity: Mapping[str, str]) -> str:
     return f"{identity['database']} (oid {identity.get('database_oid', 'unknown')})"
 
 

@@ -7,6 +7,7 @@ is out of its sight: it may be used at any time, below numbers that have been re
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -41,7 +42,14 @@ SELECT sequence::oid, sequence::regclass::text, seqcache, seqincrement, seqcycle
          AND relation NOT IN (SELECT relation FROM place WHERE is_read))
 FROM used JOIN pg_sequence ON seqrelid = sequence JOIN pg_class c ON c.oid = sequence ORDER BY 2
 """
-
+# The function raises an error for a role that may not read the sequence.
+_LAST_NUMBERS = """
+SELECT oid, number FROM (
+    SELECT oid, CASE WHEN has_sequence_privilege(oid, 'SELECT')
+        AND has_schema_privilege(relnamespace, 'USAGE') THEN pg_sequence_last_value(oid) END
+    FROM pg_class WHERE oid = ANY (%s::oid[])
+) sequence (oid, number) WHERE number IS NOT NULL
+"""
 _LACKING_SCHEMA = """
 SELECT current_user::text,
     CASE WHEN NOT has_schema_privilege(relnamespace, 'USAGE')
@@ -110,6 +118,39 @@ def refuse_set_back(
             f" own, let it count on from there: SELECT setval({literal(sequence.name)},"
             f" {math.ceil(Decimal(watermark))});"
         )
+
+
+def in_order(
+    session: psycopg.Connection[Any], watermarks: Mapping[origins.Place, str]
+) -> set[origins.Place]:
+    """Of columns of plain tables, each read up to its watermark (a whole number), those that
+    `refuse_disorder` and `refuse_set_back` would let pass: in one question for all. Leaves out what
+    needs a closer look."""
+    values = {
+        "relations": [place.relation for place in watermarks],
+        "attnums": [place.attnum for place in watermarks],
+        "are_read": [True] * len(watermarks),
+    }
+    drawn: dict[str, list[_Sequence]] = {}
+    for row in session.execute(_SEQUENCES, values):
+        sequence = _Sequence(*row)
+        for column in sequence.columns:
+            drawn.setdefault(column, []).append(sequence)
+    lasts = _last_numbers(session, [one.oid for found in drawn.values() for one in found])
+
+    def is_in_order(place: origins.Place) -> bool:
+        found = drawn.get(f"{place.relation}.{place.attnum}", [])
+        # Of two tables that draw from one sequence, each is another one to the other.
+        if _why_late(found) or any(len(sequence.columns) > 1 for sequence in found):
+            return False
+        return all(lasts.get(one.oid, -1) >= int(watermarks[place]) for one in found)
+
+    return {place for place in watermarks if is_in_order(place)}
+
+
+def _last_numbers(session: psycopg.Connection[Any], oids: Sequence[int]) -> dict[int, int]:
+    """The last number of each sequence that this role may read, and that has given one."""
+    return dict(session.execute(_LAST_NUMBERS, (list(oids),)).fetchall())
 
 
 def _in_type(session: psycopg.Connection[Any], number: int, kind: str) -> Decimal:

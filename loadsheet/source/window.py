@@ -54,6 +54,12 @@ def refuse_unseen_writers(session: Session, source: SourceTable, spec: Increment
     origins.refuse_shifted(session, source, spec)
 
 
+def since(cursor: str, value: str, written_since: str) -> str:
+    """SQL for the rows above a watermark, and those with its value that meet `written_since`. The
+    arguments are SQL, too."""
+    return f"{cursor} >= {value} AND ({cursor} > {value} OR {written_since})"
+
+
 class Window:
     """The ways to select rows by the cursor of one table, each with the watermark that follows."""
 
@@ -153,7 +159,7 @@ class Window:
         written_since = self._cursor.ties.written_since(oldest)
         if written_since is None:
             return f"{name} >= {value}", f"{name} = {value}"
-        return f"{name} >= {value} AND ({name} > {value} OR {written_since})", ""
+        return since(name, value, written_since), ""
 
     @property
     def _reads_ties(self) -> bool:

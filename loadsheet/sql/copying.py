@@ -38,6 +38,13 @@ def select_columns(relation: Relation, columns: Sequence[Column], where: str) ->
     return select
 
 
+def rows_of(stream: bytes, wire: WireFormat) -> bytes:
+    """The rows of a whole COPY stream, without what is before and after them."""
+    if wire == "csv":
+        return stream
+    return stream.removeprefix(BINARY_HEADER).removesuffix(BINARY_TRAILER)
+
+
 def copy_out(select: str, wire: WireFormat) -> str:
     """COPY of a query's rows to the client. csv comes without a header: each part gets its own."""
     return f"COPY ({select}) TO STDOUT (FORMAT {wire})"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -19,6 +18,7 @@ from loadsheet.source.bounds import Cursor
 from loadsheet.source.holdback import Holder
 from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.text import typed
+from loadsheet.status.lags import add_known_lags, distance, lag_of
 from loadsheet.status.models import (
     BY_DATA_INTERVAL,
     NO_CURSOR,
@@ -28,6 +28,7 @@ from loadsheet.status.models import (
     PipelineStatus,
     TableStatus,
 )
+from loadsheet.status.rows import batches
 
 # A source that does not answer must not hide what the warehouse knows.
 _SOURCE_TIMEOUT = timedelta(seconds=20)
@@ -35,7 +36,6 @@ _QUERY_TIMEOUT = "2s"
 # In the planner's units. The end of an index costs about 0.5, a scan of a million short rows
 # 20,000.
 _MOST_COST = 25_000.0
-_NUMBERS = {"smallint", "integer", "bigint", "numeric", "real", "double precision"}
 
 
 def add_source_lag(pipeline: Pipeline, connections: Connections, status: PipelineStatus) -> None:
@@ -56,8 +56,12 @@ def add_source_lag(pipeline: Pipeline, connections: Connections, status: Pipelin
             connect_source(connection) as session,
         ):
             status.source_clock = datetime.fromisoformat(begin_on_source(session))
-            for table in tables:
-                _add_lag(session, pipeline.source.schema, specs[table.name], table)
+            schema = pipeline.source.schema
+            for some in batches(tables):
+                add_known_lags(session, schema, specs, some)
+                for table in some:
+                    if table.lag is None:
+                        _add_lag(session, schema, specs[table.name], table)
     except TimedOut:
         _give_up(f"it did not answer within {seconds}", tables, status)
     except Exception as error:
@@ -134,23 +138,9 @@ def _lag_between(
     session: psycopg.Connection[Any], cursor: Cursor, newest: str, watermark: str
 ) -> Lag:
     high = typed(newest, cursor.type)
-    low = typed(watermark, cursor.type)
-    difference = "NULL"
-    if cursor.is_time:
-        difference = f"extract(epoch FROM CAST({high} AS timestamp) - CAST({low} AS timestamp))"
-    elif cursor.type in _NUMBERS:
-        difference = f"CAST({high} AS numeric) - CAST({low} AS numeric)"
-    row = session.execute(f"SELECT {high} > {low}, ({difference})::float8").fetchone()
+    row = session.execute(f"SELECT {distance(cursor, high, watermark)}").fetchone()
     assert row
-    ahead, apart = row
-    # A watermark can be above the newest value, for example after rows were deleted.
-    if apart is not None and not ahead:
-        apart = 0.0
-    elif apart is not None and not math.isfinite(apart):
-        apart = None
-    if cursor.is_time:
-        return Lag(newest=newest, ahead=ahead, seconds=apart)
-    return Lag(newest=newest, ahead=ahead, distance=apart)
+    return lag_of(cursor, newest, *row)
 
 
 def _give_up(why: str, tables: list[TableStatus], status: PipelineStatus) -> None:

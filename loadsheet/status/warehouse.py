@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-import psycopg
 from psycopg.rows import class_row
 
 from loadsheet.connections.lookup import Connections
@@ -34,12 +33,11 @@ from loadsheet.status.models import (
     TransformStatus,
     Watermark,
 )
+from loadsheet.status.rows import rows_in
 from loadsheet.warehouse import intervals, ledger, mart, unfilled, verified
 from loadsheet.warehouse.externals import external_inputs
 from loadsheet.warehouse.verified import Verified
 
-# Counting that many pages (8 MB) takes about 20 ms.
-_COUNTED_PAGES = 1_000
 _QUERY_TIMEOUT = "5s"
 # If a table is locked for longer, its rows are unknown, and the next table does not wait for it.
 _LONGEST_LOCK = "1s"
@@ -83,12 +81,6 @@ FROM loadsheet.failure WHERE pipeline = %(pipeline)s
     AND coalesce(to_jsonb(failure) ->> 'target', '') IN (
         '', CASE kind WHEN 'table' THEN %(schema)s ELSE %(mart_schema)s END || '.' || name)
 """
-_SIZE = """
-SELECT relkind IN ('r', 'p', 'm'),
-       coalesce(pg_relation_size(oid), 0) / current_setting('block_size')::int,
-       reltuples::bigint
-FROM pg_class WHERE oid = to_regclass(%s)
-"""
 
 
 def warehouse_status(pipeline: Pipeline, connections: Connections) -> PipelineStatus:
@@ -105,16 +97,25 @@ def warehouse_status(pipeline: Pipeline, connections: Connections) -> PipelineSt
         for kind, name in state.failures:
             if kind == "table" and state.open_failure("table", name):
                 names.append(name)
-        tables = []
+        shown: list[tuple[str, bool]] = []
         for name in dict.fromkeys(names):
             in_spec = name in named or pipeline.pattern_of(name) is not None
             # A name that was corrected in the spec before it was ever loaded is of no interest.
             if not in_spec and name not in state.loads:
                 continue
-            tables.append(_table_status(session, pipeline, name, state, in_spec, at))
+            shown.append((name, in_spec))
+        targets = [Relation(pipeline.warehouse.schema, name) for name, _ in shown]
+        counts = rows_in(session, targets)
+        tables = []
+        for (name, in_spec), target in zip(shown, targets, strict=True):
+            rows = counts[target]
+            tables.append(_table_status(pipeline, name, target, rows, state, in_spec, at))
+        marts = [_mart(pipeline, transform) for transform in pipeline.transforms]
+        counts = rows_in(session, marts)
         transforms = []
         for transform in pipeline.transforms:
-            transforms.append(_transform_status(session, pipeline, transform, state))
+            rows = counts[_mart(pipeline, transform)]
+            transforms.append(_transform_status(session, pipeline, transform, rows, state))
     return PipelineStatus(
         pipeline=pipeline.name,
         at=at,
@@ -239,15 +240,19 @@ def _entries(session: Session, kind: type[Any], query: str, names: dict[str, str
         return cursor.execute(query, names).fetchall()
 
 
+def _mart(pipeline: Pipeline, transform: Transform) -> Relation:
+    return Relation(pipeline.warehouse.mart_schema, transform.name)
+
+
 def _table_status(
-    session: Session,
     pipeline: Pipeline,
     name: str,
+    target: Relation,
+    rows: RowCount,
     state: LedgerState,
     in_spec: bool,
     at: datetime,
 ) -> TableStatus:
-    target = Relation(pipeline.warehouse.schema, name)
     last = state.loads.get(name)
     watermark = state.watermarks.get(name, Watermark(value=None, cursor=None))
     missing: list[MissingInterval] = []
@@ -265,7 +270,7 @@ def _table_status(
     return TableStatus(
         name=name,
         target=str(target),
-        rows=rows_in(session, target),
+        rows=rows,
         last=last,
         # No run will ever repair a table that has left the spec.
         failure=state.open_failure("table", name) if in_spec else None,
@@ -281,9 +286,13 @@ def _table_status(
 
 
 def _transform_status(
-    session: Session, pipeline: Pipeline, transform: Transform, state: LedgerState
+    session: Session,
+    pipeline: Pipeline,
+    transform: Transform,
+    rows: RowCount,
+    state: LedgerState,
 ) -> TransformStatus:
-    target = Relation(pipeline.warehouse.mart_schema, transform.name)
+    target = _mart(pipeline, transform)
     last = state.builds.get(transform.name)
     due = ""
     if last:
@@ -294,7 +303,7 @@ def _transform_status(
     return TransformStatus(
         name=transform.name,
         target=str(target),
-        rows=rows_in(session, target),
+        rows=rows,
         last=last,
         failure=state.open_failure("transform", transform.name),
         materialized=transform.materialized,
@@ -302,27 +311,3 @@ def _transform_status(
         verified=state.verified.get(("transform", transform.name, True)),
         verified_in_part=state.verified.get(("transform", transform.name, False)),
     )
-
-
-def rows_in(session: Session, target: Relation) -> RowCount:
-    """The rows of a table. Those of a large one are estimated by its last VACUUM or ANALYZE."""
-    try:
-        size = session.execute(_SIZE, (target.sql,)).fetchone()
-        if size is None:
-            return RowCount(number=None, target_exists=False)
-        # A view is not counted: its query could take long.
-        is_table, pages, estimate = size
-        if is_table and pages <= _COUNTED_PAGES:
-            row = session.execute(f"SELECT count(*) FROM {target.sql}").fetchone()
-            return RowCount(number=row[0] if row else None, exact=True)
-    except (
-        psycopg.errors.InsufficientPrivilege,
-        psycopg.errors.UndefinedTable,
-        psycopg.errors.QueryCanceled,
-        psycopg.errors.LockNotAvailable,
-    ):
-        return RowCount(number=None)
-    # -1: never estimated
-    if not is_table or estimate < 0:
-        return RowCount(number=None)
-    return RowCount(number=estimate)

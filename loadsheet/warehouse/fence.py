@@ -15,7 +15,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
-from psycopg.rows import class_row
+from psycopg.rows import dict_row
 
 from loadsheet.errors import Fenced, Superseded
 from loadsheet.lake.manifest import Manifest
@@ -36,20 +36,22 @@ _RAISED = """fence = 1 + (
 """
 _OVERTAKE_PENDING = f"""
 UPDATE loadsheet.scope s SET {_RAISED}
-WHERE s.pipeline = %s AND s.table_name = %s AND s.target = %s
+WHERE s.pipeline = %s AND s.table_name = ANY (%s) AND s.target = ANY (%s)
   AND s.fence > (SELECT l.fence FROM loadsheet.load l WHERE l.load_no = s.last_load_no)
 """
 # `plan` also reads ledgers of earlier versions, which lack some of the columns.
-_READ_SCOPE = f"""
-SELECT fence, watermark, cursor, last_load_no, content_sha256, source_oid, source,
+_SCOPE = f"""
+SELECT table_name, fence, watermark, cursor, last_load_no, content_sha256, source_oid, source,
     to_jsonb(scope) ->> 'storage' AS storage, {intervals.SELECTED}, {unfilled.SELECTED},
     CAST(to_jsonb(scope) ->> 'deletes_checked_at' AS timestamptz) AS deletes_checked_at,
     (SELECT jsonb_agg(c ORDER BY place) FILTER (WHERE NOT c ? 'dropped')
      FROM jsonb_array_elements(columns) WITH ORDINALITY AS one (c, place)) AS columns,
     coalesce((SELECT jsonb_object_agg(c ->> 'name', coalesce(c ->> 'left', c ->> 'type'))
               FROM jsonb_array_elements(columns) c WHERE c ? 'dropped'), '{{}}') AS former
-FROM loadsheet.scope WHERE pipeline = %s AND table_name = %s AND target = %s
+FROM loadsheet.scope WHERE pipeline = %s
 """
+_READ_SCOPE = f"{_SCOPE} AND table_name = %s AND target = %s"
+_READ_SCOPES = f"{_SCOPE} AND table_name = ANY (%s) AND target = ANY (%s)"
 # The load that began the target's rows: the last that replaced them (a restore has the lower end of
 # the load that it began with), or the first of all. One that found no row has no upper end, and the
 # next began again.
@@ -101,6 +103,16 @@ SELECT FROM loadsheet.scope
 WHERE pipeline = %s AND table_name = %s AND target = %s AND fence = %s
   AND last_load_no IS NOT DISTINCT FROM %s AND watermark IS NOT DISTINCT FROM %s
 FOR UPDATE
+"""
+# In an order that all runs share, so that none waits for another in a circle.
+_ARE_STILL = """
+SELECT table_name FROM loadsheet.scope s JOIN unnest(
+    CAST(%s AS text[]), CAST(%s AS text[]), CAST(%s AS bigint[]), CAST(%s AS bigint[]),
+    CAST(%s AS text[])
+) AS seen (table_name, target, fence, last_load_no, watermark) USING (table_name, target)
+WHERE s.pipeline = %s AND s.fence = seen.fence AND s.last_load_no = seen.last_load_no
+    AND s.watermark IS NOT DISTINCT FROM seen.watermark
+ORDER BY table_name FOR UPDATE OF s
 """
 _RECORD_CHECK = """
 UPDATE loadsheet.scope SET deletes_checked_at = %s, deletes_removed = %s
@@ -185,9 +197,23 @@ class SealedAttempt:
 
 def read_scope(session: Session, pipeline: str, table: str, target: Relation) -> Scope:
     """What the ledger knows about the table in the target now. Writes nothing."""
-    with session.cursor(row_factory=class_row(Scope)) as cursor:
-        cursor.execute(_READ_SCOPE, (pipeline, table, str(target)))
-        return cursor.fetchone() or Scope()
+    return _scopes(session, _READ_SCOPE, (pipeline, table, str(target))).get(table, Scope())
+
+
+def read_scopes(session: Session, pipeline: str, targets: Sequence[Relation]) -> dict[str, Scope]:
+    """What the ledger knows about the tables now, by name; without those that it does not know.
+    Writes nothing."""
+    names = [target.name for target in targets]
+    return _scopes(session, _READ_SCOPES, (pipeline, names, [*map(str, targets)]))
+
+
+def _scopes(session: Session, query: str, values: tuple[Any, ...]) -> dict[str, Scope]:
+    scopes = {}
+    with session.cursor(row_factory=dict_row) as cursor:
+        for row in cursor.execute(query, values):
+            name = row.pop("table_name")
+            scopes[name] = Scope(**row)
+    return scopes
 
 
 def started_from(session: Session, pipeline: str, table: str, target: Relation) -> str | None:
@@ -296,6 +322,28 @@ def sealed_attempt(
     return SealedAttempt(manifest=row[0], sha256=row[1])
 
 
+def overtake_unchanged(
+    session: Session, pipeline: str, seen: Mapping[Relation, Scope]
+) -> set[Relation]:
+    """Those of the targets whose scope is still what was `seen`. It stays so until the transaction
+    ends, and an extraction that was sealed before and not loaded is overtaken, as by
+    `record_unchanged`."""
+    targets = list(seen)
+    scopes = [seen[target] for target in targets]
+    values = (
+        [target.name for target in targets],
+        [str(target) for target in targets],
+        [scope.fence for scope in scopes],
+        [scope.last_load_no for scope in scopes],
+        [scope.watermark for scope in scopes],
+        pipeline,
+    )
+    names = {name for (name,) in session.execute(_ARE_STILL, values)}
+    still = {target for target in targets if target.name in names}
+    session.execute(_OVERTAKE_PENDING, (pipeline, [*names], [*map(str, still)]))
+    return still
+
+
 def record_unchanged(
     session: Session,
     pipeline: str,
@@ -318,7 +366,7 @@ def record_unchanged(
     with session.transaction():
         if not _is_still(session, names, fence, seen):
             raise _overtaken(pipeline, table)
-        session.execute(_OVERTAKE_PENDING, names)
+        session.execute(_OVERTAKE_PENDING, (pipeline, [table], [str(target)]))
         if checked_at:
             session.execute(_RECORD_CHECK, (checked_at, removed, *names))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from loadsheet.errors import Refused
 from loadsheet.postgres import Session
 from loadsheet.sql.text import Relation
@@ -15,8 +17,21 @@ JOIN loadsheet.scope s
 WHERE l.target = %s AND l.pipeline <> %s AND l.load_no > %s
 ORDER BY l.load_no DESC LIMIT 1
 """
+_LOADED_BY_OTHERS = """
+SELECT DISTINCT l.target FROM unnest(%s::text[], %s::bigint[]) AS known (target, load_no)
+JOIN loadsheet.load l ON l.target = known.target
+WHERE l.pipeline <> %s AND l.load_no > known.load_no
+"""
 # Of a source's recorded facts, those that tell one server and database from another.
 _IDENTIFYING = ("system_identifier", "database", "database_oid")
+
+
+def are_newer(session: Session, pipeline: str, last: Mapping[Relation, int]) -> set[Relation]:
+    """Of these targets, with the pipeline's last load of each, those that another pipeline has
+    loaded since: `refuse` has to decide about them."""
+    values = ([*map(str, last)], list(last.values()), pipeline)
+    names = {name for (name,) in session.execute(_LOADED_BY_OTHERS, values)}
+    return {target for target in last if str(target) in names}
 
 
 def refuse(

@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import Any, Literal
@@ -295,10 +296,17 @@ def record_failure(
 
 def clear_failure(session: Session, pipeline: str, kind: Kind, target: Relation) -> None:
     """Record that the table or transform works again. Writes nothing if it had not failed."""
+    clear_failures(session, pipeline, kind, [target])
+
+
+def clear_failures(
+    session: Session, pipeline: str, kind: Kind, targets: Sequence[Relation]
+) -> None:
+    """As `clear_failure`, for several tables or transforms of one schema."""
     # Earlier versions recorded no target.
     session.execute(
         "UPDATE loadsheet.failure SET worked_at = clock_timestamp() "
-        "WHERE pipeline = %s AND kind = %s AND name = %s AND target IN (%s, '')"
+        "WHERE pipeline = %s AND kind = %s AND name = ANY (%s) AND target = ANY (%s)"
         " AND worked_at IS NULL",
-        (pipeline, kind, target.name, str(target)),
+        (pipeline, kind, [one.name for one in targets], [*map(str, targets), ""]),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from loadsheet.postgres import Session
 from loadsheet.sql.text import Relation, ident
 
@@ -12,6 +14,15 @@ WHERE nspname = %s AND relname = %s
 _COLUMNS = """
 SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute
 WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped ORDER BY attnum
+"""
+# Domains would have to be followed.
+_PLAIN_COLUMNS = """
+SELECT place - 1, array_agg(attname::text ORDER BY attnum),
+    array_agg(format_type(atttypid, atttypmod) ORDER BY attnum)
+FROM unnest(%s::text[]) WITH ORDINALITY AS target (name, place)
+JOIN pg_attribute ON attrelid = to_regclass(target.name) AND attnum > 0 AND NOT attisdropped
+JOIN pg_type ON pg_type.oid = atttypid
+GROUP BY place HAVING NOT bool_or(typtype = 'd')
 """
 _DOMAINS = """
 WITH RECURSIVE base (name, oid, typmod) AS (
@@ -83,6 +94,12 @@ def kind(session: Session, target: Relation) -> str | None:
 def columns_of(session: Session, target: Relation) -> dict[str, str]:
     """The target's columns and their formatted types, in order; empty if there is no such table."""
     return dict(session.execute(_COLUMNS, (target.sql,)).fetchall())
+
+
+def plain_columns(session: Session, targets: Sequence[Relation]) -> dict[Relation, dict[str, str]]:
+    """What `columns_of` gives for each of the targets; without those that have a domain."""
+    rows = session.execute(_PLAIN_COLUMNS, ([target.sql for target in targets],))
+    return {targets[place]: dict(zip(names, types, strict=True)) for place, names, types in rows}
 
 
 def domains_of(session: Session, target: Relation) -> dict[str, str]:

@@ -15,11 +15,15 @@ from urllib.parse import urlsplit
 import pytest
 import urllib3
 
+from loadsheet.engine import nothing_new
 from loadsheet.engine.runner import run_pipeline
 from loadsheet.outcome import RunRequest
 from loadsheet.pinned import PinnedCursor
+from loadsheet.preview.pipeline import preview_pipeline
 from loadsheet.source import stream
+from loadsheet.spec.models import Pipeline
 from loadsheet.spec.pipeline_file import load_pipeline
+from loadsheet.status.pipeline import pipeline_status
 from tests.project import Project
 
 # Counted, and a little room: 25 and 7 per table when nothing is new; 35 more in the warehouse for
@@ -57,22 +61,63 @@ def make_tables(project: Project, count: int, first: int = 0) -> None:
     project.spec({f"t{n}": {"incremental": "at"} for n in range(count)})
 
 
-def test_nothing_new_costs_a_fixed_number_of_statements_per_table_and_no_request(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def costs_of_nothing_new(
+    project: Project,
+    monkeypatch: pytest.MonkeyPatch,
+    fewer: int,
+    more: int,
+    work: Callable[[Project], object] = Project.succeed,
+) -> dict[str, float]:
+    """Statements per table of a run, or of other work, with nothing new, by server."""
     found = []
-    for first, count in ((0, 2), (2, 6)):
+    for first, count in ((0, fewer), (fewer, more)):
         make_tables(project, count, first)
         project.succeed()
         with counted(monkeypatch, project) as counts:
-            project.succeed()
+            work(project)
         assert counts["PUT"] == counts["GET"] == 0
-        assert counts["LIST"] == 1  # whether the bucket exists
+        assert counts["LIST"] <= 1  # whether the bucket exists
         found.append(counts)
-    per_table = {side: (found[1][side] - found[0][side]) / 4 for side in ("source", "warehouse")}
-    assert (
-        per_table["source"] <= SOURCE_STATEMENTS and per_table["warehouse"] <= WAREHOUSE_STATEMENTS
-    ), per_table
+    less, all_of_them = found
+    return {
+        side: (all_of_them[side] - less[side]) / (more - fewer) for side in ("source", "warehouse")
+    }
+
+
+def test_nothing_new_costs_no_statement_per_table_and_no_request(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    costs = costs_of_nothing_new(project, monkeypatch, fewer=3, more=7)
+    assert costs == {"source": 0, "warehouse": 0}
+
+
+def plan(project: Project) -> None:
+    preview_pipeline(pipeline_of(project), project.connections)
+
+
+def status(project: Project) -> None:
+    pipeline_status(pipeline_of(project), project.connections)
+
+
+def pipeline_of(project: Project) -> Pipeline:
+    return load_pipeline(project.folder / "pipelines" / "shop" / "pipeline.yml")
+
+
+@pytest.mark.parametrize("work", [plan, status])
+def test_the_plan_and_the_status_of_nothing_new_cost_no_statement_per_table(
+    project: Project, monkeypatch: pytest.MonkeyPatch, work: Callable[[Project], object]
+) -> None:
+    costs = costs_of_nothing_new(project, monkeypatch, fewer=3, more=7, work=work)
+    assert costs == {"source": 0, "warehouse": 0}
+
+
+def test_a_table_by_itself_costs_a_fixed_number_of_statements_where_nothing_is_new(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nothing_new, "FEWEST", 1_000)
+    costs = costs_of_nothing_new(project, monkeypatch, fewer=2, more=6)
+    assert costs["source"] <= SOURCE_STATEMENTS
+    assert costs["warehouse"] <= WAREHOUSE_STATEMENTS
 
 
 def test_an_increment_costs_four_requests_and_a_fixed_number_of_statements(
@@ -110,7 +155,7 @@ def test_sessions_are_kept_from_step_to_step(project: Project) -> None:
         return project.connections(conn_id)
 
     make_tables(project, 6)
-    pipeline = load_pipeline(project.folder / "pipelines" / "shop" / "pipeline.yml")
+    pipeline = pipeline_of(project)
     results = run_pipeline(pipeline, RunRequest(run_id="kept"), connections, parallel=2)
     assert all(result.state == "done" for result in results.values())
     assert opened.count("shop_source") <= 2 and opened.count("warehouse") <= 2
