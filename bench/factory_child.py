@@ -114,7 +114,7 @@ def worker(root: Path, dag_id: str) -> dict[str, Any]:
         dag = runpy.run_path(str(root / "dags" / "load_pipelines.py"))[dag_id]
         from loadsheet.spec.pipeline_file import load_pipeline
 
-        load_pipeline(root / dag.get_task("create_bucket").spec)
+        load_pipeline(root / dag.get_task("look").spec)
 
     milliseconds = _seconds(start) * 1000
     return {"ms": milliseconds, "heavy": sorted(set(HEAVY) & (set(sys.modules) - before))}

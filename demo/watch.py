@@ -28,7 +28,7 @@ def by_group(tasks: list[Task]) -> dict[str, Counter[str]]:
     groups: dict[str, Counter[str]] = {}
     for task in tasks:
         groups.setdefault(task.task_id.partition(".")[0], Counter())[task.state or "waiting"] += 1
-    order = ("create_bucket", "extract", "load", "transform")
+    order = ("look", "extract", "load", "transform")
     return dict(
         sorted(
             groups.items(),

@@ -75,7 +75,7 @@ class Outcome:
     counts: dict[str, int] = field(default_factory=dict)
     """`extracted`, `inserted`, `updated`, `deleted` rows and `bytes`, as far as they apply."""
     names: tuple[str, ...] = ()
-    """The tables that a pattern matches."""
+    """The tables that a pattern matches, or the ids of the steps that a look has found idle."""
     remarks: tuple[str, ...] = ()
     """The parts of `message` that a person should see where many steps are summed up."""
     reason: str = ""
@@ -85,6 +85,15 @@ class Outcome:
     def skipped(self) -> bool:
         """Whether there was nothing to do."""
         return self.status == "skipped"
+
+
+def left_out(request: RunRequest, table: str) -> Outcome | None:
+    """The outcome of a step of a table that the run does not extract; None where it does."""
+    if table in request.found_unchanged:
+        return skipped("had nothing new before the run was stopped")
+    if not request.wants(table):
+        return skipped("not chosen: this run is limited to other tables")
+    return None
 
 
 def nothing_new_since(lower: str | None, remarks: tuple[str, ...] = ()) -> Outcome:

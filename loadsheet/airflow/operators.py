@@ -143,19 +143,23 @@ class StepOperator(BaseOperator):
     def execute(self, context: Context) -> str | list[str] | None:
         """What the next step needs: a load id, names of tables, or nothing. Raises
         AirflowSkipException if there was nothing to do, otherwise as `as_airflow_errors`."""
-        with self._reason_first(context), as_airflow_errors():
-            # Only from here to the end of the work may `on_kill` interrupt.
-            self._working = True
-            try:
-                outcome = self._run(context)
-            finally:
-                self._working = False
+        outcome = self._outcome(context)
         # The engine has logged the outcome.
         if outcome.skipped:
             raise AirflowSkipException(outcome.message)
         if self.kind == "resolve":
             return list(outcome.names)
         return outcome.load_id if self.kind == "extract" else None
+
+    def _outcome(self, context: Context) -> Outcome:
+        """Do the work. Raises as `as_airflow_errors`."""
+        with self._reason_first(context), as_airflow_errors():
+            # Only from here to the end of the work may `on_kill` interrupt.
+            self._working = True
+            try:
+                return self._run(context)
+            finally:
+                self._working = False
 
     @contextmanager
     def _reason_first(self, context: Context) -> Iterator[None]:

@@ -133,6 +133,16 @@ def open_failure(dag_id: str, task_id: str) -> Failure | None:
     return Failure(**json.loads(Variable.get(key)))
 
 
+def open_failures(dag_id: str, task_ids: Sequence[str]) -> set[str]:
+    """Those of the tasks that have failed and not worked since, by one request for all of them."""
+    from airflow.sdk import Variable
+
+    # A key that is too long ends with a hash, and begins as the others do.
+    prefix = variable_key(dag_id, "")[: _LONGEST_KEY - _HASH_LENGTH - 1]
+    failed = set(Variable.keys(prefix=prefix))
+    return {task_id for task_id in task_ids if variable_key(dag_id, task_id) in failed}
+
+
 def remember(dag_id: str, task_id: str, run_id: str) -> None:
     """Store the failure, unless an earlier one is still open."""
     from airflow.sdk import Variable

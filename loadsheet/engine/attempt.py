@@ -45,8 +45,15 @@ class _Fenced:
     """Where the attempt's objects are in the lake."""
 
 
+class HasNews(Exception):
+    """A look cannot tell that the table has nothing new, so the table must be extracted."""
+
+
 class Attempt:
-    """One try at extracting a table: what it has observed, and its fence once it has taken it."""
+    """One try at extracting a table: what it has observed, and its fence once it has taken it.
+
+    One that `only_looks` never takes a fence: it raises HasNews instead.
+    """
 
     def __init__(
         self,
@@ -55,12 +62,14 @@ class Attempt:
         request: RunRequest,
         lake: Lake,
         warehouse: IdleSession,
+        only_looks: bool = False,
     ):
         self.pipeline = pipeline
         self.table = table
         self.request = request
         self.lake = lake
         self.warehouse = warehouse
+        self.only_looks = only_looks
         self.target = Relation(pipeline.warehouse.schema, table.name)
         self.started = time.monotonic()
         with warehouse.session.transaction():
@@ -188,8 +197,11 @@ class Attempt:
     def take_fence_once(self) -> _Fenced:
         """Take the fence at the first call, from any thread; later calls return the same one.
 
-        Raises Overtaken when the table's scope is no longer the one that was observed.
+        Raises Overtaken when the table's scope is no longer the one that was observed, HasNews in a
+        look.
         """
+        if self.only_looks:
+            raise HasNews
         # A large table has several writers, each with an upload thread. The warehouse's session is
         # free: while rows are read, the step's own thread uses only the source's.
         with self._taking_fence:

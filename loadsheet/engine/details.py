@@ -16,6 +16,7 @@ from loadsheet.redact import on_one_line, without_secrets
 
 _log = logging.getLogger(__name__)
 _folded: ContextVar[bool] = ContextVar("loadsheet_folded_details", default=False)
+_hidden: ContextVar[bool] = ContextVar("loadsheet_hidden_details", default=False)
 
 
 @contextmanager
@@ -28,8 +29,20 @@ def folded() -> Iterator[None]:
         _folded.reset(token)
 
 
+@contextmanager
+def hidden() -> Iterator[None]:
+    """Groups are not written: several threads would mix theirs."""
+    token = _hidden.set(True)
+    try:
+        yield
+    finally:
+        _hidden.reset(token)
+
+
 def show(title: str, facts: Mapping[str, object]) -> None:
     """Log a group. A fact without a value (None, "") is left out."""
+    if _hidden.get():
+        return
     lines = []
     for name, value in facts.items():
         if value not in (None, ""):

@@ -1,7 +1,7 @@
 """Run one step of a plan: the entry for an Airflow task and for `loadsheet run`.
 
     Airflow: airflow.operators ──┐
-                                 ├─> execute ─> resolve | extract | load | transform | verify
+                                 ├─> execute ─> look | resolve | extract | load | transform | verify
     loadsheet run: engine.runner ┘
 
 Both get the same limits of time, messages and records of failures, because all of that is here.
@@ -20,7 +20,7 @@ from loadsheet.engine.failures import failure_explained, failure_recorded
 from loadsheet.engine.sessions import Servers
 from loadsheet.failpoints import reach
 from loadsheet.lake.manifest import load_prefix
-from loadsheet.outcome import Outcome, RunRequest, skipped
+from loadsheet.outcome import Outcome, RunRequest, left_out, skipped
 from loadsheet.plan.steps import Step, tasks_of
 from loadsheet.redact import on_one_line
 from loadsheet.spec.models import Pipeline
@@ -86,13 +86,10 @@ def _left_out(step: Step, request: RunRequest, load_id: str | None) -> Outcome |
     tables with nothing new, each has one, so it costs no limit of time."""
     if step.kind not in ("extract", "load"):
         return None
-    if step.name in request.found_unchanged:
-        return skipped("had nothing new before the run was stopped")
-    if not request.wants(step.name):
-        return skipped("not chosen: this run is limited to other tables")
-    if step.kind == "load" and load_id is None:
-        return skipped("nothing was extracted")
-    return None
+    outcome = left_out(request, step.name)
+    if outcome is None and step.kind == "load" and load_id is None:
+        outcome = skipped("nothing was extracted")
+    return outcome
 
 
 def _dispatch(
@@ -116,19 +113,23 @@ def _dispatch(
             created = servers.lake.create_bucket(load_prefix(pipeline))
             state = "created" if created else "exists"
             return Outcome(status="done", message=f"bucket {pipeline.lake.bucket} {state}")
+        case "look":
+            from loadsheet.engine.look import look
+
+            return look(pipeline, request, servers)
         case "resolve":
             from loadsheet.engine.resolve import resolve
 
             with servers.source() as source, servers.warehouse() as warehouse:
                 return resolve(pipeline, name, source, warehouse)
         case "transform":
-            from loadsheet.engine.transform import skip_unless_due, transform
+            from loadsheet.engine.transform import look_at, transform
 
             spec = pipeline.transform(name)
             # Connecting takes longer than finding out that there is nothing to do.
             if servers.keeps_sessions:
                 with servers.warehouse() as session:
-                    outcome = skip_unless_due(pipeline, spec, request, session)
+                    outcome = look_at(pipeline, spec, request, session)
                 if outcome:
                     return outcome
             with servers.own_warehouse() as session:

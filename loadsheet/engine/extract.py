@@ -24,10 +24,10 @@ import logging
 import time
 
 from loadsheet.engine import deletes, details, news, resume
-from loadsheet.engine.attempt import Attempt
+from loadsheet.engine.attempt import Attempt, HasNews
 from loadsheet.engine.early import EarlyLoad, EarlyLoads
 from loadsheet.engine.origin import identify_source
-from loadsheet.engine.reading import Upload, file_format, read_and_store
+from loadsheet.engine.reading import Upload, file_format, has_rows, is_small, read_and_store
 from loadsheet.engine.seal import seal
 from loadsheet.engine.sessions import IdleSession, Open
 from loadsheet.failpoints import reach
@@ -70,15 +70,43 @@ def extract(
     """
     with IdleSession(warehouse) as kept:
         attempt = Attempt(pipeline, table, request, lake, kept)
-        with EarlyLoad(
-            early,
-            pipeline.name,
-            table,
-            attempt.target,
-            attempt.seen,
-            lambda: attempt.take_fence_once().fence,
-        ) as load:
+        with _early(attempt, early) as load:
             return _extract(attempt, source, progress, load)
+
+
+def look_at(
+    pipeline: Pipeline,
+    table: Table,
+    request: RunRequest,
+    source: PinnedSession,
+    lake: Lake,
+    warehouse: Open,
+) -> Outcome | None:
+    """The outcome of `extract` where it would find nothing new, with all that it would record. None
+    where it would find something, or where that cannot be known without reading many rows.
+
+    Nothing is stored, and no fence is taken. Raises as `extract`.
+    """
+    with IdleSession(warehouse) as kept:
+        try:
+            attempt = Attempt(pipeline, table, request, lake, kept, only_looks=True)
+            is_resumed = table.name in request.resumes
+            if is_resumed or attempt.repairs or news.is_certain(attempt):
+                return None
+            return _extract(attempt, source, lambda rows, size: None, _early(attempt, None))
+        except HasNews:
+            return None
+
+
+def _early(attempt: Attempt, loads: EarlyLoads | None) -> EarlyLoad:
+    return EarlyLoad(
+        loads,
+        attempt.pipeline.name,
+        attempt.table,
+        attempt.target,
+        attempt.seen,
+        lambda: attempt.take_fence_once().fence,
+    )
 
 
 def _extract(
@@ -231,6 +259,8 @@ def _read_and_seal(
 
             rows, found = repair.find(attempt, source, described, origin)
         elif deletes.is_due(attempt, rows, read_at):
+            if attempt.only_looks:
+                raise HasNews
             from loadsheet.engine import key_search  # most tables need no comparison
 
             deletes.refuse_copying(source, described)
@@ -250,10 +280,13 @@ def _read_and_seal(
             progress,
             on_stored=early.offer,
         )
-        if news.may_begin_early(attempt, source, rows):
-            early.expect(described, rows, layout.format)
-        upload = read_and_store(source, described, rows, store)
-        early.expect_no_first()
+        if attempt.only_looks:
+            upload = _read_little(attempt, source, described, rows, store)
+        else:
+            if news.may_begin_early(attempt, source, rows):
+                early.expect(described, rows, layout.format)
+            upload = read_and_store(source, described, rows, store)
+            early.expect_no_first()
     # The last part is stored after the source's transaction: an open snapshot keeps the source
     # from cleaning up dead rows.
     reach("extract.copied")
@@ -268,6 +301,9 @@ def _read_and_seal(
             # The whole table, or each of its keys, is as the last load left it.
             attempt.record_unchanged(found.checked_at)
         return None
+    if attempt.only_looks:
+        upload.abandon()
+        raise HasNews
     upload.finish()
     reach("extract.parts_stored")
     identity.wait_until_durable(source, origin)
@@ -287,6 +323,24 @@ def _read_and_seal(
         },
     )
     return manifest
+
+
+def _read_little(
+    attempt: Attempt,
+    source: PinnedSession,
+    described: SourceTable,
+    rows: Selection,
+    store: PartStore,
+) -> Upload:
+    """What a look reads: of an increment no row, and a whole table only where it is small. Raises
+    HasNews where that is not enough."""
+    if attempt.table.incremental:
+        if has_rows(source, described, rows):
+            raise HasNews
+        return Upload([], [])
+    if not is_small(source, described):
+        raise HasNews
+    return read_and_store(source, described, rows, store)
 
 
 def _discard(attempt: Attempt, upload: Upload) -> None:

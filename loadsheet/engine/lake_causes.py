@@ -81,7 +81,9 @@ _ACCOUNT = Cause(
     False, "The account at the provider is not active", "see the provider's console, then run again"
 )
 _NO_BUCKET = Cause(
-    False, "There is no such bucket", "run the step create_bucket, or correct lake.bucket"
+    False,
+    "There is no such bucket",
+    "run the step create_bucket (in Airflow: look), or correct lake.bucket",
 )
 _OTHERS_BUCKET = Cause(
     False, "The bucket belongs to another account", "choose another name for lake.bucket"

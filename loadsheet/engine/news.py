@@ -15,24 +15,29 @@ def is_nothing_new(attempt: Attempt, rows: Selection, upload: Upload) -> bool:
     A changed source that was accepted is news: a load must record it, even without rows. So is the
     first interval that is read by its cursor.
     """
-    if _is_certain(attempt, rows):
+    if _is_certain_of(attempt, rows):
         return False
     if _reads_only_news(attempt):
         return upload.rows == 0
     return upload.content_sha256 == attempt.seen.content_sha256
 
 
-def _is_certain(attempt: Attempt, rows: Selection) -> bool:
-    """Whether there is news without a look at the rows."""
+def is_certain(attempt: Attempt) -> bool:
+    """Whether there is something to load, whatever is read."""
     if attempt.is_first or attempt.accepted or attempt.request.is_full(attempt.table.name):
         return True
     if attempt.repairs:
         return False
     # The load step goes on with the fill of older rows.
-    if attempt.change or attempt.must_fill:
+    return attempt.change is not None or attempt.must_fill
+
+
+def _is_certain_of(attempt: Attempt, rows: Selection) -> bool:
+    """The same, where it is known which rows are read."""
+    if is_certain(attempt):
         return True
     recorded = (attempt.seen.source or {}).get(INTERVAL_CURSOR)
-    return bool(rows.facts.get(INTERVAL_CURSOR, recorded) != recorded)
+    return not attempt.repairs and rows.facts.get(INTERVAL_CURSOR, recorded) != recorded
 
 
 def may_begin_early(attempt: Attempt, source: Session, rows: Selection) -> bool:
@@ -45,7 +50,7 @@ def may_begin_early(attempt: Attempt, source: Session, rows: Selection) -> bool:
         (session.info.host, session.info.port, session.info.dbname)
         for session in (source, attempt.warehouse.session)
     ]
-    is_news = _is_certain(attempt, rows) or _reads_only_news(attempt)
+    is_news = _is_certain_of(attempt, rows) or _reads_only_news(attempt)
     return is_news and ends[0] != ends[1]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from loadsheet.engine import details
 from loadsheet.lake.manifest import Part
-from loadsheet.lake.parts import PartStore, PartWriter
+from loadsheet.lake.parts import PART_BYTES, PartStore, PartWriter
 from loadsheet.postgres import Session
 from loadsheet.source import fitness, stream
 from loadsheet.source.rows import Selection
@@ -19,6 +19,10 @@ from loadsheet.sql.copying import FileFormat, WireFormat, select_columns
 _log = logging.getLogger(__name__)
 # Sessions that read one large table side by side.
 READERS = 2
+_IS_SMALL = """
+SELECT pg_table_size(oid) <= %s FROM pg_class
+WHERE oid = %s AND relkind = 'r' AND NOT relhassubclass
+"""
 
 
 def file_format(pipeline: Pipeline, described: SourceTable) -> FileFormat:
@@ -79,6 +83,18 @@ class Upload:
         """Store nothing more."""
         for writer in self._writers:
             writer.abandon()
+
+
+def is_small(source: Session, described: SourceTable) -> bool:
+    """Whether the source is a plain table that fits into one part. A view has no size."""
+    row = source.execute(_IS_SMALL, (PART_BYTES, described.oid)).fetchone()
+    return row == (True,)
+
+
+def has_rows(source: Session, described: SourceTable, rows: Selection) -> bool:
+    """Whether there is one of `rows` in the open snapshot; reads no further than the first."""
+    select = f"SELECT 1 FROM {described.relation.sql} WHERE {rows.where or 'TRUE'}"
+    return stream.has_row(source, select)
 
 
 def read_and_store(

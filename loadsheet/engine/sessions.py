@@ -68,6 +68,10 @@ class Servers:
 
         return Lake(self._connections(self._pipeline.lake.conn_id), self._pipeline.lake.bucket)
 
+    def kept(self) -> KeptServers:
+        """The same servers, with sessions that are kept. Close it at the end."""
+        return KeptServers(self._pipeline, self._connections)
+
     @contextlib.contextmanager
     def _session(self, connect: Connect, conn_id: str) -> Iterator[PinnedSession]:
         with self._connect(connect, conn_id) as session, _named(conn_id, session):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import psycopg
 
 from loadsheet.engine import details, resume
@@ -18,14 +16,6 @@ from loadsheet.warehouse import adopt, ledger, mart, tables
 from loadsheet.warehouse.parameters import must_hold_inputs
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Inputs:
-    """What a transform reads, and the last load of it that it is sure to see."""
-
-    relations: list[Relation]
-    seen: int
-
-
 def transform(
     pipeline: Pipeline, spec: Transform, request: RunRequest, session: Session
 ) -> Outcome:
@@ -36,22 +26,39 @@ def transform(
     are skipped. Raises Refused with the SQL file's name when its SQL fails for a reason that a
     retry cannot solve.
     """
+    ledger.ensure(session)
+    tables.ensure_schema(session, pipeline.warehouse.mart_schema)
     target = Relation(pipeline.warehouse.mart_schema, spec.name)
-    inputs = _inputs(pipeline, spec, session)
-    if isinstance(inputs, Outcome):
-        return inputs
+    own = relations_read(pipeline, spec)
+    waiting = _waiting(session, own)
+    if waiting:
+        return waiting
+    externals = _externals(session, pipeline, spec)
+    inputs = own + externals
+    # Before the transaction: a load that commits while the SQL runs may or may not be seen by it,
+    # so it must count as not seen.
+    seen = mart.last_committed_number(session, own, externals)
     try:
         with session.transaction():
-            due = _due(pipeline, spec, request, session, target, inputs)
-            if isinstance(due, Outcome):
-                return due
-            job, seen = due
+            ledger.lock_target(session, target)
+            if must_hold_inputs(spec):
+                # Their locks are held until the commit, so later loads wait.
+                seen = mart.last_committed_number(session, inputs, [])
+            # Another run of the transform may have ended meanwhile. What it has seen stays seen.
+            seen = max(seen, mart.last_seen_number(session, pipeline, spec, target))
+            reach("transform.locked")
+            in_full = _is_in_full(pipeline, spec, request, session, target)
+            if not in_full:
+                adopt.refuse_first_script(session, pipeline.name, spec, target)
+            job = mart.decide_build(session, pipeline, spec, target, inputs, in_full)
+            if job is None:
+                return _unchanged(session, pipeline, target)
             details.show(
                 f"Building {target}",
                 {
                     "file": spec.file,
                     "reason": job.reason,
-                    "reads": ", ".join(str(relation) for relation in inputs.relations),
+                    "reads": ", ".join(str(relation) for relation in inputs),
                 },
             )
             built = mart.build_mart(session, pipeline, spec, request, target, job, seen)
@@ -69,65 +76,44 @@ def transform(
     return Outcome(status="done", message=message, counts=counts, remarks=built.notes)
 
 
-def skip_unless_due(
+def look_at(
     pipeline: Pipeline, spec: Transform, request: RunRequest, session: Session
 ) -> Outcome | None:
-    """The outcome of a transform that `transform` would skip; None where it is due. It runs none of
-    the user's SQL, so the session may be used by other steps."""
-    target = Relation(pipeline.warehouse.mart_schema, spec.name)
-    inputs = _inputs(pipeline, spec, session)
-    if isinstance(inputs, Outcome):
-        return inputs
-    with session.transaction():
-        due = _due(pipeline, spec, request, session, target, inputs)
-    return due if isinstance(due, Outcome) else None
-
-
-def _inputs(pipeline: Pipeline, spec: Transform, session: Session) -> _Inputs | Outcome:
-    """What the transform reads; its outcome where an input was never loaded."""
+    """The outcome of a transform that has nothing to do now; None for one that has, or may have.
+    It waits for no other run: what that one loads is news to the next."""
     ledger.ensure(session)
-    tables.ensure_schema(session, pipeline.warehouse.mart_schema)
+    target = Relation(pipeline.warehouse.mart_schema, spec.name)
     own = relations_read(pipeline, spec)
+    waiting = _waiting(session, own)
+    if waiting:
+        return waiting
+    inputs = own + _externals(session, pipeline, spec)
+    in_full = _is_in_full(pipeline, spec, request, session, target)
+    if mart.decide_build(session, pipeline, spec, target, inputs, in_full):
+        return None
+    return _unchanged(session, pipeline, target)
+
+
+def _waiting(session: Session, own: list[Relation]) -> Outcome | None:
+    """The outcome where an input of the transform was never loaded."""
     missing = [str(relation) for relation in own if tables.kind(session, relation) is None]
     if missing:
         return skipped(f"waits for {', '.join(missing)}, not loaded yet")
-    externals: list[Relation] = []
-    if pipeline.external:
-        from loadsheet.warehouse.externals import external_inputs  # it reads the SQL again
-
-        externals = external_inputs(session, pipeline, spec)
-    # Before the transaction: a load that commits while the SQL runs may or may not be seen by it,
-    # so it must count as not seen.
-    seen = mart.last_committed_number(session, own, externals)
-    return _Inputs(relations=own + externals, seen=seen)
+    return None
 
 
-def _due(
-    pipeline: Pipeline,
-    spec: Transform,
-    request: RunRequest,
-    session: Session,
-    target: Relation,
-    inputs: _Inputs,
-) -> tuple[mart.BuildDecision, int] | Outcome:
-    """What to build, and the last load that it sees; the outcome where there is nothing. The
-    target's lock is held until the transaction ends."""
-    ledger.lock_target(session, target)
-    seen = inputs.seen
-    if must_hold_inputs(spec):
-        # Their locks are held until the commit, so later loads wait.
-        seen = mart.last_committed_number(session, inputs.relations, [])
-    # Another run of the transform may have ended meanwhile. What it has seen stays seen.
-    seen = max(seen, mart.last_seen_number(session, pipeline, spec, target))
-    reach("transform.locked")
-    in_full = _is_in_full(pipeline, spec, request, session, target)
-    if not in_full:
-        adopt.refuse_first_script(session, pipeline.name, spec, target)
-    job = mart.decide_build(session, pipeline, spec, target, inputs.relations, in_full)
-    if job is None:
-        ledger.clear_failure(session, pipeline.name, "transform", target)
-        return skipped("nothing it reads has changed")
-    return job, seen
+def _externals(session: Session, pipeline: Pipeline, spec: Transform) -> list[Relation]:
+    """The tables of other pipelines that the transform reads."""
+    if not pipeline.external:
+        return []
+    from loadsheet.warehouse.externals import external_inputs  # it reads the SQL again
+
+    return external_inputs(session, pipeline, spec)
+
+
+def _unchanged(session: Session, pipeline: Pipeline, target: Relation) -> Outcome:
+    ledger.clear_failure(session, pipeline.name, "transform", target)
+    return skipped("nothing it reads has changed")
 
 
 def _is_in_full(

@@ -15,11 +15,11 @@ from typing import Any
 from loadsheet.errors import InputError
 from loadsheet.plan.dag_docs import dag_doc, step_doc
 from loadsheet.plan.dag_yaml import dump
-from loadsheet.plan.steps import Kind, Step, build_plan, step_id, tasks_of
+from loadsheet.plan.steps import Kind, Step, build_plan, step_id, tasks_of, with_look
 from loadsheet.spec.models import Pipeline
 
 OPERATORS: dict[Kind, str] = {
-    "create_bucket": "loadsheet.airflow.operators.CreateBucketOperator",
+    "look": "loadsheet.airflow.look.LookOperator",
     "resolve": "loadsheet.airflow.operators.ResolveTablesOperator",
     "extract": "loadsheet.airflow.operators.PostgresToMinioOperator",
     "load": "loadsheet.airflow.operators.MinioToPostgresOperator",
@@ -44,7 +44,7 @@ def dag_config(pipeline: Pipeline, root: Path | None = None) -> dict[str, Any]:
     pipeline file relative to it, or absolutely where it is elsewhere. Raises SpecError as
     `build_plan` does.
     """
-    steps = build_plan(pipeline)
+    steps = with_look(build_plan(pipeline))
     kinds = {step.kind for step in steps}
     spec = spec_path(pipeline.file, root)
     table_names = [table.name for table in pipeline.tables]

@@ -48,6 +48,12 @@ def step_doc(step: Step, pipeline: Pipeline) -> str:
     """One line for a step that moves or compares tables, the SQL for a transform."""
     if step.kind == "create_bucket":
         return f"Makes sure that the bucket {code(step.name)} exists.\n"
+    if step.kind == "look":
+        return (
+            "Looks at all tables and marts at once, and skips the tasks of those that have nothing"
+            " to do. Its log has the reasons. It also makes sure that the bucket"
+            f" {code(step.name)} exists.\n"
+        )
     if step.kind == "resolve":
         return (
             f"Asks the source which of its tables match {code(step.name)}; the next tasks run"

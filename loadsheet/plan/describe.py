@@ -12,7 +12,7 @@ from loadsheet.sql.params import uses_since_load
 def details(step: Step, pipeline: Pipeline) -> dict[str, Any]:
     """`mode`, `key`, `cursor` and `deletes` of the step, those that apply to its kind. A key of
     None comes from the source's catalog when the step runs."""
-    if step.kind in ("create_bucket", "resolve"):
+    if step.kind in ("create_bucket", "look", "resolve"):
         return {}
     if step.kind == "verify":
         return {"mode": pipeline.verify}
@@ -37,7 +37,9 @@ def describe_step(step: Step, pipeline: Pipeline) -> str:
     """What the step does, as a phrase: `new rows by updated_at`, `merge by order_id`."""
     match step.kind:
         case "create_bucket":
-            return "unless it exists"
+            return "unless it exists; in Airflow: look"
+        case "look":
+            return "skips the tasks of all that has nothing to do"
         case "resolve":
             text = "the tables that match when a run begins"
             for pattern in pipeline.patterns:

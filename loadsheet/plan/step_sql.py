@@ -29,7 +29,7 @@ def step_sql(step: Step, pipeline: Pipeline) -> str:
 def why_no_sql(step: Step, is_connected: bool) -> str:
     """Why the step has no SQL to show, as an SQL comment. `is_connected`: whether the servers were
     asked."""
-    if step.kind in ("create_bucket", "resolve", "verify"):
+    if step.kind in ("create_bucket", "look", "resolve", "verify"):
         return "-- no SQL: the step changes no table"
     if is_connected and step.kind == "load":
         return "-- no SQL: the load would not change the table's definition"

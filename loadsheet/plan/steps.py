@@ -6,20 +6,25 @@ of work of `loadsheet run`: all three use `build_plan`.
     resolve log_* ─┘   (for a pattern: one task per table that matches when the run begins)
 
 With `verify`, one more step follows all loads. No step waits for it.
+
+In Airflow each step is a process of its own, which takes longer than to find out that there is
+nothing to do. There, the step `look` takes the place of `create_bucket` (`with_look`): it looks at
+all tables in one process, and skips the tasks of those with nothing new.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from loadsheet.names import slug
 from loadsheet.spec.dependencies import transform_inputs
 from loadsheet.spec.models import Pipeline, Tasks
 
-Kind = Literal["create_bucket", "resolve", "extract", "load", "transform", "verify"]
+Kind = Literal["create_bucket", "look", "resolve", "extract", "load", "transform", "verify"]
 CREATE_BUCKET = "create_bucket"
+LOOK = "look"
 VERIFY = "verify"
 
 
@@ -38,7 +43,7 @@ class Step:
     @property
     def is_of_pipeline(self) -> bool:
         """Whether it is about the pipeline, not about one of its tables or transforms."""
-        return self.kind in ("create_bucket", "verify")
+        return self.kind in ("create_bucket", "look", "verify")
 
     @property
     def id(self) -> str:
@@ -51,6 +56,8 @@ def step_id(kind: Kind, name: str) -> str:
     """The id of the step that does `kind` for the table or transform `name`."""
     if kind == "create_bucket":
         return CREATE_BUCKET
+    if kind == "look":
+        return LOOK
     if kind == "verify":
         return VERIFY
     if kind == "resolve":
@@ -103,6 +110,21 @@ def build_plan(pipeline: Pipeline) -> tuple[Step, ...]:
         name = pipeline.warehouse.schema
         verifies.append(Step(kind="verify", name=name, upstream=tuple(waits_for)))
     return (bucket, *resolves, *extracts, *loads, *transforms, *verifies)
+
+
+def with_look(steps: Iterable[Step]) -> tuple[Step, ...]:
+    """The steps of a plan as Airflow runs them: `look` in place of `create_bucket`. A transform
+    that reads no table comes after it, too, or it would have begun before it can be skipped."""
+    found: list[Step] = []
+    for step in steps:
+        upstream = tuple(LOOK if name == CREATE_BUCKET else name for name in step.upstream)
+        if step.kind == "create_bucket":
+            found.append(Step(kind="look", name=step.name))
+        elif step.kind == "transform" and not upstream:
+            found.append(replace(step, upstream=(LOOK,)))
+        else:
+            found.append(replace(step, upstream=upstream))
+    return tuple(found)
 
 
 def _loads_of(pipeline: Pipeline, tables: Iterable[str]) -> tuple[str, ...]:

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import psycopg
 
-from loadsheet.errors import Refused
+from loadsheet.errors import HeldBack, Refused
 from loadsheet.postgres import EXTRACTOR, EXTRACTOR_LOCK
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Incremental
@@ -30,6 +32,7 @@ _BY_WATERMARK = "(or read it by: watermark, with an overlap: incremental.lookbac
 
 _POLL_SECONDS = 0.05
 _IDLE_CHECKS = 20
+_never_waits: ContextVar[bool] = ContextVar("loadsheet_never_waits", default=False)
 
 # Autovacuum writes no rows of ours. A WAL sender does if its client runs SQL: it shows
 # no start of its transaction, but a transaction id, or that it is idle in one. A prepared
@@ -230,13 +233,31 @@ def _oldest(session: psycopg.Connection[Any], moment: str) -> _Open | None:
     return None
 
 
+@contextmanager
+def never_waiting() -> Iterator[None]:
+    """Within the block, HeldBack is raised instead of any wait for the source's writers."""
+    token = _never_waits.set(True)
+    try:
+        yield
+    finally:
+        _never_waits.reset(token)
+
+
+def refuse_to_wait(what_for: str) -> None:
+    """Raises HeldBack where the caller must not wait (`never_waiting`)."""
+    if _never_waits.get():
+        raise HeldBack(f"it would wait for {what_for}")
+
+
 def wait_until_ended(
     session: psycopg.Connection[Any], moment: str, bound: timedelta
 ) -> Holder | None:
     """Wait until every transaction open at `moment` has ended, at most `bound`. Returns the oldest
-    one that is still open then, else None."""
+    one that is still open then, else None. Raises HeldBack where it must not wait."""
     deadline = time.monotonic() + bound.total_seconds()
     holder = open_since(session, moment)
+    if holder and bound:
+        refuse_to_wait(holder.who)
     if holder:
         _log.info("waiting up to %s for an open transaction: %s", bound, holder.who)
     while holder:

@@ -97,6 +97,18 @@ def is_many(session: Session, select: str) -> bool:
     return bool(row[0][0]["Plan"]["Plan Rows"] >= MANY_ROWS)
 
 
+def has_row(session: Session, select: str) -> bool:
+    """Whether the SELECT has a row; reads no further than the first.
+
+    By COPY, which is planned for all rows, as the extraction is. For `LIMIT 1` the planner may read
+    a whole table in the hope of an early row, and there is none where nothing is new.
+    """
+    statement = copy_out(select, "csv")
+    # Closed at once: it would read all other rows first.
+    with session.cursor() as cursor, contextlib.closing(_copy_rows(cursor, statement)) as rows:
+        return next(rows, None) is not None
+
+
 def page_ranges(session: Session, source: SourceTable, readers: int) -> list[str]:
     """Conditions that divide the rows of `source` into ranges of pages, in their order.
 
@@ -155,6 +167,12 @@ def _copy_blocks(cursor: psycopg.Cursor[Any], statement: str) -> Generator[bytes
                 size = 0
         if rows:
             yield b"".join(rows)
+
+
+def _copy_rows(cursor: psycopg.Cursor[Any], statement: str) -> Generator[Buffer, None, None]:
+    """The rows as COPY sends them, one by one. Closing it early cancels the statement."""
+    with cursor.copy(statement.encode()) as stream:
+        yield from stream
 
 
 def copy_parallel(

@@ -361,6 +361,7 @@ class Window:
                 " Retry then, and compare the two machines' clocks"
             )
         if early > 0:
+            holdback.refuse_to_wait("the end of the interval by the source's clock")
             _log.info("the interval is over in %.1f s by the source's clock; waiting", early)
             time.sleep(early)
 

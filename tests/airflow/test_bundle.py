@@ -268,7 +268,7 @@ def test_a_pool_that_airflow_does_not_have_is_an_import_error_until_it_is_there(
     """Its tasks waited for ever, and only the scheduler's log had a line about it."""
     write(bundles.folder, "pooled", "tasks: {pool: nightly}")
     seen(lambda: bundles.error("pooled") != "", "a missing pool")
-    assert "Airflow has no pool 'nightly', and create_bucket, " in bundles.error("pooled")
+    assert "Airflow has no pool 'nightly', and look, " in bundles.error("pooled")
     assert not bundles.error("good")
     pool = {"name": "nightly", "slots": 1}
     bundles.airflow.api.call("POST", "pools", json=pool)

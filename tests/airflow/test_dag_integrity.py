@@ -13,7 +13,7 @@ from airflow.serialization.serialized_objects import DagSerialization
 
 import operators
 from loadsheet.airflow.factory import build_dag
-from loadsheet.plan.steps import build_plan
+from loadsheet.plan.steps import build_plan, with_look
 from loadsheet.spec.models import Pipeline
 from loadsheet.spec.pipeline_file import find_specs, load_pipeline
 from tests.airflow.conftest import REPO
@@ -95,7 +95,7 @@ def test_the_operators_that_run_are_ours() -> None:
 def test_tasks_and_edges_are_exactly_those_of_the_plan(
     bag: BundleDagBag, pipeline: Pipeline
 ) -> None:
-    dag, steps = bag.dags[pipeline.name], build_plan(pipeline)
+    dag, steps = bag.dags[pipeline.name], with_look(build_plan(pipeline))
     assert set(dag.task_ids) == {step.id for step in steps}
     assert edges(dag) == {(upstream, step.id) for step in steps for upstream in step.upstream}
     assert {t.task_id: (t.kind, t.name) for t in dag.tasks} == {
@@ -134,7 +134,7 @@ def test_every_key_of_a_spec_reaches_its_tasks(hard: Pipeline) -> None:
         )
         for task in dag.tasks
     }
-    assert behaviour["create_bucket"] == ("loads", 4, 90, 7200)
+    assert behaviour["look"] == ("loads", 4, 90, 7200)
     assert (
         behaviour["extract.extract_bookings"]
         == behaviour["load.load_bookings"]
@@ -142,7 +142,7 @@ def test_every_key_of_a_spec_reaches_its_tasks(hard: Pipeline) -> None:
     )
     assert behaviour["transform.transform_fct"] == ("loads", 1, 90, 7200)
     assert {task.owner for task in dag.tasks} == {"data-eng"}
-    callback = dag.get_task("create_bucket").on_failure_callback[0]
+    callback = dag.get_task("look").on_failure_callback[0]
     keywords = {"slack_conn_id": "slack", "events": ["failure", "recovery"]}
     assert (callback.func.__qualname__, callback.keywords) == ("notify_failure", keywords)
     callback = dag.get_task("extract.extract_bookings").on_skipped_callback[0]
@@ -154,7 +154,7 @@ def test_every_key_of_a_spec_reaches_its_tasks(hard: Pipeline) -> None:
 
 def test_names_are_shown_as_they_are(hard: Pipeline) -> None:
     shown = {task.task_id: task.task_display_name for task in build_dag(hard).tasks}
-    assert shown["create_bucket"] == "create_bucket"
+    assert shown["look"] == "look"
     assert sorted(name for task, name in shown.items() if task.startswith("extract.")) == [
         'extract Order "Lines" é',
         "extract bookings",

@@ -19,6 +19,7 @@ import pytest
 from demo.airflow import Api
 from demo.flights import a_day_passes
 from demo.servers import PostgresServer, S3Server
+from loadsheet.spec.dependencies import transform_inputs
 from tests import canaries
 from tests.airflow import secrets_kept, shown
 from tests.airflow.world import (
@@ -69,6 +70,23 @@ def tries(world: World, run: Run, task_id: str) -> int:
     )
 
 
+def started_processes(world: World, run: Run) -> set[str]:
+    """The tasks of the run for which a process was started."""
+    return {t.task_id for t in world.airflow.api.tasks(DAG_ID, run.run_id) if t.try_number}
+
+
+def clear(world: World, run: Run, task_id: str, include_downstream: bool = False) -> None:
+    """Have the task run again, as in Airflow's UI."""
+    asked = {
+        "dry_run": False,
+        "dag_run_id": run.run_id,
+        "task_ids": [task_id],
+        "only_failed": False,
+        "include_downstream": include_downstream,
+    }
+    world.airflow.api.call("POST", f"dags/{DAG_ID}/clearTaskInstances", json=asked)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def arguments() -> Iterator[dict[str, str]]:
     """The command lines of all processes of this machine, from before Airflow starts."""
@@ -115,13 +133,44 @@ def third(world: World, second: Run) -> Run:
     assert second.state == "success"
     before = world.written()
     run = world.run()
-    return with_facts(run, before=before, after=world.written())
+    return with_facts(
+        run, before=before, after=world.written(), started=started_processes(world, run)
+    )
 
 
 @pytest.fixture(scope="module")
-def fourth(world: World, third: Run) -> Run:
-    """A run with incremental switched off by the Variable."""
+def alone(world: World, third: Run) -> Run:
+    """A run with one changed table. Then another table, which it has skipped, gets a row, and is
+    cleared."""
     assert third.state == "success"
+    with psycopg.connect(world.source) as session:
+        session.execute(
+            "UPDATE bookings.airports_data SET updated_at = clock_timestamp()"
+            " WHERE airport_code = (SELECT min(airport_code) FROM bookings.airports_data)"
+        )
+    run = world.run()
+    started = started_processes(world, run)
+    with psycopg.connect(world.source) as session:
+        session.execute(
+            "UPDATE bookings.bookings SET updated_at = clock_timestamp()"
+            " WHERE book_ref = (SELECT min(book_ref) FROM bookings.bookings)"
+        )
+    clear(world, run, "extract.extract_bookings", include_downstream=True)
+    wait_for(lambda: tries(world, run, "load.load_bookings") == 1, "the cleared load")
+    state = world.airflow.api.wait(DAG_ID, run.run_id)
+    return with_facts(
+        run,
+        started=started,
+        again=state,
+        loads=world.loads(run.run_id),
+        marts=world.differing_marts(),
+    )
+
+
+@pytest.fixture(scope="module")
+def fourth(world: World, alone: Run) -> Run:
+    """A run with incremental switched off by the Variable."""
+    assert alone.seen["again"] == "success"
     world.set_variable(json.dumps({"pipelines": {DAG_ID: {"incremental": False}}}))
     run = world.run()
     world.set_variable(json.dumps({"incremental": True}))
@@ -163,14 +212,7 @@ def seventh(world: World, sixth: Run) -> Run:
     create_lounges(world)
     run = world.run()
     assert world.slack.wait_for(2, timeout=20)
-    once_more = {
-        "dry_run": False,
-        "dag_run_id": run.run_id,
-        "task_ids": ["extract.extract_lounges"],
-    }
-    world.airflow.api.call(
-        "POST", f"dags/{DAG_ID}/clearTaskInstances", json={**once_more, "only_failed": False}
-    )
+    clear(world, run, "extract.extract_lounges")
     wait_for(lambda: tries(world, run, "extract.extract_lounges") == 2, "the second try")
     state = world.airflow.api.wait(DAG_ID, run.run_id)
     return with_facts(
@@ -237,10 +279,11 @@ def test_a_log_shows_what_was_read_and_stored_in_groups(world: World, second: Ru
 def test_a_table_that_was_not_chosen_and_one_without_news_read_differently(
     world: World, second: Run, fifth: Run
 ) -> None:
-    log = world.airflow.api.log(DAG_ID, second.run_id, "extract.extract_seats")
-    assert "nothing new" in log and "not chosen" not in log
-    log = world.airflow.api.log(DAG_ID, fifth.run_id, "extract.extract_bookings")
-    assert "not chosen: this run is limited to other tables" in log and "nothing new" not in log
+    log = world.airflow.api.log(DAG_ID, second.run_id, "look")
+    assert "extract seats: nothing new" in log and "not chosen" not in log
+    log = world.airflow.api.log(DAG_ID, fifth.run_id, "look")
+    assert "extract bookings: not chosen: this run is limited to other tables" in log
+    assert "extract bookings: nothing new" not in log
 
 
 def test_a_failures_log_has_the_reason_before_the_frames(world: World, sixth: Run) -> None:
@@ -289,12 +332,44 @@ def test_marts_follow_changes_in_the_source_as_a_rebuild_would(second: Run) -> N
 def test_with_nothing_new_every_table_and_every_transform_is_skipped(third: Run) -> None:
     assert third.state == "success"
     assert {task: state for task, state in third.tasks.items() if state != "skipped"} == {
-        "create_bucket": "success"
+        "look": "success"
     }
 
 
 def test_with_nothing_new_nothing_is_written(third: Run) -> None:
     assert third.seen["after"] == third.seen["before"]
+
+
+def test_with_nothing_new_no_process_is_started_for_a_table_or_a_mart(
+    world: World, second: Run, third: Run
+) -> None:
+    assert third.seen["started"] == {"look"}
+    log = world.airflow.api.log(DAG_ID, third.run_id, "look")
+    for line in ("extract bookings: nothing new since 20", "extract seats: nothing new"):
+        assert line in log
+    assert "transform dim_airport: nothing it reads has changed" in log
+    # The negative control: where there was work, there were processes.
+    done = {task for task, state in second.tasks.items() if state == "success"}
+    assert started_processes(world, second) >= done > {"look"}
+
+
+def test_a_changed_table_runs_alone_with_the_marts_that_read_it(world: World, alone: Run) -> None:
+    inputs = transform_inputs(world.pipeline)
+    marts: set[str] = set()
+    for name, read in inputs.items():
+        if "airports_data" in read.tables or marts & set(read.transforms):
+            marts.add(name)
+    assert 0 < len(marts) < len(inputs)
+    own = {"look", "extract.extract_airports_data", "load.load_airports_data"}
+    assert alone.seen["started"] == own | {f"transform.transform_{name}" for name in marts}
+    assert alone.of("load")["airports_data"] == "success"
+
+
+def test_a_skipped_task_that_is_cleared_runs(alone: Run) -> None:
+    """The rows had come after the look."""
+    assert alone.of("load")["bookings"] == "skipped" and alone.seen["again"] == "success"
+    assert alone.seen["loads"]["bookings"]["updated"] == 1
+    assert alone.seen["marts"] == {}
 
 
 def test_switching_incremental_off_reloads_everything(world: World, fourth: Run) -> None:
@@ -335,7 +410,7 @@ def test_a_failure_stays_where_it_is(sixth: Run) -> None:
     others = {
         task: state
         for task, state in sixth.tasks.items()
-        if "lounges" not in task and task != "create_bucket"
+        if "lounges" not in task and task != "look"
     }
     assert set(others.values()) == {"skipped"}
 
@@ -519,7 +594,7 @@ def test_a_misspelt_key_of_a_runs_conf_stops_the_run(plain: Api) -> None:
     """It was ignored: the run read only what was new."""
     run_id = plain.trigger("plain", {"full_refesh": True})
     assert plain.wait("plain", run_id, timeout=240) == "failed"
-    log = plain.log("plain", run_id, "create_bucket")
+    log = plain.log("plain", run_id, "look")
     assert "unknown key 'full_refesh'. Did you mean full_refresh?" in log
 
 

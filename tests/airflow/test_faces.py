@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from loadsheet.airflow import bundle, dag_file, operators, registry, slack
+from loadsheet.airflow import bundle, dag_file, look, operators, registry, slack
 from tests.airflow.conftest import REPO
 
 FACES = {
     "operators.bucket.CreateBucketOperator": operators.CreateBucketOperator,
+    "operators.look.LookOperator": look.LookOperator,
     "operators.resolve.ResolveTablesOperator": operators.ResolveTablesOperator,
     "operators.extract.PostgresToMinioOperator": operators.PostgresToMinioOperator,
     "operators.load.MinioToPostgresOperator": operators.MinioToPostgresOperator,
@@ -41,6 +42,7 @@ import runpy
 dag = runpy.run_path({file!r})["dag"]
 print(dag.dag_id, *sorted(type(task).__module__ for task in dag.tasks))
 """
+PARSED = "\nflights loadsheet.airflow.look loadsheet.airflow.operators"
 OLD_STUB = """\
 from dags.pipeline_file import dag_of
 
@@ -70,7 +72,9 @@ def parse(stub: str, tmp_path: Path, *path: Path) -> subprocess.CompletedProcess
 @pytest.mark.parametrize("stub", [OLD_STUB, NEW_STUB])
 def test_a_dag_file_of_the_bundle_builds_its_dag(stub: str, tmp_path: Path) -> None:
     parsed = parse(stub, tmp_path)
-    assert "\nflights loadsheet.airflow.operators" in parsed.stdout, parsed.stderr
+    assert "\nflights loadsheet.airflow.look loadsheet.airflow.operators" in parsed.stdout, (
+        parsed.stderr
+    )
 
 
 @pytest.fixture
@@ -85,7 +89,9 @@ def foreign(tmp_path: Path) -> Path:
 
 def test_a_users_own_operators_package_does_no_harm(tmp_path: Path, foreign: Path) -> None:
     parsed = parse(NEW_STUB, tmp_path, foreign)
-    assert "\nflights loadsheet.airflow.operators" in parsed.stdout, parsed.stderr
+    assert "\nflights loadsheet.airflow.look loadsheet.airflow.operators" in parsed.stdout, (
+        parsed.stderr
+    )
 
 
 def test_by_the_earlier_names_it_would(tmp_path: Path, foreign: Path) -> None:

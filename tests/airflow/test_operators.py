@@ -16,9 +16,16 @@ from typing import Any
 import psycopg
 import pytest
 from airflow.sdk.bases.operator import BaseOperator, ExecutorSafeguard
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import (
+    AirflowFailException,
+    AirflowSkipException,
+    DownstreamTasksSkipped,
+)
 
 import loadsheet.engine.execute
+from loadsheet.airflow import look, slack
+from loadsheet.airflow.factory import build_dag
+from loadsheet.airflow.look import LookOperator
 from loadsheet.airflow.operators import (
     BrokenSpecOperator,
     CreateBucketOperator,
@@ -33,6 +40,7 @@ from loadsheet.airflow.operators import (
 )
 from loadsheet.errors import ConnectionMissing
 from loadsheet.outcome import Outcome, skipped
+from loadsheet.spec.pipeline_file import load_pipeline
 from loadsheet.verify.step import verify_due
 from tests.airflow.conftest import REPO
 
@@ -146,6 +154,84 @@ def test_a_transform_that_a_person_has_cleared_is_built_in_full(
     found["ti"].max_tries = most_tries
     execute(SqlTransformOperator(task_id="t", spec=spec, name="x", retries=2), found)
     assert engine.asked[0].request.is_full("x") == is_full
+
+
+IDLE = (
+    *("extract.extract_bookings", "extract.extract_seats", "transform.transform_sold"),
+    *("load.load_bookings", "load.load_seats"),
+)
+
+
+def skipped_by(operator: LookOperator, found: Any) -> list[str]:
+    """The tasks that a look has Airflow skip."""
+    with pytest.raises(DownstreamTasksSkipped) as caught:
+        execute(operator, found)
+    return list(caught.value.tasks)
+
+
+def test_a_look_has_airflow_skip_what_has_nothing_to_do(engine: Engine, spec: str) -> None:
+    engine.answer = lambda: Outcome(status="done", message="looked", names=IDLE)
+    assert skipped_by(LookOperator(task_id="look", spec=spec, name="lake"), context()) == [*IDLE]
+    assert (engine.asked[0].step.kind, engine.asked[0].step.name) == ("look", "lake")
+    engine.answer = lambda: Outcome(status="done", message="looked")
+    assert execute(LookOperator(task_id="look", spec=spec, name="lake"), context()) is None
+
+
+def test_a_look_that_a_person_has_cleared_leaves_the_transforms_to_be_built(
+    engine: Engine, spec: str
+) -> None:
+    engine.answer = lambda: Outcome(status="done", message="looked", names=IDLE)
+    found = context()
+    found["ti"].max_tries = 4
+    left = skipped_by(LookOperator(task_id="look", spec=spec, name="lake", retries=2), found)
+    assert left == [name for name in IDLE if not name.startswith("transform.")]
+
+
+def test_a_look_skips_no_more_than_one_statement_of_sqlite_takes(
+    engine: Engine, spec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is cut off follows nothing that runs."""
+    monkeypatch.setattr(look, "_MOST_SKIPPED", 2)
+    engine.answer = lambda: Outcome(status="done", message="looked", names=IDLE)
+    left = skipped_by(LookOperator(task_id="look", spec=spec, name="lake"), context())
+    assert left == ["extract.extract_bookings", "extract.extract_seats"]
+
+
+@pytest.mark.parametrize(
+    ("failed", "runs"),
+    [
+        ({"extract.extract_seats"}, {"extract.extract_seats", "load.load_seats"}),
+        ({"load.load_seats"}, {"load.load_seats"}),
+        (set(), set()),
+        (None, set(IDLE[:2] + IDLE[3:])),
+    ],
+)
+def test_a_task_with_an_open_failure_runs_with_all_that_follows_it(
+    engine: Engine,
+    spec: str,
+    monkeypatch: pytest.MonkeyPatch,
+    failed: set[str] | None,
+    runs: set[str],
+) -> None:
+    """Else no task would report that it works again, or its rows would miss their load."""
+    names = IDLE[:2] + IDLE[3:]
+
+    def open_failures(dag_id: str, task_ids: Any) -> set[str]:
+        assert (dag_id, task_ids) == ("p", names)
+        if failed is None:
+            raise ConnectionError("no answer")
+        return failed
+
+    Path(spec).write_text(SPEC + "notify: {slack_conn_id: slack, events: [failure, recovery]}\n")
+    operator = build_dag(load_pipeline(Path(spec))).get_task("look")
+    assert isinstance(operator, LookOperator)
+    monkeypatch.setattr(slack, "open_failures", open_failures)
+    engine.answer = lambda: Outcome(status="done", message="looked", names=names)
+    left = [name for name in names if name not in runs]
+    if left:
+        assert skipped_by(operator, context()) == left
+    else:
+        assert execute(operator, context()) is None
 
 
 def test_a_load_takes_the_id_from_its_own_extract(engine: Engine, spec: str) -> None:
@@ -402,7 +488,10 @@ def wait_until(done: Callable[[], bool], seconds: float = 10) -> None:
 
 @pytest.mark.parametrize(
     "operator",
-    [PostgresToMinioOperator, MinioToPostgresOperator, SqlTransformOperator, CreateBucketOperator],
+    [
+        *(PostgresToMinioOperator, MinioToPostgresOperator, SqlTransformOperator),
+        *(CreateBucketOperator, LookOperator),
+    ],
 )
 def test_no_string_of_a_spec_is_a_template(operator: type[StepOperator]) -> None:
     made = operator(task_id="t", spec="{{ 7*7 }}", name="{{ 7*7 }}")

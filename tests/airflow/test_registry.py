@@ -142,7 +142,7 @@ def test_a_name_claimed_twice_stays_with_the_folder_of_that_name(
     found = dag_bag(bundle).dags
     assert set(found) == {"flights", "copy"}
     assert not broken(found["flights"]) and broken(found["copy"])
-    assert found["flights"].get_task("create_bucket").spec == "pipelines/flights/pipeline.yml"
+    assert found["flights"].get_task("look").spec == "pipelines/flights/pipeline.yml"
     assert (
         "'flights' is taken by pipelines/flights/pipeline.yml"
         in found["copy"].get_task("broken_spec").problems
@@ -170,7 +170,7 @@ def test_a_worker_reads_the_other_files_only_for_the_task_of_a_broken_dag(
     real = registry.find_specs
     monkeypatch.setattr(registry, "find_specs", lambda root: read.append(root) or real(root))
     monkeypatch.setenv("_AIRFLOW_PARSING_CONTEXT_DAG_ID", "second")
-    monkeypatch.setenv("_AIRFLOW_PARSING_CONTEXT_TASK_ID", "create_bucket")
+    monkeypatch.setenv("_AIRFLOW_PARSING_CONTEXT_TASK_ID", "look")
     assert not broken(pipeline_dags(bundle)["second"]) and not read
     monkeypatch.setenv("_AIRFLOW_PARSING_CONTEXT_TASK_ID", "broken_spec")
     problems = pipeline_dags(bundle)["second"].get_task("broken_spec").problems
@@ -187,7 +187,7 @@ def test_stand_ins_never_take_anothers_id(bundle: Path, write: Write) -> None:
         "b": False,
         "b.broken": True,
     }
-    assert found["x"].get_task("create_bucket").spec == "pipelines/a/pipeline.yml"
+    assert found["x"].get_task("look").spec == "pipelines/a/pipeline.yml"
 
 
 class TestWhoHasAName:
@@ -268,7 +268,7 @@ class TestForOneTask:
         write("flights", "pipeline: other")
         write("folder", "pipeline: flights")
         found = pipeline_dags(bundle, only="flights")
-        assert found["flights"].get_task("create_bucket").spec == "pipelines/folder/pipeline.yml"
+        assert found["flights"].get_task("look").spec == "pipelines/folder/pipeline.yml"
 
     def test_an_escaped_name_is_found_by_reading_everything(
         self, bundle: Path, write: Write

@@ -119,7 +119,7 @@ def test_the_rendered_file_is_the_same_dag_to_dag_factory(spec: Path, project: P
 
 
 EARLIER_NAMES = {
-    "loadsheet.airflow.operators.CreateBucketOperator": "operators.bucket.CreateBucketOperator",
+    "loadsheet.airflow.look.LookOperator": "operators.look.LookOperator",
     "loadsheet.airflow.operators.PostgresToMinioOperator": (
         "operators.extract.PostgresToMinioOperator"
     ),

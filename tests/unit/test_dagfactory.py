@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from loadsheet.plan.dag_config import dag_config, render_dag, spec_path
-from loadsheet.plan.steps import build_plan, step_id
+from loadsheet.plan.steps import build_plan, step_id, with_look
 from loadsheet.spec.models import (
     Incremental,
     Lake,
@@ -78,7 +78,7 @@ def test_tasks_and_edges_are_those_of_the_plan() -> None:
         for name, t in tasks.items()
     }
     edges = {(ids[up], ids[name]) for name, task in tasks.items() for up in task["dependencies"]}
-    steps = build_plan(pipeline())
+    steps = with_look(build_plan(pipeline()))
     assert list(ids.values()) == [step.id for step in steps]
     assert edges == {(up, step.id) for step in steps for up in step.upstream}
 
@@ -94,8 +94,8 @@ def test_tasks_take_pool_retries_and_timeout_from_table_transform_or_pipeline() 
     config = dag_config(pipeline(tasks=fast))
     tasks, default_args = config["tasks"], config["default_args"]
     assert (tasks["extract_seats"]["pool"], tasks["load_seats"]["retries"]) == ("small", 5)
-    assert (tasks["create_bucket"]["pool"], tasks["create_bucket"]["retries"]) == ("fast", 0)
-    assert tasks["create_bucket"]["execution_timeout"] == {
+    assert (tasks["look"]["pool"], tasks["look"]["retries"]) == ("fast", 0)
+    assert tasks["look"]["execution_timeout"] == {
         "__type__": "datetime.timedelta",
         "seconds": 300,
     }

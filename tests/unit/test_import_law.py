@@ -26,12 +26,13 @@ LATE = {
     "airflow/command_line.py": (6, "a worker needs no database models; importing takes seconds"),
     "airflow/dag_ids.py": (2, PARSER),
     "airflow/factory.py": (1, "a worker does not need dag-factory, which takes 90 ms to import"),
+    "airflow/look.py": (1, TASK),
     "airflow/operators.py": (8, TASK),
     "airflow/pools.py": (
         2,
         "only the DAG processor may read Airflow's database, and a worker parses too",
     ),
-    "airflow/slack.py": (5, TASK),
+    "airflow/slack.py": (6, TASK),
     "authoring/advice.py": (6, COMMAND),
     "authoring/file.py": (3, COMMAND),
     "cli/adopt.py": (2, COMMAND),
@@ -57,7 +58,7 @@ LATE = {
     "connections/lookup.py": (2, "PyYAML and dotenv are needed only for connections in files"),
     "engine/diagnosis.py": (3, "drivers are imported when one of them has raised"),
     "engine/again.py": (3, "a load seldom extracts again or fills"),
-    "engine/execute.py": (4, "a step imports only its own kind"),
+    "engine/execute.py": (5, "a step imports only its own kind"),
     "engine/extract.py": (
         4,
         "few runs read a sample, repair a table or search for deletes; the SQL parser takes 25 ms",
