@@ -528,7 +528,9 @@ def test_an_append_counts_the_rows_that_wait_for_their_unit_to_end(
     """The message was silent about them."""
     project.in_source(f"CREATE TABLE t (at {type_name} NOT NULL)")
     project.in_source(
-        "INSERT INTO t SELECT now() - interval '3 d' FROM generate_series(1, 2);"
+        # Not a whole hour: rows with such a time may wait for a larger unit to end.
+        "INSERT INTO t SELECT date_trunc('hour', now()) - interval '71:52:47'"
+        " FROM generate_series(1, 2);"
         # A second ends soon: the next ones count as written now, too.
         "INSERT INTO t SELECT now() + n * interval '1 s' FROM generate_series(0, 600) n"
     )

@@ -26,7 +26,7 @@ from tests.project import Project
 # Reading the view takes half a second, and so does building the mart: longer than each limit.
 SLOW = "CREATE VIEW slow AS SELECT 1 AS id, CAST(pg_sleep(0.5) AS text) AS slept"
 MART = {"late": "SELECT id, CAST(pg_sleep(0.5) AS text) AS slept FROM slow"}
-TIGHT = "150ms"
+TIGHT = "400ms"
 
 
 @pytest.fixture(scope="module")
