@@ -69,6 +69,7 @@ bench: setup .venv-bench/.ready  ## Measure this machine: Loadsheet, the bare pi
 	@$(BIN)/python -m bench.dag --json bench/results/dag.json
 	@$(BIN)/python -m bench.memory --json bench/results/memory.json
 	@$(BIN)/python -m bench.growth --json bench/results/growth.json
+	@$(BIN)/python -m bench.idle --json bench/results/idle.json
 	@$(BIN)/python -m bench.merging --json bench/results/merging.json
 	@$(BIN)/python -m bench.verify equal --json bench/results/verify.json
 	@$(BIN)/python -m bench.verify deletes --json bench/results/deletes.json
