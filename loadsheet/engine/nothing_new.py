@@ -10,7 +10,7 @@ nothing where a server refuses to answer: then the table's own step looks, and t
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -51,21 +51,22 @@ def find_nothing_new(
     """The outcomes of the extract steps that are known to have nothing new, by table. Raises
     nothing of the servers: what they refuse, the steps meet again."""
     tables = [table for table in pipeline.tables if _may_be_known(table, request)]
+    found: dict[str, Outcome] = {}
     if len(tables) < FEWEST:
-        return {}
+        return found
     try:
         with (
             limited("looking for tables without news", _LONGEST),
             servers.source() as source,
             servers.warehouse() as warehouse,
         ):
-            quiet = quiet_tables(pipeline, tables, source, warehouse)
-            quiet = _recorded(pipeline, quiet, warehouse)
+            for quiet in quiet_tables(pipeline, tables, source, warehouse):
+                recorded = _recorded(pipeline, quiet, warehouse)
+                found |= {one.table.name: one.outcome for one in recorded}
     except (LoadsheetError, psycopg.Error) as error:
-        _log.info("each table's own step looks for news: %s", summary(error))
-        return {}
-    _log.info("nothing new in %d of %d tables", len(quiet), len(tables))
-    return {one.table.name: one.outcome for one in quiet}
+        _log.info("the other tables' own steps look for news: %s", summary(error))
+    _log.info("nothing new in %d of %d tables", len(found), len(tables))
+    return found
 
 
 def _may_be_known(table: Table, request: RunRequest) -> bool:
@@ -111,23 +112,23 @@ class Quiet:
 
 def quiet_tables(
     pipeline: Pipeline, tables: Sequence[Table], source: PinnedSession, warehouse: Session
-) -> list[Quiet]:
-    """Those of the tables that are known to have nothing new. Writes nothing.
+) -> Iterator[list[Quiet]]:
+    """Those of the tables that are known to have nothing new, part by part. Writes nothing.
 
     A refusal of a server is about one of them perhaps, so it is the end of the look at a part of
     them. Raises psycopg.OperationalError where a session is lost.
     """
-    found: list[Quiet] = []
     for start in range(0, len(tables), _AT_ONCE):
         some = tables[start : start + _AT_ONCE]
         try:
             seen = _observe(pipeline, some, warehouse)
-            found += _look(pipeline, [one for one in some if one.name in seen], seen, source)
+            found = _look(pipeline, [one for one in some if one.name in seen], seen, source)
         except psycopg.Error as error:
             if isinstance(error, psycopg.OperationalError) and (source.broken or warehouse.broken):
                 raise
             _log.info("these %d tables look for themselves: %s", len(some), summary(error))
-    return found
+        else:
+            yield found
 
 
 def _observe(pipeline: Pipeline, tables: Sequence[Table], warehouse: Session) -> dict[str, Scope]:

@@ -43,18 +43,18 @@ def preview_quiet(
     asked = [table for table in pipeline.tables if table.incremental and is_simple(table)]
     if len(asked) < FEWEST:
         return {}
-    quiet = quiet_tables(pipeline, asked, source, warehouse)
-    # Of a key that the source does not enforce, the rows would have to be looked at.
-    quiet = [one for one in quiet if one.source.key_is_enforced]
-    if not quiet:
-        return {}
-    try:
-        return _previews(pipeline, quiet, source, warehouse)
-    except psycopg.Error as error:
-        if source.broken or warehouse.broken:
-            raise
-        _log.info("each table is previewed by itself: %s", summary(error))
-        return {}
+    previews: dict[str, QuietPreview] = {}
+    for part in quiet_tables(pipeline, asked, source, warehouse):
+        # Of a key that the source does not enforce, the rows would have to be looked at.
+        quiet = [one for one in part if one.source.key_is_enforced]
+        try:
+            if quiet:
+                previews |= _previews(pipeline, quiet, source, warehouse)
+        except psycopg.Error as error:
+            if source.broken or warehouse.broken:
+                raise
+            _log.info("each table is previewed by itself: %s", summary(error))
+    return previews
 
 
 def _previews(
