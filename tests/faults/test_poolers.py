@@ -21,10 +21,12 @@ from loadsheet.connections.lookup import Connection
 from loadsheet.deadline import watch
 from loadsheet.engine import extract
 from loadsheet.errors import LoadsheetError
+from loadsheet.lake import parts
 from loadsheet.pinned import PINNED, PinnedCursor, PinnedSession
 from loadsheet.postgres import connect_source, connect_warehouse
 from loadsheet.source import stream
 from loadsheet.warehouse import turn
+from loadsheet.warehouse.arrival import Arrival
 from tests.byhand import ByHand
 from tests.faults.hostile import hostile
 from tests.faults.oracle import judge, violations
@@ -530,3 +532,29 @@ def test_a_pool_of_one_session_lets_an_overtaken_step_extract_again(
         done = by_hand.step("load", "old", old, connections)
     assert "so it was extracted again" in done.message
     assert not judge(project, "item")
+
+
+@pytest.mark.parametrize("sessions", [1, SESSIONS])
+def test_a_load_begins_early_only_where_the_pool_has_another_session(
+    project: Project, monkeypatch: pytest.MonkeyPatch, sessions: int
+) -> None:
+    """Otherwise the extraction could not seal what it has read."""
+    monkeypatch.setattr(parts, "PART_BYTES", 4096)
+    monkeypatch.setattr(parts, "BLOCK_BYTES", 8192)
+    monkeypatch.setattr(turn, "_GIVE_WAY_SECONDS", 0.5)
+    arrived: list[str] = []
+    copy_early = Arrival.copy_early
+
+    def copy(arrival: Arrival, part: parts.Part, stored: bytes) -> None:
+        copy_early(arrival, part, stored)
+        arrived.append(part.name)
+
+    monkeypatch.setattr(Arrival, "copy_early", copy)
+    project.in_source(
+        "CREATE TABLE noise AS SELECT i AS id, md5(i::text) AS what FROM generate_series(1, 3000) i"
+    )
+    with pooled(project, "ours", sessions=sessions) as behind:
+        behind.spec({"noise": None})
+        behind.succeed()
+    assert bool(arrived) == (sessions > 1)
+    assert project.differences("noise") == 0
