@@ -71,6 +71,11 @@ class EarlyLoads:
         self._sealed: dict[str, EarlyLoad] = {}
         self._claiming = threading.Lock()
 
+    @property
+    def have_begun(self) -> bool:
+        """Whether there is one that may have a session."""
+        return bool(self._begun)
+
     def add(self, load: EarlyLoad) -> None:
         """Remember a load that has begun, until it is claimed."""
         with self._claiming:

@@ -141,7 +141,8 @@ class KeptServers(Servers):
     def _connect(self, connect: Connect, conn_id: str) -> PinnedSession:
         """A new session. The kept ones, and those of early loads, make room where the server has
         none left."""
-        if self.early or any(self._idle.values()):
+        has_early = self.early is not None and self.early.have_begun
+        if has_early or any(self._idle.values()):
             try:
                 session = connect(self._connections(conn_id))
                 self._reached.add(connect)
@@ -149,8 +150,8 @@ class KeptServers(Servers):
             except psycopg.OperationalError:
                 _log.info("no further session on %s: closing those that are idle", conn_id)
             self.close()
-        if self.early:
-            self.early.drop_all()
+            if self.early:
+                self.early.drop_all()
         return super()._connect(connect, conn_id)
 
     @contextlib.contextmanager
