@@ -32,7 +32,7 @@ MOST_BYTES = 1 << 20
 # Finding out that a larger one has no row above a watermark takes an index.
 _MOST_SCANNED = 8 << 20
 _WHOLE_NUMBERS = ("smallint", "integer", "bigint")
-# Where one of the tables is locked, none is waited for.
+# A table that is locked is not waited for, and no question may keep the run from its steps.
 _LIMITS = "SET LOCAL statement_timeout = '10s'; SET LOCAL lock_timeout = '1s'"
 
 # A view, a foreign table, a partition and what others inherit from need a closer look; so does a
@@ -111,7 +111,7 @@ class Read:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quiet:
+class NoNewRows:
     """A table without a row that an extraction would read."""
 
     name: str
@@ -164,7 +164,7 @@ def _as_arrays(places: Sequence[ColumnPlace]) -> tuple[list[int], list[int]]:
 
 def without_new_rows(
     session: Session, reads: Sequence[Read], source: identity.Identity
-) -> list[Quiet]:
+) -> list[NoNewRows]:
     """The tables without a row that an extraction would read now. To call in the snapshot."""
     reads = [read for read in reads if _is_as_before(read, source)]
     reads = _with_plain_cursors(session, reads)
@@ -185,7 +185,7 @@ def without_new_rows(
         return []
     found = session.execute(" UNION ALL ".join(tests).encode())
     return [
-        Quiet(name=reads[number].table.name, where=wheres[number], held_by=held_by)
+        NoNewRows(name=reads[number].table.name, where=wheres[number], held_by=held_by)
         for (number,) in found
     ]
 
