@@ -17,6 +17,7 @@ import pytest
 
 from loadsheet import failpoints
 from loadsheet.engine import fill
+from loadsheet.engine.table_step import TableStep
 from loadsheet.lake.manifest import Manifest
 from loadsheet.outcome import Outcome
 from loadsheet.postgres import Session
@@ -155,18 +156,22 @@ def overtaken(loaded: Project, monkeypatch: pytest.MonkeyPatch) -> Outcome:
     """A run whose first range is read, and loaded only after the rows that another run has read
     later."""
     add_column(loaded, "colour")
-    load = fill.load
+    load = TableStep.load
+    loads: list[str] = []
 
-    def load_later(*arguments: Any) -> Outcome:
-        monkeypatch.setattr(fill, "load", load)
+    def load_later(step: TableStep, load_id: str) -> Outcome:
+        loads.append(load_id)
+        if len(loads) == 1:  # the increment's, before the first range
+            return load(step, load_id)
+        monkeypatch.setattr(TableStep, "load", load)
         loaded.in_source("UPDATE item SET colour = 'newer', at = clock_timestamp()")
         loaded.spec({"item": {"incremental": "at"}})
         loaded.succeed()
         # It ends with this range: the next ones would put right what it has done.
         monkeypatch.setattr(fence, "is_quiet", lambda *_: False)
-        return load(*arguments)
+        return load(step, load_id)
 
-    monkeypatch.setattr(fill, "load", load_later)
+    monkeypatch.setattr(TableStep, "load", load_later)
     result = loaded.run()["load.load_item"].result
     assert isinstance(result, Outcome)
     return result

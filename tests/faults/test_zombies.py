@@ -171,7 +171,10 @@ def test_a_load_that_wakes_up_after_a_newer_run_writes_nothing(
     assert violations(by_hand.project) == []
 
 
-OLD_LOADS = {"full refresh": {"full_refresh": "all"}, "repair": {"repair": frozenset({"item"})}}
+OLD_LOADS: dict[str, dict[str, Any]] = {
+    "full refresh": {"full_refresh": "all"},
+    "repair": {"repair": frozenset({"item"})},
+}
 
 
 def old_load_wakes_after_a_newer_one(
@@ -181,7 +184,9 @@ def old_load_wakes_after_a_newer_one(
     there."""
     by_hand.project.in_warehouse("UPDATE staging.item SET what = 'wrong' WHERE id % 3 = 0")
     load_id = by_hand.step("extract", "old", **request).load_id
-    worker = by_hand.start("load", "old", load_id, "load.manifest_read", prepare=prepare, **request)
+    # Extracted again, a full refresh would write all rows.
+    repairs = {name: value for name, value in request.items() if name == "repair"}
+    worker = by_hand.start("load", "old", load_id, "load.manifest_read", prepare=prepare, **repairs)
     assert worker.wait_until_stopped()
     by_hand.project.in_source(CHANGE.format(third=0))
     by_hand.both("new")
