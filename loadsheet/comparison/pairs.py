@@ -13,7 +13,7 @@ from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Table
 from loadsheet.sql.text import Relation
 from loadsheet.warehouse import gone, tables
-from loadsheet.warehouse.fence import Scope
+from loadsheet.warehouse.scope import Scope
 
 
 def table_sides(

@@ -16,7 +16,7 @@ from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Incremental, Table
 from loadsheet.sql.text import typed
 from loadsheet.warehouse import intervals
-from loadsheet.warehouse.fence import Scope
+from loadsheet.warehouse.scope import Scope
 
 
 def settled_rows(

@@ -19,7 +19,7 @@ from dataclasses import replace
 from loadsheet.engine.table_step import TableStep
 from loadsheet.errors import Fenced, Superseded, TargetLost
 from loadsheet.outcome import Outcome, skipped
-from loadsheet.warehouse import fence
+from loadsheet.warehouse.scope import is_known
 from loadsheet.warehouse.turn import turn
 
 _log = logging.getLogger(__name__)
@@ -128,9 +128,8 @@ class _Repeated:
         step = self._step
         name, table = step.pipeline.name, step.table.name
         with step.servers.warehouse() as session:
-            is_known = fence.is_known(session, name, table, step.target)
-        if not is_known:
-            raise error
+            if not is_known(session, name, table, step.target):
+                raise error
         _log.info("%s. Starting again", error)
 
     def _turn(self) -> AbstractContextManager[None]:

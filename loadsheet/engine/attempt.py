@@ -30,9 +30,9 @@ from loadsheet.warehouse import (
     ledger,
     tables,
 )
-from loadsheet.warehouse.fence import Scope
 from loadsheet.warehouse.integrity import Change
 from loadsheet.warehouse.intervals import Read
+from loadsheet.warehouse.scope import Scope, read_scope, started_from
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Attempt:
     def _observe(self, session: Session) -> None:
         """Read what the ledger says of the table, and what the target is. Raises Refused."""
         name = self.pipeline.name
-        self.seen: Scope = fence.read_scope(session, name, self.table.name, self.target)
+        self.seen: Scope = read_scope(session, name, self.table.name, self.target)
         # Asked once, with the scope: which rows are read, and whether they are all there are, must
         # follow from the same answer.
         was_loaded = self.seen.last_load_no is not None
@@ -238,11 +238,10 @@ class Attempt:
 def last_of(session: Session, pipeline: str, target: Relation, seen: Scope) -> Last:
     """Where the last load ended: the next reading starts there. `session` is one of the
     warehouse."""
-    started_from = None
     # An older ledger does not record it with the watermark.
     if seen.watermark is not None and INITIAL_VALUE not in (seen.source or {}):
-        started_from = fence.started_from(session, pipeline, target.name, target)
-    return as_last(seen, started_from)
+        return as_last(seen, started_from(session, pipeline, target.name, target))
+    return as_last(seen)
 
 
 def as_last(seen: Scope, started_from: str | None = None) -> Last:

@@ -35,8 +35,8 @@ from loadsheet.sql.copying import FileFormat
 from loadsheet.sql.text import Relation
 from loadsheet.warehouse import foreseeing, ledger, older_sessions, tables, turn
 from loadsheet.warehouse.arrival import Arrival, Begun
-from loadsheet.warehouse.fence import Scope
 from loadsheet.warehouse.gone import keeps_deleted
+from loadsheet.warehouse.scope import Scope
 
 _log = logging.getLogger(__name__)
 

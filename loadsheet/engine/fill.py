@@ -37,9 +37,9 @@ from loadsheet.spec.models import Table
 from loadsheet.sql.copying import FileFormat
 from loadsheet.sql.text import ident, idents, typed
 from loadsheet.sql.types import Column
-from loadsheet.warehouse import fence, ledger, turn, unfilled
-from loadsheet.warehouse.fence import Scope
+from loadsheet.warehouse import ledger, turn, unfilled
 from loadsheet.warehouse.gone import keeps_deleted
+from loadsheet.warehouse.scope import Scope, held_by, is_quiet, read_scope
 from loadsheet.warehouse.unfilled import Unfilled
 from loadsheet.wording import counted
 
@@ -107,7 +107,7 @@ class _Fill:
         """Fill range by range; the remark about it, empty where there was nothing to fill."""
         name = self._step.pipeline.name
         with self._step.servers.warehouse() as session:
-            scope = fence.read_scope(session, name, self._table.name, self._target)
+            scope = read_scope(session, name, self._table.name, self._target)
         if scope.unfilled is None:
             return ""
         names = ", ".join(scope.unfilled.names(scope.columns or ()))
@@ -144,8 +144,8 @@ class _Fill:
         session = attempt.warehouse.session
         if attempt.change:
             raise _Stopped(f"{self._target} {attempt.change.what}")
-        is_quiet = fence.is_quiet(session, attempt.seen)
-        if not is_quiet or turn.is_taken(session, self._step.pipeline.name, self._target):
+        name = self._step.pipeline.name
+        if not is_quiet(session, attempt.seen) or turn.is_taken(session, name, self._target):
             raise _Stopped(f"another run extracts the table{_LATER}")
 
     def _read_and_seal(self, attempt: Attempt, lacking: Unfilled, source: PinnedSession) -> str:
@@ -211,7 +211,7 @@ class _Fill:
             fills_through=part.through,
             marks_gone=keeps_deleted(self._table),
             # The watermark stays, and so does what holds it back.
-            held_by=attempt.warehouse.use(lambda session: fence.held_by(session, attempt.seen)),
+            held_by=attempt.warehouse.use(lambda session: held_by(session, attempt.seen)),
             seconds=time.monotonic() - attempt.started,
             source=origin,
             settings=PINNED,

@@ -18,7 +18,7 @@ Rows that are missing (a key that was updated in place, a row that was deleted i
 read with the increment.
 
 Why a gone row is never one that the snapshot was too early to see: every row of the target comes
-from a snapshot of an earlier load, and loads are read here between `fence.read_scope` and
+from a snapshot of an earlier load, and loads are read here between `scope.read_scope` and
 `fence.take_fence`, which raises Fenced if another one has committed in between. A source that is
 behind an earlier snapshot (a lagging standby, a restored backup) is refused before
 (`source.identity`).

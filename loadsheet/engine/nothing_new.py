@@ -34,7 +34,7 @@ from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.copying import rows_of, select_columns
 from loadsheet.sql.text import Relation
 from loadsheet.warehouse import fence, foreign_rows, integrity, ledger
-from loadsheet.warehouse.fence import Scope
+from loadsheet.warehouse.scope import Scope, read_scopes
 
 _log = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ def _observe(pipeline: Pipeline, tables: Sequence[Table], warehouse: Session) ->
         if ledger.version(warehouse) != ledger.VERSION:
             return {}
         targets = [_target(pipeline, table) for table in tables]
-        scopes = fence.read_scopes(warehouse, pipeline.name, targets)
+        scopes = read_scopes(warehouse, pipeline.name, targets)
         loads: dict[Relation, int] = {}
         storages: dict[Relation, str] = {}
         for table, target in zip(tables, targets, strict=True):

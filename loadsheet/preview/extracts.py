@@ -30,9 +30,9 @@ from loadsheet.sql.copying import select_columns
 from loadsheet.sql.extensions import Offered, is_known
 from loadsheet.sql.text import Relation
 from loadsheet.sql.types import TIME_TYPES, without_modifier
-from loadsheet.warehouse import adopt, extensions, fence, integrity
-from loadsheet.warehouse.fence import Scope
+from loadsheet.warehouse import adopt, extensions, integrity
 from loadsheet.warehouse.integrity import Change
+from loadsheet.warehouse.scope import Scope, held_by
 from loadsheet.wording import counted
 
 _REQUEST = RunRequest(run_id="plan")
@@ -377,7 +377,7 @@ class _ExtractPreviewer:
         # get rows, so its newest rows are read again.
         cursor_type = source.column(spec.cursor).type
         is_coarse = cursor_type != zones.TIMESTAMPTZ and without_modifier(cursor_type) in TIME_TYPES
-        return is_coarse or fence.held_by(self.warehouse, scope) != ""
+        return is_coarse or held_by(self.warehouse, scope) != ""
 
     def _text(self) -> str:
         """What the extract would read, for people."""

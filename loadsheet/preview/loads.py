@@ -16,13 +16,13 @@ from loadsheet.sql.text import Relation, ident, idents
 from loadsheet.warehouse import apply, belongings, drift, gone, side_effects, tables
 from loadsheet.warehouse.arrival import column_definitions
 from loadsheet.warehouse.drift import Drift
-from loadsheet.warehouse.fence import Scope
 from loadsheet.warehouse.foreseeing import (
     FULL_REFRESH_REMEDY,
     existing_columns,
     refuse_too_many_columns,
 )
 from loadsheet.warehouse.gone import keeps_deleted
+from loadsheet.warehouse.scope import Scope
 from loadsheet.warehouse.side_effects import NO_KEY
 from loadsheet.wording import listed
 

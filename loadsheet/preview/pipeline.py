@@ -33,8 +33,8 @@ from loadsheet.sql.grants import (
     LEDGER_PRIVILEGES_OF_VERIFY,
 )
 from loadsheet.sql.text import Relation
-from loadsheet.warehouse import adopt, fence, ledger, tables
-from loadsheet.warehouse.fence import Scope
+from loadsheet.warehouse import adopt, ledger, tables
+from loadsheet.warehouse.scope import Scope, read_scope
 from loadsheet.wording import counted
 
 _log = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ class _PipelinePreviewer:
         target = Relation(self.pipeline.warehouse.schema, table.name)
         scope = Scope()
         if has_ledger:
-            scope = fence.read_scope(self.warehouse, self.pipeline.name, table.name, target)
+            scope = read_scope(self.warehouse, self.pipeline.name, table.name, target)
         # A table that was dropped is loaded in full again, whatever the ledger knows about it.
         was_loaded = scope.last_load_no is not None
         exists = tables.kind(self.warehouse, target) is not None

@@ -33,8 +33,8 @@ from loadsheet.sql.types import without_modifier
 from loadsheet.verify.look import Look
 from loadsheet.verify.models import SinceUnfit, TableVerdict
 from loadsheet.verify.rows import count_rows
-from loadsheet.warehouse import extensions, fence
-from loadsheet.warehouse.fence import Scope
+from loadsheet.warehouse import extensions
+from loadsheet.warehouse.scope import Scope, read_scope
 
 _OTHER_PIPELINES = """
 SELECT DISTINCT pipeline FROM loadsheet.scope
@@ -84,7 +84,7 @@ def verify_table(
 
 def _scope(session: Session, pipeline: Pipeline, table: Table, target: Relation) -> Scope:
     refuse_without_ledger(session)
-    scope = fence.read_scope(session, pipeline.name, table.name, target)
+    scope = read_scope(session, pipeline.name, table.name, target)
     if scope.last_load_no is None:
         raise Refused(f"{pipeline.name} has never loaded {target}")
     others = session.execute(_OTHER_PIPELINES, (str(target), pipeline.name)).fetchall()

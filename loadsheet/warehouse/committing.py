@@ -19,6 +19,7 @@ from loadsheet.warehouse.arrival import Begun, NotAsForeseen
 from loadsheet.warehouse.fence import SealedAttempt
 from loadsheet.warehouse.ledger import Effect
 from loadsheet.warehouse.load_transaction import LoadTransaction
+from loadsheet.warehouse.scope import read_scope
 
 _log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ def load_manifest(
         gone.refuse_changed_spec(manifest, table)
         reach("load.fence_checked")
         load_no = ledger.draw_number(session)
-        scope = fence.read_scope(session, manifest.pipeline, manifest.table, target)
+        scope = read_scope(session, manifest.pipeline, manifest.table, target)
         transaction = LoadTransaction(
             session,
             lake,

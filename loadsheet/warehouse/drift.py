@@ -21,7 +21,7 @@ from loadsheet.sql.text import Relation, ident, idents
 from loadsheet.sql.types import MOST_COLUMNS, Column, widens
 from loadsheet.warehouse import belongings, tables
 from loadsheet.warehouse.belongings import Belonging
-from loadsheet.warehouse.fence import Scope
+from loadsheet.warehouse.scope import Scope
 from loadsheet.wording import counted
 
 # A view, policy, trigger or generated column uses the column.

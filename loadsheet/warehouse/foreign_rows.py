@@ -8,7 +8,7 @@ from loadsheet.errors import Refused
 from loadsheet.postgres import Session
 from loadsheet.sql.text import Relation
 from loadsheet.warehouse import tables
-from loadsheet.warehouse.fence import Scope
+from loadsheet.warehouse.scope import Scope
 
 _NEWER_LOAD_OF_ANOTHER_PIPELINE = """
 SELECT l.pipeline, l.source, s.source_oid FROM loadsheet.load l

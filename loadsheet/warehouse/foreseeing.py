@@ -12,7 +12,7 @@ from loadsheet.sql.types import Column
 from loadsheet.warehouse import belongings, drift, tables
 from loadsheet.warehouse.belongings import Belonging
 from loadsheet.warehouse.drift import Drift
-from loadsheet.warehouse.fence import Scope
+from loadsheet.warehouse.scope import Scope
 
 FULL_REFRESH_REMEDY = "run a full refresh of this table to rebuild it"
 

@@ -31,9 +31,9 @@ from loadsheet.warehouse import (
 from loadsheet.warehouse.arrival import Arrival
 from loadsheet.warehouse.belongings import Belonging
 from loadsheet.warehouse.drift import Drift
-from loadsheet.warehouse.fence import Scope
 from loadsheet.warehouse.foreseeing import FULL_REFRESH_REMEDY, existing_columns, swap_obstacles
 from loadsheet.warehouse.ledger import Effect
+from loadsheet.warehouse.scope import Scope
 from loadsheet.warehouse.swap import WouldLose
 from loadsheet.warehouse.unfilled import Unfilled
 from loadsheet.wording import counted

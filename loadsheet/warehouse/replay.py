@@ -19,10 +19,10 @@ from loadsheet.spec.models import Table
 from loadsheet.sql.merging import DELETED_AT
 from loadsheet.sql.text import Relation
 from loadsheet.warehouse import fence, integrity, intervals, tables
-from loadsheet.warehouse.fence import Scope
 from loadsheet.warehouse.history import LoggedLoad
 from loadsheet.warehouse.ledger import Effect
 from loadsheet.warehouse.load_transaction import LoadTransaction
+from loadsheet.warehouse.scope import Scope
 from loadsheet.wording import counted
 
 _OID = "SELECT to_regclass(%s)::oid"

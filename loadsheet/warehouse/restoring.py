@@ -14,10 +14,10 @@ from loadsheet.sql.text import Relation, idents
 from loadsheet.sql.types import Column
 from loadsheet.warehouse import fence, ledger, tables
 from loadsheet.warehouse.arrival import Arrival
-from loadsheet.warehouse.fence import Scope
 from loadsheet.warehouse.history import LoggedLoad
 from loadsheet.warehouse.load_transaction import LoadTransaction
 from loadsheet.warehouse.replay import Replay
+from loadsheet.warehouse.scope import Scope, read_scope, recorded_columns
 from loadsheet.warehouse.unfilled import Unfilled
 
 
@@ -103,8 +103,8 @@ def place_in_target(
     Raises Refused where the rows do not fit what hangs on the target.
     """
     table = target.name
-    recorded = fence.recorded_columns(session, pipeline, table, target)
-    scope = fence.read_scope(session, pipeline, table, target)
+    recorded = recorded_columns(session, pipeline, table, target)
+    scope = read_scope(session, pipeline, table, target)
     # All columns that were ever read from the source arrive again, or are the source's at least.
     scope = replace(scope, columns=sorted(recorded, key=_is_read), former={})
     load_no = ledger.draw_number(session)

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import pytest
 
+from loadsheet.engine import attempt
 from loadsheet.errors import Refused
-from loadsheet.warehouse import fence, ledger
+from loadsheet.warehouse import ledger
 from tests.byhand import ByHand
 from tests.faults.oracle import judge, violations, watermark_violations
 from tests.project import Project
@@ -250,7 +251,7 @@ def test_a_reader_that_does_not_ask_for_the_first_load_loses_rows(
 ) -> None:
     """The negative control."""
     aged(project, 5, mode)
-    monkeypatch.setattr(fence, "started_from", lambda *_: "")
+    monkeypatch.setattr(attempt, "started_from", lambda *_: "")
     numbers(project, mode, 31)
     project.run()
     assert project.in_warehouse("SELECT count(*) FROM staging.t") == [(40,)]

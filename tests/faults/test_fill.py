@@ -168,7 +168,7 @@ def overtaken(loaded: Project, monkeypatch: pytest.MonkeyPatch) -> Outcome:
         loaded.spec({"item": {"incremental": "at"}})
         loaded.succeed()
         # It ends with this range: the next ones would put right what it has done.
-        monkeypatch.setattr(fence, "is_quiet", lambda *_: False)
+        monkeypatch.setattr(fill, "is_quiet", lambda *_: False)
         return load(step, load_id)
 
     monkeypatch.setattr(TableStep, "load", load_later)
