@@ -31,6 +31,7 @@ log_escaping.install()
 _PARSING = (
     "dagfactory.dagbuilder",
     "loadsheet.airflow.dag_file",
+    "loadsheet.airflow.look",
     "loadsheet.airflow.operators",
     "loadsheet.airflow.slack",
     "loadsheet.airflow.spec_alerts",
