@@ -8,6 +8,7 @@ transactions, or a recreated table, new rows can lie below it, and no increment 
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,10 +17,11 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
-from loadsheet.errors import SourceChanged, Unavailable
+from loadsheet.errors import Refused, SourceChanged, Unavailable
 from loadsheet.source.table import SourceTable
 
 _log = logging.getLogger(__name__)
+_WAL_POSITION = re.compile(r"([0-9A-F]{1,8})/([0-9A-F]{1,8})")
 
 _DATABASE = """
 SELECT datname::text AS database, d.oid::text AS database_oid,
@@ -188,8 +190,13 @@ def _is_lower(position: str | None, other: str | None) -> bool:
 
 
 def _place_in_wal(position: str) -> tuple[int, int]:
-    file, offset = position.split("/")
-    return int(file, 16), int(offset, 16)
+    found = _WAL_POSITION.fullmatch(position)
+    if found is None:
+        raise Refused(
+            f"the source says that its WAL is at {position!r}, which is no WAL position: check what"
+            " the connection leads to"
+        )
+    return int(found[1], 16), int(found[2], 16)
 
 
 def _changes(last: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

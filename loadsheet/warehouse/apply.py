@@ -264,7 +264,7 @@ def fill(
     with lookup_of(session, incoming, target, key):
         statement = merging.update_values(target.sql, incoming.sql, key, values, types, load_no)
         updated = session.execute(statement).rowcount
-    reach("merge.updated")
+    reach("fill.updated")
     return Effect(inserted=0, updated=updated)
 
 

@@ -47,7 +47,7 @@ ADD = "ALTER TABLE item ADD {0} text; UPDATE item SET {0} = md5(id || '{0}')"
 TABLES = {"item": {"incremental": "at", "fill": "auto"}}
 POINTS = (
     *("extract.fenced", "extract.part_stored", "extract.manifest_stored", "extract.sealed"),
-    *("load.manifest_read", "load.fence_checked", "load.filled", "merge.updated"),
+    *("load.manifest_read", "load.fence_checked", "load.filled", "fill.updated"),
     *("load.applied", "load.recorded", "load.advanced", "load.committed"),
 )
 
