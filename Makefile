@@ -11,7 +11,7 @@ AIRFLOW_VENV := $(if $(AIRFLOW),.venv-airflow-$(AIRFLOW),$(VENV))
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 PYTEST := -m pytest -q
 
-.PHONY: help setup demo test test-long test-unit test-core test-faults test-editors test-packaging airflow-and-packaging test-airflow test-compose lint format docs reference clean requirements bench bench-peers build image sbom audit release
+.PHONY: help setup demo test test-long test-unit test-core test-core-a-l test-core-m-z test-faults test-editors test-packaging airflow-and-packaging test-airflow test-compose lint format docs reference clean requirements bench bench-peers build image sbom audit release
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -21,9 +21,10 @@ setup: $(VENV)/.ready  ## Create .venv with pinned, hashed requirements and the 
 demo: setup  ## Flights end to end in a real Airflow on embedded servers (ARGS=--exit to stop at the end)
 	@$(BIN)/python -m demo $(ARGS)
 
-# All at a time on 2 cores: a third of the time a suite waits for a server, a lock or a timeout.
+# Four at a time on 2 cores: half of the time a suite waits for a disk, a lock or a timeout. The
+# longest ones come first.
 test: setup  ## Run every test (short forms), under 20 minutes on 2 cores
-	@$(MAKE) --no-print-directory -j4 --output-sync=recurse airflow-and-packaging test-faults test-core test-unit test-editors
+	@$(MAKE) --no-print-directory -j4 --output-sync=recurse airflow-and-packaging test-core-a-l test-core-m-z test-faults test-unit test-editors
 
 airflow-and-packaging: test-airflow
 	@$(MAKE) --no-print-directory test-packaging
@@ -36,6 +37,9 @@ test-editors: $(CORE)/.ready tests/editors/node_modules/.ready  ## The real YAML
 
 test-core: $(CORE)/.ready  ## The engine on real PostgreSQL and S3, without Airflow
 	$(CORE)/bin/python $(PYTEST) tests/core
+
+test-core-a-l test-core-m-z: test-core-%: $(CORE)/.ready
+	$(CORE)/bin/python $(PYTEST) tests/core/test_[$*]*.py
 
 test-faults: $(CORE)/.ready  ## What may break, broken on purpose; ends with a table of rows lost and duplicated
 	$(CORE)/bin/python $(PYTEST) tests/faults
