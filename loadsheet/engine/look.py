@@ -77,10 +77,11 @@ def _idle_tables(pipeline: Pipeline, request: RunRequest, kept: KeptServers) -> 
             chosen.append(table)
     if not chosen or not _reaches_servers(kept):
         return left
-    for name, outcome in find_nothing_new(pipeline, request, kept).items():
+    known = find_nothing_new(pipeline, request, kept)
+    for name, outcome in known.items():
         _show("extract", name, outcome.message)
         left.append(name)
-    chosen = [table for table in chosen if table.name not in left]
+    chosen = [table for table in chosen if table.name not in known]
     threads = max(min(len(chosen), _MOST_THREADS, pipeline.tasks.max_active_tasks), 1)
     until = time.monotonic() + _ALL_TABLES_SECONDS
     pool = ThreadPoolExecutor(threads, thread_name_prefix="loadsheet-look")
