@@ -3,7 +3,6 @@ of its own."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import time
@@ -23,6 +22,7 @@ from loadsheet.outcome import Outcome, RunRequest
 from loadsheet.plan.steps import Step
 from loadsheet.spec.models import Pipeline
 from loadsheet.spec.pipeline_file import load_pipeline
+from tests.forked import FORKS
 from tests.project import Project
 
 SOURCE = """
@@ -31,9 +31,6 @@ CREATE TABLE item (
 );
 INSERT INTO item SELECT i, md5(i::text) FROM generate_series(1, 5000) i;
 """
-# Processes are forked from a server that has imported everything: 20 ms instead of a second each.
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["tests.byhand"])
 
 
 @dataclass
@@ -98,7 +95,7 @@ class ByHand:
         }
         if lake:
             connections["lake"].extra["endpoint_url"] = lake
-        ours, theirs = _PROCESSES.Pipe()
+        ours, theirs = FORKS.Pipe()
         work = (
             theirs,
             self.pipeline.file,
@@ -110,7 +107,7 @@ class ByHand:
             prepare,
             request,
         )
-        process = _PROCESSES.Process(target=_work, args=work, daemon=True)
+        process = FORKS.Process(target=_work, args=work, daemon=True)
         process.start()
         theirs.close()
         self.workers.append(Worker(process, ours))

@@ -34,6 +34,7 @@ from loadsheet.verify.look import Look
 from loadsheet.verify.models import TableVerdict
 from loadsheet.verify.pipeline import verify_pipeline
 from loadsheet.verify.step import verify_due
+from tests.forked import command_line
 from tests.granted import End, Granted
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -229,13 +230,7 @@ class Project:
 
     def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`loadsheet --project <folder> …` as a process of its own."""
-        return subprocess.run(
-            self.command(*arguments),
-            env=self.environment(),
-            text=True,
-            capture_output=True,
-            timeout=300,
-        )
+        return command_line(["--project", str(self.folder), *arguments], self.environment())
 
     def command(self, *arguments: str) -> list[str]:
         """The command line of `loadsheet` for this project."""

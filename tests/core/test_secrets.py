@@ -15,6 +15,7 @@ import pytest
 
 from loadsheet.sql.text import literal
 from tests import canaries
+from tests.forked import command_line
 from tests.project import Project
 
 # Where it is kept -> the secret. Those that servers must know are made in the test.
@@ -96,14 +97,13 @@ def shown(
     project: Project, *arguments: str, code: int | None, unmasked: bool = False, **more: str
 ) -> dict[str, str]:
     """What the command prints, by stream."""
-    start = [sys.executable, "-c", UNMASKED] if unmasked else [sys.executable, "-m", "loadsheet"]
-    done = subprocess.run(
-        [*start, "--project", str(project.folder), *arguments],
-        env=environment(project, **more),
-        text=True,
-        capture_output=True,
-        timeout=120,
-    )
+    line = ["--project", str(project.folder), *arguments]
+    given = environment(project, **more)
+    if unmasked:
+        command = [sys.executable, "-c", UNMASKED, *line]
+        done = subprocess.run(command, env=given, text=True, capture_output=True, timeout=120)
+    else:
+        done = command_line(line, given)
     assert code in (None, done.returncode), done.stdout + done.stderr
     name = f"{' '.join(arguments)} {sorted(more)}"
     return {f"{name} stdout": done.stdout, f"{name} stderr": done.stderr}

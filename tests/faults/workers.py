@@ -8,7 +8,6 @@ of a second.
 from __future__ import annotations
 
 import faulthandler
-import multiprocessing
 import os
 import secrets
 import signal
@@ -17,35 +16,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from tests.forked import FORKS, become
 from tests.project import Project, fetch
-
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(
-    [
-        *(
-            "tests.faults.workers",
-            "tests.faults.naive",
-            "loadsheet.cli.main",
-            "loadsheet.cli.run",
-            "loadsheet.engine.runner",
-        ),
-        *("loadsheet.spec.pipeline_file", "jsonschema", "pydantic", "stringprep"),
-        *(
-            "loadsheet.engine.extract",
-            "loadsheet.engine.fill",
-            "loadsheet.engine.load",
-            "loadsheet.engine.transform",
-            "psycopg",
-        ),
-    ]
-)
 
 
 class Killable:
     """A function in a process of its own, forked from one that has imported everything already."""
 
     def __init__(self, function: Callable[..., None], *arguments: Any):
-        self._process = _FORKS.Process(target=function, args=arguments, daemon=True)
+        self._process = FORKS.Process(target=function, args=arguments, daemon=True)
         self.began = time.monotonic()
         self._process.start()
 
@@ -114,11 +93,7 @@ def _work(
     from loadsheet.lake import parts
     from loadsheet.source import stream
 
-    os.environ.clear()
-    os.environ.update(environment)
-    with open(output, "ab", buffering=0) as out:
-        os.dup2(out.fileno(), 1)
-        os.dup2(out.fileno(), 2)
+    become(environment, output, output)
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     if part_bytes:
         # What a compressor holds back is not counted, so the first block must be a part. It is made
