@@ -150,7 +150,12 @@ class PostgresServer(embedded.EmbeddedServer):
 
     def create_database(self, name: str) -> str:
         """Create an empty database and return its connection URI."""
-        self._administer("CREATE DATABASE {} TEMPLATE template0", name)
+        statement: LiteralString = "CREATE DATABASE {} TEMPLATE template0"
+        if self.is_in(embedded.MEMORY):
+            # 10 instead of 46 ms of a core to create it and drop it again; on a disk it would wait
+            # for a checkpoint
+            statement += " STRATEGY file_copy"
+        self._administer(statement, name)
         return self.dsn(name)
 
     def drop_database(self, name: str) -> None:
