@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from loadsheet.plan.steps import Step
+from loadsheet.plan.steps import Step, verified_marts
 from loadsheet.spec.models import Pipeline
 
 
@@ -69,8 +69,9 @@ def step_doc(step: Step, pipeline: Pipeline) -> str:
             f"Loads {code(step.name)} into {code(pipeline.warehouse.schema)} in one transaction.\n"
         )
     if step.kind == "verify":
+        marts = ", and marts with their SELECT," if verified_marts(pipeline) else ""
         return (
-            f"Compares the tables in {code(step.name)} with their source when that is due"
+            f"Compares the tables in {code(step.name)} with their source{marts} when that is due"
             f" ({code(pipeline.verify or '')}), and fails where a row differs.\n"
         )
     transform = pipeline.transform(step.name)

@@ -5,7 +5,8 @@ of work of `loadsheet run`: all three use `build_plan`.
                    ├─> extract log_*  ──> load log_*  ──┘
     resolve log_* ─┘   (for a pattern: one task per table that matches when the run begins)
 
-With `verify`, one more step follows all loads. No step waits for it.
+With `verify`, one more step follows all loads, and the transforms whose marts it compares. No step
+waits for it.
 
 In Airflow each step is a process of its own, which takes longer than to find out that there is
 nothing to do. There, the step `look` takes the place of `create_bucket` (`with_look`): it looks at
@@ -21,6 +22,7 @@ from typing import Literal
 from loadsheet.names import slug
 from loadsheet.spec.dependencies import transform_inputs
 from loadsheet.spec.models import Pipeline, Tasks
+from loadsheet.sql.params import has_params
 
 Kind = Literal["create_bucket", "look", "resolve", "extract", "load", "transform", "verify"]
 CREATE_BUCKET = "create_bucket"
@@ -107,9 +109,21 @@ def build_plan(pipeline: Pipeline) -> tuple[Step, ...]:
         # A pattern's loads run whether or not its extractions succeed: see `_loads_of`.
         waits_for = [extract.id for extract in extracts if extract.mapped]
         waits_for += [load.id for load in loads]
+        waits_for += [step_id("transform", name) for name in verified_marts(pipeline)]
         name = pipeline.warehouse.schema
         verifies.append(Step(kind="verify", name=name, upstream=tuple(waits_for)))
     return (bucket, *resolves, *extracts, *loads, *transforms, *verifies)
+
+
+def verified_marts(pipeline: Pipeline) -> tuple[str, ...]:
+    """The marts that the step `verify` compares with their SELECT: those of which each build writes
+    all rows. A merge keeps rows of earlier builds, perhaps on purpose, so that a difference from
+    its SELECT in full is not yet a fault, of which a run may fail."""
+    return tuple(
+        transform.name
+        for transform in pipeline.transforms
+        if transform.materialized == "table" and not has_params(transform.sql)
+    )
 
 
 def with_look(steps: Iterable[Step]) -> tuple[Step, ...]:

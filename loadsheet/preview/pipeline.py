@@ -11,12 +11,12 @@ import psycopg
 from loadsheet.connections.lookup import Connections
 from loadsheet.engine import garbage
 from loadsheet.engine.diagnosis import diagnose
-from loadsheet.engine.due import due_tables
+from loadsheet.engine.due import Due, due_now
 from loadsheet.engine.resolve import with_matched_tables
 from loadsheet.errors import LoadsheetError
 from loadsheet.lake.manifest import load_prefix
 from loadsheet.pinned import PinnedSession
-from loadsheet.plan.steps import CREATE_BUCKET, VERIFY, step_id
+from loadsheet.plan.steps import CREATE_BUCKET, VERIFY, step_id, verified_marts
 from loadsheet.postgres import Session
 from loadsheet.preview import rights
 from loadsheet.preview.extracts import preview_extract
@@ -180,11 +180,17 @@ class _PipelinePreviewer:
         preview = StepPreview(id=VERIFY, changes="no")
         self.previews[VERIFY] = preview
         loads = [self.previews[step_id("load", table.name)] for table in self.pipeline.tables]
-        if any(load.fails or load.is_cut_off for load in loads):
-            preview.does = "not reached: a load would fail"
-            preview.is_cut_off = True
-            return
-        due = {table.name for table in self.pipeline.tables}
+        marts = [step_id("transform", name) for name in verified_marts(self.pipeline)]
+        before = {"load": loads, "transform": [self.previews[name] for name in marts]}
+        for kind, previews in before.items():
+            if any(each.fails or each.is_cut_off for each in previews):
+                preview.does = f"not reached: a {kind} would fail"
+                preview.is_cut_off = True
+                return
+        due = Due(
+            tables=frozenset(table.name for table in self.pipeline.tables),
+            marts=frozenset(verified_marts(self.pipeline)),
+        )
         if has_ledger and ledger.version(self.warehouse) == ledger.VERSION:
             for name, privileges in LEDGER_PRIVILEGES_OF_VERIFY.items():
                 relation = Relation(_LEDGER_SCHEMA, name)
@@ -194,10 +200,10 @@ class _PipelinePreviewer:
                 return
             # This run counts, too, if it loads something.
             more_runs = int(any(load.changes != "no" for load in loads))
-            due = due_tables(self.warehouse, self.pipeline, frequency, more_runs)
-        preview.does = f"{counted(len(due), 'table')} to compare"
-        if not due:
-            preview.does = "skipped: no table is due"
+            due = due_now(self.warehouse, self.pipeline, frequency, more_runs)
+        amounts = [counted(len(due.tables), "table")] if due.tables else []
+        amounts += [counted(len(due.marts), "mart")] if due.marts else []
+        preview.does = f"{' and '.join(amounts)} to compare" if due else "skipped: nothing is due"
 
     def _is_reached(self, kind: str) -> bool:
         """Whether the ledger and the schemas up to this kind of step can be used, so that they can

@@ -208,8 +208,8 @@ class Pipeline:
     catchup: bool = False
     """Whether Airflow also starts the scheduled runs that were due earlier and never started."""
     verify: str | None = None
-    """How often the tables are compared with their source: a schedule, or `10 runs`; None means
-    never."""
+    """How often tables and marts are compared with their source and SELECT: a schedule, or
+    `10 runs`; None means never."""
     owner: str = "airflow"
     tags: tuple[str, ...] = ()
     notify: Notify | None = None

@@ -46,6 +46,11 @@ def split_params(sql: str) -> list[str | Param]:
     return [piece for piece in [*pieces, sql[end:]] if piece != ""]
 
 
+def has_params(sql: str) -> bool:
+    """Whether `sql` has a named parameter, so that its rows are not always the same."""
+    return any(name in PARAMS for name, _ in placeholders(sql))
+
+
 def uses_since_load(sql: str) -> bool:
     """Whether `sql` reads only what is new, by `:since_load`, and so can be built incrementally."""
     return any(name == "since_load" for name, _ in placeholders(sql))

@@ -10,6 +10,7 @@ import psycopg
 
 from loadsheet.connections.lookup import Connections
 from loadsheet.engine import garbage
+from loadsheet.engine.due import Due
 from loadsheet.engine.resolve import with_matched_tables
 from loadsheet.engine.sessions import Servers
 from loadsheet.errors import InputError, Refused
@@ -38,9 +39,10 @@ def verify_pipeline(
     names: Sequence[str],
     report: Callable[[TableVerdict], object],
     look: Look = ALL_ROWS,
+    due: Due | None = None,
 ) -> Verification:
-    """Compare the tables and marts `names` (empty: all) one after the other; `report` gets each
-    verdict.
+    """Compare the tables and marts `names` (empty: all), or those that are `due`, one after the
+    other; `report` gets each verdict.
 
     Each verdict is recorded in the ledger, in a transaction of its own; where that is not possible,
     it says why. Nothing else is written. Raises InputError for a name that the pipeline does not
@@ -59,13 +61,13 @@ def verify_pipeline(
         pipeline = with_matched_tables(pipeline, source, loaded)
         _refuse_unknown(pipeline, names)
         for table in pipeline.tables:
-            if names and table.name not in names:
+            if table.name not in due.tables if due else names and table.name not in names:
                 continue
             _log.info("comparing %s", table.name)
             tables.append(verify_table(pipeline, table, look, source, warehouse))
             _record(warehouse, pipeline, tables[-1])
             report(tables[-1])
-        for transform in _chosen_marts(pipeline, names, look):
+        for transform in _chosen_marts(pipeline, names, look, due):
             _log.info("comparing %s with its SELECT", transform.name)
             marts.append(verify_mart(pipeline, transform, look, warehouse))
             _record(warehouse, pipeline, marts[-1])
@@ -75,7 +77,7 @@ def verify_pipeline(
         pipeline=pipeline.name,
         tables=tables,
         marts=marts,
-        left_out=[] if names else _left_out(pipeline, look),
+        left_out=[] if names or due else _left_out(pipeline, look),
     )
 
 
@@ -125,8 +127,12 @@ def _refuse_since(look: Look, verdicts: Sequence[TableVerdict]) -> None:
         raise InputError(f"--since {look.since}: nothing was compared. {unfit[0]}")
 
 
-def _chosen_marts(pipeline: Pipeline, names: Sequence[str], look: Look) -> list[Transform]:
-    """Those that are named; of all, those that can be compared."""
+def _chosen_marts(
+    pipeline: Pipeline, names: Sequence[str], look: Look, due: Due | None
+) -> list[Transform]:
+    """Those that are named or due; of all, those that can be compared."""
+    if due:
+        return [transform for transform in pipeline.transforms if transform.name in due.marts]
     if names:
         return [transform for transform in pipeline.transforms if transform.name in names]
     return [transform for transform in pipeline.transforms if _is_compared(transform, look)]

@@ -1,4 +1,5 @@
-"""The step `verify` of a run: the tables that are due, compared with their source."""
+"""The step `verify` of a run: the tables and marts that are due, compared with their source and
+their SELECT."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import logging
 from shlex import quote
 
 from loadsheet.connections.lookup import Connections
-from loadsheet.engine.due import due_tables
+from loadsheet.engine.due import Due, due_now
 from loadsheet.engine.resolve import resolved
 from loadsheet.engine.sessions import Servers
 from loadsheet.errors import Differs
@@ -27,23 +28,24 @@ _MOST_LOGGED = 10
 
 
 def verify_due(pipeline: Pipeline, request: RunRequest, connections: Connections) -> Outcome:
-    """Compare the tables that are due by the pipeline's `verify`, of those that the run loads.
+    """Compare the tables and marts that are due by the pipeline's `verify`; in a run of chosen
+    tables only those.
 
     The ledger records each verdict at once, so a retry compares only the rest. Raises Differs,
-    which names tables and rows; what `verify_pipeline` raises.
+    which names tables, marts and rows; what `verify_pipeline` raises.
     """
     pipeline = resolved(pipeline, connections)
     with Servers(pipeline, connections).warehouse() as warehouse:
         ledger.ensure(warehouse)  # else the verdicts would not be recorded
-        due = due_tables(warehouse, pipeline, pipeline.verify or "")
-    names = [name for name in pipeline.tables_in_order(due) if request.wants(name)]
-    if not names:
-        return skipped(f"no table is due ({pipeline.verify})")
-    found = verify_pipeline(pipeline, connections, names, _log_verdict)
-    differing = [verdict for verdict in found.tables if verdict.state == "differs"]
-    if differing:
-        raise Differs(_message(found, differing))
-    remarks = [f"{verdict.table}: {verdict.why}" for verdict in found.tables if verdict.why]
+        due = due_now(warehouse, pipeline, pipeline.verify or "")
+    if request.only is not None:
+        due = Due(tables=due.tables & request.only, marts=frozenset())
+    if not due:
+        return skipped(f"nothing is due ({pipeline.verify})")
+    found = verify_pipeline(pipeline, connections, (), _log_verdict, due=due)
+    if found.differs:
+        raise Differs(_message(found))
+    remarks = [f"{verdict.table}: {verdict.why}" for verdict in found.verdicts if verdict.why]
     message = states_text(found)
     if remarks:
         message += f". {'. '.join(remarks)}"
@@ -66,13 +68,26 @@ def _log_verdict(verdict: TableVerdict) -> None:
             _log.info("%s: %s: %s", on_one_line(verdict.table), kind, on_one_line(row_text(row)))
 
 
-def _message(found: Verification, differing: list[TableVerdict]) -> str:
-    tables = ""  # the command repairs all of them
-    if len(differing) <= _MOST_TABLES:
-        tables = "".join(f" {quote(verdict.table)}" for verdict in differing)
-    return on_one_line(
-        f"{len(differing):,} of {counted(len(found.tables), 'table')} compared differ from the"
-        f" source. {differences_text(differing, _MOST_TABLES, _MOST_ROWS)}. Next: `loadsheet verify"
-        f" {found.pipeline}` names more rows; `loadsheet verify {found.pipeline}{tables} --repair`"
-        " reads them again"
+def _message(found: Verification) -> str:
+    tables = [verdict for verdict in found.tables if verdict.state == "differs"]
+    marts = [verdict for verdict in found.marts if verdict.state == "differs"]
+    sentences = []
+    if tables:
+        share = f"{len(tables):,} of {counted(len(found.tables), 'table')}"
+        sentences.append(f"{share} compared differ from the source")
+        sentences.append(differences_text(tables, _MOST_TABLES, _MOST_ROWS))
+    if marts:
+        share = f"{len(marts):,} of {counted(len(found.marts), 'mart')}"
+        sentences.append(f"{share} compared differ from what their SELECT returns")
+        sentences.append(differences_text(marts, _MOST_TABLES, _MOST_ROWS))
+    names = ""  # the command repairs all of them
+    if len(tables) + len(marts) <= _MOST_TABLES:
+        names = "".join(f" {quote(verdict.table)}" for verdict in [*tables, *marts])
+    repairs = " and ".join(
+        ["reads them again"] * bool(tables) + ["builds the marts in full"] * bool(marts)
     )
+    sentences.append(
+        f"Next: `loadsheet verify {found.pipeline}` names more rows; `loadsheet verify"
+        f" {found.pipeline}{names} --repair` {repairs}"
+    )
+    return on_one_line(". ".join(sentences))

@@ -112,13 +112,17 @@ def test_only_transforms_survive_a_skipped_load() -> None:
     }
 
 
-def test_verify_follows_all_loads_and_nothing_follows_it() -> None:
+def test_verify_follows_all_loads_and_the_marts_it_compares_and_nothing_follows_it() -> None:
     every = Pattern(name="log_*", table=Table(name="log_*"))
     tasks = dag_config(pipeline(verify="@weekly", patterns=(every,)))["tasks"]
     loads = {name for name in tasks if name.startswith("load_")}
     # The extractions of a pattern's tables, too: its loads run whether or not they succeed.
     extract = step_id("extract", "log_*").rpartition(".")[2]
-    assert set(tasks["verify"]["dependencies"]) == loads | {extract}
+    assert set(tasks["verify"]["dependencies"]) == loads | {
+        extract,
+        "transform_fct",
+        "transform_daily",
+    }
     # Skipped loads do not skip it.
     assert tasks["verify"]["trigger_rule"] == "none_failed"
     assert not any("verify" in task["dependencies"] for task in tasks.values())
