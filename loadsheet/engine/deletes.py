@@ -65,6 +65,8 @@ class Found:
 
     gone: Keys = field(default_factory=Keys)
     """The keys to remove from the target; empty where the spec only asks for a report."""
+    gone_rows: int = 0
+    """How many are gone, also for a report."""
     missing: list[list[str]] = field(default_factory=list)
     """The keys of rows that the target must have, and has not."""
     lacks_objects: bool = False

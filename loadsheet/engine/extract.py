@@ -299,7 +299,7 @@ def _read_and_seal(
             rows.lower is None and not attempt.repairs and not attempt.interval_of(rows)
         ):
             # The whole table, or each of its keys, is as the last load left it.
-            attempt.record_unchanged(found.checked_at)
+            attempt.record_unchanged(found.checked_at, found.gone_rows)
         return None
     if attempt.only_looks:
         upload.abandon()
@@ -397,6 +397,7 @@ def _manifest(
         gone_rows=found.gone.count,
         marks_gone=keeps_deleted(attempt.table),
         deletes_checked_at=found.checked_at,
+        gone_found=found.gone_rows if found.checked_at else None,
         content_sha256=upload.content_sha256,
         held_by=rows.held_by,
         seconds=time.monotonic() - attempt.started,

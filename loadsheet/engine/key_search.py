@@ -217,7 +217,7 @@ class _Search:
             self.target,
             keys,
             way,
-            found.gone.count,
+            found.gone_rows,
             len(found.missing),
         )
 
@@ -310,13 +310,13 @@ class _Search:
         rows = tables.count_rows(warehouse, f"{self.target.sql} WHERE {self.live}")
         most = int(rows * self.deletes.max_delete)
         is_report = self.deletes.action == "report"
-        gone_rows = missing_rows = 0
+        missing_rows = 0
         for one in compare.differing_rows(sides, buckets):
             assert one.key
             _, key = one.key
             if one.kind == "extra":
-                gone_rows += 1
-                if not is_report and gone_rows <= most:
+                found.gone_rows += 1
+                if not is_report and found.gone_rows <= most:
                     found.gone.add(key)
             elif one.kind == "missing" and self.rows.where:
                 missing_rows += 1
@@ -324,17 +324,17 @@ class _Search:
                     found.missing.append(json.loads(key))
         if not is_report:
             most_share = self.deletes.max_delete
-            gone.refuse_many(self.target, gone_rows, rows, most_share, self.pipeline)
+            gone.refuse_many(self.target, found.gone_rows, rows, most_share, self.pipeline)
             refuse_present(self.source, self.described, found.gone)
-        self._remark(found, gone_rows, missing_rows)
+        self._remark(found, missing_rows)
         return found
 
-    def _remark(self, found: Found, gone_rows: int, missing_rows: int) -> None:
-        if gone_rows:
+    def _remark(self, found: Found, missing_rows: int) -> None:
+        if found.gone_rows:
             is_report = self.deletes.action == "report"
             stay = ", and stay in the target (deletes: report)" if is_report else ""
             found.remarks.append(
-                f"{counted(gone_rows, 'row is', 'rows are')} gone from the source{stay}"
+                f"{counted(found.gone_rows, 'row is', 'rows are')} gone from the source{stay}"
             )
         if missing_rows > _MOST_MISSING:
             found.missing.clear()

@@ -73,6 +73,8 @@ class Manifest:
     loses its mark."""
     deletes_checked_at: str | None = None
     """The source's clock when it was searched for deleted rows; None where it was not."""
+    gone_found: int | None = None
+    """How many rows that search has found gone, also where the spec asks for a report alone."""
     repairs: bool = False
     """The rows, and what is gone, are where the target differed from the source: what reads the
     target must be built in full."""

@@ -77,7 +77,7 @@ def _search_entry(table: TableStatus, status: PipelineStatus) -> dict[str, Any] 
     return {
         "at": table.search.at.isoformat(),
         "age_seconds": search_age(table.search, status),
-        "removed": table.search.removed,
+        "gone": table.search.gone,
     }
 
 

@@ -107,9 +107,9 @@ class Search:
 
     at: datetime
     """By the source's clock."""
-    removed: int | None
-    """How many rows have left the target for it, or were marked; None where the spec asked for a
-    report alone."""
+    gone: int | None
+    """How many of the target's rows were gone: they have left it, or were marked. With `deletes:
+    report` they have stayed. None where an older version has searched and did not record it."""
 
 
 @dataclass(frozen=True, kw_only=True)

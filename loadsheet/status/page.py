@@ -206,9 +206,9 @@ def _search_text(search: Search | None, status: PipelineStatus) -> str:
     if search is None:
         return ""
     when = f"{age(search_age(search, status))} ago"
-    if search.removed is None:
+    if search.gone is None:
         return f"searched {when}"
-    return f"{search.removed:,} gone {when}"
+    return f"{search.gone:,} gone {when}"
 
 
 def _add_verdicts(

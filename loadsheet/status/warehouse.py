@@ -208,8 +208,8 @@ def ledger_state(session: Session, pipeline: Pipeline) -> LedgerState:
         if found:
             lacking[name] = found.names(columns)
     searches = {}
-    for name, checked_at, removed in session.execute(_SEARCHES, names).fetchall():
-        searches[name] = Search(at=checked_at, removed=removed)
+    for name, checked_at, gone in session.execute(_SEARCHES, names).fetchall():
+        searches[name] = Search(at=checked_at, gone=gone)
     loads = _entries(session, LastCommit, _LOADS, names)
     builds = _entries(session, LastCommit, _BUILDS, names)
     failures: list[Failure] = []

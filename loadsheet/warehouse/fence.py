@@ -68,7 +68,7 @@ UPDATE loadsheet.scope SET last_load_no = %(load_no)s, content_sha256 = %(conten
     cursor = CASE WHEN %(moves)s THEN %(cursor)s ELSE cursor END,
     deletes_checked_at = coalesce(CAST(%(checked)s AS timestamptz), deletes_checked_at),
     deletes_removed = CASE WHEN CAST(%(checked)s AS timestamptz) IS NULL THEN deletes_removed
-        ELSE %(removed)s END
+        ELSE %(gone)s END
 WHERE pipeline = %(pipeline)s AND table_name = %(table)s AND target = %(target)s
   AND fence = %(fence)s
 """
@@ -243,11 +243,11 @@ def record_unchanged(
     seen: Scope,
     fence: int,
     checked_at: str | None,
-    removed: int | None,
+    gone_rows: int,
 ) -> None:
     """Record that an extraction has compared the whole table with what its last load has left, and
     there is nothing to load. `fence` is the extraction's, or what it has `seen`; `checked_at` is
-    the source's clock where it has searched for deleted rows, `removed` how many it has found.
+    the source's clock where it has searched for deleted rows, `gone_rows` how many it has found.
 
     An extraction that was sealed before and not loaded is overtaken: it is older, and a row that
     was gone then may have come back. Raises Fenced where its load has been committed meanwhile, or
@@ -259,7 +259,7 @@ def record_unchanged(
             raise _overtaken(pipeline, table)
         session.execute(_OVERTAKE_PENDING, (pipeline, [table], [str(target)]))
         if checked_at:
-            session.execute(_RECORD_CHECK, (checked_at, removed, *names))
+            session.execute(_RECORD_CHECK, (checked_at, gone_rows, *names))
 
 
 # Separate, so that a test can show what happens without it.
@@ -316,7 +316,7 @@ def advance_watermark(
             "upper": manifest.upper,
             "cursor": manifest.cursor,
             "checked": manifest.deletes_checked_at,
-            "removed": manifest.gone_rows if table.deletes and table.deletes.removes else None,
+            "gone": manifest.gone_found,
             "target_sql": target.sql,
             "pipeline": manifest.pipeline,
             "table": manifest.table,

@@ -45,8 +45,8 @@ ALTER TABLE loadsheet.scope ADD COLUMN IF NOT EXISTS intervals tstzmultirange NO
 -- Version 7. Columns that drift has added, and that older rows have no values of yet (`fill: auto`).
 ALTER TABLE loadsheet.scope ADD COLUMN IF NOT EXISTS unfilled jsonb;
 
--- Version 7. When the source was last searched for deleted rows, by its own clock, and how many rows have left the
--- target, or were marked, for that; NULL where the spec asked for a report alone.
+-- Version 7. When the source was last searched for deleted rows, by its own clock, and how many of the target's rows
+-- were gone. These have left it, or were marked; where the spec asked for a report alone, they have stayed.
 ALTER TABLE loadsheet.scope ADD COLUMN IF NOT EXISTS deletes_checked_at timestamptz;
 ALTER TABLE loadsheet.scope ADD COLUMN IF NOT EXISTS deletes_removed bigint;
 

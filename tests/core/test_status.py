@@ -404,18 +404,20 @@ def test_the_last_search_for_deleted_rows_is_shown(shop: Project) -> None:
     assert status(shop)["tables"]["orders"]["deletes_search"] is None
     assert "deletes" not in cli(shop, "shop").stdout
     shop.in_source("DELETE FROM orders WHERE id <= 7")
-    for removed in (7, 0):
+    for gone in (7, 0):
         shop.succeed()
         search = status(shop)["tables"]["orders"]["deletes_search"]
-        assert search["removed"] == removed and 0 <= search["age_seconds"] < 600
+        assert search["gone"] == gone and 0 <= search["age_seconds"] < 600
         page = cli(shop, "shop").stdout
-        assert re.search(rf"^orders .* {removed} gone \d+s ago$", page, re.MULTILINE)
-    # Nothing records how many there are.
+        assert re.search(rf"^orders .* {gone} gone \d+s ago$", page, re.MULTILINE)
+    # They stay, so each search counts them again: of a run that loads something, and of one that
+    # does not.
     shop.spec({**TABLES, "orders": {"incremental": "at", "deletes": "report"}})
-    shop.in_source("DELETE FROM orders WHERE id = 8; INSERT INTO orders (id) VALUES (101)")
-    shop.succeed()
-    assert status(shop)["tables"]["orders"]["deletes_search"]["removed"] is None
-    assert re.search(r"^orders .* searched \d+s ago$", cli(shop, "shop").stdout, re.MULTILINE)
+    shop.in_source("DELETE FROM orders WHERE id IN (8, 9); INSERT INTO orders (id) VALUES (101)")
+    for state in ("done", "skipped"):
+        assert shop.succeed()["load.load_orders"] == state
+        assert status(shop)["tables"]["orders"]["deletes_search"]["gone"] == 2
+        assert re.search(r"^orders .* 2 gone \d+s ago$", cli(shop, "shop").stdout, re.MULTILINE)
 
 
 def verdicts(project: Project, name: str, part: str = "tables") -> Any:
