@@ -41,6 +41,11 @@ EXAMPLES = {
     "test": ("flights --only airports",),
     "status": ("flights --watch",),
     "verify": ("flights", "flights bookings --values", "flights --sample 5%", "flights --repair"),
+    "lineage": (
+        "mart.fct_booking_ticket.amount",
+        "flights staging.tickets --down",
+        "flights --html lineage.html",
+    ),
     "restore": (
         "flights bookings --list",
         "flights bookings --as-of 1042 --into audit.bookings_in_june",

@@ -19,8 +19,8 @@ COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 def test_these_are_the_commands() -> None:
     names = (
-        "init check plan add new run doctor grants test status verify restore adopt gc schema"
-        " render"
+        "init check plan add new run doctor grants test status verify lineage restore adopt gc"
+        " schema render"
     )
     assert list(COMMANDS) == names.split()
 
@@ -41,7 +41,7 @@ def test_help_has_an_example_whose_options_exist(
 
 
 @pytest.mark.parametrize(
-    "command", ["init", "plan", "add", "new", "run", "test", "status", "adopt", "gc"]
+    "command", ["init", "plan", "add", "new", "run", "test", "status", "lineage", "adopt", "gc"]
 )
 def test_what_scripts_read_comes_as_json(command: str) -> None:
     assert "--json" in {
