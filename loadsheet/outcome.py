@@ -74,6 +74,8 @@ class Outcome:
     """The id of the load: all that the extract task passes to the load task."""
     counts: dict[str, int] = field(default_factory=dict)
     """`extracted`, `inserted`, `updated`, `deleted` rows and `bytes`, as far as they apply."""
+    changed: bool = False
+    """Whether a table or mart may have other rows than before."""
     names: tuple[str, ...] = ()
     """The tables that a pattern matches, or the ids of the steps that a look has found idle."""
     remarks: tuple[str, ...] = ()

@@ -15,7 +15,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-from airflow.sdk import DAG, BaseOperator, TaskGroup, get_parsing_context
+from airflow.sdk import DAG, Asset, BaseOperator, TaskGroup, get_parsing_context
 from airflow.sdk.definitions.mappedoperator import MappedOperator
 
 from loadsheet.airflow.locate import remember_project
@@ -104,7 +104,7 @@ def _with_objects(value: Any) -> Any:
     arguments = {key: _with_objects(item) for key, item in value.items() if key != "__type__"}
     if "__type__" not in value:
         return arguments
-    return imported(value["__type__"])(**arguments)
+    return imported(value["__type__"])(*arguments.pop("__args__", ()), **arguments)
 
 
 @cache
@@ -146,6 +146,9 @@ def _task(
     operator: type[BaseOperator] = imported(task.pop("operator"))
     task.pop("dependencies", None)
     group = groups.get(task.pop("task_group_name", ""))
+    for key in ("inlets", "outlets"):
+        if key in task:
+            task[key] = [Asset(item) if isinstance(item, str) else item for item in task[key]]
     if "expand" not in task:
         return operator(task_id=name, dag=dag, task_group=group, **task)
     outputs = {}

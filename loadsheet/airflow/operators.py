@@ -27,6 +27,7 @@ from airflow.sdk.exceptions import (
 )
 
 from loadsheet.airflow import log_escaping
+from loadsheet.airflow.assets import publish
 from loadsheet.airflow.command_line import converted
 from loadsheet.airflow.locate import pipeline_file
 from loadsheet.connections.lookup import Connection
@@ -215,9 +216,10 @@ class StepOperator(BaseOperator):
             from loadsheet.verify.step import verify_due
 
             verify = verify_due
+        step = Step(kind=self.kind, name=self.name)
         with folded():
-            return execute(
-                Step(kind=self.kind, name=self.name),
+            outcome = execute(
+                step,
                 pipeline,
                 request,
                 airflow_connection,
@@ -225,6 +227,9 @@ class StepOperator(BaseOperator):
                 progress=self._progress(),
                 verify=verify,
             )
+        if self.outlets:
+            outcome = publish(self, step, pipeline, outcome, context, airflow_connection)
+        return outcome
 
     def _was_cleared(self, context: Context) -> bool:
         """Whether a person has cleared the task after it ran: Airflow then allows more tries than

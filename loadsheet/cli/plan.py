@@ -134,6 +134,7 @@ def _document(
     document: dict[str, Any] = {
         "pipeline": pipeline.name,
         "schedule": pipeline.schedule,
+        "assets": list(pipeline.assets),
         "steps": documents,
     }
     if previews:

@@ -17,7 +17,7 @@ from loadsheet.plan.steps import Kind, Step
 from loadsheet.preview.models import StepPreview, preview_summary
 from loadsheet.redact import on_one_line, visible
 from loadsheet.spec.models import Pipeline
-from loadsheet.wording import counted
+from loadsheet.wording import counted, listed
 
 if TYPE_CHECKING:
     from loadsheet.diff.compare import Comparison
@@ -59,7 +59,7 @@ def plan_text(
     if pipeline.patterns:
         parts.append(counted(len(pipeline.patterns), "pattern"))
     parts.append(counted(len(pipeline.transforms), "transform"))
-    parts.append(f"schedule {pipeline.schedule}" if pipeline.schedule else "no schedule")
+    parts.append(_schedule(pipeline))
     head = f"{pipeline.name}: {', '.join(parts)}"
     tree = Tree(Text(head, style="bold"), guide_style="dim")
     for kind, members in by_kind.items():
@@ -87,6 +87,13 @@ def plan_text(
         if left_out:
             branch.add(Text(f"{left_out:,} more: {see_all}"))
     return rendered(console(), tree)
+
+
+def _schedule(pipeline: Pipeline) -> str:
+    if not pipeline.assets:
+        return f"schedule {pipeline.schedule}" if pipeline.schedule else "no schedule"
+    times = f"{pipeline.schedule} and " if pipeline.schedule else ""
+    return f"schedule {times}after changes of {listed(pipeline.assets)}"
 
 
 def _summarized(

@@ -20,7 +20,11 @@ What = Literal["added", "removed", "changed"]
 # Fields that are compared separately, or that do not concern the data.
 _NOT_COMPARED = {"name", "file", "sql", "tables", "patterns", "transforms", "matched"}
 # Fields whose place in the pipeline file is another one.
-_NAME_IN_FILE = {"include": "columns.include", "exclude": "columns.exclude"}
+_NAME_IN_FILE = {
+    "assets": "schedule.assets",
+    "include": "columns.include",
+    "exclude": "columns.exclude",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,6 +73,7 @@ def fill_older_rows(step: TableStep, outcome: Outcome) -> Outcome:
         status="done" if fill.rows else outcome.status,
         message=f"{outcome.message}; {remark}",
         counts=counts,
+        changed=outcome.changed or fill.rows > 0,
         remarks=(*outcome.remarks, remark),
         reason="",
     )

@@ -71,7 +71,12 @@ def load(
     }
     message = "; ".join([str(effect), *result.notes])
     return Outcome(
-        status="done", message=message, load_id=load_id, counts=counts, remarks=result.notes
+        status="done",
+        message=message,
+        load_id=load_id,
+        counts=counts,
+        changed=effect.changed,
+        remarks=result.notes,
     )
 
 

@@ -73,7 +73,13 @@ def transform(
     effect = built.effect
     message = f"{effect} ({'; '.join([job.reason, *built.notes])})"
     counts = {"inserted": effect.inserted, "updated": effect.updated, "deleted": effect.deleted}
-    return Outcome(status="done", message=message, counts=counts, remarks=built.notes)
+    return Outcome(
+        status="done",
+        message=message,
+        counts=counts,
+        changed=effect.changed,
+        remarks=built.notes,
+    )
 
 
 def look_at(

@@ -2,7 +2,8 @@
 
 dag-factory 1.1 explains the shape: tasks are keyed by short names, which must be unique across
 groups. It ignores DAG keys that it does not know, without a message, so owner and retries are in
-`default_args`. For a dictionary with `__type__` it calls that class with the other keys.
+`default_args`. For a dictionary with `__type__` it calls that class with the other keys, and with
+`__args__` by position.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from loadsheet.errors import InputError
+from loadsheet.plan.assets import read_by, waited_for, written_by
 from loadsheet.plan.dag_docs import dag_doc, step_doc
 from loadsheet.plan.dag_yaml import dump
 from loadsheet.plan.steps import Kind, Step, build_plan, step_id, tasks_of, with_look
@@ -118,6 +120,11 @@ def _task(step: Step, pipeline: Pipeline, spec: str) -> dict[str, Any]:
         config["map_index_template"] = "{{ task.name }}"
     else:
         config["name"] = step.name
+    reads, writes = read_by(step, pipeline), written_by(step, pipeline)
+    if reads:
+        config["inlets"] = reads
+    if writes:
+        config["outlets"] = writes
     return {
         **config,
         "task_display_name": display_name,
@@ -162,7 +169,9 @@ def _default_args(pipeline: Pipeline) -> dict[str, Any]:
     return args
 
 
-def _schedule(pipeline: Pipeline) -> str | dict[str, str] | None:
+def _schedule(pipeline: Pipeline) -> str | dict[str, Any] | None:
+    if pipeline.assets:
+        return _schedule_by_assets(pipeline)
     by_interval = False
     for table in pipeline.entries:
         if table.incremental and table.incremental.by == "data_interval":
@@ -175,6 +184,26 @@ def _schedule(pipeline: Pipeline) -> str | dict[str, str] | None:
         "__type__": "airflow.sdk.CronDataIntervalTimetable",
         "expression": pipeline.schedule,
         "timezone": "UTC",
+    }
+
+
+def _schedule_by_assets(pipeline: Pipeline) -> dict[str, Any]:
+    """A run starts when one of the assets has changed, and also at the times of the cron schedule
+    if there is one."""
+    assets = [{"__type__": "airflow.sdk.Asset", "uri": uri} for uri in waited_for(pipeline)]
+    # A list would start a run only when all of them have changed.
+    any_of = {"__type__": "airflow.sdk.AssetAny", "__args__": assets}
+    if pipeline.schedule is None:
+        return any_of
+    timetable = {
+        "__type__": "airflow.sdk.CronTriggerTimetable",
+        "__args__": [pipeline.schedule],
+        "timezone": "UTC",
+    }
+    return {
+        "__type__": "airflow.sdk.AssetOrTimeSchedule",
+        "assets": any_of,
+        "timetable": timetable,
     }
 
 

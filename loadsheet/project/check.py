@@ -10,6 +10,7 @@ from pathlib import Path
 
 from loadsheet.errors import SpecError
 from loadsheet.problem import Problem
+from loadsheet.project.asset_names import unwritten
 from loadsheet.project.conflicts import duplicates
 from loadsheet.project.declared import undeclared
 from loadsheet.project.folder import PIPELINES, project_folder
@@ -97,7 +98,12 @@ def _conflicts(
     for spec in find_specs(project):
         if real_path(spec) not in checked:
             others.append(check_file(spec)[0])
+    sound = list(filter(None, others)), list(filter(None, blamed))
     try:
-        return duplicates(list(filter(None, others)), list(filter(None, blamed)))
+        problems = duplicates(*sound)
+        # What a file with problems writes is not known.
+        if None not in (*others, *blamed):
+            problems += unwritten(*sound)
+        return problems
     except SpecError as error:  # a file was removed since it was checked
         return list(error.problems)

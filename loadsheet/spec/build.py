@@ -29,7 +29,7 @@ from loadsheet.spec.models import (
 from loadsheet.spec.schedule import duration
 from loadsheet.spec.view import View, as_list, inherit
 
-_UNCHANGED = ("description", "schedule", "start_date", "catchup", "verify", "owner")
+_UNCHANGED = ("description", "start_date", "catchup", "verify", "owner")
 # From the document's value to that of `Tasks`.
 _TASK_KEYS: dict[str, Callable[[Any], Any]] = {
     "pool": str,
@@ -51,6 +51,9 @@ def build_pipeline(data: Mapping[str, Any], file: Path, sql: Mapping[str, str]) 
     notify = data.get("notify")
     # Only what the document has: the models' own defaults apply to the rest.
     unchanged = {key: data[key] for key in _UNCHANGED if key in data}
+    schedule = data.get("schedule")
+    if not isinstance(schedule, Mapping):
+        schedule = {"times": schedule}
     tables: list[Table] = []
     patterns: list[Pattern] = []
     for key, value in data["tables"].items():
@@ -72,6 +75,8 @@ def build_pipeline(data: Mapping[str, Any], file: Path, sql: Mapping[str, str]) 
         # Two pipelines in one bucket must not mix their loads.
         lake=Lake(**{"prefix": name, **data["lake"]}),
         warehouse=Warehouse(**data["warehouse"]),
+        schedule=schedule.get("times"),
+        assets=tuple(schedule.get("assets", ())),
         tags=tuple(data.get("tags", ())),
         external=tuple(data.get("external", ())),
         notify=Notify(**_with_tuples(notify)) if notify else None,

@@ -38,6 +38,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import astuple
 from functools import cache as once
 from importlib.metadata import version
 from operator import attrgetter
@@ -188,7 +189,7 @@ def _pack(result: CheckResult) -> dict[str, Any]:
         "data": result.data,
         # The path is not part of the content: `_unpack` sets it.
         "warnings": [{**problem.as_dict(), "file": ""} for problem in result.problems],
-        "inputs": [[name, read.tables, read.transforms] for name, read in inputs.items()],
+        "inputs": [[name, *astuple(read)] for name, read in inputs.items()],
     }
 
 
@@ -203,8 +204,8 @@ def _unpack(entry: Any, path: Path, content: Mapping[str, bytes]) -> CheckResult
         sql[name] = content[f"{name}.sql"].decode("utf-8-sig")
     pipeline = build_pipeline(data, path, sql)
     inputs: dict[str, Inputs] = {}
-    for name, tables, transforms in entry["inputs"]:
-        inputs[name] = Inputs(tuple(tables), tuple(transforms))
+    for name, *read in entry["inputs"]:
+        inputs[name] = Inputs(*map(tuple, read))
     remember_inputs(pipeline, inputs)
     warnings = [Problem(**{**problem, "file": str(path)}) for problem in entry["warnings"]]
     return CheckResult(pipeline, tuple(warnings), data)

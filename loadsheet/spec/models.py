@@ -203,6 +203,10 @@ class Pipeline:
     warehouse: Warehouse
     description: str = ""
     schedule: str | None = None
+    """A cron schedule or preset."""
+    assets: tuple[str, ...] = ()
+    """Tables and marts of other pipelines whose changes start a run: `schema.table`, or
+    `conn_id.schema.table` for those of another warehouse."""
     start_date: str | None = None
     """ISO 8601 date or time; None means no start, which is enough for manual runs."""
     catchup: bool = False
@@ -295,7 +299,9 @@ class Pipeline:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a transform reads: tables of the spec and other transforms, each in the spec's order."""
+    """What a transform reads: tables of the spec and other transforms, each in the spec's order;
+    tables under `external`, each as `schema.table` and sorted."""
 
     tables: tuple[str, ...]
     transforms: tuple[str, ...]
+    external: tuple[str, ...] = ()

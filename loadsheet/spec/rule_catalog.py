@@ -196,7 +196,7 @@ _NESTED_KEYS = {
     "tables": ("incremental", "columns", "schema_contract", "deletes"),
     "transforms": (),
 }
-_SECTIONS = ("source", "lake", "warehouse", "notify", "tasks")
+_SECTIONS = ("schedule", "source", "lake", "warehouse", "notify", "tasks")
 
 
 def links(code: str, path: str) -> tuple[str, ...]:

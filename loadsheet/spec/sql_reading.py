@@ -195,15 +195,19 @@ class _SqlFile:
         input."""
         tables: set[str] = set()
         transforms: set[str] = set()
+        external: set[str] = set()
         for read in self.reads:
             origin = self.input(read)
             if origin:
                 kind, name = origin
                 (tables if kind == "table" else transforms).add(name)
+            elif read.certain:
+                external.update(_declared(self.pipeline, read))
         transforms.discard(self.transform.name)
         return Inputs(
             tables=self.pipeline.tables_in_order(tables),
             transforms=self.pipeline.transforms_in_order(transforms),
+            external=tuple(sorted(external)),
         )
 
     def input(self, read: Read) -> Input | None:
@@ -263,14 +267,29 @@ def is_made_elsewhere(pipeline: Pipeline, read: Read) -> bool:
     """Whether the table is PostgreSQL's, the ledger's, or declared under `external`."""
     if (read.schema or read.name).startswith("pg_") or read.schema in _ALWAYS_THERE:
         return True
-    searched = [read.schema]
-    if read.schema is None:  # the search path of a transform
-        schemas = pipeline.warehouse
-        searched = [schemas.schema, schemas.mart_schema, _SEARCHED_LAST]
     names: set[str] = set()
-    for schema in searched:
+    for schema in _searched(pipeline, read):
         names.update((f"{schema}.{read.name}", f"{schema}.*"))
     return not names.isdisjoint(pipeline.external_names)
+
+
+def _declared(pipeline: Pipeline, read: Read) -> Iterator[str]:
+    """The table under `external` that is read, as `schema.table`. Of a read without a schema,
+    `schema.*` does not tell whether it is in that one: only the server knows."""
+    for schema in _searched(pipeline, read):
+        name = f"{schema}.{read.name}"
+        is_of_schema = read.schema is not None and f"{schema}.*" in pipeline.external_names
+        if name in pipeline.external_names or is_of_schema:
+            yield name
+            return
+
+
+def _searched(pipeline: Pipeline, read: Read) -> list[str]:
+    """The schemas in which the table may be."""
+    if read.schema is not None:
+        return [read.schema]
+    # The search path of a transform.
+    return [pipeline.warehouse.schema, pipeline.warehouse.mart_schema, _SEARCHED_LAST]
 
 
 def _explain_unknown(pipeline: Pipeline, read: Read) -> tuple[str, str]:

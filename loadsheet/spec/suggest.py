@@ -43,6 +43,8 @@ _KEY_SYNONYMS = {
     "conn_id": "connection connection_id conn postgres_conn_id connection_name",
     "pipeline": "name dag_id dag id pipeline_name",
     "schedule": "cron schedule_interval timetable interval",
+    "assets": "asset datasets dataset tables upstream after depends_on",
+    "times": "cron timetable time schedule",
     "start_date": "start from_date",
     "catchup": "catch_up backfill",
     "defaults": "default default_args table_defaults",

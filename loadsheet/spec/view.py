@@ -139,3 +139,15 @@ class View:
         for name, own in entries.items():
             if self.is_sound(section, name):
                 yield (section, name), own or {}
+
+
+def cron_of(view: View) -> str | None:
+    """The schedule's cron expression or preset; None where it has none, or has an error."""
+    key = ("schedule", "times") if waits_for_assets(view) else ("schedule",)
+    cron: str | None = view.get(*key)
+    return cron
+
+
+def waits_for_assets(view: View) -> bool:
+    """Whether the schedule is a mapping, which names assets."""
+    return isinstance(view.data.get("schedule"), dict)

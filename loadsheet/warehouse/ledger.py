@@ -65,6 +65,11 @@ class Effect:
     replaced: bool = False
     """Every row was rewritten."""
 
+    @property
+    def changed(self) -> bool:
+        """Whether the target may have other rows than before."""
+        return self.replaced or self.inserted + self.updated + self.deleted > 0
+
     def __str__(self) -> str:
         if self.replaced:
             return f"{counted(self.inserted, 'row')}, rebuilt"

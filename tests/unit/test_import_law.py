@@ -22,6 +22,7 @@ PARSER = "the SQL parser takes 25 ms to import, PyYAML and jsonschema 100 ms"
 CACHED = "a pipeline found in the cache needs no YAML, schema or SQL parser"
 LATE = {
     "__main__.py": (1, "Ctrl-C while the command line is imported is guarded"),
+    "airflow/assets.py": (3, TASK),
     "airflow/bundle.py": (1, "Airflow 3.3 has no importers"),
     "airflow/command_line.py": (6, "a worker needs no database models; importing takes seconds"),
     "airflow/dag_ids.py": (2, PARSER),
@@ -71,6 +72,7 @@ LATE = {
     "preview/health.py": (1, "the S3 client takes 60 ms; most previews do not need it"),
     "preview/pipeline.py": (1, "the S3 client takes 60 ms; most previews do not need it"),
     "project/check.py": (1, "test files are read only where a pipeline has some"),
+    "project/asset_names.py": (1, PARSER),
     "project/conflicts.py": (2, PARSER),
     "project/declared.py": (2, PARSER),
     "source/beneath.py": (2, "only a view needs the SQL parser, which takes 25 ms to import"),

@@ -363,13 +363,23 @@ def test_a_table_that_nobody_makes_is_a_problem_with_a_way_out(
     assert problem.code == "unknown-table"
 
 
-@pytest.mark.parametrize("external", ["public.rates", "public.*"])
 @pytest.mark.parametrize(
-    "sql", ["SELECT * FROM public.rates", "SELECT * FROM rates", "SELECT * FROM PUBLIC.Rates"]
+    ("sql", "external", "read"),
+    [
+        ("SELECT * FROM public.rates", "public.rates", ("public.rates",)),
+        ("SELECT * FROM PUBLIC.Rates", "public.rates", ("public.rates",)),
+        ("SELECT * FROM rates", "public.rates", ("public.rates",)),
+        ("SELECT * FROM public.rates", "public.*", ("public.rates",)),
+        ("SELECT * FROM rates", "public.*", ()),  # it may be in another schema
+        ("SELECT * FROM rates, mart.b", "mart.rates", ("mart.rates",)),
+    ],
 )
-def test_a_table_declared_external_may_be_read_and_is_no_input(sql: str, external: str) -> None:
-    declared = replace(pipeline({"me": sql}), external=(external,))
-    assert transform_inputs(declared) == {"me": Inputs((), ())}
+def test_a_table_declared_external_may_be_read_and_is_no_input_of_the_pipeline(
+    sql: str, external: str, read: tuple[str, ...]
+) -> None:
+    declared = replace(pipeline({"me": sql, "b": "SELECT 1"}), external=(external,))
+    found = transform_inputs(declared)["me"]
+    assert (found.tables, found.external) == ((), read)
 
 
 @pytest.mark.parametrize("external", ["public.rate", "other.*", "staging.rates"])

@@ -20,7 +20,7 @@ from loadsheet.spec.rules.names import (
 from loadsheet.spec.rules.sizes import sizes_are_sane
 from loadsheet.spec.rules.tables import TABLE_RULES
 from loadsheet.spec.schedule import BadSchedule, check_frequency, check_schedule
-from loadsheet.spec.view import Entry, View
+from loadsheet.spec.view import Entry, View, cron_of, waits_for_assets
 
 RESERVED_SCHEMAS = frozenset({"information_schema", "loadsheet", "pg_catalog", "pg_toast"})
 """PostgreSQL's own schemas and that of our ledger."""
@@ -74,14 +74,34 @@ def folder_names_the_dag(view: View) -> Iterator[Finding]:
 
 
 def schedule_is_known(view: View) -> Iterator[Finding]:
-    """`schedule` is a preset or a cron expression that fires."""
-    schedule = view.get("schedule")
+    """`schedule`, or its `times`, is a preset or a cron expression that fires."""
+    schedule = cron_of(view)
     if schedule is None:
         return
+    path = ("schedule", "times") if waits_for_assets(view) else ("schedule",)
     try:
         check_schedule(schedule)
     except BadSchedule as error:
-        yield Finding("bad-schedule", path=("schedule",), message=str(error), hint=error.hint)
+        yield Finding("bad-schedule", path=path, message=str(error), hint=error.hint)
+    if schedule == "@once" and waits_for_assets(view):
+        message = "@once does not repeat, and cannot be combined with assets"
+        yield Finding("bad-schedule", path=path, message=message, hint="remove it")
+
+
+def waits_for_no_table_of_its_own(view: View) -> Iterator[Finding]:
+    """A run that starts when the pipeline itself has changed a table would never end."""
+    warehouse = view.get("warehouse")
+    if not waits_for_assets(view) or warehouse is None:
+        return
+    own = {f"{warehouse.get('schema', 'staging')}.{table.name}": table for table in view.tables}
+    marts = warehouse.get("mart_schema", "mart")
+    own |= {f"{marts}.{transform.name}": transform for transform in view.transforms}
+    for place, name in enumerate(view.get("schedule", "assets", default=[])):
+        if name.removeprefix(f"{warehouse['conn_id']}.") in own:
+            message = f"{name} is written by this pipeline itself"
+            hint = "name what other pipelines write; own transforms follow their inputs anyway"
+            path = ("schedule", "assets", place)
+            yield Finding("bad-schedule", path=path, message=message, hint=hint)
 
 
 def verify_is_known(view: View) -> Iterator[Finding]:
@@ -113,7 +133,7 @@ def catchup_has_a_start(view: View) -> Iterator[Finding]:
     """`catchup` is about the scheduled runs since `start_date`."""
     if not view.get("catchup"):
         return
-    if view.get("schedule") in (None, "@once"):
+    if cron_of(view) in (None, "@once"):
         # A schedule with an error gets no second finding.
         if view.is_sound("schedule"):
             message = "catchup has no effect without a schedule that repeats"
@@ -178,6 +198,7 @@ def _warehouse_schemas(view: View) -> tuple[str | None, str | None]:
 PIPELINE_RULES = (
     folder_names_the_dag,
     schedule_is_known,
+    waits_for_no_table_of_its_own,
     verify_is_known,
     start_date_exists,
     catchup_has_a_start,

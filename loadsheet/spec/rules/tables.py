@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loadsheet.problem import Finding
-from loadsheet.spec.view import Entry, View, as_list
+from loadsheet.spec.view import Entry, View, as_list, cron_of, waits_for_assets
 
 _CANCEL = "remove one of the two (if it is inherited: `incremental: null` or `mode: null`)"
 
@@ -54,8 +54,13 @@ def appended_rows_are_read_once(table: Entry, _: View) -> Iterator[Finding]:
 def interval_needs_schedule(table: Entry, view: View) -> Iterator[Finding]:
     """Only a schedule that repeats gives runs a data interval."""
     # A schedule with an error gets no second finding.
-    repeats = view.get("schedule") not in (None, "@once")
-    if _by(table) == "data_interval" and not repeats and view.is_sound("schedule"):
+    if _by(table) != "data_interval" or not view.is_sound("schedule"):
+        return
+    if waits_for_assets(view):
+        message = "by: data_interval needs a schedule without assets: their runs have no interval"
+        hint = 'write schedule: "@daily" at the top level, or use by: watermark'
+        yield table.error("bad-schedule", ("incremental", "by"), message, hint)
+    elif cron_of(view) in (None, "@once"):
         message = "by: data_interval needs a schedule that repeats"
         hint = 'add schedule: "@daily" at the top level, or use by: watermark'
         yield table.error("bad-schedule", ("incremental", "by"), message, hint)

@@ -305,3 +305,48 @@ def test_an_unknown_pool_is_a_problem_where_pools_are_declared(cli: Cli, project
     assert "did you mean 'slow'?" in result.out
     (project / "connections/pools.json").write_text('{"slo": {"slots": 2, "description": ""}}')
     assert cli("check").code == 0
+
+
+WAITING = """\
+version: 1
+schedule: {{assets: [{name}]}}
+source: {{conn_id: source}}
+lake: {{conn_id: lake, bucket: lake}}
+warehouse: {{conn_id: {warehouse}, schema: raw}}
+tables:
+  bills:
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "warehouse", "meant"),
+    [
+        ("mart.sales", "warehouse", None),
+        ("staging.orders", "warehouse", None),
+        ("warehouse.mart.sales", "source", None),
+        ("staging.log_7", "warehouse", None),  # of a pattern
+        ("mart.slaes", "warehouse", "did you mean mart.sales?"),
+        ("staging.sales", "warehouse", "did you mean mart.sales?"),
+        ("mart.sales", "source", "did you mean warehouse.mart.sales?"),
+        ("shop.mart.sales", "warehouse", "did you mean mart.sales?"),  # a pipeline's name
+        ("public.x", "warehouse", "write schema.table of another pipeline"),
+    ],
+)
+def test_an_asset_that_no_pipeline_of_the_project_writes_is_a_problem(
+    cli: Cli, project: Path, name: str, warehouse: str, meant: str | None
+) -> None:
+    write_pipeline(project, "logs", PLAIN.replace("raw", "staging") + '"log_*":', {})
+    write_pipeline(project, "late", WAITING.format(name=name, warehouse=warehouse), {})
+    result = cli("check", "pipelines/late")
+    if meant is None:
+        assert result.out == "1 file checked: no problems\n"
+        return
+    place = "pipelines/late/pipeline.yml:2:21 schedule.assets[0]: "
+    assert f"{place}no pipeline of this project writes {name}\n" in result.out
+    assert f"hint: {meant}\n" in result.out and result.code == 2
+
+
+def test_what_a_file_with_problems_writes_is_not_known(cli: Cli, project: Path) -> None:
+    write_pipeline(project, "broken", "version: 1\n", {})
+    write_pipeline(project, "late", WAITING.format(name="mart.new", warehouse="warehouse"), {})
+    assert cli("check", "pipelines/late").out == "1 file checked: no problems\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -203,3 +204,16 @@ def test_one_table_is_not_called_tables(cli: Cli, project: Path) -> None:
         {},
     )
     assert cli("plan", "one").out.startswith("one: 1 table, 0 transforms, no schedule\n")
+
+
+@pytest.mark.parametrize(("times", "shown"), [("", ""), (', times: "@daily"', "@daily and ")])
+def test_the_assets_that_start_a_run_are_shown(
+    cli: Cli, project: Path, times: str, shown: str
+) -> None:
+    schedule = f"schedule: {{assets: [mart.dim_customer, w.raw.x]{times}}}\n"
+    write_pipeline(project, "after", schedule + SPEC.replace("shop", "after"))
+    after = f"schedule {shown}after changes of mart.dim_customer, w.raw.x"
+    assert cli("plan", "after").out.startswith(f"after: 3 tables, 2 transforms, {after}\n")
+    document = json.loads(cli("plan", "after", "--json").out)
+    assert document["assets"] == ["mart.dim_customer", "w.raw.x"]
+    assert document["schedule"] == ("@daily" if times else None)

@@ -86,6 +86,7 @@ def test_every_default_is_valid(path: str) -> None:
 DEFAULTS = {
     "top.description": (Pipeline, "description"),
     "top.schedule": (Pipeline, "schedule"),
+    ".schedule.times": (Pipeline, "schedule"),
     "top.catchup": (Pipeline, "catchup"),
     "top.verify": (Pipeline, "verify"),
     "top.owner": (Pipeline, "owner"),
