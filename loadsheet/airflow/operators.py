@@ -30,6 +30,7 @@ from loadsheet.airflow import log_escaping
 from loadsheet.airflow.assets import publish
 from loadsheet.airflow.command_line import converted
 from loadsheet.airflow.locate import pipeline_file
+from loadsheet.airflow.shown import show
 from loadsheet.connections.lookup import Connection
 from loadsheet.errors import ConnectionMissing, InputError, LoadsheetError
 from loadsheet.plan.steps import step_id
@@ -229,6 +230,7 @@ class StepOperator(BaseOperator):
             )
         if self.outlets:
             outcome = publish(self, step, pipeline, outcome, context, airflow_connection)
+        show(self, step, pipeline, outcome)
         return outcome
 
     def _was_cleared(self, context: Context) -> bool:

@@ -176,6 +176,21 @@ def test_a_change_of_one_table_tells_of_that_one_and_the_marts_above_it(shop: Sh
     assert ask(shop.warehouse, "SELECT n FROM report_mart.summed") == [(12,)]
 
 
+def test_a_finished_task_shows_a_line_about_its_work(shop: Shop) -> None:
+    api = shop.airflow.api
+    run_id = api.call("GET", "dags/shop/dagRuns")["dag_runs"][0]["dag_run_id"]
+
+    def fields(task_id: str) -> dict[str, str]:
+        path = f"dags/shop/dagRuns/{run_id}/taskInstances/{task_id}"
+        found: dict[str, str] = api.call("GET", path)["rendered_fields"]
+        return found
+
+    assert fields("load.load_item")["summary"] == "10 inserted, 0 updated, 0 deleted"
+    assert fields("load.load_item")["lake_prefix"].startswith("shop/shop/item/")
+    assert fields("transform.transform_totals")["sql"] == "SELECT count(*) AS items FROM item"
+    assert fields("transform.transform_totals")["summary"] == "1 row, rebuilt (first run)"
+
+
 def test_a_table_of_another_pipeline_that_a_transform_reads_is_linked_to_it(shop: Shop) -> None:
     (found,) = shop.airflow.api.call("GET", "assets", params={"uri_pattern": TOTALS})["assets"]
     assert [task["dag_id"] for task in found["producing_tasks"]] == ["shop"]

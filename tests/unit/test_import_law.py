@@ -33,6 +33,7 @@ LATE = {
         2,
         "only the DAG processor may read Airflow's database, and a worker parses too",
     ),
+    "airflow/shown.py": (1, TASK),
     "airflow/slack.py": (6, TASK),
     "authoring/advice.py": (6, COMMAND),
     "authoring/file.py": (3, COMMAND),
