@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +19,7 @@ from loadsheet.project.folder import (
     project_folder,
     project_specs,
 )
-from loadsheet.redact import on_one_line
+from loadsheet.redact import json_safe, on_one_line
 from loadsheet.spec.models import Pipeline
 from loadsheet.spec.pipeline_file import load_pipeline
 
@@ -43,6 +45,10 @@ def lineage(
     as_mermaid: Annotated[
         bool, typer.Option("--mermaid", help="Print a Mermaid flowchart instead.")
     ] = False,
+    as_openlineage: Annotated[
+        bool,
+        typer.Option("--openlineage", help="Print OpenLineage events instead, one to a line."),
+    ] = False,
     html: Annotated[
         Path | None,
         typer.Option(
@@ -56,8 +62,10 @@ def lineage(
     The warehouse explains the marts' SQL. Nothing is written there. What cannot be traced, such as
     the columns of a script, is shown as not known.
     """
-    if sum([as_json, as_mermaid, html is not None]) > 1:
-        raise InputError("--json, --mermaid and --html are three ways to show it: choose one")
+    if sum([as_json, as_mermaid, as_openlineage, html is not None]) > 1:
+        raise InputError(
+            "--json, --mermaid, --openlineage and --html are ways to show it: choose one"
+        )
     pipeline, project, asked = _asked(ctx.obj, names)
     # Imported here: `--help` needs no driver.
     from loadsheet.lineage.graph import pipeline_lineage
@@ -65,8 +73,9 @@ def lineage(
     from loadsheet.postgres import connect_warehouse
 
     only = transforms_for(pipeline, asked.dataset, down) if asked else None
-    connection = project_connections(project)(pipeline.warehouse.conn_id)
-    with connect_warehouse(connection) as session:
+    connections = project_connections(project)
+    warehouse = connections(pipeline.warehouse.conn_id)
+    with connect_warehouse(warehouse) as session:
         whole = pipeline_lineage(session, pipeline, only)
     if asked:
         start = start_of(whole, pipeline, asked, down)
@@ -84,6 +93,15 @@ def lineage(
         from loadsheet.lineage.mermaid import mermaid
 
         typer.echo("\n".join(mermaid(found)))
+    elif as_openlineage:
+        from loadsheet.lineage.openlineage import Names, job_events
+
+        # As Airflow's provider reads it, so that a task is one job to both.
+        namespace = os.environ.get("OPENLINEAGE_NAMESPACE") or "default"
+        server_names = Names(namespace, connections(pipeline.source.conn_id), warehouse)
+        targets = [one for one in found.datasets if one.kind in ("staging", "mart")]
+        for event in job_events(whole, pipeline, server_names, targets):
+            typer.echo(json_safe(json.dumps(event, ensure_ascii=False)))
     elif html:
         from loadsheet.lineage.page import page
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -70,7 +69,7 @@ def _tokens_of(statement: Statement, target: Node) -> Iterator[Token]:
     found: list[Token] = []
     depth = 0
     for token in statement.text.tokens:
-        if token.start < start or not token.text:
+        if token.start < start:
             continue
         if token.kind == "sign" and token.text in "([":
             depth += 1
@@ -95,7 +94,6 @@ def _select_at(select: Node, place: Place) -> Node | None:
     """The query at a place of the parser's tree; None where it is not found."""
     found: Any = select
     for kind, name in place:
-        name = re.sub(r"\\(.)", r"\1", name)
         if kind == "cte":
             ctes = [one["CommonTableExpr"] for one in found.get("withClause", {}).get("ctes", ())]
             found = next((one["ctequery"] for one in ctes if one["ctename"] == name), {})

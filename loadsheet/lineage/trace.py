@@ -7,6 +7,7 @@ set operations and functions in FROM. What cannot be followed is reported and ne
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -108,7 +109,7 @@ class _Scope:
         for common in holder.query.nodes("cteList"):
             query = common.node("ctequery")
             if common["ctename"] == entry["ctename"] and query:
-                return holder.within(query, ("cte", str(entry["ctename"])))
+                return holder.within(query, ("cte", _plain(entry["ctename"])))
         return None
 
     def branches(self) -> Iterator[tuple[_Scope, bool]]:
@@ -373,7 +374,12 @@ def _compares_rows(query: Node) -> bool:
 
 def _alias(entry: Node) -> str:
     name = entry.node("eref") or entry.node("alias")
-    return str(name["aliasname"]) if name else ""
+    return _plain(name["aliasname"]) if name else ""
+
+
+def _plain(name: object) -> str:
+    """A name as it is: in the tree, braces and blanks have a backslash."""
+    return re.sub(r"\\(.)", r"\1", str(name))
 
 
 def _functions(entry: Node, number: int) -> list[Node]:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from jsonschema import Draft202012Validator, FormatChecker
+from referencing import Registry, Resource
+from typer.testing import CliRunner, Result
 
 from demo.servers import PostgresServer, S3Server
 from loadsheet.cli.main import app
 from tests.core.lineage_of import ends_of, read, written
 from tests.project import Project
 
+SCHEMAS = (Path(__file__).parent / "openlineage").glob("*.json")
 SOURCE = """
 CREATE TYPE mood AS ENUM ('sad', 'glad');
 CREATE TABLE sale (id int PRIMARY KEY, shop int, amount numeric, kind text, tags text[],
@@ -305,3 +308,54 @@ def test_it_is_drawn(world: Project, tmp_path: Any) -> None:
     assert "mart.on_a_mart" in text and "http" not in text.replace("http-equiv", "")
     # What a name or an SQL file says is text, not markup.
     assert "kind = &#x27;a&#x27;" in text
+
+
+def test_openlineage_events_are_valid_and_have_the_same_columns(
+    world: Project, document: dict[str, Any]
+) -> None:
+    """Valid against the schemas of the project itself, github.com/OpenLineage/OpenLineage (Apache
+    License 2.0), each facet by the one that it names."""
+    schemas = [json.loads(file.read_text()) for file in SCHEMAS]
+    registry = Registry().with_resources(
+        (one["$id"], Resource.from_contents(one)) for one in schemas
+    )
+    events = [json.loads(line) for line in said(world, "shop", "--openlineage").splitlines()]
+    problems = []
+    for event in events:
+        facets = [event["job"]["facets"]]
+        facets += [dataset["facets"] for dataset in event["inputs"] + event["outputs"]]
+        problems += problems_of(event, event["schemaURL"], registry)
+        for facet in (one for of_one in facets for one in of_one.values()):
+            problems += problems_of(facet, facet["_schemaURL"], registry)
+    assert problems == []
+    by_job = {event["job"]["name"]: event for event in events}
+    assert set(by_job) >= {"shop.load.load_sale", "shop.transform.transform_a_case"}
+    event = by_job["shop.transform.transform_a_case"]
+    [output] = event["outputs"]
+    warehouse = world.connections("warehouse")
+    assert output["namespace"] == f"postgres://{warehouse.host}:{warehouse.port}"
+    assert output["name"] == f"{warehouse.schema}.mart.a_case"
+    assert event["job"]["facets"]["sql"]["query"] == CASES["a_case"][0]
+    lineage = output["facets"]["columnLineage"]
+    found = {
+        (field["field"], one["type"], one["subtype"])
+        for field in lineage["fields"]["x"]["inputFields"]
+        for one in field["transformations"]
+    }
+    del lineage["fields"]  # the negative control
+    assert problems_of(lineage, lineage["_schemaURL"], registry)
+    assert found == {
+        ("amount", "DIRECT", "TRANSFORMATION"),
+        ("id", "DIRECT", "TRANSFORMATION"),
+        ("kind", "INDIRECT", "CONDITIONAL"),
+    }
+    # A script's event names what it reads, and no column.
+    script = by_job["shop.transform.transform_a_script"]
+    assert [one["name"].partition(".")[2] for one in script["inputs"]] == ["staging.sale"]
+    assert "columnLineage" not in script["outputs"][0]["facets"]
+
+
+def problems_of(part: Any, url: str, registry: Registry) -> list[str]:
+    """What of a part of an event is not as the schema at `url` wants it."""
+    checker = Draft202012Validator({"$ref": url}, registry=registry, format_checker=FormatChecker())
+    return [error.message for error in checker.iter_errors(part)]

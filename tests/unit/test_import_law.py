@@ -45,7 +45,7 @@ LATE = {
     "cli/formats.py": (1, COMMAND),
     "cli/gc.py": (8, COMMAND),
     "cli/grants.py": (2, COMMAND),
-    "cli/lineage.py": (8, COMMAND),
+    "cli/lineage.py": (9, COMMAND),
     "cli/main.py": (2, "logging is set up only with -v, Airflow is asked only with --airflow"),
     "cli/new.py": (8, COMMAND),
     "cli/output.py": (5, "Rich is not imported where nothing is printed in columns or colours"),
