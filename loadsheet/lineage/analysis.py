@@ -45,7 +45,10 @@ SELECT p.oid, p.oid::pg_catalog.regproc::text
 FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_language l ON l.oid = prolang
 WHERE p.oid = ANY (%s::oid[]) AND CASE
     WHEN p.oid < 16384 THEN proname ~ '^(query|table|cursor|schema|database)_to_xml'
-    WHEN prokind = 'a' THEN false
+    WHEN prokind = 'a' THEN EXISTS (
+        SELECT FROM pg_catalog.pg_aggregate g JOIN pg_catalog.pg_proc f ON f.oid = aggtransfn
+        JOIN pg_catalog.pg_language fl ON fl.oid = f.prolang
+        WHERE aggfnoid = p.oid AND fl.lanname NOT IN ('internal', 'c') AND f.provolatile <> 'i')
     WHEN lanname IN ('internal', 'c') THEN provolatile = 'v' AND pronargs > 0
     ELSE provolatile <> 'i' END
 """

@@ -259,8 +259,11 @@ class _Walk:
     def _aggregate(self, node: Node, scope: _Scope, how: How) -> None:
         if how in DIRECT:
             how = "aggregation"
-        arguments = [*node.fields.get("args", []), *node.fields.get("aggdirectargs", [])]
-        self._left.append((arguments, scope, how))
+        self._left.append((node.fields.get("aggdirectargs"), scope, how))
+        for argument in node.nodes("args"):
+            # What it is only ordered by comes after its arguments.
+            is_order = argument["resjunk"] == "true"
+            self._left.append((argument, scope, _decides(how, "sort") if is_order else how))
         self._left.append((node.fields.get("aggfilter"), scope, _decides(how)))
         if node["aggstar"] == "true":
             self._count(scope.up(max(node.number("agglevelsup"), 0)), how)
@@ -328,7 +331,11 @@ class _Walk:
         """The expressions that clauses of GROUP BY, ORDER BY and the like name."""
         numbers = {clause["tleSortGroupRef"] for clause in clauses}
         for target in scope.query.nodes("targetList"):
-            if target["ressortgroupref"] in numbers and target["ressortgroupref"] != "0":
+            if target["ressortgroupref"] not in numbers or target["ressortgroupref"] == "0":
+                continue
+            if scope.query.node("setOperations"):  # its columns are those of all branches
+                self.column(scope, target.number("resno"), how)
+            else:
                 self._left.append((target, scope, how))
 
 

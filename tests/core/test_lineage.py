@@ -70,6 +70,11 @@ CASES: dict[str, tuple[str, list[str]]] = {
         " LIMIT 1)",
         ["kind <- sale.kind, shop.name", "rows <- sort shop.city"],
     ),
+    "a_limited_union": (
+        "SELECT kind, id FROM staging.sale UNION ALL SELECT city, id FROM staging.shop ORDER BY 2"
+        " LIMIT 2",
+        ["kind <- sale.kind, shop.city", "id <- sale.id, shop.id", "rows <- sort sale.id, shop.id"],
+    ),
     "an_except": (
         "SELECT kind FROM staging.sale EXCEPT SELECT name FROM staging.shop",
         ["kind <- sale.kind", "rows <- filter shop.name; group_by sale.kind"],
@@ -103,6 +108,16 @@ CASES: dict[str, tuple[str, list[str]]] = {
         ["x <- sale.amount, sale.id; conditional sale.kind"]
         + ["y <- sale.amount; conditional sale.kind; window sale.id, sale.shop"]
         + ["n <- sale.*; window sale.amount", "rows <-"],
+    ),
+    "an_ordered_aggregate": (
+        "SELECT string_agg(kind, ',' ORDER BY amount) AS a, percentile_cont(0.5) WITHIN GROUP"
+        " (ORDER BY id) AS b, audit.total(shop) AS c FROM staging.sale",
+        ["a <- sale.kind; sort sale.amount", "b <- sale.id", "c <- sale.shop", "rows <-"],
+    ),
+    "a_table_of_json": (
+        "SELECT r.n, x.v FROM staging.shop s, json_to_record(to_json(s.name)) AS r (n int),"
+        " xmltable('/a' PASSING xmlparse(CONTENT s.city) COLUMNS v text PATH '.') x",
+        ["n <- shop.name", "v <- shop.city", "rows <- filter shop.city, shop.name"],
     ),
     "groups": (
         "SELECT kind, count(*) AS n FROM staging.sale GROUP BY ROLLUP (kind, shop)"
@@ -149,13 +164,14 @@ def world(
     project.in_warehouse(
         "CREATE SCHEMA audit; CREATE TABLE audit.notes (id int, note text);"
         " CREATE FUNCTION audit.price(int) RETURNS int STABLE LANGUAGE sql AS 'SELECT max(id)"
-        " FROM audit.notes'; GRANT USAGE ON SCHEMA audit TO PUBLIC;"
+        " FROM audit.notes'; CREATE AGGREGATE audit.total(int) (SFUNC = int4pl, STYPE = int);"
+        " GRANT USAGE ON SCHEMA audit TO PUBLIC;"
         " GRANT SELECT ON audit.notes TO PUBLIC"
     )
     transforms: dict[str, Any] = {
         name: (sql, {"materialized": "view"}) for name, (sql, _) in CASES.items()
     }
-    project.spec(TABLES, transforms | NOT_KNOWN, external=["audit.notes", "audit.price"])
+    project.spec(TABLES, transforms | NOT_KNOWN, external=["audit.*"])
     result = project.cli("run", "shop")  # which also looks for the tables of the pattern
     assert result.returncode == 0, result.stderr
     yield project
