@@ -185,7 +185,7 @@ def test_a_finished_task_shows_a_line_about_its_work(shop: Shop) -> None:
         found: dict[str, str] = api.call("GET", path)["rendered_fields"]
         return found
 
-    assert fields("load.load_item")["summary"] == "10 inserted, 0 updated, 0 deleted"
+    assert fields("load.load_item")["summary"] == "10 rows, rebuilt"
     assert fields("load.load_item")["lake_prefix"].startswith("shop/shop/item/")
     assert fields("transform.transform_totals")["sql"] == "SELECT count(*) AS items FROM item"
     assert fields("transform.transform_totals")["summary"] == "1 row, rebuilt (first run)"

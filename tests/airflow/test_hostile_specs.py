@@ -8,6 +8,7 @@ import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -142,7 +143,8 @@ def test_tasks_carry_templates_as_text_to_the_last_row(hard: tuple[Project, list
     left: dict[str, Any] = {}
     for task in dag.topological_sort():
         extracted = left.get(task.task_id.replace("load", "extract"))
-        found = context(load_id=extracted)
+        events = {outlet: SimpleNamespace(extra={}) for outlet in task.outlets}
+        found = context(load_id=extracted, outlet_events=events)
         task.render_template_fields(found)
         left[task.task_id] = execute(task, found)
     assert left[step_id("extract", names[0])]

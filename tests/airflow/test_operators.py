@@ -50,6 +50,7 @@ source: {conn_id: src}
 lake: {conn_id: lake, bucket: lake}
 warehouse: {conn_id: wh}
 tables: {bookings: , seats: }
+transforms: {x: }
 """
 DONE = Outcome(status="done", message="5,000 rows in 1 part", load_id="run-1")
 
@@ -88,8 +89,9 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
 @pytest.fixture
 def spec(tmp_path: Path) -> str:
     file = tmp_path / "pipelines" / "p" / "pipeline.yml"
-    file.parent.mkdir(parents=True)
+    (file.parent / "sql").mkdir(parents=True)
     file.write_text(SPEC)
+    (file.parent / "sql" / "x.sql").write_text("SELECT 1 AS one")
     return str(file)
 
 
@@ -139,8 +141,8 @@ def test_other_steps_leave_nothing_in_xcom(
 
 
 def test_only_the_verify_step_is_given_what_compares(engine: Engine, spec: str) -> None:
-    for operator in (VerifyTablesOperator, SqlTransformOperator):
-        execute(operator(task_id="t", spec=spec, name="staging"), context())
+    for operator, name in ((VerifyTablesOperator, "staging"), (SqlTransformOperator, "x")):
+        execute(operator(task_id="t", spec=spec, name=name), context())
     assert [asked.step.kind for asked in engine.asked] == ["verify", "transform"]
     assert [asked.verify for asked in engine.asked] == [verify_due, None]
 
@@ -257,7 +259,7 @@ def test_nothing_new_skips_the_task(engine: Engine, spec: str) -> None:
 
 def test_a_broken_spec_fails_without_a_retry(engine: Engine, spec: str) -> None:
     Path(spec).write_text(SPEC + "nonsense: 1\n")
-    with pytest.raises(AirflowFailException, match=r"pipeline\.yml:6:1 nonsense"):
+    with pytest.raises(AirflowFailException, match=r"pipeline\.yml:7:1 nonsense"):
         execute(PostgresToMinioOperator(task_id="t", spec=spec, name="bookings"), context())
 
 
