@@ -35,6 +35,7 @@ _PARSING = (
     "loadsheet.airflow.operators",
     "loadsheet.airflow.slack",
     "loadsheet.airflow.spec_alerts",
+    "loadsheet.airflow.table_operators",
     "loadsheet.spec.build",
     "loadsheet.spec.dependencies",
     "loadsheet.spec.rules.pipeline",

@@ -151,7 +151,7 @@ class StepOperator(BaseOperator):
             raise AirflowSkipException(outcome.message)
         if self.kind == "resolve":
             return list(outcome.names)
-        return outcome.load_id if self.kind == "extract" else None
+        return outcome.load_id if self.kind in ("extract", "table") else None
 
     def _outcome(self, context: Context) -> Outcome:
         """Do the work. Raises as `as_airflow_errors`."""
@@ -198,17 +198,23 @@ class StepOperator(BaseOperator):
 
     def _run(self, context: Context) -> Outcome:
         from loadsheet.engine.details import folded
-        from loadsheet.engine.execute import execute
-        from loadsheet.plan.steps import Step
         from loadsheet.spec.pipeline_file import load_pipeline
 
         pipeline = load_pipeline(pipeline_file(self.spec, self.get_dag()))
         tables_of = pipeline
-        if self.kind in ("extract", "load") and pipeline.pattern_of(self.name):
+        if self.kind in ("extract", "load", "table") and pipeline.pattern_of(self.name):
             # A mapped task's table is in the request too, so that "all but these" includes it.
             tables = (*pipeline.tables, pipeline.table(self.name))
             tables_of = replace(pipeline, tables=tables)
         request = _request(tables_of, context)
+        with folded():
+            return self._work(pipeline, request, context)
+
+    def _work(self, pipeline: Pipeline, request: RunRequest, context: Context) -> Outcome:
+        """Do the step. Raises as `loadsheet.engine.execute`."""
+        from loadsheet.engine.execute import execute
+        from loadsheet.plan.steps import Step
+
         if self.kind == "transform" and self._was_cleared(context):
             request = request.with_full(self.name)
         load_id = self.load_id(context)
@@ -217,21 +223,15 @@ class StepOperator(BaseOperator):
             from loadsheet.verify.step import verify_due
 
             verify = verify_due
-        step = Step(kind=self.kind, name=self.name)
-        with folded():
-            outcome = execute(
-                step,
-                pipeline,
-                request,
-                airflow_connection,
-                load_id=load_id,
-                progress=self._progress(),
-                verify=verify,
-            )
-        if self.outlets:
-            outcome = publish(self, step, pipeline, outcome, context, airflow_connection)
-        show(self, step, pipeline, outcome)
-        return outcome
+        return execute(
+            Step(kind=self.kind, name=self.name),
+            pipeline,
+            request,
+            airflow_connection,
+            load_id=load_id,
+            progress=self._progress(),
+            verify=verify,
+        )
 
     def _was_cleared(self, context: Context) -> bool:
         """Whether a person has cleared the task after it ran: Airflow then allows more tries than

@@ -102,9 +102,9 @@ def _had_work(context: Context) -> bool:
     task = context["task"]
     chosen = (context.get("params") or {}).get("tables")
     kind = getattr(task, "kind", None)
-    if kind not in ("extract", "verify") or not chosen:
+    if kind not in ("extract", "table", "verify") or not chosen:
         return True
-    return kind == "extract" and getattr(task, "name", None) in chosen
+    return kind != "verify" and getattr(task, "name", None) in chosen
 
 
 def _post(slack_conn_id: str, message: dict[str, object]) -> None:

@@ -114,16 +114,19 @@ def _document(
     since: Comparison | None,
     chosen: Sequence[Step],
 ) -> dict[str, Any]:
+    from loadsheet.plan.dag_tasks import task_ids
     from loadsheet.plan.describe import details
     from loadsheet.preview.models import preview_summary
 
     documents = []
+    tasks = task_ids(pipeline)
     for step in steps:
         step_document = {
             "id": step.id,
             "kind": step.kind,
             "name": step.name,
             "upstream": step.upstream,
+            "task": tasks[step.id],
             **details(step, pipeline),
         }
         if step in chosen:

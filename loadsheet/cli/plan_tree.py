@@ -12,6 +12,7 @@ from rich.tree import Tree
 
 from loadsheet.cli.output import console, rendered
 from loadsheet.cli.summary import MOST_LINES
+from loadsheet.plan.dag_tasks import describe_tasks
 from loadsheet.plan.describe import describe_step, describe_upstream
 from loadsheet.plan.steps import Kind, Step
 from loadsheet.preview.models import StepPreview, preview_summary
@@ -213,5 +214,7 @@ def _direction(kind: Kind, pipeline: Pipeline) -> str:
     if kind == "extract":
         return f"{source.schema} ({source.conn_id}) to {lake.bucket}/{lake.prefix}".rstrip("/")
     if kind == "load":
-        return f"to {warehouse.schema} ({warehouse.conn_id}), each after its extract"
+        text = f"to {warehouse.schema} ({warehouse.conn_id}), each after its extract"
+        grouped = describe_tasks(pipeline)
+        return f"{text}; in Airflow {grouped}" if grouped else text
     return f"to {warehouse.mart_schema} ({warehouse.conn_id}), each after what it reads"

@@ -27,7 +27,8 @@ from loadsheet.errors import (
     Unavailable,
 )
 from loadsheet.outcome import RunRequest
-from loadsheet.plan.steps import Step, step_id
+from loadsheet.plan.dag_tasks import task_id
+from loadsheet.plan.steps import Step
 from loadsheet.postgres import connect_warehouse
 from loadsheet.redact import clean_whole, message, on_one_line, summary, visible
 from loadsheet.spec.models import Pipeline
@@ -185,10 +186,11 @@ class _Place:
             # Only a new extraction helps. A retry of an extract step is one, that of a load is not.
             error.retryable = self.step.kind == "extract"
             if not error.retryable:
+                task = task_id(self.pipeline, "extract", self.step.name)
+                follows = ", and its load follows" if task.startswith("extract.") else ""
                 text += (
-                    f". Next: in Airflow clear {step_id('extract', self.step.name)}, and its load"
-                    f" follows; on the command line `loadsheet run {self.pipeline.name} --tables"
-                    f" {self.step.name}`"
+                    f". Next: in Airflow clear {task}{follows}; on the command line"
+                    f" `loadsheet run {self.pipeline.name} --tables {self.step.name}`"
                 )
             return text, ""
         if isinstance(error, Refused):

@@ -25,6 +25,7 @@ from loadsheet.engine.nothing_new import find_nothing_new
 from loadsheet.engine.sessions import KeptServers, Servers
 from loadsheet.lake.manifest import load_prefix
 from loadsheet.outcome import Outcome, RunRequest, left_out
+from loadsheet.plan.dag_tasks import dag_tasks
 from loadsheet.plan.steps import step_id
 from loadsheet.redact import on_one_line, summary
 from loadsheet.source import holdback
@@ -42,8 +43,8 @@ _MOST_THREADS = 4
 
 
 def look(pipeline: Pipeline, request: RunRequest, servers: Servers) -> Outcome:
-    """Look at every table and transform. The outcome's `names` are the ids of the steps that have
-    nothing to do.
+    """Look at every table and transform. The outcome's `names` are the ids of the tasks that have
+    nothing to do, those of loads last.
 
     Makes sure that the lake's bucket exists, and raises what that raises. Nothing else is raised.
     """
@@ -52,9 +53,12 @@ def look(pipeline: Pipeline, request: RunRequest, servers: Servers) -> Outcome:
         tables = set(_idle_tables(pipeline, request, kept))
         transforms = _idle_transforms(pipeline, request, kept, tables)
     idle = [table.name for table in pipeline.tables if table.name in tables]
-    names = [step_id("extract", name) for name in idle]
-    names += [step_id("transform", name) for name in transforms]
-    names += [step_id("load", name) for name in idle]
+    by_kind: dict[str, list[str]] = {"first": [], "load": []}
+    for task in dag_tasks(pipeline):
+        if task.kind in ("extract", "load", "table") and task.name in tables:
+            by_kind["load" if task.kind == "load" else "first"].append(task.id)
+    names = by_kind["first"] + [step_id("transform", name) for name in transforms]
+    names += by_kind["load"]
     state = "created" if created else "exists"
     message = (
         f"bucket {pipeline.lake.bucket} {state}; nothing to do in {len(idle)} of"

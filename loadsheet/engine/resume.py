@@ -39,6 +39,18 @@ def has_loaded(session: Session, pipeline: str, table: str, target: Relation, ru
     return _exists(session, committed, pipeline, table, str(target), run_id)
 
 
+def load_of_run(
+    session: Session, pipeline: str, table: str, target: Relation, run_id: str
+) -> str | None:
+    """The id of the last load of the table that the run has committed; None where there is none."""
+    row = session.execute(
+        "SELECT load_id FROM loadsheet.load WHERE pipeline = %s AND table_name = %s AND target = %s"
+        " AND run_id = %s ORDER BY load_no DESC LIMIT 1",
+        (pipeline, table, str(target), run_id),
+    ).fetchone()
+    return str(row[0]) if row else None
+
+
 def extracted_load_id(
     session: Session, pipeline: str, table: str, target: Relation, run_id: str
 ) -> str | None:

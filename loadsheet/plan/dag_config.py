@@ -16,8 +16,9 @@ from typing import Any
 from loadsheet.errors import InputError
 from loadsheet.plan.assets import read_by, waited_for, written_by
 from loadsheet.plan.dag_docs import dag_doc, step_doc
+from loadsheet.plan.dag_tasks import dag_tasks
 from loadsheet.plan.dag_yaml import dump
-from loadsheet.plan.steps import Kind, Step, build_plan, step_id, tasks_of, with_look
+from loadsheet.plan.steps import Kind, Step, step_id, tasks_of
 from loadsheet.spec.models import Pipeline
 
 OPERATORS: dict[Kind, str] = {
@@ -25,12 +26,14 @@ OPERATORS: dict[Kind, str] = {
     "resolve": "loadsheet.airflow.operators.ResolveTablesOperator",
     "extract": "loadsheet.airflow.operators.PostgresToMinioOperator",
     "load": "loadsheet.airflow.operators.MinioToPostgresOperator",
+    "table": "loadsheet.airflow.table_operators.TableOperator",
     "transform": "loadsheet.airflow.operators.SqlTransformOperator",
     "verify": "loadsheet.airflow.operators.VerifyTablesOperator",
 }
 GROUPS: dict[Kind, str] = {
     "extract": "Source tables to the lake, each in one snapshot",
     "load": "Lake objects to staging tables, each in one transaction",
+    "table": "Source tables to staging tables, each extracted and loaded by one task",
     "transform": "Staging to marts, in the order in which the SQL files read each other",
 }
 RESERVED = ("default", "task_groups")
@@ -46,7 +49,7 @@ def dag_config(pipeline: Pipeline, root: Path | None = None) -> dict[str, Any]:
     pipeline file relative to it, or absolutely where it is elsewhere. Raises SpecError as
     `build_plan` does.
     """
-    steps = with_look(build_plan(pipeline))
+    steps = dag_tasks(pipeline)
     kinds = {step.kind for step in steps}
     spec = spec_path(pipeline.file, root)
     table_names = [table.name for table in pipeline.tables]
@@ -130,11 +133,17 @@ def _task(step: Step, pipeline: Pipeline, spec: str) -> dict[str, Any]:
         "task_display_name": display_name,
         "pool": tasks.pool,
         "retries": tasks.retries,
-        # `engine.execute` has the same limit. Airflow's own is for a task that hangs elsewhere.
-        "execution_timeout": _seconds(tasks.timeout),
+        # `engine.execute` has the same limit for each step. Airflow's own is for a task that hangs
+        # elsewhere.
+        "execution_timeout": _seconds(tasks.timeout * _steps_of(step)),
         "trigger_rule": _trigger_rule(step),
         "doc_md": step_doc(step, pipeline),
     }
+
+
+def _steps_of(task: Step) -> int:
+    """How many steps the task does, at most."""
+    return 2 if task.kind == "table" else 1
 
 
 def _trigger_rule(step: Step) -> str:

@@ -68,6 +68,11 @@ def step_doc(step: Step, pipeline: Pipeline) -> str:
         return (
             f"Loads {code(step.name)} into {code(pipeline.warehouse.schema)} in one transaction.\n"
         )
+    if step.kind == "table":
+        return (
+            f"Copies {code(step.name)} from {code(pipeline.source.schema)} to the lake in one"
+            f" snapshot, and loads it into {code(pipeline.warehouse.schema)} in one transaction.\n"
+        )
     if step.kind == "verify":
         marts = ", and marts with their SELECT," if verified_marts(pipeline) else ""
         return (

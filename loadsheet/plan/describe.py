@@ -50,6 +50,9 @@ def describe_step(step: Step, pipeline: Pipeline) -> str:
             return _describe_extract(pipeline.table(step.name))
         case "load":
             return _describe_load(pipeline.table(step.name))
+        case "table":
+            table = pipeline.table(step.name)
+            return f"{_describe_extract(table)}; {_describe_load(table)}"
         case "transform":
             transform = pipeline.transform(step.name)
             text = transform.materialized

@@ -1,5 +1,5 @@
-"""From a spec to its steps. One step is one Airflow task, one line of `loadsheet plan` and one unit
-of work of `loadsheet run`: all three use `build_plan`.
+"""From a spec to its steps. One step is one line of `loadsheet plan`, one unit of work of
+`loadsheet run`, and one Airflow task, unless one task does several (`loadsheet.plan.dag_tasks`).
 
     create_bucket ─┬─> extract orders ──> load orders ──┬─> transform x ──> transform y
                    ├─> extract log_*  ──> load log_*  ──┘
@@ -24,7 +24,10 @@ from loadsheet.spec.dependencies import transform_inputs
 from loadsheet.spec.models import Pipeline, Tasks
 from loadsheet.sql.params import has_params
 
-Kind = Literal["create_bucket", "look", "resolve", "extract", "load", "transform", "verify"]
+Kind = Literal[
+    "create_bucket", "look", "resolve", "extract", "load", "table", "transform", "verify"
+]
+"""A `table` is an extract and its load as one Airflow task."""
 CREATE_BUCKET = "create_bucket"
 LOOK = "look"
 VERIFY = "verify"

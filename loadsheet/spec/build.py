@@ -37,6 +37,7 @@ _TASK_KEYS: dict[str, Callable[[Any], Any]] = {
     "retry_delay": duration,
     "timeout": duration,
     "max_active_tasks": int,
+    "granularity": str,
 }
 
 

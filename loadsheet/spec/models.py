@@ -18,6 +18,8 @@ Mode = Literal["replace", "append", "merge"]
 Format = Literal["auto", "binary", "csv", "parquet"]
 DeletesAction = Literal["hard", "soft", "report"]
 Materialized = Literal["table", "view", "merge", "script"]
+Granularity = Literal["step", "table"]
+"""Which Airflow task extracts and loads a table: one for each of the two, or one for both."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,13 +60,15 @@ class Notify:
 
 @dataclass(frozen=True, kw_only=True)
 class Tasks:
-    """How Airflow tasks behave; tables and transforms may override pool, retries and timeout."""
+    """How Airflow tasks behave. Tables and transforms may override pool, retries and timeout,
+    tables also the granularity."""
 
     pool: str = "default_pool"
     retries: int = 2
     retry_delay: timedelta = timedelta(seconds=30)
     timeout: timedelta = timedelta(hours=1)
     max_active_tasks: int = 8
+    granularity: Granularity = "step"
 
 
 @dataclass(frozen=True, kw_only=True)

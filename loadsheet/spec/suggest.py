@@ -51,6 +51,7 @@ _KEY_SYNONYMS = {
     "timeout": "execution_timeout task_timeout",
     "retry_delay": "retry_wait retry_interval",
     "max_active_tasks": "concurrency parallelism parallel max_parallel",
+    "granularity": "grouping task_per tasks_per",
     "mart_schema": "marts_schema transform_schema mart",
     "prefix": "path folder directory",
     "format": "file_format filetype type",

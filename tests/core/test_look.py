@@ -17,7 +17,7 @@ from loadsheet.engine.resolve import resolved
 from loadsheet.engine.runner import run_pipeline
 from loadsheet.errors import LoadsheetError
 from loadsheet.outcome import RunRequest
-from loadsheet.plan.steps import build_plan, with_look
+from loadsheet.plan.dag_tasks import dag_tasks
 from loadsheet.spec.pipeline_file import load_pipeline
 from tests.project import Project
 
@@ -58,7 +58,7 @@ def shop(project: Project) -> Project:
 def look_at(project: Project, connections: Connections | None = None, **request: Any) -> set[str]:
     """The ids of the steps that a look finds idle."""
     pipeline = load_pipeline(project.folder / "pipelines" / project.name / "pipeline.yml")
-    (step,) = [step for step in with_look(build_plan(pipeline)) if step.kind == "look"]
+    (step,) = [step for step in dag_tasks(pipeline) if step.kind == "look"]
     project.grant()
     request.setdefault("run_id", "a look")
     found = connections or project.connections
@@ -71,6 +71,14 @@ def names(*tables: str, transforms: tuple[str, ...] = ()) -> set[str]:
     """The ids of the extracts and loads of these tables, and of the transforms."""
     found = {f"{kind}.{kind}_{table}" for kind in ("extract", "load") for table in tables}
     return found | {f"transform.transform_{name}" for name in transforms}
+
+
+def test_a_task_of_two_steps_is_idle_as_both_are(shop: Project) -> None:
+    more = {"tasks": {"granularity": "table"}}
+    shop.spec({**TABLES, "log": {**TABLES["log"], "granularity": "step"}}, MARTS, **more)
+    shop.in_source("INSERT INTO sale VALUES (100)")
+    marts = {f"transform.transform_{name}" for name in ("names", "years")}
+    assert look_at(shop) == {"table.table_item", "table.table_kind"} | names("log") | marts
 
 
 def test_before_the_first_load_nothing_is_idle(project: Project) -> None:

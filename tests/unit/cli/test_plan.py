@@ -42,6 +42,16 @@ def test_modes_keys_and_cursors_are_shown(cli: Cli, project: Path) -> None:
     assert "after load customers; transform sales" in lines
 
 
+def test_the_airflow_tasks_that_do_several_steps_are_shown(cli: Cli, project: Path) -> None:
+    assert "in Airflow" not in cli("plan", "shop").out.partition("load ")[2]
+    grouped = SPEC.replace("shop", "grouped") + "tasks: {granularity: table}\n"
+    write_pipeline(project, "grouped", grouped, SQL)
+    assert "each after its extract; in Airflow one task does both" in cli("plan", "grouped").out
+    steps = {step["id"]: step["task"] for step in cli("plan", "grouped", "--json").json["steps"]}
+    assert steps["extract.extract_orders"] == steps["load.load_orders"] == "table.table_orders"
+    assert steps["create_bucket"] == "look" and steps["transform.transform_sales"]
+
+
 def test_a_plan_fits_into_80_columns_of_a_terminal(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,6 +115,7 @@ def test_json_names_every_step(cli: Cli, project: Path) -> None:
         "kind": "load",
         "name": "orders",
         "upstream": ["extract.extract_orders"],
+        "task": "load.load_orders",
         "mode": "merge or append",
         "key": None,
         "cursor": "updated_at",

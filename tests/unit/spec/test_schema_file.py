@@ -101,6 +101,7 @@ DEFAULTS = {
     ".tasks.retry_delay": (Tasks, "retry_delay"),
     ".tasks.timeout": (Tasks, "timeout"),
     ".tasks.max_active_tasks": (Tasks, "max_active_tasks"),
+    ".tasks.granularity": (Tasks, "granularity"),
     ".tables.*.incremental.by": (Incremental, "by"),
     ".tables.*.incremental.initial_value": (Incremental, "initial_value"),
     ".tables.*.incremental.time_zone": (Incremental, "time_zone"),
