@@ -14,6 +14,7 @@ LoadsheetError
     ├── TimedOut          the step took longer than tasks.timeout (a retry may succeed)
     ├── Unavailable       a server is down, busy, full or locked (a retry may succeed)
     ├── Corrupt           the lake's objects differ from their manifest; nothing was committed
+    ├── TablesFailed      some of the tables of a task failed; the others are done
     ├── Differs           tables are not what their source holds: the step `verify` tells
     └── Refused           data, catalogs or a server rule the work out; a retry cannot help
 """
@@ -121,6 +122,16 @@ class TimedOut(WorkError):
 class Corrupt(WorkError):
     """The lake's objects differ from their manifest. Nothing was committed; run the extract step
     again."""
+
+
+class TablesFailed(WorkError):
+    """Some tables of a batch have failed, and the others are done. The message names them with
+    their reasons; `tables` holds their names. A retry does only what is not done."""
+
+    def __init__(self, message: str, tables: Sequence[str], retryable: bool):
+        self.tables = tuple(tables)
+        self.retryable = retryable
+        super().__init__(message)
 
 
 class Differs(WorkError):

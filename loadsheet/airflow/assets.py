@@ -8,6 +8,7 @@ So the outlets of a task that has changed nothing are removed while it runs.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -31,61 +32,74 @@ _log = logging.getLogger(__name__)
 
 def publish(
     task: BaseOperator,
-    step: Step,
+    outcomes: Mapping[Step, Outcome],
     pipeline: Pipeline,
-    outcome: Outcome,
     context: Context,
     connections: Connections,
-) -> Outcome:
-    """Have Airflow emit an event for the outlet of `task` if its step, a load or a transform, has
-    changed what it writes. Returns the outcome, which is that of an earlier try where this one has
-    found its work done."""
-    published = None
-    if outcome.changed or _may_have_been_done(step, outcome, context):
-        published = _last_published(step, pipeline, context, connections)
-    if outcome.skipped and published and published.changed:
-        # The try before this one was stopped between its commit and its report.
-        message = f"an earlier try of this run did it as {published.number}"
-        outcome = replace(outcome, status="done", message=message, changed=True)
-    if not outcome.changed:
-        task.outlets = []
-        return outcome
-    extra = _extra(outcome, published)
-    uri = asset_uri(pipeline.warehouse.conn_id, _schema(step, pipeline), step.name)
-    for outlet in task.outlets:
-        event = context["outlet_events"][outlet]
-        if isinstance(outlet, AssetAlias):
-            event.add(Asset(uri), extra)
-        else:
-            event.extra = extra
-    return outcome
+) -> dict[Step, Outcome]:
+    """Have Airflow emit an event for each outlet of `task` that its steps have changed. Returns the
+    outcomes, which are those of an earlier try where this one has found its work done."""
+    asked = [
+        step
+        for step, outcome in outcomes.items()
+        if outcome.changed or _may_have_been_done(step, context)
+    ]
+    published = _last_published(asked, pipeline, context, connections) if asked else {}
+    told: dict[Step, Outcome] = {}
+    outlets: dict[str, Any] = {}
+    for step, outcome in outcomes.items():
+        found = published.get(step)
+        if found and found.changed and not outcome.changed:
+            # The try before this one was stopped between its commit and its report.
+            message = f"an earlier try of this run did it as {found.number}"
+            outcome = replace(outcome, status="done", message=message, changed=True)
+        told[step] = outcome
+        if not outcome.changed:
+            continue
+        asset = Asset(asset_uri(pipeline.warehouse.conn_id, _schema(step, pipeline), step.name))
+        extra = _extra(outcome, found)
+        for outlet in task.outlets:
+            if isinstance(outlet, AssetAlias):
+                context["outlet_events"][outlet].add(asset, extra)
+            elif outlet == asset:
+                context["outlet_events"][outlet].extra = extra
+            else:
+                continue
+            outlets[outlet.name] = outlet
+    task.outlets = list(outlets.values())
+    return told
 
 
-def _may_have_been_done(step: Step, outcome: Outcome, context: Context) -> bool:
-    """Whether an earlier try may have committed what this one was skipped for. A load that was
-    committed already reports that by itself."""
+def _may_have_been_done(step: Step, context: Context) -> bool:
+    """Whether an earlier try may have committed what this one finds done. A load that was committed
+    already reports that by itself."""
     is_again = getattr(context.get("ti"), "try_number", 1) > 1
-    return outcome.skipped and is_again and step.kind == "transform"
+    return is_again and step.kind != "load"
 
 
 def _last_published(
-    step: Step, pipeline: Pipeline, context: Context, connections: Connections
-) -> Published | None:
-    """What the ledger tells; None where it cannot be asked: the work is committed, and the task
-    must not fail for what is only told about it."""
+    steps: Sequence[Step], pipeline: Pipeline, context: Context, connections: Connections
+) -> dict[Step, Published]:
+    """What the ledger tells of the steps in this run; nothing where it cannot be asked: the work is
+    committed, and the task must not fail for what is only told about it."""
     from loadsheet.engine.sessions import Servers
     from loadsheet.sql.text import Relation
     from loadsheet.warehouse.published import last_published
 
-    kind: Kind = "transform" if step.kind == "transform" else "table"
-    target = Relation(_schema(step, pipeline), step.name)
+    published: dict[Step, Published] = {}
     try:
         with Servers(pipeline, connections).warehouse() as session:
-            run_id = context["run_id"]
-            return last_published(session, pipeline.name, kind, step.name, str(target), run_id)
+            for step in steps:
+                kind: Kind = "transform" if step.kind == "transform" else "table"
+                target = str(Relation(_schema(step, pipeline), step.name))
+                found = last_published(
+                    session, pipeline.name, kind, step.name, target, context["run_id"]
+                )
+                if found:
+                    published[step] = found
     except Exception as error:
-        _log.warning("the asset event of %s tells only its rows: %s", target, summary(error))
-        return None
+        _log.warning("asset events of %s tell only their rows: %s", pipeline.name, summary(error))
+    return published
 
 
 def _extra(outcome: Outcome, published: Published | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -33,7 +33,7 @@ from loadsheet.airflow.locate import pipeline_file
 from loadsheet.airflow.shown import show
 from loadsheet.connections.lookup import Connection
 from loadsheet.errors import ConnectionMissing, InputError, LoadsheetError
-from loadsheet.plan.steps import step_id
+from loadsheet.plan.steps import Step, step_id
 from loadsheet.redact import clean, on_one_line, summary, visible
 from loadsheet.wording import counted
 
@@ -142,15 +142,13 @@ class StepOperator(BaseOperator):
         self.name = name
         self._working = False
 
-    def execute(self, context: Context) -> str | list[str] | None:
-        """What the next step needs: a load id, names of tables, or nothing. Raises
-        AirflowSkipException if there was nothing to do, otherwise as `as_airflow_errors`."""
+    def execute(self, context: Context) -> Any:
+        """What the next step needs: a load id, or nothing. Raises AirflowSkipException if there was
+        nothing to do, otherwise as `as_airflow_errors`."""
         outcome = self._outcome(context)
         # The engine has logged the outcome.
         if outcome.skipped:
             raise AirflowSkipException(outcome.message)
-        if self.kind == "resolve":
-            return list(outcome.names)
         return outcome.load_id if self.kind in ("extract", "table") else None
 
     def _outcome(self, context: Context) -> Outcome:
@@ -202,18 +200,32 @@ class StepOperator(BaseOperator):
 
         pipeline = load_pipeline(pipeline_file(self.spec, self.get_dag()))
         tables_of = pipeline
-        if self.kind in ("extract", "load", "table") and pipeline.pattern_of(self.name):
-            # A mapped task's table is in the request too, so that "all but these" includes it.
-            tables = (*pipeline.tables, pipeline.table(self.name))
+        matched = [name for name in self._own_tables() if pipeline.pattern_of(name)]
+        if matched:
+            # A mapped task's tables are in the request too, so that "all but these" includes them.
+            tables = (*pipeline.tables, *map(pipeline.table, matched))
             tables_of = replace(pipeline, tables=tables)
         request = _request(tables_of, context)
         with folded():
-            return self._work(pipeline, request, context)
+            outcome = self._work(pipeline, request, context)
+        return self._tell(pipeline, outcome, context)
+
+    def _tell(self, pipeline: Pipeline, outcome: Outcome, context: Context) -> Outcome:
+        """Tell Airflow what has changed and what was done. Returns the outcome, which is that of an
+        earlier try where this one has found its work done."""
+        step = Step(kind=self.kind, name=self.name)
+        if self.outlets:
+            outcome = publish(self, {step: outcome}, pipeline, context, airflow_connection)[step]
+        show(self, step, pipeline, outcome)
+        return outcome
+
+    def _own_tables(self) -> Sequence[str]:
+        """The tables that the task extracts or loads."""
+        return [self.name] if self.kind in ("extract", "load", "table") else ()
 
     def _work(self, pipeline: Pipeline, request: RunRequest, context: Context) -> Outcome:
         """Do the step. Raises as `loadsheet.engine.execute`."""
         from loadsheet.engine.execute import execute
-        from loadsheet.plan.steps import Step
 
         if self.kind == "transform" and self._was_cleared(context):
             request = request.with_full(self.name)
@@ -283,19 +295,33 @@ class CreateBucketOperator(StepOperator):
 
 
 class ResolveTablesOperator(StepOperator):
-    """Asks the source which tables match a pattern. XCom carries their names."""
+    """Asks the source which tables match a pattern. XCom carries their names, in lists
+    `batches_of` so many where one task loads many."""
 
     kind = "resolve"
     ui_color = "#e3d5ca"
 
+    def __init__(self, *, batches_of: int | None = None, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.batches_of = batches_of
+
+    def execute(self, context: Context) -> list[Any]:
+        """The names, or lists of them. Raises as every StepOperator."""
+        names = list(self._outcome(context).names)
+        size = self.batches_of
+        if size is None:
+            return names
+        return [names[start : start + size] for start in range(0, len(names), size)]
+
     def _run(self, context: Context) -> Outcome:
         outcome = super()._run(context)
         most = conf.getint("core", "max_map_length")
-        count = len(outcome.names)
+        tables = len(outcome.names)
+        count = -(-tables // (self.batches_of or 1))
         # Airflow's own answer names neither the setting nor the count.
         if count > most:
             raise AirflowFailException(
-                f"{self.name} matches {counted(count, 'table')}, and Airflow makes at most"
+                f"{self.name} matches {counted(tables, 'table')}, and Airflow makes at most"
                 f" {counted(most, 'task')} of one pattern. Next: set AIRFLOW__CORE__MAX_MAP_LENGTH"
                 f" to {count} or more for all Airflow services, or write several patterns that"
                 " match fewer tables each (a table belongs to the first pattern that matches it)"
@@ -310,8 +336,12 @@ class PostgresToMinioOperator(StepOperator):
     ui_color = "#a7d8de"
 
 
-class NotExtracted(AirflowFailException):
-    """The extract task of a mapped load has failed. That task reports why, so this is no news."""
+class EarlierTaskFailed(AirflowFailException):
+    """A task that this one needs has failed. That task reports why, so this is no news."""
+
+
+class NotExtracted(EarlierTaskFailed):
+    """The extract task of a mapped load has failed."""
 
 
 class MinioToPostgresOperator(StepOperator):

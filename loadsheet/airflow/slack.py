@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from loadsheet.airflow.operators import NotExtracted
+from loadsheet.airflow.operators import EarlierTaskFailed
 from loadsheet.redact import clean, on_one_line, summary, visible
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def notify_failure(
 
     With `recovery` among the `events`, the failure is also remembered, even if posting it fails.
     """
-    if isinstance(context.get("exception"), NotExtracted):
+    if isinstance(context.get("exception"), EarlierTaskFailed):
         return
     if "recovery" in events:
         try:
@@ -102,8 +102,10 @@ def _had_work(context: Context) -> bool:
     task = context["task"]
     chosen = (context.get("params") or {}).get("tables")
     kind = getattr(task, "kind", None)
-    if kind not in ("extract", "table", "verify") or not chosen:
+    if kind not in ("extract", "table", "batch", "verify") or not chosen:
         return True
+    if kind == "batch":
+        return set(getattr(task, "tables", ())) <= set(chosen)
     return kind != "verify" and getattr(task, "name", None) in chosen
 
 

@@ -18,6 +18,7 @@ from loadsheet.cli.output import (
 )
 from loadsheet.errors import InputError
 from loadsheet.names import closest
+from loadsheet.plan.dag_tasks import task_ids
 from loadsheet.plan.steps import Step, build_plan
 from loadsheet.project.folder import open_pipeline
 from loadsheet.redact import visible
@@ -114,7 +115,6 @@ def _document(
     since: Comparison | None,
     chosen: Sequence[Step],
 ) -> dict[str, Any]:
-    from loadsheet.plan.dag_tasks import task_ids
     from loadsheet.plan.describe import details
     from loadsheet.preview.models import preview_summary
 

@@ -30,6 +30,22 @@ def folded() -> Iterator[None]:
 
 
 @contextmanager
+def group(title: str) -> Iterator[None]:
+    """What is logged within is a group, where groups are folded. Those within it are single lines:
+    Airflow's log viewer folds no group in a group."""
+    if not _folded.get():
+        yield
+        return
+    _log.info("::group::%s", on_one_line(title))
+    token = _folded.set(False)
+    try:
+        yield
+    finally:
+        _folded.reset(token)
+        _log.info("::endgroup::")
+
+
+@contextmanager
 def hidden() -> Iterator[None]:
     """Groups are not written: several threads would mix theirs."""
     token = _hidden.set(True)

@@ -55,7 +55,11 @@ def look(pipeline: Pipeline, request: RunRequest, servers: Servers) -> Outcome:
     idle = [table.name for table in pipeline.tables if table.name in tables]
     by_kind: dict[str, list[str]] = {"first": [], "load": []}
     for task in dag_tasks(pipeline):
-        if task.kind in ("extract", "load", "table") and task.name in tables:
+        if task.kind in ("extract", "load", "table"):
+            is_idle = task.name in tables
+        else:
+            is_idle = bool(task.tables) and tables.issuperset(task.tables)
+        if is_idle:
             by_kind["load" if task.kind == "load" else "first"].append(task.id)
     names = by_kind["first"] + [step_id("transform", name) for name in transforms]
     names += by_kind["load"]

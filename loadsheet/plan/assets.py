@@ -25,17 +25,18 @@ def asset_uri(conn_id: str, schema: str, table: str) -> str:
 
 
 def written_by(step: Step, pipeline: Pipeline) -> list[Any]:
-    """The outlets of the step's task, in dag-factory's form: the URI of what it writes. Which
-    tables a pattern matches only a run knows, so its outlet is an alias."""
+    """The outlets of a task, in dag-factory's form: the URIs of what it writes. Which tables a
+    pattern matches only a run knows, so its outlet is an alias."""
     to = pipeline.warehouse
     if step.kind == "transform":
         return [asset_uri(to.conn_id, to.mart_schema, step.name)]
-    if step.kind != "load":
+    if step.kind not in ("load", "table", "batch"):
         return []
-    uri = asset_uri(to.conn_id, to.schema, step.name)
     if step.mapped:
-        return [{"__type__": "airflow.sdk.AssetAlias", "name": uri}]
-    return [uri]
+        name = asset_uri(to.conn_id, to.schema, step.name)
+        return [{"__type__": "airflow.sdk.AssetAlias", "name": name}]
+    tables = step.tables or (step.name,)
+    return [asset_uri(to.conn_id, to.schema, table) for table in tables]
 
 
 def read_by(step: Step, pipeline: Pipeline) -> list[str]:

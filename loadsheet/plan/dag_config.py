@@ -8,7 +8,7 @@ groups. It ignores DAG keys that it does not know, without a message, so owner a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from loadsheet.errors import InputError
 from loadsheet.plan.assets import read_by, waited_for, written_by
 from loadsheet.plan.dag_docs import dag_doc, step_doc
-from loadsheet.plan.dag_tasks import dag_tasks
+from loadsheet.plan.dag_tasks import MOST_IN_BATCH, dag_tasks, first_to_last
 from loadsheet.plan.dag_yaml import dump
 from loadsheet.plan.steps import Kind, Step, step_id, tasks_of
 from loadsheet.spec.models import Pipeline
@@ -27,6 +27,7 @@ OPERATORS: dict[Kind, str] = {
     "extract": "loadsheet.airflow.operators.PostgresToMinioOperator",
     "load": "loadsheet.airflow.operators.MinioToPostgresOperator",
     "table": "loadsheet.airflow.table_operators.TableOperator",
+    "batch": "loadsheet.airflow.table_operators.BatchOperator",
     "transform": "loadsheet.airflow.operators.SqlTransformOperator",
     "verify": "loadsheet.airflow.operators.VerifyTablesOperator",
 }
@@ -34,8 +35,10 @@ GROUPS: dict[Kind, str] = {
     "extract": "Source tables to the lake, each in one snapshot",
     "load": "Lake objects to staging tables, each in one transaction",
     "table": "Source tables to staging tables, each extracted and loaded by one task",
+    "batch": "Source tables to staging tables, many by one task",
     "transform": "Staging to marts, in the order in which the SQL files read each other",
 }
+AFTER_BATCH = "loadsheet.airflow.table_operators.TransformAfterBatchOperator"
 RESERVED = ("default", "task_groups")
 """Top-level keys of dag-factory's files that are no DAGs."""
 NOTIFY_FAILURE = "loadsheet.airflow.slack.notify_failure"
@@ -51,6 +54,7 @@ def dag_config(pipeline: Pipeline, root: Path | None = None) -> dict[str, Any]:
     """
     steps = dag_tasks(pipeline)
     kinds = {step.kind for step in steps}
+    batches = {step.id for step in steps if step.kind == "batch" and not step.mapped}
     spec = spec_path(pipeline.file, root)
     table_names = [table.name for table in pipeline.tables]
     return {
@@ -69,7 +73,7 @@ def dag_config(pipeline: Pipeline, root: Path | None = None) -> dict[str, Any]:
         ),
         "doc_md": dag_doc(pipeline, spec),
         "task_groups": {kind: {"tooltip": tip} for kind, tip in GROUPS.items() if kind in kinds},
-        "tasks": {_short(step.id): _task(step, pipeline, spec) for step in steps},
+        "tasks": {_short(step.id): _task(step, pipeline, spec, batches) for step in steps},
     }
 
 
@@ -106,23 +110,36 @@ def project_root(file: Path) -> Path | None:
     return None
 
 
-def _task(step: Step, pipeline: Pipeline, spec: str) -> dict[str, Any]:
+def _task(step: Step, pipeline: Pipeline, spec: str, batches: Set[str]) -> dict[str, Any]:
     tasks = tasks_of(step, pipeline)
-    config: dict[str, Any] = {"operator": OPERATORS[step.kind]}
+    reads_batch = step.kind == "transform" and not batches.isdisjoint(step.upstream)
+    config: dict[str, Any] = {"operator": AFTER_BATCH if reads_batch else OPERATORS[step.kind]}
     # Grids, logs, searches and messages show it without its group.
     display_name = f"{step.kind} {step.name}"
     if step.is_of_pipeline:
         display_name = step.id
+    elif step.tables:
+        display_name += f": {first_to_last(step.tables)}"
     if step.kind in GROUPS:
         config["task_group_name"] = step.kind
     config["dependencies"] = [_short(upstream) for upstream in step.upstream]
     config["spec"] = spec
     if step.mapped:
-        # Airflow makes one task for each table that the resolve task returns.
-        config["expand"] = {"name": f"{step_id('resolve', step.name)}.output"}
-        config["map_index_template"] = "{{ task.name }}"
+        # Airflow makes one task for each table, or batch, that the resolve task returns.
+        resolved = f"{step_id('resolve', step.name)}.output"
+        if step.kind == "batch":
+            config["name"] = step.name
+            config["expand"] = {"tables": resolved}
+            config["map_index_template"] = "{{ task.label }}"
+        else:
+            config["expand"] = {"name": resolved}
+            config["map_index_template"] = "{{ task.name }}"
     else:
         config["name"] = step.name
+        if step.tables:
+            config["tables"] = list(step.tables)
+    if step.kind == "resolve" and pipeline.granularity(pipeline.table(step.name)) == "batch":
+        config["batches_of"] = MOST_IN_BATCH
     reads, writes = read_by(step, pipeline), written_by(step, pipeline)
     if reads:
         config["inlets"] = reads
@@ -136,13 +153,15 @@ def _task(step: Step, pipeline: Pipeline, spec: str) -> dict[str, Any]:
         # `engine.execute` has the same limit for each step. Airflow's own is for a task that hangs
         # elsewhere.
         "execution_timeout": _seconds(tasks.timeout * _steps_of(step)),
-        "trigger_rule": _trigger_rule(step),
+        "trigger_rule": "all_done" if reads_batch else _trigger_rule(step),
         "doc_md": step_doc(step, pipeline),
     }
 
 
 def _steps_of(task: Step) -> int:
     """How many steps the task does, at most."""
+    if task.kind == "batch":
+        return 2 * MOST_IN_BATCH
     return 2 if task.kind == "table" else 1
 
 

@@ -73,6 +73,13 @@ def step_doc(step: Step, pipeline: Pipeline) -> str:
             f"Copies {code(step.name)} from {code(pipeline.source.schema)} to the lake in one"
             f" snapshot, and loads it into {code(pipeline.warehouse.schema)} in one transaction.\n"
         )
+    if step.kind == "batch":
+        tables = _codes(step.tables) or f"those that match {code(step.name)}"
+        return (
+            f"Copies tables from {code(pipeline.source.schema)} to the lake and loads them into"
+            f" {code(pipeline.warehouse.schema)}, one after the other: {tables}. Its log has a line"
+            " for each.\n"
+        )
     if step.kind == "verify":
         marts = ", and marts with their SELECT," if verified_marts(pipeline) else ""
         return (

@@ -2,20 +2,28 @@
 
 With `granularity: step` each step is a task of its own. With `table` one task extracts a table and
 loads it: a process less, the load begins while rows are still read, and between the two no other
-run extracts the table.
+run extracts the table. With `batch` one task does that for many tables, one after the other.
 
     step     look ──> extract orders ──> load orders ──> transform x
     table    look ──> table orders ────────────────────> transform x
+    batch    look ──> batch 001 (orders, and 49 more) ─> transform x
+
+How large a table is nobody knows when the file is read. So batches are made by count, in the order
+of the file, and a large table is taken out by a `granularity` of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from loadsheet.plan.steps import CREATE_BUCKET, LOOK, Kind, Step, build_plan, step_id, with_look
-from loadsheet.spec.models import Pipeline
+from loadsheet.spec.models import Pipeline, Tasks
 from loadsheet.wording import counted
+
+MOST_IN_BATCH = 50
+"""Tables of a batch: 50 with nothing new are looked at in a second, 50 with news take some seconds,
+and a failed one has that much to do again."""
 
 
 def dag_tasks(pipeline: Pipeline) -> tuple[Step, ...]:
@@ -52,28 +60,55 @@ def task_id(pipeline: Pipeline, kind: Kind, table: str) -> str:
 
 def describe_tasks(pipeline: Pipeline) -> str:
     """What the tasks do that do several steps, as a phrase; empty where there is none."""
-    tables = sum(entry.tasks.granularity == "table" for entry in pipeline.entries)
-    if not tables:
-        return ""
-    if tables == len(pipeline.entries):
-        return "one task does both"
-    return f"one task does both for {counted(tables, 'table')}"
+    chosen = [pipeline.granularity(entry) for entry in pipeline.entries]
+    tables, batched = chosen.count("table"), chosen.count("batch")
+    phrases = []
+    if tables == len(chosen):
+        phrases.append("one task does both")
+    elif tables:
+        phrases.append(f"one task does both for {counted(tables, 'table')}")
+    if batched:
+        batches = sum(task.kind == "batch" for task in _tasks_of_several_steps(pipeline))
+        whose = "" if batched == len(chosen) else f" of {counted(batched, 'table')}"
+        verb = "does" if batches == 1 else "do"
+        phrases.append(f"{counted(batches, 'batch', 'batches')}{whose} {verb} both")
+    return ", ".join(phrases)
+
+
+def first_to_last(tables: Sequence[str]) -> str:
+    """What a batch is called by: `accounts to invoices`."""
+    if len(tables) == 1:
+        return tables[0]
+    return f"{tables[0]} to {tables[-1]}"
 
 
 def _owners(pipeline: Pipeline) -> dict[str, Step]:
     """The tasks that do several steps, by the ids of these steps."""
     owners: dict[str, Step] = {}
     for task in _tasks_of_several_steps(pipeline):
-        for kind in ("extract", "load"):
-            owners[step_id(kind, task.name)] = task
+        for name in task.tables or (task.name,):
+            for kind in ("extract", "load"):
+                owners[step_id(kind, name)] = task
     return owners
 
 
 def _tasks_of_several_steps(pipeline: Pipeline) -> Iterator[Step]:
     """The tasks that extract tables and load them, without what they come after."""
+    batched: dict[Tasks, list[str]] = {}
     for table in pipeline.tables:
-        if table.tasks.granularity == "table":
+        granularity = pipeline.granularity(table)
+        if granularity == "table":
             yield Step(kind="table", name=table.name)
+        elif granularity == "batch":
+            # One task has one pool and one number of retries.
+            batched.setdefault(table.tasks, []).append(table.name)
+    number = 0
+    for names in batched.values():
+        for start in range(0, len(names), MOST_IN_BATCH):
+            number += 1
+            some = tuple(names[start : start + MOST_IN_BATCH])
+            yield Step(kind="batch", name=f"{number:03}", tables=some)
     for pattern in pipeline.patterns:
-        if pattern.table.tasks.granularity == "table":
-            yield Step(kind="table", name=pattern.name, mapped=True)
+        granularity = pipeline.granularity(pattern.table)
+        if granularity in ("table", "batch"):
+            yield Step(kind=granularity, name=pattern.name, mapped=True)

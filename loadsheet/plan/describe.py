@@ -7,6 +7,7 @@ from typing import Any
 from loadsheet.plan.steps import Step
 from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.params import uses_since_load
+from loadsheet.wording import listed
 
 
 def details(step: Step, pipeline: Pipeline) -> dict[str, Any]:
@@ -53,6 +54,8 @@ def describe_step(step: Step, pipeline: Pipeline) -> str:
         case "table":
             table = pipeline.table(step.name)
             return f"{_describe_extract(table)}; {_describe_load(table)}"
+        case "batch":
+            return listed(step.tables)
         case "transform":
             transform = pipeline.transform(step.name)
             text = transform.materialized

@@ -25,9 +25,9 @@ from loadsheet.spec.models import Pipeline, Tasks
 from loadsheet.sql.params import has_params
 
 Kind = Literal[
-    "create_bucket", "look", "resolve", "extract", "load", "table", "transform", "verify"
+    "create_bucket", "look", "resolve", "extract", "load", "table", "batch", "transform", "verify"
 ]
-"""A `table` is an extract and its load as one Airflow task."""
+"""A `table` is an extract and its load as one Airflow task, a `batch` those of many tables."""
 CREATE_BUCKET = "create_bucket"
 LOOK = "look"
 VERIFY = "verify"
@@ -41,6 +41,8 @@ class Step:
     kind: Kind
     name: str
     upstream: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
+    """Of a batch: its tables. Its name is a number; that of a mapped one is the pattern."""
     mapped: bool = False
     """Whether it stands for one step per table that matches the pattern `name`. Only a run knows
     these tables."""
@@ -76,7 +78,8 @@ def tasks_of(step: Step, pipeline: Pipeline) -> Tasks:
         return pipeline.tasks
     if step.kind == "transform":
         return pipeline.transform(step.name).tasks
-    return pipeline.table(step.name).tasks
+    # The tables of a batch have the same settings.
+    return pipeline.table(step.tables[0] if step.tables else step.name).tasks
 
 
 def build_plan(pipeline: Pipeline) -> tuple[Step, ...]:

@@ -18,8 +18,11 @@ Mode = Literal["replace", "append", "merge"]
 Format = Literal["auto", "binary", "csv", "parquet"]
 DeletesAction = Literal["hard", "soft", "report"]
 Materialized = Literal["table", "view", "merge", "script"]
-Granularity = Literal["step", "table"]
-"""Which Airflow task extracts and loads a table: one for each of the two, or one for both."""
+Granularity = Literal["step", "table", "batch", "auto"]
+"""Which Airflow task extracts and loads a table: one for each of the two, one for both, or one for
+many tables. `auto`: by the number of tables."""
+MOST_WITH_TASKS = 100
+"""Entries under `tables` that have tasks of their own where the granularity is `auto`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,6 +236,12 @@ class Pipeline:
     def entries(self) -> tuple[Table, ...]:
         """All entries under `tables`: the tables, then one for each pattern."""
         return (*self.tables, *(pattern.table for pattern in self.patterns))
+
+    def granularity(self, table: Table) -> Granularity:
+        """The granularity of one of the entries; never `auto`."""
+        if table.tasks.granularity != "auto":
+            return table.tasks.granularity
+        return "batch" if len(self.entries) > MOST_WITH_TASKS else "step"
 
     @cached_property
     def external_names(self) -> frozenset[str]:

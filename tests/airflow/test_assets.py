@@ -225,7 +225,7 @@ def test_a_try_that_finds_the_build_of_the_one_before_it_tells_of_it(
     }
     step = Step(kind="transform", name="totals")
     nothing = skipped("nothing it reads has changed")
-    outcome = publish(task, step, pipeline, nothing, found, project.connections)
+    outcome = publish(task, {step: nothing}, pipeline, found, project.connections)[step]
     assert (outcome.skipped, task.outlets) == ((False, [outlet]) if is_told else (True, []))
     assert events[outlet].extra.get("inserted") == (1 if is_told else None)
 
@@ -242,6 +242,6 @@ def test_a_ledger_that_cannot_be_asked_does_not_fail_a_load_that_is_committed(
     done = Outcome(status="done", message="", counts={"inserted": 3}, changed=True)
     # There is no ledger yet.
     step = Step(kind="load", name="item")
-    assert publish(task, step, pipeline, done, found, project.connections) == done
+    assert publish(task, {step: done}, pipeline, found, project.connections) == {step: done}
     assert events[outlet].extra == {"inserted": 3, "updated": 0, "deleted": 0}
-    assert "tells only its rows" in caplog.text
+    assert "tell only their rows" in caplog.text

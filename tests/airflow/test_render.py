@@ -25,6 +25,7 @@ VALID = REPO / "tests" / "specs" / "valid"
 SPECS = [
     REPO / "pipelines" / "flights",
     *sorted(VALID.glob("*.yml")),
+    VALID / "batches",
     VALID / "every_key",
     VALID / "design_sample",
 ]

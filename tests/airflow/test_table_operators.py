@@ -41,6 +41,8 @@ class Task:
         self.operator, self.run_id, self.params = task, run_id, params
         self.tries, self.most = 0, RETRIES
         self.pushed: dict[str, Any] = {}
+        self.states: dict[str, str] = {}
+        self.pulled: list[str] | None = None
 
     def clear(self) -> None:
         """What Airflow does when a person clears the task."""
@@ -50,10 +52,18 @@ class Task:
         """One try."""
         self.tries += 1
         self.pushed.clear()
+
+        def get_task_states(task_ids: list[str], **asked: Any) -> dict[str, dict[str, str]]:
+            return {self.run_id: {i: s for i, s in self.states.items() if i in task_ids}}
+
         ti = SimpleNamespace(
+            dag_id="shop",
+            run_id=self.run_id,
             try_number=self.tries,
             max_tries=self.most,
             xcom_push=lambda key, value: self.pushed.update({key: value}),
+            xcom_pull=lambda task_ids, key: self.pulled,
+            get_task_states=get_task_states,
         )
         context = {"run_id": self.run_id, "params": self.params, "ti": ti}
         inside = contextvars.copy_context()
@@ -148,3 +158,164 @@ def test_the_objects_of_a_corrupt_load_name_the_task_to_clear(
         item.execute()
     item.clear()
     assert item.execute() and shop.differences("item") == 0
+
+
+MANY = """
+CREATE TABLE item (id int PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp());
+INSERT INTO item SELECT generate_series(1, 2000);
+CREATE TABLE kind (id int PRIMARY KEY, name text);
+INSERT INTO kind SELECT i, 'kind ' || i FROM generate_series(1, 5) i;
+CREATE TABLE sale (LIKE kind INCLUDING ALL);
+CREATE TABLE spare (LIKE kind INCLUDING ALL);
+CREATE TABLE unfit (id int PRIMARY KEY, _load_id int);
+"""
+MARTS = {
+    "kinds": "SELECT count(*) AS n FROM kind",
+    "unfits": "SELECT count(*) AS n FROM unfit",
+    "both": "SELECT count(*) AS n FROM kind, mart.unfits",
+}
+
+
+@pytest.fixture
+def batched(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """Five tables, loaded by one task. One of them cannot be loaded."""
+    monkeypatch.setattr(operators, "airflow_connection", project.connections)
+    project.in_source(MANY)
+    tables = {"item": {"incremental": "at"}, "kind": None, "sale": None, "spare": None}
+    tables["unfit"] = None
+    project.spec(tables, MARTS, tasks={"granularity": "batch", "retries": RETRIES})
+    Task(project, "look").execute()
+    return project
+
+
+def lines(caplog: pytest.LogCaptureFixture, table: str) -> list[str]:
+    """What the log says of the table outside of its group."""
+    found, is_in_group = [], False
+    for text in caplog.messages:
+        if text.startswith("::"):
+            is_in_group = text.startswith("::group::")
+        elif not is_in_group and text.startswith(f"{table}: "):
+            found.append(text)
+    return found
+
+
+def test_a_table_that_fails_stops_no_other_and_is_named(
+    batched: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="loadsheet")
+    batch = Task(batched, "batch.batch_001")
+    with pytest.raises(AirflowFailException, match=r"1 of 5 tables failed.*\nunfit: .*_load_id"):
+        batch.execute()
+    assert batch.pushed == {"failed_tables": ["unfit"]}
+    for table in ("item", "kind", "sale", "spare"):
+        assert batched.differences(table) == 0
+        (line,) = lines(caplog, table)
+        assert line.startswith(f"{table}: loaded, ")
+    assert lines(caplog, "unfit")[0].startswith("unfit: failed, ")
+    # The smallest first: none of them waits for the large one.
+    order = [text.partition(":")[0] for text in caplog.messages if ": loaded, " in text]
+    assert order[-1] == "item"
+
+
+def test_a_retry_of_a_batch_does_only_what_is_not_done(
+    batched: Project, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batched.in_source("ALTER TABLE unfit RENAME _load_id TO no")
+    load = table_step.load
+    away = {"sale", "unfit"}
+
+    def fails(pipeline: Any, table: Any, *given: Any) -> Any:
+        if table.name in away:
+            raise Unavailable("the warehouse is busy")
+        return load(pipeline, table, *given)
+
+    monkeypatch.setattr(table_step, "load", fails)
+    batch = Task(batched, "batch.batch_001", full_refresh=True)
+    with pytest.raises(AirflowException, match="2 of 5 tables failed") as caught:
+        batch.execute()
+    assert not isinstance(caught.value, AirflowFailException)
+    loads = batched.in_warehouse("SELECT count(*) FROM loadsheet.load")
+    stored = batched.objects()
+    batched.in_source("INSERT INTO sale VALUES (6); INSERT INTO kind VALUES (6)")
+    away.clear()
+    load_ids = batch.execute()
+    assert set(load_ids) == {"item", "kind", "sale", "spare", "unfit"}
+    assert batched.objects() == stored  # nothing was read again
+    assert batched.in_warehouse("SELECT count(*) FROM loadsheet.load") == [(loads[0][0] + 2,)]
+    # A cleared one reads all of them again.
+    batch.clear()
+    batch.execute()
+    assert batched.differences("kind") == batched.differences("sale") == 0
+
+
+def test_a_batch_with_nothing_new_is_skipped_and_never_starts_after_a_look(
+    batched: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    from airflow.sdk.exceptions import DownstreamTasksSkipped
+
+    batched.in_source("ALTER TABLE unfit RENAME _load_id TO no")
+    Task(batched, "batch.batch_001").execute()
+    with pytest.raises(DownstreamTasksSkipped) as caught:
+        Task(batched, "look", "next").execute()
+    assert list(caught.value.tasks) == ["batch.batch_001"]
+    caplog.set_level("INFO", logger="loadsheet")
+    caplog.clear()
+    with pytest.raises(AirflowSkipException, match="nothing to do in 5 tables"):
+        Task(batched, "batch.batch_001", "next", tables=["item", "kind", "sale"]).execute()
+    assert lines(caplog, "item")[0].startswith("item: skipped, nothing new since 20")
+    assert lines(caplog, "spare") == [
+        "spare: skipped, not chosen: this run is limited to other tables"
+    ]
+    batched.in_source("INSERT INTO item VALUES (3000)")
+    assert Task(batched, "look", "third").execute() is None
+    assert list(Task(batched, "batch.batch_001", "third").execute()) == ["item"]
+    assert batched.differences("item") == 0
+
+
+def test_a_server_that_is_away_is_waited_for_once(
+    batched: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    from demo.servers.process import free_port
+    from loadsheet.connections.lookup import Connection
+
+    port, asked = free_port(), []
+
+    def connections(conn_id: str) -> Connection:
+        asked.append(conn_id)
+        found = batched.connections(conn_id)
+        return replace(found, port=port) if conn_id == "shop_source" else found
+
+    batch = Task(batched, "batch.batch_001")
+    monkeypatch.setattr(operators, "airflow_connection", connections)
+    reasons = r"5 of 5 tables failed\nitem: .*\nkind, sale, spare, unfit: not tried: .*refused"
+    with pytest.raises(AirflowException, match=reasons) as e:
+        batch.execute()
+    assert not isinstance(e.value, AirflowFailException)
+    # the look for news, the sizes, the first table, and the question who is away
+    assert asked.count("shop_source") <= 4
+
+
+def test_a_transform_needs_only_the_tables_that_it_reads(batched: Project) -> None:
+    batch, unfits = "batch.batch_001", "transform.transform_unfits"
+    cases: list[tuple[dict[str, str], list[str] | None, set[str]]] = [
+        ({batch: "success"}, None, {"kinds", "unfits", "both"}),
+        ({batch: "skipped"}, None, {"kinds", "unfits", "both"}),
+        ({batch: "failed", unfits: "failed"}, ["unfit"], {"kinds"}),
+        # Its process was lost: what it has loaded nobody knows.
+        ({batch: "failed", unfits: "failed"}, None, set()),
+        ({batch: "upstream_failed", unfits: "failed"}, None, set()),
+        ({batch: "success", unfits: "failed"}, None, {"kinds", "unfits"}),
+    ]
+    tasks = {name: Task(batched, f"transform.transform_{name}") for name in MARTS}
+    for states, failed, builds in cases:
+        found = set()
+        for name, task in tasks.items():
+            assert task.operator.trigger_rule == "all_done"
+            task.states, task.pulled = states, failed
+            with pytest.raises(AirflowException) as caught:
+                task.execute()  # there is no staging table yet: to get that far is to build
+            if not isinstance(caught.value, operators.EarlierTaskFailed):
+                found.add(name)
+        assert found == builds, states

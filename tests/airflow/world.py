@@ -65,6 +65,29 @@ tasks: {retries: 1, retry_delay: 1h}
 tables:
   "*":
 """
+GROUPED = """\
+version: 1
+source: {conn_id: flights_source, schema: grouped}
+lake: {conn_id: lake, bucket: lake}
+warehouse: {conn_id: warehouse, schema: grouped, mart_schema: grouped_mart}
+notify: {slack_conn_id: slack}
+tasks: {granularity: batch, retries: 1, retry_delay: 1h}
+tables:
+  alone: {granularity: table}
+  one:
+  two:
+  unfit:
+  "log_*":
+transforms:
+  of_alone:
+  of_two:
+  of_unfit:
+"""
+GROUPED_SQL = {
+    "of_alone": "SELECT count(*) AS n FROM alone",
+    "of_two": "SELECT count(*) AS n FROM two",
+    "of_unfit": "SELECT count(*) AS n FROM unfit",
+}
 Rows = Counter[str]
 
 
@@ -279,13 +302,19 @@ def copy_project(folder: Path) -> Path:
         ("broken", secrets_kept.BROKEN),
         ("daily", DAILY),
         ("everything", EVERYTHING),
+        ("grouped", GROUPED),
         ("plain", PLAIN),
     ):
         (folder / "pipelines" / name).mkdir()
         (folder / "pipelines" / name / "pipeline.yml").write_text(text)
-    sql = folder / "pipelines" / "everything" / "sql"
-    sql.mkdir()
-    (sql / "counted.sql").write_text("SELECT count(*) FROM loose.one")
+    for name, queries in (
+        ("everything", {"counted": "SELECT count(*) FROM loose.one"}),
+        ("grouped", GROUPED_SQL),
+    ):
+        sql = folder / "pipelines" / name / "sql"
+        sql.mkdir()
+        for mart, text in queries.items():
+            (sql / f"{mart}.sql").write_text(text)
     secrets_kept.write(folder)
     return folder
 

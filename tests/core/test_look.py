@@ -74,11 +74,14 @@ def names(*tables: str, transforms: tuple[str, ...] = ()) -> set[str]:
 
 
 def test_a_task_of_two_steps_is_idle_as_both_are(shop: Project) -> None:
-    more = {"tasks": {"granularity": "table"}}
+    more, batches = ({"tasks": {"granularity": name}} for name in ("table", "batch"))
     shop.spec({**TABLES, "log": {**TABLES["log"], "granularity": "step"}}, MARTS, **more)
     shop.in_source("INSERT INTO sale VALUES (100)")
     marts = {f"transform.transform_{name}" for name in ("names", "years")}
     assert look_at(shop) == {"table.table_item", "table.table_kind"} | names("log") | marts
+    # Of two batches, one has a table with news.
+    shop.spec({**TABLES, "log": {**TABLES["log"], "pool": "slow"}}, MARTS, **batches)
+    assert look_at(shop) == {"batch.batch_002"} | marts
 
 
 def test_before_the_first_load_nothing_is_idle(project: Project) -> None:

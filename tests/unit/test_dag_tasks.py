@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from loadsheet.plan.dag_tasks import dag_tasks, task_id, task_ids
+from loadsheet.plan.dag_config import dag_config
+from loadsheet.plan.dag_tasks import MOST_IN_BATCH, dag_tasks, task_id, task_ids
 from loadsheet.plan.steps import build_plan, with_look
 from loadsheet.spec.models import Pipeline
 from loadsheet.spec.pipeline_file import load_pipeline
 
+VALID = Path(__file__).resolve().parents[1] / "specs" / "valid"
 SPEC = """\
 version: 1
 source: {conn_id: src}
@@ -83,8 +86,48 @@ def test_one_task_extracts_a_table_and_loads_it(tmp_path: Path) -> None:
 
 
 def test_every_task_comes_after_its_upstream(tmp_path: Path) -> None:
-    for granularity in ("step", "table"):
+    for granularity in ("step", "table", "batch"):
         seen: set[str] = set()
         for task in dag_tasks(pipeline(tmp_path, granularity)):
             assert seen.issuperset(task.upstream), (granularity, task.id)
             seen.add(task.id)
+
+
+def test_a_batch_holds_tables_with_the_same_settings_in_the_order_of_the_file() -> None:
+    found = load_pipeline(VALID / "batches" / "pipeline.yml")
+    tasks = {task.id: task for task in dag_tasks(found)}
+    batches = {task.name: task.tables for task in tasks.values() if task.kind == "batch"}
+    assert batches == {"001": ("countries", "currencies"), "002": ("rates",), "log_*": ()}
+    upstream = {name: set(task.upstream) for name, task in tasks.items()}
+    (of_logs,) = [task.id for task in tasks.values() if task.name == "log_*" and task.mapped]
+    assert upstream["batch.batch_001"] == {"look"} and "extract.extract_units" in upstream
+    assert upstream["transform.transform_of_batch"] == {"batch.batch_001"}
+    assert upstream["transform.transform_of_both"] == {
+        "batch.batch_002",
+        "load.load_orders",
+        "transform.transform_of_table",
+    }
+    assert upstream["transform.transform_of_logs"] == {of_logs}
+    ids = task_ids(found)
+    assert ids["extract.extract_rates"] == ids["load.load_rates"] == "batch.batch_002"
+    config = dag_config(found)["tasks"]
+    assert config["resolve_" + of_logs.removeprefix("batch.batch_")]["batches_of"] == MOST_IN_BATCH
+    rules = {name: task["trigger_rule"] for name, task in config.items()}
+    assert {name for name, rule in rules.items() if rule == "all_done"} == {
+        "transform_of_batch",
+        "transform_of_both",
+    }
+    assert config["batch_001"]["task_display_name"] == "batch 001: countries to currencies"
+
+
+@pytest.mark.parametrize(("tables", "kinds"), [(100, {"extract", "load"}), (101, {"batch"})])
+def test_auto_makes_batches_of_a_large_catalog(
+    tmp_path: Path, tables: int, kinds: set[str]
+) -> None:
+    found = pipeline(tmp_path, "auto")
+    more = tuple(replace(found.table("a"), name=f"t{n:03}") for n in range(tables))
+    found = replace(found, tables=more, patterns=(), transforms=(), verify=None)
+    tasks = dag_tasks(found)
+    assert {task.kind for task in tasks} == kinds | {"look"}
+    sizes = [len(task.tables) for task in tasks if task.kind == "batch"]
+    assert sizes == ([50, 50, 1] if tables == 101 else [])

@@ -35,7 +35,7 @@ LATE = {
     ),
     "airflow/shown.py": (1, TASK),
     "airflow/slack.py": (6, TASK),
-    "airflow/table_operators.py": (1, TASK),
+    "airflow/table_operators.py": (2, TASK),
     "authoring/advice.py": (6, COMMAND),
     "authoring/file.py": (3, COMMAND),
     "cli/adopt.py": (2, COMMAND),

@@ -1,0 +1,1 @@
+SELECT 1 AS n FROM rates, orders, mart.of_table

@@ -1,0 +1,1 @@
+SELECT 1 AS n FROM staging.log_web
