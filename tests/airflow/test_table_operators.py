@@ -43,6 +43,8 @@ class Task:
         self.pushed: dict[str, Any] = {}
         self.states: dict[str, str] = {}
         self.pulled: list[str] | None = None
+        self._outlets = list(task.outlets)
+        self.events: dict[str, dict[str, Any]] = {}
 
     def clear(self) -> None:
         """What Airflow does when a person clears the task."""
@@ -52,6 +54,9 @@ class Task:
         """One try."""
         self.tries += 1
         self.pushed.clear()
+        self.events.clear()
+        self.operator.outlets = list(self._outlets)
+        told = {outlet: SimpleNamespace(extra={}) for outlet in self._outlets}
 
         def get_task_states(task_ids: list[str], **asked: Any) -> dict[str, dict[str, str]]:
             return {self.run_id: {i: s for i, s in self.states.items() if i in task_ids}}
@@ -65,10 +70,19 @@ class Task:
             xcom_pull=lambda task_ids, key: self.pulled,
             get_task_states=get_task_states,
         )
-        context = {"run_id": self.run_id, "params": self.params, "ti": ti}
+        context = {
+            "run_id": self.run_id,
+            "params": self.params,
+            "ti": ti,
+            "outlet_events": told,
+        }
         inside = contextvars.copy_context()
         inside.run(ExecutorSafeguard.tracker.set, self.operator)
-        return inside.run(self.operator.execute, context)
+        returned = inside.run(self.operator.execute, context)
+        # Airflow emits one for each outlet that a task has when it ends well.
+        for outlet in self.operator.outlets:
+            self.events[outlet.uri.rpartition("/")[2]] = told[outlet].extra
+        return returned
 
 
 @pytest.fixture
@@ -98,6 +112,7 @@ def test_one_task_extracts_and_loads_its_table(shop: Project) -> None:
     item = Task(shop, "table.table_item")
     load_id = item.execute()
     assert shop.in_warehouse(LOADS, "item") == [(load_id,)] and shop.differences("item") == 0
+    assert item.events["item"]["inserted"] == 50 and item.events["item"]["load"]
     with pytest.raises(AirflowSkipException, match="nothing new since"):
         Task(shop, "table.table_item", "next").execute()
     shop.in_source("INSERT INTO item VALUES (51)")
@@ -138,7 +153,9 @@ def test_a_task_that_is_lost_after_its_load_is_a_success_when_it_is_tried_again(
     with pytest.raises(AirflowException, match="lost"):
         item.execute()
     monkeypatch.setattr(table_step, "load", load)
+    assert not item.events
     assert shop.in_warehouse(LOADS, "item") == [(item.execute(),)]
+    assert item.events["item"]["inserted"] == 50
 
 
 def test_the_objects_of_a_corrupt_load_name_the_task_to_clear(
@@ -240,6 +257,8 @@ def test_a_retry_of_a_batch_does_only_what_is_not_done(
     away.clear()
     load_ids = batch.execute()
     assert set(load_ids) == {"item", "kind", "sale", "spare", "unfit"}
+    # Also of what the try before has loaded: Airflow has not heard of that.
+    assert set(batch.events) == set(load_ids)
     assert batched.objects() == stored  # nothing was read again
     assert batched.in_warehouse("SELECT count(*) FROM loadsheet.load") == [(loads[0][0] + 2,)]
     # A cleared one reads all of them again.
@@ -268,7 +287,9 @@ def test_a_batch_with_nothing_new_is_skipped_and_never_starts_after_a_look(
     ]
     batched.in_source("INSERT INTO item VALUES (3000)")
     assert Task(batched, "look", "third").execute() is None
-    assert list(Task(batched, "batch.batch_001", "third").execute()) == ["item"]
+    third = Task(batched, "batch.batch_001", "third")
+    assert list(third.execute()) == ["item"]
+    assert list(third.events) == ["item"] and third.events["item"]["inserted"] == 1
     assert batched.differences("item") == 0
 
 
