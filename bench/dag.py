@@ -54,12 +54,7 @@ def _in_airflow(
     place: World, source: data.Source, folder: Path, parallel: int
 ) -> tuple[float, float]:
     """Seconds of a first run and of one with nothing new."""
-    shutil.rmtree(folder, ignore_errors=True)
-    for name in _BUNDLE:
-        shutil.copytree(
-            job.ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__")
-        )
-    shutil.copy(job.ROOT / ".airflowignore", folder)
+    copy_bundle(folder)
     task = job.job_for(source, place.new_warehouse("dag"), folder, kind="full")
     _, env = job.ours("auto", max_active_tasks=parallel).command(place, task)
     connections = {name: value for name, value in env.items() if name.startswith("AIRFLOW_CONN_")}
@@ -72,6 +67,16 @@ def _in_airflow(
     if wrong := content.differences(task):
         raise RuntimeError("; ".join(wrong))
     return seconds
+
+
+def copy_bundle(folder: Path) -> None:
+    """A DAG bundle without pipelines in `folder`, in place of what is there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for name in _BUNDLE:
+        shutil.copytree(
+            job.ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    shutil.copy(job.ROOT / ".airflowignore", folder)
 
 
 def _run(airflow: Airflow) -> float:

@@ -72,7 +72,7 @@ class BatchOperator(TableOperator):
         self.tables = tables
 
     @property
-    def label(self) -> str:
+    def shown_as(self) -> str:
         """What Airflow shows for a mapped task: the first and the last table."""
         return first_to_last(self.tables)
 

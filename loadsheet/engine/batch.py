@@ -30,9 +30,12 @@ from loadsheet.wording import counted, shortened
 
 _log = logging.getLogger(__name__)
 
-# Those without storage, such as views and partitioned tables, come last: their size is not known.
+# As VACUUM and the statistics know them: pg_relation_size would wait for a table that is locked. Of
+# those without storage, such as views and partitioned tables, nothing is known: they come last.
 _SIZES = """
-SELECT relname, CASE WHEN relkind IN ('r', 'm') THEN pg_relation_size(pg_class.oid) END
+SELECT relname, CASE WHEN relkind IN ('r', 'm') THEN greatest(
+    relpages * current_setting('block_size')::bigint, pg_stat_get_live_tuples(pg_class.oid) * 64)
+    END
 FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
 WHERE nspname = %s AND relname = ANY(%s)
 """

@@ -130,7 +130,7 @@ def _task(step: Step, pipeline: Pipeline, spec: str, batches: Set[str]) -> dict[
         if step.kind == "batch":
             config["name"] = step.name
             config["expand"] = {"tables": resolved}
-            config["map_index_template"] = "{{ task.label }}"
+            config["map_index_template"] = "{{ task.shown_as }}"
         else:
             config["expand"] = {"name": resolved}
             config["map_index_template"] = "{{ task.name }}"

@@ -693,7 +693,7 @@ def test_a_table_that_fails_in_a_task_of_many_stops_only_what_reads_it(
         "batch_001": "failed",
         "transform_of_unfit": "failed",
     }
-    assert shown["batch", "log_a to log_b"] == shown["table_alone", None] == "success"
+    assert shown["batch_log", "log_a to log_b"] == shown["table_alone", None] == "success"
     for table in ("alone", "one", "two", "log_a", "log_b"):
         assert ask(world.warehouse, f"SELECT id FROM grouped.{table}") == [(1,)]
     log = world.airflow.api.log("grouped", run_id, "batch.batch_001")
