@@ -22,8 +22,8 @@ from loadsheet.spec.models import Pipeline, Tasks
 from loadsheet.wording import counted
 
 MOST_IN_BATCH = 50
-"""Tables of a batch: 50 with nothing new are looked at in a second, 50 with news take some seconds,
-and a failed one has that much to do again."""
+"""Tables of a batch. Of CPU, servers included, 50 small tables took 0.05 s where none had news, and
+2.4 s where all had; their process takes about 1.5 s to start."""
 
 
 def dag_tasks(pipeline: Pipeline) -> tuple[Step, ...]:

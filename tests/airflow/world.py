@@ -71,7 +71,7 @@ source: {conn_id: flights_source, schema: grouped}
 lake: {conn_id: lake, bucket: lake}
 warehouse: {conn_id: warehouse, schema: grouped, mart_schema: grouped_mart}
 notify: {slack_conn_id: slack}
-tasks: {granularity: batch, retries: 1, retry_delay: 1h}
+tasks: {granularity: batch, retry_delay: 1s}
 tables:
   alone: {granularity: table}
   one:
