@@ -4,13 +4,16 @@ executed."""
 from __future__ import annotations
 
 import dataclasses
+import re
 from datetime import timedelta
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from loadsheet.plan.assets import asset_uri
 from loadsheet.plan.dag_config import dag_config, render_dag, spec_path
 from loadsheet.plan.steps import build_plan, step_id, with_look
 from loadsheet.spec.models import (
@@ -199,6 +202,49 @@ def test_reading_by_data_interval_needs_runs_that_have_one(
 ) -> None:
     table = Table(name="bookings", incremental=Incremental(cursor="book_date", by="data_interval"))
     assert dag_config(pipeline(schedule=schedule, tables=(table,)))["schedule"] == expected
+
+
+def test_tasks_have_what_they_write_and_read_of_others_as_assets() -> None:
+    pattern = Pattern(name="log_*", table=Table(name="log_*"))
+    sql = "SELECT * FROM bookings, report.rates, fct"
+    daily = Transform(name="daily", sql=sql, file=Path("daily.sql"))
+    transforms = (pipeline().transforms[0], daily)
+    external = ("report.*", "public.unread")
+    made = pipeline(patterns=(pattern,), transforms=transforms, external=external)
+    tasks = dag_config(made)["tasks"]
+    found = {}
+    for name, task in tasks.items():
+        found[name.partition("_any")[0]] = task.get("inlets", []), task.get("outlets", [])
+    uri = "x-loadsheet://warehouse"
+    assert found.pop("load_bookings") == ([], [f"{uri}/staging/bookings"])
+    assert found.pop("load_seats") == ([], [f"{uri}/staging/seats"])
+    alias = {"__type__": "airflow.sdk.AssetAlias", "name": f"{uri}/staging/log_%2A"}
+    assert found.pop("load_log") == ([], [alias])
+    assert found.pop("transform_fct") == ([], [f"{uri}/mart/fct"])
+    assert found.pop("transform_daily") == ([f"{uri}/report/rates"], [f"{uri}/mart/daily"])
+    assert set(map(str, found.values())) == {"([], [])"}
+
+
+def test_two_tables_never_share_an_asset() -> None:
+    hard = ("a", "a/b", "b/a", "a.b", "a%2Fb", "A", "ä", "a b", "a?b", "a#b", "..")
+    uris = {asset_uri(*parts) for parts in product(hard, repeat=3)}
+    assert len(uris) == len(hard) ** 3
+    # What RFC 3986 allows, and MySQL stores.
+    assert all(re.fullmatch(r"x-loadsheet://[\w.~%-]+(/[\w.~%-]+){2}", uri, re.A) for uri in uris)
+
+
+@pytest.mark.parametrize("times", [None, "@daily"])
+def test_a_schedule_by_assets_waits_for_one_of_them(times: str | None) -> None:
+    schedule = dag_config(pipeline(schedule=times, assets=("mart.x", "dwh.2.raw.y")))["schedule"]
+    uris = ("x-loadsheet://warehouse/mart/x", "x-loadsheet://dwh.2/raw/y")
+    assets = [{"__type__": "airflow.sdk.Asset", "uri": uri} for uri in uris]
+    any_of = {"__type__": "airflow.sdk.AssetAny", "__args__": assets}
+    if times is None:
+        assert schedule == any_of
+    else:
+        assert schedule["__type__"] == "airflow.sdk.AssetOrTimeSchedule"
+        assert schedule["assets"] == any_of
+        assert schedule["timetable"]["__args__"] == ["@daily"]
 
 
 def test_a_plain_schedule_stays_as_it_is() -> None:
