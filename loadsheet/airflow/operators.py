@@ -29,6 +29,7 @@ from airflow.sdk.exceptions import (
 from loadsheet.airflow import log_escaping
 from loadsheet.airflow.assets import publish
 from loadsheet.airflow.command_line import converted
+from loadsheet.airflow.lineage import ReportsLineage
 from loadsheet.airflow.locate import pipeline_file
 from loadsheet.airflow.shown import show
 from loadsheet.connections.lookup import Connection
@@ -125,7 +126,7 @@ class RetryAtOnce(RetryPolicy):
         return RetryDecision.retry(timedelta(0), "the worker was told to stop")
 
 
-class StepOperator(BaseOperator):
+class StepOperator(ReportsLineage, BaseOperator):
     """Runs one step of the plan.
 
     `spec` is the pipeline file (absolute, or relative to its project), `name` the table or

@@ -39,6 +39,28 @@ def pipeline_lineage(
     return builder.lineage
 
 
+def named_lineage(pipeline: Pipeline, target: Dataset) -> Lineage:
+    """Which tables a staging table or mart is made of, by the pipeline file alone."""
+    lineage = Lineage(pipeline=pipeline.name, datasets={target: {}})
+    how: EdgeHow = "reads"
+    if target.kind == "mart":
+        read = _inputs(pipeline, target.name)
+    else:
+        how = "load"
+        read = [Dataset("source", pipeline.source.schema, target.name)]
+    for dataset in read:
+        lineage.datasets[dataset] = {}
+        lineage.edges.append(Edge(Column(dataset, ROWS), Column(target, ROWS), (how,)))
+    return lineage
+
+
+def _inputs(pipeline: Pipeline, transform: str) -> list[Dataset]:
+    inputs = transform_inputs(pipeline)[transform]
+    schemas = pipeline.warehouse
+    read = [Dataset("staging", schemas.schema, name) for name in inputs.tables]
+    return read + [Dataset("mart", schemas.mart_schema, name) for name in inputs.transforms]
+
+
 class _Builder:
     def __init__(self, session: PinnedSession, pipeline: Pipeline):
         self.session = session
@@ -111,10 +133,7 @@ class _Builder:
 
     def _add_inputs(self, mart: Dataset, transform: Transform) -> None:
         """The tables that a mart reads which is not traced."""
-        inputs = transform_inputs(self.pipeline)[transform.name]
-        schemas = self.pipeline.warehouse
-        read = [Dataset("staging", schemas.schema, name) for name in inputs.tables]
-        read += [Dataset("mart", schemas.mart_schema, name) for name in inputs.transforms]
+        read = _inputs(self.pipeline, transform.name)
         others = relations_of_others(self.session, self.pipeline, transform)
         read += [Dataset("external", one.schema, one.name) for one in others]
         self._add_reads(mart, read, "unknown")

@@ -17,7 +17,7 @@ from loadsheet.cli.main import app
 from tests.core.lineage_of import ends_of, read, written
 from tests.project import Project
 
-SCHEMAS = (Path(__file__).parent / "openlineage").glob("*.json")
+SCHEMAS = list((Path(__file__).parent / "openlineage").glob("*.json"))
 SOURCE = """
 CREATE TYPE mood AS ENUM ('sad', 'glad');
 CREATE TABLE sale (id int PRIMARY KEY, shop int, amount numeric, kind text, tags text[],

@@ -1,0 +1,142 @@
+"""What the operators tell Airflow's OpenLineage provider, where it is installed: the tables that a
+step reads and writes, their columns, and how these follow from each other.
+
+The provider calls these methods in a process beside the task. Nothing here is asked otherwise, and
+an error costs the event its details and the task nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow.sdk import Connection as AirflowConnection
+
+from loadsheet.airflow.command_line import converted
+from loadsheet.airflow.locate import pipeline_file
+
+if TYPE_CHECKING:
+    from loadsheet.connections.lookup import Connection
+    from loadsheet.spec.models import Pipeline
+
+_WRITTEN = """
+SELECT inserted + updated, bytes FROM loadsheet.load
+WHERE pipeline = %(pipeline)s AND target = %(target)s AND run_id = %(run_id)s
+UNION ALL
+SELECT inserted + updated, NULL FROM loadsheet.transform_run
+WHERE pipeline = %(pipeline)s AND target = %(target)s AND run_id = %(run_id)s
+"""
+
+
+class ReportsLineage:
+    """The lineage of a step operator, for the provider's DefaultExtractor."""
+
+    kind: ClassVar[Any]
+    spec: str
+    name: str
+
+    def get_openlineage_facets_on_start(self) -> Any:
+        """The step's tables by name."""
+        return self._lineage(None)
+
+    def get_openlineage_facets_on_failure(self, task_instance: Any) -> Any:
+        """The step's tables by name."""
+        return self._lineage(None)
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
+        """The step's tables with their columns, the column lineage, and how much was written."""
+        return self._lineage(task_instance.run_id)
+
+    def _lineage(self, run_id: str | None) -> Any:
+        from airflow.providers.openlineage.extractors import OperatorLineage
+
+        from loadsheet.lineage.openlineage import Names
+        from loadsheet.spec.pipeline_file import load_pipeline
+
+        if self.kind not in ("extract", "load", "transform"):
+            return OperatorLineage()
+        pipeline = load_pipeline(pipeline_file(self.spec, self.get_dag()))  # type: ignore[attr-defined]
+        names = Names("", _connection(pipeline.source), _connection(pipeline.warehouse))
+        event = self._event(pipeline, names, run_id)
+        lake = _lake(pipeline, self.name)
+        inputs = list(_datasets(event["inputs"]))
+        outputs = list(_datasets(event["outputs"]))
+        if self.kind == "extract":
+            return OperatorLineage(inputs=inputs, outputs=[lake])
+        if self.kind == "load":
+            return OperatorLineage(inputs=[*inputs, lake], outputs=outputs)
+        job_facets = _job_facets(event["job"])
+        return OperatorLineage(inputs=inputs, outputs=outputs, job_facets=job_facets)
+
+    def _event(self, pipeline: Pipeline, names: Any, run_id: str | None) -> dict[str, Any]:
+        """The step as `loadsheet lineage --openlineage` describes it. Only a step that has written
+        is worth a question to the warehouse."""
+        from loadsheet.lineage.graph import named_lineage, pipeline_lineage
+        from loadsheet.lineage.models import Dataset
+        from loadsheet.lineage.openlineage import job_events
+        from loadsheet.postgres import connect_warehouse
+
+        schemas = pipeline.warehouse
+        target = Dataset("staging", schemas.schema, self.name)
+        if self.kind == "transform":
+            target = Dataset("mart", schemas.mart_schema, self.name)
+        if run_id is None or self.kind == "extract":
+            return next(job_events(named_lineage(pipeline, target), pipeline, names, [target]))
+        with connect_warehouse(names.warehouse) as session:
+            only = {self.name} if self.kind == "transform" else set()
+            lineage = pipeline_lineage(session, pipeline, only)
+            values = {"pipeline": pipeline.name, "target": str(target), "run_id": run_id}
+            written = session.execute(_WRITTEN, values).fetchone()
+        event = next(job_events(lineage, pipeline, names, [target]))
+        event["outputs"][0]["written"] = written
+        return event
+
+
+def _connection(end: Any) -> Connection:
+    return converted(end.conn_id, AirflowConnection.get(end.conn_id))
+
+
+def _lake(pipeline: Pipeline, table: str) -> Any:
+    """The objects of a table in the lake, as the storage operators of Airflow name theirs."""
+    from airflow.providers.common.compat.openlineage.facet import Dataset
+
+    from loadsheet.lake.manifest import load_prefix
+
+    folder = load_prefix(pipeline, table).rstrip("/")
+    return Dataset(namespace=f"s3://{pipeline.lake.bucket}", name=folder)
+
+
+def _datasets(entries: list[dict[str, Any]]) -> Iterator[Any]:
+    from airflow.providers.common.compat.openlineage import facet
+
+    for entry in entries:
+        facets: dict[str, Any] = {}
+        if schema := entry["facets"].get("schema"):
+            fields = [facet.SchemaDatasetFacetFields(**field) for field in schema["fields"]]
+            facets["schema"] = facet.SchemaDatasetFacet(fields=fields)
+        if lineage := entry["facets"].get("columnLineage"):
+            facets["columnLineage"] = facet.ColumnLineageDatasetFacet(
+                fields={
+                    name: facet.Fields(
+                        inputFields=[facet.InputField(**one) for one in field["inputFields"]]
+                    )
+                    for name, field in lineage["fields"].items()
+                },
+                dataset=[facet.InputField(**one) for one in lineage["dataset"]],
+            )
+        name = {"namespace": entry["namespace"], "name": entry["name"]}
+        if written := entry.get("written"):
+            statistics = facet.OutputStatisticsOutputDatasetFacet(
+                rowCount=written[0], size=written[1]
+            )
+            yield facet.OutputDataset(
+                **name, facets=facets, outputFacets={"outputStatistics": statistics}
+            )
+        else:
+            yield facet.Dataset(**name, facets=facets)
+
+
+def _job_facets(job: dict[str, Any]) -> dict[str, Any]:
+    from airflow.providers.common.compat.openlineage.facet import SQLJobFacet
+
+    return {"sql": SQLJobFacet(query=job["facets"]["sql"]["query"])}

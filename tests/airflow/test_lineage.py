@@ -1,0 +1,126 @@
+"""What the operators tell Airflow's OpenLineage provider. It is no dependency of ours: these tests
+run where it is installed."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator, FormatChecker
+from referencing import Registry, Resource
+
+from loadsheet.airflow.operators import (
+    MinioToPostgresOperator,
+    PostgresToMinioOperator,
+    SqlTransformOperator,
+    StepOperator,
+    VerifyTablesOperator,
+)
+from tests.airflow.conftest import REPO
+from tests.project import Project
+
+pytest.importorskip("airflow.providers.openlineage.extractors")
+SCHEMAS = list((REPO / "tests" / "core" / "openlineage").glob("*.json"))
+
+
+@pytest.fixture
+def shop(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A pipeline that has run once, as `first`."""
+    project.in_source("CREATE TABLE sale (id int PRIMARY KEY, amount numeric, kind text)")
+    project.in_source("INSERT INTO sale VALUES (1, 5, 'a'), (2, 7, 'b')")
+    sql = "SELECT id, amount * 2 AS twice FROM staging.sale WHERE kind <> 'x'"
+    project.spec({"sale": None}, {"sales": sql})
+    project.run(run_id="first")
+    for name, value in project.environment().items():
+        if name.startswith("AIRFLOW_CONN_"):
+            monkeypatch.setenv(name, value)
+    return project
+
+
+def operator(kind: type[StepOperator], project: Project, name: str) -> StepOperator:
+    spec = project.folder / "pipelines" / "shop" / "pipeline.yml"
+    return kind(task_id="step", spec=str(spec), name=name)
+
+
+def lineage(kind: type[StepOperator], project: Project, name: str, run_id: str = "first") -> Any:
+    found = operator(kind, project, name)
+    return found.get_openlineage_facets_on_complete(SimpleNamespace(run_id=run_id))
+
+
+def names(datasets: Any) -> list[str]:
+    return [one.name.partition(".")[2] or one.name for one in datasets]
+
+
+def test_a_mart_is_reported_with_its_columns_and_rows(shop: Project) -> None:
+    found = lineage(SqlTransformOperator, shop, "sales")
+    assert names(found.inputs) == ["staging.sale"]
+    [mart] = found.outputs
+    assert names([mart]) == ["mart.sales"]
+    warehouse = shop.connections("warehouse")
+    assert mart.namespace == f"postgres://{warehouse.host}:{warehouse.port}"
+    written = serialized(mart)
+    twice = written["facets"]["columnLineage"]["fields"]["twice"]["inputFields"]
+    [one] = twice[0]["transformations"]
+    assert (twice[0]["field"], one["type"], one["description"]) == (
+        "amount",
+        "DIRECT",
+        "amount * 2",
+    )
+    [kind] = written["facets"]["columnLineage"]["dataset"]
+    assert (kind["field"], kind["transformations"][0]["subtype"]) == ("kind", "FILTER")
+    assert written["outputFacets"]["outputStatistics"]["rowCount"] == 2
+    assert "amount * 2" in found.job_facets["sql"].query
+
+
+def test_a_load_is_reported_from_the_source_over_the_lake(shop: Project) -> None:
+    extract = lineage(PostgresToMinioOperator, shop, "sale")
+    load = lineage(MinioToPostgresOperator, shop, "sale")
+    [objects] = extract.outputs
+    assert objects.namespace == f"s3://{shop.bucket}"
+    assert names(extract.inputs) == ["public.sale"]
+    assert names(load.inputs) == ["public.sale", objects.name]
+    [table] = load.outputs
+    written = serialized(table)
+    assert set(written["facets"]["columnLineage"]["fields"]) == {"id", "amount", "kind"}
+    assert written["outputFacets"]["outputStatistics"]["rowCount"] == 2
+    # A run that has loaded nothing has written nothing.
+    assert "outputFacets" not in serialized(
+        lineage(MinioToPostgresOperator, shop, "sale", "2").outputs[0]
+    )
+
+
+def test_a_step_that_starts_or_has_failed_names_its_tables_and_asks_no_server(
+    shop: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nowhere = json.dumps({"conn_type": "postgres", "host": "127.0.0.1", "port": 1, "schema": "x"})
+    for conn_id in ("SHOP_SOURCE", "WAREHOUSE"):
+        monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id}", nowhere)
+    step = operator(SqlTransformOperator, shop, "sales")
+    for found in (
+        step.get_openlineage_facets_on_start(),
+        step.get_openlineage_facets_on_failure(None),
+    ):
+        assert names(found.inputs) == ["staging.sale"]
+        assert names(found.outputs) == ["mart.sales"]
+    nothing = operator(VerifyTablesOperator, shop, "").get_openlineage_facets_on_start()
+    assert (nothing.inputs, nothing.outputs) == ([], [])
+
+
+def serialized(dataset: Any) -> dict[str, Any]:
+    """As the client sends it; its facets are valid against OpenLineage's schemas."""
+    from openlineage.client.serde import Serde
+
+    written: dict[str, Any] = json.loads(Serde.to_json(dataset))
+    schemas = [json.loads(file.read_text()) for file in SCHEMAS]
+    registry = Registry().with_resources(
+        (one["$id"], Resource.from_contents(one)) for one in schemas
+    )
+    for name, facet in written["facets"].items():
+        title = f"{name[0].upper()}{name[1:]}DatasetFacet"
+        [url] = [one["$id"] for one in schemas if one["$id"].endswith(f"/{title}.json")]
+        schema = {"$ref": f"{url}#/$defs/{title}"}
+        checker = Draft202012Validator(schema, registry=registry, format_checker=FormatChecker())
+        assert list(checker.iter_errors(facet)) == []
+    return written
