@@ -7,7 +7,7 @@ an error costs the event its details and the task nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import Connection as AirflowConnection
@@ -34,6 +34,10 @@ class ReportsLineage:
     kind: ClassVar[Any]
     spec: str
     name: str
+    get_dag: Callable[[], Any]
+
+    def _own_tables(self) -> Sequence[str]:
+        raise NotImplementedError
 
     def get_openlineage_facets_on_start(self) -> Any:
         """The step's tables by name."""
@@ -53,43 +57,51 @@ class ReportsLineage:
         from loadsheet.lineage.openlineage import Names
         from loadsheet.spec.pipeline_file import load_pipeline
 
-        if self.kind not in ("extract", "load", "transform"):
+        if self.kind not in ("extract", "load", "table", "batch", "transform"):
             return OperatorLineage()
-        pipeline = load_pipeline(pipeline_file(self.spec, self.get_dag()))  # type: ignore[attr-defined]
+        pipeline = load_pipeline(pipeline_file(self.spec, self.get_dag()))
         names = Names("", _connection(pipeline.source), _connection(pipeline.warehouse))
-        event = self._event(pipeline, names, run_id)
-        lake = _lake(pipeline, self.name)
-        inputs = list(_datasets(event["inputs"]))
-        outputs = list(_datasets(event["outputs"]))
+        inputs: list[Any] = []
+        outputs: list[Any] = []
+        job_facets: dict[str, Any] = {}
+        for event in self._events(pipeline, names, run_id):
+            inputs += _datasets(event["inputs"])
+            outputs += _datasets(event["outputs"])
+            if self.kind == "transform":
+                job_facets = _job_facets(event["job"])
+        lake = [_lake(pipeline, table) for table in self._own_tables()]
         if self.kind == "extract":
-            return OperatorLineage(inputs=inputs, outputs=[lake])
-        if self.kind == "load":
-            return OperatorLineage(inputs=[*inputs, lake], outputs=outputs)
-        job_facets = _job_facets(event["job"])
+            outputs = lake
+        elif self.kind == "load":
+            inputs += lake
         return OperatorLineage(inputs=inputs, outputs=outputs, job_facets=job_facets)
 
-    def _event(self, pipeline: Pipeline, names: Any, run_id: str | None) -> dict[str, Any]:
-        """The step as `loadsheet lineage --openlineage` describes it. Only a step that has written
-        is worth a question to the warehouse."""
+    def _events(
+        self, pipeline: Pipeline, names: Any, run_id: str | None
+    ) -> Iterator[dict[str, Any]]:
+        """What the task writes, each as `loadsheet lineage --openlineage` describes it. Only a task
+        that has written is worth a question to the warehouse."""
         from loadsheet.lineage.graph import named_lineage, pipeline_lineage
         from loadsheet.lineage.models import Dataset
         from loadsheet.lineage.openlineage import job_events
         from loadsheet.postgres import connect_warehouse
 
         schemas = pipeline.warehouse
-        target = Dataset("staging", schemas.schema, self.name)
+        targets = [Dataset("staging", schemas.schema, table) for table in self._own_tables()]
         if self.kind == "transform":
-            target = Dataset("mart", schemas.mart_schema, self.name)
+            targets = [Dataset("mart", schemas.mart_schema, self.name)]
         if run_id is None or self.kind == "extract":
-            return next(job_events(named_lineage(pipeline, target), pipeline, names, [target]))
+            for target in targets:
+                yield from job_events(named_lineage(pipeline, target), pipeline, names, [target])
+            return
         with connect_warehouse(names.warehouse) as session:
             only = {self.name} if self.kind == "transform" else set()
             lineage = pipeline_lineage(session, pipeline, only)
-            values = {"pipeline": pipeline.name, "target": str(target), "run_id": run_id}
-            written = session.execute(_WRITTEN, values).fetchone()
-        event = next(job_events(lineage, pipeline, names, [target]))
-        event["outputs"][0]["written"] = written
-        return event
+            for target in targets:
+                (event,) = job_events(lineage, pipeline, names, [target])
+                values = {"pipeline": pipeline.name, "target": str(target), "run_id": run_id}
+                event["outputs"][0]["written"] = session.execute(_WRITTEN, values).fetchone()
+                yield event
 
 
 def _connection(end: Any) -> Connection:

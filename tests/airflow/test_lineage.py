@@ -18,6 +18,7 @@ from loadsheet.airflow.operators import (
     StepOperator,
     VerifyTablesOperator,
 )
+from loadsheet.airflow.table_operators import BatchOperator, TableOperator
 from tests.airflow.conftest import REPO
 from tests.project import Project
 
@@ -89,6 +90,22 @@ def test_a_load_is_reported_from_the_source_over_the_lake(shop: Project) -> None
     assert "outputFacets" not in serialized(
         lineage(MinioToPostgresOperator, shop, "sale", "2").outputs[0]
     )
+
+
+def test_a_task_that_loads_tables_by_itself_is_reported_from_the_source(shop: Project) -> None:
+    shop.in_source("CREATE TABLE kind (name text PRIMARY KEY)")
+    shop.spec({"sale": None, "kind": None}, tasks={"granularity": "batch"})
+    shop.run(run_id="second")
+    one = lineage(TableOperator, shop, "sale")
+    assert names(one.inputs) == ["public.sale"] and names(one.outputs) == ["staging.sale"]
+    spec = shop.folder / "pipelines" / "shop" / "pipeline.yml"
+    tables = ["sale", "kind"]
+    many = BatchOperator(task_id="step", spec=str(spec), name="001", tables=tables)
+    found = many.get_openlineage_facets_on_complete(SimpleNamespace(run_id="second"))
+    assert names(found.inputs) == ["public.sale", "public.kind"]
+    assert names(found.outputs) == ["staging.sale", "staging.kind"]
+    started = many.get_openlineage_facets_on_start()
+    assert names(started.outputs) == names(found.outputs)
 
 
 def test_a_step_that_starts_or_has_failed_names_its_tables_and_asks_no_server(
