@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from loadsheet.lineage.models import ROWS, Column, Dataset, Edge, Lineage
 
 _NO_TABLE = "no table: constants and functions alone"
+_ABOVE = ", see above"
 _INDENT = "  "
 
 
@@ -52,8 +53,12 @@ def _ways_up(lineage: Lineage, column: Column, depth: int, seen: set[Column]) ->
         # A staging column and its source column share a line.
         if source.dataset.kind == "staging" and len(above) == 1:
             text += f" <- {_name(above[0].source)}"
-        yield text
-        if source.dataset.kind == "mart" and source not in seen:
+        if source.dataset.kind != "mart":
+            yield text
+        elif source in seen:
+            yield text + _ABOVE
+        else:
+            yield text
             seen.add(source)
             yield from _ways_up(lineage, source, depth + 1, seen)
 
@@ -71,11 +76,11 @@ def _ways_down(lineage: Lineage, column: Column, depth: int, seen: set[Column]) 
         edges += [edge for edge in of_table if edge.hows == ("unknown",)]
     for edge in edges:
         target = edge.target
+        text = f"{pad}-> {_head(lineage, target)}{_how(edge)}"
         if edge.hows == ("unknown",):
             why = lineage.not_traced.get(target.dataset, "")
-            yield f"{pad}-> {target.dataset}, in which columns is not known: {why}"
-        else:
-            yield f"{pad}-> {_head(lineage, target)}{_how(edge)}"
+            text = f"{pad}-> {target.dataset}, in which columns is not known: {why}"
+        yield text + (_ABOVE if target in seen and lineage.out_of.get(target) else "")
         if target not in seen:
             seen.add(target)
             yield from _ways_down(lineage, target, depth + 1, seen)

@@ -143,6 +143,14 @@ CASES: dict[str, tuple[str, list[str]]] = {
         ["t <- sale.amount, shop.name", "rows <- filter shop.name"],
     ),
 }
+CASES["twice_on_it"] = (
+    "SELECT t, t || 'x' AS u FROM mart.on_a_mart",
+    ["t <- sale.amount, shop.name", "u <- sale.amount, shop.name", "rows <-"],
+)
+CASES["of_two_ways"] = (
+    "SELECT t || u AS v FROM mart.twice_on_it",
+    ["v <- sale.amount, shop.name", "rows <-"],
+)
 NOT_KNOWN = {
     "a_function": "SELECT id, audit.price(id) AS price FROM staging.sale",
     "a_condition": "SELECT id FROM staging.sale WHERE audit.price(id) > 1",
@@ -254,6 +262,8 @@ def test_the_way_goes_over_marts_to_the_source(world: Project) -> None:
     below = said(world, "public.sale.amount", "--down")
     assert below.startswith("public.sale.amount\n  -> staging.sale.amount\n    -> mart.")
     assert "\n    -> mart.no_tables_named.twice = amount * 2\n      -> mart.on_a_mart.t" in below
+    again = said(world, "of_two_ways.v").splitlines()
+    assert "    <- mart.on_a_mart.t = twice || name, see above" in again
     # An expression in a WITH is shown where the mart only passes it on.
     assert "\n  r: r.kind || s.name\n" in said(world, "a_recursion.kind")
 
