@@ -8,6 +8,7 @@ an error costs the event its details and the task nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import Connection as AirflowConnection
@@ -28,6 +29,17 @@ WHERE pipeline = %(pipeline)s AND target = %(target)s AND run_id = %(run_id)s
 """
 
 
+@dataclass
+class StepLineage:
+    """What the provider reads of an answer. It makes an OperatorLineage of it, whichever class it
+    is: so none of the provider's has to be imported."""
+
+    inputs: list[Any] = field(default_factory=list)
+    outputs: list[Any] = field(default_factory=list)
+    run_facets: dict[str, Any] = field(default_factory=dict)
+    job_facets: dict[str, Any] = field(default_factory=dict)
+
+
 class ReportsLineage:
     """The lineage of a step operator, for the provider's DefaultExtractor."""
 
@@ -39,26 +51,24 @@ class ReportsLineage:
     def _own_tables(self) -> Sequence[str]:
         raise NotImplementedError
 
-    def get_openlineage_facets_on_start(self) -> Any:
+    def get_openlineage_facets_on_start(self) -> StepLineage:
         """The step's tables by name."""
         return self._lineage(None)
 
-    def get_openlineage_facets_on_failure(self, task_instance: Any) -> Any:
+    def get_openlineage_facets_on_failure(self, task_instance: Any) -> StepLineage:
         """The step's tables by name."""
         return self._lineage(None)
 
-    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> StepLineage:
         """The step's tables with their columns, the column lineage, and how much was written."""
         return self._lineage(task_instance.run_id)
 
-    def _lineage(self, run_id: str | None) -> Any:
-        from airflow.providers.openlineage.extractors import OperatorLineage
-
+    def _lineage(self, run_id: str | None) -> StepLineage:
         from loadsheet.lineage.openlineage import Names
         from loadsheet.spec.pipeline_file import load_pipeline
 
         if self.kind not in ("extract", "load", "table", "batch", "transform"):
-            return OperatorLineage()
+            return StepLineage()
         pipeline = load_pipeline(pipeline_file(self.spec, self.get_dag()))
         names = Names("", _connection(pipeline.source), _connection(pipeline.warehouse))
         inputs: list[Any] = []
@@ -74,7 +84,7 @@ class ReportsLineage:
             outputs = lake
         elif self.kind == "load":
             inputs += lake
-        return OperatorLineage(inputs=inputs, outputs=outputs, job_facets=job_facets)
+        return StepLineage(inputs=inputs, outputs=outputs, job_facets=job_facets)
 
     def _events(
         self, pipeline: Pipeline, names: Any, run_id: str | None
