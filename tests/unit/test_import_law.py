@@ -29,7 +29,7 @@ LATE = {
     "airflow/factory.py": (1, "a worker does not need dag-factory, which takes 90 ms to import"),
     "airflow/lineage.py": (10, "only a task that reports to OpenLineage needs them, at its end"),
     "airflow/look.py": (1, TASK),
-    "airflow/operators.py": (8, TASK),
+    "airflow/operators.py": (7, TASK),
     "airflow/pools.py": (
         2,
         "only the DAG processor may read Airflow's database, and a worker parses too",
