@@ -38,7 +38,8 @@ def publish(
     connections: Connections,
 ) -> dict[Step, Outcome]:
     """Have Airflow emit an event for each outlet of `task` that its steps have changed. Returns the
-    outcomes, which are those of an earlier try where this one has found its work done."""
+    outcomes, which are those of an earlier try where this one has found its work done. Outlets that
+    a DAG of a user has given the task stay as they are."""
     asked = [
         step
         for step, outcome in outcomes.items()
@@ -46,7 +47,8 @@ def publish(
     ]
     published = _last_published(asked, pipeline, context, connections) if asked else {}
     told: dict[Step, Outcome] = {}
-    outlets: dict[str, Any] = {}
+    own: set[str] = set()
+    changed: set[str] = set()
     for step, outcome in outcomes.items():
         found = published.get(step)
         if found and found.changed and not outcome.changed:
@@ -54,20 +56,27 @@ def publish(
             message = f"an earlier try of this run did it as {found.number}"
             outcome = replace(outcome, status="done", message=message, changed=True)
         told[step] = outcome
-        if not outcome.changed:
+        outlet = _outlet(task, step, pipeline)
+        if outlet is None:
             continue
-        asset = Asset(asset_uri(pipeline.warehouse.conn_id, _schema(step, pipeline), step.name))
-        extra = _extra(outcome, found)
-        for outlet in task.outlets:
+        own.add(outlet.name)
+        if outcome.changed:
+            changed.add(outlet.name)
+            event, extra = context["outlet_events"][outlet], _extra(outcome, found)
             if isinstance(outlet, AssetAlias):
-                context["outlet_events"][outlet].add(asset, extra)
-            elif outlet == asset:
-                context["outlet_events"][outlet].extra = extra
+                event.add(Asset(_uri(step, pipeline, step.name)), extra)
             else:
-                continue
-            outlets[outlet.name] = outlet
-    task.outlets = list(outlets.values())
+                event.extra = extra
+    task.outlets = [outlet for outlet in task.outlets if outlet.name not in own - changed]
     return told
+
+
+def _outlet(task: BaseOperator, step: Step, pipeline: Pipeline) -> Asset | AssetAlias | None:
+    """The outlet of what the step writes: of a table that a pattern matches, the pattern's. None
+    where the task does not have it."""
+    pattern = None if step.kind == "transform" else pipeline.pattern_of(step.name)
+    uri = _uri(step, pipeline, pattern.name if pattern else step.name)
+    return next((outlet for outlet in task.outlets if outlet.name == uri), None)
 
 
 def _may_have_been_done(step: Step, context: Context) -> bool:
@@ -116,6 +125,10 @@ def _extra(outcome: Outcome, published: Published | None) -> dict[str, Any]:
         "seconds": round(published.seconds, 3),
         "verified_through": published.verified_through,
     }
+
+
+def _uri(step: Step, pipeline: Pipeline, name: str) -> str:
+    return asset_uri(pipeline.warehouse.conn_id, _schema(step, pipeline), name)
 
 
 def _schema(step: Step, pipeline: Pipeline) -> str:
