@@ -4,6 +4,7 @@ real servers. The runs of a real scheduler are in test_end_to_end.py."""
 from __future__ import annotations
 
 import contextvars
+import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -15,9 +16,11 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from loadsheet.airflow import operators
 from loadsheet.airflow.factory import build_dag
 from loadsheet.airflow.operators import StepOperator
-from loadsheet.engine import table_step
+from loadsheet.engine import seal, table_step
 from loadsheet.errors import Unavailable
+from loadsheet.lake import parts
 from loadsheet.spec.pipeline_file import load_pipeline
+from loadsheet.warehouse.arrival import Arrival
 from tests.project import Project
 
 RETRIES = 2
@@ -156,6 +159,29 @@ def test_a_task_that_is_lost_after_its_load_is_a_success_when_it_is_tried_again(
     assert not item.events
     assert shop.in_warehouse(LOADS, "item") == [(item.execute(),)]
     assert item.events["item"]["inserted"] == 50
+
+
+@pytest.mark.parametrize("overlaps", [True, False])
+def test_the_load_begins_while_the_table_is_extracted(
+    shop: Project, monkeypatch: pytest.MonkeyPatch, overlaps: bool
+) -> None:
+    monkeypatch.setattr(parts, "PART_BYTES", 4096)
+    monkeypatch.setattr(parts, "BLOCK_BYTES", 8192)
+    arrived = threading.Event()
+    copy_early = Arrival.copy_early
+
+    def copy(arrival: Arrival, *part: Any) -> None:
+        copy_early(arrival, *part)
+        arrived.set()
+
+    monkeypatch.setattr(Arrival, "copy_early", copy)
+    # The attempt is sealed when the first part has arrived: a thread of its own copies it.
+    monkeypatch.setattr(seal, "reach", lambda point: arrived.wait(20 if overlaps else 0))
+    shop.in_source("INSERT INTO item SELECT generate_series(100, 9000)")
+    tables = {"item": {"incremental": "at", "overlap": overlaps}}
+    shop.spec(tables, tasks={"granularity": "table", "retries": RETRIES})
+    Task(shop, "table.table_item").execute()
+    assert arrived.is_set() == overlaps and shop.differences("item") == 0
 
 
 def test_the_objects_of_a_corrupt_load_name_the_task_to_clear(
