@@ -252,8 +252,10 @@ class StepOperator(ReportsLineage, BaseOperator):
         most: int = getattr(context.get("ti"), "max_tries", 0)
         return most > (self.retries or 0)
 
-    def _progress(self) -> Callable[[int | None, int], None]:
-        """A function that logs rows and bytes, at most every PROGRESS_EVERY_SECONDS."""
+    def _progress(self, table: str = "") -> Callable[[int | None, int], None]:
+        """A function that logs rows and bytes, at most every PROGRESS_EVERY_SECONDS: those of the
+        table, where the task has several."""
+        name = on_one_line(table or self.name)
         last = time.monotonic()
 
         def log_progress(rows: int | None, size: int) -> None:
@@ -262,7 +264,7 @@ class StepOperator(ReportsLineage, BaseOperator):
                 return
             last = time.monotonic()
             count = f"{counted(rows, 'row')}, " if rows else ""
-            _log.info("%s: %s%.1f MB so far", on_one_line(self.name), count, size / 1e6)
+            _log.info("%s: %s%.1f MB so far", name, count, size / 1e6)
 
         return log_progress
 

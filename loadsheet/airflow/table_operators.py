@@ -99,7 +99,7 @@ class BatchOperator(TableOperator):
                 pipeline,
                 request,
                 operators.airflow_connection,
-                self._progress(),
+                self._progress,
             )
         except TablesFailed as error:
             context["ti"].xcom_push(key=FAILED_TABLES, value=list(error.tables))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import psycopg
@@ -51,9 +51,10 @@ def run_batch(
     pipeline: Pipeline,
     request: RunRequest,
     connections: Connections,
-    progress: Progress,
+    progress: Callable[[str], Progress],
 ) -> dict[str, Outcome]:
-    """Extract and load the tables; their outcomes by name. The log has a line for each.
+    """Extract and load the tables; their outcomes by name. The log has a line for each. `progress`
+    gives what is called with a table's rows and bytes.
 
     Tables among those that the request `resumes` are resumed as in `extract_and_load`. Raises
     TablesFailed when all have had their turn and some have failed.
@@ -79,7 +80,7 @@ def run_batch(
                     raise Unavailable(f"not tried: {away}")
                 with details.group(table):
                     outcomes[table] = extract_and_load(
-                        table, pipeline, request, connections, servers, progress
+                        table, pipeline, request, connections, servers, progress(table)
                     )
                 _show(table, outcomes[table])
             except Exception as error:

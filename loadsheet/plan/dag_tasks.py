@@ -69,9 +69,9 @@ def describe_tasks(pipeline: Pipeline) -> str:
         phrases.append(f"one task does both for {counted(tables, 'table')}")
     if batched:
         batches = sum(task.kind == "batch" for task in _tasks_of_several_steps(pipeline))
-        whose = "" if batched == len(chosen) else f" of {counted(batched, 'table')}"
         verb = "does" if batches == 1 else "do"
-        phrases.append(f"{counted(batches, 'batch', 'batches')}{whose} {verb} both")
+        whose = "" if batched == len(chosen) else f" for {counted(batched, 'table')}"
+        phrases.append(f"{counted(batches, 'batch', 'batches')} {verb} both{whose}")
     return ", ".join(phrases)
 
 

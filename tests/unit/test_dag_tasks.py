@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from loadsheet.plan.dag_config import dag_config
-from loadsheet.plan.dag_tasks import MOST_IN_BATCH, dag_tasks, task_id, task_ids
+from loadsheet.plan.dag_tasks import MOST_IN_BATCH, dag_tasks, describe_tasks, task_id, task_ids
 from loadsheet.plan.steps import build_plan, with_look
 from loadsheet.spec.models import Pipeline
 from loadsheet.spec.pipeline_file import load_pipeline
@@ -108,6 +108,9 @@ def test_a_batch_holds_tables_with_the_same_settings_in_the_order_of_the_file() 
         "transform.transform_of_table",
     }
     assert upstream["transform.transform_of_logs"] == {of_logs}
+    assert describe_tasks(found) == (
+        "one task does both for 2 tables, 3 batches do both for 4 tables"
+    )
     ids = task_ids(found)
     assert ids["extract.extract_rates"] == ids["load.load_rates"] == "batch.batch_002"
     config = dag_config(found)["tasks"]
