@@ -69,6 +69,8 @@ class Found:
     """How many are gone, also for a report."""
     missing: list[list[str]] = field(default_factory=list)
     """The keys of rows that the target must have, and has not."""
+    may_have_moved: list[list[str]] = field(default_factory=list)
+    """The keys of rows that may have had another key, and have that of a deleted row now."""
     lacks_objects: bool = False
     """The target lacks what transforms read of its deleted rows (`gone.lacks_objects`)."""
     remarks: list[str] = field(default_factory=list)

@@ -265,7 +265,8 @@ def _read_and_seal(
 
             deletes.refuse_copying(source, described)
             found = key_search.find(attempt, source, described, rows, origin, read_at)
-            again = [*found.missing, *deletes.marked_before(attempt, described)]
+            again = [*found.missing, *found.may_have_moved]
+            again += deletes.marked_before(attempt, described)
             rows = key_search.with_keys(rows, described, again)
         attempt.remarks += found.remarks
         where = rows.where

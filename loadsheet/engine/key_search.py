@@ -15,7 +15,8 @@ their hashes, over which new keys are spread: so the increment's keys are copied
 table of the warehouse first, and count as the target's.
 
 Rows that are missing (a key that was updated in place, a row that was deleted in the warehouse) are
-read with the increment.
+read with the increment. So are rows that may have been updated to the key of a deleted one, which
+no side lacks: they have the cursor of a row whose key is gone.
 
 Why a gone row is never one that the snapshot was too early to see: every row of the target comes
 from a snapshot of an earlier load, and loads are read here between `scope.read_scope` and
@@ -38,7 +39,7 @@ from loadsheet.comparison.digest import Side, Value, shared_hash
 from loadsheet.comparison.settled import settled_rows
 from loadsheet.comparison.snapshot import STAY_IDLE
 from loadsheet.engine.attempt import Attempt
-from loadsheet.engine.deletes import Found
+from loadsheet.engine.deletes import Found, Keys
 from loadsheet.errors import Refused
 from loadsheet.failpoints import reach
 from loadsheet.postgres import Session
@@ -57,6 +58,7 @@ _log = logging.getLogger(__name__)
 # Their keys become part of a statement.
 _MOST_MISSING = 10_000
 _KEYS_IN_A_LOOKUP = 1000
+_MOST_TURNS = 100  # rows that have each taken the key of the one before
 _KEYS = Relation("pg_temp", "_loadsheet_keys")
 _INCREMENT = Relation("pg_temp", "_loadsheet_increment")
 
@@ -326,8 +328,47 @@ class _Search:
             most_share = self.deletes.max_delete
             gone.refuse_many(self.target, found.gone_rows, rows, most_share, self.pipeline)
             refuse_present(self.source, self.described, found.gone)
+            found.may_have_moved = self._moved(warehouse, found.gone)
         self._remark(found, missing_rows)
         return found
+
+    # Separate, so that a test can show what happens without it.
+    def _moved(self, warehouse: Session, keys: Keys) -> list[list[str]]:
+        """The keys of the source's rows that may have had one of the `keys`, which are gone.
+
+        A row that took the key of a deleted one left its own. If its cursor was not touched, no
+        increment reads it, but the target's row of the key it left has the same cursor. Another row
+        may have taken that key, and so on. Empty where there are too many, as after an import.
+        """
+        spec = self.table.incremental
+        if spec is None or not 0 < keys.count <= _MOST_MISSING:
+            return []
+        column = self.described.column(spec.cursor)
+        name = self.loaded_names.get(column.attnum, column.name)
+        if tables.columns_of(warehouse, self.target).get(name) != column.type:
+            return []
+        cursor = ident(name)
+        in_source = Value(column.name, column.type, is_cast=column.cast)
+        key = self._sides(warehouse, self.target, self.in_target).source.key_text
+        moved: dict[str, list[str]] = {}
+        latest = list(keys)
+        for _ in range(_MOST_TURNS):
+            found = warehouse.execute(
+                f"SELECT DISTINCT {cursor}::text FROM {self.target.sql} WHERE {cursor} IS NOT NULL"
+                f" AND {digest.with_keys(self.in_target, latest)}".encode()
+            ).fetchall()
+            rows = self.source.execute(
+                f"SELECT {key} FROM {self.described.relation.sql}"
+                f" WHERE {digest.with_keys([in_source], found)} LIMIT {_MOST_MISSING + 1}".encode()
+            ).fetchall()
+            texts = {text for (text,) in rows} - moved.keys()
+            if len(moved) + len(texts) > _MOST_MISSING:
+                return []
+            latest = [json.loads(text) for text in texts]
+            if not latest:
+                break
+            moved.update(zip(texts, latest, strict=True))
+        return list(moved.values())
 
     def _remark(self, found: Found, missing_rows: int) -> None:
         if found.gone_rows:

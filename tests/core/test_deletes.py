@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import psycopg
 import pytest
 
-from loadsheet.engine import extract
+from loadsheet.engine import extract, key_search
 from loadsheet.engine.again import extract_step, load_step
 from loadsheet.engine.restore import restore
 from loadsheet.errors import Refused, SourceChanged
@@ -146,6 +147,35 @@ def test_a_key_that_is_updated_in_place_is_one_row(project: Project) -> None:
     project.in_source("UPDATE item SET id = 5000 WHERE id = 9")
     assert "read 1 row that was missing" in message(project)
     assert not judge(project, "item") and effects(project)[-1] == (1, 0, 1)
+
+
+# Row 2 gets the key of row 1, which is deleted, and keeps its cursor.
+MOVED = {
+    "one": "DELETE FROM item WHERE id = 1; UPDATE item SET id = 1 WHERE id = 2",
+    "chain": "DELETE FROM item WHERE id = 1;"
+    + "".join(f"UPDATE item SET id = {id} WHERE id = {id + 1};" for id in range(1, 9)),
+    "an older key to a newer row": (
+        "DELETE FROM item WHERE id = 1000; UPDATE item SET id = 1000 WHERE id = 2"
+    ),
+}
+
+
+@pytest.mark.parametrize("by", ["ranges", "buckets"])
+def test_a_key_that_is_updated_to_that_of_a_deleted_row_has_the_rows_values(
+    project: Project, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    """The cursor stays, so no increment reads the row. The control only removes the old key."""
+    create = CREATE if by == "ranges" else CREATE.replace("id int", "id text")
+    opened(project, create)
+    for moved in MOVED.values():
+        statement = moved if by == "ranges" else re.sub(r"\b(\d+)\b", r"'\1'", moved)
+        project.in_source(statement)
+        project.succeed()
+        assert not judge(project, "item"), moved
+    monkeypatch.setattr(key_search._Search, "_moved", lambda *of: [])
+    project.in_source("DELETE FROM item WHERE id = '11'; UPDATE item SET id = '11' WHERE id = '12'")
+    project.succeed()
+    assert project.differences("item")
 
 
 def test_a_row_that_was_lost_in_the_warehouse_comes_back(project: Project) -> None:
