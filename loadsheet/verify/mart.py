@@ -27,10 +27,9 @@ from loadsheet.sql.parsing import parse
 from loadsheet.sql.reads import tables_read
 from loadsheet.sql.text import Relation
 from loadsheet.sql.tokens import tokenize
-from loadsheet.sql.types import has_one_form
 from loadsheet.verify.look import Look
 from loadsheet.verify.models import KINDS, SinceUnfit, TableVerdict
-from loadsheet.verify.repeatable import FLOATS, why_not_repeatable
+from loadsheet.verify.repeatable import why_not_repeatable
 from loadsheet.verify.rows import count_rows
 from loadsheet.warehouse import mart, search_path, tables
 from loadsheet.warehouse.externals import external_inputs
@@ -180,18 +179,16 @@ def _why_other_rows(transform: Transform, inputs: list[Relation], warehouse: Ses
     for read in tables_read([statement]):
         if read.schema in ("pg_catalog", "information_schema"):
             return f"its SELECT reads {read.schema}.{read.name}"
-    floats: set[str] = set()
-    many_forms: set[str] = set()
+    columns: dict[str, list[str]] = {}
     for relation in inputs:
         if tables.kind(warehouse, relation) not in ("r", "p"):
             return f"its SELECT reads {relation}, which is no table"
         row = warehouse.execute(_IS_WRITTEN_BY_US, {"target": str(relation)}).fetchone()
         if row != (True,):
             return f"its SELECT reads {relation}, and the ledger does not know when that changes"
-        columns = tables.columns_of(warehouse, relation)
-        floats.update(name for name, type_name in columns.items() if type_name in FLOATS)
-        many_forms.update(name for name in columns if not has_one_form(columns[name]))
-    why = why_not_repeatable(statement, floats, many_forms)
+        for name, type_name in tables.columns_of(warehouse, relation).items():
+            columns.setdefault(name, []).append(type_name)
+    why = why_not_repeatable(statement, columns)
     return f"its SELECT may return other rows each time: {why}" if why else ""
 
 

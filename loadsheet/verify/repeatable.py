@@ -7,10 +7,12 @@ here, and of no other.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from loadsheet.sql.parsing import Statement
+from loadsheet.sql.parsing import Node, Statement
+from loadsheet.sql.types import has_one_form, without_modifier
+from loadsheet.verify.chosen import may_choose, relation_names
 
 # The parser's nodes, without those of values of the moment (CURRENT_DATE), windows, row locks,
 # samples and functions in FROM. The names of fields begin with a small letter.
@@ -34,29 +36,51 @@ _FUNCTIONS = frozenset(
     num_nulls num_nonnulls array_length cardinality array_to_string
     """.split()
 )
+# Those that return no floating-point numbers for others. Division of money does.
+_OPERATORS = frozenset(
+    """
+    + - * / % || = <> < > <= >= ~~ !~~ ~~* !~~* ~ !~ ~* !~* -> ->> #> #>> @> <@ && ? ?| ?&
+    BETWEEN
+    """.split()
+)
 # The last digits of a sum of these depend on the order in which the rows are read.
 _ORDERED_SUMS = frozenset(("sum", "avg"))
+# Nothing that is made of these by the functions and operators above is a floating-point number.
+_EXACT_NAMES = frozenset(
+    """
+    int2 int4 int8 numeric oid text varchar bpchar char name bool uuid bytea bit varbit json jsonb
+    date time timetz timestamp timestamptz interval inet cidr macaddr macaddr8
+    """.split()
+)
+_EXACT_TYPES = frozenset(
+    (
+        *("smallint", "integer", "bigint", "numeric", "oid", "boolean", "uuid", "bytea"),
+        *("text", "character varying", "character", "bpchar", '"char"', "name"),
+        *("bit", '"bit"', "bit varying", "json", "jsonb", "date", "interval"),
+        *("time without time zone", "time with time zone"),
+        *("timestamp without time zone", "timestamp with time zone"),
+        *("inet", "cidr", "macaddr", "macaddr8"),
+    )
+)
 _FLOAT_NAMES = frozenset(("float4", "float8", "float", "real"))
-FLOATS = ("real", "double precision")
-"""Types that round when they are summed."""
-_SET_OPERATIONS = ("SETOP_UNION", "SETOP_INTERSECT", "SETOP_EXCEPT")
+_SYSTEM_COLUMNS = frozenset(("ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"))
 # A text that becomes a time when the SELECT is read.
 _MOMENTS = frozenset(("now", "today", "tomorrow", "yesterday"))
 
 
-def why_not_repeatable(
-    statement: Statement, floats: Collection[str], many_forms: Collection[str]
-) -> str:
+def why_not_repeatable(statement: Statement, columns: Mapping[str, Iterable[str]]) -> str:
     """Why the SELECT may return other rows each time, for messages; empty if it must return the
     same ones.
 
-    Of the columns of the tables that it reads, `floats` are those of one of FLOATS, and
-    `many_forms` those whose equal values may be written in several ways (`types.has_one_form`).
+    `columns` are those of the tables that it reads: by their names, the types that they have.
     """
+    exact = {name for name, types in columns.items() if all(map(_is_exact, types))}
+    many_forms = {name for name, types in columns.items() if not all(map(has_one_form, types))}
+    relations = relation_names(statement)
+    known = columns.keys() | relations | _made_names(statement)
+    inexact = columns.keys() - exact
     has_floats = False
     sums = False
-    chooses = _chooses(statement)
-    totals = _totals(statement)
     for kind, node, _ in statement.nodes:
         if "over" in node:
             return "it numbers or sums rows in a window"
@@ -71,48 +95,70 @@ def why_not_repeatable(
             if name not in _FUNCTIONS:
                 return f"it calls {name}()"
             sums = sums or name in _ORDERED_SUMS
-        elif kind == "ColumnRef":
-            has_floats = has_floats or _may_be_of(floats, node["fields"][-1])
-            if chooses and id(node) not in totals and _may_be_of(many_forms, node["fields"][-1]):
-                return "it may show any of several values that are equal, such as 1.0 and 1.00"
+        elif kind == "A_Expr" and not _is_known_operator(_name_of(node["name"])):
+            return f"it has the operator {_name_of(node['name'])}"
+        elif kind in ("ColumnRef", "A_Indirection"):
+            fields = node.get("fields") or node["indirection"]
+            for name in _field_names(fields[-1:] if kind == "ColumnRef" else fields):
+                # Of a row, t.f may be a call: f(t).
+                if name not in known or name in _SYSTEM_COLUMNS:
+                    return f"it reads {name}, which is no column of its tables"
+                has_floats = has_floats or name in inexact
+            # A star, or a name that may stand for a whole row.
+            is_whole = "A_Star" in fields[-1] or (len(fields) == 1 and _is_row(fields, relations))
+            has_floats = has_floats or (is_whole and bool(inexact))
         elif kind == "TypeName" or "typemod" in node:
-            has_floats = has_floats or _name_of(node.get("names", ())) in _FLOAT_NAMES
+            name = _name_of(node.get("names", ()))
+            if name not in _EXACT_NAMES and name not in _FLOAT_NAMES:
+                return f"it makes values of the type {name}"
+            has_floats = has_floats or name in _FLOAT_NAMES
         elif kind == "sval" and str(node.get("sval", "")).strip().lower() in _MOMENTS:
             return f"it has the text '{node['sval']}', which may be a time"
     if has_floats and sums:
-        return "it reads floating-point numbers and sums"
+        return "it reads floating-point numbers, or what may become some, and sums"
+    if may_choose(statement, many_forms):
+        return "it may show any of several values that are equal, such as 1.0 and 1.00"
     return ""
 
 
-def _chooses(statement: Statement) -> bool:
-    """Whether the SELECT shows one of several values that are equal."""
+def _is_exact(type_name: str) -> bool:
+    return without_modifier(type_name).removesuffix("[]") in _EXACT_TYPES
+
+
+def _is_known_operator(name: str) -> bool:
+    return name.removeprefix("NOT ").removesuffix(" SYMMETRIC") in _OPERATORS
+
+
+def _is_row(fields: list[Node], relations: set[str]) -> bool:
+    return bool(relations & set(_field_names(fields)))
+
+
+def _made_names(statement: Statement) -> set[str]:
+    """The names of columns that the statement itself makes, or may make."""
+    names = {"case", "coalesce", "greatest", "least", "array", "row", "exists", "grouping"}
     for kind, node, _ in statement.nodes:
-        if "groupClause" in node or "distinctClause" in node:
-            return True
-        if node.get("op") in _SET_OPERATIONS and not node.get("all"):
-            return True
-        if kind == "FuncCall" and _name_of(node["funcname"]) in ("min", "max"):
-            return True
-    return False
+        if kind == "ResTarget" and "name" in node:
+            value = node["val"]
+            read = value.get("ColumnRef", {}).get("fields") or []
+            read = read or value.get("A_Indirection", {}).get("indirection") or []
+            if node["name"] not in _field_names(read[-1:]):
+                names.add(node["name"])
+        elif kind == "FuncCall":
+            names.update(_field_names(node["funcname"][-1:]))
+        elif "typemod" in node:
+            names.update(_field_names(node.get("names", ())[-1:]))
+        elif "valuesLists" in node:
+            for row in node["valuesLists"]:
+                names.update(f"column{place + 1}" for place in range(len(row["List"]["items"])))
+        for key in ("colnames", "aliascolnames"):
+            names.update(_field_names(node.get(key, ())))
+    return names
 
 
-def _totals(statement: Statement) -> set[int]:
-    """The columns that are only counted or summed, which depends on no choice."""
-    columns: set[int] = set()
-    for kind, node, _ in statement.nodes:
-        if kind == "FuncCall" and _name_of(node["funcname"]) in ("count", "sum", "avg"):
-            for argument in node.get("args", ()):
-                columns.add(id(argument.get("ColumnRef")))
-    return columns
-
-
-def _may_be_of(floats: Collection[str], field: Any) -> bool:
-    if "String" not in field:  # a star
-        return bool(floats)
-    return field["String"].get("sval", "") in floats
+def _field_names(fields: Iterable[Any]) -> list[str]:
+    return [field["String"].get("sval", "") for field in fields if "String" in field]
 
 
 def _name_of(parts: Iterable[Any]) -> str:
     """The name that the parser's list stands for, without PostgreSQL's own schema."""
-    names = [part["String"].get("sval", "") for part in parts if "String" in part]
-    return ".".join(name for name in names if name != "pg_catalog")
+    return ".".join(name for name in _field_names(parts) if name != "pg_catalog")
