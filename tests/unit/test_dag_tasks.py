@@ -62,6 +62,7 @@ def test_one_task_extracts_a_table_and_loads_it(tmp_path: Path) -> None:
     (log,) = [name.removeprefix("load.load_") for name in slug if name.startswith("load.load_log")]
     found = pipeline(tmp_path, "table", "granularity: step")
     table = f"table.table_{log}"
+    transforms = {f"transform.transform_of_{name}" for name in ("a", "b", "log")}
     assert edges(found) == {
         "look": set(),
         f"resolve_{log}": set(),
@@ -72,7 +73,7 @@ def test_one_task_extracts_a_table_and_loads_it(tmp_path: Path) -> None:
         "transform.transform_of_a": {"table.table_a"},
         "transform.transform_of_b": {"load.load_b", "transform.transform_of_a"},
         "transform.transform_of_log": {table},
-        "verify": {"table.table_a", "load.load_b", table},
+        "verify": {"table.table_a", "load.load_b", table, *transforms},
     }
     assert [task.id for task in dag_tasks(found) if task.mapped] == [table]
     ids = task_ids(found)

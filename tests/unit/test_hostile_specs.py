@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import croniter  # noqa: F401  its first import asks the program `file` about this Python
 import pytest
 import yaml
 
@@ -36,6 +37,9 @@ FIELDS = hostile_spec.string_fields()
 LONG = bool(os.environ.get("LOADSHEET_LONG"))
 SAMPLE = 400
 _TYPES = {"datetime.timedelta", "airflow.sdk.Param", "airflow.sdk.CronDataIntervalTimetable"}
+_TYPES |= {"airflow.sdk.AssetOrTimeSchedule", "airflow.sdk.CronTriggerTimetable"}
+_TYPES |= {"airflow.sdk.AssetAny", "airflow.sdk.Asset", "airflow.sdk.AssetAlias"}
+_TAKE_ARGS = {"airflow.sdk.AssetAny", "airflow.sdk.CronTriggerTimetable"}
 _STEERING = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 # Not of the schema: made from the document, or the SQL that stands in a file of its own.
 _MADE = {"Transform.sql", "Table.name", "Transform.name", "Pipeline.name", "Pattern.name"}
@@ -121,7 +125,9 @@ def assert_placed(problems: list[Problem], file: Path) -> None:
 def assert_data(value: Any) -> None:
     """Nothing that dag-factory would import or call, but what we write ourselves."""
     if isinstance(value, dict):
-        assert value.get("__type__", "airflow.sdk.Param") in _TYPES and "__args__" not in value
+        kind = value.get("__type__", "airflow.sdk.Param")
+        assert kind in _TYPES and ("__args__" not in value or kind in _TAKE_ARGS)
+        assert str(value.get("uri", "x-loadsheet://")).startswith("x-loadsheet://")
         assert value.get("operator", OPERATORS["load"]) in OPERATORS.values()
         assert str(value.get("callback", "loadsheet.airflow.slack.")).startswith(
             "loadsheet.airflow.slack."

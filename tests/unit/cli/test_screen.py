@@ -87,7 +87,7 @@ def test_lines_fit_the_terminal_and_words_stay_whole(
 def test_in_a_pipe_a_message_is_one_line(project: Path) -> None:
     write_pipeline(project, "broken", BROKEN)
     lines = piped(["check", "broken"])
-    assert any("did you mean 'mode'?" in line and line.endswith("timeout") for line in lines)
+    assert any("did you mean 'mode'?" in line and line.endswith("granularity") for line in lines)
 
 
 @pytest.mark.parametrize("command", ["check", "plan shop", "plan nope", "test shop", "doctor shop"])
