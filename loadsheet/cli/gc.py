@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -157,8 +157,14 @@ def _age(text: str) -> timedelta:
 
     try:
         age = duration(text)
-    except (ValueError, OverflowError) as error:
+        datetime.now(UTC) - age
+    except ValueError as error:
         raise InputError(f"--older-than {text}: {error}") from None
+    except OverflowError:
+        raise InputError(
+            f"--older-than {text} goes back to before the year 1: write a shorter time, such as"
+            " 365d"
+        ) from None
     if age < YOUNGEST:
         raise InputError(
             f"--older-than {text} is too short: an attempt may still be running after that time;"

@@ -35,11 +35,9 @@ def moment_of(text: str | None) -> datetime | None:
     """The time with its offset in `text`, in UTC; None for other text, such as a number."""
     try:
         moment = datetime.fromisoformat(text or "")
-    except ValueError:
+        return moment.astimezone(UTC) if moment.tzinfo else None
+    except (ValueError, OverflowError):  # in UTC it may be before the year 1 or after 9999
         return None
-    if moment.tzinfo is None:
-        return None
-    return moment.astimezone(UTC)
 
 
 def is_read_by_interval(table: Table) -> bool:

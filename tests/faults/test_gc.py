@@ -463,7 +463,12 @@ def test_the_command_says_what_it_would_remove_and_removes_just_that(
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(["--older-than", "5m"], "use 1h or more"), (["--older-than", "soon"], "not a duration")],
+    [
+        (["--older-than", "5m"], "use 1h or more"),
+        (["--older-than", "soon"], "not a duration"),
+        (["--older-than", "999999d"], "goes back to before the year 1"),
+        (["--older-than", "9" * 400 + "d"], "goes back to before the year 1"),
+    ],
 )
 def test_an_age_that_protects_nobody_is_refused(
     project: Project, arguments: list[str], said: str

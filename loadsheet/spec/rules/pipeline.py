@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 
 from loadsheet.problem import Finding
 from loadsheet.spec.rules.names import (
@@ -121,10 +121,16 @@ def start_date_exists(view: View) -> Iterator[Finding]:
     if date is None:
         return
     try:
-        datetime.fromisoformat(date)
-    except ValueError as error:
+        moment = datetime.fromisoformat(date)
+        if moment.tzinfo:
+            moment.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        why: object = error
+        if isinstance(error, OverflowError):
+            why = "in UTC it must be in one of the years 1 to 9999"
         # Python's own message about offsets names its datetime.timedelta.
-        why = "an offset must be less than 24 hours" if "offset" in str(error) else error
+        elif "offset" in str(error):
+            why = "an offset must be less than 24 hours"
         message = f"{date!r} is not a valid date: {why}"
         yield Finding("bad-schedule", path=("start_date",), message=message)
 
