@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,6 +20,12 @@ from loadsheet.wording import counted, listed
 if TYPE_CHECKING:
     from loadsheet.engine.restore import Candidate, Restored
 
+_RESERVED = ("loadsheet", "information_schema")
+_WORKING_TABLE = re.compile(r"_loadsheet_.*")
+# PostgreSQL would take more, but those are mistakes of quoting: --into '"audit"."orders"'.
+_NAME = re.compile(r"\w([\w$ -]*[\w$-])?")
+_MOST_BYTES = 63
+"""Longer names would be cut, to another table's perhaps."""
 _HEADS = ("load", "committed at", "action", "rows", "can be restored", "run")
 
 
@@ -85,8 +92,24 @@ def _relation(into: str | None) -> Relation | None:
     if into is None:
         return None
     schema, dot, name = into.partition(".")
+    why = ""
     if not (schema and dot and name):
-        raise InputError(f"--into {into}: name the new table with its schema, as in audit.orders")
+        why = "it has no schema"
+    elif schema in _RESERVED or schema.startswith("pg_"):
+        why = f"the schema {schema} is not for tables of users"
+    elif _WORKING_TABLE.fullmatch(name):
+        why = "Loadsheet's own working tables have such names"
+    for part in (schema, name):
+        if part and not _NAME.fullmatch(part):
+            why = "a name has letters, digits, _, $, - and blanks, without quotes"
+        elif len(part.encode()) > _MOST_BYTES:
+            why = f"{part} is longer than PostgreSQL's {_MOST_BYTES} bytes"
+    if why:
+        raise InputError(
+            on_one_line(
+                f"--into {into}: {why}. Name the new table with its schema, as in audit.orders"
+            )
+        )
     return Relation(schema, name)
 
 

@@ -235,9 +235,21 @@ def test_what_cannot_be_restored_is_refused_by_name(shop: Project, copies: Copie
     for options, message in {
         ("nothing",): "shop has no table 'nothing'",
         ("merged", "--as-of", "yesterday"): "staging.merged has no load 'yesterday'",
-        ("merged", "--into", "merged"): "name the new table with its schema",
+        ("merged", "--as-of", "0001-01-01T00:00+14:00"): "no load '0001-01-01T00:00+14:00'",
+        ("merged", "--as-of", "9999-12-31T23:59:59-14:00"): "no load '9999-12-31T23:59:59-14:00'",
+        ("merged", "--into", "merged"): "it has no schema. Name the new table",
         ("merged", "--into", "kept.merged_1"): "a restore overwrites nothing",
         ("merged", "--into", "staging.log"): "a restore overwrites nothing",
+        ("merged", "--into", f"audit.{'é' * 32}"): "is longer than PostgreSQL's 63 bytes",
+        ("merged", "--into", f"{'a' * 64}.x"): "is longer than PostgreSQL's 63 bytes",
+        ("merged", "--into", "loadsheet.x"): "the schema loadsheet is not for tables of users",
+        ("merged", "--into", "pg_temp.x"): "the schema pg_temp is not",
+        ("merged", "--into", "information_schema.x"): "the schema information_schema is not",
+        ("merged", "--into", "audit._loadsheet_7"): "own working tables",
+        ("merged", "--into", "audit.a.b"): "without quotes. Name the new table with its schema",
+        ("merged", "--into", 'audit."x"'): "without quotes",
+        ("merged", "--into", "audit.a\x1b[1mb"): "without quotes",
+        ("merged", "--into", "audit.x "): "without quotes",
         ("merged", "--list", "--into", "a.b"): "--list changes nothing",
     }.items():
         if options[-1] == "kept.merged_1":
