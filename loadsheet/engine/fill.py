@@ -294,10 +294,10 @@ def _next_range(source: PinnedSession, described: SourceTable, lacking: Unfilled
     The source alone compares keys, in the order of its primary key's index.
     """
     key = [described.column(name) for name in described.key]
-    columns = f"({idents(described.key)})"
+    columns = f"({', '.join(_comparable(described, column, ident(column.name)) for column in key)})"
     bounds = []
     if lacking.through is not None:
-        bounds.append(f"{columns} > {_literals(key, lacking.through)}")
+        bounds.append(f"{columns} > {_literals(described, key, lacking.through)}")
     where = f" WHERE {bounds[0]}" if bounds else ""
     texts = ", ".join(f"CAST({ident(name)} AS text)" for name in described.key)
     last_and_next = source.execute(
@@ -307,7 +307,7 @@ def _next_range(source: PinnedSession, described: SourceTable, lacking: Unfilled
     ).fetchall()
     through = last_and_next[0] if len(last_and_next) == 2 else None
     if through:
-        bounds.append(f"{columns} <= {_literals(key, through)}")
+        bounds.append(f"{columns} <= {_literals(described, key, through)}")
     narrow = _columns_of_range(described, lacking)
     new = [column.name for column in narrow if column.attnum in lacking.attnums]
     # Where the source has no value, older rows have none, too. IS NULL takes a composite value of
@@ -318,6 +318,16 @@ def _next_range(source: PinnedSession, described: SourceTable, lacking: Unfilled
     )
 
 
-def _literals(key: list[Column], values: tuple[str, ...]) -> str:
-    literals = [typed(value, column.source_type) for column, value in zip(key, values, strict=True)]
+def _literals(described: SourceTable, key: list[Column], values: tuple[str, ...]) -> str:
+    literals = []
+    for column, value in zip(key, values, strict=True):
+        literals.append(_comparable(described, column, typed(value, column.source_type)))
     return f"({', '.join(literals)})"
+
+
+def _comparable(described: SourceTable, column: Column, value: str) -> str:
+    """SQL for a value of the column that has operators: a domain over an enum has none."""
+    nature = described.natures[column.name]
+    if nature.is_enum and column.source_type != nature.base_type:
+        return f"CAST({value} AS {nature.base_type})"
+    return value

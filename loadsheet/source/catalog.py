@@ -50,7 +50,7 @@ WITH RECURSIVE base (relation, attnum, name, not_null, declared, coll, oid, typm
 SELECT base.relation, base.attnum, name, not_null, declared,
        CASE WHEN element.oid <> outer_type.typelem
            THEN format_type(inner_type.typarray, element.typmod)
-            ELSE format_type(base.oid, base.typmod) END AS source_type,
+            ELSE format_type(base.oid, base.typmod) END AS base_type,
        coalesce(inner_type.typname, outer_type.typname) AS element,
        outer_type.typcategory = 'A' AS is_array,
        coalesce(inner_type.oid, outer_type.oid) < 16384 AS builtin,  -- FirstNormalObjectId
@@ -347,7 +347,7 @@ def _as_itself(column: Column, row: dict[str, Any], offered: Offered | None) -> 
 
 def _column(row: dict[str, Any]) -> Column:
     type_name, cast, exact = landing(
-        row["source_type"], row["element"], row["is_array"], row["builtin"]
+        row["base_type"], row["element"], row["is_array"], row["builtin"]
     )
     return Column(
         name=row["name"],

@@ -18,6 +18,8 @@ class Nature:
 
     element: str
     """The type's internal name; for an array, that of its elements."""
+    base_type: str
+    """The type with its modifier, and without domains."""
     is_enum: bool
     own_text: bool
     """The type has a user-defined cast to text, which need not show the whole value."""

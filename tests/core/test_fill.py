@@ -241,12 +241,16 @@ KEYS = {
     "quotes": ("a varchar(20)", "chr(196) || chr(39) || chr(92) || chr(9) || i"),
     "floats": ("a float8", "i / 3.0"),
     "domains": ("a code", "i"),
+    "named": ("a feeling, b int", "'so-so', i"),
     "names": ('"100 %s" int', "-i"),
 }
 
 
 def test_keys_of_any_type_are_read_in_ranges(project: Project) -> None:
-    project.in_source("CREATE TYPE mood AS ENUM ('well', 'so-so'); CREATE DOMAIN code AS int")
+    project.in_source(
+        "CREATE TYPE mood AS ENUM ('well', 'so-so'); CREATE DOMAIN code AS int;"
+        "CREATE DOMAIN feeling AS mood"
+    )
     for table, (key, values) in KEYS.items():
         names = ", ".join(column.rsplit(" ", 1)[0] for column in key.split(", "))
         project.in_source(
