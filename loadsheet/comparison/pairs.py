@@ -12,6 +12,7 @@ from loadsheet.source.rows import Last
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Table
 from loadsheet.sql.text import Relation
+from loadsheet.sql.types import changed_text, shows_names
 from loadsheet.warehouse import gone, tables
 from loadsheet.warehouse.scope import Scope
 
@@ -67,10 +68,14 @@ def _comparable(
             left_out.append(f"{column.name}: not loaded yet")
         elif loaded[name]["type"] != column.type:
             left_out.append(f"{column.name}: was {loaded[name]['type']}, is {column.type} now")
-        elif mode == "replace" and set(loaded[name].get("labels", ())) - set(column.labels):
-            # That changes rows without writing them. The next load reads all of them; an increment
-            # does not, so in other modes they differ.
-            left_out.append(f"{column.name}: had a label renamed since the last load")
+        # These change rows without writing them. The next load reads all of them; an increment does
+        # not, so in other modes they differ.
+        elif mode == "replace" and (why := changed_text(loaded[name], column)):
+            left_out.append(f"{column.name}: {why} since the last load")
+        elif mode == "replace" and shows_names(column):
+            left_out.append(
+                f"{column.name}: shows names, which may have changed since the last load"
+            )
         elif in_target.get(name) != column.type:
             left_out.append(f"{name}: is {in_target.get(name, 'missing')} in the target")
         else:

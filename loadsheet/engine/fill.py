@@ -277,6 +277,8 @@ def _has_drifted(described: SourceTable, lacking: Unfilled, seen: Scope) -> bool
             return True
         if tuple(last.get("labels", ())) != column.labels:
             return True
+        if tuple(last.get("inside", ())) != column.inside:
+            return True
     return len(narrow) != len(described.key) + len(lacking.attnums)
 
 

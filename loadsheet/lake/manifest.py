@@ -163,7 +163,8 @@ def _check_sizes(parts: tuple[Part, ...]) -> None:
 
 
 def _column(stored: dict[str, Any]) -> Column:
-    return Column(**{**stored, "labels": tuple(_list(stored.get("labels", [])))})
+    lists = {name: tuple(_list(stored.get(name, []))) for name in ("labels", "inside")}
+    return Column(**{**stored, **lists})
 
 
 def _list(value: Any) -> list[Any]:

@@ -68,7 +68,34 @@ SELECT base.relation, base.attnum, name, not_null, declared,
        coalesce(NOT collisdeterministic, false) AS loose,
        ARRAY(SELECT enumlabel::text FROM pg_enum
            WHERE enumtypid = coalesce(inner_type.oid, outer_type.oid)
-             ORDER BY enumsortorder) AS labels
+             ORDER BY enumsortorder) AS labels,
+       CASE WHEN coalesce(inner_type.oid, outer_type.oid) >= 16384
+           OR coalesce(inner_type.typname, outer_type.typname) ~ '^reg' THEN ARRAY(
+           WITH RECURSIVE within (oid) AS (
+               SELECT coalesce(inner_type.oid, outer_type.oid)
+               UNION
+               SELECT part.oid FROM within JOIN pg_type t ON t.oid = within.oid, LATERAL (
+                   SELECT typbasetype WHERE typtype = 'd'
+                   UNION ALL SELECT typelem WHERE typtype <> 'd' AND typcategory = 'A'
+                   -- Before PostgreSQL 14, pg_range has no rngmultitypid.
+                   UNION ALL SELECT rngsubtype FROM pg_range
+                       WHERE t.oid IN (rngtypid, (to_jsonb(pg_range) ->> 'rngmultitypid')::oid)
+                   UNION ALL SELECT atttypid FROM pg_attribute
+                       WHERE typtype = 'c' AND attrelid = typrelid AND attnum > 0
+                           AND NOT attisdropped) AS part (oid)
+           )
+           SELECT enumtypid || ' label ' || enumlabel
+           FROM within JOIN pg_enum ON enumtypid = within.oid
+           WHERE within.oid <> coalesce(inner_type.oid, outer_type.oid)
+           UNION ALL
+           SELECT t.oid || ' columns ' || (SELECT coalesce(string_agg(attnum::text, ' '
+                   ORDER BY attnum), '') FROM pg_attribute
+               WHERE attrelid = typrelid AND attnum > 0 AND NOT attisdropped)
+           FROM within JOIN pg_type t USING (oid) WHERE typtype = 'c'
+           UNION ALL
+           SELECT t.oid || ' names' FROM within JOIN pg_type t USING (oid)
+           WHERE t.oid < 16384 AND typtype = 'b' AND typname ~ '^reg'
+           ORDER BY 1) ELSE '{}' END AS inside
 FROM base
 JOIN pg_type outer_type ON outer_type.oid = base.oid AND outer_type.typtype <> 'd'
 LEFT JOIN (element JOIN pg_type inner_type ON inner_type.oid = element.oid
@@ -359,6 +386,7 @@ def _column(row: dict[str, Any]) -> Column:
         cast=cast or row["unwrapped"],
         exact_in_binary=exact,
         labels=tuple(row["labels"]),
+        inside=tuple(row["inside"]),
     )
 
 

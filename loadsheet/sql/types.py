@@ -15,8 +15,9 @@ list does not have.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from loadsheet.sql.type_names import known_type
 
@@ -102,9 +103,35 @@ class Column:
     exact_in_binary: bool = True
     labels: tuple[str, ...] = ()
     """Of an enum: a renamed label changes rows without writing them."""
+    inside: tuple[str, ...] = ()
+    """What else the text of its values depends on, each behind the oid of the type inside its own:
+    `16401 label a` of an enum in a composite or a range, `16404 columns 1 2` of a composite, `2205
+    names` of a type that shows names of the catalog (regclass)."""
 
     def __post_init__(self) -> None:
         known_type(self.type)
+
+
+def changed_text(before: Mapping[str, Any], column: Column) -> str:
+    """Why rows that nothing has written since the column was recorded as `before` show other text
+    now, for messages; empty where they show the same."""
+    lost = set(before.get("labels", ())) - set(column.labels)
+    if column.labels and lost:
+        return f"had its label {min(lost)!r} renamed"
+    for part in sorted(set(before.get("inside", ())) - set(column.inside)):
+        # An older ledger has recorded no parts, and another type's rows were written.
+        kind, _, what = part.partition(" ")[2].partition(" ")
+        if column.inside and kind == "label":
+            return f"had its label {what!r} renamed"
+        if column.inside and kind == "columns":
+            return "had columns of its row type added or dropped"
+    return ""
+
+
+def shows_names(column: Column) -> bool:
+    """Whether values show names of the source's catalog: renaming the table that a regclass stands
+    for changes rows without writing them."""
+    return any(part.endswith(" names") for part in column.inside)
 
 
 def landing(

@@ -18,7 +18,7 @@ from loadsheet.failpoints import reach
 from loadsheet.postgres import Session
 from loadsheet.sql.merging import LOAD_ID
 from loadsheet.sql.text import Relation, ident, idents
-from loadsheet.sql.types import MOST_COLUMNS, Column, widens
+from loadsheet.sql.types import MOST_COLUMNS, Column, changed_text, widens
 from loadsheet.warehouse import belongings, tables
 from loadsheet.warehouse.belongings import Belonging
 from loadsheet.warehouse.scope import Scope
@@ -248,16 +248,14 @@ def _find_replaced(
         is_same = attnums.get(column.name) == column.attnum
         if before and column.name in types and not is_same:
             replaced[column.name] = _OTHER_COLUMN
-    # Labels of an enum are loaded as text, so renaming one leaves the old text in older rows.
+    # Enums and composites are loaded as text: renaming a label leaves the old one in older rows.
     for column in arriving:
         recorded = before.get(column.attnum)
-        if column.name not in types or recorded is None or not column.labels:
+        if column.name not in types or recorded is None:
             continue
-        lost = set(recorded.get("labels", ())) - set(column.labels)
-        if lost:
-            replaced[column.name] = (
-                f"had its label {sorted(lost)[0]!r} renamed, which older rows still show"
-            )
+        why = changed_text(recorded, column)
+        if why:
+            replaced[column.name] = f"{why}, and older rows still show what was before"
     return replaced
 
 

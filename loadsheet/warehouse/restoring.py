@@ -202,7 +202,8 @@ def _lacking(
 
 def _column(recorded: dict[str, Any], type_name: str) -> Column:
     fields = {name: value for name, value in recorded.items() if name not in ("left", "dropped")}
-    return Column(**{**fields, "type": type_name, "labels": tuple(fields["labels"])})
+    lists = {name: tuple(fields.get(name, ())) for name in ("labels", "inside")}
+    return Column(**{**fields, "type": type_name, **lists})
 
 
 def _is_read(column: dict[str, Any]) -> bool:

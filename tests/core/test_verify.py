@@ -382,12 +382,74 @@ def test_a_renamed_label_is_newer_for_a_replaced_table_and_a_difference_of_a_mer
     project.in_source("ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'")
     found = project.verify()
     assert found["replaced"].state == "equal"
-    assert found["replaced"].left_out == ["m: had a label renamed since the last load"]
+    assert found["replaced"].left_out == ["m: had its label 'sad' renamed since the last load"]
     assert counts(found["merged"]) == {"different": 2}
     project.succeed()
     found = project.verify()
     assert (found["replaced"].state, found["replaced"].left_out) == ("equal", [])
     assert counts(found["merged"]) == {"different": 2}
+
+
+INSIDE = """
+CREATE TYPE mood AS ENUM ('sad', 'ok');
+CREATE TYPE pair AS (m mood, n int);
+CREATE TYPE moods AS RANGE (subtype = mood);
+CREATE DOMAIN felt AS pair;
+CREATE TABLE more (a int, b text);
+CREATE TABLE fewer (a int, b text);
+CREATE TABLE named (a int);
+"""
+# The values of a column, and what becomes of it when what is inside its type changes.
+INSIDE_COLUMNS = {
+    "pair": ("'(sad,1)'", "had its label 'sad' renamed"),
+    "pair[]": ("ARRAY['(sad,1)'::pair]", "had its label 'sad' renamed"),
+    "felt": ("'(sad,1)'", "had its label 'sad' renamed"),
+    "moods": ("'[sad,ok]'", "had its label 'sad' renamed"),
+    "more": ("'(1,x)'", "had columns of its row type added or dropped"),
+    "fewer": ("'(1,x)'", "had columns of its row type added or dropped"),
+    "regclass": ("'named'", ""),
+    "int4range": ("'[1,2]'", ""),
+}
+
+
+def test_what_changes_inside_a_type_changes_rows_that_nothing_has_written(project: Project) -> None:
+    """In a replaced table they are newer; in a merged one the next load of any row is refused."""
+    project.in_source(INSIDE)
+    tables: dict[str, Any] = {"replaced": None}
+    columns = []
+    for place, (type_name, (value, _)) in enumerate(INSIDE_COLUMNS.items()):
+        columns.append(f"c{place} {type_name} DEFAULT {value}")
+        tables[f"merged_{place}"] = {"incremental": "at"}
+        project.in_source(
+            f"CREATE TABLE merged_{place} (id int PRIMARY KEY, {columns[-1]},"
+            f" at timestamptz DEFAULT clock_timestamp()); INSERT INTO merged_{place} VALUES (1)"
+        )
+    project.in_source(
+        f"CREATE TABLE replaced (id int PRIMARY KEY, {', '.join(columns)});"
+        "INSERT INTO replaced VALUES (1), (2)"
+    )
+    project.spec(tables)
+    project.succeed()
+    project.in_source(
+        "ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'; ALTER TABLE more ADD z int;"
+        "ALTER TABLE fewer DROP b; ALTER TABLE named RENAME TO other"
+    )
+    found = project.verify("replaced")["replaced"]
+    whys = [why for _, why in INSIDE_COLUMNS.values()]
+    assert found.state == "equal"
+    assert found.left_out == [
+        f"c{place}: {why or 'shows names, which may have changed'} since the last load"
+        for place, why in enumerate(whys)
+        if why or place == 6
+    ]
+    for place in range(len(whys)):
+        project.in_source(f"INSERT INTO merged_{place} (id, c{place}) VALUES (2, NULL)")
+    steps = project.run()
+    for place, why in enumerate(whys):
+        step = steps[f"load.load_merged_{place}"]
+        assert (step.state == "failed", why in str(step.result)) == (bool(why), True), place
+    found = project.verify("replaced")["replaced"]
+    assert (found.state, len(found.left_out)) == ("equal", 1)
 
 
 @pytest.mark.parametrize(
