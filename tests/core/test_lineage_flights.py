@@ -68,8 +68,8 @@ def prepare(session: psycopg.Connection[Any]) -> list[tuple[str, str, str]]:
             (f"staging.{table}",),
         ).fetchall():
             session.execute(f"ALTER TABLE staging.{table} DROP CONSTRAINT {key}")
-        # By the place, not by the row: created_at differs from run to run. With most places, the rows
-        # of fct_boarding_pass that a new ticket brings are there without it.
+        # By the place, not by the row: created_at differs from run to run. With most places, the
+        # rows of fct_boarding_pass that a new ticket brings are there without it.
         place = "abs(hashtext('c' || ctid::text))"
         session.execute(f"UPDATE staging.{table} SET _load_id = 1 + {place} % 2")
     for table, column, _ in columns:
