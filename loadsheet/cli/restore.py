@@ -103,7 +103,7 @@ def _relation(into: str | None) -> Relation | None:
         if part and not _NAME.fullmatch(part):
             why = "a name has letters, digits, _, $, - and blanks, without quotes"
         elif len(part.encode()) > _MOST_BYTES:
-            why = f"{part} is longer than PostgreSQL's {_MOST_BYTES} bytes"
+            why = f"{part} is longer than PostgreSQL allows (bytes of a name: {_MOST_BYTES})"
     if why:
         raise InputError(
             on_one_line(

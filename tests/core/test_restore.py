@@ -240,8 +240,16 @@ def test_what_cannot_be_restored_is_refused_by_name(shop: Project, copies: Copie
         ("merged", "--into", "merged"): "it has no schema. Name the new table",
         ("merged", "--into", "kept.merged_1"): "a restore overwrites nothing",
         ("merged", "--into", "staging.log"): "a restore overwrites nothing",
-        ("merged", "--into", f"audit.{'é' * 32}"): "is longer than PostgreSQL's 63 bytes",
-        ("merged", "--into", f"{'a' * 64}.x"): "is longer than PostgreSQL's 63 bytes",
+        (
+            "merged",
+            "--into",
+            f"audit.{'é' * 32}",
+        ): "is longer than PostgreSQL allows (bytes of a name: 63)",
+        (
+            "merged",
+            "--into",
+            f"{'a' * 64}.x",
+        ): "is longer than PostgreSQL allows (bytes of a name: 63)",
         ("merged", "--into", "loadsheet.x"): "the schema loadsheet is not for tables of users",
         ("merged", "--into", "pg_temp.x"): "the schema pg_temp is not",
         ("merged", "--into", "information_schema.x"): "the schema information_schema is not",
