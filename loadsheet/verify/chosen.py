@@ -7,10 +7,11 @@ column whose type has one (`types.has_one_form`), or made of such columns by wha
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from loadsheet.sql.parsing import Node, Statement
+from loadsheet.sql.types import SAME_WHEN_EQUAL, has_one_form
 
 _SET_OPERATIONS = ("SETOP_UNION", "SETOP_INTERSECT", "SETOP_EXCEPT")
 # Their result is true or false. That of `BETWEEN` and `IN` is, too.
@@ -28,8 +29,17 @@ _ONE_FORM_TYPES = frozenset(
 _COLLATIONS = frozenset(("C", "POSIX", "default", "C.utf8", "ucs_basic", "unicode"))
 # The names that PostgreSQL gives to columns without one, besides those that stand in them.
 _GIVEN_NAMES = ("case", "coalesce", "greatest", "least", "array", "row", "grouping", "?column?")
+# Their values come from any of several expressions, with the digits of each.
+_MIXING = ("CaseExpr", "CoalesceExpr", "MinMaxExpr")
 _ANY = "*"
 """Instead of a name: all columns of a relation."""
+
+
+class _Known(NamedTuple):
+    """What is known of the names in a statement."""
+
+    relations: set[str]
+    alike: set[str]
 
 
 class _Leaves(NamedTuple):
@@ -41,15 +51,31 @@ class _Leaves(NamedTuple):
     """Of its columns. If one of them has many forms, so may the expression."""
 
 
-def may_choose(statement: Statement, many_forms: Collection[str]) -> bool:
-    """Whether a value that is chosen from among equal ones may have several forms. `many_forms` are
-    the columns of the tables that do."""
-    relations = relation_names(statement)
-    chosen = [_leaves(node, relations) for node in _chosen(statement)]
+def may_choose(statement: Statement, columns: Mapping[str, Collection[str]]) -> bool:
+    """Whether a value that is chosen from among equal ones may have several forms. `columns` are
+    those of the tables, with the types that each name has."""
+    known = _Known(relation_names(statement), _alike(statement, columns))
+    chosen = [_leaves(node, known) for node in _chosen(statement)]
     if not chosen:
         return False
-    many = _spread(statement, set(many_forms), relations)
+    many_forms = {name for name, types in columns.items() if not all(map(has_one_form, types))}
+    many = _spread(statement, many_forms, known)
     return any(leaves.has_many or leaves.names & many for leaves in chosen)
+
+
+def _alike(statement: Statement, columns: Mapping[str, Collection[str]]) -> set[str]:
+    """The columns whose values have one form also next to those of another column or a constant: a
+    numeric(10,2) has not, since 0 equals 0.00."""
+    names = {name for name, types in columns.items() if set(types) <= set(SAME_WHEN_EQUAL)}
+    if len(names) == len(columns):
+        names.add(_ANY)
+    # Unless the statement gives the name to something else.
+    for kind, node, _ in statement.nodes:
+        if kind == "ResTarget" and "name" in node:
+            fields = node["val"].get("ColumnRef", {}).get("fields")
+            if not fields or _last(fields) != node["name"]:
+                names.discard(node["name"])
+    return names
 
 
 def relation_names(statement: Statement) -> set[str]:
@@ -62,20 +88,29 @@ def relation_names(statement: Statement) -> set[str]:
 
 def _chosen(statement: Statement) -> Iterator[Node]:
     """The expressions of which one of several equal values is shown."""
+    for arms, may_choose_one in _unions(statement):
+        if may_choose_one:
+            yield _mixed(arms)
     for kind, node, _ in statement.nodes:
         targets = node.get("targetList", [])
         for group in _groups(node):
             number = group.get("A_Const", {}).get("ival", {}).get("ival")
-            yield targets[number - 1] if number and number <= len(targets) else group
+            if number and not any(map(_is_star, targets)):
+                group = targets[number - 1]
+            # A star stands for any number of columns.
+            yield from targets if number and "A_Const" in group else [group]
         if "distinctClause" in node:
             yield from targets
-        if node.get("op") in _SET_OPERATIONS and not node.get("all"):
-            yield from _shown(node)
         if kind == "FuncCall":
             name = _last(node["funcname"])
             is_sum = name in ("sum", "avg") and node.get("agg_distinct")
             if is_sum or name in ("min", "max"):
                 yield from node.get("args", ())
+
+
+def _is_star(target: Node) -> bool:
+    fields = target["ResTarget"]["val"].get("ColumnRef", {}).get("fields", [{}])
+    return "A_Star" in fields[-1]
 
 
 def _groups(select: Node) -> Iterator[Node]:
@@ -92,30 +127,61 @@ def _groups(select: Node) -> Iterator[Node]:
             yield group
 
 
+def _unions(statement: Statement) -> Iterator[tuple[list[Node], bool]]:
+    """The arms of each UNION, INTERSECT or EXCEPT, and whether equal rows become one."""
+    seen: set[int] = set()
+    for _, node, _ in statement.nodes:
+        if node.get("op") not in _SET_OPERATIONS or id(node) in seen:
+            continue
+        arms: list[Node] = []
+        chooses = False
+        stack = [node]
+        while stack:
+            arm = stack.pop()
+            seen.add(id(arm))
+            if arm["op"] in _SET_OPERATIONS:
+                chooses = chooses or not arm.get("all")
+                stack += [arm["larg"], arm["rarg"]]
+            else:
+                arms.append(arm)
+        yield arms, chooses
+
+
+def _mixed(arms: list[Node]) -> Node:
+    """What the arms show, which are values of one column as those of a coalesce() are."""
+    shown = [part for arm in arms for part in _shown(arm)]
+    return {"CoalesceExpr": {"args": shown}}
+
+
 def _shown(select: Node) -> Iterator[Node]:
-    """What the arms of a UNION show."""
     stack = [select]
     while stack:
         arm = stack.pop()
-        yield from arm.get("targetList", ())
-        yield from arm.get("valuesLists", ())
+        yield from (*arm.get("targetList", ()), *arm.get("valuesLists", ()))
         stack += [arm[side] for side in ("larg", "rarg") if side in arm]
 
 
-def _spread(statement: Statement, many: set[str], relations: Collection[str]) -> set[str]:
+def _spread(statement: Statement, many: set[str], known: _Known) -> set[str]:
     """`many`, and the names that subqueries give to what may have many forms."""
     begins: set[str] = set(many)
     makes: dict[str, set[str]] = {}
+    for arms, _ in _unions(statement):
+        # The first arm gives the names.
+        names = {name for arm in arms for part in _shown(arm) for name in _names_shown(part)}
+        leaves = _leaves(_mixed(arms), known)
+        if leaves.has_many:
+            begins |= names
+        for name in leaves.names:
+            makes.setdefault(name, set()).update(names)
     for kind, node, _ in statement.nodes:
-        names: set[str] = set()
+        names = set()
         leaves = _Leaves(False, frozenset((_ANY,)))
         if kind == "ResTarget":
-            leaves = _leaves(node["val"], relations)
-            names = {node["name"]} if "name" in node else _names_of(node["val"])
+            leaves = _leaves(node["val"], known)
+            names = _names_shown({kind: node})
         elif "valuesLists" in node:
-            leaves = _leaves({"values": node["valuesLists"]}, relations)
-            width = max(len(row["List"]["items"]) for row in node["valuesLists"])
-            names = {f"column{number}" for number in range(1, width + 1)}
+            leaves = _leaves(_mixed([node]), known)
+            names = {name for row in node["valuesLists"] for name in _names_shown(row)}
         for key in ("colnames", "aliascolnames"):
             names.update(name["String"].get("sval", "") for name in node.get(key, ()))
         if leaves.has_many:
@@ -130,6 +196,14 @@ def _spread(statement: Statement, many: set[str], relations: Collection[str]) ->
             found.add(name)
             waiting += makes.get(name, ())
     return found
+
+
+def _names_shown(part: Node) -> set[str]:
+    """The names of a column, or of the columns of a row of VALUES."""
+    if "List" in part:
+        return {f"column{place + 1}" for place in range(len(part["List"]["items"]))}
+    target = part["ResTarget"]
+    return {target["name"]} if "name" in target else _names_of(target["val"])
 
 
 def _names_of(value: Node) -> set[str]:
@@ -147,23 +221,27 @@ def _names_of(value: Node) -> set[str]:
     return names
 
 
-def _leaves(expression: Node, relations: Collection[str]) -> _Leaves:
+def _leaves(expression: Node, known: _Known) -> _Leaves:
     """Not by recursion, which deep SQL would exhaust."""
     names: set[str] = set()
     has_many = False
-    stack: list[Any] = [expression]
-    while stack:
-        part = stack.pop()
+    # Each part, and whether it stands next to others that are values of the same column.
+    waiting: list[tuple[Any, bool]] = [(expression, False)]
+    while waiting:
+        part, is_mixed = waiting.pop()
         if isinstance(part, list):
-            stack += part
+            waiting += [(item, is_mixed) for item in part]
             continue
         if not isinstance(part, dict):
             continue
+        stack: list[Any] = []
         for kind, node in part.items():
+            is_mixed = is_mixed or kind in _MIXING
             if kind == "ColumnRef":
                 name = _last(node["fields"]) or _ANY
                 names.add(name)
-                if len(node["fields"]) == 1 and name in relations:
+                has_many = has_many or (is_mixed and name not in known.alike)
+                if len(node["fields"]) == 1 and name in known.relations:
                     names.add(_ANY)
             elif kind == "A_Indirection":
                 names.add(_last(node["indirection"]) or _ANY)
@@ -171,7 +249,7 @@ def _leaves(expression: Node, relations: Collection[str]) -> _Leaves:
             elif kind == "A_Const":
                 has_many = has_many or "fval" in node
             elif kind == "TypeCast":
-                has_many = has_many or not _has_one_form(node["typeName"])
+                has_many = has_many or not _has_one_form(node["typeName"], is_mixed)
             elif kind == "FuncCall":
                 name = _last(node["funcname"])
                 has_many = has_many or name in _MANY_FORMS
@@ -192,16 +270,18 @@ def _leaves(expression: Node, relations: Collection[str]) -> _Leaves:
                     stack += _shown(node["subselect"]["SelectStmt"])
             elif kind not in ("BoolExpr", "NullTest", "BooleanTest"):
                 stack.append(node)
+        waiting += [(item, is_mixed) for item in stack]
     return _Leaves(has_many, frozenset(names))
 
 
-def _has_one_form(type_name: Node) -> bool:
+def _has_one_form(type_name: Node, is_mixed: bool) -> bool:
     if "arrayBounds" in type_name or len(type_name["names"]) > 2:
         return False
     if len(type_name["names"]) == 2 and type_name["names"][0]["String"]["sval"] != "pg_catalog":
         return False
     name = _last(type_name["names"])
-    return name in _ONE_FORM_TYPES or (name in ("numeric", "bpchar") and "typmods" in type_name)
+    is_fixed = name in ("numeric", "bpchar") and "typmods" in type_name
+    return name in _ONE_FORM_TYPES or (is_fixed and not is_mixed)
 
 
 def _last(parts: list[Node]) -> str:

@@ -7,11 +7,11 @@ here, and of no other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from loadsheet.sql.parsing import Node, Statement
-from loadsheet.sql.types import has_one_form, without_modifier
+from loadsheet.sql.types import without_modifier
 from loadsheet.verify.chosen import may_choose, relation_names
 
 # The parser's nodes, without those of values of the moment (CURRENT_DATE), windows, row locks,
@@ -68,14 +68,13 @@ _SYSTEM_COLUMNS = frozenset(("ctid", "xmin", "xmax", "cmin", "cmax", "tableoid")
 _MOMENTS = frozenset(("now", "today", "tomorrow", "yesterday"))
 
 
-def why_not_repeatable(statement: Statement, columns: Mapping[str, Iterable[str]]) -> str:
+def why_not_repeatable(statement: Statement, columns: Mapping[str, Collection[str]]) -> str:
     """Why the SELECT may return other rows each time, for messages; empty if it must return the
     same ones.
 
     `columns` are those of the tables that it reads: by their names, the types that they have.
     """
     exact = {name for name, types in columns.items() if all(map(_is_exact, types))}
-    many_forms = {name for name, types in columns.items() if not all(map(has_one_form, types))}
     relations = relation_names(statement)
     known = columns.keys() | relations | _made_names(statement)
     inexact = columns.keys() - exact
@@ -116,7 +115,7 @@ def why_not_repeatable(statement: Statement, columns: Mapping[str, Iterable[str]
             return f"it has the text '{node['sval']}', which may be a time"
     if has_floats and sums:
         return "it reads floating-point numbers, or what may become some, and sums"
-    if may_choose(statement, many_forms):
+    if may_choose(statement, columns):
         return "it may show any of several values that are equal, such as 1.0 and 1.00"
     return ""
 

@@ -255,7 +255,7 @@ def _find_replaced(
             continue
         why = changed_text(recorded, column)
         if why:
-            replaced[column.name] = f"{why}, and older rows still show what was before"
+            replaced[column.name] = f"{why}, and older rows still show the old text"
     return replaced
 
 
