@@ -106,6 +106,11 @@ UNPROVEN = [
         "SELECT place, sum(weight) AS weight FROM sale GROUP BY place",
         "it reads floating-point numbers",
     ),
+    (
+        "SELECT s.place, sum((s).weight) AS weight FROM sale s GROUP BY s.place",
+        "it reads floating-point numbers",
+    ),
+    ("SELECT max((s).amount) AS amount FROM sale s", "any of several values that are equal"),
     ("SELECT id FROM sale ORDER BY place LIMIT 3", "it has a LIMIT"),
     ("SELECT s.id, o.n FROM sale s JOIN public.other o ON o.n < s.id", "public.other"),
     ("SELECT id, place FROM shown", "mart.shown, which is no table"),
