@@ -71,11 +71,11 @@ def test_no_answer_of_the_source_becomes_a_statement_of_the_warehouse(
     project.succeed()
     project.succeed()
     columns = sorted(liar.seen)
-    assert {"declared", "source_type", "qualified", "modified", "element"} <= liar.seen
+    assert {"declared", "base_type", "qualified", "modified", "element"} <= liar.seen
     pairs = [(name, end) for name in columns for end in ENDS]
     chance.shuffle(pairs)
     # The text that ends up in CREATE TABLE is always tried.
-    wanted = [("source_type", "); "), ("source_type", "; ")]
+    wanted = [("base_type", "); "), ("base_type", "; ")]
     told = 0
 
     def lie(name: str, text: bytes) -> bytes:

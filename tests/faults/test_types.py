@@ -75,7 +75,13 @@ def test_every_hard_value_arrives_letter_by_letter(
         assert not failed, failed
         found = _touched(project) if change == "nothing" else _silent(project)
         for verdict in verdicts.values():
-            if verdict.state != "equal" or verdict.left_out:
+            # A regclass shows another name when its table is renamed, and no row is written.
+            left_out = [
+                why
+                for why in verdict.left_out
+                if verdict.mode != "replace" or "shows names" not in why
+            ]
+            if verdict.state != "equal" or left_out:
                 found.append(f"verify: {verdict}")
         problems += [f"{change or 'first run'}: {problem}" for problem in found]
     _check_formats(project, wire)
