@@ -163,8 +163,10 @@ def _check_sizes(parts: tuple[Part, ...]) -> None:
 
 
 def _column(stored: dict[str, Any]) -> Column:
-    lists = {name: tuple(_list(stored.get(name, []))) for name in ("labels", "inside")}
-    return Column(**{**stored, **lists})
+    fields = {**stored}
+    for name in ("labels", "inside"):
+        fields[name] = tuple(_list(fields.get(name, [])))
+    return Column(**fields)
 
 
 def _list(value: Any) -> list[Any]:
