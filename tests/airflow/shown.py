@@ -26,22 +26,13 @@ AIRFLOW_V_3_4 = Version(airflow.__version__) >= Version("3.4.0b1")
 PLANTED = "planted-canary"
 _HOLD_SECRETS = ("airflow.cfg", "passwords.json", "pgpass")  # what has to hold them
 _KEEP_SECRETS = ("connection", "variable")
-# Our tasks have no fields that are rendered, so there is no row to change.
+_XCOM, _RENDERED = "xcom", "rendered_task_instance_fields"
 if AIRFLOW_V_3_4:
     _XCOM, _RENDERED = "xcom_v2", "rtif_v2"
-    _RENDER = f"""
-    INSERT INTO rtif_v2 (id, task_instance_id, rendered_fields)
-    SELECT id, id, to_json('{PLANTED}'::text) FROM task_instance LIMIT 1
-    """
-else:
-    _XCOM, _RENDERED = "xcom", "rendered_task_instance_fields"
-    _RENDER = f"""
-    INSERT INTO rendered_task_instance_fields (dag_id, task_id, run_id, map_index, rendered_fields)
-    SELECT dag_id, task_id, run_id, map_index, to_json('{PLANTED}'::text) FROM task_instance LIMIT 1
-    """
 # Table -> the column behind whose value the text is put, and how, in one of its rows.
 _IN_AIRFLOW = {
     _XCOM: ("value", "json_build_array({}, %s::text)"),
+    _RENDERED: ("rendered_fields", "json_build_array({}, %s::text)"),
     "serialized_dag": ("data", "json_build_array({}, %s::text)"),
     "dag_run": ("conf", "json_build_array({}, %s::text)"),
     "task_instance": ("executor_config", "{} || %s::bytea"),
@@ -70,7 +61,7 @@ _OBJECTS = {
 PLANTED_IN = {
     *(f"file {name}" for name in _FILES),
     *(f"object {name}" for name in _OBJECTS),
-    *(f"Airflow's {name}" for name in (_RENDERED, *_IN_AIRFLOW)),
+    *(f"Airflow's {name}" for name in _IN_AIRFLOW),
     *(f"ledger's {name}" for name in _IN_LEDGER),
     "Slack",
     "arguments",
@@ -149,8 +140,6 @@ def _tables(
                 f"UPDATE {table} SET {column} = {value} WHERE {where}", (PLANTED,)
             )
             assert done.rowcount == 1, f"{table} is empty"
-        if planting is _IN_AIRFLOW:
-            session.execute(_RENDER)
         found = canaries.tables(session, schema, without=_KEEP_SECRETS)
         session.rollback()
     return {f"{whose} {name}": text for name, text in found.items()}
