@@ -19,7 +19,7 @@ from graphlib import TopologicalSorter
 from typing import Literal
 
 from loadsheet.connections.lookup import Connections
-from loadsheet.engine.early import EarlyLoads
+from loadsheet.engine.both_steps import servers_for_both
 from loadsheet.engine.execute import Verify, execute
 from loadsheet.engine.nothing_new import find_nothing_new
 from loadsheet.engine.sessions import KeptServers
@@ -87,16 +87,13 @@ def run_pipeline(
     what is downstream of it (`upstream_failed`) and nothing else: no exception of a step leaves
     this function.
     """
-    run = _Run(pipeline, request, connections, on_step, progress, retrying, verify)
     # Imported modules stay alive, so the collector need not visit them again and again: that took
     # 0.1 s of a run of 6.
     gc.freeze()
-    try:
+    with servers_for_both(pipeline, connections) as servers:
+        run = _Run(pipeline, request, connections, servers, on_step, progress, retrying, verify)
         with ThreadPoolExecutor(parallel, thread_name_prefix="loadsheet") as pool:
             run.run_all(pool, parallel)
-    finally:
-        run.early.drop_all()
-        run.servers.close()
     return {step.id: run.results[step.id] for step in run.steps.values()}
 
 
@@ -112,6 +109,7 @@ class _Run:
         pipeline: Pipeline,
         request: RunRequest,
         connections: Connections,
+        servers: KeptServers,
         on_step: OnStep,
         progress: OnProgress,
         retrying: bool,
@@ -124,9 +122,7 @@ class _Run:
         self.progress = progress
         self.retrying = retrying
         self.verify = verify
-        self.servers = KeptServers(pipeline, connections)
-        self.early = EarlyLoads(self.servers.spare_warehouse, self.servers.try_warehouse)
-        self.servers.early = self.early
+        self.servers = servers
         self.steps = {step.id: step for step in build_plan(pipeline)}
         self.results: dict[str, StepResult] = {}
         self._nothing_new: dict[str, Outcome] = {}
