@@ -19,14 +19,7 @@ from loadsheet.airflow.locate import pipeline_file
 if TYPE_CHECKING:
     from loadsheet.connections.lookup import Connection
     from loadsheet.spec.models import Pipeline
-
-_WRITTEN = """
-SELECT inserted + updated, bytes FROM loadsheet.load
-WHERE pipeline = %(pipeline)s AND target = %(target)s AND run_id = %(run_id)s
-UNION ALL
-SELECT inserted + updated, NULL FROM loadsheet.transform_run
-WHERE pipeline = %(pipeline)s AND target = %(target)s AND run_id = %(run_id)s
-"""
+    from loadsheet.warehouse.ledger import Kind as LedgerKind
 
 
 @dataclass
@@ -95,6 +88,7 @@ class ReportsLineage:
         from loadsheet.lineage.models import Dataset
         from loadsheet.lineage.openlineage import job_events
         from loadsheet.postgres import connect_warehouse
+        from loadsheet.warehouse.published import last_published
 
         schemas = pipeline.warehouse
         targets = [Dataset("staging", schemas.schema, table) for table in self._own_tables()]
@@ -106,11 +100,13 @@ class ReportsLineage:
             return
         with connect_warehouse(names.warehouse) as session:
             only = {self.name} if self.kind == "transform" else set()
+            kind: LedgerKind = "transform" if self.kind == "transform" else "table"
             lineage = pipeline_lineage(session, pipeline, only)
             for target in targets:
                 (event,) = job_events(lineage, pipeline, names, [target])
-                values = {"pipeline": pipeline.name, "target": str(target), "run_id": run_id}
-                event["outputs"][0]["written"] = session.execute(_WRITTEN, values).fetchone()
+                event["outputs"][0]["written"] = last_published(
+                    session, pipeline.name, kind, target.name, str(target), run_id
+                )
                 yield event
 
 
@@ -149,7 +145,7 @@ def _datasets(entries: list[dict[str, Any]]) -> Iterator[Any]:
         name = {"namespace": entry["namespace"], "name": entry["name"]}
         if written := entry.get("written"):
             statistics = facet.OutputStatisticsOutputDatasetFacet(
-                rowCount=written[0], size=written[1]
+                rowCount=written.inserted + written.updated, size=written.bytes
             )
             yield facet.OutputDataset(
                 **name, facets=facets, outputFacets={"outputStatistics": statistics}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from psycopg.rows import class_row
 
 from loadsheet.postgres import Session
-from loadsheet.warehouse.ledger import Kind
+from loadsheet.warehouse.ledger import Effect, Kind
 
 _VERIFIED = """
     SELECT through FROM loadsheet.verified v
@@ -15,7 +15,7 @@ _VERIFIED = """
         AND v.is_whole AND v.verdict = 'equal'
 """
 _LOAD = f"""
-SELECT load_no AS number, inserted, updated, deleted, replaced,
+SELECT load_no AS number, inserted, updated, deleted, replaced, bytes,
     extract_seconds + load_seconds AS seconds,
     (SELECT watermark FROM loadsheet.scope s
      WHERE (s.pipeline, s.table_name, s.target) = (l.pipeline, l.table_name, l.target)),
@@ -25,7 +25,8 @@ WHERE (pipeline, table_name, target, run_id) = (%(pipeline)s, %(name)s, %(target
 ORDER BY load_no DESC LIMIT 1
 """
 _BUILD = f"""
-SELECT run_no AS number, inserted, updated, deleted, replaced, seconds, NULL AS watermark,
+SELECT run_no AS number, inserted, updated, deleted, replaced, NULL AS bytes, seconds,
+    NULL AS watermark,
     ({_VERIFIED}) AS verified_through
 FROM loadsheet.transform_run
 WHERE (pipeline, transform, target, run_id) = (%(pipeline)s, %(name)s, %(target)s, %(run_id)s)
@@ -34,25 +35,18 @@ ORDER BY run_no DESC LIMIT 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Published:
+class Published(Effect):
     """A committed load of a table, or a build of a mart."""
 
     number: int
-    inserted: int
-    updated: int
-    deleted: int
-    replaced: bool
+    bytes: int | None
+    """As stored in the lake; None for a mart."""
     seconds: float
     watermark: str | None
     """The table's; None for a mart and a table without a cursor."""
     verified_through: int | None
     """The number of the last load, or of the mart's last build, that the last comparison of all
     rows has seen; None where none has found them equal."""
-
-    @property
-    def changed(self) -> bool:
-        """Whether the target may have had other rows before."""
-        return self.replaced or self.inserted + self.updated + self.deleted > 0
 
 
 def last_published(

@@ -27,7 +27,7 @@ LATE = {
     "airflow/command_line.py": (6, "a worker needs no database models; importing takes seconds"),
     "airflow/dag_ids.py": (2, PARSER),
     "airflow/factory.py": (1, "a worker does not need dag-factory, which takes 90 ms to import"),
-    "airflow/lineage.py": (10, "only a task that reports to OpenLineage needs them, at its end"),
+    "airflow/lineage.py": (11, "only a task that reports to OpenLineage needs them, at its end"),
     "airflow/look.py": (1, TASK),
     "airflow/operators.py": (7, TASK),
     "airflow/pools.py": (
