@@ -46,6 +46,11 @@ class Column:
         return f"{self.dataset}.{self.name}"
 
 
+def carries_values(how: EdgeHow) -> bool:
+    """Whether values arrive in this way, and not only a decision about them."""
+    return how == "load" or how in DIRECT
+
+
 @dataclass(frozen=True, order=True)
 class Edge:
     """One column reaches another. Direct: its values arrive; else it decides about values or
@@ -58,7 +63,7 @@ class Edge:
     @property
     def is_direct(self) -> bool:
         """Whether values arrive."""
-        return any(how == "load" or how in DIRECT for how in self.hows)
+        return any(map(carries_values, self.hows))
 
     @property
     def is_between_rows(self) -> bool:

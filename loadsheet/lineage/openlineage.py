@@ -9,8 +9,7 @@ from typing import Any
 
 from loadsheet import __version__
 from loadsheet.connections.lookup import Connection
-from loadsheet.lineage.models import Column, Dataset, Edge, Lineage
-from loadsheet.lineage.trace import DIRECT
+from loadsheet.lineage.models import Column, Dataset, Edge, Lineage, carries_values
 from loadsheet.plan.steps import step_id
 from loadsheet.spec.models import Pipeline
 
@@ -104,7 +103,7 @@ def _column_lineage(
             "field": edge.source.name,
             "transformations": [
                 {
-                    "type": "DIRECT" if how == "load" or how in DIRECT else "INDIRECT",
+                    "type": "DIRECT" if carries_values(how) else "INDIRECT",
                     "subtype": "IDENTITY" if how == "load" else how.upper(),
                 }
                 for how in edge.hows
