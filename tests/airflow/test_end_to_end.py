@@ -35,6 +35,11 @@ from tests.airflow.world import (
 )
 
 BOOKINGS = 300
+WAITING = (
+    "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    " AND application_name = 'loadsheet:extract'"
+)
+"""The extractions that wait for a lock."""
 Shown = dict[tuple[str, str | None], str]
 NEVER_CHANGE = {"aircrafts_data", "seats"}
 
@@ -623,19 +628,15 @@ def test_a_stopped_worker_rolls_back_at_once_and_its_task_is_tried_again_at_once
     world: World, plain: Api
 ) -> None:
     """Without the operator's part, the second try would begin after `retry_delay`, an hour."""
-    waiting = (
-        "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-        " AND application_name = 'loadsheet:extract'"
-    )
     with psycopg.connect(world.source) as other:
         other.execute("DROP TABLE plain.unfit")
     with psycopg.connect(world.source) as other:
         other.execute("LOCK TABLE plain.one IN ACCESS EXCLUSIVE MODE")
         run_id = plain.trigger("plain", {"full_refresh": True, "tables": ["one"]})
-        wait_for(lambda: ask(world.source, waiting) != [], "the extraction", 120)
+        wait_for(lambda: ask(world.source, WAITING) != [], "the extraction", 120)
         world.airflow.restart_component("scheduler")
         # The table is still locked: what was waiting for it has been cancelled.
-        assert ask(world.source, waiting) == []
+        assert ask(world.source, WAITING) == []
     assert plain.wait("plain", run_id, timeout=240) == "success"
     tries = {}
     for task in plain.tasks("plain", run_id):
@@ -740,10 +741,6 @@ def test_tasks_of_many_start_where_a_table_has_news(
 def test_a_stopped_task_of_many_rolls_back_and_resumes(
     world: World, grouped: tuple[str, str, Shown]
 ) -> None:
-    waiting = (
-        "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-        " AND application_name = 'loadsheet:extract'"
-    )
     with psycopg.connect(world.source) as other:
         other.execute("INSERT INTO grouped.two SELECT generate_series(3, 5000)")
     with psycopg.connect(world.source) as other:
@@ -752,10 +749,10 @@ def test_a_stopped_task_of_many_rolls_back_and_resumes(
         world.grant()
         conf = {"full_refresh": True, "tables": ["one", "two"]}
         run_id = world.airflow.api.trigger("grouped", conf)
-        wait_for(lambda: ask(world.source, waiting) != [], "the extraction", 120)
+        wait_for(lambda: ask(world.source, WAITING) != [], "the extraction", 120)
         assert set(world.loads(run_id)) == {"one"}
         world.airflow.restart_component("scheduler")
-        assert ask(world.source, waiting) == []
+        assert ask(world.source, WAITING) == []
     assert grouped_states(world, run_id)[0] == "success"
     assert grouped_processes(world, run_id)["batch_001"] == 2
     loads = ask(world.warehouse, "SELECT table_name FROM loadsheet.load WHERE run_id = %s", run_id)
