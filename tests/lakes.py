@@ -16,8 +16,8 @@ from typing import Any, Self
 
 import urllib3
 
-from demo.servers.process import LOOPBACK, Supervised, free_port
-from loadsheet.sqltest.process import Managed
+from demo.servers.process import LOOPBACK, Supervised, free_port, on_free_ports
+from loadsheet.sqltest.process import Managed, ServerFailed
 
 GIVEN = os.environ.get("LOADSHEET_S3", "")
 """`url,key,secret` of a server for the tests of the lake: MinIO, AWS, ..."""
@@ -61,6 +61,10 @@ class SeaweedServer(Managed):
 
     def start(self) -> Self:
         """Serve, and wait until S3 answers. Raises ServerFailed with the log's end."""
+        on_free_ports(self._serve)
+        return self
+
+    def _serve(self) -> None:
         self._scratch = Path(tempfile.mkdtemp(prefix="loadsheet-weed-"))
         identities = self._scratch / "s3.json"
         identities.write_text(json.dumps(self._identities()))
@@ -74,8 +78,11 @@ class SeaweedServer(Managed):
             signals=(),
             remove=self._scratch,
         )
-        self._process.wait_until(self._answers, "SeaweedFS")
-        return self
+        try:
+            self._process.wait_until(self._answers, "SeaweedFS")
+        except ServerFailed:
+            self.stop()
+            raise
 
     def limited(self, name: str) -> Endpoint:
         """This server, with the key that has the policy `name`."""

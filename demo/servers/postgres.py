@@ -10,7 +10,7 @@ from urllib.parse import quote
 import psycopg
 from psycopg import sql
 
-from demo.servers.process import LOOPBACK, Supervised, free_port
+from demo.servers.process import LOOPBACK, Supervised, free_port, on_free_ports
 from loadsheet.sqltest import embedded
 from loadsheet.sqltest.process import Process, ServerFailed
 
@@ -105,19 +105,17 @@ class PostgresServer(embedded.EmbeddedServer):
         if self._standby == "silent":
             self._settings["primary_conninfo"] = ""
 
-    def _serve(self, attempts: int = 5) -> None:
-        """Start on a free port; try another if another process was faster."""
-        for attempt in range(1, attempts + 1):
-            self.port = free_port()
-            try:
-                self._launch(f"postgres-{attempt}.log", {"port": str(self.port)})
-            except ServerFailed:
-                assert self._process is not None
-                self._process.stop()
-                if attempt == attempts or "Address already in use" not in self._process.tail():
-                    raise
-            else:
-                return
+    def _serve(self) -> None:
+        on_free_ports(self._serve_once)
+
+    def _serve_once(self) -> None:
+        self.port = free_port()
+        try:
+            self._launch(f"postgres-{self.port}.log", {"port": str(self.port)})
+        except ServerFailed:
+            assert self._process is not None
+            self._process.stop()
+            raise
 
     def _watched(self, command: list[str], log: Path) -> Process:
         return Supervised(

@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -18,6 +18,7 @@ from loadsheet.sqltest.process import Process, ServerFailed
 
 LOOPBACK = "127.0.0.1"
 _PORTS = range(20_000, 32_000)
+_RESERVATIONS: list[socket.socket] = []
 _SUPERVISOR = Path(__file__).with_name("supervise.py")
 
 
@@ -119,8 +120,8 @@ def _start(
 
 
 def free_port(attempts: int = 100) -> int:
-    """A TCP port on 127.0.0.1 that nobody listens on now. Another process may take it first: be
-    ready to ask again.
+    """A TCP port on 127.0.0.1 that nobody listens on now, and that no other process
+    gets from here while we run. A stranger may still take it first: see `on_free_ports`.
 
     Not one of the kernel's own choice: those are handed out to outgoing connections as well, at any
     moment.
@@ -129,8 +130,37 @@ def free_port(attempts: int = 100) -> int:
         port = secrets.choice(_PORTS)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind((LOOPBACK, port))
+            _reserve(port)
             return port
     raise ServerFailed(f"no free port on {LOOPBACK} between {_PORTS.start} and {_PORTS.stop}")
+
+
+def _reserve(port: int) -> None:
+    """Keep the port for this process until it ends. Raises OSError if another one has it.
+
+    A server takes a second from the choice of its ports until it listens: suites that start
+    hundreds side by side met on one. A socket in Linux's abstract namespace leaves no file, and
+    ports and these names are shared by the same processes. Elsewhere `on_free_ports` has to do.
+    """
+    if sys.platform == "linux":
+        reservation = socket.socket(socket.AF_UNIX)
+        try:
+            reservation.bind(f"\0loadsheet-port-{port}")
+        except OSError:
+            reservation.close()
+            raise
+        _RESERVATIONS.append(reservation)
+
+
+def on_free_ports(serve: Callable[[], None], attempts: int = 5) -> None:
+    """Call `serve`, which starts a server on ports of `free_port`; again if somebody else was
+    faster to take one of them. Raises ServerFailed as `serve` does."""
+    for attempt in range(1, attempts + 1):
+        try:
+            return serve()
+        except ServerFailed as failure:
+            if attempt == attempts or "address already in use" not in str(failure).lower():
+                raise
 
 
 def listens(port: int) -> bool:

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Self
 
-from demo.servers.process import LOOPBACK, Supervised, free_port, listens
+from demo.servers.process import LOOPBACK, Supervised, free_port, listens, on_free_ports
 from loadsheet.sqltest.process import Managed, ServerFailed
 
 
@@ -34,28 +34,22 @@ class S3Server(Managed):
         self.data_dir = self._given or self._scratch / "objects"
         self.data_dir.mkdir(parents=True, exist_ok=True)
         try:
-            self._serve()
+            on_free_ports(self._serve)
         except BaseException:
             self.stop()
             raise
         return self
 
-    def _serve(self, attempts: int = 5) -> None:
-        """Start on a free port; try another when somebody was faster."""
-        for attempt in range(1, attempts + 1):
-            self.port = free_port()
-            assert self._scratch is not None
-            self._process = self._launched(
-                self.data_dir.with_name(f"{self.data_dir.name}-{attempt}.log")
-            )
-            try:
-                self._process.wait_until(lambda: listens(self.port), "the S3 server")
-            except ServerFailed:
-                self._process.stop()
-                if attempt == attempts or "address already in use" not in self._process.tail():
-                    raise
-            else:
-                return
+    def _serve(self) -> None:
+        self.port = free_port()
+        assert self._scratch is not None
+        log = self.data_dir.with_name(f"{self.data_dir.name}-{self.port}.log")
+        self._process = self._launched(log)
+        try:
+            self._process.wait_until(lambda: listens(self.port), "the S3 server")
+        except ServerFailed:
+            self._process.stop()
+            raise
 
     def _launched(self, log: Path) -> Supervised:
         return Supervised(
