@@ -11,7 +11,7 @@ AIRFLOW_VENV := $(if $(AIRFLOW),.venv-airflow-$(AIRFLOW),$(VENV))
 COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 PYTEST := -m pytest -q
 
-.PHONY: help setup demo test test-long test-unit test-core test-core-a-l test-core-m-z test-faults test-editors test-packaging airflow-and-packaging test-airflow test-compose lint format docs reference clean requirements bench bench-peers build image sbom audit release
+.PHONY: help setup demo test test-long test-unit test-core test-core-a-l test-core-m-z test-faults test-editors test-packaging airflow-and-packaging test-airflow test-compose test-celery lint format docs reference clean requirements bench bench-peers build image sbom audit release
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -52,6 +52,9 @@ test-packaging: setup  ## The wheel in new environments: from an empty folder to
 
 test-compose: $(CORE)/.ready  ## The containers on a Docker engine: runs, a stopped worker, an upgrade (10 minutes)
 	$(CORE)/bin/python $(PYTEST) -rs tests/compose
+
+test-celery: setup .venv-celery/.ready  ## Two Celery workers with files and users of their own, one of them killed (4 minutes; needs root and redis-server)
+	PYTHONPATH=.venv-celery $(BIN)/python $(PYTEST) -rs tests/airflow/test_celery.py
 
 test-long: setup $(CORE)/.ready  ## The same suites in their long forms, hours of them; the table comes last
 	LOADSHEET_LONG=1 $(CORE)/bin/python $(PYTEST) tests/unit tests/core
@@ -176,6 +179,11 @@ tests/editors/node_modules/.ready: tests/editors/package-lock.json | $(CORE)/.re
 
 .venv-sbom/.ready: requirements/sbom.txt
 	$(call environment,.venv-sbom,requirements/sbom.txt)
+
+# The provider alone, beside the environment that has Airflow.
+.venv-celery/.ready: requirements/celery.txt $(VENV)/.ready
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --target .venv-celery -r requirements/celery.txt
+	@touch $@
 
 .venv-docs/.ready: requirements/docs.txt
 	$(call environment,.venv-docs,requirements/docs.txt)

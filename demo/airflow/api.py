@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 
+_ATTEMPTS = 3
 FINAL_RUN = frozenset({"success", "failed"})
 
 
@@ -41,16 +42,26 @@ class Api:
 
     def call(self, method: str, path: str, **options: Any) -> Any:
         """The JSON answer to `method /api/v2/path`. Raises ApiError."""
-        try:
-            answer = self._http.request(method, f"/api/v2/{path}", **options)
-            if answer.status_code == httpx.codes.UNAUTHORIZED:
-                self._authorise()
-                answer = self._http.request(method, f"/api/v2/{path}", **options)
-        except httpx.HTTPError as error:
-            raise ApiError(f"{method} {path}: {error}") from error
+        # A machine that starts many tasks lets a request wait for half a minute, and a question may
+        # be asked again.
+        attempts = _ATTEMPTS if method == "GET" else 1
+        for attempt in range(1, attempts + 1):
+            try:
+                answer = self._authorised(method, f"/api/v2/{path}", **options)
+                break
+            except httpx.HTTPError as error:
+                if attempt == attempts or not isinstance(error, httpx.TimeoutException):
+                    raise ApiError(f"{method} {path}: {error}") from error
         if answer.is_error:
             raise ApiError(f"{method} {path}: {answer.status_code} {answer.text[:500]}")
         return answer.json() if answer.content else None
+
+    def _authorised(self, method: str, path: str, **options: Any) -> httpx.Response:
+        answer = self._http.request(method, path, **options)
+        if answer.status_code == httpx.codes.UNAUTHORIZED:
+            self._authorise()
+            answer = self._http.request(method, path, **options)
+        return answer
 
     def _authorise(self) -> None:
         answer = self._http.post("/auth/token", json=self._login)

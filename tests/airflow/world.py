@@ -6,7 +6,7 @@ import dataclasses
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -268,16 +268,21 @@ class World:
 
 @contextmanager
 def flights_world(
-    folder: Path, home: Path, postgres: PostgresServer, s3: S3Server, bookings: int
+    folder: Path,
+    home: Path,
+    postgres: PostgresServer,
+    s3: S3Server,
+    bookings: int,
+    settings: Mapping[str, str] | None = None,
 ) -> Iterator[World]:
-    """Databases, Slack and an Airflow that has read the pipelines of a copied project. The source
-    has this many bookings, the warehouse is empty."""
+    """Databases, Slack and an Airflow with more `settings` that has read the pipelines of a copied
+    project. The source has this many bookings, the warehouse is empty."""
     names = ("flights_source", "warehouse", "airflow")
     for name in names:
         postgres.create_database(name)
     generate(postgres.dsn("flights_source"), bookings)
     project = copy_project(folder)
-    more = secrets_kept.environment(home, postgres, s3)
+    more = {**secrets_kept.environment(home, postgres, s3), **(settings or {})}
     more["LOADSHEET_CACHE"] = str(home / "cache")
     airflow = Airflow(home, project, postgres.dsn("airflow"), extra=more)
     with SlackReceiver() as slack, airflow:
