@@ -10,7 +10,6 @@ import gc
 import logging
 from abc import abstractmethod
 from functools import cache, cached_property
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,30 +19,13 @@ from airflow.dag_processing.bundles.local import LocalDagBundle
 
 from loadsheet.airflow import log_escaping
 from loadsheet.airflow.pools import Pools
+from loadsheet.airflow.preload import PARSING, preload
 from loadsheet.airflow.spec_alerts import Messages
 from loadsheet.airflow.stubs import Stubs
 from loadsheet.spec.compiled import checker_version
 
 _log = logging.getLogger(__name__)
 log_escaping.install()
-# The modules that a parse needs. A parse is a fork of the DAG processor, so that what the processor
-# has imported is there already.
-_PARSING = (
-    "dagfactory.dagbuilder",
-    "loadsheet.airflow.dag_file",
-    "loadsheet.airflow.look",
-    "loadsheet.airflow.operators",
-    "loadsheet.airflow.slack",
-    "loadsheet.airflow.spec_alerts",
-    "loadsheet.airflow.table_operators",
-    "loadsheet.spec.build",
-    "loadsheet.spec.dependencies",
-    "loadsheet.spec.rules.pipeline",
-    "loadsheet.spec.schema",
-    "loadsheet.spec.sql_files",
-    "loadsheet.spec.sql_reading",
-    "loadsheet.spec.strict_yaml",
-)
 
 
 class PipelineBundle(BaseDagBundle):
@@ -112,21 +94,8 @@ class LocalPipelineBundle(LocalDagBundle, PipelineBundle):
 @cache
 def prepare_to_parse() -> None:
     """Once, before the DAG processor forks: import what a parse needs, and log the setting that
-    would delay edits.
-
-    A module that cannot be imported is logged; the parse reports it, too. Raises
-    ModuleNotFoundError for a module of ours that does not exist: the list above is out of date, and
-    every parse would be slow.
-    """
-    for module in _PARSING:
-        try:
-            import_module(module)
-        except Exception as error:
-            if isinstance(error, ModuleNotFoundError):
-                package = (error.name or "").partition(".")[0]
-                if package == "loadsheet":
-                    raise
-            _log.exception("%s cannot be imported", module)
+    would delay edits. Raises as `preload`."""
+    preload(PARSING)
     # Computes and caches the hash of our code now: after an update, the files on disk are no longer
     # the code that runs here, and that code would use results of the new one.
     checker_version()

@@ -105,7 +105,7 @@ def test_it_says_when_airflow_would_not_see_edits(
 
 
 def test_a_listed_module_of_ours_that_is_gone_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bundle, "_PARSING", ("loadsheet.airflow.dag_file", "loadsheet.gone"))
+    monkeypatch.setattr(bundle, "PARSING", ("loadsheet.airflow.dag_file", "loadsheet.gone"))
     prepare_to_parse.cache_clear()
     with pytest.raises(ModuleNotFoundError, match=r"loadsheet\.gone"):
         prepare_to_parse()
@@ -114,7 +114,7 @@ def test_a_listed_module_of_ours_that_is_gone_is_an_error(monkeypatch: pytest.Mo
 def test_another_librarys_missing_module_is_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(bundle, "_PARSING", ("dagfactory.gone",))
+    monkeypatch.setattr(bundle, "PARSING", ("dagfactory.gone",))
     prepare_to_parse.cache_clear()
     with caplog.at_level(logging.ERROR, "loadsheet.airflow.bundle"):
         prepare_to_parse()
