@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import secrets
+
+import psycopg
 import pytest
 
+from demo.servers import PostgresServer
 from loadsheet.comparison.digest import BUCKETS, Side, Value
+from loadsheet.engine.request import repair_request
+from loadsheet.engine.runner import run_pipeline
+from loadsheet.spec.pipeline_file import load_pipeline
 from loadsheet.sql.text import Relation
 from tests.project import Project
 
@@ -67,3 +74,40 @@ def test_a_key_that_became_null_in_a_view_does_not_stop_the_comparison(project: 
     project.in_source("INSERT INTO base VALUES (NULL, now() + interval '1 h')")
     verdict = project.verify()["item"]
     assert (verdict.state, verdict.newer) == ("equal", 1)
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_source_in_another_encoding_is_compared_repaired_and_searched_for_deleted_rows(
+    project: Project, postgres: PostgresServer, encoding: str
+) -> None:
+    """A statement with letters that the source's encoding has not is refused as a whole, so none
+    may be in one that is sent to both servers."""
+    name = f"test_{secrets.token_hex(6)}"
+    project.in_source(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'")
+    project.source = postgres.dsn(name)
+    with psycopg.connect(project.source, autocommit=True, client_encoding="UTF8") as session:
+        session.execute(
+            "CREATE TABLE item (id text PRIMARY KEY, what text, at timestamptz DEFAULT now());"
+            "INSERT INTO item SELECT 'é' || i, 'é' FROM generate_series(1, 50) i"
+        )
+        if encoding == "LATIN1":
+            with pytest.raises(psycopg.errors.UntranslatableCharacter):
+                session.execute("SELECT '東'")
+        project.spec({"item": {"incremental": "at", "deletes": "hard"}})
+        project.succeed()
+        assert project.verify()["item"].state == "equal"
+        session.execute("DELETE FROM item WHERE id = 'é7'")
+        project.in_warehouse(
+            "DELETE FROM staging.item WHERE id LIKE '_8'; UPDATE staging.item SET what = 'x'"
+            " WHERE id LIKE '_9'"
+        )
+        verdict = project.verify()["item"]
+        assert verdict.counts == {"missing": 1, "extra": 0, "different": 1}
+        assert verdict.named["missing"][0].key == {"id": "é8"}
+        pipeline = load_pipeline(project.folder / "pipelines" / "shop" / "pipeline.yml")
+        request = repair_request(pipeline, rows_of={"item"}, whole=set(), marts=set())
+        dict(run_pipeline(pipeline, request, project.connections))
+        assert project.verify()["item"].state == "equal"
+        session.execute("DELETE FROM item WHERE id = 'é9'")
+    project.succeed()
+    assert project.in_warehouse("SELECT count(*) FROM staging.item") == [(48,)]
