@@ -58,6 +58,8 @@ class Found(NamedTuple):
     rows: int = 1
     is_in_target: bool = True
     """Whether the target has a row of this key."""
+    is_in_source: bool = True
+    """Whether the source has a row of this key."""
 
 
 def totals(sides: Sides, buckets: Sequence[int] = range(BUCKETS)) -> Totals:
@@ -127,43 +129,55 @@ def _differing_keys(
     in_source = _stream(sides.source_session, "source", queries)
     query = sides.target.rows(buckets, "TRUE", unfiltered=unfiltered)
     in_target = _stream(sides.warehouse_session, "target", [query])
-    for source, target in _side_by_side(_by_key(in_source), in_target, width=2):
+    for source, target in _side_by_side(_by_key(in_source), _by_key(in_target), width=1):
+        chosen_by = _chosen_by(source, target)
         if source is None:
-            yield Found("extra", target[:2]), "target" if target[5] else "neither"
+            yield Found("extra", target.key, target.rows, is_in_source=False), chosen_by
             continue
-        *key, versions, is_chosen = source
-        if target is not None and target[2:4] in versions:
+        # Only where the target has lost its primary key.
+        if target is not None and target.rows > 1:
+            yield Found("extra", source.key, target.rows - 1), chosen_by
+        if target is not None and target.versions.keys() & source.versions.keys():
             continue
         kind: Finding = "different"
-        if not all(versions.values()):
+        if not all(source.versions.values()):
             kind = "newer"
         elif target is None:
             kind = "missing"
-        chosen_by = _chosen_by(is_chosen, target is not None and target[5])
-        yield Found(kind, tuple(key), is_in_target=target is not None), chosen_by
+        yield Found(kind, source.key, is_in_target=target is not None), chosen_by
 
 
-def _chosen_by(source: bool, target: bool) -> ChosenBy:
-    if source and target:
+class _OfOneKey(NamedTuple):
+    """The rows of one side that have one key. Nothing makes a view's key unique, and a load keeps
+    only one row of each key."""
+
+    key: tuple[int, str]
+    versions: dict[tuple[int, int], bool]
+    """Whether a row is settled, by its two hashes."""
+    rows: int
+    is_chosen: bool
+
+
+def _chosen_by(source: _OfOneKey | None, target: _OfOneKey | None) -> ChosenBy:
+    in_source = source is not None and source.is_chosen
+    in_target = target is not None and target.is_chosen
+    if in_source and in_target:
         return "both"
-    if source:
+    if in_source:
         return "source"
-    return "target" if target else "neither"
+    return "target" if in_target else "neither"
 
 
-def _by_key(rows: Iterator[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
-    """For each key its hash, its text, whether its row is settled, by the row's two hashes, and
-    whether it is chosen.
-
-    Nothing makes a view's key unique, and a load keeps only one row of each key.
-    """
+def _by_key(rows: Iterator[tuple[Any, ...]]) -> Iterator[_OfOneKey]:
     for key, same in groupby(rows, key=lambda row: row[:2]):
         versions: dict[tuple[int, int], bool] = {}
+        count = 0
         is_chosen = False
         for row in same:
             versions[row[2:4]] = row[4]
+            count += 1
             is_chosen = is_chosen or row[5]
-        yield *key, versions, is_chosen
+        yield _OfOneKey(key, versions, count, is_chosen)
 
 
 def _differing_counts(sides: Sides, buckets: Sequence[int]) -> Iterator[Found]:

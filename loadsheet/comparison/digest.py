@@ -70,10 +70,14 @@ class Value:
     type: str
     is_cast: bool = False
     """The source's own type does not land: it is read as its landing type."""
+    is_lost: bool = False
+    """The side does not have the column any more: NULL in all rows."""
 
     @property
     def landed(self) -> str:
         """SQL for the value in its landing type."""
+        if self.is_lost:
+            return f"CAST(NULL AS {self.type})"
         name = ident(self.name)
         return f"CAST({name} AS {self.type})" if self.is_cast else name
 

@@ -34,7 +34,7 @@ def table_sides(
     mode = table.mode_with_key(bool(described.key))
     key = described.key if mode != "append" else ()
     in_target = tables.columns_of(warehouse, target)
-    pairs, left_out = _comparable(described, scope, in_target, mode)
+    pairs, left_out = _comparable(described, scope, in_target, mode, key)
     names = [theirs.name for theirs, _ in pairs]
     if not set(key) <= set(names):
         why = "; ".join(left_out)
@@ -53,7 +53,11 @@ def table_sides(
 
 
 def _comparable(
-    described: SourceTable, scope: Scope, in_target: dict[str, str], mode: str
+    described: SourceTable,
+    scope: Scope,
+    in_target: dict[str, str],
+    mode: str,
+    key: tuple[str, ...],
 ) -> tuple[list[tuple[Value, Value]], list[str]]:
     """The columns that can be compared, each as both sides have it, and why others cannot."""
     loaded = {column["name"]: column for column in scope.columns or ()}
@@ -76,9 +80,11 @@ def _comparable(
             left_out.append(
                 f"{column.name}: shows names, which may have changed since the last load"
             )
-        elif in_target.get(name) != column.type:
-            left_out.append(f"{name}: is {in_target.get(name, 'missing')} in the target")
+        elif in_target.get(name, column.type) != column.type:
+            left_out.append(f"{name}: is {in_target[name]} in the target")
+        elif name not in in_target and column.name in key:
+            left_out.append(f"{name}: is missing in the target")
         else:
             theirs = Value(column.name, column.type, is_cast=column.cast)
-            pairs.append((theirs, Value(name, column.type)))
+            pairs.append((theirs, Value(name, column.type, is_lost=name not in in_target)))
     return pairs, left_out

@@ -35,7 +35,9 @@ from loadsheet.source import selection
 from loadsheet.source.rows import Selection
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Deletes, Table
-from loadsheet.warehouse import fence, gone, ledger
+from loadsheet.sql.text import Relation
+from loadsheet.warehouse import drift, fence, gone, ledger
+from loadsheet.warehouse.foreseeing import FULL_REFRESH_REMEDY
 from loadsheet.wording import counted
 
 _log = logging.getLogger(__name__)
@@ -106,6 +108,7 @@ def _compare(
         sides, _ = table_sides(
             table, described, target, attempt.seen, attempt.last, source, warehouse
         )
+        _refuse_lost(target, sides.target, warehouse)
         totals = compare.totals(sides)
         # More are refused below.
         most = int(totals.target_rows * removing.max_delete) if removing else 0
@@ -132,6 +135,16 @@ def _compare(
             " table's `deletes` is neither hard nor soft"
         )
     return wanted.selection(sides), found
+
+
+def _refuse_lost(target: Relation, side: Side, warehouse: PinnedSession) -> None:
+    """Raises Refused where the target has lost its primary key or a column, so that no load can
+    write the rows that differ."""
+    key = tuple(side.values[place].name for place in side.key)
+    drift.refuse_changed_key(warehouse, target, key, FULL_REFRESH_REMEDY)
+    for value in side.values:
+        if value.is_lost:
+            raise Refused(f"{target}: column {value.name} {drift.LOST}; {FULL_REFRESH_REMEDY}")
 
 
 @dataclass

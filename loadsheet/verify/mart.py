@@ -123,22 +123,22 @@ def _compare(
     pairs = []
     in_mart = tables.columns_of(warehouse, target)
     for name, type_name in _columns_of(warehouse, select).items():
-        if in_mart.get(name) == type_name:
-            pairs.append(Value(name, type_name))
+        is_lost = name not in in_mart
+        if (is_lost and name not in transform.unique_key) or in_mart.get(name) == type_name:
+            pairs.append((Value(name, type_name), Value(name, type_name, is_lost=is_lost)))
         else:
             mine = in_mart.get(name, "missing")
             verdict.left_out.append(f"{name}: is {mine} in the mart, {type_name} in its SELECT")
-    values = tuple(pairs)
-    names = [value.name for value in values]
-    if not values or not set(transform.unique_key) <= set(names):
+    names = [value.name for value, _ in pairs]
+    if not names or not set(transform.unique_key) <= set(names):
         why = "; ".join(verdict.left_out) or "it has no columns"
         raise Refused(f"{target} cannot be compared with its SELECT: {why}")
     places = tuple(names.index(name) for name in transform.unique_key)
     sides = Sides(
         source_session=warehouse,
-        source=Side(select, values, places, "record"),
+        source=Side(select, tuple(theirs for theirs, _ in pairs), places, "record"),
         warehouse_session=warehouse,
-        target=Side(target, values, places, "record"),
+        target=Side(target, tuple(ours for _, ours in pairs), places, "record"),
         settled="TRUE",
     )
     found = compare.totals(sides, look.buckets)

@@ -134,8 +134,8 @@ def _compare(
     verdict.source_rows = found.source_rows
     verdict.target_rows = found.target_rows
     if found.buckets:
-        unpaired = count_rows(verdict, sides, found.buckets)
-        _judge_extra(verdict, table, mode, scope, warehouse)
+        unpaired, doubled = count_rows(verdict, sides, found.buckets)
+        _judge_extra(verdict, table, mode, doubled, scope, warehouse)
         if mode == "merge" and not sides.source.key_has_one_form:
             # A newer row may be a target's whose key is written in another way since: 1.00, not
             # 1.0. The next load will merge the two.
@@ -163,7 +163,7 @@ def _since(
     if spec is None:
         raise SinceUnfit(f"{described.relation} has no cursor, so --since cannot choose its rows")
     pairs = zip(sides.source.values, sides.target.values, strict=True)
-    by_name = {theirs.name: (theirs, ours) for theirs, ours in pairs}
+    by_name = {theirs.name: (theirs, ours) for theirs, ours in pairs if not ours.is_lost}
     if spec.cursor not in by_name:
         raise SinceUnfit(f"{described.relation}: its cursor {spec.cursor} cannot be compared")
     theirs, ours = by_name[spec.cursor]
@@ -184,7 +184,12 @@ def _since(
 
 
 def _judge_extra(
-    verdict: TableVerdict, table: Table, mode: str, scope: Scope, warehouse: Session
+    verdict: TableVerdict,
+    table: Table,
+    mode: str,
+    doubled: int,
+    scope: Scope,
+    warehouse: Session,
 ) -> None:
     """Keep only what is certain of the rows that the source does not have (now)."""
     extra = verdict.counts["extra"]
@@ -195,7 +200,7 @@ def _judge_extra(
         # may have been deleted since the last load, and the next one removes it.
         if table.deletes and table.deletes.removes:
             verdict.removes_gone = True
-            _keep_certain(verdict, 0)
+            _keep_certain(verdict, doubled)
         return
     if mode == "replace":
         row = warehouse.execute(_REPLACED, (scope.last_load_no,)).fetchone()

@@ -40,7 +40,7 @@ _CANNOT_ALTER = (
     psycopg.errors.InvalidObjectDefinition,
 )
 
-_LOST = "was loaded before, and was dropped or renamed in the target since"
+LOST = "was loaded before, and was dropped or renamed in the target since"
 _OTHER_COLUMN = (
     "is not the column that older rows were loaded from (dropped and added, or excluded for a "
     "while)"
@@ -244,7 +244,7 @@ def _find_replaced(
     replaced = {}
     for column in arriving:
         if column.attnum in before and column.name not in types:
-            replaced[column.name] = _LOST
+            replaced[column.name] = LOST
         is_same = attnums.get(column.name) == column.attnum
         if before and column.name in types and not is_same:
             replaced[column.name] = _OTHER_COLUMN

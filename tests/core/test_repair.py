@@ -171,6 +171,28 @@ def test_a_row_that_was_written_since_the_comparison_is_read_as_it_is_then(
     assert judge(project, "item")
 
 
+@pytest.mark.parametrize(
+    ("loss", "why"),
+    [
+        ("DROP name", "column name was loaded before, and was dropped or renamed in the target"),
+        (
+            "DROP CONSTRAINT item_pkey; INSERT INTO staging.item SELECT * FROM staging.item",
+            "the primary key is none in the target and (id, part)",
+        ),
+    ],
+)
+@pytest.mark.parametrize("deletes", [None, "hard"])
+def test_a_target_that_has_lost_a_column_or_its_key_is_not_read_for(
+    project: Project, loss: str, why: str, deletes: str | None
+) -> None:
+    opened(project, {"item": {"incremental": "at", "deletes": deletes}})
+    project.in_warehouse(f"ALTER TABLE staging.item {loss}")
+    before = last_load(project)
+    error = repaired(project, "item")["extract.extract_item"].result
+    assert why in str(error) and "run a full refresh of this table" in str(error)
+    assert last_load(project) == before
+
+
 def test_marts_that_read_a_repaired_table_are_built_in_full(project: Project) -> None:
     opened(
         project,

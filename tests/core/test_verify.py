@@ -306,6 +306,44 @@ def test_new_and_changed_columns_are_left_out_by_name(project: Project) -> None:
     assert (verdict.state, verdict.left_out) == ("equal", ["size: not loaded yet"])
 
 
+def test_a_column_that_the_target_has_lost_is_no_column_to_leave_out(project: Project) -> None:
+    """The control: a verdict on the columns that are left would be that all is equal."""
+    project.in_source(CREATE)
+    project.in_source("UPDATE item SET name = NULL WHERE id = 1")
+    mart = {"named": ("SELECT id, part, name FROM staging.item", {"unique_key": ["id", "part"]})}
+    project.spec({"item": {"incremental": "at"}}, mart)
+    project.succeed()
+    project.in_warehouse("ALTER TABLE mart.named DROP name")
+    verdict = project.verify("named")["named"]
+    assert (verdict.state, counts(verdict)) == ("differs", {"different": 2999})
+    project.in_warehouse("ALTER TABLE staging.item DROP name")
+    verdict = project.verify("item")["item"]
+    assert (verdict.state, verdict.left_out) == ("differs", [])
+    assert counts(verdict) == {"different": 2999}
+    assert {c.column for row in verdict.named["different"] for c in row.changes} == {"name"}
+    others = ["id", "part", "price", "weight", "doc", "at"]
+    project.spec({"item": {"incremental": "at", "columns": {"include": others}}})
+    assert project.verify("item")["item"].state == "equal"
+
+
+@pytest.mark.parametrize("table", [{"incremental": "at", "deletes": "hard"}, {}])
+def test_rows_of_one_key_that_the_target_has_twice_are_extra(
+    project: Project, table: dict[str, Any]
+) -> None:
+    """No deletion in the source explains them, whatever `deletes` says."""
+    project.in_source(CREATE)
+    project.spec({"item": table})
+    project.succeed()
+    project.in_warehouse(
+        "ALTER TABLE staging.item DROP CONSTRAINT item_pkey;"
+        "INSERT INTO staging.item SELECT * FROM staging.item WHERE id IN (7, 8);"
+        "INSERT INTO staging.item (id, part, name, _load_id) VALUES (7, 1, 'other', 1)"
+    )
+    verdict = project.verify()["item"]
+    assert (verdict.state, verdict.unproven, counts(verdict)) == ("differs", 0, {"extra": 3})
+    assert {row.key["id"] for row in verdict.named["extra"]} == {"7", "8"}
+
+
 # The key's type and its value, and how it is written later: equal, but not the same.
 OTHER_FORMS = [
     ("numeric", "1.0", "1.00"),
