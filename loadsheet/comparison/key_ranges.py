@@ -157,6 +157,7 @@ def _by_index(side: Side, bounds: Sequence[int]) -> str:
         f"CAST('{{{firsts}}}' AS bigint[]), CAST('{{{lasts}}}' AS bigint[])) WITH ORDINALITY"
         " AS _loadsheet_range (first, last, number), LATERAL ("
         f"SELECT count(*), coalesce(sum({side.key_hash}), 0)::text FROM {side.relation.sql}"
+        " AS _loadsheet_row"  # whatever its own name is
         f" WHERE {_leading(side).landed} BETWEEN _loadsheet_range.first AND _loadsheet_range.last"
         ") AS each"
     )

@@ -7,6 +7,7 @@ here, and of no other.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -64,8 +65,9 @@ _EXACT_TYPES = frozenset(
 )
 _FLOAT_NAMES = frozenset(("float4", "float8", "float", "real"))
 _SYSTEM_COLUMNS = frozenset(("ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"))
-# A text that becomes a time when the SELECT is read.
-_MOMENTS = frozenset(("now", "today", "tomorrow", "yesterday"))
+# A text with one of these may become a time when the SELECT is read: 'yesterday 08:00', or
+# '{today}' as an array.
+_MOMENT = re.compile("(?<![a-z])(now|today|tomorrow|yesterday)(?![a-z])", re.IGNORECASE)
 
 
 def why_not_repeatable(statement: Statement, columns: Mapping[str, Collection[str]]) -> str:
@@ -111,7 +113,7 @@ def why_not_repeatable(statement: Statement, columns: Mapping[str, Collection[st
             if name not in _EXACT_NAMES and name not in _FLOAT_NAMES:
                 return f"it makes values of the type {name}"
             has_floats = has_floats or name in _FLOAT_NAMES
-        elif kind == "sval" and str(node.get("sval", "")).strip().lower() in _MOMENTS:
+        elif kind == "sval" and _MOMENT.search(str(node.get("sval", ""))):
             return f"it has the text '{node['sval']}', which may be a time"
     if has_floats and sums:
         return "it reads floating-point numbers, or what may become some, and sums"

@@ -85,6 +85,20 @@ def test_ranges_find_what_differs(
     assert project.in_warehouse(effect) == [(4, 1, 5)]
 
 
+def test_a_table_may_have_the_name_that_the_query_gives_its_ranges(
+    project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = "_loadsheet_range"
+    project.in_source(CREATE.replace("item", name))
+    project.spec({name: {"incremental": "at", "deletes": "hard"}})
+    project.succeed()
+    project.in_source(f"VACUUM ANALYZE {name}")
+    project.as_loader(f"VACUUM ANALYZE staging.{name}")
+    project.in_source(f"DELETE FROM {name} WHERE id = 7")
+    assert way_of(project, caplog) == "ranges"
+    assert not judge(project, name)
+
+
 @pytest.mark.parametrize("case", UNKNOWN)
 def test_other_tables_are_compared_by_buckets(
     project: Project, caplog: pytest.LogCaptureFixture, case: str

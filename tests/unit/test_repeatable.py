@@ -31,6 +31,7 @@ REPEATABLE = [
     " FROM x LEFT JOIN u USING (id) UNION ALL SELECT * FROM v ORDER BY 1",
     "SELECT extract(year FROM at), date_trunc('day', at AT TIME ZONE 'UTC'), at::date, trim(name)"
     " FROM t WHERE EXISTS (SELECT FROM u WHERE u.id = t.id) AND name LIKE 'a%'",
+    "SELECT CASE name WHEN 'snow' THEN 'it is known' END AS weather FROM t",
 ]
 NOT_REPEATABLE = [
     ("SELECT now()", "it calls now()"),
@@ -41,6 +42,8 @@ NOT_REPEATABLE = [
     ("SELECT string_agg(a, ',') FROM t", "it calls string_agg()"),
     ("SELECT * FROM t WHERE at > current_date", "SQLValueFunction"),
     ("SELECT * FROM t WHERE at > 'yesterday'::date", "the text 'yesterday'"),
+    ("SELECT * FROM t WHERE at > timestamp 'Yesterday 08:00'", "the text 'Yesterday 08:00'"),
+    ("SELECT * FROM t WHERE at = ANY ('{2026-01-01,today}'::date[])", "the text"),
     ("SELECT a, row_number() OVER (ORDER BY b) FROM t", "in a window"),
     ("SELECT a, sum(b) OVER w FROM t WINDOW w AS (ORDER BY c)", "in a window"),
     ("SELECT * FROM t ORDER BY a LIMIT 10", "a LIMIT or an OFFSET"),
