@@ -27,7 +27,7 @@ from loadsheet.sql.types import Column, landing
 # Domains are followed to their base type, inside arrays too. `element` is the type inside an array,
 # else the column's own type. A column marked NOT NULL may still hold NULLs: PostgreSQL 18 has NOT
 # NULL constraints that are not validated, and tables that inherit from this one may lack it.
-_COLUMNS = """
+_COLUMNS = r"""
 WITH RECURSIVE base (relation, attnum, name, not_null, declared, coll, oid, typmod) AS (
     SELECT attrelid, attnum, attname,
            attnotnull AND NOT (relkind = 'r' AND relhassubclass) AND NOT EXISTS (
@@ -70,7 +70,7 @@ SELECT base.relation, base.attnum, name, not_null, declared,
            WHERE enumtypid = coalesce(inner_type.oid, outer_type.oid)
              ORDER BY enumsortorder) AS labels,
        CASE WHEN coalesce(inner_type.oid, outer_type.oid) >= 16384
-           OR coalesce(inner_type.typname, outer_type.typname) ~ '^reg' THEN ARRAY(
+           OR coalesce(inner_type.typname, outer_type.typname) ~ '^reg|^aclitem$' THEN ARRAY(
            WITH RECURSIVE within (oid) AS (
                SELECT coalesce(inner_type.oid, outer_type.oid)
                UNION
@@ -94,8 +94,15 @@ SELECT base.relation, base.attnum, name, not_null, declared,
            FROM within JOIN pg_type t USING (oid) WHERE typtype = 'c'
            UNION ALL
            SELECT t.oid || ' names' FROM within JOIN pg_type t USING (oid)
-           WHERE t.oid < 16384 AND typtype = 'b' AND typname ~ '^reg'
-           ORDER BY 1) ELSE '{}' END AS inside
+           WHERE t.oid < 16384 AND typtype = 'b' AND typname ~ '^reg|^aclitem$'
+           ORDER BY 1) ELSE '{}' END || ARRAY(
+           -- The expression without the places that its parts had in the statement. Before
+           -- PostgreSQL 12, pg_attribute has no attgenerated.
+           SELECT '0 expression ' || hashtext(
+               regexp_replace(adbin::text, ':location -?\d+', '', 'g') COLLATE "C")
+           FROM pg_attrdef JOIN pg_attribute a ON a.attrelid = adrelid AND a.attnum = adnum
+           WHERE adrelid = base.relation AND adnum = base.attnum
+               AND to_jsonb(a) ->> 'attgenerated' = 'v') AS inside
 FROM base
 JOIN pg_type outer_type ON outer_type.oid = base.oid AND outer_type.typtype <> 'd'
 LEFT JOIN (element JOIN pg_type inner_type ON inner_type.oid = element.oid

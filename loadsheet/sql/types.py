@@ -106,7 +106,8 @@ class Column:
     inside: tuple[str, ...] = ()
     """What else the text of its values depends on, each behind the oid of the type inside its own:
     `16401 label a` of an enum in a composite or a range, `16404 columns 1 2` of a composite, `2205
-    names` of a type that shows names of the catalog (regclass)."""
+    names` of a type that shows names of the catalog (regclass); and `0 expression`, with a hash of
+    it, of a virtual generated column."""
 
     def __post_init__(self) -> None:
         known_type(self.type)
@@ -125,6 +126,8 @@ def changed_text(before: Mapping[str, Any], column: Column) -> str:
             return f"had its label {what!r} renamed"
         if column.inside and kind == "columns":
             return "had columns of its row type added or dropped"
+        if column.inside and kind == "expression":
+            return "had its expression changed"
     return ""
 
 

@@ -232,3 +232,32 @@ def test_columns_made_when_they_are_read_arrive(project: Project, newer: Postgre
     project.spec({"made": None})
     project.succeed()
     assert compared(project.source, project.warehouse, ["made"]) == []
+
+
+def test_another_expression_changes_rows_that_nothing_has_written(
+    project: Project, newer: PostgresServer
+) -> None:
+    """In a replaced table they are newer; in a merged one the next load of any row is refused."""
+    project.source = newer.create_database("expression")
+    for table in ("replaced", "merged"):
+        project.in_source(
+            f"CREATE TABLE {table} (id int PRIMARY KEY, n int, at timestamptz DEFAULT now(),"
+            f" made int GENERATED ALWAYS AS (n * 2) VIRTUAL); INSERT INTO {table} VALUES (1, 1)"
+        )
+    project.spec({"replaced": None, "merged": {"incremental": "at"}})
+    project.succeed()
+    project.in_source("ALTER TABLE replaced RENAME n TO m; ALTER TABLE merged RENAME n TO m")
+    for table in ("replaced", "merged"):
+        project.in_source(f"INSERT INTO {table} VALUES (2, 2)")
+    project.succeed()  # The name of a column that it reads is no other expression.
+    for table in ("replaced", "merged"):
+        project.in_source(f"ALTER TABLE {table} ALTER made SET EXPRESSION AS (m * 3)")
+    found = project.verify()
+    assert (found["replaced"].state, found["merged"].state) == ("equal", "differs")
+    assert found["replaced"].left_out == ["made: had its expression changed since the last load"]
+    project.in_source("INSERT INTO merged VALUES (3, 3)")
+    failed = project.run()["load.load_merged"].result
+    assert "column made had its expression changed" in str(failed)
+    project.succeed(full_refresh=frozenset({"merged"}))
+    assert compared(project.source, project.warehouse, ["replaced", "merged"]) == []
+    assert {verdict.state for verdict in project.verify().values()} == {"equal"}
