@@ -243,7 +243,7 @@ def _side_by_side(
 
 
 def texts_of(session: Session, side: Side, keys: list[tuple[int, str]]) -> dict[str, list[Any]]:
-    """Every column as text, for each of the rows with these keys, by the key's text."""
+    """Every column as it is shown, for each of the rows with these keys, by the key's text."""
     if not keys:
         return {}
     return dict(session.execute(side.texts(keys)).fetchall())

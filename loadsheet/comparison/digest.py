@@ -34,6 +34,7 @@ Hash = Literal["record", "md5"]
 the same on all servers."""
 
 _KEY, _FIRST, _SECOND = 1, 2, 3
+_LONGEST_SHOWN = 2_000
 # Since PostgreSQL 14 rows have a hash function.
 _RECORD_HASH_SINCE = 140000
 INTEGERS = ("smallint", "integer", "bigint")
@@ -88,6 +89,16 @@ class Value:
         `format` writes what COPY writes. A cast does not: that of bpchar drops trailing blanks.
         """
         return f"CASE WHEN {self.landed} IS NOT NULL THEN format('%s', {self.landed}) END"
+
+    @property
+    def shown(self) -> str:
+        """SQL for the value as text to show, NULL for NULL: equal if and only if the value is the
+        same. Long ones as their length and hash: 100 rows with documents of 5 MB took 1.5 GB."""
+        return (
+            f"CASE WHEN length({self.text}) <= {_LONGEST_SHOWN} THEN {self.text}"
+            f" ELSE length({self.text}) || ' characters, SHA-256 '"
+            f" || encode(sha256(convert_to({self.text}, 'UTF8')), 'hex') END"
+        )
 
     @property
     def has_one_form(self) -> bool:
@@ -189,11 +200,11 @@ class Side:
         )
 
     def texts(self, keys: Sequence[tuple[int, str]]) -> str:
-        """SELECT of the key and of every column as text, for the rows with these keys."""
+        """SELECT of the key and of every column as it is shown, for the rows with these keys."""
         hashes = ", ".join(f"{key_hash}::bigint" for key_hash in {key_hash for key_hash, _ in keys})
         texts = ", ".join(literal(text) for _, text in keys)
         return (
-            f"SELECT {self.key_text}, ARRAY[{', '.join(value.text for value in self.values)}]"
+            f"SELECT {self.key_text}, ARRAY[{', '.join(value.shown for value in self.values)}]"
             f" FROM {self.relation.sql}"
             f" WHERE {self.key_hash} IN ({hashes}) AND {self.key_text} IN ({texts})"
         )

@@ -156,7 +156,7 @@ def _extract(
         )
         _record_empty_interval(attempt, rows)
         if attempt.repairs:
-            return skipped("; ".join(["nothing differs any more", *remarks]), remarks)
+            return skipped("; ".join(["no row is missing or different", *remarks]), remarks)
         return nothing_new_since(rows.lower, remarks)
     stored = f"{counted(manifest.rows, 'row')}, {counted(manifest.size, 'byte')}"
     return Outcome(

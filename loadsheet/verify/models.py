@@ -22,7 +22,8 @@ class SinceUnfit(Refused):
 
 @dataclass(frozen=True, kw_only=True)
 class ChangedValue:
-    """A column in which a row differs; None is NULL."""
+    """A column in which a row differs. Both sides' values as text; None is NULL, and of a long one
+    it is the length and a hash."""
 
     column: str
     source: str | None
