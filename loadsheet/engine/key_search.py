@@ -108,16 +108,17 @@ def refuse_present(source: Session, described: SourceTable, keys: Iterable[list[
     which depends on no hash."""
     columns = [described.column(name) for name in described.key]
     names = [f"k{place}" for place in range(len(columns))]
+    # The table may have a column of such a name: next to it, each is the key's by its prefix alone.
     same = " AND ".join(
-        f"{Value(column.name, column.type, is_cast=column.cast).landed} = {name}"
+        f"{Value(column.name, column.type, is_cast=column.cast).landed} = _loadsheet_gone.{name}"
         for column, name in zip(columns, names, strict=True)
     )
     rest = iter(keys)
     while batch := list(islice(rest, _KEYS_IN_A_LOOKUP)):
         listed = ", ".join(f"({', '.join(_typed_key(columns, key))})" for key in batch)
         row = source.execute(
-            f"SELECT count(*) FROM (VALUES {listed}) gone ({', '.join(names)})"
-            f" WHERE EXISTS (SELECT FROM {described.relation.sql} WHERE {same})".encode()
+            f"SELECT count(*) FROM (VALUES {listed}) _loadsheet_gone ({', '.join(names)})"
+            f" WHERE EXISTS (SELECT FROM {described.relation.sql} s WHERE {same})".encode()
         ).fetchone()
         if row != (0,):
             raise Refused(

@@ -12,6 +12,7 @@ from loadsheet.engine import extract, key_search
 from loadsheet.engine.again import extract_step, load_step
 from loadsheet.engine.restore import restore
 from loadsheet.errors import Refused, SourceChanged
+from loadsheet.source import catalog
 from loadsheet.warehouse import fence
 from tests.faults.oracle import judge, violations
 from tests.project import Project
@@ -65,6 +66,37 @@ def test_a_key_that_the_server_hashes_as_a_deleted_one_does_not_hide_it(project:
     project.succeed()
     assert effects(project)[-1] == (1, 0, 1)
     assert project.differences("item") == 0
+
+
+# Their columns have the names of those that the look-up of gone keys gives to the keys. None of the
+# rows that stay has the same value in both.
+NAMED = {
+    "key": ("k0 int PRIMARY KEY", "i"),
+    "value": ("id int PRIMARY KEY, k0 int", "i, i - 1"),
+    "pair": ("k1 int, k0 int, PRIMARY KEY (k1, k0)", "i, -i"),
+}
+
+
+def test_columns_may_have_the_names_that_a_search_gives(project: Project) -> None:
+    """Each gone key is looked up once more: one that is not there leaves, one that is there never
+    does."""
+    for table, (columns, values) in NAMED.items():
+        project.in_source(
+            f"CREATE TABLE {table} ({columns}, at timestamptz NOT NULL DEFAULT clock_timestamp());"
+            f"INSERT INTO {table} SELECT {values} FROM generate_series(1, 50) i"
+        )
+    project.spec({table: {"incremental": "at", "deletes": "hard"} for table in NAMED})
+    project.succeed()
+    project.in_source("".join(f"DELETE FROM {table} WHERE k0 IN (4, -4);" for table in NAMED))
+    project.succeed()
+    for table in NAMED:
+        assert not judge(project, table), table
+        step = project.table_step(table)
+        with step.servers.source() as source:
+            described = catalog.describe(source, "public", step.table)
+            there = [["7", "-7"][: len(described.key)]]
+            with pytest.raises(Refused, match="a key that looked deleted is in the source"):
+                key_search.refuse_present(source, described, there)
 
 
 def test_deleted_rows_leave_with_the_increment(project: Project) -> None:
