@@ -244,6 +244,7 @@ def _read_and_seal(
 ) -> Manifest | None:
     """Read in one snapshot and store; None when there was nothing new."""
     ask = attempt.ask_types
+    before = identity.see(source)
     with catalog.locked_snapshot(source, attempt.table, expected, ask) as described:
         reach("extract.snapshot")
         selection.refuse_null_cursors(source, attempt.table, described)
@@ -251,7 +252,7 @@ def _read_and_seal(
         rows = selection.compare_ties(source, attempt.table, described, rows, last_facts)
         # A cursor value later than this is a mistake; its row must not win over later versions.
         read_at = holdback.now(source)
-        origin = identify_source(attempt, source, described, rows)
+        origin = identify_source(attempt, source, described, rows, before)
         selection.refuse_sequence_set_back(source, attempt.table, described, rows, attempt.last)
         found = deletes.Found()
         if attempt.repairs:

@@ -156,9 +156,10 @@ class _Fill:
         self._give_up_if_unfit(attempt, lacking, expected)
         if _has_drifted(expected, lacking, attempt.seen):
             raise _Stopped(f"the source's columns have changed since the load{_LATER}")
+        before = identity.see(source)
         with catalog.locked_snapshot(source, self._table, expected, ask) as described:
             read_at = holdback.now(source)
-            origin = self._identify_source(attempt, source, described)
+            origin = self._identify_source(attempt, source, described, before)
             part = _next_range(source, described, lacking)
             self._refuse_values(attempt, source, part)
             format = file_format(self._step.pipeline, part.table)
@@ -240,11 +241,15 @@ class _Fill:
         raise _Stopped(f"{why}; run a full refresh of this table")
 
     def _identify_source(
-        self, attempt: Attempt, source: PinnedSession, described: SourceTable
+        self,
+        attempt: Attempt,
+        source: PinnedSession,
+        described: SourceTable,
+        before: identity.Identity,
     ) -> dict[str, str]:
         """The source's identity. Raises SourceChanged where it is not that of the last load."""
         last = attempt.seen.source or {}
-        origin, changes, lags = identity.observe(source, last)
+        origin, changes, lags = identity.observe(source, last, before)
         changes += identity.table_changes(described, attempt.seen.source_oid, last, last)
         if changes:
             identity.refuse(described, self._step.pipeline.name, changes, lags)

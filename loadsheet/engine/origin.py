@@ -11,14 +11,19 @@ from loadsheet.warehouse import foreign_rows
 
 
 def identify_source(
-    attempt: Attempt, source: Session, described: SourceTable, rows: Selection
+    attempt: Attempt,
+    source: Session,
+    described: SourceTable,
+    rows: Selection,
+    before: identity.Identity,
 ) -> dict[str, str]:
-    """The source's identity, asked in the snapshot's own session.
+    """The source's identity, asked in the snapshot's own session; `before` as for
+    `identity.observe`.
 
     Raises SourceChanged where the watermark belongs to another source, unless the run accepts
     it or reads everything; Refused where the load would harm another pipeline's rows.
     """
-    origin, changes, lags = identity.observe(source, attempt.seen.source)
+    origin, changes, lags = identity.observe(source, attempt.seen.source, before)
     if not attempt.request.is_full(attempt.table.name):
         attempt.warehouse.use(
             lambda session: foreign_rows.refuse(

@@ -317,7 +317,7 @@ class _ExtractPreviewer:
     def _check_identity(self, source: SourceTable, action: str, facts: Mapping[str, str]) -> None:
         """Add an error if the source is not the one that the watermark was read from."""
         scope = self.scope
-        _, changes, lags = identity.observe(self.session, scope.source)
+        changes, lags = identity.see(self.session).changes_since(scope.source or {})
         changes += identity.table_changes(source, scope.source_oid, scope.source, facts)
         if changes and self.table.incremental and action != "replace":
             ask(

@@ -26,7 +26,7 @@ _WAL_POSITION = re.compile(r"([0-9A-F]{1,8})/([0-9A-F]{1,8})")
 _DATABASE = """
 SELECT datname::text AS database, d.oid::text AS database_oid,
     current_setting('server_version') AS server_version,
-       pg_is_in_recovery() AS standby,
+       pg_is_in_recovery() AS standby, pg_postmaster_start_time()::text AS started,
     txid_snapshot_xmin(txid_current_snapshot())::text AS oldest_transaction
 FROM pg_database d WHERE datname = current_database()
 """
@@ -86,6 +86,8 @@ class Identity:
     facts: dict[str, str]
     """As manifests keep them, without those that this role may not read."""
     is_standby: bool
+    started: str
+    """When the server was started, which tells it from other standbys of the same primary."""
 
     def changes_since(self, last: Mapping[str, str]) -> tuple[list[str], bool]:
         """How it differs from the facts of the last load, each as text for the user; and whether it
@@ -105,21 +107,40 @@ def see(session: psycopg.Connection[Any]) -> Identity:
         "oldest_transaction",
     )
     now = {name: facts[name] for name in names if facts.get(name)}
-    return Identity(facts=now, is_standby=bool(facts.get("standby")))
+    return Identity(
+        facts=now, is_standby=bool(facts.get("standby")), started=str(facts.get("started"))
+    )
 
 
 def observe(
-    session: psycopg.Connection[Any], last: dict[str, str] | None
+    session: psycopg.Connection[Any], last: dict[str, str] | None, before: Identity
 ) -> tuple[dict[str, str], list[str], bool]:
-    """The source's identity and how it differs from the one of the last load.
+    """The source's identity in the open snapshot, and how it differs from the one of the last load.
 
-    Returns the identity as manifests keep it; the differences from `last`, each as text for the
-    user; and whether the source may just be a standby that lags behind. The identity lacks facts
-    that this role may not read, and a fact that either side lacks is not compared.
+    `before` is what `see` returned before the snapshot was taken. Returns the identity as manifests
+    keep it; the differences from `last`, each as text for the user; and whether the source may just
+    be a standby that lags behind. The identity lacks facts that this role may not read, and a fact
+    that either side lacks is not compared.
+
+    Raises Unavailable where `before` is another server's.
     """
     now = see(session)
-    changes, lags = now.changes_since(last or {})
+    changes, lags = _in_snapshot(now, before).changes_since(last or {})
     return now.facts, changes, lags
+
+
+# Separate, so that a test can show what happens without it.
+def _in_snapshot(now: Identity, before: Identity) -> Identity:
+    """The identity as it was when the snapshot was taken, or before. A standby replays meanwhile:
+    the position that it shows now may be above rows of the last load that its snapshot has not."""
+    if not now.is_standby:
+        return now
+    if before.started != now.started:
+        raise Unavailable(
+            "the source is a standby, and this connection has led to two of them within one step;"
+            " nothing was written. Connect to one standby, or to the primary"
+        )
+    return before
 
 
 def wait_until_durable(session: psycopg.Connection[Any], found: dict[str, str]) -> None:

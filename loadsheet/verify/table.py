@@ -72,8 +72,9 @@ def verify_table(
             offered = extensions.offered(warehouse, pipeline, target, False)
             schema = pipeline.source.schema
             expected = catalog.describe(source, schema, table, lambda: offered)
+            before = identity.see(source)
             with catalog.locked_snapshot(source, table, expected, lambda: offered) as described:
-                _refuse_other(source, table, described, last)
+                _refuse_other(source, table, described, last, before)
                 _compare(verdict, table, look, target, described, scope, last, source, warehouse)
     except (Refused, Overtaken) as error:
         verdict.state = "not compared"
@@ -94,12 +95,18 @@ def _scope(session: Session, pipeline: Pipeline, table: Table, target: Relation)
     return scope
 
 
-def _refuse_other(source: PinnedSession, table: Table, described: SourceTable, last: Last) -> None:
+def _refuse_other(
+    source: PinnedSession,
+    table: Table,
+    described: SourceTable,
+    last: Last,
+    before: identity.Identity,
+) -> None:
     """Raises Refused where the source's table is not the one that was loaded, or was read by
     another cursor."""
     spec = table.incremental
     facts = zones.facts(described, spec) if spec else {}
-    _, changes, _ = identity.observe(source, last.source)
+    _, changes, _ = identity.observe(source, last.source, before)
     changes += identity.table_changes(described, last.source_oid, last.source, facts)
     if changes:
         raise Refused(

@@ -14,7 +14,7 @@ import pytest
 from demo.servers import PostgresServer
 from loadsheet.engine.runner import StepResult
 from loadsheet.errors import SourceChanged
-from loadsheet.source import identity, sequences
+from loadsheet.source import catalog, identity, sequences
 from tests.faults.oracle import judge, violations
 from tests.faults.tally import Tally
 from tests.project import Project, crash, fetch
@@ -319,11 +319,7 @@ def test_a_standby_that_lags_behind_is_tried_again_and_read_when_it_has_caught_u
         in_standby = at(project, standby)
         with psycopg.connect(in_standby, autocommit=True) as session:
             follow(primary, standby)
-            session.execute("SELECT pg_wal_replay_pause()")
-            while session.execute("SELECT pg_get_wal_replay_pause_state()").fetchone() != (
-                "paused",
-            ):
-                time.sleep(0.01)
+            pause(in_standby)
             project.in_source("INSERT INTO item VALUES (2)")
             project.succeed()
             project.source = in_standby
@@ -335,6 +331,64 @@ def test_a_standby_that_lags_behind_is_tried_again_and_read_when_it_has_caught_u
         follow(primary, standby)
         project.succeed()
         assert not judge(project, "item") and violations(project) == []
+
+
+def test_a_standby_that_catches_up_behind_its_snapshot_still_lags(
+    project: Project, primary: PostgresServer, monkeypatch: pytest.MonkeyPatch, tally: Tallies
+) -> None:
+    """It shows a position above the last load's then, but its snapshot lacks rows of that load:
+    they look deleted."""
+    project.source = in_primary = primary.create_database(project.source.rpartition("/")[2])
+    project.in_source(
+        "CREATE TABLE item (id int PRIMARY KEY, at timestamptz NOT NULL DEFAULT now());"
+        "INSERT INTO item SELECT generate_series(1, 100)"
+    )
+    incremental = {"cursor": "at", "lookback": "1h"}
+    project.spec({"item": {"incremental": incremental, "deletes": "hard"}})
+    project.succeed()
+    line = tally("a standby that catches up behind its snapshot")
+    lock_below = catalog._lock_below
+    with PostgresServer(copy_of=primary, standby=True) as standby:
+        in_standby = at(project, standby)
+
+        def fall_behind() -> None:
+            follow(primary, standby)
+            pause(in_standby)
+            project.source = in_primary
+            project.in_source("INSERT INTO item SELECT max(id) + 1 FROM item")
+            project.succeed()
+            project.source = in_standby
+
+        def catch_up(*read: Any) -> None:
+            fetch(in_standby, "SELECT pg_wal_replay_resume()")
+            follow(primary, standby)
+            lock_below(*read)
+
+        def from_a_late_snapshot(work: Callable[[], Any]) -> Any:
+            fall_behind()
+            with monkeypatch.context() as patch:
+                patch.setattr(catalog, "_lock_below", catch_up)
+                return work()
+
+        error = from_a_late_snapshot(project.run)["extract.extract_item"].result
+        assert isinstance(error, SourceChanged) and error.retryable and "lags" in str(error)
+        verdict = from_a_late_snapshot(project.verify)["item"]
+        assert verdict.state == "not compared" and "WAL position" in verdict.why
+        line.add(judge(project, "item"), tried=2)
+
+        monkeypatch.setattr(identity, "_in_snapshot", lambda now, before: now)
+        from_a_late_snapshot(project.succeed)
+        lost = judge(project, "item").lost
+        assert lost == 1
+        line.control(f"{lost} row deleted wrongly")
+
+
+def pause(standby: str) -> None:
+    """Let the standby replay no more; returns when it does not."""
+    with psycopg.connect(standby, autocommit=True) as session:
+        session.execute("SELECT pg_wal_replay_pause()")
+        while session.execute("SELECT pg_get_wal_replay_pause_state()").fetchone() != ("paused",):
+            time.sleep(0.01)
 
 
 @pytest.mark.parametrize(
