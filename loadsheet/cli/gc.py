@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -184,17 +185,21 @@ def _collect(
 
     connections = project_connections(project)
     lake = Lake(connections(pipeline.lake.conn_id), pipeline.lake.bucket)
-    try:
-        with connect_warehouse(connections(pipeline.warehouse.conn_id)) as session:
+    with ExitStack() as stack:
+        try:
+            warehouse = connect_warehouse(connections(pipeline.warehouse.conn_id))
+            session = stack.enter_context(warehouse)
             tables = garbage.find(pipeline, lake, session, age, keep, versions)
-    except Exception as error:
-        if isinstance(error, InputError) or not is_expected(error):
-            raise
-        # The garbage is found before anything is removed.
-        raise WorkError(f"nothing was removed: {describe_error(error)}") from error
-    removal = garbage.Removal()
-    if not dry_run:
-        removal = garbage.remove(tables, lake)
+            if dry_run or not tables:
+                return tables, garbage.Removal()
+            alone = garbage.without_restores(session, pipeline.name, tables)
+            check = stack.enter_context(alone)
+        except Exception as error:
+            if isinstance(error, InputError) or not is_expected(error):
+                raise
+            # The garbage is found before anything is removed.
+            raise WorkError(f"nothing was removed: {describe_error(error)}") from error
+        removal = garbage.remove(tables, lake, check)
     return tables, removal
 
 

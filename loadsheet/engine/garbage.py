@@ -2,16 +2,21 @@
 
 `find` (or `find_sample`) combines two sources: the lake's listing, and what the ledger knows.
 `loadsheet.lake.garbage.judge` gives a verdict on each attempt; `remove` carries the verdicts out.
+
+A run needs only what was kept when it began, and what it stores itself. A restore needs old loads,
+and its own load needs them from then on: so none takes place `without_restores`.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
+from loadsheet.comparison.snapshot import STAY_IDLE
 from loadsheet.errors import InputError, WorkError
 from loadsheet.lake import garbage
 from loadsheet.lake.failure import LakeFailed
@@ -51,6 +56,10 @@ SELECT load_no, manifest, committed_at, {ledger.IS_WHOLE}, target, restored
 FROM loadsheet.load
 WHERE pipeline = %s AND table_name = %s ORDER BY load_no
 """
+_RESTORES = """
+SELECT table_name, count(*) FROM loadsheet.load
+WHERE pipeline = %s AND restored IS NOT NULL GROUP BY 1
+"""
 # A pipeline that was renamed (`warehouse.adopt`). A name that has the table again is another's.
 _FORMER_NAMES = """
 SELECT DISTINCT source ->> 'pipeline' FROM loadsheet.load l
@@ -68,6 +77,8 @@ class TableGarbage:
     table: str
     in_spec: bool
     verdicts: tuple[Verdict, ...]
+    restores: int
+    """How often the table has been restored."""
 
 
 @dataclass(kw_only=True)
@@ -156,9 +167,40 @@ def find_sample(pipeline: Pipeline, lake: Lake, session: Session) -> list[TableG
     ]
 
 
-def remove(garbage_of_tables: Iterable[TableGarbage], lake: Lake) -> Removal:
+@contextmanager
+def without_restores(
+    session: Session, pipeline: str, found: Iterable[TableGarbage]
+) -> Iterator[Callable[[], object]]:
+    """Within the block, no table of the pipeline is restored. Yields what raises a psycopg error
+    where that is no longer sure, because the session was lost.
+
+    Raises WorkError where a table was restored after its garbage was `found`.
+    """
+    with session.transaction():
+        session.execute(STAY_IDLE)
+        ledger.lock_loads(session, pipeline)
+        _refuse_restored(session, pipeline, found)
+        yield lambda: session.execute("SELECT")
+
+
+# Separate, so that a test can show what happens without it.
+def _refuse_restored(session: Session, pipeline: str, found: Iterable[TableGarbage]) -> None:
+    restores = dict(session.execute(_RESTORES, (pipeline,)).fetchall())
+    for table in found:
+        if restores.get(table.table, 0) != table.restores:
+            raise WorkError(
+                f"{table.table} was restored while the lake was listed, and its rows may come from"
+                " loads that were garbage before. Run this again"
+            )
+
+
+def remove(
+    garbage_of_tables: Iterable[TableGarbage],
+    lake: Lake,
+    check: Callable[[], object] = lambda: None,
+) -> Removal:
     """Remove the attempts whose verdict allows it. If it is stopped, nothing it leaves can be
-    mistaken for a complete attempt.
+    mistaken for a complete attempt. `check` is called before each, and stops it by what it raises.
 
     Objects that were found with their versions are removed for good. What the lake refuses to
     remove stays: a lock may protect a part of an attempt. Any other failure is raised.
@@ -167,6 +209,7 @@ def remove(garbage_of_tables: Iterable[TableGarbage], lake: Lake) -> Removal:
     for table in garbage_of_tables:
         for verdict in table.verdicts:
             if verdict.remove:
+                check()
                 _remove_attempt(verdict.attempt, lake, removal)
     return removal
 
@@ -263,7 +306,10 @@ def _judge_table(
     verdicts = garbage.judge(
         attempts, records, older_than, keep, lambda attempt: _owner(lake, attempt)
     )
-    return TableGarbage(table=name, in_spec=name in in_spec, verdicts=tuple(verdicts))
+    restores = sum(load.restored is not None for record in records for load in record.loads)
+    return TableGarbage(
+        table=name, in_spec=name in in_spec, verdicts=tuple(verdicts), restores=restores
+    )
 
 
 def _without_loads_of_others(

@@ -170,6 +170,8 @@ class _Restore:
     def _transaction(self, run_id: str) -> Restored | None:
         """Replay what one transaction has room for; None if that was not all."""
         with self.session.transaction():
+            # A gc that has judged the loads before would remove what this one needs.
+            ledger.lock_loads(self.session, self.pipeline.name, shared=True)
             ledger.lock_target(self.session, self.place)
             chosen, chain = self._decide()
             self._refuse_other_chain(chain)

@@ -128,6 +128,15 @@ def lock_target(session: Session, target: Relation, shared: bool = False) -> Non
     session.execute(f"SELECT {kind}(hashtextextended(%s, 0))", (f"loadsheet:{target}",))
 
 
+def lock_loads(session: Session, pipeline: str, shared: bool = False) -> None:
+    """Wait for the lock of the pipeline's loads in the lake and hold it until the transaction ends.
+
+    Restores share it; what removes loads takes it alone, because a restore may need them.
+    """
+    kind = "pg_advisory_xact_lock_shared" if shared else "pg_advisory_xact_lock"
+    session.execute(f"SELECT {kind}(hashtextextended(%s, 0))", (f"loadsheet:lake:{pipeline}",))
+
+
 def is_written_now(session: Session, target: Relation) -> bool:
     """Whether another session holds the target's lock to write; if not, none can take it until the
     transaction ends."""

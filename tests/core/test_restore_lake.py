@@ -7,7 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from loadsheet.cli.main import app
+from loadsheet.engine import garbage
 from loadsheet.engine import restore as restoring
 from loadsheet.lake.store import Lake
 from loadsheet.sql.text import Relation
@@ -160,6 +163,68 @@ def test_a_restored_load_is_kept_by_gc_as_long_as_the_restore_is(
     assert command(shop, "gc", "shop", "--keep", "1").exit_code == 0
     restore(shop, "merged")
     assert not difference(shop, "staging.merged", copies["merged"][first])
+
+
+def until_only_the_newest_is_kept(project: Project, copies: Copies) -> int:
+    """Two full loads, of which a gc keeps the second alone; the number of the first."""
+    first = load_numbers(project, "merged")[0]
+    a_day(project, copies, 3, full_refresh="all")
+    project.in_warehouse("UPDATE loadsheet.load SET committed_at = committed_at - '30 d'::interval")
+    return first
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_a_gc_that_has_judged_before_a_restore_removes_nothing(
+    shop: Project, copies: Copies, monkeypatch: pytest.MonkeyPatch, guarded: bool
+) -> None:
+    """The restore's own load needs objects that were garbage before it."""
+    first = until_only_the_newest_is_kept(shop, copies)
+    find: Callable[..., Any] = garbage.find
+
+    def find_and_restore(*given: Any) -> Any:
+        found = find(*given)
+        restore(shop, "merged", "--as-of", str(first))
+        return found
+
+    monkeypatch.setattr(garbage, "find", find_and_restore)
+    if not guarded:
+        monkeypatch.setattr(garbage, "_refuse_restored", lambda *given: None)
+    answer = command(shop, "gc", "shop", "--keep", "1")
+    if not guarded:
+        assert answer.exit_code == 0
+        assert f"load {first} cannot be read from the lake" in refused(shop, "merged")
+        return
+    assert answer.exit_code == 1 and "nothing was removed: merged was restored" in answer.stderr
+    restore(shop, "merged")
+    assert not difference(shop, "staging.merged", copies["merged"][first])
+
+
+def test_a_gc_waits_for_a_restore_and_a_restore_for_a_gc(
+    shop: Project, copies: Copies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = until_only_the_newest_is_kept(shop, copies)
+    environment = shop.environment()
+    environment["AIRFLOW_CONN_WAREHOUSE"] += "?options=-c%20lock_timeout%3D50ms"
+    answers = []
+
+    def meanwhile(work: Callable[..., Any], *arguments: str) -> Callable[..., Any]:
+        def working(*given: Any) -> Any:
+            arguments_of_it = ["--project", str(shop.folder), *arguments]
+            answers.append(CliRunner().invoke(app, arguments_of_it, env=environment))
+            return work(*given)
+
+        return working
+
+    with monkeypatch.context() as patch:
+        patch.setattr(restoring, "reach", meanwhile(restoring.reach, "gc", "shop", "--keep", "1"))
+        restore(shop, "merged", "--as-of", str(first))
+    assert "nothing was removed" in answers[-1].stderr and "lock" in answers[-1].stderr
+    with monkeypatch.context() as patch:
+        patch.setattr(garbage, "remove", meanwhile(garbage.remove, "restore", "shop", "merged"))
+        assert command(shop, "gc", "shop", "--keep", "1").exit_code == 0
+    assert answers[-1].exit_code == 1 and "lock" in answers[-1].stderr
+    assert len(answers) == 2
+    restore(shop, "merged")
 
 
 def test_a_long_chain_is_replayed_in_several_transactions(
