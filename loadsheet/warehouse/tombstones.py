@@ -3,13 +3,17 @@ it: a table next to it, `<table>__deleted`, with the primary key, `_deleted_at` 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 from loadsheet.errors import Refused
 from loadsheet.postgres import Session
 from loadsheet.spec.models import Table
 from loadsheet.sql.merging import DELETED_AT, LOAD_ID, TOMBSTONES
 from loadsheet.sql.text import Relation, ident, idents, literal
-from loadsheet.sql.types import TIME_TYPES
-from loadsheet.warehouse import tables
+from loadsheet.sql.types import TIME_TYPES, widens
+from loadsheet.warehouse import drift, tables
+from loadsheet.warehouse.drift import Drift
 
 _COMMENT = "SELECT obj_description(to_regclass(%s), 'pg_class')"
 # PostgreSQL cuts a longer name off, without the end that tells it from the staging table's.
@@ -34,10 +38,13 @@ def exist(session: Session, target: Relation) -> bool:
     return tables.kind(session, relation_of(target)) is not None
 
 
-def ensure(session: Session, target: Relation, key: tuple[str, ...]) -> None:
-    """Create the table of the existing target's tombstones, or give it the types of its key.
+def ensure(session: Session, target: Relation, key: tuple[str, ...], changed: Drift) -> None:
+    """Create the table of the existing target's tombstones, or give it the names and types of its
+    key, which a load may have `changed`.
 
-    Raises Refused where another table has its name.
+    Where its keys are not of that key, or not of its types, it begins again without any: such a
+    load is a full refresh, after which transforms are built in full. Raises Refused where another
+    table has its name.
     """
     tombstones = relation_of(target)
     types = tables.columns_of(session, target)
@@ -49,19 +56,36 @@ def ensure(session: Session, target: Relation, key: tuple[str, ...]) -> None:
                 f"{tombstones} exists and was not made by Loadsheet: `deletes: hard` keeps the keys"
                 f" of deleted rows of {target.name} there. Drop or rename it"
             )
-        for name in key:
-            if name in found and found[name] != types[name]:
-                session.execute(
-                    f"ALTER TABLE {tombstones.sql} ALTER {ident(name)} TYPE {types[name]}"
-                )
-        if set(key) <= set(found):
+        if _follow_key(session, tombstones, {name: types[name] for name in key}, changed):
             return
-        session.execute(f"DROP TABLE {tombstones.sql}")  # it has the keys of another primary key
+        session.execute(f"DROP TABLE {tombstones.sql}")
     columns = [f"{ident(name)} {types[name]} NOT NULL" for name in key]
     columns += [f"{DELETED_AT} {TIME_TYPES[0]} NOT NULL", f"{LOAD_ID} bigint NOT NULL"]
     session.execute(f"CREATE TABLE {tombstones.sql} ({', '.join(columns)})")
     session.execute(f"CREATE INDEX ON {tombstones.sql} ({LOAD_ID})")
     session.execute(f"COMMENT ON TABLE {tombstones.sql} IS {literal(mark)}")
+
+
+def _follow_key(
+    session: Session, tombstones: Relation, key: Mapping[str, str], changed: Drift
+) -> bool:
+    """Whether the tombstones have the columns and types of the `key` now; they are renamed and
+    widened for it."""
+    found = tables.columns_of(session, tombstones)
+    renamed = {old: new for old, new in changed.renamed.items() if old in found and new in key}
+    names = [name for name in found if name not in (DELETED_AT, LOAD_ID)]
+    if {renamed.get(name, name) for name in names} != key.keys():
+        return False
+    drift.rename_columns(session, tombstones, replace(changed, renamed=renamed))
+    for name in names:
+        before, now = found[name], key[renamed.get(name, name)]
+        if before == now:
+            continue
+        if not widens(before, now):
+            return False
+        column = ident(renamed.get(name, name))
+        session.execute(f"ALTER TABLE {tombstones.sql} ALTER {column} TYPE {now}")
+    return True
 
 
 def record(
