@@ -249,10 +249,11 @@ class _Fill:
     ) -> dict[str, str]:
         """The source's identity. Raises SourceChanged where it is not that of the last load."""
         last = attempt.seen.source or {}
-        origin, changes, lags = identity.observe(source, last, before)
-        changes += identity.table_changes(described, attempt.seen.source_oid, last, last)
+        origin, difference = identity.observe(source, last, before)
+        changes = identity.table_changes(described, attempt.seen.source_oid, last, last)
+        changes = [*difference.changes, *changes]
         if changes:
-            identity.refuse(described, self._step.pipeline.name, changes, lags)
+            identity.refuse(described, self._step.pipeline.name, changes, difference.lags)
         return origin
 
 

@@ -21,9 +21,11 @@ def identify_source(
     `identity.observe`.
 
     Raises SourceChanged where the watermark belongs to another source, unless the run accepts
-    it or reads everything; Refused where the load would harm another pipeline's rows.
+    it or reads everything; one that rows would be deleted by, and that is behind, it cannot accept.
+    Raises Refused where the load would harm another pipeline's rows.
     """
-    origin, changes, lags = identity.observe(source, attempt.seen.source, before)
+    origin, difference = identity.observe(source, attempt.seen.source, before)
+    changes = [*difference.changes]
     if not attempt.request.is_full(attempt.table.name):
         attempt.warehouse.use(
             lambda session: foreign_rows.refuse(
@@ -59,6 +61,9 @@ def identify_source(
     needs_the_same = attempt.repairs or attempt.table.incremental or attempt.table.deletes
     if changes and needs_the_same and rows.action != "replace":
         if not attempt.request.accept_source:
-            identity.refuse(described, attempt.pipeline.name, changes, lags)
+            identity.refuse(described, attempt.pipeline.name, changes, difference.lags)
+        deletes = attempt.table.deletes
+        if difference.is_behind and deletes and deletes.removes:
+            identity.refuse_behind(described, changes, difference.lags)
         attempt.accepted = ", ".join(changes)
     return origin

@@ -317,13 +317,14 @@ class _ExtractPreviewer:
     def _check_identity(self, source: SourceTable, action: str, facts: Mapping[str, str]) -> None:
         """Add an error if the source is not the one that the watermark was read from."""
         scope = self.scope
-        changes, lags = identity.see(self.session).changes_since(scope.source or {})
-        changes += identity.table_changes(source, scope.source_oid, scope.source, facts)
+        difference = identity.see(self.session).since(scope.source or {})
+        changes = identity.table_changes(source, scope.source_oid, scope.source, facts)
+        changes = [*difference.changes, *changes]
         if changes and self.table.incremental and action != "replace":
             ask(
                 self.preview,
                 "source-changed",
-                lambda: identity.refuse(source, self.pipeline.name, changes, lags),
+                lambda: identity.refuse(source, self.pipeline.name, changes, difference.lags),
             )
 
     def _check_values(self, source: SourceTable, where: str) -> None:

@@ -27,7 +27,9 @@ _DATABASE = """
 SELECT datname::text AS database, d.oid::text AS database_oid,
     current_setting('server_version') AS server_version,
        pg_is_in_recovery() AS standby, pg_postmaster_start_time()::text AS started,
-    txid_snapshot_xmin(txid_current_snapshot())::text AS oldest_transaction
+    txid_snapshot_xmin(txid_current_snapshot())::text AS oldest_transaction,
+    CASE WHEN NOT pg_is_in_recovery()
+        THEN txid_snapshot_xmax(txid_current_snapshot())::text END AS next_transaction
 FROM pg_database d WHERE datname = current_database()
 """
 # The insert position: what is visible under synchronous_commit = off lies below it, but perhaps
@@ -89,13 +91,25 @@ class Identity:
     started: str
     """When the server was started, which tells it from other standbys of the same primary."""
 
-    def changes_since(self, last: Mapping[str, str]) -> tuple[list[str], bool]:
-        """How it differs from the facts of the last load, each as text for the user; and whether it
-        may just be a standby that lags behind. A fact that either side lacks is not compared."""
+    def since(self, last: Mapping[str, str]) -> Difference:
+        """How it differs from the facts of the last load. A fact that either side lacks is not
+        compared."""
         changes = _changes(last, self.facts)
-        if changes or not _is_lower(self.facts.get("lsn"), last.get("lsn")):
-            return changes, False
-        return [f"WAL position {last['lsn']} -> {self.facts['lsn']}"], self.is_standby
+        behind = _behind(last, self.facts)
+        lags = bool(behind) and not changes and self.is_standby
+        return Difference(changes=[*changes, *behind], is_behind=bool(behind), lags=lags)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """How the source differs from that of the last load."""
+
+    changes: list[str]
+    """Each as text for the user."""
+    is_behind: bool
+    """It lacks what the source had at the last load."""
+    lags: bool
+    """It may just be a standby that lags behind."""
 
 
 def see(session: psycopg.Connection[Any]) -> Identity:
@@ -104,8 +118,11 @@ def see(session: psycopg.Connection[Any]) -> Identity:
     facts["timeline"] = facts.get("timeline") or facts.get("heard")
     names = (
         *("database", "database_oid", "server_version", "lsn", "timeline", "system_identifier"),
-        "oldest_transaction",
+        *("oldest_transaction", "next_transaction"),
     )
+    if not facts.get("lsn"):
+        # Nothing can tell when a crash no longer takes it back (`wait_until_durable`).
+        facts.pop("next_transaction", None)
     now = {name: facts[name] for name in names if facts.get(name)}
     return Identity(
         facts=now, is_standby=bool(facts.get("standby")), started=str(facts.get("started"))
@@ -114,19 +131,15 @@ def see(session: psycopg.Connection[Any]) -> Identity:
 
 def observe(
     session: psycopg.Connection[Any], last: dict[str, str] | None, before: Identity
-) -> tuple[dict[str, str], list[str], bool]:
-    """The source's identity in the open snapshot, and how it differs from the one of the last load.
+) -> tuple[dict[str, str], Difference]:
+    """The source's identity in the open snapshot, as manifests keep it, and how it differs from the
+    one of the last load.
 
-    `before` is what `see` returned before the snapshot was taken. Returns the identity as manifests
-    keep it; the differences from `last`, each as text for the user; and whether the source may just
-    be a standby that lags behind. The identity lacks facts that this role may not read, and a fact
-    that either side lacks is not compared.
-
-    Raises Unavailable where `before` is another server's.
+    `before` is what `see` returned before the snapshot was taken. The identity lacks facts that
+    this role may not read. Raises Unavailable where `before` is another server's.
     """
     now = see(session)
-    changes, lags = _in_snapshot(now, before).changes_since(last or {})
-    return now.facts, changes, lags
+    return now.facts, _in_snapshot(now, before).since(last or {})
 
 
 # Separate, so that a test can show what happens without it.
@@ -220,17 +233,42 @@ def _place_in_wal(position: str) -> tuple[int, int]:
     return int(found[1], 16), int(found[2], 16)
 
 
-def _changes(last: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    def differs(name: str) -> bool:
-        return name in last and name in now and last[name] != now[name]
+def _behind(last: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """What of a history has gone back, each as text for the user: nothing of it ever does, not by a
+    crash either. Files that were put back may have passed one mark and not the other: WAL is
+    switched by the clock, and a bulk load or a new index writes much of it in one transaction."""
+    if _differs("system_identifier", last, now):
+        return []
+    behind = []
+    if _is_lower(now.get("lsn"), last.get("lsn")):
+        behind.append(f"WAL position {last['lsn']} -> {now['lsn']}")
+    before, after = last.get("next_transaction"), now.get("next_transaction")
+    if before and after and _transaction(after) < _transaction(before):
+        behind.append(f"next transaction {before} -> {after}")
+    return behind
 
+
+def _transaction(text: str) -> int:
+    if re.fullmatch("[0-9]{1,20}", text) is None:
+        raise Refused(
+            f"the source's next transaction is recorded as {text!r}, which is no transaction id:"
+            " check what the connection leads to"
+        )
+    return int(text)
+
+
+def _differs(name: str, last: Mapping[str, str], now: Mapping[str, str]) -> bool:
+    return name in last and name in now and last[name] != now[name]
+
+
+def _changes(last: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     # Another server has a timeline and databases of its own: comparing them means nothing.
-    if differs("system_identifier"):
+    if _differs("system_identifier", last, now):
         return [f"system identifier {last['system_identifier']} -> {now['system_identifier']}"]
     changes = []
-    if differs("timeline"):
+    if _differs("timeline", last, now):
         changes.append(f"timeline {last['timeline']} -> {now['timeline']}")
-    if differs("database_oid") or differs("database"):
+    if _differs("database_oid", last, now) or _differs("database", last, now):
         changes.append(f"database {_database(last)} -> {_database(now)}")
     return changes
 
@@ -303,6 +341,19 @@ def _leaves(source: SourceTable) -> list[str]:
     beneath = source.beneath
     attached = beneath.attached or ("",) * len(beneath.leaves)
     return [f"{oid}{by}" for oid, by in zip(beneath.leaves, attached, strict=True)]
+
+
+def refuse_behind(source: SourceTable, changes: list[str], lags: bool) -> None:
+    """Raises SourceChanged where a person has accepted a source that lacks what the last load had
+    seen, and rows that are gone are to be deleted: those that it lacks would be."""
+    error = SourceChanged(
+        f"{source.relation}: the source was accepted, but it is behind the last load"
+        f" ({', '.join(changes)}): rows that it has lost, or not replayed yet, would look deleted;"
+        " nothing was written. Retry if it is a standby that is to catch up; else run a full"
+        " refresh of this table"
+    )
+    error.retryable = lags
+    raise error
 
 
 def refuse(source: SourceTable, pipeline: str, changes: list[str], lags: bool) -> None:

@@ -214,7 +214,7 @@ def _is_as_before(read: Read, source: identity.Identity) -> bool:
             and LOOKBACK not in last.facts
             # The target has a place for each column.
             and all(column.name in last.places for column in read.source.columns)
-            and not source.changes_since(last.facts)[0]
+            and not source.since(last.facts).changes
         )
     return False
 

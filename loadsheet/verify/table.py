@@ -106,8 +106,9 @@ def _refuse_other(
     another cursor."""
     spec = table.incremental
     facts = zones.facts(described, spec) if spec else {}
-    _, changes, _ = identity.observe(source, last.source, before)
-    changes += identity.table_changes(described, last.source_oid, last.source, facts)
+    _, difference = identity.observe(source, last.source, before)
+    changes = identity.table_changes(described, last.source_oid, last.source, facts)
+    changes = [*difference.changes, *changes]
     if changes:
         raise Refused(
             f"{described.relation}: the source changed since the last load: {', '.join(changes)}"

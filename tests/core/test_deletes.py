@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -393,6 +394,36 @@ def test_a_restored_source_is_refused_also_where_the_table_is_merged_whole(
     project.in_warehouse('UPDATE loadsheet.scope SET source = source || \'{"lsn": "F/0"}\'')
     with pytest.raises(SourceChanged):
         project.succeed()
+
+
+BEHIND = {
+    "WAL": {"lsn": "F/0"},
+    "transactions": {"next_transaction": "99999999"},
+    "a failover that lost some": {"lsn": "F/0", "timeline": "0"},
+}
+
+
+@pytest.mark.parametrize("how", BEHIND)
+def test_a_source_that_is_behind_deletes_nothing_though_it_is_accepted(
+    project: Project, how: str
+) -> None:
+    opened(project)
+    project.in_source(NOTHING_ELSE)
+    last = json.dumps(BEHIND[how])
+    project.in_warehouse(f"UPDATE loadsheet.scope SET source = source || '{last}'")
+    with pytest.raises(SourceChanged, match="was accepted, but it is behind the last load"):
+        project.succeed(accept_source=True)
+    project.spec({"item": {"incremental": "at", "deletes": "report"}})
+    project.succeed(accept_source=True)
+    assert project.in_warehouse("SELECT count(*) FROM staging.item") == [(1000,)]
+
+
+def test_a_source_that_has_everything_deletes_when_it_is_accepted(project: Project) -> None:
+    opened(project)
+    project.in_source(NOTHING_ELSE)
+    project.in_warehouse('UPDATE loadsheet.scope SET source = source || \'{"timeline": "0"}\'')
+    project.succeed(accept_source=True)
+    assert not judge(project, "item")
 
 
 def test_a_source_that_hides_its_position_deletes_nothing(project: Project) -> None:

@@ -112,6 +112,7 @@ def test_a_type_that_is_called_like_a_statement_is_a_name(attacked: Project) -> 
         ("scope", "cursor = 'at\") OR true; DROP TABLE public.canary; --'"),
         ("scope", 'source = source || \'{"ties": "0); DROP TABLE public.canary; --"}\''),
         ("scope", 'source = source || \'{"oldest_transaction": "0; DROP TABLE canary; --"}\''),
+        ("scope", 'source = source || \'{"next_transaction": "0; DROP TABLE canary; --"}\''),
         ("scope", 'source = source || \'{"leaves": "0; DROP TABLE public.canary; --"}\''),
         (
             "scope",
