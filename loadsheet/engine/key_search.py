@@ -159,6 +159,8 @@ class _Search:
             self.loaded_names = {column["attnum"]: column["name"] for column in recorded}
         self.live = "TRUE"
         """SQL condition on the target's rows that are not marked as deleted."""
+        self.may_have_moved_more = False
+        """Rows have taken each other's keys in a longer chain than is followed."""
 
     def run(self, warehouse: Session) -> Found:
         """Compare all keys, in one transaction of the warehouse."""
@@ -369,6 +371,8 @@ class _Search:
             if not latest:
                 break
             moved.update(zip(texts, latest, strict=True))
+        else:
+            self.may_have_moved_more = True
         return list(moved.values())
 
     def _remark(self, found: Found, missing_rows: int) -> None:
@@ -377,6 +381,11 @@ class _Search:
             stay = ", and stay in the target (deletes: report)" if is_report else ""
             found.remarks.append(
                 f"{counted(found.gone_rows, 'row is', 'rows are')} gone from the source{stay}"
+            )
+        if self.may_have_moved_more:
+            found.remarks.append(
+                f"more than {_MOST_TURNS} rows have taken each other's keys; to read the rest:"
+                f" `loadsheet verify {self.pipeline} {self.target.name} --repair`"
             )
         if missing_rows > _MOST_MISSING:
             found.missing.clear()

@@ -211,6 +211,21 @@ def test_a_key_that_is_updated_to_that_of_a_deleted_row_has_the_rows_values(
     assert project.differences("item")
 
 
+def test_a_longer_chain_of_keys_than_is_followed_is_said(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after the keys above a deleted one were numbered again."""
+    monkeypatch.setattr(key_search, "_MOST_TURNS", 5)
+    opened(project)
+    for first, length, said in ((100, 3, False), (200, 6, True)):
+        chain = range(first, first + length)
+        moves = "".join(f"UPDATE item SET id = {id} WHERE id = {id + 1};" for id in chain)
+        project.in_source(f"DELETE FROM item WHERE id = {first}; {moves}")
+        advice = "to read the rest: `loadsheet verify shop item --repair`"
+        assert (advice in message(project)) is said
+        assert bool(judge(project, "item")) is said
+
+
 def test_a_row_that_was_lost_in_the_warehouse_comes_back(project: Project) -> None:
     opened(project)
     project.in_warehouse("DELETE FROM staging.item WHERE id IN (4, 5)")
