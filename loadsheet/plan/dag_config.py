@@ -186,8 +186,9 @@ def _default_args(pipeline: Pipeline) -> dict[str, Any]:
     if notify is None:
         return args
     connection = {"slack_conn_id": notify.slack_conn_id}
-    if notify.events:
-        events = list(notify.events)
+    # No task tells that something is late: it may be late because none runs.
+    events = [event for event in notify.events if event != "late"]
+    if events:
         args["on_failure_callback"] = {"callback": NOTIFY_FAILURE, **connection, "events": events}
     # Only where it is needed: a callback costs time after every successful task.
     if "recovery" in notify.events:

@@ -14,6 +14,7 @@ from loadsheet.names import is_pattern, unescape_wildcards
 from loadsheet.spec.files import real_path, sql_folder
 from loadsheet.spec.models import (
     Deletes,
+    FreshWithin,
     Incremental,
     Lake,
     Materialized,
@@ -27,7 +28,7 @@ from loadsheet.spec.models import (
     Warehouse,
 )
 from loadsheet.spec.schedule import duration
-from loadsheet.spec.view import View, as_list, inherit
+from loadsheet.spec.view import View, as_list, inherit, limits_of
 
 _UNCHANGED = ("description", "start_date", "catchup", "verify", "owner")
 # From the document's value to that of `Tasks`.
@@ -152,6 +153,7 @@ def _table(name: str, keys: Mapping[str, Any], tasks: Tasks) -> Table:
         max_shrink=None if max_shrink is None else float(max_shrink),
         deletes=_deletes(deletes) if deletes else None,
         overlap=keys.get("overlap") is not False,
+        fresh_within=_fresh_within(keys.get("fresh_within")),
         tasks=_tasks(keys, tasks),
     )
 
@@ -176,6 +178,11 @@ def _deletes(keys: Mapping[str, Any]) -> Deletes:
     return Deletes(**values)
 
 
+def _fresh_within(value: str | Mapping[str, str | None] | None) -> FreshWithin | None:
+    limits = {name: duration(limit) for name, limit in limits_of(value).items()}
+    return FreshWithin(**limits) if limits else None
+
+
 def _transform(name: str, keys: Mapping[str, Any], sql: str, file: Path, tasks: Tasks) -> Transform:
     return Transform(
         name=name,
@@ -183,6 +190,7 @@ def _transform(name: str, keys: Mapping[str, Any], sql: str, file: Path, tasks: 
         file=file,
         materialized=keys.get("materialized", "table"),
         unique_key=tuple(as_list(keys.get("unique_key") or [])),
+        fresh_within=_fresh_within(keys.get("fresh_within")),
         tasks=_tasks(keys, tasks),
     )
 

@@ -55,10 +55,11 @@ class Warehouse:
 
 @dataclass(frozen=True, kw_only=True)
 class Notify:
-    """Where failures and recoveries are reported: an Airflow connection of type slackwebhook."""
+    """Where failures, recoveries and late tables are reported: an Airflow connection of type
+    slackwebhook."""
 
     slack_conn_id: str
-    events: tuple[str, ...] = ("failure", "recovery")
+    events: tuple[str, ...] = ("failure", "recovery", "late")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +120,16 @@ class Deletes:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FreshWithin:
+    """How old the rows of a table or mart may become."""
+
+    warn: timedelta | None = None
+    """From this age on, the status has a warning; None: it has none."""
+    fail: timedelta | None = None
+    """From this age on, it is late; None: it never is."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Table:
     """One source table and how it is loaded."""
 
@@ -140,6 +151,8 @@ class Table:
     """None: rows that are deleted from the source stay in the target."""
     overlap: bool = True
     """Whether the load may begin while the table is still extracted."""
+    fresh_within: FreshWithin | None = None
+    """None: its age does not matter."""
     tasks: Tasks = Tasks()
     matched: bool = False
     """Whether a pattern brought it in: then it is no error when the source no longer has it."""
@@ -194,6 +207,8 @@ class Transform:
     file: Path
     materialized: Materialized = "table"
     unique_key: tuple[str, ...] = ()
+    fresh_within: FreshWithin | None = None
+    """None: its age does not matter."""
     tasks: Tasks = Tasks()
 
 
@@ -242,6 +257,12 @@ class Pipeline:
         if table.tasks.granularity != "auto":
             return table.tasks.granularity
         return "batch" if len(self.entries) > MOST_WITH_TASKS else "step"
+
+    @cached_property
+    def promises_freshness(self) -> bool:
+        """Whether the age of one of its tables or marts matters."""
+        tables = any(table.fresh_within for table in self.entries)
+        return tables or any(transform.fresh_within for transform in self.transforms)
 
     @cached_property
     def external_names(self) -> frozenset[str]:

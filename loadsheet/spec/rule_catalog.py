@@ -107,6 +107,10 @@ RULES: dict[str, Rule] = {
         " pattern matches.",
         "Add a separate entry for the table that needs them; it takes precedence over the pattern.",
     ),
+    "freshness": Rule(
+        "A limit that cannot be kept is an alarm in every run, and people stop reading it.",
+        "Make fail longer than warn, and longer than the time between two runs.",
+    ),
     "no-effect": Rule(
         "A setting without an effect misleads everyone who reads the file.",
         "Remove it, or add what it needs.",
@@ -193,8 +197,8 @@ TESTING = "docs/testing.md"
 
 _ENTRY = re.compile(r'(tables|transforms)\.(?:"(?:[^"\\]|\\.)*"|[\w-]+…?)(?:\.(\w+))?')
 _NESTED_KEYS = {
-    "tables": ("incremental", "columns", "schema_contract", "deletes"),
-    "transforms": (),
+    "tables": ("incremental", "columns", "schema_contract", "deletes", "fresh_within"),
+    "transforms": ("fresh_within",),
 }
 _SECTIONS = ("schedule", "source", "lake", "warehouse", "notify", "tasks")
 

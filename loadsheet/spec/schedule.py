@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, timedelta
+from functools import cache
+from itertools import pairwise
 
 from loadsheet.names import closest
 
@@ -12,6 +14,7 @@ PRESETS = ("@once", "@hourly", "@daily", "@weekly", "@monthly", "@quarterly", "@
 # Those that croniter does not know.
 _PRESETS_OF_AIRFLOW = {"@quarterly": "0 0 1 */3 *"}
 _ALIASES = {"@midnight": "@daily", "@annually": "@yearly"}
+_FIRES = 60
 # Characters of a schedule. Airflow's cron library takes seconds for a list of a megabyte.
 _LONGEST = 200
 
@@ -94,6 +97,20 @@ def number_of_runs(text: str) -> int | None:
     return int(found[1]) if found else None
 
 
+@cache
+def longest_gap(schedule: str) -> timedelta | None:
+    """The longest time between two of the times at which the cron schedule or preset fires, of some
+    60 of them; None for @once. Raises croniter's errors for what is no schedule."""
+    if schedule == "@once":
+        return None
+    from croniter import croniter
+
+    # From a fixed day, so that a check finds the same at any time: a Thursday, before a weekend.
+    times = croniter(_PRESETS_OF_AIRFLOW.get(schedule, schedule), datetime(2026, 1, 1))
+    fires: list[datetime] = [times.get_next(datetime) for _ in range(_FIRES)]
+    return max(later - earlier for earlier, later in pairwise(fires))
+
+
 def last_fire(schedule: str, moment: datetime) -> datetime:
     """The last time at or before `moment` at which the cron schedule or preset (not `@once`) fires;
     times are in UTC."""
@@ -134,6 +151,12 @@ def seconds(text: str) -> float:
 def duration(text: str) -> timedelta:
     """`15m` -> 15 minutes. Raises ValueError when `text` is not a duration."""
     return timedelta(seconds=seconds(text))
+
+
+def in_hours(length: timedelta) -> str:
+    """26 hours as `26h`; below an hour in minutes."""
+    minutes = length // timedelta(minutes=1)
+    return f"{minutes}m" if minutes < 60 else f"{minutes // 60}h"
 
 
 def is_number(text: str) -> bool:

@@ -47,6 +47,13 @@ def as_list(value: str | list[str]) -> list[str]:
     return value
 
 
+def limits_of(fresh_within: str | Mapping[str, str | None] | None) -> dict[str, str]:
+    """`fresh_within` as a mapping of the limits that it sets; a duration alone is `fail`."""
+    if isinstance(fresh_within, str):
+        return {"fail": fresh_within}
+    return {name: limit for name, limit in (fresh_within or {}).items() if limit is not None}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """One table or transform: as written, and (for tables) with the defaults merged in."""

@@ -18,7 +18,7 @@ from loadsheet.spec.rules.names import (
     no_name_is_also_a_pattern,
 )
 from loadsheet.spec.rules.sizes import sizes_are_sane
-from loadsheet.spec.rules.tables import TABLE_RULES
+from loadsheet.spec.rules.tables import TABLE_RULES, freshness_can_be_kept
 from loadsheet.spec.schedule import BadSchedule, check_frequency, check_schedule
 from loadsheet.spec.view import Entry, View, cron_of, waits_for_assets
 
@@ -38,18 +38,18 @@ def rule_findings(view: View) -> list[Finding]:
             findings.extend(table_rule(table, view))
     for transform in view.transforms:
         for transform_rule in TRANSFORM_RULES:
-            findings.extend(transform_rule(transform))
+            findings.extend(transform_rule(transform, view))
     return findings
 
 
-def merge_needs_a_key(transform: Entry) -> Iterator[Finding]:
+def merge_needs_a_key(transform: Entry, _: View) -> Iterator[Finding]:
     """Without a key, nothing decides which row is updated."""
     if transform.full["materialized"] == "merge" and transform.full.get("unique_key") is None:
         hint = "add unique_key: <column>, or use materialized: table"
         yield transform.error("unsafe-mode", "materialized", "merge needs a unique_key", hint)
 
 
-def only_tables_have_keys(transform: Entry) -> Iterator[Finding]:
+def only_tables_have_keys(transform: Entry, _: View) -> Iterator[Finding]:
     """A view has no key, and a script creates its own."""
     kind = transform.full["materialized"]
     if kind in ("view", "script") and transform.full.get("unique_key") is not None:
@@ -58,7 +58,20 @@ def only_tables_have_keys(transform: Entry) -> Iterator[Finding]:
         yield transform.error("no-effect", "unique_key", message, hint)
 
 
-TRANSFORM_RULES = (merge_needs_a_key, only_tables_have_keys)
+def scripts_have_no_age(transform: Entry, _: View) -> Iterator[Finding]:
+    """A script writes what it likes, so nothing tells how old that is."""
+    if transform.full["materialized"] == "script" and transform.full.get("fresh_within"):
+        message = "fresh_within has no effect on a script, because what it writes is not known"
+        hint = "remove it, or set it for a mart that reads what the script writes"
+        yield transform.error("no-effect", "fresh_within", message, hint)
+
+
+TRANSFORM_RULES = (
+    merge_needs_a_key,
+    only_tables_have_keys,
+    scripts_have_no_age,
+    freshness_can_be_kept,
+)
 
 
 def folder_names_the_dag(view: View) -> Iterator[Finding]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loadsheet.problem import Finding
-from loadsheet.spec.view import Entry, View, as_list, cron_of, waits_for_assets
+from loadsheet.spec.schedule import duration, in_hours, longest_gap
+from loadsheet.spec.view import Entry, View, as_list, cron_of, limits_of, waits_for_assets
 
 _CANCEL = "remove one of the two (if it is inherited: `incremental: null` or `mode: null`)"
 
@@ -159,6 +160,28 @@ def deletes_need_merge(table: Entry, _: View) -> Iterator[Finding]:
         yield table.error("deletes-mode", "deletes", message, hint)
 
 
+def freshness_can_be_kept(entry: Entry, view: View) -> Iterator[Finding]:
+    """A warning comes before the alarm, and a run comes before either."""
+    limits = {
+        name: duration(text) for name, text in limits_of(entry.full.get("fresh_within")).items()
+    }
+    fail, warn = limits.get("fail"), limits.get("warn")
+    if fail and warn and warn >= fail:
+        message = "warn is not shorter than fail, so there would be no warning before the alarm"
+        yield entry.error("freshness", ("fresh_within", "warn"), message, "make warn shorter")
+    cron = cron_of(view)
+    if not fail or cron is None or waits_for_assets(view) or not view.is_sound("schedule"):
+        return
+    try:
+        gap = longest_gap(cron)
+    except ValueError:  # reported as an unknown schedule
+        return
+    if gap and fail <= gap:
+        message = f"late before the next run is due: up to {in_hours(gap)} pass between two runs"
+        hint = "use a longer limit, or a schedule that runs more often"
+        yield entry.warning("freshness", "fresh_within", message, hint)
+
+
 def _by(table: Entry) -> str:
     by: str = table.full.get("incremental", {}).get("by", "watermark")
     return by
@@ -178,4 +201,5 @@ TABLE_RULES = (
     lookback_is_given_once,
     key_is_not_a_comma_list,
     deletes_need_merge,
+    freshness_can_be_kept,
 )

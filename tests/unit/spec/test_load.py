@@ -14,6 +14,7 @@ import pytest
 from loadsheet.errors import SpecError
 from loadsheet.spec.models import (
     Deletes,
+    FreshWithin,
     Incremental,
     Lake,
     Pipeline,
@@ -84,6 +85,7 @@ def test_a_table_inherits_defaults_and_its_own_keys_win() -> None:
         max_shrink=0.5,
         deletes=Deletes(action="hard"),
         overlap=False,
+        fresh_within=FreshWithin(fail=timedelta(days=4)),
         tasks=tasks,
     )
     assert pipeline.table("lines").incremental == Incremental(
@@ -97,6 +99,9 @@ def test_a_table_inherits_defaults_and_its_own_keys_win() -> None:
     assert pipeline.table("lines").max_shrink == 0.0
     assert pipeline.table("lines").deletes == Deletes(
         action="soft", every=timedelta(days=1), max_delete=0.02
+    )
+    assert pipeline.table("lines").fresh_within == FreshWithin(
+        warn=timedelta(days=3), fail=timedelta(days=5)
     )
 
 

@@ -13,6 +13,7 @@ from jsonschema import Draft202012Validator
 
 from loadsheet.spec.models import (
     Deletes,
+    FreshWithin,
     Incremental,
     Lake,
     Notify,
@@ -20,6 +21,7 @@ from loadsheet.spec.models import (
     Source,
     Table,
     Tasks,
+    Transform,
     Warehouse,
 )
 from loadsheet.spec.schedule import duration
@@ -117,6 +119,12 @@ DEFAULTS = {
     ".tables.*.max_shrink": (Table, "max_shrink"),
     ".tables.*.deletes": (Table, "deletes"),
     ".tables.*.overlap": (Table, "overlap"),
+    ".tables.*.fresh_within": (Table, "fresh_within"),
+    ".tables.*.fresh_within.warn": (FreshWithin, "warn"),
+    ".tables.*.fresh_within.fail": (FreshWithin, "fail"),
+    ".transforms.*.fresh_within": (Transform, "fresh_within"),
+    ".transforms.*.fresh_within.warn": (FreshWithin, "warn"),
+    ".transforms.*.fresh_within.fail": (FreshWithin, "fail"),
     ".tables.*.deletes.every": (Deletes, "every"),
     ".tables.*.deletes.max_delete": (Deletes, "max_delete"),
     "top.transforms": (Pipeline, "transforms"),

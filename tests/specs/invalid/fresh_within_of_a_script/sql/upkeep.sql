@@ -1,0 +1,1 @@
+DELETE FROM mart.kept WHERE id IN (SELECT id FROM staging.orders);
