@@ -80,6 +80,8 @@ class Attempt:
         """The changes of the source that the run was told to accept."""
         self.remarks: list[str] = []
         """What the outcome's message adds about what was found while rows were read."""
+        self.read_at = ""
+        """The source's clock when its rows were looked at."""
         self._fenced: _Fenced | None = None
         self._taking_fence = threading.Lock()
 

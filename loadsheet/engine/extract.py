@@ -43,7 +43,7 @@ from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.copying import FileFormat
 from loadsheet.sql.types import without_modifier
-from loadsheet.warehouse import adopt, intervals, ledger
+from loadsheet.warehouse import adopt, current, intervals, ledger
 from loadsheet.warehouse.drift import KEY
 from loadsheet.warehouse.gone import keeps_deleted
 from loadsheet.wording import counted
@@ -155,6 +155,7 @@ def _extract(
             lambda session: ledger.clear_failure(session, pipeline.name, "table", attempt.target)
         )
         _record_empty_interval(attempt, rows)
+        _record_look(attempt, rows)
         if attempt.repairs:
             return skipped("; ".join(["no row is missing or different", *remarks]), remarks)
         return nothing_new_since(rows.lower, remarks)
@@ -175,6 +176,16 @@ def _record_empty_interval(attempt: Attempt, rows: Selection) -> None:
     if read:
         name = attempt.pipeline.name
         attempt.warehouse.use(lambda session: intervals.record(session, name, attempt.target, read))
+
+
+def _record_look(attempt: Attempt, rows: Selection) -> None:
+    """Record that the target has all that the source has, or what keeps this from being known."""
+    reads_all_news = rows.moves_watermark or attempt.table.incremental is None
+    if not attempt.pipeline.promises_freshness or not reads_all_news or attempt.repairs:
+        return
+    held_by = {attempt.target: rows.held_by or rows.waiting}
+    name, read_at = attempt.pipeline.name, attempt.read_at
+    attempt.warehouse.use(lambda session: current.record_looks(session, name, held_by, read_at))
 
 
 def _show_rows(described: SourceTable, rows: Selection, last: Last | None) -> None:
@@ -251,7 +262,7 @@ def _read_and_seal(
         last_facts = attempt.seen.source or {}
         rows = selection.compare_ties(source, attempt.table, described, rows, last_facts)
         # A cursor value later than this is a mistake; its row must not win over later versions.
-        read_at = holdback.now(source)
+        read_at = attempt.read_at = holdback.now(source)
         origin = identify_source(attempt, source, described, rows, before)
         selection.refuse_sequence_set_back(source, attempt.table, described, rows, attempt.last)
         found = deletes.Found()

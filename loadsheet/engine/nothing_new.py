@@ -27,13 +27,13 @@ from loadsheet.outcome import Outcome, RunRequest, nothing_new_since
 from loadsheet.pinned import PinnedSession
 from loadsheet.postgres import Session
 from loadsheet.redact import summary
-from loadsheet.source import identity, nothing_new, selection, stream
+from loadsheet.source import holdback, identity, nothing_new, selection, stream
 from loadsheet.source.rows import INITIAL_VALUE
 from loadsheet.source.table import SourceTable
 from loadsheet.spec.models import Pipeline, Table
 from loadsheet.sql.copying import rows_of, select_columns
 from loadsheet.sql.text import Relation
-from loadsheet.warehouse import fence, foreign_rows, integrity, ledger
+from loadsheet.warehouse import current, fence, foreign_rows, integrity, ledger
 from loadsheet.warehouse.scope import Scope, read_scopes
 
 _log = logging.getLogger(__name__)
@@ -100,6 +100,8 @@ class Quiet:
     """SQL for the rows that were looked for; empty for a table that is copied whole."""
     held_by: str = ""
     """The open transaction that would hold the watermark back; empty: none would."""
+    read_at: str
+    """The source's clock when it was looked at; empty where its age does not matter."""
 
     @property
     def outcome(self) -> Outcome:
@@ -169,13 +171,20 @@ def _look(
     with source.snapshot():
         nothing_new.lock(source, schema, plain.values())
         source.fix_snapshot()
+        read_at = holdback.now(source) if pipeline.promises_freshness else ""
         described = nothing_new.describe(source, schema, plain)
         layouts = _layouts(pipeline, plain.values(), described)
         candidates: list[Quiet] = []
         for table in plain.values():
             if table.name in layouts:
-                one = Quiet(table=table, source=described[table.name], scope=seen[table.name])
-                candidates.append(one)
+                candidates.append(
+                    Quiet(
+                        table=table,
+                        source=described[table.name],
+                        scope=seen[table.name],
+                        read_at=read_at,
+                    )
+                )
         found = _without_new_rows(source, [one for one in candidates if one.table.incremental])
         whole = [one for one in candidates if one.table.incremental is None]
         found += _with_same_content(source, whole, layouts)
@@ -255,6 +264,9 @@ def _recorded(pipeline: Pipeline, quiet: Sequence[Quiet], warehouse: Session) ->
         still = [one for one in quiet if _target(pipeline, one.table) not in changed]
         targets = [_target(pipeline, one.table) for one in still]
         ledger.clear_failures(warehouse, pipeline.name, "table", targets)
+        if pipeline.promises_freshness and still:
+            held_by = {_target(pipeline, one.table): one.held_by for one in still}
+            current.record_looks(warehouse, pipeline.name, held_by, quiet[0].read_at)
     return still
 
 

@@ -20,7 +20,7 @@ from loadsheet.lake.manifest import Manifest
 from loadsheet.postgres import Session
 from loadsheet.spec.models import Table
 from loadsheet.sql.text import Relation
-from loadsheet.warehouse import integrity, intervals
+from loadsheet.warehouse import current, integrity, intervals
 from loadsheet.warehouse.scope import Scope, read_scope
 from loadsheet.warehouse.unfilled import Unfilled
 
@@ -68,7 +68,8 @@ UPDATE loadsheet.scope SET last_load_no = %(load_no)s, content_sha256 = %(conten
     cursor = CASE WHEN %(moves)s THEN %(cursor)s ELSE cursor END,
     deletes_checked_at = coalesce(CAST(%(checked)s AS timestamptz), deletes_checked_at),
     deletes_removed = CASE WHEN CAST(%(checked)s AS timestamptz) IS NULL THEN deletes_removed
-        ELSE %(gone)s END
+        ELSE %(gone)s END,
+    current_at = {current.ADVANCED}, held_by = %(held_by)s
 WHERE pipeline = %(pipeline)s AND table_name = %(table)s AND target = %(target)s
   AND fence = %(fence)s
 """
@@ -106,7 +107,7 @@ UPDATE loadsheet.scope s SET {_RAISED}, last_load_no = %(load_no)s,
     watermark = %(watermark)s, cursor = %(cursor)s, content_sha256 = %(content)s,
     source_oid = %(oid)s, source = %(source)s, columns = %(columns)s,
     storage = ({integrity.STORAGE}), unfilled = %(unfilled)s, deletes_checked_at = NULL,
-    deletes_removed = NULL,
+    deletes_removed = NULL, current_at = NULL, held_by = '',
     intervals = CASE WHEN last_load_no = %(as_of)s THEN intervals ELSE coalesce((
         SELECT range_agg(tstzrange(start, stop))
         FROM unnest(%(starts)s::timestamptz[], %(stops)s::timestamptz[]) AS read (start, stop)
@@ -323,6 +324,7 @@ def advance_watermark(
             "target": str(target),
             "fence": manifest.fence,
             **intervals.advanced(table, manifest),
+            **current.advanced(manifest),
         },
     ).rowcount
     _refuse_if_superseded(manifest, moved == 1)

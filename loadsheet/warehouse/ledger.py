@@ -26,7 +26,7 @@ from loadsheet.wording import counted
 
 _log = logging.getLogger(__name__)
 
-VERSION = 7
+VERSION = 8
 _OLDEST_READABLE = 2
 _VERSION = """
 SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = 'loadsheet'

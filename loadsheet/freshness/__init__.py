@@ -1,0 +1,1 @@
+"""How old the rows of tables and marts are, and which are late. Read-only."""

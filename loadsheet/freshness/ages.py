@@ -1,0 +1,335 @@
+"""The ages of the tables and marts of many pipelines, from the ledger of their warehouse, in a few
+statements.
+
+A table is as old as the last look at its source that showed that nothing is missing: a load that
+read all that was new, or a look that found nothing new. Its watermark may be younger than that,
+where open transactions hold it back. A table that is read by data interval is as old as the end of
+the last interval.
+
+A mart is as old as the oldest of its inputs. Where an input has changed since the mart was built,
+it is at least as old as that build.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime, tzinfo
+from zoneinfo import ZoneInfo
+
+from psycopg.rows import class_row
+
+from loadsheet.freshness.models import Age, Cause
+from loadsheet.postgres import Session
+from loadsheet.redact import on_one_line
+from loadsheet.spec.dependencies import transform_inputs
+from loadsheet.spec.models import Pipeline, Table, Transform
+from loadsheet.sql.text import Relation
+from loadsheet.warehouse import ledger
+
+# Versions of the ledger: the oldest that has all that is read here but for looks that found nothing
+# new, and the one from which it has these.
+_OLDEST = 6
+_LOOKS_SINCE = 8
+_SCOPES = """
+SELECT s.pipeline, s.table_name AS name, s.target, s.watermark, {looks},
+    upper(s.intervals) AS read_to, l.held_by AS load_held_by,
+    l.committed_at - make_interval(secs => l.extract_seconds + l.load_seconds) AS read_at
+FROM loadsheet.scope s JOIN loadsheet.load l ON l.load_no = s.last_load_no
+WHERE s.pipeline = ANY(%(pipelines)s) OR s.target = ANY(%(others)s)
+"""
+_FAILURES = """
+SELECT pipeline, kind, name, target, step, code, message FROM loadsheet.failure
+WHERE pipeline = ANY(%(pipelines)s) AND worked_at IS NULL
+"""
+# Both by the index on the target, from its end.
+_BUILDS = """
+SELECT wanted.pipeline, wanted.target, seen_load, committed_at
+FROM unnest(%(pipelines)s::text[], %(targets)s::text[]) AS wanted (pipeline, target),
+    LATERAL (SELECT seen_load, committed_at FROM loadsheet.transform_run r
+        WHERE r.target = wanted.target AND r.pipeline = wanted.pipeline
+        ORDER BY run_no DESC LIMIT 1) AS last
+"""
+_NEWS = """
+SELECT wanted.target, greatest(
+    (SELECT load_no FROM loadsheet.load l WHERE l.target = wanted.target
+        AND (replaced OR inserted + updated + deleted > 0) ORDER BY load_no DESC LIMIT 1),
+    (SELECT run_no FROM loadsheet.transform_run r WHERE r.target = wanted.target
+        AND (replaced OR inserted + updated + deleted > 0) ORDER BY run_no DESC LIMIT 1)) AS number
+FROM unnest(%(targets)s::text[]) AS wanted (target)
+"""
+
+
+def read_ages(session: Session, pipelines: Sequence[Pipeline]) -> dict[str, list[Age]]:
+    """The ages of what `fresh_within` limits, by pipeline; all pipelines are of this warehouse.
+
+    Raises Refused where a newer Loadsheet has created the ledger, psycopg errors where the
+    warehouse fails.
+    """
+    row = session.execute("SELECT clock_timestamp()").fetchone()
+    assert row
+    facts = _read_facts(session, pipelines)
+    known = _Known(facts, row[0])
+    for pipeline in pipelines:
+        known.add_tables(pipeline)
+    # A mart may read one of another pipeline, which may come later.
+    changed = True
+    while changed:
+        changed = False
+        for pipeline in pipelines:
+            changed |= known.add_marts(pipeline)
+    return {pipeline.name: known.ages(pipeline) for pipeline in pipelines}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scope:
+    """A table that was loaded into a target."""
+
+    pipeline: str
+    name: str
+    target: str
+    watermark: str | None
+    current_at: datetime | None
+    held_by: str
+    read_to: datetime | None
+    """The end of the last data interval."""
+    load_held_by: str
+    read_at: datetime
+    """About when the last load has read its rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Failure:
+    """A table or mart that does not work."""
+
+    pipeline: str
+    kind: ledger.Kind
+    name: str
+    target: str
+    step: str
+    code: str
+    message: str
+
+
+@dataclass(kw_only=True)
+class _Facts:
+    """What the ledger has."""
+
+    scopes: list[_Scope] = field(default_factory=list)
+    failures: dict[tuple[str, ledger.Kind, str], _Failure] = field(default_factory=dict)
+    """By pipeline, kind and name."""
+    builds: dict[tuple[str, str], tuple[int, datetime]] = field(default_factory=dict)
+    """By pipeline and target of a mart, its last build: the number of the last load that it saw,
+    and its time."""
+    news: dict[str, int] = field(default_factory=dict)
+    """The number of the last load or build that has changed a target."""
+
+
+def _read_facts(session: Session, pipelines: Sequence[Pipeline]) -> _Facts:
+    found = ledger.version(session)
+    ledger.refuse_newer(found)
+    facts = _Facts()
+    # The next run of any of the pipelines brings an older one up to date.
+    if found < _OLDEST:
+        return facts
+    names = [pipeline.name for pipeline in pipelines]
+    others = {name for pipeline in pipelines for name in pipeline.external}
+    marts = [(one.name, mart) for one in pipelines for mart in _marts(one)]
+    inputs = {target for one in pipelines for reads in _inputs(one).values() for target in reads}
+    looks = "NULL::timestamptz AS current_at, '' AS held_by"
+    if found >= _LOOKS_SINCE:
+        looks = "s.current_at, s.held_by"
+    asked = {"pipelines": names, "others": [*others]}
+    with session.cursor(row_factory=class_row(_Scope)) as cursor:
+        facts.scopes = cursor.execute(_SCOPES.format(looks=looks), asked).fetchall()
+    with session.cursor(row_factory=class_row(_Failure)) as cursor:
+        for failure in cursor.execute(_FAILURES, asked):
+            facts.failures[failure.pipeline, failure.kind, failure.name] = failure
+    wanted = {"pipelines": [name for name, _ in marts], "targets": [mart for _, mart in marts]}
+    for name, target, seen, committed_at in session.execute(_BUILDS, wanted):
+        facts.builds[name, target] = (seen, committed_at)
+    for target, number in session.execute(_NEWS, {"targets": [*inputs]}):
+        facts.news[target] = number or 0
+    return facts
+
+
+def _marts(pipeline: Pipeline) -> list[str]:
+    return [_mart(pipeline, transform.name) for transform in pipeline.transforms]
+
+
+def _mart(pipeline: Pipeline, name: str) -> str:
+    return str(Relation(pipeline.warehouse.mart_schema, name))
+
+
+def _inputs(pipeline: Pipeline) -> dict[str, list[str]]:
+    """What each transform reads, in an order in which they can be built."""
+    found = {}
+    for name, reads in transform_inputs(pipeline).items():
+        targets = [str(Relation(pipeline.warehouse.schema, table)) for table in reads.tables]
+        targets += [_mart(pipeline, transform) for transform in reads.transforms]
+        found[name] = [*targets, *reads.external]
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class _State:
+    """How old a target is, and why."""
+
+    as_of: datetime | None
+    cause: Cause | None = None
+
+
+class _Known:
+    """The states of targets, as far as they are known."""
+
+    def __init__(self, facts: _Facts, at: datetime):
+        self._facts = facts
+        self._at = at
+        self._states: dict[str, _State] = {}
+        self._scopes: dict[tuple[str, str], _Scope] = {}
+        for scope in facts.scopes:
+            self._scopes[scope.pipeline, scope.target] = scope
+            # Of another project's pipeline only this is known.
+            self._states[scope.target] = _State(as_of=self._read_through(scope, None))
+
+    def add_tables(self, pipeline: Pipeline) -> None:
+        """Add the tables of the pipeline, and those that its patterns have matched."""
+        for table in self._tables(pipeline):
+            target = str(Relation(pipeline.warehouse.schema, table.name))
+            scope = self._scopes.get((pipeline.name, target))
+            as_of = self._read_through(scope, table) if scope else None
+            cause = self._failure(pipeline, "table", table.name)
+            if cause is None and scope and (scope.held_by or scope.load_held_by):
+                holder = on_one_line(scope.held_by or scope.load_held_by)
+                cause = Cause(key="held", text=f"held back by {holder}")
+            self._states[target] = _State(as_of=as_of, cause=cause)
+
+    def add_marts(self, pipeline: Pipeline) -> bool:
+        """Add the marts of the pipeline, whose tables are there. Returns whether one of them is
+        another than it was known to be: others may read it."""
+        changed = False
+        for name, inputs in _inputs(pipeline).items():
+            target = _mart(pipeline, name)
+            state = self._mart_state(pipeline, pipeline.transform(name), inputs)
+            changed = changed or self._states.get(target) != state
+            self._states[target] = state
+        return changed
+
+    def ages(self, pipeline: Pipeline) -> list[Age]:
+        """The ages of all that the pipeline limits, in the order of its file."""
+        found = []
+        for table in self._tables(pipeline):
+            if table.fresh_within:
+                target = str(Relation(pipeline.warehouse.schema, table.name))
+                found.append(self._age("table", table, target))
+        for transform in pipeline.transforms:
+            if transform.fresh_within:
+                found.append(self._age("transform", transform, _mart(pipeline, transform.name)))
+        return self._without_tables_that_are_gone(pipeline, found)
+
+    def _age(self, kind: ledger.Kind, spec: Table | Transform, target: str) -> Age:
+        assert spec.fresh_within
+        state = self._states[target]
+        return Age(
+            kind=kind,
+            name=spec.name,
+            target=target,
+            limits=spec.fresh_within,
+            as_of=state.as_of,
+            at=self._at,
+            cause=state.cause,
+        )
+
+    def _tables(self, pipeline: Pipeline) -> Iterator[Table]:
+        yield from pipeline.tables
+        for name, target in sorted((scope.name, scope.target) for scope in self._facts.scopes):
+            if (pipeline.name, target) not in self._scopes or not pipeline.pattern_of(name):
+                continue
+            if target == str(Relation(pipeline.warehouse.schema, name)):
+                yield pipeline.table(name)
+
+    def _without_tables_that_are_gone(self, pipeline: Pipeline, ages: list[Age]) -> list[Age]:
+        """Without the tables of patterns that the source no longer has: runs look at others of the
+        pattern, and not at these."""
+        working = set()
+        for age in ages:
+            pattern = age.kind == "table" and pipeline.pattern_of(age.name)
+            if pattern and age.level in ("fresh", "warn"):
+                working.add(pattern.name)
+        left = []
+        for age in ages:
+            pattern = age.kind == "table" and pipeline.pattern_of(age.name)
+            is_missing = age.level == "late" and age.cause is None
+            if not (pattern and pattern.name in working and is_missing):
+                left.append(age)
+        return left
+
+    def _read_through(self, scope: _Scope, table: Table | None) -> datetime:
+        spec = table.incremental if table else None
+        if spec and spec.by == "data_interval" and scope.read_to:
+            return min(scope.read_to, self._at)
+        zone = spec.time_zone if spec else None
+        known: list[datetime] = []
+        if scope.current_at:
+            known.append(scope.current_at)
+        watermark = moment(scope.watermark, ZoneInfo(zone) if zone else self._at.tzinfo)
+        # One from the future is a mistake in a row, and shows nothing.
+        if watermark and watermark <= self._at:
+            known.append(watermark)
+        # An older ledger has no looks; nor has any before the first one that is not held back.
+        if not scope.current_at and not (scope.load_held_by and known):
+            known.append(scope.read_at)
+        return max(known)
+
+    def _mart_state(
+        self, pipeline: Pipeline, transform: Transform, inputs: Sequence[str]
+    ) -> _State:
+        build = self._facts.builds.get((pipeline.name, _mart(pipeline, transform.name)))
+        failure = self._failure(pipeline, "transform", transform.name)
+        if build is None:
+            return _State(as_of=None, cause=failure)
+        state = _State(as_of=self._at)
+        for target in inputs:
+            read = self._states.get(target)
+            # What another tool loads has no age here.
+            if read is None:
+                continue
+            if read.as_of is None:
+                return read
+            assert state.as_of
+            if read.as_of < state.as_of:
+                state = read
+        if transform.materialized == "view":
+            return replace(state, cause=failure or state.cause)
+        seen, built_at = build
+        if any(self._facts.news.get(target, 0) > seen for target in inputs):
+            assert state.as_of
+            cause = failure or Cause(key="unbuilt", text="not built since its inputs have changed")
+            return _State(as_of=min(state.as_of, built_at), cause=cause)
+        return state
+
+    def _failure(self, pipeline: Pipeline, kind: ledger.Kind, name: str) -> Cause | None:
+        failure = self._facts.failures.get((pipeline.name, kind, name))
+        schema = pipeline.warehouse.schema if kind == "table" else pipeline.warehouse.mart_schema
+        # Earlier versions recorded no target.
+        if failure is None or failure.target not in ("", str(Relation(schema, name))):
+            return None
+        reason = on_one_line(failure.message.partition("\n")[0])
+        return Cause(
+            key=f"failed {failure.code} {reason.replace(name, '*')}",
+            text=f"{failure.step} of {on_one_line(name)} failed: {reason}",
+        )
+
+
+def moment(text: str | None, zone: tzinfo | None) -> datetime | None:
+    """The time that a cursor's value is, in the `zone` where it has none; None if it is no time, or
+    one that Python cannot hold."""
+    # As servers write times for us. Without this, a number such as 20240101 would be a day.
+    head, _, _ = (text or "").partition(" ")
+    try:
+        if head != date.fromisoformat(head).isoformat():
+            return None
+        found = datetime.fromisoformat(text or "")
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=zone)
