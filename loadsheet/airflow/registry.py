@@ -19,6 +19,7 @@ from loadsheet.airflow.dag_ids import (
     texts_in,
 )
 from loadsheet.airflow.factory import BROKEN_TASK, broken_dag, build_dag
+from loadsheet.airflow.freshness import FRESHNESS_ID, freshness_dag, watched_dag
 from loadsheet.errors import SpecError
 from loadsheet.project.conflicts import duplicates
 from loadsheet.project.folder import display_path
@@ -37,7 +38,8 @@ _NOT_CHECKED = (
 
 
 def pipeline_dags(root: Path, only: str | None = None) -> dict[str, DAG]:
-    """DAG id -> DAG for every pipeline file of the project `root`, or for the DAG `only`.
+    """DAG id -> DAG for every pipeline file of the project `root`, with the one that watches their
+    freshness if a file asks for it; or for the DAG `only`.
 
     A worker needs the DAG of its task only: there, `only` is that one by default. Never raises for
     a broken file: its DAG is a stand-in, which fails and reports the problems.
@@ -46,6 +48,8 @@ def pipeline_dags(root: Path, only: str | None = None) -> dict[str, DAG]:
     only = only or context.dag_id
     if only is None:
         return _all_dags(find_specs(root), root)
+    if only == FRESHNESS_ID:
+        return {only: freshness_dag(root)}
     for spec in candidates(root, only):
         dag_id, dag = _dag_or_stand_in(spec, root)
         if dag_id != only:
@@ -104,6 +108,9 @@ def _all_dags(specs: list[Path], root: Path) -> dict[str, DAG]:
                 dag_id += ".broken"
             problem = name_taken(name, relative(owners[name], root))
             dags[dag_id] = broken_dag(dag_id, relative(spec, root), problem)
+    watching = watched_dag(root)
+    if watching:
+        dags[watching.dag_id] = watching
     return dags
 
 

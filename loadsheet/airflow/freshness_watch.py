@@ -1,0 +1,245 @@
+"""One look at the freshness of a project: reads its pipeline files, the ledgers and a Variable, has
+`freshness.watch` judge, and sends what is to be told."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from loadsheet.airflow.dag_ids import broken_file_id
+from loadsheet.airflow.freshness_alerts import in_units, send_all
+from loadsheet.airflow.operators import airflow_connection
+from loadsheet.deadline import limited
+from loadsheet.errors import SpecError
+from loadsheet.freshness.ages import read_ages
+from loadsheet.freshness.models import Age, Cause
+from loadsheet.freshness.watch import (
+    Incident,
+    Memory,
+    Promise,
+    Seen,
+    after_telling,
+    look,
+    to_tell,
+)
+from loadsheet.postgres import connect_warehouse
+from loadsheet.redact import on_one_line, summary
+from loadsheet.spec.models import Pipeline
+from loadsheet.spec.pipeline_file import find_specs, load_pipeline
+
+_log = logging.getLogger(__name__)
+# All warehouses of a project are asked one after the other, and the look has 4 minutes.
+_WAREHOUSE_LIMIT = timedelta(seconds=30)
+_STATEMENT_TIMEOUT = "20s"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Route:
+    """Where a pipeline's file was, and where its messages go."""
+
+    file: str
+    slack_conn_id: str | None
+
+
+@dataclass(kw_only=True)
+class _Files:
+    """The project's pipeline files."""
+
+    pipelines: dict[str, Pipeline] = field(default_factory=dict)
+    """Those that limit the age of something."""
+    routes: dict[str, _Route] = field(default_factory=dict)
+    """Of the same ones, by their names."""
+    broken: dict[str, str] = field(default_factory=dict)
+    """The first problem of each broken file, by the name that it seems to have."""
+    others: set[str] = field(default_factory=set)
+    """The names of those that limit nothing."""
+
+
+def watch(root: Path, variable: str, ti: Any) -> None:
+    """Look at all pipelines of the project `root`. `variable` is the name of the Variable with what
+    the look before has left, `ti` the running task. Raises what Airflow's API raises."""
+    from airflow.sdk import Variable
+
+    stored = Variable.get(variable, default=None)
+    memory, routes = _remembered(stored)
+    files = _read_files(root)
+    routes = {name: routes[name] for name in memory.promises} | files.routes
+    seen = _see(files, memory, routes, root)
+    now = datetime.now(UTC)
+    memory, late = look(memory, seen, now, Airflow(ti, now).explain)
+    for one in late:
+        age = in_units(one.age.total_seconds()) if one.age else "never loaded"
+        _log.info("%s is late: %s", on_one_line(one.target), age)
+    judged = sum(len([*ages]) for ages in seen.ages.values())
+    _log.info("%d late, of %d tables and marts with a limit", len(late), judged)
+    alarms, over = to_tell(memory)
+    conn_ids = {name: route.slack_conn_id for name, route in routes.items()}
+    memory = after_telling(memory, send_all([*alarms, *over], late, conn_ids))
+    text = _as_text(memory, routes)
+    if text != stored:
+        Variable.set(variable, text, description="What Loadsheet remembers of what is late")
+
+
+def _read_files(root: Path) -> _Files:
+    files = _Files()
+    for spec in find_specs(root):
+        try:
+            pipeline = load_pipeline(spec)
+        except SpecError as error:
+            problem = str(error).partition("\n")[0].replace(f"{root}/", "")
+            files.broken[broken_file_id(spec)] = problem
+            continue
+        if not pipeline.promises_freshness:
+            files.others.add(pipeline.name)
+            continue
+        notify = pipeline.notify
+        tells = notify is not None and "late" in notify.events
+        files.pipelines[pipeline.name] = pipeline
+        files.routes[pipeline.name] = _Route(
+            file=spec.relative_to(root).as_posix(),
+            slack_conn_id=notify.slack_conn_id if notify and tells else None,
+        )
+    return files
+
+
+def _see(files: _Files, memory: Memory, routes: Mapping[str, _Route], root: Path) -> Seen:
+    ages: dict[str, Sequence[Age]] = {}
+    unjudged: dict[str, Cause] = {}
+    for name in memory.promises.keys() - files.pipelines.keys() - files.others:
+        file = routes[name].file
+        if name in files.broken:
+            text = f"its file has problems: {files.broken[name]}"
+            unjudged[name] = Cause(key="broken", text=text, whole=True)
+        elif (root / file).exists():
+            text = f"{file} has another pipeline name now"
+            unjudged[name] = Cause(key="gone", text=text, whole=True)
+        else:
+            unjudged[name] = Cause(key="gone", text=f"{file} is gone", whole=True)
+    by_warehouse: dict[str, list[Pipeline]] = {}
+    for pipeline in files.pipelines.values():
+        by_warehouse.setdefault(pipeline.warehouse.conn_id, []).append(pipeline)
+    for conn_id, pipelines in by_warehouse.items():
+        try:
+            ages.update(_ages_in(conn_id, pipelines))
+        # Whatever it is, it is an incident of these pipelines: the others are judged all the same.
+        except Exception as error:
+            _log.warning("the warehouse %s cannot be asked: %s", conn_id, summary(error))
+            text = f"the warehouse {conn_id} cannot be asked: {on_one_line(summary(error))}"
+            for pipeline in pipelines:
+                unjudged[pipeline.name] = Cause(key="warehouse", text=text, whole=True)
+    return Seen(ages=ages, unjudged=unjudged)
+
+
+def _ages_in(conn_id: str, pipelines: Sequence[Pipeline]) -> dict[str, list[Age]]:
+    with (
+        limited(f"asking {conn_id}", _WAREHOUSE_LIMIT),
+        connect_warehouse(airflow_connection(conn_id)) as session,
+    ):
+        session.pin({"statement_timeout": _STATEMENT_TIMEOUT}, read_only=True)
+        return read_ages(session, pipelines)
+
+
+class Airflow:
+    """What Airflow tells about pipelines. It is asked only about one that has become late."""
+
+    def __init__(self, ti: Any, now: datetime):
+        self._ti = ti
+        self._now = now
+        self._asked: dict[str, Cause] = {}
+
+    def explain(self, pipeline: str, cause: Cause | None) -> Cause:
+        """Why the pipeline is late: a DAG that is paused or unknown before what the ledger tells,
+        which is the `cause` of one target."""
+        if pipeline not in self._asked:
+            try:
+                self._asked[pipeline] = self._ask(pipeline)
+            except Exception as error:
+                _log.warning("Airflow does not tell about %s: %s", pipeline, summary(error))
+                text = "no run has loaded it, and Airflow does not tell why"
+                self._asked[pipeline] = Cause(key="idle", text=text, whole=True)
+        told = self._asked[pipeline]
+        if cause is None or told.key in ("paused", "unknown"):
+            return told
+        return cause
+
+    def _ask(self, pipeline: str) -> Cause:
+        from airflow.sdk.exceptions import AirflowRuntimeError
+
+        try:
+            dag = self._ti.get_dag(pipeline)
+        except AirflowRuntimeError as error:
+            if "404" not in str(error):
+                raise
+            return Cause(key="unknown", text="Airflow has no DAG of this name", whole=True)
+        if dag.is_paused:
+            return Cause(key="paused", text="its DAG is paused", whole=True)
+        if self._ti.get_dr_count(dag_id=pipeline, states=["running"]):
+            return Cause(key="running", text="its run has not ended yet", whole=True)
+        if self._ti.get_dr_count(dag_id=pipeline, states=["queued"]):
+            return Cause(key="queued", text="its run waits in Airflow's queue", whole=True)
+        last = self._last_scheduled_run(pipeline)
+        if last is None:
+            return Cause(key="idle", text="no scheduled run of its DAG was started", whole=True)
+        text = f"its last scheduled run ended as {last.state.value}: {last.run_id}"
+        return Cause(key=f"run {last.state.value}", text=text, whole=True)
+
+    def _last_scheduled_run(self, pipeline: str) -> Any:
+        # The running task's own method is about its own DAG.
+        from airflow.sdk.execution_time.comms import GetPreviousDagRun
+        from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
+
+        question = GetPreviousDagRun(dag_id=pipeline, logical_date=self._now)
+        answer: Any = SUPERVISOR_COMMS.send(question)
+        return answer.dag_run
+
+
+def _as_text(memory: Memory, routes: Mapping[str, _Route]) -> str:
+    pipelines: dict[str, Any] = {}
+    for name, promise in memory.promises.items():
+        pipelines[name] = {
+            **asdict(routes[name]),
+            "due": _iso(promise.due),
+            "target": promise.target,
+            "limit": promise.limit and promise.limit.total_seconds(),
+            "missing": {target: _iso(since) for target, since in promise.missing.items()},
+        }
+    incidents = [{**asdict(one), "since": _iso(one.since)} for one in memory.incidents]
+    return json.dumps({"pipelines": pipelines, "incidents": incidents}, ensure_ascii=False)
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()
+
+
+def _remembered(text: str | None) -> tuple[Memory, dict[str, _Route]]:
+    """What the Variable has; nothing where it was edited to something else."""
+    with suppress(ValueError, KeyError, TypeError, AttributeError):
+        stored = json.loads(text or "{}")
+        promises: dict[str, Promise] = {}
+        routes: dict[str, _Route] = {}
+        for name, one in stored.get("pipelines", {}).items():
+            routes[name] = _Route(file=one["file"], slack_conn_id=one["slack_conn_id"])
+            promises[name] = Promise(
+                due=one["due"] and datetime.fromisoformat(one["due"]),
+                target=one["target"],
+                limit=one["limit"] and timedelta(seconds=one["limit"]),
+                missing={
+                    target: datetime.fromisoformat(since)
+                    for target, since in one["missing"].items()
+                },
+            )
+        incidents: list[Incident] = []
+        for one in stored.get("incidents", ()):
+            one["since"] = datetime.fromisoformat(one["since"])
+            one["targets"] = tuple(one["targets"])
+            one["affected"] = tuple(one["affected"])
+            incidents.append(Incident(**one))
+        return Memory(promises=promises, incidents=tuple(incidents)), routes
+    _log.warning("what was remembered cannot be read: what is late now is told again")
+    return Memory(), {}
