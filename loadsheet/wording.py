@@ -11,6 +11,9 @@ LONGEST_MESSAGE = 2 * LONGEST_TEXT
 MOST_NAMES = 10
 """Names of a list that messages show."""
 
+_UNITS = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
+_SMALLER_UNITS = {"d": ("h", 3_600), "h": ("m", 60)}
+
 
 def counted(number: int, noun: str, plural: str = "") -> str:
     """`1 table`, `2 tables`, `12,000 tables`; `plural` where it is not the noun and an `s`."""
@@ -31,3 +34,15 @@ def shortened(text: str, longest: int = LONGEST_TEXT) -> str:
     if len(text) <= longest:
         return text
     return f"{text[:longest]}… ({counted(len(text) - longest, 'more character')})"
+
+
+def age(seconds: float) -> str:
+    """One or two units: `42s`, `12m`, `3h 5m`, `2d 4h`, `30d`; never below zero."""
+    whole = max(int(seconds), 0)
+    unit, size = next((pair for pair in _UNITS if whole >= pair[1]), _UNITS[-1])
+    count, rest = divmod(whole, size)
+    if count >= 10 or unit not in _SMALLER_UNITS:
+        return f"{count}{unit}"
+    smaller, smaller_size = _SMALLER_UNITS[unit]
+    more = rest // smaller_size
+    return f"{count}{unit} {more}{smaller}" if more else f"{count}{unit}"

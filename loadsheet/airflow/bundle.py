@@ -43,9 +43,8 @@ class PipelineBundle(BaseDagBundle):
     @cached_property
     def stubs(self) -> Stubs:
         """The DAG files, which are never in the user's project."""
-        return Stubs(
-            self.project, self.base_dir, forget=conf.getint("dag_processor", "stale_dag_threshold")
-        )
+        forget = conf.getint("dag_processor", "stale_dag_threshold")
+        return Stubs(self.project, self.base_dir, forget=forget, name=self.name)
 
     @cached_property
     def pools(self) -> Pools:

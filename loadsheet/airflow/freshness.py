@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow.sdk import DAG, BaseOperator
+from airflow.sdk import DAG, BaseOperator, get_parsing_context
 
 from loadsheet.airflow.dag_ids import quick_text
 from loadsheet.airflow.locate import remember_project
@@ -71,8 +71,10 @@ def freshness_dag(root: Path, dag_id: str = FRESHNESS_ID) -> DAG:
 
 
 def watched_dag(root: Path, dag_id: str = FRESHNESS_ID) -> DAG | None:
-    """The DAG that watches the project; None where none of its pipeline files asks for it."""
-    return freshness_dag(root, dag_id) if asks_for_freshness(root) else None
+    """The DAG that watches the project; None where none of its pipeline files asks for it. A worker
+    has it in any case."""
+    is_in_worker = get_parsing_context().dag_id == dag_id
+    return freshness_dag(root, dag_id) if is_in_worker or asks_for_freshness(root) else None
 
 
 def asks_for_freshness(root: Path) -> bool:

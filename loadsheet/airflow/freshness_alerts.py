@@ -9,11 +9,9 @@ from typing import Any
 from loadsheet.airflow import slack
 from loadsheet.freshness.watch import Incident, Late
 from loadsheet.redact import clean, summary
-from loadsheet.wording import counted
+from loadsheet.wording import age, counted, listed
 
 _log = logging.getLogger(__name__)
-_MOST_NAMES = 10
-_UNITS = (("d", 86_400), ("h", 3_600), ("m", 60))
 
 
 def send_all(
@@ -54,7 +52,7 @@ def late_message(incident: Incident, late: Mapping[str, Late]) -> dict[str, Any]
     found = [late[target] for target in incident.targets if target in late]
     facts = {
         "Pipeline": incident.pipeline,
-        "Late": _names(incident.targets),
+        "Late": listed(incident.targets),
         "Age": "; ".join(_age(one) for one in found[:1]),
         "When": slack._now(),
     }
@@ -68,7 +66,7 @@ def over_message(incident: Incident) -> dict[str, Any]:
     title = f":large_green_circle: {incident.pipeline}: {_what(incident.affected)} fresh again"
     facts = {
         "Pipeline": incident.pipeline,
-        "Fresh again": _names(incident.affected),
+        "Fresh again": listed(incident.affected),
         "Late since": incident.since.strftime("%Y-%m-%d %H:%M:%S UTC"),
         "When": slack._now(),
     }
@@ -82,26 +80,8 @@ def _what(targets: tuple[str, ...]) -> str:
     return f"{counted(len(targets), 'table')} and marts are"
 
 
-def _names(targets: tuple[str, ...]) -> str:
-    shown = ", ".join(targets[:_MOST_NAMES])
-    if len(targets) > _MOST_NAMES:
-        shown += f" and {len(targets) - _MOST_NAMES} more"
-    return shown
-
-
 def _age(one: Late) -> str:
-    limit = in_units(one.limit.total_seconds())
+    limit = age(one.limit.total_seconds())
     if one.age is None:
         return f"{one.target} was never loaded (limit {limit})"
-    return f"{one.target} is {in_units(one.age.total_seconds())} old (limit {limit})"
-
-
-def in_units(seconds: float) -> str:
-    """`12m`, `3h 5m`, `2d 4h`."""
-    parts = []
-    left = int(seconds)
-    for unit, size in _UNITS:
-        if left >= size:
-            parts.append(f"{left // size}{unit}")
-            left %= size
-    return " ".join(parts[:2]) or "0m"
+    return f"{one.target} is {age(one.age.total_seconds())} old (limit {limit})"

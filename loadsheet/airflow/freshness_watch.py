@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from loadsheet.airflow.dag_ids import broken_file_id
-from loadsheet.airflow.freshness_alerts import in_units, send_all
+from loadsheet.airflow.freshness_alerts import send_all
 from loadsheet.airflow.operators import airflow_connection
 from loadsheet.deadline import limited
 from loadsheet.errors import SpecError
@@ -32,6 +32,7 @@ from loadsheet.postgres import connect_warehouse
 from loadsheet.redact import on_one_line, summary
 from loadsheet.spec.models import Pipeline
 from loadsheet.spec.pipeline_file import find_specs, load_pipeline
+from loadsheet.wording import age
 
 _log = logging.getLogger(__name__)
 # All warehouses of a project are asked one after the other, and the look has 4 minutes.
@@ -74,8 +75,8 @@ def watch(root: Path, variable: str, ti: Any) -> None:
     now = datetime.now(UTC)
     memory, late = look(memory, seen, now, Airflow(ti, now).explain)
     for one in late:
-        age = in_units(one.age.total_seconds()) if one.age else "never loaded"
-        _log.info("%s is late: %s", on_one_line(one.target), age)
+        how = f"{age(one.age.total_seconds())} old" if one.age else "never loaded"
+        _log.info("%s is late: %s", on_one_line(one.target), how)
     judged = sum(len([*ages]) for ages in seen.ages.values())
     _log.info("%d late, of %d tables and marts with a limit", len(late), judged)
     alarms, over = to_tell(memory)

@@ -29,7 +29,7 @@ class GitPipelineBundle(GitDagBundle, PipelineBundle):
         """The DAG files. Those of a version are in its clone, and are removed with it. Those of the
         newest commit are outside of the clone, so that no commit can add Python files there."""
         if self.version:
-            return Stubs(self.project, self.repo_path, prefix=".")
+            return Stubs(self.project, self.repo_path, prefix=".", name=self.name)
         return super().stubs
 
     @property

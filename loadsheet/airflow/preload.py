@@ -22,6 +22,7 @@ _log = logging.getLogger(__name__)
 PARSING = (
     "dagfactory.dagbuilder",
     "loadsheet.airflow.dag_file",
+    "loadsheet.airflow.freshness",
     "loadsheet.airflow.look",
     "loadsheet.airflow.operators",
     "loadsheet.airflow.slack",

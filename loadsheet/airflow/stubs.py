@@ -28,6 +28,15 @@ from loadsheet.airflow.dag_file import dag_of
 
 dag = dag_of(__file__, {project!r}, {folder!r})
 """
+WATCH_TEMPLATE = """\
+# Airflow's DAG file for the DAG that tells what is late. This one is generated.
+from pathlib import Path
+
+from loadsheet.airflow.freshness import watched_dag
+
+dag = watched_dag(Path({project!r}), {dag_id!r})
+"""
+WATCH_FILE = "loadsheet_freshness.py"
 SUFFIX = ".yml.py"
 _PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
 
@@ -270,11 +279,16 @@ class Stubs:
     project uses.
 
     `forget` is the number of seconds after which Airflow drops a DAG that its file no longer holds.
-    Several processes may work on the same folder at once.
+    `name` is the bundle's. Several processes may work on the same folder at once.
     """
 
-    def __init__(self, project: Path, within: Path, prefix: str = "", forget: float = 50):
+    def __init__(
+        self, project: Path, within: Path, prefix: str = "", forget: float = 50, name: str = ""
+    ):
         self.project = project.absolute()
+        # Of several bundles, each has its own DAG that tells what is late.
+        plain = name if not name or _PLAIN.fullmatch(name) else slug(ascii(name))
+        self._watch_id = f"loadsheet_freshness_{plain}".rstrip("_")
         # The whole hash, so that no commit can be made that holds this very folder, with Python
         # files for Airflow to run.
         identity = f"{self.project}\n{TEMPLATE}".encode(errors="surrogateescape")
@@ -284,6 +298,7 @@ class Stubs:
         self.messages = self.home / "messages"
         self._edits = Edits(self.project / "pipelines", self.home, forget)
         self._unstamped: set[str] = set()
+        self._watched: frozenset[str] = frozenset()
 
     def add(self) -> None:
         """Write the files that are missing. A worker needs no more, and only two folders are
@@ -308,6 +323,8 @@ class Stubs:
         for name, folder in self._folders().items():
             if name not in complete and self._has_spec(folder):
                 self._write(name, folder)
+        if WATCH_FILE not in complete:
+            self._write_watch()
 
     def parse_all(self) -> None:
         """Have Airflow parse every DAG file."""
@@ -331,7 +348,15 @@ class Stubs:
             if self._has_spec(folder):
                 folders[name] = folder
         self._remove_all_but(folders)
-        self._unstamped |= self._edits.look(folders)
+        edited = self._edits.look(folders)
+        # Only its parse finds out whether a file asks for it, or asks no more.
+        if edited or folders.keys() != self._watched:
+            self._watched = frozenset(folders)
+            try:
+                stamp(self.dags / WATCH_FILE)
+            except PermissionError:  # as below
+                self._write_watch()
+        self._unstamped |= edited
         for name in self._unstamped & folders.keys():
             try:
                 stamp(self.dags / name)
@@ -360,6 +385,10 @@ class Stubs:
 
     def _write(self, name: str, folder: str) -> None:
         write_atomically(self.dags / name, stub_text(self.project, folder), drafts=self.home)
+
+    def _write_watch(self) -> None:
+        text = WATCH_TEMPLATE.format(project=str(self.project), dag_id=self._watch_id)
+        write_atomically(self.dags / WATCH_FILE, text, drafts=self.home)
 
     def _remove_all_but(self, folders: Folders) -> None:
         stubs = {name for name in os.listdir(self.dags) if name.endswith(SUFFIX)}

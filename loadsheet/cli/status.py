@@ -85,6 +85,12 @@ def status(
         str | None,
         typer.Option(metavar="A,B", help="Only these tables and transforms of PIPELINE."),
     ] = None,
+    fail_if_late: Annotated[
+        bool,
+        typer.Option(
+            "--fail-if-late", help="Exit with 1 if a table or mart is late (fresh_within)."
+        ),
+    ] = False,
     verbose: EveryStep = False,
     as_json: AsJson = False,
 ) -> None:
@@ -117,8 +123,18 @@ def status(
     errors = [answer.error for answer in answers if answer.error]
     if any(isinstance(error, InputError) for error in errors):
         raise typer.Exit(WRONG_INPUT)
-    if errors:
+    if errors or (fail_if_late and _is_late(answers)):
         raise typer.Exit(FAILED)
+
+
+def _is_late(answers: list[Answer]) -> bool:
+    for answer in answers:
+        if answer.status is None:
+            continue
+        for target in (*answer.status.tables, *answer.status.transforms):
+            if target.age and target.age.is_late:
+                return True
+    return False
 
 
 def _chosen(explicit: Path | None, pipeline: str | None, wanted: str) -> set[str]:

@@ -29,12 +29,18 @@ from loadsheet.warehouse import ledger
 
 # Versions of the ledger: the oldest that has all that is read here but for looks that found nothing
 # new, and the one from which it has these.
-_OLDEST = 6
+_OLDEST = 7
 _LOOKS_SINCE = 8
+_LOOKS = """
+    s.current_at, CASE WHEN s.current_at IS NULL AND s.waits_for = '' THEN l.held_by
+        ELSE s.waits_for END AS held_by
+"""
+_NO_LOOKS = "CAST(NULL AS timestamptz) AS current_at, l.held_by"
 _SCOPES = """
 SELECT s.pipeline, s.table_name AS name, s.target, s.watermark, {looks},
-    upper(s.intervals) AS read_to, l.held_by AS load_held_by,
-    l.committed_at - make_interval(secs => l.extract_seconds + l.load_seconds) AS read_at
+    upper(s.intervals) AS read_to,
+    coalesce((SELECT committed_at FROM loadsheet.load WHERE load_no = l.restored), l.committed_at)
+        - make_interval(secs => l.extract_seconds + l.load_seconds) AS read_at
 FROM loadsheet.scope s JOIN loadsheet.load l ON l.load_no = s.last_load_no
 WHERE s.pipeline = ANY(%(pipelines)s) OR s.target = ANY(%(others)s)
 """
@@ -91,11 +97,11 @@ class _Scope:
     watermark: str | None
     current_at: datetime | None
     held_by: str
+    """The session that kept the last look from knowing that nothing is missing."""
     read_to: datetime | None
     """The end of the last data interval."""
-    load_held_by: str
     read_at: datetime
-    """About when the last load has read its rows."""
+    """About when the rows of the last load were read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,9 +142,7 @@ def _read_facts(session: Session, pipelines: Sequence[Pipeline]) -> _Facts:
     others = {name for pipeline in pipelines for name in pipeline.external}
     marts = [(one.name, mart) for one in pipelines for mart in _marts(one)]
     inputs = {target for one in pipelines for reads in _inputs(one).values() for target in reads}
-    looks = "NULL::timestamptz AS current_at, '' AS held_by"
-    if found >= _LOOKS_SINCE:
-        looks = "s.current_at, s.held_by"
+    looks = _LOOKS if found >= _LOOKS_SINCE else _NO_LOOKS
     asked = {"pipelines": names, "others": [*others]}
     with session.cursor(row_factory=class_row(_Scope)) as cursor:
         facts.scopes = cursor.execute(_SCOPES.format(looks=looks), asked).fetchall()
@@ -199,9 +203,8 @@ class _Known:
             scope = self._scopes.get((pipeline.name, target))
             as_of = self._read_through(scope, table) if scope else None
             cause = self._failure(pipeline, "table", table.name)
-            if cause is None and scope and (scope.held_by or scope.load_held_by):
-                holder = on_one_line(scope.held_by or scope.load_held_by)
-                cause = Cause(key="held", text=f"held back by {holder}")
+            if cause is None and scope and scope.held_by:
+                cause = Cause(key="held", text=f"held back by {on_one_line(scope.held_by)}")
             self._states[target] = _State(as_of=as_of, cause=cause)
 
     def add_marts(self, pipeline: Pipeline) -> bool:
@@ -277,7 +280,7 @@ class _Known:
         if watermark and watermark <= self._at:
             known.append(watermark)
         # An older ledger has no looks; nor has any before the first one that is not held back.
-        if not scope.current_at and not (scope.load_held_by and known):
+        if not scope.current_at and not (scope.held_by and known):
             known.append(scope.read_at)
         return max(known)
 

@@ -58,6 +58,11 @@ class Age:
         return "fresh"
 
     @property
+    def is_late(self) -> bool:
+        """Whether it is late, or was never loaded although it is to be fresh."""
+        return self.level == "late" or (self.level == "never" and self.limits.fail is not None)
+
+    @property
     def due(self) -> datetime | None:
         """When it is late, unless a run makes it younger before; None where it never is, and for
         one that was never loaded."""

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
+from loadsheet.freshness.models import Age
 from loadsheet.source.holdback import Holder
 from loadsheet.status.models import (
     MissingInterval,
@@ -107,6 +108,7 @@ def _common_entry(target: TargetStatus, status: PipelineStatus) -> dict[str, Any
         "rows": target.rows.number,
         "rows_exact": target.rows.exact,
         "last_error": None,
+        "freshness": _freshness_entry(target.age),
         "verified": _verified_entry(target, target.verified, status),
         "verified_in_part": _verified_entry(target, target.verified_in_part, status),
     }
@@ -120,6 +122,21 @@ def _common_entry(target: TargetStatus, status: PipelineStatus) -> dict[str, Any
             "message": failure.message,
         }
     return entry
+
+
+def _freshness_entry(age: Age | None) -> dict[str, Any] | None:
+    if age is None:
+        return None
+    warn, fail = age.limits.warn, age.limits.fail
+    return {
+        "level": age.level,
+        "as_of": age.as_of.isoformat() if age.as_of else None,
+        "age_seconds": age.age.total_seconds() if age.age is not None else None,
+        "warn_seconds": warn.total_seconds() if warn else None,
+        "fail_seconds": fail.total_seconds() if fail else None,
+        "late": age.is_late,
+        "cause": age.cause.text if age.cause else None,
+    }
 
 
 def _verified_entry(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
+from loadsheet.freshness.models import Age
 from loadsheet.plan.gaps import Gap, Interval
 from loadsheet.source.holdback import Holder
 from loadsheet.warehouse.verified import Verified
@@ -155,6 +156,8 @@ class TargetStatus:
     rows: RowCount
     last: LastCommit | None
     failure: Failure | None
+    age: Age | None = None
+    """How old it is, where `fresh_within` limits that."""
     verified: Verified | None = None
     """The last verdict of a comparison of all rows."""
     verified_in_part: Verified | None = None

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from loadsheet.freshness.models import Age
 from loadsheet.redact import hanging, on_one_line, visible
 from loadsheet.status.document import open_for, search_age, watermark_age
 from loadsheet.status.models import (
@@ -23,7 +24,7 @@ from loadsheet.status.models import (
     TransformStatus,
 )
 from loadsheet.warehouse.verified import Verified
-from loadsheet.wording import counted
+from loadsheet.wording import age, counted
 
 _STYLES = {
     "failed": "bold red",
@@ -35,6 +36,7 @@ _STYLES = {
     "current": "green",
     "loaded": "",
 }
+_LEVEL_STYLES = {"fresh": "green", "warn": "yellow", "late": "bold red", "never": "bold red"}
 _VERDICT_STYLES = {"equal": "green", "differs": "bold red", "not proven": "yellow"}
 MOST_TARGETS = 50
 """Tables and transforms that have a line each unless all are asked for."""
@@ -45,9 +47,6 @@ _EXPECTED_WITHOUT_LAG = (NOT_IN_SPEC, NO_CURSOR, BY_DATA_INTERVAL, NO_WATERMARK)
 # A time with its seconds takes 19 characters, a UUID 36. A longer watermark would leave no room
 # for names.
 _WIDEST_WATERMARK = 36
-
-_UNITS = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
-_SMALLER_UNITS = {"d": ("h", 3_600), "h": ("m", 60)}
 
 
 def view(status: PipelineStatus, brief: bool = False, see_all: str = "") -> RenderableType:
@@ -76,12 +75,14 @@ def view(status: PipelineStatus, brief: bool = False, see_all: str = "") -> Rend
     if tables:
         table_heads = ["table", "loaded", ">rows", "watermark", "data", "source"]
         rows = [_table_cells(table, status) for table in tables]
+        _add_ages(table_heads, rows, tables)
         _add_searches(table_heads, rows, tables, status)
         _add_verdicts(table_heads, rows, tables, status)
         parts.append(_grid(table_heads, rows))
     if transforms:
         transform_heads = ["transform", "built", ">rows", "kind", "state"]
         rows = [_transform_cells(transform, status) for transform in transforms]
+        _add_ages(transform_heads, rows, transforms)
         _add_verdicts(transform_heads, rows, transforms, status)
         parts.append(Text(""))
         parts.append(_grid(transform_heads, rows))
@@ -98,7 +99,8 @@ def view(status: PipelineStatus, brief: bool = False, see_all: str = "") -> Rend
 
 
 def _is_healthy(target: TargetStatus) -> bool:
-    return target.state in _HEALTHY and not _differs(target)
+    is_fresh = target.age is None or target.age.level == "fresh"
+    return target.state in _HEALTHY and is_fresh and not _differs(target)
 
 
 def _differs(target: TargetStatus) -> bool:
@@ -124,6 +126,9 @@ def notes(status: PipelineStatus) -> Iterator[tuple[str, str]]:
     for target in [*status.tables, *status.transforms]:
         if target.verdict and _differs(target):
             yield "red", on_one_line(_difference(target, target.verdict, status))
+    for target in [*status.tables, *status.transforms]:
+        if target.age and target.age.is_late:
+            yield "red", on_one_line(_lateness(target.age))
     for text in status.gap_notes:
         yield "yellow", on_one_line(text)
     for text in _held_back_now(status):
@@ -158,16 +163,12 @@ def _difference(target: TargetStatus, look: Verified, status: PipelineStatus) ->
     )
 
 
-def age(seconds: float) -> str:
-    """One or two units: `42s`, `12m`, `3h 5m`, `2d 4h`, `30d`; never below zero."""
-    whole = max(int(seconds), 0)
-    unit, size = next((pair for pair in _UNITS if whole >= pair[1]), _UNITS[-1])
-    count, rest = divmod(whole, size)
-    if count >= 10 or unit not in _SMALLER_UNITS:
-        return f"{count}{unit}"
-    smaller, smaller_size = _SMALLER_UNITS[unit]
-    more = rest // smaller_size
-    return f"{count}{unit} {more}{smaller}" if more else f"{count}{unit}"
+def _lateness(found: Age) -> str:
+    limit = f"fresh_within {age(found.limits.fail.total_seconds())}" if found.limits.fail else ""
+    if found.age is None:
+        return f"{found.name} was never loaded or built: {limit}"
+    cause = f": {found.cause.text}" if found.cause else ""
+    return f"{found.name} is {age(found.age.total_seconds())} old, {limit}{cause}"
 
 
 def _held_back_now(status: PipelineStatus) -> list[str]:
@@ -186,6 +187,26 @@ def _held_back_now(status: PipelineStatus) -> list[str]:
     for session, names in tables_of.items():
         lines.append(on_one_line(f"{', '.join(names)}: held back by {session}"))
     return lines
+
+
+def _add_ages(
+    heads: list[str], rows: list[tuple[Text, ...]], targets: Sequence[TargetStatus]
+) -> None:
+    """Add the column of the ages that `fresh_within` limits, if there is one."""
+    if not any(target.age for target in targets):
+        return
+    heads.append("fresh")
+    for place, target in enumerate(targets):
+        rows[place] = (*rows[place], _age_cell(target.age))
+
+
+def _age_cell(found: Age | None) -> Text:
+    if found is None:
+        return Text("")
+    text = "late" if found.is_late else ("warn" if found.level == "warn" else "yes")
+    if found.age is not None:
+        text += f", {age(found.age.total_seconds())} old"
+    return Text(text, style=_LEVEL_STYLES[found.level])
 
 
 def _add_searches(

@@ -9,6 +9,7 @@ from psycopg.rows import class_row
 
 from loadsheet.connections.lookup import Connections
 from loadsheet.engine.transform import relations_read
+from loadsheet.freshness.ages import read_ages
 from loadsheet.pinned import PinnedSession
 from loadsheet.plan.gaps import (
     Gap,
@@ -116,6 +117,7 @@ def warehouse_status(pipeline: Pipeline, connections: Connections) -> PipelineSt
         for transform in pipeline.transforms:
             rows = counts[_mart(pipeline, transform)]
             transforms.append(_transform_status(session, pipeline, transform, rows, state))
+        _add_ages(session, pipeline, tables, transforms)
     return PipelineStatus(
         pipeline=pipeline.name,
         at=at,
@@ -125,6 +127,22 @@ def warehouse_status(pipeline: Pipeline, connections: Connections) -> PipelineSt
         + _cursor_notes(pipeline, tables, state)
         + _unfilled_notes(pipeline, tables),
     )
+
+
+def _add_ages(
+    session: Session,
+    pipeline: Pipeline,
+    tables: list[TableStatus],
+    transforms: list[TransformStatus],
+) -> None:
+    """Add how old is what `fresh_within` limits."""
+    if not pipeline.promises_freshness:
+        return
+    ages = {(one.kind, one.name): one for one in read_ages(session, [pipeline])[pipeline.name]}
+    for table in tables:
+        table.age = ages.get(("table", table.name))
+    for transform in transforms:
+        transform.age = ages.get(("transform", transform.name))
 
 
 def _gap_notes(pipeline: Pipeline, tables: list[TableStatus]) -> list[str]:

@@ -16,7 +16,7 @@ _LATEST = "greatest(current_at, least(CAST(%(read_at)s AS timestamptz), clock_ti
 ADVANCED = f"CASE WHEN %(complete)s THEN {_LATEST} ELSE current_at END"
 """SQL: `current_at` after a load."""
 _SEEN = f"""
-UPDATE loadsheet.scope SET held_by = seen.held_by,
+UPDATE loadsheet.scope SET waits_for = seen.held_by,
     current_at = CASE WHEN seen.held_by = '' THEN {_LATEST} ELSE current_at END
 FROM unnest(CAST(%(names)s AS text[]), CAST(%(targets)s AS text[]), CAST(%(held_by)s AS text[]))
     AS seen (table_name, target, held_by)
@@ -26,7 +26,7 @@ WHERE scope.pipeline = %(pipeline)s AND scope.table_name = seen.table_name
 
 
 def advanced(manifest: Manifest) -> dict[str, Any]:
-    """The values that ADVANCED and the column `held_by` need for a load of the manifest.
+    """The values that ADVANCED and the column `waits_for` need for a load of the manifest.
 
     Rows by their keys, of a fill and of an interval do not show that nothing is missing.
     """

@@ -69,7 +69,7 @@ UPDATE loadsheet.scope SET last_load_no = %(load_no)s, content_sha256 = %(conten
     deletes_checked_at = coalesce(CAST(%(checked)s AS timestamptz), deletes_checked_at),
     deletes_removed = CASE WHEN CAST(%(checked)s AS timestamptz) IS NULL THEN deletes_removed
         ELSE %(gone)s END,
-    current_at = {current.ADVANCED}, held_by = %(held_by)s
+    current_at = {current.ADVANCED}, waits_for = %(held_by)s
 WHERE pipeline = %(pipeline)s AND table_name = %(table)s AND target = %(target)s
   AND fence = %(fence)s
 """
@@ -107,7 +107,7 @@ UPDATE loadsheet.scope s SET {_RAISED}, last_load_no = %(load_no)s,
     watermark = %(watermark)s, cursor = %(cursor)s, content_sha256 = %(content)s,
     source_oid = %(oid)s, source = %(source)s, columns = %(columns)s,
     storage = ({integrity.STORAGE}), unfilled = %(unfilled)s, deletes_checked_at = NULL,
-    deletes_removed = NULL, current_at = NULL, held_by = '',
+    deletes_removed = NULL, current_at = NULL, waits_for = '',
     intervals = CASE WHEN last_load_no = %(as_of)s THEN intervals ELSE coalesce((
         SELECT range_agg(tstzrange(start, stop))
         FROM unnest(%(starts)s::timestamptz[], %(stops)s::timestamptz[]) AS read (start, stop)

@@ -54,7 +54,7 @@ ALTER TABLE loadsheet.scope ADD COLUMN IF NOT EXISTS deletes_removed bigint;
 -- committed; and the session that kept the last look from knowing it. A look that finds nothing new writes these only
 -- where the pipeline asks for it (fresh_within).
 ALTER TABLE loadsheet.scope ADD COLUMN IF NOT EXISTS current_at timestamptz;
-ALTER TABLE loadsheet.scope ADD COLUMN IF NOT EXISTS held_by text NOT NULL DEFAULT '';
+ALTER TABLE loadsheet.scope ADD COLUMN IF NOT EXISTS waits_for text NOT NULL DEFAULT '';
 
 -- One row per committed load.
 CREATE TABLE IF NOT EXISTS loadsheet.load (

@@ -52,7 +52,7 @@ def settle(stubs: Stubs) -> None:
 
 
 def names(stubs: Stubs) -> list[str]:
-    return sorted(file.name for file in stubs.dags.glob("*.py"))
+    return sorted(file.name for file in stubs.dags.glob("*.yml.py"))
 
 
 def stamped(stubs: Stubs) -> set[str]:

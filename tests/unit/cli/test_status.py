@@ -19,7 +19,7 @@ from loadsheet.spec.models import Pipeline
 from loadsheet.status import page
 from loadsheet.status import pipeline as status_pipeline
 from loadsheet.status.models import PipelineStatus, RowCount, TableStatus
-from loadsheet.status.page import age
+from loadsheet.wording import age
 from tests.unit.cli.conftest import SPEC, Cli, write_pipeline
 
 
