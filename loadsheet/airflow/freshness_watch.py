@@ -12,6 +12,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from airflow.sdk import Variable
+from airflow.sdk.exceptions import AirflowRuntimeError
+from airflow.sdk.execution_time.comms import GetPreviousDagRun
+
 from loadsheet.airflow.dag_ids import broken_file_id
 from loadsheet.airflow.freshness_alerts import send_all
 from loadsheet.airflow.operators import airflow_connection
@@ -65,8 +69,6 @@ class _Files:
 def watch(root: Path, variable: str, ti: Any) -> None:
     """Look at all pipelines of the project `root`. `variable` is the name of the Variable with what
     the look before has left, `ti` the running task. Raises what Airflow's API raises."""
-    from airflow.sdk import Variable
-
     stored = Variable.get(variable, default=None)
     memory, routes = _remembered(stored)
     files = _read_files(root)
@@ -170,8 +172,6 @@ class Airflow:
         return cause
 
     def _ask(self, pipeline: str) -> Cause:
-        from airflow.sdk.exceptions import AirflowRuntimeError
-
         try:
             dag = self._ti.get_dag(pipeline)
         except AirflowRuntimeError as error:
@@ -191,8 +191,7 @@ class Airflow:
         return Cause(key=f"run {last.state.value}", text=text, whole=True)
 
     def _last_scheduled_run(self, pipeline: str) -> Any:
-        # The running task's own method is about its own DAG.
-        from airflow.sdk.execution_time.comms import GetPreviousDagRun
+        # The running task's own method is about its own DAG. The name is set when a task begins.
         from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
 
         question = GetPreviousDagRun(dag_id=pipeline, logical_date=self._now)

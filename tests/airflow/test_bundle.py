@@ -259,7 +259,7 @@ def test_slack_is_told_once_of_each_change_of_a_broken_file_and_of_its_repair(
     assert "pipelines/told/pipeline.yml" in texts[1] and "suorce" in json.dumps(told[1])
     assert texts[2] == ":large_green_circle: pipelines/told/pipeline.yml is read again"
     assert "pipelines/told_too/pipeline.yml has problems" in texts[3]
-    assert bundles.error("told_too") != ""
+    seen(lambda: bundles.error("told_too") != "", "its import error")
 
 
 def test_a_pool_that_airflow_does_not_have_is_an_import_error_until_it_is_there(
@@ -317,6 +317,36 @@ def test_a_name_claimed_twice_stays_where_it_was_and_is_an_error_at_the_other(
         "the name's next owner",
     )
     seen(lambda: not bundles.error("twin") and not bundles.stale("good"), "the end of the error")
+
+
+def test_one_message_tells_that_a_paused_pipeline_is_late_and_one_that_it_is_fresh(
+    bundles: Bundles,
+) -> None:
+    api = bundles.airflow.api
+    watch = "loadsheet_freshness_local"
+    assert not api.has_dag(watch)
+    lines = ("notify: {slack_conn_id: slack}", "defaults: {fresh_within: 1s}")
+    file = write(bundles.folder, "promised", *lines)
+    seen(lambda: api.has_dag("promised") and api.has_dag(watch), "the DAG that watches")
+    assert bundles.call(f"dags/{watch}")["is_paused"] is False
+
+    def look() -> list[str]:
+        """What was told of the pipeline, after one more look."""
+        assert api.wait(watch, api.trigger(watch), timeout=120) == "success"
+        told = [str(message["text"]) for message in bundles.slack.messages]
+        return [text for text in told if " promised: " in text]
+
+    look()
+    for told in (look(), look()):
+        (alarm,) = told
+        assert alarm == ":hourglass: promised: staging.t is late: its DAG is paused"
+    save(file, file.read_text().replace("1s", "1h"))
+    seen(lambda: "1h" in bundles.code("promised"), "an edit of the limit")
+    assert len(look()) == 1
+    api.unpause("promised")
+    assert api.wait("promised", api.trigger("promised"), timeout=120) == "success"
+    look()
+    assert look()[1:] == [":large_green_circle: promised: staging.t is fresh again"]
 
 
 def test_a_run_keeps_the_commit_it_was_scheduled_with(bundles: Bundles) -> None:
