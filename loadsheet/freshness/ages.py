@@ -245,11 +245,13 @@ class _Known:
 
     def _tables(self, pipeline: Pipeline) -> Iterator[Table]:
         yield from pipeline.tables
-        for name, target in sorted((scope.name, scope.target) for scope in self._facts.scopes):
-            if (pipeline.name, target) not in self._scopes or not pipeline.pattern_of(name):
+        if not pipeline.patterns:
+            return
+        for scope in sorted(self._facts.scopes, key=lambda scope: scope.name):
+            if scope.pipeline != pipeline.name or not pipeline.pattern_of(scope.name):
                 continue
-            if target == str(Relation(pipeline.warehouse.schema, name)):
-                yield pipeline.table(name)
+            if scope.target == str(Relation(pipeline.warehouse.schema, scope.name)):
+                yield pipeline.table(scope.name)
 
     def _without_tables_that_are_gone(self, pipeline: Pipeline, ages: list[Age]) -> list[Age]:
         """Without the tables of patterns that the source no longer has: runs look at others of the
