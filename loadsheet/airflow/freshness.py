@@ -16,12 +16,12 @@ from airflow.sdk import DAG, BaseOperator, get_parsing_context
 from loadsheet.airflow.dag_ids import quick_text
 from loadsheet.airflow.locate import remember_project
 from loadsheet.spec.compiled import read_entry, write_entry
+from loadsheet.spec.models import FRESHNESS_DAG
 from loadsheet.spec.pipeline_file import find_specs
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-FRESHNESS_ID = "loadsheet_freshness"
 EVERY = "*/5 * * * *"
 _LIMIT = timedelta(minutes=4)
 _DOC = """\
@@ -49,7 +49,7 @@ class FreshnessOperator(BaseOperator):
         watch(Path(dag.loadsheet_project), dag.dag_id, context["ti"])  # type: ignore[attr-defined]
 
 
-def freshness_dag(root: Path, dag_id: str = FRESHNESS_ID) -> DAG:
+def freshness_dag(root: Path, dag_id: str = FRESHNESS_DAG) -> DAG:
     """The DAG that watches the project `root`."""
     dag = DAG(
         dag_id,
@@ -70,7 +70,7 @@ def freshness_dag(root: Path, dag_id: str = FRESHNESS_ID) -> DAG:
     return dag
 
 
-def watched_dag(root: Path, dag_id: str = FRESHNESS_ID) -> DAG | None:
+def watched_dag(root: Path, dag_id: str = FRESHNESS_DAG) -> DAG | None:
     """The DAG that watches the project; None where none of its pipeline files asks for it. A worker
     has it in any case."""
     is_in_worker = get_parsing_context().dag_id == dag_id

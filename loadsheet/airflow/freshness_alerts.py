@@ -6,6 +6,8 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from airflow.providers.common.compat.sdk import redact
+
 from loadsheet.airflow import slack
 from loadsheet.freshness.watch import Incident, Late
 from loadsheet.redact import clean, summary
@@ -57,7 +59,7 @@ def late_message(incident: Incident, late: Mapping[str, Late]) -> dict[str, Any]
         "When": slack._now(),
     }
     title = f":hourglass: {incident.pipeline}: {_what(incident.targets)} late"
-    cause = clean(incident.cause)
+    cause = _cause(incident)
     return slack._message(title, cause, facts, [f"*Cause*\n{slack._preformatted(cause)}"])
 
 
@@ -70,8 +72,14 @@ def over_message(incident: Incident) -> dict[str, Any]:
         "Late since": incident.since.strftime("%Y-%m-%d %H:%M:%S UTC"),
         "When": slack._now(),
     }
-    cause = clean(incident.cause)
+    cause = _cause(incident)
     return slack._message(title, "", facts, [f"*Cause*\n{slack._preformatted(cause)}"])
+
+
+def _cause(incident: Incident) -> str:
+    # `clean` knows what secrets look like, `redact` the passwords of the connections that this task
+    # has opened.
+    return str(redact(clean(incident.cause)))
 
 
 def _what(targets: tuple[str, ...]) -> str:

@@ -98,6 +98,9 @@ def _read_files(root: Path) -> _Files:
             problem = str(error).partition("\n")[0].replace(f"{root}/", "")
             files.broken[broken_file_id(spec)] = problem
             continue
+        except Exception as error:  # a bug that one file meets must not hide the others
+            files.broken[broken_file_id(spec)] = summary(error)
+            continue
         if not pipeline.promises_freshness:
             files.others.add(pipeline.name)
             continue

@@ -19,13 +19,13 @@ from loadsheet.airflow.dag_ids import (
     texts_in,
 )
 from loadsheet.airflow.factory import BROKEN_TASK, broken_dag, build_dag
-from loadsheet.airflow.freshness import FRESHNESS_ID, freshness_dag, watched_dag
+from loadsheet.airflow.freshness import freshness_dag, watched_dag
 from loadsheet.errors import SpecError
 from loadsheet.project.conflicts import duplicates
 from loadsheet.project.folder import display_path
 from loadsheet.redact import clean
 from loadsheet.spec.compiled import is_remembered
-from loadsheet.spec.models import Pipeline
+from loadsheet.spec.models import FRESHNESS_DAG, Pipeline
 from loadsheet.spec.parallel_check import checking_in_parallel
 from loadsheet.spec.pipeline_file import check_file, find_specs, load_pipeline
 
@@ -48,7 +48,7 @@ def pipeline_dags(root: Path, only: str | None = None) -> dict[str, DAG]:
     only = only or context.dag_id
     if only is None:
         return _all_dags(find_specs(root), root)
-    if only == FRESHNESS_ID:
+    if only == FRESHNESS_DAG:
         return {only: freshness_dag(root)}
     for spec in candidates(root, only):
         dag_id, dag = _dag_or_stand_in(spec, root)

@@ -20,6 +20,7 @@ from airflow.configuration import AIRFLOW_HOME
 
 from loadsheet.names import slug
 from loadsheet.spec.files import is_there
+from loadsheet.spec.models import FRESHNESS_DAG
 from loadsheet.trust import why_not_trusted
 
 TEMPLATE = """\
@@ -288,7 +289,7 @@ class Stubs:
         self.project = project.absolute()
         # Of several bundles, each has its own DAG that tells what is late.
         plain = name if not name or _PLAIN.fullmatch(name) else slug(ascii(name))
-        self._watch_id = f"loadsheet_freshness_{plain}".rstrip("_")
+        self._watch_id = f"{FRESHNESS_DAG}_{plain}" if plain else FRESHNESS_DAG
         # The whole hash, so that no commit can be made that holds this very folder, with Python
         # files for Airflow to run.
         identity = f"{self.project}\n{TEMPLATE}".encode(errors="surrogateescape")

@@ -18,9 +18,10 @@ from airflow.sdk.execution_time.comms import ErrorResponse
 
 from demo.servers import SlackReceiver
 from loadsheet.airflow import freshness_watch
-from loadsheet.airflow.freshness import FRESHNESS_ID, asks_for_freshness, watched_dag
+from loadsheet.airflow.freshness import asks_for_freshness, watched_dag
 from loadsheet.airflow.freshness_watch import watch
 from loadsheet.airflow.registry import pipeline_dags
+from loadsheet.spec.models import FRESHNESS_DAG
 from tests.project import Project
 
 SOURCE = """
@@ -68,7 +69,7 @@ class Shop:
     def look(self) -> list[str]:
         """What Slack is told now: the title of each message."""
         before = len(self.slack.messages)
-        watch(self.project.folder, FRESHNESS_ID, self.ti)
+        watch(self.project.folder, FRESHNESS_DAG, self.ti)
         return [message["text"] for message in self.slack.messages[before:]]
 
     def pass_time(self, hours: int) -> None:
@@ -139,11 +140,6 @@ def remove(shop: Shop) -> None:
 def break_file(shop: Shop) -> None:
     shutil.copy(shop.spec, shop.spec.with_name("kept"))
     shop.spec.write_text(shop.spec.read_text() + "tabels: {}\n")
-
-
-def rename(shop: Shop) -> None:
-    shutil.copy(shop.spec, shop.spec.with_name("kept"))
-    shop.spec.write_text("pipeline: till\n" + shop.spec.read_text().replace("fresh_within", "#"))
 
 
 def mend(shop: Shop) -> None:
@@ -231,7 +227,7 @@ def test_a_pipeline_that_promises_nothing_any_more_is_forgotten_silently(shop: S
     assert len(shop.look()) == 1
     shop.project.spec({"a": None}, notify={"slack_conn_id": "slack"})
     assert shop.look() == []
-    assert json.loads(shop.variables[FRESHNESS_ID]) == {"pipelines": {}, "incidents": []}
+    assert json.loads(shop.variables[FRESHNESS_DAG]) == {"pipelines": {}, "incidents": []}
 
 
 def test_slack_that_is_away_is_told_later_and_once(
@@ -248,9 +244,9 @@ def test_slack_that_is_away_is_told_later_and_once(
 
 
 def test_a_variable_that_was_edited_is_read_as_none(shop: Shop) -> None:
-    shop.variables[FRESHNESS_ID] = '{"pipelines": {"shop": {}}}'
+    shop.variables[FRESHNESS_DAG] = '{"pipelines": {"shop": {}}}'
     assert shop.look() == []
-    shop.variables[FRESHNESS_ID] = "gone"
+    shop.variables[FRESHNESS_DAG] = "gone"
     shop.project.in_warehouse(
         "UPDATE loadsheet.scope SET current_at = current_at - interval '3 hours'"
     )
@@ -278,11 +274,11 @@ def test_a_project_has_the_dag_only_where_a_file_asks_for_it(bundle: Path) -> No
     assert pipeline_dags(bundle).keys() == {"one"} and watched_dag(bundle) is None
     write(bundle, "two", "fresh_within: 2h")
     dags = pipeline_dags(bundle)
-    assert dags.keys() == {"one", "two", FRESHNESS_ID}
-    dag = dags[FRESHNESS_ID]
+    assert dags.keys() == {"one", "two", FRESHNESS_DAG}
+    dag = dags[FRESHNESS_DAG]
     assert [task.task_id for task in dag.tasks] == ["look"]
     assert dag.is_paused_upon_creation is False and dag.disable_bundle_versioning
-    assert pipeline_dags(bundle, FRESHNESS_ID).keys() == {FRESHNESS_ID}
+    assert pipeline_dags(bundle, FRESHNESS_DAG).keys() == {FRESHNESS_DAG}
 
 
 @pytest.mark.usefixtures("cache")
@@ -292,9 +288,9 @@ def test_the_dag_stays_when_the_last_file_that_asks_for_it_is_broken_or_gone(bun
     assert asks_for_freshness(bundle)
     text = file.read_text()
     file.write_text(text + "tabels: {}\n")
-    assert FRESHNESS_ID in pipeline_dags(bundle)
+    assert FRESHNESS_DAG in pipeline_dags(bundle)
     shutil.rmtree(file.parent)
-    assert FRESHNESS_ID in pipeline_dags(bundle)
+    assert FRESHNESS_DAG in pipeline_dags(bundle)
     file.parent.mkdir()
     file.write_text(text.replace("fresh_within: 2h", ""))
     assert pipeline_dags(bundle).keys() == {"one"}

@@ -359,6 +359,7 @@ def test_on_a_terminal_of_80_columns_nothing_is_wrapped_and_the_watch_ends_at_ct
 
 
 def test_the_documented_shape_is_the_one_that_is_printed(shop: Project) -> None:
+    shop.spec(TABLES, MART, defaults={"fresh_within": "2h"})
     shop.succeed()
     shop.verify("orders")
     page = (Path(__file__).resolve().parents[2] / "docs" / "status.md").read_text()

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from loadsheet.problem import Finding
+from loadsheet.spec.models import FRESHNESS_DAG
 from loadsheet.spec.rules.names import (
     NAME_RULES,
     PATTERN_RULES,
@@ -84,6 +85,15 @@ def folder_names_the_dag(view: View) -> Iterator[Finding]:
         " (only letters, digits, '_', '-' and '.')"
     )
     yield Finding("bad-name", path=(), message=message, hint="add `pipeline: a_name`")
+
+
+def name_is_not_our_dags(view: View) -> Iterator[Finding]:
+    """A DAG that tells what is late has this id."""
+    name = view.get("pipeline", default=view.folder)
+    if name.startswith(FRESHNESS_DAG):
+        message = f"the name {name!r} is that of the DAG that watches freshness"
+        path = ("pipeline",) if "pipeline" in view.data else ()
+        yield Finding("bad-name", path=path, message=message, hint="choose another name")
 
 
 def schedule_is_known(view: View) -> Iterator[Finding]:
@@ -216,6 +226,7 @@ def _warehouse_schemas(view: View) -> tuple[str | None, str | None]:
 
 PIPELINE_RULES = (
     folder_names_the_dag,
+    name_is_not_our_dags,
     schedule_is_known,
     waits_for_no_table_of_its_own,
     verify_is_known,
