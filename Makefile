@@ -120,7 +120,7 @@ build: setup  ## The wheel and the sdist into dist/, with the pinned tools, and 
 
 IMAGE ?= $(shell sed -n 's/^  image: \(loadsheet-airflow:.*\)/\1/p' docker-compose.yml)
 
-image:  ## Build the container image that docker-compose.yml uses (IMAGE=name:tag; EXTRAS="amazon fab git hashicorp kubernetes redis")
+image:  ## Build the container image that docker-compose.yml uses (IMAGE=name:tag; EXTRAS="amazon fab git hashicorp kubernetes redis statsd")
 	docker build --build-arg EXTRAS="$(EXTRAS)" --tag $(IMAGE) .
 
 sbom: .venv-sbom/.ready  ## CycloneDX bills of materials: build/sbom.json of the image (EXTRAS as above), build/sbom-wheel.json
@@ -148,7 +148,7 @@ clean:  ## Remove environments, caches and the demo's state
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What the image may have: pinned together, so that any of them can be chosen.
-IMAGE_EXTRAS := amazon celery fab git hashicorp kubernetes redis
+IMAGE_EXTRAS := amazon celery fab git hashicorp kubernetes redis statsd
 
 requirements:  ## Pin requirements/*.in again (needs uv)
 	cd requirements && $(COMPILE) dev.in -o dev.txt && $(COMPILE) airflow.in -c dev.txt -o ../requirements.txt \

@@ -21,7 +21,7 @@ LoadsheetError
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -136,7 +136,11 @@ class TablesFailed(WorkError):
 
 class Differs(WorkError):
     """Rows of staging tables are missing, extra or different. The message names them by their
-    keys. A retry cannot help."""
+    keys; `verdicts` holds how many tables and marts have which verdict. A retry cannot help."""
+
+    def __init__(self, message: str, verdicts: Mapping[str, int]):
+        self.verdicts = verdicts
+        super().__init__(message)
 
 
 class Refused(WorkError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -76,6 +77,12 @@ class Outcome:
     """`extracted`, `inserted`, `updated`, `deleted` rows and `bytes`, as far as they apply."""
     changed: bool = False
     """Whether a table or mart may have other rows than before."""
+    held_back: bool = False
+    """Whether open transactions kept an extraction from moving the watermark further."""
+    lag_seconds: float | None = None
+    """Of an extraction by a time cursor: how far its watermark is below the source's clock."""
+    verdicts: Mapping[str, int] = field(default_factory=dict)
+    """Of a comparison: how many tables and marts have which verdict."""
     names: tuple[str, ...] = ()
     """The tables that a pattern matches, or the ids of the steps that a look has found idle."""
     remarks: tuple[str, ...] = ()

@@ -26,7 +26,7 @@ from airflow.sdk.exceptions import (
     AirflowSkipException,
 )
 
-from loadsheet.airflow import log_escaping
+from loadsheet.airflow import log_escaping, metrics
 from loadsheet.airflow.assets import publish
 from loadsheet.airflow.command_line import converted
 from loadsheet.airflow.lineage import ReportsLineage
@@ -207,8 +207,17 @@ class StepOperator(ReportsLineage, BaseOperator):
             tables = (*pipeline.tables, *map(pipeline.table, matched))
             tables_of = replace(pipeline, tables=tables)
         request = _request(tables_of, context)
-        with folded():
-            outcome = self._work(pipeline, request, context)
+        step = Step(kind=self.kind, name=self.name)
+        started = time.monotonic()
+        try:
+            with folded():
+                outcome = self._work(pipeline, request, context)
+        except EarlierTaskFailed:
+            raise
+        except Exception as error:
+            metrics.report(pipeline, step, error, time.monotonic() - started)
+            raise
+        metrics.report(pipeline, step, outcome, time.monotonic() - started)
         return self._tell(pipeline, outcome, context)
 
     def _tell(self, pipeline: Pipeline, outcome: Outcome, context: Context) -> Outcome:

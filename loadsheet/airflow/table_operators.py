@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk.exceptions import AirflowSkipException
 
-from loadsheet.airflow import operators
+from loadsheet.airflow import metrics, operators
 from loadsheet.airflow.assets import publish
 from loadsheet.airflow.operators import EarlierTaskFailed, SqlTransformOperator, StepOperator
 from loadsheet.airflow.shown import show
@@ -92,6 +92,10 @@ class BatchOperator(TableOperator):
         from loadsheet.engine.batch import run_batch
 
         request = self._resuming(request, self.tables, context)
+
+        def ended(table: str, result: Outcome | Exception, seconds: float | None) -> None:
+            metrics.report(pipeline, Step(kind="table", name=table), result, seconds)
+
         try:
             outcomes = run_batch(
                 self.name,
@@ -100,6 +104,7 @@ class BatchOperator(TableOperator):
                 request,
                 operators.airflow_connection,
                 self._progress,
+                ended,
             )
         except TablesFailed as error:
             context["ti"].xcom_push(key=FAILED_TABLES, value=list(error.tables))

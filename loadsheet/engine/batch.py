@@ -8,6 +8,7 @@ catalogs, so that no small one waits for a large one. A table that fails stops n
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -40,6 +41,9 @@ FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
 WHERE nspname = %s AND relname = ANY(%s)
 """
 _LARGE = 1_000_000_000
+Ended = Callable[[str, Outcome | Exception, float | None], None]
+"""Is given a table's name, how it has ended, and the seconds that it took; None where it was
+skipped together with others."""
 MOST_REASONS = 10
 """Reasons that the error of a batch quotes."""
 _LONGEST_REASON = 500
@@ -52,29 +56,35 @@ def run_batch(
     request: RunRequest,
     connections: Connections,
     progress: Callable[[str], Progress],
+    ended: Ended,
 ) -> dict[str, Outcome]:
     """Extract and load the tables; their outcomes by name. The log has a line for each. `progress`
-    gives what is called with a table's rows and bytes.
+    gives what is called with a table's rows and bytes, and `ended` is called when it has ended.
 
     Tables among those that the request `resumes` are resumed as in `extract_and_load`. Raises
     TablesFailed when all have had their turn and some have failed.
     """
     outcomes: dict[str, Outcome] = {}
     errors: dict[str, Exception] = {}
+
+    def skip(table: str, outcome: Outcome) -> None:
+        outcomes[table] = outcome
+        _show(table, outcome)
+        ended(table, outcome, None)
+
     for table in tables:
         outcome = left_out(request, table)
         if outcome:
-            outcomes[table] = outcome
-            _show(table, outcome)
+            skip(table, outcome)
     with servers_for_both(pipeline, connections) as servers:
         own = [pipeline.table(table) for table in tables if table not in outcomes]
         few = replace(pipeline, tables=tuple(own), patterns=(), transforms=())
         for table, outcome in find_nothing_new(few, request, servers).items():
-            outcomes[table] = outcome
-            _show(table, outcome)
+            skip(table, outcome)
         left = _by_size(pipeline, [table for table in tables if table not in outcomes], servers)
         away = ""
         for table in left:
+            started = time.monotonic()
             try:
                 if away:
                     raise Unavailable(f"not tried: {away}")
@@ -83,9 +93,11 @@ def run_batch(
                         table, pipeline, request, connections, servers, progress(table)
                     )
                 _show(table, outcomes[table])
+                ended(table, outcomes[table], time.monotonic() - started)
             except Exception as error:
                 errors[table] = error
                 _show(table, error)
+                ended(table, error, time.monotonic() - started)
                 if isinstance(error, Unavailable):
                     away = away or _who_is_away(pipeline, servers)
     statuses = Counter(map(_status, outcomes.values()))

@@ -73,4 +73,10 @@ def extract_and_load(
     loaded = run(Step(kind="load", name=table), extracted.load_id)
     counts = {**loaded.counts, "bytes": extracted.counts.get("bytes", 0)}
     remarks = tuple(dict.fromkeys(extracted.remarks + loaded.remarks))
-    return replace(loaded, counts=counts, remarks=remarks)
+    return replace(
+        loaded,
+        counts=counts,
+        remarks=remarks,
+        held_back=extracted.held_back,
+        lag_seconds=extracted.lag_seconds,
+    )

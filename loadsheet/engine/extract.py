@@ -22,6 +22,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from dataclasses import replace
 
 from loadsheet.engine import deletes, details, news, resume
 from loadsheet.engine.attempt import Attempt, HasNews
@@ -158,7 +159,7 @@ def _extract(
         _record_look(attempt, rows)
         if attempt.repairs:
             return skipped("; ".join(["no row is missing or different", *remarks]), remarks)
-        return nothing_new_since(rows.lower, remarks)
+        return replace(nothing_new_since(rows.lower, remarks), held_back=bool(rows.held_by))
     stored = f"{counted(manifest.rows, 'row')}, {counted(manifest.size, 'byte')}"
     return Outcome(
         status="done",
@@ -166,6 +167,8 @@ def _extract(
         load_id=manifest.load_id,
         counts={"extracted": manifest.rows, "bytes": manifest.size},
         remarks=remarks,
+        held_back=bool(rows.held_by),
+        lag_seconds=manifest.lag_seconds,
     )
 
 

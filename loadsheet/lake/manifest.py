@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -13,7 +14,7 @@ from loadsheet.names import slug
 from loadsheet.spec.models import Pipeline
 from loadsheet.sql.copying import FileFormat
 from loadsheet.sql.type_names import known_type
-from loadsheet.sql.types import Column
+from loadsheet.sql.types import TIME_TYPES, Column
 from loadsheet.wording import counted
 
 VERSION = 2
@@ -97,6 +98,21 @@ class Manifest:
     def size(self) -> int:
         """Stored bytes of all parts."""
         return sum(part.bytes for part in (*self.parts, *self.gone))
+
+    @property
+    def lag_seconds(self) -> float | None:
+        """How far the watermark is below the source's clock; None where it is no time, or stays."""
+        if not self.moves_watermark or self.cursor_type not in TIME_TYPES:
+            return None
+        try:
+            clock = datetime.fromisoformat(self.clock or self.read_at)
+            watermark = datetime.fromisoformat(self.upper or "")
+        except ValueError:  # no watermark yet, or a time that Python cannot hold
+            return None
+        # A cursor without a time zone, of which no clock is known: its zone is not UTC's.
+        if (clock.tzinfo is None) != (watermark.tzinfo is None):
+            return None
+        return (clock - watermark).total_seconds()
 
     def to_json(self) -> bytes:
         """The manifest as it is stored. Raises Refused where it would be too long to be read."""

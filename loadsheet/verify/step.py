@@ -4,6 +4,7 @@ their SELECT."""
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from shlex import quote
 
 from loadsheet.connections.lookup import Connections
@@ -43,13 +44,14 @@ def verify_due(pipeline: Pipeline, request: RunRequest, connections: Connections
     if not due:
         return skipped(f"nothing is due ({pipeline.verify})")
     found = verify_pipeline(pipeline, connections, (), _log_verdict, due=due)
+    verdicts: Counter[str] = Counter(verdict.state for verdict in found.verdicts)
     if found.differs:
-        raise Differs(_message(found))
+        raise Differs(_message(found), verdicts)
     remarks = [f"{verdict.table}: {verdict.why}" for verdict in found.verdicts if verdict.why]
     message = states_text(found)
     if remarks:
         message += f". {'. '.join(remarks)}"
-    return Outcome(status="done", message=message, remarks=tuple(remarks))
+    return Outcome(status="done", message=message, remarks=tuple(remarks), verdicts=verdicts)
 
 
 def _log_verdict(verdict: TableVerdict) -> None:

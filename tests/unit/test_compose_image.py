@@ -131,6 +131,7 @@ def test_compose_names_the_image_after_the_pinned_airflow() -> None:
         ("hashicorp", "apache-airflow-providers-hashicorp"),
         ("kubernetes", "apache-airflow-providers-cncf-kubernetes"),
         ("redis", "apache-airflow-providers-redis"),
+        ("statsd", "statsd"),
         ("parquet", "pyarrow"),
     ],
 )
