@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -93,12 +94,18 @@ def status(
     ] = False,
     verbose: EveryStep = False,
     as_json: AsJson = False,
+    prometheus: Annotated[
+        bool,
+        typer.Option("--prometheus", help="Print gauges in Prometheus's text format."),
+    ] = False,
 ) -> None:
     """Show each table's last load, rows, watermark, distance to the source, what holds it back, and
     failures.
 
     Reads only. Without access to the source, it shows what the warehouse knows.
     """
+    if prometheus and (as_json or watch is not None):
+        raise InputError("--prometheus prints one document: leave out --json and --watch")
     if watch is not None and math.isnan(watch):  # NaN passes the checks for min and max
         raise typer.BadParameter("expected a number of seconds", param_hint="'--watch'")
     read = status_reader(ctx.obj, pipeline)
@@ -113,6 +120,9 @@ def status(
     answers = read()
     if as_json:
         print_json(as_document(answers))
+    elif prometheus:
+        answers = _without_namesakes(answers)
+        typer.echo(as_gauges(answers), nl=False)
     elif pipeline and answers[0].error:
         raise answers[0].error
     else:
@@ -244,6 +254,26 @@ def as_document(answers: list[Answer]) -> dict[str, Any]:
         else:
             pipelines.append(failed_document(answer.name, answer.error_text))
     return {"format": FORMAT, "pipelines": pipelines}
+
+
+def as_gauges(answers: list[Answer]) -> str:
+    """The document for `--prometheus`."""
+    from loadsheet.status.prometheus import exposition
+
+    return exposition({answer.name: answer.status for answer in answers})
+
+
+def _without_namesakes(answers: list[Answer]) -> list[Answer]:
+    """The answers, where a name that several files have is an error: gauges are told apart by it,
+    and Prometheus takes none of a document in which one is there twice."""
+    counts = Counter(answer.name for answer in answers)
+    told: dict[str, Answer] = {}
+    for answer in answers:
+        if counts[answer.name] > 1:
+            error = InputError("several files have this name. Next: loadsheet check names them")
+            answer = Answer(answer.name, None, error)
+        told[answer.name] = answer
+    return list(told.values())
 
 
 def as_page(

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import subprocess
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from loadsheet.cli.main import app
 from loadsheet.errors import LoadsheetError
 from loadsheet.source import nothing_new
 from loadsheet.status import source as lag
+from tests.gauges import Labels, parse
 from tests.project import Project
 
 SOURCE = """
@@ -300,6 +302,61 @@ def test_one_pipeline_in_trouble_does_not_hide_the_others(shop: Project) -> None
         p["pipeline"]: p["error"] for p in json.loads(cli(shop, "--json").stdout)["pipelines"]
     }
     assert errors["shop"] is None and "nowhere" in errors["away"]
+    (shop.folder / "pipelines" / "away" / "pipeline.yml").write_text(
+        f"{away}pipeline: shop\n"  # the name of the first
+    )
+    done = cli(shop, "--prometheus")
+    assert done.exit_code == 2 and "shop: several files have this name" in done.stderr
+    up = {dict(labels)["pipeline"]: value for labels, value in gauges(done)["up"].items()}
+    broken = str(shop.folder / "pipelines" / "broken" / "pipeline.yml")
+    assert up == {broken: 0, "shop": 0}
+    assert "leave out --json" in cli(shop, "--prometheus", "--json").stderr
+
+
+def gauges(done: Any) -> dict[str, dict[Labels, float]]:
+    """What `--prometheus` has printed, without the prefix."""
+    return {name.removeprefix("loadsheet_"): each for name, each in parse(done.stdout).items()}
+
+
+def test_the_gauges_tell_what_the_document_tells(shop: Project) -> None:
+    shop.succeed()
+    shop.verify("orders", "totals")
+    shop.in_source("INSERT INTO orders VALUES (101); INSERT INTO events VALUES (57, 'x')")
+    shop.succeed(only=frozenset({"events"}))
+    document = status(shop)
+    done = cli(shop, "--prometheus")
+    assert done.exit_code == 0 and not done.stderr
+    found = gauges(done)
+
+    def told(gauge: str, kind: str, name: str, **more: str) -> float | None:
+        labels = {"pipeline": "shop", "kind": kind, "name": name, **more}
+        return found[gauge].get(frozenset(labels.items()))
+
+    entries = [("table", name, entry) for name, entry in document["tables"].items()]
+    entries += [("transform", name, entry) for name, entry in document["transforms"].items()]
+    for kind, name, entry in entries:
+        last = entry.get("last_load") or entry["last_build"]
+        at = datetime.fromisoformat(last["at"]).timestamp()
+        assert told("state", kind, name, state=entry["state"]) == 1
+        assert told("failed", kind, name) == 0
+        assert told("rows", kind, name) == entry["rows"]
+        assert told("last_load_timestamp_seconds", kind, name) == at
+        assert told("last_load_duration_seconds", kind, name) == last["seconds"]
+        assert told("last_load_bytes", kind, name) == last.get("bytes")
+        for change in ("extracted", "inserted", "updated", "deleted"):
+            rows = told("last_load_rows", kind, name, change=change)
+            assert rows == last.get(change), (name, change)
+        lag = entry.get("lag") or {"seconds": None, "distance": None}
+        assert told("lag_seconds", kind, name) == lag["seconds"]
+        assert told("lag_distance", kind, name) == lag["distance"]
+        is_equal = 1 if entry["verified"] else None
+        assert told("verdict", kind, name, verdict="equal") == is_equal
+    orders = document["tables"]["orders"]
+    assert orders["state"] == "behind" and orders["verified"]
+    watermark = datetime.fromisoformat(orders["watermark"]).timestamp()
+    assert told("watermark_timestamp_seconds", "table", "orders") == pytest.approx(watermark)
+    chosen = gauges(cli(shop, "shop", "--tables", "orders", "--prometheus"))
+    assert {dict(labels)["name"] for labels in chosen["rows"]} == {"orders"}
 
 
 @pytest.mark.parametrize("as_json", [False, True])

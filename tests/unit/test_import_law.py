@@ -60,7 +60,7 @@ LATE = {
     "cli/report.py": (1, "Rich's bars are not imported for a log"),
     "cli/restore.py": (1, COMMAND),
     "cli/run.py": (5, COMMAND),
-    "cli/status.py": (9, COMMAND),
+    "cli/status.py": (10, COMMAND),
     "cli/test.py": (3, COMMAND),
     "cli/verify.py": (3, COMMAND),
     "connections/lookup.py": (2, "PyYAML and dotenv are needed only for connections in files"),
