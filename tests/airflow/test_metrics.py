@@ -35,7 +35,8 @@ from tests.airflow.test_table_operators import MANY, MARTS, RETRIES, SOURCE, Tas
 from tests.project import Project
 
 Use = Callable[..., None]
-NAMES = re.findall(r"^\| `(loadsheet\.\w+)` ", (REPO / "docs" / "metrics.md").read_text(), re.M)
+PAGE = (REPO / "docs" / "metrics.md").read_text()
+NAMES = re.findall(r"^\| `(loadsheet\.\w+)` ", PAGE, re.M)
 
 
 @pytest.fixture
@@ -205,6 +206,12 @@ PIPELINE: Any = SimpleNamespace(name="shop")
 
 
 def test_the_names_and_tags_are_those_of_the_page(statsd: StatsD, use: Use) -> None:
+    metrics.report(PIPELINE, STEP, OUTCOME, 1.0)
+    mapped = re.findall(r"^  - match: airflow\.loadsheet\.(.*)$", PAGE, re.M)
+    patterns = [mapping.replace(".", r"\.").replace("*", "[^.]+") for mapping in mapped]
+    for name in statsd.received():
+        fits = [re.fullmatch(pattern, name.partition("|")[0]) for pattern in patterns]
+        assert len([fit for fit in fits if fit]) == 1, name
     use(statsd_influxdb_enabled=True)
     metrics.report(PIPELINE, STEP, OUTCOME, 1.0)
     found = statsd.received()
