@@ -31,6 +31,7 @@ from loadsheet.airflow.assets import publish
 from loadsheet.airflow.command_line import converted
 from loadsheet.airflow.lineage import ReportsLineage
 from loadsheet.airflow.locate import pipeline_file
+from loadsheet.airflow.notes import write_note
 from loadsheet.airflow.shown import show
 from loadsheet.connections.lookup import Connection
 from loadsheet.errors import ConnectionMissing, InputError, LoadsheetError
@@ -226,6 +227,8 @@ class StepOperator(ReportsLineage, BaseOperator):
         step = Step(kind=self.kind, name=self.name)
         if self.outlets:
             outcome = publish(self, {step: outcome}, pipeline, context, airflow_connection)[step]
+        if outcome.changed:
+            write_note(pipeline, context, airflow_connection)
         show(self, step, pipeline, outcome)
         return outcome
 

@@ -11,6 +11,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from loadsheet.airflow import metrics, operators
 from loadsheet.airflow.assets import publish
+from loadsheet.airflow.notes import write_note
 from loadsheet.airflow.operators import EarlierTaskFailed, SqlTransformOperator, StepOperator
 from loadsheet.airflow.shown import show
 from loadsheet.errors import TablesFailed
@@ -116,6 +117,8 @@ class BatchOperator(TableOperator):
     def _tell(self, pipeline: Pipeline, outcome: Outcome, context: Context) -> Outcome:
         find = operators.airflow_connection
         self._outcomes = publish(self, self._outcomes, pipeline, context, find)
+        if any(outcome.changed for outcome in self._outcomes.values()):
+            write_note(pipeline, context, find)
         outcome = self._in_all()
         show(self, Step(kind=self.kind, name=self.name), pipeline, outcome)
         return outcome

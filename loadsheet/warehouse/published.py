@@ -8,6 +8,7 @@ from psycopg.rows import class_row
 
 from loadsheet.postgres import Session
 from loadsheet.warehouse.ledger import Effect, Kind
+from loadsheet.wording import counted
 
 _VERIFIED = """
     SELECT through FROM loadsheet.verified v
@@ -31,6 +32,24 @@ SELECT run_no AS number, inserted, updated, deleted, replaced, NULL AS bytes, se
 FROM loadsheet.transform_run
 WHERE (pipeline, transform, target, run_id) = (%(pipeline)s, %(name)s, %(target)s, %(run_id)s)
 ORDER BY run_no DESC LIMIT 1
+"""
+_RUN_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))"
+# The ledger has no index for this: the last entries are looked through, in some milliseconds.
+_OF_RUN = """
+SELECT {of}, inserted, updated, deleted FROM loadsheet.{table}
+WHERE pipeline = %(pipeline)s AND run_id = %(run_id)s
+    AND {number} > (SELECT max({number}) - 10000 FROM loadsheet.{table})
+"""
+_RUN = f"""
+SELECT count(DISTINCT name) FILTER (WHERE is_table),
+    count(DISTINCT name) FILTER (WHERE NOT is_table),
+    coalesce(sum(inserted), 0)::bigint, coalesce(sum(updated), 0)::bigint,
+    coalesce(sum(deleted), 0)::bigint
+FROM (
+    {_OF_RUN.format(of="true AS is_table, table_name AS name", table="load", number="load_no")}
+    UNION ALL
+    {_OF_RUN.format(of="false, transform", table="transform_run", number="run_no")}
+) done
 """
 
 
@@ -65,3 +84,19 @@ def last_published(
     }
     with session.cursor(row_factory=class_row(Published)) as cursor:
         return cursor.execute(_LOAD if kind == "table" else _BUILD, values).fetchone()
+
+
+def run_summary(session: Session, pipeline: str, run_id: str) -> str:
+    """What the run has loaded and built so far, in one line.
+
+    To call in a transaction: others that ask for the same run wait for its end, so that what is
+    told last is complete.
+    """
+    session.execute(_RUN_LOCK, (f"loadsheet run: {pipeline} {run_id}",))
+    row = session.execute(_RUN, {"pipeline": pipeline, "run_id": run_id}).fetchone()
+    assert row
+    tables, marts, inserted, updated, deleted = row
+    done = [f"{counted(tables, 'table')} loaded"] if tables else []
+    done += [f"{counted(marts, 'mart')} built"] if marts else []
+    rows = f"{inserted:,} inserted, {updated:,} updated, {deleted:,} deleted"
+    return f"{', '.join(done)}. Rows: {rows}"

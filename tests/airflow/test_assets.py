@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 from airflow.sdk import Asset, BaseOperator
+from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
 from demo.airflow import Airflow
 from demo.airflow.api import FINAL_RUN
@@ -146,6 +147,13 @@ def test_a_pipeline_runs_once_after_what_it_waits_for_has_changed(shop: Shop) ->
             lambda name=name: shop.runs(name) == ["asset_triggered"], f"the run of {name}", 240
         )
     assert ask(shop.warehouse, "SELECT n FROM report_mart.summed") == [(10,)]
+
+
+def test_the_run_has_a_note_where_airflow_lets_a_task_write_one(shop: Shop) -> None:
+    runs = shop.airflow.api.call("GET", "dags/report/dagRuns")["dag_runs"]
+    notes = {run["note"] for run in runs if run["run_type"] == "asset_triggered"}
+    text = "Loadsheet: 1 table loaded, 1 mart built. Rows: 2 inserted, 0 updated, 0 deleted"
+    assert notes == {text if hasattr(RuntimeTaskInstance, "update_dagrun_note") else None}
 
 
 def test_a_run_that_changes_nothing_tells_nothing(shop: Shop) -> None:
