@@ -105,12 +105,14 @@ def left_out(request: RunRequest, table: str) -> Outcome | None:
     return None
 
 
-def nothing_new_since(lower: str | None, remarks: tuple[str, ...] = ()) -> Outcome:
+def nothing_new_since(
+    lower: str | None, remarks: tuple[str, ...] = (), held_back: bool = False
+) -> Outcome:
     """The outcome of an extract step that has found nothing new, since the cursor's value `lower`
     where it has read from there."""
     since = f" since {lower}" if lower else ""
     message = "; ".join([f"nothing new{since}", *remarks])
-    return skipped(message, remarks, reason="nothing new")
+    return replace(skipped(message, remarks, reason="nothing new"), held_back=held_back)
 
 
 def skipped(message: str, remarks: tuple[str, ...] = (), reason: str = "") -> Outcome:

@@ -22,7 +22,6 @@ from __future__ import annotations
 import json
 import logging
 import time
-from dataclasses import replace
 
 from loadsheet.engine import deletes, details, news, resume
 from loadsheet.engine.attempt import Attempt, HasNews
@@ -159,7 +158,7 @@ def _extract(
         _record_look(attempt, rows)
         if attempt.repairs:
             return skipped("; ".join(["no row is missing or different", *remarks]), remarks)
-        return replace(nothing_new_since(rows.lower, remarks), held_back=bool(rows.held_by))
+        return nothing_new_since(rows.lower, remarks, bool(rows.held_by))
     stored = f"{counted(manifest.rows, 'row')}, {counted(manifest.size, 'byte')}"
     return Outcome(
         status="done",

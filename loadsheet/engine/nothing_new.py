@@ -109,7 +109,7 @@ class Quiet:
         if self.table.incremental is None:
             return nothing_new_since(None)
         remarks = (f"held back by {self.held_by}",) if self.held_by else ()
-        return nothing_new_since(self.scope.watermark, remarks)
+        return nothing_new_since(self.scope.watermark, remarks, bool(self.held_by))
 
 
 def quiet_tables(

@@ -112,7 +112,8 @@ class Manifest:
         # A cursor without a time zone, of which no clock is known: its zone is not UTC's.
         if (clock.tzinfo is None) != (watermark.tzinfo is None):
             return None
-        return (clock - watermark).total_seconds()
+        # The lowest of several clocks may be below a value that another one has stamped.
+        return max((clock - watermark).total_seconds(), 0.0)
 
     def to_json(self) -> bytes:
         """The manifest as it is stored. Raises Refused where it would be too long to be read."""

@@ -17,6 +17,7 @@ MOMENT = "2026-03-01 12:00:00+00"
     [
         ("timestamp with time zone", "2026-03-01 11:59:00.5+00", None, 59.5),
         ("timestamp without time zone", "2026-03-01 13:00:00", "2026-03-01 13:00:30", 30),
+        ("timestamp without time zone", "2026-03-01 13:00:00", "2026-03-01 12:00:00", 0),
         ("date", "2026-02-28", "2026-03-01 12:00:00", 36 * 3600),
         ("timestamp without time zone", "2026-03-01 13:00:00", None, None),
         ("timestamp with time zone", "infinity", None, None),
