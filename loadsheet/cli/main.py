@@ -40,6 +40,7 @@ EXAMPLES = {
     "grants": ("flights --on source | psql service=source-admin",),
     "test": ("flights --only airports",),
     "status": ("flights --watch",),
+    "ui": ("flights --port 8080",),
     "verify": ("flights", "flights bookings --values", "flights --sample 5%", "flights --repair"),
     "lineage": (
         "mart.fct_booking_ticket.amount",

@@ -63,6 +63,7 @@ LATE = {
     "cli/run.py": (5, COMMAND),
     "cli/status.py": (10, COMMAND),
     "cli/test.py": (3, COMMAND),
+    "cli/ui.py": (2, COMMAND),
     "cli/verify.py": (3, COMMAND),
     "connections/lookup.py": (2, "PyYAML and dotenv are needed only for connections in files"),
     "engine/diagnosis.py": (3, "drivers are imported when one of them has raised"),
