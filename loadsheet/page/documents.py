@@ -53,7 +53,7 @@ def overview(files: Sequence[Path], connections: Connections, ask_source: bool =
     A pipeline whose file is broken or whose warehouse cannot be asked is in it, with the reason.
     Without `ask_source` no source is asked, which is faster, and no table has a lag.
     """
-    reader = _Overview(connections, ask_source)
+    reader = OverviewReader(connections, ask_source)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         pipelines = list(pool.map(reader.entry, files))
     return _finished({"at": datetime.now(UTC), "asked_source": ask_source, "pipelines": pipelines})
@@ -143,7 +143,7 @@ def _target_state(pipeline: Pipeline, connections: Connections, kind: str, name:
     return state
 
 
-class _Overview:
+class OverviewReader:
     """Reads the entries of several pipelines. A server that one of them cannot reach is not asked
     for the next: each attempt would take ten seconds."""
 

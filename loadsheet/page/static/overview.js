@@ -1,0 +1,233 @@
+// All tables and marts of all pipelines, or of one: filtered, sorted, a hundred at a time.
+import { append, facts, h, notice, section, tableRow } from "./dom.js";
+import { sparkline } from "./charts.js";
+import {
+  STATES, ago, lag, number, pipelineUrl, runUrl, targetUrl, time, watermark,
+} from "./format.js";
+import { buttons } from "./buttons.js";
+
+const PAGE = 100;
+const ATTENTION = Object.keys(STATES);
+const HEALTHY = new Set(["current", "loaded"]);
+
+const COLUMNS = [
+  { key: "name", head: "Table or mart", row: true, cell: nameCell, by: (one) => one.name },
+  { key: "state", head: "State", cell: stateCell, by: (one) => urgency(one) },
+  { key: "age", head: "Loaded", cell: ageCell, by: (one) => one.age_seconds },
+  { key: "lag", head: "Lag", numeric: true, cell: (one) => lag(one), by: lagOf },
+  { key: "watermark", head: "Watermark", cell: watermarkCell, by: (one) => one.watermark },
+  { key: "rows", head: "Rows", numeric: true, cell: rowsCell, by: (one) => one.rows },
+  { key: "note", head: "Held back by, last error", cell: noteCell, by: (one) => noteOf(one) },
+  { key: "verified", head: "Verified", cell: verifiedCell, by: (one) => one.verified?.age_seconds },
+];
+
+export function stateCell(one) {
+  if (one.asking) return h("span", { class: "state quiet" }, "asking…");
+  return h("span", { class: `state ${one.state}` }, STATES[one.state] ?? one.state);
+}
+
+export function verifiedCell(one) {
+  const look = one.verified;
+  if (!look) return "";
+  const since = look.loaded_since ? ", loaded since" : "";
+  const where = look.part ? ` in ${look.part}` : "";
+  const kind = { equal: "good", differs: "bad" }[look.verdict] ?? "";
+  return h("span", { class: kind, title: time(look.at) },
+    `${look.verdict}${where} ${ago(look.age_seconds)}${since}`);
+}
+
+export function blockerText(one) {
+  if (!one.blocker) return "";
+  const open = one.blocker.open_seconds === null ? "" : `, open since ${ago(one.blocker.open_seconds)}`;
+  return one.blocker.now ? `held back by ${one.blocker.who}${open}`
+    : `its last load was held back by ${one.blocker.who}`;
+}
+
+const noteOf = (one) =>
+  (one.error ? `${one.error.step} failed: ${one.error.message}` : blockerText(one)) || one.due || "";
+
+function nameCell(one) {
+  const kind = one.kind === "table" ? "table" : one.materialized ?? "mart";
+  return [
+    h("a", {
+      href: targetUrl(one.pipeline, one.kind, one.name), "data-key": `${one.pipeline} ${one.target}`,
+    }, one.name),
+    h("span", { class: "sub" }, `${one.pipeline} · ${kind}${one.in_spec ? "" : ", not in the file"}`),
+  ];
+}
+
+function ageCell(one) {
+  if (one.age_seconds === null) return "never";
+  const text = ago(one.age_seconds);
+  if (!one.run_id) return text;
+  return h("a", { href: runUrl(one.pipeline, one.run_id), "aria-label": `${text}: its run` }, text);
+}
+
+function watermarkCell(one) {
+  const text = watermark(one);
+  return text && h("span", { class: "clip", title: one.watermark }, text);
+}
+
+function rowsCell(one) {
+  const history = h("span", { class: "history" }, sparkline(one.history));
+  return [h("span", null, number(one.rows, one.rows_exact)), history];
+}
+
+function noteCell(one) {
+  const text = noteOf(one);
+  return text && h("span", { class: `clip ${one.error ? "bad" : ""}`, title: text }, text);
+}
+
+function lagOf(one) {
+  return one.lag ? one.lag.seconds ?? one.lag.distance ?? (one.lag.ahead ? 1 : 0) : null;
+}
+
+function urgency(one) {
+  const differs = one.verified?.verdict === "differs" && HEALTHY.has(one.state);
+  return differs ? 0.5 : ATTENTION.indexOf(one.state);
+}
+
+// The targets of all pipelines as one list.
+export function flatten(document) {
+  return document.pipelines.flatMap((pipeline) => pipeline.targets.map((one) => ({
+    ...one,
+    pipeline: pipeline.name,
+    asking: !document.asked_source && one.state === "loaded" && one.watermark !== null,
+    text: `${one.name} ${one.target} ${pipeline.name} ${noteOf(one)}`.toLowerCase(),
+  })));
+}
+
+export function overviewPage(document, options) {
+  const only = document.pipelines.filter(
+    (one) => !options.pipeline || one.name === options.pipeline);
+  if (options.pipeline && !only.length) {
+    return [h("h1", null, options.pipeline), notice("bad", "There is no such pipeline.")];
+  }
+  const targets = flatten({ ...document, pipelines: only });
+  const page = [h("h1", null, options.pipeline ?? "Tables and marts")];
+  if (options.pipeline) page.push(pipelineFacts(only[0]), buttons(options.session, only[0].name));
+  page.push(troubles(only, Boolean(options.pipeline)));
+  if (!targets.length) return [...page, notice("", "Nothing has been loaded yet.")];
+  return [...page, list(targets, options)];
+}
+
+function pipelineFacts(one) {
+  return facts([
+    ["Description", one.description],
+    ["Schedule", one.schedule ?? "none"],
+    ["File", h("code", null, one.file)],
+  ]);
+}
+
+function troubles(pipelines, isOne) {
+  const found = pipelines.flatMap((one) => {
+    const link = isOne ? "" : [h("a", { href: pipelineUrl(one.name) }, one.name), ": "];
+    const texts = [];
+    if (one.error) texts.push(["bad", h("code", { class: "block" }, one.error)]);
+    if (one.unknown) texts.push(["bad", `the warehouse could not be asked: ${one.unknown}`]);
+    if (one.source_unknown) {
+      texts.push(["warn", `the source could not be asked: ${one.source_unknown}`]);
+    }
+    for (const note of one.notes) texts.push(["warn", note]);
+    return texts.map(([kind, text]) => h("li", { class: kind }, link, text));
+  });
+  return found.length
+    ? section("Needs attention", h("ul", { class: "troubles", role: "list" }, found)) : null;
+}
+
+function list(targets, options) {
+  const { view, changed, announce } = options;
+  const counts = new Map();
+  for (const one of targets) counts.set(one.state, (counts.get(one.state) ?? 0) + 1);
+  const body = h("tbody", { role: "rowgroup" });
+  const pager = h("div", { class: "pager" });
+  const states = h("div", { class: "chips", role: "group", "aria-label": "States" },
+    chip("", `all ${number(targets.length)}`),
+    ATTENTION.filter((state) => counts.has(state)).map(
+      (state) => chip(state, `${STATES[state]} ${number(counts.get(state))}`)));
+  const filter = h("input", {
+    type: "search", id: "filter", placeholder: "name, pipeline, error", autocomplete: "off",
+    value: view.text, oninput: (event) => update({ text: event.target.value, page: 0 }),
+  });
+  const sorting = h("select", { id: "sorting", onchange: (event) => sortBy(event.target.value) },
+    COLUMNS.map((column) => h("option", { value: column.key }, column.head)));
+  const heads = COLUMNS.map((column) => h("th", {
+    scope: "col", role: "columnheader", class: column.numeric && "number",
+  }, h("button", { type: "button", onclick: () => sortBy(column.key) }, column.head)));
+  const grid = h("table", { role: "table", class: "cards overview" },
+    h("caption", { class: "sr-only" }, "Tables and marts"),
+    h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, heads)), body);
+
+  function chip(state, text) {
+    return h("button", {
+      type: "button", class: `chip ${state}`, "data-state": state,
+      onclick: () => update({ state, page: 0 }),
+    }, text);
+  }
+
+  function sortBy(key) {
+    const isSame = view.sort === key;
+    update({ sort: key, down: isSame ? !view.down : false, page: 0 });
+  }
+
+  function update(change) {
+    Object.assign(view, change);
+    changed();
+    draw();
+  }
+
+  function draw() {
+    const found = sorted(targets.filter(isWanted(view)), view);
+    const pages = Math.max(Math.ceil(found.length / PAGE), 1);
+    view.page = Math.min(view.page, pages - 1);
+    const start = view.page * PAGE;
+    const shown = found.slice(start, start + PAGE);
+    grid.setAttribute("aria-rowcount", found.length + 1);
+    body.replaceChildren(...shown.map((one) => tableRow(COLUMNS, one)));
+    for (const [place, head] of heads.entries()) {
+      const { key } = COLUMNS[place];
+      if (key !== view.sort) head.removeAttribute("aria-sort");
+      else head.setAttribute("aria-sort", view.down ? "descending" : "ascending");
+    }
+    for (const one of states.children) {
+      one.setAttribute("aria-pressed", one.dataset.state === view.state);
+    }
+    sorting.value = view.sort;
+    const range = found.length ? `${number(start + 1)} to ${number(start + shown.length)}` : "none";
+    const text = `${range} of ${number(found.length)}`;
+    const turn = (label, by, can) => h("button", {
+      type: "button", disabled: !can, onclick: () => update({ page: view.page + by }),
+    }, label);
+    pager.replaceChildren();
+    append(pager, [h("span", null, text), pages > 1 && [
+      turn("Previous", -1, view.page > 0), turn("Next", 1, view.page < pages - 1)]]);
+    announce(`${text} shown`);
+  }
+
+  draw();
+  return h("section", { "aria-label": "Tables and marts" },
+    h("div", { class: "toolbar" },
+      h("label", { for: "filter" }, "Filter"), filter,
+      h("label", { for: "sorting", class: "narrow" }, "Sort by"),
+      h("span", { class: "narrow" }, sorting), states),
+    grid, pager);
+}
+
+function isWanted(view) {
+  const words = view.text.toLowerCase().split(/\s+/).filter(Boolean);
+  return (one) => (!view.state || one.state === view.state)
+    && words.every((word) => one.text.includes(word));
+}
+
+function sorted(targets, view) {
+  const { by } = COLUMNS.find((column) => column.key === view.sort) ?? COLUMNS[1];
+  const sign = view.down ? -1 : 1;
+  return targets.sort((one, other) => {
+    const [a, b] = [by(one), by(other)];
+    const empty = (value) => value === null || value === undefined || value === "";
+    if (empty(a) !== empty(b)) return empty(a) ? 1 : -1; // what is not known comes last, always
+    if (a < b) return -sign;
+    if (a > b) return sign;
+    return one.name < other.name ? -1 : 1;
+  });
+}
