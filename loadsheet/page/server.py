@@ -115,17 +115,15 @@ class _Handler(BaseHTTPRequestHandler):
     def _send_document(self, path: list[str], asks_source: bool) -> None:
         status = HTTPStatus.OK
         try:
-            document = self.server.answer(path, asks_source)
+            content = _as_json(self.server.answer(path, asks_source))
         except InputError as error:
             status = HTTPStatus.NOT_FOUND
-            document = {"error": masked(str(error))}
+            content = _as_json({"error": masked(str(error))})
         except Exception as error:
             self.server.on_bug(error)
             status = HTTPStatus.INTERNAL_SERVER_ERROR
-            document = {"error": f"this is a bug in Loadsheet: {summary(error)}"}
-        text = json_safe(json.dumps(document, ensure_ascii=False, allow_nan=False))
-        # A name may hold half of a surrogate pair, which no encoding has.
-        self._send(status, text.encode("utf-8", "replace"), "application/json; charset=utf-8")
+            content = _as_json({"error": f"this is a bug in Loadsheet: {summary(error)}"})
+        self._send(status, content, "application/json; charset=utf-8")
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """As the base class, which calls it, too: with our headers, and as plain text."""
@@ -150,3 +148,8 @@ class _Handler(BaseHTTPRequestHandler):
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         """One line for each request with -vv, without the token."""
         _log.debug("%s %s: %s", self.command, urlsplit(self.path).path, code)
+
+
+def _as_json(document: Document) -> bytes:
+    text = json_safe(json.dumps(document, ensure_ascii=False, allow_nan=False))
+    return text.encode("utf-8", "replace")  # half of a surrogate pair has no encoding

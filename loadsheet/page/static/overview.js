@@ -208,8 +208,7 @@ function list(targets, options) {
   return h("section", { "aria-label": "Tables and marts" },
     h("div", { class: "toolbar" },
       h("label", { for: "filter" }, "Filter"), filter,
-      h("label", { for: "sorting", class: "narrow" }, "Sort by"),
-      h("span", { class: "narrow" }, sorting), states),
+      h("span", { class: "narrow" }, h("label", { for: "sorting" }, "Sort by "), sorting), states),
     grid, pager);
 }
 
